@@ -1,0 +1,249 @@
+"""The typed config tree: every choice a run makes, with the paper's value as its default.
+
+A file under `configs/` returns one `Config` from `get_config()`. Loading, overriding and checking it
+are in `jaxrec/config_check.py` and `jaxrec/command.py`; this file only says what there is.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Feature:
+    """A column that is a feature, so that another service's columns need no code."""
+
+    name: str  # the column's name in its table; of an interaction: completion, sessions or age
+    kind: str  # "category", "categories" (list-valued) or "number"
+    where: str  # "title", "user", "context" or "interaction"
+    width: int  # of its embedding
+    most: int = 0  # longest list kept of a "categories" column
+
+
+# ---------------------------------------------------------------- sources, one of which is `Config.source`
+
+
+@dataclass
+class Simulator:
+    """The embedded streaming service; see `jaxrec/sources/simulator.py` for what each strength multiplies."""
+
+    seed: int = 0
+    users: int = 20_000
+    test_only_users: int = 20_000
+    titles: int = 2_000
+    weeks: int = 12
+    plays_per_user: float = 12.0  # mean; heavy-tailed
+    slate: int = 100  # titles a play is chosen from
+    taste: float = 1.0
+    interest: float = 1.0
+    mood: float = 1.0
+    popularity: float = 1.0  # Zipf exponent of exposure
+    appeal: float = 1.0
+    satisfaction: float = 1.0
+    clickbait: float = 1.0  # how far appeal and satisfaction part
+    interruptions: float = 0.1  # share of sessions cut short whatever the title
+    replay_watched: float = 0.05
+    replay_abandoned: float = 0.02
+
+
+@dataclass
+class Columns:
+    """Whose column is what in `Tables`."""
+
+    user: str = "user_id"
+    title: str = "title_id"
+    time: str = "time"
+    time_unit: str = "ms"  # "s", "ms" or "us" for a whole-number column
+    seconds: str = "seconds_viewed"
+    title_key: str = "title_id"  # in the titles table
+    runtime: str = "runtime_minutes"
+    user_key: str = "user_id"  # in the users table
+    list_separator: str = ","  # of list-valued columns in CSV
+
+
+@dataclass
+class Tables:
+    """CSV or Parquet: each a file, a folder or a glob."""
+
+    interactions: str = ""
+    titles: str = ""
+    users: str = ""  # may stay empty
+    columns: Columns = field(default_factory=Columns)
+
+
+@dataclass
+class KuaiRand:
+    """A folder in the official KuaiRand layout."""
+
+    directory: str = ""
+    logs: str = "log_standard_*.csv"
+
+
+@dataclass
+class Tfds:
+    """A TensorFlow Datasets name of ratings, stored as array_record."""
+
+    name: str = ""
+    split: str = "train"
+    data_dir: str = ""
+    user: str = "user_id"
+    title: str = "movie_id"
+    time: str = "timestamp"  # seconds
+
+
+# ---------------------------------------------------------------- preparation
+
+
+@dataclass
+class Data:
+    """What the prepared dataset is; all of it but `directory` and `workers` enters its fingerprint."""
+
+    directory: str = ""  # where it lies; empty: data/<config name>-<digest of source and data>
+    seed: int = 0  # split, pools and evaluation lists
+    history: int = 32  # titles stored a row, a multiple of 4
+    next_k: int = 3  # next titles stored
+    abandon_below: float = 0.05  # completion under which a title is abandoned
+    targets: str = "new"  # "new": first plays of titles not abandoned; "any": every play of one
+    train_share: float = 0.8  # of users
+    validation_share: float = 0.1
+    hard: int = 16  # stored columns of each pool
+    trending: int = 32
+    tailing: int = 20
+    random: int = 8
+    negatives: int = 20  # in an evaluation list
+    max_dropped: float = 0.05  # share of rows left out (copies aside) past which preparation stops
+    earliest: str = "1990-01-01"  # times outside are dropped and counted
+    latest: str = "2100-01-01"
+    partitions: int = 8  # of users; changes memory, never bytes
+    workers: int = 0  # threads; 0: one a core; changes time, never bytes
+
+
+@dataclass
+class Mix:
+    """Shares of the four pools (Table 2); they add to 1 and give whole counts."""
+
+    hard: float = 0.3
+    trending: float = 0.4
+    tailing: float = 0.3
+    random: float = 0.0
+
+
+TRAIN_MIXES = {
+    "hard": Mix(0.5, 0.3, 0.2, 0.0),
+    "medium": Mix(0.3, 0.4, 0.3, 0.0),
+    "easy": Mix(0.2, 0.3, 0.5, 0.0),
+    "none": Mix(0.0, 0.5, 0.3, 0.2),
+}
+LIST_MIXES = {"enabled": Mix(0.3, 0.3, 0.2, 0.2), "disabled": Mix(0.0, 0.5, 0.3, 0.2)}
+
+
+@dataclass
+class Sampling:
+    """What a training example shows of its stored row."""
+
+    mix: Mix = field(default_factory=Mix)
+    negatives: int = 20  # per positive
+    history_keeps_abandoned: bool = False
+    unknown_rate: float = 0.01  # of history titles, shown as unknown
+    next_k: int = 1
+    labels: tuple[float, ...] = (1.0, 0.6, 0.3)  # of the next titles; the first next_k are used
+
+
+# ---------------------------------------------------------------- model and objective
+
+
+@dataclass
+class Expert:
+    """A transformer encoder over the last `window` titles."""
+
+    window: int = 20
+    layers: int = 2
+    heads: int = 12
+    feedforward: float = 2.0  # times the width
+    dropout: float = 0.2
+
+
+@dataclass
+class Gate:
+    """Eq. 9 and 10."""
+
+    hidden: tuple[int, ...] = (128, 64)
+    noise: float = 0.1  # standard deviation, training only, drawn per expert
+    start_temperature: float = 2.0
+    temperature: float = 1.0  # final
+    anneal: float = 0.5  # share of training over which it falls, exponentially
+    target_entropy: float | None = 0.52  # nats; None: no such term
+
+
+@dataclass
+class Model:
+    """The recommender. One expert is BST, equal ones V-MoE, unequal ones S-MoE."""
+
+    width: int = 96
+    experts: tuple[Expert, ...] = (Expert(window=7, feedforward=1.0), Expert(window=20, feedforward=2.0))
+    gate: Gate = field(default_factory=Gate)
+    dropout: float = 0.2  # "initial dropout", on the experts' input
+    matcher: tuple[int, ...] = (128, 64)
+    matcher_product: bool = True  # a projection of the user vector times one of the title joins the matcher
+    dtype: str = "float32"  # of the compute; "bfloat16" keeps parameters, softmax and losses in float32
+
+
+@dataclass
+class Objective:
+    """Eq. 12 to 15. A task of weight 0 has no head; CTR alone is the paper's STL."""
+
+    ctr: float = 1.0
+    ranking: float = 1.0
+    regression: float = 0.2
+    entropy: float = 0.1
+    personalised: bool = True  # Eq. 13
+    alpha: float = 1.0
+    margin: float = 1.0
+    soft_negative: float = 0.1
+    soft_on: str = "hard"  # "hard", "all" or "none"
+
+
+@dataclass
+class Optimizer:
+    """Adam, weight decay, ReduceLROnPlateau."""
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    decay: str = "decoupled"  # or "coupled", as PyTorch's Adam does
+    decay_spares: str = "nothing"  # or "biases_and_norms"
+    plateau_factor: float = 0.5
+    plateau_patience: int = 2  # evaluations, in PyTorch's meaning
+
+
+# ---------------------------------------------------------------- the run
+
+
+@dataclass
+class Train:
+    seed: int = 0  # initialisation, order, dropout, gate noise
+    length: str = "20 epochs"  # or "5000 steps"
+    batch_size: int = 8192  # of all devices together
+    log_seconds: float = 5.0  # between lines of metrics.jsonl
+    save_minutes: float = 10.0  # between checkpoints, besides one after each validation
+    prefetch: int = 2  # batches ahead
+    preempted_exit: int = 0  # exit status after SIGTERM
+
+
+@dataclass
+class Evaluate:
+    batch_size: int = 4096
+    score: str = "auto"  # "ranking", "ctr", or "auto": ranking where there is one
+    which: str = "best"  # checkpoint judged at the end: "best" or "last"
+    next_k: tuple[int, ...] = (1, 3)
+
+
+@dataclass
+class Config:
+    name: str = "smoe"
+    source: Simulator | Tables | KuaiRand | Tfds = field(default_factory=Simulator)
+    features: tuple[Feature, ...] = ()
+    data: Data = field(default_factory=Data)
+    sampling: Sampling = field(default_factory=Sampling)
+    model: Model = field(default_factory=Model)
+    objective: Objective = field(default_factory=Objective)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    train: Train = field(default_factory=Train)
+    evaluate: Evaluate = field(default_factory=Evaluate)
