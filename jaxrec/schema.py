@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 PAD, UNKNOWN, FIRST_TITLE = 0, 1, 2
+MISSING = np.iinfo(np.int64).min  # in a raw column of whole-number categories
 SPLITS = ("train", "validation", "test")
 POOLS = ("hard", "trending", "tailing", "random")
 LISTS = ("enabled", "disabled")
@@ -31,7 +32,11 @@ class Lists(NamedTuple):
 
 @dataclass
 class Titles:
-    """The catalogue. `features` holds each title feature's raw column, one entry a row of `key`."""
+    """The catalogue. `features` holds each title feature's raw column, one entry a row of `key`.
+
+    Raw columns, of titles, users and context alike: numbers are float64, NaN where missing; categories
+    are strings, "" where missing, or int64, MISSING where missing.
+    """
 
     key: np.ndarray  # [V] the caller's id, whole numbers or strings, each once
     runtime: np.ndarray  # [V] float64 minutes; 0 or NaN where missing
@@ -42,7 +47,7 @@ class Titles:
 class Users:
     """A chunk of users. A user absent from every chunk has unknown features and is split by hash."""
 
-    key: np.ndarray  # [U] whole numbers or strings
+    key: np.ndarray  # [U] whole numbers or strings, which may be UTF-8 bytes
     features: dict[str, np.ndarray] = field(default_factory=dict)
     split: np.ndarray | None = None  # [U] int8: index into SPLITS, -1 for "by hash"
 
@@ -61,6 +66,8 @@ class Interactions:
     context: dict[str, np.ndarray] = field(default_factory=dict)
     file: str = ""  # where the chunk was read, for messages
     row: np.ndarray | None = None  # [N] int64 row in that file, the first data row being 1
+    names: dict[str, str] = field(default_factory=dict)  # the source's columns for user, title, time, seconds
+    unknown: str = ""  # the first key of the chunk that the catalogue lacks
 
 
 @dataclass
@@ -140,44 +147,45 @@ class Layout:
         """Columns of the integer ("category") or float ("number") array of title, user or context features."""
         return sum(f.columns for f in self.of(where) if (f.kind == "number") == (kind == "number"))
 
-    def row_dtype(self) -> np.dtype:
-        """The training row: fixed width, little-endian, a multiple of four bytes, no field across a word
-        unless the field starts on one."""
+    def _request_fields(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """What every row holds, widest fields first; each starts on a word, for history is a multiple of 4."""
         fields: list[tuple[str, str, tuple[int, ...]]] = [
             ("user", "<u4", ()),  # number of the user in its split, by order of hash
             ("position", "<u4", ()),  # of the query among the user's queries
-            ("history_title", "<i4", (self.history,)),  # oldest first, right-aligned
             ("target", "<i4", (self.next_k,)),  # the next titles, 0 where there are fewer
             ("target_completion", "<f4", (self.next_k,)),
+            ("history_title", "<i4", (self.history,)),  # oldest first, right-aligned
         ]
-        fields += [(f"pool_{p}", "<i4", (w,)) for p, w in zip(POOLS, self.pools, strict=True)]
         for where in ("user", "context"):
             fields.append((f"{where}_categories", "<i4", (self.columns(where, "category"),)))
             fields.append((f"{where}_numbers", "<f4", (self.columns(where, "number"),)))
-        fields += [
-            ("history_completion", "<f2", (self.history,)),  # as of the query's time, clipped to [0, 1]
-            ("history_age", "<f2", (self.history,)),  # log1p(seconds since the last play, at the query's time)
+        return [
+            *(f for f in fields if 0 not in f[2]),
+            ("history_completion", "<f2", (self.history,)),  # as of the query's time, in [0, 1]
+            ("history_age", "<f2", (self.history,)),  # log1p(seconds since the last play) at the query's time
             ("history_sessions", "<u1", (self.history,)),  # plays of the title so far, at most 255
             ("history_abandoned", "<u1", (self.history,)),  # 1: below abandon_below as of the query's time
-            ("pool_hard_filled", "<u1", (self.pools[0],)),  # 1: not a hard negative but a fill
         ]
-        dtype = np.dtype([f for f in fields if 0 not in f[2]])
-        spare = -dtype.itemsize % 4
-        return np.dtype([*dtype.descr, ("spare", "<u1", (spare,))]) if spare else dtype
+
+    def row_dtype(self) -> np.dtype:
+        """The training row: little-endian, a multiple of four bytes, every field from a word's start."""
+        pools = [(f"pool_{p}", "<i4", (w,)) for p, w in zip(POOLS, self.pools, strict=True)]
+        filled = ("pool_hard_filled", "<u1", (self.pools[0],))  # 1: no hard negative but a fill
+        return np.dtype([*self._request_fields(), *pools, filled])
 
     def query_dtype(self) -> np.dtype:
-        """The evaluation row: a training row, then the frozen lists.
+        """The evaluation row: the request, then its frozen lists.
 
-        Lists hold negatives only, [next_k, negatives] of each of LISTS; the target stands in
-        `target`. 0 fills a next title's list where that title is absent. `oracle_*` and `truth_*`
+        Lists hold negatives only, [next_k, negatives] for each of LISTS, the hard ones first; the
+        target stands in `target`. Where a next title is absent its list is 0. `oracle_*` and `truth_*`
         [1 + negatives], target first, are p/q and p of the K=1 lists; NaN where no truth is known.
         """
         shape, k1 = (self.next_k, self.negatives), (1 + self.negatives,)
         extra: list[tuple[str, str, tuple[int, ...]]] = []
         for name in LISTS:
             extra += [(f"list_{name}", "<i4", shape), (f"oracle_{name}", "<f4", k1), (f"truth_{name}", "<f4", k1)]
-        extra += [("hard_enabled", "<i4", (self.next_k,))]  # true hard negatives in the enabled list
-        return np.dtype([*self.row_dtype().descr, *extra])
+        extra += [("list_hard", "<i4", (self.next_k,))]  # how many of the enabled list are hard negatives
+        return np.dtype([*self._request_fields(), *extra])
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

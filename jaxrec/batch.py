@@ -1,0 +1,146 @@
+"""From packed words to a batch, on the device: decoding by bitcast, the choice of columns, what a history shows."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec.nn import draws
+from jaxrec.schema import LISTS, PAD, POOLS, UNKNOWN, Batch, History, Layout
+
+_UNKNOWN_DRAW = 0x0BAD  # the layer number of the draw that hides titles
+
+
+def decode(words: jax.Array, dtype: np.dtype) -> dict[str, jax.Array]:
+    """Packed rows [B, words] uint32 as the fields of the structured dtype; each is [B, ...].
+
+    Integers of one byte come as uint8, half floats as float16. Every field starts on a word.
+    """
+    out = {}
+    for name in dtype.names or ():
+        field, offset = dtype.fields[name][:2]  # type: ignore[index]
+        base, shape = field.base, field.shape
+        count = int(np.prod(shape, dtype=int))
+        span = words[:, offset // 4 : offset // 4 + -(-count * base.itemsize // 4)]
+        target = jnp.dtype(base.newbyteorder("="))
+        flat = jax.lax.bitcast_convert_type(span, target).reshape(len(words), -1)[:, :count]
+        out[name] = flat.reshape(len(words), *shape)
+    return out
+
+
+class View(NamedTuple):
+    """What a model may see of a row; static."""
+
+    layout: Layout
+    window: int  # longest history any expert reads
+    keeps_abandoned: bool
+    unknown_rate: float = 0.0
+
+
+def history(rows: dict[str, jax.Array], view: View, key: jax.Array | None = None) -> History:
+    """The request of each row: its last `window` titles, without the abandoned ones unless shown.
+
+    The gap they leave is closed, so the window is the latest titles *seen*, from the longest stored
+    history. With `key` [B, 2] a share `unknown_rate` of the titles is shown as unknown.
+    """
+    titles, length = rows["history_title"], view.layout.history
+    columns = {
+        "title": titles,
+        "completion": rows["history_completion"].astype(jnp.float32),
+        "sessions": rows["history_sessions"].astype(jnp.float32),
+        "age": rows["history_age"].astype(jnp.float32),
+    }
+    if not view.keeps_abandoned:
+        kept = (titles != PAD) & (rows["history_abandoned"] == 0)
+        from_right = jnp.cumsum(kept[:, ::-1], axis=1)[:, ::-1] * kept
+        place = from_right[:, None, :] == (length - jnp.arange(length))[None, :, None]  # [B, to, from]
+        source = jnp.argmax(place, axis=2)
+        there = place.any(axis=2)
+        columns = {
+            name: jnp.where(there, jnp.take_along_axis(x, source, axis=1), 0) for name, x in columns.items()
+        }
+    columns = {name: x[:, length - view.window :] for name, x in columns.items()}
+    if key is not None and view.unknown_rate:
+        hidden = draws.uniform(columns["title"].shape[1:], key, _UNKNOWN_DRAW) < view.unknown_rate
+        columns["title"] = jnp.where(hidden & (columns["title"] != PAD), UNKNOWN, columns["title"])
+    empty = {
+        "categories": jnp.zeros((len(titles), 0), jnp.int32),
+        "numbers": jnp.zeros((len(titles), 0), jnp.float32),
+    }
+    given = {
+        f"{where}_{kind}": rows.get(f"{where}_{kind}", empty[kind])
+        for where in ("user", "context")
+        for kind in empty
+    }
+    return History(**columns, **given)
+
+
+def choose(rows: dict[str, jax.Array], counts: tuple[int, int, int, int], epoch: jax.Array) -> tuple:
+    """Negatives [B, N] of a training mix, and which are hard.
+
+    Epoch e takes the `count` columns (e * count + j) mod width of each pool. Of the hard pool the
+    width is the number of real ones, so that all are used where there are no more than `count`; what is
+    missing comes from its filled columns, rotated likewise.
+    """
+    filled = rows["pool_hard_filled"] != 0
+    width = filled.shape[1]
+    n_hard = (width - filled.sum(axis=1))[:, None]
+    j = jnp.arange(counts[0])[None]
+    real = jnp.minimum(n_hard, counts[0])
+    rotated = (epoch * counts[0] + j) % jnp.maximum(n_hard, 1)
+    missing = counts[0] - real
+    spare = n_hard + (epoch * missing + j - real) % jnp.maximum(width - n_hard, 1)
+    hard_column = jnp.where(j < real, jnp.where(n_hard > counts[0], rotated, j), spare)
+    chosen = [jnp.take_along_axis(rows["pool_hard"], hard_column, axis=1)]
+    for name, count in zip(POOLS[1:], counts[1:], strict=True):
+        pool = rows[f"pool_{name}"]
+        column = (epoch * count + jnp.arange(count)) % pool.shape[1]
+        chosen.append(pool[:, column])
+    negative = jnp.concatenate(chosen, axis=1)
+    hard = jnp.concatenate(
+        [jnp.broadcast_to(j < real, hard_column.shape), jnp.zeros((len(filled), sum(counts[1:])), bool)], axis=1
+    )
+    return negative, hard
+
+
+def training(
+    words: jax.Array, valid: jax.Array, view: View, counts: tuple[int, int, int, int], next_k: int,
+    epoch: jax.Array, key: jax.Array,
+) -> Batch:  # fmt: skip
+    """A training batch from packed rows [B, words]; `key` [B, 2] is each example's."""
+    rows = decode(words, view.layout.row_dtype())
+    negative, hard = choose(rows, counts, epoch)
+    return Batch(
+        history(rows, view, key),
+        rows["target"][:, :next_k],
+        rows["target_completion"][:, :next_k],
+        negative,
+        hard,
+        valid,
+    )
+
+
+class Queries(NamedTuple):
+    """A decoded evaluation batch: candidates [B, lists, K, 1 + negatives], the target first, 0 where absent."""
+
+    rows: dict[str, jax.Array]
+    history: History
+    candidate: jax.Array
+
+
+def queries(words: jax.Array, view: View) -> Queries:
+    rows = decode(words, view.layout.query_dtype())
+    target = rows["target"][:, :, None]
+    lists = [jnp.concatenate([target, rows[f"list_{name}"]], axis=2) for name in LISTS]
+    return Queries(rows, history(rows, view), jnp.stack(lists, axis=1))
+
+
+def validation(found: Queries, valid: jax.Array, next_k: int) -> Batch:
+    """The enabled list as a training batch, for the loss the plateau watches."""
+    rows = found.rows
+    negative = rows["list_enabled"][:, 0]
+    hard = jnp.arange(negative.shape[1])[None] < rows["list_hard"][:, :1]
+    return Batch(
+        found.history, rows["target"][:, :next_k], rows["target_completion"][:, :next_k], negative, hard, valid
+    )

@@ -1,0 +1,281 @@
+"""From the sorted log of a partition's users to example rows: a vectorised function, no loop over users."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxrec.config import LIST_MIXES, Data
+from jaxrec.data import negatives
+from jaxrec.data.clean import completion
+from jaxrec.hashing import mix
+from jaxrec.schema import LISTS, POOLS, SPLITS, Layout
+
+_TRAIN_DRAW, _HARD_DRAW = 0, 1000  # salts of the draws; list l of next title k has 1 + l * next_k + k
+_CHUNK = 16_384  # queries worked on at once, which bounds memory
+_MOST_ABANDONED = 512  # the latest this many abandoned plays are a request's hard pool
+
+
+class Log(NamedTuple):
+    """Events of whole users, sorted by (user, time, title), copies dropped. N events, U users."""
+
+    hash: np.ndarray  # [U] uint64, ascending
+    split: np.ndarray  # [U] int8, index into SPLITS
+    user: np.ndarray  # [N] int64 in [0, U)
+    rank: np.ndarray  # [N] int64 popularity rank of the title
+    time: np.ndarray  # [N] int64 milliseconds
+    viewed: np.ndarray  # [N] int64 milliseconds, -1 throughout where the source has no watch time
+    context_categories: np.ndarray  # [N, columns] int32
+    context_numbers: np.ndarray  # [N, columns] float32
+    user_categories: np.ndarray  # [U, columns] int32
+    user_numbers: np.ndarray  # [U, columns] float32
+
+
+class Catalogue(NamedTuple):
+    """Global counts every partition needs. V titles, in rank order."""
+
+    runtime: np.ndarray  # [V] minutes
+    id_of_rank: np.ndarray  # [V] int32
+    trending: int  # how many first ranks make up half of the training users' plays
+
+
+class AsOf(NamedTuple):
+    """Each event's (user, title) as it stood just after the event, and in the end. All [N]."""
+
+    sessions: np.ndarray
+    completion: np.ndarray  # [0, 1]
+    total: np.ndarray  # completion in the end
+    first: np.ndarray  # bool: the first play of the title
+    next: np.ndarray  # index of the user's next play of it, N where none
+    start: np.ndarray  # index of the first event at the same time: history is strictly earlier
+    user_start: np.ndarray  # index of the user's first event
+
+
+def as_of(log: Log, runtime: np.ndarray) -> AsOf:
+    """Completion and sessions as of each event, so that later sessions do not leak back."""
+    n = len(log.user)
+    pair = log.user * len(runtime) + log.rank
+    order = np.argsort(pair, kind="stable")
+    new = np.diff(pair[order], prepend=-1) != 0
+    begin = np.maximum.accumulate(np.where(new, np.arange(n), 0))
+    end = np.append(np.nonzero(new)[0][1:], n)[np.cumsum(new) - 1] - 1 if n else np.arange(0)
+    sessions, viewed = np.empty(n, np.int64), np.empty(n, np.int64)
+    total, following = np.empty(n, np.int64), np.full(n, n)
+    running = np.cumsum(log.viewed[order])
+    base = running[begin] - log.viewed[order][begin]
+    sessions[order] = np.arange(n) - begin + 1
+    viewed[order] = running - base
+    total[order] = running[end] - base
+    following[order[:-1]] = np.where(new[1:], n, order[1:])
+    first = np.zeros(n, bool)
+    first[order[new]] = True
+    index = np.arange(n)
+    new_user = np.diff(log.user, prepend=-1) != 0
+    new_time = new_user | (np.diff(log.time, prepend=0) != 0)
+    known = log.viewed >= 0
+    minutes = runtime[log.rank]
+    return AsOf(
+        sessions,
+        np.where(known, completion(viewed, minutes), 1.0),
+        np.where(known, completion(total, minutes), 1.0),
+        first,
+        following,
+        np.maximum.accumulate(np.where(new_time, index, 0)),
+        np.maximum.accumulate(np.where(new_user, index, 0)),
+    )
+
+
+def last_plays(start: np.ndarray, first: np.ndarray, following: np.ndarray, width: int) -> np.ndarray:
+    """[Q, width] events that are the latest play, before event `start`, of each of the last `width` titles.
+
+    start, first [Q] bound each request's past; following [N] is `AsOf.next`. Oldest first,
+    right-aligned, -1 where there are fewer. Looks back twice as far for those not yet complete.
+    """
+    out = np.full((len(start), width), -1)
+    todo, span = np.arange(len(start)), 2 * width
+    while len(todo):
+        at = start[todo, None] - span + np.arange(span)
+        live = (at >= first[todo, None]) & (following[np.maximum(at, 0)] >= start[todo, None])
+        from_right = np.cumsum(live[:, ::-1], axis=1)[:, ::-1]
+        done = (from_right[:, 0] >= width) | (at[:, 0] <= first[todo])
+        row, column = np.nonzero(live & (from_right <= width) & done[:, None])
+        out[todo[row], width - from_right[row, column]] = at[row, column]
+        todo, span = todo[~done], span * 2
+    return out
+
+
+@dataclass
+class Examples:
+    """A partition's rows, users numbered from 0 within each split of the partition."""
+
+    rows: dict[str, np.ndarray]  # of each split: Layout.row_dtype of "train", else Layout.query_dtype
+    requests: dict[str, tuple[np.ndarray, np.ndarray]]  # (user in [0, U), time) of each row
+    users: dict[str, np.ndarray]  # hashes of each split's users, in the order of their numbers
+    counts: dict[str, int] = field(default_factory=dict)
+    completion_sum: int = 0  # of training targets, in 2**-32, whole so that its order cannot matter
+
+
+def build(log: Log, catalogue: Catalogue, layout: Layout, data: Data) -> tuple["Examples", negatives.Universe]:
+    """All rows of a partition's users. The universe comes back for the oracle's densities."""
+    then = as_of(log, catalogue.runtime)
+    world = _universe(log, catalogue)
+    query = np.nonzero(
+        (then.start > then.user_start)
+        & (then.total >= data.abandon_below)
+        & (then.first if data.targets == "new" else True)
+    )[0]
+    position = np.arange(len(query)) - np.searchsorted(log.user[query], log.user[query])
+    upcoming = _upcoming(log, query, layout.next_k)
+    number = _numbers(log.split)
+    out = Examples({}, {}, {})
+    for s, name in enumerate(SPLITS):
+        mine = log.split[log.user[query]] == s
+        parts = [
+            _rows(log, then, world, catalogue.id_of_rank, query[c], position[c], upcoming[c], number, layout, data, name, out.counts)
+            for c in _chunks(np.nonzero(mine)[0])
+        ]
+        dtype = layout.row_dtype() if name == "train" else layout.query_dtype()
+        rows = np.concatenate([np.empty(0, dtype), *(p[0] for p in parts)])
+        kept = np.concatenate([np.empty(0, np.int64), *(p[1] for p in parts)])
+        out.users[name] = log.hash[log.split == s]
+        out.rows[name], out.requests[name] = rows, (log.user[kept], log.time[kept])
+    exact = out.rows["train"]["target_completion"][:, 0] * 2.0**32  # a power of two rounds nothing
+    out.completion_sum = int(np.rint(exact).astype(np.int64).sum())
+    return out, world
+
+
+def _chunks(index: np.ndarray) -> list[np.ndarray]:
+    return [index[i : i + _CHUNK] for i in range(0, len(index), _CHUNK)]
+
+
+def _numbers(split: np.ndarray) -> np.ndarray:
+    """Each user's number among the users of its split."""
+    out = np.zeros(len(split), np.int64)
+    for s in range(3):
+        out[split == s] = np.arange((split == s).sum())
+    return out
+
+
+def _universe(log: Log, catalogue: Catalogue) -> negatives.Universe:
+    titles = len(catalogue.runtime)
+    pair = np.unique(log.user * titles + log.rank)
+    return negatives.universe(pair // titles, pair % titles, len(log.hash), titles, catalogue.trending)
+
+
+def _upcoming(log: Log, query: np.ndarray, k: int) -> np.ndarray:
+    """[Q, k] events of the user's next k targets, this query's own first, -1 where there are fewer."""
+    ahead = np.arange(len(query))[:, None] + np.arange(k)
+    inside = np.minimum(ahead, max(len(query) - 1, 0))
+    same = (ahead < len(query)) & (log.user[query[inside]] == log.user[query][:, None])
+    return np.where(same, query[inside], -1)
+
+
+def _rows(
+    log: Log, then: AsOf, world: negatives.Universe, id_of_rank: np.ndarray, query: np.ndarray,
+    position: np.ndarray, upcoming: np.ndarray, number: np.ndarray, layout: Layout, data: Data,
+    split: str, counts: dict[str, int],
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Rows of one chunk of queries of one split, and the events they are for."""
+    user = log.user[query]
+    key = mix(data.seed, log.hash[user], position)
+    rank = np.where(upcoming >= 0, log.rank[upcoming], -1)
+    hard, n_hard = _hard_pool(log, then, query, rank, key, max(data.hard, layout.negatives), data)
+    if split == "train":
+        drawn = negatives.draw(world, user, mix(key, _TRAIN_DRAW), hard, n_hard, layout.pools)
+        rows = np.zeros(len(query), layout.row_dtype())
+        for name, ranks in zip(POOLS, drawn.ranks, strict=True):
+            rows[f"pool_{name}"] = id_of_rank[ranks]
+        rows["pool_hard_filled"] = drawn.hard_filled
+        _count(counts, {**drawn.fills, "hard columns": drawn.hard_filled.size,
+                        "hard columns filled": int(drawn.hard_filled.sum())})  # fmt: skip
+        enough = drawn.enough
+    else:
+        rows = np.zeros(len(query), layout.query_dtype())
+        enough = _fill_lists(rows, world, id_of_rank, user, key, rank, hard, n_hard, layout)
+    _count(counts, {f"{split} examples with too few titles left": int((~enough).sum())})
+
+    past = last_plays(then.start[query], then.user_start[query], then.next, layout.history)
+    seen = past >= 0
+    rows["user"], rows["position"] = number[user], position
+    rows["history_title"] = np.where(seen, id_of_rank[log.rank[past]], 0)
+    rows["history_completion"] = np.where(seen, then.completion[past], 0)
+    age = (log.time[query][:, None] - log.time[past]) / 1000.0
+    rows["history_age"] = np.where(seen, np.log1p(np.where(seen, age, 0)), 0)
+    rows["history_sessions"] = np.where(seen, np.minimum(then.sessions[past], 255), 0)
+    rows["history_abandoned"] = seen & (then.completion[past] < data.abandon_below)
+    rows["target"] = np.where(rank >= 0, id_of_rank[rank], 0)
+    rows["target_completion"] = np.where(rank >= 0, then.total[upcoming], 0)
+    for name, values in (
+        ("user_categories", log.user_categories[user]),
+        ("user_numbers", log.user_numbers[user]),
+        ("context_categories", log.context_categories[query]),
+        ("context_numbers", log.context_numbers[query]),
+    ):
+        if name in rows.dtype.names:
+            rows[name] = values
+    return rows[enough], query[enough]
+
+
+def _count(counts: dict[str, int], more: dict[str, int]) -> None:
+    for name, n in more.items():
+        counts[name] = counts.get(name, 0) + n
+
+
+def _hard_pool(
+    log: Log, then: AsOf, query: np.ndarray, targets: np.ndarray, key: np.ndarray, width: int, data: Data
+) -> tuple[np.ndarray, np.ndarray]:
+    """[Q, width] ranks of titles the user had abandoned before the query, uniformly drawn, and how many."""
+    if len(log.viewed) and log.viewed[0] < 0:  # without watch time nothing is known to be abandoned
+        return np.zeros((len(query), width), np.int64), np.zeros(len(query), np.int64)
+    abandoned = np.nonzero(then.completion < data.abandon_below)[0]
+    low = np.searchsorted(abandoned, then.user_start[query])
+    high = np.searchsorted(abandoned, then.start[query])
+    low = np.maximum(low, high - _MOST_ABANDONED)
+    length = high - low
+    row = np.repeat(np.arange(len(query)), length)
+    event = abandoned[np.repeat(low - (np.cumsum(length) - length), length) + np.arange(length.sum())]
+    live = then.next[event] >= then.start[query][row]
+    live &= ~(log.rank[event][:, None] == targets[row]).any(axis=1)
+    row, rank = row[live], log.rank[event[live]]
+    order = np.lexsort((mix(key[row], _HARD_DRAW, rank), row))
+    row, rank = row[order], rank[order]
+    column = np.arange(len(row)) - np.searchsorted(row, row)
+    out = np.zeros((len(query), width), np.int64)
+    inside = column < width
+    out[row[inside], column[inside]] = rank[inside]
+    return out, np.minimum(np.bincount(row, minlength=len(query)), width)
+
+
+def list_widths(name: str, negatives_in_list: int) -> tuple[int, int, int, int]:
+    """How many of each pool a frozen list holds (Table 2, lower half)."""
+    m = LIST_MIXES[name]
+    h, t, l, r = (round(share * negatives_in_list) for share in (m.hard, m.trending, m.tailing, m.random))
+    return h, t, l, r
+
+
+def _fill_lists(
+    rows: np.ndarray, world: negatives.Universe, id_of_rank: np.ndarray, user: np.ndarray, key: np.ndarray,
+    rank: np.ndarray, hard: np.ndarray, n_hard: np.ndarray, layout: Layout,
+) -> np.ndarray:  # fmt: skip
+    """Draws the frozen lists of each query and of each of its next titles; False where too few titles are left."""
+    enough = np.ones(len(rows), bool)
+    for l, name in enumerate(LISTS):
+        widths = list_widths(name, layout.negatives)
+        for k in range(layout.next_k):
+            salt = 1 + l * layout.next_k + k
+            # Each list draws its own hard negatives, uniformly from those drawn for the query.
+            shuffled, count = _reorder(hard, n_hard, mix(key, salt, _HARD_DRAW))
+            drawn = negatives.draw(world, user, mix(key, salt), shuffled, np.minimum(count, widths[0]), widths)
+            ids = id_of_rank[np.concatenate(drawn.ranks, axis=1)]
+            rows[f"list_{name}"][:, k] = np.where(rank[:, k : k + 1] >= 0, ids, 0)
+            if name == "enabled":
+                rows["list_hard"][:, k] = np.where(rank[:, k] >= 0, np.minimum(count, widths[0]), 0)
+            enough &= drawn.enough
+    return enough
+
+
+def _reorder(hard: np.ndarray, n_hard: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The real hard columns in a keyed order, still first."""
+    draws = mix(key[:, None], hard) >> np.uint64(1)
+    draws[np.arange(hard.shape[1])[None] >= n_hard[:, None]] = np.iinfo(np.uint64).max
+    return np.take_along_axis(hard, np.argsort(draws, axis=1, kind="stable"), axis=1), n_hard

@@ -1,0 +1,258 @@
+"""A prepared dataset on disk: block shards, arrays of the catalogue, a manifest.
+
+    manifest.json            layout, counts, seed, split sizes, fingerprint
+    train-00000.rows ...     array_record shards; a record is a block of rows, as bytes
+    validation-00000.rows    ... and test-00000.rows, with the frozen lists
+    title_key.npy ...        one file an array of `Arrays`
+    users_validation.npy     the caller's keys of held-out users, by user number
+
+Rows are fixed width, so a block is one read and one `frombuffer`.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from jaxrec.errors import InputError
+from jaxrec.hashing import finalise, mix
+from jaxrec.schema import FIRST_TITLE, SPLITS, Layout, TitleTable
+
+FORMAT = 1
+BLOCK_ROWS = 512
+SHARD_BLOCKS = 512
+_OPTIONS = "group_size:1,uncompressed"  # blocks are read whole at random; compression costs 3 times the read
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """The catalogue's arrays; with the config they are what a checkpoint needs of its dataset.
+
+    V title ids, 0 and 1 included.
+    """
+
+    title_key: np.ndarray  # [V - 2] the caller's keys, by id
+    title_runtime: np.ndarray  # [V - 2] float64 minutes
+    title_plays: np.ndarray  # [V] int64 plays by training users
+    rank_of_id: np.ndarray  # [V] int32 popularity rank, V for padding and unknown
+    id_of_rank: np.ndarray  # [V - 2] int32
+    title_categories: np.ndarray  # [V, columns] int32
+    title_numbers: np.ndarray  # [V, columns] float32
+
+    def title_table(self) -> TitleTable:
+        return TitleTable(self.title_categories, self.title_numbers)
+
+
+class Fingerprint:
+    """An order-free sum, mod 2**128, of row hashes: the same rows give the same sum in any order."""
+
+    def __init__(self) -> None:
+        self._sums = [0, 0]
+
+    def add(self, rows: np.ndarray) -> None:
+        words = as_words(rows)
+        with np.errstate(over="ignore"):
+            for i in range(2):
+                odd = mix(i, np.arange(words.shape[1])) | np.uint64(1)
+                hashes = finalise((words * odd).sum(axis=1, dtype=np.uint64))
+                low = int((hashes & np.uint64(0xFFFFFFFF)).sum())
+                high = int((hashes >> np.uint64(32)).sum())
+                self._sums[i] = (self._sums[i] + low + (high << 32)) % 2**64
+
+    def value(self) -> int:
+        return (self._sums[0] << 64) | self._sums[1]
+
+
+def as_words(rows: np.ndarray) -> np.ndarray:
+    """Structured rows [N] seen as [N, words] uint32, without a copy."""
+    return np.ascontiguousarray(rows).view("<u4").reshape(len(rows), -1)
+
+
+class _SplitWriter:
+    """Cuts a split's rows, as they come, into blocks and shards; its bytes know nothing of partitions."""
+
+    def __init__(self, directory: Path, split: str, dtype: np.dtype) -> None:
+        self._directory, self._split = directory, split
+        self._pending = np.empty(0, dtype)
+        self._writer: ArrayRecordWriter | None = None
+        self._blocks = 0
+        self.rows = 0
+        self.fingerprint = Fingerprint()
+
+    def add(self, rows: np.ndarray) -> None:
+        self.rows += len(rows)
+        self.fingerprint.add(rows)
+        self._pending = np.concatenate([self._pending, rows])
+        whole = len(self._pending) // BLOCK_ROWS * BLOCK_ROWS
+        for i in range(0, whole, BLOCK_ROWS):
+            self._block(self._pending[i : i + BLOCK_ROWS])
+        self._pending = self._pending[whole:]
+
+    def _block(self, rows: np.ndarray) -> None:
+        if self._blocks % SHARD_BLOCKS == 0:
+            self._close_shard()
+            shard = self._blocks // SHARD_BLOCKS
+            self._writer = ArrayRecordWriter(str(self._directory / f"{self._split}-{shard:05d}.rows"), _OPTIONS)
+        assert self._writer is not None
+        self._writer.write(rows.tobytes())
+        self._blocks += 1
+
+    def _close_shard(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def close(self) -> None:
+        if len(self._pending):
+            self._block(self._pending)
+        self._close_shard()
+
+
+class DatasetWriter:
+    """Writes a dataset beside its place and moves it there at the end, or leaves nothing."""
+
+    def __init__(self, directory: str | os.PathLike) -> None:
+        self._final = Path(directory)
+        self.partial = self._final.with_name(f".{self._final.name}.partial")
+        self._splits: dict[str, _SplitWriter] = {}
+        if self._final.exists():
+            raise InputError(f"dataset {self._final}: exists; remove it, or name another directory")
+
+    def begin(self, layout: Layout) -> None:
+        """Once the layout is known, and before any row."""
+        dtypes = (layout.row_dtype(), layout.query_dtype(), layout.query_dtype())
+        self._splits = {s: _SplitWriter(self.partial, s, d) for s, d in zip(SPLITS, dtypes, strict=True)}
+
+    def add(self, split: str, rows: np.ndarray) -> None:
+        """Appends a split's rows, [N] of its dtype."""
+        self._splits[split].add(rows)
+
+    def sizes(self) -> dict[str, int]:
+        return {split: writer.rows for split, writer in self._splits.items()}
+
+    def row_sums(self) -> dict[str, int]:
+        """Each split's order-free sum of row hashes."""
+        return {split: writer.fingerprint.value() for split, writer in self._splits.items()}
+
+    def __enter__(self) -> "DatasetWriter":
+        shutil.rmtree(self.partial, ignore_errors=True)  # left by a killed run
+        self.partial.mkdir(parents=True)
+        return self
+
+    def finish(self, arrays: Arrays, users: dict[str, np.ndarray], manifest: dict) -> None:
+        """Writes what is not rows and moves the whole into place."""
+        for split in self._splits.values():
+            split.close()
+        for name, array in vars(arrays).items():
+            np.save(self.partial / f"{name}.npy", array)
+        for name, keys in users.items():
+            np.save(self.partial / f"users_{name}.npy", keys)
+        text = json.dumps(manifest, indent=2, sort_keys=True, allow_nan=False)
+        (self.partial / "manifest.json").write_text(text + "\n")
+        os.rename(self.partial, self._final)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+
+class Rows:
+    """A split's rows, read by block."""
+
+    def __init__(self, directory: Path, split: str, rows: int, dtype: np.dtype) -> None:
+        self.rows, self.dtype = rows, dtype
+        self.blocks = -(-rows // BLOCK_ROWS)
+        self._paths = [
+            directory / f"{split}-{s:05d}.rows" for s in range(-(-self.blocks // SHARD_BLOCKS))
+        ]
+        for path in self._paths:
+            if not path.exists():
+                raise InputError(f"dataset {directory}: {path.name} is missing; prepare it again")
+
+    @cached_property
+    def _readers(self) -> list[ArrayRecordReader]:
+        return [ArrayRecordReader(str(p)) for p in self._paths]
+
+    def block_rows(self) -> np.ndarray:
+        """[blocks] how many rows each holds: all the same but the last."""
+        sizes = np.full(self.blocks, BLOCK_ROWS)
+        if self.blocks:
+            sizes[-1] = self.rows - (self.blocks - 1) * BLOCK_ROWS
+        return sizes
+
+    def read(self, blocks: np.ndarray) -> np.ndarray:
+        """[rows, words] uint32 of these blocks, in their order."""
+        out: list[bytes] = [b""] * len(blocks)
+        shard = blocks // SHARD_BLOCKS
+        for s in np.unique(shard):
+            where = np.nonzero(shard == s)[0]
+            for place, record in zip(where, self._readers[s].read((blocks[where] % SHARD_BLOCKS).tolist()), strict=True):
+                out[place] = record  # a loop over blocks
+        return np.frombuffer(b"".join(out), "<u4").reshape(-1, self.dtype.itemsize // 4)
+
+    def all(self) -> np.ndarray:
+        """Every row, structured; for held-out splits and tests."""
+        return self.read(np.arange(self.blocks)).reshape(-1).view(self.dtype)
+
+
+class Dataset:
+    """A prepared dataset, open for reading."""
+
+    def __init__(self, directory: str | os.PathLike) -> None:
+        self.directory = Path(directory)
+        path = self.directory / "manifest.json"
+        if not path.exists():
+            raise InputError(f"dataset {self.directory}: no manifest.json; prepare it with python -m jaxrec.prepare")
+        self.manifest = json.loads(path.read_text())
+        if self.manifest["format"] != FORMAT:
+            raise InputError(f"dataset {self.directory}: format={self.manifest['format']}; allowed: {FORMAT}")
+        self.layout = Layout.from_json(self.manifest["layout"])
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest["fingerprint"]
+
+    @cached_property
+    def arrays(self) -> Arrays:
+        names = Arrays.__dataclass_fields__
+        return Arrays(**{name: np.load(self.directory / f"{name}.npy", allow_pickle=False) for name in names})
+
+    def rows(self, split: str) -> Rows:
+        dtype = self.layout.row_dtype() if split == "train" else self.layout.query_dtype()
+        return Rows(self.directory, split, self.manifest["splits"][split]["examples"], dtype)
+
+    def user_keys(self, split: str) -> np.ndarray:
+        """The caller's keys of a held-out split's users, by the number in a row's `user`."""
+        return np.load(self.directory / f"users_{split}.npy", allow_pickle=False)
+
+
+def catalogue_arrays(
+    key: np.ndarray, runtime: np.ndarray, plays: np.ndarray, order: np.ndarray,
+    categories: np.ndarray, numbers: np.ndarray,
+) -> Arrays:  # fmt: skip
+    """First numbering of a catalogue: by popularity. `order` [titles] is the caller's row at each rank."""
+    titles = len(key)
+    first = FIRST_TITLE
+    wide = np.zeros((titles + first, categories.shape[1]), np.int32)
+    wide[1] = 1  # the unknown title's features are unknown
+    wide[first:] = categories[order]
+    tall = np.zeros((titles + first, numbers.shape[1]), np.float32)
+    tall[first:] = numbers[order]
+    rank_of_id = np.full(titles + first, titles + first, np.int32)
+    rank_of_id[first:] = np.arange(titles)
+    return Arrays(
+        key[order],
+        runtime[order].astype(np.float64),
+        np.concatenate([np.zeros(first, np.int64), plays[order]]),
+        rank_of_id,
+        np.arange(first, titles + first, dtype=np.int32),
+        wide,
+        tall,
+    )

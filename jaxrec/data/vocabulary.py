@@ -1,0 +1,194 @@
+"""From a source's raw columns to ids and standardised numbers.
+
+A categorical column's values are numbered by their sorted order, after 0 (padding) and 1 (unknown or
+missing), whatever order or chunks they came in.
+"""
+
+import numpy as np
+
+from jaxrec.config import Feature
+from jaxrec.errors import InputError
+from jaxrec.schema import UNKNOWN, FeatureSpec, Lists
+
+_FIRST_VALUE = UNKNOWN + 1
+TITLE_ID = "title_id"  # the declared feature that is the title's own id
+
+
+def missing(values: np.ndarray) -> np.ndarray:
+    """Where a raw column has no value: None, NaN or the empty string."""
+    if values.dtype.kind == "f":
+        return np.isnan(values)
+    if values.dtype.kind == "O":
+        return np.array([v is None or v == "" for v in values], bool)
+    if values.dtype.kind in "US":
+        return values == values.dtype.type()
+    return np.zeros(len(values), bool)
+
+
+def _comparable(values: np.ndarray) -> np.ndarray:
+    """Object columns as strings, so that they sort; the missing as the empty string."""
+    return np.where(missing(values), "", values).astype(str) if values.dtype.kind == "O" else values
+
+
+class Codes:
+    """Numbers a categorical column chunk by chunk: provisional codes now, final ids once all is seen."""
+
+    def __init__(self) -> None:
+        self._code: dict = {}
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """[N] int32 provisional codes, -1 where missing."""
+        values = _comparable(np.asarray(values))
+        unique, inverse = np.unique(values, return_inverse=True)
+        lost = missing(unique)
+        codes = np.array(
+            [-1 if gone else self._code.setdefault(v, len(self._code)) for v, gone in zip(unique.tolist(), lost, strict=True)],
+            np.int32,
+        )  # a loop over the distinct values of a chunk, not over its rows
+        return codes[inverse]
+
+    def finish(self) -> tuple[list, np.ndarray]:
+        """The values in their final order, and [provisional + 1] int32 mapping code + 1 to final id."""
+        values = sorted(self._code)
+        remap = np.full(len(values) + 1, UNKNOWN, np.int32)
+        for place, value in enumerate(values):
+            remap[self._code[value] + 1] = _FIRST_VALUE + place
+        return values, remap
+
+
+class Moments:
+    """Mean and standard deviation of a numeric column's finite values, chunk by chunk."""
+
+    def __init__(self) -> None:
+        self._n, self._sum, self._squares = 0, 0.0, 0.0
+
+    def add(self, values: np.ndarray, name: str) -> np.ndarray:
+        """The column as float64, NaN where missing. InputError where it is not numeric."""
+        try:
+            values = np.asarray(values).astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"feature {name}: kind=number but the column holds {values[:1].tolist()}; "
+                             "allowed: numbers") from error  # fmt: skip
+        finite = values[np.isfinite(values)]
+        self._n += len(finite)
+        self._sum += float(finite.sum())
+        self._squares += float((finite**2).sum())
+        return values
+
+    def finish(self) -> tuple[float, float]:
+        """(mean, std); (0, 1) of nothing, and std 1 of a constant."""
+        if not self._n:
+            return 0.0, 1.0
+        mean = self._sum / self._n
+        variance = self._squares / self._n - mean**2
+        return mean, variance**0.5 if variance > 1e-12 * max(mean**2, 1e-12) else 1.0
+
+
+def standardise(values: np.ndarray, spec: FeatureSpec) -> np.ndarray:
+    """float32 (x - mean) / std; 0, the mean, where missing."""
+    scaled = (values - spec.mean) / spec.std
+    return np.where(np.isfinite(scaled), scaled, 0.0).astype(np.float32)
+
+
+class Columns:
+    """The declared features of one table, but titles: raw chunks in, encoded columns out.
+
+    `add` returns provisional int32 codes [N, categories] and raw float64 numbers [N, numbers];
+    `finish` freezes the numbering, after which `encode` makes them final.
+    """
+
+    def __init__(self, features: tuple[Feature, ...], where: str) -> None:
+        self.features = [f for f in features if f.where == where]
+        self.where = where
+        self._state: dict[str, Codes | Moments] = {
+            f.name: Moments() if f.kind == "number" else Codes() for f in self.features
+        }
+        self.specs: tuple[FeatureSpec, ...] = ()
+        self.values: dict[str, list] = {}
+        self._remap: list[np.ndarray] = []
+
+    def add(self, columns: dict[str, np.ndarray], rows: int) -> tuple[np.ndarray, np.ndarray]:
+        categories, numbers = [], []
+        for f in self.features:
+            if f.name not in columns:
+                raise InputError(f"feature {f.name}: no such {self.where} column; "
+                                 f"the source gives: {', '.join(columns) or 'none'}")  # fmt: skip
+            state = self._state[f.name]
+            if isinstance(state, Moments):
+                numbers.append(state.add(columns[f.name], f.name))
+            else:
+                categories.append(state.encode(columns[f.name]))
+        return _stack(categories, rows, np.int32), _stack(numbers, rows, np.float64)
+
+    def finish(self) -> None:
+        specs = []
+        for f in self.features:
+            state = self._state[f.name]
+            if isinstance(state, Moments):
+                mean, std = state.finish()
+                specs.append(FeatureSpec(f.name, f.kind, f.where, f.width, mean=mean, std=std))
+            else:
+                self.values[f.name], remap = state.finish()
+                self._remap.append(remap)
+                specs.append(FeatureSpec(f.name, f.kind, f.where, f.width, size=_FIRST_VALUE + len(remap) - 1))
+        self.specs = tuple(specs)
+
+    def encode(self, categories: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Final int32 ids and standardised float32 numbers."""
+        ids = [remap[categories[:, i] + 1] for i, remap in enumerate(self._remap)]
+        kinds = [s for s in self.specs if s.kind == "number"]
+        scaled = [standardise(numbers[:, i], s) for i, s in enumerate(kinds)]
+        return _stack(ids, len(categories), np.int32), _stack(scaled, len(categories), np.float32)
+
+
+def _stack(columns: list[np.ndarray], rows: int, dtype: type) -> np.ndarray:
+    return np.stack(columns, axis=1).astype(dtype) if columns else np.empty((rows, 0), dtype)
+
+
+def title_columns(
+    raw: dict[str, np.ndarray | Lists], features: tuple[Feature, ...], titles: int
+) -> tuple[np.ndarray, np.ndarray, tuple[FeatureSpec, ...], dict[str, list]]:
+    """Encoded title features, a row a title of the catalogue, in the caller's order.
+
+    Returns int32 [titles, columns], float32 [titles, columns], their specs in the order declared
+    (title_id among them, with no column), and each categorical feature's values.
+    """
+    categories, numbers, specs, values = [], [], [], {}
+    for f in (f for f in features if f.where == "title"):
+        if f.name == TITLE_ID:
+            specs.append(FeatureSpec(f.name, f.kind, f.where, f.width, size=titles + _FIRST_VALUE, columns=0))
+            continue
+        if f.name not in raw:
+            raise InputError(f"feature {f.name}: no such title column; the source gives: {', '.join(raw) or 'none'}")
+        column = raw[f.name]
+        if isinstance(column, Lists) != (f.kind == "categories"):
+            held = "lists" if isinstance(column, Lists) else "single values"
+            raise InputError(f"feature {f.name}: kind={f.kind} but the title column holds {held}")
+        if f.kind == "number":
+            moments = Moments()
+            x = moments.add(column, f.name)
+            mean, std = moments.finish()
+            spec = FeatureSpec(f.name, f.kind, f.where, f.width, mean=mean, std=std)
+            numbers.append(standardise(x, spec)[:, None])
+        else:
+            codes = Codes()
+            lists = column if isinstance(column, Lists) else Lists(column, np.arange(titles + 1))
+            provisional = codes.encode(lists.values)
+            values[f.name], remap = codes.finish()
+            most = f.most if f.kind == "categories" else 1
+            categories.append(_padded(remap[provisional + 1], lists.offsets, most))
+            size = _FIRST_VALUE + len(values[f.name])
+            spec = FeatureSpec(f.name, f.kind, f.where, f.width, size=size, columns=most)
+        specs.append(spec)
+    wide = np.concatenate(categories, axis=1) if categories else np.empty((titles, 0), np.int32)
+    tall = np.concatenate(numbers, axis=1) if numbers else np.empty((titles, 0), np.float32)
+    return wide, tall, tuple(specs), values
+
+
+def _padded(ids: np.ndarray, offsets: np.ndarray, most: int) -> np.ndarray:
+    """[rows, most] the first `most` ids of each list, then 0; an empty list is unknown."""
+    at = offsets[:-1, None] + np.arange(most)
+    inside = at < offsets[1:, None]
+    padded = np.where(inside, ids[np.minimum(at, max(len(ids) - 1, 0))] if len(ids) else 0, 0).astype(np.int32)
+    padded[np.diff(offsets) == 0, 0] = UNKNOWN
+    return padded
