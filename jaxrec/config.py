@@ -23,25 +23,34 @@ class Feature:
 
 @dataclass
 class Simulator:
-    """The embedded streaming service; see `jaxrec/sources/simulator.py` for what each strength multiplies."""
+    """The embedded streaming service of `jaxrec/sources/simulator.py`.
+
+    A strength of 1 is the default service, 0 takes its premise away: `taste`, `interest` (a genre of the
+    week), `mood` (a genre of the sitting) and `appeal` move what is chosen, `satisfaction`, `match` and
+    `patience` (its spread over users) what is abandoned.
+    """
 
     seed: int = 0
     users: int = 20_000
     test_only_users: int = 20_000
-    titles: int = 2_000
+    titles: int = 1_000
     weeks: int = 12
-    plays_per_user: float = 12.0  # mean; heavy-tailed
-    slate: int = 100  # titles a play is chosen from
+    plays_per_user: float = 12.0  # titles played, mean; heavy-tailed
+    sitting: float = 4.0  # plays a sitting, mean; a mood lasts as long
+    slate: int = 100  # places a play is chosen from
     taste: float = 1.0
     interest: float = 1.0
+    interest_moves: float = 0.15  # chance a week that the interest moves to another genre
     mood: float = 1.0
-    popularity: float = 1.0  # Zipf exponent of exposure
+    popularity: float = 1.0  # Zipf exponent of exposure; 0: all titles alike
     appeal: float = 1.0
     satisfaction: float = 1.0
-    clickbait: float = 1.0  # how far appeal and satisfaction part
-    interruptions: float = 0.1  # share of sessions cut short whatever the title
-    replay_watched: float = 0.05
-    replay_abandoned: float = 0.02
+    clickbait: float = 1.0  # how far appeal and satisfaction part; 0: they are the same
+    match: float = 1.0  # how far one stays with what one is after
+    patience: float = 1.0
+    interruptions: float = 0.1  # share of plays cut short whatever the title
+    replay_watched: float = 0.05  # share of the titles watched that are played again later
+    replay_abandoned: float = 0.02  # share of those abandoned
 
 
 @dataclass
@@ -178,7 +187,9 @@ class Model:
     """The recommender. One expert is BST, equal ones V-MoE, unequal ones S-MoE."""
 
     width: int = 96
-    experts: tuple[Expert, ...] = (Expert(window=7, feedforward=1.0), Expert(window=20, feedforward=2.0))
+    experts: tuple[Expert, ...] = field(
+        default_factory=lambda: (Expert(window=7, feedforward=1.0), Expert(window=20, feedforward=2.0))
+    )
     gate: Gate = field(default_factory=Gate)
     dropout: float = 0.2  # "initial dropout", on the experts' input
     matcher: tuple[int, ...] = (128, 64)

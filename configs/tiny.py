@@ -1,0 +1,20 @@
+"""S-MoE small enough for a test: prepared and trained in seconds, too little to learn much.
+
+python -m jaxrec.train --config configs/tiny.py
+"""
+
+from configs import smoe
+from jaxrec.config import Config, Data, Evaluate, Expert, Gate, Model, Simulator, Train
+
+
+def get_config() -> Config:
+    experts = tuple(Expert(w, layers=1, heads=2, feedforward=f, dropout=0.1) for w, f in ((3, 1.0), (8, 2.0)))
+    return Config(
+        name="tiny",
+        source=Simulator(users=300, test_only_users=0, titles=60, slate=20),
+        features=smoe.features(8),
+        data=Data(history=8, partitions=2),
+        model=Model(width=12, experts=experts, gate=Gate(hidden=(8,)), dropout=0.1, matcher=(16,)),
+        train=Train(length="2 epochs", batch_size=64, log_seconds=0.5),
+        evaluate=Evaluate(batch_size=64),
+    )
