@@ -59,7 +59,9 @@ def _say(annotation: Any) -> str:
     if typing.get_origin(annotation) is tuple:
         return f"a tuple, each {_say(typing.get_args(annotation)[0])}"
     words = {float: "a finite number", int: "a whole number", bool: "True or False", str: "a string"}
-    return words.get(annotation) or ("None" if annotation is types.NoneType else f"a {annotation.__name__}")
+    name = annotation.__name__
+    article = "an" if name[0] in "AEIOU" else "a"
+    return words.get(annotation) or ("None" if annotation is types.NoneType else f"{article} {name}")
 
 
 def _fits(value: Any, annotation: Any) -> bool:

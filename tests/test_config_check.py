@@ -1,0 +1,244 @@
+"""The rules of a config, one bad value each, and the JSON round trip."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from jaxrec.config import (
+    LIST_MIXES,
+    TRAIN_MIXES,
+    Config,
+    Expert,
+    Feature,
+    KuaiRand,
+    Mix,
+    Simulator,
+    Tables,
+    Tfds,
+)
+from jaxrec.config_check import (
+    check,
+    check_devices,
+    dataset_directory,
+    digest,
+    from_json,
+    mix_counts,
+    parse_length,
+    to_json,
+)
+from jaxrec.errors import InputError
+
+TITLE = Feature("title_id", "category", "title", 32)
+GENRES = Feature("genres", "categories", "title", 8, most=3)
+
+
+def good() -> Config:
+    return Config(features=(TITLE, GENRES, Feature("age", "number", "interaction", 4)))
+
+
+def setting(key: str, value) -> Config:
+    """A good config with one value set, by a path as `model.experts[0].window`."""
+    config = good()
+    *parts, last = key.replace("[", ".").replace("]", "").split(".")
+    holder = config
+    for part in parts:
+        holder = holder[int(part)] if part.isdigit() else getattr(holder, part)
+    setattr(holder, last, value)
+    return config
+
+
+def test_the_default_with_features_passes():
+    check(good())
+
+
+WRONG = [
+    # against annotations
+    ("train.batch_size", 512.0, "train.batch_size=512.0 must be a whole number"),
+    ("train.batch_size", None, "train.batch_size=None must be a whole number"),
+    ("train.batch_size", True, "train.batch_size=True must be a whole number"),
+    ("objective.personalised", 1, "objective.personalised=1 must be True or False"),
+    ("objective.alpha", math.nan, "objective.alpha=nan must be a finite number"),
+    ("model.gate.target_entropy", math.inf, "model.gate.target_entropy=inf must be a finite number or None"),
+    ("model.gate.target_entropy", "x", "model.gate.target_entropy='x' must be a finite number or None"),
+    ("model.matcher", [64], "model.matcher=[64] must be a tuple, each a whole number"),
+    ("model.matcher", (64, "x"), "model.matcher[1]='x' must be a whole number"),
+    ("sampling.labels", (1.0, math.nan), "sampling.labels[1]=nan must be a finite number"),
+    ("model.experts", (7,), "model.experts[0]=7 must be an Expert"),
+    ("model.experts[1].window", 20.5, "model.experts[1].window=20.5 must be a whole number"),
+    ("source", None, "source=None must be a Simulator or a Tables or a KuaiRand or a Tfds"),
+    ("data", Mix(), "must be a Data"),
+    ("train.batchsize", 3, "train.batchsize does not exist; there are seed, length, batch_size, "),
+    ("name", "a/b", "name='a/b' must be letters"),
+    # names
+    ("data.targets", "old", "data.targets='old' must be one of new, any"),
+    ("model.dtype", "float16", "model.dtype='float16' must be one of float32, bfloat16"),
+    ("objective.soft_on", "some", "must be one of hard, all, none"),
+    ("optimizer.decay", "l2", "must be one of decoupled, coupled"),
+    ("optimizer.decay_spares", "biases", "must be one of nothing, biases_and_norms"),
+    ("evaluate.score", "hinge", "must be one of auto, ranking, ctr"),
+    ("evaluate.which", "first", "must be one of best, last"),
+    # features
+    ("features", (), "features=() must hold at least one of where='title'"),
+    ("features", (TITLE, TITLE), "features[1].name='title_id' must be unlike the features before it"),
+    ("features", (replace(TITLE, kind="id"),), "features[0].kind='id' must be one of category, "),
+    ("features", (replace(TITLE, where="item"),), "features[0].where='item' must be one of title, user"),
+    ("features", (replace(TITLE, width=0),), "features[0].width=0 must be at least 1"),
+    ("features", (replace(TITLE, most=2),), "features[0].most=2 must be 0 unless"),
+    ("features", (replace(GENRES, most=0),), "features[0].most=0 must be at least 1"),
+    ("features", (TITLE, replace(GENRES, where="user")), "features[1].where='user' must be title"),
+    ("features", (TITLE, Feature("x", "number", "interaction", 4)), "must be one of completion, sessions, age"),
+    ("features", (TITLE, Feature("age", "category", "interaction", 4)), "features[1].kind='category' must be"),
+    # data
+    ("data.history", 30, "data.history=30 must be a multiple of 4"),
+    ("data.hard", 6, "data.hard=6 must be a multiple of 4"),
+    ("data.hard", 4, "data.hard=4 must be at least 6, which sampling.mix takes"),
+    ("data.trending", 7, "data.trending=7 must be at least 8, which sampling.mix takes"),
+    ("data.negatives", 15, "data.negatives=15 must give the enabled list a whole count of hard negatives"),
+    ("data.train_share", 0.9, "data.validation_share=0.1 must leave a share of users for the test"),
+    ("data.validation_share", 0.0, "data.validation_share=0.0 must be above 0"),
+    ("data.abandon_below", 1.5, "data.abandon_below=1.5 must be in [0, 1]"),
+    ("data.earliest", "1990-13-01", "data.earliest='1990-13-01' must be a date"),
+    ("data.latest", "1980-01-01", "data.earliest='1990-01-01' must be before latest='1980-01-01'"),
+    ("data.seed", -1, "data.seed=-1 must be in [0, 2**32)"),
+    ("data.partitions", 0, "data.partitions=0 must be at least 1"),
+    # sampling
+    ("sampling.mix", Mix(0.3, 0.4, 0.2, 0.0), "add to 1, not 0.9"),
+    ("sampling.mix", Mix(0.33, 0.37, 0.3, 0.0), "hard=0.33 must give a whole count of 20 negatives, not 6.6"),
+    ("sampling.mix", Mix(-0.1, 0.5, 0.3, 0.3), "sampling.mix.hard=-0.1 must be in [0, 1]"),
+    ("sampling.mix", Mix(0.0, 0.0, 0.0, 1.0), "data.random=8 must be at least 20"),
+    ("sampling.next_k", 4, "sampling.next_k=4 must be at most 3"),
+    ("sampling.labels", (), "sampling.next_k=1 must be at most 0"),
+    ("sampling.unknown_rate", 1.01, "sampling.unknown_rate=1.01 must be in [0, 1]"),
+    # model and objective
+    ("model.width", 100, "model.width=100 must divide by heads=12"),
+    ("model.experts", (), "model.experts=() must hold at least one Expert"),
+    ("model.experts[1].window", 33, "model.experts[1].window=33 must be at most data.history=32"),
+    ("model.experts[0].dropout", 1.0, "model.experts[0].dropout=1.0 must be in [0, 1)"),
+    ("model.gate.hidden", (0,), "model.gate.hidden[0]=0 must be at least 1"),
+    ("model.gate.target_entropy", 0.6932, "model.gate.target_entropy=0.6932 must be in [0, 0.693)"),
+    ("model.gate.temperature", 0.0, "model.gate.temperature=0.0 must be above 0"),
+    ("objective.ranking", -1.0, "objective.ranking=-1.0 must be at least 0"),
+    ("objective.soft_negative", 2, "objective.soft_negative=2 must be in [0, 1]"),
+    # the run
+    ("train.length", "20", "train.length='20' must be a whole number of epochs or steps"),
+    ("train.preempted_exit", 256, "train.preempted_exit=256 must be in [0, 255]"),
+    ("optimizer.plateau_factor", 1.5, "optimizer.plateau_factor=1.5 must be in (0, 1]"),
+    ("evaluate.next_k", (1, 4), "evaluate.next_k[1]=4 must be in 1..3 (data.next_k)"),
+    ("evaluate.next_k", (1, 1), "evaluate.next_k=(1, 1) must hold at least one number, each once"),
+    # sources
+    ("source", Tables(), "source.interactions='' must say where the rows are"),
+    ("source", KuaiRand(), "source.directory='' must say where the rows are"),
+    ("source", Tfds(name="x"), "objective.personalised=True must be False: a Tfds source has no watch time"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key, value, message", WRONG, ids=[f"{k}={v!r}"[:50] for k, v, _ in WRONG])
+def test_a_wrong_value_is_named_in_one_line(key, value, message):
+    with pytest.raises(InputError) as caught:
+        check(setting(key, value))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_rules_that_depend_on_others():
+    check(setting("model.gate.target_entropy", None))
+    check(setting("model.gate.target_entropy", 0.693))
+    one = setting("model.experts", (Expert(),))
+    one.model.gate.target_entropy = 5.0  # one expert has no gate to hold to it
+    check(one)
+    stl = setting("objective.ranking", 0.0)
+    check(stl)
+    stl.evaluate.score = "ranking"
+    with pytest.raises(InputError, match=r"evaluate.score='ranking' must be auto, or a head with a weight"):
+        check(stl)
+    stl.objective.ctr = 0.0
+    with pytest.raises(InputError, match=r"objective.ctr=0.0 must be above 0 where ranking is 0"):
+        check(stl)
+
+
+def test_mixes_are_table_2():
+    counts = {name: mix_counts(mix, 20) for name, mix in {**TRAIN_MIXES, **LIST_MIXES}.items()}
+    assert counts == {
+        "hard": (10, 6, 4, 0), "medium": (6, 8, 6, 0), "easy": (4, 6, 10, 0), "none": (0, 10, 6, 4),
+        "enabled": (6, 6, 4, 4), "disabled": (0, 10, 6, 4),
+    }  # fmt: skip
+
+
+def test_lengths():
+    assert parse_length("20 epochs") == (20, "epochs")
+    assert parse_length("1 epoch") == (1, "epochs")
+    assert parse_length("5000 steps") == (5000, "steps")
+    for text in ("0 steps", "-1 steps", "1.5 epochs", "5000", "epochs", "20 epochs ", "20 hours", ""):
+        with pytest.raises(InputError, match=r"train.length="):
+            parse_length(text)
+
+
+def test_batches_divide_by_devices():
+    check_devices(good(), 8)
+    with pytest.raises(InputError, match=r"train.batch_size=8192 must divide by the 3 devices"):
+        check_devices(good(), 3)
+    config = good()
+    config.evaluate.batch_size = 12
+    with pytest.raises(InputError, match=r"evaluate.batch_size=12 must divide by the 8 devices"):
+        check_devices(config, 8)
+
+
+SOURCES = [Simulator(users=7), Tables("a.csv", "b.csv"), KuaiRand("d"), Tfds("movielens/1m-ratings")]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda s: type(s).__name__)
+def test_json_round_trip_is_exact(source):
+    config = good()
+    config.source = source
+    config.model.gate.target_entropy = None
+    config.sampling.mix = Mix(0.0, 0.5, 0.3, 0.2)
+    config.objective.personalised, config.objective.regression = False, 0.0
+    config.optimizer.learning_rate = 0.1 + 0.2
+    tree = json.loads(json.dumps(to_json(config), allow_nan=False))
+    assert tree["source"]["class"] == type(source).__name__
+    assert from_json(tree) == config
+    assert to_json(from_json(tree)) == tree
+
+
+def test_json_of_another_shape_is_refused():
+    def refused(change) -> str:
+        tree = to_json(good())
+        change(tree)
+        with pytest.raises(InputError) as caught:
+            from_json(tree)
+        return str(caught.value)
+
+    assert refused(lambda t: t["train"].update(speed=3)).startswith(
+        "train.speed does not exist; there are seed, "
+    )
+    assert refused(lambda t: t["model"]["experts"][1].pop("heads")).endswith("must hold heads")
+    assert "source.class='Csv' must be one of Simulator, Tables, " in refused(
+        lambda t: t["source"].update({"class": "Csv"})
+    )
+    assert "model.matcher=64 must be a list" in refused(lambda t: t["model"].update(matcher=64))
+    assert "data=[] must be an object" in refused(lambda t: t.update(data=[]))
+    assert "model.width='96' must be a whole number" in refused(lambda t: t["model"].update(width="96"))
+
+
+def test_the_digest_is_of_what_decides_the_bytes():
+    base = digest(good())
+    assert len(base) == 64 and base == digest(good())
+    same = {
+        "data.directory": "x",
+        "data.workers": 3,
+        "data.partitions": 2,
+        "train.seed": 5,
+        "name": "b",
+        "model.width": 24,
+    }
+    assert {digest(setting(k, v)) for k, v in same.items()} == {base}
+    other = {"data.seed": 1, "source.users": 5, "data.hard": 20, "features": (TITLE,)}
+    assert len({base} | {digest(setting(k, v)) for k, v in other.items()}) == 5
+    assert digest(setting("source.plays_per_user", 12)) == base  # 12 and 12.0 are one config
+
+
+def test_where_the_dataset_lies():
+    assert dataset_directory(good()) == f"data/smoe-{digest(good())[:12]}"
+    assert dataset_directory(setting("data.directory", "elsewhere")) == "elsewhere"
