@@ -145,7 +145,7 @@ WRONG = [
     ("evaluate.next_k", (1, 1), "evaluate.next_k=(1, 1) must hold at least one number, each once"),
     # sources
     ("source", Tables(), "source.interactions='' must say where the rows are"),
-    ("source", Tables("a", "b", "", Columns(time_unit="h")), "source.columns.time_unit='h' must be one of s, ms"),
+    ("source", Tables("a", "b", "", Columns(time_unit="h")), "source.columns.time_unit='h' must be one of s"),
     ("source", Tables("a", "b", "", Columns(user="")), "source.columns.user='' must not be empty"),
     ("source", KuaiRand(), "source.directory='' must say where the rows are"),
     ("source", Tfds(name="x"), "objective.personalised=True must be False: a Tfds source has no watch time"),
