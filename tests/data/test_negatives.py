@@ -1,0 +1,74 @@
+"""Draws from the pools: exact, distinct, uniform, and filled in the order promised."""
+
+import numpy as np
+import pytest
+
+from jaxrec.data import negatives
+from jaxrec.hashing import mix
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 17, 64, 1000])
+def test_permute_is_a_permutation(size):
+    image = negatives.permute(np.arange(size), np.array(size), mix(1, size))
+    assert sorted(image.tolist()) == list(range(size))
+
+
+def test_permute_is_uniform_over_keys():
+    image = negatives.permute(np.array(0), np.array(5), mix(np.arange(50_000)))
+    counts = np.bincount(image, minlength=5)
+    assert abs(counts - 10_000).max() < 5 * np.sqrt(10_000 * 0.8)
+
+
+def world():
+    # user 0 saw ranks 0, 3 and 7 of 20, five of them trending; user 1 saw nothing
+    return negatives.universe(np.array([0, 0, 0]), np.array([0, 3, 7]), 2, 20, 5)
+
+
+def test_universe_skips_what_was_seen():
+    w = world()
+    assert w.rank(np.zeros(17, int), np.arange(17)).tolist() == [1, 2, 4, 5, 6, *range(8, 20)]
+    assert w.rank(np.ones(20, int), np.arange(20)).tolist() == list(range(20))
+    assert w.n_trending.tolist() == [3, 5] and w.n_all.tolist() == [17, 20]
+
+
+def draw(user, widths, n_hard=0, queries=400):
+    hard = np.tile([7, 3, 0], (queries, 1))
+    return negatives.draw(
+        world(), np.full(queries, user), mix(np.arange(queries)), hard, np.full(queries, n_hard), widths
+    )
+
+
+def test_a_full_draw_takes_each_pool_from_its_ranks():
+    d = draw(1, (0, 2, 3, 4))
+    hard, trending, tailing, random = d.ranks
+    assert hard.shape == (400, 0) and (trending < 5).all() and (tailing >= 5).all()
+    every = np.concatenate(d.ranks, axis=1)
+    assert all(len(set(row)) == 9 for row in every.tolist())
+    assert d.enough.all() and not any(d.fills.values())
+    # Each of the 13 titles left is a random column as often as any other: trending 3/5, tailing 12/15 left.
+    share = np.bincount(random.ravel(), minlength=20) / 400
+    assert abs(share[:5].mean() - 4 * 3 / 15 / 5) < 0.03 and abs(share[5:].mean() - 4 * 12 / 15 / 15) < 0.03
+
+
+def test_a_short_hard_pool_is_filled_from_trending_then_random():
+    d = draw(0, (3, 2, 1, 0), n_hard=1)
+    assert (d.ranks[0][:, 0] == 7).all() and d.hard_filled.tolist() == [[False, True, True]] * 400
+    # two trending columns and one fill use up the three trending titles left; the other fill is random
+    assert d.fills["hard from trending"] == 400 and d.fills["hard from random"] == 400
+    assert all(len(set(row)) == 6 for row in np.concatenate(d.ranks, axis=1).tolist())
+
+
+def test_exhausted_universe_says_so():
+    assert draw(0, (0, 3, 14, 0)).enough.all()
+    assert not draw(0, (0, 3, 14, 1)).enough.any()
+
+
+def test_densities_worked_by_hand():
+    w = world()
+    rank = np.array([[0, 1, 9, 7]])  # the target was a trending title; 7 is a hard negative
+    abandoned = np.array([[0.1, 0.2, 0.0, 0.5]])
+    q = negatives.densities(w, np.array([0]), rank, abandoned, np.array([2]), (6, 6, 4, 4))
+    # trending left 3 + the target = 4, tailing 14, all 18; two hard, so four of their places are trending fills
+    trending, tailing, everywhere = 10 / 4, 4 / 14, 4 / 18
+    expected = [0.2 + trending, 0.4 + trending, tailing, 1.0 + tailing]
+    np.testing.assert_allclose(q, np.array([expected]) + everywhere)
