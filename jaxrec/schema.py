@@ -14,6 +14,7 @@ import numpy as np
 
 PAD, UNKNOWN, FIRST_TITLE = 0, 1, 2
 MISSING = np.iinfo(np.int64).min  # in a raw column of whole-number categories
+TITLE_ID = "title_id"  # the title feature that is its own id, whatever the key's column is called
 SPLITS = ("train", "validation", "test")
 POOLS = ("hard", "trending", "tailing", "random")
 LISTS = ("enabled", "disabled")

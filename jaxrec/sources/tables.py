@@ -1,0 +1,161 @@
+"""A service's own logs: three tables of CSV or Parquet, by a map of columns.
+
+A key (user, title) is text in CSV and whatever its type is in Parquet; where two tables differ, titles
+are compared in the catalogue's type and users in the log's. A row of the log that cannot be parsed is
+counted and left out; the titles and users tables must be right in every row.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+
+from jaxrec import config
+from jaxrec.errors import InputError
+from jaxrec.schema import Drops, Interactions, Titles, Users
+from jaxrec.sources import columns
+from jaxrec.sources.columns import Want, of_features
+from jaxrec.sources.table import Parsed, Table
+
+UNPARSABLE = "row that cannot be parsed"
+
+
+class Catalogue:
+    """The titles table, held whole: its rows in their order, and the row of a key."""
+
+    def __init__(self, table: Table, minutes: float) -> None:
+        """`table` has the roles "title" and "runtime"; one unit of runtime is `minutes` long.
+
+        Raises InputError for a bad row, a key that stands twice, a runtime below 0 or infinite.
+        """
+        parts = list(table.read_strictly())
+        frame = pl.concat([part.frame for part in parts])
+        self._keys = frame["title"]
+        again = np.flatnonzero((~self._keys.is_first_distinct()).to_numpy())
+        if len(again):
+            value = self._keys[int(again[0])]
+            first = int(np.argmax((self._keys == value).to_numpy()))
+            raise InputError(
+                f"{_place(parts, int(again[0]))}, column {table.roles['title'].column!r}: {value!r} stands "
+                f"in {_place(parts, first)} already; allowed: each title once"
+            )
+        runtime = frame["runtime"].to_numpy()
+        wrong = np.flatnonzero((runtime < 0) | np.isinf(runtime))
+        if len(wrong):
+            i = int(wrong[0])
+            raise InputError(
+                f"{_place(parts, i)}, column {table.roles['runtime'].column!r}: {runtime[i]:g}; "
+                "allowed: above 0, or 0 or empty where it is not known"
+            )
+        self._rows = pl.DataFrame({"title": self._keys, "at": np.arange(len(self._keys))})
+        key = self._keys.to_numpy()
+        key = key if self._keys.dtype.is_integer() else key.astype(str)
+        self.titles = Titles(key, runtime * minutes, table.features(frame))
+
+    def rows(self, title: pl.Series) -> np.ndarray:
+        """[N] int64 row of each key, -1 for one that is not in the catalogue."""
+        asked = pl.DataFrame({"title": title.cast(self._keys.dtype, strict=False)})
+        found = asked.join(self._rows, on="title", how="left", maintain_order="left")["at"]
+        return found.fill_null(-1).to_numpy().astype(np.int64)
+
+
+def _place(parts: list[Parsed], i: int) -> str:
+    """File and row of row `i` of the parts taken together."""
+    starts = np.cumsum([0] + [part.frame.height for part in parts])
+    at = int(np.searchsorted(starts, i, side="right")) - 1
+    return f"{parts[at].raw.file}, row {parts[at].raw.row[i - starts[at]]}"
+
+
+class ThreeTables:
+    """A schema.Source over tables with the roles user, title, time, seconds / title, runtime / user."""
+
+    has_completion = True
+
+    def __init__(
+        self, log: Table, titles: Table, users: Table | None, minutes: float = 1.0, seconds: float = 1.0
+    ) -> None:
+        """One unit of the runtime is `minutes` long, one of the seconds viewed `seconds`."""
+        self.drops = Drops()
+        self._log, self._titles, self._users = log, titles, users
+        self._minutes, self._seconds = minutes, seconds
+        self._catalogue: Catalogue | None = None
+
+    @property
+    def catalogue(self) -> Catalogue:
+        if self._catalogue is None:
+            self._catalogue = Catalogue(self._titles, self._minutes)
+        return self._catalogue
+
+    def titles(self) -> Titles:
+        return self.catalogue.titles
+
+    def users(self) -> Iterator[Users]:
+        """Raises InputError at a bad row, or a key that cannot be one of the log's."""
+        if self._users is None:
+            return
+        kind, column = self._log.dtype("user"), self._users.roles["user"].column
+        for parsed in self._users.read_strictly():
+            key = parsed.frame["user"].cast(kind, strict=False)
+            if key.has_nulls():
+                i = int(np.argmax(key.is_null().to_numpy()))
+                raise InputError(
+                    f"{parsed.raw.file}, row {parsed.raw.row[i]}, column {column!r}: "
+                    f"{parsed.frame['user'][i]!r}; allowed: whole numbers, as in {self._log.files[0]}"
+                )
+            features = self._users.features(parsed.frame)
+            yield Users(columns.keys(key), {n: c for n, c in features.items() if isinstance(c, np.ndarray)})
+
+    def interactions(self) -> Iterator[Interactions]:
+        """Rows that could be parsed, in the order of the files; `drops` counts the others."""
+        self.drops.counts.clear()
+        self.drops.examples.clear()
+        names = {role: want.column for role, want in self._log.roles.items()}
+        for parsed in self._log.read():
+            if parsed.bad.any():
+                example = self._log.example(parsed, int(np.argmax(parsed.bad)))
+                self.drops.add(UNPARSABLE, int(parsed.bad.sum()), example)
+            frame = parsed.frame.filter(~parsed.bad)
+            title = self.catalogue.rows(frame["title"])
+            lost = np.flatnonzero(title < 0)
+            context = {n: c for n, c in self._log.features(frame).items() if isinstance(c, np.ndarray)}
+            yield Interactions(
+                user=columns.keys(frame["user"]),
+                title=title,
+                time=frame["time"].to_numpy(),
+                seconds=frame["seconds"].to_numpy() * self._seconds,
+                context=context,
+                file=parsed.raw.file,
+                row=parsed.raw.row[~parsed.bad],
+                names=names,
+                unknown=str(frame["title"][int(lost[0])]) if len(lost) else "",
+            )
+
+    def truth(self) -> None:
+        return None
+
+
+class TablesSource(ThreeTables):
+    """A schema.Source over one's own files. Raises InputError, before any row is read where it can."""
+
+    def __init__(self, source: config.Tables, features: tuple[config.Feature, ...]) -> None:
+        said, c = "source.columns.", source.columns
+        log = {
+            "user": Want(c.user, "key", said + "user", required=True),
+            "title": Want(c.title, "key", said + "title", required=True),
+            "time": Want(c.time, "time", said + "time", required=True),
+            "seconds": Want(c.seconds, "number", said + "seconds", required=True),
+        }
+        titles = {
+            "title": Want(c.title_key, "key", said + "title_key", required=True),
+            "runtime": Want(c.runtime, "number", said + "runtime"),
+        }
+        users = {"user": Want(c.user_key, "key", said + "user_key", required=True)}
+        extra = {where: of_features(features, where) for where in ("context", "title", "user")}
+        if extra["user"] and not source.users:
+            said = next(iter(extra["user"].values())).said
+            raise InputError(f"{said}: source.users is empty; allowed: a users table, or no such feature")
+        super().__init__(
+            Table("source.interactions", source.interactions, log, extra["context"], c.time_unit),
+            Table("source.titles", source.titles, titles, extra["title"], separator=c.list_separator),
+            Table("source.users", source.users, users, extra["user"]) if source.users else None,
+        )
