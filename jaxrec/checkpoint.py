@@ -1,0 +1,204 @@
+"""Checkpoints, through Orbax: what it takes to resume exactly, and to be judged without the dataset.
+
+A step directory holds three items: `state` (the arrays of a training state, restored onto whatever
+devices there are), `meta` (JSON: the config, the position in the data, the layout, the dataset's
+fingerprint, the metrics) and `arrays` (NumPy: id maps, title tables, popularity). The newest step is
+kept, and the one with the best metric.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint import checkpoint_managers as policies
+
+from jaxrec.config_check import NAMES
+from jaxrec.config_tree import among
+from jaxrec.errors import InputError
+from jaxrec.plain import plain
+
+WHICH = NAMES["evaluate.which"]
+_FORMAT = 1  # of meta and arrays
+
+# Orbax warns of what is meant here: saves between validations, and reading without writing.
+_MEANT = ("Requested `tracked_metric`", "Given directory is read only")
+logging.get_absl_logger().addFilter(lambda record: not str(record.msg).startswith(_MEANT))
+
+
+class Checkpointer:
+    """The checkpoints of one run, in `directory`.
+
+    `metric` names the entry of `save`'s metrics by which the best is chosen, larger being better.
+    With `writing` the directory is made; without, it must hold a complete checkpoint, and nothing in
+    it is touched. Every process of a run calls every method. A context manager.
+    """
+
+    def __init__(self, directory: str | Path, metric: str = "ndcg@1", *, writing: bool = False):
+        self.directory = Path(directory).resolve()
+        self.metric = metric
+        if not writing and not self.directory.is_dir():
+            raise InputError(f"checkpoint {directory}: no such directory; give the one train wrote to")
+        best = policies.BestN(get_metric_fn=self._value, n=1, keep_checkpoints_without_metrics=False)
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            item_handlers={  # named, so that shapes can be read before anything is restored
+                "state": ocp.StandardCheckpointHandler(),
+                "meta": ocp.JsonCheckpointHandler(),
+                "arrays": ocp.StandardCheckpointHandler(),
+            },
+            options=ocp.CheckpointManagerOptions(
+                # Not best_fn with max_to_keep, which deletes the newest; best_fn alone makes metrics written.
+                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(1), best]),
+                best_fn=self._value,
+                create=writing,
+                read_only=not writing,
+                save_interval_steps=int(writing),
+                cleanup_tmp_directories=writing,  # what a killed process left
+            ),
+        )
+        if not writing and self.latest_step() is None:
+            raise InputError(f"checkpoint {directory}: holds no complete checkpoint")
+
+    def _value(self, metrics: Mapping[str, float]) -> float:
+        return metrics[self.metric]
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------ writing
+
+    def save(
+        self, step: int, state: Any, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:  # fmt: skip
+        """Starts writing; returns once `state` may be donated or changed.
+
+        `metrics` is None for a save between validations, which is then never the best; so is one
+        whose metric is not finite. A step already there is left as it is, unless only the new save has
+        metrics (a run stopped before its validation, resumed): then it is replaced.
+        Raises the error of the save before this one, if that failed.
+        """
+        valued = metrics is not None and math.isfinite(metrics[self.metric])
+        if step in self._manager.all_steps():
+            self.wait()
+            if not valued or self._manager.metrics(step) is not None:
+                return
+            self._manager.delete(step)
+        packed, forms = _pack(arrays)
+        note = {"format": _FORMAT, "step": step, "arrays": forms, "meta": plain(meta)}
+        items = {"state": ocp.args.StandardSave(state), "meta": ocp.args.JsonSave(note)}
+        if packed:  # Orbax refuses an empty item
+            items["arrays"] = ocp.args.StandardSave(packed)
+        self._manager.save(
+            step, args=ocp.args.Composite(**items), metrics=plain(metrics) if valued else None, force=True
+        )
+
+    def wait(self) -> None:
+        """Until all saves are complete; raises the error of one that failed."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
+
+    # ------------------------------------------------------------ reading
+
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """The step with the best metric; None where no save had one."""
+        return self._manager.best_step()
+
+    def step(self, which: str) -> int:
+        """The step of "last" or "best". Raises InputError where there is none."""
+        among("which", which, WHICH)
+        self.wait()  # for a save in progress to be readable
+        step = self.latest_step() if which == "last" else self.best_step()
+        if step is None:
+            other = (
+                "none is complete"
+                if which == "last"
+                else "none has been validated yet; 'last' is the other choice"
+            )
+            raise InputError(f"checkpoint {self.directory}: which={which!r} does not exist: {other}")
+        return step
+
+    def _note(self, step: int) -> dict[str, Any]:
+        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+
+    def restore_meta(self, which: str = "last") -> dict[str, Any]:
+        """`meta` as saved, read alone: it says what `abstract_state` to restore into."""
+        return self._note(self.step(which))["meta"]
+
+    def restore_arrays(self, which: str = "last") -> dict[str, np.ndarray]:
+        """`arrays` as saved, on the host."""
+        step = self.step(which)
+        forms = self._note(step)["arrays"]
+        if all(0 in shape for _, shape in forms.values()):
+            return _unpack({}, forms)
+        args = ocp.args.Composite(arrays=ocp.args.StandardRestore())
+        return _unpack(self._manager.restore(step, args=args)["arrays"], forms)
+
+    def restore(self, which: str, abstract_state: Any) -> Any:
+        """`state`, as `abstract_state` says: a tree of jax.ShapeDtypeStruct with the shardings wanted now,
+        whatever devices it was saved from. Raises InputError where names or shapes differ."""
+        step = self.step(which)
+        saved = _shapes(self._manager.item_metadata(step)["state"])
+        wanted = _shapes(abstract_state)
+        for name in sorted(saved.keys() | wanted.keys()):
+            a, b = saved.get(name, "nothing"), wanted.get(name, "nothing")
+            if a != b:
+                raise InputError(
+                    f"checkpoint {self.directory}, step {step}: {name} is {a}, but the config makes it {b}"
+                )
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+        return self._manager.restore(step, args=args)["state"]
+
+
+def abstract(state: Any, sharding: jax.sharding.Sharding) -> Any:
+    """The shapes of a state (arrays or ShapeDtypeStructs), every leaf to be placed by one sharding."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Dotted name -> shape, of a state or of Orbax's account of one; random keys as their words."""
+    shapes = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.eval_shape(jax.random.key_data, leaf)
+        shapes[jax.tree_util.keystr(path, simple=True, separator=".")] = tuple(leaf.shape)
+    return shapes
+
+
+def _pack(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, list]]:
+    """Arrays that Orbax takes, and [dtype, shape] of each as it was: strings travel as bytes
+    [n, itemsize], and empty arrays, which TensorStore refuses, by their shape alone."""
+    packed, forms = {}, {}
+    for name, array in arrays.items():
+        array = np.ascontiguousarray(array)
+        forms[name] = [array.dtype.str, list(array.shape)]
+        if array.dtype.kind in "US":
+            array = array.view(np.uint8).reshape(*array.shape, -1)
+        if array.size:
+            packed[name] = array
+    return packed, forms
+
+
+def _unpack(packed: Mapping[str, Any], forms: Mapping[str, list]) -> dict[str, np.ndarray]:
+    arrays = {}
+    for name, (text, shape) in forms.items():
+        dtype = np.dtype(text)
+        if 0 in shape:
+            arrays[name] = np.empty(shape, dtype)
+        else:
+            array = np.ascontiguousarray(packed[name])
+            arrays[name] = array.view(dtype).reshape(shape) if dtype.kind in "US" else array
+    return arrays

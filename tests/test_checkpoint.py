@@ -1,0 +1,221 @@
+"""Checkpoints: what is kept, what comes back, what a killed process leaves."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxrec.checkpoint import Checkpointer, abstract
+from jaxrec.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Moments(NamedTuple):
+    mu: Any
+    nothing: Any
+
+
+def everywhere() -> NamedSharding:
+    return NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec())
+
+
+def a_state(x: float) -> dict:
+    weights = {"w": jnp.full((3, 4), x), "half": jnp.full(2, x, jnp.bfloat16)}
+    state = {
+        "params": weights,
+        "optimizer": (Moments(jnp.full(5, -x), ()),),
+        "step": jnp.int32(x),
+        "rng": jax.random.key(7),
+    }
+    return jax.device_put(state, everywhere())
+
+
+def same(a: Any, b: Any) -> bool:
+    def raw(x):
+        return np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+
+    return jax.tree.structure(a) == jax.tree.structure(b) and all(
+        raw(x).dtype == raw(y).dtype and np.array_equal(raw(x), raw(y))
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+ARRAYS = {
+    "key": np.array(["a", "bcd", "é\u4e2d"]),
+    "bytes": np.array([b"a", b"bc", b""]),
+    "whole": np.array([2**63 + 1, 5], np.uint64),
+    "none": np.empty((5, 0), np.float32),
+    "half": np.ones((2, 3), np.float16),
+    "flags": np.array([True, False]),
+}
+META = {"config": {"train": {"length": "2 epochs"}}, "position": 12, "share": 0.1 + 0.2, "nothing": None}
+
+
+def save(checkpoints: Checkpointer, step: int, score: float | None) -> None:
+    metrics = None if score is None else {"ndcg@1": score, "loss": 2.0}
+    checkpoints.save(step, a_state(step), META | {"position": step}, ARRAYS, metrics)
+
+
+def test_what_goes_in_comes_out(tmp_path):
+    with Checkpointer(tmp_path / "c", writing=True) as checkpoints:
+        assert checkpoints.latest_step() is None
+        save(checkpoints, 3, 0.5)
+    with Checkpointer(tmp_path / "c") as checkpoints:
+        assert checkpoints.restore_meta("last") == META | {"position": 3}
+        found = checkpoints.restore_arrays("best")
+        restored = checkpoints.restore("last", abstract(a_state(0), everywhere()))
+    assert list(found) == list(ARRAYS)
+    for name, array in ARRAYS.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+    assert same(restored, a_state(3))
+
+
+def test_the_last_and_the_best_are_kept(tmp_path):
+    saves = [
+        (1, None),
+        (2, 0.3),
+        (3, None),
+        (4, 0.6),
+        (5, 0.5),
+        (6, None),
+        (7, float("nan")),
+        (8, 0.1),
+        (9, None),
+    ]
+    best = [None, 2, 2, 4, 4, 4, 4, 4, 4]
+    with Checkpointer(tmp_path, writing=True) as checkpoints:
+        for (step, score), expected in zip(saves, best, strict=True):
+            save(checkpoints, step, score)
+            assert (checkpoints.latest_step(), checkpoints.best_step()) == (step, expected)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["4", "9"]
+    with Checkpointer(tmp_path) as checkpoints:
+        assert (checkpoints.step("last"), checkpoints.step("best")) == (9, 4)
+        assert checkpoints.restore_meta("best")["position"] == 4
+        assert same(checkpoints.restore("best", abstract(a_state(0), everywhere())), a_state(4))
+
+
+def test_a_resumed_run_goes_on_keeping_the_best(tmp_path):
+    with Checkpointer(tmp_path, writing=True) as checkpoints:
+        save(checkpoints, 1, 0.9)
+        save(checkpoints, 2, None)
+    with Checkpointer(tmp_path, writing=True) as checkpoints:
+        save(checkpoints, 2, 0.4)  # stopped before its validation, then validated
+        assert checkpoints.best_step() == 1
+        save(checkpoints, 2, None)  # stopped again before another step
+        save(checkpoints, 3, None)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "3"]
+
+
+def test_a_step_gains_metrics_and_may_become_the_best(tmp_path):
+    with Checkpointer(tmp_path, writing=True) as checkpoints:
+        save(checkpoints, 1, None)
+        save(checkpoints, 1, 0.4)
+        assert checkpoints.best_step() == 1
+        save(checkpoints, 2, 0.2)
+    with Checkpointer(tmp_path) as checkpoints:
+        assert (checkpoints.latest_step(), checkpoints.best_step()) == (2, 1)
+
+
+def test_the_state_may_be_donated_at_once(tmp_path):
+    overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)
+    state = jax.device_put({"w": jnp.arange(1e6)}, everywhere())
+    with Checkpointer(tmp_path, writing=True) as checkpoints:
+        checkpoints.save(1, state, {}, {}, None)
+        for _ in range(3):
+            state = overwrite(state)
+        jax.block_until_ready(state)
+        checkpoints.wait()
+        like = {"w": jax.ShapeDtypeStruct((10**6,), jnp.float32, sharding=everywhere())}
+        assert np.array_equal(checkpoints.restore("last", like)["w"], np.arange(1e6, dtype=np.float32))
+
+
+KILLED = """
+import os, signal, sys
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxrec.checkpoint import Checkpointer
+
+assert jax.device_count() == 4
+sharding = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec())
+checkpoints = Checkpointer(sys.argv[1], writing=True)
+for step in (1, 2):
+    state = jax.device_put({"w": jnp.full((8, 1 << 20), float(step)), "rng": jax.random.key(step)}, sharding)
+    checkpoints.save(step, state, {"position": step}, {"ids": np.arange(step)}, {"ndcg@1": 0.1 * step})
+    if step == 1:
+        checkpoints.wait()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_after_kill_the_newest_complete_step_is_found_on_another_device_count(tmp_path):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    }
+    line = [sys.executable, "-c", KILLED, str(tmp_path)]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    with Checkpointer(tmp_path) as checkpoints:
+        step = checkpoints.step("last")  # 1, or 2 where the disk was faster than the kill
+        assert step in (1, 2) and checkpoints.step("best") == step
+        assert checkpoints.restore_meta("last") == {"position": step}
+        like = {"w": jnp.zeros((8, 1 << 20)), "rng": jax.random.key(0)}
+        restored = checkpoints.restore("last", abstract(like, everywhere()))
+    assert np.all(restored["w"] == step)
+    assert restored["w"].sharding.device_set == set(jax.devices())
+
+
+def test_a_half_written_step_is_passed_over_and_cleared_by_the_next_run(tmp_path):
+    with Checkpointer(tmp_path, writing=True) as checkpoints:
+        save(checkpoints, 1, 0.5)
+    left = tmp_path / "2.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / "1", left)
+    shutil.rmtree(left / "state")
+    with Checkpointer(tmp_path) as checkpoints:
+        assert checkpoints.step("last") == 1
+    assert left.exists()  # reading touches nothing
+    with Checkpointer(tmp_path, writing=True) as checkpoints:
+        save(checkpoints, 2, None)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]
+
+
+def test_what_is_not_there_is_said_in_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"checkpoint .*none: no such directory"):
+        Checkpointer(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(InputError, match=r"holds no complete checkpoint"):
+        Checkpointer(tmp_path)
+    with Checkpointer(tmp_path, writing=True) as checkpoints:
+        with pytest.raises(InputError, match=r"which='last' does not exist"):
+            checkpoints.restore_meta("last")
+        save(checkpoints, 1, None)
+        with pytest.raises(InputError, match=r"which='best' does not exist: none has been validated yet"):
+            checkpoints.restore_meta("best")
+        with pytest.raises(InputError, match=r"which='first' must be one of best, last"):
+            checkpoints.step("first")
+
+
+def test_another_shape_or_name_is_refused(tmp_path):
+    with Checkpointer(tmp_path, writing=True) as checkpoints:
+        save(checkpoints, 1, None)
+        like = a_state(0)
+        like["params"]["w"] = jnp.zeros((3, 5))
+        with pytest.raises(
+            InputError, match=r"step 1: params.w is \(3, 4\), but the config makes it \(3, 5\)"
+        ):
+            checkpoints.restore("last", abstract(like, everywhere()))
+        del like["params"]["w"]
+        with pytest.raises(InputError, match=r"params.w is \(3, 4\), but the config makes it nothing"):
+            checkpoints.restore("last", abstract(like, everywhere()))
