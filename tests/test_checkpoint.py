@@ -180,7 +180,7 @@ def test_after_kill_the_newest_complete_step_is_found_on_another_device_count(tm
 def test_a_half_written_step_is_passed_over_and_cleared_by_the_next_run(tmp_path):
     with Checkpointer(tmp_path, writing=True) as checkpoints:
         save(checkpoints, 1, 0.5)
-    left = tmp_path / "2.orbax-checkpoint-tmp"
+    left = tmp_path / "5.orbax-checkpoint-tmp"
     shutil.copytree(tmp_path / "1", left)
     shutil.rmtree(left / "state")
     with Checkpointer(tmp_path) as checkpoints:
