@@ -27,6 +27,11 @@ def join_hosts() -> None:
         )
 
 
+def devices() -> int:
+    """Devices of all processes together."""
+    return jax.device_count()
+
+
 def first_process() -> bool:
     return jax.process_index() == 0
 

@@ -1,0 +1,54 @@
+"""python -m jaxrec.evaluate --checkpoint W: judge a checkpoint alone, on frozen lists."""
+
+from pathlib import Path
+
+from absl import flags
+
+from jaxrec.command import json_flag, print_result, run
+from jaxrec.errors import InputError
+from jaxrec.plain import write_json
+from jaxrec.schema import LISTS, SPLITS
+
+
+def _flags() -> None:
+    flags.DEFINE_string("checkpoint", None, "the workdir of a training run", required=True)
+    flags.DEFINE_string("data", "", "the dataset; empty: the one it was trained on")
+    flags.DEFINE_list("lists", list(LISTS), f"which lists, of {', '.join(LISTS)}")
+    flags.DEFINE_list("next_k", [], "how many next titles are queries, such as 1,3; empty: as the config says")
+    flags.DEFINE_string("split", "test", f"one of {', '.join(SPLITS[1:])}")
+    flags.DEFINE_enum("which", None, ["best", "last"], "which checkpoint; empty: as the config says")
+    flags.DEFINE_bool("per_user", False, "also write each user's mean metrics, as Parquet")
+
+
+def main(found: flags.FlagValues) -> None:
+    for name in found.lists:
+        if name not in LISTS:
+            raise InputError(f"--lists={name}; allowed: {', '.join(LISTS)}")
+    if found.split not in SPLITS[1:]:
+        raise InputError(f"--split={found.split}; allowed: {', '.join(SPLITS[1:])}")
+    if not all(k.isdigit() and int(k) > 0 for k in found.next_k):
+        raise InputError(f"--next_k={','.join(found.next_k)}; allowed: whole numbers above 0, such as 1,3")
+    from jaxrec import report
+    from jaxrec.evaluation import judge, per_user
+
+    judged = judge(
+        found.checkpoint,
+        which=found.which,
+        data=found.data or None,
+        split=found.split,
+        lists=tuple(found.lists),
+        next_k=tuple(int(k) for k in found.next_k) or None,
+    )
+    result = judged.result
+    workdir = Path(found.checkpoint)
+    name = f"eval-{found.split}-{result['which']}"
+    write_json(workdir / f"{name}.json", result)
+    if found.per_user:
+        import polars as pl
+
+        pl.DataFrame(per_user(judged)).write_parquet(workdir / f"{name}-per-user.parquet")
+    print_result(result, report.table(result))
+
+
+if __name__ == "__main__":
+    run(main, json_flag, _flags)

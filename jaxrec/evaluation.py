@@ -1,0 +1,184 @@
+"""A checkpoint's scores: the model beside the rules and, where it is known, the oracle."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxrec import baselines, metrics
+from jaxrec.checkpoint import Checkpointer, abstract
+from jaxrec.config import Config
+from jaxrec.config_check import from_json
+from jaxrec.data.store import Arrays, Dataset, Rows
+from jaxrec.data.stream import EvalBatches, stream
+from jaxrec.errors import InputError
+from jaxrec.parallel import map_queries, replicate, replicated
+from jaxrec.schema import LISTS, Layout, TitleTable
+from jaxrec.step import Program
+
+CHECKPOINTS = "checkpoints"  # the folder of a workdir that holds them
+
+
+class Scorer:
+    """Scores a split's frozen lists with given parameters; compiled once for each next_k."""
+
+    def __init__(self, program: Program, table: TitleTable, with_loss: bool, next_k: int) -> None:
+        self._step = map_queries(program.eval_step(next_k, with_loss))
+        self._table = table
+        self._batch_size = program.config.evaluate.batch_size
+        self._prefetch = program.config.train.prefetch
+
+    def __call__(self, params: Any, rows: Rows) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
+        """Scores [Q, lists, K, 1 + negatives] of every row, in order, and the summed (sum, count) metrics."""
+        scores, sums = [], []
+        for more, added in self._ahead(params, rows):
+            scores.append(np.asarray(more))
+            sums.append(jax.device_get(added))
+        every = np.concatenate(scores)[: rows.rows]
+        return every, jax.tree.map(lambda *parts: sum(np.asarray(p, np.float64) for p in parts), *sums)
+
+    def _ahead(self, params: Any, rows: Rows) -> Iterator[tuple[jax.Array, Any]]:
+        """Each batch's outputs once the next is dispatched, so that the device is never waited for twice."""
+        batches = EvalBatches(rows, self._batch_size, jax.process_index(), jax.process_count())
+        before = None
+        for batch in stream(batches, prefetch=self._prefetch):
+            now = self._step(params, batch, self._table)
+            if before is not None:
+                yield before
+            before = now
+        if before is not None:
+            yield before
+
+
+def summary(scores: np.ndarray, rows: np.ndarray, next_k: int) -> dict[str, Any]:
+    """Metrics of one list from scores [Q, >= next_k, 1 + negatives], the target first: means over queries."""
+    present = rows["target"][:, :next_k] > 0
+    rank = metrics.rank(scores[:, :next_k])[present]
+    users = np.broadcast_to(rows["user"][:, None], present.shape)[present]
+    out: dict[str, Any] = {name: float(f(rank).mean()) for name, f in metrics.METRICS.items()}
+    return out | {"users": len(np.unique(users)), "examples": len(rank)}
+
+
+def model_lists(scores: np.ndarray, rows: np.ndarray, next_k: int, lists: tuple[str, ...]) -> dict[str, Any]:
+    return {name: summary(scores[:, LISTS.index(name)], rows, next_k) for name in lists}
+
+
+def baseline_lists(
+    rows: np.ndarray, arrays: Arrays, next_k: int, lists: tuple[str, ...], shown_abandoned: bool
+) -> dict[str, Any]:
+    """Every rule, and for K=1 the oracle's rows where the source knows the truth."""
+    out = {
+        rule: {name: summary(score(rows, name, arrays), rows, next_k) for name in lists}
+        for rule, score in baselines.RULES.items()
+    }
+    if next_k == 1 and len(rows) and np.isfinite(rows["oracle_enabled"]).all():
+        out |= {
+            row: {name: summary(score(rows, name, shown_abandoned), rows, 1) for name in lists}
+            for row, score in baselines.ORACLES.items()
+        }
+    return out
+
+
+def by_hard(scores: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
+    """Metrics on the enabled list by how many hard negatives it holds (K=1)."""
+    counts = rows["list_hard"][:, 0]
+    return {
+        str(n): summary(scores[counts == n, LISTS.index("enabled")], rows[counts == n], 1) for n in np.unique(counts)
+    }
+
+
+@dataclass
+class Loaded:
+    """What a checkpoint holds, ready to score."""
+
+    config: Config
+    program: Program
+    arrays: Arrays
+    params: Any
+    step: int
+    meta: dict[str, Any]
+
+
+def load(workdir: str | Path, which: str) -> Loaded:
+    """From a checkpoint alone. Raises InputError where there is none."""
+    with Checkpointer(Path(workdir) / CHECKPOINTS) as checkpoints:
+        meta = checkpoints.restore_meta(which)
+        config = from_json(meta["config"])
+        program = program_of(config, meta)
+        state = checkpoints.restore(which, abstract(program.abstract_state(), replicated()))
+        arrays = Arrays(**checkpoints.restore_arrays(which))
+        return Loaded(config, program, arrays, state.params, checkpoints.step(which), meta)
+
+
+def program_of(config: Config, meta: dict[str, Any]) -> Program:
+    return Program(
+        config, Layout.from_json(meta["layout"]), meta["threshold"], meta["steps_per_epoch"], meta["total_steps"]
+    )
+
+
+class Judged(NamedTuple):
+    """A checkpoint's result as `report` prints it, and what it was worked out from."""
+
+    result: dict[str, Any]
+    rows: np.ndarray  # [Q] Layout.query_dtype
+    scores: np.ndarray  # [Q, lists, K, 1 + negatives], the target first
+    user_keys: np.ndarray  # the caller's keys, by a row's `user`
+    lists: tuple[str, ...]
+
+
+def judge(
+    workdir: str | Path, *, which: str | None = None, data: str | None = None, split: str = "test",
+    lists: tuple[str, ...] = LISTS, next_k: tuple[int, ...] | None = None,
+) -> Judged:  # fmt: skip
+    """Scores a checkpoint on a split's frozen lists, beside the baselines.
+
+    Raises InputError where the dataset is not the one the checkpoint was trained on, or one laid out alike.
+    """
+    started = time.perf_counter()
+    workdir = Path(workdir)
+    if which is None:
+        with Checkpointer(workdir / CHECKPOINTS) as checkpoints:
+            which = from_json(checkpoints.restore_meta("last")["config"]).evaluate.which
+            which = which if checkpoints.best_step() is not None else "last"
+    loaded = load(workdir, which)
+    dataset = Dataset(data or loaded.meta["dataset_directory"])
+    if dataset.layout != loaded.program.layout:
+        raise InputError(f"dataset {dataset.directory}: its layout is not the checkpoint's; prepare it with its config")
+    found = dataset.rows(split)
+    rows = found.all()
+    ks = next_k or loaded.config.evaluate.next_k
+    table = replicate(loaded.arrays.title_table())
+    scorer = Scorer(loaded.program, table, with_loss=False, next_k=max(ks))
+    scores, _ = scorer(loaded.params, found)
+    shown = loaded.config.sampling.history_keeps_abandoned
+    result: dict[str, Any] = {"name": loaded.config.name, "split": split, "which": which}
+    for k in ks:
+        suffix = "" if k == 1 else f"_k{k}"
+        result[f"lists{suffix}"] = model_lists(scores, rows, k, lists)
+        result[f"baselines{suffix}"] = baseline_lists(rows, loaded.arrays, k, lists, shown)
+    if "enabled" in lists:
+        result["by_hard"] = by_hard(scores, rows)
+    result |= {
+        "dataset": dataset.fingerprint,
+        "step": loaded.step,
+        "seed": loaded.config.train.seed,
+        "seconds": time.perf_counter() - started,
+    }
+    return Judged(result, rows, scores, dataset.user_keys(split), lists)
+
+
+def per_user(judged: Judged) -> dict[str, np.ndarray]:
+    """Columns of each user's mean metrics (K=1), by the caller's own keys: what paired tests compare."""
+    rows = judged.rows
+    users, inverse = np.unique(rows["user"], return_inverse=True)
+    queries = np.bincount(inverse)
+    out = {"user": judged.user_keys[users], "queries": queries}
+    for name in judged.lists:
+        rank = metrics.rank(judged.scores[:, LISTS.index(name), 0])
+        for metric, f in metrics.METRICS.items():
+            out[f"{name}/{metric}"] = np.bincount(inverse, weights=f(rank)) / queries
+    return out

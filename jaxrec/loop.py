@@ -1,0 +1,158 @@
+"""The order of step, evaluation, checkpoint and log: the only place with one.
+
+    for each step: next batch, step; at an epoch's end validate; save; log
+    at the end: judge the best checkpoint on the test lists
+
+Position in the data is the step, for batch t is a function of (seed, t), so a run that was killed
+goes on from its last checkpoint as if it never had been.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.checkpoint import Checkpointer, abstract
+from jaxrec.command import Interrupt
+from jaxrec.config import Config
+from jaxrec.config_check import parse_length, to_json
+from jaxrec.data.store import Dataset
+from jaxrec.data.stream import TrainBatches, stream
+from jaxrec.errors import InputError
+from jaxrec.evaluation import CHECKPOINTS, Scorer, model_lists
+from jaxrec.parallel import first_process, map_over_devices, replicate, replicated
+from jaxrec.plain import write_json
+from jaxrec.schema import LISTS
+from jaxrec.step import Program, TrainState, means, parameters
+from jaxrec.writer import Writer
+
+BEST = "ndcg@1"  # on the enabled validation list
+
+# What may change between a run and its resumption: none of it changes what is computed.
+_FREE = {
+    "train": ("log_seconds", "save_minutes", "prefetch", "preempted_exit"),
+    "data": ("directory", "workers", "partitions"),
+    "evaluate": ("batch_size", "which", "next_k"),
+}
+
+
+def train(config: Config, dataset: Dataset, workdir: str | Path, interrupt: Interrupt) -> int:
+    """Trains to `train.length`, resuming where `workdir` holds a checkpoint; returns the step reached.
+
+    Returns early, after saving, once `interrupt.requested`. Raises InputError where the workdir holds
+    another config's run. The batch divides by the devices.
+    """
+    return _Run(config, dataset, Path(workdir), interrupt).run()
+
+
+class _Run:
+    def __init__(self, config: Config, dataset: Dataset, workdir: Path, interrupt: Interrupt) -> None:
+        self.config, self.workdir, self.interrupt = config, workdir, interrupt
+        self.batches, self.total = _batches(config, dataset)
+        threshold = dataset.manifest["completion_threshold"]
+        per_epoch = self.batches.steps_per_epoch
+        self.program = Program(config, dataset.layout, threshold or 0.0, per_epoch, self.total)
+        self.arrays = vars(dataset.arrays)
+        self.table = replicate(dataset.arrays.title_table())
+        self.validation = dataset.rows("validation")
+        self.validation_rows = self.validation.all()
+        self.meta = {
+            "config": to_json(config),
+            "layout": dataset.layout.to_json(),
+            "categories": dataset.manifest["categories"],
+            "threshold": threshold or 0.0,
+            "steps_per_epoch": per_epoch,
+            "total_steps": self.total,
+            "dataset": dataset.fingerprint,
+            "dataset_directory": str(dataset.directory),
+        }
+
+    def run(self) -> int:
+        with Checkpointer(self.workdir / CHECKPOINTS, BEST, writing=True) as checkpoints:
+            state, start = self._first_state(checkpoints)
+            if first_process():
+                write_json(self.workdir / "config.json", self.meta["config"])
+            with Writer(self.workdir, start, self.total, self.config.train.log_seconds) as writer:
+                step = self._steps(state, start, checkpoints, writer)
+            checkpoints.wait()
+        return step
+
+    def _first_state(self, checkpoints: Checkpointer) -> tuple[TrainState, int]:
+        step = checkpoints.latest_step()
+        if step is None:
+            return replicate(self.program.init()), 0
+        kept = checkpoints.restore_meta("last")
+        _same_run(kept, self.meta, self.workdir)
+        return checkpoints.restore("last", abstract(self.program.abstract_state(), replicated())), step
+
+    def _steps(self, state: TrainState, start: int, checkpoints: Checkpointer, writer: Writer) -> int:
+        train_step = map_over_devices(self.program.train_step)
+        scorer = Scorer(self.program, self.table, with_loss=True, next_k=1)
+        add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
+        saved = time.monotonic()
+        running = None
+        writer.start(parameters(state.params), self.config.train.batch_size)
+        for step, batch in enumerate(stream(self.batches, start, self.config.train.prefetch), start + 1):
+            state, sums = train_step(state, batch, self.table)
+            # The sums so far end with the step before this one, so reading them does not wait for it.
+            if running is not None and writer.due():
+                writer.train(step - 1, (step - 1) / self.batches.steps_per_epoch, means(running))
+                running = None
+            running = sums if running is None else add(running, sums)
+            scores = None
+            if step % self.batches.steps_per_epoch == 0 or step == self.total:
+                writer.train(step, step / self.batches.steps_per_epoch, means(running))
+                running = None
+                state, scores = self._validate(state, step, scorer, writer)
+            stop = self.interrupt.requested is not None
+            late = time.monotonic() - saved > 60 * self.config.train.save_minutes
+            if scores is not None or stop or late:
+                checkpoints.save(step, state, self.meta, self.arrays, scores)
+                saved = time.monotonic()
+            if stop:
+                return step
+        return self.total
+
+    def _validate(
+        self, state: TrainState, step: int, scorer: Scorer, writer: Writer
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """The lists and the loss of the validation users; the loss is handed to the plateau."""
+        scores, sums = scorer(state.params, self.validation)
+        values = {name: s / n for name, (s, n) in sums.items() if n}
+        lists = model_lists(scores, self.validation_rows, 1, LISTS)
+        writer.validation(step, step / self.batches.steps_per_epoch, values, lists)
+        given = replicate((jnp.float32(values["loss"]), jnp.bool_(True)))
+        return state._replace(validation=given[0], fresh=given[1]), dict(lists["enabled"])
+
+
+def _batches(config: Config, dataset: Dataset) -> tuple[TrainBatches, int]:
+    """The training stream and the steps of `train.length`."""
+    number, unit = parse_length(config.train.length)
+    rows = dataset.rows("train")
+    per_epoch = max(rows.rows // config.train.batch_size, 1)
+    total = number * per_epoch if unit == "epochs" else number
+    share = (jax.process_index(), jax.process_count())
+    return TrainBatches(rows, config.train.batch_size, config.train.seed, total, *share), total
+
+
+def _same_run(kept: dict[str, Any], now: dict[str, Any], workdir: Path) -> None:
+    """Raises InputError at the first setting in which a kept run differs from this one."""
+    if kept["dataset"] != now["dataset"]:
+        raise InputError(f"workdir {workdir}: holds a run on dataset {kept['dataset']}, this is {now['dataset']}; "
+                         "allowed: the same dataset, or another --workdir")  # fmt: skip
+    for key, (before, after) in _differences(kept["config"], now["config"], "").items():
+        if any(key.startswith(f"{part}.{name}") for part, names in _FREE.items() for name in names):
+            continue
+        raise InputError(f"workdir {workdir}: holds a run with {key}={before!r}, this config has {after!r}; "
+                         "allowed: the same config, or another --workdir")  # fmt: skip
+
+
+def _differences(before: Any, after: Any, key: str) -> dict[str, tuple[Any, Any]]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        out = {}
+        for name in sorted({*before, *after}):
+            out |= _differences(before.get(name), after.get(name), f"{key}.{name}" if key else name)
+        return out
+    return {} if before == after else {key: (before, after)}

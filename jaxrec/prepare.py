@@ -1,0 +1,56 @@
+"""python -m jaxrec.prepare --config C [--out DIR]: a config's source to a dataset directory."""
+
+import json
+from pathlib import Path
+
+from absl import flags, logging
+
+from jaxrec.command import config_flag, json_flag, print_result, run
+from jaxrec.config import Config
+from jaxrec.config_check import dataset_directory, digest
+from jaxrec.data.dataset import prepare
+from jaxrec.errors import InputError
+from jaxrec.sources import open_source
+from jaxrec.writer import stage_progress
+
+
+def ensure(config: Config, directory: str) -> None:
+    """Prepares the dataset unless it is there. Raises InputError where another one is."""
+    manifest = Path(directory) / "manifest.json"
+    if not manifest.exists():
+        logging.info("preparing %s", directory)
+        with stage_progress() as progress:
+            prepare(open_source(config.source, config.features), config, directory, progress)
+        return
+    kept = json.loads(manifest.read_text())["digest"]
+    if kept != digest(config):
+        raise InputError(
+            f"dataset {directory}: was prepared with other source, features or data settings than this config; "
+            "allowed: the same ones, or another data.directory"
+        )
+
+
+def _out_flag() -> None:
+    flags.DEFINE_string("out", "", "where the dataset goes; empty: where the config says")
+
+
+def table(manifest: dict) -> str:
+    """What preparation kept and left out, in a few lines."""
+    rows, splits = manifest["rows"], manifest["splits"]
+    lines = [f"{'split':<12}{'users':>12}{'examples':>12}"]
+    lines += [f"{s:<12}{n['users']:>12,}{n['examples']:>12,}" for s, n in splits.items()]
+    lines += [f"rows read {rows['read']:,}; copies {rows['copies']:,}; titles {manifest['titles']:,}"]
+    lines += [f"left out: {reason} {count:,}" for reason, count in rows["dropped"].items()]
+    lines += [f"share of the hard pool that is filled {manifest['hard_fill_rate']:.1%}"]
+    return "\n".join([*lines, f"fingerprint {manifest['fingerprint']}"])
+
+
+def main(found: flags.FlagValues) -> None:
+    directory = found.out or dataset_directory(found.config)
+    ensure(found.config, directory)
+    manifest = json.loads((Path(directory) / "manifest.json").read_text())
+    print_result({"directory": directory, **manifest}, f"{directory}\n{table(manifest)}")
+
+
+if __name__ == "__main__":
+    run(main, config_flag, json_flag, _out_flag)

@@ -1,0 +1,171 @@
+"""The pure steps, written for one device: the first state, training and evaluation.
+
+Gradients are of the local *sum* of the loss; sums and the count meet in a `psum` outside the
+differentiated function, and one division makes the mean, so shares of unequal count cannot bend it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import batch as batches
+from jaxrec import losses, optimizer
+from jaxrec.config import Config
+from jaxrec.config_check import mix_counts
+from jaxrec.nn import draws
+from jaxrec.nn.experts import ExpertFields, GateFields, temperature
+from jaxrec.nn.recommender import Recommender
+from jaxrec.parallel import AXIS, rows_of_device
+from jaxrec.schema import Batch, HostBatch, Layout, TitleTable
+
+Sums = dict[str, tuple[jax.Array, jax.Array]]  # metric -> (sum, count), divided once by who reads them
+
+
+class TrainState(NamedTuple):
+    """All that training carries from step to step, and all that a checkpoint holds of it."""
+
+    params: Any
+    optimizer: Any
+    step: jax.Array  # int32: batches seen
+    validation: jax.Array  # float32: the last validation loss, for the plateau
+    fresh: jax.Array  # bool: no step has acted on it yet
+
+
+@dataclass(frozen=True)
+class Program:
+    """A config and a dataset's layout as pure functions. `threshold` is the dataset's mean completion."""
+
+    config: Config
+    layout: Layout
+    threshold: float
+    steps_per_epoch: int
+    total_steps: int
+
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        o = self.config.objective
+        weights = {"ctr": o.ctr, "ranking": o.ranking, "completion": o.regression}
+        return tuple(task for task, weight in weights.items() if weight > 0)
+
+    @cached_property
+    def model(self) -> Recommender:
+        m = self.config.model
+        return Recommender(
+            dtype=m.dtype,
+            features=self.layout.features,
+            titles=self.layout.titles,
+            width=m.width,
+            experts=tuple(ExpertFields(e.window, e.layers, e.heads, e.feedforward, e.dropout) for e in m.experts),
+            gate=GateFields(m.gate.hidden, m.gate.noise),
+            dropout=m.dropout,
+            matcher=m.matcher,
+            matcher_product=m.matcher_product,
+            tasks=self.tasks,
+        )
+
+    @cached_property
+    def view(self) -> batches.View:
+        s = self.config.sampling
+        window = max(e.window for e in self.config.model.experts)
+        return batches.View(self.layout, window, s.history_keeps_abandoned, s.unknown_rate)
+
+    @cached_property
+    def score_task(self) -> str:
+        """The head that ranks at evaluation."""
+        wanted = self.config.evaluate.score
+        return wanted if wanted != "auto" else "ranking" if "ranking" in self.tasks else "ctr"
+
+    def init(self) -> TrainState:
+        """The first state, from train.seed; on the host's default device."""
+        batch = jnp.zeros((1, self.layout.row_dtype().itemsize // 4), jnp.uint32)
+        rows = batches.decode(batch, self.layout.row_dtype())
+        candidates = jnp.zeros((1, 1), jnp.int32)
+        table = TitleTable(*(jnp.zeros((self.layout.titles, self.layout.columns("title", k)), t)
+                             for k, t in (("category", jnp.int32), ("number", jnp.float32))))  # fmt: skip
+        key = jax.random.key(self.config.train.seed)
+        request = batches.history(rows, self.view)
+        params = jax.jit(self.model.init)(key, request, candidates, table, 1.0)["params"]
+        tx = optimizer.make(self.config.optimizer)
+        return TrainState(params, tx.init(params), jnp.int32(0), jnp.float32(0), jnp.bool_(False))
+
+    def abstract_state(self) -> TrainState:
+        """Shapes and dtypes of the state, without making it."""
+        return jax.eval_shape(self.init)
+
+    def temperature(self, step: jax.Array) -> jax.Array:
+        g = self.config.model.gate
+        return temperature(step, self.total_steps, g.start_temperature, g.temperature, g.anneal)
+
+    def loss(
+        self, params: Any, batch: Batch, table: TitleTable, tau: jax.Array | float, key: jax.Array | None
+    ) -> tuple[jax.Array, Sums]:
+        """The sum over valid examples of Eq. 15, and each metric's (sum, count)."""
+        candidates = jnp.concatenate([batch.positive, batch.negative], axis=1)
+        out = self.model.apply(
+            {"params": params}, batch.history, candidates, table, tau, key, batch.positive.shape[1]
+        )
+        return losses.objective(out, batch, self.config.objective, self.config.sampling, self.threshold)
+
+    def train_step(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[TrainState, Sums]:
+        """One step on this device's share; inside `parallel.map_over_devices`."""
+        share = len(host.valid)
+        key = draws.row_keys(self.config.train.seed, state.step, rows_of_device(share))
+        counts = mix_counts(self.config.sampling.mix, self.config.sampling.negatives)
+        epoch = state.step // self.steps_per_epoch
+        batch = batches.training(
+            host.words, host.valid, self.view, counts, self.config.sampling.next_k, epoch, key
+        )
+        tau = self.temperature(state.step)
+        grads, sums = jax.grad(self.loss, has_aux=True)(state.params, batch, table, tau, key)
+        grads, sums = jax.lax.psum((grads, sums), AXIS)
+        count = jnp.maximum(sums["loss"][1], 1)
+        grads = jax.tree.map(lambda g: g / count.astype(g.dtype), grads)
+        tx = optimizer.make(self.config.optimizer)
+        updates, slots = tx.update(
+            grads, state.optimizer, state.params, value=state.validation, fresh=state.fresh
+        )
+        params = optimizer.apply(state.params, updates)
+        one = jnp.float32(1)
+        sums |= {
+            "gradient_norm": (optimizer.norm(grads), one),
+            "learning_rate": (optimizer.learning_rate(slots, self.config.optimizer), one),
+            "temperature": (tau, one),
+        }
+        return TrainState(params, slots, state.step + 1, state.validation, jnp.bool_(False)), sums
+
+    def eval_step(self, next_k: int, with_loss: bool) -> Callable:
+        """A step `(params, batch, table) -> (scores [B, lists, next_k, 1 + negatives], sums)`; scores of
+        every device's share, in order. No noise, no dropout, the final temperature."""
+        tau = self.config.model.gate.temperature
+
+        def step(params: Any, host: HostBatch, table: TitleTable) -> tuple[jax.Array, Sums]:
+            found = batches.queries(host.words, self.view)
+            variables = {"params": params}
+            user = self.model.apply(variables, found.history, table, tau, method="encode")
+            candidates = found.candidate[:, :, :next_k]
+            flat = candidates.reshape(len(candidates), -1)
+            scores = self.model.apply(variables, user, flat, table, (self.score_task,), method="score")
+            scores = scores[self.score_task].reshape(candidates.shape)
+            sums: Sums = {}
+            if with_loss:
+                batch = batches.validation(found, host.valid, self.config.sampling.next_k)
+                sums = self.loss(params, batch, table, tau, None)[1]
+            return jax.lax.all_gather(scores, AXIS, tiled=True), jax.lax.psum(sums, AXIS)
+
+        return step
+
+
+def means(sums: Sums) -> dict[str, float]:
+    """Reads (sum, count) pairs from the devices and divides; NaN where nothing counted."""
+    host = jax.device_get(sums)
+    return {name: float(s / n) if n else float("nan") for name, (s, n) in host.items()}
+
+
+def parameters(params: Any) -> int:
+    """How many numbers a tree of parameters holds."""
+    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))

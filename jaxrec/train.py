@@ -1,0 +1,47 @@
+"""python -m jaxrec.train --config C [--workdir W]: prepare if need be, train or resume, judge, report."""
+
+import time
+from pathlib import Path
+
+from absl import flags, logging
+
+from jaxrec.command import Interrupt, config_flag, json_flag, print_result, run
+from jaxrec.config_check import check_devices, dataset_directory
+
+
+def _workdir_flag() -> None:
+    flags.DEFINE_string("workdir", "", "where the run lives; resumed if it holds one; empty: runs/<config name>")
+
+
+def main(found: flags.FlagValues) -> int:
+    # Not at the top: --help and a wrong config should not wait for the accelerator stack.
+    from jaxrec import parallel, report
+    from jaxrec.data.store import Dataset
+    from jaxrec.evaluation import judge
+    from jaxrec.loop import train
+    from jaxrec.prepare import ensure
+
+    started = time.perf_counter()
+    config = found.config
+    workdir = Path(found.workdir or f"runs/{config.name}")
+    parallel.join_hosts()
+    check_devices(config, parallel.devices())
+    directory = dataset_directory(config)
+    if parallel.first_process():
+        ensure(config, directory)
+    parallel.meet("dataset")
+    with Interrupt() as interrupt:
+        step = train(config, Dataset(directory), workdir, interrupt)
+        if interrupt.requested:
+            logging.info("%s: saved at step %d in %s", interrupt.requested, step, workdir)
+            return interrupt.exit_status(config.train.preempted_exit)
+    result = judge(workdir, data=directory).result
+    result["seconds"] = time.perf_counter() - started
+    if parallel.first_process():
+        report.write(workdir, result)
+        print_result(result, report.table(result))
+    return 0
+
+
+if __name__ == "__main__":
+    run(main, config_flag, json_flag, _workdir_flag)

@@ -1,0 +1,115 @@
+"""The whole of preparation, on the tiny simulated service."""
+
+import copy
+import filecmp
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jaxrec.data.dataset import prepare
+from jaxrec.data.store import Dataset
+from jaxrec.errors import InputError
+from jaxrec.schema import SPLITS
+from jaxrec.sources import open_source
+
+
+def prepared(config, directory, **data):
+    config = copy.deepcopy(config)
+    for name, value in data.items():
+        setattr(config.data, name, value)
+    prepare(open_source(config.source, config.features), config, str(directory))
+    return Dataset(directory)
+
+
+@pytest.mark.parametrize("partitions, workers", [(1, 1), (5, 3)])
+def test_same_bytes_whatever_the_cores_and_partitions(tiny_config, tiny_directory, tmp_path, partitions, workers):
+    prepared(tiny_config, tmp_path / "again", partitions=partitions, workers=workers)
+    names = sorted(p.name for p in tiny_directory.iterdir())
+    assert names == sorted(p.name for p in (tmp_path / "again").iterdir())
+    same, different, _ = filecmp.cmpfiles(tiny_directory, tmp_path / "again", names, shallow=False)
+    assert different == [] and len(same) == len(names)
+
+
+def test_another_seed_is_another_dataset(tiny_config, tiny, tmp_path):
+    other = prepared(tiny_config, tmp_path / "other", seed=1)
+    assert other.fingerprint != tiny.fingerprint
+    assert set(other.user_keys("validation").tolist()) != set(tiny.user_keys("validation").tolist())
+
+
+def test_no_user_is_in_two_splits_and_the_test_only_users_are_in_test(tiny_config, tiny):
+    validation, test = (set(tiny.user_keys(s).tolist()) for s in SPLITS[1:])
+    assert not validation & test
+    regular = tiny_config.source.users
+    only = {u for u in test if u >= regular}
+    assert only and all(u < regular for u in validation)
+    held = len(validation) + len(test - only)
+    assert tiny.manifest["splits"]["train"]["users"] + held <= regular
+
+
+def test_manifest_counts_what_the_files_hold(tiny):
+    for split in SPLITS:
+        rows = tiny.rows(split).all()
+        assert len(rows) == tiny.manifest["splits"][split]["examples"] > 0
+        assert rows["user"].max() < tiny.manifest["splits"][split]["users"]
+    train = tiny.rows("train").all()
+    threshold = train["target_completion"][:, 0].astype(np.float64).mean()
+    assert tiny.manifest["completion_threshold"] == pytest.approx(threshold, rel=1e-6)
+    assert tiny.manifest["hard_fill_rate"] == pytest.approx((train["pool_hard_filled"] != 0).mean())
+
+
+def test_popularity_ranks_and_trending_are_the_training_users(tiny):
+    plays = tiny.arrays.title_plays
+    assert (np.diff(plays[2:]) <= 0).all()  # the first numbering is by popularity
+    assert tiny.arrays.rank_of_id[2:].tolist() == list(range(len(plays) - 2))
+    trending = tiny.manifest["trending"]
+    assert plays[2 : 2 + trending].sum() >= plays.sum() / 2 > plays[2 : 1 + trending].sum()
+
+
+def test_frozen_lists_hold_no_title_of_the_users_history_but_hard_ones(tiny):
+    rows = tiny.rows("test").all()
+    for name in ("enabled", "disabled"):
+        lists = rows[f"list_{name}"][:, 0]
+        played = (lists[:, :, None] == rows["history_title"][:, None, :]).any(axis=2)
+        if name == "enabled":
+            played &= np.arange(lists.shape[1]) >= rows["list_hard"][:, :1]
+        assert not played.any()
+        assert not (lists == rows["target"][:, :1]).any()
+    assert rows["list_hard"].max() == 6
+
+
+def test_the_oracle_is_known_and_beats_ranking_by_p_alone(tiny):
+    rows = tiny.rows("test").all()
+    for name in ("enabled", "disabled"):
+        first = {}
+        for kind in ("oracle", "truth"):
+            scores = rows[f"{kind}_{name}"]
+            assert np.isfinite(scores).all() and (scores >= 0).all()
+            first[kind] = (scores[:, :1] > scores[:, 1:]).all(axis=1).mean()
+        assert first["oracle"] > first["truth"]
+
+
+def test_nothing_is_left_behind_by_bad_input(tiny_config, tmp_path):
+    config = copy.deepcopy(tiny_config)
+    config.data.latest = "1990-01-02"  # every event is later
+    with pytest.raises(InputError, match="data.max_dropped"):
+        prepare(open_source(config.source, config.features), config, str(tmp_path / "bad"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_dataset_is_not_overwritten(tiny_config, tiny_directory):
+    before = json.loads((tiny_directory / "manifest.json").read_text())
+    with pytest.raises(InputError, match="exists"):
+        prepare(open_source(tiny_config.source, tiny_config.features), tiny_config, str(tiny_directory))
+    assert json.loads((tiny_directory / "manifest.json").read_text()) == before
+
+
+def test_preparing_the_simulator_needs_neither_jax_nor_polars_nor_tfds():
+    code = (
+        "import sys, jaxrec.data.dataset, jaxrec.sources.simulator;"
+        "print([m for m in ('jax', 'polars', 'tensorflow_datasets', 'tensorflow') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
