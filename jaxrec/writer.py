@@ -1,0 +1,148 @@
+"""What a run says while it runs: metrics.jsonl, TensorBoard events, and the progress display.
+
+A line of metrics.jsonl is an object: `step`, `epoch` (steps / steps per epoch), `split` ("train" or
+"validation"), then the values. Training values are means since the line before; `examples_per_second`
+is of the training steps alone. Values that are not finite are null.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from tensorboardX import SummaryWriter
+
+from jaxrec.parallel import first_process
+from jaxrec.plain import dumps, write_text
+
+METRICS_FILE, EVENTS_FOLDER = "metrics.jsonl", "tensorboard"
+_SECONDS_A_LINE = 30.0  # between lines of progress where standard error is no terminal
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Lines of a metrics.jsonl; one torn by a crash is left out. [] where there is no file."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return [line for line in found if isinstance(line, dict)]
+
+
+class Writer:
+    """A context manager over `workdir`, for a run that begins or resumes at step `start` of `total`.
+
+    What an earlier run wrote past `start` is cut. `log_seconds` lie between two training lines. On all
+    processes but the first, nothing is written or shown.
+    """
+
+    def __init__(self, workdir: Path, start: int, total: int, log_seconds: float):
+        self.workdir, self.step, self.total, self.log_seconds = workdir, start, total, log_seconds
+        self._active = first_process()
+        self._since = time.monotonic()  # the time at which `step` was reached, but for validations
+        self._batch_size = 0
+        if self._active:
+            path = workdir / METRICS_FILE
+            workdir.mkdir(parents=True, exist_ok=True)
+            kept = [line for line in read_metrics(path) if line["step"] <= start]
+            write_text(path, "".join(dumps(line) + "\n" for line in kept))
+            self._file = path.open("a", encoding="utf-8")
+            self._events = SummaryWriter(logdir=str(workdir / EVENTS_FOLDER), purge_step=start + 1)
+            self._display = _Display(start, total)
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._active:
+            self._display.close()
+            self._events.close()
+            self._file.close()
+
+    def start(self, parameters: int, batch_size: int) -> None:
+        """Says what begins, and starts the clock; `batch_size` is of all devices together."""
+        self._batch_size = batch_size
+        self._since = time.monotonic()
+        if self._active:
+            where = f"from step {self.step:,} " if self.step else ""
+            self._display.say(f"{parameters:,} parameters, {where}to step {self.total:,} in {self.workdir}")
+
+    def due(self) -> bool:
+        """Whether `log_seconds` have passed since the last training line."""
+        return time.monotonic() - self._since >= self.log_seconds
+
+    def train(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
+        """Means of the steps since the last training line; `values` holds `loss`."""
+        now = time.monotonic()
+        rate = (step - self.step) / max(now - self._since, 1e-9)
+        self.step, self._since = step, now
+        if self._active:
+            per_second = rate * self._batch_size
+            self._write(step, epoch, "train", {**values, "examples_per_second": per_second})
+            self._display.show(step, values["loss"], per_second, (self.total - step) / rate if rate else None)
+
+    def validation(
+        self, step: int, epoch: float, values: Mapping[str, float], lists: Mapping[str, Mapping[str, float]]
+    ) -> None:
+        """The validation users' `values` (`loss` among them) and the metrics of each list."""
+        self._since = time.monotonic()  # validation is not training time
+        if self._active:
+            flat = {f"{name}/{k}": v for name, metrics in lists.items() for k, v in metrics.items()}
+            self._write(step, epoch, "validation", {**values, **flat})
+            scores = ", ".join(f"{name} {metrics['ndcg@1']:.4f}" for name, metrics in lists.items())
+            self._display.say(f"epoch {epoch:g}: validation loss {values['loss']:.4f}, NDCG@1 {scores}")
+
+    def _write(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
+        self._file.write(dumps({"step": step, "epoch": round(epoch, 4), "split": split, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._events.add_scalar(f"{split}/{name}", value, step)
+        self._events.flush()
+
+
+class _Display:
+    """A live line on a terminal, else a line a while; on standard error, which is free of results."""
+
+    def __init__(self, start: int, total: int):
+        self._total, self._said = total, float("-inf")
+        self._console = Console(stderr=True, highlight=False)
+        self._progress: Progress | None = None
+        if sys.stderr.isatty():
+            bar = (BarColumn(), TextColumn("{task.description}"))
+            self._progress = Progress(*bar, console=self._console, refresh_per_second=2, transient=True)
+            self._task = self._progress.add_task("compiling", total=total, completed=start)
+            self._progress.start()
+
+    def show(self, step: int, loss: float, rate: float, left: float | None) -> None:
+        """`rate` examples a second; `left` seconds, None where unknown."""
+        remaining = "" if left is None else f"  {_clock(left)} left"
+        text = f"step {step:,}/{self._total:,}  loss {loss:.4f}  {rate:,.0f} examples/s{remaining}"
+        if self._progress:
+            self._progress.update(self._task, completed=step, description=text)
+        elif time.monotonic() - self._said >= _SECONDS_A_LINE or step == self._total:
+            self._said = time.monotonic()
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if self._progress:
+            self._console.print(text, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._progress:
+            self._progress.stop()
+
+
+def _clock(seconds: float) -> str:
+    """90 -> 1:30, 4000 -> 1:06:40."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
