@@ -43,13 +43,18 @@ def milliseconds_of(day: str, key: str) -> int:
 
 
 def completion(milliseconds: np.ndarray, runtime_minutes: np.ndarray) -> np.ndarray:
-    """Eq. 1, clipped to [0, 1]: the share of a title seen. float64; runtimes must be above 0."""
-    return np.clip(milliseconds / (60_000.0 * runtime_minutes), 0.0, 1.0)
+    """Eq. 1, clipped to [0, 1]: the share of a title seen. float64; runtimes must be 1 ms or more.
+
+    The runtime is taken in whole milliseconds too, so that a title seen to exactly 0.05 is not below it.
+    """
+    return np.clip(milliseconds / _milliseconds(runtime_minutes), 0.0, 1.0)
 
 
-def clean(
-    chunk: Interactions, titles: Titles, data: Data, drops: Drops, has_completion: bool = True
-) -> CleanChunk:
+def _milliseconds(runtime_minutes: np.ndarray) -> np.ndarray:
+    return np.rint(60_000.0 * runtime_minutes)
+
+
+def clean(chunk: Interactions, titles: Titles, data: Data, drops: Drops, has_completion: bool) -> CleanChunk:
     """The chunk's rows that are events; the others are counted in `drops`, with the first example of each.
 
     Seconds become whole milliseconds, times must be in [data.earliest, data.latest). With
@@ -74,7 +79,7 @@ def clean(
             viewed = np.rint(seconds * 1000.0)
         leave_out(NOT_FINITE, ~(np.abs(viewed) < _MOST_MS))
         leave_out(NEGATIVE, seconds < 0)
-        leave_out(RUNTIME, ~(titles.runtime[title] > 0))  # of title -1: left out above
+        leave_out(RUNTIME, ~(_milliseconds(titles.runtime[title]) > 0))  # of title -1: left out above
         milliseconds = viewed[good].astype(np.int64)
     else:
         milliseconds = np.full(int(good.sum()), -1, np.int64)

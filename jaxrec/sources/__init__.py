@@ -43,7 +43,7 @@ def check_source(run: config.Config) -> None:
         return
     why = "a Tfds source holds ratings, which do not say how much of a title was seen"
     asked = {
-        "sampling.mix.hard": (run.sampling.mix.hard, "0, for nobody is known to have abandoned a title"),
+        "sampling.mix.hard": (run.sampling.mix.hard, "0, for nobody is known to have abandoned one"),
         "objective.personalised": (run.objective.personalised, "False, for Eq. 13 weighs by completion"),
         "objective.regression": (run.objective.regression, "0, for it predicts completion"),
     }

@@ -57,10 +57,10 @@ class TfdsSource:
         }
         try:
             self._data = tfds.data_source(source.name, split=source.split, data_dir=source.data_dir or None)
-        except ValueError as e:  # what TFDS raises for a name, a split or a file format that will not do
+        except ValueError as e:  # of TFDS: no such dataset or split, or an empty one
             raise InputError(f"source {self._name}: {str(e).splitlines()[0]}") from e
-        if not len(self._data):
-            raise InputError(f"source {self._name} holds no ratings; allowed: at least one")
+        except NotImplementedError as e:  # of TFDS: this file format cannot be read at random
+            raise InputError(f"source {self._name} is not stored as array_record; allowed: that alone") from e
         for key in ("user", "title", "time"):
             kind = "time" if key == "time" else "key"
             self._check(getattr(source, key), kind, f"source.{key}")
@@ -78,7 +78,7 @@ class TfdsSource:
         if column not in known:
             raise InputError(f"source {self._name}: no column {column!r} ({said}); it has {', '.join(known)}")
         info = known[column].get_tensor_info()
-        held, shape = np.dtype(info.dtype), tuple(info.shape)
+        held, shape = np.dtype(info.np_dtype), tuple(info.shape)
         if held.kind not in _KINDS[kind] or shape != ((None,) if kind == "categories" else ()):
             raise InputError(
                 f"source {self._name}, column {column!r} ({said}): {held.name} values of shape {shape}; "

@@ -38,6 +38,12 @@ def test_completion_is_seen_over_runtime_clipped():
     np.testing.assert_array_equal(completion(seen, np.full(5, 90.0)), [0, 0.05, 0.5, 1, 1])
 
 
+def test_completion_at_the_threshold_is_not_below_it():
+    length = 20 * np.arange(1, 10_000)  # milliseconds; as minutes most of them are rounded
+    for minutes in (length / 60_000, length * (1 / 60_000)):
+        assert (completion(length // 20, minutes) == 0.05).all()
+
+
 def test_rows_that_pass_keep_their_order_and_columns():
     context = {"device": np.array(["tv", "web", "tv"])}
     drops = Drops()
@@ -96,7 +102,7 @@ def test_the_range_of_times_is_half_open():
 
 
 def test_a_day_that_is_none():
-    with pytest.raises(InputError, match="^data.earliest='soon' must be a date, as '2024-01-31'$"):
+    with pytest.raises(InputError, match=r"^data.earliest='soon' must be a date, as '2024-01-31'$"):
         milliseconds_of("soon", "data.earliest")
 
 

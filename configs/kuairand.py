@@ -1,0 +1,37 @@
+"""S-MoE on KuaiRand, real watch logs of short videos (https://kuairand.com), or a sample of them.
+
+python -m jaxrec.train --config configs/kuairand.py --config.source.directory=DIR --workdir W
+
+DIR holds `log_standard_*.csv`, `user_features_*.csv` and `video_features_basic_*.csv`: the `data` folder
+of the Pure, 1K or 27K download as it is, or a folder with the same columns and fewer rows.
+"""
+
+from jaxrec.config import Config, Data, Feature, KuaiRand, Train
+
+_RANGES = ("follow_user_num_range", "fans_user_num_range", "friend_user_num_range", "register_days_range")
+
+
+def get_config() -> Config:
+    features = (
+        Feature("title_id", "category", "title", width=32),  # not author_id: nearly one a video
+        Feature("tag", "categories", "title", width=16, most=3),
+        Feature("video_type", "category", "title", width=4),
+        Feature("upload_type", "category", "title", width=8),
+        Feature("music_type", "category", "title", width=4),
+        Feature("video_duration", "number", "title", width=4),
+        Feature("user_active_degree", "category", "user", width=8),
+        *(Feature(name, "category", "user", width=4) for name in _RANGES),
+        *(Feature(f"onehot_feat{i}", "category", "user", width=4) for i in range(18)),
+        Feature("tab", "category", "context", width=8),  # the page it was shown on
+        Feature("hour", "category", "context", width=8),
+        Feature("completion", "number", "interaction", width=8),
+        Feature("sessions", "number", "interaction", width=8),
+        Feature("age", "number", "interaction", width=8),
+    )
+    return Config(
+        name="kuairand",
+        source=KuaiRand(directory="../shared/data/kuairand_pure_sample"),
+        features=features,
+        data=Data(history=32),  # a user has nine plays here, two in five of them abandoned
+        train=Train(length="10 epochs", batch_size=512),
+    )
