@@ -1,0 +1,213 @@
+"""A run's result for people: test.json, the closing table, report.html.
+
+`result` is what `evaluation.judge` gives: `lists` and `baselines` (K=1), `lists_k3` and `baselines_k3`
+(the next three titles as queries of their own), `by_hard`, `dataset`, `step`, `seconds`.
+"""
+
+import html as markup
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from jaxrec.plain import plain, write_json, write_text
+from jaxrec.writer import METRICS_FILE, read_metrics
+
+METRICS = {"ndcg@1": "NDCG@1", "ndcg@5": "NDCG@5", "recall@5": "Recall@5", "mrr@5": "MRR@5"}
+NAMES = {
+    "popularity": "popularity",
+    "abandoned_rule": "abandoned last",
+    "in_history_rule": "in history first",
+    "not_in_history_rule": "in history last",
+    "oracle": "oracle, p/q",
+    "oracle_p": "oracle, p alone",
+}
+_LABEL, _COLUMN = 18, 9  # characters
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def way_covered(result: Mapping[str, Any]) -> dict[str, float]:
+    """Of each list, (model - popularity) / (oracle - popularity) on NDCG@1; {} where no oracle is known."""
+    baselines = result.get("baselines", {})
+    if "oracle" not in baselines:
+        return {}
+    covered = {}
+    for name, model in result["lists"].items():
+        low, high = (baselines[row][name]["ndcg@1"] for row in ("popularity", "oracle"))
+        if high > low:
+            covered[name] = (model["ndcg@1"] - low) / (high - low)
+    return covered
+
+
+def _blocks(result: Mapping[str, Any]) -> list[tuple[int, dict[str, Any], dict[str, Any]]]:
+    """(K, the model's lists, the baselines) of each K judged."""
+    found = [
+        (int(key.removeprefix("lists_k")) if key != "lists" else 1, key)
+        for key in result
+        if key == "lists" or key.startswith("lists_k")
+    ]
+    return [(k, result[key], result[key.replace("lists", "baselines")]) for k, key in sorted(found)]
+
+
+def _rows(lists: Mapping[str, Any], baselines: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Each row of a table by its label: the model, then the rules and the oracle."""
+    return {"model": lists} | {NAMES.get(name, name): rows for name, rows in baselines.items()}
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.4f}"
+
+
+# ---------------------------------------------------------------- the closing table
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The closing table, plain text in under 100 columns."""
+    lines = [
+        f"{result['name']}: {result['which']} checkpoint, step {result['step']:,}, {result['split']} users"
+    ]
+    for k, lists, baselines in _blocks(result):
+        lines += ["", *_block(k, lists, baselines)]
+    if "by_hard" in result:
+        lines += ["", "NDCG@1 by hard negatives in the enabled list (K=1)"]
+        for line in zip(*_by_hard(result["by_hard"]), strict=True):
+            lines.append(f"{line[0]:<{_LABEL}}" + "".join(f"{cell:>{_COLUMN}}" for cell in line[1:]))
+    covered = way_covered(result)
+    lines += [""] if covered else []
+    for name, share in covered.items():
+        lines.append(f"{name}: {share:.0%} of the way from popularity to the oracle, on NDCG@1")
+    return "\n".join(lines)
+
+
+def _block(k: int, lists: Mapping[str, Any], baselines: Mapping[str, Any]) -> list[str]:
+    width = _COLUMN * len(METRICS)
+    some = next(iter(lists.values()))
+    title = f"K={k}"
+    head = f"{title:<{_LABEL}}" + "".join(f"{'PHNS-' + name:>{width}}" for name in lists)
+    names = " " * _LABEL + "".join(f"{label:>{_COLUMN}}" for _ in lists for label in METRICS.values())
+    body = [
+        f"{label:<{_LABEL}}" + "".join(f"{_cell(row[name][m]):>{_COLUMN}}" for name in lists for m in METRICS)
+        for label, row in _rows(lists, baselines).items()
+    ]
+    return [head, names, *body, f"{some['examples']:,} queries of {some['users']:,} users"]
+
+
+def _by_hard(by_hard: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], ...]:
+    """Rows as columns: a label, then a cell for each number of hard negatives."""
+    counts = sorted(by_hard, key=int)
+    return (
+        ["hard negatives", "queries", "model"],
+        *([n, f"{by_hard[n]['examples']:,}", _cell(by_hard[n]["ndcg@1"])] for n in counts),
+    )
+
+
+# ---------------------------------------------------------------- files
+
+
+def write_test_json(workdir: Path, result: Mapping[str, Any]) -> Path:
+    path = Path(workdir) / "test.json"
+    write_json(path, result)
+    return path
+
+
+def write(workdir: Path, result: Mapping[str, Any]) -> None:
+    """test.json and report.html of a finished run."""
+    write_test_json(workdir, result)
+    html(workdir, result, read_metrics(Path(workdir) / METRICS_FILE))
+
+
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+    "pre{overflow-x:auto;background:#f6f6f6;padding:1rem;font-size:13px;line-height:1.35}"
+    "svg{max-width:100%;height:auto}"
+)
+
+
+def html(workdir: Path, result: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> Path:
+    """report.html, which needs no other file: the table, the plots of metrics.jsonl's `lines`, the config."""
+    name = markup.escape(str(result["name"]))
+    config = Path(workdir) / "config.json"
+    settings = config.read_text(encoding="utf-8") if config.exists() else ""
+    parts = [
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{name}</title><style>{_STYLE}</style>",
+        f"<h1>{name}</h1><p>dataset {markup.escape(str(result['dataset']))}, {result['seconds']:,.0f} s</p>",
+        f"<pre>{markup.escape(table(result))}</pre>",
+        *(f"<h2>{markup.escape(title)}</h2>{svg}" for title, svg in _plots(result, list(lines)).items()),
+        f"<h2>Config</h2><pre>{markup.escape(settings)}</pre>" if settings else "",
+        f"<h2>Result</h2><pre>{markup.escape(json.dumps(plain(result), indent=1))}</pre></html>",
+    ]
+    path = Path(workdir) / "report.html"
+    write_text(path, "\n".join(parts))
+    return path
+
+
+# ---------------------------------------------------------------- plots
+
+
+def _series(lines: Sequence[Mapping[str, Any]], split: str, key: str) -> tuple[list[float], list[float]]:
+    """Epochs and values; a value that was not finite (null) leaves a gap."""
+    found = [line for line in lines if line["split"] == split and key in line]
+    values = [math.nan if line[key] is None else line[key] for line in found]
+    return [line["epoch"] for line in found], values
+
+
+def _keys(lines: Sequence[Mapping[str, Any]], split: str, start: str) -> list[str]:
+    """Keys of a split's lines that begin with `start`, in order of appearance."""
+    return list(
+        dict.fromkeys(k for line in lines if line["split"] == split for k in line if k.startswith(start))
+    )
+
+
+def _plots(result: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Title -> SVG of each plot that has something to show."""
+    wanted = {
+        "Loss": [("train", "loss"), ("validation", "loss")],
+        "Validation NDCG@1": [("validation", f"{name}/ndcg@1") for name in result["lists"]],
+        "Training examples a second": [("train", "examples_per_second")],
+        "Gate": [(split, key) for split in ("train", "validation") for key in _keys(lines, split, "gate")],
+    }
+    plots = {}
+    for title, series in wanted.items():
+        drawn = [(f"{split} {key}", *_series(lines, split, key)) for split, key in series]
+        if any(xs for _, xs, _ in drawn):
+            plots[title] = _svg(lambda ax, drawn=drawn: _curves(ax, drawn))
+    if "by_hard" in result:
+        title = "NDCG@1 by hard negatives in the enabled list"
+        plots[title] = _svg(lambda ax: _bars(ax, result["by_hard"]))
+    return plots
+
+
+def _curves(ax: Axes, drawn: Sequence[tuple[str, list[float], list[float]]]) -> None:
+    for label, xs, ys in drawn:
+        if xs:
+            ax.plot(xs, ys, label=label, marker="o" if len(xs) < 50 else "", markersize=3)
+    ax.set_xlabel("epoch")
+    ax.legend()
+    ax.grid(alpha=0.3)
+
+
+def _bars(ax: Axes, by_hard: Mapping[str, Mapping[str, Any]]) -> None:
+    counts = sorted(by_hard, key=int)
+    bars = ax.bar(counts, [by_hard[n]["ndcg@1"] for n in counts])
+    ax.bar_label(bars, [f"{by_hard[n]['examples']:,}" for n in counts])
+    ax.set_xlabel("hard negatives in the list (above: queries)")
+    ax.grid(axis="y", alpha=0.3)
+
+
+def _svg(draw: Any) -> str:
+    """The plot as an SVG element, the same bytes for the same numbers."""
+    with rc_context({"svg.hashsalt": "jaxrec", "svg.fonttype": "none"}):
+        figure = Figure(figsize=(8, 3.2), layout="constrained")
+        draw(figure.subplots())
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    text = out.getvalue()
+    return text[text.index("<svg") :]
