@@ -59,9 +59,9 @@ popularity           0.1000   0.2000   0.3000   0.1500   0.3500   0.4500   0.550
 1,234 queries of 10 users
 
 NDCG@1 by hard negatives in the enabled list (K=1)
-hard negatives           0       10
-queries              1,230        4
-model               0.5000   0.1000
+hard negatives            0       10
+queries               1,230        4
+model                0.5000   0.1000
 
 enabled: 50% of the way from popularity to the oracle, on NDCG@1
 disabled: 50% of the way from popularity to the oracle, on NDCG@1"""
