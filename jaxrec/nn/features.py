@@ -1,0 +1,147 @@
+"""From ids and numbers to vectors: titles (Eq. 2 and 3), customers, contexts, and the history's rows.
+
+Id 0 is padding everywhere: it looks nothing up, adds nothing and gets no gradient. Number columns
+arrive standardised. A number becomes ReLU(Dense(width)), so that a threshold in it can be learned.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxrec.nn.layers import Dense, Parameters, embedding_init, kernel_init
+from jaxrec.schema import FeatureSpec, History, TitleTable
+
+TITLE_ID = "title_id"  # the title feature that is the id itself: no column in the table, size V
+
+
+def _of(features: Sequence[FeatureSpec], where: str) -> tuple[FeatureSpec, ...]:
+    return tuple(f for f in features if f.where == where)
+
+
+class Categories(Parameters):
+    """Ids [..., columns] to the mean [..., width] of their embeddings, over the entries that are not 0."""
+
+    size: int
+    width: int
+
+    @nn.compact
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        table = self.weight("embedding", embedding_init, self.size, self.width)
+        given = (ids > 0)[..., None]
+        rows = jnp.where(given, jnp.take(table, ids, axis=0), jnp.zeros((), table.dtype))
+        if ids.shape[-1] == 1:
+            return rows[..., 0, :]
+        return rows.sum(-2) / jnp.maximum(given.sum(-2), 1).astype(table.dtype)
+
+
+class Columns(Parameters):
+    """The vectors of `features`, concatenated in their order: categories [..., c], numbers [..., n].
+
+    Columns are consumed in order, those of numbers apart from the others. Without features, [..., 0].
+    """
+
+    features: tuple[FeatureSpec, ...]
+
+    @nn.compact
+    def __call__(self, categories: jax.Array, numbers: jax.Array) -> jax.Array:
+        parts, category, number = [jnp.zeros((*categories.shape[:-1], 0), self.dtype)], 0, 0
+        for f in self.features:
+            if f.kind == "number":
+                x = numbers[..., number : number + f.columns]
+                parts.append(nn.relu(Dense(self.dtype, f.width, name=f.name)(x)))
+                number += f.columns
+            else:
+                ids = categories[..., category : category + f.columns]
+                parts.append(Categories(self.dtype, f.size, f.width, name=f.name)(ids))
+                category += f.columns
+        return jnp.concatenate(parts, axis=-1)
+
+
+class TitleVectors(Parameters):
+    """Title vectors (Eq. 3), F wide, and projections of them.
+
+    The catalogue's V vectors are made once where V is fewer rows than are asked for: the same
+    function either way. The vector of id 0 is zero.
+    """
+
+    features: tuple[FeatureSpec, ...]  # those declared of titles
+    titles: int  # V
+
+    def setup(self):
+        others = tuple(f for f in self.features if f.name != TITLE_ID)
+        self.id_width = sum(f.width for f in self.features if f.name == TITLE_ID)
+        if self.id_width:
+            self.id_vectors = Categories(self.dtype, self.titles, self.id_width, name=TITLE_ID)
+        self.columns = Columns(self.dtype, others, name="columns")
+
+    def vectors(self, ids: jax.Array, table: TitleTable) -> jax.Array:
+        """[..., F] of ids [...]."""
+        x = self.columns(jnp.take(table.categories, ids, axis=0), jnp.take(table.numbers, ids, axis=0))
+        if self.id_width:
+            x = jnp.concatenate([self.id_vectors(ids[..., None]), x], axis=-1)
+        return jnp.where((ids > 0)[..., None], x, jnp.zeros((), x.dtype))
+
+    def rows(self, ids: jax.Array, table: TitleTable) -> "TitleRows":
+        """The title vectors of `ids`, to be projected; ids beyond V come back as NaN."""
+        if self.titles < ids.size:
+            return TitleRows(self.vectors(jnp.arange(self.titles), table), ids)
+        return TitleRows(self.vectors(ids, table), None)
+
+
+class TitleRows:
+    """Vectors of titles, looked up in the catalogue's or made row by row."""
+
+    def __init__(self, vectors: jax.Array, ids: jax.Array | None):
+        self._vectors, self._ids = vectors, ids
+        self.width = vectors.shape[-1]
+
+    def through(self, kernel: jax.Array) -> jax.Array:
+        """[..., out]: each title's vector times kernel [F, out]."""
+        projected = self._vectors @ kernel
+        return projected if self._ids is None else jnp.take(projected, self._ids, axis=0)
+
+
+def _interactions(features: tuple[FeatureSpec, ...], history: History) -> jax.Array:
+    """[B, L, n]: the declared interaction features, brought to about -1 to 1."""
+    scaled = {
+        "completion": lambda: 2.0 * history.completion - 1.0,
+        "sessions": lambda: jnp.log1p(history.sessions) - 1.0,
+        "age": lambda: (history.age - 12.0) / 4.0,  # e**12 s is two days; e**16, three months
+    }
+    columns = [scaled[f.name]() for f in features]
+    return jnp.stack(columns, axis=-1) if columns else jnp.zeros((*history.title.shape, 0))
+
+
+class HistoryRows(Parameters):
+    """The experts' input x [B, L, D] (Eq. 4): a projection of title, interaction and context, plus position.
+
+    Summed from the parts' projections, which is the Dense layer of their concatenation with the
+    context worked out once a request. Positions count from the newest, so the amount of padding does
+    not shift them. Padding's rows are zero, whatever they held.
+    """
+
+    features: tuple[FeatureSpec, ...]  # those declared of interactions
+    width: int
+    positions: int  # of the longest history
+
+    @nn.compact
+    def __call__(self, history: History, titles: TitleRows, context_BxF: jax.Array) -> jax.Array:
+        length = history.title.shape[1]
+        numbers = _interactions(self.features, history).astype(self.dtype)
+        parts = [
+            nn.relu(Dense(self.dtype, f.width, name=f.name)(numbers[..., i : i + 1]))
+            for i, f in enumerate(self.features)
+        ]
+        interaction_BxLxF = jnp.concatenate([numbers[..., :0], *parts], axis=-1)
+        fan = titles.width + interaction_BxLxF.shape[-1] + context_BxF.shape[-1]
+        kernel = self.weight("kernel", kernel_init, fan, self.width)
+        of_title, of_interaction, of_context = jnp.split(
+            kernel, [titles.width, titles.width + interaction_BxLxF.shape[-1]]
+        )
+        position = self.weight("position", embedding_init, self.positions, self.width)
+        bias = self.weight("bias", nn.initializers.zeros, self.width)
+        x = titles.through(of_title) + interaction_BxLxF @ of_interaction
+        x = x + (context_BxF @ of_context + bias)[:, None] + position[:length][::-1]
+        return jnp.where((history.title > 0)[..., None], x, jnp.zeros((), x.dtype))

@@ -1,0 +1,132 @@
+"""The recommender (Figure 1): embed, encode by experts, gate, match. BST, V-MoE and S-MoE by its fields.
+
+Axes in names: B examples, C candidates, L history, E experts, D width, F features, V titles.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxrec.nn.draws import dropout, layer_number
+from jaxrec.nn.experts import Expert, ExpertFields, Gate, GateFields
+from jaxrec.nn.features import Columns, HistoryRows, TitleVectors
+from jaxrec.nn.layers import Parameters, at_least_float32
+from jaxrec.nn.matchers import Matcher, Product
+from jaxrec.schema import FeatureSpec, History, TitleTable
+
+TASKS = ("ctr", "ranking", "completion")
+
+
+class User(NamedTuple):
+    """An encoded request, to be scored against any number of lists."""
+
+    vector_BxF: jax.Array  # mixture (Eq. 11), customer features, context
+    gate_BxE: jax.Array  # the weights mixed with; ones [B, 1] for one expert
+    clean_gate_BxE: jax.Array  # the same without noise
+
+
+class Outputs(NamedTuple):
+    """Scores in at least float32. "ctr" is a logit, "completion" in (0, 1)."""
+
+    scores: dict[str, jax.Array]  # task -> [B, C]
+    gate_BxE: jax.Array
+    clean_gate_BxE: jax.Array
+
+
+class Recommender(Parameters):
+    """One expert is BST and has no gate; tasks=("ctr",) is the paper's single-task learning.
+
+    `dtype` is of the compute: "float32", "bfloat16" (parameters stay float32), or "float64" under
+    jax_enable_x64. Without `key`, nothing is random.
+    """
+
+    features: tuple[FeatureSpec, ...]  # of the dataset's layout
+    titles: int  # V
+    width: int
+    experts: tuple[ExpertFields, ...]
+    gate: GateFields
+    dropout: float  # on the experts' input
+    matcher: tuple[int, ...]  # hidden widths; the product is as wide as the last
+    matcher_product: bool
+    tasks: tuple[str, ...]
+
+    def setup(self):
+        if not self.tasks or set(self.tasks) - set(TASKS):
+            raise ValueError(f"tasks={self.tasks} must be some of {TASKS}")
+        where = {w: tuple(f for f in self.features if f.where == w) for w in ("title", "user", "context")}
+        self.title = TitleVectors(self.dtype, where["title"], self.titles, name="title")
+        self.user = Columns(self.dtype, where["user"], name="user")
+        self.context = Columns(self.dtype, where["context"], name="context")
+        interactions = tuple(f for f in self.features if f.where == "interaction")
+        self.longest = max(e.window for e in self.experts)
+        self.rows = HistoryRows(self.dtype, interactions, self.width, self.longest, name="history")
+        self.expert = [Expert(self.dtype, f, name=f"expert_{e}") for e, f in enumerate(self.experts)]
+        if len(self.experts) > 1:
+            self.gating = Gate(self.dtype, self.gate, name="gate")
+        if self.matcher_product:
+            self.product = Product(self.dtype, self.matcher[-1], name="product")
+        self.matchers = {
+            t: Matcher(self.dtype, self.matcher, t != "ranking", name=f"matcher_{t}") for t in self.tasks
+        }
+
+    def encode(
+        self,
+        history: History,
+        table: TitleTable,
+        temperature: jax.Array | float,
+        key_Bx2: jax.Array | None = None,
+    ) -> User:
+        """The user vector of each request; `temperature` is the gate's."""
+        history = history._replace(
+            **{
+                name: getattr(history, name)[:, -self.longest :]
+                for name in ("title", "completion", "sessions", "age")
+            }
+        )
+        valid_BxL = history.title > 0
+        customer_BxF = self.user(history.user_categories, history.user_numbers)
+        context_BxF = self.context(history.context_categories, history.context_numbers)
+        x_BxLxD = self.rows(history, self.title.rows(history.title, table), context_BxF)
+        x_BxLxD = dropout(x_BxLxD, self.dropout, key_Bx2, layer_number(self.path))
+        pooled = [expert(x_BxLxD, valid_BxL, key_Bx2) for expert in self.expert]
+        if len(pooled) == 1:
+            ones = jnp.ones((len(valid_BxL), 1), at_least_float32(self.dtype))
+            return User(jnp.concatenate([pooled[0], customer_BxF, context_BxF], -1), ones, ones)
+        gate_BxE, clean_BxE = self.gating(customer_BxF, pooled, temperature, key_Bx2)
+        weights = gate_BxE.astype(self.dtype)
+        mixture_BxD = sum(weights[:, e, None] * h for e, h in enumerate(pooled))
+        return User(jnp.concatenate([mixture_BxD, customer_BxF, context_BxF], -1), gate_BxE, clean_BxE)
+
+    def score(
+        self, user: User, candidate_BxC: jax.Array, table: TitleTable, tasks: tuple[str, ...] | None = None
+    ) -> dict[str, jax.Array]:
+        """Scores [B, C] of candidates (title ids) for each of `tasks`, all the model has if None."""
+        titles = self.title.rows(candidate_BxC, table)
+        x = self.product(user.vector_BxF, titles) if self.matcher_product else None
+        scores = {}
+        for task in self.tasks if tasks is None else tasks:
+            s_BxC = self.matchers[task](user.vector_BxF, titles, x)
+            scores[task] = nn.sigmoid(s_BxC) if task == "completion" else s_BxC
+        return scores
+
+    def __call__(
+        self,
+        history: History,
+        candidate_BxC: jax.Array,
+        table: TitleTable,
+        temperature: jax.Array | float,
+        key_Bx2: jax.Array | None = None,
+        positives: int | None = None,
+    ) -> Outputs:
+        """Encodes and scores. With `positives`, completion is worked out for the first so many
+        candidates alone, [B, positives]: no loss reads the rest."""
+        user = self.encode(history, table, temperature, key_Bx2)
+        if positives is None or "completion" not in self.tasks:
+            scores = self.score(user, candidate_BxC, table)
+        else:
+            others = tuple(t for t in self.tasks if t != "completion")
+            scores = self.score(user, candidate_BxC, table, others)
+            scores |= self.score(user, candidate_BxC[:, :positives], table, ("completion",))
+        return Outputs(scores, user.gate_BxE, user.clean_gate_BxE)

@@ -1,0 +1,154 @@
+"""Each equation of the objective against values worked by hand."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec import losses
+from jaxrec.config import Objective, Sampling
+from jaxrec.schema import Batch
+
+LN2 = 0.6931472
+# One row: two next titles of which one is there, two negatives, the first abandoned.
+ONE = losses.Candidates(
+    present=jnp.array([[True, False]]),
+    completion=jnp.array([[0.8, 0.0]]),
+    negative=jnp.array([[True, True]]),
+    hard=jnp.array([[True, False]]),
+)
+
+
+def close(got, wanted):
+    np.testing.assert_allclose(np.asarray(got), wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("completion", "alpha", "wanted"), [(0.8, 1.0, 1.2), (0.1, 1.0, 0.5), (0.1, 2.0, 0.0), (0.0, 4.0, 0.0)]
+)
+def test_eq_13_weight(completion, alpha, wanted):
+    close(losses.engagement_weight(jnp.float32(completion), alpha, 0.6), wanted)
+
+
+def test_eq_12_hinge():
+    # gaps 2 - 1.5 = .5 and 2 - (-1) = 3: max(0, 1 - gap) is .5 and 0, mean .25, times the weight
+    got = losses.hinge(jnp.array([[2.0, 9.0]]), jnp.array([[1.5, -1.0]]), jnp.array([[1.2, 7.0]]), ONE, 1.0)
+    close(got, [0.3])
+
+
+def test_eq_14_cross_entropy_with_soft_negatives():
+    # softplus(s) - y s: positive ln(1 + e^-1) = .3132617; negatives at 0: ln 2 whatever the label;
+    # so at s = ln 3, softplus = ln 4: label .1 gives 1.3862944 - .1098612 = 1.2764332; then mean of 3
+    label = losses.soft_labels(ONE.hard, 0.1, "hard")
+    close(label, [[0.1, 0.0]])
+    got = losses.cross_entropy(
+        jnp.array([[1.0, 5.0]]), jnp.log(jnp.array([[3.0, 1.0]])), jnp.array([1.0, 0.6]), label,
+        jnp.array([[1.5, 1.0]]), ONE,
+    )  # fmt: skip
+    close(got, [1.5 * (0.3132617 + 1.2764332 + LN2) / 3])
+
+
+@pytest.mark.parametrize(("on", "wanted"), [("all", [[0.1, 0.1]]), ("none", [[0.0, 0.0]])])
+def test_soft_labels_elsewhere(on, wanted):
+    close(losses.soft_labels(ONE.hard, 0.1, on), wanted)
+
+
+def test_regression_is_the_mean_over_present_positives():
+    two = ONE._replace(present=jnp.array([[True, True]]), completion=jnp.array([[0.8, 0.2]]))
+    close(losses.regression(jnp.array([[0.5, 9.0]]), ONE), [0.09])
+    close(losses.regression(jnp.array([[0.5, 0.6]]), two), [(0.09 + 0.16) / 2])
+
+
+def test_eq_10_entropy():
+    # H(.5, .5) = ln 2; H(.9, .1) = .3250830; H(1, 0) = 0 with a finite gradient
+    gate = jnp.array([[0.5, 0.5], [0.9, 0.1], [1.0, 0.0]])
+    close(losses.entropy(gate), [LN2, 0.3250830, 0.0])
+    assert np.isfinite(jax.grad(lambda g: losses.entropy(g).sum())(gate)).all()
+
+
+def terms(config, scores, gate, labels=(1.0,), candidates=None, threshold=0.5, target=0.52):
+    c = candidates or ONE._replace(present=ONE.present[:, :1], completion=ONE.completion[:, :1])
+    run = jax.jit(lambda *a: losses.per_example(*a, config, labels, threshold, target))
+    return run(scores, c, gate)
+
+
+def test_eq_15_total():
+    scores = {
+        "ctr": jnp.zeros((1, 3)),
+        "ranking": jnp.zeros((1, 3)),
+        "completion": jnp.full((1, 3), 0.5),
+    }
+    total, parts = terms(Objective(soft_on="none"), scores, jnp.array([[0.5, 0.5]]))
+    # W = 1 + (.8 - .5) = 1.3; BCE ln 2, hinge 1, squared error .09, (ln 2 - .52)^2 = .0299799
+    close(parts["ctr"], [1.3 * LN2])
+    close(parts["ranking"], [1.3])
+    close(parts["regression"], [0.09])
+    close(parts["entropy"], [(LN2 - 0.52) ** 2])
+    close(total, [1.3 * LN2 + 1.3 + 0.2 * 0.09 + 0.1 * 0.02998])
+    plain, _ = terms(Objective(soft_on="none", personalised=False), scores, jnp.array([[0.5, 0.5]]))
+    close(plain, [LN2 + 1.0 + 0.2 * 0.09 + 0.1 * 0.02998])
+
+
+def test_single_task_has_the_one_term():
+    config = Objective(ranking=0.0, regression=0.0, entropy=0.0)
+    assert set(terms(config, {"ctr": jnp.zeros((1, 3))}, jnp.ones((1, 1)))[1]) == {"ctr"}
+    assert set(terms(replace(config, entropy=0.1), {"ctr": jnp.zeros((1, 3))}, jnp.ones((1, 1)))[1]) == {
+        "ctr"
+    }
+
+
+def test_next_k_labels_and_weights():
+    c = losses.Candidates(
+        jnp.array([[True, True, False]]), jnp.array([[1.0, 0.5, 0.0]]), ONE.negative, ONE.hard
+    )
+    config = Objective(regression=0.0, entropy=0.0, soft_on="none")
+    # positives at 2 and ln 3, negatives at 0; W = 1.5 and 1
+    s = jnp.array([[2.0, jnp.log(3.0), 7.0, 0.0, 0.0]])
+    _, parts = terms(config, {"ctr": s, "ranking": s / 4}, jnp.ones((1, 1)), (1.0, 0.6, 0.3), c)
+    # hinge at gaps .5 and .2746531: 1.5 * .5 and .6 * .7253469, the mean of the two
+    close(parts["ranking"], [(0.75 + 0.4352082) / 2])
+    # BCE: ln(1 + e^-2) = .1269280; label .6 at ln 3: 1.3862944 - .6 * 1.0986123 = .7271270
+    first, second = 1.5 * (0.1269280 + 2 * LN2) / 3, (0.7271270 + 2 * LN2) / 3
+    close(parts["ctr"], [(first + second) / 2])
+
+
+def test_what_is_masked_gives_neither_value_nor_gradient():
+    c = ONE._replace(negative=jnp.array([[True, False]]))
+    config = Objective()
+
+    def total(bad):
+        s = jnp.array([[1.0, bad, 0.5, bad]])
+        out = {"ctr": s, "ranking": s, "completion": jnp.array([[0.3, bad]])}
+        nan_completion = c._replace(completion=jnp.array([[0.8, bad]]))
+        return terms(config, out, jnp.array([[0.4, 0.6]]), (1.0, 0.6), nan_completion)[0].sum()
+
+    both = jax.jit(jax.value_and_grad(total))
+    assert [float(x) for x in both(jnp.nan)] == [float(both(0.0)[0]), 0.0]
+
+
+def test_labels_are_as_many_as_positives():
+    with pytest.raises(ValueError, match="1 labels for 2 positives"):
+        terms(Objective(), {}, jnp.ones((1, 1)), (1.0,), ONE)
+
+
+def test_sums_leave_padding_out_and_tell_how_the_gate_is_used():
+    gate = jnp.array([[1.0, 0.0], [0.0, 1.0], [jnp.nan, jnp.nan]])
+    out = SimpleNamespace(
+        scores={"ctr": jnp.array([[0.0, 0.0], [0.0, 0.0], [jnp.nan, 0]])}, clean_gate_BxE=gate
+    )
+    batch = Batch(
+        None, jnp.full((3, 1), 5), jnp.ones((3, 1)), jnp.full((3, 1), 6), jnp.zeros((3, 1), bool),
+        jnp.array([True, True, False]),
+    )  # fmt: skip
+    config = Objective(ranking=0.0, regression=0.0, personalised=False, entropy=1.0)
+    value, sums = losses.objective(out, batch, config, Sampling(), 0.5, 0.5)
+    close(value, 2 * (LN2 + 0.25))  # entropy 0, target .5: .25 each
+    assert {name: int(n) for name, (_, n) in sums.items()} == dict.fromkeys(sums, 2)
+    means = {name: float(s / n) for name, (s, n) in sums.items()}
+    use = losses.gate_use(means)
+    close([means["gate_0"], means["gate_1"], means["gate_entropy"]], [0.5, 0.5, 0.0])
+    close([use["gate_entropy_of_mean"], use["gate_information"]], [LN2, LN2])
+    assert losses.gate_use({"loss": 1.0}) == {}

@@ -1,0 +1,95 @@
+"""The chain against steps worked by hand, and the plateau against PyTorch's table of rates."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec import optimizer
+from jaxrec.config import Optimizer
+from jaxrec.errors import InputError
+
+PARAMS = {"kernel": jnp.array([2.0, -4.0]), "bias": jnp.array([1.0]), "norm": {"scale": jnp.array([1.0])}}
+PLAIN = Optimizer(learning_rate=0.1, weight_decay=0.0, plateau_factor=0.5, plateau_patience=2)
+
+
+def update(config, grads, params=PARAMS):
+    tx = optimizer.make(config)
+    return tx.update(grads, tx.init(params), params, value=0.0, fresh=False)[0]
+
+
+def ones():
+    return jax.tree.map(jnp.ones_like, PARAMS)
+
+
+def test_adams_first_step_is_the_rate():
+    np.testing.assert_allclose(update(PLAIN, ones())["kernel"], [-0.1, -0.1], rtol=1e-5)
+
+
+def test_decoupled_decay_joins_the_step():
+    got = update(replace(PLAIN, weight_decay=0.01), ones())
+    np.testing.assert_allclose(got["kernel"], [-0.1 * (1 + 0.02), -0.1 * (1 - 0.04)], rtol=1e-5)
+    np.testing.assert_allclose(got["bias"], [-0.1 * 1.01], rtol=1e-5)
+
+
+def test_coupled_decay_joins_the_gradient():
+    # gradient 0: the first Adam step is the sign of decay * parameter, whatever the decay
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    got = update(replace(PLAIN, weight_decay=0.01, decay="coupled"), zeros)
+    np.testing.assert_allclose(got["kernel"], [-0.1, 0.1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("decay", optimizer.DECAYS)
+def test_biases_and_norms_spared(decay):
+    config = replace(PLAIN, weight_decay=0.5, decay=decay, decay_spares="biases_and_norms")
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    got = update(config, zeros)
+    assert np.all(np.asarray(got["kernel"]) != 0)
+    assert float(got["bias"][0]) == float(got["norm"]["scale"][0]) == 0.0
+
+
+def rates(config, values, between=3):
+    """The rate after each evaluation, with stale steps between them, whose value must not count."""
+    tx = optimizer.make(config)
+    state, out = tx.init(PARAMS), []
+    step = jax.jit(lambda s, v, f: tx.update(ones(), s, PARAMS, value=v, fresh=f))
+    for value in values:
+        for _ in range(between):
+            _, state = step(state, jnp.float32(0.0), jnp.bool_(False))
+        updates, state = step(state, jnp.float32(value), jnp.bool_(True))
+        out.append(float(optimizer.learning_rate(state, config)))
+    assert step._cache_size() == 1
+    return out, updates
+
+
+def test_plateau_is_pytorchs():
+    # torch.optim.lr_scheduler.ReduceLROnPlateau(factor=.5, patience=2): the rate falls on the third
+    # evaluation in a row that is no better than the best by one part in 10,000, and the count restarts.
+    values = [1.0, 0.9, 0.95, 0.91, 0.9, 0.85, 0.85, 0.84999, 0.8499, 0.8, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9]
+    wanted = [0.1] * 4 + [0.05] * 4 + [0.05, 0.05, 0.05, 0.05, 0.025, 0.025, 0.025, 0.0125]
+    got, updates = rates(PLAIN, values)
+    np.testing.assert_allclose(got, wanted)
+    np.testing.assert_allclose(updates["kernel"], -0.0125, rtol=1e-3)  # it acts in the step that learns of it
+
+
+def test_a_stale_zero_freezes_nothing():
+    assert rates(PLAIN, [5.0, 4.0, 3.0, 2.0, 1.0])[0] == pytest.approx([0.1] * 5)
+
+
+def test_patience_0_and_a_factor_that_lowers_nothing():
+    assert rates(replace(PLAIN, plateau_patience=0), [1.0, 1.0, 1.0])[0] == pytest.approx([0.1, 0.05, 0.025])
+    assert rates(replace(PLAIN, plateau_factor=1.0), [1.0] * 12)[0] == pytest.approx([0.1] * 12)
+
+
+def test_state_is_a_tree_of_arrays():
+    state = optimizer.make(PLAIN).init(PARAMS)
+    assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(state))
+
+
+def test_an_unknown_name_lists_those_there_are():
+    with pytest.raises(InputError, match=r"optimizer\.decay='l2' must be one of decoupled, coupled"):
+        optimizer.make(replace(PLAIN, decay="l2"))
+    with pytest.raises(InputError, match=r"optimizer\.decay_spares='none' must be one of nothing"):
+        optimizer.make(replace(PLAIN, decay_spares="none"))
