@@ -11,7 +11,7 @@ def get_config() -> Config:
     experts = tuple(Expert(w, layers=1, heads=2, feedforward=f, dropout=0.1) for w, f in ((3, 1.0), (8, 2.0)))
     return Config(
         name="tiny",
-        source=Simulator(users=300, test_only_users=0, titles=60, slate=20),
+        source=Simulator(users=300, test_only_users=60, titles=200, slate=20),
         features=smoe.features(8),
         data=Data(history=8, partitions=2),
         model=Model(width=12, experts=experts, gate=Gate(hidden=(8,)), dropout=0.1, matcher=(16,)),

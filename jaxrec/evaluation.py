@@ -174,11 +174,10 @@ def judge(
 def per_user(judged: Judged) -> dict[str, np.ndarray]:
     """Columns of each user's mean metrics (K=1), by the caller's own keys: what paired tests compare."""
     rows = judged.rows
-    users, inverse = np.unique(rows["user"], return_inverse=True)
-    queries = np.bincount(inverse)
-    out = {"user": judged.user_keys[users], "queries": queries}
+    out: dict[str, np.ndarray] = {}
     for name in judged.lists:
         rank = metrics.rank(judged.scores[:, LISTS.index(name), 0])
         for metric, f in metrics.METRICS.items():
-            out[f"{name}/{metric}"] = np.bincount(inverse, weights=f(rank)) / queries
-    return out
+            users, means, queries = metrics.per_user(rows["user"], f(rank))
+            out[f"{name}/{metric}"] = means
+    return {"user": judged.user_keys[users], "queries": queries, **out}

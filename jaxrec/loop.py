@@ -120,7 +120,7 @@ class _Run:
     ) -> tuple[TrainState, dict[str, Any]]:
         """The lists and the loss of the validation users; the loss is handed to the plateau."""
         scores, sums = scorer(state.params, self.validation)
-        values = {name: s / n for name, (s, n) in sums.items() if n}
+        values = means(sums)
         lists = model_lists(scores, self.validation_rows, 1, LISTS)
         writer.validation(step, step / self.batches.steps_per_epoch, values, lists)
         given = replicate((jnp.float32(values["loss"]), jnp.bool_(True)))

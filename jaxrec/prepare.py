@@ -1,9 +1,14 @@
 """python -m jaxrec.prepare --config C [--out DIR]: a config's source to a dataset directory."""
 
+import contextlib
 import json
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from absl import flags, logging
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
 
 from jaxrec.command import config_flag, json_flag, print_result, run
 from jaxrec.config import Config
@@ -11,7 +16,23 @@ from jaxrec.config_check import dataset_directory, digest
 from jaxrec.data.dataset import prepare
 from jaxrec.errors import InputError
 from jaxrec.sources import open_source
-from jaxrec.writer import stage_progress
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar a stage on a terminal, with rate and time left; elsewhere nothing but the stages' names."""
+    tasks: dict[str, TaskID] = {}
+    columns = (*Progress.get_default_columns()[:3], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total or None)
+                if bars.disable:
+                    print(stage, file=sys.stderr, flush=True)
+            bars.update(tasks[stage], completed=done)
+
+        yield report
 
 
 def ensure(config: Config, directory: str) -> None:
@@ -19,7 +40,7 @@ def ensure(config: Config, directory: str) -> None:
     manifest = Path(directory) / "manifest.json"
     if not manifest.exists():
         logging.info("preparing %s", directory)
-        with stage_progress() as progress:
+        with _progress() as progress:
             prepare(open_source(config.source, config.features), config, directory, progress)
         return
     kept = json.loads(manifest.read_text())["digest"]

@@ -109,22 +109,26 @@ class Program:
         out = self.model.apply(
             {"params": params}, batch.history, candidates, table, tau, key, batch.positive.shape[1]
         )
-        return losses.objective(out, batch, self.config.objective, self.config.sampling, self.threshold)
+        c = self.config
+        return losses.objective(out, batch, c.objective, c.sampling, self.threshold, c.model.gate.target_entropy)
 
-    def train_step(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[TrainState, Sums]:
-        """One step on this device's share; inside `parallel.map_over_devices`."""
-        share = len(host.valid)
-        key = draws.row_keys(self.config.train.seed, state.step, rows_of_device(share))
-        counts = mix_counts(self.config.sampling.mix, self.config.sampling.negatives)
-        epoch = state.step // self.steps_per_epoch
+    def gradients(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[Any, Sums]:
+        """Gradients of the mean loss over the global batch, and its sums; inside a mapped step."""
+        key = draws.row_keys(self.config.train.seed, state.step, rows_of_device(len(host.valid)))
+        sampling = self.config.sampling
         batch = batches.training(
-            host.words, host.valid, self.view, counts, self.config.sampling.next_k, epoch, key
-        )
+            host.words, host.valid, self.view, mix_counts(sampling.mix, sampling.negatives), sampling.next_k,
+            state.step // self.steps_per_epoch, key,
+        )  # fmt: skip
         tau = self.temperature(state.step)
         grads, sums = jax.grad(self.loss, has_aux=True)(state.params, batch, table, tau, key)
         grads, sums = jax.lax.psum((grads, sums), AXIS)
         count = jnp.maximum(sums["loss"][1], 1)
-        grads = jax.tree.map(lambda g: g / count.astype(g.dtype), grads)
+        return jax.tree.map(lambda g: g / count.astype(g.dtype), grads), sums
+
+    def train_step(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[TrainState, Sums]:
+        """One step on this device's share; inside `parallel.map_over_devices`."""
+        grads, sums = self.gradients(state, host, table)
         tx = optimizer.make(self.config.optimizer)
         updates, slots = tx.update(
             grads, state.optimizer, state.params, value=state.validation, fresh=state.fresh
@@ -134,7 +138,7 @@ class Program:
         sums |= {
             "gradient_norm": (optimizer.norm(grads), one),
             "learning_rate": (optimizer.learning_rate(slots, self.config.optimizer), one),
-            "temperature": (tau, one),
+            "temperature": (self.temperature(state.step), one),
         }
         return TrainState(params, slots, state.step + 1, state.validation, jnp.bool_(False)), sums
 
@@ -161,9 +165,11 @@ class Program:
 
 
 def means(sums: Sums) -> dict[str, float]:
-    """Reads (sum, count) pairs from the devices and divides; NaN where nothing counted."""
+    """Reads (sum, count) pairs and divides; NaN where nothing counted. With a gate, also how its experts
+    are used: `losses.gate_use`."""
     host = jax.device_get(sums)
-    return {name: float(s / n) if n else float("nan") for name, (s, n) in host.items()}
+    out = {name: float(s / n) if n else float("nan") for name, (s, n) in host.items()}
+    return out | losses.gate_use(out)
 
 
 def parameters(params: Any) -> int:

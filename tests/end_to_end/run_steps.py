@@ -1,0 +1,68 @@
+"""Runs a few steps of the tiny model on fixed global batches, for test_exactness; a script of its own,
+because the number of devices is fixed before JAX starts.
+
+    python run_steps.py DATASET OUT {steps,gradients} {pmap,shard_map} {float32,float64}
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+
+def main(dataset: str, out: str, what: str, how: str, dtype: str) -> None:
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+
+    import numpy as np
+
+    from jaxrec import parallel
+    from jaxrec.command import load_config
+    from jaxrec.data.store import Dataset
+    from jaxrec.data.stream import TrainBatches
+    from jaxrec.step import Program
+
+    parallel.join_hosts()
+    compiled: list[str] = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name) if name.endswith("backend_compile_duration") else None
+    )
+    config = load_config(str(ROOT / "configs/tiny.py"))
+    config.model.dtype = dtype
+    data = Dataset(dataset)
+    program = Program(config, data.layout, data.manifest["completion_threshold"], 4, 40)
+    share = (jax.process_index(), jax.process_count())
+    batches = TrainBatches(data.rows("train"), 64, 0, 10, *share)
+    state = parallel.replicate(program.init())
+    table = parallel.replicate(data.arrays.title_table())
+    late = []
+    if what == "gradients":
+
+        def step(state, batch, table):
+            return program.gradients(state, batch, table)
+
+        # Shares of unequal count: a mean of local means would not be the global mean.
+        rows = np.arange(64)[share[0] * 64 // share[1] :][: 64 // share[1]]
+        batch = batches[0]._replace(valid=(rows >= 10) & (rows != 40))
+        tree, _ = parallel.map_over_devices(step, how)(state, batch, table)
+    else:
+        step = parallel.map_over_devices(program.train_step, how)
+        for t in range(10):
+            before = len(compiled)
+            state, _ = step(state, batches[t], table)
+            if t:
+                late += compiled[before:]
+        tree = state.params
+    if parallel.first_process():
+        leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
+        np.savez(out, **{jax.tree_util.keystr(path): leaf for path, leaf in leaves})
+        Path(out).with_suffix(".json").write_text(json.dumps({"devices": jax.device_count(), "late": late}))
+    parallel.meet("done")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

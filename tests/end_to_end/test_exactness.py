@@ -1,0 +1,138 @@
+"""One device, four, and two processes are one computation; so are a run and its resumption."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+
+
+def environment(devices=1, **more):
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | more
+
+
+def launch(dataset, out, what, how, dtype, env):
+    script = [sys.executable, str(HERE / "run_steps.py"), str(dataset), str(out), what, how, dtype]
+    return subprocess.Popen(script, env=env, stderr=subprocess.PIPE, text=True)
+
+
+def finish(*processes):
+    for p in processes:
+        _, errors = p.communicate(timeout=300)
+        assert p.returncode == 0, errors[-3000:]
+
+
+def run(dataset, out, what="steps", how="pmap", dtype="float64", devices=1):
+    finish(launch(dataset, out, what, how, dtype, environment(devices)))
+    return dict(np.load(out)), json.loads(out.with_suffix(".json").read_text())
+
+
+def run_two_processes(dataset, out, what="steps", dtype="float64"):
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    finish(*(
+        launch(dataset, out, what, "pmap", dtype, environment(
+            2, JAXREC_COORDINATOR=f"localhost:{port}", JAXREC_PROCESSES="2", JAXREC_PROCESS=str(i)))
+        for i in range(2)
+    ))  # fmt: skip
+    return dict(np.load(out)), json.loads(out.with_suffix(".json").read_text())
+
+
+def close(a, b, tolerance):
+    """Largest difference of any parameter, relative to the size of its array."""
+    assert a.keys() == b.keys()
+    worst = {k: np.abs(a[k] - b[k]).max() / max(np.abs(a[k]).max(), 1e-12) for k in a}
+    name = max(worst, key=worst.__getitem__)
+    assert worst[name] <= tolerance, (name, worst[name])
+
+
+def test_ten_steps_agree_across_devices_and_processes(tiny_directory, tmp_path):
+    one, alone = run(tiny_directory, tmp_path / "one.npz")
+    four, quartet = run(tiny_directory, tmp_path / "four.npz", devices=4)
+    two, pair = run_two_processes(tiny_directory, tmp_path / "two.npz")
+    assert (alone["devices"], quartet["devices"], pair["devices"]) == (1, 4, 4)
+    for found in (four, two):
+        assert max(np.abs(one[k] - found[k]).max() for k in one) < 1e-8
+    assert alone["late"] == quartet["late"] == pair["late"] == []  # compiled once
+
+
+def test_first_gradients_agree_with_unequal_counts_and_either_mapping(tiny_directory, tmp_path):
+    one, _ = run(tiny_directory, tmp_path / "one.npz", "gradients", "pmap", "float32")
+    for how, devices in (("pmap", 4), ("shard_map", 4)):
+        found, _ = run(tiny_directory, tmp_path / f"{how}.npz", "gradients", how, "float32", devices)
+        close(one, found, 1e-6)
+    close(one, run_two_processes(tiny_directory, tmp_path / "two.npz", "gradients", "float32")[0], 1e-6)
+
+
+def test_the_same_devices_twice_agree_bit_for_bit(tiny_directory, tmp_path):
+    first, _ = run(tiny_directory, tmp_path / "a.npz", dtype="float32", devices=4)
+    second, _ = run(tiny_directory, tmp_path / "b.npz", dtype="float32", devices=4)
+    assert all(np.array_equal(first[k], second[k]) for k in first)
+
+
+def train(workdir, dataset, *more):
+    command = [
+        sys.executable, "-m", "jaxrec.train", "--config", "configs/tiny.py", "--workdir", str(workdir),
+        f"--config.data.directory={dataset}", "--config.train.length=4 epochs", *more,
+    ]  # fmt: skip
+    return subprocess.Popen(command, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def final_parameters(workdir):
+    import jax
+
+    from jaxrec.evaluation import load
+
+    return jax.device_get(load(workdir, "last").params), load(workdir, "last").step
+
+
+def wait_for(condition, process, seconds=240):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < end, process.communicate()[1][-3000:]
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_stopped_in_mid_epoch_resumes_to_the_same_parameters(tiny_directory, tmp_path, number):
+    import jax
+
+    whole = train(tmp_path / "whole", tiny_directory)
+    assert whole.wait(300) == 0, whole.stderr.read()[-3000:]
+    metrics = tmp_path / "cut" / "metrics.jsonl"
+    cut = train(tmp_path / "cut", tiny_directory, "--config.train.log_seconds=0.01")
+
+    def in_second_epoch():
+        # an epoch's checkpoint is whole, and steps were taken after it
+        return metrics.exists() and any(1.2 < json.loads(line)["epoch"] < 3.5 for line in lines(metrics))
+
+    wait_for(in_second_epoch, cut)
+    cut.send_signal(number)
+    assert cut.wait(120) == (-signal.SIGKILL if number == signal.SIGKILL else 0)
+    assert not (tmp_path / "cut" / "test.json").exists()
+    again = train(tmp_path / "cut", tiny_directory)
+    assert again.wait(300) == 0, again.stderr.read()[-3000:]
+    expected, steps = final_parameters(tmp_path / "whole")
+    found, reached = final_parameters(tmp_path / "cut")
+    assert steps == reached
+    jax.tree.map(np.testing.assert_array_equal, expected, found)
+    a, b = (json.loads((tmp_path / d / "test.json").read_text()) for d in ("whole", "cut"))
+    assert a["lists"] == b["lists"]
+    steps_logged = [json.loads(line)["step"] for line in lines(metrics)]
+    assert steps_logged == sorted(steps_logged)
+
+
+def lines(path):
+    """Whole lines alone: the last may be half written."""
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
