@@ -33,7 +33,7 @@ def result() -> dict:
             "oracle": lists(0.375, 0.6), "oracle_p": lists(0.3, 0.55),
         },
         "lists_k3": lists(0.2, 0.45), "baselines_k3": {"popularity": lists(0.1, 0.35)},
-        "by_hard": {"10": {"ndcg@1": 0.1, "examples": 4}, "0": {"ndcg@1": 0.5, "examples": 1230}},
+        "by_hard": {"10": {"ndcg@1": 0.1, "examples": 4}, "2": {"ndcg@1": 0.5, "examples": 1230}},
         "dataset": "abc123", "step": 4321, "seed": 0, "seconds": 62.5,
     }  # fmt: skip
 
@@ -59,7 +59,7 @@ popularity           0.1000   0.2000   0.3000   0.1500   0.3500   0.4500   0.550
 1,234 queries of 10 users
 
 NDCG@1 by hard negatives in the enabled list (K=1)
-hard negatives            0       10
+hard negatives            2       10
 queries               1,230        4
 model                0.5000   0.1000
 
