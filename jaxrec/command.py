@@ -235,7 +235,7 @@ def run(main: Callable[[flags.FlagValues], int | None], *declare: Callable[[], N
     `declare`, not at import, so that one command may import another."""
 
     def guarded(_: list[str]) -> int:
-        logging.get_absl_logger().addFilter(_ours)
+        logging.get_absl_handler().addFilter(_ours)  # every library's lines end in it
         # As an exception, so that half-written directories are cleaned away; a training loop polls instead.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
         quiet = json_flag in declare and flags.FLAGS.json

@@ -196,7 +196,7 @@ def _curves(ax: Axes, drawn: Sequence[tuple[str, list[float], list[float]]]) -> 
 
 def _bars(ax: Axes, by_hard: Mapping[str, Mapping[str, Any]]) -> None:
     counts = sorted(by_hard, key=int)
-    bars = ax.bar(counts, [by_hard[n]["ndcg@1"] for n in counts])
+    bars = ax.bar([int(n) for n in counts], [by_hard[n]["ndcg@1"] for n in counts])
     ax.bar_label(bars, [f"{by_hard[n]['examples']:,}" for n in counts])
     ax.set_xlabel("hard negatives in the list (above: queries)")
     ax.grid(axis="y", alpha=0.3)

@@ -102,7 +102,7 @@ class Writer:
         self._file.write(dumps({"step": step, "epoch": round(epoch, 4), "split": split, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
-            self._events.add_scalar(f"{split}/{name}", value, step)
+            self._events.add_scalar(f"{split}/{name}".replace("@", "_"), value, step)  # a tag has no @
         self._events.flush()
 
 

@@ -110,7 +110,7 @@ def test_events_hold_the_same_scalars(tmp_path):
     found = events(tmp_path / "tensorboard")
     scalars = {(v.tag, e.step): v.simple_value for e in found for v in e.summary.value}
     assert scalars[("train/loss", 5)] == 0.75
-    assert scalars[("validation/enabled/ndcg_1", 5)] == 0.25  # tensorboardX allows no @ in a tag
+    assert scalars[("validation/enabled/ndcg_1", 5)] == 0.25
     assert [e.step for e in found if e.session_log.status] == [
         5
     ]  # TensorBoard drops what it had from there on
