@@ -85,7 +85,8 @@ def family(kind: str, dtype: pl.DataType) -> str:
 def parse(want: Want, dtype: pl.DataType, time_unit: str, separator: str) -> pl.Expr:
     """The column as its kind; null where missing or not of the kind.
 
-    key: Int64, UInt64 or String. whole: Int64. time: Int64 milliseconds since 1970, UTC.
+    key: Int64, UInt64 or String. whole: Int64. time: Int64 milliseconds since 1970, UTC, of text but the
+    whole numbers; `iso` is for the rest.
     number: Float64. category: Int64 or String. categories: a list of either.
     """
     column = pl.col(want.column)
@@ -120,7 +121,7 @@ def _time(column: pl.Expr, dtype: pl.DataType, unit: str) -> pl.Expr:
         return column.cast(pl.Int64) * _DAY_MS
     if not isinstance(dtype, pl.String):
         return _scaled(column.cast(pl.Int64, strict=False), unit)
-    return pl.coalesce(_scaled(column.cast(pl.Int64, strict=False), unit), _iso(column))
+    return _scaled(column.cast(pl.Int64, strict=False), unit)
 
 
 def _scaled(column: pl.Expr, unit: str) -> pl.Expr:
@@ -129,8 +130,8 @@ def _scaled(column: pl.Expr, unit: str) -> pl.Expr:
     return column.clip(-_FAR_MS // 1000, _FAR_MS // 1000) * 1000 if unit == "s" else column
 
 
-def _iso(column: pl.Expr) -> pl.Expr:
-    """ISO 8601 dates and times; UTC where no offset is given, as with naive timestamps."""
+def iso(column: pl.Expr) -> pl.Expr:
+    """ISO 8601 dates and times as Int64 milliseconds since 1970; without an offset they are UTC."""
     group = column.str.extract_groups(_ISO).struct
 
     def number(place: str) -> pl.Expr:

@@ -16,7 +16,7 @@ import polars as pl
 
 from jaxrec.errors import InputError
 
-BLOCK_BYTES = 32 << 20  # of CSV at a time, some four hundred thousand rows
+BLOCK_BYTES = 16 << 20  # of CSV at a time, some two hundred thousand rows
 SLICE_ROWS = 500_000  # of Parquet at a time
 MOST_MALFORMED = 1_000  # rows a block; past it the file is something else than CSV
 SUFFIXES = (".csv", ".parquet")

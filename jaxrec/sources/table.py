@@ -93,6 +93,11 @@ class Table:
             columns.parse(want, types[want.column], self._time_unit, self._separator).alias(name)
             for name, want in self._wants.items()
         )
+        for name, want in self._wants.items():  # dates cost as much as all the rest: only where there are any
+            text = rows.frame[want.column]
+            if want.kind == "time" and frame[name].null_count() > text.null_count():
+                dates = rows.frame.select(columns.iso(pl.col(want.column).cast(pl.String))).to_series()
+                frame = frame.with_columns(frame[name].fill_null(dates))
         bad = rows.broken.copy()
         for name in self._wants:
             bad |= self._wrong(name, frame, rows)

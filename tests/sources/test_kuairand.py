@@ -13,7 +13,7 @@ import pytest
 from configs import kuairand
 from jaxrec.config import Data, Feature, KuaiRand
 from jaxrec.config_check import check
-from jaxrec.data.clean import RUNTIME, check_dropped, clean, completion, drop_copies
+from jaxrec.data.clean import RUNTIME, CleanChunk, check_dropped, clean, completion, drop_copies
 from jaxrec.errors import InputError
 from jaxrec.schema import Drops, Lists
 from jaxrec.sources.kuairand import KuaiRandSource
@@ -128,10 +128,14 @@ def sample():
     check(config)
     source = KuaiRandSource(config.source, config.features)
     titles = source.titles()
-    (log,) = source.interactions()
     drops = Drops()
-    chunk = clean(log, titles, config.data, drops, True)
-    check_dropped(drops, len(log.user), config.data)
+    parts = [clean(log, titles, config.data, drops, True) for log in source.interactions()]
+    check_dropped(drops, 228_329, config.data)
+    columns = {
+        n: np.concatenate([getattr(p, n) for p in parts]) for n in ("user_hash", "title", "time", "viewed")
+    }
+    context = {n: np.concatenate([p.context[n] for p in parts]) for n in ("hour", "tab")}
+    chunk = CleanChunk(**columns, context=context)
     return source, titles, chunk, drops
 
 
