@@ -82,7 +82,7 @@ class KuaiRandSource(ThreeTables):
             return runtime
         logged = np.zeros(len(runtime))
         for title, milliseconds in self._logged():
-            here = (title >= 0) & missing[title]
+            here = title >= 0
             np.maximum.at(logged, title[here], milliseconds[here])
         return np.where(missing, logged * _MINUTES, runtime)
 
