@@ -46,7 +46,7 @@ class Writer:
         self.workdir, self.step, self.total, self.log_seconds = workdir, start, total, log_seconds
         self._active = first_process()
         self._since = time.monotonic()  # the time at which `step` was reached, but for validations
-        self._batch_size = 0
+        self._batch_size, self._compiling = 0, True
         if self._active:
             path = workdir / METRICS_FILE
             workdir.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,12 @@ class Writer:
             self._display.say(f"{parameters:,} parameters, {where}to step {self.total:,} in {self.workdir}")
 
     def due(self) -> bool:
-        """Whether `log_seconds` have passed since the last training line."""
+        """Whether `log_seconds` have passed since the last training line; asked after each step.
+
+        The first step compiles, which says nothing of the rate: the clock starts once it is dispatched.
+        """
+        if self._compiling:
+            self._compiling, self.step, self._since = False, self.step + 1, time.monotonic()
         return time.monotonic() - self._since >= self.log_seconds
 
     def train(self, step: int, epoch: float, values: Mapping[str, float]) -> None:

@@ -40,28 +40,30 @@ def lines(workdir) -> list[dict]:
 def test_lines_hold_values_and_the_rate_of_training_alone(tmp_path, clock):
     with Writer(tmp_path / "w", 0, 40, 5.0) as writer:
         writer.start(1234, batch_size=8)
+        clock.now += 50.0
+        assert not writer.due()  # the first step compiled
         clock.now += 4.0
         assert not writer.due()
         clock.now += 1.0
         assert writer.due()
-        writer.train(10, 0.5, {"loss": 0.75, "gradient_norm": math.inf})  # 10 steps of 8 in 5 s
+        writer.train(11, 0.5, {"loss": 0.75, "gradient_norm": math.inf})  # 10 steps of 8 in 5 s
         assert not writer.due()
         clock.now += 2.0
-        writer.train(20, 1.0, {"loss": math.nan, "gradient_norm": 1.0})
+        writer.train(21, 1.0, {"loss": math.nan, "gradient_norm": 1.0})
         clock.now += 60.0  # validating
-        writer.validation(20, 1.0, {"loss": 0.5}, LISTS)
+        writer.validation(21, 1.0, {"loss": 0.5}, LISTS)
         clock.now += 1.0
-        writer.train(25, 1.25, {"loss": 0.25, "gradient_norm": 1.0})
+        writer.train(26, 1.25, {"loss": 0.25, "gradient_norm": 1.0})
         assert len(lines(tmp_path / "w")) == 4  # written out before the file is closed
     train = {"split": "train", "gradient_norm": 1.0}
     assert lines(tmp_path / "w") == [
-        train | {"step": 10, "epoch": 0.5, "loss": 0.75, "gradient_norm": None, "examples_per_second": 16.0},
-        train | {"step": 20, "epoch": 1.0, "loss": None, "examples_per_second": 40.0},
+        train | {"step": 11, "epoch": 0.5, "loss": 0.75, "gradient_norm": None, "examples_per_second": 16.0},
+        train | {"step": 21, "epoch": 1.0, "loss": None, "examples_per_second": 40.0},
         {
-            "step": 20, "epoch": 1.0, "split": "validation", "loss": 0.5,
+            "step": 21, "epoch": 1.0, "split": "validation", "loss": 0.5,
             "enabled/ndcg@1": 0.25, "enabled/examples": 7, "disabled/ndcg@1": 0.5, "disabled/examples": 7,
         },
-        train | {"step": 25, "epoch": 1.25, "loss": 0.25, "examples_per_second": 40.0},
+        train | {"step": 26, "epoch": 1.25, "loss": 0.25, "examples_per_second": 40.0},
     ]  # fmt: skip
 
 
