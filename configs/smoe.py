@@ -41,7 +41,7 @@ def get_config(scale: str = "small") -> Config:
         )
         return Config(
             name="smoe-small",
-            source=Simulator(users=20_000, test_only_users=0),
+            source=Simulator(users=20_000, test_only_users=20_000),
             features=features(32),
             data=Data(history=20),
             model=Model(width=48, experts=experts, gate=Gate(hidden=(64, 32)), dropout=0.1, matcher=(64, 32)),

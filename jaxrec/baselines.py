@@ -28,11 +28,12 @@ def abandoned(rows: np.ndarray, name: str) -> np.ndarray:
     Of the negatives they are the list's hard ones. A target is one (data.targets="any" alone) where
     the stored history says so.
     """
-    out = np.zeros(candidates(rows, name).shape, bool)
+    _, _, width = shape = candidates(rows, name).shape
+    out = np.zeros(shape, bool)
     given_up = np.where(rows["history_abandoned"] != 0, rows["history_title"], -1)
     out[:, :, 0] = (rows["target"][:, :, None] == given_up[:, None, :]).any(axis=2)
     if name == "enabled":
-        out[:, :, 1:] = np.arange(out.shape[2] - 1) < rows["list_hard"][:, :, None]
+        out[:, :, 1:] = np.arange(width - 1) < rows["list_hard"][:, :, None]
     return out
 
 
@@ -82,4 +83,3 @@ def true_probability(rows: np.ndarray, name: str, shown_abandoned: bool) -> np.n
 
 
 ORACLES = {"oracle": oracle, "oracle_p": true_probability}
-

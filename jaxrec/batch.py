@@ -1,6 +1,6 @@
-"""From packed words to a batch, on the device: decoding by bitcast, the choice of columns, what a history shows."""
+"""From packed words to a batch, on the device: decoding, the choice of columns, what a history shows."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxrec.schema import LISTS, PAD, POOLS, UNKNOWN, Batch, History, Layout
 _UNKNOWN_DRAW = 0x0BAD  # the layer number of the draw that hides titles
 
 
-def decode(words: jax.Array, dtype: np.dtype) -> dict[str, jax.Array]:
+def decode(words: Any, dtype: np.dtype) -> dict[str, jax.Array]:
     """Packed rows [B, words] uint32 as the fields of the structured dtype; each is [B, ...].
 
     Integers of one byte come as uint8, half floats as float16. Every field starts on a word.
@@ -99,13 +99,14 @@ def choose(rows: dict[str, jax.Array], counts: tuple[int, int, int, int], epoch:
         chosen.append(pool[:, column])
     negative = jnp.concatenate(chosen, axis=1)
     hard = jnp.concatenate(
-        [jnp.broadcast_to(j < real, hard_column.shape), jnp.zeros((len(filled), sum(counts[1:])), bool)], axis=1
+        [jnp.broadcast_to(j < real, hard_column.shape), jnp.zeros((len(filled), sum(counts[1:])), bool)],
+        axis=1,
     )
     return negative, hard
 
 
 def training(
-    words: jax.Array, valid: jax.Array, view: View, counts: tuple[int, int, int, int], next_k: int,
+    words: Any, valid: Any, view: View, counts: tuple[int, int, int, int], next_k: int,
     epoch: jax.Array, key: jax.Array,
 ) -> Batch:  # fmt: skip
     """A training batch from packed rows [B, words]; `key` [B, 2] is each example's."""
@@ -122,25 +123,30 @@ def training(
 
 
 class Queries(NamedTuple):
-    """A decoded evaluation batch: candidates [B, lists, K, 1 + negatives], the target first, 0 where absent."""
+    """An evaluation batch: candidates [B, lists, K, 1 + negatives], the target first, 0 where absent."""
 
     rows: dict[str, jax.Array]
     history: History
     candidate: jax.Array
 
 
-def queries(words: jax.Array, view: View) -> Queries:
+def queries(words: Any, view: View) -> Queries:
     rows = decode(words, view.layout.query_dtype())
     target = rows["target"][:, :, None]
     lists = [jnp.concatenate([target, rows[f"list_{name}"]], axis=2) for name in LISTS]
     return Queries(rows, history(rows, view), jnp.stack(lists, axis=1))
 
 
-def validation(found: Queries, valid: jax.Array, next_k: int) -> Batch:
+def validation(found: Queries, valid: Any, next_k: int) -> Batch:
     """The enabled list as a training batch, for the loss the plateau watches."""
     rows = found.rows
     negative = rows["list_enabled"][:, 0]
     hard = jnp.arange(negative.shape[1])[None] < rows["list_hard"][:, :1]
     return Batch(
-        found.history, rows["target"][:, :next_k], rows["target_completion"][:, :next_k], negative, hard, valid
+        found.history,
+        rows["target"][:, :next_k],
+        rows["target_completion"][:, :next_k],
+        negative,
+        hard,
+        valid,
     )

@@ -106,14 +106,22 @@ def _check_source(config: Config) -> None:
         among("source.columns.time_unit", source.columns.time_unit, TIME_UNITS)
         for name, value in vars(source.columns).items():
             require(bool(value), f"source.columns.{name}", value, "not be empty")
-    if isinstance(source, Tfds):  # ratings: nobody knows what was abandoned
-        objective = config.objective
-        for key, value in (
-            ("objective.personalised", objective.personalised),
-            ("objective.regression", objective.regression),
-            ("sampling.mix.hard", config.sampling.mix.hard),
-        ):
-            require(not value, key, value, f"be {type(value)(0)!r}: a Tfds source has no watch time")
+    if isinstance(source, Tfds):
+        _check_without_watch_time(config)
+
+
+def _check_without_watch_time(config: Config) -> None:
+    """Such a source trains STL with non-personalised negatives; the rest is refused, not guessed."""
+    why = "a Tfds source holds ratings, which do not say how much of a title was seen"
+    for key, allowed in (
+        ("sampling.mix.hard", "0, for nobody is known to have abandoned one"),
+        ("objective.personalised", "False, for Eq. 13 weighs by completion"),
+        ("objective.regression", "0, for it predicts completion"),
+    ):
+        require(not at(config, key), key, at(config, key), f"be {allowed}: {why}")
+    for i, feature in enumerate(config.features):
+        known = (feature.where, feature.name) != ("interaction", "completion")
+        require(known, f"features[{i}].name", feature.name, f"be sessions or age: {why}")
 
 
 def _check_features(config: Config) -> None:

@@ -14,7 +14,9 @@ def _flags() -> None:
     flags.DEFINE_string("checkpoint", None, "the workdir of a training run", required=True)
     flags.DEFINE_string("data", "", "the dataset; empty: the one it was trained on")
     flags.DEFINE_list("lists", list(LISTS), f"which lists, of {', '.join(LISTS)}")
-    flags.DEFINE_list("next_k", [], "how many next titles are queries, such as 1,3; empty: as the config says")
+    flags.DEFINE_list(
+        "next_k", [], "how many next titles are queries, such as 1,3; empty: as the config says"
+    )
     flags.DEFINE_string("split", "test", f"one of {', '.join(SPLITS[1:])}")
     flags.DEFINE_enum("which", None, ["best", "last"], "which checkpoint; empty: as the config says")
     flags.DEFINE_bool("per_user", False, "also write each user's mean metrics, as Parquet")

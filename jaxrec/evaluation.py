@@ -32,7 +32,9 @@ class Scorer:
         self._batch_size = program.config.evaluate.batch_size
         self._prefetch = program.config.train.prefetch
 
-    def __call__(self, params: Any, rows: Rows) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    def __call__(
+        self, params: Any, rows: Rows
+    ) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
         """Scores [Q, lists, K, 1 + negatives] of every row, in order, and the summed (sum, count) metrics."""
         scores, sums = [], []
         for more, added in self._ahead(params, rows):
@@ -87,7 +89,8 @@ def by_hard(scores: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
     """Metrics on the enabled list by how many hard negatives it holds (K=1)."""
     counts = rows["list_hard"][:, 0]
     return {
-        str(n): summary(scores[counts == n, LISTS.index("enabled")], rows[counts == n], 1) for n in np.unique(counts)
+        str(n): summary(scores[counts == n, LISTS.index("enabled")], rows[counts == n], 1)
+        for n in np.unique(counts)
     }
 
 
@@ -116,7 +119,11 @@ def load(workdir: str | Path, which: str) -> Loaded:
 
 def program_of(config: Config, meta: dict[str, Any]) -> Program:
     return Program(
-        config, Layout.from_json(meta["layout"]), meta["threshold"], meta["steps_per_epoch"], meta["total_steps"]
+        config,
+        Layout.from_json(meta["layout"]),
+        meta["threshold"],
+        meta["steps_per_epoch"],
+        meta["total_steps"],
     )
 
 
@@ -147,7 +154,9 @@ def judge(
     loaded = load(workdir, which)
     dataset = Dataset(data or loaded.meta["dataset_directory"])
     if dataset.layout != loaded.program.layout:
-        raise InputError(f"dataset {dataset.directory}: its layout is not the checkpoint's; prepare it with its config")
+        raise InputError(
+            f"dataset {dataset.directory}: its layout is not the checkpoint's; prepare it with its config"
+        )
     found = dataset.rows(split)
     rows = found.all()
     ks = next_k or loaded.config.evaluate.next_k

@@ -140,18 +140,22 @@ def _batches(config: Config, dataset: Dataset) -> tuple[TrainBatches, int]:
 def _same_run(kept: dict[str, Any], now: dict[str, Any], workdir: Path) -> None:
     """Raises InputError at the first setting in which a kept run differs from this one."""
     if kept["dataset"] != now["dataset"]:
-        raise InputError(f"workdir {workdir}: holds a run on dataset {kept['dataset']}, this is {now['dataset']}; "
-                         "allowed: the same dataset, or another --workdir")  # fmt: skip
+        raise InputError(
+            f"workdir {workdir}: holds a run on dataset {kept['dataset']}, this is {now['dataset']}; "
+            "allowed: the same dataset, or another --workdir"
+        )
     for key, (before, after) in _differences(kept["config"], now["config"], "").items():
         if any(key.startswith(f"{part}.{name}") for part, names in _FREE.items() for name in names):
             continue
-        raise InputError(f"workdir {workdir}: holds a run with {key}={before!r}, this config has {after!r}; "
-                         "allowed: the same config, or another --workdir")  # fmt: skip
+        raise InputError(
+            f"workdir {workdir}: holds a run with {key}={before!r}, this config has {after!r}; "
+            "allowed: the same config, or another --workdir"
+        )
 
 
 def _differences(before: Any, after: Any, key: str) -> dict[str, tuple[Any, Any]]:
     if isinstance(before, dict) and isinstance(after, dict):
-        out = {}
+        out: dict[str, tuple[Any, Any]] = {}
         for name in sorted({*before, *after}):
             out |= _differences(before.get(name), after.get(name), f"{key}.{name}" if key else name)
         return out

@@ -78,13 +78,3 @@ def learning_rate(state: Any, config: Optimizer) -> jax.Array:
 
 apply = optax.apply_updates  # (params, updates) -> params
 norm = optax.tree.norm  # of a tree of gradients
-
-
-def apply(params: Any, updates: Any) -> Any:
-    """Parameters moved by an update, each in its own dtype."""
-    return optax.apply_updates(params, updates)
-
-
-def norm(tree: Any) -> jax.Array:
-    """The Euclidean norm of all of a tree's numbers together."""
-    return optax.tree.norm(tree)

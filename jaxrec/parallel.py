@@ -60,7 +60,9 @@ def replicate(tree: Any) -> Any:
     donating them destroys nothing the caller still holds.
     """
     where = replicated()
-    return jax.tree.map(lambda x: jax.make_array_from_callback(np.shape(x), where, lambda _: np.asarray(x)), tree)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(np.shape(x), where, lambda _: np.asarray(x)), tree
+    )
 
 
 def map_over_devices(step: Callable, how: str = "pmap") -> Callable:
@@ -74,14 +76,18 @@ def map_over_devices(step: Callable, how: str = "pmap") -> Callable:
         return lambda state, batch, table: mapped(state, _split(batch), table)
     spec = PartitionSpec(AXIS)
     inner = jax.shard_map(
-        step, mesh=mesh(), in_specs=(PartitionSpec(), spec, PartitionSpec()), out_specs=PartitionSpec(), check_vma=False
+        step,
+        mesh=mesh(),
+        in_specs=(PartitionSpec(), spec, PartitionSpec()),
+        out_specs=PartitionSpec(),
+        check_vma=False,
     )
     jitted = jax.jit(inner, donate_argnums=0)
     return lambda state, batch, table: jitted(state, _shard(batch), table)
 
 
 def map_queries(step: Callable) -> Callable:
-    """`step(params, batch, table) -> outputs` over all devices; nothing is donated, outputs are replicated."""
+    """`step(params, batch, table) -> outputs` over all devices; nothing donated, outputs replicated."""
     mapped = jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=None)
     return lambda params, batch, table: mapped(params, _split(batch), table)
 

@@ -15,6 +15,7 @@ from jaxrec.config import Config
 from jaxrec.config_check import dataset_directory, digest
 from jaxrec.data.dataset import prepare
 from jaxrec.errors import InputError
+from jaxrec.schema import SPLITS
 from jaxrec.sources import open_source
 
 
@@ -46,7 +47,7 @@ def ensure(config: Config, directory: str) -> None:
     kept = json.loads(manifest.read_text())["digest"]
     if kept != digest(config):
         raise InputError(
-            f"dataset {directory}: was prepared with other source, features or data settings than this config; "
+            f"dataset {directory}: was prepared with other source, features or data settings than these; "
             "allowed: the same ones, or another data.directory"
         )
 
@@ -59,7 +60,7 @@ def table(manifest: dict) -> str:
     """What preparation kept and left out, in a few lines."""
     rows, splits = manifest["rows"], manifest["splits"]
     lines = [f"{'split':<12}{'users':>12}{'examples':>12}"]
-    lines += [f"{s:<12}{n['users']:>12,}{n['examples']:>12,}" for s, n in splits.items()]
+    lines += [f"{s:<12}{splits[s]['users']:>12,}{splits[s]['examples']:>12,}" for s in SPLITS]
     lines += [f"rows read {rows['read']:,}; copies {rows['copies']:,}; titles {manifest['titles']:,}"]
     lines += [f"left out: {reason} {count:,}" for reason, count in rows["dropped"].items()]
     lines += [f"share of the hard pool that is filled {manifest['hard_fill_rate']:.1%}"]

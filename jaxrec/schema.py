@@ -88,7 +88,9 @@ class Drops:
 class Truth(Protocol):
     """What only a simulator knows, for the oracle rows."""
 
-    def densities(self, user: np.ndarray, time: np.ndarray, title: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def densities(
+        self, user: np.ndarray, time: np.ndarray, title: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """At requests (user [N], time [N] ms) for titles [N, C] (rows of Titles), given the latent state:
 
         p [N, C]: probability density of the title as the next one played and not abandoned; the
@@ -145,11 +147,11 @@ class Layout:
         return tuple(f for f in self.features if f.where == where)
 
     def columns(self, where: str, kind: str) -> int:
-        """Columns of the integer ("category") or float ("number") array of title, user or context features."""
+        """Columns of the integer ("category") or float ("number") array of a place's features."""
         return sum(f.columns for f in self.of(where) if (f.kind == "number") == (kind == "number"))
 
     def _request_fields(self) -> list[tuple[str, str, tuple[int, ...]]]:
-        """What every row holds, widest fields first; each starts on a word, for history is a multiple of 4."""
+        """What every row holds; each field starts on a word, for history is a multiple of 4."""
         fields: list[tuple[str, str, tuple[int, ...]]] = [
             ("user", "<u4", ()),  # number of the user in its split, by order of hash
             ("position", "<u4", ()),  # of the query among the user's queries
@@ -184,7 +186,11 @@ class Layout:
         shape, k1 = (self.next_k, self.negatives), (1 + self.negatives,)
         extra: list[tuple[str, str, tuple[int, ...]]] = []
         for name in LISTS:
-            extra += [(f"list_{name}", "<i4", shape), (f"oracle_{name}", "<f4", k1), (f"truth_{name}", "<f4", k1)]
+            extra += [
+                (f"list_{name}", "<i4", shape),
+                (f"oracle_{name}", "<f4", k1),
+                (f"truth_{name}", "<f4", k1),
+            ]
         extra += [("list_hard", "<i4", (self.next_k,))]  # how many of the enabled list are hard negatives
         return np.dtype([*self._request_fields(), *extra])
 
@@ -210,8 +216,8 @@ class HostBatch(NamedTuple):
 class TitleTable(NamedTuple):
     """Features of every title by id, put on the device once."""
 
-    categories: np.ndarray  # [V, columns] int32
-    numbers: np.ndarray  # [V, columns] float32, standardised
+    categories: Any  # [V, columns] int32
+    numbers: Any  # [V, columns] float32, standardised
 
 
 class History(NamedTuple):

@@ -23,7 +23,7 @@ from jaxrec.nn.recommender import Recommender
 from jaxrec.parallel import AXIS, rows_of_device
 from jaxrec.schema import Batch, HostBatch, Layout, TitleTable
 
-Sums = dict[str, tuple[jax.Array, jax.Array]]  # metric -> (sum, count), divided once by who reads them
+Sums = dict[str, tuple[Any, Any]]  # metric -> (sum, count), divided once by who reads them
 
 
 class TrainState(NamedTuple):
@@ -60,7 +60,9 @@ class Program:
             features=self.layout.features,
             titles=self.layout.titles,
             width=m.width,
-            experts=tuple(ExpertFields(e.window, e.layers, e.heads, e.feedforward, e.dropout) for e in m.experts),
+            experts=tuple(
+                ExpertFields(e.window, e.layers, e.heads, e.feedforward, e.dropout) for e in m.experts
+            ),
             gate=GateFields(m.gate.hidden, m.gate.noise),
             dropout=m.dropout,
             matcher=m.matcher,
@@ -106,11 +108,13 @@ class Program:
     ) -> tuple[jax.Array, Sums]:
         """The sum over valid examples of Eq. 15, and each metric's (sum, count)."""
         candidates = jnp.concatenate([batch.positive, batch.negative], axis=1)
-        out = self.model.apply(
+        out: Any = self.model.apply(
             {"params": params}, batch.history, candidates, table, tau, key, batch.positive.shape[1]
         )
         c = self.config
-        return losses.objective(out, batch, c.objective, c.sampling, self.threshold, c.model.gate.target_entropy)
+        return losses.objective(
+            out, batch, c.objective, c.sampling, self.threshold, c.model.gate.target_entropy
+        )
 
     def gradients(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[Any, Sums]:
         """Gradients of the mean loss over the global batch, and its sums; inside a mapped step."""
@@ -150,11 +154,12 @@ class Program:
         def step(params: Any, host: HostBatch, table: TitleTable) -> tuple[jax.Array, Sums]:
             found = batches.queries(host.words, self.view)
             variables = {"params": params}
-            user = self.model.apply(variables, found.history, table, tau, method="encode")
+            user: Any = self.model.apply(variables, found.history, table, tau, method="encode")
             candidates = found.candidate[:, :, :next_k]
             flat = candidates.reshape(len(candidates), -1)
-            scores = self.model.apply(variables, user, flat, table, (self.score_task,), method="score")
-            scores = scores[self.score_task].reshape(candidates.shape)
+            tasks = (self.score_task,)
+            of_task: Any = self.model.apply(variables, user, flat, table, tasks, method="score")
+            scores = of_task[self.score_task].reshape(candidates.shape)
             sums: Sums = {}
             if with_loss:
                 batch = batches.validation(found, host.valid, self.config.sampling.next_k)

@@ -10,7 +10,9 @@ from jaxrec.config_check import check_devices, dataset_directory
 
 
 def _workdir_flag() -> None:
-    flags.DEFINE_string("workdir", "", "where the run lives; resumed if it holds one; empty: runs/<config name>")
+    flags.DEFINE_string(
+        "workdir", "", "where the run lives; resumed if it holds one; empty: runs/<config name>"
+    )
 
 
 def main(found: flags.FlagValues) -> int:

@@ -19,7 +19,9 @@ def random_rows(dtype, n=7):
     rows = np.zeros(n, dtype)
     for name in dtype.names:
         field = rows[name]
-        rows[name] = rng.normal(size=field.shape) if field.dtype.kind == "f" else rng.integers(0, 200, field.shape)
+        rows[name] = (
+            rng.normal(size=field.shape) if field.dtype.kind == "f" else rng.integers(0, 200, field.shape)
+        )
     return rows
 
 

@@ -15,6 +15,8 @@ from jaxrec.config import (
     Feature,
     KuaiRand,
     Mix,
+    Objective,
+    Sampling,
     Simulator,
     Tables,
     Tfds,
@@ -31,6 +33,7 @@ from jaxrec.config_check import (
 )
 from jaxrec.errors import InputError
 
+RATINGS = ": a Tfds source holds ratings, which do not say how much of a title was seen"
 TITLE = Feature("title_id", "category", "title", 32)
 GENRES = Feature("genres", "categories", "title", 8, most=3)
 
@@ -148,8 +151,46 @@ WRONG = [
     ("source", Tables("a", "b", "", Columns(time_unit="h")), "source.columns.time_unit='h' must be one of s"),
     ("source", Tables("a", "b", "", Columns(user="")), "source.columns.user='' must not be empty"),
     ("source", KuaiRand(), "source.directory='' must say where the rows are"),
-    ("source", Tfds(name="x"), "objective.personalised=True must be False: a Tfds source has no watch time"),
+    ("source", Tfds(name="x"), "sampling.mix.hard=0.3 must be 0, for nobody is known"),
 ]  # fmt: skip
+
+
+def ratings(**fields) -> Config:
+    objective = Objective(personalised=False, regression=0.0)
+    sampling = Sampling(mix=Mix(0.0, 0.5, 0.3, 0.2))
+    config = Config(source=Tfds(name="r"), features=(TITLE,), objective=objective, sampling=sampling)
+    return replace(config, **fields)
+
+
+def test_ratings_train_stl_with_negatives_of_nobody_in_particular():
+    check(ratings())
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (
+            {"sampling": Sampling()},
+            "sampling.mix.hard=0.3 must be 0, for nobody is known to have abandoned one",
+        ),
+        (
+            {"objective": Objective(regression=0.0)},
+            "objective.personalised=True must be False, for Eq. 13 weighs by completion",
+        ),
+        (
+            {"objective": Objective(personalised=False)},
+            "objective.regression=0.2 must be 0, for it predicts completion",
+        ),
+        (
+            {"features": (TITLE, Feature("completion", "number", "interaction", 4))},
+            "features[1].name='completion' must be sessions or age",
+        ),
+    ],
+)
+def test_ratings_refuse_what_needs_watch_time(wrong, message):
+    with pytest.raises(InputError) as caught:
+        check(ratings(**wrong))
+    assert str(caught.value) == message + RATINGS
 
 
 @pytest.mark.parametrize("key, value, message", WRONG, ids=[f"{k}={v!r}"[:50] for k, v, _ in WRONG])

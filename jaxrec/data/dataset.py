@@ -51,7 +51,10 @@ class _Preparation:
         self.titles = source.titles()
         columns = title_columns(self.titles.features, config.features, len(self.titles.key))
         self.title_categories, self.title_numbers, self.title_specs, self.title_values = columns
-        self.user_columns, self.context = Columns(config.features, "user"), Columns(config.features, "context")
+        self.user_columns, self.context = (
+            Columns(config.features, "user"),
+            Columns(config.features, "context"),
+        )
         self.users = read_users(source, self.user_columns)
         categories = sum(f.kind != "number" for f in self.context.features)
         numbers = len(self.context.features) - categories
@@ -68,7 +71,9 @@ class _Preparation:
         sizes, users, counts, completion = self._build(order, trending, arrays, layout, held)
         shutil.rmtree(self.writer.partial / "spill")
         if not sizes["train"]:
-            raise InputError("source: no training example is left; allowed: at least one user with two titles")
+            raise InputError(
+                "source: no training example is left; allowed: at least one user with two titles"
+            )
         manifest = {
             "format": FORMAT,
             "name": self.config.name,
@@ -81,7 +86,9 @@ class _Preparation:
             "titles": len(order),
             "trending": trending,
             "plays": int(plays.sum()),
-            "completion_threshold": completion / 2**32 / sizes["train"] if self.source.has_completion else None,
+            "completion_threshold": completion / 2**32 / sizes["train"]
+            if self.source.has_completion
+            else None,
             "rows": {"read": rows, "copies": copies, "dropped": dict(sorted(self.drops.counts.items()))},
             "splits": {s: {"users": len(users[s]), "examples": sizes[s]} for s in SPLITS},
             "counts": dict(sorted(counts.items())),
@@ -93,7 +100,7 @@ class _Preparation:
         self.writer.finish(arrays, {s: held.keys(users[s]) for s in SPLITS if s != "train"}, manifest)
 
     def _route(self) -> tuple[int, HeldOut]:
-        """Cleans every chunk and sends its events to their partitions. Returns rows read, and held-out keys."""
+        """Cleans every chunk and sends its events to their partitions. Returns rows read, held-out keys."""
         rows, hashes, keys = 0, [np.empty(0, np.uint64)], []
         for chunk in self.source.interactions():
             good = clean(chunk, self.titles, self.config.data, self.drops, self.source.has_completion)
@@ -123,11 +130,11 @@ class _Preparation:
         return plays, copies
 
     def _sort_partition(self, partition: int) -> tuple[np.ndarray, int]:
-        """Sorts a partition in place, without copies. Returns the titles its training users played; copies."""
+        """Sorts a partition in place, without copies. Returns titles its training users played; copies."""
         records = self.spill.load(partition)
-        kept = drop_copies(
-            *(records[name] for name in ("user", "title", "time", "viewed", "categories", "numbers"))
-        )
+        # Final ids, not the provisional codes: those know in which order the rows came.
+        ties = self.context.encode(records["categories"], records["numbers"])
+        kept = drop_copies(*(records[name] for name in ("user", "title", "time", "viewed")), *ties)
         copies, records = len(records) - len(kept), records[kept]
         self.spill.replace(partition, records)
         records = records[self.users.splits(records["user"], self.config) == 0]
@@ -152,7 +159,7 @@ class _Preparation:
     def _build(
         self, order: np.ndarray, trending: int, arrays: Arrays, layout: Layout, held: HeldOut
     ) -> tuple[dict[str, int], dict[str, np.ndarray], dict[str, int], int]:
-        """Writes every partition's rows. Returns rows and user hashes by split, counts, the completion sum."""
+        """Writes every partition's rows. Returns rows and users by split, counts, the completion sum."""
         rank_of_row = np.empty(len(order), np.int64)
         rank_of_row[order] = np.arange(len(order))
         catalogue = examples.Catalogue(arrays.title_runtime, arrays.id_of_rank, trending)
@@ -209,7 +216,9 @@ class _Preparation:
                     rows[f"oracle_{name}"] = rows[f"truth_{name}"] = np.nan
                 continue
             user, time = made.requests[split]
-            lists = [np.concatenate([rows["target"][:, :1], rows[f"list_{name}"][:, 0]], axis=1) for name in LISTS]
+            lists = [
+                np.concatenate([rows["target"][:, :1], rows[f"list_{name}"][:, 0]], axis=1) for name in LISTS
+            ]
             rank = arrays.rank_of_id[np.concatenate(lists, axis=1)]
             p, abandoned = truth.densities(held.keys(log.hash[user]), time, order[rank])
             for l, name in enumerate(LISTS):

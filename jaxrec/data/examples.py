@@ -115,7 +115,9 @@ class Examples:
     completion_sum: int = 0  # of training targets, in 2**-32, whole so that its order cannot matter
 
 
-def build(log: Log, catalogue: Catalogue, layout: Layout, data: Data) -> tuple["Examples", negatives.Universe]:
+def build(
+    log: Log, catalogue: Catalogue, layout: Layout, data: Data
+) -> tuple["Examples", negatives.Universe]:
     """All rows of a partition's users. The universe comes back for the oracle's densities."""
     then = as_of(log, catalogue.runtime)
     world = _universe(log, catalogue)
@@ -131,7 +133,20 @@ def build(log: Log, catalogue: Catalogue, layout: Layout, data: Data) -> tuple["
     for s, name in enumerate(SPLITS):
         mine = log.split[log.user[query]] == s
         parts = [
-            _rows(log, then, world, catalogue.id_of_rank, query[c], position[c], upcoming[c], number, layout, data, name, out.counts)
+            _rows(
+                log,
+                then,
+                world,
+                catalogue.id_of_rank,
+                query[c],
+                position[c],
+                upcoming[c],
+                number,
+                layout,
+                data,
+                name,
+                out.counts,
+            )
             for c in _chunks(np.nonzero(mine)[0])
         ]
         dtype = layout.row_dtype() if name == "train" else layout.query_dtype()
@@ -257,7 +272,7 @@ def _fill_lists(
     rows: np.ndarray, world: negatives.Universe, id_of_rank: np.ndarray, user: np.ndarray, key: np.ndarray,
     rank: np.ndarray, hard: np.ndarray, n_hard: np.ndarray, layout: Layout,
 ) -> np.ndarray:  # fmt: skip
-    """Draws the frozen lists of each query and of each of its next titles; False where too few titles are left."""
+    """Draws the frozen lists of each query and its next titles; False where too few titles are left."""
     enough = np.ones(len(rows), bool)
     for l, name in enumerate(LISTS):
         widths = list_widths(name, layout.negatives)
@@ -265,7 +280,9 @@ def _fill_lists(
             salt = 1 + l * layout.next_k + k
             # Each list draws its own hard negatives, uniformly from those drawn for the query.
             shuffled, count = _reorder(hard, n_hard, mix(key, salt, _HARD_DRAW))
-            drawn = negatives.draw(world, user, mix(key, salt), shuffled, np.minimum(count, widths[0]), widths)
+            drawn = negatives.draw(
+                world, user, mix(key, salt), shuffled, np.minimum(count, widths[0]), widths
+            )
             ids = id_of_rank[np.concatenate(drawn.ranks, axis=1)]
             rows[f"list_{name}"][:, k] = np.where(rank[:, k : k + 1] >= 0, ids, 0)
             if name == "enabled":

@@ -98,7 +98,9 @@ class _SplitWriter:
         if self._blocks % SHARD_BLOCKS == 0:
             self._close_shard()
             shard = self._blocks // SHARD_BLOCKS
-            self._writer = ArrayRecordWriter(str(self._directory / f"{self._split}-{shard:05d}.rows"), _OPTIONS)
+            self._writer = ArrayRecordWriter(
+                str(self._directory / f"{self._split}-{shard:05d}.rows"), _OPTIONS
+            )
         assert self._writer is not None
         self._writer.write(rows.tobytes())
         self._blocks += 1
@@ -169,9 +171,7 @@ class Rows:
     def __init__(self, directory: Path, split: str, rows: int, dtype: np.dtype) -> None:
         self.rows, self.dtype = rows, dtype
         self.blocks = -(-rows // BLOCK_ROWS)
-        self._paths = [
-            directory / f"{split}-{s:05d}.rows" for s in range(-(-self.blocks // SHARD_BLOCKS))
-        ]
+        self._paths = [directory / f"{split}-{s:05d}.rows" for s in range(-(-self.blocks // SHARD_BLOCKS))]
         for path in self._paths:
             if not path.exists():
                 raise InputError(f"dataset {directory}: {path.name} is missing; prepare it again")
@@ -193,7 +193,9 @@ class Rows:
         shard = blocks // SHARD_BLOCKS
         for s in np.unique(shard):
             where = np.nonzero(shard == s)[0]
-            for place, record in zip(where, self._readers[s].read((blocks[where] % SHARD_BLOCKS).tolist()), strict=True):
+            for place, record in zip(
+                where, self._readers[s].read((blocks[where] % SHARD_BLOCKS).tolist()), strict=True
+            ):
                 out[place] = record  # a loop over blocks
         return np.frombuffer(b"".join(out), "<u4").reshape(-1, self.dtype.itemsize // 4)
 
@@ -209,7 +211,9 @@ class Dataset:
         self.directory = Path(directory)
         path = self.directory / "manifest.json"
         if not path.exists():
-            raise InputError(f"dataset {self.directory}: no manifest.json; prepare it with python -m jaxrec.prepare")
+            raise InputError(
+                f"dataset {self.directory}: no manifest.json; prepare it with python -m jaxrec.prepare"
+            )
         self.manifest = json.loads(path.read_text())
         if self.manifest["format"] != FORMAT:
             raise InputError(f"dataset {self.directory}: format={self.manifest['format']}; allowed: {FORMAT}")

@@ -31,7 +31,9 @@ class TrainBatches:
     the dataset holds fewer rows than a batch.
     """
 
-    def __init__(self, rows: Rows, batch_size: int, seed: int, steps: int, process: int = 0, processes: int = 1):
+    def __init__(
+        self, rows: Rows, batch_size: int, seed: int, steps: int, process: int = 0, processes: int = 1
+    ):
         if rows.rows < batch_size:
             raise InputError(
                 f"train.batch_size={batch_size} is more than the dataset's {rows.rows} training examples"
@@ -54,7 +56,9 @@ class TrainBatches:
 
     def _take(self, epoch: int, first: int, last: int) -> np.ndarray:
         order = _generator(self._seed, epoch).permutation(self._rows.blocks)
-        starts = np.concatenate([[0], np.cumsum(self._rows.block_rows()[order])[WINDOW_BLOCKS - 1 :: WINDOW_BLOCKS]])
+        starts = np.concatenate(
+            [[0], np.cumsum(self._rows.block_rows()[order])[WINDOW_BLOCKS - 1 :: WINDOW_BLOCKS]]
+        )
         if starts[-1] < self._rows.rows:
             starts = np.append(starts, self._rows.rows)
         parts = []

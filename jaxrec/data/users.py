@@ -55,11 +55,15 @@ def read_users(source: Source, columns: Columns) -> UserTable:
     columns.finish()
     every = np.concatenate(hashes)
     order = np.argsort(every, kind="stable")
-    again = np.nonzero(np.diff(every[order]) == 0)[0] if len(every) > 1 else []
+    again = np.nonzero(np.diff(every[order].view(np.int64)) == 0)[0]
     if len(again):
-        raise InputError(f"users table: row {int(order[again[0] + 1]) + 1} names a user a second time; allowed: once")
+        raise InputError(
+            f"users table: row {int(order[again[0] + 1]) + 1} names a user a second time; allowed: once"
+        )
     if not categories:
-        return UserTable(every, np.concatenate(splits), np.empty((0, 0), np.int32), np.empty((0, 0), np.float32))
+        return UserTable(
+            every, np.concatenate(splits), np.empty((0, 0), np.int32), np.empty((0, 0), np.float32)
+        )
     ids, scaled = columns.encode(np.concatenate(categories)[order], np.concatenate(numbers)[order])
     return UserTable(every[order], np.concatenate(splits)[order], ids, scaled)
 

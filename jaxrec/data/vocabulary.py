@@ -8,26 +8,20 @@ import numpy as np
 
 from jaxrec.config import Feature
 from jaxrec.errors import InputError
-from jaxrec.schema import UNKNOWN, FeatureSpec, Lists
+from jaxrec.schema import MISSING, TITLE_ID, UNKNOWN, FeatureSpec, Lists
 
 _FIRST_VALUE = UNKNOWN + 1
-TITLE_ID = "title_id"  # the declared feature that is the title's own id
 
 
 def missing(values: np.ndarray) -> np.ndarray:
-    """Where a raw column has no value: None, NaN or the empty string."""
+    """Where a raw column has no value: NaN, the empty string, or schema.MISSING."""
     if values.dtype.kind == "f":
         return np.isnan(values)
-    if values.dtype.kind == "O":
-        return np.array([v is None or v == "" for v in values], bool)
+    if values.dtype.kind == "i":
+        return values == MISSING
     if values.dtype.kind in "US":
         return values == values.dtype.type()
     return np.zeros(len(values), bool)
-
-
-def _comparable(values: np.ndarray) -> np.ndarray:
-    """Object columns as strings, so that they sort; the missing as the empty string."""
-    return np.where(missing(values), "", values).astype(str) if values.dtype.kind == "O" else values
 
 
 class Codes:
@@ -38,11 +32,13 @@ class Codes:
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """[N] int32 provisional codes, -1 where missing."""
-        values = _comparable(np.asarray(values))
         unique, inverse = np.unique(values, return_inverse=True)
         lost = missing(unique)
         codes = np.array(
-            [-1 if gone else self._code.setdefault(v, len(self._code)) for v, gone in zip(unique.tolist(), lost, strict=True)],
+            [
+                -1 if gone else self._code.setdefault(value, len(self._code))
+                for value, gone in zip(unique.tolist(), lost, strict=True)
+            ],
             np.int32,
         )  # a loop over the distinct values of a chunk, not over its rows
         return codes[inverse]
@@ -130,7 +126,9 @@ class Columns:
             else:
                 self.values[f.name], remap = state.finish()
                 self._remap.append(remap)
-                specs.append(FeatureSpec(f.name, f.kind, f.where, f.width, size=_FIRST_VALUE + len(remap) - 1))
+                specs.append(
+                    FeatureSpec(f.name, f.kind, f.where, f.width, size=_FIRST_VALUE + len(remap) - 1)
+                )
         self.specs = tuple(specs)
 
     def encode(self, categories: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -159,14 +157,16 @@ def title_columns(
             specs.append(FeatureSpec(f.name, f.kind, f.where, f.width, size=titles + _FIRST_VALUE, columns=0))
             continue
         if f.name not in raw:
-            raise InputError(f"feature {f.name}: no such title column; the source gives: {', '.join(raw) or 'none'}")
+            raise InputError(
+                f"feature {f.name}: no such title column; the source gives: {', '.join(raw) or 'none'}"
+            )
         column = raw[f.name]
         if isinstance(column, Lists) != (f.kind == "categories"):
             held = "lists" if isinstance(column, Lists) else "single values"
             raise InputError(f"feature {f.name}: kind={f.kind} but the title column holds {held}")
         if f.kind == "number":
             moments = Moments()
-            x = moments.add(column, f.name)
+            x = moments.add(np.asarray(column), f.name)
             mean, std = moments.finish()
             spec = FeatureSpec(f.name, f.kind, f.where, f.width, mean=mean, std=std)
             numbers.append(standardise(x, spec)[:, None])
@@ -189,6 +189,8 @@ def _padded(ids: np.ndarray, offsets: np.ndarray, most: int) -> np.ndarray:
     """[rows, most] the first `most` ids of each list, then 0; an empty list is unknown."""
     at = offsets[:-1, None] + np.arange(most)
     inside = at < offsets[1:, None]
-    padded = np.where(inside, ids[np.minimum(at, max(len(ids) - 1, 0))] if len(ids) else 0, 0).astype(np.int32)
+    padded = np.where(inside, ids[np.minimum(at, max(len(ids) - 1, 0))] if len(ids) else 0, 0).astype(
+        np.int32
+    )
     padded[np.diff(offsets) == 0, 0] = UNKNOWN
     return padded

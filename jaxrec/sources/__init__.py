@@ -5,7 +5,6 @@ TensorFlow Datasets, `simulator` an embedded service.
 """
 
 from jaxrec import config
-from jaxrec.errors import InputError
 from jaxrec.schema import Source
 
 
@@ -32,24 +31,3 @@ def open_source(
     from jaxrec.sources.tfds import TfdsSource
 
     return TfdsSource(source, features)
-
-
-def check_source(run: config.Config) -> None:
-    """Raises InputError where a run asks a source without watch time for what only watch time gives.
-
-    Such a source trains STL with non-personalised negatives. Reads nothing but the config.
-    """
-    if not isinstance(run.source, config.Tfds):
-        return
-    why = "a Tfds source holds ratings, which do not say how much of a title was seen"
-    asked = {
-        "sampling.mix.hard": (run.sampling.mix.hard, "0, for nobody is known to have abandoned one"),
-        "objective.personalised": (run.objective.personalised, "False, for Eq. 13 weighs by completion"),
-        "objective.regression": (run.objective.regression, "0, for it predicts completion"),
-    }
-    for key, (value, allowed) in asked.items():
-        if value:
-            raise InputError(f"{key}={value!r} must be {allowed}: {why}")
-    for i, feature in enumerate(run.features):
-        if (feature.where, feature.name) == ("interaction", "completion"):
-            raise InputError(f"features[{i}].name='completion' must be sessions or age: {why}")

@@ -25,7 +25,9 @@ def prepared(config, directory, **data):
 
 
 @pytest.mark.parametrize("partitions, workers", [(1, 1), (5, 3)])
-def test_same_bytes_whatever_the_cores_and_partitions(tiny_config, tiny_directory, tmp_path, partitions, workers):
+def test_same_bytes_whatever_the_cores_and_partitions(
+    tiny_config, tiny_directory, tmp_path, partitions, workers
+):
     prepared(tiny_config, tmp_path / "again", partitions=partitions, workers=workers)
     names = sorted(p.name for p in tiny_directory.iterdir())
     assert names == sorted(p.name for p in (tmp_path / "again").iterdir())
@@ -94,7 +96,7 @@ def test_the_oracle_is_known_and_beats_ranking_by_p_alone(tiny):
 def test_nothing_is_left_behind_by_bad_input(tiny_config, tmp_path):
     config = copy.deepcopy(tiny_config)
     config.data.latest = "1990-01-02"  # every event is later
-    with pytest.raises(InputError, match="data.max_dropped"):
+    with pytest.raises(InputError, match=r"data\.max_dropped"):
         prepare(open_source(config.source, config.features), config, str(tmp_path / "bad"))
     assert list(tmp_path.iterdir()) == []
 

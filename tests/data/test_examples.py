@@ -9,8 +9,8 @@ from jaxrec.schema import Layout
 
 HOUR = 3_600_000
 # One user; ranks of six titles of 100 minutes each; minutes seen; hours.
-#   t=1 title 0, 50 min | t=2 title 1, 1 min (abandoned so far) | t=3 title 2, 80 min | t=4 title 1 again, 60 min
-#   t=5 title 3, 2 min (abandoned for good) | t=5 title 4, 90 min (the same time) | t=6 title 5, 100 min
+#   t=1 title 0, 50 | t=2 title 1, 1 (abandoned so far) | t=3 title 2, 80 | t=4 title 1 again, 60
+#   t=5 title 3, 2 (abandoned for good) | t=5 title 4, 90 (the same time) | t=6 title 5, 100
 EVENTS = [(1, 0, 50), (2, 1, 1), (3, 2, 80), (4, 1, 60), (5, 3, 2), (5, 4, 90), (6, 5, 100)]
 
 

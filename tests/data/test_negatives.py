@@ -68,7 +68,7 @@ def test_densities_worked_by_hand():
     rank = np.array([[0, 1, 9, 7]])  # the target was a trending title; 7 is a hard negative
     abandoned = np.array([[0.1, 0.2, 0.0, 0.5]])
     q = negatives.densities(w, np.array([0]), rank, abandoned, np.array([2]), (6, 6, 4, 4))
-    # trending left 3 + the target = 4, tailing 14, all 18; two hard, so four of their places are trending fills
+    # trending 3 + the target = 4, tailing 14, all 18; two hard, so four of their places are filled
     trending, tailing, everywhere = 10 / 4, 4 / 14, 4 / 18
     expected = [0.2 + trending, 0.4 + trending, tailing, 1.0 + tailing]
     np.testing.assert_allclose(q, np.array([expected]) + everywhere)

@@ -86,7 +86,9 @@ def train(workdir, dataset, *more):
         sys.executable, "-m", "jaxrec.train", "--config", "configs/tiny.py", "--workdir", str(workdir),
         f"--config.data.directory={dataset}", "--config.train.length=4 epochs", *more,
     ]  # fmt: skip
-    return subprocess.Popen(command, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
 
 
 def final_parameters(workdir):

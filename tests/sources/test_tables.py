@@ -1,20 +1,18 @@
 """CSV and Parquet by a column map: what is read, and the message of each bad input."""
 
-import re
 import subprocess
 import sys
-from dataclasses import replace
 from datetime import UTC, date, datetime
 
 import numpy as np
 import polars as pl
 import pytest
 
-from jaxrec.config import Columns, Config, Feature, Mix, Objective, Sampling, Simulator, Tables, Tfds
+from jaxrec.config import Columns, Feature, Simulator, Tables
 from jaxrec.errors import InputError
 from jaxrec.hashing import of_keys
 from jaxrec.schema import MISSING
-from jaxrec.sources import check_source, files, open_source
+from jaxrec.sources import files, open_source
 
 LOG = (
     "user_id,title_id,time,seconds_viewed,device\n"
@@ -428,34 +426,6 @@ def test_without_a_users_table(folder):
 
 
 # ---------------------------------------------------------------- opening
-
-
-def test_ratings_refuse_what_needs_watch_time():
-    plain = Config(
-        source=Tfds(name="r"),
-        objective=Objective(regression=0, personalised=False),
-        sampling=Sampling(mix=Mix(0, 0.5, 0.3, 0.2)),
-    )
-    check_source(plain)
-    check_source(Config())
-    why = ": a Tfds source holds ratings, which do not say how much of a title was seen"
-    weighed, regressed = (
-        replace(plain.objective, **f) for f in ({"personalised": True}, {"regression": 0.2})
-    )
-    for wrong, message in (
-        (
-            {"sampling": Sampling()},
-            "sampling.mix.hard=0.3 must be 0, for nobody is known to have abandoned one",
-        ),
-        (
-            {"objective": weighed},
-            "objective.personalised=True must be False, for Eq. 13 weighs by completion",
-        ),
-        ({"objective": regressed}, "objective.regression=0.2 must be 0, for it predicts completion"),
-        ({"features": FEATURES}, "features[6].name='completion' must be sessions or age"),
-    ):
-        with pytest.raises(InputError, match=f"^{re.escape(message + why)}$"):
-            check_source(replace(plain, **wrong))
 
 
 def test_the_simulator_needs_neither_polars_nor_tfds():
