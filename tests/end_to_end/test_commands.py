@@ -1,0 +1,149 @@
+"""The commands as a user types them: what they print, what they write, and how they say no."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+METRICS = {"ndcg@1", "ndcg@5", "recall@5", "mrr@5", "users", "examples"}
+
+
+def type_in(*arguments, cwd=ROOT):
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=cwd, env=env, capture_output=True, text=True, timeout=400
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_directory, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    data = f"--config.data.directory={tiny_directory}"
+    done = type_in("-m", "jaxrec.train", "--config", "configs/tiny.py", "--workdir", workdir, data)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return workdir, done
+
+
+def test_train_prints_the_table_and_writes_what_it_promises(trained, tiny):
+    workdir, done = trained
+    for row in ("model", "popularity", "abandoned last", "in history first", "oracle, p/q", "oracle, p alone"):
+        assert re.search(rf"^{re.escape(row)} +0?\.\d+", done.stdout, re.M), row
+    result = json.loads((workdir / "test.json").read_text())
+    assert set(result["lists"]) == {"enabled", "disabled"} and set(result["lists"]["enabled"]) == METRICS
+    assert {"popularity", "abandoned_rule", "in_history_rule", "oracle"} <= set(result["baselines"])
+    assert result["dataset"] == tiny.fingerprint
+    assert result["lists"]["enabled"]["examples"] == tiny.manifest["splits"]["test"]["examples"]
+    assert result["lists_k3"]["enabled"]["examples"] > result["lists"]["enabled"]["examples"]
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    validations = [line for line in lines if line["split"] == "validation"]
+    assert len(validations) == 2 and all(np.isfinite(line["loss"]) for line in lines)
+    assert {"gradient_norm", "learning_rate", "gate_entropy", "gate_information"} <= set(lines[0])
+    assert (workdir / "report.html").read_text().count("<svg") >= 3
+    assert any((workdir / "tensorboard").iterdir())
+    assert json.loads((workdir / "config.json").read_text())["name"] == "tiny"
+
+
+def test_evaluate_needs_the_checkpoint_alone_and_agrees_with_the_run(trained, tmp_path):
+    workdir, _ = trained
+    done = type_in("-m", "jaxrec.evaluate", "--checkpoint", workdir, "--json", "--per_user", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result, kept = json.loads(done.stdout), json.loads((workdir / "test.json").read_text())
+    for part in ("lists", "lists_k3", "baselines", "by_hard", "dataset", "step"):
+        assert result[part] == kept[part]
+    users = pl.read_parquet(workdir / "eval-test-best-per-user.parquet")
+    assert len(users) == result["lists"]["enabled"]["users"]
+    mean = (users["enabled/ndcg@1"] * users["queries"]).sum() / users["queries"].sum()
+    assert mean == pytest.approx(result["lists"]["enabled"]["ndcg@1"], abs=1e-12)
+
+
+def test_running_a_finished_run_again_trains_no_further(trained, tiny_directory):
+    workdir, _ = trained
+    before = (workdir / "metrics.jsonl").read_text()
+    data = f"--config.data.directory={tiny_directory}"
+    done = type_in("-m", "jaxrec.train", "--config", "configs/tiny.py", "--workdir", workdir, data)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_prepare_writes_where_it_is_told_and_says_what_it_kept(tmp_path):
+    done = type_in("-m", "jaxrec.prepare", "--config", "configs/tiny.py", "--out", tmp_path / "d", "--json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = json.loads(done.stdout)
+    manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())
+    assert said == {"directory": str(tmp_path / "d"), **manifest}
+
+
+TRAIN = ["-m", "jaxrec.train", "--config"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([*TRAIN, "configs/tiny.py", "--config.model.width=13"], "model.width=13 must divide by heads=2"),
+        ([*TRAIN, "configs/tiny.py", "--config.train.batch=3"], "train.batch does not exist; there are seed"),
+        ([*TRAIN, "configs/none.py"], "configs/none.py"),
+        ([*TRAIN, "configs/tiny.py", "--config.train.batch_size=100000"], "train.batch_size=100000 is more than"),
+        (["-m", "jaxrec.evaluate", "--checkpoint", "nowhere"], "nowhere"),
+        (["-m", "jaxrec.evaluate", "--checkpoint", "x", "--lists=all"], "--lists=all; allowed: enabled, disabled"),
+        (["-m", "jaxrec.evaluate", "--checkpoint", "x", "--split=train"], "allowed: validation, test"),
+        (["-m", "jaxrec.evaluate", "--checkpoint", "x", "--next_k=0"], "--next_k=0; allowed: whole numbers"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(arguments, message, tmp_path, tiny_directory):
+    more = []
+    if "configs/tiny.py" in arguments:
+        more = [f"--workdir={tmp_path / 'w'}", f"--config.data.directory={tiny_directory}"]
+    done = type_in(*arguments, *more)
+    assert done.returncode == 2 and done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], done.stderr[-3000:]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_config_in_the_same_workdir_is_refused(trained, tiny_directory):
+    workdir, _ = trained
+    more = [f"--workdir={workdir}", f"--config.data.directory={tiny_directory}", "--config.model.dropout=0.3"]
+    done = type_in(*TRAIN, "configs/tiny.py", *more)
+    assert done.returncode == 2
+    expected = f"workdir {workdir}: holds a run with model.dropout=0.1, this config has 0.3"
+    assert expected in done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", ["train", "prepare", "evaluate"])
+def test_help_is_plain_words(command):
+    done = type_in("-m", f"jaxrec.{command}", "--help")
+    assert done.returncode == 0 and f"python -m jaxrec.{command}" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_the_readmes_first_command_runs(tmp_path):
+    """Its own arguments, on fewer users and steps; the gate runs the line as it stands in a new environment."""
+    (line,) = re.findall(r"^python3 .*-m (jaxrec\.train .*)$", (ROOT / "README.md").read_text(), re.M)
+    fewer = [
+        "--config.source.users=1200", "--config.source.test_only_users=50", "--config.train.length=3 steps",
+        f"--config.data.directory={tmp_path / 'd'}", f"--workdir={tmp_path / 'w'}",
+    ]  # fmt: skip
+    done = type_in("-m", *shlex.split(line), *fewer)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "of the way from popularity to the oracle" in done.stdout
+
+
+def test_training_on_a_prepared_dataset_loads_neither_polars_nor_tfds(tiny_directory, tmp_path):
+    code = (
+        "import sys, runpy, atexit;"
+        "atexit.register(lambda: print([m for m in ('polars', 'tensorflow_datasets', 'tensorflow', 'torch')"
+        " if m in sys.modules]));"
+        "runpy.run_module('jaxrec.train', run_name='__main__')"
+    )
+    data = [f"--workdir={tmp_path}", f"--config.data.directory={tiny_directory}", "--config.train.length=1 steps"]
+    done = type_in("-c", code, "--config", "configs/tiny.py", *data)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "[]"

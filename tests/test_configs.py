@@ -1,0 +1,58 @@
+"""Every file in configs/ loads, passes its checks, and traces a training and an evaluation step."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxrec.command import load_config
+from jaxrec.config import Config
+from jaxrec.config_check import check
+from jaxrec.parallel import AXIS
+from jaxrec.schema import FeatureSpec, HostBatch, Layout, TitleTable
+from jaxrec.step import Program
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+ARGUMENTS = {"smoe.py": (":small", ":paper"), "bst.py": (":small", ":paper"), "vmoe.py": (":small", ":paper")}
+EVERY = [f"{p.name}{a}" for p in sorted(CONFIGS.glob("*.py")) for a in ARGUMENTS.get(p.name, ("",))]
+
+
+def layout_of(config: Config) -> Layout:
+    """As preparation would make it, of a catalogue of 1000 titles and 20 values a category."""
+    specs = tuple(
+        FeatureSpec(f.name, f.kind, f.where, f.width, 0 if f.kind == "number" else 22, max(f.most, 1))
+        if f.name != "title_id"
+        else FeatureSpec(f.name, f.kind, f.where, f.width, 1002, 0)
+        for f in config.features
+    )
+    d = config.data
+    pools = (d.hard, d.trending, d.tailing, d.random)
+    return Layout(1002, d.history, d.next_k, pools, d.negatives, specs)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_config_loads_and_its_steps_trace(name):
+    config = load_config(str(CONFIGS / name))
+    check(config)
+    layout = layout_of(config)
+    program = Program(config, layout, 0.5, 10, 100)
+    state = program.abstract_state()
+    table = TitleTable(
+        jax.ShapeDtypeStruct((layout.titles, layout.columns("title", "category")), jnp.int32),
+        jax.ShapeDtypeStruct((layout.titles, layout.columns("title", "number")), jnp.float32),
+    )
+
+    def batch(dtype, size):  # one device's share, under the mapped axis
+        words = jax.ShapeDtypeStruct((1, size, dtype.itemsize // 4), jnp.uint32)
+        return HostBatch(words, jax.ShapeDtypeStruct((1, size), jnp.bool_))
+
+    def traced(step, first, share):
+        return jax.eval_shape(jax.vmap(step, in_axes=(None, 0, None), axis_name=AXIS), first, share, table)
+
+    after, sums = traced(program.train_step, state, batch(layout.row_dtype(), config.train.batch_size))
+    assert jax.tree.map(lambda x: x.shape[1:], after) == jax.tree.map(lambda x: x.shape, state)
+    assert {"loss", "gradient_norm", "learning_rate"} <= set(sums)
+    queries = batch(layout.query_dtype(), config.evaluate.batch_size)
+    scores, _ = traced(program.eval_step(3, with_loss=True), state.params, queries)
+    assert scores.shape == (1, config.evaluate.batch_size, 2, 3, 21) and scores.dtype == jnp.float32
