@@ -6,7 +6,8 @@ DIR holds `log_standard_*.csv`, `user_features_*.csv` and `video_features_basic_
 of the Pure, 1K or 27K download as it is, or a folder with the same columns and fewer rows.
 """
 
-from jaxrec.config import Config, Data, Feature, KuaiRand, Train
+from configs import smoe
+from jaxrec.config import Config, Data, Feature, KuaiRand, Optimizer, Train
 
 _RANGES = ("follow_user_num_range", "fans_user_num_range", "friend_user_num_range", "register_days_range")
 
@@ -33,5 +34,7 @@ def get_config() -> Config:
         source=KuaiRand(directory="../shared/data/kuairand_pure_sample"),
         features=features,
         data=Data(history=32),  # a user has nine plays here, two in five of them abandoned
-        train=Train(length="10 epochs", batch_size=512),
+        model=smoe.small_model(),
+        optimizer=Optimizer(learning_rate=3e-3),
+        train=Train(length="20 epochs", batch_size=256),
     )

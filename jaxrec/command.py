@@ -202,8 +202,17 @@ def _complain(error: BaseException) -> int:
     return INPUT_ERROR
 
 
+def _underscored(argument: str) -> str:
+    """--next-k=1,3 as absl wants it, --next_k=1,3."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
+
+
 def _parse(argv: list[str], has_config: bool) -> list[str]:
     """Reads the command line; a complaint, or --help, exits here."""
+    argv = [_underscored(a) for a in argv]
     try:
         wanted = [a for a in argv[1:] if _HELP.fullmatch(a)]
         if wanted:

@@ -105,7 +105,7 @@ class Tfds:
 class Data:
     """What the prepared dataset is; all of it but `directory` and `workers` enters its fingerprint."""
 
-    directory: str = ""  # where it lies; empty: data/<config name>-<digest of source and data>
+    directory: str = ""  # where it lies; empty: data/<source>-<digest>
     seed: int = 0  # split, pools and evaluation lists
     history: int = 32  # titles stored a row, a multiple of 4
     next_k: int = 3  # next titles stored

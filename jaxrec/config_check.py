@@ -315,5 +315,6 @@ def digest(config: Config) -> str:
 
 
 def dataset_directory(config: Config) -> str:
-    """Where the prepared dataset lies: `data.directory`, or data/<name>-<start of the digest>."""
-    return config.data.directory or f"data/{config.name}-{digest(config)[:12]}"
+    """Where the prepared dataset lies: `data.directory`, or data/<source>-<start of the digest>, so that
+    configs which differ in the model alone share it."""
+    return config.data.directory or f"data/{type(config.source).__name__.lower()}-{digest(config)[:12]}"

@@ -29,7 +29,7 @@ def main(found: flags.FlagValues) -> None:
     if found.split not in SPLITS[1:]:
         raise InputError(f"--split={found.split}; allowed: {', '.join(SPLITS[1:])}")
     if not all(k.isdigit() and int(k) > 0 for k in found.next_k):
-        raise InputError(f"--next_k={','.join(found.next_k)}; allowed: whole numbers above 0, such as 1,3")
+        raise InputError(f"--next-k={','.join(found.next_k)}; allowed: whole numbers above 0, such as 1,3")
     from jaxrec import report
     from jaxrec.evaluation import judge, per_user
 

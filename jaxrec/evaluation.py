@@ -160,6 +160,10 @@ def judge(
     found = dataset.rows(split)
     rows = found.all()
     ks = next_k or loaded.config.evaluate.next_k
+    if max(ks) > dataset.layout.next_k:
+        raise InputError(
+            f"next_k={max(ks)} must be at most {dataset.layout.next_k}, which the dataset stores"
+        )
     table = replicate(loaded.arrays.title_table())
     scorer = Scorer(loaded.program, table, with_loss=False, next_k=max(ks))
     scores, _ = scorer(loaded.params, found)

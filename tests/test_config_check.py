@@ -299,5 +299,5 @@ def test_the_digest_is_of_what_decides_the_bytes():
 
 
 def test_where_the_dataset_lies():
-    assert dataset_directory(good()) == f"data/smoe-{digest(good())[:12]}"
+    assert dataset_directory(good()) == f"data/simulator-{digest(good())[:12]}"
     assert dataset_directory(setting("data.directory", "elsewhere")) == "elsewhere"

@@ -76,7 +76,6 @@ class _Preparation:
             )
         manifest = {
             "format": FORMAT,
-            "name": self.config.name,
             "digest": digest(self.config),
             "has_completion": self.source.has_completion,
             "has_truth": self.source.truth() is not None,

@@ -34,7 +34,14 @@ def trained(tiny_directory, tmp_path_factory):
 
 def test_train_prints_the_table_and_writes_what_it_promises(trained, tiny):
     workdir, done = trained
-    for row in ("model", "popularity", "abandoned last", "in history first", "oracle, p/q", "oracle, p alone"):
+    for row in (
+        "model",
+        "popularity",
+        "abandoned last",
+        "in history first",
+        "oracle, p/q",
+        "oracle, p alone",
+    ):
         assert re.search(rf"^{re.escape(row)} +0?\.\d+", done.stdout, re.M), row
     result = json.loads((workdir / "test.json").read_text())
     assert set(result["lists"]) == {"enabled", "disabled"} and set(result["lists"]["enabled"]) == METRICS
@@ -53,7 +60,7 @@ def test_train_prints_the_table_and_writes_what_it_promises(trained, tiny):
 
 def test_evaluate_needs_the_checkpoint_alone_and_agrees_with_the_run(trained, tmp_path):
     workdir, _ = trained
-    done = type_in("-m", "jaxrec.evaluate", "--checkpoint", workdir, "--json", "--per_user", cwd=tmp_path)
+    done = type_in("-m", "jaxrec.evaluate", "--checkpoint", workdir, "--json", "--per-user", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     result, kept = json.loads(done.stdout), json.loads((workdir / "test.json").read_text())
     for part in ("lists", "lists_k3", "baselines", "by_hard", "dataset", "step"):
@@ -90,11 +97,17 @@ TRAIN = ["-m", "jaxrec.train", "--config"]
         ([*TRAIN, "configs/tiny.py", "--config.model.width=13"], "model.width=13 must divide by heads=2"),
         ([*TRAIN, "configs/tiny.py", "--config.train.batch=3"], "train.batch does not exist; there are seed"),
         ([*TRAIN, "configs/none.py"], "configs/none.py"),
-        ([*TRAIN, "configs/tiny.py", "--config.train.batch_size=100000"], "train.batch_size=100000 is more than"),
+        (
+            [*TRAIN, "configs/tiny.py", "--config.train.batch_size=100000"],
+            "train.batch_size=100000 is more than",
+        ),
         (["-m", "jaxrec.evaluate", "--checkpoint", "nowhere"], "nowhere"),
-        (["-m", "jaxrec.evaluate", "--checkpoint", "x", "--lists=all"], "--lists=all; allowed: enabled, disabled"),
+        (
+            ["-m", "jaxrec.evaluate", "--checkpoint", "x", "--lists=all"],
+            "--lists=all; allowed: enabled, disabled",
+        ),
         (["-m", "jaxrec.evaluate", "--checkpoint", "x", "--split=train"], "allowed: validation, test"),
-        (["-m", "jaxrec.evaluate", "--checkpoint", "x", "--next_k=0"], "--next_k=0; allowed: whole numbers"),
+        (["-m", "jaxrec.evaluate", "--checkpoint", "x", "--next-k=0"], "--next-k=0; allowed: whole numbers"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(arguments, message, tmp_path, tiny_directory):
@@ -125,7 +138,7 @@ def test_help_is_plain_words(command):
 
 
 def test_the_readmes_first_command_runs(tmp_path):
-    """Its own arguments, on fewer users and steps; the gate runs the line as it stands in a new environment."""
+    """Its own arguments, on fewer users and steps; the gate runs the other line as it stands."""
     (line,) = re.findall(r"^python3 .*-m (jaxrec\.train .*)$", (ROOT / "README.md").read_text(), re.M)
     fewer = [
         "--config.source.users=1200", "--config.source.test_only_users=50", "--config.train.length=3 steps",
@@ -143,7 +156,11 @@ def test_training_on_a_prepared_dataset_loads_neither_polars_nor_tfds(tiny_direc
         " if m in sys.modules]));"
         "runpy.run_module('jaxrec.train', run_name='__main__')"
     )
-    data = [f"--workdir={tmp_path}", f"--config.data.directory={tiny_directory}", "--config.train.length=1 steps"]
+    data = [
+        f"--workdir={tmp_path}",
+        f"--config.data.directory={tiny_directory}",
+        "--config.train.length=1 steps",
+    ]
     done = type_in("-c", code, "--config", "configs/tiny.py", *data)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "[]"

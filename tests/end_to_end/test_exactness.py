@@ -122,7 +122,7 @@ def test_a_run_stopped_in_mid_epoch_resumes_to_the_same_parameters(whole, tiny_d
 
     def in_second_epoch():
         # an epoch's checkpoint is whole, and steps were taken after it
-        return metrics.exists() and any(1.2 < json.loads(line)["epoch"] for line in lines(metrics))
+        return metrics.exists() and any(json.loads(line)["epoch"] > 1.2 for line in lines(metrics))
 
     wait_for(in_second_epoch, cut)
     cut.send_signal(number)
