@@ -91,7 +91,7 @@ def choose(rows: dict[str, jax.Array], counts: tuple[int, int, int, int], epoch:
     rotated = (epoch * counts[0] + j) % jnp.maximum(n_hard, 1)
     missing = counts[0] - real
     spare = n_hard + (epoch * missing + j - real) % jnp.maximum(width - n_hard, 1)
-    hard_column = jnp.where(j < real, jnp.where(n_hard > counts[0], rotated, j), spare)
+    hard_column = jnp.where(j < real, rotated, spare)
     chosen = [jnp.take_along_axis(rows["pool_hard"], hard_column, axis=1)]
     for name, count in zip(POOLS[1:], counts[1:], strict=True):
         pool = rows[f"pool_{name}"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxrec.data import stream as streams
-from jaxrec.data.store import as_words
+from jaxrec.data.store import BLOCK_ROWS, as_words
 from jaxrec.data.stream import EvalBatches, TrainBatches, stream
 from jaxrec.errors import InputError
 
@@ -34,6 +34,13 @@ def test_epochs_differ_and_seeds_differ(rows):
     n = batches.steps_per_epoch
     assert not np.array_equal(batches[0].words, batches[n].words)
     assert not np.array_equal(batches[0].words, TrainBatches(rows, 100, 6, 1)[0].words)
+
+
+def test_blocks_come_in_another_order_each_epoch(rows):
+    block_of = {r.tobytes(): i // BLOCK_ROWS for i, r in enumerate(as_words(rows.all()))}
+    batches = TrainBatches(rows, 100, 5, 1000)
+    first = {block_of[batches[e * batches.steps_per_epoch].words[0].tobytes()] for e in range(8)}
+    assert len(first) > 1  # a window is one block here, so the first row tells which came first
 
 
 @pytest.mark.parametrize("threads", [1, 4])
