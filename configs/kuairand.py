@@ -36,5 +36,5 @@ def get_config() -> Config:
         data=Data(history=32),  # a user has nine plays here, two in five of them abandoned
         model=smoe.small_model(),
         optimizer=Optimizer(learning_rate=3e-3),
-        train=Train(length="20 epochs", batch_size=256),
+        train=Train(length="12 epochs", batch_size=256),
     )

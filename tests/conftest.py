@@ -11,12 +11,11 @@ import pytest
 
 # Most of the suite's time is XLA's. Commands that tests run as subprocesses compile the same programs,
 # so they share a cache, new every session. Set before anything imports jax.
-_COMPILED = tempfile.mkdtemp(prefix="jaxrec-tests-")
-atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
-os.environ |= {
-    "JAX_COMPILATION_CACHE_DIR": _COMPILED,
-    "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-}
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the first of pytest's processes; its workers inherit it
+    _COMPILED = tempfile.mkdtemp(prefix="jaxrec-tests-")
+    atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED
+    os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
