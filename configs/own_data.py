@@ -44,7 +44,7 @@ def get_config() -> Config:
         Feature("age", "number", "interaction", width=8),
     )
     return Config(
-        name="own_data",  # names the dataset's folder
+        name="own_data",  # names the run's folder
         source=source,
         features=features,
         data=Data(

@@ -51,6 +51,10 @@ class AsOf(NamedTuple):
     user_start: np.ndarray  # index of the user's first event
 
 
+def has_watch_time(log: Log) -> bool:
+    return bool((log.viewed[:1] >= 0).all())
+
+
 def as_of(log: Log, runtime: np.ndarray) -> AsOf:
     """Completion and sessions as of each event, so that later sessions do not leak back."""
     n = len(log.user)
@@ -72,12 +76,16 @@ def as_of(log: Log, runtime: np.ndarray) -> AsOf:
     index = np.arange(n)
     new_user = np.diff(log.user, prepend=-1) != 0
     new_time = new_user | (np.diff(log.time, prepend=0) != 0)
-    known = log.viewed >= 0
     minutes = runtime[log.rank]
+
+    def share(milliseconds: np.ndarray) -> np.ndarray:
+        """Completion; 1 throughout of a source without watch time, whose runtimes may be missing too."""
+        return completion(milliseconds, minutes) if has_watch_time(log) else np.ones(n)
+
     return AsOf(
         sessions,
-        np.where(known, completion(viewed, minutes), 1.0),
-        np.where(known, completion(total, minutes), 1.0),
+        share(viewed),
+        share(total),
         first,
         following,
         np.maximum.accumulate(np.where(new_time, index, 0)),
@@ -240,7 +248,7 @@ def _hard_pool(
     log: Log, then: AsOf, query: np.ndarray, targets: np.ndarray, key: np.ndarray, width: int, data: Data
 ) -> tuple[np.ndarray, np.ndarray]:
     """[Q, width] ranks of titles the user had abandoned before the query, uniformly drawn, and how many."""
-    if len(log.viewed) and log.viewed[0] < 0:  # without watch time nothing is known to be abandoned
+    if not has_watch_time(log):  # nothing is known to be abandoned
         return np.zeros((len(query), width), np.int64), np.zeros(len(query), np.int64)
     abandoned = np.nonzero(then.completion < data.abandon_below)[0]
     low = np.searchsorted(abandoned, then.user_start[query])
