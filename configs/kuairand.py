@@ -34,7 +34,7 @@ def get_config() -> Config:
         source=KuaiRand(directory="../shared/data/kuairand_pure_sample"),
         features=features,
         data=Data(history=32),  # a user has nine plays here, two in five of them abandoned
-        model=smoe.small_model(),
-        optimizer=Optimizer(learning_rate=3e-3),
-        train=Train(length="12 epochs", batch_size=256),
+        model=smoe.small_model(dropout=0.2),
+        optimizer=Optimizer(learning_rate=2e-3),
+        train=Train(length="8 epochs", batch_size=256),
     )

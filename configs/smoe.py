@@ -2,6 +2,9 @@
 
 python -m jaxrec.train --config configs/smoe.py:small    # under five minutes on two CPU cores
 python -m jaxrec.train --config configs/smoe.py:paper    # Table 3 as it stands, a million users
+
+Expect of `small`, at seed 0, a test NDCG@1 of about .366 on the enabled list and .378 on the disabled one.
+`paper` has not been run: it wants an accelerator.
 """
 
 from jaxrec.config import Config, Data, Evaluate, Expert, Feature, Gate, Model, Optimizer, Simulator, Train
@@ -25,13 +28,13 @@ def features(scale: int) -> tuple[Feature, ...]:
     )
 
 
-def small_model() -> Model:
+def small_model(dropout: float) -> Model:
     """Table 3 cut down to what two CPU cores train in minutes: half the width, one layer an expert."""
     experts = (
-        Expert(window=7, layers=1, heads=4, feedforward=1.0, dropout=0.1),
-        Expert(window=20, layers=1, heads=4, feedforward=2.0, dropout=0.1),
+        Expert(window=7, layers=1, heads=4, feedforward=1.0, dropout=dropout),
+        Expert(window=20, layers=1, heads=4, feedforward=2.0, dropout=dropout),
     )
-    return Model(width=48, experts=experts, gate=Gate(hidden=(64, 32)), dropout=0.1)
+    return Model(width=48, experts=experts, gate=Gate(hidden=(64, 32)), dropout=dropout)
 
 
 def get_config(scale: str = "small") -> Config:
@@ -48,7 +51,7 @@ def get_config(scale: str = "small") -> Config:
             name="smoe-small",
             source=Simulator(users=20_000, test_only_users=20_000),
             features=features(32),
-            model=small_model(),
+            model=small_model(dropout=0.1),
             optimizer=Optimizer(learning_rate=3e-3),
             train=Train(length="6 epochs", batch_size=256),
             evaluate=Evaluate(batch_size=2048),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -54,16 +55,20 @@ def test_a_run_stopped_in_mid_epoch_resumes_to_the_same_parameters(whole, tiny_d
     metrics = tmp_path / "cut" / "metrics.jsonl"
     cut = train(tmp_path / "cut", tiny_directory, "--config.train.log_seconds=0.01")
 
-    def in_second_epoch():
-        # an epoch's checkpoint is whole, and steps were taken after it
-        return metrics.exists() and any(json.loads(line)["epoch"] > 1.2 for line in lines(metrics))
+    def in_mid_epoch():
+        """A checkpoint is whole, and steps were taken after it that are no epoch's last."""
+        saved = [int(p.parent.name) for p in (tmp_path / "cut/checkpoints").glob("*/commit_success.txt")]
+        last = [json.loads(line) for line in lines(metrics)][-1:] if metrics.exists() else []
+        return saved and last and last[0]["step"] > min(saved) and last[0]["epoch"] % 1 > 0
 
-    wait_for(in_second_epoch, cut)
+    wait_for(in_mid_epoch, cut)
     cut.send_signal(number)
     assert cut.wait(120) == (-signal.SIGKILL if number == signal.SIGKILL else 0)
     assert not (tmp_path / "cut" / "test.json").exists()
     again = train(tmp_path / "cut", tiny_directory)
-    assert again.wait(300) == 0, (tmp_path / "cut.log").read_text()[-3000:]
+    log = tmp_path / "cut.log"
+    assert again.wait(300) == 0, log.read_text()[-3000:]
+    assert re.search(r"from step [1-9]", log.read_text())  # it went on, and did not begin again
     expected, steps = final_parameters(whole)
     found, reached = final_parameters(tmp_path / "cut")
     assert steps == reached
