@@ -22,7 +22,7 @@ from jaxrec.data.store import Dataset
 from jaxrec.data.stream import TrainBatches, stream
 from jaxrec.errors import InputError
 from jaxrec.evaluation import CHECKPOINTS, Scorer, model_lists
-from jaxrec.parallel import first_process, map_over_devices, replicate, replicated
+from jaxrec.parallel import as_global, first_process, map_over_devices, replicate, replicated
 from jaxrec.plain import write_json
 from jaxrec.schema import LISTS
 from jaxrec.step import Program, TrainState, means, parameters
@@ -109,7 +109,7 @@ class _Run:
             stop = self.interrupt.requested is not None
             late = time.monotonic() - saved > 60 * self.config.train.save_minutes
             if scores is not None or stop or late:
-                checkpoints.save(step, state, self.meta, self.arrays, scores)
+                checkpoints.save(step, as_global(state), self.meta, self.arrays, scores)
                 saved = time.monotonic()
             if stop:
                 return step

@@ -65,6 +65,22 @@ def replicate(tree: Any) -> Any:
     )
 
 
+def as_global(tree: Any) -> Any:
+    """Replicated arrays as arrays of all processes, without a copy: what a mapped step gives back is, on
+    several processes, an array of this process's devices alone, which no checkpoint takes."""
+    if jax.process_count() == 1:
+        return tree
+    where = replicated()
+
+    def widen(x: jax.Array) -> jax.Array:
+        if not x.is_fully_addressable:
+            return x
+        parts = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(x.shape, where, parts)
+
+    return jax.tree.map(widen, tree)
+
+
 def map_over_devices(step: Callable, how: str = "pmap") -> Callable:
     """`step(state, batch, table) -> (state, metrics)` over all devices, the state donated.
 
