@@ -1,7 +1,7 @@
 """NDCG@k, Recall@k and MRR@k of one relevant title among its negatives, on NumPy arrays.
 
 Each is a function of the target's rank alone. Over a list of 1 + 20 in random order they average
-.048 (NDCG@1), .140 (NDCG@5), .238 (Recall@5) and .109 (MRR@5). Means are (sum, count), divided once.
+.048 (NDCG@1), .140 (NDCG@5), .238 (Recall@5) and .109 (MRR@5).
 """
 
 from collections.abc import Callable
@@ -42,16 +42,6 @@ METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # the paper's, of ra
     "recall@5": lambda rank: recall(rank, 5),
     "mrr@5": lambda rank: mrr(rank, 5),
 }
-
-
-def total(values: np.ndarray, present: np.ndarray) -> tuple[float, int]:
-    """(sum, count) of the values whose query is present; the rest may hold anything."""
-    return float(np.where(present, values, 0.0).sum(dtype=np.float64)), int(np.count_nonzero(present))
-
-
-def mean(sums: tuple[float, int]) -> float:
-    """sum / count; NaN of nothing."""
-    return sums[0] / sums[1] if sums[1] else float("nan")
 
 
 def per_user(user: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

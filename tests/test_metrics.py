@@ -44,12 +44,6 @@ def test_chance_over_21():
     assert got == {"ndcg@1": 0.048, "ndcg@5": 0.140, "recall@5": 0.238, "mrr@5": 0.109}
 
 
-def test_sums():
-    assert metrics.total(np.array([1.0, NAN, 0.5]), np.array([True, False, True])) == (1.5, 2)
-    assert metrics.mean((1.5, 2)) == 0.75
-    assert np.isnan(metrics.mean((0.0, 0)))
-
-
 def test_per_user_means():
     user, means, counts = metrics.per_user(np.array([7, 3, 7, 7]), np.array([1.0, 0.5, 0.0, 0.5]))
     assert (user.tolist(), means.tolist(), counts.tolist()) == ([3, 7], [0.5, 0.5], [1, 3])

@@ -71,7 +71,7 @@ class Fingerprint:
 
 def as_words(rows: np.ndarray) -> np.ndarray:
     """Structured rows [N] seen as [N, words] uint32, without a copy."""
-    return np.ascontiguousarray(rows).view("<u4").reshape(len(rows), -1)
+    return np.ascontiguousarray(rows).view("<u4").reshape(len(rows), rows.dtype.itemsize // 4)
 
 
 class _SplitWriter:

@@ -24,7 +24,7 @@ def prepared(config, directory, **data):
     return Dataset(directory)
 
 
-@pytest.mark.parametrize("partitions, workers", [(1, 1), (5, 3)])
+@pytest.mark.parametrize("partitions, workers", [(1, 1), (5, 3), (400, 2)])  # 400: most are empty
 def test_same_bytes_whatever_the_cores_and_partitions(
     tiny_config, tiny_directory, tmp_path, partitions, workers
 ):
@@ -97,6 +97,14 @@ def test_nothing_is_left_behind_by_bad_input(tiny_config, tmp_path):
     config = copy.deepcopy(tiny_config)
     config.data.latest = "1990-01-02"  # every event is later
     with pytest.raises(InputError, match=r"data\.max_dropped"):
+        prepare(open_source(config.source, config.features), config, str(tmp_path / "bad"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_split_without_an_example_is_refused(tiny_config, tmp_path):
+    config = copy.deepcopy(tiny_config)
+    config.source.users, config.source.test_only_users = 2, 0  # three splits
+    with pytest.raises(InputError, match=r"^source: no .* is left; allowed: at least one"):
         prepare(open_source(config.source, config.features), config, str(tmp_path / "bad"))
     assert list(tmp_path.iterdir()) == []
 
