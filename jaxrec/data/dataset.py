@@ -70,10 +70,9 @@ class _Preparation:
         layout = self._layout()
         sizes, users, counts, completion = self._build(order, trending, arrays, layout, held)
         shutil.rmtree(self.writer.partial / "spill")
-        if not sizes["train"]:
-            raise InputError(
-                "source: no training example is left; allowed: at least one user with two titles"
-            )
+        for split in SPLITS:
+            if not sizes[split]:
+                raise InputError(f"source: no {split} example is left; allowed: at least one in every split")
         manifest = {
             "format": FORMAT,
             "digest": digest(self.config),
