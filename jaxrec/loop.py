@@ -22,12 +22,13 @@ from jaxrec.data.store import Dataset
 from jaxrec.data.stream import TrainBatches, stream
 from jaxrec.errors import InputError
 from jaxrec.evaluation import CHECKPOINTS, Scorer, model_lists
-from jaxrec.parallel import as_global, first_process, map_over_devices, replicate, replicated
+from jaxrec.parallel import agreed, as_global, first_process, map_over_devices, replicate, replicated
 from jaxrec.plain import write_json
 from jaxrec.schema import LISTS
 from jaxrec.step import Program, TrainState, means, parameters
 from jaxrec.writer import Writer
 
+_AGREE_STEPS = 16  # between questions to the other processes, each of which waits for the device
 BEST = "ndcg@1"  # on the enabled validation list
 
 # What may change between a run and its resumption: none of it changes what is computed.
@@ -106,14 +107,24 @@ class _Run:
                 writer.train(step, step / self.batches.steps_per_epoch, means(running))
                 running = None
                 state, scores = self._validate(state, step, scorer, writer)
-            stop = self.interrupt.requested is not None
             late = time.monotonic() - saved > 60 * self.config.train.save_minutes
+            stop, late = self._agree(step, late)
             if scores is not None or stop or late:
                 checkpoints.save(step, as_global(state), self.meta, self.arrays, scores)
                 saved = time.monotonic()
             if stop:
                 return step
         return self.total
+
+    def _agree(self, step: int, late: bool) -> tuple[bool, bool]:
+        """Whether to stop and whether to save, the same on every process; several ask only now and then."""
+        if jax.process_count() > 1 and step % _AGREE_STEPS:
+            return False, False
+        stop = self.interrupt.requested is not None
+        urgency = agreed(2 if stop else int(late))
+        if urgency == 2 and not stop:
+            self.interrupt.requested = "SIGTERM"  # another process was told
+        return urgency == 2, urgency >= 1
 
     def _validate(
         self, state: TrainState, step: int, scorer: Scorer, writer: Writer

@@ -44,6 +44,16 @@ def meet(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def agreed(urgency: int) -> int:
+    """The largest of all processes' urgencies. Every process must ask at the same step: clocks and signals
+    differ between them, and a save that one alone begins never ends."""
+    if jax.process_count() == 1:
+        return urgency
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.process_allgather(np.int32(urgency)).max())
+
+
 def mesh() -> Mesh:
     """All devices of all processes along AXIS, in the order of a batch's shares."""
     return Mesh(np.array(jax.devices()), (AXIS,), axis_types=(AxisType.Auto,))

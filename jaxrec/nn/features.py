@@ -11,9 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrec.nn.layers import Dense, Parameters, embedding_init, kernel_init
-from jaxrec.schema import FeatureSpec, History, TitleTable
-
-TITLE_ID = "title_id"  # the title feature that is the id itself: no column in the table, size V
+from jaxrec.schema import TITLE_ID, FeatureSpec, History, TitleTable
 
 
 def _of(features: Sequence[FeatureSpec], where: str) -> tuple[FeatureSpec, ...]:
