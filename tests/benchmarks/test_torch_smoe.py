@@ -1,0 +1,118 @@
+"""The PyTorch peer, loaded with our parameters, is our function; else its speed would say nothing."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the peer needs torch: pip install jaxrec[peers]")
+
+import torch
+
+from benchmarks.peers import torch_check, torch_smoe
+from jaxrec import batch as batches
+from jaxrec.config import Expert, Gate
+from jaxrec.config_check import mix_counts
+from jaxrec.data.stream import TrainBatches
+from jaxrec.nn import draws
+from jaxrec.step import Program
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_to_compile():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def program_of(dataset, config) -> Program:
+    return Program(config, dataset.layout, dataset.manifest["completion_threshold"], 10, 100)
+
+
+def batch_of(dataset, program):
+    """Real rows: short, full and empty histories, the last two rows not valid."""
+    host = TrainBatches(dataset.rows("train"), 64, 0, 1)[0]
+    s = program.config.sampling
+    counts = mix_counts(s.mix, s.negatives)
+    key = draws.row_keys(0, 0, jnp.arange(64))
+    valid = jnp.arange(64) < 62
+    batch = batches.training(
+        jnp.asarray(host.words), valid, program.view, counts, s.next_k, jnp.int32(0), key
+    )
+    length = np.asarray((batch.history.title > 0).sum(1))
+    assert length.min() == 0 and length.max() == program.view.window
+    return batch
+
+
+def found_of(dataset, config):
+    program = program_of(dataset, config)
+    batch = batch_of(dataset, program)
+    return torch_check.check(program, program.init().params, batch, dataset.arrays.title_table())
+
+
+def table_3(config):
+    """The tiny dataset's features and history under Table 3's model."""
+    experts = (Expert(window=7, feedforward=1.0), Expert(window=8, feedforward=2.0))
+    model = replace(config.model, width=96, experts=experts, gate=Gate(), matcher=(128, 64))
+    return replace(config, model=model)
+
+
+def test_loaded_with_our_weights_it_is_our_function(tiny, tiny_config):
+    found = found_of(tiny, table_3(tiny_config))
+    assert found["outputs"] <= 1e-5
+    assert found["gradients"] <= 1e-4  # of each array's largest entry
+    assert found["update"] <= 1e-3  # of the learning rate
+
+
+def test_other_configs_are_the_same_function_too(tiny, tiny_config):
+    bst = replace(
+        tiny_config,
+        model=replace(tiny_config.model, experts=(Expert(8, 1, 2, 1.5, 0.1),), matcher_product=False),
+        objective=replace(tiny_config.objective, ranking=0.0, regression=0.0, soft_on="all"),
+        optimizer=replace(tiny_config.optimizer, decay="coupled", decay_spares="biases_and_norms"),
+        sampling=replace(tiny_config.sampling, next_k=3),
+    )
+    found_of(tiny, bst)
+    found_of(tiny, replace(tiny_config, objective=replace(tiny_config.objective, personalised=False)))
+
+
+def test_a_void_comparison_is_refused(tiny, tiny_config, monkeypatch):
+    objective, optimizer = torch_smoe.objective, torch_smoe._optimizer
+
+    def steeper(*arguments):
+        value = objective(*arguments)
+        return 1.01 * value - 0.01 * value.detach()
+
+    def undecayed(model, o):
+        return optimizer(model, replace(o, weight_decay=0.0))
+
+    wrong = {
+        "outputs": (torch_check, "load", lambda model, params: None),
+        "gradients": (torch_smoe, "objective", steeper),
+        "update": (torch_smoe, "_optimizer", undecayed),
+    }
+    for what, (module, name, other) in wrong.items():
+        with monkeypatch.context() as m, pytest.raises(ValueError, match=f"void: {what} differ"):
+            m.setattr(module, name, other)
+            found_of(tiny, tiny_config)
+
+
+def test_no_parameter_is_left_over(tiny, tiny_config):
+    program = program_of(tiny, tiny_config)
+    model = torch_smoe.Smoe(tiny_config, tiny.layout, tiny.arrays.title_table())
+    with pytest.raises(ValueError, match=r"left over: of ours \['spare/kernel'\]"):
+        torch_check.load(model, {**program.init().params, "spare": {"kernel": np.ones(1)}})
+
+
+def test_training_lowers_the_loss_and_draws_anew(tiny, tiny_config):
+    program = program_of(tiny, tiny_config)
+    torch.manual_seed(0)
+    model = torch_smoe.Smoe(tiny_config, tiny.layout, tiny.arrays.title_table())
+    torch_check.load(model, program.init().params)
+    trainer = torch_smoe.Trainer(model, tiny_config, program.threshold)
+    batch, tau = torch_smoe.tensors(batch_of(tiny, program)), torch.tensor(1.0)
+    assert trainer.loss(batch, tau).item() != trainer.loss(batch, tau).item()  # dropout and noise
+    losses = [trainer.step(batch, tau).item() for _ in range(40)]
+    assert losses[-1] < 0.9 * losses[0]
