@@ -22,18 +22,38 @@ def _as_u64(x) -> np.ndarray:
 
 def finalise(x: np.ndarray) -> np.ndarray:
     """The SplitMix64 finaliser: a bijection of uint64, elementwise."""
-    x = (x ^ (x >> np.uint64(30))) * _M1
-    x = (x ^ (x >> np.uint64(27))) * _M2
-    return x ^ (x >> np.uint64(31))
+    return _finalise(np.array(x))
+
+
+def _finalise(x: np.ndarray) -> np.ndarray:
+    """In place: a new array a step would cost more than the step."""
+    spare = np.empty_like(x)
+    np.right_shift(x, np.uint64(30), out=spare)
+    x ^= spare
+    x *= _M1
+    np.right_shift(x, np.uint64(27), out=spare)
+    x ^= spare
+    x *= _M2
+    np.right_shift(x, np.uint64(31), out=spare)
+    x ^= spare
+    return x
 
 
 def mix(*parts) -> np.ndarray:
     """Hash of whole-number arguments, broadcast together, as uint64."""
-    with np.errstate(over="ignore"):
-        h = np.asarray(_GOLDEN)
-        for part in parts:
-            h = finalise((h ^ _as_u64(part)) + _GOLDEN)
+    h = np.asarray(_GOLDEN)
+    for part in parts:
+        h = np.asarray(h ^ _as_u64(part))  # a new array, of which a scalar is one too
+        h += _GOLDEN
+        h = _finalise(h)
     return h
+
+
+def extend(h: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """mix(*parts, part) of h = mix(*parts), in the place of h; both uint64 arrays of one shape."""
+    h ^= part
+    h += _GOLDEN
+    return _finalise(h)
 
 
 def uniform(*parts) -> np.ndarray:

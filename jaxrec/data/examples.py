@@ -93,23 +93,43 @@ def as_of(log: Log, runtime: np.ndarray) -> AsOf:
     )
 
 
-def last_plays(start: np.ndarray, first: np.ndarray, following: np.ndarray, width: int) -> np.ndarray:
-    """[Q, width] events that are the latest play, before event `start`, of each of the last `width` titles.
+class Past(NamedTuple):
+    """What requests may look back on, an entry a (request, title)."""
 
-    start, first [Q] bound each request's past; following [N] is `AsOf.next`. Oldest first,
-    right-aligned, -1 where there are fewer. Looks back twice as far for those not yet complete.
+    request: np.ndarray  # ascending
+    event: np.ndarray  # the latest play of the title before the request, ascending within it
+    back: np.ndarray  # 1 for the newest
+
+
+def last_plays(start: np.ndarray, first: np.ndarray, following: np.ndarray, width: int) -> Past:
+    """The latest plays, before event `start`, of each of the last `width` titles of Q requests.
+
+    start, first [Q] bound each request's past; following [N] is `AsOf.next`. Looks back twice as far
+    for those not yet complete.
     """
-    out = np.full((len(start), width), -1)
-    todo, span = np.arange(len(start)), 2 * width
+    found, todo, span = [], np.arange(len(start)), 2 * width
     while len(todo):
-        at = start[todo, None] - span + np.arange(span)
-        live = (at >= first[todo, None]) & (following[np.maximum(at, 0)] >= start[todo, None])
-        from_right = np.cumsum(live[:, ::-1], axis=1)[:, ::-1]
-        done = (from_right[:, 0] >= width) | (at[:, 0] <= first[todo])
-        row, column = np.nonzero(live & (from_right <= width) & done[:, None])
-        out[todo[row], width - from_right[row, column]] = at[row, column]
+        behind = start[todo] - first[todo]
+        length = np.minimum(behind, span)
+        request, event = _ranges(start[todo] - length, length)
+        live = following[event] >= start[todo][request]
+        request, event = request[live], event[live]
+        back = np.searchsorted(request, request, side="right") - np.arange(len(request))
+        done = (np.bincount(request, minlength=len(todo)) >= width) | (behind <= span)
+        kept = (back <= width) & done[request]
+        found.append(Past(todo[request[kept]], event[kept], back[kept]))
         todo, span = todo[~done], span * 2
-    return out
+    if len(found) == 1:
+        return found[0]
+    past = Past(*(np.concatenate([np.empty(0, np.int64), *part]) for part in zip(*found, strict=True)))
+    order = np.argsort(past.request, kind="stable")
+    return Past(*(part[order] for part in past))
+
+
+def _ranges(start: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers start[i] to start[i] + length[i] of every i, after one another, and the i of each."""
+    which = np.repeat(np.arange(len(start)), length)
+    return which, np.arange(len(which)) + np.repeat(start - (np.cumsum(length) - length), length)
 
 
 @dataclass
@@ -139,36 +159,21 @@ def build(
     number = _numbers(log.split)
     out = Examples({}, {}, {})
     for s, name in enumerate(SPLITS):
-        mine = log.split[log.user[query]] == s
-        parts = [
-            _rows(
-                log,
-                then,
-                world,
-                catalogue.id_of_rank,
-                query[c],
-                position[c],
-                upcoming[c],
-                number,
-                layout,
-                data,
-                name,
-                out.counts,
-            )
-            for c in _chunks(np.nonzero(mine)[0])
-        ]
-        dtype = layout.row_dtype() if name == "train" else layout.query_dtype()
-        rows = np.concatenate([np.empty(0, dtype), *(p[0] for p in parts)])
-        kept = np.concatenate([np.empty(0, np.int64), *(p[1] for p in parts)])
+        mine = np.flatnonzero(log.split[log.user[query]] == s)
+        rows = np.zeros(len(mine), layout.row_dtype() if name == "train" else layout.query_dtype())
+        enough = np.ones(len(mine), bool)
+        for i in range(0, len(mine), _CHUNK):
+            c, part = mine[i : i + _CHUNK], slice(i, i + _CHUNK)
+            enough[part] = _rows(
+                log, then, world, catalogue.id_of_rank, query[c], position[c], upcoming[c], number, layout,
+                data, name, out.counts, rows[part],
+            )  # fmt: skip
+        rows, kept = (rows, query[mine]) if enough.all() else (rows[enough], query[mine[enough]])
         out.users[name] = log.hash[log.split == s]
         out.rows[name], out.requests[name] = rows, (log.user[kept], log.time[kept])
     exact = out.rows["train"]["target_completion"][:, 0] * 2.0**32  # a power of two rounds nothing
     out.completion_sum = int(np.rint(exact).astype(np.int64).sum())
     return out, world
-
-
-def _chunks(index: np.ndarray) -> list[np.ndarray]:
-    return [index[i : i + _CHUNK] for i in range(0, len(index), _CHUNK)]
 
 
 def _numbers(split: np.ndarray) -> np.ndarray:
@@ -196,16 +201,15 @@ def _upcoming(log: Log, query: np.ndarray, k: int) -> np.ndarray:
 def _rows(
     log: Log, then: AsOf, world: negatives.Universe, id_of_rank: np.ndarray, query: np.ndarray,
     position: np.ndarray, upcoming: np.ndarray, number: np.ndarray, layout: Layout, data: Data,
-    split: str, counts: dict[str, int],
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Rows of one chunk of queries of one split, and the events they are for."""
+    split: str, counts: dict[str, int], rows: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """Fills `rows`, which are zeros, for one chunk of queries of one split; False where one cannot be."""
     user = log.user[query]
     key = mix(data.seed, log.hash[user], position)
     rank = np.where(upcoming >= 0, log.rank[upcoming], -1)
     hard, n_hard = _hard_pool(log, then, query, rank, key, max(data.hard, layout.negatives), data)
     if split == "train":
         drawn = negatives.draw(world, user, mix(key, _TRAIN_DRAW), hard, n_hard, layout.pools)
-        rows = np.zeros(len(query), layout.row_dtype())
         for name, ranks in zip(POOLS, drawn.ranks, strict=True):
             rows[f"pool_{name}"] = id_of_rank[ranks]
         rows["pool_hard_filled"] = drawn.hard_filled
@@ -213,30 +217,42 @@ def _rows(
                         "hard columns filled": int(drawn.hard_filled.sum())})  # fmt: skip
         enough = drawn.enough
     else:
-        rows = np.zeros(len(query), layout.query_dtype())
         enough = _fill_lists(rows, world, id_of_rank, user, key, rank, hard, n_hard, layout)
     _count(counts, {f"{split} examples with too few titles left": int((~enough).sum())})
 
-    past = last_plays(then.start[query], then.user_start[query], then.next, layout.history)
-    seen = past >= 0
     rows["user"], rows["position"] = number[user], position
-    rows["history_title"] = np.where(seen, id_of_rank[log.rank[past]], 0)
-    rows["history_completion"] = np.where(seen, then.completion[past], 0)
-    age = (log.time[query][:, None] - log.time[past]) / 1000.0
-    rows["history_age"] = np.where(seen, np.log1p(np.where(seen, age, 0)), 0)
-    rows["history_sessions"] = np.where(seen, np.minimum(then.sessions[past], 255), 0)
-    rows["history_abandoned"] = seen & (then.completion[past] < data.abandon_below)
     rows["target"] = np.where(rank >= 0, id_of_rank[rank], 0)
     rows["target_completion"] = np.where(rank >= 0, then.total[upcoming], 0)
+    _fill_history(rows, log, then, id_of_rank, query, layout.history, data.abandon_below)
     for name, values in (
         ("user_categories", log.user_categories[user]),
         ("user_numbers", log.user_numbers[user]),
         ("context_categories", log.context_categories[query]),
         ("context_numbers", log.context_numbers[query]),
     ):
-        if name in rows.dtype.names:
+        if name in (rows.dtype.names or ()):
             rows[name] = values
-    return rows[enough], query[enough]
+    return enough
+
+
+def _fill_history(
+    rows: np.ndarray,
+    log: Log,
+    then: AsOf,
+    id_of_rank: np.ndarray,
+    query: np.ndarray,
+    width: int,
+    below: float,
+) -> None:
+    """What each query may look back on; rows come as zeros, and most histories are far from full."""
+    row, event, back = last_plays(then.start[query], then.user_start[query], then.next, width)
+    at = row, width - back
+    age = (log.time[query[row]] - log.time[event]) / 1000.0
+    rows["history_title"][at] = id_of_rank[log.rank[event]]
+    rows["history_completion"][at] = then.completion[event]
+    rows["history_age"][at] = np.log1p(age)
+    rows["history_sessions"][at] = np.minimum(then.sessions[event], 255)
+    rows["history_abandoned"][at] = then.completion[event] < below
 
 
 def _count(counts: dict[str, int], more: dict[str, int]) -> None:
@@ -254,9 +270,8 @@ def _hard_pool(
     low = np.searchsorted(abandoned, then.user_start[query])
     high = np.searchsorted(abandoned, then.start[query])
     low = np.maximum(low, high - _MOST_ABANDONED)
-    length = high - low
-    row = np.repeat(np.arange(len(query)), length)
-    event = abandoned[np.repeat(low - (np.cumsum(length) - length), length) + np.arange(length.sum())]
+    row, at = _ranges(low, high - low)
+    event = abandoned[at]
     live = then.next[event] >= then.start[query][row]
     live &= ~(log.rank[event][:, None] == targets[row]).any(axis=1)
     row, rank = row[live], log.rank[event[live]]
@@ -282,25 +297,23 @@ def _fill_lists(
 ) -> np.ndarray:  # fmt: skip
     """Draws the frozen lists of each query and its next titles; False where too few titles are left."""
     enough = np.ones(len(rows), bool)
+    row, k = np.nonzero(rank >= 0)  # the first title of every query is there
     for l, name in enumerate(LISTS):
         widths = list_widths(name, layout.negatives)
-        for k in range(layout.next_k):
-            salt = 1 + l * layout.next_k + k
-            # Each list draws its own hard negatives, uniformly from those drawn for the query.
-            shuffled, count = _reorder(hard, n_hard, mix(key, salt, _HARD_DRAW))
-            drawn = negatives.draw(
-                world, user, mix(key, salt), shuffled, np.minimum(count, widths[0]), widths
-            )
-            ids = id_of_rank[np.concatenate(drawn.ranks, axis=1)]
-            rows[f"list_{name}"][:, k] = np.where(rank[:, k : k + 1] >= 0, ids, 0)
-            if name == "enabled":
-                rows["list_hard"][:, k] = np.where(rank[:, k] >= 0, np.minimum(count, widths[0]), 0)
-            enough &= drawn.enough
+        salt = 1 + l * layout.next_k + k
+        mine, count = hard[row, : widths[0]], np.minimum(n_hard[row], widths[0])
+        if widths[0]:  # each list draws its own hard negatives, uniformly from those drawn for the query
+            mine = _reorder(hard[row], n_hard[row], mix(key[row], salt, _HARD_DRAW))
+        drawn = negatives.draw(world, user[row], mix(key[row], salt), mine, count, widths)
+        rows[f"list_{name}"][row, k] = id_of_rank[np.concatenate(drawn.ranks, axis=1)]
+        if name == "enabled":
+            rows["list_hard"][row, k] = count
+        enough &= drawn.enough[k == 0]  # it is the same for every next title
     return enough
 
 
-def _reorder(hard: np.ndarray, n_hard: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _reorder(hard: np.ndarray, n_hard: np.ndarray, key: np.ndarray) -> np.ndarray:
     """The real hard columns in a keyed order, still first."""
     draws = mix(key[:, None], hard) >> np.uint64(1)
     draws[np.arange(hard.shape[1])[None] >= n_hard[:, None]] = np.iinfo(np.uint64).max
-    return np.take_along_axis(hard, np.argsort(draws, axis=1, kind="stable"), axis=1), n_hard
+    return np.take_along_axis(hard, np.argsort(draws, axis=1, kind="stable"), axis=1)

@@ -11,38 +11,57 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.hashing import mix
+from jaxrec.hashing import extend, mix
 
 _ROUNDS = 4
+_BLOCK = 65_536  # elements permuted at once: what they need stays in a core's cache
+_FEW = 64  # seen titles up to which counting them beats a binary search
 TRENDING, TAILING, RANDOM = 1, 2, 3
 
 
-def permute(slot: np.ndarray, size: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """Image of `slot` under a pseudo-random permutation of range(size), keyed by uint64 `key`.
+def permute(slot: np.ndarray, job: np.ndarray, size: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """int64 images [N] of `slot` [N] under many pseudo-random permutations: job j's is of range(size[j]).
 
-    A balanced Feistel network on the smallest even number of bits that holds `size`, walked until
-    the image falls in range (Black & Rogaway, CT-RSA 2002). All arguments broadcast; wherever
-    slot >= size the result is meaningless but defined.
+    job [N] int64 in [0, J); size [J]; key [J] uint64. A balanced Feistel network on the smallest even
+    number of bits that holds the size, walked until the image falls in range (Black & Rogaway, CT-RSA
+    2002). Where slot >= size the result is meaningless but defined.
     """
-    slot, size, key = np.broadcast_arrays(slot, size, key)
-    half = np.zeros(slot.shape, np.uint64)
-    bits = np.ceil(np.log2(np.maximum(size, 2))).astype(np.int64)
-    half[...] = (bits + 1) // 2
-    out = np.minimum(slot, np.maximum(size - 1, 0)).astype(np.uint64)
-    pending = np.ones(slot.shape, bool)
-    while pending.any():
-        at = np.nonzero(pending)
-        out[at] = _feistel(out[at], half[at], key[at])
-        pending[at] = out[at] >= np.maximum(size[at], 1).astype(np.uint64)
+    limit = np.maximum(size, 1).astype(np.uint64)
+    half = ((np.ceil(np.log2(np.maximum(size, 2))).astype(np.int64) + 1) // 2).astype(np.uint64)
+    network = _Network(half, (np.uint64(1) << half) - np.uint64(1), [mix(key, r) for r in range(_ROUNDS)])
+    out = np.minimum(slot.astype(np.uint64), limit[job] - np.uint64(1))
+    pending: np.ndarray | None = None  # None: all of them
+    while pending is None or len(pending):
+        late = []
+        for b in range(0, len(out) if pending is None else len(pending), _BLOCK):
+            at = slice(b, b + _BLOCK) if pending is None else pending[b : b + _BLOCK]
+            jobs = job[at]
+            image = network.permute(out[at], jobs)
+            out[at] = image
+            outside = np.flatnonzero(image >= limit.take(jobs))
+            late.append(outside + b if pending is None else pending[outside + b])
+        pending = np.concatenate([np.empty(0, np.int64), *late])
     return out.astype(np.int64)
 
 
-def _feistel(x: np.ndarray, half: np.ndarray, key: np.ndarray) -> np.ndarray:
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    left, right = x >> half, x & mask
-    for r in range(_ROUNDS):
-        left, right = right, left ^ (mix(key, r, right) & mask)
-    return (left << half) | right
+class _Network(NamedTuple):
+    """A Feistel network a job."""
+
+    half: np.ndarray  # [J] bits of either half
+    mask: np.ndarray  # [J] as many ones
+    rounds: list[np.ndarray]  # [J] a round: hash of the job's key and the round's number
+
+    def permute(self, x: np.ndarray, job: np.ndarray) -> np.ndarray:
+        half, mask = self.half.take(job), self.mask.take(job)
+        left, right = x >> half, x & mask
+        for prefix in self.rounds:
+            h = extend(prefix.take(job), right)
+            h &= mask
+            left ^= h
+            left, right = right, left
+        left <<= half
+        left |= right
+        return left
 
 
 class Universe(NamedTuple):
@@ -63,9 +82,24 @@ class Universe(NamedTuple):
         return self.titles - np.diff(self.start)
 
     def rank(self, user: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """The rank at a place of the user's universe: `place` plus the seen ranks at or before it."""
-        before = np.searchsorted(self.shifted, user * (self.titles + 1) + place, side="right")
-        return place + before - self.start[user]
+        """The rank [C, Q] at places [C, Q] of the users' [Q] universes, users of most titles seen first.
+
+        It is the place plus how many seen ranks come at or before it.
+        """
+        first, seen = self.start[user], np.diff(self.start)[user]
+        many = int((seen > _FEW).sum())
+        place_of = self.shifted - np.repeat(np.arange(len(self.start) - 1), np.diff(self.start)) * (
+            self.titles + 1
+        )
+        before = np.zeros(place.shape, np.uint8)
+        for j in range(int(seen[many:].max(initial=0))):
+            rows = slice(many, int((seen > j).sum()))
+            at = place_of[first[rows] + j].astype(place.dtype)
+            before[:, rows] += (at <= place[:, rows]).view(np.uint8)
+        out = place + before
+        asked = user[:many] * (self.titles + 1) + place[:, :many]
+        out[:, :many] = place[:, :many] + np.searchsorted(self.shifted, asked, side="right") - first[:many]
+        return out
 
 
 def universe(user: np.ndarray, rank: np.ndarray, users: int, titles: int, trending: int) -> Universe:
@@ -99,69 +133,102 @@ def draw(
     user [Q] local user number; key [Q] uint64; hard [Q, >= widths[0]] ranks of hard negatives of which
     the first n_hard are real. A short pool is filled from trending, then from random.
     """
-    w_hard, w_trend, w_tail, w_random = widths
-    n_trend, n_all = world.n_trending[user][:, None], world.n_all[user][:, None]
-    n_tail = n_all - n_trend
-
-    # Columns in the order trending | tailing | hard | random; `kind` is the pool each really draws from.
-    queries = len(user)
-    c_trend, c_tail = np.arange(w_trend)[None], np.arange(w_tail)[None]
-    kind = np.concatenate(
-        [
-            np.where(c_trend < n_trend, TRENDING, 0),
-            np.where(c_tail < n_tail, TAILING, 0),
-            np.where(np.arange(w_hard)[None] < n_hard[:, None], -1, 0),
-            np.full((queries, w_random), RANDOM),
-        ],
-        axis=1,
-    )
-    slot = np.zeros_like(kind)
-    slot[:, :w_trend], slot[:, w_trend : w_trend + w_tail] = c_trend, c_tail
-    short = kind == 0
-    fill_slot = w_trend + np.cumsum(short[:, w_trend:], axis=1) - 1
-    from_trend = short[:, w_trend:] & (fill_slot < n_trend)
-    kind[:, w_trend:][from_trend] = TRENDING
-    slot[:, w_trend:][from_trend] = fill_slot[from_trend]
-    kind[kind == 0] = RANDOM
-    is_random = kind == RANDOM
-    slot = np.where(is_random, np.cumsum(is_random, axis=1) - 1, slot)
-
-    place = np.full(kind.shape, -1, np.int64)
-    for pool, size, first in ((TRENDING, n_trend, 0), (TAILING, n_tail, n_trend)):
-        at = kind == pool
-        whole = np.broadcast_to(size, kind.shape)[at]
-        keys = mix(np.broadcast_to(key[:, None], kind.shape)[at], pool)
-        place[at] = permute(slot[at], whole, keys) + np.broadcast_to(first, kind.shape)[at]
-    taken = np.sort(np.where(place >= 0, place, np.iinfo(np.int64).max), axis=1)
-    n_taken = (place >= 0).sum(axis=1, keepdims=True)
-    left = n_all - n_taken
-    enough = (is_random.sum(axis=1, keepdims=True) <= left)[:, 0]
-    # Random columns are places among those not taken yet: the x-th of them is x + #{i: taken_i - i <= x}.
-    row, column = np.nonzero(is_random)
-    x = permute(slot[row, column], left[row, 0], mix(key[row], RANDOM))
-    shifted = taken - np.arange(taken.shape[1])[None]
-    place[row, column] = x + (shifted[row] <= x[:, None]).sum(axis=1)
-
-    ranks = np.zeros(kind.shape, np.int64)
-    row, column = np.nonzero((kind > 0) & enough[:, None])
-    ranks[row, column] = world.rank(user[row], place[row, column])
+    order = np.argsort(-np.diff(world.start)[user], kind="stable")  # as Universe.rank wants them
+    user, key, n_real = user[order], key[order], np.minimum(n_hard[order], widths[0])
+    columns = _columns(world, user, n_real, widths)
+    w_hard, w_trend, w_tail, _ = widths
     ends = np.cumsum([w_trend, w_tail, w_hard])
+    n_trend, queries = world.n_trending[user], len(user)
+
+    size = np.concatenate([n_trend, world.n_all[user] - n_trend, columns.left])
+    keys = np.concatenate([mix(key, pool) for pool in (TRENDING, TAILING, RANDOM)])
+    job = np.maximum(columns.pool - 1, 0) * np.int64(queries) + np.arange(queries)  # a real one's is wasted
+    place = permute(columns.slot.ravel(), job.ravel(), size, keys).reshape(job.shape).astype(np.int32)
+    tailing = slice(w_trend, ends[1])
+    place[tailing] += np.where(columns.pool[tailing] == TAILING, n_trend, 0).astype(np.int32)
+    _skip_taken(place, columns.pool, ends[2])
+
+    ranks = np.zeros((queries, len(place)), np.int32)
+    ranks[order] = np.where(columns.enough, world.rank(user, place), 0).T
+    enough = np.zeros(queries, bool)
+    enough[order] = columns.enough
     trend, tail, filled, rand = np.split(ranks, ends, axis=1)
-    hard_filled = short[:, ends[1] : ends[2]]
-    columns = np.where(hard_filled, filled, hard[:, :w_hard])
-    return Drawn((columns, trend, tail, rand), enough, hard_filled, _count_fills(kind, short, enough, ends))
+    hard_filled = np.arange(w_hard) >= n_hard[:, None]
+    chosen = np.where(hard_filled, filled, hard[:, :w_hard])
+    return Drawn((chosen, trend, tail, rand), enough, hard_filled, columns.fills)
 
 
-def _count_fills(kind: np.ndarray, short: np.ndarray, enough: np.ndarray, ends: np.ndarray) -> dict[str, int]:
-    names = {TRENDING: "trending", RANDOM: "random"}
-    pools = np.split(np.arange(kind.shape[1]), ends)[:3]
-    short = short & enough[:, None]
-    return {
-        f"{pool} from {name}": int((short[:, columns] & (kind[:, columns] == source)).sum())
-        for pool, columns in zip(("trending", "tailing", "hard"), pools, strict=True)
-        for source, name in names.items()
-        if pool != name
+class _Columns(NamedTuple):
+    """Which pool each of the C columns of Q queries draws from: trending, tailing, hard, random, in order."""
+
+    pool: np.ndarray  # [C, Q] int8, 0 for a real hard negative
+    slot: np.ndarray  # [C, Q] int32, its number among the query's columns of that pool
+    left: np.ndarray  # [Q] titles left once the trending and tailing pools are drawn
+    enough: np.ndarray  # [Q] bool
+    fills: dict[str, int]
+
+
+def _columns(
+    world: Universe, user: np.ndarray, n_hard: np.ndarray, widths: tuple[int, int, int, int]
+) -> _Columns:
+    """A short pool's columns are filled from trending while it lasts, then from random."""
+    w_hard, w_trend, w_tail, w_random = widths
+    n_trend, n_tail = world.n_trending[user], world.n_all[user] - world.n_trending[user]
+    n_trend, n_tail, n_hard = (n.astype(np.int32) for n in (n_trend, n_tail, n_hard))
+    no_trend, no_tail, no_hard = (
+        np.maximum(w_trend - n_trend, 0),
+        np.maximum(w_tail - n_tail, 0),
+        w_hard - n_hard,
+    )
+    spare = np.minimum(no_tail + no_hard, np.maximum(n_trend - w_trend, 0))  # fills that trending has
+    beyond = no_trend + no_tail + no_hard - spare  # fills that random has
+    left = n_trend + n_tail - (np.minimum(n_trend, w_trend) + spare + np.minimum(n_tail, w_tail))
+    enough = beyond + w_random <= left
+
+    trend, tail, hard, rand = (
+        np.arange(w, dtype=np.int32)[:, None] for w in (w_trend, w_tail, w_hard, w_random)
+    )
+    fill = np.concatenate([tail - n_tail, hard - n_hard + no_tail])  # number of the fill, where it is one
+    own = np.concatenate([tail < n_tail, hard < n_hard])
+    of_trend = fill < spare
+    pool = np.concatenate([
+        np.where(trend < n_trend, np.int8(TRENDING), np.int8(RANDOM)),
+        np.where(of_trend, np.int8(TRENDING), np.int8(RANDOM)),
+        np.full((w_random, len(user)), RANDOM, np.int8),
+    ])  # fmt: skip
+    slot = np.concatenate([
+        np.where(trend < n_trend, trend, trend - n_trend),
+        np.where(of_trend, fill + np.int32(w_trend), fill + (no_trend - spare)),
+        rand + beyond,
+    ])  # fmt: skip
+    pool[w_trend : w_trend + w_tail][own[:w_tail]] = TAILING
+    pool[w_trend + w_tail : w_trend + w_tail + w_hard][own[w_tail:]] = 0
+    slot[w_trend : w_trend + w_tail] = np.where(own[:w_tail], tail, slot[w_trend : w_trend + w_tail])
+    tail_from_trend = np.minimum(no_tail, spare)
+    fills = {
+        "trending from random": no_trend,
+        "tailing from trending": tail_from_trend,
+        "tailing from random": no_tail - tail_from_trend,
+        "hard from trending": spare - tail_from_trend,
+        "hard from random": no_hard - spare + tail_from_trend,
     }
+    return _Columns(pool, slot, left, enough, {name: int(n[enough].sum()) for name, n in fills.items()})
+
+
+def _skip_taken(place: np.ndarray, pool: np.ndarray, drawn: int) -> None:
+    """Turns random columns' numbers [C, Q] among the places not taken yet into places, in place.
+
+    The x-th place left is x + #{i: taken_i - i <= x}, where taken are the places of the other pools,
+    which are in the first `drawn` columns, in order.
+    """
+    real = (pool[:drawn] == TRENDING) | (pool[:drawn] == TAILING)
+    taken = np.where(real, place[:drawn], np.iinfo(np.int32).max)
+    shifted = np.sort(np.ascontiguousarray(taken.T), axis=1).T - np.arange(drawn, dtype=np.int32)[:, None]
+    count = np.min_scalar_type(drawn)  # bytes add up many times faster than wider numbers
+    for column in place[drawn:]:
+        column += (shifted <= column).view(np.uint8).sum(axis=0, dtype=count)
+    at = np.nonzero(pool[:drawn] == RANDOM)
+    place[at] += (shifted[:, at[1]] <= place[at]).view(np.uint8).sum(axis=0, dtype=count)
 
 
 def densities(

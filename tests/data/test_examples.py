@@ -102,5 +102,8 @@ def test_last_plays_equal_a_loop(width):
     found = examples.last_plays(start, np.zeros(60, int), following, width)
     for q in range(60):
         distinct = list(dict.fromkeys(rank[:q][::-1].tolist()))[:width][::-1]
-        assert [rank[e] for e in found[q] if e >= 0] == distinct
-        assert (found[q][: width - len(distinct)] == -1).all()
+        mine = found.request == q
+        assert rank[found.event[mine]].tolist() == distinct
+        assert found.back[mine].tolist() == list(range(len(distinct), 0, -1))
+        assert (np.diff(found.event[mine]) > 0).all()
+    assert (np.diff(found.request) >= 0).all()

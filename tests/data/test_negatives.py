@@ -1,20 +1,22 @@
 """Draws from the pools: exact, distinct, uniform, and filled in the order promised."""
 
 import numpy as np
+import plain_negatives  # beside this file
 import pytest
 
 from jaxrec.data import negatives
-from jaxrec.hashing import mix
+from jaxrec.hashing import extend, mix
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 17, 64, 1000])
 def test_permute_is_a_permutation(size):
-    image = negatives.permute(np.arange(size), np.array(size), mix(1, size))
+    image = negatives.permute(np.arange(size), np.zeros(size, int), np.array([size]), mix(1, [size]))
     assert sorted(image.tolist()) == list(range(size))
 
 
 def test_permute_is_uniform_over_keys():
-    image = negatives.permute(np.array(0), np.array(5), mix(np.arange(50_000)))
+    jobs = np.arange(50_000)
+    image = negatives.permute(np.zeros(50_000, int), jobs, np.full(50_000, 5), mix(jobs))
     counts = np.bincount(image, minlength=5)
     assert abs(counts - 10_000).max() < 5 * np.sqrt(10_000 * 0.8)
 
@@ -26,8 +28,8 @@ def world():
 
 def test_universe_skips_what_was_seen():
     w = world()
-    assert w.rank(np.zeros(17, int), np.arange(17)).tolist() == [1, 2, 4, 5, 6, *range(8, 20)]
-    assert w.rank(np.ones(20, int), np.arange(20)).tolist() == list(range(20))
+    assert w.rank(np.zeros(1, int), np.arange(17)[:, None]).ravel().tolist() == [1, 2, 4, 5, 6, *range(8, 20)]
+    assert w.rank(np.ones(1, int), np.arange(20)[:, None]).ravel().tolist() == list(range(20))
     assert w.n_trending.tolist() == [3, 5] and w.n_all.tolist() == [17, 20]
 
 
@@ -36,6 +38,11 @@ def draw(user, widths, n_hard=0, queries=400):
     return negatives.draw(
         world(), np.full(queries, user), mix(np.arange(queries)), hard, np.full(queries, n_hard), widths
     )
+
+
+def test_a_hash_is_extended_in_place():
+    key, part = mix(np.arange(50)), np.arange(50, dtype=np.uint64)
+    np.testing.assert_array_equal(extend(mix(key, 3), part), mix(key, 3, part))
 
 
 def test_a_full_draw_takes_each_pool_from_its_ranks():
@@ -61,6 +68,27 @@ def test_a_short_hard_pool_is_filled_from_trending_then_random():
 def test_exhausted_universe_says_so():
     assert draw(0, (0, 3, 14, 0)).enough.all()
     assert not draw(0, (0, 3, 14, 1)).enough.any()
+
+
+@pytest.mark.parametrize("widths", [(0, 5, 3, 4), (6, 6, 4, 4), (4, 0, 0, 2), (16, 32, 20, 8), (3, 2, 1, 0)])
+@pytest.mark.parametrize("titles, trending", [(30, 8), (300, 40), (300, 0), (300, 300)])
+def test_the_fast_draw_is_the_plain_one(widths, titles, trending, monkeypatch):
+    """Users from those who saw nothing to those who saw all but a few titles, in small blocks."""
+    monkeypatch.setattr(negatives, "_BLOCK", 1000)
+    monkeypatch.setattr(negatives, "_FEW", 20)
+    rng = np.random.default_rng(0)
+    seen = [np.sort(rng.permutation(titles)[:n]) for n in rng.integers(0, titles, 40)]
+    counts = [len(s) for s in seen]
+    world = negatives.universe(np.repeat(np.arange(40), counts), np.concatenate(seen), 40, titles, trending)
+    user, key = rng.integers(0, 40, 200), mix(rng.integers(0, 2**60, 200))
+    hard = np.argsort(rng.random((200, titles)), axis=1)[:, :20]
+    given = (world, user, key, hard, rng.integers(0, 21, 200), widths)
+    fast, plain = negatives.draw(*given), plain_negatives.draw(*given)
+    for a, b in zip(fast.ranks, plain.ranks, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(fast.enough, plain.enough)
+    np.testing.assert_array_equal(fast.hard_filled, plain.hard_filled)
+    assert fast.fills == plain.fills
 
 
 def test_densities_worked_by_hand():
