@@ -30,9 +30,10 @@ def main(found: flags.FlagValues) -> None:
         raise InputError(f"--split={found.split}; allowed: {', '.join(SPLITS[1:])}")
     if not all(k.isdigit() and int(k) > 0 for k in found.next_k):
         raise InputError(f"--next-k={','.join(found.next_k)}; allowed: whole numbers above 0, such as 1,3")
-    from jaxrec import report
+    from jaxrec import compiled, report
     from jaxrec.evaluation import judge, per_user
 
+    compiled.keep()
     judged = judge(
         found.checkpoint,
         which=found.which,

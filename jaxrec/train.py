@@ -17,7 +17,7 @@ def _workdir_flag() -> None:
 
 def main(found: flags.FlagValues) -> int:
     # Not at the top: --help and a wrong config should not wait for the accelerator stack.
-    from jaxrec import parallel, report
+    from jaxrec import compiled, parallel
     from jaxrec.data.store import Dataset
     from jaxrec.evaluation import judge
     from jaxrec.loop import train
@@ -26,6 +26,7 @@ def main(found: flags.FlagValues) -> int:
     started = time.perf_counter()
     config = found.config
     workdir = Path(found.workdir or f"runs/{config.name}")
+    compiled.keep()
     parallel.join_hosts()
     check_devices(config, parallel.devices())
     directory = dataset_directory(config)
@@ -37,6 +38,8 @@ def main(found: flags.FlagValues) -> int:
         if interrupt.requested:
             logging.info("%s: saved at step %d in %s", interrupt.requested, step, workdir)
             return interrupt.exit_status(config.train.preempted_exit)
+    from jaxrec import report  # plots, which the first step need not wait for
+
     result = judge(workdir, data=directory).result
     result["seconds"] = time.perf_counter() - started
     if parallel.first_process():
