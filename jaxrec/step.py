@@ -84,14 +84,18 @@ class Program:
 
     def init(self) -> TrainState:
         """The first state, from train.seed; on the host's default device."""
+        return jax.jit(self._first_state)(jax.random.key(self.config.train.seed))
+
+    def _first_state(self, key: jax.Array) -> TrainState:
+        """Traced as one program: run bit by bit, it would be a hundred small ones to compile. The key is an
+        argument, so that every seed's is the same."""
         batch = jnp.zeros((1, self.layout.row_dtype().itemsize // 4), jnp.uint32)
         rows = batches.decode(batch, self.layout.row_dtype())
         candidates = jnp.zeros((1, 1), jnp.int32)
         table = TitleTable(*(jnp.zeros((self.layout.titles, self.layout.columns("title", k)), t)
                              for k, t in (("category", jnp.int32), ("number", jnp.float32))))  # fmt: skip
-        key = jax.random.key(self.config.train.seed)
         request = batches.history(rows, self.view)
-        params = jax.jit(self.model.init)(key, request, candidates, table, 1.0)["params"]
+        params = self.model.init(key, request, candidates, table, 1.0)["params"]
         tx = optimizer.make(self.config.optimizer)
         return TrainState(params, tx.init(params), jnp.int32(0), jnp.float32(0), jnp.bool_(False))
 
