@@ -48,6 +48,7 @@ class _Preparation:
         self.source, self.config, self.writer, self.progress = source, config, writer, progress
         self.workers = config.data.workers or os.cpu_count() or 1
         self.drops = Drops()
+        self.partitions = 0  # until all rows are read
         self.titles = source.titles()
         columns = title_columns(self.titles.features, config.features, len(self.titles.key))
         self.title_categories, self.title_numbers, self.title_specs, self.title_values = columns
@@ -116,6 +117,7 @@ class _Preparation:
         if not keys:
             raise InputError("source: no interactions; allowed: at least one")
         self.context.finish()
+        self.partitions = self.spill.make_partitions()
         once, first = np.unique(np.concatenate(hashes), return_index=True)
         return rows, HeldOut(once, np.concatenate(keys)[first])
 
@@ -184,7 +186,8 @@ class _Preparation:
 
     def _log(self, partition: int, rank_of_row: np.ndarray, layout: Layout) -> examples.Log:
         records = self.spill.load(partition)
-        hashes, user = np.unique(records["user"], return_inverse=True)
+        new = np.diff(records["user"], prepend=~records["user"][:1]) != 0  # sorted by user, so far
+        hashes, user = records["user"][new], np.cumsum(new) - 1
         at, known = self.users.find(hashes)
         categories = np.full((len(hashes), layout.columns("user", "category")), UNKNOWN, np.int32)
         numbers = np.zeros((len(hashes), layout.columns("user", "number")), np.float32)
@@ -229,14 +232,13 @@ class _Preparation:
 
     def _each(self, stage: str, work: Callable[[int], T]) -> Iterator[T]:
         """Results of every partition in order; few wait at a time, so that memory stays bounded."""
-        partitions = self.config.data.partitions
         with ThreadPoolExecutor(self.workers) as pool:
-            ahead = [pool.submit(work, p) for p in range(min(self.workers + 1, partitions))]
-            for p in range(partitions):
+            ahead = [pool.submit(work, p) for p in range(min(self.workers + 1, self.partitions))]
+            for p in range(self.partitions):
                 result = ahead.pop(0).result()
-                if p + self.workers + 1 < partitions:
+                if p + self.workers + 1 < self.partitions:
                     ahead.append(pool.submit(work, p + self.workers + 1))
-                self.progress(stage, p + 1, partitions)
+                self.progress(stage, p + 1, self.partitions)
                 yield result
 
 

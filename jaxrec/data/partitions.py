@@ -1,7 +1,8 @@
-"""Routes cleaned events to partitions of users, on disk, so that memory holds one partition at a time.
+"""Routes cleaned events to partitions of users, on disk, so that memory holds a few partitions at a time.
 
 A partition is a range of the users' hashes, so partitions in order are the users in order of hash
-however many there are, and nothing written later depends on their number.
+however many there are, and nothing written later depends on their number. Events are routed to many
+small files, for nobody knows yet how many will come; neighbouring files then make a partition.
 """
 
 from pathlib import Path
@@ -10,6 +11,9 @@ import numpy as np
 
 from jaxrec.data.clean import CleanChunk
 
+_FILES = 512
+_MOST_EVENTS = 250_000  # of a partition; about 200 MB while its rows are built
+
 
 def partition_of(hashes: np.ndarray, partitions: int) -> np.ndarray:
     """int64 in [0, partitions), ascending with the hash."""
@@ -17,11 +21,12 @@ def partition_of(hashes: np.ndarray, partitions: int) -> np.ndarray:
 
 
 class Spill:
-    """One file of fixed-width event records a partition."""
+    """Files of fixed-width event records."""
 
-    def __init__(self, directory: Path, partitions: int, categories: int, numbers: int) -> None:
+    def __init__(self, directory: Path, least: int, categories: int, numbers: int) -> None:
+        """`least` partitions are made where there are users enough."""
         directory.mkdir()
-        self.partitions = partitions
+        self._directory, self._least = directory, least
         self.dtype = np.dtype(
             [
                 ("user", "<u8"),
@@ -32,27 +37,47 @@ class Spill:
                 ("numbers", "<f8", (numbers,)),
             ]
         )
-        self._paths = [directory / f"{p:05d}" for p in range(partitions)]
+        self._files = [directory / f"{f:05d}" for f in range(max(least, _FILES))]
+        self._events = np.zeros(len(self._files), np.int64)
+        self._partitions: list[list[Path]] = []
 
     def add(self, chunk: CleanChunk, categories: np.ndarray, numbers: np.ndarray) -> None:
-        """Appends a chunk's events to their partitions' files."""
+        """Appends a chunk's events to their files."""
         records = np.empty(len(chunk.user_hash), self.dtype)
         records["user"], records["time"] = chunk.user_hash, chunk.time
         records["viewed"], records["title"] = chunk.viewed, chunk.title
         records["categories"], records["numbers"] = categories, numbers
-        where = partition_of(chunk.user_hash, self.partitions)
-        order = np.argsort(where, kind="stable")
-        ends = np.searchsorted(where[order], np.arange(self.partitions + 1))
-        for p, path in enumerate(self._paths):
-            mine = order[ends[p] : ends[p + 1]]
-            if len(mine):
-                with path.open("ab") as f:
-                    records[mine].tofile(f)
+        where = partition_of(chunk.user_hash, len(self._files))
+        records = records[np.argsort(where, kind="stable")]
+        counts = np.bincount(where, minlength=len(self._files))
+        ends = np.cumsum(counts)
+        for f in np.flatnonzero(counts):
+            with self._files[f].open("ab") as file:
+                records[ends[f] - counts[f] : ends[f]].tofile(file)
+        self._events += counts
+
+    def make_partitions(self) -> int:
+        """Once all events are here: of neighbouring files, none of too many events. How many there are."""
+        limit = min(_MOST_EVENTS, -(-int(self._events.sum()) // self._least))
+        held = limit
+        for file, events in zip(self._files, self._events.tolist(), strict=True):
+            if not events:
+                continue
+            if held + events > limit:
+                self._partitions.append([])
+                held = 0
+            self._partitions[-1].append(file)
+            held += events
+        return len(self._partitions)
 
     def load(self, partition: int) -> np.ndarray:
-        """The partition's records, in the order they came."""
-        path = self._paths[partition]
-        return np.fromfile(path, self.dtype) if path.exists() else np.empty(0, self.dtype)
+        """The partition's records, in no order."""
+        return np.concatenate([np.fromfile(path, self.dtype) for path in self._partitions[partition]])
 
     def replace(self, partition: int, records: np.ndarray) -> None:
-        records.tofile(self._paths[partition])
+        """Puts other records of the same users in the partition's place."""
+        path = self._directory / f"partition-{partition:05d}"
+        records.tofile(path)
+        for file in self._partitions[partition]:
+            file.unlink()
+        self._partitions[partition] = [path]

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from jaxrec.data import partitions
 from jaxrec.data.dataset import prepare
 from jaxrec.data.store import Dataset
 from jaxrec.errors import InputError
@@ -123,3 +124,19 @@ def test_preparing_the_simulator_needs_neither_jax_nor_polars_nor_tfds():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_large_sources_make_more_partitions_than_asked_for(
+    tiny_config, tiny_directory, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(partitions, "_MOST_EVENTS", 700)
+    stages = {}
+
+    def progress(stage, done, total):
+        stages[stage] = total
+
+    directory = tmp_path / "more"
+    prepare(open_source(tiny_config.source, tiny_config.features), tiny_config, str(directory), progress)
+    events = json.loads((directory / "manifest.json").read_text())["rows"]["read"]
+    assert stages["building rows"] >= events / 700 > tiny_config.data.partitions
+    assert filecmp.cmp(directory / "manifest.json", tiny_directory / "manifest.json", shallow=False)
