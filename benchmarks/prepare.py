@@ -1,0 +1,241 @@
+"""python -m benchmarks.prepare: events a second and peak memory of preparation, beside a pandas one.
+
+Watch events of a made-up service are written as Parquet, 5.5 of them a user, and prepared: each of
+`--events` once, in a process of its own, whose peak memory is read; and a size that pandas finishes in
+half a minute by turns with it. The command refuses to race a peer whose rows are not ours.
+
+    python -m benchmarks.prepare --events 5e5,5.5e6,5e7    # the last takes minutes, and 40 GB of disk
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from absl import flags
+
+from benchmarks.command import Report, run, spread
+from benchmarks.measure import interleaved, ratio
+from jaxrec.config import Columns, Config, Feature, Tables
+from jaxrec.data.dataset import prepare
+from jaxrec.data.store import Dataset
+from jaxrec.errors import InputError
+from jaxrec.schema import SPLITS
+from jaxrec.sources import open_source
+
+TITLES = 5_000
+EVENTS_A_USER = 5.5
+_BLOCK_USERS = 200_000  # written at once
+_START_MS, _DAYS = 1_704_067_200_000, 84  # from 2024-01-01
+
+
+def config_of(folder: Path) -> Config:
+    """What prepares the tables of `write_tables`: features as in configs/own_data.py."""
+    names = Columns("user_id", "title_id", "started_at", "ms", "seconds_viewed")
+    tables = (str(folder / "interactions"), str(folder / "titles.parquet"), str(folder / "users.parquet"))
+    features = (
+        Feature("title_id", "category", "title", width=64),
+        Feature("genres", "categories", "title", width=32, most=5),
+        Feature("release_year", "number", "title", width=4),
+        Feature("country", "category", "user", width=8),
+        Feature("device", "category", "context", width=8),
+        Feature("completion", "number", "interaction", width=8),
+        Feature("sessions", "number", "interaction", width=8),
+        Feature("age", "number", "interaction", width=8),
+    )
+    return Config(name="benchmark", source=Tables(*tables, names), features=features)
+
+
+def write_tables(folder: Path, events: int, seed: int = 0) -> None:
+    """About `events` raw rows in `folder`: popularity is Zipf's, activity heavy-tailed, and some are dirt."""
+    (folder / "interactions").mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    runtime = np.round(rng.gamma(4.0, 15.0, TITLES) + 5.0, 1)
+    runtime[-10:] = 0.0  # not known
+    genres = np.array([f"genre {i}" for i in range(20)])
+    titles = {
+        "title_id": _title_keys(np.arange(TITLES)),
+        "runtime_minutes": runtime,
+        "genres": [genres[g[: 1 + i % 4]].tolist() for i, g in enumerate(rng.integers(0, 20, (TITLES, 4)))],
+        "release_year": rng.integers(1960, 2024, TITLES),
+    }
+    pl.DataFrame(titles).write_parquet(folder / "titles.parquet")
+    users = max(round(events / EVENTS_A_USER), 1)
+    keys = 10**9 + 7 * np.arange(users)
+    countries = np.array([f"country {i:02d}" for i in range(40)])
+    country = countries[np.minimum(rng.geometric(0.15, users) - 1, 39)]
+    pl.DataFrame({"user_id": keys, "country": country}).write_parquet(folder / "users.parquet")
+    share = np.cumsum(1.0 / np.arange(1, TITLES + 1) ** 0.9)
+    for b, first in enumerate(range(0, users, _BLOCK_USERS)):
+        block = _events(rng, keys[first : first + _BLOCK_USERS], share / share[-1], runtime)
+        block.write_parquet(folder / "interactions" / f"{b:05d}.parquet")
+
+
+def _title_keys(number: np.ndarray) -> np.ndarray:
+    return np.char.add("t", np.char.zfill(number.astype(str), 5))
+
+
+def _events(
+    rng: np.random.Generator, users: np.ndarray, share: np.ndarray, runtime: np.ndarray
+) -> pl.DataFrame:
+    """The rows of some users, in no order."""
+    mean = EVENTS_A_USER - 0.5  # of what is rounded up
+    plays = np.ceil(rng.lognormal(np.log(mean) - 0.5, 1.0, len(users))).astype(np.int64)
+    user = np.repeat(users, plays)
+    n = len(user)
+    title = np.searchsorted(share, rng.random(n))
+    again = np.flatnonzero((rng.random(n) < 0.08)[1:] & (user[1:] == user[:-1])) + 1
+    title[again] = title[again - 1]  # a title is gone on with
+    seen = np.where(rng.random(n) < 0.15, 0.05 * rng.random(n), rng.beta(1.0, 0.7, n))
+    seconds = np.round(seen * np.maximum(runtime[title], 30.0) * 60.0, 1)
+    time = _START_MS + rng.integers(0, _DAYS * 86_400, n) * 1000
+    devices = np.array(["tv", "phone", "tablet", "web", "console", ""])
+    device = devices[np.searchsorted([0.45, 0.75, 0.85, 0.95, 0.99], rng.random(n))]
+    unknown, early, negative, absent, copied = rng.random((5, n)) < 0.001
+    time[early] = 0
+    seconds[negative] *= -1.0
+    seconds[absent] = np.nan
+    title[unknown] = TITLES + 7
+    order = rng.permutation(np.concatenate([np.arange(n), np.flatnonzero(copied)]))
+    columns = {
+        "user_id": user,
+        "title_id": _title_keys(np.arange(TITLES + 8))[title],
+        "started_at": time,
+        "seconds_viewed": seconds,
+        "device": device,
+    }
+    return pl.DataFrame({name: column[order] for name, column in columns.items()})
+
+
+def ours(folder: Path, out: Path) -> Dataset:
+    """Prepares the tables in `folder` to `out`, in the place of what is there."""
+    shutil.rmtree(out, ignore_errors=True)
+    config = config_of(folder)
+    prepare(open_source(config.source, config.features), config, str(out))
+    return Dataset(out)
+
+
+def peer(folder: Path, keyed: bool = False) -> dict[str, dict[str, np.ndarray]]:
+    """Its rows, with our draws or with a generator's. Raises InputError where pandas is not installed."""
+    try:
+        from benchmarks.peers import pandas_prepare
+    except ImportError as e:
+        raise InputError(f"{e.name} is not installed; the peers need pip install '.[peers]'") from e
+    draws = pandas_prepare.Keyed(0) if keyed else pandas_prepare.Generator(0)
+    return pandas_prepare.prepare(folder, config_of(folder), draws)
+
+
+def differing(dataset: Dataset, peers: dict[str, dict[str, np.ndarray]]) -> list[str]:
+    """Fields in which a peer's rows are not exactly ours, as "split.field"."""
+    found = []
+    for split in SPLITS:
+        rows = dataset.rows(split).all()
+        mine, theirs = {name: rows[name] for name in rows.dtype.names or ()}, peers[split]
+        found += [f"{split}.{name}" for name in sorted(set(mine) ^ set(theirs))]
+        for name in sorted(set(mine) & set(theirs)):
+            if not np.array_equal(mine[name], theirs[name], equal_nan=mine[name].dtype.kind == "f"):
+                found.append(f"{split}.{name}")
+    return found
+
+
+def measure_alone() -> None:
+    """In a process of its own, `python -c ... FOLDER OUT`: prints seconds, rows and peak memory as JSON."""
+    started = time.perf_counter()
+    dataset = ours(Path(sys.argv[1]), Path(sys.argv[2]))
+    seconds = time.perf_counter() - started
+    # Not ru_maxrss: that keeps what the parent held when it forked.
+    [peak] = [
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")
+    ]
+    examples = sum(split["examples"] for split in dataset.manifest["splits"].values())
+    found = {
+        "seconds": seconds,
+        "events": dataset.manifest["rows"]["read"],
+        "examples": examples,
+        "peak_bytes": int(peak.split()[1]) * 1024,
+        "fingerprint": dataset.fingerprint,
+    }
+    print(json.dumps(found))
+
+
+def _alone(folder: Path, out: Path) -> dict:
+    code = "from benchmarks.prepare import measure_alone; measure_alone()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder.resolve()), str(out.resolve())],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def main(found: flags.FlagValues) -> Report:
+    sizes = [_size(text, "events") for text in found.events]
+    figures: dict = {"alone": []}
+    with tempfile.TemporaryDirectory(prefix="jaxrec-prepare-", dir=found.scratch or None) as scratch:
+        root = Path(scratch)
+        small, raced, out = root / "small", root / "raced", root / "prepared"
+        rows = []
+        if found.peer_events:
+            write_tables(small, 3_000)
+            wrong = differing(ours(small, out), peer(small, keyed=True))
+            if wrong:
+                raise InputError(f"the pandas rows are not ours in {', '.join(wrong)}; allowed: equal ones")
+            write_tables(raced, found.peer_events)
+            rivals = {"ours": lambda: ours(raced, out), "pandas": lambda: peer(raced)}
+            timings = interleaved(rivals, found.rounds, warmup=0)  # the small one was the warm-up
+            times = ratio(timings["pandas"], timings["ours"])
+            events = ours(raced, out).manifest["rows"]["read"]
+            rates = {name: timing.rate(events) for name, timing in timings.items()}
+            figures |= {"raced_events": events, "events_a_second": rates, "times_pandas": times}
+            rows = [
+                (
+                    f"{name}, {events:,} events",
+                    spread(rate, "events/s", 0),
+                    f"{found.rounds} rounds, by turns",
+                )
+                for name, rate in rates.items()
+            ]
+            rows += [("ours over pandas", spread(times, "times", 1), "target: 10")]
+        for size in sizes:
+            folder = root / f"{size}"
+            write_tables(folder, size)
+            alone = _alone(folder, out)
+            figures["alone"].append(alone)
+            rows.append(
+                (
+                    f"{alone['events']:,} events, {alone['examples']:,} examples",
+                    f"{alone['seconds']:.1f} s, {alone['events'] / alone['seconds']:,.0f} events/s",
+                    f"peak {alone['peak_bytes'] / 2**30:.2f} GiB, one run",
+                )
+            )
+            shutil.rmtree(folder)
+            shutil.rmtree(out)
+    return Report("prepare", figures, rows)
+
+
+def _size(text: str, key: str) -> int:
+    try:
+        size = int(float(text))
+    except (ValueError, OverflowError):
+        size = 0
+    if size < 1000:
+        raise InputError(f"--{key}={text}; allowed: numbers from 1000 on, as 5.5e6, with commas between them")
+    return size
+
+
+def _flags() -> None:
+    flags.DEFINE_list("events", ["5e5", "5.5e6"], "sizes to prepare alone")
+    flags.DEFINE_integer("peer_events", 50_000, "size to race pandas on; 0: no race", lower_bound=0)
+    flags.DEFINE_integer("rounds", 3, "rounds of the race", lower_bound=1)
+    flags.DEFINE_string("scratch", "", "folder for what is written meanwhile; empty: the system's")
+
+
+if __name__ == "__main__":
+    run(main, _flags)
