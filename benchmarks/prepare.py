@@ -94,6 +94,8 @@ def _events(
     seen = np.where(rng.random(n) < 0.15, 0.05 * rng.random(n), rng.beta(1.0, 0.7, n))
     seconds = np.round(seen * np.maximum(runtime[title], 30.0) * 60.0, 1)
     time = _START_MS + rng.integers(0, _DAYS * 86_400, n) * 1000
+    together = np.flatnonzero((rng.random(n) < 0.02)[1:] & (user[1:] == user[:-1])) + 1
+    time[together] = time[together - 1]  # neither is in the other's past
     devices = np.array(["tv", "phone", "tablet", "web", "console", ""])
     device = devices[np.searchsorted([0.45, 0.75, 0.85, 0.95, 0.99], rng.random(n))]
     unknown, early, negative, absent, copied = rng.random((5, n)) < 0.001
@@ -158,7 +160,6 @@ def measure_alone() -> None:
         "events": dataset.manifest["rows"]["read"],
         "examples": examples,
         "peak_bytes": int(peak.split()[1]) * 1024,
-        "fingerprint": dataset.fingerprint,
     }
     print(json.dumps(found))
 
