@@ -9,10 +9,11 @@ import sys
 import numpy as np
 import pytest
 
-from jaxrec.data import partitions
+from jaxrec.data import partitions, store
 from jaxrec.data.dataset import prepare
 from jaxrec.data.store import Dataset
 from jaxrec.errors import InputError
+from jaxrec.hashing import finalise, mix
 from jaxrec.schema import SPLITS
 from jaxrec.sources import open_source
 
@@ -140,3 +141,22 @@ def test_large_sources_make_more_partitions_than_asked_for(
     events = json.loads((directory / "manifest.json").read_text())["rows"]["read"]
     assert stages["building rows"] >= events / 700 > tiny_config.data.partitions
     assert filecmp.cmp(directory / "manifest.json", tiny_directory / "manifest.json", shallow=False)
+
+
+@pytest.mark.parametrize("cuts", [(), (1, 5), (512, 1024), (511, 513, 1700)])
+def test_row_sums_and_blocks_do_not_know_how_rows_came(tmp_path, cuts):
+    """Each row's hash is of the sum of its words times odd numbers; sums are of Python's whole numbers."""
+    rng = np.random.default_rng(0)
+    rows = np.frombuffer(rng.bytes(4 * 3 * 2000), np.dtype([("a", "<u4"), ("b", "<i4", (2,))]))
+    (tmp_path / "out").mkdir()
+    writer = store._SplitWriter(tmp_path / "out", "train", rows.dtype)
+    for part in np.split(rows, cuts):
+        writer.add(part)
+    writer.close()
+    words, wanted = rows.view("<u4").reshape(2000, 3).tolist(), 0
+    for i in range(2):
+        odd = [int(mix(i, w)) | 1 for w in range(3)]
+        sums = [sum(a * b for a, b in zip(row, odd, strict=True)) % 2**64 for row in words]
+        wanted = wanted << 64 | sum(finalise(np.array(sums, np.uint64)).tolist()) % 2**64
+    assert writer.fingerprint.value() == wanted
+    np.testing.assert_array_equal(store.Rows(tmp_path / "out", "train", 2000, rows.dtype).all(), rows)
