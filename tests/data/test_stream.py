@@ -1,5 +1,7 @@
 """Batch t is a function of (seed, t): not of workers, hosts, or what was read before."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -15,13 +17,71 @@ def rows(tiny, monkeypatch):
     return tiny.rows("train")
 
 
-def make(rows, **more):
-    steps = 3 * (rows.rows // 100)
-    return TrainBatches(rows, 100, 5, steps, **more)
+class Blocks:
+    """Many small blocks in memory, read as a split of a dataset is; the last block holds 3 rows."""
+
+    rows, blocks = 8 * 40 + 3, 41
+
+    def __init__(self, monkeypatch):
+        monkeypatch.setattr(streams, "BLOCK_ROWS", 8)
+        self.dtype = np.dtype([("x", "<u4", (2,))])
+        self.words = np.random.default_rng(0).integers(0, 1000, (self.rows, 2)).astype(np.uint32)
+        self.reads = []
+
+    def block_rows(self):
+        return np.append(np.full(40, 8), 3)
+
+    def read_into(self, blocks, out):
+        self.reads.extend(blocks.tolist())
+        out[:] = np.concatenate([self.words[8 * b : 8 * b + 8] for b in blocks])
+
+    def all(self):
+        return self.words.reshape(-1).view(self.dtype)
 
 
-def test_an_epoch_is_every_row_once_but_the_tail(tiny, rows):
-    batches = make(rows)
+def make(rows, batch=100, **more):
+    steps = 3 * (rows.rows // batch)
+    return TrainBatches(rows, batch, 5, steps, **more)
+
+
+def lengths(words):
+    """Some whole number of each row, with many rows alike."""
+    return words[:, 1] % 5
+
+
+def plain(rows, t, batch=100, seed=5):
+    """Batch t in the plain form: the whole epoch put in its order, then cut."""
+    epoch, step = divmod(t, rows.rows // batch)
+    words, block_rows = as_words(rows.all()), rows.block_rows()
+    first = np.cumsum(block_rows) - block_rows
+    order = streams._generator(seed, epoch).permutation(rows.blocks)
+    parts = []
+    for w, at in enumerate(range(0, rows.blocks, streams.WINDOW_BLOCKS)):
+        blocks = order[at : at + streams.WINDOW_BLOCKS]
+        window = np.concatenate([words[first[b] : first[b] + block_rows[b]] for b in blocks])
+        parts.append(window[streams._generator(seed, epoch, w).permutation(len(window))])
+    return np.concatenate(parts)[step * batch : (step + 1) * batch]
+
+
+@pytest.mark.parametrize("by_length", [None, lengths])
+@pytest.mark.parametrize(("window", "batch"), [(1, 5), (1, 8), (2, 16), (2, 17), (3, 100), (50, 60)])
+def test_batches_are_those_of_the_plain_form(monkeypatch, window, batch, by_length):
+    """Inside a window, across two, across many and at the short block, in any order."""
+    monkeypatch.setattr(streams, "WINDOW_BLOCKS", window)
+    rows = Blocks(monkeypatch)
+    batches = make(rows, batch, lengths=by_length)
+    n = len(batches)
+    for t in [*range(n), *np.random.default_rng(0).integers(0, n, 200).tolist()]:
+        expected = plain(rows, t, batch)
+        if by_length:
+            expected = expected[np.argsort(lengths(expected), kind="stable")]
+        np.testing.assert_array_equal(batches[t].words, expected)
+        assert batches[t].valid.all() and len(batches[t].valid) == batch
+
+
+@pytest.mark.parametrize("by_length", [None, lengths])
+def test_an_epoch_is_every_row_once_but_the_tail(tiny, rows, by_length):
+    batches = make(rows, lengths=by_length)
     words = np.concatenate([batches[t].words for t in range(batches.steps_per_epoch)])
     every = {r.tobytes() for r in as_words(rows.all())}
     seen = [r.tobytes() for r in words]
@@ -43,20 +103,78 @@ def test_blocks_come_in_another_order_each_epoch(rows):
     assert len(first) > 1  # a window is one block here, so the first row tells which came first
 
 
+@pytest.mark.parametrize("by_length", [None, lengths])
 @pytest.mark.parametrize("threads", [1, 4])
-def test_resuming_is_starting_at_the_step(rows, threads):
-    whole = [b.words for b in stream(make(rows), prefetch=threads)]
-    rest = [b.words for b in stream(make(rows), start=7, prefetch=threads)]
+def test_resuming_is_starting_at_the_step(rows, threads, by_length):
+    whole = [b.words for b in stream(make(rows, lengths=by_length), prefetch=threads)]
+    rest = [b.words for b in stream(make(rows, lengths=by_length), start=7, prefetch=threads)]
     assert len(whole) == 3 * (rows.rows // 100)
     for a, b in zip(whole[7:], rest, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_processes_take_their_shares_of_the_same_batches(rows):
-    whole = make(rows)
-    shares = [make(rows, process=p, processes=4) for p in range(4)]
+@pytest.mark.parametrize("by_length", [None, lengths])
+@pytest.mark.parametrize("shares", [1, 2, 4])
+def test_a_batch_is_dealt_to_the_shares(rows, shares, by_length):
+    """Row j of share d is row j * shares + d of the global batch, however many share it."""
+    whole, dealt = make(rows, lengths=by_length), make(rows, lengths=by_length, shares=shares)
     for t in (0, 3, len(whole) - 1):
-        np.testing.assert_array_equal(whole[t].words, np.concatenate([s[t].words for s in shares]))
+        words = dealt[t].words.reshape(shares, 100 // shares, -1)
+        for d in range(shares):
+            np.testing.assert_array_equal(words[d], whole[t].words[d::shares])
+
+
+@pytest.mark.parametrize(("processes", "shares"), [(2, 1), (2, 4), (4, 4), (4, 1)])
+def test_processes_take_their_range_of_the_shares(rows, processes, shares):
+    whole = make(rows, lengths=lengths, shares=max(shares, processes))
+    parts = [
+        make(rows, lengths=lengths, process=p, processes=processes, shares=shares) for p in range(processes)
+    ]
+    for t in (0, 3, len(whole) - 1):
+        np.testing.assert_array_equal(whole[t].words, np.concatenate([p[t].words for p in parts]))
+        assert all(len(p[t].valid) == 100 // processes for p in parts)
+
+
+def test_a_block_is_read_once_an_epoch_and_one_window_ahead(monkeypatch):
+    monkeypatch.setattr(streams, "WINDOW_BLOCKS", 2)
+    rows = Blocks(monkeypatch)
+    batches = make(rows, 43)  # 7 batches; 22 rows are left, more than a window
+    order = [batches._epoch(e).blocks for e in range(3)]
+    used = [np.searchsorted(batches._epoch(e).starts, 301) * 2 for e in range(2)]
+    for t in range(14):
+        batches[t]
+    batches._readers.shutdown()  # ends once what was asked for is read
+    asked = [*order[0][: used[0]], *order[1][: used[1]], *order[2][:2]]
+    assert max(used) < rows.blocks and sorted(rows.reads) == sorted(asked)
+
+
+def test_a_slot_is_not_refilled_while_it_is_being_filled(monkeypatch):
+    """Jumping about throws away a window that is still being read ahead, slowly."""
+    monkeypatch.setattr(streams, "WINDOW_BLOCKS", 1)
+    rows = Blocks(monkeypatch)
+    batches = make(rows, 5)
+    blocks, starts = batches._epoch(0)
+    inside = [next(t for t in range(65) if starts[w] <= 5 * t <= starts[w + 1] - 5) for w in (0, 10, 20)]
+    read_into = rows.read_into
+
+    def uneven(asked, out):
+        time.sleep(0.1 * (blocks[1] in asked))
+        read_into(asked, out)
+
+    monkeypatch.setattr(rows, "read_into", uneven)
+    for t in inside:  # the first has block 1 read ahead, the third takes its slot
+        np.testing.assert_array_equal(batches[t].words, plain(rows, t, 5))
+    time.sleep(0.15)  # the slow read would have come by now
+    np.testing.assert_array_equal(batches[inside[-1]].words, plain(rows, inside[-1], 5))
+
+
+def test_a_window_that_cannot_be_read_is_an_error(rows, monkeypatch):
+    def broken(blocks, out):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(rows, "read_into", broken)
+    with pytest.raises(OSError, match="the disk is gone"):
+        make(rows)[0]
 
 
 def test_evaluation_drops_no_tail(tiny):
@@ -75,3 +193,8 @@ def test_evaluation_drops_no_tail(tiny):
 def test_a_batch_larger_than_the_dataset_is_refused(tiny):
     with pytest.raises(InputError, match=r"train.batch_size=1000000 is more than the dataset's \d+ training"):
         TrainBatches(tiny.rows("train"), 1_000_000, 0, 1)
+
+
+def test_a_batch_that_cannot_be_dealt_is_refused(rows):
+    with pytest.raises(InputError, match=r"train.batch_size=100 must divide by the 3 devices"):
+        make(rows, shares=3)
