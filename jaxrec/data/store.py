@@ -60,13 +60,12 @@ class Fingerprint:
 
     def add(self, rows: np.ndarray) -> None:
         words = as_words(rows)
-        with np.errstate(over="ignore"):
+        odd = [mix(i, np.arange(words.shape[1])) | np.uint64(1) for i in range(2)]
+        for first in range(0, len(words), BLOCK_ROWS):  # products of few rows stay in a core's cache
+            block = words[first : first + BLOCK_ROWS].astype(np.uint64)
             for i in range(2):
-                odd = mix(i, np.arange(words.shape[1])) | np.uint64(1)
-                hashes = finalise((words * odd).sum(axis=1, dtype=np.uint64))
-                low = int((hashes & np.uint64(0xFFFFFFFF)).sum())
-                high = int((hashes >> np.uint64(32)).sum())
-                self._sums[i] = (self._sums[i] + low + (high << 32)) % 2**64
+                total = finalise(np.einsum("rw,w->r", block, odd[i])).sum(dtype=np.uint64)
+                self._sums[i] = (self._sums[i] + int(total)) % 2**64
 
     def value(self) -> int:
         return (self._sums[0] << 64) | self._sums[1]
@@ -91,11 +90,17 @@ class _SplitWriter:
     def add(self, rows: np.ndarray) -> None:
         self.rows += len(rows)
         self.fingerprint.add(rows)
-        self._pending = np.concatenate([self._pending, rows])
-        whole = len(self._pending) // BLOCK_ROWS * BLOCK_ROWS
-        for i in range(0, whole, BLOCK_ROWS):
-            self._block(self._pending[i : i + BLOCK_ROWS])
-        self._pending = self._pending[whole:]
+        first = 0
+        if len(self._pending):
+            first = BLOCK_ROWS - len(self._pending)
+            self._pending = np.concatenate([self._pending, rows[:first]])
+            if len(self._pending) < BLOCK_ROWS:
+                return
+            self._block(self._pending)
+        whole = first + (len(rows) - first) // BLOCK_ROWS * BLOCK_ROWS
+        for i in range(first, whole, BLOCK_ROWS):
+            self._block(rows[i : i + BLOCK_ROWS])
+        self._pending = rows[whole:].copy()  # a view would hold all of them in memory
 
     def _block(self, rows: np.ndarray) -> None:
         if self._blocks % SHARD_BLOCKS == 0:
