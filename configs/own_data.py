@@ -50,7 +50,7 @@ def get_config() -> Config:
         data=Data(
             abandon_below=0.05,  # seen less of than this, a title counts as abandoned
             max_dropped=0.05,  # share of unusable rows past which nothing is prepared
-            partitions=8,  # more of them, less memory
+            partitions=8,  # at least; a large log is cut into more by itself
         ),
         train=Train(length="20 epochs", batch_size=8192),
     )

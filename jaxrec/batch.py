@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.nn import draws
-from jaxrec.schema import LISTS, PAD, POOLS, UNKNOWN, Batch, History, Layout
+from jaxrec.schema import LISTS, PAD, POOLS, UNKNOWN, Batch, History, Layout, Packing
 
 _UNKNOWN_DRAW = 0x0BAD  # the layer number of the draw that hides titles
 
@@ -33,18 +33,19 @@ class View(NamedTuple):
     """What a model may see of a row; static."""
 
     layout: Layout
-    window: int  # longest history any expert reads
+    windows: tuple[int, ...]  # how many titles experts read, each once, the longest first
     keeps_abandoned: bool
     unknown_rate: float = 0.0
 
 
 def history(rows: dict[str, jax.Array], view: View, key: jax.Array | None = None) -> History:
-    """The request of each row: its last `window` titles, without the abandoned ones unless shown.
+    """The request of each row: its last titles, without the abandoned ones unless shown, a history a row.
 
-    The gap they leave is closed, so the window is the latest titles *seen*, from the longest stored
-    history. With `key` [B, 2] a share `unknown_rate` of the titles is shown as unknown.
+    The gap they leave is closed, so a window is the latest titles *seen*, from the longest stored
+    history. With `key` [B, 2] a share `unknown_rate` of the titles is shown as unknown. This is the plain
+    form, with no more padding to a history than the longest window leaves; `packed` is the same.
     """
-    titles, length = rows["history_title"], view.layout.history
+    titles, length, width = rows["history_title"], view.layout.history, view.windows[0]
     columns = {
         "title": titles,
         "completion": rows["history_completion"].astype(jnp.float32),
@@ -60,20 +61,51 @@ def history(rows: dict[str, jax.Array], view: View, key: jax.Array | None = None
         columns = {
             name: jnp.where(there, jnp.take_along_axis(x, source, axis=1), 0) for name, x in columns.items()
         }
-    columns = {name: x[:, length - view.window :] for name, x in columns.items()}
+    columns = {name: x[:, length - width :] for name, x in columns.items()}
+    example, newer, shorter = alone(columns["title"], view.windows)
+    return _history(rows, columns | {"example": example, "newer": newer}, shorter, view, key)
+
+
+def alone(title: jax.Array, windows: tuple[int, ...]) -> tuple[jax.Array, jax.Array, dict[int, jax.Array]]:
+    """`example`, `newer` and `shorter` of a `History` with one request a row, titles [B, L] right-aligned."""
+    B, L = title.shape
+    place = jnp.arange(B * L, dtype=jnp.int32).reshape(B, L)
+    example = jnp.where(title != PAD, place // L, B)
+    return example, L - 1 - place % L, {w: place[:, L - w :] for w in windows if w != L}
+
+
+def packed(rows: dict[str, jax.Array], view: View, packing: Packing, key: jax.Array | None = None) -> History:
+    """What `history` gives, several requests' titles to a row as `packing` says."""
+    width, stored = view.windows[0], view.layout.history
+    source = packing.titles // width
+    columns = {
+        name: rows[f"history_{name}"].reshape(-1).at[source].get(mode="fill", fill_value=0)
+        for name in ("title", "completion", "sessions", "age")
+    }
+    columns |= {name: columns[name].astype(jnp.float32) for name in ("completion", "sessions", "age")}
+    columns |= {"example": source // stored, "newer": packing.titles % width}
+    return _history(rows, columns, dict(zip(view.windows[1:], packing.shorter, strict=True)), view, key)
+
+
+def _history(
+    rows: dict[str, jax.Array], columns: dict[str, jax.Array], shorter: dict[int, jax.Array],
+    view: View, key: jax.Array | None,
+) -> History:  # fmt: skip
     if key is not None and view.unknown_rate:
-        hidden = draws.uniform(columns["title"].shape[1:], key, _UNKNOWN_DRAW) < view.unknown_rate
+        of_title = draws.fold(jnp.take(key, columns["example"], axis=0, mode="clip"), columns["newer"])
+        hidden = draws.uniform((), of_title, _UNKNOWN_DRAW) < view.unknown_rate
         columns["title"] = jnp.where(hidden & (columns["title"] != PAD), UNKNOWN, columns["title"])
+    count = len(rows["history_title"])
     empty = {
-        "categories": jnp.zeros((len(titles), 0), jnp.int32),
-        "numbers": jnp.zeros((len(titles), 0), jnp.float32),
+        "categories": jnp.zeros((count, 0), jnp.int32),
+        "numbers": jnp.zeros((count, 0), jnp.float32),
     }
     given = {
         f"{where}_{kind}": rows.get(f"{where}_{kind}", empty[kind])
         for where in ("user", "context")
         for kind in empty
     }
-    return History(**columns, **given)
+    return History(**columns, shorter=shorter, **given)
 
 
 def choose(rows: dict[str, jax.Array], counts: tuple[int, int, int, int], epoch: jax.Array) -> tuple:
@@ -107,13 +139,14 @@ def choose(rows: dict[str, jax.Array], counts: tuple[int, int, int, int], epoch:
 
 def training(
     words: Any, valid: Any, view: View, counts: tuple[int, int, int, int], next_k: int,
-    epoch: jax.Array, key: jax.Array,
+    epoch: jax.Array, key: jax.Array, packing: Packing | None = None,
 ) -> Batch:  # fmt: skip
-    """A training batch from packed rows [B, words]; `key` [B, 2] is each example's."""
+    """A training batch from rows of words [B, words]; `key` [B, 2] is each example's. Histories share rows
+    where `packing` says how."""
     rows = decode(words, view.layout.row_dtype())
     negative, hard = choose(rows, counts, epoch)
     return Batch(
-        history(rows, view, key),
+        history(rows, view, key) if packing is None else packed(rows, view, packing, key),
         rows["target"][:, :next_k],
         rows["target_completion"][:, :next_k],
         negative,

@@ -121,7 +121,7 @@ class Data:
     max_dropped: float = 0.05  # share of rows left out (copies aside) past which preparation stops
     earliest: str = "1990-01-01"  # times outside are dropped and counted
     latest: str = "2100-01-01"
-    partitions: int = 8  # of users; changes memory, never bytes
+    partitions: int = 8  # of users, at least; more where the source is large; changes memory, never bytes
     workers: int = 0  # threads; 0: one a core; changes time, never bytes
 
 
@@ -232,6 +232,7 @@ class Train:
     seed: int = 0  # initialisation, order, dropout, gate noise
     length: str = "20 epochs"  # or "5000 steps"
     batch_size: int = 8192  # of all devices together
+    microbatch: int = 0  # examples a device works through at a time; 0: 512 on a CPU, else all it has
     log_seconds: float = 5.0  # between lines of metrics.jsonl
     save_minutes: float = 10.0  # between checkpoints, besides one after each validation
     prefetch: int = 2  # batches ahead

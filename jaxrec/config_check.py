@@ -255,6 +255,7 @@ def _check_run(config: Config) -> None:
     require(0 <= train.seed < 2**32, "train.seed", train.seed, "be in [0, 2**32)")
     parse_length(train.length)
     _at_least(config, 1, "train.batch_size", "train.prefetch", "evaluate.batch_size")
+    _at_least(config, 0, "train.microbatch")
     require(0 <= train.preempted_exit <= 255, "train.preempted_exit", train.preempted_exit, "be in [0, 255]")
     ks = evaluate.next_k
     require(

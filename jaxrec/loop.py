@@ -13,12 +13,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrec.checkpoint import Checkpointer, abstract
 from jaxrec.command import Interrupt
 from jaxrec.config import Config
 from jaxrec.config_check import parse_length, to_json
-from jaxrec.data.store import Dataset
+from jaxrec.data.packing import Packer
+from jaxrec.data.store import Dataset, Rows
 from jaxrec.data.stream import TrainBatches, stream
 from jaxrec.errors import InputError
 from jaxrec.evaluation import CHECKPOINTS, Scorer, model_lists
@@ -28,12 +30,13 @@ from jaxrec.schema import LISTS
 from jaxrec.step import Program, TrainState, means, parameters
 from jaxrec.writer import Writer
 
+_SAMPLE_BLOCKS = 64  # of the dataset, from which the room for packed histories is worked out
 _AGREE_STEPS = 16  # between questions to the other processes, each of which waits for the device
 BEST = "ndcg@1"  # on the enabled validation list
 
 # What may change between a run and its resumption: none of it changes what is computed.
 _FREE = {
-    "train": ("log_seconds", "save_minutes", "prefetch", "preempted_exit"),
+    "train": ("log_seconds", "save_minutes", "prefetch", "preempted_exit", "microbatch"),
     "data": ("directory", "workers", "partitions"),
     "evaluate": ("batch_size", "which", "next_k"),
 }
@@ -51,10 +54,10 @@ def train(config: Config, dataset: Dataset, workdir: str | Path, interrupt: Inte
 class _Run:
     def __init__(self, config: Config, dataset: Dataset, workdir: Path, interrupt: Interrupt) -> None:
         self.config, self.workdir, self.interrupt = config, workdir, interrupt
-        self.batches, self.total = _batches(config, dataset)
-        threshold = dataset.manifest["completion_threshold"]
-        per_epoch = self.batches.steps_per_epoch
+        rows, threshold = dataset.rows("train"), dataset.manifest["completion_threshold"]
+        self.total, per_epoch = _length(config, rows)
         self.program = Program(config, dataset.layout, threshold or 0.0, per_epoch, self.total)
+        self.batches = training_batches(self.program, rows)
         self.arrays = vars(dataset.arrays)
         self.table = replicate(dataset.arrays.title_table())
         self.validation = dataset.rows("validation")
@@ -138,14 +141,27 @@ class _Run:
         return state._replace(validation=given[0], fresh=given[1]), dict(lists["enabled"])
 
 
-def _batches(config: Config, dataset: Dataset) -> tuple[TrainBatches, int]:
-    """The training stream and the steps of `train.length`."""
+def _length(config: Config, rows: Rows) -> tuple[int, int]:
+    """The steps of `train.length`, and those of an epoch."""
     number, unit = parse_length(config.train.length)
-    rows = dataset.rows("train")
     per_epoch = max(rows.rows // config.train.batch_size, 1)
     total = number * per_epoch if unit == "epochs" else number
+    return total, per_epoch
+
+
+def training_batches(program: Program, rows: Rows) -> TrainBatches:
+    """The training stream of this process, its histories packed as the program's step reads them."""
+    train, sampling = program.config.train, program.config.sampling
+    devices = jax.device_count()
+    shares = devices * program.parts(train.batch_size // devices)
+    sample = rows.read(np.unique(np.linspace(0, rows.blocks - 1, _SAMPLE_BLOCKS).astype(int)))
+    packer = Packer(
+        rows.dtype, program.windows, sampling.history_keeps_abandoned, sample, train.batch_size, shares
+    )
     share = (jax.process_index(), jax.process_count())
-    return TrainBatches(rows, config.train.batch_size, config.train.seed, total, *share), total
+    return TrainBatches(
+        rows, train.batch_size, train.seed, program.total_steps, *share, packer.lengths, shares, packer
+    )
 
 
 def _same_run(kept: dict[str, Any], now: dict[str, Any], workdir: Path) -> None:

@@ -130,6 +130,8 @@ def _shard(batch: Any) -> Any:
     )
 
 
-def rows_of_device(share: int) -> jax.Array:
-    """[share] rows of the global batch that this device holds; inside a mapped step."""
-    return jax.lax.axis_index(AXIS) * share + jax.numpy.arange(share)
+def rows_of_share(size: int, part: jax.Array | int, parts: int) -> jax.Array:
+    """[size] rows of the global batch that are the share `part` of this device's `parts`; inside a mapped
+    step. A batch is dealt round robin to all devices' parts."""
+    shares = parts * jax.lax.axis_size(AXIS)
+    return jax.numpy.arange(size) * shares + jax.lax.axis_index(AXIS) * parts + part

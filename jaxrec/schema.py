@@ -206,11 +206,25 @@ class Layout:
 # ---------------------------------------------------------------- what a step sees
 
 
+class Packing(NamedTuple):
+    """Where histories lie once several share a row. For each share of B examples:
+
+    titles [R, W]: of each place (example * stored history + stored column) * W + titles newer than it,
+      for the W places of the longest window; B * stored history * W where nothing lies.
+    shorter: for each shorter window w, longest first, [R_w, w]: the place in `titles`, flat; R * W where
+      nothing lies.
+    """
+
+    titles: Any
+    shorter: tuple[Any, ...]
+
+
 class HostBatch(NamedTuple):
-    """What travels to the devices: packed rows and which of them are real."""
+    """What travels to the devices: packed rows, which of them are real, and how histories may share rows."""
 
     words: np.ndarray  # [B, words] uint32, rows viewed as words
     valid: np.ndarray  # [B] bool; False for padding at an epoch's tail
+    packing: Packing | None = None  # None: a history a row
 
 
 class TitleTable(NamedTuple):
@@ -221,12 +235,17 @@ class TitleTable(NamedTuple):
 
 
 class History(NamedTuple):
-    """What the model may know of a request. Right-aligned: the newest play is column L - 1."""
+    """What the model may know of B requests. A row holds the titles of one request, or of several."""
 
-    title: Any  # [B, L] int32, 0 for padding
-    completion: Any  # [B, L] float32 in [0, 1]
-    sessions: Any  # [B, L] float32 plays of the title so far
-    age: Any  # [B, L] float32 log1p(seconds since its last play)
+    title: Any  # [R, L] int32, 0 for padding
+    completion: Any  # [R, L] float32 in [0, 1]
+    sessions: Any  # [R, L] float32 plays of the title so far
+    age: Any  # [R, L] float32 log1p(seconds since its last play)
+    example: Any  # [R, L] int32: whose title it is, below B; B for padding
+    newer: Any  # [R, L] int32: titles of the same request that are newer than it; below L
+    shorter: (
+        Any  # {window: [R_w, window] int32} for each shorter window: places of the flat rows; R * L: none
+    )
     user_categories: Any  # [B, columns] int32
     user_numbers: Any  # [B, columns] float32
     context_categories: Any  # [B, columns] int32

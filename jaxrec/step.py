@@ -20,8 +20,10 @@ from jaxrec.config_check import mix_counts
 from jaxrec.nn import draws
 from jaxrec.nn.experts import ExpertFields, GateFields, temperature
 from jaxrec.nn.recommender import Recommender
-from jaxrec.parallel import AXIS, rows_of_device
+from jaxrec.parallel import AXIS, rows_of_share
 from jaxrec.schema import Batch, HostBatch, Layout, TitleTable
+
+_CPU_PART = 512  # examples at a time on a CPU: what they leave behind has to stay near its caches
 
 Sums = dict[str, tuple[Any, Any]]  # metric -> (sum, count), divided once by who reads them
 
@@ -73,8 +75,18 @@ class Program:
     @cached_property
     def view(self) -> batches.View:
         s = self.config.sampling
-        window = max(e.window for e in self.config.model.experts)
-        return batches.View(self.layout, window, s.history_keeps_abandoned, s.unknown_rate)
+        return batches.View(self.layout, self.windows, s.history_keeps_abandoned, s.unknown_rate)
+
+    @cached_property
+    def windows(self) -> tuple[int, ...]:
+        """How many titles experts read, each once, the longest first."""
+        return tuple(sorted({e.window for e in self.config.model.experts}, reverse=True))
+
+    def parts(self, share: int) -> int:
+        """How many parts a device's `share` of a batch is worked through in: the fewest that divide it and
+        hold `train.microbatch` examples at most."""
+        most = self.config.train.microbatch or (_CPU_PART if jax.default_backend() == "cpu" else share)
+        return next(n for n in range(-(-share // most), share + 1) if share % n == 0)
 
     @cached_property
     def score_task(self) -> str:
@@ -122,17 +134,36 @@ class Program:
 
     def gradients(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[Any, Sums]:
         """Gradients of the mean loss over the global batch, and its sums; inside a mapped step."""
-        key = draws.row_keys(self.config.train.seed, state.step, rows_of_device(len(host.valid)))
+        parts = self.parts(len(host.valid))
+        if parts == 1:
+            found = self._part(state, host, table, 0, 1)
+        else:
+            stacked = jax.tree.map(lambda x: x.reshape(parts, len(x) // parts, *x.shape[1:]), host)
+
+            def add(so_far: Any, part: tuple[jax.Array, HostBatch]) -> tuple[Any, Sums]:
+                more, sums = self._part(state, part[1], table, part[0], parts)
+                return jax.tree.map(jnp.add, so_far, more), sums
+
+            nothing = jax.tree.map(jnp.zeros_like, state.params)
+            grads, each = jax.lax.scan(add, nothing, (jnp.arange(parts), stacked))
+            found = grads, jax.tree.map(lambda x: x.sum(0), each)
+        grads, sums = jax.lax.psum(found, AXIS)
+        count = jnp.maximum(sums["loss"][1], 1)
+        return jax.tree.map(lambda g: g / count.astype(g.dtype), grads), sums
+
+    def _part(
+        self, state: TrainState, host: HostBatch, table: TitleTable, part: jax.Array | int, parts: int
+    ) -> tuple[Any, Sums]:
+        """Gradients of the summed loss over one of a device's parts, and its sums."""
+        rows = rows_of_share(len(host.valid), part, parts)
+        key = draws.row_keys(self.config.train.seed, state.step, rows)
         sampling = self.config.sampling
         batch = batches.training(
             host.words, host.valid, self.view, mix_counts(sampling.mix, sampling.negatives), sampling.next_k,
-            state.step // self.steps_per_epoch, key,
+            state.step // self.steps_per_epoch, key, host.packing,
         )  # fmt: skip
         tau = self.temperature(state.step)
-        grads, sums = jax.grad(self.loss, has_aux=True)(state.params, batch, table, tau, key)
-        grads, sums = jax.lax.psum((grads, sums), AXIS)
-        count = jnp.maximum(sums["loss"][1], 1)
-        return jax.tree.map(lambda g: g / count.astype(g.dtype), grads), sums
+        return jax.grad(self.loss, has_aux=True)(state.params, batch, table, tau, key)
 
     def train_step(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[TrainState, Sums]:
         """One step on this device's share; inside `parallel.map_over_devices`."""

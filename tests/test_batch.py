@@ -45,7 +45,7 @@ def history_rows():
 
 
 def view(keeps, window=4, rate=0.0):
-    return batches.View(LAYOUT, window, keeps, rate)
+    return batches.View(LAYOUT, (window,), keeps, rate)
 
 
 def test_abandoned_titles_leave_no_gap_and_the_window_reaches_further_back():

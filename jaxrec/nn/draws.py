@@ -5,7 +5,9 @@ counter, keyed per example. Nothing depends on how many devices the batch is spl
 CPU it costs a fraction of `jax.random.bernoulli`.
 """
 
+import math
 import zlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ import numpy as np
 _GOLDEN = 0x9E3779B9
 
 
-def _finalise(x: jax.Array) -> jax.Array:
+def _finalise(x: Any) -> jax.Array:
     """lowbias32: a bijection of uint32, elementwise."""
     x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
@@ -41,37 +43,43 @@ def layer_number(path: tuple[str, ...]) -> int:
     return zlib.crc32("/".join(path).encode())
 
 
-def _bits(key: jax.Array, layer: int, shape: tuple[int, ...], axis: int) -> jax.Array:
-    """uint32 draws of `shape`, of which dimension `axis` runs over the examples of `key` [B, 2]."""
-    axis %= len(shape)
-    one = [1 if d == axis else size for d, size in enumerate(shape)]
-    place = np.arange(np.prod(one), dtype=np.uint32).reshape(one) * np.uint32(_GOLDEN)
-    start = _finalise(key[:, 0] ^ np.uint32(layer))
-    other = _finalise(key[:, 1] + start)
-    along = tuple(-1 if d == axis else 1 for d in range(len(shape)))
-    # Two words a row: were `start` alone, two rows a few counts apart would share a run of draws.
-    return _finalise((jnp.asarray(place) + start.reshape(along)) ^ other.reshape(along))
+def fold(key: jax.Array, number: jax.Array) -> jax.Array:
+    """Keys [..., 2] of the parts `number` [...] of what has the keys `key` [..., 2]."""
+    word = _finalise(jnp.asarray(number).astype(jnp.uint32) + np.uint32(_GOLDEN))
+    return jnp.stack([_finalise(key[..., 0] ^ word), _finalise(key[..., 1] + word)], axis=-1)
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array | None, layer: int, axis: int = 0) -> jax.Array:
-    """Zeroes a share `rate` in [0, 1) of x and scales the rest by 1 / (1 - rate); x itself without a key.
+def _bits(key: jax.Array, layer: int, width: int) -> jax.Array:
+    """uint32 draws [..., width], `width` of each of `key` [..., 2]."""
+    place = np.arange(width, dtype=np.uint32) * np.uint32(_GOLDEN)
+    start = _finalise(key[..., 0] ^ np.uint32(layer))
+    other = _finalise(key[..., 1] + start)
+    # Two words a key: were `start` alone, two keys a few counts apart would share a run of draws.
+    return _finalise((place + start[..., None]) ^ other[..., None])
 
-    `axis` is x's example dimension, as long as `key` [B, 2]. 32 bits decide an element, so the share
-    is exact to 2**-32.
+
+def keeps(key: jax.Array, layer: int, width: int, rate: float) -> tuple[jax.Array, jax.Array]:
+    """Two dropout masks [..., width] bool, independent, from one draw of `key` [..., 2]: half a word each.
+
+    An element is False with a probability of `rate` to the nearest 2**-16.
     """
-    if key is None or rate == 0.0:
-        return x
-    keep = _bits(key, layer, x.shape, axis) >= np.uint32(round(rate * 2**32))
-    return jnp.where(keep, x * jnp.asarray(1.0 / (1.0 - rate), x.dtype), jnp.zeros((), x.dtype))
+    bits, least = _bits(key, layer, width), np.uint32(round(rate * 2**16))
+    return (bits & np.uint32(0xFFFF)) >= least, (bits >> 16) >= least
+
+
+def drop(x: jax.Array, keep: jax.Array, rate: float) -> jax.Array:
+    """x where `keep`, divided by the probability of that, and 0 elsewhere: its mean over masks is x."""
+    kept = 1.0 - round(rate * 2**16) / 2**16
+    return jnp.where(keep, x * jnp.asarray(1.0 / kept, x.dtype), jnp.zeros((), x.dtype))
 
 
 def uniform(shape: tuple[int, ...], key: jax.Array, layer: int, dtype=jnp.float32) -> jax.Array:
-    """Draws [B, *shape] in (0, 1), never 0 or 1; 23 bits each."""
-    bits = _bits(key, layer, (key.shape[0], *shape), 0)
+    """Draws [..., *shape] of `key` [..., 2], in (0, 1), never 0 or 1; 23 bits each."""
+    bits = _bits(key, layer, math.prod(shape)).reshape(*key.shape[:-1], *shape)
     return ((bits >> 9).astype(dtype) + 0.5) * 2.0**-23
 
 
 def normal(shape: tuple[int, ...], key: jax.Array, layer: int, dtype=jnp.float32) -> jax.Array:
-    """Standard normal draws [B, *shape], none beyond 5.3 in size."""
+    """Standard normal draws [..., *shape] of `key` [..., 2], none beyond 5.3 in size."""
     draws = 2.0 * uniform(shape, key, layer, dtype) - 1.0
     return 2.0**0.5 * jax.scipy.special.erfinv(draws)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,33 +37,49 @@ def temperature(step, total_steps, start: float, final: float, anneal: float):
     return start * (final / start) ** passed
 
 
-class Pool(Parameters):
-    """Attention pooling (Eq. 7 and 8): [B, L, D] to [B, D].
+class Titles(NamedTuple):
+    """What experts read: rows of titles, of one request or of several."""
 
-    Padding gets no weight; a row of padding alone pools to a learned vector.
+    x_RxLxD: jax.Array
+    example_RxL: jax.Array  # whose title it is; `examples` or more for padding
+    key_RxLx2: jax.Array | None  # for dropout
+
+
+class Pool(Parameters):
+    """Attention pooling (Eq. 7 and 8): each request's titles among [R, L, D] to one vector, [B, D].
+
+    Padding gets no weight; a request without titles pools to a learned vector.
     """
 
     @nn.compact
-    def __call__(self, h_BxLxD: jax.Array, valid_BxL: jax.Array) -> jax.Array:
-        D = h_BxLxD.shape[-1]
-        s_BxL = (h_BxLxD @ self.weight("attention", small_init, D)).astype(at_least_float32(self.dtype))
-        alpha_BxL = jax.nn.softmax(jnp.where(valid_BxL, s_BxL, -1e9), axis=-1).astype(self.dtype)
-        pooled_BxD = (alpha_BxL[..., None] * h_BxLxD).sum(1)
+    def __call__(self, h_RxLxD: jax.Array, example_RxL: jax.Array, examples: int) -> jax.Array:
+        D, wide = h_RxLxD.shape[-1], at_least_float32(self.dtype)
+        h_NxD, of_N = h_RxLxD.reshape(-1, D), example_RxL.reshape(-1)
+        s_N = (h_NxD @ self.weight("attention", small_init, D)).astype(wide)
+        # Any shift leaves a softmax as it is; the largest score keeps its exponentials from overflowing.
+        largest_B = jax.ops.segment_max(jax.lax.stop_gradient(s_N), of_N, examples)
+        e_N = jnp.exp(s_N - largest_B.at[of_N].get(mode="fill", fill_value=0.0))
+        total_B = jax.ops.segment_sum(e_N, of_N, examples)
+        there_B = jax.ops.segment_sum(jnp.ones_like(e_N), of_N, examples) > 0
+        alpha_N = e_N / jnp.where(there_B, total_B, 1.0).at[of_N].get(mode="fill", fill_value=1.0)
+        weighted_NxD = alpha_N[:, None] * h_NxD.astype(wide)
+        pooled_BxD = jax.ops.segment_sum(weighted_NxD, of_N, examples).astype(self.dtype)
         empty_D = self.weight("empty", embedding_init, D)
-        return jnp.where(valid_BxL.any(-1)[:, None], pooled_BxD, empty_D)
+        return jnp.where(there_B[:, None], pooled_BxD, empty_D)
 
 
 class Expert(Parameters):
-    """The history's rows [B, L, D] to one vector [B, D], of which only the last `window` columns count."""
+    """Each request's titles to one vector [B, D]."""
 
     fields: ExpertFields
 
     @nn.compact
-    def __call__(self, x_BxLxD: jax.Array, valid_BxL: jax.Array, key_Bx2: jax.Array | None) -> jax.Array:
-        f = self.fields
-        x_BxLxD, valid_BxL = x_BxLxD[:, -f.window :], valid_BxL[:, -f.window :]
+    def __call__(self, titles: Titles, examples: int) -> jax.Array:
+        f, of_RxL = self.fields, titles.example_RxL
+        same_RxLxL = of_RxL[:, :, None] == of_RxL[:, None, :]
         encoder = Encoder(self.dtype, f.layers, f.heads, f.feedforward, f.dropout, name="encoder")
-        return Pool(self.dtype, name="pool")(encoder(x_BxLxD, valid_BxL, key_Bx2), valid_BxL)
+        h_RxLxD = encoder(titles.x_RxLxD, same_RxLxL, titles.key_RxLx2)
+        return Pool(self.dtype, name="pool")(h_RxLxD, of_RxL, examples)
 
 
 class Gate(Parameters):

@@ -102,7 +102,7 @@ class TitleRows:
 
 
 def _interactions(features: tuple[FeatureSpec, ...], history: History) -> jax.Array:
-    """[B, L, n]: the declared interaction features, brought to about -1 to 1."""
+    """[R, L, n]: the declared interaction features, brought to about -1 to 1."""
     scaled = {
         "completion": lambda: 2.0 * history.completion - 1.0,
         "sessions": lambda: jnp.log1p(history.sessions) - 1.0,
@@ -113,11 +113,11 @@ def _interactions(features: tuple[FeatureSpec, ...], history: History) -> jax.Ar
 
 
 class HistoryRows(Parameters):
-    """The experts' input x [B, L, D] (Eq. 4): a projection of title, interaction and context, plus position.
+    """The experts' input x [R, L, D] (Eq. 4): a projection of title, interaction and context, plus position.
 
     Summed from the parts' projections, which is the Dense layer of their concatenation with the
-    context worked out once a request. Positions count from the newest, so the amount of padding does
-    not shift them. Padding's rows are zero, whatever they held.
+    context worked out once a request. Positions count from the newest, so neither the amount of padding
+    nor a row's other histories shift them. Padding's places are zero, whatever they held.
     """
 
     features: tuple[FeatureSpec, ...]  # those declared of interactions
@@ -126,20 +126,21 @@ class HistoryRows(Parameters):
 
     @nn.compact
     def __call__(self, history: History, titles: TitleRows, context_BxF: jax.Array) -> jax.Array:
-        length = history.title.shape[1]
         numbers = _interactions(self.features, history).astype(self.dtype)
         parts = [
             nn.relu(Dense(self.dtype, f.width, name=f.name)(numbers[..., i : i + 1]))
             for i, f in enumerate(self.features)
         ]
-        interaction_BxLxF = jnp.concatenate([numbers[..., :0], *parts], axis=-1)
-        fan = titles.width + interaction_BxLxF.shape[-1] + context_BxF.shape[-1]
+        interaction_RxLxF = jnp.concatenate([numbers[..., :0], *parts], axis=-1)
+        fan = titles.width + interaction_RxLxF.shape[-1] + context_BxF.shape[-1]
         kernel = self.weight("kernel", kernel_init, fan, self.width)
         of_title, of_interaction, of_context = jnp.split(
-            kernel, [titles.width, titles.width + interaction_BxLxF.shape[-1]]
+            kernel, [titles.width, titles.width + interaction_RxLxF.shape[-1]]
         )
         position = self.weight("position", embedding_init, self.positions, self.width)
         bias = self.weight("bias", nn.initializers.zeros, self.width)
-        x = titles.through(of_title) + interaction_BxLxF @ of_interaction
-        x = x + (context_BxF @ of_context + bias)[:, None] + position[:length][::-1]
+        x = titles.through(of_title) + interaction_RxLxF @ of_interaction
+        of_request_BxD = context_BxF @ of_context + bias
+        x = x + jnp.take(of_request_BxD, history.example, axis=0, mode="clip")
+        x = x + jnp.take(position, history.newer, axis=0, mode="clip")
         return jnp.where((history.title > 0)[..., None], x, jnp.zeros((), x.dtype))

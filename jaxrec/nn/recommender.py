@@ -1,16 +1,17 @@
 """The recommender (Figure 1): embed, encode by experts, gate, match. BST, V-MoE and S-MoE by its fields.
 
-Axes in names: B examples, C candidates, L history, E experts, D width, F features, V titles.
+Axes in names: B examples, C candidates, R rows of L titles, E experts, D width, F features, V titles.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
-from jaxrec.nn.draws import dropout, layer_number
-from jaxrec.nn.experts import Expert, ExpertFields, Gate, GateFields
+from jaxrec.nn.draws import drop, fold, keeps, layer_number
+from jaxrec.nn.experts import Expert, ExpertFields, Gate, GateFields, Titles
 from jaxrec.nn.features import Columns, HistoryRows, TitleVectors
 from jaxrec.nn.layers import Parameters, at_least_float32
 from jaxrec.nn.matchers import Matcher, Product
@@ -33,6 +34,18 @@ class Outputs(NamedTuple):
     scores: dict[str, jax.Array]  # task -> [B, C]
     gate_BxE: jax.Array
     clean_gate_BxE: jax.Array
+
+
+def _some(titles: Titles, at_RxL: jax.Array) -> Titles:
+    """The titles at these places of the flat rows, and padding beyond them."""
+    x_NxD, of_N = titles.x_RxLxD.reshape(-1, titles.x_RxLxD.shape[-1]), titles.example_RxL.reshape(-1)
+    x = x_NxD.at[at_RxL].get(mode="fill", fill_value=0)
+    # Padding's number is past every example's, so that it belongs to none.
+    example = of_N.at[at_RxL].get(mode="fill", fill_value=np.iinfo(np.int32).max)
+    key = titles.key_RxLx2
+    if key is not None:
+        key = jnp.take(key.reshape(-1, 2), at_RxL, axis=0, mode="clip")
+    return Titles(x, example, key)
 
 
 class Recommender(Parameters):
@@ -78,21 +91,23 @@ class Recommender(Parameters):
         temperature: jax.Array | float,
         key_Bx2: jax.Array | None = None,
     ) -> User:
-        """The user vector of each request; `temperature` is the gate's."""
-        history = history._replace(
-            **{
-                name: getattr(history, name)[:, -self.longest :]
-                for name in ("title", "completion", "sessions", "age")
-            }
-        )
-        valid_BxL = history.title > 0
+        """The user vector of each request; `temperature` is the gate's. The history holds the longest
+        window's places, and the shorter windows'."""
+        examples = len(history.user_categories)
         customer_BxF = self.user(history.user_categories, history.user_numbers)
         context_BxF = self.context(history.context_categories, history.context_numbers)
-        x_BxLxD = self.rows(history, self.title.rows(history.title, table), context_BxF)
-        x_BxLxD = dropout(x_BxLxD, self.dropout, key_Bx2, layer_number(self.path))
-        pooled = [expert(x_BxLxD, valid_BxL, key_Bx2) for expert in self.expert]
+        x_RxLxD = self.rows(history, self.title.rows(history.title, table), context_BxF)
+        key_RxLx2 = None
+        if key_Bx2 is not None:
+            key_RxLx2 = fold(jnp.take(key_Bx2, history.example, axis=0, mode="clip"), history.newer)
+            if self.dropout:
+                keep, _ = keeps(key_RxLx2, layer_number(self.path), self.width, self.dropout)
+                x_RxLxD = drop(x_RxLxD, keep, self.dropout)
+        whole = Titles(x_RxLxD, history.example, key_RxLx2)
+        seen = {x_RxLxD.shape[1]: whole} | {w: _some(whole, at) for w, at in history.shorter.items()}
+        pooled = [expert(seen[expert.fields.window], examples) for expert in self.expert]
         if len(pooled) == 1:
-            ones = jnp.ones((len(valid_BxL), 1), at_least_float32(self.dtype))
+            ones = jnp.ones((examples, 1), at_least_float32(self.dtype))
             return User(jnp.concatenate([pooled[0], customer_BxF, context_BxF], -1), ones, ones)
         gate_BxE, clean_BxE = self.gating(customer_BxF, pooled, temperature, key_Bx2)
         weights = gate_BxE.astype(self.dtype)

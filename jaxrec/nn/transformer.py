@@ -1,10 +1,13 @@
-"""The behavioural sequence encoder (Eq. 6): pre-norm transformer blocks over [B, L, D]."""
+"""The behavioural sequence encoder (Eq. 6): pre-norm transformer blocks over rows of titles [R, L, D].
+
+A row holds one history or several: `same` [R, L, L] says which of its places see one another.
+"""
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxrec.nn.draws import dropout, layer_number
+from jaxrec.nn.draws import drop, keeps, layer_number
 from jaxrec.nn.layers import Dense, Parameters, at_least_float32, kernel_init
 
 
@@ -21,22 +24,22 @@ class LayerNorm(Parameters):
         return normal * scale + self.weight("bias", nn.initializers.zeros, x.shape[-1])
 
 
-def attend(q_BxLxHxd, k_BxLxHxd, v_BxLxHxd, valid_BxL) -> jax.Array:
-    """softmax(q k^T / sqrt(d)) v for each head, [B, L, H, d]; columns not valid get no weight.
+def attend(q_RxLxHxd, k_RxLxHxd, v_RxLxHxd, same_RxLxM) -> jax.Array:
+    """softmax(q k^T / sqrt(d)) v for each head, [R, L, H, d]; columns not of the same get no weight.
 
     `jax.nn.dot_product_attention` is the same but for its softmax, which is float32 even in float64.
-    A row with no valid column comes back finite.
+    A place that sees none comes back finite.
     """
-    dtype = at_least_float32(q_BxLxHxd.dtype)
-    q_BxLxHxd = q_BxLxHxd * q_BxLxHxd.shape[-1] ** -0.5
-    s_BxHxLxM = jnp.einsum("blhd,bmhd->bhlm", q_BxLxHxd, k_BxLxHxd, preferred_element_type=dtype)
-    s_BxHxLxM = jnp.where(valid_BxL[:, None, None], s_BxHxLxM, -1e9)
-    p_BxHxLxM = jax.nn.softmax(s_BxHxLxM, axis=-1).astype(v_BxLxHxd.dtype)
-    return jnp.einsum("bhlm,bmhd->blhd", p_BxHxLxM, v_BxLxHxd)
+    dtype = at_least_float32(q_RxLxHxd.dtype)
+    q_RxLxHxd = q_RxLxHxd * q_RxLxHxd.shape[-1] ** -0.5
+    s_RxHxLxM = jnp.einsum("blhd,bmhd->bhlm", q_RxLxHxd, k_RxLxHxd, preferred_element_type=dtype)
+    s_RxHxLxM = jnp.where(same_RxLxM[:, None], s_RxHxLxM, -1e9)
+    p_RxHxLxM = jax.nn.softmax(s_RxHxLxM, axis=-1).astype(v_RxLxHxd.dtype)
+    return jnp.einsum("bhlm,bmhd->blhd", p_RxHxLxM, v_RxLxHxd)
 
 
 class SelfAttention(Parameters):
-    """Multi-head attention of [B, L, D] over its valid columns.
+    """Multi-head attention of [R, L, D], each place over those of the same history.
 
     Keys have no bias: it would add the same to every score of a query, which softmax cannot see.
     """
@@ -44,15 +47,15 @@ class SelfAttention(Parameters):
     heads: int
 
     @nn.compact
-    def __call__(self, x_BxLxD: jax.Array, valid_BxL: jax.Array) -> jax.Array:
-        B, L, D = x_BxLxD.shape
+    def __call__(self, x_RxLxD: jax.Array, same_RxLxL: jax.Array) -> jax.Array:
+        R, L, D = x_RxLxD.shape
         kernel = self.weight("kernel", kernel_init, D, 3 * D)
-        q, k, v = jnp.split(x_BxLxD @ kernel, 3, axis=-1)
+        q, k, v = jnp.split(x_RxLxD @ kernel, 3, axis=-1)
         q = q + self.weight("query_bias", nn.initializers.zeros, D)
         v = v + self.weight("value_bias", nn.initializers.zeros, D)
-        q_BxLxHxd, k_BxLxHxd, v_BxLxHxd = (y.reshape(B, L, self.heads, -1) for y in (q, k, v))
-        y_BxLxHxd = attend(q_BxLxHxd, k_BxLxHxd, v_BxLxHxd, valid_BxL)
-        return Dense(self.dtype, D, name="out")(y_BxLxHxd.reshape(B, L, D))
+        q_RxLxHxd, k_RxLxHxd, v_RxLxHxd = (y.reshape(R, L, self.heads, -1) for y in (q, k, v))
+        y_RxLxHxd = attend(q_RxLxHxd, k_RxLxHxd, v_RxLxHxd, same_RxLxL)
+        return Dense(self.dtype, D, name="out")(y_RxLxHxd.reshape(R, L, D))
 
 
 class Block(Parameters):
@@ -63,19 +66,21 @@ class Block(Parameters):
     dropout: float
 
     @nn.compact
-    def __call__(self, x_BxLxD: jax.Array, valid_BxL: jax.Array, key_Bx2: jax.Array | None) -> jax.Array:
-        D, layer = x_BxLxD.shape[-1], layer_number(self.path)
-        y = LayerNorm(self.dtype, name="attention_norm")(x_BxLxD)
-        y = SelfAttention(self.dtype, self.heads, name="attention")(y, valid_BxL)
-        x_BxLxD = x_BxLxD + dropout(y, self.dropout, key_Bx2, layer)
-        y = LayerNorm(self.dtype, name="feedforward_norm")(x_BxLxD)
+    def __call__(self, x_RxLxD: jax.Array, same_RxLxL: jax.Array, key_RxLx2: jax.Array | None) -> jax.Array:
+        D, first, second = x_RxLxD.shape[-1], None, None
+        if key_RxLx2 is not None and self.dropout:
+            first, second = keeps(key_RxLx2, layer_number(self.path), D, self.dropout)
+        y = LayerNorm(self.dtype, name="attention_norm")(x_RxLxD)
+        y = SelfAttention(self.dtype, self.heads, name="attention")(y, same_RxLxL)
+        x_RxLxD = x_RxLxD + (y if first is None else drop(y, first, self.dropout))
+        y = LayerNorm(self.dtype, name="feedforward_norm")(x_RxLxD)
         y = nn.relu(Dense(self.dtype, round(self.feedforward * D), name="hidden")(y))
         y = Dense(self.dtype, D, name="out")(y)
-        return x_BxLxD + dropout(y, self.dropout, key_Bx2, layer + 1)
+        return x_RxLxD + (y if second is None else drop(y, second, self.dropout))
 
 
 class Encoder(Parameters):
-    """`layers` blocks, then a norm: [B, L, D] to [B, L, D]. Rows of padding alone stay finite."""
+    """`layers` blocks, then a norm: [R, L, D] to [R, L, D]. Padding stays finite."""
 
     layers: int
     heads: int
@@ -83,10 +88,10 @@ class Encoder(Parameters):
     dropout: float
 
     @nn.compact
-    def __call__(self, x_BxLxD: jax.Array, valid_BxL: jax.Array, key_Bx2: jax.Array | None) -> jax.Array:
-        if x_BxLxD.shape[-1] % self.heads:
-            raise ValueError(f"model.width={x_BxLxD.shape[-1]} must divide by heads={self.heads}")
+    def __call__(self, x_RxLxD: jax.Array, same_RxLxL: jax.Array, key_RxLx2: jax.Array | None) -> jax.Array:
+        if x_RxLxD.shape[-1] % self.heads:
+            raise ValueError(f"model.width={x_RxLxD.shape[-1]} must divide by heads={self.heads}")
         for i in range(self.layers):
             block = Block(self.dtype, self.heads, self.feedforward, self.dropout, name=f"block_{i}")
-            x_BxLxD = block(x_BxLxD, valid_BxL, key_Bx2)
-        return LayerNorm(self.dtype, name="norm")(x_BxLxD)
+            x_RxLxD = block(x_RxLxD, same_RxLxL, key_RxLx2)
+        return LayerNorm(self.dtype, name="norm")(x_RxLxD)

@@ -23,7 +23,7 @@ def main(dataset: str, out: str, what: str, how: str, dtype: str) -> None:
     from jaxrec import parallel
     from jaxrec.command import load_config
     from jaxrec.data.store import Dataset
-    from jaxrec.data.stream import TrainBatches
+    from jaxrec.loop import training_batches
     from jaxrec.step import Program
 
     parallel.join_hosts()
@@ -35,8 +35,7 @@ def main(dataset: str, out: str, what: str, how: str, dtype: str) -> None:
     config.model.dtype = dtype
     data = Dataset(dataset)
     program = Program(config, data.layout, data.manifest["completion_threshold"], 4, 40)
-    share = (jax.process_index(), jax.process_count())
-    batches = TrainBatches(data.rows("train"), 64, 0, 10, *share)
+    batches = training_batches(program, data.rows("train"))
     state = parallel.replicate(program.init())
     table = parallel.replicate(data.arrays.title_table())
     late = []
@@ -46,7 +45,8 @@ def main(dataset: str, out: str, what: str, how: str, dtype: str) -> None:
             return program.gradients(state, batch, table)
 
         # Shares of unequal count: a mean of local means would not be the global mean.
-        rows = np.arange(64)[share[0] * 64 // share[1] :][: 64 // share[1]]
+        dealt = np.arange(64).reshape(-1, jax.device_count()).T  # [devices, rows of the global batch]
+        rows = np.split(dealt, jax.process_count())[jax.process_index()].reshape(-1)
         batch = batches[0]._replace(valid=(rows >= 10) & (rows != 40))
         tree, _ = parallel.map_over_devices(step, how)(state, batch, table)
     else:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec.batch import alone
 from jaxrec.nn.experts import ExpertFields, GateFields
 from jaxrec.nn.recommender import Recommender
 from jaxrec.schema import FeatureSpec, History, TitleTable
@@ -55,11 +56,13 @@ class Case:
         def columns(x):
             return jnp.asarray(np.where(seen, x, 0), dtype if x.dtype.kind == "f" else jnp.int32)
 
+        title = columns(r.integers(2, V, (rows, length)))
         self.history = History(
-            columns(r.integers(2, V, (rows, length))),
+            title,
             columns(r.random((rows, length))),
             columns(r.integers(1, 4, (rows, length)) * 1.0),
             columns(r.random((rows, length)) * 16),
+            *alone(title, tuple(e.window for e in self.model.experts)),
             jnp.asarray(r.integers(1, 5, (rows, 1))),
             jnp.asarray(r.normal(size=(rows, 1)), dtype),
             jnp.asarray(r.integers(1, 4, (rows, 1))),

@@ -10,17 +10,18 @@ from jaxrec.nn import draws
 KEYS = draws.row_keys(7, 3, jnp.arange(64))
 
 
-def kept(key=KEYS, layer=1, rate=0.2, shape=(50, 40)):
-    x = jnp.ones((len(key), *shape))
-    return np.asarray(draws.dropout(x, rate, key, layer)) > 0
+def kept(key=KEYS, layer=1, rate=0.2, width=2000, half=0):
+    return np.asarray(draws.keeps(key, layer, width, rate)[half])
 
 
+@pytest.mark.parametrize("half", [0, 1])
 @pytest.mark.parametrize("rate", [0.2, 0.5])
-def test_dropout_keeps_its_share_and_scale(rate):
-    x = np.asarray(draws.dropout(jnp.full((64, 2000), 3.0), rate, KEYS, 1))
+def test_dropout_keeps_its_share_and_scale(rate, half):
+    keep = kept(rate=rate, half=half)
+    x = np.asarray(draws.drop(jnp.full(keep.shape, 3.0), keep, rate))
     share = (x == 0).mean()
     assert abs(share - rate) < 4 * np.sqrt(rate * (1 - rate) / x.size)
-    np.testing.assert_allclose(x[x != 0], 3.0 / (1 - rate), rtol=1e-6)
+    np.testing.assert_allclose(x[x != 0], 3.0 / (1 - rate), rtol=2e-5)  # the rate is in 2**-16ths
     by_row, by_place = (x == 0).mean(1), (x == 0).mean(0)
     assert abs(by_row - rate).max() < 5 * np.sqrt(rate * (1 - rate) / 2000)
     assert abs(by_place - rate).max() < 5 * np.sqrt(rate * (1 - rate) / 64)
@@ -30,36 +31,38 @@ def test_dropout_keeps_its_share_and_scale(rate):
     "other",
     [
         {"layer": 2},
+        {"half": 1},
         {"key": draws.row_keys(7, 4, jnp.arange(64))},
         {"key": draws.row_keys(8, 3, jnp.arange(64))},
         {"key": draws.row_keys(7 + 2**32, 3, jnp.arange(64))},
         {"key": draws.row_keys(7, 3, jnp.arange(64) + 1)},
+        {"key": draws.fold(KEYS, 0)},
+        {"key": draws.fold(KEYS, jnp.arange(64))},
     ],
-    ids=["layer", "step", "seed", "high seed", "row"],
+    ids=["layer", "half", "step", "seed", "high seed", "row", "part", "parts"],
 )
-def test_masks_of_other_layers_steps_seeds_and_rows_are_independent(other):
+def test_masks_of_other_layers_halves_steps_seeds_rows_and_parts_are_independent(other):
     a, b = kept(), kept(**other)
     assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 4 / np.sqrt(a.size)
 
 
+def test_parts_of_a_key_are_independent_of_one_another():
+    parts = [kept(key=draws.fold(KEYS, n)) for n in range(20)]
+    together = np.corrcoef([p.ravel() for p in parts]) - np.eye(20)
+    assert abs(together).max() < 5 / np.sqrt(parts[0].size)
+
+
 def test_neighbouring_elements_are_independent():
-    a = kept().reshape(64, -1)
+    a = kept()
     assert abs(np.corrcoef(a[:, :-1].ravel(), a[:, 1:].ravel())[0, 1]) < 4 / np.sqrt(a.size)
 
 
 def test_a_draw_is_the_rows_own_wherever_the_row_stands():
-    x, order = jnp.ones((64, 3, 5)), np.random.default_rng(0).permutation(64)
-    whole = draws.dropout(x, 0.2, KEYS, 1)
-    assert np.array_equal(draws.dropout(x, 0.2, KEYS[order], 1), whole[order])
-    assert np.array_equal(draws.dropout(x[:8], 0.2, draws.row_keys(7, 3, jnp.arange(8)), 1), whole[:8])
-    last = draws.dropout(x.transpose(1, 2, 0), 0.2, KEYS, 1, axis=-1)
-    assert np.array_equal(last.transpose(2, 0, 1), whole)
-
-
-def test_nothing_is_dropped_without_a_key_or_a_rate():
-    x = jnp.ones((64, 3))
-    assert draws.dropout(x, 0.2, None, 1) is x
-    assert draws.dropout(x, 0.0, KEYS, 1) is x
+    order = np.random.default_rng(0).permutation(64)
+    whole = kept(width=15)
+    assert np.array_equal(kept(KEYS[order], width=15), whole[order])
+    assert np.array_equal(kept(draws.row_keys(7, 3, jnp.arange(8)), width=15), whole[:8])
+    assert np.array_equal(kept(KEYS.reshape(8, 8, 2), width=15), whole.reshape(8, 8, 15))
 
 
 def test_row_keys_differ():

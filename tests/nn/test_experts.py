@@ -6,28 +6,38 @@ import numpy as np
 import pytest
 
 from jaxrec.nn import draws
-from jaxrec.nn.experts import Expert, ExpertFields, Gate, GateFields, Pool, temperature
+from jaxrec.nn.experts import Expert, ExpertFields, Gate, GateFields, Pool, Titles, temperature
 
 
 def test_pooling_by_hand():
-    # scores 0 and ln 3: weights 1/4 and 3/4; the padded third is not there; the empty row has its own vector
+    # request 0: scores 0 and ln 3, weights 1/4 and 3/4, in one row with request 2; padding (3) is not there;
+    # request 1 shows nothing and has its own vector
     p = {"params": {"attention": jnp.array([jnp.log(3.0), 0.0]), "empty": jnp.array([7.0, 8.0])}}
-    h = jnp.array([[[0.0, 4.0], [1.0, 8.0], [50.0, 9.0]], [[1.0, 1.0]] * 3])
-    valid = jnp.array([[True, True, False], [False] * 3])
-    np.testing.assert_allclose(Pool("float32").apply(p, h, valid), [[0.75, 7.0], [7.0, 8.0]], rtol=1e-6)
-    grad = jax.grad(lambda h: Pool("float32").apply(p, h, valid).sum())(h)
-    assert not np.any(grad[1])
-    assert not np.any(grad[0, 2])
+    h = jnp.array([[[0.0, 4.0], [1.0, 8.0], [50.0, 9.0]], [[2.0, 1.0], [1.0, 1.0], [1.0, 1.0]]])
+    of = jnp.array([[0, 0, 3], [2, 3, 3]])
+    got = Pool("float32").apply(p, h, of, 3)
+    np.testing.assert_allclose(got, [[0.75, 7.0], [7.0, 8.0], [2.0, 1.0]], rtol=1e-6)
+    grad = jax.grad(lambda h: Pool("float32").apply(p, h, of, 3).sum())(h)
+    assert not np.any(grad[of == 3])
+    assert np.all(np.any(grad[of < 3], axis=-1))
 
 
-def test_an_expert_sees_its_window_and_nothing_else():
-    expert = Expert("float32", ExpertFields(3, 2, 2, 1.0, 0.0))
-    x, valid = jax.random.normal(jax.random.key(0), (2, 5, 4)), jnp.ones((2, 5), bool)
-    variables = jax.jit(expert.init)(jax.random.key(0), x, valid, None)
-    probe = jnp.arange(8.0).reshape(2, 4)
-    grad = jax.jit(jax.grad(lambda x: (expert.apply(variables, x, valid, None) * probe).sum()))(x)
-    assert not np.any(grad[:, :2])
-    assert np.all(np.any(grad[:, 2:], axis=-1))
+def test_pooling_survives_scores_far_apart():
+    p = {"params": {"attention": jnp.array([1.0]), "empty": jnp.array([0.0])}}
+    h = jnp.array([[[500.0], [499.0], [-500.0], [-499.0]]])
+    got = Pool("float32").apply(p, h, jnp.array([[0, 0, 1, 1]]), 2)
+    one = 1 / (1 + np.exp(-1.0))
+    np.testing.assert_allclose(got, [[499 + one], [-500 + one]], rtol=1e-6)
+
+
+def test_an_expert_keeps_the_histories_of_a_row_apart():
+    expert = Expert("float32", ExpertFields(5, 2, 2, 1.0, 0.0))
+    x, of = jax.random.normal(jax.random.key(0), (1, 5, 4)), jnp.array([[0, 1, 1, 0, 2]])
+    variables = jax.jit(lambda x: expert.init(jax.random.key(0), Titles(x, of, None), 2))(x)
+    probe = jnp.arange(4.0)
+    one = jax.jit(jax.grad(lambda x: (expert.apply(variables, Titles(x, of, None), 2)[1] * probe).sum()))(x)
+    assert not np.any(one[of != 1])
+    assert np.all(np.any(one[of == 1], axis=-1))
 
 
 @pytest.mark.parametrize(("step", "wanted"), [(0, 2.0), (25, 2**0.5), (50, 1.0), (80, 1.0), (12.5, 2**0.75)])

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec.batch import alone
 from jaxrec.nn.features import Categories, Columns, HistoryRows, TitleRows, TitleVectors
 from jaxrec.schema import FeatureSpec, History
 
@@ -86,7 +87,7 @@ def test_padding_is_zero_and_ids_beyond_the_catalogue_are_nan(titles, count):
 def history_rows(title, completion, context):
     rows, length = title.shape
     zeros = jnp.zeros((rows, length))
-    history = History(title, completion, zeros, zeros, None, None, None, None)
+    history = History(title, completion, zeros, zeros, *alone(title, (length,)), None, None, None, None)
     module = HistoryRows("float32", (FeatureSpec("completion", "number", "interaction", 3),), 4, 8)
     vectors = TitleRows(jax.nn.one_hot(title, 5), None)
     variables = module.init(jax.random.key(0), history, vectors, context)

@@ -6,16 +6,24 @@ import numpy as np
 import pytest
 
 from jaxrec import losses, optimizer
+from jaxrec.batch import alone
 from jaxrec.config import Objective, Optimizer, Sampling
 from jaxrec.nn import draws
 from jaxrec.nn.experts import ExpertFields, GateFields
-from jaxrec.schema import Batch, History
+from jaxrec.schema import Batch
 
 PER_TITLE = ("title", "completion", "sessions", "age")
 
 
 def same(a, b, **tolerance):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
+
+
+def with_titles(history, **columns):
+    """A history with other columns [B, L], a request a row."""
+    history = history._replace(**columns)
+    example, newer, shorter = alone(history.title, (*history.shorter,))
+    return history._replace(example=example, newer=newer, shorter=shorter)
 
 
 def test_the_content_of_padding_changes_nothing_bit_for_bit(small):
@@ -25,17 +33,53 @@ def test_the_content_of_padding_changes_nothing_bit_for_bit(small):
     same(small(), small(h._replace(**dirty)), rtol=0)
 
 
-def test_the_amount_of_padding_changes_nothing(small):
-    wide = {name: jnp.pad(getattr(small.history, name), ((0, 0), (4, 0))) for name in PER_TITLE}
-    same(small(), small(small.history._replace(**wide)), atol=1e-6)
-    short = {name: getattr(small.history, name)[:, 4:] for name in PER_TITLE}
-    long = {name: jnp.pad(x, ((0, 0), (4, 0))) for name, x in short.items()}
-    same(small(small.history._replace(**short)), small(small.history._replace(**long)), atol=1e-6)
+def rows_shared(history, rng):
+    """The same requests, two to a row of twice the length, their titles in any order."""
+    B, L = history.title.shape
+    R = -(-B // 2)
+    source = np.append(np.arange(B * L), np.full(2 * R * L - B * L, B * L)).reshape(R, 2 * L)
+    source = np.stack([rng.permutation(row) for row in source])
+    where = np.full(B * L + 1, 2 * R * L)
+    where[source] = np.arange(2 * R * L).reshape(R, 2 * L)
+    where[B * L] = 2 * R * L  # nothing lies there
+
+    def moved(x, fill):
+        return jnp.asarray(np.append(np.asarray(x).reshape(-1), fill)[source].astype(x.dtype))
+
+    places = {name: moved(getattr(history, name), 0) for name in (*PER_TITLE, "newer")}
+    places["example"] = moved(history.example, B)
+    shorter = {w: jnp.asarray(where[at]) for w, at in history.shorter.items()}
+    return history._replace(**places, shorter=shorter)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_histories_that_share_rows_are_scored_as_if_alone(case, training):
+    """A row is as long as needed; which places a history has in it, and beside whom, changes nothing."""
+    experts = (ExpertFields(3, 2, 2, 1.0, 0.2), ExpertFields(6, 2, 2, 2.0, 0.2))
+    alone_, key = case(experts=experts), draws.row_keys(0, 0, jnp.arange(5)) if training else None
+    shared = rows_shared(alone_.history, np.random.default_rng(3))
+    assert shared.title.shape == (3, 12)
+    wide = alone_.model.clone(experts=(experts[0], ExpertFields(12, 2, 2, 2.0, 0.2)))
+
+    def total(model, history):
+        def of(variables):
+            out = model.apply(variables, history, alone_.candidate, alone_.table, 1.0, key)
+            return sum((s**2).sum() for s in out.scores.values()), out.scores
+
+        return jax.jit(jax.value_and_grad(of, has_aux=True))
+
+    p = alone_.variables["params"]
+    longer = p | {"history": p["history"] | {"position": jnp.pad(p["history"]["position"], ((0, 6), (0, 0)))}}
+    (_, one), one_grad = total(alone_.model, alone_.history)(alone_.variables)
+    (_, two), two_grad = total(wide, shared)({"params": longer})
+    same(one, two, atol=1e-6)
+    two_grad["params"]["history"]["position"] = two_grad["params"]["history"]["position"][:6]
+    same(one_grad, two_grad, atol=1e-5)
 
 
 def test_an_empty_history_is_finite_and_learns_its_own_vector(small):
     empty = {name: jnp.zeros_like(getattr(small.history, name)) for name in PER_TITLE}
-    history = small.history._replace(**empty)
+    history = with_titles(small.history, **empty)
 
     def total(variables):
         out = small.model.apply(variables, history, small.candidate, small.table, 1.0)
@@ -52,7 +96,7 @@ def test_rows_are_scored_alike_wherever_they_stand(small, training):
     key = draws.row_keys(0, 0, jnp.arange(5)) if training else None
     order = jnp.array([3, 0, 4, 1, 2])
     moved = small(
-        jax.tree.map(lambda x: x[order], small.history),
+        with_titles(jax.tree.map(lambda x: x[order], small.history)),
         small.candidate[order],
         None if key is None else key[order],
     )
@@ -209,9 +253,9 @@ def test_table_3_at_full_size(small):
     }
     model = small.model.clone(**fields)
     spec = jax.ShapeDtypeStruct
-    history = History(
-        *(spec((8192, 20) if x.shape[1] == 6 else (8192, x.shape[1]), x.dtype) for x in small.history)
-    )
+    history = jax.tree.map(
+        lambda x: spec((8192, 20) if x.shape[1] == 6 else (8192, x.shape[1]), x.dtype), small.history
+    )._replace(shorter={7: spec((8192, 7), jnp.int32)})
     shapes = jax.eval_shape(
         lambda h, c: model.init_with_output(jax.random.key(0), h, c, small.table, 1.0),
         history, spec((8192, 21), jnp.int32),

@@ -8,19 +8,20 @@ import pytest
 from jaxrec.nn.transformer import Encoder, LayerNorm, attend
 
 VALID = jnp.array([[False, True, True, True], [True] * 4, [False, False, False, True], [False] * 4])
+SAME = VALID[:, :, None] == VALID[:, None, :]  # padding sees padding
 ENCODER = Encoder("float32", 2, 3, 2.0, 0.5)
 
 
 @pytest.fixture(scope="module")
 def variables():
-    return jax.jit(ENCODER.init)(jax.random.key(0), jnp.zeros((1, 4, 12)), VALID[:1], None)
+    return jax.jit(ENCODER.init)(jax.random.key(0), jnp.zeros((1, 4, 12)), SAME[:1], None)
 
 
 def test_attention_is_jaxs():
     q, k, v = jax.random.normal(jax.random.key(0), (3, 4, 4, 3, 5))
-    wanted = jax.nn.dot_product_attention(q, k, v, mask=VALID[:, None, None])
-    np.testing.assert_allclose(attend(q, k, v, VALID)[:3], wanted[:3], atol=1e-6)
-    assert np.isfinite(attend(q, k, v, VALID)).all()
+    wanted = jax.nn.dot_product_attention(q, k, v, mask=SAME[:, None])
+    np.testing.assert_allclose(attend(q, k, v, SAME), wanted, atol=1e-6)
+    assert np.isfinite(attend(q, k, v, jnp.zeros_like(SAME))).all()
 
 
 def test_layer_norm():
@@ -32,7 +33,7 @@ def test_layer_norm():
 
 def test_padding_reaches_no_other_column_and_stays_finite(variables):
     x = jax.random.normal(jax.random.key(1), (4, 4, 12))
-    run = jax.jit(lambda x: ENCODER.apply(variables, x, VALID, None))
+    run = jax.jit(lambda x: ENCODER.apply(variables, x, SAME, None))
     other = jnp.where(VALID[..., None], x, 100.0)
     assert np.array_equal(run(x)[VALID], run(other)[VALID])
     grad = jax.jit(jax.grad(lambda x: jnp.where(VALID[..., None], run(x), 0).sum()))(x)
@@ -47,4 +48,4 @@ def test_keys_have_no_bias(variables):
 
 def test_width_must_divide_by_heads():
     with pytest.raises(ValueError, match=r"model.width=12 must divide by heads=5"):
-        Encoder("float32", 1, 5, 1.0, 0.0).init(jax.random.key(0), jnp.zeros((1, 4, 12)), VALID[:1], None)
+        Encoder("float32", 1, 5, 1.0, 0.0).init(jax.random.key(0), jnp.zeros((1, 4, 12)), SAME[:1], None)

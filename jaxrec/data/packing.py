@@ -1,0 +1,113 @@
+"""Histories packed several to a row, so that short ones pay for no padding: worked out on the host.
+
+The mean history shows six titles or so where a model reads twenty. Rows of `window` places are filled
+with whole histories, and the model keeps each to itself. Examples of a batch ascend by length and are
+dealt round robin to its shares, so example j of the last share is as long as any share's j-th: one plan,
+made for that share, holds every share's examples, and every process makes the same plan.
+"""
+
+import numpy as np
+
+from jaxrec.schema import PAD, Packing
+
+_SPREADS = 4.0  # of a batch's mean length, that the rows of a share leave room for
+_LOSS = 1.01  # rows that a plan takes over the fewest there could be
+
+
+def plan(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Row [N] and first place [N] of histories of these lengths [N] in rows of `width`, and the rows used.
+
+    The longest first, then the longest that still fits, for all examples of a length at once. A history
+    of length 0 takes no place; its row is 0.
+    """
+    count = np.bincount(lengths, minlength=width + 1).tolist()
+    left = [0, *count[1:]]
+    rows: list[list[np.ndarray]] = [[] for _ in left]
+    firsts: list[list[np.ndarray]] = [[] for _ in left]
+    used = 0
+    while any(left):
+        room, pattern, free = width, [], list(left)
+        while fitting := [n for n in range(room, 0, -1) if free[n]]:
+            pattern.append(fitting[0])
+            free[fitting[0]] -= 1
+            room -= fitting[0]
+        times = min(left[n] // pattern.count(n) for n in set(pattern))
+        first = 0
+        for n in pattern:
+            rows[n].append(np.arange(used, used + times))
+            firsts[n].append(np.full(times, first))
+            left[n] -= times
+            first += n
+        used += times
+    order = np.argsort(lengths, kind="stable")
+    row, at = np.zeros(len(lengths), np.int64), np.zeros(len(lengths), np.int64)
+    for n, end in enumerate(np.cumsum(count)):
+        if rows[n]:
+            row[order[end - count[n] : end]] = np.concatenate(rows[n])
+            at[order[end - count[n] : end]] = np.concatenate(firsts[n])
+    return row, at, used
+
+
+class Packer:
+    """Packs what a model of these windows is shown of rows of `dtype`.
+
+    `sample` [N, words] are rows of the dataset, from whose lengths follows how many packed rows stand
+    for a share's examples; a batch that needs more is not packed. Windows descend, each once.
+    """
+
+    def __init__(
+        self, dtype: np.dtype, windows: tuple[int, ...], keeps_abandoned: bool,
+        sample: np.ndarray, batch_size: int, shares: int,
+    ) -> None:  # fmt: skip
+        self._dtype, self._windows, self._keeps_abandoned = dtype, windows, keeps_abandoned
+        self._shares = shares
+        share = batch_size // shares
+        lengths = self.lengths(sample)
+        self.rows = tuple(_rows(np.minimum(lengths, w), w, share, batch_size) for w in windows)
+
+    def _kept(self, words: np.ndarray) -> np.ndarray:
+        """[N, history] bool: the titles a history shows."""
+        rows = words.view(self._dtype)[:, 0]
+        kept = rows["history_title"] != PAD
+        return kept if self._keeps_abandoned else kept & (rows["history_abandoned"] == 0)
+
+    def lengths(self, words: np.ndarray) -> np.ndarray:
+        """[N] how many titles each history shows, the longest window at most."""
+        return np.minimum(self._kept(words).sum(1), self._windows[0]).astype(np.uint8)
+
+    def __call__(self, words: np.ndarray, longest: np.ndarray) -> Packing | None:
+        """This process's shares, one after the other, from their words; `longest` are the lengths of the
+        last share of all. None where a plan needs more rows than there are."""
+        plans = [plan(np.minimum(longest, w), w) for w in self._windows]
+        if any(used > rows for (_, _, used), rows in zip(plans, self.rows, strict=True)):
+            return None
+        kept = self._kept(words)
+        share, history, width = len(longest), kept.shape[1], self._windows[0]
+        source = np.flatnonzero(kept)
+        example = source // history
+        total = kept.sum(1)
+        starts = np.cumsum(total) - total
+        place = (total + starts)[example] - 1 - np.arange(len(source))  # 0: the newest
+        shown = place < width
+        source, example, place = source[shown], example[shown], place[shown]
+        in_share, lap = example % share, example // share
+        where = []
+        for (row, first, _), rows, w in zip(plans, self.rows, self._windows, strict=True):
+            length = np.minimum(total[example], w)
+            where.append((lap * rows + row[in_share]) * w + first[in_share] + length - 1 - place)
+        laps = len(words) // share
+        titles = np.full(laps * self.rows[0] * width, share * history * width, np.int32)
+        titles[where[0]] = (source - lap * share * history) * width + place
+        shorter = []
+        for at, rows, w in zip(where[1:], self.rows[1:], self._windows[1:], strict=True):
+            index = np.full(laps * rows * w, self.rows[0] * width, np.int32)
+            index[at[place < w]] = (where[0] - lap * self.rows[0] * width)[place < w]
+            shorter.append(index.reshape(laps * rows, w))
+        return Packing(titles.reshape(laps * self.rows[0], width), tuple(shorter))
+
+
+def _rows(lengths: np.ndarray, width: int, share: int, batch_size: int) -> int:
+    """Packed rows for `share` examples of a batch: at most one for each, seldom too few."""
+    mean = lengths.mean() + _SPREADS * lengths.std() / batch_size**0.5
+    rows = np.ceil((_LOSS * share * mean + width) / width)
+    return int(min(-(-rows // 4) * 4, share))

@@ -1,0 +1,53 @@
+"""The step's ways to the same gradients: histories packed or not, a batch at once or part by part."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxrec import parallel
+from jaxrec.loop import training_batches
+from jaxrec.step import Program
+
+
+@pytest.fixture
+def _quick_to_compile():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def gradients(tiny, config, microbatch, pack):
+    config.train.microbatch = microbatch
+    program = Program(config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
+    batch = training_batches(program, tiny.rows("train"))[1]
+    assert batch.packing is not None
+    if not pack:
+        batch = batch._replace(packing=None)
+
+    def step(state, batch, table):
+        return program.gradients(state, batch, table)
+
+    state, table = parallel.replicate(program.init()), parallel.replicate(tiny.arrays.title_table())
+    return jax.device_get(parallel.map_over_devices(step)(state, batch, table))
+
+
+@pytest.mark.usefixtures("_quick_to_compile")
+def test_packing_and_parts_change_nothing(tiny, tiny_config):
+    with jax.enable_x64(True):
+        tiny_config.model.dtype = "float64"
+        plain, sums = gradients(tiny, tiny_config, 64, pack=False)
+        for microbatch in (64, 16):
+            found, other = gradients(tiny, tiny_config, microbatch, pack=True)
+            for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(found), strict=True):
+                np.testing.assert_allclose(b, a, atol=1e-12 * np.abs(a).max() + 1e-15)
+            assert other["loss"][1] == sums["loss"][1] == 64
+            assert other["loss"][0] == pytest.approx(sums["loss"][0], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("microbatch", "share", "parts"),
+    [(64, 64, 1), (0, 64, 1), (0, 1024, 2), (20, 64, 4), (3, 7, 7), (99, 64, 1)],
+)
+def test_parts_divide_a_share_and_hold_no_more_than_asked(tiny, tiny_config, microbatch, share, parts):
+    tiny_config.train.microbatch = microbatch
+    assert Program(tiny_config, tiny.layout, 0.5, 4, 40).parts(share) == parts
