@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.peers.torch_smoe import Features, Smoe, Trainer, tensors
+from benchmarks.peers.torch_smoe import Examples, Features, Smoe, Trainer, tensor
 from jaxrec import losses, optimizer
 from jaxrec.schema import TITLE_ID, Batch, TitleTable
 from jaxrec.step import Program
@@ -110,18 +110,21 @@ def shaken(params: Tree) -> Tree:
     return jax.tree.map(lambda x: np.asarray(x) + np.float32(0.05) * r.standard_normal(x.shape, "f4"), params)
 
 
-def check(program: Program, params: Tree, batch: Batch, table: TitleTable) -> dict[str, float]:
+def check(
+    program: Program, params: Tree, batch: Batch, given: Examples, table: TitleTable
+) -> dict[str, float]:
     """How far the two are from being the same function; raises ValueError where a comparison is void.
 
-    In float32 on `batch`, from `params` shaken, without dropout or noise. "outputs": the largest
-    difference of the loss, a gate or a score of a candidate that exists; at most 1e-5. "gradients": of
-    each array the largest difference as a share of its largest entry, in the worst array; at most 1e-4.
-    "update": the largest difference of a parameter after one update from equal gradients, as a share
-    of the rate; at most 1e-3.
+    In float32, from `params` shaken, without dropout or noise; `given` is `batch` in the peer's form.
+    "outputs": the largest difference of the loss, a gate or a score of a candidate that exists; at most
+    1e-5. "gradients": of each array the largest difference as a share of its largest entry, in the worst
+    array; at most 1e-4. "update": the largest difference of a parameter after one update from equal
+    gradients, as a share of the rate; at most 1e-3.
     """
     config = copy.deepcopy(program.config)
     config.model.dtype = "float32"
     program, params = replace(program, config=config), shaken(params)
+    batch = jax.tree.map(jnp.asarray, batch)
     tau, K = config.model.gate.start_temperature, batch.positive.shape[1]
     candidates = jnp.concatenate([batch.positive, batch.negative], 1)
 
@@ -144,16 +147,16 @@ def check(program: Program, params: Tree, batch: Batch, table: TitleTable) -> di
     model = Smoe(config, program.layout, table).eval()
     load(model, params)
     trainer = Trainer(model, config, program.threshold)
-    given, there = tensors(batch), torch.from_numpy(np.asarray(candidates) > 0)
+    candidate = torch.cat([given.positive, given.negative], 1)
     with torch.no_grad():
-        theirs = model(given.history, tensors(candidates), torch.tensor(tau), K)
+        theirs = model(given.history, candidate, torch.tensor(tau), K)
     peer_loss = trainer.loss(given, torch.tensor(tau))
     peer_loss.backward()
     apart = [(peer_loss.detach(), loss), (theirs.gate, out.gate_BxE)]
     for task, score in theirs.scores.items():
-        exists = there[:, : score.shape[1]]
+        exists = candidate[:, : score.shape[1]] > 0
         apart.append((score[exists], np.asarray(out.scores[task])[exists.numpy()]))
-    found = {"outputs": _most((a - tensors(b)).abs().max() for a, b in apart)}
+    found = {"outputs": _most((a - tensor(b)).abs().max() for a, b in apart)}
     slopes, own = converted(model, grads), dict(model.named_parameters())
     found["gradients"] = _most(_share(p.grad, slopes[n]) for n, p in own.items())
     for name, p in own.items():

@@ -17,17 +17,50 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jaxrec.config import Config, Objective, Optimizer, Sampling
-from jaxrec.schema import TITLE_ID, Batch, FeatureSpec, History, Layout, TitleTable
+from jaxrec.schema import TITLE_ID, Batch, FeatureSpec, Layout, TitleTable
 
 TASKS = ("ctr", "ranking", "completion")
 
 
-def tensors(tree: Any, device: str | torch.device = "cpu") -> Any:
-    """A NamedTuple of arrays (a batch, a title table) as tensors; whole numbers become int64."""
-    if isinstance(tree, tuple):
-        return type(tree)(*(tensors(x, device) for x in tree))  # type: ignore[call-arg]
-    x = torch.from_numpy(np.array(tree))
-    return x.to(device, torch.int64 if x.dtype in (torch.int32, torch.uint32) else x.dtype)
+class Requests(NamedTuple):
+    """Right-aligned histories [B, L], 0 where there is no title, and the ids and numbers of each request."""
+
+    title: Any
+    completion: Any
+    sessions: Any
+    age: Any
+    user_categories: Any
+    user_numbers: Any
+    context_categories: Any
+    context_numbers: Any
+
+
+class Examples(NamedTuple):
+    """A training batch; the fields of jaxrec.schema.Batch with a history a row."""
+
+    history: Requests
+    positive: Any  # [B, K] title ids, 0 where absent
+    completion: Any  # [B, K]
+    negative: Any  # [B, N]
+    hard: Any  # [B, N] bool
+    valid: Any  # [B] bool
+
+
+def examples(batch: Batch) -> Examples:
+    """Our batch, with a history a row, as the peer's, on the host; whole numbers become int64."""
+    history = Requests(*(tensor(getattr(batch.history, name)) for name in Requests._fields))
+    return Examples(history, *(tensor(getattr(batch, name)) for name in Examples._fields[1:]))
+
+
+def tensor(x: Any) -> Tensor:
+    found = torch.from_numpy(np.array(x))
+    return found if found.dtype in (torch.bool, torch.float32) else found.long()
+
+
+def moved(batch: Examples, device: str) -> Examples:
+    """On a device, as a training loop moves each batch there."""
+    history = Requests(*(x.to(device, non_blocking=True) for x in batch.history))
+    return Examples(history, *(x.to(device, non_blocking=True) for x in batch[1:]))
 
 
 class Features(nn.Module):
@@ -174,7 +207,7 @@ class Smoe(nn.Module):
         """Title vectors [..., F]; what stands for id 0 is masked by who asks."""
         return self.title(self.categories[ids], self.numbers[ids])
 
-    def rows(self, history: History, titles: Tensor, context: Tensor) -> Tensor:
+    def rows(self, history: Requests, titles: Tensor, context: Tensor) -> Tensor:
         """The experts' input [B, L, D]."""
         B, L = history.title.shape
         scaled = {
@@ -191,10 +224,9 @@ class Smoe(nn.Module):
         x = self.input(x) + self.position[:L].flip(0)  # positions count from the newest
         return x.masked_fill((history.title == 0).unsqueeze(-1), 0.0)
 
-    def forward(self, history: History, candidate: Tensor, temperature: Tensor, positives: int) -> Outputs:
+    def forward(self, history: Requests, candidate: Tensor, temperature: Tensor, positives: int) -> Outputs:
         """Scores of candidates [B, C], of which completion is wanted for the first `positives`."""
-        recent = {name: getattr(history, name)[:, -self.longest :] for name in History._fields[:4]}
-        history = history._replace(**recent)
+        history = Requests._make([x[:, -self.longest :] for x in history[:4]] + list(history[4:]))
         L = history.title.shape[1]
         titles = self.titles(torch.cat([history.title, candidate], 1))  # one look-up for both
         customer = self.user(history.user_categories, history.user_numbers)
@@ -235,7 +267,7 @@ def _mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def objective(
-    out: Outputs, batch: Batch, o: Objective, sampling: Sampling, threshold: float, target: float | None
+    out: Outputs, batch: Examples, o: Objective, sampling: Sampling, threshold: float, target: float | None
 ) -> Tensor:
     """Eq. 15, the mean over valid examples."""
     K = batch.positive.shape[1]
@@ -280,18 +312,18 @@ class Trainer:
         self.model, c = model, config
         device, low = next(model.parameters()).device.type, c.model.dtype == "bfloat16"
 
-        def loss(batch: Batch, temperature: Tensor) -> Tensor:
+        def loss(batch: Examples, temperature: Tensor) -> Tensor:
             with torch.autocast(device, torch.bfloat16, enabled=low):
                 candidates = torch.cat([batch.positive, batch.negative], 1)
                 out = model(batch.history, candidates, temperature, batch.positive.shape[1])
             return objective(out, batch, c.objective, c.sampling, threshold, c.model.gate.target_entropy)
 
-        self.loss: Callable[[Batch, Tensor], Tensor] = (
+        self.loss: Callable[[Examples, Tensor], Tensor] = (
             torch.compile(loss, dynamic=False) if compiled else loss
         )
         self.optimizer = _optimizer(model, c.optimizer)
 
-    def step(self, batch: Batch, temperature: Tensor) -> Tensor:
+    def step(self, batch: Examples, temperature: Tensor) -> Tensor:
         """One update; the loss before it."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(batch, temperature)

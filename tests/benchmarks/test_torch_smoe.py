@@ -42,14 +42,15 @@ def batch_of(dataset, program):
         jnp.asarray(host.words), valid, program.view, counts, s.next_k, jnp.int32(0), key
     )
     length = np.asarray((batch.history.title > 0).sum(1))
-    assert length.min() == 0 and length.max() == program.view.window
+    assert length.min() == 0 and length.max() == 8
     return batch
 
 
 def found_of(dataset, config):
     program = program_of(dataset, config)
     batch = batch_of(dataset, program)
-    return torch_check.check(program, program.init().params, batch, dataset.arrays.title_table())
+    given, table = torch_smoe.examples(batch), dataset.arrays.title_table()
+    return torch_check.check(program, program.init().params, batch, given, table)
 
 
 def table_3(config):
@@ -112,7 +113,7 @@ def test_training_lowers_the_loss_and_draws_anew(tiny, tiny_config):
     model = torch_smoe.Smoe(tiny_config, tiny.layout, tiny.arrays.title_table())
     torch_check.load(model, program.init().params)
     trainer = torch_smoe.Trainer(model, tiny_config, program.threshold)
-    batch, tau = torch_smoe.tensors(batch_of(tiny, program)), torch.tensor(1.0)
+    batch, tau = torch_smoe.examples(batch_of(tiny, program)), torch.tensor(1.0)
     assert trainer.loss(batch, tau).item() != trainer.loss(batch, tau).item()  # dropout and noise
     losses = [trainer.step(batch, tau).item() for _ in range(40)]
     assert losses[-1] < 0.9 * losses[0]

@@ -1,0 +1,135 @@
+"""The step benchmark: what it feeds, what it counts, what it refuses; never how fast a machine must be."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import step_parts
+from jaxrec.config import Config, Expert, Gate, Model, Objective, Sampling
+from jaxrec.errors import InputError
+from jaxrec.schema import FeatureSpec, Layout
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ROOT / "configs/tiny.py"
+
+
+def test_full_rows_are_full_and_service_rows_as_they_come(tiny, tiny_config):
+    program = step_parts.program_of(tiny_config, tiny, 32)
+    lengths = {}
+    for kind in ("service", "full"):
+        rows = step_parts.training_rows(tiny, program.config, kind)
+        batches = step_parts.peer_batches(program, rows)
+        assert all(len(b.valid) == 32 and b.valid.all() for b in batches)
+        assert not np.array_equal(batches[0].positive, batches[1].positive)
+        lengths[kind] = np.concatenate([(b.history.title > 0).sum(1) for b in batches])
+    assert (lengths["full"] == 8).all()
+    assert lengths["service"].min() < 4
+
+
+def test_kept_rows_are_read_as_those_on_disk(tiny):
+    disk = tiny.rows("train")
+    kept, blocks = step_parts.Kept(disk.all()), np.arange(disk.blocks)[::-1]
+    assert np.array_equal(kept.block_rows(), disk.block_rows())
+    assert np.array_equal(kept.read(blocks), disk.read(blocks))
+    out = np.empty_like(kept.read(blocks))
+    kept.read_into(blocks, out)
+    assert np.array_equal(out, disk.read(blocks))
+
+
+def test_no_full_row_is_said(tiny, tiny_config):
+    config = replace(tiny_config, model=replace(tiny_config.model, experts=(Expert(9, 1, 2),)))
+    with pytest.raises(InputError, match="no row shows 9 titles"):
+        step_parts.training_rows(tiny, config, "full")
+
+
+def test_operations_counted_by_hand():
+    features = tuple(
+        FeatureSpec(where, "category", where, width, 3)
+        for where, width in (("title", 5), ("user", 2), ("context", 3))
+    )
+    layout = Layout(7, 4, 1, (1, 1, 1, 1), 1, features)
+    config = Config(
+        sampling=Sampling(negatives=2, next_k=1),
+        model=Model(
+            width=4,
+            experts=(Expert(2, 1, 2, 1.0), Expert(3, 2, 2, 2.0)),
+            gate=Gate(hidden=(6,)),
+            matcher=(8, 5),
+        ),
+        objective=Objective(ranking=0.0),
+    )
+    found = step_parts.work(config, layout, batch=10)
+    experts = (
+        1 * 2 * (4 * 16 + 2 * 16 + 2 * 2 * 4) + 2 * 2 * 4 + 2 * 3 * (4 * 16 + 2 * 32 + 2 * 3 * 4) + 2 * 3 * 4
+    )
+    gate = 10 * 6 + 6 * 2  # of a customer 2 wide and two experts 4 wide
+    product = 9 * 5  # of a user vector 4 + 2 + 3 wide
+    heads = (3 + 1) * (5 * 8 + 8 * 5 + 5)  # ctr for three candidates, completion for one
+    both = 10 * (experts + gate + product + heads)
+    title_rows = 30 * 5 * 4 + 30 * 5 * 5 + (30 + 10) * 5 * 8
+    user_rows = 30 * 3 * 4 + (30 + 10) * 9 * 8
+    assert found.plain == 6 * (both + title_rows + user_rows)
+    title_once = 7 * 5 * 4 + 7 * 5 * 5 + (7 + 7) * 5 * 8
+    user_once = 10 * (3 * 4 + 2 * 9 * 8)
+    assert found.factored == 6 * (both + title_once + user_once)
+
+
+def test_xla_counts_the_products_and_more(tiny, tiny_config):
+    program = step_parts.program_of(tiny_config, tiny, 64)
+    rows = step_parts.training_rows(tiny, program.config, "full")
+    found = step_parts.counted_by_xla(
+        program, tiny.arrays.title_table(), step_parts.host_batch(program, rows)
+    )
+    counted = step_parts.work(tiny_config, tiny.layout, 64)
+    assert counted.factored < found < 4 * counted.plain
+
+
+def test_a_command_that_cannot_take_a_step_is_said(tmp_path):
+    with pytest.raises(InputError, match=r"no first step after .*train\.batch_sise"):
+        step_parts.first_step(str(TINY), {"train.batch_sise": 1}, str(tmp_path))
+
+
+def test_the_first_step_is_waited_for(tiny_directory):
+    cache = os.environ["JAX_COMPILATION_CACHE_DIR"]
+    assert step_parts.first_step(str(TINY), {"data.directory": tiny_directory}, cache) > 0
+
+
+def test_a_peer_that_cannot_run_says_why(monkeypatch):
+    monkeypatch.setattr(step_parts.importlib.util, "find_spec", lambda name: None)
+    assert step_parts.why_not(step_parts.EAGER) == "torch is not installed"
+
+
+def command(*flags: str) -> subprocess.CompletedProcess[str]:
+    call = [sys.executable, "-m", "benchmarks.step", f"--config={TINY}", "--users=300", "--batch=32", *flags]
+    return subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_command(tmp_path):
+    pytest.importorskip("torch", reason="the peer needs torch: pip install jaxrec[peers]")
+    out = tmp_path / "step.json"
+    done = command(
+        "--peers=eager", "--parts=rate,memory", "--rows=full", "--rounds=2", "--seconds=0", f"--json={out}"
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert found["apart"]["outputs"] < 1e-5
+    of_kind = found["step"]["32"]["full"]
+    assert of_kind["mean_history"] == 8.0
+    assert {"jaxrec", "torch eager", "over torch eager"} <= {*of_kind}
+    assert {*found["memory_gib"]["32"]} == {"jaxrec", "torch eager"}
+    assert all(0 < x["before"] <= x["peak"] for x in found["memory_gib"]["32"].values())
+    assert "we are" in done.stdout
+
+
+@pytest.mark.parametrize("flag", ["--parts=rates", "--peers=jit", "--rows=short", "--batch=many"])
+def test_a_wrong_flag_is_said(flag):
+    done = command(flag)
+    assert done.returncode == 2
+    name, _, value = flag.partition("=")
+    assert done.stderr.startswith(f"error: {name}={value}: allowed: ") and done.stderr.count("\n") == 1
