@@ -85,10 +85,11 @@ class Setting:
         """[Q] of each query's target among all titles."""
         from jaxrec.data.stream import EvalBatches, stream
 
-        found = [
-            self.catalogue(self.params, batch, self.table)
-            for batch in stream(EvalBatches(self.found, CATALOGUE_BATCH))
-        ]
+        found: list[Any] = []
+        for batch in stream(EvalBatches(self.found, CATALOGUE_BATCH)):
+            found.append(self.catalogue(self.params, batch, self.table))
+            if len(found) > 1:  # one ahead: each in flight holds activations of every title
+                found[-2] = np.asarray(found[-2])
         return np.concatenate(found)[: self.found.rows]
 
 
