@@ -1,0 +1,33 @@
+"""A split's scores are the same however many queries are scored at a time."""
+
+import jax
+import numpy as np
+
+from jaxrec import evaluation
+from jaxrec.parallel import replicate
+from jaxrec.step import Program, means
+
+
+def test_scores_do_not_depend_on_how_many_at_a_time(tiny, tiny_config, monkeypatch):
+    program = Program(tiny_config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
+    params, table = replicate(program.init().params), replicate(tiny.arrays.title_table())
+    rows, sizes = tiny.rows("test"), []
+    batches = evaluation.EvalBatches
+
+    def noted(rows, size, *share):
+        sizes.append(size)
+        return batches(rows, size, *share)
+
+    monkeypatch.setattr(evaluation, "EvalBatches", noted)
+
+    def scored(queries):
+        monkeypatch.setattr(evaluation, "_CPU_QUERIES", queries)
+        return evaluation.Scorer(program, table, with_loss=True, next_k=1)(params, rows)
+
+    (many, many_sums), (few, few_sums) = scored(1000), scored(24)
+    assert sizes == [tiny_config.evaluate.batch_size, 24 * jax.device_count()]
+    assert rows.rows % 24  # the last batch is padded
+    assert many.shape == few.shape == (rows.rows, 2, 1, 1 + tiny.layout.negatives)
+    assert np.allclose(many, few, atol=1e-6)
+    assert np.isclose(means(many_sums)["loss"], means(few_sums)["loss"], rtol=1e-6)
+    assert many_sums["loss"][1] == few_sums["loss"][1] == rows.rows
