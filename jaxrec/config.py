@@ -232,7 +232,7 @@ class Train:
     seed: int = 0  # initialisation, order, dropout, gate noise
     length: str = "20 epochs"  # or "5000 steps"
     batch_size: int = 8192  # of all devices together
-    microbatch: int = 0  # examples a device works through at a time; 0: 512 on a CPU, else all it has
+    microbatch: int = 0  # examples a device works through at a time; 0: 256 on a CPU, else all it has
     log_seconds: float = 5.0  # between lines of metrics.jsonl
     save_minutes: float = 10.0  # between checkpoints, besides one after each validation
     prefetch: int = 2  # batches ahead

@@ -6,7 +6,7 @@ differentiated function, and one division makes the mean, so shares of unequal c
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +23,7 @@ from jaxrec.nn.recommender import Recommender
 from jaxrec.parallel import AXIS, rows_of_share
 from jaxrec.schema import Batch, HostBatch, Layout, TitleTable
 
-_CPU_PART = 512  # examples at a time on a CPU: what they leave behind has to stay near its caches
+_CPU_PART = 256  # examples at a time on a CPU: what they leave behind has to stay near its caches
 
 Sums = dict[str, tuple[Any, Any]]  # metric -> (sum, count), divided once by who reads them
 
@@ -120,12 +120,14 @@ class Program:
         return temperature(step, self.total_steps, g.start_temperature, g.temperature, g.anneal)
 
     def loss(
-        self, params: Any, batch: Batch, table: TitleTable, tau: jax.Array | float, key: jax.Array | None
-    ) -> tuple[jax.Array, Sums]:
-        """The sum over valid examples of Eq. 15, and each metric's (sum, count)."""
+        self, params: Any, batch: Batch, table: TitleTable, tau: jax.Array | float, key: jax.Array | None,
+        catalogue: Any = None,
+    ) -> tuple[jax.Array, Sums]:  # fmt: skip
+        """The sum over valid examples of Eq. 15, and each metric's (sum, count). `catalogue` is the model's,
+        where it was worked out before."""
         candidates = jnp.concatenate([batch.positive, batch.negative], axis=1)
         out: Any = self.model.apply(
-            {"params": params}, batch.history, candidates, table, tau, key, batch.positive.shape[1]
+            {"params": params}, batch.history, candidates, table, tau, key, batch.positive.shape[1], catalogue
         )
         c = self.config
         return losses.objective(
@@ -136,25 +138,39 @@ class Program:
         """Gradients of the mean loss over the global batch, and its sums; inside a mapped step."""
         parts = self.parts(len(host.valid))
         if parts == 1:
-            found = self._part(state, host, table, 0, 1)
+            found = self._part(state, None, host, table, 0, 1)
+            grads, sums = jax.lax.psum((found[0][0], found[1]), AXIS)
         else:
-            stacked = jax.tree.map(lambda x: x.reshape(parts, len(x) // parts, *x.shape[1:]), host)
-
-            def add(so_far: Any, part: tuple[jax.Array, HostBatch]) -> tuple[Any, Sums]:
-                more, sums = self._part(state, part[1], table, part[0], parts)
-                return jax.tree.map(jnp.add, so_far, more), sums
-
-            nothing = jax.tree.map(jnp.zeros_like, state.params)
-            grads, each = jax.lax.scan(add, nothing, (jnp.arange(parts), stacked))
-            found = grads, jax.tree.map(lambda x: x.sum(0), each)
-        grads, sums = jax.lax.psum(found, AXIS)
+            grads, sums = jax.lax.psum(self._parts(state, host, table, parts), AXIS)
         count = jnp.maximum(sums["loss"][1], 1)
         return jax.tree.map(lambda g: g / count.astype(g.dtype), grads), sums
 
+    def _parts(
+        self, state: TrainState, host: HostBatch, table: TitleTable, parts: int
+    ) -> tuple[Any, Sums]:  # fmt: skip
+        """Gradients of the summed loss over a device's share, part by part, and its sums."""
+        stacked = jax.tree.map(lambda x: x.reshape(parts, len(x) // parts, *x.shape[1:]), host)
+        catalogue, pull = None, None
+        if self.layout.titles < len(host.valid) * self.config.sampling.negatives:
+            project = partial(self.model.apply, table=table, method="catalogue")
+            catalogue, pull = jax.vjp(lambda params: project({"params": params}), state.params)
+
+        def add(so_far: Any, part: tuple[jax.Array, HostBatch]) -> tuple[Any, Sums]:
+            more, sums = self._part(state, catalogue, part[1], table, part[0], parts)
+            return jax.tree.map(jnp.add, so_far, more), sums
+
+        nothing = jax.tree.map(jnp.zeros_like, (state.params, catalogue))
+        (grads, of_catalogue), each = jax.lax.scan(add, nothing, (jnp.arange(parts), stacked))
+        if pull is not None:
+            grads = jax.tree.map(jnp.add, grads, pull(of_catalogue)[0])
+        return grads, jax.tree.map(lambda x: x.sum(0), each)
+
     def _part(
-        self, state: TrainState, host: HostBatch, table: TitleTable, part: jax.Array | int, parts: int
-    ) -> tuple[Any, Sums]:
-        """Gradients of the summed loss over one of a device's parts, and its sums."""
+        self, state: TrainState, catalogue: Any, host: HostBatch, table: TitleTable,
+        part: jax.Array | int, parts: int,
+    ) -> tuple[tuple[Any, Any], Sums]:  # fmt: skip
+        """Gradients of the summed loss over one of a device's parts, for parameters and catalogue, and its
+        sums."""
         rows = rows_of_share(len(host.valid), part, parts)
         key = draws.row_keys(self.config.train.seed, state.step, rows)
         sampling = self.config.sampling
@@ -163,7 +179,11 @@ class Program:
             state.step // self.steps_per_epoch, key, host.packing,
         )  # fmt: skip
         tau = self.temperature(state.step)
-        return jax.grad(self.loss, has_aux=True)(state.params, batch, table, tau, key)
+
+        def loss(params: Any, catalogue: Any) -> tuple[jax.Array, Sums]:
+            return self.loss(params, batch, table, tau, key, catalogue)
+
+        return jax.grad(loss, argnums=(0, 1), has_aux=True)(state.params, catalogue)
 
     def train_step(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[TrainState, Sums]:
         """One step on this device's share; inside `parallel.map_over_devices`."""

@@ -46,7 +46,7 @@ def test_packing_and_parts_change_nothing(tiny, tiny_config):
 
 @pytest.mark.parametrize(
     ("microbatch", "share", "parts"),
-    [(64, 64, 1), (0, 64, 1), (0, 1024, 2), (20, 64, 4), (3, 7, 7), (99, 64, 1)],
+    [(64, 64, 1), (0, 64, 1), (0, 1024, 4), (20, 64, 4), (3, 7, 7), (99, 64, 1)],
 )
 def test_parts_divide_a_share_and_hold_no_more_than_asked(tiny, tiny_config, microbatch, share, parts):
     tiny_config.train.microbatch = microbatch

@@ -88,17 +88,29 @@ class TitleVectors(Parameters):
         return TitleRows(self.vectors(ids, table), None)
 
 
+Catalogue = dict[str, jax.Array]  # every title's vector through each kernel, [V, out], by the kernel's name
+
+
 class TitleRows:
-    """Vectors of titles, looked up in the catalogue's or made row by row."""
+    """Vectors of titles to be projected: looked up in the catalogue's, or made row by row."""
 
     def __init__(self, vectors: jax.Array, ids: jax.Array | None):
         self._vectors, self._ids = vectors, ids
-        self.width = vectors.shape[-1]
 
-    def through(self, kernel: jax.Array) -> jax.Array:
-        """[..., out]: each title's vector times kernel [F, out]."""
+    def through(self, name: str, kernel: jax.Array) -> jax.Array:
+        """[..., out]: each title's vector times kernel [F, out], which `name` stands for."""
         projected = self._vectors @ kernel
         return projected if self._ids is None else jnp.take(projected, self._ids, axis=0)
+
+
+class ProjectedRows(TitleRows):
+    """The same, where the catalogue's projections were worked out before."""
+
+    def __init__(self, catalogue: Catalogue, ids: jax.Array):
+        self._catalogue, self._of = catalogue, ids
+
+    def through(self, name: str, kernel: jax.Array) -> jax.Array:
+        return jnp.take(self._catalogue[name], self._of, axis=0)
 
 
 def _interactions(features: tuple[FeatureSpec, ...], history: History) -> jax.Array:
@@ -121,26 +133,27 @@ class HistoryRows(Parameters):
     """
 
     features: tuple[FeatureSpec, ...]  # those declared of interactions
+    title: int  # width of a title's vector
+    context: int  # width of the context's
     width: int
     positions: int  # of the longest history
 
-    @nn.compact
+    def setup(self):
+        self.numbers = [Dense(self.dtype, f.width, name=f.name) for f in self.features]
+        interaction = sum(f.width for f in self.features)
+        kernel = self.weight("kernel", kernel_init, self.title + interaction + self.context, self.width)
+        self.of_title, self.of_interaction, self.of_context = jnp.split(
+            kernel, [self.title, self.title + interaction]
+        )
+        self.position = self.weight("position", embedding_init, self.positions, self.width)
+        self.bias = self.weight("bias", nn.initializers.zeros, self.width)
+
     def __call__(self, history: History, titles: TitleRows, context_BxF: jax.Array) -> jax.Array:
         numbers = _interactions(self.features, history).astype(self.dtype)
-        parts = [
-            nn.relu(Dense(self.dtype, f.width, name=f.name)(numbers[..., i : i + 1]))
-            for i, f in enumerate(self.features)
-        ]
+        parts = [nn.relu(dense(numbers[..., i : i + 1])) for i, dense in enumerate(self.numbers)]
         interaction_RxLxF = jnp.concatenate([numbers[..., :0], *parts], axis=-1)
-        fan = titles.width + interaction_RxLxF.shape[-1] + context_BxF.shape[-1]
-        kernel = self.weight("kernel", kernel_init, fan, self.width)
-        of_title, of_interaction, of_context = jnp.split(
-            kernel, [titles.width, titles.width + interaction_RxLxF.shape[-1]]
-        )
-        position = self.weight("position", embedding_init, self.positions, self.width)
-        bias = self.weight("bias", nn.initializers.zeros, self.width)
-        x = titles.through(of_title) + interaction_RxLxF @ of_interaction
-        of_request_BxD = context_BxF @ of_context + bias
+        x = titles.through("history", self.of_title) + interaction_RxLxF @ self.of_interaction
+        of_request_BxD = context_BxF @ self.of_context + self.bias
         x = x + jnp.take(of_request_BxD, history.example, axis=0, mode="clip")
-        x = x + jnp.take(position, history.newer, axis=0, mode="clip")
+        x = x + jnp.take(self.position, history.newer, axis=0, mode="clip")
         return jnp.where((history.title > 0)[..., None], x, jnp.zeros((), x.dtype))

@@ -21,13 +21,16 @@ def per_candidate(u: jax.Array) -> jax.Array:
 class Product(Parameters):
     """x(u, t) = (P u) * (Q t), [B, C, width]: what a sum of the two cannot say, shared by the heads."""
 
+    user: int  # width of the user vector
+    title: int  # width of a title's
     width: int
 
-    @nn.compact
+    def setup(self):
+        self.of_user = self.weight("user", kernel_init, self.user, self.width)
+        self.of_title = self.weight("title", kernel_init, self.title, self.width)
+
     def __call__(self, u: jax.Array, titles: TitleRows) -> jax.Array:
-        p = self.weight("user", kernel_init, u.shape[-1], self.width)
-        q = self.weight("title", kernel_init, titles.width, self.width)
-        return per_candidate(u @ p) * titles.through(q)
+        return per_candidate(u @ self.of_user) * titles.through("product", self.of_title)
 
 
 class Matcher(Parameters):
@@ -37,23 +40,36 @@ class Matcher(Parameters):
     where the loss sees differences of scores alone.
     """
 
+    task: str
+    user: int  # width of the user vector
+    title: int  # width of a title's
+    product: int  # width of x; 0 without one
     hidden: tuple[int, ...]
     last_bias: bool
 
-    @nn.compact
-    def __call__(self, u: jax.Array, titles: TitleRows, x: jax.Array | None) -> jax.Array:
-        parts = [u.shape[-1], titles.width, 0 if x is None else x.shape[-1]]
-        kernel = self.weight("kernel", kernel_init, sum(parts), self.hidden[0])
-        of_user, of_title, of_product = jnp.split(kernel, [parts[0], parts[0] + parts[1]])
-        bias = self.weight("bias", nn.initializers.zeros, self.hidden[0])
-        h_BxCxD = per_candidate(u @ of_user + bias) + titles.through(of_title)
-        if x is not None:
-            h_BxCxD = h_BxCxD + x @ of_product
-        h_BxCxD = nn.relu(h_BxCxD)
-        for i, width in enumerate(self.hidden[1:], start=1):
-            layer = self.weight(f"kernel_{i}", kernel_init, h_BxCxD.shape[-1], width)
-            h_BxCxD = nn.relu(h_BxCxD @ layer + self.weight(f"bias_{i}", nn.initializers.zeros, width))
-        s_BxC = h_BxCxD @ self.weight("kernel_out", small_init, h_BxCxD.shape[-1])
+    def setup(self):
+        kernel = self.weight("kernel", kernel_init, self.user + self.title + self.product, self.hidden[0])
+        self.of_user, self.of_title, self.of_product = jnp.split(kernel, [self.user, self.user + self.title])
+        self.bias = self.weight("bias", nn.initializers.zeros, self.hidden[0])
+        self.layers = [
+            (
+                self.weight(f"kernel_{i}", kernel_init, self.hidden[i - 1], width),
+                self.weight(f"bias_{i}", nn.initializers.zeros, width),
+            )
+            for i, width in enumerate(self.hidden[1:], start=1)
+        ]
+        self.out = self.weight("kernel_out", small_init, self.hidden[-1])
         if self.last_bias:
-            s_BxC = s_BxC + self.weight("bias_out", nn.initializers.zeros)
+            self.out_bias = self.weight("bias_out", nn.initializers.zeros)
+
+    def __call__(self, u: jax.Array, titles: TitleRows, x: jax.Array | None) -> jax.Array:
+        h_BxCxD = per_candidate(u @ self.of_user + self.bias) + titles.through(self.task, self.of_title)
+        if x is not None:
+            h_BxCxD = h_BxCxD + x @ self.of_product
+        h_BxCxD = nn.relu(h_BxCxD)
+        for kernel, bias in self.layers:
+            h_BxCxD = nn.relu(h_BxCxD @ kernel + bias)
+        s_BxC = h_BxCxD @ self.out
+        if self.last_bias:
+            s_BxC = s_BxC + self.out_bias
         return s_BxC.astype(at_least_float32(self.dtype))

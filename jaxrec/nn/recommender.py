@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from jaxrec.nn.draws import drop, fold, keeps, layer_number
 from jaxrec.nn.experts import Expert, ExpertFields, Gate, GateFields, Titles
-from jaxrec.nn.features import Columns, HistoryRows, TitleVectors
+from jaxrec.nn.features import Catalogue, Columns, HistoryRows, ProjectedRows, TitleRows, TitleVectors
 from jaxrec.nn.layers import Parameters, at_least_float32
 from jaxrec.nn.matchers import Matcher, Product
 from jaxrec.schema import FeatureSpec, History, TitleTable
@@ -74,15 +74,33 @@ class Recommender(Parameters):
         self.context = Columns(self.dtype, where["context"], name="context")
         interactions = tuple(f for f in self.features if f.where == "interaction")
         self.longest = max(e.window for e in self.experts)
-        self.rows = HistoryRows(self.dtype, interactions, self.width, self.longest, name="history")
+        title, user, context = (sum(f.width for f in where[w]) for w in ("title", "user", "context"))
+        self.rows = HistoryRows(
+            self.dtype, interactions, title, context, self.width, self.longest, name="history"
+        )
         self.expert = [Expert(self.dtype, f, name=f"expert_{e}") for e, f in enumerate(self.experts)]
         if len(self.experts) > 1:
             self.gating = Gate(self.dtype, self.gate, name="gate")
+        ends = self.width + user + context, title
         if self.matcher_product:
-            self.product = Product(self.dtype, self.matcher[-1], name="product")
+            self.product = Product(self.dtype, *ends, self.matcher[-1], name="product")
+        product = self.matcher[-1] if self.matcher_product else 0
         self.matchers = {
-            t: Matcher(self.dtype, self.matcher, t != "ranking", name=f"matcher_{t}") for t in self.tasks
+            t: Matcher(self.dtype, t, *ends, product, self.matcher, t != "ranking", name=f"matcher_{t}")
+            for t in self.tasks
         }
+
+    def catalogue(self, table: TitleTable) -> Catalogue:
+        """Every title's part in the experts' input and in the matchers' first layers, to be worked out once
+        for whatever many requests `encode` and `score` are then given."""
+        t_VxF = self.title.vectors(jnp.arange(self.titles), table)
+        kernels = {"history": self.rows.of_title} | {t: m.of_title for t, m in self.matchers.items()}
+        if self.matcher_product:
+            kernels["product"] = self.product.of_title
+        return {name: t_VxF @ kernel for name, kernel in kernels.items()}
+
+    def _titles(self, ids: jax.Array, table: TitleTable, catalogue: Catalogue | None) -> TitleRows:
+        return self.title.rows(ids, table) if catalogue is None else ProjectedRows(catalogue, ids)
 
     def encode(
         self,
@@ -90,13 +108,14 @@ class Recommender(Parameters):
         table: TitleTable,
         temperature: jax.Array | float,
         key_Bx2: jax.Array | None = None,
+        catalogue: Catalogue | None = None,
     ) -> User:
         """The user vector of each request; `temperature` is the gate's. The history holds the longest
         window's places, and the shorter windows'."""
         examples = len(history.user_categories)
         customer_BxF = self.user(history.user_categories, history.user_numbers)
         context_BxF = self.context(history.context_categories, history.context_numbers)
-        x_RxLxD = self.rows(history, self.title.rows(history.title, table), context_BxF)
+        x_RxLxD = self.rows(history, self._titles(history.title, table, catalogue), context_BxF)
         key_RxLx2 = None
         if key_Bx2 is not None:
             key_RxLx2 = fold(jnp.take(key_Bx2, history.example, axis=0, mode="clip"), history.newer)
@@ -115,10 +134,15 @@ class Recommender(Parameters):
         return User(jnp.concatenate([mixture_BxD, customer_BxF, context_BxF], -1), gate_BxE, clean_BxE)
 
     def score(
-        self, user: User, candidate_BxC: jax.Array, table: TitleTable, tasks: tuple[str, ...] | None = None
+        self,
+        user: User,
+        candidate_BxC: jax.Array,
+        table: TitleTable,
+        tasks: tuple[str, ...] | None = None,
+        catalogue: Catalogue | None = None,
     ) -> dict[str, jax.Array]:
         """Scores [B, C] of candidates (title ids) for each of `tasks`, all the model has if None."""
-        titles = self.title.rows(candidate_BxC, table)
+        titles = self._titles(candidate_BxC, table, catalogue)
         x = self.product(user.vector_BxF, titles) if self.matcher_product else None
         scores = {}
         for task in self.tasks if tasks is None else tasks:
@@ -134,14 +158,15 @@ class Recommender(Parameters):
         temperature: jax.Array | float,
         key_Bx2: jax.Array | None = None,
         positives: int | None = None,
+        catalogue: Catalogue | None = None,
     ) -> Outputs:
         """Encodes and scores. With `positives`, completion is worked out for the first so many
         candidates alone, [B, positives]: no loss reads the rest."""
-        user = self.encode(history, table, temperature, key_Bx2)
+        user = self.encode(history, table, temperature, key_Bx2, catalogue)
         if positives is None or "completion" not in self.tasks:
-            scores = self.score(user, candidate_BxC, table)
+            scores = self.score(user, candidate_BxC, table, None, catalogue)
         else:
             others = tuple(t for t in self.tasks if t != "completion")
-            scores = self.score(user, candidate_BxC, table, others)
-            scores |= self.score(user, candidate_BxC[:, :positives], table, ("completion",))
+            scores = self.score(user, candidate_BxC, table, others, catalogue)
+            scores |= self.score(user, candidate_BxC[:, :positives], table, ("completion",), catalogue)
         return Outputs(scores, user.gate_BxE, user.clean_gate_BxE)

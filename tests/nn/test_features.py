@@ -50,7 +50,7 @@ def titles(small):
     kernel = jax.random.normal(jax.random.key(1), (13, 5))
 
     def project(variables, ids):
-        return module.apply(variables, ids, small.table, method="rows").through(kernel)
+        return module.apply(variables, ids, small.table, method="rows").through("history", kernel)
 
     variables = module.init(jax.random.key(0), jnp.ones((2, 2), int), small.table, method="vectors")
     return variables, project
@@ -88,7 +88,7 @@ def history_rows(title, completion, context):
     rows, length = title.shape
     zeros = jnp.zeros((rows, length))
     history = History(title, completion, zeros, zeros, *alone(title, (length,)), None, None, None, None)
-    module = HistoryRows("float32", (FeatureSpec("completion", "number", "interaction", 3),), 4, 8)
+    module = HistoryRows("float32", (FeatureSpec("completion", "number", "interaction", 3),), 5, 2, 4, 8)
     vectors = TitleRows(jax.nn.one_hot(title, 5), None)
     variables = module.init(jax.random.key(0), history, vectors, context)
     return module.apply(variables, history, vectors, context), variables["params"]

@@ -30,7 +30,10 @@ def plain(p, u, t, product: bool):
 @pytest.mark.parametrize("product", [True, False])
 def test_values_and_gradients_are_the_plain_forms(shape, by_catalogue, product):
     u = jax.random.normal(jax.random.key(0), shape)
-    matcher, products = Matcher("float32", (7, 4), True), Product("float32", 4)
+    matcher, products = (
+        Matcher("float32", "ctr", 6, 5, 4 * product, (7, 4), True),
+        Product("float32", 6, 5, 4),
+    )
 
     def rows(vectors):
         return TitleRows(vectors, IDS) if by_catalogue else TitleRows(vectors[IDS], None)
@@ -62,9 +65,9 @@ def test_a_loss_of_differences_has_no_last_bias():
     u = jnp.ones((B, 6))
     names = [
         {
-            *Matcher("float32", (7,), bias).init(jax.random.key(0), u, TitleRows(CATALOGUE, IDS), None)[
-                "params"
-            ]
+            *Matcher("float32", "ctr", 6, 5, 0, (7,), bias).init(
+                jax.random.key(0), u, TitleRows(CATALOGUE, IDS), None
+            )["params"]
         }
         for bias in (True, False)
     ]
