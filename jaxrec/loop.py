@@ -8,6 +8,7 @@ goes on from its last checkpoint as if it never had been.
 """
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from jaxrec.errors import InputError
 from jaxrec.evaluation import CHECKPOINTS, Scorer, model_lists
 from jaxrec.parallel import agreed, as_global, first_process, map_over_devices, replicate, replicated
 from jaxrec.plain import write_json
-from jaxrec.schema import LISTS
+from jaxrec.schema import LISTS, HostBatch
 from jaxrec.step import Program, TrainState, means, parameters
 from jaxrec.writer import Writer
 
@@ -98,18 +99,22 @@ class _Run:
         saved = time.monotonic()
         running = None
         writer.start(parameters(state.params), self.config.train.batch_size)
-        for step, batch in enumerate(stream(self.batches, start, self.config.train.prefetch), start + 1):
+        batches = _Waited(stream(self.batches, start, self.config.train.prefetch))
+        for step, batch in enumerate(batches, start + 1):
             state, sums = train_step(state, batch, self.table)
             # The sums so far end with the step before this one, so reading them does not wait for it.
             if running is not None and writer.due():
-                writer.train(step - 1, (step - 1) / self.batches.steps_per_epoch, means(running))
+                values = means(running) | {"input_stall": batches.stall()}
+                writer.train(step - 1, (step - 1) / self.batches.steps_per_epoch, values)
                 running = None
             running = sums if running is None else add(running, sums)
             scores = None
             if step % self.batches.steps_per_epoch == 0 or step == self.total:
-                writer.train(step, step / self.batches.steps_per_epoch, means(running))
+                values = means(running) | {"input_stall": batches.stall()}
+                writer.train(step, step / self.batches.steps_per_epoch, values)
                 running = None
                 state, scores = self._validate(state, step, scorer, writer)
+                batches.stall()  # validation is not training time
             late = time.monotonic() - saved > 60 * self.config.train.save_minutes
             stop, late = self._agree(step, late)
             if scores is not None or stop or late:
@@ -139,6 +144,29 @@ class _Run:
         writer.validation(step, step / self.batches.steps_per_epoch, values, lists)
         given = replicate((jnp.float32(values["loss"]), jnp.bool_(True)))
         return state._replace(validation=given[0], fresh=given[1]), dict(lists["enabled"])
+
+
+class _Waited:
+    """Batches, and how much of the time went in waiting for them."""
+
+    def __init__(self, batches: Iterator[HostBatch]) -> None:
+        self._batches, self._waited, self._since = batches, 0.0, time.monotonic()
+
+    def __iter__(self) -> Iterator[HostBatch]:
+        while True:
+            began = time.monotonic()
+            batch = next(self._batches, None)
+            self._waited += time.monotonic() - began
+            if batch is None:
+                return
+            yield batch
+
+    def stall(self) -> float:
+        """The share, in [0, 1], of the time since it was last asked."""
+        now = time.monotonic()
+        share = self._waited / max(now - self._since, 1e-9)
+        self._waited, self._since = 0.0, now
+        return share
 
 
 def _length(config: Config, rows: Rows) -> tuple[int, int]:

@@ -88,6 +88,10 @@ class Program:
         most = self.config.train.microbatch or (_CPU_PART if jax.default_backend() == "cpu" else share)
         return next(n for n in range(-(-share // most), share + 1) if share % n == 0)
 
+    def projects_once(self, share: int) -> bool:
+        """Whether the catalogue has fewer titles than a share's parts look up together."""
+        return self.layout.titles < share * (self.config.sampling.negatives + self.config.sampling.next_k)
+
     @cached_property
     def score_task(self) -> str:
         """The head that ranks at evaluation."""
@@ -151,7 +155,7 @@ class Program:
         """Gradients of the summed loss over a device's share, part by part, and its sums."""
         stacked = jax.tree.map(lambda x: x.reshape(parts, len(x) // parts, *x.shape[1:]), host)
         catalogue, pull = None, None
-        if self.layout.titles < len(host.valid) * self.config.sampling.negatives:
+        if self.projects_once(len(host.valid)):
             project = partial(self.model.apply, table=table, method="catalogue")
             catalogue, pull = jax.vjp(lambda params: project({"params": params}), state.params)
 

@@ -1,0 +1,155 @@
+"""python -m benchmarks.gains [--json F] [--batch 1024]: what each thing that makes the step fast gives alone.
+
+Rivals are our own step at Table 3's sizes on the simulated service's rows, each with one thing undone or
+done another way, taking turns. "Gain" is how many times the step as it is beats it: below 1, the other
+way would be faster here.
+"""
+
+import contextlib
+import copy
+import tempfile
+import unittest.mock
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from benchmarks import step_parts as parts
+from benchmarks.command import Report, run, spread
+from benchmarks.measure import interleaved, matrix_rate, ratio
+from jaxrec.command import load_config
+from jaxrec.data.store import Dataset
+from jaxrec.prepare import ensure
+from jaxrec.schema import HostBatch
+
+Rival = Callable[[], None]
+AS_IT_IS = "as it is"
+
+
+def _flags() -> None:
+    flags.DEFINE_integer("batch", 1024, "examples a step", lower_bound=1)
+    flags.DEFINE_integer("rounds", 7, "each times every form once", lower_bound=1)
+    flags.DEFINE_string("data", "", "where the rows are prepared, or lie; empty: a temporary directory")
+    flags.DEFINE_integer("users", 20_000, "of the simulated service")
+
+
+def forms() -> dict[str, tuple[Any, str]]:
+    """Name -> (a patch of our code, what of it is undone)."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxrec import step
+    from jaxrec.nn import draws, features, transformer
+
+    patch = unittest.mock.patch.object
+
+    def two_words(key, layer, width, rate):
+        least = np.uint32(round(rate * 2**32))
+        bits = draws._bits
+        return bits(key, layer, width) >= least, bits(key, layer + 1, width) >= least
+
+    def bernoulli(key, layer, width, rate):
+        shape = (2, *key.shape[:-1], width)
+        # One key for all: not the same law, since draws would go by device; what is asked is its cost.
+        one = jax.random.wrap_key_data(key.reshape(-1, 2)[0])
+        first, second = jax.random.bernoulli(jax.random.fold_in(one, layer), 1.0 - rate, shape)
+        return first, second
+
+    def library(q, k, v, same):
+        return jax.nn.dot_product_attention(q, k, v, mask=same[:, None])
+
+    def broadcast(q, k, v, same):
+        s = (q[:, :, None] * k[:, None] * q.shape[-1] ** -0.5).sum(-1)  # [R, L, M, H]
+        p = jax.nn.softmax(jnp.where(same[..., None], s, -1e9), axis=2)
+        return (p[..., None] * v[:, None]).sum(2)
+
+    def by_row(self, ids, table):
+        return features.TitleRows(self.vectors(ids, table), None)
+
+    nothing = contextlib.nullcontext
+    return {
+        AS_IT_IS: (nothing, ""),
+        "a history a row": (nothing, "short histories pay for all 20 places"),
+        "the batch at once": (nothing, "not in parts of 256"),
+        "catalogue projected in each part": (
+            lambda: patch(step.Program, "projects_once", lambda *_: False), "not once a step"),
+        "titles projected one by one": (
+            lambda: _both(patch(step.Program, "projects_once", lambda *_: False),
+                          patch(features.TitleVectors, "rows", by_row)), "not by the catalogue"),
+        "32 random bits a mask": (lambda: patch(transformer, "keeps", two_words), "not 16"),
+        "jax.random.bernoulli": (lambda: patch(transformer, "keeps", bernoulli), "not a counter hash"),
+        "dot_product_attention": (lambda: patch(transformer, "attend", library), "not our einsum"),
+        "attention by broadcast and sum": (lambda: patch(transformer, "attend", broadcast), "not einsum"),
+        "no dropout": (nothing, "what dropout costs in all"),
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def _both(*patches: Any) -> Any:
+    with contextlib.ExitStack() as stack:
+        for one in patches:
+            stack.enter_context(one)
+        yield
+
+
+def rival(name: str, patched: Any, program: Any, table: Any, host: HostBatch) -> Rival:
+    """A form's step, compiled; it goes on from its own state."""
+    import jax
+
+    from jaxrec.parallel import map_over_devices, replicate
+
+    config = copy.deepcopy(program.config)
+    if name == "the batch at once":
+        config.train.microbatch = config.train.batch_size
+    if name == "no dropout":
+        config.model.dropout = 0.0
+        for expert in config.model.experts:
+            expert.dropout = 0.0
+    program = replace(program, config=config)
+    if name == "a history a row":
+        host = host._replace(packing=None)
+    elif name == "the batch at once":
+        host = parts.host_batch(
+            program, parts.training_rows(Dataset(config.data.directory), config, "service")
+        )
+    step, given, state = map_over_devices(program.train_step), replicate(table), replicate(program.init())
+
+    def once() -> None:
+        nonlocal state
+        state, sums = step(state, host, given)
+        jax.block_until_ready((state, sums))
+
+    with patched():
+        once()  # traced and compiled here
+    return once
+
+
+def main(found: flags.FlagValues) -> Report:
+    with tempfile.TemporaryDirectory() as made:
+        config = load_config("configs/smoe.py:paper")
+        config.source.users, config.source.test_only_users, config.data.partitions = found.users, 0, 8  # type: ignore[union-attr]
+        config.data.directory = found.data or str(Path(made) / "rows")
+        ensure(config, config.data.directory)
+        dataset = Dataset(config.data.directory)
+        program = parts.program_of(config, dataset, found.batch)
+        host = parts.host_batch(program, parts.training_rows(dataset, config, "service"))
+        table = dataset.arrays.title_table()
+        ways = forms()
+        rivals = {name: rival(name, way[0], program, table, host) for name, way in ways.items()}
+        times = interleaved(rivals, found.rounds)
+    limit = matrix_rate()
+    figures: dict[str, Any] = {"batch": found.batch, "matrix_rate": limit, "forms": {}}
+    rows = [("matrix rate", spread({k: v / 1e9 for k, v in limit.items()}, "GFLOP/s", 0), "")]
+    for name, (_, what) in ways.items():
+        gain = ratio(times[name], times[AS_IT_IS])
+        figures["forms"][name] = {"seconds": times[name].seconds, "gain": gain}
+        rate = spread(times[name].rate(found.batch), "examples/s", 0)
+        rows.append((f"{name}: {what}" if what else name, rate, f"gain {spread(gain)}"))
+    return Report(f"gains at batch {found.batch}", figures, rows)
+
+
+if __name__ == "__main__":
+    run(main, _flags)

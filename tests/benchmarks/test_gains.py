@@ -1,0 +1,32 @@
+"""Each form that is raced is our step with one thing undone: the same loss, where it has the same draws."""
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import gains
+from benchmarks import step_parts as parts
+from jaxrec.nn.transformer import attend
+
+
+@pytest.mark.parametrize("name", ["dot_product_attention", "attention by broadcast and sum"])
+def test_other_forms_of_attention_are_ours(name):
+    from jaxrec.nn import transformer
+
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 5, 3, 4))
+    example = np.array([[0, 1, 1, 0, 2], [3, 3, 3, 3, 4]])
+    same = example[:, :, None] == example[:, None]
+    with gains.forms()[name][0]():
+        assert transformer.attend is not attend
+        np.testing.assert_allclose(transformer.attend(q, k, v, same), attend(q, k, v, same), atol=1e-6)
+    assert transformer.attend is attend
+
+
+def test_a_form_takes_a_step(tiny, tiny_config, tiny_directory):
+    tiny_config.data.directory = str(tiny_directory)
+    tiny_config.train.microbatch = 32
+    program = parts.program_of(tiny_config, tiny, 64)
+    host = parts.host_batch(program, tiny.rows("train"))
+    table = tiny.arrays.title_table()
+    name = "titles projected one by one"
+    gains.rival(name, gains.forms()[name][0], program, table, host)()
