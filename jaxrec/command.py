@@ -273,6 +273,20 @@ def print_result(result: dict[str, Any], table: str) -> None:
         print(table, flush=True)
 
 
+@contextlib.contextmanager
+def without(library: str) -> Iterator[None]:
+    """Within, `library` is as if it were not installed, unless it is loaded already: for imports of ours
+    that would import it, though nothing here uses it."""
+    if library in sys.modules:
+        yield
+        return
+    sys.modules[library] = None  # type: ignore[assignment]  # Python's own way to make an import fail
+    try:
+        yield
+    finally:
+        del sys.modules[library]
+
+
 # ---------------------------------------------------------------- signals
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxrec.command import json_flag, print_result, run
+from jaxrec.command import json_flag, print_result, run, without
 from jaxrec.errors import InputError
 from jaxrec.plain import write_json
 from jaxrec.schema import LISTS, SPLITS
@@ -30,8 +30,11 @@ def main(found: flags.FlagValues) -> None:
         raise InputError(f"--split={found.split}; allowed: {', '.join(SPLITS[1:])}")
     if not all(k.isdigit() and int(k) > 0 for k in found.next_k):
         raise InputError(f"--next-k={','.join(found.next_k)}; allowed: whole numbers above 0, such as 1,3")
-    from jaxrec import compiled, report
+    from jaxrec import compiled
     from jaxrec.evaluation import judge, per_user
+
+    with without("torch"):  # see jaxrec.train
+        from jaxrec import report
 
     compiled.keep()
     judged = judge(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from jaxrec.command import Interrupt, config_flag, json_flag, print_result, run
+from jaxrec.command import Interrupt, config_flag, json_flag, print_result, run, without
 from jaxrec.config_check import check_devices, dataset_directory
 
 
@@ -20,8 +20,10 @@ def main(found: flags.FlagValues) -> int:
     from jaxrec import compiled, parallel
     from jaxrec.data.store import Dataset
     from jaxrec.evaluation import judge
-    from jaxrec.loop import train
     from jaxrec.prepare import ensure
+
+    with without("torch"):  # tensorboardX takes two seconds to import it, for tensors that nobody has
+        from jaxrec.loop import train
 
     started = time.perf_counter()
     config = found.config

@@ -1,5 +1,6 @@
 """The command line, mostly as a user meets it: a subprocess, its output and its exit status."""
 
+import importlib
 import os
 import re
 import signal
@@ -223,3 +224,11 @@ def test_the_three_mixtures_differ_as_the_paper_says():
     shapes = {n: [(e.window, e.feedforward, e.heads, e.layers) for e in es] for n, es in experts.items()}
     long = (20, 2.0, 12, 2)
     assert shapes == {"smoe": [(7, 1.0, 12, 2), long], "bst": [long], "vmoe": [long, long]}
+
+
+def test_a_library_nobody_uses_can_be_left_out():
+    with command.without("this"), pytest.raises(ImportError):
+        importlib.import_module("this")
+    assert "this" not in sys.modules
+    with command.without("re"):  # loaded already
+        assert importlib.import_module("re") is re
