@@ -7,6 +7,7 @@ every title is scored and the target's rank among all is its metric. The peer is
 """
 
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,6 +74,8 @@ class Setting:
         self.table = replicate(table)
         self.scorer = Scorer(self.program, self.table, with_loss=False, next_k=1)
         self.catalogue = catalogue_ranks(self.program)
+        pairs = _PAIRS.get(jax.default_backend(), _PAIRS_ELSEWHERE)
+        self.at_once = max(pairs // self.dataset.layout.titles, 1) * jax.device_count()
         self.peer = peer.NumpyModel(self.host, self.dataset.layout, config, table, self.program.score_task)
 
     def lists(self) -> dict[str, Any]:
@@ -81,19 +84,24 @@ class Setting:
         scores, _ = self.scorer(self.params, self.found)
         return model_lists(scores, self.rows, 1, LISTS)
 
-    def ranks(self) -> np.ndarray:
-        """[Q] of each query's target among all titles."""
+    def ranks(self, queries: int) -> np.ndarray:
+        """Of the first queries' targets among all titles, [queries]."""
         from jaxrec.data.stream import EvalBatches, stream
 
         found: list[Any] = []
-        for batch in stream(EvalBatches(self.found, CATALOGUE_BATCH)):
+        batches = stream(EvalBatches(self.found, self.at_once))
+        for batch in itertools.islice(batches, -(-queries // self.at_once)):
             found.append(self.catalogue(self.params, batch, self.table))
             if len(found) > 1:  # one ahead: each in flight holds activations of every title
                 found[-2] = np.asarray(found[-2])
-        return np.concatenate(found)[: self.found.rows]
+        return np.concatenate(found)[:queries]
 
 
-CATALOGUE_BATCH = 128  # queries; activations are so many times the catalogue
+_RANKED = 1_000  # queries that are ranked among all titles in a turn
+
+# Of a query and a title, at a time and on a device: as many as a CPU's caches hold, or an accelerator wants.
+_PAIRS = {"cpu": 2**15}
+_PAIRS_ELSEWHERE = 2**22
 
 
 def catalogue_ranks(program: Any) -> Callable:
@@ -129,7 +137,7 @@ def hold_equal(setting: Setting, sample: np.ndarray) -> dict[str, float]:
 
     ours, rows = setting.scorer(setting.params, setting.found)[0][sample], setting.rows[sample]
     worst, apart = 0.0, 0.0
-    every, ranks = np.arange(setting.dataset.layout.titles), setting.ranks()[sample]
+    every, ranks = np.arange(setting.dataset.layout.titles), setting.ranks(sample.max() + 1)[sample]
     for row, scores, rank in zip(rows, ours, ranks, strict=True):
         user = setting.peer.user(row)
         for i, name in enumerate(LISTS):
@@ -153,23 +161,24 @@ def measured(config: Config, sample: int, rounds: int) -> dict[str, Any]:
     from jaxrec.step import parameters
 
     setting = Setting(config)
-    if len(setting.rows) < sample:
-        raise InputError(f"--sample={sample} must be at most {len(setting.rows)}, the queries of --users")
-    some = np.sort(np.random.default_rng(1).choice(len(setting.rows), sample, replace=False))
+    if min(len(setting.rows), _RANKED) < sample:
+        raise InputError(f"--sample={sample} must be at most {_RANKED} and {len(setting.rows)}, all queries")
+    ranked = min(len(setting.rows), _RANKED)
+    some = np.sort(np.random.default_rng(1).choice(ranked, sample, replace=False))
     figures: dict[str, Any] = {
         "queries": len(setting.rows),
         "titles": setting.dataset.layout.titles - FIRST_TITLE,
         "parameters": parameters(setting.host),
         "difference": hold_equal(setting, some),
     }
-    for what, ours, theirs in (
-        ("lists", setting.lists, peer.frozen_lists),
-        ("catalogue", setting.ranks, peer.whole_catalogue),
+    for what, queries, ours, theirs in (
+        ("lists", len(setting.rows), setting.lists, peer.frozen_lists),
+        ("catalogue", ranked, lambda: setting.ranks(ranked), peer.whole_catalogue),
     ):
         rivals = {"jaxrec": ours, "numpy": lambda f=theirs: f(setting.peer, setting.rows[some])}
         seconds = interleaved(rivals, rounds)
         each = {
-            "jaxrec": Timing(tuple(s / len(setting.rows) for s in seconds["jaxrec"].seconds)),
+            "jaxrec": Timing(tuple(s / queries for s in seconds["jaxrec"].seconds)),
             "numpy": Timing(tuple(s / sample for s in seconds["numpy"].seconds)),
         }
         figures[what] = {name: timing.rate(1) for name, timing in each.items()}

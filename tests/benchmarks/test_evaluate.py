@@ -52,8 +52,8 @@ def test_a_peer_of_other_parameters_is_found_out(setting, sample, name, monkeypa
 def test_ranks_over_the_catalogue_are_those_of_sorting(setting):
     rows = setting.rows[:40]
     mean = peer.whole_catalogue(setting.peer, rows)
-    ranks = setting.ranks()
-    assert len(ranks) == len(setting.rows)
+    ranks = setting.ranks(100)
+    assert len(ranks) == 100
     assert {name: f(ranks[:40]).mean() for name, f in metrics.METRICS.items()} == pytest.approx(
         mean, abs=1e-6
     )
