@@ -1,8 +1,9 @@
 """python -m benchmarks.step [--json F] [--batch 1024,8192]: training examples a second, beside PyTorch.
 
-Our whole step (packed rows in; decoding, loss, gradients and update, dropout and noise on) against
-`peers/torch_smoe.py` eager and under `torch.compile`, which gets the same batches as tensors already
-decoded. Rows are the simulated service's, so histories have its lengths; and, beside them, full ones.
+Our whole step from the stream (reading, packing, decoding, loss, gradients and update, dropout and noise
+on) against `peers/torch_smoe.py` eager and under `torch.compile`, which is spared what comes before the
+loss: it gets the same rows as tensors already decoded. Rows are the simulated service's, so histories
+have its lengths; and, beside them, full ones, where no padding can be saved.
 Before anything is timed the two are held to be the same function (`peers/torch_check.py`).
 """
 
@@ -104,7 +105,7 @@ class _Bench:
     def rates(self, size: int, limit: dict[str, float]) -> None:
         program = parts.program_of(self.config, self.dataset, size)
         flops = parts.work(program.config, program.layout, size)
-        into = self.figures.setdefault("step", {}).setdefault(str(size), {"flops": flops._asdict()})
+        into = self.figures.setdefault("step", {}).setdefault(str(size), {})
         for kind in self.found.rows:
             rows = parts.training_rows(self.dataset, program.config, kind)
             batches = parts.peer_batches(program, rows)
@@ -119,11 +120,12 @@ class _Bench:
             own = times[OURS].rate(steps * size)
             into[kind] = {"mean_history": length, "steps_a_round": steps, OURS: own}
             at = f"batch {size}, {kind} rows ({length:.1f} titles)"
-            shares = {name: own["median"] / size * f / limit["median"] for name, f in flops._asdict().items()}
-            into[kind]["share_of_matrix_rate"] = shares
+            counted = flops._asdict() | {"xla": parts.counted_by_xla(program, self.table, rows)}
+            shares = {name: own["median"] / size * f / limit["median"] for name, f in counted.items()}
+            into[kind] |= {"flops": counted, "share_of_matrix_rate": shares}
             self.add(
                 f"{at}: {OURS}", spread(own, "examples/s", 0),
-                f"{shares['plain']:.1%} of the matrix rate by the plain form's operations",
+                f"{shares['xla']:.1%} of the matrix rate; {shares['plain']:.1%} by the plain form's work",
             )  # fmt: skip
             for name in self.peers:
                 into[kind][name] = times[name].rate(steps * size)
@@ -131,12 +133,9 @@ class _Bench:
                 self.add(
                     f"{at}: {name}", spread(into[kind][name], "examples/s", 0), f"we are {spread(gain)} times"
                 )
-            into[kind]["xla_flops"] = xla = parts.counted_by_xla(
-                program, self.table, parts.host_batch(program, rows)
-            )
             self.add(
-                f"{at}: GFLOP a step", f"{flops.plain / 1e9:.1f} in matrix products, every place counted",
-                f"{flops.factored / 1e9:.1f} with titles' parts once; XLA counts {xla / 1e9:.1f} in our step",
+                f"{at}: GFLOP a step", f"{flops.plain / 1e9:.1f} in the plain form's matrix products",
+                f"{flops.factored / 1e9:.1f} with titles' once; {counted['xla'] / 1e9:.1f} in ours, by XLA",
             )  # fmt: skip
 
     def _steps_a_round(self, run: Callable[[int], None]) -> int:

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -207,14 +208,20 @@ def work(config: Config, layout: Layout, batch: int) -> Work:
     return Work(6.0 * (both + B * (of_title + of_user)), 6.0 * (both + once + B * per_user))
 
 
-def counted_by_xla(program: Any, table: TitleTable, host: HostBatch) -> float:
-    """Operations of every kind in our step, as XLA counts them before it optimises."""
+def counted_by_xla(program: Any, table: TitleTable, rows: Rows) -> float:
+    """Operations of every kind in our step, as XLA counts them before it optimises.
+
+    It counts the body of a loop once, so the batch is taken as one part: the work is the same.
+    """
     import jax
 
     from jaxrec.parallel import AXIS
 
+    config = copy.deepcopy(program.config)
+    config.train.microbatch = config.train.batch_size
+    program = replace(program, config=config)
     step = jax.vmap(program.train_step, in_axes=(None, 0, None), out_axes=(None, None), axis_name=AXIS)
-    share = jax.tree.map(lambda x: x[None], host)
+    share = jax.tree.map(lambda x: x[None], host_batch(program, rows))
     cost: Any = jax.jit(step).lower(program.abstract_state(), share, table).cost_analysis()
     return float(cost["flops"])
 

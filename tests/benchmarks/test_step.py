@@ -19,6 +19,12 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "configs/tiny.py"
 
 
+@pytest.fixture(autouse=True)
+def _quick_to_compile(monkeypatch):
+    """Of the commands: their models are too small for optimised code to pay."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+
 def test_full_rows_are_full_and_service_rows_as_they_come(tiny, tiny_config):
     program = step_parts.program_of(tiny_config, tiny, 32)
     lengths = {}
@@ -82,12 +88,12 @@ def test_operations_counted_by_hand():
 
 def test_xla_counts_the_products_and_more(tiny, tiny_config):
     program = step_parts.program_of(tiny_config, tiny, 64)
-    rows = step_parts.training_rows(tiny, program.config, "full")
-    found = step_parts.counted_by_xla(
-        program, tiny.arrays.title_table(), step_parts.host_batch(program, rows)
-    )
+    rows, table = step_parts.training_rows(tiny, program.config, "full"), tiny.arrays.title_table()
+    found = step_parts.counted_by_xla(program, table, rows)
     counted = step_parts.work(tiny_config, tiny.layout, 64)
     assert counted.factored < found < 4 * counted.plain
+    program.config.train.microbatch = 16  # four parts, of which XLA would count one
+    assert step_parts.counted_by_xla(program, table, rows) == found
 
 
 def test_a_command_that_cannot_take_a_step_is_said(tmp_path):
