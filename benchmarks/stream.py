@@ -32,9 +32,9 @@ from jaxrec.schema import FIRST_TITLE, POOLS, TITLE_ID, FeatureSpec, Layout
 ROOT = Path(__file__).resolve().parents[1]
 _CATEGORIES = 16  # values of every categorical feature
 _CHUNK = 32_768  # rows made at once
-_LEAD = 8  # batches before the clock starts: what was prefetched while nobody waited is not counted
-_OURS_EXAMPLES, _PEER_EXAMPLES = 1_600_000, 100_000  # in a turn, at most; ours are 24 windows
-_FAST_PEER_EXAMPLES = 400_000
+_LEAD = 5  # batches before the clock starts: what was prefetched while nobody waited is not counted
+_OURS_EXAMPLES = 1_600_000  # in a turn, at most: 24 windows
+_SLOW_EXAMPLES, _FAST_EXAMPLES = 60_000, 400_000  # of a peer; of one that joins whole rows
 _MEMORY_STEPS, _MEMORY_RUNS = 300, 3
 _TARGETS = {"grain": "target 20", "torch": "target 10"}
 Open = Callable[[], Iterator[Any]]
@@ -247,9 +247,10 @@ def _rates(track: Track, directory: Path, flat: Path, batch: int, rounds: int) -
     taken = dict.fromkeys(racers, max(min(_OURS_EXAMPLES, rows.rows) // batch, 1))
     settings = {}
     for name, choices in peers(flat, dtype, batch).items():
-        examples = _PEER_EXAMPLES if name in _TARGETS else _FAST_PEER_EXAMPLES
+        slow = name in _TARGETS or name.startswith("grain")
+        examples = _SLOW_EXAMPLES if slow else _FAST_EXAMPLES
         count = max(min(examples, rows.rows) // batch, 1)
-        chosen, rates = best(track, choices, max(count // 3, 1))
+        chosen, rates = best(track, choices, max(count // 2, 1))
         racers[name], taken[name] = choices[chosen], count
         tried = {setting: rate * batch for setting, rate in rates.items()}
         settings[name] = {"chosen": chosen, "examples_per_second": tried}
