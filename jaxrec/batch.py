@@ -163,11 +163,13 @@ class Queries(NamedTuple):
     candidate: jax.Array
 
 
-def queries(words: Any, view: View) -> Queries:
+def queries(words: Any, view: View, packing: Packing | None = None) -> Queries:
+    """From rows of words [B, words]. Histories share rows where `packing` says how."""
     rows = decode(words, view.layout.query_dtype())
     target = rows["target"][:, :, None]
     lists = [jnp.concatenate([target, rows[f"list_{name}"]], axis=2) for name in LISTS]
-    return Queries(rows, history(rows, view), jnp.stack(lists, axis=1))
+    shown = history(rows, view) if packing is None else packed(rows, view, packing)
+    return Queries(rows, shown, jnp.stack(lists, axis=1))
 
 
 def validation(found: Queries, valid: Any, next_k: int) -> Batch:

@@ -13,8 +13,9 @@ from jaxrec import baselines, metrics
 from jaxrec.checkpoint import Checkpointer, abstract
 from jaxrec.config import Config
 from jaxrec.config_check import from_json
+from jaxrec.data.packing import Packer
 from jaxrec.data.store import Arrays, Dataset, Rows
-from jaxrec.data.stream import EvalBatches, stream
+from jaxrec.data.stream import EvalBatches, PackedEvalBatches, stream
 from jaxrec.errors import InputError
 from jaxrec.parallel import map_queries, replicate, replicated
 from jaxrec.schema import LISTS, Layout, TitleTable
@@ -29,7 +30,7 @@ class Scorer:
 
     def __init__(self, program: Program, table: TitleTable, with_loss: bool, next_k: int) -> None:
         self._step = map_queries(program.eval_step(next_k, with_loss))
-        self._table = table
+        self._table, self._program = table, program
         self._batch_size = program.config.evaluate.batch_size
         if jax.default_backend() == "cpu":
             self._batch_size = min(self._batch_size, _CPU_QUERIES * jax.device_count())
@@ -39,19 +40,35 @@ class Scorer:
         self, params: Any, rows: Rows
     ) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
         """Scores [Q, lists, K, 1 + negatives] of every row, in order, and the summed (sum, count) metrics."""
-        scores, sums = [], []
-        for more, added in self._ahead(params, rows):
+        scores, sums, places = [], [], []
+        for more, added, place in self._ahead(params, rows):
             scores.append(np.asarray(more))
             sums.append(jax.device_get(added))
-        every = np.concatenate(scores)[: rows.rows]
-        return every, jax.tree.map(lambda *parts: sum(np.asarray(p, np.float64) for p in parts), *sums)
+            if place is not None:
+                places.append(place)
+        every = np.concatenate(scores)
+        if places:
+            at = np.concatenate(places)
+            in_order = np.empty((rows.rows, *every.shape[1:]), every.dtype)
+            in_order[at[at >= 0]] = every[at >= 0]
+            every = in_order
+        sums_of_all = jax.tree.map(lambda *parts: sum(np.asarray(p, np.float64) for p in parts), *sums)
+        return every[: rows.rows], sums_of_all
 
-    def _ahead(self, params: Any, rows: Rows) -> Iterator[tuple[jax.Array, Any]]:
-        """Each batch's outputs once the next is dispatched, so that the device is never waited for twice."""
-        batches = EvalBatches(rows, self._batch_size, jax.process_index(), jax.process_count())
+    def _batches(self, rows: Rows) -> EvalBatches | PackedEvalBatches:
+        """Packed on one process. Several would have to agree on where each one's rows went."""
+        if jax.process_count() > 1:
+            return EvalBatches(rows, self._batch_size, jax.process_index(), jax.process_count())
+        view = self._program.view
+        packer = Packer(rows.dtype, view.windows, view.keeps_abandoned)
+        return PackedEvalBatches(rows, self._batch_size, jax.device_count(), packer)
+
+    def _ahead(self, params: Any, rows: Rows) -> Iterator[tuple[jax.Array, Any, np.ndarray | None]]:
+        """Each batch's outputs and places once the next is dispatched, so that the device is never waited for
+        twice."""
         before = None
-        for batch in stream(batches, prefetch=self._prefetch):
-            now = self._step(params, batch, self._table)
+        for batch in stream(self._batches(rows), prefetch=self._prefetch):
+            now = (*self._step(params, batch._replace(place=None), self._table), batch.place)
             if before is not None:
                 yield before
             before = now

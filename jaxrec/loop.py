@@ -183,9 +183,8 @@ def training_batches(program: Program, rows: Rows) -> TrainBatches:
     devices = jax.device_count()
     shares = devices * program.parts(train.batch_size // devices)
     sample = rows.read(np.unique(np.linspace(0, rows.blocks - 1, _SAMPLE_BLOCKS).astype(int)))
-    packer = Packer(
-        rows.dtype, program.windows, sampling.history_keeps_abandoned, sample, train.batch_size, shares
-    )
+    packer = Packer(rows.dtype, program.windows, sampling.history_keeps_abandoned)
+    packer.fit(sample, train.batch_size, shares)
     share = (jax.process_index(), jax.process_count())
     return TrainBatches(
         rows, train.batch_size, train.seed, program.total_steps, *share, packer.lengths, shares, packer

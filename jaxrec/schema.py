@@ -225,6 +225,7 @@ class HostBatch(NamedTuple):
     words: np.ndarray  # [B, words] uint32, rows viewed as words
     valid: np.ndarray  # [B] bool; False for padding at an epoch's tail
     packing: Packing | None = None  # None: a history a row
+    place: np.ndarray | None = None  # [B] row of its split, -1 for padding, where not in order; of the host
 
 
 class TitleTable(NamedTuple):

@@ -192,11 +192,10 @@ class Program:
     def train_step(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[TrainState, Sums]:
         """One step on this device's share; inside `parallel.map_over_devices`."""
         grads, sums = self.gradients(state, host, table)
-        tx = optimizer.make(self.config.optimizer)
-        updates, slots = tx.update(
-            grads, state.optimizer, state.params, value=state.validation, fresh=state.fresh
-        )
-        params = optimizer.apply(state.params, updates)
+        params, slots = optimizer.step(
+            self.config.optimizer, grads, state.optimizer, state.params,
+            value=state.validation, fresh=state.fresh,
+        )  # fmt: skip
         one = jnp.float32(1)
         sums |= {
             "gradient_norm": (optimizer.norm(grads), one),
@@ -211,7 +210,7 @@ class Program:
         tau = self.config.model.gate.temperature
 
         def step(params: Any, host: HostBatch, table: TitleTable) -> tuple[jax.Array, Sums]:
-            found = batches.queries(host.words, self.view)
+            found = batches.queries(host.words, self.view, host.packing)
             variables = {"params": params}
             user: Any = self.model.apply(variables, found.history, table, tau, method="encode")
             candidates = found.candidate[:, :, :next_k]

@@ -12,13 +12,13 @@ def test_scores_do_not_depend_on_how_many_at_a_time(tiny, tiny_config, monkeypat
     program = Program(tiny_config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
     params, table = replicate(program.init().params), replicate(tiny.arrays.title_table())
     rows, sizes = tiny.rows("test"), []
-    batches = evaluation.EvalBatches
+    batches = evaluation.PackedEvalBatches
 
     def noted(rows, size, *share):
         sizes.append(size)
         return batches(rows, size, *share)
 
-    monkeypatch.setattr(evaluation, "EvalBatches", noted)
+    monkeypatch.setattr(evaluation, "PackedEvalBatches", noted)
 
     def scored(queries):
         monkeypatch.setattr(evaluation, "_CPU_QUERIES", queries)
@@ -31,3 +31,10 @@ def test_scores_do_not_depend_on_how_many_at_a_time(tiny, tiny_config, monkeypat
     assert np.allclose(many, few, atol=1e-6)
     assert np.isclose(means(many_sums)["loss"], means(few_sums)["loss"], rtol=1e-6)
     assert many_sums["loss"][1] == few_sums["loss"][1] == rows.rows
+
+    plain = evaluation.Scorer(program, table, with_loss=True, next_k=1)
+    monkeypatch.setattr(plain, "_batches", lambda rows: evaluation.EvalBatches(rows, 48))
+    alone, alone_sums = plain(params, rows)
+    assert np.allclose(alone, few, atol=1e-6)  # every query has its own scores back
+    assert np.isclose(means(alone_sums)["loss"], means(few_sums)["loss"], rtol=1e-6)
+    assert abs(few[1:] - few[:-1]).max() > 1e-3

@@ -6,6 +6,8 @@ dealt round robin to its shares, so example j of the last share is as long as an
 made for that share, holds every share's examples, and every process makes the same plan.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from jaxrec.schema import PAD, Packing
@@ -49,21 +51,26 @@ def plan(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 class Packer:
-    """Packs what a model of these windows is shown of rows of `dtype`.
+    """Packs what a model of these windows is shown of rows of `dtype`. Windows descend, each once.
 
-    `sample` [N, words] are rows of the dataset, from whose lengths follows how many packed rows stand
-    for a share's examples; a batch that needs more is not packed. Windows descend, each once.
+    `rows` are the packed rows that stand for a share's examples, for each window: of `fit` or of `cover`.
     """
 
-    def __init__(
-        self, dtype: np.dtype, windows: tuple[int, ...], keeps_abandoned: bool,
-        sample: np.ndarray, batch_size: int, shares: int,
-    ) -> None:  # fmt: skip
+    def __init__(self, dtype: np.dtype, windows: tuple[int, ...], keeps_abandoned: bool) -> None:
         self._dtype, self._windows, self._keeps_abandoned = dtype, windows, keeps_abandoned
-        self._shares = shares
-        share = batch_size // shares
-        lengths = self.lengths(sample)
-        self.rows = tuple(_rows(np.minimum(lengths, w), w, share, batch_size) for w in windows)
+        self.rows: tuple[int, ...] = (0,) * len(windows)
+
+    def fit(self, sample: np.ndarray, batch_size: int, shares: int) -> "Packer":
+        """Room for batches of a dataset like `sample` [N, words]: one that needs more is not packed."""
+        lengths, share = self.lengths(sample), batch_size // shares
+        self.rows = tuple(_rows(np.minimum(lengths, w), w, share, batch_size) for w in self._windows)
+        return self
+
+    def cover(self, longest: Iterable[np.ndarray]) -> "Packer":
+        """Room for just these batches, each told by the lengths of its last share."""
+        used = [[plan(np.minimum(x, w), w)[2] for w in self._windows] for x in longest]
+        self.rows = tuple(np.maximum(np.max(used, axis=0), 1).tolist())
+        return self
 
     def _kept(self, words: np.ndarray) -> np.ndarray:
         """[N, history] bool: the titles a history shows."""

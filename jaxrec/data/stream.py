@@ -14,6 +14,7 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
+from jaxrec.data.packing import Packer
 from jaxrec.data.store import BLOCK_ROWS, Rows
 from jaxrec.errors import InputError
 from jaxrec.schema import HostBatch, Packing
@@ -172,7 +173,38 @@ class EvalBatches:
         return HostBatch(out, np.arange(self._share) < len(words))
 
 
-def stream(batches: TrainBatches | EvalBatches, start: int = 0, prefetch: int = 2) -> Iterator[HostBatch]:
+class PackedEvalBatches:
+    """Every row once, histories packed, for a process that is alone: each batch a systematic sample of the
+    split, so that all need about the same room, its rows by length and dealt to `shares` devices."""
+
+    def __init__(self, rows: Rows, batch_size: int, shares: int, packer: Packer):
+        self._words, self._batch, self._shares = rows.read(np.arange(rows.blocks)), batch_size, shares
+        self._lengths = packer.lengths(self._words)
+        self._pack = packer.cover(self._longest(self._places(t)) for t in range(len(self)))
+
+    def __len__(self) -> int:
+        return -(-len(self._words) // self._batch)
+
+    def _places(self, t: int) -> np.ndarray:
+        """[batch] rows of batch t by length; -1, which stands before them, for padding."""
+        at = np.arange(t, len(self._words), len(self))
+        at = at[np.argsort(self._lengths[at], kind="stable")]
+        return np.concatenate([np.full(self._batch - len(at), -1), at])
+
+    def _longest(self, places: np.ndarray) -> np.ndarray:
+        return np.where(places < 0, 0, self._lengths[places])[self._shares - 1 :: self._shares]
+
+    def __getitem__(self, t: int) -> HostBatch:
+        places = self._places(int(t))
+        dealt = places.reshape(-1, self._shares).T.reshape(-1)
+        words = self._words[dealt]
+        words[dealt < 0] = 0
+        return HostBatch(words, dealt >= 0, self._pack(words, self._longest(places)), dealt)
+
+
+def stream(
+    batches: TrainBatches | EvalBatches | PackedEvalBatches, start: int = 0, prefetch: int = 2
+) -> Iterator[HostBatch]:
     """Batches from `start` on, read ahead by `prefetch` threads. Resuming is starting at the step."""
     dataset = grain.MapDataset.source(batches)[start:]
     options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)

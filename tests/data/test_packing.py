@@ -53,7 +53,7 @@ def stored(count=40):
 
 
 def packer(rows, shares, keeps=False):
-    return Packer(rows.dtype, WINDOWS, keeps, as_words(rows), len(rows), shares)
+    return Packer(rows.dtype, WINDOWS, keeps).fit(as_words(rows), len(rows), shares)
 
 
 def deal(rows, shares, keeps):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from jaxrec.data import stream as streams
+from jaxrec.data.packing import Packer
 from jaxrec.data.store import BLOCK_ROWS, as_words
-from jaxrec.data.stream import EvalBatches, TrainBatches, stream
+from jaxrec.data.stream import EvalBatches, PackedEvalBatches, TrainBatches, stream
 from jaxrec.errors import InputError
 
 
@@ -202,3 +203,20 @@ def test_a_batch_larger_than_the_dataset_is_refused(tiny):
 def test_a_batch_that_cannot_be_dealt_is_refused(rows):
     with pytest.raises(InputError, match=r"train.batch_size=100 must divide by the 3 devices"):
         make(rows, shares=3)
+
+
+@pytest.mark.parametrize("shares", [1, 4])
+def test_packed_evaluation_gives_every_row_once_and_says_which(tiny, shares):
+    rows = tiny.rows("test")
+    packer = Packer(rows.dtype, (8, 3), False)
+    batches = PackedEvalBatches(rows, 96, shares, packer)
+    found = list(stream(batches))
+    assert len(found) == len(batches) == -(-rows.rows // 96)
+    every, words = rows.read(np.arange(rows.blocks)), np.concatenate([b.words for b in found])
+    place, valid = np.concatenate([b.place for b in found]), np.concatenate([b.valid for b in found])
+    assert sorted(place[valid]) == list(range(rows.rows)) and (place[~valid] == -1).all()
+    assert np.array_equal(words[valid], every[place[valid]]) and not words[~valid].any()
+    for batch in found:
+        lengths = packer.lengths(batch.words).reshape(shares, -1)
+        assert (np.diff(lengths, axis=1) >= 0).all()
+        assert batch.packing.titles.shape == (shares * packer.rows[0], 8)
