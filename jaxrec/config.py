@@ -220,6 +220,7 @@ class Optimizer:
     weight_decay: float = 0.01
     decay: str = "decoupled"  # or "coupled", as PyTorch's Adam does
     decay_spares: str = "nothing"  # or "biases_and_norms"
+    lazy: bool = False  # embedding rows without a gradient keep moments and value, and do not decay
     plateau_factor: float = 0.5
     plateau_patience: int = 2  # evaluations, in PyTorch's meaning
 
