@@ -43,7 +43,7 @@ def test_kept_rows_are_read_as_those_on_disk(tiny):
     kept, blocks = step_parts.Kept(disk.all()), np.arange(disk.blocks)[::-1]
     assert np.array_equal(kept.block_rows(), disk.block_rows())
     assert np.array_equal(kept.read(blocks), disk.read(blocks))
-    out = np.empty_like(kept.read(blocks))
+    out = np.zeros_like(kept.read(blocks))
     kept.read_into(blocks, out)
     assert np.array_equal(out, disk.read(blocks))
 

@@ -114,6 +114,9 @@ def test_training_lowers_the_loss_and_draws_anew(tiny, tiny_config):
     torch_check.load(model, program.init().params)
     trainer = torch_smoe.Trainer(model, tiny_config, program.threshold)
     batch, tau = torch_smoe.examples(batch_of(tiny, program)), torch.tensor(1.0)
-    assert trainer.loss(batch, tau).item() != trainer.loss(batch, tau).item()  # dropout and noise
+    candidate = torch.cat([batch.positive, batch.negative], 1)
+    one, two = (model(batch.history, candidate, tau, 1) for _ in range(2))
+    assert not torch.equal(one.clean_gate, two.clean_gate)  # dropout
+    assert (one.gate - one.clean_gate).abs().min() > 0  # noise
     losses = [trainer.step(batch, tau).item() for _ in range(40)]
     assert losses[-1] < 0.9 * losses[0]
