@@ -116,7 +116,7 @@ def step(
     paths, tree = jax.tree_util.tree_flatten_with_path(params)
     for (path, _), gradient, *rows in zip(paths, *map(jax.tree.leaves, whole), strict=True):
         new.append(lazily(rule, gradient, tuple(rows), at_a_time) if _is_table(path) else next(other))
-    mu, nu, params = (tree.unflatten(leaves) for leaves in zip(*new, strict=True))
+    mu, nu, params = (jax.tree.unflatten(tree, leaves) for leaves in zip(*new, strict=True))
     return params, (*after[:adam], after[adam]._replace(mu=mu, nu=nu), *after[adam + 1 :])
 
 
@@ -147,11 +147,11 @@ def lazily(rule: Rule, gradient: jax.Array, rows: Moments, at_a_time: int) -> Mo
 
     def some(i: jax.Array, rows: Moments) -> Moments:
         at = jax.lax.dynamic_slice(which, (i * at_a_time,), (at_a_time,))
-        g, *own = (
+        g, mu, nu, x = (
             table.at[at].get(mode="fill", fill_value=0, indices_are_sorted=True)
             for table in (gradient, *rows)
         )
-        new = rule(g, tuple(own))
+        new = rule(g, (mu, nu, x))
         mu, nu, x = (
             table.at[at].set(y, mode="drop", indices_are_sorted=True)
             for table, y in zip(rows, new, strict=True)
