@@ -92,7 +92,7 @@ class Run:
             self.checkpoints.save(self.saves, self.state, self.meta, self.arrays)
             out["stall"] = time.perf_counter() - started
         steps = 0
-        while time.perf_counter() - started < seconds:
+        while not steps or time.perf_counter() - started < seconds:
             self.state, sums = self.step(self.state, next(self.batches), self.table)
             jax.block_until_ready(sums)
             steps += 1
