@@ -1,5 +1,7 @@
 """The step's ways to the same gradients: histories packed or not, a batch at once or part by part."""
 
+import copy
+
 import jax
 import numpy as np
 import pytest
@@ -17,7 +19,8 @@ def _quick_to_compile():
 
 
 def gradients(tiny, config, microbatch, pack):
-    config.train.microbatch = microbatch
+    config = copy.deepcopy(config)
+    config.model.dtype, config.train.microbatch = "float64", microbatch
     program = Program(config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
     batch = training_batches(program, tiny.rows("train"))[1]
     assert batch.packing is not None
@@ -34,7 +37,6 @@ def gradients(tiny, config, microbatch, pack):
 @pytest.mark.usefixtures("_quick_to_compile")
 def test_packing_and_parts_change_nothing(tiny, tiny_config):
     with jax.enable_x64(True):
-        tiny_config.model.dtype = "float64"
         plain, sums = gradients(tiny, tiny_config, 64, pack=False)
         for microbatch in (64, 16):
             found, other = gradients(tiny, tiny_config, microbatch, pack=True)
@@ -49,5 +51,6 @@ def test_packing_and_parts_change_nothing(tiny, tiny_config):
     [(64, 64, 1), (0, 64, 1), (0, 1024, 4), (20, 64, 4), (3, 7, 7), (99, 64, 1)],
 )
 def test_parts_divide_a_share_and_hold_no_more_than_asked(tiny, tiny_config, microbatch, share, parts):
-    tiny_config.train.microbatch = microbatch
-    assert Program(tiny_config, tiny.layout, 0.5, 4, 40).parts(share) == parts
+    config = copy.deepcopy(tiny_config)
+    config.train.microbatch = microbatch
+    assert Program(config, tiny.layout, 0.5, 4, 40).parts(share) == parts

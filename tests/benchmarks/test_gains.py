@@ -1,5 +1,7 @@
 """Each form that is raced is our step with one thing undone: the same loss, where it has the same draws."""
 
+import copy
+
 import jax
 import numpy as np
 import pytest
@@ -23,9 +25,9 @@ def test_other_forms_of_attention_are_ours(name):
 
 
 def test_a_form_takes_a_step(tiny, tiny_config, tiny_directory):
-    tiny_config.data.directory = str(tiny_directory)
-    tiny_config.train.microbatch = 32
-    program = parts.program_of(tiny_config, tiny, 64)
+    config = copy.deepcopy(tiny_config)
+    config.data.directory, config.train.microbatch = str(tiny_directory), 32
+    program = parts.program_of(config, tiny, 64)
     host = parts.host_batch(program, tiny.rows("train"))
     table = tiny.arrays.title_table()
     name = "titles projected one by one"
