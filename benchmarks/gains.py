@@ -22,6 +22,7 @@ from benchmarks.command import Report, run, spread
 from benchmarks.measure import interleaved, matrix_rate, ratio
 from jaxrec.command import load_config
 from jaxrec.data.store import Dataset
+from jaxrec.errors import InputError
 from jaxrec.prepare import ensure
 from jaxrec.schema import HostBatch
 
@@ -34,6 +35,7 @@ def _flags() -> None:
     flags.DEFINE_integer("rounds", 7, "each times every form once", lower_bound=1)
     flags.DEFINE_string("data", "", "where the rows are prepared, or lie; empty: a temporary directory")
     flags.DEFINE_integer("users", 20_000, "of the simulated service")
+    flags.DEFINE_list("forms", [], "some of the forms by name; empty: all, minutes of compiling")
 
 
 def forms() -> dict[str, tuple[Any, str]]:
@@ -138,6 +140,11 @@ def main(found: flags.FlagValues) -> Report:
         host = parts.host_batch(program, parts.training_rows(dataset, config, "service"))
         table = dataset.arrays.title_table()
         ways = forms()
+        wrong = [name for name in found.forms if name not in ways]
+        if wrong:
+            raise InputError(f"--forms={wrong[0]}: allowed: {', '.join(ways)}")
+        if found.forms:
+            ways = {name: way for name, way in ways.items() if name in (AS_IT_IS, *found.forms)}
         rivals = {name: rival(name, way[0], program, table, host) for name, way in ways.items()}
         times = interleaved(rivals, found.rounds)
     limit = matrix_rate()
