@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Every figure of one accelerator, in one call: benchmarks in bfloat16 beside PyTorch on the same chip, and an
-# epoch of configs/smoe.py:paper timed from raw logs on. Not run yet: no such machine was at hand.
+# Every figure of one accelerator, in one call: the step in bfloat16 beside PyTorch on the same chip, the other
+# benchmarks, and an epoch of configs/smoe.py:paper, input included, once prepared. Not run yet: no such machine was at hand.
 #
-#   launch/gpu.sh [OUT]        # about an hour, of which preparing a million users is most
+#   launch/gpu.sh [OUT]
 #
 # Wants jaxrec installed with the extras cuda and peers, PyTorch with CUDA. Results: OUT/*.json, OUT/*.txt, and
 # OUT/epoch/metrics.jsonl, whose "input_stall" is the share of the time that waited for the stream.
