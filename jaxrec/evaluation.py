@@ -17,7 +17,7 @@ from jaxrec.data.packing import Packer
 from jaxrec.data.store import Arrays, Dataset, Rows
 from jaxrec.data.stream import EvalBatches, PackedEvalBatches, stream
 from jaxrec.errors import InputError
-from jaxrec.parallel import map_queries, replicate, replicated
+from jaxrec.parallel import as_global, map_queries, replicate, replicated
 from jaxrec.schema import LISTS, Layout, TitleTable
 from jaxrec.step import Program
 
@@ -30,6 +30,7 @@ class Scorer:
 
     def __init__(self, program: Program, table: TitleTable, with_loss: bool, next_k: int) -> None:
         self._step = map_queries(program.eval_step(next_k, with_loss))
+        self._catalogue = jax.jit(program.catalogue, static_argnums=2)
         self._table, self._program = table, program
         self._batch_size = program.config.evaluate.batch_size
         if jax.default_backend() == "cpu":
@@ -67,8 +68,10 @@ class Scorer:
         """Each batch's outputs and places once the next is dispatched, so that the device is never waited for
         twice."""
         before = None
+        params = as_global(params)  # as the table is
+        given = params, self._catalogue(params, self._table, self._batch_size // jax.device_count())
         for batch in stream(self._batches(rows), prefetch=self._prefetch):
-            now = (*self._step(params, batch._replace(place=None), self._table), batch.place)
+            now = (*self._step(given, batch._replace(place=None), self._table), batch.place)
             if before is not None:
                 yield before
             before = now

@@ -204,24 +204,35 @@ class Program:
         }
         return TrainState(params, slots, state.step + 1, state.validation, jnp.bool_(False)), sums
 
+    def catalogue(self, params: Any, table: TitleTable, queries: int) -> Any:
+        """The model's catalogue, where it has fewer titles than `queries`, an evaluation's at a time, look
+        up; else None."""
+        if self.layout.titles >= queries * self.layout.negatives:
+            return None
+        return self.model.apply({"params": params}, table, method="catalogue")
+
     def eval_step(self, next_k: int, with_loss: bool) -> Callable:
-        """A step `(params, batch, table) -> (scores [B, lists, next_k, 1 + negatives], sums)`; scores of
-        every device's share, in order. No noise, no dropout, the final temperature."""
+        """A step `((params, catalogue), batch, table) -> (scores [B, lists, next_k, 1 + negatives], sums)`;
+        scores of every device's share, in order. No noise, no dropout, the final temperature. `catalogue`
+        is of `self.catalogue`."""
         tau = self.config.model.gate.temperature
 
-        def step(params: Any, host: HostBatch, table: TitleTable) -> tuple[jax.Array, Sums]:
+        def step(given: tuple[Any, Any], host: HostBatch, table: TitleTable) -> tuple[jax.Array, Sums]:
+            params, catalogue = given
             found = batches.queries(host.words, self.view, host.packing)
             variables = {"params": params}
-            user: Any = self.model.apply(variables, found.history, table, tau, method="encode")
+            user: Any = self.model.apply(
+                variables, found.history, table, tau, None, catalogue, method="encode"
+            )
             candidates = found.candidate[:, :, :next_k]
             flat = candidates.reshape(len(candidates), -1)
             tasks = (self.score_task,)
-            of_task: Any = self.model.apply(variables, user, flat, table, tasks, method="score")
+            of_task: Any = self.model.apply(variables, user, flat, table, tasks, catalogue, method="score")
             scores = of_task[self.score_task].reshape(candidates.shape)
             sums: Sums = {}
             if with_loss:
                 batch = batches.validation(found, host.valid, self.config.sampling.next_k)
-                sums = self.loss(params, batch, table, tau, None)[1]
+                sums = self.loss(params, batch, table, tau, None, catalogue)[1]
             return jax.lax.all_gather(scores, AXIS, tiled=True), jax.lax.psum(sums, AXIS)
 
         return step

@@ -38,3 +38,11 @@ def test_scores_do_not_depend_on_how_many_at_a_time(tiny, tiny_config, monkeypat
     assert np.allclose(alone, few, atol=1e-6)  # every query has its own scores back
     assert np.isclose(means(alone_sums)["loss"], means(few_sums)["loss"], rtol=1e-6)
     assert abs(few[1:] - few[:-1]).max() > 1e-3
+
+    one_by_one = evaluation.Scorer(program, table, with_loss=True, next_k=1)
+    monkeypatch.setattr(one_by_one, "_catalogue", lambda *given: None)
+    own, own_sums = one_by_one(params, rows)
+    assert program.catalogue(params, table, 24) is not None  # what the others read
+    assert program.catalogue(params, table, 0) is None
+    assert np.allclose(own, few, atol=1e-6)
+    assert np.isclose(means(own_sums)["loss"], means(few_sums)["loss"], rtol=1e-6)

@@ -6,8 +6,6 @@ dealt round robin to its shares, so example j of the last share is as long as an
 made for that share, holds every share's examples, and every process makes the same plan.
 """
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from jaxrec.schema import PAD, Packing
@@ -59,6 +57,7 @@ class Packer:
     def __init__(self, dtype: np.dtype, windows: tuple[int, ...], keeps_abandoned: bool) -> None:
         self._dtype, self._windows, self._keeps_abandoned = dtype, windows, keeps_abandoned
         self.rows: tuple[int, ...] = (0,) * len(windows)
+        self._planned: tuple[np.ndarray, tuple] = np.empty(0, np.uint8), ()
 
     def fit(self, sample: np.ndarray, batch_size: int, shares: int) -> "Packer":
         """Room for batches of a dataset like `sample` [N, words]: one that needs more is not packed."""
@@ -66,11 +65,18 @@ class Packer:
         self.rows = tuple(_rows(np.minimum(lengths, w), w, share, batch_size) for w in self._windows)
         return self
 
-    def cover(self, longest: Iterable[np.ndarray]) -> "Packer":
-        """Room for just these batches, each told by the lengths of its last share."""
-        used = [[plan(np.minimum(x, w), w)[2] for w in self._windows] for x in longest]
-        self.rows = tuple(np.maximum(np.max(used, axis=0), 1).tolist())
+    def cover(self, longest: np.ndarray) -> "Packer":
+        """Room for just the batches whose lengths, the last share's, are nowhere above `longest`."""
+        self.rows = tuple(max(used, 1) for _, _, used in self._plans(longest))
         return self
+
+    def _plans(self, longest: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray, int], ...]:
+        """The plan of each window, kept while the lengths stay as they are."""
+        before, plans = self._planned
+        if not np.array_equal(before, longest):
+            plans = tuple(plan(np.minimum(longest, w), w) for w in self._windows)
+            self._planned = longest, plans  # at once, for several threads ask
+        return plans
 
     def _kept(self, words: np.ndarray) -> np.ndarray:
         """[N, history] bool: the titles a history shows."""
@@ -85,7 +91,7 @@ class Packer:
     def __call__(self, words: np.ndarray, longest: np.ndarray) -> Packing | None:
         """This process's shares, one after the other, from their words; `longest` are the lengths of the
         last share of all. None where a plan needs more rows than there are."""
-        plans = [plan(np.minimum(longest, w), w) for w in self._windows]
+        plans = self._plans(longest)
         if any(used > rows for (_, _, used), rows in zip(plans, self.rows, strict=True)):
             return None
         kept = self._kept(words)

@@ -175,31 +175,31 @@ class EvalBatches:
 
 class PackedEvalBatches:
     """Every row once, histories packed, for a process that is alone: each batch a systematic sample of the
-    split, so that all need about the same room, its rows by length and dealt to `shares` devices."""
+    split by length, so that one plan serves them all, its rows ascending and dealt to `shares` devices."""
 
     def __init__(self, rows: Rows, batch_size: int, shares: int, packer: Packer):
         self._words, self._batch, self._shares = rows.read(np.arange(rows.blocks)), batch_size, shares
-        self._lengths = packer.lengths(self._words)
-        self._pack = packer.cover(self._longest(self._places(t)) for t in range(len(self)))
+        lengths = packer.lengths(self._words)
+        self._order = np.argsort(lengths, kind="stable")
+        of_rows = np.append(lengths, 0).astype(lengths.dtype)  # the last: of padding, whose place is -1
+        # The longest of every batch, place by place: a little more room than any one needs.
+        longest = np.max([of_rows[self._places(t)] for t in range(len(self))], axis=0)
+        self._longest = longest[shares - 1 :: shares]
+        self._pack = packer.cover(self._longest)
 
     def __len__(self) -> int:
         return -(-len(self._words) // self._batch)
 
     def _places(self, t: int) -> np.ndarray:
         """[batch] rows of batch t by length; -1, which stands before them, for padding."""
-        at = np.arange(t, len(self._words), len(self))
-        at = at[np.argsort(self._lengths[at], kind="stable")]
+        at = self._order[int(t) :: len(self)]
         return np.concatenate([np.full(self._batch - len(at), -1), at])
 
-    def _longest(self, places: np.ndarray) -> np.ndarray:
-        return np.where(places < 0, 0, self._lengths[places])[self._shares - 1 :: self._shares]
-
     def __getitem__(self, t: int) -> HostBatch:
-        places = self._places(int(t))
-        dealt = places.reshape(-1, self._shares).T.reshape(-1)
+        dealt = self._places(t).reshape(-1, self._shares).T.reshape(-1)
         words = self._words[dealt]
         words[dealt < 0] = 0
-        return HostBatch(words, dealt >= 0, self._pack(words, self._longest(places)), dealt)
+        return HostBatch(words, dealt >= 0, self._pack(words, self._longest), dealt)
 
 
 def stream(

@@ -220,3 +220,6 @@ def test_packed_evaluation_gives_every_row_once_and_says_which(tiny, shares):
         lengths = packer.lengths(batch.words).reshape(shares, -1)
         assert (np.diff(lengths, axis=1) >= 0).all()
         assert batch.packing.titles.shape == (shares * packer.rows[0], 8)
+    kept = np.minimum(packer.lengths(every.reshape(len(every), -1)), 8)
+    fewest = -(-int(kept.sum()) // len(found) // 8 // shares)
+    assert fewest <= packer.rows[0] <= fewest * 1.3 + 2  # one plan for all of them wastes little
