@@ -30,6 +30,7 @@ from jaxrec.errors import InputError
 from jaxrec.schema import FIRST_TITLE, POOLS, TITLE_ID, FeatureSpec, Layout
 
 ROOT = Path(__file__).resolve().parents[1]
+_CONFIG = f"{ROOT / 'configs/smoe.py'}:paper"
 _CATEGORIES = 16  # values of every categorical feature
 _CHUNK = 32_768  # rows made at once
 _LEAD = 5  # batches before the clock starts: what was prefetched while nobody waited is not counted
@@ -45,7 +46,7 @@ Open = Callable[[], Iterator[Any]]
 
 def paper_layout() -> Layout:
     """The rows of configs/smoe.py:paper: history 32, pools 16, 32, 20 and 8, 5,000 titles."""
-    config = load_config(str(ROOT / "configs/smoe.py") + ":paper")
+    config = load_config(_CONFIG)
     features = tuple(
         FeatureSpec(
             f.name,
@@ -109,20 +110,22 @@ def write(directory: Path, count: int) -> Path:
 # ---------------------------------------------------------------- the rivals
 
 
-def history_length(words: np.ndarray, first: int, length: int) -> np.ndarray:
-    """Titles in each row's history, right-aligned in the `length` words from `first` on; at least one."""
-    return (length - (words[:, first : first + length] != 0).argmax(axis=1)).astype(np.uint8)
-
-
-def ours(directory: Path, batch: int, by_length: bool = False) -> Iterator[dict[str, np.ndarray]]:
-    """Our batches with every field: the packed words, which fields are views of."""
+def ours(directory: Path, batch: int, packed: bool = False) -> Iterator[dict[str, np.ndarray]]:
+    """Our batches with every field: the packed words, which fields are views of. With `packed`, as training
+    takes them: sorted by length, dealt to the device's parts, and planned how histories share rows."""
     dataset = Dataset(directory)
-    rows, layout = dataset.rows("train"), dataset.layout
-    first = rows.dtype.fields["history_title"][1] // 4  # type: ignore[index]
-    lengths = partial(history_length, first=first, length=layout.history) if by_length else None
-    for found in stream(TrainBatches(rows, batch, seed=0, steps=10**9, lengths=lengths)):
-        packed = found.words.view(rows.dtype)[:, 0]
-        yield {name: packed[name] for name in rows.dtype.names or ()}
+    rows = dataset.rows("train")
+    batches = TrainBatches(rows, batch, seed=0, steps=10**9)
+    if packed:
+        from jaxrec.loop import training_batches
+        from jaxrec.step import Program
+
+        config = load_config(_CONFIG)
+        config.train.batch_size = batch
+        batches = training_batches(Program(config, dataset.layout, 0.5, rows.rows // batch, 10**9), rows)
+    for found in stream(batches):
+        of_fields = found.words.view(rows.dtype)[:, 0]
+        yield {name: of_fields[name] for name in rows.dtype.names or ()}
 
 
 class Track:
@@ -242,7 +245,7 @@ def _rates(track: Track, directory: Path, flat: Path, batch: int, rounds: int) -
     dtype = rows.dtype
     racers: dict[str, Open] = {
         "ours": partial(ours, directory, batch),
-        "ours, sorted by length": partial(ours, directory, batch, by_length=True),
+        "ours, histories packed": partial(ours, directory, batch, packed=True),
     }
     taken = dict.fromkeys(racers, max(min(_OURS_EXAMPLES, rows.rows) // batch, 1))
     settings = {}
