@@ -99,6 +99,10 @@ class Truth(Protocol):
           request is this one, not knowing which were; sums to 1 over the catalogue.
         """
 
+    def mood(self, user: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """[N] in [0, 1] of requests: how far what the user is after for the moment moves what is chosen, as
+        the total variation between the densities of the next play with and without it."""
+
 
 class Source(Protocol):
     """A reader of somebody's logs. Iterating twice gives the same rows."""
@@ -192,6 +196,7 @@ class Layout:
                 (f"truth_{name}", "<f4", k1),
             ]
         extra += [("list_hard", "<i4", (self.next_k,))]  # how many of the enabled list are hard negatives
+        extra += [("mood", "<f4", ())]  # `Truth.mood`; NaN where no truth is known
         return np.dtype([*self._request_fields(), *extra])
 
     def to_json(self) -> dict[str, Any]:

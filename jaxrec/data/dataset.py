@@ -208,20 +208,23 @@ class _Preparation:
         self, made: examples.Examples, log: examples.Log, world: negatives.Universe, held: HeldOut,
         order: np.ndarray, arrays: Arrays, layout: Layout,
     ) -> None:  # fmt: skip
-        """The oracle's columns of the held-out rows: p/q and p of the K=1 lists, NaN without a truth."""
+        """The truth's columns of the held-out rows: p/q and p of the K=1 lists, the mood; NaN without one."""
         truth = self.source.truth()
         for split in SPLITS[1:]:
             rows = made.rows[split]
             if truth is None:
                 for name in LISTS:
                     rows[f"oracle_{name}"] = rows[f"truth_{name}"] = np.nan
+                rows["mood"] = np.nan
                 continue
             user, time = made.requests[split]
             lists = [
                 np.concatenate([rows["target"][:, :1], rows[f"list_{name}"][:, 0]], axis=1) for name in LISTS
             ]
             rank = arrays.rank_of_id[np.concatenate(lists, axis=1)]
-            p, abandoned = truth.densities(held.keys(log.hash[user]), time, order[rank])
+            keys = held.keys(log.hash[user])
+            rows["mood"] = truth.mood(keys, time)
+            p, abandoned = truth.densities(keys, time, order[rank])
             for l, name in enumerate(LISTS):
                 part = slice(l * (layout.negatives + 1), (l + 1) * (layout.negatives + 1))
                 q = negatives.densities(

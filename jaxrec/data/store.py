@@ -24,7 +24,7 @@ from jaxrec.errors import InputError
 from jaxrec.hashing import finalise, mix
 from jaxrec.schema import FIRST_TITLE, SPLITS, Layout, TitleTable
 
-FORMAT = 1
+FORMAT = 2
 BLOCK_ROWS = 512
 SHARD_BLOCKS = 512
 _OPTIONS = "group_size:1,uncompressed"  # blocks are read whole at random; compression costs 3 times the read
@@ -230,7 +230,10 @@ class Dataset:
             )
         self.manifest = json.loads(path.read_text())
         if self.manifest["format"] != FORMAT:
-            raise InputError(f"dataset {self.directory}: format={self.manifest['format']}; allowed: {FORMAT}")
+            raise InputError(
+                f"dataset {self.directory}: format={self.manifest['format']}; allowed: {FORMAT}; "
+                "prepare it again"
+            )
         self.layout = Layout.from_json(self.manifest["layout"])
 
     @property

@@ -6,6 +6,9 @@ place and in which state, not of which titles. (Of a title given a second chance
 play goes on counting as one that may have taken any: a matter of one play in a hundred.)
 """
 
+import dataclasses
+from collections.abc import Iterator
+
 import numpy as np
 
 from jaxrec.config import Simulator
@@ -84,6 +87,39 @@ class SimulatorTruth:
         """
         user, time = np.asarray(user, np.int64), np.asarray(time, np.int64)
         p, a = np.empty(title.shape, np.float32), np.empty(title.shape, np.float32)
+        for asked, row, latents, plays in self._some_users(user):
+            p[asked], a[asked] = self.follow(latents, plays, row, time[asked], title[asked])
+        return p, a
+
+    def mood(self, user: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """As schema.Truth, of the sitting's mood, where all titles are on the slate and none was played.
+
+        It multiplies what a genre would have had: one that is seldom chosen anyway moves little.
+        """
+        user, time = np.asarray(user, np.int64), np.asarray(time, np.int64)
+        c, out = self.config, np.empty(len(user), np.float32)
+        for asked, row, latents, plays in self._some_users(user):
+            at = _play(latents, plays, row, time[asked])
+            for first in range(0, len(at), most := max(1, _CELLS // c.titles)):
+                ids = at[first : first + most]
+                known = latents, plays.row[ids], plays.week[ids], plays.mood[ids]
+                with_it, without = (
+                    self._density(wishes(of, *known)) for of in (c, dataclasses.replace(c, mood=0.0))
+                )
+                out[asked[first : first + most]] = 0.5 * np.abs(with_it - without).sum(axis=1)
+        return out
+
+    def _density(self, wish: np.ndarray) -> np.ndarray:
+        """[N, V]: Luce's choice among all titles by exposure and utility, of who is after `wish` [N, 18]."""
+        utility = (
+            wish @ self.catalogue.taste.T + np.float32(self.config.appeal * APPEAL) * self.catalogue.appeal
+        )
+        weight = np.exp(utility - utility.max(axis=1, keepdims=True)) * self.catalogue.exposure
+        return (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)
+
+    def _some_users(self, user: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, Latents, Plays]]:
+        """A bounded number of users at a time: which requests are theirs, each one's row of the latents, the
+        latents, and what they play. Raises InputError for a user that there is not."""
         order = np.argsort(user, kind="stable")
         keys, begins = np.unique(user[order], return_index=True)
         if len(keys) and not 0 <= keys[0] <= keys[-1] < self.config.users + self.config.test_only_users:
@@ -95,9 +131,7 @@ class SimulatorTruth:
             asked = order[begins[first] : begins[last]]
             latents = make_latents(self.config, keys[first:last])
             plays = make_plays(self.config, self.catalogue, latents)
-            row = np.searchsorted(latents.key, user[asked])
-            p[asked], a[asked] = self.follow(latents, plays, row, time[asked], title[asked])
-        return p, a
+            yield asked, np.searchsorted(latents.key, user[asked]), latents, plays
 
     def follow(
         self, latents: Latents, plays: Plays, row: np.ndarray, time: np.ndarray, title: np.ndarray
@@ -105,11 +139,7 @@ class SimulatorTruth:
         """densities() for requests by users at `row` [N] of latents, whose plays these are."""
         first = np.searchsorted(plays.row, np.arange(len(latents.key)))
         stamp = _composite(plays.row, plays.time)
-        at = np.searchsorted(stamp, _composite(row, time), side="right") - 1
-        wrong = (at < 0) | (plays.row[at] != row)
-        if wrong.any():
-            n = np.nonzero(wrong)[0][0]
-            raise InputError(f"user {latents.key[row[n]]}, time {time[n]}: no play at or before it")
+        at = _play(latents, plays, row, time)
         # a title given a second chance is shown from the first play after it succeeded
         late = np.nonzero((plays.seen_from > plays.time) & (plays.seen_from < NEVER))[0]
         shown = np.searchsorted(stamp, _composite(plays.row[late], plays.seen_from[late]), side="right")
@@ -155,6 +185,16 @@ class SimulatorTruth:
         weight = np.exp(utility - utility.max(axis=1, keepdims=True))
         arrival = free * catalogue.exposure.astype(np.float32)
         return choice_density(weight, arrival, c.slate), abandoning(c, stay)
+
+
+def _play(latents: Latents, plays: Plays, row: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """[N] the first play that each request is, or else the last before it. Raises InputError without one."""
+    at = np.searchsorted(_composite(plays.row, plays.time), _composite(row, time), side="right") - 1
+    wrong = (at < 0) | (plays.row[at] != row)
+    if wrong.any():
+        n = np.nonzero(wrong)[0][0]
+        raise InputError(f"user {latents.key[row[n]]}, time {time[n]}: no play at or before it")
+    return at
 
 
 def _still_free(free: np.ndarray, joint: np.ndarray, kept: np.ndarray) -> np.ndarray:

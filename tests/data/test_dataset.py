@@ -93,6 +93,7 @@ def test_the_oracle_is_known_and_beats_ranking_by_p_alone(tiny):
             assert np.isfinite(scores).all() and (scores >= 0).all()
             first[kind] = (scores[:, :1] > scores[:, 1:]).all(axis=1).mean()
         assert first["oracle"] > first["truth"]
+    assert ((rows["mood"] > 0) & (rows["mood"] < 1)).all()
 
 
 def test_nothing_is_left_behind_by_bad_input(tiny_config, tmp_path):

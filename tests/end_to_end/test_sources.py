@@ -84,6 +84,7 @@ def test_tables_of_ones_own_give_the_simulators_own_rows(tiny_config, tmp_path):
     assert [k if isinstance(k, str) else k.decode() for k in key] == [f"t{k}" for k in expected]
     assert own.manifest["has_truth"] is False
     assert np.isnan(own.rows("test").all()["oracle_enabled"]).all()
+    assert np.isnan(own.rows("test").all()["mood"]).all()
 
 
 def test_a_feature_that_no_table_holds_is_named(tiny_config, tmp_path):

@@ -196,3 +196,30 @@ def test_ranking_by_p_over_q_is_the_bound():
     # and it is a posterior: as often right as it says
     posterior = (p / q) / (p / q).sum(axis=1, keepdims=True)
     assert posterior.max(axis=1).mean() == pytest.approx(oracle, abs=0.03)
+
+
+def test_mood_is_how_far_the_sittings_genre_moves_what_is_chosen():
+    c, catalogue, latents, plays = made(300)
+    truth = SimulatorSource(c).truth()
+    at = np.arange(0, len(plays.row), 7)
+    found = truth.mood(latents.key[plays.row[at]], plays.time[at])
+    # by hand, of one play
+    n = at[3]
+    wish = c.taste * latents.taste[plays.row[n]].astype(np.float64)
+    wish[latents.interest[plays.row[n], plays.week[n]]] += c.interest * world.INTEREST
+    weight = np.empty((2, c.titles))
+    for i, mood in enumerate((c.mood, 0.0)):
+        own = wish.copy()
+        own[plays.mood[n]] += mood * world.MOOD
+        weight[i] = catalogue.exposure * np.exp(
+            catalogue.taste @ own + c.appeal * world.APPEAL * catalogue.appeal
+        )
+    p = weight / weight.sum(1, keepdims=True)
+    assert found[3] == pytest.approx(0.5 * abs(p[0] - p[1]).sum(), abs=0.003)  # wishes lie on a grid
+    assert (found > 0).all() and (found < 1).all() and found.std() > 0.05
+    liked = latents.genres[plays.row[at], 0] == plays.mood[at]
+    assert found[liked].mean() > found[~liked].mean()  # it has more to multiply
+    without = dataclasses.replace(c, mood=0.0)
+    assert not SimulatorSource(without).truth().mood(plays.row[at], plays.time[at]).any()
+    with pytest.raises(InputError, match="no play at or before it"):
+        truth.mood(np.array([7]), np.array([5]))
