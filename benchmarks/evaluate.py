@@ -81,8 +81,7 @@ class Setting:
     def lists(self) -> dict[str, Any]:
         from jaxrec.evaluation import model_lists
 
-        scores, _ = self.scorer(self.params, self.found)
-        return model_lists(scores, self.rows, 1, LISTS)
+        return model_lists(self.scorer(self.params, self.found).scores, self.rows, 1, LISTS)
 
     def ranks(self, queries: int) -> np.ndarray:
         """Of the first queries' targets among all titles, [queries]."""
@@ -135,7 +134,7 @@ def hold_equal(setting: Setting, sample: np.ndarray) -> dict[str, float]:
     from jaxrec import metrics
     from jaxrec.evaluation import summary
 
-    ours, rows = setting.scorer(setting.params, setting.found)[0][sample], setting.rows[sample]
+    ours, rows = setting.scorer(setting.params, setting.found).scores[sample], setting.rows[sample]
     worst, apart = 0.0, 0.0
     every, ranks = np.arange(setting.dataset.layout.titles), setting.ranks(sample.max() + 1)[sample]
     for row, scores, rank in zip(rows, ours, ranks, strict=True):

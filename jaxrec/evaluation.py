@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxrec import baselines, metrics
+from jaxrec import baselines, gating, metrics
 from jaxrec.checkpoint import Checkpointer, abstract
 from jaxrec.config import Config
 from jaxrec.config_check import from_json
@@ -25,6 +25,14 @@ CHECKPOINTS = "checkpoints"  # the folder of a workdir that holds them
 _CPU_QUERIES = 256  # of a device at a time: 2,048 are scored at half the rate, past the caches
 
 
+class Scored(NamedTuple):
+    """What a model says of a split's Q queries."""
+
+    scores: np.ndarray  # [Q, lists, K, 1 + negatives], the target first
+    gate: np.ndarray  # [Q, E] weights of the experts, each row adding to 1
+    sums: dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> (sum, count); empty without a loss
+
+
 class Scorer:
     """Scores a split's frozen lists with given parameters; compiled once for each next_k."""
 
@@ -37,24 +45,20 @@ class Scorer:
             self._batch_size = min(self._batch_size, _CPU_QUERIES * jax.device_count())
         self._prefetch = program.config.train.prefetch
 
-    def __call__(
-        self, params: Any, rows: Rows
-    ) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
-        """Scores [Q, lists, K, 1 + negatives] of every row, in order, and the summed (sum, count) metrics."""
-        scores, sums, places = [], [], []
-        for more, added, place in self._ahead(params, rows):
-            scores.append(np.asarray(more))
+    def __call__(self, params: Any, rows: Rows) -> "Scored":
+        """Of every row, in order."""
+        found, sums, places = [], [], []
+        for some_scores, some_gate, added, place in self._ahead(params, rows):
+            found.append((np.asarray(some_scores), np.asarray(some_gate)))
             sums.append(jax.device_get(added))
             if place is not None:
                 places.append(place)
-        every = np.concatenate(scores)
+        scores, gate = (np.concatenate(parts) for parts in zip(*found, strict=True))
         if places:
             at = np.concatenate(places)
-            in_order = np.empty((rows.rows, *every.shape[1:]), every.dtype)
-            in_order[at[at >= 0]] = every[at >= 0]
-            every = in_order
+            scores, gate = (_in_order(x, at, rows.rows) for x in (scores, gate))
         sums_of_all = jax.tree.map(lambda *parts: sum(np.asarray(p, np.float64) for p in parts), *sums)
-        return every[: rows.rows], sums_of_all
+        return Scored(scores[: rows.rows], gate[: rows.rows], sums_of_all)
 
     def _batches(self, rows: Rows) -> EvalBatches | PackedEvalBatches:
         """Packed on one process. Several would have to agree on where each one's rows went."""
@@ -64,7 +68,9 @@ class Scorer:
         packer = Packer(rows.dtype, view.windows, view.keeps_abandoned)
         return PackedEvalBatches(rows, self._batch_size, jax.device_count(), packer)
 
-    def _ahead(self, params: Any, rows: Rows) -> Iterator[tuple[jax.Array, Any, np.ndarray | None]]:
+    def _ahead(
+        self, params: Any, rows: Rows
+    ) -> Iterator[tuple[jax.Array, jax.Array, Any, np.ndarray | None]]:
         """Each batch's outputs and places once the next is dispatched, so that the device is never waited for
         twice."""
         before = None
@@ -77,6 +83,13 @@ class Scorer:
             before = now
         if before is not None:
             yield before
+
+
+def _in_order(found: np.ndarray, at: np.ndarray, rows: int) -> np.ndarray:
+    """[rows, ...] of what was found [N, ...] of the rows `at` [N], -1 for padding."""
+    out = np.empty((rows, *found.shape[1:]), found.dtype)
+    out[at[at >= 0]] = found[at >= 0]
+    return out
 
 
 def summary(scores: np.ndarray, rows: np.ndarray, next_k: int) -> dict[str, Any]:
@@ -189,13 +202,15 @@ def judge(
         )
     table = replicate(loaded.arrays.title_table())
     scorer = Scorer(loaded.program, table, with_loss=False, next_k=max(ks))
-    scores, _ = scorer(loaded.params, found)
+    scores, gate, _ = scorer(loaded.params, found)
     shown = loaded.config.sampling.history_keeps_abandoned
     result: dict[str, Any] = {"name": loaded.config.name, "split": split, "which": which}
     for k in ks:
         suffix = "" if k == 1 else f"_k{k}"
         result[f"lists{suffix}"] = model_lists(scores, rows, k, lists)
         result[f"baselines{suffix}"] = baseline_lists(rows, loaded.arrays, k, lists, shown)
+    if gate.shape[1] > 1:
+        result["gate"] = gating.use(gate, rows, shown)
     if "enabled" in lists:
         result["by_hard"] = by_hard(scores, rows)
     result |= {

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from jaxrec.checkpoint import Checkpointer, abstract
 from jaxrec.command import Interrupt
@@ -25,6 +26,7 @@ from jaxrec.data.store import Dataset, Rows
 from jaxrec.data.stream import TrainBatches, stream
 from jaxrec.errors import InputError
 from jaxrec.evaluation import CHECKPOINTS, Scorer, model_lists
+from jaxrec.gating import COLLAPSED
 from jaxrec.parallel import agreed, as_global, first_process, map_over_devices, replicate, replicated
 from jaxrec.plain import write_json
 from jaxrec.schema import LISTS, HostBatch
@@ -138,9 +140,12 @@ class _Run:
         self, state: TrainState, step: int, scorer: Scorer, writer: Writer
     ) -> tuple[TrainState, dict[str, Any]]:
         """The lists and the loss of the validation users; the loss is handed to the plateau."""
-        scores, sums = scorer(state.params, self.validation)
-        values = means(sums)
-        lists = model_lists(scores, self.validation_rows, 1, LISTS)
+        found = scorer(state.params, self.validation)
+        values = means(found.sums)
+        if values.get("gate_information", COLLAPSED) < COLLAPSED:
+            told = values["gate_information"]
+            logging.warning("step %d: the gate has collapsed: it tells users apart by %.4f nats", step, told)
+        lists = model_lists(found.scores, self.validation_rows, 1, LISTS)
         writer.validation(step, step / self.batches.steps_per_epoch, values, lists)
         given = replicate((jnp.float32(values["loss"]), jnp.bool_(True)))
         return state._replace(validation=given[0], fresh=given[1]), dict(lists["enabled"])

@@ -1,7 +1,8 @@
 """A run's result for people: test.json, the closing table, report.html.
 
 `result` is what `evaluation.judge` gives: `lists` and `baselines` (K=1), `lists_k3` and `baselines_k3`
-(the next three titles as queries of their own), `by_hard`, `dataset`, `step`, `seconds`.
+(the next three titles as queries of their own), `gate` (`gating.use`), `by_hard`, `dataset`, `step`,
+`seconds`.
 """
 
 import html as markup
@@ -27,6 +28,11 @@ NAMES = {
     "not_in_history_rule": "in history last",
     "oracle": "oracle, p/q",
     "oracle_p": "oracle, p alone",
+}
+_GATE = {
+    "by_history": "titles shown",
+    "by_gap": "since the last play",
+    "by_mood": "size of the mood: how far it moves what is chosen",
 }
 _LABEL, _COLUMN = 18, 9  # characters
 
@@ -80,6 +86,8 @@ def table(result: Mapping[str, Any]) -> str:
         lines += ["", "NDCG@1 by hard negatives in the enabled list (K=1)"]
         for line in zip(*_by_hard(result["by_hard"]), strict=True):
             lines.append(f"{line[0]:<{_LABEL}}" + "".join(f"{cell:>{_COLUMN}}" for cell in line[1:]))
+    if "gate" in result:
+        lines += ["", _gate(result["gate"])]
     covered = way_covered(result)
     lines += [""] if covered else []
     for name, share in covered.items():
@@ -98,6 +106,12 @@ def _block(k: int, lists: Mapping[str, Any], baselines: Mapping[str, Any]) -> li
         for label, row in _rows(lists, baselines).items()
     ]
     return [head, names, *body, f"{some['examples']:,} queries of {some['users']:,} users"]
+
+
+def _gate(gate: Mapping[str, Any]) -> str:
+    weights = ", ".join(f"{w:.3f}" for w in gate["mean"])
+    told = f"{gate['information']:.4f} nats{', collapsed' if gate['collapsed'] else ''}"
+    return f"gate: mean weights {weights}; entropy {gate['entropy']:.3f}; mutual information {told}"
 
 
 def _by_hard(by_hard: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], ...]:
@@ -179,6 +193,9 @@ def _plots(result: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> dic
         drawn = [(f"{split} {key}", *_series(lines, split, key)) for split, key in series]
         if any(xs for _, xs, _ in drawn):
             plots[title] = _svg(lambda ax, drawn=drawn: _curves(ax, drawn))
+    for key, what in _GATE.items():
+        if groups := result.get("gate", {}).get(key):
+            plots[f"Gate's weights by {what}"] = _svg(lambda ax, groups=groups: _weights(ax, groups))
     if "by_hard" in result:
         title = "NDCG@1 by hard negatives in the enabled list"
         plots[title] = _svg(lambda ax: _bars(ax, result["by_hard"]))
@@ -199,6 +216,19 @@ def _bars(ax: Axes, by_hard: Mapping[str, Mapping[str, Any]]) -> None:
     bars = ax.bar([int(n) for n in counts], [by_hard[n]["ndcg@1"] for n in counts])
     ax.bar_label(bars, [f"{by_hard[n]['examples']:,}" for n in counts])
     ax.set_xlabel("hard negatives in the list (above: queries)")
+    ax.grid(axis="y", alpha=0.3)
+
+
+def _weights(ax: Axes, groups: Mapping[str, Mapping[str, Any]]) -> None:
+    """Each group's mean weights, one expert's on the other's."""
+    names, base = list(groups), [0.0] * len(groups)
+    for e in range(len(groups[names[0]]["weights"])):
+        share = [groups[name]["weights"][e] for name in names]
+        bars = ax.bar(names, share, bottom=base, label=f"expert {e}")
+        base = [b + s for b, s in zip(base, share, strict=True)]
+    ax.bar_label(bars, [f"{groups[name]['queries']:,}" for name in names])
+    ax.margins(y=0.1)
+    ax.legend(loc="lower right")
     ax.grid(axis="y", alpha=0.3)
 
 

@@ -212,12 +212,12 @@ class Program:
         return self.model.apply({"params": params}, table, method="catalogue")
 
     def eval_step(self, next_k: int, with_loss: bool) -> Callable:
-        """A step `((params, catalogue), batch, table) -> (scores [B, lists, next_k, 1 + negatives], sums)`;
-        scores of every device's share, in order. No noise, no dropout, the final temperature. `catalogue`
-        is of `self.catalogue`."""
+        """A step `((params, catalogue), batch, table) -> (scores [B, lists, next_k, 1 + negatives], gate
+        [B, E], sums)`; scores and gate of every device's share, in order. No noise, no dropout, the final
+        temperature. `catalogue` is of `self.catalogue`."""
         tau = self.config.model.gate.temperature
 
-        def step(given: tuple[Any, Any], host: HostBatch, table: TitleTable) -> tuple[jax.Array, Sums]:
+        def step(given: tuple[Any, Any], host: HostBatch, table: TitleTable) -> tuple[Any, Any, Sums]:
             params, catalogue = given
             found = batches.queries(host.words, self.view, host.packing)
             variables = {"params": params}
@@ -233,7 +233,8 @@ class Program:
             if with_loss:
                 batch = batches.validation(found, host.valid, self.config.sampling.next_k)
                 sums = self.loss(params, batch, table, tau, None, catalogue)[1]
-            return jax.lax.all_gather(scores, AXIS, tiled=True), jax.lax.psum(sums, AXIS)
+            scores, gate = jax.lax.all_gather((scores, user.clean_gate_BxE), AXIS, tiled=True)
+            return scores, gate, jax.lax.psum(sums, AXIS)
 
         return step
 

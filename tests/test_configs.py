@@ -54,5 +54,6 @@ def test_a_config_loads_and_its_steps_trace(name):
     assert jax.tree.map(lambda x: x.shape[1:], after) == jax.tree.map(lambda x: x.shape, state)
     assert {"loss", "gradient_norm", "learning_rate"} <= set(sums)
     queries = batch(layout.query_dtype(), config.evaluate.batch_size)
-    scores, _ = traced(program.eval_step(3, with_loss=True), (state.params, None), queries)
+    scores, gate, _ = traced(program.eval_step(3, with_loss=True), (state.params, None), queries)
+    assert gate.shape == (1, config.evaluate.batch_size, len(config.model.experts))
     assert scores.shape == (1, config.evaluate.batch_size, 2, 3, 21) and scores.dtype == jnp.float32

@@ -24,24 +24,26 @@ def test_scores_do_not_depend_on_how_many_at_a_time(tiny, tiny_config, monkeypat
         monkeypatch.setattr(evaluation, "_CPU_QUERIES", queries)
         return evaluation.Scorer(program, table, with_loss=True, next_k=1)(params, rows)
 
-    (many, many_sums), (few, few_sums) = scored(1000), scored(24)
+    (many, many_gate, many_sums), (few, gate, few_sums) = scored(1000), scored(24)
     assert sizes == [tiny_config.evaluate.batch_size, 24 * jax.device_count()]
     assert rows.rows % 24  # the last batch is padded
     assert many.shape == few.shape == (rows.rows, 2, 1, 1 + tiny.layout.negatives)
-    assert np.allclose(many, few, atol=1e-6)
+    assert np.allclose(many, few, atol=1e-6) and np.allclose(many_gate, gate, atol=1e-6)
+    assert gate.shape == (rows.rows, 2) and np.allclose(gate.sum(1), 1) and gate.std(0).max() > 1e-5
     assert np.isclose(means(many_sums)["loss"], means(few_sums)["loss"], rtol=1e-6)
     assert many_sums["loss"][1] == few_sums["loss"][1] == rows.rows
 
     plain = evaluation.Scorer(program, table, with_loss=True, next_k=1)
     monkeypatch.setattr(plain, "_batches", lambda rows: evaluation.EvalBatches(rows, 48))
-    alone, alone_sums = plain(params, rows)
+    alone, alone_gate, alone_sums = plain(params, rows)
+    assert np.allclose(alone_gate, gate, atol=1e-6)
     assert np.allclose(alone, few, atol=1e-6)  # every query has its own scores back
     assert np.isclose(means(alone_sums)["loss"], means(few_sums)["loss"], rtol=1e-6)
     assert abs(few[1:] - few[:-1]).max() > 1e-3
 
     one_by_one = evaluation.Scorer(program, table, with_loss=True, next_k=1)
     monkeypatch.setattr(one_by_one, "_catalogue", lambda *given: None)
-    own, own_sums = one_by_one(params, rows)
+    own, _, own_sums = one_by_one(params, rows)
     assert program.catalogue(params, table, 24) is not None  # what the others read
     assert program.catalogue(params, table, 0) is None
     assert np.allclose(own, few, atol=1e-6)

@@ -25,6 +25,7 @@ FLOORS = (
         "nn",
         "losses",
         "metrics",
+        "gating",
         "significance",
         "optimizer",
         "parallel",

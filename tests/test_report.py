@@ -2,6 +2,7 @@
 
 import json
 import xml.etree.ElementTree as ElementTree
+from html import escape
 
 import pytest
 
@@ -33,6 +34,12 @@ def result() -> dict:
             "oracle": lists(0.375, 0.6), "oracle_p": lists(0.3, 0.55),
         },
         "lists_k3": lists(0.2, 0.45), "baselines_k3": {"popularity": lists(0.1, 0.35)},
+        "gate": {
+            "mean": [0.25, 0.75], "entropy": 0.5, "information": 0.0625, "collapsed": False,
+            "by_history": {
+                "1": {"weights": [0.1, 0.9], "queries": 1234}, "2": {"weights": [0.3, 0.7], "queries": 5},
+            },
+        },
         "by_hard": {"10": {"ndcg@1": 0.1, "examples": 4}, "2": {"ndcg@1": 0.5, "examples": 1230}},
         "dataset": "abc123", "step": 4321, "seed": 0, "seconds": 62.5,
     }  # fmt: skip
@@ -63,6 +70,8 @@ hard negatives            2       10
 queries               1,230        4
 model                0.5000   0.1000
 
+gate: mean weights 0.250, 0.750; entropy 0.500; mutual information 0.0625 nats
+
 enabled: 50% of the way from popularity to the oracle, on NDCG@1
 disabled: 50% of the way from popularity to the oracle, on NDCG@1"""
 
@@ -73,7 +82,7 @@ def test_the_closing_table(result):
 
 
 def test_a_table_of_one_list_without_truth(result):
-    for key in ("lists_k3", "baselines_k3", "by_hard"):
+    for key in ("lists_k3", "baselines_k3", "by_hard", "gate"):
         del result[key]
     result["lists"] = {"disabled": result["lists"]["disabled"] | {"ndcg@1": float("nan")}}
     other = {"ndcg@1": None, "ndcg@5": 0.5, "recall@5": 0.5, "mrr@5": 0.5}
@@ -126,9 +135,16 @@ def test_the_report_stands_alone(result, tmp_path):
     text = report.html(tmp_path, result, LINES).read_text()
     assert "<h1>&lt;tiny&gt;</h1>" in text and "a&lt;b" in text and "<tiny>" not in text
     assert "src=" not in text and "<link" not in text and "<script" not in text
-    titles = ("Loss", "Validation NDCG@1", "Training examples a second", "Gate", "NDCG@1 by hard negatives")
+    titles = (
+        "Loss",
+        "Validation NDCG@1",
+        "Training examples a second",
+        "Gate",
+        "Gate's weights by titles shown",
+    )
+    titles = (*titles, "NDCG@1 by hard negatives")
     for title in titles:
-        after = text[text.index(f"<h2>{title}") :]
+        after = text[text.index(f"<h2>{escape(title)}") :]
         svg = after[after.index("<svg") : after.index("</svg>") + len("</svg>")]
         assert ElementTree.fromstring(svg).tag.endswith("svg")
     assert ">train gate/0</text>" in text and ">validation enabled/ndcg@1</text>" in text
@@ -136,7 +152,7 @@ def test_the_report_stands_alone(result, tmp_path):
 
 
 def test_a_run_without_lines_or_hard_negatives_still_has_a_report(result, tmp_path):
-    del result["by_hard"]
+    del result["by_hard"], result["gate"]
     report.write(tmp_path, result)
     assert (tmp_path / "test.json").exists()
     text = (tmp_path / "report.html").read_text()
