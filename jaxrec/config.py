@@ -161,13 +161,14 @@ class Sampling:
 
 @dataclass
 class Expert:
-    """A transformer encoder over the last `window` titles."""
+    """An encoder of the last `window` titles."""
 
     window: int = 20
     layers: int = 2
-    heads: int = 12
-    feedforward: float = 2.0  # times the width
+    heads: int = 12  # gru4rec has none
+    feedforward: float = 2.0  # times the width; gru4rec has none
     dropout: float = 0.2
+    kind: str = "transformer"  # or "sasrec" (causal, the newest title's output), or "gru4rec" (a GRU's state)
 
 
 @dataclass
@@ -194,6 +195,9 @@ class Model:
     dropout: float = 0.2  # "initial dropout", on the experts' input
     matcher: tuple[int, ...] = (128, 64)
     matcher_product: bool = True  # a projection of the user vector times one of the title joins the matcher
+    head: str = "matcher"  # or "dot", for one task: user vector times title, as SASRec and GRU4Rec score
+    reads: tuple[str, ...] = ()  # names of the features it reads; empty: all there are
+    position: str = "index"  # of a title in the history; or "time_gap", since its last play, or "none"
     dtype: str = "float32"  # of the compute; "bfloat16" keeps parameters, softmax and losses in float32
 
 

@@ -22,12 +22,15 @@ UNITS = ("epochs", "steps")
 NAMES: dict[str, tuple[str, ...]] = {
     "data.targets": ("new", "any"),
     "model.dtype": ("float32", "bfloat16"),
+    "model.head": ("matcher", "dot"),
+    "model.position": ("index", "time_gap", "none"),
     "objective.soft_on": ("hard", "all", "none"),
     "optimizer.decay": ("decoupled", "coupled"),
     "optimizer.decay_spares": ("nothing", "biases_and_norms"),
     "evaluate.score": ("auto", "ranking", "ctr"),
     "evaluate.which": ("best", "last"),
 }
+EXPERT_KINDS = ("transformer", "sasrec", "gru4rec")
 FEATURE_KINDS = ("category", "categories", "number")
 FEATURE_PLACES = ("title", "user", "context", "interaction")
 TIME_UNITS = ("s", "ms", "us")
@@ -200,6 +203,7 @@ def _check_model(config: Config) -> None:
     require(bool(model.experts), "model.experts", model.experts, "hold at least one Expert")
     for i, expert in enumerate(model.experts):
         key = f"model.experts[{i}]"
+        among(f"{key}.kind", expert.kind, EXPERT_KINDS)
         for name in ("window", "layers", "heads"):
             require(getattr(expert, name) >= 1, f"{key}.{name}", getattr(expert, name), "be at least 1")
         history = config.data.history
@@ -226,6 +230,15 @@ def _check_model(config: Config) -> None:
             f"be in [0, {ceiling:.3f}), below the entropy of {len(model.experts)} equal experts, or None"
         )
         require(0 <= value < ceiling, "model.gate.target_entropy", value, allowed)
+    _check_reads(config)
+
+
+def _check_reads(config: Config) -> None:
+    reads, where = config.model.reads, {f.name: f.where for f in config.features}
+    for i, name in enumerate(reads):
+        among(f"model.reads[{i}]", name, where)
+    allowed = "be empty, for all, or hold at least one feature of where='title'"
+    require(not reads or "title" in {where[name] for name in reads}, "model.reads", reads, allowed)
 
 
 def _check_objective(config: Config) -> None:
@@ -237,6 +250,10 @@ def _check_objective(config: Config) -> None:
         objective.ctr > 0 or objective.ranking > 0,
         "objective.ctr", objective.ctr, "be above 0 where ranking is 0: something must order the titles",
     )  # fmt: skip
+    if config.model.head == "dot":
+        one = not objective.regression and (objective.ctr > 0) != (objective.ranking > 0)
+        allowed = "be matcher unless ctr or ranking is the only task: a dot product is one score"
+        require(one, "model.head", "dot", allowed)
     if score != "auto":
         weight = getattr(objective, score)
         require(weight > 0, "evaluate.score", score, f"be auto, or a head with a weight: objective.{score}=0")

@@ -18,7 +18,8 @@ from jaxrec import losses, optimizer
 from jaxrec.config import Config
 from jaxrec.config_check import mix_counts
 from jaxrec.nn import draws
-from jaxrec.nn.experts import ExpertFields, GateFields, temperature
+from jaxrec.nn.experts import GateFields, temperature
+from jaxrec.nn.pooling import ExpertFields
 from jaxrec.nn.recommender import Recommender
 from jaxrec.parallel import AXIS, rows_of_share
 from jaxrec.schema import Batch, HostBatch, Layout, TitleTable
@@ -63,13 +64,16 @@ class Program:
             titles=self.layout.titles,
             width=m.width,
             experts=tuple(
-                ExpertFields(e.window, e.layers, e.heads, e.feedforward, e.dropout) for e in m.experts
+                ExpertFields(e.window, e.layers, e.heads, e.feedforward, e.dropout, e.kind) for e in m.experts
             ),
             gate=GateFields(m.gate.hidden, m.gate.noise),
             dropout=m.dropout,
             matcher=m.matcher,
             matcher_product=m.matcher_product,
             tasks=self.tasks,
+            head=m.head,
+            reads=m.reads,
+            position=m.position,
         )
 
     @cached_property

@@ -121,6 +121,12 @@ WRONG = [
     ("sampling.unknown_rate", 1.01, "sampling.unknown_rate=1.01 must be in [0, 1]"),
     # model and objective
     ("model.width", 0, "model.width=0 must be at least 1"),
+    ("model.experts[1].kind", "bert", "model.experts[1].kind='bert' must be one of transformer, sasrec"),
+    ("model.head", "cosine", "model.head='cosine' must be one of matcher, dot"),
+    ("model.head", "dot", "model.head='dot' must be matcher unless ctr or ranking is the only task"),
+    ("model.position", "sine", "model.position='sine' must be one of index, time_gap, none"),
+    ("model.reads", ("title_id", "genre"), "model.reads[1]='genre' must be one of title_id, genres, age"),
+    ("model.reads", ("age",), "model.reads=('age',) must be empty, for all, or hold at least one feature of"),
     ("model.dropout", 1, "model.dropout=1 must be in [0, 1)"),
     ("model.experts[0].layers", 0, "model.experts[0].layers=0 must be at least 1"),
     ("model.experts[0].feedforward", 0.0, "model.experts[0].feedforward=0.0 must give a width"),
@@ -215,6 +221,16 @@ def test_rules_that_depend_on_others():
     stl.objective.ctr = 0.0
     with pytest.raises(InputError, match=r"objective.ctr=0.0 must be above 0 where ranking is 0"):
         check(stl)
+
+
+def test_a_dot_product_scores_one_task():
+    for name in ("ctr", "ranking"):
+        config = replace(good(), objective=replace(Objective(ctr=0, ranking=0, regression=0), **{name: 1.0}))
+        config.model.head = "dot"
+        check(config)
+        config.objective.regression = 0.2
+        with pytest.raises(InputError, match=r"model.head='dot' must be matcher unless"):
+            check(config)
 
 
 def test_mixes_are_table_2():

@@ -14,7 +14,7 @@ from jaxrec.schema import FeatureSpec, HostBatch, Layout, TitleTable
 from jaxrec.step import Program
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-ARGUMENTS = {"smoe.py": (":small", ":paper"), "bst.py": (":small", ":paper"), "vmoe.py": (":small", ":paper")}
+ARGUMENTS = dict.fromkeys(("smoe.py", "bst.py", "vmoe.py", "sasrec.py", "gru4rec.py"), (":small", ":paper"))
 EVERY = [f"{p.name}{a}" for p in sorted(CONFIGS.glob("*.py")) for a in ARGUMENTS.get(p.name, ("",))]
 
 

@@ -2,26 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrec.nn.draws import layer_number, normal
-from jaxrec.nn.layers import Mlp, Parameters, at_least_float32, embedding_init, small_init
+from jaxrec.nn.gru4rec import Gru4Rec
+from jaxrec.nn.layers import Mlp, Parameters, at_least_float32
+from jaxrec.nn.pooling import ExpertFields, Pool, Titles
+from jaxrec.nn.sasrec import SasRec
 from jaxrec.nn.transformer import Encoder
-
-
-@dataclass(frozen=True)
-class ExpertFields:
-    """One expert: it sees the last `window` titles through an encoder of its own."""
-
-    window: int
-    layers: int
-    heads: int
-    feedforward: float  # hidden width as a multiple of the model's
-    dropout: float
 
 
 @dataclass(frozen=True)
@@ -37,39 +28,8 @@ def temperature(step, total_steps, start: float, final: float, anneal: float):
     return start * (final / start) ** passed
 
 
-class Titles(NamedTuple):
-    """What experts read: rows of titles, of one request or of several."""
-
-    x_RxLxD: jax.Array
-    example_RxL: jax.Array  # whose title it is; `examples` or more for padding
-    key_RxLx2: jax.Array | None  # for dropout
-
-
-class Pool(Parameters):
-    """Attention pooling (Eq. 7 and 8): each request's titles among [R, L, D] to one vector, [B, D].
-
-    Padding gets no weight; a request without titles pools to a learned vector.
-    """
-
-    @nn.compact
-    def __call__(self, h_RxLxD: jax.Array, example_RxL: jax.Array, examples: int) -> jax.Array:
-        D, wide = h_RxLxD.shape[-1], at_least_float32(self.dtype)
-        h_NxD, of_N = h_RxLxD.reshape(-1, D), example_RxL.reshape(-1)
-        s_N = (h_NxD @ self.weight("attention", small_init, D)).astype(wide)
-        # Any shift leaves a softmax as it is; the largest score keeps its exponentials from overflowing.
-        largest_B = jax.ops.segment_max(jax.lax.stop_gradient(s_N), of_N, examples)
-        e_N = jnp.exp(s_N - largest_B.at[of_N].get(mode="fill", fill_value=0.0))
-        total_B = jax.ops.segment_sum(e_N, of_N, examples)
-        there_B = jax.ops.segment_sum(jnp.ones_like(e_N), of_N, examples) > 0
-        alpha_N = e_N / jnp.where(there_B, total_B, 1.0).at[of_N].get(mode="fill", fill_value=1.0)
-        weighted_NxD = alpha_N[:, None] * h_NxD.astype(wide)
-        pooled_BxD = jax.ops.segment_sum(weighted_NxD, of_N, examples).astype(self.dtype)
-        empty_D = self.weight("empty", embedding_init, D)
-        return jnp.where(there_B[:, None], pooled_BxD, empty_D)
-
-
 class Expert(Parameters):
-    """Each request's titles to one vector [B, D]."""
+    """Each request's titles to one vector [B, D]: every one sees the others, and attention pools them."""
 
     fields: ExpertFields
 
@@ -80,6 +40,13 @@ class Expert(Parameters):
         encoder = Encoder(self.dtype, f.layers, f.heads, f.feedforward, f.dropout, name="encoder")
         h_RxLxD = encoder(titles.x_RxLxD, same_RxLxL, titles.key_RxLx2)
         return Pool(self.dtype, name="pool")(h_RxLxD, of_RxL, examples)
+
+
+KINDS: dict[str, type[Expert] | type[SasRec] | type[Gru4Rec]] = {
+    "transformer": Expert,
+    "sasrec": SasRec,
+    "gru4rec": Gru4Rec,
+}
 
 
 class Gate(Parameters):

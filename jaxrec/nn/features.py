@@ -4,7 +4,7 @@ Id 0 is padding everywhere: it looks nothing up, adds nothing and gets no gradie
 arrive standardised. A number becomes ReLU(Dense(width)), so that a threshold in it can be learned.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,19 @@ from flax import linen as nn
 from jaxrec.nn.layers import Dense, Parameters, embedding_init, kernel_init
 from jaxrec.schema import TITLE_ID, FeatureSpec, History, TitleTable
 
+# Buckets of the time since a play, two to each factor of e: each ends 1.65 times as long ago as the one
+# before, for a sitting's minutes, a day and a season differ by factors. The last begins 69 years ago.
+GAPS = 44
 
-def _of(features: Sequence[FeatureSpec], where: str) -> tuple[FeatureSpec, ...]:
-    return tuple(f for f in features if f.where == where)
+
+def gap(age: jax.Array) -> jax.Array:
+    """The bucket, below GAPS, of a title last played `age` = log1p(seconds) ago."""
+    return jnp.clip(jnp.floor(2.0 * age), 0, GAPS - 1).astype(jnp.int32)
+
+
+def read(features: Sequence[FeatureSpec], reads: tuple[str, ...]) -> tuple[FeatureSpec, ...]:
+    """The features whose names are among `reads`; all of them where that is empty."""
+    return tuple(f for f in features if not reads or f.name in reads)
 
 
 class Categories(Parameters):
@@ -37,22 +47,27 @@ class Categories(Parameters):
 class Columns(Parameters):
     """The vectors of `features`, concatenated in their order: categories [..., c], numbers [..., n].
 
-    Columns are consumed in order, those of numbers apart from the others. Without features, [..., 0].
+    Columns are consumed in order, those of numbers apart from the others; those of features not among
+    `reads` are skipped. Without features, [..., 0].
     """
 
     features: tuple[FeatureSpec, ...]
+    reads: tuple[str, ...] = ()  # names; empty: all
 
     @nn.compact
     def __call__(self, categories: jax.Array, numbers: jax.Array) -> jax.Array:
         parts, category, number = [jnp.zeros((*categories.shape[:-1], 0), self.dtype)], 0, 0
+        wanted = read(self.features, self.reads)
         for f in self.features:
             if f.kind == "number":
                 x = numbers[..., number : number + f.columns]
-                parts.append(nn.relu(Dense(self.dtype, f.width, name=f.name)(x)))
+                if f in wanted:
+                    parts.append(nn.relu(Dense(self.dtype, f.width, name=f.name)(x)))
                 number += f.columns
             else:
                 ids = categories[..., category : category + f.columns]
-                parts.append(Categories(self.dtype, f.size, f.width, name=f.name)(ids))
+                if f in wanted:
+                    parts.append(Categories(self.dtype, f.size, f.width, name=f.name)(ids))
                 category += f.columns
         return jnp.concatenate(parts, axis=-1)
 
@@ -66,13 +81,14 @@ class TitleVectors(Parameters):
 
     features: tuple[FeatureSpec, ...]  # those declared of titles
     titles: int  # V
+    reads: tuple[str, ...] = ()  # names; empty: all
 
     def setup(self):
         others = tuple(f for f in self.features if f.name != TITLE_ID)
-        self.id_width = sum(f.width for f in self.features if f.name == TITLE_ID)
+        self.id_width = sum(f.width for f in read(self.features, self.reads) if f.name == TITLE_ID)
         if self.id_width:
             self.id_vectors = Categories(self.dtype, self.titles, self.id_width, name=TITLE_ID)
-        self.columns = Columns(self.dtype, others, name="columns")
+        self.columns = Columns(self.dtype, others, self.reads, name="columns")
 
     def vectors(self, ids: jax.Array, table: TitleTable) -> jax.Array:
         """[..., F] of ids [...]."""
@@ -124,19 +140,29 @@ def _interactions(features: tuple[FeatureSpec, ...], history: History) -> jax.Ar
     return jnp.stack(columns, axis=-1) if columns else jnp.zeros((*history.title.shape, 0))
 
 
+# What a title's position in its history is, [R, L], to look a vector up with.
+POSITIONS: dict[str, Callable[[History], jax.Array] | None] = {
+    "index": lambda history: history.newer,
+    "time_gap": lambda history: gap(history.age),
+    "none": None,
+}
+
+
 class HistoryRows(Parameters):
     """The experts' input x [R, L, D] (Eq. 4): a projection of title, interaction and context, plus position.
 
     Summed from the parts' projections, which is the Dense layer of their concatenation with the
-    context worked out once a request. Positions count from the newest, so neither the amount of padding
-    nor a row's other histories shift them. Padding's places are zero, whatever they held.
+    context worked out once a request. A position is learned: "index" counts from the newest, so neither
+    the amount of padding nor a row's other histories shift it; "time_gap" is the `gap` since the title's
+    last play; "none" leaves the order out. Padding's places are zero, whatever they held.
     """
 
-    features: tuple[FeatureSpec, ...]  # those declared of interactions
+    features: tuple[FeatureSpec, ...]  # those read of interactions
     title: int  # width of a title's vector
     context: int  # width of the context's
     width: int
     positions: int  # of the longest history
+    kind: str = "index"  # of position, one of POSITIONS
 
     def setup(self):
         self.numbers = [Dense(self.dtype, f.width, name=f.name) for f in self.features]
@@ -145,7 +171,9 @@ class HistoryRows(Parameters):
         self.of_title, self.of_interaction, self.of_context = jnp.split(
             kernel, [self.title, self.title + interaction]
         )
-        self.position = self.weight("position", embedding_init, self.positions, self.width)
+        if POSITIONS[self.kind] is not None:
+            count = GAPS if self.kind == "time_gap" else self.positions
+            self.position = self.weight("position", embedding_init, count, self.width)
         self.bias = self.weight("bias", nn.initializers.zeros, self.width)
 
     def __call__(self, history: History, titles: TitleRows, context_BxF: jax.Array) -> jax.Array:
@@ -155,5 +183,7 @@ class HistoryRows(Parameters):
         x = titles.through("history", self.of_title) + interaction_RxLxF @ self.of_interaction
         of_request_BxD = context_BxF @ self.of_context + self.bias
         x = x + jnp.take(of_request_BxD, history.example, axis=0, mode="clip")
-        x = x + jnp.take(self.position, history.newer, axis=0, mode="clip")
+        place = POSITIONS[self.kind]
+        if place is not None:
+            x = x + jnp.take(self.position, place(history), axis=0, mode="clip")
         return jnp.where((history.title > 0)[..., None], x, jnp.zeros((), x.dtype))

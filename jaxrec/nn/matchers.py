@@ -18,6 +18,12 @@ def per_candidate(u: jax.Array) -> jax.Array:
     return u[:, None] if u.ndim == 2 else u
 
 
+def dot(u: jax.Array, titles: TitleRows, name: str, kernel: jax.Array) -> jax.Array:
+    """The published score of SASRec and GRU4Rec, [B, C]: u [B, D] or [B, C, D] times the title's projection
+    by `kernel` [F, D], which `name` stands for: the one by which titles enter the history."""
+    return jnp.einsum("bcd,bcd->bc", *jnp.broadcast_arrays(per_candidate(u), titles.through(name, kernel)))
+
+
 class Product(Parameters):
     """x(u, t) = (P u) * (Q t), [B, C, width]: what a sum of the two cannot say, shared by the heads."""
 

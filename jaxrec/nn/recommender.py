@@ -1,4 +1,5 @@
-"""The recommender (Figure 1): embed, encode by experts, gate, match. BST, V-MoE and S-MoE by its fields.
+"""The recommender (Figure 1): embed, encode by experts, gate, match. BST, V-MoE, S-MoE
+and the peers (SASRec, GRU4Rec) by its fields.
 
 Axes in names: B examples, C candidates, R rows of L titles, E experts, D width, F features, V titles.
 """
@@ -11,13 +12,15 @@ import numpy as np
 from flax import linen as nn
 
 from jaxrec.nn.draws import drop, fold, keeps, layer_number
-from jaxrec.nn.experts import Expert, ExpertFields, Gate, GateFields, Titles
-from jaxrec.nn.features import Catalogue, Columns, HistoryRows, ProjectedRows, TitleRows, TitleVectors
+from jaxrec.nn.experts import KINDS, Gate, GateFields
+from jaxrec.nn.features import Catalogue, Columns, HistoryRows, ProjectedRows, TitleRows, TitleVectors, read
 from jaxrec.nn.layers import Parameters, at_least_float32
-from jaxrec.nn.matchers import Matcher, Product
+from jaxrec.nn.matchers import Matcher, Product, dot
+from jaxrec.nn.pooling import ExpertFields, Titles
 from jaxrec.schema import FeatureSpec, History, TitleTable
 
 TASKS = ("ctr", "ranking", "completion")
+HEADS = ("matcher", "dot")
 
 
 class User(NamedTuple):
@@ -64,23 +67,30 @@ class Recommender(Parameters):
     matcher: tuple[int, ...]  # hidden widths; the product is as wide as the last
     matcher_product: bool
     tasks: tuple[str, ...]
+    head: str = "matcher"  # or "dot": one task's score, the mixture times the title; no matchers then
+    reads: tuple[str, ...] = ()  # names of the features read; empty: all
+    position: str = "index"  # one of `features.POSITIONS`
 
     def setup(self):
         if not self.tasks or set(self.tasks) - set(TASKS):
             raise ValueError(f"tasks={self.tasks} must be some of {TASKS}")
+        if self.head not in HEADS or (self.head == "dot" and len(self.tasks) > 1):
+            raise ValueError(f"head={self.head!r} must be one of {HEADS}; dot has one task, not {self.tasks}")
         where = {w: tuple(f for f in self.features if f.where == w) for w in ("title", "user", "context")}
-        self.title = TitleVectors(self.dtype, where["title"], self.titles, name="title")
-        self.user = Columns(self.dtype, where["user"], name="user")
-        self.context = Columns(self.dtype, where["context"], name="context")
-        interactions = tuple(f for f in self.features if f.where == "interaction")
+        self.title = TitleVectors(self.dtype, where["title"], self.titles, self.reads, name="title")
+        self.user = Columns(self.dtype, where["user"], self.reads, name="user")
+        self.context = Columns(self.dtype, where["context"], self.reads, name="context")
+        interactions = read([f for f in self.features if f.where == "interaction"], self.reads)
         self.longest = max(e.window for e in self.experts)
-        title, user, context = (sum(f.width for f in where[w]) for w in ("title", "user", "context"))
+        title, user, context = (sum(f.width for f in read(where[w], self.reads)) for w in where)
         self.rows = HistoryRows(
-            self.dtype, interactions, title, context, self.width, self.longest, name="history"
+            self.dtype, interactions, title, context, self.width, self.longest, self.position, name="history"
         )
-        self.expert = [Expert(self.dtype, f, name=f"expert_{e}") for e, f in enumerate(self.experts)]
+        self.expert = [KINDS[f.kind](self.dtype, f, name=f"expert_{e}") for e, f in enumerate(self.experts)]
         if len(self.experts) > 1:
             self.gating = Gate(self.dtype, self.gate, name="gate")
+        if self.head == "dot":
+            return
         ends = self.width + user + context, title
         if self.matcher_product:
             self.product = Product(self.dtype, *ends, self.matcher[-1], name="product")
@@ -94,9 +104,11 @@ class Recommender(Parameters):
         """Every title's part in the experts' input and in the matchers' first layers, to be worked out once
         for whatever many requests `encode` and `score` are then given."""
         t_VxF = self.title.vectors(jnp.arange(self.titles), table)
-        kernels = {"history": self.rows.of_title} | {t: m.of_title for t, m in self.matchers.items()}
-        if self.matcher_product:
-            kernels["product"] = self.product.of_title
+        kernels = {"history": self.rows.of_title}
+        if self.head == "matcher":
+            kernels |= {t: m.of_title for t, m in self.matchers.items()}
+            if self.matcher_product:
+                kernels["product"] = self.product.of_title
         return {name: t_VxF @ kernel for name, kernel in kernels.items()}
 
     def _titles(self, ids: jax.Array, table: TitleTable, catalogue: Catalogue | None) -> TitleRows:
@@ -143,6 +155,9 @@ class Recommender(Parameters):
     ) -> dict[str, jax.Array]:
         """Scores [B, C] of candidates (title ids) for each of `tasks`, all the model has if None."""
         titles = self._titles(candidate_BxC, table, catalogue)
+        if self.head == "dot":
+            s_BxC = dot(user.vector_BxF[..., : self.width], titles, "history", self.rows.of_title)
+            return {self.tasks[0]: s_BxC.astype(at_least_float32(self.dtype))}
         x = self.product(user.vector_BxF, titles) if self.matcher_product else None
         scores = {}
         for task in self.tasks if tasks is None else tasks:

@@ -1,0 +1,19 @@
+"""GRU4Rec (Hidasi et al. 2016): sasrec.py with a GRU over the last 20 titles, whose order is all it knows of
+their positions. Takes smoe.py's arguments.
+
+python -m jaxrec.train --config configs/gru4rec.py:small
+"""
+
+from dataclasses import replace
+
+from configs import sasrec
+from jaxrec.config import Config
+
+
+def get_config(scale: str = "small") -> Config:
+    """ "small" or "paper"."""
+    config = sasrec.get_config(scale)
+    config.name = f"gru4rec-{scale}"
+    config.model.experts = (replace(config.model.experts[0], kind="gru4rec", layers=1),)
+    config.model.position = "none"
+    return config
