@@ -210,8 +210,9 @@ def _underscored(argument: str) -> str:
     return f"--{name.replace('-', '_')}{equals}{value}"
 
 
-def _parse(argv: list[str], has_config: bool) -> list[str]:
-    """Reads the command line; a complaint, or --help, exits here."""
+def _parse(argv: list[str], positional: tuple[str, ...]) -> list[str]:
+    """Reads the command line; a complaint, or --help, exits here. Returns the name and the positional
+    arguments, as many as there are names of them."""
     argv = [_underscored(a) for a in argv]
     try:
         wanted = [a for a in argv[1:] if _HELP.fullmatch(a)]
@@ -219,16 +220,18 @@ def _parse(argv: list[str], has_config: bool) -> list[str]:
             with contextlib.suppress(SystemExit):  # absl would exit with 1
                 flags.FLAGS([argv[0], wanted[0]])
             sys.exit(0)
-        stray = flags.FLAGS(argv)[1:]
-        if stray:
-            raise InputError(f"{stray[0]!r} is no flag; --help lists those that exist")
-        if has_config:
+        given = flags.FLAGS(argv)[1:]
+        if len(given) > len(positional):
+            raise InputError(f"{given[len(positional)]!r} is no flag; --help lists those that exist")
+        if len(given) < len(positional):
+            raise InputError(f"{positional[len(given)]} is missing; give {' '.join(positional)}")
+        if "config" in flags.FLAGS:
             if not flags.FLAGS["config"].present:
                 raise InputError(_NO_CONFIG)
             check(flags.FLAGS.config)
     except (flags.Error, ValueError, TypeError, LookupError) as error:  # what absl and config_flags raise
         sys.exit(_complain(error))
-    return argv[:1]
+    return [argv[0], *given]
 
 
 def _ours(record: python_logging.LogRecord) -> bool:
@@ -239,18 +242,21 @@ def _ours(record: python_logging.LogRecord) -> bool:
 _HERE = Path(__file__).resolve().parent
 
 
-def run(main: Callable[[flags.FlagValues], int | None], *declare: Callable[[], None]) -> None:
+def run(
+    main: Callable[..., int | None], *declare: Callable[[], None], positional: tuple[str, ...] = ()
+) -> None:
     """Declares flags, parses, runs `main(flags)`, and exits. Flags a command needs are declared by
-    `declare`, not at import, so that one command may import another."""
+    `declare`, not at import, so that one command may import another. Arguments without a flag, named in
+    `positional`, are given to `main` behind the flags."""
 
-    def guarded(_: list[str]) -> int:
+    def guarded(argv: list[str]) -> int:
         logging.get_absl_handler().addFilter(_ours)  # every library's lines end in it
         # As an exception, so that half-written directories are cleaned away; a training loop polls instead.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
         quiet = json_flag in declare and flags.FLAGS.json
         try:
             with contextlib.redirect_stdout(sys.stderr) if quiet else contextlib.nullcontext():
-                return main(flags.FLAGS) or 0
+                return main(flags.FLAGS, *argv[1:]) or 0
         except InputError as error:
             return _complain(error)
         except KeyboardInterrupt:
@@ -262,7 +268,7 @@ def run(main: Callable[[flags.FlagValues], int | None], *declare: Callable[[], N
             each()
     except InputError as error:
         sys.exit(_complain(error))
-    app.run(guarded, flags_parser=lambda argv: _parse(argv, config_flag in declare))
+    app.run(guarded, flags_parser=lambda argv: _parse(argv, positional))
 
 
 def print_result(result: dict[str, Any], table: str) -> None:
