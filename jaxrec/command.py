@@ -24,7 +24,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -38,6 +38,7 @@ from jaxrec.plain import dumps
 
 flags.disclaim_key_flags()  # --help lists the flags declared here under the command that was started
 
+Kind = TypeVar("Kind")
 INPUT_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143
 _NO_CONFIG = "--config is missing; give a config file, as --config configs/smoe.py"
 _HELP = re.compile(r"--?(help|helpshort|helpfull|helpxml|\?)(=.*)?")
@@ -58,7 +59,12 @@ def _imports_beside(path: Path) -> Iterator[None]:
 
 
 def load_config(spec: str) -> Config:
-    """The config of "configs/smoe.py" or "configs/smoe.py:small", not yet checked.
+    """The config of "configs/smoe.py" or "configs/smoe.py:small", not yet checked."""
+    return load(spec, Config)
+
+
+def load(spec: str, kind: type[Kind]) -> Kind:
+    """What a file's get_config gives, which must be a `kind`.
 
     The text after the colon is get_config's argument. Raises InputError where the file, its
     get_config or its argument is wrong.
@@ -81,10 +87,9 @@ def load_config(spec: str) -> Config:
             raise InputError(
                 f"--config={spec}: {_where(error, name)}{type(error).__name__}: {error}"
             ) from error
-    if not isinstance(config, Config):
-        raise InputError(
-            f"--config={spec}: get_config() gave a {type(config).__name__}, not a jaxrec.config.Config"
-        )
+    if not isinstance(config, kind):
+        wanted = f"{kind.__module__}.{kind.__name__}"
+        raise InputError(f"--config={spec}: get_config() gave a {type(config).__name__}, not a {wanted}")
     return copy.deepcopy(config)  # TRAIN_MIXES and the like are shared; an override must not reach them
 
 
@@ -158,23 +163,23 @@ class _Boolean(flags.BooleanParser):
             raise ValueError("must be true or false") from None
 
 
-def config_flag() -> None:
-    """Declares --config and, for those on the command line, --config.key overrides."""
+def config_flag(read: Callable[[str], Config] = load_config) -> None:
+    """Declares --config, read by `read`, and, for those on the command line, --config.key overrides."""
     if _overrides(sys.argv) and not any(re.fullmatch(r"--?config(=.*)?", a) for a in sys.argv):
         raise InputError(_NO_CONFIG)
     config_flags.register_flag_parser_for_type(int, _Number(int, "a whole number"))
     config_flags.register_flag_parser_for_type(float, _Number(float, "a number"))
     config_flags.register_flag_parser_for_type(bool, _Boolean())
 
-    def load(spec: str) -> Config:
-        config = load_config(spec)
+    def overridden(spec: str) -> Config:
+        config = read(spec)
         for path in _overrides(sys.argv):
             _check_override(config, path)
         return config
 
     text = "a config file, as configs/smoe.py:small; --config.train.batch_size=512 changes a value of it"
     # config_flags' own file flag runs on with a broken object where the file is missing.
-    config_flags.DEFINE_config_dataclass("config", Config(), text, parse_fn=load)
+    config_flags.DEFINE_config_dataclass("config", Config(), text, parse_fn=overridden)
     flags.FLAGS["config"].default_as_str = None  # the repr of a whole config says nothing in --help
 
 

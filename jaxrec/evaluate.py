@@ -57,7 +57,10 @@ def main(found: flags.FlagValues) -> None:
         import polars as pl
 
         for what, columns in {"per-user": per_user(judged), "per-query": per_query(judged)}.items():
-            pl.DataFrame(columns).write_parquet(workdir / f"{name}-{what}.parquet")
+            path = workdir / f"{name}-{what}.parquet"
+            part = path.with_suffix(".part")  # whole or not at all: a study takes it as a sign
+            pl.DataFrame(columns).write_parquet(part)
+            part.replace(path)
     print_result(result, report.table(result))
 
 

@@ -207,9 +207,9 @@ def judge(
     if "enabled" in lists:
         result["by_hard"] = by_hard(scores, rows)
     if others:
-        result["heads"] = {
+        result["other_heads"] = {
             task: {f"lists{_suffix(k)}": model_lists(of_task, rows, k, lists) for k in ks}
-            for task, of_task in {loaded.program.score_task: scores, **others}.items()
+            for task, of_task in others.items()
         }
     result |= {
         "dataset": dataset.fingerprint,

@@ -6,8 +6,9 @@ easy or hard cancels.
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,17 +17,30 @@ from jaxrec import metrics, significance
 from jaxrec.errors import InputError
 from jaxrec.schema import LISTS
 
-_DECIMALS = 12  # past which a difference of means is rounding and not a difference
+DECIMALS = 12  # past which a difference of means is rounding and not a difference
 
 
-class Values(NamedTuple):
-    """One judged run."""
+class Values:
+    """One judged run. Columns are read as they are asked for: a study looks at few of many."""
 
-    workdir: str
-    result: dict[str, Any]  # as evaluate printed it
-    users: np.ndarray  # [U] keys, ascending
-    of_user: dict[str, np.ndarray]  # column -> [U] means, as `evaluation.per_user` names them
-    queries: pl.DataFrame  # a row a query: user, and the target's rank in each list
+    def __init__(self, workdir: str | Path, of_users: Path, of_queries: Path, result: dict[str, Any]) -> None:
+        self.workdir, self.result = str(workdir), result  # as evaluate printed it
+        self.columns = pl.read_parquet_schema(of_users).keys()  # as `evaluation.per_user` names them
+        self._of_users, self._of_queries = of_users, of_queries
+
+    @cached_property
+    def users(self) -> np.ndarray:
+        """[U] keys, ascending."""
+        return pl.read_parquet(self._of_users, columns=["user"])["user"].sort().to_numpy()
+
+    @cached_property
+    def queries(self) -> pl.DataFrame:
+        """A row a query: user, and the target's rank in each list."""
+        return pl.read_parquet(self._of_queries)
+
+    def of_user(self, column: str) -> np.ndarray:
+        """[U] means of a column, in the order of `users`."""
+        return pl.read_parquet(self._of_users, columns=["user", column]).sort("user")[column].to_numpy()
 
 
 def read(workdir: str | Path, split: str = "test", which: str | None = None) -> Values:
@@ -45,9 +59,7 @@ def read(workdir: str | Path, split: str = "test", which: str | None = None) -> 
     for path in (result, queries):
         if not path.exists():
             raise InputError(f"{path}: does not exist beside {found[0].name}; run evaluate --per-user again")
-    columns = pl.read_parquet(found[0]).sort("user").to_dict(as_series=False)
-    users, of_user = np.array(columns.pop("user")), {n: np.array(v) for n, v in columns.items()}
-    return Values(str(workdir), json.loads(result.read_text()), users, of_user, pl.read_parquet(queries))
+    return Values(workdir, found[0], queries, json.loads(result.read_text()))
 
 
 def matched(runs: Sequence[Values]) -> None:
@@ -67,10 +79,9 @@ def matched(runs: Sequence[Values]) -> None:
             )
 
 
-def difference(better: Sequence[Values], worse: Sequence[Values], column: str) -> np.ndarray:
-    """[U]: the first runs' mean value minus the others', user by user. Of several seeds, their mean."""
-    first, second = (np.mean([run.of_user[column] for run in runs], axis=0) for runs in (better, worse))
-    return np.round(first - second, _DECIMALS)
+def difference(first: Values, second: Values, column: str, of_second: str = "") -> np.ndarray:
+    """[U]: the first run's value minus the second's (of its column `of_second`, if named), user by user."""
+    return np.round(first.of_user(column) - second.of_user(of_second or column), DECIMALS)
 
 
 def compare(first: Values, second: Values) -> dict[str, Any]:
@@ -82,15 +93,15 @@ def compare(first: Values, second: Values) -> dict[str, Any]:
         raise InputError(f"{second.workdir}: its queries are not those of {first.workdir}; judge both again")
     out = {}
     for name in LISTS:
-        if f"{name}/ndcg@1" not in first.of_user or f"{name}/ndcg@1" not in second.of_user:
+        if f"{name}/ndcg@1" not in first.columns or f"{name}/ndcg@1" not in second.columns:
             continue
         for metric, f in metrics.METRICS.items():
             column = f"{name}/{metric}"
             of_queries = f(ours[name].to_numpy()) - f(theirs[name].to_numpy())
             out[column] = {
-                "first": float(first.of_user[column].mean()),
-                "second": float(second.of_user[column].mean()),
-                "users": said(significance.paired(difference([first], [second], column))),
+                "first": float(first.of_user(column).mean()),
+                "second": float(second.of_user(column).mean()),
+                "users": said(significance.paired(difference(first, second, column))),
                 "queries_as_the_paper": significance.tests(of_queries)._asdict(),
             }
     if not out:

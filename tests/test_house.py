@@ -32,7 +32,7 @@ FLOORS = (
     ("batch", "baselines", "checkpoint", "paired", "writer"),
     ("step",),
     ("evaluation", "report"),
-    ("loop",),
+    ("loop", "studies"),
     ("prepare",),
     ("train", "evaluate", "compare", "recommend", "export"),
     ("study",),
