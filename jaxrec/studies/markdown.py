@@ -149,9 +149,8 @@ def _premise(premise: Mapping[str, Any], folder: Path) -> list[str]:
         f"PHNS-{name}": [(p["value"], p["over_users"]["mean"], *p["over_users"]["interval"]) for p in points]
         for name, points in premise["points"].items()
     }
-    some = next(iter(premise["points"].values()))[0]
     knob = premise["key"].rpartition(".")[2]
-    path = folder / f"premise-{knob}-{some['better'].split('-')[0]}-{some['worse'].split('-')[0]}.svg"
+    path = folder / f"premise-{knob}-{premise['better']}-{premise['worse']}.svg"
     with without("torch"):  # see jaxrec.train
         from jaxrec import report
 

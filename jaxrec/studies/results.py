@@ -175,7 +175,10 @@ def _premise(premise: Premise, study: Study, comparisons: Comparisons) -> dict[s
             found = comparisons.of(*pair, name, 1)
             if found is not None:
                 points.setdefault(name, []).append({"value": value, **found})
-    return {"name": premise.name, "key": premise.key, "points": points}
+    return {
+        "name": premise.name, "key": premise.key, "better": premise.better, "worse": premise.worse,
+        "points": points,
+    }  # fmt: skip
 
 
 def found(study: Study, tables: tuple[str, ...], judged: Judged) -> dict[str, Any]:
