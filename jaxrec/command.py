@@ -24,7 +24,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -38,6 +38,7 @@ from jaxrec.plain import dumps
 
 flags.disclaim_key_flags()  # --help lists the flags declared here under the command that was started
 
+Kind = TypeVar("Kind")
 INPUT_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143
 _NO_CONFIG = "--config is missing; give a config file, as --config configs/smoe.py"
 _HELP = re.compile(r"--?(help|helpshort|helpfull|helpxml|\?)(=.*)?")
@@ -58,7 +59,12 @@ def _imports_beside(path: Path) -> Iterator[None]:
 
 
 def load_config(spec: str) -> Config:
-    """The config of "configs/smoe.py" or "configs/smoe.py:small", not yet checked.
+    """The config of "configs/smoe.py" or "configs/smoe.py:small", not yet checked."""
+    return load(spec, Config)
+
+
+def load(spec: str, kind: type[Kind]) -> Kind:
+    """What a file's get_config gives, which must be a `kind`.
 
     The text after the colon is get_config's argument. Raises InputError where the file, its
     get_config or its argument is wrong.
@@ -81,10 +87,9 @@ def load_config(spec: str) -> Config:
             raise InputError(
                 f"--config={spec}: {_where(error, name)}{type(error).__name__}: {error}"
             ) from error
-    if not isinstance(config, Config):
-        raise InputError(
-            f"--config={spec}: get_config() gave a {type(config).__name__}, not a jaxrec.config.Config"
-        )
+    if not isinstance(config, kind):
+        wanted = f"{kind.__module__}.{kind.__name__}"
+        raise InputError(f"--config={spec}: get_config() gave a {type(config).__name__}, not a {wanted}")
     return copy.deepcopy(config)  # TRAIN_MIXES and the like are shared; an override must not reach them
 
 
@@ -158,23 +163,23 @@ class _Boolean(flags.BooleanParser):
             raise ValueError("must be true or false") from None
 
 
-def config_flag() -> None:
-    """Declares --config and, for those on the command line, --config.key overrides."""
+def config_flag(read: Callable[[str], Config] = load_config) -> None:
+    """Declares --config, read by `read`, and, for those on the command line, --config.key overrides."""
     if _overrides(sys.argv) and not any(re.fullmatch(r"--?config(=.*)?", a) for a in sys.argv):
         raise InputError(_NO_CONFIG)
     config_flags.register_flag_parser_for_type(int, _Number(int, "a whole number"))
     config_flags.register_flag_parser_for_type(float, _Number(float, "a number"))
     config_flags.register_flag_parser_for_type(bool, _Boolean())
 
-    def load(spec: str) -> Config:
-        config = load_config(spec)
+    def overridden(spec: str) -> Config:
+        config = read(spec)
         for path in _overrides(sys.argv):
             _check_override(config, path)
         return config
 
     text = "a config file, as configs/smoe.py:small; --config.train.batch_size=512 changes a value of it"
     # config_flags' own file flag runs on with a broken object where the file is missing.
-    config_flags.DEFINE_config_dataclass("config", Config(), text, parse_fn=load)
+    config_flags.DEFINE_config_dataclass("config", Config(), text, parse_fn=overridden)
     flags.FLAGS["config"].default_as_str = None  # the repr of a whole config says nothing in --help
 
 
@@ -210,8 +215,9 @@ def _underscored(argument: str) -> str:
     return f"--{name.replace('-', '_')}{equals}{value}"
 
 
-def _parse(argv: list[str], has_config: bool) -> list[str]:
-    """Reads the command line; a complaint, or --help, exits here."""
+def _parse(argv: list[str], positional: tuple[str, ...]) -> list[str]:
+    """Reads the command line; a complaint, or --help, exits here. Returns the name and the positional
+    arguments, as many as there are names of them."""
     argv = [_underscored(a) for a in argv]
     try:
         wanted = [a for a in argv[1:] if _HELP.fullmatch(a)]
@@ -219,16 +225,18 @@ def _parse(argv: list[str], has_config: bool) -> list[str]:
             with contextlib.suppress(SystemExit):  # absl would exit with 1
                 flags.FLAGS([argv[0], wanted[0]])
             sys.exit(0)
-        stray = flags.FLAGS(argv)[1:]
-        if stray:
-            raise InputError(f"{stray[0]!r} is no flag; --help lists those that exist")
-        if has_config:
+        given = flags.FLAGS(argv)[1:]
+        if len(given) > len(positional):
+            raise InputError(f"{given[len(positional)]!r} is no flag; --help lists those that exist")
+        if len(given) < len(positional):
+            raise InputError(f"{positional[len(given)]} is missing; give {' '.join(positional)}")
+        if "config" in flags.FLAGS:
             if not flags.FLAGS["config"].present:
                 raise InputError(_NO_CONFIG)
             check(flags.FLAGS.config)
     except (flags.Error, ValueError, TypeError, LookupError) as error:  # what absl and config_flags raise
         sys.exit(_complain(error))
-    return argv[:1]
+    return [argv[0], *given]
 
 
 def _ours(record: python_logging.LogRecord) -> bool:
@@ -239,18 +247,21 @@ def _ours(record: python_logging.LogRecord) -> bool:
 _HERE = Path(__file__).resolve().parent
 
 
-def run(main: Callable[[flags.FlagValues], int | None], *declare: Callable[[], None]) -> None:
+def run(
+    main: Callable[..., int | None], *declare: Callable[[], None], positional: tuple[str, ...] = ()
+) -> None:
     """Declares flags, parses, runs `main(flags)`, and exits. Flags a command needs are declared by
-    `declare`, not at import, so that one command may import another."""
+    `declare`, not at import, so that one command may import another. Arguments without a flag, named in
+    `positional`, are given to `main` behind the flags."""
 
-    def guarded(_: list[str]) -> int:
+    def guarded(argv: list[str]) -> int:
         logging.get_absl_handler().addFilter(_ours)  # every library's lines end in it
         # As an exception, so that half-written directories are cleaned away; a training loop polls instead.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
         quiet = json_flag in declare and flags.FLAGS.json
         try:
             with contextlib.redirect_stdout(sys.stderr) if quiet else contextlib.nullcontext():
-                return main(flags.FLAGS) or 0
+                return main(flags.FLAGS, *argv[1:]) or 0
         except InputError as error:
             return _complain(error)
         except KeyboardInterrupt:
@@ -262,7 +273,7 @@ def run(main: Callable[[flags.FlagValues], int | None], *declare: Callable[[], N
             each()
     except InputError as error:
         sys.exit(_complain(error))
-    app.run(guarded, flags_parser=lambda argv: _parse(argv, config_flag in declare))
+    app.run(guarded, flags_parser=lambda argv: _parse(argv, positional))
 
 
 def print_result(result: dict[str, Any], table: str) -> None:

@@ -12,7 +12,7 @@ from datetime import date
 from typing import Any
 
 from jaxrec.config import LIST_MIXES, Config, KuaiRand, Mix, Tables, Tfds
-from jaxrec.config_tree import among, decode, encode, require, walk
+from jaxrec.config_tree import among, decode, differences, encode, require, walk
 from jaxrec.errors import InputError
 from jaxrec.schema import INTERACTION_FEATURES, POOLS
 
@@ -35,6 +35,12 @@ FEATURE_KINDS = ("category", "categories", "number")
 FEATURE_PLACES = ("title", "user", "context", "interaction")
 TIME_UNITS = ("s", "ms", "us")
 
+# What may change between a run and its resumption: none of it changes what is computed.
+_FREE = {
+    "train": ("log_seconds", "save_minutes", "prefetch", "preempted_exit", "microbatch"),
+    "data": ("directory", "workers", "partitions"),
+    "evaluate": ("batch_size", "which", "next_k"),
+}
 _NOT_IN_DIGEST = ("directory", "workers", "partitions")  # they move the dataset, never its bytes
 
 
@@ -336,3 +342,9 @@ def dataset_directory(config: Config) -> str:
     """Where the prepared dataset lies: `data.directory`, or data/<source>-<start of the digest>, so that
     configs which differ in the model alone share it."""
     return config.data.directory or f"data/{type(config.source).__name__.lower()}-{digest(config)[:12]}"
+
+
+def run_differences(kept: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (kept, now) of the settings in which the JSON of two configs makes two runs."""
+    free = {f"{part}.{name}" for part, names in _FREE.items() for name in names}
+    return {key: values for key, values in differences(kept, now).items() if key not in free}

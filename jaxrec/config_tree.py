@@ -127,3 +127,13 @@ def decode(value: Any, annotation: Any, key: str = "") -> Any:
     for name in known:
         require(name in value, key, sorted(value), f"hold {name}")
     return cls(**{n: decode(value[n], a, join(key, n)) for n, a in known.items()})
+
+
+def differences(before: Any, after: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (before, after) of each leaf in which two JSON trees differ; None where missing."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        out: dict[str, tuple[Any, Any]] = {}
+        for name in sorted({*before, *after}):
+            out |= differences(before.get(name), after.get(name), join(key, name))
+        return out
+    return {} if before == after else {key: (before, after)}

@@ -19,7 +19,10 @@ def _flags() -> None:
     )
     flags.DEFINE_string("split", "test", f"one of {', '.join(SPLITS[1:])}")
     flags.DEFINE_enum("which", None, ["best", "last"], "which checkpoint; empty: as the config says")
-    flags.DEFINE_bool("per_user", False, "also write each user's mean metrics, as Parquet")
+    flags.DEFINE_bool("heads", False, "also judge by each other head that can rank, where there are several")
+    flags.DEFINE_bool(
+        "per_user", False, "also write each user's mean metrics and each query's ranks, as Parquet"
+    )
 
 
 def main(found: flags.FlagValues) -> None:
@@ -31,7 +34,7 @@ def main(found: flags.FlagValues) -> None:
     if not all(k.isdigit() and int(k) > 0 for k in found.next_k):
         raise InputError(f"--next-k={','.join(found.next_k)}; allowed: whole numbers above 0, such as 1,3")
     from jaxrec import compiled
-    from jaxrec.evaluation import judge, per_user
+    from jaxrec.evaluation import judge, per_query, per_user
 
     with without("torch"):  # see jaxrec.train
         from jaxrec import report
@@ -44,6 +47,7 @@ def main(found: flags.FlagValues) -> None:
         split=found.split,
         lists=tuple(found.lists),
         next_k=tuple(int(k) for k in found.next_k) or None,
+        heads=found.heads,
     )
     result = judged.result
     workdir = Path(found.checkpoint)
@@ -52,7 +56,11 @@ def main(found: flags.FlagValues) -> None:
     if found.per_user:
         import polars as pl
 
-        pl.DataFrame(per_user(judged)).write_parquet(workdir / f"{name}-per-user.parquet")
+        for what, columns in {"per-user": per_user(judged), "per-query": per_query(judged)}.items():
+            path = workdir / f"{name}-{what}.parquet"
+            part = path.with_suffix(".part")  # whole or not at all: a study takes it as a sign
+            pl.DataFrame(columns).write_parquet(part)
+            part.replace(path)
     print_result(result, report.table(result))
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,11 +92,16 @@ def _in_order(found: np.ndarray, at: np.ndarray, rows: int) -> np.ndarray:
     return out
 
 
+def _ranks(scores: np.ndarray, rows: np.ndarray, next_k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rank of every target that is present among the next `next_k`, and whose it is, both [N]."""
+    present = rows["target"][:, :next_k] > 0
+    users = np.broadcast_to(rows["user"][:, None], present.shape)[present]
+    return metrics.rank(scores[:, :next_k])[present], users
+
+
 def summary(scores: np.ndarray, rows: np.ndarray, next_k: int) -> dict[str, Any]:
     """Metrics of one list from scores [Q, >= next_k, 1 + negatives], the target first: means over queries."""
-    present = rows["target"][:, :next_k] > 0
-    rank = metrics.rank(scores[:, :next_k])[present]
-    users = np.broadcast_to(rows["user"][:, None], present.shape)[present]
+    rank, users = _ranks(scores, rows, next_k)
     out: dict[str, Any] = {name: float(f(rank).mean()) for name, f in metrics.METRICS.items()}
     return out | {"users": len(np.unique(users)), "examples": len(rank)}
 
@@ -171,13 +176,16 @@ class Judged(NamedTuple):
     scores: np.ndarray  # [Q, lists, K, 1 + negatives], the target first
     user_keys: np.ndarray  # the caller's keys, by a row's `user`
     lists: tuple[str, ...]
+    next_k: tuple[int, ...]
+    other_heads: dict[str, np.ndarray]  # scores by the heads that could rank and do not, where asked for
 
 
 def judge(
     workdir: str | Path, *, which: str | None = None, data: str | None = None, split: str = "test",
-    lists: tuple[str, ...] = LISTS, next_k: tuple[int, ...] | None = None,
+    lists: tuple[str, ...] = LISTS, next_k: tuple[int, ...] | None = None, heads: bool = False,
 ) -> Judged:  # fmt: skip
-    """Scores a checkpoint on a split's frozen lists, beside the baselines.
+    """Scores a checkpoint on a split's frozen lists, beside the baselines. With `heads`, also by each other
+    head that can rank: the objective is then not mistaken for the head.
 
     Raises InputError where the dataset is not the one the checkpoint was trained on, or one laid out alike.
     """
@@ -201,34 +209,73 @@ def judge(
             f"next_k={max(ks)} must be at most {dataset.layout.next_k}, which the dataset stores"
         )
     table = replicate(loaded.arrays.title_table())
-    scorer = Scorer(loaded.program, table, with_loss=False, next_k=max(ks))
-    scores, gate, _ = scorer(loaded.params, found)
+
+    def scored(program: Program) -> Scored:
+        return Scorer(program, table, with_loss=False, next_k=max(ks))(loaded.params, found)
+
+    scores, gate, _ = scored(loaded.program)
+    others = {
+        task: scored(_ranked_by(loaded.program, task)).scores for task in _other_heads(loaded.program, heads)
+    }
     shown = loaded.config.sampling.history_keeps_abandoned
     result: dict[str, Any] = {"name": loaded.config.name, "split": split, "which": which}
     for k in ks:
-        suffix = "" if k == 1 else f"_k{k}"
-        result[f"lists{suffix}"] = model_lists(scores, rows, k, lists)
-        result[f"baselines{suffix}"] = baseline_lists(rows, loaded.arrays, k, lists, shown)
+        result[f"lists{_suffix(k)}"] = model_lists(scores, rows, k, lists)
+        result[f"baselines{_suffix(k)}"] = baseline_lists(rows, loaded.arrays, k, lists, shown)
     if gate.shape[1] > 1:
         result["gate"] = gating.use(gate, rows, shown)
     if "enabled" in lists:
         result["by_hard"] = by_hard(scores, rows)
+    if others:
+        result["other_heads"] = {
+            task: {f"lists{_suffix(k)}": model_lists(of_task, rows, k, lists) for k in ks}
+            for task, of_task in others.items()
+        }
     result |= {
         "dataset": dataset.fingerprint,
         "step": loaded.step,
         "seed": loaded.config.train.seed,
         "seconds": time.perf_counter() - started,
     }
-    return Judged(result, rows, scores, dataset.user_keys(split), lists)
+    return Judged(result, rows, scores, dataset.user_keys(split), lists, ks, others)
+
+
+def _suffix(next_k: int) -> str:
+    return "" if next_k == 1 else f"_k{next_k}"
+
+
+def _other_heads(program: Program, wanted: bool) -> list[str]:
+    """The heads that order titles, but for the one that ranks."""
+    return [t for t in ("ctr", "ranking") if wanted and t in program.tasks and t != program.score_task]
+
+
+def _ranked_by(program: Program, task: str) -> Program:
+    config = program.config
+    return replace(program, config=replace(config, evaluate=replace(config.evaluate, score=task)))
 
 
 def per_user(judged: Judged) -> dict[str, np.ndarray]:
-    """Columns of each user's mean metrics (K=1), by the caller's own keys: what paired tests compare."""
-    rows = judged.rows
-    out: dict[str, np.ndarray] = {}
-    for name in judged.lists:
-        rank = metrics.rank(judged.scores[:, LISTS.index(name), 0])
-        for metric, f in metrics.METRICS.items():
-            users, means, queries = metrics.per_user(rows["user"], f(rank))
-            out[f"{name}/{metric}"] = means
-    return {"user": judged.user_keys[users], "queries": queries, **out}
+    """Columns of each user's mean metrics, by the caller's own keys: what paired tests compare.
+
+    `enabled/ndcg@1` is of K=1, `enabled_k3/ndcg@1` of the next three titles, `enabled_ctr/ndcg@1` and
+    `enabled_ctr_k3/ndcg@1` by another head; `queries` and `queries_k3` count what a mean is over.
+    """
+    rows, out = judged.rows, {}
+    by_head = {"": judged.scores} | {f"_{task}": scores for task, scores in judged.other_heads.items()}
+    for k in sorted({1, *judged.next_k}):
+        for head, scores in by_head.items():
+            for name in judged.lists:
+                rank, whose = _ranks(scores[:, LISTS.index(name)], rows, k)
+                for metric, f in metrics.METRICS.items():
+                    users, means, queries = metrics.per_user(whose, f(rank))
+                    out[f"{name}{head}{_suffix(k)}/{metric}"] = means
+        out[f"queries{_suffix(k)}"] = queries
+    return {"user": judged.user_keys[users], **out}
+
+
+def per_query(judged: Judged) -> dict[str, np.ndarray]:
+    """Columns of every query (K=1): its user's key, and the target's rank in each list, from 1."""
+    ranks = {
+        name: metrics.rank(judged.scores[:, LISTS.index(name), 0]).astype(np.uint16) for name in judged.lists
+    }
+    return {"user": judged.user_keys[judged.rows["user"]], **ranks}

@@ -20,7 +20,7 @@ from absl import logging
 from jaxrec.checkpoint import Checkpointer, abstract
 from jaxrec.command import Interrupt
 from jaxrec.config import Config
-from jaxrec.config_check import parse_length, to_json
+from jaxrec.config_check import parse_length, run_differences, to_json
 from jaxrec.data.packing import Packer
 from jaxrec.data.store import Dataset, Rows
 from jaxrec.data.stream import TrainBatches, stream
@@ -36,13 +36,6 @@ from jaxrec.writer import Writer
 _SAMPLE_BLOCKS = 64  # of the dataset, from which the room for packed histories is worked out
 _AGREE_STEPS = 16  # between questions to the other processes, each of which waits for the device
 BEST = "ndcg@1"  # on the enabled validation list
-
-# What may change between a run and its resumption: none of it changes what is computed.
-_FREE = {
-    "train": ("log_seconds", "save_minutes", "prefetch", "preempted_exit", "microbatch"),
-    "data": ("directory", "workers", "partitions"),
-    "evaluate": ("batch_size", "which", "next_k"),
-}
 
 
 def train(config: Config, dataset: Dataset, workdir: str | Path, interrupt: Interrupt) -> int:
@@ -203,19 +196,8 @@ def _same_run(kept: dict[str, Any], now: dict[str, Any], workdir: Path) -> None:
             f"workdir {workdir}: holds a run on dataset {kept['dataset']}, this is {now['dataset']}; "
             "allowed: the same dataset, or another --workdir"
         )
-    for key, (before, after) in _differences(kept["config"], now["config"], "").items():
-        if any(key.startswith(f"{part}.{name}") for part, names in _FREE.items() for name in names):
-            continue
+    for key, (before, after) in run_differences(kept["config"], now["config"]).items():
         raise InputError(
             f"workdir {workdir}: holds a run with {key}={before!r}, this config has {after!r}; "
             "allowed: the same config, or another --workdir"
         )
-
-
-def _differences(before: Any, after: Any, key: str) -> dict[str, tuple[Any, Any]]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        out: dict[str, tuple[Any, Any]] = {}
-        for name in sorted({*before, *after}):
-            out |= _differences(before.get(name), after.get(name), f"{key}.{name}" if key else name)
-        return out
-    return {} if before == after else {key: (before, after)}

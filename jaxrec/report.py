@@ -232,6 +232,25 @@ def _weights(ax: Axes, groups: Mapping[str, Mapping[str, Any]]) -> None:
     ax.grid(axis="y", alpha=0.3)
 
 
+def effects(lines: Mapping[str, Sequence[tuple[float, float, float, float]]], across: str, up: str) -> str:
+    """SVG of effects against a premise's strength: of each line (strength, mean, low, high), the interval
+    as a bar."""
+
+    def draw(ax: Axes) -> None:
+        ax.axhline(0, color="black", linewidth=0.8)
+        for label, points in lines.items():
+            xs, means, lows, highs = (list(column) for column in zip(*points, strict=True))
+            below = [m - low for m, low in zip(means, lows, strict=True)]
+            above = [high - m for m, high in zip(means, highs, strict=True)]
+            ax.errorbar(xs, means, yerr=(below, above), label=label, marker="o", capsize=4)
+        ax.set_xlabel(across)
+        ax.set_ylabel(up)
+        ax.legend()
+        ax.grid(alpha=0.3)
+
+    return _svg(draw)
+
+
 def _svg(draw: Any) -> str:
     """The plot as an SVG element, the same bytes for the same numbers."""
     with rc_context({"svg.hashsalt": "jaxrec", "svg.fonttype": "none"}):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -62,7 +63,8 @@ def test_train_prints_the_table_and_writes_what_it_promises(trained, tiny):
 
 def test_evaluate_needs_the_checkpoint_alone_and_agrees_with_the_run(trained, tmp_path):
     workdir, _ = trained
-    done = type_in("-m", "jaxrec.evaluate", "--checkpoint", workdir, "--json", "--per-user", cwd=tmp_path)
+    asked = ("--json", "--per-user", "--heads")
+    done = type_in("-m", "jaxrec.evaluate", "--checkpoint", workdir, *asked, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     result, kept = json.loads(done.stdout), json.loads((workdir / "test.json").read_text())
     for part in ("lists", "lists_k3", "baselines", "by_hard", "dataset", "step"):
@@ -71,6 +73,31 @@ def test_evaluate_needs_the_checkpoint_alone_and_agrees_with_the_run(trained, tm
     assert len(users) == result["lists"]["enabled"]["users"]
     mean = (users["enabled/ndcg@1"] * users["queries"]).sum() / users["queries"].sum()
     assert mean == pytest.approx(result["lists"]["enabled"]["ndcg@1"], abs=1e-12)
+    ctr = result["other_heads"].pop("ctr")  # the tiny run has two heads, and ranks by the other
+    assert not result["other_heads"] and ctr["lists"] != result["lists"]
+    mean = (users["disabled_ctr_k3/mrr@5"] * users["queries_k3"]).sum() / users["queries_k3"].sum()
+    assert mean == pytest.approx(ctr["lists_k3"]["disabled"]["mrr@5"], abs=1e-12)
+    queries = pl.read_parquet(workdir / "eval-test-best-per-query.parquet")
+    assert (queries["enabled"] == 1).mean() == pytest.approx(result["lists"]["enabled"]["ndcg@1"], abs=1e-12)
+
+
+def test_compare_two_runs(trained, tmp_path):
+    """The run, and one whose users had one another's values."""
+    workdir, _ = trained
+    assert type_in("-m", "jaxrec.evaluate", "--checkpoint", workdir, "--per-user").returncode == 0
+    for kept in workdir.glob("eval-test-*"):
+        shutil.copy(kept, tmp_path)
+    ours = pl.read_parquet(next(tmp_path.glob("*-per-user.parquet")))
+    theirs = ours.with_columns(ours["enabled/ndcg@5"].shuffle(seed=0) / 2)
+    theirs.write_parquet(next(tmp_path.glob("*-per-user.parquet")))
+    done = type_in("-m", "jaxrec.compare", workdir, tmp_path, "--json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)["metrics"]["enabled/ndcg@5"]
+    expected = (ours["enabled/ndcg@5"] - theirs["enabled/ndcg@5"]).mean()
+    assert found["users"]["mean"] == pytest.approx(expected, abs=1e-12) != 0
+    assert found["users"]["n"] == len(ours) < found["queries_as_the_paper"]["n"]
+    table = type_in("-m", "jaxrec.compare", workdir, tmp_path).stdout
+    assert re.search(rf"^enabled/ndcg@5 +[+]{expected:.4f}", table, re.M) and "as the paper tests" in table
 
 
 def test_two_processes_train_save_and_judge_as_one(trained, tiny_directory, tmp_path):
@@ -137,6 +164,9 @@ TRAIN = ["-m", "jaxrec.train", "--config"]
             "--lists=all; allowed: enabled, disabled",
         ),
         (["-m", "jaxrec.evaluate", "--checkpoint", "x", "--split=train"], "allowed: validation, test"),
+        (["-m", "jaxrec.compare", "only-one"], "W2 is missing; give W1 W2"),
+        (["-m", "jaxrec.compare", "one", "two", "three"], "'three' is no flag"),
+        (["-m", "jaxrec.compare", "nowhere", "two"], "nowhere: holds nothing where one eval-test-"),
         (["-m", "jaxrec.evaluate", "--checkpoint", "x", "--next-k=0"], "--next-k=0; allowed: whole numbers"),
     ],
 )
@@ -160,7 +190,7 @@ def test_another_config_in_the_same_workdir_is_refused(trained, tiny_directory):
     assert expected in done.stderr.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize("command", ["train", "prepare", "evaluate"])
+@pytest.mark.parametrize("command", ["train", "prepare", "evaluate", "compare"])
 def test_help_is_plain_words(command):
     done = type_in("-m", f"jaxrec.{command}", "--help")
     assert done.returncode == 0 and f"python -m jaxrec.{command}" in done.stdout

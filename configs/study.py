@@ -1,0 +1,35 @@
+"""The paper's tables, claim by claim. Takes small, kuairand, paper or tiny.
+
+python -m jaxrec.study --config configs/study.py:small --seeds 3 --workdir S       # Tables 4 to 8
+python -m jaxrec.study --config configs/study.py:small --tables premise --workdir S
+python -m jaxrec.study --config configs/study.py:kuairand --config.source.directory=DIR --workdir S
+python -m jaxrec.study --config configs/study.py:paper --workdir S                 # wants an accelerator
+
+`small` is configs/smoe.py:small cut to two epochs, so that one training with its evaluation takes about two
+minutes; `kuairand` runs Tables 4, 6 and 7, `paper` Table 4. --config.KEY changes the config all rows edit.
+"""
+
+from configs import kuairand, smoe, tiny
+from jaxrec.config import Config
+from jaxrec.errors import InputError
+from jaxrec.studies.paper import ALL, CLAIMS, PREMISES, TABLES, rows
+from jaxrec.studies.plan import Study
+
+
+def _small() -> Config:
+    config = smoe.get_config("small")
+    config.train.length = "2 epochs"
+    return config
+
+
+def get_config(scale: str = "small") -> Study:
+    """ "small", "kuairand", "paper" or "tiny"."""
+    if scale == "small":
+        return Study("small", _small(), rows, TABLES, ALL, CLAIMS, PREMISES)
+    if scale == "kuairand":
+        return Study("kuairand", kuairand.get_config(), rows, TABLES, ("4", "6", "7"), CLAIMS)
+    if scale == "paper":
+        return Study("paper", smoe.get_config("paper"), rows, TABLES, ("4",), CLAIMS, PREMISES)
+    if scale == "tiny":
+        return Study("tiny", tiny.get_config(), rows, TABLES, ALL, CLAIMS, PREMISES)
+    raise InputError(f"configs/study.py:{scale}: the argument must be small, kuairand, paper or tiny")

@@ -1,0 +1,200 @@
+"""study.md: what `results.found` holds, for people, and a figure for each premise beside it."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxrec.command import without
+from jaxrec.plain import write_text
+from jaxrec.schema import LISTS
+
+_RULES = {"popularity": "popularity", "item_to_item": "item to item", "oracle": "oracle, p/q"}
+_METRICS = {"ndcg@1": "NDCG@1", "ndcg@5": "NDCG@5", "recall@5": "Recall@5", "mrr@5": "MRR@5"}
+_HOW = (
+    "Figures are means over queries, ± the standard deviation over seeds. Differences are in NDCG@1, of "
+    "users' means, averaged over the seeds; intervals are 95% bootstrap intervals over users. A claim is "
+    "*shown* where the paired t-test over users and the one over seeds both find it at 5%, two-sided; "
+    "*reversed* where both find the opposite; else *not significant*. No level is corrected for the number "
+    "of claims. *Visible* is the smallest difference that a test would have found four times in five."
+)
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _number(value: float | None, form: str = ".4f") -> str:
+    """.3591, +.0021 or a dash."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    return f"{value:{form}}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:{form}}"
+
+
+def _p(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return "-"
+    return "<.0001" if value < 1e-4 else _number(value)
+
+
+def _interval(found: Mapping[str, Any]) -> str:
+    return "[{}, {}]".format(*(_number(value, "+.4f") for value in found["interval"]))
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _head(*cells: str) -> list[str]:
+    return [_line(*cells), _line(*("---" for _ in cells))]
+
+
+# ---------------------------------------------------------------- tables
+
+
+def _figures(
+    label: str, of_block: Mapping[str, Any], paper: Mapping[str, float], last: tuple[str, str]
+) -> str:
+    cells = []
+    for metric in _METRICS:
+        found = of_block.get(metric)
+        spread = f" ± {_number(found['sd'])}" if found and _known(found["sd"]) else ""
+        cells += [f"{_number(found['mean'])}{spread}" if found else "-", _number(paper.get(metric))]
+    return _line(label, *cells, *last)
+
+
+def _block(table: Mapping[str, Any], name: str, next_k: int) -> list[str]:
+    """One list at one K: each row beside the paper's figures; each head of a row that has two."""
+    block = name if next_k == 1 else f"{name}_k{next_k}"
+    metrics = [cell for label in _METRICS.values() for cell in (label, "paper")]
+    lines = ["", f"### PHNS-{name}, K={next_k}", "", *_head("row", *metrics, "difference", "95% interval")]
+    labels = {row["row"]: row["label"] for row in table["rows"]}
+    for row in table["rows"]:
+        found = row.get("differences", {}).get(block)
+        last = (
+            (_number(found["over_users"]["mean"], "+.4f"), _interval(found["over_users"]))
+            if found
+            else ("", "")
+        )
+        if found and row["against"] != table["rows"][0]["row"]:
+            last = (f"{last[0]} to {labels.get(row['against'], row['against'])}", last[1])
+        lines.append(
+            _figures(row["label"], row.get("figures", {}).get(block, {}), row["paper"].get(block, {}), last)
+        )
+        for head, blocks in row.get("other_heads", {}).items():
+            lines.append(_figures(f"- by its {head} head", blocks.get(block, {}), {}, ("", "")))
+    for rule, label in _RULES.items():
+        if next_k == 1 and rule in table["baselines"]:
+            lines.append(_figures(label, table["baselines"][rule].get(block, {}), {}, ("", "")))
+    visible = table["visible"].get(block)
+    if visible:
+        users, seeds = _number(visible["users"]), _number(visible["seeds"])
+        over = f"over seeds {seeds}" if seeds != "-" else "over one seed nothing"
+        lines += ["", f"Visible in every row's difference: over users {users}, {over}."]
+    return lines
+
+
+def _table(table: Mapping[str, Any]) -> list[str]:
+    queries = ", ".join(f"{n:,}" for n in sorted({*table["queries"].values()}))
+    users = ", ".join(f"{n:,}" for n in sorted({*table["users"].values()}))
+    lines = ["", f"## {table['title']}", ""]
+    lines.append(f"{queries} queries of {users} users (K=1); differences are to the first row.")
+    for next_k in table["next_k"]:
+        for name in LISTS:
+            lines += _block(table, name, next_k)
+    return lines
+
+
+# ---------------------------------------------------------------- claims
+
+
+def _part(label: str, verdict: str, part: Mapping[str, Any]) -> str:
+    users, seeds = part["over_users"], part["over_seeds"]
+    return _line(
+        label, part["list"], str(part["next_k"]), verdict,
+        _number(users["mean"], "+.4f"), _interval(users), _number(part.get("paper"), "+.4f"),
+        _number(users["effect"], "+.3f"), f"{users['t']:.2f} ({_p(users['t_p'])})",
+        f"{_p(users['wilcoxon_p'])} ({users['zeros']:,} of {users['n']:,})",
+        f"{_number(seeds['mean'], '+.4f')} ± {_number(seeds['sd'])} ({_p(seeds['p'])}, {seeds['n']})",
+        _number(users["smallest"]), _number(seeds["smallest"]),
+    )  # fmt: skip
+
+
+def _claims(claims: list[Mapping[str, Any]]) -> list[str]:
+    lines = ["", "## Claims", ""]
+    lines += _head(
+        "claim", "list", "K", "verdict", "difference", "95% interval", "paper", "d_z", "t (p)",
+        "Wilcoxon p (equal users dropped)", "seeds: mean ± sd (p, n)", "visible: users", "visible: seeds",
+    )  # fmt: skip
+    for claim in claims:
+        parts = claim["parts"]
+        verdict = f"**{claim['verdict']}**"
+        if len(parts) == 1:
+            lines.append(_part(claim["claim"], verdict, parts[0]))
+        else:
+            lines.append(_line(claim["claim"], claim["list"], str(claim["next_k"]), verdict, *[""] * 9))
+            lines += [_part(f"- {p['better']} over {p['worse']}", p["verdict"], p) for p in parts]
+        lines += [_part("- both by the CTR head", p["verdict"], p) for p in claim["by_ctr_head"]]
+    return lines
+
+
+# ---------------------------------------------------------------- premises
+
+
+def _premise(premise: Mapping[str, Any], folder: Path) -> list[str]:
+    lines = ["", f"## {premise['name'][:1].upper()}{premise['name'][1:]}", ""]
+    if not premise["points"]:
+        return [*lines, "Not run."]
+    drawn = {
+        f"PHNS-{name}": [(p["value"], p["over_users"]["mean"], *p["over_users"]["interval"]) for p in points]
+        for name, points in premise["points"].items()
+    }
+    some = next(iter(premise["points"].values()))[0]
+    knob = premise["key"].rpartition(".")[2]
+    path = folder / f"premise-{knob}-{some['better'].split('-')[0]}-{some['worse'].split('-')[0]}.svg"
+    with without("torch"):  # see jaxrec.train
+        from jaxrec import report
+
+    write_text(path, report.effects(drawn, premise["key"], "difference in NDCG@1"))
+    lines += [f"![{premise['name']}]({path.name})", ""]
+    lines += _head("list", premise["key"], "verdict", "difference", "95% interval", "seeds: mean ± sd (p, n)")
+    for name, points in premise["points"].items():
+        for point in points:
+            seeds = point["over_seeds"]
+            spread = (
+                f"{_number(seeds['mean'], '+.4f')} ± {_number(seeds['sd'])} ({_p(seeds['p'])}, {seeds['n']})"
+            )
+            mean, interval = _number(point["over_users"]["mean"], "+.4f"), _interval(point["over_users"])
+            lines.append(_line(name, f"{point['value']:g}", point["verdict"], mean, interval, spread))
+    return lines
+
+
+# ---------------------------------------------------------------- the whole
+
+
+def write(folder: Path, result: Mapping[str, Any]) -> None:
+    """study.md and the premises' figures."""
+    seeds, count = ", ".join(map(str, result["seeds"])), f"{result['done']} of {result['runs']}"
+    lines = [
+        f"# Study {result['study']}", "",
+        f"{result['date']}, {result['machine']}; seeds {seeds}; {count} trainings.",
+        "", _HOW,
+    ]  # fmt: skip
+    if result["claims"]:
+        lines += _claims(result["claims"])
+    for table in result["tables"].values():
+        lines += _table(table)
+    for premise in result["premises"]:
+        lines += _premise(premise, folder)
+    write_text(folder / "study.md", "\n".join(lines) + "\n")
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """A line a claim, for the terminal."""
+    lines = [f"{result['done']} of {result['runs']} trainings of study {result['study']}"]
+    for claim in result["claims"]:
+        means = ", ".join(_number(part["over_users"]["mean"], "+.4f") for part in claim["parts"])
+        lines.append(
+            f"{claim['claim']:<52}{claim['list']:<10}K={claim['next_k']}  {claim['verdict']:<17}{means}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,171 @@
+"""Tables, verdicts and premises from made-up values whose answers are known."""
+
+import json
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import polars as pl
+import pytest
+
+from jaxrec import paired
+from jaxrec.plain import dumps, plain
+from jaxrec.studies import markdown, results
+from jaxrec.studies.plan import Claim, Premise, Row, Study, Table
+
+USERS = 40
+METRICS = ("ndcg@1", "ndcg@5", "recall@5", "mrr@5")
+BLOCKS = ("enabled", "disabled", "enabled_k3", "disabled_k3")
+
+
+@pytest.fixture
+def judge(tmp_path):
+    """Writes a judged run whose users' NDCG@1 lies about `level`, give or take a pattern of its own."""
+
+    def write(row, seed, level, pattern=0.0, ctr=None, dataset="d"):
+        folder = tmp_path / f"{row}-{seed}"
+        folder.mkdir()
+        of_user = level + pattern * np.where(np.arange(USERS) % 2, 1, -1)
+        columns = {f"{block}/{m}": of_user for block in BLOCKS for m in METRICS}
+        lists = {b: dict.fromkeys(METRICS, level) | {"users": USERS, "examples": 100} for b in BLOCKS[:2]}
+        result = {"dataset": dataset, "lists": lists, "lists_k3": lists, "baselines": {"popularity": lists}}
+        if ctr is not None:
+            columns |= {
+                f"{b.replace('abled', 'abled_ctr')}/{m}": of_user * 0 + ctr for b in BLOCKS for m in METRICS
+            }
+            by_ctr = {b: dict.fromkeys(METRICS, ctr) for b in BLOCKS[:2]}
+            result["other_heads"] = {"ctr": {"lists": by_ctr, "lists_k3": by_ctr}}
+        users = [f"u{i:02}" for i in range(USERS)]
+        pl.DataFrame({"user": users, **columns}).write_parquet(folder / "eval-test-best-per-user.parquet")
+        pl.DataFrame({"user": users}).write_parquet(folder / "eval-test-best-per-query.parquet")
+        (folder / "eval-test-best.json").write_text(json.dumps(result))
+        return paired.read(folder)
+
+    return write
+
+
+def rows(base):
+    return (
+        Row("best", {}, {"4": "The best", "5": "K=1"}, {("enabled", 1): (0.6, 0.7, 0.9, 0.65)}),
+        Row("mid", {}, {"4": "Middling"}, {("enabled", 1): (0.5, 0.6, 0.8, 0.55)}),
+        Row("low", {}, {"4": "Lowest"}, against="mid"),
+        Row("missing", {}, {"5": "Never run"}),
+    )
+
+
+@pytest.fixture
+def study(tiny_config):
+    return Study(
+        "made up", tiny_config, rows, (Table("4", "Table 4"), Table("5", "Table 5", (1, 3))), ("4",),
+        (
+            Claim("best over mid over low", (("best", "mid"), ("mid", "low"))),
+            Claim("low over mid", (("low", "mid"),), ("enabled",), (1, 3)),
+            Claim("best over low", (("best", "low"),), ("disabled",)),
+            Claim("best over missing", (("best", "missing"),)),
+        ),
+        (Premise("the gain with moods", "source.mood", "best", "mid"),),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def judged(judge):
+    """Best is well above mid in every seed, and mid above low in the mean alone: seeds disagree."""
+    return {
+        "best": {s: judge("best", s, 0.5 + 0.001 * s, 0.05, ctr=0.31) for s in range(3)},
+        "mid": {s: judge("mid", s, 0.4, 0.02) for s in range(3)},
+        "low": {s: judge("low", s, (0.35, 0.42, 0.37)[s], 0.02) for s in range(3)},
+        "best-mood-0": {0: judge("best-mood-0", 0, 0.4, 0.01, dataset="e")},
+        "mid-mood-0": {0: judge("mid-mood-0", 0, 0.42, 0.02, dataset="e")},
+    }
+
+
+def test_a_table_holds_its_rows_spread_and_differences(study, judged):
+    found = results.found(study, ("4",), judged)
+    assert [*found["tables"]] == ["4"] and found["premises"] == []
+    table = found["tables"]["4"]
+    assert [row["label"] for row in table["rows"]] == ["The best", "Middling", "Lowest"]
+    best, mid, low = table["rows"]
+    assert best["figures"]["enabled"]["ndcg@1"] == pytest.approx({"mean": 0.501, "sd": 0.001})
+    assert best["figures"].keys() == set(BLOCKS) and best["paper"] == {
+        "enabled": {"ndcg@1": 0.6, "ndcg@5": 0.7, "recall@5": 0.9, "mrr@5": 0.65}
+    }
+    assert best["other_heads"]["ctr"]["disabled"]["mrr@5"] == {"mean": 0.31, "sd": 0.0}
+    assert best["differences"] == {} and (mid["against"], low["against"]) == ("best", "mid")
+    assert mid["differences"]["enabled"]["over_users"]["mean"] == pytest.approx(-0.101)
+    assert low["differences"]["enabled"]["over_users"]["mean"] == pytest.approx(-0.02)
+    assert (table["users"]["enabled"], table["queries"]["enabled"]) == (USERS, 100)
+    parts = [row["differences"]["enabled"] for row in (mid, low)]
+    assert table["visible"]["enabled"] == {
+        over: max(part[f"over_{over}"]["smallest"] for part in parts) for over in ("users", "seeds")
+    }
+
+
+def test_verdicts(study, judged):
+    claims = {(c["claim"], c["list"], c["next_k"]): c for c in results.found(study, ("4",), judged)["claims"]}
+    assert claims.keys() == {
+        ("best over mid over low", "enabled", 1), ("best over mid over low", "disabled", 1),
+        ("low over mid", "enabled", 1), ("low over mid", "enabled", 3), ("best over low", "disabled", 1),
+    }  # fmt: skip
+    chain = claims["best over mid over low", "enabled", 1]
+    assert [part["verdict"] for part in chain["parts"]] == ["shown", "not significant"]
+    assert chain["verdict"] == "not significant"
+    assert [part["paper"] for part in chain["parts"]] == [0.1, None]
+    # Over users low is surely below mid; the seeds' differences -.05, +.02, -.03 do not say so.
+    low = claims["low over mid", "enabled", 1]["parts"][0]
+    assert low["over_users"]["t_p"] < 1e-9 < 0.05 < low["over_seeds"]["p"]
+    assert claims["best over low", "disabled", 1]["verdict"] == "shown"
+
+
+def test_the_objective_is_not_the_head(study, judged):
+    """Best ranks by another head; by the head both have, it is below mid."""
+    claims = results.found(study, ("4",), judged)["claims"]
+    chain = next(c for c in claims if c["claim"] == "best over mid over low")
+    (by_ctr,) = chain["by_ctr_head"]  # mid and low have one head each
+    assert (by_ctr["better"], by_ctr["head"], by_ctr["verdict"]) == ("best", "ctr", "reversed")
+    assert by_ctr["over_users"]["mean"] == pytest.approx(0.31 - 0.4)
+    assert not any(c["by_ctr_head"] for c in claims if c["claim"] == "low over mid")
+
+
+def test_a_premise_is_points_on_its_knob(study, judged):
+    (premise,) = results.found(study, ("4", "premise"), judged)["premises"]
+    points = premise["points"]["enabled"]
+    assert [point["value"] for point in points] == [0.0, 1.0]  # at 2 nothing was run
+    assert [point["over_users"]["mean"] for point in points] == pytest.approx([-0.02, 0.101])
+    assert [point["over_seeds"]["n"] for point in points] == [1, 3]
+
+
+def test_rows_of_two_datasets_are_not_compared(study, judged):
+    judged["low"] = judged["mid-mood-0"]
+    found = results.found(study, ("4",), judged)
+    assert found["tables"]["4"]["rows"][2]["differences"]["enabled"] is None
+    assert not any("low" in claim["claim"] for claim in found["claims"])
+
+
+def test_study_md_and_json(study, judged, tmp_path):
+    about = {"study": "made up", "date": "2026-01-02", "machine": "a machine", "seeds": [0, 1, 2],
+             "runs": 15, "done": 11}  # fmt: skip
+    result = about | results.found(study, ("4", "5", "premise"), judged)
+    assert json.loads(dumps(result)) == plain(result)
+    markdown.write(tmp_path, result)
+    text = (tmp_path / "study.md").read_text()
+    assert "2026-01-02, a machine; seeds 0, 1, 2; 11 of 15 trainings." in text
+    block = text[text.index("## Table 4") : text.index("### PHNS-disabled, K=1")]
+    assert "100 queries of 40 users" in block
+    cells = " | .6000 | .5010 ± .0010 | .7000 | .5010 ± .0010 | .9000 | .5010 ± .0010 | .6500 |  |  |"
+    assert f"| The best | .5010 ± .0010{cells}" in block
+    assert "| - by its ctr head | .3100 ± .0000 | - |" in block
+    assert re.search(r"\| Middling \| .*\| -\.1010 \| \[-\.1\d+, -\.\d+\] \|\n", block)
+    assert re.search(r"\| Lowest \| .*\| -\.0200 to Middling \|", block)
+    assert "| popularity | .5000 | - |" in block
+    assert re.search(
+        r"^Visible in every row's difference: over users \.0\d+, over seeds \.\d+\.$", block, re.M
+    )
+    assert "| Never run | - | - |" in text and text.count("### PHNS-enabled, K=3") == 1
+    assert re.search(r"^\| best over low \| disabled \| 1 \| \*\*shown\*\* \| \+\.1210 \|", text, re.M)
+    assert re.search(r"^\| - best over mid \| enabled \| 1 \| shown \| .* \| \+\.1000 \|", text, re.M)
+    assert re.search(r"^\| - both by the CTR head \| enabled \| 1 \| reversed \|", text, re.M)
+    widths = {len(line.split("|")) for line in text.splitlines() if line.startswith("|") and "±" in line}
+    assert widths == {13, 15, 8}  # rows of tables, claims and premises: none has a cell too many
+    assert "![the gain with moods](premise-mood-best-mid.svg)" in text
+    assert ElementTree.parse(tmp_path / "premise-mood-best-mid.svg").getroot().tag.endswith("svg")
+    assert "best over low" in markdown.summary(result) and "shown" in markdown.summary(result)
