@@ -90,12 +90,13 @@ def model_lists(scores: np.ndarray, rows: np.ndarray, next_k: int, lists: tuple[
 
 
 def baseline_lists(
-    rows: np.ndarray, arrays: Arrays, next_k: int, lists: tuple[str, ...], shown_abandoned: bool
-) -> dict[str, Any]:
+    rows: np.ndarray, arrays: Arrays, next_k: int, lists: tuple[str, ...], shown_abandoned: bool,
+    rules: dict[str, baselines.Rule],
+) -> dict[str, Any]:  # fmt: skip
     """Every rule, and for K=1 the oracle's rows where the source knows the truth."""
     out = {
         rule: {name: summary(score(rows, name, arrays), rows, next_k) for name in lists}
-        for rule, score in baselines.RULES.items()
+        for rule, score in rules.items()
     }
     if next_k == 1 and len(rows) and np.isfinite(rows["oracle_enabled"]).all():
         out |= {
@@ -188,11 +189,13 @@ def judge(
     scorer = Scorer(loaded.program, table, with_loss=False, next_k=max(ks))
     scores, _ = scorer(loaded.params, found)
     shown = loaded.config.sampling.history_keeps_abandoned
+    together = baselines.item_to_item(dataset.rows("train"), loaded.arrays, shown)
+    rules = baselines.RULES | {"item_to_item": together}
     result: dict[str, Any] = {"name": loaded.config.name, "split": split, "which": which}
     for k in ks:
         suffix = "" if k == 1 else f"_k{k}"
         result[f"lists{suffix}"] = model_lists(scores, rows, k, lists)
-        result[f"baselines{suffix}"] = baseline_lists(rows, loaded.arrays, k, lists, shown)
+        result[f"baselines{suffix}"] = baseline_lists(rows, loaded.arrays, k, lists, shown, rules)
     if "enabled" in lists:
         result["by_hard"] = by_hard(scores, rows)
     result |= {
