@@ -1,4 +1,5 @@
-"""Scores that need no training, of the frozen lists: popularity, two rules, and where it is known the oracle.
+"""Scores that need no training, of the frozen lists: popularity, item to item, two rules, and where it is
+known the oracle.
 
 Each takes held-out rows and gives [Q, K, 1 + negatives] float64, the target first; higher is better.
 """
@@ -7,8 +8,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxrec.data.store import Arrays
+from jaxrec.data.store import BLOCK_ROWS, Arrays, Rows
 
+Rule = Callable[[np.ndarray, str, Arrays], np.ndarray]
+
+_COUNTED = 1_000_000  # training rows that item-to-item counts over, at most
+_TITLES = 8_192  # of which it counts pairs: the most played, 256 MiB
+_AT_A_TIME = 64  # blocks of rows
 _FIRST = 1e9  # more than any rank: what a rule adds to put a title before all others
 
 
@@ -59,7 +65,52 @@ def not_in_history_rule(rows: np.ndarray, name: str, arrays: Arrays) -> np.ndarr
     return popularity(rows, name, arrays) - _FIRST * in_history(rows, name)
 
 
-RULES: dict[str, Callable[[np.ndarray, str, Arrays], np.ndarray]] = {
+def _shown(rows: np.ndarray, arrays: Arrays, titles: int, shown_abandoned: bool) -> np.ndarray:
+    """[Q, history] ranks of what the stored histories show, as a model may see them; `titles` elsewhere."""
+    there = rows["history_title"] > 0
+    if not shown_abandoned:
+        there &= rows["history_abandoned"] == 0
+    return np.where(there, np.minimum(arrays.rank_of_id[rows["history_title"]], titles), titles)
+
+
+def item_to_item(training: Rows, arrays: Arrays, shown_abandoned: bool) -> Rule:
+    """A rule from co-occurrence (Sarwar et al. 2001; Linden, Smith & York 2003): a candidate c's score is the
+    sum, over the titles h that the history shows, of the cosine n(h, c) / sqrt(n(h) n(c)), where over
+    training rows n(h, c) counts those whose history shows h and whose target is c, n(h) those that show
+    h, and n(c) those whose target is c. Ties go by popularity.
+
+    Counted are the `_TITLES` most played titles, over all rows or a systematic sample of `_COUNTED`.
+    """
+    titles = min(len(arrays.id_of_rank), _TITLES)
+    cosine = np.zeros((titles + 1, titles + 1), np.float32)
+    shows, targets = np.zeros(titles + 1), np.zeros(titles + 1)
+    most = min(training.blocks, _COUNTED // BLOCK_ROWS)
+    blocks = np.unique(np.linspace(0, training.blocks - 1, most).astype(int))
+    for some in np.split(blocks, range(_AT_A_TIME, len(blocks), _AT_A_TIME)):
+        rows = training.read(some).reshape(-1).view(training.dtype)
+        target = np.minimum(arrays.rank_of_id[rows["target"][:, 0]], titles)
+        shown = _shown(rows, arrays, titles, shown_abandoned)
+        row, column = np.nonzero(shown < titles)
+        pairs, counts = np.unique(shown[row, column] * (titles + 1) + target[row], return_counts=True)
+        cosine.reshape(-1)[pairs] += counts
+        shows += np.bincount(shown[row, column], minlength=titles + 1)
+        targets += np.bincount(target, minlength=titles + 1)
+    cosine /= np.sqrt(np.maximum(shows, 1))[:, None]
+    cosine /= np.sqrt(np.maximum(targets, 1))
+    cosine[:, titles] = 0  # of titles not counted nothing is known
+
+    def score(rows: np.ndarray, name: str, arrays: Arrays) -> np.ndarray:
+        candidate = np.minimum(arrays.rank_of_id[candidates(rows, name)], titles)
+        out = popularity(rows, name, arrays) / _FIRST**2  # far below any cosine
+        for shown in _shown(rows, arrays, titles, shown_abandoned).T:
+            there = np.flatnonzero(shown < titles)
+            out[there] += cosine[shown[there, None, None], candidate[there]]
+        return out
+
+    return score
+
+
+RULES: dict[str, Rule] = {
     "popularity": popularity,
     "abandoned_rule": abandoned_rule,
     "in_history_rule": in_history_rule,

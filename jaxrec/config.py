@@ -211,7 +211,8 @@ class Objective:
     entropy: float = 0.1
     personalised: bool = True  # Eq. 13
     alpha: float = 1.0
-    margin: float = 1.0
+    ranking_loss: str = "hinge"  # Eq. 12; or "softmax" over the positive and its negatives
+    margin: float = 1.0  # of the hinge
     soft_negative: float = 0.1
     soft_on: str = "hard"  # "hard", "all" or "none"
 
@@ -221,6 +222,7 @@ class Optimizer:
     """Adam, weight decay, ReduceLROnPlateau."""
 
     learning_rate: float = 1e-3
+    warmup: int = 0  # steps over which the rate rises to that, linearly
     weight_decay: float = 0.01
     decay: str = "decoupled"  # or "coupled", as PyTorch's Adam does
     decay_spares: str = "nothing"  # or "biases_and_norms"

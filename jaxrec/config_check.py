@@ -24,6 +24,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("float32", "bfloat16"),
     "model.head": ("matcher", "dot"),
     "model.position": ("index", "time_gap", "none"),
+    "objective.ranking_loss": ("hinge", "softmax"),
     "objective.soft_on": ("hard", "all", "none"),
     "optimizer.decay": ("decoupled", "coupled"),
     "optimizer.decay_spares": ("nothing", "biases_and_norms"),
@@ -272,7 +273,7 @@ def _check_run(config: Config) -> None:
         "name", config.name, "be letters, digits, '.', '_' or '-': it names a directory",
     )  # fmt: skip
     _positive(config, "optimizer.learning_rate", "train.log_seconds", "train.save_minutes")
-    _at_least(config, 0, "optimizer.weight_decay", "optimizer.plateau_patience")
+    _at_least(config, 0, "optimizer.warmup", "optimizer.weight_decay", "optimizer.plateau_patience")
     factor = optimizer.plateau_factor
     require(0 < factor <= 1, "optimizer.plateau_factor", factor, "be in (0, 1]")
     require(0 <= train.seed < 2**32, "train.seed", train.seed, "be in [0, 2**32)")

@@ -111,12 +111,13 @@ def model_lists(scores: np.ndarray, rows: np.ndarray, next_k: int, lists: tuple[
 
 
 def baseline_lists(
-    rows: np.ndarray, arrays: Arrays, next_k: int, lists: tuple[str, ...], shown_abandoned: bool
-) -> dict[str, Any]:
+    rows: np.ndarray, arrays: Arrays, next_k: int, lists: tuple[str, ...], shown_abandoned: bool,
+    rules: dict[str, baselines.Rule],
+) -> dict[str, Any]:  # fmt: skip
     """Every rule, and for K=1 the oracle's rows where the source knows the truth."""
     out = {
         rule: {name: summary(score(rows, name, arrays), rows, next_k) for name in lists}
-        for rule, score in baselines.RULES.items()
+        for rule, score in rules.items()
     }
     if next_k == 1 and len(rows) and np.isfinite(rows["oracle_enabled"]).all():
         out |= {
@@ -218,10 +219,12 @@ def judge(
         task: scored(_ranked_by(loaded.program, task)).scores for task in _other_heads(loaded.program, heads)
     }
     shown = loaded.config.sampling.history_keeps_abandoned
+    together = baselines.item_to_item(dataset.rows("train"), loaded.arrays, shown)
+    rules = baselines.RULES | {"item_to_item": together}
     result: dict[str, Any] = {"name": loaded.config.name, "split": split, "which": which}
     for k in ks:
         result[f"lists{_suffix(k)}"] = model_lists(scores, rows, k, lists)
-        result[f"baselines{_suffix(k)}"] = baseline_lists(rows, loaded.arrays, k, lists, shown)
+        result[f"baselines{_suffix(k)}"] = baseline_lists(rows, loaded.arrays, k, lists, shown, rules)
     if gate.shape[1] > 1:
         result["gate"] = gating.use(gate, rows, shown)
     if "enabled" in lists:

@@ -6,6 +6,7 @@ positives it has. What is masked is taken out with `where` before any arithmetic
 neither value nor gradient, not even a NaN.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -43,6 +44,22 @@ def hinge(positive, negative, weight, c: Candidates, margin: float) -> jax.Array
     pair = c.present[:, :, None] & c.negative[:, None, :]  # [B, K, N]
     gap = jnp.where(pair, positive[:, :, None] - negative[:, None, :], 0.0)
     return _mean(_mean(jnp.maximum(margin - gap, 0.0), pair) * weight, c.present)
+
+
+def softmax(positive, negative, weight, c: Candidates, margin: float) -> jax.Array:
+    """In place of Eq. 12 [B]: -log(exp(positive) / (exp(positive) + sum of exp(negatives))), times weight
+    [B, K]: a softmax over each positive and the negatives, which `margin` does not enter.
+
+    No logQ correction (Bengio & Senecal 2008): the pools that negatives come from are drawn so by design.
+    """
+    negative = jnp.where(c.negative, negative, -jnp.inf)[:, None, :]
+    positive = jnp.where(c.present, positive, 0.0)
+    every = jnp.broadcast_to(negative, (*positive.shape, negative.shape[-1]))
+    total = jax.nn.logsumexp(jnp.concatenate([positive[..., None], every], axis=-1), axis=-1)
+    return _mean((total - positive) * weight, c.present)
+
+
+RANKING_LOSSES: dict[str, Callable[..., jax.Array]] = {"hinge": hinge, "softmax": softmax}
 
 
 def cross_entropy(positive, negative, label, negative_label, weight, c: Candidates) -> jax.Array:
@@ -87,7 +104,7 @@ def per_example(
 
     `scores` holds "ctr" and "ranking" [B, K + N] and "completion" [B, at least K], as the config's
     weights call for. `labels` has an entry for each of the K next titles: the BCE's label and the
-    hinge's pair weight. `threshold` is Eq. 13's, `target_entropy` Eq. 10's in nats (None: no such
+    ranking loss's weight. `threshold` is Eq. 13's, `target_entropy` Eq. 10's in nats (None: no such
     term), on the gate without noise [B, E]; one expert has no such term.
     """
     c, K = candidates, candidates.present.shape[1]
@@ -103,9 +120,9 @@ def per_example(
         soft = soft_labels(c.hard, config.soft_negative, config.soft_on)
         weighted.append(("ctr", config.ctr, cross_entropy(s[:, :K], s[:, K:], label, soft, weight, c)))
     if config.ranking:
-        s = scores["ranking"]
+        s, loss = scores["ranking"], RANKING_LOSSES[config.ranking_loss]
         weighted.append(
-            ("ranking", config.ranking, hinge(s[:, :K], s[:, K:], weight * label, c, config.margin))
+            ("ranking", config.ranking, loss(s[:, :K], s[:, K:], weight * label, c, config.margin))
         )
     if config.regression:
         weighted.append(("regression", config.regression, regression(scores["completion"][:, :K], c)))

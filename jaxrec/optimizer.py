@@ -1,4 +1,4 @@
-"""Adam, weight decay and ReduceLROnPlateau as one optax chain: Adam, decay, plateau, minus rate.
+"""Adam, weight decay, ReduceLROnPlateau and warm-up as one optax chain: Adam, decay, plateau, minus rate.
 
 The plateau's state lives in the chain's, so a checkpoint of the optimizer holds all there is. Every
 update takes `value`, a validation loss, and `fresh`, whether it is a new one:
@@ -74,11 +74,15 @@ def make(config: Optimizer) -> optax.GradientTransformationExtraArgs:
     )
     adam = optax.scale_by_adam()
     first = (adam, decay) if config.decay == "decoupled" else (decay, adam)
-    return optax.chain(
-        *first,
-        plateau(config.plateau_factor, config.plateau_patience),
-        optax.scale(-config.learning_rate),
-    )
+    rate: optax.GradientTransformation = optax.scale(-config.learning_rate)
+    if config.warmup:
+        rate = optax.scale_by_schedule(lambda count: -config.learning_rate * _warmed(count, config.warmup))
+    return optax.chain(*first, plateau(config.plateau_factor, config.plateau_patience), rate)
+
+
+def _warmed(count: jax.Array, steps: int) -> jax.Array:
+    """The share of the rate that step `count` takes, from 1 / steps at step 0 to 1 at step `steps` - 1."""
+    return jnp.minimum((count + 1) / steps, 1.0)
 
 
 def step(
@@ -162,8 +166,10 @@ def lazily(rule: Rule, gradient: jax.Array, rows: Moments, at_a_time: int) -> Mo
 
 
 def learning_rate(state: Any, config: Optimizer) -> jax.Array:
-    """The rate the next update starts from: the config's, as far as the plateau has lowered it."""
-    return config.learning_rate * state[2].scale
+    """The rate the next update starts from: the config's, as far as the plateau has lowered it and the
+    warm-up has raised it."""
+    rate = config.learning_rate * state[2].scale
+    return rate * _warmed(state[3].count, config.warmup) if config.warmup else rate
 
 
 apply = optax.apply_updates  # (params, updates) -> params

@@ -26,6 +26,7 @@ NAMES = {
     "abandoned_rule": "abandoned last",
     "in_history_rule": "in history first",
     "not_in_history_rule": "in history last",
+    "item_to_item": "item to item",
     "oracle": "oracle, p/q",
     "oracle_p": "oracle, p alone",
 }

@@ -140,6 +140,7 @@ WRONG = [
     ("model.gate.target_entropy", 0.6932, "model.gate.target_entropy=0.6932 must be in [0, 0.693)"),
     ("model.gate.temperature", 0.0, "model.gate.temperature=0.0 must be above 0"),
     ("objective.ranking", -1.0, "objective.ranking=-1.0 must be at least 0"),
+    ("objective.ranking_loss", "bpr", "objective.ranking_loss='bpr' must be one of hinge, softmax"),
     ("objective.margin", 0, "objective.margin=0 must be above 0"),
     ("objective.soft_negative", 2, "objective.soft_negative=2 must be in [0, 1]"),
     # the run
@@ -148,6 +149,7 @@ WRONG = [
     ("train.seed", 2**32, "train.seed=4294967296 must be in [0, 2**32)"),
     ("train.save_minutes", 0, "train.save_minutes=0 must be above 0"),
     ("evaluate.batch_size", 0, "evaluate.batch_size=0 must be at least 1"),
+    ("optimizer.warmup", -1, "optimizer.warmup=-1 must be at least 0"),
     ("optimizer.weight_decay", -1, "optimizer.weight_decay=-1 must be at least 0"),
     ("optimizer.plateau_factor", 1.5, "optimizer.plateau_factor=1.5 must be in (0, 1]"),
     ("evaluate.next_k", (1, 4), "evaluate.next_k[1]=4 must be in 1..3 (data.next_k)"),

@@ -10,6 +10,7 @@ import pytest
 
 from jaxrec import losses
 from jaxrec.config import Objective, Sampling
+from jaxrec.config_check import NAMES
 from jaxrec.schema import Batch
 
 LN2 = 0.6931472
@@ -37,6 +38,22 @@ def test_eq_12_hinge():
     # gaps 2 - 1.5 = .5 and 2 - (-1) = 3: max(0, 1 - gap) is .5 and 0, mean .25, times the weight
     got = losses.hinge(jnp.array([[2.0, 9.0]]), jnp.array([[1.5, -1.0]]), jnp.array([[1.2, 7.0]]), ONE, 1.0)
     close(got, [0.3])
+
+
+def test_softmax_over_the_positive_and_its_negatives():
+    # ln(e^ln 3 + e^0 + e^ln 2) - ln 3 = ln 6 - ln 3 = ln 2, times the weight; without the second, ln 4 - ln 3
+    s, weight = jnp.log(jnp.array([[3.0, 9.0]])), jnp.array([[1.2, 7.0]])
+    negative = jnp.log(jnp.array([[1.0, 2.0]]))
+    close(losses.softmax(s, negative, weight, ONE, 1.0), [1.2 * LN2])
+    one = ONE._replace(negative=jnp.array([[True, False]]))
+    close(losses.softmax(s, negative, weight, one, 1.0), [1.2 * 0.2876821])
+    # both positives there: each meets the negatives alone, ln 12 - ln 9 = ln 4/3 for the second
+    both = ONE._replace(present=jnp.array([[True, True]]))
+    close(losses.softmax(s, negative, weight, both, 1.0), [(1.2 * LN2 + 7 * 0.2876821) / 2])
+
+
+def test_names_of_ranking_losses_are_those_a_config_may_use():
+    assert tuple(losses.RANKING_LOSSES) == NAMES["objective.ranking_loss"]
 
 
 def test_eq_14_cross_entropy_with_soft_negatives():
@@ -88,6 +105,8 @@ def test_eq_15_total():
     close(parts["regression"], [0.09])
     close(parts["entropy"], [(LN2 - 0.52) ** 2])
     close(total, [1.3 * LN2 + 1.3 + 0.2 * 0.09 + 0.1 * 0.02998])
+    soft = terms(Objective(ranking_loss="softmax"), scores, jnp.array([[0.5, 0.5]]))[1]
+    close(soft["ranking"], [1.3 * 1.0986123])  # three scores alike: ln 3
     plain, _ = terms(Objective(soft_on="none", personalised=False), scores, jnp.array([[0.5, 0.5]]))
     close(plain, [LN2 + 1.0 + 0.2 * 0.09 + 0.1 * 0.02998])
 
@@ -115,9 +134,10 @@ def test_next_k_labels_and_weights():
     close(parts["ctr"], [(first + second) / 2])
 
 
-def test_what_is_masked_gives_neither_value_nor_gradient():
+@pytest.mark.parametrize("ranking_loss", losses.RANKING_LOSSES)
+def test_what_is_masked_gives_neither_value_nor_gradient(ranking_loss):
     c = ONE._replace(negative=jnp.array([[True, False]]))
-    config = Objective()
+    config = Objective(ranking_loss=ranking_loss)
 
     def total(bad):
         s = jnp.array([[1.0, bad, 0.5, bad]])

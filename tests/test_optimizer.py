@@ -76,6 +76,23 @@ def test_plateau_is_pytorchs():
     np.testing.assert_allclose(updates["kernel"], -0.0125, rtol=1e-3)  # it acts in the step that learns of it
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_the_rate_warms_up_linearly_and_is_told_truly(lazy):
+    config = replace(PLAIN, warmup=4, lazy=lazy, plateau_patience=0)
+    params = {"embedding": jnp.zeros((2, 3)), "kernel": jnp.zeros(3)}
+    state = optimizer.make(config).init(params)
+    for n, rate in enumerate([0.025, 0.05, 0.075, 0.1, 0.1, 0.05]):
+        plateau = {"value": 1.0, "fresh": n in (4, 5)}  # the second is no better than the first: halved
+        if n < 5:
+            assert float(optimizer.learning_rate(state, config)) == pytest.approx(rate)
+        before = params
+        grads = jax.tree.map(jnp.ones_like, params)
+        params, state = optimizer.step(config, grads, state, params, **plateau)
+        for name in params:
+            np.testing.assert_allclose(before[name] - params[name], rate, rtol=1e-4)  # Adam's step is 1
+    assert float(optimizer.learning_rate(state, config)) == pytest.approx(0.05)
+
+
 def test_a_stale_zero_freezes_nothing():
     assert rates(PLAIN, [5.0, 4.0, 3.0, 2.0, 1.0])[0] == pytest.approx([0.1] * 5)
 

@@ -39,6 +39,7 @@ def test_train_prints_the_table_and_writes_what_it_promises(trained, tiny):
     for row in (
         "model",
         "popularity",
+        "item to item",
         "abandoned last",
         "in history first",
         "oracle, p/q",
