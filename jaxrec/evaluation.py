@@ -202,8 +202,9 @@ def judge(
     shown = loaded.config.sampling.history_keeps_abandoned
     result: dict[str, Any] = {"name": loaded.config.name, "split": split, "which": which}
     for k in ks:
-        result[f"lists{_suffix(k)}"] = model_lists(scores, rows, k, lists)
-        result[f"baselines{_suffix(k)}"] = baseline_lists(rows, loaded.arrays, k, lists, shown)
+        suffix = "" if k == 1 else f"_k{k}"
+        result[f"lists{suffix}"] = model_lists(scores, rows, k, lists)
+        result[f"baselines{suffix}"] = baseline_lists(rows, loaded.arrays, k, lists, shown)
     if "enabled" in lists:
         result["by_hard"] = by_hard(scores, rows)
     if others:
