@@ -31,6 +31,12 @@ def _number(value: float | None, form: str = ".4f") -> str:
     return f"{value:{form}}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:{form}}"
 
 
+def _spread(found: Mapping[str, float]) -> str:
+    """.3591 ± .0021; of one seed .3591."""
+    spread = f" ± {_number(found['sd'])}" if _known(found["sd"]) else ""
+    return f"{_number(found['mean'])}{spread}"
+
+
 def _p(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "-"
@@ -58,8 +64,7 @@ def _figures(
     cells = []
     for metric in _METRICS:
         found = of_block.get(metric)
-        spread = f" ± {_number(found['sd'])}" if found and _known(found["sd"]) else ""
-        cells += [f"{_number(found['mean'])}{spread}" if found else "-", _number(paper.get(metric))]
+        cells += [_spread(found) if found else "-", _number(paper.get(metric))]
     return _line(label, *cells, *last)
 
 
@@ -169,6 +174,25 @@ def _premise(premise: Mapping[str, Any], folder: Path) -> list[str]:
     return lines
 
 
+# ---------------------------------------------------------------- gates
+
+
+def _gates(gates: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "",
+        "## The gate",
+        "",
+        "In nats, on held-out users, without noise; information is H(mean) - mean H.",
+        "",
+    ]
+    lines += _head("row", "mean weights", "entropy", "of the mean", "information", "collapsed")
+    for row, gate in gates.items():
+        weights = ", ".join(_spread(weight) for weight in gate["mean"])
+        figures = (_spread(gate[name]) for name in ("entropy", "entropy_of_mean", "information"))
+        lines.append(_line(row, weights, *figures, f"{gate['collapsed']} of {gate['seeds']}"))
+    return lines
+
+
 # ---------------------------------------------------------------- the whole
 
 
@@ -186,6 +210,8 @@ def write(folder: Path, result: Mapping[str, Any]) -> None:
         lines += _table(table)
     for premise in result["premises"]:
         lines += _premise(premise, folder)
+    if result["gates"]:
+        lines += _gates(result["gates"])
     write_text(folder / "study.md", "\n".join(lines) + "\n")
 
 

@@ -131,6 +131,24 @@ def _largest(values: Iterable[float]) -> float:
     return max(known, default=math.nan)
 
 
+_GATE = ("entropy", "entropy_of_mean", "information")  # of `gating.use`
+
+
+def _gates(judged: Judged) -> dict[str, Any]:
+    """How each row that has a gate uses its experts, over the seeds."""
+    out = {}
+    for row, runs in judged.items():
+        gates = [run.result["gate"] for run in runs.values() if "gate" in run.result]
+        if gates:
+            weights = zip(*(gate["mean"] for gate in gates), strict=True)
+            out[row] = {
+                "mean": [_spread(of_expert) for of_expert in weights],
+                "collapsed": sum(gate["collapsed"] for gate in gates),
+                "seeds": len(gates),
+            } | {name: _spread(gate[name] for gate in gates) for name in _GATE}
+    return out
+
+
 # ---------------------------------------------------------------- claims and premises
 
 
@@ -179,7 +197,8 @@ def _premise(premise: Premise, study: Study, comparisons: Comparisons) -> dict[s
 
 
 def found(study: Study, tables: tuple[str, ...], judged: Judged) -> dict[str, Any]:
-    """`tables`, `claims` and `premises` of the runs that are done; a row that is not has no figures."""
+    """`tables`, `claims`, `premises` and `gates` of the runs that are done; a row that is not has no
+    figures."""
     comparisons = Comparisons(judged)
     return {
         "tables": {
@@ -191,4 +210,5 @@ def found(study: Study, tables: tuple[str, ...], judged: Judged) -> dict[str, An
         "premises": [
             _premise(premise, study, comparisons) for premise in study.premises if PREMISE in tables
         ],
+        "gates": _gates(judged),
     }

@@ -29,6 +29,9 @@ def judge(tmp_path):
         columns = {f"{block}/{m}": of_user for block in BLOCKS for m in METRICS}
         lists = {b: dict.fromkeys(METRICS, level) | {"users": USERS, "examples": 100} for b in BLOCKS[:2]}
         result = {"dataset": dataset, "lists": lists, "lists_k3": lists, "baselines": {"popularity": lists}}
+        if row == "best":
+            told = {"mean": [0.25 + 0.01 * seed, 0.75 - 0.01 * seed], "information": 0.02 - 0.01 * seed}
+            result["gate"] = told | {"entropy": 0.5, "entropy_of_mean": 0.52, "collapsed": seed == 2}
         if ctr is not None:
             columns |= {
                 f"{b.replace('abled', 'abled_ctr')}/{m}": of_user * 0 + ctr for b in BLOCKS for m in METRICS
@@ -165,7 +168,12 @@ def test_study_md_and_json(study, judged, tmp_path):
     assert re.search(r"^\| - best over mid \| enabled \| 1 \| shown \| .* \| \+\.1000 \|", text, re.M)
     assert re.search(r"^\| - both by the CTR head \| enabled \| 1 \| reversed \|", text, re.M)
     widths = {len(line.split("|")) for line in text.splitlines() if line.startswith("|")}
-    assert widths == {13, 15, 8}  # rows of tables, claims and premises: none has a cell too many
+    assert widths == {13, 15, 8}  # rows of tables and gates, of claims, of premises: none has a cell too many
+    assert (
+        "| best | .2600 ± .0100, .7400 ± .0100 | .5000 ± .0000 | .5200 ± .0000 | .0100 ± .0100 | 1 of 3 |"
+        in text
+    )
+    assert "| mid |" not in text  # it has no gate
     assert "![the gain with moods](premise-mood-best-mid.svg)" in text
     assert ElementTree.parse(tmp_path / "premise-mood-best-mid.svg").getroot().tag.endswith("svg")
     assert "best over low" in markdown.summary(result) and "shown" in markdown.summary(result)
