@@ -26,6 +26,7 @@ FLOORS = (
         "losses",
         "metrics",
         "significance",
+        "weighting",
         "optimizer",
         "parallel",
     ),
