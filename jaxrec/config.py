@@ -211,6 +211,9 @@ class Objective:
     entropy: float = 0.1
     personalised: bool = True  # Eq. 13
     alpha: float = 1.0
+    weighting: str = (
+        "fixed"  # or these weights to start from: "uncertainty" (learned), "averaging" (by epoch)
+    )
     ranking_loss: str = "hinge"  # Eq. 12; or "softmax" over the positive and its negatives
     margin: float = 1.0  # of the hinge
     soft_negative: float = 0.1

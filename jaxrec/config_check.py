@@ -24,6 +24,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("float32", "bfloat16"),
     "model.head": ("matcher", "dot"),
     "model.position": ("index", "time_gap", "none"),
+    "objective.weighting": ("fixed", "uncertainty", "averaging"),
     "objective.ranking_loss": ("hinge", "softmax"),
     "objective.soft_on": ("hard", "all", "none"),
     "optimizer.decay": ("decoupled", "coupled"),

@@ -6,7 +6,7 @@ positives it has. What is masked is taken out with `where` before any arithmetic
 neither value nor gradient, not even a NaN.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,10 @@ from jaxrec.config import Objective, Sampling
 from jaxrec.schema import Batch
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]  # figure -> (sum, count), divided once by who reads them
+
+
+Moving = tuple[Mapping[str, jax.Array], jax.Array]  # weights of TASKS, and what joins each example's total
+TASKS = ("ctr", "ranking", "regression")  # the terms of Eq. 15 that are weighed against one another
 
 
 class Candidates(NamedTuple):
@@ -99,14 +103,17 @@ def per_example(
     labels: tuple[float, ...],
     threshold: float | jax.Array,
     target_entropy: float | None,
+    weights: Mapping[str, jax.Array] | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Eq. 15: the total [B] and its unweighted terms, each [B].
 
     `scores` holds "ctr" and "ranking" [B, K + N] and "completion" [B, at least K], as the config's
     weights call for. `labels` has an entry for each of the K next titles: the BCE's label and the
     ranking loss's weight. `threshold` is Eq. 13's, `target_entropy` Eq. 10's in nats (None: no such
-    term), on the gate without noise [B, E]; one expert has no such term.
+    term), on the gate without noise [B, E]; one expert has no such term. `weights` of TASKS, where there
+    are any, take the place of the config's.
     """
+    w = {task: getattr(config, task) for task in TASKS} | dict(weights or {})
     c, K = candidates, candidates.present.shape[1]
     if len(labels) != K:
         raise ValueError(f"{len(labels)} labels for {K} positives")
@@ -118,14 +125,12 @@ def per_example(
     if config.ctr:
         s = scores["ctr"]
         soft = soft_labels(c.hard, config.soft_negative, config.soft_on)
-        weighted.append(("ctr", config.ctr, cross_entropy(s[:, :K], s[:, K:], label, soft, weight, c)))
+        weighted.append(("ctr", w["ctr"], cross_entropy(s[:, :K], s[:, K:], label, soft, weight, c)))
     if config.ranking:
         s, loss = scores["ranking"], RANKING_LOSSES[config.ranking_loss]
-        weighted.append(
-            ("ranking", config.ranking, loss(s[:, :K], s[:, K:], weight * label, c, config.margin))
-        )
+        weighted.append(("ranking", w["ranking"], loss(s[:, :K], s[:, K:], weight * label, c, config.margin)))
     if config.regression:
-        weighted.append(("regression", config.regression, regression(scores["completion"][:, :K], c)))
+        weighted.append(("regression", w["regression"], regression(scores["completion"][:, :K], c)))
     if config.entropy and target_entropy is not None and clean_gate.shape[-1] > 1:
         weighted.append(("entropy", config.entropy, jnp.square(entropy(clean_gate) - target_entropy)))
     total = sum((w * value for _, w, value in weighted), jnp.zeros(len(c.present), clean_gate.dtype))
@@ -139,17 +144,22 @@ def objective(
     sampling: Sampling,
     threshold: float | jax.Array,
     target_entropy: float | None,
+    moving: Moving | None = None,
 ) -> tuple[jax.Array, Sums]:
     """The total's sum over valid examples, and every figure's (sum, count) over them.
 
     `out` is the recommender's `Outputs` on `batch`. The figures are "loss", each term as "loss_ctr"
     and so on, and of a gate "gate_0", "gate_1", ..., "gate_entropy", from which `gate_use` tells more.
+    With `moving`, weights are not the config's.
     """
+    weights, joins = moving or (None, 0.0)
     gate = out.clean_gate_BxE
     candidates = Candidates(batch.positive > 0, batch.completion, batch.negative > 0, batch.hard)
     labels = sampling.labels[: batch.positive.shape[1]]
-    total, terms = per_example(out.scores, candidates, gate, config, labels, threshold, target_entropy)
-    figures = {"loss": total} | {f"loss_{name}": value for name, value in terms.items()}
+    total, terms = per_example(
+        out.scores, candidates, gate, config, labels, threshold, target_entropy, weights
+    )
+    figures = {"loss": total + joins} | {f"loss_{name}": value for name, value in terms.items()}
     if gate.shape[-1] > 1:
         figures |= {f"gate_{e}": gate[:, e] for e in range(gate.shape[-1])} | {"gate_entropy": entropy(gate)}
     count = batch.valid.sum()

@@ -52,10 +52,13 @@ def _plateau(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTran
 
 
 def _decays(spares: str, params: Any) -> Any:
-    """True for each parameter that decays: a bias has "bias" among its name's words, a norm's is "scale"."""
+    """True for each parameter that decays: a bias has "bias" among its name's words, a norm's is "scale". A
+    task's log variance never does: it would draw the task's weight to 1."""
 
     def decays(path, _) -> bool:
         name = str(path[-1].key)
+        if name == "log_variance":
+            return False
         return spares == "nothing" or not (name == "scale" or "bias" in name.split("_"))
 
     return jax.tree_util.tree_map_with_path(decays, params)

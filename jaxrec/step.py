@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import batch as batches
-from jaxrec import losses, optimizer
+from jaxrec import losses, optimizer, weighting
 from jaxrec.config import Config
 from jaxrec.config_check import mix_counts
 from jaxrec.nn import draws
 from jaxrec.nn.experts import GateFields, temperature
+from jaxrec.nn.layers import at_least_float32
 from jaxrec.nn.pooling import ExpertFields
 from jaxrec.nn.recommender import Recommender
 from jaxrec.parallel import AXIS, rows_of_share
@@ -37,6 +38,7 @@ class TrainState(NamedTuple):
     step: jax.Array  # int32: batches seen
     validation: jax.Array  # float32: the last validation loss, for the plateau
     fresh: jax.Array  # bool: no step has acted on it yet
+    averages: Any = ()  # `weighting.Averages` where tasks are weighed by them
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,29 @@ class Program:
         o = self.config.objective
         weights = {"ctr": o.ctr, "ranking": o.ranking, "completion": o.regression}
         return tuple(task for task, weight in weights.items() if weight > 0)
+
+    @property
+    def weighed(self) -> tuple[str, ...]:
+        """The terms of Eq. 15 that the objective weighs against one another."""
+        return tuple(task for task in losses.TASKS if getattr(self.config.objective, task) > 0)
+
+    @property
+    def fixed_weights(self) -> jax.Array:
+        """[T], of `weighed`."""
+        weights = [getattr(self.config.objective, task) for task in self.weighed]
+        return jnp.asarray(weights, at_least_float32(self.config.model.dtype))
+
+    def moving_weights(self, params: Any, state: TrainState) -> losses.Moving | None:
+        """The weights of `weighed` in training, and what joins the loss; None where they stay fixed."""
+        moves, joins = self.config.objective.weighting, jnp.float32(0)
+        if moves == "fixed":
+            return None
+        if moves == "uncertainty":
+            weights, joins = weighting.uncertainty(params[weighting.PARAMETERS])
+        else:
+            epoch = state.step // self.steps_per_epoch
+            weights = weighting.averaging(state.averages, epoch, self.fixed_weights)
+        return dict(zip(self.weighed, weights, strict=True)), joins
 
     @cached_property
     def model(self) -> Recommender:
@@ -116,8 +141,12 @@ class Program:
                              for k, t in (("category", jnp.int32), ("number", jnp.float32))))  # fmt: skip
         request = batches.history(rows, self.view)
         params = self.model.init(key, request, candidates, table, 1.0)["params"]
+        moves = self.config.objective.weighting
+        if moves == "uncertainty":
+            params = params | {weighting.PARAMETERS: weighting.log_variances(self.fixed_weights)}
+        averages = weighting.no_averages(len(self.weighed)) if moves == "averaging" else ()
         tx = optimizer.make(self.config.optimizer)
-        return TrainState(params, tx.init(params), jnp.int32(0), jnp.float32(0), jnp.bool_(False))
+        return TrainState(params, tx.init(params), jnp.int32(0), jnp.float32(0), jnp.bool_(False), averages)
 
     def abstract_state(self) -> TrainState:
         """Shapes and dtypes of the state, without making it."""
@@ -129,17 +158,18 @@ class Program:
 
     def loss(
         self, params: Any, batch: Batch, table: TitleTable, tau: jax.Array | float, key: jax.Array | None,
-        catalogue: Any = None,
+        catalogue: Any = None, moving: losses.Moving | None = None,
     ) -> tuple[jax.Array, Sums]:  # fmt: skip
         """The sum over valid examples of Eq. 15, and each metric's (sum, count). `catalogue` is the model's,
-        where it was worked out before."""
+        where it was worked out before; `moving` is of `moving_weights`. Without, weights are the config's:
+        so is the loss of validation, which the plateau compares between epochs."""
         candidates = jnp.concatenate([batch.positive, batch.negative], axis=1)
         out: Any = self.model.apply(
             {"params": params}, batch.history, candidates, table, tau, key, batch.positive.shape[1], catalogue
         )
         c = self.config
         return losses.objective(
-            out, batch, c.objective, c.sampling, self.threshold, c.model.gate.target_entropy
+            out, batch, c.objective, c.sampling, self.threshold, c.model.gate.target_entropy, moving
         )
 
     def gradients(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[Any, Sums]:
@@ -189,7 +219,7 @@ class Program:
         tau = self.temperature(state.step)
 
         def loss(params: Any, catalogue: Any) -> tuple[jax.Array, Sums]:
-            return self.loss(params, batch, table, tau, key, catalogue)
+            return self.loss(params, batch, table, tau, key, catalogue, self.moving_weights(params, state))
 
         return jax.grad(loss, argnums=(0, 1), has_aux=True)(state.params, catalogue)
 
@@ -206,7 +236,14 @@ class Program:
             "learning_rate": (optimizer.learning_rate(slots, self.config.optimizer), one),
             "temperature": (self.temperature(state.step), one),
         }
-        return TrainState(params, slots, state.step + 1, state.validation, jnp.bool_(False)), sums
+        moving, averages = self.moving_weights(state.params, state), state.averages
+        if moving is not None:
+            sums |= {f"weight_{task}": (weight, one) for task, weight in moving[0].items()}
+        if averages:
+            total = jnp.stack([sums[f"loss_{task}"][0] for task in self.weighed])
+            ends = (state.step + 1) % self.steps_per_epoch == 0
+            averages = weighting.add(averages, total, sums["loss"][1], ends)
+        return TrainState(params, slots, state.step + 1, state.validation, jnp.bool_(False), averages), sums
 
     def catalogue(self, params: Any, table: TitleTable, queries: int) -> Any:
         """The model's catalogue, where it has fewer titles than `queries`, an evaluation's at a time, look

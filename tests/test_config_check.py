@@ -140,6 +140,7 @@ WRONG = [
     ("model.gate.target_entropy", 0.6932, "model.gate.target_entropy=0.6932 must be in [0, 0.693)"),
     ("model.gate.temperature", 0.0, "model.gate.temperature=0.0 must be above 0"),
     ("objective.ranking", -1.0, "objective.ranking=-1.0 must be at least 0"),
+    ("objective.weighting", "dwa", "objective.weighting='dwa' must be one of fixed, uncertainty, averaging"),
     ("objective.ranking_loss", "bpr", "objective.ranking_loss='bpr' must be one of hinge, softmax"),
     ("objective.margin", 0, "objective.margin=0 must be above 0"),
     ("objective.soft_negative", 2, "objective.soft_negative=2 must be in [0, 1]"),

@@ -27,6 +27,7 @@ FLOORS = (
         "metrics",
         "gating",
         "significance",
+        "weighting",
         "optimizer",
         "parallel",
     ),
