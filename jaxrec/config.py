@@ -198,6 +198,8 @@ class Model:
     head: str = "matcher"  # or "dot", for one task: user vector times title, as SASRec and GRU4Rec score
     reads: tuple[str, ...] = ()  # names of the features it reads; empty: all there are
     position: str = "index"  # of a title in the history; or "time_gap", since its last play, or "none"
+    target_in_sequence: bool = False  # each candidate joins the history as its newest title, as BST has it:
+    # as many times the experts' work as there are candidates
     dtype: str = "float32"  # of the compute; "bfloat16" keeps parameters, softmax and losses in float32
 
 

@@ -62,7 +62,7 @@ class Scorer:
 
     def _batches(self, rows: Rows) -> EvalBatches | PackedEvalBatches:
         """Packed on one process. Several would have to agree on where each one's rows went."""
-        if jax.process_count() > 1:
+        if jax.process_count() > 1 or not self._program.packs:
             return EvalBatches(rows, self._batch_size, jax.process_index(), jax.process_count())
         view = self._program.view
         packer = Packer(rows.dtype, view.windows, view.keeps_abandoned)

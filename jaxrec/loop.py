@@ -176,17 +176,18 @@ def _length(config: Config, rows: Rows) -> tuple[int, int]:
 
 
 def training_batches(program: Program, rows: Rows) -> TrainBatches:
-    """The training stream of this process, its histories packed as the program's step reads them."""
+    """The training stream of this process, its histories packed where the program packs."""
     train, sampling = program.config.train, program.config.sampling
     devices = jax.device_count()
     shares = devices * program.parts(train.batch_size // devices)
+    processes = (jax.process_index(), jax.process_count())
+    given = (rows, train.batch_size, train.seed, program.total_steps, *processes)
+    if not program.packs:
+        return TrainBatches(*given, None, shares)
     sample = rows.read(np.unique(np.linspace(0, rows.blocks - 1, _SAMPLE_BLOCKS).astype(int)))
     packer = Packer(rows.dtype, program.windows, sampling.history_keeps_abandoned)
     packer.fit(sample, train.batch_size, shares)
-    share = (jax.process_index(), jax.process_count())
-    return TrainBatches(
-        rows, train.batch_size, train.seed, program.total_steps, *share, packer.lengths, shares, packer
-    )
+    return TrainBatches(*given, packer.lengths, shares, packer)
 
 
 def _same_run(kept: dict[str, Any], now: dict[str, Any], workdir: Path) -> None:

@@ -89,6 +89,11 @@ def entropy(gate: jax.Array) -> jax.Array:
     return -(safe * jnp.log(safe)).sum(-1)
 
 
+def _of_request(value: jax.Array, c: Candidates) -> jax.Array:
+    """[B] of a gate's figure [B], or [B, K + N] of each candidate: then the mean over those present."""
+    return value if value.ndim == 1 else _mean(value, jnp.concatenate([c.present, c.negative], axis=1))
+
+
 def soft_labels(hard: jax.Array, value: float, soft_on: str) -> jax.Array:
     """BCE labels [B, N] of negatives: `value` on "hard" ones, on "all" or on "none", else 0."""
     on = {"hard": hard, "all": jnp.ones_like(hard), "none": jnp.zeros_like(hard)}[soft_on]
@@ -110,8 +115,8 @@ def per_example(
     `scores` holds "ctr" and "ranking" [B, K + N] and "completion" [B, at least K], as the config's
     weights call for. `labels` has an entry for each of the K next titles: the BCE's label and the
     ranking loss's weight. `threshold` is Eq. 13's, `target_entropy` Eq. 10's in nats (None: no such
-    term), on the gate without noise [B, E]; one expert has no such term. `weights` of TASKS, where there
-    are any, take the place of the config's.
+    term), on the gate without noise [B, E], or [B, K + N, E] of each candidate; one expert has no such
+    term. `weights` of TASKS, where there are any, take the place of the config's.
     """
     w = {task: getattr(config, task) for task in TASKS} | dict(weights or {})
     c, K = candidates, candidates.present.shape[1]
@@ -132,7 +137,8 @@ def per_example(
     if config.regression:
         weighted.append(("regression", w["regression"], regression(scores["completion"][:, :K], c)))
     if config.entropy and target_entropy is not None and clean_gate.shape[-1] > 1:
-        weighted.append(("entropy", config.entropy, jnp.square(entropy(clean_gate) - target_entropy)))
+        off = _of_request(jnp.square(entropy(clean_gate) - target_entropy), c)
+        weighted.append(("entropy", config.entropy, off))
     total = sum((w * value for _, w, value in weighted), jnp.zeros(len(c.present), clean_gate.dtype))
     return total, {name: value for name, _, value in weighted}
 
@@ -161,7 +167,8 @@ def objective(
     )
     figures = {"loss": total + joins} | {f"loss_{name}": value for name, value in terms.items()}
     if gate.shape[-1] > 1:
-        figures |= {f"gate_{e}": gate[:, e] for e in range(gate.shape[-1])} | {"gate_entropy": entropy(gate)}
+        of_gate = {f"gate_{e}": gate[..., e] for e in range(gate.shape[-1])} | {"gate_entropy": entropy(gate)}
+        figures |= {name: _of_request(value, candidates) for name, value in of_gate.items()}
     count = batch.valid.sum()
     sums = {name: (jnp.where(batch.valid, value, 0.0).sum(), count) for name, value in figures.items()}
     return sums["loss"][0], sums

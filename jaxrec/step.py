@@ -23,9 +23,10 @@ from jaxrec.nn.layers import at_least_float32
 from jaxrec.nn.pooling import ExpertFields
 from jaxrec.nn.recommender import Recommender
 from jaxrec.parallel import AXIS, rows_of_share
-from jaxrec.schema import Batch, HostBatch, Layout, TitleTable
+from jaxrec.schema import Batch, History, HostBatch, Layout, TitleTable
 
 _CPU_PART = 256  # examples at a time on a CPU: what they leave behind has to stay near its caches
+_CPU_TARGET_PART = 16  # where every candidate has a sequence of its own
 
 Sums = dict[str, tuple[Any, Any]]  # metric -> (sum, count), divided once by who reads them
 
@@ -99,6 +100,7 @@ class Program:
             head=m.head,
             reads=m.reads,
             position=m.position,
+            target_in_sequence=m.target_in_sequence,
         )
 
     @cached_property
@@ -111,10 +113,16 @@ class Program:
         """How many titles experts read, each once, the longest first."""
         return tuple(sorted({e.window for e in self.config.model.experts}, reverse=True))
 
+    @property
+    def packs(self) -> bool:
+        """Whether histories may share rows; where candidates join them, a request has rows of its own."""
+        return not self.config.model.target_in_sequence
+
     def parts(self, share: int) -> int:
         """How many parts a device's `share` of a batch is worked through in: the fewest that divide it and
         hold `train.microbatch` examples at most."""
-        most = self.config.train.microbatch or (_CPU_PART if jax.default_backend() == "cpu" else share)
+        on_cpu = _CPU_PART if self.packs else _CPU_TARGET_PART
+        most = self.config.train.microbatch or (on_cpu if jax.default_backend() == "cpu" else share)
         return next(n for n in range(-(-share // most), share + 1) if share % n == 0)
 
     def projects_once(self, share: int) -> bool:
@@ -261,23 +269,41 @@ class Program:
         def step(given: tuple[Any, Any], host: HostBatch, table: TitleTable) -> tuple[Any, Any, Sums]:
             params, catalogue = given
             found = batches.queries(host.words, self.view, host.packing)
-            variables = {"params": params}
-            user: Any = self.model.apply(
-                variables, found.history, table, tau, None, catalogue, method="encode"
-            )
             candidates = found.candidate[:, :, :next_k]
-            flat = candidates.reshape(len(candidates), -1)
-            tasks = (self.score_task,)
-            of_task: Any = self.model.apply(variables, user, flat, table, tasks, catalogue, method="score")
-            scores = of_task[self.score_task].reshape(candidates.shape)
+            scores, gate = self._scores(params, catalogue, found.history, candidates, table)
             sums: Sums = {}
             if with_loss:
                 batch = batches.validation(found, host.valid, self.config.sampling.next_k)
                 sums = self.loss(params, batch, table, tau, None, catalogue)[1]
-            scores, gate = jax.lax.all_gather((scores, user.clean_gate_BxE), AXIS, tiled=True)
+            scores, gate = jax.lax.all_gather((scores, gate), AXIS, tiled=True)
             return scores, gate, jax.lax.psum(sums, AXIS)
 
         return step
+
+    def _scores(
+        self, params: Any, catalogue: Any, history: History, candidates: jax.Array, table: TitleTable
+    ) -> tuple[jax.Array, jax.Array]:
+        """Of candidates [B, lists, K, 1 + negatives], by the head that ranks; and the gate's weights [B, E],
+        where each candidate has its own the mean over those present."""
+        tau, tasks, variables = self.config.model.gate.temperature, (self.score_task,), {"params": params}
+
+        def of(ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+            user: Any = self.model.apply(
+                variables, history, table, tau, None, catalogue, ids, method="encode"
+            )
+            of_task: Any = self.model.apply(variables, user, ids, table, tasks, catalogue, method="score")
+            return of_task[self.score_task], user.clean_gate_BxE
+
+        B, C = len(candidates), candidates.shape[-1]
+        if self.packs:
+            scores, gate = of(candidates.reshape(B, -1))
+            return scores.reshape(candidates.shape), gate
+        # List by list: each candidate has a sequence of its own, and of all at once memory would run out.
+        ids_NxBxC = jnp.moveaxis(candidates.reshape(B, -1, C), 1, 0)
+        scores, gates_NxBxCxE = jax.lax.map(of, ids_NxBxC)
+        present = (ids_NxBxC > 0)[..., None]
+        total = jnp.where(present, gates_NxBxCxE, 0.0).sum((0, 2))
+        return jnp.moveaxis(scores, 0, 1).reshape(candidates.shape), total / jnp.maximum(present.sum((0, 2)), 1)
 
 
 def means(sums: Sums) -> dict[str, float]:

@@ -154,6 +154,21 @@ def test_labels_are_as_many_as_positives():
         terms(Objective(), {}, jnp.ones((1, 1)), (1.0,), ONE)
 
 
+def test_a_gate_a_candidate_counts_by_those_present():
+    # entropies ln 2 and 0 of the two candidates there; the absent ones hold NaN
+    gate = jnp.array([[[0.5, 0.5], [jnp.nan, 0.0], [1.0, 0.0], [jnp.nan, 1.0]]])
+    batch = Batch(
+        None, jnp.array([[5, 0]]), jnp.ones((1, 2)), jnp.array([[6, 0]]), jnp.zeros((1, 2), bool),
+        jnp.array([True]),
+    )  # fmt: skip
+    out = SimpleNamespace(scores={"ctr": jnp.zeros((1, 4))}, clean_gate_BxE=gate)
+    config = Objective(ranking=0.0, regression=0.0)
+    sums = losses.objective(out, batch, config, Sampling(next_k=2), 0.5, 0.5)[1]
+    close([sums[f"gate_{e}"][0] for e in (0, 1)], [0.75, 0.25])
+    close(sums["gate_entropy"][0], LN2 / 2)
+    close(sums["loss_entropy"][0], ((LN2 - 0.5) ** 2 + 0.25) / 2)
+
+
 def test_sums_leave_padding_out_and_tell_how_the_gate_is_used():
     gate = jnp.array([[1.0, 0.0], [0.0, 1.0], [jnp.nan, jnp.nan]])
     out = SimpleNamespace(

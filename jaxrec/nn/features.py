@@ -163,6 +163,7 @@ class HistoryRows(Parameters):
     width: int
     positions: int  # of the longest history
     kind: str = "index"  # of position, one of POSITIONS
+    target: bool = False  # whether candidates join the history
 
     def setup(self):
         self.numbers = [Dense(self.dtype, f.width, name=f.name) for f in self.features]
@@ -174,7 +175,15 @@ class HistoryRows(Parameters):
         if POSITIONS[self.kind] is not None:
             count = GAPS if self.kind == "time_gap" else self.positions
             self.position = self.weight("position", embedding_init, count, self.width)
+        if self.target:
+            self.of_target = self.weight("target", embedding_init, self.width)
         self.bias = self.weight("bias", nn.initializers.zeros, self.width)
+
+    def candidates(self, titles: TitleRows, context_BxF: jax.Array) -> jax.Array:
+        """x [B, C, D] of candidates that join the history: with a learned position of their own, and without
+        interactions, of which there are none yet."""
+        of_request_BxD = context_BxF @ self.of_context + self.bias + self.of_target
+        return titles.through("history", self.of_title) + of_request_BxD[:, None]
 
     def __call__(self, history: History, titles: TitleRows, context_BxF: jax.Array) -> jax.Array:
         numbers = _interactions(self.features, history).astype(self.dtype)

@@ -16,7 +16,7 @@ from jaxrec.nn.experts import KINDS, Gate, GateFields
 from jaxrec.nn.features import Catalogue, Columns, HistoryRows, ProjectedRows, TitleRows, TitleVectors, read
 from jaxrec.nn.layers import Parameters, at_least_float32
 from jaxrec.nn.matchers import Matcher, Product, dot
-from jaxrec.nn.pooling import ExpertFields, Titles
+from jaxrec.nn.pooling import ExpertFields, Titles, joined
 from jaxrec.schema import FeatureSpec, History, TitleTable
 
 TASKS = ("ctr", "ranking", "completion")
@@ -24,7 +24,8 @@ HEADS = ("matcher", "dot")
 
 
 class User(NamedTuple):
-    """An encoded request, to be scored against any number of lists."""
+    """An encoded request, to be scored against any number of lists; with the target in the sequence one for
+    each of its candidates, [B, C, ...], to be scored against those."""
 
     vector_BxF: jax.Array  # mixture (Eq. 11), customer features, context
     gate_BxE: jax.Array  # the weights mixed with; ones [B, 1] for one expert
@@ -35,7 +36,7 @@ class Outputs(NamedTuple):
     """Scores in at least float32. "ctr" is a logit, "completion" in (0, 1)."""
 
     scores: dict[str, jax.Array]  # task -> [B, C]
-    gate_BxE: jax.Array
+    gate_BxE: jax.Array  # [B, C, E] with the target in the sequence
     clean_gate_BxE: jax.Array
 
 
@@ -70,6 +71,9 @@ class Recommender(Parameters):
     head: str = "matcher"  # or "dot": one task's score, the mixture times the title; no matchers then
     reads: tuple[str, ...] = ()  # names of the features read; empty: all
     position: str = "index"  # one of `features.POSITIONS`
+    target_in_sequence: bool = (
+        False  # each candidate joins the history as its newest title (Chen et al. 2019)
+    )
 
     def setup(self):
         if not self.tasks or set(self.tasks) - set(TASKS):
@@ -84,8 +88,9 @@ class Recommender(Parameters):
         self.longest = max(e.window for e in self.experts)
         title, user, context = (sum(f.width for f in read(where[w], self.reads)) for w in where)
         self.rows = HistoryRows(
-            self.dtype, interactions, title, context, self.width, self.longest, self.position, name="history"
-        )
+            self.dtype, interactions, title, context, self.width, self.longest, self.position,
+            self.target_in_sequence, name="history",
+        )  # fmt: skip
         self.expert = [KINDS[f.kind](self.dtype, f, name=f"expert_{e}") for e, f in enumerate(self.experts)]
         if len(self.experts) > 1:
             self.gating = Gate(self.dtype, self.gate, name="gate")
@@ -121,9 +126,11 @@ class Recommender(Parameters):
         temperature: jax.Array | float,
         key_Bx2: jax.Array | None = None,
         catalogue: Catalogue | None = None,
+        candidate_BxC: jax.Array | None = None,
     ) -> User:
         """The user vector of each request; `temperature` is the gate's. The history holds the longest
-        window's places, and the shorter windows'."""
+        window's places, and the shorter windows'. Candidates are asked for by the target in the sequence
+        alone, which takes a request a row and C times the experts' work."""
         examples = len(history.user_categories)
         customer_BxF = self.user(history.user_categories, history.user_numbers)
         context_BxF = self.context(history.context_categories, history.context_numbers)
@@ -136,6 +143,31 @@ class Recommender(Parameters):
                 x_RxLxD = drop(x_RxLxD, keep, self.dropout)
         whole = Titles(x_RxLxD, history.example, key_RxLx2)
         seen = {x_RxLxD.shape[1]: whole} | {w: _some(whole, at) for w, at in history.shorter.items()}
+        if not self.target_in_sequence:
+            return self._mixed(seen, customer_BxF, context_BxF, temperature, key_Bx2)
+        if candidate_BxC is None:
+            raise ValueError("with target_in_sequence a request is encoded for its candidates: give them")
+        C, key_BxCx2 = candidate_BxC.shape[1], None
+        x_BxCxD = self.rows.candidates(self._titles(candidate_BxC, table, catalogue), context_BxF)
+        if key_Bx2 is not None:
+            key_BxCx2 = fold(key_Bx2[:, None], jnp.arange(C))
+            if self.dropout:
+                keep, _ = keeps(
+                    fold(key_BxCx2, jnp.int32(0)), layer_number(self.path), self.width, self.dropout
+                )
+                x_BxCxD = drop(x_BxCxD, keep, self.dropout)
+        with_each = {w: joined(titles, x_BxCxD, key_BxCx2) for w, titles in seen.items()}
+        customer_NxF, context_NxF = (jnp.repeat(x, C, axis=0) for x in (customer_BxF, context_BxF))
+        key_Nx2 = None if key_BxCx2 is None else key_BxCx2.reshape(-1, 2)
+        user = self._mixed(with_each, customer_NxF, context_NxF, temperature, key_Nx2)
+        return User(*(x.reshape(examples, C, x.shape[-1]) for x in user))
+
+    def _mixed(
+        self, seen: dict[int, Titles], customer_BxF: jax.Array, context_BxF: jax.Array,
+        temperature: jax.Array | float, key_Bx2: jax.Array | None,
+    ) -> User:  # fmt: skip
+        """Experts over what each of them sees, gated."""
+        examples = len(customer_BxF)
         pooled = [expert(seen[expert.fields.window], examples) for expert in self.expert]
         if len(pooled) == 1:
             ones = jnp.ones((examples, 1), at_least_float32(self.dtype))
@@ -177,11 +209,12 @@ class Recommender(Parameters):
     ) -> Outputs:
         """Encodes and scores. With `positives`, completion is worked out for the first so many
         candidates alone, [B, positives]: no loss reads the rest."""
-        user = self.encode(history, table, temperature, key_Bx2, catalogue)
+        user = self.encode(history, table, temperature, key_Bx2, catalogue, candidate_BxC)
         if positives is None or "completion" not in self.tasks:
             scores = self.score(user, candidate_BxC, table, None, catalogue)
         else:
             others = tuple(t for t in self.tasks if t != "completion")
             scores = self.score(user, candidate_BxC, table, others, catalogue)
-            scores |= self.score(user, candidate_BxC[:, :positives], table, ("completion",), catalogue)
+            first = User(*(x[:, :positives] for x in user)) if self.target_in_sequence else user
+            scores |= self.score(first, candidate_BxC[:, :positives], table, ("completion",), catalogue)
         return Outputs(scores, user.gate_BxE, user.clean_gate_BxE)
