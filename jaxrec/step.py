@@ -303,7 +303,9 @@ class Program:
         scores, gates_NxBxCxE = jax.lax.map(of, ids_NxBxC)
         present = (ids_NxBxC > 0)[..., None]
         total = jnp.where(present, gates_NxBxCxE, 0.0).sum((0, 2))
-        return jnp.moveaxis(scores, 0, 1).reshape(candidates.shape), total / jnp.maximum(present.sum((0, 2)), 1)
+        return jnp.moveaxis(scores, 0, 1).reshape(candidates.shape), total / jnp.maximum(
+            present.sum((0, 2)), 1
+        )
 
 
 def means(sums: Sums) -> dict[str, float]:

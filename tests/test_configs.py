@@ -6,16 +6,20 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxrec.command import load_config
+from jaxrec.command import load, load_config
 from jaxrec.config import Config
 from jaxrec.config_check import check
 from jaxrec.parallel import AXIS
 from jaxrec.schema import FeatureSpec, HostBatch, Layout, TitleTable
 from jaxrec.step import Program
+from jaxrec.studies import plan
+from jaxrec.studies.plan import Study
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ARGUMENTS = dict.fromkeys(("smoe.py", "bst.py", "vmoe.py", "sasrec.py", "gru4rec.py"), (":small", ":paper"))
-FILES = [p.name for p in sorted(CONFIGS.glob("*.py")) if p.name != "study.py"]  # tests/studies has its rows
+FILES = [p.name for p in sorted(CONFIGS.glob("*.py")) if p.name != "study.py"]
+_TINY = load(f"{CONFIGS / 'study.py'}:tiny", Study)
+STUDY = plan.configs(_TINY, tuple(table.name for table in _TINY.tables))
 EVERY = [f"{name}{a}" for name in FILES for a in ARGUMENTS.get(name, ("",))]
 
 
@@ -32,10 +36,8 @@ def layout_of(config: Config) -> Layout:
     return Layout(1002, d.history, d.next_k, pools, d.negatives, specs)
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_a_config_loads_and_its_steps_trace(name):
-    config = load_config(str(CONFIGS / name))
-    check(config)
+def steps_trace(config: Config) -> None:
+    """A training and an evaluation step of the config, in shapes alone."""
     layout = layout_of(config)
     program = Program(config, layout, 0.5, 10, 100)
     state = program.abstract_state()
@@ -58,3 +60,16 @@ def test_a_config_loads_and_its_steps_trace(name):
     scores, gate, _ = traced(program.eval_step(3, with_loss=True), (state.params, None), queries)
     assert gate.shape == (1, config.evaluate.batch_size, len(config.model.experts))
     assert scores.shape == (1, config.evaluate.batch_size, 2, 3, 21) and scores.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_config_loads_and_its_steps_trace(name):
+    config = load_config(str(CONFIGS / name))
+    check(config)
+    steps_trace(config)
+
+
+@pytest.mark.parametrize("row", STUDY)
+def test_the_steps_of_a_studys_row_trace(row):
+    """Training them all is python -m jaxrec.study --config configs/study.py:tiny --tables 4,5,6,7,8,options."""
+    steps_trace(STUDY[row])
