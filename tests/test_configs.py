@@ -36,8 +36,8 @@ def layout_of(config: Config) -> Layout:
     return Layout(1002, d.history, d.next_k, pools, d.negatives, specs)
 
 
-def steps_trace(config: Config) -> None:
-    """A training and an evaluation step of the config, in shapes alone."""
+def steps_trace(config: Config) -> set[str]:
+    """A training and an evaluation step of the config, in shapes alone; the figures of the first."""
     layout = layout_of(config)
     program = Program(config, layout, 0.5, 10, 100)
     state = program.abstract_state()
@@ -60,6 +60,7 @@ def steps_trace(config: Config) -> None:
     scores, gate, _ = traced(program.eval_step(3, with_loss=True), (state.params, None), queries)
     assert gate.shape == (1, config.evaluate.batch_size, len(config.model.experts))
     assert scores.shape == (1, config.evaluate.batch_size, 2, 3, 21) and scores.dtype == jnp.float32
+    return set(sums)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -71,5 +72,12 @@ def test_a_config_loads_and_its_steps_trace(name):
 
 @pytest.mark.parametrize("row", STUDY)
 def test_the_steps_of_a_studys_row_trace(row):
-    """Training them all is python -m jaxrec.study --config configs/study.py:tiny --tables 4,5,6,7,8,options."""
-    steps_trace(STUDY[row])
+    """To train them all, too: python -m jaxrec.study --config configs/study.py:tiny --workdir S."""
+    config = STUDY[row]
+    o, gate = config.objective, config.model.gate
+    terms = {name for name in ("ctr", "ranking", "regression") if getattr(o, name)}
+    figures = {f"loss_{name}" for name in terms}
+    if len(config.model.experts) > 1 and gate.target_entropy is not None:
+        figures |= {"loss_entropy"}
+    figures |= {f"weight_{name}" for name in terms if o.weighting != "fixed"}
+    assert {name for name in steps_trace(config) if name.startswith(("loss_", "weight_"))} == figures
