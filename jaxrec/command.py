@@ -230,7 +230,7 @@ def _parse(argv: list[str], positional: tuple[str, ...]) -> list[str]:
             raise InputError(f"{given[len(positional)]!r} is no flag; --help lists those that exist")
         if len(given) < len(positional):
             raise InputError(f"{positional[len(given)]} is missing; give {' '.join(positional)}")
-        if "config" in flags.FLAGS:
+        if "config" in flags.FLAGS and isinstance(flags.FLAGS["config"].value, Config):  # of `config_flag`
             if not flags.FLAGS["config"].present:
                 raise InputError(_NO_CONFIG)
             check(flags.FLAGS.config)
