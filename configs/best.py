@@ -3,8 +3,8 @@
 python -m jaxrec.train --config configs/best.py              # the simulated service, as smoe.py:small
 python -m jaxrec.train --config configs/best.py:kuairand --config.source.directory=DIR
 
-It is configs/smoe.py:small, or configs/kuairand.py, without the ranking and the completion task. What that
-gains, and what else was tried, is in benchmarks/results/quality.md.
+It is configs/smoe.py, or configs/kuairand.py, without the ranking and the completion task. What that
+gains, and what else was tried, is in benchmarks/results/quality.md; `paper` has not been run.
 """
 
 from configs import kuairand, smoe
@@ -12,11 +12,11 @@ from jaxrec.config import Config
 from jaxrec.errors import InputError
 
 
-def get_config(source: str = "small") -> Config:
-    """ "small" or "kuairand"."""
-    if source not in ("small", "kuairand"):
-        raise InputError(f"configs/best.py:{source}: the argument must be small or kuairand")
-    config = smoe.get_config("small") if source == "small" else kuairand.get_config()
-    config.name = f"best-{source}"
+def get_config(scale: str = "small") -> Config:
+    """ "small" or "paper", as smoe.py has them, or "kuairand"."""
+    if scale not in ("small", "paper", "kuairand"):
+        raise InputError(f"configs/best.py:{scale}: the argument must be small, paper or kuairand")
+    config = kuairand.get_config() if scale == "kuairand" else smoe.get_config(scale)
+    config.name = f"best-{scale}"
     config.objective.ranking = config.objective.regression = 0.0
     return config
