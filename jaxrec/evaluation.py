@@ -223,15 +223,15 @@ def judge(
     rules = baselines.RULES | {"item_to_item": together}
     result: dict[str, Any] = {"name": loaded.config.name, "split": split, "which": which}
     for k in ks:
-        result[f"lists{_suffix(k)}"] = model_lists(scores, rows, k, lists)
-        result[f"baselines{_suffix(k)}"] = baseline_lists(rows, loaded.arrays, k, lists, shown, rules)
+        result[f"lists{metrics.suffix(k)}"] = model_lists(scores, rows, k, lists)
+        result[f"baselines{metrics.suffix(k)}"] = baseline_lists(rows, loaded.arrays, k, lists, shown, rules)
     if gate.shape[1] > 1:
         result["gate"] = gating.use(gate, rows, shown)
     if "enabled" in lists:
         result["by_hard"] = by_hard(scores, rows)
     if others:
         result["other_heads"] = {
-            task: {f"lists{_suffix(k)}": model_lists(of_task, rows, k, lists) for k in ks}
+            task: {f"lists{metrics.suffix(k)}": model_lists(of_task, rows, k, lists) for k in ks}
             for task, of_task in others.items()
         }
     result |= {
@@ -241,10 +241,6 @@ def judge(
         "seconds": time.perf_counter() - started,
     }
     return Judged(result, rows, scores, dataset.user_keys(split), lists, ks, others)
-
-
-def _suffix(next_k: int) -> str:
-    return "" if next_k == 1 else f"_k{next_k}"
 
 
 def _other_heads(program: Program, wanted: bool) -> list[str]:
@@ -271,8 +267,8 @@ def per_user(judged: Judged) -> dict[str, np.ndarray]:
                 rank, whose = _ranks(scores[:, LISTS.index(name)], rows, k)
                 for metric, f in metrics.METRICS.items():
                     users, means, queries = metrics.per_user(whose, f(rank))
-                    out[f"{name}{head}{_suffix(k)}/{metric}"] = means
-        out[f"queries{_suffix(k)}"] = queries
+                    out[f"{name}{head}{metrics.suffix(k)}/{metric}"] = means
+        out[f"queries{metrics.suffix(k)}"] = queries
     return {"user": judged.user_keys[users], **out}
 
 

@@ -44,6 +44,11 @@ METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # the paper's, of ra
 }
 
 
+def suffix(next_k: int) -> str:
+    """What the names of figures of the next `next_k` titles end in; nothing for K=1."""
+    return "" if next_k == 1 else f"_k{next_k}"
+
+
 def per_user(user: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Users [U] in ascending order, the mean of each one's values [U], and how many there were [U]."""
     users, of_query = np.unique(user, return_inverse=True)

@@ -43,3 +43,13 @@ def tiny(tiny_directory):
     from jaxrec.data.store import Dataset
 
     return Dataset(tiny_directory)
+
+
+@pytest.fixture
+def _quick_to_compile():
+    """For programs that run a step or two: most of their time is XLA's."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

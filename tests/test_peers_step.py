@@ -12,13 +12,6 @@ from jaxrec.loop import training_batches
 from jaxrec.step import Program
 
 
-@pytest.fixture
-def _quick_to_compile():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def peers(tiny_config):
     """Both in one model, which compiles once."""
     config = copy.deepcopy(tiny_config)

@@ -11,13 +11,6 @@ from jaxrec.loop import training_batches
 from jaxrec.step import Program
 
 
-@pytest.fixture
-def _quick_to_compile():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def gradients(tiny, config, microbatch, pack):
     config = copy.deepcopy(config)
     config.model.dtype, config.train.microbatch = "float64", microbatch

@@ -13,13 +13,6 @@ from jaxrec.loop import training_batches
 from jaxrec.step import Program
 
 
-@pytest.fixture
-def _quick_to_compile():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def program_of(tiny, tiny_config, microbatch):
     config = copy.deepcopy(tiny_config)
     config.model.target_in_sequence, config.model.dtype = True, "float64"

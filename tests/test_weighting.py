@@ -64,13 +64,6 @@ def test_a_log_variance_does_not_decay(decay):
     assert np.all(after["kernel"] < 1) and np.all(after["weighting"]["log_variance"] == 1)
 
 
-@pytest.fixture
-def _quick_to_compile():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def program_of(tiny, tiny_config, kind):
     config = copy.deepcopy(tiny_config)
     config.objective.weighting, config.train.microbatch = kind, 64

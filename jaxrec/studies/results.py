@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec import paired, significance
-from jaxrec.metrics import METRICS
+from jaxrec.metrics import METRICS, suffix
 from jaxrec.paired import Values
 from jaxrec.schema import LISTS
 from jaxrec.studies.plan import PREMISE, Claim, Premise, Row, Study, Table, premise_row
@@ -20,10 +20,6 @@ from jaxrec.studies.plan import PREMISE, Claim, Premise, Row, Study, Table, prem
 Judged = Mapping[str, Mapping[int, Values]]  # row -> seed -> values
 METRIC = "ndcg@1"  # that claims are about
 TASK = "ctr"  # the head that rows of one task and of several both have
-
-
-def _suffix(next_k: int) -> str:
-    return "" if next_k == 1 else f"_k{next_k}"
 
 
 class Comparisons:
@@ -55,8 +51,8 @@ class Comparisons:
 
 def _column(run: Values, name: str, next_k: int, head: str) -> str:
     """The column of NDCG@1 by a head; the head that ranks is in the columns that name none."""
-    by_head = f"{name}_{head}{_suffix(next_k)}/{METRIC}"
-    return by_head if by_head in run.columns else f"{name}{_suffix(next_k)}/{METRIC}"
+    by_head = f"{name}_{head}{suffix(next_k)}/{METRIC}"
+    return by_head if by_head in run.columns else f"{name}{suffix(next_k)}/{METRIC}"
 
 
 # ---------------------------------------------------------------- tables
@@ -81,7 +77,7 @@ def _blocks(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def _row(row: Row, table: Table, against: str, judged: Judged, comparisons: Comparisons) -> dict[str, Any]:
     paper = {
-        f"{name}{_suffix(k)}": dict(zip(METRICS, figures, strict=True))
+        f"{name}{suffix(k)}": dict(zip(METRICS, figures, strict=True))
         for (name, k), figures in row.paper.items()
     }
     out = {"row": row.name, "label": row.tables[table.name], "paper": paper, "against": against}
@@ -97,7 +93,7 @@ def _row(row: Row, table: Table, against: str, judged: Judged, comparisons: Comp
             head: _blocks([result["other_heads"][head] for result in results]) for head in others
         },
         "differences": {
-            f"{name}{_suffix(k)}": comparisons.of(row.name, against, name, k)
+            f"{name}{suffix(k)}": comparisons.of(row.name, against, name, k)
             for name in LISTS
             for k in table.next_k
             if against != row.name
@@ -111,7 +107,7 @@ def _table(study: Study, table: Table, judged: Judged, comparisons: Comparisons)
     some = next(iter(judged.get(rows[0].name, {}).values()), None)
     rules = {name: {"lists": lists} for name, lists in some.result["baselines"].items()} if some else {}
     visible = {}
-    for block in (f"{name}{_suffix(k)}" for name in LISTS for k in table.next_k):
+    for block in (f"{name}{suffix(k)}" for name in LISTS for k in table.next_k):
         parts = [row["differences"][block] for row in found if row.get("differences", {}).get(block)]
         if parts:
             visible[block] = {
