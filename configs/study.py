@@ -5,7 +5,7 @@ python -m jaxrec.study --config configs/study.py:small --tables premise --workdi
 python -m jaxrec.study --config configs/study.py:kuairand --config.source.directory=DIR --workdir S
 python -m jaxrec.study --config configs/study.py:paper --workdir S                 # wants an accelerator
 
-`small` is configs/smoe.py:small cut to four epochs and `kuairand`, Tables 4, 6 and 7, is configs/kuairand.py
+`small` is configs/smoe.py:small cut to three epochs and `kuairand`, Tables 4, 6 and 7, is configs/kuairand.py
 cut to five, so that one training with its evaluation takes about two minutes; `paper` runs Table 4. --config.KEY changes the config all rows edit.
 """
 
@@ -18,7 +18,7 @@ from jaxrec.studies.plan import Study
 
 def _small() -> Config:
     config = smoe.get_config("small")
-    config.train.length = "4 epochs"
+    config.train.length = "3 epochs"
     return config
 
 

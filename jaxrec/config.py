@@ -197,6 +197,7 @@ class Model:
     matcher_product: bool = True  # a projection of the user vector times one of the title joins the matcher
     head: str = "matcher"  # or "dot", for one task: user vector times title, as SASRec and GRU4Rec score
     reads: tuple[str, ...] = ()  # names of the features it reads; empty: all there are
+    embedding_spread: float = 0.2  # standard deviation of embeddings at the start
     position: str = "index"  # of a title in the history; or "time_gap", since its last play, or "none"
     target_in_sequence: bool = False  # each candidate joins the history as its newest title, as BST has it:
     # as many times the experts' work as there are candidates

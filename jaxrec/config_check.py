@@ -208,6 +208,7 @@ def _check_sampling(config: Config) -> None:
 def _check_model(config: Config) -> None:
     model, gate = config.model, config.model.gate
     _at_least(config, 1, "model.width")
+    _positive(config, "model.embedding_spread")
     require(bool(model.experts), "model.experts", model.experts, "hold at least one Expert")
     for i, expert in enumerate(model.experts):
         key = f"model.experts[{i}]"

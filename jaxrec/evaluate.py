@@ -54,13 +54,9 @@ def main(found: flags.FlagValues) -> None:
     name = f"eval-{found.split}-{result['which']}"
     write_json(workdir / f"{name}.json", result)
     if found.per_user:
-        import polars as pl
+        from jaxrec import paired
 
-        for what, columns in {"per-user": per_user(judged), "per-query": per_query(judged)}.items():
-            path = workdir / f"{name}-{what}.parquet"
-            part = path.with_suffix(".part")  # whole or not at all: a study takes it as a sign
-            pl.DataFrame(columns).write_parquet(part)
-            part.replace(path)
+        paired.write(workdir, name, per_user(judged), per_query(judged))
     print_result(result, report.table(result))
 
 

@@ -1,11 +1,11 @@
-"""Runs' values user by user, as `evaluate --per-user` wrote them: read, matched by user, compared.
+"""Runs' values user by user, as `evaluate --per-user` wants them: written, read, matched by user, compared.
 
 Values are per-user means in [0, 1]; a difference is of two runs for one user, so that what makes a user
 easy or hard cancels.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,16 @@ class Values:
     def of_user(self, column: str) -> np.ndarray:
         """[U] means of a column, in the order of `users`."""
         return pl.read_parquet(self._of_users, columns=["user", column]).sort("user")[column].to_numpy()
+
+
+def write(workdir: str | Path, stem: str, of_users: Mapping[str, Any], of_queries: Mapping[str, Any]) -> None:
+    """The columns of `evaluation.per_user` and `per_query` as `<stem>-per-user.parquet` and
+    `<stem>-per-query.parquet`, each whole or not at all: a study takes the last for a sign."""
+    for what, columns in {"per-user": of_users, "per-query": of_queries}.items():
+        path = Path(workdir) / f"{stem}-{what}.parquet"
+        part = path.with_suffix(".part")
+        pl.DataFrame(columns).write_parquet(part)
+        part.replace(path)
 
 
 def read(workdir: str | Path, split: str = "test", which: str | None = None) -> Values:

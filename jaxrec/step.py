@@ -99,6 +99,7 @@ class Program:
             tasks=self.tasks,
             head=m.head,
             reads=m.reads,
+            embedding_spread=m.embedding_spread,
             position=m.position,
             target_in_sequence=m.target_in_sequence,
         )

@@ -127,6 +127,7 @@ WRONG = [
     ("model.position", "sine", "model.position='sine' must be one of index, time_gap, none"),
     ("model.reads", ("title_id", "genre"), "model.reads[1]='genre' must be one of title_id, genres, age"),
     ("model.reads", ("age",), "model.reads=('age',) must be empty, for all, or hold at least one feature of"),
+    ("model.embedding_spread", 0.0, "model.embedding_spread=0.0 must be above 0"),
     ("model.dropout", 1, "model.dropout=1 must be in [0, 1)"),
     ("model.experts[0].layers", 0, "model.experts[0].layers=0 must be at least 1"),
     ("model.experts[0].feedforward", 0.0, "model.experts[0].feedforward=0.0 must give a width"),

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxrec.nn.layers import Dense, Parameters, embedding_init, kernel_init
+from jaxrec.nn.layers import Dense, Parameters, embedding_init, kernel_init, spread
 from jaxrec.schema import TITLE_ID, FeatureSpec, History, TitleTable
 
 # Buckets of the time since a play, two to each factor of e: each ends 1.65 times as long ago as the one
@@ -33,10 +33,11 @@ class Categories(Parameters):
 
     size: int
     width: int
+    spread: float = 0.2  # standard deviation of the embeddings at the start
 
     @nn.compact
     def __call__(self, ids: jax.Array) -> jax.Array:
-        table = self.weight("embedding", embedding_init, self.size, self.width)
+        table = self.weight("embedding", spread(self.spread), self.size, self.width)
         given = (ids > 0)[..., None]
         rows = jnp.where(given, jnp.take(table, ids, axis=0), jnp.zeros((), table.dtype))
         if ids.shape[-1] == 1:
@@ -53,6 +54,7 @@ class Columns(Parameters):
 
     features: tuple[FeatureSpec, ...]
     reads: tuple[str, ...] = ()  # names; empty: all
+    spread: float = 0.2  # of embeddings at the start
 
     @nn.compact
     def __call__(self, categories: jax.Array, numbers: jax.Array) -> jax.Array:
@@ -67,7 +69,7 @@ class Columns(Parameters):
             else:
                 ids = categories[..., category : category + f.columns]
                 if f in wanted:
-                    parts.append(Categories(self.dtype, f.size, f.width, name=f.name)(ids))
+                    parts.append(Categories(self.dtype, f.size, f.width, self.spread, name=f.name)(ids))
                 category += f.columns
         return jnp.concatenate(parts, axis=-1)
 
@@ -82,13 +84,14 @@ class TitleVectors(Parameters):
     features: tuple[FeatureSpec, ...]  # those declared of titles
     titles: int  # V
     reads: tuple[str, ...] = ()  # names; empty: all
+    spread: float = 0.2  # of embeddings at the start
 
     def setup(self):
         others = tuple(f for f in self.features if f.name != TITLE_ID)
         self.id_width = sum(f.width for f in read(self.features, self.reads) if f.name == TITLE_ID)
         if self.id_width:
-            self.id_vectors = Categories(self.dtype, self.titles, self.id_width, name=TITLE_ID)
-        self.columns = Columns(self.dtype, others, self.reads, name="columns")
+            self.id_vectors = Categories(self.dtype, self.titles, self.id_width, self.spread, name=TITLE_ID)
+        self.columns = Columns(self.dtype, others, self.reads, self.spread, name="columns")
 
     def vectors(self, ids: jax.Array, table: TitleTable) -> jax.Array:
         """[..., F] of ids [...]."""

@@ -70,6 +70,7 @@ class Recommender(Parameters):
     tasks: tuple[str, ...]
     head: str = "matcher"  # or "dot": one task's score, the mixture times the title; no matchers then
     reads: tuple[str, ...] = ()  # names of the features read; empty: all
+    embedding_spread: float = 0.2  # standard deviation of features' embeddings at the start
     position: str = "index"  # one of `features.POSITIONS`
     target_in_sequence: bool = (
         False  # each candidate joins the history as its newest title (Chen et al. 2019)
@@ -81,9 +82,10 @@ class Recommender(Parameters):
         if self.head not in HEADS or (self.head == "dot" and len(self.tasks) > 1):
             raise ValueError(f"head={self.head!r} must be one of {HEADS}; dot has one task, not {self.tasks}")
         where = {w: tuple(f for f in self.features if f.where == w) for w in ("title", "user", "context")}
-        self.title = TitleVectors(self.dtype, where["title"], self.titles, self.reads, name="title")
-        self.user = Columns(self.dtype, where["user"], self.reads, name="user")
-        self.context = Columns(self.dtype, where["context"], self.reads, name="context")
+        of = self.reads, self.embedding_spread
+        self.title = TitleVectors(self.dtype, where["title"], self.titles, *of, name="title")
+        self.user = Columns(self.dtype, where["user"], *of, name="user")
+        self.context = Columns(self.dtype, where["context"], *of, name="context")
         interactions = read([f for f in self.features if f.where == "interaction"], self.reads)
         self.longest = max(e.window for e in self.experts)
         title, user, context = (sum(f.width for f in read(where[w], self.reads)) for w in where)

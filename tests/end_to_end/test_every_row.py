@@ -1,0 +1,134 @@
+"""Every row of the paper's tables and every option, trained and judged for real at the smallest scale."""
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxrec import paired
+from jaxrec.command import Interrupt, load, load_config
+from jaxrec.data.dataset import prepare
+from jaxrec.data.store import Dataset
+from jaxrec.evaluation import judge, per_query, per_user
+from jaxrec.loop import train
+from jaxrec.plain import write_json
+from jaxrec.sources import open_source
+from jaxrec.studies import markdown, results, runs
+from jaxrec.studies.paper import ALL
+from jaxrec.studies.plan import Study, configs, datasets, every_run
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLES = (*ALL, "options")
+STUDY = load(f"{ROOT / 'configs/study.py'}:tiny", Study)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """configs/study.py:tiny, four steps a row, its dataset prepared."""
+    study = copy.deepcopy(STUDY)
+    study.base.data.directory = str(tmp_path_factory.mktemp("data") / "tiny")
+    study.base.source.users, study.base.source.test_only_users = 120, 30
+    study.base.train.length = "4 steps"
+    return study
+
+
+@pytest.fixture(scope="module")
+def every(study, tmp_path_factory):
+    every = every_run(study, TABLES, 1, tmp_path_factory.mktemp("study"))
+    for directory, config in datasets(every).items():
+        prepare(open_source(config.source, config.features), config, directory)
+    return every
+
+
+def trained(run):
+    """What `runs.training` has commands do, without a process and its imports for each of thirty rows."""
+    if runs.is_done(run.workdir, "eval-test-*-per-query.parquet"):
+        return
+    train(run.config, Dataset(run.config.data.directory), run.workdir, Interrupt())
+    judged = judge(run.workdir, heads=True)
+    write_json(run.workdir / "test.json", judged.result)
+    write_json(run.workdir / "eval-test-best.json", judged.result)
+    paired.write(run.workdir, "eval-test-best", per_user(judged), per_query(judged))
+
+
+@pytest.mark.usefixtures("_quick_to_compile")
+@pytest.mark.parametrize("name", configs(STUDY, TABLES))
+def test_a_row_is_trained_and_judged(name, every):
+    run = next(run for run in every if run.name == name)
+    trained(run)
+    result = json.loads((run.workdir / "test.json").read_text())
+    assert result["step"] == 4 and {"lists", "lists_k3", "by_hard"} <= result.keys()
+    assert ("gate" in result) == (len(run.config.model.experts) > 1)
+    tasks = [task for task in ("ctr", "ranking") if getattr(run.config.objective, task)]
+    assert list(result.get("other_heads", {})) == tasks[:-1]  # ranking ranks where there is one
+
+
+@pytest.fixture(scope="module")
+def found(study, every):
+    for run in every:
+        trained(run)  # the tests above have, but where this one is run alone
+    return results.found(study, TABLES, runs.values(every))
+
+
+def test_every_row_of_every_table_has_its_figures(study, found):
+    rows = study.rows(study.base)
+    assert [*found["tables"]] == [*TABLES]
+    for name, table in found["tables"].items():
+        assert [row["row"] for row in table["rows"]] == [row.name for row in rows if name in row.tables]
+        assert table["baselines"].keys() >= {"popularity", "item_to_item", "oracle"}
+        for row in table["rows"]:
+            blocks = {f"{kind}{suffix}" for kind in ("enabled", "disabled") for suffix in ("", "_k3")}
+            assert row["figures"].keys() == blocks
+            means = [figure["mean"] for block in row["figures"].values() for figure in block.values()]
+            assert np.isfinite(means).all() and min(means) > 0 and max(means) < 1, row["row"]
+            if row["against"] != row["row"]:
+                assert all(part["seeds"] == [0] for part in row["differences"].values())
+    assert len(found["tables"]["7"]["rows"]) == 5 and len(found["tables"]["8"]["rows"]) == 6
+
+
+def test_rows_are_trained_apart(every, found):
+    """Two rows with the same parameters would be one row under two names."""
+    ranks = {run.name: paired.read(run.workdir).queries.drop("user").to_numpy().tobytes() for run in every}
+    assert len(set(ranks.values())) == len(ranks)
+
+
+def test_every_claim_has_its_verdicts_and_the_page_is_written(study, found, every, tmp_path):
+    asked = {(c.name, name, k) for c in study.claims for name in c.lists for k in c.next_k}
+    assert {(c["claim"], c["list"], c["next_k"]) for c in found["claims"]} == asked
+    assert {c["verdict"] for c in found["claims"]} == {"not significant"}  # of one seed
+    about = {"study": "tiny", "date": "2026-01-02", "machine": "a machine", "seeds": [0],
+             "runs": len(every), "done": len(every)}  # fmt: skip
+    markdown.write(tmp_path, about | found)
+    text = (tmp_path / "study.md").read_text()
+    for row in study.rows(study.base):
+        for label in row.tables.values():
+            assert f"| {label} |" in text
+
+
+@pytest.mark.usefixtures("_quick_to_compile")
+def test_a_row_computed_again_from_its_config_gives_the_studys_figures(every, found, tmp_path):
+    row = found["tables"]["4"]["rows"][0]
+    run = next(run for run in every if run.name == row["row"])
+    again = run._replace(config=load_config(str(runs.write_config(run))), workdir=tmp_path / "again")
+    trained(again)
+    lists = json.loads((again.workdir / "test.json").read_text())["lists"]
+    for name, figures in lists.items():
+        for metric, of_row in row["figures"][name].items():
+            assert figures[metric] == of_row["mean"]
+
+
+def test_what_is_done_is_not_run_again_and_what_is_missing_is(every, found):
+    """Of forty rows one has lost its last file: that one is judged again, to the same values."""
+    lost = every[-1]
+    path = lost.workdir / "eval-test-best-per-query.parquet"
+    before, result = path.read_bytes(), json.loads((lost.workdir / "eval-test-best.json").read_text())
+    path.unlink()
+    assert len(runs.finished(every)) == len(every) - 1
+    with Interrupt() as interrupt:
+        assert runs.run_all(every, lost.workdir.parents[2], 1, interrupt) == []
+    assert path.read_bytes() == before
+    again = json.loads((lost.workdir / "eval-test-best.json").read_text())
+    assert again["lists"] == result["lists"]
+    assert [run for run in every[:-1] if (run.workdir / "log.txt").exists()] == []
