@@ -5,8 +5,9 @@ python -m jaxrec.study --config configs/study.py:small --tables premise --workdi
 python -m jaxrec.study --config configs/study.py:kuairand --config.source.directory=DIR --workdir S
 python -m jaxrec.study --config configs/study.py:paper --workdir S                 # wants an accelerator
 
-`small` is configs/smoe.py:small cut to three epochs and `kuairand`, Tables 4, 6 and 7, is configs/kuairand.py
-cut to five, so that one training with its evaluation takes about two minutes; `paper` runs Table 4. --config.KEY changes the config all rows edit.
+`small` is configs/smoe.py:small cut to three epochs; `kuairand`, Tables 4, 6 and 7, is configs/kuairand.py
+cut to five: one training with its evaluation takes about two minutes. `paper` runs Table 4.
+--config.KEY changes the config all rows edit.
 """
 
 from configs import kuairand, smoe, tiny
