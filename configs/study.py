@@ -6,7 +6,7 @@ python -m jaxrec.study --config configs/study.py:kuairand --config.source.direct
 python -m jaxrec.study --config configs/study.py:paper --workdir S                 # wants an accelerator
 
 `small` is configs/smoe.py:small cut to three epochs; `kuairand`, Tables 4, 6 and 7, is configs/kuairand.py
-cut to five: one training with its evaluation takes about two minutes. `paper` runs Table 4.
+cut to four: one training with its evaluation takes about two minutes. `paper` runs Table 4.
 --config.KEY changes the config all rows edit.
 """
 
@@ -25,7 +25,7 @@ def _small() -> Config:
 
 def _kuairand() -> Config:
     config = kuairand.get_config()
-    config.train.length = "5 epochs"
+    config.train.length = "4 epochs"
     return config
 
 
