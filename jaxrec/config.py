@@ -233,6 +233,7 @@ class Optimizer:
     decay: str = "decoupled"  # or "coupled", as PyTorch's Adam does
     decay_spares: str = "nothing"  # or "biases_and_norms"
     lazy: bool = False  # embedding rows without a gradient keep moments and value, and do not decay
+    average: float = 0.0  # decay of a moving average of the parameters, which is judged; 0: none
     plateau_factor: float = 0.5
     plateau_patience: int = 2  # evaluations, in PyTorch's meaning
 

@@ -277,6 +277,7 @@ def _check_run(config: Config) -> None:
     _positive(config, "optimizer.learning_rate", "train.log_seconds", "train.save_minutes")
     _at_least(config, 0, "optimizer.warmup", "optimizer.weight_decay", "optimizer.plateau_patience")
     factor = optimizer.plateau_factor
+    require(0 <= optimizer.average < 1, "optimizer.average", optimizer.average, "be in [0, 1)")
     require(0 < factor <= 1, "optimizer.plateau_factor", factor, "be in (0, 1]")
     require(0 <= train.seed < 2**32, "train.seed", train.seed, "be in [0, 2**32)")
     parse_length(train.length)

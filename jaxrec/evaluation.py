@@ -143,7 +143,7 @@ class Loaded:
     config: Config
     program: Program
     arrays: Arrays
-    params: Any
+    params: Any  # those that are judged
     step: int
     meta: dict[str, Any]
 
@@ -156,7 +156,7 @@ def load(workdir: str | Path, which: str) -> Loaded:
         program = program_of(config, meta)
         state = checkpoints.restore(which, abstract(program.abstract_state(), replicated()))
         arrays = Arrays(**checkpoints.restore_arrays(which))
-        return Loaded(config, program, arrays, state.params, checkpoints.step(which), meta)
+        return Loaded(config, program, arrays, state.judged, checkpoints.step(which), meta)
 
 
 def program_of(config: Config, meta: dict[str, Any]) -> Program:

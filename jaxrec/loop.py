@@ -133,7 +133,7 @@ class _Run:
         self, state: TrainState, step: int, scorer: Scorer, writer: Writer
     ) -> tuple[TrainState, dict[str, Any]]:
         """The lists and the loss of the validation users; the loss is handed to the plateau."""
-        found = scorer(state.params, self.validation)
+        found = scorer(state.judged, self.validation)
         values = means(found.sums)
         if values.get("gate_information", COLLAPSED) < COLLAPSED:
             told = values["gate_information"]

@@ -168,6 +168,14 @@ def lazily(rule: Rule, gradient: jax.Array, rows: Moments, at_a_time: int) -> Mo
     return jax.lax.fori_loop(0, (touched.sum() + at_a_time - 1) // at_a_time, some, rows)
 
 
+def averaged(config: Optimizer, average: Any, params: Any, step: jax.Array) -> Any:
+    """The moving average of the parameters with those after `step` (from 0) joined in: d average +
+    (1 - d) params, d = min(`config.average`, (1 + step) / (10 + step)), so that the first values are
+    soon forgotten (Polyak & Juditsky 1992; the ramp is TensorFlow's ExponentialMovingAverage)."""
+    decay = jnp.minimum(config.average, (1 + step) / (10 + step))
+    return jax.tree.map(lambda a, p: a + (1 - decay).astype(a.dtype) * (p - a), average, params)
+
+
 def learning_rate(state: Any, config: Optimizer) -> jax.Array:
     """The rate the next update starts from: the config's, as far as the plateau has lowered it and the
     warm-up has raised it."""

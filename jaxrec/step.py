@@ -40,6 +40,12 @@ class TrainState(NamedTuple):
     validation: jax.Array  # float32: the last validation loss, for the plateau
     fresh: jax.Array  # bool: no step has acted on it yet
     averages: Any = ()  # `weighting.Averages` where tasks are weighed by them
+    average: Any = ()  # of the parameters, where `optimizer.average` asks for one
+
+    @property
+    def judged(self) -> Any:
+        """The parameters that validation, test and whoever loads a checkpoint score with."""
+        return self.average or self.params
 
 
 @dataclass(frozen=True)
@@ -155,7 +161,9 @@ class Program:
             params = params | {weighting.PARAMETERS: weighting.log_variances(self.fixed_weights)}
         averages = weighting.no_averages(len(self.weighed)) if moves == "averaging" else ()
         tx = optimizer.make(self.config.optimizer)
-        return TrainState(params, tx.init(params), jnp.int32(0), jnp.float32(0), jnp.bool_(False), averages)
+        average = jax.tree.map(jnp.copy, params) if self.config.optimizer.average else ()
+        zero, no = jnp.int32(0), jnp.bool_(False)
+        return TrainState(params, tx.init(params), zero, jnp.float32(0), no, averages, average)
 
     def abstract_state(self) -> TrainState:
         """Shapes and dtypes of the state, without making it."""
@@ -252,7 +260,11 @@ class Program:
             total = jnp.stack([sums[f"loss_{task}"][0] for task in self.weighed])
             ends = (state.step + 1) % self.steps_per_epoch == 0
             averages = weighting.add(averages, total, sums["loss"][1], ends)
-        return TrainState(params, slots, state.step + 1, state.validation, jnp.bool_(False), averages), sums
+        average = state.average
+        if average:
+            average = optimizer.averaged(self.config.optimizer, average, params, state.step)
+        no = jnp.bool_(False)
+        return TrainState(params, slots, state.step + 1, state.validation, no, averages, average), sums
 
     def catalogue(self, params: Any, table: TitleTable, queries: int) -> Any:
         """The model's catalogue, where it has fewer titles than `queries`, an evaluation's at a time, look

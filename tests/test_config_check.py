@@ -153,6 +153,7 @@ WRONG = [
     ("evaluate.batch_size", 0, "evaluate.batch_size=0 must be at least 1"),
     ("optimizer.warmup", -1, "optimizer.warmup=-1 must be at least 0"),
     ("optimizer.weight_decay", -1, "optimizer.weight_decay=-1 must be at least 0"),
+    ("optimizer.average", 1.0, "optimizer.average=1.0 must be in [0, 1)"),
     ("optimizer.plateau_factor", 1.5, "optimizer.plateau_factor=1.5 must be in (0, 1]"),
     ("evaluate.next_k", (1, 4), "evaluate.next_k[1]=4 must be in 1..3 (data.next_k)"),
     ("evaluate.next_k", (1, 1), "evaluate.next_k=(1, 1) must hold at least one number, each once"),
