@@ -1,10 +1,11 @@
-"""What ranked best of what was tried beyond the paper: the S-MoE with one task, click, still personalised.
+"""What ranked best of what was tried beyond the paper: one task, click, personalised; averaged parameters.
 
 python -m jaxrec.train --config configs/best.py              # the simulated service, as smoe.py:small
 python -m jaxrec.train --config configs/best.py:kuairand --config.source.directory=DIR
 
-It is configs/smoe.py, or configs/kuairand.py, without the ranking and the completion task. What that
-gains, and what else was tried, is in benchmarks/results/quality.md; `paper` has not been run.
+It is configs/smoe.py, or configs/kuairand.py, without the ranking and the completion task, judged by a moving
+average of the parameters. What each gains is `python -m jaxrec.study --config configs/study.py:small --tables
+beyond`; that and what else was tried is in benchmarks/results/quality.md. `paper` has not been run.
 """
 
 from configs import kuairand, smoe
@@ -19,4 +20,5 @@ def get_config(scale: str = "small") -> Config:
     config = kuairand.get_config() if scale == "kuairand" else smoe.get_config(scale)
     config.name = f"best-{scale}"
     config.objective.ranking = config.objective.regression = 0.0
+    config.optimizer.average = 0.995
     return config

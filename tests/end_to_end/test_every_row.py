@@ -20,7 +20,7 @@ from jaxrec.studies.paper import ALL
 from jaxrec.studies.plan import Study, configs, datasets, every_run
 
 ROOT = Path(__file__).resolve().parents[2]
-TABLES = (*ALL, "options")
+TABLES = (*ALL, "options", "beyond")
 STUDY = load(f"{ROOT / 'configs/study.py'}:tiny", Study)
 
 

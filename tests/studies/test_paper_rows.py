@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from jaxrec.command import load
+from jaxrec.config import Config
 from jaxrec.studies import plan
 from jaxrec.studies.plan import Study
 
@@ -20,7 +21,7 @@ def test_every_row_fits_its_base(scale):
     found = study(scale)
     every = (*(t.name for t in found.tables), *([plan.PREMISE] if found.premises else []))
     configs = plan.configs(found, every)  # each is checked
-    assert len(configs) == (45 if found.premises else 33)
+    assert len(configs) == (50 if found.premises else 38)
 
 
 def test_the_papers_tables_are_eighteen_trainings():
@@ -30,8 +31,18 @@ def test_the_papers_tables_are_eighteen_trainings():
     of = {name: [row.name for row in rows if name in row.tables] for name in ("4", "5", "6", "7", "8")}
     assert {name: len(names) for name, names in of.items()} == {"4": 7, "5": 3, "6": 4, "7": 5, "8": 6}
     assert [*plan.configs(found, ("4", "5", "6", "7", "8"))] == [
-        row.name for row in found.rows(found.base) if row.tables.keys() - {"options"}
+        row.name for row in found.rows(found.base) if row.tables.keys() - {"options", "beyond"}
     ]
+
+
+@pytest.mark.parametrize(
+    ("scale", "best"), [("small", "small"), ("kuairand", "kuairand"), ("paper", "paper")]
+)
+def test_the_last_row_beyond_the_paper_is_best(scale, best):
+    row = plan.configs(study(scale), ("beyond",))["best"]
+    of_file = load(f"{CONFIGS / 'best.py'}:{best}", Config)
+    row.name, row.train.length = of_file.name, of_file.train.length
+    assert row == of_file
 
 
 def test_rows_differ_in_what_they_say():
