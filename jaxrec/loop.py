@@ -27,9 +27,18 @@ from jaxrec.data.stream import TrainBatches, stream
 from jaxrec.errors import InputError
 from jaxrec.evaluation import CHECKPOINTS, Scorer, model_lists
 from jaxrec.gating import COLLAPSED
-from jaxrec.parallel import agreed, as_global, first_process, map_over_devices, replicate, replicated
+from jaxrec.parallel import (
+    Placed,
+    agreed,
+    as_global,
+    first_process,
+    map_over_devices,
+    put,
+    replicate,
+    replicated,
+)
 from jaxrec.plain import write_json
-from jaxrec.schema import LISTS, HostBatch
+from jaxrec.schema import LISTS
 from jaxrec.step import Program, TrainState, means, parameters
 from jaxrec.writer import Writer
 
@@ -94,7 +103,7 @@ class _Run:
         saved = time.monotonic()
         running = None
         writer.start(parameters(state.params), self.config.train.batch_size)
-        batches = _Waited(stream(self.batches, start, self.config.train.prefetch))
+        batches = _Waited(stream(self.batches, start, self.config.train.prefetch, put))
         for step, batch in enumerate(batches, start + 1):
             state, sums = train_step(state, batch, self.table)
             # The sums so far end with the step before this one, so reading them does not wait for it.
@@ -147,10 +156,10 @@ class _Run:
 class _Waited:
     """Batches, and how much of the time went in waiting for them."""
 
-    def __init__(self, batches: Iterator[HostBatch]) -> None:
+    def __init__(self, batches: Iterator[Placed]) -> None:
         self._batches, self._waited, self._since = batches, 0.0, time.monotonic()
 
-    def __iter__(self) -> Iterator[HostBatch]:
+    def __iter__(self) -> Iterator[Placed]:
         while True:
             began = time.monotonic()
             batch = next(self._batches, None)

@@ -1,12 +1,19 @@
-"""Devices and hosts: the one place that maps a per-device step, and that knows a leading device axis.
+"""Devices and hosts: the one place that sends batches, maps a step, and knows a leading device axis.
 
 A step is written for one device with `axis_name=AXIS`; it takes the replicated state, its share of the
 batch and the replicated title table. Outside, the state is one ordinary replicated array.
+
+A batch is many arrays, and each would be a transfer of its own, begun when the step is called. So each
+device's share of all of them is joined into one array of words, which `put` sends ahead of the step and
+the mapped step takes apart: slices whose places are known when it is compiled.
 """
 
+import math
 import os
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -91,43 +98,102 @@ def as_global(tree: Any) -> Any:
     return jax.tree.map(widen, tree)
 
 
+class Form(NamedTuple):
+    """What joined words are taken apart into."""
+
+    tree: Any  # of a batch's arrays
+    arrays: tuple[tuple[tuple[int, ...], np.dtype], ...]  # shape of a device's share, and dtype
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("words",), meta_fields=("form",))
+@dataclass(frozen=True)
+class Placed:
+    """A batch on its devices."""
+
+    words: Any  # [devices of this process, words] uint32
+    form: Form  # static: another one is another program
+
+
+def join(batch: Any) -> Placed:
+    """This process's share of a batch, arrays [B / processes, ...] of four-byte numbers or bools, as one
+    array of the host; each device's part of it lies in one piece. B divides by the devices."""
+    n = jax.local_device_count()
+    arrays, tree = jax.tree.flatten(batch)
+    form = Form(tree, tuple(((len(x) // n, *x.shape[1:]), x.dtype) for x in arrays))
+    # A bool takes a word, so that every array starts on one.
+    parts = [x.reshape(n, -1).astype(np.uint32) if x.dtype.kind == "b" else _words(x, n) for x in arrays]
+    return Placed(np.concatenate(parts, axis=1), form)
+
+
+def _words(x: np.ndarray, n: int) -> np.ndarray:
+    if x.dtype.itemsize != 4:
+        raise TypeError(f"a batch's arrays hold numbers of four bytes, or bools, not {x.dtype}")
+    return x.reshape(n, -1).view(np.uint32)
+
+
+def put(batch: Any) -> Placed:
+    """This process's share of a batch, on its way to the devices in one transfer; of any thread."""
+    joined = join(batch)
+    local = NamedSharding(mesh().local_mesh, PartitionSpec(AXIS))
+    return Placed(jax.device_put(joined.words, local), joined.form)
+
+
+def _apart(words: jax.Array, form: Form) -> Any:
+    """The inverse of `join`, of a device's share; traced."""
+    arrays, first = [], 0
+    for shape, dtype in form.arrays:
+        last = first + math.prod(shape)
+        part = words[first:last].reshape(shape)
+        arrays.append(part != 0 if dtype.kind == "b" else jax.lax.bitcast_convert_type(part, dtype))
+        first = last
+    return jax.tree.unflatten(form.tree, arrays)
+
+
 def map_over_devices(step: Callable, how: str = "pmap") -> Callable:
     """`step(state, batch, table) -> (state, metrics)` over all devices, the state donated.
 
-    The batch is this process's share, [B / processes, ...], B divisible by the number of devices.
+    The batch is of `put`, or is put there and then: this process's share, [B / processes, ...].
     `how` is "pmap", or "shard_map", which is the same function under `jit` for tables split by rows.
     """
+
+    def on_share(state: Any, batch: Placed, table: Any) -> Any:
+        return step(state, _apart(batch.words.reshape(-1), batch.form), table)
+
     if how == "pmap":
-        mapped = jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=0)
-        return lambda state, batch, table: mapped(state, _split(batch), table)
-    spec = PartitionSpec(AXIS)
+        mapped = jax.pmap(on_share, AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=0)
+        return lambda state, batch, table: mapped(state, _placed(batch), table)
     inner = jax.shard_map(
-        step,
+        on_share,
         mesh=mesh(),
-        in_specs=(PartitionSpec(), spec, PartitionSpec()),
+        in_specs=(PartitionSpec(), PartitionSpec(AXIS), PartitionSpec()),
         out_specs=PartitionSpec(),
         check_vma=False,
     )
     jitted = jax.jit(inner, donate_argnums=0)
-    return lambda state, batch, table: jitted(state, _shard(batch), table)
+    return lambda state, batch, table: jitted(state, _widened(_placed(batch)), table)
 
 
 def map_queries(step: Callable) -> Callable:
-    """`step(params, batch, table) -> outputs` over all devices; nothing donated, outputs replicated."""
-    mapped = jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=None)
-    return lambda params, batch, table: mapped(params, _split(batch), table)
+    """`step(params, batch, table) -> outputs` over all devices; nothing donated, outputs replicated. The
+    batch is as in `map_over_devices`."""
+
+    def on_share(params: Any, batch: Placed, table: Any) -> Any:
+        return step(params, _apart(batch.words, batch.form), table)
+
+    mapped = jax.pmap(on_share, AXIS, in_axes=(None, 0, None), out_axes=None)
+    return lambda params, batch, table: mapped(params, _placed(batch), table)
 
 
-def _split(batch: Any) -> Any:
-    """[devices of this process, share, ...] of each array."""
-    n = jax.local_device_count()
-    return jax.tree.map(lambda x: x.reshape(n, len(x) // n, *x.shape[1:]), batch)
+def _placed(batch: Any) -> Placed:
+    return batch if isinstance(batch, Placed) else put(batch)
 
 
-def _shard(batch: Any) -> Any:
-    return jax.tree.map(
-        lambda x: jax.make_array_from_process_local_data(NamedSharding(mesh(), PartitionSpec(AXIS)), x), batch
-    )
+def _widened(batch: Placed) -> Placed:
+    """Of this process's devices, as an array of all processes; without a copy."""
+    words = batch.words
+    parts = [shard.data for shard in words.addressable_shards]
+    where, shape = NamedSharding(mesh(), PartitionSpec(AXIS)), (devices(), *words.shape[1:])
+    return Placed(jax.make_array_from_single_device_arrays(shape, where, parts), batch.form)
 
 
 def rows_of_share(size: int, part: jax.Array | int, parts: int) -> jax.Array:

@@ -9,7 +9,7 @@ differ from epoch to epoch.
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -203,9 +203,13 @@ class PackedEvalBatches:
 
 
 def stream(
-    batches: TrainBatches | EvalBatches | PackedEvalBatches, start: int = 0, prefetch: int = 2
-) -> Iterator[HostBatch]:
-    """Batches from `start` on, read ahead by `prefetch` threads. Resuming is starting at the step."""
-    dataset = grain.MapDataset.source(batches)[start:]
+    batches: TrainBatches | EvalBatches | PackedEvalBatches,
+    start: int = 0,
+    prefetch: int = 2,
+    then: Callable[[HostBatch], Any] = lambda batch: batch,
+) -> Iterator[Any]:
+    """What `then` makes of batches from `start` on, read ahead by `prefetch` threads, which also call it.
+    Resuming is starting at the step."""
+    dataset = grain.MapDataset.source(batches)[start:].map(then)
     options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)
     return iter(dataset.to_iter_dataset(options))
