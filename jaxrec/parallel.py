@@ -5,12 +5,13 @@ batch and the replicated title table. Outside, the state is one ordinary replica
 
 A batch is many arrays, and each would be a transfer of its own, begun when the step is called. So each
 device's share of all of them is joined into one array of words, which `put` sends ahead of the step and
-the mapped step takes apart: slices whose places are known when it is compiled.
+the mapped step takes apart: slices whose places are known when it is compiled. Several batches travel as
+one such array, and a device then takes a step on each before the host is asked again.
 """
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -108,34 +109,55 @@ class Form(NamedTuple):
 @partial(jax.tree_util.register_dataclass, data_fields=("words",), meta_fields=("form",))
 @dataclass(frozen=True)
 class Placed:
-    """A batch on its devices."""
+    """Batches of one form on their devices."""
 
-    words: Any  # [devices of this process, words] uint32
+    words: Any  # [devices of this process, batches, words] uint32
     form: Form  # static: another one is another program
 
+    @property
+    def steps(self) -> int:
+        """One for each batch."""
+        return self.words.shape[1]
 
-def join(batch: Any) -> Placed:
-    """This process's share of a batch, arrays [B / processes, ...] of four-byte numbers or bools, as one
-    array of the host; each device's part of it lies in one piece. B divides by the devices."""
+
+def form_of(batch: Any) -> Form:
+    """Of this process's share of a batch: arrays [B / processes, ...], B divisible by the devices."""
     n = jax.local_device_count()
     arrays, tree = jax.tree.flatten(batch)
-    form = Form(tree, tuple(((len(x) // n, *x.shape[1:]), x.dtype) for x in arrays))
-    # A bool takes a word, so that every array starts on one.
-    parts = [x.reshape(n, -1).astype(np.uint32) if x.dtype.kind == "b" else _words(x, n) for x in arrays]
-    return Placed(np.concatenate(parts, axis=1), form)
+    return Form(tree, tuple(((len(x) // n, *x.shape[1:]), x.dtype) for x in arrays))
 
 
-def _words(x: np.ndarray, n: int) -> np.ndarray:
+def join(*batches: Any) -> Placed:
+    """This process's share of batches of one form, their arrays of four-byte numbers or bools, as one array
+    of the host; each device's part of it lies in one piece."""
+    n = jax.local_device_count()
+    parts = [[_words(x).reshape(n, -1) for x in jax.tree.leaves(batch)] for batch in batches]
+    words = np.concatenate([part for batch in parts for part in batch], axis=1)
+    return Placed(words.reshape(n, len(batches), -1), form_of(batches[0]))
+
+
+def _words(x: np.ndarray) -> np.ndarray:
+    if x.dtype.kind == "b":
+        return x.astype(np.uint32)  # a word each, so that every array starts on one
     if x.dtype.itemsize != 4:
         raise TypeError(f"a batch's arrays hold numbers of four bytes, or bools, not {x.dtype}")
-    return x.reshape(n, -1).view(np.uint32)
+    return x.view(np.uint32)
 
 
-def put(batch: Any) -> Placed:
-    """This process's share of a batch, on its way to the devices in one transfer; of any thread."""
-    joined = join(batch)
+def put(*batches: Any) -> Placed:
+    """This process's share of batches of one form, on its way to the devices in one transfer; of any
+    thread."""
+    joined = join(*batches)
     local = NamedSharding(mesh().local_mesh, PartitionSpec(AXIS))
     return Placed(jax.device_put(joined.words, local), joined.form)
+
+
+def put_together(batches: Sequence[Any], most: int) -> list[Placed]:
+    """As one where they are `most` and of one form, else each alone: every number of them that is put
+    together is a program of its own. The same on every process."""
+    if len(batches) == most and len({form_of(batch) for batch in batches}) == 1:
+        return [put(*batches)]
+    return [put(batch) for batch in batches]
 
 
 def _apart(words: jax.Array, form: Form) -> Any:
@@ -150,14 +172,22 @@ def _apart(words: jax.Array, form: Form) -> Any:
 
 
 def map_over_devices(step: Callable, how: str = "pmap") -> Callable:
-    """`step(state, batch, table) -> (state, metrics)` over all devices, the state donated.
+    """`step(state, batch, table) -> (state, sums)` over all devices, the state donated.
 
-    The batch is of `put`, or is put there and then: this process's share, [B / processes, ...].
-    `how` is "pmap", or "shard_map", which is the same function under `jit` for tables split by rows.
+    The batch is of `put`, or is put there and then: this process's share, [B / processes, ...]. Where
+    several were put together, the step is taken on each in turn, and their sums are added up. `how` is
+    "pmap", or "shard_map", which is the same function under `jit` for tables split by rows.
     """
 
     def on_share(state: Any, batch: Placed, table: Any) -> Any:
-        return step(state, _apart(batch.words.reshape(-1), batch.form), table)
+        def one(state: Any, words: jax.Array) -> Any:
+            return step(state, _apart(words, batch.form), table)
+
+        each = batch.words.reshape(-1, batch.words.shape[-1])  # [batches, words]
+        if len(each) == 1:
+            return one(state, each[0])
+        state, sums = jax.lax.scan(one, state, each)
+        return state, jax.tree.map(lambda x: x.sum(0, dtype=x.dtype), sums)
 
     if how == "pmap":
         mapped = jax.pmap(on_share, AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=0)
@@ -178,7 +208,7 @@ def map_queries(step: Callable) -> Callable:
     batch is as in `map_over_devices`."""
 
     def on_share(params: Any, batch: Placed, table: Any) -> Any:
-        return step(params, _apart(batch.words, batch.form), table)
+        return step(params, _apart(batch.words[0], batch.form), table)
 
     mapped = jax.pmap(on_share, AXIS, in_axes=(None, 0, None), out_axes=None)
     return lambda params, batch, table: mapped(params, _placed(batch), table)
