@@ -2,11 +2,13 @@
 
 Rivals are our own step at Table 3's sizes on the simulated service's rows, each with one thing undone or
 done another way, taking turns. "Gain" is how many times the step as it is beats it: below 1, the other
-way would be faster here.
+way would be faster here. A step is taken on one batch again and again; how batches get to it is another
+race, of so many steps on batches that are gathered, packed and sent as it goes.
 """
 
 import contextlib
 import copy
+import functools
 import tempfile
 import unittest.mock
 from collections.abc import Callable
@@ -28,9 +30,12 @@ from jaxrec.schema import HostBatch
 
 Rival = Callable[[], None]
 AS_IT_IS = "as it is"
+FED = "fed by the stream"
+_FED_STEPS = 32  # in a turn of those that are fed
 
 
 def _flags() -> None:
+    flags.DEFINE_string("config", "configs/smoe.py:paper", "whose model, objective and optimizer")
     flags.DEFINE_integer("batch", 1024, "examples a step", lower_bound=1)
     flags.DEFINE_integer("rounds", 7, "each times every form once", lower_bound=1)
     flags.DEFINE_string("data", "", "where the rows are prepared, or lie; empty: a temporary directory")
@@ -89,6 +94,16 @@ def forms() -> dict[str, tuple[Any, str]]:
     }  # fmt: skip
 
 
+def feeds() -> dict[str, tuple[int, bool, str]]:
+    """Name -> (steps a dispatch, whether a batch's arrays are joined and sent ahead, what is otherwise)."""
+    return {
+        FED: (1, True, ""),
+        "arrays transferred one by one": (1, False, "as the step is called, not joined and ahead of it"),
+        "8 steps a dispatch": (8, True, "not one"),
+        "32 steps a dispatch": (32, True, "not one"),
+    }
+
+
 @contextlib.contextmanager
 def _both(*patches: Any) -> Any:
     with contextlib.ExitStack() as stack:
@@ -129,33 +144,88 @@ def rival(name: str, patched: Any, program: Any, table: Any, host: HostBatch) ->
     return once
 
 
+def fed(program: Any, table: Any, rows: np.ndarray, together: int, joined: bool) -> Rival:
+    """_FED_STEPS steps as the loop takes them, `together` in a dispatch, on the stream's batches."""
+    import jax
+
+    from jaxrec.data.stream import Dispatches, stream
+    from jaxrec.loop import training_batches
+    from jaxrec.parallel import AXIS, map_over_devices, put_together, replicate
+
+    size = program.config.train.batch_size
+    whole = max(len(rows) // (size * _FED_STEPS), 1) * size * _FED_STEPS  # so that epochs have no tails
+    batches, prefetch = training_batches(program, parts.Kept(np.resize(rows, whole))), 2
+    given, state = replicate(table), replicate(program.init())
+    if joined:
+        step = map_over_devices(program.train_step)
+        put = functools.partial(put_together, most=together)
+        lists = stream(Dispatches(batches, together), prefetch=prefetch, then=put)
+        feed = ((batch, batch.steps) for some in lists for batch in some)
+    else:
+        n = jax.local_device_count()
+        mapped = jax.pmap(
+            program.train_step, AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=0
+        )
+
+        def step(state: Any, host: HostBatch, table: Any) -> Any:
+            return mapped(state, jax.tree.map(lambda x: x.reshape(n, len(x) // n, *x.shape[1:]), host), table)
+
+        feed = ((host, 1) for host in stream(batches, prefetch=prefetch))
+
+    def once() -> None:
+        nonlocal state
+        left = _FED_STEPS
+        while left > 0:
+            batch, steps = next(feed)
+            state, sums = step(state, batch, given)
+            left -= steps
+        jax.block_until_ready((state, sums))
+
+    once()  # traced and compiled here
+    return once
+
+
 def main(found: flags.FlagValues) -> Report:
     with tempfile.TemporaryDirectory() as made:
-        config = load_config("configs/smoe.py:paper")
+        config = load_config(found.config)
         config.source.users, config.source.test_only_users, config.data.partitions = found.users, 0, 8  # type: ignore[union-attr]
         config.data.directory = found.data or str(Path(made) / "rows")
+        ways, ways_to_feed = forms(), feeds()
+        wrong = [name for name in found.forms if name not in ways | ways_to_feed]
+        if wrong:
+            raise InputError(f"--forms={wrong[0]}: allowed: {', '.join(ways | ways_to_feed)}")
         ensure(config, config.data.directory)
         dataset = Dataset(config.data.directory)
         program = parts.program_of(config, dataset, found.batch)
-        host = parts.host_batch(program, parts.training_rows(dataset, config, "service"))
-        table = dataset.arrays.title_table()
-        ways = forms()
-        wrong = [name for name in found.forms if name not in ways]
-        if wrong:
-            raise InputError(f"--forms={wrong[0]}: allowed: {', '.join(ways)}")
-        if found.forms:
-            ways = {name: way for name, way in ways.items() if name in (AS_IT_IS, *found.forms)}
-        rivals = {name: rival(name, way[0], program, table, host) for name, way in ways.items()}
-        times = interleaved(rivals, found.rounds)
-    limit = matrix_rate()
-    figures: dict[str, Any] = {"batch": found.batch, "matrix_rate": limit, "forms": {}}
-    rows = [("matrix rate", spread({k: v / 1e9 for k, v in limit.items()}, "GFLOP/s", 0), "")]
-    for name, (_, what) in ways.items():
-        gain = ratio(times[name], times[AS_IT_IS])
-        figures["forms"][name] = {"seconds": times[name].seconds, "gain": gain}
-        rate = spread(times[name].rate(found.batch), "examples/s", 0)
-        rows.append((f"{name}: {what}" if what else name, rate, f"gain {spread(gain)}"))
-    return Report(f"gains at batch {found.batch}", figures, rows)
+        table, rows = dataset.arrays.title_table(), parts.training_rows(dataset, config, "service")
+        host = parts.host_batch(program, rows)
+        rivals = {name: rival(name, way[0], program, table, host)
+                  for name, way in _asked(ways, AS_IT_IS, found.forms).items()}  # fmt: skip
+        races: list[tuple[str, dict[str, Any], dict[str, Rival], int]] = [
+            (AS_IT_IS, ways, rivals, found.batch)
+        ]
+        of_stream = _asked(ways_to_feed, FED, found.forms)
+        every = rows.all() if of_stream else np.empty(0)
+        rivals = {name: fed(program, table, every, *way[:2]) for name, way in of_stream.items()}
+        races += [(FED, ways_to_feed, rivals, found.batch * _FED_STEPS)]
+        limit = matrix_rate()
+        figures: dict[str, Any] = {"batch": found.batch, "matrix_rate": limit, "forms": {}}
+        lines = [("matrix rate", spread({k: v / 1e9 for k, v in limit.items()}, "GFLOP/s", 0), "")]
+        for base, of, rivals, work in races:
+            times = interleaved(rivals, found.rounds)
+            for name in times:
+                gain, what = ratio(times[name], times[base]), of[name][-1]
+                figures["forms"][name] = {"seconds": times[name].seconds, "work": work, "gain": gain}
+                rate = spread(times[name].rate(work), "examples/s", 0)
+                lines.append((f"{name}: {what}" if what else name, rate, f"gain {spread(gain)}"))
+    return Report(f"gains of {found.config} at batch {found.batch}", figures, lines)
+
+
+def _asked(ways: dict[str, Any], base: str, names: list[str]) -> dict[str, Any]:
+    """Those named and their base, all where none is; nothing where none of these is."""
+    if not names:
+        return ways
+    return {name: way for name, way in ways.items() if name in (base, *names)} if {*names} & {*ways} else {}
 
 
 if __name__ == "__main__":

@@ -121,11 +121,11 @@ def ours(program: Any, table: TitleTable, rows: Rows) -> Run:
 
     from jaxrec.data.stream import stream
     from jaxrec.loop import training_batches
-    from jaxrec.parallel import map_over_devices, replicate
+    from jaxrec.parallel import map_over_devices, put, replicate
 
     step, given = map_over_devices(program.train_step), replicate(table)
     state = replicate(program.init())
-    hosts = stream(training_batches(program, rows), 0, program.config.train.prefetch)
+    hosts = stream(training_batches(program, rows), 0, program.config.train.prefetch, put)
 
     def run(steps: int) -> None:
         nonlocal state

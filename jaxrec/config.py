@@ -247,9 +247,10 @@ class Train:
     length: str = "20 epochs"  # or "5000 steps"
     batch_size: int = 8192  # of all devices together
     microbatch: int = 0  # examples a device works through at a time; 0: 256 on a CPU, else all it has
+    dispatch: int = 0  # steps a device takes before the host is asked again; 0: 1
     log_seconds: float = 5.0  # between lines of metrics.jsonl
     save_minutes: float = 10.0  # between checkpoints, besides one after each validation
-    prefetch: int = 2  # batches ahead
+    prefetch: int = 2  # dispatches ahead
     preempted_exit: int = 0  # exit status after SIGTERM
 
 

@@ -39,7 +39,7 @@ TIME_UNITS = ("s", "ms", "us")
 
 # What may change between a run and its resumption: none of it changes what is computed.
 _FREE = {
-    "train": ("log_seconds", "save_minutes", "prefetch", "preempted_exit", "microbatch"),
+    "train": ("log_seconds", "save_minutes", "prefetch", "preempted_exit", "microbatch", "dispatch"),
     "data": ("directory", "workers", "partitions"),
     "evaluate": ("batch_size", "which", "next_k"),
 }
@@ -282,7 +282,7 @@ def _check_run(config: Config) -> None:
     require(0 <= train.seed < 2**32, "train.seed", train.seed, "be in [0, 2**32)")
     parse_length(train.length)
     _at_least(config, 1, "train.batch_size", "train.prefetch", "evaluate.batch_size")
-    _at_least(config, 0, "train.microbatch")
+    _at_least(config, 0, "train.microbatch", "train.dispatch")
     require(0 <= train.preempted_exit <= 255, "train.preempted_exit", train.preempted_exit, "be in [0, 255]")
     ks = evaluate.next_k
     require(

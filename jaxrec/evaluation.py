@@ -17,8 +17,8 @@ from jaxrec.data.packing import Packer
 from jaxrec.data.store import Arrays, Dataset, Rows
 from jaxrec.data.stream import EvalBatches, PackedEvalBatches, stream
 from jaxrec.errors import InputError
-from jaxrec.parallel import as_global, map_queries, replicate, replicated
-from jaxrec.schema import LISTS, Layout, TitleTable
+from jaxrec.parallel import Placed, as_global, map_queries, put, replicate, replicated
+from jaxrec.schema import LISTS, HostBatch, Layout, TitleTable
 from jaxrec.step import Program
 
 CHECKPOINTS = "checkpoints"  # the folder of a workdir that holds them
@@ -76,13 +76,18 @@ class Scorer:
         before = None
         params = as_global(params)  # as the table is
         given = params, self._catalogue(params, self._table, self._batch_size // jax.device_count())
-        for batch in stream(self._batches(rows), prefetch=self._prefetch):
-            now = (*self._step(given, batch._replace(place=None), self._table), batch.place)
+        for batch, place in stream(self._batches(rows), prefetch=self._prefetch, then=_put):
+            now = (*self._step(given, batch, self._table), place)
             if before is not None:
                 yield before
             before = now
         if before is not None:
             yield before
+
+
+def _put(batch: HostBatch) -> tuple[Placed, np.ndarray | None]:
+    """On its way to the devices, and the places, which stay."""
+    return put(batch._replace(place=None)), batch.place
 
 
 def _in_order(found: np.ndarray, at: np.ndarray, rows: int) -> np.ndarray:

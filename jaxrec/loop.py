@@ -1,6 +1,6 @@
 """The order of step, evaluation, checkpoint and log: the only place with one.
 
-    for each step: next batch, step; at an epoch's end validate; save; log
+    for each dispatch: next batches, a step on each; at an epoch's end validate; save; log
     at the end: judge the best checkpoint on the test lists
 
 Position in the data is the step, for batch t is a function of (seed, t), so a run that was killed
@@ -9,6 +9,7 @@ goes on from its last checkpoint as if it never had been.
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,22 @@ from jaxrec.config import Config
 from jaxrec.config_check import parse_length, run_differences, to_json
 from jaxrec.data.packing import Packer
 from jaxrec.data.store import Dataset, Rows
-from jaxrec.data.stream import TrainBatches, stream
+from jaxrec.data.stream import Dispatches, TrainBatches, stream
 from jaxrec.errors import InputError
 from jaxrec.evaluation import CHECKPOINTS, Scorer, model_lists
 from jaxrec.gating import COLLAPSED
-from jaxrec.parallel import agreed, as_global, first_process, map_over_devices, replicate, replicated
+from jaxrec.parallel import (
+    Placed,
+    agreed,
+    as_global,
+    first_process,
+    map_over_devices,
+    put_together,
+    replicate,
+    replicated,
+)
 from jaxrec.plain import write_json
-from jaxrec.schema import LISTS, HostBatch
+from jaxrec.schema import LISTS
 from jaxrec.step import Program, TrainState, means, parameters
 from jaxrec.writer import Writer
 
@@ -90,17 +100,24 @@ class _Run:
     def _steps(self, state: TrainState, start: int, checkpoints: Checkpointer, writer: Writer) -> int:
         train_step = map_over_devices(self.program.train_step)
         scorer = Scorer(self.program, self.table, with_loss=True, next_k=1)
-        add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
+        add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
         saved = time.monotonic()
-        running = None
+        running = under_way = None
         writer.start(parameters(state.params), self.config.train.batch_size)
-        batches = _Waited(stream(self.batches, start, self.config.train.prefetch))
-        for step, batch in enumerate(batches, start + 1):
+        size, step = steps_together(self.config, min(self.batches.steps_per_epoch, self.total)), start
+        dispatches = Dispatches(self.batches, size, start)
+        put = partial(put_together, most=size)
+        batches = _Waited(stream(dispatches, prefetch=self.config.train.prefetch, then=put))
+        for batch in batches:
             state, sums = train_step(state, batch, self.table)
-            # The sums so far end with the step before this one, so reading them does not wait for it.
-            if running is not None and writer.due():
+            before, step = step, step + batch.steps
+            # Two dispatches are under way at most: they hold batches, and a stop has to wait for them.
+            jax.block_until_ready(under_way)
+            under_way = sums
+            # The sums so far end with the steps before these, so reading them does not wait for these.
+            if running is not None and writer.due(before):
                 values = means(running) | {"input_stall": batches.stall()}
-                writer.train(step - 1, (step - 1) / self.batches.steps_per_epoch, values)
+                writer.train(before, before / self.batches.steps_per_epoch, values)
                 running = None
             running = sums if running is None else add(running, sums)
             scores = None
@@ -111,7 +128,7 @@ class _Run:
                 state, scores = self._validate(state, step, scorer, writer)
                 batches.stall()  # validation is not training time
             late = time.monotonic() - saved > 60 * self.config.train.save_minutes
-            stop, late = self._agree(step, late)
+            stop, late = self._agree(before, step, late)
             if scores is not None or stop or late:
                 checkpoints.save(step, as_global(state), self.meta, self.arrays, scores)
                 saved = time.monotonic()
@@ -119,9 +136,10 @@ class _Run:
                 return step
         return self.total
 
-    def _agree(self, step: int, late: bool) -> tuple[bool, bool]:
-        """Whether to stop and whether to save, the same on every process; several ask only now and then."""
-        if jax.process_count() > 1 and step % _AGREE_STEPS:
+    def _agree(self, before: int, step: int, late: bool) -> tuple[bool, bool]:
+        """Whether to stop and whether to save, the same on every process, once steps `before` to `step` are
+        dispatched; several ask only now and then."""
+        if jax.process_count() > 1 and before // _AGREE_STEPS == step // _AGREE_STEPS:
             return False, False
         stop = self.interrupt.requested is not None
         urgency = agreed(2 if stop else int(late))
@@ -145,19 +163,19 @@ class _Run:
 
 
 class _Waited:
-    """Batches, and how much of the time went in waiting for them."""
+    """Lists of batches, one by one, and how much of the time went in waiting for them."""
 
-    def __init__(self, batches: Iterator[HostBatch]) -> None:
+    def __init__(self, batches: Iterator[list[Placed]]) -> None:
         self._batches, self._waited, self._since = batches, 0.0, time.monotonic()
 
-    def __iter__(self) -> Iterator[HostBatch]:
+    def __iter__(self) -> Iterator[Placed]:
         while True:
             began = time.monotonic()
-            batch = next(self._batches, None)
+            some = next(self._batches, None)
             self._waited += time.monotonic() - began
-            if batch is None:
+            if some is None:
                 return
-            yield batch
+            yield from some
 
     def stall(self) -> float:
         """The share, in [0, 1], of the time since it was last asked."""
@@ -173,6 +191,11 @@ def _length(config: Config, rows: Rows) -> tuple[int, int]:
     per_epoch = max(rows.rows // config.train.batch_size, 1)
     total = number * per_epoch if unit == "epochs" else number
     return total, per_epoch
+
+
+def steps_together(config: Config, most: int) -> int:
+    """How many steps one dispatch takes: `most` where an epoch or the run has no more."""
+    return min(config.train.dispatch or 1, most)
 
 
 def training_batches(program: Program, rows: Rows) -> TrainBatches:

@@ -73,13 +73,13 @@ class Writer:
             where = f"from step {self.step:,} " if self.step else ""
             self._display.say(f"{parameters:,} parameters, {where}to step {self.total:,} in {self.workdir}")
 
-    def due(self) -> bool:
-        """Whether `log_seconds` have passed since the last training line; asked after each step.
+    def due(self, step: int) -> bool:
+        """Whether `log_seconds` have passed since the last training line; asked as each `step` is reached.
 
-        The first step compiles, which says nothing of the rate: the clock starts once it is dispatched.
+        The first steps compile, which says nothing of the rate: the clock starts once they are dispatched.
         """
         if self._compiling:
-            self._compiling, self.step, self._since = False, self.step + 1, time.monotonic()
+            self._compiling, self.step, self._since = False, step, time.monotonic()
         return time.monotonic() - self._since >= self.log_seconds
 
     def train(self, step: int, epoch: float, values: Mapping[str, float]) -> None:

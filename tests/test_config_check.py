@@ -147,6 +147,7 @@ WRONG = [
     ("objective.soft_negative", 2, "objective.soft_negative=2 must be in [0, 1]"),
     # the run
     ("train.length", "20", "train.length='20' must be a whole number of epochs or steps"),
+    ("train.dispatch", -1, "train.dispatch=-1 must be at least 0"),
     ("train.preempted_exit", 256, "train.preempted_exit=256 must be in [0, 255]"),
     ("train.seed", 2**32, "train.seed=4294967296 must be in [0, 2**32)"),
     ("train.save_minutes", 0, "train.save_minutes=0 must be above 0"),

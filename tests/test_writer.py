@@ -41,13 +41,13 @@ def test_lines_hold_values_and_the_rate_of_training_alone(tmp_path, clock):
     with Writer(tmp_path / "w", 0, 40, 5.0) as writer:
         writer.start(1234, batch_size=8)
         clock.now += 50.0
-        assert not writer.due()  # the first step compiled
+        assert not writer.due(1)  # the first step compiled
         clock.now += 4.0
-        assert not writer.due()
+        assert not writer.due(5)
         clock.now += 1.0
-        assert writer.due()
+        assert writer.due(11)
         writer.train(11, 0.5, {"loss": 0.75, "gradient_norm": math.inf})  # 10 steps of 8 in 5 s
-        assert not writer.due()
+        assert not writer.due(11)
         clock.now += 2.0
         writer.train(21, 1.0, {"loss": math.nan, "gradient_norm": 1.0})
         clock.now += 60.0  # validating

@@ -9,7 +9,7 @@ differ from epoch to epoch.
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -152,6 +152,35 @@ class TrainBatches:
         return self._lengths(out) if self._lengths else None
 
 
+class Dispatches:
+    """A training stream from batch `start` on, `size` batches to a record, a list: one dispatch's.
+
+    An epoch's last record holds what is left of it, and so does the run's: both end where they would
+    batch by batch. Records are the same wherever one starts, but for the first, which may begin late.
+    """
+
+    def __init__(self, batches: TrainBatches, size: int, start: int = 0):
+        self._batches, self._size, self._start = batches, size, start
+        self._per_epoch = -(-batches.steps_per_epoch // size)
+        self._first = self._holding(start)
+
+    def _holding(self, t: int) -> int:
+        """The record that batch t is in, counted from the run's first."""
+        epoch, step = divmod(t, self._batches.steps_per_epoch)
+        return epoch * self._per_epoch + step // self._size
+
+    def __len__(self) -> int:
+        last = len(self._batches) - 1
+        return self._holding(last) + 1 - self._first if self._start <= last else 0
+
+    def __getitem__(self, i: int) -> list[HostBatch]:
+        epoch, place = divmod(self._first + int(i), self._per_epoch)
+        per_epoch = self._batches.steps_per_epoch
+        begin = epoch * per_epoch + place * self._size
+        end = min(begin + self._size, (epoch + 1) * per_epoch, len(self._batches))
+        return [self._batches[t] for t in range(max(begin, self._start), end)]
+
+
 class EvalBatches:
     """Every row once and in order; the last batch is padded and says so, so that no tail is dropped."""
 
@@ -203,9 +232,13 @@ class PackedEvalBatches:
 
 
 def stream(
-    batches: TrainBatches | EvalBatches | PackedEvalBatches, start: int = 0, prefetch: int = 2
-) -> Iterator[HostBatch]:
-    """Batches from `start` on, read ahead by `prefetch` threads. Resuming is starting at the step."""
-    dataset = grain.MapDataset.source(batches)[start:]
+    batches: TrainBatches | Dispatches | EvalBatches | PackedEvalBatches,
+    start: int = 0,
+    prefetch: int = 2,
+    then: Callable[[Any], Any] = lambda record: record,
+) -> Iterator[Any]:
+    """What `then` makes of records from `start` on, read ahead by `prefetch` threads, which also call it.
+    Resuming is starting at the step."""
+    dataset = grain.MapDataset.source(batches)[start:].map(then)
     options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)
     return iter(dataset.to_iter_dataset(options))

@@ -32,3 +32,18 @@ def test_a_form_takes_a_step(tiny, tiny_config, tiny_directory):
     table = tiny.arrays.title_table()
     name = "titles projected one by one"
     gains.rival(name, gains.forms()[name][0], program, table, host)()
+
+
+@pytest.mark.usefixtures("_quick_to_compile")
+def test_a_turn_of_what_is_fed_is_so_many_steps_however_they_come(tiny, tiny_config, monkeypatch):
+    program, table = parts.program_of(copy.deepcopy(tiny_config), tiny, 64), tiny.arrays.title_table()
+    rows, states = tiny.rows("train").all(), []
+
+    def step(self, state, host, given):
+        return state._replace(step=state.step + 1), {"words": (host.words.sum(), host.valid.sum())}
+
+    monkeypatch.setattr(type(program), "train_step", step)
+    monkeypatch.setattr(jax, "block_until_ready", lambda found: states.append(int(found[0].step)))
+    for together, joined, _ in gains.feeds().values():
+        gains.fed(program, table, rows, together, joined)()
+    assert states == [32, 64] * len(gains.feeds())

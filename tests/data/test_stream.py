@@ -9,7 +9,7 @@ import pytest
 from jaxrec.data import stream as streams
 from jaxrec.data.packing import Packer
 from jaxrec.data.store import BLOCK_ROWS, as_words
-from jaxrec.data.stream import EvalBatches, PackedEvalBatches, TrainBatches, stream
+from jaxrec.data.stream import Dispatches, EvalBatches, PackedEvalBatches, TrainBatches, stream
 from jaxrec.errors import InputError
 
 
@@ -113,6 +113,37 @@ def test_resuming_is_starting_at_the_step(rows, threads, by_length):
     assert len(whole) == 3 * (rows.rows // 100)
     for a, b in zip(whole[7:], rest, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("size", "start", "expected"),
+    [  # of a run of 12 batches, 5 to an epoch
+        (1, 9, "9 10 11"),
+        (2, 0, "01 23 4 56 78 9 1011"),
+        (3, 0, "012 34 567 89 1011"),
+        (3, 4, "4 567 89 1011"),
+        (3, 6, "67 89 1011"),
+        (5, 5, "56789 1011"),
+        (4, 12, ""),
+    ],
+)
+def test_a_dispatch_crosses_neither_an_epochs_end_nor_the_runs_and_resumes_in_mid_course(
+    size, start, expected
+):
+    class Numbers:
+        steps_per_epoch = 5
+
+        def __len__(self):
+            return 12
+
+        def __getitem__(self, t):
+            assert t < 12
+            return t
+
+    source = Dispatches(Numbers(), size, start)
+    assert len(source) == len(expected.split())
+    found = list(stream(source, then=lambda some: "".join(map(str, some))))
+    assert found == expected.split()
 
 
 @pytest.mark.parametrize("by_length", [None, lengths])

@@ -1,9 +1,10 @@
 """Runs a few steps of the tiny model on fixed global batches, for test_exactness; a script of its own,
 because the number of devices is fixed before JAX starts.
 
-    python run_steps.py DATASET OUT {steps,gradients} {pmap,shard_map} {float32,float64}
+    python run_steps.py DATASET OUT {steps,together,gradients} {pmap,shard_map} {float32,float64}
 """
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -51,11 +52,18 @@ def main(dataset: str, out: str, what: str, how: str, dtype: str) -> None:
         tree, _ = parallel.map_over_devices(step, how)(state, batch, table)
     else:
         step = parallel.map_over_devices(program.train_step, how)
-        for t in range(10):
+        # Together, ten steps are four, four, one and one.
+        size = 1 if what == "steps" else 4
+        ten = [batches[t] for t in range(10)]
+        lists = [parallel.put_together(ten[first : first + size], size) for first in range(0, 10, size)]
+        seen = set()
+        for batch in itertools.chain(*lists):
             before = len(compiled)
-            state, _ = step(state, batches[t], table)
-            if t:
+            state, _ = step(state, batch, table)
+            if batch.steps in seen:
                 late += compiled[before:]
+            seen.add(batch.steps)
+        assert seen == {size, 1}
         tree = state.params
     if parallel.first_process():
         leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))

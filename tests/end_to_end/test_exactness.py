@@ -70,6 +70,16 @@ def test_ten_steps_agree_across_devices_and_processes(tiny_directory, tmp_path):
     assert alone["late"] == quartet["late"] == pair["late"] == []  # compiled once
 
 
+def test_ten_steps_in_four_dispatches_are_ten_steps(tiny_directory, tmp_path):
+    one, _ = run(tiny_directory, tmp_path / "one.npz")
+    four, quartet = run(tiny_directory, tmp_path / "four.npz", "together", "shard_map", devices=4)
+    two, pair = run_two_processes(tiny_directory, tmp_path / "two.npz", "together")
+    for found in (four, two):
+        assert max(np.abs(one[k] - found[k]).max() for k in one) < 1e-8
+    assert (quartet["devices"], pair["devices"]) == (4, 4)
+    assert quartet["late"] == pair["late"] == []  # two programs, each compiled once
+
+
 def test_first_gradients_agree_with_unequal_counts_and_either_mapping(tiny_directory, tmp_path):
     one, _ = run(tiny_directory, tmp_path / "one.npz", "gradients", "pmap", "float32")
     for how, devices in (("pmap", 4), ("shard_map", 4)):

@@ -1,0 +1,75 @@
+"""Several steps a dispatch are the same steps: batches, dropout, epochs' ends, stops, and what is logged."""
+
+import copy
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxrec import loop
+from jaxrec.checkpoint import Checkpointer, abstract
+from jaxrec.evaluation import CHECKPOINTS, program_of
+from jaxrec.parallel import replicated
+
+
+class Stop:
+    """An interrupt that comes once it was asked for `asked` times."""
+
+    def __init__(self, asked=None):
+        self._left = asked
+
+    @property
+    def requested(self):
+        if self._left is None:
+            return None
+        self._left -= 1
+        return "SIGTERM" if self._left < 0 else None
+
+
+def train(tiny, tiny_config, workdir, dispatch, stop=None):
+    """Three epochs, or what a stop leaves of them, in float64; the step reached."""
+    config = copy.deepcopy(tiny_config)
+    config.model.dtype, config.data.directory = "float64", str(tiny.directory)
+    config.model.experts = config.model.experts[1:]  # one is sooner compiled
+    config.objective.weighting = "averaging"  # which counts steps, and acts where an epoch ends
+    config.optimizer.plateau_patience, config.optimizer.plateau_factor = 0, 0.5
+    config.optimizer.learning_rate = 0.02  # so that the validation loss rises, and the rate halves
+    config.train.length, config.train.dispatch, config.train.log_seconds = "3 epochs", dispatch, 1e9
+    return loop.train(config, tiny, workdir, stop or Stop()), config
+
+
+def final_state(workdir, config):
+    with Checkpointer(workdir / CHECKPOINTS) as checkpoints:
+        program = program_of(config, checkpoints.restore_meta("last"))
+        return jax.device_get(checkpoints.restore("last", abstract(program.abstract_state(), replicated())))
+
+
+def logged(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.usefixtures("_quick_to_compile")
+def test_groups_of_steps_stopped_and_resumed_in_other_groups_are_the_same_steps(tiny, tiny_config, tmp_path):
+    per_epoch = tiny.rows("train").rows // 64
+    assert per_epoch % 5 and per_epoch > 17  # epochs have tails
+    one, some = tmp_path / "one", tmp_path / "some"
+    with jax.enable_x64(True):
+        total, config = train(tiny, tiny_config, one, 1)
+        # It is asked after each of an epoch's groups and after each step of its tail.
+        asked = per_epoch // 5 + per_epoch % 5
+        assert train(tiny, tiny_config, some, 5, Stop(asked + 1))[0] == per_epoch + 10
+        assert train(tiny, tiny_config, some, 1, Stop(6))[0] == per_epoch + 17  # within a group of five
+        assert train(tiny, tiny_config, some, 5)[0] == total == 3 * per_epoch
+        expected, found = final_state(one, config), final_state(some, config)
+    assert expected.step == found.step == total
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(b, a, rtol=0, atol=1e-8)
+    plain, grouped = logged(one), logged(some)
+    assert [x["step"] for x in plain] == [x["step"] for x in grouped]
+    assert len({x["learning_rate"] for x in plain if x["split"] == "train"}) > 1  # the plateau acted
+    for before, after in zip(plain, grouped, strict=True):
+        if (before["step"], before["split"]) == (2 * per_epoch, "train"):
+            continue  # after a stop a line is of the steps since then
+        for name in before.keys() - {"split", "examples_per_second", "input_stall"}:
+            assert after[name] == pytest.approx(before[name], rel=1e-5), name
