@@ -82,6 +82,7 @@ def load(workdir: str | Path, which: str) -> Loaded:
     with Checkpointer(Path(workdir) / CHECKPOINTS) as checkpoints:
         meta = checkpoints.restore_meta(which)
         config = from_json(meta["config"])
+        config.model.attention = "auto"  # the form is of the machine that trained, not of the model
         program = program_of(config, meta)
         state = checkpoints.restore(which, abstract(program.abstract_state(), replicated()))
         arrays = Arrays(**checkpoints.restore_arrays(which))
