@@ -2,14 +2,13 @@
 
 A query is a user's request. On the frozen lists it is scored on both, 21 candidates each, by the
 `Scorer` that training and `jaxrec.evaluate` use, and summed up as they do; over the whole catalogue
-every title is scored and the target's rank among all is its metric. The peer is
+every title is scored and the target's rank among all is its metric (`Ranker`). The peer is
 `peers/numpy_evaluate.py`; parameters are random, scores are equal before anything is timed.
 """
 
 import contextlib
-import itertools
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,14 @@ from absl import flags
 from benchmarks.command import Report, run, spread
 from benchmarks.measure import Timing, interleaved, matrix_rate, ratio
 from benchmarks.peers import numpy_evaluate as peer
+from benchmarks.step_parts import Kept
 from jaxrec.command import load_config
 from jaxrec.config import Config, Simulator
 from jaxrec.config_check import check
 from jaxrec.data.store import Dataset
 from jaxrec.errors import InputError
 from jaxrec.prepare import ensure
-from jaxrec.schema import FIRST_TITLE, LISTS, TitleTable
+from jaxrec.schema import FIRST_TITLE, LISTS
 
 SCORES, METRICS = 1e-4, 1e-6  # how far the peer's may lie from ours
 
@@ -56,8 +56,8 @@ class Setting:
     def __init__(self, config: Config) -> None:
         import jax
 
-        from jaxrec.evaluation import Scorer
         from jaxrec.parallel import replicate
+        from jaxrec.scoring import Ranker, Scorer
         from jaxrec.step import Program
 
         self.dataset = Dataset(config.data.directory)
@@ -73,9 +73,7 @@ class Setting:
         table = self.dataset.arrays.title_table()
         self.table = replicate(table)
         self.scorer = Scorer(self.program, self.table, with_loss=False, next_k=1)
-        self.catalogue = catalogue_ranks(self.program)
-        pairs = _PAIRS.get(jax.default_backend(), _PAIRS_ELSEWHERE)
-        self.at_once = max(pairs // self.dataset.layout.titles, 1) * jax.device_count()
+        self.ranker = Ranker(self.program, self.table)
         self.peer = peer.NumpyModel(self.host, self.dataset.layout, config, table, self.program.score_task)
 
     def lists(self) -> dict[str, Any]:
@@ -85,47 +83,10 @@ class Setting:
 
     def ranks(self, queries: int) -> np.ndarray:
         """Of the first queries' targets among all titles, [queries]."""
-        from jaxrec.data.stream import EvalBatches, stream
-
-        found: list[Any] = []
-        batches = stream(EvalBatches(self.found, self.at_once))
-        for batch in itertools.islice(batches, -(-queries // self.at_once)):
-            found.append(self.catalogue(self.params, batch, self.table))
-            if len(found) > 1:  # one ahead: each in flight holds activations of every title
-                found[-2] = np.asarray(found[-2])
-        return np.concatenate(found)[:queries]
+        return self.ranker(self.params, Kept(self.rows[:queries]))
 
 
 _RANKED = 1_000  # queries that are ranked among all titles in a turn
-
-# Of a query and a title, at a time and on a device: as many as a CPU's caches hold, or an accelerator wants.
-_PAIRS = {"cpu": 2**15}
-_PAIRS_ELSEWHERE = 2**22
-
-
-def catalogue_ranks(program: Any) -> Callable:
-    """`(params, batch, table) -> ranks [B]` of each query's target among all titles; ties count against."""
-    import jax
-    import jax.numpy as jnp
-
-    from jaxrec import batch as batches
-    from jaxrec.parallel import AXIS, map_queries
-
-    def step(params: Any, host: Any, table: TitleTable) -> jax.Array:
-        found = batches.queries(host.words, program.view)
-        tau, tasks = program.config.model.gate.temperature, (program.score_task,)
-        user = program.model.apply({"params": params}, found.history, table, tau, method="encode")
-        titles = jnp.arange(program.layout.titles)[
-            None
-        ]  # one list for all users: projected once, never gathered
-        of_task: Any = program.model.apply({"params": params}, user, titles, table, tasks, method="score")
-        scores_BxV, target_Bx1 = of_task[program.score_task], found.rows["target"][:, :1]
-        its_own_Bx1 = jnp.take_along_axis(scores_BxV, target_Bx1, axis=1)
-        rivals_BxV = (titles != target_Bx1) & (titles >= FIRST_TITLE)
-        ranks = 1 + (rivals_BxV & ~(scores_BxV < its_own_Bx1)).sum(1)
-        return jax.lax.all_gather(ranks, AXIS, tiled=True)
-
-    return map_queries(step)
 
 
 def hold_equal(setting: Setting, sample: np.ndarray) -> dict[str, float]:

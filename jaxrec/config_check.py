@@ -21,6 +21,7 @@ UNITS = ("epochs", "steps")
 # What each name may be; the modules that hold the functions are held to these by tests of their own.
 NAMES: dict[str, tuple[str, ...]] = {
     "data.targets": ("new", "any"),
+    "model.attention": ("auto", "einsum", "dot_product", "cudnn", "broadcast"),
     "model.dtype": ("float32", "bfloat16"),
     "model.head": ("matcher", "dot"),
     "model.position": ("index", "time_gap", "none"),
@@ -42,6 +43,7 @@ _FREE = {
     "train": ("log_seconds", "save_minutes", "prefetch", "preempted_exit", "microbatch", "dispatch"),
     "data": ("directory", "workers", "partitions"),
     "evaluate": ("batch_size", "which", "next_k"),
+    "model": ("attention",),
 }
 _NOT_IN_DIGEST = ("directory", "workers", "partitions")  # they move the dataset, never its bytes
 

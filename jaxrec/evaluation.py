@@ -1,100 +1,24 @@
 """A checkpoint's scores: the model beside the rules and, where it is known, the oracle."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jaxrec import baselines, gating, metrics
 from jaxrec.checkpoint import Checkpointer, abstract
 from jaxrec.config import Config
 from jaxrec.config_check import from_json
-from jaxrec.data.packing import Packer
-from jaxrec.data.store import Arrays, Dataset, Rows
-from jaxrec.data.stream import EvalBatches, PackedEvalBatches, stream
+from jaxrec.data.store import Arrays, Dataset
 from jaxrec.errors import InputError
-from jaxrec.parallel import Placed, as_global, map_queries, put, replicate, replicated
-from jaxrec.schema import LISTS, HostBatch, Layout, TitleTable
+from jaxrec.parallel import replicate, replicated
+from jaxrec.schema import LISTS, Layout
+from jaxrec.scoring import Scored, Scorer
 from jaxrec.step import Program
 
 CHECKPOINTS = "checkpoints"  # the folder of a workdir that holds them
-_CPU_QUERIES = 256  # of a device at a time: 2,048 are scored at half the rate, past the caches
-
-
-class Scored(NamedTuple):
-    """What a model says of a split's Q queries."""
-
-    scores: np.ndarray  # [Q, lists, K, 1 + negatives], the target first
-    gate: np.ndarray  # [Q, E] weights of the experts, each row adding to 1
-    sums: dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> (sum, count); empty without a loss
-
-
-class Scorer:
-    """Scores a split's frozen lists with given parameters; compiled once for each next_k."""
-
-    def __init__(self, program: Program, table: TitleTable, with_loss: bool, next_k: int) -> None:
-        self._step = map_queries(program.eval_step(next_k, with_loss))
-        self._catalogue = jax.jit(program.catalogue, static_argnums=2)
-        self._table, self._program = table, program
-        self._batch_size = program.config.evaluate.batch_size
-        if jax.default_backend() == "cpu":
-            self._batch_size = min(self._batch_size, _CPU_QUERIES * jax.device_count())
-        self._prefetch = program.config.train.prefetch
-
-    def __call__(self, params: Any, rows: Rows) -> "Scored":
-        """Of every row, in order."""
-        found, sums, places = [], [], []
-        for some_scores, some_gate, added, place in self._ahead(params, rows):
-            found.append((np.asarray(some_scores), np.asarray(some_gate)))
-            sums.append(jax.device_get(added))
-            if place is not None:
-                places.append(place)
-        scores, gate = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        if places:
-            at = np.concatenate(places)
-            scores, gate = (_in_order(x, at, rows.rows) for x in (scores, gate))
-        sums_of_all = jax.tree.map(lambda *parts: sum(np.asarray(p, np.float64) for p in parts), *sums)
-        return Scored(scores[: rows.rows], gate[: rows.rows], sums_of_all)
-
-    def _batches(self, rows: Rows) -> EvalBatches | PackedEvalBatches:
-        """Packed on one process. Several would have to agree on where each one's rows went."""
-        if jax.process_count() > 1 or not self._program.packs:
-            return EvalBatches(rows, self._batch_size, jax.process_index(), jax.process_count())
-        view = self._program.view
-        packer = Packer(rows.dtype, view.windows, view.keeps_abandoned)
-        return PackedEvalBatches(rows, self._batch_size, jax.device_count(), packer)
-
-    def _ahead(
-        self, params: Any, rows: Rows
-    ) -> Iterator[tuple[jax.Array, jax.Array, Any, np.ndarray | None]]:
-        """Each batch's outputs and places once the next is dispatched, so that the device is never waited for
-        twice."""
-        before = None
-        params = as_global(params)  # as the table is
-        given = params, self._catalogue(params, self._table, self._batch_size // jax.device_count())
-        for batch, place in stream(self._batches(rows), prefetch=self._prefetch, then=_put):
-            now = (*self._step(given, batch, self._table), place)
-            if before is not None:
-                yield before
-            before = now
-        if before is not None:
-            yield before
-
-
-def _put(batch: HostBatch) -> tuple[Placed, np.ndarray | None]:
-    """On its way to the devices, and the places, which stay."""
-    return put(batch._replace(place=None)), batch.place
-
-
-def _in_order(found: np.ndarray, at: np.ndarray, rows: int) -> np.ndarray:
-    """[rows, ...] of what was found [N, ...] of the rows `at` [N], -1 for padding."""
-    out = np.empty((rows, *found.shape[1:]), found.dtype)
-    out[at[at >= 0]] = found[at >= 0]
-    return out
 
 
 def _ranks(scores: np.ndarray, rows: np.ndarray, next_k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -158,6 +82,7 @@ def load(workdir: str | Path, which: str) -> Loaded:
     with Checkpointer(Path(workdir) / CHECKPOINTS) as checkpoints:
         meta = checkpoints.restore_meta(which)
         config = from_json(meta["config"])
+        config.model.attention = "auto"  # the form is of the machine that trained, not of the model
         program = program_of(config, meta)
         state = checkpoints.restore(which, abstract(program.abstract_state(), replicated()))
         arrays = Arrays(**checkpoints.restore_arrays(which))

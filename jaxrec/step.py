@@ -96,7 +96,8 @@ class Program:
             titles=self.layout.titles,
             width=m.width,
             experts=tuple(
-                ExpertFields(e.window, e.layers, e.heads, e.feedforward, e.dropout, e.kind) for e in m.experts
+                ExpertFields(e.window, e.layers, e.heads, e.feedforward, e.dropout, e.kind, m.attention)
+                for e in m.experts
             ),
             gate=GateFields(m.gate.hidden, m.gate.noise),
             dropout=m.dropout,

@@ -17,9 +17,12 @@ def _workdir_flag() -> None:
 
 def main(found: flags.FlagValues) -> int:
     # Not at the top: --help and a wrong config should not wait for the accelerator stack.
+    import jax
+
     from jaxrec import compiled, parallel
     from jaxrec.data.store import Dataset
     from jaxrec.evaluation import judge
+    from jaxrec.nn import attention
     from jaxrec.prepare import ensure
 
     with without("torch"):  # tensorboardX takes two seconds to import it, for tensors that nobody has
@@ -31,6 +34,10 @@ def main(found: flags.FlagValues) -> int:
     compiled.keep()
     parallel.join_hosts()
     check_devices(config, parallel.devices())
+    for expert in config.model.experts:
+        if expert.kind != "gru4rec":  # which attends to nothing
+            width = config.model.width // expert.heads
+            attention.check(config.model.attention, jax.default_backend(), config.model.dtype, width)
     directory = dataset_directory(config)
     if parallel.first_process():
         ensure(config, directory)

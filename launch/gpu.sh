@@ -16,6 +16,8 @@ mkdir -p "$out"
 # The step at once (no parts), 1,000,000 examples/s wanted at 8192, and twice torch.compile.
 "$python" -m benchmarks.step --dtype bfloat16 --batch 1024,8192,32768 --json "$out/step.json" | tee "$out/step.txt"
 "$python" -m benchmarks.gains --batch 8192 --json "$out/gains.json" | tee "$out/gains.txt"
+# Whichever form wins there is worth a run of benchmarks.step as `_FASTEST` of jaxrec/nn/attention.py.
+"$python" -m benchmarks.attention --dtype bfloat16 --json "$out/attention.json" | tee "$out/attention.txt"
 "$python" -m benchmarks.stream --json "$out/stream.json" | tee "$out/stream.txt"
 "$python" -m benchmarks.evaluate --json "$out/evaluate.json" | tee "$out/evaluate.txt"
 "$python" -m benchmarks.save --json "$out/save.json" | tee "$out/save.txt"

@@ -29,6 +29,7 @@ from jaxrec.config_check import (
     from_json,
     mix_counts,
     parse_length,
+    run_differences,
     to_json,
 )
 from jaxrec.errors import InputError
@@ -124,6 +125,7 @@ WRONG = [
     ("model.experts[1].kind", "bert", "model.experts[1].kind='bert' must be one of transformer, sasrec"),
     ("model.head", "cosine", "model.head='cosine' must be one of matcher, dot"),
     ("model.head", "dot", "model.head='dot' must be matcher unless ctr or ranking is the only task"),
+    ("model.attention", "flash", "model.attention='flash' must be one of auto, einsum, dot_product, cudnn"),
     ("model.position", "sine", "model.position='sine' must be one of index, time_gap, none"),
     ("model.reads", ("title_id", "genre"), "model.reads[1]='genre' must be one of title_id, genres, age"),
     ("model.reads", ("age",), "model.reads=('age',) must be empty, for all, or hold at least one feature of"),
@@ -301,6 +303,13 @@ def test_json_of_another_shape_is_refused():
     assert "model.matcher=64 must be a list" in refused(lambda t: t["model"].update(matcher=64))
     assert "data=[] must be an object" in refused(lambda t: t.update(data=[]))
     assert "model.width='96' must be a whole number" in refused(lambda t: t["model"].update(width="96"))
+
+
+def test_a_run_may_resume_with_what_does_not_change_what_is_computed():
+    kept, now = to_json(good()), to_json(good())
+    now["model"] |= {"attention": "broadcast", "width": 48}
+    now["train"]["microbatch"] = 64
+    assert run_differences(kept, now) == {"model.width": (96, 48)}
 
 
 def test_the_digest_is_of_what_decides_the_bytes():

@@ -33,6 +33,7 @@ FLOORS = (
     ),
     ("batch", "baselines", "checkpoint", "paired", "writer"),
     ("step",),
+    ("scoring",),
     ("evaluation", "report"),
     ("loop", "studies"),
     ("prepare",),

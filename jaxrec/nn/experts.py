@@ -37,7 +37,9 @@ class Expert(Parameters):
     def __call__(self, titles: Titles, examples: int) -> jax.Array:
         f, of_RxL = self.fields, titles.example_RxL
         same_RxLxL = of_RxL[:, :, None] == of_RxL[:, None, :]
-        encoder = Encoder(self.dtype, f.layers, f.heads, f.feedforward, f.dropout, name="encoder")
+        encoder = Encoder(
+            self.dtype, f.layers, f.heads, f.feedforward, f.dropout, f.attention, name="encoder"
+        )
         h_RxLxD = encoder(titles.x_RxLxD, same_RxLxL, titles.key_RxLx2)
         return Pool(self.dtype, name="pool")(h_RxLxD, of_RxL, examples)
 

@@ -2,8 +2,11 @@
 
 The first layer is W_u u + W_t t + W_x x(u, t), the plain dense layer of the concatenation taken
 apart: W_u u is worked out once a user, W_t t once a title of the catalogue or once a candidate,
-whichever is fewer rows. Nothing random may touch t before it.
+whichever is fewer rows. Nothing random may touch t before it. Where a user is scored against the whole
+catalogue, the layer is a matrix of that user's which every title goes through (`Matcher.every`).
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +14,11 @@ from flax import linen as nn
 
 from jaxrec.nn.features import TitleRows
 from jaxrec.nn.layers import Parameters, at_least_float32, kernel_init, small_init
+
+# Pairs of a user and a title that are scored together on a CPU: what they leave behind has to stay in its
+# caches. A thousand titles go at about the same rate by two users or by eight, slower by one or by sixteen;
+# five thousand by one. Cutting the titles up loses.
+_CPU_PAIRS = 2**13
 
 
 def per_candidate(u: jax.Array) -> jax.Array:
@@ -72,10 +80,61 @@ class Matcher(Parameters):
         h_BxCxD = per_candidate(u @ self.of_user + self.bias) + titles.through(self.task, self.of_title)
         if x is not None:
             h_BxCxD = h_BxCxD + x @ self.of_product
-        h_BxCxD = nn.relu(h_BxCxD)
-        for kernel, bias in self.layers:
-            h_BxCxD = nn.relu(h_BxCxD @ kernel + bias)
+        h_BxCxD = self._hidden(h_BxCxD)
         s_BxC = h_BxCxD @ self.out
         if self.last_bias:
             s_BxC = s_BxC + self.out_bias
         return s_BxC.astype(at_least_float32(self.dtype))
+
+    def _hidden(self, h: jax.Array) -> jax.Array:
+        """From before the first ReLU to after the last."""
+        h = nn.relu(h)
+        for kernel, bias in self.layers:
+            h = nn.relu(h @ kernel + bias)
+        return h
+
+    def every(self, u_BxU: jax.Array, t_VxF: jax.Array, product: Product | None) -> jax.Array:
+        """Scores [B, V] of titles [V, F], before any squashing: what `__call__` gives.
+
+        Titles through (Q times P u) W_x + W_t, W_u u in the row of a constant 1; or, where x is narrower
+        than a title, Q t through (P u times W_x), the rest added.
+        """
+        # Asked for here: inside the loop a module may not look for its parameters.
+        of_user, of_title, of_product, bias = self.of_user, self.of_title, self.of_product, self.bias
+        p_UxX, q_FxX = of_user[:, :0], of_title[:, :0]
+        if product is not None:
+            p_UxX, q_FxX = product.of_user, product.of_title
+        V, narrow = len(t_VxF), self.title < self.product
+        if narrow:
+            t_VxK = jnp.concatenate([t_VxF, jnp.ones((V, 1), t_VxF.dtype)], axis=1)
+        else:
+            t_VxK, of_title_VxH = t_VxF @ q_FxX, t_VxF @ of_title
+
+        def scores(u_TxU: jax.Array) -> jax.Array:
+            x_TxX, shift_TxH = u_TxU @ p_UxX, u_TxU @ of_user + bias
+            if narrow:
+                kernel_TxFxH = (q_FxX * x_TxX[:, None]) @ of_product + of_title
+                kernel_TxKxH = jnp.concatenate([kernel_TxFxH, shift_TxH[:, None]], axis=1)
+            else:
+                kernel_TxKxH = x_TxX[:, :, None] * of_product
+            T, K, H = kernel_TxKxH.shape
+            h_VxTxH = (t_VxK @ jnp.moveaxis(kernel_TxKxH, 0, 1).reshape(K, T * H)).reshape(V, T, H)
+            if not narrow:
+                h_VxTxH = h_VxTxH + of_title_VxH[:, None] + shift_TxH
+            s_VxT = (self._hidden(h_VxTxH.reshape(V * T, H)) * self.out).sum(-1).reshape(V, T)
+            return s_VxT.T
+
+        s_BxV = in_tiles(scores, u_BxU, max(_CPU_PAIRS // V, 1))
+        if self.last_bias:
+            s_BxV = s_BxV + self.out_bias
+        return s_BxV.astype(at_least_float32(self.dtype))
+
+
+def in_tiles(scores: Callable[[jax.Array], jax.Array], u_BxU: jax.Array, users: int) -> jax.Array:
+    """`scores` [T, V] of all users [B, U]: on a CPU so many at a time, elsewhere at once."""
+    B = len(u_BxU)
+    if jax.default_backend() != "cpu" or users >= B:
+        return scores(u_BxU)
+    u_NxTxU = jnp.pad(u_BxU, ((0, -B % users), (0, 0))).reshape(-1, users, u_BxU.shape[-1])
+    s_NxTxV = jax.lax.map(scores, u_NxTxU)
+    return s_NxTxV.reshape(-1, s_NxTxV.shape[-1])[:B]

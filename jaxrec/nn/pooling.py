@@ -21,6 +21,7 @@ class ExpertFields:
     feedforward: float  # hidden width as a multiple of the model's
     dropout: float
     kind: str = "transformer"  # one of `experts.KINDS`
+    attention: str = "auto"  # or one of `attention.FORMS`
 
 
 class Titles(NamedTuple):

@@ -199,6 +199,17 @@ class Recommender(Parameters):
             scores[task] = nn.sigmoid(s_BxC) if task == "completion" else s_BxC
         return scores
 
+    def score_catalogue(self, user: User, table: TitleTable, task: str) -> jax.Array:
+        """Scores [B, V] of every title for one task: what `score` gives of all, with fewer operations."""
+        u_BxU, t_VxF = user.vector_BxF, self.title.vectors(jnp.arange(self.titles), table)
+        if u_BxU.ndim == 3:
+            raise ValueError("with target_in_sequence a request is encoded for its candidates: use score")
+        if self.head == "dot":
+            s_BxV = u_BxU[:, : self.width] @ (t_VxF @ self.rows.of_title).T
+            return s_BxV.astype(at_least_float32(self.dtype))
+        s_BxV = self.matchers[task].every(u_BxU, t_VxF, self.product if self.matcher_product else None)
+        return nn.sigmoid(s_BxV) if task == "completion" else s_BxV
+
     def __call__(
         self,
         history: History,

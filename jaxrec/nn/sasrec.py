@@ -20,6 +20,8 @@ class SasRec(Parameters):
         f, of_RxL = self.fields, titles.example_RxL
         same_RxLxL = of_RxL[:, :, None] == of_RxL[:, None, :]
         older_LxL = jnp.tri(of_RxL.shape[1], dtype=bool)
-        encoder = Encoder(self.dtype, f.layers, f.heads, f.feedforward, f.dropout, name="encoder")
+        encoder = Encoder(
+            self.dtype, f.layers, f.heads, f.feedforward, f.dropout, f.attention, name="encoder"
+        )
         h_RxLxD = encoder(titles.x_RxLxD, same_RxLxL & older_LxL, titles.key_RxLx2)
         return Newest(self.dtype, name="newest")(h_RxLxD, of_RxL, examples)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxrec.nn.attention import attend
 from jaxrec.nn.draws import drop, keeps, layer_number
 from jaxrec.nn.layers import Dense, Parameters, at_least_float32, kernel_init
 
@@ -24,20 +25,6 @@ class LayerNorm(Parameters):
         return normal * scale + self.weight("bias", nn.initializers.zeros, x.shape[-1])
 
 
-def attend(q_RxLxHxd, k_RxLxHxd, v_RxLxHxd, same_RxLxM) -> jax.Array:
-    """softmax(q k^T / sqrt(d)) v for each head, [R, L, H, d]; columns not of the same get no weight.
-
-    `jax.nn.dot_product_attention` is the same but for its softmax, which is float32 even in float64.
-    A place that sees none comes back finite.
-    """
-    dtype = at_least_float32(q_RxLxHxd.dtype)
-    q_RxLxHxd = q_RxLxHxd * q_RxLxHxd.shape[-1] ** -0.5
-    s_RxHxLxM = jnp.einsum("blhd,bmhd->bhlm", q_RxLxHxd, k_RxLxHxd, preferred_element_type=dtype)
-    s_RxHxLxM = jnp.where(same_RxLxM[:, None], s_RxHxLxM, -1e9)
-    p_RxHxLxM = jax.nn.softmax(s_RxHxLxM, axis=-1).astype(v_RxLxHxd.dtype)
-    return jnp.einsum("bhlm,bmhd->blhd", p_RxHxLxM, v_RxLxHxd)
-
-
 class SelfAttention(Parameters):
     """Multi-head attention of [R, L, D], each place over those of the same history.
 
@@ -45,6 +32,7 @@ class SelfAttention(Parameters):
     """
 
     heads: int
+    form: str = "auto"  # of attention, or one of `attention.FORMS`
 
     @nn.compact
     def __call__(self, x_RxLxD: jax.Array, same_RxLxL: jax.Array) -> jax.Array:
@@ -54,7 +42,7 @@ class SelfAttention(Parameters):
         q = q + self.weight("query_bias", nn.initializers.zeros, D)
         v = v + self.weight("value_bias", nn.initializers.zeros, D)
         q_RxLxHxd, k_RxLxHxd, v_RxLxHxd = (y.reshape(R, L, self.heads, -1) for y in (q, k, v))
-        y_RxLxHxd = attend(q_RxLxHxd, k_RxLxHxd, v_RxLxHxd, same_RxLxL)
+        y_RxLxHxd = attend(self.form, q_RxLxHxd, k_RxLxHxd, v_RxLxHxd, same_RxLxL)
         return Dense(self.dtype, D, name="out")(y_RxLxHxd.reshape(R, L, D))
 
 
@@ -64,6 +52,7 @@ class Block(Parameters):
     heads: int
     feedforward: float  # hidden width as a multiple of D
     dropout: float
+    form: str = "auto"
 
     @nn.compact
     def __call__(self, x_RxLxD: jax.Array, same_RxLxL: jax.Array, key_RxLx2: jax.Array | None) -> jax.Array:
@@ -71,7 +60,7 @@ class Block(Parameters):
         if key_RxLx2 is not None and self.dropout:
             first, second = keeps(key_RxLx2, layer_number(self.path), D, self.dropout)
         y = LayerNorm(self.dtype, name="attention_norm")(x_RxLxD)
-        y = SelfAttention(self.dtype, self.heads, name="attention")(y, same_RxLxL)
+        y = SelfAttention(self.dtype, self.heads, self.form, name="attention")(y, same_RxLxL)
         x_RxLxD = x_RxLxD + (y if first is None else drop(y, first, self.dropout))
         y = LayerNorm(self.dtype, name="feedforward_norm")(x_RxLxD)
         y = nn.relu(Dense(self.dtype, round(self.feedforward * D), name="hidden")(y))
@@ -86,12 +75,14 @@ class Encoder(Parameters):
     heads: int
     feedforward: float
     dropout: float
+    form: str = "auto"  # of attention
 
     @nn.compact
     def __call__(self, x_RxLxD: jax.Array, same_RxLxL: jax.Array, key_RxLx2: jax.Array | None) -> jax.Array:
         if x_RxLxD.shape[-1] % self.heads:
             raise ValueError(f"model.width={x_RxLxD.shape[-1]} must divide by heads={self.heads}")
         for i in range(self.layers):
-            block = Block(self.dtype, self.heads, self.feedforward, self.dropout, name=f"block_{i}")
+            fields = self.heads, self.feedforward, self.dropout, self.form
+            block = Block(self.dtype, *fields, name=f"block_{i}")
             x_RxLxD = block(x_RxLxD, same_RxLxL, key_RxLx2)
         return LayerNorm(self.dtype, name="norm")(x_RxLxD)

@@ -153,6 +153,10 @@ TRAIN = ["-m", "jaxrec.train", "--config"]
     "arguments, message",
     [
         ([*TRAIN, "configs/tiny.py", "--config.model.width=13"], "model.width=13 must divide by heads=2"),
+        (
+            [*TRAIN, "configs/tiny.py", "--config.model.attention=cudnn"],
+            "model.attention='cudnn' must be one of auto, einsum, dot_product, broadcast: on cpu, in float32",
+        ),
         ([*TRAIN, "configs/tiny.py", "--config.train.batch=3"], "train.batch does not exist; there are seed"),
         ([*TRAIN, "configs/none.py"], "configs/none.py"),
         (
@@ -225,3 +229,19 @@ def test_training_on_a_prepared_dataset_loads_neither_polars_nor_tfds(tiny_direc
     done = type_in("-c", code, "--config", "configs/tiny.py", *data)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_checkpoint_is_judged_by_the_attention_that_this_machine_has(trained, monkeypatch):
+    """However the machine that trained it worked it out."""
+    from jaxrec import evaluation
+
+    restore = evaluation.Checkpointer.restore_meta
+
+    def trained_elsewhere(self, which):
+        meta = restore(self, which)
+        meta["config"]["model"] |= {"attention": "cudnn", "dtype": "bfloat16"}
+        return meta
+
+    monkeypatch.setattr(evaluation.Checkpointer, "restore_meta", trained_elsewhere)
+    model = evaluation.load(trained[0], "last").config.model
+    assert (model.attention, model.dtype) == ("auto", "bfloat16")

@@ -1,11 +1,12 @@
-"""The encoder: attention against jax's own, and what padding may do."""
+"""The encoder: its norm, what padding may do, and that it attends as it is told."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.nn.transformer import Encoder, LayerNorm, attend
+from jaxrec.nn import transformer
+from jaxrec.nn.transformer import Encoder, LayerNorm
 
 VALID = jnp.array([[False, True, True, True], [True] * 4, [False, False, False, True], [False] * 4])
 SAME = VALID[:, :, None] == VALID[:, None, :]  # padding sees padding
@@ -15,13 +16,6 @@ ENCODER = Encoder("float32", 2, 3, 2.0, 0.5)
 @pytest.fixture(scope="module")
 def variables():
     return jax.jit(ENCODER.init)(jax.random.key(0), jnp.zeros((1, 4, 12)), SAME[:1], None)
-
-
-def test_attention_is_jaxs():
-    q, k, v = jax.random.normal(jax.random.key(0), (3, 4, 4, 3, 5))
-    wanted = jax.nn.dot_product_attention(q, k, v, mask=SAME[:, None])
-    np.testing.assert_allclose(attend(q, k, v, SAME), wanted, atol=1e-6)
-    assert np.isfinite(attend(q, k, v, jnp.zeros_like(SAME))).all()
 
 
 def test_layer_norm():
@@ -49,3 +43,17 @@ def test_keys_have_no_bias(variables):
 def test_width_must_divide_by_heads():
     with pytest.raises(ValueError, match=r"model.width=12 must divide by heads=5"):
         Encoder("float32", 1, 5, 1.0, 0.0).init(jax.random.key(0), jnp.zeros((1, 4, 12)), SAME[:1], None)
+
+
+def test_a_blocks_attention_is_the_one_named(variables, monkeypatch):
+    taken, ours = [], transformer.attend
+
+    def noted(name, *given):
+        taken.append(name)
+        return ours(name, *given)
+
+    monkeypatch.setattr(transformer, "attend", noted)
+    x = jax.random.normal(jax.random.key(1), (4, 4, 12))
+    jax.eval_shape(lambda: ENCODER.clone(form="broadcast").apply(variables, x, SAME, None))
+    jax.eval_shape(lambda: ENCODER.apply(variables, x, SAME, None))
+    assert taken == ["broadcast"] * 2 + ["auto"] * 2

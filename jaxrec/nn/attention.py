@@ -1,0 +1,129 @@
+"""Attention of several heads, written in ways that are the same function, and which of them is taken.
+
+Every form maps q, k, v [R, L, H, d] and `same` [R, L, L], who sees whom, to softmax(q k^T / sqrt(d)) v for
+each head, [R, L, H, d]. Columns not of the same get no weight; a place that sees none comes back finite.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.errors import InputError
+from jaxrec.nn.layers import at_least_float32
+
+_HIDDEN = -1e9  # a score whose exponential is 0 beside any other
+
+
+@jax.custom_vjp
+def _scores(q_RxLxHxd: jax.Array, k_RxMxHxd: jax.Array) -> jax.Array:
+    """q k^T of each head, [R, H, L, M], in at least float32: a softmax wants more than bfloat16 holds.
+
+    Its gradient goes back in the dtype of q: as jax derives it, both products of the way back would be in
+    float32, for a gradient that has been rounded by then anyway.
+    """
+    dtype = at_least_float32(q_RxLxHxd.dtype)
+    return jnp.einsum("blhd,bmhd->bhlm", q_RxLxHxd, k_RxMxHxd, preferred_element_type=dtype)
+
+
+def _scores_forward(q, k):
+    return _scores(q, k), (q, k)
+
+
+def _scores_backward(given, gradient):
+    q, k = given
+    g_RxHxLxM = gradient.astype(q.dtype)
+    return jnp.einsum("bhlm,bmhd->blhd", g_RxHxLxM, k), jnp.einsum("bhlm,blhd->bmhd", g_RxHxLxM, q)
+
+
+_scores.defvjp(_scores_forward, _scores_backward)
+
+
+def einsum(q_RxLxHxd, k_RxLxHxd, v_RxLxHxd, same_RxLxM) -> jax.Array:
+    """Two matrix products a head."""
+    s_RxHxLxM = _scores(q_RxLxHxd * q_RxLxHxd.shape[-1] ** -0.5, k_RxLxHxd)
+    s_RxHxLxM = jnp.where(same_RxLxM[:, None], s_RxHxLxM, _HIDDEN)
+    p_RxHxLxM = jax.nn.softmax(s_RxHxLxM, axis=-1).astype(v_RxLxHxd.dtype)
+    return jnp.einsum("bhlm,bmhd->blhd", p_RxHxLxM, v_RxLxHxd)
+
+
+def dot_product(q_RxLxHxd, k_RxLxHxd, v_RxLxHxd, same_RxLxM) -> jax.Array:
+    """jax's own, by XLA."""
+    mask_Rx1xLxM = same_RxLxM[:, None]
+    return jax.nn.dot_product_attention(
+        q_RxLxHxd, k_RxLxHxd, v_RxLxHxd, mask=mask_Rx1xLxM, implementation="xla"
+    )
+
+
+def cudnn(q_RxLxHxd, k_RxLxHxd, v_RxLxHxd, same_RxLxM) -> jax.Array:
+    """cuDNN's kernel. It has no gradient of masked rows of an odd length, so those get a place that nobody
+    sees."""
+    L = q_RxLxHxd.shape[1]
+    q, k, v = (jnp.pad(x, ((0, 0), (0, L % 2), (0, 0), (0, 0))) for x in (q_RxLxHxd, k_RxLxHxd, v_RxLxHxd))
+    mask_Rx1xLxM = jnp.pad(same_RxLxM, ((0, 0), (0, L % 2), (0, L % 2)))[:, None]
+    return jax.nn.dot_product_attention(q, k, v, mask=mask_Rx1xLxM, implementation="cudnn")[:, :L]
+
+
+def broadcast(q_RxLxHxd, k_RxLxHxd, v_RxLxHxd, same_RxLxM) -> jax.Array:
+    """Products written out and summed: no matrix product, for heads too narrow to fill one."""
+    dtype = at_least_float32(q_RxLxHxd.dtype)
+    q_RxLxHxd = q_RxLxHxd * q_RxLxHxd.shape[-1] ** -0.5
+    s_RxLxMxH = (q_RxLxHxd[:, :, None] * k_RxLxHxd[:, None]).sum(-1, dtype=dtype)
+    p_RxLxMxH = jax.nn.softmax(jnp.where(same_RxLxM[..., None], s_RxLxMxH, _HIDDEN), axis=2)
+    return (p_RxLxMxH.astype(v_RxLxHxd.dtype)[..., None] * v_RxLxHxd[:, None]).sum(2)
+
+
+class Form(NamedTuple):
+    """A way to work it out, and where it can be."""
+
+    attend: Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+    dtypes: tuple[str, ...] = ("float64", "float32", "bfloat16")
+    backends: tuple[str, ...] = ()  # empty: every one
+    widths: range = range(1, 2**31)  # of a head
+
+
+FORMS = {
+    "einsum": Form(einsum),
+    "dot_product": Form(dot_product, ("float32", "bfloat16")),  # its softmax is float32 even in float64
+    "cudnn": Form(cudnn, ("bfloat16",), ("gpu",), range(8, 129, 8)),
+    "broadcast": Form(broadcast),
+}
+
+
+def allowed(backend: str, dtype: str, width: int) -> tuple[str, ...]:
+    """The forms that can be had on a backend in a dtype, for heads so wide."""
+    return tuple(
+        name
+        for name, form in FORMS.items()
+        if dtype in form.dtypes and (not form.backends or backend in form.backends) and width in form.widths
+    )
+
+
+def check(name: str, backend: str, dtype: str, width: int) -> None:
+    """Raises InputError where `model.attention=name` cannot be had; "auto" always can."""
+    names = ("auto", *allowed(backend, dtype, width))
+    if name not in names:
+        raise InputError(
+            f"model.attention={name!r} must be one of {', '.join(names)}: on {backend}, in {dtype}, "
+            f"with heads {width} wide"
+        )
+
+
+# What the whole training step was fastest by, of all that could be had. It has to be the step: by itself
+# dot_product is the faster one on a CPU, 1.1 to 1.6 times, and in the step, among its neighbours, it is not.
+# Rows of 7 and of 20 places, many or few, made no difference. What is not here was not measured; a GPU's is
+# what `python -m benchmarks.attention --dtype bfloat16` and `benchmarks.step` there will say.
+_FASTEST = {("cpu", "float32"): "einsum"}
+
+
+def choose(backend: str, dtype: str) -> str:
+    """The form that "auto" takes."""
+    return _FASTEST.get((backend, dtype), "einsum")
+
+
+def attend(name: str, q: jax.Array, k: jax.Array, v: jax.Array, same: jax.Array) -> jax.Array:
+    """By the form of that name, or "auto"."""
+    backend = jax.default_backend()
+    check(name, backend, str(q.dtype), q.shape[-1])
+    return FORMS[choose(backend, str(q.dtype)) if name == "auto" else name].attend(q, k, v, same)

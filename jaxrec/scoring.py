@@ -1,0 +1,131 @@
+"""A split's queries through the model: scores of the frozen lists, the target's rank among all titles."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import batch as batches
+from jaxrec.data.packing import Packer
+from jaxrec.data.store import Rows
+from jaxrec.data.stream import EvalBatches, PackedEvalBatches, stream
+from jaxrec.parallel import AXIS, Placed, as_global, map_queries, put
+from jaxrec.schema import FIRST_TITLE, HostBatch, TitleTable
+from jaxrec.step import Program
+
+_CPU_QUERIES = 256  # of a device at a time: 2,048 are scored at half the rate, past the caches
+_PAIRS = 2**22  # of a query and a title that an accelerator scores at a time over the catalogue
+
+
+class Scored(NamedTuple):
+    """What a model says of a split's Q queries."""
+
+    scores: np.ndarray  # [Q, lists, K, 1 + negatives], the target first
+    gate: np.ndarray  # [Q, E] weights of the experts, each row adding to 1
+    sums: dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> (sum, count); empty without a loss
+
+
+class _Queries:
+    """A split's queries through a mapped step, `queries` at a time on a device."""
+
+    def __init__(self, program: Program, table: TitleTable, step: Callable, queries: int) -> None:
+        if jax.default_backend() == "cpu":
+            queries = min(queries, _CPU_QUERIES)
+        self._step, self._program, self._table = map_queries(step), program, table
+        self._batch_size = queries * jax.device_count()
+
+    def _batches(self, rows: Rows) -> EvalBatches | PackedEvalBatches:
+        """Packed on one process. Several would have to agree on where each one's rows went."""
+        if jax.process_count() > 1 or not self._program.packs:
+            return EvalBatches(rows, self._batch_size, jax.process_index(), jax.process_count())
+        view = self._program.view
+        packer = Packer(rows.dtype, view.windows, view.keeps_abandoned)
+        return PackedEvalBatches(rows, self._batch_size, jax.device_count(), packer)
+
+    def _ahead(self, given: Any, rows: Rows) -> Iterator[tuple[Any, np.ndarray | None]]:
+        """Each batch's outputs and places once the next is dispatched, so that the device is never waited for
+        twice."""
+        before = None
+        prefetch = self._program.config.train.prefetch
+        for batch, place in stream(self._batches(rows), prefetch=prefetch, then=_put):
+            now = self._step(given, batch, self._table), place
+            if before is not None:
+                yield before
+            before = now
+        if before is not None:
+            yield before
+
+
+def _put(batch: HostBatch) -> tuple[Placed, np.ndarray | None]:
+    """On its way to the devices, and the places, which stay."""
+    return put(batch._replace(place=None)), batch.place
+
+
+class Scorer(_Queries):
+    """Scores a split's frozen lists with given parameters; compiled once for each next_k."""
+
+    def __init__(self, program: Program, table: TitleTable, with_loss: bool, next_k: int) -> None:
+        queries = program.config.evaluate.batch_size // jax.device_count()
+        super().__init__(program, table, program.eval_step(next_k, with_loss), queries)
+        self._catalogue = jax.jit(program.catalogue, static_argnums=2)
+
+    def __call__(self, params: Any, rows: Rows) -> Scored:
+        """Of every row, in order."""
+        found, sums, places = [], [], []
+        params = as_global(params)  # as the table is
+        given = params, self._catalogue(params, self._table, self._batch_size // jax.device_count())
+        for (some_scores, some_gate, added), place in self._ahead(given, rows):
+            found.append((np.asarray(some_scores), np.asarray(some_gate)))
+            sums.append(jax.device_get(added))
+            places.append(place)
+        scores, gate = (_in_order(parts, places, rows.rows) for parts in zip(*found, strict=True))
+        sums_of_all = jax.tree.map(lambda *parts: sum(np.asarray(p, np.float64) for p in parts), *sums)
+        return Scored(scores, gate, sums_of_all)
+
+
+class Ranker(_Queries):
+    """Ranks each query's target among all titles, by the head that ranks; ties and NaN count against it.
+
+    Titles of the history are rivals like any other: who has seen one may watch it again.
+    """
+
+    def __init__(self, program: Program, table: TitleTable) -> None:
+        super().__init__(program, table, _rank_step(program), max(_PAIRS // program.layout.titles, 1))
+
+    def __call__(self, params: Any, rows: Rows) -> np.ndarray:
+        """[rows], from 1, in order."""
+        found = [(np.asarray(ranks), place) for ranks, place in self._ahead(as_global(params), rows)]
+        ranks, places = zip(*found, strict=True)
+        return _in_order(ranks, places, rows.rows)
+
+
+def _rank_step(program: Program) -> Callable:
+    """A step `(params, batch, table) -> ranks [B]` of every device's share, in order."""
+
+    def step(params: Any, host: HostBatch, table: TitleTable) -> jax.Array:
+        variables, tau = {"params": params}, program.config.model.gate.temperature
+        found = batches.queries(host.words, program.view, host.packing)
+        user = program.model.apply(variables, found.history, table, tau, method="encode")
+        scores_BxV: Any = program.model.apply(
+            variables, user, table, program.score_task, method="score_catalogue"
+        )
+        title_1xV, target_Bx1 = jnp.arange(program.layout.titles)[None], found.rows["target"][:, :1]
+        its_own_Bx1 = jnp.take_along_axis(scores_BxV, target_Bx1, axis=1)
+        rivals_BxV = (title_1xV != target_Bx1) & (title_1xV >= FIRST_TITLE)
+        ranks_B = 1 + (rivals_BxV & ~(scores_BxV < its_own_Bx1)).sum(1)
+        return jax.lax.all_gather(ranks_B, AXIS, tiled=True)
+
+    return step
+
+
+def _in_order(parts: Sequence[Any], places: Sequence[np.ndarray | None], rows: int) -> np.ndarray:
+    """[rows, ...] of what batches found of the rows at their places, -1 for padding; in order without."""
+    found = np.concatenate(parts)
+    if any(place is None for place in places):
+        return found[:rows]
+    at = np.concatenate([place for place in places if place is not None])
+    out = np.empty((rows, *found.shape[1:]), found.dtype)
+    out[at[at >= 0]] = found[at >= 0]
+    return out

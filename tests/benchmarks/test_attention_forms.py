@@ -1,0 +1,44 @@
+"""The benchmark of attention races every form that can be had, on rows of several histories."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from benchmarks import attention
+from jaxrec.errors import InputError
+from jaxrec.nn.attention import allowed
+
+
+def asked(**changes):
+    given = {"shapes": ["3x5"], "heads": 2, "width": 8, "dtype": "float32", "forms": [], "rounds": 1}
+    return SimpleNamespace(**(given | changes))
+
+
+def test_every_form_is_raced_forward_and_with_its_gradient():
+    report = attention.main(asked())
+    found = report.figures["shapes"]["3x5"]
+    for what in ("forward", "with gradient"):
+        assert (*found[what],) == allowed("cpu", "float32", 8)
+        assert found[what]["einsum"]["gain"]["median"] == 1.0
+    assert len(report.rows) == 2 * len(allowed("cpu", "float32", 8)) and found["auto"] in found["forward"]
+
+
+def test_rows_hold_several_histories_and_padding():
+    q, k, v, same = attention.inputs(attention.Shape(50, 20), 3, 8, "bfloat16")
+    assert q.shape == k.shape == v.shape == (50, 20, 3, 8) and q.dtype == "bfloat16"
+    kinds = [len(np.unique(row, axis=0)) for row in np.asarray(same)]
+    assert min(kinds) >= 2 and 3 <= np.mean(kinds) <= 8
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"shapes": ["3"]}, "--shapes=3: allowed: rows x places, as 105x20"),
+        ({"shapes": ["0x5"]}, "--shapes=0x5: allowed"),
+        ({"forms": ["cudnn"]}, "--forms=cudnn; allowed here: einsum, dot_product, broadcast"),
+    ],
+)
+def test_wrong_flags_are_named(changes, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        attention.main(asked(**changes))
