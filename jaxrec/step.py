@@ -215,9 +215,12 @@ class Program:
             more, sums = self._part(state, catalogue, part[1], table, part[0], parts)
             return jax.tree.map(jnp.add, so_far, more), sums
 
-        nothing = jax.tree.map(jnp.zeros_like, (state.params, catalogue))
+        nothing = jax.tree.map(  # a sum over many parts, which bfloat16 would stop adding to
+            lambda x: jnp.zeros(x.shape, at_least_float32(x.dtype)), (state.params, catalogue)
+        )
         (grads, of_catalogue), each = jax.lax.scan(add, nothing, (jnp.arange(parts), stacked))
         if pull is not None:
+            of_catalogue = jax.tree.map(lambda g, x: g.astype(x.dtype), of_catalogue, catalogue)
             grads = jax.tree.map(jnp.add, grads, pull(of_catalogue)[0])
         return grads, jax.tree.map(lambda x: x.sum(0), each)
 

@@ -10,7 +10,15 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxrec.nn.layers import Dense, Parameters, embedding_init, kernel_init, spread
+from jaxrec.nn.layers import (
+    Dense,
+    Parameters,
+    embedding_init,
+    kernel_init,
+    looked_up,
+    repeated,
+    spread,
+)
 from jaxrec.schema import TITLE_ID, FeatureSpec, History, TitleTable
 
 # Buckets of the time since a play, two to each factor of e: each ends 1.65 times as long ago as the one
@@ -39,7 +47,7 @@ class Categories(Parameters):
     def __call__(self, ids: jax.Array) -> jax.Array:
         table = self.weight("embedding", spread(self.spread), self.size, self.width)
         given = (ids > 0)[..., None]
-        rows = jnp.where(given, jnp.take(table, ids, axis=0), jnp.zeros((), table.dtype))
+        rows = jnp.where(given, looked_up(table, ids), jnp.zeros((), table.dtype))
         if ids.shape[-1] == 1:
             return rows[..., 0, :]
         return rows.sum(-2) / jnp.maximum(given.sum(-2), 1).astype(table.dtype)
@@ -119,7 +127,7 @@ class TitleRows:
     def through(self, name: str, kernel: jax.Array) -> jax.Array:
         """[..., out]: each title's vector times kernel [F, out], which `name` stands for."""
         projected = self._vectors @ kernel
-        return projected if self._ids is None else jnp.take(projected, self._ids, axis=0)
+        return projected if self._ids is None else looked_up(projected, self._ids)
 
 
 class ProjectedRows(TitleRows):
@@ -129,7 +137,7 @@ class ProjectedRows(TitleRows):
         self._catalogue, self._of = catalogue, ids
 
     def through(self, name: str, kernel: jax.Array) -> jax.Array:
-        return jnp.take(self._catalogue[name], self._of, axis=0)
+        return looked_up(self._catalogue[name], self._of)
 
 
 def _interactions(features: tuple[FeatureSpec, ...], history: History) -> jax.Array:
@@ -185,17 +193,20 @@ class HistoryRows(Parameters):
     def candidates(self, titles: TitleRows, context_BxF: jax.Array) -> jax.Array:
         """x [B, C, D] of candidates that join the history: with a learned position of their own, and without
         interactions, of which there are none yet."""
-        of_request_BxD = context_BxF @ self.of_context + self.bias + self.of_target
-        return titles.through("history", self.of_title) + of_request_BxD[:, None]
+        of_request_BxD = context_BxF @ self.of_context
+        of_request_BxD = of_request_BxD + repeated(self.bias + self.of_target, of_request_BxD.shape)
+        x_BxCxD = titles.through("history", self.of_title)
+        return x_BxCxD + repeated(of_request_BxD[:, None], x_BxCxD.shape)
 
     def __call__(self, history: History, titles: TitleRows, context_BxF: jax.Array) -> jax.Array:
         numbers = _interactions(self.features, history).astype(self.dtype)
         parts = [nn.relu(dense(numbers[..., i : i + 1])) for i, dense in enumerate(self.numbers)]
         interaction_RxLxF = jnp.concatenate([numbers[..., :0], *parts], axis=-1)
         x = titles.through("history", self.of_title) + interaction_RxLxF @ self.of_interaction
-        of_request_BxD = context_BxF @ self.of_context + self.bias
-        x = x + jnp.take(of_request_BxD, history.example, axis=0, mode="clip")
+        of_request_BxD = context_BxF @ self.of_context
+        of_request_BxD = of_request_BxD + repeated(self.bias, of_request_BxD.shape)
+        x = x + looked_up(of_request_BxD, history.example, mode="clip")
         place = POSITIONS[self.kind]
         if place is not None:
-            x = x + jnp.take(self.position, place(history), axis=0, mode="clip")
+            x = x + looked_up(self.position, place(history), mode="clip")
         return jnp.where((history.title > 0)[..., None], x, jnp.zeros((), x.dtype))

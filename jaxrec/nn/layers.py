@@ -40,6 +40,32 @@ embedding_init = spread(0.05)
 small_init = spread(0.01)  # of last layers: first scores near 0, a first gate near even
 
 
+def repeated(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """x broadcast to `shape`. Gradients are added up in at least float32: in bfloat16 a sum that is 256 times
+    what is added to it stays as it is."""
+    return _summing_wide(x, lambda y: jnp.broadcast_to(y, shape))
+
+
+def looked_up(x: jax.Array, ids: jax.Array, mode: str | None = None, fill: float | None = None) -> jax.Array:
+    """`jnp.take` of rows. Gradients are added up in at least float32, as in `repeated`."""
+    return _summing_wide(x, lambda y: jnp.take(y, ids, axis=0, mode=mode, fill_value=fill))
+
+
+def _summing_wide(x: jax.Array, copy: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """copy(x), a linear function which only copies elements, its transpose in at least float32."""
+    wide = at_least_float32(x.dtype)
+    if wide == x.dtype:
+        return copy(x)
+    back = jax.linear_transpose(copy, jax.ShapeDtypeStruct(x.shape, wide))
+
+    @jax.custom_vjp
+    def forward(y: jax.Array) -> jax.Array:
+        return copy(y)
+
+    forward.defvjp(lambda y: (copy(y), None), lambda _, g: (back(g.astype(wide))[0].astype(x.dtype),))
+    return forward(x)
+
+
 class Parameters(nn.Module):
     """A module whose parameters are kept in at least float32 and used in `dtype`."""
 
@@ -59,7 +85,9 @@ class Dense(Parameters):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         y = x.astype(self.dtype) @ self.weight("kernel", self.kernel_init, x.shape[-1], self.width)
-        return y + self.weight("bias", nn.initializers.zeros, self.width) if self.bias else y
+        if not self.bias:
+            return y
+        return y + repeated(self.weight("bias", nn.initializers.zeros, self.width), y.shape)
 
 
 class Mlp(Parameters):

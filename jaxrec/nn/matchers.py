@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrec.nn.features import TitleRows
-from jaxrec.nn.layers import Parameters, at_least_float32, kernel_init, small_init
+from jaxrec.nn.layers import Parameters, at_least_float32, kernel_init, repeated, small_init
 
 # Pairs of a user and a title that are scored together on a CPU: what they leave behind has to stay in its
 # caches. A thousand titles go at about the same rate by two users or by eight, slower by one or by sixteen;
@@ -44,7 +44,8 @@ class Product(Parameters):
         self.of_title = self.weight("title", kernel_init, self.title, self.width)
 
     def __call__(self, u: jax.Array, titles: TitleRows) -> jax.Array:
-        return per_candidate(u @ self.of_user) * titles.through("product", self.of_title)
+        of_user, t_BxCxD = per_candidate(u @ self.of_user), titles.through("product", self.of_title)
+        return repeated(of_user, jnp.broadcast_shapes(of_user.shape, t_BxCxD.shape)) * t_BxCxD
 
 
 class Matcher(Parameters):
@@ -77,20 +78,23 @@ class Matcher(Parameters):
             self.out_bias = self.weight("bias_out", nn.initializers.zeros)
 
     def __call__(self, u: jax.Array, titles: TitleRows, x: jax.Array | None) -> jax.Array:
-        h_BxCxD = per_candidate(u @ self.of_user + self.bias) + titles.through(self.task, self.of_title)
+        of_user, t_BxCxD = u @ self.of_user, titles.through(self.task, self.of_title)
+        of_user = per_candidate(of_user + repeated(self.bias, of_user.shape))
+        h_BxCxD = repeated(of_user, jnp.broadcast_shapes(of_user.shape, t_BxCxD.shape)) + t_BxCxD
         if x is not None:
             h_BxCxD = h_BxCxD + x @ self.of_product
         h_BxCxD = self._hidden(h_BxCxD)
         s_BxC = h_BxCxD @ self.out
         if self.last_bias:
-            s_BxC = s_BxC + self.out_bias
+            s_BxC = s_BxC + repeated(self.out_bias, s_BxC.shape)
         return s_BxC.astype(at_least_float32(self.dtype))
 
     def _hidden(self, h: jax.Array) -> jax.Array:
         """From before the first ReLU to after the last."""
         h = nn.relu(h)
         for kernel, bias in self.layers:
-            h = nn.relu(h @ kernel + bias)
+            h = h @ kernel
+            h = nn.relu(h + repeated(bias, h.shape))
         return h
 
     def every(self, u_BxU: jax.Array, t_VxF: jax.Array, product: Product | None) -> jax.Array:

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrec.nn.draws import fold
-from jaxrec.nn.layers import Parameters, at_least_float32, embedding_init, small_init
+from jaxrec.nn.layers import (
+    Parameters,
+    at_least_float32,
+    embedding_init,
+    looked_up,
+    repeated,
+    small_init,
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class Pool(Parameters):
         weighted_NxD = alpha_N[:, None] * h_NxD.astype(wide)
         pooled_BxD = jax.ops.segment_sum(weighted_NxD, of_N, examples).astype(self.dtype)
         empty_D = self.weight("empty", embedding_init, D)
-        return jnp.where(there_B[:, None], pooled_BxD, empty_D)
+        return jnp.where(there_B[:, None], pooled_BxD, repeated(empty_D, pooled_BxD.shape))
 
 
 class Newest(Parameters):
@@ -77,5 +84,6 @@ class Newest(Parameters):
     def __call__(self, h_RxLxD: jax.Array, example_RxL: jax.Array, examples: int) -> jax.Array:
         D, of_N = h_RxLxD.shape[-1], example_RxL.reshape(-1)
         newest_B = jnp.full(examples, -1).at[of_N].max(jnp.arange(len(of_N)), mode="drop")
-        h_BxD = jnp.take(h_RxLxD.reshape(-1, D), newest_B, axis=0, mode="clip")
-        return jnp.where(newest_B[:, None] >= 0, h_BxD, self.weight("empty", embedding_init, D))
+        h_BxD = looked_up(h_RxLxD.reshape(-1, D), newest_B, mode="clip")
+        empty_D = self.weight("empty", embedding_init, D)
+        return jnp.where(newest_B[:, None] >= 0, h_BxD, repeated(empty_D, h_BxD.shape))

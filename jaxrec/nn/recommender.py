@@ -14,7 +14,7 @@ from flax import linen as nn
 from jaxrec.nn.draws import drop, fold, keeps, layer_number
 from jaxrec.nn.experts import KINDS, Gate, GateFields
 from jaxrec.nn.features import Catalogue, Columns, HistoryRows, ProjectedRows, TitleRows, TitleVectors, read
-from jaxrec.nn.layers import Parameters, at_least_float32
+from jaxrec.nn.layers import Parameters, at_least_float32, looked_up, repeated
 from jaxrec.nn.matchers import Matcher, Product, dot
 from jaxrec.nn.pooling import ExpertFields, Titles, joined
 from jaxrec.schema import FeatureSpec, History, TitleTable
@@ -43,7 +43,7 @@ class Outputs(NamedTuple):
 def _some(titles: Titles, at_RxL: jax.Array) -> Titles:
     """The titles at these places of the flat rows, and padding beyond them."""
     x_NxD, of_N = titles.x_RxLxD.reshape(-1, titles.x_RxLxD.shape[-1]), titles.example_RxL.reshape(-1)
-    x = x_NxD.at[at_RxL].get(mode="fill", fill_value=0)
+    x = looked_up(x_NxD, at_RxL, mode="fill", fill=0)
     # Padding's number is past every example's, so that it belongs to none.
     example = of_N.at[at_RxL].get(mode="fill", fill_value=np.iinfo(np.int32).max)
     key = titles.key_RxLx2
@@ -176,7 +176,7 @@ class Recommender(Parameters):
             return User(jnp.concatenate([pooled[0], customer_BxF, context_BxF], -1), ones, ones)
         gate_BxE, clean_BxE = self.gating(customer_BxF, pooled, temperature, key_Bx2)
         weights = gate_BxE.astype(self.dtype)
-        mixture_BxD = sum(weights[:, e, None] * h for e, h in enumerate(pooled))
+        mixture_BxD = sum(repeated(weights[:, e, None], h.shape) * h for e, h in enumerate(pooled))
         return User(jnp.concatenate([mixture_BxD, customer_BxF, context_BxF], -1), gate_BxE, clean_BxE)
 
     def score(

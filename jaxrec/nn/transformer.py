@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from jaxrec.nn.attention import attend
 from jaxrec.nn.draws import drop, keeps, layer_number
-from jaxrec.nn.layers import Dense, Parameters, at_least_float32, kernel_init
+from jaxrec.nn.layers import Dense, Parameters, at_least_float32, kernel_init, repeated
 
 
 class LayerNorm(Parameters):
@@ -22,7 +22,8 @@ class LayerNorm(Parameters):
         variance = jnp.square(wide - mean).mean(-1, keepdims=True)
         normal = ((wide - mean) * jax.lax.rsqrt(variance + 1e-6)).astype(self.dtype)
         scale = self.weight("scale", nn.initializers.ones, x.shape[-1])
-        return normal * scale + self.weight("bias", nn.initializers.zeros, x.shape[-1])
+        bias = self.weight("bias", nn.initializers.zeros, x.shape[-1])
+        return normal * repeated(scale, x.shape) + repeated(bias, x.shape)
 
 
 class SelfAttention(Parameters):
@@ -39,8 +40,8 @@ class SelfAttention(Parameters):
         R, L, D = x_RxLxD.shape
         kernel = self.weight("kernel", kernel_init, D, 3 * D)
         q, k, v = jnp.split(x_RxLxD @ kernel, 3, axis=-1)
-        q = q + self.weight("query_bias", nn.initializers.zeros, D)
-        v = v + self.weight("value_bias", nn.initializers.zeros, D)
+        q = q + repeated(self.weight("query_bias", nn.initializers.zeros, D), q.shape)
+        v = v + repeated(self.weight("value_bias", nn.initializers.zeros, D), v.shape)
         q_RxLxHxd, k_RxLxHxd, v_RxLxHxd = (y.reshape(R, L, self.heads, -1) for y in (q, k, v))
         y_RxLxHxd = attend(self.form, q_RxLxHxd, k_RxLxHxd, v_RxLxHxd, same_RxLxL)
         return Dense(self.dtype, D, name="out")(y_RxLxHxd.reshape(R, L, D))
