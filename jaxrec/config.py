@@ -248,7 +248,7 @@ class Train:
     length: str = "20 epochs"  # or "5000 steps"
     batch_size: int = 8192  # of all devices together
     microbatch: int = 0  # examples a device works through at a time; 0: 256 on a CPU, else all it has
-    dispatch: int = 0  # steps a device takes before the host is asked again; 0: 1
+    dispatch: int = 0  # steps of one dispatch, whose batches a device holds together; 0: 1 on any backend
     log_seconds: float = 5.0  # between lines of metrics.jsonl
     save_minutes: float = 10.0  # between checkpoints, besides one after each validation
     prefetch: int = 2  # dispatches ahead

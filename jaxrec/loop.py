@@ -102,7 +102,8 @@ class _Run:
         scorer = Scorer(self.program, self.table, with_loss=True, next_k=1)
         add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
         saved = time.monotonic()
-        running = under_way = None
+        running = None
+        under_way: Any = None
         writer.start(parameters(state.params), self.config.train.batch_size)
         size, step = steps_together(self.config, min(self.batches.steps_per_epoch, self.total)), start
         dispatches = Dispatches(self.batches, size, start)
