@@ -4,6 +4,7 @@ import copy
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -51,6 +52,7 @@ def trained(run):
     write_json(run.workdir / "test.json", judged.result)
     write_json(run.workdir / "eval-test-best.json", judged.result)
     paired.write(run.workdir, "eval-test-best", per_user(judged), per_query(judged))
+    jax.clear_caches()  # three hundred programs kept in one process end in XLA's segmentation fault
 
 
 @pytest.mark.usefixtures("_quick_to_compile")
