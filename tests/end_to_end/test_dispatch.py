@@ -34,7 +34,8 @@ def train(tiny, tiny_config, workdir, dispatch, stop=None):
     config.model.experts = config.model.experts[1:]  # one is sooner compiled
     config.objective.weighting = "averaging"  # which counts steps, and acts where an epoch ends
     config.optimizer.plateau_patience, config.optimizer.plateau_factor = 0, 0.5
-    config.optimizer.learning_rate = 0.02  # so that the validation loss rises, and the rate halves
+    # So that the validation loss rises, and the rate halves.
+    config.optimizer.learning_rate, config.model.embedding_spread = 0.02, 0.05
     config.train.length, config.train.dispatch, config.train.log_seconds = "3 epochs", dispatch, 1e9
     return loop.train(config, tiny, workdir, stop or Stop()), config
 

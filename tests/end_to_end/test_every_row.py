@@ -13,6 +13,7 @@ from jaxrec.command import Interrupt, load, load_config
 from jaxrec.data.dataset import prepare
 from jaxrec.data.store import Dataset
 from jaxrec.evaluation import judge, per_query, per_user
+from jaxrec.evaluation import load as load_checkpoint
 from jaxrec.loop import train
 from jaxrec.plain import write_json
 from jaxrec.sources import open_source
@@ -27,11 +28,11 @@ STUDY = load(f"{ROOT / 'configs/study.py'}:tiny", Study)
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """configs/study.py:tiny, four steps a row, its dataset prepared."""
+    """configs/study.py:tiny, three epochs of two steps a row: averaged task weights move in the third."""
     study = copy.deepcopy(STUDY)
     study.base.data.directory = str(tmp_path_factory.mktemp("data") / "tiny")
     study.base.source.users, study.base.source.test_only_users = 120, 30
-    study.base.train.length = "4 steps"
+    study.base.train.length, study.base.train.batch_size = "3 epochs", 256
     return study
 
 
@@ -61,7 +62,7 @@ def test_a_row_is_trained_and_judged(name, every):
     run = next(run for run in every if run.name == name)
     trained(run)
     result = json.loads((run.workdir / "test.json").read_text())
-    assert result["step"] == 4 and {"lists", "lists_k3", "by_hard"} <= result.keys()
+    assert result["step"] in (2, 4, 6) and {"lists", "lists_k3", "by_hard"} <= result.keys()
     assert ("gate" in result) == (len(run.config.model.experts) > 1)
     tasks = [task for task in ("ctr", "ranking") if getattr(run.config.objective, task)]
     assert list(result.get("other_heads", {})) == tasks[:-1]  # ranking ranks where there is one
@@ -91,9 +92,12 @@ def test_every_row_of_every_table_has_its_figures(study, found):
 
 
 def test_rows_are_trained_apart(every, found):
-    """Two rows with the same parameters would be one row under two names."""
-    ranks = {run.name: paired.read(run.workdir).queries.drop("user").to_numpy().tobytes() for run in every}
-    assert len(set(ranks.values())) == len(ranks)
+    """Two rows with the same parameters at the end would be one row under two names."""
+    of_parameters: dict[bytes, str] = {}
+    for run in every:
+        leaves = jax.tree.leaves(load_checkpoint(run.workdir, "last").params)
+        name = of_parameters.setdefault(b"".join(np.asarray(leaf).tobytes() for leaf in leaves), run.name)
+        assert name == run.name
 
 
 def test_every_claim_has_its_verdicts_and_the_page_is_written(study, found, every, tmp_path):
