@@ -33,13 +33,17 @@ def main(found: flags.FlagValues) -> None:
         raise InputError(f"--split={found.split}; allowed: {', '.join(SPLITS[1:])}")
     if not all(k.isdigit() and int(k) > 0 for k in found.next_k):
         raise InputError(f"--next-k={','.join(found.next_k)}; allowed: whole numbers above 0, such as 1,3")
-    from jaxrec import compiled
+    import jax
+
+    from jaxrec import compiled, heap
     from jaxrec.evaluation import judge, per_query, per_user
 
     with without("torch"):  # see jaxrec.train
         from jaxrec import report
 
     compiled.keep()
+    if jax.default_backend() == "cpu":
+        heap.keep_freed()
     judged = judge(
         found.checkpoint,
         which=found.which,

@@ -19,7 +19,7 @@ def main(found: flags.FlagValues) -> int:
     # Not at the top: --help and a wrong config should not wait for the accelerator stack.
     import jax
 
-    from jaxrec import compiled, parallel
+    from jaxrec import compiled, heap, parallel
     from jaxrec.data.store import Dataset
     from jaxrec.evaluation import judge
     from jaxrec.nn import attention
@@ -34,6 +34,8 @@ def main(found: flags.FlagValues) -> int:
     compiled.keep()
     parallel.join_hosts()
     check_devices(config, parallel.devices())
+    if jax.default_backend() == "cpu":
+        heap.keep_freed()
     for expert in config.model.experts:
         if expert.kind != "gru4rec":  # which attends to nothing
             width = config.model.width // expert.heads

@@ -20,6 +20,7 @@ FLOORS = (
     (
         "command",
         "compiled",
+        "heap",
         "sources",
         "data",
         "nn",
