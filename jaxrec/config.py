@@ -213,6 +213,7 @@ class Objective:
     ranking: float = 1.0
     regression: float = 0.2
     entropy: float = 0.1
+    balance: float = 0.0  # of a term that has the experts used evenly, over all users; 0: none
     personalised: bool = True  # Eq. 13
     alpha: float = 1.0
     weighting: str = (

@@ -254,7 +254,8 @@ def _check_reads(config: Config) -> None:
 
 def _check_objective(config: Config) -> None:
     objective, score = config.objective, config.evaluate.score
-    _at_least(config, 0, *(f"objective.{t}" for t in ("ctr", "ranking", "regression", "entropy", "alpha")))
+    weights = ("ctr", "ranking", "regression", "entropy", "balance", "alpha")
+    _at_least(config, 0, *(f"objective.{name}" for name in weights))
     _positive(config, "objective.margin")
     _rate(config, "objective.soft_negative")
     require(

@@ -21,6 +21,7 @@ Sums = dict[str, tuple[jax.Array, jax.Array]]  # figure -> (sum, count), divided
 
 
 Moving = tuple[Mapping[str, jax.Array], jax.Array]  # weights of TASKS, and what joins each example's total
+_LEAST_USAGE = 1e-6  # an expert that nobody chose is wanted much, not without end
 TASKS = ("ctr", "ranking", "regression")  # the terms of Eq. 15 that are weighed against one another
 
 
@@ -89,6 +90,16 @@ def entropy(gate: jax.Array) -> jax.Array:
     return -(safe * jnp.log(safe)).sum(-1)
 
 
+def evenness(gate: jax.Array, usage: jax.Array) -> jax.Array:
+    """[...] of gate [..., E]: the sum of gate log(usage), `usage` [E] the mean gate of the step before.
+
+    Where usage is the mean gate, its mean is -H(mean gate) and so is its gradient: it is lowered by what
+    the experts that all users choose lose to the others. As the load-balancing loss of Switch Transformers
+    (Fedus, Zoph & Shazeer 2022) it is one value an example, so shares of a batch need not meet before it.
+    """
+    return (gate * jnp.log(jnp.maximum(usage, _LEAST_USAGE))).sum(-1)
+
+
 def _of_request(value: jax.Array, c: Candidates) -> jax.Array:
     """[B] of a gate's figure [B], or [B, K + N] of each candidate: then the mean over those present."""
     return value if value.ndim == 1 else _mean(value, jnp.concatenate([c.present, c.negative], axis=1))
@@ -109,6 +120,7 @@ def per_example(
     threshold: float | jax.Array,
     target_entropy: float | None,
     weights: Mapping[str, jax.Array] | None = None,
+    usage: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Eq. 15: the total [B] and its unweighted terms, each [B].
 
@@ -116,7 +128,8 @@ def per_example(
     weights call for. `labels` has an entry for each of the K next titles: the BCE's label and the
     ranking loss's weight. `threshold` is Eq. 13's, `target_entropy` Eq. 10's in nats (None: no such
     term), on the gate without noise [B, E], or [B, K + N, E] of each candidate; one expert has no such
-    term. `weights` of TASKS, where there are any, take the place of the config's.
+    term. `weights` of TASKS, where there are any, take the place of the config's. With `usage` [E] the
+    term of `evenness` joins.
     """
     w = {task: getattr(config, task) for task in TASKS} | dict(weights or {})
     c, K = candidates, candidates.present.shape[1]
@@ -139,6 +152,8 @@ def per_example(
     if config.entropy and target_entropy is not None and clean_gate.shape[-1] > 1:
         off = _of_request(jnp.square(entropy(clean_gate) - target_entropy), c)
         weighted.append(("entropy", config.entropy, off))
+    if usage is not None:
+        weighted.append(("balance", config.balance, _of_request(evenness(clean_gate, usage), c)))
     total = sum((w * value for _, w, value in weighted), jnp.zeros(len(c.present), clean_gate.dtype))
     return total, {name: value for name, _, value in weighted}
 
@@ -151,19 +166,20 @@ def objective(
     threshold: float | jax.Array,
     target_entropy: float | None,
     moving: Moving | None = None,
+    usage: jax.Array | None = None,
 ) -> tuple[jax.Array, Sums]:
     """The total's sum over valid examples, and every figure's (sum, count) over them.
 
     `out` is the recommender's `Outputs` on `batch`. The figures are "loss", each term as "loss_ctr"
     and so on, and of a gate "gate_0", "gate_1", ..., "gate_entropy", from which `gate_use` tells more.
-    With `moving`, weights are not the config's.
+    With `moving`, weights are not the config's; `usage` is of `evenness`.
     """
     weights, joins = moving or (None, 0.0)
     gate = out.clean_gate_BxE
     candidates = Candidates(batch.positive > 0, batch.completion, batch.negative > 0, batch.hard)
     labels = sampling.labels[: batch.positive.shape[1]]
     total, terms = per_example(
-        out.scores, candidates, gate, config, labels, threshold, target_entropy, weights
+        out.scores, candidates, gate, config, labels, threshold, target_entropy, weights, usage
     )
     figures = {"loss": total + joins} | {f"loss_{name}": value for name, value in terms.items()}
     if gate.shape[-1] > 1:

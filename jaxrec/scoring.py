@@ -1,6 +1,7 @@
 """A split's queries through the model: scores of the frozen lists, the target's rank among all titles."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +13,8 @@ from jaxrec.data.packing import Packer
 from jaxrec.data.store import Rows
 from jaxrec.data.stream import EvalBatches, PackedEvalBatches, stream
 from jaxrec.parallel import AXIS, Placed, as_global, map_queries, put
-from jaxrec.schema import FIRST_TITLE, HostBatch, TitleTable
-from jaxrec.step import Program
+from jaxrec.schema import FIRST_TITLE, History, HostBatch, TitleTable
+from jaxrec.step import Program, Sums
 
 _CPU_QUERIES = 256  # of a device at a time: 2,048 are scored at half the rate, past the caches
 _PAIRS = 2**22  # of a query and a title that an accelerator scores at a time over the catalogue
@@ -25,6 +26,59 @@ class Scored(NamedTuple):
     scores: np.ndarray  # [Q, lists, K, 1 + negatives], the target first
     gate: np.ndarray  # [Q, E] weights of the experts, each row adding to 1
     sums: dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> (sum, count); empty without a loss
+
+
+def catalogue(program: Program, params: Any, table: TitleTable, queries: int) -> Any:
+    """The model's catalogue, where it has fewer titles than `queries`, an evaluation's at a time, look
+    up; else None."""
+    if program.layout.titles >= queries * program.layout.negatives:
+        return None
+    return program.model.apply({"params": params}, table, method="catalogue")
+
+
+def eval_step(program: Program, next_k: int, with_loss: bool) -> Callable:
+    """A step `((params, catalogue), batch, table) -> (scores [B, lists, next_k, 1 + negatives], gate
+    [B, E], sums)`; scores and gate of every device's share, in order. No noise, no dropout, the final
+    temperature. `catalogue` is of the function so named."""
+    tau = program.config.model.gate.temperature
+
+    def step(given: tuple[Any, Any], host: HostBatch, table: TitleTable) -> tuple[Any, Any, Sums]:
+        params, catalogue = given
+        found = batches.queries(host.words, program.view, host.packing)
+        candidates = found.candidate[:, :, :next_k]
+        scores, gate = _scores(program, params, catalogue, found.history, candidates, table)
+        sums: Sums = {}
+        if with_loss:
+            batch = batches.validation(found, host.valid, program.config.sampling.next_k)
+            sums = program.loss(params, batch, table, tau, None, catalogue)[1]
+        scores, gate = jax.lax.all_gather((scores, gate), AXIS, tiled=True)
+        return scores, gate, jax.lax.psum(sums, AXIS)
+
+    return step
+
+
+def _scores(
+    program: Program, params: Any, catalogue: Any, history: History, candidates: jax.Array, table: TitleTable
+) -> tuple[jax.Array, jax.Array]:
+    """Of candidates [B, lists, K, 1 + negatives], by the head that ranks; and the gate's weights [B, E],
+    where each candidate has its own the mean over those present."""
+    tau, tasks, variables = program.config.model.gate.temperature, (program.score_task,), {"params": params}
+
+    def of(ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+        user: Any = program.model.apply(variables, history, table, tau, None, catalogue, ids, method="encode")
+        of_task: Any = program.model.apply(variables, user, ids, table, tasks, catalogue, method="score")
+        return of_task[program.score_task], user.clean_gate_BxE
+
+    B, C = len(candidates), candidates.shape[-1]
+    if program.packs:
+        scores, gate = of(candidates.reshape(B, -1))
+        return scores.reshape(candidates.shape), gate
+    # List by list: each candidate has a sequence of its own, and of all at once memory would run out.
+    ids_NxBxC = jnp.moveaxis(candidates.reshape(B, -1, C), 1, 0)
+    scores, gates_NxBxCxE = jax.lax.map(of, ids_NxBxC)
+    present = (ids_NxBxC > 0)[..., None]
+    total = jnp.where(present, gates_NxBxCxE, 0.0).sum((0, 2))
+    return jnp.moveaxis(scores, 0, 1).reshape(candidates.shape), total / jnp.maximum(present.sum((0, 2)), 1)
 
 
 class _Queries:
@@ -68,8 +122,8 @@ class Scorer(_Queries):
 
     def __init__(self, program: Program, table: TitleTable, with_loss: bool, next_k: int) -> None:
         queries = program.config.evaluate.batch_size // jax.device_count()
-        super().__init__(program, table, program.eval_step(next_k, with_loss), queries)
-        self._catalogue = jax.jit(program.catalogue, static_argnums=2)
+        super().__init__(program, table, eval_step(program, next_k, with_loss), queries)
+        self._catalogue = jax.jit(partial(catalogue, program), static_argnums=2)
 
     def __call__(self, params: Any, rows: Rows) -> Scored:
         """Of every row, in order."""

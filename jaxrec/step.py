@@ -1,10 +1,9 @@
-"""The pure steps, written for one device: the first state, training and evaluation.
+"""The pure training step, written for one device, and the first state.
 
 Gradients are of the local *sum* of the loss; sums and the count meet in a `psum` outside the
 differentiated function, and one division makes the mean, so shares of unequal count cannot bend it.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from jaxrec.nn.layers import at_least_float32
 from jaxrec.nn.pooling import ExpertFields
 from jaxrec.nn.recommender import Recommender
 from jaxrec.parallel import AXIS, rows_of_share
-from jaxrec.schema import Batch, History, HostBatch, Layout, TitleTable
+from jaxrec.schema import Batch, HostBatch, Layout, TitleTable
 
 _CPU_PART = 256  # examples at a time on a CPU: what they leave behind has to stay near its caches
 _CPU_TARGET_PART = 16  # where every candidate has a sequence of its own
@@ -41,6 +40,7 @@ class TrainState(NamedTuple):
     fresh: jax.Array  # bool: no step has acted on it yet
     averages: Any = ()  # `weighting.Averages` where tasks are weighed by them
     average: Any = ()  # of the parameters, where `optimizer.average` asks for one
+    usage: Any = ()  # [E]: the last step's mean gate, where `objective.balance` asks for it
 
     @property
     def judged(self) -> Any:
@@ -86,6 +86,10 @@ class Program:
             epoch = state.step // self.steps_per_epoch
             weights = weighting.averaging(state.averages, epoch, self.fixed_weights)
         return dict(zip(self.weighed, weights, strict=True)), joins
+
+    @property
+    def balances(self) -> bool:
+        return self.config.objective.balance > 0 and len(self.config.model.experts) > 1
 
     @cached_property
     def model(self) -> Recommender:
@@ -164,7 +168,10 @@ class Program:
         tx = optimizer.make(self.config.optimizer)
         average = jax.tree.map(jnp.copy, params) if self.config.optimizer.average else ()
         zero, no = jnp.int32(0), jnp.bool_(False)
-        return TrainState(params, tx.init(params), zero, jnp.float32(0), no, averages, average)
+        experts = len(self.config.model.experts)
+        dtype = at_least_float32(self.config.model.dtype)
+        usage = jnp.full(experts, 1 / experts, dtype) if self.balances else ()
+        return TrainState(params, tx.init(params), zero, jnp.float32(0), no, averages, average, usage)
 
     def abstract_state(self) -> TrainState:
         """Shapes and dtypes of the state, without making it."""
@@ -176,18 +183,19 @@ class Program:
 
     def loss(
         self, params: Any, batch: Batch, table: TitleTable, tau: jax.Array | float, key: jax.Array | None,
-        catalogue: Any = None, moving: losses.Moving | None = None,
+        catalogue: Any = None, moving: losses.Moving | None = None, usage: jax.Array | None = None,
     ) -> tuple[jax.Array, Sums]:  # fmt: skip
         """The sum over valid examples of Eq. 15, and each metric's (sum, count). `catalogue` is the model's,
-        where it was worked out before; `moving` is of `moving_weights`. Without, weights are the config's:
-        so is the loss of validation, which the plateau compares between epochs."""
+        where it was worked out before; `moving` is of `moving_weights`, `usage` of `losses.evenness`.
+        Without, weights are the config's and nothing is balanced: so is the loss of validation, which the
+        plateau compares between epochs."""
         candidates = jnp.concatenate([batch.positive, batch.negative], axis=1)
         out: Any = self.model.apply(
             {"params": params}, batch.history, candidates, table, tau, key, batch.positive.shape[1], catalogue
         )
         c = self.config
         return losses.objective(
-            out, batch, c.objective, c.sampling, self.threshold, c.model.gate.target_entropy, moving
+            out, batch, c.objective, c.sampling, self.threshold, c.model.gate.target_entropy, moving, usage
         )
 
     def gradients(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[Any, Sums]:
@@ -240,7 +248,8 @@ class Program:
         tau = self.temperature(state.step)
 
         def loss(params: Any, catalogue: Any) -> tuple[jax.Array, Sums]:
-            return self.loss(params, batch, table, tau, key, catalogue, self.moving_weights(params, state))
+            moving, usage = self.moving_weights(params, state), state.usage if self.balances else None
+            return self.loss(params, batch, table, tau, key, catalogue, moving, usage)
 
         return jax.grad(loss, argnums=(0, 1), has_aux=True)(state.params, catalogue)
 
@@ -267,62 +276,12 @@ class Program:
         average = state.average
         if average:
             average = optimizer.averaged(self.config.optimizer, average, params, state.step)
-        no = jnp.bool_(False)
-        return TrainState(params, slots, state.step + 1, state.validation, no, averages, average), sums
-
-    def catalogue(self, params: Any, table: TitleTable, queries: int) -> Any:
-        """The model's catalogue, where it has fewer titles than `queries`, an evaluation's at a time, look
-        up; else None."""
-        if self.layout.titles >= queries * self.layout.negatives:
-            return None
-        return self.model.apply({"params": params}, table, method="catalogue")
-
-    def eval_step(self, next_k: int, with_loss: bool) -> Callable:
-        """A step `((params, catalogue), batch, table) -> (scores [B, lists, next_k, 1 + negatives], gate
-        [B, E], sums)`; scores and gate of every device's share, in order. No noise, no dropout, the final
-        temperature. `catalogue` is of `self.catalogue`."""
-        tau = self.config.model.gate.temperature
-
-        def step(given: tuple[Any, Any], host: HostBatch, table: TitleTable) -> tuple[Any, Any, Sums]:
-            params, catalogue = given
-            found = batches.queries(host.words, self.view, host.packing)
-            candidates = found.candidate[:, :, :next_k]
-            scores, gate = self._scores(params, catalogue, found.history, candidates, table)
-            sums: Sums = {}
-            if with_loss:
-                batch = batches.validation(found, host.valid, self.config.sampling.next_k)
-                sums = self.loss(params, batch, table, tau, None, catalogue)[1]
-            scores, gate = jax.lax.all_gather((scores, gate), AXIS, tiled=True)
-            return scores, gate, jax.lax.psum(sums, AXIS)
-
-        return step
-
-    def _scores(
-        self, params: Any, catalogue: Any, history: History, candidates: jax.Array, table: TitleTable
-    ) -> tuple[jax.Array, jax.Array]:
-        """Of candidates [B, lists, K, 1 + negatives], by the head that ranks; and the gate's weights [B, E],
-        where each candidate has its own the mean over those present."""
-        tau, tasks, variables = self.config.model.gate.temperature, (self.score_task,), {"params": params}
-
-        def of(ids: jax.Array) -> tuple[jax.Array, jax.Array]:
-            user: Any = self.model.apply(
-                variables, history, table, tau, None, catalogue, ids, method="encode"
-            )
-            of_task: Any = self.model.apply(variables, user, ids, table, tasks, catalogue, method="score")
-            return of_task[self.score_task], user.clean_gate_BxE
-
-        B, C = len(candidates), candidates.shape[-1]
-        if self.packs:
-            scores, gate = of(candidates.reshape(B, -1))
-            return scores.reshape(candidates.shape), gate
-        # List by list: each candidate has a sequence of its own, and of all at once memory would run out.
-        ids_NxBxC = jnp.moveaxis(candidates.reshape(B, -1, C), 1, 0)
-        scores, gates_NxBxCxE = jax.lax.map(of, ids_NxBxC)
-        present = (ids_NxBxC > 0)[..., None]
-        total = jnp.where(present, gates_NxBxCxE, 0.0).sum((0, 2))
-        return jnp.moveaxis(scores, 0, 1).reshape(candidates.shape), total / jnp.maximum(
-            present.sum((0, 2)), 1
-        )
+        usage = state.usage
+        if self.balances:
+            of_gate = [sums[f"gate_{e}"] for e in range(len(usage))]
+            usage = jnp.stack([total / jnp.maximum(count, 1) for total, count in of_gate]).astype(usage.dtype)
+        no, step = jnp.bool_(False), state.step + 1
+        return TrainState(params, slots, step, state.validation, no, averages, average, usage), sums
 
 
 def means(sums: Sums) -> dict[str, float]:

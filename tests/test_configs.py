@@ -11,6 +11,7 @@ from jaxrec.config import Config
 from jaxrec.config_check import check
 from jaxrec.parallel import AXIS
 from jaxrec.schema import FeatureSpec, HostBatch, Layout, TitleTable
+from jaxrec.scoring import eval_step
 from jaxrec.step import Program
 from jaxrec.studies import plan
 from jaxrec.studies.plan import Study
@@ -58,7 +59,7 @@ def steps_trace(config: Config) -> set[str]:
     assert jax.tree.map(lambda x: x.shape[1:], after) == jax.tree.map(lambda x: x.shape, state)
     assert {"loss", "gradient_norm", "learning_rate"} <= set(sums)
     queries = batch(layout.query_dtype(), config.evaluate.batch_size)
-    scores, gate, _ = traced(program.eval_step(3, with_loss=True), (state.params, None), queries)
+    scores, gate, _ = traced(eval_step(program, 3, with_loss=True), (state.params, None), queries)
     assert gate.shape == (1, config.evaluate.batch_size, len(config.model.experts))
     assert scores.shape == (1, config.evaluate.batch_size, 2, 3, 21) and scores.dtype == jnp.float32
     return set(sums)

@@ -49,8 +49,8 @@ def test_scores_do_not_depend_on_how_many_at_a_time(tiny, tiny_config, monkeypat
     one_by_one = scoring.Scorer(program, table, with_loss=True, next_k=1)
     monkeypatch.setattr(one_by_one, "_catalogue", lambda *given: None)
     own, _, own_sums = one_by_one(params, rows)
-    assert program.catalogue(params, table, 24) is not None  # what the others read
-    assert program.catalogue(params, table, 0) is None
+    assert scoring.catalogue(program, params, table, 24) is not None  # what the others read
+    assert scoring.catalogue(program, params, table, 0) is None
     assert np.allclose(own, few, atol=1e-6)
     assert np.isclose(means(own_sums)["loss"], means(few_sums)["loss"], rtol=1e-6)
 

@@ -187,3 +187,25 @@ def test_sums_leave_padding_out_and_tell_how_the_gate_is_used():
     close([means["gate_0"], means["gate_1"], means["gate_entropy"]], [0.5, 0.5, 0.0])
     close([use["gate_entropy_of_mean"], use["gate_information"]], [LN2, LN2])
     assert losses.gate_use({"loss": 1.0}) == {}
+
+
+def test_evenness_is_minus_the_entropy_of_the_mean_gate_in_value_and_gradient():
+    gate = jnp.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7]])  # mean .6, .4: H = .6730117
+    usage = gate.mean(0)
+    close(losses.evenness(gate, usage).mean(), -0.6730117)
+    ours = jax.grad(lambda g: losses.evenness(g, usage).mean())(gate)
+    plain = jax.grad(lambda g: -losses.entropy(g.mean(0)))(gate)
+    # Weights add up to 1, so what moves all experts of a request alike moves nothing.
+    for i in (0, 1):
+        close(ours[:, i] - ours[:, 1 - i], plain[:, i] - plain[:, 1 - i])
+    assert jnp.isfinite(losses.evenness(gate, jnp.array([1.0, 0.0]))).all()
+
+
+def test_balance_joins_the_total_by_its_weight():
+    gate, usage = jnp.array([[0.5, 0.5]]), jnp.array([0.8, 0.2])
+    config = Objective(ranking=0.0, regression=0.0, entropy=0.0, balance=0.3)
+    given = {"ctr": jnp.zeros((1, 4))}, ONE, gate, config, (1.0, 0.6), 0.5, None
+    out = losses.per_example(*given)
+    balanced = losses.per_example(*given, usage=usage)
+    close(balanced[1]["balance"], [(np.log(0.8) + np.log(0.2)) / 2])
+    close(balanced[0] - out[0], 0.3 * balanced[1]["balance"])

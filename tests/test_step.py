@@ -39,6 +39,26 @@ def test_packing_and_parts_change_nothing(tiny, tiny_config):
             assert other["loss"][0] == pytest.approx(sums["loss"][0], rel=1e-12)
 
 
+@pytest.mark.usefixtures("_quick_to_compile")
+def test_a_balanced_gate_is_pulled_to_what_the_step_before_used_least(tiny, tiny_config):
+    config = copy.deepcopy(tiny_config)
+    config.objective.balance, config.train.microbatch, config.model.gate.noise = 0.5, 16, 0.0
+    program = Program(config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
+    batches, table = training_batches(program, tiny.rows("train")), tiny.arrays.title_table()
+    step, table = parallel.map_over_devices(program.train_step), parallel.replicate(table)
+    state = parallel.replicate(program.init())
+    np.testing.assert_allclose(state.usage, [0.5, 0.5])
+    for t in range(2):
+        before = np.asarray(state.usage)
+        state, sums = step(state, batches[t], table)
+        mean = np.array([sums[f"gate_{e}"][0] / sums[f"gate_{e}"][1] for e in (0, 1)])
+        np.testing.assert_allclose(state.usage, mean, rtol=1e-6)
+        of_batch = float(sums["loss_balance"][0] / sums["loss_balance"][1])
+        assert of_batch == pytest.approx(mean @ np.log(before), rel=1e-5)
+    config.model.experts = config.model.experts[1:]  # one has nothing to balance
+    assert Program(config, tiny.layout, 0.5, 4, 40).abstract_state().usage == ()
+
+
 @pytest.mark.parametrize(
     ("microbatch", "share", "parts"),
     [(64, 64, 1), (0, 64, 1), (0, 1024, 4), (20, 64, 4), (3, 7, 7), (99, 64, 1)],

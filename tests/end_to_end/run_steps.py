@@ -33,7 +33,7 @@ def main(dataset: str, out: str, what: str, how: str, dtype: str) -> None:
         lambda name, *_, **__: compiled.append(name) if name.endswith("backend_compile_duration") else None
     )
     config = load_config(str(ROOT / "configs/tiny.py"))
-    config.model.dtype = dtype
+    config.model.dtype, config.objective.balance = dtype, 0.1
     data = Dataset(dataset)
     program = Program(config, data.layout, data.manifest["completion_threshold"], 4, 40)
     batches = training_batches(program, data.rows("train"))
