@@ -83,7 +83,7 @@ class Setting:
 
     def ranks(self, queries: int) -> np.ndarray:
         """Of the first queries' targets among all titles, [queries]."""
-        return self.ranker(self.params, Kept(self.rows[:queries]))
+        return self.ranker(self.params, Kept(self.rows[:queries])).ranks
 
 
 _RANKED = 1_000  # queries that are ranked among all titles in a turn

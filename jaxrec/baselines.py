@@ -15,6 +15,7 @@ Rule = Callable[[np.ndarray, str, Arrays], np.ndarray]
 _COUNTED = 1_000_000  # training rows that item-to-item counts over, at most
 _TITLES = 8_192  # of which it counts pairs: the most played, 256 MiB
 _AT_A_TIME = 64  # blocks of rows
+_QUERIES = 4_096  # whose histories are held against the most played titles at a time
 _FIRST = 1e9  # more than any rank: what a rule adds to put a title before all others
 
 
@@ -134,3 +135,26 @@ def true_probability(rows: np.ndarray, name: str, shown_abandoned: bool) -> np.n
 
 
 ORACLES = {"oracle": oracle, "oracle_p": true_probability}
+
+
+# ---------------------------------------------------------------- over the whole catalogue
+
+
+def popularity_ranks(
+    rows: np.ndarray, arrays: Arrays, filtered: bool, top: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The target's rank [Q], from 1, among all titles by plays, and the ids of the most played [Q, top]; with
+    `filtered` titles of the stored history are left out. See `scoring.Ranker`."""
+    target, history = rows["target"][:, 0], rows["history_title"]
+    places = arrays.rank_of_id[target].astype(np.int64)
+    if not filtered:
+        return 1 + places, np.tile(arrays.id_of_rank[:top], (len(rows), 1))
+    seen = (arrays.rank_of_id[history] < places[:, None]) & (history != target[:, None])
+    best = arrays.id_of_rank[: top + history.shape[1]]
+    shown = np.empty((len(rows), top), np.int32)
+    for first in range(0, len(rows), _QUERIES):
+        some = slice(first, first + _QUERIES)
+        stands = ~(best[None, :, None] == history[some, None, :]).any(axis=2)
+        stands |= best == target[some, None]
+        shown[some] = best[np.argsort(~stands, axis=1, kind="stable")[:, :top]]
+    return 1 + places - seen.sum(axis=1), shown

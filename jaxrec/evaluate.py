@@ -1,4 +1,4 @@
-"""python -m jaxrec.evaluate --checkpoint W: judge a checkpoint alone, on frozen lists."""
+"""python -m jaxrec.evaluate --checkpoint W: judge a checkpoint alone, on frozen lists or over all titles."""
 
 from pathlib import Path
 
@@ -7,13 +7,18 @@ from absl import flags
 from jaxrec.command import json_flag, print_result, run, without
 from jaxrec.errors import InputError
 from jaxrec.plain import write_json
-from jaxrec.schema import LISTS, SPLITS
+from jaxrec.schema import CATALOGUE, LISTS, SPLITS
+
+_LISTS = (*LISTS, CATALOGUE)
 
 
 def _flags() -> None:
     flags.DEFINE_string("checkpoint", None, "the workdir of a training run", required=True)
     flags.DEFINE_string("data", "", "the dataset; empty: the one it was trained on")
-    flags.DEFINE_list("lists", list(LISTS), f"which lists, of {', '.join(LISTS)}")
+    flags.DEFINE_list("lists", list(LISTS), f"which lists, of {', '.join(_LISTS)}; the last ranks all titles")
+    flags.DEFINE_enum(
+        "seen", "filtered", ["filtered", "kept"], "titles of the stored history, where all titles are ranked"
+    )
     flags.DEFINE_list(
         "next_k", [], "how many next titles are queries, such as 1,3; empty: as the config says"
     )
@@ -27,8 +32,8 @@ def _flags() -> None:
 
 def main(found: flags.FlagValues) -> None:
     for name in found.lists:
-        if name not in LISTS:
-            raise InputError(f"--lists={name}; allowed: {', '.join(LISTS)}")
+        if name not in _LISTS:
+            raise InputError(f"--lists={name}; allowed: {', '.join(_LISTS)}")
     if found.split not in SPLITS[1:]:
         raise InputError(f"--split={found.split}; allowed: {', '.join(SPLITS[1:])}")
     if not all(k.isdigit() and int(k) > 0 for k in found.next_k):
@@ -52,6 +57,7 @@ def main(found: flags.FlagValues) -> None:
         lists=tuple(found.lists),
         next_k=tuple(int(k) for k in found.next_k) or None,
         heads=found.heads,
+        seen=found.seen,
     )
     result = judged.result
     workdir = Path(found.checkpoint)

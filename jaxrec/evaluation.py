@@ -14,8 +14,8 @@ from jaxrec.config_check import from_json
 from jaxrec.data.store import Arrays, Dataset
 from jaxrec.errors import InputError
 from jaxrec.parallel import replicate, replicated
-from jaxrec.schema import LISTS, Layout
-from jaxrec.scoring import Scored, Scorer
+from jaxrec.schema import CATALOGUE, LISTS, Layout
+from jaxrec.scoring import Ranked, Ranker, Scored, Scorer
 from jaxrec.step import Program
 
 CHECKPOINTS = "checkpoints"  # the folder of a workdir that holds them
@@ -23,9 +23,14 @@ CHECKPOINTS = "checkpoints"  # the folder of a workdir that holds them
 
 def _ranks(scores: np.ndarray, rows: np.ndarray, next_k: int) -> tuple[np.ndarray, np.ndarray]:
     """The rank of every target that is present among the next `next_k`, and whose it is, both [N]."""
-    present = rows["target"][:, :next_k] > 0
-    users = np.broadcast_to(rows["user"][:, None], present.shape)[present]
+    present, users = _present(rows, next_k)
     return metrics.rank(scores[:, :next_k])[present], users
+
+
+def _present(rows: np.ndarray, next_k: int) -> tuple[np.ndarray, np.ndarray]:
+    """[Q, next_k] bool: which of the next titles there are; and whose those are, [N]."""
+    present = rows["target"][:, :next_k] > 0
+    return present, np.broadcast_to(rows["user"][:, None], present.shape)[present]
 
 
 def summary(scores: np.ndarray, rows: np.ndarray, next_k: int) -> dict[str, Any]:
@@ -63,6 +68,20 @@ def by_hard(scores: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
         str(n): summary(scores[counts == n, LISTS.index("enabled")], rows[counts == n], 1)
         for n in np.unique(counts)
     }
+
+
+def whole_catalogue(
+    ranked: dict[str, Ranked], rows: np.ndarray, arrays: Arrays, filtered: bool
+) -> dict[str, Any]:
+    """Each row's metrics over all titles (K=1), by its name; and what was asked."""
+    targets, users = rows["target"][:, 0], len(np.unique(rows["user"]))
+    out: dict[str, Any] = {
+        name: {metric: float(f(found.ranks).mean()) for metric, f in metrics.FULL.items()}
+        | metrics.shown(found.top, arrays.title_plays, targets)
+        for name, found in ranked.items()
+    }
+    titles = len(arrays.id_of_rank)
+    return out | {"filtered": filtered, "titles": titles, "users": users, "examples": len(rows)}
 
 
 @dataclass
@@ -109,14 +128,17 @@ class Judged(NamedTuple):
     lists: tuple[str, ...]
     next_k: tuple[int, ...]
     other_heads: dict[str, np.ndarray]  # scores by the heads that could rank and do not, where asked for
+    ranked: Ranked | None  # among all titles, where asked for
 
 
 def judge(
     workdir: str | Path, *, which: str | None = None, data: str | None = None, split: str = "test",
     lists: tuple[str, ...] = LISTS, next_k: tuple[int, ...] | None = None, heads: bool = False,
+    seen: str = "filtered",
 ) -> Judged:  # fmt: skip
     """Scores a checkpoint on a split's frozen lists, beside the baselines. With `heads`, also by each other
-    head that can rank: the objective is then not mistaken for the head.
+    head that can rank: the objective is then not mistaken for the head. Among `lists`, CATALOGUE ranks all
+    titles, those of the history "filtered" or "kept", as `seen` says.
 
     Raises InputError where the dataset is not the one the checkpoint was trained on, or one laid out alike.
     """
@@ -144,6 +166,11 @@ def judge(
     def scored(program: Program) -> Scored:
         return Scorer(program, table, with_loss=False, next_k=max(ks))(loaded.params, found)
 
+    ranked = None
+    if CATALOGUE in lists:
+        lists = tuple(name for name in lists if name != CATALOGUE)
+        filtered = seen == "filtered"
+        ranked = Ranker(loaded.program, table, filtered, metrics.SHOWN)(loaded.params, found)
     scores, gate, _ = scored(loaded.program)
     others = {
         task: scored(_ranked_by(loaded.program, task)).scores for task in _other_heads(loaded.program, heads)
@@ -155,6 +182,10 @@ def judge(
     for k in ks:
         result[f"lists{metrics.suffix(k)}"] = model_lists(scores, rows, k, lists)
         result[f"baselines{metrics.suffix(k)}"] = baseline_lists(rows, loaded.arrays, k, lists, shown, rules)
+    if ranked is not None:
+        popular = Ranked(*baselines.popularity_ranks(rows, loaded.arrays, filtered, metrics.SHOWN))
+        of_all = {"model": ranked, "popularity": popular}
+        result[CATALOGUE] = whole_catalogue(of_all, rows, loaded.arrays, filtered)
     if gate.shape[1] > 1:
         result["gate"] = gating.use(gate, rows, shown)
     if "enabled" in lists:
@@ -170,7 +201,7 @@ def judge(
         "seed": loaded.config.train.seed,
         "seconds": time.perf_counter() - started,
     }
-    return Judged(result, rows, scores, dataset.user_keys(split), lists, ks, others)
+    return Judged(result, rows, scores, dataset.user_keys(split), lists, ks, others, ranked)
 
 
 def _other_heads(program: Program, wanted: bool) -> list[str]:
@@ -187,7 +218,8 @@ def per_user(judged: Judged) -> dict[str, np.ndarray]:
     """Columns of each user's mean metrics, by the caller's own keys: what paired tests compare.
 
     `enabled/ndcg@1` is of K=1, `enabled_k3/ndcg@1` of the next three titles, `enabled_ctr/ndcg@1` and
-    `enabled_ctr_k3/ndcg@1` by another head; `queries` and `queries_k3` count what a mean is over.
+    `enabled_ctr_k3/ndcg@1` by another head, `catalogue/ndcg@10` over all titles; `queries` and `queries_k3`
+    count what a mean is over.
     """
     rows, out = judged.rows, {}
     by_head = {"": judged.scores} | {f"_{task}": scores for task, scores in judged.other_heads.items()}
@@ -196,9 +228,11 @@ def per_user(judged: Judged) -> dict[str, np.ndarray]:
             for name in judged.lists:
                 rank, whose = _ranks(scores[:, LISTS.index(name)], rows, k)
                 for metric, f in metrics.METRICS.items():
-                    users, means, queries = metrics.per_user(whose, f(rank))
-                    out[f"{name}{head}{metrics.suffix(k)}/{metric}"] = means
-        out[f"queries{metrics.suffix(k)}"] = queries
+                    out[f"{name}{head}{metrics.suffix(k)}/{metric}"] = metrics.per_user(whose, f(rank))[1]
+        users, out[f"queries{metrics.suffix(k)}"] = np.unique(_present(rows, k)[1], return_counts=True)
+    if judged.ranked is not None:
+        for metric, f in metrics.FULL.items():
+            out[f"{CATALOGUE}/{metric}"] = metrics.per_user(rows["user"], f(judged.ranked.ranks))[1]
     return {"user": judged.user_keys[users], **out}
 
 
@@ -207,4 +241,6 @@ def per_query(judged: Judged) -> dict[str, np.ndarray]:
     ranks = {
         name: metrics.rank(judged.scores[:, LISTS.index(name), 0]).astype(np.uint16) for name in judged.lists
     }
+    if judged.ranked is not None:
+        ranks[CATALOGUE] = judged.ranked.ranks.astype(np.uint32)
     return {"user": judged.user_keys[judged.rows["user"]], **ranks}

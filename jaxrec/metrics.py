@@ -1,12 +1,15 @@
-"""NDCG@k, Recall@k and MRR@k of one relevant title among its negatives, on NumPy arrays.
+"""NDCG@k, Recall@k and MRR@k of one relevant title among its rivals, on NumPy arrays; what lists show else.
 
-Each is a function of the target's rank alone. Over a list of 1 + 20 in random order they average
+The first are functions of the target's rank alone. Over a list of 1 + 20 in random order they average
 .048 (NDCG@1), .140 (NDCG@5), .238 (Recall@5) and .109 (MRR@5).
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
+
+from jaxrec.schema import FIRST_TITLE
 
 
 def rank(scores, present=None):
@@ -42,6 +45,35 @@ METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # the paper's, of ra
     "recall@5": lambda rank: recall(rank, 5),
     "mrr@5": lambda rank: mrr(rank, 5),
 }
+
+
+CUTOFFS = (1, 5, 10, 20, 100)
+# Over the whole catalogue, of ranks [...]. With one relevant title the hit rate HR@k is Recall@k.
+FULL: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    f"{name}@{k}": partial(metric, k=k)
+    for name, metric in {"hr": recall, "ndcg": ndcg, "mrr": mrr}.items()
+    for k in CUTOFFS
+}
+SHOWN = 10  # titles of each list that `shown` looks at
+
+
+def shown(top: np.ndarray, plays: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """What the first titles shown, ids `top` [Q, SHOWN] (0: none), are like beside being right.
+
+    `coverage`: the share, in [0, 1], of the titles that somebody is shown. `novelty`: the mean of
+    -log2(plays / all plays), in bits, of what is shown (Vargas & Castells, RecSys 2011); a title nobody
+    played counts as played once. `popularity_lift`: the mean plays of what is shown over those of
+    `targets` [Q], what users went on to watch; above 1 the popular are shown more than they are chosen
+    (after Abdollahpouri et al., 2020). `plays` [V] are of training users, by id; ids below the first title's
+    have none and count for nothing.
+    """
+    there = top[top > 0]
+    at = f"@{SHOWN}"
+    return {
+        f"coverage{at}": len(np.unique(there)) / (len(plays) - FIRST_TITLE),
+        f"novelty{at}": float(-np.log2(np.maximum(plays[there], 1) / plays.sum()).mean()),
+        f"popularity_lift{at}": float(plays[there].mean() / plays[targets].mean()),
+    }
 
 
 def suffix(next_k: int) -> str:

@@ -15,7 +15,7 @@ import polars as pl
 
 from jaxrec import metrics, significance
 from jaxrec.errors import InputError
-from jaxrec.schema import LISTS
+from jaxrec.schema import CATALOGUE, LISTS
 
 DECIMALS = 12  # past which a difference of means is rounding and not a difference
 
@@ -102,10 +102,11 @@ def compare(first: Values, second: Values) -> dict[str, Any]:
     if not ours["user"].equals(theirs["user"]):
         raise InputError(f"{second.workdir}: its queries are not those of {first.workdir}; judge both again")
     out = {}
-    for name in LISTS:
+    for name in (*LISTS, CATALOGUE):
         if f"{name}/ndcg@1" not in first.columns or f"{name}/ndcg@1" not in second.columns:
             continue
-        for metric, f in metrics.METRICS.items():
+        of_list = metrics.FULL if name == CATALOGUE else metrics.METRICS
+        for metric, f in of_list.items():
             column = f"{name}/{metric}"
             of_queries = f(ours[name].to_numpy()) - f(theirs[name].to_numpy())
             out[column] = {

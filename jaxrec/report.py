@@ -1,8 +1,8 @@
 """A run's result for people: test.json, the closing table, report.html.
 
 `result` is what `evaluation.judge` gives: `lists` and `baselines` (K=1), `lists_k3` and `baselines_k3`
-(the next three titles as queries of their own), `gate` (`gating.use`), `by_hard`, `dataset`, `step`,
-`seconds`.
+(the next three titles as queries of their own), `gate` (`gating.use`), `by_hard`, `catalogue`
+(`evaluation.whole_catalogue`), `dataset`, `step`, `seconds`.
 """
 
 import html as markup
@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxrec.plain import plain, write_json, write_text
+from jaxrec.schema import CATALOGUE
 from jaxrec.writer import METRICS_FILE, read_metrics
 
 METRICS = {"ndcg@1": "NDCG@1", "ndcg@5": "NDCG@5", "recall@5": "Recall@5", "mrr@5": "MRR@5"}
@@ -82,7 +83,9 @@ def table(result: Mapping[str, Any]) -> str:
         f"{result['name']}: {result['which']} checkpoint, step {result['step']:,}, {result['split']} users"
     ]
     for k, lists, baselines in _blocks(result):
-        lines += ["", *_block(k, lists, baselines)]
+        lines += ["", *_block(k, lists, baselines)] if lists else []
+    if CATALOGUE in result:
+        lines += ["", *_catalogue(result[CATALOGUE])]
     if "by_hard" in result:
         lines += ["", "NDCG@1 by hard negatives in the enabled list (K=1)"]
         for line in zip(*_by_hard(result["by_hard"]), strict=True):
@@ -107,6 +110,21 @@ def _block(k: int, lists: Mapping[str, Any], baselines: Mapping[str, Any]) -> li
         for label, row in _rows(lists, baselines).items()
     ]
     return [head, names, *body, f"{some['examples']:,} queries of {some['users']:,} users"]
+
+
+_FULL = ("hr@1", "hr@10", "hr@100", "ndcg@10", "mrr@10", "coverage@10", "novelty@10", "popularity_lift@10")
+
+
+def _catalogue(found: Mapping[str, Any]) -> list[str]:
+    """Some of what was found over all titles; test.json and eval-*.json have all."""
+    seen = "those of the history left out" if found["filtered"] else "those of the history among them"
+    heads = "".join(f"{metric.replace('popularity_', ''):>{_COLUMN + 3}}" for metric in _FULL)
+    body = [
+        f"{name:<{_LABEL}}" + "".join(f"{_cell(found[name][m]):>{_COLUMN + 3}}" for m in _FULL)
+        for name in ("model", "popularity")
+    ]
+    count = f"{found['examples']:,} queries of {found['users']:,} users"
+    return [f"all {found['titles']:,} titles, {seen}", f"{'':<{_LABEL}}{heads}", *body, count]
 
 
 def _gate(gate: Mapping[str, Any]) -> str:

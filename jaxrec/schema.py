@@ -17,7 +17,8 @@ MISSING = np.iinfo(np.int64).min  # in a raw column of whole-number categories
 TITLE_ID = "title_id"  # the title feature that is its own id, whatever the key's column is called
 SPLITS = ("train", "validation", "test")
 POOLS = ("hard", "trending", "tailing", "random")
-LISTS = ("enabled", "disabled")
+LISTS = ("enabled", "disabled")  # frozen, of 1 + negatives titles
+CATALOGUE = "catalogue"  # what is judged over all titles goes by this name beside them
 INTERACTION_FEATURES = ("completion", "sessions", "age")
 
 

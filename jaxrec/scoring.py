@@ -139,26 +139,38 @@ class Scorer(_Queries):
         return Scored(scores, gate, sums_of_all)
 
 
-class Ranker(_Queries):
-    """Ranks each query's target among all titles, by the head that ranks; ties and NaN count against it.
+class Ranked(NamedTuple):
+    """What a model shows of the whole catalogue to a split's Q queries (K=1)."""
 
-    Titles of the history are rivals like any other: who has seen one may watch it again.
+    ranks: np.ndarray  # [Q] the target's, from 1, among the titles that stand for election
+    top: np.ndarray  # [Q, top] ids of the best of them, the best first; 0 where there are no more
+
+
+class Ranker(_Queries):
+    """Ranks all titles for each query, by the head that ranks; ties and NaN count against the target, and
+    among equals the more popular title (the lower id) is shown.
+
+    With `filtered`, titles of the stored history, abandoned ones too, are no rivals of the target and are
+    not shown; else they are like any other, for who has seen one may watch it again.
     """
 
-    def __init__(self, program: Program, table: TitleTable) -> None:
-        super().__init__(program, table, _rank_step(program), max(_PAIRS // program.layout.titles, 1))
+    def __init__(self, program: Program, table: TitleTable, filtered: bool = False, top: int = 0) -> None:
+        step = _rank_step(program, filtered, top)
+        super().__init__(program, table, step, max(_PAIRS // program.layout.titles, 1))
 
-    def __call__(self, params: Any, rows: Rows) -> np.ndarray:
-        """[rows], from 1, in order."""
-        found = [(np.asarray(ranks), place) for ranks, place in self._ahead(as_global(params), rows)]
-        ranks, places = zip(*found, strict=True)
-        return _in_order(ranks, places, rows.rows)
+    def __call__(self, params: Any, rows: Rows) -> Ranked:
+        """Of every row, in order."""
+        found, places = [], []
+        for some, place in self._ahead(as_global(params), rows):
+            found.append(jax.device_get(some))
+            places.append(place)
+        return Ranked(*(_in_order(parts, places, rows.rows) for parts in zip(*found, strict=True)))
 
 
-def _rank_step(program: Program) -> Callable:
-    """A step `(params, batch, table) -> ranks [B]` of every device's share, in order."""
+def _rank_step(program: Program, filtered: bool, top: int) -> Callable:
+    """A step `(params, batch, table) -> (ranks [B], ids [B, top])` of every device's share, in order."""
 
-    def step(params: Any, host: HostBatch, table: TitleTable) -> jax.Array:
+    def step(params: Any, host: HostBatch, table: TitleTable) -> tuple[jax.Array, jax.Array]:
         variables, tau = {"params": params}, program.config.model.gate.temperature
         found = batches.queries(host.words, program.view, host.packing)
         user = program.model.apply(variables, found.history, table, tau, method="encode")
@@ -166,10 +178,15 @@ def _rank_step(program: Program) -> Callable:
             variables, user, table, program.score_task, method="score_catalogue"
         )
         title_1xV, target_Bx1 = jnp.arange(program.layout.titles)[None], found.rows["target"][:, :1]
-        its_own_Bx1 = jnp.take_along_axis(scores_BxV, target_Bx1, axis=1)
         rivals_BxV = (title_1xV != target_Bx1) & (title_1xV >= FIRST_TITLE)
+        if filtered:
+            query_Bx1 = jnp.arange(len(scores_BxV))[:, None]
+            rivals_BxV &= jnp.ones_like(rivals_BxV).at[query_Bx1, found.rows["history_title"]].set(False)
+        its_own_Bx1 = jnp.take_along_axis(scores_BxV, target_Bx1, axis=1)
         ranks_B = 1 + (rivals_BxV & ~(scores_BxV < its_own_Bx1)).sum(1)
-        return jax.lax.all_gather(ranks_B, AXIS, tiled=True)
+        stands_BxV = (rivals_BxV | (title_1xV == target_Bx1)) & ~jnp.isnan(scores_BxV)
+        best_Bxk, id_Bxk = jax.lax.top_k(jnp.where(stands_BxV, scores_BxV, -jnp.inf), top)
+        return jax.lax.all_gather((ranks_B, jnp.where(best_Bxk > -jnp.inf, id_Bxk, 0)), AXIS, tiled=True)
 
     return step
 

@@ -5,8 +5,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from jaxrec import scoring
+from jaxrec import baselines, scoring
 from jaxrec.batch import queries
 from jaxrec.parallel import replicate
 from jaxrec.schema import FIRST_TITLE
@@ -55,11 +56,11 @@ def test_scores_do_not_depend_on_how_many_at_a_time(tiny, tiny_config, monkeypat
     assert np.isclose(means(own_sums)["loss"], means(few_sums)["loss"], rtol=1e-6)
 
 
-def test_ranks_among_all_titles_are_of_every_titles_score(tiny, tiny_config):
-    """Packed and by several at a time, against scores of each query's targets and all titles in its lists."""
+@pytest.fixture(scope="module")
+def over_all(tiny, tiny_config):
+    """A random model: its program, what it reads, the test rows, and all scores [Q, V], title by title."""
     program = Program(tiny_config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
     params, table, rows = program.init().params, tiny.arrays.title_table(), tiny.rows("test")
-    found = scoring.Ranker(program, replicate(table))(replicate(params), rows)
 
     @jax.jit
     def every(words):
@@ -69,9 +70,64 @@ def test_ranks_among_all_titles_are_of_every_titles_score(tiny, tiny_config):
         ids = jnp.broadcast_to(jnp.arange(tiny.layout.titles), (len(words), tiny.layout.titles))
         return apply(user, ids, table, method="score")["ranking"]
 
-    scores = np.asarray(every(rows.read(np.arange(rows.blocks))))
-    target = rows.all()["target"][:, :1]
-    scores, own = scores[:, FIRST_TITLE:], np.take_along_axis(scores, target, axis=1)
-    least, most = ((scores > own + d).sum(1) for d in (1e-6, -1e-6))
-    assert found.shape == (rows.rows,) and len(np.unique(found)) > 10
-    assert np.all((1 + least <= found) & (found <= most))
+    scores = np.asarray(every(rows.read(np.arange(rows.blocks))))[: rows.rows]
+    return program, replicate(params), replicate(table), rows, scores
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+def test_ranks_among_all_titles_are_of_every_titles_score(over_all, filtered):
+    """Packed and several at a time, against a sort of each query's titles. A rank may be off by those whose
+    score is the target's within rounding; what is shown has the best scores, the seen left out."""
+    program, params, table, rows, scores = over_all
+    found = scoring.Ranker(program, table, filtered, top=5)(params, rows)
+    stored = rows.all()
+    target = stored["target"][:, 0]
+    stands = np.tile(np.arange(scores.shape[1]) >= FIRST_TITLE, (len(scores), 1))
+    if filtered:
+        np.put_along_axis(stands, stored["history_title"], False, axis=1)
+    np.put_along_axis(stands, target[:, None], True, axis=1)
+    own = np.take_along_axis(scores, target[:, None], axis=1)
+    least, most = ((stands & (scores > own + d)).sum(1) for d in (1e-6, -1e-6))
+    assert found.ranks.shape == (rows.rows,) and len(np.unique(found.ranks)) > 10
+    assert np.all((1 + least <= found.ranks) & (found.ranks <= most))
+    assert np.take_along_axis(stands, found.top, axis=1).all()
+    best = -np.sort(-np.where(stands, scores, -np.inf), axis=1)[:, :5]
+    np.testing.assert_allclose(np.take_along_axis(scores, found.top, axis=1), best, atol=1e-6)
+    assert np.array_equal(found.ranks == 1, found.top[:, 0] == target)
+    if filtered:
+        assert (
+            stands.sum(1) < scores.shape[1] - FIRST_TITLE
+        ).mean() > 0.9  # there was something to leave out
+
+
+def test_equal_titles_count_against_the_target_and_are_shown_by_popularity(over_all, monkeypatch):
+    """Brute force, over scores of three values and NaN."""
+    program, params, table, rows, scores = over_all
+    drawn = np.random.default_rng(0).integers(0, 4, scores.shape[1]).astype(np.float32)
+    drawn[drawn == 3] = np.nan
+
+    monkeypatch.setattr(
+        type(program.model), "apply",
+        lambda model, variables, first, *more, method: (
+            first.title[:, 0] if method == "encode" else jnp.broadcast_to(drawn, (len(first), len(drawn)))
+        ),
+    )  # fmt: skip
+    monkeypatch.setattr(scoring._Queries, "_batches", lambda self, rows: scoring.EvalBatches(rows, 8))
+    found = scoring.Ranker(program, table, True, top=5)(params, rows)
+    for row, rank, top in zip(rows.all(), found.ranks, found.top, strict=True):
+        target = row["target"][0]
+        others = [t for t in range(FIRST_TITLE, len(drawn)) if t not in row["history_title"] and t != target]
+        assert rank == 1 + sum(not drawn[t] < drawn[target] for t in others)
+        real = [t for t in (*others, target) if not np.isnan(drawn[t])]
+        assert list(top) == sorted(real, key=lambda t: (-drawn[t], t))[:5]
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+def test_popularity_over_all_titles_by_brute_force(tiny, filtered):
+    rows, arrays = tiny.rows("test").all(), tiny.arrays
+    ranks, top = baselines.popularity_ranks(rows, arrays, filtered, 4)
+    for row, rank, shown in zip(rows, ranks, top, strict=True):
+        target = row["target"][0]
+        left_out = set(row["history_title"]) - {target} if filtered else set()
+        order = [t for t in arrays.id_of_rank if t not in left_out]
+        assert (rank, list(shown)) == (1 + order.index(target), order[:4])

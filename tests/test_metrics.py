@@ -47,3 +47,20 @@ def test_chance_over_21():
 def test_per_user_means():
     user, means, counts = metrics.per_user(np.array([7, 3, 7, 7]), np.array([1.0, 0.5, 0.0, 0.5]))
     assert (user.tolist(), means.tolist(), counts.tolist()) == ([3, 7], [0.5, 0.5], [1, 3])
+
+
+def test_over_all_titles():
+    rank = np.array([1, 2, 11, 101])
+    found = {name: float(f(rank).mean()) for name, f in metrics.FULL.items()}
+    assert [found[f"hr@{k}"] for k in metrics.CUTOFFS] == [0.25, 0.5, 0.5, 0.75, 0.75]
+    assert found["ndcg@10"] == pytest.approx((1 + 0.63093) / 4, abs=1e-5)
+    assert found["mrr@20"] == pytest.approx((1 + 1 / 2 + 1 / 11) / 4)
+
+
+def test_what_is_shown():
+    plays = np.array([0, 0, 8, 4, 4, 0])  # four titles, from id 2 on
+    top = np.array([[2, 3], [2, 5], [2, 0]])  # 0: no more to show
+    found = metrics.shown(top, plays, np.array([3, 3, 5]))
+    assert found["coverage@10"] == 3 / 4
+    assert found["novelty@10"] == pytest.approx((3 * 1 + 2 + 4) / 5)  # of 16 plays: 1, 1, 1, 2, 4 bits
+    assert found["popularity_lift@10"] == pytest.approx((8 + 8 + 8 + 4 + 0) / 5 / (8 / 3))

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from jaxrec import paired
+from jaxrec import metrics, paired
 from jaxrec.errors import InputError
 
 USERS = ["ann", "bob", "cay", "dan"]
@@ -35,6 +35,22 @@ def test_users_are_matched_by_key(tmp_path):
     assert (found["enabled/ndcg@1"]["users"]["mean"], found["enabled/ndcg@1"]["users"]["zeros"]) == (0.25, 3)
     queries = found["enabled/ndcg@1"]["queries_as_the_paper"]
     assert (queries["n"], queries["mean"], queries["zeros"]) == (8, 0.25, 6)
+
+
+def test_ranks_among_all_titles_are_compared_by_their_own_metrics(tmp_path):
+    runs = []
+    for name, ranks in (("a", [1, 11]), ("b", [2, 1])):
+        folder = write(tmp_path / name, [1.0, 0.0], users=["ann", "bob"])
+        hits = {f"catalogue/{m}": f(np.array(ranks)) for m, f in metrics.FULL.items()}
+        path = folder / "eval-test-best-per-user.parquet"
+        pl.DataFrame({"user": ["ann", "bob"], "queries": [1, 1], **hits}).write_parquet(path)
+        queries = pl.DataFrame({"user": ["ann", "bob"], "catalogue": np.array(ranks, np.uint32)})
+        queries.write_parquet(folder / "eval-test-best-per-query.parquet")
+        runs.append(paired.read(folder))
+    found = paired.compare(*runs)["metrics"]
+    assert list(found) == [f"catalogue/{m}" for m in metrics.FULL]
+    assert found["catalogue/hr@10"]["users"]["mean"] == -0.5
+    assert found["catalogue/mrr@1"]["queries_as_the_paper"]["mean"] == 0.0
 
 
 def test_another_column_of_the_second_and_rounding_is_no_difference(tmp_path):

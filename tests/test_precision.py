@@ -83,7 +83,7 @@ def test_evaluation_multiplies_in_bfloat16(tiny, tiny_config, kind):
         lambda p: program.model.apply({"params": p}, table, method="catalogue"), params
     )
     held(traced(scoring.eval_step(program, 1, True), (params, catalogue), batch, table), 20)
-    held(traced(scoring._rank_step(program), params, batch, table), 20)
+    held(traced(scoring._rank_step(program, True, 5), params, batch, table), 20)
 
 
 def test_losses_gradients_and_the_state_are_float32(tiny, tiny_config):

@@ -9,6 +9,40 @@ import pytest
 from jaxrec import report
 
 
+def test_a_table_over_all_titles(result):
+    of_all = {"hr@1": 0.1, "hr@10": 0.3, "hr@100": 0.8, "ndcg@10": 0.2, "mrr@10": 0.15,
+              "coverage@10": 1.0, "novelty@10": 9.5, "popularity_lift@10": 1.25}  # fmt: skip
+    result["catalogue"] = {"model": of_all, "popularity": of_all | {"hr@1": 0.02}, "filtered": True,
+                           "titles": 1000, "users": 10, "examples": 1234}  # fmt: skip
+    result["lists"] = result["lists_k3"] = {}
+    text = report.table(result)
+    assert "PHNS" not in text and "all 1,000 titles, those of the history left out" in text
+    head, model, popular, count = text.split("left out\n")[1].splitlines()[:4]
+    assert head.split() == [
+        "hr@1",
+        "hr@10",
+        "hr@100",
+        "ndcg@10",
+        "mrr@10",
+        "coverage@10",
+        "novelty@10",
+        "lift@10",
+    ]
+    assert model.split() == [
+        "model",
+        "0.1000",
+        "0.3000",
+        "0.8000",
+        "0.2000",
+        "0.1500",
+        "1.0000",
+        "9.5000",
+        "1.2500",
+    ]
+    assert popular.split()[:2] == ["popularity", "0.0200"] and count == "1,234 queries of 10 users"
+    assert max(map(len, (head, model))) <= 110
+
+
 def lists(enabled: float, disabled: float) -> dict:
     def one(x: float) -> dict:
         return {

@@ -82,6 +82,26 @@ def test_evaluate_needs_the_checkpoint_alone_and_agrees_with_the_run(trained, tm
     assert (queries["enabled"] == 1).mean() == pytest.approx(result["lists"]["enabled"]["ndcg@1"], abs=1e-12)
 
 
+def test_evaluate_ranks_the_whole_catalogue(trained, tiny, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    asked = ("--lists=catalogue", "--seen=kept", "--json", "--per-user")
+    done = type_in("-m", "jaxrec.evaluate", "--checkpoint", workdir, *asked)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout)
+    found = result["catalogue"]
+    assert result["lists"] == {} and found["titles"] == tiny.layout.titles - 2 and found["filtered"] is False
+    assert {"hr@1", "ndcg@10", "mrr@100", "coverage@10", "novelty@10", "popularity_lift@10"} <= set(
+        found["model"]
+    )
+    assert found["model"]["hr@100"] > found["model"]["hr@10"] > found["popularity"]["hr@1"] > 0
+    users = pl.read_parquet(workdir / "eval-test-best-per-user.parquet")
+    mean = (users["catalogue/ndcg@10"] * users["queries"]).sum() / users["queries"].sum()
+    assert mean == pytest.approx(found["model"]["ndcg@10"], abs=1e-12)
+    ranks = pl.read_parquet(workdir / "eval-test-best-per-query.parquet")["catalogue"]
+    assert (ranks <= 20).mean() == pytest.approx(found["model"]["hr@20"], abs=1e-12)
+
+
 def test_compare_two_runs(trained, tmp_path):
     """The run, and one whose users had one another's values."""
     workdir, _ = trained
