@@ -352,6 +352,9 @@ def dataset_directory(config: Config) -> str:
 
 
 def run_differences(kept: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (kept, now) of the settings in which the JSON of two configs makes two runs."""
+    """Dotted key -> (kept, now) of the settings in which the JSON of two configs makes two runs. Raises
+    InputError where `kept` is none; a field it does not know yet has its default."""
     free = {f"{part}.{name}" for part, names in _FREE.items() for name in names}
-    return {key: values for key, values in differences(kept, now).items() if key not in free}
+    return {
+        key: values for key, values in differences(to_json(from_json(kept)), now).items() if key not in free
+    }

@@ -107,7 +107,11 @@ def encode(value: Any, annotation: Any) -> Any:
 
 
 def decode(value: Any, annotation: Any, key: str = "") -> Any:
-    """The inverse of `encode`. Raises InputError on an unknown or missing key; leaves are for `walk`."""
+    """The inverse of `encode`; leaves are for `walk`.
+
+    A field that is missing, as one newer than the tree is, has its default, which is what was done before
+    there was one. Raises InputError on an unknown key, or a missing one that has no default.
+    """
     if typing.get_origin(annotation) is tuple:
         require(isinstance(value, list), key, value, "be a list")
         return tuple(decode(v, typing.get_args(annotation)[0], f"{key}[{i}]") for i, v in enumerate(value))
@@ -124,9 +128,10 @@ def decode(value: Any, annotation: Any, key: str = "") -> Any:
     known = fields_of(cls)
     for name in value:
         known_key(key, name, known)
-    for name in known:
-        require(name in value, key, sorted(value), f"hold {name}")
-    return cls(**{n: decode(value[n], a, join(key, n)) for n, a in known.items()})
+    for field in dataclasses.fields(cls):
+        has_default = (field.default, field.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
+        require(field.name in value or has_default, key, sorted(value), f"hold {field.name}")
+    return cls(**{n: decode(value[n], a, join(key, n)) for n, a in known.items() if n in value})
 
 
 def differences(before: Any, after: Any, key: str = "") -> dict[str, tuple[Any, Any]]:

@@ -1,12 +1,9 @@
 """python -m jaxrec.evaluate --checkpoint W: judge a checkpoint alone, on frozen lists or over all titles."""
 
-from pathlib import Path
-
 from absl import flags
 
 from jaxrec.command import json_flag, print_result, run, without
 from jaxrec.errors import InputError
-from jaxrec.plain import write_json
 from jaxrec.schema import CATALOGUE, LISTS, SPLITS
 
 _LISTS = (*LISTS, CATALOGUE)
@@ -41,7 +38,7 @@ def main(found: flags.FlagValues) -> None:
     import jax
 
     from jaxrec import compiled, heap
-    from jaxrec.evaluation import judge, per_query, per_user
+    from jaxrec.evaluation import judge, keep
 
     with without("torch"):  # see jaxrec.train
         from jaxrec import report
@@ -59,15 +56,8 @@ def main(found: flags.FlagValues) -> None:
         heads=found.heads,
         seen=found.seen,
     )
-    result = judged.result
-    workdir = Path(found.checkpoint)
-    name = f"eval-{found.split}-{result['which']}"
-    write_json(workdir / f"{name}.json", result)
-    if found.per_user:
-        from jaxrec import paired
-
-        paired.write(workdir, name, per_user(judged), per_query(judged))
-    print_result(result, report.table(result))
+    keep(found.checkpoint, judged, found.per_user)
+    print_result(judged.result, report.table(judged.result))
 
 
 if __name__ == "__main__":

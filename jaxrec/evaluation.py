@@ -1,7 +1,7 @@
 """A checkpoint's scores: the model beside the rules and, where it is known, the oracle."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +14,9 @@ from jaxrec.config_check import from_json
 from jaxrec.data.store import Arrays, Dataset
 from jaxrec.errors import InputError
 from jaxrec.parallel import replicate, replicated
+from jaxrec.plain import write_json
 from jaxrec.schema import CATALOGUE, LISTS, Layout
-from jaxrec.scoring import Ranked, Ranker, Scored, Scorer
+from jaxrec.scoring import Ranked, Ranker, Scorer
 from jaxrec.step import Program
 
 CHECKPOINTS = "checkpoints"  # the folder of a workdir that holds them
@@ -163,18 +164,14 @@ def judge(
         )
     table = replicate(loaded.arrays.title_table())
 
-    def scored(program: Program) -> Scored:
-        return Scorer(program, table, with_loss=False, next_k=max(ks))(loaded.params, found)
-
     ranked = None
     if CATALOGUE in lists:
         lists = tuple(name for name in lists if name != CATALOGUE)
         filtered = seen == "filtered"
         ranked = Ranker(loaded.program, table, filtered, metrics.SHOWN)(loaded.params, found)
-    scores, gate, _ = scored(loaded.program)
-    others = {
-        task: scored(_ranked_by(loaded.program, task)).scores for task in _other_heads(loaded.program, heads)
-    }
+    tasks = _other_heads(loaded.program, heads)
+    scores, gate, _, by_head = Scorer(loaded.program, table, False, max(ks), tasks)(loaded.params, found)
+    others = {task: by_head[task] for task in tasks}
     shown = loaded.config.sampling.history_keeps_abandoned
     together = baselines.item_to_item(dataset.rows("train"), loaded.arrays, shown)
     rules = baselines.RULES | {"item_to_item": together}
@@ -204,14 +201,9 @@ def judge(
     return Judged(result, rows, scores, dataset.user_keys(split), lists, ks, others, ranked)
 
 
-def _other_heads(program: Program, wanted: bool) -> list[str]:
+def _other_heads(program: Program, wanted: bool) -> tuple[str, ...]:
     """The heads that order titles, but for the one that ranks."""
-    return [t for t in ("ctr", "ranking") if wanted and t in program.tasks and t != program.score_task]
-
-
-def _ranked_by(program: Program, task: str) -> Program:
-    config = program.config
-    return replace(program, config=replace(config, evaluate=replace(config.evaluate, score=task)))
+    return tuple(t for t in ("ctr", "ranking") if wanted and t in program.tasks and t != program.score_task)
 
 
 def per_user(judged: Judged) -> dict[str, np.ndarray]:
@@ -244,3 +236,14 @@ def per_query(judged: Judged) -> dict[str, np.ndarray]:
     if judged.ranked is not None:
         ranks[CATALOGUE] = judged.ranked.ranks.astype(np.uint32)
     return {"user": judged.user_keys[judged.rows["user"]], **ranks}
+
+
+def keep(workdir: str | Path, judged: Judged, each: bool) -> None:
+    """Writes the result to `eval-<split>-<which>.json` in a workdir and, where `each`, every user's means and
+    every query's ranks beside it, as Parquet, for `paired.read`."""
+    name = f"eval-{judged.result['split']}-{judged.result['which']}"
+    write_json(Path(workdir) / f"{name}.json", judged.result)
+    if each:
+        from jaxrec import paired  # polars, which not everyone who evaluates has a use for
+
+        paired.write(workdir, name, per_user(judged), per_query(judged))

@@ -112,15 +112,18 @@ def _block(k: int, lists: Mapping[str, Any], baselines: Mapping[str, Any]) -> li
     return [head, names, *body, f"{some['examples']:,} queries of {some['users']:,} users"]
 
 
-_FULL = ("hr@1", "hr@10", "hr@100", "ndcg@10", "mrr@10", "coverage@10", "novelty@10", "popularity_lift@10")
+_FULL = {
+    "hr@1": "HR@1", "hr@10": "HR@10", "ndcg@10": "NDCG@10", "mrr@10": "MRR@10", "coverage@10": "coverage",
+    "novelty@10": "novelty", "popularity_lift@10": "lift",
+}  # fmt: skip
 
 
 def _catalogue(found: Mapping[str, Any]) -> list[str]:
     """Some of what was found over all titles; test.json and eval-*.json have all."""
     seen = "those of the history left out" if found["filtered"] else "those of the history among them"
-    heads = "".join(f"{metric.replace('popularity_', ''):>{_COLUMN + 3}}" for metric in _FULL)
+    heads = "".join(f"{label:>{_COLUMN + 1}}" for label in _FULL.values())
     body = [
-        f"{name:<{_LABEL}}" + "".join(f"{_cell(found[name][m]):>{_COLUMN + 3}}" for m in _FULL)
+        f"{name:<{_LABEL}}" + "".join(f"{_cell(found[name][m]):>{_COLUMN + 1}}" for m in _FULL)
         for name in ("model", "popularity")
     ]
     count = f"{found['examples']:,} queries of {found['users']:,} users"

@@ -23,9 +23,10 @@ _PAIRS = 2**22  # of a query and a title that an accelerator scores at a time ov
 class Scored(NamedTuple):
     """What a model says of a split's Q queries."""
 
-    scores: np.ndarray  # [Q, lists, K, 1 + negatives], the target first
+    scores: np.ndarray  # [Q, lists, K, 1 + negatives], the target first, by the head that ranks
     gate: np.ndarray  # [Q, E] weights of the experts, each row adding to 1
     sums: dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> (sum, count); empty without a loss
+    by_head: dict[str, np.ndarray]  # the same as `scores` by every head that was asked
 
 
 def catalogue(program: Program, params: Any, table: TitleTable, queries: int) -> Any:
@@ -36,17 +37,17 @@ def catalogue(program: Program, params: Any, table: TitleTable, queries: int) ->
     return program.model.apply({"params": params}, table, method="catalogue")
 
 
-def eval_step(program: Program, next_k: int, with_loss: bool) -> Callable:
-    """A step `((params, catalogue), batch, table) -> (scores [B, lists, next_k, 1 + negatives], gate
-    [B, E], sums)`; scores and gate of every device's share, in order. No noise, no dropout, the final
-    temperature. `catalogue` is of the function so named."""
+def eval_step(program: Program, next_k: int, with_loss: bool, heads: tuple[str, ...]) -> Callable:
+    """A step `((params, catalogue), batch, table) -> (head -> scores [B, lists, next_k, 1 + negatives], gate
+    [B, E], sums)`, of every head in `heads`; scores and gate of every device's share, in order. No noise,
+    no dropout, the final temperature. `catalogue` is of the function so named."""
     tau = program.config.model.gate.temperature
 
     def step(given: tuple[Any, Any], host: HostBatch, table: TitleTable) -> tuple[Any, Any, Sums]:
         params, catalogue = given
         found = batches.queries(host.words, program.view, host.packing)
         candidates = found.candidate[:, :, :next_k]
-        scores, gate = _scores(program, params, catalogue, found.history, candidates, table)
+        scores, gate = _scores(program, params, catalogue, found.history, candidates, table, heads)
         sums: Sums = {}
         if with_loss:
             batch = batches.validation(found, host.valid, program.config.sampling.next_k)
@@ -58,27 +59,28 @@ def eval_step(program: Program, next_k: int, with_loss: bool) -> Callable:
 
 
 def _scores(
-    program: Program, params: Any, catalogue: Any, history: History, candidates: jax.Array, table: TitleTable
-) -> tuple[jax.Array, jax.Array]:
-    """Of candidates [B, lists, K, 1 + negatives], by the head that ranks; and the gate's weights [B, E],
-    where each candidate has its own the mean over those present."""
-    tau, tasks, variables = program.config.model.gate.temperature, (program.score_task,), {"params": params}
+    program: Program, params: Any, catalogue: Any, history: History, candidates: jax.Array,
+    table: TitleTable, heads: tuple[str, ...],
+) -> tuple[dict[str, jax.Array], jax.Array]:  # fmt: skip
+    """Of candidates [B, lists, K, 1 + negatives], by each head; and the gate's weights [B, E], where each
+    candidate has its own the mean over those present."""
+    tau, variables = program.config.model.gate.temperature, {"params": params}
 
-    def of(ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def of(ids: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
         user: Any = program.model.apply(variables, history, table, tau, None, catalogue, ids, method="encode")
-        of_task: Any = program.model.apply(variables, user, ids, table, tasks, catalogue, method="score")
-        return of_task[program.score_task], user.clean_gate_BxE
+        of_task: Any = program.model.apply(variables, user, ids, table, heads, catalogue, method="score")
+        return of_task, user.clean_gate_BxE
 
     B, C = len(candidates), candidates.shape[-1]
     if program.packs:
         scores, gate = of(candidates.reshape(B, -1))
-        return scores.reshape(candidates.shape), gate
+        return jax.tree.map(lambda x: x.reshape(candidates.shape), scores), gate
     # List by list: each candidate has a sequence of its own, and of all at once memory would run out.
     ids_NxBxC = jnp.moveaxis(candidates.reshape(B, -1, C), 1, 0)
     scores, gates_NxBxCxE = jax.lax.map(of, ids_NxBxC)
     present = (ids_NxBxC > 0)[..., None]
-    total = jnp.where(present, gates_NxBxCxE, 0.0).sum((0, 2))
-    return jnp.moveaxis(scores, 0, 1).reshape(candidates.shape), total / jnp.maximum(present.sum((0, 2)), 1)
+    gate = jnp.where(present, gates_NxBxCxE, 0.0).sum((0, 2)) / jnp.maximum(present.sum((0, 2)), 1)
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(candidates.shape), scores), gate
 
 
 class _Queries:
@@ -118,11 +120,15 @@ def _put(batch: HostBatch) -> tuple[Placed, np.ndarray | None]:
 
 
 class Scorer(_Queries):
-    """Scores a split's frozen lists with given parameters; compiled once for each next_k."""
+    """Scores a split's frozen lists with given parameters, by the head that ranks and by any `others`;
+    compiled once for each next_k."""
 
-    def __init__(self, program: Program, table: TitleTable, with_loss: bool, next_k: int) -> None:
+    def __init__(
+        self, program: Program, table: TitleTable, with_loss: bool, next_k: int, others: tuple[str, ...] = ()
+    ) -> None:
         queries = program.config.evaluate.batch_size // jax.device_count()
-        super().__init__(program, table, eval_step(program, next_k, with_loss), queries)
+        step = eval_step(program, next_k, with_loss, (program.score_task, *others))
+        super().__init__(program, table, step, queries)
         self._catalogue = jax.jit(partial(catalogue, program), static_argnums=2)
 
     def __call__(self, params: Any, rows: Rows) -> Scored:
@@ -130,13 +136,13 @@ class Scorer(_Queries):
         found, sums, places = [], [], []
         params = as_global(params)  # as the table is
         given = params, self._catalogue(params, self._table, self._batch_size // jax.device_count())
-        for (some_scores, some_gate, added), place in self._ahead(given, rows):
-            found.append((np.asarray(some_scores), np.asarray(some_gate)))
+        for (*some, added), place in self._ahead(given, rows):
+            found.append(jax.device_get(some))
             sums.append(jax.device_get(added))
             places.append(place)
-        scores, gate = (_in_order(parts, places, rows.rows) for parts in zip(*found, strict=True))
+        by_head, gate = jax.tree.map(lambda *parts: _in_order(parts, places, rows.rows), *found)
         sums_of_all = jax.tree.map(lambda *parts: sum(np.asarray(p, np.float64) for p in parts), *sums)
-        return Scored(scores, gate, sums_of_all)
+        return Scored(by_head[self._program.score_task], gate, sums_of_all, by_head)
 
 
 class Ranked(NamedTuple):

@@ -9,10 +9,11 @@ from jaxrec.command import Interrupt, config_flag, json_flag, print_result, run,
 from jaxrec.config_check import check_devices, dataset_directory
 
 
-def _workdir_flag() -> None:
+def _flags() -> None:
     flags.DEFINE_string(
         "workdir", "", "where the run lives; resumed if it holds one; empty: runs/<config name>"
     )
+    flags.DEFINE_bool("per_user", False, "judge at the end as `evaluate --heads --per-user` does")
 
 
 def main(found: flags.FlagValues) -> int:
@@ -21,7 +22,7 @@ def main(found: flags.FlagValues) -> int:
 
     from jaxrec import compiled, heap, parallel
     from jaxrec.data.store import Dataset
-    from jaxrec.evaluation import judge
+    from jaxrec.evaluation import judge, keep
     from jaxrec.nn import attention
     from jaxrec.prepare import ensure
 
@@ -51,7 +52,10 @@ def main(found: flags.FlagValues) -> int:
             return interrupt.exit_status(config.train.preempted_exit)
     from jaxrec import report  # plots, which the first step need not wait for
 
-    result = judge(workdir, data=directory).result
+    judged = judge(workdir, data=directory, heads=found.per_user)
+    result = judged.result
+    if found.per_user and parallel.first_process():
+        keep(workdir, judged, each=True)
     result["seconds"] = time.perf_counter() - started
     if parallel.first_process():
         report.write(workdir, result)
@@ -60,4 +64,4 @@ def main(found: flags.FlagValues) -> int:
 
 
 if __name__ == "__main__":
-    run(main, config_flag, json_flag, _workdir_flag)
+    run(main, config_flag, json_flag, _flags)

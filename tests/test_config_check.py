@@ -296,13 +296,22 @@ def test_json_of_another_shape_is_refused():
     assert refused(lambda t: t["train"].update(speed=3)).startswith(
         "train.speed does not exist; there are seed, "
     )
-    assert refused(lambda t: t["model"]["experts"][1].pop("heads")).endswith("must hold heads")
+    assert refused(lambda t: t["features"][0].pop("width")).endswith("must hold width")
     assert "source.class='Csv' must be one of Simulator, Tables, " in refused(
         lambda t: t["source"].update({"class": "Csv"})
     )
     assert "model.matcher=64 must be a list" in refused(lambda t: t["model"].update(matcher=64))
     assert "data=[] must be an object" in refused(lambda t: t.update(data=[]))
     assert "model.width='96' must be a whole number" in refused(lambda t: t["model"].update(width="96"))
+
+
+def test_a_config_of_before_a_field_has_its_default():
+    now = to_json(good())
+    kept = to_json(good())
+    del kept["objective"]["balance"], kept["model"]["experts"][1]["kind"]
+    assert to_json(from_json(kept)) == now and run_differences(kept, now) == {}
+    now["objective"]["balance"] = 0.5
+    assert run_differences(kept, now) == {"objective.balance": (0.0, 0.5)}
 
 
 def test_a_run_may_resume_with_what_does_not_change_what_is_computed():

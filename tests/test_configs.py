@@ -59,7 +59,10 @@ def steps_trace(config: Config) -> set[str]:
     assert jax.tree.map(lambda x: x.shape[1:], after) == jax.tree.map(lambda x: x.shape, state)
     assert {"loss", "gradient_norm", "learning_rate"} <= set(sums)
     queries = batch(layout.query_dtype(), config.evaluate.batch_size)
-    scores, gate, _ = traced(eval_step(program, 3, with_loss=True), (state.params, None), queries)
+    scores, gate, _ = traced(
+        eval_step(program, 3, True, (program.score_task,)), (state.params, None), queries
+    )
+    (scores,) = scores.values()
     assert gate.shape == (1, config.evaluate.batch_size, len(config.model.experts))
     assert scores.shape == (1, config.evaluate.batch_size, 2, 3, 21) and scores.dtype == jnp.float32
     return set(sums)

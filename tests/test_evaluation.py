@@ -1,5 +1,7 @@
 """A split's scores are the same however many queries are scored at a time."""
 
+import copy
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -30,7 +32,7 @@ def test_scores_do_not_depend_on_how_many_at_a_time(tiny, tiny_config, monkeypat
         monkeypatch.setattr(scoring, "_CPU_QUERIES", queries)
         return scoring.Scorer(program, table, with_loss=True, next_k=1)(params, rows)
 
-    (many, many_gate, many_sums), (few, gate, few_sums) = scored(1000), scored(24)
+    (many, many_gate, many_sums, _), (few, gate, few_sums, _) = scored(1000), scored(24)
     assert sizes == [tiny_config.evaluate.batch_size, 24 * jax.device_count()]
     assert rows.rows % 24  # the last batch is padded
     assert many.shape == few.shape == (rows.rows, 2, 1, 1 + tiny.layout.negatives)
@@ -39,9 +41,17 @@ def test_scores_do_not_depend_on_how_many_at_a_time(tiny, tiny_config, monkeypat
     assert np.isclose(means(many_sums)["loss"], means(few_sums)["loss"], rtol=1e-6)
     assert many_sums["loss"][1] == few_sums["loss"][1] == rows.rows
 
+    both = scoring.Scorer(program, table, with_loss=False, next_k=1, others=("ctr",))(params, rows)
+    assert np.allclose(both.scores, few, atol=1e-6) and set(both.by_head) == {"ranking", "ctr"}
+    config = copy.deepcopy(tiny_config)
+    config.evaluate.score = "ctr"
+    by_ctr = scoring.Scorer(replace(program, config=config), table, with_loss=False, next_k=1)(params, rows)
+    assert np.allclose(both.by_head["ctr"], by_ctr.scores, atol=1e-6)
+    assert abs(by_ctr.scores - few).max() > 1e-3
+
     plain = scoring.Scorer(program, table, with_loss=True, next_k=1)
     monkeypatch.setattr(plain, "_batches", lambda rows: scoring.EvalBatches(rows, 48))
-    alone, alone_gate, alone_sums = plain(params, rows)
+    alone, alone_gate, alone_sums, _ = plain(params, rows)
     assert np.allclose(alone_gate, gate, atol=1e-6)
     assert np.allclose(alone, few, atol=1e-6)  # every query has its own scores back
     assert np.isclose(means(alone_sums)["loss"], means(few_sums)["loss"], rtol=1e-6)
@@ -49,7 +59,7 @@ def test_scores_do_not_depend_on_how_many_at_a_time(tiny, tiny_config, monkeypat
 
     one_by_one = scoring.Scorer(program, table, with_loss=True, next_k=1)
     monkeypatch.setattr(one_by_one, "_catalogue", lambda *given: None)
-    own, _, own_sums = one_by_one(params, rows)
+    own, _, own_sums, _ = one_by_one(params, rows)
     assert scoring.catalogue(program, params, table, 24) is not None  # what the others read
     assert scoring.catalogue(program, params, table, 0) is None
     assert np.allclose(own, few, atol=1e-6)

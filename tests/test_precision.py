@@ -82,7 +82,9 @@ def test_evaluation_multiplies_in_bfloat16(tiny, tiny_config, kind):
     catalogue = jax.eval_shape(
         lambda p: program.model.apply({"params": p}, table, method="catalogue"), params
     )
-    held(traced(scoring.eval_step(program, 1, True), (params, catalogue), batch, table), 20)
+    held(
+        traced(scoring.eval_step(program, 1, True, program.tasks[:2]), (params, catalogue), batch, table), 20
+    )
     held(traced(scoring._rank_step(program, True, 5), params, batch, table), 20)
 
 

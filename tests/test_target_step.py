@@ -49,7 +49,7 @@ def test_lists_are_scored_one_by_one_as_all_at_once(tiny, tiny_config):
     with jax.enable_x64(True):
         program, rows = program_of(tiny, tiny_config, 0), tiny.rows("test")
         params, table = parallel.replicate(program.init().params), tiny.arrays.title_table()
-        scores, gate, sums = Scorer(program, parallel.replicate(table), with_loss=True, next_k=2)(
+        scores, gate, sums, _ = Scorer(program, parallel.replicate(table), with_loss=True, next_k=2)(
             params, rows
         )
         assert scores.shape == (rows.rows, 2, 2, 1 + tiny.layout.negatives)

@@ -28,6 +28,7 @@ from jaxrec.paired import Values, read
 from jaxrec.plain import write_text
 from jaxrec.studies.plan import Run, datasets
 
+JUDGED = "eval-test-*-per-query.parquet"  # the last thing a training leaves
 _POLL_SECONDS = 0.1
 
 
@@ -75,12 +76,10 @@ def write_config(run: Run) -> Path:
 
 
 def training(run: Run) -> Job:
-    """Trains and judges a run, by every head."""
-    there = str(run.workdir)
-    train = ("-m", "jaxrec.train", f"--config={run.workdir / 'config.py'}", f"--workdir={there}")
-    judge = ("-m", "jaxrec.evaluate", f"--checkpoint={there}", "--heads", "--per-user")
-    commands = ((train, "test.json"), (judge, "eval-test-*-per-query.parquet"))
-    return Job(f"{run.name} seed {run.seed}", run.workdir, commands, run.workdir / "log.txt")
+    """Trains and judges a run, by every head; of one that is trained, judges it."""
+    config, there = f"--config={run.workdir / 'config.py'}", f"--workdir={run.workdir}"
+    train = ("-m", "jaxrec.train", config, there, "--per-user")
+    return Job(f"{run.name} seed {run.seed}", run.workdir, ((train, JUDGED),), run.workdir / "log.txt")
 
 
 def preparations(runs: Sequence[Run], folder: Path) -> list[Job]:
@@ -211,7 +210,7 @@ def run_all(runs: Sequence[Run], folder: Path, at_once: int, interrupt: Interrup
 
 
 def finished(runs: Sequence[Run]) -> list[Run]:
-    return [run for run in runs if is_done(run.workdir, "eval-test-*-per-query.parquet")]
+    return [run for run in runs if is_done(run.workdir, JUDGED)]
 
 
 def values(runs: Sequence[Run]) -> dict[str, dict[int, Values]]:
