@@ -149,23 +149,35 @@ class Checkpointer:
 
     def restore(self, which: str, abstract_state: Any) -> Any:
         """`state`, as `abstract_state` says: a tree of jax.ShapeDtypeStruct with the shardings wanted now,
-        whatever devices it was saved from. Raises InputError where names or shapes differ."""
+        whatever devices it was saved from. Parts that hold no array, as a state of before there were some
+        lacks, make no difference. Raises InputError where names or shapes differ."""
         step = self.step(which)
-        saved = _shapes(self._manager.item_metadata(step)["state"])
-        wanted = _shapes(abstract_state)
+        tree = self._manager.item_metadata(step)["state"]
+        saved, wanted = _shapes(tree), _shapes(abstract_state)
         for name in sorted(saved.keys() | wanted.keys()):
             a, b = saved.get(name, "nothing"), wanted.get(name, "nothing")
             if a != b:
                 raise InputError(
                     f"checkpoint {self.directory}, step {step}: {name} is {a}, but the config makes it {b}"
                 )
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
-        return self._manager.restore(step, args=args)["state"]
+        as_saved = _with_leaves(tree, abstract_state)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(as_saved))
+        return _with_leaves(abstract_state, self._manager.restore(step, args=args)["state"])
 
 
 def abstract(state: Any, sharding: jax.sharding.Sharding) -> Any:
     """The shapes of a state (arrays or ShapeDtypeStructs), every leaf to be placed by one sharding."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
+
+
+def _with_leaves(tree: Any, of: Any) -> Any:
+    """A tree of one's structure with the leaves of the other's, by name."""
+    leaves = {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(of)[0]}
+    return jax.tree_util.tree_map_with_path(lambda path, _: leaves[_name(path)], tree)
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -174,7 +186,7 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.eval_shape(jax.random.key_data, leaf)
-        shapes[jax.tree_util.keystr(path, simple=True, separator=".")] = tuple(leaf.shape)
+        shapes[_name(path)] = tuple(leaf.shape)
     return shapes
 
 

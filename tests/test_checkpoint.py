@@ -219,3 +219,24 @@ def test_another_shape_or_name_is_refused(tmp_path):
         del like["params"]["w"]
         with pytest.raises(InputError, match=r"params.w is \(3, 4\), but the config makes it nothing"):
             checkpoints.restore("last", abstract(like, everywhere()))
+
+
+class Grown(NamedTuple):
+    """What `Moments` became, with a part that is empty unless it is asked for."""
+
+    mu: Any
+    nothing: Any
+    usage: Any
+
+
+@pytest.mark.parametrize(("before", "after"), [(Moments, Grown), (Grown, Moments)])
+def test_a_part_that_holds_nothing_may_come_and_go(tmp_path, before, after):
+    def state(kind):
+        empty = [()] * (len(kind._fields) - 1)
+        return jax.device_put({"optimizer": kind(jnp.full(5, -2.0), *empty)}, everywhere())
+
+    with Checkpointer(tmp_path, writing=True) as checkpoints:
+        checkpoints.save(3, state(before), {}, {})
+        checkpoints.wait()
+        found = checkpoints.restore("last", abstract(state(after), everywhere()))
+    assert same(found, state(after))
