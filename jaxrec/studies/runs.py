@@ -33,12 +33,17 @@ _POLL_SECONDS = 0.1
 
 
 class Job(NamedTuple):
-    """Commands in turn, each `python` arguments and what is there once it is done: a glob in `folder`."""
+    """A command, and what is there once it is done."""
 
     name: str
     folder: Path
-    commands: tuple[tuple[tuple[str, ...], str], ...]
+    arguments: tuple[str, ...]  # of python
+    leaves: str  # a glob in `folder`
     log: Path
+
+    @property
+    def done(self) -> bool:
+        return is_done(self.folder, self.leaves)
 
 
 def is_done(folder: Path, pattern: str) -> bool:
@@ -79,7 +84,7 @@ def training(run: Run) -> Job:
     """Trains and judges a run, by every head; of one that is trained, judges it."""
     config, there = f"--config={run.workdir / 'config.py'}", f"--workdir={run.workdir}"
     train = ("-m", "jaxrec.train", config, there, "--per-user")
-    return Job(f"{run.name} seed {run.seed}", run.workdir, ((train, JUDGED),), run.workdir / "log.txt")
+    return Job(f"{run.name} seed {run.seed}", run.workdir, train, JUDGED, run.workdir / "log.txt")
 
 
 def preparations(runs: Sequence[Run], folder: Path) -> list[Job]:
@@ -88,10 +93,10 @@ def preparations(runs: Sequence[Run], folder: Path) -> list[Job]:
     jobs = []
     for directory, config in datasets(list(runs)).items():
         given = of_config[id(config)].workdir / "config.py"
-        command = ("-m", "jaxrec.prepare", f"--config={given}"), "manifest.json"
+        prepare = ("-m", "jaxrec.prepare", f"--config={given}")
         log = folder / f"prepare-{Path(directory).name}.log"
-        jobs.append(Job(f"dataset {directory}", Path(directory), (command,), log))
-    return [job for job in jobs if not is_done(job.folder, "manifest.json")]
+        jobs.append(Job(f"dataset {directory}", Path(directory), prepare, "manifest.json", log))
+    return [job for job in jobs if not job.done]
 
 
 # ---------------------------------------------------------------- running them
@@ -100,7 +105,6 @@ def preparations(runs: Sequence[Run], folder: Path) -> list[Job]:
 class _Started(NamedTuple):
     job: Job
     process: subprocess.Popen
-    command: int
     since: float
 
 
@@ -134,24 +138,20 @@ class Pool:
 
         Returns early where `interrupt.requested`, with trainings running: leave the pool.
         """
-        waiting = [job for job in jobs if self._left(job) is not None]
+        waiting = [job for job in jobs if not job.done]
         count, ended, failures = len(waiting), 0, []
         while (waiting or self._running) and not self._interrupt.requested:
             for share in range(len(self._shares)):
                 if share not in self._running and waiting:
-                    self._start(share, waiting.pop(0), time.monotonic())
+                    self._start(share, waiting.pop(0))
             time.sleep(_POLL_SECONDS)
             for share, started in list(self._running.items()):
                 status = started.process.poll()
                 if status is None:
                     continue
                 del self._running[share]
-                failed = status != 0 or self._left(started.job) == started.command
-                if not failed and self._left(started.job) is not None:
-                    self._start(share, started.job, started.since)
-                    continue
                 ended += 1
-                if failed:
+                if status != 0 or not started.job.done:
                     failures.append(_failure(started.job, status))
                     _say(f"[{ended}/{count}] {failures[-1]}")
                 else:
@@ -159,20 +159,12 @@ class Pool:
                     _say(f"[{ended}/{count}] {started.job.name}: {self._progress(count - ended)}")
         return failures
 
-    def _left(self, job: Job) -> int | None:
-        """The first command that is still to be run."""
-        undone = (i for i, (_, pattern) in enumerate(job.commands) if not is_done(job.folder, pattern))
-        return next(undone, None)
-
-    def _start(self, share: int, job: Job, since: float) -> None:
-        command = self._left(job)
-        assert command is not None
-        arguments = job.commands[command][0]
+    def _start(self, share: int, job: Job) -> None:
         cores = ",".join(map(str, self._shares[share]))
-        line = [sys.executable, "-m", "jaxrec.studies.child", cores, *arguments]
+        line = [sys.executable, "-m", "jaxrec.studies.child", cores, *job.arguments]
         with job.log.open("a", encoding="utf-8") as log:
             process = _detached(line, log)
-        self._running[share] = _Started(job, process, command, since)
+        self._running[share] = _Started(job, process, time.monotonic())
 
     def _progress(self, left: int) -> str:
         seconds = sum(self._seconds) / len(self._seconds) * left / len(self._shares)

@@ -21,7 +21,7 @@ def test_every_row_fits_its_base(scale):
     found = study(scale)
     every = (*(t.name for t in found.tables), *([plan.PREMISE] if found.premises else []))
     configs = plan.configs(found, every)  # each is checked
-    assert len(configs) == (50 if found.premises else 38)
+    assert len(configs) == (53 if found.premises else 39)
 
 
 def test_the_papers_tables_are_eighteen_trainings():
