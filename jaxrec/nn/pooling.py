@@ -41,6 +41,12 @@ class Titles(NamedTuple):
     key_RxLx2: jax.Array | None  # for dropout
 
 
+def seen(example_RxL: jax.Array) -> jax.Array:
+    """[R, L, L]: what each title sees where order counts, itself and the older ones of its request."""
+    same_RxLxL = example_RxL[:, :, None] == example_RxL[:, None, :]
+    return same_RxLxL & jnp.tri(example_RxL.shape[1], dtype=bool)
+
+
 def joined(titles: Titles, x_BxCxD: jax.Array, key_BxCx2: jax.Array | None) -> Titles:
     """Each request's titles [B, L], a request a row, once for each candidate, which joins them as the newest:
     rows [B * C, L + 1], every one an example of its own. A candidate's age is 0: its play would be now."""
