@@ -1,5 +1,5 @@
 """The recommender (Figure 1): embed, encode by experts, gate, match. BST, V-MoE, S-MoE
-and the peers (SASRec, GRU4Rec) by its fields.
+and the peers (SASRec, GRU4Rec, HSTU) by its fields.
 
 Axes in names: B examples, C candidates, R rows of L titles, E experts, D width, F features, V titles.
 """

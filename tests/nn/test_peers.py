@@ -1,4 +1,7 @@
-"""SASRec, GRU4Rec, and what makes a model theirs: the dot product, the features read, the positions."""
+"""SASRec, GRU4Rec, and what makes a model theirs: the dot product, the features read, the positions.
+HSTU's equations have a file of their own."""
+
+from contextlib import nullcontext
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrec import config_check
+from jaxrec.errors import InputError
 from jaxrec.nn import draws, experts, features, recommender
 from jaxrec.nn.experts import KINDS
 from jaxrec.nn.pooling import ExpertFields, Newest, Titles
@@ -35,7 +39,16 @@ def expert(kind, layers=2):
     return module, module.init(jax.random.key(1), Titles(x, whose, ages, None), 3), x
 
 
-@pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_forms_of_attention_are_for_kinds_that_have_them(kind):
+    module = KINDS[kind]("float32", ExpertFields(6, 1, 2, 1.0, 0.0, kind, "no such form"))
+    rows = Titles(jnp.zeros((2, 6, 4)), whose, ages, None)
+    refused = pytest.raises(InputError, match="no such form") if kind in experts.OF_FORMS else nullcontext()
+    with refused:
+        jax.eval_shape(lambda: module.init(jax.random.key(0), rows, 3))
+
+
+@pytest.mark.parametrize("kind", ["sasrec", "gru4rec", "hstu"])
 def test_a_vector_is_of_its_own_titles_all_of_them(kind):
     module, variables, x = expert(kind)
     probe = jnp.arange(1.0, 5.0)
