@@ -166,9 +166,10 @@ class Expert:
     window: int = 20
     layers: int = 2
     heads: int = 12  # gru4rec has none
-    feedforward: float = 2.0  # times the width; gru4rec has none
+    feedforward: float = 2.0  # times the width; gru4rec and hstu have none
     dropout: float = 0.2
-    kind: str = "transformer"  # or "sasrec" (causal, the newest title's output), or "gru4rec" (a GRU's state)
+    kind: str = "transformer"  # or "sasrec" (causal, the newest title's output), "gru4rec" (a GRU's state),
+    # or "hstu" (causal, gated, with no softmax)
 
 
 @dataclass

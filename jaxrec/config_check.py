@@ -33,7 +33,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "evaluate.score": ("auto", "ranking", "ctr"),
     "evaluate.which": ("best", "last"),
 }
-EXPERT_KINDS = ("transformer", "sasrec", "gru4rec")
+EXPERT_KINDS = ("transformer", "sasrec", "gru4rec", "hstu")
 FEATURE_KINDS = ("category", "categories", "number")
 FEATURE_PLACES = ("title", "user", "context", "interaction")
 TIME_UNITS = ("s", "ms", "us")

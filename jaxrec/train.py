@@ -24,6 +24,7 @@ def main(found: flags.FlagValues) -> int:
     from jaxrec.data.store import Dataset
     from jaxrec.evaluation import judge, keep
     from jaxrec.nn import attention
+    from jaxrec.nn.experts import OF_FORMS
     from jaxrec.prepare import ensure
 
     with without("torch"):  # tensorboardX takes two seconds to import it, for tensors that nobody has
@@ -38,7 +39,7 @@ def main(found: flags.FlagValues) -> int:
     if jax.default_backend() == "cpu":
         heap.keep_freed()
     for expert in config.model.experts:
-        if expert.kind != "gru4rec":  # which attends to nothing
+        if expert.kind in OF_FORMS:
             width = config.model.width // expert.heads
             attention.check(config.model.attention, jax.default_backend(), config.model.dtype, width)
     directory = dataset_directory(config)

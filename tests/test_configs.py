@@ -17,7 +17,8 @@ from jaxrec.studies import plan
 from jaxrec.studies.plan import Study
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-ARGUMENTS = dict.fromkeys(("smoe.py", "bst.py", "vmoe.py", "sasrec.py", "gru4rec.py"), (":small", ":paper"))
+SCALED = ("smoe.py", "bst.py", "vmoe.py", "sasrec.py", "gru4rec.py", "hstu.py")
+ARGUMENTS = dict.fromkeys(SCALED, (":small", ":paper"))
 ARGUMENTS["best.py"] = (":small", ":paper", ":kuairand")
 FILES = [p.name for p in sorted(CONFIGS.glob("*.py")) if p.name != "study.py"]
 _TINY = load(f"{CONFIGS / 'study.py'}:tiny", Study)

@@ -17,7 +17,7 @@ from jaxrec.step import Program
 
 LOW, WIDE = jnp.dtype("bfloat16"), jnp.dtype("float32")
 SUMS = ("reduce_sum", "scatter-add", "cumsum", "psum")
-KINDS = ("transformer", "sasrec", "gru4rec")
+KINDS = ("transformer", "sasrec", "gru4rec", "hstu")
 
 
 def program_of(tiny, config, kind="transformer", microbatch=0):

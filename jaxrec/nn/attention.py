@@ -17,7 +17,7 @@ _HIDDEN = -1e9  # a score whose exponential is 0 beside any other
 
 
 @jax.custom_vjp
-def _scores(q_RxLxHxd: jax.Array, k_RxMxHxd: jax.Array) -> jax.Array:
+def scores(q_RxLxHxd: jax.Array, k_RxMxHxd: jax.Array) -> jax.Array:
     """q k^T of each head, [R, H, L, M], in at least float32: a softmax wants more than bfloat16 holds.
 
     Its gradient goes back in the dtype of q: as jax derives it, both products of the way back would be in
@@ -27,22 +27,22 @@ def _scores(q_RxLxHxd: jax.Array, k_RxMxHxd: jax.Array) -> jax.Array:
     return jnp.einsum("blhd,bmhd->bhlm", q_RxLxHxd, k_RxMxHxd, preferred_element_type=dtype)
 
 
-def _scores_forward(q, k):
-    return _scores(q, k), (q, k)
+def scores_forward(q, k):
+    return scores(q, k), (q, k)
 
 
-def _scores_backward(given, gradient):
+def scores_backward(given, gradient):
     q, k = given
     g_RxHxLxM = gradient.astype(q.dtype)
     return jnp.einsum("bhlm,bmhd->blhd", g_RxHxLxM, k), jnp.einsum("bhlm,blhd->bmhd", g_RxHxLxM, q)
 
 
-_scores.defvjp(_scores_forward, _scores_backward)
+scores.defvjp(scores_forward, scores_backward)
 
 
 def einsum(q_RxLxHxd, k_RxLxHxd, v_RxLxHxd, same_RxLxM) -> jax.Array:
     """Two matrix products a head."""
-    s_RxHxLxM = _scores(q_RxLxHxd * q_RxLxHxd.shape[-1] ** -0.5, k_RxLxHxd)
+    s_RxHxLxM = scores(q_RxLxHxd * q_RxLxHxd.shape[-1] ** -0.5, k_RxLxHxd)
     s_RxHxLxM = jnp.where(same_RxLxM[:, None], s_RxHxLxM, _HIDDEN)
     p_RxHxLxM = jax.nn.softmax(s_RxHxLxM, axis=-1).astype(v_RxLxHxd.dtype)
     return jnp.einsum("bhlm,bmhd->blhd", p_RxHxLxM, v_RxLxHxd)

@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from jaxrec.nn.draws import layer_number, normal
 from jaxrec.nn.gru4rec import Gru4Rec
+from jaxrec.nn.hstu import Hstu
 from jaxrec.nn.layers import Mlp, Parameters, at_least_float32
 from jaxrec.nn.pooling import ExpertFields, Pool, Titles
 from jaxrec.nn.sasrec import SasRec
@@ -44,11 +45,14 @@ class Expert(Parameters):
         return Pool(self.dtype, name="pool")(h_RxLxD, of_RxL, examples)
 
 
-KINDS: dict[str, type[Expert] | type[SasRec] | type[Gru4Rec]] = {
+KINDS: dict[str, type[Expert] | type[SasRec] | type[Gru4Rec] | type[Hstu]] = {
     "transformer": Expert,
     "sasrec": SasRec,
     "gru4rec": Gru4Rec,
+    "hstu": Hstu,
 }
+# The kinds whose softmax attention has the forms of `model.attention`; the others have none to choose.
+OF_FORMS = ("transformer", "sasrec")
 
 
 class Gate(Parameters):

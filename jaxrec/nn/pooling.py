@@ -37,21 +37,29 @@ class Titles(NamedTuple):
 
     x_RxLxD: jax.Array
     example_RxL: jax.Array  # whose title it is; `examples` or more for padding
+    age_RxL: jax.Array  # log1p(seconds since its last play)
     key_RxLx2: jax.Array | None  # for dropout
+
+
+def seen(example_RxL: jax.Array) -> jax.Array:
+    """[R, L, L]: what each title sees where order counts, itself and the older ones of its request."""
+    same_RxLxL = example_RxL[:, :, None] == example_RxL[:, None, :]
+    return same_RxLxL & jnp.tri(example_RxL.shape[1], dtype=bool)
 
 
 def joined(titles: Titles, x_BxCxD: jax.Array, key_BxCx2: jax.Array | None) -> Titles:
     """Each request's titles [B, L], a request a row, once for each candidate, which joins them as the newest:
-    rows [B * C, L + 1], every one an example of its own."""
+    rows [B * C, L + 1], every one an example of its own. A candidate's age is 0: its play would be now."""
     (B, C, D), L = x_BxCxD.shape, titles.x_RxLxD.shape[1]
     x_BxCxLxD = jnp.broadcast_to(titles.x_RxLxD[:, None], (B, C, L, D))
     x_NxLxD = jnp.concatenate([x_BxCxLxD, x_BxCxD[:, :, None]], axis=2).reshape(B * C, L + 1, D)
     there_NxL = jnp.pad(jnp.repeat(titles.example_RxL < B, C, axis=0), ((0, 0), (0, 1)), constant_values=True)
     example_NxL = jnp.where(there_NxL, jnp.arange(B * C)[:, None], B * C)
+    age_NxL = jnp.pad(jnp.repeat(titles.age_RxL, C, axis=0), ((0, 0), (0, 1)))
     key_NxLx2 = None
     if key_BxCx2 is not None:
         key_NxLx2 = fold(key_BxCx2.reshape(B * C, 1, 2), jnp.arange(L, -1, -1)[None])
-    return Titles(x_NxLxD, example_NxL, key_NxLx2)
+    return Titles(x_NxLxD, example_NxL, age_NxL, key_NxLx2)
 
 
 class Pool(Parameters):

@@ -1,5 +1,5 @@
 """The recommender (Figure 1): embed, encode by experts, gate, match. BST, V-MoE, S-MoE
-and the peers (SASRec, GRU4Rec) by its fields.
+and the peers (SASRec, GRU4Rec, HSTU) by its fields.
 
 Axes in names: B examples, C candidates, R rows of L titles, E experts, D width, F features, V titles.
 """
@@ -46,10 +46,11 @@ def _some(titles: Titles, at_RxL: jax.Array) -> Titles:
     x = looked_up(x_NxD, at_RxL, mode="fill", fill=0)
     # Padding's number is past every example's, so that it belongs to none.
     example = of_N.at[at_RxL].get(mode="fill", fill_value=np.iinfo(np.int32).max)
+    age = jnp.take(titles.age_RxL.reshape(-1), at_RxL, mode="fill", fill_value=0)
     key = titles.key_RxLx2
     if key is not None:
         key = jnp.take(key.reshape(-1, 2), at_RxL, axis=0, mode="clip")
-    return Titles(x, example, key)
+    return Titles(x, example, age, key)
 
 
 class Recommender(Parameters):
@@ -143,7 +144,7 @@ class Recommender(Parameters):
             if self.dropout:
                 keep, _ = keeps(key_RxLx2, layer_number(self.path), self.width, self.dropout)
                 x_RxLxD = drop(x_RxLxD, keep, self.dropout)
-        whole = Titles(x_RxLxD, history.example, key_RxLx2)
+        whole = Titles(x_RxLxD, history.example, history.age, key_RxLx2)
         seen = {x_RxLxD.shape[1]: whole} | {w: _some(whole, at) for w, at in history.shorter.items()}
         if not self.target_in_sequence:
             return self._mixed(seen, customer_BxF, context_BxF, temperature, key_Bx2)

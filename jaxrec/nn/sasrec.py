@@ -1,11 +1,10 @@
 """SASRec (Kang & McAuley, Self-Attentive Sequential Recommendation, ICDM 2018): causal self-attention."""
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrec.nn.layers import Parameters
-from jaxrec.nn.pooling import ExpertFields, Newest, Titles
+from jaxrec.nn.pooling import ExpertFields, Newest, Titles, seen
 from jaxrec.nn.transformer import Encoder
 
 
@@ -18,10 +17,8 @@ class SasRec(Parameters):
     @nn.compact
     def __call__(self, titles: Titles, examples: int) -> jax.Array:
         f, of_RxL = self.fields, titles.example_RxL
-        same_RxLxL = of_RxL[:, :, None] == of_RxL[:, None, :]
-        older_LxL = jnp.tri(of_RxL.shape[1], dtype=bool)
         encoder = Encoder(
             self.dtype, f.layers, f.heads, f.feedforward, f.dropout, f.attention, name="encoder"
         )
-        h_RxLxD = encoder(titles.x_RxLxD, same_RxLxL & older_LxL, titles.key_RxLx2)
+        h_RxLxD = encoder(titles.x_RxLxD, seen(of_RxL), titles.key_RxLx2)
         return Newest(self.dtype, name="newest")(h_RxLxD, of_RxL, examples)

@@ -33,9 +33,13 @@ def test_pooling_survives_scores_far_apart():
 def test_an_expert_keeps_the_histories_of_a_row_apart():
     expert = Expert("float32", ExpertFields(5, 2, 2, 1.0, 0.0))
     x, of = jax.random.normal(jax.random.key(0), (1, 5, 4)), jnp.array([[0, 1, 1, 0, 2]])
-    variables = jax.jit(lambda x: expert.init(jax.random.key(0), Titles(x, of, None), 2))(x)
+
+    def titles(x):
+        return Titles(x, of, jnp.zeros(of.shape), None)
+
+    variables = jax.jit(lambda x: expert.init(jax.random.key(0), titles(x), 2))(x)
     probe = jnp.arange(4.0)
-    one = jax.jit(jax.grad(lambda x: (expert.apply(variables, Titles(x, of, None), 2)[1] * probe).sum()))(x)
+    one = jax.jit(jax.grad(lambda x: (expert.apply(variables, titles(x), 2)[1] * probe).sum()))(x)
     assert not np.any(one[of != 1])
     assert np.all(np.any(one[of == 1], axis=-1))
 

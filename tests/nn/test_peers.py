@@ -1,4 +1,7 @@
-"""SASRec, GRU4Rec, and what makes a model theirs: the dot product, the features read, the positions."""
+"""SASRec, GRU4Rec, and what makes a model theirs: the dot product, the features read, the positions.
+HSTU's equations have a file of their own."""
+
+from contextlib import nullcontext
 
 import jax
 import jax.numpy as jnp
@@ -6,12 +9,14 @@ import numpy as np
 import pytest
 
 from jaxrec import config_check
+from jaxrec.errors import InputError
 from jaxrec.nn import draws, experts, features, recommender
 from jaxrec.nn.experts import KINDS
 from jaxrec.nn.pooling import ExpertFields, Newest, Titles
 from jaxrec.schema import FeatureSpec
 
 whose = jnp.array([[0, 0, 0, 2, 2, 3], [3, 3, 3, 3, 3, 1]])  # whose title it is; 3 is padding
+ages = jnp.array([[9.0, 8.0, 3.0, 12.0, 11.5, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0, 6.0]])
 
 
 def test_names_are_those_a_config_may_use():
@@ -31,14 +36,23 @@ def test_the_newest_by_hand():
 def expert(kind, layers=2):
     module = KINDS[kind]("float32", ExpertFields(6, layers, 2, 1.0, 0.0, kind))
     x = jax.random.normal(jax.random.key(0), (2, 6, 4))
-    return module, module.init(jax.random.key(1), Titles(x, whose, None), 3), x
+    return module, module.init(jax.random.key(1), Titles(x, whose, ages, None), 3), x
 
 
-@pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_forms_of_attention_are_for_kinds_that_have_them(kind):
+    module = KINDS[kind]("float32", ExpertFields(6, 1, 2, 1.0, 0.0, kind, "no such form"))
+    rows = Titles(jnp.zeros((2, 6, 4)), whose, ages, None)
+    refused = pytest.raises(InputError, match="no such form") if kind in experts.OF_FORMS else nullcontext()
+    with refused:
+        jax.eval_shape(lambda: module.init(jax.random.key(0), rows, 3))
+
+
+@pytest.mark.parametrize("kind", ["sasrec", "gru4rec", "hstu"])
 def test_a_vector_is_of_its_own_titles_all_of_them(kind):
     module, variables, x = expert(kind)
     probe = jnp.arange(1.0, 5.0)
-    slopes = jax.jacrev(lambda x: module.apply(variables, Titles(x, whose, None), 3) @ probe)(x)
+    slopes = jax.jacrev(lambda x: module.apply(variables, Titles(x, whose, ages, None), 3) @ probe)(x)
     for request, grad in enumerate(slopes):
         assert not np.any(grad[whose != request])
         assert np.all(np.any(grad[whose == request], axis=-1))
@@ -48,7 +62,7 @@ def test_sasrec_is_causal():
     module, variables, x = expert("sasrec")
 
     def middle(x):  # what the encoder gives for the second of request 0's three titles
-        run = module.apply(variables, Titles(x, whose, None), 3, capture_intermediates=True)
+        run = module.apply(variables, Titles(x, whose, ages, None), 3, capture_intermediates=True)
         return (run[1]["intermediates"]["encoder"]["__call__"][0][0, 1] * jnp.arange(1.0, 5.0)).sum()
 
     grad = jax.grad(middle)(x)
@@ -77,15 +91,15 @@ def test_a_gru_by_hand():
         return titles[-1]
 
     wanted = [alone(np.asarray(x, np.float64)[whose == request]) for request in range(3)]
-    np.testing.assert_allclose(module.apply(variables, Titles(x, whose, None), 3), wanted, atol=1e-6)
+    np.testing.assert_allclose(module.apply(variables, Titles(x, whose, ages, None), 3), wanted, atol=1e-6)
 
 
 def test_a_grus_dropout_is_for_training_alone():
     fields = ExpertFields(6, 1, 2, 1.0, 0.5, "gru4rec")
     module, variables, x = expert("gru4rec", layers=1)
     key = draws.fold(draws.row_keys(0, 0, jnp.arange(2))[:, None], jnp.arange(6))
-    dropped = module.clone(fields=fields).apply(variables, Titles(x, whose, key), 3)
-    plain = module.apply(variables, Titles(x, whose, None), 3)
+    dropped = module.clone(fields=fields).apply(variables, Titles(x, whose, ages, key), 3)
+    plain = module.apply(variables, Titles(x, whose, ages, None), 3)
     kept = np.asarray(dropped != 0)
     assert 0 < kept.sum() < kept.size
     np.testing.assert_allclose(dropped[kept], 2 * plain[kept], rtol=1e-5)

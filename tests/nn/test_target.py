@@ -14,9 +14,11 @@ def test_titles_are_joined_by_each_candidate_as_the_newest():
     x, of = jnp.arange(4.0).reshape(2, 2, 1), jnp.array([[9, 0], [1, 1]])  # the first has one title
     candidate = jnp.array([[[10.0], [11.0]], [[12.0], [13.0]]])
     keys = draws.row_keys(0, 0, jnp.arange(4)).reshape(2, 2, 2)
-    got = joined(Titles(x, of, None), candidate, keys)
+    age = jnp.array([[5.0, 4.0], [3.0, 2.0]])
+    got = joined(Titles(x, of, age, None), candidate, keys)
     assert got.x_RxLxD[..., 0].tolist() == [[0, 1, 10], [0, 1, 11], [2, 3, 12], [2, 3, 13]]
     assert got.example_RxL.tolist() == [[4, 0, 0], [4, 1, 1], [2, 2, 2], [3, 3, 3]]
+    assert got.age_RxL.tolist() == [[5, 4, 0], [5, 4, 0], [3, 2, 0], [3, 2, 0]]
     np.testing.assert_array_equal(got.key_RxLx2[1, 2], draws.fold(keys[0, 1], 0))  # the newest is 0
     np.testing.assert_array_equal(got.key_RxLx2[2, 0], draws.fold(keys[1, 0], 2))
 
@@ -67,7 +69,7 @@ def test_completion_for_the_positives_alone(target):
     np.testing.assert_allclose(some, target().scores["completion"][:, :2], atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])
+@pytest.mark.parametrize("kind", ["sasrec", "gru4rec", "hstu"])
 def test_peers_take_it_too(case, kind):
     c = case(
         target_in_sequence=True, experts=(ExpertFields(6, 1, 2, 1.0, 0.0, kind),), tasks=("ctr",), head="dot"
