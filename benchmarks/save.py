@@ -22,7 +22,7 @@ from benchmarks.command import Report, run, spread
 from benchmarks.evaluate import prepared
 from benchmarks.measure import copy_bandwidth
 from jaxrec.config import Config
-from jaxrec.config_check import to_json
+from jaxrec.config_json import to_json
 from jaxrec.data.store import Arrays, Dataset
 from jaxrec.schema import FIRST_TITLE, TITLE_ID, HostBatch, Layout
 

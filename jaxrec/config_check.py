@@ -1,10 +1,8 @@
-"""The rules of a config: every value fits its annotation, and the fields fit one another; JSON; digest.
+"""The rules of a config: every value fits its annotation, and the fields fit one another.
 
 Nothing reads a config before `check` has passed it.
 """
 
-import hashlib
-import json
 import math
 import re
 from collections.abc import Callable
@@ -12,7 +10,7 @@ from datetime import date
 from typing import Any
 
 from jaxrec.config import LIST_MIXES, Config, KuaiRand, Mix, Tables, Tfds
-from jaxrec.config_tree import among, decode, differences, encode, require, walk
+from jaxrec.config_tree import among, require, walk
 from jaxrec.errors import InputError
 from jaxrec.schema import INTERACTION_FEATURES, POOLS
 
@@ -37,15 +35,6 @@ EXPERT_KINDS = ("transformer", "sasrec", "gru4rec", "hstu")
 FEATURE_KINDS = ("category", "categories", "number")
 FEATURE_PLACES = ("title", "user", "context", "interaction")
 TIME_UNITS = ("s", "ms", "us")
-
-# What may change between a run and its resumption: none of it changes what is computed.
-_FREE = {
-    "train": ("log_seconds", "save_minutes", "prefetch", "preempted_exit", "microbatch", "dispatch"),
-    "data": ("directory", "workers", "partitions"),
-    "evaluate": ("batch_size", "which", "next_k"),
-    "model": ("attention",),
-}
-_NOT_IN_DIGEST = ("directory", "workers", "partitions")  # they move the dataset, never its bytes
 
 
 # ---------------------------------------------------------------- helpers of the rules
@@ -319,42 +308,3 @@ def check_devices(config: Config, devices: int) -> None:
     for key in ("train.batch_size", "evaluate.batch_size"):
         size = at(config, key)
         require(size % devices == 0, key, size, f"divide by the {devices} devices")
-
-
-# ---------------------------------------------------------------- JSON
-
-
-def to_json(config: Config) -> dict[str, Any]:
-    """Plain dicts, lists, numbers and strings; a dataclass out of a union says its `class`."""
-    return encode(config, Config)
-
-
-def from_json(tree: dict[str, Any]) -> Config:
-    """The inverse of `to_json`, checked. Raises InputError on an unknown or missing key or a wrong value."""
-    config = decode(tree, Config)
-    check(config)
-    return config
-
-
-def digest(config: Config) -> str:
-    """Hex sha256 over what decides the dataset: source, features and data, but for where it lies and
-    how the work was split."""
-    tree = to_json(config)
-    data = {k: v for k, v in tree["data"].items() if k not in _NOT_IN_DIGEST}
-    parts = {"source": tree["source"], "features": tree["features"], "data": data}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def dataset_directory(config: Config) -> str:
-    """Where the prepared dataset lies: `data.directory`, or data/<source>-<start of the digest>, so that
-    configs which differ in the model alone share it."""
-    return config.data.directory or f"data/{type(config.source).__name__.lower()}-{digest(config)[:12]}"
-
-
-def run_differences(kept: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (kept, now) of the settings in which the JSON of two configs makes two runs. Raises
-    InputError where `kept` is none; a field it does not know yet has its default."""
-    free = {f"{part}.{name}" for part, names in _FREE.items() for name in names}
-    return {
-        key: values for key, values in differences(to_json(from_json(kept)), now).items() if key not in free
-    }

@@ -10,7 +10,7 @@ import numpy as np
 from jaxrec import baselines, gating, metrics
 from jaxrec.checkpoint import Checkpointer, abstract
 from jaxrec.config import Config
-from jaxrec.config_check import from_json
+from jaxrec.config_json import from_json
 from jaxrec.data.store import Arrays, Dataset
 from jaxrec.errors import InputError
 from jaxrec.parallel import replicate, replicated

@@ -21,7 +21,8 @@ from absl import logging
 from jaxrec.checkpoint import Checkpointer, abstract
 from jaxrec.command import Interrupt
 from jaxrec.config import Config
-from jaxrec.config_check import parse_length, run_differences, to_json
+from jaxrec.config_check import parse_length
+from jaxrec.config_json import run_differences, to_json
 from jaxrec.data.packing import Packer
 from jaxrec.data.store import Dataset, Rows
 from jaxrec.data.stream import Dispatches, TrainBatches, stream

@@ -12,7 +12,7 @@ from rich.progress import MofNCompleteColumn, Progress, TaskID, TimeRemainingCol
 
 from jaxrec.command import config_flag, json_flag, print_result, run
 from jaxrec.config import Config
-from jaxrec.config_check import dataset_directory, digest
+from jaxrec.config_json import dataset_directory, digest
 from jaxrec.data.dataset import prepare
 from jaxrec.errors import InputError
 from jaxrec.schema import SPLITS

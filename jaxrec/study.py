@@ -11,7 +11,7 @@ from absl import flags, logging
 
 from jaxrec.command import Interrupt, config_flag, json_flag, load, print_result, run
 from jaxrec.config import Config
-from jaxrec.config_check import to_json
+from jaxrec.config_json import to_json
 from jaxrec.config_tree import differences
 from jaxrec.errors import InputError
 from jaxrec.plain import write_json

@@ -6,7 +6,8 @@ from pathlib import Path
 from absl import flags, logging
 
 from jaxrec.command import Interrupt, config_flag, json_flag, print_result, run, without
-from jaxrec.config_check import check_devices, dataset_directory
+from jaxrec.config_check import check_devices
+from jaxrec.config_json import dataset_directory
 
 
 def _flags() -> None:

@@ -21,17 +21,8 @@ from jaxrec.config import (
     Tables,
     Tfds,
 )
-from jaxrec.config_check import (
-    check,
-    check_devices,
-    dataset_directory,
-    digest,
-    from_json,
-    mix_counts,
-    parse_length,
-    run_differences,
-    to_json,
-)
+from jaxrec.config_check import check, check_devices, mix_counts, parse_length
+from jaxrec.config_json import dataset_directory, digest, from_json, run_differences, to_json
 from jaxrec.errors import InputError
 
 RATINGS = ": a Tfds source holds ratings, which do not say how much of a title was seen"

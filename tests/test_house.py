@@ -17,6 +17,7 @@ FLOORS = (
     ("errors", "schema", "config", "hashing", "plain"),
     ("config_tree",),
     ("config_check",),
+    ("config_json",),
     (
         "command",
         "compiled",
@@ -70,6 +71,7 @@ NO_JAX = (
     "plain",
     "config_tree",
     "config_check",
+    "config_json",
     "command",
     "sources",
     "data",

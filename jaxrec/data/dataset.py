@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from jaxrec.config import Config
-from jaxrec.config_check import digest
+from jaxrec.config_json import digest
 from jaxrec.data import examples, negatives
 from jaxrec.data.clean import check_dropped, clean, drop_copies
 from jaxrec.data.partitions import Spill

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxrec.config import Config
-from jaxrec.config_check import at, check, dataset_directory, digest
+from jaxrec.config_check import at, check
+from jaxrec.config_json import dataset_directory, digest
 from jaxrec.config_tree import fields_of, join, known_key
 from jaxrec.errors import InputError
 from jaxrec.schema import LISTS

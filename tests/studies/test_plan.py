@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxrec.config_check import dataset_directory
+from jaxrec.config_json import dataset_directory
 from jaxrec.errors import InputError
 from jaxrec.studies import plan
 from jaxrec.studies.plan import Claim, Premise, Row, Study, Table

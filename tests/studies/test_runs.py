@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jaxrec.command import Interrupt, load_config
-from jaxrec.config_check import to_json
+from jaxrec.config_json import to_json
 from jaxrec.errors import InputError
 from jaxrec.plain import write_json
 from jaxrec.studies import plan, runs
