@@ -51,5 +51,7 @@ def run_differences(kept: dict[str, Any], now: dict[str, Any]) -> dict[str, tupl
     InputError where `kept` is none; a field it does not know yet has its default."""
     free = {f"{part}.{name}" for part, names in _FREE.items() for name in names}
     return {
-        key: values for key, values in differences(to_json(from_json(kept)), now).items() if key not in free
+        key: values
+        for key, values in differences(to_json(decode(kept, Config)), now).items()
+        if key not in free
     }

@@ -45,6 +45,14 @@ def tiny(tiny_directory):
     return Dataset(tiny_directory)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _programs_let_go():
+    """Each file's programs go with it: a worker kept them all, 5 GB, and hundreds end in XLA's segfault."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+
+
 @pytest.fixture
 def _quick_to_compile():
     """For programs that run a step or two: most of their time is XLA's."""

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrec import paired
+from jaxrec import losses, paired
 from jaxrec.command import Interrupt, load, load_config
 from jaxrec.data.dataset import prepare
 from jaxrec.data.store import Dataset
@@ -20,6 +20,7 @@ from jaxrec.sources import open_source
 from jaxrec.studies import markdown, results, runs
 from jaxrec.studies.paper import ALL
 from jaxrec.studies.plan import Study, configs, datasets, every_run
+from jaxrec.writer import METRICS_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = (*ALL, "options", "beyond")
@@ -66,6 +67,28 @@ def test_a_row_is_trained_and_judged(name, every):
     assert ("gate" in result) == (len(run.config.model.experts) > 1)
     tasks = [task for task in ("ctr", "ranking") if getattr(run.config.objective, task)]
     assert list(result.get("other_heads", {})) == tasks[:-1]  # ranking ranks where there is one
+    assert figures_of(run) == {f"loss_{name}" for name in terms_of(run.config)} | {
+        f"weight_{name}" for name in losses.TASKS if moving_weight(run.config, name)
+    }
+
+
+def figures_of(run):
+    """Which of the objective's terms and weights a training logged."""
+    logged = map(json.loads, (run.workdir / METRICS_FILE).read_text().splitlines())
+    first = next(line for line in logged if line["split"] == "train")
+    return {name for name in first if name.startswith(("loss_", "weight_"))}
+
+
+def terms_of(config):
+    """Those its row asks for."""
+    o, mixes = config.objective, len(config.model.experts) > 1
+    terms = {name for name in losses.TASKS if getattr(o, name)}
+    terms |= {"entropy"} if mixes and config.model.gate.target_entropy is not None else set()
+    return terms | ({"balance"} if mixes and o.balance else set())
+
+
+def moving_weight(config, name):
+    return config.objective.weighting != "fixed" and getattr(config.objective, name)
 
 
 @pytest.fixture(scope="module")
