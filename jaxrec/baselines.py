@@ -143,8 +143,8 @@ ORACLES = {"oracle": oracle, "oracle_p": true_probability}
 def popularity_ranks(
     rows: np.ndarray, arrays: Arrays, filtered: bool, top: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The target's rank [Q], from 1, among all titles by plays, and the ids of the most played [Q, top]; with
-    `filtered` titles of the stored history are left out. See `scoring.Ranker`."""
+    """The target's rank [Q], from 1, among all titles by plays, and the ids of the most played [Q, top], 0
+    where there are no more; `filtered` is as in `scoring.Ranker`."""
     target, history = rows["target"][:, 0], rows["history_title"]
     places = arrays.rank_of_id[target].astype(np.int64)
     if not filtered:
@@ -156,5 +156,6 @@ def popularity_ranks(
         some = slice(first, first + _QUERIES)
         stands = ~(best[None, :, None] == history[some, None, :]).any(axis=2)
         stands |= best == target[some, None]
-        shown[some] = best[np.argsort(~stands, axis=1, kind="stable")[:, :top]]
+        first_stand = np.argsort(~stands, axis=1, kind="stable")[:, :top]
+        shown[some] = np.where(np.take_along_axis(stands, first_stand, axis=1), best[first_stand], 0)
     return 1 + places - seen.sum(axis=1), shown

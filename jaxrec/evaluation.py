@@ -168,7 +168,8 @@ def judge(
     if CATALOGUE in lists:
         lists = tuple(name for name in lists if name != CATALOGUE)
         filtered = seen == "filtered"
-        ranked = Ranker(loaded.program, table, filtered, metrics.SHOWN)(loaded.params, found)
+        most = min(metrics.SHOWN, len(loaded.arrays.id_of_rank))
+        ranked = Ranker(loaded.program, table, filtered, most)(loaded.params, found)
     tasks = _other_heads(loaded.program, heads)
     scores, gate, _, by_head = Scorer(loaded.program, table, False, max(ks), tasks)(loaded.params, found)
     others = {task: by_head[task] for task in tasks}
@@ -180,7 +181,7 @@ def judge(
         result[f"lists{metrics.suffix(k)}"] = model_lists(scores, rows, k, lists)
         result[f"baselines{metrics.suffix(k)}"] = baseline_lists(rows, loaded.arrays, k, lists, shown, rules)
     if ranked is not None:
-        popular = Ranked(*baselines.popularity_ranks(rows, loaded.arrays, filtered, metrics.SHOWN))
+        popular = Ranked(*baselines.popularity_ranks(rows, loaded.arrays, filtered, most))
         of_all = {"model": ranked, "popularity": popular}
         result[CATALOGUE] = whole_catalogue(of_all, rows, loaded.arrays, filtered)
     if gate.shape[1] > 1:

@@ -56,11 +56,11 @@ def main(found: flags.FlagValues) -> int:
 
     judged = judge(workdir, data=directory, heads=found.per_user)
     result = judged.result
-    if found.per_user and parallel.first_process():
-        keep(workdir, judged, each=True)
     result["seconds"] = time.perf_counter() - started
     if parallel.first_process():
         report.write(workdir, result)
+        if found.per_user:
+            keep(workdir, judged, each=True)  # last: a study takes it for the sign that all is there
         print_result(result, report.table(result))
     return 0
 

@@ -141,3 +141,7 @@ def test_popularity_over_all_titles_by_brute_force(tiny, filtered):
         left_out = set(row["history_title"]) - {target} if filtered else set()
         order = [t for t in arrays.id_of_rank if t not in left_out]
         assert (rank, list(shown)) == (1 + order.index(target), order[:4])
+    every = len(arrays.id_of_rank)  # of which whoever has seen some is not shown all
+    shown = baselines.popularity_ranks(rows, arrays, filtered, every)[1]
+    seen = rows["history_title"] * (rows["history_title"] != rows["target"][:, :1])
+    assert np.array_equal((shown > 0).sum(1), every - (seen > 0).sum(1) * filtered)

@@ -27,17 +27,17 @@ def scores(q_RxLxHxd: jax.Array, k_RxMxHxd: jax.Array) -> jax.Array:
     return jnp.einsum("blhd,bmhd->bhlm", q_RxLxHxd, k_RxMxHxd, preferred_element_type=dtype)
 
 
-def scores_forward(q, k):
+def _scores_forward(q, k):
     return scores(q, k), (q, k)
 
 
-def scores_backward(given, gradient):
+def _scores_backward(given, gradient):
     q, k = given
     g_RxHxLxM = gradient.astype(q.dtype)
     return jnp.einsum("bhlm,bmhd->blhd", g_RxHxLxM, k), jnp.einsum("bhlm,blhd->bmhd", g_RxHxLxM, q)
 
 
-scores.defvjp(scores_forward, scores_backward)
+scores.defvjp(_scores_forward, _scores_backward)
 
 
 def einsum(q_RxLxHxd, k_RxLxHxd, v_RxLxHxd, same_RxLxM) -> jax.Array:
