@@ -106,13 +106,19 @@ class Data:
     """What the prepared dataset is; all of it but `directory` and `workers` enters its fingerprint."""
 
     directory: str = ""  # where it lies; empty: data/<source>-<digest>
+    path: str = ""  # the log, of a Tables source that names none: what varies where columns are all alike
     seed: int = 0  # split, pools and evaluation lists
-    history: int = 32  # titles stored a row, a multiple of 4
+    examples: str = "requests"  # or "sequences": a user's targets in their order, trained on at every place
+    rows: str = "one"  # of a user's sequence in training, the latest; or "many", which cover all of it
+    history: int = 32  # titles stored a row, a multiple of 4; of sequences, those that a place may look back on
     next_k: int = 3  # next titles stored
     abandon_below: float = 0.05  # completion under which a title is abandoned
     targets: str = "new"  # "new": first plays of titles not abandoned; "any": every play of one
-    train_share: float = 0.8  # of users
-    validation_share: float = 0.1
+    split: str = "users"  # or, of sequences, "last" (each user's last target is tested) or "time"
+    train_share: float = 0.8  # of users, where they are split
+    validation_share: float = 0.1  # with "last", of users whose last target but one is held out too
+    validation_from: str = ""  # with "time": the days whose targets are the validation's, up to test_from
+    test_from: str = ""
     hard: int = 16  # stored columns of each pool
     trending: int = 32
     tailing: int = 20
@@ -152,6 +158,7 @@ class Sampling:
     negatives: int = 20  # per positive
     history_keeps_abandoned: bool = False
     unknown_rate: float = 0.01  # of history titles, shown as unknown
+    window: str = "latest"  # of a sequence's stored row; or "random", another one each epoch
     next_k: int = 1
     labels: tuple[float, ...] = (1.0, 0.6, 0.3)  # of the next titles; the first next_k are used
 
@@ -197,6 +204,7 @@ class Model:
     matcher: tuple[int, ...] = (128, 64)
     matcher_product: bool = True  # a projection of the user vector times one of the title joins the matcher
     head: str = "matcher"  # or "dot", for one task: user vector times title, as SASRec and GRU4Rec score
+    cosine: bool = False  # of sequences: both vectors are brought to length 1 before they meet
     reads: tuple[str, ...] = ()  # names of the features it reads; empty: all there are
     embedding_spread: float = 0.2  # standard deviation of embeddings at the start
     position: str = "index"  # of a title in the history; or "time_gap", since its last play, or "none"
@@ -227,10 +235,27 @@ class Objective:
 
 
 @dataclass
+class NextTitle:
+    """The objective of sequences, in place of `Objective`: the next title among all, at every place."""
+
+    loss: str = "softmax"  # over all titles; or over sampled ones: "sampled_softmax", "bce", "gbce"
+    negatives: int = 128  # sampled for each place
+    drawn: str = "uniform"  # or by "popularity", or "in_batch", from the titles of the batch
+    shared: str = "place"  # who has negatives of its own: every place, or every "sequence"
+    log_q: bool = False  # sampled_softmax: scores less the log of how often a title is drawn
+    calibration: float = 0.75  # t of gbce: 0 is bce, 1 the probabilities that a softmax has
+    temperature: float = 1.0  # scores are divided by it
+    budget: int = 256  # MiB of logits at a time
+    personalised: bool = False  # Eq. 13, where the source has watch times
+    alpha: float = 1.0
+
+
+@dataclass
 class Optimizer:
     """Adam, weight decay, ReduceLROnPlateau."""
 
     learning_rate: float = 1e-3
+    b2: float = 0.999  # Adam's decay of squared gradients
     warmup: int = 0  # steps over which the rate rises to that, linearly
     weight_decay: float = 0.01
     decay: str = "decoupled"  # or "coupled", as PyTorch's Adam does
@@ -274,6 +299,7 @@ class Config:
     sampling: Sampling = field(default_factory=Sampling)
     model: Model = field(default_factory=Model)
     objective: Objective = field(default_factory=Objective)
+    next_title: NextTitle = field(default_factory=NextTitle)  # in its place where data.examples is "sequences"
     optimizer: Optimizer = field(default_factory=Optimizer)
     train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)

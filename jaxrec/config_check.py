@@ -18,16 +18,23 @@ UNITS = ("epochs", "steps")
 
 # What each name may be; the modules that hold the functions are held to these by tests of their own.
 NAMES: dict[str, tuple[str, ...]] = {
+    "data.examples": ("requests", "sequences"),
+    "data.rows": ("one", "many"),
+    "data.split": ("users", "last", "time"),
     "data.targets": ("new", "any"),
     "model.attention": ("auto", "einsum", "dot_product", "cudnn", "broadcast"),
     "model.dtype": ("float32", "bfloat16"),
     "model.head": ("matcher", "dot"),
     "model.position": ("index", "time_gap", "none"),
+    "next_title.drawn": ("uniform", "popularity", "in_batch"),
+    "next_title.loss": ("softmax", "sampled_softmax", "bce", "gbce"),
+    "next_title.shared": ("place", "sequence"),
     "objective.weighting": ("fixed", "uncertainty", "averaging"),
     "objective.ranking_loss": ("hinge", "softmax"),
     "objective.soft_on": ("hard", "all", "none"),
     "optimizer.decay": ("decoupled", "coupled"),
     "optimizer.decay_spares": ("nothing", "biases_and_norms"),
+    "sampling.window": ("latest", "random"),
     "evaluate.score": ("auto", "ranking", "ctr"),
     "evaluate.which": ("best", "last"),
 }

@@ -137,6 +137,12 @@ class FeatureSpec:
     std: float = 1.0
 
 
+def _plays(prefix: str, count: int, completion: bool) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Fields of a sequence's plays, an even `count` of them, oldest first, right-aligned, 0 for padding."""
+    fields = [("title", "<i4"), ("time", "<u4"), ("completion", "<f2")]  # time: seconds since 1970
+    return [(f"{prefix}{name}", kind, (count,)) for name, kind in fields[: 3 if completion else 2]]
+
+
 @dataclass(frozen=True)
 class Layout:
     """The shape of a dataset's rows; kept in its manifest and in every checkpoint."""
@@ -147,6 +153,7 @@ class Layout:
     pools: tuple[int, int, int, int]  # stored columns of each of POOLS
     negatives: int  # in a frozen evaluation list
     features: tuple[FeatureSpec, ...]
+    examples: str = "requests"  # or "sequences"
 
     def of(self, where: str) -> tuple[FeatureSpec, ...]:
         return tuple(f for f in self.features if f.where == where)
@@ -177,6 +184,8 @@ class Layout:
 
     def row_dtype(self) -> np.dtype:
         """The training row: little-endian, a multiple of four bytes, every field from a word's start."""
+        if self.examples == "sequences":
+            return np.dtype([("user", "<u4"), *_plays("", 2 * (self.history + 1), completion=True)])
         pools = [(f"pool_{p}", "<i4", (w,)) for p, w in zip(POOLS, self.pools, strict=True)]
         filled = ("pool_hard_filled", "<u1", (self.pools[0],))  # 1: no hard negative but a fill
         return np.dtype([*self._request_fields(), *pools, filled])
@@ -187,7 +196,12 @@ class Layout:
         Lists hold negatives only, [next_k, negatives] for each of LISTS, the hard ones first; the
         target stands in `target`. Where a next title is absent its list is 0. `oracle_*` and `truth_*`
         [1 + negatives], target first, are p/q and p of the K=1 lists; NaN where no truth is known.
+        A sequence's query has no lists.
         """
+        if self.examples == "sequences":
+            of_target = [("target", "<i4", (1,)), ("target_completion", "<f4", (1,)), ("target_time", "<u4")]
+            request = [("user", "<u4"), ("position", "<u4"), *of_target]
+            return np.dtype([*request, *_plays("history_", self.history, completion=False)])
         shape, k1 = (self.next_k, self.negatives), (1 + self.negatives,)
         extra: list[tuple[str, str, tuple[int, ...]]] = []
         for name in LISTS:
