@@ -37,6 +37,20 @@ class Gru(Parameters):
         return jnp.moveaxis(h_LxRxD, 0, 1)
 
 
+def states(
+    dtype: str, f: ExpertFields, path: tuple[str, ...], h_RxLxD: jax.Array, begins_RxL: jax.Array,
+    key_RxLx2: jax.Array | None,
+) -> jax.Array:  # fmt: skip
+    """`f.layers` of units one on the other, [R, L, D], with dropout on what each gives; their parameters are
+    of the module that calls, whose `path` numbers the draws."""
+    for i in range(f.layers):
+        h_RxLxD = Gru(dtype, name=f"gru_{i}")(h_RxLxD, begins_RxL)
+        if key_RxLx2 is not None and f.dropout:
+            keep, _ = keeps(key_RxLx2, layer_number((*path, str(i))), h_RxLxD.shape[-1], f.dropout)
+            h_RxLxD = drop(h_RxLxD, keep, f.dropout)
+    return h_RxLxD
+
+
 class Gru4Rec(Parameters):
     """Each request's titles to one vector [B, D]: the state after its newest title. `layers` of units, with
     dropout on what each gives; `heads` and `feedforward` say nothing here."""
@@ -47,10 +61,5 @@ class Gru4Rec(Parameters):
     def __call__(self, titles: Titles, examples: int) -> jax.Array:
         of_RxL, h_RxLxD = titles.example_RxL, titles.x_RxLxD
         begins_RxL = jnp.pad(of_RxL[:, 1:] != of_RxL[:, :-1], ((0, 0), (1, 0)), constant_values=True)
-        for i in range(self.fields.layers):
-            h_RxLxD = Gru(self.dtype, name=f"gru_{i}")(h_RxLxD, begins_RxL)
-            if titles.key_RxLx2 is not None and self.fields.dropout:
-                number, width = layer_number((*self.path, str(i))), h_RxLxD.shape[-1]
-                keep, _ = keeps(titles.key_RxLx2, number, width, self.fields.dropout)
-                h_RxLxD = drop(h_RxLxD, keep, self.fields.dropout)
+        h_RxLxD = states(self.dtype, self.fields, self.path, h_RxLxD, begins_RxL, titles.key_RxLx2)
         return Newest(self.dtype, name="newest")(h_RxLxD, of_RxL, examples)

@@ -74,6 +74,17 @@ class Block(Parameters):
         return x_RxLxD + y
 
 
+def blocks(
+    dtype: str, f: ExpertFields, h_RxLxD: jax.Array, seen_RxLxL: jax.Array, gaps_RxLxL: jax.Array,
+    key_RxLx2: jax.Array | None,
+) -> jax.Array:  # fmt: skip
+    """`f.layers` blocks, then a norm, [R, L, D]; their parameters are of the module that calls."""
+    for i in range(f.layers):
+        block = Block(dtype, f.heads, f.window, f.dropout, name=f"block_{i}")
+        h_RxLxD = block(h_RxLxD, seen_RxLxL, gaps_RxLxL, key_RxLx2)
+    return LayerNorm(dtype, name="norm")(h_RxLxD)
+
+
 class Hstu(Parameters):
     """Each request's titles to one vector [B, D]: its newest title's output, normed. Times are known whatever
     `model.reads` says; `feedforward` and `attention` say nothing here."""
@@ -82,10 +93,8 @@ class Hstu(Parameters):
 
     @nn.compact
     def __call__(self, titles: Titles, examples: int) -> jax.Array:
-        f, h_RxLxD = self.fields, titles.x_RxLxD
-        seen_RxLxL, gaps_RxLxL = seen(titles.example_RxL), gaps(titles.age_RxL)
-        for i in range(f.layers):
-            block = Block(self.dtype, f.heads, f.window, f.dropout, name=f"block_{i}")
-            h_RxLxD = block(h_RxLxD, seen_RxLxL, gaps_RxLxL, titles.key_RxLx2)
-        h_RxLxD = LayerNorm(self.dtype, name="norm")(h_RxLxD)
+        f, seen_RxLxL = self.fields, seen(titles.example_RxL)
+        h_RxLxD = blocks(
+            self.dtype, f, titles.x_RxLxD, seen_RxLxL, gaps(titles.age_RxL), titles.key_RxLx2
+        )
         return Newest(self.dtype, name="newest")(h_RxLxD, titles.example_RxL, examples)
