@@ -118,7 +118,7 @@ def hold_equal(setting: Setting, sample: np.ndarray) -> dict[str, float]:
 
 def measured(config: Config, sample: int, rounds: int) -> dict[str, Any]:
     """Queries a second of one config."""
-    from jaxrec.step import parameters
+    from jaxrec.training import parameters
 
     setting = Setting(config)
     if min(len(setting.rows), _RANKED) < sample:

@@ -108,9 +108,9 @@ class Data:
     directory: str = ""  # where it lies; empty: data/<source>-<digest>
     path: str = ""  # the log, of a Tables source that names none: what varies where columns are all alike
     seed: int = 0  # split, pools and evaluation lists
-    examples: str = "requests"  # or "sequences": a user's targets in their order, trained on at every place
+    examples: str = "requests"  # or "sequences": a user's targets in order, trained on at every place
     rows: str = "one"  # of a user's sequence in training, the latest; or "many", which cover all of it
-    history: int = 32  # titles stored a row, a multiple of 4; of sequences, those that a place may look back on
+    history: int = 32  # titles stored a row, a multiple of 4; of sequences, how many a place looks back on
     next_k: int = 3  # next titles stored
     abandon_below: float = 0.05  # completion under which a title is abandoned
     targets: str = "new"  # "new": first plays of titles not abandoned; "any": every play of one
@@ -299,7 +299,7 @@ class Config:
     sampling: Sampling = field(default_factory=Sampling)
     model: Model = field(default_factory=Model)
     objective: Objective = field(default_factory=Objective)
-    next_title: NextTitle = field(default_factory=NextTitle)  # in its place where data.examples is "sequences"
+    next_title: NextTitle = field(default_factory=NextTitle)  # where data.examples is "sequences"
     optimizer: Optimizer = field(default_factory=Optimizer)
     train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)

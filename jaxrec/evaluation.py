@@ -7,17 +7,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrec import baselines, gating, metrics
+from jaxrec import baselines, gating, metrics, programs
 from jaxrec.checkpoint import Checkpointer, abstract
 from jaxrec.config import Config
 from jaxrec.config_json import from_json
-from jaxrec.data.store import Arrays, Dataset
+from jaxrec.data.store import Arrays, Dataset, Rows
 from jaxrec.errors import InputError
 from jaxrec.parallel import replicate, replicated
 from jaxrec.plain import write_json
-from jaxrec.schema import CATALOGUE, LISTS, Layout
+from jaxrec.schema import CATALOGUE, LISTS, Layout, TitleTable
 from jaxrec.scoring import Ranked, Ranker, Scorer
 from jaxrec.step import Program
+from jaxrec.training import Training, means
 
 CHECKPOINTS = "checkpoints"  # the folder of a workdir that holds them
 
@@ -71,18 +72,48 @@ def by_hard(scores: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
     }
 
 
+def _full(ranked: Ranked) -> dict[str, float]:
+    return {metric: float(f(ranked.ranks).mean()) for metric, f in metrics.FULL.items()}
+
+
 def whole_catalogue(
     ranked: dict[str, Ranked], rows: np.ndarray, arrays: Arrays, filtered: bool
 ) -> dict[str, Any]:
     """Each row's metrics over all titles (K=1), by its name; and what was asked."""
     targets, users = rows["target"][:, 0], len(np.unique(rows["user"]))
     out: dict[str, Any] = {
-        name: {metric: float(f(found.ranks).mean()) for metric, f in metrics.FULL.items()}
-        | metrics.shown(found.top, arrays.title_plays, targets)
+        name: _full(found) | metrics.shown(found.top, arrays.title_plays, targets)
         for name, found in ranked.items()
     }
     titles = len(arrays.id_of_rank)
     return out | {"filtered": filtered, "titles": titles, "users": users, "examples": len(rows)}
+
+
+class Validator:
+    """Judges parameters on the validation queries while they are trained.
+
+    `metric` of the list `watched` says which checkpoint is the best: NDCG@1 of the enabled list or, of
+    sequences, NDCG@10 of the catalogue, titles of the history left out.
+    """
+
+    def __init__(self, program: Training, table: TitleTable, rows: Rows) -> None:
+        self._rows, self._lists = rows, isinstance(program, Program)
+        self.watched, self.metric = ("enabled", "ndcg@1") if self._lists else (CATALOGUE, "ndcg@10")
+        self._users = rows.all()
+        self._ranker: Ranker | None = None
+        if isinstance(program, Program):
+            self._scorer = Scorer(program, table, with_loss=True, next_k=1)
+        else:
+            temperature = program.config.next_title.temperature
+            self._ranker = Ranker(program, table, filtered=True, with_loss=True, temperature=temperature)
+
+    def __call__(self, params: Any) -> tuple[dict[str, float], dict[str, Any]]:
+        """Figures, `loss` among them, and the metrics of each list."""
+        if self._ranker is None:
+            scored = self._scorer(params, self._rows)
+            return means(scored.sums), model_lists(scored.scores, self._users, 1, LISTS)
+        ranked = self._ranker(params, self._rows)
+        return means(ranked.sums), {CATALOGUE: _full(ranked)}
 
 
 @dataclass
@@ -90,7 +121,7 @@ class Loaded:
     """What a checkpoint holds, ready to score."""
 
     config: Config
-    program: Program
+    program: Training
     arrays: Arrays
     params: Any  # those that are judged
     step: int
@@ -109,8 +140,8 @@ def load(workdir: str | Path, which: str) -> Loaded:
         return Loaded(config, program, arrays, state.judged, checkpoints.step(which), meta)
 
 
-def program_of(config: Config, meta: dict[str, Any]) -> Program:
-    return Program(
+def program_of(config: Config, meta: dict[str, Any]) -> Training:
+    return programs.make(
         config,
         Layout.from_json(meta["layout"]),
         meta["threshold"],
@@ -134,12 +165,13 @@ class Judged(NamedTuple):
 
 def judge(
     workdir: str | Path, *, which: str | None = None, data: str | None = None, split: str = "test",
-    lists: tuple[str, ...] = LISTS, next_k: tuple[int, ...] | None = None, heads: bool = False,
+    lists: tuple[str, ...] = (), next_k: tuple[int, ...] | None = None, heads: bool = False,
     seen: str = "filtered",
 ) -> Judged:  # fmt: skip
     """Scores a checkpoint on a split's frozen lists, beside the baselines. With `heads`, also by each other
     head that can rank: the objective is then not mistaken for the head. Among `lists`, CATALOGUE ranks all
-    titles, those of the history "filtered" or "kept", as `seen` says.
+    titles, those of the history "filtered" or "kept", as `seen` says; without any it is the frozen lists,
+    or, for a model of sequences, which has none, the catalogue.
 
     Raises InputError where the dataset is not the one the checkpoint was trained on, or one laid out alike.
     """
@@ -157,33 +189,56 @@ def judge(
         )
     found = dataset.rows(split)
     rows = found.all()
+    table = replicate(loaded.arrays.title_table())
+    program = loaded.program
+    lists = lists or ((CATALOGUE,) if dataset.layout.examples == "sequences" else LISTS)
+    frozen = tuple(name for name in lists if name != CATALOGUE)
+    result: dict[str, Any] = {"name": loaded.config.name, "split": split, "which": which}
+
+    ranked = None
+    if CATALOGUE in lists:
+        filtered = seen == "filtered"
+        most = min(metrics.SHOWN, len(loaded.arrays.id_of_rank))
+        ranked = Ranker(program, table, filtered, most)(loaded.params, found)
+        popular = Ranked(*baselines.popularity_ranks(rows, loaded.arrays, filtered, most), {})
+        of_all = {"model": ranked, "popularity": popular}
+        result[CATALOGUE] = whole_catalogue(of_all, rows, loaded.arrays, filtered)
     ks = next_k or loaded.config.evaluate.next_k
+    scores, others = np.empty((len(rows), 0)), {}
+    if isinstance(program, Program):
+        scores, others = _judge_lists(loaded, program, dataset, split, rows, frozen, ks, heads, result)
+    else:
+        ks = (1,)
+        if frozen:
+            raise InputError(f"lists={','.join(frozen)}; allowed of a model of sequences: {CATALOGUE}")
+    result |= {
+        "dataset": dataset.fingerprint,
+        "step": loaded.step,
+        "seed": loaded.config.train.seed,
+        "seconds": time.perf_counter() - started,
+    }
+    return Judged(result, rows, scores, dataset.user_keys(split), frozen, ks, others, ranked)
+
+
+def _judge_lists(
+    loaded: Loaded, program: Program, dataset: Dataset, split: str, rows: np.ndarray,
+    lists: tuple[str, ...], ks: tuple[int, ...], heads: bool, result: dict[str, Any],
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:  # fmt: skip
+    """Joins what the frozen lists say to `result`; the scores, by the head that ranks and by the others."""
     if max(ks) > dataset.layout.next_k:
         raise InputError(
             f"next_k={max(ks)} must be at most {dataset.layout.next_k}, which the dataset stores"
         )
-    table = replicate(loaded.arrays.title_table())
-
-    ranked = None
-    if CATALOGUE in lists:
-        lists = tuple(name for name in lists if name != CATALOGUE)
-        filtered = seen == "filtered"
-        most = min(metrics.SHOWN, len(loaded.arrays.id_of_rank))
-        ranked = Ranker(loaded.program, table, filtered, most)(loaded.params, found)
-    tasks = _other_heads(loaded.program, heads)
-    scores, gate, _, by_head = Scorer(loaded.program, table, False, max(ks), tasks)(loaded.params, found)
+    table, found = replicate(loaded.arrays.title_table()), dataset.rows(split)
+    tasks = _other_heads(program, heads)
+    scores, gate, _, by_head = Scorer(program, table, False, max(ks), tasks)(loaded.params, found)
     others = {task: by_head[task] for task in tasks}
     shown = loaded.config.sampling.history_keeps_abandoned
     together = baselines.item_to_item(dataset.rows("train"), loaded.arrays, shown)
     rules = baselines.RULES | {"item_to_item": together}
-    result: dict[str, Any] = {"name": loaded.config.name, "split": split, "which": which}
     for k in ks:
         result[f"lists{metrics.suffix(k)}"] = model_lists(scores, rows, k, lists)
         result[f"baselines{metrics.suffix(k)}"] = baseline_lists(rows, loaded.arrays, k, lists, shown, rules)
-    if ranked is not None:
-        popular = Ranked(*baselines.popularity_ranks(rows, loaded.arrays, filtered, most))
-        of_all = {"model": ranked, "popularity": popular}
-        result[CATALOGUE] = whole_catalogue(of_all, rows, loaded.arrays, filtered)
     if gate.shape[1] > 1:
         result["gate"] = gating.use(gate, rows, shown)
     if "enabled" in lists:
@@ -193,13 +248,7 @@ def judge(
             task: {f"lists{metrics.suffix(k)}": model_lists(of_task, rows, k, lists) for k in ks}
             for task, of_task in others.items()
         }
-    result |= {
-        "dataset": dataset.fingerprint,
-        "step": loaded.step,
-        "seed": loaded.config.train.seed,
-        "seconds": time.perf_counter() - started,
-    }
-    return Judged(result, rows, scores, dataset.user_keys(split), lists, ks, others, ranked)
+    return scores, others
 
 
 def _other_heads(program: Program, wanted: bool) -> tuple[str, ...]:

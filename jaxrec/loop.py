@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from jaxrec import programs
 from jaxrec.checkpoint import Checkpointer, abstract
 from jaxrec.command import Interrupt
 from jaxrec.config import Config
@@ -27,7 +28,7 @@ from jaxrec.data.packing import Packer
 from jaxrec.data.store import Dataset, Rows
 from jaxrec.data.stream import Dispatches, TrainBatches, stream
 from jaxrec.errors import InputError
-from jaxrec.evaluation import CHECKPOINTS, Scorer, model_lists
+from jaxrec.evaluation import CHECKPOINTS, Validator
 from jaxrec.gating import COLLAPSED
 from jaxrec.parallel import (
     Placed,
@@ -40,13 +41,12 @@ from jaxrec.parallel import (
     replicated,
 )
 from jaxrec.plain import write_json
-from jaxrec.schema import LISTS
-from jaxrec.step import Program, TrainState, means, parameters
+from jaxrec.step import Program
+from jaxrec.training import Training, TrainState, means, parameters
 from jaxrec.writer import Writer
 
 _SAMPLE_BLOCKS = 64  # of the dataset, from which the room for packed histories is worked out
 _AGREE_STEPS = 16  # between questions to the other processes, each of which waits for the device
-BEST = "ndcg@1"  # on the enabled validation list
 
 
 def train(config: Config, dataset: Dataset, workdir: str | Path, interrupt: Interrupt) -> int:
@@ -63,12 +63,11 @@ class _Run:
         self.config, self.workdir, self.interrupt = config, workdir, interrupt
         rows, threshold = dataset.rows("train"), dataset.manifest["completion_threshold"]
         self.total, per_epoch = _length(config, rows)
-        self.program = Program(config, dataset.layout, threshold or 0.0, per_epoch, self.total)
+        self.program = programs.make(config, dataset.layout, threshold or 0.0, per_epoch, self.total)
         self.batches = training_batches(self.program, rows)
         self.arrays = vars(dataset.arrays)
         self.table = replicate(dataset.arrays.title_table())
-        self.validation = dataset.rows("validation")
-        self.validation_rows = self.validation.all()
+        self.validator = Validator(self.program, self.table, dataset.rows("validation"))
         self.meta = {
             "config": to_json(config),
             "layout": dataset.layout.to_json(),
@@ -81,7 +80,7 @@ class _Run:
         }
 
     def run(self) -> int:
-        with Checkpointer(self.workdir / CHECKPOINTS, BEST, writing=True) as checkpoints:
+        with Checkpointer(self.workdir / CHECKPOINTS, self.validator.metric, writing=True) as checkpoints:
             state, start = self._first_state(checkpoints)
             if first_process():
                 write_json(self.workdir / "config.json", self.meta["config"])
@@ -100,7 +99,6 @@ class _Run:
 
     def _steps(self, state: TrainState, start: int, checkpoints: Checkpointer, writer: Writer) -> int:
         train_step = map_over_devices(self.program.train_step)
-        scorer = Scorer(self.program, self.table, with_loss=True, next_k=1)
         add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
         saved = time.monotonic()
         running = None
@@ -127,7 +125,7 @@ class _Run:
                 values = means(running) | {"input_stall": batches.stall()}
                 writer.train(step, step / self.batches.steps_per_epoch, values)
                 running = None
-                state, scores = self._validate(state, step, scorer, writer)
+                state, scores = self._validate(state, step, writer)
                 batches.stall()  # validation is not training time
             late = time.monotonic() - saved > 60 * self.config.train.save_minutes
             stop, late = self._agree(before, step, late)
@@ -149,19 +147,15 @@ class _Run:
             self.interrupt.requested = "SIGTERM"  # another process was told
         return urgency == 2, urgency >= 1
 
-    def _validate(
-        self, state: TrainState, step: int, scorer: Scorer, writer: Writer
-    ) -> tuple[TrainState, dict[str, Any]]:
+    def _validate(self, state: TrainState, step: int, writer: Writer) -> tuple[TrainState, dict[str, Any]]:
         """The lists and the loss of the validation users; the loss is handed to the plateau."""
-        found = scorer(state.judged, self.validation)
-        values = means(found.sums)
+        values, lists = self.validator(state.judged)
         if values.get("gate_information", COLLAPSED) < COLLAPSED:
             told = values["gate_information"]
             logging.warning("step %d: the gate has collapsed: it tells users apart by %.4f nats", step, told)
-        lists = model_lists(found.scores, self.validation_rows, 1, LISTS)
-        writer.validation(step, step / self.batches.steps_per_epoch, values, lists)
+        writer.validation(step, step / self.batches.steps_per_epoch, values, lists, self.validator.metric)
         given = replicate((jnp.float32(values["loss"]), jnp.bool_(True)))
-        return state._replace(validation=given[0], fresh=given[1]), dict(lists["enabled"])
+        return state._replace(validation=given[0], fresh=given[1]), dict(lists[self.validator.watched])
 
 
 class _Waited:
@@ -200,14 +194,14 @@ def steps_together(config: Config, most: int) -> int:
     return min(config.train.dispatch or 1, most)
 
 
-def training_batches(program: Program, rows: Rows) -> TrainBatches:
+def training_batches(program: Training, rows: Rows) -> TrainBatches:
     """The training stream of this process, its histories packed where the program packs."""
     train, sampling = program.config.train, program.config.sampling
     devices = jax.device_count()
     shares = devices * program.parts(train.batch_size // devices)
     processes = (jax.process_index(), jax.process_count())
     given = (rows, train.batch_size, train.seed, program.total_steps, *processes)
-    if not program.packs:
+    if not isinstance(program, Program) or not program.packs:
         return TrainBatches(*given, None, shares)
     sample = rows.read(np.unique(np.linspace(0, rows.blocks - 1, _SAMPLE_BLOCKS).astype(int)))
     packer = Packer(rows.dtype, program.windows, sampling.history_keeps_abandoned)

@@ -253,6 +253,7 @@ class TitleTable(NamedTuple):
 
     categories: Any  # [V, columns] int32
     numbers: Any  # [V, columns] float32, standardised
+    cumulative: Any = None  # [V] int32 plays by training users of the titles up to each id, together
 
 
 class History(NamedTuple):

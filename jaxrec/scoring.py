@@ -14,7 +14,8 @@ from jaxrec.data.store import Rows
 from jaxrec.data.stream import EvalBatches, PackedEvalBatches, stream
 from jaxrec.parallel import AXIS, Placed, as_global, map_queries, put
 from jaxrec.schema import FIRST_TITLE, History, HostBatch, TitleTable
-from jaxrec.step import Program, Sums
+from jaxrec.step import Program
+from jaxrec.training import Sums, Training
 
 _CPU_QUERIES = 256  # of a device at a time: 2,048 are scored at half the rate, past the caches
 _PAIRS = 2**22  # of a query and a title that an accelerator scores at a time over the catalogue
@@ -86,7 +87,7 @@ def _scores(
 class _Queries:
     """A split's queries through a mapped step, `queries` at a time on a device."""
 
-    def __init__(self, program: Program, table: TitleTable, step: Callable, queries: int) -> None:
+    def __init__(self, program: Training, table: TitleTable, step: Callable, queries: int) -> None:
         if jax.default_backend() == "cpu":
             queries = min(queries, _CPU_QUERIES)
         self._step, self._program, self._table = map_queries(step), program, table
@@ -94,7 +95,7 @@ class _Queries:
 
     def _batches(self, rows: Rows) -> EvalBatches | PackedEvalBatches:
         """Packed on one process. Several would have to agree on where each one's rows went."""
-        if jax.process_count() > 1 or not self._program.packs:
+        if jax.process_count() > 1 or not isinstance(self._program, Program) or not self._program.packs:
             return EvalBatches(rows, self._batch_size, jax.process_index(), jax.process_count())
         view = self._program.view
         packer = Packer(rows.dtype, view.windows, view.keeps_abandoned)
@@ -129,6 +130,7 @@ class Scorer(_Queries):
         queries = program.config.evaluate.batch_size // jax.device_count()
         step = eval_step(program, next_k, with_loss, (program.score_task, *others))
         super().__init__(program, table, step, queries)
+        self._score_task = program.score_task
         self._catalogue = jax.jit(partial(catalogue, program), static_argnums=2)
 
     def __call__(self, params: Any, rows: Rows) -> Scored:
@@ -141,8 +143,7 @@ class Scorer(_Queries):
             sums.append(jax.device_get(added))
             places.append(place)
         by_head, gate = jax.tree.map(lambda *parts: _in_order(parts, places, rows.rows), *found)
-        sums_of_all = jax.tree.map(lambda *parts: sum(np.asarray(p, np.float64) for p in parts), *sums)
-        return Scored(by_head[self._program.score_task], gate, sums_of_all, by_head)
+        return Scored(by_head[self._score_task], gate, _added(sums), by_head)
 
 
 class Ranked(NamedTuple):
@@ -150,6 +151,7 @@ class Ranked(NamedTuple):
 
     ranks: np.ndarray  # [Q] the target's, from 1, among the titles that stand for election
     top: np.ndarray  # [Q, top] ids of the best of them, the best first; 0 where there are no more
+    sums: dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> (sum, count); empty without a loss
 
 
 class Ranker(_Queries):
@@ -157,44 +159,57 @@ class Ranker(_Queries):
     among equals the more popular title (the lower id) is shown.
 
     With `filtered`, titles of the stored history, abandoned ones too, are no rivals of the target and are
-    not shown; else they are like any other, for who has seen one may watch it again.
+    not shown; else they are like any other, for who has seen one may watch it again. With `with_loss`
+    also -log of the target's share in a softmax over all titles, of scores divided by a `temperature`.
     """
 
-    def __init__(self, program: Program, table: TitleTable, filtered: bool = False, top: int = 0) -> None:
-        step = _rank_step(program, filtered, top)
+    def __init__(
+        self, program: Training, table: TitleTable, filtered: bool = False, top: int = 0,
+        with_loss: bool = False, temperature: float = 1.0,
+    ) -> None:  # fmt: skip
+        step = _rank_step(program, filtered, top, temperature if with_loss else None)
         super().__init__(program, table, step, max(_PAIRS // program.layout.titles, 1))
 
     def __call__(self, params: Any, rows: Rows) -> Ranked:
         """Of every row, in order."""
-        found, places = [], []
-        for some, place in self._ahead(as_global(params), rows):
+        found, sums, places = [], [], []
+        for (*some, added), place in self._ahead(as_global(params), rows):
             found.append(jax.device_get(some))
+            sums.append(jax.device_get(added))
             places.append(place)
-        return Ranked(*(_in_order(parts, places, rows.rows) for parts in zip(*found, strict=True)))
+        ranks, top = (_in_order(parts, places, rows.rows) for parts in zip(*found, strict=True))
+        return Ranked(ranks, top, _added(sums))
 
 
-def _rank_step(program: Program, filtered: bool, top: int) -> Callable:
-    """A step `(params, batch, table) -> (ranks [B], ids [B, top])` of every device's share, in order."""
+def _rank_step(program: Training, filtered: bool, top: int, temperature: float | None) -> Callable:
+    """A step `(params, batch, table) -> (ranks [B], ids [B, top], sums)`: ranks and ids of every device's
+    share, in order; sums with a temperature alone."""
 
-    def step(params: Any, host: HostBatch, table: TitleTable) -> tuple[jax.Array, jax.Array]:
-        variables, tau = {"params": params}, program.config.model.gate.temperature
-        found = batches.queries(host.words, program.view, host.packing)
-        user = program.model.apply(variables, found.history, table, tau, method="encode")
-        scores_BxV: Any = program.model.apply(
-            variables, user, table, program.score_task, method="score_catalogue"
-        )
-        title_1xV, target_Bx1 = jnp.arange(program.layout.titles)[None], found.rows["target"][:, :1]
+    def step(params: Any, host: HostBatch, table: TitleTable) -> tuple[jax.Array, jax.Array, Sums]:
+        scores_BxV, target_B, seen_BxL = program.of_catalogue(params, host, table)
+        title_1xV, target_Bx1 = jnp.arange(program.layout.titles)[None], target_B[:, None]
         rivals_BxV = (title_1xV != target_Bx1) & (title_1xV >= FIRST_TITLE)
         if filtered:
             query_Bx1 = jnp.arange(len(scores_BxV))[:, None]
-            rivals_BxV &= jnp.ones_like(rivals_BxV).at[query_Bx1, found.rows["history_title"]].set(False)
+            rivals_BxV &= jnp.ones_like(rivals_BxV).at[query_Bx1, seen_BxL].set(False)
         its_own_Bx1 = jnp.take_along_axis(scores_BxV, target_Bx1, axis=1)
         ranks_B = 1 + (rivals_BxV & ~(scores_BxV < its_own_Bx1)).sum(1)
         stands_BxV = (rivals_BxV | (title_1xV == target_Bx1)) & ~jnp.isnan(scores_BxV)
         best_Bxk, id_Bxk = jax.lax.top_k(jnp.where(stands_BxV, scores_BxV, -jnp.inf), top)
-        return jax.lax.all_gather((ranks_B, jnp.where(best_Bxk > -jnp.inf, id_Bxk, 0)), AXIS, tiled=True)
+        ranked = jax.lax.all_gather((ranks_B, jnp.where(best_Bxk > -jnp.inf, id_Bxk, 0)), AXIS, tiled=True)
+        sums: Sums = {}
+        if temperature is not None:
+            logits_BxV = jnp.where(title_1xV >= FIRST_TITLE, scores_BxV, -jnp.inf) / temperature
+            loss_B = jax.nn.logsumexp(logits_BxV, axis=1) - its_own_Bx1[:, 0] / temperature
+            sums = {"loss": (jnp.where(host.valid, loss_B, 0.0).sum(), host.valid.sum())}
+        return *ranked, jax.lax.psum(sums, AXIS)
 
     return step
+
+
+def _added(sums: Sequence[Sums]) -> Sums:
+    """Batches' sums and counts, added up in float64."""
+    return jax.tree.map(lambda *parts: sum(np.asarray(p, np.float64) for p in parts), *sums)
 
 
 def _in_order(parts: Sequence[Any], places: Sequence[np.ndarray | None], rows: int) -> np.ndarray:

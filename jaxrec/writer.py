@@ -93,15 +93,19 @@ class Writer:
             self._display.show(step, values["loss"], per_second, (self.total - step) / rate if rate else None)
 
     def validation(
-        self, step: int, epoch: float, values: Mapping[str, float], lists: Mapping[str, Mapping[str, float]]
-    ) -> None:
-        """The validation users' `values` (`loss` among them) and the metrics of each list."""
+        self, step: int, epoch: float, values: Mapping[str, float], lists: Mapping[str, Mapping[str, float]],
+        said: str,
+    ) -> None:  # fmt: skip
+        """The validation users' `values` (`loss` among them) and the metrics of each list, of which the one
+        named is `said` on the display."""
         self._since = time.monotonic()  # validation is not training time
         if self._active:
             flat = {f"{name}/{k}": v for name, metrics in lists.items() for k, v in metrics.items()}
             self._write(step, epoch, "validation", {**values, **flat})
-            scores = ", ".join(f"{name} {metrics['ndcg@1']:.4f}" for name, metrics in lists.items())
-            self._display.say(f"epoch {epoch:g}: validation loss {values['loss']:.4f}, NDCG@1 {scores}")
+            scores = ", ".join(f"{name} {metrics[said]:.4f}" for name, metrics in lists.items())
+            self._display.say(
+                f"epoch {epoch:g}: validation loss {values['loss']:.4f}, {said.upper()} {scores}"
+            )
 
     def _write(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
         self._file.write(dumps({"step": step, "epoch": round(epoch, 4), "split": split, **values}) + "\n")

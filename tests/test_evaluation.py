@@ -13,7 +13,8 @@ from jaxrec import baselines, scoring
 from jaxrec.batch import queries
 from jaxrec.parallel import replicate
 from jaxrec.schema import FIRST_TITLE
-from jaxrec.step import Program, means
+from jaxrec.step import Program
+from jaxrec.training import means
 
 
 def test_scores_do_not_depend_on_how_many_at_a_time(tiny, tiny_config, monkeypatch):

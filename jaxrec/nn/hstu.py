@@ -94,7 +94,5 @@ class Hstu(Parameters):
     @nn.compact
     def __call__(self, titles: Titles, examples: int) -> jax.Array:
         f, seen_RxLxL = self.fields, seen(titles.example_RxL)
-        h_RxLxD = blocks(
-            self.dtype, f, titles.x_RxLxD, seen_RxLxL, gaps(titles.age_RxL), titles.key_RxLx2
-        )
+        h_RxLxD = blocks(self.dtype, f, titles.x_RxLxD, seen_RxLxL, gaps(titles.age_RxL), titles.key_RxLx2)
         return Newest(self.dtype, name="newest")(h_RxLxD, titles.example_RxL, examples)

@@ -1,0 +1,128 @@
+"""A causal encoder over whole sequences, with an output at every place to be met with any title's vector.
+
+The model of SASRec (Kang & McAuley 2018), HSTU (Zhai et al. 2024) and GRU4Rec (Hidasi et al. 2016) as
+they were published: titles by one table for what is read and what is scored, no user, no context. What
+place i gives knows the titles up to i, and, with HSTU, when the title after it is asked for.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxrec.nn.draws import drop, fold, keeps, layer_number
+from jaxrec.nn.features import TitleVectors, gap, read
+from jaxrec.nn.gru4rec import states
+from jaxrec.nn.hstu import blocks
+from jaxrec.nn.layers import Parameters, at_least_float32, embedding_init, kernel_init, looked_up, repeated
+from jaxrec.nn.pooling import ExpertFields, seen
+from jaxrec.nn.transformer import Encoder
+from jaxrec.schema import FeatureSpec, TitleTable
+
+KINDS = ("sasrec", "hstu", "gru4rec")
+_LEAST = 1e-6  # of a length that a vector is divided by, squared: Meta's is 1e-6 of the length
+
+
+class Window(NamedTuple):
+    """Consecutive plays of B users, right-aligned, and when each place's next one is asked for."""
+
+    title_BxL: jax.Array  # int32, 0 for padding
+    time_BxL: jax.Array  # uint32 seconds since 1970
+    until_BxL: jax.Array  # uint32, of the play after
+
+
+def waits(window: Window) -> jax.Array:
+    """The bucket (`features.gap`) of the time from each play (last axis) to the one that follows a place
+    (second), [B, L, L]; of plays after the place it says nothing."""
+    apart = window.until_BxL[:, :, None].astype(jnp.int32) - window.time_BxL[:, None].astype(jnp.int32)
+    return gap(jnp.log1p(jnp.maximum(apart, 0).astype(jnp.float32)))
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    """x [..., D] brought to length 1."""
+    wide = x.astype(at_least_float32(x.dtype))
+    squared = jnp.square(wide).sum(-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(jnp.maximum(squared, _LEAST**2))).astype(x.dtype)
+
+
+class Layers(Parameters):
+    """What a kind makes of inputs [B, L, D]: outputs, each of its place and those before it."""
+
+    fields: ExpertFields
+
+    @nn.compact
+    def __call__(self, window: Window, x_BxLxD: jax.Array, key_BxLx2: jax.Array | None) -> jax.Array:
+        f, there_BxL = self.fields, window.title_BxL > 0
+        whose_BxL = jnp.where(there_BxL, jnp.arange(len(x_BxLxD))[:, None], len(x_BxLxD))
+        if f.kind == "sasrec":
+            fields = f.layers, f.heads, f.feedforward, f.dropout, f.attention
+            return Encoder(self.dtype, *fields, name="encoder")(x_BxLxD, seen(whose_BxL), key_BxLx2)
+        if f.kind == "hstu":
+            return blocks(self.dtype, f, x_BxLxD, seen(whose_BxL), waits(window), key_BxLx2)
+        begins_BxL = there_BxL & jnp.pad(~there_BxL[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+        return states(self.dtype, f, self.path, x_BxLxD, begins_BxL, key_BxLx2)
+
+
+class Sequential(Parameters):
+    """One encoder over windows of plays; titles' vectors are the input, times sqrt(D), and what is scored.
+
+    Positions count from the newest place, learned; GRU4Rec has none. `dtype` as in `Recommender`.
+    """
+
+    features: tuple[FeatureSpec, ...]  # of the dataset's layout; those of titles are read
+    titles: int  # V
+    width: int
+    encoder: ExpertFields  # its kind one of KINDS, its window the longest that is read
+    dropout: float  # on the encoder's input
+    reads: tuple[str, ...] = ()
+    embedding_spread: float = 0.02
+    cosine: bool = False  # outputs and titles have length 1 where they meet
+
+    def setup(self):
+        if self.encoder.kind not in KINDS:
+            raise ValueError(f"kind={self.encoder.kind!r} must be one of {KINDS}")
+        of_titles = tuple(f for f in self.features if f.where == "title")
+        self.title = TitleVectors(
+            self.dtype, of_titles, self.titles, self.reads, self.embedding_spread, name="title"
+        )
+        wide = sum(f.width for f in read(of_titles, self.reads))
+        # As published where the id is all there is; several features, or a wider one, are projected.
+        self.of_title = None
+        if wide != self.width:
+            self.of_title = self.weight("kernel", kernel_init, wide, self.width)
+        self.layers = Layers(self.dtype, self.encoder, name="layers")
+        if self.encoder.kind != "gru4rec":
+            self.position = self.weight("position", embedding_init, self.encoder.window, self.width)
+
+    def catalogue(self, table: TitleTable) -> jax.Array:
+        """Every title's vector [V, D], to be worked out once a step."""
+        t_VxF = self.title.vectors(jnp.arange(self.titles), table)
+        return t_VxF if self.of_title is None else t_VxF @ self.of_title
+
+    def candidates(self, t_VxD: jax.Array) -> jax.Array:
+        """The catalogue's vectors as outputs meet them."""
+        return _unit(t_VxD) if self.cosine else t_VxD
+
+    def of_table(self, window: Window, table: TitleTable) -> jax.Array:
+        """Outputs, the catalogue worked out here: what a first state's parameters are made by."""
+        return self(window, self.catalogue(table))
+
+    def __call__(self, window: Window, t_VxD: jax.Array, key_Bx2: jax.Array | None = None) -> jax.Array:
+        """Outputs [B, L, D] at every place of windows of at most `encoder.window` places; those of padding
+        say nothing. Without `key_Bx2` nothing is dropped."""
+        L = window.title_BxL.shape[1]
+        place_L = jnp.arange(L - 1, -1, -1)
+        x_BxLxD = looked_up(t_VxD, window.title_BxL, mode="clip") * jnp.asarray(self.width**0.5, t_VxD.dtype)
+        if self.encoder.kind != "gru4rec":
+            x_BxLxD = x_BxLxD + repeated(self.position[place_L], x_BxLxD.shape)
+        there_BxL = window.title_BxL > 0
+        x_BxLxD = jnp.where(there_BxL[..., None], x_BxLxD, jnp.zeros((), x_BxLxD.dtype))
+        key_BxLx2 = None
+        if key_Bx2 is not None:
+            key_BxLx2 = fold(key_Bx2[:, None], place_L)
+            if self.dropout:
+                keep, _ = keeps(key_BxLx2, layer_number(self.path), self.width, self.dropout)
+                x_BxLxD = drop(x_BxLxD, keep, self.dropout)
+        h_BxLxD = self.layers(window, x_BxLxD, key_BxLx2)
+        return _unit(h_BxLxD) if self.cosine else h_BxLxD

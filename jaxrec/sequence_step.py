@@ -1,0 +1,110 @@
+"""Training on sequences: a causal model that says the next title, among all, at every place."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec import catalogue_losses, sampled, windows
+from jaxrec.losses import engagement_weight
+from jaxrec.nn.pooling import ExpertFields
+from jaxrec.nn.sequential import Sequential, Window
+from jaxrec.parallel import AXIS
+from jaxrec.schema import HostBatch, TitleTable
+from jaxrec.training import OfCatalogue, Sums, Training, TrainState
+
+_CPU_PLACES = (
+    4096  # of sequences that a CPU works through at a time: what they leave has to stay near its caches
+)
+
+
+@dataclass(frozen=True)
+class SequenceProgram(Training):
+    """The objective `config.next_title` on windows of sequences.
+
+    A step's figure is the mean over the places that have a next title, each weighed by Eq. 13 where the
+    objective is personalised.
+    """
+
+    @property
+    def size(self) -> int:
+        """Places of a window."""
+        return self.config.model.experts[0].window
+
+    @cached_property
+    def model(self) -> Sequential:
+        m = self.config.model
+        e = m.experts[0]
+        return Sequential(
+            dtype=m.dtype,
+            features=self.layout.features,
+            titles=self.layout.titles,
+            width=m.width,
+            encoder=ExpertFields(e.window, e.layers, e.heads, e.feedforward, e.dropout, e.kind, m.attention),
+            dropout=m.dropout,
+            reads=m.reads,
+            embedding_spread=m.embedding_spread,
+            cosine=m.cosine,
+        )
+
+    def part_size(self, backend: str) -> int:
+        return max(_CPU_PLACES // self.size, 1) if backend == "cpu" else 0
+
+    def projects_once(self, share: int) -> bool:
+        return True
+
+    def first_params(self, key: jax.Array, table: TitleTable) -> Any:
+        nothing = jnp.zeros((1, self.size), jnp.int32)
+        window = Window(nothing, nothing.astype(jnp.uint32), nothing.astype(jnp.uint32))
+        return self.model.init(key, window, table, method="of_table")["params"]
+
+    def catalogue(self, params: Any, table: TitleTable) -> Any:
+        return self.model.apply({"params": params}, table, method="catalogue")
+
+    def shared(self, host: HostBatch, table: TitleTable) -> sampled.Pool:
+        """What negatives are drawn from: for "in_batch" the targets of the global batch, in its order."""
+        if self.config.next_title.drawn != "in_batch":
+            return sampled.Pool(self.layout.titles, table.cumulative)
+        share = len(host.valid)
+        parts = self.parts(share)
+        key = jnp.zeros((share, 2), jnp.uint32)
+        aimed = windows.training(host.words, self.layout, self.size, False, 0.0, key)
+        ids_PxSxL = jnp.where(host.valid[:, None], aimed.target, 0).reshape(parts, share // parts, self.size)
+        ids_DxPxSxL = jax.lax.all_gather(ids_PxSxL, AXIS)
+        # A batch is dealt round robin to all devices' parts: `parallel.rows_of_share`.
+        return sampled.Pool(self.layout.titles, ids=jnp.moveaxis(ids_DxPxSxL, 2, 0).reshape(-1))
+
+    def summed_loss(
+        self, params: Any, catalogue: Any, state: TrainState, host: HostBatch, table: TitleTable,
+        key: jax.Array, shared: sampled.Pool,
+    ) -> tuple[jax.Array, Sums]:  # fmt: skip
+        sampling, objective, variables = self.config.sampling, self.config.next_title, {"params": params}
+        random = sampling.window == "random"
+        aimed = windows.training(host.words, self.layout, self.size, random, sampling.unknown_rate, key)
+        t_VxD = self.catalogue(params, table) if catalogue is None else catalogue
+        h_BxLxD = self.model.apply(variables, aimed.window, t_VxD, key)
+        candidates_VxD = self.model.apply(variables, t_VxD, method="candidates")
+        negatives, log_q = None, None
+        if objective.loss != "softmax":
+            given = objective.drawn, objective.shared, self.size, objective.negatives
+            negatives = sampled.draw(key, *given, shared)
+            log_q = sampled.log_q(objective.drawn, shared) if objective.log_q else None
+        target_BxL = jnp.where(host.valid[:, None], aimed.target, 0)
+        loss_BxL = catalogue_losses.next_title(
+            h_BxLxD, candidates_VxD, target_BxL, negatives, log_q, objective
+        )
+        if objective.personalised:
+            loss_BxL = loss_BxL * engagement_weight(aimed.completion, objective.alpha, self.threshold)
+        total, count = jnp.where(target_BxL > 0, loss_BxL, 0.0).sum(), (target_BxL > 0).sum()
+        return total, {"loss": (total, count)}
+
+    def of_catalogue(self, params: Any, host: HostBatch, table: TitleTable) -> OfCatalogue:
+        window, rows = windows.queries(host.words, self.layout, self.size)
+        variables: Any = {"params": params}
+        t_VxD = self.catalogue(params, table)
+        h_BxLxD: Any = self.model.apply(variables, window, t_VxD)
+        candidates_VxD = self.model.apply(variables, t_VxD, method="candidates")
+        scores_BxV = h_BxLxD[:, -1] @ candidates_VxD.T
+        return OfCatalogue(scores_BxV, rows["target"][:, 0], rows["history_title"])

@@ -1,0 +1,57 @@
+"""From packed words of sequences to windows of plays, on the device."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.batch import decode
+from jaxrec.nn import draws
+from jaxrec.nn.sequential import Window
+from jaxrec.schema import PAD, UNKNOWN, Layout
+
+_UNKNOWN_DRAW, _WINDOW_DRAW = 0x0BAD, 0x3D0C  # layer numbers of draws: titles to hide, a window's end
+
+
+class Aimed(NamedTuple):
+    """Windows, and the title that each place has to say: the next one."""
+
+    window: Window
+    target: jax.Array  # [B, L] int32, 0 where the place is padding
+    completion: jax.Array  # [B, L] float32, of the target
+
+
+def training(
+    words: Any, layout: Layout, size: int, random: bool, unknown_rate: float, key: jax.Array
+) -> Aimed:  # fmt: skip
+    """Windows of `size` places from rows of words [B, words]; `key` [B, 2] is each row's.
+
+    They are the latest plays of the row or, with `random`, end anywhere so that they are as full as may
+    be: each end is as likely as another. A share `unknown_rate` of what is read is shown as unknown.
+    """
+    rows = decode(words, layout.row_dtype())
+    stored = rows["title"].shape[1]
+    last_B = jnp.full(len(words), stored, jnp.int32)
+    if random:
+        plays_B = (rows["title"] != PAD).sum(1)
+        spare_B = jnp.clip(plays_B - (size + 1), 0, stored - (size + 1))
+        drawn_B = draws.uniform((), key, _WINDOW_DRAW)
+        last_B = stored - jnp.minimum((drawn_B * (spare_B + 1)).astype(jnp.int32), spare_B)
+    at = last_B[:, None] - (size + 1) + jnp.arange(size + 1)
+    title, time, completion = (
+        jnp.take_along_axis(rows[name], at, axis=1) for name in ("title", "time", "completion")
+    )
+    read, target = title[:, :-1], jnp.where(title[:, :-1] != PAD, title[:, 1:], PAD)
+    if unknown_rate:
+        of_place = draws.fold(key[:, None], jnp.arange(size))
+        hidden = draws.uniform((), of_place, _UNKNOWN_DRAW) < unknown_rate
+        read = jnp.where(hidden & (read != PAD), UNKNOWN, read)
+    return Aimed(Window(read, time[:, :-1], time[:, 1:]), target, completion[:, 1:].astype(jnp.float32))
+
+
+def queries(words: Any, layout: Layout, size: int) -> tuple[Window, dict[str, jax.Array]]:
+    """The latest `size` plays before each query's target, and the decoded rows."""
+    rows = decode(words, layout.query_dtype())
+    title, time = rows["history_title"][:, -size:], rows["history_time"][:, -size:]
+    until = jnp.concatenate([time[:, 1:], rows["target_time"][:, None]], axis=1)
+    return Window(title, time, until), rows
