@@ -1,0 +1,98 @@
+"""Negatives of sequences, drawn on the device by the keys of their rows, and the log of how often each is.
+
+A draw is a function of (seed, step, row, place, number) and of what is drawn from, not of the devices.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec.nn import draws
+from jaxrec.schema import FIRST_TITLE
+
+_NUMBER = draws.layer_number(("sampled",))  # unlike any layer's, so that dropout knows nothing of it
+_MOST = 2**31 - 1
+
+
+def cumulative(plays: np.ndarray) -> np.ndarray:
+    """[V] int32, on the host: how many plays the titles up to each id have together, from plays [V], whole
+    numbers. Ids below FIRST_TITLE have none.
+
+    Exact below 2**31 plays; beyond, all are scaled to that many, which moves a title's probability by
+    2**-31 at most. Raises ValueError where nothing was played.
+    """
+    total = np.where(np.arange(len(plays)) < FIRST_TITLE, 0, plays).astype(np.int64).cumsum()
+    if total[-1] <= 0:
+        raise ValueError("no title was played: none can be drawn by popularity")
+    if total[-1] > _MOST:
+        total = np.floor(total * (_MOST / total[-1])).astype(np.int64)
+    return total.astype(np.int32)
+
+
+def uniform(keys_Rx2: jax.Array, shape: tuple[int, ...], titles: int) -> jax.Array:
+    """Ids [R, *shape] int32, each title of the `titles` (V, with padding and unknown) as likely."""
+    return FIRST_TITLE + draws.below(titles - FIRST_TITLE, shape, keys_Rx2, _NUMBER)
+
+
+def by_popularity(keys_Rx2: jax.Array, shape: tuple[int, ...], cumulative_V: jax.Array) -> jax.Array:
+    """Ids [R, *shape] int32, each as likely as its share of plays; `cumulative_V` is of `cumulative`.
+
+    A binary search of log2(V) steps a draw.
+    """
+    play = draws.below(cumulative_V[-1], shape, keys_Rx2, _NUMBER)
+    return jnp.searchsorted(cumulative_V, play, side="right").astype(jnp.int32)
+
+
+def in_batch(keys_Rx2: jax.Array, shape: tuple[int, ...], ids_M: jax.Array) -> jax.Array:
+    """Ids [R, *shape] int32 out of `ids_M`, each of its titles as likely as its share of them.
+
+    Ids below FIRST_TITLE are absent and not drawn; where all are, the draws are 0.
+    """
+    there = ids_M >= FIRST_TITLE
+    (places,) = jnp.nonzero(there, size=len(ids_M), fill_value=0)
+    drawn = ids_M[places][draws.below(there.sum(), shape, keys_Rx2, _NUMBER)]
+    return jnp.where(there.any(), drawn, 0).astype(jnp.int32)
+
+
+class Pool(NamedTuple):
+    """What negatives are drawn from; each way of drawing reads what it needs."""
+
+    titles: int  # V, with padding and unknown
+    cumulative: Any = None  # [V] int32 of `cumulative`, for "popularity"
+    ids: Any = None  # [M] int32, the targets of the batch, 0 where there is none, for "in_batch"
+
+
+DRAWN: dict[str, Callable[[jax.Array, tuple[int, ...], Pool], jax.Array]] = {
+    "uniform": lambda keys, shape, pool: uniform(keys, shape, pool.titles),
+    "popularity": lambda keys, shape, pool: by_popularity(keys, shape, pool.cumulative),
+    "in_batch": lambda keys, shape, pool: in_batch(keys, shape, pool.ids),
+}
+SHARED = ("place", "sequence")
+
+
+def draw(keys_Rx2: jax.Array, drawn: str, shared: str, places: int, negatives: int, pool: Pool) -> jax.Array:
+    """Negatives of rows by `draws.row_keys`: [R, places, negatives] int32, or [R, negatives] where all of a
+    row's places have them (`shared` "sequence"). A title may be drawn more than once, or be the target."""
+    shape = {"place": (places, negatives), "sequence": (negatives,)}[shared]
+    return DRAWN[drawn](keys_Rx2, shape, pool)
+
+
+def log_q(drawn: str, pool: Pool) -> jax.Array:
+    """[V] float32: the log of the probability of each title in one draw; below FIRST_TITLE it means nothing.
+
+    One that cannot be drawn but may be a target counts as played (or in the batch) once: its score stays
+    finite.
+    """
+    if drawn == "uniform":
+        return jnp.full(pool.titles, -math.log(pool.titles - FIRST_TITLE), jnp.float32)
+    if drawn == "popularity":
+        counts = jnp.diff(pool.cumulative, prepend=0)
+    else:
+        ids = jnp.where(pool.ids >= FIRST_TITLE, pool.ids, pool.titles)
+        counts = jnp.zeros(pool.titles, jnp.int32).at[ids].add(1, mode="drop")
+    total = jnp.maximum(counts.sum(), 1).astype(jnp.float32)
+    return jnp.log(jnp.maximum(counts, 1).astype(jnp.float32) / total)

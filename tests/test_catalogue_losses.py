@@ -1,0 +1,244 @@
+"""Losses over the catalogue: values worked by hand, chunked and plain forms equal, memory as promised."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec import catalogue_losses
+from jaxrec.config import NextTitle
+from jaxrec.config_check import NAMES
+from jaxrec.schema import FIRST_TITLE
+
+LN2, LN3 = 0.6931472, 1.0986123
+R, L, D, V, N = 3, 5, 4, 11, 6
+T = 0.5  # temperature
+
+
+def given(seed=0, places=(R, L), titles=V, dtype=np.float32):
+    """h, titles, target: a third of the places have none."""
+    rng = np.random.default_rng(seed)
+    h = rng.normal(size=(*places, D))
+    target = rng.integers(FIRST_TITLE, titles, places) * (rng.random(places) < 0.67)
+    vectors = rng.normal(size=(titles, D))
+    return jnp.asarray(h, dtype), jnp.asarray(vectors, dtype), jnp.asarray(target, jnp.int32)
+
+
+def drawn(shape=(R, L, N), seed=1):
+    """Negatives among which are absent ones, and some that are their place's target."""
+    return jnp.asarray(np.random.default_rng(seed).integers(1, V, shape) % (V - 1), jnp.int32)
+
+
+def plain_softmax(h, titles, target, temperature):
+    scores = jnp.einsum("rld,vd->rlv", h, titles[FIRST_TITLE:]) / temperature
+    shares = jax.nn.log_softmax(scores, axis=-1)
+    found = jnp.take_along_axis(shares, jnp.maximum(target - FIRST_TITLE, 0)[..., None], -1)[..., 0]
+    return jnp.where(target >= FIRST_TITLE, -found, 0.0)
+
+
+def with_gradients(loss, h, titles):
+    """Values, and the gradients of a sum that weighs every place otherwise."""
+
+    def total(h, titles):
+        values = loss(h, titles)
+        return (values * (1 + jnp.arange(values.size).reshape(values.shape))).sum(), values
+
+    gradients, values = jax.jit(jax.grad(total, (0, 1), has_aux=True))(h, titles)
+    return values, *gradients
+
+
+def close(got, wanted, rtol=2e-5):
+    for a, b in zip(got, wanted, strict=True):
+        b = np.asarray(b)
+        np.testing.assert_allclose(np.asarray(a), b, rtol=rtol, atol=rtol * abs(b).max())
+
+
+# Scores of titles 2, 3, 4 at temperature .5: ln 1, ln 2, ln 3; titles 0 and 1 would be far ahead.
+HAND = jnp.array([[50.0], [50.0], [0.0], [LN2], [LN3]])
+AT_ONE = jnp.full((1, 1, 1), 0.5)
+
+
+@pytest.mark.parametrize("budget", [1, 2**20])
+def test_softmax_by_hand(budget):
+    got = catalogue_losses.softmax(AT_ONE, HAND, jnp.array([[4]]), 0.5, budget)
+    close([got], [[[LN2]]])  # 3 of 1 + 2 + 3
+
+
+@pytest.mark.parametrize("places", [1, 2, 4, 7, 15, 100])
+def test_softmax_in_chunks_is_the_plain_one(places):
+    h, titles, target = given()
+    chunked = with_gradients(
+        lambda h, t: catalogue_losses.softmax(h, t, target, T, places * V * 4), h, titles
+    )
+    close(chunked, with_gradients(lambda h, t: plain_softmax(h, t, target, T), h, titles))
+    assert not np.asarray(chunked[2][:FIRST_TITLE]).any()
+
+
+def test_softmax_where_the_titles_gradient_is_made_in_parts():
+    titles = 2 * catalogue_losses._TITLES_AT_A_TIME + 77
+    h, vectors, target = given(titles=titles)
+    chunked = with_gradients(
+        lambda h, t: catalogue_losses.softmax(h, t, target, T, 4 * titles * 4), h, vectors
+    )
+    close(chunked, with_gradients(lambda h, t: plain_softmax(h, t, target, T), h, vectors))
+
+
+def test_softmax_of_half_precision_is_given_in_float32():
+    h, titles, target = given(dtype=jnp.bfloat16)
+    values, of_h, of_titles = with_gradients(
+        lambda h, t: catalogue_losses.softmax(h, t, target, T, 7 * V * 4), h, titles
+    )
+    assert (values.dtype, of_h.dtype, of_titles.dtype) == (jnp.float32, jnp.bfloat16, jnp.bfloat16)
+    h, titles = h.astype(jnp.float32), titles.astype(jnp.float32)
+    wanted = with_gradients(lambda h, t: plain_softmax(h, t, target, T), h, titles)
+    close([values], wanted[:1])
+    close([of_h.astype(jnp.float32), of_titles.astype(jnp.float32)], wanted[1:], rtol=1e-2)
+
+
+def test_memory_of_softmax_over_a_million_titles():
+    """The budget, 4 arrays as h and 3 parts of the titles' gradient: nothing else of V's or h's size."""
+    titles, width, places, budget = 1_000_000, 64, (16, 256), 100 * 2**20
+
+    def total(h, vectors, target):
+        return catalogue_losses.softmax(h, vectors, target, 1.0, budget).sum()
+
+    shapes = [((*places, width), jnp.float32), ((titles, width), jnp.float32), (places, jnp.int32)]
+    shaped = [jax.ShapeDtypeStruct(*s) for s in shapes]
+    compiled = jax.jit(jax.value_and_grad(total, (0, 1))).lower(*shaped).compile()
+    used = compiled.memory_analysis().temp_size_in_bytes
+    of_h, part = 4 * np.prod(places) * width, 4 * catalogue_losses._TITLES_AT_A_TIME * width
+    assert 90 * 2**20 < used <= budget + 4 * of_h + 3 * part
+    assert 4 * of_h + 3 * part < 0.1 * 4 * titles * width  # so that a copy of the titles would be seen
+
+
+# ---------------------------------------------------------------- over sampled titles
+
+SAMPLED = {
+    "sampled_softmax": lambda h, t, y, n: catalogue_losses.sampled_softmax(h, t, y, n, None, T),
+    "log_q": lambda h, t, y, n: catalogue_losses.sampled_softmax(
+        h, t, y, n, jnp.log(1.0 + jnp.arange(len(t))), T
+    ),
+    "bce": lambda h, t, y, n: catalogue_losses.bce(h, t, y, n, T),
+    "gbce": lambda h, t, y, n: catalogue_losses.gbce(h, t, y, n, T, 0.75),
+}
+
+
+def reference(name, h, titles, target, negatives):
+    """A place at a time, in float64."""
+    h, titles, target, negatives = (np.asarray(x) for x in (h, titles, target, negatives))
+    values = np.zeros(target.shape)
+    for r, place in np.ndindex(target.shape):
+        y = target[r, place]
+        if y < FIRST_TITLE:
+            continue
+        ids = negatives[r, place] if negatives.ndim == 3 else negatives[r]
+        ids = np.array([i for i in ids if i >= FIRST_TITLE and i != y], int)
+        scores = titles[[y, *ids]].astype(float) @ h[r, place].astype(float) / T
+        if name == "log_q":
+            scores -= np.log(1.0 + np.array([y, *ids]))
+        if "bce" in name:
+            alpha = negatives.shape[-1] / (len(titles) - FIRST_TITLE - 1)
+            beta = alpha * (0.75 * (1 - 1 / alpha) + 1 / alpha) if name == "gbce" else 1.0
+            terms = np.log1p(np.exp(np.where(np.arange(len(scores)) == 0, -scores, scores)))
+            values[r, place] = (beta * terms[0] + terms[1:].sum()) / len(terms)
+        else:
+            values[r, place] = np.log(np.exp(scores).sum()) - scores[0]
+    return values
+
+
+@pytest.mark.parametrize("shape", [(R, L, N), (R, N)], ids=["place", "sequence"])
+@pytest.mark.parametrize("name", SAMPLED)
+def test_sampled_losses_are_their_definitions(name, shape):
+    h, titles, target = given()
+    negatives = drawn(shape)
+    same = np.asarray(negatives == (target[..., None] if len(shape) == 3 else target[:, :1]))
+    assert same.any()
+    assert (np.asarray(negatives) < FIRST_TITLE).any()
+    got = SAMPLED[name](h, titles, target, negatives)
+    close([got], [reference(name, h, titles, target, negatives)])
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_shared_negatives_are_each_places_own_repeated(name):
+    h, titles, target = given()
+    negatives = drawn((R, N))
+    each = jnp.broadcast_to(negatives[:, None], (R, L, N))
+    close(
+        with_gradients(lambda h, t: SAMPLED[name](h, t, target, negatives), h, titles),
+        with_gradients(lambda h, t: SAMPLED[name](h, t, target, each), h, titles),
+    )
+
+
+def test_against_every_title_sampled_softmax_is_the_softmax():
+    """The target is among the negatives and does not count twice; a log_q alike for all changes nothing."""
+    h, titles, target = given()
+    every = jnp.broadcast_to(jnp.arange(V), (R, V))
+    wanted = with_gradients(lambda h, t: plain_softmax(h, t, target, T), h, titles)
+    for log_q in (None, jnp.full(V, -3.0)):
+        got = with_gradients(
+            lambda h, t, q=log_q: catalogue_losses.sampled_softmax(h, t, target, every, q, T), h, titles
+        )
+        close(got, wanted)
+
+
+def test_log_q_by_hand():
+    """Scores less log_q: target 4 has 3 / 3, of the negatives title 2 has 1 / .5 and title 3 2 / 2."""
+    log_q = jnp.log(jnp.array([0.0, 0.0, 0.5, 2.0, 3.0]))
+    got = catalogue_losses.sampled_softmax(
+        AT_ONE, HAND, jnp.array([[4]]), jnp.array([[[2, 3, 4]]]), log_q, 0.5
+    )
+    close([got], [[[np.log(4.0)]]])
+
+
+def test_bce_and_gbce_by_hand():
+    """Target at ln 3: softplus(-ln 3) = ln 4/3; negatives ln 1 and ln 2: ln 2 and ln 3."""
+    arguments = (AT_ONE, HAND, jnp.array([[4]]), jnp.array([[[2, 3]]]), 0.5)
+    first, rest = np.log(4 / 3), LN2 + LN3
+    close([catalogue_losses.bce(*arguments)], [[[(first + rest) / 3]]])
+    close([catalogue_losses.gbce(*arguments, 0.0)], [[[(first + rest) / 3]]])
+    one = (*arguments[:3], jnp.array([[[2]]]), 0.5)  # alpha = 1 / 2: beta = .5 at t = 1, .625 at .75
+    close([catalogue_losses.gbce(*one, 1.0)], [[[(0.5 * first + LN2) / 2]]])
+    close([catalogue_losses.gbce(*one, 0.75)], [[[(0.625 * first + LN2) / 2]]])
+
+
+@pytest.mark.parametrize("name", NAMES["next_title.loss"])
+def test_no_target_no_value_and_no_gradient_not_even_a_nan(name):
+    """Whatever stands where there is no target: also the unknown title, and outputs that are no numbers."""
+    h, titles, target = given()
+    target = target.at[0, 0].set(0).at[0, 1].set(1)
+    none = target < FIRST_TITLE
+    config = replace(NextTitle(), loss=name, temperature=T)
+    log_q, negatives = jnp.zeros(V).at[0].set(-jnp.inf), drawn()
+
+    def loss(h, t):
+        return catalogue_losses.next_title(h, t, target, negatives, log_q, config)
+
+    clean = with_gradients(loss, h, titles)
+    spoilt = with_gradients(loss, jnp.where(none[..., None], jnp.nan, h), titles)
+    for a, b in zip(clean, spoilt, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert np.isfinite(np.asarray(clean[2])).all()
+    assert not np.asarray(clean[0])[none].any()
+    assert (np.asarray(clean[0])[~none] > 0).all()
+    assert not np.asarray(clean[1])[none].any()
+
+
+def test_names_of_losses_are_those_a_config_may_use():
+    assert tuple(catalogue_losses.LOSSES) == NAMES["next_title.loss"]
+
+
+def test_a_configs_fields_reach_its_loss():
+    h, titles, target = given()
+    negatives, log_q = drawn(), jnp.log(1.0 + jnp.arange(V))
+    c = NextTitle(temperature=T, calibration=0.75)
+    wanted = {
+        "softmax": plain_softmax(h, titles, target, T),
+        "sampled_softmax": SAMPLED["log_q"](h, titles, target, negatives),
+        "bce": SAMPLED["bce"](h, titles, target, negatives),
+        "gbce": SAMPLED["gbce"](h, titles, target, negatives),
+    }
+    for name, value in wanted.items():
+        got = catalogue_losses.next_title(h, titles, target, negatives, log_q, replace(c, loss=name))
+        close([got], [value])
