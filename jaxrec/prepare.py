@@ -63,7 +63,8 @@ def table(manifest: dict) -> str:
     lines += [f"{s:<12}{splits[s]['users']:>12,}{splits[s]['examples']:>12,}" for s in SPLITS]
     lines += [f"rows read {rows['read']:,}; copies {rows['copies']:,}; titles {manifest['titles']:,}"]
     lines += [f"left out: {reason} {count:,}" for reason, count in rows["dropped"].items()]
-    lines += [f"share of the hard pool that is filled {manifest['hard_fill_rate']:.1%}"]
+    if "hard_fill_rate" in manifest:
+        lines += [f"share of the hard pool that is filled {manifest['hard_fill_rate']:.1%}"]
     return "\n".join([*lines, f"fingerprint {manifest['fingerprint']}"])
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxrec.config import Config
 from jaxrec.config_json import digest
-from jaxrec.data import examples, negatives
+from jaxrec.data import examples, negatives, sequences, splits
 from jaxrec.data.clean import check_dropped, clean, drop_copies
 from jaxrec.data.partitions import Spill
 from jaxrec.data.store import FORMAT, Arrays, DatasetWriter, catalogue_arrays
@@ -57,6 +57,7 @@ class _Preparation:
             Columns(config.features, "context"),
         )
         self.users = read_users(source, self.user_columns)
+        self.key_hash = of_keys(self.titles.key)
         categories = sum(f.kind != "number" for f in self.context.features)
         numbers = len(self.context.features) - categories
         self.spill = Spill(Path(writer.partial) / "spill", config.data.partitions, categories, numbers)
@@ -85,14 +86,13 @@ class _Preparation:
             "titles": len(order),
             "trending": trending,
             "plays": int(plays.sum()),
-            "completion_threshold": completion / 2**32 / sizes["train"]
-            if self.source.has_completion
-            else None,
+            "completion_threshold": completion if self.source.has_completion else None,
             "rows": {"read": rows, "copies": copies, "dropped": dict(sorted(self.drops.counts.items()))},
             "splits": {s: {"users": len(users[s]), "examples": sizes[s]} for s in SPLITS},
             "counts": dict(sorted(counts.items())),
-            "hard_fill_rate": counts["hard columns filled"] / counts["hard columns"],
         }
+        if layout.examples == "requests":
+            manifest["hard_fill_rate"] = counts["hard columns filled"] / counts["hard columns"]
         # Sums of row hashes know no order; the manifest is everything else that the dataset is.
         parts = [manifest, {s: f"{v:032x}" for s, v in self.writer.row_sums().items()}]
         manifest["fingerprint"] = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
@@ -106,7 +106,8 @@ class _Preparation:
             rows += len(chunk.user)
             self.spill.add(good, *self.context.add(good.context, len(good.user_hash)))
             once, first = np.unique(of_keys(chunk.user), return_index=True)
-            held = self.users.splits(once, self.config) > 0
+            held = self.config.data.split != "users" or self.users.splits(once, self.config) > 0
+            held = np.broadcast_to(held, once.shape)
             hashes.append(once[held])
             keys.append(chunk.user[first[held]])
             self.progress("reading rows", rows, 0)
@@ -122,7 +123,7 @@ class _Preparation:
         return rows, HeldOut(once, np.concatenate(keys)[first])
 
     def _count(self) -> tuple[np.ndarray, int]:
-        """Plays [titles] by training users, a user and title counting once; copies dropped."""
+        """Plays [titles] which training may count, a user and title counting once; copies dropped."""
         plays, copies = np.zeros(len(self.titles.key), np.int64), 0
         for title, dropped in self._each("counting plays", self._sort_partition):
             plays += np.bincount(title, minlength=len(plays))
@@ -130,16 +131,27 @@ class _Preparation:
         return plays, copies
 
     def _sort_partition(self, partition: int) -> tuple[np.ndarray, int]:
-        """Sorts a partition in place, without copies. Returns titles its training users played; copies."""
+        """Sorts a partition in place, without copies. Returns titles its training events play; copies."""
         records = self.spill.load(partition)
         # Final ids, not the provisional codes: those know in which order the rows came.
         ties = self.context.encode(records["categories"], records["numbers"])
         kept = drop_copies(*(records[name] for name in ("user", "title", "time", "viewed")), *ties)
         copies, records = len(records) - len(kept), records[kept]
         self.spill.replace(partition, records)
-        records = records[self.users.splits(records["user"], self.config) == 0]
-        user = np.cumsum(np.diff(records["user"], prepend=records["user"][:1]) != 0)
-        return np.unique(user * np.int64(2**31) + records["title"]) % 2**31, copies
+        log = self._events(records, np.arange(len(self.titles.key)))
+        counted = self._training_events(log)
+        return np.unique(log.user[counted] * np.int64(2**31) + log.rank[counted]) % 2**31, copies
+
+    def _training_events(self, log: examples.Log) -> np.ndarray:
+        """[N] bool: what training may count of a log whose ranks are still rows of the catalogue."""
+        data = self.config.data
+        target = split = np.empty(0, np.int64)
+        if data.split == "last":
+            then = examples.as_of(log, self.titles.runtime)
+            target = sequences.targets(log, then, self.key_hash, data)
+            user, time = log.user[target], log.time[target]
+            split = splits.of_targets(data, log.split, log.hash, user, time, sequences.LEAST)
+        return splits.training_events(data, log.split, log.user, log.time, target, split)
 
     def _layout(self) -> Layout:
         """Features in the order declared."""
@@ -147,33 +159,35 @@ class _Preparation:
         given = [FeatureSpec(f.name, f.kind, f.where, f.width) for f in features if f.where == "interaction"]
         groups = (self.title_specs, self.user_columns.specs, self.context.specs, given)
         found = {(s.where, s.name): s for specs in groups for s in specs}
-        return Layout(
-            len(self.titles.key) + FIRST_TITLE,
-            data.history,
-            data.next_k,
-            (data.hard, data.trending, data.tailing, data.random),
-            data.negatives,
-            tuple(found[f.where, f.name] for f in features),
-        )
+        titles, declared = len(self.titles.key) + FIRST_TITLE, tuple(found[f.where, f.name] for f in features)
+        if data.examples == "sequences":
+            return Layout(titles, data.history, 1, (0, 0, 0, 0), 0, declared, "sequences")
+        pools = (data.hard, data.trending, data.tailing, data.random)
+        return Layout(titles, data.history, data.next_k, pools, data.negatives, declared)
 
     def _build(
         self, order: np.ndarray, trending: int, arrays: Arrays, layout: Layout, held: HeldOut
-    ) -> tuple[dict[str, int], dict[str, np.ndarray], dict[str, int], int]:
-        """Writes every partition's rows. Returns rows and users by split, counts, the completion sum."""
+    ) -> tuple[dict[str, int], dict[str, np.ndarray], dict[str, int], float]:
+        """Writes every partition's rows. Returns rows and users by split, counts, the mean completion of
+        what training predicts."""
         rank_of_row = np.empty(len(order), np.int64)
         rank_of_row[order] = np.arange(len(order))
-        catalogue = examples.Catalogue(arrays.title_runtime, arrays.id_of_rank, trending)
+        catalogue = examples.Catalogue(
+            arrays.title_runtime, arrays.id_of_rank, trending, self.key_hash[order]
+        )
 
         def work(partition: int) -> examples.Examples:
             log = self._log(partition, rank_of_row, layout)
+            if layout.examples == "sequences":
+                return sequences.build(log, catalogue, layout, self.config.data)
             made, world = examples.build(log, catalogue, layout, self.config.data)
             self._oracle(made, log, world, held, order, arrays, layout)
             return made
 
         self.writer.begin(layout)
         users: dict[str, list[np.ndarray]] = {s: [] for s in SPLITS}
-        counts = {"hard columns": 0, "hard columns filled": 0}
-        completion = 0
+        counts: dict[str, int] = {}
+        completion = completions = 0
         for made in self._each("building rows", work):
             for split in SPLITS:
                 made.rows[split]["user"] += sum(map(len, users[split]))
@@ -182,26 +196,37 @@ class _Preparation:
             for name, n in made.counts.items():
                 counts[name] = counts.get(name, 0) + n
             completion += made.completion_sum
-        return self.writer.sizes(), {s: np.concatenate(u) for s, u in users.items()}, counts, completion
+            completions += made.completions
+        mean = completion / 2**32 / max(completions, 1)
+        return self.writer.sizes(), {s: np.concatenate(u) for s, u in users.items()}, counts, mean
 
-    def _log(self, partition: int, rank_of_row: np.ndarray, layout: Layout) -> examples.Log:
-        records = self.spill.load(partition)
-        new = np.diff(records["user"], prepend=~records["user"][:1]) != 0  # sorted by user, so far
-        hashes, user = records["user"][new], np.cumsum(new) - 1
-        at, known = self.users.find(hashes)
-        categories = np.full((len(hashes), layout.columns("user", "category")), UNKNOWN, np.int32)
-        numbers = np.zeros((len(hashes), layout.columns("user", "number")), np.float32)
-        categories[known], numbers[known] = self.users.categories[at[known]], self.users.numbers[at[known]]
+    def _events(self, records: np.ndarray, rank_of_row: np.ndarray) -> examples.Log:
+        """A partition's events, sorted by user, without features."""
+        new = np.diff(records["user"], prepend=~records["user"][:1]) != 0
+        hashes, none = records["user"][new], np.empty((0, 0))
         return examples.Log(
             hashes,
             self.users.splits(hashes, self.config),
-            user.astype(np.int64),
+            np.cumsum(new) - 1,
             rank_of_row[records["title"]],
             records["time"],
             records["viewed"],
-            *self.context.encode(records["categories"], records["numbers"]),
-            categories,
-            numbers,
+            *(none, none, none, none),
+        )
+
+    def _log(self, partition: int, rank_of_row: np.ndarray, layout: Layout) -> examples.Log:
+        records = self.spill.load(partition)
+        log = self._events(records, rank_of_row)
+        at, known = self.users.find(log.hash)
+        categories = np.full((len(log.hash), layout.columns("user", "category")), UNKNOWN, np.int32)
+        numbers = np.zeros((len(log.hash), layout.columns("user", "number")), np.float32)
+        categories[known], numbers[known] = self.users.categories[at[known]], self.users.numbers[at[known]]
+        context = self.context.encode(records["categories"], records["numbers"])
+        return log._replace(
+            context_categories=context[0],
+            context_numbers=context[1],
+            user_categories=categories,
+            user_numbers=numbers,
         )
 
     def _oracle(

@@ -37,6 +37,7 @@ class Catalogue(NamedTuple):
     runtime: np.ndarray  # [V] minutes
     id_of_rank: np.ndarray  # [V] int32
     trending: int  # how many first ranks make up half of the training users' plays
+    hash: np.ndarray  # [V] uint64 of the title's key
 
 
 class AsOf(NamedTuple):
@@ -111,7 +112,7 @@ def last_plays(start: np.ndarray, first: np.ndarray, following: np.ndarray, widt
     while len(todo):
         behind = start[todo] - first[todo]
         length = np.minimum(behind, span)
-        request, event = _ranges(start[todo] - length, length)
+        request, event = ranges(start[todo] - length, length)
         live = following[event] >= start[todo][request]
         request, event = request[live], event[live]
         back = np.searchsorted(request, request, side="right") - np.arange(len(request))
@@ -126,7 +127,7 @@ def last_plays(start: np.ndarray, first: np.ndarray, following: np.ndarray, widt
     return Past(*(part[order] for part in past))
 
 
-def _ranges(start: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def ranges(start: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Numbers start[i] to start[i] + length[i] of every i, after one another, and the i of each."""
     which = np.repeat(np.arange(len(start)), length)
     return which, np.arange(len(which)) + np.repeat(start - (np.cumsum(length) - length), length)
@@ -141,6 +142,7 @@ class Examples:
     users: dict[str, np.ndarray]  # hashes of each split's users, in the order of their numbers
     counts: dict[str, int] = field(default_factory=dict)
     completion_sum: int = 0  # of training targets, in 2**-32, whole so that its order cannot matter
+    completions: int = 0  # how many they are
 
 
 def build(
@@ -172,7 +174,7 @@ def build(
         out.users[name] = log.hash[log.split == s]
         out.rows[name], out.requests[name] = rows, (log.user[kept], log.time[kept])
     exact = out.rows["train"]["target_completion"][:, 0] * 2.0**32  # a power of two rounds nothing
-    out.completion_sum = int(np.rint(exact).astype(np.int64).sum())
+    out.completion_sum, out.completions = int(np.rint(exact).astype(np.int64).sum()), len(exact)
     return out, world
 
 
@@ -270,7 +272,7 @@ def _hard_pool(
     low = np.searchsorted(abandoned, then.user_start[query])
     high = np.searchsorted(abandoned, then.start[query])
     low = np.maximum(low, high - _MOST_ABANDONED)
-    row, at = _ranges(low, high - low)
+    row, at = ranges(low, high - low)
     event = abandoned[at]
     live = then.next[event] >= then.start[query][row]
     live &= ~(log.rank[event][:, None] == targets[row]).any(axis=1)

@@ -25,7 +25,9 @@ def make_log(events=EVENTS, split=0, users=1):
 
 
 def make(split=0, events=EVENTS, titles=40, trending=10, **data):
-    catalogue = examples.Catalogue(np.full(titles, 100.0), np.arange(2, titles + 2), trending)
+    catalogue = examples.Catalogue(
+        np.full(titles, 100.0), np.arange(2, titles + 2), trending, np.arange(titles, dtype=np.uint64)
+    )
     settings = Data(history=4, hard=4, trending=4, tailing=4, random=2, negatives=20, **data)
     layout = Layout(titles + 2, 4, 3, (4, 4, 4, 2), 20, ())
     return examples.build(make_log(events, split), catalogue, layout, settings)[0]
