@@ -9,28 +9,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxrec.nn import draws
 from jaxrec.schema import FIRST_TITLE
 
 _NUMBER = draws.layer_number(("sampled",))  # unlike any layer's, so that dropout knows nothing of it
-_MOST = 2**31 - 1
-
-
-def cumulative(plays: np.ndarray) -> np.ndarray:
-    """[V] int32, on the host: how many plays the titles up to each id have together, from plays [V], whole
-    numbers. Ids below FIRST_TITLE have none.
-
-    Exact below 2**31 plays; beyond, all are scaled to that many, which moves a title's probability by
-    2**-31 at most. Raises ValueError where nothing was played.
-    """
-    total = np.where(np.arange(len(plays)) < FIRST_TITLE, 0, plays).astype(np.int64).cumsum()
-    if total[-1] <= 0:
-        raise ValueError("no title was played: none can be drawn by popularity")
-    if total[-1] > _MOST:
-        total = np.floor(total * (_MOST / total[-1])).astype(np.int64)
-    return total.astype(np.int32)
 
 
 def uniform(keys_Rx2: jax.Array, shape: tuple[int, ...], titles: int) -> jax.Array:
@@ -39,7 +22,7 @@ def uniform(keys_Rx2: jax.Array, shape: tuple[int, ...], titles: int) -> jax.Arr
 
 
 def by_popularity(keys_Rx2: jax.Array, shape: tuple[int, ...], cumulative_V: jax.Array) -> jax.Array:
-    """Ids [R, *shape] int32, each as likely as its share of plays; `cumulative_V` is of `cumulative`.
+    """Ids [R, *shape] int32, each as likely as its share of plays; `cumulative_V` is of `store.cumulative`.
 
     A binary search of log2(V) steps a draw.
     """
@@ -62,7 +45,7 @@ class Pool(NamedTuple):
     """What negatives are drawn from; each way of drawing reads what it needs."""
 
     titles: int  # V, with padding and unknown
-    cumulative: Any = None  # [V] int32 of `cumulative`, for "popularity"
+    cumulative: Any = None  # [V] int32 of `store.cumulative`, for "popularity"
     ids: Any = None  # [M] int32, the targets of the batch, 0 where there is none, for "in_batch"
 
 

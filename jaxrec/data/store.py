@@ -25,6 +25,7 @@ from jaxrec.hashing import finalise, mix
 from jaxrec.schema import FIRST_TITLE, SPLITS, Layout, TitleTable
 
 FORMAT = 2
+_MOST_PLAYS = 2**31 - 1
 BLOCK_ROWS = 512
 SHARD_BLOCKS = 512
 _OPTIONS = "group_size:1,uncompressed"  # blocks are read whole at random; compression costs 3 times the read
@@ -49,7 +50,20 @@ class Arrays:
     title_numbers: np.ndarray  # [V, columns] float32
 
     def title_table(self) -> TitleTable:
-        return TitleTable(self.title_categories, self.title_numbers)
+        return TitleTable(self.title_categories, self.title_numbers, cumulative(self.title_plays))
+
+
+def cumulative(plays: np.ndarray) -> np.ndarray:
+    """[V] int32, on the host: how many plays the titles up to each id have together, from plays [V], whole
+    numbers. Ids below FIRST_TITLE have none.
+
+    Exact below 2**31 plays; beyond, all are scaled to that many, which moves a title's probability by
+    2**-31 at most.
+    """
+    total = np.where(np.arange(len(plays)) < FIRST_TITLE, 0, plays).astype(np.int64).cumsum()
+    if total[-1] > _MOST_PLAYS:
+        total = np.floor(total * (_MOST_PLAYS / total[-1])).astype(np.int64)
+    return total.astype(np.int32)
 
 
 class Fingerprint:

@@ -110,7 +110,7 @@ def test_hstu_is_its_equations_written_as_loops():
     for b in range(2):
         for name in ("position_bias", "time_bias"):
             bias = p["layers"][f"block_{b}"]["bias"]
-                bias[name] = rng.normal(size=bias[name].shape)
+            bias[name] = rng.normal(size=bias[name].shape)
     variables = {"params": jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), p)}
     some = window([[0, 3, 4, 4, 9, 6]])
     titles, at, until = (np.asarray(x)[0] for x in some)
