@@ -206,7 +206,8 @@ def _plots(result: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> dic
     """Title -> SVG of each plot that has something to show."""
     wanted = {
         "Loss": [("train", "loss"), ("validation", "loss")],
-        "Validation NDCG@1": [("validation", f"{name}/ndcg@1") for name in result["lists"]],
+        "Validation NDCG@1": [("validation", f"{name}/ndcg@1") for name in result.get("lists", ())],
+        "Validation NDCG@10, all titles": [("validation", f"{CATALOGUE}/ndcg@10")],
         "Training examples a second": [("train", "examples_per_second")],
         "Gate": [(split, key) for split in ("train", "validation") for key in _keys(lines, split, "gate")],
     }
