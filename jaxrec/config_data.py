@@ -152,9 +152,7 @@ def _check_examples(config: Config) -> None:
     """What sequences do not have, and what requests do not."""
     data = config.data
     if data.examples == "requests":
-        of = "where data.examples is 'requests'"
-        require(data.rows == "one", "data.rows", data.rows, f"be one {of}")
-        require(data.split == "users", "data.split", data.split, f"be users {of}")
+        require(data.rows == "one", "data.rows", data.rows, "be one where data.examples is 'requests'")
         return
     require(data.next_k == 1, "data.next_k", data.next_k, "be 1 where data.examples is 'sequences'")
     for i, feature in enumerate(config.features):

@@ -105,7 +105,6 @@ WRONG = [
     ("data.workers", -1, "data.workers=-1 must be at least 0"),
     ("data.partitions", 0, "data.partitions=0 must be at least 1"),
     ("data.rows", "many", "data.rows='many' must be one where data.examples is 'requests'"),
-    ("data.split", "last", "data.split='last' must be users where data.examples is 'requests'"),
     # sampling
     ("sampling.mix", Mix(0.3, 0.4, 0.2, 0.0), "add to 1, not 0.9"),
     ("sampling.mix", Mix(0.33, 0.37, 0.3, 0.0), "hard=0.33 must give a whole count of 20 negatives, not 6.6"),
