@@ -6,13 +6,13 @@ Nothing reads a config before `check` has passed it.
 import math
 import re
 from collections.abc import Callable
-from datetime import date
 from typing import Any
 
-from jaxrec.config import LIST_MIXES, Config, KuaiRand, Mix, Tables, Tfds
+from jaxrec.config import Config, Mix
+from jaxrec.config_data import DATA_RULES, whole
 from jaxrec.config_tree import among, require, walk
 from jaxrec.errors import InputError
-from jaxrec.schema import INTERACTION_FEATURES, POOLS
+from jaxrec.schema import POOLS
 
 UNITS = ("epochs", "steps")
 
@@ -39,9 +39,6 @@ NAMES: dict[str, tuple[str, ...]] = {
     "evaluate.which": ("best", "last"),
 }
 EXPERT_KINDS = ("transformer", "sasrec", "gru4rec", "hstu")
-FEATURE_KINDS = ("category", "categories", "number")
-FEATURE_PLACES = ("title", "user", "context", "interaction")
-TIME_UNITS = ("s", "ms", "us")
 
 
 # ---------------------------------------------------------------- helpers of the rules
@@ -80,13 +77,9 @@ def mix_counts(mix: Mix, negatives: int, key: str = "sampling.mix") -> tuple[int
     require(abs(total - 1) < 1e-9, key, tuple(shares.values()), f"add to 1, not {total:g}")
     for pool, share in shares.items():
         allowed = f"give a whole count of {negatives} negatives, not {share * negatives:g}"
-        require(_whole(share * negatives), f"{key}.{pool}", share, allowed)
+        require(whole(share * negatives), f"{key}.{pool}", share, allowed)
     hard, trending, tailing, random = (round(share * negatives) for share in shares.values())
     return hard, trending, tailing, random
-
-
-def _whole(count: float) -> bool:
-    return abs(count - round(count)) < 1e-6
 
 
 def parse_length(text: str) -> tuple[int, str]:
@@ -101,92 +94,6 @@ def parse_length(text: str) -> tuple[int, str]:
 
 
 # ---------------------------------------------------------------- rules between fields
-
-
-def _check_source(config: Config) -> None:
-    """What needs no look at the source; the ranges of a simulator's knobs are the simulator's own check."""
-    source = config.source
-    needed = {Tables: ("interactions", "titles"), KuaiRand: ("directory", "logs"), Tfds: ("name", "split")}
-    for name in needed.get(type(source), ()):
-        require(
-            bool(getattr(source, name)), f"source.{name}", getattr(source, name), "say where the rows are"
-        )
-    if isinstance(source, Tables):
-        among("source.columns.time_unit", source.columns.time_unit, TIME_UNITS)
-        for name, value in vars(source.columns).items():
-            require(bool(value), f"source.columns.{name}", value, "not be empty")
-    if isinstance(source, Tfds):
-        _check_without_watch_time(config)
-
-
-def _check_without_watch_time(config: Config) -> None:
-    """Such a source trains STL with non-personalised negatives; the rest is refused, not guessed."""
-    why = "a Tfds source holds ratings, which do not say how much of a title was seen"
-    for key, allowed in (
-        ("sampling.mix.hard", "0, for nobody is known to have abandoned one"),
-        ("objective.personalised", "False, for Eq. 13 weighs by completion"),
-        ("objective.regression", "0, for it predicts completion"),
-    ):
-        require(not at(config, key), key, at(config, key), f"be {allowed}: {why}")
-    for i, feature in enumerate(config.features):
-        known = (feature.where, feature.name) != ("interaction", "completion")
-        require(known, f"features[{i}].name", feature.name, f"be sessions or age: {why}")
-
-
-def _check_features(config: Config) -> None:
-    seen: set[str] = set()
-    for i, feature in enumerate(config.features):
-        key = f"features[{i}]"
-        require(bool(feature.name), f"{key}.name", feature.name, "not be empty")
-        require(feature.name not in seen, f"{key}.name", feature.name, "be unlike the features before it")
-        seen.add(feature.name)
-        among(f"{key}.kind", feature.kind, FEATURE_KINDS)
-        among(f"{key}.where", feature.where, FEATURE_PLACES)
-        require(feature.width >= 1, f"{key}.width", feature.width, "be at least 1")
-        if feature.where == "interaction":
-            among(f"{key}.name", feature.name, INTERACTION_FEATURES)
-            require(
-                feature.kind == "number", f"{key}.kind", feature.kind, "be number, as of every interaction"
-            )
-        if feature.kind == "categories":
-            require(
-                feature.where == "title", f"{key}.where", feature.where, "be title: only titles have lists"
-            )
-            require(feature.most >= 1, f"{key}.most", feature.most, "be at least 1: the longest list kept")
-        else:
-            require(feature.most == 0, f"{key}.most", feature.most, "be 0 unless kind is categories")
-    titles = [f for f in config.features if f.where == "title"]
-    require(bool(titles), "features", tuple(sorted(seen)), "hold at least one of where='title'")
-
-
-def _check_data(config: Config) -> None:
-    data = config.data
-    require(0 <= data.seed < 2**32, "data.seed", data.seed, "be in [0, 2**32)")
-    _at_least(config, 1, "data.next_k", "data.negatives", "data.partitions")
-    _at_least(config, 0, "data.workers", *(f"data.{pool}" for pool in POOLS))
-    _rate(config, "data.abandon_below", "data.max_dropped")
-    for name in ("history", "hard"):  # rows are read as words of four bytes
-        value = getattr(data, name)
-        require(value >= 4 and value % 4 == 0, f"data.{name}", value, "be a multiple of 4, at least 4")
-    _positive(config, "data.train_share", "data.validation_share")
-    both = data.train_share + data.validation_share
-    held = f"leave a share of users for the test with train_share={data.train_share:g} (they add to {both:g})"
-    require(both < 1 - 1e-9, "data.validation_share", data.validation_share, held)
-    days = {}
-    for name in ("earliest", "latest"):
-        try:
-            days[name] = date.fromisoformat(getattr(data, name))
-        except ValueError:
-            raise InputError(f"data.{name}={getattr(data, name)!r} must be a date, as '2024-01-31'") from None
-    require(
-        days["earliest"] < days["latest"], "data.earliest", data.earliest, f"be before latest={data.latest!r}"
-    )
-    for name, mix in LIST_MIXES.items():
-        for pool in POOLS:
-            allowed = (
-                f"give the {name} list a whole count of {pool} negatives, {getattr(mix, pool):g} of them"
-            )
-            require(_whole(getattr(mix, pool) * data.negatives), "data.negatives", data.negatives, allowed)
 
 
 def _check_sampling(config: Config) -> None:
@@ -297,7 +204,7 @@ def _check_run(config: Config) -> None:
 
 
 _RULES: tuple[Callable[[Config], None], ...] = (
-    _check_source, _check_features, _check_data, _check_sampling, _check_model, _check_objective, _check_run,
+    *DATA_RULES, _check_sampling, _check_model, _check_objective, _check_run,
 )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from jaxrec.config import Config
+from jaxrec.config import Config, Data
 from jaxrec.config_check import check
 from jaxrec.config_tree import decode, differences, encode
 
@@ -16,6 +16,8 @@ _FREE = {
     "model": ("attention",),
 }
 _NOT_IN_DIGEST = ("directory", "workers", "partitions")  # they move the dataset, never its bytes
+# Not in it while they have their defaults: datasets prepared before there were such fields stay valid.
+_LATER = ("path", "examples", "rows", "split", "validation_from", "test_from")
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -35,7 +37,8 @@ def digest(config: Config) -> str:
     """Hex sha256 over what decides the dataset: source, features and data, but for where it lies and
     how the work was split."""
     tree = to_json(config)
-    data = {k: v for k, v in tree["data"].items() if k not in _NOT_IN_DIGEST}
+    left_out = (*_NOT_IN_DIGEST, *(k for k in _LATER if tree["data"][k] == getattr(Data(), k)))
+    data = {k: v for k, v in tree["data"].items() if k not in left_out}
     parts = {"source": tree["source"], "features": tree["features"], "data": data}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

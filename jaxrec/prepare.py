@@ -42,7 +42,8 @@ def ensure(config: Config, directory: str) -> None:
     if not manifest.exists():
         logging.info("preparing %s", directory)
         with _progress() as progress:
-            prepare(open_source(config.source, config.features), config, directory, progress)
+            source = open_source(config.source, config.features, config.data.path)
+            prepare(source, config, directory, progress)
         return
     kept = json.loads(manifest.read_text())["digest"]
     if kept != digest(config):

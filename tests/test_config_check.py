@@ -11,6 +11,8 @@ from jaxrec.config import (
     TRAIN_MIXES,
     Columns,
     Config,
+    Data,
+    Evaluate,
     Expert,
     Feature,
     KuaiRand,
@@ -26,6 +28,7 @@ from jaxrec.config_json import dataset_directory, digest, from_json, run_differe
 from jaxrec.errors import InputError
 
 RATINGS = ": a Tfds source holds ratings, which do not say how much of a title was seen"
+PLAIN = ": a log without source.columns.seconds does not say how much of a title was seen"
 TITLE = Feature("title_id", "category", "title", 32)
 GENRES = Feature("genres", "categories", "title", 8, most=3)
 
@@ -101,6 +104,7 @@ WRONG = [
     ("data.seed", -1, "data.seed=-1 must be in [0, 2**32)"),
     ("data.workers", -1, "data.workers=-1 must be at least 0"),
     ("data.partitions", 0, "data.partitions=0 must be at least 1"),
+    ("data.rows", "many", "data.rows='many' must be one where data.examples is 'requests'"),
     # sampling
     ("sampling.mix", Mix(0.3, 0.4, 0.2, 0.0), "add to 1, not 0.9"),
     ("sampling.mix", Mix(0.33, 0.37, 0.3, 0.0), "hard=0.33 must give a whole count of 20 negatives, not 6.6"),
@@ -155,9 +159,90 @@ WRONG = [
     ("source", Tables(), "source.interactions='' must say where the rows are"),
     ("source", Tables("a", "b", "", Columns(time_unit="h")), "source.columns.time_unit='h' must be one of s"),
     ("source", Tables("a", "b", "", Columns(user="")), "source.columns.user='' must not be empty"),
+    ("source", Tables("a", "b", "", Columns(user="u|")), "source.columns.user='u|' must name a column on"),
+    ("source", Tables("a", ""), "source.titles='' must say where the runtimes are: source.columns.seconds='"),
+    ("source", Tables("a", "b", "", Columns(runtime="")), "source.columns.runtime='' must not be empty: "),
     ("source", KuaiRand(), "source.directory='' must say where the rows are"),
     ("source", Tfds(name="x"), "sampling.mix.hard=0.3 must be 0, for nobody is known"),
 ]  # fmt: skip
+
+
+def sequences(**fields) -> Config:
+    data = {"examples": "sequences", "next_k": 1} | fields
+    return Config(features=(TITLE, GENRES), data=Data(**data), evaluate=Evaluate(next_k=(1,)))
+
+
+DAYS = {"split": "time", "validation_from": "2024-02-01", "test_from": "2024-03-01"}
+
+
+@pytest.mark.parametrize("fields", [{}, {"rows": "many"}, {"split": "last", "validation_share": 1.0}, DAYS])
+def test_sequences_pass(fields):
+    check(sequences(**fields))
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"next_k": 3}, "data.next_k=3 must be 1 where data.examples is 'sequences'"),
+        ({"split": "last", "validation_share": 1.1}, "data.validation_share=1.1 must be at most 1"),
+        ({"split": "last", "validation_share": 0.0}, "data.validation_share=0.0 must be above 0"),
+        (
+            {"validation_share": 1.0},
+            "data.validation_share=1.0 must leave a share of users for the test with train_share=0.8 "
+            "(they add to 1.8)",
+        ),
+        ({"split": "time"}, "data.validation_from='' must be a date, as '2024-01-31'"),
+        (DAYS | {"test_from": "soon"}, "data.test_from='soon' must be a date, as '2024-01-31'"),
+        (
+            DAYS | {"test_from": "2024-02-01"},
+            "data.validation_from='2024-02-01' must be before test_from='2024-02-01'",
+        ),
+        (DAYS | {"split": "last"}, "data.validation_from='2024-02-01' must be empty unless split is 'time'"),
+        ({"test_from": "2024-02-01"}, "data.test_from='2024-02-01' must be empty unless split is 'time'"),
+        (
+            {"earliest": "1969-12-31"},
+            "data.earliest='1969-12-31' must be 1970-01-01 or later, for sequences keep seconds since 1970 "
+            "in 32 bits",
+        ),
+        (
+            {"latest": "2106-02-08"},
+            "data.latest='2106-02-08' must be 2106-02-07 or earlier, for sequences keep seconds since 1970 "
+            "in 32 bits",
+        ),
+        ({"path": "x.csv"}, "data.path='x.csv' must be empty: only a Tables source has its log there"),
+    ],
+)
+def test_sequences_refuse(fields, message):
+    with pytest.raises(InputError) as caught:
+        check(sequences(**fields))
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("where", ["user", "context", "interaction"])
+def test_sequences_have_features_of_titles_alone(where):
+    with pytest.raises(InputError) as caught:
+        check(replace(sequences(), features=(TITLE, Feature("age", "number", where, 4))))
+    assert str(caught.value) == (
+        f"features[1].where={where!r} must be title where data.examples is 'sequences': "
+        "their places have features of titles alone"
+    )
+
+
+def test_a_plain_log_is_of_sequences_or_of_ratings():
+    plain = Tables(columns=Columns("user|userId", "movie", "time", "s", seconds="", runtime=""))
+    config = replace(sequences(path="log.csv"), source=plain)
+    check(config)
+    check(replace(sequences(), source=replace(plain, interactions="log.csv")))
+    check(ratings(source=plain, data=Data(path="log.csv")))
+    config.next_title.personalised = True
+    with pytest.raises(InputError) as caught:
+        check(config)
+    key = "next_title.personalised=True"
+    assert str(caught.value) == f"{key} must be False, for Eq. 13 weighs by completion" + PLAIN
+    with pytest.raises(InputError) as caught:
+        check(ratings(source=plain, data=Data(path="log.csv"), sampling=Sampling()))
+    key = "sampling.mix.hard=0.3"
+    assert str(caught.value) == f"{key} must be 0, for nobody is known to have abandoned one" + PLAIN
 
 
 def ratings(**fields) -> Config:
@@ -325,8 +410,15 @@ def test_the_digest_is_of_what_decides_the_bytes():
     }
     assert {digest(setting(k, v)) for k, v in same.items()} == {base}
     other = {"data.seed": 1, "source.users": 5, "data.hard": 20, "features": (TITLE,)}
-    assert len({base} | {digest(setting(k, v)) for k, v in other.items()}) == 5
+    other |= {"data.examples": "sequences", "data.rows": "many", "data.split": "last", "data.path": "a.csv"}
+    other |= {"data.validation_from": "2024-01-01", "data.test_from": "2024-01-01"}
+    assert len({base} | {digest(setting(k, v)) for k, v in other.items()}) == 11
     assert digest(setting("source.plays_per_user", 12)) == base  # 12 and 12.0 are one config
+
+
+def test_datasets_prepared_before_a_field_stay_valid(tiny_config):
+    """The digest that configs/tiny.py had before there were sequences."""
+    assert digest(tiny_config) == "cb640e3cd2ac11c1be2bab46a5a688de2c6a50e1280630574cf63312e53364cc"
 
 
 def test_where_the_dataset_lies():

@@ -16,6 +16,7 @@ FILES = sorted(p for p in HOUSE.rglob("*.py") if p.stat().st_size)
 FLOORS = (
     ("errors", "schema", "config", "hashing", "plain"),
     ("config_tree",),
+    ("config_data",),
     ("config_check",),
     ("config_json",),
     (
@@ -71,6 +72,7 @@ NO_JAX = (
     "hashing",
     "plain",
     "config_tree",
+    "config_data",
     "config_check",
     "config_json",
     "command",

@@ -148,9 +148,13 @@ class _Preparation:
         target = split = np.empty(0, np.int64)
         if data.split == "last":
             then = examples.as_of(log, self.titles.runtime)
-            target = sequences.targets(log, then, self.key_hash, data)
-            user, time = log.user[target], log.time[target]
-            split = splits.of_targets(data, log.split, log.hash, user, time, sequences.LEAST)
+            if data.examples == "sequences":
+                target = sequences.targets(log, then, self.key_hash, data)
+                user, time = log.user[target], log.time[target]
+                split = splits.of_targets(data, log.split, log.hash, user, time, sequences.LEAST)
+            else:
+                target = examples.targets(log, then, data)
+                split = examples.of_targets(log, target, self.key_hash, data)
         return splits.training_events(data, log.split, log.user, log.time, target, split)
 
     def _layout(self) -> Layout:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrec.config import LIST_MIXES, Data
-from jaxrec.data import negatives
+from jaxrec.data import negatives, splits
 from jaxrec.data.clean import completion
 from jaxrec.hashing import mix
 from jaxrec.schema import LISTS, POOLS, SPLITS, Layout
@@ -145,58 +145,78 @@ class Examples:
     completions: int = 0  # how many they are
 
 
+def targets(log: Log, then: AsOf, data: Data) -> np.ndarray:
+    """[Q] events whose title is asked for: something is strictly before them, they are not abandoned in the
+    end, and with data.targets="new" they are first plays."""
+    past = then.start > then.user_start
+    new = then.first if data.targets == "new" else True
+    return np.flatnonzero(past & (then.total >= data.abandon_below) & new)
+
+
+def of_targets(log: Log, query: np.ndarray, key_hash: np.ndarray, data: Data) -> np.ndarray:
+    """[Q] int8 split of each target, of which a user keeps one at least for training."""
+    user, time = log.user[query], log.time[query]
+    order = splits.in_order(data, log.hash, user, time, key_hash[log.rank[query]])
+    out = np.empty(len(query), np.int8)
+    out[order] = splits.of_targets(data, log.split, log.hash, user, time[order], least=1)
+    return out
+
+
 def build(
     log: Log, catalogue: Catalogue, layout: Layout, data: Data
 ) -> tuple["Examples", negatives.Universe]:
-    """All rows of a partition's users. The universe comes back for the oracle's densities."""
+    """All rows of a partition's users. The universe comes back for the oracle's densities.
+
+    What a training row says of titles after its own time, it may know from held-out days where data.split
+    is not "users": how far its target was seen in the end, hence which are targets. Its next titles and
+    its negatives do not.
+    """
     then = as_of(log, catalogue.runtime)
     world = _universe(log, catalogue)
-    query = np.nonzero(
-        (then.start > then.user_start)
-        & (then.total >= data.abandon_below)
-        & (then.first if data.targets == "new" else True)
-    )[0]
+    query = targets(log, then, data)
     position = np.arange(len(query)) - np.searchsorted(log.user[query], log.user[query])
-    upcoming = _upcoming(log, query, layout.next_k)
-    number = _numbers(log.split)
+    split = of_targets(log, query, catalogue.hash, data)
+    upcoming = _upcoming(log.user[query], split, query, layout.next_k)
     out = Examples({}, {}, {})
     for s, name in enumerate(SPLITS):
-        mine = np.flatnonzero(log.split[log.user[query]] == s)
+        mine = np.flatnonzero(split == s)
+        users = log.split == s
+        within = world
+        if data.split != "users":
+            users = np.isin(np.arange(len(log.hash)), log.user[query[mine]])
+            if name == "train":  # a title that is never a negative would be known to be held out
+                seen = splits.training_events(data, log.split, log.user, log.time, query, split)
+                within = _universe(log, catalogue, seen)
+        number = np.cumsum(users) - 1
         rows = np.zeros(len(mine), layout.row_dtype() if name == "train" else layout.query_dtype())
         enough = np.ones(len(mine), bool)
         for i in range(0, len(mine), _CHUNK):
             c, part = mine[i : i + _CHUNK], slice(i, i + _CHUNK)
             enough[part] = _rows(
-                log, then, world, catalogue.id_of_rank, query[c], position[c], upcoming[c], number, layout,
+                log, then, within, catalogue.id_of_rank, query[c], position[c], upcoming[c], number, layout,
                 data, name, out.counts, rows[part],
             )  # fmt: skip
         rows, kept = (rows, query[mine]) if enough.all() else (rows[enough], query[mine[enough]])
-        out.users[name] = log.hash[log.split == s]
+        out.users[name] = log.hash[users]
         out.rows[name], out.requests[name] = rows, (log.user[kept], log.time[kept])
     exact = out.rows["train"]["target_completion"][:, 0] * 2.0**32  # a power of two rounds nothing
     out.completion_sum, out.completions = int(np.rint(exact).astype(np.int64).sum()), len(exact)
     return out, world
 
 
-def _numbers(split: np.ndarray) -> np.ndarray:
-    """Each user's number among the users of its split."""
-    out = np.zeros(len(split), np.int64)
-    for s in range(3):
-        out[split == s] = np.arange((split == s).sum())
-    return out
-
-
-def _universe(log: Log, catalogue: Catalogue) -> negatives.Universe:
+def _universe(log: Log, catalogue: Catalogue, seen: np.ndarray | slice = slice(None)) -> negatives.Universe:
+    """What no user met in the events of `seen`."""
     titles = len(catalogue.runtime)
-    pair = np.unique(log.user * titles + log.rank)
+    pair = np.unique(log.user[seen] * titles + log.rank[seen])
     return negatives.universe(pair // titles, pair % titles, len(log.hash), titles, catalogue.trending)
 
 
-def _upcoming(log: Log, query: np.ndarray, k: int) -> np.ndarray:
-    """[Q, k] events of the user's next k targets, this query's own first, -1 where there are fewer."""
+def _upcoming(user: np.ndarray, split: np.ndarray, query: np.ndarray, k: int) -> np.ndarray:
+    """[Q, k] events of the user's next k targets in the split, this query's own first, -1 where there are
+    fewer."""
     ahead = np.arange(len(query))[:, None] + np.arange(k)
     inside = np.minimum(ahead, max(len(query) - 1, 0))
-    same = (ahead < len(query)) & (log.user[query[inside]] == log.user[query][:, None])
+    same = (ahead < len(query)) & (user[inside] == user[:, None]) & (split[inside] == split[:, None])
     return np.where(same, query[inside], -1)
 
 

@@ -14,11 +14,9 @@ import numpy as np
 from jaxrec.config import Data
 from jaxrec.data import splits
 from jaxrec.data.examples import AsOf, Catalogue, Examples, Log, as_of, ranges
-from jaxrec.hashing import mix
 from jaxrec.schema import SPLITS, Layout
 
 LEAST = 2  # titles of a training row: one to look back on, one to predict
-_ORDER_DRAW = 0x07D3
 _CELLS = 4_000_000  # plays copied at once, which bounds memory
 
 
@@ -34,20 +32,16 @@ class _Sequences(NamedTuple):
 
 
 def targets(log: Log, then: AsOf, key_hash: np.ndarray, data: Data) -> np.ndarray:
-    """[T] events that are targets, by user and in the order of their times. key_hash [V]: of the titles of
-    `log.rank`.
+    """[T] events that are targets, by user and in the order of their times (equal ones: `splits.in_order`).
 
-    Equal times are ordered by a hash of (data.seed, user, title). By popularity rank or title id they would
-    tell a model which of them comes next; by the rows of a file, the order of a log would be part of the
-    data.
+    key_hash [V] is of the titles of `log.rank`.
     """
     is_target = then.total >= data.abandon_below
     if data.targets == "new":
         is_target &= then.first
     event = np.flatnonzero(is_target)
-    user = log.user[event]
-    ties = mix(data.seed, _ORDER_DRAW, log.hash[user], key_hash[log.rank[event]])
-    return event[np.lexsort((ties, log.time[event], user))]
+    user, time = log.user[event], log.time[event]
+    return event[splits.in_order(data, log.hash, user, time, key_hash[log.rank[event]])]
 
 
 def build(log: Log, catalogue: Catalogue, layout: Layout, data: Data) -> Examples:

@@ -11,8 +11,10 @@ from jaxrec.schema import Source
 def open_source(
     source: config.Simulator | config.Tables | config.KuaiRand | config.Tfds,
     features: tuple[config.Feature, ...],
+    path: str = "",
 ) -> Source:
-    """The reader of a config's `source`, which loads the columns that `features` declares.
+    """The reader of a config's `source`, which loads the columns that `features` declares. `path` is the
+    config's data.path, the log of a Tables source that names none.
 
     Raises InputError where what can be checked before a row is read is wrong.
     """
@@ -23,7 +25,7 @@ def open_source(
     if isinstance(source, config.Tables):
         from jaxrec.sources.tables import TablesSource
 
-        return TablesSource(source, features)
+        return TablesSource(source, features, path)
     if isinstance(source, config.KuaiRand):
         from jaxrec.sources.kuairand import KuaiRandSource
 

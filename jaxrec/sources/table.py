@@ -27,20 +27,30 @@ class Table:
         self, key: str, pattern: str, roles: dict[str, Want], features: dict[str, Want],
         time_unit: str = "ms", separator: str = ",",
     ) -> None:  # fmt: skip
-        """`key` is the config key of `pattern`; `separator` is of list-valued text.
+        """`key` is the config key of `pattern`; `separator` is of list-valued text. A role's column may be
+        several names with "|" between them, of which the first that stands in the first file is taken.
 
         Raises InputError for a missing file or column, an empty file, or a column whose type cannot be
         what is asked or differs between files.
         """
         self.files = files.find(key, pattern)
-        self.roles = roles
-        self._wants = roles | {_feature(name): want for name, want in features.items()}
+        self._types = {file: files.types(file) for file in self.files}
+        self.roles = {role: want._replace(column=self._column(want)) for role, want in roles.items()}
+        self._wants = self.roles | {_feature(name): want for name, want in features.items()}
         self._features = tuple(features)
         self._time_unit, self._separator = time_unit, separator
-        self._types = {file: files.types(file) for file in self.files}
         for file in self.files:
             for want in self._wants.values():
                 self._check_type(file, want)
+
+    def _column(self, want: Want) -> str:
+        """The name, of those allowed, that the first file has."""
+        names, types = want.column.split("|"), self._types[self.files[0]]
+        for name in names:
+            if name in types:
+                return name
+        none = " or ".join(map(repr, names))
+        raise InputError(f"{self.files[0]}: no column {none} ({want.said}); it has {', '.join(types)}")
 
     def _check_type(self, file: str, want: Want) -> None:
         types, first = self._types[file], self._types[self.files[0]]

@@ -1,8 +1,9 @@
-"""A service's own logs: three tables of CSV or Parquet, by a map of columns.
+"""A service's own logs: three tables of CSV or Parquet, by a map of columns; or a plain log alone.
 
 A key (user, title) is text in CSV and whatever its type is in Parquet; where two tables differ, titles
 are compared in the catalogue's type and users in the log's. A row of the log that cannot be parsed is
-counted and left out; the titles and users tables must be right in every row.
+counted and left out; the titles and users tables must be right in every row. A plain log has no seconds
+viewed, and need have no titles table: then the catalogue is the titles that it names.
 """
 
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import polars as pl
 
 from jaxrec import config
 from jaxrec.errors import InputError
-from jaxrec.schema import Drops, Interactions, Titles, Users
+from jaxrec.schema import Drops, Interactions, Lists, Titles, Users
 from jaxrec.sources import columns
 from jaxrec.sources.columns import Want, of_features
 from jaxrec.sources.table import Parsed, Table
@@ -21,42 +22,57 @@ UNPARSABLE = "row that cannot be parsed"
 
 
 class Catalogue:
-    """The titles table, held whole: its rows in their order, and the row of a key."""
+    """The titles, held whole, and the row of a key."""
 
-    def __init__(self, table: Table, minutes: float) -> None:
-        """`table` has the roles "title" and "runtime"; one unit of runtime is `minutes` long.
-
-        Raises InputError for a bad row, a key that stands twice, a runtime below 0 or infinite.
-        """
-        parts = list(table.read_strictly())
-        frame = pl.concat([part.frame for part in parts])
-        self._keys = frame["title"]
-        again = np.flatnonzero((~self._keys.is_first_distinct()).to_numpy())
-        if len(again):
-            value = self._keys[int(again[0])]
-            first = int(np.argmax((self._keys == value).to_numpy()))
-            raise InputError(
-                f"{_place(parts, int(again[0]))}, column {table.roles['title'].column!r}: {value!r} stands "
-                f"in {_place(parts, first)} already; allowed: each title once"
-            )
-        runtime = frame["runtime"].to_numpy()
-        wrong = np.flatnonzero((runtime < 0) | np.isinf(runtime))
-        if len(wrong):
-            i = int(wrong[0])
-            raise InputError(
-                f"{_place(parts, i)}, column {table.roles['runtime'].column!r}: {runtime[i]:g}; "
-                "allowed: above 0, or 0 or empty where it is not known"
-            )
-        self._rows = pl.DataFrame({"title": self._keys, "at": np.arange(len(self._keys))})
-        key = self._keys.to_numpy()
-        key = key if self._keys.dtype.is_integer() else key.astype(str)
-        self.titles = Titles(key, runtime * minutes, table.features(frame))
+    def __init__(self, keys: pl.Series, runtime: np.ndarray, features: dict[str, np.ndarray | Lists]) -> None:
+        """keys [V], each once; runtime [V] minutes."""
+        self._keys = keys
+        self._rows = pl.DataFrame({"title": keys, "at": np.arange(len(keys))})
+        key = keys.to_numpy() if keys.dtype.is_integer() else keys.to_numpy().astype(str)
+        self.titles = Titles(key, runtime, features)
 
     def rows(self, title: pl.Series) -> np.ndarray:
         """[N] int64 row of each key, -1 for one that is not in the catalogue."""
         asked = pl.DataFrame({"title": title.cast(self._keys.dtype, strict=False)})
         found = asked.join(self._rows, on="title", how="left", maintain_order="left")["at"]
         return found.fill_null(-1).to_numpy().astype(np.int64)
+
+
+def _of_table(table: Table, minutes: float) -> Catalogue:
+    """The rows of a titles table, in their order; one unit of its "runtime" is `minutes` long.
+
+    Raises InputError for a bad row, a key that stands twice, a runtime below 0 or infinite.
+    """
+    parts = list(table.read_strictly())
+    frame = pl.concat([part.frame for part in parts])
+    keys = frame["title"]
+    again = np.flatnonzero((~keys.is_first_distinct()).to_numpy())
+    if len(again):
+        value = keys[int(again[0])]
+        first = int(np.argmax((keys == value).to_numpy()))
+        raise InputError(
+            f"{_place(parts, int(again[0]))}, column {table.roles['title'].column!r}: {value!r} stands "
+            f"in {_place(parts, first)} already; allowed: each title once"
+        )
+    if "runtime" not in table.roles:
+        return Catalogue(keys, np.full(len(keys), np.nan), table.features(frame))
+    runtime = frame["runtime"].to_numpy()
+    wrong = np.flatnonzero((runtime < 0) | np.isinf(runtime))
+    if len(wrong):
+        i = int(wrong[0])
+        raise InputError(
+            f"{_place(parts, i)}, column {table.roles['runtime'].column!r}: {runtime[i]:g}; "
+            "allowed: above 0, or 0 or empty where it is not known"
+        )
+    return Catalogue(keys, runtime * minutes, table.features(frame))
+
+
+def _of_log(log: Table) -> Catalogue:
+    """The titles of a log's rows that can be parsed, by their keys: text by its bytes, numbers by value. So
+    the order of the rows has no part in it."""
+    once = [parsed.frame.filter(~parsed.bad)["title"].unique() for parsed in log.read()]
+    keys = pl.concat(once).unique().sort()
+    return Catalogue(keys, np.full(len(keys), np.nan), {})
 
 
 def _place(parts: list[Parsed], i: int) -> str:
@@ -67,15 +83,23 @@ def _place(parts: list[Parsed], i: int) -> str:
 
 
 class ThreeTables:
-    """A schema.Source over tables with the roles user, title, time, seconds / title, runtime / user."""
+    """A schema.Source over tables with the roles user, title, time, seconds / title, runtime / user.
 
-    has_completion = True
+    Without the role seconds there is no watch time, and runtime may be missing too.
+    """
 
     def __init__(
-        self, log: Table, titles: Table, users: Table | None, minutes: float = 1.0, seconds: float = 1.0
+        self,
+        log: Table,
+        titles: Table | None,
+        users: Table | None,
+        minutes: float = 1.0,
+        seconds: float = 1.0,
     ) -> None:
-        """One unit of the runtime is `minutes` long, one of the seconds viewed `seconds`."""
+        """One unit of the runtime is `minutes` long, one of the seconds viewed `seconds`. Without a table of
+        titles the catalogue is what the log names, read once more for it."""
         self.drops = Drops()
+        self.has_completion = "seconds" in log.roles
         self._log, self._titles, self._users = log, titles, users
         self._minutes, self._seconds = minutes, seconds
         self._catalogue: Catalogue | None = None
@@ -83,7 +107,8 @@ class ThreeTables:
     @property
     def catalogue(self) -> Catalogue:
         if self._catalogue is None:
-            self._catalogue = Catalogue(self._titles, self._minutes)
+            titles = self._titles
+            self._catalogue = _of_table(titles, self._minutes) if titles else _of_log(self._log)
         return self._catalogue
 
     def titles(self) -> Titles:
@@ -109,7 +134,7 @@ class ThreeTables:
         """Rows that could be parsed, in the order of the files; `drops` counts the others."""
         self.drops.counts.clear()
         self.drops.examples.clear()
-        names = {role: want.column for role, want in self._log.roles.items()}
+        names = {"seconds": ""} | {role: want.column for role, want in self._log.roles.items()}
         for parsed in self._log.read():
             if parsed.bad.any():
                 example = self._log.example(parsed, int(np.argmax(parsed.bad)))
@@ -118,11 +143,14 @@ class ThreeTables:
             title = self.catalogue.rows(frame["title"])
             lost = np.flatnonzero(title < 0)
             context = {n: c for n, c in self._log.features(frame).items() if isinstance(c, np.ndarray)}
+            seconds = np.full(len(title), np.nan)
+            if self.has_completion:
+                seconds = frame["seconds"].to_numpy() * self._seconds
             yield Interactions(
                 user=columns.keys(frame["user"]),
                 title=title,
                 time=frame["time"].to_numpy(),
-                seconds=frame["seconds"].to_numpy() * self._seconds,
+                seconds=seconds,
                 context=context,
                 file=parsed.raw.file,
                 row=parsed.raw.row[~parsed.bad],
@@ -137,25 +165,32 @@ class ThreeTables:
 class TablesSource(ThreeTables):
     """A schema.Source over one's own files. Raises InputError, before any row is read where it can."""
 
-    def __init__(self, source: config.Tables, features: tuple[config.Feature, ...]) -> None:
+    def __init__(self, source: config.Tables, features: tuple[config.Feature, ...], path: str = "") -> None:
+        """`path` is data.path, the log where source.interactions is empty."""
         said, c = "source.columns.", source.columns
         log = {
             "user": Want(c.user, "key", said + "user", required=True),
             "title": Want(c.title, "key", said + "title", required=True),
             "time": Want(c.time, "time", said + "time", required=True),
-            "seconds": Want(c.seconds, "number", said + "seconds", required=True),
         }
-        titles = {
-            "title": Want(c.title_key, "key", said + "title_key", required=True),
-            "runtime": Want(c.runtime, "number", said + "runtime"),
-        }
+        if c.seconds:
+            log["seconds"] = Want(c.seconds, "number", said + "seconds", required=True)
+        titles = {"title": Want(c.title_key, "key", said + "title_key", required=True)}
+        if c.runtime:
+            titles["runtime"] = Want(c.runtime, "number", said + "runtime")
         users = {"user": Want(c.user_key, "key", said + "user_key", required=True)}
         extra = {where: of_features(features, where) for where in ("context", "title", "user")}
-        if extra["user"] and not source.users:
-            said = next(iter(extra["user"].values())).said
-            raise InputError(f"{said}: source.users is empty; allowed: a users table, or no such feature")
+        has_titles = bool(source.titles or c.seconds)  # which mean nothing without runtimes
+        for where, there, but in (("user", source.users, ""), ("title", has_titles, " but title_id")):
+            if extra[where] and not there:
+                asks = next(iter(extra[where].values())).said
+                allowed = f"a {where}s table, or no such feature{but}"
+                raise InputError(f"{asks}: source.{where}s is empty; allowed: {allowed}")
+        key, rows = ("source.interactions", source.interactions) if not path else ("data.path", path)
         super().__init__(
-            Table("source.interactions", source.interactions, log, extra["context"], c.time_unit),
-            Table("source.titles", source.titles, titles, extra["title"], separator=c.list_separator),
+            Table(key, rows, log, extra["context"], c.time_unit),
+            Table("source.titles", source.titles, titles, extra["title"], separator=c.list_separator)
+            if has_titles
+            else None,
             Table("source.users", source.users, users, extra["user"]) if source.users else None,
         )

@@ -1,18 +1,25 @@
 """A log of three users worked by hand, as sequences; then the properties of prepared ones."""
 
 import copy
+import os
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from jaxrec.command import load_config
 from jaxrec.config import Data
+from jaxrec.config_check import check
 from jaxrec.data import examples, sequences
 from jaxrec.data.dataset import prepare
-from jaxrec.data.store import Dataset
+from jaxrec.data.store import Dataset, as_words
+from jaxrec.data.stream import EvalBatches, TrainBatches, stream
 from jaxrec.schema import SPLITS, Layout
 from jaxrec.sources import open_source
 
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = Path(os.environ.get("JAXREC_KUAIRAND", ROOT.parent / "shared/data/kuairand_pure_sample"))
 DAY = 86_400_000
 # User, day since 1970, rank of one of nine titles of 100 minutes, minutes seen; sorted by user, day, title.
 #   0 plays titles 1 and 2 at one time; 1 stands at 1 minute then, and at 61 in the end; 3 ends abandoned;
@@ -266,7 +273,7 @@ def test_the_training_rows_of_a_split_by_time_are_of_before_it(config, tmp_path)
 
 def test_popularity_counts_what_training_may_see(dataset, config):
     """A plain loop over the log; a user and title count once."""
-    kind, cut = dataset.directory.parent.name[:-1], np.inf
+    kind, cut = dataset.directory.parent.name.rstrip("0123456789"), np.inf
     until = {}  # seconds since 1970, of each user whose plays do not all count
     for name in SPLITS[1:]:
         rows, keys = dataset.rows(name).all(), dataset.user_keys(name).tolist()
@@ -286,3 +293,44 @@ def test_popularity_counts_what_training_may_see(dataset, config):
     key = dataset.arrays.title_key.tolist()
     assert dataset.arrays.title_plays[2:].tolist() == [counted[k] for k in key]
     assert dataset.manifest["plays"] == len(plays) > 1000
+
+
+def test_batches_of_sequences_are_rows_of_the_dataset(dataset):
+    rows = dataset.rows("train")
+    every = rows.all()
+    batches = TrainBatches(rows, 16, seed=3, steps=2 * (len(every) // 16))
+    got = np.concatenate([batch.words for batch in stream(batches)][: batches.steps_per_epoch])
+    seen = got.reshape(-1).view(dataset.layout.row_dtype())
+    assert len(seen) == len(every) // 16 * 16 and batches[0].packing is None
+    known = {row.tobytes() for row in every}
+    assert len({row.tobytes() for row in seen}) == len(seen)
+    assert {row.tobytes() for row in seen} <= known
+    test = dataset.rows("test")
+    parts = list(stream(EvalBatches(test, 16)))
+    words = np.concatenate([part.words[part.valid] for part in parts])
+    np.testing.assert_array_equal(words, as_words(test.all()))
+    assert len(parts) == -(-test.rows // 16) and parts[-1].valid.sum() == test.rows - 16 * (len(parts) - 1)
+
+
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"the KuaiRand sample is not at {SAMPLE}")
+def test_the_kuairand_sample_prepares_as_sequences(tmp_path):
+    config = load_config(str(ROOT / "configs/kuairand.py"))
+    config.source.directory = str(SAMPLE)
+    config.features = tuple(f for f in config.features if f.where == "title")
+    config.data.examples, config.data.next_k, config.evaluate.next_k = "sequences", 1, (1,)
+    config.data.split, config.data.validation_share = "last", 0.5
+    check(config)
+    dataset = prepared(config, tmp_path / "kuairand")
+    splits = dataset.manifest["splits"]
+    assert dataset.manifest["rows"]["read"] == 228_329 and dataset.manifest["titles"] == 7_583
+    assert 10_000 < splits["test"]["examples"] < splits["train"]["examples"] < 25_156
+    train, test = (dataset.rows(s).all() for s in ("train", "test"))
+    # A user who is tested has two titles for training, and what is tested was not abandoned.
+    assert ((test["history_title"] > 0).sum(axis=1) >= 2).all()
+    assert ((train["title"] > 0).sum(axis=1) >= 2).all()
+    assert (test["target_completion"] >= config.data.abandon_below).all()
+    assert (train["completion"][train["title"] > 0] >= 0.0499).all()  # in half precision
+    last = test["history_time"][:, -1]
+    assert (last <= test["target_time"]).all() and (np.diff(test["history_time"].astype(int)) >= 0).all()
+    assert not (test["history_title"] == test["target"]).any()
+    assert 0.3 < dataset.manifest["completion_threshold"] < 0.7
