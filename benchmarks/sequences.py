@@ -48,11 +48,8 @@ def lengths(users: int, plays: int, rng: np.random.Generator) -> np.ndarray:
         too_many = np.clip(np.round(scale * drawn), SHORTEST, LONGEST).sum() > plays
         low, high = (low, scale) if too_many else (scale, high)
     found = np.clip(np.round(low * drawn), SHORTEST, LONGEST).astype(int)
-    short = plays - found.sum()
-    room = np.flatnonzero(found < LONGEST)
-    if not 0 <= short <= len(room):
+    if found.sum() != plays:
         raise ValueError(f"{users} users cannot have {plays} plays, {SHORTEST} to {LONGEST} each")
-    found[room[:short]] += 1
     return found
 
 
