@@ -96,6 +96,7 @@ def _plain(width: int, expert: Expert, next_title: NextTitle, epochs: int, valid
             split="last",
             targets="any",
             history=expert.window,
+            next_k=1,
             validation_share=validation,
         ),
         sampling=Sampling(mix=TRAIN_MIXES["none"], unknown_rate=0.0),
@@ -110,7 +111,7 @@ def _plain(width: int, expert: Expert, next_title: NextTitle, epochs: int, valid
         next_title=next_title,
         optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.0, plateau_factor=1.0),
         train=Train(length=f"{epochs} epochs", batch_size=128),
-        evaluate=Evaluate(batch_size=256),
+        evaluate=Evaluate(batch_size=256, next_k=(1,)),
     )
 
 
