@@ -69,12 +69,13 @@ def shown(rows: np.ndarray, config: Config) -> np.ndarray:
 
 def program_of(config: Config, dataset: Dataset, size: int) -> Any:
     """The config's program, for batches of `size` and a run too long to end."""
-    from jaxrec.step import Program
+    from jaxrec import programs
 
     config = copy.deepcopy(config)
     config.train.batch_size = size
     steps = dataset.manifest["splits"]["train"]["examples"] // size
-    return Program(config, dataset.layout, dataset.manifest["completion_threshold"] or 0.0, steps, _STEPS)
+    threshold = dataset.manifest["completion_threshold"] or 0.0
+    return programs.make(config, dataset.layout, threshold, steps, _STEPS)
 
 
 def decoded(program: Any, host: HostBatch, packed: bool = False) -> Batch:

@@ -205,6 +205,7 @@ class Model:
     matcher_product: bool = True  # a projection of the user vector times one of the title joins the matcher
     head: str = "matcher"  # or "dot", for one task: user vector times title, as SASRec and GRU4Rec score
     cosine: bool = False  # of sequences: both vectors are brought to length 1 before they meet
+    two_tables: bool = False  # of sequences: titles have another vector where they are scored, as in gSASRec
     reads: tuple[str, ...] = ()  # names of the features it reads; empty: all there are
     embedding_spread: float = 0.2  # standard deviation of embeddings at the start
     position: str = "index"  # of a title in the history; or "time_gap", since its last play, or "none"

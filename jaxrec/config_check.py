@@ -38,6 +38,8 @@ NAMES: dict[str, tuple[str, ...]] = {
     "evaluate.score": ("auto", "ranking", "ctr"),
     "evaluate.which": ("best", "last"),
 }
+SEQUENCE_POSITIONS = ("index", "none")
+SEQUENCE_KINDS = ("sasrec", "hstu", "gru4rec")
 EXPERT_KINDS = ("transformer", "sasrec", "gru4rec", "hstu")
 
 
@@ -155,6 +157,35 @@ def _check_reads(config: Config) -> None:
     require(not reads or "title" in {where[name] for name in reads}, "model.reads", reads, allowed)
 
 
+def _check_sequences(config: Config) -> None:
+    """What a model of sequences is made of, and what is theirs alone."""
+    model, objective, data = config.model, config.next_title, config.data
+    if data.examples == "requests":
+        for key, wanted in (
+            ("model.cosine", False), ("model.two_tables", False), ("sampling.window", "latest")
+        ):  # fmt: skip
+            allowed = f"be {wanted} where data.examples is 'requests'"
+            require(at(config, key) == wanted, key, at(config, key), allowed)
+        return
+    such = "where data.examples is 'sequences'"
+    require(len(model.experts) == 1, "model.experts", model.experts, f"hold one Expert {such}")
+    among("model.experts[0].kind", model.experts[0].kind, SEQUENCE_KINDS)
+    for key, wanted in (("head", "dot"), ("target_in_sequence", False)):
+        require(getattr(model, key) == wanted, f"model.{key}", getattr(model, key), f"be {wanted} {such}")
+    among("model.position", model.position, SEQUENCE_POSITIONS)
+    if data.rows == "many" and config.sampling.window == "latest":
+        window, allowed = model.experts[0].window, f"be data.history={data.history}, or titles are left out:"
+        allowed += " rows are many and sampling.window is 'latest'"
+        require(window == data.history, "model.experts[0].window", window, allowed)
+    _at_least(config, 1, "next_title.negatives", "next_title.budget")
+    _at_least(config, 0, "next_title.alpha")
+    _positive(config, "next_title.temperature")
+    _rate(config, "next_title.calibration")
+    allowed = f"be False with loss={objective.loss!r}: it is of sampled_softmax"
+    sampled = objective.loss == "sampled_softmax"
+    require(sampled or not objective.log_q, "next_title.log_q", objective.log_q, allowed)
+
+
 def _check_objective(config: Config) -> None:
     objective, score = config.objective, config.evaluate.score
     weights = ("ctr", "ranking", "regression", "entropy", "balance", "alpha")
@@ -183,6 +214,7 @@ def _check_run(config: Config) -> None:
     _positive(config, "optimizer.learning_rate", "train.log_seconds", "train.save_minutes")
     _at_least(config, 0, "optimizer.warmup", "optimizer.weight_decay", "optimizer.plateau_patience")
     factor = optimizer.plateau_factor
+    require(0 <= optimizer.b2 < 1, "optimizer.b2", optimizer.b2, "be in [0, 1)")
     require(0 <= optimizer.average < 1, "optimizer.average", optimizer.average, "be in [0, 1)")
     require(0 < factor <= 1, "optimizer.plateau_factor", factor, "be in (0, 1]")
     require(0 <= train.seed < 2**32, "train.seed", train.seed, "be in [0, 2**32)")
@@ -204,7 +236,7 @@ def _check_run(config: Config) -> None:
 
 
 _RULES: tuple[Callable[[Config], None], ...] = (
-    *DATA_RULES, _check_sampling, _check_model, _check_objective, _check_run,
+    *DATA_RULES, _check_sampling, _check_model, _check_sequences, _check_objective, _check_run,
 )  # fmt: skip
 
 

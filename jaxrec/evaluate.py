@@ -13,8 +13,8 @@ def _flags() -> None:
     flags.DEFINE_string("checkpoint", None, "the workdir of a training run", required=True)
     flags.DEFINE_string("data", "", "the dataset; empty: the one it was trained on")
     flags.DEFINE_list(
-        "lists", [], f"which lists, of {', '.join(_LISTS)}; the last ranks all titles; empty: the frozen ones, "
-        "or all titles where the model is of sequences"
+        "lists", [], f"which lists, of {', '.join(_LISTS)}; the last ranks all titles; empty: the frozen "
+        "ones, or all titles where the model is of sequences"
     )  # fmt: skip
     flags.DEFINE_enum(
         "seen", "filtered", ["filtered", "kept"], "titles of the stored history, where all titles are ranked"

@@ -204,7 +204,7 @@ def judge(
         of_all = {"model": ranked, "popularity": popular}
         result[CATALOGUE] = whole_catalogue(of_all, rows, loaded.arrays, filtered)
     ks = next_k or loaded.config.evaluate.next_k
-    scores, others = np.empty((len(rows), 0)), {}
+    scores, others = np.empty((len(rows), 0)), dict[str, np.ndarray]()
     if isinstance(program, Program):
         scores, others = _judge_lists(loaded, program, dataset, split, rows, frozen, ks, heads, result)
     else:

@@ -75,7 +75,7 @@ def make(config: Optimizer) -> optax.GradientTransformationExtraArgs:
     decay = optax.add_decayed_weights(
         config.weight_decay, lambda params: _decays(config.decay_spares, params)
     )
-    adam = optax.scale_by_adam()
+    adam = optax.scale_by_adam(b2=config.b2)
     first = (adam, decay) if config.decay == "decoupled" else (decay, adam)
     rate: optax.GradientTransformation = optax.scale(-config.learning_rate)
     if config.warmup:

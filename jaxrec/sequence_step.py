@@ -46,7 +46,9 @@ class SequenceProgram(Training):
             dropout=m.dropout,
             reads=m.reads,
             embedding_spread=m.embedding_spread,
+            position=m.position,
             cosine=m.cosine,
+            two_tables=m.two_tables,
         )
 
     def part_size(self, backend: str) -> int:
@@ -83,9 +85,9 @@ class SequenceProgram(Training):
         sampling, objective, variables = self.config.sampling, self.config.next_title, {"params": params}
         random = sampling.window == "random"
         aimed = windows.training(host.words, self.layout, self.size, random, sampling.unknown_rate, key)
-        t_VxD = self.catalogue(params, table) if catalogue is None else catalogue
-        h_BxLxD = self.model.apply(variables, aimed.window, t_VxD, key)
-        candidates_VxD = self.model.apply(variables, t_VxD, method="candidates")
+        catalogue = self.catalogue(params, table) if catalogue is None else catalogue
+        h_BxLxD = self.model.apply(variables, aimed.window, catalogue, key)
+        candidates_VxD = self.model.apply(variables, catalogue, method="candidates")
         negatives, log_q = None, None
         if objective.loss != "softmax":
             given = objective.drawn, objective.shared, self.size, objective.negatives
@@ -103,8 +105,8 @@ class SequenceProgram(Training):
     def of_catalogue(self, params: Any, host: HostBatch, table: TitleTable) -> OfCatalogue:
         window, rows = windows.queries(host.words, self.layout, self.size)
         variables: Any = {"params": params}
-        t_VxD = self.catalogue(params, table)
-        h_BxLxD: Any = self.model.apply(variables, window, t_VxD)
-        candidates_VxD = self.model.apply(variables, t_VxD, method="candidates")
+        catalogue = self.catalogue(params, table)
+        h_BxLxD: Any = self.model.apply(variables, window, catalogue)
+        candidates_VxD: Any = self.model.apply(variables, catalogue, method="candidates")
         scores_BxV = h_BxLxD[:, -1] @ candidates_VxD.T
         return OfCatalogue(scores_BxV, rows["target"][:, 0], rows["history_title"])

@@ -17,6 +17,7 @@ from jaxrec.config import (
     Feature,
     KuaiRand,
     Mix,
+    Model,
     Objective,
     Sampling,
     Simulator,
@@ -169,7 +170,8 @@ WRONG = [
 
 def sequences(**fields) -> Config:
     data = {"examples": "sequences", "next_k": 1} | fields
-    return Config(features=(TITLE, GENRES), data=Data(**data), evaluate=Evaluate(next_k=(1,)))
+    model = Model(experts=(Expert(kind="sasrec"),), head="dot")
+    return Config(features=(TITLE, GENRES), data=Data(**data), model=model, evaluate=Evaluate(next_k=(1,)))
 
 
 DAYS = {"split": "time", "validation_from": "2024-02-01", "test_from": "2024-03-01"}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrec.nn.draws import drop, fold, keeps, layer_number
-from jaxrec.nn.features import TitleVectors, gap, read
+from jaxrec.nn.features import TitleVectors, gap
 from jaxrec.nn.gru4rec import states
 from jaxrec.nn.hstu import blocks
 from jaxrec.nn.layers import Parameters, at_least_float32, embedding_init, kernel_init, looked_up, repeated
@@ -64,10 +64,37 @@ class Layers(Parameters):
         return states(self.dtype, f, self.path, x_BxLxD, begins_BxL, key_BxLx2)
 
 
-class Sequential(Parameters):
-    """One encoder over windows of plays; titles' vectors are the input, times sqrt(D), and what is scored.
+Catalogue = tuple[
+    jax.Array, ...
+]  # [V, D] of every title: as it is read and, where they differ, as it is scored
 
-    Positions count from the newest place, learned; GRU4Rec has none. `dtype` as in `Recommender`.
+
+class Table(Parameters):
+    """Every title's vector [V, D]: its features' as they are where they are as wide as the model, which is as
+    published where the id is all there is, else projected."""
+
+    features: tuple[FeatureSpec, ...]
+    titles: int
+    width: int
+    reads: tuple[str, ...]
+    spread: float
+
+    @nn.compact
+    def __call__(self, table: TitleTable) -> jax.Array:
+        vectors = TitleVectors(
+            self.dtype, self.features, self.titles, self.reads, self.spread, name="vectors"
+        )
+        t_VxF = vectors.vectors(jnp.arange(self.titles), table)
+        if t_VxF.shape[1] == self.width:
+            return t_VxF
+        return t_VxF @ self.weight("kernel", kernel_init, t_VxF.shape[1], self.width)
+
+
+class Sequential(Parameters):
+    """One encoder over windows of plays; titles' vectors are the input, times sqrt(D), and what is scored,
+    unless there are `two_tables`.
+
+    Positions count from the newest place, learned. `dtype` as in `Recommender`.
     """
 
     features: tuple[FeatureSpec, ...]  # of the dataset's layout; those of titles are read
@@ -77,45 +104,44 @@ class Sequential(Parameters):
     dropout: float  # on the encoder's input
     reads: tuple[str, ...] = ()
     embedding_spread: float = 0.02
+    position: str = "index"  # or "none"
     cosine: bool = False  # outputs and titles have length 1 where they meet
+    two_tables: bool = False  # titles have vectors of their own where they are scored
 
     def setup(self):
         if self.encoder.kind not in KINDS:
             raise ValueError(f"kind={self.encoder.kind!r} must be one of {KINDS}")
         of_titles = tuple(f for f in self.features if f.where == "title")
-        self.title = TitleVectors(
-            self.dtype, of_titles, self.titles, self.reads, self.embedding_spread, name="title"
-        )
-        wide = sum(f.width for f in read(of_titles, self.reads))
-        # As published where the id is all there is; several features, or a wider one, are projected.
-        self.of_title = None
-        if wide != self.width:
-            self.of_title = self.weight("kernel", kernel_init, wide, self.width)
+        fields = of_titles, self.titles, self.width, self.reads, self.embedding_spread
+        names = ("title", "scored") if self.two_tables else ("title",)
+        self.tables = [Table(self.dtype, *fields, name=name) for name in names]
         self.layers = Layers(self.dtype, self.encoder, name="layers")
-        if self.encoder.kind != "gru4rec":
-            self.position = self.weight("position", embedding_init, self.encoder.window, self.width)
+        if self.position == "index":
+            self.positions = self.weight("position", embedding_init, self.encoder.window, self.width)
 
-    def catalogue(self, table: TitleTable) -> jax.Array:
-        """Every title's vector [V, D], to be worked out once a step."""
-        t_VxF = self.title.vectors(jnp.arange(self.titles), table)
-        return t_VxF if self.of_title is None else t_VxF @ self.of_title
+    def catalogue(self, table: TitleTable) -> Catalogue:
+        """Every title's vectors, to be worked out once a step."""
+        return tuple(vectors(table) for vectors in self.tables)
 
-    def candidates(self, t_VxD: jax.Array) -> jax.Array:
-        """The catalogue's vectors as outputs meet them."""
-        return _unit(t_VxD) if self.cosine else t_VxD
+    def candidates(self, catalogue: Catalogue) -> jax.Array:
+        """The catalogue's vectors as outputs meet them [V, D]."""
+        return _unit(catalogue[-1]) if self.cosine else catalogue[-1]
 
     def of_table(self, window: Window, table: TitleTable) -> jax.Array:
         """Outputs, the catalogue worked out here: what a first state's parameters are made by."""
         return self(window, self.catalogue(table))
 
-    def __call__(self, window: Window, t_VxD: jax.Array, key_Bx2: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, window: Window, catalogue: Catalogue, key_Bx2: jax.Array | None = None
+    ) -> jax.Array:  # fmt: skip
         """Outputs [B, L, D] at every place of windows of at most `encoder.window` places; those of padding
         say nothing. Without `key_Bx2` nothing is dropped."""
         L = window.title_BxL.shape[1]
         place_L = jnp.arange(L - 1, -1, -1)
-        x_BxLxD = looked_up(t_VxD, window.title_BxL, mode="clip") * jnp.asarray(self.width**0.5, t_VxD.dtype)
-        if self.encoder.kind != "gru4rec":
-            x_BxLxD = x_BxLxD + repeated(self.position[place_L], x_BxLxD.shape)
+        x_BxLxD = looked_up(catalogue[0], window.title_BxL, mode="clip")
+        x_BxLxD = x_BxLxD * jnp.asarray(self.width**0.5, x_BxLxD.dtype)
+        if self.position == "index":
+            x_BxLxD = x_BxLxD + repeated(self.positions[place_L], x_BxLxD.shape)
         there_BxL = window.title_BxL > 0
         x_BxLxD = jnp.where(there_BxL[..., None], x_BxLxD, jnp.zeros((), x_BxLxD.dtype))
         key_BxLx2 = None

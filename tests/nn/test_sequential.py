@@ -38,14 +38,14 @@ def started(kind, **more):
 
 @partial(jax.jit, static_argnums=0)
 def outputs(m, variables, some, t_VxD=None, key=None):
-    t_VxD = m.apply(variables, TABLE, method="catalogue") if t_VxD is None else t_VxD
-    return m.apply(variables, some, t_VxD, key)
+    catalogue = m.apply(variables, TABLE, method="catalogue") if t_VxD is None else (t_VxD,)
+    return m.apply(variables, some, catalogue, key)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_place_knows_what_was_before_it_and_nothing_after(kind):
     m, variables = started(kind, embedding_spread=0.5)
-    t_VxD = m.apply(variables, TABLE, method="catalogue")
+    (t_VxD,) = m.apply(variables, TABLE, method="catalogue")
     some, ways = window(jnp.arange(2, 2 + L)[None]), np.random.default_rng(0).normal(size=D)
     # Each title's vector is its own row, so a gradient by row says which titles a place heard of.
     heard = jax.jit(jax.jacrev(lambda t: outputs(m, variables, some, t)[0] @ ways))(t_VxD)
@@ -87,7 +87,8 @@ def test_waits_are_from_each_play_to_the_one_after_a_place():
 def test_hstu_hears_when_the_next_title_is_asked_for():
     m, variables = started("hstu", embedding_spread=0.5)
     some = window([[3, 4, 5, 6, 7, 8]])
-    later = some._replace(until_BxL=some.until_BxL.at[:, -1].add(10_000_000))
+    soon = some.time_BxL[:, -1] + 5
+    later = some._replace(until_BxL=some.until_BxL.at[:, -1].set(soon))
     here, there = outputs(m, variables, some), outputs(m, variables, later)
     assert np.abs(np.asarray(here - there))[0, -1].max() > 1e-5
     np.testing.assert_array_equal(here[0, :-1], there[0, :-1])
@@ -114,8 +115,11 @@ def test_hstu_is_its_equations_written_as_loops():
     variables = {"params": jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), p)}
     some = window([[0, 3, 4, 4, 9, 6]])
     titles, at, until = (np.asarray(x)[0] for x in some)
-    x = [p["title"]["title_id"]["embedding"][t] * np.sqrt(D) + p["position"][L - 1 - i] if t else np.zeros(D)
-         for i, t in enumerate(titles)]  # fmt: skip
+    of_title = p["title"]["vectors"]["title_id"]["embedding"]
+    x = [
+        of_title[t] * np.sqrt(D) + p["position"][L - 1 - i] if t else np.zeros(D)
+        for i, t in enumerate(titles)
+    ]
     for b in range(2):
         q = p["layers"][f"block_{b}"]
         parts = [np.split(_silu(_norm(h, q["norm"]) @ q["uvqk"]["kernel"]), 4) for h in x]
@@ -143,18 +147,30 @@ def test_titles_are_read_and_scored_by_one_table_as_wide_as_the_model():
     m = model("sasrec", features=more)
     table = TitleTable(TABLE.categories, jnp.ones((V, 1)))
     given = m.init(jax.random.key(1), window([[0, 0, 3, 4, 5, 6]]), table, method="of_table")
-    assert given["params"]["kernel"].shape == (D + 3, D)  # the ids' width and the year's, projected
-    assert m.apply(given, table, method="catalogue").shape == (V, D)
+    assert given["params"]["title"]["kernel"].shape == (D + 3, D)  # the ids' width and the year's, projected
+    assert m.apply(given, table, method="catalogue")[0].shape == (V, D)
+
+
+def test_with_two_tables_what_is_read_is_not_what_is_scored():
+    m, variables = started("sasrec", two_tables=True)
+    assert {"title", "scored"} <= set(variables["params"])
+    catalogue = m.apply(variables, TABLE, method="catalogue")
+    assert np.abs(np.asarray(catalogue[0] - catalogue[1])).max() > 0.01
+    np.testing.assert_array_equal(m.apply(variables, catalogue, method="candidates"), catalogue[1])
+    some, ways = window([[3, 4, 5, 6, 7, 8]]), jnp.arange(1.0, D + 1)
+    heard = jax.grad(lambda c: (m.apply(variables, some, c) @ ways).sum())(catalogue)
+    assert np.abs(np.asarray(heard[0])).max() > 0
+    assert np.abs(np.asarray(heard[1])).max() == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_with_cosine_both_ends_have_length_one(kind):
     m, variables = started(kind, cosine=True)
     some = window(np.random.default_rng(3).integers(2, V, (2, L)))
-    t_VxD = m.apply(variables, TABLE, method="catalogue")
+    catalogue = m.apply(variables, TABLE, method="catalogue")
     lengths = np.linalg.norm(outputs(m, variables, some), axis=-1)
     np.testing.assert_allclose(lengths, 1.0, rtol=1e-5)
-    of_titles = np.linalg.norm(m.apply(variables, t_VxD, method="candidates"), axis=-1)
+    of_titles = np.linalg.norm(m.apply(variables, catalogue, method="candidates"), axis=-1)
     np.testing.assert_allclose(of_titles[2:], 1.0, rtol=1e-5)
     assert np.isfinite(of_titles).all()  # padding's, whose length is 0, too
 
