@@ -236,6 +236,16 @@ def test_a_plain_log_is_of_sequences_or_of_ratings():
     check(config)
     check(replace(sequences(), source=replace(plain, interactions="log.csv")))
     check(ratings(source=plain, data=Data(path="log.csv")))
+    for both, message in (
+        (
+            replace(plain, interactions="a.csv"),
+            "data.path='log.csv' must be empty where source.interactions=",
+        ),
+        (Simulator(), "data.path='log.csv' must be empty: only a Tables source has its log there"),
+    ):
+        with pytest.raises(InputError) as caught:
+            check(replace(config, source=both))
+        assert str(caught.value).startswith(message)
     config.next_title.personalised = True
     with pytest.raises(InputError) as caught:
         check(config)

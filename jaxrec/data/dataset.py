@@ -20,6 +20,7 @@ from jaxrec.config import Config
 from jaxrec.config_json import digest
 from jaxrec.data import examples, negatives, sequences, splits
 from jaxrec.data.clean import check_dropped, clean, drop_copies
+from jaxrec.data.log import Catalogue, Log, as_of
 from jaxrec.data.partitions import Spill
 from jaxrec.data.store import FORMAT, Arrays, DatasetWriter, catalogue_arrays
 from jaxrec.data.users import HeldOut, read_users
@@ -142,12 +143,12 @@ class _Preparation:
         counted = self._training_events(log)
         return np.unique(log.user[counted] * np.int64(2**31) + log.rank[counted]) % 2**31, copies
 
-    def _training_events(self, log: examples.Log) -> np.ndarray:
+    def _training_events(self, log: Log) -> np.ndarray:
         """[N] bool: what training may count of a log whose ranks are still rows of the catalogue."""
         data = self.config.data
         target = split = np.empty(0, np.int64)
         if data.split == "last":
-            then = examples.as_of(log, self.titles.runtime)
+            then = as_of(log, self.titles.runtime)
             if data.examples == "sequences":
                 target = sequences.targets(log, then, self.key_hash, data)
                 user, time = log.user[target], log.time[target]
@@ -176,9 +177,7 @@ class _Preparation:
         what training predicts."""
         rank_of_row = np.empty(len(order), np.int64)
         rank_of_row[order] = np.arange(len(order))
-        catalogue = examples.Catalogue(
-            arrays.title_runtime, arrays.id_of_rank, trending, self.key_hash[order]
-        )
+        catalogue = Catalogue(arrays.title_runtime, arrays.id_of_rank, trending, self.key_hash[order])
 
         def work(partition: int) -> examples.Examples:
             log = self._log(partition, rank_of_row, layout)
@@ -204,11 +203,11 @@ class _Preparation:
         mean = completion / 2**32 / max(completions, 1)
         return self.writer.sizes(), {s: np.concatenate(u) for s, u in users.items()}, counts, mean
 
-    def _events(self, records: np.ndarray, rank_of_row: np.ndarray) -> examples.Log:
+    def _events(self, records: np.ndarray, rank_of_row: np.ndarray) -> Log:
         """A partition's events, sorted by user, without features."""
         new = np.diff(records["user"], prepend=~records["user"][:1]) != 0
         hashes, none = records["user"][new], np.empty((0, 0))
-        return examples.Log(
+        return Log(
             hashes,
             self.users.splits(hashes, self.config),
             np.cumsum(new) - 1,
@@ -218,7 +217,7 @@ class _Preparation:
             *(none, none, none, none),
         )
 
-    def _log(self, partition: int, rank_of_row: np.ndarray, layout: Layout) -> examples.Log:
+    def _log(self, partition: int, rank_of_row: np.ndarray, layout: Layout) -> Log:
         records = self.spill.load(partition)
         log = self._events(records, rank_of_row)
         at, known = self.users.find(log.hash)
@@ -234,7 +233,7 @@ class _Preparation:
         )
 
     def _oracle(
-        self, made: examples.Examples, log: examples.Log, world: negatives.Universe, held: HeldOut,
+        self, made: examples.Examples, log: Log, world: negatives.Universe, held: HeldOut,
         order: np.ndarray, arrays: Arrays, layout: Layout,
     ) -> None:  # fmt: skip
         """The truth's columns of the held-out rows: p/q and p of the K=1 lists, the mood; NaN without one."""

@@ -13,7 +13,8 @@ import numpy as np
 
 from jaxrec.config import Data
 from jaxrec.data import splits
-from jaxrec.data.examples import AsOf, Catalogue, Examples, Log, as_of, ranges
+from jaxrec.data.examples import Examples
+from jaxrec.data.log import AsOf, Catalogue, Log, as_of, ranges
 from jaxrec.schema import SPLITS, Layout
 
 LEAST = 2  # titles of a training row: one to look back on, one to predict

@@ -53,6 +53,25 @@ def test_no_user_is_in_two_splits_and_the_test_only_users_are_in_test(tiny_confi
     assert tiny.manifest["splits"]["train"]["users"] + held <= regular
 
 
+@pytest.mark.parametrize("split", ["last", "time"])
+def test_requests_split_within_a_user(tiny_config, tiny, tmp_path, split):
+    """Whatever the users' table says of their splits."""
+    data = {"split": split, "validation_share": 0.5}
+    times = np.concatenate([c.time for c in open_source(tiny_config.source, ()).interactions()])
+    if split == "time":
+        days = np.quantile(times, [0.5, 0.75]).astype("datetime64[ms]").astype("datetime64[D]")
+        data |= {"validation_from": str(days[0]), "test_from": str(days[1])}
+    one = prepared(tiny_config, tmp_path / "one", partitions=1, **data)
+    assert one.fingerprint == prepared(tiny_config, tmp_path / "two", partitions=9, **data).fingerprint
+    validation, test = (set(one.user_keys(s).tolist()) for s in SPLITS[1:])
+    assert validation & test and one.manifest["plays"] != tiny.manifest["plays"]
+    rows = one.rows("test").all()
+    assert np.isfinite(rows["oracle_enabled"]).all() and len(set(rows["user"].tolist())) == len(test)
+    if split == "last":
+        assert len(rows) == len(test) and validation < test
+        assert 0.35 < len(validation) / len(test) < 0.6
+
+
 def test_manifest_counts_what_the_files_hold(tiny):
     for split in SPLITS:
         rows = tiny.rows(split).all()

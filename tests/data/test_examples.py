@@ -5,6 +5,7 @@ import pytest
 
 from jaxrec.config import Data
 from jaxrec.data import examples
+from jaxrec.data.log import Catalogue, Log, last_plays
 from jaxrec.schema import Layout
 
 HOUR = 3_600_000
@@ -17,20 +18,20 @@ EVENTS = [(1, 0, 50), (2, 1, 1), (3, 2, 80), (4, 1, 60), (5, 3, 2), (5, 4, 90), 
 def make_log(events=EVENTS, split=0, users=1):
     time, rank, minutes = (np.array(x, np.int64) for x in zip(*events, strict=True))
     n = len(time)
-    return examples.Log(
+    return Log(
         np.array([77], np.uint64), np.array([split], np.int8), np.zeros(n, np.int64), rank, time * HOUR,
         minutes * 60_000, np.zeros((n, 0), np.int32), np.zeros((n, 0), np.float32),
         np.zeros((1, 0), np.int32), np.zeros((1, 0), np.float32),
     )  # fmt: skip
 
 
-def make(split=0, events=EVENTS, titles=40, trending=10, **data):
-    catalogue = examples.Catalogue(
+def make(of_user=0, events=EVENTS, titles=40, trending=10, **data):
+    catalogue = Catalogue(
         np.full(titles, 100.0), np.arange(2, titles + 2), trending, np.arange(titles, dtype=np.uint64)
     )
     settings = Data(history=4, hard=4, trending=4, tailing=4, random=2, negatives=20, **data)
     layout = Layout(titles + 2, 4, 3, (4, 4, 4, 2), 20, ())
-    return examples.build(make_log(events, split), catalogue, layout, settings)[0]
+    return examples.build(make_log(events, of_user), catalogue, layout, settings)[0]
 
 
 def test_targets_are_first_plays_of_titles_not_abandoned_with_a_past():
@@ -74,7 +75,7 @@ def test_columns_of_an_example_are_distinct_and_never_interacted_with():
 
 
 def test_lists_follow_table_2_and_the_next_titles_have_their_own():
-    rows = make(split=2).rows["test"]
+    rows = make(of_user=2).rows["test"]
     assert rows["list_hard"].tolist() == [[0, 0, 0], [1, 1, 1], [0, 0, 0], [1, 0, 0]]
     assert rows["list_enabled"][1, 0, 0] == 3  # the hard one stands first
     trending = (rows["list_disabled"] < 12).sum(axis=2)
@@ -92,6 +93,31 @@ def test_a_catalogue_with_too_few_titles_left_gives_no_example():
     assert made.counts["train examples with too few titles left"] == 4
 
 
+SPLITS_BY = [
+    {"split": "last", "validation_share": 1.0},
+    {"split": "time", "validation_from": "1970-01-06", "test_from": "1970-01-07"},  # days 5 and 6
+]
+
+
+@pytest.mark.parametrize("by", SPLITS_BY, ids=lambda by: by["split"])
+def test_a_users_targets_in_three_splits(by):
+    """Day for hour: titles 1 and 2 are trained on, 4 is the validation's, 5 the test's."""
+    made = make(of_user=2, events=[(24 * hour, *rest) for hour, *rest in EVENTS], **by)
+    assert made.rows["train"]["target"].tolist() == [[3, 4, 0], [4, 0, 0]]
+    assert made.rows["validation"]["target"].tolist() == [[6, 0, 0]]
+    assert made.rows["test"]["target"].tolist() == [[7, 0, 0]]
+    assert made.rows["validation"]["history_title"].tolist() == [[0, 2, 4, 3]]
+    assert made.rows["test"]["history_title"].tolist() == [[4, 3, 5, 6]]
+    assert [made.users[s].tolist() for s in ("train", "validation", "test")] == [[77]] * 3
+    assert all((rows["user"] == 0).all() for rows in made.rows.values())
+    # To training, what comes later is as any title not met: 4 of 7 trending ones are drawn for each row.
+    rows = made.rows["train"]
+    every = np.concatenate([rows[f"pool_{p}"] for p in ("hard", "trending", "tailing", "random")], axis=1)
+    assert not {2, 4} & set(every.flat) and {5, 6, 7} & set(every.flat)
+    held = np.concatenate([made.rows[s]["list_disabled"][:, 0] for s in ("validation", "test")])
+    assert not {2, 3, 4, 5, 6, 7} & set(held.flat)  # the lists know the whole log
+
+
 @pytest.mark.parametrize("width", [1, 3, 8])
 def test_last_plays_equal_a_loop(width):
     rng = np.random.default_rng(0)
@@ -101,7 +127,7 @@ def test_last_plays_equal_a_loop(width):
         later = np.nonzero(rank[i + 1 :] == rank[i])[0]
         following[i] = i + 1 + later[0] if len(later) else 60
     start = np.arange(60)
-    found = examples.last_plays(start, np.zeros(60, int), following, width)
+    found = last_plays(start, np.zeros(60, int), following, width)
     for q in range(60):
         distinct = list(dict.fromkeys(rank[:q][::-1].tolist()))[:width][::-1]
         mine = found.request == q

@@ -11,8 +11,9 @@ import pytest
 from jaxrec.command import load_config
 from jaxrec.config import Data
 from jaxrec.config_check import check
-from jaxrec.data import examples, sequences
+from jaxrec.data import sequences
 from jaxrec.data.dataset import prepare
+from jaxrec.data.log import Catalogue, Log
 from jaxrec.data.store import Dataset, as_words
 from jaxrec.data.stream import EvalBatches, TrainBatches, stream
 from jaxrec.schema import SPLITS, Layout
@@ -37,12 +38,12 @@ ONE_BEFORE_TWO, TWO_BEFORE_ONE = 1, 0  # seeds, by what user 0's tie comes to
 def make(events=EVENTS, of_user=(0, 1, 2), seed=ONE_BEFORE_TWO, watch_time=True, history=4, **data):
     user, day, rank, minutes = (np.array(x, np.int64) for x in zip(*events, strict=True))
     users, none = user.max() + 1, np.empty((0, 0))
-    log = examples.Log(
+    log = Log(
         np.arange(70, 70 + users, dtype=np.uint64), np.array(of_user, np.int8), user, rank, day * DAY,
         minutes * 60_000 if watch_time else np.full(len(user), -1), none, none, none, none,
     )  # fmt: skip
     titles = rank.max() + 1
-    catalogue = examples.Catalogue(
+    catalogue = Catalogue(
         np.full(titles, 100.0), np.arange(2, titles + 2), 3, np.arange(titles, dtype=np.uint64)
     )
     layout = Layout(titles + 2, history, 1, (0, 0, 0, 0), 0, (), "sequences")
@@ -181,8 +182,8 @@ def config(tiny_config):
     config = copy.deepcopy(tiny_config)
     config.data.examples, config.data.next_k, config.evaluate.next_k = "sequences", 1, (1,)
     config.features = tuple(f for f in config.features if f.where == "title")
-    log = np.concatenate([c.time for c in open_source(config.source, config.features).interactions()])
-    days = np.quantile(log, [0.7, 0.85]).astype("datetime64[ms]").astype("datetime64[D]")
+    times = np.concatenate([c.time for c in open_source(config.source, config.features).interactions()])
+    days = np.quantile(times, [0.7, 0.85]).astype("datetime64[ms]").astype("datetime64[D]")
     SPLIT["time"] |= {"validation_from": str(days[0]), "test_from": str(days[1])}
     return config
 

@@ -157,6 +157,9 @@ def test_a_plain_log_prepares_as_sequences_whatever_the_order_of_its_rows(folder
         "train": 30, "validation": 30, "test": 30,
     }  # fmt: skip
     assert sorted(one.user_keys("test").tolist()) == sorted(f"u{u}".encode() for u in range(30))
+    # Of plays at one second some are held out: what is counted is what the training rows hold.
+    shown = np.bincount(one.rows("train").all()["title"].flat, minlength=14)
+    assert one.arrays.title_plays[2:].tolist() == shown[2:].tolist()
     test = one.rows("test").all()
     assert set(test["target_completion"][:, 0].tolist()) == {1.0}
     first = dict(zip(one.user_keys("test").tolist(), test["target_time"].tolist(), strict=True))
