@@ -35,7 +35,7 @@ and GRU4Rec have none).
     at most 200. Plays of the same second lie in no certain order.
 [2] github.com/MobileTeleSystems/RecTools, its HSTU tutorial: the settings of [1], of 100 epochs the best by
     the last play but one of every user, which is not trained on. Plays of the same second stay in the file's
-    order, as they do here, so these are the figures to compare with.
+    order.
 [3] github.com/antklen/sasrec-bert4rec-recsys23, src/configs/{SASRec,RNN}.yaml (Klenitskiy & Vasilev 2023,
     Turning Dross Into Gold Loss): d=64, softmax over all titles; sasrec_plus 2 blocks, dropout .1; gru4rec 1
     layer, and no dropout: PyTorch's GRU has none after its only layer, whatever the file says. Embeddings
@@ -48,28 +48,31 @@ and GRU4Rec have none).
 
 Otherwise here: blocks are pre-norm with learned norms ([1], [3] and [4] have SASRec norm the queries alone,
 and add to those; norms of [1] are not learned); dropout is on what a block adds, not on attention's weights;
-positions count from the newest; a title's vector goes through a learned square matrix, in the history and as
-a target alike, and is not multiplied by sqrt(d) in the history; gsasrec has no second table for targets.
-Training does not stop early: the best checkpoint of all epochs is judged. Where [1] has no validation, 1 user
-in 100 is held out for one, and chooses nothing. [1] draws and ranks the 3,883 titles of movies.dat; here they
-are the 3,706 of the log. Of HSTU see jaxrec/nn/hstu.py too.
+positions count from the newest; plays of the same second lie in an order that is drawn, where [2] to [4] keep
+the file's. Training does not stop early: the best checkpoint of all epochs is judged. Where [1] has no
+validation, 1 user in 100 is held out for one, and chooses nothing. [1] draws and ranks the 3,883 titles of
+movies.dat; here they are the 3,706 of the log. Of HSTU see jaxrec/nn/hstu.py too.
+
+On data that are at hand, which no one has published on: `simulated`, the simulated service of smoe.py:small, and
+`kuairand` (with --config.source.directory=DIR), real watch logs: sasrec_plus, 48 wide, of each user's titles
+that ended up not abandoned, the last of them the test.
 """
 
 from dataclasses import replace
 
 from jaxrec.config import (
-    TRAIN_MIXES,
     Columns,
     Config,
     Data,
     Evaluate,
     Expert,
     Feature,
+    KuaiRand,
     Model,
     NextTitle,
-    Objective,
     Optimizer,
     Sampling,
+    Simulator,
     Tables,
     Train,
 )
@@ -99,7 +102,7 @@ def _plain(width: int, expert: Expert, next_title: NextTitle, epochs: int, valid
             next_k=1,
             validation_share=validation,
         ),
-        sampling=Sampling(mix=TRAIN_MIXES["none"], unknown_rate=0.0),
+        sampling=Sampling(unknown_rate=0.0),
         model=Model(
             width=width,
             experts=(expert,),
@@ -107,7 +110,6 @@ def _plain(width: int, expert: Expert, next_title: NextTitle, epochs: int, valid
             head="dot",
             embedding_spread=0.02,
         ),
-        objective=Objective(ranking=0.0, regression=0.0, personalised=False),
         next_title=next_title,
         optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.0, plateau_factor=1.0),
         train=Train(length=f"{epochs} epochs", batch_size=128),
@@ -132,15 +134,17 @@ def sasrec_plus() -> Config:
 
 def sasrec_plus_beauty() -> Config:
     config = sasrec_plus()
-    config.data.history = 52  # rows are read as words: a multiple of 4, two titles more than published
-    config.model.experts = (replace(config.model.experts[0], window=52),)
+    config.data.history = 52  # a multiple of 4: two titles more are stored, and left out of the ranking
+    config.model.experts = (replace(config.model.experts[0], window=50),)
     return config
 
 
 def gsasrec() -> Config:
     expert = Expert(window=200, layers=2, heads=1, feedforward=1.0, dropout=0.5, kind="sasrec")
     loss = NextTitle(loss="gbce", negatives=256, calibration=0.75)
-    return _plain(128, expert, loss, epochs=2000, validation=512 / 6040)
+    config = _plain(128, expert, loss, epochs=2000, validation=512 / 6040)
+    config.model.two_tables = True
+    return config
 
 
 def hstu() -> Config:
@@ -162,9 +166,21 @@ def gru4rec() -> Config:
     return config
 
 
-CONFIGS = {
-    f.__name__: f for f in (sasrec, sasrec_plus, sasrec_plus_beauty, gsasrec, hstu, hstu_large, gru4rec)
-}
+def simulated() -> Config:
+    expert = Expert(window=32, layers=2, heads=2, feedforward=2.0, dropout=0.1, kind="sasrec")
+    config = _plain(48, expert, NextTitle(loss="softmax"), epochs=20, validation=0.2)
+    config.source, config.data.targets = Simulator(), "new"
+    return config
+
+
+def kuairand() -> Config:
+    config = simulated()
+    config.source = KuaiRand()
+    return config
+
+
+PUBLISHED = (sasrec, sasrec_plus, sasrec_plus_beauty, gsasrec, hstu, hstu_large, gru4rec)
+CONFIGS = {f.__name__: f for f in (*PUBLISHED, simulated, kuairand)}
 
 
 def get_config(name: str = "sasrec") -> Config:

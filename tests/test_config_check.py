@@ -170,7 +170,7 @@ WRONG = [
 
 def sequences(**fields) -> Config:
     data = {"examples": "sequences", "next_k": 1} | fields
-    model = Model(experts=(Expert(kind="sasrec"),), head="dot")
+    model = Model(experts=(Expert(window=32, kind="sasrec"),), head="dot")
     return Config(features=(TITLE, GENRES), data=Data(**data), model=model, evaluate=Evaluate(next_k=(1,)))
 
 
