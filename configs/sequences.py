@@ -53,9 +53,9 @@ the file's. Training does not stop early: the best checkpoint of all epochs is j
 validation, 1 user in 100 is held out for one, and chooses nothing. [1] draws and ranks the 3,883 titles of
 movies.dat; here they are the 3,706 of the log. Of HSTU see jaxrec/nn/hstu.py too.
 
-On data that are at hand, which no one has published on: `simulated`, the simulated service of smoe.py:small, and
-`kuairand` (with --config.source.directory=DIR), real watch logs: sasrec_plus, 48 wide, of each user's titles
-that ended up not abandoned, the last of them the test.
+On data that are at hand, which no one has published on: `simulated`, the simulated service of smoe.py:small,
+and `kuairand` (with --config.source.directory=DIR), real watch logs: sasrec_plus, 48 wide, of each user's
+titles that ended up not abandoned, the last of them the test.
 """
 
 from dataclasses import replace
