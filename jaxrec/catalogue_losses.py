@@ -17,7 +17,10 @@ from jax import lax
 from jaxrec.config import NextTitle
 from jaxrec.schema import FIRST_TITLE, PAD
 
-_TITLES_AT_A_TIME = 16384  # rows of the titles' gradient that are made anew before they are added
+_TITLES_AT_A_TIME = 4096  # rows of the titles' gradient that are made anew before they are added
+# At a time on a CPU, whatever the budget: the logits of more leave its caches. In ms of a core (jax 0.10.2):
+# 25,600 places, 3,708 titles 655, with 18,000 at a time 820; 800 of 100,000 titles 1090, all at once 1430.
+_CPU_PLACES = 256
 
 
 def _wide(*arrays: jax.Array) -> jnp.dtype:
@@ -31,16 +34,19 @@ def softmax(h, titles, target, temperature: float, budget_bytes: int) -> jax.Arr
     """-log of the target's share of exp(score) over all titles [R, L], exact.
 
     Logits [places, V] are made for some places at a time, so that they take `budget_bytes` at most, but
-    never for less than one place (4 V bytes in float32). They are made again for the gradient, which goes
-    to `h` and to `titles`. On a CPU the compiled value and gradient have temporaries of no more than the
-    budget (or that one place), 4 arrays as h, and 3 of [16384, D], whatever V is: the gradient of the
-    titles is added to in place, and no second copy of it, or of the titles, is made.
+    for one place at least. They are made again for the gradient, which goes to `h` and to `titles`. On a
+    CPU the compiled value and gradient have no other temporaries than 3 arrays as h and 2 of
+    [4096, max(D, places at a time)], and with one place at a time 2 more of [V]: the gradient of the titles
+    is added to in place, so neither of it nor of the titles is there a second copy.
     """
     R, L, D = h.shape
     there = target >= FIRST_TITLE
     h = jnp.where(there[..., None], h, 0).reshape(R * L, D)
     row = titles.shape[0] * _wide(h, titles).itemsize
-    size = _even(R * L, budget_bytes // row)
+    most = budget_bytes // row
+    if jax.default_backend() == "cpu":
+        most = min(most, _CPU_PLACES)
+    size = _even(R * L, most)
     values = _softmax(size, float(temperature), h, titles, target.reshape(R * L))
     return jnp.where(there, values.reshape(R, L), 0.0)
 
@@ -170,9 +176,10 @@ def _over_sampled(term: Callable, h, titles, target, negatives, temperature, log
 # Where every place has negatives of its own, P (1 + N) vectors are asked of the titles. Both forms below go
 # some places at a time, so that what they make stays in a core's cache, and find the slopes [P, 1 + N] of a
 # place's value together with it. On 2 CPU cores (jax 0.10.2, P = 25,600, N = 128, D = 50) value and gradients
-# took of a core, in ms: gathered 240, however many titles; dense 145 of 1,000 titles, 240 of 2,000, 430 of
-# 3,708, more of it on both cores at once; by autodiff, gathered whole 960, dense 670.
-_DENSE_UP_TO = 16  # titles a candidate of a place: half a dozen more at D = 50 and both cost as much
+# took of a core, in ms: gathered 265 to 315, however many titles; dense 165 of 1,000 titles, 295 of 2,000 and
+# 450 of 3,708, half of it on the second core (gathered: a quarter). With N = 256, of 3,708 titles: 690, 610.
+# The plain form takes 950: autodiff of one gather. The threshold is where dense is done earlier on 2 cores.
+_DENSE_UP_TO = 16  # titles for each candidate of a place
 _PART_BYTES = {"cpu": 2**21}
 _PART_BYTES_ELSEWHERE = 2**28
 
