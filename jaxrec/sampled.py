@@ -24,10 +24,17 @@ def uniform(keys_Rx2: jax.Array, shape: tuple[int, ...], titles: int) -> jax.Arr
 def by_popularity(keys_Rx2: jax.Array, shape: tuple[int, ...], cumulative_V: jax.Array) -> jax.Array:
     """Ids [R, *shape] int32, each as likely as its share of plays; `cumulative_V` is of `store.cumulative`.
 
-    A binary search of log2(V) steps a draw.
+    The inverse of the cumulative counts by a binary search of log2(V) steps a draw, written out: one loop
+    over draws, where `jnp.searchsorted` has one over steps and took four times as long (2 CPU cores,
+    jax 0.10.2: 42 ms of a core for 3.3 million draws of 3,708 titles; uniform draws take 3).
     """
     play = draws.below(cumulative_V[-1], shape, keys_Rx2, _NUMBER)
-    return jnp.searchsorted(cumulative_V, play, side="right").astype(jnp.int32)
+    found = jnp.zeros_like(play)  # how many titles are known to lie before the play
+    step = 1 << (len(cumulative_V) - 1).bit_length()
+    while step := step >> 1:
+        more = found + step
+        found = jnp.where(cumulative_V.at[more - 1].get(mode="clip") <= play, more, found)
+    return found
 
 
 def in_batch(keys_Rx2: jax.Array, shape: tuple[int, ...], ids_M: jax.Array) -> jax.Array:

@@ -76,8 +76,9 @@ def test_softmax_in_chunks_is_the_plain_one(places):
     assert not np.asarray(chunked[2][:FIRST_TITLE]).any()
 
 
-def test_softmax_where_the_titles_gradient_is_made_in_parts():
-    titles = 2 * catalogue_losses._TITLES_AT_A_TIME + 77
+def test_softmax_where_the_titles_gradient_is_made_in_parts(monkeypatch):
+    monkeypatch.setattr(catalogue_losses, "_TITLES_AT_A_TIME", 40)
+    titles = 2 * 40 + 7
     h, vectors, target = given(titles=titles)
     chunked = with_gradients(
         lambda h, t: catalogue_losses.softmax(h, t, target, T, 4 * titles * 4), h, vectors
@@ -97,9 +98,10 @@ def test_softmax_of_half_precision_is_given_in_float32():
     close([of_h.astype(jnp.float32), of_titles.astype(jnp.float32)], wanted[1:], rtol=1e-2)
 
 
-def test_memory_of_softmax_over_a_million_titles():
-    """The budget, 4 arrays as h and 3 parts of the titles' gradient: nothing else of V's or h's size."""
-    titles, width, places, budget = 1_000_000, 64, (16, 256), 100 * 2**20
+@pytest.mark.parametrize(("budget", "logits"), [(100 * 2**20, 100 * 2**20), (1, 3 * 4_000_000)])
+def test_memory_of_softmax_over_a_million_titles(budget, logits):
+    """The budget or a place's logits thrice, 3 arrays as h, 2 parts: nothing else of V's or h's size."""
+    titles, width, places = 1_000_000, 64, (16, 256)
 
     def total(h, vectors, target):
         return catalogue_losses.softmax(h, vectors, target, 1.0, budget).sum()
@@ -109,8 +111,8 @@ def test_memory_of_softmax_over_a_million_titles():
     compiled = jax.jit(jax.value_and_grad(total, (0, 1))).lower(*shaped).compile()
     used = compiled.memory_analysis().temp_size_in_bytes
     of_h, part = 4 * np.prod(places) * width, 4 * catalogue_losses._TITLES_AT_A_TIME * width
-    assert 90 * 2**20 < used <= budget + 4 * of_h + 3 * part
-    assert 4 * of_h + 3 * part < 0.1 * 4 * titles * width  # so that a copy of the titles would be seen
+    assert 0.9 * logits < used <= logits + 3 * of_h + 2 * part
+    assert 3 * of_h + 2 * part < 0.03 * 4 * titles * width  # so that a copy of the titles would be seen
 
 
 # ---------------------------------------------------------------- over sampled titles
@@ -148,8 +150,54 @@ def reference(name, h, titles, target, negatives):
     return values
 
 
+@pytest.fixture(params=["gathered", "dense"])
+def _form(request, monkeypatch):
+    """Each form of what places have of their own, in chunks that do not divide R L."""
+    monkeypatch.setattr(catalogue_losses, "_DENSE_UP_TO", {"gathered": 0, "dense": V}[request.param])
+    row = {"gathered": (1 + N) * D, "dense": V}[request.param]
+    monkeypatch.setattr(catalogue_losses, "_PART_BYTES", {jax.default_backend(): 4 * 4 * row})
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+@pytest.mark.usefixtures("_form")
+def test_places_own_negatives_in_chunks_have_the_gradients_of_the_plain_form(name):
+    """The plain form: the vectors of every place's negatives, and autodiff. Repeated negatives add up."""
+    h, titles, target = given()
+    negatives = drawn().at[..., -1].set(drawn()[..., 0])
+    log_q = jnp.log(1.0 + jnp.arange(V)) if name == "log_q" else jnp.zeros(V)
+    alpha = N / (V - FIRST_TITLE - 1)
+    beta = 1 - 0.75 * (1 - alpha) if name == "gbce" else 1.0
+
+    def plain(h, titles):
+        ids = jnp.concatenate([target[..., None], negatives], -1)
+        s = jnp.einsum("rld,rlnd->rln", h, titles[ids]) / T - log_q[ids]
+        counts = ((ids >= FIRST_TITLE) & (ids != target[..., None])).at[..., 0].set(True)
+        if "bce" in name:
+            terms = -jax.nn.log_sigmoid(jnp.where(jnp.arange(1 + N) == 0, s, -s))
+            values = (jnp.where(counts, terms, 0.0).at[..., 0].multiply(beta)).sum(-1) / counts.sum(-1)
+        else:
+            values = -jax.nn.log_softmax(jnp.where(counts, s, -jnp.inf), -1)[..., 0]
+        return jnp.where(target >= FIRST_TITLE, values, 0.0)
+
+    got = with_gradients(jax.checkpoint(lambda h, t: SAMPLED[name](h, t, target, negatives)), h, titles)
+    close(got, with_gradients(plain, h, titles))
+
+
+def test_the_form_is_chosen_by_shape():
+    def chosen(V, N):
+        h, ids = jax.ShapeDtypeStruct((2, 3, D), jnp.float32), jax.ShapeDtypeStruct((2, 3, N), jnp.int32)
+        titles, target = jax.ShapeDtypeStruct((V, D), jnp.float32), jax.ShapeDtypeStruct((2, 3), jnp.int32)
+        arguments = (h, titles, target, ids)
+        text = str(jax.make_jaxpr(lambda *a: catalogue_losses.bce(*a, 1.0))(*arguments))
+        return f",{V}] = dot_general" in text
+
+    assert chosen(V=16 * 5, N=4)
+    assert not chosen(V=16 * 5 + 1, N=4)
+
+
 @pytest.mark.parametrize("shape", [(R, L, N), (R, N)], ids=["place", "sequence"])
 @pytest.mark.parametrize("name", SAMPLED)
+@pytest.mark.usefixtures("_form")
 def test_sampled_losses_are_their_definitions(name, shape):
     h, titles, target = given()
     negatives = drawn(shape)
@@ -204,6 +252,7 @@ def test_bce_and_gbce_by_hand():
 
 
 @pytest.mark.parametrize("name", NAMES["next_title.loss"])
+@pytest.mark.usefixtures("_form")
 def test_no_target_no_value_and_no_gradient_not_even_a_nan(name):
     """Whatever stands where there is no target: also the unknown title, and outputs that are no numbers."""
     h, titles, target = given()
