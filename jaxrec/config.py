@@ -159,6 +159,7 @@ class Sampling:
     history_keeps_abandoned: bool = False
     unknown_rate: float = 0.01  # of history titles, shown as unknown
     window: str = "latest"  # of a sequence's stored row; or "random", another one each epoch
+    stochastic_length: float = 0.0  # HSTU's alpha, in (1, 2): long windows are thinned; 0: none is
     next_k: int = 1
     labels: tuple[float, ...] = (1.0, 0.6, 0.3)  # of the next titles; the first next_k are used
 

@@ -162,7 +162,8 @@ def _check_sequences(config: Config) -> None:
     model, objective, data = config.model, config.next_title, config.data
     if data.examples == "requests":
         for key, wanted in (
-            ("model.cosine", False), ("model.two_tables", False), ("sampling.window", "latest")
+            ("model.cosine", False), ("model.two_tables", False), ("sampling.window", "latest"),
+            ("sampling.stochastic_length", 0),
         ):  # fmt: skip
             allowed = f"be {wanted} where data.examples is 'requests'"
             require(at(config, key) == wanted, key, at(config, key), allowed)
@@ -177,6 +178,8 @@ def _check_sequences(config: Config) -> None:
         window, allowed = model.experts[0].window, f"be data.history={data.history}, or titles are left out:"
         allowed += " rows are many and sampling.window is 'latest'"
         require(window == data.history, "model.experts[0].window", window, allowed)
+    alpha = config.sampling.stochastic_length
+    require(alpha == 0 or 1 < alpha < 2, "sampling.stochastic_length", alpha, "be 0 or in (1, 2)")
     _at_least(config, 1, "next_title.negatives", "next_title.budget")
     _at_least(config, 0, "next_title.alpha")
     _positive(config, "next_title.temperature")

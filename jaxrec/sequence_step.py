@@ -15,9 +15,9 @@ from jaxrec.parallel import AXIS
 from jaxrec.schema import HostBatch, TitleTable
 from jaxrec.training import OfCatalogue, Sums, Training, TrainState
 
-_CPU_PLACES = (
-    4096  # of sequences that a CPU works through at a time: what they leave has to stay near its caches
-)
+# Places that a CPU works through at a time: what they leave has to stay near its caches.
+_CPU_PLACES = 4096
+_LONG_SHARE = 4  # one in so many windows of a part may be long before all are worked out as such
 
 
 @dataclass(frozen=True)
@@ -82,24 +82,49 @@ class SequenceProgram(Training):
         self, params: Any, catalogue: Any, state: TrainState, host: HostBatch, table: TitleTable,
         key: jax.Array, shared: sampled.Pool,
     ) -> tuple[jax.Array, Sums]:  # fmt: skip
-        sampling, objective, variables = self.config.sampling, self.config.next_title, {"params": params}
-        random = sampling.window == "random"
+        sampling = self.config.sampling
+        random, alpha = sampling.window == "random", sampling.stochastic_length
         aimed = windows.training(host.words, self.layout, self.size, random, sampling.unknown_rate, key)
-        catalogue = self.catalogue(params, table) if catalogue is None else catalogue
+        aimed = aimed._replace(target=jnp.where(host.valid[:, None], aimed.target, 0))
+        given = params, self.catalogue(params, table) if catalogue is None else catalogue, shared
+        if not alpha:
+            return self._loss(*given, aimed, key)
+        aimed, long_B = windows.thinned(aimed, alpha, key)
+        kept, most = windows.kept_places(self.size, alpha), -(-len(long_B) // _LONG_SHARE)
+
+        def apart() -> tuple[jax.Array, Sums]:
+            """The long windows, which have room for `most`, and all others at the places that are kept."""
+            first = jnp.argsort(~long_B, stable=True)[:most]
+            longs = jax.tree.map(lambda x: x[first], aimed)
+            longs = longs._replace(target=jnp.where(long_B[first, None], longs.target, 0))
+            others = jax.tree.map(lambda x: x[:, -kept:], aimed)
+            others = others._replace(target=jnp.where(long_B[:, None], 0, others.target))
+            return jax.tree.map(
+                jnp.add, self._loss(*given, longs, key[first]), self._loss(*given, others, key)
+            )
+
+        return jax.lax.cond(long_B.sum() <= most, apart, lambda: self._loss(*given, aimed, key))
+
+    def _loss(
+        self, params: Any, catalogue: Any, shared: sampled.Pool, aimed: windows.Aimed, key: jax.Array
+    ) -> tuple[jax.Array, Sums]:
+        """Of windows of any number of places, with the keys of their rows."""
+        objective, variables, places = self.config.next_title, {"params": params}, aimed.target.shape[1]
         h_BxLxD = self.model.apply(variables, aimed.window, catalogue, key)
         candidates_VxD = self.model.apply(variables, catalogue, method="candidates")
         negatives, log_q = None, None
         if objective.loss != "softmax":
-            given = objective.drawn, objective.shared, self.size, objective.negatives
+            given = objective.drawn, objective.shared, places, objective.negatives
             negatives = sampled.draw(key, *given, shared)
+            if objective.shared == "place":
+                negatives = negatives[:, ::-1]  # a place's are those of how new it is, however many there are
             log_q = sampled.log_q(objective.drawn, shared) if objective.log_q else None
-        target_BxL = jnp.where(host.valid[:, None], aimed.target, 0)
         loss_BxL = catalogue_losses.next_title(
-            h_BxLxD, candidates_VxD, target_BxL, negatives, log_q, objective
+            h_BxLxD, candidates_VxD, aimed.target, negatives, log_q, objective
         )
         if objective.personalised:
             loss_BxL = loss_BxL * engagement_weight(aimed.completion, objective.alpha, self.threshold)
-        total, count = jnp.where(target_BxL > 0, loss_BxL, 0.0).sum(), (target_BxL > 0).sum()
+        total, count = jnp.where(aimed.target > 0, loss_BxL, 0.0).sum(), (aimed.target > 0).sum()
         return total, {"loss": (total, count)}
 
     def of_catalogue(self, params: Any, host: HostBatch, table: TitleTable) -> OfCatalogue:

@@ -1,5 +1,6 @@
 """From packed words of sequences to windows of plays, on the device."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,8 @@ from jaxrec.nn import draws
 from jaxrec.nn.sequential import Window
 from jaxrec.schema import PAD, UNKNOWN, Layout
 
-_UNKNOWN_DRAW, _WINDOW_DRAW = 0x0BAD, 0x3D0C  # layer numbers of draws: titles to hide, a window's end
+# Layer numbers of draws: titles to hide, a window's end, which windows stay whole, which places are kept.
+_UNKNOWN_DRAW, _WINDOW_DRAW, _WHOLE_DRAW, _KEPT_DRAW = 0x0BAD, 0x3D0C, 0x3D0D, 0x3D0E
 
 
 class Aimed(NamedTuple):
@@ -47,6 +49,37 @@ def training(
         hidden = draws.uniform((), of_place, _UNKNOWN_DRAW) < unknown_rate
         read = jnp.where(hidden & (read != PAD), UNKNOWN, read)
     return Aimed(Window(read, time[:, :-1], time[:, 1:]), target, completion[:, 1:].astype(jnp.float32))
+
+
+def kept_places(size: int, alpha: float) -> int:
+    """How many places stochastic length leaves of a long window of `size`: size^(alpha / 2), rounded up."""
+    return math.ceil(size ** (alpha / 2))
+
+
+def thinned(aimed: Aimed, alpha: float, key: jax.Array) -> tuple[Aimed, jax.Array]:
+    """HSTU's stochastic length (Zhai et al. 2024, Eq. 4) on windows of N places; `key` [B, 2] is each row's.
+
+    A window of n > N^(alpha / 2) titles stays whole with the probability N^alpha / n^2; else so many of
+    its places are kept, each set of them as likely, and the gaps are closed. A place still has to say the
+    title that came after it in the whole window. Returns windows of N places, right-aligned, and which
+    [B] are long: whole, and longer than what thinning leaves.
+    """
+    size, kept = aimed.target.shape[1], kept_places(aimed.target.shape[1], alpha)
+    there_BxL = aimed.window.title_BxL != PAD
+    length_B = there_BxL.sum(1)
+    whole_B = draws.uniform((), key, _WHOLE_DRAW) * length_B**2 < float(size) ** alpha
+    long_B = (length_B > kept) & whole_B
+    drawn_BxL = jnp.where(there_BxL, draws.uniform((size,), key, _KEPT_DRAW), 2.0)
+    last_Bx1 = jnp.sort(drawn_BxL, axis=1)[:, kept - 1 : kept]
+    stays_BxL = there_BxL & ((drawn_BxL <= last_Bx1) | long_B[:, None])
+    # The places that stay, in their order, at the right; -1, which sorts to the left, looks nothing up.
+    at_BxL = jnp.sort(jnp.where(stays_BxL, jnp.arange(size), -1), axis=1)
+
+    def close(x: jax.Array) -> jax.Array:
+        found = jnp.take_along_axis(x, jnp.maximum(at_BxL, 0), axis=1)
+        return jnp.where(at_BxL >= 0, found, jnp.zeros((), x.dtype))
+
+    return jax.tree.map(close, aimed), long_B
 
 
 def queries(words: Any, layout: Layout, size: int) -> tuple[Window, dict[str, jax.Array]]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec import windows
+from jaxrec import sequence_step, windows
 from jaxrec.config import Config, Expert, Feature, Model, NextTitle, Optimizer, Sampling, Train
 from jaxrec.data.store import as_words, cumulative
 from jaxrec.losses import engagement_weight
@@ -126,6 +126,23 @@ def _in_order(p, devices, state, host):
     dealt = jax.tree.map(lambda x: x.reshape(devices, B // devices, *x.shape[2:]), dealt)
     mapped = jax.vmap(p.gradients, in_axes=(None, 0, None), axis_name=AXIS)
     return jax.tree.map(lambda x: x[0], jax.jit(mapped)(state, dealt, TABLE))
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sampled_softmax"])
+def test_thinned_windows_give_the_same_apart_and_together(loss, monkeypatch):
+    """Long windows with room of their own, and all as long: what is computed is the same."""
+    thin = Sampling(unknown_rate=0.0, stochastic_length=1.3)
+    p = program("hstu", dropout=0.3, sampling=thin, loss=loss, negatives=5)
+    host, state, found = batch(valid=13), p.init(), []
+    for room in (1, 10**6):  # for all windows; for one, so that they are worked out together
+        monkeypatch.setattr(sequence_step, "_LONG_SHARE", room)
+        found.append(on(1, p.gradients, state, host))
+    (grads, sums), (other, figures) = found
+    plain = on(1, program("hstu", dropout=0.3, loss=loss, negatives=5).gradients, state, host)[1]
+    assert 0 < int(sums["loss"][1]) == int(figures["loss"][1]) < int(plain["loss"][1])
+    np.testing.assert_allclose(figures["loss"][0], sums["loss"][0], rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-5 * float(jnp.abs(a).max()))
 
 
 def test_what_the_batch_is_drawn_from_does_not_know_its_windows():

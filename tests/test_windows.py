@@ -80,3 +80,29 @@ def test_a_query_is_asked_at_its_targets_time():
     shorter, _ = windows.queries(jnp.asarray(as_words(row)), LAYOUT, 2)
     assert np.asarray(shorter.title_BxL).tolist() == [[6, 7]]
     assert np.asarray(shorter.until_BxL).tolist() == [[700, 900]]
+
+
+def test_stochastic_length_keeps_the_law_of_the_paper():
+    """N = 9 places, alpha = 1.5: 9^.75 = 5.2, so 6 are kept of what is thinned; whole with 27 / n^2."""
+    layout, size, alpha, many = Layout(50, 12, 1, (4, 4, 4, 4), 20, (), "sequences"), 9, 1.5, 6000
+    assert windows.kept_places(size, alpha) == 6
+    for plays in (5, 7, 8, 10):  # a play more than a window's titles
+        row = np.zeros(1, layout.row_dtype())
+        row["title"][0, -plays:], row["time"][0, -plays:] = np.arange(2, 2 + plays), np.arange(1, 1 + plays)
+        words = jnp.repeat(jnp.asarray(as_words(row)), many, axis=0)
+        key = draws.row_keys(0, 0, jnp.arange(many))
+        aimed = windows.training(words, layout, size, False, 0.0, key)
+        found, long = jax.tree.map(np.asarray, windows.thinned(aimed, alpha, key))
+        titles, n = found.window.title_BxL, plays - 1
+        there = titles > 0
+        assert (np.diff(there.astype(int), axis=1) >= 0).all()  # right-aligned, no gap
+        assert (found.target[there] == titles[there] + 1).all()  # the title that came after it
+        assert (found.window.until_BxL[there] == found.window.time_BxL[there] + 1).all()
+        assert (titles[:, 1:] > titles[:, :-1])[there[:, :-1]].all()  # in their order
+        assert (there.sum(1) == np.where(long | (n <= 6), n, 6)).all()
+        if n <= 6:
+            assert not long.any() and (titles == np.asarray(aimed.window.title_BxL)).all()
+            continue
+        assert abs(long.mean() - 27 / n**2) < 0.025
+        kept = np.array([(titles[~long] == t).any(1).mean() for t in range(2, 2 + n)])
+        assert np.abs(kept - 6 / n).max() < 0.03  # each place as likely

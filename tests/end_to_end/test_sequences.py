@@ -1,0 +1,133 @@
+"""A published model on somebody's file: one command, and what it says of the whole catalogue."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+USERS, TITLES = 96, 40
+# Everything of configs/sequences.py:sasrec but its size.
+SMALL = [
+    *("--config.data.history=12", "--config.model.experts[0].window=12", "--config.model.width=8"),
+    *(
+        "--config.features[0].width=8",
+        "--config.model.experts[0].layers=1",
+        "--config.next_title.negatives=8",
+    ),
+    "--config.optimizer.learning_rate=0.01",
+    *("--config.train.batch_size=16", "--config.data.validation_share=0.5", "--config.train.microbatch=16"),
+]
+
+
+def run(*arguments, devices=1):
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)],
+        cwd=ROOT, env=env, capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    """user,item,timestamp of users who go round the titles, each from somewhere, with a slip now and then."""
+    path, rng = tmp_path_factory.mktemp("log") / "ratings.csv", np.random.default_rng(0)
+    lengths = rng.integers(6, 20, USERS)
+    user = np.repeat(np.arange(USERS), lengths)
+    place = np.arange(len(user)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    title = (np.repeat(rng.integers(0, TITLES, USERS), lengths) + place) % TITLES
+    title = np.where(rng.random(len(user)) < 0.1, rng.integers(0, TITLES, len(user)), title)
+    time = 1_000_000_000 + 86_400 * place + rng.integers(0, 1000, len(user))
+    frame = pl.DataFrame({"user": user + 1000, "item": title + 7, "timestamp": time})
+    frame.sample(fraction=1.0, shuffle=True, seed=1).write_csv(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(log, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sequences")
+    said = train(log, folder / "run", "6 epochs")
+    return folder / "run", said
+
+
+def train(log, workdir, length, *more, devices=1):
+    given = "--config", "configs/sequences.py:sasrec", f"--config.data.path={log}"
+    data = f"--config.data.directory={workdir.parent / 'data'}"
+    length = f"--config.train.length={length}"
+    return run("jaxrec.train", *given, "--workdir", workdir, data, length, *SMALL, *more, devices=devices)
+
+
+def test_one_command_on_a_csv_judges_the_whole_catalogue(trained, log):
+    workdir, said = trained
+    result = json.loads((workdir / "test.json").read_text())
+    found = result["catalogue"]
+    assert {f"{m}@{k}" for m in ("hr", "ndcg", "mrr") for k in (1, 5, 10, 20, 100)} < set(found["model"])
+    assert found["filtered"] and found["titles"] == TITLES
+    assert found["users"] == found["examples"] == USERS  # each user's last title, and no other
+    assert found["model"]["hr@10"] > 2 * found["popularity"]["hr@10"]  # a round has an order to be learnt
+    assert "HR@10" in said and "popularity" in said and "all 40 titles, those of the history left out" in said
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    validations = [line for line in lines if line["split"] == "validation"]
+    assert len(validations) == 6 and validations[-1]["loss"] < validations[0]["loss"]
+    assert validations[-1]["catalogue/ndcg@10"] > validations[0]["catalogue/ndcg@10"]
+    assert "NDCG@10, all titles" in (workdir / "report.html").read_text()
+
+
+def test_evaluate_agrees_and_every_rank_is_what_brute_force_says(trained, log):
+    workdir, _ = trained
+    said = run("jaxrec.evaluate", "--checkpoint", workdir, "--json", "--per-user")
+    kept = json.loads((workdir / "test.json").read_text())
+    assert json.loads(said)["catalogue"] == kept["catalogue"]
+    from jaxrec.data.store import Dataset
+    from jaxrec.evaluation import load
+    from jaxrec.nn.sequential import Window
+
+    loaded, dataset = load(workdir, kept["which"]), Dataset(workdir.parent / "data")
+    frame = pl.read_csv(log).sort("user", "timestamp")
+    id_of = {int(key): 2 + i for i, key in enumerate(loaded.arrays.title_key)}
+    table = loaded.arrays.title_table()
+    model, variables = loaded.program.model, {"params": loaded.params}
+    catalogue = model.apply(variables, table, method="catalogue")
+    titles = np.asarray(model.apply(variables, catalogue, method="candidates"))
+    users, ranks = [], []
+    for (user,), plays in frame.group_by("user", maintain_order=True):  # from the file, not from our rows
+        ids = [id_of[t] for t in plays["item"]]
+        before, target = ids[:-1][-12:], ids[-1]
+        window = np.zeros((3, 1, 12), np.int64)
+        window[0, 0, 12 - len(before) :] = before
+        window[1, 0, 12 - len(before) :] = plays["timestamp"][:-1][-12:]
+        window[2, 0, 12 - len(before) :] = plays["timestamp"][1:][-12:]
+        h = model.apply(
+            variables, Window(jnp.int32(window[0]), *(jnp.uint32(x) for x in window[1:])), catalogue
+        )
+        scores = titles @ np.asarray(h)[0, -1]
+        rivals = [v for v in range(2, 2 + TITLES) if v not in before and v != target]
+        users.append(user)
+        ranks.append(1 + sum(scores[v] >= scores[target] for v in rivals))
+    queries = pl.read_parquet(workdir / f"eval-test-{kept['which']}-per-query.parquet")
+    keys = [key.decode() if isinstance(key, bytes) else str(key) for key in queries["user"]]
+    found = dict(zip(keys, queries["catalogue"].to_list(), strict=True))
+    assert [found[str(user)] for user in users] == ranks
+    assert np.mean(np.array(ranks) <= 10) == pytest.approx(kept["catalogue"]["model"]["hr@10"])
+    assert dataset.manifest["splits"]["validation"]["users"] < USERS
+
+
+def test_four_devices_see_what_one_does(trained, log):
+    workdir, _ = trained
+    four = workdir.parent / "four"
+    train(log, four, "6 epochs", devices=4)
+    one, other = (
+        [json.loads(line) for line in (w / "metrics.jsonl").read_text().splitlines()] for w in (workdir, four)
+    )
+    losses = [[line["loss"] for line in lines if line["split"] == "validation"] for lines in (one, other)]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=2e-3)  # float32, 36 steps of Adam
+    assert one[-1]["catalogue/ndcg@10"] == pytest.approx(other[-1]["catalogue/ndcg@10"], abs=0.03)
