@@ -5,20 +5,36 @@ import os
 import shutil
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-# Most of the suite's time is XLA's. Commands that tests run as subprocesses compile the same programs,
-# so they share a cache, new every session. Set before anything imports jax.
+# Most of the suite's time is XLA's, for programs that take a few steps of a small model: they are compiled as
+# fast as they can be, here and in the commands that tests run as subprocesses. XLA's passes over operations
+# stay; what goes is LLVM's over machine code, and fused kernels from MLIR. As a user has them they are in the
+# tests that ask for `as_compiled_for_users`. Set before anything imports jax.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
+_QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+if version("jaxlib").startswith("0.10.") and _QUICK not in os.environ.get("XLA_FLAGS", ""):
+    # Another jaxlib may know these flags no more, and then ends the process.
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}".strip()
+
+# Commands that tests run as subprocesses compile the same programs, so they share a cache, new every session.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the first of pytest's processes; its workers inherit it
     _COMPILED = tempfile.mkdtemp(prefix="jaxrec-tests-")
     atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+
+def pytest_configure(config):
+    """Files are dealt to xdist's workers in their order, end_to_end early. Its own is by the number of tests,
+    which leaves files of few long tests to the end, for one worker while the other waits."""
+    config.option.loadscopereorder = False
 
 
 @pytest.fixture(scope="session")
@@ -54,10 +70,7 @@ def _programs_let_go():
 
 
 @pytest.fixture
-def _quick_to_compile():
-    """For programs that run a step or two: most of their time is XLA's."""
-    import jax
-
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+def as_compiled_for_users():
+    """The environment of a command, without what makes this suite's programs quick to compile."""
+    kept = {key: value for key, value in os.environ.items() if key != "JAX_DISABLE_MOST_OPTIMIZATIONS"}
+    return kept | {"XLA_FLAGS": kept.get("XLA_FLAGS", "").replace(_QUICK, "")}

@@ -23,7 +23,6 @@ def config(tiny_config, tiny_directory):
     return config
 
 
-@pytest.mark.usefixtures("_quick_to_compile")
 def test_it_is_the_recursion_over_the_steps(tiny, config):
     with jax.enable_x64(True):
         config.model.dtype = "float64"
@@ -41,7 +40,6 @@ def test_it_is_the_recursion_over_the_steps(tiny, config):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), found, expected)
 
 
-@pytest.mark.usefixtures("_quick_to_compile")
 def test_it_is_what_is_validated_kept_and_loaded(tiny, config, tmp_path):
     assert train(config, tiny, tmp_path, Interrupt()) == 6
     found = load(tmp_path, "last")
@@ -57,7 +55,6 @@ def test_it_is_what_is_validated_kept_and_loaded(tiny, config, tmp_path):
     assert said["disabled/mrr@5"] == judged["disabled"]["mrr@5"]
 
 
-@pytest.mark.usefixtures("_quick_to_compile")
 def test_without_it_the_parameters_are_judged(tiny, config):
     config.optimizer.average = 0.0
     state = Program(config, tiny.layout, 0.5, 4, 6).init()

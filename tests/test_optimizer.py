@@ -214,7 +214,6 @@ def test_the_plateau_lowers_a_lazy_rate():
         assert float(optimizer.learning_rate(state, config)) == pytest.approx(rate)
 
 
-@pytest.mark.usefixtures("_quick_to_compile")
 def test_a_lazy_training_step_differs_in_untouched_rows_alone(tiny, tiny_config, monkeypatch):
     tiny_config = replace(tiny_config, model=replace(tiny_config.model, dtype="float64"))
     lazy_config = replace(tiny_config, optimizer=replace(tiny_config.optimizer, lazy=True))

@@ -26,7 +26,6 @@ def peers(tiny_config):
     return config
 
 
-@pytest.mark.usefixtures("_quick_to_compile")
 def test_packing_and_parts_change_nothing(tiny, tiny_config):
     config = peers(tiny_config)
 

@@ -108,7 +108,6 @@ def test_a_gradient_of_many_is_added_up_wide(dtype):
 
 
 @pytest.mark.parametrize("how", ["pmap", "shard_map"])
-@pytest.mark.usefixtures("_quick_to_compile")
 def test_a_step_writes_its_state_over_the_last(tiny, tiny_config, how):
     """Donated: the new state lies in the old one's buffers, so that two are never held."""
     program = program_of(tiny, tiny_config)

@@ -27,7 +27,6 @@ def gradients(tiny, config, microbatch, pack):
     return jax.device_get(parallel.map_over_devices(step)(state, batch, table))
 
 
-@pytest.mark.usefixtures("_quick_to_compile")
 def test_packing_and_parts_change_nothing(tiny, tiny_config):
     with jax.enable_x64(True):
         plain, sums = gradients(tiny, tiny_config, 64, pack=False)
@@ -39,7 +38,6 @@ def test_packing_and_parts_change_nothing(tiny, tiny_config):
             assert other["loss"][0] == pytest.approx(sums["loss"][0], rel=1e-12)
 
 
-@pytest.mark.usefixtures("_quick_to_compile")
 def test_a_balanced_gate_is_pulled_to_what_the_step_before_used_least(tiny, tiny_config):
     config = copy.deepcopy(tiny_config)
     config.objective.balance, config.train.microbatch, config.model.gate.noise = 0.5, 16, 0.0

@@ -20,7 +20,6 @@ def program_of(tiny, tiny_config, microbatch):
     return Program(config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
 
 
-@pytest.mark.usefixtures("_quick_to_compile")
 def test_parts_change_nothing(tiny, tiny_config):
     def gradients(microbatch):
         program = program_of(tiny, tiny_config, microbatch)
@@ -44,7 +43,6 @@ def test_a_cpu_takes_smaller_parts(tiny, tiny_config):
     assert Program(tiny_config, tiny.layout, 0.5, 4, 40).parts(64) == 1
 
 
-@pytest.mark.usefixtures("_quick_to_compile")
 def test_lists_are_scored_one_by_one_as_all_at_once(tiny, tiny_config):
     with jax.enable_x64(True):
         program, rows = program_of(tiny, tiny_config, 0), tiny.rows("test")

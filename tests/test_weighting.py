@@ -70,7 +70,6 @@ def program_of(tiny, tiny_config, kind):
     return Program(config, tiny.layout, tiny.manifest["completion_threshold"], 2, 40)
 
 
-@pytest.mark.usefixtures("_quick_to_compile")
 def test_log_variances_learn_and_leave_the_validation_loss_alone(tiny, tiny_config):
     program = program_of(tiny, tiny_config, "uncertainty")
     table = parallel.replicate(tiny.arrays.title_table())
@@ -93,7 +92,6 @@ def test_log_variances_learn_and_leave_the_validation_loss_alone(tiny, tiny_conf
     assert one["loss"] == two["loss"] and one["loss"][0] > 0
 
 
-@pytest.mark.usefixtures("_quick_to_compile")
 def test_averaging_resumes_bit_for_bit(tiny, tiny_config, tmp_path):
     program = program_of(tiny, tiny_config, "averaging")
     batches, table = training_batches(program, tiny.rows("train")), tiny.arrays.title_table()

@@ -32,7 +32,6 @@ def test_a_form_takes_a_step(tiny, tiny_config, tiny_directory):
     gains.rival(name, gains.forms()[name][0], program, table, host)()
 
 
-@pytest.mark.usefixtures("_quick_to_compile")
 def test_a_turn_of_what_is_fed_is_so_many_steps_however_they_come(tiny, tiny_config, monkeypatch):
     program, table = parts.program_of(copy.deepcopy(tiny_config), tiny, 64), tiny.arrays.title_table()
     rows, states = tiny.rows("train").all(), []

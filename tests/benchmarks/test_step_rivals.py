@@ -19,12 +19,6 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "configs/tiny.py"
 
 
-@pytest.fixture(autouse=True)
-def _quick_to_compile(monkeypatch):
-    """Of the commands: their models are too small for optimised code to pay."""
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-
-
 def test_full_rows_are_full_and_service_rows_as_they_come(tiny, tiny_config):
     program = step_parts.program_of(tiny_config, tiny, 32)
     lengths = {}

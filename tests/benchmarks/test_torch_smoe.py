@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,13 +17,6 @@ from jaxrec.config_check import mix_counts
 from jaxrec.data.stream import TrainBatches
 from jaxrec.nn import draws
 from jaxrec.step import Program
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_to_compile():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def program_of(dataset, config) -> Program:

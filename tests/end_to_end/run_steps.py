@@ -1,7 +1,9 @@
-"""Runs a few steps of the tiny model on fixed global batches, for test_exactness; a script of its own,
-because the number of devices is fixed before JAX starts.
+"""Runs a few steps of the tiny model in float64 on fixed global batches, for test_exactness; a script of its
+own, because the number of devices is fixed before JAX starts.
 
-    python run_steps.py DATASET OUT {steps,together,gradients} {pmap,shard_map} {float32,float64}
+    python run_steps.py DATASET OUT {steps,together,gradients}/{pmap,shard_map} ...
+
+What each WHAT/HOW gives is OUT/WHAT-HOW.npz, and OUT/said.json what the process saw.
 """
 
 import itertools
@@ -15,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 
-def main(dataset: str, out: str, what: str, how: str, dtype: str) -> None:
-    jax.config.update("jax_enable_x64", dtype == "float64")
+def main(dataset: str, out: str, *asked: str) -> None:
+    jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_numpy_dtype_promotion", "standard")
 
     import numpy as np
@@ -33,15 +35,15 @@ def main(dataset: str, out: str, what: str, how: str, dtype: str) -> None:
         lambda name, *_, **__: compiled.append(name) if name.endswith("backend_compile_duration") else None
     )
     config = load_config(str(ROOT / "configs/tiny.py"))
-    config.model.dtype, config.objective.balance = dtype, 0.1
+    config.model.dtype, config.objective.balance = "float64", 0.1
     data = Dataset(dataset)
     program = Program(config, data.layout, data.manifest["completion_threshold"], 4, 40)
     batches = training_batches(program, data.rows("train"))
-    state = parallel.replicate(program.init())
+    first = jax.device_get(program.init())
     table = parallel.replicate(data.arrays.title_table())
     late = []
-    if what == "gradients":
 
+    def gradients(how):
         def step(state, batch, table):
             return program.gradients(state, batch, table)
 
@@ -49,26 +51,37 @@ def main(dataset: str, out: str, what: str, how: str, dtype: str) -> None:
         dealt = np.arange(64).reshape(-1, jax.device_count()).T  # [devices, rows of the global batch]
         rows = np.split(dealt, jax.process_count())[jax.process_index()].reshape(-1)
         batch = batches[0]._replace(valid=(rows >= 10) & (rows != 40))
-        tree, _ = parallel.map_over_devices(step, how)(state, batch, table)
-    else:
+        return parallel.map_over_devices(step, how)(parallel.replicate(first), batch, table)[0]
+
+    def ten_steps(how, size):
         step = parallel.map_over_devices(program.train_step, how)
-        # Together, ten steps are four, four, one and one.
-        size = 1 if what == "steps" else 4
         ten = [batches[t] for t in range(10)]
         lists = [parallel.put_together(ten[first : first + size], size) for first in range(0, 10, size)]
-        seen = set()
+        state, seen = parallel.replicate(first), set()
         for batch in itertools.chain(*lists):
             before = len(compiled)
             state, _ = step(state, batch, table)
             if batch.steps in seen:
-                late += compiled[before:]
+                late.extend(compiled[before:])
             seen.add(batch.steps)
-        assert seen == {size, 1}
-        tree = state.params
+        assert seen == {size, 1}  # together, ten steps are four, four, one and one
+        return state.params
+
+    ways = {
+        "gradients": gradients,
+        "steps": lambda how: ten_steps(how, 1),
+        "together": lambda how: ten_steps(how, 4),
+    }
+    for name in asked:
+        what, how = name.split("/")
+        tree = ways[what](how)
+        if parallel.first_process():
+            leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
+            arrays = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+            np.savez(Path(out) / f"{what}-{how}.npz", **arrays)
     if parallel.first_process():
-        leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
-        np.savez(out, **{jax.tree_util.keystr(path): leaf for path, leaf in leaves})
-        Path(out).with_suffix(".json").write_text(json.dumps({"devices": jax.device_count(), "late": late}))
+        said = {"devices": jax.device_count(), "late": late}
+        (Path(out) / "said.json").write_text(json.dumps(said))
     parallel.meet("done")
 
 

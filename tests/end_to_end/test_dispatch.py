@@ -50,7 +50,6 @@ def logged(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.usefixtures("_quick_to_compile")
 def test_groups_of_steps_stopped_and_resumed_in_other_groups_are_the_same_steps(tiny, tiny_config, tmp_path):
     per_epoch = tiny.rows("train").rows // 64
     assert per_epoch % 5 and per_epoch > 17  # epochs have tails

@@ -8,43 +8,71 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 
 
 def environment(devices=1, **more):
-    # Unoptimised code compiles in half the time, and what is asked here is not how fast it runs.
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | more
 
 
-def launch(dataset, out, what, how, dtype, env):
-    script = [sys.executable, str(HERE / "run_steps.py"), str(dataset), str(out), what, how, dtype]
-    with Path(f"{out}.log").open("w") as log:
-        return subprocess.Popen(script, env=env, stderr=log), Path(f"{out}.log")
+def launch(dataset, out, asked, env):
+    out.mkdir()
+    script = [sys.executable, str(HERE / "run_steps.py"), str(dataset), str(out), *asked]
+    with (out / "log").open("w") as log:
+        return subprocess.Popen(script, env=env, stderr=log), out / "log"
 
 
 def finish(*launched):
     for process, log in launched:
-        assert process.wait(300) == 0, log.read_text()[-3000:]
+        assert process.wait(500) == 0, log.read_text()[-3000:]
 
 
-def run(dataset, out, what="steps", how="pmap", dtype="float64", devices=1):
-    finish(launch(dataset, out, what, how, dtype, environment(devices)))
-    return dict(np.load(out)), json.loads(out.with_suffix(".json").read_text())
+def found(out):
+    """What each way gave, by its WHAT/HOW, and what was said."""
+    of_way = {path.stem.replace("-", "/"): dict(np.load(path)) for path in out.glob("*.npz")}
+    return of_way, json.loads((out / "said.json").read_text())
 
 
-def run_two_processes(dataset, out, what="steps", dtype="float64"):
+def run(dataset, out, *asked, devices=1):
+    finish(launch(dataset, out, asked, environment(devices)))
+    return found(out)
+
+
+# A process is started and traces its programs once for all that is asked of its devices.
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("steps")
+
+
+@pytest.fixture(scope="module")
+def one(tiny_directory, folder):
+    return run(tiny_directory, folder / "one", "steps/pmap", "gradients/pmap")
+
+
+@pytest.fixture(scope="module")
+def four(tiny_directory, folder):
+    asked = "steps/pmap", "together/shard_map", "gradients/pmap", "gradients/shard_map"
+    return run(tiny_directory, folder / "four", *asked, devices=4)
+
+
+@pytest.fixture(scope="module")
+def two(tiny_directory, folder):
+    """Two processes of two devices."""
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
     finish(*(
-        launch(dataset, out if i == 0 else Path(f"{out}.second"), what, "pmap", dtype, environment(
+        launch(tiny_directory, folder / f"two-{i}", ("together/pmap", "gradients/pmap"), environment(
             2, JAXREC_COORDINATOR=f"localhost:{port}", JAXREC_PROCESSES="2", JAXREC_PROCESS=str(i)))
         for i in range(2)
     ))  # fmt: skip
-    return dict(np.load(out)), json.loads(out.with_suffix(".json").read_text())
+    return found(folder / "two-0")
 
 
 def close(a, b, tolerance):
@@ -60,35 +88,23 @@ def close(a, b, tolerance):
     assert worst[name] <= tolerance, (name, worst[name])
 
 
-def test_ten_steps_agree_across_devices_and_processes(tiny_directory, tmp_path):
-    one, alone = run(tiny_directory, tmp_path / "one.npz")
-    four, quartet = run(tiny_directory, tmp_path / "four.npz", devices=4)
-    two, pair = run_two_processes(tiny_directory, tmp_path / "two.npz")
+def test_ten_steps_agree_across_devices_and_processes_one_by_one_and_in_four_dispatches(one, four, two):
+    (steps, alone), (of_four, quartet), (of_two, pair) = one, four, two
+    expected = steps["steps/pmap"]
     assert (alone["devices"], quartet["devices"], pair["devices"]) == (1, 4, 4)
-    for found in (four, two):
-        assert max(np.abs(one[k] - found[k]).max() for k in one) < 1e-8
-    assert alone["late"] == quartet["late"] == pair["late"] == []  # compiled once
+    for ten in (of_four["steps/pmap"], of_four["together/shard_map"], of_two["together/pmap"]):
+        assert max(np.abs(expected[k] - ten[k]).max() for k in expected) < 1e-8
+    # Each program compiled once: of a single step and, together, of four.
+    assert alone["late"] == quartet["late"] == pair["late"] == []
 
 
-def test_ten_steps_in_four_dispatches_are_ten_steps(tiny_directory, tmp_path):
-    one, _ = run(tiny_directory, tmp_path / "one.npz")
-    four, quartet = run(tiny_directory, tmp_path / "four.npz", "together", "shard_map", devices=4)
-    two, pair = run_two_processes(tiny_directory, tmp_path / "two.npz", "together")
-    for found in (four, two):
-        assert max(np.abs(one[k] - found[k]).max() for k in one) < 1e-8
-    assert (quartet["devices"], pair["devices"]) == (4, 4)
-    assert quartet["late"] == pair["late"] == []  # two programs, each compiled once
+def test_first_gradients_agree_with_unequal_counts_and_either_mapping(one, four, two):
+    expected = one[0]["gradients/pmap"]
+    for of_way in (four[0]["gradients/pmap"], four[0]["gradients/shard_map"], two[0]["gradients/pmap"]):
+        close(expected, of_way, 1e-12)
 
 
-def test_first_gradients_agree_with_unequal_counts_and_either_mapping(tiny_directory, tmp_path):
-    one, _ = run(tiny_directory, tmp_path / "one.npz", "gradients", "pmap", "float32")
-    for how, devices in (("pmap", 4), ("shard_map", 4)):
-        found, _ = run(tiny_directory, tmp_path / f"{how}.npz", "gradients", how, "float32", devices)
-        close(one, found, 1e-6)
-    close(one, run_two_processes(tiny_directory, tmp_path / "two.npz", "gradients", "float32")[0], 1e-6)
-
-
-def test_the_same_devices_twice_agree_bit_for_bit(tiny_directory, tmp_path):
-    first, _ = run(tiny_directory, tmp_path / "a.npz", dtype="float32", devices=4)
-    second, _ = run(tiny_directory, tmp_path / "b.npz", dtype="float32", devices=4)
-    assert all(np.array_equal(first[k], second[k]) for k in first)
+def test_the_same_devices_twice_agree_bit_for_bit(tiny_directory, folder, four):
+    first = four[0]["steps/pmap"]
+    second = run(tiny_directory, folder / "again", "steps/pmap", devices=4)[0]["steps/pmap"]
+    assert first.keys() == second.keys() and all(np.array_equal(first[k], second[k]) for k in first)

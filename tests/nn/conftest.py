@@ -36,14 +36,6 @@ FIELDS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_to_compile():
-    """These models are too small for optimised code to pay."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 class Case:
     """A model of FIELDS with `changes`, its parameters, and `rows` requests of history `length`."""
 
