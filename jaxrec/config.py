@@ -211,7 +211,7 @@ class Model:
     embedding_spread: float = 0.2  # standard deviation of embeddings at the start
     position: str = "index"  # of a title in the history; or "time_gap", since its last play, or "none"
     target_in_sequence: bool = False  # each candidate joins the history as its newest title, as BST has it:
-    # as many times the experts' work as there are candidates
+    # as many times the experts' work as there are candidates, but sasrec and hstu read a history once
     attention: str = "auto"  # or "einsum", "dot_product" (jax's), "cudnn" (bfloat16, GPU), "broadcast"
     dtype: str = "float32"  # of the compute; "bfloat16" keeps parameters, softmax and losses in float32
 

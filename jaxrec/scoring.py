@@ -12,6 +12,7 @@ from jaxrec import batch as batches
 from jaxrec.data.packing import Packer
 from jaxrec.data.store import Rows
 from jaxrec.data.stream import EvalBatches, PackedEvalBatches, stream
+from jaxrec.nn.groups import score_in_groups
 from jaxrec.parallel import AXIS, Placed, as_global, map_queries, put
 from jaxrec.schema import FIRST_TITLE, History, HostBatch, TitleTable
 from jaxrec.step import Program
@@ -67,21 +68,19 @@ def _scores(
     candidate has its own the mean over those present."""
     tau, variables = program.config.model.gate.temperature, {"params": params}
 
-    def of(ids: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
-        user: Any = program.model.apply(variables, history, table, tau, None, catalogue, ids, method="encode")
-        of_task: Any = program.model.apply(variables, user, ids, table, heads, catalogue, method="score")
-        return of_task, user.clean_gate_BxE
-
-    B, C = len(candidates), candidates.shape[-1]
+    ids_BxC = candidates.reshape(len(candidates), -1)
     if program.packs:
-        scores, gate = of(candidates.reshape(B, -1))
-        return jax.tree.map(lambda x: x.reshape(candidates.shape), scores), gate
-    # List by list: each candidate has a sequence of its own, and of all at once memory would run out.
-    ids_NxBxC = jnp.moveaxis(candidates.reshape(B, -1, C), 1, 0)
-    scores, gates_NxBxCxE = jax.lax.map(of, ids_NxBxC)
-    present = (ids_NxBxC > 0)[..., None]
-    gate = jnp.where(present, gates_NxBxCxE, 0.0).sum((0, 2)) / jnp.maximum(present.sum((0, 2)), 1)
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(candidates.shape), scores), gate
+        user: Any = program.model.apply(variables, history, table, tau, None, catalogue, method="encode")
+        scores: Any = program.model.apply(variables, user, ids_BxC, table, heads, catalogue, method="score")
+        gate = user.clean_gate_BxE
+    else:
+        # List by list: each candidate has a sequence of its own, and of all at once memory would run out.
+        scores, gates_BxCxE = score_in_groups(
+            program.model, variables, history, ids_BxC, table, tau, heads, candidates.shape[-1], catalogue
+        )
+        present = (ids_BxC > 0)[..., None]
+        gate = jnp.where(present, gates_BxCxE, 0.0).sum(1) / jnp.maximum(present.sum(1), 1)
+    return jax.tree.map(lambda x: x.reshape(candidates.shape), scores), gate
 
 
 class _Queries:

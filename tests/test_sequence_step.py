@@ -15,7 +15,6 @@ from jaxrec.parallel import AXIS
 from jaxrec.schema import FeatureSpec, HostBatch, Layout, TitleTable
 from jaxrec.sequence_step import SequenceProgram
 
-pytestmark = pytest.mark.usefixtures("_quick_to_compile")
 V, L, B = 40, 8, 16
 LAYOUT = Layout(V, L, 1, (4, 4, 4, 4), 20, (FeatureSpec("title_id", "category", "title", 8, V),), "sequences")
 PLAYS = np.r_[0, 0, np.arange(1, V - 1)]

@@ -1,7 +1,8 @@
 """Attention of several heads, written in ways that are the same function, and which of them is taken.
 
-Every form maps q, k, v [R, L, H, d] and `same` [R, L, L], who sees whom, to softmax(q k^T / sqrt(d)) v for
-each head, [R, L, H, d]. Columns not of the same get no weight; a place that sees none comes back finite.
+Every form maps q [R, L, H, d], k and v [R, M, H, d] and `same` [R, L, M], who sees whom, to
+softmax(q k^T / sqrt(d)) v for each head, [R, L, H, d]. Columns not of the same get no weight; a place that
+sees none comes back finite. L is M but where candidates see a history that was read before them.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,16 @@ from jaxrec.errors import InputError
 from jaxrec.nn.layers import at_least_float32
 
 _HIDDEN = -1e9  # a score whose exponential is 0 beside any other
+
+KeysValues = tuple[jax.Array, jax.Array]  # k and v of a layer's places, [R, M, H, d] each
+
+
+def after(before: KeysValues | None, k_RxLxHxd: jax.Array, v_RxLxHxd: jax.Array) -> KeysValues:
+    """Keys and values of L places behind those of the places `before` them, [R, N + L, H, d]."""
+    if before is None:
+        return k_RxLxHxd, v_RxLxHxd
+    k, v = (jnp.concatenate(pair, axis=1) for pair in zip(before, (k_RxLxHxd, v_RxLxHxd), strict=True))
+    return k, v
 
 
 @jax.custom_vjp
@@ -40,38 +51,40 @@ def _scores_backward(given, gradient):
 scores.defvjp(_scores_forward, _scores_backward)
 
 
-def einsum(q_RxLxHxd, k_RxLxHxd, v_RxLxHxd, same_RxLxM) -> jax.Array:
+def einsum(q_RxLxHxd, k_RxMxHxd, v_RxMxHxd, same_RxLxM) -> jax.Array:
     """Two matrix products a head."""
-    s_RxHxLxM = scores(q_RxLxHxd * q_RxLxHxd.shape[-1] ** -0.5, k_RxLxHxd)
+    s_RxHxLxM = scores(q_RxLxHxd * q_RxLxHxd.shape[-1] ** -0.5, k_RxMxHxd)
     s_RxHxLxM = jnp.where(same_RxLxM[:, None], s_RxHxLxM, _HIDDEN)
-    p_RxHxLxM = jax.nn.softmax(s_RxHxLxM, axis=-1).astype(v_RxLxHxd.dtype)
-    return jnp.einsum("bhlm,bmhd->blhd", p_RxHxLxM, v_RxLxHxd)
+    p_RxHxLxM = jax.nn.softmax(s_RxHxLxM, axis=-1).astype(v_RxMxHxd.dtype)
+    return jnp.einsum("bhlm,bmhd->blhd", p_RxHxLxM, v_RxMxHxd)
 
 
-def dot_product(q_RxLxHxd, k_RxLxHxd, v_RxLxHxd, same_RxLxM) -> jax.Array:
+def dot_product(q_RxLxHxd, k_RxMxHxd, v_RxMxHxd, same_RxLxM) -> jax.Array:
     """jax's own, by XLA."""
     mask_Rx1xLxM = same_RxLxM[:, None]
     return jax.nn.dot_product_attention(
-        q_RxLxHxd, k_RxLxHxd, v_RxLxHxd, mask=mask_Rx1xLxM, implementation="xla"
+        q_RxLxHxd, k_RxMxHxd, v_RxMxHxd, mask=mask_Rx1xLxM, implementation="xla"
     )
 
 
-def cudnn(q_RxLxHxd, k_RxLxHxd, v_RxLxHxd, same_RxLxM) -> jax.Array:
+def cudnn(q_RxLxHxd, k_RxMxHxd, v_RxMxHxd, same_RxLxM) -> jax.Array:
     """cuDNN's kernel. It has no gradient of masked rows of an odd length, so those get a place that nobody
     sees."""
-    L = q_RxLxHxd.shape[1]
-    q, k, v = (jnp.pad(x, ((0, 0), (0, L % 2), (0, 0), (0, 0))) for x in (q_RxLxHxd, k_RxLxHxd, v_RxLxHxd))
-    mask_Rx1xLxM = jnp.pad(same_RxLxM, ((0, 0), (0, L % 2), (0, L % 2)))[:, None]
+    L, M = same_RxLxM.shape[1:]
+    q, k, v = (
+        jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q_RxLxHxd, k_RxMxHxd, v_RxMxHxd)
+    )
+    mask_Rx1xLxM = jnp.pad(same_RxLxM, ((0, 0), (0, L % 2), (0, M % 2)))[:, None]
     return jax.nn.dot_product_attention(q, k, v, mask=mask_Rx1xLxM, implementation="cudnn")[:, :L]
 
 
-def broadcast(q_RxLxHxd, k_RxLxHxd, v_RxLxHxd, same_RxLxM) -> jax.Array:
+def broadcast(q_RxLxHxd, k_RxMxHxd, v_RxMxHxd, same_RxLxM) -> jax.Array:
     """Products written out and summed: no matrix product, for heads too narrow to fill one."""
     dtype = at_least_float32(q_RxLxHxd.dtype)
     q_RxLxHxd = q_RxLxHxd * q_RxLxHxd.shape[-1] ** -0.5
-    s_RxLxMxH = (q_RxLxHxd[:, :, None] * k_RxLxHxd[:, None]).sum(-1, dtype=dtype)
+    s_RxLxMxH = (q_RxLxHxd[:, :, None] * k_RxMxHxd[:, None]).sum(-1, dtype=dtype)
     p_RxLxMxH = jax.nn.softmax(jnp.where(same_RxLxM[..., None], s_RxLxMxH, _HIDDEN), axis=2)
-    return (p_RxLxMxH.astype(v_RxLxHxd.dtype)[..., None] * v_RxLxHxd[:, None]).sum(2)
+    return (p_RxLxMxH.astype(v_RxMxHxd.dtype)[..., None] * v_RxMxHxd[:, None]).sum(2)
 
 
 class Form(NamedTuple):

@@ -11,7 +11,8 @@ from jaxrec.nn.draws import layer_number, normal
 from jaxrec.nn.gru4rec import Gru4Rec
 from jaxrec.nn.hstu import Hstu
 from jaxrec.nn.layers import Mlp, Parameters, at_least_float32
-from jaxrec.nn.pooling import ExpertFields, Pool, Titles
+from jaxrec.nn.pooling import ExpertFields as ExpertFields
+from jaxrec.nn.pooling import Kind, Pool, Titles
 from jaxrec.nn.sasrec import SasRec
 from jaxrec.nn.transformer import Encoder
 
@@ -29,10 +30,8 @@ def temperature(step, total_steps, start: float, final: float, anneal: float):
     return start * (final / start) ** passed
 
 
-class Expert(Parameters):
+class Expert(Kind):
     """Each request's titles to one vector [B, D]: every one sees the others, and attention pools them."""
-
-    fields: ExpertFields
 
     @nn.compact
     def __call__(self, titles: Titles, examples: int) -> jax.Array:
@@ -45,7 +44,7 @@ class Expert(Parameters):
         return Pool(self.dtype, name="pool")(h_RxLxD, of_RxL, examples)
 
 
-KINDS: dict[str, type[Expert] | type[SasRec] | type[Gru4Rec] | type[Hstu]] = {
+KINDS: dict[str, type[Kind]] = {
     "transformer": Expert,
     "sasrec": SasRec,
     "gru4rec": Gru4Rec,

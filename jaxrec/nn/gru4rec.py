@@ -6,7 +6,7 @@ from flax import linen as nn
 
 from jaxrec.nn.draws import drop, keeps, layer_number
 from jaxrec.nn.layers import Dense, Parameters, kernel_init
-from jaxrec.nn.pooling import ExpertFields, Newest, Titles
+from jaxrec.nn.pooling import ExpertFields, Kind, Newest, Titles
 
 
 class Gru(Parameters):
@@ -51,11 +51,9 @@ def states(
     return h_RxLxD
 
 
-class Gru4Rec(Parameters):
+class Gru4Rec(Kind):
     """Each request's titles to one vector [B, D]: the state after its newest title. `layers` of units, with
     dropout on what each gives; `heads` and `feedforward` say nothing here."""
-
-    fields: ExpertFields
 
     @nn.compact
     def __call__(self, titles: Titles, examples: int) -> jax.Array:

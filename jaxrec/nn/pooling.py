@@ -1,12 +1,13 @@
 """What experts read, rows of titles, and what becomes of it: each request's titles to one vector."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxrec.nn.attention import KeysValues
 from jaxrec.nn.draws import fold
 from jaxrec.nn.layers import (
     Parameters,
@@ -60,6 +61,52 @@ def joined(titles: Titles, x_BxCxD: jax.Array, key_BxCx2: jax.Array | None) -> T
     if key_BxCx2 is not None:
         key_NxLx2 = fold(key_BxCx2.reshape(B * C, 1, 2), jnp.arange(L, -1, -1)[None])
     return Titles(x_NxLxD, example_NxL, age_NxL, key_NxLx2)
+
+
+def there(titles: Titles) -> jax.Array:
+    """[B, L] bool: whether there is a title, a request a row."""
+    return titles.example_RxL < len(titles.example_RxL)
+
+
+def newest_key(key_BxCx2: jax.Array | None) -> jax.Array | None:
+    """Of each candidate as its sequence's newest title, for dropout; what `joined` gives it."""
+    return None if key_BxCx2 is None else fold(key_BxCx2, jnp.int32(0))
+
+
+class Memory(NamedTuple):
+    """What a causal expert keeps of histories, a request a row, for candidates to come: no place of a history
+    sees them, so that it is worked out once for all (M-FALCON; Zhai et al. 2024, 3.4 and appendix H)."""
+
+    layers: tuple[KeysValues, ...]  # of each block
+    there_BxL: jax.Array  # of `there`
+    age_BxL: jax.Array
+
+    def seen_by(self, candidates: int) -> jax.Array:
+        """[B, C, L + C]: each candidate sees the whole history and itself, and no other candidate."""
+        (B, L), C = self.there_BxL.shape, candidates
+        history_BxCxL = jnp.broadcast_to(self.there_BxL[:, None], (B, C, L))
+        itself_BxCxC = jnp.broadcast_to(jnp.eye(C, dtype=bool), (B, C, C))
+        return jnp.concatenate([history_BxCxL, itself_BxCxC], axis=2)
+
+
+class Kind(Parameters):
+    """A kind of expert: each request's titles to one vector, `kind(titles, examples)` [B, D].
+
+    Where each candidate joins the history as its newest title, histories, a request a row, are remembered
+    once, and candidates join them, some or all at a time. Here that is the plain form, each candidate's
+    sequence by itself; a causal kind works a history out once.
+    """
+
+    fields: ExpertFields
+
+    def remember(self, titles: Titles) -> Any:
+        """What `join` needs of the histories."""
+        return titles
+
+    def join(self, remembered: Any, x_BxCxD: jax.Array, key_BxCx2: jax.Array | None) -> jax.Array:
+        """Each candidate's vector [B * C, D], which no other candidate moves."""
+        B, C, _ = x_BxCxD.shape
+        return self(joined(remembered, x_BxCxD, key_BxCx2), B * C)
 
 
 class Pool(Parameters):

@@ -4,7 +4,7 @@ and the peers (SASRec, GRU4Rec, HSTU) by its fields.
 Axes in names: B examples, C candidates, R rows of L titles, E experts, D width, F features, V titles.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jaxrec.nn.experts import KINDS, Gate, GateFields
 from jaxrec.nn.features import Catalogue, Columns, HistoryRows, ProjectedRows, TitleRows, TitleVectors, read
 from jaxrec.nn.layers import Parameters, at_least_float32, looked_up, repeated
 from jaxrec.nn.matchers import Matcher, Product, dot
-from jaxrec.nn.pooling import ExpertFields, Titles, joined
+from jaxrec.nn.pooling import ExpertFields, Titles
 from jaxrec.schema import FeatureSpec, History, TitleTable
 
 TASKS = ("ctr", "ranking", "completion")
@@ -30,6 +30,14 @@ class User(NamedTuple):
     vector_BxF: jax.Array  # mixture (Eq. 11), customer features, context
     gate_BxE: jax.Array  # the weights mixed with; ones [B, 1] for one expert
     clean_gate_BxE: jax.Array  # the same without noise
+
+
+class Remembered(NamedTuple):
+    """Requests whose histories were read, for candidates to join."""
+
+    experts: tuple[Any, ...]  # of each `Kind.remember`
+    customer_BxF: jax.Array
+    context_BxF: jax.Array
 
 
 class Outputs(NamedTuple):
@@ -133,8 +141,20 @@ class Recommender(Parameters):
     ) -> User:
         """The user vector of each request; `temperature` is the gate's. The history holds the longest
         window's places, and the shorter windows'. Candidates are asked for by the target in the sequence
-        alone, which takes a request a row and C times the experts' work."""
-        examples = len(history.user_categories)
+        alone: `join`."""
+        if not self.target_in_sequence:
+            seen, customer_BxF, context_BxF = self._read(history, table, key_Bx2, catalogue)
+            pooled = [expert(seen[expert.fields.window], len(customer_BxF)) for expert in self.expert]
+            return self._mixed(pooled, customer_BxF, context_BxF, temperature, key_Bx2)
+        if candidate_BxC is None:
+            raise ValueError("with target_in_sequence a request is encoded for its candidates: give them")
+        remembered = self.remember(history, table, key_Bx2, catalogue)
+        return self.join(remembered, candidate_BxC, table, temperature, key_Bx2, catalogue)
+
+    def _read(
+        self, history: History, table: TitleTable, key_Bx2: jax.Array | None, catalogue: Catalogue | None
+    ) -> tuple[dict[int, Titles], jax.Array, jax.Array]:
+        """What experts read, by window; the customers and the contexts."""
         customer_BxF = self.user(history.user_categories, history.user_numbers)
         context_BxF = self.context(history.context_categories, history.context_numbers)
         x_RxLxD = self.rows(history, self._titles(history.title, table, catalogue), context_BxF)
@@ -146,11 +166,29 @@ class Recommender(Parameters):
                 x_RxLxD = drop(x_RxLxD, keep, self.dropout)
         whole = Titles(x_RxLxD, history.example, history.age, key_RxLx2)
         seen = {x_RxLxD.shape[1]: whole} | {w: _some(whole, at) for w, at in history.shorter.items()}
-        if not self.target_in_sequence:
-            return self._mixed(seen, customer_BxF, context_BxF, temperature, key_Bx2)
-        if candidate_BxC is None:
-            raise ValueError("with target_in_sequence a request is encoded for its candidates: give them")
-        C, key_BxCx2 = candidate_BxC.shape[1], None
+        return seen, customer_BxF, context_BxF
+
+    def remember(
+        self, history: History, table: TitleTable, key_Bx2: jax.Array | None = None,
+        catalogue: Catalogue | None = None,
+    ) -> Remembered:  # fmt: skip
+        """What `join` needs of histories, a request a row: the experts' work that no candidate changes."""
+        seen, customer_BxF, context_BxF = self._read(history, table, key_Bx2, catalogue)
+        experts = tuple(expert.remember(seen[expert.fields.window]) for expert in self.expert)
+        return Remembered(experts, customer_BxF, context_BxF)
+
+    def join(
+        self, remembered: Remembered, candidate_BxC: jax.Array, table: TitleTable,
+        temperature: jax.Array | float, key_Bx2: jax.Array | None = None, catalogue: Catalogue | None = None,
+    ) -> User:  # fmt: skip
+        """Each candidate's user vector [B, C, ...], it being the newest title of the history.
+
+        Experts of a causal kind work through L + C places a request, the others through C (L + 1). With keys,
+        titles of the history are dropped for each candidate anew by the others, for all of them alike by the
+        causal ones: of each candidate by itself the law is the same.
+        """
+        (examples, C), key_BxCx2 = candidate_BxC.shape, None
+        _, customer_BxF, context_BxF = remembered
         x_BxCxD = self.rows.candidates(self._titles(candidate_BxC, table, catalogue), context_BxF)
         if key_Bx2 is not None:
             key_BxCx2 = fold(key_Bx2[:, None], jnp.arange(C))
@@ -159,21 +197,22 @@ class Recommender(Parameters):
                     fold(key_BxCx2, jnp.int32(0)), layer_number(self.path), self.width, self.dropout
                 )
                 x_BxCxD = drop(x_BxCxD, keep, self.dropout)
-        with_each = {w: joined(titles, x_BxCxD, key_BxCx2) for w, titles in seen.items()}
+        pooled = [
+            expert.join(memory, x_BxCxD, key_BxCx2)
+            for expert, memory in zip(self.expert, remembered.experts, strict=True)
+        ]
         customer_NxF, context_NxF = (jnp.repeat(x, C, axis=0) for x in (customer_BxF, context_BxF))
         key_Nx2 = None if key_BxCx2 is None else key_BxCx2.reshape(-1, 2)
-        user = self._mixed(with_each, customer_NxF, context_NxF, temperature, key_Nx2)
+        user = self._mixed(pooled, customer_NxF, context_NxF, temperature, key_Nx2)
         return User(*(x.reshape(examples, C, x.shape[-1]) for x in user))
 
     def _mixed(
-        self, seen: dict[int, Titles], customer_BxF: jax.Array, context_BxF: jax.Array,
+        self, pooled: list[jax.Array], customer_BxF: jax.Array, context_BxF: jax.Array,
         temperature: jax.Array | float, key_Bx2: jax.Array | None,
     ) -> User:  # fmt: skip
-        """Experts over what each of them sees, gated."""
-        examples = len(customer_BxF)
-        pooled = [expert(seen[expert.fields.window], examples) for expert in self.expert]
+        """The experts' vectors, gated."""
         if len(pooled) == 1:
-            ones = jnp.ones((examples, 1), at_least_float32(self.dtype))
+            ones = jnp.ones((len(customer_BxF), 1), at_least_float32(self.dtype))
             return User(jnp.concatenate([pooled[0], customer_BxF, context_BxF], -1), ones, ones)
         gate_BxE, clean_BxE = self.gating(customer_BxF, pooled, temperature, key_Bx2)
         weights = gate_BxE.astype(self.dtype)

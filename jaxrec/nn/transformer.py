@@ -1,13 +1,14 @@
 """The behavioural sequence encoder (Eq. 6): pre-norm transformer blocks over rows of titles [R, L, D].
 
-A row holds one history or several: `same` [R, L, L] says which of its places see one another.
+A row holds one history or several: `same` [R, L, L] says which of its places see one another. Or its places
+are candidates, which see keys and values of a history that was read `before` them.
 """
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxrec.nn.attention import attend
+from jaxrec.nn.attention import KeysValues, after, attend
 from jaxrec.nn.draws import drop, keeps, layer_number
 from jaxrec.nn.layers import Dense, Parameters, at_least_float32, kernel_init, repeated
 
@@ -27,7 +28,8 @@ class LayerNorm(Parameters):
 
 
 class SelfAttention(Parameters):
-    """Multi-head attention of [R, L, D], each place over those of the same history.
+    """Multi-head attention of [R, L, D], each place over those of the same history, of which N may stand
+    `before` them; and the places' own keys and values.
 
     Keys have no bias: it would add the same to every score of a query, which softmax cannot see.
     """
@@ -36,19 +38,22 @@ class SelfAttention(Parameters):
     form: str = "auto"  # of attention, or one of `attention.FORMS`
 
     @nn.compact
-    def __call__(self, x_RxLxD: jax.Array, same_RxLxL: jax.Array) -> jax.Array:
+    def __call__(
+        self, x_RxLxD: jax.Array, same_RxLxM: jax.Array, before: KeysValues | None = None
+    ) -> tuple[jax.Array, KeysValues]:
         R, L, D = x_RxLxD.shape
         kernel = self.weight("kernel", kernel_init, D, 3 * D)
         q, k, v = jnp.split(x_RxLxD @ kernel, 3, axis=-1)
         q = q + repeated(self.weight("query_bias", nn.initializers.zeros, D), q.shape)
         v = v + repeated(self.weight("value_bias", nn.initializers.zeros, D), v.shape)
         q_RxLxHxd, k_RxLxHxd, v_RxLxHxd = (y.reshape(R, L, self.heads, -1) for y in (q, k, v))
-        y_RxLxHxd = attend(self.form, q_RxLxHxd, k_RxLxHxd, v_RxLxHxd, same_RxLxL)
-        return Dense(self.dtype, D, name="out")(y_RxLxHxd.reshape(R, L, D))
+        y_RxLxHxd = attend(self.form, q_RxLxHxd, *after(before, k_RxLxHxd, v_RxLxHxd), same_RxLxM)
+        return Dense(self.dtype, D, name="out")(y_RxLxHxd.reshape(R, L, D)), (k_RxLxHxd, v_RxLxHxd)
 
 
 class Block(Parameters):
-    """x + attention(norm(x)), then x + feed-forward(norm(x)); dropout on both before they are added."""
+    """x + attention(norm(x)), then x + feed-forward(norm(x)), dropout on both before they are added; and the
+    attention's keys and values."""
 
     heads: int
     feedforward: float  # hidden width as a multiple of D
@@ -56,17 +61,21 @@ class Block(Parameters):
     form: str = "auto"
 
     @nn.compact
-    def __call__(self, x_RxLxD: jax.Array, same_RxLxL: jax.Array, key_RxLx2: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, x_RxLxD: jax.Array, same_RxLxM: jax.Array, key_RxLx2: jax.Array | None,
+        before: KeysValues | None = None,
+    ) -> tuple[jax.Array, KeysValues]:  # fmt: skip
         D, first, second = x_RxLxD.shape[-1], None, None
         if key_RxLx2 is not None and self.dropout:
             first, second = keeps(key_RxLx2, layer_number(self.path), D, self.dropout)
         y = LayerNorm(self.dtype, name="attention_norm")(x_RxLxD)
-        y = SelfAttention(self.dtype, self.heads, self.form, name="attention")(y, same_RxLxL)
+        attention = SelfAttention(self.dtype, self.heads, self.form, name="attention")
+        y, keys_values = attention(y, same_RxLxM, before)
         x_RxLxD = x_RxLxD + (y if first is None else drop(y, first, self.dropout))
         y = LayerNorm(self.dtype, name="feedforward_norm")(x_RxLxD)
         y = nn.relu(Dense(self.dtype, round(self.feedforward * D), name="hidden")(y))
         y = Dense(self.dtype, D, name="out")(y)
-        return x_RxLxD + (y if second is None else drop(y, second, self.dropout))
+        return x_RxLxD + (y if second is None else drop(y, second, self.dropout)), keys_values
 
 
 class Encoder(Parameters):
@@ -78,12 +87,24 @@ class Encoder(Parameters):
     dropout: float
     form: str = "auto"  # of attention
 
-    @nn.compact
+    def setup(self):
+        fields = self.heads, self.feedforward, self.dropout, self.form
+        self.block = [Block(self.dtype, *fields, name=f"block_{i}") for i in range(self.layers)]
+        self.norm = LayerNorm(self.dtype, name="norm")
+
     def __call__(self, x_RxLxD: jax.Array, same_RxLxL: jax.Array, key_RxLx2: jax.Array | None) -> jax.Array:
+        return self.with_keys(x_RxLxD, same_RxLxL, key_RxLx2)[0]
+
+    def with_keys(
+        self, x_RxLxD: jax.Array, same_RxLxM: jax.Array, key_RxLx2: jax.Array | None,
+        before: tuple[KeysValues, ...] | None = None,
+    ) -> tuple[jax.Array, tuple[KeysValues, ...]]:  # fmt: skip
+        """The same, and each block's keys and values; or, with those of other places `before` them, of places
+        that see these too: M of them, those before and then their own."""
         if x_RxLxD.shape[-1] % self.heads:
             raise ValueError(f"model.width={x_RxLxD.shape[-1]} must divide by heads={self.heads}")
-        for i in range(self.layers):
-            fields = self.heads, self.feedforward, self.dropout, self.form
-            block = Block(self.dtype, *fields, name=f"block_{i}")
-            x_RxLxD = block(x_RxLxD, same_RxLxL, key_RxLx2)
-        return LayerNorm(self.dtype, name="norm")(x_RxLxD)
+        found = []
+        for block, seen in zip(self.block, before or [None] * self.layers, strict=True):
+            x_RxLxD, keys_values = block(x_RxLxD, same_RxLxM, key_RxLx2, seen)
+            found.append(keys_values)
+        return self.norm(x_RxLxD), tuple(found)

@@ -94,7 +94,7 @@ def test_a_title_sees_itself_and_the_older_ones_of_its_request(made):
 
     def middle(x):  # what the last block gives for the second of request 0's three titles
         given = module_of().apply(variables, titles._replace(x_RxLxD=x), REQUESTS, capture_intermediates=True)
-        return (given[1]["intermediates"]["block_1"]["__call__"][0][0, 1] * jnp.arange(1.0, D + 1)).sum()
+        return (given[1]["intermediates"]["block_1"]["__call__"][0][0][0, 1] * jnp.arange(1.0, D + 1)).sum()
 
     grad = jax.jit(jax.grad(middle))(titles.x_RxLxD)
     assert np.all(np.any(grad[0, :2], axis=-1))
