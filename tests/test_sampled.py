@@ -84,7 +84,7 @@ def test_log_q_is_the_log_of_the_law(how):
 
 
 def test_a_batch_without_a_target_draws_nothing():
-    pool = POOL._replace(ids=jnp.array([0, 1, 0], jnp.int32))
+    pool = POOL._replace(ids=jnp.array([1, 0, 1], jnp.int32))
     assert not np.asarray(sampled.draw(KEYS, "in_batch", "place", L, N, pool)).any()
     assert np.isfinite(np.asarray(sampled.log_q("in_batch", pool))).all()
 
@@ -95,7 +95,8 @@ def test_plays_are_exact_until_they_are_too_many():
     got = store.cumulative(many)
     assert got.dtype == np.int32
     share = np.diff(got[1:].astype(float)) / got[-1]
-    np.testing.assert_allclose(share, many[2:] / many[2:].sum(), atol=2.0**-30)
+    np.testing.assert_allclose(share, many[2:] / many[2:].sum(), rtol=0, atol=2.0**-30)
+    assert got[-1] >= 2**31 - 2  # as fine as can be, to the rounding of one product
     assert share[1] == 0
 
 
