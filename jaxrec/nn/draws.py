@@ -1,4 +1,4 @@
-"""Dropout masks and gate noise as functions of (seed, step, example, layer, element).
+"""Dropout masks, gate noise and whole numbers as functions of (seed, step, example, layer, element).
 
 A draw is the 32-bit finaliser "lowbias32" (Wellons, prospecting for hash functions, 2018) of a
 counter, keyed per example. Nothing depends on how many devices the batch is split over, and on a
@@ -77,6 +77,20 @@ def uniform(shape: tuple[int, ...], key: jax.Array, layer: int, dtype=jnp.float3
     """Draws [..., *shape] of `key` [..., 2], in (0, 1), never 0 or 1; 23 bits each."""
     bits = _bits(key, layer, math.prod(shape)).reshape(*key.shape[:-1], *shape)
     return ((bits >> 9).astype(dtype) + 0.5) * 2.0**-23
+
+
+def below(n: jax.Array | int, shape: tuple[int, ...], key: jax.Array, layer: int) -> jax.Array:
+    """Whole numbers [..., *shape] int32 of `key` [..., 2], in [0, n), each as likely to within 2**-32.
+
+    `n` is at most 2**31, a Python number or a scalar array; 0 gives 0. A draw is the high word of 32 random
+    bits times n (Lemire 2019, without the rejection), in halves of 16 bits: there are no 64-bit numbers.
+    """
+    bits = _bits(key, layer, math.prod(shape)).reshape(*key.shape[:-1], *shape)
+    n = jnp.asarray(n, jnp.uint32)
+    high, low, n_high, n_low = bits >> 16, bits & 0xFFFF, n >> 16, n & 0xFFFF
+    middle, other = high * n_low, low * n_high
+    carry = (low * n_low >> 16) + (middle & 0xFFFF) + (other & 0xFFFF)
+    return (high * n_high + (middle >> 16) + (other >> 16) + (carry >> 16)).astype(jnp.int32)
 
 
 def normal(shape: tuple[int, ...], key: jax.Array, layer: int, dtype=jnp.float32) -> jax.Array:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from jaxrec.nn import draws
 
@@ -82,6 +83,23 @@ def test_normal_and_uniform():
     assert abs((z**2).mean() - 1) < 4 * np.sqrt(2) / n
     assert abs((z**4).mean() - 3) < 4 * np.sqrt(96) / n
     assert abs((z < 1).mean() - 0.8413) < 4 * 0.37 / n
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 2**16 - 1, 2**16, 3_000_001, 2**31 - 1, 2**31])
+def test_below_is_the_high_word_of_the_bits_times_n(n):
+    bits = np.asarray(draws._bits(KEYS, 1, 6)).astype(object)
+    got = draws.below(n, (2, 3), KEYS, 1)
+    assert got.shape == (64, 2, 3)
+    assert got.dtype == jnp.int32
+    wanted = (bits * n // 2**32).astype(np.int64).reshape(64, 2, 3)
+    np.testing.assert_array_equal(got, wanted)
+    np.testing.assert_array_equal(jax.jit(lambda n: draws.below(n, (2, 3), KEYS, 1))(jnp.uint32(n)), wanted)
+
+
+def test_below_reaches_each_number_as_often():
+    got = np.asarray(draws.below(10, (2000,), KEYS, 1))
+    assert (got.min(), got.max()) == (0, 9)
+    assert stats.chisquare(np.bincount(got.ravel())).pvalue > 1e-3
 
 
 def test_layers_of_a_model_have_numbers_of_their_own(small):
