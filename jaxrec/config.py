@@ -212,6 +212,7 @@ class Model:
     position: str = "index"  # of a title in the history; or "time_gap", since its last play, or "none"
     target_in_sequence: bool = False  # each candidate joins the history as its newest title, as BST has it:
     # as many times the experts' work as there are candidates, but sasrec and hstu read a history once
+    retrieval: int = 0  # width of the vectors of a head that finds titles in the whole catalogue; 0: none
     attention: str = "auto"  # or "einsum", "dot_product" (jax's), "cudnn" (bfloat16, GPU), "broadcast"
     dtype: str = "float32"  # of the compute; "bfloat16" keeps parameters, softmax and losses in float32
 
@@ -225,6 +226,8 @@ class Objective:
     regression: float = 0.2
     entropy: float = 0.1
     balance: float = 0.0  # of a term that has the experts used evenly, over all users; 0: none
+    retrieval: float = 0.0  # of the head of model.retrieval: a softmax over the positive and random titles
+    retrieval_negatives: int = 64  # titles of the whole catalogue, drawn for each example and step
     personalised: bool = True  # Eq. 13
     alpha: float = 1.0
     weighting: str = (

@@ -189,11 +189,26 @@ def _check_sequences(config: Config) -> None:
     require(sampled or not objective.log_q, "next_title.log_q", objective.log_q, allowed)
 
 
+def _check_retrieval(config: Config) -> None:
+    width, weight = config.model.retrieval, config.objective.retrieval
+    _at_least(config, 0, "model.retrieval")
+    _at_least(config, 1, "objective.retrieval_negatives")
+    allowed = "be 0 with model.retrieval=0: there is no such head"
+    require(bool(width) or not weight, "objective.retrieval", weight, allowed)
+    allowed = "be above 0, or model.retrieval 0: a head that is not trained finds nothing"
+    require(bool(weight) or not width, "objective.retrieval", weight, allowed)
+    allowed = "be 0 with model.target_in_sequence=True: a user has a vector for each candidate"
+    require(not (width and config.model.target_in_sequence), "model.retrieval", width, allowed)
+    allowed = "be 0 with data.examples='sequences': every score is a dot product there"
+    require(not (width and config.data.examples == "sequences"), "model.retrieval", width, allowed)
+
+
 def _check_objective(config: Config) -> None:
+    _check_retrieval(config)
     if config.data.examples == "sequences":
         return  # theirs is next_title
     objective, score = config.objective, config.evaluate.score
-    weights = ("ctr", "ranking", "regression", "entropy", "balance", "alpha")
+    weights = ("ctr", "ranking", "regression", "entropy", "balance", "retrieval", "alpha")
     _at_least(config, 0, *(f"objective.{name}" for name in weights))
     _positive(config, "objective.margin")
     _rate(config, "objective.soft_negative")

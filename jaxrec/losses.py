@@ -79,6 +79,16 @@ def cross_entropy(positive, negative, label, negative_label, weight, c: Candidat
     return _mean((of_positive + negatives) / terms * weight, c.present)
 
 
+def retrieval(found: Any, weight, c: Candidates) -> jax.Array:
+    """[B]: the softmax over each positive and titles drawn from the whole catalogue, times weight [B, K].
+
+    `found` is the recommender's `Retrieved`. Titles are drawn uniformly, so that the correction by log Q
+    (Bengio & Senecal 2008; Covington et al. 2016; Yi et al. 2019) is one constant and cancels: at its best
+    the score is log p(title | request), popularity included, up to a constant of the request.
+    """
+    return softmax(found.positive_BxK, found.negative_BxN, weight, c._replace(negative=found.there_BxN), 0.0)
+
+
 def regression(predicted, c: Candidates) -> jax.Array:
     """L_Reg [B]: the squared error of the positives' completion, not personalised."""
     return _mean(jnp.square(jnp.where(c.present, predicted - c.completion, 0.0)), c.present)
@@ -121,6 +131,7 @@ def per_example(
     target_entropy: float | None,
     weights: Mapping[str, jax.Array] | None = None,
     usage: jax.Array | None = None,
+    retrieved: Any = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Eq. 15: the total [B] and its unweighted terms, each [B].
 
@@ -129,7 +140,7 @@ def per_example(
     ranking loss's weight. `threshold` is Eq. 13's, `target_entropy` Eq. 10's in nats (None: no such
     term), on the gate without noise [B, E], or [B, K + N, E] of each candidate; one expert has no such
     term. `weights` of TASKS, where there are any, take the place of the config's. With `usage` [E] the
-    term of `evenness` joins.
+    term of `evenness` joins, with `retrieved` that of `retrieval`.
     """
     w = {task: getattr(config, task) for task in TASKS} | dict(weights or {})
     c, K = candidates, candidates.present.shape[1]
@@ -154,6 +165,8 @@ def per_example(
         weighted.append(("entropy", config.entropy, off))
     if usage is not None:
         weighted.append(("balance", config.balance, _of_request(evenness(clean_gate, usage), c)))
+    if retrieved is not None:
+        weighted.append(("retrieval", config.retrieval, retrieval(retrieved, weight * label, c)))
     total = sum((w * value for _, w, value in weighted), jnp.zeros(len(c.present), clean_gate.dtype))
     return total, {name: value for name, _, value in weighted}
 
@@ -179,7 +192,7 @@ def objective(
     candidates = Candidates(batch.positive > 0, batch.completion, batch.negative > 0, batch.hard)
     labels = sampling.labels[: batch.positive.shape[1]]
     total, terms = per_example(
-        out.scores, candidates, gate, config, labels, threshold, target_entropy, weights, usage
+        out.scores, candidates, gate, config, labels, threshold, target_entropy, weights, usage, out.retrieved
     )
     figures = {"loss": total + joins} | {f"loss_{name}": value for name, value in terms.items()}
     if gate.shape[-1] > 1:

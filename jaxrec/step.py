@@ -80,6 +80,8 @@ class Program(Training):
             embedding_spread=m.embedding_spread,
             position=m.position,
             target_in_sequence=m.target_in_sequence,
+            retrieval=m.retrieval,
+            retrieval_negatives=self.config.objective.retrieval_negatives,
         )
 
     @cached_property

@@ -53,6 +53,20 @@ def test_the_default_with_features_passes():
     check(good())
 
 
+def test_a_head_for_retrieval_where_there_can_be_none():
+    config = good()
+    config.model.retrieval, config.objective.retrieval = 8, 0.5
+    check(config)
+    config.model.target_in_sequence = True
+    with pytest.raises(InputError, match=r"model.retrieval=8 must be 0 with model.target_in_sequence=True"):
+        check(config)
+    config.model.target_in_sequence, config.data.examples = False, "sequences"
+    config.model.experts, config.model.head = (Expert(kind="sasrec"),), "dot"
+    config.objective.ranking = config.objective.regression = 0.0
+    with pytest.raises(InputError, match=r"model.retrieval=8 must be 0 with data.examples='sequences'"):
+        check(config)
+
+
 WRONG = [
     # against annotations
     ("train.batch_size", 512.0, "train.batch_size=512.0 must be a whole number"),
@@ -139,6 +153,11 @@ WRONG = [
     ("model.gate.target_entropy", 0.6932, "model.gate.target_entropy=0.6932 must be in [0, 0.693)"),
     ("model.gate.temperature", 0.0, "model.gate.temperature=0.0 must be above 0"),
     ("objective.ranking", -1.0, "objective.ranking=-1.0 must be at least 0"),
+    ("model.retrieval", -1, "model.retrieval=-1 must be at least 0"),
+    ("model.retrieval", 8, "objective.retrieval=0.0 must be above 0, or model.retrieval 0"),
+    ("objective.retrieval", 0.1, "objective.retrieval=0.1 must be 0 with model.retrieval=0"),
+    ("objective.retrieval", -0.1, "objective.retrieval=-0.1 must be at least 0"),
+    ("objective.retrieval_negatives", 0, "objective.retrieval_negatives=0 must be at least 1"),
     ("objective.weighting", "dwa", "objective.weighting='dwa' must be one of fixed, uncertainty, averaging"),
     ("objective.ranking_loss", "bpr", "objective.ranking_loss='bpr' must be one of hinge, softmax"),
     ("objective.margin", 0, "objective.margin=0 must be above 0"),

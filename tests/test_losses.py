@@ -161,7 +161,7 @@ def test_a_gate_a_candidate_counts_by_those_present():
         None, jnp.array([[5, 0]]), jnp.ones((1, 2)), jnp.array([[6, 0]]), jnp.zeros((1, 2), bool),
         jnp.array([True]),
     )  # fmt: skip
-    out = SimpleNamespace(scores={"ctr": jnp.zeros((1, 4))}, clean_gate_BxE=gate)
+    out = SimpleNamespace(scores={"ctr": jnp.zeros((1, 4))}, clean_gate_BxE=gate, retrieved=None)
     config = Objective(ranking=0.0, regression=0.0)
     sums = losses.objective(out, batch, config, Sampling(next_k=2), 0.5, 0.5)[1]
     close([sums[f"gate_{e}"][0] for e in (0, 1)], [0.75, 0.25])
@@ -171,9 +171,8 @@ def test_a_gate_a_candidate_counts_by_those_present():
 
 def test_sums_leave_padding_out_and_tell_how_the_gate_is_used():
     gate = jnp.array([[1.0, 0.0], [0.0, 1.0], [jnp.nan, jnp.nan]])
-    out = SimpleNamespace(
-        scores={"ctr": jnp.array([[0.0, 0.0], [0.0, 0.0], [jnp.nan, 0]])}, clean_gate_BxE=gate
-    )
+    scores = {"ctr": jnp.array([[0.0, 0.0], [0.0, 0.0], [jnp.nan, 0]])}
+    out = SimpleNamespace(scores=scores, clean_gate_BxE=gate, retrieved=None)
     batch = Batch(
         None, jnp.full((3, 1), 5), jnp.ones((3, 1)), jnp.full((3, 1), 6), jnp.zeros((3, 1), bool),
         jnp.array([True, True, False]),
@@ -209,3 +208,30 @@ def test_balance_joins_the_total_by_its_weight():
     balanced = losses.per_example(*given, usage=usage)
     close(balanced[1]["balance"], [(np.log(0.8) + np.log(0.2)) / 2])
     close(balanced[0] - out[0], 0.3 * balanced[1]["balance"])
+
+
+def test_retrieval_is_a_softmax_over_titles_drawn():
+    # ln(3 + 1) - ln 3 of the first positive, the second draw being one of the positives; times 1.2 and .5
+    found = SimpleNamespace(
+        positive_BxK=jnp.log(jnp.array([[3.0, 9.0]])),
+        negative_BxN=jnp.log(jnp.array([[1.0, 3.0]])),
+        there_BxN=jnp.array([[True, False]]),
+    )
+    close(losses.retrieval(found, jnp.array([[1.2, 7.0]]), ONE), [1.2 * 0.2876821])
+    config = Objective(ranking=0.0, regression=0.0, entropy=0.0, retrieval=0.5)
+    given = {"ctr": jnp.zeros((1, 4))}, ONE, jnp.ones((1, 1)), config, (0.6, 0.3), 0.6, None
+    total, terms = losses.per_example(*given, retrieved=found)
+    close(terms["retrieval"], [0.6 * 1.2 * 0.2876821])  # the label's weight, and Eq. 13's
+    close(total - losses.per_example(*given)[0], 0.5 * terms["retrieval"])
+    assert {*losses.per_example(*given)[1]} == {"ctr"}
+
+
+def test_a_title_drawn_that_is_a_positive_gives_no_gradient():
+    def loss(negative):
+        found = SimpleNamespace(
+            positive_BxK=jnp.zeros((1, 2)), negative_BxN=negative, there_BxN=jnp.array([[True, False]])
+        )
+        return losses.retrieval(found, jnp.ones((1, 2)), ONE).sum()
+
+    slope = jax.grad(loss)(jnp.array([[0.5, jnp.nan]]))
+    assert slope[0, 0] > 0.1 and slope[0, 1] == 0

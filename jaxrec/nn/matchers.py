@@ -4,6 +4,8 @@ The first layer is W_u u + W_t t + W_x x(u, t), the plain dense layer of the con
 apart: W_u u is worked out once a user, W_t t once a title of the catalogue or once a candidate,
 whichever is fewer rows. Nothing random may touch t before it. Where a user is scored against the whole
 catalogue, the layer is a matrix of that user's which every title goes through (`Matcher.every`).
+
+Beside them there may be a head for retrieval, a dot product alone.
 """
 
 from collections.abc import Callable
@@ -46,6 +48,28 @@ class Product(Parameters):
     def __call__(self, u: jax.Array, titles: TitleRows) -> jax.Array:
         of_user, t_BxCxD = per_candidate(u @ self.of_user), titles.through("product", self.of_title)
         return repeated(of_user, jnp.broadcast_shapes(of_user.shape, t_BxCxD.shape)) * t_BxCxD
+
+
+class Retrieval(Parameters):
+    """r(u, t) = <P u, Q t>, [B, C], in at least float32: two towers over the vectors that the matchers read,
+    so that the best titles of a catalogue are those nearest to P u."""
+
+    user: int  # width of the user vector
+    title: int  # width of a title's
+    width: int
+
+    def setup(self):
+        self.of_user = self.weight("user", small_init, self.user, self.width)
+        self.of_title = self.weight("title", kernel_init, self.title, self.width)
+
+    def __call__(self, u: jax.Array, titles: TitleRows) -> jax.Array:
+        s_BxC = dot(u @ self.of_user, titles, "retrieval", self.of_title)
+        return s_BxC.astype(at_least_float32(self.dtype))
+
+    def every(self, u_BxU: jax.Array, t_VxR: jax.Array) -> jax.Array:
+        """Scores [B, V] of every title's Q t, [V, R]."""
+        wide = at_least_float32(self.dtype)
+        return jnp.matmul(u_BxU @ self.of_user, t_VxR.T, preferred_element_type=wide)
 
 
 class Matcher(Parameters):

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxrec.nn.draws import drop, fold, keeps, layer_number
+from jaxrec.nn.draws import below, drop, fold, keeps, layer_number
 from jaxrec.nn.experts import KINDS, Gate, GateFields
 from jaxrec.nn.features import Catalogue, Columns, HistoryRows, ProjectedRows, TitleRows, TitleVectors, read
 from jaxrec.nn.layers import Parameters, at_least_float32, looked_up, repeated
-from jaxrec.nn.matchers import Matcher, Product, dot
+from jaxrec.nn.matchers import Matcher, Product, Retrieval, dot
 from jaxrec.nn.pooling import ExpertFields, Titles
-from jaxrec.schema import FeatureSpec, History, TitleTable
+from jaxrec.schema import FIRST_TITLE, FeatureSpec, History, TitleTable
 
 TASKS = ("ctr", "ranking", "completion")
 HEADS = ("matcher", "dot")
@@ -40,12 +40,21 @@ class Remembered(NamedTuple):
     context_BxF: jax.Array
 
 
+class Retrieved(NamedTuple):
+    """What the retrieval head says of the positives and of N titles drawn from the whole catalogue."""
+
+    positive_BxK: jax.Array
+    negative_BxN: jax.Array
+    there_BxN: jax.Array  # bool: the title drawn is none of the positives
+
+
 class Outputs(NamedTuple):
     """Scores in at least float32. "ctr" is a logit, "completion" in (0, 1)."""
 
     scores: dict[str, jax.Array]  # task -> [B, C]
     gate_BxE: jax.Array  # [B, C, E] with the target in the sequence
     clean_gate_BxE: jax.Array
+    retrieved: Retrieved | None = None  # in training, where there is such a head
 
 
 def _some(titles: Titles, at_RxL: jax.Array) -> Titles:
@@ -84,12 +93,16 @@ class Recommender(Parameters):
     target_in_sequence: bool = (
         False  # each candidate joins the history as its newest title (Chen et al. 2019)
     )
+    retrieval: int = 0  # width of the vectors of a head for retrieval; 0: none
+    retrieval_negatives: int = 0  # titles drawn for each example to train it by
 
     def setup(self):
         if not self.tasks or set(self.tasks) - set(TASKS):
             raise ValueError(f"tasks={self.tasks} must be some of {TASKS}")
         if self.head not in HEADS or (self.head == "dot" and len(self.tasks) > 1):
             raise ValueError(f"head={self.head!r} must be one of {HEADS}; dot has one task, not {self.tasks}")
+        if self.retrieval and self.target_in_sequence:
+            raise ValueError(f"retrieval={self.retrieval} must be 0 with target_in_sequence")
         where = {w: tuple(f for f in self.features if f.where == w) for w in ("title", "user", "context")}
         of = self.reads, self.embedding_spread
         self.title = TitleVectors(self.dtype, where["title"], self.titles, *of, name="title")
@@ -105,9 +118,11 @@ class Recommender(Parameters):
         self.expert = [KINDS[f.kind](self.dtype, f, name=f"expert_{e}") for e, f in enumerate(self.experts)]
         if len(self.experts) > 1:
             self.gating = Gate(self.dtype, self.gate, name="gate")
+        ends = self.width + user + context, title
+        if self.retrieval:
+            self.retrieving = Retrieval(self.dtype, *ends, self.retrieval, name="retrieval")
         if self.head == "dot":
             return
-        ends = self.width + user + context, title
         if self.matcher_product:
             self.product = Product(self.dtype, *ends, self.matcher[-1], name="product")
         product = self.matcher[-1] if self.matcher_product else 0
@@ -125,6 +140,8 @@ class Recommender(Parameters):
             kernels |= {t: m.of_title for t, m in self.matchers.items()}
             if self.matcher_product:
                 kernels["product"] = self.product.of_title
+        if self.retrieval:
+            kernels["retrieval"] = self.retrieving.of_title
         return {name: t_VxF @ kernel for name, kernel in kernels.items()}
 
     def _titles(self, ids: jax.Array, table: TitleTable, catalogue: Catalogue | None) -> TitleRows:
@@ -250,6 +267,30 @@ class Recommender(Parameters):
         s_BxV = self.matchers[task].every(u_BxU, t_VxF, self.product if self.matcher_product else None)
         return nn.sigmoid(s_BxV) if task == "completion" else s_BxV
 
+    def retrieve(self, user: User, table: TitleTable, catalogue: Catalogue | None = None) -> jax.Array:
+        """Scores [B, V] of every title by the retrieval head."""
+        if catalogue is None:
+            t_VxR = self.title.vectors(jnp.arange(self.titles), table) @ self.retrieving.of_title
+        else:
+            t_VxR = catalogue["retrieval"]
+        return self.retrieving.every(user.vector_BxF, t_VxR)
+
+    def _retrieved(
+        self, user: User, positive_BxK: jax.Array, table: TitleTable, key_Bx2: jax.Array,
+        catalogue: Catalogue | None,
+    ) -> Retrieved:  # fmt: skip
+        """Of the positives and of titles drawn uniformly, with replacement, by each example's key.
+
+        Its gradient goes on into the shared vectors: stopped before the user's, nothing came out better.
+        """
+        K, of_draw = positive_BxK.shape[1], layer_number((*self.path, "retrieval"))
+        drawn_BxN = below(self.titles - FIRST_TITLE, (self.retrieval_negatives,), key_Bx2, of_draw)
+        negative_BxN = FIRST_TITLE + drawn_BxN
+        titles = self._titles(jnp.concatenate([positive_BxK, negative_BxN], axis=1), table, catalogue)
+        s_BxC = self.retrieving(user.vector_BxF, titles)
+        there_BxN = (negative_BxN[:, :, None] != positive_BxK[:, None]).all(2)
+        return Retrieved(s_BxC[:, :K], s_BxC[:, K:], there_BxN)
+
     def __call__(
         self,
         history: History,
@@ -261,7 +302,8 @@ class Recommender(Parameters):
         catalogue: Catalogue | None = None,
     ) -> Outputs:
         """Encodes and scores. With `positives`, completion is worked out for the first so many
-        candidates alone, [B, positives]: no loss reads the rest."""
+        candidates alone, [B, positives]: no loss reads the rest. With them and a key, as in training,
+        the retrieval head is asked too."""
         user = self.encode(history, table, temperature, key_Bx2, catalogue, candidate_BxC)
         if positives is None or "completion" not in self.tasks:
             scores = self.score(user, candidate_BxC, table, None, catalogue)
@@ -270,4 +312,9 @@ class Recommender(Parameters):
             scores = self.score(user, candidate_BxC, table, others, catalogue)
             first = User(*(x[:, :positives] for x in user)) if self.target_in_sequence else user
             scores |= self.score(first, candidate_BxC[:, :positives], table, ("completion",), catalogue)
-        return Outputs(scores, user.gate_BxE, user.clean_gate_BxE)
+        retrieved = None
+        if self.retrieval and self.is_initializing():
+            self.retrieve(user, table)
+        elif self.retrieval and key_Bx2 is not None and positives is not None:
+            retrieved = self._retrieved(user, candidate_BxC[:, :positives], table, key_Bx2, catalogue)
+        return Outputs(scores, user.gate_BxE, user.clean_gate_BxE, retrieved)
