@@ -149,7 +149,9 @@ def popularity_ranks(
     places = arrays.rank_of_id[target].astype(np.int64)
     if not filtered:
         return 1 + places, np.tile(arrays.id_of_rank[:top], (len(rows), 1))
-    seen = (arrays.rank_of_id[history] < places[:, None]) & (history != target[:, None])
+    once = np.sort(history, axis=1)  # a sequence may hold a title twice
+    once[:, 1:][once[:, 1:] == once[:, :-1]] = 0
+    seen = (arrays.rank_of_id[once] < places[:, None]) & (once != target[:, None])
     best = arrays.id_of_rank[: top + history.shape[1]]
     shown = np.empty((len(rows), top), np.int32)
     for first in range(0, len(rows), _QUERIES):

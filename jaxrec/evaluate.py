@@ -19,6 +19,10 @@ def _flags() -> None:
     flags.DEFINE_enum(
         "seen", "filtered", ["filtered", "kept"], "titles of the stored history, where all titles are ranked"
     )
+    flags.DEFINE_integer(
+        "retrieve", 0, "where all titles are ranked, also in two stages: so many titles by the retrieval "
+        "head, in the order of the head that ranks; 0: not", lower_bound=0,
+    )  # fmt: skip
     flags.DEFINE_list(
         "next_k", [], "how many next titles are queries, such as 1,3; empty: as the config says"
     )
@@ -36,6 +40,8 @@ def main(found: flags.FlagValues) -> None:
             raise InputError(f"--lists={name}; allowed: {', '.join(_LISTS)}")
     if found.split not in SPLITS[1:]:
         raise InputError(f"--split={found.split}; allowed: {', '.join(SPLITS[1:])}")
+    if found.retrieve and CATALOGUE not in found.lists:
+        raise InputError(f"--retrieve={found.retrieve}; allowed with --lists={CATALOGUE}")
     if not all(k.isdigit() and int(k) > 0 for k in found.next_k):
         raise InputError(f"--next-k={','.join(found.next_k)}; allowed: whole numbers above 0, such as 1,3")
     import jax
@@ -58,6 +64,7 @@ def main(found: flags.FlagValues) -> None:
         next_k=tuple(int(k) for k in found.next_k) or None,
         heads=found.heads,
         seen=found.seen,
+        retrieve=found.retrieve,
     )
     keep(found.checkpoint, judged, found.per_user)
     print_result(judged.result, report.table(judged.result))

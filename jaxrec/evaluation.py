@@ -72,8 +72,8 @@ def by_hard(scores: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _full(ranked: Ranked) -> dict[str, float]:
-    return {metric: float(f(ranked.ranks).mean()) for metric, f in metrics.FULL.items()}
+def _full(ranks: np.ndarray) -> dict[str, float]:
+    return {metric: float(f(ranks).mean()) for metric, f in metrics.FULL.items()}
 
 
 def whole_catalogue(
@@ -82,7 +82,7 @@ def whole_catalogue(
     """Each row's metrics over all titles (K=1), by its name; and what was asked."""
     targets, users = rows["target"][:, 0], len(np.unique(rows["user"]))
     out: dict[str, Any] = {
-        name: _full(found) | metrics.shown(found.top, arrays.title_plays, targets)
+        name: _full(found.ranks) | metrics.shown(found.top, arrays.title_plays, targets)
         for name, found in ranked.items()
     }
     titles = len(arrays.id_of_rank)
@@ -113,7 +113,7 @@ class Validator:
             scored = self._scorer(params, self._rows)
             return means(scored.sums), model_lists(scored.scores, self._users, 1, LISTS)
         ranked = self._ranker(params, self._rows)
-        return means(ranked.sums), {CATALOGUE: _full(ranked)}
+        return means(ranked.sums), {CATALOGUE: _full(ranked.ranks)}
 
 
 @dataclass
@@ -166,14 +166,16 @@ class Judged(NamedTuple):
 def judge(
     workdir: str | Path, *, which: str | None = None, data: str | None = None, split: str = "test",
     lists: tuple[str, ...] = (), next_k: tuple[int, ...] | None = None, heads: bool = False,
-    seen: str = "filtered",
+    seen: str = "filtered", retrieve: int = 0,
 ) -> Judged:  # fmt: skip
     """Scores a checkpoint on a split's frozen lists, beside the baselines. With `heads`, also by each other
     head that can rank: the objective is then not mistaken for the head. Among `lists`, CATALOGUE ranks all
-    titles, those of the history "filtered" or "kept", as `seen` says; without any it is the frozen lists,
-    or, for a model of sequences, which has none, the catalogue.
+    titles, those of the history "filtered" or "kept", as `seen` says, and, with `retrieve`, in two stages
+    beside: so many titles by the retrieval head, in the order of the head that ranks. Without any it is
+    the frozen lists or, for a model of sequences, which has none, the catalogue.
 
-    Raises InputError where the dataset is not the one the checkpoint was trained on, or one laid out alike.
+    Raises InputError where the dataset is not the one the checkpoint was trained on, or one laid out alike,
+    and where there is nothing to retrieve by.
     """
     started = time.perf_counter()
     workdir = Path(workdir)
@@ -199,10 +201,20 @@ def judge(
     if CATALOGUE in lists:
         filtered = seen == "filtered"
         most = min(metrics.SHOWN, len(loaded.arrays.id_of_rank))
-        ranked = Ranker(program, table, filtered, most)(loaded.params, found)
-        popular = Ranked(*baselines.popularity_ranks(rows, loaded.arrays, filtered, most), {})
+        if retrieve and not loaded.config.model.retrieval:
+            raise InputError(
+                f"retrieve={retrieve}; allowed of a model that has a head for it: model.retrieval=0"
+            )
+        ranker = Ranker(program, table, filtered, most, retrieve=retrieve)
+        ranked = ranker(loaded.params, found)
+        ranks, top = baselines.popularity_ranks(rows, loaded.arrays, filtered, most)
+        popular = ranked._replace(ranks=ranks, top=top)
         of_all = {"model": ranked, "popularity": popular}
         result[CATALOGUE] = whole_catalogue(of_all, rows, loaded.arrays, filtered)
+        if retrieve:
+            result[CATALOGUE]["two_stage"] = _full(ranked.staged) | {
+                "retrieved": retrieve, f"kept@{most}": float(ranked.kept.mean())
+            }  # fmt: skip
     ks = next_k or loaded.config.evaluate.next_k
     scores, others = np.empty((len(rows), 0)), dict[str, np.ndarray]()
     if isinstance(program, Program):

@@ -126,6 +126,12 @@ def _catalogue(found: Mapping[str, Any]) -> list[str]:
         f"{name:<{_LABEL}}" + "".join(f"{_cell(found[name][m]):>{_COLUMN + 1}}" for m in _FULL)
         for name in ("model", "popularity")
     ]
+    if "two_stage" in found:
+        staged, most = found["two_stage"], found["two_stage"]["retrieved"]
+        label, kept = f"{most:,} retrieved", next(v for k, v in staged.items() if k.startswith("kept@"))
+        cells = "".join(f"{_cell(staged.get(m)):>{_COLUMN + 1}}" for m in _FULL)
+        body.append(f"{label:<{_LABEL}}{cells}")
+        body.append(f"two stages show {kept:.1%} of what is first in the exact ranking")
     count = f"{found['examples']:,} queries of {found['users']:,} users"
     return [f"all {found['titles']:,} titles, {seen}", f"{'':<{_LABEL}}{heads}", *body, count]
 

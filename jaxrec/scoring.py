@@ -13,6 +13,7 @@ from jaxrec.data.packing import Packer
 from jaxrec.data.store import Rows
 from jaxrec.data.stream import EvalBatches, PackedEvalBatches, stream
 from jaxrec.nn.groups import score_in_groups
+from jaxrec.nn.two_stage import kept, rank_among
 from jaxrec.parallel import AXIS, Placed, as_global, map_queries, put
 from jaxrec.schema import FIRST_TITLE, History, HostBatch, TitleTable
 from jaxrec.step import Program
@@ -150,6 +151,8 @@ class Ranked(NamedTuple):
 
     ranks: np.ndarray  # [Q] the target's, from 1, among the titles that stand for election
     top: np.ndarray  # [Q, top] ids of the best of them, the best first; 0 where there are no more
+    staged: np.ndarray  # [Q] the target's rank in two stages, V where it is not found; empty without
+    kept: np.ndarray  # [Q] share of `top` that two stages show at its length too; empty without
     sums: dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> (sum, count); empty without a loss
 
 
@@ -160,13 +163,14 @@ class Ranker(_Queries):
     With `filtered`, titles of the stored history, abandoned ones too, are no rivals of the target and are
     not shown; else they are like any other, for who has seen one may watch it again. With `with_loss`
     also -log of the target's share in a softmax over all titles, of scores divided by a `temperature`.
+    With `retrieve`, also in two stages: so many titles by the model's retrieval head, then in order.
     """
 
     def __init__(
         self, program: Training, table: TitleTable, filtered: bool = False, top: int = 0,
-        with_loss: bool = False, temperature: float = 1.0,
+        with_loss: bool = False, temperature: float = 1.0, retrieve: int = 0,
     ) -> None:  # fmt: skip
-        step = _rank_step(program, filtered, top, temperature if with_loss else None)
+        step = _rank_step(program, filtered, top, temperature if with_loss else None, retrieve)
         super().__init__(program, table, step, max(_PAIRS // program.layout.titles, 1))
 
     def __call__(self, params: Any, rows: Rows) -> Ranked:
@@ -176,15 +180,18 @@ class Ranker(_Queries):
             found.append(jax.device_get(some))
             sums.append(jax.device_get(added))
             places.append(place)
-        ranks, top = (_in_order(parts, places, rows.rows) for parts in zip(*found, strict=True))
-        return Ranked(ranks, top, _added(sums))
+        each = (_in_order(parts, places, rows.rows) for parts in zip(*found, strict=True))
+        ranks, top, staged, of_top = each
+        return Ranked(ranks, top, staged, of_top, _added(sums))
 
 
-def _rank_step(program: Training, filtered: bool, top: int, temperature: float | None) -> Callable:
-    """A step `(params, batch, table) -> (ranks [B], ids [B, top], sums)`: ranks and ids of every device's
-    share, in order; sums with a temperature alone."""
+def _rank_step(
+    program: Training, filtered: bool, top: int, temperature: float | None, retrieve: int
+) -> Callable:  # fmt: skip
+    """A step `(params, batch, table)` of every device's share, in order: ranks [B] and ids [B, top]; ranks [B]
+    and what is kept [B] in two stages, [B, 0] without `retrieve`; sums, with a temperature alone."""
 
-    def step(params: Any, host: HostBatch, table: TitleTable) -> tuple[jax.Array, jax.Array, Sums]:
+    def step(params: Any, host: HostBatch, table: TitleTable) -> tuple[Any, ...]:
         scores_BxV, target_B, seen_BxL = program.of_catalogue(params, host, table)
         title_1xV, target_Bx1 = jnp.arange(program.layout.titles)[None], target_B[:, None]
         rivals_BxV = (title_1xV != target_Bx1) & (title_1xV >= FIRST_TITLE)
@@ -195,7 +202,13 @@ def _rank_step(program: Training, filtered: bool, top: int, temperature: float |
         ranks_B = 1 + (rivals_BxV & ~(scores_BxV < its_own_Bx1)).sum(1)
         stands_BxV = (rivals_BxV | (title_1xV == target_Bx1)) & ~jnp.isnan(scores_BxV)
         best_Bxk, id_Bxk = jax.lax.top_k(jnp.where(stands_BxV, scores_BxV, -jnp.inf), top)
-        ranked = jax.lax.all_gather((ranks_B, jnp.where(best_Bxk > -jnp.inf, id_Bxk, 0)), AXIS, tiled=True)
+        id_Bxk = jnp.where(best_Bxk > -jnp.inf, id_Bxk, 0)
+        in_two = 2 * (jnp.zeros((len(ranks_B), 0)),)
+        if retrieve:
+            assert isinstance(program, Program)  # no other has a retrieval head
+            shown = program.two_stages(params, host, table, stands_BxV, retrieve)
+            in_two = rank_among(shown, target_B, program.layout.titles), kept(id_Bxk, shown.id_BxN)
+        ranked = jax.lax.all_gather((ranks_B, id_Bxk, *in_two), AXIS, tiled=True)
         sums: Sums = {}
         if temperature is not None:
             logits_BxV = jnp.where(title_1xV >= FIRST_TITLE, scores_BxV, -jnp.inf) / temperature

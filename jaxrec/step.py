@@ -14,6 +14,7 @@ from jaxrec.nn.experts import GateFields, temperature
 from jaxrec.nn.layers import at_least_float32
 from jaxrec.nn.pooling import ExpertFields
 from jaxrec.nn.recommender import Recommender
+from jaxrec.nn.two_stage import Shown, two_stage
 from jaxrec.schema import Batch, HostBatch, TitleTable
 from jaxrec.training import OfCatalogue, Sums, Training, TrainState
 
@@ -173,6 +174,15 @@ class Program(Training):
         user = self.model.apply(variables, found.history, table, tau, method="encode")
         scores_BxV: Any = self.model.apply(variables, user, table, self.score_task, method="score_catalogue")
         return OfCatalogue(scores_BxV, found.rows["target"][:, 0], found.rows["history_title"])
+
+    def two_stages(
+        self, params: Any, host: HostBatch, table: TitleTable, stands_BxV: jax.Array, most: int
+    ) -> Shown:
+        """What queries are shown of the titles that stand for election, in two stages: see `two_stage`."""
+        variables, tau = {"params": params}, self.config.model.gate.temperature
+        found = batches.queries(host.words, self.view, host.packing)
+        user: Any = self.model.apply(variables, found.history, table, tau, method="encode")
+        return two_stage(self.model, variables, user, table, self.score_task, stands_BxV, most)
 
     def carried(self, before: TrainState, after: TrainState, sums: Sums) -> tuple[TrainState, Sums]:
         one = jnp.float32(1)

@@ -136,6 +136,7 @@ def test_equal_titles_count_against_the_target_and_are_shown_by_popularity(over_
 @pytest.mark.parametrize("filtered", [False, True])
 def test_popularity_over_all_titles_by_brute_force(tiny, filtered):
     rows, arrays = tiny.rows("test").all(), tiny.arrays
+    rows["history_title"][:, 0] = rows["history_title"][:, -1]  # a sequence may hold a title twice
     ranks, top = baselines.popularity_ranks(rows, arrays, filtered, 4)
     for row, rank, shown in zip(rows, ranks, top, strict=True):
         target = row["target"][0]
@@ -145,4 +146,28 @@ def test_popularity_over_all_titles_by_brute_force(tiny, filtered):
     every = len(arrays.id_of_rank)  # of which whoever has seen some is not shown all
     shown = baselines.popularity_ranks(rows, arrays, filtered, every)[1]
     seen = rows["history_title"] * (rows["history_title"] != rows["target"][:, :1])
+    seen[:, 0] = 0
     assert np.array_equal((shown > 0).sum(1), every - (seen > 0).sum(1) * filtered)
+
+
+def test_two_stages_are_the_exact_ranking_where_all_is_retrieved(tiny, tiny_config):
+    config = copy.deepcopy(tiny_config)
+    config.model.retrieval, config.objective.retrieval = 6, 0.5
+    program = Program(config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
+    params, table, rows = (
+        replicate(program.init().params),
+        replicate(tiny.arrays.title_table()),
+        tiny.rows("test"),
+    )
+    every, some = (
+        scoring.Ranker(program, table, True, 10, retrieve=most)(params, rows)
+        for most in (tiny.layout.titles, 20)
+    )
+    np.testing.assert_array_equal(every.ranks, some.ranks)
+    assert np.array_equal(every.staged, every.ranks) and (every.kept == 1).all()
+    found = some.staged < tiny.layout.titles
+    assert 0 < found.mean() < 0.5 and (some.staged[found] <= 20).all()
+    assert (some.staged[found] <= some.ranks[found]).all()  # fewer rivals
+    assert 0 < some.kept.mean() < 0.5  # of 200 titles, by a head that has learnt nothing
+    without = scoring.Ranker(program, table, True, 10)(params, rows)
+    assert without.staged.shape == without.kept.shape == (rows.rows, 0)

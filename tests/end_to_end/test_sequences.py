@@ -73,7 +73,7 @@ def test_one_command_on_a_csv_judges_the_whole_catalogue(trained, log):
     assert {f"{m}@{k}" for m in ("hr", "ndcg", "mrr") for k in (1, 5, 10, 20, 100)} < set(found["model"])
     assert found["filtered"] and found["titles"] == TITLES
     assert found["users"] == found["examples"] == USERS  # each user's last title, and no other
-    assert found["model"]["hr@10"] > 2 * found["popularity"]["hr@10"]  # a round has an order to be learnt
+    assert found["model"]["hr@10"] > 1.5 * found["popularity"]["hr@10"]  # a round has an order to be learnt
     assert "HR@10" in said and "popularity" in said and "all 40 titles, those of the history left out" in said
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     validations = [line for line in lines if line["split"] == "validation"]
