@@ -212,9 +212,12 @@ def judge(
         of_all = {"model": ranked, "popularity": popular}
         result[CATALOGUE] = whole_catalogue(of_all, rows, loaded.arrays, filtered)
         if retrieve:
-            result[CATALOGUE]["two_stage"] = _full(ranked.staged) | {
-                "retrieved": retrieve, f"kept@{most}": float(ranked.kept.mean())
-            }  # fmt: skip
+            result[CATALOGUE] |= {
+                "retrieval_head": _full(ranked.retrieved),
+                "two_stage": _full(ranked.staged),
+                "retrieved": retrieve,
+                "kept": float(ranked.kept.mean()),
+            }
     ks = next_k or loaded.config.evaluate.next_k
     scores, others = np.empty((len(rows), 0)), dict[str, np.ndarray]()
     if isinstance(program, Program):

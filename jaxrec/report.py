@@ -122,16 +122,16 @@ def _catalogue(found: Mapping[str, Any]) -> list[str]:
     """Some of what was found over all titles; test.json and eval-*.json have all."""
     seen = "those of the history left out" if found["filtered"] else "those of the history among them"
     heads = "".join(f"{label:>{_COLUMN + 1}}" for label in _FULL.values())
+    staged = ("retrieval_head", "two_stage") if "retrieved" in found else ()
     body = [
-        f"{name:<{_LABEL}}" + "".join(f"{_cell(found[name][m]):>{_COLUMN + 1}}" for m in _FULL)
-        for name in ("model", "popularity")
+        f"{name.replace('_', ' '):<{_LABEL}}"
+        + "".join(f"{_cell(found[name].get(m)):>{_COLUMN + 1}}" for m in _FULL)
+        for name in ("model", *staged, "popularity")
     ]
-    if "two_stage" in found:
-        staged, most = found["two_stage"], found["two_stage"]["retrieved"]
-        label, kept = f"{most:,} retrieved", next(v for k, v in staged.items() if k.startswith("kept@"))
-        cells = "".join(f"{_cell(staged.get(m)):>{_COLUMN + 1}}" for m in _FULL)
-        body.append(f"{label:<{_LABEL}}{cells}")
-        body.append(f"two stages show {kept:.1%} of what is first in the exact ranking")
+    if staged:
+        body.append(
+            f"two stages, of {found['retrieved']:,}, keep {found['kept']:.1%} of the model's first titles"
+        )
     count = f"{found['examples']:,} queries of {found['users']:,} users"
     return [f"all {found['titles']:,} titles, {seen}", f"{'':<{_LABEL}}{heads}", *body, count]
 

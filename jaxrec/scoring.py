@@ -151,8 +151,9 @@ class Ranked(NamedTuple):
 
     ranks: np.ndarray  # [Q] the target's, from 1, among the titles that stand for election
     top: np.ndarray  # [Q, top] ids of the best of them, the best first; 0 where there are no more
-    staged: np.ndarray  # [Q] the target's rank in two stages, V where it is not found; empty without
-    kept: np.ndarray  # [Q] share of `top` that two stages show at its length too; empty without
+    retrieved: np.ndarray  # [Q] the target's rank by the retrieval head alone; empty where not asked for
+    staged: np.ndarray  # [Q] and in two stages, V where it is not found
+    kept: np.ndarray  # [Q] the share of `top` that two stages show too, among as many
     sums: dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> (sum, count); empty without a loss
 
 
@@ -181,15 +182,15 @@ class Ranker(_Queries):
             sums.append(jax.device_get(added))
             places.append(place)
         each = (_in_order(parts, places, rows.rows) for parts in zip(*found, strict=True))
-        ranks, top, staged, of_top = each
-        return Ranked(ranks, top, staged, of_top, _added(sums))
+        ranks, top, retrieved, staged, of_top = each
+        return Ranked(ranks, top, retrieved, staged, of_top, _added(sums))
 
 
 def _rank_step(
     program: Training, filtered: bool, top: int, temperature: float | None, retrieve: int
 ) -> Callable:  # fmt: skip
-    """A step `(params, batch, table)` of every device's share, in order: ranks [B] and ids [B, top]; ranks [B]
-    and what is kept [B] in two stages, [B, 0] without `retrieve`; sums, with a temperature alone."""
+    """A step `(params, batch, table)` of every device's share, in order: all of `Ranked`; sums with a
+    temperature alone."""
 
     def step(params: Any, host: HostBatch, table: TitleTable) -> tuple[Any, ...]:
         scores_BxV, target_B, seen_BxL = program.of_catalogue(params, host, table)
@@ -198,21 +199,27 @@ def _rank_step(
         if filtered:
             query_Bx1 = jnp.arange(len(scores_BxV))[:, None]
             rivals_BxV &= jnp.ones_like(rivals_BxV).at[query_Bx1, seen_BxL].set(False)
-        its_own_Bx1 = jnp.take_along_axis(scores_BxV, target_Bx1, axis=1)
-        ranks_B = 1 + (rivals_BxV & ~(scores_BxV < its_own_Bx1)).sum(1)
-        stands_BxV = (rivals_BxV | (title_1xV == target_Bx1)) & ~jnp.isnan(scores_BxV)
-        best_Bxk, id_Bxk = jax.lax.top_k(jnp.where(stands_BxV, scores_BxV, -jnp.inf), top)
+        stands_BxV = rivals_BxV | (title_1xV == target_Bx1)
+
+        def ranks(scores_BxV: jax.Array) -> jax.Array:
+            its_own_Bx1 = jnp.take_along_axis(scores_BxV, target_Bx1, axis=1)
+            return 1 + (rivals_BxV & ~(scores_BxV < its_own_Bx1)).sum(1)
+
+        shown_BxV = jnp.where(stands_BxV & ~jnp.isnan(scores_BxV), scores_BxV, -jnp.inf)
+        best_Bxk, id_Bxk = jax.lax.top_k(shown_BxV, top)
         id_Bxk = jnp.where(best_Bxk > -jnp.inf, id_Bxk, 0)
-        in_two = 2 * (jnp.zeros((len(ranks_B), 0)),)
+        in_two = 3 * (jnp.zeros((len(scores_BxV), 0)),)
         if retrieve:
             assert isinstance(program, Program)  # no other has a retrieval head
-            shown = program.two_stages(params, host, table, stands_BxV, retrieve)
-            in_two = rank_among(shown, target_B, program.layout.titles), kept(id_Bxk, shown.id_BxN)
-        ranked = jax.lax.all_gather((ranks_B, id_Bxk, *in_two), AXIS, tiled=True)
+            head_BxV, shown = program.two_stages(params, host, table, stands_BxV, retrieve)
+            staged_B = rank_among(shown, target_B, program.layout.titles)
+            in_two = ranks(head_BxV), staged_B, kept(id_Bxk, shown.id_BxN)
+        ranked = jax.lax.all_gather((ranks(scores_BxV), id_Bxk, *in_two), AXIS, tiled=True)
         sums: Sums = {}
         if temperature is not None:
             logits_BxV = jnp.where(title_1xV >= FIRST_TITLE, scores_BxV, -jnp.inf) / temperature
-            loss_B = jax.nn.logsumexp(logits_BxV, axis=1) - its_own_Bx1[:, 0] / temperature
+            own_B = jnp.take_along_axis(logits_BxV, target_Bx1, axis=1)[:, 0]
+            loss_B = jax.nn.logsumexp(logits_BxV, axis=1) - own_B
             sums = {"loss": (jnp.where(host.valid, loss_B, 0.0).sum(), host.valid.sum())}
         return *ranked, jax.lax.psum(sums, AXIS)
 

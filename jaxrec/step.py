@@ -177,12 +177,14 @@ class Program(Training):
 
     def two_stages(
         self, params: Any, host: HostBatch, table: TitleTable, stands_BxV: jax.Array, most: int
-    ) -> Shown:
-        """What queries are shown of the titles that stand for election, in two stages: see `two_stage`."""
+    ) -> tuple[jax.Array, Shown]:
+        """The retrieval head's scores [B, V] for queries, and what these are shown in two stages of the titles
+        that stand for election: see `two_stage`."""
         variables, tau = {"params": params}, self.config.model.gate.temperature
         found = batches.queries(host.words, self.view, host.packing)
         user: Any = self.model.apply(variables, found.history, table, tau, method="encode")
-        return two_stage(self.model, variables, user, table, self.score_task, stands_BxV, most)
+        by_head: Any = self.model.apply(variables, user, table, method="retrieve")
+        return by_head, two_stage(self.model, variables, user, table, self.score_task, stands_BxV, most)
 
     def carried(self, before: TrainState, after: TrainState, sums: Sums) -> tuple[TrainState, Sums]:
         one = jnp.float32(1)

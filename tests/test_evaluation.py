@@ -170,4 +170,14 @@ def test_two_stages_are_the_exact_ranking_where_all_is_retrieved(tiny, tiny_conf
     assert (some.staged[found] <= some.ranks[found]).all()  # fewer rivals
     assert 0 < some.kept.mean() < 0.5  # of 200 titles, by a head that has learnt nothing
     without = scoring.Ranker(program, table, True, 10)(params, rows)
-    assert without.staged.shape == without.kept.shape == (rows.rows, 0)
+    assert without.staged.shape == without.kept.shape == without.retrieved.shape == (rows.rows, 0)
+    user = program.model.apply(
+        {"params": params}, queries(rows.read(np.arange(rows.blocks)), program.view).history, table, 1.0,
+        method="encode",
+    )  # fmt: skip
+    head = np.asarray(program.model.apply({"params": params}, user, table, method="retrieve"))
+    for row, of_all, rank in zip(rows.all()[:50], head[:50], some.retrieved[:50], strict=True):
+        target = row["target"][0]
+        left_out = {0, 1, target, *row["history_title"]}
+        rivals = [v for v in range(len(of_all)) if v not in left_out]
+        assert rank == 1 + (of_all[rivals] >= of_all[target]).sum()

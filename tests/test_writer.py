@@ -51,7 +51,7 @@ def test_lines_hold_values_and_the_rate_of_training_alone(tmp_path, clock):
         clock.now += 2.0
         writer.train(21, 1.0, {"loss": math.nan, "gradient_norm": 1.0})
         clock.now += 60.0  # validating
-        writer.validation(21, 1.0, {"loss": 0.5}, LISTS)
+        writer.validation(21, 1.0, {"loss": 0.5}, LISTS, "ndcg@1")
         clock.now += 1.0
         writer.train(26, 1.25, {"loss": 0.25, "gradient_norm": 1.0})
         assert len(lines(tmp_path / "w")) == 4  # written out before the file is closed
@@ -108,7 +108,7 @@ def test_events_hold_the_same_scalars(tmp_path):
     with Writer(tmp_path, 4, 9, 5.0) as writer:
         writer.start(1, 1)
         writer.train(5, 0.5, {"loss": 0.75})
-        writer.validation(5, 0.5, {"loss": 0.5}, LISTS)
+        writer.validation(5, 0.5, {"loss": 0.5}, LISTS, "ndcg@1")
     found = events(tmp_path / "tensorboard")
     scalars = {(v.tag, e.step): v.simple_value for e in found for v in e.summary.value}
     assert scalars[("train/loss", 5)] == 0.75
@@ -124,7 +124,7 @@ def test_elsewhere_than_on_a_terminal_a_line_a_while(tmp_path, clock, capsys):
         for step in range(10, 100, 10):
             clock.now += 5.0
             writer.train(step, step / 100, {"loss": 0.5})
-        writer.validation(90, 0.9, {"loss": 0.5}, LISTS)
+        writer.validation(90, 0.9, {"loss": 0.5}, LISTS, "ndcg@1")
         clock.now += 1.0
         writer.train(1000, 10.0, {"loss": 0.125})
     out, err = capsys.readouterr()
@@ -146,7 +146,7 @@ def test_on_a_terminal_the_display_is_live(tmp_path, monkeypatch, capsys):
         writer.start(1234, batch_size=8)
         writer.train(5, 0.5, {"loss": 0.75})
         writer._display._progress.refresh()
-        writer.validation(5, 0.5, {"loss": 0.5}, LISTS)
+        writer.validation(5, 0.5, {"loss": 0.5}, LISTS, "ndcg@1")
     out, err = capsys.readouterr()
     assert out == ""
     assert "step 5/10  loss 0.7500" in err and "left" in err
@@ -158,7 +158,7 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch, capsys):
     with Writer(tmp_path / "w", 0, 10, 5.0) as writer:
         writer.start(1, 1)
         writer.train(5, 0.5, {"loss": 0.75})
-        writer.validation(5, 0.5, {"loss": 0.5}, LISTS)
+        writer.validation(5, 0.5, {"loss": 0.5}, LISTS, "ndcg@1")
     assert not (tmp_path / "w").exists()
     assert capsys.readouterr() == ("", "")
 
