@@ -117,8 +117,8 @@ def test_every_row_of_every_table_has_its_figures(study, found):
 
 
 def test_rows_are_trained_apart(every, found):
-    """Two rows with the same parameters at the end would be one row under two names. They are read as they lie
-    there: for `evaluation.load` each row's program would be traced once more."""
+    """Two rows with the same parameters at the end would be one row under two names. They are read as they
+    lie there: for `evaluation.load` each row's program would be traced once more."""
     of_parameters: dict[bytes, str] = {}
     for run in every:
         leaves = jax.tree.leaves(ocp.StandardCheckpointer().restore(last_step(run) / "state")["params"])
