@@ -178,8 +178,8 @@ class Program(Training):
     def two_stages(
         self, params: Any, host: HostBatch, table: TitleTable, stands_BxV: jax.Array, most: int
     ) -> tuple[jax.Array, Shown]:
-        """The retrieval head's scores [B, V] for queries, and what these are shown in two stages of the titles
-        that stand for election: see `two_stage`."""
+        """Scores [B, V] of the retrieval head for queries, and what these are shown in two stages, of the
+        titles that stand for election: see `two_stage`."""
         variables, tau = {"params": params}, self.config.model.gate.temperature
         found = batches.queries(host.words, self.view, host.packing)
         user: Any = self.model.apply(variables, found.history, table, tau, method="encode")
