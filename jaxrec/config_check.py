@@ -191,7 +191,7 @@ def _check_sequences(config: Config) -> None:
 
 def _check_retrieval(config: Config) -> None:
     width, weight = config.model.retrieval, config.objective.retrieval
-    _at_least(config, 0, "model.retrieval")
+    _at_least(config, 0, "model.retrieval", "objective.retrieval")
     _at_least(config, 1, "objective.retrieval_negatives")
     allowed = "be 0 with model.retrieval=0: there is no such head"
     require(bool(width) or not weight, "objective.retrieval", weight, allowed)

@@ -62,7 +62,8 @@ def test_a_head_for_retrieval_where_there_can_be_none():
         check(config)
     config.model.target_in_sequence, config.data.examples = False, "sequences"
     config.model.experts, config.model.head = (Expert(kind="sasrec"),), "dot"
-    config.objective.ranking = config.objective.regression = 0.0
+    config.data.next_k, config.evaluate.next_k, config.sampling.next_k = 1, (1,), 1
+    config.features = tuple(f for f in config.features if f.where == "title")
     with pytest.raises(InputError, match=r"model.retrieval=8 must be 0 with data.examples='sequences'"):
         check(config)
 

@@ -85,7 +85,7 @@ def test_evaluation_multiplies_in_bfloat16(tiny, tiny_config, kind):
     held(
         traced(scoring.eval_step(program, 1, True, program.tasks[:2]), (params, catalogue), batch, table), 20
     )
-    held(traced(scoring._rank_step(program, True, 5), params, batch, table), 20)
+    held(traced(scoring._rank_step(program, True, 5, None, 0), params, batch, table), 20)
 
 
 def test_losses_gradients_and_the_state_are_float32(tiny, tiny_config):

@@ -25,7 +25,6 @@ def gradients(tiny, tiny_config, microbatch, width, weight):
     )
 
 
-@pytest.mark.usefixtures("_quick_to_compile")
 def test_parts_and_the_head_change_nothing_else(tiny, tiny_config):
     with jax.enable_x64(True):
         plain, sums = gradients(tiny, tiny_config, 64, 6, 0.5)

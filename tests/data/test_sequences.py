@@ -315,11 +315,8 @@ def test_batches_of_sequences_are_rows_of_the_dataset(dataset):
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"the KuaiRand sample is not at {SAMPLE}")
 def test_the_kuairand_sample_prepares_as_sequences(tmp_path):
-    config = load_config(str(ROOT / "configs/kuairand.py"))
-    config.source.directory = str(SAMPLE)
-    config.features = tuple(f for f in config.features if f.where == "title")
-    config.data.examples, config.data.next_k, config.evaluate.next_k = "sequences", 1, (1,)
-    config.data.split, config.data.validation_share = "last", 0.5
+    config = load_config(str(ROOT / "configs/sequences.py") + ":kuairand")
+    config.source.directory, config.data.validation_share = str(SAMPLE), 0.5
     check(config)
     dataset = prepared(config, tmp_path / "kuairand")
     splits = dataset.manifest["splits"]

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from jaxrec.config import Columns, Config, Data, Evaluate, Feature, Tables
+from jaxrec.config import Columns, Config, Data, Evaluate, Expert, Feature, Model, Tables
 from jaxrec.config_check import check
 from jaxrec.data.dataset import prepare
 from jaxrec.data.store import Dataset
@@ -125,7 +125,10 @@ def test_files_of_one_log_name_a_column_alike(folder):
 def config(**data):
     data = {"examples": "sequences", "next_k": 1, "history": 20, "path": "ratings.csv", "split": "last",
             "validation_share": 1.0} | data  # fmt: skip
-    made = Config(source=PLAIN, features=(TITLE,), data=Data(**data), evaluate=Evaluate(next_k=(1,)))
+    model = Model(experts=(Expert(window=20, kind="sasrec"),), head="dot")
+    made = Config(
+        source=PLAIN, features=(TITLE,), data=Data(**data), model=model, evaluate=Evaluate(next_k=(1,))
+    )
     check(made)
     return made
 
