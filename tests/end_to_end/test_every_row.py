@@ -117,17 +117,19 @@ def test_every_row_of_every_table_has_its_figures(study, found):
 
 
 def test_rows_are_trained_apart(every, found):
-    """Two rows with the same parameters at the end would be one row under two names. They are read as they
-    lie there: for `evaluation.load` each row's program would be traced once more."""
+    """Two rows that are judged by the same parameters at the end would be one row under two names."""
     of_parameters: dict[bytes, str] = {}
     for run in every:
-        leaves = jax.tree.leaves(ocp.StandardCheckpointer().restore(last_step(run) / "state")["params"])
-        name = of_parameters.setdefault(b"".join(np.asarray(leaf).tobytes() for leaf in leaves), run.name)
+        name = of_parameters.setdefault(last_parameters(run), run.name)
         assert name == run.name
 
 
-def last_step(run):
-    return max((run.workdir / CHECKPOINTS).glob("[0-9]*"), key=lambda path: int(path.name))
+def last_parameters(run):
+    """As they lie there: for `evaluation.load` each row's program would be traced once more."""
+    last = max((run.workdir / CHECKPOINTS).glob("[0-9]*"), key=lambda path: int(path.name))
+    state = ocp.StandardCheckpointer().restore(last / "state")
+    leaves = jax.tree.leaves(state["average"] or state["params"])  # as `TrainState.judged`
+    return b"".join(np.asarray(leaf).tobytes() for leaf in leaves)
 
 
 def test_every_claim_has_its_verdicts_and_the_page_is_written(study, found, every, tmp_path):
