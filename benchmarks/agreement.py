@@ -45,8 +45,13 @@ Edits = dict[str, Any]  # key of a config -> value
 
 
 def simulated() -> pl.DataFrame:
-    """What 4,000 users of the simulated service play: about 30 titles each, of 1,000."""
-    source = SimulatorSource(Simulator(users=4_000, test_only_users=0, plays_per_user=30.0))
+    """What 3,000 users of a small simulated service play, twice as moved by mood and the week's interest as
+    by default: about 20 titles each, of 300."""
+    source = SimulatorSource(
+        Simulator(
+            users=3_000, test_only_users=0, titles=300, plays_per_user=20.0, interest=2.0, mood=2.0
+        )
+    )  # fmt: skip
     parts = [pl.DataFrame({"user": c.user, "item": c.title, "time": c.time}) for c in source.interactions()]
     return pl.concat(parts).with_columns(timestamp=pl.col("time") // 1000)
 
@@ -71,7 +76,9 @@ def read(name: str) -> pl.DataFrame:
         raise InputError(f"--log={name}: no such file; allowed: {', '.join(LOGS)}, or a CSV")
     log = pl.read_csv(name)
     if missing := {"user", "item", "timestamp"} - set(log.columns):
-        raise InputError(f"{name}: has no column {', '.join(sorted(missing))}; it has {', '.join(log.columns)}")
+        raise InputError(
+            f"{name}: has no column {', '.join(sorted(missing))}; it has {', '.join(log.columns)}"
+        )
     return log
 
 
@@ -125,10 +132,9 @@ def peers_settings(config: Config, loss: str, history: int) -> dict[str, Any]:
         "n_negatives": config.next_title.negatives,
         "loss": "softmax" if loss == "softmax" else config.next_title.loss,
         "lr": config.optimizer.learning_rate,
+        "pos_encoding_kwargs": {"use_scale_factor": True},  # its HSTU's default, not its SASRec's
         "similarity_module_kwargs": {"distance": "cosine" if cosine else "dot"},
-        "lightning_module_kwargs": {
-            "logits_t": 1.0 if loss == "softmax" else config.next_title.temperature
-        },
+        "lightning_module_kwargs": {"logits_t": 1.0 if loss == "softmax" else config.next_title.temperature},
     }
 
 
@@ -158,13 +164,15 @@ def ours(arguments: list[str], workdir: Path, batch_size: int) -> tuple[pl.DataF
 
 
 def trained_for(lines: list[dict[str, Any]], batch_size: int) -> float:
-    """Seconds of training of metrics.jsonl's lines, each its steps at its rate: no compiling, no validation."""
+    """Seconds of training of metrics.jsonl's lines, each its steps at its rate: no compiling or validation."""
     trained = [line for line in lines if line["split"] == "train"]
     steps = np.diff([0, *(line["step"] for line in trained)])
     return float((steps * batch_size / [line["examples_per_second"] for line in trained]).sum())
 
 
-def theirs(python: str, log: Path, settings: dict[str, Any], out: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
+def theirs(
+    python: str, log: Path, settings: dict[str, Any], out: Path
+) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Columns user, rank (0: not among the first 100); and what the peer says of itself. As `ours`."""
     said = out.with_suffix(".json")
     if not said.exists():

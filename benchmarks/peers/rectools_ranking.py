@@ -4,8 +4,8 @@ python benchmarks/peers/rectools_ranking.py LOG.csv RANKS.csv --settings '{"n_fa
 
 A file by itself, for an interpreter with `pip install "rectools[torch]==0.19.*" torch==2.13.0`. The model is
 trained on all plays but each user's last, without a validation, and its own `recommend` orders the catalogue
-for every user, titles that the user has played left out. RANKS.csv holds user,rank: the target's place from 1,
-or 0 where it is not among the first --deep. A title that no other play has is unknown to RecTools: 0 too.
+for every user, titles that the user has played left out. RANKS.csv holds user,rank: the target's place, from
+1, or 0 where it is not among the first --deep. A title that no other play has is unknown to RecTools: 0 too.
 The one line printed is JSON: the library's versions, epochs' seconds and losses.
 
 --settings are RecTools' own arguments of the model, and "kind" ("sasrec" or "hstu"), "epochs", "seed".
@@ -15,14 +15,9 @@ queries hold too.
 
 import argparse
 import json
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from rectools_sasrec import trainer  # noqa: E402  a neighbour, found where this file is
 
 _LIBRARIES = ("rectools", "torch", "pytorch-lightning", "numpy", "pandas")
 
@@ -55,6 +50,7 @@ def main() -> None:
     import torch
     from rectools.dataset import Dataset
     from rectools.models import HSTUModel, SASRecModel
+    from rectools_sasrec import trainer  # a neighbour: a script's own folder is searched first
 
     settings: dict[str, Any] = dict(found.settings)
     kind, epochs, seed = (settings.pop(name) for name in ("kind", "epochs", "seed"))

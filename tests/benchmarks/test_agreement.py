@@ -20,13 +20,20 @@ def of(*plays):
 
 def test_a_log_is_settled():
     """User 1: two plays of one second keep the log's order and get a second each, which moves the third on;
-    item 7's second play is left out, the oldest play too. User 2 has four titles: too few. User 3 has five."""
+    item 7's second play is left out, the oldest play too. User 2 has four titles: too few; user 3 has 5."""
     log = of(
         (1, 9, 30), (1, 5, 20), (2, 1, 1), (2, 2, 2), (2, 3, 3), (2, 4, 4), (2, 4, 5), (1, 3, 30), (1, 8, 31),
         (1, 7, 10), (1, 7, 40), (1, 6, 50), *((3, item, item) for item in range(5)),
     )  # fmt: skip
     found = agreement.settled(log, history=4)
-    assert found.rows() == [(1, 5, 20), (1, 9, 30), (1, 3, 31), (1, 8, 32), (1, 6, 50), *((3, i, i) for i in range(5))]
+    assert found.rows() == [
+        (1, 5, 20),
+        (1, 9, 30),
+        (1, 3, 31),
+        (1, 8, 32),
+        (1, 6, 50),
+        *((3, i, i) for i in range(5)),
+    ]
 
 
 def test_times_rise_however_often_one_comes():
@@ -50,6 +57,7 @@ def test_the_peer_is_told_what_the_config_says(model):
     assert found.pop("kind") == model
     assert found.pop("similarity_module_kwargs") == {"distance": "cosine"}
     assert found.pop("lightning_module_kwargs") == {"logits_t": 0.05}
+    assert found.pop("pos_encoding_kwargs") == {"use_scale_factor": True}  # as ours is, and as published
     assert found == SETTINGS
 
 
@@ -120,7 +128,11 @@ def test_a_peers_run_is_kept(tmp_path, monkeypatch):
     given = sys.executable, tmp_path / "log.csv", {"lr": 0.1}, tmp_path / "rectools-0.csv"
     ranked, said = agreement.theirs(*given)
     assert ranked.rows() == [(1, 3)] and said["settings"] == {"lr": 0.1}
-    assert agreement.theirs("/no/python", *given[1:])[1] == said == json.loads((tmp_path / "rectools-0.json").read_text())
+    assert (
+        agreement.theirs("/no/python", *given[1:])[1]
+        == said
+        == json.loads((tmp_path / "rectools-0.json").read_text())
+    )
 
 
 @pytest.mark.parametrize(
