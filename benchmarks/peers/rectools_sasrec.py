@@ -27,6 +27,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def say(**values: Any) -> None:
     print(json.dumps(values), flush=True)
 
 
-def trainer(epochs: int, told: bool) -> Any:
+def trainer(epochs: int, told: bool, say: Callable[..., None] = say) -> Any:
     """A Lightning trainer that says each epoch's seconds; `told`, it waits for a line before each."""
     from pytorch_lightning import Callback, Trainer
 
