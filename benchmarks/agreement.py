@@ -164,7 +164,7 @@ def ours(arguments: list[str], workdir: Path, batch_size: int) -> tuple[pl.DataF
 
 
 def trained_for(lines: list[dict[str, Any]], batch_size: int) -> float:
-    """Seconds of training of metrics.jsonl's lines, each its steps at its rate: no compiling or validation."""
+    """Seconds of training of metrics.jsonl's lines, steps at their rates: no compiling, no validation."""
     trained = [line for line in lines if line["split"] == "train"]
     steps = np.diff([0, *(line["step"] for line in trained)])
     return float((steps * batch_size / [line["examples_per_second"] for line in trained]).sum())
