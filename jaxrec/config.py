@@ -55,15 +55,15 @@ class Simulator:
 
 @dataclass
 class Columns:
-    """Whose column is what in `Tables`."""
+    """Whose column is what in `Tables`. Of several names, as "user|user_id", the first that there is."""
 
     user: str = "user_id"
     title: str = "title_id"
     time: str = "time"
     time_unit: str = "ms"  # "s", "ms" or "us" for a whole-number column
-    seconds: str = "seconds_viewed"
+    seconds: str = "seconds_viewed"  # "": the log has no watch time
     title_key: str = "title_id"  # in the titles table
-    runtime: str = "runtime_minutes"
+    runtime: str = "runtime_minutes"  # "": not known
     user_key: str = "user_id"  # in the users table
     list_separator: str = ","  # of list-valued columns in CSV
 
@@ -72,8 +72,8 @@ class Columns:
 class Tables:
     """CSV or Parquet: each a file, a folder or a glob."""
 
-    interactions: str = ""
-    titles: str = ""
+    interactions: str = ""  # or the config's data.path
+    titles: str = ""  # "": those that the log names, of which nothing else is known
     users: str = ""  # may stay empty
     columns: Columns = field(default_factory=Columns)
 
@@ -114,7 +114,7 @@ class Data:
     next_k: int = 3  # next titles stored
     abandon_below: float = 0.05  # completion under which a title is abandoned
     targets: str = "new"  # "new": first plays of titles not abandoned; "any": every play of one
-    split: str = "users"  # or, of sequences, "last" (each user's last target is tested) or "time"
+    split: str = "users"  # or "last" (each user's last target is tested) or "time" (by days)
     train_share: float = 0.8  # of users, where they are split
     validation_share: float = 0.1  # with "last", of users whose last target but one is held out too
     validation_from: str = ""  # with "time": the days whose targets are the validation's, up to test_from
