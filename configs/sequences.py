@@ -33,9 +33,10 @@ and GRU4Rec have none).
     Adam's betas .9 and .98; embeddings start at .02; 101 epochs and no validation: each user's last play but
     one is trained on, and the last model is judged. Left out at the test are the titles of the history shown,
     at most 200. Plays of the same second lie in no certain order.
-[2] github.com/MobileTeleSystems/RecTools, its HSTU tutorial: the settings of [1], of 100 epochs the best by
-    the last play but one of every user, which is not trained on. Plays of the same second stay in the file's
-    order.
+[2] github.com/MobileTeleSystems/RecTools, its HSTU tutorial, of which an earlier version was read, without
+    these figures: they, and Beauty's, are as others quote them. As far as known the settings of [1]; of 100
+    epochs the best by the last play but one of every user, which is not trained on. Plays of the same second
+    stay in the file's order.
 [3] github.com/antklen/sasrec-bert4rec-recsys23, src/configs/{SASRec,RNN}.yaml (Klenitskiy & Vasilev 2023,
     Turning Dross Into Gold Loss): d=64, softmax over all titles; sasrec_plus 2 blocks, dropout .1; gru4rec 1
     layer, and no dropout: PyTorch's GRU has none after its only layer, whatever the file says. Embeddings
@@ -47,11 +48,12 @@ and GRU4Rec have none).
     512 users' last play but one, which is not trained on, of any user.
 
 Otherwise here: blocks are pre-norm with learned norms ([1], [3] and [4] have SASRec norm the queries alone,
-and add to those; norms of [1] are not learned); dropout is on what a block adds, not on attention's weights;
-positions count from the newest; plays of the same second lie in an order that is drawn, where [2] to [4] keep
-the file's. Training does not stop early: the best checkpoint of all epochs is judged. Where [1] has no
-validation, 1 user in 100 is held out for one, and chooses nothing. [1] draws and ranks the 3,883 titles of
-movies.dat; here they are the 3,706 of the log. Of HSTU see jaxrec/nn/hstu.py too.
+and add to those; norms of [1] are not learned); dropout is on what a block adds, not on attention's
+weights; titles' vectors are times sqrt(d) where they are read, which was not looked up of [4]; positions
+count from the newest; plays of the same second lie in an order that is drawn, where [2] to [4] keep the
+file's. Training does not stop early: the best checkpoint of all epochs is judged, with the settings of [1]
+the last, where 1 user in 100 is held out for a validation that chooses nothing. [1] draws and ranks the
+3,883 titles of movies.dat; here they are the 3,706 of the log. Of HSTU see jaxrec/nn/hstu.py too.
 
 On data that are at hand, which no one has published on: `simulated`, the simulated service of smoe.py:small,
 and `kuairand` (with --config.source.directory=DIR), real watch logs: sasrec_plus, 48 wide, of each user's

@@ -29,6 +29,12 @@ def decode(words: Any, dtype: np.dtype) -> dict[str, jax.Array]:
     return out
 
 
+def some_unknown(title: jax.Array, rate: float, key: jax.Array) -> jax.Array:
+    """`title` [...] with a share `rate` of the titles shown as unknown; `key` [..., 2] is each one's."""
+    hidden = draws.uniform((), key, _UNKNOWN_DRAW) < rate
+    return jnp.where(hidden & (title != PAD), UNKNOWN, title)
+
+
 class View(NamedTuple):
     """What a model may see of a row; static."""
 
@@ -93,8 +99,7 @@ def _history(
 ) -> History:  # fmt: skip
     if key is not None and view.unknown_rate:
         of_title = draws.fold(jnp.take(key, columns["example"], axis=0, mode="clip"), columns["newer"])
-        hidden = draws.uniform((), of_title, _UNKNOWN_DRAW) < view.unknown_rate
-        columns["title"] = jnp.where(hidden & (columns["title"] != PAD), UNKNOWN, columns["title"])
+        columns["title"] = some_unknown(columns["title"], view.unknown_rate, of_title)
     count = len(rows["history_title"])
     empty = {
         "categories": jnp.zeros((count, 0), jnp.int32),

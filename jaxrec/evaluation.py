@@ -195,6 +195,8 @@ def judge(
     program = loaded.program
     lists = lists or ((CATALOGUE,) if dataset.layout.examples == "sequences" else LISTS)
     frozen = tuple(name for name in lists if name != CATALOGUE)
+    if frozen and not isinstance(program, Program):
+        raise InputError(f"lists={','.join(frozen)}; allowed of a model of sequences: {CATALOGUE}")
     result: dict[str, Any] = {"name": loaded.config.name, "split": split, "which": which}
 
     ranked = None
@@ -221,11 +223,9 @@ def judge(
     ks = next_k or loaded.config.evaluate.next_k
     scores, others = np.empty((len(rows), 0)), dict[str, np.ndarray]()
     if isinstance(program, Program):
-        scores, others = _judge_lists(loaded, program, dataset, split, rows, frozen, ks, heads, result)
+        scores, others = _judge_lists(loaded, program, dataset, table, found, rows, frozen, ks, heads, result)
     else:
         ks = (1,)
-        if frozen:
-            raise InputError(f"lists={','.join(frozen)}; allowed of a model of sequences: {CATALOGUE}")
     result |= {
         "dataset": dataset.fingerprint,
         "step": loaded.step,
@@ -236,7 +236,7 @@ def judge(
 
 
 def _judge_lists(
-    loaded: Loaded, program: Program, dataset: Dataset, split: str, rows: np.ndarray,
+    loaded: Loaded, program: Program, dataset: Dataset, table: TitleTable, found: Rows, rows: np.ndarray,
     lists: tuple[str, ...], ks: tuple[int, ...], heads: bool, result: dict[str, Any],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:  # fmt: skip
     """Joins what the frozen lists say to `result`; the scores, by the head that ranks and by the others."""
@@ -244,7 +244,6 @@ def _judge_lists(
         raise InputError(
             f"next_k={max(ks)} must be at most {dataset.layout.next_k}, which the dataset stores"
         )
-    table, found = replicate(loaded.arrays.title_table()), dataset.rows(split)
     tasks = _other_heads(program, heads)
     scores, gate, _, by_head = Scorer(program, table, False, max(ks), tasks)(loaded.params, found)
     others = {task: by_head[task] for task in tasks}

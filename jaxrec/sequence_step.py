@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from jaxrec import catalogue_losses, sampled, windows
 from jaxrec.losses import engagement_weight
-from jaxrec.nn.pooling import ExpertFields
 from jaxrec.nn.sequential import Sequential, Window
 from jaxrec.parallel import AXIS
 from jaxrec.schema import HostBatch, TitleTable
@@ -36,13 +35,12 @@ class SequenceProgram(Training):
     @cached_property
     def model(self) -> Sequential:
         m = self.config.model
-        e = m.experts[0]
         return Sequential(
             dtype=m.dtype,
             features=self.layout.features,
             titles=self.layout.titles,
             width=m.width,
-            encoder=ExpertFields(e.window, e.layers, e.heads, e.feedforward, e.dropout, e.kind, m.attention),
+            encoder=self.encoders[0],
             dropout=m.dropout,
             reads=m.reads,
             embedding_spread=m.embedding_spread,

@@ -12,7 +12,6 @@ from jaxrec import losses, weighting
 from jaxrec.config_check import mix_counts
 from jaxrec.nn.experts import GateFields, temperature
 from jaxrec.nn.layers import at_least_float32
-from jaxrec.nn.pooling import ExpertFields
 from jaxrec.nn.recommender import Recommender
 from jaxrec.nn.two_stage import Shown, two_stage
 from jaxrec.schema import Batch, HostBatch, TitleTable
@@ -67,10 +66,7 @@ class Program(Training):
             features=self.layout.features,
             titles=self.layout.titles,
             width=m.width,
-            experts=tuple(
-                ExpertFields(e.window, e.layers, e.heads, e.feedforward, e.dropout, e.kind, m.attention)
-                for e in m.experts
-            ),
+            experts=self.encoders,
             gate=GateFields(m.gate.hidden, m.gate.noise),
             dropout=m.dropout,
             matcher=m.matcher,

@@ -16,6 +16,7 @@ from jaxrec import losses, optimizer
 from jaxrec.config import Config
 from jaxrec.nn import draws
 from jaxrec.nn.layers import at_least_float32
+from jaxrec.nn.pooling import ExpertFields
 from jaxrec.parallel import AXIS, rows_of_share
 from jaxrec.schema import HostBatch, Layout, TitleTable
 
@@ -102,6 +103,15 @@ class Training:
         return after, sums
 
     # ------------------------------------------------ the same for all
+
+    @property
+    def encoders(self) -> tuple[ExpertFields, ...]:
+        """The config's experts as `nn` takes them."""
+        m = self.config.model
+        return tuple(
+            ExpertFields(e.window, e.layers, e.heads, e.feedforward, e.dropout, e.kind, m.attention)
+            for e in m.experts
+        )
 
     def parts(self, share: int) -> int:
         """How many parts a device's `share` of a batch is worked through in: the fewest that divide it and

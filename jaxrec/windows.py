@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrec.batch import decode
+from jaxrec.batch import decode, some_unknown
 from jaxrec.nn import draws
 from jaxrec.nn.sequential import Window
-from jaxrec.schema import PAD, UNKNOWN, Layout
+from jaxrec.schema import PAD, Layout
 
-# Layer numbers of draws: titles to hide, a window's end, which windows stay whole, which places are kept.
-_UNKNOWN_DRAW, _WINDOW_DRAW, _WHOLE_DRAW, _KEPT_DRAW = 0x0BAD, 0x3D0C, 0x3D0D, 0x3D0E
+# Layer numbers of draws: a window's end, which windows stay whole, which places are kept.
+_WINDOW_DRAW, _WHOLE_DRAW, _KEPT_DRAW = 0x3D0C, 0x3D0D, 0x3D0E
 
 
 class Aimed(NamedTuple):
@@ -45,9 +45,7 @@ def training(
     )
     read, target = title[:, :-1], jnp.where(title[:, :-1] != PAD, title[:, 1:], PAD)
     if unknown_rate:
-        of_place = draws.fold(key[:, None], jnp.arange(size))
-        hidden = draws.uniform((), of_place, _UNKNOWN_DRAW) < unknown_rate
-        read = jnp.where(hidden & (read != PAD), UNKNOWN, read)
+        read = some_unknown(read, unknown_rate, draws.fold(key[:, None], jnp.arange(size)))
     return Aimed(Window(read, time[:, :-1], time[:, 1:]), target, completion[:, 1:].astype(jnp.float32))
 
 
