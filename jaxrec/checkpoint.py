@@ -165,9 +165,14 @@ class Checkpointer:
         return _with_leaves(abstract_state, self._manager.restore(step, args=args)["state"])
 
 
-def abstract(state: Any, sharding: jax.sharding.Sharding) -> Any:
-    """The shapes of a state (arrays or ShapeDtypeStructs), every leaf to be placed by one sharding."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
+def abstract(state: Any, shardings: Any) -> Any:
+    """The shapes of a state (arrays or ShapeDtypeStructs), its leaves to be placed by a tree of shardings, or
+    all by one."""
+    if isinstance(shardings, jax.sharding.Sharding):
+        return abstract(state, jax.tree.map(lambda _: shardings, state))
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, shardings
+    )
 
 
 def _with_leaves(tree: Any, of: Any) -> Any:

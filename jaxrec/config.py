@@ -208,6 +208,8 @@ class Model:
     cosine: bool = False  # of sequences: both vectors are brought to length 1 before they meet
     two_tables: bool = False  # of sequences: titles have another vector where they are scored, as in gSASRec
     reads: tuple[str, ...] = ()  # names of the features it reads; empty: all there are
+    title_table: str = "replicated"  # or "split": the titles' embeddings and their optimizer's state are
+    # dealt to the devices by rows, so that none holds them all
     embedding_spread: float = 0.2  # standard deviation of embeddings at the start
     position: str = "index"  # of a title in the history; or "time_gap", since its last play, or "none"
     target_in_sequence: bool = False  # each candidate joins the history as its newest title, as BST has it:

@@ -12,7 +12,7 @@ from jaxrec.config import Config, Mix
 from jaxrec.config_data import DATA_RULES, whole
 from jaxrec.config_tree import among, require, walk
 from jaxrec.errors import InputError
-from jaxrec.schema import POOLS
+from jaxrec.schema import DEALT_PLACES, POOLS
 
 UNITS = ("epochs", "steps")
 
@@ -25,6 +25,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "model.attention": ("auto", "einsum", "dot_product", "cudnn", "broadcast"),
     "model.dtype": ("float32", "bfloat16"),
     "model.head": ("matcher", "dot"),
+    "model.title_table": ("replicated", "split"),
     "model.position": ("index", "time_gap", "none"),
     "next_title.drawn": ("uniform", "popularity", "in_batch"),
     "next_title.loss": ("softmax", "sampled_softmax", "bce", "gbce"),
@@ -189,6 +190,15 @@ def _check_sequences(config: Config) -> None:
     require(sampled or not objective.log_q, "next_title.log_q", objective.log_q, allowed)
 
 
+def _check_split(config: Config) -> None:
+    """What a table split over devices is not built for."""
+    if config.model.title_table == "split":
+        allowed = "be replicated with data.examples='sequences': outputs meet all titles there"
+        require(config.data.examples == "requests", "model.title_table", "split", allowed)
+        allowed = "be 0 with model.title_table='split': its negatives are drawn while the step runs"
+        require(not config.model.retrieval, "model.retrieval", config.model.retrieval, allowed)
+
+
 def _check_retrieval(config: Config) -> None:
     width, weight = config.model.retrieval, config.objective.retrieval
     _at_least(config, 0, "model.retrieval", "objective.retrieval")
@@ -256,7 +266,8 @@ def _check_run(config: Config) -> None:
 
 
 _RULES: tuple[Callable[[Config], None], ...] = (
-    *DATA_RULES, _check_sampling, _check_model, _check_sequences, _check_objective, _check_run,
+    *DATA_RULES, _check_sampling, _check_model, _check_sequences, _check_split, _check_objective,
+    _check_run,
 )  # fmt: skip
 
 
@@ -270,7 +281,18 @@ def check(config: Config) -> None:
 
 
 def check_devices(config: Config, devices: int) -> None:
-    """Raises InputError unless both batch sizes divide by the number of devices of all hosts together."""
+    """Raises InputError unless both batch sizes divide by the number of devices of all hosts together, and
+    a split table's rows can be dealt to so many."""
+    check_dealing(config, devices)
     for key in ("train.batch_size", "evaluate.batch_size"):
         size = at(config, key)
         require(size % devices == 0, key, size, f"divide by the {devices} devices")
+
+
+def check_dealing(config: Config, devices: int) -> None:
+    """Raises InputError unless a split table's rows can be dealt to so many devices."""
+    if config.model.title_table == "split":
+        allowed = (
+            f"be replicated on {devices} devices: rows are dealt to a power of two, {DEALT_PLACES} at most"
+        )
+        require(DEALT_PLACES % devices == 0, "model.title_table", "split", allowed)

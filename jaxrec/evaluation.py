@@ -10,10 +10,11 @@ import numpy as np
 from jaxrec import baselines, gating, metrics, programs
 from jaxrec.checkpoint import Checkpointer, abstract
 from jaxrec.config import Config
+from jaxrec.config_check import check_dealing
 from jaxrec.config_json import from_json
 from jaxrec.data.store import Arrays, Dataset, Rows
 from jaxrec.errors import InputError
-from jaxrec.parallel import replicate, replicated
+from jaxrec.parallel import devices, placement, replicate
 from jaxrec.plain import write_json
 from jaxrec.schema import CATALOGUE, LISTS, Layout, TitleTable
 from jaxrec.scoring import Ranked, Ranker, Scorer
@@ -134,8 +135,10 @@ def load(workdir: str | Path, which: str) -> Loaded:
         meta = checkpoints.restore_meta(which)
         config = from_json(meta["config"])
         config.model.attention = "auto"  # the form is of the machine that trained, not of the model
+        check_dealing(config, devices())
         program = program_of(config, meta)
-        state = checkpoints.restore(which, abstract(program.abstract_state(), replicated()))
+        like = program.abstract_state()
+        state = checkpoints.restore(which, abstract(like, placement(like)))
         arrays = Arrays(**checkpoints.restore_arrays(which))
         return Loaded(config, program, arrays, state.judged, checkpoints.step(which), meta)
 

@@ -36,9 +36,9 @@ from jaxrec.parallel import (
     as_global,
     first_process,
     map_over_devices,
+    placement,
     put_together,
     replicate,
-    replicated,
 )
 from jaxrec.plain import write_json
 from jaxrec.step import Program
@@ -92,13 +92,15 @@ class _Run:
     def _first_state(self, checkpoints: Checkpointer) -> tuple[TrainState, int]:
         step = checkpoints.latest_step()
         if step is None:
-            return replicate(self.program.init()), 0
+            return self.program.placed(), 0
         kept = checkpoints.restore_meta("last")
         _same_run(kept, self.meta, self.workdir)
-        return checkpoints.restore("last", abstract(self.program.abstract_state(), replicated())), step
+        state = self.program.abstract_state()
+        return checkpoints.restore("last", abstract(state, placement(state))), step
 
     def _steps(self, state: TrainState, start: int, checkpoints: Checkpointer, writer: Writer) -> int:
-        train_step = map_over_devices(self.program.train_step)
+        program = self.program
+        train_step = map_over_devices(program.train_step, program.mapping, program.abstract_state())
         add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
         saved = time.monotonic()
         running = None

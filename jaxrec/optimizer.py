@@ -16,10 +16,11 @@ from optax.contrib import reduce_on_plateau
 
 from jaxrec.config import Optimizer
 from jaxrec.errors import InputError
+from jaxrec.schema import DEALT
 
 DECAYS = ("decoupled", "coupled")
 SPARES = ("nothing", "biases_and_norms")
-TABLE = "embedding"  # the last name of a parameter that is a table of rows, [rows, width]
+TABLES = ("embedding", DEALT)  # last names of parameters that are tables of rows, [..., width]
 
 # Rows of a table that a lazy step updates at a time. What lies past the last touched row is wasted, and
 # 1,024 rows of 64 stay in a CPU's cache: 4,096 took longer.
@@ -113,8 +114,8 @@ def step(
         return after, (after[adam].mu, after[adam].nu, apply(params, updates))
 
     def rule(gradient: jax.Array, rows: Moments) -> Moments:
-        found = chain(*({TABLE: x} for x in (gradient, *rows)))[1]
-        return found[0][TABLE], found[1][TABLE], found[2][TABLE]
+        found = chain(*({TABLES[0]: x} for x in (gradient, *rows)))[1]
+        return found[0][TABLES[0]], found[1][TABLES[0]], found[2][TABLES[0]]
 
     whole = (gradients, state[adam].mu, state[adam].nu, params)
     after, others = chain(*map(_without_tables, whole))
@@ -128,7 +129,7 @@ def step(
 
 
 def _is_table(path: Any) -> bool:
-    return path[-1].key == TABLE
+    return path[-1].key in TABLES
 
 
 def _without_tables(tree: Any) -> Any:
@@ -136,12 +137,17 @@ def _without_tables(tree: Any) -> Any:
 
 
 def lazily(rule: Rule, gradient: jax.Array, rows: Moments, at_a_time: int) -> Moments:
-    """`rule` where `gradient` [rows, width] is not all zero in its row; the other rows stay as they are.
+    """`rule` where `gradient` [..., width] is not all zero in its row; the other rows stay as they are.
 
     Touched rows are gathered, updated and scattered back `at_a_time`, for as many rounds as there are
     touched rows: none is lost, and the tables are written in place (under a `lax.cond` XLA copies them).
     A table of no more rows than that is updated whole and masked.
     """
+    if gradient.ndim > 2:
+        flat, *old = (y.reshape(-1, y.shape[-1]) for y in (gradient, *rows))
+        found = lazily(rule, flat, (old[0], old[1], old[2]), at_a_time)
+        mu, nu, x = (y.reshape(gradient.shape) for y in found)
+        return mu, nu, x
     size = len(gradient)
     touched = ~(jnp.abs(gradient).max(1) == 0)  # a NaN touches; `any` is three times as slow on a CPU
     if size <= at_a_time:

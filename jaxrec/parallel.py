@@ -20,6 +20,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxrec.schema import DEALT
+
 AXIS = "data"
 
 
@@ -81,6 +83,41 @@ def replicate(tree: Any) -> Any:
     return jax.tree.map(
         lambda x: jax.make_array_from_callback(np.shape(x), where, lambda _: np.asarray(x)), tree
     )
+
+
+def _is_dealt(path: Any) -> bool:
+    return bool(path) and getattr(path[-1], "key", None) == DEALT
+
+
+def specs(tree: Any) -> Any:
+    """How each leaf of a state lies on the devices: dealt by its first axis, or replicated; of None, all."""
+    if tree is None:
+        return PartitionSpec()
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: PartitionSpec(AXIS) if _is_dealt(path) else PartitionSpec(), tree
+    )
+
+
+def placement(tree: Any) -> Any:
+    """The same as a tree of shardings over all devices."""
+    where = mesh()
+    return jax.tree.map(
+        lambda spec: NamedSharding(where, spec), specs(tree), is_leaf=lambda x: isinstance(x, PartitionSpec)
+    )
+
+
+def dealt_alone(tree: Any) -> tuple[Any, Any]:
+    """The dealt leaves of a tree, None in place of the others; and the others, None in place of those."""
+    flags = jax.tree_util.tree_map_with_path(lambda path, _: _is_dealt(path), tree)
+    dealt = jax.tree.map(lambda flag, x: x if flag else None, flags, tree)
+    return dealt, jax.tree.map(lambda flag, x: None if flag else x, flags, tree)
+
+
+def added_up(tree: Any) -> Any:
+    """A tree summed over devices, but for what is dealt, whose sums are at home; inside a mapped step."""
+    dealt, others = dealt_alone(tree)
+    others = jax.lax.psum(others, AXIS)
+    return jax.tree.map(lambda a, b: b if a is None else a, dealt, others, is_leaf=lambda x: x is None)
 
 
 def as_global(tree: Any) -> Any:
@@ -171,13 +208,32 @@ def _apart(words: jax.Array, form: Form) -> Any:
     return jax.tree.unflatten(form.tree, arrays)
 
 
-def map_over_devices(step: Callable, how: str = "pmap") -> Callable:
+def map_over_devices(step: Callable, how: str = "pmap", like: Any = None) -> Callable:
     """`step(state, batch, table) -> (state, sums)` over all devices, the state donated.
 
     The batch is of `put`, or is put there and then: this process's share, [B / processes, ...]. Where
     several were put together, the step is taken on each in turn, and their sums are added up. `how` is
-    "pmap", or "shard_map", which is the same function under `jit` for tables split by rows.
+    "pmap", or "shard_map", which is the same function under `jit`: then what of a state is dealt to the
+    devices is said by one `like` it, an abstract one will do. Without, it is replicated.
     """
+
+    if how == "pmap":
+        shares = (None, 0, None)
+        mapped = jax.pmap(_in_turn(step), AXIS, in_axes=shares, out_axes=(None, None), donate_argnums=0)
+        return lambda state, batch, table: mapped(state, _placed(batch), table)
+    jitted = jitted_step(step, like)
+    return lambda state, batch, table: jitted(state, _widened(_placed(batch)), table)
+
+
+def jitted_step(step: Callable, like: Any = None) -> Any:
+    """What `map_over_devices` maps with "shard_map": a jitted function of a state, the `Placed` batches of
+    all processes and a table, to be lowered without running it where they are abstract."""
+    out = specs(like), PartitionSpec()
+    return jax.jit(_over_shares(_in_turn(step), specs(like), out), donate_argnums=0)
+
+
+def _in_turn(step: Callable) -> Callable:
+    """`step` on each of the batches that a device was sent."""
 
     def on_share(state: Any, batch: Placed, table: Any) -> Any:
         def one(state: Any, words: jax.Array) -> Any:
@@ -189,29 +245,28 @@ def map_over_devices(step: Callable, how: str = "pmap") -> Callable:
         state, sums = jax.lax.scan(one, state, each)
         return state, jax.tree.map(lambda x: x.sum(0, dtype=x.dtype), sums)
 
-    if how == "pmap":
-        mapped = jax.pmap(on_share, AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=0)
-        return lambda state, batch, table: mapped(state, _placed(batch), table)
-    inner = jax.shard_map(
-        on_share,
-        mesh=mesh(),
-        in_specs=(PartitionSpec(), PartitionSpec(AXIS), PartitionSpec()),
-        out_specs=PartitionSpec(),
-        check_vma=False,
-    )
-    jitted = jax.jit(inner, donate_argnums=0)
-    return lambda state, batch, table: jitted(state, _widened(_placed(batch)), table)
+    return on_share
 
 
-def map_queries(step: Callable) -> Callable:
+def _over_shares(on_share: Callable, of_state: Any, out: Any) -> Callable:
+    """`on_share` on every device's share; `of_state` says how the state lies, `out` the outputs."""
+    given = (of_state, PartitionSpec(AXIS), PartitionSpec())
+    # With check_vma the gradients of a per-device step come n times too large.
+    return jax.shard_map(on_share, mesh=mesh(), in_specs=given, out_specs=out, check_vma=False)
+
+
+def map_queries(step: Callable, like: Any = None) -> Callable:
     """`step(params, batch, table) -> outputs` over all devices; nothing donated, outputs replicated. The
-    batch is as in `map_over_devices`."""
+    batch is as in `map_over_devices`, and so is what of `params` is dealt: with one `like` it."""
 
     def on_share(params: Any, batch: Placed, table: Any) -> Any:
         return step(params, _apart(batch.words[0], batch.form), table)
 
-    mapped = jax.pmap(on_share, AXIS, in_axes=(None, 0, None), out_axes=None)
-    return lambda params, batch, table: mapped(params, _placed(batch), table)
+    if like is None:
+        mapped = jax.pmap(on_share, AXIS, in_axes=(None, 0, None), out_axes=None)
+        return lambda params, batch, table: mapped(params, _placed(batch), table)
+    jitted = jax.jit(_over_shares(on_share, specs(like), PartitionSpec()))
+    return lambda params, batch, table: jitted(params, _widened(_placed(batch)), table)
 
 
 def _placed(batch: Any) -> Placed:

@@ -19,6 +19,8 @@ SPLITS = ("train", "validation", "test")
 POOLS = ("hard", "trending", "tailing", "random")
 LISTS = ("enabled", "disabled")  # frozen, of 1 + negatives titles
 CATALOGUE = "catalogue"  # what is judged over all titles goes by this name beside them
+DEALT = "dealt"  # the last name of a parameter whose rows are dealt to the devices: `nn/dealt.py`
+DEALT_PLACES = 1024  # its first axis, which as many devices at most have equal parts of
 INTERACTION_FEATURES = ("completion", "sessions", "age")
 
 

@@ -34,8 +34,8 @@ class Scored(NamedTuple):
 
 def catalogue(program: Program, params: Any, table: TitleTable, queries: int) -> Any:
     """The model's catalogue, where it has fewer titles than `queries`, an evaluation's at a time, look
-    up; else None."""
-    if program.layout.titles >= queries * program.layout.negatives:
+    up; else None. A split table's titles are looked up where they are."""
+    if program.splits or program.layout.titles >= queries * program.layout.negatives:
         return None
     return program.model.apply({"params": params}, table, method="catalogue")
 
@@ -87,10 +87,14 @@ def _scores(
 class _Queries:
     """A split's queries through a mapped step, `queries` at a time on a device."""
 
-    def __init__(self, program: Training, table: TitleTable, step: Callable, queries: int) -> None:
+    def __init__(
+        self, program: Training, table: TitleTable, step: Callable, queries: int, given: Callable
+    ) -> None:
+        """`given` makes of parameters what the step is given of them."""
         if jax.default_backend() == "cpu":
             queries = min(queries, _CPU_QUERIES)
-        self._step, self._program, self._table = map_queries(step), program, table
+        like = given(program.abstract_state().params) if program.splits else None
+        self._step, self._program, self._table = map_queries(step, like), program, table
         self._batch_size = queries * jax.device_count()
 
     def _batches(self, rows: Rows) -> EvalBatches | PackedEvalBatches:
@@ -129,7 +133,7 @@ class Scorer(_Queries):
     ) -> None:
         queries = program.config.evaluate.batch_size // jax.device_count()
         step = eval_step(program, next_k, with_loss, (program.score_task, *others))
-        super().__init__(program, table, step, queries)
+        super().__init__(program, table, step, queries, lambda params: (params, None))
         self._score_task = program.score_task
         self._catalogue = jax.jit(partial(catalogue, program), static_argnums=2)
 
@@ -172,7 +176,7 @@ class Ranker(_Queries):
         with_loss: bool = False, temperature: float = 1.0, retrieve: int = 0,
     ) -> None:  # fmt: skip
         step = _rank_step(program, filtered, top, temperature if with_loss else None, retrieve)
-        super().__init__(program, table, step, max(_PAIRS // program.layout.titles, 1))
+        super().__init__(program, table, step, max(_PAIRS // program.layout.titles, 1), lambda params: params)
 
     def __call__(self, params: Any, rows: Rows) -> Ranked:
         """Of every row, in order."""

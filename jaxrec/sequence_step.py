@@ -60,10 +60,10 @@ class SequenceProgram(Training):
         window = Window(nothing, nothing.astype(jnp.uint32), nothing.astype(jnp.uint32))
         return self.model.init(key, window, table, method="of_table")["params"]
 
-    def catalogue(self, params: Any, table: TitleTable) -> Any:
+    def catalogue(self, params: Any, table: TitleTable, shared: Any = None) -> Any:
         return self.model.apply({"params": params}, table, method="catalogue")
 
-    def shared(self, host: HostBatch, table: TitleTable) -> sampled.Pool:
+    def shared(self, state: TrainState, host: HostBatch, table: TitleTable) -> sampled.Pool:
         """What negatives are drawn from: for "in_batch" the targets of the global batch, in its order."""
         if self.config.next_title.drawn != "in_batch":
             return sampled.Pool(self.layout.titles, table.cumulative)

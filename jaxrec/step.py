@@ -10,11 +10,14 @@ import jax.numpy as jnp
 from jaxrec import batch as batches
 from jaxrec import losses, weighting
 from jaxrec.config_check import mix_counts
+from jaxrec.nn import dealt
 from jaxrec.nn.experts import GateFields, temperature
+from jaxrec.nn.features import Catalogue
 from jaxrec.nn.layers import at_least_float32
 from jaxrec.nn.recommender import Recommender
 from jaxrec.nn.two_stage import Shown, two_stage
-from jaxrec.schema import Batch, HostBatch, TitleTable
+from jaxrec.parallel import AXIS
+from jaxrec.schema import UNKNOWN, Batch, HostBatch, TitleTable
 from jaxrec.training import OfCatalogue, Sums, Training, TrainState
 
 _CPU_PART = 256  # examples at a time on a CPU: what they leave behind has to stay near its caches
@@ -50,8 +53,7 @@ class Program(Training):
         if moves == "uncertainty":
             weights, joins = weighting.uncertainty(params[weighting.PARAMETERS])
         else:
-            epoch = state.step // self.steps_per_epoch
-            weights = weighting.averaging(state.averages, epoch, self.fixed_weights)
+            weights = weighting.averaging(state.averages, self.epoch(state), self.fixed_weights)
         return dict(zip(self.weighed, weights, strict=True)), joins
 
     @property
@@ -79,6 +81,7 @@ class Program(Training):
             target_in_sequence=m.target_in_sequence,
             retrieval=m.retrieval,
             retrieval_negatives=self.config.objective.retrieval_negatives,
+            split=AXIS if self.splits else "",
         )
 
     @cached_property
@@ -91,6 +94,14 @@ class Program(Training):
         """How many titles experts read, each once, the longest first."""
         return tuple(sorted({e.window for e in self.config.model.experts}, reverse=True))
 
+    @cached_property
+    def mix(self) -> tuple[int, int, int, int]:
+        """How many negatives of each pool an example has."""
+        return mix_counts(self.config.sampling.mix, self.config.sampling.negatives)
+
+    def epoch(self, state: TrainState) -> jax.Array:
+        return state.step // self.steps_per_epoch
+
     @property
     def packs(self) -> bool:
         """Whether histories may share rows; where candidates join them, a request has rows of its own."""
@@ -101,8 +112,11 @@ class Program(Training):
         return on_cpu if backend == "cpu" else 0
 
     def projects_once(self, share: int) -> bool:
-        """Whether the catalogue has fewer titles than a share's parts look up together."""
-        return self.layout.titles < share * (self.config.sampling.negatives + self.config.sampling.next_k)
+        """Whether the catalogue has fewer titles than a share's parts look up together; of a split table
+        those that they look up are worked out once, however many they are."""
+        return self.splits or self.layout.titles < share * (
+            self.config.sampling.negatives + self.config.sampling.next_k
+        )
 
     @cached_property
     def score_task(self) -> str:
@@ -128,8 +142,22 @@ class Program(Training):
             "usage": jnp.full(experts, 1 / experts, dtype) if self.balances else (),
         }
 
-    def catalogue(self, params: Any, table: TitleTable) -> Any:
-        return self.model.apply({"params": params}, table, method="catalogue")
+    def shared(self, state: TrainState, host: HostBatch, table: TitleTable) -> jax.Array | None:
+        """Where the table is split, the titles that the device's share shows, each once: `dealt.distinct`."""
+        if not self.splits:
+            return None
+        rows = batches.decode(host.words, self.layout.row_dtype())
+        shown = batches.history(rows, self.view).title
+        others = jnp.full((1,), UNKNOWN, jnp.int32)  # what `sampling.unknown_rate` hides a title behind
+        positive, negative = (
+            rows["target"][:, : self.config.sampling.next_k],
+            batches.choose(rows, self.mix, self.epoch(state))[0],
+        )
+        return dealt.distinct(jnp.concatenate([x.reshape(-1) for x in (shown, positive, negative, others)]))
+
+    def catalogue(self, params: Any, table: TitleTable, shared: jax.Array | None) -> Any:
+        found: Any = self.model.apply({"params": params}, table, shared, method="catalogue")
+        return found.projected
 
     def temperature(self, step: jax.Array) -> jax.Array:
         g = self.config.model.gate
@@ -156,12 +184,13 @@ class Program(Training):
         self, params: Any, catalogue: Any, state: TrainState, host: HostBatch, table: TitleTable,
         key: jax.Array, shared: Any,
     ) -> tuple[jax.Array, Sums]:  # fmt: skip
-        sampling = self.config.sampling
         batch = batches.training(
-            host.words, host.valid, self.view, mix_counts(sampling.mix, sampling.negatives), sampling.next_k,
-            state.step // self.steps_per_epoch, key, host.packing,
+            host.words, host.valid, self.view, self.mix, self.config.sampling.next_k, self.epoch(state), key,
+            host.packing,
         )  # fmt: skip
         moving, usage = self.moving_weights(params, state), state.usage if self.balances else None
+        if catalogue is not None:
+            catalogue = Catalogue(catalogue, shared)
         return self.loss(params, batch, table, self.temperature(state.step), key, catalogue, moving, usage)
 
     def of_catalogue(self, params: Any, host: HostBatch, table: TitleTable) -> OfCatalogue:

@@ -17,7 +17,7 @@ from jaxrec.config import Config
 from jaxrec.nn import draws
 from jaxrec.nn.layers import at_least_float32
 from jaxrec.nn.pooling import ExpertFields
-from jaxrec.parallel import AXIS, rows_of_share
+from jaxrec.parallel import AXIS, added_up, dealt_alone, placement, replicate, rows_of_share
 from jaxrec.schema import HostBatch, Layout, TitleTable
 
 Sums = dict[str, tuple[Any, Any]]  # metric -> (sum, count), divided once by who reads them
@@ -78,16 +78,18 @@ class Training:
         """The first parameters; traced."""
         raise NotImplementedError
 
-    def catalogue(self, params: Any, table: TitleTable) -> Any:
-        """What the model makes of every title, once for many examples."""
+    def catalogue(self, params: Any, table: TitleTable, shared: Any) -> Any:
+        """What the model makes of titles, once for many examples: of every one, or of those that `shared`
+        says the device's share asks for."""
         raise NotImplementedError
 
     def of_catalogue(self, params: Any, host: HostBatch, table: TitleTable) -> OfCatalogue:
         """Every title's score for queries, by the head that ranks; without noise or dropout."""
         raise NotImplementedError
 
-    def shared(self, host: HostBatch, table: TitleTable) -> Any:
-        """What all parts of a device's share are given of the global batch; inside a mapped step."""
+    def shared(self, state: TrainState, host: HostBatch, table: TitleTable) -> Any:
+        """What all parts of a device's share are given of it, or of the global batch; inside a mapped
+        step."""
         return None
 
     def summed_loss(
@@ -119,9 +121,30 @@ class Training:
         most = self.config.train.microbatch or self.part_size(jax.default_backend()) or share
         return next(n for n in range(-(-share // most), share + 1) if share % n == 0)
 
+    @property
+    def splits(self) -> bool:
+        """Whether the titles' embeddings, and the optimizer's state of them, are dealt to the devices."""
+        return self.config.model.title_table == "split"
+
+    @property
+    def mapping(self) -> str:
+        """How `parallel.map_over_devices` maps the step."""
+        return "shard_map" if self.splits else "pmap"
+
     def init(self) -> TrainState:
         """The first state, from train.seed; on the host's default device."""
         return jax.jit(self._first_state)(jax.random.key(self.config.train.seed))
+
+    def placed(self) -> TrainState:
+        """The first state on all devices: replicated, or what is dealt made where it stays."""
+        if not self.splits:
+            return replicate(self.init())
+        words = np.asarray(jax.random.key_data(jax.random.key(self.config.train.seed)))
+        first = jax.jit(
+            lambda words: self._first_state(jax.random.wrap_key_data(words)),
+            out_shardings=placement(self.abstract_state()),
+        )
+        return first(words)
 
     def _first_state(self, key: jax.Array) -> TrainState:
         """Traced as one program: run bit by bit, it would be a hundred small ones to compile. The key is an
@@ -144,12 +167,12 @@ class Training:
 
     def gradients(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[Any, Sums]:
         """Gradients of the mean loss over the global batch, and its sums; inside a mapped step."""
-        parts, shared = self.parts(len(host.valid)), self.shared(host, table)
-        if parts == 1:
+        parts, shared = self.parts(len(host.valid)), self.shared(state, host, table)
+        if parts == 1 and not self.splits:
             found = self._part(state, None, host, table, 0, 1, shared)
-            grads, sums = jax.lax.psum((found[0][0], found[1]), AXIS)
+            grads, sums = added_up((found[0][0], found[1]))
         else:
-            grads, sums = jax.lax.psum(self._parts(state, host, table, parts, shared), AXIS)
+            grads, sums = added_up(self._parts(state, host, table, parts, shared))
         count = jnp.maximum(sums["loss"][1], 1)
         return jax.tree.map(lambda g: g / count.astype(g.dtype), grads), sums
 
@@ -160,7 +183,7 @@ class Training:
         stacked = jax.tree.map(lambda x: x.reshape(parts, len(x) // parts, *x.shape[1:]), host)
         catalogue, pull = None, None
         if self.projects_once(len(host.valid)):
-            catalogue, pull = jax.vjp(lambda params: self.catalogue(params, table), state.params)
+            catalogue, pull = jax.vjp(lambda params: self.catalogue(params, table, shared), state.params)
 
         def add(so_far: Any, part: tuple[jax.Array, HostBatch]) -> tuple[Any, Sums]:
             more, sums = self._part(state, catalogue, part[1], table, part[0], parts, shared)
@@ -198,7 +221,7 @@ class Training:
         )  # fmt: skip
         one = jnp.float32(1)
         sums |= {
-            "gradient_norm": (optimizer.norm(grads), one),
+            "gradient_norm": (norm(grads), one),
             "learning_rate": (optimizer.learning_rate(slots, self.config.optimizer), one),
         }
         average = state.average
@@ -208,6 +231,14 @@ class Training:
             params=params, optimizer=slots, step=state.step + 1, fresh=jnp.bool_(False), average=average
         )
         return self.carried(state, after, sums)
+
+
+def norm(gradients: Any) -> jax.Array:
+    """Of the whole gradient, of which each device has what is dealt to it; inside a mapped step."""
+    dealt, others = dealt_alone(gradients)
+    if not jax.tree.leaves(dealt):
+        return optimizer.norm(gradients)
+    return jnp.sqrt(optimizer.norm(others) ** 2 + jax.lax.psum(optimizer.norm(dealt) ** 2, AXIS))
 
 
 def means(sums: Sums) -> dict[str, float]:

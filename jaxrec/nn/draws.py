@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 _GOLDEN = 0x9E3779B9
+_LONG = 2**16  # draws past which their numbers are counted by the program, not held in it as a constant
 
 
 def _finalise(x: Any) -> jax.Array:
@@ -51,11 +52,17 @@ def fold(key: jax.Array, number: jax.Array) -> jax.Array:
 
 def _bits(key: jax.Array, layer: int, width: int) -> jax.Array:
     """uint32 draws [..., width], `width` of each of `key` [..., 2]."""
-    place = np.arange(width, dtype=np.uint32) * np.uint32(_GOLDEN)
+    count: Any = jnp if width > _LONG else np
+    place = count.arange(width, dtype=np.uint32)
+    return _bits_at(place, key[..., None, :], layer)
+
+
+def _bits_at(place: Any, key: jax.Array, layer: int) -> jax.Array:
+    """uint32 draws number `place` [...] of `key` [..., 2]."""
     start = _finalise(key[..., 0] ^ np.uint32(layer))
     other = _finalise(key[..., 1] + start)
     # Two words a key: were `start` alone, two keys a few counts apart would share a run of draws.
-    return _finalise((place + start[..., None]) ^ other[..., None])
+    return _finalise((place * np.uint32(_GOLDEN) + start) ^ other)
 
 
 def keeps(key: jax.Array, layer: int, width: int, rate: float) -> tuple[jax.Array, jax.Array]:
@@ -75,7 +82,15 @@ def drop(x: jax.Array, keep: jax.Array, rate: float) -> jax.Array:
 
 def uniform(shape: tuple[int, ...], key: jax.Array, layer: int, dtype=jnp.float32) -> jax.Array:
     """Draws [..., *shape] of `key` [..., 2], in (0, 1), never 0 or 1; 23 bits each."""
-    bits = _bits(key, layer, math.prod(shape)).reshape(*key.shape[:-1], *shape)
+    return _uniform(_bits(key, layer, math.prod(shape)).reshape(*key.shape[:-1], *shape), dtype)
+
+
+def uniform_at(place: jax.Array, key: jax.Array, layer: int, dtype=jnp.float32) -> jax.Array:
+    """Those of the draws `uniform` that have the numbers `place` [...] uint32, of `key` [..., 2]."""
+    return _uniform(_bits_at(place, key, layer), dtype)
+
+
+def _uniform(bits: jax.Array, dtype: Any) -> jax.Array:
     return ((bits >> 9).astype(dtype) + 0.5) * 2.0**-23
 
 

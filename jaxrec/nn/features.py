@@ -5,11 +5,13 @@ arrive standardised. A number becomes ReLU(Dense(width)), so that a threshold in
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxrec.nn.dealt import NONE, DealtRows
 from jaxrec.nn.layers import (
     Dense,
     Parameters,
@@ -86,36 +88,61 @@ class TitleVectors(Parameters):
     """Title vectors (Eq. 3), F wide, and projections of them.
 
     The catalogue's V vectors are made once where V is fewer rows than are asked for: the same
-    function either way. The vector of id 0 is zero.
+    function either way. The vector of id 0 is zero. With a name of `split` the ids' embeddings are dealt
+    to the devices of that axis, and each is looked up where it is.
     """
 
     features: tuple[FeatureSpec, ...]  # those declared of titles
     titles: int  # V
     reads: tuple[str, ...] = ()  # names; empty: all
     spread: float = 0.2  # of embeddings at the start
+    split: str = ""
 
     def setup(self):
         others = tuple(f for f in self.features if f.name != TITLE_ID)
         self.id_width = sum(f.width for f in read(self.features, self.reads) if f.name == TITLE_ID)
-        if self.id_width:
-            self.id_vectors = Categories(self.dtype, self.titles, self.id_width, self.spread, name=TITLE_ID)
+        of_ids = self.titles, self.id_width, self.spread
+        if self.id_width and self.split:
+            self.dealt = DealtRows(self.dtype, *of_ids, self.split, name=TITLE_ID)
+        elif self.id_width:
+            self.id_vectors = Categories(self.dtype, *of_ids, name=TITLE_ID)
         self.columns = Columns(self.dtype, others, self.reads, self.spread, name="columns")
 
     def vectors(self, ids: jax.Array, table: TitleTable) -> jax.Array:
         """[..., F] of ids [...]."""
+        if not self.id_width:
+            return self._joined([], ids, table)
+        return self._joined([self.dealt(ids) if self.split else self.id_vectors(ids[..., None])], ids, table)
+
+    def of_distinct(self, id_U: jax.Array, table: TitleTable) -> jax.Array:
+        """[U, F] of ids of `dealt.distinct`, which are looked up in one exchange: of a split table."""
+        found = [self.dealt.of_distinct(id_U)] if self.id_width else []
+        return self._joined(found, jnp.where(id_U == NONE, 0, id_U), table)
+
+    def _joined(self, parts: list[jax.Array], ids: jax.Array, table: TitleTable) -> jax.Array:
+        """`parts` and the other features' vectors, [..., F]."""
         x = self.columns(jnp.take(table.categories, ids, axis=0), jnp.take(table.numbers, ids, axis=0))
-        if self.id_width:
-            x = jnp.concatenate([self.id_vectors(ids[..., None]), x], axis=-1)
+        x = jnp.concatenate([*parts, x], axis=-1)
         return jnp.where((ids > 0)[..., None], x, jnp.zeros((), x.dtype))
 
     def rows(self, ids: jax.Array, table: TitleTable) -> "TitleRows":
         """The title vectors of `ids`, to be projected; ids beyond V come back as NaN."""
-        if self.titles < ids.size:
+        if self.titles < ids.size and not self.split:
             return TitleRows(self.vectors(jnp.arange(self.titles), table), ids)
         return TitleRows(self.vectors(ids, table), None)
 
 
-Catalogue = dict[str, jax.Array]  # every title's vector through each kernel, [V, out], by the kernel's name
+class Catalogue(NamedTuple):
+    """Titles' vectors through each kernel, [V, out], by the kernel's name: of every title, or of some."""
+
+    projected: dict[str, jax.Array]
+    id_U: jax.Array | None = None  # of `dealt.distinct`: which titles they are of; None: title i's is row i
+
+    def rows(self, ids: jax.Array) -> jax.Array:
+        """Which rows are those of `ids`."""
+        if self.id_U is None:
+            return ids
+        return jnp.searchsorted(self.id_U, ids.reshape(-1)).reshape(ids.shape)
 
 
 class TitleRows:
@@ -134,10 +161,10 @@ class ProjectedRows(TitleRows):
     """The same, where the catalogue's projections were worked out before."""
 
     def __init__(self, catalogue: Catalogue, ids: jax.Array):
-        self._catalogue, self._of = catalogue, ids
+        self._projected, self._rows = catalogue.projected, catalogue.rows(ids)
 
     def through(self, name: str, kernel: jax.Array) -> jax.Array:
-        return looked_up(self._catalogue[name], self._of)
+        return looked_up(self._projected[name], self._rows)
 
 
 def _interactions(features: tuple[FeatureSpec, ...], history: History) -> jax.Array:

@@ -95,6 +95,7 @@ class Recommender(Parameters):
     )
     retrieval: int = 0  # width of the vectors of a head for retrieval; 0: none
     retrieval_negatives: int = 0  # titles drawn for each example to train it by
+    split: str = ""  # the axis of devices that the titles' embeddings are dealt to; empty: each has all
 
     def setup(self):
         if not self.tasks or set(self.tasks) - set(TASKS):
@@ -105,7 +106,7 @@ class Recommender(Parameters):
             raise ValueError(f"retrieval={self.retrieval} must be 0 with target_in_sequence")
         where = {w: tuple(f for f in self.features if f.where == w) for w in ("title", "user", "context")}
         of = self.reads, self.embedding_spread
-        self.title = TitleVectors(self.dtype, where["title"], self.titles, *of, name="title")
+        self.title = TitleVectors(self.dtype, where["title"], self.titles, *of, self.split, name="title")
         self.user = Columns(self.dtype, where["user"], *of, name="user")
         self.context = Columns(self.dtype, where["context"], *of, name="context")
         interactions = read([f for f in self.features if f.where == "interaction"], self.reads)
@@ -131,10 +132,14 @@ class Recommender(Parameters):
             for t in self.tasks
         }
 
-    def catalogue(self, table: TitleTable) -> Catalogue:
+    def catalogue(self, table: TitleTable, id_U: jax.Array | None = None) -> Catalogue:
         """Every title's part in the experts' input and in the matchers' first layers, to be worked out once
-        for whatever many requests `encode` and `score` are then given."""
-        t_VxF = self.title.vectors(jnp.arange(self.titles), table)
+        for whatever many requests `encode` and `score` are then given; or that of the titles `id_U`, as
+        `dealt.distinct` gives them, where those are all that is asked for."""
+        if id_U is None:
+            t_VxF = self.title.vectors(jnp.arange(self.titles), table)
+        else:
+            t_VxF = self.title.of_distinct(id_U, table)
         kernels = {"history": self.rows.of_title}
         if self.head == "matcher":
             kernels |= {t: m.of_title for t, m in self.matchers.items()}
@@ -142,7 +147,7 @@ class Recommender(Parameters):
                 kernels["product"] = self.product.of_title
         if self.retrieval:
             kernels["retrieval"] = self.retrieving.of_title
-        return {name: t_VxF @ kernel for name, kernel in kernels.items()}
+        return Catalogue({name: t_VxF @ kernel for name, kernel in kernels.items()}, id_U)
 
     def _titles(self, ids: jax.Array, table: TitleTable, catalogue: Catalogue | None) -> TitleRows:
         return self.title.rows(ids, table) if catalogue is None else ProjectedRows(catalogue, ids)
@@ -272,7 +277,7 @@ class Recommender(Parameters):
         if catalogue is None:
             t_VxR = self.title.vectors(jnp.arange(self.titles), table) @ self.retrieving.of_title
         else:
-            t_VxR = catalogue["retrieval"]
+            t_VxR = catalogue.projected["retrieval"]
         return self.retrieving.every(user.vector_BxF, t_VxR)
 
     def _retrieved(

@@ -1,0 +1,202 @@
+"""Rows of a table dealt round robin to devices: looked up, and their gradients sent home, by exchanges.
+
+The whole table is [PLACES, J, W]: id's row lies at place reversed(id mod PLACES) and depth id // PLACES.
+Devices, a power of two, hold equal ranges of the places, and since those are numbered by their bits in
+reverse, device d of n holds just the ids with id mod n = reversed(d): ids come by popularity, and no device
+has the head. The array has one shape however many devices there are, and none of them has to move a row to
+save it or to go on as one of fewer.
+
+Of N ids that a device asks for, each once, about N / n are at home on each device. They are asked for and
+come back by two `all_to_all`s of about N ids and N rows, and gradients go home by another two: bytes that
+grow with the batch and not with the table.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec.nn.draws import uniform_at
+from jaxrec.nn.layers import Parameters, at_least_float32
+from jaxrec.schema import DEALT, DEALT_PLACES
+
+NONE = np.iinfo(np.int32).max  # no id
+_BITS = DEALT_PLACES.bit_length() - 1
+_REVERSED = np.array([int(f"{i:0{_BITS}b}"[::-1], 2) for i in range(DEALT_PLACES)], np.int32)
+
+
+def shape(rows: int, width: int) -> tuple[int, int, int]:
+    """Of the whole table, which may hold a few rows more, to which no id leads."""
+    return DEALT_PLACES, -(-rows // DEALT_PLACES), width
+
+
+def in_order(table: jax.Array, rows: int) -> jax.Array:
+    """[rows, W]: the whole table's rows by id."""
+    ids = jnp.arange(rows)
+    return table[_place(ids), ids // DEALT_PLACES]
+
+
+def _place(ids: jax.Array) -> jax.Array:
+    return jnp.asarray(_REVERSED)[ids % DEALT_PLACES]
+
+
+def spread(std: float, size: int):
+    """An initializer of the whole table: what `layers.spread` gives a table [size, W], row by row."""
+
+    def init(key: jax.Array, shape: tuple[int, int, int], dtype) -> jax.Array:
+        place, depth, element = (jax.lax.broadcasted_iota(jnp.uint32, shape, i) for i in range(3))
+        number = depth * DEALT_PLACES + jnp.asarray(_REVERSED).astype(jnp.uint32)[place]
+        words = jax.random.key_data(key).reshape(-1)[-2:]
+        drawn = uniform_at(number * np.uint32(shape[2]) + element, words, 0, dtype)
+        there = number < size
+        return jnp.where(there, (2.0 * drawn - 1.0) * (3.0**0.5 * std), jnp.zeros((), dtype))
+
+    return init
+
+
+class DealtRows(Parameters):
+    """Rows [..., width] of ids [...]; zero for id 0. `weight` is what this device holds of the table.
+
+    Within a step over the devices of `axis`, each with its share of the table, an exchange; where the table
+    is whole, as on one device, a look-up.
+    """
+
+    size: int  # ids
+    width: int
+    spread: float  # standard deviation of the rows at the start
+    axis: str
+
+    def setup(self):
+        self.table: jax.Array
+        if self.has_variable("params", DEALT):
+            self.table = self.get_variable("params", DEALT)  # a share of it, which `param` would not take
+        else:
+            dtype = at_least_float32(self.dtype)
+            init = spread(self.spread, self.size)
+            self.table = self.param(DEALT, init, shape(self.size, self.width), dtype)
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        id_U = distinct(ids)
+        rows = self.of_distinct(id_U)
+        return jnp.take(rows, jnp.searchsorted(id_U, ids.reshape(-1)).reshape(ids.shape), axis=0)
+
+    def of_distinct(self, id_U: jax.Array) -> jax.Array:
+        """Rows [U, width] of ids of `distinct`; zero where there is none. Gradients are added up in at least
+        float32."""
+        rows = fetch(self.table, jnp.where(id_U > 0, id_U, NONE), self.axis)
+        return rows.astype(self.dtype)
+
+
+def distinct(ids: jax.Array) -> jax.Array:
+    """[N] the ids of any shape, each once and ascending, then NONE: as many as there were."""
+    return jnp.unique(ids, size=ids.size, fill_value=NONE)
+
+
+class _Share(NamedTuple):
+    """What a device is of `devices`, and what it holds."""
+
+    devices: int
+    depth: int  # rows at a place
+    rows: int
+
+    def local(self, ids: jax.Array, axis: str) -> jax.Array:
+        """The row in this device's share of ids at home on it; past the last for NONE."""
+        first = self.rows // self.depth * (jax.lax.axis_index(axis) if self.devices > 1 else 0)
+        row = (_place(ids) - first) * self.depth + ids // DEALT_PLACES
+        return jnp.where(ids == NONE, self.rows, row)
+
+    def home(self, ids: jax.Array) -> jax.Array:
+        """The device that holds each id; one past the last for NONE."""
+        return jnp.where(ids == NONE, self.devices, _place(ids) // (DEALT_PLACES // self.devices))
+
+
+def _share(shape: tuple[int, ...]) -> _Share:
+    places, depth, _ = shape
+    return _Share(DEALT_PLACES // places, depth, places * depth)
+
+
+class _Exchange(NamedTuple):
+    """Who is asked for what: `room` ids of each device in a round, in as many rounds as it takes."""
+
+    room: int
+    rounds: jax.Array
+    slot_N: jax.Array  # of an id among the rounds' [devices * room] slots
+    round_N: jax.Array
+
+    def at(self, r: jax.Array, devices: int) -> jax.Array:
+        """[N] slots of the ids of round r; past the last of the others."""
+        return jnp.where(self.round_N == r, self.slot_N, devices * self.room)
+
+
+def _exchange(home_N: jax.Array, devices: int, axis: str) -> _Exchange:
+    """One round has room for a share of N / devices on each device and four standard deviations more: as ids
+    are dealt, another is needed where few titles are of a kind that one device happens to hold."""
+    N = len(home_N)
+    mean = -(-N // devices)
+    room = min(N, mean + 4 * int(np.ceil(mean**0.5)))
+    order = jnp.argsort(home_N, stable=True)
+    first = jnp.searchsorted(home_N[order], jnp.arange(devices + 1))
+    rank_N = jnp.zeros(N, jnp.int32).at[order].set((jnp.arange(N) - first[home_N[order]]).astype(jnp.int32))
+    most = jnp.where(home_N < devices, rank_N, -1).max() + 1
+    rounds = (jax.lax.pmax(most, axis) + room - 1) // room  # as many on every device, or they would wait
+    return _Exchange(
+        room, rounds, home_N * room + rank_N % room, jnp.where(home_N < devices, rank_N // room, -1)
+    )
+
+
+def _swap(x: jax.Array, axis: str) -> jax.Array:
+    """[devices * room, ...]: the d-th part goes to device d, the d-th part of what comes is from it."""
+    return jax.lax.all_to_all(x, axis, 0, 0, tiled=True)
+
+
+def _asked(id_U: jax.Array, slot_U: jax.Array, room: int, devices: int, axis: str) -> jax.Array:
+    """[devices * room] ids that the others ask this device for."""
+    return _swap(jnp.full(devices * room, NONE, id_U.dtype).at[slot_U].set(id_U, mode="drop"), axis)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def fetch(table: jax.Array, id_U: jax.Array, axis: str) -> jax.Array:
+    """Rows [U, W] of the ids [U] int32, each once but for NONE, whose rows are zero; `table` is this device's
+    share [places, J, W] of the whole. Its gradient is what all devices' rows have, this device's own being
+    those of the table that it holds: they are not to be added up over devices again."""
+    share, width = _share(table.shape), table.shape[2]
+    rows = table.reshape(share.rows, width)
+    if share.devices == 1:
+        return rows.at[share.local(id_U, axis)].get(mode="fill", fill_value=0)
+    plan = _exchange(share.home(id_U), share.devices, axis)
+
+    def one(r: jax.Array, found: jax.Array) -> jax.Array:
+        slot_U = plan.at(r, share.devices)
+        asked = _asked(id_U, slot_U, plan.room, share.devices, axis)
+        sent = rows.at[share.local(asked, axis)].get(mode="fill", fill_value=0)
+        return found + _swap(sent, axis).at[slot_U].get(mode="fill", fill_value=0)
+
+    return jax.lax.fori_loop(0, plan.rounds, one, jnp.zeros((len(id_U), width), table.dtype))
+
+
+def _fetch_forward(table: jax.Array, id_U: jax.Array, axis: str) -> tuple[jax.Array, tuple]:
+    # The table's shape travels as that of nothing: a residual is an array.
+    return fetch(table, id_U, axis), (id_U, jnp.zeros((0, *table.shape), table.dtype))
+
+
+def _fetch_backward(axis: str, kept: tuple, gradient: jax.Array) -> tuple[jax.Array, None]:
+    id_U, (_, *whole) = kept[0], kept[1].shape
+    share, width = _share(tuple(whole)), gradient.shape[1]
+    rows = jnp.zeros((share.rows, width), gradient.dtype)
+    if share.devices == 1:
+        return rows.at[share.local(id_U, axis)].add(gradient, mode="drop").reshape(whole), None
+    plan = _exchange(share.home(id_U), share.devices, axis)
+
+    def one(r: jax.Array, rows: jax.Array) -> jax.Array:
+        slot_U = plan.at(r, share.devices)
+        asked = _asked(id_U, slot_U, plan.room, share.devices, axis)
+        empty = jnp.zeros((share.devices * plan.room, width), gradient.dtype)
+        came = _swap(empty.at[slot_U].set(gradient, mode="drop"), axis)
+        return rows.at[share.local(asked, axis)].add(came, mode="drop")
+
+    return jax.lax.fori_loop(0, plan.rounds, one, rows).reshape(whole), None
+
+
+fetch.defvjp(_fetch_forward, _fetch_backward)
