@@ -197,6 +197,11 @@ def put_together(batches: Sequence[Any], most: int) -> list[Placed]:
     return [put(batch) for batch in batches]
 
 
+def _each(batch: Placed) -> jax.Array:
+    """[batches, words] of a device's share, whichever way it was mapped; traced."""
+    return batch.words.reshape(-1, batch.words.shape[-1])
+
+
 def _apart(words: jax.Array, form: Form) -> Any:
     """The inverse of `join`, of a device's share; traced."""
     arrays, first = [], 0
@@ -239,7 +244,7 @@ def _in_turn(step: Callable) -> Callable:
         def one(state: Any, words: jax.Array) -> Any:
             return step(state, _apart(words, batch.form), table)
 
-        each = batch.words.reshape(-1, batch.words.shape[-1])  # [batches, words]
+        each = _each(batch)
         if len(each) == 1:
             return one(state, each[0])
         state, sums = jax.lax.scan(one, state, each)
@@ -260,7 +265,8 @@ def map_queries(step: Callable, like: Any = None) -> Callable:
     batch is as in `map_over_devices`, and so is what of `params` is dealt: with one `like` it."""
 
     def on_share(params: Any, batch: Placed, table: Any) -> Any:
-        return step(params, _apart(batch.words[0], batch.form), table)
+        (words,) = _each(batch)
+        return step(params, _apart(words, batch.form), table)
 
     if like is None:
         mapped = jax.pmap(on_share, AXIS, in_axes=(None, 0, None), out_axes=None)

@@ -24,7 +24,7 @@ from jaxrec.config import (
     Tables,
     Tfds,
 )
-from jaxrec.config_check import check, check_devices, mix_counts, parse_length
+from jaxrec.config_check import check, check_dealing, check_devices, mix_counts, parse_length
 from jaxrec.config_json import dataset_directory, digest, from_json, run_differences, to_json
 from jaxrec.errors import InputError
 
@@ -51,6 +51,27 @@ def setting(key: str, value) -> Config:
 
 def test_the_default_with_features_passes():
     check(good())
+
+
+def test_a_split_table_where_there_can_be_none():
+    config = good()
+    config.model.title_table = "split"
+    check(config)
+    for devices in (1, 2, 1024):
+        check_dealing(config, devices)
+    for devices in (3, 2048):
+        allowed = f"must be replicated on {devices} devices"
+        with pytest.raises(InputError, match=rf"^model\.title_table='split' {allowed}"):
+            check_dealing(config, devices)
+    config.model.retrieval, config.objective.retrieval = 8, 0.5
+    with pytest.raises(InputError, match=r"^model\.retrieval=8 must be 0 with model\.title_table='split'"):
+        check(config)
+    config.model.retrieval, config.objective.retrieval = 0, 0
+    config.features = (TITLE,)
+    config.data.examples, config.data.next_k, config.model.head = "sequences", 1, "dot"
+    config.model.experts, config.evaluate.next_k = (Expert(32, kind="sasrec"),), (1,)
+    with pytest.raises(InputError, match=r"^model\.title_table='split' must be replicated with data"):
+        check(config)
 
 
 def test_a_head_for_retrieval_where_there_can_be_none():

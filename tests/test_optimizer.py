@@ -197,6 +197,22 @@ def test_a_row_touched_at_steps_1_and_3(at_a_time):
         np.testing.assert_array_equal(np.delete(params["embedding"], 6), 1.0)
 
 
+@pytest.mark.parametrize("at_a_time", [4, 10])
+def test_rows_that_are_dealt_are_lazy_rows_too(at_a_time):
+    """[5, 2, 4] is a table of ten rows."""
+
+    def as_dealt(tree):
+        return {"dealt": tree["title"]["embedding"].reshape(5, 2, 4)}
+
+    params, state = as_dealt(TABLES), optimizer.make(LAZY).init(as_dealt(TABLES))
+    every = gradients(range(10), (2, 5))
+    for grads in every:
+        params, state = optimizer.step(LAZY, as_dealt(grads), state, params, **NOTHING, at_a_time=at_a_time)
+    expected, of_tables = train(LAZY, every, at_a_time)
+    assert_close(params, as_dealt(expected))
+    assert_close((state[0].mu, state[0].nu), (as_dealt(of_tables[0].mu), as_dealt(of_tables[0].nu)))
+
+
 def test_a_gradient_that_is_not_a_number_is_not_hidden():
     (grads,) = gradients((1,))
     grads["title"]["embedding"] = grads["title"]["embedding"].at[8, 2].set(jnp.nan)

@@ -1,11 +1,13 @@
 """Runs a few steps of the tiny model in float64 on fixed global batches, for test_exactness; a script of its
 own, because the number of devices is fixed before JAX starts.
 
-    python run_steps.py DATASET OUT {steps,together,gradients}/{pmap,shard_map} ...
+    python run_steps.py DATASET OUT {steps,together,gradients}/{pmap,shard_map,split} ...
 
-What each WHAT/HOW gives is OUT/WHAT-HOW.npz, and OUT/said.json what the process saw.
+With "split" the titles' table is, and what is dealt is given in the order of ids. What each WHAT/HOW gives is
+OUT/WHAT-HOW.npz, and OUT/said.json what the process saw.
 """
 
+import copy
 import itertools
 import json
 import sys
@@ -15,6 +17,14 @@ import jax
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
+
+
+def of_kind(config, data, kind):
+    from jaxrec.step import Program
+
+    config = copy.deepcopy(config)
+    config.model.title_table = kind
+    return Program(config, data.layout, data.manifest["completion_threshold"], 4, 40)
 
 
 def main(dataset: str, out: str, *asked: str) -> None:
@@ -27,7 +37,7 @@ def main(dataset: str, out: str, *asked: str) -> None:
     from jaxrec.command import load_config
     from jaxrec.data.store import Dataset
     from jaxrec.loop import training_batches
-    from jaxrec.step import Program
+    from jaxrec.nn import dealt
 
     parallel.join_hosts()
     compiled: list[str] = []
@@ -37,27 +47,35 @@ def main(dataset: str, out: str, *asked: str) -> None:
     config = load_config(str(ROOT / "configs/tiny.py"))
     config.model.dtype, config.objective.balance = "float64", 0.1
     data = Dataset(dataset)
-    program = Program(config, data.layout, data.manifest["completion_threshold"], 4, 40)
-    batches = training_batches(program, data.rows("train"))
-    first = jax.device_get(program.init())
+    whole, dealt_out = (of_kind(config, data, kind) for kind in ("replicated", "split"))
+    batches = training_batches(whole, data.rows("train"))
     table = parallel.replicate(data.arrays.title_table())
     late = []
 
+    def placed(how):
+        """A program, how its steps are mapped, and its first state."""
+        program = dealt_out if how == "split" else whole
+        return program, "pmap" if how == "pmap" else "shard_map", program.placed()
+
     def gradients(how):
+        program, mapping, first = placed(how)
+
         def step(state, batch, table):
-            return program.gradients(state, batch, table)
+            grads, sums = program.gradients(state, batch, table)
+            return state._replace(params=grads), sums
 
         # Shares of unequal count: a mean of local means would not be the global mean.
-        dealt = np.arange(64).reshape(-1, jax.device_count()).T  # [devices, rows of the global batch]
-        rows = np.split(dealt, jax.process_count())[jax.process_index()].reshape(-1)
+        shares = np.arange(64).reshape(-1, jax.device_count()).T  # [devices, rows of the global batch]
+        rows = np.split(shares, jax.process_count())[jax.process_index()].reshape(-1)
         batch = batches[0]._replace(valid=(rows >= 10) & (rows != 40))
-        return parallel.map_over_devices(step, how)(parallel.replicate(first), batch, table)[0]
+        return parallel.map_over_devices(step, mapping, first)(first, batch, table)[0].params
 
     def ten_steps(how, size):
-        step = parallel.map_over_devices(program.train_step, how)
+        program, mapping, state = placed(how)
+        step = parallel.map_over_devices(program.train_step, mapping, state)
         ten = [batches[t] for t in range(10)]
         lists = [parallel.put_together(ten[first : first + size], size) for first in range(0, 10, size)]
-        state, seen = parallel.replicate(first), set()
+        seen = set()
         for batch in itertools.chain(*lists):
             before = len(compiled)
             state, _ = step(state, batch, table)
@@ -67,6 +85,14 @@ def main(dataset: str, out: str, *asked: str) -> None:
         assert seen == {size, 1}  # together, ten steps are four, four, one and one
         return state.params
 
+    def by_id(tree):
+        """What is dealt as a table whose row i is title i's, by the name that it has where it is whole."""
+        rows = jax.jit(lambda x: dealt.in_order(x, data.layout.titles), out_shardings=parallel.replicated())
+        of_ids = tree["title"]["title_id"]
+        if "dealt" in of_ids:
+            tree["title"]["title_id"] = {"embedding": rows(of_ids["dealt"])}
+        return tree
+
     ways = {
         "gradients": gradients,
         "steps": lambda how: ten_steps(how, 1),
@@ -74,7 +100,7 @@ def main(dataset: str, out: str, *asked: str) -> None:
     }
     for name in asked:
         what, how = name.split("/")
-        tree = ways[what](how)
+        tree = by_id(ways[what](how))
         if parallel.first_process():
             leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
             arrays = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}

@@ -52,13 +52,17 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one(tiny_directory, folder):
-    return run(tiny_directory, folder / "one", "steps/pmap", "gradients/pmap")
+    return run(tiny_directory, folder / "one", "steps/pmap", "gradients/pmap", "steps/split")
 
 
 @pytest.fixture(scope="module")
 def four(tiny_directory, folder):
-    asked = "steps/pmap", "together/shard_map", "gradients/pmap", "gradients/shard_map"
+    gradients = "gradients/pmap", "gradients/shard_map", "gradients/split"
+    asked = "steps/pmap", "together/shard_map", "together/split", *gradients
     return run(tiny_directory, folder / "four", *asked, devices=4)
+
+
+TWO = "together/pmap", "gradients/pmap", "together/split", "gradients/split"
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +72,7 @@ def two(tiny_directory, folder):
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
     finish(*(
-        launch(tiny_directory, folder / f"two-{i}", ("together/pmap", "gradients/pmap"), environment(
+        launch(tiny_directory, folder / f"two-{i}", TWO, environment(
             2, JAXREC_COORDINATOR=f"localhost:{port}", JAXREC_PROCESSES="2", JAXREC_PROCESS=str(i)))
         for i in range(2)
     ))  # fmt: skip
@@ -92,7 +96,8 @@ def test_ten_steps_agree_across_devices_and_processes_one_by_one_and_in_four_dis
     (steps, alone), (of_four, quartet), (of_two, pair) = one, four, two
     expected = steps["steps/pmap"]
     assert (alone["devices"], quartet["devices"], pair["devices"]) == (1, 4, 4)
-    for ten in (of_four["steps/pmap"], of_four["together/shard_map"], of_two["together/pmap"]):
+    of_split = steps["steps/split"], of_four["together/split"], of_two["together/split"]
+    for ten in (of_four["steps/pmap"], of_four["together/shard_map"], of_two["together/pmap"], *of_split):
         assert max(np.abs(expected[k] - ten[k]).max() for k in expected) < 1e-8
     # Each program compiled once: of a single step and, together, of four.
     assert alone["late"] == quartet["late"] == pair["late"] == []
@@ -100,11 +105,15 @@ def test_ten_steps_agree_across_devices_and_processes_one_by_one_and_in_four_dis
 
 def test_first_gradients_agree_with_unequal_counts_and_either_mapping(one, four, two):
     expected = one[0]["gradients/pmap"]
-    for of_way in (four[0]["gradients/pmap"], four[0]["gradients/shard_map"], two[0]["gradients/pmap"]):
+    of_split = four[0]["gradients/split"], two[0]["gradients/split"]
+    mapped = four[0]["gradients/pmap"], four[0]["gradients/shard_map"], two[0]["gradients/pmap"]
+    for of_way in (*mapped, *of_split):
         close(expected, of_way, 1e-12)
 
 
 def test_the_same_devices_twice_agree_bit_for_bit(tiny_directory, folder, four):
     first = four[0]["steps/pmap"]
-    second = run(tiny_directory, folder / "again", "steps/pmap", devices=4)[0]["steps/pmap"]
-    assert first.keys() == second.keys() and all(np.array_equal(first[k], second[k]) for k in first)
+    second = run(tiny_directory, folder / "again", "steps/pmap", "together/split", devices=4)[0]
+    split = four[0]["together/split"], second["together/split"]
+    for a, b in ((first, second["steps/pmap"]), split):
+        assert a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)

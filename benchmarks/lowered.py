@@ -1,0 +1,63 @@
+"""A training step at given sizes, lowered from shapes alone: nothing of its tables is allocated.
+
+A config's model, Table 3's, over rows as `stream.paper_layout` has them, with so many titles, their own
+embeddings so wide. The devices are those there are: XLA makes several of a CPU before jax starts.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from benchmarks.stream import paper_layout
+from jaxrec import parallel, programs
+from jaxrec.checkpoint import abstract
+from jaxrec.command import load_config
+from jaxrec.schema import TITLE_ID, HostBatch, Layout, TitleTable
+from jaxrec.training import Training
+
+TABLE_3 = "configs/smoe.py:paper"
+_STEPS = 1000  # of an epoch, and of the run: neither changes the program
+
+
+def layout_of(titles: int, width: int) -> Layout:
+    """The paper's rows with V = `titles`, their ids' embeddings `width` wide."""
+    paper = paper_layout()
+    own = next(f for f in paper.features if f.name == TITLE_ID)
+    others = tuple(f for f in paper.features if f.name != TITLE_ID)
+    features = (dataclasses.replace(own, width=width, size=titles), *others)
+    return dataclasses.replace(paper, titles=titles, features=features)
+
+
+def program_of(
+    titles: int, width: int, batch: int, kind: str, dtype: str = "float32", spec: str = TABLE_3
+) -> Training:
+    """Of a `model.title_table` of that kind, for global batches of `batch` examples; the rest of the model is
+    the config's."""
+    config = load_config(spec)
+    config.model.title_table, config.model.dtype, config.train.batch_size = kind, dtype, batch
+    return programs.make(config, layout_of(titles, width), 0.5, _STEPS, _STEPS)
+
+
+def arguments(program: Training) -> tuple[Any, parallel.Placed, TitleTable]:
+    """The shapes of a state, a batch and the titles' table, with where they lie; histories unpacked."""
+    layout, everywhere = program.layout, parallel.replicated()
+    batch, words = program.config.train.batch_size, layout.row_dtype().itemsize // 4
+    state = program.abstract_state()
+    form = parallel.form_of(HostBatch(np.zeros((batch, words), np.uint32), np.ones(batch, bool), None))
+    of_device = (jax.device_count(), 1, sum(int(np.prod(shape)) for shape, _ in form.arrays))
+    dealt = NamedSharding(parallel.mesh(), PartitionSpec(parallel.AXIS))
+    table = TitleTable(
+        *(jax.ShapeDtypeStruct((layout.titles, layout.columns("title", kind)), dtype, sharding=everywhere)
+          for kind, dtype in (("category", np.int32), ("number", np.float32)))
+    )  # fmt: skip
+    placed = parallel.Placed(jax.ShapeDtypeStruct(of_device, np.uint32, sharding=dealt), form)
+    return abstract(state, parallel.placement(state)), placed, table
+
+
+def lowered(program: Training) -> jax.stages.Lowered:
+    """The step as `parallel.map_over_devices` maps it with "shard_map"."""
+    given = arguments(program)
+    return parallel.jitted_step(program.train_step, given[0]).lower(*given)

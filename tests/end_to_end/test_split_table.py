@@ -1,0 +1,76 @@
+"""A title table split over devices, as a user meets it: trained on four devices, judged on fewer."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxrec.checkpoint import Checkpointer
+from jaxrec.evaluation import CHECKPOINTS, load
+from jaxrec.nn import dealt
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def type_in(*arguments, devices):
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_directory, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("split") / "run"
+    edits = {"data.directory": tiny_directory, "model.title_table": "split", "optimizer.lazy": True}
+    done = type_in(
+        "jaxrec.train", "--config=configs/tiny.py", f"--workdir={workdir}",
+        *(f"--config.{key}={value}" for key, value in edits.items()), devices=4,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return workdir
+
+
+def test_it_is_judged_alike_on_any_number_of_devices(trained):
+    said = json.loads((trained / "test.json").read_text())
+    of_catalogue = []
+    for devices in (1, 2):
+        done = type_in(
+            "jaxrec.evaluate", f"--checkpoint={trained}", "--lists=enabled,disabled,catalogue", "--json",
+            devices=devices,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        found = json.loads(done.stdout)
+        # Scores differ in the last bits, with which a tie may turn.
+        for name in ("enabled", "disabled"):
+            assert found["lists"][name] == pytest.approx(said["lists"][name], abs=0.005)
+        of_catalogue.append(found["catalogue"]["model"])
+    assert of_catalogue[0] == pytest.approx(of_catalogue[1], abs=0.005)
+
+
+def test_the_checkpoint_knows_nothing_of_the_devices(trained, tiny):
+    with Checkpointer(trained / CHECKPOINTS) as checkpoints:
+        assert "devices" not in json.dumps(checkpoints.restore_meta("last"))
+    loaded = load(trained, "last")
+    table = loaded.params["title"]["title_id"]["dealt"]
+    assert table.shape == dealt.shape(tiny.layout.titles, 8)
+    rows = np.asarray(dealt.in_order(jax.device_get(table), tiny.layout.titles))
+    assert (np.abs(rows[2:]).max(axis=1) > 0).all()  # every title has a row of its own
+    left = np.asarray(dealt.in_order(jax.device_get(table), 1024))[tiny.layout.titles :]
+    assert (left == 0).all()  # and nothing leads to the others
+
+
+def test_devices_that_rows_cannot_be_dealt_to_are_refused_in_one_line(trained):
+    done = type_in("jaxrec.evaluate", f"--checkpoint={trained}", devices=3)
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line == (
+        "error: model.title_table='split' must be replicated on 3 devices: "
+        "rows are dealt to a power of two, 1024 at most"
+    )
