@@ -118,8 +118,8 @@ class _Run:
         under_way: Any = None
         writer.start(parameters(state.params), self.config.train.batch_size)
         if start and self._ends(start) and not state.fresh:  # stopped before it could be validated
-            state, scores = self._validate(state, start, writer)
-            self._save(checkpoints, start, state, scores)
+            state, validated = self._validate(state, start, writer)
+            self._save(checkpoints, start, state, validated)
         self.saved = time.monotonic()
         size, step = steps_together(self.config, min(self.batches.steps_per_epoch, self.total)), start
         dispatches = Dispatches(self.batches, size, start)

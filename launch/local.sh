@@ -27,6 +27,7 @@ shift
 
 python=${PYTHON:-python}
 heartbeat=30 grace=25 # as in jaxrec/config.py
+[[ $* == *--config.train.preempted_exit=* ]] || set -- "$@" --config.train.preempted_exit=75
 for argument; do
   case $argument in
     --config.train.heartbeat_seconds=*) heartbeat=${argument#*=} ;;
@@ -48,9 +49,9 @@ mkdir -p "$JAXREC_REACHED" && rm -f "$JAXREC_REACHED"/*.json
 declare -A number=() # of each process by its pid
 for ((i = 0; i < processes; i++)); do
   if ((i == 0)); then
-    JAXREC_PROCESS=0 "$python" -m jaxrec.train --config.train.preempted_exit=75 "$@" &
+    JAXREC_PROCESS=0 "$python" -m jaxrec.train "$@" &
   else # what it prints for people, the first one prints
-    JAXREC_PROCESS=$i "$python" -m jaxrec.train --config.train.preempted_exit=75 "$@" >/dev/null &
+    JAXREC_PROCESS=$i "$python" -m jaxrec.train "$@" >/dev/null &
   fi
   number[$!]=$i
 done
