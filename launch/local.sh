@@ -34,6 +34,7 @@ for argument; do
     --config.train.grace_seconds=*) grace=${argument#*=} ;;
   esac
 done
+patience=$((heartbeat + 5)) # seconds for the others, once one has gone
 if [[ -n $devices ]]; then
   export JAX_PLATFORMS=cpu
   export XLA_FLAGS="${XLA_FLAGS-} --xla_force_host_platform_device_count=$devices"
@@ -73,16 +74,17 @@ reached() { # PROCESS: the last step it had reached
 
 lost='' status=0 since=$SECONDS
 while ((${#number[@]})); do
-  if [[ -n $lost ]] && ((SECONDS - since > patience)); then
+  if ((status && SECONDS - since > patience)); then
     for pid in "${!number[@]}"; do
-      echo "local.sh: process ${number[$pid]} is still there after $patience s: killed" >&2
+      lost=${lost:-${number[$pid]}} # silent, it was missed by those that jax ended
+      echo "local.sh: lost process ${number[$pid]} (still there after $patience s: killed)" >&2
     done
     everyone KILL
     break
   fi
-  # With one lost, a sleep of a second stands among those waited for, so that the limit is looked at.
+  # With one gone, a sleep of a second stands among those waited for, so that the limit is looked at.
   tick=''
-  if [[ -n $lost ]]; then sleep 1 & tick=$!; fi
+  if ((status)); then sleep 1 & tick=$!; fi
   ended='' code=0
   wait -n -p ended "${!number[@]}" $tick || code=$?
   [[ -n $tick ]] && kill "$tick" 2>/dev/null
@@ -91,17 +93,21 @@ while ((${#number[@]})); do
   unset "number[$ended]"
   ((code == 0)) && continue
   if ((code == 75)); then
-    echo "local.sh: process $process was preempted, having saved: $(ended $code)" >&2
+    echo "local.sh: process $process was preempted ($(ended $code))" >&2
+  elif ((code == 134)); then
+    echo "local.sh: process $process ended ($(ended $code): by jax, where it misses another)" >&2
+  elif [[ -z $lost ]]; then
+    lost=$process
+    echo "local.sh: lost process $process ($(ended $code))" >&2
   else
-    echo "local.sh: process $process ended: $(ended $code)" >&2
+    echo "local.sh: process $process ended as well ($(ended $code))" >&2
   fi
-  if [[ -z $lost ]]; then # the first to go is what the others then fail of
-    lost=$process status=$code since=$SECONDS
-    patience=$((${heartbeat%.*} + ${grace%.*} + 5))
-    ((code == 75)) || echo "local.sh: lost process $process ($(ended $code))" >&2
+  if ((status == 0)); then # the first to go, which the others then miss
+    status=$code since=$SECONDS
+    ((code == 75)) && patience=$((${grace%.*} + 5))
   fi
 done
-if [[ -n $lost ]] && ((status != 75)); then
+if ((status && status != 75)); then
   for ((i = 0; i < processes; i++)); do
     step=$(reached $i)
     echo "local.sh: process $i had reached step ${step:-unknown}" >&2
