@@ -18,6 +18,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from absl import logging
+from jax._src import distributed
 
 from jaxrec.errors import InputError
 from jaxrec.plain import dumps, write_text
@@ -25,6 +26,7 @@ from jaxrec.plain import dumps, write_text
 _NAMES = ("coordinator", "processes", "process")
 _MOST_STEPS = 64  # between questions to the other processes, each of which waits for the device
 _SHARE = 8  # of the shortest time that matters: how often they are asked
+_A_WEEK = 7 * 24 * 3600 * 1000  # milliseconds; a process that is lost ends the wait sooner
 _LIKEWISE = 2.0  # seconds in which others fail alike, so that each has said so before the first one is gone
 
 
@@ -146,11 +148,11 @@ def first_process() -> bool:
 
 
 def meet(name: str) -> None:
-    """Waits for every process to come to the same place."""
+    """Waits for every process to come to the same place, however long one takes: in a collective gloo would
+    give up after 30 s."""
     if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(name)
+        # Jax offers no public way to its runtime's barrier.
+        distributed.global_state.client.wait_at_barrier(f"jaxrec/{name}", _A_WEEK)
 
 
 def agreed(*values: float) -> tuple[float, ...]:

@@ -32,12 +32,14 @@ def stuck(kept, wait="pass"):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("kept, said", [("'step 7 is'", "step 7 is\n"), ("1 / 0", ""), ("time.sleep(60)", "")])
+@pytest.mark.parametrize(
+    "kept, said", [("'step 7 is'", "step 7 is\n"), ("1 / 0", ""), ("time.sleep(60)", "")]
+)
 def test_a_process_that_cannot_leave_is_ended_when_its_grace_is_over(kept, said):
     with stuck(kept) as process:
         assert process.stderr.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=60)
         assert process.returncode == 75
         assert err == (f"SIGTERM: not done within 0.3 s, leaving with 75: {said}" if said else err)
 
@@ -45,10 +47,11 @@ def test_a_process_that_cannot_leave_is_ended_when_its_grace_is_over(kept, said)
 def test_ctrl_c_has_no_limit_and_another_process_that_was_told_begins_one():
     with stuck("'it is'", "signal.raise_signal(signal.SIGINT); time.sleep(1); interrupt.requested = None; "
                "interrupt.tell('SIGTERM')") as process:  # fmt: skip
-        out, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=60)
         assert process.returncode == 75
         assert err == (
-            "ready\n\nSIGINT: saving after this step\nSIGTERM: not done within 0.3 s, leaving with 75: it is\n"
+            "ready\n\nSIGINT: saving after this step\n"
+            "SIGTERM: not done within 0.3 s, leaving with 75: it is\n"
         )
 
 

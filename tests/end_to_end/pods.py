@@ -14,25 +14,26 @@ from jaxrec.writer import METRICS_FILE, read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 HEARTBEAT = 5  # seconds
-STEPS = 30  # an epoch has 28
+STEPS = 40  # an epoch has 28
 
 
 class Pod:
     """A training by launch/local.sh, started as it is made; its standard error is beside its workdir.
 
-    It saves every half second, and logs every step. A context manager, which leaves no process behind.
+    It saves several times a second, and logs every step. A context manager, which leaves no process behind.
     """
 
     def __init__(
-        self, workdir: Path, dataset: Path, *more: str, processes: int = 2, devices: int = 2, **environment: str
+        self, workdir: Path, dataset: Path, *more: str, processes: int = 2, devices: int = 2,
+        **environment: str,
     ) -> None:  # fmt: skip
         self.workdir, self.log = workdir, workdir.with_name(workdir.name + ".log")
         self.reached = workdir.with_name(workdir.name + ".reached")
         options = {
             "data.directory": dataset, "train.length": f"{STEPS} steps", "train.log_seconds": 0.001,
-            "train.heartbeat_seconds": HEARTBEAT, "train.checkpoint_every_seconds": 0.5,
+            "train.heartbeat_seconds": HEARTBEAT, "train.checkpoint_every_seconds": 0.2,
         }  # fmt: skip
-        self._before = len(self.said())
+        self.begun = len(self.said())  # of the log, where this start's part begins
         with self.log.open("a") as log:
             self._process = subprocess.Popen(
                 [
@@ -82,7 +83,7 @@ class Pod:
 
     def end(self, seconds: float = 300) -> tuple[int, str]:
         """The launcher's exit status, and what was said on standard error since it was started."""
-        return self._process.wait(seconds), self.said()[self._before :]
+        return self._process.wait(seconds), self.said()[self.begun :]
 
 
 def resumed_from(said: str) -> int:
