@@ -17,33 +17,39 @@ HEARTBEAT = 5  # seconds
 STEPS = 40  # an epoch has 28
 
 
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+
+
+def arguments(workdir: Path, dataset: Path, steps: int = STEPS) -> list[str]:
+    """Of train, which logs every step."""
+    options = {"data.directory": dataset, "train.length": f"{steps} steps", "train.log_seconds": 0.001}
+    configured = [f"--config.{key}={value}" for key, value in options.items()]
+    return ["--config", "configs/tiny.py", "--workdir", str(workdir), *configured]
+
+
 class Pod:
     """A training by launch/local.sh, started as it is made; its standard error is beside its workdir.
 
-    It saves several times a second, and logs every step. A context manager, which leaves no process behind.
+    It logs every step, and saves every `every` seconds. A context manager, which leaves no process behind.
     """
 
     def __init__(
-        self, workdir: Path, dataset: Path, *more: str, processes: int = 2, devices: int = 2,
-        **environment: str,
+        self, workdir: Path, dataset: Path, *more: str, devices: int = 2, steps: int = STEPS,
+        every: float = 0.5, **environment: str,
     ) -> None:  # fmt: skip
         self.workdir, self.log = workdir, workdir.with_name(workdir.name + ".log")
         self.reached = workdir.with_name(workdir.name + ".reached")
-        options = {
-            "data.directory": dataset, "train.length": f"{STEPS} steps", "train.log_seconds": 0.001,
-            "train.heartbeat_seconds": HEARTBEAT, "train.checkpoint_every_seconds": 0.2,
-        }  # fmt: skip
         self.begun = len(self.said())  # of the log, where this start's part begins
+        options = {"train.heartbeat_seconds": HEARTBEAT, "train.checkpoint_every_seconds": every}
+        command = [
+            ROOT / "launch/local.sh", "--processes", "2", "--devices", str(devices), "--",
+            *arguments(workdir, dataset, steps), *(f"--config.{k}={v}" for k, v in options.items()), *more,
+        ]  # fmt: skip
         with self.log.open("a") as log:
             self._process = subprocess.Popen(
-                [
-                    ROOT / "launch/local.sh", "--processes", str(processes),
-                    "--devices", str(devices), "--", "--config", "configs/tiny.py", "--workdir", str(workdir),
-                    *(f"--config.{key}={value}" for key, value in options.items()), *more,
-                ],
-                cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
-                env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHON": sys.executable}
-                | {"JAXREC_REACHED": str(self.reached)} | environment,
+                command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
+                env=ENVIRONMENT | {"PYTHON": sys.executable, "JAXREC_REACHED": str(self.reached)}
+                | environment,
             )  # fmt: skip
 
     def __enter__(self) -> "Pod":
@@ -71,9 +77,9 @@ class Pod:
         return max((int(path.name) for path in found if path.name.isdigit()), default=0)
 
     def wait_for(self, step: int, seconds: float = 300) -> None:
-        """Until a step is logged."""
+        """Until a step is logged by this start, which cuts what an earlier one logged past its own."""
         end = time.monotonic() + seconds
-        while self.step() < step:
+        while " parameters, " not in self.said()[self.begun :] or self.step() < step:
             assert self._process.poll() is None and time.monotonic() < end, self.said()[-3000:]
             time.sleep(0.01)
 
@@ -92,13 +98,13 @@ def resumed_from(said: str) -> int:
     return int(found[1].replace(",", "")) if found else 0
 
 
-def final_parameters(workdir: Path) -> Any:
+def final_parameters(workdir: Path, steps: int = STEPS) -> Any:
     import jax
 
     from jaxrec.evaluation import load
 
     loaded = load(workdir, "last")
-    assert loaded.step == STEPS
+    assert loaded.step == steps
     return jax.device_get(loaded.params)
 
 

@@ -1,13 +1,15 @@
 """Several processes over jax.distributed: the numbers of one, and nothing lost but what was not saved."""
 
 import json
+import os
 import random
 import re
 import signal
+import subprocess
 import sys
 
 import pytest
-from pods import STEPS, Pod, final_parameters, resumed_from, same
+from pods import ENVIRONMENT, ROOT, STEPS, Pod, arguments, final_parameters, resumed_from, same
 
 from jaxrec.writer import METRICS_FILE, read_metrics
 
@@ -23,7 +25,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(folder, tiny_directory):
     """Two processes of two devices, which nobody stops."""
-    with Pod(folder / "whole", tiny_directory) as pod:
+    with Pod(folder / "whole", tiny_directory, every=600) as pod:
         status, said = pod.end()
         assert status == 0, said[-3000:]
     return pod.workdir
@@ -31,14 +33,18 @@ def whole(folder, tiny_directory):
 
 @pytest.fixture(scope="module")
 def alone(folder, tiny_directory):
-    """By its devices: one process."""
-    found = {}
+    """By its devices: one process, as a laptop runs it."""
+    workdirs = {}
     for devices in (1, 4):
-        with Pod(folder / f"alone{devices}", tiny_directory, processes=1, devices=devices) as pod:
-            status, said = pod.end()
-            assert status == 0, said[-3000:]
-        found[devices] = pod.workdir
-    return found
+        workdirs[devices] = folder / f"alone{devices}"
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+        command = [sys.executable, "-m", "jaxrec.train", *arguments(workdirs[devices], tiny_directory)]
+        done = subprocess.run(
+            command, cwd=ROOT, env=ENVIRONMENT | {"XLA_FLAGS": flags}, capture_output=True, text=True,
+            timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+    return workdirs
 
 
 def near(a, b, most):
@@ -94,7 +100,7 @@ def test_a_killed_process_is_named_and_costs_what_was_not_saved(whole, cut, tiny
         assert kept > 0
     for process in (0, 1):
         with Pod(cut, tiny_directory) as pod:
-            pod.wait_for(pod.step() + 2)
+            pod.wait_for(kept + 3)
             assert (
                 resumed_from(pod.said()[pod.begun :]) == kept
             )  # nothing but what was not saved is done again

@@ -35,7 +35,9 @@ def schema():
 
 @pytest.mark.parametrize("path", SHELL, ids=lambda p: p.name)
 def test_shellcheck_passes_and_it_may_be_run(path):
-    done = subprocess.run([Path(sys.executable).with_name("shellcheck"), path], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [Path(sys.executable).with_name("shellcheck"), path], capture_output=True, text=True, timeout=60
+    )
     assert (done.returncode, done.stdout) == (0, "")
     assert os.access(path, os.X_OK) and path.read_text().startswith("#!/usr/bin/env bash\n#")
 
