@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxrec.config import Config, Data
 from jaxrec.config_check import check
-from jaxrec.config_tree import decode, differences, encode
+from jaxrec.config_tree import decode, differences, encode, walk
 
 # What may change between a run and its resumption: none of it changes what is computed.
 _FREE = {
@@ -41,8 +41,9 @@ def _renamed(tree: dict[str, Any]) -> dict[str, Any]:
     train = tree.get("train")
     if not isinstance(train, dict) or "save_minutes" not in train:
         return tree
+    walk(train["save_minutes"], float, "train.save_minutes")
     others = {name: value for name, value in train.items() if name != "save_minutes"}
-    return tree | {"train": {"checkpoint_every_seconds": 60.0 * train["save_minutes"]} | others}
+    return tree | {"train": others | {"checkpoint_every_seconds": 60.0 * train["save_minutes"]}}
 
 
 def digest(config: Config) -> str:

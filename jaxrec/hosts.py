@@ -151,8 +151,9 @@ def meet(name: str) -> None:
     """Waits for every process to come to the same place, however long one takes: in a collective gloo would
     give up after 30 s."""
     if jax.process_count() > 1:
-        # Jax offers no public way to its runtime's barrier.
-        distributed.global_state.client.wait_at_barrier(f"jaxrec/{name}", _A_WEEK)
+        client = distributed.global_state.client  # jax offers no public way to its runtime's barrier
+        assert client is not None
+        client.wait_at_barrier(f"jaxrec/{name}", _A_WEEK)
 
 
 def agreed(*values: float) -> tuple[float, ...]:

@@ -426,6 +426,17 @@ def test_a_config_of_before_a_field_has_its_default():
     assert run_differences(kept, now) == {"objective.balance": (0.0, 0.5)}
 
 
+def test_a_config_of_when_saves_were_told_in_minutes_is_read_in_seconds():
+    kept, now = to_json(good()), to_json(good())
+    del kept["train"]["checkpoint_every_seconds"], kept["train"]["grace_seconds"]
+    kept["train"]["save_minutes"] = 0.5
+    assert from_json(kept).train.checkpoint_every_seconds == 30.0
+    assert run_differences(kept, now) == {}
+    kept["train"]["save_minutes"] = "x"
+    with pytest.raises(InputError, match=r"train.save_minutes='x' must be a finite number"):
+        from_json(kept)
+
+
 def test_a_run_may_resume_with_what_does_not_change_what_is_computed():
     kept, now = to_json(good()), to_json(good())
     now["model"] |= {"attention": "broadcast", "width": 48}
