@@ -27,7 +27,7 @@ _NAMES = ("coordinator", "processes", "process")
 _MOST_STEPS = 64  # between questions to the other processes, each of which waits for the device
 _SHARE = 8  # of the shortest time that matters: how often they are asked
 _A_WEEK = 7 * 24 * 3600 * 1000  # milliseconds; a process that is lost ends the wait sooner
-_LIKEWISE = 2.0  # seconds in which others fail alike, so that each has said so before the first one is gone
+_LIKEWISE = 5.0  # seconds in which others fail alike, so that each has said so before the first one is gone
 
 
 # ---------------------------------------------------------------- who the others are

@@ -161,7 +161,7 @@ def test_an_error_of_a_process_that_is_alone_goes_its_way():
 
 
 ENDS = """
-import os, sys
+import os, sys, time
 from jaxrec import command, hosts
 from jaxrec.errors import InputError
 with hosts.together(command.failed):
@@ -173,12 +173,13 @@ with hosts.together(command.failed):
 @pytest.mark.parametrize(
     "what, status, last",
     [
-        ("raise InputError('key=1 must be 2')", 2, "error: key=1 must be 2"),
+        ("time.sleep(int(os.environ['JAXREC_PROCESS'])); raise InputError('key=1 must be 2')", 2,
+         "error: key=1 must be 2"),
         ("raise RuntimeError('a defect')", 1, "RuntimeError: a defect"),
         ("sys.exit(75)", 75, ""),
         ("print('done', file=sys.stderr)", 0, "done"),
     ],
-)
+)  # fmt: skip
 def test_every_process_ends_by_itself_with_what_it_met(what, status, last):
     """Where both meet the same; where one alone does, tests/end_to_end/test_pods.py."""
     import socket

@@ -45,8 +45,8 @@ def test_a_process_that_cannot_leave_is_ended_when_its_grace_is_over(kept, said)
 
 
 def test_ctrl_c_has_no_limit_and_another_process_that_was_told_begins_one():
-    with stuck("'it is'", "signal.raise_signal(signal.SIGINT); time.sleep(1); interrupt.requested = None; "
-               "interrupt.tell('SIGTERM')") as process:  # fmt: skip
+    first = "told = 'early'; signal.raise_signal(signal.SIGINT); time.sleep(1); interrupt.requested = None"
+    with stuck("told", f"{first}; told = 'it is'; interrupt.tell('SIGTERM')") as process:
         _, err = process.communicate(timeout=60)
         assert process.returncode == 75
         assert err == (

@@ -29,14 +29,14 @@ def main(times: int, seed: int, folder: Path) -> None:
     dataset, steps = folder / "data", APART * times + 10
     prepare = [sys.executable, "-m", "jaxrec.prepare", "--config", "configs/tiny.py", "--out", str(dataset)]
     subprocess.run(prepare, cwd=ROOT, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
-    with Pod(folder / "whole", dataset, devices=1, steps=steps, every=600) as pod:
+    with Pod(folder / "whole", dataset, steps=steps, every=600) as pod:
         status, said = pod.end(1200)
         assert status == 0, said
     draws, at, kept, left, lost = random.Random(seed), 0, 0, [], []
     cut = folder / "cut"
     for number in range(times):
         at, process = max(at, kept) + draws.randint(2, APART), draws.randrange(2)
-        with Pod(cut, dataset, devices=1, steps=steps) as pod:
+        with Pod(cut, dataset, steps=steps) as pod:
             pod.wait_for(at)
             reached = pod.step()
             began = time.monotonic()
@@ -52,7 +52,7 @@ def main(times: int, seed: int, folder: Path) -> None:
             f"kill {number + 1}: process {process} at step {reached}; the other left in {left[-1]:.2f} s; "
             f"saved: step {kept}, lost: {lost[-1]} steps", flush=True,
         )  # fmt: skip
-    with Pod(cut, dataset, devices=1, steps=steps) as pod:
+    with Pod(cut, dataset, steps=steps) as pod:
         status, said = pod.end(1200)
         assert status == 0 and resumed_from(said) == kept, said
     assert same(final_parameters(folder / "whole", steps), final_parameters(cut, steps))

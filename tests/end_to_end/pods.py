@@ -1,4 +1,4 @@
-"""Runs of configs/tiny.py through launch/local.sh, and how tests stop one of their processes."""
+"""Small runs through launch/local.sh, and how tests stop one of their two processes."""
 
 import json
 import os
@@ -20,11 +20,14 @@ STEPS = 40  # an epoch has 28
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
 
 
-def arguments(workdir: Path, dataset: Path, steps: int = STEPS) -> list[str]:
+TINY, SMALL = "configs/tiny.py", "tests/end_to_end/small.py"  # one dataset serves both
+
+
+def arguments(workdir: Path, dataset: Path, steps: int = STEPS, config: str = TINY) -> list[str]:
     """Of train, which logs every step."""
     options = {"data.directory": dataset, "train.length": f"{steps} steps", "train.log_seconds": 0.001}
     configured = [f"--config.{key}={value}" for key, value in options.items()]
-    return ["--config", "configs/tiny.py", "--workdir", str(workdir), *configured]
+    return ["--config", config, "--workdir", str(workdir), *configured]
 
 
 class Pod:
@@ -34,7 +37,7 @@ class Pod:
     """
 
     def __init__(
-        self, workdir: Path, dataset: Path, *more: str, devices: int = 2, steps: int = STEPS,
+        self, workdir: Path, dataset: Path, config: str = SMALL, devices: int = 1, steps: int = STEPS,
         every: float = 0.5, **environment: str,
     ) -> None:  # fmt: skip
         self.workdir, self.log = workdir, workdir.with_name(workdir.name + ".log")
@@ -43,7 +46,7 @@ class Pod:
         options = {"train.heartbeat_seconds": HEARTBEAT, "train.checkpoint_every_seconds": every}
         command = [
             ROOT / "launch/local.sh", "--processes", "2", "--devices", str(devices), "--",
-            *arguments(workdir, dataset, steps), *(f"--config.{k}={v}" for k, v in options.items()), *more,
+            *arguments(workdir, dataset, steps, config), *(f"--config.{k}={v}" for k, v in options.items()),
         ]  # fmt: skip
         with self.log.open("a") as log:
             self._process = subprocess.Popen(
