@@ -49,7 +49,7 @@ def compiled(titles: int, width: int, batch: int, kind: str, spec: str = "") -> 
 
     program = program_of(titles, width, batch, kind, spec=spec or TABLE_3)
     found = lowered(program).compile()
-    memory = found.memory_analysis()
+    memory: Any = found.memory_analysis()
     between = collectives(found.as_text() or "")
     return program, {
         "arguments": memory.argument_size_in_bytes,

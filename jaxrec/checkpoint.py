@@ -70,8 +70,10 @@ class Checkpointer:
     def __enter__(self) -> "Checkpointer":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # A save under way needs every process, and where one has failed the others are not coming.
+        if kind is None or jax.process_count() == 1:
+            self.close()
 
     # ------------------------------------------------------------ writing
 
@@ -163,6 +165,12 @@ class Checkpointer:
         as_saved = _with_leaves(tree, abstract_state)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(as_saved))
         return _with_leaves(abstract_state, self._manager.restore(step, args=args)["state"])
+
+
+def kept(directory: str | Path) -> str:
+    """In words, the newest complete checkpoint of a directory; asked by any thread, of one process alone."""
+    steps = ocp.utils.checkpoint_steps(directory) if Path(directory).is_dir() else []
+    return f"the last checkpoint is step {max(steps)}" if steps else "there is no checkpoint"
 
 
 def abstract(state: Any, shardings: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What every command shares: flags, the config, the one-line error, signals, the JSON result.
+"""what every command shares: flags, loading a config, the one-line error, the JSON result.
 
 A command's module ends with
 
@@ -15,7 +15,6 @@ import copy
 import dataclasses
 import inspect
 import logging as python_logging
-import os
 import re
 import runpy
 import signal
@@ -23,7 +22,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 from absl import app, flags, logging
@@ -34,12 +32,13 @@ from jaxrec.config import Config
 from jaxrec.config_check import check
 from jaxrec.config_tree import fields_of, join, known_key
 from jaxrec.errors import InputError
+from jaxrec.interrupt import INTERRUPTED, TERMINATED
 from jaxrec.plain import dumps
 
 flags.disclaim_key_flags()  # --help lists the flags declared here under the command that was started
 
 Kind = TypeVar("Kind")
-INPUT_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143
+INPUT_ERROR, DEFECT = 2, 1
 _NO_CONFIG = "--config is missing; give a config file, as --config configs/smoe.py"
 _HELP = re.compile(r"--?(help|helpshort|helpfull|helpxml|\?)(=.*)?")
 
@@ -190,6 +189,18 @@ def json_flag() -> None:
     )
 
 
+def hosts_flags() -> None:
+    """Declares the flags of `hosts.find`: how this process finds the others it works with."""
+    flags.DEFINE_string("coordinator", "", "host:port at which process 0 is found by all")
+    flags.DEFINE_integer("processes", None, "how many processes there are, one a host")
+    flags.DEFINE_integer("process", None, "which of them this is, from 0")
+    flags.DEFINE_enum(
+        "hosts", "", ["", "auto", "alone"], "auto: jax asks the cluster, as on Cloud TPU VMs; alone: "
+        "whatever the cluster says; empty: by JAXREC_COORDINATOR, JAXREC_PROCESSES and JAXREC_PROCESS, "
+        "or what Slurm or GKE has set, else alone",
+    )  # fmt: skip
+
+
 # ---------------------------------------------------------------- running
 
 
@@ -205,6 +216,19 @@ def one_line(error: BaseException) -> str:
 def _complain(error: BaseException) -> int:
     print(f"error: {one_line(error)}", file=sys.stderr)
     return INPUT_ERROR
+
+
+def failed(error: BaseException) -> int:
+    """Says on standard error what ended a command; its exit status. SystemExit has said it already."""
+    if isinstance(error, InputError):
+        return _complain(error)
+    if isinstance(error, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else DEFECT
+    traceback.print_exception(error)
+    return DEFECT
 
 
 def _underscored(argument: str) -> str:
@@ -262,11 +286,8 @@ def run(
         try:
             with contextlib.redirect_stdout(sys.stderr) if quiet else contextlib.nullcontext():
                 return main(flags.FLAGS, *argv[1:]) or 0
-        except InputError as error:
-            return _complain(error)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return INTERRUPTED
+        except (InputError, KeyboardInterrupt) as error:
+            return failed(error)
 
     try:
         for each in declare:  # here, where the caller's module is the one absl sees declaring them
@@ -296,38 +317,3 @@ def without(library: str) -> Iterator[None]:
         yield
     finally:
         del sys.modules[library]
-
-
-# ---------------------------------------------------------------- signals
-
-
-class Interrupt:
-    """Notes SIGTERM and Ctrl-C for a loop that polls `requested` between steps, saves and returns.
-
-    A context manager, for the main thread. A second Ctrl-C does not wait: it raises KeyboardInterrupt.
-    """
-
-    def __init__(self) -> None:
-        self.requested: str | None = None  # "SIGTERM" or "SIGINT"
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> "Interrupt":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        if name == self.requested == "SIGINT":
-            raise KeyboardInterrupt
-        self.requested = name
-        # print is not safe in a handler: it may be inside a print already
-        os.write(2, f"\n{name}: saving after this step\n".encode())
-
-    def exit_status(self, preempted_exit: int) -> int:
-        """0 where nothing was requested, `preempted_exit` after SIGTERM, 130 after Ctrl-C."""
-        return {None: 0, "SIGTERM": preempted_exit, "SIGINT": INTERRUPTED}[self.requested]

@@ -284,9 +284,12 @@ class Train:
     microbatch: int = 0  # examples a device works through at a time; 0: 256 on a CPU, else all it has
     dispatch: int = 0  # steps of one dispatch, whose batches a device holds together; 0: 1 on any backend
     log_seconds: float = 5.0  # between lines of metrics.jsonl
-    save_minutes: float = 10.0  # between checkpoints, besides one after each validation
+    checkpoint_every_seconds: float = 600.0  # between checkpoints, besides one after each validation
     prefetch: int = 2  # dispatches ahead
-    preempted_exit: int = 0  # exit status after SIGTERM
+    preempted_exit: int = 0  # exit status after SIGTERM; 75 in launch/, so that a cluster starts it again
+    grace_seconds: float = 25.0  # from SIGTERM on, to save and leave; what is not saved by then is lost
+    heartbeat_seconds: int = 30  # of several processes, after which a silent one is lost and all end
+    join_seconds: int = 300  # in which all processes must have come together at the start
 
 
 @dataclass

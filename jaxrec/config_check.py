@@ -241,7 +241,9 @@ def _check_run(config: Config) -> None:
         re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name) is not None,
         "name", config.name, "be letters, digits, '.', '_' or '-': it names a directory",
     )  # fmt: skip
-    _positive(config, "optimizer.learning_rate", "train.log_seconds", "train.save_minutes")
+    _positive(config, "optimizer.learning_rate", "train.log_seconds", "train.checkpoint_every_seconds")
+    _positive(config, "train.grace_seconds")
+    _at_least(config, 1, "train.heartbeat_seconds", "train.join_seconds")
     _at_least(config, 0, "optimizer.warmup", "optimizer.weight_decay", "optimizer.plateau_patience")
     factor = optimizer.plateau_factor
     require(0 <= optimizer.b2 < 1, "optimizer.b2", optimizer.b2, "be in [0, 1)")

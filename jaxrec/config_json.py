@@ -6,15 +6,18 @@ from typing import Any
 
 from jaxrec.config import Config, Data
 from jaxrec.config_check import check
-from jaxrec.config_tree import decode, differences, encode
+from jaxrec.config_tree import decode, differences, encode, walk
 
 # What may change between a run and its resumption: none of it changes what is computed.
 _FREE = {
-    "train": ("log_seconds", "save_minutes", "prefetch", "preempted_exit", "microbatch", "dispatch"),
+    "train": (
+        "log_seconds", "checkpoint_every_seconds", "prefetch", "preempted_exit", "grace_seconds",
+        "heartbeat_seconds", "join_seconds", "microbatch", "dispatch",
+    ),
     "data": ("directory", "workers", "partitions"),
     "evaluate": ("batch_size", "which", "next_k"),
     "model": ("attention",),
-}
+}  # fmt: skip
 _NOT_IN_DIGEST = ("directory", "workers", "partitions")  # they move the dataset, never its bytes
 # Not in it while they have their defaults: datasets prepared before there were such fields stay valid.
 _LATER = ("path", "examples", "rows", "split", "validation_from", "test_from")
@@ -28,9 +31,19 @@ def to_json(config: Config) -> dict[str, Any]:
 def from_json(tree: dict[str, Any]) -> Config:
     """The inverse of `to_json`, checked. Raises InputError on an unknown key, a missing one that has no
     default, or a wrong value."""
-    config = decode(tree, Config)
+    config = decode(_renamed(tree), Config)
     check(config)
     return config
+
+
+def _renamed(tree: dict[str, Any]) -> dict[str, Any]:
+    """A tree of when train.checkpoint_every_seconds was train.save_minutes, as it is written now."""
+    train = tree.get("train")
+    if not isinstance(train, dict) or "save_minutes" not in train:
+        return tree
+    walk(train["save_minutes"], float, "train.save_minutes")
+    others = {name: value for name, value in train.items() if name != "save_minutes"}
+    return tree | {"train": others | {"checkpoint_every_seconds": 60.0 * train["save_minutes"]}}
 
 
 def digest(config: Config) -> str:
@@ -55,6 +68,6 @@ def run_differences(kept: dict[str, Any], now: dict[str, Any]) -> dict[str, tupl
     free = {f"{part}.{name}" for part, names in _FREE.items() for name in names}
     return {
         key: values
-        for key, values in differences(to_json(decode(kept, Config)), now).items()
+        for key, values in differences(to_json(decode(_renamed(kept), Config)), now).items()
         if key not in free
     }

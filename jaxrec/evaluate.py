@@ -1,8 +1,10 @@
 """python -m jaxrec.evaluate --checkpoint W: judge a checkpoint alone, on frozen lists or over all titles."""
 
+import os
+
 from absl import flags
 
-from jaxrec.command import json_flag, print_result, run, without
+from jaxrec.command import failed, hosts_flags, json_flag, print_result, run, without
 from jaxrec.errors import InputError
 from jaxrec.schema import CATALOGUE, LISTS, SPLITS
 
@@ -44,15 +46,24 @@ def main(found: flags.FlagValues) -> None:
         raise InputError(f"--retrieve={found.retrieve}; allowed with --lists={CATALOGUE}")
     if not all(k.isdigit() and int(k) > 0 for k in found.next_k):
         raise InputError(f"--next-k={','.join(found.next_k)}; allowed: whole numbers above 0, such as 1,3")
+    from jaxrec import compiled, hosts
+
+    joining = hosts.find(os.environ, found.coordinator, found.processes, found.process, found.hosts)
+    compiled.keep()
+    with hosts.together(failed):
+        hosts.start(joining)
+        _on_every_host(found)
+
+
+def _on_every_host(found: flags.FlagValues) -> None:
     import jax
 
-    from jaxrec import compiled, heap
+    from jaxrec import heap, hosts
     from jaxrec.evaluation import judge, keep
 
     with without("torch"):  # see jaxrec.train
         from jaxrec import report
 
-    compiled.keep()
     if jax.default_backend() == "cpu":
         heap.keep_freed()
     judged = judge(
@@ -66,9 +77,10 @@ def main(found: flags.FlagValues) -> None:
         seen=found.seen,
         retrieve=found.retrieve,
     )
-    keep(found.checkpoint, judged, found.per_user)
-    print_result(judged.result, report.table(judged.result))
+    if hosts.first_process():
+        keep(found.checkpoint, judged, found.per_user)
+        print_result(judged.result, report.table(judged.result))
 
 
 if __name__ == "__main__":
-    run(main, json_flag, _flags)
+    run(main, json_flag, hosts_flags, _flags)

@@ -20,7 +20,6 @@ from absl import logging
 
 from jaxrec import programs
 from jaxrec.checkpoint import Checkpointer, abstract
-from jaxrec.command import Interrupt
 from jaxrec.config import Config
 from jaxrec.config_check import parse_length
 from jaxrec.config_json import run_differences, to_json
@@ -30,11 +29,11 @@ from jaxrec.data.stream import Dispatches, TrainBatches, stream
 from jaxrec.errors import InputError
 from jaxrec.evaluation import CHECKPOINTS, Validator
 from jaxrec.gating import COLLAPSED
+from jaxrec.hosts import Asking, Reached, agreed, first_process
+from jaxrec.interrupt import Interrupt
 from jaxrec.parallel import (
     Placed,
-    agreed,
     as_global,
-    first_process,
     map_over_devices,
     placement,
     put_together,
@@ -46,7 +45,8 @@ from jaxrec.training import Training, TrainState, means, parameters
 from jaxrec.writer import Writer
 
 _SAMPLE_BLOCKS = 64  # of the dataset, from which the room for packed histories is worked out
-_AGREE_STEPS = 16  # between questions to the other processes, each of which waits for the device
+_NOTHING, _LATE, _SIGINT, _SIGTERM = range(4)  # why to save, and from the third on to stop
+_WHY = {None: _NOTHING, "SIGINT": _SIGINT, "SIGTERM": _SIGTERM}
 
 
 def train(config: Config, dataset: Dataset, workdir: str | Path, interrupt: Interrupt) -> int:
@@ -58,9 +58,23 @@ def train(config: Config, dataset: Dataset, workdir: str | Path, interrupt: Inte
     return _Run(config, dataset, Path(workdir), interrupt).run()
 
 
+def stopped(interrupt: Interrupt) -> bool:
+    """Whether a process was told to stop by now, which all know from here on; every one of them must ask."""
+    (why,) = agreed(_WHY[interrupt.requested])
+    _tell(interrupt, int(why))
+    return interrupt.requested is not None
+
+
+def _tell(interrupt: Interrupt, why: int) -> None:
+    if why >= _SIGINT:
+        interrupt.tell("SIGTERM" if why == _SIGTERM else "SIGINT")
+
+
 class _Run:
     def __init__(self, config: Config, dataset: Dataset, workdir: Path, interrupt: Interrupt) -> None:
         self.config, self.workdir, self.interrupt = config, workdir, interrupt
+        self.saved = time.monotonic()
+        self.save_stall = 0.0  # seconds in which saves held up the steps since the last line of metrics
         rows, threshold = dataset.rows("train"), dataset.manifest["completion_threshold"]
         self.total, per_epoch = _length(config, rows)
         self.program = programs.make(config, dataset.layout, threshold or 0.0, per_epoch, self.total)
@@ -102,52 +116,77 @@ class _Run:
         program = self.program
         train_step = map_over_devices(program.train_step, program.mapping, program.abstract_state())
         add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
-        saved = time.monotonic()
         running = None
         under_way: Any = None
         writer.start(parameters(state.params), self.config.train.batch_size)
+        if start and self._ends(start) and not state.fresh:  # stopped before it could be validated
+            state, validated = self._validate(state, start, writer)
+            self._save(checkpoints, start, state, validated)
+        self.saved = time.monotonic()
         size, step = steps_together(self.config, min(self.batches.steps_per_epoch, self.total)), start
         dispatches = Dispatches(self.batches, size, start)
         put = partial(put_together, most=size)
         batches = _Waited(stream(dispatches, prefetch=self.config.train.prefetch, then=put))
+        reached, asking = Reached(), Asking(start, self._patience())
         for batch in batches:
             state, sums = train_step(state, batch, self.table)
             before, step = step, step + batch.steps
             # Two dispatches are under way at most: they hold batches, and a stop has to wait for them.
             jax.block_until_ready(under_way)
             under_way = sums
+            reached(before)
             # The sums so far end with the steps before these, so reading them does not wait for these.
             if running is not None and writer.due(before):
-                values = means(running) | {"input_stall": batches.stall()}
-                writer.train(before, before / self.batches.steps_per_epoch, values)
+                self._log(before, running, batches, writer)
                 running = None
             running = sums if running is None else add(running, sums)
-            scores = None
-            if step % self.batches.steps_per_epoch == 0 or step == self.total:
-                values = means(running) | {"input_stall": batches.stall()}
-                writer.train(step, step / self.batches.steps_per_epoch, values)
+            why = self._why(asking, step, sums)
+            scores: dict[str, Any] | None = None
+            if self._ends(step):
+                self._log(step, running, batches, writer)
                 running = None
-                state, scores = self._validate(state, step, writer)
-                batches.stall()  # validation is not training time
-            late = time.monotonic() - saved > 60 * self.config.train.save_minutes
-            stop, late = self._agree(before, step, late)
-            if scores is not None or stop or late:
-                checkpoints.save(step, as_global(state), self.meta, self.arrays, scores)
-                saved = time.monotonic()
-            if stop:
+                if why < _SIGINT:
+                    state, scores = self._validate(state, step, writer)
+                    batches.stall()  # validation is not training time
+            if scores is not None or why > _NOTHING:
+                jax.block_until_ready(sums)  # a save would wait for them, which is no stall of its own
+                self._save(checkpoints, step, state, scores)
+            if why >= _SIGINT:
                 return step
         return self.total
 
-    def _agree(self, before: int, step: int, late: bool) -> tuple[bool, bool]:
-        """Whether to stop and whether to save, the same on every process, once steps `before` to `step` are
-        dispatched; several ask only now and then."""
-        if jax.process_count() > 1 and before // _AGREE_STEPS == step // _AGREE_STEPS:
-            return False, False
-        stop = self.interrupt.requested is not None
-        urgency = agreed(2 if stop else int(late))
-        if urgency == 2 and not stop:
-            self.interrupt.requested = "SIGTERM"  # another process was told
-        return urgency == 2, urgency >= 1
+    def _ends(self, step: int) -> bool:
+        """Whether a step is the last of an epoch or of all, and so validated."""
+        return step % self.batches.steps_per_epoch == 0 or step == self.total
+
+    def _patience(self) -> float:
+        """Seconds in which processes must have asked one another several times whether to save."""
+        return min(self.config.train.grace_seconds, self.config.train.checkpoint_every_seconds)
+
+    def _log(self, step: int, running: Any, batches: "_Waited", writer: Writer) -> None:
+        values = means(running) | {"input_stall": batches.stall(), "save_stall": self.save_stall}
+        writer.train(step, step / self.batches.steps_per_epoch, values)
+        self.save_stall = 0.0
+
+    def _save(self, checkpoints: Checkpointer, step: int, state: TrainState, scores: Any) -> None:
+        began = time.monotonic()
+        checkpoints.save(step, as_global(state), self.meta, self.arrays, scores)
+        self.saved = time.monotonic()
+        self.save_stall += self.saved - began
+
+    def _why(self, asking: Asking, step: int, sums: Any) -> int:
+        """Why to save after `step`, whose `sums` are under way, the same on every process; several ask one
+        another now and then, and before each validation, which may take long."""
+        requested = self.interrupt.requested
+        late = time.monotonic() - self.saved > self.config.train.checkpoint_every_seconds
+        why = _WHY[requested] or (_LATE if late else _NOTHING)
+        if not asking.due(step) and not self._ends(step):
+            return _NOTHING
+        if jax.process_count() > 1:
+            jax.block_until_ready(sums)  # asking waits for them in any case, and so knows a step's time
+            why = int(asking(step, why))
+            _tell(self.interrupt, why)
+        return why
 
     def _validate(self, state: TrainState, step: int, writer: Writer) -> tuple[TrainState, dict[str, Any]]:
         """The lists and the loss of the validation users; the loss is handed to the plateau."""

@@ -1,4 +1,4 @@
-"""Devices and hosts: the one place that sends batches, maps a step, and knows a leading device axis.
+"""Devices: the one place that sends batches, maps a step, and knows a leading device axis.
 
 A step is written for one device with `axis_name=AXIS`; it takes the replicated state, its share of the
 batch and the replicated title table. Outside, the state is one ordinary replicated array.
@@ -10,7 +10,6 @@ one such array, and a device then takes a step on each before the host is asked 
 """
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,43 +24,9 @@ from jaxrec.schema import DEALT
 AXIS = "data"
 
 
-def join_hosts() -> None:
-    """Joins the other processes where JAXREC_COORDINATOR (host:port), JAXREC_PROCESSES and
-    JAXREC_PROCESS are set; call before anything touches a device."""
-    if "JAXREC_COORDINATOR" in os.environ:
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(
-            os.environ["JAXREC_COORDINATOR"],
-            int(os.environ["JAXREC_PROCESSES"]),
-            int(os.environ["JAXREC_PROCESS"]),
-        )
-
-
 def devices() -> int:
     """Devices of all processes together."""
     return jax.device_count()
-
-
-def first_process() -> bool:
-    return jax.process_index() == 0
-
-
-def meet(name: str) -> None:
-    """Waits for every process to come to the same place."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(name)
-
-
-def agreed(urgency: int) -> int:
-    """The largest of all processes' urgencies. Every process must ask at the same step: clocks and signals
-    differ between them, and a save that one alone begins never ends."""
-    if jax.process_count() == 1:
-        return urgency
-    from jax.experimental import multihost_utils
-
-    return int(multihost_utils.process_allgather(np.int32(urgency)).max())
 
 
 def mesh() -> Mesh:

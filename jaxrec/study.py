@@ -9,11 +9,12 @@ from typing import Any
 
 from absl import flags, logging
 
-from jaxrec.command import Interrupt, config_flag, json_flag, load, print_result, run
+from jaxrec.command import config_flag, json_flag, load, print_result, run
 from jaxrec.config import Config
 from jaxrec.config_json import to_json
 from jaxrec.config_tree import differences
 from jaxrec.errors import InputError
+from jaxrec.interrupt import Interrupt
 from jaxrec.plain import write_json
 from jaxrec.studies.plan import PREMISE, Run, Study, chosen, every_run
 

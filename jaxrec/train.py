@@ -1,13 +1,18 @@
 """python -m jaxrec.train --config C [--workdir W]: prepare if need be, train or resume, judge, report."""
 
+import os
+import signal
+import sys
 import time
 from pathlib import Path
 
 from absl import flags, logging
 
-from jaxrec.command import Interrupt, config_flag, json_flag, print_result, run, without
+from jaxrec.command import config_flag, failed, hosts_flags, json_flag, print_result, run, without
+from jaxrec.config import Config
 from jaxrec.config_check import check_devices
 from jaxrec.config_json import dataset_directory
+from jaxrec.interrupt import TERMINATED, Grace, Interrupt
 
 
 def _flags() -> None:
@@ -19,24 +24,40 @@ def _flags() -> None:
 
 def main(found: flags.FlagValues) -> int:
     # Not at the top: --help and a wrong config should not wait for the accelerator stack.
-    import jax
-
-    from jaxrec import compiled, heap, parallel
-    from jaxrec.data.store import Dataset
-    from jaxrec.evaluation import judge, keep
-    from jaxrec.nn import attention
-    from jaxrec.nn.experts import OF_FORMS
-    from jaxrec.prepare import ensure
-
-    with without("torch"):  # tensorboardX takes two seconds to import it, for tensors that nobody has
-        from jaxrec.loop import train
+    from jaxrec import compiled, hosts
+    from jaxrec.checkpoint import kept
+    from jaxrec.evaluation import CHECKPOINTS
 
     started = time.perf_counter()
     config = found.config
     workdir = Path(found.workdir or f"runs/{config.name}")
+    joining = hosts.find(os.environ, found.coordinator, found.processes, found.process, found.hosts)
+    grace = Grace(config.train.grace_seconds, config.train.preempted_exit or TERMINATED)
+    grace.kept = lambda: f"{kept(workdir / CHECKPOINTS)} in {workdir}"
+    # Outside the loop there is nothing to save: it may be started again, and does it over.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(grace.status))
     compiled.keep()
-    parallel.join_hosts()
-    check_devices(config, parallel.devices())
+    with hosts.together(failed):
+        hosts.start(joining, config.train.heartbeat_seconds, config.train.join_seconds)
+        return _on_every_host(config, workdir, found.per_user, grace, started)
+
+
+def _on_every_host(config: Config, workdir: Path, per_user: bool, grace: Grace, started: float) -> int:
+    """Exit status; `started` by the clock of time.perf_counter."""
+    import jax
+
+    from jaxrec import heap, hosts
+    from jaxrec.data.store import Dataset
+    from jaxrec.evaluation import judge, keep
+    from jaxrec.nn import attention
+    from jaxrec.nn.experts import OF_FORMS
+    from jaxrec.parallel import devices
+    from jaxrec.prepare import ensure
+
+    with without("torch"):  # tensorboardX takes two seconds to import it, for tensors that nobody has
+        from jaxrec.loop import stopped, train
+
+    check_devices(config, devices())
     if jax.default_backend() == "cpu":
         heap.keep_freed()
     for expert in config.model.experts:
@@ -44,26 +65,28 @@ def main(found: flags.FlagValues) -> int:
             width = config.model.width // expert.heads
             attention.check(config.model.attention, jax.default_backend(), config.model.dtype, width)
     directory = dataset_directory(config)
-    if parallel.first_process():
+    if hosts.first_process():
         ensure(config, directory)
-    parallel.meet("dataset")
-    with Interrupt() as interrupt:
+    hosts.meet("dataset")
+    with Interrupt(grace) as interrupt:
         step = train(config, Dataset(directory), workdir, interrupt)
-        if interrupt.requested:
+        if stopped(interrupt):
             logging.info("%s: saved at step %d in %s", interrupt.requested, step, workdir)
             return interrupt.exit_status(config.train.preempted_exit)
+    if interrupt.requested:  # past the last chance to tell the others
+        sys.exit(grace.status)
     from jaxrec import report  # plots, which the first step need not wait for
 
-    judged = judge(workdir, data=directory, heads=found.per_user)
+    judged = judge(workdir, data=directory, heads=per_user)
     result = judged.result
     result["seconds"] = time.perf_counter() - started
-    if parallel.first_process():
+    if hosts.first_process():
         report.write(workdir, result)
-        if found.per_user:
+        if per_user:
             keep(workdir, judged, each=True)  # last: a study takes it for the sign that all is there
         print_result(result, report.table(result))
     return 0
 
 
 if __name__ == "__main__":
-    run(main, config_flag, json_flag, _flags)
+    run(main, config_flag, json_flag, hosts_flags, _flags)

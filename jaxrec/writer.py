@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from tensorboardX import SummaryWriter
 
-from jaxrec.parallel import first_process
+from jaxrec.hosts import first_process
 from jaxrec.plain import dumps, write_text
 
 METRICS_FILE, EVENTS_FOLDER = "metrics.jsonl", "tensorboard"

@@ -9,8 +9,8 @@ import pytest
 
 from jaxrec import parallel
 from jaxrec.checkpoint import Checkpointer, abstract
-from jaxrec.command import Interrupt
 from jaxrec.evaluation import CHECKPOINTS, judge, load
+from jaxrec.interrupt import Interrupt
 from jaxrec.loop import train, training_batches
 from jaxrec.step import Program
 

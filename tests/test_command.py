@@ -14,6 +14,7 @@ from jaxrec import command
 from jaxrec.config import Config
 from jaxrec.config_check import check
 from jaxrec.errors import InputError
+from jaxrec.interrupt import Interrupt
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = str(ROOT / "configs" / "tiny.py")
@@ -27,6 +28,7 @@ import os, signal, sys, time
 from absl import flags, logging
 from jaxrec import command
 from jaxrec.errors import InputError
+from jaxrec.interrupt import Interrupt
 
 def _flags():
     flags.DEFINE_string("do", "", "what to try")
@@ -41,7 +43,7 @@ def main(f):
         print("ready", file=sys.stderr, flush=True)
         time.sleep(30)
     if f.do.startswith("loop"):
-        with command.Interrupt() as interrupt:
+        with Interrupt() as interrupt:
             os.kill(os.getpid(), getattr(signal, f.do[4:]))
             while not interrupt.requested:
                 time.sleep(0.01)
@@ -166,7 +168,7 @@ def test_a_loop_polls_signals_and_ends_itself(script, name, status):
 
 def test_interrupt_restores_handlers_and_a_second_ctrl_c_does_not_wait(capfd):
     before = signal.getsignal(signal.SIGINT)
-    with command.Interrupt() as interrupt:
+    with Interrupt() as interrupt:
         assert interrupt.requested is None and interrupt.exit_status(75) == 0
         signal.raise_signal(signal.SIGTERM)
         assert interrupt.requested == "SIGTERM"

@@ -189,7 +189,11 @@ WRONG = [
     ("train.dispatch", -1, "train.dispatch=-1 must be at least 0"),
     ("train.preempted_exit", 256, "train.preempted_exit=256 must be in [0, 255]"),
     ("train.seed", 2**32, "train.seed=4294967296 must be in [0, 2**32)"),
-    ("train.save_minutes", 0, "train.save_minutes=0 must be above 0"),
+    ("train.checkpoint_every_seconds", 0, "train.checkpoint_every_seconds=0 must be above 0"),
+    ("train.grace_seconds", 0, "train.grace_seconds=0 must be above 0"),
+    ("train.heartbeat_seconds", 0, "train.heartbeat_seconds=0 must be at least 1"),
+    ("train.heartbeat_seconds", 0.5, "train.heartbeat_seconds=0.5 must be a whole number"),
+    ("train.join_seconds", 0, "train.join_seconds=0 must be at least 1"),
     ("evaluate.batch_size", 0, "evaluate.batch_size=0 must be at least 1"),
     ("optimizer.warmup", -1, "optimizer.warmup=-1 must be at least 0"),
     ("optimizer.weight_decay", -1, "optimizer.weight_decay=-1 must be at least 0"),
@@ -441,6 +445,17 @@ def test_a_config_of_before_a_field_has_its_default():
     assert to_json(from_json(kept)) == now and run_differences(kept, now) == {}
     now["objective"]["balance"] = 0.5
     assert run_differences(kept, now) == {"objective.balance": (0.0, 0.5)}
+
+
+def test_a_config_of_when_saves_were_told_in_minutes_is_read_in_seconds():
+    kept, now = to_json(good()), to_json(good())
+    del kept["train"]["checkpoint_every_seconds"], kept["train"]["grace_seconds"]
+    kept["train"]["save_minutes"] = 0.5
+    assert from_json(kept).train.checkpoint_every_seconds == 30.0
+    assert run_differences(kept, now) == {}
+    kept["train"]["save_minutes"] = "x"
+    with pytest.raises(InputError, match=r"train.save_minutes='x' must be a finite number"):
+        from_json(kept)
 
 
 def test_a_run_may_resume_with_what_does_not_change_what_is_computed():

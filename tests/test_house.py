@@ -14,7 +14,7 @@ FILES = sorted(p for p in HOUSE.rglob("*.py") if p.stat().st_size)
 
 # From the ground up. A room is a file or a folder; it imports from floors below, and from itself.
 FLOORS = (
-    ("errors", "schema", "config", "hashing", "plain"),
+    ("errors", "schema", "config", "hashing", "plain", "interrupt"),
     ("config_tree",),
     ("config_data",),
     ("config_check",),
@@ -23,6 +23,7 @@ FLOORS = (
         "command",
         "compiled",
         "heap",
+        "hosts",
         "sources",
         "data",
         "nn",
@@ -73,6 +74,7 @@ NO_JAX = (
     "config",
     "hashing",
     "plain",
+    "interrupt",
     "config_tree",
     "config_data",
     "config_check",

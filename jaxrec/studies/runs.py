@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from jaxrec import config as config_module
-from jaxrec.command import Interrupt
 from jaxrec.config import Config
 from jaxrec.config_json import run_differences, to_json
 from jaxrec.errors import InputError
+from jaxrec.interrupt import Interrupt
 from jaxrec.paired import Values, read
 from jaxrec.plain import write_text
 from jaxrec.studies.plan import Run, datasets

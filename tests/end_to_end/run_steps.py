@@ -10,6 +10,7 @@ OUT/WHAT-HOW.npz, and OUT/said.json what the process saw.
 import copy
 import itertools
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -33,13 +34,13 @@ def main(dataset: str, out: str, *asked: str) -> None:
 
     import numpy as np
 
-    from jaxrec import parallel
+    from jaxrec import hosts, parallel
     from jaxrec.command import load_config
     from jaxrec.data.store import Dataset
     from jaxrec.loop import training_batches
     from jaxrec.nn import dealt
 
-    parallel.join_hosts()
+    hosts.start(hosts.find(os.environ))
     compiled: list[str] = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, *_, **__: compiled.append(name) if name.endswith("backend_compile_duration") else None
@@ -101,14 +102,14 @@ def main(dataset: str, out: str, *asked: str) -> None:
     for name in asked:
         what, how = name.split("/")
         tree = by_id(ways[what](how))
-        if parallel.first_process():
+        if hosts.first_process():
             leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
             arrays = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
             np.savez(Path(out) / f"{what}-{how}.npz", **arrays)
-    if parallel.first_process():
+    if hosts.first_process():
         said = {"devices": jax.device_count(), "late": late}
         (Path(out) / "said.json").write_text(json.dumps(said))
-    parallel.meet("done")
+    hosts.meet("done")
 
 
 if __name__ == "__main__":

@@ -58,7 +58,9 @@ def test_groups_of_steps_stopped_and_resumed_in_other_groups_are_the_same_steps(
         total, config = train(tiny, tiny_config, one, 1)
         # It is asked after each of an epoch's groups and after each step of its tail.
         asked = per_epoch // 5 + per_epoch % 5
-        assert train(tiny, tiny_config, some, 5, Stop(asked + 1))[0] == per_epoch + 10
+        assert train(tiny, tiny_config, some, 5, Stop(asked - 1))[0] == per_epoch
+        assert "validation" not in {line["split"] for line in logged(some)}  # is left to the next start
+        assert train(tiny, tiny_config, some, 5, Stop(1))[0] == per_epoch + 10
         assert train(tiny, tiny_config, some, 1, Stop(6))[0] == per_epoch + 17  # within a group of five
         assert train(tiny, tiny_config, some, 5)[0] == total == 3 * per_epoch
         expected, found = final_state(one, config), final_state(some, config)
@@ -68,8 +70,10 @@ def test_groups_of_steps_stopped_and_resumed_in_other_groups_are_the_same_steps(
     plain, grouped = logged(one), logged(some)
     assert [x["step"] for x in plain] == [x["step"] for x in grouped]
     assert len({x["learning_rate"] for x in plain if x["split"] == "train"}) > 1  # the plateau acted
+    stalls = [line["save_stall"] for line in plain if line["split"] == "train"]
+    assert stalls[0] == 0 < min(stalls[1:])  # of the save at the end of the epoch before
     for before, after in zip(plain, grouped, strict=True):
         if (before["step"], before["split"]) == (2 * per_epoch, "train"):
             continue  # after a stop a line is of the steps since then
-        for name in before.keys() - {"split", "examples_per_second", "input_stall"}:
+        for name in before.keys() - {"split", "examples_per_second", "input_stall", "save_stall"}:
             assert after[name] == pytest.approx(before[name], rel=1e-5), name

@@ -10,10 +10,11 @@ import orbax.checkpoint as ocp
 import pytest
 
 from jaxrec import losses, paired
-from jaxrec.command import Interrupt, load, load_config
+from jaxrec.command import load, load_config
 from jaxrec.data.dataset import prepare
 from jaxrec.data.store import Dataset
 from jaxrec.evaluation import CHECKPOINTS, judge, per_query, per_user
+from jaxrec.interrupt import Interrupt
 from jaxrec.loop import train
 from jaxrec.plain import write_json
 from jaxrec.sources import open_source

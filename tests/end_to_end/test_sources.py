@@ -8,13 +8,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from jaxrec.command import Interrupt, load_config
+from jaxrec.command import load_config
 from jaxrec.config import Columns, Feature, Objective, Sampling, Tables
 from jaxrec.config import Mix as MixOf
 from jaxrec.data.dataset import prepare
 from jaxrec.data.store import Dataset
 from jaxrec.errors import InputError
 from jaxrec.evaluation import judge
+from jaxrec.interrupt import Interrupt
 from jaxrec.loop import train
 from jaxrec.schema import Drops, Interactions, Titles
 from jaxrec.sources import open_source

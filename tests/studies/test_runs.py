@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from jaxrec.command import Interrupt, load_config
+from jaxrec.command import load_config
 from jaxrec.config_json import to_json
 from jaxrec.errors import InputError
+from jaxrec.interrupt import Interrupt
 from jaxrec.plain import write_json
 from jaxrec.studies import plan, runs
 
@@ -74,7 +75,7 @@ SLEEPER = "import os, time; open('DONE.pid', 'w').write(str(os.getpid())); time.
 STUDY = """
 import sys
 from pathlib import Path
-from jaxrec.command import Interrupt
+from jaxrec.interrupt import Interrupt
 from jaxrec.studies import runs
 sleeper = runs.Job("s", Path(sys.argv[1]), ("-c", sys.argv[2]), "0", Path(sys.argv[1]) / "log.txt")
 with Interrupt() as interrupt, runs.Pool(1, interrupt) as pool:

@@ -1,0 +1,12 @@
+"""configs/tiny.py with one expert and one task, for what is started again and again: sooner traced."""
+
+from configs import tiny
+from jaxrec.config import Config, Expert, Objective
+
+
+def get_config() -> Config:
+    config = tiny.get_config()
+    config.name = "small"
+    config.model.experts = (Expert(4, layers=1, heads=2, feedforward=1.0, dropout=0.1),)
+    config.model.head, config.objective = "dot", Objective(ranking=0.0, regression=0.0)
+    return config

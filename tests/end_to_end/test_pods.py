@@ -1,0 +1,155 @@
+"""Several processes over jax.distributed: the numbers of one, and nothing lost but what was not saved."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+from pods import ENVIRONMENT, ROOT, STEPS, TINY, Pod, arguments, final_parameters, resumed_from, same
+
+from jaxrec.writer import METRICS_FILE, read_metrics
+
+SEED = 6  # of the steps at which processes are killed
+FAILED = r"\((exit status 1|killed by SIGABRT)"  # by its collective's error, or by jax
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("pods")
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tiny_directory):
+    """Two processes of two devices, which nobody stops."""
+    with Pod(folder / "whole", tiny_directory, TINY, devices=2, every=600) as pod:
+        status, said = pod.end()
+        assert status == 0, said[-3000:]
+    return pod.workdir
+
+
+@pytest.fixture(scope="module")
+def alone(folder, tiny_directory):
+    """By its devices: one process, as a laptop runs it."""
+    workdirs = {}
+    for devices in (1, 4):
+        workdirs[devices] = folder / f"alone{devices}"
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+        command = [sys.executable, "-m", "jaxrec.train", *arguments(workdirs[devices], tiny_directory)]
+        done = subprocess.run(
+            command, cwd=ROOT, env=ENVIRONMENT | {"XLA_FLAGS": flags}, capture_output=True, text=True,
+            timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+    return workdirs
+
+
+def near(a, b, most):
+    """Float32 sums in another order make a little of forty steps, and a rank another where scores tie."""
+    return a == b if isinstance(a, int | str) else abs(a - b) <= most * max(1.0, abs(b))
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_two_processes_of_two_devices_train_to_the_metrics_of_one(whole, alone, devices):
+    ours, theirs = (json.loads((d / "test.json").read_text()) for d in (whole, alone[devices]))
+    assert ours["step"] == theirs["step"] and ours["baselines"] == theirs["baselines"]
+    for name, found in theirs["lists"].items():
+        for metric, value in found.items():
+            assert near(ours["lists"][name][metric], value, 0.004)  # two of 604 ranks
+    pairs = zip(*(lines(d) for d in (whole, alone[devices])), strict=True)
+    for a, b in pairs:
+        assert a.keys() == b.keys() and a["split"] == b["split"]
+        wrong = {k: (a[k], b[k]) for k in a if not near(a[k], b[k], 0.008 if "/" in k else 1e-5)}
+        assert wrong == {}
+
+
+def lines(workdir):
+    """Of metrics.jsonl, those that do not depend on when they were written: of validations."""
+    found = [line for line in read_metrics(workdir / METRICS_FILE) if line["split"] == "validation"]
+    assert [line["step"] for line in found] == [28, STEPS]
+    return found
+
+
+def test_a_killed_process_is_named_and_costs_what_was_not_saved(folder, tiny_directory):
+    """Each of the two in turn, at a random step; then each is told to leave, which costs nothing. In the end
+    it is the run that nobody stopped. kill.py kills more often."""
+    with Pod(folder / "spared", tiny_directory, every=600) as pod:
+        status, said = pod.end()
+    spared, cut = pod.workdir, folder / "cut"
+    assert status == 0, said[-3000:]
+    draws, at = random.Random(SEED), 0
+    for process in (0, 1):
+        at = draws.randint(at + 2, at + 8)
+        with Pod(cut, tiny_directory) as pod:
+            pod.wait_for(at)
+            pod.send(process, signal.SIGKILL)
+            status, said = pod.end()
+            kept = pod.saved()
+        assert status == 128 + signal.SIGKILL, said[-3000:]
+        assert f"lost process {process} (killed by SIGKILL)" in said
+        assert re.search(rf"process {1 - process} ended .*{FAILED}", said), said[-3000:]
+        assert "still there" not in said  # it had left within the heartbeat limit and a margin
+        for each in (0, 1):
+            found = re.search(rf"process {each} had reached step (\d+)", said)
+            assert found and int(found[1]) <= pod.step()
+        assert kept > 0
+    for process in (0, 1):
+        with Pod(cut, tiny_directory) as pod:
+            pod.wait_for(kept + 3)
+            assert (
+                resumed_from(pod.said()[pod.begun :]) == kept
+            )  # nothing but what was not saved is done again
+            pod.send(process, signal.SIGTERM)
+            status, said = pod.end()
+            kept = pod.saved()
+        assert status == 75, said[-3000:]
+        assert said.count(f"SIGTERM: saved at step {kept} in {cut}") == 2  # both, at the same step
+        assert [said.count(f"process {each} was preempted (exit status 75)") for each in (0, 1)] == [1, 1]
+        assert not (cut / "test.json").exists()
+    with Pod(cut, tiny_directory) as pod:
+        status, said = pod.end()
+    assert status == 0 and resumed_from(said) == kept, said[-3000:]
+    assert same(final_parameters(spared), final_parameters(cut))
+    assert (
+        json.loads((cut / "test.json").read_text())["lists"]
+        == json.loads((whole / "test.json").read_text())["lists"]
+    )
+
+
+# What one of two processes runs into, before train is started.
+BREAKS = {
+    "RuntimeError: a defect of one host": """
+import jaxrec.writer
+def due(self, step):
+    raise RuntimeError("a defect of one host")
+jaxrec.writer.Writer.due = due
+""",
+    "error: dataset /nowhere: no manifest.json; prepare it with python -m jaxrec.prepare": """
+sys.argv.append("--config.data.directory=/nowhere")
+""",
+}
+
+
+@pytest.mark.parametrize(
+    "message, status", [*zip(BREAKS, (1, 2), strict=True)], ids=["a defect", "wrong input"]
+)
+def test_an_error_on_one_host_ends_both(tiny_directory, tmp_path, message, status):
+    python = tmp_path / "python"
+    python.write_text(f"""#!{sys.executable}
+import os, runpy, sys
+if os.environ.get("JAXREC_PROCESS") != "1":
+    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+sys.path.insert(0, os.getcwd())
+del sys.argv[:2]
+{BREAKS[message]}
+runpy.run_module("jaxrec.train", run_name="__main__", alter_sys=True)
+""")
+    python.chmod(0o755)
+    with Pod(tmp_path / "run", tiny_directory, PYTHON=str(python)) as pod:
+        ended, said = pod.end()
+    assert ended == status and message in said.splitlines(), said[-3000:]
+    assert f"lost process 1 (exit status {status})" in said and "still there" not in said
+    assert re.search(rf"process 0 ended .*{FAILED}", said), said[-3000:]
