@@ -93,7 +93,11 @@ class TfdsSource:
         if self._wants["user"]:
             yield self._ratings.users
 
-    def interactions(self) -> Iterator[Interactions]:
+    def parts(self) -> tuple[int]:
+        """One: the catalogue takes every rating to be decoded, and then they are held."""
+        return (0,)
+
+    def interactions(self, part: int | None = None) -> Iterator[Interactions]:
         """The ratings in their stored order; `seconds` is NaN throughout."""
         held, source = self._ratings, self._source
         for first in range(0, len(held.user), CHUNK):

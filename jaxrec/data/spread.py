@@ -1,0 +1,350 @@
+"""The steps of preparation spread over machines: plain functions of what travels, for an engine to run.
+
+    open_titles  the source's titles read, by one worker; they go to all
+    read         a part of the source to cleaned records, and a tally of it
+    settle       all tallies to the partitions of users and the context's numbering
+    share_users  the users' table, read by one worker, to each partition its users
+    route        a chunk's records and users' keys, to each partition its own
+    sort         a partition brought together, and its plays
+    rank         all plays to the titles' ranks and the layout of rows
+    build        a partition to its rows, and how many they are
+    place        rows to the shards they stand in, once it is known how many come before them
+    write        a shard brought together, to its file
+    finish       what all of it comes to, for who writes the manifest
+
+Steps yield pairs, the name of an output and a value. They may be run again, or twice at once: they change
+nothing that they are given, their results know no order but that of hashes, and files appear whole.
+"""
+
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxrec.config import Config
+from jaxrec.data import work
+from jaxrec.data.clean import check_dropped, clean
+from jaxrec.data.manifest import Found, Sizes
+from jaxrec.data.partitions import gather, partition_of, record_dtype, records_of
+from jaxrec.data.store import SHARD_ROWS, Arrays, Fingerprint, catalogue_arrays, write_shard
+from jaxrec.data.users import HeldOut, UserTable, read_users
+from jaxrec.data.vocabulary import Columns, Seen, title_columns
+from jaxrec.errors import InputError
+from jaxrec.hashing import of_keys
+from jaxrec.schema import SPLITS, Drops, Source
+
+Output = tuple[str, Any]  # the name of an output, a value of it
+RANGES = 2**16  # of hashes, of which partitions are made
+PIECE = 4096  # rows that travel together
+
+# ---------------------------------------------------------------- what travels
+
+
+class Titles(NamedTuple):
+    """The source, its titles read, and the hashes of their keys."""
+
+    source: Source
+    key_hash: np.ndarray
+
+
+class Chunk(NamedTuple):
+    """A cleaned chunk of interactions."""
+
+    records: np.ndarray
+    context: Columns  # what numbered the records' categories
+    hash: np.ndarray  # of its users, each once, ascending
+    key: np.ndarray  # theirs
+
+
+class Share(NamedTuple):
+    """What one partition has of a chunk; the records' categories are numbered by `Settled.context`."""
+
+    records: np.ndarray
+    hash: np.ndarray
+    key: np.ndarray
+
+
+class Partition(NamedTuple):
+    """One partition, sorted."""
+
+    records: np.ndarray
+    users: UserTable
+    held: HeldOut  # the keys of all its users
+
+
+class Settled(NamedTuple):
+    """What all tallies come to."""
+
+    context: Columns  # finished
+    partition: np.ndarray  # of each range of hashes, -1 where no event is
+    rows: int
+    drops: Drops
+    key: np.dtype  # of the users' keys
+
+    def of(self, hashes: np.ndarray) -> np.ndarray:
+        """The partition of each of some users."""
+        return self.partition[partition_of(hashes, len(self.partition))]
+
+    def partitions(self) -> int:
+        return int(self.partition.max()) + 1
+
+
+class Catalogue(NamedTuple):
+    """What the manifest says of the titles and features, but for the layout."""
+
+    arrays: Arrays
+    values: dict[str, list]
+    trending: int
+    plays: int
+    copies: int
+
+
+class Places(NamedTuple):
+    """What stands before each partition, by split; and what there is in all."""
+
+    rows: dict[str, np.ndarray]
+    users: dict[str, np.ndarray]
+    total: Sizes
+
+
+# ---------------------------------------------------------------- what is added up, in any order
+
+
+@dataclass
+class Tally:
+    """What is counted of a part of the source, or of several."""
+
+    chunks: int = 0
+    rows: int = 0
+    events: Any = 0  # by range of hashes
+    drops: dict[int, tuple[Drops, Drops]] = field(default_factory=dict)  # of each part: ours, the reader's
+    seen: Seen = field(default_factory=Seen)
+    keys: set[str] = field(default_factory=set)  # types of the users' keys
+
+    def add(self, more: "Tally") -> None:
+        self.chunks, self.rows = self.chunks + more.chunks, self.rows + more.rows
+        self.events = self.events + more.events
+        self.drops.update(more.drops)
+        self.seen.add(more.seen)
+        self.keys.update(more.keys)
+
+
+@dataclass
+class Plays:
+    """Plays [V] by row of the catalogue, trailing zeros left out, and copies dropped, of some partitions."""
+
+    plays: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    copies: int = 0
+
+    def add(self, more: "Plays") -> None:
+        self.plays = self.padded(max(len(self.plays), len(more.plays)))
+        self.plays[: len(more.plays)] += more.plays
+        self.copies += more.copies
+
+    def padded(self, titles: int) -> np.ndarray:
+        return np.pad(self.plays, (0, titles - len(self.plays)))
+
+
+@dataclass
+class ByPartition:
+    """Something of each of some partitions."""
+
+    of: dict[int, Any] = field(default_factory=dict)
+
+    def add(self, more: "ByPartition") -> None:
+        self.of.update(more.of)
+
+
+@dataclass
+class RowSums:
+    """Each split's order-free sum of row hashes, of some shards."""
+
+    of: dict[str, Fingerprint] = field(default_factory=lambda: {s: Fingerprint() for s in SPLITS})
+
+    def add(self, more: "RowSums") -> None:
+        for split, sums in more.of.items():
+            self.of[split].merge(sums)
+
+
+# ---------------------------------------------------------------- the steps
+
+
+def open_titles(source: Source, config: Config) -> Iterator[Output]:
+    source = copy.copy(source)
+    titles = source.titles()
+    yield "features", title_columns(titles.features, config.features, len(titles.key))
+    yield "titles", Titles(source, of_keys(titles.key))
+
+
+def read(part: tuple[int, Any], titles: Titles, config: Config) -> Iterator[Output]:
+    """`part` is its number, and what the source knows it by."""
+    number, share = part
+    source = copy.copy(titles.source)
+    source.drops = Drops()  # others may be reading beside
+    tally, dropped, dtype = Tally(), Drops(), record_dtype(config.features)
+    ranges = max(RANGES, config.data.partitions)
+    for chunk in source.interactions(share):
+        good = clean(chunk, source.titles(), config.data, dropped, source.has_completion)
+        context = Columns(config.features, "context")
+        records = records_of(good, *context.add(good.context, len(good.user_hash)), dtype)
+        hashes, first = np.unique(of_keys(chunk.user), return_index=True)
+        tally.seen.add(context.seen((number, tally.chunks)))
+        tally.chunks += 1
+        tally.rows += len(chunk.user)
+        tally.events += np.bincount(partition_of(good.user_hash, ranges), minlength=ranges)
+        tally.keys.add(chunk.user.dtype.str)
+        yield "chunks", Chunk(records, context, hashes, chunk.user[first])
+    tally.rows += sum(source.drops.counts.values())
+    tally.drops[number] = (dropped, source.drops)
+    yield "tallies", tally
+
+
+def settle(tally: Tally, config: Config) -> Iterator[Output]:
+    """Raises InputError where too many rows were left out, or there are none."""
+    drops = Drops()
+    for which in range(2):
+        for _, of_part in sorted(tally.drops.items(), key=lambda item: item[0]):
+            for reason, count in of_part[which].counts.items():
+                drops.add(reason, count, of_part[which].examples[reason])
+    check_dropped(drops, tally.rows, config.data)
+    if not tally.chunks:
+        raise InputError("source: no interactions; allowed: at least one")
+    context = Columns(config.features, "context")
+    context.finish_seen(tally.seen)
+    partition = gather(tally.events, config.data.partitions)
+    yield "settled", Settled(context, partition, tally.rows, drops, np.result_type(*sorted(tally.keys)))
+
+
+def share_users(_: Any, titles: Titles, settled: Settled, config: Config) -> Iterator[Output]:
+    columns = Columns(config.features, "user")
+    table = read_users(titles.source, columns)
+    yield "columns", columns
+    where = settled.of(table.hash)
+    table, where = table.part(where >= 0), where[where >= 0]
+    ends = np.searchsorted(where, np.arange(settled.partitions() + 1))
+    for p in range(settled.partitions()):
+        yield "users", (p, table.part(slice(ends[p], ends[p + 1])))
+
+
+def route(chunk: Chunk, settled: Settled) -> Iterator[Output]:
+    records = chunk.records.copy()
+    records["categories"] = settled.context.recode(chunk.context, records["categories"])
+    where = settled.of(records["user"])
+    order = np.argsort(where, kind="stable")
+    records, where = records[order], where[order]
+    of_user = settled.of(chunk.hash)
+    for p in np.unique(of_user[of_user >= 0]).tolist():
+        mine = of_user == p
+        cut = slice(*np.searchsorted(where, [p, p + 1]))
+        yield "shares", (p, Share(records[cut], chunk.hash[mine], chunk.key[mine]))
+
+
+def sort(
+    partition: tuple[int, dict[str, Iterable]], titles: Titles, settled: Settled, config: Config
+) -> Iterator[Output]:
+    """`partition` is its number, its "shares" and its "users"."""
+    number, groups = partition
+    shares, [users] = list(groups["shares"]), groups["users"]
+    records = np.concatenate([s.records for s in shares])
+    hashes, first = np.unique(np.concatenate([s.hash for s in shares]), return_index=True)
+    held = HeldOut(hashes, np.concatenate([s.key for s in shares])[first])
+    records, plays, copies = work.sort(records, _tables(titles, settled, users, config))
+    yield "sorted", (number, Partition(records, users, held))
+    yield "plays", Plays(np.bincount(plays).astype(np.int64), copies)
+
+
+def _tables(titles: Titles, settled: Settled, users: UserTable, config: Config) -> work.Tables:
+    return work.Tables(config, titles.source.titles().runtime, titles.key_hash, settled.context, users)
+
+
+def rank(
+    plays: Plays, titles: Titles, features: tuple, settled: Settled, users: Columns, config: Config
+) -> Iterator[Output]:
+    """`features` are what `title_columns` gives, `users` the columns of the users' table."""
+    table = titles.source.titles()
+    categories, numbers, specs, values = features
+    all_plays = plays.padded(len(table.key))
+    order, trending = work.popularity(all_plays)
+    arrays = catalogue_arrays(table.key, table.runtime, all_plays, order, categories, numbers)
+    layout = work.layout_of(config, len(order), specs, users.specs, settled.context.specs)
+    yield "ranked", work.rank(order, trending, arrays, titles.key_hash, layout)
+    values = {**values, **users.values, **settled.context.values}
+    yield "catalogue", Catalogue(arrays, values, trending, int(all_plays.sum()), plays.copies)
+
+
+def build(
+    partition: tuple[int, Partition], titles: Titles, settled: Settled, ranked: work.Ranked, config: Config
+) -> Iterator[Output]:
+    number, (records, users, held) = partition
+    truth = titles.source.truth()
+    made = work.build(records, _tables(titles, settled, users, config), ranked, held, truth)
+    yield "sizes", ByPartition({number: Sizes.of(made)})
+    yield "keys", ByPartition({number: {s: held.keys(made.users[s]) for s in SPLITS[1:]}})
+    for split in SPLITS:
+        for first in range(0, len(made.rows[split]), PIECE):
+            yield "rows", (number, split, first, made.rows[split][first : first + PIECE])
+
+
+def places(sizes: ByPartition) -> Iterator[Output]:
+    """Raises InputError where a split has no row."""
+    total, in_order = Sizes(), [sizes.of[p] for p in range(len(sizes.of))]
+    for one in in_order:
+        total.add(one)
+    total.check()
+    before = [
+        {s: np.cumsum([0] + [getattr(one, what)[s] for one in in_order]) for s in SPLITS}
+        for what in ("examples", "users")
+    ]
+    yield "places", Places(*before, total)
+
+
+def place(piece: tuple[int, str, int, np.ndarray], places: Places) -> Iterator[Output]:
+    """`piece` is of a partition, a split, from which of their rows on, and the rows."""
+    number, split, first, rows = piece
+    rows = rows.copy()
+    rows["user"] += places.users[split][number].astype(np.uint32)
+    start = int(places.rows[split][number]) + first
+    while len(rows):
+        shard = start // SHARD_ROWS
+        cut = (shard + 1) * SHARD_ROWS - start
+        yield "placed", ((split, shard), (start, rows[:cut]))
+        start, rows = start + cut, rows[cut:]
+
+
+def write(shard: tuple[tuple[str, int], Iterable], directory: str) -> Iterator[Output]:
+    """`shard` is its split and number, and pieces of its rows with where they stand in the split."""
+    (split, number), pieces = shard
+    in_order = [rows for _, rows in sorted(pieces, key=lambda piece: piece[0])]
+    sums = write_shard(Path(directory), split, number, in_order[0].dtype, in_order)
+    out = RowSums()
+    out.of[split] = sums
+    yield "sums", out
+
+
+def finish(
+    sums: RowSums, titles: Titles, settled: Settled, ranked: work.Ranked, catalogue: Catalogue,
+    places: Places, keys: ByPartition,
+) -> Iterator[Output]:  # fmt: skip
+    """The catalogue's arrays, the keys of held-out users by split, and what the manifest is made of."""
+    users = {
+        s: np.concatenate([keys.of[p][s] for p in range(len(keys.of))]).astype(settled.key)
+        for s in SPLITS[1:]
+    }
+    found = Found(
+        has_completion=titles.source.has_completion,
+        has_truth=titles.source.truth() is not None,
+        layout=ranked.layout,
+        values=catalogue.values,
+        titles=len(ranked.order),
+        trending=catalogue.trending,
+        plays=catalogue.plays,
+        rows=settled.rows,
+        copies=catalogue.copies,
+        drops=settled.drops,
+        sizes=places.total,
+        row_sums={s: f.value() for s, f in sums.of.items()},
+    )
+    yield "found", (catalogue.arrays, users, found)
