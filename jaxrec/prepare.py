@@ -1,7 +1,8 @@
-"""python -m jaxrec.prepare --config C [--out DIR] [--runner beam]: a config's source to a dataset directory."""
+"""python -m jaxrec.prepare --config C [--out DIR] [--runner beam]: a config's source to a dataset."""
 
 import contextlib
 import json
+import logging as python_logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,14 +63,20 @@ def ensure(config: Config, directory: str, runner: str = RUNNERS[0], beam_args: 
 
 
 def _beam() -> Callable[[Source, Config, str, str], None]:
+    def expected(record: python_logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("apitools not found")  # of BigQuery, which nothing asks for
+
+    python_logging.getLogger().addFilter(expected)
     try:
         from jaxrec.data import beam
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("apache_beam"):
             raise
         raise InputError(
-            "--runner=beam: apache_beam is not installed; install the extra `beam`: pip install 'jaxrec[beam]'"
+            "--runner=beam: apache_beam is not installed; it comes with the extra: pip install jaxrec[beam]"
         ) from error
+    finally:
+        python_logging.getLogger().removeFilter(expected)
     return beam.prepare
 
 

@@ -6,6 +6,7 @@ the dataset's partial directory, which it and the workers must all see.
 """
 
 import contextlib
+import logging
 import os
 import pickle
 import shlex
@@ -26,6 +27,7 @@ from jaxrec.data.store import DatasetWriter
 from jaxrec.errors import InputError
 from jaxrec.schema import Source
 
+_WORKER_LOG = logging.getLogger("apache_beam.runners.common")
 _WRONG, _FOUND = "wrong.txt", "found.pickle"
 _LOCAL = "FnApiRunner"  # Beam's direct runner; by the name DirectRunner it would first look for a Go program
 
@@ -173,12 +175,20 @@ def _build(pipeline: beam.Pipeline, source: Source, config: Config, directory: s
     step("keep", ends.found, _keep, directory)
 
 
+def _no_input_error(record: logging.LogRecord) -> bool:
+    """Not those that Beam logs with a traceback: they are raised once more, and said in one line."""
+    return not (record.exc_info and isinstance(record.exc_info[1], InputError))
+
+
 def _run(pipeline: beam.Pipeline, directory: Path) -> None:
+    _WORKER_LOG.addFilter(_no_input_error)
     try:
         state = pipeline.run().wait_until_finish()
     except Exception as error:
         with contextlib.suppress(FileNotFoundError):
             raise InputError((directory / _WRONG).read_text()) from error
         raise
+    finally:
+        _WORKER_LOG.removeFilter(_no_input_error)
     if state != PipelineState.DONE:
         raise RuntimeError(f"the Beam job ended as {state}")

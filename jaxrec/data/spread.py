@@ -294,11 +294,9 @@ def places(sizes: ByPartition) -> Iterator[Output]:
     for one in in_order:
         total.add(one)
     total.check()
-    before = [
-        {s: np.cumsum([0] + [getattr(one, what)[s] for one in in_order]) for s in SPLITS}
-        for what in ("examples", "users")
-    ]
-    yield "places", Places(*before, total)
+    rows = {s: np.cumsum([0] + [one.examples[s] for one in in_order]) for s in SPLITS}
+    users = {s: np.cumsum([0] + [one.users[s] for one in in_order]) for s in SPLITS}
+    yield "places", Places(rows, users, total)
 
 
 def place(piece: tuple[int, str, int, np.ndarray], places: Places) -> Iterator[Output]:

@@ -70,7 +70,7 @@ class Codes:
 class Sums(NamedTuple):
     """Of the finite values of a numeric column's chunk."""
 
-    count: int
+    finite: int
     total: float
     squares: float
 
@@ -99,7 +99,7 @@ class Moments:
 
     def add_sums(self, sums: Sums) -> None:
         """As `add` of the values they are of, alone in their Moments."""
-        self._n += sums.count
+        self._n += sums.finite
         self._sum += sums.total
         self._squares += sums.squares
 
