@@ -30,6 +30,7 @@ from jaxrec.schema import Source
 _WORKER_LOG = logging.getLogger("apache_beam.runners.common")
 _WRONG, _FOUND = "wrong.txt", "found.pickle"
 _LOCAL = "FnApiRunner"  # Beam's direct runner; by the name DirectRunner it would first look for a Go program
+_HERE = (_LOCAL, "DirectRunner")
 
 
 def prepare(source: Source, config: Config, directory: str, flags: str = "") -> None:
@@ -65,20 +66,19 @@ def options_of(flags: str) -> PipelineOptions:
         words = shlex.split(flags)
     except ValueError as error:
         raise InputError(f"--beam_args={flags!r}: {error}") from error
-    options, parsers = PipelineOptions(words), []
-
-    def keep(parser: Any) -> None:
-        parser.error = wrong  # argparse's own prints every flag there is, and exits
-        parsers.append(parser)
-
-    options.get_all_options(add_extra_args_fn=keep)
+    options = PipelineOptions([w for w in words if w not in ("-h", "--help")])
     standard = options.view_as(StandardOptions)
     standard.runner = standard.runner or _LOCAL
-    unknown = parsers[0].parse_known_args(words)[1]
-    stray = [w for before, w in zip(["", *unknown], unknown, strict=False) if not w.startswith("--")
-             and (not before.startswith("--") or "=" in before)]  # fmt: skip
-    if stray or (unknown and standard.runner in (_LOCAL, "DirectRunner")):
-        wrong(f"{(stray or unknown)[0]!r} is no flag of Beam's; --beam_args=--help lists those that exist")
+
+    def judge(parser: Any) -> None:
+        parser.error = wrong  # argparse's own prints every flag there is, and exits
+        unknown = parser.parse_known_args(words)[1]
+        for before, word in zip(["", *unknown], unknown, strict=False):
+            value = before.startswith("--") and "=" not in before
+            if standard.runner in _HERE or not (word.startswith("--") or value):
+                wrong(f"{word!r} is no flag of Beam's; --beam_args=--help lists those that exist")
+
+    options.get_all_options(add_extra_args_fn=judge, retain_unknown_options=True)
     try:
         create_runner(standard.runner)
     except (ValueError, RuntimeError, ImportError, AttributeError) as error:
