@@ -28,6 +28,7 @@ from jaxrec.errors import InputError
 from jaxrec.schema import Source
 
 _WORKER_LOG = logging.getLogger("apache_beam.runners.common")
+_SIGNALS = (SystemExit, KeyboardInterrupt)
 _WRONG, _FOUND = "wrong.txt", "found.pickle"
 _LOCAL = "FnApiRunner"  # Beam's direct runner; by the name DirectRunner it would first look for a Go program
 _HERE = (_LOCAL, "DirectRunner")
@@ -175,20 +176,30 @@ def _build(pipeline: beam.Pipeline, source: Source, config: Config, directory: s
     step("keep", ends.found, _keep, directory)
 
 
-def _no_input_error(record: logging.LogRecord) -> bool:
-    """Not those that Beam logs with a traceback: they are raised once more, and said in one line."""
-    return not (record.exc_info and isinstance(record.exc_info[1], InputError))
+def _unexpected(record: logging.LogRecord) -> bool:
+    """Not wrong input, nor a signal, which Beam logs with a traceback: they are raised once more."""
+    return not (record.exc_info and isinstance(record.exc_info[1], (InputError, *_SIGNALS)))
 
 
 def _run(pipeline: beam.Pipeline, directory: Path) -> None:
-    _WORKER_LOG.addFilter(_no_input_error)
+    _WORKER_LOG.addFilter(_unexpected)
     try:
-        state = pipeline.run().wait_until_finish()
+        job = pipeline.run()
+        try:
+            state = job.wait_until_finish()
+        except _SIGNALS:
+            job.cancel()  # a cluster would go on
+            raise
     except Exception as error:
+        inner: BaseException | None = error
+        while inner is not None:  # Beam makes an error of a signal that comes while a step is run here
+            if isinstance(inner, _SIGNALS):
+                raise inner from None
+            inner = inner.__cause__ or inner.__context__
         with contextlib.suppress(FileNotFoundError):
             raise InputError((directory / _WRONG).read_text()) from error
         raise
     finally:
-        _WORKER_LOG.removeFilter(_no_input_error)
+        _WORKER_LOG.removeFilter(_unexpected)
     if state != PipelineState.DONE:
         raise RuntimeError(f"the Beam job ended as {state}")

@@ -82,7 +82,6 @@ class Settled(NamedTuple):
     partition: np.ndarray  # of each range of hashes, -1 where no event is
     rows: int
     drops: Drops
-    key: np.dtype  # of the users' keys
 
     def of(self, hashes: np.ndarray) -> np.ndarray:
         """The partition of each of some users."""
@@ -122,14 +121,12 @@ class Tally:
     events: Any = 0  # by range of hashes
     drops: dict[int, tuple[Drops, Drops]] = field(default_factory=dict)  # of each part: ours, the reader's
     seen: Seen = field(default_factory=Seen)
-    keys: set[str] = field(default_factory=set)  # types of the users' keys
 
     def add(self, more: "Tally") -> None:
         self.chunks, self.rows = self.chunks + more.chunks, self.rows + more.rows
         self.events = self.events + more.events
         self.drops.update(more.drops)
         self.seen.add(more.seen)
-        self.keys.update(more.keys)
 
 
 @dataclass
@@ -195,7 +192,6 @@ def read(part: tuple[int, Any], titles: Titles, config: Config) -> Iterator[Outp
         tally.chunks += 1
         tally.rows += len(chunk.user)
         tally.events += np.bincount(partition_of(good.user_hash, ranges), minlength=ranges)
-        tally.keys.add(chunk.user.dtype.str)
         yield "chunks", Chunk(records, context, hashes, chunk.user[first])
     tally.rows += sum(source.drops.counts.values())
     tally.drops[number] = (dropped, source.drops)
@@ -215,7 +211,7 @@ def settle(tally: Tally, config: Config) -> Iterator[Output]:
     context = Columns(config.features, "context")
     context.finish_seen(tally.seen)
     partition = gather(tally.events, config.data.partitions)
-    yield "settled", Settled(context, partition, tally.rows, drops, np.result_type(*sorted(tally.keys)))
+    yield "settled", Settled(context, partition, tally.rows, drops)
 
 
 def share_users(_: Any, titles: Titles, settled: Settled, config: Config) -> Iterator[Output]:
@@ -327,10 +323,7 @@ def finish(
     places: Places, keys: ByPartition,
 ) -> Iterator[Output]:  # fmt: skip
     """The catalogue's arrays, the keys of held-out users by split, and what the manifest is made of."""
-    users = {
-        s: np.concatenate([keys.of[p][s] for p in range(len(keys.of))]).astype(settled.key)
-        for s in SPLITS[1:]
-    }
+    users = {s: np.concatenate([keys.of[p][s] for p in range(len(keys.of))]) for s in SPLITS[1:]}
     found = Found(
         has_completion=titles.source.has_completion,
         has_truth=titles.source.truth() is not None,

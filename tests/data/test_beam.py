@@ -99,7 +99,7 @@ def logs(tiny_config, tmp_path):
             "title_id": titles.key[plays.title],
             "time": plays.time,
             "seconds_viewed": plays.seconds,
-            "device": plays.context["device"],
+            "room": np.arange(len(plays.user)) // 150,  # others in every chunk
             "load": np.random.default_rng(0).lognormal(0, 5, len(plays.user)),
         }
     )
@@ -115,7 +115,7 @@ def logs(tiny_config, tmp_path):
     config.features = (
         Feature("title_id", "category", "title", 8),
         Feature("segment", "category", "user", 4),
-        Feature("device", "category", "context", 4),
+        Feature("room", "category", "context", 4),
         Feature("load", "number", "context", 4),
     )
     config.data.partitions = 4
@@ -145,7 +145,7 @@ def test_files_on_beam_are_files_on_one_machine(logs, tmp_path, monkeypatch, for
         "row that cannot be parsed": 61,
         "title not in the catalogue": 55,
     }
-    assert found.user_keys("test").dtype.itemsize == 14  # as long as the longest of any split
+    assert found.user_keys("test").dtype.itemsize == 14
 
 
 @pytest.mark.parametrize(
@@ -164,8 +164,9 @@ def test_nothing_is_left_behind_by_bad_input(tiny_config, tmp_path, field, value
     setattr(getattr(config, path[0]) if path else config, name, value)
     if name == "users":
         config.source.test_only_users = 0
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as error:
         beam.prepare(open_source(config.source, ()), config, str(tmp_path / "bad"))
+    assert "while running" not in str(error.value)  # which Beam would add, in its own words
     assert list(tmp_path.iterdir()) == []
 
 
@@ -240,3 +241,17 @@ def test_beam_is_asked_for_by_name(tiny_config, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"^--runner=beam: apache_beam is not installed; .*jaxrec\[beam\]"):
         command.ensure(tiny_config, str(tmp_path / "d"), runner="beam")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("signal", [SystemExit(143), KeyboardInterrupt()], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_in_a_step_is_a_signal(tiny_config, tmp_path, monkeypatch, caplog, signal):
+    """The direct runner runs steps in the main thread, where signals are raised."""
+
+    def interrupted(*_):
+        raise signal
+
+    monkeypatch.setattr(spread, "place", interrupted)
+    with pytest.raises(type(signal)) as caught:
+        beam.prepare(open_source(tiny_config.source, ()), tiny_config, str(tmp_path / "d"))
+    assert caught.value.args == signal.args and list(tmp_path.iterdir()) == []
+    assert "Traceback" not in caplog.text
