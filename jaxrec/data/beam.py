@@ -149,10 +149,11 @@ def _build(pipeline: beam.Pipeline, source: Source, config: Config, directory: s
     one = pipeline | "one" >> beam.Create([source])
     opened = step("open titles", one, spread.open_titles, config)
     titles = AsSingleton(opened.titles)
-    parts = pipeline | "parts" >> beam.Create(list(enumerate(source.parts()))) | beam.Reshuffle()
-    reading = step("read", parts, spread.read, titles, config)
+    parts = list(enumerate(source.parts()))
+    dealt = pipeline | "parts" >> beam.Create(parts) | "deal" >> beam.Reshuffle()
+    reading = step("read", dealt, spread.read, titles, config)
     tally = total("add tallies", reading.tallies, spread.Tally)
-    settled = AsSingleton(step("settle", tally, spread.settle, config).settled)
+    settled = AsSingleton(step("settle", tally, spread.settle, len(parts), config).settled)
     users = step("share users", one, spread.share_users, titles, settled, config)
     shares = step("route", reading.chunks, spread.route, settled).shares
     together = {"shares": shares, "users": users.users} | "bring users together" >> beam.CoGroupByKey()
@@ -165,7 +166,7 @@ def _build(pipeline: beam.Pipeline, source: Source, config: Config, directory: s
     building = step("build", sorting.sorted, spread.build, titles, settled, ranked, config)
 
     sizes = total("add sizes", building.sizes, spread.ByPartition)
-    places = AsSingleton(step("places", sizes, spread.places).places)
+    places = AsSingleton(step("places", sizes, spread.places, settled).places)
     placed = step("place", building.rows, spread.place, places).placed
     shards = placed | "bring shards together" >> beam.GroupByKey()
     sums = total("add sums", step("write", shards, spread.write, directory).sums, spread.RowSums)

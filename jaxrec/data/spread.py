@@ -13,7 +13,8 @@
     finish       what all of it comes to, for who writes the manifest
 
 Steps yield pairs, the name of an output and a value. They may be run again, or twice at once: they change
-nothing that they are given, their results know no order but that of hashes, and files appear whole.
+nothing that they are given, their results know no order but that of hashes, and files appear whole. What
+travels is counted where it sets out and where it arrives: an engine that loses some raises RuntimeError.
 """
 
 import copy
@@ -80,6 +81,7 @@ class Settled(NamedTuple):
 
     context: Columns  # finished
     partition: np.ndarray  # of each range of hashes, -1 where no event is
+    events: np.ndarray  # of each partition
     rows: int
     drops: Drops
 
@@ -88,7 +90,7 @@ class Settled(NamedTuple):
         return self.partition[partition_of(hashes, len(self.partition))]
 
     def partitions(self) -> int:
-        return int(self.partition.max()) + 1
+        return len(self.events)
 
 
 class Catalogue(NamedTuple):
@@ -135,11 +137,13 @@ class Plays:
 
     plays: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     copies: int = 0
+    partitions: int = 0
 
     def add(self, more: "Plays") -> None:
         self.plays = self.padded(max(len(self.plays), len(more.plays)))
         self.plays[: len(more.plays)] += more.plays
         self.copies += more.copies
+        self.partitions += more.partitions
 
     def padded(self, titles: int) -> np.ndarray:
         return np.pad(self.plays, (0, titles - len(self.plays)))
@@ -157,16 +161,23 @@ class ByPartition:
 
 @dataclass
 class RowSums:
-    """Each split's order-free sum of row hashes, of some shards."""
+    """Each split's order-free sum of row hashes, and its rows, of some shards."""
 
     of: dict[str, Fingerprint] = field(default_factory=lambda: {s: Fingerprint() for s in SPLITS})
+    rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
 
     def add(self, more: "RowSums") -> None:
-        for split, sums in more.of.items():
-            self.of[split].merge(sums)
+        for split in SPLITS:
+            self.of[split].merge(more.of[split])
+            self.rows[split] += more.rows[split]
 
 
 # ---------------------------------------------------------------- the steps
+
+
+def _arrived(what: str, found: int, sent: int) -> None:
+    if found != sent:
+        raise RuntimeError(f"the engine gave {found} {what} where {sent} were sent: it lost or doubled some")
 
 
 def open_titles(source: Source, config: Config) -> Iterator[Output]:
@@ -198,8 +209,9 @@ def read(part: tuple[int, Any], titles: Titles, config: Config) -> Iterator[Outp
     yield "tallies", tally
 
 
-def settle(tally: Tally, config: Config) -> Iterator[Output]:
-    """Raises InputError where too many rows were left out, or there are none."""
+def settle(tally: Tally, parts: int, config: Config) -> Iterator[Output]:
+    """Raises InputError where too many rows were left out, or there are none. `parts` were to be read."""
+    _arrived("tallies", len(tally.drops), parts)
     drops = Drops()
     for which in range(2):
         for _, of_part in sorted(tally.drops.items(), key=lambda item: item[0]):
@@ -211,7 +223,9 @@ def settle(tally: Tally, config: Config) -> Iterator[Output]:
     context = Columns(config.features, "context")
     context.finish_seen(tally.seen)
     partition = gather(tally.events, config.data.partitions)
-    yield "settled", Settled(context, partition, tally.rows, drops)
+    some = partition >= 0
+    events = np.bincount(partition[some], tally.events[some]).astype(np.int64)
+    yield "settled", Settled(context, partition, events, tally.rows, drops)
 
 
 def share_users(_: Any, titles: Titles, settled: Settled, config: Config) -> Iterator[Output]:
@@ -243,13 +257,17 @@ def sort(
 ) -> Iterator[Output]:
     """`partition` is its number, its "shares" and its "users"."""
     number, groups = partition
-    shares, [users] = list(groups["shares"]), groups["users"]
+    shares, tables = list(groups["shares"]), list(groups["users"])
+    sent = int(settled.events[number])
+    _arrived(f"events of partition {number}", sum(len(s.records) for s in shares), sent)
+    _arrived(f"users' tables of partition {number}", len(tables), 1)
+    [users] = tables
     records = np.concatenate([s.records for s in shares])
     hashes, first = np.unique(np.concatenate([s.hash for s in shares]), return_index=True)
     held = HeldOut(hashes, np.concatenate([s.key for s in shares])[first])
     records, plays, copies = work.sort(records, _tables(titles, settled, users, config))
     yield "sorted", (number, Partition(records, users, held))
-    yield "plays", Plays(np.bincount(plays).astype(np.int64), copies)
+    yield "plays", Plays(np.bincount(plays).astype(np.int64), copies, 1)
 
 
 def _tables(titles: Titles, settled: Settled, users: UserTable, config: Config) -> work.Tables:
@@ -260,6 +278,7 @@ def rank(
     plays: Plays, titles: Titles, features: tuple, settled: Settled, users: Columns, config: Config
 ) -> Iterator[Output]:
     """`features` are what `title_columns` gives, `users` the columns of the users' table."""
+    _arrived("partitions' plays", plays.partitions, settled.partitions())
     table = titles.source.titles()
     categories, numbers, specs, values = features
     all_plays = plays.padded(len(table.key))
@@ -284,8 +303,9 @@ def build(
             yield "rows", (number, split, first, made.rows[split][first : first + PIECE])
 
 
-def places(sizes: ByPartition) -> Iterator[Output]:
+def places(sizes: ByPartition, settled: Settled) -> Iterator[Output]:
     """Raises InputError where a split has no row."""
+    _arrived("partitions' sizes", len(sizes.of), settled.partitions())
     total, in_order = Sizes(), [sizes.of[p] for p in range(len(sizes.of))]
     for one in in_order:
         total.add(one)
@@ -314,7 +334,7 @@ def write(shard: tuple[tuple[str, int], Iterable], directory: str) -> Iterator[O
     in_order = [rows for _, rows in sorted(pieces, key=lambda piece: piece[0])]
     sums = write_shard(Path(directory), split, number, in_order[0].dtype, in_order)
     out = RowSums()
-    out.of[split] = sums
+    out.of[split], out.rows[split] = sums, sum(map(len, in_order))
     yield "sums", out
 
 
@@ -323,6 +343,9 @@ def finish(
     places: Places, keys: ByPartition,
 ) -> Iterator[Output]:  # fmt: skip
     """The catalogue's arrays, the keys of held-out users by split, and what the manifest is made of."""
+    for split in SPLITS:
+        _arrived(f"{split} rows", sums.rows[split], places.total.examples[split])
+    _arrived("partitions' keys", len(keys.of), settled.partitions())
     users = {s: np.concatenate([keys.of[p][s] for p in range(len(keys.of))]) for s in SPLITS[1:]}
     found = Found(
         has_completion=titles.source.has_completion,

@@ -21,8 +21,8 @@ from jaxrec.sources import open_source, simulator
 class Engine:
     """What an engine may do to steps: their values travel, in another order, and a step may run twice."""
 
-    def __init__(self, seed):
-        self.random = random.Random(seed)
+    def __init__(self, seed, loses="", doubles=""):
+        self.random, self.loses, self.doubles = random.Random(seed), loses, doubles
 
     def run(self, step, elements, *rest):
         """The values of each output."""
@@ -35,6 +35,10 @@ class Engine:
                 if not attempt:
                     for name, value in made:
                         out.setdefault(name, []).append(value)
+        if self.loses in out:
+            out[self.loses].pop()
+        if self.doubles in out:
+            out[self.doubles] += out[self.doubles][:1]
         return out
 
     def sent(self, value):
@@ -61,24 +65,24 @@ class Engine:
         return groups
 
 
-def spread_out(source, config, directory, seed=0):
+def spread_out(source, config, directory, engine=None):
     """The pipeline of `data/beam.py`, in the hands of an `Engine`."""
-    e = Engine(seed)
+    e = engine or Engine(0)
     opened = e.run(spread.open_titles, [source], config)
     [titles], [features] = opened["titles"], opened["features"]
     read = e.run(spread.read, enumerate(source.parts()), titles, config)
     tally = e.total(read["tallies"], spread.Tally)
-    [settled] = e.run(spread.settle, [tally], config)["settled"]
+    [settled] = e.run(spread.settle, [tally], len(source.parts()), config)["settled"]
     users = e.run(spread.share_users, [None], titles, settled, config)
     shares = e.grouped(e.run(spread.route, read["chunks"], settled)["shares"])
     of_users = e.grouped(users["users"])
-    together = [(p, {"shares": shares.get(p, []), "users": of_users[p]}) for p in of_users]
+    together = [(p, {"shares": shares.get(p, []), "users": of_users.get(p, [])}) for p in shares | of_users]
     done = e.run(spread.sort, together, titles, settled, config)
     plays = e.total(done["plays"], spread.Plays)
     ranking = e.run(spread.rank, [plays], titles, features, settled, users["columns"][0], config)
     [ranked], [catalogue] = ranking["ranked"], ranking["catalogue"]
     built = e.run(spread.build, done["sorted"], titles, settled, ranked, config)
-    [places] = e.run(spread.places, [e.total(built["sizes"], spread.ByPartition)])["places"]
+    [places] = e.run(spread.places, [e.total(built["sizes"], spread.ByPartition)], settled)["places"]
     shards = e.grouped(e.run(spread.place, built["rows"], places)["placed"])
     with store.DatasetWriter(directory) as writer:
         written = e.run(spread.write, shards.items(), str(writer.partial))
@@ -100,7 +104,7 @@ def test_neither_order_nor_a_second_try_changes_a_byte(
     config.data.partitions = 5
     source = open_source(config.source, config.features)
     assert len(source.parts()) == 8
-    made, _ = spread_out(source, config, tmp_path / "spread", seed)
+    made, _ = spread_out(source, config, tmp_path / "spread", Engine(seed))
     assert made == 6  # neighbouring ranges of hashes, none over a fifth of the events
     names = sorted(p.name for p in tiny_directory.iterdir())
     assert names == sorted(p.name for p in (tmp_path / "spread").iterdir())
@@ -120,6 +124,37 @@ def test_rows_are_cut_into_shards_as_on_one_machine(tiny_config, tmp_path, monke
     assert names == sorted(p.name for p in (tmp_path / "spread").iterdir())
     same, _, _ = filecmp.cmpfiles(tmp_path / "one", tmp_path / "spread", names, shallow=False)
     assert same == names
+
+
+STREAMS = (
+    "chunks",
+    "tallies",
+    "users",
+    "shares",
+    "sorted",
+    "plays",
+    "sizes",
+    "keys",
+    "rows",
+    "placed",
+    "sums",
+)
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_what_an_engine_loses_is_missed(tiny_config, tmp_path, monkeypatch, stream):
+    """One of many values: a dataset without it would look as good as another."""
+    monkeypatch.setattr(simulator, "BLOCK", 100)
+    config = copy.deepcopy(tiny_config)
+    config.data.examples, config.data.next_k = "sequences", 1
+    config.features = tuple(f for f in config.features if f.where == "title")
+    source = open_source(config.source, config.features)
+    with pytest.raises(RuntimeError, match=r"the engine gave \d+ .* where \d+ were sent: it lost or doubled"):
+        spread_out(source, config, tmp_path / "lost", Engine(0, loses=stream))
+    assert list(tmp_path.iterdir()) == []
+    if stream not in ("sizes", "keys"):  # which say which partition's they are
+        with pytest.raises(RuntimeError, match="lost or doubled"):
+            spread_out(source, config, tmp_path / "doubled", Engine(0, doubles=stream))
 
 
 def test_neighbouring_ranges_make_partitions(monkeypatch):
@@ -178,7 +213,7 @@ def test_drops_are_told_as_one_machine_tells_them(tiny_config):
         its.add("torn", 7 * part, f"torn {part}")
         tally.add(spread.Tally(drops={part: (ours, its)}))
     config = copy.deepcopy(tiny_config)
-    [(_, settled)] = spread.settle(tally, config)
+    [(_, settled)] = spread.settle(tally, 2, config)
     assert settled.partitions() == 1
     assert settled.drops.counts == {"late": 3, "torn": 7}
     assert settled.drops.examples == {"late": "late 0", "torn": "torn 1"}
@@ -186,9 +221,9 @@ def test_drops_are_told_as_one_machine_tells_them(tiny_config):
     with pytest.raises(
         InputError, match=r"10 of 1000 rows .* most of them: torn, 7 rows, the first at torn 1"
     ):
-        list(spread.settle(tally, config))
+        list(spread.settle(tally, 2, config))
     with pytest.raises(InputError, match="no interactions"):
-        list(spread.settle(spread.Tally(), config))
+        list(spread.settle(spread.Tally(), 0, config))
 
 
 def test_what_is_counted_adds_up():
