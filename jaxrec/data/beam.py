@@ -21,7 +21,7 @@ from apache_beam.pvalue import AsSingleton, TaggedOutput
 from apache_beam.runners.runner import PipelineState, create_runner
 
 from jaxrec.config import Config
-from jaxrec.data import spread
+from jaxrec.data import spread, travel
 from jaxrec.data.manifest import manifest
 from jaxrec.data.store import DatasetWriter
 from jaxrec.errors import InputError
@@ -152,27 +152,27 @@ def _build(pipeline: beam.Pipeline, source: Source, config: Config, directory: s
     parts = list(enumerate(source.parts()))
     dealt = pipeline | "parts" >> beam.Create(parts) | "deal" >> beam.Reshuffle()
     reading = step("read", dealt, spread.read, titles, config)
-    tally = total("add tallies", reading.tallies, spread.Tally)
+    tally = total("add tallies", reading.tallies, travel.Tally)
     settled = AsSingleton(step("settle", tally, spread.settle, len(parts), config).settled)
     users = step("share users", one, spread.share_users, titles, settled, config)
     shares = step("route", reading.chunks, spread.route, settled).shares
     together = {"shares": shares, "users": users.users} | "bring users together" >> beam.CoGroupByKey()
     sorting = step("sort", together, spread.sort, titles, settled, config)
 
-    plays = total("add plays", sorting.plays, spread.Plays)
+    plays = total("add plays", sorting.plays, travel.Plays)
     features, columns = AsSingleton(opened.features), AsSingleton(users.columns)
     ranking = step("rank", plays, spread.rank, titles, features, settled, columns, config)
     ranked = AsSingleton(ranking.ranked)
     building = step("build", sorting.sorted, spread.build, titles, settled, ranked, config)
 
-    sizes = total("add sizes", building.sizes, spread.ByPartition)
+    sizes = total("add sizes", building.sizes, travel.ByPartition)
     places = AsSingleton(step("places", sizes, spread.places, settled).places)
     placed = step("place", building.rows, spread.place, places).placed
     shards = placed | "bring shards together" >> beam.GroupByKey()
-    sums = total("add sums", step("write", shards, spread.write, directory).sums, spread.RowSums)
+    sums = total("add sums", step("write", shards, spread.write, directory).sums, travel.RowSums)
 
     catalogue = AsSingleton(ranking.catalogue)
-    keys = AsSingleton(total("add keys", building.keys, spread.ByPartition))
+    keys = AsSingleton(total("add keys", building.keys, travel.ByPartition))
     ends = step("finish", sums, spread.finish, titles, settled, ranked, catalogue, places, keys)
     step("keep", ends.found, _keep, directory)
 

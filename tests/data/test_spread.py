@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxrec.config import Feature
-from jaxrec.data import dataset, partitions, spread, store
+from jaxrec.data import dataset, partitions, spread, store, travel
 from jaxrec.data.manifest import Sizes, manifest
 from jaxrec.data.vocabulary import Columns, Seen
 from jaxrec.errors import InputError
@@ -71,23 +71,23 @@ def spread_out(source, config, directory, engine=None):
     opened = e.run(spread.open_titles, [source], config)
     [titles], [features] = opened["titles"], opened["features"]
     read = e.run(spread.read, enumerate(source.parts()), titles, config)
-    tally = e.total(read["tallies"], spread.Tally)
+    tally = e.total(read["tallies"], travel.Tally)
     [settled] = e.run(spread.settle, [tally], len(source.parts()), config)["settled"]
     users = e.run(spread.share_users, [None], titles, settled, config)
     shares = e.grouped(e.run(spread.route, read["chunks"], settled)["shares"])
     of_users = e.grouped(users["users"])
     together = [(p, {"shares": shares.get(p, []), "users": of_users.get(p, [])}) for p in shares | of_users]
     done = e.run(spread.sort, together, titles, settled, config)
-    plays = e.total(done["plays"], spread.Plays)
+    plays = e.total(done["plays"], travel.Plays)
     ranking = e.run(spread.rank, [plays], titles, features, settled, users["columns"][0], config)
     [ranked], [catalogue] = ranking["ranked"], ranking["catalogue"]
     built = e.run(spread.build, done["sorted"], titles, settled, ranked, config)
-    [places] = e.run(spread.places, [e.total(built["sizes"], spread.ByPartition)], settled)["places"]
+    [places] = e.run(spread.places, [e.total(built["sizes"], travel.ByPartition)], settled)["places"]
     shards = e.grouped(e.run(spread.place, built["rows"], places)["placed"])
     with store.DatasetWriter(directory) as writer:
         written = e.run(spread.write, shards.items(), str(writer.partial))
-        sums = e.total(written["sums"], spread.RowSums)
-        keys = e.total(built["keys"], spread.ByPartition)
+        sums = e.total(written["sums"], travel.RowSums)
+        keys = e.total(built["keys"], travel.ByPartition)
         rest = (titles, settled, ranked, catalogue, places, keys)
         [(arrays, users, found)] = e.run(spread.finish, [sums], *rest)["found"]
         writer.finish(arrays, users, manifest(config, found))
@@ -206,12 +206,12 @@ def test_columns_encoded_apart_are_those_encoded_together():
 
 def test_drops_are_told_as_one_machine_tells_them(tiny_config):
     """In the order of the parts, the reader's last."""
-    tally = spread.Tally(chunks=1, rows=1000, events=np.array([900]))
+    tally = travel.Tally(chunks=1, rows=1000, events=np.array([900]))
     for part in (1, 0):
         ours, its = Drops(), Drops()
         ours.add("late", part + 1, f"late {part}")
         its.add("torn", 7 * part, f"torn {part}")
-        tally.add(spread.Tally(drops={part: (ours, its)}))
+        tally.add(travel.Tally(drops={part: (ours, its)}))
     config = copy.deepcopy(tiny_config)
     [(_, settled)] = spread.settle(tally, 2, config)
     assert settled.partitions() == 1
@@ -223,13 +223,13 @@ def test_drops_are_told_as_one_machine_tells_them(tiny_config):
     ):
         list(spread.settle(tally, 2, config))
     with pytest.raises(InputError, match="no interactions"):
-        list(spread.settle(spread.Tally(), 0, config))
+        list(spread.settle(travel.Tally(), 0, config))
 
 
 def test_what_is_counted_adds_up():
-    plays = spread.Plays()
+    plays = travel.Plays()
     for counts in ([0, 2], [1, 0, 0, 4], []):
-        plays.add(spread.Plays(np.array(counts, np.int64), len(counts)))
+        plays.add(travel.Plays(np.array(counts, np.int64), len(counts)))
     assert plays.padded(5).tolist() == [1, 2, 0, 4, 0] and plays.copies == 6
     sizes = Sizes({"train": 3, "validation": 1, "test": 0}, counts={"a": 1})
     sizes.add(
