@@ -1,7 +1,8 @@
-"""python -m jaxrec.prepare --config C [--out DIR]: a config's source to a dataset directory."""
+"""python -m jaxrec.prepare --config C [--out DIR] [--runner beam]: a config's source to a dataset."""
 
 import contextlib
 import json
+import logging as python_logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +16,10 @@ from jaxrec.config import Config
 from jaxrec.config_json import dataset_directory, digest
 from jaxrec.data.dataset import prepare
 from jaxrec.errors import InputError
-from jaxrec.schema import SPLITS
+from jaxrec.schema import SPLITS, Source
 from jaxrec.sources import open_source
+
+RUNNERS = ("threads", "beam")
 
 
 @contextlib.contextmanager
@@ -36,11 +39,17 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         yield report
 
 
-def ensure(config: Config, directory: str) -> None:
+def ensure(config: Config, directory: str, runner: str = RUNNERS[0], beam_args: str = "") -> None:
     """Prepares the dataset unless it is there. Raises InputError where another one is."""
+    if beam_args and runner != "beam":
+        raise InputError(f"--beam_args={beam_args!r}: must be empty unless --runner is beam")
     manifest = Path(directory) / "manifest.json"
     if not manifest.exists():
         logging.info("preparing %s", directory)
+        if runner == "beam":
+            prepare_on_beam = _beam()
+            source = open_source(config.source, config.features, config.data.path)
+            return prepare_on_beam(source, config, directory, beam_args)
         with _progress() as progress:
             source = open_source(config.source, config.features, config.data.path)
             prepare(source, config, directory, progress)
@@ -53,8 +62,38 @@ def ensure(config: Config, directory: str) -> None:
         )
 
 
-def _out_flag() -> None:
+def _beam() -> Callable[[Source, Config, str, str], None]:
+    def expected(record: python_logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("apitools not found")  # of BigQuery, which nothing asks for
+
+    python_logging.getLogger().addFilter(expected)
+    try:
+        from jaxrec.data import beam
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("apache_beam"):
+            raise
+        raise InputError(
+            "--runner=beam: apache_beam is not installed; it comes with the extra: pip install jaxrec[beam]"
+        ) from error
+    finally:
+        python_logging.getLogger().removeFilter(expected)
+    return beam.prepare
+
+
+def _flags() -> None:
     flags.DEFINE_string("out", "", "where the dataset goes; empty: where the config says")
+    flags.DEFINE_enum(
+        "runner",
+        RUNNERS[0],
+        RUNNERS,
+        "who prepares it: threads of this machine; or Apache Beam, the same dataset, where one is too small",
+    )
+    flags.DEFINE_string(
+        "beam_args",
+        "",
+        "Beam's own flags in one argument, as --beam_args='--runner=DataflowRunner --project=P --region=R "
+        "--temp_location=gs://B/tmp'; --beam_args=--help lists them; empty: Beam's direct runner, here",
+    )
 
 
 def table(manifest: dict) -> str:
@@ -71,10 +110,10 @@ def table(manifest: dict) -> str:
 
 def main(found: flags.FlagValues) -> None:
     directory = found.out or dataset_directory(found.config)
-    ensure(found.config, directory)
+    ensure(found.config, directory, found.runner, found.beam_args)
     manifest = json.loads((Path(directory) / "manifest.json").read_text())
     print_result({"directory": directory, **manifest}, f"{directory}\n{table(manifest)}")
 
 
 if __name__ == "__main__":
-    run(main, config_flag, json_flag, _out_flag)
+    run(main, config_flag, json_flag, _flags)

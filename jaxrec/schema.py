@@ -108,7 +108,8 @@ class Truth(Protocol):
 
 
 class Source(Protocol):
-    """A reader of somebody's logs. Iterating twice gives the same rows."""
+    """A reader of somebody's logs. Iterating twice gives the same rows. It pickles, with the titles it has
+    read, for it is sent to where its parts are read."""
 
     has_completion: bool  # False: no watch time, so no hard negatives and no personalised loss
     drops: Drops  # rows the reader itself could not parse; filled while `interactions` is iterated
@@ -117,7 +118,12 @@ class Source(Protocol):
 
     def users(self) -> Iterator[Users]: ...
 
-    def interactions(self) -> Iterator[Interactions]: ...
+    def parts(self) -> tuple[Any, ...]:
+        """Shares of the interactions that can be read apart, in their order: plain values. Finding them reads
+        no interaction."""
+
+    def interactions(self, part: Any = None) -> Iterator[Interactions]:
+        """Those of one part, or of all of them one after another, in the same chunks."""
 
     def truth(self) -> Truth | None: ...
 

@@ -63,6 +63,7 @@ DOORS = {
     "ml_collections": ("command.py",),
     "scipy": ("significance.py",),
     "flax": ("nn/",),
+    "apache_beam": ("data/beam.py",),
     "pandas": (),
     "torch": (),
     "tensorflow": (),

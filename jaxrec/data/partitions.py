@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxrec.config import Feature
 from jaxrec.data.clean import CleanChunk
 
 _FILES = 512
@@ -20,33 +21,62 @@ def partition_of(hashes: np.ndarray, partitions: int) -> np.ndarray:
     return (((hashes >> np.uint64(32)) * np.uint64(partitions)) >> np.uint64(32)).astype(np.int64)
 
 
-class Spill:
-    """Files of fixed-width event records."""
+def record_dtype(features: tuple[Feature, ...]) -> np.dtype:
+    """An event's record: fixed width, with the context's provisional codes and raw numbers."""
+    context = [f for f in features if f.where == "context"]
+    numbers = sum(f.kind == "number" for f in context)
+    return np.dtype(
+        [
+            ("user", "<u8"),
+            ("time", "<i8"),
+            ("viewed", "<i8"),
+            ("title", "<i4"),
+            ("categories", "<i4", (len(context) - numbers,)),
+            ("numbers", "<f8", (numbers,)),
+        ]
+    )
 
-    def __init__(self, directory: Path, least: int, categories: int, numbers: int) -> None:
+
+def records_of(chunk: CleanChunk, categories: np.ndarray, numbers: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A chunk's events as records, in their order; the context as `Columns.add` gives it."""
+    records = np.empty(len(chunk.user_hash), dtype)
+    records["user"], records["time"] = chunk.user_hash, chunk.time
+    records["viewed"], records["title"] = chunk.viewed, chunk.title
+    records["categories"], records["numbers"] = categories, numbers
+    return records
+
+
+def gather(events: np.ndarray, least: int) -> np.ndarray:
+    """[F] int64 partition of each of F neighbouring ranges of hashes, which hold events [F]; -1 where none.
+
+    Partitions are numbered in the order of the ranges; none has too many events unless a range alone has.
+    `least` are made where there are users enough.
+    """
+    limit = min(_MOST_EVENTS, -(-int(events.sum()) // least))
+    out = np.full(len(events), -1)
+    partition, held = -1, limit
+    for f in np.flatnonzero(events).tolist():
+        if held + int(events[f]) > limit:
+            partition, held = partition + 1, 0
+        out[f] = partition
+        held += int(events[f])
+    return out
+
+
+class Spill:
+    """Files of event records."""
+
+    def __init__(self, directory: Path, least: int, dtype: np.dtype) -> None:
         """`least` partitions are made where there are users enough."""
         directory.mkdir()
-        self._directory, self._least = directory, least
-        self.dtype = np.dtype(
-            [
-                ("user", "<u8"),
-                ("time", "<i8"),
-                ("viewed", "<i8"),
-                ("title", "<i4"),
-                ("categories", "<i4", (categories,)),
-                ("numbers", "<f8", (numbers,)),
-            ]
-        )
+        self._directory, self._least, self.dtype = directory, least, dtype
         self._files = [directory / f"{f:05d}" for f in range(max(least, _FILES))]
         self._events = np.zeros(len(self._files), np.int64)
         self._partitions: list[list[Path]] = []
 
     def add(self, chunk: CleanChunk, categories: np.ndarray, numbers: np.ndarray) -> None:
         """Appends a chunk's events to their files."""
-        records = np.empty(len(chunk.user_hash), self.dtype)
-        records["user"], records["time"] = chunk.user_hash, chunk.time
-        records["viewed"], records["title"] = chunk.viewed, chunk.title
-        records["categories"], records["numbers"] = categories, numbers
+        records = records_of(chunk, categories, numbers, self.dtype)
         where = partition_of(chunk.user_hash, len(self._files))
         records = records[np.argsort(where, kind="stable")]
         counts = np.bincount(where, minlength=len(self._files))
@@ -58,16 +88,11 @@ class Spill:
 
     def make_partitions(self) -> int:
         """Once all events are here: of neighbouring files, none of too many events. How many there are."""
-        limit = min(_MOST_EVENTS, -(-int(self._events.sum()) // self._least))
-        held = limit
-        for file, events in zip(self._files, self._events.tolist(), strict=True):
-            if not events:
-                continue
-            if held + events > limit:
-                self._partitions.append([])
-                held = 0
-            self._partitions[-1].append(file)
-            held += events
+        of_file = gather(self._events, self._least)
+        self._partitions = [[] for _ in range(int(of_file.max(initial=-1)) + 1)]
+        for file, partition in zip(self._files, of_file.tolist(), strict=True):
+            if partition >= 0:
+                self._partitions[partition].append(file)
         return len(self._partitions)
 
     def load(self, partition: int) -> np.ndarray:

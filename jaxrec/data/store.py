@@ -12,6 +12,8 @@ Rows are fixed width, so a block is one read and one `frombuffer`.
 import json
 import os
 import shutil
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +30,7 @@ FORMAT = 2
 _MOST_PLAYS = 2**31 - 1
 BLOCK_ROWS = 512
 SHARD_BLOCKS = 512
+SHARD_ROWS = SHARD_BLOCKS * BLOCK_ROWS
 _OPTIONS = "group_size:1,uncompressed"  # blocks are read whole at random; compression costs 3 times the read
 _READ_OPTIONS = (
     "readahead_buffer_size:0,max_parallelism:0"  # the next block lies elsewhere; callers have threads
@@ -81,6 +84,9 @@ class Fingerprint:
                 total = finalise(np.einsum("rw,w->r", block, odd[i])).sum(dtype=np.uint64)
                 self._sums[i] = (self._sums[i] + int(total)) % 2**64
 
+    def merge(self, other: "Fingerprint") -> None:
+        self._sums = [(a + b) % 2**64 for a, b in zip(self._sums, other._sums, strict=True)]
+
     def value(self) -> int:
         return (self._sums[0] << 64) | self._sums[1]
 
@@ -93,11 +99,12 @@ def as_words(rows: np.ndarray) -> np.ndarray:
 class _SplitWriter:
     """Cuts a split's rows, as they come, into blocks and shards; its bytes know nothing of partitions."""
 
-    def __init__(self, directory: Path, split: str, dtype: np.dtype) -> None:
+    def __init__(self, directory: Path, split: str, dtype: np.dtype, shard: int = 0) -> None:
+        """`shard` is the first one written."""
         self._directory, self._split = directory, split
         self._pending = np.empty(0, dtype)
         self._writer: ArrayRecordWriter | None = None
-        self._blocks = 0
+        self._blocks = shard * SHARD_BLOCKS
         self.rows = 0
         self.fingerprint = Fingerprint()
 
@@ -136,6 +143,21 @@ class _SplitWriter:
         if len(self._pending):
             self._block(self._pending)
         self._close_shard()
+
+
+def write_shard(
+    directory: Path, split: str, shard: int, dtype: np.dtype, pieces: Iterable[np.ndarray]
+) -> Fingerprint:
+    """Writes one shard, of rows that come in pieces, as a `DatasetWriter` that is given all rows does. Only
+    whole does it stand in `directory`, so that two workers may be at it."""
+    with tempfile.TemporaryDirectory(dir=directory) as beside:
+        writer = _SplitWriter(Path(beside), split, dtype, shard)
+        for rows in pieces:
+            writer.add(rows)
+        writer.close()
+        [written] = Path(beside).iterdir()
+        os.replace(written, directory / written.name)
+    return writer.fingerprint
 
 
 class DatasetWriter:

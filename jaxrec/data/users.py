@@ -27,6 +27,10 @@ class UserTable:
         at = np.minimum(np.searchsorted(self.hash, hashes), max(len(self.hash) - 1, 0))
         return at, (self.hash[at] == hashes) if len(self.hash) else np.zeros(len(hashes), bool)
 
+    def part(self, which: slice | np.ndarray) -> "UserTable":
+        """Some of the users, neighbours by hash."""
+        return UserTable(self.hash[which], self.split[which], self.categories[which], self.numbers[which])
+
     def splits(self, hashes: np.ndarray, config: Config) -> np.ndarray:
         """int8 index into SPLITS of each user: as its table says, else by hash."""
         by_hash = split_of(hashes, config)

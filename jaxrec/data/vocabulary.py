@@ -4,6 +4,8 @@ A categorical column's values are numbered by their sorted order, after 0 (paddi
 missing), whatever order or chunks they came in.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from jaxrec.config import Feature
@@ -43,6 +45,19 @@ class Codes:
         )  # a loop over the distinct values of a chunk, not over its rows
         return codes[inverse]
 
+    def add(self, values: list) -> None:
+        """Numbers values that are not missing, in this order."""
+        for value in values:
+            self._code.setdefault(value, len(self._code))
+
+    def of(self, values: list) -> np.ndarray:
+        """[values] int32 codes of values that were encoded."""
+        return np.array([self._code[value] for value in values], np.int32)
+
+    def known(self) -> list:
+        """The values by provisional code."""
+        return list(self._code)
+
     def finish(self) -> tuple[list, np.ndarray]:
         """The values in their final order, and [provisional + 1] int32 mapping code + 1 to final id."""
         values = sorted(self._code)
@@ -50,6 +65,14 @@ class Codes:
         for place, value in enumerate(values):
             remap[self._code[value] + 1] = _FIRST_VALUE + place
         return values, remap
+
+
+class Sums(NamedTuple):
+    """Of the finite values of a numeric column's chunk."""
+
+    finite: int
+    total: float
+    squares: float
 
 
 class Moments:
@@ -71,6 +94,15 @@ class Moments:
         self._squares += float((finite**2).sum())
         return values
 
+    def sums(self) -> Sums:
+        return Sums(self._n, self._sum, self._squares)
+
+    def add_sums(self, sums: Sums) -> None:
+        """As `add` of the values they are of, alone in their Moments."""
+        self._n += sums.finite
+        self._sum += sums.total
+        self._squares += sums.squares
+
     def finish(self) -> tuple[float, float]:
         """(mean, std); (0, 1) of nothing, and std 1 of a constant."""
         if not self._n:
@@ -84,6 +116,20 @@ def standardise(values: np.ndarray, spec: FeatureSpec) -> np.ndarray:
     """float32 (x - mean) / std; 0, the mean, where missing."""
     scaled = (values - spec.mean) / spec.std
     return np.where(np.isfinite(scaled), scaled, 0.0).astype(np.float32)
+
+
+class Seen:
+    """What chunks hold that are encoded apart from one another; whoever adds them up, in whatever order."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, set] = {}  # of each categorical feature
+        self.sums: dict[str, dict[Any, Sums]] = {}  # of each number, by the place of the chunk
+
+    def add(self, other: "Seen") -> None:
+        for name, values in other.values.items():
+            self.values.setdefault(name, set()).update(values)
+        for name, sums in other.sums.items():
+            self.sums.setdefault(name, {}).update(sums)
 
 
 class Columns:
@@ -115,6 +161,36 @@ class Columns:
             else:
                 categories.append(state.encode(columns[f.name]))
         return _stack(categories, rows, np.int32), _stack(numbers, rows, np.float64)
+
+    def seen(self, place: Any) -> Seen:
+        """Of a chunk that alone was added; places order the chunks."""
+        out = Seen()
+        for name, state in self._state.items():
+            if isinstance(state, Moments):
+                out.sums[name] = {place: state.sums()}
+            else:
+                out.values[name] = set(state.known())
+        return out
+
+    def finish_seen(self, seen: Seen) -> None:
+        """`finish`, of chunks that were added elsewhere. Codes are by the order of the values, and sums of
+        fractions in that of the chunks' places, so that all who do this find the same."""
+        for name, state in self._state.items():
+            if isinstance(state, Moments):
+                for _, sums in sorted(seen.sums.get(name, {}).items()):
+                    state.add_sums(sums)
+            else:
+                state.add(sorted(seen.values.get(name, ())))
+        self.finish()
+
+    def recode(self, chunk: "Columns", categories: np.ndarray) -> np.ndarray:
+        """Codes [N, categories] that `chunk` gave, as ours; all of its values must be known."""
+        out = np.empty_like(categories)
+        states = [(s, chunk._state[name]) for name, s in self._state.items() if isinstance(s, Codes)]
+        for i, (mine, its) in enumerate(states):
+            assert isinstance(its, Codes)
+            out[:, i] = np.append(mine.of(its.known()), np.int32(-1))[categories[:, i]]  # -1: the last
+        return out
 
     def finish(self) -> None:
         specs = []

@@ -83,18 +83,24 @@ def types(file: str) -> dict[str, pl.DataType]:
     return columns
 
 
-def read(file: str, columns: list[str]) -> Iterator[Rows]:
-    """The asked columns of a file, in the order of its rows."""
-    return _read_csv(file, columns) if is_csv(file) else _read_parquet(file, columns)
+def starts(file: str) -> range:
+    """Rows that `read` may start from: each slice's first of Parquet. The rows of CSV cannot be found from
+    its middle, where a newline may be quoted."""
+    return range(1) if is_csv(file) else range(0, _scan(file).select(pl.len()).collect().item(), SLICE_ROWS)
+
+
+def read(file: str, columns: list[str], start: int | None = None) -> Iterator[Rows]:
+    """The asked columns of a file, in the order of its rows; or of what begins at one of its `starts`."""
+    return _read_csv(file, columns) if is_csv(file) else _read_parquet(file, columns, start)
 
 
 def _scan(file: str) -> pl.LazyFrame:
     return pl.scan_parquet(file, glob=False, hive_partitioning=False)
 
 
-def _read_parquet(file: str, columns: list[str]) -> Iterator[Rows]:
-    first = 0
-    while True:
+def _read_parquet(file: str, columns: list[str], start: int | None) -> Iterator[Rows]:
+    first = start or 0
+    while start is None or first == start:
         try:
             frame = _scan(file).select(columns).slice(first, SLICE_ROWS).collect()
         except (pl.exceptions.PolarsError, OSError) as e:

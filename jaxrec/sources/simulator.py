@@ -10,6 +10,7 @@ latent state, `simulator_plays.py` what is played, `simulator_truth.py` what the
 numpy only.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -80,9 +81,13 @@ class SimulatorSource:
             split = np.where(key < self.config.users, -1, 2).astype(np.int8)
             yield Users(key, segments(self.config, make_latents(self.config, key)), split)
 
-    def interactions(self) -> Iterator[Interactions]:
+    def parts(self) -> tuple[int, ...]:
+        """Blocks of users, by number."""
+        return tuple(range(len(list(self._blocks()))))
+
+    def interactions(self, part: int | None = None) -> Iterator[Interactions]:
         """A chunk a block of users, each in order of time."""
-        for key in self._blocks():
+        for key in itertools.islice(self._blocks(), part, None if part is None else part + 1):
             latents = make_latents(self.config, key)
             yield rows(self.config, latents, make_plays(self.config, self.catalogue, latents))
 

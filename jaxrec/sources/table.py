@@ -20,6 +20,13 @@ class Parsed(NamedTuple):
     raw: files.Rows
 
 
+class Part(NamedTuple):
+    """Rows that can be read apart from the table's others."""
+
+    file: int  # its place among the table's files
+    first: int  # as `files.starts` gives it
+
+
 class Table:
     """Roles ("user", "time", ...) and features, read from the files of one table."""
 
@@ -71,15 +78,20 @@ class Table:
         dtype = types[want.column]
         return (dtype if isinstance(dtype, pl.UInt64) else pl.Int64()) if dtype.is_integer() else pl.String()
 
-    def read(self) -> Iterator[Parsed]:
-        """Every row, file by file in order of name, a bounded number at a time.
+    def parts(self) -> tuple[Part, ...]:
+        """What can be read apart, in the order of `read`: slices of Parquet files, CSV files whole."""
+        return tuple(Part(f, first) for f, file in enumerate(self.files) for first in files.starts(file))
 
-        Raises InputError where not one value of the first chunk is what its column must hold.
+    def read(self, part: Part | None = None) -> Iterator[Parsed]:
+        """Every row, or those of one of the `parts`, file by file in order of name, a bounded number at a
+        time.
+
+        Raises InputError where not one value of the table's first chunk is what its column must hold.
         """
-        fresh = True
+        fresh = part in (None, Part(0, 0))
         wanted = list(dict.fromkeys(want.column for want in self._wants.values()))
-        for file in self.files:
-            for rows in files.read(file, wanted):
+        for file in self.files if part is None else [self.files[part.file]]:
+            for rows in files.read(file, wanted, None if part is None else part.first):
                 parsed = self._parse(rows)
                 if fresh:
                     self._check_values(parsed)

@@ -16,7 +16,7 @@ from jaxrec.errors import InputError
 from jaxrec.schema import Drops, Interactions, Lists, Titles, Users
 from jaxrec.sources import columns
 from jaxrec.sources.columns import Want, of_features
-from jaxrec.sources.table import Parsed, Table
+from jaxrec.sources.table import Parsed, Part, Table
 
 UNPARSABLE = "row that cannot be parsed"
 
@@ -130,12 +130,15 @@ class ThreeTables:
             features = self._users.features(parsed.frame)
             yield Users(columns.keys(key), {n: c for n, c in features.items() if isinstance(c, np.ndarray)})
 
-    def interactions(self) -> Iterator[Interactions]:
+    def parts(self) -> tuple[Part, ...]:
+        return self._log.parts()
+
+    def interactions(self, part: Part | None = None) -> Iterator[Interactions]:
         """Rows that could be parsed, in the order of the files; `drops` counts the others."""
         self.drops.counts.clear()
         self.drops.examples.clear()
         names = {"seconds": ""} | {role: want.column for role, want in self._log.roles.items()}
-        for parsed in self._log.read():
+        for parsed in self._log.read(part):
             if parsed.bad.any():
                 example = self._log.example(parsed, int(np.argmax(parsed.bad)))
                 self.drops.add(UNPARSABLE, int(parsed.bad.sum()), example)

@@ -93,18 +93,22 @@ class TfdsSource:
         if self._wants["user"]:
             yield self._ratings.users
 
-    def interactions(self) -> Iterator[Interactions]:
+    def parts(self) -> tuple[int]:
+        """One: the catalogue takes every rating to be decoded, and then they are held."""
+        return (0,)
+
+    def interactions(self, part: int | None = None) -> Iterator[Interactions]:
         """The ratings in their stored order; `seconds` is NaN throughout."""
         held, source = self._ratings, self._source
         for first in range(0, len(held.user), CHUNK):
-            part = slice(first, first + CHUNK)
-            rows = len(held.user[part])
+            these = slice(first, first + CHUNK)
+            rows = len(held.user[these])
             yield Interactions(
-                user=held.user[part],
-                title=held.title[part],
-                time=held.time[part],
+                user=held.user[these],
+                title=held.title[these],
+                time=held.time[these],
                 seconds=np.full(rows, np.nan),
-                context={name: column[part] for name, column in held.context.items()},
+                context={name: column[these] for name, column in held.context.items()},
                 file=self._name,
                 row=np.arange(first + 1, first + 1 + rows),
                 names={"user": source.user, "title": source.title, "time": source.time, "seconds": ""},

@@ -111,6 +111,24 @@ def test_iterating_twice_gives_the_same_rows_and_drops(folder):
     assert s.drops.counts == {"row that cannot be parsed": 1}
 
 
+@pytest.mark.parametrize("form, parts", [("csv", 2), ("parquet", 3)])
+def test_parts_are_read_as_the_whole_is(folder, monkeypatch, form, parts):
+    """A file, or a slice of Parquet; one that is wrong throughout is left out, wherever it is read from."""
+    monkeypatch.setattr(files, "SLICE_ROWS", 2)
+    log = pl.read_csv(LOG.encode(), schema_overrides={"time": pl.String})
+    for i, part in enumerate((log, log.with_columns(time=pl.lit("never"))[:1])):
+        getattr(part, f"write_{form}")(f"part{i}.{form}")
+    s = source(interactions=f"part*.{form}")
+    whole, drops = list(s.interactions()), []
+    apart = []
+    for part in s.parts():
+        apart += s.interactions(part)
+        drops.append(sum(s.drops.counts.values()))
+    assert len(s.parts()) == parts and drops == [0] * (parts - 1) + [1]
+    assert [c.row.tolist() for c in apart] == [c.row.tolist() for c in whole]
+    assert [c.title.tolist() for c in apart] == [c.title.tolist() for c in whole]
+
+
 def test_parquet_with_types_of_its_own(folder):
     pl.DataFrame(
         {"user_id": [5, 6], "title_id": [3, 4], "time": [datetime(2023, 11, 14, 22, 13, 20), None],
