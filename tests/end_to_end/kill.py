@@ -53,15 +53,15 @@ def main(times: int, seed: int, folder: Path) -> None:
             left.append(seconds)
             lost.append(reached - kept)
         print(
-            f"{number + 1}: {sent.name} to process {process} at step {reached}; all had left after "
+            f"{number + 1}: {sent.name} to process {process} at step {reached}; both had left after "
             f"{seconds:.2f} s; saved: step {kept}", flush=True,
         )  # fmt: skip
     with Pod(cut, dataset, steps=steps) as pod:
         status, said = pod.end(1200)
         assert status == 0 and resumed_from(said) == kept, said
     assert same(final_parameters(folder / "whole", steps), final_parameters(cut, steps))
-    told = "seconds from SIGTERM until both had left"
-    for what, values in (("seconds from a kill", left), ("steps lost", lost), (told, grace)):
+    said_of = {"seconds from a kill": left, "steps lost": lost, "seconds from SIGTERM": grace}
+    for what, values in said_of.items():
         if not values:
             continue
         low, middle, high = min(values), statistics.median(values), max(values)
