@@ -161,6 +161,10 @@ TRAIN = ["-m", "jaxrec.train", "--config"]
             [*TRAIN, "configs/tiny.py", "--config.train.batch_size=100000"],
             "train.batch_size=100000 is more than",
         ),
+        (
+            [*TRAIN, "configs/tiny.py", "--processes=2"],
+            "--processes=2 without --coordinator; allowed: all",
+        ),
         (["-m", "jaxrec.evaluate", "--checkpoint", "nowhere"], "nowhere"),
         (
             ["-m", "jaxrec.evaluate", "--checkpoint", "x", "--lists=all"],

@@ -5,6 +5,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -31,16 +32,20 @@ def whole(folder, tiny_directory):
     return pod.workdir
 
 
+def with_devices(devices: int) -> dict[str, str]:
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    return ENVIRONMENT | {"XLA_FLAGS": flags}
+
+
 @pytest.fixture(scope="module")
 def alone(folder, tiny_directory):
     """By its devices: one process, as a laptop runs it."""
     workdirs = {}
     for devices in (1, 4):
         workdirs[devices] = folder / f"alone{devices}"
-        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
         command = [sys.executable, "-m", "jaxrec.train", *arguments(workdirs[devices], tiny_directory)]
         done = subprocess.run(
-            command, cwd=ROOT, env=ENVIRONMENT | {"XLA_FLAGS": flags}, capture_output=True, text=True,
+            command, cwd=ROOT, env=with_devices(devices), capture_output=True, text=True,
             timeout=300,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
@@ -71,6 +76,27 @@ def lines(workdir):
     found = [line for line in read_metrics(workdir / METRICS_FILE) if line["split"] == "validation"]
     assert [line["step"] for line in found] == [28, STEPS]
     return found
+
+
+def test_two_processes_judge_a_checkpoint_as_the_run_did(whole):
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        address = f"localhost:{s.getsockname()[1]}"
+    both = [
+        subprocess.Popen(
+            [
+                sys.executable, "-m", "jaxrec.evaluate", "--checkpoint", str(whole), "--json",
+                f"--coordinator={address}", "--processes=2", f"--process={process}",
+            ],
+            cwd=ROOT, env=with_devices(2), stdout=subprocess.PIPE, text=True,
+        )
+        for process in range(2)
+    ]  # fmt: skip
+    (printed, _), (nothing, _) = (process.communicate(timeout=300) for process in both)
+    assert [process.returncode for process in both] == [0, 0] and nothing == ""
+    expected = json.loads((whole / "test.json").read_text())
+    for part in ("lists", "lists_k3", "baselines", "by_hard", "dataset", "step"):
+        assert json.loads(printed)[part] == expected[part]
 
 
 def test_a_killed_process_is_named_and_costs_what_was_not_saved(folder, tiny_directory):

@@ -83,6 +83,17 @@ def test_a_run_stopped_in_mid_epoch_resumes_to_the_same_parameters(whole, tiny_d
     assert steps_logged == sorted(steps_logged)
 
 
+def test_sigterm_before_the_first_step_leaves_at_once_to_be_started_again(tmp_path):
+    more = ("--config.train.preempted_exit=75", "--config.source.users=4000")
+    run = train(tmp_path / "run", tmp_path / "data", *more)
+    log = tmp_path / "run.log"
+    wait_for(lambda: "building rows" in log.read_text(), run)
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(120) == 75, log.read_text()[-3000:]
+    assert "Traceback" not in log.read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"run.log"}  # nothing is left half prepared
+
+
 def lines(path):
     """Whole lines alone: the last may be half written."""
     return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
