@@ -4,6 +4,7 @@ from absl import flags
 
 from jaxrec.command import json_flag, print_result, run, without
 from jaxrec.errors import InputError
+from jaxrec.paths import as_path
 from jaxrec.schema import CATALOGUE, LISTS, SPLITS
 
 _LISTS = (*LISTS, CATALOGUE)
@@ -44,6 +45,7 @@ def main(found: flags.FlagValues) -> None:
         raise InputError(f"--retrieve={found.retrieve}; allowed with --lists={CATALOGUE}")
     if not all(k.isdigit() and int(k) > 0 for k in found.next_k):
         raise InputError(f"--next-k={','.join(found.next_k)}; allowed: whole numbers above 0, such as 1,3")
+    workdir, data = as_path(found.checkpoint), found.data and as_path(found.data)
     import jax
 
     from jaxrec import compiled, heap
@@ -56,9 +58,9 @@ def main(found: flags.FlagValues) -> None:
     if jax.default_backend() == "cpu":
         heap.keep_freed()
     judged = judge(
-        found.checkpoint,
+        workdir,
         which=found.which,
-        data=found.data or None,
+        data=data or None,
         split=found.split,
         lists=tuple(found.lists),
         next_k=tuple(int(k) for k in found.next_k) or None,
@@ -66,7 +68,7 @@ def main(found: flags.FlagValues) -> None:
         seen=found.seen,
         retrieve=found.retrieve,
     )
-    keep(found.checkpoint, judged, found.per_user)
+    keep(workdir, judged, found.per_user)
     print_result(judged.result, report.table(judged.result))
 
 

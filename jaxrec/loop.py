@@ -10,7 +10,6 @@ goes on from its last checkpoint as if it never had been.
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -40,6 +39,7 @@ from jaxrec.parallel import (
     replicate,
     replicated,
 )
+from jaxrec.paths import AnyPath, as_path
 from jaxrec.plain import write_json
 from jaxrec.step import Program
 from jaxrec.training import Training, TrainState, means, parameters
@@ -49,17 +49,17 @@ _SAMPLE_BLOCKS = 64  # of the dataset, from which the room for packed histories 
 _AGREE_STEPS = 16  # between questions to the other processes, each of which waits for the device
 
 
-def train(config: Config, dataset: Dataset, workdir: str | Path, interrupt: Interrupt) -> int:
+def train(config: Config, dataset: Dataset, workdir: str | AnyPath, interrupt: Interrupt) -> int:
     """Trains to `train.length`, resuming where `workdir` holds a checkpoint; returns the step reached.
 
     Returns early, after saving, once `interrupt.requested`. Raises InputError where the workdir holds
     another config's run. The batch divides by the devices.
     """
-    return _Run(config, dataset, Path(workdir), interrupt).run()
+    return _Run(config, dataset, as_path(workdir), interrupt).run()
 
 
 class _Run:
-    def __init__(self, config: Config, dataset: Dataset, workdir: Path, interrupt: Interrupt) -> None:
+    def __init__(self, config: Config, dataset: Dataset, workdir: AnyPath, interrupt: Interrupt) -> None:
         self.config, self.workdir, self.interrupt = config, workdir, interrupt
         rows, threshold = dataset.rows("train"), dataset.manifest["completion_threshold"]
         self.total, per_epoch = _length(config, rows)
@@ -130,6 +130,7 @@ class _Run:
             late = time.monotonic() - saved > 60 * self.config.train.save_minutes
             stop, late = self._agree(before, step, late)
             if scores is not None or stop or late:
+                writer.flush()
                 checkpoints.save(step, as_global(state), self.meta, self.arrays, scores)
                 saved = time.monotonic()
             if stop:
@@ -209,7 +210,7 @@ def training_batches(program: Training, rows: Rows) -> TrainBatches:
     return TrainBatches(*given, packer.lengths, shares, packer)
 
 
-def _same_run(kept: dict[str, Any], now: dict[str, Any], workdir: Path) -> None:
+def _same_run(kept: dict[str, Any], now: dict[str, Any], workdir: AnyPath) -> None:
     """Raises InputError at the first setting in which a kept run differs from this one."""
     if kept["dataset"] != now["dataset"]:
         raise InputError(

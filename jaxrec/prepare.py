@@ -4,7 +4,6 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from absl import flags, logging
 from rich.console import Console
@@ -14,7 +13,9 @@ from jaxrec.command import config_flag, json_flag, print_result, run
 from jaxrec.config import Config
 from jaxrec.config_json import dataset_directory, digest
 from jaxrec.data.dataset import prepare
+from jaxrec.data.store import MANIFEST
 from jaxrec.errors import InputError
+from jaxrec.paths import AnyPath, as_path
 from jaxrec.schema import SPLITS
 from jaxrec.sources import open_source
 
@@ -36,16 +37,16 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         yield report
 
 
-def ensure(config: Config, directory: str) -> None:
+def ensure(config: Config, directory: str | AnyPath) -> None:
     """Prepares the dataset unless it is there. Raises InputError where another one is."""
-    manifest = Path(directory) / "manifest.json"
+    manifest = as_path(directory) / MANIFEST
     if not manifest.exists():
         logging.info("preparing %s", directory)
         with _progress() as progress:
             source = open_source(config.source, config.features, config.data.path)
             prepare(source, config, directory, progress)
         return
-    kept = json.loads(manifest.read_text())["digest"]
+    kept = json.loads(manifest.read_bytes())["digest"]
     if kept != digest(config):
         raise InputError(
             f"dataset {directory}: was prepared with other source, features or data settings than these; "
@@ -72,7 +73,7 @@ def table(manifest: dict) -> str:
 def main(found: flags.FlagValues) -> None:
     directory = found.out or dataset_directory(found.config)
     ensure(found.config, directory)
-    manifest = json.loads((Path(directory) / "manifest.json").read_text())
+    manifest = json.loads((as_path(directory) / MANIFEST).read_bytes())
     print_result({"directory": directory, **manifest}, f"{directory}\n{table(manifest)}")
 
 

@@ -1,13 +1,13 @@
 """python -m jaxrec.train --config C [--workdir W]: prepare if need be, train or resume, judge, report."""
 
 import time
-from pathlib import Path
 
 from absl import flags, logging
 
 from jaxrec.command import Interrupt, config_flag, json_flag, print_result, run, without
 from jaxrec.config_check import check_devices
 from jaxrec.config_json import dataset_directory
+from jaxrec.paths import as_path
 
 
 def _flags() -> None:
@@ -18,6 +18,8 @@ def _flags() -> None:
 
 
 def main(found: flags.FlagValues) -> int:
+    config = found.config
+    workdir, directory = as_path(found.workdir or f"runs/{config.name}"), as_path(dataset_directory(config))
     # Not at the top: --help and a wrong config should not wait for the accelerator stack.
     import jax
 
@@ -32,8 +34,6 @@ def main(found: flags.FlagValues) -> int:
         from jaxrec.loop import train
 
     started = time.perf_counter()
-    config = found.config
-    workdir = Path(found.workdir or f"runs/{config.name}")
     compiled.keep()
     parallel.join_hosts()
     check_devices(config, parallel.devices())
@@ -43,7 +43,6 @@ def main(found: flags.FlagValues) -> int:
         if expert.kind in OF_FORMS:
             width = config.model.width // expert.heads
             attention.check(config.model.attention, jax.default_backend(), config.model.dtype, width)
-    directory = dataset_directory(config)
     if parallel.first_process():
         ensure(config, directory)
     parallel.meet("dataset")

@@ -14,9 +14,9 @@ FILES = sorted(p for p in HOUSE.rglob("*.py") if p.stat().st_size)
 
 # From the ground up. A room is a file or a folder; it imports from floors below, and from itself.
 FLOORS = (
-    ("errors", "schema", "config", "hashing", "plain"),
-    ("config_tree",),
-    ("config_data",),
+    ("errors", "schema", "config", "hashing"),
+    ("config_tree", "paths"),
+    ("config_data", "plain"),
     ("config_check",),
     ("config_json",),
     (
@@ -31,6 +31,7 @@ FLOORS = (
         "metrics",
         "gating",
         "significance",
+        "staging",
         "weighting",
         "optimizer",
         "parallel",
@@ -61,6 +62,10 @@ DOORS = {
     "rich": ("writer.py", "prepare.py"),
     "ml_collections": ("command.py",),
     "scipy": ("significance.py",),
+    "etils": ("paths.py",),
+    "fsspec": ("paths.py",),
+    "gcsfs": (),
+    "s3fs": (),
     "flax": ("nn/",),
     "pandas": (),
     "torch": (),
@@ -72,6 +77,7 @@ NO_JAX = (
     "schema",
     "config",
     "hashing",
+    "paths",
     "plain",
     "config_tree",
     "config_data",
