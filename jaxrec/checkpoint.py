@@ -42,8 +42,8 @@ class Checkpointer:
     With `writing` the directory is made; without, it must hold a complete checkpoint, and nothing in
     it is touched. Every process of a run calls every method. A context manager.
 
-    All processes write a checkpoint together, each its part. Where Orbax cannot write the directory, each
-    writes all of it to its own machine, and the first sends it.
+    All processes write a checkpoint together, each its part. Where Orbax cannot write the directory, the
+    first writes all of it, and sends it: the others then know of no step that was saved since they opened it.
     """
 
     def __init__(self, directory: str | AnyPath, metric: str = "ndcg@1", *, writing: bool = False):
@@ -54,29 +54,31 @@ class Checkpointer:
         if not writing and not self.directory.is_dir():
             raise InputError(f"checkpoint {directory}: no such directory; give the one train wrote to")
         self._staged: Staged | None = None
-        where, alone = self.directory, ocp.options.MultiprocessingOptions()
+        where, processes = self.directory, ocp.options.MultiprocessingOptions()
+        self._writes = writing
         if not isinstance(where, Path) and scheme_of(str(where)) not in _ORBAX_WRITES:
-            self._staged = Staged(where, _LARGE, sending=writing and first_process())
+            self._writes = writing and first_process()
+            self._staged = Staged(where, _LARGE, sending=self._writes)
             where, me = self._staged.folder, jax.process_index()
-            alone = ocp.options.MultiprocessingOptions(me, {me}, f"process {me}")
+            processes = ocp.options.MultiprocessingOptions(me, {me}, f"process_{me}")
             meet("checkpoints are open")  # before anyone writes, all have seen the same
         best = policies.BestN(get_metric_fn=self._value, n=1, keep_checkpoints_without_metrics=False)
         self._manager = ocp.CheckpointManager(
             where,
             item_handlers={  # named, so that shapes can be read before anything is restored
-                "state": ocp.StandardCheckpointHandler(),
-                "meta": ocp.JsonCheckpointHandler(),
-                "arrays": ocp.StandardCheckpointHandler(),
+                "state": ocp.StandardCheckpointHandler(multiprocessing_options=processes),
+                "meta": ocp.JsonCheckpointHandler(multiprocessing_options=processes),
+                "arrays": ocp.StandardCheckpointHandler(multiprocessing_options=processes),
             },
             options=ocp.CheckpointManagerOptions(
                 # Not best_fn with max_to_keep, which deletes the newest; best_fn alone makes metrics written.
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(1), best]),
                 best_fn=self._value,
                 create=writing and self._staged is None,
-                read_only=not writing,
-                save_interval_steps=int(writing),
-                cleanup_tmp_directories=writing,  # what a killed process left
-                multiprocessing_options=alone,
+                read_only=not self._writes,
+                save_interval_steps=int(self._writes),
+                cleanup_tmp_directories=self._writes,  # what a killed process left
+                multiprocessing_options=processes,
             ),
         )
         if not writing and self.latest_step() is None:
@@ -104,6 +106,10 @@ class Checkpointer:
         metrics (a run stopped before its validation, resumed): then it is replaced.
         Raises the error of the save before this one, if that failed.
         """
+        if self._staged:
+            state = jax.tree.map(_on_this_machine, state)
+            if not self._writes:
+                return
         valued = metrics is not None and math.isfinite(metrics[self.metric])
         if step in self._manager.all_steps():
             self.wait()
@@ -114,7 +120,6 @@ class Checkpointer:
                 self._staged.delete(step)
         if self._staged:
             self._staged.wait()
-            state = jax.tree.map(_on_this_machine, state)
         packed, forms = _pack(arrays)
         note = {"format": _FORMAT, "step": step, "arrays": forms, "meta": plain(meta)}
         items = {"state": ocp.args.StandardSave(state), "meta": ocp.args.JsonSave(note)}
@@ -209,11 +214,12 @@ def abstract(state: Any, sharding: jax.sharding.Sharding) -> Any:
 
 
 def _on_this_machine(x: jax.Array) -> jax.Array | np.ndarray:
-    """All of an array whose parts may be with other processes, each of which must ask."""
-    if x.is_fully_addressable:
+    """All of an array whose parts may be with other processes, every one of which must ask: as NumPy's, for
+    among several processes Orbax takes jax's only where they are of all."""
+    if jax.process_count() == 1:
         return x
     if x.is_fully_replicated:
-        return x.addressable_data(0)
+        return np.asarray(x.addressable_data(0))
     from jax.experimental import multihost_utils
 
     return multihost_utils.process_allgather(x, tiled=True)

@@ -19,13 +19,13 @@ SIGN = "commit_success.txt"
 class Staged:
     """The complete steps of `remote`, in `folder`, without their items `large` until `fetch` is called.
 
-    With `sending`, `send` copies what Orbax has written since, and takes away what it has removed; what a
-    killed process left half there goes first. `close` it: the folder goes.
+    With `sending`, what a killed process left half there goes first, and `send` may be called. `close` it:
+    the folder goes.
     """
 
     def __init__(self, remote: Remote, large: tuple[str, ...], sending: bool) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="jaxrec-checkpoints-"))
-        self._remote, self._large, self._sending = remote, large, sending
+        self._remote, self._large = remote, large
         self._lacking: set[tuple[str, str]] = set()
         self._under_way: Future | None = None
         self._pool = ThreadPoolExecutor(1)
@@ -49,26 +49,25 @@ class Staged:
     def delete(self, step: int) -> None:
         """Takes a step out of the bucket that Orbax has removed here and is about to write again."""
         self.wait()
-        if self._sending and str(step) in self._there:
+        if str(step) in self._there:
             remove_folder(self._remote / str(step), first=SIGN)
         self._there.discard(str(step))
         self._lacking -= {(str(step), item) for item in self._large}
 
     def send(self, written: Callable[[], None]) -> None:
-        """Once `written` returns, which waits for Orbax, makes the bucket hold the folder's steps. Returns
-        at once: `wait` before Orbax writes again, for it may then remove what is on its way."""
+        """Once `written` returns, which waits for Orbax, makes the bucket hold the folder's steps: copies
+        what is new, and takes away what Orbax has removed. Returns at once: `wait` before Orbax writes again,
+        for it may then remove what is on its way."""
         self._under_way = self._pool.submit(self._send, written)
 
     def _send(self, written: Callable[[], None]) -> None:
         written()
         here = {path.name for path in self.folder.iterdir() if path.name.isdigit()}
         for step in sorted(here - self._there):
-            if self._sending:
-                send_folder(self.folder / step, self._remote / step, last=SIGN)
+            send_folder(self.folder / step, self._remote / step, last=SIGN)
             self._there.add(step)
         for step in sorted(self._there - here):  # only once the new one is complete
-            if self._sending:
-                remove_folder(self._remote / step, first=SIGN)
+            remove_folder(self._remote / step, first=SIGN)
             self._there.discard(step)
 
     def wait(self) -> None:

@@ -13,6 +13,7 @@ import os
 import runpy
 import sys
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import quote, unquote
 
 import fsspec
@@ -30,13 +31,14 @@ class _Object(io.BytesIO):
 
     def close(self):
         if not self.closed:
-            self._system.store(self._key, self.getvalue())
-        super().close()
+            data = self.getvalue()
+            super().close()  # first: where it fails, it is not tried again when this is collected
+            self._system.store(self._key, data)
 
 
 class Bucket(AbstractFileSystem):
-    log: list[tuple[str, str]] = []  # ("put" or "rm", key), of this process
-    before = staticmethod(lambda what, key: None)  # called with each of them first: raises to make one fail
+    log: ClassVar[list[tuple[str, str]]] = []  # ("put", "get" or "rm", key), of this process
+    before = staticmethod(lambda what, key: None)  # called with a put or rm first: raises to make it fail
 
     @classmethod
     def _folder(cls):
@@ -45,7 +47,7 @@ class Bucket(AbstractFileSystem):
         return folder
 
     @classmethod
-    def keys(cls):
+    def objects(cls):
         return sorted(unquote(p.name) for p in cls._folder().iterdir() if not p.name.endswith(".part"))
 
     def store(self, key, data):
@@ -62,6 +64,7 @@ class Bucket(AbstractFileSystem):
         if mode == "wb":
             return _Object(self, key)
         assert mode == "rb", f"{mode}: an object is read, or written whole"
+        Bucket.log.append(("get", key))
         try:
             return io.BytesIO((self._folder() / quote(key, safe="")).read_bytes())
         except OSError as error:
@@ -79,7 +82,7 @@ class Bucket(AbstractFileSystem):
 
     def _listed(self, path):
         start, found = f"{path}/" if path else "", {}
-        for key in self.keys():
+        for key in self.objects():
             if key == path or key.startswith(start):
                 name = start + key.removeprefix(start).partition("/")[0] if key != path else key
                 if name == key:
@@ -100,7 +103,7 @@ class Bucket(AbstractFileSystem):
 
     def rm(self, path, recursive=False, **_):
         path = self._strip_protocol(path)
-        keys = [key for key in self.keys() if key == path or (recursive and key.startswith(f"{path}/"))]
+        keys = [key for key in self.objects() if key == path or (recursive and key.startswith(f"{path}/"))]
         if not keys:
             raise FileNotFoundError(path)
         for key in keys:

@@ -63,7 +63,7 @@ def tiny(tiny_directory):
 
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
-    """"s3://bucket", empty: behind it tests/bucket.py. Nothing may be written to a folder named "s3:"."""
+    """ "s3://bucket", empty: behind it tests/bucket.py. Nothing may be written to a folder named "s3:"."""
     from bucket import FOLDER, Bucket, register
 
     register()
