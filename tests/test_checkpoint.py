@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gcs_server
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from bucket import S3, Bucket
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from orbax.checkpoint._src.path import gcs_utils
 
 from jaxrec.checkpoint import Checkpointer, abstract
 from jaxrec.errors import InputError
@@ -260,6 +262,28 @@ def test_of_a_step_in_a_bucket_what_is_large_comes_when_asked_for(bucket):
     read = [key for _, key in Bucket.log]
     assert [key for key in read if "/1/arrays/" in key] and len(read) == len(set(read))
     assert not [key for key in read if "/2/arrays/" in key or "/state/" in key]
+
+
+@pytest.mark.usefixtures("bucket")
+def test_to_googles_buckets_orbax_writes_itself(monkeypatch, request):
+    """Through epath what is small, and by TensorStore's own driver the arrays: here, to a server of ours."""
+    server = gcs_server.serve()
+    request.addfinalizer(server.server_close)
+    request.addfinalizer(server.shutdown)
+    monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", f"http://localhost:{server.server_port}")
+    monkeypatch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
+    monkeypatch.setattr(gcs_utils, "is_hierarchical_namespace_enabled", lambda path: False)  # asks Google
+    place = "gs://bucket-one/run/c"
+    with Checkpointer(place, writing=True) as checkpoints:
+        for step, score in ((1, 0.5), (2, 0.9), (3, 0.4), (4, None)):
+            save(checkpoints, step, score)
+    assert names(as_path(place)) == ["2", "4"]
+    with Checkpointer(place) as checkpoints:
+        assert (checkpoints.step("last"), checkpoints.step("best")) == (4, 2)
+        assert checkpoints.restore_meta("best") == META | {"position": 2}
+        assert list(checkpoints.restore_arrays("last")) == list(ARRAYS)
+        assert same(checkpoints.restore("best", abstract(a_state(0), everywhere())), a_state(2))
+    assert {what for what, name in server.requests if "/2/state/" in name} == {"GET", "POST"}
 
 
 def test_what_is_not_there_is_said_in_one_line(tmp_path):
