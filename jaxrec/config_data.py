@@ -100,7 +100,10 @@ def _check_features(config: Config) -> None:
 
 def _check_data(config: Config) -> None:
     data = config.data
-    scheme_of(data.directory)
+    try:
+        scheme_of(data.directory)
+    except InputError as error:
+        raise InputError(f"data.directory={error}") from None
     require(0 <= data.seed < 2**32, "data.seed", data.seed, "be in [0, 2**32)")
     for name in ("next_k", "negatives", "partitions"):
         require(getattr(data, name) >= 1, f"data.{name}", getattr(data, name), "be at least 1")

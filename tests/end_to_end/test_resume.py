@@ -103,7 +103,7 @@ def test_a_run_in_a_bucket_that_is_killed_ends_as_one_on_this_machine(whole, buc
     import jax
 
     from jaxrec import paired
-    from jaxrec.evaluation import load
+    from jaxrec.evaluation import judge, keep, load
 
     def finished(*arguments):
         assert in_bucket(tmp_path, *arguments).wait(300) == 0, (tmp_path / "log").read_text()[-3000:]
@@ -137,7 +137,7 @@ def test_a_run_in_a_bucket_that_is_killed_ends_as_one_on_this_machine(whole, buc
     assert b"<svg" in as_path(f"{run}/report.html").read_bytes()
     assert len(list(as_path(f"{run}/tensorboard").iterdir())) == 2  # one of each start
 
-    finished("jaxrec.evaluate", f"--checkpoint={run}", "--per-user")
+    keep(run, judge(run), each=True)  # as `evaluate --per-user`
     judged = paired.read(run)
     assert judged.result["lists"] == b["lists"] and len(judged.users) == b["lists"]["enabled"]["users"]
     assert judged.queries.height == b["lists"]["enabled"]["examples"]
