@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -262,6 +263,64 @@ def test_of_a_step_in_a_bucket_what_is_large_comes_when_asked_for(bucket):
     read = [key for _, key in Bucket.log]
     assert [key for key in read if "/1/arrays/" in key] and len(read) == len(set(read))
     assert not [key for key in read if "/2/arrays/" in key or "/state/" in key]
+
+
+TOGETHER = """
+import sys
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+sys.path.insert(0, sys.argv[1])
+from bucket import register
+register()
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))
+from jaxrec.checkpoint import Checkpointer
+
+mesh = Mesh(np.array(jax.devices()), ("data",))
+values = {"split": np.arange(12.0).reshape(4, 3), "whole": np.arange(5), "step": np.int32(3)}
+def placed(name, factor):
+    spec = PartitionSpec("data") if name == "split" else PartitionSpec()
+    of = np.asarray(values[name] * factor, values[name].dtype)
+    return jax.make_array_from_callback(of.shape, NamedSharding(mesh, spec), lambda i: of[i])
+def state(factor):
+    return {name: placed(name, factor) for name in values}
+
+with Checkpointer("s3://bucket/c", writing=True) as checkpoints:
+    for step in (1, 2):
+        checkpoints.save(step, state(step), {"position": step}, {"ids": np.arange(step)}, {"ndcg@1": 1 / step})
+    checkpoints.wait()
+like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state(0))
+with Checkpointer("s3://bucket/c", writing=True) as checkpoints:
+    for step, which in ((1, "best"), (2, "last")):
+        assert checkpoints.restore_meta(which) == {"position": step}
+        found = checkpoints.restore(which, like)
+        for name, expected in state(step).items():
+            assert found[name].sharding == expected.sharding
+            for a, b in zip(found[name].addressable_shards, expected.addressable_shards, strict=True):
+                np.testing.assert_array_equal(a.data, b.data)
+print("restored")
+"""
+
+
+@pytest.mark.usefixtures("bucket")
+def test_of_two_processes_the_first_writes_a_bucket_and_both_read_it(tmp_path):
+    """Each on a machine of its own, as far as files go; an array that is split between them included."""
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        address = f"localhost:{s.getsockname()[1]}"
+    both = []
+    for i in range(2):
+        (tmp_path / f"machine-{i}").mkdir()
+        env = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / f"machine-{i}")}
+        line = [sys.executable, "-c", TOGETHER, str(ROOT / "tests"), address, str(i)]
+        both.append(
+            subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        )
+    said = [process.communicate(timeout=200)[0] for process in both]
+    assert [p.returncode for p in both] == [0, 0] and all("restored" in text for text in said), said
+    assert list(in_bucket()) == ["1", "2"]
+    assert not list(tmp_path.glob("machine-*/*"))  # what was written there first
 
 
 @pytest.mark.usefixtures("bucket")

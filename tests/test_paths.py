@@ -62,7 +62,7 @@ _TINY = ("--config", str(ROOT / "configs/tiny.py"))
             "gs://b/w: gs:// needs gcsfs, which does not import",
         ),
         (("jaxrec.prepare", *_TINY, "--out=gs://b/d"), "pip install gcsfs; allowed without it: a path of"),
-        (("jaxrec.train", *_TINY, "--config.data.directory=hdfs://b/d"), "data.directory=hdfs://b/d: hdfs:// is"),
+        (("jaxrec.train", *_TINY, "--config.data.directory=hdfs://b"), "data.directory=hdfs://b: hdfs:// is"),
         (("jaxrec.evaluate", "--checkpoint=memory://w"), "memory://w: memory:// is not known"),
         (("jaxrec.evaluate", "--checkpoint=w", "--data=gs://b/d"), "gs://b/d: gs:// needs gcsfs"),
         (("jaxrec.study", *_TINY, "--workdir=gs://b/d"), "--workdir=gs://b/d; allowed: a path of this"),
