@@ -288,7 +288,8 @@ def state(factor):
 
 with Checkpointer("s3://bucket/c", writing=True) as checkpoints:
     for step in (1, 2):
-        checkpoints.save(step, state(step), {"position": step}, {"ids": np.arange(step)}, {"ndcg@1": 1 / step})
+        arrays, metrics = {"ids": np.arange(step)}, {"ndcg@1": 1 / step}
+        checkpoints.save(step, state(step), {"position": step}, arrays, metrics)
     checkpoints.wait()
 like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state(0))
 with Checkpointer("s3://bucket/c", writing=True) as checkpoints:
