@@ -3,7 +3,7 @@
 A step directory holds three items: `state` (the arrays of a training state, restored onto whatever
 devices there are), `meta` (JSON: the config, the position in the data, the layout, the dataset's
 fingerprint, the metrics) and `arrays` (NumPy: id maps, title tables, popularity). The newest step is
-kept, and the one with the best metric.
+kept, and the one with the best metric. In a bucket that Orbax cannot write it is the same: `staging`.
 """
 
 import math
@@ -20,10 +20,15 @@ from orbax.checkpoint import checkpoint_managers as policies
 from jaxrec.config_check import NAMES
 from jaxrec.config_tree import among
 from jaxrec.errors import InputError
+from jaxrec.hosts import first_process, meet
+from jaxrec.paths import AnyPath, as_path, scheme_of
 from jaxrec.plain import plain
+from jaxrec.staging import Staged
 
 WHICH = NAMES["evaluate.which"]
 _FORMAT = 1  # of meta and arrays
+_LARGE = ("state", "arrays")  # items that are fetched from a bucket only when they are asked for
+_ORBAX_WRITES = ("", "gs")  # schemes of paths
 
 # Orbax warns of what is meant here: saves between validations, and reading without writing.
 _MEANT = ("Requested `tracked_metric`", "Given directory is read only")
@@ -36,29 +41,44 @@ class Checkpointer:
     `metric` names the entry of `save`'s metrics by which the best is chosen, larger being better.
     With `writing` the directory is made; without, it must hold a complete checkpoint, and nothing in
     it is touched. Every process of a run calls every method. A context manager.
+
+    All processes write a checkpoint together, each its part. Where Orbax cannot write the directory, the
+    first writes all of it, and sends it: the others then know of no step that was saved since they opened it.
     """
 
-    def __init__(self, directory: str | Path, metric: str = "ndcg@1", *, writing: bool = False):
-        self.directory = Path(directory).resolve()
+    def __init__(self, directory: str | AnyPath, metric: str = "ndcg@1", *, writing: bool = False):
+        self.directory = as_path(directory)
+        if isinstance(self.directory, Path):
+            self.directory = self.directory.resolve()
         self.metric = metric
         if not writing and not self.directory.is_dir():
             raise InputError(f"checkpoint {directory}: no such directory; give the one train wrote to")
+        self._staged: Staged | None = None
+        where, processes = self.directory, ocp.options.MultiprocessingOptions()
+        self._writes = writing
+        if not isinstance(where, Path) and scheme_of(str(where)) not in _ORBAX_WRITES:
+            self._writes = writing and first_process()
+            self._staged = Staged(where, _LARGE, sending=self._writes)
+            where, me = self._staged.folder, jax.process_index()
+            processes = ocp.options.MultiprocessingOptions(me, {me}, f"process_{me}")
+            meet("checkpoints are open")  # before anyone writes, all have seen the same
         best = policies.BestN(get_metric_fn=self._value, n=1, keep_checkpoints_without_metrics=False)
         self._manager = ocp.CheckpointManager(
-            self.directory,
+            where,
             item_handlers={  # named, so that shapes can be read before anything is restored
-                "state": ocp.StandardCheckpointHandler(),
-                "meta": ocp.JsonCheckpointHandler(),
-                "arrays": ocp.StandardCheckpointHandler(),
+                "state": ocp.StandardCheckpointHandler(multiprocessing_options=processes),
+                "meta": ocp.JsonCheckpointHandler(multiprocessing_options=processes),
+                "arrays": ocp.StandardCheckpointHandler(multiprocessing_options=processes),
             },
             options=ocp.CheckpointManagerOptions(
                 # Not best_fn with max_to_keep, which deletes the newest; best_fn alone makes metrics written.
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(1), best]),
                 best_fn=self._value,
-                create=writing,
-                read_only=not writing,
-                save_interval_steps=int(writing),
-                cleanup_tmp_directories=writing,  # what a killed process left
+                create=writing and self._staged is None,
+                read_only=not self._writes,
+                save_interval_steps=int(self._writes),
+                cleanup_tmp_directories=self._writes,  # what a killed process left
+                multiprocessing_options=processes,
             ),
         )
         if not writing and self.latest_step() is None:
@@ -88,12 +108,20 @@ class Checkpointer:
         metrics (a run stopped before its validation, resumed): then it is replaced.
         Raises the error of the save before this one, if that failed.
         """
+        if self._staged:
+            state = jax.tree.map(_on_this_machine, state)
+            if not self._writes:
+                return
         valued = metrics is not None and math.isfinite(metrics[self.metric])
         if step in self._manager.all_steps():
             self.wait()
             if not valued or self._manager.metrics(step) is not None:
                 return
             self._manager.delete(step)
+            if self._staged:
+                self._staged.delete(step)
+        if self._staged:
+            self._staged.wait()
         packed, forms = _pack(arrays)
         note = {"format": _FORMAT, "step": step, "arrays": forms, "meta": plain(meta)}
         items = {"state": ocp.args.StandardSave(state), "meta": ocp.args.JsonSave(note)}
@@ -102,13 +130,22 @@ class Checkpointer:
         self._manager.save(
             step, args=ocp.args.Composite(**items), metrics=plain(metrics) if valued else None, force=True
         )
+        if self._staged:
+            self._staged.send(self._manager.wait_until_finished)
 
     def wait(self) -> None:
         """Until all saves are complete; raises the error of one that failed."""
         self._manager.wait_until_finished()
+        if self._staged:
+            self._staged.wait()
+            meet("checkpoints are sent")
 
     def close(self) -> None:
-        self._manager.close()
+        try:
+            self._manager.close()
+        finally:
+            if self._staged:
+                self._staged.close()
 
     # ------------------------------------------------------------ reading
 
@@ -136,6 +173,10 @@ class Checkpointer:
     def _note(self, step: int) -> dict[str, Any]:
         return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
 
+    def _bring(self, step: int, item: str) -> None:
+        if self._staged:
+            self._staged.fetch(step, item)
+
     def restore_meta(self, which: str = "last") -> dict[str, Any]:
         """`meta` as saved, read alone: it says what `abstract_state` to restore into."""
         return self._note(self.step(which))["meta"]
@@ -146,6 +187,7 @@ class Checkpointer:
         forms = self._note(step)["arrays"]
         if all(0 in shape for _, shape in forms.values()):
             return _unpack({}, forms)
+        self._bring(step, "arrays")
         args = ocp.args.Composite(arrays=ocp.args.StandardRestore())
         return _unpack(self._manager.restore(step, args=args)["arrays"], forms)
 
@@ -154,6 +196,7 @@ class Checkpointer:
         whatever devices it was saved from. Parts that hold no array, as a state of before there were some
         lacks, make no difference. Raises InputError where names or shapes differ."""
         step = self.step(which)
+        self._bring(step, "state")
         tree = self._manager.item_metadata(step)["state"]
         saved, wanted = _shapes(tree), _shapes(abstract_state)
         for name in sorted(saved.keys() | wanted.keys()):
@@ -167,9 +210,10 @@ class Checkpointer:
         return _with_leaves(abstract_state, self._manager.restore(step, args=args)["state"])
 
 
-def kept(directory: str | Path) -> str:
+def kept(directory: str | AnyPath) -> str:
     """In words, the newest complete checkpoint of a directory; asked by any thread, of one process alone."""
-    steps = ocp.utils.checkpoint_steps(directory) if Path(directory).is_dir() else []
+    where = as_path(directory)
+    steps = ocp.utils.checkpoint_steps(where) if where.is_dir() else []
     return f"the last checkpoint is step {max(steps)}" if steps else "there is no checkpoint"
 
 
@@ -181,6 +225,18 @@ def abstract(state: Any, shardings: Any) -> Any:
     return jax.tree.map(
         lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, shardings
     )
+
+
+def _on_this_machine(x: jax.Array) -> jax.Array | np.ndarray:
+    """All of an array whose parts may be with other processes, every one of which must ask: as NumPy's, for
+    among several processes Orbax takes jax's only where they are of all."""
+    if jax.process_count() == 1:
+        return x
+    if x.is_fully_replicated:
+        return np.asarray(x.addressable_data(0))
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(x, tiled=True)
 
 
 def _with_leaves(tree: Any, of: Any) -> Any:

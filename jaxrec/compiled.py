@@ -12,15 +12,15 @@ from pathlib import Path
 import jax
 from absl import logging
 
+from jaxrec.paths import cache_folder
+
 # Jax's own is a second, which leaves out the first state and the evaluation of small models.
 _LEAST_SECONDS = 0.1
 
 
 def directory() -> Path:
-    """Where programs lie unless JAX_COMPILATION_CACHE_DIR says otherwise. An XDG_CACHE_HOME that is not an
-    absolute path does not count, as its specification asks."""
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (given if given.is_absolute() else Path.home() / ".cache") / "jaxrec" / "xla"
+    """Where programs lie unless JAX_COMPILATION_CACHE_DIR says otherwise."""
+    return cache_folder("xla")
 
 
 def keep() -> None:

@@ -5,6 +5,7 @@ from datetime import date
 from jaxrec.config import LIST_MIXES, Config, KuaiRand, Tables, Tfds
 from jaxrec.config_tree import among, require
 from jaxrec.errors import InputError
+from jaxrec.paths import scheme_of
 from jaxrec.schema import INTERACTION_FEATURES, POOLS
 
 FEATURE_KINDS = ("category", "categories", "number")
@@ -99,6 +100,10 @@ def _check_features(config: Config) -> None:
 
 def _check_data(config: Config) -> None:
     data = config.data
+    try:
+        scheme_of(data.directory)
+    except InputError as error:
+        raise InputError(f"data.directory={error}") from None
     require(0 <= data.seed < 2**32, "data.seed", data.seed, "be in [0, 2**32)")
     for name in ("next_k", "negatives", "partitions"):
         require(getattr(data, name) >= 1, f"data.{name}", getattr(data, name), "be at least 1")

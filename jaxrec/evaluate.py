@@ -6,6 +6,7 @@ from absl import flags
 
 from jaxrec.command import failed, hosts_flags, json_flag, print_result, run, without
 from jaxrec.errors import InputError
+from jaxrec.paths import AnyPath, as_path
 from jaxrec.schema import CATALOGUE, LISTS, SPLITS
 
 _LISTS = (*LISTS, CATALOGUE)
@@ -46,16 +47,17 @@ def main(found: flags.FlagValues) -> None:
         raise InputError(f"--retrieve={found.retrieve}; allowed with --lists={CATALOGUE}")
     if not all(k.isdigit() and int(k) > 0 for k in found.next_k):
         raise InputError(f"--next-k={','.join(found.next_k)}; allowed: whole numbers above 0, such as 1,3")
+    workdir, data = as_path(found.checkpoint), found.data and as_path(found.data)
     from jaxrec import compiled, hosts
 
     joining = hosts.find(os.environ, found.coordinator, found.processes, found.process, found.hosts)
     compiled.keep()
     with hosts.together(failed):
         hosts.start(joining)
-        _on_every_host(found)
+        _on_every_host(found, workdir, data)
 
 
-def _on_every_host(found: flags.FlagValues) -> None:
+def _on_every_host(found: flags.FlagValues, workdir: AnyPath, data: AnyPath | None) -> None:
     import jax
 
     from jaxrec import heap, hosts
@@ -67,9 +69,9 @@ def _on_every_host(found: flags.FlagValues) -> None:
     if jax.default_backend() == "cpu":
         heap.keep_freed()
     judged = judge(
-        found.checkpoint,
+        workdir,
         which=found.which,
-        data=found.data or None,
+        data=data or None,
         split=found.split,
         lists=tuple(found.lists),
         next_k=tuple(int(k) for k in found.next_k) or None,
@@ -78,7 +80,7 @@ def _on_every_host(found: flags.FlagValues) -> None:
         retrieve=found.retrieve,
     )
     if hosts.first_process():
-        keep(found.checkpoint, judged, found.per_user)
+        keep(workdir, judged, found.per_user)
         print_result(judged.result, report.table(judged.result))
 
 

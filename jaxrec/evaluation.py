@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from jaxrec.config_json import from_json
 from jaxrec.data.store import Arrays, Dataset, Rows
 from jaxrec.errors import InputError
 from jaxrec.parallel import devices, placement, replicate
+from jaxrec.paths import AnyPath, as_path
 from jaxrec.plain import write_json
 from jaxrec.schema import CATALOGUE, LISTS, Layout, TitleTable
 from jaxrec.scoring import Ranked, Ranker, Scorer
@@ -129,9 +129,9 @@ class Loaded:
     meta: dict[str, Any]
 
 
-def load(workdir: str | Path, which: str) -> Loaded:
+def load(workdir: str | AnyPath, which: str) -> Loaded:
     """From a checkpoint alone. Raises InputError where there is none."""
-    with Checkpointer(Path(workdir) / CHECKPOINTS) as checkpoints:
+    with Checkpointer(as_path(workdir) / CHECKPOINTS) as checkpoints:
         meta = checkpoints.restore_meta(which)
         config = from_json(meta["config"])
         config.model.attention = "auto"  # the form is of the machine that trained, not of the model
@@ -167,9 +167,9 @@ class Judged(NamedTuple):
 
 
 def judge(
-    workdir: str | Path, *, which: str | None = None, data: str | None = None, split: str = "test",
-    lists: tuple[str, ...] = (), next_k: tuple[int, ...] | None = None, heads: bool = False,
-    seen: str = "filtered", retrieve: int = 0,
+    workdir: str | AnyPath, *, which: str | None = None, data: str | AnyPath | None = None,
+    split: str = "test", lists: tuple[str, ...] = (), next_k: tuple[int, ...] | None = None,
+    heads: bool = False, seen: str = "filtered", retrieve: int = 0,
 ) -> Judged:  # fmt: skip
     """Scores a checkpoint on a split's frozen lists, beside the baselines. With `heads`, also by each other
     head that can rank: the objective is then not mistaken for the head. Among `lists`, CATALOGUE ranks all
@@ -181,7 +181,7 @@ def judge(
     and where there is nothing to retrieve by.
     """
     started = time.perf_counter()
-    workdir = Path(workdir)
+    workdir = as_path(workdir)
     if which is None:
         with Checkpointer(workdir / CHECKPOINTS) as checkpoints:
             which = from_json(checkpoints.restore_meta("last")["config"]).evaluate.which
@@ -305,11 +305,11 @@ def per_query(judged: Judged) -> dict[str, np.ndarray]:
     return {"user": judged.user_keys[judged.rows["user"]], **ranks}
 
 
-def keep(workdir: str | Path, judged: Judged, each: bool) -> None:
+def keep(workdir: str | AnyPath, judged: Judged, each: bool) -> None:
     """Writes the result to `eval-<split>-<which>.json` in a workdir and, where `each`, every user's means and
     every query's ranks beside it, as Parquet, for `paired.read`."""
     name = f"eval-{judged.result['split']}-{judged.result['which']}"
-    write_json(Path(workdir) / f"{name}.json", judged.result)
+    write_json(as_path(workdir) / f"{name}.json", judged.result)
     if each:
         from jaxrec import paired  # polars, which not everyone who evaluates has a use for
 

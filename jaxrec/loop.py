@@ -10,7 +10,6 @@ goes on from its last checkpoint as if it never had been.
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -39,6 +38,7 @@ from jaxrec.parallel import (
     put_together,
     replicate,
 )
+from jaxrec.paths import AnyPath, as_path
 from jaxrec.plain import write_json
 from jaxrec.step import Program
 from jaxrec.training import Training, TrainState, means, parameters
@@ -49,13 +49,13 @@ _NOTHING, _LATE, _SIGINT, _SIGTERM = range(4)  # why to save, and from the third
 _WHY = {None: _NOTHING, "SIGINT": _SIGINT, "SIGTERM": _SIGTERM}
 
 
-def train(config: Config, dataset: Dataset, workdir: str | Path, interrupt: Interrupt) -> int:
+def train(config: Config, dataset: Dataset, workdir: str | AnyPath, interrupt: Interrupt) -> int:
     """Trains to `train.length`, resuming where `workdir` holds a checkpoint; returns the step reached.
 
     Returns early, after saving, once `interrupt.requested`. Raises InputError where the workdir holds
     another config's run. The batch divides by the devices.
     """
-    return _Run(config, dataset, Path(workdir), interrupt).run()
+    return _Run(config, dataset, as_path(workdir), interrupt).run()
 
 
 def stopped(interrupt: Interrupt) -> bool:
@@ -71,7 +71,7 @@ def _tell(interrupt: Interrupt, why: int) -> None:
 
 
 class _Run:
-    def __init__(self, config: Config, dataset: Dataset, workdir: Path, interrupt: Interrupt) -> None:
+    def __init__(self, config: Config, dataset: Dataset, workdir: AnyPath, interrupt: Interrupt) -> None:
         self.config, self.workdir, self.interrupt = config, workdir, interrupt
         self.saved = time.monotonic()
         self.save_stall = 0.0  # seconds in which saves held up the steps since the last line of metrics
@@ -150,6 +150,7 @@ class _Run:
                     batches.stall()  # validation is not training time
             if scores is not None or why > _NOTHING:
                 jax.block_until_ready(sums)  # a save would wait for them, which is no stall of its own
+                writer.flush()
                 self._save(checkpoints, step, state, scores)
             if why >= _SIGINT:
                 return step
@@ -250,7 +251,7 @@ def training_batches(program: Training, rows: Rows) -> TrainBatches:
     return TrainBatches(*given, packer.lengths, shares, packer)
 
 
-def _same_run(kept: dict[str, Any], now: dict[str, Any], workdir: Path) -> None:
+def _same_run(kept: dict[str, Any], now: dict[str, Any], workdir: AnyPath) -> None:
     """Raises InputError at the first setting in which a kept run differs from this one."""
     if kept["dataset"] != now["dataset"]:
         raise InputError(

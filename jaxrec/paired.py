@@ -4,6 +4,7 @@ Values are per-user means in [0, 1]; a difference is of two runs for one user, s
 easy or hard cancels.
 """
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -15,6 +16,8 @@ import polars as pl
 
 from jaxrec import metrics, significance
 from jaxrec.errors import InputError
+from jaxrec.paths import AnyPath, as_path
+from jaxrec.plain import write_bytes
 from jaxrec.schema import CATALOGUE, LISTS
 
 DECIMALS = 12  # past which a difference of means is rounding and not a difference
@@ -23,10 +26,12 @@ DECIMALS = 12  # past which a difference of means is rounding and not a differen
 class Values:
     """One judged run. Columns are read as they are asked for: a study looks at few of many."""
 
-    def __init__(self, workdir: str | Path, of_users: Path, of_queries: Path, result: dict[str, Any]) -> None:
+    def __init__(
+        self, workdir: str | AnyPath, of_users: AnyPath, of_queries: AnyPath, result: dict[str, Any]
+    ) -> None:
         self.workdir, self.result = str(workdir), result  # as evaluate printed it
-        self.columns = pl.read_parquet_schema(of_users).keys()  # as `evaluation.per_user` names them
-        self._of_users, self._of_queries = of_users, of_queries
+        self._of_users, self._of_queries = _readable(of_users), _readable(of_queries)
+        self.columns = pl.read_parquet_schema(self._of_users).keys()  # as `evaluation.per_user` names them
 
     @cached_property
     def users(self) -> np.ndarray:
@@ -43,21 +48,27 @@ class Values:
         return pl.read_parquet(self._of_users, columns=["user", column]).sort("user")[column].to_numpy()
 
 
-def write(workdir: str | Path, stem: str, of_users: Mapping[str, Any], of_queries: Mapping[str, Any]) -> None:
+def _readable(path: AnyPath) -> Path | io.BytesIO:
+    """What polars reads: of a bucket it would read by itself, but with credentials from other places."""
+    return path if isinstance(path, Path) else io.BytesIO(path.read_bytes())
+
+
+def write(
+    workdir: str | AnyPath, stem: str, of_users: Mapping[str, Any], of_queries: Mapping[str, Any]
+) -> None:
     """The columns of `evaluation.per_user` and `per_query` as `<stem>-per-user.parquet` and
     `<stem>-per-query.parquet`, each whole or not at all: a study takes the last for a sign."""
     for what, columns in {"per-user": of_users, "per-query": of_queries}.items():
-        path = Path(workdir) / f"{stem}-{what}.parquet"
-        part = path.with_suffix(".part")
-        pl.DataFrame(columns).write_parquet(part)
-        part.replace(path)
+        data = io.BytesIO()
+        pl.DataFrame(columns).write_parquet(data)
+        write_bytes(as_path(workdir) / f"{stem}-{what}.parquet", data.getvalue())
 
 
-def read(workdir: str | Path, split: str = "test", which: str | None = None) -> Values:
+def read(workdir: str | AnyPath, split: str = "test", which: str | None = None) -> Values:
     """What `evaluate --per-user` left in a workdir of one split, and of one checkpoint where `which` names
     it. Raises InputError where there is nothing, or two things."""
     pattern = f"eval-{split}-{which or '*'}-per-user.parquet"
-    found = sorted(Path(workdir).glob(pattern))
+    found = sorted(as_path(workdir).glob(pattern))
     if len(found) != 1:
         held = ", ".join(path.name for path in found) or "nothing"
         raise InputError(
@@ -65,11 +76,11 @@ def read(workdir: str | Path, split: str = "test", which: str | None = None) -> 
             + ("say --which=best or --which=last" if found else "write it: evaluate --per-user")
         )
     stem = found[0].name.removesuffix("-per-user.parquet")
-    result, queries = Path(workdir) / f"{stem}.json", Path(workdir) / f"{stem}-per-query.parquet"
+    result, queries = (found[0].with_name(f"{stem}{end}") for end in (".json", "-per-query.parquet"))
     for path in (result, queries):
         if not path.exists():
             raise InputError(f"{path}: does not exist beside {found[0].name}; run evaluate --per-user again")
-    return Values(workdir, found[0], queries, json.loads(result.read_text()))
+    return Values(workdir, found[0], queries, json.loads(result.read_bytes()))
 
 
 def matched(runs: Sequence[Values]) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxrec.paths import AnyPath
+
 
 def plain(tree: Any) -> Any:
     """Dicts, lists, numbers, strings and None. NaN and infinities, which JSON lacks, become None."""
@@ -30,12 +32,19 @@ def dumps(tree: Any) -> str:
     return json.dumps(plain(tree), allow_nan=False, ensure_ascii=False)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_bytes(path: AnyPath, data: bytes) -> None:
     """Writes the file, or leaves the old one: never half."""
+    if not isinstance(path, Path):  # in a bucket a file appears when it is closed, and a rename is a copy
+        path.write_bytes(data)
+        return
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
+    part.write_bytes(data)
     part.replace(path)
 
 
-def write_json(path: Path, tree: Any) -> None:
+def write_text(path: AnyPath, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: AnyPath, tree: Any) -> None:
     write_text(path, json.dumps(plain(tree), allow_nan=False, ensure_ascii=False, indent=1) + "\n")

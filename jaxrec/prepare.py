@@ -5,7 +5,6 @@ import json
 import logging as python_logging
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from absl import flags, logging
 from rich.console import Console
@@ -15,7 +14,9 @@ from jaxrec.command import config_flag, json_flag, print_result, run
 from jaxrec.config import Config
 from jaxrec.config_json import dataset_directory, digest
 from jaxrec.data.dataset import prepare
+from jaxrec.data.store import MANIFEST
 from jaxrec.errors import InputError
+from jaxrec.paths import AnyPath, as_path, scheme_of
 from jaxrec.schema import SPLITS, Source
 from jaxrec.sources import open_source
 
@@ -39,22 +40,25 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         yield report
 
 
-def ensure(config: Config, directory: str, runner: str = RUNNERS[0], beam_args: str = "") -> None:
+def ensure(config: Config, directory: str | AnyPath, runner: str = RUNNERS[0], beam_args: str = "") -> None:
     """Prepares the dataset unless it is there. Raises InputError where another one is."""
     if beam_args and runner != "beam":
         raise InputError(f"--beam_args={beam_args!r}: must be empty unless --runner is beam")
-    manifest = Path(directory) / "manifest.json"
+    manifest = as_path(directory) / MANIFEST
     if not manifest.exists():
         logging.info("preparing %s", directory)
         if runner == "beam":
+            if scheme_of(str(directory)):
+                allowed = "a folder that all workers share; it can be copied to a bucket once it is whole"
+                raise InputError(f"dataset {directory}: allowed with --runner=beam: {allowed}")
             prepare_on_beam = _beam()
             source = open_source(config.source, config.features, config.data.path)
-            return prepare_on_beam(source, config, directory, beam_args)
+            return prepare_on_beam(source, config, str(directory), beam_args)
         with _progress() as progress:
             source = open_source(config.source, config.features, config.data.path)
             prepare(source, config, directory, progress)
         return
-    kept = json.loads(manifest.read_text())["digest"]
+    kept = json.loads(manifest.read_bytes())["digest"]
     if kept != digest(config):
         raise InputError(
             f"dataset {directory}: was prepared with other source, features or data settings than these; "
@@ -111,7 +115,7 @@ def table(manifest: dict) -> str:
 def main(found: flags.FlagValues) -> None:
     directory = found.out or dataset_directory(found.config)
     ensure(found.config, directory, found.runner, found.beam_args)
-    manifest = json.loads((Path(directory) / "manifest.json").read_text())
+    manifest = json.loads((as_path(directory) / MANIFEST).read_bytes())
     print_result({"directory": directory, **manifest}, f"{directory}\n{table(manifest)}")
 
 

@@ -10,13 +10,13 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jaxrec.paths import AnyPath
 from jaxrec.plain import plain, write_json, write_text
 from jaxrec.schema import CATALOGUE
 from jaxrec.writer import METRICS_FILE, read_metrics
@@ -154,16 +154,16 @@ def _by_hard(by_hard: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], ...]:
 # ---------------------------------------------------------------- files
 
 
-def write_test_json(workdir: Path, result: Mapping[str, Any]) -> Path:
-    path = Path(workdir) / "test.json"
+def write_test_json(workdir: AnyPath, result: Mapping[str, Any]) -> AnyPath:
+    path = workdir / "test.json"
     write_json(path, result)
     return path
 
 
-def write(workdir: Path, result: Mapping[str, Any]) -> None:
+def write(workdir: AnyPath, result: Mapping[str, Any]) -> None:
     """test.json and report.html of a finished run."""
     write_test_json(workdir, result)
-    html(workdir, result, read_metrics(Path(workdir) / METRICS_FILE))
+    html(workdir, result, read_metrics(workdir / METRICS_FILE))
 
 
 _STYLE = (
@@ -173,11 +173,11 @@ _STYLE = (
 )
 
 
-def html(workdir: Path, result: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> Path:
+def html(workdir: AnyPath, result: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> AnyPath:
     """report.html, which needs no other file: the table, the plots of metrics.jsonl's `lines`, the config."""
     name = markup.escape(str(result["name"]))
-    config = Path(workdir) / "config.json"
-    settings = config.read_text(encoding="utf-8") if config.exists() else ""
+    config = workdir / "config.json"
+    settings = config.read_bytes().decode() if config.exists() else ""
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{name}</title><style>{_STYLE}</style>",
         f"<h1>{name}</h1><p>dataset {markup.escape(str(result['dataset']))}, {result['seconds']:,.0f} s</p>",
@@ -186,7 +186,7 @@ def html(workdir: Path, result: Mapping[str, Any], lines: Iterable[Mapping[str, 
         f"<h2>Config</h2><pre>{markup.escape(settings)}</pre>" if settings else "",
         f"<h2>Result</h2><pre>{markup.escape(json.dumps(plain(result), indent=1))}</pre></html>",
     ]
-    path = Path(workdir) / "report.html"
+    path = workdir / "report.html"
     write_text(path, "\n".join(parts))
     return path
 

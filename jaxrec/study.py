@@ -15,6 +15,7 @@ from jaxrec.config_json import to_json
 from jaxrec.config_tree import differences
 from jaxrec.errors import InputError
 from jaxrec.interrupt import Interrupt
+from jaxrec.paths import scheme_of
 from jaxrec.plain import write_json
 from jaxrec.studies.plan import PREMISE, Run, Study, chosen, every_run
 
@@ -67,6 +68,10 @@ def _result(study: Study, tables: tuple[str, ...], every: list[Run]) -> dict[str
 def main(found: flags.FlagValues) -> int:
     if found.seeds < 1:
         raise InputError(f"--seeds={found.seeds}; allowed: 1 or more")
+    if scheme_of(found.workdir):
+        raise InputError(
+            f"--workdir={found.workdir}; allowed: a path of this machine, whose processes log there"
+        )
     from jaxrec.studies import markdown, runs
 
     study, folder = _read[0], Path(found.workdir)

@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 
 from absl import flags, logging
 
@@ -13,6 +12,7 @@ from jaxrec.config import Config
 from jaxrec.config_check import check_devices
 from jaxrec.config_json import dataset_directory
 from jaxrec.interrupt import TERMINATED, Grace, Interrupt
+from jaxrec.paths import AnyPath, as_path
 
 
 def _flags() -> None:
@@ -23,14 +23,14 @@ def _flags() -> None:
 
 
 def main(found: flags.FlagValues) -> int:
+    config = found.config
+    workdir, directory = as_path(found.workdir or f"runs/{config.name}"), as_path(dataset_directory(config))
     # Not at the top: --help and a wrong config should not wait for the accelerator stack.
     from jaxrec import compiled, hosts
     from jaxrec.checkpoint import kept
     from jaxrec.evaluation import CHECKPOINTS
 
     started = time.perf_counter()
-    config = found.config
-    workdir = Path(found.workdir or f"runs/{config.name}")
     joining = hosts.find(os.environ, found.coordinator, found.processes, found.process, found.hosts)
     grace = Grace(config.train.grace_seconds, config.train.preempted_exit or TERMINATED)
     grace.kept = lambda: f"{kept(workdir / CHECKPOINTS)} in {workdir}"
@@ -39,10 +39,12 @@ def main(found: flags.FlagValues) -> int:
     compiled.keep()
     with hosts.together(failed):
         hosts.start(joining, config.train.heartbeat_seconds, config.train.join_seconds)
-        return _on_every_host(config, workdir, found.per_user, grace, started)
+        return _on_every_host(config, workdir, directory, found.per_user, grace, started)
 
 
-def _on_every_host(config: Config, workdir: Path, per_user: bool, grace: Grace, started: float) -> int:
+def _on_every_host(
+    config: Config, workdir: AnyPath, directory: AnyPath, per_user: bool, grace: Grace, started: float
+) -> int:
     """Exit status; `started` by the clock of time.perf_counter."""
     import jax
 
@@ -64,7 +66,6 @@ def _on_every_host(config: Config, workdir: Path, per_user: bool, grace: Grace, 
         if expert.kind in OF_FORMS:
             width = config.model.width // expert.heads
             attention.check(config.model.attention, jax.default_backend(), config.model.dtype, width)
-    directory = dataset_directory(config)
     if hosts.first_process():
         ensure(config, directory)
     hosts.meet("dataset")

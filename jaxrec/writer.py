@@ -3,12 +3,17 @@
 A line of metrics.jsonl is an object: `step`, `epoch` (steps / steps per epoch), `split` ("train" or
 "validation"), then the values. Training values are means since the line before; `examples_per_second`
 is of the training steps alone. Values that are not finite are null.
+
+In a bucket no file grows, so both are written on this machine, and sent whole once a minute, before each
+checkpoint and at the end; a bucket thus holds every line up to its last checkpoint.
 """
 
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +22,17 @@ from rich.progress import BarColumn, Progress, TextColumn
 from tensorboardX import SummaryWriter
 
 from jaxrec.hosts import first_process
-from jaxrec.plain import dumps, write_text
+from jaxrec.paths import AnyPath, Remote
+from jaxrec.plain import dumps, write_bytes, write_text
 
 METRICS_FILE, EVENTS_FOLDER = "metrics.jsonl", "tensorboard"
 _SECONDS_A_LINE = 30.0  # between lines of progress where standard error is no terminal
+_SECONDS_A_SENDING = 60.0  # between copies to a bucket
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: AnyPath) -> list[dict[str, Any]]:
     """Lines of a metrics.jsonl; one torn by a crash is left out. [] where there is no file."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = path.read_bytes().decode().splitlines() if path.exists() else []
     found = []
     for line in lines:
         try:
@@ -42,19 +49,22 @@ class Writer:
     processes but the first, nothing is written or shown.
     """
 
-    def __init__(self, workdir: Path, start: int, total: int, log_seconds: float):
+    def __init__(self, workdir: AnyPath, start: int, total: int, log_seconds: float):
         self.workdir, self.step, self.total, self.log_seconds = workdir, start, total, log_seconds
         self._active = first_process()
         self._since = time.monotonic()  # the time at which `step` was reached, but for validations
         self._batch_size, self._compiling = 0, True
         if self._active:
-            path = workdir / METRICS_FILE
-            workdir.mkdir(parents=True, exist_ok=True)
-            kept = [line for line in read_metrics(path) if line["step"] <= start]
-            write_text(path, "".join(dumps(line) + "\n" for line in kept))
-            self._file = path.open("a", encoding="utf-8")
-            self._events = SummaryWriter(logdir=str(workdir / EVENTS_FOLDER), purge_step=start + 1)
+            kept = [line for line in read_metrics(workdir / METRICS_FILE) if line["step"] <= start]
+            self._bucket = None if isinstance(workdir, Path) else _Bucket(workdir)
+            folder = self._bucket.folder if self._bucket else workdir
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / METRICS_FILE, "".join(dumps(line) + "\n" for line in kept))
+            self._file = (folder / METRICS_FILE).open("a", encoding="utf-8")
+            # tensorboardX writes to buckets too, by other libraries, which look elsewhere for credentials.
+            self._events = SummaryWriter(logdir=str(folder / EVENTS_FOLDER), purge_step=start + 1)
             self._display = _Display(start, total)
+            self.flush()
 
     def __enter__(self) -> "Writer":
         return self
@@ -64,6 +74,13 @@ class Writer:
             self._display.close()
             self._events.close()
             self._file.close()
+            if self._bucket:
+                self._bucket.close()
+
+    def flush(self) -> None:
+        """Until all lines are where they belong: before a checkpoint, past which none may be missing."""
+        if self._active and self._bucket:
+            self._bucket.send(wait=True)
 
     def start(self, parameters: int, batch_size: int) -> None:
         """Says what begins, and starts the clock; `batch_size` is of all devices together."""
@@ -113,6 +130,49 @@ class Writer:
         for name, value in values.items():
             self._events.add_scalar(f"{split}/{name}".replace("@", "_"), value, step)  # a tag has no @
         self._events.flush()
+        if self._bucket:
+            self._bucket.send()
+
+
+class _Bucket:
+    """A folder on this machine whose files are copied to a bucket, those that have changed, whole."""
+
+    def __init__(self, remote: Remote):
+        self._remote, self._sent = remote, dict[str, int]()  # bytes of each file
+        self._temporary = tempfile.TemporaryDirectory(prefix="jaxrec-workdir-")
+        self.folder = Path(self._temporary.name)
+        self._pool = ThreadPoolExecutor(1)
+        self._under_way: Future | None = None
+        self._since = float("-inf")
+
+    def send(self, wait: bool = False) -> None:
+        """In the background, where the last time is long enough ago; with `wait`, now. Raises the error of
+        what failed before."""
+        if not wait and time.monotonic() - self._since < _SECONDS_A_SENDING:
+            return
+        if self._under_way:
+            self._under_way.result()
+        self._since = time.monotonic()
+        # Read here, between two lines: another thread could find half of one.
+        found = {str(p.relative_to(self.folder)): p for p in self.folder.rglob("*") if p.is_file()}
+        changed = {
+            name: p.read_bytes() for name, p in found.items() if p.stat().st_size != self._sent.get(name)
+        }
+        self._under_way = self._pool.submit(self._put, changed)
+        if wait:
+            self._under_way.result()
+
+    def _put(self, changed: dict[str, bytes]) -> None:
+        for name, data in changed.items():
+            write_bytes(self._remote / name, data)
+            self._sent[name] = len(data)
+
+    def close(self) -> None:
+        try:
+            self.send(wait=True)
+        finally:
+            self._pool.shutdown()
+            self._temporary.cleanup()
 
 
 class _Display:

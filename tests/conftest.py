@@ -61,6 +61,20 @@ def tiny(tiny_directory):
     return Dataset(tiny_directory)
 
 
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """ "s3://bucket", empty: behind it tests/bucket.py. Nothing may be written to a folder named "s3:"."""
+    from bucket import FOLDER, Bucket, register
+
+    register()
+    monkeypatch.setenv(FOLDER, str(tmp_path / "buckets"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(Bucket, "log", [])
+    monkeypatch.chdir(tmp_path)
+    yield "s3://bucket"
+    assert not list(tmp_path.glob("*:")), "a remote path was taken for a local one"
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _programs_let_go():
     """Each file's programs go with it: a worker kept them all, 5 GB, and hundreds end in XLA's segfault."""

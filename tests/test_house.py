@@ -14,9 +14,9 @@ FILES = sorted(p for p in HOUSE.rglob("*.py") if p.stat().st_size)
 
 # From the ground up. A room is a file or a folder; it imports from floors below, and from itself.
 FLOORS = (
-    ("errors", "schema", "config", "hashing", "plain", "interrupt"),
-    ("config_tree",),
-    ("config_data",),
+    ("errors", "schema", "config", "hashing", "interrupt"),
+    ("config_tree", "paths"),
+    ("config_data", "plain"),
     ("config_check",),
     ("config_json",),
     (
@@ -32,6 +32,7 @@ FLOORS = (
         "metrics",
         "gating",
         "significance",
+        "staging",
         "weighting",
         "optimizer",
         "parallel",
@@ -62,6 +63,10 @@ DOORS = {
     "rich": ("writer.py", "prepare.py"),
     "ml_collections": ("command.py",),
     "scipy": ("significance.py",),
+    "etils": ("paths.py",),
+    "fsspec": ("paths.py",),
+    "gcsfs": (),
+    "s3fs": (),
     "flax": ("nn/",),
     "apache_beam": ("data/beam.py",),
     "pandas": (),
@@ -74,6 +79,7 @@ NO_JAX = (
     "schema",
     "config",
     "hashing",
+    "paths",
     "plain",
     "interrupt",
     "config_tree",

@@ -5,9 +5,11 @@ import math
 import sys
 
 import pytest
+from bucket import Bucket
 from tensorboardX.proto.event_pb2 import Event
 
 from jaxrec import writer as module
+from jaxrec.paths import as_path
 from jaxrec.writer import Writer, read_metrics
 
 LISTS = {"enabled": {"ndcg@1": 0.25, "examples": 7}, "disabled": {"ndcg@1": 0.5, "examples": 7}}
@@ -67,11 +69,13 @@ def test_lines_hold_values_and_the_rate_of_training_alone(tmp_path, clock):
     ]  # fmt: skip
 
 
+def write(writer, steps):
+    writer.start(1, 1)
+    for step in steps:
+        writer.train(step, float(step), {"loss": 1.0})
+
+
 def test_resuming_cuts_what_lies_past_the_checkpoint_and_a_torn_line(tmp_path):
-    def write(writer, steps):
-        writer.start(1, 1)
-        for step in steps:
-            writer.train(step, float(step), {"loss": 1.0})
 
     with Writer(tmp_path, 0, 9, 5.0) as writer:
         write(writer, (1, 2, 3, 4))
@@ -85,6 +89,62 @@ def test_resuming_cuts_what_lies_past_the_checkpoint_and_a_torn_line(tmp_path):
         assert lines(tmp_path) == []
 
 
+def steps_in(workdir) -> list[int]:
+    return [line["step"] for line in read_metrics(workdir / "metrics.jsonl")]
+
+
+def test_in_a_bucket_resuming_cuts_too(bucket):
+    workdir = as_path(bucket) / "w"
+    with Writer(workdir, 0, 9, 5.0) as writer:
+        write(writer, (1, 2, 3, 4))
+    (workdir / "metrics.jsonl").write_bytes((workdir / "metrics.jsonl").read_bytes() + b'{"step": 2, "spl')
+    with Writer(workdir, 2, 9, 5.0) as writer:
+        assert steps_in(workdir) == [1, 2]  # there too, before another step is taken
+        write(writer, (3,))
+    assert steps_in(workdir) == [1, 2, 3]
+    assert not (workdir / "metrics.jsonl").read_bytes().endswith(b"spl")
+    with Writer(workdir, 0, 9, 5.0):
+        assert steps_in(workdir) == []
+
+
+def test_to_a_bucket_lines_go_once_a_minute_before_a_checkpoint_and_at_the_end(bucket, clock):
+    workdir = as_path(bucket) / "w"
+    with Writer(workdir, 0, 90, 5.0) as writer:
+        write(writer, (1, 2))
+        assert steps_in(workdir) == []
+        writer.flush()
+        assert steps_in(workdir) == [1, 2]
+        Bucket.log.clear()
+        writer.flush()
+        assert Bucket.log == []  # nothing has changed
+        clock.now += 59.0
+        write(writer, (3,))
+        assert steps_in(workdir) == [1, 2]
+        clock.now += 1.0
+        write(writer, (4,))
+        writer._bucket._under_way.result()
+        assert steps_in(workdir) == [1, 2, 3, 4]
+        write(writer, (5,))
+    assert steps_in(workdir) == [1, 2, 3, 4, 5]
+    (name,) = {key for what, key in Bucket.log if what == "put" and "/tensorboard/" in key}
+    found = events_of(as_path(f"s3://{name}").read_bytes())
+    assert [e.step for e in found if e.summary.value] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+
+
+def test_what_cannot_be_sent_is_an_error(bucket, monkeypatch):
+    def full(what, key):
+        raise OSError("the bucket is full")
+
+    with (
+        pytest.raises(OSError, match="the bucket is full"),
+        Writer(as_path(bucket) / "w", 0, 9, 5.0) as writer,
+        monkeypatch.context() as patched,
+    ):
+        patched.setattr(Bucket, "before", staticmethod(full))
+        write(writer, (1,))
+        writer.flush()
+
+
 def test_a_torn_line_is_left_out_of_what_is_read(tmp_path):
     path = tmp_path / "metrics.jsonl"
     assert read_metrics(path) == []
@@ -96,11 +156,16 @@ def events(folder) -> list[Event]:
     """Reads the record format: length (8), its checksum (4), the event, its checksum (4)."""
     found = []
     for path in sorted(folder.iterdir()):
-        data = path.read_bytes()
-        while data:
-            size = int.from_bytes(data[:8], "little")
-            found.append(Event.FromString(data[12 : 12 + size]))
-            data = data[16 + size :]
+        found += events_of(path.read_bytes())
+    return found
+
+
+def events_of(data: bytes) -> list[Event]:
+    found = []
+    while data:
+        size = int.from_bytes(data[:8], "little")
+        found.append(Event.FromString(data[12 : 12 + size]))
+        data = data[16 + size :]
     return found
 
 

@@ -25,13 +25,16 @@ from jaxrec.data.users import HeldOut, read_users
 from jaxrec.data.vocabulary import Columns, title_columns
 from jaxrec.errors import InputError
 from jaxrec.hashing import of_keys
+from jaxrec.paths import AnyPath
 from jaxrec.schema import SPLITS, Drops, Layout, Source
 
 T = TypeVar("T")
 Progress = Callable[[str, int, int], None]  # (stage, done, of; 0 where not known)
 
 
-def prepare(source: Source, config: Config, directory: str, progress: Progress = lambda *_: None) -> None:
+def prepare(
+    source: Source, config: Config, directory: str | AnyPath, progress: Progress = lambda *_: None
+) -> None:
     """Writes the dataset of `source` to `directory`.
 
     Raises InputError, leaving nothing behind, on bad input: see `sources` and `data.clean`.

@@ -9,6 +9,8 @@
 Rows are fixed width, so a block is one read and one `frombuffer`.
 """
 
+import hashlib
+import io
 import json
 import os
 import shutil
@@ -22,11 +24,14 @@ from types import TracebackType
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from jaxrec.data.fetch import local_shards
 from jaxrec.errors import InputError
 from jaxrec.hashing import finalise, mix
+from jaxrec.paths import AnyPath, as_path, cache_folder, send_folder
 from jaxrec.schema import FIRST_TITLE, SPLITS, Layout, TitleTable
 
 FORMAT = 2
+MANIFEST = "manifest.json"  # the file that makes a dataset one: it is written last
 _MOST_PLAYS = 2**31 - 1
 BLOCK_ROWS = 512
 SHARD_BLOCKS = 512
@@ -161,13 +166,22 @@ def write_shard(
 
 
 class DatasetWriter:
-    """Writes a dataset beside its place and moves it there at the end, or leaves nothing."""
+    """Writes a dataset beside its place and moves it there at the end, or leaves nothing.
+
+    One that goes to a bucket is written in a temporary folder and sent at the end, its manifest last: what
+    a killed process has sent is no dataset, and is overwritten by the next one.
+    """
 
     def __init__(self, directory: str | os.PathLike) -> None:
-        self._final = Path(directory)
-        self.partial = self._final.with_name(f".{self._final.name}.partial")
+        self._final = as_path(directory)
         self._splits: dict[str, _SplitWriter] = {}
-        if self._final.exists():
+        if isinstance(self._final, Path):
+            self.partial = self._final.with_name(f".{self._final.name}.partial")
+            exists = self._final.exists()
+        else:
+            self.partial = Path(tempfile.gettempdir()) / f"jaxrec-{os.getpid()}-{self._final.name}.partial"
+            exists = (self._final / MANIFEST).exists()
+        if exists:
             raise InputError(f"dataset {self._final}: exists; remove it, or name another directory")
 
     def begin(self, layout: Layout) -> None:
@@ -200,8 +214,11 @@ class DatasetWriter:
         for name, keys in users.items():
             np.save(self.partial / f"users_{name}.npy", keys)
         text = json.dumps(manifest, indent=2, sort_keys=True, allow_nan=False)
-        (self.partial / "manifest.json").write_text(text + "\n")
-        os.rename(self.partial, self._final)
+        (self.partial / MANIFEST).write_text(text + "\n")
+        if isinstance(self._final, Path):
+            os.rename(self.partial, self._final)
+        else:
+            send_folder(self.partial, self._final, last=MANIFEST)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -209,20 +226,36 @@ class DatasetWriter:
         shutil.rmtree(self.partial, ignore_errors=True)
 
 
-class Rows:
-    """A split's rows, read by block."""
+def _reader(path: Path) -> ArrayRecordReader:
+    return ArrayRecordReader(str(path), _READ_OPTIONS)
 
-    def __init__(self, directory: Path, split: str, rows: int, dtype: np.dtype) -> None:
-        self.rows, self.dtype = rows, dtype
+
+def _count(path: Path) -> int:
+    """How many blocks a shard holds; 0 of one that was cut off."""
+    return _reader(path).num_records()
+
+
+class Rows:
+    """A split's rows, read by block; those of a bucket from copies on this machine, in a folder of it."""
+
+    def __init__(
+        self, directory: AnyPath, split: str, rows: int, dtype: np.dtype, copies: Path | None = None
+    ) -> None:
+        self.rows, self.dtype, self._directory, self._copies = rows, dtype, directory, copies
         self.blocks = -(-rows // BLOCK_ROWS)
-        self._paths = [directory / f"{split}-{s:05d}.rows" for s in range(-(-self.blocks // SHARD_BLOCKS))]
-        for path in self._paths:
-            if not path.exists():
-                raise InputError(f"dataset {directory}: {path.name} is missing; prepare it again")
+        self._names = [f"{split}-{s:05d}.rows" for s in range(-(-self.blocks // SHARD_BLOCKS))]
+        there = {path.name for path in directory.iterdir()}
+        for name in self._names:
+            if name not in there:
+                raise InputError(f"dataset {directory}: {name} is missing; prepare it again")
 
     @cached_property
     def _readers(self) -> list[ArrayRecordReader]:
-        return [ArrayRecordReader(str(p), _READ_OPTIONS) for p in self._paths]
+        if self._copies is None:
+            return [_reader(self._directory / name) for name in self._names]
+        held = [min(SHARD_BLOCKS, self.blocks - b) for b in range(0, self.blocks, SHARD_BLOCKS)]
+        paths = local_shards(self._directory, self._names, held, self._copies, _count)
+        return [_reader(path) for path in paths]
 
     def block_rows(self) -> np.ndarray:
         """[blocks] how many rows each holds: all the same but the last."""
@@ -258,19 +291,24 @@ class Dataset:
     """A prepared dataset, open for reading."""
 
     def __init__(self, directory: str | os.PathLike) -> None:
-        self.directory = Path(directory)
-        path = self.directory / "manifest.json"
+        self.directory = as_path(directory)
+        path = self.directory / MANIFEST
         if not path.exists():
             raise InputError(
                 f"dataset {self.directory}: no manifest.json; prepare it with python -m jaxrec.prepare"
             )
-        self.manifest = json.loads(path.read_text())
+        self.manifest = json.loads(path.read_bytes())
         if self.manifest["format"] != FORMAT:
             raise InputError(
                 f"dataset {self.directory}: format={self.manifest['format']}; allowed: {FORMAT}; "
                 "prepare it again"
             )
         self.layout = Layout.from_json(self.manifest["layout"])
+        self._copies: Path | None = None
+        if not isinstance(self.directory, Path):
+            # By the place too: rows of one fingerprint may lie in another order elsewhere.
+            place = hashlib.sha256(str(self.directory).encode()).hexdigest()[:12]
+            self._copies = cache_folder("datasets") / f"{self.fingerprint}-{place}"
 
     @property
     def fingerprint(self) -> str:
@@ -279,15 +317,20 @@ class Dataset:
     @cached_property
     def arrays(self) -> Arrays:
         names = Arrays.__dataclass_fields__
-        return Arrays(**{name: np.load(self.directory / f"{name}.npy", allow_pickle=False) for name in names})
+        return Arrays(**{name: _array(self.directory / f"{name}.npy") for name in names})
 
     def rows(self, split: str) -> Rows:
         dtype = self.layout.row_dtype() if split == "train" else self.layout.query_dtype()
-        return Rows(self.directory, split, self.manifest["splits"][split]["examples"], dtype)
+        examples = self.manifest["splits"][split]["examples"]
+        return Rows(self.directory, split, examples, dtype, self._copies)
 
     def user_keys(self, split: str) -> np.ndarray:
         """The caller's keys of a held-out split's users, by the number in a row's `user`."""
-        return np.load(self.directory / f"users_{split}.npy", allow_pickle=False)
+        return _array(self.directory / f"users_{split}.npy")
+
+
+def _array(path: AnyPath) -> np.ndarray:
+    return np.load(path if isinstance(path, Path) else io.BytesIO(path.read_bytes()), allow_pickle=False)
 
 
 def catalogue_arrays(

@@ -25,6 +25,7 @@ from jaxrec.config_json import run_differences, to_json
 from jaxrec.errors import InputError
 from jaxrec.interrupt import Interrupt
 from jaxrec.paired import Values, read
+from jaxrec.paths import AnyPath, as_path
 from jaxrec.plain import write_text
 from jaxrec.studies.plan import Run, datasets
 
@@ -36,7 +37,7 @@ class Job(NamedTuple):
     """A command, and what is there once it is done."""
 
     name: str
-    folder: Path
+    folder: AnyPath
     arguments: tuple[str, ...]  # of python
     leaves: str  # a glob in `folder`
     log: Path
@@ -46,7 +47,7 @@ class Job(NamedTuple):
         return is_done(self.folder, self.leaves)
 
 
-def is_done(folder: Path, pattern: str) -> bool:
+def is_done(folder: AnyPath, pattern: str) -> bool:
     return any(folder.glob(pattern))
 
 
@@ -95,7 +96,7 @@ def preparations(runs: Sequence[Run], folder: Path) -> list[Job]:
         given = of_config[id(config)].workdir / "config.py"
         prepare = ("-m", "jaxrec.prepare", f"--config={given}")
         log = folder / f"prepare-{Path(directory).name}.log"
-        jobs.append(Job(f"dataset {directory}", Path(directory), prepare, "manifest.json", log))
+        jobs.append(Job(f"dataset {directory}", as_path(directory), prepare, "manifest.json", log))
     return [job for job in jobs if not job.done]
 
 

@@ -255,3 +255,9 @@ def test_a_signal_in_a_step_is_a_signal(tiny_config, tmp_path, monkeypatch, capl
         beam.prepare(open_source(tiny_config.source, ()), tiny_config, str(tmp_path / "d"))
     assert caught.value.args == signal.args and list(tmp_path.iterdir()) == []
     assert "Traceback" not in caplog.text
+
+
+def test_a_bucket_is_refused_for_no_cluster_shares_the_folder_it_would_be_written_in():
+    config = load_config(str(ROOT / "configs/tiny.py"))
+    with pytest.raises(InputError, match=r"^dataset s3://b/d: allowed with --runner=beam: a folder that all"):
+        command.ensure(config, "s3://b/d", "beam")

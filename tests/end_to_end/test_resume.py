@@ -11,6 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bucket import S3
+
+from jaxrec.paths import as_path
+from jaxrec.writer import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
@@ -92,6 +96,63 @@ def test_sigterm_before_the_first_step_leaves_at_once_to_be_started_again(tmp_pa
     assert run.wait(120) == 75, log.read_text()[-3000:]
     assert "Traceback" not in log.read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"run.log"}  # nothing is left half prepared
+
+
+def in_bucket(folder, *arguments):
+    """A command beside tests/bucket.py, which gives it an s3:// that is no folder of this machine."""
+    line = [sys.executable, str(ROOT / "tests/bucket.py"), *arguments]
+    env = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+    }  # as the fixture `bucket` has changed it
+    with (folder / "log").open("a") as log:
+        return subprocess.Popen(line, env=env, cwd=folder, stdout=log, stderr=log)
+
+
+def test_a_run_in_a_bucket_that_is_killed_ends_as_one_on_this_machine(whole, bucket, tiny, tmp_path):
+    """Prepared to, trained in, killed, resumed in and judged from a bucket."""
+    import jax
+
+    from jaxrec import paired
+    from jaxrec.evaluation import judge, keep, load
+
+    def finished(*arguments):
+        assert in_bucket(tmp_path, *arguments).wait(300) == 0, (tmp_path / "log").read_text()[-3000:]
+
+    config, data, run = ("--config", str(ROOT / "configs/tiny.py")), f"{bucket}/data", f"{bucket}/runs/cut"
+    finished("jaxrec.prepare", *config, f"--out={data}")
+    assert json.loads(as_path(f"{data}/manifest.json").read_bytes())["fingerprint"] == tiny.fingerprint
+
+    train = ("jaxrec.train", *config, "--config.train.length=12 epochs", f"--workdir={run}",
+             f"--config.data.directory={data}")  # fmt: skip
+    cut = in_bucket(tmp_path, *train, "--config.train.log_seconds=0.01")
+    complete = re.compile(r"bucket/runs/cut/checkpoints/(\d+)/commit_success.txt")
+    wait_for(lambda: any(complete.fullmatch(key) for key in S3.objects()), cut)
+    cut.send_signal(signal.SIGKILL)
+    assert cut.wait(60) == -signal.SIGKILL and not as_path(f"{run}/test.json").exists()
+    saved = max(int(found[1]) for key in S3.objects() if (found := complete.fullmatch(key)))
+    kept = [line for line in read_metrics(as_path(f"{run}/metrics.jsonl")) if line["step"] == saved]
+    assert [line["split"] for line in kept] == ["train", "validation"]  # no line before a checkpoint is lost
+    finished(*train)
+    assert re.search(rf"from step {saved} ", (tmp_path / "log").read_text())
+
+    for which in ("last", "best"):
+        expected, found = load(whole, which), load(run, which)
+        assert found.step == expected.step and found.meta["dataset_directory"] == data
+        a, b = jax.device_get((expected.params, found.params))
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+    a, b = (json.loads((as_path(d) / "test.json").read_bytes()) for d in (whole, run))
+    assert a["lists"] == b["lists"] and a["dataset"] == b["dataset"]
+    steps = [line["step"] for line in read_metrics(as_path(f"{run}/metrics.jsonl"))]
+    assert steps == sorted(steps) and steps[-1] == load(run, "last").step
+    assert b"<svg" in as_path(f"{run}/report.html").read_bytes()
+    assert len(list(as_path(f"{run}/tensorboard").iterdir())) == 2  # one of each start
+
+    keep(run, judge(run), each=True)  # as `evaluate --per-user`
+    judged = paired.read(run)
+    assert judged.result["lists"] == b["lists"] and len(judged.users) == b["lists"]["enabled"]["users"]
+    assert judged.queries.height == b["lists"]["enabled"]["examples"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["buckets", "cache", "log"]
 
 
 def lines(path):
