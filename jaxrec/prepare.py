@@ -44,13 +44,13 @@ def ensure(config: Config, directory: str | AnyPath, runner: str = RUNNERS[0], b
     """Prepares the dataset unless it is there. Raises InputError where another one is."""
     if beam_args and runner != "beam":
         raise InputError(f"--beam_args={beam_args!r}: must be empty unless --runner is beam")
+    if runner == "beam" and scheme_of(str(directory)):
+        allowed = "a folder that all workers share; it can be copied to a bucket once it is whole"
+        raise InputError(f"dataset {directory}: allowed with --runner=beam: {allowed}")
     manifest = as_path(directory) / MANIFEST
     if not manifest.exists():
         logging.info("preparing %s", directory)
         if runner == "beam":
-            if scheme_of(str(directory)):
-                allowed = "a folder that all workers share; it can be copied to a bucket once it is whole"
-                raise InputError(f"dataset {directory}: allowed with --runner=beam: {allowed}")
             prepare_on_beam = _beam()
             source = open_source(config.source, config.features, config.data.path)
             return prepare_on_beam(source, config, str(directory), beam_args)
