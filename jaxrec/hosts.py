@@ -128,6 +128,7 @@ def start(joining: Joining | None, heartbeat_seconds: int = 30, join_seconds: in
     One that is not heard of for `heartbeat_seconds` is lost, and all end."""
     if joining is None:
         return
+    _results_alone()
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # It would take SIGTERM for itself until somebody else asks for the signal, and then know of none.
     jax.config.update("jax_enable_preemption_service", False)
@@ -138,6 +139,18 @@ def start(joining: Joining | None, heartbeat_seconds: int = 30, join_seconds: in
         initialization_timeout=join_seconds,
         heartbeat_timeout_seconds=heartbeat_seconds,
     )
+
+
+def _results_alone() -> None:
+    """Leaves standard output to Python: gloo writes lines of its own there, in C++, and a result in JSON
+    would not be one. From here on they are on standard error."""
+    assert sys.__stdout__ is not None
+    sys.__stdout__.flush()
+    results = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    if sys.stdout is sys.__stdout__:  # under --json it is standard error by now
+        sys.stdout = results
+    sys.__stdout__ = results  # type: ignore[misc]
 
 
 # ---------------------------------------------------------------- together
