@@ -1,0 +1,178 @@
+"""The collectives of a compiled program, read from the text of its optimised HLO (`compiled.as_text()`).
+
+Bytes are of the result on one device, as the program has it: XLA's CPU backend widens bfloat16 sums to
+float32 first, so there they count as float32. What crosses the links follows from a collective's kind and
+group: `benchmarks/links.py`.
+"""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+KINDS = (
+    "all-reduce", "all-gather", "all-to-all", "ragged-all-to-all", "reduce-scatter", "collective-permute",
+    "collective-broadcast",
+)  # fmt: skip
+
+# `%name (parameters) -> result {`, ENTRY before the main one.
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = ")
+_OPCODE = re.compile(r"\s*([a-z][\w\-]*)\(")
+_ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\]")
+_CALLED = re.compile(r"\b(body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_LISTED = re.compile(r"replica_groups=\{(\{[\d,{} ]*\})?\}")
+_COUNTED = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")  # [groups, devices of one]
+_PAIRS = re.compile(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}")
+_DEVICES = re.compile(r"\b(?:replica_count|num_partitions)=(\d+)")
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One instruction; of an asynchronous pair the start."""
+
+    kind: str  # one of KINDS
+    bytes: int  # of its result on one device; of several results together
+    shape: str  # of its result, as HLO writes it, without layouts
+    group: int  # how many devices exchange with one another
+    computation: str  # where it stands
+    name: str
+    times: int | None  # how often a run of the program meets it; None in a loop whose length is not known
+
+
+def collectives(hlo_text: str) -> list[Collective]:
+    """All collectives of a program, in the order of its text. A branch that may be taken counts as taken.
+
+    Raises ValueError where a collective's shape or groups are written in a way not known here.
+    """
+    found: list[tuple[str, str, str, str, int]] = []
+    callers: dict[str, list[tuple[str, int | None]]] = defaultdict(list)  # with the times of each call
+    devices = math.prod(int(n) for n in _DEVICES.findall(hlo_text.partition("\n")[0]))
+    computation, entry = "", ""
+    for line in hlo_text.splitlines():
+        if header := _COMPUTATION.match(line):
+            computation = header[2]
+            entry = computation if header[1] else entry
+            continue
+        named = _INSTRUCTION.match(line)
+        if not named:
+            continue
+        result = _balanced(line, named.end())
+        opcode = _OPCODE.match(line, named.end() + len(result))
+        if not opcode:
+            continue
+        for callee, times in _calls(line, opcode[1]):
+            callers[callee].append((computation, times))
+        kind = opcode[1].removesuffix("-start")
+        if kind in KINDS:
+            shape = _shape(_result(kind, result) if kind != opcode[1] else result)
+            found.append((kind, shape, computation, named[1], _group(line, kind, devices)))
+    runs = _times(entry, callers)
+    return [
+        Collective(kind, _bytes(shape), shape, group, where, name, runs(where))
+        for kind, shape, where, name, group in found
+    ]
+
+
+def _balanced(line: str, first: int) -> str:
+    """The result's type, which begins at `first`: up to a space, or of a tuple to its closing bracket."""
+    if line[first] != "(":
+        end = line.find(" ", first)
+        return line[first:] if end < 0 else line[first:end]
+    depth = 0
+    for at in range(first, len(line)):
+        depth += {"(": 1, ")": -1}.get(line[at], 0)
+        if not depth:
+            return line[first : at + 1]
+    raise ValueError(f"a type without its end: {line}")
+
+
+def _elements(shape: str) -> list[str]:
+    """Of a tuple's type, those of its elements."""
+    inner = re.sub(r"/\*.*?\*/|\{[^{}]*\}", "", shape)[1:-1]  # without comments and layouts
+    parts, depth, first = [], 0, 0
+    for at, letter in enumerate(inner):
+        depth += {"(": 1, ")": -1, "[": 1, "]": -1}.get(letter, 0)
+        if letter == "," and not depth:
+            parts.append(inner[first:at].strip())
+            first = at + 1
+    return [*parts, inner[first:].strip()]
+
+
+def _result(kind: str, shape: str) -> str:
+    """Of a start's type the part that is the result: but for a plain all-reduce's, it is a tuple of the
+    operands, the results, and what the pair keeps."""
+    parts = _elements(shape) if shape.startswith("(") else []
+    if kind == "all-reduce" and not (parts and parts[0].startswith("(")):
+        return shape
+    if len(parts) < 2:
+        raise ValueError(f"{kind}-start of the type {shape}: not operands and results")
+    return parts[1]
+
+
+def _shape(shape: str) -> str:
+    return re.sub(r"/\*.*?\*/|\{[^{}]*\}", "", shape).strip()
+
+
+def _bytes(shape: str) -> int:
+    total = 0
+    for kind, extents in _ARRAY.findall(shape):
+        size = math.prod(int(n.removeprefix("<=")) for n in extents.split(",") if n)
+        total += -(-size * _bits(kind) // 8)
+    return total
+
+
+def _bits(kind: str) -> int:
+    """Of an element: of f8e4m3fn 8, of bf16 16, of c64 64."""
+    if kind in ("pred", "token", "opaque"):
+        return 8 if kind == "pred" else 0
+    width = re.match(r"[a-z]+(\d+)", kind)
+    if not width:
+        raise ValueError(f"an element type of unknown width: {kind}")
+    return int(width[1])
+
+
+def _group(line: str, kind: str, devices: int) -> int:
+    if kind == "collective-permute" and (pairs := _PAIRS.search(line)):
+        return len(set(re.findall(r"\d+", pairs[1])))
+    if counted := _COUNTED.search(line):
+        return int(counted[1])
+    listed = _LISTED.search(line)
+    if not listed:
+        raise ValueError(f"a collective whose replica groups are not to be read: {line.strip()}")
+    groups = re.findall(r"\{([\d, ]+)\}", listed[1] or "")
+    return max((group.count(",") + 1 for group in groups), default=devices)
+
+
+def _calls(line: str, opcode: str) -> list[tuple[str, int | None]]:
+    """The computations that an instruction runs, and how often; of an asynchronous pair the start does."""
+    if opcode.endswith(("-update", "-done")):
+        return []
+    once = [name.strip().removeprefix("%") for names in _BRANCHES.findall(line) for name in names.split(",")]
+    found: list[tuple[str, int | None]] = [(name, 1) for name in once if name]
+    trips = _TRIPS.search(line)
+    for role, name in _CALLED.findall(line):
+        times: int | None = 1
+        if opcode == "while":
+            times = int(trips[1]) + (role == "condition") if trips else None
+        found.append((name, times))
+    return found
+
+
+def _times(entry: str, callers: dict[str, list[tuple[str, int | None]]]) -> Callable[[str], int | None]:
+    """How often a run of the program comes to a computation, as a function of its name."""
+    known: dict[str, int | None] = {entry: 1}
+
+    def times(name: str) -> int | None:
+        if name not in known:
+            total: int | None = 0 if callers[name] else None  # nobody's that is known
+            for who, n in callers[name]:
+                above = times(who)
+                total = None if total is None or n is None or above is None else total + n * above
+            known[name] = total
+        return known[name]
+
+    return times
