@@ -13,7 +13,7 @@ _FREE = {
     "train": ("log_seconds", "save_minutes", "prefetch", "preempted_exit", "microbatch", "dispatch"),
     "data": ("directory", "workers", "partitions"),
     "evaluate": ("batch_size", "which", "next_k"),
-    "model": ("attention",),
+    "model": ("attention", "remat"),
 }
 _NOT_IN_DIGEST = ("directory", "workers", "partitions")  # they move the dataset, never its bytes
 # Not in it while they have their defaults: datasets prepared before there were such fields stay valid.

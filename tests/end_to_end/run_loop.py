@@ -1,11 +1,11 @@
-"""Trains the tiny model in float64 by the real loop, for test_elastic; a script of its own, because the number
-of devices is fixed before JAX starts.
+"""Trains the tiny model in float64 by the real loop, for test_elastic; a script of its own, because the
+number of devices is fixed before JAX starts.
 
     python run_loop.py DATASET TITLE_TABLE WORKDIR[=FROM][:STOP] ...
 
-One run after the other. What WORKDIR holds is gone on with, and FROM is copied there first. STOP is the step at
-which the run is told to end, as by a signal. Every step has a line of its own in metrics.jsonl, so that steps
-can be compared.
+One run after the other. What WORKDIR holds is gone on with, and FROM is copied there first. STOP is the step
+at which the run is told to end, as by a signal. Every step has a line of its own in metrics.jsonl, so that
+steps can be compared.
 """
 
 import shutil

@@ -17,8 +17,8 @@ TIMES = ("input_stall", "examples_per_second")
 
 @pytest.fixture(scope="module", params=TABLES)
 def runs(request, tiny_directory, tmp_path_factory):
-    """Workdirs: `whole` stayed on four devices; `cut` was stopped there, `same` went on there from `cut`,
-    `two` on two devices until it was stopped and `one`, from that, on one; `pair` from `cut` on two processes."""
+    """Workdirs: `whole` stayed on four devices; `cut` was stopped there, and `same` went on there from `cut`;
+    `two` on two devices until it was stopped, and `one`, from that, on one; `pair` on two processes."""
     folder = tmp_path_factory.mktemp("elastic")
     whole, cut, same, two, one, pair = (folder / n for n in ("whole", "cut", "same", "two", "one", "pair"))
 
@@ -82,7 +82,7 @@ def test_on_the_same_devices_it_ends_bit_for_bit(runs):
 
 def test_every_step_saw_the_same_batch_dropout_and_noise_and_said_the_same(runs):
     """A step's loss, its terms (the entropy's among them), the gate's use, the gradients' norm: of the global
-    batch, on four devices, then on two and one; the learning rate too, which the plateau has lowered on each."""
+    batch, whatever the devices; the learning rate too, which the plateau has lowered."""
     whole = lines(runs.whole)
     every = {(step, "train") for step in range(1, STEPS + 1)}
     every |= {(step, "validation") for step in range(PER_EPOCH, STEPS + 1, PER_EPOCH)}
@@ -104,20 +104,18 @@ def test_every_step_saw_the_same_batch_dropout_and_noise_and_said_the_same(runs)
 def test_a_checkpoint_says_nothing_of_the_devices_that_wrote_it(runs):
     """Its meta, its catalogue, and its state's names, shapes and dtypes. How Orbax cuts an array into chunks
     does depend on who wrote it, and so does its note `_sharding`; neither is asked for on restoring."""
-    of_four, of_one, of_pair = map(state, (runs.whole, runs.one, runs.pair))
-    meta = [(folder.parent / "meta/metadata").read_text() for folder in (of_four, of_one, of_pair)]
+    written = [state(workdir) for workdir in (runs.whole, runs.one, runs.pair)]
+    meta = [(folder.parent / "meta/metadata").read_text() for folder in written]
     assert meta[0] == meta[1] == meta[2]
-    catalogue = [held(folder.parent / "arrays") for folder in (of_four, of_one, of_pair)]
-    forms = [
-        {k: (x.shape, x.dtype) for k, x in held(folder).items()} for folder in (of_four, of_one, of_pair)
-    ]
+    catalogue = [held(folder.parent / "arrays") for folder in written]
+    forms = [{k: (x.shape, x.dtype) for k, x in held(folder).items()} for folder in written]
     for i in (1, 2):
         assert forms[0] == forms[i] and apart(catalogue[0], catalogue[i]) == 0
 
 
 def test_two_processes_each_write_a_part_of_every_array_that_can_be_cut(runs):
-    """Orbax gives each of the devices that hold an array a slice to write, where an axis of it divides by their
-    number; the others are the first one's."""
+    """Orbax gives each device that holds an array a slice to write, where an axis of it divides by their
+    number; the other arrays are the first one's."""
     folder = state(runs.pair)
     said = [json.loads((folder / f"array_metadatas/process_{i}").read_text()) for i in (0, 1)]
     parts = [
