@@ -38,9 +38,9 @@ def kept(remat):
 
 
 def test_a_fifth_is_kept_for_the_backward_pass():
-    """1.04 GiB in place of 5.71 (in bfloat16 0.57 in place of 3.86), as it is before a compiler sees it. XLA's
-    CPU backend drops the barrier that holds the second forward pass back before it orders a program: there
-    the program's own memory analysis says that nothing is saved."""
+    """1.04 GiB in place of 5.71 (in bfloat16 0.57 in place of 3.86), as it is before a compiler sees it.
+    XLA's CPU backend drops the barrier that holds the second forward pass back before it orders a program:
+    there the program's own memory analysis says that nothing is saved."""
     assert kept(remat=True) < 0.2 * kept(remat=False)
 
 
