@@ -16,7 +16,7 @@ _FREE = {
     ),
     "data": ("directory", "workers", "partitions"),
     "evaluate": ("batch_size", "which", "next_k"),
-    "model": ("attention",),
+    "model": ("attention", "remat"),
 }  # fmt: skip
 _NOT_IN_DIGEST = ("directory", "workers", "partitions")  # they move the dataset, never its bytes
 # Not in it while they have their defaults: datasets prepared before there were such fields stay valid.

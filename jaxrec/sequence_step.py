@@ -45,6 +45,7 @@ class SequenceProgram(Training):
             reads=m.reads,
             embedding_spread=m.embedding_spread,
             position=m.position,
+            remat=m.remat,
             cosine=m.cosine,
             two_tables=m.two_tables,
         )

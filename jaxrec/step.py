@@ -78,6 +78,7 @@ class Program(Training):
             reads=m.reads,
             embedding_spread=m.embedding_spread,
             position=m.position,
+            remat=m.remat,
             target_in_sequence=m.target_in_sequence,
             retrieval=m.retrieval,
             retrieval_negatives=self.config.objective.retrieval_negatives,

@@ -3,6 +3,7 @@
 import copy
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,29 +14,40 @@ from jaxrec.step import Program
 
 def gradients(tiny, config, microbatch, pack):
     config = copy.deepcopy(config)
-    config.model.dtype, config.train.microbatch = "float64", microbatch
+    config.model.dtype, config.train.microbatch, config.objective.balance = "float64", microbatch, 0.1
     program = Program(config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
     batch = training_batches(program, tiny.rows("train"))[1]
     assert batch.packing is not None
     if not pack:
         batch = batch._replace(packing=None)
 
-    def step(state, batch, table):
-        return program.gradients(state, batch, table)
+    # Parts of unequal count: the mean of their means would not be the batch's.
+    rows = np.arange(64).reshape(-1, program.parts(64)).T.reshape(-1)  # of the global batch, part by part
+    batch = batch._replace(valid=(rows % 4 != 1) | (rows > 40))
 
-    state, table = parallel.replicate(program.init()), parallel.replicate(tiny.arrays.title_table())
-    return jax.device_get(parallel.map_over_devices(step)(state, batch, table))
+    def step(state, batch, table):
+        grads, sums = program.gradients(state, batch, table)
+        return (grads, state.usage), sums  # which is donated, and has to go somewhere
+
+    state = program.init()._replace(usage=jnp.asarray([0.3, 0.7]))
+    table = parallel.replicate(tiny.arrays.title_table())
+    return jax.device_get(parallel.map_over_devices(step)(parallel.replicate(state), batch, table))
 
 
 def test_packing_and_parts_change_nothing(tiny, tiny_config):
+    """`train.microbatch` is gradient accumulation: in one part, in two and in four, a step has the same
+    gradients and every figure has the same sum and count, dropout and noise on."""
     with jax.enable_x64(True):
         plain, sums = gradients(tiny, tiny_config, 64, pack=False)
-        for microbatch in (64, 16):
+        assert {"loss", "loss_entropy", "loss_balance", "gate_0", "gate_entropy"} <= sums.keys()
+        for microbatch in (64, 32, 16):
             found, other = gradients(tiny, tiny_config, microbatch, pack=True)
             for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(found), strict=True):
                 np.testing.assert_allclose(b, a, atol=1e-12 * np.abs(a).max() + 1e-15)
-            assert other["loss"][1] == sums["loss"][1] == 64
-            assert other["loss"][0] == pytest.approx(sums["loss"][0], rel=1e-12)
+            assert other.keys() == sums.keys()
+            for name, (total, count) in sums.items():
+                assert other[name][1] == count == 54, name
+                assert other[name][0] == pytest.approx(total, rel=1e-12), name
 
 
 def test_a_balanced_gate_is_pulled_to_what_the_step_before_used_least(tiny, tiny_config):

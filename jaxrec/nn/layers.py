@@ -5,6 +5,7 @@ never below float32. Keep parameter names: the optimizer spares "bias" and "scal
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +65,13 @@ def _summing_wide(x: jax.Array, copy: Callable[[jax.Array], jax.Array]) -> jax.A
 
     forward.defvjp(lambda y: (copy(y), None), lambda _, g: (back(g.astype(wide))[0].astype(x.dtype),))
     return forward(x)
+
+
+def recomputed(remat: bool, call: Callable, module: nn.Module, *given: Any) -> Any:
+    """call(module, *given), trees of arrays; with `remat` what it works out on the way is not kept for the
+    backward pass, but worked out there again (Chen et al. 2016, "Training Deep Nets with Sublinear Memory
+    Cost"). Parameters, values and draws stay as they are."""
+    return nn.remat(call)(module, *given) if remat else call(module, *given)
 
 
 class Parameters(nn.Module):

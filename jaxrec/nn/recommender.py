@@ -14,7 +14,7 @@ from flax import linen as nn
 from jaxrec.nn.draws import below, drop, fold, keeps, layer_number
 from jaxrec.nn.experts import KINDS, Gate, GateFields
 from jaxrec.nn.features import Catalogue, Columns, HistoryRows, ProjectedRows, TitleRows, TitleVectors, read
-from jaxrec.nn.layers import Parameters, at_least_float32, looked_up, repeated
+from jaxrec.nn.layers import Parameters, at_least_float32, looked_up, recomputed, repeated
 from jaxrec.nn.matchers import Matcher, Product, Retrieval, dot
 from jaxrec.nn.pooling import ExpertFields, Titles
 from jaxrec.schema import FIRST_TITLE, FeatureSpec, History, TitleTable
@@ -96,6 +96,7 @@ class Recommender(Parameters):
     retrieval: int = 0  # width of the vectors of a head for retrieval; 0: none
     retrieval_negatives: int = 0  # titles drawn for each example to train it by
     split: str = ""  # the axis of devices that the titles' embeddings are dealt to; empty: each has all
+    remat: bool = False  # experts work their forward pass out again in the backward one
 
     def setup(self):
         if not self.tasks or set(self.tasks) - set(TASKS):
@@ -166,7 +167,10 @@ class Recommender(Parameters):
         alone: `join`."""
         if not self.target_in_sequence:
             seen, customer_BxF, context_BxF = self._read(history, table, key_Bx2, catalogue)
-            pooled = [expert(seen[expert.fields.window], len(customer_BxF)) for expert in self.expert]
+            pooled = [
+                recomputed(self.remat, lambda of, titles: of(titles, len(customer_BxF)), expert, titles)
+                for expert, titles in ((expert, seen[expert.fields.window]) for expert in self.expert)
+            ]
             return self._mixed(pooled, customer_BxF, context_BxF, temperature, key_Bx2)
         if candidate_BxC is None:
             raise ValueError("with target_in_sequence a request is encoded for its candidates: give them")
@@ -196,7 +200,10 @@ class Recommender(Parameters):
     ) -> Remembered:  # fmt: skip
         """What `join` needs of histories, a request a row: the experts' work that no candidate changes."""
         seen, customer_BxF, context_BxF = self._read(history, table, key_Bx2, catalogue)
-        experts = tuple(expert.remember(seen[expert.fields.window]) for expert in self.expert)
+        experts = tuple(
+            recomputed(self.remat, type(expert).remember, expert, seen[expert.fields.window])
+            for expert in self.expert
+        )
         return Remembered(experts, customer_BxF, context_BxF)
 
     def join(
@@ -220,7 +227,7 @@ class Recommender(Parameters):
                 )
                 x_BxCxD = drop(x_BxCxD, keep, self.dropout)
         pooled = [
-            expert.join(memory, x_BxCxD, key_BxCx2)
+            recomputed(self.remat, type(expert).join, expert, memory, x_BxCxD, key_BxCx2)
             for expert, memory in zip(self.expert, remembered.experts, strict=True)
         ]
         customer_NxF, context_NxF = (jnp.repeat(x, C, axis=0) for x in (customer_BxF, context_BxF))

@@ -15,7 +15,15 @@ from jaxrec.nn.draws import drop, fold, keeps, layer_number
 from jaxrec.nn.features import TitleVectors, gap
 from jaxrec.nn.gru4rec import states
 from jaxrec.nn.hstu import blocks
-from jaxrec.nn.layers import Parameters, at_least_float32, embedding_init, kernel_init, looked_up, repeated
+from jaxrec.nn.layers import (
+    Parameters,
+    at_least_float32,
+    embedding_init,
+    kernel_init,
+    looked_up,
+    recomputed,
+    repeated,
+)
 from jaxrec.nn.pooling import ExpertFields, seen
 from jaxrec.nn.transformer import Encoder
 from jaxrec.schema import FeatureSpec, TitleTable
@@ -107,6 +115,7 @@ class Sequential(Parameters):
     position: str = "index"  # or "none"
     cosine: bool = False  # outputs and titles have length 1 where they meet
     two_tables: bool = False  # titles have vectors of their own where they are scored
+    remat: bool = False  # the encoder works its forward pass out again in the backward one
 
     def setup(self):
         if self.encoder.kind not in KINDS:
@@ -150,5 +159,5 @@ class Sequential(Parameters):
             if self.dropout:
                 keep, _ = keeps(key_BxLx2, layer_number(self.path), self.width, self.dropout)
                 x_BxLxD = drop(x_BxLxD, keep, self.dropout)
-        h_BxLxD = self.layers(window, x_BxLxD, key_BxLx2)
+        h_BxLxD = recomputed(self.remat, Layers.__call__, self.layers, window, x_BxLxD, key_BxLx2)
         return _unit(h_BxLxD) if self.cosine else h_BxLxD

@@ -1,34 +1,15 @@
 """One device, four, and two processes are one computation."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+from processes import environment, environments, finish, launch
 
 
-def environment(devices=1, **more):
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | more
-
-
-def launch(dataset, out, asked, env):
+def started(dataset, out, asked, env):
     out.mkdir()
-    script = [sys.executable, str(HERE / "run_steps.py"), str(dataset), str(out), *asked]
-    with (out / "log").open("w") as log:
-        return subprocess.Popen(script, env=env, stderr=log), out / "log"
-
-
-def finish(*launched):
-    for process, log in launched:
-        assert process.wait(500) == 0, log.read_text()[-3000:]
+    return launch("run_steps.py", out / "log", env, dataset, out, *asked)
 
 
 def found(out):
@@ -38,7 +19,7 @@ def found(out):
 
 
 def run(dataset, out, *asked, devices=1):
-    finish(launch(dataset, out, asked, environment(devices)))
+    finish(started(dataset, out, asked, environment(devices)))
     return found(out)
 
 
@@ -68,13 +49,9 @@ TWO = "together/pmap", "gradients/pmap", "together/split", "gradients/split"
 @pytest.fixture(scope="module")
 def two(tiny_directory, folder):
     """Two processes of two devices."""
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        port = s.getsockname()[1]
     finish(*(
-        launch(tiny_directory, folder / f"two-{i}", TWO, environment(
-            2, JAXREC_COORDINATOR=f"localhost:{port}", JAXREC_PROCESSES="2", JAXREC_PROCESS=str(i)))
-        for i in range(2)
+        started(tiny_directory, folder / f"two-{i}", TWO, env)
+        for i, env in enumerate(environments(processes=2, devices=2))
     ))  # fmt: skip
     return found(folder / "two-0")
 
