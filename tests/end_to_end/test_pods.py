@@ -141,7 +141,7 @@ def test_a_killed_process_is_named_and_costs_what_was_not_saved(folder, tiny_dir
     assert same(final_parameters(spared), final_parameters(cut))
     assert (
         json.loads((cut / "test.json").read_text())["lists"]
-        == json.loads((whole / "test.json").read_text())["lists"]
+        == json.loads((spared / "test.json").read_text())["lists"]
     )
 
 
