@@ -83,10 +83,9 @@ class DealtRows(Parameters):
         return jnp.take(rows, jnp.searchsorted(id_U, ids.reshape(-1)).reshape(ids.shape), axis=0)
 
     def of_distinct(self, id_U: jax.Array) -> jax.Array:
-        """Rows [U, width] of ids of `distinct`; zero where there is none. Gradients are added up in at least
-        float32."""
-        rows = fetch(self.table, jnp.where(id_U > 0, id_U, NONE), self.axis)
-        return rows.astype(self.dtype)
+        """Rows [U, width] of ids of `distinct`; zero where there is none. Rows and gradients travel in the
+        compute's dtype, which is theirs in any case, and gradients are added up in the table's."""
+        return fetch(self.table, jnp.where(id_U > 0, id_U, NONE), self.axis, self.dtype)
 
 
 def distinct(ids: jax.Array) -> jax.Array:
@@ -156,37 +155,38 @@ def _asked(id_U: jax.Array, slot_U: jax.Array, room: int, devices: int, axis: st
     return _swap(jnp.full(devices * room, NONE, id_U.dtype).at[slot_U].set(id_U, mode="drop"), axis)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def fetch(table: jax.Array, id_U: jax.Array, axis: str) -> jax.Array:
-    """Rows [U, W] of the ids [U] int32, each once but for NONE, whose rows are zero; `table` is this device's
-    share [places, J, W] of the whole. Its gradient is what all devices' rows have, this device's own being
-    those of the table that it holds: they are not to be added up over devices again."""
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def fetch(table: jax.Array, id_U: jax.Array, axis: str, dtype: str) -> jax.Array:
+    """Rows [U, W] in `dtype` of the ids [U] int32, each once but for NONE, whose rows are zero; `table` is
+    this device's share [places, J, W] of the whole. Its gradient is what all devices' rows have, this device's
+    own being those of the table that it holds: they are not to be added up over devices again."""
     share, width = _share(table.shape), table.shape[2]
     rows = table.reshape(share.rows, width)
     if share.devices == 1:
-        return rows.at[share.local(id_U, axis)].get(mode="fill", fill_value=0)
+        return rows.at[share.local(id_U, axis)].get(mode="fill", fill_value=0).astype(dtype)
     plan = _exchange(share.home(id_U), share.devices, axis)
 
     def one(r: jax.Array, found: jax.Array) -> jax.Array:
         slot_U = plan.at(r, share.devices)
         asked = _asked(id_U, slot_U, plan.room, share.devices, axis)
-        sent = rows.at[share.local(asked, axis)].get(mode="fill", fill_value=0)
+        sent = rows.at[share.local(asked, axis)].get(mode="fill", fill_value=0).astype(dtype)
         return found + _swap(sent, axis).at[slot_U].get(mode="fill", fill_value=0)
 
-    return jax.lax.fori_loop(0, plan.rounds, one, jnp.zeros((len(id_U), width), table.dtype))
+    return jax.lax.fori_loop(0, plan.rounds, one, jnp.zeros((len(id_U), width), dtype))
 
 
-def _fetch_forward(table: jax.Array, id_U: jax.Array, axis: str) -> tuple[jax.Array, tuple]:
+def _fetch_forward(table: jax.Array, id_U: jax.Array, axis: str, dtype: str) -> tuple[jax.Array, tuple]:
     # The table's shape travels as that of nothing: a residual is an array.
-    return fetch(table, id_U, axis), (id_U, jnp.zeros((0, *table.shape), table.dtype))
+    return fetch(table, id_U, axis, dtype), (id_U, jnp.zeros((0, *table.shape), table.dtype))
 
 
-def _fetch_backward(axis: str, kept: tuple, gradient: jax.Array) -> tuple[jax.Array, None]:
+def _fetch_backward(axis: str, dtype: str, kept: tuple, gradient: jax.Array) -> tuple[jax.Array, None]:
     id_U, (_, *whole) = kept[0], kept[1].shape
     share, width = _share(tuple(whole)), gradient.shape[1]
-    rows = jnp.zeros((share.rows, width), gradient.dtype)
+    rows = jnp.zeros((share.rows, width), kept[1].dtype)
     if share.devices == 1:
-        return rows.at[share.local(id_U, axis)].add(gradient, mode="drop").reshape(whole), None
+        own = gradient.astype(rows.dtype)
+        return rows.at[share.local(id_U, axis)].add(own, mode="drop").reshape(whole), None
     plan = _exchange(share.home(id_U), share.devices, axis)
 
     def one(r: jax.Array, rows: jax.Array) -> jax.Array:
@@ -194,7 +194,7 @@ def _fetch_backward(axis: str, kept: tuple, gradient: jax.Array) -> tuple[jax.Ar
         asked = _asked(id_U, slot_U, plan.room, share.devices, axis)
         empty = jnp.zeros((share.devices * plan.room, width), gradient.dtype)
         came = _swap(empty.at[slot_U].set(gradient, mode="drop"), axis)
-        return rows.at[share.local(asked, axis)].add(came, mode="drop")
+        return rows.at[share.local(asked, axis)].add(came.astype(rows.dtype), mode="drop")
 
     return jax.lax.fori_loop(0, plan.rounds, one, rows).reshape(whole), None
 

@@ -57,7 +57,7 @@ def test_consecutive_ids_are_at_home_on_different_devices(devices):
 def test_fetched_rows_are_the_tables_and_zero_where_none_is_asked_for(devices, each):
     plain, whole = a_table()
     ids = asked(devices, each, np.random.default_rng(devices))
-    found = over(devices, lambda share, mine: dealt.fetch(share, mine, AXIS))(whole, ids)
+    found = over(devices, lambda share, mine: dealt.fetch(share, mine, AXIS, "float32"))(whole, ids)
     expected = np.where((ids != dealt.NONE)[..., None], plain[np.minimum(ids, ROWS - 1)], 0)
     np.testing.assert_array_equal(found, expected)
 
@@ -77,7 +77,7 @@ def test_more_than_a_round_has_room_for_takes_more_rounds_and_loses_none():
 
     def both(share, mine):
         home = dealt._share(share.shape).home(mine)
-        return dealt.fetch(share, mine, AXIS), dealt._exchange(home, devices, AXIS).rounds
+        return dealt.fetch(share, mine, AXIS, "float32"), dealt._exchange(home, devices, AXIS).rounds
 
     found, rounds = over(devices, both)(whole, ids)
     assert (rounds == 3).all()  # 400 in rooms of 100 + 4 * 10
@@ -104,7 +104,7 @@ def test_gradients_of_all_devices_come_home_once(devices, crowded):
     weight = rng.normal(size=(devices, each, WIDTH)).astype(np.float32)
 
     def gradient(share, mine, weight):
-        return jax.grad(lambda x: (dealt.fetch(x, mine, AXIS) * weight).sum())(share)
+        return jax.grad(lambda x: (dealt.fetch(x, mine, AXIS, "float32") * weight).sum())(share)
 
     found = over(devices, gradient)(whole, ids, weight).reshape(whole.shape)
     expected = np.zeros((ROWS, WIDTH))
@@ -144,6 +144,28 @@ def test_rows_are_kept_in_float32_and_used_in_the_computes_dtype(dtype):
     found, params = rows.init_with_output(jax.random.key(3), jnp.array([4]))
     table = params["params"]["dealt"]
     assert table.shape == (DEALT_PLACES, 3, WIDTH) and table.dtype == jnp.float32 and found.dtype == dtype
+
+
+@pytest.mark.parametrize(("devices", "times"), [(1, 1), (4, 3)])
+def test_in_bfloat16_rows_travel_as_they_are_used_and_gradients_are_added_up_in_float32(devices, times):
+    plain, whole = a_table()
+    plain, whole = plain / 7, whole / 7  # which bfloat16 rounds
+    ids = np.broadcast_to(np.arange(2, 34, dtype=np.int32), (devices, 32)).copy()
+    ids[times:] += 32  # the last device of four asks for others
+
+    def both(share, mine):
+        def total(x):
+            rows = dealt.fetch(x, mine, AXIS, "bfloat16")
+            return (rows * jnp.bfloat16(1 / 3)).sum().astype(jnp.float32), rows
+
+        return jax.grad(total, has_aux=True)(share)
+
+    gradient, found = over(devices, both)(whole, ids)
+    assert found.dtype == jnp.bfloat16 and gradient.dtype == jnp.float32
+    np.testing.assert_array_equal(found, plain[ids].astype(jnp.bfloat16))
+    expected = times * np.float32(jnp.bfloat16(1 / 3))
+    assert times == 1 or jnp.bfloat16(expected) != expected  # as bfloat16 would have it
+    np.testing.assert_array_equal(dealt.in_order(gradient.reshape(whole.shape), ROWS)[2:34], expected)
 
 
 def test_distinct_ids_ascend_and_what_is_left_is_none():
