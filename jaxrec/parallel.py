@@ -78,11 +78,15 @@ def dealt_alone(tree: Any) -> tuple[Any, Any]:
     return dealt, jax.tree.map(lambda flag, x: None if flag else x, flags, tree)
 
 
+def joined(dealt: Any, others: Any) -> Any:
+    """The inverse of `dealt_alone`."""
+    return jax.tree.map(lambda a, b: b if a is None else a, dealt, others, is_leaf=lambda x: x is None)
+
+
 def added_up(tree: Any) -> Any:
     """A tree summed over devices, but for what is dealt, whose sums are at home; inside a mapped step."""
     dealt, others = dealt_alone(tree)
-    others = jax.lax.psum(others, AXIS)
-    return jax.tree.map(lambda a, b: b if a is None else a, dealt, others, is_leaf=lambda x: x is None)
+    return joined(dealt, jax.lax.psum(others, AXIS))
 
 
 def as_global(tree: Any) -> Any:

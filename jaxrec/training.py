@@ -17,7 +17,7 @@ from jaxrec.config import Config
 from jaxrec.nn import draws
 from jaxrec.nn.layers import at_least_float32
 from jaxrec.nn.pooling import ExpertFields
-from jaxrec.parallel import AXIS, added_up, dealt_alone, placement, replicate, rows_of_share
+from jaxrec.parallel import AXIS, added_up, dealt_alone, joined, placement, replicate, rows_of_share
 from jaxrec.schema import HostBatch, Layout, TitleTable
 
 Sums = dict[str, tuple[Any, Any]]  # metric -> (sum, count), divided once by who reads them
@@ -190,27 +190,30 @@ class Training:
             return jax.tree.map(jnp.add, so_far, more), sums
 
         nothing = jax.tree.map(  # a sum over many parts, which bfloat16 would stop adding to
-            lambda x: jnp.zeros(x.shape, at_least_float32(x.dtype)), (state.params, catalogue)
+            lambda x: jnp.zeros(x.shape, at_least_float32(x.dtype)), (dealt_alone(state.params)[1], catalogue)
         )
         (grads, of_catalogue), each = jax.lax.scan(add, nothing, (jnp.arange(parts), stacked))
         if pull is not None:
             of_catalogue = jax.tree.map(lambda g, x: g.astype(x.dtype), of_catalogue, catalogue)
-            grads = jax.tree.map(jnp.add, grads, pull(of_catalogue)[0])
+            dealt, others = dealt_alone(pull(of_catalogue)[0])
+            grads = joined(dealt, jax.tree.map(jnp.add, grads, others))
         return grads, jax.tree.map(lambda x: x.sum(0), each)
 
     def _part(
         self, state: TrainState, catalogue: Any, host: HostBatch, table: TitleTable,
         part: jax.Array | int, parts: int, shared: Any,
     ) -> tuple[tuple[Any, Any], Sums]:  # fmt: skip
-        """Gradients of the summed loss over one of a device's parts, for parameters and catalogue, and its
-        sums."""
+        """Gradients of the summed loss over one of a device's parts, for catalogue and parameters, but for
+        what is dealt, which the catalogue was made of; and its sums."""
         rows = rows_of_share(len(host.valid), part, parts)
         key = draws.row_keys(self.config.train.seed, state.step, rows)
 
-        def loss(params: Any, catalogue: Any) -> tuple[jax.Array, Sums]:
-            return self.summed_loss(params, catalogue, state, host, table, key, shared)
+        dealt, others = dealt_alone(state.params)
 
-        return jax.grad(loss, argnums=(0, 1), has_aux=True)(state.params, catalogue)
+        def loss(others: Any, catalogue: Any) -> tuple[jax.Array, Sums]:
+            return self.summed_loss(joined(dealt, others), catalogue, state, host, table, key, shared)
+
+        return jax.grad(loss, argnums=(0, 1), has_aux=True)(others, catalogue)
 
     def train_step(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[TrainState, Sums]:
         """One step on this device's share; inside `parallel.map_over_devices`."""

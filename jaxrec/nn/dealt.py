@@ -158,8 +158,8 @@ def _asked(id_U: jax.Array, slot_U: jax.Array, room: int, devices: int, axis: st
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def fetch(table: jax.Array, id_U: jax.Array, axis: str, dtype: str) -> jax.Array:
     """Rows [U, W] in `dtype` of the ids [U] int32, each once but for NONE, whose rows are zero; `table` is
-    this device's share [places, J, W] of the whole. Its gradient is what all devices' rows have, this device's
-    own being those of the table that it holds: they are not to be added up over devices again."""
+    this device's share [places, J, W] of the whole. Its gradient is the sum of all devices' for the rows that
+    this one holds: they are not to be added up over devices again."""
     share, width = _share(table.shape), table.shape[2]
     rows = table.reshape(share.rows, width)
     if share.devices == 1:
