@@ -12,7 +12,7 @@ from processes import environment, environments, finish, launch
 TABLES = ("replicated",)  # model.title_table
 STEPS, PER_EPOCH = 112, 28
 CUT, AGAIN = 60, 90  # about where it moves to other devices, in mid-epoch
-TIMES = ("input_stall", "examples_per_second")
+TIMES = ("input_stall", "save_stall", "examples_per_second")
 
 
 @pytest.fixture(scope="module", params=TABLES)
