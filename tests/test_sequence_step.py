@@ -147,7 +147,7 @@ def test_thinned_windows_give_the_same_apart_and_together(loss, monkeypatch):
 def test_what_the_batch_is_drawn_from_does_not_know_its_windows():
     """The pool is of the latest windows whatever the rows' keys say, so no device has to ask another."""
     p = program(loss="sampled_softmax", drawn="in_batch")
-    pool = on(1, lambda state, host, table: p.shared(host, table).ids, p.init(), batch(valid=3))
+    pool = on(1, lambda state, host, table: p.shared(state, host, table).ids, p.init(), batch(valid=3))
     wanted = windows.training(batch().words, LAYOUT, L, False, 0.0, jnp.zeros((B, 2), jnp.uint32)).target
     np.testing.assert_array_equal(pool.reshape(B, L)[:3], wanted[:3])
     assert not pool.reshape(B, L)[3:].any()
