@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one(tiny_directory, folder):
-    return run(tiny_directory, folder / "one", "steps/pmap", "gradients/pmap", "steps/split")
+    return run(tiny_directory, folder / "one", "steps/pmap", "gradients/pmap")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def four(tiny_directory, folder):
     return run(tiny_directory, folder / "four", *asked, devices=4)
 
 
-TWO = "together/pmap", "gradients/pmap", "together/split", "gradients/split"
+TWO = "together/pmap", "gradients/pmap", "together/split"
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_ten_steps_agree_across_devices_and_processes_one_by_one_and_in_four_dis
     (steps, alone), (of_four, quartet), (of_two, pair) = one, four, two
     expected = steps["steps/pmap"]
     assert (alone["devices"], quartet["devices"], pair["devices"]) == (1, 4, 4)
-    of_split = steps["steps/split"], of_four["together/split"], of_two["together/split"]
+    of_split = of_four["together/split"], of_two["together/split"]
     for ten in (of_four["steps/pmap"], of_four["together/shard_map"], of_two["together/pmap"], *of_split):
         assert max(np.abs(expected[k] - ten[k]).max() for k in expected) < 1e-8
     # Each program compiled once: of a single step and, together, of four.
@@ -82,15 +82,12 @@ def test_ten_steps_agree_across_devices_and_processes_one_by_one_and_in_four_dis
 
 def test_first_gradients_agree_with_unequal_counts_and_either_mapping(one, four, two):
     expected = one[0]["gradients/pmap"]
-    of_split = four[0]["gradients/split"], two[0]["gradients/split"]
-    mapped = four[0]["gradients/pmap"], four[0]["gradients/shard_map"], two[0]["gradients/pmap"]
-    for of_way in (*mapped, *of_split):
+    of_four = (four[0][f"gradients/{how}"] for how in ("pmap", "shard_map", "split"))
+    for of_way in (*of_four, two[0]["gradients/pmap"]):
         close(expected, of_way, 1e-12)
 
 
 def test_the_same_devices_twice_agree_bit_for_bit(tiny_directory, folder, four):
     first = four[0]["steps/pmap"]
-    second = run(tiny_directory, folder / "again", "steps/pmap", "together/split", devices=4)[0]
-    split = four[0]["together/split"], second["together/split"]
-    for a, b in ((first, second["steps/pmap"]), split):
-        assert a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+    second = run(tiny_directory, folder / "again", "steps/pmap", devices=4)[0]["steps/pmap"]
+    assert first.keys() == second.keys() and all(np.array_equal(first[k], second[k]) for k in first)

@@ -126,7 +126,7 @@ def test_the_dot_product_is_of_the_mixture_and_the_projection_that_histories_use
     wanted = np.einsum("bd,bcd->bc", user.vector_BxF[:, :8], t @ p["history"]["kernel"][:13])
     assert {*c().scores} == {"ranking"}
     np.testing.assert_allclose(c().scores["ranking"], wanted, atol=1e-6)
-    assert {*catalogue} == {"history"}
+    assert {*catalogue.projected} == {"history"}
     np.testing.assert_allclose(looked_up["ranking"], wanted, atol=1e-6)
 
 
