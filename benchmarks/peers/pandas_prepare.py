@@ -207,7 +207,8 @@ def _lists(
     enabled = min(len(hard), round(LIST_MIXES["enabled"].hard * data.negatives))
     nothing = np.full(1 + data.negatives, np.nan, np.float32)
     found["list_hard"] = _padded(np.full(present, enabled), data.next_k)
-    return found | {f"{kind}_{name}": nothing for kind in ("oracle", "truth") for name in LISTS}
+    unknown = {f"{kind}_{name}": nothing for kind in ("oracle", "truth") for name in LISTS}
+    return found | unknown | {"mood": np.float32(np.nan)}
 
 
 def _draw(
