@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from benchmarks.collectives import collectives
 from benchmarks.stream import paper_layout
 from jaxrec import parallel, programs
 from jaxrec.checkpoint import abstract
@@ -61,3 +62,26 @@ def lowered(program: Training) -> jax.stages.Lowered:
     """The step as `parallel.map_over_devices` maps it with "shard_map"."""
     given = arguments(program)
     return parallel.jitted_step(program.train_step, given[0]).lower(*given)
+
+
+def account(program: Training) -> dict[str, Any]:
+    """The compiled step's own: bytes of each device, `held` from step to step and `temporaries`; what each
+    kind of collective gives a device in a step (`sent`: bytes, loops multiplied out; and how many there are),
+    and the `largest` of one.
+
+    A loop whose length the data decide counts once: a split table's look-ups go in rounds, of which one is
+    enough unless a device is asked for far more than an even share: `nn.dealt`."""
+    compiled = lowered(program).compile()
+    memory: Any = compiled.memory_analysis()
+    found, sent = collectives(compiled.as_text() or ""), dict[str, dict[str, int]]()
+    for c in found:
+        times = 1 if c.times is None else c.times
+        of_kind = sent.setdefault(c.kind, {"bytes": 0, "count": 0})
+        of_kind["bytes"] += c.bytes * times
+        of_kind["count"] += times
+    return {
+        "held": memory.argument_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes,
+        "sent": sent,
+        "largest": max((c.bytes for c in found), default=0),
+    }

@@ -41,25 +41,10 @@ def _flags() -> None:
 
 
 def _compiled(titles: int, width: int, batch: int, kind: str) -> dict[str, Any]:
-    """Of the step for the devices there are: what each kind of collective gives a device in a step (bytes,
-    loops multiplied out; and how many there are), the largest, and what a device holds.
+    """`lowered.account` of the step for the devices there are."""
+    from benchmarks.lowered import account, program_of
 
-    A loop whose length the data decide counts once: a split table's look-ups go in rounds, of which one is
-    enough unless a device is asked for half as much again as the others."""
-    from benchmarks.collectives import collectives
-    from benchmarks.lowered import lowered, program_of
-
-    program = lowered(program_of(titles, width, batch, kind)).compile()
-    memory: Any = program.memory_analysis()
-    sent: dict[str, dict[str, int]] = {}
-    found = collectives(program.as_text() or "")
-    for c in found:
-        times = 1 if c.times is None else c.times
-        of_kind = sent.setdefault(c.kind, {"bytes": 0, "count": 0})
-        of_kind["bytes"] += c.bytes * times
-        of_kind["count"] += times
-    largest = max((c.bytes for c in found), default=0)
-    return {"sent": sent, "largest": largest, "held": memory.argument_size_in_bytes}
+    return account(program_of(titles, width, batch, kind))
 
 
 def compiled(devices: int, jobs: list[tuple[int, int, int, str]]) -> list[dict[str, Any]]:

@@ -40,26 +40,6 @@ def arithmetic(titles: int, width: int, devices: int) -> dict[str, float]:
     return {"replicated": whole, "split": whole / devices}
 
 
-def compiled(titles: int, width: int, batch: int, kind: str, spec: str = "") -> tuple[Any, dict[str, Any]]:
-    """The program, and each device's bytes by its own account: `arguments` stay, `temporaries` come and go;
-    `largest_collective` is the most that one instruction has a device receive, `exchanged` what all
-    `all_to_all`s do in a round, `collectives` all of them."""
-    from benchmarks.collectives import collectives
-    from benchmarks.lowered import TABLE_3, lowered, program_of
-
-    program = program_of(titles, width, batch, kind, spec=spec or TABLE_3)
-    found = lowered(program).compile()
-    memory: Any = found.memory_analysis()
-    between = collectives(found.as_text() or "")
-    return program, {
-        "arguments": memory.argument_size_in_bytes,
-        "temporaries": memory.temp_size_in_bytes,
-        "largest_collective": max((c.bytes for c in between), default=0),
-        "exchanged": sum(c.bytes for c in between if c.kind == "all-to-all"),
-        "collectives": sum(c.bytes for c in between),
-    }
-
-
 def taken(program: Any, steps: int) -> dict[str, Any]:
     """Steps on random rows, the first, which compiles, left out."""
     import jax
@@ -92,9 +72,12 @@ def taken(program: Any, steps: int) -> dict[str, Any]:
 
 
 def _child(titles: int, width: int, batch: int, steps: int) -> dict[str, Any]:
+    from benchmarks.lowered import account, program_of
+
     out: dict[str, Any] = {}
     for kind in KINDS:
-        program, out[kind] = compiled(titles, width, batch, kind)
+        program = program_of(titles, width, batch, kind)
+        out[kind] = account(program)
         if kind == "split" and steps:
             out["taken"] = taken(program, steps)
     return out
@@ -115,8 +98,8 @@ def table(figures: dict[str, Any], whole: int) -> list[tuple[str, str, str]]:
     rows = []
     for kind in KINDS:
         of_kind, paper = figures[kind], figures["arithmetic"][kind]
-        held, passing = (f"{of_kind[name] / _GIB:.2f} GiB" for name in ("arguments", "temporaries"))
-        largest = f"{of_kind['largest_collective'] / _MIB:.1f} MiB"
+        held, passing = (f"{of_kind[name] / _GIB:.2f} GiB" for name in ("held", "temporaries"))
+        largest = f"{of_kind['largest'] / _MIB:.1f} MiB"
         rows += [
             (f"{kind}: held by a device", held, f"table and moments: {paper / _GIB:.2f}"),
             (f"{kind}: temporaries", passing, ""),

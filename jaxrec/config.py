@@ -215,9 +215,7 @@ class Model:
     target_in_sequence: bool = False  # each candidate joins the history as its newest title, as BST has it:
     # as many times the experts' work as there are candidates, but sasrec and hstu read a history once
     retrieval: int = 0  # width of the vectors of a head that finds titles in the whole catalogue; 0: none
-    remat: bool = (
-        False  # experts work their forward pass out again in the backward one: less memory, more time
-    )
+    remat: bool = False  # experts work their forward pass out again in the backward one, to hold less of it
     attention: str = "auto"  # or "einsum", "dot_product" (jax's), "cudnn" (bfloat16, GPU), "broadcast"
     dtype: str = "float32"  # of the compute; "bfloat16" keeps parameters, softmax and losses in float32
 
@@ -284,10 +282,8 @@ class Train:
     seed: int = 0  # initialisation, order, dropout, gate noise
     length: str = "20 epochs"  # or "5000 steps"
     batch_size: int = 8192  # of all devices together
-    microbatch: int = (
-        0  # examples a device works through at a time, their gradients accumulated to one update,
-    )
-    # the same whatever their number; 0: 256 on a CPU, else all it has
+    microbatch: int = 0  # examples a device works through at a time; 0: 256 on a CPU, else all it has.
+    # Their gradients are accumulated to one update, which is the same whatever their number
     dispatch: int = 0  # steps of one dispatch, whose batches a device holds together; 0: 1 on any backend
     log_seconds: float = 5.0  # between lines of metrics.jsonl
     checkpoint_every_seconds: float = 600.0  # between checkpoints, besides one after each validation

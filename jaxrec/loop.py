@@ -114,14 +114,14 @@ class _Run:
 
     def _steps(self, state: TrainState, start: int, checkpoints: Checkpointer, writer: Writer) -> int:
         program = self.program
-        train_step = map_over_devices(program.train_step, program.mapping, program.abstract_state())
+        train_step = map_over_devices(program.train_step, program.mapping, state)
         add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
         running = None
         under_way: Any = None
         writer.start(parameters(state.params), self.config.train.batch_size)
         if start and self._ends(start) and not state.fresh:  # stopped before it could be validated
             state, validated = self._validate(state, start, writer)
-            self._save(checkpoints, start, state, validated)
+            self._save(checkpoints, start, state, validated, writer)
         self.saved = time.monotonic()
         size, step = steps_together(self.config, min(self.batches.steps_per_epoch, self.total)), start
         dispatches = Dispatches(self.batches, size, start)
@@ -150,8 +150,7 @@ class _Run:
                     batches.stall()  # validation is not training time
             if scores is not None or why > _NOTHING:
                 jax.block_until_ready(sums)  # a save would wait for them, which is no stall of its own
-                writer.flush()
-                self._save(checkpoints, step, state, scores)
+                self._save(checkpoints, step, state, scores, writer)
             if why >= _SIGINT:
                 return step
         return self.total
@@ -169,8 +168,11 @@ class _Run:
         writer.train(step, step / self.batches.steps_per_epoch, values)
         self.save_stall = 0.0
 
-    def _save(self, checkpoints: Checkpointer, step: int, state: TrainState, scores: Any) -> None:
+    def _save(
+        self, checkpoints: Checkpointer, step: int, state: TrainState, scores: Any, writer: Writer
+    ) -> None:
         began = time.monotonic()
+        writer.flush()  # to a bucket, where a checkpoint stands with all lines up to it
         checkpoints.save(step, as_global(state), self.meta, self.arrays, scores)
         self.saved = time.monotonic()
         self.save_stall += self.saved - began

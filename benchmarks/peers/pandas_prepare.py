@@ -208,7 +208,7 @@ def _lists(
     nothing = np.full(1 + data.negatives, np.nan, np.float32)
     found["list_hard"] = _padded(np.full(present, enabled), data.next_k)
     unknown = {f"{kind}_{name}": nothing for kind in ("oracle", "truth") for name in LISTS}
-    return found | unknown | {"mood": np.float32(np.nan)}
+    return found | unknown | {"mood": np.asarray(np.nan, np.float32)}
 
 
 def _draw(

@@ -57,7 +57,7 @@ def spread(std: float, size: int):
 
 
 class DealtRows(Parameters):
-    """Rows [..., width] of ids [...]; zero for id 0. `weight` is what this device holds of the table.
+    """Rows [..., width] of ids [...]; zero for id 0. `table` is what this device holds of the whole.
 
     Within a step over the devices of `axis`, each with its share of the table, an exchange; where the table
     is whole, as on one device, a look-up.

@@ -3,7 +3,7 @@ devices is fixed before JAX starts.
 
     python run_split.py KIND,TITLES,WIDTH,BATCH ...
 
-Prints, of each in turn, `benchmarks.split.compiled`'s account, as JSON.
+Prints `benchmarks.lowered.account` of each in turn, as JSON.
 """
 
 import json
@@ -15,13 +15,13 @@ sys.path.insert(0, str(ROOT))
 
 
 def main(*asked: str) -> None:
-    from benchmarks.split import compiled
+    from benchmarks.lowered import account, program_of
 
     out = []
     for one in asked:
         kind, *sizes = one.split(",")
         titles, width, batch = map(int, sizes)
-        out.append(compiled(titles, width, batch, kind, str(ROOT / "configs/tiny.py"))[1])
+        out.append(account(program_of(titles, width, batch, kind, spec=str(ROOT / "configs/tiny.py"))))
     print(json.dumps(out))
 
 

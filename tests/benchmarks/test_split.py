@@ -37,7 +37,7 @@ def test_a_device_holds_its_share_of_the_table_and_of_the_moments(of):
     assert paper["replicated"] == 3 * TABLE and paper["split"] == 3 * TABLE / DEVICES
     rest = 200e6  # the titles' features, 20 bytes of each; the batch, the rest of the model
     for kind in split.KINDS:
-        assert paper[kind] <= of[kind]["arguments"] < paper[kind] + rest, kind
+        assert paper[kind] <= of[kind]["held"] < paper[kind] + rest, kind
 
 
 def test_the_readme_has_this_arithmetic():
@@ -58,10 +58,11 @@ def test_temporaries_are_a_few_shares_not_a_table(of):
 
 
 def test_no_collective_is_as_large_as_the_table_or_as_a_share_of_it(of):
-    assert of["replicated"]["largest_collective"] >= TABLE  # so would one be that is
-    assert 0 < of["split"]["largest_collective"] < TABLE / DEVICES / 10
+    assert of["replicated"]["largest"] >= TABLE  # so would one be that is
+    assert 0 < of["split"]["largest"] < TABLE / DEVICES / 10
 
 
 def test_what_crosses_the_links_grows_with_the_batch_and_not_with_the_titles(of):
-    assert of["titles"]["collectives"] == of["split"]["collectives"]
-    assert 1.8 < of["batch"]["exchanged"] / of["split"]["exchanged"] < 2
+    assert of["titles"]["sent"] == of["split"]["sent"]
+    more, less = (of[name]["sent"]["all-to-all"]["bytes"] for name in ("batch", "split"))
+    assert 1.8 < more / less < 2
