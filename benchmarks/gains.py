@@ -149,6 +149,7 @@ def fed(program: Any, table: Any, rows: np.ndarray, together: int, joined: bool)
     whole = max(len(rows) // (size * _FED_STEPS), 1) * size * _FED_STEPS  # so that epochs have no tails
     batches, prefetch = training_batches(program, parts.Kept(np.resize(rows, whole))), 2
     given, state = replicate(table), replicate(program.init())
+    step: Callable[[Any, Any, Any], Any]
     if joined:
         step = map_over_devices(program.train_step)
         put = functools.partial(put_together, most=together)
@@ -160,10 +161,10 @@ def fed(program: Any, table: Any, rows: np.ndarray, together: int, joined: bool)
             program.train_step, AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=0
         )
 
-        def step(state: Any, host: HostBatch, table: Any) -> Any:
+        def apart(state: Any, host: HostBatch, table: Any) -> Any:
             return mapped(state, jax.tree.map(lambda x: x.reshape(n, len(x) // n, *x.shape[1:]), host), table)
 
-        feed = ((host, 1) for host in stream(batches, prefetch=prefetch))
+        step, feed = apart, ((host, 1) for host in stream(batches, prefetch=prefetch))
 
     def once() -> None:
         nonlocal state

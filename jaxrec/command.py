@@ -305,15 +305,19 @@ def print_result(result: dict[str, Any], table: str) -> None:
         print(table, flush=True)
 
 
+# What tensorboardX imports where it is there, two seconds of it, for tensors and buckets it is not given.
+UNUSED = ("torch", "google.cloud.storage")
+
+
 @contextlib.contextmanager
-def without(library: str) -> Iterator[None]:
-    """Within, `library` is as if it were not installed, unless it is loaded already: for imports of ours
-    that would import it, though nothing here uses it."""
-    if library in sys.modules:
-        yield
-        return
-    sys.modules[library] = None  # type: ignore[assignment]  # Python's own way to make an import fail
+def without(*libraries: str) -> Iterator[None]:
+    """Within, `libraries` are as if they were not installed, unless loaded already: for imports of ours that
+    would import them, though nothing here uses them."""
+    hidden = [library for library in libraries if library not in sys.modules]
+    for library in hidden:
+        sys.modules[library] = None  # type: ignore[assignment]  # Python's own way to make an import fail
     try:
         yield
     finally:
-        del sys.modules[library]
+        for library in hidden:
+            del sys.modules[library]

@@ -4,7 +4,7 @@ import os
 
 from absl import flags
 
-from jaxrec.command import failed, hosts_flags, json_flag, print_result, run, without
+from jaxrec.command import UNUSED, failed, hosts_flags, json_flag, print_result, run, without
 from jaxrec.errors import InputError
 from jaxrec.paths import AnyPath, as_path
 from jaxrec.schema import CATALOGUE, LISTS, SPLITS
@@ -63,7 +63,7 @@ def _on_every_host(found: flags.FlagValues, workdir: AnyPath, data: AnyPath | No
     from jaxrec import heap, hosts
     from jaxrec.evaluation import judge, keep
 
-    with without("torch"):  # see jaxrec.train
+    with without(*UNUSED):  # see jaxrec.train
         from jaxrec import report
 
     if jax.default_backend() == "cpu":

@@ -1,4 +1,4 @@
-"""Freed memory, kept by the process: on a CPU every step asks for its buffers anew.
+"""The process's memory: freed blocks kept, for a CPU's steps ask for them anew; its collector at rest.
 
 glibc maps each large block on its own and gives it back when it is freed, so that the kernel zeroes the
 same pages again at every step: a fifth of a core's time in `configs/smoe.py:small`
@@ -6,9 +6,12 @@ same pages again at every step: a fifth of a core's time in `configs/smoe.py:sma
 results are the same to the bit. Where GLIBC_TUNABLES says something of malloc, that is left to stand.
 """
 
+import contextlib
 import ctypes
+import gc
 import os
 import platform
+from collections.abc import Iterator
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of mallopt(3)
 _NEVER = 2**31 - 1  # an int's largest: no freed memory is enough to give back
@@ -22,3 +25,16 @@ def keep_freed() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     wanted = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _AT_A_TIME))
     return all([mallopt(key, value) for key, value in wanted])
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Within, and for what was made there for good, Python looks for no garbage of cycles: while modules load
+    and programs are traced it walks all that there is again and again, a fifth of the time, and finds that
+    everything stays."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

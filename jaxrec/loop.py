@@ -9,6 +9,7 @@ goes on from its last checkpoint as if it never had been.
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,7 @@ from jaxrec.data.stream import Dispatches, TrainBatches, stream
 from jaxrec.errors import InputError
 from jaxrec.evaluation import CHECKPOINTS, Validator
 from jaxrec.gating import COLLAPSED
+from jaxrec.heap import uncollected
 from jaxrec.hosts import Asking, Reached, agreed, first_process
 from jaxrec.interrupt import Interrupt
 from jaxrec.parallel import (
@@ -55,7 +57,9 @@ def train(config: Config, dataset: Dataset, workdir: str | AnyPath, interrupt: I
     Returns early, after saving, once `interrupt.requested`. Raises InputError where the workdir holds
     another config's run. The batch divides by the devices.
     """
-    return _Run(config, dataset, as_path(workdir), interrupt).run()
+    with uncollected():
+        run = _Run(config, dataset, as_path(workdir), interrupt)
+    return run.run()
 
 
 def stopped(interrupt: Interrupt) -> bool:
@@ -79,8 +83,12 @@ class _Run:
         self.total, per_epoch = _length(config, rows)
         self.program = programs.make(config, dataset.layout, threshold or 0.0, per_epoch, self.total)
         self.batches = training_batches(self.program, rows)
+        self.size = steps_together(config, min(self.batches.steps_per_epoch, self.total))
         self.arrays = vars(dataset.arrays)
         self.table = replicate(dataset.arrays.title_table())
+        like = self.program.abstract_state()
+        self.like = abstract(like, placement(like))
+        self.train_step = map_over_devices(self.program.train_step, self.program.mapping, like)
         self.validator = Validator(self.program, self.table, dataset.rows("validation"))
         self.meta = {
             "config": to_json(config),
@@ -95,7 +103,8 @@ class _Run:
 
     def run(self) -> int:
         with Checkpointer(self.workdir / CHECKPOINTS, self.validator.metric, writing=True) as checkpoints:
-            state, start = self._first_state(checkpoints)
+            with uncollected():
+                state, start = self._first_state(checkpoints)
             if first_process():
                 write_json(self.workdir / "config.json", self.meta["config"])
             with Writer(self.workdir, start, self.total, self.config.train.log_seconds) as writer:
@@ -106,15 +115,20 @@ class _Run:
     def _first_state(self, checkpoints: Checkpointer) -> tuple[TrainState, int]:
         step = checkpoints.latest_step()
         if step is None:
-            return self.program.placed(), 0
+            return self._made(), 0
         kept = checkpoints.restore_meta("last")
         _same_run(kept, self.meta, self.workdir)
-        state = self.program.abstract_state()
-        return checkpoints.restore("last", abstract(state, placement(state))), step
+        return checkpoints.restore("last", self.like), step
+
+    def _made(self) -> TrainState:
+        """The first state, made while the step is compiled, which takes one core for a good part."""
+        batch = put_together(Dispatches(self.batches, self.size)[0], self.size)[0]
+        with ThreadPoolExecutor(1) as beside:
+            made = beside.submit(self.program.placed)
+            self.train_step.compile(self.like, batch, self.table)
+            return made.result()
 
     def _steps(self, state: TrainState, start: int, checkpoints: Checkpointer, writer: Writer) -> int:
-        program = self.program
-        train_step = map_over_devices(program.train_step, program.mapping, state)
         add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
         running = None
         under_way: Any = None
@@ -123,13 +137,12 @@ class _Run:
             state, validated = self._validate(state, start, writer)
             self._save(checkpoints, start, state, validated, writer)
         self.saved = time.monotonic()
-        size, step = steps_together(self.config, min(self.batches.steps_per_epoch, self.total)), start
-        dispatches = Dispatches(self.batches, size, start)
-        put = partial(put_together, most=size)
+        step, dispatches = start, Dispatches(self.batches, self.size, start)
+        put = partial(put_together, most=self.size)
         batches = _Waited(stream(dispatches, prefetch=self.config.train.prefetch, then=put))
         reached, asking = Reached(), Asking(start, self._patience())
         for batch in batches:
-            state, sums = train_step(state, batch, self.table)
+            state, sums = self.train_step(state, batch, self.table)
             before, step = step, step + batch.steps
             # Two dispatches are under way at most: they hold batches, and a stop has to wait for them.
             jax.block_until_ready(under_way)

@@ -182,21 +182,34 @@ def _apart(words: jax.Array, form: Form) -> Any:
     return jax.tree.unflatten(form.tree, arrays)
 
 
-def map_over_devices(step: Callable, how: str = "pmap", like: Any = None) -> Callable:
-    """`step(state, batch, table) -> (state, sums)` over all devices, the state donated.
+class Mapped:
+    """`step(state, batch, table) -> (state, sums)` over all devices, the state donated."""
+
+    def __init__(self, mapped: Any, given: Callable[[Placed], Placed]) -> None:
+        self._mapped, self._given = mapped, given
+
+    def __call__(self, state: Any, batch: Any, table: Any) -> Any:
+        return self._mapped(state, self._given(_placed(batch)), table)
+
+    def compile(self, state: Any, batch: Any, table: Any) -> None:
+        """Readies the step for what will be called with the like of these; the state may be abstract, with
+        its shardings. A step that was not readied compiles when it is called."""
+        self._mapped.lower(state, self._given(_placed(batch)), table).compile()
+
+
+def map_over_devices(step: Callable, how: str = "pmap", like: Any = None) -> Mapped:
+    """`step` of one device's share, mapped.
 
     The batch is of `put`, or is put there and then: this process's share, [B / processes, ...]. Where
     several were put together, the step is taken on each in turn, and their sums are added up. `how` is
     "pmap", or "shard_map", which is the same function under `jit`: then what of a state is dealt to the
     devices is said by one `like` it, an abstract one will do. Without, it is replicated.
     """
-
     if how == "pmap":
         shares = (None, 0, None)
         mapped = jax.pmap(_in_turn(step), AXIS, in_axes=shares, out_axes=(None, None), donate_argnums=0)
-        return lambda state, batch, table: mapped(state, _placed(batch), table)
-    jitted = jitted_step(step, like)
-    return lambda state, batch, table: jitted(state, _widened(_placed(batch)), table)
+        return Mapped(mapped, lambda batch: batch)
+    return Mapped(jitted_step(step, like), _widened)
 
 
 def jitted_step(step: Callable, like: Any = None) -> Any:

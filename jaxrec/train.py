@@ -7,10 +7,11 @@ import time
 
 from absl import flags, logging
 
-from jaxrec.command import config_flag, failed, hosts_flags, json_flag, print_result, run, without
+from jaxrec.command import UNUSED, config_flag, failed, hosts_flags, json_flag, print_result, run, without
 from jaxrec.config import Config
 from jaxrec.config_check import check_devices
 from jaxrec.config_json import dataset_directory
+from jaxrec.heap import uncollected
 from jaxrec.interrupt import TERMINATED, Grace, Interrupt
 from jaxrec.paths import AnyPath, as_path
 
@@ -25,12 +26,13 @@ def _flags() -> None:
 def main(found: flags.FlagValues) -> int:
     config = found.config
     workdir, directory = as_path(found.workdir or f"runs/{config.name}"), as_path(dataset_directory(config))
-    # Not at the top: --help and a wrong config should not wait for the accelerator stack.
-    from jaxrec import compiled, hosts
-    from jaxrec.checkpoint import kept
-    from jaxrec.evaluation import CHECKPOINTS
-
     started = time.perf_counter()
+    # Not at the top: --help and a wrong config should not wait for the accelerator stack.
+    with uncollected():
+        from jaxrec import compiled, hosts
+        from jaxrec.checkpoint import kept
+        from jaxrec.evaluation import CHECKPOINTS
+
     joining = hosts.find(os.environ, found.coordinator, found.processes, found.process, found.hosts)
     grace = Grace(config.train.grace_seconds, config.train.preempted_exit or TERMINATED)
     grace.kept = lambda: f"{kept(workdir / CHECKPOINTS)} in {workdir}"
@@ -48,16 +50,14 @@ def _on_every_host(
     """Exit status; `started` by the clock of time.perf_counter."""
     import jax
 
-    from jaxrec import heap, hosts
-    from jaxrec.data.store import Dataset
-    from jaxrec.evaluation import judge, keep
-    from jaxrec.nn import attention
-    from jaxrec.nn.experts import OF_FORMS
-    from jaxrec.parallel import devices
-    from jaxrec.prepare import ensure
-
-    with without("torch"):  # tensorboardX takes two seconds to import it, for tensors that nobody has
-        from jaxrec.loop import stopped, train
+    with uncollected(), without(*UNUSED):
+        from jaxrec import heap, hosts, loop
+        from jaxrec.data.store import Dataset
+        from jaxrec.evaluation import judge, keep
+        from jaxrec.nn import attention
+        from jaxrec.nn.experts import OF_FORMS
+        from jaxrec.parallel import devices
+        from jaxrec.prepare import ensure
 
     check_devices(config, devices())
     if jax.default_backend() == "cpu":
@@ -70,8 +70,8 @@ def _on_every_host(
         ensure(config, directory)
     hosts.meet("dataset")
     with Interrupt(grace) as interrupt:
-        step = train(config, Dataset(directory), workdir, interrupt)
-        if stopped(interrupt):
+        step = loop.train(config, Dataset(directory), workdir, interrupt)
+        if loop.stopped(interrupt):
             logging.info("%s: saved at step %d in %s", interrupt.requested, step, workdir)
             return interrupt.exit_status(config.train.preempted_exit)
     if interrupt.requested:  # past the last chance to tell the others

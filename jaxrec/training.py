@@ -6,6 +6,7 @@ differentiated function, and one division makes the mean, so shares of unequal c
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -133,10 +134,13 @@ class Training:
 
     def init(self) -> TrainState:
         """The first state, from train.seed; on the host's default device."""
-        return jax.jit(self._first_state)(jax.random.key(self.config.train.seed))
+        first, seed = self._first, jax.random.key(self.config.train.seed)
+        # It runs once, for milliseconds: on a CPU optimising its machine code takes longer than it saves.
+        hasty = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+        return first.lower().compile(hasty)(seed)
 
     def placed(self) -> TrainState:
-        """The first state on all devices: replicated, or what is dealt made where it stays."""
+        """The first state on all devices: replicated, or what is dealt made where it stays; of any thread."""
         if not self.splits:
             return replicate(self.init())
         words = np.asarray(jax.random.key_data(jax.random.key(self.config.train.seed)))
@@ -145,6 +149,11 @@ class Training:
             out_shardings=placement(self.abstract_state()),
         )
         return first(words)
+
+    @cached_property
+    def _first(self) -> jax.stages.Traced:
+        """`_first_state`, traced once: for its shapes and, where they are wanted, its values."""
+        return jax.jit(self._first_state).trace(jax.random.key(self.config.train.seed))
 
     def _first_state(self, key: jax.Array) -> TrainState:
         """Traced as one program: run bit by bit, it would be a hundred small ones to compile. The key is an
@@ -163,7 +172,7 @@ class Training:
 
     def abstract_state(self) -> TrainState:
         """Shapes and dtypes of the state, without making it."""
-        return jax.eval_shape(self.init)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self._first.out_info)
 
     def gradients(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[Any, Sums]:
         """Gradients of the mean loss over the global batch, and its sums; inside a mapped step."""

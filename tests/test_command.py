@@ -232,5 +232,7 @@ def test_a_library_nobody_uses_can_be_left_out():
     with command.without("this"), pytest.raises(ImportError):
         importlib.import_module("this")
     assert "this" not in sys.modules
-    with command.without("re"):  # loaded already
+    with command.without("re", "this"):  # loaded already, the first
         assert importlib.import_module("re") is re
+        with pytest.raises(ImportError):
+            importlib.import_module("this")

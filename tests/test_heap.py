@@ -1,5 +1,6 @@
 """Freed memory is kept by the process, unless its owner says otherwise."""
 
+import gc
 import os
 import platform
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from jaxrec import heap
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = """
@@ -42,7 +45,15 @@ def test_a_freed_block_is_used_again_unless_the_environment_says_how():
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
-    from jaxrec import heap
-
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert heap.keep_freed() is False
+
+
+def test_the_collector_is_back_however_a_block_ends():
+    with heap.uncollected():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(KeyError), heap.uncollected():
+        raise KeyError
+    assert gc.isenabled()
+    gc.unfreeze()  # the suite's other tests have no use for it

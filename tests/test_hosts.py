@@ -166,7 +166,8 @@ import os, sys, time
 from jaxrec import command, hosts
 from jaxrec.errors import InputError
 with hosts.together(command.failed):
-    hosts.start(hosts.find(os.environ), 30)
+    hosts.start(hosts.find(os.environ), 30, 60)
+    time.sleep(0.5)  # process 0 hears first that all have joined: gone at once, it would leave the other waiting
     {what}
 """
 

@@ -74,6 +74,28 @@ def test_a_step_on_each_batch_in_turn_is_so_many_steps(how):
     assert (sums["state"][0], sums["state"][1]) == (total, 4) and sums["state"][1].dtype == np.int32
 
 
+@pytest.mark.parametrize("how", ["pmap", "shard_map"])
+def test_a_step_that_was_readied_is_not_compiled_again(how, caplog):
+    def doubled(state, host, _):
+        return 2 * state, jax.lax.psum(host.words.sum(), parallel.AXIS)
+
+    def compilations(call):
+        caplog.clear()
+        with jax.log_compiles(True), caplog.at_level("WARNING", logger="jax"):
+            call()
+        return sum("Finished XLA compilation" in record.getMessage() for record in caplog.records)
+
+    def twice():
+        state = step(parallel.replicate(np.float32(1)), batch, None)[0]
+        return step(state, batch, None)  # of a state that the step gave
+
+    batch, first = parallel.put(a_batch()), parallel.replicate(np.float32(1))
+    like = jax.ShapeDtypeStruct((), np.float32, sharding=parallel.placement(first))
+    step = parallel.map_over_devices(doubled, how, first)
+    assert compilations(lambda: step.compile(like, batch, None)) == 1
+    assert compilations(twice) == 0
+
+
 def test_numbers_that_are_no_words_are_refused():
     with pytest.raises(TypeError, match="four bytes, or bools, not float16"):
         parallel.join(a_batch()._replace(valid=np.zeros(4, np.float16)))

@@ -7,6 +7,7 @@ CPU it costs a fraction of `jax.random.bernoulli`.
 
 import math
 import zlib
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ _GOLDEN = 0x9E3779B9
 _LONG = 2**16  # draws past which their numbers are counted by the program, not held in it as a constant
 
 
+@partial(jax.jit, inline=True)  # traced once for a shape: of a step's operations every third is one of these
 def _finalise(x: Any) -> jax.Array:
     """lowbias32: a bijection of uint32, elementwise."""
     x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
@@ -59,10 +61,15 @@ def _bits(key: jax.Array, layer: int, width: int) -> jax.Array:
 
 def _bits_at(place: Any, key: jax.Array, layer: int) -> jax.Array:
     """uint32 draws number `place` [...] of `key` [..., 2]."""
-    start = _finalise(key[..., 0] ^ np.uint32(layer))
+    return _keyed(place * np.uint32(_GOLDEN), key, np.uint32(layer))
+
+
+@partial(jax.jit, inline=True)
+def _keyed(counter: Any, key: jax.Array, layer: Any) -> jax.Array:
+    start = _finalise(key[..., 0] ^ layer)
     other = _finalise(key[..., 1] + start)
     # Two words a key: were `start` alone, two keys a few counts apart would share a run of draws.
-    return _finalise((place * np.uint32(_GOLDEN) + start) ^ other)
+    return _finalise((counter + start) ^ other)
 
 
 def keeps(key: jax.Array, layer: int, width: int, rate: float) -> tuple[jax.Array, jax.Array]:

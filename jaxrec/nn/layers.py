@@ -80,6 +80,8 @@ class Parameters(nn.Module):
     dtype: str
 
     def weight(self, name: str, init: Callable, *shape: int) -> jax.Array:
+        if self.has_variable("params", name):  # `param` would trace `init` again, to compare shapes
+            return self.get_variable("params", name).astype(self.dtype)
         return self.param(name, init, shape, at_least_float32(self.dtype)).astype(self.dtype)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxrec.command import without
+from jaxrec.command import UNUSED, without
 from jaxrec.plain import write_text
 from jaxrec.schema import LISTS
 
@@ -157,7 +157,7 @@ def _premise(premise: Mapping[str, Any], folder: Path) -> list[str]:
     some = next(iter(premise["points"].values()))[0]
     knob = premise["key"].rpartition(".")[2]
     path = folder / f"premise-{knob}-{some['better'].split('-')[0]}-{some['worse'].split('-')[0]}.svg"
-    with without("torch"):  # see jaxrec.train
+    with without(*UNUSED):  # see jaxrec.train
         from jaxrec import report
 
     write_text(path, report.effects(drawn, premise["key"], "difference in NDCG@1"))
