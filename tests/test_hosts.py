@@ -167,7 +167,7 @@ from jaxrec import command, hosts
 from jaxrec.errors import InputError
 with hosts.together(command.failed):
     hosts.start(hosts.find(os.environ), 30, 60)
-    time.sleep(0.5)  # process 0 hears first that all have joined: gone at once, it would leave the other waiting
+    time.sleep(0.5)  # process 0 knows first that all have joined: gone at once, it leaves the other to wait
     {what}
 """
 
