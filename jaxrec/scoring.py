@@ -19,7 +19,7 @@ from jaxrec.schema import FIRST_TITLE, History, HostBatch, TitleTable
 from jaxrec.step import Program
 from jaxrec.training import Sums, Training
 
-_CPU_QUERIES = 256  # of a device at a time: 2,048 are scored at half the rate, past the caches
+_CPU_QUERIES = 512  # of a device at a time: few are all overhead, many allocate more than malloc keeps
 _PAIRS = 2**22  # of a query and a title that an accelerator scores at a time over the catalogue
 
 

@@ -51,12 +51,29 @@ def _scores_backward(given, gradient):
 scores.defvjp(_scores_forward, _scores_backward)
 
 
+def _weighed(s_RxHxLxM: jax.Array, v_RxMxHxd: jax.Array) -> jax.Array:
+    """softmax(s) v of each head, [R, L, H, d]."""
+    p_RxHxLxM = jax.nn.softmax(s_RxHxLxM, axis=-1).astype(v_RxMxHxd.dtype)
+    return jnp.einsum("bhlm,bmhd->blhd", p_RxHxLxM, v_RxMxHxd)
+
+
+@jax.custom_vjp
+def weighed(s_RxHxLxM: jax.Array, v_RxMxHxd: jax.Array) -> jax.Array:
+    """`_weighed`. Where no gradient is wanted, divided by the sum of weights after the product, d numbers a
+    place and not M: evaluation on two CPU cores takes a tenth less. In training it would take more."""
+    e_RxHxLxM = jnp.exp(s_RxHxLxM - s_RxHxLxM.max(-1, keepdims=True))
+    y_RxLxHxd = jnp.einsum("bhlm,bmhd->blhd", e_RxHxLxM.astype(v_RxMxHxd.dtype), v_RxMxHxd)
+    sum_RxLxHx1 = e_RxHxLxM.sum(-1).transpose(0, 2, 1)[..., None]
+    return (y_RxLxHxd / sum_RxLxHx1).astype(v_RxMxHxd.dtype)
+
+
+weighed.defvjp(lambda s, v: jax.vjp(_weighed, s, v), lambda pull, gradient: pull(gradient))
+
+
 def einsum(q_RxLxHxd, k_RxMxHxd, v_RxMxHxd, same_RxLxM) -> jax.Array:
     """Two matrix products a head."""
     s_RxHxLxM = scores(q_RxLxHxd * q_RxLxHxd.shape[-1] ** -0.5, k_RxMxHxd)
-    s_RxHxLxM = jnp.where(same_RxLxM[:, None], s_RxHxLxM, _HIDDEN)
-    p_RxHxLxM = jax.nn.softmax(s_RxHxLxM, axis=-1).astype(v_RxMxHxd.dtype)
-    return jnp.einsum("bhlm,bmhd->blhd", p_RxHxLxM, v_RxMxHxd)
+    return weighed(jnp.where(same_RxLxM[:, None], s_RxHxLxM, _HIDDEN), v_RxMxHxd)
 
 
 def dot_product(q_RxLxHxd, k_RxMxHxd, v_RxMxHxd, same_RxLxM) -> jax.Array:
