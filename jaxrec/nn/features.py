@@ -18,6 +18,7 @@ from jaxrec.nn.layers import (
     embedding_init,
     kernel_init,
     looked_up,
+    product,
     repeated,
     spread,
 )
@@ -229,7 +230,7 @@ class HistoryRows(Parameters):
         numbers = _interactions(self.features, history).astype(self.dtype)
         parts = [nn.relu(dense(numbers[..., i : i + 1])) for i, dense in enumerate(self.numbers)]
         interaction_RxLxF = jnp.concatenate([numbers[..., :0], *parts], axis=-1)
-        x = titles.through("history", self.of_title) + interaction_RxLxF @ self.of_interaction
+        x = titles.through("history", self.of_title) + product(interaction_RxLxF, self.of_interaction)
         of_request_BxD = context_BxF @ self.of_context
         of_request_BxD = of_request_BxD + repeated(self.bias, of_request_BxD.shape)
         x = x + looked_up(of_request_BxD, history.example, mode="clip")

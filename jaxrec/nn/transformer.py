@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from jaxrec.nn.attention import KeysValues, after, attend
 from jaxrec.nn.draws import drop, keeps, layer_number
-from jaxrec.nn.layers import Dense, Parameters, at_least_float32, kernel_init, repeated
+from jaxrec.nn.layers import Dense, Parameters, at_least_float32, kernel_init, product, repeated
 
 
 class LayerNorm(Parameters):
@@ -43,7 +43,7 @@ class SelfAttention(Parameters):
     ) -> tuple[jax.Array, KeysValues]:
         R, L, D = x_RxLxD.shape
         kernel = self.weight("kernel", kernel_init, D, 3 * D)
-        q, k, v = jnp.split(x_RxLxD @ kernel, 3, axis=-1)
+        q, k, v = jnp.split(product(x_RxLxD, kernel), 3, axis=-1)
         q = q + repeated(self.weight("query_bias", nn.initializers.zeros, D), q.shape)
         v = v + repeated(self.weight("value_bias", nn.initializers.zeros, D), v.shape)
         q_RxLxHxd, k_RxLxHxd, v_RxLxHxd = (y.reshape(R, L, self.heads, -1) for y in (q, k, v))
