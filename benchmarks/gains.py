@@ -48,7 +48,7 @@ def forms() -> dict[str, tuple[Any, str]]:
     import jax
 
     from jaxrec import step
-    from jaxrec.nn import attention, draws, features, transformer
+    from jaxrec.nn import attention, draws, features, layers, transformer
 
     patch = unittest.mock.patch.object
 
@@ -75,8 +75,11 @@ def forms() -> dict[str, tuple[Any, str]]:
         "catalogue projected in each part": (
             lambda: patch(step.Program, "projects_once", lambda *_: False), "not once a step"),
         "titles projected one by one": (
-            lambda: _both(patch(step.Program, "projects_once", lambda *_: False),
-                          patch(features.TitleVectors, "rows", by_row)), "not by the catalogue"),
+            lambda: _all(patch(step.Program, "projects_once", lambda *_: False),
+                         patch(features.TitleVectors, "rows", by_row)), "not by the catalogue"),
+        "kernels' gradients as jax derives them": (
+            lambda: _all(*(patch(m, "product", jax.numpy.matmul) for m in (layers, transformer, features))),
+            "a gradient transposed, not what went in"),
         "32 random bits a mask": (lambda: patch(transformer, "keeps", two_words), "not 16"),
         "jax.random.bernoulli": (lambda: patch(transformer, "keeps", bernoulli), "not a counter hash"),
         "dot_product_attention": (
@@ -98,7 +101,7 @@ def feeds() -> dict[str, tuple[int, bool, str]]:
 
 
 @contextlib.contextmanager
-def _both(*patches: Any) -> Any:
+def _all(*patches: Any) -> Any:
     with contextlib.ExitStack() as stack:
         for one in patches:
             stack.enter_context(one)

@@ -32,9 +32,11 @@ def uncollected() -> Iterator[None]:
     """Within, and for what was made there for good, Python looks for no garbage of cycles: while modules load
     and programs are traced it walks all that there is again and again, a fifth of the time, and finds that
     everything stays."""
+    was = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        gc.enable()
+        if was:
+            gc.enable()

@@ -51,7 +51,9 @@ def test_another_c_library_is_left_alone(monkeypatch):
 
 def test_the_collector_is_back_however_a_block_ends():
     with heap.uncollected():
-        assert not gc.isenabled()
+        with heap.uncollected():
+            assert not gc.isenabled()
+        assert not gc.isenabled()  # as it was found
     assert gc.isenabled()
     with pytest.raises(KeyError), heap.uncollected():
         raise KeyError
