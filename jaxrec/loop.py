@@ -123,8 +123,14 @@ class _Run:
     def _made(self) -> TrainState:
         """The first state, made while the step is compiled, which takes one core for a good part."""
         batch = put_together(Dispatches(self.batches, self.size)[0], self.size)[0]
+        wide = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+
+        def placed() -> TrainState:
+            with jax.enable_x64(wide):  # which may be this thread's alone
+                return self.program.placed()
+
         with ThreadPoolExecutor(1) as beside:
-            made = beside.submit(self.program.placed)
+            made = beside.submit(placed)
             self.train_step.compile(self.like, batch, self.table)
             return made.result()
 
