@@ -60,7 +60,7 @@ def _weighed(s_RxHxLxM: jax.Array, v_RxMxHxd: jax.Array) -> jax.Array:
 @jax.custom_vjp
 def weighed(s_RxHxLxM: jax.Array, v_RxMxHxd: jax.Array) -> jax.Array:
     """`_weighed`. Where no gradient is wanted, divided by the sum of weights after the product, d numbers a
-    place and not M: evaluation on two CPU cores takes a tenth less. In training it would take more."""
+    place and not M: evaluation on two CPU cores takes up to a tenth less. In training it would take more."""
     e_RxHxLxM = jnp.exp(s_RxHxLxM - s_RxHxLxM.max(-1, keepdims=True))
     y_RxLxHxd = jnp.einsum("bhlm,bmhd->blhd", e_RxHxLxM.astype(v_RxMxHxd.dtype), v_RxMxHxd)
     sum_RxLxHx1 = e_RxHxLxM.sum(-1).transpose(0, 2, 1)[..., None]
