@@ -121,3 +121,12 @@ def test_a_name_is_obeyed_and_auto_is_the_choice(monkeypatch):
     monkeypatch.setitem(attention._FASTEST, ("cpu", "float32"), "broadcast")
     given_ = given(7, "float32")
     assert [attention.attend(name, *given_) for name in (*forms, "auto")] == [*forms, "broadcast"]
+
+
+def test_without_a_gradient_the_weights_are_the_same():
+    r = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        s = jnp.asarray(r.normal(size=(2, 3, 4, 4))).at[0, :, 1].set(-1e9)  # a place that sees none
+        v = jnp.asarray(r.normal(size=(2, 4, 3, 5)))
+        plain, found = jax.vjp(attention.weighed, s, v)[0], attention.weighed(s, v)
+        np.testing.assert_allclose(found, plain, rtol=1e-13, atol=1e-14)
