@@ -185,15 +185,19 @@ def _apart(words: jax.Array, form: Form) -> Any:
 class Mapped:
     """`step(state, batch, table) -> (state, sums)` over all devices, the state donated."""
 
-    def __init__(self, mapped: Any, given: Callable[[Placed], Placed]) -> None:
-        self._mapped, self._given = mapped, given
+    def __init__(self, mapped: Any, how: str) -> None:
+        self._mapped, self._how = mapped, how
+        self._given = _widened if how == "shard_map" else lambda batch: batch
 
     def __call__(self, state: Any, batch: Any, table: Any) -> Any:
         return self._mapped(state, self._given(_placed(batch)), table)
 
     def compile(self, state: Any, batch: Any, table: Any) -> None:
         """Readies the step for what will be called with the like of these; the state may be abstract, with
-        its shardings. A step that was not readied compiles when it is called."""
+        its shardings. A step that was not readied compiles when it is called: so does a pmapped one on
+        several processes, where pmap lowers arrays alone."""
+        if self._how == "pmap" and jax.process_count() > 1:
+            return
         self._mapped.lower(state, self._given(_placed(batch)), table).compile()
 
 
@@ -208,8 +212,8 @@ def map_over_devices(step: Callable, how: str = "pmap", like: Any = None) -> Map
     if how == "pmap":
         shares = (None, 0, None)
         mapped = jax.pmap(_in_turn(step), AXIS, in_axes=shares, out_axes=(None, None), donate_argnums=0)
-        return Mapped(mapped, lambda batch: batch)
-    return Mapped(jitted_step(step, like), _widened)
+        return Mapped(mapped, how)
+    return Mapped(jitted_step(step, like), how)
 
 
 def jitted_step(step: Callable, like: Any = None) -> Any:
