@@ -2,8 +2,9 @@
 
 glibc maps each large block on its own and gives it back when it is freed, so that the kernel zeroes the
 same pages again at every step: a fifth of a core's time in `configs/smoe.py:small`
-(benchmarks/results/cpu-2-cores.md). Told to keep them, the process holds the most it ever needed, and
-results are the same to the bit. Where GLIBC_TUNABLES says something of malloc, that is left to stand.
+(benchmarks/results/cpu-2-cores.md). Where an accelerator takes the steps, their batches are still made
+here. Told to keep them, the process holds the most it ever needed, and results are the same to the bit.
+Where GLIBC_TUNABLES says something of malloc, that is left to stand.
 """
 
 import contextlib

@@ -6,12 +6,18 @@ dealt round robin to its shares, so example j of the last share is as long as an
 made for that share, holds every share's examples, and every process makes the same plan.
 """
 
+import math
+from functools import reduce
+
 import numpy as np
 
 from jaxrec.schema import PAD, Packing
 
 _SPREADS = 3.0  # of a batch's mean length, that the rows of a share leave room for
 _LOSS = 1.01  # rows that a plan takes over the fewest there could be
+# A kernel's gradient is a product over all places, which a GPU cuts into parts, and copies what goes into it
+# where the places do not divide: a twelfth of a step on an H200. A few rows more are less work.
+_PLACES, _MORE = 512, 0.05
 
 
 def plan(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -20,10 +26,9 @@ def plan(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, int]:
     The longest first, then the longest that still fits, for all examples of a length at once. A history
     of length 0 takes no place; its row is 0.
     """
-    count = np.bincount(lengths, minlength=width + 1).tolist()
-    left = [0, *count[1:]]
-    rows: list[list[np.ndarray]] = [[] for _ in left]
-    firsts: list[list[np.ndarray]] = [[] for _ in left]
+    count = np.bincount(lengths, minlength=width + 1)
+    left = [0, *count[1:].tolist()]
+    found: list[tuple[int, int, int, int]] = []  # of a length so many, from a row on, at a place
     used = 0
     while any(left):
         room, pattern, free = width, [], list(left)
@@ -34,17 +39,15 @@ def plan(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, int]:
         times = min(left[n] // pattern.count(n) for n in set(pattern))
         first = 0
         for n in pattern:
-            rows[n].append(np.arange(used, used + times))
-            firsts[n].append(np.full(times, first))
+            found.append((n, times, used, first))
             left[n] -= times
             first += n
         used += times
-    order = np.argsort(lengths, kind="stable")
+    found.sort(key=lambda run: run[0])
+    _, times, rows, firsts = np.array(found, np.int64).reshape(-1, 4).T
+    shown = np.argsort(lengths, kind="stable")[count[0] :]
     row, at = np.zeros(len(lengths), np.int64), np.zeros(len(lengths), np.int64)
-    for n, end in enumerate(np.cumsum(count)):
-        if rows[n]:
-            row[order[end - count[n] : end]] = np.concatenate(rows[n])
-            at[order[end - count[n] : end]] = np.concatenate(firsts[n])
+    row[shown], at[shown] = _ranges(rows, times), np.repeat(firsts, times)
     return row, at, used
 
 
@@ -86,7 +89,7 @@ class Packer:
 
     def lengths(self, words: np.ndarray) -> np.ndarray:
         """[N] how many titles each history shows, the longest window at most."""
-        return np.minimum(self._kept(words).sum(1), self._windows[0]).astype(np.uint8)
+        return np.minimum(_count(self._kept(words)), self._windows[0]).astype(np.uint8)
 
     def __call__(self, words: np.ndarray, longest: np.ndarray) -> Packing | None:
         """This process's shares, one after the other, from their words; `longest` are the lengths of the
@@ -96,31 +99,48 @@ class Packer:
             return None
         kept = self._kept(words)
         share, history, width = len(longest), kept.shape[1], self._windows[0]
-        source = np.flatnonzero(kept)
-        example = source // history
-        total = kept.sum(1)
-        starts = np.cumsum(total) - total
-        place = (total + starts)[example] - 1 - np.arange(len(source))  # 0: the newest
-        shown = place < width
-        source, example, place = source[shown], example[shown], place[shown]
-        in_share, lap = example % share, example // share
-        where = []
-        for (row, first, _), rows, w in zip(plans, self.rows, self._windows, strict=True):
-            length = np.minimum(total[example], w)
-            where.append((lap * rows + row[in_share]) * w + first[in_share] + length - 1 - place)
         laps = len(words) // share
+        total, source = _count(kept), np.flatnonzero(kept).astype(np.int32)
+        if total.max(initial=0) > width:  # of some histories only the newest titles are read
+            source = source[_ranges(np.cumsum(total) - np.minimum(total, width), np.minimum(total, width))]
+        # A history's titles lie side by side, oldest first, wherever it is packed.
+        shown, starts = [], []
+        for (row, first, _), rows, w in zip(plans, self.rows, self._windows, strict=True):
+            shown.append(np.minimum(total, w))
+            starts.append((np.arange(laps)[:, None] * rows * w + row * w + first).reshape(-1))
+        of_share = np.repeat(np.arange(laps, dtype=np.int32), share)
+        newest = (np.cumsum(shown[0]) - 1).astype(np.int32)  # each example's last, among all that are shown
+        place = np.repeat(newest, shown[0]) - np.arange(len(source), dtype=np.int32)  # 0: the newest
+        if laps > 1:
+            source -= np.repeat(of_share * np.int32(share * history), shown[0])
         titles = np.full(laps * self.rows[0] * width, share * history * width, np.int32)
-        titles[where[0]] = (source - lap * share * history) * width + place
+        titles[_ranges(starts[0], shown[0])] = source * np.int32(width) + place
         shorter = []
-        for at, rows, w in zip(where[1:], self.rows[1:], self._windows[1:], strict=True):
+        for start, n, rows, w in zip(starts[1:], shown[1:], self.rows[1:], self._windows[1:], strict=True):
             index = np.full(laps * rows * w, self.rows[0] * width, np.int32)
-            index[at[place < w]] = (where[0] - lap * self.rows[0] * width)[place < w]
+            oldest = starts[0] - of_share * (self.rows[0] * width) + shown[0] - n
+            index[_ranges(start, n)] = _ranges(oldest, n)
             shorter.append(index.reshape(laps * rows, w))
         return Packing(titles.reshape(laps * self.rows[0], width), tuple(shorter))
+
+
+def _count(kept: np.ndarray) -> np.ndarray:
+    """[N] how many of each row of bools [N, history] there are: ones counted by as wide a word as divides a
+    row, in a tenth of the time that `sum` takes, and without Python's lock."""
+    word = next(size for size in (8, 4, 2, 1) if kept.shape[1] % size == 0)
+    of_words = np.bitwise_count(np.ascontiguousarray(kept).view(f"u{word}"))
+    return reduce(np.add, of_words.T.astype(np.int32), np.zeros(len(kept), np.int32))
+
+
+def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """start, start + 1, ..., as many as its length, of each in turn: one after the other."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat((starts - before).astype(np.int32), lengths) + np.arange(lengths.sum(), dtype=np.int32)
 
 
 def _rows(lengths: np.ndarray, width: int, share: int, batch_size: int) -> int:
     """Packed rows for `share` examples of a batch: at most one for each, seldom too few."""
     mean = lengths.mean() + _SPREADS * lengths.std() / batch_size**0.5
-    rows = np.ceil(_LOSS * share * mean / width) + 1
-    return int(min(rows, share))
+    rows = int(np.ceil(_LOSS * share * mean / width)) + 1
+    more = -rows % (_PLACES // math.gcd(_PLACES, width))
+    return min(rows + more if more <= _MORE * rows else rows, share)

@@ -49,14 +49,15 @@ class TrainBatches:
     contiguous range of the shares, each [batch / shares, words], one after the other. With `lengths`,
     which gives whole numbers [N] of packed words [N, words], the rows of every global batch ascend by
     it, so that each share holds the same mix; `pack` is then given this process's words and the lengths
-    of the last share of all, and says how histories share rows. Raises InputError where the dataset
-    holds fewer rows than a batch, or where a batch does not divide by the shares.
+    of the last share of all, and says how histories share rows. `ahead` is how many batches in a row may be
+    made at a time, by several threads: where they are more, rows are read twice. Raises InputError where the
+    dataset holds fewer rows than a batch, or where a batch does not divide by the shares.
     """
 
     def __init__(
         self, rows: Rows, batch_size: int, seed: int, steps: int, process: int = 0, processes: int = 1,
         lengths: Callable[[np.ndarray], np.ndarray] | None = None, shares: int = 1,
-        pack: Callable[[np.ndarray, np.ndarray], Packing | None] | None = None,
+        pack: Callable[[np.ndarray, np.ndarray], Packing | None] | None = None, ahead: int = 1,
     ):  # fmt: skip
         if rows.rows < batch_size:
             raise InputError(
@@ -72,9 +73,10 @@ class TrainBatches:
         place = np.arange(batch_size).reshape(-1, shares).T  # [shares, batch / shares]
         self._mine = np.split(place, processes)[process].reshape(-1)
         # Windows are read into slots that stay, since fresh pages cost half as much again as what is read
-        # into them. A batch lies in `_slots` windows at most; memory is taken as slots are first filled.
+        # into them. What is made at a time lies in all but one, where the next is read; memory is taken as
+        # slots are first filled.
         self._slot_rows = WINDOW_BLOCKS * BLOCK_ROWS
-        self._slots = -(-batch_size // self._slot_rows) + 2
+        self._slots = -(-ahead * batch_size // self._slot_rows) + 2
         self._words = np.empty((self._slots * self._slot_rows, rows.dtype.itemsize // 4), np.uint32)
         self._windows: dict[tuple[int, int], _Window] = {}  # the one used longest ago comes first
         self._epochs: dict[int, _Epoch] = {}
