@@ -22,7 +22,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "data.rows": ("one", "many"),
     "data.split": ("users", "last", "time"),
     "data.targets": ("new", "any"),
-    "model.attention": ("auto", "einsum", "dot_product", "cudnn", "broadcast"),
+    "model.attention": ("auto", "einsum", "dot_product", "cudnn", "broadcast", "pallas"),
     "model.dtype": ("float32", "bfloat16"),
     "model.head": ("matcher", "dot"),
     "model.title_table": ("replicated", "split"),

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.errors import InputError
+from jaxrec.nn import attention_kernel
 from jaxrec.nn.layers import at_least_float32
 
 _HIDDEN = -1e9  # a score whose exponential is 0 beside any other
@@ -108,6 +109,8 @@ class Form(NamedTuple):
     """A way to work it out, and where it can be."""
 
     attend: Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+    # `of_joined` of rows that are no longer than `attention_kernel.LONGEST`; None: as `attend`.
+    joined: Callable[[jax.Array, jax.Array, int], jax.Array] | None = None
     dtypes: tuple[str, ...] = ("float64", "float32", "bfloat16")
     backends: tuple[str, ...] = ()  # empty: every one
     widths: range = range(1, 2**31)  # of a head
@@ -115,9 +118,11 @@ class Form(NamedTuple):
 
 FORMS = {
     "einsum": Form(einsum),
-    "dot_product": Form(dot_product, ("float32", "bfloat16")),  # its softmax is float32 even in float64
-    "cudnn": Form(cudnn, ("bfloat16",), ("gpu",), range(8, 129, 8)),
+    # Its softmax is float32 even in float64.
+    "dot_product": Form(dot_product, None, ("float32", "bfloat16")),
+    "cudnn": Form(cudnn, None, ("bfloat16",), ("gpu",), range(8, 129, 8)),
     "broadcast": Form(broadcast),
+    "pallas": Form(einsum, attention_kernel.attend, ("float32", "bfloat16"), ("gpu",), range(1, 129)),
 }
 
 
@@ -144,7 +149,7 @@ def check(name: str, backend: str, dtype: str, width: int) -> None:
 # dot_product is the faster one on a CPU, 1.1 to 1.6 times, and in the step, among its neighbours, it is not.
 # Rows of 7 and of 20 places, many or few, made no difference. What is not here was not measured; a GPU's is
 # what `python -m benchmarks.attention --dtype bfloat16` and `benchmarks.step` there will say.
-_FASTEST = {("cpu", "float32"): "einsum"}
+_FASTEST = {("cpu", "float32"): "einsum", ("gpu", "float32"): "pallas", ("gpu", "bfloat16"): "pallas"}
 
 
 def choose(backend: str, dtype: str) -> str:
@@ -152,8 +157,28 @@ def choose(backend: str, dtype: str) -> str:
     return _FASTEST.get((backend, dtype), "einsum")
 
 
+def _form(name: str, dtype: str, width: int) -> Form:
+    backend = jax.default_backend()
+    check(name, backend, dtype, width)
+    return FORMS[choose(backend, dtype) if name == "auto" else name]
+
+
 def attend(name: str, q: jax.Array, k: jax.Array, v: jax.Array, same: jax.Array) -> jax.Array:
     """By the form of that name, or "auto"."""
-    backend = jax.default_backend()
-    check(name, backend, str(q.dtype), q.shape[-1])
-    return FORMS[choose(backend, str(q.dtype)) if name == "auto" else name].attend(q, k, v, same)
+    return _form(name, str(q.dtype), q.shape[-1]).attend(q, k, v, same)
+
+
+def of_joined(name: str, qkv_RxLx3D: jax.Array, same_RxLxL: jax.Array, heads: int) -> jax.Array:
+    """The same of places that see each other alone, [R, L, D], whose q, k and v lie side by side."""
+    R, L, D = *qkv_RxLx3D.shape[:2], qkv_RxLx3D.shape[2] // 3
+    form = _form(name, str(qkv_RxLx3D.dtype), D // heads)
+    if form.joined is not None and L <= attention_kernel.LONGEST:
+        return form.joined(qkv_RxLx3D, same_RxLxL, heads)
+    return form.attend(*apart(qkv_RxLx3D, heads), same_RxLxL).reshape(R, L, D)
+
+
+def apart(qkv_RxLx3D: jax.Array, heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """q, k and v, [R, L, H, d] each."""
+    R, L, _ = qkv_RxLx3D.shape
+    q, k, v = (x.reshape(R, L, heads, -1) for x in jnp.split(qkv_RxLx3D, 3, axis=-1))
+    return q, k, v

@@ -5,6 +5,7 @@ never below float32. Keep parameter names: the optimizer spares "bias" and "scal
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +13,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrec.nn.draws import uniform
+
+_FEW_ROWS = 64  # of a table
 
 
 def at_least_float32(dtype) -> jnp.dtype:
@@ -48,22 +51,43 @@ def repeated(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def looked_up(x: jax.Array, ids: jax.Array, mode: str | None = None, fill: float | None = None) -> jax.Array:
-    """`jnp.take` of rows. Gradients are added up in at least float32, as in `repeated`."""
-    return _summing_wide(x, lambda y: jnp.take(y, ids, axis=0, mode=mode, fill_value=fill))
+    """`jnp.take` of rows. Gradients are added up in at least float32, as in `repeated`; of few rows by a
+    product, on a GPU: one by one, many additions to one place wait for each other there."""
+    back = None
+    if jax.default_backend() == "gpu" and len(x) <= _FEW_ROWS:
+        back = partial(_added_up, ids, len(x), mode)
+    return _summing_wide(x, lambda y: jnp.take(y, ids, axis=0, mode=mode, fill_value=fill), back)
 
 
-def _summing_wide(x: jax.Array, copy: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """copy(x), a linear function which only copies elements, its transpose in at least float32."""
+def _added_up(ids: jax.Array, rows: int, mode: str | None, g: jax.Array) -> jax.Array:
+    """The sums [rows, D] of g [..., D] over where each of `rows` was looked up, in at least float32."""
+    of_N = jnp.clip(ids, 0, rows - 1) if mode == "clip" else ids
+    hot_NxV = jax.nn.one_hot(of_N.reshape(-1), rows, dtype=g.dtype)  # of another number a row of zeros
+    return jax.lax.dot_general(
+        hot_NxV, g.reshape(-1, g.shape[-1]), (((0,), (0,)), ((), ())),
+        precision=jax.lax.Precision.HIGHEST, preferred_element_type=at_least_float32(g.dtype),
+    )  # fmt: skip
+
+
+def _summing_wide(
+    x: jax.Array, copy: Callable[[jax.Array], jax.Array], back: Callable[[jax.Array], jax.Array] | None = None
+) -> jax.Array:
+    """copy(x), a linear function which only copies elements, its transpose in at least float32: `back`, or as
+    jax derives it."""
     wide = at_least_float32(x.dtype)
-    if wide == x.dtype:
-        return copy(x)
-    back = jax.linear_transpose(copy, jax.ShapeDtypeStruct(x.shape, wide))
+    if back is None:
+        if wide == x.dtype:
+            return copy(x)
+        transposed = jax.linear_transpose(copy, jax.ShapeDtypeStruct(x.shape, wide))
+
+        def back(g: jax.Array) -> jax.Array:
+            return transposed(g.astype(wide))[0]
 
     @jax.custom_vjp
     def forward(y: jax.Array) -> jax.Array:
         return copy(y)
 
-    forward.defvjp(lambda y: (copy(y), None), lambda _, g: (back(g.astype(wide))[0].astype(x.dtype),))
+    forward.defvjp(lambda y: (copy(y), None), lambda _, g: (back(g).astype(x.dtype),))
     return forward(x)
 
 

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxrec.nn.attention import KeysValues, after, attend
+from jaxrec.nn import norm_kernel
+from jaxrec.nn.attention import KeysValues, after, apart, attend, of_joined
 from jaxrec.nn.draws import drop, keeps, layer_number
 from jaxrec.nn.layers import Dense, Parameters, at_least_float32, kernel_init, product, repeated
 
@@ -18,13 +19,19 @@ class LayerNorm(Parameters):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        wide = x.astype(at_least_float32(self.dtype))
-        mean = wide.mean(-1, keepdims=True)
-        variance = jnp.square(wide - mean).mean(-1, keepdims=True)
-        normal = ((wide - mean) * jax.lax.rsqrt(variance + 1e-6)).astype(self.dtype)
         scale = self.weight("scale", nn.initializers.ones, x.shape[-1])
         bias = self.weight("bias", nn.initializers.zeros, x.shape[-1])
-        return normal * repeated(scale, x.shape) + repeated(bias, x.shape)
+        by_kernel = jax.default_backend() == "gpu" and self.dtype in norm_kernel.DTYPES
+        return (norm_kernel.normed if by_kernel else normed)(x.astype(self.dtype), scale, bias)
+
+
+def normed(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> jax.Array:
+    """What `norm_kernel.normed` is, for XLA to compile."""
+    wide = x.astype(at_least_float32(x.dtype))
+    mean = wide.mean(-1, keepdims=True)
+    variance = jnp.square(wide - mean).mean(-1, keepdims=True)
+    normal = ((wide - mean) * jax.lax.rsqrt(variance + norm_kernel.EPSILON)).astype(x.dtype)
+    return normal * repeated(scale_D, x.shape) + repeated(bias_D, x.shape)
 
 
 class SelfAttention(Parameters):
@@ -41,14 +48,19 @@ class SelfAttention(Parameters):
     def __call__(
         self, x_RxLxD: jax.Array, same_RxLxM: jax.Array, before: KeysValues | None = None
     ) -> tuple[jax.Array, KeysValues]:
-        R, L, D = x_RxLxD.shape
+        D = x_RxLxD.shape[-1]
         kernel = self.weight("kernel", kernel_init, D, 3 * D)
-        q, k, v = jnp.split(product(x_RxLxD, kernel), 3, axis=-1)
-        q = q + repeated(self.weight("query_bias", nn.initializers.zeros, D), q.shape)
-        v = v + repeated(self.weight("value_bias", nn.initializers.zeros, D), v.shape)
-        q_RxLxHxd, k_RxLxHxd, v_RxLxHxd = (y.reshape(R, L, self.heads, -1) for y in (q, k, v))
-        y_RxLxHxd = attend(self.form, q_RxLxHxd, *after(before, k_RxLxHxd, v_RxLxHxd), same_RxLxM)
-        return Dense(self.dtype, D, name="out")(y_RxLxHxd.reshape(R, L, D)), (k_RxLxHxd, v_RxLxHxd)
+        of_query, of_value = (self.weight(f"{n}_bias", nn.initializers.zeros, D) for n in ("query", "value"))
+        bias = jnp.concatenate([of_query, jnp.zeros_like(of_query), of_value])
+        qkv_RxLx3D = product(x_RxLxD, kernel)
+        qkv_RxLx3D = qkv_RxLx3D + repeated(bias, qkv_RxLx3D.shape)
+        q_RxLxHxd, k_RxLxHxd, v_RxLxHxd = apart(qkv_RxLx3D, self.heads)
+        if before is None:
+            y_RxLxD = of_joined(self.form, qkv_RxLx3D, same_RxLxM, self.heads)
+        else:
+            seen = after(before, k_RxLxHxd, v_RxLxHxd)
+            y_RxLxD = attend(self.form, q_RxLxHxd, *seen, same_RxLxM).reshape(x_RxLxD.shape)
+        return Dense(self.dtype, D, name="out")(y_RxLxD), (k_RxLxHxd, v_RxLxHxd)
 
 
 class Block(Parameters):

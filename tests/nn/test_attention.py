@@ -91,7 +91,8 @@ def test_a_place_that_sees_none_comes_back_finite(name, dtype):
 def test_what_can_be_had_where():
     assert attention.allowed("cpu", "float64", 8) == ("einsum", "broadcast")
     assert attention.allowed("cpu", "float32", 8) == ("einsum", "dot_product", "broadcast")
-    assert attention.allowed("gpu", "bfloat16", 8) == ("einsum", "dot_product", "cudnn", "broadcast")
+    of_gpu = ("einsum", "dot_product", "cudnn", "broadcast", "pallas")
+    assert attention.allowed("gpu", "bfloat16", 8) == of_gpu
     for backend, dtype, width in (("gpu", "float32", 8), ("tpu", "bfloat16", 8), ("gpu", "bfloat16", 12)):
         assert "cudnn" not in attention.allowed(backend, dtype, width)
 

@@ -46,14 +46,26 @@ def test_width_must_divide_by_heads():
 
 
 def test_a_blocks_attention_is_the_one_named(variables, monkeypatch):
-    taken, ours = [], transformer.attend
+    taken = []
+    for name in ("attend", "of_joined"):
+        ours = getattr(transformer, name)
 
-    def noted(name, *given):
-        taken.append(name)
-        return ours(name, *given)
+        def noted(form, *given, ours=ours, name=name):
+            taken.append((name, form))
+            return ours(form, *given)
 
-    monkeypatch.setattr(transformer, "attend", noted)
+        monkeypatch.setattr(transformer, name, noted)
     x = jax.random.normal(jax.random.key(1), (4, 4, 12))
-    jax.eval_shape(lambda: ENCODER.clone(form="broadcast").apply(variables, x, SAME, None))
+    encoder = ENCODER.clone(form="broadcast")
+    jax.eval_shape(lambda: encoder.apply(variables, x, SAME, None))
     jax.eval_shape(lambda: ENCODER.apply(variables, x, SAME, None))
-    assert taken == ["broadcast"] * 2 + ["auto"] * 2
+    assert taken == [("of_joined", "broadcast")] * 2 + [("of_joined", "auto")] * 2
+    taken.clear()
+
+    def of_others():
+        seen = encoder.apply(variables, x, SAME, None, method="with_keys")[1]
+        both = jnp.concatenate([SAME, SAME], axis=2)
+        return encoder.apply(variables, x, both, None, seen, method="with_keys")
+
+    jax.eval_shape(of_others)
+    assert taken == [("of_joined", "broadcast")] * 2 + [("attend", "broadcast")] * 2
