@@ -284,7 +284,7 @@ class Train:
     batch_size: int = 8192  # of all devices together
     microbatch: int = 0  # examples a device works through at a time; 0: 256 on a CPU, else all it has.
     # Their gradients are accumulated to one update, which is the same whatever their number
-    dispatch: int = 0  # steps of one dispatch, whose batches a device holds together; 0: 1 on any backend
+    dispatch: int = 0  # steps of one dispatch, whose batches a device holds together; 0: 8 on a GPU, else 1
     log_seconds: float = 5.0  # between lines of metrics.jsonl
     checkpoint_every_seconds: float = 600.0  # between checkpoints, besides one after each validation
     prefetch: int = 2  # dispatches ahead

@@ -58,7 +58,6 @@ def main(found: flags.FlagValues) -> None:
 
 
 def _on_every_host(found: flags.FlagValues, workdir: AnyPath, data: AnyPath | None) -> None:
-    import jax
 
     from jaxrec import heap, hosts
     from jaxrec.evaluation import judge, keep
@@ -66,8 +65,7 @@ def _on_every_host(found: flags.FlagValues, workdir: AnyPath, data: AnyPath | No
     with without(*UNUSED):  # see jaxrec.train
         from jaxrec import report
 
-    if jax.default_backend() == "cpu":
-        heap.keep_freed()
+    heap.keep_freed()
     judged = judge(
         workdir,
         which=found.which,

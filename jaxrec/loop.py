@@ -8,7 +8,7 @@ goes on from its last checkpoint as if it never had been.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -23,30 +23,21 @@ from jaxrec.checkpoint import Checkpointer, abstract
 from jaxrec.config import Config
 from jaxrec.config_check import parse_length
 from jaxrec.config_json import run_differences, to_json
-from jaxrec.data.packing import Packer
 from jaxrec.data.store import Dataset, Rows
-from jaxrec.data.stream import Dispatches, TrainBatches, stream
+from jaxrec.data.stream import Dispatches, stream
 from jaxrec.errors import InputError
 from jaxrec.evaluation import CHECKPOINTS, Validator
+from jaxrec.feed import Waited, steps_together, training_batches
 from jaxrec.gating import COLLAPSED
 from jaxrec.heap import uncollected
 from jaxrec.hosts import Asking, Reached, agreed, first_process
 from jaxrec.interrupt import Interrupt
-from jaxrec.parallel import (
-    Placed,
-    as_global,
-    map_over_devices,
-    placement,
-    put_together,
-    replicate,
-)
+from jaxrec.parallel import as_global, map_over_devices, placement, put_together, replicate
 from jaxrec.paths import AnyPath, as_path
 from jaxrec.plain import write_json
-from jaxrec.step import Program
-from jaxrec.training import Training, TrainState, means, parameters
+from jaxrec.training import TrainState, means, parameters
 from jaxrec.writer import Writer
 
-_SAMPLE_BLOCKS = 64  # of the dataset, from which the room for packed histories is worked out
 _NOTHING, _LATE, _SIGINT, _SIGTERM = range(4)  # why to save, and from the third on to stop
 _WHY = {None: _NOTHING, "SIGINT": _SIGINT, "SIGTERM": _SIGTERM}
 
@@ -107,8 +98,13 @@ class _Run:
                 state, start = self._first_state(checkpoints)
             if first_process():
                 write_json(self.workdir / "config.json", self.meta["config"])
-            with Writer(self.workdir, start, self.total, self.config.train.log_seconds) as writer:
+            with (
+                ThreadPoolExecutor(1) as beside,
+                Writer(self.workdir, start, self.total, self.config.train.log_seconds) as writer,
+            ):
+                tail = beside.submit(_in_precision_of_this_thread(self._ready_tail))
                 step = self._steps(state, start, checkpoints, writer)
+                tail.result()
             checkpoints.wait()
         return step
 
@@ -123,16 +119,17 @@ class _Run:
     def _made(self) -> TrainState:
         """The first state, made while the step is compiled, which takes one core for a good part."""
         batch = put_together(Dispatches(self.batches, self.size)[0], self.size)[0]
-        wide = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
-
-        def placed() -> TrainState:
-            with jax.enable_x64(wide):  # which may be this thread's alone
-                return self.program.placed()
-
         with ThreadPoolExecutor(1) as beside:
-            made = beside.submit(placed)
+            made = beside.submit(_in_precision_of_this_thread(self.program.placed))
             self.train_step.compile(self.like, batch, self.table)
             return made.result()
+
+    def _ready_tail(self) -> None:
+        """Readies the step for a batch by itself, which is how the last ones of an epoch go where they are
+        fewer than a dispatch takes: a program of its own, that steps would else have to wait for."""
+        per_epoch, size = self.batches.steps_per_epoch, self.size
+        if size > 1 and (per_epoch % size or self.total % per_epoch % size):
+            self.train_step.compile(self.like, self.batches[0], self.table)
 
     def _steps(self, state: TrainState, start: int, checkpoints: Checkpointer, writer: Writer) -> int:
         add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
@@ -145,7 +142,7 @@ class _Run:
         self.saved = time.monotonic()
         step, dispatches = start, Dispatches(self.batches, self.size, start)
         put = partial(put_together, most=self.size)
-        batches = _Waited(stream(dispatches, prefetch=self.config.train.prefetch, then=put))
+        batches = Waited(stream(dispatches, prefetch=self.config.train.prefetch, then=put))
         reached, asking = Reached(), Asking(start, self._patience())
         for batch in batches:
             state, sums = self.train_step(state, batch, self.table)
@@ -182,7 +179,7 @@ class _Run:
         """Seconds in which processes must have asked one another several times whether to save."""
         return min(self.config.train.grace_seconds, self.config.train.checkpoint_every_seconds)
 
-    def _log(self, step: int, running: Any, batches: "_Waited", writer: Writer) -> None:
+    def _log(self, step: int, running: Any, batches: Waited, writer: Writer) -> None:
         values = means(running) | {"input_stall": batches.stall(), "save_stall": self.save_stall}
         writer.train(step, step / self.batches.steps_per_epoch, values)
         self.save_stall = 0.0
@@ -221,27 +218,15 @@ class _Run:
         return state._replace(validation=given[0], fresh=given[1]), dict(lists[self.validator.watched])
 
 
-class _Waited:
-    """Lists of batches, one by one, and how much of the time went in waiting for them."""
+def _in_precision_of_this_thread(call: Callable[[], Any]) -> Callable[[], Any]:
+    """`call` for another thread: a test's precision may be its thread's alone."""
+    wide = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
 
-    def __init__(self, batches: Iterator[list[Placed]]) -> None:
-        self._batches, self._waited, self._since = batches, 0.0, time.monotonic()
+    def called() -> Any:
+        with jax.enable_x64(wide):
+            return call()
 
-    def __iter__(self) -> Iterator[Placed]:
-        while True:
-            began = time.monotonic()
-            some = next(self._batches, None)
-            self._waited += time.monotonic() - began
-            if some is None:
-                return
-            yield from some
-
-    def stall(self) -> float:
-        """The share, in [0, 1], of the time since it was last asked."""
-        now = time.monotonic()
-        share = self._waited / max(now - self._since, 1e-9)
-        self._waited, self._since = 0.0, now
-        return share
+    return called
 
 
 def _length(config: Config, rows: Rows) -> tuple[int, int]:
@@ -250,26 +235,6 @@ def _length(config: Config, rows: Rows) -> tuple[int, int]:
     per_epoch = max(rows.rows // config.train.batch_size, 1)
     total = number * per_epoch if unit == "epochs" else number
     return total, per_epoch
-
-
-def steps_together(config: Config, most: int) -> int:
-    """How many steps one dispatch takes: `most` where an epoch or the run has no more."""
-    return min(config.train.dispatch or 1, most)
-
-
-def training_batches(program: Training, rows: Rows) -> TrainBatches:
-    """The training stream of this process, its histories packed where the program packs."""
-    train, sampling = program.config.train, program.config.sampling
-    devices = jax.device_count()
-    shares = devices * program.parts(train.batch_size // devices)
-    processes = (jax.process_index(), jax.process_count())
-    given = (rows, train.batch_size, train.seed, program.total_steps, *processes)
-    if not isinstance(program, Program) or not program.packs:
-        return TrainBatches(*given, None, shares)
-    sample = rows.read(np.unique(np.linspace(0, rows.blocks - 1, _SAMPLE_BLOCKS).astype(int)))
-    packer = Packer(rows.dtype, program.windows, sampling.history_keeps_abandoned)
-    packer.fit(sample, train.batch_size, shares)
-    return TrainBatches(*given, packer.lengths, shares, packer)
 
 
 def _same_run(kept: dict[str, Any], now: dict[str, Any], workdir: AnyPath) -> None:

@@ -45,8 +45,11 @@ def _plateau(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTran
     """`inner`, which looks at a value and scales the updates, moved by fresh values only."""
 
     def update(updates, state, params=None, *, value, fresh, **_):
-        _, moved = inner.update({}, state, params, value=jnp.asarray(value))
-        state = jax.tree.map(lambda new, old: jnp.where(fresh, new, old), moved, state)
+        # Over an axis of one, optax's branches are both taken and one is chosen: a device that has to branch
+        # asks its host, and waits.
+        several = jax.tree.map(lambda x: x[None], (state, jnp.asarray(value)))
+        _, moved = jax.vmap(lambda one, value: inner.update({}, one, params, value=value))(*several)
+        state = jax.tree.map(lambda new, old: jnp.where(fresh, new[0], old), moved, state)
         return jax.tree.map(lambda u: u * state.scale.astype(u.dtype), updates), state
 
     return optax.GradientTransformationExtraArgs(inner.init, update)

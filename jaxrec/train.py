@@ -60,8 +60,7 @@ def _on_every_host(
         from jaxrec.prepare import ensure
 
     check_devices(config, devices())
-    if jax.default_backend() == "cpu":
-        heap.keep_freed()
+    heap.keep_freed()
     for expert in config.model.experts:
         if expert.kind in OF_FORMS:
             width = config.model.width // expert.heads

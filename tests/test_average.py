@@ -10,8 +10,9 @@ import pytest
 from jaxrec import parallel
 from jaxrec.checkpoint import Checkpointer, abstract
 from jaxrec.evaluation import CHECKPOINTS, judge, load
+from jaxrec.feed import training_batches
 from jaxrec.interrupt import Interrupt
-from jaxrec.loop import train, training_batches
+from jaxrec.loop import train
 from jaxrec.step import Program
 
 

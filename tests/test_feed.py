@@ -1,18 +1,29 @@
-"""The loop's own parts: what it says of waiting for its input."""
+"""What the loop is fed by, and says of waiting for it."""
 
+import copy
 import itertools
 
 import pytest
 
-from jaxrec import loop
+from jaxrec import feed
 
 
 def test_the_stall_is_the_share_of_time_spent_waiting(monkeypatch):
     clock = itertools.count()  # a second passes at each look
-    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
-    waited = loop._Waited(iter((["a"], ["b"])))  # since 0
+    monkeypatch.setattr(feed.time, "monotonic", lambda: float(next(clock)))
+    waited = feed.Waited(iter((["a"], ["b"])))  # since 0
     taken = list(zip(waited, "xy", strict=False))
     assert [batch for batch, _ in taken] == ["a", "b"]
     # a waited from 1 to 2, b from 3 to 4, the end from 5 to 6; asked at 7
     assert waited.stall() == pytest.approx(3 / 7)
     assert waited.stall() == 0.0
+
+
+@pytest.mark.parametrize("backend, asked, most, steps", [
+    ("cpu", 0, 100, 1), ("gpu", 0, 100, 8), ("gpu", 0, 5, 5), ("gpu", 3, 100, 3), ("tpu", 0, 100, 1),
+])  # fmt: skip
+def test_how_many_steps_a_dispatch_takes(backend, asked, most, steps, tiny_config, monkeypatch):
+    monkeypatch.setattr(feed.jax, "default_backend", lambda: backend)
+    config = copy.deepcopy(tiny_config)
+    config.train.dispatch = asked
+    assert feed.steps_together(config, most) == steps

@@ -41,7 +41,7 @@ FLOORS = (
     ("windows",),
     ("training",),
     ("step", "sequence_step"),
-    ("scoring", "programs"),
+    ("scoring", "programs", "feed"),
     ("evaluation", "report"),
     ("loop", "studies"),
     ("prepare",),

@@ -10,7 +10,7 @@ import pytest
 from jaxrec import optimizer, parallel
 from jaxrec.config import Optimizer
 from jaxrec.errors import InputError
-from jaxrec.loop import training_batches
+from jaxrec.feed import training_batches
 from jaxrec.step import Program
 
 PARAMS = {"kernel": jnp.array([2.0, -4.0]), "bias": jnp.array([1.0]), "norm": {"scale": jnp.array([1.0])}}

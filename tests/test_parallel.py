@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxrec import parallel
-from jaxrec.loop import training_batches
+from jaxrec.feed import training_batches
 from jaxrec.schema import HostBatch, Packing
 from jaxrec.step import Program
 

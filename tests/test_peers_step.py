@@ -8,7 +8,7 @@ import pytest
 
 from jaxrec import parallel
 from jaxrec.config import Expert, Objective
-from jaxrec.loop import training_batches
+from jaxrec.feed import training_batches
 from jaxrec.step import Program
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from jaxrec import parallel, scoring
 from jaxrec.data.stream import EvalBatches
-from jaxrec.loop import training_batches
+from jaxrec.feed import training_batches
 from jaxrec.nn.layers import looked_up, repeated
 from jaxrec.step import Program
 

@@ -9,7 +9,7 @@ import pytest
 from jaxrec import batch as batches
 from jaxrec import parallel
 from jaxrec.evaluation import Scorer
-from jaxrec.loop import training_batches
+from jaxrec.feed import training_batches
 from jaxrec.step import Program
 
 

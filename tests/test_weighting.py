@@ -11,7 +11,7 @@ from jaxrec import losses, optimizer, parallel, weighting
 from jaxrec.checkpoint import Checkpointer, abstract
 from jaxrec.config import Objective, Optimizer
 from jaxrec.evaluation import Scorer
-from jaxrec.loop import training_batches
+from jaxrec.feed import training_batches
 from jaxrec.step import Program
 
 

@@ -37,7 +37,7 @@ def main(dataset: str, out: str, *asked: str) -> None:
     from jaxrec import hosts, parallel
     from jaxrec.command import load_config
     from jaxrec.data.store import Dataset
-    from jaxrec.loop import training_batches
+    from jaxrec.feed import training_batches
     from jaxrec.nn import dealt
 
     hosts.start(hosts.find(os.environ))
