@@ -48,34 +48,38 @@ def shape_of(text: str) -> Shape:
     return Shape(*map(int, parts))
 
 
-def inputs(shape: Shape, heads: int, width: int, dtype: str) -> tuple[Any, Any, Any, Any]:
-    """q, k, v, and who sees whom: a row holds a few histories side by side, then padding."""
+def inputs(shape: Shape, heads: int, width: int, dtype: str) -> tuple[Any, Any]:
+    """q, k and v side by side, and who sees whom: a row holds a few histories, then padding."""
     import jax.numpy as jnp
 
     r, (R, L) = np.random.default_rng(0), shape
-    q, k, v = (jnp.asarray(r.normal(size=(R, L, heads, width)), dtype) for _ in range(3))
+    qkv = jnp.asarray(r.normal(size=(R, L, 3 * heads * width)), dtype)
     ends = np.sort(r.integers(1, L + 1, (R, _LAST)), axis=1)[:, : r.integers(_FIRST, _LAST + 1)]
     of_RxL = (np.arange(L)[None, :, None] >= ends[:, None]).sum(2)
-    return q, k, v, jnp.asarray(of_RxL[:, :, None] == of_RxL[:, None])
+    return qkv, jnp.asarray(of_RxL[:, :, None] == of_RxL[:, None])
 
 
-def rivals(forms: Sequence[str], given: tuple[Any, ...]) -> dict[str, dict[str, Callable[[], Any]]]:
+def rivals(
+    forms: Sequence[str], given: tuple[Any, Any], heads: int
+) -> dict[str, dict[str, Callable[[], Any]]]:
     """ "forward" and "with gradient" -> form -> a run of it, compiled."""
     import jax
 
-    from jaxrec.nn.attention import FORMS
+    from jaxrec.nn.attention import of_joined
+
+    qkv, same = given
 
     def forward(name: str) -> Callable[[], Any]:
-        run = jax.jit(FORMS[name].attend)
-        return lambda: jax.block_until_ready(run(*given))
+        run = jax.jit(lambda qkv, same: of_joined(name, qkv, same, heads))
+        return lambda: jax.block_until_ready(run(qkv, same))
 
     def with_gradient(name: str) -> Callable[[], Any]:
-        def total(q: Any, k: Any, v: Any, same: Any) -> Any:
+        def total(qkv: Any, same: Any) -> Any:
             # of the square, so that no gradient is the same everywhere and worked out in advance
-            return jax.numpy.square(FORMS[name].attend(q, k, v, same).astype("float32")).sum()
+            return jax.numpy.square(of_joined(name, qkv, same, heads).astype("float32")).sum()
 
-        run = jax.jit(jax.grad(total, argnums=(0, 1, 2)))
-        return lambda: jax.block_until_ready(run(*given))
+        run = jax.jit(jax.grad(total))
+        return lambda: jax.block_until_ready(run(qkv, same))
 
     return {
         "forward": {name: forward(name) for name in forms},
@@ -107,7 +111,9 @@ def main(found: flags.FlagValues) -> Report:
     for shape in shapes:
         into: dict[str, Any] = {"auto": choose(backend, found.dtype)}
         figures["shapes"][str(shape)] = into
-        for what, raced in rivals(forms, inputs(shape, found.heads, found.width, found.dtype)).items():
+        for what, raced in rivals(
+            forms, inputs(shape, found.heads, found.width, found.dtype), found.heads
+        ).items():
             times = interleaved(raced, found.rounds, warmup=2)
             for name in forms:
                 gain = ratio(times[PLAIN], times[name])

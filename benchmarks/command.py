@@ -48,7 +48,7 @@ def run(main: Callable[[flags.FlagValues], Report], *declare: Callable[[], None]
     """Declares flags, runs `main`, prints and writes its report, and exits; see jaxrec.command.run."""
 
     def reported(found: flags.FlagValues) -> int:
-        heap.keep_freed()  # as `train` and `evaluate` do on a CPU; peers in this process gain by it too
+        heap.keep_freed()  # as `train` and `evaluate` do; peers in this process gain by it too
         report = main(found)
         print(report.table(), flush=True)
         if found.json:

@@ -145,7 +145,7 @@ def fed(program: Any, table: Any, rows: np.ndarray, together: int, joined: bool)
     import jax
 
     from jaxrec.data.stream import Dispatches, stream
-    from jaxrec.loop import training_batches
+    from jaxrec.feed import training_batches
     from jaxrec.parallel import AXIS, map_over_devices, put_together, replicate
 
     size = program.config.train.batch_size

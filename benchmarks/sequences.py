@@ -129,7 +129,9 @@ def ours(log: Path, directory: Path) -> tuple[Callable[[], None], float]:
     dataset = Dataset(directory)
     rows, size = dataset.rows("train"), config.train.batch_size
     steps = rows.rows // size
-    train = step_parts.ours(step_parts.program_of(config, dataset, size), dataset.arrays.title_table(), rows)
+    train, _ = step_parts.ours(
+        step_parts.program_of(config, dataset, size), dataset.arrays.title_table(), rows
+    )
     return lambda: train(steps), rows.rows / (steps * size)
 
 

@@ -110,21 +110,27 @@ class _Bench:
             rows = parts.training_rows(self.dataset, program.config, kind)
             batches = parts.peer_batches(program, rows)
             length = float(np.mean([(b.history.title > 0).sum(1).mean() for b in batches]))
-            rivals = {OURS: parts.ours(program, self.table, rows)}
+            own, together = parts.ours(program, self.table, rows)
+            rivals = {OURS: own}
             rivals |= {
                 name: parts.peer(program, self.table, batches, name == COMPILED) for name in self.peers
             }
-            steps = self._steps_a_round(rivals[OURS])
+            steps = self._steps_a_round(own, together)
             turns: dict[str, Callable[[], None]] = {n: partial(r, steps) for n, r in rivals.items()}
             times = interleaved(turns, self.found.rounds)
-            own = times[OURS].rate(steps * size)
-            into[kind] = {"mean_history": length, "steps_a_round": steps, OURS: own}
+            rate = times[OURS].rate(steps * size)
+            into[kind] = {
+                "mean_history": length,
+                "steps_a_round": steps,
+                "steps_together": together,
+                OURS: rate,
+            }
             at = f"batch {size}, {kind} rows ({length:.1f} titles)"
             counted = flops._asdict() | {"xla": parts.counted_by_xla(program, self.table, rows)}
-            shares = {name: own["median"] / size * f / limit["median"] for name, f in counted.items()}
+            shares = {name: rate["median"] / size * f / limit["median"] for name, f in counted.items()}
             into[kind] |= {"flops": counted, "share_of_matrix_rate": shares}
             self.add(
-                f"{at}: {OURS}", spread(own, "examples/s", 0),
+                f"{at}: {OURS}", spread(rate, "examples/s", 0),
                 f"{shares['xla']:.1%} of the matrix rate; {shares['plain']:.1%} by the plain form's work",
             )  # fmt: skip
             for name in self.peers:
@@ -138,11 +144,11 @@ class _Bench:
                 f"{flops.factored / 1e9:.1f} with titles' once; {counted['xla'] / 1e9:.1f} in ours, by XLA",
             )  # fmt: skip
 
-    def _steps_a_round(self, run: Callable[[int], None]) -> int:
-        run(1)  # compiles
+    def _steps_a_round(self, run: Callable[[int], None], together: int) -> int:
+        run(together)  # compiles
         started = time.perf_counter()
-        run(2)
-        return max(1, round(2 * self.found.seconds / (time.perf_counter() - started)))
+        run(2 * together)
+        return together * max(1, round(2 * self.found.seconds / (time.perf_counter() - started)))
 
     def memories(self, size: int) -> None:
         program = parts.program_of(self.config, self.dataset, size)

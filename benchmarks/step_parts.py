@@ -1,6 +1,7 @@
 """What `benchmarks.step` races, and what a step costs besides time: operations, memory, the first one."""
 
 import copy
+import functools
 import importlib.util
 import itertools
 import multiprocessing
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import unittest.mock
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -100,7 +102,7 @@ def decoded(program: Any, host: HostBatch, packed: bool = False) -> Batch:
 
 def host_batch(program: Any, rows: Rows, t: int = 0) -> HostBatch:
     """Batch t as the loop streams it."""
-    from jaxrec.loop import training_batches
+    from jaxrec.feed import training_batches
 
     return training_batches(program, rows)[t]
 
@@ -116,29 +118,34 @@ def peer_batches(program: Any, rows: Rows) -> list[Batch]:
 Run = Callable[[int], None]  # takes so many steps, and returns when they are done
 
 
-def ours(program: Any, table: TitleTable, rows: Rows) -> Run:
-    """The training step as the loop takes it: batches are gathered, packed and fed as it goes."""
+def ours(program: Any, table: TitleTable, rows: Rows) -> tuple[Run, int]:
+    """The training step as the loop takes it: batches are gathered, packed and fed as it goes, so many to a
+    dispatch; and how many that is. A run takes a multiple of them: an epoch's last batches, where they are
+    fewer, are read and left."""
     import jax
 
-    from jaxrec.data.stream import stream
-    from jaxrec.loop import training_batches
-    from jaxrec.parallel import map_over_devices, put, replicate
+    from jaxrec.data.stream import Dispatches, stream
+    from jaxrec.feed import steps_together, training_batches
+    from jaxrec.parallel import map_over_devices, put_together, replicate
 
     step, given = map_over_devices(program.train_step), replicate(table)
-    state = replicate(program.init())
-    hosts = stream(training_batches(program, rows), 0, program.config.train.prefetch, put)
+    state, batches = replicate(program.init()), training_batches(program, rows)
+    size = steps_together(program.config, batches.steps_per_epoch)
+    put = functools.partial(put_together, most=size)
+    lists = stream(Dispatches(batches, size), 0, program.config.train.prefetch, put)
+    placed = (one for some in lists for one in some if one.steps == size)
 
     def run(steps: int) -> None:
         nonlocal state
-        for host in itertools.islice(hosts, steps):
-            state, sums = step(state, host, given)
+        for batch in itertools.islice(placed, steps // size):
+            state, sums = step(state, batch, given)
         jax.block_until_ready((state, sums))
 
-    return run
+    return run, size
 
 
 def peer(program: Any, table: TitleTable, batches: Sequence[Batch], compiled: bool) -> Run:
-    """PyTorch's training step on batches decoded beforehand, on the GPU where there is one."""
+    """PyTorch's training step on batches decoded beforehand, which lie on the GPU where there is one."""
     import torch
 
     from benchmarks.peers.torch_smoe import Smoe, Trainer, examples, moved
@@ -147,12 +154,12 @@ def peer(program: Any, table: TitleTable, batches: Sequence[Batch], compiled: bo
     model = Smoe(config, program.layout, table).to(device)
     trainer = Trainer(model, config, program.threshold, compiled)
     tau = torch.tensor(config.model.gate.start_temperature, device=device)
-    given = itertools.cycle([examples(batch) for batch in batches])
+    given = itertools.cycle([moved(examples(batch), device) for batch in batches])
 
     def run(steps: int) -> None:
         for batch in itertools.islice(given, steps):
-            loss = trainer.step(moved(batch, device), tau)
-        loss.item()
+            loss = trainer.step(batch, tau)
+        loss.item()  # waits for all
 
     return run
 
@@ -212,7 +219,8 @@ def work(config: Config, layout: Layout, batch: int) -> Work:
 def counted_by_xla(program: Any, table: TitleTable, rows: Rows) -> float:
     """Operations of every kind in our step, as XLA counts them before it optimises.
 
-    It counts the body of a loop once, so the batch is taken as one part: the work is the same.
+    It counts the body of a loop once, so the batch is taken as one part: the work is the same. Counted is the
+    program for a CPU: of no other are operations counted before, and none in kernels of our own.
     """
     import jax
 
@@ -223,7 +231,9 @@ def counted_by_xla(program: Any, table: TitleTable, rows: Rows) -> float:
     program = replace(program, config=config)
     step = jax.vmap(program.train_step, in_axes=(None, 0, None), out_axes=(None, None), axis_name=AXIS)
     share = jax.tree.map(lambda x: x[None], host_batch(program, rows))
-    cost: Any = jax.jit(step).lower(program.abstract_state(), share, table).cost_analysis()
+    cpu = jax.default_device(jax.local_devices(backend="cpu")[0])
+    with cpu, unittest.mock.patch.object(jax, "default_backend", lambda: "cpu"):
+        cost: Any = jax.jit(step).lower(program.abstract_state(), share, table).cost_analysis()
     return float(cost["flops"])
 
 
@@ -237,7 +247,7 @@ def _memory(name: str, config: Config, size: int, batches: Sequence[Batch]) -> d
     dataset = Dataset(config.data.directory)
     table, rows = dataset.arrays.title_table(), dataset.rows("train")
     if name == OURS:
-        run = ours(program_of(config, dataset, size), table, rows)
+        run, _ = ours(program_of(config, dataset, size), table, rows)
     else:
         given = SimpleNamespace(
             config=config, layout=dataset.layout, threshold=dataset.manifest["completion_threshold"] or 0.0

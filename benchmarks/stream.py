@@ -117,7 +117,7 @@ def ours(directory: Path, batch: int, packed: bool = False) -> Iterator[dict[str
     rows = dataset.rows("train")
     batches = TrainBatches(rows, batch, seed=0, steps=10**9)
     if packed:
-        from jaxrec.loop import training_batches
+        from jaxrec.feed import training_batches
         from jaxrec.step import Program
 
         config = load_config(_CONFIG)

@@ -58,9 +58,8 @@ def tensor(x: Any) -> Tensor:
 
 
 def moved(batch: Examples, device: str) -> Examples:
-    """On a device, as a training loop moves each batch there."""
-    history = Requests(*(x.to(device, non_blocking=True) for x in batch.history))
-    return Examples(history, *(x.to(device, non_blocking=True) for x in batch[1:]))
+    """On a device."""
+    return Examples(Requests(*(x.to(device) for x in batch.history)), *(x.to(device) for x in batch[1:]))
 
 
 class Features(nn.Module):
