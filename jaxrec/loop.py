@@ -9,7 +9,7 @@ goes on from its last checkpoint as if it never had been.
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -94,42 +94,44 @@ class _Run:
 
     def run(self) -> int:
         with Checkpointer(self.workdir / CHECKPOINTS, self.validator.metric, writing=True) as checkpoints:
-            with uncollected():
-                state, start = self._first_state(checkpoints)
-            if first_process():
-                write_json(self.workdir / "config.json", self.meta["config"])
-            with (
-                ThreadPoolExecutor(1) as beside,
-                Writer(self.workdir, start, self.total, self.config.train.log_seconds) as writer,
-            ):
-                tail = beside.submit(_in_precision_of_this_thread(self._ready_tail))
-                step = self._steps(state, start, checkpoints, writer)
+            with ThreadPoolExecutor(2) as beside:
+                with uncollected():
+                    state, start, tail = self._first_state(checkpoints, beside)
+                if first_process():
+                    write_json(self.workdir / "config.json", self.meta["config"])
+                with Writer(self.workdir, start, self.total, self.config.train.log_seconds) as writer:
+                    step = self._steps(state, start, checkpoints, writer)
                 tail.result()
             checkpoints.wait()
         return step
 
-    def _first_state(self, checkpoints: Checkpointer) -> tuple[TrainState, int]:
+    def _first_state(
+        self, checkpoints: Checkpointer, beside: Executor
+    ) -> tuple[TrainState, int, Future[None]]:
+        """The state to start from, its step, and what readies the last steps of an epoch."""
         step = checkpoints.latest_step()
         if step is None:
-            return self._made(), 0
+            state, tail = self._made(beside)
+            return state, 0, tail
         kept = checkpoints.restore_meta("last")
         _same_run(kept, self.meta, self.workdir)
-        return checkpoints.restore("last", self.like), step
+        return checkpoints.restore("last", self.like), step, _submitted(beside, self._ready_tail)
 
-    def _made(self) -> TrainState:
+    def _made(self, beside: Executor) -> tuple[TrainState, Future[None]]:
         """The first state, made while the step is compiled, which takes one core for a good part."""
         batch = put_together(Dispatches(self.batches, self.size)[0], self.size)[0]
-        with ThreadPoolExecutor(1) as beside:
-            made = beside.submit(_in_precision_of_this_thread(self.program.placed))
-            self.train_step.compile(self.like, batch, self.table)
-            return made.result()
+        made = _submitted(beside, self.program.placed)
+        compiled = self.train_step.lowered(self.like, batch, self.table)
+        tail = _submitted(beside, self._ready_tail)  # not before: two threads trace no faster than one
+        compiled()
+        return made.result(), tail
 
     def _ready_tail(self) -> None:
         """Readies the step for a batch by itself, which is how the last ones of an epoch go where they are
         fewer than a dispatch takes: a program of its own, that steps would else have to wait for."""
         per_epoch, size = self.batches.steps_per_epoch, self.size
         if size > 1 and (per_epoch % size or self.total % per_epoch % size):
-            self.train_step.compile(self.like, self.batches[0], self.table)
+            self.train_step.lowered(self.like, self.batches[0], self.table)()
 
     def _steps(self, state: TrainState, start: int, checkpoints: Checkpointer, writer: Writer) -> int:
         add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
@@ -218,15 +220,15 @@ class _Run:
         return state._replace(validation=given[0], fresh=given[1]), dict(lists[self.validator.watched])
 
 
-def _in_precision_of_this_thread(call: Callable[[], Any]) -> Callable[[], Any]:
-    """`call` for another thread: a test's precision may be its thread's alone."""
+def _submitted(beside: Executor, call: Callable[[], Any]) -> Future:
+    """`call` in another thread, in the precision of this one, whose alone a test's may be."""
     wide = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
 
     def called() -> Any:
         with jax.enable_x64(wide):
             return call()
 
-    return called
+    return beside.submit(called)
 
 
 def _length(config: Config, rows: Rows) -> tuple[int, int]:

@@ -192,13 +192,13 @@ class Mapped:
     def __call__(self, state: Any, batch: Any, table: Any) -> Any:
         return self._mapped(state, self._given(_placed(batch)), table)
 
-    def compile(self, state: Any, batch: Any, table: Any) -> None:
-        """Readies the step for what will be called with the like of these; the state may be abstract, with
-        its shardings. A step that was not readied compiles when it is called: so does a pmapped one on
-        several processes, where pmap lowers arrays alone."""
+    def lowered(self, state: Any, batch: Any, table: Any) -> Callable[[], Any]:
+        """Traces the step for what will be called with the like of these, and gives what compiles it; the
+        state may be abstract, with its shardings. A step that was not readied so compiles when it is called:
+        as does a pmapped one on several processes, where pmap lowers arrays alone."""
         if self._how == "pmap" and jax.process_count() > 1:
-            return
-        self._mapped.lower(state, self._given(_placed(batch)), table).compile()
+            return lambda: None
+        return self._mapped.lower(state, self._given(_placed(batch)), table).compile
 
 
 def map_over_devices(step: Callable, how: str = "pmap", like: Any = None) -> Mapped:

@@ -92,7 +92,7 @@ def test_a_step_that_was_readied_is_not_compiled_again(how, caplog):
     batch, first = parallel.put(a_batch()), parallel.replicate(np.float32(1))
     like = jax.ShapeDtypeStruct((), np.float32, sharding=parallel.placement(first))
     step = parallel.map_over_devices(doubled, how, first)
-    assert compilations(lambda: step.compile(like, batch, None)) == 1
+    assert compilations(lambda: step.lowered(like, batch, None)()) == 1
     assert compilations(twice) == 0
 
 

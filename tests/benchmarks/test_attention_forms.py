@@ -25,8 +25,8 @@ def test_every_form_is_raced_forward_and_with_its_gradient():
 
 
 def test_rows_hold_several_histories_and_padding():
-    q, k, v, same = attention.inputs(attention.Shape(50, 20), 3, 8, "bfloat16")
-    assert q.shape == k.shape == v.shape == (50, 20, 3, 8) and q.dtype == "bfloat16"
+    qkv, same = attention.inputs(attention.Shape(50, 20), 3, 8, "bfloat16")
+    assert qkv.shape == (50, 20, 3 * 3 * 8) and qkv.dtype == "bfloat16"
     kinds = [len(np.unique(row, axis=0)) for row in np.asarray(same)]
     assert min(kinds) >= 2 and 3 <= np.mean(kinds) <= 8
 

@@ -184,6 +184,22 @@ def test_a_block_is_read_once_an_epoch_and_one_window_ahead(monkeypatch):
     assert max(used) < rows.blocks and sorted(rows.reads) == sorted(asked)
 
 
+@pytest.mark.parametrize("ahead, twice", [(12, False), (1, True)])
+def test_a_block_is_read_once_however_many_batches_are_made_at_a_time(monkeypatch, ahead, twice):
+    """Three threads, each at a dispatch of four batches of its own, ask in turn: where there is room for one
+    batch alone, windows are read again and again."""
+    monkeypatch.setattr(streams, "WINDOW_BLOCKS", 2)
+    rows = Blocks(monkeypatch)
+    batches = make(rows, 13, ahead=ahead)
+    for step in range(4):
+        for thread in range(3):
+            t = 4 * thread + step
+            np.testing.assert_array_equal(batches[t].words, plain(rows, t, 13))
+    for window in batches._windows.values():
+        wait(window.parts)
+    assert (len(rows.reads) > len(set(rows.reads))) == twice
+
+
 def test_a_slot_is_not_refilled_while_it_is_being_filled(monkeypatch):
     """Jumping about throws away a window that is still being read ahead, slowly."""
     monkeypatch.setattr(streams, "WINDOW_BLOCKS", 1)
