@@ -11,16 +11,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from benchmarks import hlo
+
 KINDS = (
     "all-reduce", "all-gather", "all-to-all", "ragged-all-to-all", "reduce-scatter", "collective-permute",
     "collective-broadcast",
 )  # fmt: skip
 
-# `%name (parameters) -> result {`, ENTRY before the main one.
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = ")
-_OPCODE = re.compile(r"\s*([a-z][\w\-]*)\(")
-_ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\]")
 _CALLED = re.compile(r"\b(body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
@@ -53,15 +50,15 @@ def collectives(hlo_text: str) -> list[Collective]:
     devices = math.prod(int(n) for n in _DEVICES.findall(hlo_text.partition("\n")[0]))
     computation, entry = "", ""
     for line in hlo_text.splitlines():
-        if header := _COMPUTATION.match(line):
+        if header := hlo.COMPUTATION.match(line):
             computation = header[2]
             entry = computation if header[1] else entry
             continue
-        named = _INSTRUCTION.match(line)
+        named = hlo.INSTRUCTION.match(line)
         if not named:
             continue
-        result = _balanced(line, named.end())
-        opcode = _OPCODE.match(line, named.end() + len(result))
+        result = hlo.balanced(line, named.end())
+        opcode = hlo.OPCODE.match(line, named.end() + len(result))
         if not opcode:
             continue
         for callee, times in _calls(line, opcode[1]):
@@ -72,22 +69,9 @@ def collectives(hlo_text: str) -> list[Collective]:
             found.append((kind, shape, computation, named[1], _group(line, kind, devices)))
     runs = _times(entry, callers)
     return [
-        Collective(kind, _bytes(shape), shape, group, where, name, runs(where))
+        Collective(kind, hlo.bytes_of(shape), shape, group, where, name, runs(where))
         for kind, shape, where, name, group in found
     ]
-
-
-def _balanced(line: str, first: int) -> str:
-    """The result's type, which begins at `first`: up to a space, or of a tuple to its closing bracket."""
-    if line[first] != "(":
-        end = line.find(" ", first)
-        return line[first:] if end < 0 else line[first:end]
-    depth = 0
-    for at in range(first, len(line)):
-        depth += {"(": 1, ")": -1}.get(line[at], 0)
-        if not depth:
-            return line[first : at + 1]
-    raise ValueError(f"a type without its end: {line}")
 
 
 def _elements(shape: str) -> list[str]:
@@ -115,24 +99,6 @@ def _result(kind: str, shape: str) -> str:
 
 def _shape(shape: str) -> str:
     return re.sub(r"/\*.*?\*/|\{[^{}]*\}", "", shape).strip()
-
-
-def _bytes(shape: str) -> int:
-    total = 0
-    for kind, extents in _ARRAY.findall(shape):
-        size = math.prod(int(n.removeprefix("<=")) for n in extents.split(",") if n)
-        total += -(-size * _bits(kind) // 8)
-    return total
-
-
-def _bits(kind: str) -> int:
-    """Of an element: of f8e4m3fn 8, of bf16 16, of c64 64."""
-    if kind in ("pred", "token", "opaque"):
-        return 8 if kind == "pred" else 0
-    width = re.match(r"[a-z]+(\d+)", kind)
-    if not width:
-        raise ValueError(f"an element type of unknown width: {kind}")
-    return int(width[1])
 
 
 def _group(line: str, kind: str, devices: int) -> int:

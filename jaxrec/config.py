@@ -216,7 +216,7 @@ class Model:
     # as many times the experts' work as there are candidates, but sasrec and hstu read a history once
     retrieval: int = 0  # width of the vectors of a head that finds titles in the whole catalogue; 0: none
     remat: bool = False  # experts work their forward pass out again in the backward one, to hold less of it
-    attention: str = "auto"  # or "einsum", "dot_product" (jax's), "cudnn" (bfloat16, GPU), "broadcast"
+    attention: str = "auto"  # or "einsum", "dot_product" (jax's), "broadcast", "cudnn" or "pallas" (GPU)
     dtype: str = "float32"  # of the compute; "bfloat16" keeps parameters, softmax and losses in float32
 
 

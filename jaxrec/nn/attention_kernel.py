@@ -119,7 +119,7 @@ def _run(kernel: Any, heads: int, qkv: jax.Array, same: jax.Array, *others: jax.
         out_shape=[jax.ShapeDtypeStruct((R * L, out), qkv.dtype)],
         compiler_params=triton.CompilerParams(num_warps=t.warps, num_stages=1),
         interpret=jax.default_backend() == "cpu",
-        name=kernel.__name__,
+        name=f"attention{kernel.__name__}",
     )(wide[0], same.astype(jnp.int8).reshape(-1), *wide[1:])
     return found.reshape(R, L, out)
 

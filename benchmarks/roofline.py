@@ -1,0 +1,188 @@
+"""python -m benchmarks.roofline [--json F] [--batch 8192]: what a training step spends the device's time on.
+
+Our step, one to a dispatch, on one batch of the simulated service's rows again and again, as the device's own
+profile has it. Its kernels are gathered by the part of the model they come from. Beside the time: what their
+operands and results hold, and how long the device would copy that. A kernel is under that bound where its
+operands are still in a cache, and above where it does more than move them, or does not move them well. What
+the program's text does not name as the profile does has no bound: a library's products, kernels of our own.
+"""
+
+import collections
+import re
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from benchmarks import hlo
+from benchmarks import step_parts as parts
+from benchmarks.command import Report, run, spread
+from benchmarks.measure import device_copy, interleaved, matrix_rate
+from benchmarks.step import settings
+from jaxrec.data.store import Dataset
+from jaxrec.prepare import ensure
+
+Event = tuple[str, float]  # a kernel's name and nanoseconds
+LIBRARY = "products by a library"
+REST = "loss, decoding, update"
+# A part, and what its operations have in their path ("jvp(Recommender)/.../block_0/attention/add").
+PARTS = (
+    ("matchers", re.compile(r"/(matcher_\w+|product|retrieval)\b")),
+    ("attention", re.compile(r"/attention/")),
+    ("layer norm", re.compile(r"/(attention_norm|feedforward_norm|norm)/")),
+    ("feed-forward", re.compile(r"/(hidden|out)\b")),
+    ("residuals and dropout", re.compile(r"/block_\d+/")),
+    ("pooling and gate", re.compile(r"/(pool|gate)\b")),
+    ("histories and look-ups", re.compile(r"/(history|title|user|context|catalogue)\b|Recommender")),
+)
+_KERNELS = (("attention_", "attention"), ("norm_", "layer norm"), ("mem", "copies"), ("Mem", "copies"))
+_AROUND = ("while", "conditional")  # what is inside has events of its own
+_OPERAND, _PATH = re.compile(r"%([\w.\-]+)"), re.compile(r'op_name="([^"]*)"')
+
+
+class Kernel(NamedTuple):
+    """An instruction that may be a kernel of its own."""
+
+    opcode: str
+    bytes: int  # of its operands, each once, and of its results
+    path: str  # of the operation it was written as
+
+
+class Spent(NamedTuple):
+    """What the kernels of a part took, a step."""
+
+    milliseconds: float
+    kernels: float
+    bytes: float
+
+
+def kernels(text: str) -> dict[str, Kernel]:
+    """Of a program's text, by the name that a device's profile has for them."""
+    types: dict[str, str] = {}
+    found: dict[str, Kernel] = {}
+    for line in text.splitlines():
+        named = hlo.INSTRUCTION.match(line)
+        if not named:
+            continue
+        result = hlo.balanced(line, named.end())
+        types[named[1]] = result
+        opcode = hlo.OPCODE.match(line, named.end() + len(result))
+        if opcode:
+            operands = {*_OPERAND.findall(line[opcode.end() : line.find(")", opcode.end())])}
+            held = hlo.bytes_of(result) + sum(hlo.bytes_of(types.get(name, "")) for name in operands)
+            path = _PATH.search(line)
+            found[re.sub(r"[.\-]", "_", named[1])] = Kernel(opcode[1], held, path[1] if path else "")
+    return found
+
+
+def part_of(name: str, path: str | None) -> str:
+    """Of the model, from a kernel's name and its operation's path; None: no instruction has that name."""
+    for start, part in _KERNELS:
+        if name.startswith(start):
+            return part
+    if path is None:
+        return LIBRARY
+    return next((part for part, pattern in PARTS if pattern.search(path)), REST)
+
+
+def gathered(events: Iterable[Event], text: str, steps: int) -> dict[str, Spent]:
+    """What each part took, the longest first, from the events of so many steps and the program's text."""
+    known = kernels(text)
+    total: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0.0, 0.0])
+    for name, nanoseconds in events:
+        kernel = known.get(re.sub(r"[.\-]", "_", name))
+        if kernel and kernel.opcode in _AROUND:
+            continue
+        of_part = total[part_of(name, kernel.path if kernel else None)]
+        of_part[0] += nanoseconds / 1e6 / steps
+        of_part[1] += 1 / steps
+        of_part[2] += (kernel.bytes if kernel else 0) / steps
+    return {part: Spent(*x) for part, x in sorted(total.items(), key=lambda one: -one[1][0])}
+
+
+def profiled(call: Callable[[], Any]) -> list[Event]:
+    """The kernels that a call ran: on a GPU's streams; on a CPU operations, of all its threads together."""
+    import jax
+
+    with tempfile.TemporaryDirectory() as directory:
+        with jax.profiler.trace(directory):
+            call()
+        [path] = Path(directory).rglob("*.xplane.pb")
+        planes = [*jax.profiler.ProfileData.from_file(str(path)).planes]
+        on_device = [
+            (event.name, event.duration_ns)
+            for plane in planes if plane.name.startswith("/device:")
+            for line in plane.lines if "Stream" in line.name
+            for event in line.events
+        ]  # fmt: skip
+        return on_device or [
+            (event.name, event.duration_ns)
+            for plane in planes
+            for line in plane.lines
+            for event in line.events
+            if any(key == "hlo_op" for key, _ in event.stats)
+        ]
+
+
+def _flags() -> None:
+    flags.DEFINE_string("config", "configs/smoe.py:paper", "whose model, objective and optimizer")
+    flags.DEFINE_integer("batch", 8192, "examples a step", lower_bound=1)
+    flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "of the compute")
+    flags.DEFINE_integer("steps", 8, "profiled", lower_bound=1)
+    flags.DEFINE_string("data", "", "where the rows are prepared, or lie; empty: a temporary directory")
+    flags.DEFINE_integer("users", 20_000, "of the simulated service, where that is the source")
+
+
+def main(found: flags.FlagValues) -> Report:
+    import jax
+
+    from jaxrec.parallel import map_over_devices, put, replicate
+
+    with tempfile.TemporaryDirectory() as made:
+        config = settings(found, found.data or str(Path(made) / "rows"))
+        ensure(config, config.data.directory)
+        dataset = Dataset(config.data.directory)
+        program = parts.program_of(config, dataset, found.batch)
+        rows, table = parts.training_rows(dataset, program.config, "service"), dataset.arrays.title_table()
+        given, state = replicate(table), replicate(program.init())
+        batch, step = put(parts.host_batch(program, rows)), map_over_devices(program.train_step)
+        text = step.lowered(state, batch, given)().as_text()
+
+        def steps() -> None:
+            nonlocal state
+            for _ in range(found.steps):
+                state, sums = step(state, batch, given)
+            jax.block_until_ready((state, sums))
+
+        time = interleaved({"steps": steps}, rounds=7, warmup=2)["steps"]
+        events = profiled(steps)
+        operations = parts.counted_by_xla(program, table, rows)
+    copy, product = device_copy(), matrix_rate(dtype=found.dtype)
+    each = gathered(events, text, found.steps)
+    whole = Spent(*map(sum, zip(*each.values(), strict=True)))
+    rate = time.rate(found.steps * found.batch)
+    lines = [
+        ("examples a second", spread(rate, "", 0), f"{1e3 * time.median / found.steps:.3f} ms a step"),
+        ("a copy", spread({k: v / 1e9 for k, v in copy.items()}, "GB/s", 0), ""),
+        (
+            "the matrix rate", spread({k: v / 1e9 for k, v in product.items()}, "GFLOP/s", 0),
+            f"{1e3 * operations / product['median']:.2f} ms for the step's {operations / 1e9:.0f} GFLOP",
+        ),
+    ]  # fmt: skip
+    for part, spent in [*each.items(), ("all", whole)]:
+        bound = 1e3 * spent.bytes / copy["median"]
+        lines.append((
+            part, f"{spent.milliseconds:.3f} ms, {spent.milliseconds / whole.milliseconds:.0%}",
+            f"{spent.kernels:.0f} kernels; {spent.bytes / 1e6:,.0f} MB, {bound:.3f} ms to copy",
+        ))  # fmt: skip
+    figures = {
+        "config": found.config, "batch": found.batch, "dtype": found.dtype, "rate": rate, "copy": copy,
+        "matrix_rate": product, "flops": operations, "parts": {k: v._asdict() for k, v in each.items()},
+    }  # fmt: skip
+    return Report(f"roofline of {found.config} at batch {found.batch}, {found.dtype}", figures, lines)
+
+
+if __name__ == "__main__":
+    run(main, _flags)
