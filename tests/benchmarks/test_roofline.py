@@ -1,5 +1,6 @@
 """What a profile's kernels are gathered into: literal lines of HLO, and a step of our own."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -64,11 +65,14 @@ def test_time_is_gathered_by_part_a_step():
     assert [*found] == ["attention", "loss, decoding, update", "products by a library"]
 
 
-def test_a_step_is_profiled(monkeypatch):
+def test_a_step_is_profiled(tiny_config, tiny_directory, monkeypatch):
     """Each operation of the profile has its place in the program's text."""
     for limit in ("device_copy", "matrix_rate"):  # which take as long as all else
         monkeypatch.setattr(roofline, limit, lambda **_: dict.fromkeys(("median", "least", "most"), 1e9))
     monkeypatch.setattr(roofline.parts, "counted_by_xla", lambda *_: 2e9)
+    config = copy.deepcopy(tiny_config)
+    config.data.directory = str(tiny_directory)
+    monkeypatch.setattr(roofline, "settings", lambda *_: config)
     found = SimpleNamespace(config="configs/tiny.py", batch=64, dtype="float32", steps=1, data="", users=120)
     report = roofline.main(found)
     spent = report.figures["parts"]
