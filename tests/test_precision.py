@@ -64,15 +64,33 @@ def held(program, at_least):
     return found
 
 
+def carries(equation):
+    """What a scan hands from turn to turn: of its results those that are not one a turn."""
+    if equation.primitive.name != "scan":
+        return []
+    each = equation.params["jaxpr"].jaxpr.outvars
+    return [x for x, y in zip(equation.outvars, each, strict=True) if x.aval.shape == y.aval.shape]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("microbatch", [0, 16], ids=["at once", "in parts"])
 def test_training_multiplies_in_bfloat16_and_adds_up_in_float32(tiny, tiny_config, kind, microbatch):
     program = program_of(tiny, tiny_config, kind, microbatch)
     found = held(trained(program, tiny), 60)
-    parts = [e for e in found if e.primitive.name == "scan" and e.params["num_carry"] > 20]
+    parts = [carried for e in found if len(carried := carries(e)) > 20]
     assert len(parts) == (microbatch == 16)
-    for e in parts:  # gradients are carried from part to part
-        assert {x.aval.dtype for x in e.outvars[: e.params["num_carry"]]} == {WIDE}
+    for carried in parts:  # gradients are, from part to part
+        assert {x.aval.dtype for x in carried} == {WIDE}
+
+
+def test_a_gpus_kernels_multiply_in_bfloat16_and_add_up_in_float32(tiny, tiny_config, monkeypatch):
+    """Traced as there, kernels' insides too; nothing is compiled."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    found = held(trained(program_of(tiny, tiny_config), tiny), 60)
+    kernels = sum(e.primitive.name == "pallas_call" for e in found)
+    blocks = sum(e.layers for e in tiny_config.model.experts)
+    norms = 2 * blocks + len(tiny_config.model.experts)
+    assert kernels == 2 * (blocks + norms)  # of attention and of norms, forward and back
 
 
 @pytest.mark.parametrize("kind", KINDS)
