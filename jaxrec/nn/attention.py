@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.errors import InputError
-from jaxrec.nn import attention_kernel
+from jaxrec.nn import attention_kernel, kernels
 from jaxrec.nn.layers import at_least_float32
 
 _HIDDEN = -1e9  # a score whose exponential is 0 beside any other
@@ -122,7 +122,7 @@ FORMS = {
     "dot_product": Form(dot_product, None, ("float32", "bfloat16")),
     "cudnn": Form(cudnn, None, ("bfloat16",), ("gpu",), range(8, 129, 8)),
     "broadcast": Form(broadcast),
-    "pallas": Form(einsum, attention_kernel.attend, ("float32", "bfloat16"), ("gpu",), range(1, 129)),
+    "pallas": Form(einsum, attention_kernel.attend, kernels.DTYPES, ("gpu",), range(1, 129)),
 }
 
 
@@ -154,7 +154,8 @@ _FASTEST = {("cpu", "float32"): "einsum", ("gpu", "float32"): "pallas", ("gpu", 
 
 def choose(backend: str, dtype: str) -> str:
     """The form that "auto" takes."""
-    return _FASTEST.get((backend, dtype), "einsum")
+    found = _FASTEST.get((backend, dtype), "einsum")
+    return "einsum" if found == "pallas" and not kernels.can_be_had(dtype) else found
 
 
 def _form(name: str, dtype: str, width: int) -> Form:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
+
+from jaxrec.nn.kernels import load, number, power_of_two, run, store
 
 LONGEST = 64  # places of a row: what is kept on the chip grows with their square
 _LEAST = 16  # the narrowest product of a Hopper chip's matrix units
@@ -33,12 +33,12 @@ class Tiles(NamedTuple):
     @property
     def places(self) -> int:
         """Of a program, padding included: a power of two."""
-        return max(_LEAST, pl.next_power_of_2(self.L))
+        return max(_LEAST, power_of_two(self.L))
 
     @property
     def features(self) -> int:
         """Of a head, padding included: a power of two."""
-        return max(_LEAST, pl.next_power_of_2(self.d))
+        return max(_LEAST, power_of_two(self.d))
 
     @property
     def warps(self) -> int:
@@ -46,30 +46,30 @@ class Tiles(NamedTuple):
 
     @property
     def grid(self) -> tuple[int, int]:
-        return pl.cdiv(self.R, self.each), self.H // self.heads
+        return -(-self.R // self.each), self.H // self.heads
 
 
 def tiles(R: int, L: int, H: int, d: int) -> Tiles:
     """As many whole rows as fit into the power of two that holds one."""
-    each = max(_LEAST, pl.next_power_of_2(L)) // L
+    each = max(_LEAST, power_of_two(L)) // L
     return Tiles(R, L, H, d, each, max(n for n in range(1, _HEADS + 1) if H % n == 0))
 
 
 def _mine(t: Tiles, same_ref: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
     """A program's places [T] among all R L, which of them there are, and who sees whom [T, T]."""
     i = jnp.arange(t.places)
-    row, there = pl.program_id(0) * t.each + i // t.L, i < t.each * t.L
+    row, there = number(0) * t.each + i // t.L, i < t.each * t.L
     there = there & (row < t.R)
     both = (row[:, None] == row[None]) & there[:, None] & there[None]
     at = (row * t.L + i % t.L)[:, None] * t.L + (i % t.L)[None]
-    same = triton.load(same_ref.at[at], mask=both, other=0)
+    same = load(same_ref, at, both)
     return row * t.L + i % t.L, there, both & (same != 0)
 
 
 def _head(t: Tiles, h: int, place: jax.Array, there: jax.Array) -> tuple[list[tuple[Any, Any]], jax.Array]:
     """Where q, k and v of head h of a program's heads lie at its places, and which of them there are."""
     f = jnp.arange(t.features)
-    column = (pl.program_id(1) * t.heads + h) * t.d + f
+    column = (number(1) * t.heads + h) * t.d + f
     at = [(place[:, None], (n * t.H * t.d + column)[None]) for n in range(3)]
     return at, there[:, None] & (f < t.d)[None]
 
@@ -89,9 +89,8 @@ def _forward(t: Tiles, qkv_ref: Any, same_ref: Any, y_ref: Any) -> None:
     place, there, same = _mine(t, same_ref)
     for h in range(t.heads):
         at, mask = _head(t, h, place, there)
-        q, k, v = (triton.load(qkv_ref.at[x], mask=mask, other=0.0) for x in at)
-        y = _dot(_weights(q, k, same, t.d).astype(v.dtype), v)
-        triton.store(y_ref.at[at[0]], y.astype(y_ref.dtype), mask=mask)
+        q, k, v = (load(qkv_ref, x, mask) for x in at)
+        store(y_ref, at[0], _dot(_weights(q, k, same, t.d).astype(v.dtype), v), mask)
 
 
 def _backward(t: Tiles, qkv_ref: Any, same_ref: Any, g_ref: Any, of_ref: Any) -> None:
@@ -99,28 +98,25 @@ def _backward(t: Tiles, qkv_ref: Any, same_ref: Any, g_ref: Any, of_ref: Any) ->
     place, there, same = _mine(t, same_ref)
     for h in range(t.heads):
         at, mask = _head(t, h, place, there)
-        q, k, v = (triton.load(qkv_ref.at[x], mask=mask, other=0.0) for x in at)
-        g = triton.load(g_ref.at[at[0]], mask=mask, other=0.0)
+        q, k, v = (load(qkv_ref, x, mask) for x in at)
+        g = load(g_ref, at[0], mask)
         p = _weights(q, k, same, t.d)
         of_p = _dot(g, v.T)
         of_s = (p * (of_p - (p * of_p).sum(1, keepdims=True)) * t.d**-0.5).astype(q.dtype)
         found = _dot(of_s, k), _dot(of_s.T, q), _dot(p.astype(g.dtype).T, g)
         for x, y in zip(at, found, strict=True):
-            triton.store(of_ref.at[x], y.astype(of_ref.dtype), mask=mask)
+            store(of_ref, x, y, mask)
 
 
 def _run(kernel: Any, heads: int, qkv: jax.Array, same: jax.Array, *others: jax.Array, out: int) -> jax.Array:
     """What `kernel` makes of qkv [R, L, 3 D], `same` and arrays [R, L, D]: one of [R, L, out]."""
     R, L, D = *qkv.shape[:2], qkv.shape[2] // 3
     t, wide = tiles(R, L, heads, D // heads), [x.reshape(R * L, x.shape[-1]) for x in (qkv, *others)]
-    (found,) = pl.pallas_call(
-        partial(kernel, t),
-        grid=t.grid,
-        out_shape=[jax.ShapeDtypeStruct((R * L, out), qkv.dtype)],
-        compiler_params=triton.CompilerParams(num_warps=t.warps, num_stages=1),
-        interpret=jax.default_backend() == "cpu",
-        name=f"attention{kernel.__name__}",
-    )(wide[0], same.astype(jnp.int8).reshape(-1), *wide[1:])
+    (found,) = run(
+        partial(kernel, t), f"attention{kernel.__name__}", t.grid, t.warps,
+        [jax.ShapeDtypeStruct((R * L, out), qkv.dtype)],
+        wide[0], same.astype(jnp.int8).reshape(-1), *wide[1:],
+    )  # fmt: skip
     return found.reshape(R, L, out)
 
 

@@ -9,29 +9,28 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
+
+from jaxrec.nn.kernels import load, number, power_of_two, run, store
 
 _NUMBERS = 4096  # of a program's rows, at most, padding included: 32 registers of each of 128 threads
 EPSILON = 1e-6  # added to a variance
-DTYPES = ("float32", "bfloat16")  # that the kernel can be had in
 
 
 def _rows(N: int, D: int) -> int:
     """How many of N rows of D numbers a program takes: a power of two."""
-    return max(1, min(_NUMBERS // pl.next_power_of_2(D), pl.next_power_of_2(N)))
+    return max(1, min(_NUMBERS // power_of_two(D), power_of_two(N)))
 
 
 def _mine(N: int, D: int) -> tuple[tuple[jax.Array, jax.Array], jax.Array, jax.Array]:
     """Where a program's numbers lie, which of them there are, and the columns."""
-    row = pl.program_id(0) * _rows(N, D) + jnp.arange(_rows(N, D))
-    column = jnp.arange(pl.next_power_of_2(D))
+    row = number(0) * _rows(N, D) + jnp.arange(_rows(N, D))
+    column = jnp.arange(power_of_two(D))
     return (row[:, None], column[None]), (row < N)[:, None] & (column < D)[None], column
 
 
 def _normal(x_ref: Any, at: Any, mask: jax.Array, D: int) -> tuple[jax.Array, jax.Array]:
     """Rows brought to mean 0 and variance 1, in float32, padding 0; and what they were scaled by."""
-    x = triton.load(x_ref.at[at], mask=mask, other=0.0).astype(jnp.float32)
+    x = load(x_ref, at, mask).astype(jnp.float32)
     x = jnp.where(mask, x - x.sum(1, keepdims=True) / D, 0.0)
     scaled_by = jax.lax.rsqrt((x * x).sum(1, keepdims=True) / D + EPSILON)
     return x * scaled_by, scaled_by
@@ -40,37 +39,31 @@ def _normal(x_ref: Any, at: Any, mask: jax.Array, D: int) -> tuple[jax.Array, ja
 def _forward(N: int, D: int, x_ref: Any, scale_ref: Any, bias_ref: Any, y_ref: Any) -> None:
     at, mask, column = _mine(N, D)
     normal, _ = _normal(x_ref, at, mask, D)
-    scale, bias = (triton.load(r.at[column], mask=column < D, other=0.0) for r in (scale_ref, bias_ref))
-    y = normal.astype(y_ref.dtype) * scale[None] + bias[None]
-    triton.store(y_ref.at[at], y, mask=mask)
+    scale, bias = (load(r, column, column < D) for r in (scale_ref, bias_ref))
+    store(y_ref, at, normal.astype(y_ref.dtype) * scale[None] + bias[None], mask)
 
 
 def _backward(N: int, D: int, x_ref: Any, scale_ref: Any, g_ref: Any, of_x_ref: Any, sums_ref: Any) -> None:
     """`sums_ref` are the sums over a program's rows that make the gradients of scale and bias."""
     at, mask, column = _mine(N, D)
     normal, scaled_by = _normal(x_ref, at, mask, D)
-    scale = triton.load(scale_ref.at[column], mask=column < D, other=0.0).astype(jnp.float32)
-    g = triton.load(g_ref.at[at], mask=mask, other=0.0).astype(jnp.float32)
+    scale, g = (
+        load(*given).astype(jnp.float32) for given in ((scale_ref, column, column < D), (g_ref, at, mask))
+    )
     of_normal = g * scale[None]
     mean, along = (y.sum(1, keepdims=True) / D for y in (of_normal, of_normal * normal))
     of_x = scaled_by * (of_normal - mean - normal * along)
-    triton.store(of_x_ref.at[at], of_x.astype(of_x_ref.dtype), mask=mask)
-    place = (pl.program_id(0) * 2) * D + column
+    store(of_x_ref, at, of_x, mask)
+    place = (number(0) * 2) * D + column
     for n, sums in enumerate(((g * normal).sum(0), g.sum(0))):
-        triton.store(sums_ref.at[place + n * D], sums, mask=column < D)
+        store(sums_ref, place + n * D, sums, column < D)
 
 
 def _run(kernel: Any, x: jax.Array, *others: jax.Array, out: list[jax.ShapeDtypeStruct]) -> list[jax.Array]:
     """What `kernel` makes of rows x [N, D] and `others`."""
     N, D = x.shape
-    return pl.pallas_call(
-        partial(kernel, N, D),
-        grid=(pl.cdiv(N, _rows(N, D)),),
-        out_shape=out,
-        compiler_params=triton.CompilerParams(num_warps=4, num_stages=1),
-        interpret=jax.default_backend() == "cpu",
-        name=f"norm{kernel.__name__}",
-    )(x, *others)
+    grid = (-(-N // _rows(N, D)),)
+    return run(partial(kernel, N, D), f"norm{kernel.__name__}", grid, 4, out, x, *others)
 
 
 @jax.custom_vjp
@@ -85,7 +78,7 @@ def normed(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> jax.Array:
 def _back(given: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, scale = given
     rows, D = x.reshape(-1, x.shape[-1]), x.shape[-1]
-    programs = pl.cdiv(len(rows), _rows(*rows.shape))
+    programs = -(-len(rows) // _rows(*rows.shape))
     out = [jax.ShapeDtypeStruct(rows.shape, x.dtype), jax.ShapeDtypeStruct((programs * 2 * D,), jnp.float32)]
     of_x, sums = _run(_backward, rows, scale, g.reshape(rows.shape), out=out)
     of_scale, of_bias = sums.reshape(programs, 2, D).sum(0).astype(scale.dtype)

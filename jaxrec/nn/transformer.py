@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxrec.nn import norm_kernel
+from jaxrec.nn import kernels, norm_kernel
 from jaxrec.nn.attention import KeysValues, after, apart, attend, of_joined
 from jaxrec.nn.draws import drop, keeps, layer_number
 from jaxrec.nn.layers import Dense, Parameters, at_least_float32, kernel_init, product, repeated
@@ -21,8 +21,8 @@ class LayerNorm(Parameters):
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.weight("scale", nn.initializers.ones, x.shape[-1])
         bias = self.weight("bias", nn.initializers.zeros, x.shape[-1])
-        by_kernel = jax.default_backend() == "gpu" and self.dtype in norm_kernel.DTYPES
-        return (norm_kernel.normed if by_kernel else normed)(x.astype(self.dtype), scale, bias)
+        norm = norm_kernel.normed if kernels.can_be_had(self.dtype) else normed
+        return norm(x.astype(self.dtype), scale, bias)
 
 
 def normed(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> jax.Array:

@@ -1,11 +1,13 @@
 """Our kernels are what XLA makes of the plain form: interpreted on a CPU, compiled where there is a GPU."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.nn import attention, attention_kernel, layers, norm_kernel, transformer
+from jaxrec.nn import attention, attention_kernel, kernels, layers, norm_kernel, transformer
 
 CLOSE = {"float32": 2e-6, "bfloat16": 0.03}
 
@@ -124,3 +126,20 @@ def test_look_ups_of_few_rows_are_added_up_by_a_product(mode, dtype, monkeypatch
     found = gradient(x)
     assert found.dtype == dtype and "scatter" not in str(jax.make_jaxpr(gradient)(x))
     np.testing.assert_allclose(wide(found), wide(plain), **{k: CLOSE[dtype] for k in ("rtol", "atol")})
+
+
+@pytest.mark.parametrize("backend, capability, there, had", [
+    ("gpu", "9.0", True, True),
+    ("gpu", "8.0", True, True),
+    ("gpu", "7.5", True, False),  # its compiler knows none so old
+    ("gpu", "gfx942", True, True),
+    ("gpu", "9.0", False, False),  # a jax that has dropped it
+    ("tpu", "", True, False),
+])  # fmt: skip
+def test_where_kernels_can_be_had(backend, capability, there, had, monkeypatch):
+    """Elsewhere XLA compiles the plain form."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(compute_capability=capability)])
+    monkeypatch.setattr(kernels, "_is_there", lambda: there)
+    assert kernels.can_be_had("bfloat16") == had and not kernels.can_be_had("float64")
+    assert attention.choose("gpu", "bfloat16") == ("pallas" if had else "einsum")
