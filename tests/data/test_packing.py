@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxrec import batch as batches
+from jaxrec.data import packing
 from jaxrec.data.packing import Packer, plan
 from jaxrec.data.store import as_words
 from jaxrec.schema import Layout
@@ -105,3 +106,19 @@ def test_a_batch_of_longer_histories_than_the_sample_is_not_packed():
     longest = np.sort(found.lengths(as_words(rows)))
     assert found(as_words(rows), longest) is None
     assert found(as_words(short), np.sort(found.lengths(as_words(short)))) is not None
+
+
+@pytest.mark.parametrize("width", [7, 20])
+def test_rows_hold_a_multiple_of_512_places_where_few_are_added(width):
+    """Few: a twentieth at most. Where that is not enough there are as many as are needed, and no more."""
+    r = np.random.default_rng(0)
+    for share in (20, 256, 3000, 8192, 8200, 20_000):
+        lengths = r.integers(0, width + 1, share)
+        rows, needed = packing._rows(lengths, width, share, share), plan(lengths, width)[2]
+        assert needed <= rows <= share
+        whole = 512 // np.gcd(512, width)
+        least = int(np.ceil(packing._LOSS * lengths.sum() / width))
+        if least > 21 * whole:  # so that to the next multiple it is a twentieth at most
+            assert rows % whole == 0
+        if share <= 256:
+            assert rows % whole and rows < 1.1 * needed + 10
