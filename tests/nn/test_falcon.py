@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrec.nn import draws
-from jaxrec.nn.attention import FORMS
+from jaxrec.nn.attention import allowed
 from jaxrec.nn.experts import KINDS, ExpertFields
 from jaxrec.nn.groups import score_in_groups
 from jaxrec.nn.pooling import Kind, Titles, joined
@@ -76,7 +76,7 @@ def test_a_shared_pass_is_one_by_one(kind, dropout):
         assert_equal(*made(kind, dropout=dropout))
 
 
-@pytest.mark.parametrize("form", [name for name in FORMS if name != "cudnn"])
+@pytest.mark.parametrize("form", allowed("cpu", "float32", 4))
 def test_so_in_every_form_of_attention(form):
     module, *given = made("sasrec", "float32", form=form)
     found, wanted = (jax.jit(of, static_argnums=0)(module, *given) for of in (shared, plain))
