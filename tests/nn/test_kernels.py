@@ -143,3 +143,20 @@ def test_where_kernels_can_be_had(backend, capability, there, had, monkeypatch):
     monkeypatch.setattr(kernels, "_is_there", lambda: there)
     assert kernels.can_be_had("bfloat16") == had and not kernels.can_be_had("float64")
     assert attention.choose("gpu", "bfloat16") == ("pallas" if had else "einsum")
+
+
+def test_a_last_program_keeps_within_the_rows_there_are(monkeypatch):
+    """Beyond them lies other memory, which an interpreter would not show to be written."""
+    for module in (attention_kernel, norm_kernel):
+        monkeypatch.setattr(module, "number", lambda axis: 4)
+    monkeypatch.setattr(attention_kernel, "load", lambda reference, at, mask: mask)
+    place, there, same = attention_kernel._mine(
+        attention_kernel.tiles(9, 7, 2, 8), None
+    )  # two rows a program
+    np.testing.assert_array_equal(np.flatnonzero(there), np.arange(7))
+    np.testing.assert_array_equal(place[there], np.arange(8 * 7, 9 * 7))
+    assert same[:7, :7].all() and same.sum() == 7 * 7
+    monkeypatch.setattr(norm_kernel, "_NUMBERS", 2 * 32)  # two rows of 20 and padding a program
+    (row, column), mask, _ = norm_kernel._mine(9, 20)
+    assert mask.sum() == 20 and np.unique(np.broadcast_to(row, mask.shape)[mask]) == [8]
+    assert np.broadcast_to(column, mask.shape)[mask].max() == 19
