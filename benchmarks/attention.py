@@ -109,7 +109,7 @@ def main(found: flags.FlagValues) -> Report:
     }  # fmt: skip
     rows = []
     for shape in shapes:
-        into: dict[str, Any] = {"auto": choose(backend, found.dtype)}
+        into: dict[str, Any] = {"auto": choose(backend, found.dtype, found.width)}
         figures["shapes"][str(shape)] = into
         for what, raced in rivals(
             forms, inputs(shape, found.heads, found.width, found.dtype), found.heads

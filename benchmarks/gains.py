@@ -14,6 +14,7 @@ import unittest.mock
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ _FED_STEPS = 32  # in a turn of those that are fed
 def _flags() -> None:
     flags.DEFINE_string("config", "configs/smoe.py:paper", "whose model, objective and optimizer")
     flags.DEFINE_integer("batch", 1024, "examples a step", lower_bound=1)
+    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the compute")
     flags.DEFINE_integer("rounds", 7, "each times every form once", lower_bound=1)
     flags.DEFINE_string("data", "", "where the rows are prepared, or lie; empty: a temporary directory")
     flags.DEFINE_integer("users", 20_000, "of the simulated service")
@@ -67,7 +69,12 @@ def forms() -> dict[str, tuple[Any, str]]:
     def by_row(self, ids, table):
         return features.TitleRows(self.vectors(ids, table), None)
 
-    nothing = contextlib.nullcontext
+    nothing, plain = contextlib.nullcontext, SimpleNamespace(can_be_had=lambda *_: False)
+    of_gpu = {
+        "attention by einsum": (lambda: patch(attention, "choose", lambda *_: "einsum"), "not our kernel"),
+        "layer norm as XLA has it": (lambda: patch(transformer, "kernels", plain), "not our kernel"),
+        "gradients of few rows one by one": (lambda: patch(layers, "_FEW_ROWS", 0), "not by a product"),
+    }
     return {
         AS_IT_IS: (nothing, ""),
         "a history a row": (nothing, "short histories pay for all 20 places"),
@@ -87,6 +94,7 @@ def forms() -> dict[str, tuple[Any, str]]:
         "attention by broadcast and sum": (
             lambda: patch(attention, "choose", lambda *_: "broadcast"), "not einsum"),
         "no dropout": (nothing, "what dropout costs in all"),
+        **(of_gpu if jax.default_backend() == "gpu" else {}),  # elsewhere they are as it is
     }  # fmt: skip
 
 
@@ -149,6 +157,9 @@ def fed(program: Any, table: Any, rows: np.ndarray, together: int, joined: bool)
     from jaxrec.parallel import AXIS, map_over_devices, put_together, replicate
 
     size = program.config.train.batch_size
+    config = copy.deepcopy(program.config)
+    config.train.dispatch = together
+    program = replace(program, config=config)
     whole = max(len(rows) // (size * _FED_STEPS), 1) * size * _FED_STEPS  # so that epochs have no tails
     batches, prefetch = training_batches(program, parts.Kept(np.resize(rows, whole))), 2
     given, state = replicate(table), replicate(program.init())
@@ -186,7 +197,7 @@ def main(found: flags.FlagValues) -> Report:
     with tempfile.TemporaryDirectory() as made:
         config = load_config(found.config)
         config.source.users, config.source.test_only_users, config.data.partitions = found.users, 0, 8  # type: ignore[union-attr]
-        config.data.directory = found.data or str(Path(made) / "rows")
+        config.data.directory, config.model.dtype = found.data or str(Path(made) / "rows"), found.dtype
         ways, ways_to_feed = forms(), feeds()
         wrong = [name for name in found.forms if name not in ways | ways_to_feed]
         if wrong:
@@ -205,7 +216,7 @@ def main(found: flags.FlagValues) -> Report:
         every = rows.all() if of_stream else np.empty(0)
         rivals = {name: fed(program, table, every, *way[:2]) for name, way in of_stream.items()}
         races += [(FED, ways_to_feed, rivals, found.batch * _FED_STEPS)]
-        limit = matrix_rate()
+        limit = matrix_rate(dtype=found.dtype)
         figures: dict[str, Any] = {"batch": found.batch, "matrix_rate": limit, "forms": {}}
         lines = [("matrix rate", spread({k: v / 1e9 for k, v in limit.items()}, "GFLOP/s", 0), "")]
         for base, of, rivals, work in races:
@@ -215,7 +226,7 @@ def main(found: flags.FlagValues) -> Report:
                 figures["forms"][name] = {"seconds": times[name].seconds, "work": work, "gain": gain}
                 rate = spread(times[name].rate(work), "examples/s", 0)
                 lines.append((f"{name}: {what}" if what else name, rate, f"gain {spread(gain)}"))
-    return Report(f"gains of {found.config} at batch {found.batch}", figures, lines)
+    return Report(f"gains of {found.config} at batch {found.batch}, {found.dtype}", figures, lines)
 
 
 def _asked(ways: dict[str, Any], base: str, names: list[str]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from benchmarks import hlo
 from benchmarks import step_parts as parts
 from benchmarks.command import Report, run, spread
 from benchmarks.measure import device_copy, interleaved, matrix_rate
-from benchmarks.step import settings
+from benchmarks.step import directory, settings
 from jaxrec.data.store import Dataset
 from jaxrec.prepare import ensure
 
@@ -106,10 +106,10 @@ def profiled(call: Callable[[], Any]) -> list[Event]:
     """The kernels that a call ran: on a GPU's streams; on a CPU operations, of all its threads together."""
     import jax
 
-    with tempfile.TemporaryDirectory() as directory:
-        with jax.profiler.trace(directory):
+    with tempfile.TemporaryDirectory() as kept:
+        with jax.profiler.trace(kept):
             call()
-        [path] = Path(directory).rglob("*.xplane.pb")
+        [path] = Path(kept).rglob("*.xplane.pb")
         planes = [*jax.profiler.ProfileData.from_file(str(path)).planes]
         on_device = [
             (event.name, event.duration_ns)
@@ -140,8 +140,8 @@ def main(found: flags.FlagValues) -> Report:
 
     from jaxrec.parallel import map_over_devices, put, replicate
 
-    with tempfile.TemporaryDirectory() as made:
-        config = settings(found, found.data or str(Path(made) / "rows"))
+    with directory(found.data) as named:
+        config = settings(found, named)
         ensure(config, config.data.directory)
         dataset = Dataset(config.data.directory)
         program = parts.program_of(config, dataset, found.batch)

@@ -128,6 +128,7 @@ def ours(log: Path, directory: Path) -> tuple[Callable[[], None], float]:
     ensure(config, str(directory))
     dataset = Dataset(directory)
     rows, size = dataset.rows("train"), config.train.batch_size
+    config.train.dispatch = 1  # so that an epoch is all of its steps
     steps = rows.rows // size
     train, _ = step_parts.ours(
         step_parts.program_of(config, dataset, size), dataset.arrays.title_table(), rows

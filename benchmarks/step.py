@@ -63,7 +63,7 @@ def settings(found: flags.FlagValues, directory: str) -> Config:
 
 
 @contextlib.contextmanager
-def _directory(named: str) -> Iterator[str]:
+def directory(named: str) -> Iterator[str]:
     if named:
         yield named
         return
@@ -190,9 +190,9 @@ def main(found: flags.FlagValues) -> Report:
         wrong = [x for x in getattr(found, name) if x not in allowed]
         if wrong:
             raise InputError(f"--{name}={wrong[0]}: allowed: {', '.join(allowed)}")
-    with _directory(found.data) as directory:
-        config = settings(found, directory)
-        ensure(config, directory)
+    with directory(found.data) as rows:
+        config = settings(found, rows)
+        ensure(config, rows)
         bench = _Bench(found, config)
         if bench.peers:
             bench.same()

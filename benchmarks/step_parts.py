@@ -120,8 +120,8 @@ Run = Callable[[int], None]  # takes so many steps, and returns when they are do
 
 def ours(program: Any, table: TitleTable, rows: Rows) -> tuple[Run, int]:
     """The training step as the loop takes it: batches are gathered, packed and fed as it goes, so many to a
-    dispatch; and how many that is. A run takes a multiple of them: an epoch's last batches, where they are
-    fewer, are read and left."""
+    dispatch; and how many that is. A run takes a multiple of them, or raises ValueError: an epoch's last
+    batches, where they are fewer, are read and left."""
     import jax
 
     from jaxrec.data.stream import Dispatches, stream
@@ -137,6 +137,8 @@ def ours(program: Any, table: TitleTable, rows: Rows) -> tuple[Run, int]:
 
     def run(steps: int) -> None:
         nonlocal state
+        if steps % size:
+            raise ValueError(f"{steps} steps are no multiple of the {size} of a dispatch")
         for batch in itertools.islice(placed, steps // size):
             state, sums = step(state, batch, given)
         jax.block_until_ready((state, sums))
@@ -238,7 +240,7 @@ def counted_by_xla(program: Any, table: TitleTable, rows: Rows) -> float:
 
 
 def memory(name: str, config: Config, size: int, batches: Sequence[Batch]) -> dict[str, float]:
-    """In a process of its own: GiB resident before the first step, and the most over four steps."""
+    """In a process of its own: GiB resident before the first step, and the most over four dispatches."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_memory, (name, config, size, batches))
 
@@ -247,14 +249,14 @@ def _memory(name: str, config: Config, size: int, batches: Sequence[Batch]) -> d
     dataset = Dataset(config.data.directory)
     table, rows = dataset.arrays.title_table(), dataset.rows("train")
     if name == OURS:
-        run, _ = ours(program_of(config, dataset, size), table, rows)
+        run, together = ours(program_of(config, dataset, size), table, rows)
     else:
         given = SimpleNamespace(
             config=config, layout=dataset.layout, threshold=dataset.manifest["completion_threshold"] or 0.0
         )  # a Program would bring jax into the peer's memory
-        run = peer(given, table, batches, name == COMPILED)
+        run, together = peer(given, table, batches, name == COMPILED), 1
     before = _status("VmRSS")
-    run(4)
+    run(4 * together)
     return {"before": before, "peak": _status("VmHWM")}
 
 

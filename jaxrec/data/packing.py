@@ -101,18 +101,17 @@ class Packer:
         share, history, width = len(longest), kept.shape[1], self._windows[0]
         laps = len(words) // share
         total, source = _count(kept), np.flatnonzero(kept).astype(np.int32)
-        if total.max(initial=0) > width:  # of some histories only the newest titles are read
-            source = source[_ranges(np.cumsum(total) - np.minimum(total, width), np.minimum(total, width))]
         # A history's titles lie side by side, oldest first, wherever it is packed.
         shown, starts = [], []
         for (row, first, _), rows, w in zip(plans, self.rows, self._windows, strict=True):
             shown.append(np.minimum(total, w))
             starts.append((np.arange(laps)[:, None] * rows * w + row * w + first).reshape(-1))
+        source = source[_ranges(np.cumsum(total) - shown[0], shown[0])]
         of_share = np.repeat(np.arange(laps, dtype=np.int32), share)
-        newest = (np.cumsum(shown[0]) - 1).astype(np.int32)  # each example's last, among all that are shown
-        place = np.repeat(newest, shown[0]) - np.arange(len(source), dtype=np.int32)  # 0: the newest
-        if laps > 1:
-            source -= np.repeat(of_share * np.int32(share * history), shown[0])
+        newest = (
+            np.cumsum(shown[0]) - 1 - of_share * (share * history * width)
+        )  # less what is of shares before
+        place = np.repeat(newest.astype(np.int32), shown[0]) - np.arange(len(source), dtype=np.int32)
         titles = np.full(laps * self.rows[0] * width, share * history * width, np.int32)
         titles[_ranges(starts[0], shown[0])] = source * np.int32(width) + place
         shorter = []

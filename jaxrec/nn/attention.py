@@ -132,6 +132,7 @@ def allowed(backend: str, dtype: str, width: int) -> tuple[str, ...]:
         name
         for name, form in FORMS.items()
         if dtype in form.dtypes and (not form.backends or backend in form.backends) and width in form.widths
+        if form.joined is None or kernels.can_be_had(backend, dtype)
     )
 
 
@@ -152,16 +153,16 @@ def check(name: str, backend: str, dtype: str, width: int) -> None:
 _FASTEST = {("cpu", "float32"): "einsum", ("gpu", "float32"): "pallas", ("gpu", "bfloat16"): "pallas"}
 
 
-def choose(backend: str, dtype: str) -> str:
-    """The form that "auto" takes."""
+def choose(backend: str, dtype: str, width: int) -> str:
+    """The form that "auto" takes: the fastest, or einsum where that cannot be had."""
     found = _FASTEST.get((backend, dtype), "einsum")
-    return "einsum" if found == "pallas" and not kernels.can_be_had(dtype) else found
+    return found if found in allowed(backend, dtype, width) else "einsum"
 
 
 def _form(name: str, dtype: str, width: int) -> Form:
     backend = jax.default_backend()
     check(name, backend, dtype, width)
-    return FORMS[choose(backend, dtype) if name == "auto" else name]
+    return FORMS[choose(backend, dtype, width) if name == "auto" else name]
 
 
 def attend(name: str, q: jax.Array, k: jax.Array, v: jax.Array, same: jax.Array) -> jax.Array:

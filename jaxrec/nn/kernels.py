@@ -14,9 +14,9 @@ DTYPES = ("float32", "bfloat16")
 _OLDEST = 8.0  # compute capability of an NVIDIA GPU: Ampere's
 
 
-def can_be_had(dtype: str) -> bool:
-    """Whether on the default backend, for compute in `dtype`."""
-    if jax.default_backend() != "gpu" or dtype not in DTYPES or not _is_there():
+def can_be_had(backend: str, dtype: str) -> bool:
+    """Whether on this process's devices, if they are of `backend`, for compute in `dtype`."""
+    if backend != "gpu" or dtype not in DTYPES or not _is_there():
         return False
     capability = getattr(jax.local_devices()[0], "compute_capability", "")
     return not capability.replace(".", "", 1).isdecimal() or float(capability) >= _OLDEST

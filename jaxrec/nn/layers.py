@@ -60,7 +60,8 @@ def looked_up(x: jax.Array, ids: jax.Array, mode: str | None = None, fill: float
 
 
 def _added_up(ids: jax.Array, rows: int, mode: str | None, g: jax.Array) -> jax.Array:
-    """The sums [rows, D] of g [..., D] over where each of `rows` was looked up, in at least float32."""
+    """The sums [rows, D] of g [..., D] over where each of `rows` was looked up, in at least float32: of all
+    its bits, which a GPU's product of float32 would not keep unless asked."""
     of_N = jnp.clip(ids, 0, rows - 1) if mode == "clip" else ids
     hot_NxV = jax.nn.one_hot(of_N.reshape(-1), rows, dtype=g.dtype)  # of another number a row of zeros
     return jax.lax.dot_general(

@@ -47,9 +47,8 @@ def _backward(N: int, D: int, x_ref: Any, scale_ref: Any, g_ref: Any, of_x_ref: 
     """`sums_ref` are the sums over a program's rows that make the gradients of scale and bias."""
     at, mask, column = _mine(N, D)
     normal, scaled_by = _normal(x_ref, at, mask, D)
-    scale, g = (
-        load(*given).astype(jnp.float32) for given in ((scale_ref, column, column < D), (g_ref, at, mask))
-    )
+    scale = load(scale_ref, column, column < D).astype(jnp.float32)
+    g = load(g_ref, at, mask).astype(jnp.float32)
     of_normal = g * scale[None]
     mean, along = (y.sum(1, keepdims=True) / D for y in (of_normal, of_normal * normal))
     of_x = scaled_by * (of_normal - mean - normal * along)

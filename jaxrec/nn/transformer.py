@@ -21,7 +21,7 @@ class LayerNorm(Parameters):
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.weight("scale", nn.initializers.ones, x.shape[-1])
         bias = self.weight("bias", nn.initializers.zeros, x.shape[-1])
-        norm = norm_kernel.normed if kernels.can_be_had(self.dtype) else normed
+        norm = norm_kernel.normed if kernels.can_be_had(jax.default_backend(), self.dtype) else normed
         return norm(x.astype(self.dtype), scale, bias)
 
 

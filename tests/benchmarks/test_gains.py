@@ -9,6 +9,7 @@ import pytest
 from benchmarks import gains
 from benchmarks import step_parts as parts
 from jaxrec.nn import attention
+from jaxrec.parallel import AXIS
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,31 @@ def test_other_forms_of_attention_are_taken(name, form, monkeypatch):
     q = np.zeros((2, 5, 3, 8), np.float32)
     with gains.forms()[name][0]():
         assert attention.attend("auto", q, q, q, None) == "taken"
+
+
+@pytest.mark.parametrize(
+    "name", ["attention by einsum", "layer norm as XLA has it", "gradients of few rows one by one"]
+)
+def test_a_gpus_own_are_undone_one_by_one(name, tiny, tiny_config, monkeypatch):
+    """In the step as it is traced there: fewer kernels, or more additions one by one, and nothing else."""
+    assert name not in gains.forms()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    program = parts.program_of(copy.deepcopy(tiny_config), tiny, 64)
+    given = program.abstract_state(), parts.host_batch(program, tiny.rows("train")), tiny.arrays.title_table()
+
+    def text():
+        return str(jax.make_jaxpr(lambda *x: program.train_step(*x), axis_env=[(AXIS, 1)])(*given))
+
+    as_it_is = text()
+    with gains.forms()[name][0]():
+        undone = text()
+    kernels, additions = (
+        [x.count(op) for x in (as_it_is, undone)] for op in ("pallas_call[", "scatter-add[")
+    )
+    if name.startswith("gradients"):
+        assert kernels[0] == kernels[1] and additions[0] < additions[1]
+    else:
+        assert kernels[0] > kernels[1] > 0 and additions[0] == additions[1]
 
 
 def test_a_form_takes_a_step(tiny, tiny_config, tiny_directory):

@@ -1,5 +1,6 @@
 """The step benchmark: what it feeds, what it counts, what it refuses; never how fast a machine must be."""
 
+import copy
 import json
 import os
 import subprocess
@@ -88,6 +89,25 @@ def test_xla_counts_the_products_and_more(tiny, tiny_config):
     assert counted.factored < found < 4 * counted.plain
     program.config.train.microbatch = 16  # four parts, of which XLA would count one
     assert step_parts.counted_by_xla(program, table, rows) == found
+
+
+def test_a_run_that_is_no_whole_number_of_dispatches_is_refused(tiny, tiny_config, monkeypatch):
+    """It would take fewer steps than are counted."""
+    taken = []
+
+    def step(state, batch, table):
+        taken.append(batch.steps)
+        return state, {}
+
+    monkeypatch.setattr("jaxrec.parallel.map_over_devices", lambda _: step)
+    config = copy.deepcopy(tiny_config)
+    config.train.dispatch = 2
+    program = step_parts.program_of(config, tiny, tiny.rows("train").rows // 5)  # two dispatches and one left
+    run, together = step_parts.ours(program, tiny.arrays.title_table(), tiny.rows("train"))
+    run(6)  # into the next epoch
+    assert together == 2 and taken == [2, 2, 2]
+    with pytest.raises(ValueError, match="3 steps are no multiple of the 2 of a dispatch"):
+        run(3)
 
 
 def test_a_command_that_cannot_take_a_step_is_said(tmp_path):

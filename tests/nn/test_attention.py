@@ -110,9 +110,9 @@ def test_the_names_of_the_config():
 @pytest.mark.parametrize("backend", ["cpu", "gpu", "tpu"])
 def test_auto_takes_what_can_be_had(backend, monkeypatch):
     for dtype in ("float64", "float32", "bfloat16"):
-        assert attention.choose(backend, dtype) in attention.allowed(backend, dtype, 12)
+        assert attention.choose(backend, dtype, 12) in attention.allowed(backend, dtype, 12)
     monkeypatch.setitem(attention._FASTEST, (backend, "bfloat16"), "broadcast")
-    assert attention.choose(backend, "bfloat16") == "broadcast"
+    assert attention.choose(backend, "bfloat16", 12) == "broadcast"
 
 
 def test_a_name_is_obeyed_and_auto_is_the_choice(monkeypatch):

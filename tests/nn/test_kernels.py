@@ -141,8 +141,10 @@ def test_where_kernels_can_be_had(backend, capability, there, had, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(compute_capability=capability)])
     monkeypatch.setattr(kernels, "_is_there", lambda: there)
-    assert kernels.can_be_had("bfloat16") == had and not kernels.can_be_had("float64")
-    assert attention.choose("gpu", "bfloat16") == ("pallas" if had else "einsum")
+    assert kernels.can_be_had(backend, "bfloat16") == had and not kernels.can_be_had(backend, "float64")
+    assert attention.choose(backend, "bfloat16", 8) == ("pallas" if had else "einsum")
+    assert ("pallas" in attention.allowed(backend, "bfloat16", 8)) == had
+    assert attention.choose(backend, "bfloat16", 256) == "einsum"  # heads that no program holds
 
 
 def test_a_last_program_keeps_within_the_rows_there_are(monkeypatch):
