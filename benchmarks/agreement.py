@@ -25,11 +25,11 @@ import polars as pl
 from absl import flags
 
 from benchmarks.command import Report, run
-from jaxrec import metrics
-from jaxrec.command import load_config
-from jaxrec.config import Config, Simulator
-from jaxrec.errors import InputError
-from jaxrec.sources.simulator import SimulatorSource
+from jaxrec.config.loading import load_config
+from jaxrec.config.schema import Config, Simulator
+from jaxrec.core.errors import InputError
+from jaxrec.evaluation import metrics
+from jaxrec.sources.simulator.source import SimulatorSource
 
 ROOT = Path(__file__).resolve().parents[1]
 PEER = ROOT / "benchmarks/peers/rectools_ranking.py"

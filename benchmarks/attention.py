@@ -14,7 +14,7 @@ from absl import flags
 
 from benchmarks.command import Report, run, spread
 from benchmarks.measure import Timing, interleaved, ratio
-from jaxrec.errors import InputError
+from jaxrec.core.errors import InputError
 
 PLAIN = "einsum"
 
@@ -65,18 +65,18 @@ def rivals(
     """ "forward" and "with gradient" -> form -> a run of it, compiled."""
     import jax
 
-    from jaxrec.nn.attention import of_joined
+    from jaxrec.models.layers.attention import attend_fused
 
     qkv, same = given
 
     def forward(name: str) -> Callable[[], Any]:
-        run = jax.jit(lambda qkv, same: of_joined(name, qkv, same, heads))
+        run = jax.jit(lambda qkv, same: attend_fused(name, qkv, same, heads))
         return lambda: jax.block_until_ready(run(qkv, same))
 
     def with_gradient(name: str) -> Callable[[], Any]:
         def total(qkv: Any, same: Any) -> Any:
             # of the square, so that no gradient is the same everywhere and worked out in advance
-            return jax.numpy.square(of_joined(name, qkv, same, heads).astype("float32")).sum()
+            return jax.numpy.square(attend_fused(name, qkv, same, heads).astype("float32")).sum()
 
         run = jax.jit(jax.grad(total))
         return lambda: jax.block_until_ready(run(qkv, same))
@@ -95,10 +95,10 @@ def milliseconds(timing: Timing) -> dict[str, float]:
 def main(found: flags.FlagValues) -> Report:
     import jax
 
-    from jaxrec.nn.attention import allowed, choose
+    from jaxrec.models.layers.attention import allowed_forms, choose_form
 
     shapes, backend = [shape_of(text) for text in found.shapes], jax.default_backend()
-    here = allowed(backend, found.dtype, found.width)
+    here = allowed_forms(backend, found.dtype, found.width)
     wrong = [name for name in found.forms if name not in here]
     if wrong:
         raise InputError(f"--forms={wrong[0]}; allowed here: {', '.join(here)}")
@@ -109,7 +109,7 @@ def main(found: flags.FlagValues) -> Report:
     }  # fmt: skip
     rows = []
     for shape in shapes:
-        into: dict[str, Any] = {"auto": choose(backend, found.dtype, found.width)}
+        into: dict[str, Any] = {"auto": choose_form(backend, found.dtype, found.width)}
         figures["shapes"][str(shape)] = into
         for what, raced in rivals(
             forms, inputs(shape, found.heads, found.width, found.dtype), found.heads

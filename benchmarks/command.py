@@ -17,8 +17,9 @@ from typing import Any
 from absl import flags
 
 from benchmarks.measure import machine
-from jaxrec import command, heap
-from jaxrec.plain import write_json
+from jaxrec.cli import app
+from jaxrec.core.json_io import write_json
+from jaxrec.runtime import host_memory
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def run(main: Callable[[flags.FlagValues], Report], *declare: Callable[[], None]
     """Declares flags, runs `main`, prints and writes its report, and exits; see jaxrec.command.run."""
 
     def reported(found: flags.FlagValues) -> int:
-        heap.keep_freed()  # as `train` and `evaluate` do; peers in this process gain by it too
+        # As `train` and `evaluate` do; peers in this process gain by it too.
+        host_memory.retain_freed_memory()
         report = main(found)
         print(report.table(), flush=True)
         if found.json:
@@ -56,4 +58,4 @@ def run(main: Callable[[flags.FlagValues], Report], *declare: Callable[[], None]
             write_json(Path(found.json), result)
         return 0
 
-    command.run(reported, _json_flag, *declare)
+    app.run(reported, _json_flag, *declare)

@@ -19,13 +19,13 @@ from benchmarks.command import Report, run, spread
 from benchmarks.measure import Timing, interleaved, matrix_rate, ratio
 from benchmarks.peers import numpy_evaluate as peer
 from benchmarks.step_parts import Kept
-from jaxrec.command import load_config
-from jaxrec.config import Config, Simulator
-from jaxrec.config_check import check
-from jaxrec.data.store import Dataset
-from jaxrec.errors import InputError
-from jaxrec.prepare import ensure
-from jaxrec.schema import FIRST_TITLE, LISTS
+from jaxrec.config.loading import load_config
+from jaxrec.config.schema import Config, Simulator
+from jaxrec.config.validation import check
+from jaxrec.core.errors import InputError
+from jaxrec.core.ids import FIRST_TITLE, LISTS
+from jaxrec.data.runners.run import ensure_dataset
+from jaxrec.data.storage.dataset import Dataset
 
 SCORES, METRICS = 1e-4, 1e-6  # how far the peer's may lie from ours
 
@@ -56,14 +56,14 @@ class Setting:
     def __init__(self, config: Config) -> None:
         import jax
 
-        from jaxrec.parallel import replicate
-        from jaxrec.scoring import Ranker, Scorer
-        from jaxrec.step import Program
+        from jaxrec.evaluation.scorers import CatalogueRanker, ListScorer
+        from jaxrec.runtime.mesh import replicate
+        from jaxrec.tasks.ranking import RankingTask
 
         self.dataset = Dataset(config.data.directory)
         self.found = self.dataset.rows("test")
         self.rows = self.found.all()
-        self.program = Program(config, self.dataset.layout, 0.5, 1, 1)
+        self.program = RankingTask(config, self.dataset.layout, 0.5, 1, 1)
         r = np.random.default_rng(0)
         # First values are nearly even and their biases 0, which would hide a difference.
         self.host = jax.tree.map(
@@ -72,12 +72,12 @@ class Setting:
         self.params = replicate(self.host)
         table = self.dataset.arrays.title_table()
         self.table = replicate(table)
-        self.scorer = Scorer(self.program, self.table, with_loss=False, next_k=1)
-        self.ranker = Ranker(self.program, self.table)
+        self.scorer = ListScorer(self.program, self.table, with_loss=False, next_k=1)
+        self.ranker = CatalogueRanker(self.program, self.table)
         self.peer = peer.NumpyModel(self.host, self.dataset.layout, config, table, self.program.score_task)
 
     def lists(self) -> dict[str, Any]:
-        from jaxrec.evaluation import model_lists
+        from jaxrec.evaluation.results import model_lists
 
         return model_lists(self.scorer(self.params, self.found).scores, self.rows, 1, LISTS)
 
@@ -92,8 +92,8 @@ _RANKED = 1_000  # queries that are ranked among all titles in a turn
 def hold_equal(setting: Setting, sample: np.ndarray) -> dict[str, float]:
     """The largest difference of scores and of metrics on queries `sample`; raises AssertionError where the
     comparison would be void. Over the catalogue, titles within SCORES of the target may change places."""
-    from jaxrec import metrics
-    from jaxrec.evaluation import summary
+    from jaxrec.evaluation import metrics
+    from jaxrec.evaluation.results import summary
 
     ours, rows = setting.scorer(setting.params, setting.found).scores[sample], setting.rows[sample]
     worst, apart = 0.0, 0.0
@@ -118,7 +118,7 @@ def hold_equal(setting: Setting, sample: np.ndarray) -> dict[str, float]:
 
 def measured(config: Config, sample: int, rounds: int) -> dict[str, Any]:
     """Queries a second of one config."""
-    from jaxrec.training import parameters
+    from jaxrec.tasks.base import count_parameters
 
     setting = Setting(config)
     if min(len(setting.rows), _RANKED) < sample:
@@ -128,7 +128,7 @@ def measured(config: Config, sample: int, rounds: int) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "queries": len(setting.rows),
         "titles": setting.dataset.layout.titles - FIRST_TITLE,
-        "parameters": parameters(setting.host),
+        "parameters": count_parameters(setting.host),
         "difference": hold_equal(setting, some),
     }
     for what, queries, ours, theirs in (
@@ -151,7 +151,7 @@ def prepared(spec: str, users: int) -> Iterator[Config]:
     """The config, its dataset in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="jaxrec-evaluate-") as folder:
         config = settings(spec, users, str(Path(folder) / "data"))
-        ensure(config, config.data.directory)
+        ensure_dataset(config, config.data.directory)
         yield config
 
 

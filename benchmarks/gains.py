@@ -23,11 +23,11 @@ from absl import flags
 from benchmarks import step_parts as parts
 from benchmarks.command import Report, run, spread
 from benchmarks.measure import interleaved, matrix_rate, ratio
-from jaxrec.command import load_config
-from jaxrec.data.store import Dataset
-from jaxrec.errors import InputError
-from jaxrec.prepare import ensure
-from jaxrec.schema import HostBatch
+from jaxrec.config.loading import load_config
+from jaxrec.core.batch import HostBatch
+from jaxrec.core.errors import InputError
+from jaxrec.data.runners.run import ensure_dataset
+from jaxrec.data.storage.dataset import Dataset
 
 Rival = Callable[[], None]
 AS_IT_IS = "as it is"
@@ -49,14 +49,15 @@ def forms() -> dict[str, tuple[Any, str]]:
     """Name -> (a patch of our code, what of it is undone)."""
     import jax
 
-    from jaxrec import step
-    from jaxrec.nn import attention, draws, features, layers, transformer
+    from jaxrec.models.encoders import transformer
+    from jaxrec.models.layers import attention, dense, history_encoder, normalization, rng, title_encoder
+    from jaxrec.tasks import ranking
 
     patch = unittest.mock.patch.object
 
     def two_words(key, layer, width, rate):
         least = np.uint32(round(rate * 2**32))
-        bits = draws._bits
+        bits = rng._bits
         return bits(key, layer, width) >= least, bits(key, layer + 1, width) >= least
 
     def bernoulli(key, layer, width, rate):
@@ -67,32 +68,36 @@ def forms() -> dict[str, tuple[Any, str]]:
         return first, second
 
     def by_row(self, ids, table):
-        return features.TitleRows(self.vectors(ids, table), None)
+        return title_encoder.TitleLookup(self.vectors(ids, table), None)
 
-    nothing, plain = contextlib.nullcontext, SimpleNamespace(can_be_had=lambda *_: False)
+    nothing, plain = contextlib.nullcontext, SimpleNamespace(is_available=lambda *_: False)
     of_gpu = {
-        "attention by einsum": (lambda: patch(attention, "choose", lambda *_: "einsum"), "not our kernel"),
-        "layer norm as XLA has it": (lambda: patch(transformer, "kernels", plain), "not our kernel"),
-        "gradients of few rows one by one": (lambda: patch(layers, "_FEW_ROWS", 0), "not by a product"),
+        "attention by einsum": (
+            lambda: patch(attention, "choose_form", lambda *_: "einsum"),
+            "not our kernel",
+        ),
+        "layer norm as XLA has it": (lambda: patch(normalization, "pallas", plain), "not our kernel"),
+        "gradients of few rows one by one": (lambda: patch(dense, "_FEW_ROWS", 0), "not by a product"),
     }
     return {
         AS_IT_IS: (nothing, ""),
         "a history a row": (nothing, "short histories pay for all 20 places"),
         "the batch at once": (nothing, "not in parts of 256"),
         "catalogue projected in each part": (
-            lambda: patch(step.Program, "projects_once", lambda *_: False), "not once a step"),
+            lambda: patch(ranking.RankingTask, "projects_once", lambda *_: False), "not once a step"),
         "titles projected one by one": (
-            lambda: _all(patch(step.Program, "projects_once", lambda *_: False),
-                         patch(features.TitleVectors, "rows", by_row)), "not by the catalogue"),
+            lambda: _all(patch(ranking.RankingTask, "projects_once", lambda *_: False),
+                         patch(title_encoder.TitleEncoder, "rows", by_row)), "not by the catalogue"),
         "kernels' gradients as jax derives them": (
-            lambda: _all(*(patch(m, "product", jax.numpy.matmul) for m in (layers, transformer, features))),
+            lambda: _all(*(patch(m, "matmul", jax.numpy.matmul)
+                           for m in (dense, transformer, history_encoder))),
             "a gradient transposed, not what went in"),
-        "32 random bits a mask": (lambda: patch(transformer, "keeps", two_words), "not 16"),
-        "jax.random.bernoulli": (lambda: patch(transformer, "keeps", bernoulli), "not a counter hash"),
+        "32 random bits a mask": (lambda: patch(transformer, "dropout_mask", two_words), "not 16"),
+        "jax.random.bernoulli": (lambda: patch(transformer, "dropout_mask", bernoulli), "not a counter hash"),
         "dot_product_attention": (
-            lambda: patch(attention, "choose", lambda *_: "dot_product"), "not our einsum"),
+            lambda: patch(attention, "choose_form", lambda *_: "dot_product"), "not our einsum"),
         "attention by broadcast and sum": (
-            lambda: patch(attention, "choose", lambda *_: "broadcast"), "not einsum"),
+            lambda: patch(attention, "choose_form", lambda *_: "broadcast"), "not einsum"),
         "no dropout": (nothing, "what dropout costs in all"),
         **(of_gpu if jax.default_backend() == "gpu" else {}),  # elsewhere they are as it is
     }  # fmt: skip
@@ -120,7 +125,8 @@ def rival(name: str, patched: Any, program: Any, table: Any, host: HostBatch) ->
     """A form's step, compiled; it goes on from its own state."""
     import jax
 
-    from jaxrec.parallel import map_over_devices, replicate
+    from jaxrec.runtime.mesh import replicate
+    from jaxrec.runtime.parallel_step import parallelize_step
 
     config = copy.deepcopy(program.config)
     if name == "the batch at once":
@@ -136,7 +142,7 @@ def rival(name: str, patched: Any, program: Any, table: Any, host: HostBatch) ->
         host = parts.host_batch(
             program, parts.training_rows(Dataset(config.data.directory), config, "service")
         )
-    step, given, state = map_over_devices(program.train_step), replicate(table), replicate(program.init())
+    step, given, state = parallelize_step(program.train_step), replicate(table), replicate(program.init())
 
     def once() -> None:
         nonlocal state
@@ -152,9 +158,11 @@ def fed(program: Any, table: Any, rows: np.ndarray, together: int, joined: bool)
     """_FED_STEPS steps as the loop takes them, `together` in a dispatch, on the stream's batches."""
     import jax
 
-    from jaxrec.data.stream import Dispatches, stream
-    from jaxrec.feed import training_batches
-    from jaxrec.parallel import AXIS, map_over_devices, put_together, replicate
+    from jaxrec.data.loading.batches import BatchGroups, stream
+    from jaxrec.runtime.device_batch import transfer_group
+    from jaxrec.runtime.mesh import AXIS, replicate
+    from jaxrec.runtime.parallel_step import parallelize_step
+    from jaxrec.training.input_pipeline import training_batches
 
     size = program.config.train.batch_size
     config = copy.deepcopy(program.config)
@@ -165,9 +173,9 @@ def fed(program: Any, table: Any, rows: np.ndarray, together: int, joined: bool)
     given, state = replicate(table), replicate(program.init())
     step: Callable[[Any, Any, Any], Any]
     if joined:
-        step = map_over_devices(program.train_step)
-        put = functools.partial(put_together, most=together)
-        lists = stream(Dispatches(batches, together), prefetch=prefetch, then=put)
+        step = parallelize_step(program.train_step)
+        put = functools.partial(transfer_group, most=together)
+        lists = stream(BatchGroups(batches, together), prefetch=prefetch, then=put)
         feed = ((batch, batch.steps) for some in lists for batch in some)
     else:
         n = jax.local_device_count()
@@ -202,7 +210,7 @@ def main(found: flags.FlagValues) -> Report:
         wrong = [name for name in found.forms if name not in ways | ways_to_feed]
         if wrong:
             raise InputError(f"--forms={wrong[0]}: allowed: {', '.join(ways | ways_to_feed)}")
-        ensure(config, config.data.directory)
+        ensure_dataset(config, config.data.directory)
         dataset = Dataset(config.data.directory)
         program = parts.program_of(config, dataset, found.batch)
         table, rows = dataset.arrays.title_table(), parts.training_rows(dataset, config, "service")

@@ -13,11 +13,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks.collectives import collectives
 from benchmarks.stream import paper_layout
-from jaxrec import parallel, programs
-from jaxrec.checkpoint import abstract
-from jaxrec.command import load_config
-from jaxrec.schema import TITLE_ID, HostBatch, Layout, TitleTable
-from jaxrec.training import Training
+from jaxrec.checkpoints.checkpointer import with_shardings
+from jaxrec.config.loading import load_config
+from jaxrec.core.batch import HostBatch, TitleTable
+from jaxrec.core.ids import TITLE_ID
+from jaxrec.core.row_format import Layout
+from jaxrec.runtime import device_batch, mesh, parallel_step
+from jaxrec.tasks import build
+from jaxrec.tasks.base import Task
 
 TABLE_3 = "configs/smoe.py:paper"
 _STEPS = 1000  # of an epoch, and of the run: neither changes the program
@@ -34,37 +37,37 @@ def layout_of(titles: int, width: int) -> Layout:
 
 def program_of(
     titles: int, width: int, batch: int, kind: str, dtype: str = "float32", spec: str = TABLE_3
-) -> Training:
+) -> Task:
     """Of a `model.title_table` of that kind, for global batches of `batch` examples; the rest of the model is
     the config's."""
     config = load_config(spec)
     config.model.title_table, config.model.dtype, config.train.batch_size = kind, dtype, batch
-    return programs.make(config, layout_of(titles, width), 0.5, _STEPS, _STEPS)
+    return build.build_task(config, layout_of(titles, width), 0.5, _STEPS, _STEPS)
 
 
-def arguments(program: Training) -> tuple[Any, parallel.Placed, TitleTable]:
+def arguments(program: Task) -> tuple[Any, device_batch.DeviceBatch, TitleTable]:
     """The shapes of a state, a batch and the titles' table, with where they lie; histories unpacked."""
-    layout, everywhere = program.layout, parallel.replicated()
+    layout, everywhere = program.layout, mesh.replicated_sharding()
     batch, words = program.config.train.batch_size, layout.row_dtype().itemsize // 4
     state = program.abstract_state()
-    form = parallel.form_of(HostBatch(np.zeros((batch, words), np.uint32), np.ones(batch, bool), None))
+    form = device_batch.batch_spec(HostBatch(np.zeros((batch, words), np.uint32), np.ones(batch, bool), None))
     of_device = (jax.device_count(), 1, sum(int(np.prod(shape)) for shape, _ in form.arrays))
-    dealt = NamedSharding(parallel.mesh(), PartitionSpec(parallel.AXIS))
+    dealt = NamedSharding(mesh.mesh(), PartitionSpec(mesh.AXIS))
     table = TitleTable(
         *(jax.ShapeDtypeStruct((layout.titles, layout.columns("title", kind)), dtype, sharding=everywhere)
           for kind, dtype in (("category", np.int32), ("number", np.float32)))
     )  # fmt: skip
-    placed = parallel.Placed(jax.ShapeDtypeStruct(of_device, np.uint32, sharding=dealt), form)
-    return abstract(state, parallel.placement(state)), placed, table
+    placed = device_batch.DeviceBatch(jax.ShapeDtypeStruct(of_device, np.uint32, sharding=dealt), form)
+    return with_shardings(state, mesh.state_shardings(state)), placed, table
 
 
-def lowered(program: Training) -> jax.stages.Lowered:
+def lowered(program: Task) -> jax.stages.Lowered:
     """The step as `parallel.map_over_devices` maps it with "shard_map"."""
     given = arguments(program)
-    return parallel.jitted_step(program.train_step, given[0]).lower(*given)
+    return parallel_step.shard_map_step(program.train_step, given[0]).lower(*given)
 
 
-def account(program: Training) -> dict[str, Any]:
+def account(program: Task) -> dict[str, Any]:
     """The compiled step's own: bytes of each device, `held` from step to step and `temporaries`; what each
     kind of collective gives a device in a step (`sent`: bytes, loops multiplied out; and how many there are),
     and the `largest` of one.

@@ -13,7 +13,7 @@ from absl import flags
 
 from benchmarks.command import Report, run, spread
 from benchmarks.measure import copy_bandwidth, interleaved, ratio
-from jaxrec.config import Optimizer
+from jaxrec.config.schema import Optimizer
 
 
 def _flags() -> None:
@@ -39,7 +39,7 @@ def rivals(found: np.ndarray) -> dict[str, Callable[[], Any]]:
     import jax
     import jax.numpy as jnp
 
-    from jaxrec import optimizer
+    from jaxrec.training import optimizer
 
     table = {"embedding": jnp.asarray(found)}
 

@@ -21,11 +21,11 @@ from absl import flags
 
 from benchmarks.command import Report, run, spread
 from benchmarks.measure import interleaved, ratio
-from jaxrec.config import Columns, Config, Feature, Tables
-from jaxrec.data.dataset import prepare
-from jaxrec.data.store import Dataset
-from jaxrec.errors import InputError
-from jaxrec.schema import SPLITS
+from jaxrec.config.schema import Columns, Config, Feature, Tables
+from jaxrec.core.errors import InputError
+from jaxrec.core.ids import SPLITS
+from jaxrec.data.runners.local import prepare
+from jaxrec.data.storage.dataset import Dataset
 from jaxrec.sources import open_source
 
 TITLES = 5_000

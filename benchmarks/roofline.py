@@ -21,8 +21,8 @@ from benchmarks import step_parts as parts
 from benchmarks.command import Report, run, spread
 from benchmarks.measure import device_copy, interleaved, matrix_rate
 from benchmarks.step import directory, settings
-from jaxrec.data.store import Dataset
-from jaxrec.prepare import ensure
+from jaxrec.data.runners.run import ensure_dataset
+from jaxrec.data.storage.dataset import Dataset
 
 Event = tuple[str, float]  # a kernel's name and nanoseconds
 LIBRARY = "products by a library"
@@ -138,17 +138,19 @@ def _flags() -> None:
 def main(found: flags.FlagValues) -> Report:
     import jax
 
-    from jaxrec.parallel import map_over_devices, put, replicate
+    from jaxrec.runtime.device_batch import transfer
+    from jaxrec.runtime.mesh import replicate
+    from jaxrec.runtime.parallel_step import parallelize_step
 
     with directory(found.data) as named:
         config = settings(found, named)
-        ensure(config, config.data.directory)
+        ensure_dataset(config, config.data.directory)
         dataset = Dataset(config.data.directory)
         program = parts.program_of(config, dataset, found.batch)
         rows, table = parts.training_rows(dataset, program.config, "service"), dataset.arrays.title_table()
         given, state = replicate(table), replicate(program.init())
-        batch, step = put(parts.host_batch(program, rows)), map_over_devices(program.train_step)
-        text = step.lowered(state, batch, given)().as_text()
+        batch, step = transfer(parts.host_batch(program, rows)), parallelize_step(program.train_step)
+        text = step.lower(state, batch, given)().as_text()
 
         def steps() -> None:
             nonlocal state

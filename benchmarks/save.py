@@ -21,10 +21,12 @@ from absl import flags
 from benchmarks.command import Report, run, spread
 from benchmarks.evaluate import prepared
 from benchmarks.measure import copy_bandwidth
-from jaxrec.config import Config
-from jaxrec.config_json import to_json
-from jaxrec.data.store import Arrays, Dataset
-from jaxrec.schema import FIRST_TITLE, TITLE_ID, HostBatch, Layout
+from jaxrec.config.schema import Config
+from jaxrec.config.serialization import to_json
+from jaxrec.core.batch import HostBatch
+from jaxrec.core.ids import FIRST_TITLE, TITLE_ID
+from jaxrec.core.row_format import Layout
+from jaxrec.data.storage.dataset import Arrays, Dataset
 
 _BATCHES = 8  # different ones, taken in turn
 
@@ -62,16 +64,17 @@ class Run:
     def __init__(self, config: Config, dataset: Dataset, titles: int, width: int, directory: Path) -> None:
         import jax
 
-        from jaxrec.checkpoint import Checkpointer
-        from jaxrec.data.stream import TrainBatches
-        from jaxrec.parallel import map_over_devices, replicate
-        from jaxrec.step import Program
+        from jaxrec.checkpoints.checkpointer import Checkpointer
+        from jaxrec.data.loading.batches import TrainBatches
+        from jaxrec.runtime.mesh import replicate
+        from jaxrec.runtime.parallel_step import parallelize_step
+        from jaxrec.tasks.ranking import RankingTask
 
         layout, arrays = enlarged(dataset.layout, dataset.arrays, titles, width)
-        program = Program(config, layout, 0.5, 1_000, 10_000)
+        program = RankingTask(config, layout, 0.5, 1_000, 10_000)
         self.batch_size, self.arrays = config.train.batch_size, vars(arrays)
         self.table = replicate(arrays.title_table())
-        self.step = map_over_devices(program.train_step)
+        self.step = parallelize_step(program.train_step)
         self.state = replicate(program.init())
         self.bytes = sum(x.nbytes for x in jax.tree.leaves(self.state))
         self.meta = {"config": to_json(config), "layout": layout.to_json()}

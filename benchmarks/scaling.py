@@ -17,8 +17,8 @@ from absl import flags
 
 from benchmarks import links
 from benchmarks.command import Report, run
-from jaxrec.config_check import NAMES
-from jaxrec.errors import InputError
+from jaxrec.config.validation import NAMES
+from jaxrec.core.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = NAMES["model.title_table"]

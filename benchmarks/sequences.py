@@ -22,10 +22,10 @@ from absl import flags
 from benchmarks import step_parts
 from benchmarks.command import Report, run, spread
 from benchmarks.measure import Timing, interleaved, ratio
-from jaxrec.command import load_config
-from jaxrec.data.store import Dataset
-from jaxrec.errors import InputError
-from jaxrec.prepare import ensure
+from jaxrec.config.loading import load_config
+from jaxrec.core.errors import InputError
+from jaxrec.data.runners.run import ensure_dataset
+from jaxrec.data.storage.dataset import Dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 PEER = ROOT / "benchmarks/peers/rectools_sasrec.py"
@@ -125,7 +125,7 @@ def ours(log: Path, directory: Path) -> tuple[Callable[[], None], float]:
     """Our epoch from the stream, steps compiled, and how many of it all sequences make."""
     config = load_config(f"{ROOT / 'configs/sequences.py'}:sasrec")
     config.data.path, config.data.directory = str(log), str(directory)
-    ensure(config, str(directory))
+    ensure_dataset(config, str(directory))
     dataset = Dataset(directory)
     rows, size = dataset.rows("train"), config.train.batch_size
     config.train.dispatch = 1  # so that an epoch is all of its steps

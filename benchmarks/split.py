@@ -45,21 +45,21 @@ def taken(program: Any, steps: int) -> dict[str, Any]:
     import jax
 
     from benchmarks.stream import random_rows
-    from jaxrec import parallel
-    from jaxrec.data.store import as_words
-    from jaxrec.schema import HostBatch, TitleTable
+    from jaxrec.core.batch import HostBatch, TitleTable
+    from jaxrec.data.storage.dataset import as_words
+    from jaxrec.runtime import mesh, parallel_step
 
     layout, batch = program.layout, program.config.train.batch_size
     rng = np.random.default_rng(0)
     rows = [as_words(random_rows(layout, 0, batch, rng)) for _ in range(steps + 1)]
-    table = parallel.replicate(
+    table = mesh.replicate(
         TitleTable(
             np.ones((layout.titles, layout.columns("title", "category")), np.int32),
             np.zeros((layout.titles, layout.columns("title", "number")), np.float32),
         )
     )
-    state = program.placed()
-    step = parallel.map_over_devices(program.train_step, "shard_map", program.abstract_state())
+    state = program.init_sharded()
+    step = parallel_step.parallelize_step(program.train_step, "shard_map", program.abstract_state())
     seconds, losses = [], []
     for words in rows:
         began = time.perf_counter()

@@ -23,12 +23,12 @@ from benchmarks import step_parts as parts
 from benchmarks.command import Report, run, spread
 from benchmarks.measure import interleaved, matrix_rate, ratio
 from benchmarks.step_parts import COMPILED, EAGER, OURS
-from jaxrec.command import load_config
-from jaxrec.config import Config, Simulator
-from jaxrec.config_check import check
-from jaxrec.data.store import Dataset
-from jaxrec.errors import InputError
-from jaxrec.prepare import ensure
+from jaxrec.config.loading import load_config
+from jaxrec.config.schema import Config, Simulator
+from jaxrec.config.validation import check
+from jaxrec.core.errors import InputError
+from jaxrec.data.runners.run import ensure_dataset
+from jaxrec.data.storage.dataset import Dataset
 
 PARTS = ("rate", "memory", "first")
 KINDS = ("service", "full")
@@ -192,7 +192,7 @@ def main(found: flags.FlagValues) -> Report:
             raise InputError(f"--{name}={wrong[0]}: allowed: {', '.join(allowed)}")
     with directory(found.data) as rows:
         config = settings(found, rows)
-        ensure(config, rows)
+        ensure_dataset(config, rows)
         bench = _Bench(found, config)
         if bench.peers:
             bench.same()

@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrec.config import Config
-from jaxrec.config_check import mix_counts
-from jaxrec.data.store import BLOCK_ROWS, Dataset, Rows, as_words
-from jaxrec.errors import InputError
-from jaxrec.schema import Batch, HostBatch, Layout, TitleTable
+from jaxrec.config.schema import Config
+from jaxrec.config.validation import mix_counts
+from jaxrec.core.batch import Batch, HostBatch, TitleTable
+from jaxrec.core.errors import InputError
+from jaxrec.core.row_format import Layout
+from jaxrec.data.storage.dataset import BLOCK_ROWS, Dataset, Rows, as_words
 
 OURS, EAGER, COMPILED = "jaxrec", "torch eager", "torch.compile"
 _BATCHES = 4  # different ones, which the peers take in turn
@@ -71,29 +72,29 @@ def shown(rows: np.ndarray, config: Config) -> np.ndarray:
 
 def program_of(config: Config, dataset: Dataset, size: int) -> Any:
     """The config's program, for batches of `size` and a run too long to end."""
-    from jaxrec import programs
+    from jaxrec.tasks import build
 
     config = copy.deepcopy(config)
     config.train.batch_size = size
     steps = dataset.manifest["splits"]["train"]["examples"] // size
     threshold = dataset.manifest["completion_threshold"] or 0.0
-    return programs.make(config, dataset.layout, threshold, steps, _STEPS)
+    return build.build_task(config, dataset.layout, threshold, steps, _STEPS)
 
 
 def decoded(program: Any, host: HostBatch, packed: bool = False) -> Batch:
     """What our step makes of a batch, as arrays of the host: a history a row, or packed as the step's are."""
     import jax
 
-    from jaxrec import batch as batches
-    from jaxrec.nn import draws
+    from jaxrec.models.layers import rng
+    from jaxrec.tasks import ranking_inputs
 
     s = program.config.sampling
     counts = mix_counts(s.mix, s.negatives)
 
     @jax.jit
     def decode(host: HostBatch) -> Batch:
-        key = draws.row_keys(0, 0, jax.numpy.arange(len(host.valid)))
-        return batches.training(
+        key = rng.row_keys(0, 0, jax.numpy.arange(len(host.valid)))
+        return ranking_inputs.training(
             host.words, host.valid, program.view, counts, s.next_k, jax.numpy.int32(0), key, host.packing
         )
 
@@ -102,7 +103,7 @@ def decoded(program: Any, host: HostBatch, packed: bool = False) -> Batch:
 
 def host_batch(program: Any, rows: Rows, t: int = 0) -> HostBatch:
     """Batch t as the loop streams it."""
-    from jaxrec.feed import training_batches
+    from jaxrec.training.input_pipeline import training_batches
 
     return training_batches(program, rows)[t]
 
@@ -124,15 +125,17 @@ def ours(program: Any, table: TitleTable, rows: Rows) -> tuple[Run, int]:
     batches, where they are fewer, are read and left."""
     import jax
 
-    from jaxrec.data.stream import Dispatches, stream
-    from jaxrec.feed import steps_together, training_batches
-    from jaxrec.parallel import map_over_devices, put_together, replicate
+    from jaxrec.data.loading.batches import BatchGroups, stream
+    from jaxrec.runtime.device_batch import transfer_group
+    from jaxrec.runtime.mesh import replicate
+    from jaxrec.runtime.parallel_step import parallelize_step
+    from jaxrec.training.input_pipeline import steps_per_call, training_batches
 
-    step, given = map_over_devices(program.train_step), replicate(table)
+    step, given = parallelize_step(program.train_step), replicate(table)
     state, batches = replicate(program.init()), training_batches(program, rows)
-    size = steps_together(program.config, batches.steps_per_epoch)
-    put = functools.partial(put_together, most=size)
-    lists = stream(Dispatches(batches, size), 0, program.config.train.prefetch, put)
+    size = steps_per_call(program.config, batches.steps_per_epoch)
+    put = functools.partial(transfer_group, most=size)
+    lists = stream(BatchGroups(batches, size), 0, program.config.train.prefetch, put)
     placed = (one for some in lists for one in some if one.steps == size)
 
     def run(steps: int) -> None:
@@ -226,7 +229,7 @@ def counted_by_xla(program: Any, table: TitleTable, rows: Rows) -> float:
     """
     import jax
 
-    from jaxrec.parallel import AXIS
+    from jaxrec.runtime.mesh import AXIS
 
     config = copy.deepcopy(program.config)
     config.train.microbatch = config.train.batch_size

@@ -22,12 +22,14 @@ from absl import flags
 
 from benchmarks import command, measure
 from benchmarks.peers import grain_examples
-from jaxrec.command import load_config
-from jaxrec.config import Simulator
-from jaxrec.data.store import FORMAT, Dataset, DatasetWriter, catalogue_arrays
-from jaxrec.data.stream import TrainBatches, stream
-from jaxrec.errors import InputError
-from jaxrec.schema import FIRST_TITLE, POOLS, TITLE_ID, FeatureSpec, Layout
+from jaxrec.config.loading import load_config
+from jaxrec.config.schema import Simulator
+from jaxrec.core.errors import InputError
+from jaxrec.core.ids import FIRST_TITLE, POOLS, TITLE_ID
+from jaxrec.core.row_format import FeatureSpec, Layout
+from jaxrec.data.loading.batches import TrainBatches, stream
+from jaxrec.data.storage.dataset import FORMAT, Dataset
+from jaxrec.data.storage.writer import DatasetWriter, catalogue_arrays
 
 ROOT = Path(__file__).resolve().parents[1]
 _CONFIG = f"{ROOT / 'configs/smoe.py'}:paper"
@@ -117,12 +119,12 @@ def ours(directory: Path, batch: int, packed: bool = False) -> Iterator[dict[str
     rows = dataset.rows("train")
     batches = TrainBatches(rows, batch, seed=0, steps=10**9)
     if packed:
-        from jaxrec.feed import training_batches
-        from jaxrec.step import Program
+        from jaxrec.tasks.ranking import RankingTask
+        from jaxrec.training.input_pipeline import training_batches
 
         config = load_config(_CONFIG)
         config.train.batch_size = batch
-        batches = training_batches(Program(config, dataset.layout, 0.5, rows.rows // batch, 10**9), rows)
+        batches = training_batches(RankingTask(config, dataset.layout, 0.5, rows.rows // batch, 10**9), rows)
     for found in stream(batches):
         of_fields = found.words.view(rows.dtype)[:, 0]
         yield {name: of_fields[name] for name in rows.dtype.names or ()}

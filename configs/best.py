@@ -10,7 +10,7 @@ beyond`; that and what else was tried is in benchmarks/results/quality.md. `pape
 
 from configs import kuairand, smoe
 from jaxrec.config import Config
-from jaxrec.errors import InputError
+from jaxrec.core.errors import InputError
 
 
 def get_config(scale: str = "small") -> Config:

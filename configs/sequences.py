@@ -53,7 +53,8 @@ weights; titles' vectors are times sqrt(d) where they are read, which was not lo
 count from the newest; plays of the same second lie in an order that is drawn, where [2] to [4] keep the
 file's. Training does not stop early: the best checkpoint of all epochs is judged, with the settings of [1]
 the last, where 1 user in 100 is held out for a validation that chooses nothing. [1] draws and ranks the
-3,883 titles of movies.dat; here they are the 3,706 of the log. Of HSTU see jaxrec/nn/hstu.py too.
+3,883 titles of movies.dat; here they are the 3,706 of the log. Of HSTU see
+jaxrec/models/encoders/hstu.py too.
 
 On data that are at hand, which no one has published on: `simulated`, the simulated service of smoe.py:small,
 and `kuairand` (with --config.source.directory=DIR), real watch logs: sasrec_plus, 48 wide, of each user's
@@ -78,7 +79,7 @@ from jaxrec.config import (
     Tables,
     Train,
 )
-from jaxrec.errors import InputError
+from jaxrec.core.errors import InputError
 
 LOG = Columns(  # of several names the first that there is; "": the log has no such column
     user="user_id|userId|UserId|UserID|user",

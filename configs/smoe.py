@@ -8,8 +8,19 @@ differ by about .005.
 `paper` has not been run: it wants an accelerator.
 """
 
-from jaxrec.config import Config, Data, Evaluate, Expert, Feature, Gate, Model, Optimizer, Simulator, Train
-from jaxrec.errors import InputError
+from jaxrec.config import (
+    Config,
+    Data,
+    Evaluate,
+    Expert,
+    Feature,
+    Gate,
+    Model,
+    Optimizer,
+    Simulator,
+    Train,
+)
+from jaxrec.core.errors import InputError
 
 
 def features(scale: int) -> tuple[Feature, ...]:

@@ -12,7 +12,7 @@ cut to four: one training with its evaluation takes about two minutes. `paper` r
 
 from configs import kuairand, smoe, tiny
 from jaxrec.config import Config
-from jaxrec.errors import InputError
+from jaxrec.core.errors import InputError
 from jaxrec.studies.paper import ALL, CLAIMS, PREMISES, TABLES, rows
 from jaxrec.studies.plan import Study
 

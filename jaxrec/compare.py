@@ -4,9 +4,10 @@ from typing import Any
 
 from absl import flags
 
-from jaxrec.command import json_flag, print_result, run
-from jaxrec.errors import InputError
-from jaxrec.schema import SPLITS
+from jaxrec.cli.app import print_result, run
+from jaxrec.cli.flags import json_flag
+from jaxrec.core.errors import InputError
+from jaxrec.core.ids import SPLITS
 
 
 def _flags() -> None:
@@ -45,9 +46,11 @@ def _tests(found: dict[str, Any]) -> str:
 def main(found: flags.FlagValues, first: str, second: str) -> None:
     if found.split not in SPLITS[1:]:
         raise InputError(f"--split={found.split}; allowed: {', '.join(SPLITS[1:])}")
-    from jaxrec import paired
+    from jaxrec.evaluation import per_user
 
-    result = paired.compare(*(paired.read(workdir, found.split, found.which) for workdir in (first, second)))
+    result = per_user.compare(
+        *(per_user.read(workdir, found.split, found.which) for workdir in (first, second))
+    )
     print_result(result, table(result))
 
 

@@ -4,10 +4,11 @@ import os
 
 from absl import flags
 
-from jaxrec.command import UNUSED, failed, hosts_flags, json_flag, print_result, run, without
-from jaxrec.errors import InputError
-from jaxrec.paths import AnyPath, as_path
-from jaxrec.schema import CATALOGUE, LISTS, SPLITS
+from jaxrec.cli.app import UNUSED_LIBRARIES, hide_libraries, print_result, report_failure, run
+from jaxrec.cli.flags import hosts_flags, json_flag
+from jaxrec.core.errors import InputError
+from jaxrec.core.ids import CATALOGUE, LISTS, SPLITS
+from jaxrec.core.paths import AnyPath, as_path
 
 _LISTS = (*LISTS, CATALOGUE)
 
@@ -48,25 +49,28 @@ def main(found: flags.FlagValues) -> None:
     if not all(k.isdigit() and int(k) > 0 for k in found.next_k):
         raise InputError(f"--next-k={','.join(found.next_k)}; allowed: whole numbers above 0, such as 1,3")
     workdir, data = as_path(found.checkpoint), found.data and as_path(found.data)
-    from jaxrec import compiled, hosts
+    from jaxrec.runtime import compilation_cache, multihost
 
-    joining = hosts.find(os.environ, found.coordinator, found.processes, found.process, found.hosts)
-    compiled.keep()
-    with hosts.together(failed):
-        hosts.start(joining)
+    joining = multihost.find_cluster(
+        os.environ, found.coordinator, found.processes, found.process, found.hosts
+    )
+    compilation_cache.enable()
+    with multihost.multihost_session(report_failure):
+        multihost.initialize(joining)
         _on_every_host(found, workdir, data)
 
 
 def _on_every_host(found: flags.FlagValues, workdir: AnyPath, data: AnyPath | None) -> None:
 
-    from jaxrec import heap, hosts
-    from jaxrec.evaluation import judge, keep
+    from jaxrec.evaluation.evaluator import evaluate
+    from jaxrec.evaluation.results import write_result
+    from jaxrec.runtime import host_memory, multihost
 
-    with without(*UNUSED):  # see jaxrec.train
-        from jaxrec import report
+    with hide_libraries(*UNUSED_LIBRARIES):  # see jaxrec.train
+        from jaxrec.reporting import html_report
 
-    heap.keep_freed()
-    judged = judge(
+    host_memory.retain_freed_memory()
+    judged = evaluate(
         workdir,
         which=found.which,
         data=data or None,
@@ -77,9 +81,9 @@ def _on_every_host(found: flags.FlagValues, workdir: AnyPath, data: AnyPath | No
         seen=found.seen,
         retrieve=found.retrieve,
     )
-    if hosts.first_process():
-        keep(workdir, judged, found.per_user)
-        print_result(judged.result, report.table(judged.result))
+    if multihost.is_first_process():
+        write_result(workdir, judged, found.per_user)
+        print_result(judged.result, html_report.table(judged.result))
 
 
 if __name__ == "__main__":

@@ -9,14 +9,16 @@ from typing import Any
 
 from absl import flags, logging
 
-from jaxrec.command import config_flag, json_flag, load, print_result, run
-from jaxrec.config import Config
-from jaxrec.config_json import to_json
-from jaxrec.config_tree import differences
-from jaxrec.errors import InputError
-from jaxrec.interrupt import Interrupt
-from jaxrec.paths import scheme_of
-from jaxrec.plain import write_json
+from jaxrec.cli.app import print_result, run
+from jaxrec.cli.flags import config_flag, json_flag
+from jaxrec.config.loading import load_file
+from jaxrec.config.schema import Config
+from jaxrec.config.serialization import to_json
+from jaxrec.config.tree import differences
+from jaxrec.core.errors import InputError
+from jaxrec.core.json_io import write_json
+from jaxrec.core.paths import scheme_of
+from jaxrec.runtime.preemption import PreemptionHandler
 from jaxrec.studies.plan import PREMISE, Run, Study, chosen, every_run
 
 _read: list[Study] = []  # by the flag, which holds the study's base alone
@@ -26,7 +28,7 @@ def _config_flag() -> None:
     """--config gives a study; --config.key=value changes the config that its rows edit."""
 
     def base(spec: str) -> Config:
-        _read[:] = [load(spec, Study)]
+        _read[:] = [load_file(spec, Study)]
         return _read[0].base
 
     config_flag(base)
@@ -61,7 +63,7 @@ def _result(study: Study, tables: tuple[str, ...], every: list[Run]) -> dict[str
             name: {seed: values.result for seed, values in of_seed.items()}
             for name, of_seed in judged.items()
         },
-        **results.found(study, tables, judged),
+        **results.compute_results(study, tables, judged),
     }
 
 
@@ -78,7 +80,7 @@ def main(found: flags.FlagValues) -> int:
     study.base = found.config
     tables = chosen(study, tuple(found.tables))
     every = every_run(study, tables, found.seeds, folder)
-    with Interrupt() as interrupt:
+    with PreemptionHandler() as interrupt:
         failures = runs.run_all(every, folder, found.jobs, interrupt)
         if interrupt.requested:
             done = len(runs.finished(every))

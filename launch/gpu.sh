@@ -27,7 +27,7 @@ for batch in 8192 1024 32768; do
 done
 "$python" -m benchmarks.roofline --json "$out/roofline.json" | tee "$out/roofline.txt"
 "$python" -m benchmarks.gains --batch 8192 --dtype bfloat16 --json "$out/gains.json" | tee "$out/gains.txt"
-# Whichever form wins there is worth a run of benchmarks.step as `_FASTEST` of jaxrec/nn/attention.py.
+# Whichever form wins there is worth a run of benchmarks.step as `_FASTEST` of jaxrec/models/layers/attention.py.
 "$python" -m benchmarks.attention --dtype bfloat16 --json "$out/attention.json" | tee "$out/attention.txt"
 "$python" -m benchmarks.stream --json "$out/stream.json" | tee "$out/stream.txt"
 "$python" -m benchmarks.evaluate --json "$out/evaluate.json" | tee "$out/evaluate.txt"

@@ -26,7 +26,7 @@ shift
 [[ -z $devices || $devices =~ ^[1-9][0-9]*$ ]] || usage "--devices=$devices must be a whole number above 0"
 
 python=${PYTHON:-python}
-heartbeat=30 grace=25 # as in jaxrec/config.py
+heartbeat=30 grace=25 # as in jaxrec/config/schema.py
 [[ $* == *--config.train.preempted_exit=* ]] || set -- "$@" --config.train.preempted_exit=75
 for argument; do
   case $argument in

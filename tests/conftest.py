@@ -39,14 +39,14 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="session")
 def tiny_config():
-    from jaxrec.command import load_config
+    from jaxrec.config.loading import load_config
 
     return load_config(str(ROOT / "configs/tiny.py"))
 
 
 @pytest.fixture(scope="session")
 def tiny_directory(tiny_config, tmp_path_factory):
-    from jaxrec.data.dataset import prepare
+    from jaxrec.data.runners.local import prepare
     from jaxrec.sources import open_source
 
     directory = tmp_path_factory.mktemp("data") / "tiny"
@@ -56,7 +56,7 @@ def tiny_directory(tiny_config, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny(tiny_directory):
-    from jaxrec.data.store import Dataset
+    from jaxrec.data.storage.dataset import Dataset
 
     return Dataset(tiny_directory)
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.config import Config
-from jaxrec.schema import FIRST_TITLE, LISTS, TITLE_ID, FeatureSpec, Layout, TitleTable
+from jaxrec.config.schema import Config
+from jaxrec.core.batch import TitleTable
+from jaxrec.core.ids import FIRST_TITLE, LISTS, TITLE_ID
+from jaxrec.core.row_format import FeatureSpec, Layout
 
 Tree = dict[str, Any]
 

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxrec.config import LIST_MIXES, Config
-from jaxrec.data.negatives import RANDOM, TAILING, TRENDING, permute
-from jaxrec.data.users import split_of
-from jaxrec.hashing import mix, of_keys
-from jaxrec.schema import LISTS, SPLITS
+from jaxrec.config.schema import LIST_MIXES, Config
+from jaxrec.core.hashing import mix, of_keys
+from jaxrec.core.ids import LISTS, SPLITS
+from jaxrec.data.events.users import split_of
+from jaxrec.data.examples.negatives import RANDOM, TAILING, TRENDING, permute
 
-_TRAIN_DRAW, _HARD_DRAW = 0, 1000  # as in jaxrec/data/examples.py
+_TRAIN_DRAW, _HARD_DRAW = 0, 1000  # as in jaxrec/data/examples/ranking.py
 
 
 class Keyed:

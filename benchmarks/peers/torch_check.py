@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers.torch_smoe import Examples, Features, Smoe, Trainer, tensor
-from jaxrec import losses, optimizer
-from jaxrec.schema import TITLE_ID, Batch, TitleTable
-from jaxrec.step import Program
+from jaxrec.core.batch import Batch, TitleTable
+from jaxrec.core.ids import TITLE_ID
+from jaxrec.losses import ranking
+from jaxrec.tasks.ranking import RankingTask
+from jaxrec.training import optimizer
 
 Tree = dict[str, Any]
 MOST_APART = {"outputs": 1e-5, "gradients": 1e-4, "update": 1e-3}
@@ -111,7 +113,7 @@ def shaken(params: Tree) -> Tree:
 
 
 def check(
-    program: Program, params: Tree, batch: Batch, given: Examples, table: TitleTable
+    program: RankingTask, params: Tree, batch: Batch, given: Examples, table: TitleTable
 ) -> dict[str, float]:
     """How far the two are from being the same function; raises ValueError where a comparison is void.
 
@@ -130,7 +132,7 @@ def check(
 
     def ours(p: Tree) -> tuple[Any, Any]:
         out = program.model.apply({"params": p}, batch.history, candidates, table, tau, None, K)
-        total, _ = losses.objective(
+        total, _ = ranking.objective(
             out, batch, config.objective, config.sampling, program.threshold, config.model.gate.target_entropy
         )
         return total / batch.valid.sum(), out

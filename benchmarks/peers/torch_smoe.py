@@ -16,8 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jaxrec.config import Config, Objective, Optimizer, Sampling
-from jaxrec.schema import TITLE_ID, Batch, FeatureSpec, Layout, TitleTable
+from jaxrec.config.schema import Config, Objective, Optimizer, Sampling
+from jaxrec.core.batch import Batch, TitleTable
+from jaxrec.core.ids import TITLE_ID
+from jaxrec.core.row_format import FeatureSpec, Layout
 
 TASKS = ("ctr", "ranking", "completion")
 

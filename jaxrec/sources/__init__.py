@@ -4,13 +4,13 @@
 TensorFlow Datasets, `simulator` an embedded service.
 """
 
-from jaxrec import config
-from jaxrec.schema import Source
+from jaxrec.config import schema
+from jaxrec.core.tables import Source
 
 
 def open_source(
-    source: config.Simulator | config.Tables | config.KuaiRand | config.Tfds,
-    features: tuple[config.Feature, ...],
+    source: schema.Simulator | schema.Tables | schema.KuaiRand | schema.Tfds,
+    features: tuple[schema.Feature, ...],
     path: str = "",
 ) -> Source:
     """The reader of a config's `source`, which loads the columns that `features` declares. `path` is the
@@ -18,15 +18,15 @@ def open_source(
 
     Raises InputError where what can be checked before a row is read is wrong.
     """
-    if isinstance(source, config.Simulator):
-        from jaxrec.sources.simulator import SimulatorSource
+    if isinstance(source, schema.Simulator):
+        from jaxrec.sources.simulator.source import SimulatorSource
 
         return SimulatorSource(source)
-    if isinstance(source, config.Tables):
+    if isinstance(source, schema.Tables):
         from jaxrec.sources.tables import TablesSource
 
         return TablesSource(source, features, path)
-    if isinstance(source, config.KuaiRand):
+    if isinstance(source, schema.KuaiRand):
         from jaxrec.sources.kuairand import KuaiRandSource
 
         return KuaiRandSource(source, features)

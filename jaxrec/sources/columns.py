@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from jaxrec.config import Feature
-from jaxrec.errors import InputError
-from jaxrec.schema import MISSING, TITLE_ID, Lists
+from jaxrec.config.schema import Feature
+from jaxrec.core.errors import InputError
+from jaxrec.core.ids import MISSING, TITLE_ID
+from jaxrec.core.tables import Lists
 
 _DAY_MS = 86_400_000
 _FAR_MS = 2**62  # times are clipped here, so that a wrong unit cannot wrap round into range
@@ -30,7 +31,7 @@ ALLOWED = {  # of a typed column; the columns of a CSV are text, and judged by t
 }
 
 
-class Want(NamedTuple):
+class ColumnRequest(NamedTuple):
     """One column that is read."""
 
     column: str  # in the file
@@ -40,7 +41,7 @@ class Want(NamedTuple):
     per: int = 1  # a "whole" value is divided by this, rounding down
 
 
-def of_features(features: tuple[Feature, ...], where: str) -> dict[str, Want]:
+def of_features(features: tuple[Feature, ...], where: str) -> dict[str, ColumnRequest]:
     """The columns that the features of one table ask for, by feature; a title's own id is no column.
 
     Raises InputError for a list-valued feature of anything but titles.
@@ -48,7 +49,7 @@ def of_features(features: tuple[Feature, ...], where: str) -> dict[str, Want]:
     wants = {}
     for f in features:
         if f.where == where and (where, f.name) != ("title", TITLE_ID):
-            wants[f.name] = Want(f.name, f.kind, f"feature {f.name!r}, where={where!r}")
+            wants[f.name] = ColumnRequest(f.name, f.kind, f"feature {f.name!r}, where={where!r}")
             if f.kind == "categories" and where != "title":
                 raise InputError(f"{wants[f.name].said}: kind='categories'; allowed: category, number")
     return wants
@@ -82,7 +83,7 @@ def family(kind: str, dtype: pl.DataType) -> str:
     return "any"
 
 
-def parse(want: Want, dtype: pl.DataType, time_unit: str, separator: str) -> pl.Expr:
+def parse(want: ColumnRequest, dtype: pl.DataType, time_unit: str, separator: str) -> pl.Expr:
     """The column as its kind; null where missing or not of the kind.
 
     key: Int64, UInt64 or String. whole: Int64. time: Int64 milliseconds since 1970, UTC, of text but the

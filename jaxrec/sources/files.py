@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from jaxrec.errors import InputError
+from jaxrec.core.errors import InputError
 
 BLOCK_BYTES = 16 << 20  # of CSV at a time, some two hundred thousand rows
 SLICE_ROWS = 500_000  # of Parquet at a time
@@ -22,7 +22,7 @@ MOST_MALFORMED = 1_000  # rows a block; past it the file is something else than 
 SUFFIXES = (".csv", ".parquet")
 
 
-class Rows(NamedTuple):
+class FileRows(NamedTuple):
     """Consecutive rows of one file; blank lines are left out but numbered."""
 
     frame: pl.DataFrame  # the asked columns; text where the file is CSV, with null for an empty field
@@ -89,7 +89,7 @@ def starts(file: str) -> range:
     return range(1) if is_csv(file) else range(0, _scan(file).select(pl.len()).collect().item(), SLICE_ROWS)
 
 
-def read(file: str, columns: list[str], start: int | None = None) -> Iterator[Rows]:
+def read(file: str, columns: list[str], start: int | None = None) -> Iterator[FileRows]:
     """The asked columns of a file, in the order of its rows; or of what begins at one of its `starts`."""
     return _read_csv(file, columns) if is_csv(file) else _read_parquet(file, columns, start)
 
@@ -98,7 +98,7 @@ def _scan(file: str) -> pl.LazyFrame:
     return pl.scan_parquet(file, glob=False, hive_partitioning=False)
 
 
-def _read_parquet(file: str, columns: list[str], start: int | None) -> Iterator[Rows]:
+def _read_parquet(file: str, columns: list[str], start: int | None) -> Iterator[FileRows]:
     first = start or 0
     while start is None or first == start:
         try:
@@ -108,7 +108,7 @@ def _read_parquet(file: str, columns: list[str], start: int | None) -> Iterator[
         if not frame.height:
             return
         row = np.arange(first + 1, first + 1 + frame.height)
-        yield Rows(frame, np.zeros(frame.height, bool), row, file)
+        yield FileRows(frame, np.zeros(frame.height, bool), row, file)
         first += frame.height
 
 
@@ -123,7 +123,7 @@ def _header(file: str, line: bytes) -> list[str]:
     return [name.strip() for name in names]
 
 
-def _read_csv(file: str, columns: list[str]) -> Iterator[Rows]:
+def _read_csv(file: str, columns: list[str]) -> Iterator[FileRows]:
     """Blocks of a CSV file. Blank lines are numbered, as a text editor numbers them, but are no rows."""
     with open(file, "rb") as f:
         header = _header(file, f.readline())
@@ -140,7 +140,7 @@ def _read_csv(file: str, columns: list[str]) -> Iterator[Rows]:
                 done += frame.height
                 kept = ~frame.select(pl.all_horizontal(pl.all().is_null())).to_series().to_numpy() | broken
                 frame = frame.rename(dict(zip(frame.columns, columns, strict=True)))
-                yield Rows(frame.filter(kept), broken[kept], row[kept], file)
+                yield FileRows(frame.filter(kept), broken[kept], row[kept], file)
             if not read:
                 return
 

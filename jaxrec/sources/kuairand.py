@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxrec import config
-from jaxrec.errors import InputError
-from jaxrec.schema import Titles
-from jaxrec.sources.columns import Want, of_features
-from jaxrec.sources.table import Table
+from jaxrec.config import schema
+from jaxrec.core.errors import InputError
+from jaxrec.core.tables import Titles
+from jaxrec.sources.columns import ColumnRequest, of_features
+from jaxrec.sources.table import SourceTable
 from jaxrec.sources.tables import ThreeTables
 
 _MINUTES, _SECONDS = 1 / 60_000, 1 / 1000  # of a millisecond
@@ -32,7 +32,7 @@ _OUTCOMES = (
 class KuaiRandSource(ThreeTables):
     """A schema.Source. Raises InputError for a folder that is not laid out so, or an outcome as context."""
 
-    def __init__(self, source: config.KuaiRand, features: tuple[config.Feature, ...]) -> None:
+    def __init__(self, source: schema.KuaiRand, features: tuple[schema.Feature, ...]) -> None:
         if not Path(source.directory).expanduser().is_dir():
             raise InputError(f"source.directory={source.directory!r} is no folder (looked from {Path.cwd()})")
         for name in of_features(features, "context"):
@@ -42,29 +42,29 @@ class KuaiRandSource(ThreeTables):
                     "allowed: hour, tab and the like"
                 )
         folder = glob.escape(str(Path(source.directory).expanduser()))
-        video = Want("video_id", "whole", "KuaiRand", required=True)
-        user = Want("user_id", "whole", "KuaiRand", required=True)
+        video = ColumnRequest("video_id", "whole", "KuaiRand", required=True)
+        user = ColumnRequest("user_id", "whole", "KuaiRand", required=True)
         log = {
             "user": user,
             "title": video,
-            "time": Want("time_ms", "time", "KuaiRand", required=True),
-            "seconds": Want("play_time_ms", "number", "KuaiRand", required=True),
+            "time": ColumnRequest("time_ms", "time", "KuaiRand", required=True),
+            "seconds": ColumnRequest("play_time_ms", "number", "KuaiRand", required=True),
         }
         context = of_features(features, "context")
         if "hour" in context:
-            context["hour"] = Want("hourmin", "whole", "KuaiRand", required=True, per=100)
-        titles = {"title": video, "runtime": Want("video_duration", "number", "KuaiRand")}
+            context["hour"] = ColumnRequest("hourmin", "whole", "KuaiRand", required=True, per=100)
+        titles = {"title": video, "runtime": ColumnRequest("video_duration", "number", "KuaiRand")}
         logs, key = f"{folder}/{source.logs}", "source.directory"
         videos, people = f"{folder}/video_features_basic_*.csv", f"{folder}/user_features_*.csv"
         super().__init__(
-            Table("source.logs", logs, log, context),
-            Table(key, videos, titles, of_features(features, "title")),
-            Table(key, people, {"user": user}, of_features(features, "user")),
+            SourceTable("source.logs", logs, log, context),
+            SourceTable(key, videos, titles, of_features(features, "title")),
+            SourceTable(key, people, {"user": user}, of_features(features, "user")),
             _MINUTES,
             _SECONDS,
         )
-        durations = {"title": video, "runtime": Want("duration_ms", "number", "KuaiRand")}
-        self._durations = Table("source.logs", logs, durations, {})
+        durations = {"title": video, "runtime": ColumnRequest("duration_ms", "number", "KuaiRand")}
+        self._durations = SourceTable("source.logs", logs, durations, {})
         self._filled = False
 
     def titles(self) -> Titles:

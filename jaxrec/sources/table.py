@@ -6,32 +6,32 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from jaxrec.errors import InputError
-from jaxrec.schema import Lists
+from jaxrec.core.errors import InputError
+from jaxrec.core.tables import Lists
 from jaxrec.sources import columns, files
-from jaxrec.sources.columns import Want
+from jaxrec.sources.columns import ColumnRequest
 
 
-class Parsed(NamedTuple):
+class ParsedRows(NamedTuple):
     """Consecutive rows of one file."""
 
     frame: pl.DataFrame  # a column a role, and one a feature
     bad: np.ndarray  # [N] bool: broken, without a required value, or with a number that is none
-    raw: files.Rows
+    raw: files.FileRows
 
 
-class Part(NamedTuple):
+class FilePart(NamedTuple):
     """Rows that can be read apart from the table's others."""
 
     file: int  # its place among the table's files
     first: int  # as `files.starts` gives it
 
 
-class Table:
+class SourceTable:
     """Roles ("user", "time", ...) and features, read from the files of one table."""
 
     def __init__(
-        self, key: str, pattern: str, roles: dict[str, Want], features: dict[str, Want],
+        self, key: str, pattern: str, roles: dict[str, ColumnRequest], features: dict[str, ColumnRequest],
         time_unit: str = "ms", separator: str = ",",
     ) -> None:  # fmt: skip
         """`key` is the config key of `pattern`; `separator` is of list-valued text. A role's column may be
@@ -50,7 +50,7 @@ class Table:
             for want in self._wants.values():
                 self._check_type(file, want)
 
-    def _column(self, want: Want) -> str:
+    def _column(self, want: ColumnRequest) -> str:
         """The name, of those allowed, that the first file has."""
         names, types = want.column.split("|"), self._types[self.files[0]]
         for name in names:
@@ -59,7 +59,7 @@ class Table:
         none = " or ".join(map(repr, names))
         raise InputError(f"{self.files[0]}: no column {none} ({want.said}); it has {', '.join(types)}")
 
-    def _check_type(self, file: str, want: Want) -> None:
+    def _check_type(self, file: str, want: ColumnRequest) -> None:
         types, first = self._types[file], self._types[self.files[0]]
         if want.column not in types:
             raise InputError(f"{file}: no column {want.column!r} ({want.said}); it has {', '.join(types)}")
@@ -78,17 +78,17 @@ class Table:
         dtype = types[want.column]
         return (dtype if isinstance(dtype, pl.UInt64) else pl.Int64()) if dtype.is_integer() else pl.String()
 
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[FilePart, ...]:
         """What can be read apart, in the order of `read`: slices of Parquet files, CSV files whole."""
-        return tuple(Part(f, first) for f, file in enumerate(self.files) for first in files.starts(file))
+        return tuple(FilePart(f, first) for f, file in enumerate(self.files) for first in files.starts(file))
 
-    def read(self, part: Part | None = None) -> Iterator[Parsed]:
+    def read(self, part: FilePart | None = None) -> Iterator[ParsedRows]:
         """Every row, or those of one of the `parts`, file by file in order of name, a bounded number at a
         time.
 
         Raises InputError where not one value of the table's first chunk is what its column must hold.
         """
-        fresh = part in (None, Part(0, 0))
+        fresh = part in (None, FilePart(0, 0))
         wanted = list(dict.fromkeys(want.column for want in self._wants.values()))
         for file in self.files if part is None else [self.files[part.file]]:
             for rows in files.read(file, wanted, None if part is None else part.first):
@@ -98,7 +98,7 @@ class Table:
                 fresh = False
                 yield parsed
 
-    def read_strictly(self) -> Iterator[Parsed]:
+    def read_strictly(self) -> Iterator[ParsedRows]:
         """As `read`, but the first bad row raises InputError."""
         for parsed in self.read():
             if parsed.bad.any():
@@ -109,7 +109,7 @@ class Table:
         """The raw feature columns of parsed rows."""
         return {n: columns.array(frame[_feature(n)], self._wants[_feature(n)].kind) for n in self._features}
 
-    def _parse(self, rows: files.Rows) -> Parsed:
+    def _parse(self, rows: files.FileRows) -> ParsedRows:
         types = self._types[rows.file]
         frame = rows.frame.select(
             columns.parse(want, types[want.column], self._time_unit, self._separator).alias(name)
@@ -123,9 +123,9 @@ class Table:
         bad = rows.broken.copy()
         for name in self._wants:
             bad |= self._wrong(name, frame, rows)
-        return Parsed(frame, bad, rows)
+        return ParsedRows(frame, bad, rows)
 
-    def _wrong(self, name: str, frame: pl.DataFrame, rows: files.Rows) -> np.ndarray:
+    def _wrong(self, name: str, frame: pl.DataFrame, rows: files.FileRows) -> np.ndarray:
         """[N] bool: a required value missing, or a number that is none."""
         want, lost = self._wants[name], frame[name].is_null()
         if not want.required:
@@ -133,7 +133,7 @@ class Table:
             lost = lost & given if want.kind in ("number", "whole") else lost & False
         return lost.to_numpy()
 
-    def _check_values(self, parsed: Parsed) -> None:
+    def _check_values(self, parsed: ParsedRows) -> None:
         for name, want in self._wants.items():
             raw = parsed.raw.frame[want.column]
             given = raw.is_not_null().to_numpy() & ~parsed.raw.broken
@@ -144,7 +144,7 @@ class Table:
                     f"{raw[i]!r}, and no other row is better; allowed: {columns.ALLOWED[want.kind]}"
                 )
 
-    def example(self, parsed: Parsed, i: int) -> str:
+    def example(self, parsed: ParsedRows, i: int) -> str:
         """File, row, column and value of what is wrong with bad row `i`."""
         where = f"{parsed.raw.file}, row {parsed.raw.row[i]}"
         for name, want in self._wants.items():

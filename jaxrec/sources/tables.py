@@ -11,17 +11,17 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
-from jaxrec import config
-from jaxrec.errors import InputError
-from jaxrec.schema import Drops, Interactions, Lists, Titles, Users
+from jaxrec.config import schema
+from jaxrec.core.errors import InputError
+from jaxrec.core.tables import Drops, Interactions, Lists, Titles, Users
 from jaxrec.sources import columns
-from jaxrec.sources.columns import Want, of_features
-from jaxrec.sources.table import Parsed, Part, Table
+from jaxrec.sources.columns import ColumnRequest, of_features
+from jaxrec.sources.table import FilePart, ParsedRows, SourceTable
 
 UNPARSABLE = "row that cannot be parsed"
 
 
-class Catalogue:
+class SourceTitles:
     """The titles, held whole, and the row of a key."""
 
     def __init__(self, keys: pl.Series, runtime: np.ndarray, features: dict[str, np.ndarray | Lists]) -> None:
@@ -38,7 +38,7 @@ class Catalogue:
         return found.fill_null(-1).to_numpy().astype(np.int64)
 
 
-def _of_table(table: Table, minutes: float) -> Catalogue:
+def _of_table(table: SourceTable, minutes: float) -> SourceTitles:
     """The rows of a titles table, in their order; one unit of its "runtime" is `minutes` long.
 
     Raises InputError for a bad row, a key that stands twice, a runtime below 0 or infinite.
@@ -55,7 +55,7 @@ def _of_table(table: Table, minutes: float) -> Catalogue:
             f"in {_place(parts, first)} already; allowed: each title once"
         )
     if "runtime" not in table.roles:
-        return Catalogue(keys, np.full(len(keys), np.nan), table.features(frame))
+        return SourceTitles(keys, np.full(len(keys), np.nan), table.features(frame))
     runtime = frame["runtime"].to_numpy()
     wrong = np.flatnonzero((runtime < 0) | np.isinf(runtime))
     if len(wrong):
@@ -64,18 +64,18 @@ def _of_table(table: Table, minutes: float) -> Catalogue:
             f"{_place(parts, i)}, column {table.roles['runtime'].column!r}: {runtime[i]:g}; "
             "allowed: above 0, or 0 or empty where it is not known"
         )
-    return Catalogue(keys, runtime * minutes, table.features(frame))
+    return SourceTitles(keys, runtime * minutes, table.features(frame))
 
 
-def _of_log(log: Table) -> Catalogue:
+def _of_log(log: SourceTable) -> SourceTitles:
     """The titles of a log's rows that can be parsed, by their keys: text by its bytes, numbers by value. So
     the order of the rows has no part in it."""
     once = [parsed.frame.filter(~parsed.bad)["title"].unique() for parsed in log.read()]
     keys = pl.concat(once).unique().sort()
-    return Catalogue(keys, np.full(len(keys), np.nan), {})
+    return SourceTitles(keys, np.full(len(keys), np.nan), {})
 
 
-def _place(parts: list[Parsed], i: int) -> str:
+def _place(parts: list[ParsedRows], i: int) -> str:
     """File and row of row `i` of the parts taken together."""
     starts = np.cumsum([0] + [part.frame.height for part in parts])
     at = int(np.searchsorted(starts, i, side="right")) - 1
@@ -90,9 +90,9 @@ class ThreeTables:
 
     def __init__(
         self,
-        log: Table,
-        titles: Table | None,
-        users: Table | None,
+        log: SourceTable,
+        titles: SourceTable | None,
+        users: SourceTable | None,
         minutes: float = 1.0,
         seconds: float = 1.0,
     ) -> None:
@@ -102,10 +102,10 @@ class ThreeTables:
         self.has_completion = "seconds" in log.roles
         self._log, self._titles, self._users = log, titles, users
         self._minutes, self._seconds = minutes, seconds
-        self._catalogue: Catalogue | None = None
+        self._catalogue: SourceTitles | None = None
 
     @property
-    def catalogue(self) -> Catalogue:
+    def catalogue(self) -> SourceTitles:
         if self._catalogue is None:
             titles = self._titles
             self._catalogue = _of_table(titles, self._minutes) if titles else _of_log(self._log)
@@ -130,10 +130,10 @@ class ThreeTables:
             features = self._users.features(parsed.frame)
             yield Users(columns.keys(key), {n: c for n, c in features.items() if isinstance(c, np.ndarray)})
 
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[FilePart, ...]:
         return self._log.parts()
 
-    def interactions(self, part: Part | None = None) -> Iterator[Interactions]:
+    def interactions(self, part: FilePart | None = None) -> Iterator[Interactions]:
         """Rows that could be parsed, in the order of the files; `drops` counts the others."""
         self.drops.counts.clear()
         self.drops.examples.clear()
@@ -168,20 +168,20 @@ class ThreeTables:
 class TablesSource(ThreeTables):
     """A schema.Source over one's own files. Raises InputError, before any row is read where it can."""
 
-    def __init__(self, source: config.Tables, features: tuple[config.Feature, ...], path: str = "") -> None:
+    def __init__(self, source: schema.Tables, features: tuple[schema.Feature, ...], path: str = "") -> None:
         """`path` is data.path, the log where source.interactions is empty."""
         said, c = "source.columns.", source.columns
         log = {
-            "user": Want(c.user, "key", said + "user", required=True),
-            "title": Want(c.title, "key", said + "title", required=True),
-            "time": Want(c.time, "time", said + "time", required=True),
+            "user": ColumnRequest(c.user, "key", said + "user", required=True),
+            "title": ColumnRequest(c.title, "key", said + "title", required=True),
+            "time": ColumnRequest(c.time, "time", said + "time", required=True),
         }
         if c.seconds:
-            log["seconds"] = Want(c.seconds, "number", said + "seconds", required=True)
-        titles = {"title": Want(c.title_key, "key", said + "title_key", required=True)}
+            log["seconds"] = ColumnRequest(c.seconds, "number", said + "seconds", required=True)
+        titles = {"title": ColumnRequest(c.title_key, "key", said + "title_key", required=True)}
         if c.runtime:
-            titles["runtime"] = Want(c.runtime, "number", said + "runtime")
-        users = {"user": Want(c.user_key, "key", said + "user_key", required=True)}
+            titles["runtime"] = ColumnRequest(c.runtime, "number", said + "runtime")
+        users = {"user": ColumnRequest(c.user_key, "key", said + "user_key", required=True)}
         extra = {where: of_features(features, where) for where in ("context", "title", "user")}
         has_titles = bool(source.titles or c.seconds)  # which mean nothing without runtimes
         for where, there, but in (("user", source.users, ""), ("title", has_titles, " but title_id")):
@@ -191,9 +191,9 @@ class TablesSource(ThreeTables):
                 raise InputError(f"{asks}: source.{where}s is empty; allowed: {allowed}")
         key, rows = ("source.interactions", source.interactions) if not path else ("data.path", path)
         super().__init__(
-            Table(key, rows, log, extra["context"], c.time_unit),
-            Table("source.titles", source.titles, titles, extra["title"], separator=c.list_separator)
+            SourceTable(key, rows, log, extra["context"], c.time_unit),
+            SourceTable("source.titles", source.titles, titles, extra["title"], separator=c.list_separator)
             if has_titles
             else None,
-            Table("source.users", source.users, users, extra["user"]) if source.users else None,
+            SourceTable("source.users", source.users, users, extra["user"]) if source.users else None,
         )

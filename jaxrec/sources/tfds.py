@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxrec import config
-from jaxrec.errors import InputError
-from jaxrec.schema import TITLE_ID, Drops, Interactions, Lists, Titles, Users
+from jaxrec.config import schema
+from jaxrec.core.errors import InputError
+from jaxrec.core.ids import TITLE_ID
+from jaxrec.core.tables import Drops, Interactions, Lists, Titles, Users
 
 BATCH = 10_000  # ratings decoded at a time
 CHUNK = 500_000  # ratings handed on at a time
@@ -47,11 +48,11 @@ class TfdsSource:
 
     has_completion = False
 
-    def __init__(self, source: config.Tfds, features: tuple[config.Feature, ...]) -> None:
+    def __init__(self, source: schema.Tfds, features: tuple[schema.Feature, ...]) -> None:
         self.drops = Drops()  # stays empty: TFDS holds no row it cannot decode
         self._source = source
         self._name = f"tfds:{source.name}/{source.split}"
-        self._wants: dict[str, list[config.Feature]] = {
+        self._wants: dict[str, list[schema.Feature]] = {
             where: [f for f in features if f.where == where and (where, f.name) != ("title", TITLE_ID)]
             for where in ("title", "user", "context")
         }
@@ -150,7 +151,7 @@ class TfdsSource:
 class _Firsts:
     """The distinct keys of one column, and what the first rating of each says in other columns."""
 
-    def __init__(self, key: str, features: list[config.Feature]) -> None:
+    def __init__(self, key: str, features: list[schema.Feature]) -> None:
         self._key, self._features = key, features
         self._keys: list[np.ndarray] = []
         self._values: dict[str, list[Any]] = {f.name: [] for f in features}

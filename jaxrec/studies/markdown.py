@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxrec.command import UNUSED, without
-from jaxrec.plain import write_text
-from jaxrec.schema import LISTS
+from jaxrec.cli.app import UNUSED_LIBRARIES, hide_libraries
+from jaxrec.core.ids import LISTS
+from jaxrec.core.json_io import write_text
 
 _RULES = {"popularity": "popularity", "item_to_item": "item to item", "oracle": "oracle, p/q"}
 _METRICS = {"ndcg@1": "NDCG@1", "ndcg@5": "NDCG@5", "recall@5": "Recall@5", "mrr@5": "MRR@5"}
@@ -157,10 +157,10 @@ def _premise(premise: Mapping[str, Any], folder: Path) -> list[str]:
     some = next(iter(premise["points"].values()))[0]
     knob = premise["key"].rpartition(".")[2]
     path = folder / f"premise-{knob}-{some['better'].split('-')[0]}-{some['worse'].split('-')[0]}.svg"
-    with without(*UNUSED):  # see jaxrec.train
-        from jaxrec import report
+    with hide_libraries(*UNUSED_LIBRARIES):  # see jaxrec.train
+        from jaxrec.reporting import html_report
 
-    write_text(path, report.effects(drawn, premise["key"], "difference in NDCG@1"))
+    write_text(path, html_report.effects(drawn, premise["key"], "difference in NDCG@1"))
     lines += [f"![{premise['name']}]({path.name})", ""]
     lines += _head("list", premise["key"], "verdict", "difference", "95% interval", "seeds: mean ± sd (p, n)")
     for name, points in premise["points"].items():

@@ -11,17 +11,17 @@ that does not collapse.
 from dataclasses import replace
 from typing import Any
 
-from jaxrec.config import TRAIN_MIXES, Config, Expert
-from jaxrec.studies.plan import Claim, Figures, Premise, Row, Table
+from jaxrec.config.schema import TRAIN_MIXES, Config, Expert
+from jaxrec.studies.plan import Claim, Figures, Premise, ResultTable, Row
 
 TABLES = (
-    Table("4", "Table 4: variants of the model"),
-    Table("5", "Table 5: the next K titles", next_k=(1, 3)),
-    Table("6", "Table 6: negatives in training"),
-    Table("7", "Table 7: tasks and the personalised loss"),
-    Table("8", "Table 8: target entropy"),
-    Table("options", "Options outside the paper's tables"),
-    Table("beyond", "Beyond the paper: what configs/best.py is made of"),
+    ResultTable("4", "Table 4: variants of the model"),
+    ResultTable("5", "Table 5: the next K titles", next_k=(1, 3)),
+    ResultTable("6", "Table 6: negatives in training"),
+    ResultTable("7", "Table 7: tasks and the personalised loss"),
+    ResultTable("8", "Table 8: target entropy"),
+    ResultTable("options", "Options outside the paper's tables"),
+    ResultTable("beyond", "Beyond the paper: what configs/best.py is made of"),
 )
 ALL = ("4", "5", "6", "7", "8")
 

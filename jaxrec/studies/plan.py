@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxrec.config import Config
-from jaxrec.config_check import at, check
-from jaxrec.config_json import dataset_directory, digest
-from jaxrec.config_tree import fields_of, join, known_key
-from jaxrec.errors import InputError
-from jaxrec.schema import LISTS
+from jaxrec.config.schema import Config
+from jaxrec.config.serialization import dataset_directory, digest
+from jaxrec.config.tree import fields_of, join, known_key
+from jaxrec.config.validation import at, check
+from jaxrec.core.errors import InputError
+from jaxrec.core.ids import LISTS
 
 PREMISE = "premise"  # what --tables calls the premises
 
@@ -31,7 +31,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class ResultTable:
     name: str  # as --tables says it
     title: str
     next_k: tuple[int, ...] = (1,)
@@ -66,7 +66,7 @@ class Study:
     name: str
     base: Config
     rows: Callable[[Config], tuple[Row, ...]]
-    tables: tuple[Table, ...]
+    tables: tuple[ResultTable, ...]
     default: tuple[str, ...]
     claims: tuple[Claim, ...] = ()
     premises: tuple[Premise, ...] = ()

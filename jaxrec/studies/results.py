@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec import paired, significance
-from jaxrec.metrics import METRICS, suffix
-from jaxrec.paired import Values
-from jaxrec.schema import LISTS
-from jaxrec.studies.plan import PREMISE, Claim, Premise, Row, Study, Table, premise_row
+from jaxrec.core.ids import LISTS
+from jaxrec.evaluation import per_user, statistics
+from jaxrec.evaluation.metrics import METRICS, suffix
+from jaxrec.evaluation.per_user import PerUserResults
+from jaxrec.studies.plan import PREMISE, Claim, Premise, ResultTable, Row, Study, premise_row
 
-Judged = Mapping[str, Mapping[int, Values]]  # row -> seed -> values
+Judged = Mapping[str, Mapping[int, PerUserResults]]  # row -> seed -> values
 METRIC = "ndcg@1"  # that claims are about
 TASK = "ctr"  # the head that rows of one task and of several both have
 
@@ -37,19 +37,19 @@ class Comparisons:
         ours, theirs = ([self._judged[row][seed] for seed in seeds] for row in (better, worse))
         if ours[0].result["dataset"] != theirs[0].result["dataset"]:
             return None
-        paired.matched([*ours, *theirs])
+        per_user.matched([*ours, *theirs])
         columns = [[_column(run, name, next_k, head) for run in side] for side in (ours, theirs)]
-        each = np.stack([paired.difference(*four) for four in zip(ours, theirs, *columns, strict=True)])
-        of_users = significance.paired(np.round(each.mean(axis=0), paired.DECIMALS))
-        of_seeds = significance.over_seeds(np.round(each.mean(axis=1), paired.DECIMALS))
+        each = np.stack([per_user.difference(*four) for four in zip(ours, theirs, *columns, strict=True)])
+        of_users = statistics.paired(np.round(each.mean(axis=0), per_user.DECIMALS))
+        of_seeds = statistics.over_seeds(np.round(each.mean(axis=1), per_user.DECIMALS))
         return {
             "better": better, "worse": worse, "list": name, "next_k": next_k, "head": head or "ranks",
-            "seeds": seeds, "over_users": paired.said(of_users), "over_seeds": of_seeds._asdict(),
-            "verdict": significance.verdict(of_users.tests, of_seeds),
+            "seeds": seeds, "over_users": per_user.to_json(of_users), "over_seeds": of_seeds._asdict(),
+            "verdict": statistics.verdict(of_users.tests, of_seeds),
         }  # fmt: skip
 
 
-def _column(run: Values, name: str, next_k: int, head: str) -> str:
+def _column(run: PerUserResults, name: str, next_k: int, head: str) -> str:
     """The column of NDCG@1 by a head; the head that ranks is in the columns that name none."""
     by_head = f"{name}_{head}{suffix(next_k)}/{METRIC}"
     return by_head if by_head in run.columns else f"{name}{suffix(next_k)}/{METRIC}"
@@ -75,7 +75,9 @@ def _blocks(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _row(row: Row, table: Table, against: str, judged: Judged, comparisons: Comparisons) -> dict[str, Any]:
+def _row(
+    row: Row, table: ResultTable, against: str, judged: Judged, comparisons: Comparisons
+) -> dict[str, Any]:
     paper = {
         f"{name}{suffix(k)}": dict(zip(METRICS, figures, strict=True))
         for (name, k), figures in row.paper.items()
@@ -101,7 +103,7 @@ def _row(row: Row, table: Table, against: str, judged: Judged, comparisons: Comp
     }
 
 
-def _table(study: Study, table: Table, judged: Judged, comparisons: Comparisons) -> dict[str, Any]:
+def _table(study: Study, table: ResultTable, judged: Judged, comparisons: Comparisons) -> dict[str, Any]:
     rows = [row for row in study.rows(study.base) if table.name in row.tables]
     found = [_row(row, table, row.against or rows[0].name, judged, comparisons) for row in rows]
     some = next(iter(judged.get(rows[0].name, {}).values()), None)
@@ -164,7 +166,7 @@ def _claim(claim: Claim, study: Study, comparisons: Comparisons, judged: Judged)
             out.append({
                 "claim": claim.name, "list": name, "next_k": k, "parts": whole,
                 "by_ctr_head": by_task,
-                "verdict": significance.together(part["verdict"] for part in whole),
+                "verdict": statistics.combine_verdicts(part["verdict"] for part in whole),
             })  # fmt: skip
     return out
 
@@ -192,7 +194,7 @@ def _premise(premise: Premise, study: Study, comparisons: Comparisons) -> dict[s
     return {"name": premise.name, "key": premise.key, "points": points}
 
 
-def found(study: Study, tables: tuple[str, ...], judged: Judged) -> dict[str, Any]:
+def compute_results(study: Study, tables: tuple[str, ...], judged: Judged) -> dict[str, Any]:
     """`tables`, `claims`, `premises` and `gates` of the runs that are done; a row that is not has no
     figures."""
     comparisons = Comparisons(judged)

@@ -19,14 +19,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from jaxrec import config as config_module
-from jaxrec.config import Config
-from jaxrec.config_json import run_differences, to_json
-from jaxrec.errors import InputError
-from jaxrec.interrupt import Interrupt
-from jaxrec.paired import Values, read
-from jaxrec.paths import AnyPath, as_path
-from jaxrec.plain import write_text
+from jaxrec.config import schema
+from jaxrec.config.schema import Config
+from jaxrec.config.serialization import run_differences, to_json
+from jaxrec.core.errors import InputError
+from jaxrec.core.json_io import write_text
+from jaxrec.core.paths import AnyPath, as_path
+from jaxrec.evaluation.per_user import PerUserResults, read
+from jaxrec.runtime.preemption import PreemptionHandler
 from jaxrec.studies.plan import Run, datasets
 
 JUDGED = "eval-test-*-per-query.parquet"  # the last thing a training leaves
@@ -56,7 +56,7 @@ def is_done(folder: AnyPath, pattern: str) -> bool:
 
 def config_file(config: Config, words: str) -> str:
     """A config as the text of a file under configs/ that gives it."""
-    names = sorted(name for name, value in vars(config_module).items() if dataclasses.is_dataclass(value))
+    names = sorted(name for name, value in vars(schema).items() if dataclasses.is_dataclass(value))
     body = pprint.pformat(config, width=100, sort_dicts=False).replace("\n", "\n    ")
     return (
         f'"""{words}"""\n\nfrom jaxrec.config import {", ".join(names)}\n\n\n'
@@ -113,7 +113,7 @@ class Pool:
     """So many jobs beside each other, each on its share of the cores. A context manager: what still runs
     at its end is stopped as by SIGTERM, which trainings answer with a checkpoint."""
 
-    def __init__(self, at_once: int, interrupt: Interrupt) -> None:
+    def __init__(self, at_once: int, interrupt: PreemptionHandler) -> None:
         cores = (
             sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else list(range(os.cpu_count() or 1))
         )
@@ -190,7 +190,7 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def run_all(runs: Sequence[Run], folder: Path, at_once: int, interrupt: Interrupt) -> list[str]:
+def run_all(runs: Sequence[Run], folder: Path, at_once: int, interrupt: PreemptionHandler) -> list[str]:
     """Prepares what is not prepared, then trains and judges; returns a line for each job that failed.
 
     Returns early where `interrupt.requested`, once every training has saved. Raises InputError, before
@@ -206,9 +206,9 @@ def finished(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if is_done(run.workdir, JUDGED)]
 
 
-def values(runs: Sequence[Run]) -> dict[str, dict[int, Values]]:
+def values(runs: Sequence[Run]) -> dict[str, dict[int, PerUserResults]]:
     """Row -> seed -> its judged values, of the runs that are done."""
-    out: dict[str, dict[int, Values]] = {}
+    out: dict[str, dict[int, PerUserResults]] = {}
     for run in finished(runs):
         out.setdefault(run.name, {})[run.seed] = read(run.workdir)
     return out

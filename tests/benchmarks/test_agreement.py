@@ -11,7 +11,7 @@ from benchmarks import agreement
 from benchmarks.peers import rectools_ranking
 from benchmarks.peers.rectools_sasrec import SETTINGS
 from configs.sequences import get_config
-from jaxrec.errors import InputError
+from jaxrec.core.errors import InputError
 
 
 def of(*plays):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks import attention
-from jaxrec.errors import InputError
-from jaxrec.nn.attention import allowed
+from jaxrec.core.errors import InputError
+from jaxrec.models.layers.attention import allowed_forms
 
 
 def asked(**changes):
@@ -19,9 +19,11 @@ def test_every_form_is_raced_forward_and_with_its_gradient():
     report = attention.main(asked())
     found = report.figures["shapes"]["3x5"]
     for what in ("forward", "with gradient"):
-        assert (*found[what],) == allowed("cpu", "float32", 8)
+        assert (*found[what],) == allowed_forms("cpu", "float32", 8)
         assert found[what]["einsum"]["gain"]["median"] == 1.0
-    assert len(report.rows) == 2 * len(allowed("cpu", "float32", 8)) and found["auto"] in found["forward"]
+    assert (
+        len(report.rows) == 2 * len(allowed_forms("cpu", "float32", 8)) and found["auto"] in found["forward"]
+    )
 
 
 def test_rows_hold_several_histories_and_padding():

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import evaluate
 from benchmarks.peers import numpy_evaluate as peer
-from jaxrec import metrics
+from jaxrec.evaluation import metrics
 
 
 @pytest.fixture(scope="module")

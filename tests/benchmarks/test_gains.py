@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks import gains
 from benchmarks import step_parts as parts
-from jaxrec.nn import attention
-from jaxrec.parallel import AXIS
+from jaxrec.models.layers import attention
+from jaxrec.runtime.mesh import AXIS
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from jaxrec.parallel import AXIS
     [("dot_product_attention", "dot_product"), ("attention by broadcast and sum", "broadcast")],
 )
 def test_other_forms_of_attention_are_taken(name, form, monkeypatch):
-    monkeypatch.setitem(attention.FORMS, form, attention.Form(lambda *given: "taken"))
+    monkeypatch.setitem(attention.FORMS, form, attention.AttentionForm(lambda *given: "taken"))
     q = np.zeros((2, 5, 3, 8), np.float32)
     with gains.forms()[name][0]():
         assert attention.attend("auto", q, q, q, None) == "taken"

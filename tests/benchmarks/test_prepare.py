@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from benchmarks import prepare
-from jaxrec.errors import InputError
+from jaxrec.core.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import save
-from jaxrec.schema import FIRST_TITLE, TITLE_ID
+from jaxrec.core.ids import FIRST_TITLE, TITLE_ID
 
 
 def test_a_larger_catalogue_keeps_the_datasets_ids(tiny):

@@ -8,7 +8,7 @@ import pytest
 from benchmarks import sequences
 from benchmarks.peers.rectools_sasrec import SETTINGS
 from configs.sequences import get_config
-from jaxrec.errors import InputError
+from jaxrec.core.errors import InputError
 
 USERS, TITLES, PLAYS = 700, 900, 70_000  # more users than are made at once
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from benchmarks import step_parts
-from jaxrec.config import Config, Expert, Gate, Model, Objective, Sampling
-from jaxrec.errors import InputError
-from jaxrec.schema import FeatureSpec, Layout
+from jaxrec.config.schema import Config, Expert, Gate, Model, Objective, Sampling
+from jaxrec.core.errors import InputError
+from jaxrec.core.row_format import FeatureSpec, Layout
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "configs/tiny.py"
@@ -99,7 +99,7 @@ def test_a_run_that_is_no_whole_number_of_dispatches_is_refused(tiny, tiny_confi
         taken.append(batch.steps)
         return state, {}
 
-    monkeypatch.setattr("jaxrec.parallel.map_over_devices", lambda _: step)
+    monkeypatch.setattr("jaxrec.runtime.parallel_step.parallelize_step", lambda _: step)
     config = copy.deepcopy(tiny_config)
     config.train.dispatch = 2
     program = step_parts.program_of(config, tiny, tiny.rows("train").rows // 5)  # two dispatches and one left

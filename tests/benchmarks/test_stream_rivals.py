@@ -5,8 +5,8 @@ import pytest
 
 from benchmarks import stream as benchmark
 from benchmarks.peers import grain_examples
-from jaxrec.data.store import Dataset
-from jaxrec.schema import FIRST_TITLE
+from jaxrec.core.ids import FIRST_TITLE
+from jaxrec.data.storage.dataset import Dataset
 
 ROWS, BATCH = 1500, 100
 

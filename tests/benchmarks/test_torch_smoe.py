@@ -11,16 +11,16 @@ pytest.importorskip("torch", reason="the peer needs torch: pip install jaxrec[pe
 import torch
 
 from benchmarks.peers import torch_check, torch_smoe
-from jaxrec import batch as batches
-from jaxrec.config import Expert, Gate
-from jaxrec.config_check import mix_counts
-from jaxrec.data.stream import TrainBatches
-from jaxrec.nn import draws
-from jaxrec.step import Program
+from jaxrec.config.schema import Expert, Gate
+from jaxrec.config.validation import mix_counts
+from jaxrec.data.loading.batches import TrainBatches
+from jaxrec.models.layers import rng
+from jaxrec.tasks import ranking_inputs
+from jaxrec.tasks.ranking import RankingTask
 
 
-def program_of(dataset, config) -> Program:
-    return Program(config, dataset.layout, dataset.manifest["completion_threshold"], 10, 100)
+def program_of(dataset, config) -> RankingTask:
+    return RankingTask(config, dataset.layout, dataset.manifest["completion_threshold"], 10, 100)
 
 
 def batch_of(dataset, program):
@@ -28,9 +28,9 @@ def batch_of(dataset, program):
     host = TrainBatches(dataset.rows("train"), 64, 0, 1)[0]
     s = program.config.sampling
     counts = mix_counts(s.mix, s.negatives)
-    key = draws.row_keys(0, 0, jnp.arange(64))
+    key = rng.row_keys(0, 0, jnp.arange(64))
     valid = jnp.arange(64) < 62
-    batch = batches.training(
+    batch = ranking_inputs.training(
         jnp.asarray(host.words), valid, program.view, counts, s.next_k, jnp.int32(0), key
     )
     length = np.asarray((batch.history.title > 0).sum(1))

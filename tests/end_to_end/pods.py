@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jaxrec.writer import METRICS_FILE, read_metrics
+from jaxrec.reporting.metric_writer import METRICS_FILE, read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 HEARTBEAT = 5  # seconds
@@ -104,9 +104,9 @@ def resumed_from(said: str) -> int:
 def final_parameters(workdir: Path, steps: int = STEPS) -> Any:
     import jax
 
-    from jaxrec.evaluation import load
+    from jaxrec.evaluation.evaluator import load_checkpoint
 
-    loaded = load(workdir, "last")
+    loaded = load_checkpoint(workdir, "last")
     assert loaded.step == steps
     return jax.device_get(loaded.params)
 

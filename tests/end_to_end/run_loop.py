@@ -26,7 +26,7 @@ def _each_step(writer: type, interrupt: Any, stop: int) -> type:
     class Each(writer):
         def due(self, step: int) -> bool:
             if stop and step >= stop:
-                interrupt.tell("SIGTERM")
+                interrupt.notify("SIGTERM")
             return True
 
     return Each
@@ -36,14 +36,15 @@ def main(dataset: str, title_table: str, *runs: str) -> None:
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_numpy_dtype_promotion", "standard")
 
-    from jaxrec import hosts, loop, parallel
-    from jaxrec.command import load_config
-    from jaxrec.config_check import check, check_devices
-    from jaxrec.data.store import Dataset
-    from jaxrec.interrupt import Interrupt
-    from jaxrec.writer import Writer
+    from jaxrec.config.loading import load_config
+    from jaxrec.config.validation import check, check_devices
+    from jaxrec.data.storage.dataset import Dataset
+    from jaxrec.reporting.metric_writer import Writer
+    from jaxrec.runtime import mesh, multihost
+    from jaxrec.runtime.preemption import PreemptionHandler
+    from jaxrec.training import trainer
 
-    hosts.start(hosts.find(os.environ))
+    multihost.initialize(multihost.find_cluster(os.environ))
     config = load_config(str(ROOT / "configs/tiny.py"))
     config.train.length, config.objective.balance = "4 epochs", 0.1
     # Too fast a rate, and no patience: the plateau acts, and a rounding error is soon a difference.
@@ -53,7 +54,7 @@ def main(dataset: str, title_table: str, *runs: str) -> None:
     if title_table != "replicated":
         config.model.title_table = title_table
     check(config)
-    check_devices(config, parallel.devices())
+    check_devices(config, mesh.device_count())
     config.model.dtype = "float64"  # which a config may not ask for
 
     for run in runs:
@@ -61,10 +62,10 @@ def main(dataset: str, title_table: str, *runs: str) -> None:
         workdir, _, start = named.partition("=")
         if start:
             shutil.copytree(start, workdir)
-        interrupt = Interrupt()
-        loop.Writer = _each_step(Writer, interrupt, int(stop or 0))
-        loop.train(config, Dataset(dataset), workdir, interrupt)
-    hosts.meet("done")
+        interrupt = PreemptionHandler()
+        trainer.Writer = _each_step(Writer, interrupt, int(stop or 0))
+        trainer.train(config, Dataset(dataset), workdir, interrupt)
+    multihost.barrier("done")
 
 
 if __name__ == "__main__":

@@ -21,11 +21,11 @@ sys.path.insert(0, str(ROOT))
 
 
 def of_kind(config, data, kind):
-    from jaxrec.step import Program
+    from jaxrec.tasks.ranking import RankingTask
 
     config = copy.deepcopy(config)
     config.model.title_table = kind
-    return Program(config, data.layout, data.manifest["completion_threshold"], 4, 40)
+    return RankingTask(config, data.layout, data.manifest["completion_threshold"], 4, 40)
 
 
 def main(dataset: str, out: str, *asked: str) -> None:
@@ -34,13 +34,13 @@ def main(dataset: str, out: str, *asked: str) -> None:
 
     import numpy as np
 
-    from jaxrec import hosts, parallel
-    from jaxrec.command import load_config
-    from jaxrec.data.store import Dataset
-    from jaxrec.feed import training_batches
-    from jaxrec.nn import dealt
+    from jaxrec.config.loading import load_config
+    from jaxrec.data.storage.dataset import Dataset
+    from jaxrec.models.layers import sharded_embedding
+    from jaxrec.runtime import device_batch, mesh, multihost, parallel_step
+    from jaxrec.training.input_pipeline import training_batches
 
-    hosts.start(hosts.find(os.environ))
+    multihost.initialize(multihost.find_cluster(os.environ))
     compiled: list[str] = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, *_, **__: compiled.append(name) if name.endswith("backend_compile_duration") else None
@@ -50,13 +50,13 @@ def main(dataset: str, out: str, *asked: str) -> None:
     data = Dataset(dataset)
     whole, dealt_out = (of_kind(config, data, kind) for kind in ("replicated", "split"))
     batches = training_batches(whole, data.rows("train"))
-    table = parallel.replicate(data.arrays.title_table())
+    table = mesh.replicate(data.arrays.title_table())
     late = []
 
     def placed(how):
         """A program, how its steps are mapped, and its first state."""
         program = dealt_out if how == "split" else whole
-        return program, "pmap" if how == "pmap" else "shard_map", program.placed()
+        return program, "pmap" if how == "pmap" else "shard_map", program.init_sharded()
 
     def gradients(how):
         program, mapping, first = placed(how)
@@ -69,13 +69,13 @@ def main(dataset: str, out: str, *asked: str) -> None:
         shares = np.arange(64).reshape(-1, jax.device_count()).T  # [devices, rows of the global batch]
         rows = np.split(shares, jax.process_count())[jax.process_index()].reshape(-1)
         batch = batches[0]._replace(valid=(rows >= 10) & (rows != 40))
-        return parallel.map_over_devices(step, mapping, first)(first, batch, table)[0].params
+        return parallel_step.parallelize_step(step, mapping, first)(first, batch, table)[0].params
 
     def ten_steps(how, size):
         program, mapping, state = placed(how)
-        step = parallel.map_over_devices(program.train_step, mapping, state)
+        step = parallel_step.parallelize_step(program.train_step, mapping, state)
         ten = [batches[t] for t in range(10)]
-        lists = [parallel.put_together(ten[first : first + size], size) for first in range(0, 10, size)]
+        lists = [device_batch.transfer_group(ten[first : first + size], size) for first in range(0, 10, size)]
         seen = set()
         for batch in itertools.chain(*lists):
             before = len(compiled)
@@ -88,7 +88,10 @@ def main(dataset: str, out: str, *asked: str) -> None:
 
     def by_id(tree):
         """What is dealt as a table whose row i is title i's, by the name that it has where it is whole."""
-        rows = jax.jit(lambda x: dealt.in_order(x, data.layout.titles), out_shardings=parallel.replicated())
+        rows = jax.jit(
+            lambda x: sharded_embedding.in_order(x, data.layout.titles),
+            out_shardings=mesh.replicated_sharding(),
+        )
         of_ids = tree["title"]["title_id"]
         if "dealt" in of_ids:
             tree["title"]["title_id"] = {"embedding": rows(of_ids["dealt"])}
@@ -102,14 +105,14 @@ def main(dataset: str, out: str, *asked: str) -> None:
     for name in asked:
         what, how = name.split("/")
         tree = by_id(ways[what](how))
-        if hosts.first_process():
+        if multihost.is_first_process():
             leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
             arrays = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
             np.savez(Path(out) / f"{what}-{how}.npz", **arrays)
-    if hosts.first_process():
+    if multihost.is_first_process():
         said = {"devices": jax.device_count(), "late": late}
         (Path(out) / "said.json").write_text(json.dumps(said))
-    hosts.meet("done")
+    multihost.barrier("done")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """configs/tiny.py with one expert and one task, for what is started again and again: sooner traced."""
 
 from configs import tiny
-from jaxrec.config import Config, Expert, Objective
+from jaxrec.config.schema import Config, Expert, Objective
 
 
 def get_config() -> Config:

@@ -231,15 +231,15 @@ def test_training_on_a_prepared_dataset_loads_neither_polars_nor_tfds(tiny_direc
 
 def test_a_checkpoint_is_judged_by_the_attention_that_this_machine_has(trained, monkeypatch):
     """However the machine that trained it worked it out."""
-    from jaxrec import evaluation
+    from jaxrec.evaluation import evaluator
 
-    restore = evaluation.Checkpointer.restore_meta
+    restore = evaluator.Checkpointer.restore_meta
 
     def trained_elsewhere(self, which):
         meta = restore(self, which)
         meta["config"]["model"] |= {"attention": "cudnn", "dtype": "bfloat16"}
         return meta
 
-    monkeypatch.setattr(evaluation.Checkpointer, "restore_meta", trained_elsewhere)
-    model = evaluation.load(trained[0], "last").config.model
+    monkeypatch.setattr(evaluator.Checkpointer, "restore_meta", trained_elsewhere)
+    model = evaluator.load_checkpoint(trained[0], "last").config.model
     assert (model.attention, model.dtype) == ("auto", "bfloat16")

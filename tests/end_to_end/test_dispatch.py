@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrec import loop
-from jaxrec.checkpoint import Checkpointer, abstract
-from jaxrec.evaluation import CHECKPOINTS, program_of
-from jaxrec.parallel import replicated
+from jaxrec.checkpoints.checkpointer import Checkpointer, with_shardings
+from jaxrec.evaluation.evaluator import CHECKPOINTS, restore_task
+from jaxrec.runtime.mesh import replicated_sharding
+from jaxrec.training import trainer
 
 
 class Stop:
@@ -37,13 +37,15 @@ def train(tiny, tiny_config, workdir, dispatch, stop=None):
     # So that the validation loss rises, and the rate halves.
     config.optimizer.learning_rate, config.model.embedding_spread = 0.02, 0.05
     config.train.length, config.train.dispatch, config.train.log_seconds = "3 epochs", dispatch, 1e9
-    return loop.train(config, tiny, workdir, stop or Stop()), config
+    return trainer.train(config, tiny, workdir, stop or Stop()), config
 
 
 def final_state(workdir, config):
     with Checkpointer(workdir / CHECKPOINTS) as checkpoints:
-        program = program_of(config, checkpoints.restore_meta("last"))
-        return jax.device_get(checkpoints.restore("last", abstract(program.abstract_state(), replicated())))
+        program = restore_task(config, checkpoints.restore_meta("last"))
+        return jax.device_get(
+            checkpoints.restore("last", with_shardings(program.abstract_state(), replicated_sharding()))
+        )
 
 
 def logged(workdir):

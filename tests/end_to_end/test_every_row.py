@@ -9,23 +9,25 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from jaxrec import losses, paired
-from jaxrec.command import load, load_config
-from jaxrec.data.dataset import prepare
-from jaxrec.data.store import Dataset
-from jaxrec.evaluation import CHECKPOINTS, judge, per_query, per_user
-from jaxrec.interrupt import Interrupt
-from jaxrec.loop import train
-from jaxrec.plain import write_json
+from jaxrec.config.loading import load_config, load_file
+from jaxrec.core.json_io import write_json
+from jaxrec.data.runners.local import prepare
+from jaxrec.data.storage.dataset import Dataset
+from jaxrec.evaluation import per_user as per_user_module
+from jaxrec.evaluation.evaluator import CHECKPOINTS, evaluate
+from jaxrec.evaluation.results import per_query, per_user
+from jaxrec.losses import ranking
+from jaxrec.reporting.metric_writer import METRICS_FILE
+from jaxrec.runtime.preemption import PreemptionHandler
 from jaxrec.sources import open_source
 from jaxrec.studies import markdown, results, runs
 from jaxrec.studies.paper import ALL
 from jaxrec.studies.plan import Study, configs, datasets, every_run
-from jaxrec.writer import METRICS_FILE
+from jaxrec.training.trainer import train
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = (*ALL, "options", "beyond")
-STUDY = load(f"{ROOT / 'configs/study.py'}:tiny", Study)
+STUDY = load_file(f"{ROOT / 'configs/study.py'}:tiny", Study)
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +55,11 @@ def trained(run):
     """What `runs.training` has commands do, without a process and its imports for each of thirty rows."""
     if runs.is_done(run.workdir, "eval-test-*-per-query.parquet"):
         return
-    train(run.config, Dataset(run.config.data.directory), run.workdir, Interrupt())
-    judged = judge(run.workdir, heads=True)
+    train(run.config, Dataset(run.config.data.directory), run.workdir, PreemptionHandler())
+    judged = evaluate(run.workdir, heads=True)
     write_json(run.workdir / "test.json", judged.result)
     write_json(run.workdir / "eval-test-best.json", judged.result)
-    paired.write(run.workdir, "eval-test-best", per_user(judged), per_query(judged))
+    per_user_module.write(run.workdir, "eval-test-best", per_user(judged), per_query(judged))
     jax.clear_caches()  # three hundred programs kept in one process end in XLA's segmentation fault
 
 
@@ -71,7 +73,7 @@ def test_a_row_is_trained_and_judged(name, every):
     tasks = [task for task in ("ctr", "ranking") if getattr(run.config.objective, task)]
     assert list(result.get("other_heads", {})) == tasks[:-1]  # ranking ranks where there is one
     assert figures_of(run) == {f"loss_{name}" for name in terms_of(run.config)} | {
-        f"weight_{name}" for name in losses.TASKS if moving_weight(run.config, name)
+        f"weight_{name}" for name in ranking.TASKS if moving_weight(run.config, name)
     }
 
 
@@ -85,7 +87,7 @@ def figures_of(run):
 def terms_of(config):
     """Those its row asks for."""
     o, mixes = config.objective, len(config.model.experts) > 1
-    terms = {name for name in losses.TASKS if getattr(o, name)}
+    terms = {name for name in ranking.TASKS if getattr(o, name)}
     terms |= {"entropy"} if mixes and config.model.gate.target_entropy is not None else set()
     return terms | ({"balance"} if mixes and o.balance else set())
 
@@ -98,7 +100,7 @@ def moving_weight(config, name):
 def found(study, every):
     for run in every:
         trained(run)  # the tests above have, but where this one is run alone
-    return results.found(study, TABLES, runs.values(every))
+    return results.compute_results(study, TABLES, runs.values(every))
 
 
 def test_every_row_of_every_table_has_its_figures(study, found):
@@ -164,7 +166,7 @@ def test_what_is_done_is_not_run_again_and_what_is_missing_is(every, found):
     before, result = path.read_bytes(), json.loads((lost.workdir / "eval-test-best.json").read_text())
     path.unlink()
     assert len(runs.finished(every)) == len(every) - 1
-    with Interrupt() as interrupt:
+    with PreemptionHandler() as interrupt:
         assert runs.run_all(every, lost.workdir.parents[2], 1, interrupt) == []
     assert path.read_bytes() == before
     again = json.loads((lost.workdir / "eval-test-best.json").read_text())

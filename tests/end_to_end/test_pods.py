@@ -12,7 +12,7 @@ import sys
 import pytest
 from pods import ENVIRONMENT, ROOT, STEPS, TINY, Pod, arguments, final_parameters, resumed_from, same
 
-from jaxrec.writer import METRICS_FILE, read_metrics
+from jaxrec.reporting.metric_writer import METRICS_FILE, read_metrics
 
 SEED = 6  # of the steps at which processes are killed
 FAILED = r"\((exit status 1|killed by SIGABRT)"  # by its collective's error, or by jax

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from bucket import S3
 
-from jaxrec.paths import as_path
-from jaxrec.writer import read_metrics
+from jaxrec.core.paths import as_path
+from jaxrec.reporting.metric_writer import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
@@ -32,9 +32,9 @@ def train(workdir, dataset, *more):
 def final_parameters(workdir):
     import jax
 
-    from jaxrec.evaluation import load
+    from jaxrec.evaluation.evaluator import load_checkpoint
 
-    return jax.device_get(load(workdir, "last").params), load(workdir, "last").step
+    return jax.device_get(load_checkpoint(workdir, "last").params), load_checkpoint(workdir, "last").step
 
 
 def wait_for(condition, process, seconds=240):
@@ -113,8 +113,9 @@ def test_a_run_in_a_bucket_that_is_killed_ends_as_one_on_this_machine(whole, buc
     """Prepared to, trained in, killed, resumed in and judged from a bucket."""
     import jax
 
-    from jaxrec import paired
-    from jaxrec.evaluation import judge, keep, load
+    from jaxrec.evaluation import per_user
+    from jaxrec.evaluation.evaluator import evaluate, load_checkpoint
+    from jaxrec.evaluation.results import write_result
 
     def finished(*arguments):
         assert in_bucket(tmp_path, *arguments).wait(300) == 0, (tmp_path / "log").read_text()[-3000:]
@@ -137,19 +138,19 @@ def test_a_run_in_a_bucket_that_is_killed_ends_as_one_on_this_machine(whole, buc
     assert re.search(rf"from step {saved} ", (tmp_path / "log").read_text())
 
     for which in ("last", "best"):
-        expected, found = load(whole, which), load(run, which)
+        expected, found = load_checkpoint(whole, which), load_checkpoint(run, which)
         assert found.step == expected.step and found.meta["dataset_directory"] == data
         a, b = jax.device_get((expected.params, found.params))
         jax.tree.map(np.testing.assert_array_equal, a, b)
     a, b = (json.loads((as_path(d) / "test.json").read_bytes()) for d in (whole, run))
     assert a["lists"] == b["lists"] and a["dataset"] == b["dataset"]
     steps = [line["step"] for line in read_metrics(as_path(f"{run}/metrics.jsonl"))]
-    assert steps == sorted(steps) and steps[-1] == load(run, "last").step
+    assert steps == sorted(steps) and steps[-1] == load_checkpoint(run, "last").step
     assert b"<svg" in as_path(f"{run}/report.html").read_bytes()
     assert len(list(as_path(f"{run}/tensorboard").iterdir())) == 2  # one of each start
 
-    keep(run, judge(run), each=True)  # as `evaluate --per-user`
-    judged = paired.read(run)
+    write_result(run, evaluate(run), each=True)  # as `evaluate --per-user`
+    judged = per_user.read(run)
     assert judged.result["lists"] == b["lists"] and len(judged.users) == b["lists"]["enabled"]["users"]
     assert judged.queries.height == b["lists"]["enabled"]["examples"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["buckets", "cache", "log"]

@@ -87,11 +87,11 @@ def test_evaluate_agrees_and_every_rank_is_what_brute_force_says(trained, log):
     said = run("jaxrec.evaluate", "--checkpoint", workdir, "--json", "--per-user")
     kept = json.loads((workdir / "test.json").read_text())
     assert json.loads(said)["catalogue"] == kept["catalogue"]
-    from jaxrec.data.store import Dataset
-    from jaxrec.evaluation import load
-    from jaxrec.nn.sequential import Window
+    from jaxrec.data.storage.dataset import Dataset
+    from jaxrec.evaluation.evaluator import load_checkpoint
+    from jaxrec.models.next_item import ItemWindow
 
-    loaded, dataset = load(workdir, kept["which"]), Dataset(workdir.parent / "data")
+    loaded, dataset = load_checkpoint(workdir, kept["which"]), Dataset(workdir.parent / "data")
     frame = pl.read_csv(log).sort("user", "timestamp")
     id_of = {int(key): 2 + i for i, key in enumerate(loaded.arrays.title_key)}
     table = loaded.arrays.title_table()
@@ -107,7 +107,7 @@ def test_evaluate_agrees_and_every_rank_is_what_brute_force_says(trained, log):
         window[1, 0, 12 - len(before) :] = plays["timestamp"][:-1][-12:]
         window[2, 0, 12 - len(before) :] = plays["timestamp"][1:][-12:]
         h = model.apply(
-            variables, Window(jnp.int32(window[0]), *(jnp.uint32(x) for x in window[1:])), catalogue
+            variables, ItemWindow(jnp.int32(window[0]), *(jnp.uint32(x) for x in window[1:])), catalogue
         )
         scores = titles @ np.asarray(h)[0, -1]
         rivals = [v for v in range(2, 2 + TITLES) if v not in before and v != target]

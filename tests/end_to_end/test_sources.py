@@ -8,17 +8,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from jaxrec.command import load_config
-from jaxrec.config import Columns, Feature, Objective, Sampling, Tables
-from jaxrec.config import Mix as MixOf
-from jaxrec.data.dataset import prepare
-from jaxrec.data.store import Dataset
-from jaxrec.errors import InputError
-from jaxrec.evaluation import judge
-from jaxrec.interrupt import Interrupt
-from jaxrec.loop import train
-from jaxrec.schema import Drops, Interactions, Titles
+from jaxrec.config.loading import load_config
+from jaxrec.config.schema import Columns, Feature, Objective, Sampling, Tables
+from jaxrec.config.schema import Mix as MixOf
+from jaxrec.core.errors import InputError
+from jaxrec.core.tables import Drops, Interactions, Titles
+from jaxrec.data.runners.local import prepare
+from jaxrec.data.storage.dataset import Dataset
+from jaxrec.evaluation.evaluator import evaluate
+from jaxrec.runtime.preemption import PreemptionHandler
 from jaxrec.sources import open_source
+from jaxrec.training.trainer import train
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = Path(os.environ.get("JAXREC_KUAIRAND", ROOT.parent / "shared/data/kuairand_pure_sample"))
@@ -132,9 +132,9 @@ def test_ratings_train_stl_with_negatives_of_nobody_in_particular(tiny_config, t
     assert dataset.manifest["has_completion"] is False and dataset.manifest["hard_fill_rate"] == 1.0
     rows = dataset.rows("test").all()
     assert (rows["list_hard"] == 0).all() and (rows["history_abandoned"] == 0).all()
-    with Interrupt() as interrupt:
+    with PreemptionHandler() as interrupt:
         assert train(config, dataset, tmp_path / "run", interrupt) == 2
-    result = judge(tmp_path / "run", data=str(tmp_path / "ratings")).result
+    result = evaluate(tmp_path / "run", data=str(tmp_path / "ratings")).result
     assert result["lists"]["disabled"]["examples"] == len(rows) and "oracle" not in result["baselines"]
 
 

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrec.checkpoint import Checkpointer
-from jaxrec.evaluation import CHECKPOINTS, load
-from jaxrec.nn import dealt
+from jaxrec.checkpoints.checkpointer import Checkpointer
+from jaxrec.evaluation.evaluator import CHECKPOINTS, load_checkpoint
+from jaxrec.models.layers import sharded_embedding
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,12 +57,12 @@ def test_it_is_judged_alike_on_any_number_of_devices(trained):
 def test_the_checkpoint_knows_nothing_of_the_devices(trained, tiny):
     with Checkpointer(trained / CHECKPOINTS) as checkpoints:
         assert "devices" not in json.dumps(checkpoints.restore_meta("last"))
-    loaded = load(trained, "last")
+    loaded = load_checkpoint(trained, "last")
     table = loaded.params["title"]["title_id"]["dealt"]
-    assert table.shape == dealt.shape(tiny.layout.titles, 8)
-    rows = np.asarray(dealt.in_order(jax.device_get(table), tiny.layout.titles))
+    assert table.shape == sharded_embedding.shape(tiny.layout.titles, 8)
+    rows = np.asarray(sharded_embedding.in_order(jax.device_get(table), tiny.layout.titles))
     assert (np.abs(rows[2:]).max(axis=1) > 0).all()  # every title has a row of its own
-    left = np.asarray(dealt.in_order(jax.device_get(table), 1024))[tiny.layout.titles :]
+    left = np.asarray(sharded_embedding.in_order(jax.device_get(table), 1024))[tiny.layout.titles :]
     assert (left == 0).all()  # and nothing leads to the others
 
 

@@ -15,9 +15,9 @@ import jsonschema
 import pytest
 import yaml
 
-from jaxrec.command import load_config
-from jaxrec.config import Config, Train
-from jaxrec.config_check import check
+from jaxrec.config.loading import load_config
+from jaxrec.config.schema import Config, Train
+from jaxrec.config.validation import check
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"

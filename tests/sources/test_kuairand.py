@@ -11,11 +11,11 @@ import polars as pl
 import pytest
 
 from configs import kuairand
-from jaxrec.config import Data, Feature, KuaiRand
-from jaxrec.config_check import check
-from jaxrec.data.clean import RUNTIME, CleanChunk, check_dropped, clean, completion, drop_copies
-from jaxrec.errors import InputError
-from jaxrec.schema import Drops, Lists
+from jaxrec.config.schema import Data, Feature, KuaiRand
+from jaxrec.config.validation import check
+from jaxrec.core.errors import InputError
+from jaxrec.core.tables import Drops, Lists
+from jaxrec.data.events.cleaning import RUNTIME, CleanChunk, check_dropped, clean, completion, drop_copies
 from jaxrec.sources.kuairand import KuaiRandSource
 
 SAMPLE = Path(

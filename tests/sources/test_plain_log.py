@@ -6,11 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from jaxrec.config import Columns, Config, Data, Evaluate, Expert, Feature, Model, Tables
-from jaxrec.config_check import check
-from jaxrec.data.dataset import prepare
-from jaxrec.data.store import Dataset
-from jaxrec.errors import InputError
+from jaxrec.config.schema import Columns, Config, Data, Evaluate, Expert, Feature, Model, Tables
+from jaxrec.config.validation import check
+from jaxrec.core.errors import InputError
+from jaxrec.data.runners.local import prepare
+from jaxrec.data.storage.dataset import Dataset
 from jaxrec.sources import open_source
 
 COLUMNS = Columns(

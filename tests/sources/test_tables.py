@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from jaxrec.config import Columns, Feature, Simulator, Tables
-from jaxrec.errors import InputError
-from jaxrec.hashing import of_keys
-from jaxrec.schema import MISSING
+from jaxrec.config.schema import Columns, Feature, Simulator, Tables
+from jaxrec.core.errors import InputError
+from jaxrec.core.hashing import of_keys
+from jaxrec.core.ids import MISSING
 from jaxrec.sources import files, open_source
 
 LOG = (

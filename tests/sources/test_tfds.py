@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets
 
-from jaxrec.config import Data, Feature, Tfds
-from jaxrec.data.clean import clean
-from jaxrec.errors import InputError
-from jaxrec.schema import Drops
+from jaxrec.config.schema import Data, Feature, Tfds
+from jaxrec.core.errors import InputError
+from jaxrec.core.tables import Drops
+from jaxrec.data.events.cleaning import clean
 from jaxrec.sources import open_source, tfds
 
 # tensorflow-datasets reads its own protos through a call that protobuf deprecates

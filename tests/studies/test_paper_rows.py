@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxrec.command import load
-from jaxrec.config import Config
+from jaxrec.config.loading import load_file
+from jaxrec.config.schema import Config
 from jaxrec.studies import plan
 from jaxrec.studies.plan import Study
 
@@ -13,7 +13,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def study(scale: str) -> Study:
-    return load(f"{CONFIGS / 'study.py'}:{scale}", Study)
+    return load_file(f"{CONFIGS / 'study.py'}:{scale}", Study)
 
 
 @pytest.mark.parametrize("scale", ["small", "kuairand", "paper", "tiny"])
@@ -40,7 +40,7 @@ def test_the_papers_tables_are_eighteen_trainings():
 )
 def test_the_last_row_beyond_the_paper_is_best(scale, best):
     row = plan.configs(study(scale), ("beyond",))["best"]
-    of_file = load(f"{CONFIGS / 'best.py'}:{best}", Config)
+    of_file = load_file(f"{CONFIGS / 'best.py'}:{best}", Config)
     row.name, row.train.length = of_file.name, of_file.train.length
     assert row == of_file
 

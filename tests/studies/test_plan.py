@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from jaxrec.config_json import dataset_directory
-from jaxrec.errors import InputError
+from jaxrec.config.serialization import dataset_directory
+from jaxrec.core.errors import InputError
 from jaxrec.studies import plan
-from jaxrec.studies.plan import Claim, Premise, Row, Study, Table
+from jaxrec.studies.plan import Claim, Premise, ResultTable, Row, Study
 
 
 def rows(base):
@@ -21,7 +21,7 @@ def rows(base):
 
 @pytest.fixture
 def study(tiny_config):
-    tables = (Table("4", "Table 4"), Table("7", "Table 7"))
+    tables = (ResultTable("4", "Table 4"), ResultTable("7", "Table 7"))
     premises = (
         Premise("moods", "source.mood", "whole", "bst"),
         Premise("clickbait", "source.clickbait", "whole", "plain", values=(1.0, 2.0)),

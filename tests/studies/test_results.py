@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from jaxrec import paired
-from jaxrec.plain import dumps, plain
+from jaxrec.core.json_io import dumps, plain
+from jaxrec.evaluation import per_user
 from jaxrec.studies import markdown, results
-from jaxrec.studies.plan import Claim, Premise, Row, Study, Table
+from jaxrec.studies.plan import Claim, Premise, ResultTable, Row, Study
 
 USERS = 40
 METRICS = ("ndcg@1", "ndcg@5", "recall@5", "mrr@5")
@@ -42,7 +42,7 @@ def judge(tmp_path):
         pl.DataFrame({"user": users, **columns}).write_parquet(folder / "eval-test-best-per-user.parquet")
         pl.DataFrame({"user": users}).write_parquet(folder / "eval-test-best-per-query.parquet")
         (folder / "eval-test-best.json").write_text(json.dumps(result))
-        return paired.read(folder)
+        return per_user.read(folder)
 
     return write
 
@@ -59,7 +59,8 @@ def rows(base):
 @pytest.fixture
 def study(tiny_config):
     return Study(
-        "made up", tiny_config, rows, (Table("4", "Table 4"), Table("5", "Table 5", (1, 3))), ("4",),
+        "made up", tiny_config, rows,
+        (ResultTable("4", "Table 4"), ResultTable("5", "Table 5", (1, 3))), ("4",),
         (
             Claim("best over mid over low", (("best", "mid"), ("mid", "low"))),
             Claim("low over mid", (("low", "mid"),), ("enabled",), (1, 3)),
@@ -83,7 +84,7 @@ def judged(judge):
 
 
 def test_a_table_holds_its_rows_spread_and_differences(study, judged):
-    found = results.found(study, ("4",), judged)
+    found = results.compute_results(study, ("4",), judged)
     assert [*found["tables"]] == ["4"] and found["premises"] == []
     table = found["tables"]["4"]
     assert [row["label"] for row in table["rows"]] == ["The best", "Middling", "Lowest"]
@@ -104,7 +105,10 @@ def test_a_table_holds_its_rows_spread_and_differences(study, judged):
 
 
 def test_verdicts(study, judged):
-    claims = {(c["claim"], c["list"], c["next_k"]): c for c in results.found(study, ("4",), judged)["claims"]}
+    claims = {
+        (c["claim"], c["list"], c["next_k"]): c
+        for c in results.compute_results(study, ("4",), judged)["claims"]
+    }
     assert claims.keys() == {
         ("best over mid over low", "enabled", 1), ("best over mid over low", "disabled", 1),
         ("low over mid", "enabled", 1), ("low over mid", "enabled", 3), ("best over low", "disabled", 1),
@@ -121,7 +125,7 @@ def test_verdicts(study, judged):
 
 def test_the_objective_is_not_the_head(study, judged):
     """Best ranks by another head; by the head both have, it is below mid."""
-    claims = results.found(study, ("4",), judged)["claims"]
+    claims = results.compute_results(study, ("4",), judged)["claims"]
     chain = next(c for c in claims if c["claim"] == "best over mid over low")
     (by_ctr,) = chain["by_ctr_head"]  # mid and low have one head each
     assert (by_ctr["better"], by_ctr["head"], by_ctr["verdict"]) == ("best", "ctr", "reversed")
@@ -130,7 +134,7 @@ def test_the_objective_is_not_the_head(study, judged):
 
 
 def test_a_premise_is_points_on_its_knob(study, judged):
-    (premise,) = results.found(study, ("4", "premise"), judged)["premises"]
+    (premise,) = results.compute_results(study, ("4", "premise"), judged)["premises"]
     points = premise["points"]["enabled"]
     assert [point["value"] for point in points] == [0.0, 1.0]  # at 2 nothing was run
     assert [point["over_users"]["mean"] for point in points] == pytest.approx([-0.02, 0.101])
@@ -139,7 +143,7 @@ def test_a_premise_is_points_on_its_knob(study, judged):
 
 def test_rows_of_two_datasets_are_not_compared(study, judged):
     judged["low"] = judged["mid-mood-0"]
-    found = results.found(study, ("4",), judged)
+    found = results.compute_results(study, ("4",), judged)
     assert found["tables"]["4"]["rows"][2]["differences"]["enabled"] is None
     assert not any("low" in claim["claim"] for claim in found["claims"])
 
@@ -147,7 +151,7 @@ def test_rows_of_two_datasets_are_not_compared(study, judged):
 def test_study_md_and_json(study, judged, tmp_path):
     about = {"study": "made up", "date": "2026-01-02", "machine": "a machine", "seeds": [0, 1, 2],
              "runs": 15, "done": 11}  # fmt: skip
-    result = about | results.found(study, ("4", "5", "premise"), judged)
+    result = about | results.compute_results(study, ("4", "5", "premise"), judged)
     assert json.loads(dumps(result)) == plain(result)
     markdown.write(tmp_path, result)
     text = (tmp_path / "study.md").read_text()

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from jaxrec.command import load_config
-from jaxrec.config_json import to_json
-from jaxrec.errors import InputError
-from jaxrec.interrupt import Interrupt
-from jaxrec.plain import write_json
+from jaxrec.config.loading import load_config
+from jaxrec.config.serialization import to_json
+from jaxrec.core.errors import InputError
+from jaxrec.core.json_io import write_json
+from jaxrec.runtime.preemption import PreemptionHandler
 from jaxrec.studies import plan, runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +34,7 @@ MARK = "open('DONE', 'w').write(str(sorted(__import__('os').sched_getaffinity(0)
 def test_a_job_that_is_done_is_not_run_again(tmp_path, capfd):
     a, b = job(tmp_path / "a", MARK), job(tmp_path / "b", "1 / 0")
     (b.folder / "0").write_text("done before")
-    with Interrupt() as interrupt, runs.Pool(1, interrupt) as pool:
+    with PreemptionHandler() as interrupt, runs.Pool(1, interrupt) as pool:
         assert pool.run([a, b]) == []
     assert ast.literal_eval((a.folder / "0").read_text()) == CORES
     assert (b.folder / "0").read_text() == "done before" and not b.log.exists()
@@ -44,7 +44,7 @@ def test_a_job_that_is_done_is_not_run_again(tmp_path, capfd):
 @pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
 def test_jobs_beside_each_other_have_cores_of_their_own(tmp_path):
     jobs = [job(tmp_path / name, f"import time; time.sleep(0.5); {MARK}") for name in "ab"]
-    with Interrupt() as interrupt, runs.Pool(2, interrupt) as pool:
+    with PreemptionHandler() as interrupt, runs.Pool(2, interrupt) as pool:
         assert pool.run(jobs) == []
     a, b = (set(ast.literal_eval((j.folder / "0").read_text())) for j in jobs)
     assert a and b and a | b == set(CORES) and not a & b
@@ -56,7 +56,7 @@ def test_a_failed_job_is_named_and_the_others_go_on(tmp_path, capfd):
         job(tmp_path / "idle", "pass"),  # says it is done and has left nothing
         job(tmp_path / "good", MARK),
     ]
-    with Interrupt() as interrupt, runs.Pool(1, interrupt) as pool:
+    with PreemptionHandler() as interrupt, runs.Pool(1, interrupt) as pool:
         failures = pool.run(jobs)
     log = tmp_path / "bad" / "log.txt"
     assert failures[0] == f"bad: ended with exit status 1; its log is {log}, which ends: no such width"
@@ -68,7 +68,7 @@ def test_a_failed_job_is_named_and_the_others_go_on(tmp_path, capfd):
 def test_more_jobs_than_cores_are_refused():
     for jobs in (0, len(CORES) + 1):
         with pytest.raises(InputError, match=rf"--jobs={jobs}; allowed: 1 to {len(CORES)}, the cores"):
-            runs.Pool(jobs, Interrupt())
+            runs.Pool(jobs, PreemptionHandler())
 
 
 SLEEPER = "import os, time; open('DONE.pid', 'w').write(str(os.getpid())); time.sleep(60)"

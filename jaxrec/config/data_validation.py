@@ -1,0 +1,172 @@
+"""The rules of a config's source, features and data: what prepares a dataset."""
+
+from datetime import date
+
+from jaxrec.config.schema import LIST_MIXES, Config, KuaiRand, Tables, Tfds
+from jaxrec.config.tree import among, require
+from jaxrec.core.errors import InputError
+from jaxrec.core.ids import INTERACTION_FEATURES, POOLS
+from jaxrec.core.paths import scheme_of
+
+FEATURE_KINDS = ("category", "categories", "number")
+FEATURE_PLACES = ("title", "user", "context", "interaction")
+TIME_UNITS = ("s", "ms", "us")
+_FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(2106, 2, 7)  # that seconds in 32 bits tell apart
+
+
+def whole(count: float) -> bool:
+    return abs(count - round(count)) < 1e-6
+
+
+def _check_source(config: Config) -> None:
+    """What needs no look at the source; the ranges of a simulator's knobs are the simulator's own check."""
+    source, path = config.source, config.data.path
+    needed = {KuaiRand: ("directory", "logs"), Tfds: ("name", "split")}
+    for name in needed.get(type(source), ()):
+        where = getattr(source, name)
+        require(bool(where), f"source.{name}", where, "say where the rows are")
+    if isinstance(source, Tables):
+        _check_tables(source, path)
+    else:
+        require(not path, "data.path", path, "be empty: only a Tables source has its log there")
+    if isinstance(source, Tfds):
+        _check_without_watch_time(config, "a Tfds source holds ratings, which do")
+    elif isinstance(source, Tables) and not source.columns.seconds:
+        _check_without_watch_time(config, "a log without source.columns.seconds does")
+
+
+def _check_tables(source: Tables, path: str) -> None:
+    log, titles, columns = source.interactions, source.titles, source.columns
+    require(bool(log or path), "source.interactions", log, "say where the rows are, or leave it to data.path")
+    require(not (log and path), "data.path", path, f"be empty where source.interactions={log!r} says it")
+    among("source.columns.time_unit", columns.time_unit, TIME_UNITS)
+    for name, value in vars(columns).items():
+        key, optional = f"source.columns.{name}", name in ("seconds", "runtime")
+        require(bool(value) or optional, key, value, "not be empty")
+        if value and name != "list_separator":
+            require(all(value.split("|")), key, value, "name a column on both sides of each '|'")
+    if columns.seconds:
+        why = f"source.columns.seconds={columns.seconds!r} says how much was seen, but not of how much"
+        require(bool(titles), "source.titles", titles, f"say where the runtimes are: {why}")
+        require(bool(columns.runtime), "source.columns.runtime", columns.runtime, f"not be empty: {why}")
+
+
+def _check_without_watch_time(config: Config, such: str) -> None:
+    """Such a source trains STL with non-personalised negatives, or sequences; the rest is refused, not
+    guessed."""
+    why = f"{such} not say how much of a title was seen"
+    if config.data.examples == "sequences":
+        personalised = config.next_title.personalised
+        allowed = f"be False, for Eq. 13 weighs by completion: {why}"
+        require(not personalised, "next_title.personalised", personalised, allowed)
+        return
+    objective, hard = config.objective, config.sampling.mix.hard
+    for key, value, allowed in (
+        ("sampling.mix.hard", hard, "0, for nobody is known to have abandoned one"),
+        ("objective.personalised", objective.personalised, "False, for Eq. 13 weighs by completion"),
+        ("objective.regression", objective.regression, "0, for it predicts completion"),
+    ):
+        require(not value, key, value, f"be {allowed}: {why}")
+    for i, feature in enumerate(config.features):
+        known = (feature.where, feature.name) != ("interaction", "completion")
+        require(known, f"features[{i}].name", feature.name, f"be sessions or age: {why}")
+
+
+def _check_features(config: Config) -> None:
+    seen: set[str] = set()
+    for i, feature in enumerate(config.features):
+        key = f"features[{i}]"
+        require(bool(feature.name), f"{key}.name", feature.name, "not be empty")
+        require(feature.name not in seen, f"{key}.name", feature.name, "be unlike the features before it")
+        seen.add(feature.name)
+        among(f"{key}.kind", feature.kind, FEATURE_KINDS)
+        among(f"{key}.where", feature.where, FEATURE_PLACES)
+        require(feature.width >= 1, f"{key}.width", feature.width, "be at least 1")
+        if feature.where == "interaction":
+            among(f"{key}.name", feature.name, INTERACTION_FEATURES)
+            require(
+                feature.kind == "number", f"{key}.kind", feature.kind, "be number, as of every interaction"
+            )
+        if feature.kind == "categories":
+            require(
+                feature.where == "title", f"{key}.where", feature.where, "be title: only titles have lists"
+            )
+            require(feature.most >= 1, f"{key}.most", feature.most, "be at least 1: the longest list kept")
+        else:
+            require(feature.most == 0, f"{key}.most", feature.most, "be 0 unless kind is categories")
+    titles = [f for f in config.features if f.where == "title"]
+    require(bool(titles), "features", tuple(sorted(seen)), "hold at least one of where='title'")
+
+
+def _check_data(config: Config) -> None:
+    data = config.data
+    try:
+        scheme_of(data.directory)
+    except InputError as error:
+        raise InputError(f"data.directory={error}") from None
+    require(0 <= data.seed < 2**32, "data.seed", data.seed, "be in [0, 2**32)")
+    for name in ("next_k", "negatives", "partitions"):
+        require(getattr(data, name) >= 1, f"data.{name}", getattr(data, name), "be at least 1")
+    for name in ("workers", *POOLS):
+        require(getattr(data, name) >= 0, f"data.{name}", getattr(data, name), "be at least 0")
+    for name in ("abandon_below", "max_dropped"):
+        require(0 <= getattr(data, name) <= 1, f"data.{name}", getattr(data, name), "be in [0, 1]")
+    for name in ("history", "hard"):  # rows are read as words of four bytes
+        value = getattr(data, name)
+        require(value >= 4 and value % 4 == 0, f"data.{name}", value, "be a multiple of 4, at least 4")
+    _day(config, "earliest", before="latest")
+    for name, mix in LIST_MIXES.items():
+        for pool in POOLS:
+            allowed = (
+                f"give the {name} list a whole count of {pool} negatives, {getattr(mix, pool):g} of them"
+            )
+            require(whole(getattr(mix, pool) * data.negatives), "data.negatives", data.negatives, allowed)
+
+
+def _day(config: Config, name: str, before: str) -> None:
+    """Holds two fields of the data to be dates, one before the other."""
+    days = []
+    for key in (name, before):
+        text = getattr(config.data, key)
+        try:
+            days.append(date.fromisoformat(text))
+        except ValueError:
+            raise InputError(f"data.{key}={text!r} must be a date, as '2024-01-31'") from None
+    allowed = f"be before {before}={getattr(config.data, before)!r}"
+    require(days[0] < days[1], f"data.{name}", getattr(config.data, name), allowed)
+
+
+def _check_split(config: Config) -> None:
+    data = config.data
+    for name in ("train_share", "validation_share"):
+        require(getattr(data, name) > 0, f"data.{name}", getattr(data, name), "be above 0")
+    if data.split == "time":
+        _day(config, "validation_from", before="test_from")
+    for name in ("validation_from", "test_from"):
+        value = getattr(data, name)
+        require(data.split == "time" or not value, f"data.{name}", value, "be empty unless split is 'time'")
+    share = data.validation_share
+    if data.split == "users":
+        both = data.train_share + share
+        held = f"leave a share of users for the test with train_share={data.train_share:g}"
+        require(both < 1 - 1e-9, "data.validation_share", share, f"{held} (they add to {both:g})")
+    require(share <= 1, "data.validation_share", share, "be at most 1")
+
+
+def _check_examples(config: Config) -> None:
+    """What sequences do not have, and what requests do not."""
+    data = config.data
+    if data.examples == "requests":
+        require(data.rows == "one", "data.rows", data.rows, "be one where data.examples is 'requests'")
+        return
+    require(data.next_k == 1, "data.next_k", data.next_k, "be 1 where data.examples is 'sequences'")
+    for i, feature in enumerate(config.features):
+        allowed = "be title where data.examples is 'sequences': their places have features of titles alone"
+        require(feature.where == "title", f"features[{i}].where", feature.where, allowed)
+    said = "for sequences keep seconds since 1970 in 32 bits"
+    first, last = date.fromisoformat(data.earliest), date.fromisoformat(data.latest)
+    require(first >= _FIRST_DAY, "data.earliest", data.earliest, f"be {_FIRST_DAY} or later, {said}")
+    require(last <= _LAST_DAY, "data.latest", data.latest, f"be {_LAST_DAY} or earlier, {said}")
+
+
+DATA_RULES = (_check_source, _check_features, _check_data, _check_split, _check_examples)

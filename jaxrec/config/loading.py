@@ -1,0 +1,73 @@
+"""Loading of config files: `configs/smoe.py:small` to a config object."""
+
+import contextlib
+import copy
+import inspect
+import runpy
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from jaxrec.config.schema import Config
+from jaxrec.core.errors import InputError
+
+Kind = TypeVar("Kind")
+
+
+# ---------------------------------------------------------------- the config file
+
+
+@contextlib.contextmanager
+def _importable_beside(path: Path) -> Iterator[None]:
+    """`from configs import smoe` works in configs/bst.py from wherever the command is started."""
+    root = str(path.resolve().parent.parent)
+    sys.path.insert(0, root)
+    try:
+        yield
+    finally:
+        sys.path.remove(root)
+
+
+def load_config(spec: str) -> Config:
+    """The config of "configs/smoe.py" or "configs/smoe.py:small", not yet checked."""
+    return load_file(spec, Config)
+
+
+def load_file(spec: str, kind: type[Kind]) -> Kind:
+    """What a file's get_config gives, which must be a `kind`.
+
+    The text after the colon is get_config's argument. Raises InputError where the file, its
+    get_config or its argument is wrong.
+    """
+    name, colon, argument = spec.partition(":")
+    path = Path(name)
+    if not path.is_file():
+        raise InputError(f"--config={spec}: no file {path}; it must be a Python file with get_config()")
+    with _importable_beside(path):
+        try:
+            found = runpy.run_path(name).get("get_config")
+            if not callable(found):
+                raise InputError(f"--config={spec}: {path} must define get_config()")
+            if colon and not inspect.signature(found).parameters:
+                raise InputError(f"--config={spec}: get_config() of {path} takes no argument")
+            config = found(argument) if colon else found()
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"--config={spec}: {_where(error, name)}{type(error).__name__}: {error}"
+            ) from error
+    if not isinstance(config, kind):
+        wanted = f"{kind.__module__.removesuffix('.schema')}.{kind.__name__}"
+        raise InputError(f"--config={spec}: get_config() gave a {type(config).__name__}, not a {wanted}")
+    return copy.deepcopy(config)  # TRAIN_MIXES and the like are shared; an override must not reach them
+
+
+def _where(error: Exception, name: str) -> str:
+    """The last line of the config file that an error came through."""
+    if isinstance(error, SyntaxError):
+        return ""  # names file and line itself
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
+    return f"line {lines[-1]}: " if lines else ""

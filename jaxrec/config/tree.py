@@ -1,0 +1,144 @@
+"""A tree of dataclasses held to its annotations, and turned into JSON and back.
+
+Dataclasses take anything in silence: a misspelt attribute, None for a number, NaN, a list for a tuple.
+Annotations a config may use: float, int, bool, str, None, tuple[x, ...], dataclasses, and unions of these.
+The root's key is "", so that messages say `train.batch_size` and not `config.train.batch_size`.
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+from jaxrec.core.errors import InputError
+
+
+def require(holds: bool, key: str, value: Any, allowed: str) -> None:
+    """Raises InputError `key=value must allowed` unless it holds."""
+    if not holds:
+        raise InputError(f"{key or 'config'}={value!r} must {allowed}")
+
+
+def among(key: str, value: Any, names: Iterable[str]) -> None:
+    """Raises InputError unless `value` is one of `names`, which the message lists."""
+    require(value in names, key, value, f"be one of {', '.join(names)}")
+
+
+def known_key(key: str, name: str, known: Iterable[str]) -> None:
+    """Raises InputError unless `name` is one of the `known` fields of the dataclass at `key`."""
+    if name not in known:
+        raise InputError(f"{join(key, name)} does not exist; there are {', '.join(known)}")
+
+
+def join(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name
+
+
+def fields_of(cls: type) -> dict[str, Any]:
+    """Name and resolved annotation of each field of a dataclass."""
+    hints = typing.get_type_hints(cls)
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+
+
+def members(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union; any other annotation alone."""
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(annotation) if union else (annotation,)
+
+
+def _is_class(annotation: Any) -> bool:
+    return isinstance(annotation, type) and dataclasses.is_dataclass(annotation)
+
+
+def _say(annotation: Any) -> str:
+    """An annotation in words."""
+    if len(members(annotation)) > 1:
+        return " or ".join(_say(a) for a in members(annotation))
+    if typing.get_origin(annotation) is tuple:
+        return f"a tuple, each {_say(typing.get_args(annotation)[0])}"
+    words = {float: "a finite number", int: "a whole number", bool: "True or False", str: "a string"}
+    name = annotation.__name__
+    article = "an" if name[0] in "AEIOU" else "a"
+    return words.get(annotation) or ("None" if annotation is types.NoneType else f"{article} {name}")
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether `value` is of the annotation's outermost type; True is no number, a subclass no dataclass."""
+    if len(members(annotation)) > 1:
+        return any(_fits(value, a) for a in members(annotation))
+    if typing.get_origin(annotation) is tuple:
+        return isinstance(value, tuple)
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return (
+        type(value) is annotation if dataclasses.is_dataclass(annotation) else isinstance(value, annotation)
+    )
+
+
+def walk(value: Any, annotation: Any, key: str = "") -> None:
+    """Holds `value`, and all inside it, to its annotation; raises InputError at the first misfit."""
+    require(_fits(value, annotation), key, value, f"be {_say(annotation)}")
+    if isinstance(value, tuple):
+        for i, element in enumerate(value):
+            walk(element, typing.get_args(annotation)[0], f"{key}[{i}]")
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        known = fields_of(type(value))
+        for name in vars(value):
+            known_key(key, name, known)
+        for name, inner in known.items():
+            walk(getattr(value, name), inner, join(key, name))
+
+
+def encode(value: Any, annotation: Any) -> Any:
+    """JSON of a walked value: a dataclass out of a union says its `class`, a whole number in a float's
+    place becomes a float (so that 1 and 1.0 are one config)."""
+    if isinstance(value, tuple):
+        return [encode(v, typing.get_args(annotation)[0]) for v in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        tag = {"class": type(value).__name__} if len(members(annotation)) > 1 else {}
+        return tag | {n: encode(getattr(value, n), a) for n, a in fields_of(type(value)).items()}
+    if float in members(annotation) and value is not None:
+        return float(value)
+    return value
+
+
+def decode(value: Any, annotation: Any, key: str = "") -> Any:
+    """The inverse of `encode`; leaves are for `walk`.
+
+    A field that is missing, as one newer than the tree is, has its default, which is what was done before
+    there was one. Raises InputError on an unknown key, or a missing one that has no default.
+    """
+    if typing.get_origin(annotation) is tuple:
+        require(isinstance(value, list), key, value, "be a list")
+        return tuple(decode(v, typing.get_args(annotation)[0], f"{key}[{i}]") for i, v in enumerate(value))
+    classes: dict[str, type] = {c.__name__: c for c in members(annotation) if _is_class(c)}
+    if not classes:
+        return value
+    require(isinstance(value, dict), key, value, "be an object")
+    cls = next(iter(classes.values()))
+    if len(classes) > 1:
+        require("class" in value, key, sorted(value), f"hold a class, one of {', '.join(classes)}")
+        among(join(key, "class"), value["class"], classes)
+        cls = classes[value["class"]]
+        value = {n: v for n, v in value.items() if n != "class"}
+    known = fields_of(cls)
+    for name in value:
+        known_key(key, name, known)
+    for field in dataclasses.fields(cls):
+        has_default = (field.default, field.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
+        require(field.name in value or has_default, key, sorted(value), f"hold {field.name}")
+    return cls(**{n: decode(value[n], a, join(key, n)) for n, a in known.items() if n in value})
+
+
+def differences(before: Any, after: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (before, after) of each leaf in which two JSON trees differ; None where missing."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        out: dict[str, tuple[Any, Any]] = {}
+        for name in sorted({*before, *after}):
+            out |= differences(before.get(name), after.get(name), join(key, name))
+        return out
+    return {} if before == after else {key: (before, after)}

@@ -1,0 +1,83 @@
+"""Preparation of a config's dataset: opens the source and picks the runner."""
+
+import contextlib
+import json
+import logging as python_logging
+from collections.abc import Callable
+
+from absl import logging
+
+from jaxrec.config.schema import Config
+from jaxrec.config.serialization import digest
+from jaxrec.core.errors import InputError
+from jaxrec.core.paths import AnyPath, as_path, scheme_of
+from jaxrec.core.tables import Source
+from jaxrec.data.runners.local import Progress, prepare
+from jaxrec.data.storage.dataset import MANIFEST
+from jaxrec.sources import open_source
+
+RUNNERS = ("threads", "beam")
+
+
+def _no_progress() -> contextlib.AbstractContextManager[Progress]:
+    return contextlib.nullcontext(lambda *_: None)
+
+
+def ensure_dataset(
+    config: Config,
+    directory: str | AnyPath,
+    runner: str = RUNNERS[0],
+    beam_args: str = "",
+    progress: Callable[[], contextlib.AbstractContextManager[Progress]] = _no_progress,
+) -> None:
+    """Prepare the dataset of `config` unless `directory` holds it already.
+
+    Args:
+        runner: "threads" (this machine) or "beam" (Apache Beam); the bytes written are the same.
+        beam_args: Flags of Beam in one string, for `runner="beam"` alone.
+        progress: Gives a context manager whose value is called as `report(stage, done, total)`.
+
+    Raises:
+        InputError: where `directory` holds a dataset of other source, features or data settings.
+    """
+    if beam_args and runner != "beam":
+        raise InputError(f"--beam_args={beam_args!r}: must be empty unless --runner is beam")
+    if runner == "beam" and scheme_of(str(directory)):
+        allowed = "a folder that all workers share; it can be copied to a bucket once it is whole"
+        raise InputError(f"dataset {directory}: allowed with --runner=beam: {allowed}")
+    manifest = as_path(directory) / MANIFEST
+    if not manifest.exists():
+        logging.info("preparing %s", directory)
+        if runner == "beam":
+            prepare_on_beam = _import_beam()
+            source = open_source(config.source, config.features, config.data.path)
+            return prepare_on_beam(source, config, str(directory), beam_args)
+        with progress() as report:
+            source = open_source(config.source, config.features, config.data.path)
+            prepare(source, config, directory, report)
+        return
+    if json.loads(manifest.read_bytes())["digest"] != digest(config):
+        raise InputError(
+            f"dataset {directory}: was prepared with other source, features or data settings than these; "
+            "allowed: the same ones, or another data.directory"
+        )
+
+
+def _import_beam() -> Callable[[Source, Config, str, str], None]:
+    """Return `beam.prepare`. Raises InputError where Apache Beam is not installed."""
+
+    def expected(record: python_logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("apitools not found")  # of BigQuery, which is not used
+
+    python_logging.getLogger().addFilter(expected)
+    try:
+        from jaxrec.data.runners import beam
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("apache_beam"):
+            raise
+        raise InputError(
+            "--runner=beam: apache_beam is not installed; it comes with the extra: pip install jaxrec[beam]"
+        ) from error
+    finally:
+        python_logging.getLogger().removeFilter(expected)
+    return beam.prepare

@@ -1,0 +1,43 @@
+"""SASRec (Kang & McAuley, Self-Attentive Sequential Recommendation, ICDM 2018): causal self-attention."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.models.encoders.base import (
+    KVCache,
+    PackedTitles,
+    SequenceEncoder,
+    candidate_keys,
+    causal_mask,
+    is_present,
+)
+from jaxrec.models.encoders.transformer import TransformerStack
+from jaxrec.models.layers.pooling import LastPosition
+
+
+class SasRec(SequenceEncoder):
+    """Each request's titles to one vector [B, D]: its newest title's output, each title seeing itself and
+    the older ones. Candidates share a history's pass."""
+
+    def setup(self):
+        f = self.fields
+        self.encoder = TransformerStack(
+            self.dtype, f.layers, f.heads, f.feedforward, f.dropout, f.attention, name="encoder"
+        )
+        self.newest = LastPosition(self.dtype, name="newest")
+
+    def __call__(self, titles: PackedTitles, examples: int) -> jax.Array:
+        of_RxL = titles.example_RxL
+        h_RxLxD = self.encoder(titles.x_RxLxD, causal_mask(of_RxL), titles.key_RxLx2)
+        return self.newest(h_RxLxD, of_RxL, examples)
+
+    def encode_history(self, titles: PackedTitles) -> KVCache:
+        seen_RxLxL = causal_mask(titles.example_RxL)
+        _, layers = self.encoder.with_keys(titles.x_RxLxD, seen_RxLxL, titles.key_RxLx2)
+        return KVCache(layers, is_present(titles), titles.age_RxL)
+
+    def join(self, remembered: KVCache, x_BxCxD: jax.Array, key_BxCx2: jax.Array | None) -> jax.Array:
+        B, C, _ = x_BxCxD.shape
+        key = candidate_keys(key_BxCx2)
+        h_BxCxD, _ = self.encoder.with_keys(x_BxCxD, remembered.seen_by(C), key, remembered.layers)
+        return self.newest(h_BxCxD, jnp.arange(B * C).reshape(B, C), B * C)

@@ -1,0 +1,144 @@
+"""Training on sequences: a causal model that says the next title, among all, at every place."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.core.batch import HostBatch, TitleTable
+from jaxrec.losses import next_item
+from jaxrec.losses.ranking import engagement_weight
+from jaxrec.models.next_item import ItemWindow, NextItemModel
+from jaxrec.runtime.mesh import AXIS
+from jaxrec.tasks import negative_sampling, next_item_inputs
+from jaxrec.tasks.base import Sums, Task, TitleScores, TrainState
+
+# Places that a CPU works through at a time: what they leave has to stay near its caches.
+_CPU_PLACES = 4096
+_LONG_SHARE = 4  # one in so many windows of a part may be long before all are worked out as such
+
+
+@dataclass(frozen=True)
+class NextItemTask(Task):
+    """The objective `config.next_title` on windows of sequences.
+
+    A step's figure is the mean over the places that have a next title, each weighed by Eq. 13 where the
+    objective is personalised.
+    """
+
+    @property
+    def size(self) -> int:
+        """Places of a window."""
+        return self.config.model.experts[0].window
+
+    @cached_property
+    def model(self) -> NextItemModel:
+        m = self.config.model
+        return NextItemModel(
+            dtype=m.dtype,
+            features=self.layout.features,
+            titles=self.layout.titles,
+            width=m.width,
+            encoder=self.encoders[0],
+            dropout=m.dropout,
+            reads=m.reads,
+            embedding_spread=m.embedding_spread,
+            position=m.position,
+            remat=m.remat,
+            cosine=m.cosine,
+            two_tables=m.two_tables,
+        )
+
+    def part_size(self, backend: str) -> int:
+        return max(_CPU_PLACES // self.size, 1) if backend == "cpu" else 0
+
+    def projects_once(self, share: int) -> bool:
+        return True
+
+    def init_params(self, key: jax.Array, table: TitleTable) -> Any:
+        nothing = jnp.zeros((1, self.size), jnp.int32)
+        window = ItemWindow(nothing, nothing.astype(jnp.uint32), nothing.astype(jnp.uint32))
+        return self.model.init(key, window, table, method="of_table")["params"]
+
+    def catalogue(self, params: Any, table: TitleTable, shared: Any = None) -> Any:
+        return self.model.apply({"params": params}, table, method="catalogue")
+
+    def shared(self, state: TrainState, host: HostBatch, table: TitleTable) -> negative_sampling.NegativePool:
+        """What negatives are drawn from: for "in_batch" the targets of the global batch, in its order."""
+        if self.config.next_title.drawn != "in_batch":
+            return negative_sampling.NegativePool(self.layout.titles, table.cumulative)
+        share = len(host.valid)
+        parts = self.parts(share)
+        key = jnp.zeros((share, 2), jnp.uint32)
+        aimed = next_item_inputs.training(host.words, self.layout, self.size, False, 0.0, key)
+        ids_PxSxL = jnp.where(host.valid[:, None], aimed.target, 0).reshape(parts, share // parts, self.size)
+        ids_DxPxSxL = jax.lax.all_gather(ids_PxSxL, AXIS)
+        # A batch is dealt round robin to all devices' parts: `parallel.rows_of_share`.
+        return negative_sampling.NegativePool(
+            self.layout.titles, ids=jnp.moveaxis(ids_DxPxSxL, 2, 0).reshape(-1)
+        )
+
+    def summed_loss(
+        self, params: Any, catalogue: Any, state: TrainState, host: HostBatch, table: TitleTable,
+        key: jax.Array, shared: negative_sampling.NegativePool,
+    ) -> tuple[jax.Array, Sums]:  # fmt: skip
+        sampling = self.config.sampling
+        random, alpha = sampling.window == "random", sampling.stochastic_length
+        aimed = next_item_inputs.training(
+            host.words, self.layout, self.size, random, sampling.unknown_rate, key
+        )
+        aimed = aimed._replace(target=jnp.where(host.valid[:, None], aimed.target, 0))
+        given = params, self.catalogue(params, table) if catalogue is None else catalogue, shared
+        if not alpha:
+            return self._loss(*given, aimed, key)
+        aimed, long_B = next_item_inputs.stochastic_length(aimed, alpha, key)
+        kept, most = next_item_inputs.kept_positions(self.size, alpha), -(-len(long_B) // _LONG_SHARE)
+
+        def apart() -> tuple[jax.Array, Sums]:
+            """The long windows, which have room for `most`, and all others at the places that are kept."""
+            first = jnp.argsort(~long_B, stable=True)[:most]
+            longs = jax.tree.map(lambda x: x[first], aimed)
+            longs = longs._replace(target=jnp.where(long_B[first, None], longs.target, 0))
+            others = jax.tree.map(lambda x: x[:, -kept:], aimed)
+            others = others._replace(target=jnp.where(long_B[:, None], 0, others.target))
+            return jax.tree.map(
+                jnp.add, self._loss(*given, longs, key[first]), self._loss(*given, others, key)
+            )
+
+        return jax.lax.cond(long_B.sum() <= most, apart, lambda: self._loss(*given, aimed, key))
+
+    def _loss(
+        self,
+        params: Any,
+        catalogue: Any,
+        shared: negative_sampling.NegativePool,
+        aimed: next_item_inputs.TargetWindows,
+        key: jax.Array,
+    ) -> tuple[jax.Array, Sums]:
+        """Of windows of any number of places, with the keys of their rows."""
+        objective, variables, places = self.config.next_title, {"params": params}, aimed.target.shape[1]
+        h_BxLxD = self.model.apply(variables, aimed.window, catalogue, key)
+        candidates_VxD = self.model.apply(variables, catalogue, method="candidates")
+        negatives, log_q = None, None
+        if objective.loss != "softmax":
+            given = objective.drawn, objective.shared, places, objective.negatives
+            negatives = negative_sampling.draw(key, *given, shared)
+            if objective.shared == "place":
+                negatives = negatives[:, ::-1]  # a place's are those of how new it is, however many there are
+            log_q = negative_sampling.log_q(objective.drawn, shared) if objective.log_q else None
+        loss_BxL = next_item.next_title(h_BxLxD, candidates_VxD, aimed.target, negatives, log_q, objective)
+        if objective.personalised:
+            loss_BxL = loss_BxL * engagement_weight(aimed.completion, objective.alpha, self.threshold)
+        total, count = jnp.where(aimed.target > 0, loss_BxL, 0.0).sum(), (aimed.target > 0).sum()
+        return total, {"loss": (total, count)}
+
+    def score_all_titles(self, params: Any, host: HostBatch, table: TitleTable) -> TitleScores:
+        window, rows = next_item_inputs.queries(host.words, self.layout, self.size)
+        variables: Any = {"params": params}
+        catalogue = self.catalogue(params, table)
+        h_BxLxD: Any = self.model.apply(variables, window, catalogue)
+        candidates_VxD: Any = self.model.apply(variables, catalogue, method="candidates")
+        scores_BxV = h_BxLxD[:, -1] @ candidates_VxD.T
+        return TitleScores(scores_BxV, rows["target"][:, 0], rows["history_title"])

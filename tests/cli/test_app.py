@@ -1,0 +1,239 @@
+"""The command line, mostly as a user meets it: a subprocess, its output and its exit status."""
+
+import importlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxrec.cli import app
+from jaxrec.config import loading
+from jaxrec.config.schema import Config
+from jaxrec.config.validation import check
+from jaxrec.core.errors import InputError
+from jaxrec.runtime.preemption import PreemptionHandler
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = str(ROOT / "configs" / "tiny.py")
+
+SCRIPT = '''"""Tries things out.
+
+    python try_it.py --config C
+"""
+import logging as stdlib_logging
+import os, signal, sys, time
+from absl import flags, logging
+from jaxrec import command
+from jaxrec.errors import InputError
+from jaxrec.interrupt import Interrupt
+
+def _flags():
+    flags.DEFINE_string("do", "", "what to try")
+
+def main(f):
+    assert "jax" not in sys.modules and "polars" not in sys.modules
+    if f.do == "input":
+        raise InputError("file x.csv, row 3: seconds=-1\\n must be at least 0")
+    if f.do == "crash":
+        raise RuntimeError("a defect")
+    if f.do == "wait":
+        print("ready", file=sys.stderr, flush=True)
+        time.sleep(30)
+    if f.do.startswith("loop"):
+        with Interrupt() as interrupt:
+            os.kill(os.getpid(), getattr(signal, f.do[4:]))
+            while not interrupt.requested:
+                time.sleep(0.01)
+            return interrupt.exit_status(75)
+    c = f.config
+    print("noise")
+    logging.info("a library's line")
+    stdlib_logging.getLogger("other").info("another's")
+    logging.warning("beware")
+    command.print_result({"window": c.model.experts[0].window, "entropy": c.model.gate.target_entropy,
+                          "keeps": c.sampling.history_keeps_abandoned, "matcher": c.model.matcher,
+                          "rate": float("nan")}, "a table")
+
+if __name__ == "__main__":
+    command.run(main, command.config_flag, command.json_flag, _flags)
+'''
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    path = tmp_path_factory.mktemp("command") / "try_it.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def start(script: Path, *args: str) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+    line = [sys.executable, str(script), *args]
+    return subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=script.parent
+    )
+
+
+def run(script: Path, *args: str) -> tuple[int, str, str]:
+    process = start(script, *args)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+WRONG = [
+    ([], "--config is missing; give a config file"),
+    (["--config.train.batch_size=3"], "--config is missing"),
+    (["--config=no.py"], "no file no.py"),
+    ([f"--config={TINY}:x"], "takes no argument"),
+    (
+        [f"--config={TINY}", "--config.train.batchsize=3"],
+        "train.batchsize does not exist; there are seed, length, ",
+    ),
+    ([f"--config={TINY}", "--config.modle.width=3"], "modle does not exist; there are name, source, "),
+    ([f"--config={TINY}", "--config.source.users.x=3"], "source.users.x does not exist; source.users is 300"),
+    ([f"--config={TINY}", "--config.model.experts[2].window=3"], "model.experts[2] does not exist"),
+    ([f"--config={TINY}", "--config.model.experts=3"], "model.experts cannot be set as a whole"),
+    ([f"--config={TINY}", "--config.source=3"], "source cannot be set as a whole"),
+    ([f"--config={TINY}", "--config.evaluate.next_k[0]=3"], "evaluate.next_k[0] cannot be set alone"),
+    (
+        [f"--config={TINY}", "--config.train.batch_size=1e3"],
+        "--config.train.batch_size=1e3: must be a whole number",
+    ),
+    ([f"--config={TINY}", "--config.train.batch_size=None"], "train.batch_size=None must be a whole number"),
+    (
+        [f"--config={TINY}", "--config.optimizer.learning_rate=nan"],
+        "optimizer.learning_rate=nan must be a finite",
+    ),
+    ([f"--config={TINY}", "--config.model.matcher=16,x"], "model.matcher[0]='16,x' must be a whole number"),
+    ([f"--config={TINY}", "--config.objective.personalised=maybe"], "must be true or false"),
+    ([f"--config={TINY}", "--config.model.width=13"], "model.width=13 must divide by heads=2"),
+    ([f"--config={TINY}", "stray"], "'stray' is no flag"),
+    ([f"--confg={TINY}"], "Unknown command line flag 'confg'"),
+    ([f"--config={TINY}", "--do=input"], "file x.csv, row 3: seconds=-1 must be at least 0"),
+]
+
+
+@pytest.mark.parametrize("args, message", WRONG, ids=[" ".join(a[-1:]).split("/")[-1] for a, _ in WRONG])
+def test_wrong_input_is_one_line_and_exit_2(script, args, message):
+    status, out, err = run(script, *args)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ") and message in err
+    assert err.count("\n") == 1 and err.endswith("\n")
+
+
+def test_overrides_reach_the_config_and_json_stands_alone(script):
+    overrides = ["--config.model.experts[0].window=5", "--config.model.gate.target_entropy=None"]
+    overrides += ["--config.sampling.history_keeps_abandoned", "--config.model.matcher=16,8", "--json"]
+    status, out, err = run(script, f"--config={TINY}", *overrides)
+    assert status == 0
+    assert out == '{"window": 5, "entropy": null, "keeps": true, "matcher": [16, 8], "rate": null}\n'
+    printed, logged = err.splitlines()  # what main printed moved aside; of libraries only the warning is left
+    assert printed == "noise" and logged.endswith("] beware")
+    assert run(script, "--config", TINY)[1] == "noise\na table\n"
+
+
+def test_help_exits_0_and_lists_the_commands_flags(script):
+    status, out, err = run(script, "--config=no.py", "--help")
+    assert (status, err) == (0, "")
+    for line in ("Tries things out.", "--config:", "--[no]json:", "--do: what to try"):
+        assert line in out
+
+
+def test_a_defect_has_a_traceback_and_exits_1(script):
+    status, out, err = run(script, f"--config={TINY}", "--do=crash")
+    assert (status, out) == (1, "")
+    assert "Traceback" in err and "RuntimeError: a defect" in err
+
+
+@pytest.mark.parametrize("name, status", [("SIGINT", 130), ("SIGTERM", 143)])
+def test_signals_outside_a_loop(script, name, status):
+    process = start(script, f"--config={TINY}", "--do=wait")
+    assert process.stderr.readline() == "ready\n"
+    process.send_signal(getattr(signal, name))
+    process.communicate(timeout=60)
+    assert process.returncode == status
+
+
+@pytest.mark.parametrize("name, status", [("SIGINT", 130), ("SIGTERM", 75)])
+def test_a_loop_polls_signals_and_ends_itself(script, name, status):
+    assert run(script, f"--config={TINY}", f"--do=loop{name}") == (
+        status,
+        "",
+        f"\n{name}: saving after this step\n",
+    )
+
+
+def test_interrupt_restores_handlers_and_a_second_ctrl_c_does_not_wait(capfd):
+    before = signal.getsignal(signal.SIGINT)
+    with PreemptionHandler() as interrupt:
+        assert interrupt.requested is None and interrupt.exit_status(75) == 0
+        signal.raise_signal(signal.SIGTERM)
+        assert interrupt.requested == "SIGTERM"
+        signal.raise_signal(signal.SIGINT)
+        assert interrupt.requested == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+BROKEN = {
+    "x = (": "SyntaxError",
+    "import jaxrec\n\nx = 1 / 0\ndef get_config(): ...": "line 3: ZeroDivisionError",
+    "def get_config():\n    return missing": "line 2: NameError",
+    "x = 1": "must define get_config()",
+    "def get_config():\n    return {}": "gave a dict, not a jaxrec.config.Config",
+}
+
+
+@pytest.mark.parametrize("text, message", BROKEN.items(), ids=[m.split()[-1] for m in BROKEN.values()])
+def test_a_broken_config_file_is_named(tmp_path, text, message):
+    path = tmp_path / "c.py"
+    path.write_text(text)
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        loading.load_config(str(path))
+    assert str(path) in str(caught.value)
+
+
+FILES = [f"{p.name}{a}" for p in sorted((ROOT / "configs").glob("*.py")) for a in ("", ":small", ":paper")]
+PLAIN = ("tiny.py", "kuairand.py", "own_data.py", "study.py", "sequences.py")  # take neither argument
+
+
+@pytest.mark.parametrize("name", [f for f in FILES if ":" not in f or not f.startswith(PLAIN)])
+def test_every_config_loads_and_passes(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # from anywhere
+    if name.startswith(("study.py", "sequences.py")):
+        pytest.skip("a study is a list of configs, and sequences name no log: they have tests of their own")
+    config = loading.load_config(str(ROOT / "configs" / name))
+    check(config)
+
+
+def test_each_load_is_a_config_of_its_own():
+    first = loading.load_config(f"{ROOT}/configs/smoe.py:paper")
+    first.model.experts[0].window = 3
+    first.model.gate.noise = 9.0
+    again = loading.load_config(f"{ROOT}/configs/smoe.py:paper")
+    assert (again.model.experts[0].window, again.model.gate.noise) == (7, 0.1)
+    assert Config().model.experts[0].window == 7
+
+
+def test_the_three_mixtures_differ_as_the_paper_says():
+    experts = {
+        n: loading.load_config(f"{ROOT}/configs/{n}.py:paper").model.experts for n in ("smoe", "bst", "vmoe")
+    }
+    shapes = {n: [(e.window, e.feedforward, e.heads, e.layers) for e in es] for n, es in experts.items()}
+    long = (20, 2.0, 12, 2)
+    assert shapes == {"smoe": [(7, 1.0, 12, 2), long], "bst": [long], "vmoe": [long, long]}
+
+
+def test_a_library_nobody_uses_can_be_left_out():
+    with app.hide_libraries("this"), pytest.raises(ImportError):
+        importlib.import_module("this")
+    assert "this" not in sys.modules
+    with app.hide_libraries("re", "this"):  # loaded already, the first
+        assert importlib.import_module("re") is re
+        with pytest.raises(ImportError):
+            importlib.import_module("this")

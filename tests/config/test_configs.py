@@ -1,0 +1,73 @@
+"""Every file in configs/ loads, passes its checks, and traces a training and an evaluation step."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxrec.config.loading import load_config
+from jaxrec.config.schema import Config
+from jaxrec.config.validation import check
+from jaxrec.core.batch import HostBatch, TitleTable
+from jaxrec.core.row_format import FeatureSpec, Layout
+from jaxrec.evaluation.scorers import eval_step
+from jaxrec.runtime.mesh import AXIS
+from jaxrec.tasks.ranking import RankingTask
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+SCALED = ("smoe.py", "bst.py", "vmoe.py", "sasrec.py", "gru4rec.py", "hstu.py")
+ARGUMENTS = dict.fromkeys(SCALED, (":small", ":paper"))
+ARGUMENTS["best.py"] = (":small", ":paper", ":kuairand")
+APART = ("study.py", "sequences.py")  # a list of configs; no requests: each has a test of its own
+FILES = [p.name for p in sorted(CONFIGS.glob("*.py")) if p.name not in APART]
+EVERY = [f"{name}{a}" for name in FILES for a in ARGUMENTS.get(name, ("",))]
+
+
+def layout_of(config: Config) -> Layout:
+    """As preparation would make it, of a catalogue of 1000 titles and 20 values a category."""
+    specs = tuple(
+        FeatureSpec(f.name, f.kind, f.where, f.width, 0 if f.kind == "number" else 22, max(f.most, 1))
+        if f.name != "title_id"
+        else FeatureSpec(f.name, f.kind, f.where, f.width, 1002, 0)
+        for f in config.features
+    )
+    d = config.data
+    pools = (d.hard, d.trending, d.tailing, d.random)
+    return Layout(1002, d.history, d.next_k, pools, d.negatives, specs)
+
+
+def steps_trace(config: Config) -> None:
+    """A training and an evaluation step of the config, in shapes alone."""
+    layout = layout_of(config)
+    program = RankingTask(config, layout, 0.5, 10, 100)
+    state = program.abstract_state()
+    table = TitleTable(
+        jax.ShapeDtypeStruct((layout.titles, layout.columns("title", "category")), jnp.int32),
+        jax.ShapeDtypeStruct((layout.titles, layout.columns("title", "number")), jnp.float32),
+    )
+
+    def batch(dtype, size):  # one device's share, under the mapped axis
+        words = jax.ShapeDtypeStruct((1, size, dtype.itemsize // 4), jnp.uint32)
+        return HostBatch(words, jax.ShapeDtypeStruct((1, size), jnp.bool_))
+
+    def traced(step, first, share):
+        return jax.eval_shape(jax.vmap(step, in_axes=(None, 0, None), axis_name=AXIS), first, share, table)
+
+    after, sums = traced(program.train_step, state, batch(layout.row_dtype(), config.train.batch_size))
+    assert jax.tree.map(lambda x: x.shape[1:], after) == jax.tree.map(lambda x: x.shape, state)
+    assert {"loss", "gradient_norm", "learning_rate"} <= set(sums)
+    queries = batch(layout.query_dtype(), config.evaluate.batch_size)
+    scores, gate, _ = traced(
+        eval_step(program, 3, True, (program.score_task,)), (state.params, None), queries
+    )
+    (scores,) = scores.values()
+    assert gate.shape == (1, config.evaluate.batch_size, len(config.model.experts))
+    assert scores.shape == (1, config.evaluate.batch_size, 2, 3, 21) and scores.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_config_loads_and_its_steps_trace(name):
+    config = load_config(str(CONFIGS / name))
+    check(config)
+    steps_trace(config)

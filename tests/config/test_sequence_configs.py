@@ -1,0 +1,57 @@
+"""Every published model of configs/sequences.py loads, passes the checks, and says what its source says."""
+
+from pathlib import Path
+
+import pytest
+
+from configs.sequences import CONFIGS, get_config
+from jaxrec.config.loading import load_config
+from jaxrec.config.validation import check
+from jaxrec.core.errors import InputError
+
+FILE = Path(__file__).resolve().parents[2] / "configs" / "sequences.py"
+
+# Width, blocks, heads, dropout, loss, negatives, length: of the sources' own files.
+PUBLISHED = {
+    "sasrec": (50, 2, 1, 0.2, "sampled_softmax", 128, "101 epochs"),
+    "hstu": (50, 2, 1, 0.2, "sampled_softmax", 128, "101 epochs"),
+    "hstu_large": (50, 8, 2, 0.2, "sampled_softmax", 128, "101 epochs"),
+    "sasrec_plus": (64, 2, 1, 0.1, "softmax", None, "100 epochs"),
+    "sasrec_plus_beauty": (64, 2, 1, 0.1, "softmax", None, "100 epochs"),
+    "gru4rec": (64, 1, 1, 0.0, "softmax", None, "100 epochs"),
+    "gsasrec": (128, 2, 1, 0.5, "gbce", 256, "2000 epochs"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_it_loads_and_passes_its_checks(name):
+    config = load_config(f"{FILE}:{name}")
+    if name not in ("simulated", "kuairand"):
+        config.data.path = "ratings.csv"
+    if name == "kuairand":
+        config.source.directory = "KuaiRand-Pure"
+    check(config)
+    assert config.name == f"sequences-{name}"
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_it_says_what_its_source_says(name):
+    config = get_config(name)
+    (expert,) = config.model.experts
+    loss, negatives = config.next_title.loss, config.next_title.negatives
+    found = config.model.width, expert.layers, expert.heads, expert.dropout, loss
+    assert (*found, None if loss == "softmax" else negatives, config.train.length) == PUBLISHED[name]
+    assert config.features[0].width == config.model.width and config.model.dropout == expert.dropout
+    assert expert.window == (50 if name == "sasrec_plus_beauty" else 200)
+    assert config.train.batch_size == 128
+    assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (1e-3, 0.0)
+    assert config.sampling.unknown_rate == 0.0 and config.model.head == "dot"
+
+
+def test_the_default_is_sasrec():
+    assert load_config(str(FILE)) == get_config("sasrec")
+
+
+def test_an_unknown_name_lists_those_there_are():
+    with pytest.raises(InputError, match=r"sequences.py:bert4rec: the argument must be one of sasrec, "):
+        get_config("bert4rec")

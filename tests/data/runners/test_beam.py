@@ -1,0 +1,265 @@
+"""Preparation on Apache Beam's direct runner, beside that on one machine. The sample of KuaiRand is the
+folder in JAXREC_KUAIRAND, else ../shared/data/kuairand_pure_sample beside the checkout."""
+
+import copy
+import filecmp
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from jaxrec.config.loading import load_config
+from jaxrec.config.schema import Columns, Feature, Tables
+from jaxrec.core.errors import InputError
+from jaxrec.core.ids import SPLITS
+from jaxrec.data.events import partitions
+from jaxrec.data.runners import beam, local, stages
+from jaxrec.data.runners.run import ensure_dataset
+from jaxrec.data.storage.dataset import Dataset
+from jaxrec.sources import files, open_source
+from jaxrec.sources.simulator import source as source_module
+
+ROOT = Path(__file__).resolve().parents[3]
+SAMPLE = Path(os.environ.get("JAXREC_KUAIRAND", ROOT.parent / "shared/data/kuairand_pure_sample"))
+
+
+def both(config, directory, monkeypatch):
+    """Prepares on one machine and on Beam; every file must be the same. Returns the dataset."""
+    opened = lambda: open_source(config.source, config.features, config.data.path)  # noqa: E731
+    local.prepare(opened(), config, str(directory / "one"))
+    made = []
+    monkeypatch.setattr(stages, "gather", lambda *a: made.append(partitions.gather(*a)) or made[-1])
+    beam.prepare(opened(), config, str(directory / "beam"))
+    monkeypatch.undo()
+    assert made[0].max() > 0, "one partition"
+    one, other = Dataset(directory / "one"), Dataset(directory / "beam")
+    assert one.fingerprint == other.fingerprint and one.manifest == other.manifest
+    for split in SPLITS:
+        rows = one.rows(split).all()
+        assert len(rows) and rows.tobytes() == other.rows(split).all().tobytes(), split
+    names = sorted(p.name for p in one.directory.iterdir())
+    assert names == sorted(p.name for p in other.directory.iterdir())
+    same, _, _ = filecmp.cmpfiles(one.directory, other.directory, names, shallow=False)
+    assert same == names
+    assert sorted(p.name for p in directory.iterdir()) == ["beam", "one"]
+    return other
+
+
+def changed(config, **data):
+    config = copy.deepcopy(config)
+    if data.get("examples") == "sequences":
+        config.features = tuple(f for f in config.features if f.where == "title")
+        data |= {"next_k": 1, "rows": "many"}
+    for name, value in data.items():
+        setattr(config.data, name, value)
+    return config
+
+
+TIME = {"split": "time", "validation_from": "2024-12-20", "test_from": "2025-01-03"}
+LAST = {"split": "last", "validation_share": 0.5}
+
+
+@pytest.mark.parametrize(
+    "examples, split",
+    [("requests", {}), ("requests", LAST), ("sequences", LAST), ("sequences", TIME)],
+    ids=["requests-users", "requests-last", "sequences-last", "sequences-time"],
+)
+def test_the_simulator_on_beam_is_the_simulator_on_one_machine(
+    tiny_config, tmp_path, monkeypatch, examples, split
+):
+    """Its features of users and context, what its oracle knows, its users that are for the test alone."""
+    monkeypatch.setattr(source_module, "BLOCK", 100)
+    found = both(changed(tiny_config, partitions=3, examples=examples, **split), tmp_path, monkeypatch)
+    if examples == "requests":
+        assert {f.where for f in found.layout.features} == {"title", "user", "context", "interaction"}
+        rows = found.rows("test").all()
+        assert np.isfinite(rows["oracle_enabled"]).all() and (rows["mood"] > 0).all()
+
+
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"the KuaiRand sample is not in {SAMPLE}")
+@pytest.mark.parametrize("spec", ["kuairand.py", "sequences.py:kuairand"])
+def test_the_kuairand_sample_on_beam_is_that_on_one_machine(tmp_path, monkeypatch, spec):
+    config = load_config(str(ROOT / "configs" / spec))
+    config.source.directory = str(SAMPLE)
+    assert both(config, tmp_path, monkeypatch).manifest["rows"]["read"] > 200_000
+
+
+@pytest.fixture
+def logs(tiny_config, tmp_path):
+    """A config of the simulated plays as somebody's files, with a number in the context, rows that are
+    wrong, and users by names of all lengths. What writes the log in a form, in two files."""
+    source = open_source(tiny_config.source, tiny_config.features)
+    [plays], titles, [users] = source.interactions(), source.titles(), source.users()
+    name = lambda keys: [f"u{10 ** (k % 9)}.{k}" for k in keys.tolist()]  # noqa: E731
+    log = pl.DataFrame(
+        {
+            "user_id": name(plays.user),
+            "title_id": titles.key[plays.title],
+            "time": plays.time,
+            "seconds_viewed": plays.seconds,
+            "room": np.arange(len(plays.user)) // 150,  # others in every chunk
+            "load": np.random.default_rng(0).lognormal(0, 5, len(plays.user)),
+        }
+    )
+    log = log.with_columns(
+        title_id=pl.when(pl.int_range(pl.len()) % 97 == 5).then(-7).otherwise("title_id"),
+        seconds_viewed=pl.when(pl.int_range(pl.len()) % 89 == 3).then(None).otherwise("seconds_viewed"),
+    )
+    here = tmp_path / "logs"
+    here.mkdir()
+    pl.DataFrame({"title_id": titles.key, "runtime_minutes": titles.runtime}).write_csv(here / "titles.csv")
+    pl.DataFrame({"user_id": name(users.key), **users.features}).write_csv(here / "users.csv")
+    config = copy.deepcopy(tiny_config)
+    config.features = (
+        Feature("title_id", "category", "title", 8),
+        Feature("segment", "category", "user", 4),
+        Feature("room", "category", "context", 4),
+        Feature("load", "number", "context", 4),
+    )
+    config.data.partitions = 4
+
+    def written(form):
+        half = log.height // 2
+        for i, part in enumerate((log[:half], log[half:])):
+            getattr(part, f"write_{form}")(here / f"log{i}.{form}")
+        config.source = Tables(
+            str(here / f"log*.{form}"), str(here / "titles.csv"), str(here / "users.csv"), Columns()
+        )
+        return config
+
+    return written
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_files_on_beam_are_files_on_one_machine(logs, tmp_path, monkeypatch, form):
+    """Read in parts, each in chunks: what is left out, the numbers' moments, the width of names."""
+    monkeypatch.setattr(files, "BLOCK_BYTES", 50_000)
+    monkeypatch.setattr(files, "SLICE_ROWS", 1_000)
+    config, out = logs(form), tmp_path / "out"
+    out.mkdir()
+    assert len(open_source(config.source, config.features).parts()) == {"csv": 2, "parquet": 6}[form]
+    found = both(config, out, monkeypatch)
+    assert found.manifest["rows"]["dropped"] == {
+        "row that cannot be parsed": 61,
+        "title not in the catalogue": 55,
+    }
+    assert found.user_keys("test").dtype.itemsize == 14
+
+
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        (("data", "latest"), "1990-01-02", r"^5403 of 5403 rows .* more than data\.max_dropped"),  # of all
+        (("source", "users"), 2, r"^source: no \w+ example is left"),  # of the rows that were built
+        (("features",), (Feature("no", "category", "context", 4),), r"^feature no: no such context column"),
+        (("features",), (Feature("no", "category", "user", 4),), r"^feature no: no such user column"),
+        (("features",), (Feature("no", "category", "title", 4),), r"^feature no: no such title column"),
+    ],
+)
+def test_nothing_is_left_behind_by_bad_input(tiny_config, tmp_path, field, value, message):
+    config = copy.deepcopy(tiny_config)
+    *path, name = field
+    setattr(getattr(config, path[0]) if path else config, name, value)
+    if name == "users":
+        config.source.test_only_users = 0
+    with pytest.raises(InputError, match=message) as error:
+        beam.prepare(open_source(config.source, ()), config, str(tmp_path / "bad"))
+    assert "while running" not in str(error.value)  # which Beam would add, in its own words
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_defect_is_no_wrong_input_and_leaves_nothing_behind(tiny_config, tmp_path, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(stages, "place", broken)
+    with pytest.raises(Exception, match="a defect") as caught:
+        beam.prepare(open_source(tiny_config.source, ()), tiny_config, str(tmp_path / "bad"))
+    assert not isinstance(caught.value, InputError) and list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_dataset_is_not_overwritten(tiny_config, tiny_directory):
+    with pytest.raises(InputError, match="exists"):
+        beam.prepare(open_source(tiny_config.source, ()), tiny_config, str(tiny_directory))
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("'", "No closing quotation"),
+        ("stray", "'stray' is no flag of Beam's"),
+        ("--runner=FlinkRunner --parallelism 3 stray", "'stray' is no flag of Beam's"),
+        ("--foo=3", "'--foo=3' is no flag of Beam's"),
+        ("--direct_num_workers=x", "argument --direct_num_workers: invalid int value: 'x'"),
+        ("--runner=Nobody", "--runner=Nobody: Unexpected pipeline runner"),
+    ],
+)
+def test_wrong_flags_of_beam(flags, message):
+    with pytest.raises(InputError) as error:
+        beam.options_of(flags)
+    assert str(error.value).startswith(f"--beam_args={flags!r}: ") and message in str(error.value)
+
+
+def test_flags_of_beam():
+    options = beam.options_of(
+        "--runner=FlinkRunner --flink_master=host:8081 --parallelism 3"
+    ).get_all_options()
+    assert (options["runner"], options["flink_master"]) == ("FlinkRunner", "host:8081")
+    assert beam.options_of("").get_all_options()["runner"] == "FnApiRunner"
+
+
+def run(*arguments):
+    line = [sys.executable, "-m", "jaxrec.prepare", f"--config={ROOT / 'configs' / 'tiny.py'}", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=120)
+
+
+def test_the_command(tmp_path, tiny):
+    """Wrong input, whichever worker meets it, is one line; and two processes make the dataset."""
+    out = f"--out={tmp_path / 'd'}"
+    wrong = run(out, "--runner=beam", "--config.data.latest=1990-01-02")
+    [said] = [line for line in wrong.stderr.splitlines() if not line.startswith("I")]
+    assert (wrong.returncode, wrong.stdout) == (2, "") and said.startswith("error: 5403 of 5403 rows")
+    assert list(tmp_path.iterdir()) == []
+    workers = "--direct_running_mode=multi_processing --direct_num_workers=2"
+    done = run(out, "--runner=beam", f"--beam_args={workers}", "--config.data.partitions=3")
+    assert done.returncode == 0, done.stderr
+    assert f"fingerprint {tiny.fingerprint}" in done.stdout
+    assert Dataset(tmp_path / "d").fingerprint == tiny.fingerprint
+
+
+def test_beam_is_asked_for_by_name(tiny_config, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"^--beam_args='--x': must be empty unless --runner is beam"):
+        ensure_dataset(tiny_config, str(tmp_path / "d"), beam_args="--x")
+    monkeypatch.setitem(sys.modules, "apache_beam", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "jaxrec.data.runners.beam")
+    monkeypatch.delattr("jaxrec.data.runners.beam")
+    with pytest.raises(InputError, match=r"^--runner=beam: apache_beam is not installed; .*jaxrec\[beam\]"):
+        ensure_dataset(tiny_config, str(tmp_path / "d"), runner="beam")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("signal", [SystemExit(143), KeyboardInterrupt()], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_in_a_step_is_a_signal(tiny_config, tmp_path, monkeypatch, caplog, signal):
+    """The direct runner runs steps in the main thread, where signals are raised."""
+
+    def interrupted(*_):
+        raise signal
+
+    monkeypatch.setattr(stages, "place", interrupted)
+    with pytest.raises(type(signal)) as caught:
+        beam.prepare(open_source(tiny_config.source, ()), tiny_config, str(tmp_path / "d"))
+    assert caught.value.args == signal.args and list(tmp_path.iterdir()) == []
+    assert "Traceback" not in caplog.text
+
+
+def test_a_bucket_is_refused_for_no_cluster_shares_the_folder_it_would_be_written_in():
+    config = load_config(str(ROOT / "configs/tiny.py"))
+    with pytest.raises(InputError, match=r"^dataset s3://b/d: allowed with --runner=beam: a folder that all"):
+        ensure_dataset(config, "s3://b/d", "beam")

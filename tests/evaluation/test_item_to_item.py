@@ -1,0 +1,78 @@
+"""Co-occurrence counts against cosines worked by hand, and what they may see."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from jaxrec.core.row_format import FeatureSpec, Layout
+from jaxrec.data.storage.dataset import as_words
+from jaxrec.evaluation import baselines
+
+LAYOUT = Layout(8, 4, 1, (4, 1, 1, 1), 2, (FeatureSpec("title_id", "category", "title", 4, 8, 0),))
+# Ranks are ids less 2, and one title has no play. Of training rows: two show A and watch C, one shows A and
+# D and watches E, one shows A and, given up, D, and watches C.
+A, B, C, D, E = range(2, 7)
+ARRAYS = SimpleNamespace(rank_of_id=np.array([8, 8, 0, 1, 2, 3, 4, 5]), id_of_rank=np.arange(2, 8))
+
+
+class Training:
+    """Rows in two blocks, of a dataset's `Rows` what is asked of it."""
+
+    dtype, blocks = LAYOUT.row_dtype(), 2
+
+    def __init__(self):
+        rows = np.zeros(4, self.dtype)
+        rows["history_title"] = [[0, 0, 0, A], [0, 0, 0, A], [0, 0, D, A], [0, 0, D, A]]
+        rows["history_abandoned"][3, 2] = 1
+        rows["target"][:, 0] = [C, C, E, C]
+        self._words = as_words(rows).reshape(2, 2, -1)
+
+    def read(self, blocks):
+        return self._words[blocks].reshape(2 * len(blocks), -1)
+
+
+def query(history, target, negatives):
+    rows = np.zeros(1, LAYOUT.query_dtype())
+    rows["history_title"][0, 4 - len(history) :] = history
+    rows["target"][0, 0], rows["list_enabled"][0, 0] = target, negatives
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("shown_abandoned", "wanted"),
+    [
+        # n(A) = 4, n(C) = 3, n(E) = 1; A with C 3 times, with E once; n(D) = 1, with E once
+        (False, [3 / 12**0.5, 1 / 4**0.5 + 1 / 1**0.5, 0.0]),
+        # and now n(D) = 2, with C once
+        (True, [3 / 12**0.5 + 1 / 6**0.5, 1 / 4**0.5 + 1 / 2**0.5, 0.0]),
+    ],
+)
+def test_cosines_by_hand(monkeypatch, shown_abandoned, wanted):
+    monkeypatch.setattr(baselines, "_AT_A_TIME", 1)
+    score = baselines.item_to_item(Training(), ARRAYS, shown_abandoned)
+    got = score(query([D, A], C, [E, B]), "enabled", ARRAYS)
+    np.testing.assert_allclose(got, [[wanted]], atol=1e-6)
+
+
+def test_what_an_abandoned_title_says_is_hidden_from_queries_too():
+    rows = query([D, A], C, [E, B])
+    alone = query([A], C, [E, B])
+    rows["history_abandoned"][0, 2] = 1
+    score = baselines.item_to_item(Training(), ARRAYS, False)
+    np.testing.assert_array_equal(score(rows, "enabled", ARRAYS), score(alone, "enabled", ARRAYS))
+
+
+def test_ties_go_by_popularity_and_rare_titles_are_not_counted(monkeypatch):
+    monkeypatch.setattr(baselines, "_TITLES", 4)  # A to D
+    score = baselines.item_to_item(Training(), ARRAYS, False)
+    (got,) = score(query([D, A, E], E, [C, B]), "enabled", ARRAYS)[0]
+    assert abs(got[0]) < 1e-12 and got[1] == pytest.approx(3 / 12**0.5)
+    assert got[2] > got[0]  # B is the more popular
+
+
+def test_a_sample_of_rows_is_systematic(monkeypatch):
+    monkeypatch.setattr(baselines, "_COUNTED", baselines.BLOCK_ROWS)  # one block, the first
+    score = baselines.item_to_item(Training(), ARRAYS, False)
+    got = score(query([A], C, [E, B]), "enabled", ARRAYS)
+    np.testing.assert_allclose(got, [[[1.0, 0.0, 0.0]]], atol=1e-6)  # A with C, both twice

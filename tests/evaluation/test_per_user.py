@@ -1,0 +1,83 @@
+"""Two runs' users are matched by key, whatever order a file has them in, and never by place."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from jaxrec.core.errors import InputError
+from jaxrec.evaluation import metrics, per_user
+
+USERS = ["ann", "bob", "cay", "dan"]
+
+
+def write(folder, ndcg, users=USERS, dataset="d", which="best"):
+    """A judged run in which each user has two queries and one list."""
+    folder.mkdir(exist_ok=True)
+    columns = {"user": users, "queries": [2] * len(users), **{f"enabled/{m}": ndcg for m in
+               ("ndcg@1", "ndcg@5", "recall@5", "mrr@5")}}  # fmt: skip
+    pl.DataFrame(columns).write_parquet(folder / f"eval-test-{which}-per-user.parquet")
+    ranks = np.where(np.repeat(ndcg, 2) == 1.0, 1, 2).astype(np.uint16)
+    order = np.argsort(np.repeat(users, 2), kind="stable")
+    queries = pl.DataFrame({"user": np.repeat(users, 2)[order], "enabled": ranks[order]})
+    queries.write_parquet(folder / f"eval-test-{which}-per-query.parquet")
+    (folder / f"eval-test-{which}.json").write_text(json.dumps({"dataset": dataset}))
+    return folder
+
+
+def test_users_are_matched_by_key(tmp_path):
+    a = per_user.read(write(tmp_path / "a", [1.0, 0.0, 1.0, 0.0]))
+    b = per_user.read(write(tmp_path / "b", [0.0, 0.0, 0.0, 1.0], users=USERS[::-1]))
+    assert per_user.difference(a, b, "enabled/ndcg@1").tolist() == [0.0, 0.0, 1.0, 0.0]
+    found = per_user.compare(a, b)["metrics"]
+    assert list(found) == [f"enabled/{m}" for m in ("ndcg@1", "ndcg@5", "recall@5", "mrr@5")]
+    assert (found["enabled/ndcg@1"]["users"]["mean"], found["enabled/ndcg@1"]["users"]["zeros"]) == (0.25, 3)
+    queries = found["enabled/ndcg@1"]["queries_as_the_paper"]
+    assert (queries["n"], queries["mean"], queries["zeros"]) == (8, 0.25, 6)
+
+
+def test_ranks_among_all_titles_are_compared_by_their_own_metrics(tmp_path):
+    runs = []
+    for name, ranks in (("a", [1, 11]), ("b", [2, 1])):
+        folder = write(tmp_path / name, [1.0, 0.0], users=["ann", "bob"])
+        hits = {f"catalogue/{m}": f(np.array(ranks)) for m, f in metrics.FULL.items()}
+        path = folder / "eval-test-best-per-user.parquet"
+        pl.DataFrame({"user": ["ann", "bob"], "queries": [1, 1], **hits}).write_parquet(path)
+        queries = pl.DataFrame({"user": ["ann", "bob"], "catalogue": np.array(ranks, np.uint32)})
+        queries.write_parquet(folder / "eval-test-best-per-query.parquet")
+        runs.append(per_user.read(folder))
+    found = per_user.compare(*runs)["metrics"]
+    assert list(found) == [f"catalogue/{m}" for m in metrics.FULL]
+    assert found["catalogue/hr@10"]["users"]["mean"] == -0.5
+    assert found["catalogue/mrr@1"]["queries_as_the_paper"]["mean"] == 0.0
+
+
+def test_another_column_of_the_second_and_rounding_is_no_difference(tmp_path):
+    a, b = (per_user.read(write(tmp_path / x, [v, 0.0, 1.0, 0.5])) for x, v in (("a", 0.1 + 0.2), ("b", 0.3)))
+    assert 0.1 + 0.2 != 0.3  # in floating point
+    assert per_user.difference(a, b, "enabled/ndcg@1").tolist() == [0.0] * 4
+    assert per_user.difference(a, b, "enabled/ndcg@1", "queries").tolist() == [-1.7, -2.0, -1.0, -1.5]
+
+
+def test_runs_that_cannot_be_compared_are_refused(tmp_path):
+    a = per_user.read(write(tmp_path / "a", [1.0, 0.0, 1.0, 0.0]))
+    fewer = per_user.read(write(tmp_path / "fewer", [1.0, 0.0], users=USERS[:2]))
+    with pytest.raises(
+        InputError, match=r"fewer: 2 users are in it or in .*; allowed: runs judged on the same"
+    ):
+        per_user.compare(a, fewer)
+    other = per_user.read(write(tmp_path / "other", [1.0, 0.0, 1.0, 0.0], dataset="e"))
+    with pytest.raises(InputError, match=r"other: was judged on dataset e, .* on d; allowed"):
+        per_user.compare(a, other)
+    with pytest.raises(InputError, match=r"a: holds nothing where one eval-validation-"):
+        per_user.read(tmp_path / "a", "validation")
+    write(tmp_path / "a", [1.0, 0.0, 1.0, 0.0], which="last")
+    with pytest.raises(
+        InputError, match=r"holds eval-test-best-per-user.parquet, eval-test-last.*--which=best"
+    ):
+        per_user.read(tmp_path / "a")
+    assert per_user.read(tmp_path / "a", which="best").result == {"dataset": "d"}
+    (tmp_path / "a" / "eval-test-last-per-query.parquet").unlink()
+    with pytest.raises(InputError, match=r"per-query.parquet: does not exist beside"):
+        per_user.read(tmp_path / "a", which="last")

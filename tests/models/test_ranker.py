@@ -1,0 +1,267 @@
+"""The whole model: what may change its scores, its variants, its dtypes, and that it learns."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec.config.schema import Objective, Optimizer, Sampling
+from jaxrec.core.batch import Batch
+from jaxrec.losses import ranking
+from jaxrec.models.encoders.base import ExpertFields
+from jaxrec.models.layers import rng as rng_module
+from jaxrec.models.mixture import GateFields
+from jaxrec.tasks.ranking_inputs import alone
+from jaxrec.training import optimizer
+
+PER_TITLE = ("title", "completion", "sessions", "age")
+
+
+def same(a, b, **tolerance):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
+
+
+def with_titles(history, **columns):
+    """A history with other columns [B, L], a request a row."""
+    history = history._replace(**columns)
+    example, newer, shorter = alone(history.title, (*history.shorter,))
+    return history._replace(example=example, newer=newer, shorter=shorter)
+
+
+def test_the_content_of_padding_changes_nothing_bit_for_bit(small):
+    h, pad = small.history, small.history.title == 0
+    assert pad.any()
+    dirty = {name: jnp.where(pad, jnp.nan, getattr(h, name)) for name in PER_TITLE[1:]}
+    same(small(), small(h._replace(**dirty)), rtol=0)
+
+
+def rows_shared(history, rng):
+    """The same requests, two to a row of twice the length, their titles in any order."""
+    B, L = history.title.shape
+    R = -(-B // 2)
+    source = np.append(np.arange(B * L), np.full(2 * R * L - B * L, B * L)).reshape(R, 2 * L)
+    source = np.stack([rng.permutation(row) for row in source])
+    where = np.full(B * L + 1, 2 * R * L)
+    where[source] = np.arange(2 * R * L).reshape(R, 2 * L)
+    where[B * L] = 2 * R * L  # nothing lies there
+
+    def moved(x, fill):
+        return jnp.asarray(np.append(np.asarray(x).reshape(-1), fill)[source].astype(x.dtype))
+
+    places = {name: moved(getattr(history, name), 0) for name in (*PER_TITLE, "newer")}
+    places["example"] = moved(history.example, B)
+    shorter = {w: jnp.asarray(where[at]) for w, at in history.shorter.items()}
+    return history._replace(**places, shorter=shorter)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_histories_that_share_rows_are_scored_as_if_alone(case, training):
+    """A row is as long as needed; which places a history has in it, and beside whom, changes nothing."""
+    experts = (ExpertFields(3, 2, 2, 1.0, 0.2), ExpertFields(6, 2, 2, 2.0, 0.2))
+    alone_, key = case(experts=experts), rng_module.row_keys(0, 0, jnp.arange(5)) if training else None
+    shared = rows_shared(alone_.history, np.random.default_rng(3))
+    assert shared.title.shape == (3, 12)
+    wide = alone_.model.clone(experts=(experts[0], ExpertFields(12, 2, 2, 2.0, 0.2)))
+
+    def total(model, history):
+        def of(variables):
+            out = model.apply(variables, history, alone_.candidate, alone_.table, 1.0, key)
+            return sum((s**2).sum() for s in out.scores.values()), out.scores
+
+        return jax.jit(jax.value_and_grad(of, has_aux=True))
+
+    p = alone_.variables["params"]
+    longer = p | {"history": p["history"] | {"position": jnp.pad(p["history"]["position"], ((0, 6), (0, 0)))}}
+    (_, one), one_grad = total(alone_.model, alone_.history)(alone_.variables)
+    (_, two), two_grad = total(wide, shared)({"params": longer})
+    same(one, two, atol=1e-6)
+    two_grad["params"]["history"]["position"] = two_grad["params"]["history"]["position"][:6]
+    same(one_grad, two_grad, atol=1e-5)
+
+
+def test_an_empty_history_is_finite_and_learns_its_own_vector(small):
+    empty = {name: jnp.zeros_like(getattr(small.history, name)) for name in PER_TITLE}
+    history = with_titles(small.history, **empty)
+
+    def total(variables):
+        out = small.model.apply(variables, history, small.candidate, small.table, 1.0)
+        return sum(s.sum() for s in out.scores.values())
+
+    grads = jax.jit(jax.grad(total))(small.variables)["params"]
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
+    assert np.any(grads["expert_0"]["pool"]["empty"])
+    assert not any(np.any(x) for x in jax.tree.leaves(grads["expert_0"]["encoder"]))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_rows_are_scored_alike_wherever_they_stand(small, training):
+    key = rng_module.row_keys(0, 0, jnp.arange(5)) if training else None
+    order = jnp.array([3, 0, 4, 1, 2])
+    moved = small(
+        with_titles(jax.tree.map(lambda x: x[order], small.history)),
+        small.candidate[order],
+        None if key is None else key[order],
+    )
+    same(jax.tree.map(lambda x: x[order], small(key=key)), moved, atol=1e-6)
+
+
+def test_a_candidates_score_depends_on_no_other_candidate(small):
+    other = small.candidate.at[:, 1:].set(2)
+    for task, scores in small().scores.items():
+        np.testing.assert_allclose(scores[:, 0], small(candidate=other).scores[task][:, 0], atol=1e-6)
+
+
+def test_randomness_is_for_training_alone(small):
+    keys = [rng_module.row_keys(0, step, jnp.arange(5)) for step in (0, 1)]
+    one, two, none = small(key=keys[0]), small(key=keys[1]), small()
+    assert not np.allclose(one.scores["ctr"], two.scores["ctr"])
+    assert not np.allclose(one.gate_BxE, one.clean_gate_BxE)
+    assert np.array_equal(none.gate_BxE, none.clean_gate_BxE)
+    same(small(key=keys[0]), one, rtol=0)
+
+
+def test_encoding_once_and_scoring_is_the_call(small):
+    @jax.jit
+    def apart(variables, history, candidate):
+        user = small.model.apply(variables, history, small.table, 1.0, method="encode")
+        return small.model.apply(variables, user, candidate, small.table, ("ranking",), method="score")
+
+    scores = apart(small.variables, small.history, small.candidate)
+    assert {*scores} == {"ranking"}
+    np.testing.assert_allclose(scores["ranking"], small().scores["ranking"], atol=1e-6)
+
+
+def test_completion_for_the_positives_alone(small):
+    apply = jax.jit(lambda v, h, c: small.model.apply(v, h, c, small.table, 1.0, None, 2))
+    out = apply(small.variables, small.history, small.candidate)
+    np.testing.assert_allclose(out.scores["completion"], small().scores["completion"][:, :2], atol=1e-6)
+    assert out.scores["ranking"].shape == (5, 4)
+
+
+def test_completion_is_a_share(small):
+    assert np.all((small().scores["completion"] > 0) & (small().scores["completion"] < 1))
+
+
+def test_one_expert_has_no_gate_and_one_task_has_one_head(case):
+    bst = case(experts=(ExpertFields(6, 1, 2, 2.0, 0.2),), tasks=("ctr",), matcher_product=False)
+    names = {*bst.variables["params"]}
+    assert names == {"title", "user", "context", "history", "expert_0", "matcher_ctr"}
+    out = bst(key=rng_module.row_keys(0, 0, jnp.arange(5)))
+    assert {*out.scores} == {"ctr"}
+    assert out.gate_BxE.tolist() == out.clean_gate_BxE.tolist() == [[1.0]] * 5
+
+
+def test_equal_experts_with_equal_parameters_are_one_expert(case):
+    expert = ExpertFields(6, 1, 2, 2.0, 0.2)
+    two, one = case(experts=(expert, expert)), case(experts=(expert,))
+    p = dict(two.variables["params"])
+    p["expert_1"] = p["expert_0"]
+    gate = p.pop("gate")
+    alone = {name: x for name, x in p.items() if name != "expert_1"}
+    same(
+        two(variables={"params": p | {"gate": gate}}).scores,
+        one(variables={"params": alone}).scores,
+        atol=1e-6,
+    )
+
+
+def test_an_unknown_task_is_refused(case):
+    with pytest.raises(ValueError, match="tasks="):
+        case(tasks=("clicks",))
+
+
+def test_bfloat16_keeps_parameters_and_outputs_wide(case, small):
+    low = case(dtype="bfloat16")
+    assert {x.dtype for x in jax.tree.leaves(low.variables)} == {jnp.dtype("float32")}
+    assert {x.dtype for x in jax.tree.leaves(low())} == {jnp.dtype("float32")}
+    same(low(variables=small.variables), small(), atol=0.03)
+
+
+def test_float64_is_float64_throughout(case):
+    with jax.enable_x64(True):
+        high = case(dtype="float64")
+        key = rng_module.row_keys(0, 0, jnp.arange(5))
+        assert {x.dtype for x in jax.tree.leaves(high.variables)} == {jnp.dtype("float64")}
+        assert {x.dtype for x in jax.tree.leaves(high(key=key))} == {jnp.dtype("float64")}
+
+        def total(position):
+            p = dict(high.variables["params"])
+            p["history"] = p["history"] | {"position": position}
+            return high(key=key, variables={"params": p}).scores["ranking"].sum()
+
+        # a float32 anywhere on the way would leave 1e-4 between the slope and the gradient
+        position = high.variables["params"]["history"]["position"]
+        way = jax.random.normal(jax.random.key(0), position.shape)
+        slope = (total(position + 1e-5 * way) - total(position - 1e-5 * way)) / 2e-5
+        assert float(slope) == pytest.approx(float((jax.grad(total)(position) * way).sum()), rel=1e-7)
+
+
+def batch_of(c) -> Batch:
+    rows = len(c.candidate)
+    r = np.random.default_rng(2)
+    return Batch(
+        c.history, c.candidate[:, :1], jnp.asarray(r.random((rows, 1)), jnp.float32), c.candidate[:, 1:],
+        jnp.zeros((rows, 3), bool), jnp.ones(rows, bool),
+    )  # fmt: skip
+
+
+def objective(c, batch, variables, key=None):
+    candidates = jnp.concatenate([batch.positive, batch.negative], 1)
+    out = c.model.apply(variables, batch.history, candidates, c.table, 1.0, key, 1)
+    return ranking.objective(out, batch, Objective(personalised=False), Sampling(), 0.5, 0.52)
+
+
+def test_the_first_loss_is_near_its_closed_form(small):
+    # scores near 0: BCE ln 2, hinge 1; completion .5; the gate even: (ln 2 - .52)^2
+    batch = batch_of(small)
+    sums = jax.jit(lambda v: objective(small, batch, v)[1])(small.variables)
+    means = {name: float(s / n) for name, (s, n) in sums.items()}
+    assert means["loss_ctr"] == pytest.approx(np.log(2), abs=0.02)
+    assert means["loss_ranking"] == pytest.approx(1.0, abs=0.02)
+    assert means["loss_regression"] == pytest.approx(
+        float(jnp.square(batch.completion - 0.5).mean()), abs=0.02
+    )
+    assert means["loss_entropy"] == pytest.approx((np.log(2) - 0.52) ** 2, abs=0.005)
+    assert means["gate_0"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_batch_overfits(case):
+    experts = (ExpertFields(3, 1, 2, 1.0, 0.0), ExpertFields(6, 1, 2, 2.0, 0.0))
+    c = case(dropout=0.0, experts=experts, matcher=(32, 16), rows=8)
+    c.candidate = 2 + (jnp.arange(8)[:, None] * 3 + jnp.arange(4)[None]) % 28
+    batch = batch_of(c)
+    config = Optimizer(learning_rate=0.01, weight_decay=0.0)
+    tx = optimizer.make(config)
+
+    def step(carry, _):
+        variables, state = carry
+        (_, sums), grads = jax.value_and_grad(lambda v: objective(c, batch, v), has_aux=True)(variables)
+        updates, state = tx.update(grads, state, variables, value=jnp.float32(0), fresh=jnp.bool_(False))
+        return (optimizer.apply(variables, updates), state), sums["loss"][0] / sums["loss"][1]
+
+    train = jax.jit(lambda v: jax.lax.scan(step, (v, tx.init(v)), length=400)[1])
+    loss = np.asarray(train(c.variables))
+    assert loss[0] > 1.5
+    assert loss[-1] < 0.02
+
+
+def test_table_3_at_full_size(small):
+    """Shapes alone: nothing is computed."""
+    fields = {
+        "width": 96,
+        "experts": (ExpertFields(7, 2, 12, 1.0, 0.2), ExpertFields(20, 2, 12, 2.0, 0.2)),
+        "gate": GateFields((128, 64), 0.1),
+        "matcher": (128, 64),
+    }
+    model = small.model.clone(**fields)
+    spec = jax.ShapeDtypeStruct
+    history = jax.tree.map(
+        lambda x: spec((8192, 20) if x.shape[1] == 6 else (8192, x.shape[1]), x.dtype), small.history
+    )._replace(shorter={7: spec((8192, 7), jnp.int32)})
+    shapes = jax.eval_shape(
+        lambda h, c: model.init_with_output(jax.random.key(0), h, c, small.table, 1.0),
+        history, spec((8192, 21), jnp.int32),
+    )  # fmt: skip
+    assert shapes[0].scores["ranking"].shape == (8192, 21)
+    assert shapes[0].gate_BxE.shape == (8192, 2)
+    assert shapes[1]["params"]["expert_1"]["encoder"]["block_1"]["hidden"]["kernel"].shape == (96, 192)

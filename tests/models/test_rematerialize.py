@@ -1,0 +1,62 @@
+"""Experts that work their forward pass out again in the backward one: the same values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec.core.batch import TitleTable
+from jaxrec.core.row_format import FeatureSpec
+from jaxrec.models.encoders.base import ExpertFields
+from jaxrec.models.mixture import ENCODERS
+from jaxrec.models.next_item import ItemWindow, NextItemModel
+
+EVERY = tuple(ExpertFields(w, 1, 2, 1.0, 0.2, kind) for w, kind in zip((6, 3, 6, 3), ENCODERS, strict=True))
+
+
+def same(plain, again, least):
+    """Trees of one structure, to 1e-12 of each array's largest; some arrays are not zero."""
+    assert jax.tree.structure(plain) == jax.tree.structure(again)
+    pairs = list(zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True))
+    for a, b in pairs:
+        np.testing.assert_allclose(b, a, rtol=0, atol=1e-12 * np.abs(a).max())
+    assert sum(bool(np.abs(a).max() > 0) for a, _ in pairs) > least
+
+
+@pytest.mark.parametrize("target_in_sequence", [False, True], ids=["encoded", "joined"])
+def test_experts_of_every_kind(case, target_in_sequence):
+    with jax.enable_x64(True):
+        found = []
+        for remat in (False, True):
+            joins = {"target_in_sequence": target_in_sequence}
+            c = case(dtype="float64", experts=EVERY, tasks=("ctr",), matcher=(6,), remat=remat, **joins)
+            keys = jax.random.randint(jax.random.key(3), (5, 2), 0, 2**31 - 1).astype(jnp.uint32)
+
+            def total(variables, c=c, keys=keys):
+                out = c.model.apply(variables, c.history, c.candidate, c.table, 1.0, keys)
+                return sum((s**2).sum() for s in out.scores.values()), out
+
+            found.append((c.variables, jax.jit(jax.grad(total, has_aux=True))(c.variables)))
+        same(*found, least=90)
+
+
+def test_an_encoder_of_sequences():
+    with jax.enable_x64(True):
+        r, found = np.random.default_rng(0), []
+        titles = jnp.asarray(r.integers(2, 30, (3, 6)), jnp.int32).at[0, :2].set(0)
+        at = jnp.asarray(np.sort(r.integers(1e9, 1.2e9, (3, 7)), axis=1), jnp.uint32)
+        window, key = ItemWindow(titles, at[:, :-1], at[:, 1:]), at[:, :2]
+        table = TitleTable(jnp.zeros((30, 0), jnp.int32), jnp.zeros((30, 0)))
+        for remat in (False, True):
+            features = (FeatureSpec("title_id", "category", "title", 8, 30),)
+            encoder = ExpertFields(6, 2, 2, 1.0, 0.2, "hstu")
+            model = NextItemModel("float64", features, 30, 8, encoder, 0.2, remat=remat)
+            variables = model.init(jax.random.key(0), window, table, method="of_table")
+
+            def total(variables, model=model):
+                catalogue = model.apply(variables, table, method="catalogue")
+                h = model.apply(variables, window, catalogue, key)
+                return jnp.square(jnp.where(titles[..., None] > 0, h, 0.0)).sum(), h
+
+            found.append((variables, jax.jit(jax.grad(total, has_aux=True))(variables)))
+        same(*found, least=15)

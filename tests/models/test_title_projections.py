@@ -1,0 +1,68 @@
+"""The whole catalogue's scores are those of each title: the plain form is `score` with every id."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec.models import heads
+from jaxrec.models.ranker import UserEncoding
+
+V = 30  # of the case
+KINDS = {
+    "titles narrower than the product": {"matcher": (12, 16)},  # 13 wide
+    "titles wider": {"matcher": (12, 6), "tasks": ("ctr", "completion")},
+    "one layer": {"matcher": (14,), "tasks": ("ranking",)},
+    "no product": {"matcher_product": False, "tasks": ("ranking",)},
+    "dot": {"head": "dot", "tasks": ("ranking",)},
+}
+
+
+def both(c):
+    """Each task's scores by every id and by the catalogue, of parameters far from 0, where a sum left out
+    would hardly show."""
+    r = np.random.default_rng(4)
+    params = jax.tree.map(lambda x: x + jnp.asarray(r.normal(0, 0.6, x.shape), x.dtype), c.variables)
+
+    def run(params):
+        user = c.model.apply(params, c.history, c.table, 1.0, method="encode")
+        ids = jnp.broadcast_to(jnp.arange(V), (len(c.candidate), V))
+        plain = c.model.apply(params, user, ids, c.table, method="score")
+        return {
+            t: (s, c.model.apply(params, user, c.table, t, method="score_catalogue"))
+            for t, s in plain.items()
+        }
+
+    return jax.jit(run)(params)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("users", [2, 64], ids=["in tiles", "at once"])
+def test_scores_are_the_plain_forms(case, kind, users, monkeypatch):
+    monkeypatch.setattr(heads, "_CPU_PAIRS", users * V)  # five requests: the last tile is not full
+    c = case(**KINDS[kind])
+    scores = both(c)
+    assert {*scores} == {*c.model.tasks}
+    for plain, found in scores.values():
+        assert found.shape == (5, V) and found.dtype == jnp.float32
+        assert plain.std(0).max() > 0.01 and plain.std(1).max() > 0.01
+        np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_float64_is_float64(case):
+    with jax.enable_x64(True):
+        plain, found = both(case(dtype="float64", matcher=(12, 16)))["ranking"]
+        assert found.dtype == jnp.float64
+        np.testing.assert_allclose(found, plain, rtol=1e-12, atol=1e-13)
+
+
+def test_bfloat16_comes_out_wide(case):
+    plain, found = both(case(dtype="bfloat16", matcher=(12, 16)))["ranking"]
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, plain, atol=0.05 * float(jnp.abs(plain).max()))
+
+
+def test_a_user_vector_a_candidate_is_refused(small):
+    user = UserEncoding(jnp.zeros((5, 4, 8)), jnp.ones((5, 4, 1)), jnp.ones((5, 4, 1)))
+    with pytest.raises(ValueError, match="target_in_sequence"):
+        small.model.apply(small.variables, user, small.table, "ctr", method="score_catalogue")

@@ -1,0 +1,232 @@
+"""metrics.jsonl, the events and the display."""
+
+import json
+import math
+import sys
+
+import pytest
+from bucket import Bucket
+from tensorboardX.proto.event_pb2 import Event
+
+from jaxrec.core.paths import as_path
+from jaxrec.reporting import metric_writer
+from jaxrec.reporting.metric_writer import Writer, read_metrics
+
+LISTS = {"enabled": {"ndcg@1": 0.25, "examples": 7}, "disabled": {"ndcg@1": 0.5, "examples": 7}}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still until told."""
+
+    class Clock:
+        now = 100.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+    it = Clock()
+    monkeypatch.setattr(metric_writer, "time", it)
+    return it
+
+
+def lines(workdir) -> list[dict]:
+    def refuse(text):
+        raise AssertionError(f"{text} is not JSON")
+
+    return [
+        json.loads(x, parse_constant=refuse) for x in (workdir / "metrics.jsonl").read_text().splitlines()
+    ]
+
+
+def test_lines_hold_values_and_the_rate_of_training_alone(tmp_path, clock):
+    with Writer(tmp_path / "w", 0, 40, 5.0) as writer:
+        writer.start(1234, batch_size=8)
+        clock.now += 50.0
+        assert not writer.due(1)  # the first step compiled
+        clock.now += 4.0
+        assert not writer.due(5)
+        clock.now += 1.0
+        assert writer.due(11)
+        writer.train(11, 0.5, {"loss": 0.75, "gradient_norm": math.inf})  # 10 steps of 8 in 5 s
+        assert not writer.due(11)
+        clock.now += 2.0
+        writer.train(21, 1.0, {"loss": math.nan, "gradient_norm": 1.0})
+        clock.now += 60.0  # validating
+        writer.validation(21, 1.0, {"loss": 0.5}, LISTS, "ndcg@1")
+        clock.now += 1.0
+        writer.train(26, 1.25, {"loss": 0.25, "gradient_norm": 1.0})
+        assert len(lines(tmp_path / "w")) == 4  # written out before the file is closed
+    train = {"split": "train", "gradient_norm": 1.0}
+    assert lines(tmp_path / "w") == [
+        train | {"step": 11, "epoch": 0.5, "loss": 0.75, "gradient_norm": None, "examples_per_second": 16.0},
+        train | {"step": 21, "epoch": 1.0, "loss": None, "examples_per_second": 40.0},
+        {
+            "step": 21, "epoch": 1.0, "split": "validation", "loss": 0.5,
+            "enabled/ndcg@1": 0.25, "enabled/examples": 7, "disabled/ndcg@1": 0.5, "disabled/examples": 7,
+        },
+        train | {"step": 26, "epoch": 1.25, "loss": 0.25, "examples_per_second": 40.0},
+    ]  # fmt: skip
+
+
+def write(writer, steps):
+    writer.start(1, 1)
+    for step in steps:
+        writer.train(step, float(step), {"loss": 1.0})
+
+
+def test_resuming_cuts_what_lies_past_the_checkpoint_and_a_torn_line(tmp_path):
+
+    with Writer(tmp_path, 0, 9, 5.0) as writer:
+        write(writer, (1, 2, 3, 4))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "spl')
+    with Writer(tmp_path, 2, 9, 5.0) as writer:
+        assert [x["step"] for x in lines(tmp_path)] == [1, 2]
+        write(writer, (3,))
+    assert [x["step"] for x in lines(tmp_path)] == [1, 2, 3]
+    with Writer(tmp_path, 0, 9, 5.0):  # no checkpoint was left: all begins anew
+        assert lines(tmp_path) == []
+
+
+def steps_in(workdir) -> list[int]:
+    return [line["step"] for line in read_metrics(workdir / "metrics.jsonl")]
+
+
+def test_in_a_bucket_resuming_cuts_too(bucket):
+    workdir = as_path(bucket) / "w"
+    with Writer(workdir, 0, 9, 5.0) as writer:
+        write(writer, (1, 2, 3, 4))
+    (workdir / "metrics.jsonl").write_bytes((workdir / "metrics.jsonl").read_bytes() + b'{"step": 2, "spl')
+    with Writer(workdir, 2, 9, 5.0) as writer:
+        assert steps_in(workdir) == [1, 2]  # there too, before another step is taken
+        write(writer, (3,))
+    assert steps_in(workdir) == [1, 2, 3]
+    assert not (workdir / "metrics.jsonl").read_bytes().endswith(b"spl")
+    with Writer(workdir, 0, 9, 5.0):
+        assert steps_in(workdir) == []
+
+
+def test_to_a_bucket_lines_go_once_a_minute_before_a_checkpoint_and_at_the_end(bucket, clock):
+    workdir = as_path(bucket) / "w"
+    with Writer(workdir, 0, 90, 5.0) as writer:
+        write(writer, (1, 2))
+        assert steps_in(workdir) == []
+        writer.flush()
+        assert steps_in(workdir) == [1, 2]
+        Bucket.log.clear()
+        writer.flush()
+        assert Bucket.log == []  # nothing has changed
+        clock.now += 59.0
+        write(writer, (3,))
+        assert steps_in(workdir) == [1, 2]
+        clock.now += 1.0
+        write(writer, (4,))
+        writer._bucket._under_way.result()
+        assert steps_in(workdir) == [1, 2, 3, 4]
+        write(writer, (5,))
+    assert steps_in(workdir) == [1, 2, 3, 4, 5]
+    (name,) = {key for what, key in Bucket.log if what == "put" and "/tensorboard/" in key}
+    found = events_of(as_path(f"s3://{name}").read_bytes())
+    assert [e.step for e in found if e.summary.value] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+
+
+def test_what_cannot_be_sent_is_an_error(bucket, monkeypatch):
+    def full(what, key):
+        raise OSError("the bucket is full")
+
+    with (
+        pytest.raises(OSError, match="the bucket is full"),
+        Writer(as_path(bucket) / "w", 0, 9, 5.0) as writer,
+        monkeypatch.context() as patched,
+    ):
+        patched.setattr(Bucket, "before", staticmethod(full))
+        write(writer, (1,))
+        writer.flush()
+
+
+def test_a_torn_line_is_left_out_of_what_is_read(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert read_metrics(path) == []
+    path.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert read_metrics(path) == [{"step": 1}, {"step": 2}]
+
+
+def events(folder) -> list[Event]:
+    """Reads the record format: length (8), its checksum (4), the event, its checksum (4)."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        found += events_of(path.read_bytes())
+    return found
+
+
+def events_of(data: bytes) -> list[Event]:
+    found = []
+    while data:
+        size = int.from_bytes(data[:8], "little")
+        found.append(Event.FromString(data[12 : 12 + size]))
+        data = data[16 + size :]
+    return found
+
+
+def test_events_hold_the_same_scalars(tmp_path):
+    with Writer(tmp_path, 4, 9, 5.0) as writer:
+        writer.start(1, 1)
+        writer.train(5, 0.5, {"loss": 0.75})
+        writer.validation(5, 0.5, {"loss": 0.5}, LISTS, "ndcg@1")
+    found = events(tmp_path / "tensorboard")
+    scalars = {(v.tag, e.step): v.simple_value for e in found for v in e.summary.value}
+    assert scalars[("train/loss", 5)] == 0.75
+    assert scalars[("validation/enabled/ndcg_1", 5)] == 0.25
+    assert [e.step for e in found if e.session_log.status] == [
+        5
+    ]  # TensorBoard drops what it had from there on
+
+
+def test_elsewhere_than_on_a_terminal_a_line_a_while(tmp_path, clock, capsys):
+    with Writer(tmp_path, 0, 1000, 5.0) as writer:
+        writer.start(1234, batch_size=8)
+        for step in range(10, 100, 10):
+            clock.now += 5.0
+            writer.train(step, step / 100, {"loss": 0.5})
+        writer.validation(90, 0.9, {"loss": 0.5}, LISTS, "ndcg@1")
+        clock.now += 1.0
+        writer.train(1000, 10.0, {"loss": 0.125})
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        f"1,234 parameters, to step 1,000 in {tmp_path}",
+        "step 10/1,000  loss 0.5000  16 examples/s  8:15 left",
+        "step 70/1,000  loss 0.5000  16 examples/s  7:45 left",
+        "epoch 0.9: validation loss 0.5000, NDCG@1 enabled 0.2500, disabled 0.5000",
+        "step 1,000/1,000  loss 0.1250  7,280 examples/s  0:00 left",
+    ]
+
+
+def test_on_a_terminal_the_display_is_live(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Writer(tmp_path, 0, 10, 5.0) as writer:
+        writer.start(1234, batch_size=8)
+        writer.train(5, 0.5, {"loss": 0.75})
+        writer._display._progress.refresh()
+        writer.validation(5, 0.5, {"loss": 0.5}, LISTS, "ndcg@1")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "step 5/10  loss 0.7500" in err and "left" in err
+    assert "NDCG@1 enabled 0.2500" in err
+
+
+def test_other_processes_write_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(metric_writer, "is_first_process", lambda: False)
+    with Writer(tmp_path / "w", 0, 10, 5.0) as writer:
+        writer.start(1, 1)
+        writer.train(5, 0.5, {"loss": 0.75})
+        writer.validation(5, 0.5, {"loss": 0.5}, LISTS, "ndcg@1")
+    assert not (tmp_path / "w").exists()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_clock():
+    assert [metric_writer._clock(s) for s in (0, 59.6, 90, 4000)] == ["0:00", "1:00", "1:30", "1:06:40"]

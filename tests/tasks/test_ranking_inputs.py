@@ -1,0 +1,102 @@
+"""Decoding on the device, the choice of columns, and what a history shows."""
+
+import numpy as np
+import pytest
+
+from jaxrec.core.row_format import FeatureSpec, Layout
+from jaxrec.data.storage.dataset import as_words
+from jaxrec.models.layers import rng as rng_module
+from jaxrec.tasks import ranking_inputs
+
+LAYOUT = Layout(
+    50, 8, 3, (4, 5, 3, 2), 20,
+    (FeatureSpec("g", "category", "user", 4, size=5), FeatureSpec("n", "number", "context", 4)),
+)  # fmt: skip
+
+
+def random_rows(dtype, n=7):
+    rng = np.random.default_rng(0)
+    rows = np.zeros(n, dtype)
+    for name in dtype.names:
+        field = rows[name]
+        rows[name] = (
+            rng.normal(size=field.shape) if field.dtype.kind == "f" else rng.integers(0, 200, field.shape)
+        )
+    return rows
+
+
+@pytest.mark.parametrize("dtype", [LAYOUT.row_dtype(), LAYOUT.query_dtype()])
+def test_decoding_equals_the_structured_dtype(dtype):
+    rows = random_rows(dtype)
+    assert dtype.itemsize % 4 == 0
+    decoded = ranking_inputs.decode(as_words(rows), dtype)
+    assert set(decoded) == set(dtype.names)
+    for name in dtype.names:
+        np.testing.assert_array_equal(np.asarray(decoded[name]), rows[name], err_msg=name)
+        assert decoded[name].dtype == rows[name].dtype
+
+
+def history_rows():
+    rows = np.zeros(2, LAYOUT.row_dtype())
+    rows["history_title"] = [[0, 0, 11, 12, 13, 14, 15, 16], [21, 22, 23, 24, 25, 26, 27, 28]]
+    rows["history_abandoned"] = [[0, 0, 0, 1, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0, 0, 1]]
+    rows["history_sessions"] = rows["history_title"] % 10
+    return rows
+
+
+def view(keeps, window=4, rate=0.0):
+    return ranking_inputs.HistoryView(LAYOUT, (window,), keeps, rate)
+
+
+def test_abandoned_titles_leave_no_gap_and_the_window_reaches_further_back():
+    decoded = ranking_inputs.decode(as_words(history_rows()), LAYOUT.row_dtype())
+    hidden = ranking_inputs.history(decoded, view(keeps=False))
+    assert hidden.title.tolist() == [[11, 13, 14, 16], [24, 25, 26, 27]]
+    assert hidden.sessions.tolist() == [[1, 3, 4, 6], [4, 5, 6, 7]]
+    shown = ranking_inputs.history(decoded, view(keeps=True))
+    assert shown.title.tolist() == [[13, 14, 15, 16], [25, 26, 27, 28]]
+    long = ranking_inputs.history(decoded, view(keeps=False, window=8))
+    assert long.title.tolist() == [[0, 0, 0, 0, 11, 13, 14, 16], [0, 21, 22, 23, 24, 25, 26, 27]]
+
+
+def test_unknown_titles_are_shown_at_their_rate_and_padding_never():
+    rows = np.repeat(history_rows(), 2000)
+    decoded = ranking_inputs.decode(as_words(rows), LAYOUT.row_dtype())
+    key = rng_module.row_keys(0, 0, np.arange(len(rows)))
+    title = np.asarray(ranking_inputs.history(decoded, view(keeps=True, window=8, rate=0.1), key).title)
+    assert (title[rows["history_title"] == 0] == 0).all()
+    share = (title == 1).sum() / (rows["history_title"] != 0).sum()
+    assert abs(share - 0.1) < 0.01
+    assert (
+        np.asarray(ranking_inputs.history(decoded, view(keeps=True, window=8, rate=0.1)).title) != 1
+    ).all()
+
+
+def pool_rows(n_hard):
+    rows = np.zeros(1, LAYOUT.row_dtype())
+    rows["pool_hard"], rows["pool_trending"] = [10, 11, 12, 13], [20, 21, 22, 23, 24]
+    rows["pool_tailing"], rows["pool_random"] = [30, 31, 32], [40, 41]
+    rows["pool_hard_filled"] = np.arange(4) >= n_hard
+    return ranking_inputs.decode(as_words(rows), LAYOUT.row_dtype())
+
+
+@pytest.mark.parametrize(
+    "n_hard, epoch, expected, hard",
+    [
+        (4, 0, [10, 11], [1, 1]),
+        (4, 1, [12, 13], [1, 1]),
+        (3, 1, [12, 10], [1, 1]),  # the width is the three real ones
+        (1, 0, [10, 11], [1, 0]),
+        (1, 1, [10, 12], [1, 0]),  # the real one stays, the fill rotates
+        (0, 1, [12, 13], [0, 0]),
+    ],
+)
+def test_hard_columns_rotate_over_the_real_ones(n_hard, epoch, expected, hard):
+    negative, flags = ranking_inputs.choose_negatives(pool_rows(n_hard), (2, 0, 0, 0), epoch)
+    assert negative.tolist() == [expected] and flags.astype(int).tolist() == [hard]
+
+
+def test_other_pools_rotate_by_epoch():
+    rows = pool_rows(4)
+    assert ranking_inputs.choose_negatives(rows, (0, 2, 2, 1), 0)[0].tolist() == [[20, 21, 30, 31, 40]]
+    assert ranking_inputs.choose_negatives(rows, (0, 2, 2, 1), 2)[0].tolist() == [[24, 20, 31, 32, 40]]

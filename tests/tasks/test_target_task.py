@@ -1,0 +1,68 @@
+"""Steps with the target in the sequence: part by part, and list by list."""
+
+import copy
+
+import jax
+import numpy as np
+import pytest
+
+from jaxrec.evaluation.scorers import ListScorer
+from jaxrec.runtime import mesh, parallel_step
+from jaxrec.tasks import ranking_inputs
+from jaxrec.tasks.ranking import RankingTask
+from jaxrec.training.input_pipeline import training_batches
+
+
+def program_of(tiny, tiny_config, microbatch):
+    config = copy.deepcopy(tiny_config)
+    config.model.target_in_sequence, config.model.dtype = True, "float64"
+    config.train.microbatch = microbatch
+    return RankingTask(config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
+
+
+def test_parts_change_nothing(tiny, tiny_config):
+    def gradients(microbatch):
+        program = program_of(tiny, tiny_config, microbatch)
+        batch = training_batches(program, tiny.rows("train"))[1]
+        assert batch.packing is None
+        state, table = mesh.replicate(program.init()), mesh.replicate(tiny.arrays.title_table())
+        step = parallel_step.parallelize_step(lambda *given: program.gradients(*given))
+        return jax.device_get(step(state, batch, table))
+
+    with jax.enable_x64(True):
+        (plain, sums), (found, other) = gradients(64), gradients(16)
+    assert np.any(plain["history"]["target"])
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(b, a, atol=1e-12 * np.abs(a).max() + 1e-15)
+    assert other["loss"][0] == pytest.approx(sums["loss"][0], rel=1e-12)
+    assert 0 < sums["gate_entropy"][0] / sums["gate_entropy"][1] < np.log(2)
+
+
+def test_a_cpu_takes_smaller_parts(tiny, tiny_config):
+    assert program_of(tiny, tiny_config, 0).parts(64) == 4
+    assert RankingTask(tiny_config, tiny.layout, 0.5, 4, 40).parts(64) == 1
+
+
+def test_lists_are_scored_one_by_one_as_all_at_once(tiny, tiny_config):
+    with jax.enable_x64(True):
+        program, rows = program_of(tiny, tiny_config, 0), tiny.rows("test")
+        params, table = mesh.replicate(program.init().params), tiny.arrays.title_table()
+        scores, gate, sums, _ = ListScorer(program, mesh.replicate(table), with_loss=True, next_k=2)(
+            params, rows
+        )
+        assert scores.shape == (rows.rows, 2, 2, 1 + tiny.layout.negatives)
+        assert np.isfinite(sums["loss"][0]) and sums["loss"][1] == rows.rows
+        some = rows.read(np.arange(1))[5:9]
+
+        @jax.jit
+        def at_once(params, words):
+            found = ranking_inputs.queries(words, program.view)
+            ids = found.candidate[:, :, :2].reshape(len(words), -1)
+            out = program.model.apply({"params": params}, found.history, ids, table, 1.0)
+            return out.scores["ranking"], out.clean_gate_BxE, ids > 0
+
+        wanted, gates, present = map(np.asarray, at_once(params, some))
+    np.testing.assert_allclose(scores[5:9], wanted.reshape(4, *scores.shape[1:]), atol=1e-10)
+    of_request = [one[there].mean(0) for one, there in zip(gates, present, strict=True)]
+    assert not present.all()
+    np.testing.assert_allclose(gate[5:9], of_request, atol=1e-7)
