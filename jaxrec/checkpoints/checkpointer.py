@@ -62,6 +62,7 @@ class Checkpointer:
             where, me = self._staged.folder, jax.process_index()
             processes = ocp.options.MultiprocessingOptions(me, {me}, f"process_{me}")
             barrier("checkpoints are open")  # before anyone writes, all have seen the same
+        self._folder = where
         best = policies.BestN(get_metric_fn=self._value, n=1, keep_checkpoints_without_metrics=False)
         self._manager = ocp.CheckpointManager(
             where,
@@ -192,22 +193,63 @@ class Checkpointer:
         return _unpack(self._manager.restore(step, args=args)["arrays"], forms)
 
     def restore(self, which: str, abstract_state: Any) -> Any:
-        """`state`, as `abstract_state` says: a tree of jax.ShapeDtypeStruct with the shardings wanted now,
-        whatever devices it was saved from. Parts that hold no array, as a state of before there were some
-        lacks, make no difference. Raises InputError where names or shapes differ."""
+        """Restore `state` as `abstract_state` says, whatever devices it was saved from.
+
+        Args:
+            which: "last" or "best".
+            abstract_state: A tree of jax.ShapeDtypeStruct with the shardings wanted now. Parts that hold no
+                array make no difference.
+
+        Raises:
+            InputError: where names or shapes differ from those saved.
+        """
+        step, tree = self._state_tree(which)
+        self._require_shapes(step, _shapes(tree), _shapes(abstract_state))
+        as_saved = _with_leaves(tree, abstract_state)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(as_saved))
+        return _with_leaves(abstract_state, self._manager.restore(step, args=args)["state"])
+
+    def restore_params(self, which: str, abstract_params: Any) -> Any:
+        """Restore the parameters that are evaluated and served, without the optimizer's state.
+
+        They are the moving average where the run kept one, else the parameters themselves. Adam's two
+        moments, twice the size of the parameters, are not read.
+
+        Args:
+            which: "last" or "best".
+            abstract_params: A tree of jax.ShapeDtypeStruct with the shardings wanted now.
+
+        Raises:
+            InputError: where names or shapes differ from those saved.
+        """
+        step, tree = self._state_tree(which)
+        field = "average" if jax.tree.leaves(tree["average"]) else "params"
+        self._require_shapes(step, _shapes(tree[field]), _shapes(abstract_params))
+        wanted = {field: _with_leaves(tree[field], abstract_params)}
+        args = ocp.args.PyTreeRestore(
+            item=wanted,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+            partial_restore=True,
+        )
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            restored = reader.restore(self._folder / str(step) / "state", args=args)
+        return _with_leaves(abstract_params, restored[field])
+
+    def _state_tree(self, which: str) -> tuple[int, Any]:
+        """Return the step of `which` and the metadata of its `state`, on this machine from here on."""
         step = self.step(which)
         self._bring(step, "state")
-        tree = self._manager.item_metadata(step)["state"]
-        saved, wanted = _shapes(tree), _shapes(abstract_state)
+        return step, self._manager.item_metadata(step)["state"]
+
+    def _require_shapes(
+        self, step: int, saved: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
+    ) -> None:
         for name in sorted(saved.keys() | wanted.keys()):
             a, b = saved.get(name, "nothing"), wanted.get(name, "nothing")
             if a != b:
                 raise InputError(
                     f"checkpoint {self.directory}, step {step}: {name} is {a}, but the config makes it {b}"
                 )
-        as_saved = _with_leaves(tree, abstract_state)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(as_saved))
-        return _with_leaves(abstract_state, self._manager.restore(step, args=args)["state"])
 
 
 def describe_latest(directory: str | AnyPath) -> str:
@@ -245,8 +287,15 @@ def _with_leaves(tree: Any, of: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: leaves[_name(path)], tree)
 
 
+# Fields of a state that were its own before they became the task's.
+_MOVED = {"averages": "task_state.averages", "usage": "task_state.usage"}
+
+
 def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
+    """Return a leaf's dotted name, as a state of today has it."""
+    name = jax.tree_util.keystr(path, simple=True, separator=".")
+    first, dot, rest = name.partition(".")
+    return f"{_MOVED[first]}{dot}{rest}" if first in _MOVED else name
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
