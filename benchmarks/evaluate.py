@@ -26,6 +26,7 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE, LISTS
 from jaxrec.data.runners.run import ensure_dataset
 from jaxrec.data.storage.dataset import Dataset
+from jaxrec.training.train_state import StateInit
 
 SCORES, METRICS = 1e-4, 1e-6  # how far the peer's may lie from ours
 
@@ -67,7 +68,8 @@ class Setting:
         r = np.random.default_rng(0)
         # First values are nearly even and their biases 0, which would hide a difference.
         self.host = jax.tree.map(
-            lambda x: np.asarray(x) + r.normal(0, 0.05, x.shape).astype(x.dtype), self.program.init().params
+            lambda x: np.asarray(x) + r.normal(0, 0.05, x.shape).astype(x.dtype),
+            StateInit(self.program).init().params,
         )
         self.params = replicate(self.host)
         table = self.dataset.arrays.title_table()
@@ -118,7 +120,7 @@ def hold_equal(setting: Setting, sample: np.ndarray) -> dict[str, float]:
 
 def measured(config: Config, sample: int, rounds: int) -> dict[str, Any]:
     """Queries a second of one config."""
-    from jaxrec.tasks.base import count_parameters
+    from jaxrec.training.train_state import count_parameters
 
     setting = Setting(config)
     if min(len(setting.rows), _RANKED) < sample:

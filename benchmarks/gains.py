@@ -127,6 +127,8 @@ def rival(name: str, patched: Any, program: Any, table: Any, host: HostBatch) ->
 
     from jaxrec.runtime.mesh import replicate
     from jaxrec.runtime.parallel_step import parallelize_step
+    from jaxrec.training.train_state import StateInit
+    from jaxrec.training.train_step import TrainStep
 
     config = copy.deepcopy(program.config)
     if name == "the batch at once":
@@ -142,7 +144,11 @@ def rival(name: str, patched: Any, program: Any, table: Any, host: HostBatch) ->
         host = parts.host_batch(
             program, parts.training_rows(Dataset(config.data.directory), config, "service")
         )
-    step, given, state = parallelize_step(program.train_step), replicate(table), replicate(program.init())
+    step, given, state = (
+        parallelize_step(TrainStep(program)),
+        replicate(table),
+        replicate(StateInit(program).init()),
+    )
 
     def once() -> None:
         nonlocal state
@@ -163,6 +169,8 @@ def fed(program: Any, table: Any, rows: np.ndarray, together: int, joined: bool)
     from jaxrec.runtime.mesh import AXIS, replicate
     from jaxrec.runtime.parallel_step import parallelize_step
     from jaxrec.training.input_pipeline import training_batches
+    from jaxrec.training.train_state import StateInit
+    from jaxrec.training.train_step import TrainStep
 
     size = program.config.train.batch_size
     config = copy.deepcopy(program.config)
@@ -170,17 +178,17 @@ def fed(program: Any, table: Any, rows: np.ndarray, together: int, joined: bool)
     program = replace(program, config=config)
     whole = max(len(rows) // (size * _FED_STEPS), 1) * size * _FED_STEPS  # so that epochs have no tails
     batches, prefetch = training_batches(program, parts.Kept(np.resize(rows, whole))), 2
-    given, state = replicate(table), replicate(program.init())
+    given, state = replicate(table), replicate(StateInit(program).init())
     step: Callable[[Any, Any, Any], Any]
     if joined:
-        step = parallelize_step(program.train_step)
+        step = parallelize_step(TrainStep(program))
         put = functools.partial(transfer_group, most=together)
         lists = stream(BatchGroups(batches, together), prefetch=prefetch, then=put)
         feed = ((batch, batch.steps) for some in lists for batch in some)
     else:
         n = jax.local_device_count()
         mapped = jax.pmap(
-            program.train_step, AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=0
+            TrainStep(program), AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=0
         )
 
         def apart(state: Any, host: HostBatch, table: Any) -> Any:

@@ -21,6 +21,8 @@ from jaxrec.core.row_format import Layout
 from jaxrec.runtime import device_batch, mesh, parallel_step
 from jaxrec.tasks import build
 from jaxrec.tasks.base import Task
+from jaxrec.training.train_state import StateInit
+from jaxrec.training.train_step import TrainStep
 
 TABLE_3 = "configs/smoe.py:paper"
 _STEPS = 1000  # of an epoch, and of the run: neither changes the program
@@ -49,7 +51,7 @@ def arguments(program: Task) -> tuple[Any, device_batch.DeviceBatch, TitleTable]
     """The shapes of a state, a batch and the titles' table, with where they lie; histories unpacked."""
     layout, everywhere = program.layout, mesh.replicated_sharding()
     batch, words = program.config.train.batch_size, layout.row_dtype().itemsize // 4
-    state = program.abstract_state()
+    state = StateInit(program).abstract()
     form = device_batch.batch_spec(HostBatch(np.zeros((batch, words), np.uint32), np.ones(batch, bool), None))
     of_device = (jax.device_count(), 1, sum(int(np.prod(shape)) for shape, _ in form.arrays))
     dealt = NamedSharding(mesh.mesh(), PartitionSpec(mesh.AXIS))
@@ -64,7 +66,7 @@ def arguments(program: Task) -> tuple[Any, device_batch.DeviceBatch, TitleTable]
 def lowered(program: Task) -> jax.stages.Lowered:
     """The step as `parallel.map_over_devices` maps it with "shard_map"."""
     given = arguments(program)
-    return parallel_step.shard_map_step(program.train_step, given[0]).lower(*given)
+    return parallel_step.shard_map_step(TrainStep(program), given[0]).lower(*given)
 
 
 def account(program: Task) -> dict[str, Any]:

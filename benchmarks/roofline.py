@@ -141,6 +141,8 @@ def main(found: flags.FlagValues) -> Report:
     from jaxrec.runtime.device_batch import transfer
     from jaxrec.runtime.mesh import replicate
     from jaxrec.runtime.parallel_step import parallelize_step
+    from jaxrec.training.train_state import StateInit
+    from jaxrec.training.train_step import TrainStep
 
     with directory(found.data) as named:
         config = settings(found, named)
@@ -148,8 +150,8 @@ def main(found: flags.FlagValues) -> Report:
         dataset = Dataset(config.data.directory)
         program = parts.program_of(config, dataset, found.batch)
         rows, table = parts.training_rows(dataset, program.config, "service"), dataset.arrays.title_table()
-        given, state = replicate(table), replicate(program.init())
-        batch, step = transfer(parts.host_batch(program, rows)), parallelize_step(program.train_step)
+        given, state = replicate(table), replicate(StateInit(program).init())
+        batch, step = transfer(parts.host_batch(program, rows)), parallelize_step(TrainStep(program))
         text = step.lower(state, batch, given)().as_text()
 
         def steps() -> None:

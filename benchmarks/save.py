@@ -69,13 +69,15 @@ class Run:
         from jaxrec.runtime.mesh import replicate
         from jaxrec.runtime.parallel_step import parallelize_step
         from jaxrec.tasks.ranking import RankingTask
+        from jaxrec.training.train_state import StateInit
+        from jaxrec.training.train_step import TrainStep
 
         layout, arrays = enlarged(dataset.layout, dataset.arrays, titles, width)
         program = RankingTask(config, layout, 0.5, 1_000, 10_000)
         self.batch_size, self.arrays = config.train.batch_size, vars(arrays)
         self.table = replicate(arrays.title_table())
-        self.step = parallelize_step(program.train_step)
-        self.state = replicate(program.init())
+        self.step = parallelize_step(TrainStep(program))
+        self.state = replicate(StateInit(program).init())
         self.bytes = sum(x.nbytes for x in jax.tree.leaves(self.state))
         self.meta = {"config": to_json(config), "layout": layout.to_json()}
         self.checkpoints = Checkpointer(directory, writing=True)

@@ -48,6 +48,8 @@ def taken(program: Any, steps: int) -> dict[str, Any]:
     from jaxrec.core.batch import HostBatch, TitleTable
     from jaxrec.data.storage.dataset import as_words
     from jaxrec.runtime import mesh, parallel_step
+    from jaxrec.training.train_state import StateInit
+    from jaxrec.training.train_step import TrainStep
 
     layout, batch = program.layout, program.config.train.batch_size
     rng = np.random.default_rng(0)
@@ -58,8 +60,8 @@ def taken(program: Any, steps: int) -> dict[str, Any]:
             np.zeros((layout.titles, layout.columns("title", "number")), np.float32),
         )
     )
-    state = program.init_sharded()
-    step = parallel_step.parallelize_step(program.train_step, "shard_map", program.abstract_state())
+    state = StateInit(program).init_sharded()
+    step = parallel_step.parallelize_step(TrainStep(program), "shard_map", StateInit(program).abstract())
     seconds, losses = [], []
     for words in rows:
         began = time.perf_counter()

@@ -29,6 +29,7 @@ from jaxrec.config.validation import check
 from jaxrec.core.errors import InputError
 from jaxrec.data.runners.run import ensure_dataset
 from jaxrec.data.storage.dataset import Dataset
+from jaxrec.training.train_state import StateInit
 
 PARTS = ("rate", "memory", "first")
 KINDS = ("service", "full")
@@ -98,7 +99,7 @@ class _Bench:
         host = parts.host_batch(program, self.dataset.rows("train"))
         ours, plain = parts.decoded(program, host, packed=True), parts.decoded(program, host)
         given = torch_smoe.examples(plain)
-        found = torch_check.check(program, program.init().params, ours, given, self.table)
+        found = torch_check.check(program, StateInit(program).init().params, ours, given, self.table)
         self.figures["apart"] = found
         self.add("the peer is our function", ", ".join(f"{k} {v:.1e} apart" for k, v in found.items()))
 

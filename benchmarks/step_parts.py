@@ -130,9 +130,11 @@ def ours(program: Any, table: TitleTable, rows: Rows) -> tuple[Run, int]:
     from jaxrec.runtime.mesh import replicate
     from jaxrec.runtime.parallel_step import parallelize_step
     from jaxrec.training.input_pipeline import steps_per_call, training_batches
+    from jaxrec.training.train_state import StateInit
+    from jaxrec.training.train_step import TrainStep
 
-    step, given = parallelize_step(program.train_step), replicate(table)
-    state, batches = replicate(program.init()), training_batches(program, rows)
+    step, given = parallelize_step(TrainStep(program)), replicate(table)
+    state, batches = replicate(StateInit(program).init()), training_batches(program, rows)
     size = steps_per_call(program.config, batches.steps_per_epoch)
     put = functools.partial(transfer_group, most=size)
     lists = stream(BatchGroups(batches, size), 0, program.config.train.prefetch, put)
@@ -230,15 +232,17 @@ def counted_by_xla(program: Any, table: TitleTable, rows: Rows) -> float:
     import jax
 
     from jaxrec.runtime.mesh import AXIS
+    from jaxrec.training.train_state import StateInit
+    from jaxrec.training.train_step import TrainStep
 
     config = copy.deepcopy(program.config)
     config.train.microbatch = config.train.batch_size
     program = replace(program, config=config)
-    step = jax.vmap(program.train_step, in_axes=(None, 0, None), out_axes=(None, None), axis_name=AXIS)
+    step = jax.vmap(TrainStep(program), in_axes=(None, 0, None), out_axes=(None, None), axis_name=AXIS)
     share = jax.tree.map(lambda x: x[None], host_batch(program, rows))
     cpu = jax.default_device(jax.local_devices(backend="cpu")[0])
     with cpu, unittest.mock.patch.object(jax, "default_backend", lambda: "cpu"):
-        cost: Any = jax.jit(step).lower(program.abstract_state(), share, table).cost_analysis()
+        cost: Any = jax.jit(step).lower(StateInit(program).abstract(), share, table).cost_analysis()
     return float(cost["flops"])
 
 

@@ -68,6 +68,7 @@ class Checkpointer:
             folder, process = self._mirror.folder, jax.process_index()
             multiprocessing = ocp.options.MultiprocessingOptions(process, {process}, f"process_{process}")
             barrier("checkpoints are open")  # all processes list the same steps before the first write
+        self._folder = folder
         best = policies.BestN(get_metric_fn=self._metric_value, n=1, keep_checkpoints_without_metrics=False)
         self._manager = ocp.CheckpointManager(
             folder,
@@ -227,10 +228,48 @@ class Checkpointer:
         Raises:
             InputError: The checkpoint does not exist, or the name or shape of an array differs.
         """
+        step, saved_tree = self._state_tree(which)
+        self._check_shapes(step, _leaf_shapes(saved_tree), _leaf_shapes(abstract_state))
+        target = _replace_leaves(saved_tree, abstract_state)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        return _replace_leaves(abstract_state, self._manager.restore(step, args=args)["state"])
+
+    def restore_params(self, which: str, abstract_params: Any) -> Any:
+        """Restore the parameters for evaluation and serving, without the optimizer.
+
+        The result is the moving average of the parameters if the run kept one, otherwise the parameters. The
+        two moments of Adam, twice the size of the parameters, are not read.
+
+        Args:
+            which: "last" or "best".
+            abstract_params: A tree of jax.ShapeDtypeStruct with the shardings of the result.
+
+        Raises:
+            InputError: The checkpoint does not exist, or the name or shape of an array differs.
+        """
+        step, saved_tree = self._state_tree(which)
+        field = "average" if jax.tree.leaves(saved_tree["average"]) else "params"
+        self._check_shapes(step, _leaf_shapes(saved_tree[field]), _leaf_shapes(abstract_params))
+        target = {field: _replace_leaves(saved_tree[field], abstract_params)}
+        args = ocp.args.PyTreeRestore(
+            item=target,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+            partial_restore=True,
+        )
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            restored = reader.restore(self._folder / str(step) / "state", args=args)
+        return _replace_leaves(abstract_params, restored[field])
+
+    def _state_tree(self, which: str) -> tuple[int, Any]:
+        """Return the step of `which` and the metadata of its `state`, once on disk."""
         step = self.step(which)
         self._fetch_item(step, "state")
-        saved_tree = self._manager.item_metadata(step)["state"]
-        saved, expected = _leaf_shapes(saved_tree), _leaf_shapes(abstract_state)
+        return step, self._manager.item_metadata(step)["state"]
+
+    def _check_shapes(
+        self, step: int, saved: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]
+    ) -> None:
+        """Raise InputError unless all names and shapes are equal."""
         for name in sorted(saved.keys() | expected.keys()):
             a, b = saved.get(name, "missing"), expected.get(name, "missing")
             if a != b:
@@ -238,9 +277,6 @@ class Checkpointer:
                     f"checkpoint {self.directory}, step {step}: {name} is {a} in the checkpoint, "
                     f"but {b} in the model of the config"
                 )
-        target = _replace_leaves(saved_tree, abstract_state)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        return _replace_leaves(abstract_state, self._manager.restore(step, args=args)["state"])
 
 
 def describe_latest(directory: str | AnyPath) -> str:
@@ -288,8 +324,15 @@ def _replace_leaves(tree: Any, source: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: leaves[_dotted_name(path)], tree)
 
 
+# Fields of a state that moved into the state of the task: name in old checkpoints -> current name.
+_MOVED_FIELDS = {"averages": "task_state.averages", "usage": "task_state.usage"}
+
+
 def _dotted_name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
+    """Return the dotted name of a leaf, in terms of the current state."""
+    name = jax.tree_util.keystr(path, simple=True, separator=".")
+    first, dot, rest = name.partition(".")
+    return f"{_MOVED_FIELDS[first]}{dot}{rest}" if first in _MOVED_FIELDS else name
 
 
 def _leaf_shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -28,8 +28,8 @@ from jaxrec.evaluation.results import (
 from jaxrec.evaluation.scorers import CatalogueRanker, ListScorer
 from jaxrec.runtime.mesh import device_count, replicate, state_shardings
 from jaxrec.tasks import build
-from jaxrec.tasks.base import Task, mean_metrics
-from jaxrec.tasks.ranking import RankingTask
+from jaxrec.tasks.base import Task
+from jaxrec.tasks.metric_sums import mean_metrics
 
 CHECKPOINTS = "checkpoints"  # the folder of a workdir that holds them
 
@@ -41,24 +41,20 @@ class Validator:
     sequences, NDCG@10 of the catalogue, titles of the history left out.
     """
 
-    def __init__(self, program: Task, table: TitleTable, rows: Rows) -> None:
-        self._rows, self._lists = rows, isinstance(program, RankingTask)
-        self.watched, self.metric = ("enabled", "ndcg@1") if self._lists else (CATALOGUE, "ndcg@10")
-        self._users = rows.all()
-        self._ranker: CatalogueRanker | None = None
-        if isinstance(program, RankingTask):
-            self._scorer = ListScorer(program, table, with_loss=True, next_k=1)
-        else:
-            temperature = program.config.next_title.temperature
-            self._ranker = CatalogueRanker(
-                program, table, filtered=True, with_loss=True, temperature=temperature
-            )
+    def __init__(self, task: Task, table: TitleTable, rows: Rows) -> None:
+        protocols = task.protocols()
+        self.watched, self.metric = protocols.best
+        self._rows, self._queries = rows, rows.all()
+        self._scorer = ListScorer(task, table, with_loss=True, next_k=1) if protocols.lists else None
+        self._ranker = CatalogueRanker(
+            task, table, filtered=True, with_loss=True, temperature=protocols.temperature
+        )
 
     def __call__(self, params: Any) -> tuple[dict[str, float], dict[str, Any]]:
-        """Figures, `loss` among them, and the metrics of each list."""
-        if self._ranker is None:
+        """Return figures, `loss` among them, and the metrics of each list."""
+        if self._scorer is not None:
             scored = self._scorer(params, self._rows)
-            return mean_metrics(scored.sums), model_lists(scored.scores, self._users, 1, LISTS)
+            return mean_metrics(scored.sums), model_lists(scored.scores, self._queries, 1, LISTS)
         ranked = self._ranker(params, self._rows)
         return mean_metrics(ranked.sums), {CATALOGUE: full_metrics(ranked.ranks)}
 
@@ -68,9 +64,9 @@ class LoadedCheckpoint:
     """What a checkpoint holds, ready to score."""
 
     config: Config
-    program: Task
+    task: Task
     arrays: Arrays
-    params: Any  # those that are judged
+    params: Any  # those that are evaluated: `TrainState.eval_params`
     step: int
     meta: dict[str, Any]
 
@@ -82,11 +78,11 @@ def load_checkpoint(workdir: str | AnyPath, which: str) -> LoadedCheckpoint:
         config = from_json(meta["config"])
         config.model.attention = "auto"  # the form is of the machine that trained, not of the model
         check_dealing(config, device_count())
-        program = restore_task(config, meta)
-        like = program.abstract_state()
-        state = checkpoints.restore(which, with_shardings(like, state_shardings(like)))
+        task = restore_task(config, meta)
+        abstract = task.abstract_params
+        params = checkpoints.restore_params(which, with_shardings(abstract, state_shardings(abstract)))
         arrays = Arrays(**checkpoints.restore_arrays(which))
-        return LoadedCheckpoint(config, program, arrays, state.eval_params, checkpoints.step(which), meta)
+        return LoadedCheckpoint(config, task, arrays, params, checkpoints.step(which), meta)
 
 
 def restore_task(config: Config, meta: dict[str, Any]) -> Task:
@@ -121,17 +117,18 @@ def evaluate(
             which = which if checkpoints.best_step() is not None else "last"
     loaded = load_checkpoint(workdir, which)
     dataset = Dataset(data or loaded.meta["dataset_directory"])
-    if dataset.layout != loaded.program.layout:
+    if dataset.layout != loaded.task.layout:
         raise InputError(
             f"dataset {dataset.directory}: its layout is not the checkpoint's; prepare it with its config"
         )
     found = dataset.rows(split)
     rows = found.all()
     table = replicate(loaded.arrays.title_table())
-    program = loaded.program
-    lists = lists or ((CATALOGUE,) if dataset.layout.examples == "sequences" else LISTS)
+    task = loaded.task
+    protocols = task.protocols()
+    lists = lists or protocols.lists or (CATALOGUE,)
     frozen = tuple(name for name in lists if name != CATALOGUE)
-    if frozen and not isinstance(program, RankingTask):
+    if frozen and not protocols.lists:
         raise InputError(f"lists={','.join(frozen)}; allowed of a model of sequences: {CATALOGUE}")
     result: dict[str, Any] = {"name": loaded.config.name, "split": split, "which": which}
 
@@ -143,7 +140,7 @@ def evaluate(
             raise InputError(
                 f"retrieve={retrieve}; allowed of a model that has a head for it: model.retrieval=0"
             )
-        ranker = CatalogueRanker(program, table, filtered, most, retrieve=retrieve)
+        ranker = CatalogueRanker(task, table, filtered, most, retrieve=retrieve)
         ranked = ranker(loaded.params, found)
         ranks, top = baselines.popularity_ranks(rows, loaded.arrays, filtered, most)
         popular = ranked._replace(ranks=ranks, top=top)
@@ -158,10 +155,8 @@ def evaluate(
             }
     ks = next_k or loaded.config.evaluate.next_k
     scores, others = np.empty((len(rows), 0)), dict[str, np.ndarray]()
-    if isinstance(program, RankingTask):
-        scores, others = _evaluate_lists(
-            loaded, program, dataset, table, found, rows, frozen, ks, heads, result
-        )
+    if protocols.lists:
+        scores, others = _evaluate_lists(loaded, dataset, table, found, rows, frozen, ks, heads, result)
     else:
         ks = (1,)
     result |= {
@@ -175,7 +170,6 @@ def evaluate(
 
 def _evaluate_lists(
     loaded: LoadedCheckpoint,
-    program: RankingTask,
     dataset: Dataset,
     table: TitleTable,
     found: Rows,
@@ -190,9 +184,10 @@ def _evaluate_lists(
         raise InputError(
             f"next_k={max(ks)} must be at most {dataset.layout.next_k}, which the dataset stores"
         )
-    tasks = _other_heads(program, heads)
-    scores, gate, _, by_head = ListScorer(program, table, False, max(ks), tasks)(loaded.params, found)
-    others = {task: by_head[task] for task in tasks}
+    other_heads = loaded.task.ranking_heads[1:] if heads else ()
+    scorer = ListScorer(loaded.task, table, False, max(ks), other_heads)
+    scores, gate, _, by_head = scorer(loaded.params, found)
+    others = {head: by_head[head] for head in other_heads}
     shown = loaded.config.sampling.history_keeps_abandoned
     together = baselines.item_to_item(dataset.rows("train"), loaded.arrays, shown)
     rules = baselines.RULES | {"item_to_item": together}
@@ -209,8 +204,3 @@ def _evaluate_lists(
             for task, of_task in others.items()
         }
     return scores, others
-
-
-def _other_heads(program: RankingTask, wanted: bool) -> tuple[str, ...]:
-    """The heads that order titles, but for the one that ranks."""
-    return tuple(t for t in ("ctr", "ranking") if wanted and t in program.tasks and t != program.score_task)

@@ -1,26 +1,22 @@
 """A split's queries through the model: scores of the frozen lists, the target's rank among all titles."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.core.batch import History, HostBatch, TitleTable
+from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.data.loading.batches import EvalBatches, PackedEvalBatches, stream
-from jaxrec.data.loading.packing import Packer
 from jaxrec.data.storage.dataset import Rows
-from jaxrec.models.cached_scoring import score_in_groups
 from jaxrec.models.two_stage import overlap, rank_among
 from jaxrec.runtime.device_batch import DeviceBatch, transfer
 from jaxrec.runtime.mesh import AXIS, as_global_arrays
 from jaxrec.runtime.parallel_step import parallelize_queries
-from jaxrec.tasks import ranking_inputs
-from jaxrec.tasks.base import Sums, Task
-from jaxrec.tasks.ranking import RankingTask
+from jaxrec.tasks.base import Task
+from jaxrec.tasks.metric_sums import Sums
 
 _CPU_QUERIES = 512  # of a device at a time: few are all overhead, many allocate more than malloc keeps
 _PAIRS = 2**22  # of a query and a title that an accelerator scores at a time over the catalogue
@@ -35,56 +31,20 @@ class ListScores(NamedTuple):
     by_head: dict[str, np.ndarray]  # the same as `scores` by every head that was asked
 
 
-def cached_projections(program: RankingTask, params: Any, table: TitleTable, queries: int) -> Any:
-    """The model's catalogue, where it has fewer titles than `queries`, an evaluation's at a time, look
-    up; else None. A split table's titles are looked up where they are."""
-    if program.splits or program.layout.titles >= queries * program.layout.negatives:
-        return None
-    return program.model.apply({"params": params}, table, method="catalogue")
+def eval_step(task: Task, next_k: int, with_loss: bool, heads: tuple[str, ...]) -> Callable:
+    """Return a step that scores frozen lists, to be mapped over devices.
 
+    The step is `((params, projections), batch, table) -> (head -> scores [B, lists, next_k, 1 + negatives],
+    gate [B, E], sums)`, of all devices' queries in order; `projections` are of `Task.cached_projections`.
+    """
 
-def eval_step(program: RankingTask, next_k: int, with_loss: bool, heads: tuple[str, ...]) -> Callable:
-    """A step `((params, catalogue), batch, table) -> (head -> scores [B, lists, next_k, 1 + negatives], gate
-    [B, E], sums)`, of every head in `heads`; scores and gate of every device's share, in order. No noise,
-    no dropout, the final temperature. `catalogue` is of the function so named."""
-    tau = program.config.model.gate.temperature
-
-    def step(given: tuple[Any, Any], host: HostBatch, table: TitleTable) -> tuple[Any, Any, Sums]:
-        params, catalogue = given
-        found = ranking_inputs.queries(host.words, program.view, host.packing)
-        candidates = found.candidate[:, :, :next_k]
-        scores, gate = _scores(program, params, catalogue, found.history, candidates, table, heads)
-        sums: Sums = {}
-        if with_loss:
-            batch = ranking_inputs.validation(found, host.valid, program.config.sampling.next_k)
-            sums = program.loss(params, batch, table, tau, None, catalogue)[1]
-        scores, gate = jax.lax.all_gather((scores, gate), AXIS, tiled=True)
-        return scores, gate, jax.lax.psum(sums, AXIS)
+    def step(inputs: tuple[Any, Any], host: HostBatch, table: TitleTable) -> tuple[Any, Any, Sums]:
+        params, projections = inputs
+        queries = task.score_lists(params, projections, host, table, next_k, heads, with_loss)
+        scores, gate = jax.lax.all_gather((queries.by_head, queries.gate_BxE), AXIS, tiled=True)
+        return scores, gate, jax.lax.psum(queries.sums, AXIS)
 
     return step
-
-
-def _scores(
-    program: RankingTask, params: Any, catalogue: Any, history: History, candidates: jax.Array,
-    table: TitleTable, heads: tuple[str, ...],
-) -> tuple[dict[str, jax.Array], jax.Array]:  # fmt: skip
-    """Of candidates [B, lists, K, 1 + negatives], by each head; and the gate's weights [B, E], where each
-    candidate has its own the mean over those present."""
-    tau, variables = program.config.model.gate.temperature, {"params": params}
-
-    ids_BxC = candidates.reshape(len(candidates), -1)
-    if program.packs_sequences:
-        user: Any = program.model.apply(variables, history, table, tau, None, catalogue, method="encode")
-        scores: Any = program.model.apply(variables, user, ids_BxC, table, heads, catalogue, method="score")
-        gate = user.clean_gate_BxE
-    else:
-        # List by list: each candidate has a sequence of its own, and of all at once memory would run out.
-        scores, gates_BxCxE = score_in_groups(
-            program.model, variables, history, ids_BxC, table, tau, heads, candidates.shape[-1], catalogue
-        )
-        present = (ids_BxC > 0)[..., None]
-        gate = jnp.where(present, gates_BxCxE, 0.0).sum(1) / jnp.maximum(present.sum(1), 1)
-    return jax.tree.map(lambda x: x.reshape(candidates.shape), scores), gate
 
 
 class _Queries:
@@ -96,20 +56,15 @@ class _Queries:
         """`given` makes of parameters what the step is given of them."""
         if jax.default_backend() == "cpu":
             queries = min(queries, _CPU_QUERIES)
-        like = given(program.abstract_state().params) if program.splits else None
+        like = given(program.abstract_params) if program.shards_titles else None
         self._step, self._program, self._table = parallelize_queries(step, like), program, table
         self._batch_size = queries * jax.device_count()
 
     def _batches(self, rows: Rows) -> EvalBatches | PackedEvalBatches:
-        """Packed on one process. Several would have to agree on where each one's rows went."""
-        if (
-            jax.process_count() > 1
-            or not isinstance(self._program, RankingTask)
-            or not self._program.packs_sequences
-        ):
+        """Return the split's batches: packed on one process; several would have to agree on an order."""
+        packer = None if jax.process_count() > 1 else self._program.packer(rows.dtype)
+        if packer is None:
             return EvalBatches(rows, self._batch_size, jax.process_index(), jax.process_count())
-        view = self._program.view
-        packer = Packer(rows.dtype, view.windows, view.keeps_abandoned)
         return PackedEvalBatches(rows, self._batch_size, jax.device_count(), packer)
 
     def _ahead(self, given: Any, rows: Rows) -> Iterator[tuple[Any, np.ndarray | None]]:
@@ -137,17 +92,17 @@ class ListScorer(_Queries):
 
     def __init__(
         self,
-        program: RankingTask,
+        program: Task,
         table: TitleTable,
         with_loss: bool,
         next_k: int,
         others: tuple[str, ...] = (),
     ) -> None:
         queries = program.config.evaluate.batch_size // jax.device_count()
-        step = eval_step(program, next_k, with_loss, (program.score_task, *others))
+        step = eval_step(program, next_k, with_loss, (program.ranking_heads[0], *others))
         super().__init__(program, table, step, queries, lambda params: (params, None))
-        self._score_task = program.score_task
-        self._catalogue = jax.jit(partial(cached_projections, program), static_argnums=2)
+        self._score_task = program.ranking_heads[0]
+        self._catalogue = jax.jit(program.cached_projections, static_argnums=2)
 
     def __call__(self, params: Any, rows: Rows) -> ListScores:
         """Of every row, in order."""
@@ -226,7 +181,6 @@ def _rank_step(
         id_Bxk = jnp.where(best_Bxk > -jnp.inf, id_Bxk, 0)
         in_two = 3 * (jnp.zeros((len(scores_BxV), 0)),)
         if retrieve:
-            assert isinstance(program, RankingTask)  # no other has a retrieval head
             head_BxV, shown = program.two_stages(params, host, table, stands_BxV, retrieve)
             staged_B = rank_among(shown, target_B, program.layout.titles)
             in_two = ranks(head_BxV), staged_B, overlap(id_Bxk, shown.id_BxN)

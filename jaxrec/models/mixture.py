@@ -1,12 +1,12 @@
 """The mixture: experts over windows of the history (3.2.2) and the gate that weighs them (3.2.3)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxrec.config.schema import Gate as GateConfig
 from jaxrec.models.encoders.base import PackedTitles, SequenceEncoder
 from jaxrec.models.encoders.gru4rec import Gru4Rec
 from jaxrec.models.encoders.hstu import Hstu
@@ -15,12 +15,6 @@ from jaxrec.models.encoders.transformer import TransformerStack
 from jaxrec.models.layers.dense import Mlp, Parameters, at_least_float32
 from jaxrec.models.layers.pooling import AttentionPooling
 from jaxrec.models.layers.rng import layer_id, normal
-
-
-@dataclass(frozen=True)
-class GateFields:
-    hidden: tuple[int, ...]
-    noise: float  # standard deviation of the noise on the logits in training
 
 
 def gate_temperature(step, total_steps, start: float, final: float, anneal: float):
@@ -38,7 +32,7 @@ class TransformerExpert(SequenceEncoder):
         f, of_RxL = self.fields, titles.example_RxL
         same_RxLxL = of_RxL[:, :, None] == of_RxL[:, None, :]
         encoder = TransformerStack(
-            self.dtype, f.layers, f.heads, f.feedforward, f.dropout, f.attention, name="encoder"
+            self.dtype, f.layers, f.heads, f.feedforward, f.dropout, self.attention, name="encoder"
         )
         h_RxLxD = encoder(titles.x_RxLxD, same_RxLxL, titles.key_RxLx2)
         return AttentionPooling(self.dtype, name="pool")(h_RxLxD, of_RxL, examples)
@@ -57,7 +51,7 @@ SOFTMAX_ENCODERS = ("transformer", "sasrec")
 class Gate(Parameters):
     """Routing weights (Eq. 9) from the customer's vector and every expert's."""
 
-    fields: GateFields
+    fields: GateConfig
 
     @nn.compact
     def __call__(

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxrec.config.schema import Expert, Model
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.row_format import FeatureSpec
-from jaxrec.models.encoders.base import ExpertFields, causal_mask
+from jaxrec.models.encoders.base import causal_mask
 from jaxrec.models.encoders.gru4rec import states
 from jaxrec.models.encoders.hstu import make_blocks
 from jaxrec.models.encoders.transformer import TransformerStack
@@ -59,14 +60,15 @@ def _normalize(x: jax.Array) -> jax.Array:
 class LayerStack(Parameters):
     """What a kind makes of inputs [B, L, D]: outputs, each of its place and those before it."""
 
-    fields: ExpertFields
+    fields: Expert
+    attention: str = "auto"
 
     @nn.compact
     def __call__(self, window: ItemWindow, x_BxLxD: jax.Array, key_BxLx2: jax.Array | None) -> jax.Array:
         f, there_BxL = self.fields, window.title_BxL > 0
         whose_BxL = jnp.where(there_BxL, jnp.arange(len(x_BxLxD))[:, None], len(x_BxLxD))
         if f.kind == "sasrec":
-            fields = f.layers, f.heads, f.feedforward, f.dropout, f.attention
+            fields = f.layers, f.heads, f.feedforward, f.dropout, self.attention
             return TransformerStack(self.dtype, *fields, name="encoder")(
                 x_BxLxD, causal_mask(whose_BxL), key_BxLx2
             )
@@ -113,26 +115,20 @@ class NextItemModel(Parameters):
 
     features: tuple[FeatureSpec, ...]  # of the dataset's layout; those of titles are read
     titles: int  # V
-    width: int
-    encoder: ExpertFields  # its kind one of KINDS, its window the longest that is read
-    dropout: float  # on the encoder's input
-    reads: tuple[str, ...] = ()
-    embedding_spread: float = 0.02
-    position: str = "index"  # or "none"
-    cosine: bool = False  # outputs and titles have length 1 where they meet
-    two_tables: bool = False  # titles have vectors of their own where they are scored
-    remat: bool = False  # the encoder works its forward pass out again in the backward one
+    config: Model  # its only expert is the encoder, of a kind in KINDS; the window is the longest read
 
     def setup(self):
-        if self.encoder.kind not in KINDS:
-            raise ValueError(f"kind={self.encoder.kind!r} must be one of {KINDS}")
+        if self.config.experts[0].kind not in KINDS:
+            raise ValueError(f"kind={self.config.experts[0].kind!r} must be one of {KINDS}")
         of_titles = tuple(f for f in self.features if f.where == "title")
-        fields = of_titles, self.titles, self.width, self.reads, self.embedding_spread
-        names = ("title", "scored") if self.two_tables else ("title",)
+        fields = of_titles, self.titles, self.config.width, self.config.reads, self.config.embedding_spread
+        names = ("title", "scored") if self.config.two_tables else ("title",)
         self.tables = [ItemTable(self.dtype, *fields, name=name) for name in names]
-        self.layers = LayerStack(self.dtype, self.encoder, name="layers")
-        if self.position == "index":
-            self.positions = self.weight("position", embedding_init, self.encoder.window, self.width)
+        self.layers = LayerStack(self.dtype, self.config.experts[0], self.config.attention, name="layers")
+        if self.config.position == "index":
+            self.positions = self.weight(
+                "position", embedding_init, self.config.experts[0].window, self.config.width
+            )
 
     def catalogue(self, table: TitleTable) -> Catalogue:
         """Every title's vectors, to be worked out once a step."""
@@ -140,7 +136,7 @@ class NextItemModel(Parameters):
 
     def candidates(self, catalogue: Catalogue) -> jax.Array:
         """The catalogue's vectors as outputs meet them [V, D]."""
-        return _normalize(catalogue[-1]) if self.cosine else catalogue[-1]
+        return _normalize(catalogue[-1]) if self.config.cosine else catalogue[-1]
 
     def of_table(self, window: ItemWindow, table: TitleTable) -> jax.Array:
         """Outputs, the catalogue worked out here: what a first state's parameters are made by."""
@@ -154,16 +150,18 @@ class NextItemModel(Parameters):
         L = window.title_BxL.shape[1]
         place_L = jnp.arange(L - 1, -1, -1)
         x_BxLxD = embedding_lookup(catalogue[0], window.title_BxL, mode="clip")
-        x_BxLxD = x_BxLxD * jnp.asarray(self.width**0.5, x_BxLxD.dtype)
-        if self.position == "index":
+        x_BxLxD = x_BxLxD * jnp.asarray(self.config.width**0.5, x_BxLxD.dtype)
+        if self.config.position == "index":
             x_BxLxD = x_BxLxD + broadcast(self.positions[place_L], x_BxLxD.shape)
         there_BxL = window.title_BxL > 0
         x_BxLxD = jnp.where(there_BxL[..., None], x_BxLxD, jnp.zeros((), x_BxLxD.dtype))
         key_BxLx2 = None
         if key_Bx2 is not None:
             key_BxLx2 = fold_in(key_Bx2[:, None], place_L)
-            if self.dropout:
-                keep, _ = dropout_mask(key_BxLx2, layer_id(self.path), self.width, self.dropout)
-                x_BxLxD = dropout(x_BxLxD, keep, self.dropout)
-        h_BxLxD = rematerialize(self.remat, LayerStack.__call__, self.layers, window, x_BxLxD, key_BxLx2)
-        return _normalize(h_BxLxD) if self.cosine else h_BxLxD
+            if self.config.dropout:
+                keep, _ = dropout_mask(key_BxLx2, layer_id(self.path), self.config.width, self.config.dropout)
+                x_BxLxD = dropout(x_BxLxD, keep, self.config.dropout)
+        h_BxLxD = rematerialize(
+            self.config.remat, LayerStack.__call__, self.layers, window, x_BxLxD, key_BxLx2
+        )
+        return _normalize(h_BxLxD) if self.config.cosine else h_BxLxD

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from jaxrec.config.schema import Model
 from jaxrec.core.batch import History, TitleTable
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.core.row_format import FeatureSpec
-from jaxrec.models.encoders.base import ExpertFields, PackedTitles
+from jaxrec.models.encoders.base import PackedTitles
 from jaxrec.models.heads import MlpHead, ProductFeatures, RetrievalHead, dot_score
 from jaxrec.models.layers.dense import (
     Parameters,
@@ -27,7 +28,7 @@ from jaxrec.models.layers.embedding import FeatureEncoder, select_features
 from jaxrec.models.layers.history_encoder import HistoryEncoder
 from jaxrec.models.layers.rng import dropout, dropout_mask, fold_in, layer_id, randint
 from jaxrec.models.layers.title_encoder import ProjectedLookup, TitleEncoder, TitleLookup, TitleProjections
-from jaxrec.models.mixture import ENCODERS, Gate, GateFields
+from jaxrec.models.mixture import ENCODERS, Gate
 
 HEAD_NAMES = ("ctr", "ranking", "completion")
 HEAD_KINDS = ("matcher", "dot")
@@ -89,61 +90,54 @@ class RankingModel(Parameters):
 
     features: tuple[FeatureSpec, ...]  # of the dataset's layout
     titles: int  # V
-    width: int
-    experts: tuple[ExpertFields, ...]
-    gate: GateFields
-    dropout: float  # on the experts' input
-    matcher: tuple[int, ...]  # hidden widths; the product is as wide as the last
-    matcher_product: bool
-    tasks: tuple[str, ...]
-    head: str = "matcher"  # or "dot": one task's score, the mixture times the title; no matchers then
-    reads: tuple[str, ...] = ()  # names of the features read; empty: all
-    embedding_spread: float = 0.2  # standard deviation of features' embeddings at the start
-    position: str = "index"  # one of `features.POSITIONS`
-    target_in_sequence: bool = (
-        False  # each candidate joins the history as its newest title (Chen et al. 2019)
-    )
-    retrieval: int = 0  # width of the vectors of a head for retrieval; 0: none
-    retrieval_negatives: int = 0  # titles drawn for each example to train it by
+    config: Model
+    tasks: tuple[str, ...]  # heads, some of HEAD_NAMES
+    sampled_titles: int = 0  # titles drawn per example to train the retrieval head
     split: str = ""  # the axis of devices that the titles' embeddings are dealt to; empty: each has all
-    remat: bool = False  # experts work their forward pass out again in the backward one
 
     def setup(self):
         if not self.tasks or set(self.tasks) - set(HEAD_NAMES):
             raise ValueError(f"tasks={self.tasks} must be some of {HEAD_NAMES}")
-        if self.head not in HEAD_KINDS or (self.head == "dot" and len(self.tasks) > 1):
+        if self.config.head not in HEAD_KINDS or (self.config.head == "dot" and len(self.tasks) > 1):
             raise ValueError(
-                f"head={self.head!r} must be one of {HEAD_KINDS}; dot has one task, not {self.tasks}"
+                f"head={self.config.head!r} must be one of {HEAD_KINDS}; dot has one task, not {self.tasks}"
             )
-        if self.retrieval and self.target_in_sequence:
-            raise ValueError(f"retrieval={self.retrieval} must be 0 with target_in_sequence")
+        if self.config.retrieval and self.config.target_in_sequence:
+            raise ValueError(f"retrieval={self.config.retrieval} must be 0 with target_in_sequence")
         where = {w: tuple(f for f in self.features if f.where == w) for w in ("title", "user", "context")}
-        of = self.reads, self.embedding_spread
+        of = self.config.reads, self.config.embedding_spread
         self.title = TitleEncoder(self.dtype, where["title"], self.titles, *of, self.split, name="title")
         self.user = FeatureEncoder(self.dtype, where["user"], *of, name="user")
         self.context = FeatureEncoder(self.dtype, where["context"], *of, name="context")
-        interactions = select_features([f for f in self.features if f.where == "interaction"], self.reads)
-        self.longest = max(e.window for e in self.experts)
-        title, user, context = (sum(f.width for f in select_features(where[w], self.reads)) for w in where)
+        interactions = select_features(
+            [f for f in self.features if f.where == "interaction"], self.config.reads
+        )
+        self.longest = max(e.window for e in self.config.experts)
+        title, user, context = (
+            sum(f.width for f in select_features(where[w], self.config.reads)) for w in where
+        )
         self.rows = HistoryEncoder(
-            self.dtype, interactions, title, context, self.width, self.longest, self.position,
-            self.target_in_sequence, name="history",
+            self.dtype, interactions, title, context, self.config.width, self.longest, self.config.position,
+            self.config.target_in_sequence, name="history",
         )  # fmt: skip
         self.expert = [
-            ENCODERS[f.kind](self.dtype, f, name=f"expert_{e}") for e, f in enumerate(self.experts)
+            ENCODERS[f.kind](self.dtype, f, self.config.attention, name=f"expert_{e}")
+            for e, f in enumerate(self.config.experts)
         ]
-        if len(self.experts) > 1:
-            self.gating = Gate(self.dtype, self.gate, name="gate")
-        ends = self.width + user + context, title
-        if self.retrieval:
-            self.retrieving = RetrievalHead(self.dtype, *ends, self.retrieval, name="retrieval")
-        if self.head == "dot":
+        if len(self.config.experts) > 1:
+            self.gating = Gate(self.dtype, self.config.gate, name="gate")
+        ends = self.config.width + user + context, title
+        if self.config.retrieval:
+            self.retrieving = RetrievalHead(self.dtype, *ends, self.config.retrieval, name="retrieval")
+        if self.config.head == "dot":
             return
-        if self.matcher_product:
-            self.product = ProductFeatures(self.dtype, *ends, self.matcher[-1], name="product")
-        product = self.matcher[-1] if self.matcher_product else 0
+        if self.config.matcher_product:
+            self.product = ProductFeatures(self.dtype, *ends, self.config.matcher[-1], name="product")
+        product = self.config.matcher[-1] if self.config.matcher_product else 0
         self.matchers = {
-            t: MlpHead(self.dtype, t, *ends, product, self.matcher, t != "ranking", name=f"matcher_{t}")
+            t: MlpHead(
+                self.dtype, t, *ends, product, self.config.matcher, t != "ranking", name=f"matcher_{t}"
+            )
             for t in self.tasks
         }
 
@@ -156,11 +150,11 @@ class RankingModel(Parameters):
         else:
             t_VxF = self.title.lookup_unique(id_U, table)
         kernels = {"history": self.rows.of_title}
-        if self.head == "matcher":
+        if self.config.head == "matcher":
             kernels |= {t: m.of_title for t, m in self.matchers.items()}
-            if self.matcher_product:
+            if self.config.matcher_product:
                 kernels["product"] = self.product.of_title
-        if self.retrieval:
+        if self.config.retrieval:
             kernels["retrieval"] = self.retrieving.of_title
         return TitleProjections({name: t_VxF @ kernel for name, kernel in kernels.items()}, id_U)
 
@@ -179,10 +173,12 @@ class RankingModel(Parameters):
         """The user vector of each request; `temperature` is the gate's. The history holds the longest
         window's places, and the shorter windows'. Candidates are asked for by the target in the sequence
         alone: `join`."""
-        if not self.target_in_sequence:
+        if not self.config.target_in_sequence:
             seen, customer_BxF, context_BxF = self._read(history, table, key_Bx2, catalogue)
             pooled = [
-                rematerialize(self.remat, lambda of, titles: of(titles, len(customer_BxF)), expert, titles)
+                rematerialize(
+                    self.config.remat, lambda of, titles: of(titles, len(customer_BxF)), expert, titles
+                )
                 for expert, titles in ((expert, seen[expert.fields.window]) for expert in self.expert)
             ]
             return self._mixed(pooled, customer_BxF, context_BxF, temperature, key_Bx2)
@@ -205,9 +201,9 @@ class RankingModel(Parameters):
         key_RxLx2 = None
         if key_Bx2 is not None:
             key_RxLx2 = fold_in(jnp.take(key_Bx2, history.example, axis=0, mode="clip"), history.newer)
-            if self.dropout:
-                keep, _ = dropout_mask(key_RxLx2, layer_id(self.path), self.width, self.dropout)
-                x_RxLxD = dropout(x_RxLxD, keep, self.dropout)
+            if self.config.dropout:
+                keep, _ = dropout_mask(key_RxLx2, layer_id(self.path), self.config.width, self.config.dropout)
+                x_RxLxD = dropout(x_RxLxD, keep, self.config.dropout)
         whole = PackedTitles(x_RxLxD, history.example, history.age, key_RxLx2)
         seen = {x_RxLxD.shape[1]: whole} | {
             w: _take_positions(whole, at) for w, at in history.shorter.items()
@@ -221,7 +217,7 @@ class RankingModel(Parameters):
         """What `join` needs of histories, a request a row: the experts' work that no candidate changes."""
         seen, customer_BxF, context_BxF = self._read(history, table, key_Bx2, catalogue)
         experts = tuple(
-            rematerialize(self.remat, type(expert).encode_history, expert, seen[expert.fields.window])
+            rematerialize(self.config.remat, type(expert).encode_history, expert, seen[expert.fields.window])
             for expert in self.expert
         )
         return EncodedHistories(experts, customer_BxF, context_BxF)
@@ -246,13 +242,16 @@ class RankingModel(Parameters):
         x_BxCxD = self.rows.candidates(self._titles(candidate_BxC, table, catalogue), context_BxF)
         if key_Bx2 is not None:
             key_BxCx2 = fold_in(key_Bx2[:, None], jnp.arange(C))
-            if self.dropout:
+            if self.config.dropout:
                 keep, _ = dropout_mask(
-                    fold_in(key_BxCx2, jnp.int32(0)), layer_id(self.path), self.width, self.dropout
+                    fold_in(key_BxCx2, jnp.int32(0)),
+                    layer_id(self.path),
+                    self.config.width,
+                    self.config.dropout,
                 )
-                x_BxCxD = dropout(x_BxCxD, keep, self.dropout)
+                x_BxCxD = dropout(x_BxCxD, keep, self.config.dropout)
         pooled = [
-            rematerialize(self.remat, type(expert).join, expert, memory, x_BxCxD, key_BxCx2)
+            rematerialize(self.config.remat, type(expert).join, expert, memory, x_BxCxD, key_BxCx2)
             for expert, memory in zip(self.expert, remembered.experts, strict=True)
         ]
         customer_NxF, context_NxF = (jnp.repeat(x, C, axis=0) for x in (customer_BxF, context_BxF))
@@ -285,10 +284,12 @@ class RankingModel(Parameters):
     ) -> dict[str, jax.Array]:
         """Scores [B, C] of candidates (title ids) for each of `tasks`, all the model has if None."""
         titles = self._titles(candidate_BxC, table, catalogue)
-        if self.head == "dot":
-            s_BxC = dot_score(user.vector_BxF[..., : self.width], titles, "history", self.rows.of_title)
+        if self.config.head == "dot":
+            s_BxC = dot_score(
+                user.vector_BxF[..., : self.config.width], titles, "history", self.rows.of_title
+            )
             return {self.tasks[0]: s_BxC.astype(at_least_float32(self.dtype))}
-        x = self.product(user.vector_BxF, titles) if self.matcher_product else None
+        x = self.product(user.vector_BxF, titles) if self.config.matcher_product else None
         scores = {}
         for task in self.tasks if tasks is None else tasks:
             s_BxC = self.matchers[task](user.vector_BxF, titles, x)
@@ -300,10 +301,10 @@ class RankingModel(Parameters):
         u_BxU, t_VxF = user.vector_BxF, self.title.vectors(jnp.arange(self.titles), table)
         if u_BxU.ndim == 3:
             raise ValueError("with target_in_sequence a request is encoded for its candidates: use score")
-        if self.head == "dot":
-            s_BxV = u_BxU[:, : self.width] @ (t_VxF @ self.rows.of_title).T
+        if self.config.head == "dot":
+            s_BxV = u_BxU[:, : self.config.width] @ (t_VxF @ self.rows.of_title).T
             return s_BxV.astype(at_least_float32(self.dtype))
-        s_BxV = self.matchers[task].every(u_BxU, t_VxF, self.product if self.matcher_product else None)
+        s_BxV = self.matchers[task].every(u_BxU, t_VxF, self.product if self.config.matcher_product else None)
         return nn.sigmoid(s_BxV) if task == "completion" else s_BxV
 
     def retrieve(
@@ -325,7 +326,7 @@ class RankingModel(Parameters):
         Its gradient goes on into the shared vectors: stopped before the user's, nothing came out better.
         """
         K, of_draw = positive_BxK.shape[1], layer_id((*self.path, "retrieval"))
-        drawn_BxN = randint(self.titles - FIRST_TITLE, (self.retrieval_negatives,), key_Bx2, of_draw)
+        drawn_BxN = randint(self.titles - FIRST_TITLE, (self.sampled_titles,), key_Bx2, of_draw)
         negative_BxN = FIRST_TITLE + drawn_BxN
         titles = self._titles(jnp.concatenate([positive_BxK, negative_BxN], axis=1), table, catalogue)
         s_BxC = self.retrieving(user.vector_BxF, titles)
@@ -351,11 +352,13 @@ class RankingModel(Parameters):
         else:
             others = tuple(t for t in self.tasks if t != "completion")
             scores = self.score(user, candidate_BxC, table, others, catalogue)
-            first = UserEncoding(*(x[:, :positives] for x in user)) if self.target_in_sequence else user
+            first = (
+                UserEncoding(*(x[:, :positives] for x in user)) if self.config.target_in_sequence else user
+            )
             scores |= self.score(first, candidate_BxC[:, :positives], table, ("completion",), catalogue)
         retrieved = None
-        if self.retrieval and self.is_initializing():
+        if self.config.retrieval and self.is_initializing():
             self.retrieve(user, table)
-        elif self.retrieval and key_Bx2 is not None and positives is not None:
+        elif self.config.retrieval and key_Bx2 is not None and positives is not None:
             retrieved = self._retrieved(user, candidate_BxC[:, :positives], table, key_Bx2, catalogue)
         return RankingOutput(scores, user.gate_BxE, user.clean_gate_BxE, retrieved)

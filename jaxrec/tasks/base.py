@@ -1,13 +1,13 @@
-"""What training carries from step to step, and the one train_step, written for one device.
+"""The interface of a training task: a config and a dataset's layout as pure functions.
 
-What a step differentiates is its program's own: `step.Program` of requests, `sequence_step.SequenceProgram`
-of sequences. Gradients are of the local *sum* of the loss; sums and the count meet in a `psum` outside the
-differentiated function, and one division makes the mean, so shares of unequal count cannot bend it.
+`training` steps any task and `evaluation` scores any task through this interface alone. `tasks/ranking.py`
+trains on examples with candidates, `tasks/next_item.py` on sequences. A task reads the step's number and its
+own state; it never reads the rest of a `TrainState`.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,53 +16,47 @@ import numpy as np
 from jaxrec.config.schema import Config
 from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.core.row_format import Layout
-from jaxrec.losses import ranking
-from jaxrec.models.encoders.base import ExpertFields
-from jaxrec.models.layers import rng
-from jaxrec.models.layers.dense import at_least_float32
-from jaxrec.runtime.mesh import (
-    AXIS,
-    merge_sharded,
-    psum_replicated,
-    replicate,
-    split_sharded,
-    state_shardings,
-)
-from jaxrec.runtime.parallel_step import example_rows
-from jaxrec.training import optimizer
-
-Sums = dict[str, tuple[Any, Any]]  # metric -> (sum, count), divided once by who reads them
+from jaxrec.data.loading.packing import Packer
+from jaxrec.tasks.metric_sums import Sums
 
 
 class TitleScores(NamedTuple):
-    """What a model says of B queries over all titles."""
+    """Scores of B queries over all titles."""
 
     scores_BxV: jax.Array
     target_B: jax.Array  # int32 ids
-    seen_BxL: jax.Array  # int32 ids of the stored history, abandoned ones too, 0 for padding
+    seen_BxL: jax.Array  # int32 ids of the stored history, abandoned titles included, 0 for padding
 
 
-class TrainState(NamedTuple):
-    """All that training carries from step to step, and all that a checkpoint holds of it."""
+class QueryScores(NamedTuple):
+    """Scores of B queries over their frozen lists, and the experts' weights."""
 
-    params: Any
-    optimizer: Any
-    step: jax.Array  # int32: batches seen
-    validation: jax.Array  # float32: the last validation loss, for the plateau
-    fresh: jax.Array  # bool: no step has acted on it yet
-    averages: Any = ()  # `weighting.Averages` where tasks are weighed by them
-    average: Any = ()  # of the parameters, where `optimizer.average` asks for one
-    usage: Any = ()  # [E]: the last step's mean gate, where `objective.balance` asks for it
+    by_head: dict[str, jax.Array]  # head -> [B, lists, K, 1 + negatives], the target first
+    gate_BxE: jax.Array  # without noise; each row adds to 1
+    sums: Sums  # of the validation loss; empty where it was not wanted
 
-    @property
-    def eval_params(self) -> Any:
-        """The parameters that validation, test and whoever loads a checkpoint score with."""
-        return self.average or self.params
+
+class Protocols(NamedTuple):
+    """How a task's checkpoints are evaluated."""
+
+    lists: tuple[str, ...]  # frozen lists that the task scores; empty where its rows have none
+    best: tuple[str, str]  # list and metric by which the best checkpoint is chosen
+    temperature: float = 1.0  # divides the scores in the validation loss over all titles
 
 
 @dataclass(frozen=True)
 class Task:
-    """A config and a dataset's layout as pure functions. `threshold` is the dataset's mean completion."""
+    """A config and a dataset's layout as pure functions.
+
+    Args:
+        config: The run's config.
+        layout: Shape of the dataset's rows.
+        threshold: Mean completion of the training targets, the threshold of Eq. 13.
+        steps_per_epoch: Steps in which every training row is read once.
+        total_steps: Steps of the whole run.
+    """
+
+    rows: ClassVar[str]  # the rows of a dataset that the task trains on: `Layout.examples`
 
     config: Config
     layout: Layout
@@ -70,208 +64,123 @@ class Task:
     steps_per_epoch: int
     total_steps: int
 
-    # ------------------------------------------------ what a program says of itself
+    # ------------------------------------------------ set by each task
 
-    @property
-    def packs_sequences(self) -> bool:
-        """Whether histories may share rows."""
-        return False
-
-    def part_size(self, backend: str) -> int:
-        """Examples that a device works through at a time; 0: all it has."""
+    def protocols(self) -> Protocols:
+        """Return how checkpoints of this task are evaluated."""
         raise NotImplementedError
 
-    def projects_once(self, share: int) -> bool:
-        """Whether the catalogue is worked out once for a device's `share`, or by each of its parts."""
+    def microbatch_limit(self, backend: str) -> int:
+        """Return the most examples that a device works through at a time; 0 for all of its batch."""
+        raise NotImplementedError
+
+    def projects_once(self, device_batch: int) -> bool:
+        """Return whether titles are projected once for `device_batch` examples, or by each microbatch."""
         raise NotImplementedError
 
     def init_params(self, key: jax.Array, table: TitleTable) -> Any:
-        """The first parameters; traced."""
+        """Return the first parameters; traced."""
         raise NotImplementedError
 
-    def catalogue(self, params: Any, table: TitleTable, shared: Any) -> Any:
-        """What the model makes of titles, once for many examples: of every one, or of those that `shared`
-        says the device's share asks for."""
+    def init_task_state(self) -> Any:
+        """Return the first state of the task's own that a step carries on; a pytree, () for none."""
+        return ()
+
+    def project_titles(self, params: Any, table: TitleTable, context: Any) -> Any:
+        """Return the model's projections of titles, computed once for many examples.
+
+        Every title is projected, or those that `context` names.
+        """
+        raise NotImplementedError
+
+    def device_context(self, task_state: Any, step: jax.Array, host: HostBatch, table: TitleTable) -> Any:
+        """Return what all microbatches of a device read of its whole batch, or of the global batch.
+
+        Called inside a mapped step, so collectives over `AXIS` may be used.
+        """
+        return None
+
+    def loss(
+        self, params: Any, host: HostBatch, table: TitleTable, task_state: Any, step: jax.Array,
+        key: jax.Array, projections: Any, context: Any,
+    ) -> tuple[jax.Array, Sums]:  # fmt: skip
+        """Return the loss summed over the rows of `host`, and each metric's (sum, count).
+
+        Args:
+            key: [B, 2] uint32, one key for each row.
+            projections: From `project_titles`; None where the model projects titles itself.
+            context: From `device_context`.
+        """
+        raise NotImplementedError
+
+    def update_task_state(
+        self, task_state: Any, params: Any, step: jax.Array, sums: Sums
+    ) -> tuple[Any, Sums]:
+        """Return the task's state after `step`, and `sums` with the task's own figures added.
+
+        Args:
+            params: The parameters before the step.
+            sums: Metrics of the step, summed over all devices.
+        """
+        return task_state, sums
+
+    # ------------------------------------------------ scoring
+
+    def packer(self, dtype: np.dtype) -> Packer | None:
+        """Return what packs several histories into a row; None where each example has rows of its own."""
+        return None
+
+    def cached_projections(self, params: Any, table: TitleTable, queries: int) -> Any:
+        """Return projections that serve `queries` queries at a time; None where they would not pay."""
+        return None
+
+    def score_lists(
+        self, params: Any, projections: Any, host: HostBatch, table: TitleTable, next_k: int,
+        heads: tuple[str, ...], with_loss: bool,
+    ) -> QueryScores:  # fmt: skip
+        """Score the frozen lists of queries by each of `heads`, without noise or dropout."""
         raise NotImplementedError
 
     def score_all_titles(self, params: Any, host: HostBatch, table: TitleTable) -> TitleScores:
-        """Every title's score for queries, by the head that ranks; without noise or dropout."""
+        """Score every title for queries by the head that ranks, without noise or dropout."""
         raise NotImplementedError
 
-    def shared(self, state: TrainState, host: HostBatch, table: TitleTable) -> Any:
-        """What all parts of a device's share are given of it, or of the global batch; inside a mapped
-        step."""
-        return None
-
-    def summed_loss(
-        self, params: Any, catalogue: Any, state: TrainState, host: HostBatch, table: TitleTable,
-        key: jax.Array, shared: Any,
-    ) -> tuple[jax.Array, Sums]:  # fmt: skip
-        """The loss summed over some rows of the batch, which have the keys `key` [B, 2], and each metric's
-        (sum, count); without a `catalogue` the model looks titles up itself."""
+    def two_stages(
+        self, params: Any, host: HostBatch, table: TitleTable, eligible_BxV: jax.Array, limit: int
+    ) -> Any:
+        """Score queries by the retrieval head, and rank its best `limit` titles by the head that ranks."""
         raise NotImplementedError
 
-    def update_task_state(self, before: TrainState, after: TrainState, sums: Sums) -> tuple[TrainState, Sums]:
-        """The state after a step with what else the program carries on, and `sums` with its figures."""
-        return after, sums
+    @property
+    def ranking_heads(self) -> tuple[str, ...]:
+        """Names of the heads that can order titles; the one that ranks at evaluation comes first."""
+        return ()
 
-    # ------------------------------------------------ the same for all
+    # ------------------------------------------------ the same for all tasks
+
+    def microbatches(self, device_batch: int) -> int:
+        """Return the number of microbatches of a device's batch.
+
+        It is the least number that divides `device_batch` into microbatches of at most `train.microbatch`
+        examples.
+        """
+        limit = self.config.train.microbatch or self.microbatch_limit(jax.default_backend()) or device_batch
+        return next(n for n in range(-(-device_batch // limit), device_batch + 1) if device_batch % n == 0)
 
     @property
-    def encoders(self) -> tuple[ExpertFields, ...]:
-        """The config's experts as `nn` takes them."""
-        m = self.config.model
-        return tuple(
-            ExpertFields(e.window, e.layers, e.heads, e.feedforward, e.dropout, e.kind, m.attention)
-            for e in m.experts
-        )
-
-    def parts(self, share: int) -> int:
-        """How many parts a device's `share` of a batch is worked through in: the fewest that divide it and
-        hold `train.microbatch` examples at most."""
-        most = self.config.train.microbatch or self.part_size(jax.default_backend()) or share
-        return next(n for n in range(-(-share // most), share + 1) if share % n == 0)
-
-    @property
-    def splits(self) -> bool:
-        """Whether the titles' embeddings, and the optimizer's state of them, are dealt to the devices."""
+    def shards_titles(self) -> bool:
+        """Whether the titles' embeddings and their optimizer state are sharded by rows over the devices."""
         return self.config.model.title_table == "split"
 
-    @property
-    def mapping(self) -> str:
-        """How `parallel.map_over_devices` maps the step."""
-        return "shard_map" if self.splits else "pmap"
-
-    def init(self) -> TrainState:
-        """The first state, from train.seed; on the host's default device."""
-        first, seed = self._first, jax.random.key(self.config.train.seed)
-        # It runs once, for milliseconds: on a CPU optimising its machine code takes longer than it saves.
-        hasty = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
-        return first.lower().compile(hasty)(seed)
-
-    def init_sharded(self) -> TrainState:
-        """The first state on all devices: replicated, or what is dealt made where it stays; of any thread."""
-        if not self.splits:
-            return replicate(self.init())
-        words = np.asarray(jax.random.key_data(jax.random.key(self.config.train.seed)))
-        first = jax.jit(
-            lambda words: self._first_state(jax.random.wrap_key_data(words)),
-            out_shardings=state_shardings(self.abstract_state()),
-        )
-        return first(words)
-
     @cached_property
-    def _first(self) -> jax.stages.Traced:
-        """`_first_state`, traced once: for its shapes and, where they are wanted, its values."""
-        return jax.jit(self._first_state).trace(jax.random.key(self.config.train.seed))
+    def abstract_params(self) -> Any:
+        """Shapes and dtypes of the parameters, without making them."""
+        return jax.eval_shape(self.init_params, jax.random.key(0), self.empty_table())
 
-    def _first_state(self, key: jax.Array) -> TrainState:
-        """Traced as one program: run bit by bit, it would be a hundred small ones to compile. The key is an
-        argument, so that every seed's is the same."""
-        table = TitleTable(*(jnp.zeros((self.layout.titles, self.layout.columns("title", k)), t)
-                             for k, t in (("category", jnp.int32), ("number", jnp.float32))))  # fmt: skip
-        params = self.init_params(key, table)
-        slots = optimizer.make(self.config.optimizer).init(params)
-        average = jax.tree.map(jnp.copy, params) if self.config.optimizer.average else ()
-        first = TrainState(params, slots, jnp.int32(0), jnp.float32(0), jnp.bool_(False), average=average)
-        return first._replace(**self.init_task_state())
-
-    def init_task_state(self) -> dict[str, Any]:
-        """Of a first state, what `carried` moves."""
-        return {}
-
-    def abstract_state(self) -> TrainState:
-        """Shapes and dtypes of the state, without making it."""
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self._first.out_info)
-
-    def gradients(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[Any, Sums]:
-        """Gradients of the mean loss over the global batch, and its sums; inside a mapped step."""
-        parts, shared = self.parts(len(host.valid)), self.shared(state, host, table)
-        if parts == 1 and not self.splits:
-            found = self._part(state, None, host, table, 0, 1, shared)
-            grads, sums = psum_replicated((found[0][0], found[1]))
-        else:
-            grads, sums = psum_replicated(self._parts(state, host, table, parts, shared))
-        count = jnp.maximum(sums["loss"][1], 1)
-        return jax.tree.map(lambda g: g / count.astype(g.dtype), grads), sums
-
-    def _parts(
-        self, state: TrainState, host: HostBatch, table: TitleTable, parts: int, shared: Any
-    ) -> tuple[Any, Sums]:
-        """Gradients of the summed loss over a device's share, part by part, and its sums."""
-        stacked = jax.tree.map(lambda x: x.reshape(parts, len(x) // parts, *x.shape[1:]), host)
-        catalogue, pull = None, None
-        if self.projects_once(len(host.valid)):
-            catalogue, pull = jax.vjp(lambda params: self.catalogue(params, table, shared), state.params)
-
-        def add(so_far: Any, part: tuple[jax.Array, HostBatch]) -> tuple[Any, Sums]:
-            more, sums = self._part(state, catalogue, part[1], table, part[0], parts, shared)
-            return jax.tree.map(jnp.add, so_far, more), sums
-
-        nothing = jax.tree.map(  # a sum over many parts, which bfloat16 would stop adding to
-            lambda x: jnp.zeros(x.shape, at_least_float32(x.dtype)),
-            (split_sharded(state.params)[1], catalogue),
+    def empty_table(self) -> TitleTable:
+        """Return a title table of zeros: shapes for the first parameters."""
+        titles, columns = self.layout.titles, self.layout.columns
+        return TitleTable(
+            jnp.zeros((titles, columns("title", "category")), jnp.int32),
+            jnp.zeros((titles, columns("title", "number")), jnp.float32),
         )
-        (grads, of_catalogue), each = jax.lax.scan(add, nothing, (jnp.arange(parts), stacked))
-        if pull is not None:
-            of_catalogue = jax.tree.map(lambda g, x: g.astype(x.dtype), of_catalogue, catalogue)
-            dealt, others = split_sharded(pull(of_catalogue)[0])
-            grads = merge_sharded(dealt, jax.tree.map(jnp.add, grads, others))
-        return grads, jax.tree.map(lambda x: x.sum(0), each)
-
-    def _part(
-        self, state: TrainState, catalogue: Any, host: HostBatch, table: TitleTable,
-        part: jax.Array | int, parts: int, shared: Any,
-    ) -> tuple[tuple[Any, Any], Sums]:  # fmt: skip
-        """Gradients of the summed loss over one of a device's parts, for catalogue and parameters, but for
-        what is dealt, which the catalogue was made of; and its sums."""
-        rows = example_rows(len(host.valid), part, parts)
-        key = rng.row_keys(self.config.train.seed, state.step, rows)
-
-        dealt, others = split_sharded(state.params)
-
-        def loss(others: Any, catalogue: Any) -> tuple[jax.Array, Sums]:
-            return self.summed_loss(merge_sharded(dealt, others), catalogue, state, host, table, key, shared)
-
-        return jax.grad(loss, argnums=(0, 1), has_aux=True)(others, catalogue)
-
-    def train_step(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[TrainState, Sums]:
-        """One step on this device's share; inside `parallel.map_over_devices`."""
-        grads, sums = self.gradients(state, host, table)
-        params, slots = optimizer.step(
-            self.config.optimizer, grads, state.optimizer, state.params,
-            value=state.validation, fresh=state.fresh,
-        )  # fmt: skip
-        one = jnp.float32(1)
-        sums |= {
-            "gradient_norm": (global_norm(grads), one),
-            "learning_rate": (optimizer.learning_rate(slots, self.config.optimizer), one),
-        }
-        average = state.average
-        if average:
-            average = optimizer.averaged(self.config.optimizer, average, params, state.step)
-        after = state._replace(
-            params=params, optimizer=slots, step=state.step + 1, fresh=jnp.bool_(False), average=average
-        )
-        return self.update_task_state(state, after, sums)
-
-
-def global_norm(gradients: Any) -> jax.Array:
-    """Of the whole gradient, of which each device has what is dealt to it; inside a mapped step."""
-    dealt, others = split_sharded(gradients)
-    if not jax.tree.leaves(dealt):
-        return optimizer.norm(gradients)
-    return jnp.sqrt(optimizer.norm(others) ** 2 + jax.lax.psum(optimizer.norm(dealt) ** 2, AXIS))
-
-
-def mean_metrics(sums: Sums) -> dict[str, float]:
-    """Reads (sum, count) pairs and divides; NaN where nothing counted. With a gate, also how its experts
-    are used: `losses.gate_use`."""
-    host = jax.device_get(sums)
-    out = {name: float(s / n) if n else float("nan") for name, (s, n) in host.items()}
-    return out | ranking.gate_statistics(out)
-
-
-def count_parameters(params: Any) -> int:
-    """How many numbers a tree of parameters holds."""
-    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))

@@ -2,21 +2,23 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxrec.core.batch import HostBatch, TitleTable
+from jaxrec.core.ids import CATALOGUE
 from jaxrec.losses import next_item
 from jaxrec.losses.ranking import engagement_weight
 from jaxrec.models.next_item import ItemWindow, NextItemModel
 from jaxrec.runtime.mesh import AXIS
 from jaxrec.tasks import negative_sampling, next_item_inputs
-from jaxrec.tasks.base import Sums, Task, TitleScores, TrainState
+from jaxrec.tasks.base import Protocols, Task, TitleScores
+from jaxrec.tasks.metric_sums import Sums
 
 # Places that a CPU works through at a time: what they leave has to stay near its caches.
-_CPU_PLACES = 4096
+_CPU_POSITIONS = 4096
 _LONG_SHARE = 4  # one in so many windows of a part may be long before all are worked out as such
 
 
@@ -28,6 +30,8 @@ class NextItemTask(Task):
     objective is personalised.
     """
 
+    rows: ClassVar[str] = "sequences"
+
     @property
     def size(self) -> int:
         """Places of a window."""
@@ -36,25 +40,15 @@ class NextItemTask(Task):
     @cached_property
     def model(self) -> NextItemModel:
         m = self.config.model
-        return NextItemModel(
-            dtype=m.dtype,
-            features=self.layout.features,
-            titles=self.layout.titles,
-            width=m.width,
-            encoder=self.encoders[0],
-            dropout=m.dropout,
-            reads=m.reads,
-            embedding_spread=m.embedding_spread,
-            position=m.position,
-            remat=m.remat,
-            cosine=m.cosine,
-            two_tables=m.two_tables,
-        )
+        return NextItemModel(m.dtype, self.layout.features, self.layout.titles, m)
 
-    def part_size(self, backend: str) -> int:
-        return max(_CPU_PLACES // self.size, 1) if backend == "cpu" else 0
+    def protocols(self) -> Protocols:
+        return Protocols((), (CATALOGUE, "ndcg@10"), self.config.next_title.temperature)
 
-    def projects_once(self, share: int) -> bool:
+    def microbatch_limit(self, backend: str) -> int:
+        return max(_CPU_POSITIONS // self.size, 1) if backend == "cpu" else 0
+
+    def projects_once(self, device_batch: int) -> bool:
         return True
 
     def init_params(self, key: jax.Array, table: TitleTable) -> Any:
@@ -62,27 +56,29 @@ class NextItemTask(Task):
         window = ItemWindow(nothing, nothing.astype(jnp.uint32), nothing.astype(jnp.uint32))
         return self.model.init(key, window, table, method="of_table")["params"]
 
-    def catalogue(self, params: Any, table: TitleTable, shared: Any = None) -> Any:
+    def project_titles(self, params: Any, table: TitleTable, context: Any = None) -> Any:
         return self.model.apply({"params": params}, table, method="catalogue")
 
-    def shared(self, state: TrainState, host: HostBatch, table: TitleTable) -> negative_sampling.NegativePool:
-        """What negatives are drawn from: for "in_batch" the targets of the global batch, in its order."""
+    def device_context(
+        self, task_state: Any, step: jax.Array, host: HostBatch, table: TitleTable
+    ) -> negative_sampling.NegativePool:
+        """Return the pool of negatives: for "in_batch" the targets of the global batch, in its order."""
         if self.config.next_title.drawn != "in_batch":
             return negative_sampling.NegativePool(self.layout.titles, table.cumulative)
-        share = len(host.valid)
-        parts = self.parts(share)
-        key = jnp.zeros((share, 2), jnp.uint32)
+        size = len(host.valid)
+        count = self.microbatches(size)
+        key = jnp.zeros((size, 2), jnp.uint32)
         aimed = next_item_inputs.training(host.words, self.layout, self.size, False, 0.0, key)
-        ids_PxSxL = jnp.where(host.valid[:, None], aimed.target, 0).reshape(parts, share // parts, self.size)
+        ids_PxSxL = jnp.where(host.valid[:, None], aimed.target, 0).reshape(count, size // count, self.size)
         ids_DxPxSxL = jax.lax.all_gather(ids_PxSxL, AXIS)
-        # A batch is dealt round robin to all devices' parts: `parallel.rows_of_share`.
+        # A batch goes round robin to all devices' microbatches: `parallel_step.example_rows`.
         return negative_sampling.NegativePool(
             self.layout.titles, ids=jnp.moveaxis(ids_DxPxSxL, 2, 0).reshape(-1)
         )
 
-    def summed_loss(
-        self, params: Any, catalogue: Any, state: TrainState, host: HostBatch, table: TitleTable,
-        key: jax.Array, shared: negative_sampling.NegativePool,
+    def loss(
+        self, params: Any, host: HostBatch, table: TitleTable, task_state: Any, step: jax.Array,
+        key: jax.Array, projections: Any, context: negative_sampling.NegativePool,
     ) -> tuple[jax.Array, Sums]:  # fmt: skip
         sampling = self.config.sampling
         random, alpha = sampling.window == "random", sampling.stochastic_length
@@ -90,7 +86,7 @@ class NextItemTask(Task):
             host.words, self.layout, self.size, random, sampling.unknown_rate, key
         )
         aimed = aimed._replace(target=jnp.where(host.valid[:, None], aimed.target, 0))
-        given = params, self.catalogue(params, table) if catalogue is None else catalogue, shared
+        given = params, self.project_titles(params, table) if projections is None else projections, context
         if not alpha:
             return self._loss(*given, aimed, key)
         aimed, long_B = next_item_inputs.stochastic_length(aimed, alpha, key)
@@ -137,7 +133,7 @@ class NextItemTask(Task):
     def score_all_titles(self, params: Any, host: HostBatch, table: TitleTable) -> TitleScores:
         window, rows = next_item_inputs.queries(host.words, self.layout, self.size)
         variables: Any = {"params": params}
-        catalogue = self.catalogue(params, table)
+        catalogue = self.project_titles(params, table)
         h_BxLxD: Any = self.model.apply(variables, window, catalogue)
         candidates_VxD: Any = self.model.apply(variables, catalogue, method="candidates")
         scores_BxV = h_BxLxD[:, -1] @ candidates_VxD.T

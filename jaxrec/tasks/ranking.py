@@ -2,88 +2,92 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrec.config.validation import mix_counts
-from jaxrec.core.batch import Batch, HostBatch, TitleTable
-from jaxrec.core.ids import UNKNOWN
+from jaxrec.core.batch import Batch, History, HostBatch, TitleTable
+from jaxrec.core.ids import LISTS, UNKNOWN
+from jaxrec.data.loading.packing import Packer
 from jaxrec.losses import ranking, task_weights
+from jaxrec.models.cached_scoring import score_in_groups
 from jaxrec.models.layers import sharded_embedding
 from jaxrec.models.layers.dense import at_least_float32
 from jaxrec.models.layers.title_encoder import TitleProjections
-from jaxrec.models.mixture import GateFields, gate_temperature
+from jaxrec.models.mixture import gate_temperature
 from jaxrec.models.ranker import RankingModel
 from jaxrec.models.two_stage import TwoStageResult, two_stage
 from jaxrec.runtime.mesh import AXIS
 from jaxrec.tasks import ranking_inputs
-from jaxrec.tasks.base import Sums, Task, TitleScores, TrainState
+from jaxrec.tasks.base import Protocols, QueryScores, Task, TitleScores
+from jaxrec.tasks.metric_sums import Sums
 
-_CPU_PART = 256  # examples at a time on a CPU: what they leave behind has to stay near its caches
-_CPU_TARGET_PART = 16  # where every candidate has a sequence of its own
+# Examples at a time on a CPU: their intermediate values have to stay near its caches.
+_CPU_MICROBATCH = 256
+_CPU_TARGET_MICROBATCH = 16  # where every candidate has a sequence of its own
+
+
+class RankingState(NamedTuple):
+    """The task's own state from step to step."""
+
+    averages: Any = ()  # `task_weights.LossAverages` where the terms are weighted by them
+    usage: Any = ()  # [E]: the last step's mean gate, where `objective.balance` is set
 
 
 @dataclass(frozen=True)
 class RankingTask(Task):
-    """The objective of Eq. 15 on requests, each with its candidates."""
+    """The objective of Eq. 15 on examples with candidates."""
+
+    rows: ClassVar[str] = "requests"
 
     @cached_property
-    def tasks(self) -> tuple[str, ...]:
+    def heads(self) -> tuple[str, ...]:
+        """The heads that the objective trains, of `models.ranker.HEAD_NAMES`."""
         o = self.config.objective
         weights = {"ctr": o.ctr, "ranking": o.ranking, "completion": o.regression}
-        return tuple(task for task, weight in weights.items() if weight > 0)
+        return tuple(head for head, weight in weights.items() if weight > 0)
 
     @property
-    def weighed(self) -> tuple[str, ...]:
+    def weighted_terms(self) -> tuple[str, ...]:
         """The terms of Eq. 15 that the objective weighs against one another."""
-        return tuple(task for task in ranking.TASKS if getattr(self.config.objective, task) > 0)
+        return tuple(term for term in ranking.TASKS if getattr(self.config.objective, term) > 0)
 
     @property
     def fixed_weights(self) -> jax.Array:
-        """[T], of `weighed`."""
-        weights = [getattr(self.config.objective, task) for task in self.weighed]
+        """[T], of `weighted_terms`."""
+        weights = [getattr(self.config.objective, term) for term in self.weighted_terms]
         return jnp.asarray(weights, at_least_float32(self.config.model.dtype))
 
-    def moving_weights(self, params: Any, state: TrainState) -> ranking.Moving | None:
-        """The weights of `weighed` in training, and what joins the loss; None where they stay fixed."""
-        moves, joins = self.config.objective.weighting, jnp.float32(0)
-        if moves == "fixed":
+    def moving_weights(self, params: Any, state: RankingState, step: jax.Array) -> ranking.Moving | None:
+        """Return the weights of `weighted_terms` and the loss's regularizer; None for fixed weights."""
+        kind, regularizer = self.config.objective.weighting, jnp.float32(0)
+        if kind == "fixed":
             return None
-        if moves == "uncertainty":
-            weights, joins = task_weights.uncertainty_weights(params[task_weights.PARAMETERS])
+        if kind == "uncertainty":
+            weights, regularizer = task_weights.uncertainty_weights(params[task_weights.PARAMETERS])
         else:
-            weights = task_weights.averaged_weights(state.averages, self.epoch(state), self.fixed_weights)
-        return dict(zip(self.weighed, weights, strict=True)), joins
+            weights = task_weights.averaged_weights(state.averages, self.epoch(step), self.fixed_weights)
+        return dict(zip(self.weighted_terms, weights, strict=True)), regularizer
 
     @property
     def balances(self) -> bool:
+        """Whether the load-balancing term is part of the loss."""
         return self.config.objective.balance > 0 and len(self.config.model.experts) > 1
 
     @cached_property
     def model(self) -> RankingModel:
         m = self.config.model
         return RankingModel(
-            dtype=m.dtype,
-            features=self.layout.features,
-            titles=self.layout.titles,
-            width=m.width,
-            experts=self.encoders,
-            gate=GateFields(m.gate.hidden, m.gate.noise),
-            dropout=m.dropout,
-            matcher=m.matcher,
-            matcher_product=m.matcher_product,
-            tasks=self.tasks,
-            head=m.head,
-            reads=m.reads,
-            embedding_spread=m.embedding_spread,
-            position=m.position,
-            remat=m.remat,
-            target_in_sequence=m.target_in_sequence,
-            retrieval=m.retrieval,
-            retrieval_negatives=self.config.objective.retrieval_negatives,
-            split=AXIS if self.splits else "",
+            m.dtype,
+            self.layout.features,
+            self.layout.titles,
+            m,
+            self.heads,
+            self.config.objective.retrieval_negatives,
+            AXIS if self.shards_titles else "",
         )
 
     @cached_property
@@ -103,22 +107,28 @@ class RankingTask(Task):
         """How many negatives of each pool an example has."""
         return mix_counts(self.config.sampling.mix, self.config.sampling.negatives)
 
-    def epoch(self, state: TrainState) -> jax.Array:
-        return state.step // self.steps_per_epoch
+    def epoch(self, step: jax.Array) -> jax.Array:
+        """Return the epoch of a step, from 0."""
+        return step // self.steps_per_epoch
+
+    def protocols(self) -> Protocols:
+        return Protocols(LISTS, best=("enabled", "ndcg@1"))
 
     @property
-    def packs_sequences(self) -> bool:
-        """Whether histories may share rows; where candidates join them, a request has rows of its own."""
+    def shares_histories(self) -> bool:
+        """Whether one encoding of a history serves all its candidates, so that histories may be packed."""
         return not self.config.model.target_in_sequence
 
-    def part_size(self, backend: str) -> int:
-        on_cpu = _CPU_PART if self.packs_sequences else _CPU_TARGET_PART
+    def microbatch_limit(self, backend: str) -> int:
+        on_cpu = _CPU_MICROBATCH if self.shares_histories else _CPU_TARGET_MICROBATCH
         return on_cpu if backend == "cpu" else 0
 
-    def projects_once(self, share: int) -> bool:
-        """Whether the catalogue has fewer titles than a share's parts look up together; of a split table
-        those that they look up are worked out once, however many they are."""
-        return self.splits or self.layout.titles < share * (
+    def projects_once(self, device_batch: int) -> bool:
+        """Return whether there are fewer titles than the microbatches look up together.
+
+        Titles of a sharded table are projected once, however many they are.
+        """
+        return self.shards_titles or self.layout.titles < device_batch * (
             self.config.sampling.negatives + self.config.sampling.next_k
         )
 
@@ -126,7 +136,17 @@ class RankingTask(Task):
     def score_task(self) -> str:
         """The head that ranks at evaluation."""
         wanted = self.config.evaluate.score
-        return wanted if wanted != "auto" else "ranking" if "ranking" in self.tasks else "ctr"
+        return wanted if wanted != "auto" else "ranking" if "ranking" in self.heads else "ctr"
+
+    @property
+    def ranking_heads(self) -> tuple[str, ...]:
+        others = tuple(h for h in ("ctr", "ranking") if h in self.heads and h != self.score_task)
+        return (self.score_task, *others)
+
+    def packer(self, dtype: np.dtype) -> Packer | None:
+        if not self.shares_histories:
+            return None
+        return Packer(dtype, self.windows, self.config.sampling.history_keeps_abandoned)
 
     def init_params(self, key: jax.Array, table: TitleTable) -> Any:
         batch = jnp.zeros((1, self.layout.row_dtype().itemsize // 4), jnp.uint32)
@@ -138,45 +158,55 @@ class RankingTask(Task):
             params = params | {task_weights.PARAMETERS: task_weights.init_log_variances(self.fixed_weights)}
         return params
 
-    def init_task_state(self) -> dict[str, Any]:
-        moves, experts = self.config.objective.weighting, len(self.config.model.experts)
+    def init_task_state(self) -> RankingState:
+        kind, experts = self.config.objective.weighting, len(self.config.model.experts)
         dtype = at_least_float32(self.config.model.dtype)
-        return {
-            "averages": task_weights.init_averages(len(self.weighed)) if moves == "averaging" else (),
-            "usage": jnp.full(experts, 1 / experts, dtype) if self.balances else (),
-        }
+        return RankingState(
+            task_weights.init_averages(len(self.weighted_terms)) if kind == "averaging" else (),
+            jnp.full(experts, 1 / experts, dtype) if self.balances else (),
+        )
 
-    def shared(self, state: TrainState, host: HostBatch, table: TitleTable) -> jax.Array | None:
-        """Where the table is split, the titles that the device's share shows, each once: `dealt.distinct`."""
-        if not self.splits:
+    def device_context(
+        self, task_state: RankingState, step: jax.Array, host: HostBatch, table: TitleTable
+    ) -> jax.Array | None:
+        """Return the unique title ids of the device's batch where titles are sharded, else None."""
+        if not self.shards_titles:
             return None
         rows = ranking_inputs.decode(host.words, self.layout.row_dtype())
-        shown = ranking_inputs.history(rows, self.view).title
-        others = jnp.full((1,), UNKNOWN, jnp.int32)  # what `sampling.unknown_rate` hides a title behind
+        history = ranking_inputs.history(rows, self.view).title
+        unknown = jnp.full((1,), UNKNOWN, jnp.int32)  # what `sampling.unknown_rate` replaces a title by
         positive, negative = (
             rows["target"][:, : self.config.sampling.next_k],
-            ranking_inputs.choose_negatives(rows, self.mix, self.epoch(state))[0],
+            ranking_inputs.choose_negatives(rows, self.mix, self.epoch(step))[0],
         )
         return sharded_embedding.unique_ids(
-            jnp.concatenate([x.reshape(-1) for x in (shown, positive, negative, others)])
+            jnp.concatenate([x.reshape(-1) for x in (history, positive, negative, unknown)])
         )
 
-    def catalogue(self, params: Any, table: TitleTable, shared: jax.Array | None) -> Any:
-        found: Any = self.model.apply({"params": params}, table, shared, method="catalogue")
-        return found.projected
+    def project_titles(self, params: Any, table: TitleTable, context: jax.Array | None) -> Any:
+        projections: Any = self.model.apply({"params": params}, table, context, method="catalogue")
+        return projections.projected
 
     def temperature(self, step: jax.Array) -> jax.Array:
         g = self.config.model.gate
         return gate_temperature(step, self.total_steps, g.start_temperature, g.temperature, g.anneal)
 
-    def loss(
+    def batch_loss(
         self, params: Any, batch: Batch, table: TitleTable, tau: jax.Array | float, key: jax.Array | None,
         catalogue: Any = None, moving: ranking.Moving | None = None, usage: jax.Array | None = None,
     ) -> tuple[jax.Array, Sums]:  # fmt: skip
-        """The sum over valid examples of Eq. 15, and each metric's (sum, count). `catalogue` is the model's,
-        where it was worked out before; `moving` is of `moving_weights`, `usage` of `losses.evenness`.
-        Without, weights are the config's and nothing is balanced: so is the loss of validation, which the
-        plateau compares between epochs."""
+        """Return the sum over valid examples of Eq. 15, and each metric's (sum, count).
+
+        Without `moving` and `usage` the weights are the config's and nothing is balanced: this is the loss
+        of validation, which the plateau compares between epochs.
+
+        Args:
+            tau: Temperature of the gate.
+            key: [B, 2] uint32 keys of the examples; None for no noise and no dropout.
+            catalogue: The model's projections of titles, where they were computed before.
+            moving: From `moving_weights`.
+            usage: [E] mean gate of the step before, for `losses.ranking.load_balancing_loss`.
+        """
         candidates = jnp.concatenate([batch.positive, batch.negative], axis=1)
         out: Any = self.model.apply(
             {"params": params}, batch.history, candidates, table, tau, key, batch.positive.shape[1], catalogue
@@ -186,18 +216,66 @@ class RankingTask(Task):
             out, batch, c.objective, c.sampling, self.threshold, c.model.gate.target_entropy, moving, usage
         )
 
-    def summed_loss(
-        self, params: Any, catalogue: Any, state: TrainState, host: HostBatch, table: TitleTable,
-        key: jax.Array, shared: Any,
+    def loss(
+        self, params: Any, host: HostBatch, table: TitleTable, task_state: RankingState, step: jax.Array,
+        key: jax.Array, projections: Any, context: Any,
     ) -> tuple[jax.Array, Sums]:  # fmt: skip
         batch = ranking_inputs.training(
-            host.words, host.valid, self.view, self.mix, self.config.sampling.next_k, self.epoch(state), key,
+            host.words, host.valid, self.view, self.mix, self.config.sampling.next_k, self.epoch(step), key,
             host.packing,
         )  # fmt: skip
-        moving, usage = self.moving_weights(params, state), state.usage if self.balances else None
-        if catalogue is not None:
-            catalogue = TitleProjections(catalogue, shared)
-        return self.loss(params, batch, table, self.temperature(state.step), key, catalogue, moving, usage)
+        moving = self.moving_weights(params, task_state, step)
+        usage = task_state.usage if self.balances else None
+        if projections is not None:
+            projections = TitleProjections(projections, context)
+        return self.batch_loss(params, batch, table, self.temperature(step), key, projections, moving, usage)
+
+    def cached_projections(self, params: Any, table: TitleTable, queries: int) -> Any:
+        """Return the model's projections of all titles where queries look up more titles than there are.
+
+        Titles of a sharded table are looked up where they are.
+        """
+        if self.shards_titles or self.layout.titles >= queries * self.layout.negatives:
+            return None
+        return self.model.apply({"params": params}, table, method="catalogue")
+
+    def score_lists(
+        self, params: Any, projections: Any, host: HostBatch, table: TitleTable, next_k: int,
+        heads: tuple[str, ...], with_loss: bool,
+    ) -> QueryScores:  # fmt: skip
+        queries = ranking_inputs.queries(host.words, self.view, host.packing)
+        candidates = queries.candidate[:, :, :next_k]
+        scores, gate = self._score_candidates(params, projections, queries.history, candidates, table, heads)
+        sums: Sums = {}
+        if with_loss:
+            batch = ranking_inputs.validation(queries, host.valid, self.config.sampling.next_k)
+            tau = self.config.model.gate.temperature
+            sums = self.batch_loss(params, batch, table, tau, None, projections)[1]
+        return QueryScores(scores, gate, sums)
+
+    def _score_candidates(
+        self, params: Any, projections: Any, history: History, candidates: jax.Array, table: TitleTable,
+        heads: tuple[str, ...],
+    ) -> tuple[dict[str, jax.Array], jax.Array]:  # fmt: skip
+        """Return each head's scores of candidates [B, lists, K, 1 + negatives], and the gate [B, E].
+
+        Where each candidate has a gate of its own, the mean over the candidates present is returned.
+        """
+        tau, variables = self.config.model.gate.temperature, {"params": params}
+        ids_BxC = candidates.reshape(len(candidates), -1)
+        if self.shares_histories:
+            apply: Any = self.model.apply
+            user = apply(variables, history, table, tau, None, projections, method="encode")
+            scores = apply(variables, user, ids_BxC, table, heads, projections, method="score")
+            gate = user.clean_gate_BxE
+        else:
+            # List by list: each candidate has a sequence of its own, and all at once would not fit in memory.
+            scores, gates_BxCxE = score_in_groups(
+                self.model, variables, history, ids_BxC, table, tau, heads, candidates.shape[-1], projections
+            )
+            present = (ids_BxC > 0)[..., None]
+            gate = jnp.where(present, gates_BxCxE, 0.0).sum(1) / jnp.maximum(present.sum(1), 1)
+        return jax.tree.map(lambda x: x.reshape(candidates.shape), scores), gate
 
     def score_all_titles(self, params: Any, host: HostBatch, table: TitleTable) -> TitleScores:
         variables, tau = {"params": params}, self.config.model.gate.temperature
@@ -207,7 +285,7 @@ class RankingTask(Task):
         return TitleScores(scores_BxV, found.rows["target"][:, 0], found.rows["history_title"])
 
     def two_stages(
-        self, params: Any, host: HostBatch, table: TitleTable, stands_BxV: jax.Array, most: int
+        self, params: Any, host: HostBatch, table: TitleTable, eligible_BxV: jax.Array, limit: int
     ) -> tuple[jax.Array, TwoStageResult]:
         """Scores [B, V] of the retrieval head for queries, and what these are shown in two stages, of the
         titles that stand for election: see `two_stage`."""
@@ -215,19 +293,21 @@ class RankingTask(Task):
         found = ranking_inputs.queries(host.words, self.view, host.packing)
         user: Any = self.model.apply(variables, found.history, table, tau, method="encode")
         by_head: Any = self.model.apply(variables, user, table, method="retrieve")
-        return by_head, two_stage(self.model, variables, user, table, self.score_task, stands_BxV, most)
+        return by_head, two_stage(self.model, variables, user, table, self.score_task, eligible_BxV, limit)
 
-    def update_task_state(self, before: TrainState, after: TrainState, sums: Sums) -> tuple[TrainState, Sums]:
+    def update_task_state(
+        self, task_state: RankingState, params: Any, step: jax.Array, sums: Sums
+    ) -> tuple[RankingState, Sums]:
         one = jnp.float32(1)
-        sums = sums | {"temperature": (self.temperature(before.step), one)}
-        moving, averages, usage = self.moving_weights(before.params, before), before.averages, before.usage
+        sums = sums | {"temperature": (self.temperature(step), one)}
+        moving, (averages, usage) = self.moving_weights(params, task_state, step), task_state
         if moving is not None:
-            sums |= {f"weight_{task}": (weight, one) for task, weight in moving[0].items()}
+            sums |= {f"weight_{term}": (weight, one) for term, weight in moving[0].items()}
         if averages:
-            total = jnp.stack([sums[f"loss_{task}"][0] for task in self.weighed])
-            ends = (before.step + 1) % self.steps_per_epoch == 0
+            total = jnp.stack([sums[f"loss_{term}"][0] for term in self.weighted_terms])
+            ends = (step + 1) % self.steps_per_epoch == 0
             averages = task_weights.update_averages(averages, total, sums["loss"][1], ends)
         if self.balances:
             of_gate = [sums[f"gate_{e}"] for e in range(len(usage))]
             usage = jnp.stack([total / jnp.maximum(count, 1) for total, count in of_gate]).astype(usage.dtype)
-        return after._replace(averages=averages, usage=usage), sums
+        return RankingState(averages, usage), sums

@@ -8,11 +8,9 @@ import numpy as np
 
 from jaxrec.config.schema import Config
 from jaxrec.data.loading.batches import TrainBatches
-from jaxrec.data.loading.packing import Packer
 from jaxrec.data.storage.dataset import Rows
 from jaxrec.runtime.device_batch import DeviceBatch
 from jaxrec.tasks.base import Task
-from jaxrec.tasks.ranking import RankingTask
 
 _SAMPLE_BLOCKS = 64  # of the dataset, from which the room for packed histories is worked out
 # Steps that one dispatch takes where `train.dispatch` does not say. An H200 takes 3.9 ms for a step of Table
@@ -25,20 +23,20 @@ def steps_per_call(config: Config, most: int) -> int:
     return min(config.train.dispatch or _TOGETHER.get(jax.default_backend(), 1), most)
 
 
-def training_batches(program: Task, rows: Rows) -> TrainBatches:
-    """The training stream of this process, its histories packed where the program packs."""
-    train, sampling = program.config.train, program.config.sampling
+def training_batches(task: Task, rows: Rows) -> TrainBatches:
+    """Return the training stream of this process, its histories packed where the task packs them."""
+    train = task.config.train
     devices = jax.device_count()
-    shares = devices * program.parts(train.batch_size // devices)
+    shares = devices * task.microbatches(train.batch_size // devices)
     processes = (jax.process_index(), jax.process_count())
-    given = (rows, train.batch_size, train.seed, program.total_steps, *processes)
-    ahead = train.prefetch * steps_per_call(program.config, max(rows.rows // train.batch_size, 1))
-    if not isinstance(program, RankingTask) or not program.packs_sequences:
-        return TrainBatches(*given, None, shares, ahead=ahead)
+    order = (rows, train.batch_size, train.seed, task.total_steps, *processes)
+    ahead = train.prefetch * steps_per_call(task.config, max(rows.rows // train.batch_size, 1))
+    packer = task.packer(rows.dtype)
+    if packer is None:
+        return TrainBatches(*order, None, shares, ahead=ahead)
     sample = rows.read(np.unique(np.linspace(0, rows.blocks - 1, _SAMPLE_BLOCKS).astype(int)))
-    packer = Packer(rows.dtype, program.windows, sampling.history_keeps_abandoned)
     packer.fit(sample, train.batch_size, shares)
-    return TrainBatches(*given, packer.lengths, shares, packer, ahead)
+    return TrainBatches(*order, packer.lengths, shares, packer, ahead)
 
 
 class StallTimer:

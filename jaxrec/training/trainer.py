@@ -37,8 +37,10 @@ from jaxrec.runtime.multihost import ProgressFile, SyncSchedule, all_reduce_max,
 from jaxrec.runtime.parallel_step import parallelize_step
 from jaxrec.runtime.preemption import PreemptionHandler
 from jaxrec.tasks import build
-from jaxrec.tasks.base import TrainState, count_parameters, mean_metrics
+from jaxrec.tasks.metric_sums import mean_metrics
 from jaxrec.training.input_pipeline import StallTimer, steps_per_call, training_batches
+from jaxrec.training.train_state import StateInit, TrainState, count_parameters
+from jaxrec.training.train_step import TrainStep
 
 _NOTHING, _LATE, _SIGINT, _SIGTERM = range(4)  # why to save, and from the third on to stop
 _WHY = {None: _NOTHING, "SIGINT": _SIGINT, "SIGTERM": _SIGTERM}
@@ -76,15 +78,17 @@ class _Run:
         self.save_stall = 0.0  # seconds in which saves held up the steps since the last line of metrics
         rows, threshold = dataset.rows("train"), dataset.manifest["completion_threshold"]
         self.total, per_epoch = _length(config, rows)
-        self.program = build.build_task(config, dataset.layout, threshold or 0.0, per_epoch, self.total)
-        self.batches = training_batches(self.program, rows)
+        self.task = build.build_task(config, dataset.layout, threshold or 0.0, per_epoch, self.total)
+        self.batches = training_batches(self.task, rows)
         self.size = steps_per_call(config, min(self.batches.steps_per_epoch, self.total))
         self.arrays = vars(dataset.arrays)
         self.table = replicate(dataset.arrays.title_table())
-        like = self.program.abstract_state()
-        self.like = with_shardings(like, state_shardings(like))
-        self.train_step = parallelize_step(self.program.train_step, self.program.mapping, like)
-        self.validator = Validator(self.program, self.table, dataset.rows("validation"))
+        self.init = StateInit(self.task)
+        abstract = self.init.abstract()
+        self.like = with_shardings(abstract, state_shardings(abstract))
+        step = TrainStep(self.task)
+        self.train_step = parallelize_step(step, step.mapping, abstract)
+        self.validator = Validator(self.task, self.table, dataset.rows("validation"))
         self.meta = {
             "config": to_json(config),
             "layout": dataset.layout.to_json(),
@@ -124,7 +128,7 @@ class _Run:
     def _made(self, beside: Executor) -> tuple[TrainState, Future[None]]:
         """The first state, made while the step is compiled, which takes one core for a good part."""
         batch = transfer_group(BatchGroups(self.batches, self.size)[0], self.size)[0]
-        made = _submitted(beside, self.program.init_sharded)
+        made = _submitted(beside, self.init.init_sharded)
         compiled = self.train_step.lower(self.like, batch, self.table)
         tail = _submitted(beside, self._ready_tail)  # not before: two threads trace no faster than one
         compiled()

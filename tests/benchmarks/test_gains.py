@@ -10,6 +10,8 @@ from benchmarks import gains
 from benchmarks import step_parts as parts
 from jaxrec.models.layers import attention
 from jaxrec.runtime.mesh import AXIS
+from jaxrec.training.train_state import StateInit
+from jaxrec.training.train_step import TrainStep
 
 
 @pytest.mark.parametrize(
@@ -31,10 +33,14 @@ def test_a_gpus_own_are_undone_one_by_one(name, tiny, tiny_config, monkeypatch):
     assert name not in gains.forms()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     program = parts.program_of(copy.deepcopy(tiny_config), tiny, 64)
-    given = program.abstract_state(), parts.host_batch(program, tiny.rows("train")), tiny.arrays.title_table()
+    given = (
+        StateInit(program).abstract(),
+        parts.host_batch(program, tiny.rows("train")),
+        tiny.arrays.title_table(),
+    )
 
     def text():
-        return str(jax.make_jaxpr(lambda *x: program.train_step(*x), axis_env=[(AXIS, 1)])(*given))
+        return str(jax.make_jaxpr(lambda *x: TrainStep(program)(*x), axis_env=[(AXIS, 1)])(*given))
 
     as_it_is = text()
     with gains.forms()[name][0]():
@@ -65,7 +71,7 @@ def test_a_turn_of_what_is_fed_is_so_many_steps_however_they_come(tiny, tiny_con
     def step(self, state, host, given):
         return state._replace(step=state.step + 1), {"words": (host.words.sum(), host.valid.sum())}
 
-    monkeypatch.setattr(type(program), "train_step", step)
+    monkeypatch.setattr(TrainStep, "__call__", step)
     monkeypatch.setattr(jax, "block_until_ready", lambda found: states.append(int(found[0].step)))
     for together, joined, _ in gains.feeds().values():
         gains.fed(program, table, rows, together, joined)()

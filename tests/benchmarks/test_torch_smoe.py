@@ -17,6 +17,7 @@ from jaxrec.data.loading.batches import TrainBatches
 from jaxrec.models.layers import rng
 from jaxrec.tasks import ranking_inputs
 from jaxrec.tasks.ranking import RankingTask
+from jaxrec.training.train_state import StateInit
 
 
 def program_of(dataset, config) -> RankingTask:
@@ -42,7 +43,7 @@ def found_of(dataset, config):
     program = program_of(dataset, config)
     batch = batch_of(dataset, program)
     given, table = torch_smoe.examples(batch), dataset.arrays.title_table()
-    return torch_check.check(program, program.init().params, batch, given, table)
+    return torch_check.check(program, StateInit(program).init().params, batch, given, table)
 
 
 def table_3(config):
@@ -96,14 +97,14 @@ def test_no_parameter_is_left_over(tiny, tiny_config):
     program = program_of(tiny, tiny_config)
     model = torch_smoe.Smoe(tiny_config, tiny.layout, tiny.arrays.title_table())
     with pytest.raises(ValueError, match=r"left over: of ours \['spare/kernel'\]"):
-        torch_check.load(model, {**program.init().params, "spare": {"kernel": np.ones(1)}})
+        torch_check.load(model, {**StateInit(program).init().params, "spare": {"kernel": np.ones(1)}})
 
 
 def test_training_lowers_the_loss_and_draws_anew(tiny, tiny_config):
     program = program_of(tiny, tiny_config)
     torch.manual_seed(0)
     model = torch_smoe.Smoe(tiny_config, tiny.layout, tiny.arrays.title_table())
-    torch_check.load(model, program.init().params)
+    torch_check.load(model, StateInit(program).init().params)
     trainer = torch_smoe.Trainer(model, tiny_config, program.threshold)
     batch, tau = torch_smoe.examples(batch_of(tiny, program)), torch.tensor(1.0)
     candidate = torch.cat([batch.positive, batch.negative], 1)

@@ -14,6 +14,8 @@ from jaxrec.core.row_format import FeatureSpec, Layout
 from jaxrec.evaluation.scorers import eval_step
 from jaxrec.runtime.mesh import AXIS
 from jaxrec.tasks.ranking import RankingTask
+from jaxrec.training.train_state import StateInit
+from jaxrec.training.train_step import TrainStep
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SCALED = ("smoe.py", "bst.py", "vmoe.py", "sasrec.py", "gru4rec.py", "hstu.py")
@@ -41,7 +43,7 @@ def steps_trace(config: Config) -> None:
     """A training and an evaluation step of the config, in shapes alone."""
     layout = layout_of(config)
     program = RankingTask(config, layout, 0.5, 10, 100)
-    state = program.abstract_state()
+    state = StateInit(program).abstract()
     table = TitleTable(
         jax.ShapeDtypeStruct((layout.titles, layout.columns("title", "category")), jnp.int32),
         jax.ShapeDtypeStruct((layout.titles, layout.columns("title", "number")), jnp.float32),
@@ -54,7 +56,7 @@ def steps_trace(config: Config) -> None:
     def traced(step, first, share):
         return jax.eval_shape(jax.vmap(step, in_axes=(None, 0, None), axis_name=AXIS), first, share, table)
 
-    after, sums = traced(program.train_step, state, batch(layout.row_dtype(), config.train.batch_size))
+    after, sums = traced(TrainStep(program), state, batch(layout.row_dtype(), config.train.batch_size))
     assert jax.tree.map(lambda x: x.shape[1:], after) == jax.tree.map(lambda x: x.shape, state)
     assert {"loss", "gradient_norm", "learning_rate"} <= set(sums)
     queries = batch(layout.query_dtype(), config.evaluate.batch_size)

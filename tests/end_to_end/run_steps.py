@@ -39,6 +39,8 @@ def main(dataset: str, out: str, *asked: str) -> None:
     from jaxrec.models.layers import sharded_embedding
     from jaxrec.runtime import device_batch, mesh, multihost, parallel_step
     from jaxrec.training.input_pipeline import training_batches
+    from jaxrec.training.train_state import StateInit
+    from jaxrec.training.train_step import TrainStep
 
     multihost.initialize(multihost.find_cluster(os.environ))
     compiled: list[str] = []
@@ -56,13 +58,13 @@ def main(dataset: str, out: str, *asked: str) -> None:
     def placed(how):
         """A program, how its steps are mapped, and its first state."""
         program = dealt_out if how == "split" else whole
-        return program, "pmap" if how == "pmap" else "shard_map", program.init_sharded()
+        return program, "pmap" if how == "pmap" else "shard_map", StateInit(program).init_sharded()
 
     def gradients(how):
         program, mapping, first = placed(how)
 
         def step(state, batch, table):
-            grads, sums = program.gradients(state, batch, table)
+            grads, sums = TrainStep(program).gradients(state, batch, table)
             return state._replace(params=grads), sums
 
         # Shares of unequal count: a mean of local means would not be the global mean.
@@ -73,7 +75,7 @@ def main(dataset: str, out: str, *asked: str) -> None:
 
     def ten_steps(how, size):
         program, mapping, state = placed(how)
-        step = parallel_step.parallelize_step(program.train_step, mapping, state)
+        step = parallel_step.parallelize_step(TrainStep(program), mapping, state)
         ten = [batches[t] for t in range(10)]
         lists = [device_batch.transfer_group(ten[first : first + size], size) for first in range(0, 10, size)]
         seen = set()

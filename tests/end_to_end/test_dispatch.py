@@ -11,6 +11,7 @@ from jaxrec.checkpoints.checkpointer import Checkpointer, with_shardings
 from jaxrec.evaluation.evaluator import CHECKPOINTS, restore_task
 from jaxrec.runtime.mesh import replicated_sharding
 from jaxrec.training import trainer
+from jaxrec.training.train_state import StateInit
 
 
 class Stop:
@@ -44,7 +45,7 @@ def final_state(workdir, config):
     with Checkpointer(workdir / CHECKPOINTS) as checkpoints:
         program = restore_task(config, checkpoints.restore_meta("last"))
         return jax.device_get(
-            checkpoints.restore("last", with_shardings(program.abstract_state(), replicated_sharding()))
+            checkpoints.restore("last", with_shardings(StateInit(program).abstract(), replicated_sharding()))
         )
 
 

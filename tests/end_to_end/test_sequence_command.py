@@ -95,7 +95,7 @@ def test_evaluate_agrees_and_every_rank_is_what_brute_force_says(trained, log):
     frame = pl.read_csv(log).sort("user", "timestamp")
     id_of = {int(key): 2 + i for i, key in enumerate(loaded.arrays.title_key)}
     table = loaded.arrays.title_table()
-    model, variables = loaded.program.model, {"params": loaded.params}
+    model, variables = loaded.task.model, {"params": loaded.params}
     catalogue = model.apply(variables, table, method="catalogue")
     titles = np.asarray(model.apply(variables, catalogue, method="candidates"))
     users, ranks = [], []

@@ -12,14 +12,15 @@ import pytest
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.evaluation import baselines, scorers
 from jaxrec.runtime.mesh import replicate
-from jaxrec.tasks.base import mean_metrics
+from jaxrec.tasks.metric_sums import mean_metrics
 from jaxrec.tasks.ranking import RankingTask
 from jaxrec.tasks.ranking_inputs import queries
+from jaxrec.training.train_state import StateInit
 
 
 def test_scores_do_not_depend_on_how_many_at_a_time(tiny, tiny_config, monkeypatch):
     program = RankingTask(tiny_config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
-    params, table = replicate(program.init().params), replicate(tiny.arrays.title_table())
+    params, table = replicate(StateInit(program).init().params), replicate(tiny.arrays.title_table())
     rows, sizes = tiny.rows("test"), []
     batches = scorers.PackedEvalBatches
 
@@ -63,8 +64,8 @@ def test_scores_do_not_depend_on_how_many_at_a_time(tiny, tiny_config, monkeypat
     one_by_one = scorers.ListScorer(program, table, with_loss=True, next_k=1)
     monkeypatch.setattr(one_by_one, "_catalogue", lambda *given: None)
     own, _, own_sums, _ = one_by_one(params, rows)
-    assert scorers.cached_projections(program, params, table, 24) is not None  # what the others read
-    assert scorers.cached_projections(program, params, table, 0) is None
+    assert program.cached_projections(params, table, 24) is not None  # what the others read
+    assert program.cached_projections(params, table, 0) is None
     assert np.allclose(own, few, atol=1e-6)
     assert np.isclose(mean_metrics(own_sums)["loss"], mean_metrics(few_sums)["loss"], rtol=1e-6)
 
@@ -73,7 +74,7 @@ def test_scores_do_not_depend_on_how_many_at_a_time(tiny, tiny_config, monkeypat
 def over_all(tiny, tiny_config):
     """A random model: its program, what it reads, the test rows, and all scores [Q, V], title by title."""
     program = RankingTask(tiny_config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
-    params, table, rows = program.init().params, tiny.arrays.title_table(), tiny.rows("test")
+    params, table, rows = StateInit(program).init().params, tiny.arrays.title_table(), tiny.rows("test")
 
     @jax.jit
     def every(words):
@@ -157,7 +158,7 @@ def test_two_stages_are_the_exact_ranking_where_all_is_retrieved(tiny, tiny_conf
     config.model.retrieval, config.objective.retrieval = 6, 0.5
     program = RankingTask(config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
     params, table, rows = (
-        replicate(program.init().params),
+        replicate(StateInit(program).init().params),
         replicate(tiny.arrays.title_table()),
         tiny.rows("test"),
     )

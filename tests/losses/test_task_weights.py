@@ -15,6 +15,8 @@ from jaxrec.runtime import mesh, parallel_step
 from jaxrec.tasks.ranking import RankingTask
 from jaxrec.training import optimizer
 from jaxrec.training.input_pipeline import training_batches
+from jaxrec.training.train_state import StateInit
+from jaxrec.training.train_step import TrainStep
 
 
 def test_uncertainty_starts_from_the_fixed_weights():
@@ -78,8 +80,8 @@ def test_log_variances_learn_and_leave_the_validation_loss_alone(tiny, tiny_conf
     program = program_of(tiny, tiny_config, "uncertainty")
     table = mesh.replicate(tiny.arrays.title_table())
     batch = training_batches(program, tiny.rows("train"))[0]
-    state = mesh.replicate(program.init())
-    step = parallel_step.parallelize_step(lambda *given: program.gradients(*given))
+    state = mesh.replicate(StateInit(program).init())
+    step = parallel_step.parallelize_step(lambda *given: TrainStep(program).gradients(*given))
     grads, sums = jax.device_get(step(state, batch, table))
     means = {name: s / n for name, (s, n) in sums.items()}
     # of exp(-s) L + s / 2, by s
@@ -88,7 +90,7 @@ def test_log_variances_learn_and_leave_the_validation_loss_alone(tiny, tiny_conf
     total = 1 * means["loss_ctr"] + means["loss_ranking"] + 0.2 * means["loss_regression"]
     assert means["loss"] == pytest.approx(total + 0.1 * means["loss_entropy"] + np.log(5) / 2, rel=1e-5)
 
-    params = mesh.replicate(program.init().params)
+    params = mesh.replicate(StateInit(program).init().params)
     scorer = ListScorer(program, table, with_loss=True, next_k=1)
     one = scorer(params, tiny.rows("validation")).sums
     moved = params | {"weighting": {"log_variance": params["weighting"]["log_variance"] + 1.0}}
@@ -99,28 +101,28 @@ def test_log_variances_learn_and_leave_the_validation_loss_alone(tiny, tiny_conf
 def test_averaging_resumes_bit_for_bit(tiny, tiny_config, tmp_path):
     program = program_of(tiny, tiny_config, "averaging")
     batches, table = training_batches(program, tiny.rows("train")), tiny.arrays.title_table()
-    step, table = parallel_step.parallelize_step(program.train_step), mesh.replicate(table)
+    step, table = parallel_step.parallelize_step(TrainStep(program)), mesh.replicate(table)
 
     def steps(state, first, last):
         for t in range(first, last):
             state, sums = step(state, batches[t], table)
         return state, {name: float(s / n) for name, (s, n) in jax.device_get(sums).items()}
 
-    state, first = steps(mesh.replicate(program.init()), 0, 3)
+    state, first = steps(mesh.replicate(StateInit(program).init()), 0, 3)
     assert first["weight_regression"] == pytest.approx(0.2)
     with Checkpointer(tmp_path / "checkpoints", writing=True) as checkpoints:
         checkpoints.save(3, state, {}, {})
         checkpoints.wait()
         kept = checkpoints.restore(
-            "last", with_shardings(program.abstract_state(), mesh.replicated_sharding())
+            "last", with_shardings(StateInit(program).abstract(), mesh.replicated_sharding())
         )
-    assert float(kept.averages.examples) == 64  # in mid epoch
+    assert float(kept.task_state.averages.examples) == 64  # in mid epoch
     expected, after = steps(state, 3, 6)
     found, _ = steps(kept, 3, 6)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(expected), jax.device_get(found))
     weights = [after[f"weight_{task}"] for task in ("ctr", "ranking", "regression")]
     last = task_weights.averaged_weights(
-        expected.averages, jnp.int32(3), program.fixed_weights
+        expected.task_state.averages, jnp.int32(3), program.fixed_weights
     )  # of the epoch to come
     assert weights[0] + weights[1] + 5 * weights[2] == pytest.approx(3.0, rel=1e-5)
     assert not np.allclose(weights, [1.0, 1.0, 0.2], rtol=1e-4) and not np.allclose(weights, last, rtol=1e-4)

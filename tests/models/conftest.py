@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec.config.schema import Expert, Model
+from jaxrec.config.schema import Gate as GateConfig
 from jaxrec.core.batch import History, TitleTable
 from jaxrec.core.row_format import FeatureSpec
-from jaxrec.models.encoders.base import ExpertFields
-from jaxrec.models.mixture import GateFields
 from jaxrec.models.ranker import RankingModel
 from jaxrec.tasks.ranking_inputs import alone
 
@@ -25,25 +25,23 @@ FEATURES = (
     FeatureSpec("age", "number", "interaction", 2),
 )
 FIELDS = {
-    "dtype": "float32",
-    "features": FEATURES,
-    "titles": V,
     "width": 8,
-    "experts": (ExpertFields(3, 1, 2, 1.0, 0.2), ExpertFields(6, 1, 2, 2.0, 0.2)),
-    "gate": GateFields((8, 4), 0.1),
+    "experts": (Expert(3, 1, 2, 1.0, 0.2), Expert(6, 1, 2, 2.0, 0.2)),
+    "gate": GateConfig((8, 4), 0.1),
     "dropout": 0.2,
     "matcher": (12, 6),
     "matcher_product": True,
-    "tasks": ("ctr", "ranking", "completion"),
 }
+TASKS = ("ctr", "ranking", "completion")
 
 
 class Case:
     """A model of FIELDS with `changes`, its parameters, and `rows` requests of history `length`."""
 
-    def __init__(self, rows: int = 5, length: int = 6, **changes):
+    def __init__(self, rows=5, length=6, dtype="float32", tasks=TASKS, sampled_titles=0, **changes):
         r = np.random.default_rng(1)
-        self.model = RankingModel(**(FIELDS | changes))
+        config = Model(**(FIELDS | changes))
+        self.model = RankingModel(dtype, FEATURES, V, config, tasks, sampled_titles)
         dtype = jnp.promote_types(self.model.dtype, jnp.float32)
         seen = np.arange(length)[None] >= r.integers(0, length, (rows, 1))
 
@@ -56,7 +54,7 @@ class Case:
             columns(r.random((rows, length))),
             columns(r.integers(1, 4, (rows, length)) * 1.0),
             columns(r.random((rows, length)) * 16),
-            *alone(title, tuple(e.window for e in self.model.experts)),
+            *alone(title, tuple(e.window for e in self.model.config.experts)),
             jnp.asarray(r.integers(1, 5, (rows, 1))),
             jnp.asarray(r.normal(size=(rows, 1)), dtype),
             jnp.asarray(r.integers(1, 4, (rows, 1))),

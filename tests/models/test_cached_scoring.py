@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec.config.schema import Expert
 from jaxrec.models.cached_scoring import score_in_groups
-from jaxrec.models.encoders.base import ExpertFields, PackedTitles, SequenceEncoder, append_candidates
+from jaxrec.models.encoders.base import PackedTitles, SequenceEncoder, append_candidates
 from jaxrec.models.layers import rng
 from jaxrec.models.layers.attention import allowed_forms
 from jaxrec.models.mixture import ENCODERS
@@ -19,7 +20,7 @@ def made(kind, dtype="float64", dropout=0.0, form="auto"):
     """An expert of this kind, titles of four requests (one full, one without any), candidates, and parameters
     none of which is 0 or 1."""
     r = np.random.default_rng(0)
-    module = ENCODERS[kind](dtype, ExpertFields(WINDOW, 2, 2, 1.5, dropout, kind, form))
+    module = ENCODERS[kind](dtype, Expert(WINDOW, 2, 2, 1.5, dropout, kind), form)
     shown = np.arange(L)[None] >= np.array([0, 2, 5, 6])[:, None]
     age = np.where(shown, np.log1p(np.sort(10 ** r.uniform(0, 7, (B, L)))[:, ::-1]), 0.0)
     keys = rng.row_keys(0, 0, jnp.arange(B))
@@ -99,9 +100,9 @@ def test_no_candidate_moves_another_and_none_the_history(kind):
 # ---------------------------------------------------------------- the whole model
 
 MIXED = (
-    ExpertFields(3, 1, 2, 1.0, 0.2, "hstu"),
-    ExpertFields(6, 1, 2, 1.0, 0.2, "sasrec"),
-    ExpertFields(4, 1, 2, 1.0, 0.2, "transformer"),
+    Expert(3, 1, 2, 1.0, 0.2, "hstu"),
+    Expert(6, 1, 2, 1.0, 0.2, "sasrec"),
+    Expert(4, 1, 2, 1.0, 0.2, "transformer"),
 )
 
 

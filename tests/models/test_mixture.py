@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.models.encoders.base import ExpertFields, PackedTitles
+from jaxrec.config.schema import Expert
+from jaxrec.config.schema import Gate as GateConfig
+from jaxrec.models.encoders.base import PackedTitles
 from jaxrec.models.layers import rng
 from jaxrec.models.layers.pooling import AttentionPooling
-from jaxrec.models.mixture import Gate, GateFields, TransformerExpert, gate_temperature
+from jaxrec.models.mixture import Gate, TransformerExpert, gate_temperature
 
 
 def test_pooling_by_hand():
@@ -33,7 +35,7 @@ def test_pooling_survives_scores_far_apart():
 
 
 def test_an_expert_keeps_the_histories_of_a_row_apart():
-    expert = TransformerExpert("float32", ExpertFields(5, 2, 2, 1.0, 0.0))
+    expert = TransformerExpert("float32", Expert(5, 2, 2, 1.0, 0.0))
     x, of = jax.random.normal(jax.random.key(0), (1, 5, 4)), jnp.array([[0, 1, 1, 0, 2]])
 
     def titles(x):
@@ -57,7 +59,7 @@ def test_temperature_without_annealing_is_the_final_one_after_the_first_step():
 
 @pytest.fixture(scope="module")
 def gate():
-    module = Gate("float32", GateFields((8, 4), 0.5))
+    module = Gate("float32", GateConfig((8, 4), 0.5))
     customer, pooled = jax.random.normal(jax.random.key(0), (64, 3)), list(jnp.ones((2, 64, 4)))
     variables = jax.jit(module.init)(jax.random.key(0), customer, pooled, 1.0, None)
     variables["params"]["mlp"]["out"]["bias"] = jnp.array([0.0, jnp.log(4.0)])

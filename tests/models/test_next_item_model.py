@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec.config.schema import Expert, Model
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.row_format import FeatureSpec
-from jaxrec.models.encoders.base import ExpertFields
 from jaxrec.models.layers.history_encoder import TIME_GAP_BUCKETS
 from jaxrec.models.next_item import KINDS, ItemWindow, NextItemModel, time_since_previous
 
@@ -19,8 +19,9 @@ TABLE = TitleTable(jnp.zeros((V, 0), jnp.int32), jnp.zeros((V, 0), jnp.float32))
 
 
 def model(kind, features=(ID,), dropout=0.0, **more):
-    encoder = ExpertFields(L, 2, 2, 1.0, dropout, kind)
-    return NextItemModel("float32", features, V, D, encoder, dropout, **more)
+    encoder = Expert(L, 2, 2, 1.0, dropout, kind)
+    model = Model(D, (encoder,), dropout=dropout, **({"embedding_spread": 0.02} | more))
+    return NextItemModel("float32", features, V, model)
 
 
 def window(titles, seed=0):

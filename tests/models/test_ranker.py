@@ -1,16 +1,17 @@
 """The whole model: what may change its scores, its variants, its dtypes, and that it learns."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.config.schema import Objective, Optimizer, Sampling
+from jaxrec.config.schema import Expert, Objective, Optimizer, Sampling
+from jaxrec.config.schema import Gate as GateConfig
 from jaxrec.core.batch import Batch
 from jaxrec.losses import ranking
-from jaxrec.models.encoders.base import ExpertFields
 from jaxrec.models.layers import rng as rng_module
-from jaxrec.models.mixture import GateFields
 from jaxrec.tasks.ranking_inputs import alone
 from jaxrec.training import optimizer
 
@@ -57,11 +58,12 @@ def rows_shared(history, rng):
 @pytest.mark.parametrize("training", [False, True])
 def test_histories_that_share_rows_are_scored_as_if_alone(case, training):
     """A row is as long as needed; which places a history has in it, and beside whom, changes nothing."""
-    experts = (ExpertFields(3, 2, 2, 1.0, 0.2), ExpertFields(6, 2, 2, 2.0, 0.2))
+    experts = (Expert(3, 2, 2, 1.0, 0.2), Expert(6, 2, 2, 2.0, 0.2))
     alone_, key = case(experts=experts), rng_module.row_keys(0, 0, jnp.arange(5)) if training else None
     shared = rows_shared(alone_.history, np.random.default_rng(3))
     assert shared.title.shape == (3, 12)
-    wide = alone_.model.clone(experts=(experts[0], ExpertFields(12, 2, 2, 2.0, 0.2)))
+    longer = (experts[0], Expert(12, 2, 2, 2.0, 0.2))
+    wide = alone_.model.clone(config=replace(alone_.model.config, experts=longer))
 
     def total(model, history):
         def of(variables):
@@ -143,7 +145,7 @@ def test_completion_is_a_share(small):
 
 
 def test_one_expert_has_no_gate_and_one_task_has_one_head(case):
-    bst = case(experts=(ExpertFields(6, 1, 2, 2.0, 0.2),), tasks=("ctr",), matcher_product=False)
+    bst = case(experts=(Expert(6, 1, 2, 2.0, 0.2),), tasks=("ctr",), matcher_product=False)
     names = {*bst.variables["params"]}
     assert names == {"title", "user", "context", "history", "expert_0", "matcher_ctr"}
     out = bst(key=rng_module.row_keys(0, 0, jnp.arange(5)))
@@ -152,7 +154,7 @@ def test_one_expert_has_no_gate_and_one_task_has_one_head(case):
 
 
 def test_equal_experts_with_equal_parameters_are_one_expert(case):
-    expert = ExpertFields(6, 1, 2, 2.0, 0.2)
+    expert = Expert(6, 1, 2, 2.0, 0.2)
     two, one = case(experts=(expert, expert)), case(experts=(expert,))
     p = dict(two.variables["params"])
     p["expert_1"] = p["expert_0"]
@@ -226,7 +228,7 @@ def test_the_first_loss_is_near_its_closed_form(small):
 
 
 def test_a_batch_overfits(case):
-    experts = (ExpertFields(3, 1, 2, 1.0, 0.0), ExpertFields(6, 1, 2, 2.0, 0.0))
+    experts = (Expert(3, 1, 2, 1.0, 0.0), Expert(6, 1, 2, 2.0, 0.0))
     c = case(dropout=0.0, experts=experts, matcher=(32, 16), rows=8)
     c.candidate = 2 + (jnp.arange(8)[:, None] * 3 + jnp.arange(4)[None]) % 28
     batch = batch_of(c)
@@ -249,11 +251,11 @@ def test_table_3_at_full_size(small):
     """Shapes alone: nothing is computed."""
     fields = {
         "width": 96,
-        "experts": (ExpertFields(7, 2, 12, 1.0, 0.2), ExpertFields(20, 2, 12, 2.0, 0.2)),
-        "gate": GateFields((128, 64), 0.1),
+        "experts": (Expert(7, 2, 12, 1.0, 0.2), Expert(20, 2, 12, 2.0, 0.2)),
+        "gate": GateConfig((128, 64), 0.1),
         "matcher": (128, 64),
     }
-    model = small.model.clone(**fields)
+    model = small.model.clone(config=replace(small.model.config, **fields))
     spec = jax.ShapeDtypeStruct
     history = jax.tree.map(
         lambda x: spec((8192, 20) if x.shape[1] == 6 else (8192, x.shape[1]), x.dtype), small.history

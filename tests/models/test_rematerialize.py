@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec.config.schema import Expert, Model
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.row_format import FeatureSpec
-from jaxrec.models.encoders.base import ExpertFields
 from jaxrec.models.mixture import ENCODERS
 from jaxrec.models.next_item import ItemWindow, NextItemModel
 
-EVERY = tuple(ExpertFields(w, 1, 2, 1.0, 0.2, kind) for w, kind in zip((6, 3, 6, 3), ENCODERS, strict=True))
+EVERY = tuple(Expert(w, 1, 2, 1.0, 0.2, kind) for w, kind in zip((6, 3, 6, 3), ENCODERS, strict=True))
 
 
 def same(plain, again, least):
@@ -49,8 +49,9 @@ def test_an_encoder_of_sequences():
         table = TitleTable(jnp.zeros((30, 0), jnp.int32), jnp.zeros((30, 0)))
         for remat in (False, True):
             features = (FeatureSpec("title_id", "category", "title", 8, 30),)
-            encoder = ExpertFields(6, 2, 2, 1.0, 0.2, "hstu")
-            model = NextItemModel("float64", features, 30, 8, encoder, 0.2, remat=remat)
+            encoder = Expert(6, 2, 2, 1.0, 0.2, "hstu")
+            config = Model(8, (encoder,), dropout=0.2, embedding_spread=0.02, remat=remat)
+            model = NextItemModel("float64", features, 30, config)
             variables = model.init(jax.random.key(0), window, table, method="of_table")
 
             def total(variables, model=model):

@@ -18,7 +18,7 @@ KEYS = rng.row_keys(3, 7, jnp.arange(5))
 @pytest.fixture(scope="module")
 def head(case):
     """A model with the head, of parameters far from 0."""
-    c, r = case(retrieval=4, retrieval_negatives=N), np.random.default_rng(4)
+    c, r = case(retrieval=4, sampled_titles=N), np.random.default_rng(4)
     c.variables = jax.tree.map(lambda x: x + jnp.asarray(r.normal(0, 0.3, x.shape), x.dtype), c.variables)
     return c
 
@@ -99,7 +99,7 @@ def test_a_vector_for_each_candidate_has_no_catalogue(case):
 
 
 def test_first_loss_and_what_learning_does(case):
-    c = case(retrieval=8, retrieval_negatives=N, dropout=0.0)
+    c = case(retrieval=8, sampled_titles=N, dropout=0.0)
     candidates = ranking.CandidateLoss(
         jnp.ones((5, 1), bool), jnp.ones((5, 1)), jnp.ones((5, 3), bool), jnp.zeros((5, 3), bool)
     )

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.models.encoders.base import ExpertFields, PackedTitles, append_candidates
+from jaxrec.config.schema import Expert
+from jaxrec.models.encoders.base import PackedTitles, append_candidates
 from jaxrec.models.layers import rng
 
 
@@ -70,9 +71,7 @@ def test_completion_for_the_positives_alone(target):
 
 @pytest.mark.parametrize("kind", ["sasrec", "gru4rec", "hstu"])
 def test_peers_take_it_too(case, kind):
-    c = case(
-        target_in_sequence=True, experts=(ExpertFields(6, 1, 2, 1.0, 0.0, kind),), tasks=("ctr",), head="dot"
-    )
+    c = case(target_in_sequence=True, experts=(Expert(6, 1, 2, 1.0, 0.0, kind),), tasks=("ctr",), head="dot")
     out = c()
     assert out.scores["ctr"].shape == (5, 4) and out.gate_BxE.shape == (5, 4, 1)
     assert np.std(out.scores["ctr"], axis=1).min() > 1e-4

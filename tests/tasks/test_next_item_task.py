@@ -15,6 +15,8 @@ from jaxrec.losses.ranking import engagement_weight
 from jaxrec.runtime.mesh import AXIS
 from jaxrec.tasks import next_item, next_item_inputs
 from jaxrec.tasks.next_item import NextItemTask
+from jaxrec.training.train_state import StateInit
+from jaxrec.training.train_step import TrainStep
 
 V, L, B = 40, 8, 16
 LAYOUT = Layout(V, L, 1, (4, 4, 4, 4), 20, (FeatureSpec("title_id", "category", "title", 8, V),), "sequences")
@@ -64,8 +66,8 @@ def on(devices, function, state, host):
 @pytest.mark.parametrize("kind", ["sasrec", "hstu", "gru4rec"])
 def test_the_loss_is_the_mean_of_cross_entropies_over_the_places_that_have_a_next_title(kind):
     p, host = program(kind), batch(valid=12)
-    state = p.init()
-    _, sums = on(1, p.gradients, state, host)
+    state = StateInit(p).init()
+    _, sums = on(1, TrainStep(p).gradients, state, host)
     key = jnp.zeros((B, 2), jnp.uint32)
     aimed = next_item_inputs.training(host.words, LAYOUT, L, False, 0.0, key)
     (t_VxD,) = p.catalogue(state.params, TABLE)
@@ -81,8 +83,8 @@ def test_the_loss_is_the_mean_of_cross_entropies_over_the_places_that_have_a_nex
 
 def test_a_personalised_loss_weighs_places_by_eq_13():
     p, host = program(personalised=True, alpha=2.0), batch()
-    state = p.init()
-    _, sums = on(1, p.gradients, state, host)
+    state = StateInit(p).init()
+    _, sums = on(1, TrainStep(p).gradients, state, host)
     aimed = next_item_inputs.training(host.words, LAYOUT, L, False, 0.0, jnp.zeros((B, 2), jnp.uint32))
     (t_VxD,) = p.catalogue(state.params, TABLE)
     logits = p.model.apply({"params": state.params}, aimed.window, (t_VxD,)) @ t_VxD.T
@@ -106,7 +108,7 @@ def test_a_personalised_loss_weighs_places_by_eq_13():
 )
 def test_gradients_are_the_same_on_one_device_and_four_and_in_parts(objective):
     random = Sampling(unknown_rate=0.1, window="random")
-    host, state = batch(valid=13), program(dropout=0.3, **objective).init()
+    host, state = batch(valid=13), StateInit(program(dropout=0.3, **objective)).init()
     found = []
     for devices, most in ((1, B), (1, 4), (4, 4), (4, 2)):
         p = program(dropout=0.3, sampling=random, train=Train(batch_size=B, microbatch=most), **objective)
@@ -121,10 +123,10 @@ def test_gradients_are_the_same_on_one_device_and_four_and_in_parts(objective):
 
 def _in_order(p, devices, state, host):
     """Gradients where each device's share is worked through in parts: rows are dealt to devices' parts."""
-    shares = devices * p.parts(B // devices)
+    shares = devices * p.microbatches(B // devices)
     dealt = jax.tree.map(lambda x: np.moveaxis(x.reshape(B // shares, shares, *x.shape[1:]), 1, 0), host)
     dealt = jax.tree.map(lambda x: x.reshape(devices, B // devices, *x.shape[2:]), dealt)
-    mapped = jax.vmap(p.gradients, in_axes=(None, 0, None), axis_name=AXIS)
+    mapped = jax.vmap(TrainStep(p).gradients, in_axes=(None, 0, None), axis_name=AXIS)
     return jax.tree.map(lambda x: x[0], jax.jit(mapped)(state, dealt, TABLE))
 
 
@@ -133,12 +135,12 @@ def test_thinned_windows_give_the_same_apart_and_together(loss, monkeypatch):
     """Long windows with room of their own, and all as long: what is computed is the same."""
     thin = Sampling(unknown_rate=0.0, stochastic_length=1.3)
     p = program("hstu", dropout=0.3, sampling=thin, loss=loss, negatives=5)
-    host, state, found = batch(valid=13), p.init(), []
+    host, state, found = batch(valid=13), StateInit(p).init(), []
     for room in (1, 10**6):  # for all windows; for one, so that they are worked out together
         monkeypatch.setattr(next_item, "_LONG_SHARE", room)
-        found.append(on(1, p.gradients, state, host))
+        found.append(on(1, TrainStep(p).gradients, state, host))
     (grads, sums), (other, figures) = found
-    plain = on(1, program("hstu", dropout=0.3, loss=loss, negatives=5).gradients, state, host)[1]
+    plain = on(1, TrainStep(program("hstu", dropout=0.3, loss=loss, negatives=5)).gradients, state, host)[1]
     assert 0 < int(sums["loss"][1]) == int(figures["loss"][1]) < int(plain["loss"][1])
     np.testing.assert_allclose(figures["loss"][0], sums["loss"][0], rtol=1e-5)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(other), strict=True):
@@ -148,7 +150,12 @@ def test_thinned_windows_give_the_same_apart_and_together(loss, monkeypatch):
 def test_what_the_batch_is_drawn_from_does_not_know_its_windows():
     """The pool is of the latest windows whatever the rows' keys say, so no device has to ask another."""
     p = program(loss="sampled_softmax", drawn="in_batch")
-    pool = on(1, lambda state, host, table: p.shared(state, host, table).ids, p.init(), batch(valid=3))
+    pool = on(
+        1,
+        lambda state, host, table: p.device_context((), state.step, host, table).ids,
+        StateInit(p).init(),
+        batch(valid=3),
+    )
     wanted = next_item_inputs.training(
         batch().words, LAYOUT, L, False, 0.0, jnp.zeros((B, 2), jnp.uint32)
     ).target
@@ -162,7 +169,10 @@ def test_a_sequence_is_learnt_by_heart(kind, loss):
     titles = np.random.default_rng(1).permutation(np.arange(2, 2 + 2 * (L + 1)))
     host = batch(titles=titles)
     p = program(kind, rate=0.03, loss=loss, negatives=10)
-    state, step = p.init(), jax.jit(jax.vmap(p.train_step, in_axes=(None, 0, None), axis_name=AXIS))
+    state, step = (
+        StateInit(p).init(),
+        jax.jit(jax.vmap(TrainStep(p), in_axes=(None, 0, None), axis_name=AXIS)),
+    )
     share = jax.tree.map(lambda x: x[None], host)
     losses = []
     for _ in range(200):
@@ -178,7 +188,7 @@ def test_the_catalogues_scores_are_of_the_newest_place():
     rows["history_title"], rows["target"] = np.random.default_rng(0).integers(2, V, (3, L)), [[5], [6], [7]]
     rows["history_time"] = np.arange(1, L + 1) * 1000
     rows["target_time"] = 20_000
-    state = p.init()
+    state = StateInit(p).init()
     found = p.score_all_titles(state.params, HostBatch(as_words(rows), np.ones(3, bool)), TABLE)
     window, _ = next_item_inputs.queries(as_words(rows), LAYOUT, L)
     (t_VxD,) = p.catalogue(state.params, TABLE)
@@ -197,4 +207,4 @@ def test_a_config_of_another_window_reads_less():
         ),
     )
     assert p.size == 4
-    assert p.init().params["position"].shape == (4, 8)
+    assert StateInit(p).init().params["position"].shape == (4, 8)

@@ -10,6 +10,8 @@ from jaxrec.config.schema import Expert, Objective
 from jaxrec.runtime import mesh, parallel_step
 from jaxrec.tasks.ranking import RankingTask
 from jaxrec.training.input_pipeline import training_batches
+from jaxrec.training.train_state import StateInit
+from jaxrec.training.train_step import TrainStep
 
 
 def peers(tiny_config):
@@ -36,10 +38,10 @@ def test_packing_and_parts_change_nothing(tiny, tiny_config):
         batch = training_batches(program, tiny.rows("train"))[1]
         assert batch.packing is not None and len(batch.packing.titles) < len(batch.words)
         batch = batch if pack else batch._replace(packing=None)
-        state, table = mesh.replicate(program.init()), mesh.replicate(tiny.arrays.title_table())
+        state, table = mesh.replicate(StateInit(program).init()), mesh.replicate(tiny.arrays.title_table())
 
         def step(state, batch, table):
-            return program.gradients(state, batch, table)
+            return TrainStep(program).gradients(state, batch, table)
 
         return jax.device_get(parallel_step.parallelize_step(step)(state, batch, table))
 

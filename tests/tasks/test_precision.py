@@ -15,6 +15,8 @@ from jaxrec.models.layers.dense import broadcast, embedding_lookup
 from jaxrec.runtime import mesh, parallel_step
 from jaxrec.tasks.ranking import RankingTask
 from jaxrec.training.input_pipeline import training_batches
+from jaxrec.training.train_state import StateInit
+from jaxrec.training.train_step import TrainStep
 
 LOW, WIDE = jnp.dtype("bfloat16"), jnp.dtype("float32")
 SUMS = ("reduce_sum", "scatter-add", "cumsum", "psum")
@@ -47,7 +49,7 @@ def traced(step, *given):
 
 def trained(program, tiny, step=None):
     host = training_batches(program, tiny.rows("train"))[0]
-    return traced(step or program.train_step, program.abstract_state(), host, tiny.arrays.title_table())
+    return traced(step or TrainStep(program), StateInit(program).abstract(), host, tiny.arrays.title_table())
 
 
 def held(program, at_least):
@@ -97,20 +99,20 @@ def test_a_gpus_kernels_multiply_in_bfloat16_and_add_up_in_float32(tiny, tiny_co
 @pytest.mark.parametrize("kind", KINDS)
 def test_evaluation_multiplies_in_bfloat16(tiny, tiny_config, kind):
     program, table = program_of(tiny, tiny_config, kind), tiny.arrays.title_table()
-    params, batch = program.abstract_state().params, EvalBatches(tiny.rows("test"), 24)[0]
+    params, batch = program.abstract_params, EvalBatches(tiny.rows("test"), 24)[0]
     catalogue = jax.eval_shape(
         lambda p: program.model.apply({"params": p}, table, method="catalogue"), params
     )
     held(
-        traced(scorers.eval_step(program, 1, True, program.tasks[:2]), (params, catalogue), batch, table), 20
+        traced(scorers.eval_step(program, 1, True, program.heads[:2]), (params, catalogue), batch, table), 20
     )
     held(traced(scorers._rank_step(program, True, 5, None, 0), params, batch, table), 20)
 
 
 def test_losses_gradients_and_the_state_are_float32(tiny, tiny_config):
     program = program_of(tiny, tiny_config, microbatch=16)
-    results = trained(program, tiny).out_avals, trained(program, tiny, program.gradients).out_avals
-    for found in (*results, jax.tree.leaves(program.abstract_state())):
+    results = trained(program, tiny).out_avals, trained(program, tiny, TrainStep(program).gradients).out_avals
+    for found in (*results, jax.tree.leaves(StateInit(program).abstract())):
         floats = {x.dtype for x in found if jnp.issubdtype(x.dtype, jnp.floating)}
         assert len(found) > 40 and floats == {WIDE}
 
@@ -130,8 +132,8 @@ def test_a_gradient_of_many_is_added_up_wide(dtype):
 def test_a_step_writes_its_state_over_the_last(tiny, tiny_config, how):
     """Donated: the new state lies in the old one's buffers, so that two are never held."""
     program = program_of(tiny, tiny_config)
-    step = parallel_step.parallelize_step(program.train_step, how)
-    state, table = mesh.replicate(program.init()), mesh.replicate(tiny.arrays.title_table())
+    step = parallel_step.parallelize_step(TrainStep(program), how)
+    state, table = mesh.replicate(StateInit(program).init()), mesh.replicate(tiny.arrays.title_table())
 
     def buffers(state):
         return [x.addressable_data(0).unsafe_buffer_pointer() for x in jax.tree.leaves(state)]

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from jaxrec.runtime import mesh, parallel_step
-from jaxrec.tasks.ranking import RankingTask
+from jaxrec.tasks.ranking import RankingState, RankingTask
 from jaxrec.training.input_pipeline import training_batches
+from jaxrec.training.train_state import StateInit
+from jaxrec.training.train_step import TrainStep
 
 
 def gradients(tiny, config, microbatch, pack):
@@ -22,14 +24,17 @@ def gradients(tiny, config, microbatch, pack):
         batch = batch._replace(packing=None)
 
     # Parts of unequal count: the mean of their means would not be the batch's.
-    rows = np.arange(64).reshape(-1, program.parts(64)).T.reshape(-1)  # of the global batch, part by part
+    rows = (
+        np.arange(64).reshape(-1, program.microbatches(64)).T.reshape(-1)
+    )  # of the global batch, part by part
     batch = batch._replace(valid=(rows % 4 != 1) | (rows > 40))
 
     def step(state, batch, table):
-        grads, sums = program.gradients(state, batch, table)
-        return (grads, state.usage), sums  # which is donated, and has to go somewhere
+        grads, sums = TrainStep(program).gradients(state, batch, table)
+        return (grads, state.task_state), sums  # which is donated, and has to go somewhere
 
-    state = program.init()._replace(usage=jnp.asarray([0.3, 0.7]))
+    state = StateInit(program).init()
+    state = state._replace(task_state=RankingState(usage=jnp.asarray([0.3, 0.7])))
     table = mesh.replicate(tiny.arrays.title_table())
     return jax.device_get(parallel_step.parallelize_step(step)(mesh.replicate(state), batch, table))
 
@@ -55,18 +60,18 @@ def test_a_balanced_gate_is_pulled_to_what_the_step_before_used_least(tiny, tiny
     config.objective.balance, config.train.microbatch, config.model.gate.noise = 0.5, 16, 0.0
     program = RankingTask(config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
     batches, table = training_batches(program, tiny.rows("train")), tiny.arrays.title_table()
-    step, table = parallel_step.parallelize_step(program.train_step), mesh.replicate(table)
-    state = mesh.replicate(program.init())
-    np.testing.assert_allclose(state.usage, [0.5, 0.5])
+    step, table = parallel_step.parallelize_step(TrainStep(program)), mesh.replicate(table)
+    state = mesh.replicate(StateInit(program).init())
+    np.testing.assert_allclose(state.task_state.usage, [0.5, 0.5])
     for t in range(2):
-        before = np.asarray(state.usage)
+        before = np.asarray(state.task_state.usage)
         state, sums = step(state, batches[t], table)
         mean = np.array([sums[f"gate_{e}"][0] / sums[f"gate_{e}"][1] for e in (0, 1)])
-        np.testing.assert_allclose(state.usage, mean, rtol=1e-6)
+        np.testing.assert_allclose(state.task_state.usage, mean, rtol=1e-6)
         of_batch = float(sums["loss_balance"][0] / sums["loss_balance"][1])
         assert of_batch == pytest.approx(mean @ np.log(before), rel=1e-5)
     config.model.experts = config.model.experts[1:]  # one has nothing to balance
-    assert RankingTask(config, tiny.layout, 0.5, 4, 40).abstract_state().usage == ()
+    assert StateInit(RankingTask(config, tiny.layout, 0.5, 4, 40)).abstract().task_state.usage == ()
 
 
 @pytest.mark.parametrize(
@@ -76,4 +81,4 @@ def test_a_balanced_gate_is_pulled_to_what_the_step_before_used_least(tiny, tiny
 def test_parts_divide_a_share_and_hold_no_more_than_asked(tiny, tiny_config, microbatch, share, parts):
     config = copy.deepcopy(tiny_config)
     config.train.microbatch = microbatch
-    assert RankingTask(config, tiny.layout, 0.5, 4, 40).parts(share) == parts
+    assert RankingTask(config, tiny.layout, 0.5, 4, 40).microbatches(share) == parts

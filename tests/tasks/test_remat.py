@@ -11,6 +11,7 @@ from jaxrec.config.loading import load_config
 from jaxrec.config.serialization import run_differences, to_json
 from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.tasks.ranking import RankingTask
+from jaxrec.training.train_state import StateInit
 
 
 def kept(remat):
@@ -28,12 +29,12 @@ def kept(remat):
 
     def pull(state, host, table, key):
         def loss(params):
-            return program.summed_loss(params, None, state, host, table, key, None)[0]
+            return program.loss(params, host, table, state.task_state, state.step, key, None, None)[0]
 
         return jax.vjp(loss, state.params)[1]  # a tree, whose leaves are what it keeps
 
     key = jax.ShapeDtypeStruct((rows, 2), jnp.uint32)
-    residuals = jax.eval_shape(pull, program.abstract_state(), host, table, key)
+    residuals = jax.eval_shape(pull, StateInit(program).abstract(), host, table, key)
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(residuals))
 
 

@@ -9,6 +9,8 @@ import pytest
 from jaxrec.runtime import mesh, parallel_step
 from jaxrec.tasks.ranking import RankingTask
 from jaxrec.training.input_pipeline import training_batches
+from jaxrec.training.train_state import StateInit
+from jaxrec.training.train_step import TrainStep
 
 
 def gradients(tiny, tiny_config, microbatch, width, weight):
@@ -19,9 +21,11 @@ def gradients(tiny, tiny_config, microbatch, width, weight):
     config.objective.retrieval_negatives = 4
     program = RankingTask(config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
     batch = training_batches(program, tiny.rows("train"))[1]
-    state, table = mesh.replicate(program.init()), mesh.replicate(tiny.arrays.title_table())
+    state, table = mesh.replicate(StateInit(program).init()), mesh.replicate(tiny.arrays.title_table())
     return jax.device_get(
-        parallel_step.parallelize_step(lambda *given: program.gradients(*given))(state, batch, table)
+        parallel_step.parallelize_step(lambda *given: TrainStep(program).gradients(*given))(
+            state, batch, table
+        )
     )
 
 

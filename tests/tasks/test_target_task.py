@@ -11,6 +11,8 @@ from jaxrec.runtime import mesh, parallel_step
 from jaxrec.tasks import ranking_inputs
 from jaxrec.tasks.ranking import RankingTask
 from jaxrec.training.input_pipeline import training_batches
+from jaxrec.training.train_state import StateInit
+from jaxrec.training.train_step import TrainStep
 
 
 def program_of(tiny, tiny_config, microbatch):
@@ -25,8 +27,8 @@ def test_parts_change_nothing(tiny, tiny_config):
         program = program_of(tiny, tiny_config, microbatch)
         batch = training_batches(program, tiny.rows("train"))[1]
         assert batch.packing is None
-        state, table = mesh.replicate(program.init()), mesh.replicate(tiny.arrays.title_table())
-        step = parallel_step.parallelize_step(lambda *given: program.gradients(*given))
+        state, table = mesh.replicate(StateInit(program).init()), mesh.replicate(tiny.arrays.title_table())
+        step = parallel_step.parallelize_step(lambda *given: TrainStep(program).gradients(*given))
         return jax.device_get(step(state, batch, table))
 
     with jax.enable_x64(True):
@@ -39,14 +41,14 @@ def test_parts_change_nothing(tiny, tiny_config):
 
 
 def test_a_cpu_takes_smaller_parts(tiny, tiny_config):
-    assert program_of(tiny, tiny_config, 0).parts(64) == 4
-    assert RankingTask(tiny_config, tiny.layout, 0.5, 4, 40).parts(64) == 1
+    assert program_of(tiny, tiny_config, 0).microbatches(64) == 4
+    assert RankingTask(tiny_config, tiny.layout, 0.5, 4, 40).microbatches(64) == 1
 
 
 def test_lists_are_scored_one_by_one_as_all_at_once(tiny, tiny_config):
     with jax.enable_x64(True):
         program, rows = program_of(tiny, tiny_config, 0), tiny.rows("test")
-        params, table = mesh.replicate(program.init().params), tiny.arrays.title_table()
+        params, table = mesh.replicate(StateInit(program).init().params), tiny.arrays.title_table()
         scores, gate, sums, _ = ListScorer(program, mesh.replicate(table), with_loss=True, next_k=2)(
             params, rows
         )

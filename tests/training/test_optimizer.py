@@ -13,6 +13,8 @@ from jaxrec.runtime import mesh, parallel_step
 from jaxrec.tasks.ranking import RankingTask
 from jaxrec.training import optimizer
 from jaxrec.training.input_pipeline import training_batches
+from jaxrec.training.train_state import StateInit
+from jaxrec.training.train_step import TrainStep
 
 PARAMS = {"kernel": jnp.array([2.0, -4.0]), "bias": jnp.array([1.0]), "norm": {"scale": jnp.array([1.0])}}
 PLAIN = Optimizer(learning_rate=0.1, weight_decay=0.0, plateau_factor=0.5, plateau_patience=2)
@@ -241,9 +243,12 @@ def test_a_lazy_training_step_differs_in_untouched_rows_alone(tiny, tiny_config,
         for name, config in (("plain", tiny_config), ("lazy", lazy_config)):
             program = RankingTask(config, tiny.layout, 0.5, 4, 40)
             batch = training_batches(program, tiny.rows("train"))[0]
-            state, table = mesh.replicate(program.init()), mesh.replicate(tiny.arrays.title_table())
+            state, table = (
+                mesh.replicate(StateInit(program).init()),
+                mesh.replicate(tiny.arrays.title_table()),
+            )
             before = jax.device_get(state.params)
-            step = parallel_step.parallelize_step(program.train_step)
+            step = parallel_step.parallelize_step(TrainStep(program))
             found[name] = jax.device_get(step(state, batch, table)[0])
     plain, lazy = found["plain"], found["lazy"]
     assert jax.tree.structure(lazy) == jax.tree.structure(plain)

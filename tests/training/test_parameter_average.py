@@ -13,6 +13,8 @@ from jaxrec.runtime import mesh, parallel_step
 from jaxrec.runtime.preemption import PreemptionHandler
 from jaxrec.tasks.ranking import RankingTask
 from jaxrec.training.input_pipeline import training_batches
+from jaxrec.training.train_state import StateInit
+from jaxrec.training.train_step import TrainStep
 from jaxrec.training.trainer import train
 
 
@@ -28,8 +30,8 @@ def test_it_is_the_recursion_over_the_steps(tiny, config):
     with jax.enable_x64(True):
         config.model.dtype = "float64"
         program = RankingTask(config, tiny.layout, tiny.manifest["completion_threshold"], 4, 6)
-        step = parallel_step.parallelize_step(program.train_step)
-        state, table = mesh.replicate(program.init()), mesh.replicate(tiny.arrays.title_table())
+        step = parallel_step.parallelize_step(TrainStep(program))
+        state, table = mesh.replicate(StateInit(program).init()), mesh.replicate(tiny.arrays.title_table())
         expected = jax.device_get(state.params)
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.eval_params), expected)
         batches = training_batches(program, tiny.rows("train"))
@@ -46,7 +48,7 @@ def test_it_is_what_is_validated_kept_and_loaded(tiny, config, tmp_path):
     found = load_checkpoint(tmp_path, "last")
     with Checkpointer(tmp_path / CHECKPOINTS) as checkpoints:
         kept = checkpoints.restore(
-            "last", with_shardings(found.program.abstract_state(), mesh.replicated_sharding())
+            "last", with_shardings(StateInit(found.task).abstract(), mesh.replicated_sharding())
         )
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(found.params), jax.device_get(kept.average))
     apart = jax.tree.map(lambda a, p: float(np.abs(a - p).max()), kept.average, kept.params)
@@ -60,5 +62,5 @@ def test_it_is_what_is_validated_kept_and_loaded(tiny, config, tmp_path):
 
 def test_without_it_the_parameters_are_judged(tiny, config):
     config.optimizer.average = 0.0
-    state = RankingTask(config, tiny.layout, 0.5, 4, 6).init()
+    state = StateInit(RankingTask(config, tiny.layout, 0.5, 4, 6)).init()
     assert state.average == () and state.eval_params is state.params

@@ -1,29 +1,16 @@
 """The interface of sequence encoders: what they read, keep and return."""
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxrec.config.schema import Expert
 from jaxrec.models.layers.attention import KeysValues
 from jaxrec.models.layers.dense import (
     Parameters,
 )
 from jaxrec.models.layers.rng import fold_in
-
-
-@dataclass(frozen=True)
-class ExpertFields:
-    """One expert: it sees the last `window` titles through an encoder of its own."""
-
-    window: int
-    layers: int
-    heads: int
-    feedforward: float  # hidden width as a multiple of the model's
-    dropout: float
-    kind: str = "transformer"  # one of `experts.KINDS`
-    attention: str = "auto"  # or one of `attention.FORMS`
 
 
 class PackedTitles(NamedTuple):
@@ -91,7 +78,8 @@ class SequenceEncoder(Parameters):
     sequence by itself; a causal kind works a history out once.
     """
 
-    fields: ExpertFields
+    fields: Expert
+    attention: str = "auto"  # or one of `attention.FORMS`, for encoders with softmax attention
 
     def encode_history(self, titles: PackedTitles) -> Any:
         """What `join` needs of the histories."""

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxrec.models.encoders.base import ExpertFields, PackedTitles, SequenceEncoder
+from jaxrec.config.schema import Expert
+from jaxrec.models.encoders.base import PackedTitles, SequenceEncoder
 from jaxrec.models.layers.dense import Dense, Parameters, kernel_init
 from jaxrec.models.layers.pooling import LastPosition
 from jaxrec.models.layers.rng import dropout, dropout_mask, layer_id
@@ -39,7 +40,7 @@ class Gru(Parameters):
 
 
 def states(
-    dtype: str, f: ExpertFields, path: tuple[str, ...], h_RxLxD: jax.Array, begins_RxL: jax.Array,
+    dtype: str, f: Expert, path: tuple[str, ...], h_RxLxD: jax.Array, begins_RxL: jax.Array,
     key_RxLx2: jax.Array | None,
 ) -> jax.Array:  # fmt: skip
     """`f.layers` of units one on the other, [R, L, D], with dropout on what each gives; their parameters are

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxrec.config.schema import Expert
 from jaxrec.models.encoders.base import (
-    ExpertFields,
     KVCache,
     PackedTitles,
     SequenceEncoder,
@@ -111,7 +111,7 @@ class HstuBlock(Parameters):
 Layers = tuple[list[HstuBlock], LayerNorm]
 
 
-def layers(dtype: str, f: ExpertFields) -> Layers:
+def layers(dtype: str, f: Expert) -> Layers:
     """`f.layers` blocks and the norm behind them; their parameters are of the module that calls."""
     made = [HstuBlock(dtype, f.heads, f.window, f.dropout, name=f"block_{i}") for i in range(f.layers)]
     return made, LayerNorm(dtype, name="norm")
@@ -131,7 +131,7 @@ def through(
 
 
 def make_blocks(
-    dtype: str, f: ExpertFields, h_RxLxD: jax.Array, seen_RxLxL: jax.Array, gaps_RxLxL: jax.Array,
+    dtype: str, f: Expert, h_RxLxD: jax.Array, seen_RxLxL: jax.Array, gaps_RxLxL: jax.Array,
     key_RxLx2: jax.Array | None,
 ) -> jax.Array:  # fmt: skip
     """Rows [R, L, D] through `layers`, [R, L, D]."""

@@ -22,7 +22,7 @@ class SasRec(SequenceEncoder):
     def setup(self):
         f = self.fields
         self.encoder = TransformerStack(
-            self.dtype, f.layers, f.heads, f.feedforward, f.dropout, f.attention, name="encoder"
+            self.dtype, f.layers, f.heads, f.feedforward, f.dropout, self.attention, name="encoder"
         )
         self.newest = LastPosition(self.dtype, name="newest")
 

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec.config.schema import Expert
 from jaxrec.models.encoders import hstu
-from jaxrec.models.encoders.base import ExpertFields, PackedTitles
+from jaxrec.models.encoders.base import PackedTitles
 from jaxrec.models.layers import history_encoder, rng
 
 WINDOW, L, D, H, REQUESTS, PAD = 7, 6, 8, 2, 4, 9
@@ -16,7 +17,7 @@ AGO = np.array([[9e5, 8.9e5, 40, 7e7, 3e3, 0], [0, 4e6, 4e6, 86400, 5, 0]])  # s
 
 
 def module_of(dtype="float32", dropout=0.0):
-    return hstu.Hstu(dtype, ExpertFields(WINDOW, 2, H, 1.0, dropout, "hstu"))
+    return hstu.Hstu(dtype, Expert(WINDOW, 2, H, 1.0, dropout, "hstu"))
 
 
 def filled(dtype):
@@ -137,7 +138,7 @@ def test_when_titles_were_played_counts(made):
 
 
 def test_a_shorter_window_knows_its_times_too(case):
-    experts = ExpertFields(3, 1, 2, 1.0, 0.0, "hstu"), ExpertFields(6, 1, 2, 1.0, 0.0, "sasrec")
+    experts = Expert(3, 1, 2, 1.0, 0.0, "hstu"), Expert(6, 1, 2, 1.0, 0.0, "sasrec")
     c = case(experts=experts, reads=("title_id",))  # which leaves age to the biases alone
     later = c(c.history._replace(age=c.history.age / 2))
     changed = np.any(later.scores["ctr"] != c().scores["ctr"], axis=1)
@@ -166,7 +167,7 @@ def test_it_learns_what_times_alone_tell():
     x = jnp.broadcast_to(jnp.asarray(r.normal(size=(2, D)), "float32"), (64, 2, D))
     age = np.log1p(np.stack([np.where(apart, 90000, 3660), np.full(64, 3600)], 1))
     titles = PackedTitles(x, jnp.arange(64)[:, None].repeat(2, 1), jnp.asarray(age, "float32"), None)
-    module = hstu.Hstu("float32", ExpertFields(2, 2, H, 1.0, 0.0, "hstu"))
+    module = hstu.Hstu("float32", Expert(2, 2, H, 1.0, 0.0, "hstu"))
 
     def loss(v):
         return ((module.apply(v, titles, 64)[:, 0] - jnp.asarray(2.0 * apart - 1)) ** 2).mean()

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from jaxrec.config import validation
+from jaxrec.config.schema import Expert
 from jaxrec.core.errors import InputError
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.models import mixture, ranker
-from jaxrec.models.encoders.base import ExpertFields, PackedTitles
+from jaxrec.models.encoders.base import PackedTitles
 from jaxrec.models.layers import embedding, history_encoder, rng
 from jaxrec.models.layers.pooling import LastPosition
 from jaxrec.models.mixture import ENCODERS
@@ -36,14 +37,14 @@ def test_the_newest_by_hand():
 
 
 def expert(kind, layers=2):
-    module = ENCODERS[kind]("float32", ExpertFields(6, layers, 2, 1.0, 0.0, kind))
+    module = ENCODERS[kind]("float32", Expert(6, layers, 2, 1.0, 0.0, kind))
     x = jax.random.normal(jax.random.key(0), (2, 6, 4))
     return module, module.init(jax.random.key(1), PackedTitles(x, whose, ages, None), 3), x
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_forms_of_attention_are_for_kinds_that_have_them(kind):
-    module = ENCODERS[kind]("float32", ExpertFields(6, 1, 2, 1.0, 0.0, kind, "no such form"))
+    module = ENCODERS[kind]("float32", Expert(6, 1, 2, 1.0, 0.0, kind), "no such form")
     rows = PackedTitles(jnp.zeros((2, 6, 4)), whose, ages, None)
     refused = (
         pytest.raises(InputError, match="no such form") if kind in mixture.SOFTMAX_ENCODERS else nullcontext()
@@ -101,7 +102,7 @@ def test_a_gru_by_hand():
 
 
 def test_a_grus_dropout_is_for_training_alone():
-    fields = ExpertFields(6, 1, 2, 1.0, 0.5, "gru4rec")
+    fields = Expert(6, 1, 2, 1.0, 0.5, "gru4rec")
     module, variables, x = expert("gru4rec", layers=1)
     key = rng.fold_in(rng.row_keys(0, 0, jnp.arange(2))[:, None], jnp.arange(6))
     dropped = module.clone(fields=fields).apply(variables, PackedTitles(x, whose, ages, key), 3)

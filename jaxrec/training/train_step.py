@@ -1,0 +1,125 @@
+"""The one train step, written for one device and any task.
+
+Gradients are of the local *sum* of the loss; sums and the count meet in a `psum` outside the differentiated
+function, and one division makes the mean, so devices of unequal count cannot bias it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.core.batch import HostBatch, TitleTable
+from jaxrec.models.layers import rng
+from jaxrec.models.layers.dense import at_least_float32
+from jaxrec.runtime.mesh import AXIS, merge_sharded, psum_replicated, split_sharded
+from jaxrec.runtime.parallel_step import example_rows
+from jaxrec.tasks.base import Task
+from jaxrec.tasks.metric_sums import Sums
+from jaxrec.training import optimizer
+from jaxrec.training.train_state import TrainState
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """`step(state, batch, table) -> (state, sums)` of a task, on one device's batch.
+
+    To be mapped by `runtime.parallel_step.parallelize_step` with `mapping`.
+    """
+
+    task: Task
+
+    @property
+    def mapping(self) -> str:
+        """How `parallelize_step` maps the step: "shard_map" where titles are sharded, else "pmap"."""
+        return "shard_map" if self.task.shards_titles else "pmap"
+
+    def __call__(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[TrainState, Sums]:
+        """Take one step; inside a mapped step."""
+        config = self.task.config.optimizer
+        grads, sums = self.gradients(state, host, table)
+        params, slots = optimizer.step(
+            config, grads, state.optimizer, state.params, value=state.validation, fresh=state.fresh
+        )
+        one = jnp.float32(1)
+        sums |= {
+            "gradient_norm": (global_norm(grads), one),
+            "learning_rate": (optimizer.learning_rate(slots, config), one),
+        }
+        average = state.average
+        if average:
+            average = optimizer.averaged(config, average, params, state.step)
+        task_state, sums = self.task.update_task_state(state.task_state, state.params, state.step, sums)
+        after = TrainState(
+            params, slots, state.step + 1, state.validation, jnp.bool_(False), task_state, average
+        )
+        return after, sums
+
+    def gradients(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[Any, Sums]:
+        """Return gradients of the mean loss over the global batch, and its sums; inside a mapped step."""
+        count = self.task.microbatches(len(host.valid))
+        context = self.task.device_context(state.task_state, state.step, host, table)
+        if count == 1 and not self.task.shards_titles:
+            (grads, _), sums = self._microbatch(state, None, host, table, 0, 1, context)
+            grads, sums = psum_replicated((grads, sums))
+        else:
+            grads, sums = psum_replicated(self._accumulate(state, host, table, count, context))
+        examples = jnp.maximum(sums["loss"][1], 1)
+        return jax.tree.map(lambda g: g / examples.astype(g.dtype), grads), sums
+
+    def _accumulate(
+        self, state: TrainState, host: HostBatch, table: TitleTable, count: int, context: Any
+    ) -> tuple[Any, Sums]:
+        """Return gradients of a device's summed loss, accumulated over `count` microbatches, and sums."""
+        stacked = jax.tree.map(lambda x: x.reshape(count, len(x) // count, *x.shape[1:]), host)
+        projections, pull = None, None
+        if self.task.projects_once(len(host.valid)):
+            projections, pull = jax.vjp(
+                lambda params: self.task.project_titles(params, table, context), state.params
+            )
+
+        def add(total: Any, microbatch: tuple[jax.Array, HostBatch]) -> tuple[Any, Sums]:
+            index, rows = microbatch
+            grads, sums = self._microbatch(state, projections, rows, table, index, count, context)
+            return jax.tree.map(jnp.add, total, grads), sums
+
+        zeros = jax.tree.map(  # a sum over many microbatches, to which bfloat16 would stop adding
+            lambda x: jnp.zeros(x.shape, at_least_float32(x.dtype)),
+            (split_sharded(state.params)[1], projections),
+        )
+        (grads, of_projections), each = jax.lax.scan(add, zeros, (jnp.arange(count), stacked))
+        if pull is not None:
+            of_projections = jax.tree.map(lambda g, x: g.astype(x.dtype), of_projections, projections)
+            sharded, replicated = split_sharded(pull(of_projections)[0])
+            grads = merge_sharded(sharded, jax.tree.map(jnp.add, grads, replicated))
+        return grads, jax.tree.map(lambda x: x.sum(0), each)
+
+    def _microbatch(
+        self, state: TrainState, projections: Any, host: HostBatch, table: TitleTable,
+        index: jax.Array | int, count: int, context: Any,
+    ) -> tuple[tuple[Any, Any], Sums]:  # fmt: skip
+        """Return gradients of the summed loss over microbatch `index` of `count`, and its sums.
+
+        The gradients are of the replicated parameters and of the projections; sharded parameters get theirs
+        through the projections that were made of them.
+        """
+        rows = example_rows(len(host.valid), index, count)
+        key = rng.row_keys(self.task.config.train.seed, state.step, rows)
+        sharded, replicated = split_sharded(state.params)
+
+        def loss(replicated: Any, projections: Any) -> tuple[jax.Array, Sums]:
+            params = merge_sharded(sharded, replicated)
+            return self.task.loss(
+                params, host, table, state.task_state, state.step, key, projections, context
+            )
+
+        return jax.grad(loss, argnums=(0, 1), has_aux=True)(replicated, projections)
+
+
+def global_norm(gradients: Any) -> jax.Array:
+    """Return the norm of the whole gradient, whose sharded leaves lie apart; inside a mapped step."""
+    sharded, replicated = split_sharded(gradients)
+    if not jax.tree.leaves(sharded):
+        return optimizer.norm(gradients)
+    return jnp.sqrt(optimizer.norm(replicated) ** 2 + jax.lax.psum(optimizer.norm(sharded) ** 2, AXIS))
