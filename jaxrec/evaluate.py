@@ -83,7 +83,7 @@ def _on_every_host(found: flags.FlagValues, workdir: AnyPath, data: AnyPath | No
     )
     if multihost.is_first_process():
         write_result(workdir, judged, found.per_user)
-        print_result(judged.result, html_report.table(judged.result))
+        print_result(judged.result, html_report.format_table(judged.result))
 
 
 if __name__ == "__main__":

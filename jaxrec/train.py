@@ -87,10 +87,10 @@ def _on_every_host(
     result = judged.result
     result["seconds"] = time.perf_counter() - started
     if multihost.is_first_process():
-        html_report.write(workdir, result)
+        html_report.write_report(workdir, result)
         if per_user:
             write_result(workdir, judged, each=True)  # last: a study takes it for the sign that all is there
-        print_result(result, html_report.table(result))
+        print_result(result, html_report.format_table(result))
     return 0
 
 
