@@ -1,6 +1,6 @@
 """Compare two evaluated runs user by user, with tests of significance.
 
-    python -m jaxrec.compare W1 W2
+Usage: python -m jaxrec.compare W1 W2
 
 Both workdirs must hold the files that `python -m jaxrec.evaluate --per-user` writes.
 """

@@ -24,7 +24,7 @@ class BatchSpec(NamedTuple):
     """Structure of the per-device shard of a batch, as `unpack` restores it."""
 
     treedef: Any  # tree structure of the arrays of a batch
-    leaves: tuple[tuple[tuple[int, ...], np.dtype], ...]  # (shape, dtype) of each array's per-device shard
+    arrays: tuple[tuple[tuple[int, ...], np.dtype], ...]  # (shape, dtype) of each array's per-device shard
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("words",), meta_fields=("spec",))
@@ -115,7 +115,7 @@ def unpack(words: jax.Array, spec: BatchSpec) -> Any:
         spec: The spec of the batch.
     """
     leaves, first = [], 0
-    for shape, dtype in spec.leaves:
+    for shape, dtype in spec.arrays:
         last = first + math.prod(shape)
         leaf = words[first:last].reshape(shape)
         leaves.append(leaf != 0 if dtype.kind == "b" else jax.lax.bitcast_convert_type(leaf, dtype))
