@@ -165,9 +165,10 @@ class Sampling:
 
 
 # ---------------------------------------------------------------- model and objective
+# `unsafe_hash`: Flax modules hold these three, and jax hashes a module that is jitted. No module changes them.
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class Expert:
     """An encoder of the last `window` titles."""
 
@@ -180,7 +181,7 @@ class Expert:
     # or "hstu" (causal, gated, with no softmax)
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class Gate:
     """Eq. 9 and 10."""
 
@@ -192,7 +193,7 @@ class Gate:
     target_entropy: float | None = 0.52  # nats; None: no such term
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class Model:
     """The recommender. One expert is BST, equal ones V-MoE, unequal ones S-MoE."""
 

@@ -70,7 +70,7 @@ def test_the_loss_is_the_mean_of_cross_entropies_over_the_places_that_have_a_nex
     _, sums = on(1, TrainStep(p).gradients, state, host)
     key = jnp.zeros((B, 2), jnp.uint32)
     aimed = next_item_inputs.training(host.words, LAYOUT, L, False, 0.0, key)
-    (t_VxD,) = p.catalogue(state.params, TABLE)
+    (t_VxD,) = p.project_titles(state.params, TABLE)
     h_BxLxD = p.model.apply({"params": state.params}, aimed.window, (t_VxD,))
     logits = np.asarray(h_BxLxD @ t_VxD.T, np.float64)[..., 2:]
     logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -86,7 +86,7 @@ def test_a_personalised_loss_weighs_places_by_eq_13():
     state = StateInit(p).init()
     _, sums = on(1, TrainStep(p).gradients, state, host)
     aimed = next_item_inputs.training(host.words, LAYOUT, L, False, 0.0, jnp.zeros((B, 2), jnp.uint32))
-    (t_VxD,) = p.catalogue(state.params, TABLE)
+    (t_VxD,) = p.project_titles(state.params, TABLE)
     logits = p.model.apply({"params": state.params}, aimed.window, (t_VxD,)) @ t_VxD.T
     logits = logits.at[..., :2].set(-jnp.inf)
     losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), aimed.target[..., None], axis=-1)[..., 0]
@@ -191,7 +191,7 @@ def test_the_catalogues_scores_are_of_the_newest_place():
     state = StateInit(p).init()
     found = p.score_all_titles(state.params, HostBatch(as_words(rows), np.ones(3, bool)), TABLE)
     window, _ = next_item_inputs.queries(as_words(rows), LAYOUT, L)
-    (t_VxD,) = p.catalogue(state.params, TABLE)
+    (t_VxD,) = p.project_titles(state.params, TABLE)
     wanted = p.model.apply({"params": state.params}, window, (t_VxD,))[:, -1] @ t_VxD.T
     np.testing.assert_allclose(found.scores_BxV, wanted, rtol=1e-5, atol=1e-6)
     assert found.target_B.tolist() == [5, 6, 7]
