@@ -8,9 +8,6 @@ from flax import linen as nn
 
 from jaxrec.config.schema import Gate as GateConfig
 from jaxrec.models.encoders.base import PackedTitles, SequenceEncoder
-from jaxrec.models.encoders.gru4rec import Gru4Rec
-from jaxrec.models.encoders.hstu import Hstu
-from jaxrec.models.encoders.sasrec import SasRec
 from jaxrec.models.encoders.transformer import TransformerStack
 from jaxrec.models.layers.dense import Mlp, Parameters, at_least_float32
 from jaxrec.models.layers.pooling import AttentionPooling
@@ -38,12 +35,6 @@ class TransformerExpert(SequenceEncoder):
         return AttentionPooling(self.dtype, name="pool")(h_RxLxD, of_RxL, examples)
 
 
-ENCODERS: dict[str, type[SequenceEncoder]] = {
-    "transformer": TransformerExpert,
-    "sasrec": SasRec,
-    "gru4rec": Gru4Rec,
-    "hstu": Hstu,
-}
 # The kinds whose softmax attention has the forms of `model.attention`; the others have none to choose.
 SOFTMAX_ENCODERS = ("transformer", "sasrec")
 

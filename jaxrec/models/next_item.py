@@ -13,11 +13,9 @@ from flax import linen as nn
 
 from jaxrec.config.schema import Expert, Model
 from jaxrec.core.batch import TitleTable
+from jaxrec.core.registry import SEQUENCE_ENCODERS, resolve
 from jaxrec.core.row_format import FeatureSpec
-from jaxrec.models.encoders.base import causal_mask
-from jaxrec.models.encoders.gru4rec import states
-from jaxrec.models.encoders.hstu import make_blocks
-from jaxrec.models.encoders.transformer import TransformerStack
+from jaxrec.models.encoders.base import PositionEncoder, SequencePositions
 from jaxrec.models.layers.dense import (
     Parameters,
     at_least_float32,
@@ -31,7 +29,6 @@ from jaxrec.models.layers.history_encoder import time_gap_bucket
 from jaxrec.models.layers.rng import dropout, dropout_mask, fold_in, layer_id
 from jaxrec.models.layers.title_encoder import TitleEncoder
 
-KINDS = ("sasrec", "hstu", "gru4rec")
 _LEAST = 1e-6  # of a length that a vector is divided by, squared: Meta's is 1e-6 of the length
 
 
@@ -65,19 +62,9 @@ class LayerStack(Parameters):
 
     @nn.compact
     def __call__(self, window: ItemWindow, x_BxLxD: jax.Array, key_BxLx2: jax.Array | None) -> jax.Array:
-        f, there_BxL = self.fields, window.title_BxL > 0
-        whose_BxL = jnp.where(there_BxL, jnp.arange(len(x_BxLxD))[:, None], len(x_BxLxD))
-        if f.kind == "sasrec":
-            fields = f.layers, f.heads, f.feedforward, f.dropout, self.attention
-            return TransformerStack(self.dtype, *fields, name="encoder")(
-                x_BxLxD, causal_mask(whose_BxL), key_BxLx2
-            )
-        if f.kind == "hstu":
-            return make_blocks(
-                self.dtype, f, x_BxLxD, causal_mask(whose_BxL), time_since_previous(window), key_BxLx2
-            )
-        begins_BxL = there_BxL & jnp.pad(~there_BxL[:, :-1], ((0, 0), (1, 0)), constant_values=True)
-        return states(self.dtype, f, self.path, x_BxLxD, begins_BxL, key_BxLx2)
+        encode: PositionEncoder = resolve(SEQUENCE_ENCODERS[self.fields.kind])
+        positions = SequencePositions(x_BxLxD, window.title_BxL > 0, time_since_previous(window), key_BxLx2)
+        return encode(self.dtype, self.fields, self.attention, self.path, positions)
 
 
 Catalogue = tuple[
@@ -115,11 +102,11 @@ class NextItemModel(Parameters):
 
     features: tuple[FeatureSpec, ...]  # of the dataset's layout; those of titles are read
     titles: int  # V
-    config: Model  # its only expert is the encoder, of a kind in KINDS; the window is the longest read
+    config: Model  # its only expert is the encoder, of a kind in SEQUENCE_ENCODERS; the window is the longest read
 
     def setup(self):
-        if self.config.experts[0].kind not in KINDS:
-            raise ValueError(f"kind={self.config.experts[0].kind!r} must be one of {KINDS}")
+        if self.config.experts[0].kind not in SEQUENCE_ENCODERS:
+            raise ValueError(f"kind={self.config.experts[0].kind!r} must be one of {(*SEQUENCE_ENCODERS,)}")
         of_titles = tuple(f for f in self.features if f.where == "title")
         fields = of_titles, self.titles, self.config.width, self.config.reads, self.config.embedding_spread
         names = ("title", "scored") if self.config.two_tables else ("title",)

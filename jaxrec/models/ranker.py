@@ -14,6 +14,7 @@ from flax import linen as nn
 from jaxrec.config.schema import Model
 from jaxrec.core.batch import History, TitleTable
 from jaxrec.core.ids import FIRST_TITLE
+from jaxrec.core.registry import ENCODERS, resolve
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.models.encoders.base import PackedTitles
 from jaxrec.models.heads import MlpHead, ProductFeatures, RetrievalHead, dot_score
@@ -28,7 +29,7 @@ from jaxrec.models.layers.embedding import FeatureEncoder, select_features
 from jaxrec.models.layers.history_encoder import HistoryEncoder
 from jaxrec.models.layers.rng import dropout, dropout_mask, fold_in, layer_id, randint
 from jaxrec.models.layers.title_encoder import ProjectedLookup, TitleEncoder, TitleLookup, TitleProjections
-from jaxrec.models.mixture import ENCODERS, Gate
+from jaxrec.models.mixture import Gate
 
 HEAD_NAMES = ("ctr", "ranking", "completion")
 HEAD_KINDS = ("matcher", "dot")
@@ -121,7 +122,7 @@ class RankingModel(Parameters):
             self.config.target_in_sequence, name="history",
         )  # fmt: skip
         self.expert = [
-            ENCODERS[f.kind](self.dtype, f, self.config.attention, name=f"expert_{e}")
+            resolve(ENCODERS[f.kind])(self.dtype, f, self.config.attention, name=f"expert_{e}")
             for e, f in enumerate(self.config.experts)
         ]
         if len(self.config.experts) > 1:

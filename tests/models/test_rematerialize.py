@@ -7,8 +7,8 @@ import pytest
 
 from jaxrec.config.schema import Expert, Model
 from jaxrec.core.batch import TitleTable
+from jaxrec.core.registry import ENCODERS
 from jaxrec.core.row_format import FeatureSpec
-from jaxrec.models.mixture import ENCODERS
 from jaxrec.models.next_item import ItemWindow, NextItemModel
 
 EVERY = tuple(Expert(w, 1, 2, 1.0, 0.2, kind) for w, kind in zip((6, 3, 6, 3), ENCODERS, strict=True))

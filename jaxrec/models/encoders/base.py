@@ -1,6 +1,6 @@
 """The interface of sequence encoders: what they read, keep and return."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +68,32 @@ class KVCache(NamedTuple):
         history_BxCxL = jnp.broadcast_to(self.there_BxL[:, None], (B, C, L))
         itself_BxCxC = jnp.broadcast_to(jnp.eye(C, dtype=bool), (B, C, C))
         return jnp.concatenate([history_BxCxL, itself_BxCxC], axis=2)
+
+
+class SequencePositions(NamedTuple):
+    """Consecutive plays of B users, right-aligned, as encoders of whole sequences read them."""
+
+    x_BxLxD: jax.Array
+    present_BxL: jax.Array  # bool
+    time_gaps_BxLxL: jax.Array  # bucket of the time from each play (last axis) to the query of a position
+    key_BxLx2: jax.Array | None  # for dropout
+
+    @property
+    def example_BxL(self) -> jax.Array:
+        """The row of each position, B for padding."""
+        rows = len(self.present_BxL)
+        return jnp.where(self.present_BxL, jnp.arange(rows)[:, None], rows)
+
+
+class PositionEncoder(Protocol):
+    """A causal encoder of whole sequences: outputs [B, L, D], each of its position and those before it.
+
+    Its parameters are those of the module that calls, whose `path` numbers the draws.
+    """
+
+    def __call__(
+        self, dtype: str, fields: Expert, attention: str, path: tuple[str, ...], positions: SequencePositions
+    ) -> jax.Array: ...
 
 
 class SequenceEncoder(Parameters):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrec.config.schema import Expert
-from jaxrec.models.encoders.base import PackedTitles, SequenceEncoder
+from jaxrec.models.encoders.base import PackedTitles, SequenceEncoder, SequencePositions
 from jaxrec.models.layers.dense import Dense, Parameters, kernel_init
 from jaxrec.models.layers.pooling import LastPosition
 from jaxrec.models.layers.rng import dropout, dropout_mask, layer_id
@@ -51,6 +51,15 @@ def states(
             keep, _ = dropout_mask(key_RxLx2, layer_id((*path, str(i))), h_RxLxD.shape[-1], f.dropout)
             h_RxLxD = dropout(h_RxLxD, keep, f.dropout)
     return h_RxLxD
+
+
+def encode_positions(
+    dtype: str, fields: Expert, attention: str, path: tuple[str, ...], positions: SequencePositions
+) -> jax.Array:
+    """Encode every position of whole sequences; see `encoders.base.PositionEncoder`."""
+    present = positions.present_BxL
+    begins_BxL = present & jnp.pad(~present[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    return states(dtype, fields, path, positions.x_BxLxD, begins_BxL, positions.key_BxLx2)
 
 
 class Gru4Rec(SequenceEncoder):

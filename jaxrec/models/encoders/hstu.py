@@ -18,6 +18,7 @@ from jaxrec.models.encoders.base import (
     KVCache,
     PackedTitles,
     SequenceEncoder,
+    SequencePositions,
     candidate_keys,
     causal_mask,
     is_present,
@@ -130,12 +131,12 @@ def through(
     return made[1](h_RxLxD), tuple(found)
 
 
-def make_blocks(
-    dtype: str, f: Expert, h_RxLxD: jax.Array, seen_RxLxL: jax.Array, gaps_RxLxL: jax.Array,
-    key_RxLx2: jax.Array | None,
-) -> jax.Array:  # fmt: skip
-    """Rows [R, L, D] through `layers`, [R, L, D]."""
-    return through(layers(dtype, f), h_RxLxD, visible_positions(seen_RxLxL, gaps_RxLxL), key_RxLx2)[0]
+def encode_positions(
+    dtype: str, fields: Expert, attention: str, path: tuple[str, ...], positions: SequencePositions
+) -> jax.Array:
+    """Encode every position of whole sequences; see `encoders.base.PositionEncoder`."""
+    visible = visible_positions(causal_mask(positions.example_BxL), positions.time_gaps_BxLxL)
+    return through(layers(dtype, fields), positions.x_BxLxD, visible, positions.key_BxLx2)[0]
 
 
 class Hstu(SequenceEncoder):

@@ -3,16 +3,27 @@
 import jax
 import jax.numpy as jnp
 
+from jaxrec.config.schema import Expert
 from jaxrec.models.encoders.base import (
     KVCache,
     PackedTitles,
     SequenceEncoder,
+    SequencePositions,
     candidate_keys,
     causal_mask,
     is_present,
 )
 from jaxrec.models.encoders.transformer import TransformerStack
 from jaxrec.models.layers.pooling import LastPosition
+
+
+def encode_positions(
+    dtype: str, fields: Expert, attention: str, path: tuple[str, ...], positions: SequencePositions
+) -> jax.Array:
+    """Encode every position of whole sequences; see `encoders.base.PositionEncoder`."""
+    f = fields
+    stack = TransformerStack(dtype, f.layers, f.heads, f.feedforward, f.dropout, attention, name="encoder")
+    return stack(positions.x_BxLxD, causal_mask(positions.example_BxL), positions.key_BxLx2)
 
 
 class SasRec(SequenceEncoder):

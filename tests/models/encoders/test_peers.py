@@ -11,19 +11,19 @@ import pytest
 from jaxrec.config import validation
 from jaxrec.config.schema import Expert
 from jaxrec.core.errors import InputError
+from jaxrec.core.registry import ENCODERS, resolve
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.models import mixture, ranker
 from jaxrec.models.encoders.base import PackedTitles
 from jaxrec.models.layers import embedding, history_encoder, rng
 from jaxrec.models.layers.pooling import LastPosition
-from jaxrec.models.mixture import ENCODERS
 
 whose = jnp.array([[0, 0, 0, 2, 2, 3], [3, 3, 3, 3, 3, 1]])  # whose title it is; 3 is padding
 ages = jnp.array([[9.0, 8.0, 3.0, 12.0, 11.5, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0, 6.0]])
 
 
 def test_names_are_those_a_config_may_use():
-    assert tuple(mixture.ENCODERS) == validation.EXPERT_KINDS
+    assert tuple(ENCODERS) == validation.EXPERT_KINDS
     assert tuple(history_encoder.POSITIONS) == validation.NAMES["model.position"]
     assert validation.NAMES["model.head"] == ranker.HEAD_KINDS
 
@@ -37,14 +37,14 @@ def test_the_newest_by_hand():
 
 
 def expert(kind, layers=2):
-    module = ENCODERS[kind]("float32", Expert(6, layers, 2, 1.0, 0.0, kind))
+    module = resolve(ENCODERS[kind])("float32", Expert(6, layers, 2, 1.0, 0.0, kind))
     x = jax.random.normal(jax.random.key(0), (2, 6, 4))
     return module, module.init(jax.random.key(1), PackedTitles(x, whose, ages, None), 3), x
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_forms_of_attention_are_for_kinds_that_have_them(kind):
-    module = ENCODERS[kind]("float32", Expert(6, 1, 2, 1.0, 0.0, kind), "no such form")
+    module = resolve(ENCODERS[kind])("float32", Expert(6, 1, 2, 1.0, 0.0, kind), "no such form")
     rows = PackedTitles(jnp.zeros((2, 6, 4)), whose, ages, None)
     refused = (
         pytest.raises(InputError, match="no such form") if kind in mixture.SOFTMAX_ENCODERS else nullcontext()
