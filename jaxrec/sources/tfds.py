@@ -1,9 +1,9 @@
 """Source of ratings from TensorFlow Datasets, read without TensorFlow.
 
 The ratings must be stored as array_record. A rating shows that a user played a title, not the watch time.
-There is therefore no completion, no abandoned title, and no runtime. The catalogue is the distinct titles of the
-ratings. Features of titles and users are columns of the ratings, with the value of the first rating of the
-title or user.
+There is therefore no completion, no abandoned title, and no runtime. The catalogue is the distinct titles of
+the ratings. Features of titles and users are columns of the ratings, with the value of the first rating of
+the title or user.
 
 Limit: TFDS decodes one example at a time in Python, about ten thousand per second. The ratings are therefore
 decoded once and their columns kept in memory, about thirty bytes per rating. For more than tens of millions
