@@ -167,7 +167,7 @@ def _build(pipeline: beam.Pipeline, source: Source, config: Config, directory: s
 
     sizes = total("add sizes", building.sizes, messages.ByPartition)
     places = AsSingleton(step("places", sizes, stages.places, settled).places)
-    placed = step("place", building.rows, stages.place, places).init_sharded
+    placed = step("place", building.rows, stages.place, places).placed
     shards = placed | "bring shards together" >> beam.GroupByKey()
     sums = total("add sums", step("write", shards, stages.write, directory).sums, messages.RowSums)
 

@@ -142,7 +142,7 @@ def test_an_existing_dataset_is_not_overwritten(tiny_config, tiny_directory):
 
 def test_preparing_the_simulator_needs_neither_jax_nor_polars_nor_tfds():
     code = (
-        "import sys, jaxrec.data.dataset, jaxrec.sources.simulator;"
+        "import sys, jaxrec.data.runners.local, jaxrec.sources.simulator.source;"
         "print([m for m in ('jax', 'polars', 'tensorflow_datasets', 'tensorflow') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
