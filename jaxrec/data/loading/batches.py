@@ -1,4 +1,6 @@
-"""Batches of a prepared dataset, read through Grain: batch t is a function of (seed, t) alone.
+"""Batches of a prepared dataset: batch t is a function of (seed, t) alone.
+
+Batches are read through Grain.
 
 Shuffling has two levels, so that no permutation is as long as the dataset: (seed, epoch) permutes the
 blocks, and the rows are permuted within a window of many blocks. A batch is one gather from the windows
@@ -34,7 +36,10 @@ class _Epoch(NamedTuple):
 
 
 class _Window(NamedTuple):
-    """Window of blocks in a slot of the row buffer; complete once all `reads` are done."""
+    """Window of blocks in a slot of the row buffer, being read or complete.
+
+    The rows are complete once all `reads` are done.
+    """
 
     slot: int
     order: np.ndarray  # [rows] permutation of [0, rows): the order in which batches take the rows
@@ -111,7 +116,7 @@ class TrainBatches:
         return HostBatch(words, np.ones(len(words), bool), packing)
 
     def _batch_rows(self, epoch: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Wait for rows [first, last) of an epoch; return where this process's rows of that batch are.
+        """Wait for rows [first, last) of an epoch and locate this process's rows.
 
         Returns:
             Indices into the row buffer, and the lengths of the last shard of the global batch (empty where
@@ -173,7 +178,7 @@ class TrainBatches:
 
 
 class BatchGroups:
-    """Lists of `size` consecutive training batches, one list per call of several steps.
+    """Lists of `size` consecutive training batches, one per call of several steps.
 
     The last list of an epoch, and of the run, holds the remaining batches, so that both end at the same
     batch as without groups. Lists do not depend on `start`, except that the first may lack its first batches.
@@ -190,7 +195,7 @@ class BatchGroups:
         self._first = self._group_of(start)
 
     def _group_of(self, t: int) -> int:
-        """Return the index of the list that holds batch t, counted from the start of the run."""
+        """Return the index of the list with batch t, counted from the run's start."""
         epoch, step = divmod(t, self._batches.steps_per_epoch)
         return epoch * self._per_epoch + step // self._size
 
@@ -207,7 +212,10 @@ class BatchGroups:
 
 
 class EvalBatches:
-    """Evaluation batches: every row once, in order; the last batch is padded and masked by `valid`."""
+    """Evaluation batches: every row once, in order, without dropping the tail.
+
+    The last batch is padded; `HostBatch.valid` is False for padding.
+    """
 
     def __init__(self, rows: Rows, batch_size: int, process: int = 0, processes: int = 1):
         self._rows, self._batch = rows, batch_size
@@ -250,7 +258,10 @@ class PackedEvalBatches:
         return -(-len(self._words) // self._batch)
 
     def _batch_rows(self, t: int) -> np.ndarray:
-        """Return the rows [batch] of batch t by ascending length, after -1 for each padding row."""
+        """Return the rows [batch] of batch t by ascending length.
+
+        Padding rows are -1 and come first.
+        """
         batch = self._order[int(t) :: len(self)]
         return np.concatenate([np.full(self._batch - len(batch), -1), batch])
 

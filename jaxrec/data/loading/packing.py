@@ -1,4 +1,6 @@
-"""Packing of several histories into one row, planned on the host, to avoid padding.
+"""Packing of several histories into one row, to avoid padding.
+
+The plan is computed on the host.
 
 The mean history shows about six titles, while a model reads twenty. Rows of `window` positions are filled
 with whole histories; attention masks keep the histories of a row apart. The examples of a batch are sorted
@@ -24,7 +26,9 @@ _ALIGNED_POSITIONS, _MAX_EXTRA = 512, 0.05
 
 
 def plan(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Assign histories to rows of `width` positions: the longest first, then the longest that fits.
+    """Assign histories to rows of `width` positions.
+
+    The longest history comes first, then the longest that fits into the rest of the row.
 
     All histories of one length are assigned at once. A history of length 0 takes no position; its row is 0.
 
@@ -77,7 +81,9 @@ class Packer:
         self._planned: tuple[np.ndarray, tuple] = np.empty(0, np.uint8), ()
 
     def fit(self, sample: np.ndarray, batch_size: int, shards: int) -> "Packer":
-        """Set the number of rows from a sample of the dataset; a batch that needs more is not packed.
+        """Set the number of rows from a sample of the dataset.
+
+        A batch that needs more rows is not packed.
 
         Args:
             sample: [N, words] uint32 rows of the dataset.
@@ -94,7 +100,7 @@ class Packer:
         return self
 
     def cover(self, longest: np.ndarray) -> "Packer":
-        """Set the number of rows to fit every batch whose sorted lengths do not exceed `longest`.
+        """Set the number of rows to fit all batches with lengths up to `longest`.
 
         Args:
             longest: [examples per shard] ascending upper bounds of the lengths of the last shard.
@@ -180,13 +186,16 @@ def _count_true(kept: np.ndarray) -> np.ndarray:
 
 
 def _concatenated_ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return the ranges start[i], start[i] + 1, ... of length[i] numbers, concatenated over i."""
+    """Concatenate the ranges start[i] to start[i] + length[i] - 1 over i."""
     offsets = np.cumsum(lengths) - lengths
     return np.repeat((starts - offsets).astype(np.int32), lengths) + np.arange(lengths.sum(), dtype=np.int32)
 
 
 def _packed_rows(lengths: np.ndarray, width: int, shard_size: int, batch_size: int) -> int:
-    """Return packed rows for `shard_size` examples: rarely too few, at most one per example."""
+    """Return packed rows for `shard_size` examples, at most one per example.
+
+    The rows are rarely too few for a batch.
+    """
     mean = lengths.mean() + _MARGIN_STDS * lengths.std() / batch_size**0.5
     rows = int(np.ceil(_PACKING_OVERHEAD * shard_size * mean / width)) + 1
     extra = -rows % (_ALIGNED_POSITIONS // math.gcd(_ALIGNED_POSITIONS, width))

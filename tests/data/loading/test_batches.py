@@ -20,7 +20,7 @@ def rows(tiny, monkeypatch):
 
 
 class Blocks:
-    """Stand-in for `Rows`: many small blocks in memory, of which the last holds 3 rows."""
+    """Stand-in for `Rows`: many small blocks in memory, the last with 3 rows."""
 
     rows, blocks = 8 * 40 + 3, 41
 
@@ -52,7 +52,7 @@ def lengths(words):
 
 
 def plain_batch(rows, t, batch=100, seed=5):
-    """Return batch t by the plain implementation: order the whole epoch, then slice it."""
+    """Return batch t by the plain implementation: order the epoch, then slice."""
     epoch, step = divmod(t, rows.rows // batch)
     words, block_rows = as_words(rows.all()), rows.block_rows()
     first = np.cumsum(block_rows) - block_rows
@@ -68,7 +68,7 @@ def plain_batch(rows, t, batch=100, seed=5):
 @pytest.mark.parametrize("by_length", [None, lengths])
 @pytest.mark.parametrize(("window", "batch"), [(1, 5), (1, 8), (2, 16), (2, 17), (3, 100), (50, 60)])
 def test_batches_equal_the_plain_implementation(monkeypatch, window, batch, by_length):
-    """Batches inside a window, across two or more and at the short block, in any order of access."""
+    """Batches inside a window, across windows and at the short block, in any order."""
     monkeypatch.setattr(batches_module, "WINDOW_BLOCKS", window)
     rows = Blocks(monkeypatch)
     batches = make_batches(rows, batch, lengths=by_length)
@@ -147,7 +147,7 @@ def test_a_group_ends_with_the_epoch_and_the_run_and_resumes_inside(size, start,
 @pytest.mark.parametrize("by_length", [None, lengths])
 @pytest.mark.parametrize("shards", [1, 2, 4])
 def test_a_batch_is_distributed_over_the_shards(rows, shards, by_length):
-    """Row j of shard d is row j * shards + d of the global batch, for any number of shards."""
+    """Row j of shard d is row j * shards + d of the global batch."""
     whole, sharded = (
         make_batches(rows, lengths=by_length),
         make_batches(rows, lengths=by_length, shards=shards),

@@ -70,7 +70,9 @@ def titles(history, window):
     """Return {(example, newer titles): the title's fields} of a window's positions."""
     example, newer = np.asarray(history.example).reshape(-1), np.asarray(history.newer).reshape(-1)
     fields = [np.asarray(getattr(history, n)).reshape(-1) for n in ("title", "completion", "sessions", "age")]
-    positions = np.arange(example.size) if window == WINDOWS[0] else np.asarray(history.shorter[window]).reshape(-1)
+    positions = (
+        np.arange(example.size) if window == WINDOWS[0] else np.asarray(history.shorter[window]).reshape(-1)
+    )
     filled = [int(i) for i in positions if i < example.size and fields[0][i]]
     by_title = {(int(example[i]), int(newer[i])): tuple(float(t[i]) for t in fields) for i in filled}
     assert len(by_title) == len(filled)  # no title is repeated
@@ -87,10 +89,10 @@ def test_packed_histories_equal_unpacked_ones(shards, keeps):
     assert [x.shape for x in packing.shorter] == [(shards * packer_.rows[1], 3)]
     for d in range(shards):
         shard = ranking_inputs.decode(as_words(rows[d * size : (d + 1) * size]), rows.dtype)
-        shard_packing = type(packing)(
+        part = type(packing)(
             packing.titles.reshape(shards, -1, 6)[d], (packing.shorter[0].reshape(shards, -1, 3)[d],)
         )
-        unpacked, packed = ranking_inputs.history(shard, view), ranking_inputs.packed(shard, view, shard_packing)
+        unpacked, packed = ranking_inputs.history(shard, view), ranking_inputs.packed(shard, view, part)
         for window in WINDOWS:
             assert titles(packed, window) == titles(unpacked, window)
         row_examples = np.asarray(packed.example)
