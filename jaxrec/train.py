@@ -38,7 +38,7 @@ def main(found: flags.FlagValues) -> int:
         os.environ, found.coordinator, found.processes, found.process, found.hosts
     )
     grace = GracePeriod(config.train.grace_seconds, config.train.preempted_exit or TERMINATED_EXIT)
-    grace.kept = lambda: f"{describe_latest(workdir / CHECKPOINTS)} in {workdir}"
+    grace.describe_saved = lambda: f"{describe_latest(workdir / CHECKPOINTS)} in {workdir}"
     # Outside the loop there is nothing to save: it may be started again, and does it over.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(grace.status))
     compilation_cache.enable()

@@ -1,11 +1,11 @@
-"""A bucket for tests, behind the interface that gcsfs and s3fs have: fsspec's.
+"""Test bucket behind the fsspec interface of gcsfs and s3fs.
 
-Objects are files of one flat folder (`JAXREC_TEST_BUCKETS`), their keys quoted: there are no folders, a name
-such as s3://b/x means nothing to the operating system, and several processes see the same. It is as strict
-as a bucket is: an object appears when it is closed, none is appended to, nothing is renamed. Listings are
-cached unless told otherwise, as theirs are.
+Objects are files of one flat directory, `JAXREC_TEST_BUCKETS`, named by their quoted keys. The bucket thus
+has no folders, a name such as s3://b/x is no path of the operating system, and several processes share the
+objects. The bucket is as strict as a real one: an object appears when it is closed, no object is appended to,
+and no object is renamed. Listings are cached by default, as in gcsfs and s3fs.
 
-    python tests/bucket.py jaxrec.train ...    a command, as `python -m jaxrec.train ...`, with the bucket
+    python tests/bucket.py jaxrec.train ...    run a command like `python -m jaxrec.train ...` with the bucket
 """
 
 import io
@@ -23,7 +23,7 @@ FOLDER = "JAXREC_TEST_BUCKETS"
 
 
 class _Object(io.BytesIO):
-    """Written in memory; there once it is closed, whatever happened before, as with s3fs."""
+    """Object buffered in memory and stored on close, even after an error, as in s3fs."""
 
     def __init__(self, system, key):
         super().__init__()
@@ -32,13 +32,15 @@ class _Object(io.BytesIO):
     def close(self):
         if not self.closed:
             data = self.getvalue()
-            super().close()  # first: where it fails, it is not tried again when this is collected
+            super().close()  # before the store, so that garbage collection does not retry a failed store
             self._system.store(self._key, data)
 
 
 class Bucket(AbstractFileSystem):
+    """File system of the test bucket, with a log of its operations."""
+
     log: ClassVar[list[tuple[str, str]]] = []  # ("put", "get" or "rm", key), of this process
-    before = staticmethod(lambda what, key: None)  # called with a put or rm first: raises to make it fail
+    before = staticmethod(lambda operation, key: None)  # called before "put" and "rm"; may raise an error
 
     @classmethod
     def _folder(cls):
@@ -54,16 +56,16 @@ class Bucket(AbstractFileSystem):
         Bucket.before("put", key)
         Bucket.log.append(("put", key))
         path = self._folder() / quote(key, safe="")
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        part.write_bytes(data)
-        part.replace(path)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+        temporary.write_bytes(data)
+        temporary.replace(path)
         self.dircache.clear()
 
     def _open(self, path, mode="rb", **_):
         key = self._strip_protocol(path)
         if mode == "wb":
             return _Object(self, key)
-        assert mode == "rb", f"{mode}: an object is read, or written whole"
+        assert mode == "rb", f"mode {mode}; allowed: rb and wb"
         Bucket.log.append(("get", key))
         try:
             return io.BytesIO((self._folder() / quote(key, safe="")).read_bytes())
@@ -72,33 +74,34 @@ class Bucket(AbstractFileSystem):
 
     def ls(self, path, detail=True, **_):
         path = self._strip_protocol(path)
-        found = self._ls_from_cache(path)
-        if found is None:
-            found = self._listed(path)
-            self.dircache[path] = found
-        if not found:
+        entries = self._ls_from_cache(path)
+        if entries is None:
+            entries = self._list(path)
+            self.dircache[path] = entries
+        if not entries:
             raise FileNotFoundError(path)
-        return found if detail else sorted(each["name"] for each in found)
+        return entries if detail else sorted(entry["name"] for entry in entries)
 
-    def _listed(self, path):
-        start, found = f"{path}/" if path else "", {}
+    def _list(self, path):
+        """Return the fsspec entries of a folder, or the entry of an object."""
+        start, entries = f"{path}/" if path else "", {}
         for key in self.objects():
             if key == path or key.startswith(start):
                 name = start + key.removeprefix(start).partition("/")[0] if key != path else key
                 if name == key:
                     size = (self._folder() / quote(key, safe="")).stat().st_size
-                    found[name] = {"name": name, "size": size, "type": "file"}
+                    entries[name] = {"name": name, "size": size, "type": "file"}
                 else:
-                    found[name] = {"name": name, "size": 0, "type": "directory"}
-        return list(found.values())
+                    entries[name] = {"name": name, "size": 0, "type": "directory"}
+        return list(entries.values())
 
     def info(self, path, **_):
         path = self._strip_protocol(path)
-        cached = self._ls_from_cache(path)  # of the folder it lies in, too
-        found = cached if cached is not None else self._listed(path)
-        if not found:
+        cached = self._ls_from_cache(path)  # also from the listing of the parent folder
+        entries = cached if cached is not None else self._list(path)
+        if not entries:
             raise FileNotFoundError(path)
-        exact = [each for each in found if each["name"] == path]
+        exact = [entry for entry in entries if entry["name"] == path]
         return exact[0] if exact else {"name": path, "size": 0, "type": "directory"}
 
     def rm(self, path, recursive=False, **_):
@@ -119,7 +122,7 @@ class Bucket(AbstractFileSystem):
         pass
 
     def mv(self, *_, **__):
-        raise NotImplementedError("a bucket renames nothing")
+        raise NotImplementedError("a bucket cannot rename or copy an object")
 
     rename = move = cp_file = mv
 
@@ -133,6 +136,7 @@ class GS(Bucket):
 
 
 def register():
+    """Register the test bucket with fsspec for s3:// and gs://."""
     for system in (S3, GS):
         for name in system.protocol:
             fsspec.register_implementation(name, system, clobber=True)
@@ -141,5 +145,5 @@ def register():
 if __name__ == "__main__":
     register()
     sys.argv = sys.argv[1:]
-    sys.path[0] = os.getcwd()  # as `python -m` has it
+    sys.path[0] = os.getcwd()  # as `python -m` sets it
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

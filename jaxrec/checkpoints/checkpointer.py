@@ -1,9 +1,9 @@
-"""Checkpoints, through Orbax: what it takes to resume exactly, and to be judged without the dataset.
+"""Checkpoints with Orbax, for exact resumption and evaluation without the dataset.
 
-A step directory holds three items: `state` (the arrays of a training state, restored onto whatever
-devices there are), `meta` (JSON: the config, the position in the data, the layout, the dataset's
-fingerprint, the metrics) and `arrays` (NumPy: id maps, title tables, popularity). The newest step is
-kept, and the one with the best metric. In a bucket that Orbax cannot write it is the same: `staging`.
+A step directory holds three items: `state` (the arrays of a training state, restored onto the devices that
+are available), `meta` (JSON: the config, the position in the data, the layout, the fingerprint of the
+dataset, the metrics) and `arrays` (NumPy: id maps, title tables, popularity). The newest step and the step
+with the best metric are kept. A bucket that Orbax cannot write holds the same files through `bucket_mirror`.
 """
 
 import math
@@ -26,24 +26,30 @@ from jaxrec.core.paths import AnyPath, as_path, scheme_of
 from jaxrec.runtime.multihost import barrier, is_first_process
 
 CHECKPOINT_NAMES = NAMES["evaluate.which"]
-_FORMAT = 1  # of meta and arrays
-_LARGE = ("state", "arrays")  # items that are fetched from a bucket only when they are asked for
-_ORBAX_WRITES = ("", "gs")  # schemes of paths
+_FORMAT = 1  # version of the layout of meta and arrays
+_LARGE_ITEMS = ("state", "arrays")  # downloaded from a bucket only on request
+_ORBAX_SCHEMES = ("", "gs")  # schemes of the paths that Orbax can write
 
-# Orbax warns of what is meant here: saves between validations, and reading without writing.
-_MEANT = ("Requested `tracked_metric`", "Given directory is read only")
-logging.get_absl_logger().addFilter(lambda record: not str(record.msg).startswith(_MEANT))
+# Orbax warns about two intended uses: saves without metrics between validations, and read-only access.
+_EXPECTED_WARNINGS = ("Requested `tracked_metric`", "Given directory is read only")
+logging.get_absl_logger().addFilter(lambda record: not str(record.msg).startswith(_EXPECTED_WARNINGS))
 
 
 class Checkpointer:
-    """The checkpoints of one run, in `directory`.
+    """Context manager over the checkpoints of one run.
 
-    `metric` names the entry of `save`'s metrics by which the best is chosen, larger being better.
-    With `writing` the directory is made; without, it must hold a complete checkpoint, and nothing in
-    it is touched. Every process of a run calls every method. A context manager.
+    Every process of a run must call every method. Each process writes its own shards of a checkpoint. In a
+    directory that Orbax cannot write, the first process writes and uploads the whole checkpoint; the other
+    processes then find only the steps that existed when they opened the directory.
 
-    All processes write a checkpoint together, each its part. Where Orbax cannot write the directory, the
-    first writes all of it, and sends it: the others then know of no step that was saved since they opened it.
+    Args:
+        directory: Directory of the checkpoints, on this machine or in a bucket.
+        metric: Key of the metrics of `save` that determines the best step; larger values are better.
+        writing: Create the directory and allow `save`. Without `writing` the directory must hold a complete
+            checkpoint, and no file of it is changed.
+
+    Raises:
+        InputError: Without `writing`, the directory does not exist or holds no complete checkpoint.
     """
 
     def __init__(self, directory: str | AnyPath, metric: str = "ndcg@1", *, writing: bool = False):
@@ -52,47 +58,47 @@ class Checkpointer:
             self.directory = self.directory.resolve()
         self.metric = metric
         if not writing and not self.directory.is_dir():
-            raise InputError(f"checkpoint {directory}: no such directory; give the one train wrote to")
-        self._staged: BucketMirror | None = None
-        where, processes = self.directory, ocp.options.MultiprocessingOptions()
-        self._writes = writing
-        if not isinstance(where, Path) and scheme_of(str(where)) not in _ORBAX_WRITES:
-            self._writes = writing and is_first_process()
-            self._staged = BucketMirror(where, _LARGE, sending=self._writes)
-            where, me = self._staged.folder, jax.process_index()
-            processes = ocp.options.MultiprocessingOptions(me, {me}, f"process_{me}")
-            barrier("checkpoints are open")  # before anyone writes, all have seen the same
-        self._folder = where
-        best = policies.BestN(get_metric_fn=self._value, n=1, keep_checkpoints_without_metrics=False)
+            raise InputError(f"checkpoint {directory}: no such directory; give the workdir of a training run")
+        self._mirror: BucketMirror | None = None
+        folder, multiprocessing = self.directory, ocp.options.MultiprocessingOptions()
+        self._writable = writing
+        if not isinstance(folder, Path) and scheme_of(str(folder)) not in _ORBAX_SCHEMES:
+            self._writable = writing and is_first_process()
+            self._mirror = BucketMirror(folder, _LARGE_ITEMS, writable=self._writable)
+            folder, process = self._mirror.folder, jax.process_index()
+            multiprocessing = ocp.options.MultiprocessingOptions(process, {process}, f"process_{process}")
+            barrier("checkpoints are open")  # all processes list the same steps before the first write
+        self._folder = folder
+        best = policies.BestN(get_metric_fn=self._metric_value, n=1, keep_checkpoints_without_metrics=False)
         self._manager = ocp.CheckpointManager(
-            where,
-            item_handlers={  # named, so that shapes can be read before anything is restored
-                "state": ocp.StandardCheckpointHandler(multiprocessing_options=processes),
-                "meta": ocp.JsonCheckpointHandler(multiprocessing_options=processes),
-                "arrays": ocp.StandardCheckpointHandler(multiprocessing_options=processes),
+            folder,
+            item_handlers={  # explicit handlers, so that shapes can be read before a restore
+                "state": ocp.StandardCheckpointHandler(multiprocessing_options=multiprocessing),
+                "meta": ocp.JsonCheckpointHandler(multiprocessing_options=multiprocessing),
+                "arrays": ocp.StandardCheckpointHandler(multiprocessing_options=multiprocessing),
             },
             options=ocp.CheckpointManagerOptions(
-                # Not best_fn with max_to_keep, which deletes the newest; best_fn alone makes metrics written.
+                # max_to_keep with best_fn would delete the newest step; Orbax needs best_fn to write metrics.
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(1), best]),
-                best_fn=self._value,
-                create=writing and self._staged is None,
-                read_only=not self._writes,
-                save_interval_steps=int(self._writes),
-                cleanup_tmp_directories=self._writes,  # what a killed process left
-                multiprocessing_options=processes,
+                best_fn=self._metric_value,
+                create=writing and self._mirror is None,
+                read_only=not self._writable,
+                save_interval_steps=int(self._writable),
+                cleanup_tmp_directories=self._writable,  # incomplete steps of a killed process
+                multiprocessing_options=multiprocessing,
             ),
         )
         if not writing and self.latest_step() is None:
             raise InputError(f"checkpoint {directory}: holds no complete checkpoint")
 
-    def _value(self, metrics: Mapping[str, float]) -> float:
+    def _metric_value(self, metrics: Mapping[str, float]) -> float:
         return metrics[self.metric]
 
     def __enter__(self) -> "Checkpointer":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # A save under way needs every process, and where one has failed the others are not coming.
+        # A save in progress needs every process, and after a failure the other processes do not arrive.
         if kind is None or jax.process_count() == 1:
             self.close()
 
@@ -102,176 +108,207 @@ class Checkpointer:
         self, step: int, state: Any, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
         metrics: Mapping[str, float] | None = None,
     ) -> None:  # fmt: skip
-        """Starts writing; returns once `state` may be donated or changed.
+        """Start to write a step; return once `state` may be donated or changed.
 
-        `metrics` is None for a save between validations, which is then never the best; so is one
-        whose metric is not finite. A step already there is left as it is, unless only the new save has
-        metrics (a run stopped before its validation, resumed): then it is replaced.
-        Raises the error of the save before this one, if that failed.
+        An existing step is left unchanged, with one exception: a step without metrics is replaced if the new
+        save has metrics, as happens when a run stops before a validation and is resumed.
+
+        Args:
+            step: The training step.
+            state: A tree of jax arrays.
+            meta: A value that JSON can represent.
+            arrays: NumPy arrays by name, including strings and empty arrays.
+            metrics: Metrics of a validation; None for a save between validations. A step without metrics, or
+                whose metric is not finite, is never the best step.
+
+        Raises:
+            Exception: The previous save failed; the error of that save is raised.
         """
-        if self._staged:
-            state = jax.tree.map(_on_this_machine, state)
-            if not self._writes:
+        if self._mirror:
+            state = jax.tree.map(_to_host, state)
+            if not self._writable:
                 return
-        valued = metrics is not None and math.isfinite(metrics[self.metric])
+        has_metric = metrics is not None and math.isfinite(metrics[self.metric])
         if step in self._manager.all_steps():
             self.wait()
-            if not valued or self._manager.metrics(step) is not None:
+            if not has_metric or self._manager.metrics(step) is not None:
                 return
             self._manager.delete(step)
-            if self._staged:
-                self._staged.delete(step)
-        if self._staged:
-            self._staged.wait()
-        packed, forms = _pack(arrays)
-        note = {"format": _FORMAT, "step": step, "arrays": forms, "meta": plain(meta)}
-        items = {"state": ocp.args.StandardSave(state), "meta": ocp.args.JsonSave(note)}
-        if packed:  # Orbax refuses an empty item
-            items["arrays"] = ocp.args.StandardSave(packed)
+            if self._mirror:
+                self._mirror.delete(step)
+        if self._mirror:
+            self._mirror.wait()
+        encoded, specs = _encode_arrays(arrays)
+        document = {"format": _FORMAT, "step": step, "arrays": specs, "meta": plain(meta)}
+        items = {"state": ocp.args.StandardSave(state), "meta": ocp.args.JsonSave(document)}
+        if encoded:  # Orbax rejects an empty item
+            items["arrays"] = ocp.args.StandardSave(encoded)
         self._manager.save(
-            step, args=ocp.args.Composite(**items), metrics=plain(metrics) if valued else None, force=True
+            step, args=ocp.args.Composite(**items), metrics=plain(metrics) if has_metric else None, force=True
         )
-        if self._staged:
-            self._staged.send(self._manager.wait_until_finished)
+        if self._mirror:
+            self._mirror.send(self._manager.wait_until_finished)
 
     def wait(self) -> None:
-        """Until all saves are complete; raises the error of one that failed."""
+        """Wait until all saves are complete, and raise the error of a failed save."""
         self._manager.wait_until_finished()
-        if self._staged:
-            self._staged.wait()
+        if self._mirror:
+            self._mirror.wait()
             barrier("checkpoints are sent")
 
     def close(self) -> None:
+        """Wait until all saves are complete, and release the directory."""
         try:
             self._manager.close()
         finally:
-            if self._staged:
-                self._staged.close()
+            if self._mirror:
+                self._mirror.close()
 
     # ------------------------------------------------------------ reading
 
     def latest_step(self) -> int | None:
+        """Return the newest complete step, or None if there is no checkpoint."""
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        """The step with the best metric; None where no save had one."""
+        """Return the step with the best metric, or None if no step has metrics."""
         return self._manager.best_step()
 
     def step(self, which: str) -> int:
-        """The step of "last" or "best". Raises InputError where there is none."""
+        """Return the step of the "last" or the "best" checkpoint.
+
+        Raises:
+            InputError: There is no such checkpoint, or `which` is another word.
+        """
         among("which", which, CHECKPOINT_NAMES)
-        self.wait()  # for a save in progress to be readable
+        self.wait()  # a save in progress cannot be read
         step = self.latest_step() if which == "last" else self.best_step()
         if step is None:
-            other = (
-                "none is complete"
+            reason = (
+                "no checkpoint is complete"
                 if which == "last"
-                else "none has been validated yet; 'last' is the other choice"
+                else "no checkpoint has been validated yet; use 'last' instead"
             )
-            raise InputError(f"checkpoint {self.directory}: which={which!r} does not exist: {other}")
+            raise InputError(f"checkpoint {self.directory}: which={which!r} does not exist: {reason}")
         return step
 
-    def _note(self, step: int) -> dict[str, Any]:
+    def _read_document(self, step: int) -> dict[str, Any]:
+        """Return the JSON document that `save` wrote as the item `meta`."""
         return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
 
-    def _bring(self, step: int, item: str) -> None:
-        if self._staged:
-            self._staged.fetch(step, item)
+    def _fetch_item(self, step: int, item: str) -> None:
+        """Download an item of a step if a bucket is mirrored."""
+        if self._mirror:
+            self._mirror.fetch(step, item)
 
     def restore_meta(self, which: str = "last") -> dict[str, Any]:
-        """`meta` as saved, read alone: it says what `abstract_state` to restore into."""
-        return self._note(self.step(which))["meta"]
+        """Restore `meta` alone, for building the `abstract_state`; errors as in `step`."""
+        return self._read_document(self.step(which))["meta"]
 
     def restore_arrays(self, which: str = "last") -> dict[str, np.ndarray]:
-        """`arrays` as saved, on the host."""
+        """Restore `arrays` as saved, on the host; errors as in `step`."""
         step = self.step(which)
-        forms = self._note(step)["arrays"]
-        if all(0 in shape for _, shape in forms.values()):
-            return _unpack({}, forms)
-        self._bring(step, "arrays")
+        specs = self._read_document(step)["arrays"]
+        if all(0 in shape for _, shape in specs.values()):
+            return _decode_arrays({}, specs)
+        self._fetch_item(step, "arrays")
         args = ocp.args.Composite(arrays=ocp.args.StandardRestore())
-        return _unpack(self._manager.restore(step, args=args)["arrays"], forms)
+        return _decode_arrays(self._manager.restore(step, args=args)["arrays"], specs)
 
     def restore(self, which: str, abstract_state: Any) -> Any:
-        """Restore `state` as `abstract_state` says, whatever devices it was saved from.
+        """Restore `state` onto the devices of `abstract_state`, from any devices.
+
+        Subtrees without arrays are ignored, so a state from before an optional subtree existed can be
+        restored.
 
         Args:
             which: "last" or "best".
-            abstract_state: A tree of jax.ShapeDtypeStruct with the shardings wanted now. Parts that hold no
-                array make no difference.
+            abstract_state: A tree of jax.ShapeDtypeStruct with the shardings of the result.
 
         Raises:
-            InputError: where names or shapes differ from those saved.
+            InputError: The checkpoint does not exist, or the name or shape of an array differs.
         """
-        step, tree = self._state_tree(which)
-        self._require_shapes(step, _shapes(tree), _shapes(abstract_state))
-        as_saved = _with_leaves(tree, abstract_state)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(as_saved))
-        return _with_leaves(abstract_state, self._manager.restore(step, args=args)["state"])
+        step, saved_tree = self._state_tree(which)
+        self._check_shapes(step, _leaf_shapes(saved_tree), _leaf_shapes(abstract_state))
+        target = _replace_leaves(saved_tree, abstract_state)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        return _replace_leaves(abstract_state, self._manager.restore(step, args=args)["state"])
 
     def restore_params(self, which: str, abstract_params: Any) -> Any:
-        """Restore the parameters that are evaluated and served, without the optimizer's state.
+        """Restore the parameters for evaluation and serving, without the optimizer.
 
-        They are the moving average where the run kept one, else the parameters themselves. Adam's two
-        moments, twice the size of the parameters, are not read.
+        The result is the moving average of the parameters if the run kept one, otherwise the parameters. The
+        two moments of Adam, twice the size of the parameters, are not read.
 
         Args:
             which: "last" or "best".
-            abstract_params: A tree of jax.ShapeDtypeStruct with the shardings wanted now.
+            abstract_params: A tree of jax.ShapeDtypeStruct with the shardings of the result.
 
         Raises:
-            InputError: where names or shapes differ from those saved.
+            InputError: The checkpoint does not exist, or the name or shape of an array differs.
         """
-        step, tree = self._state_tree(which)
-        field = "average" if jax.tree.leaves(tree["average"]) else "params"
-        self._require_shapes(step, _shapes(tree[field]), _shapes(abstract_params))
-        wanted = {field: _with_leaves(tree[field], abstract_params)}
+        step, saved_tree = self._state_tree(which)
+        field = "average" if jax.tree.leaves(saved_tree["average"]) else "params"
+        self._check_shapes(step, _leaf_shapes(saved_tree[field]), _leaf_shapes(abstract_params))
+        target = {field: _replace_leaves(saved_tree[field], abstract_params)}
         args = ocp.args.PyTreeRestore(
-            item=wanted,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+            item=target,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(target),
             partial_restore=True,
         )
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             restored = reader.restore(self._folder / str(step) / "state", args=args)
-        return _with_leaves(abstract_params, restored[field])
+        return _replace_leaves(abstract_params, restored[field])
 
     def _state_tree(self, which: str) -> tuple[int, Any]:
-        """Return the step of `which` and the metadata of its `state`, on this machine from here on."""
+        """Return the step of `which` and the metadata of its `state`, once on disk."""
         step = self.step(which)
-        self._bring(step, "state")
+        self._fetch_item(step, "state")
         return step, self._manager.item_metadata(step)["state"]
 
-    def _require_shapes(
-        self, step: int, saved: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
+    def _check_shapes(
+        self, step: int, saved: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]
     ) -> None:
-        for name in sorted(saved.keys() | wanted.keys()):
-            a, b = saved.get(name, "nothing"), wanted.get(name, "nothing")
+        """Raise InputError unless all names and shapes are equal."""
+        for name in sorted(saved.keys() | expected.keys()):
+            a, b = saved.get(name, "missing"), expected.get(name, "missing")
             if a != b:
                 raise InputError(
-                    f"checkpoint {self.directory}, step {step}: {name} is {a}, but the config makes it {b}"
+                    f"checkpoint {self.directory}, step {step}: {name} is {a} in the checkpoint, "
+                    f"but {b} in the model of the config"
                 )
 
 
 def describe_latest(directory: str | AnyPath) -> str:
-    """In words, the newest complete checkpoint of a directory; asked by any thread, of one process alone."""
-    where = as_path(directory)
-    steps = ocp.utils.checkpoint_steps(where) if where.is_dir() else []
+    """Describe the newest complete checkpoint of a directory in words.
+
+    Any thread of a single process may call this function.
+    """
+    path = as_path(directory)
+    steps = ocp.utils.checkpoint_steps(path) if path.is_dir() else []
     return f"the last checkpoint is step {max(steps)}" if steps else "there is no checkpoint"
 
 
 def with_shardings(state: Any, shardings: Any) -> Any:
-    """The shapes of a state (arrays or ShapeDtypeStructs), its leaves to be placed by a tree of shardings, or
-    all by one."""
+    """Return an abstract state, a tree of jax.ShapeDtypeStruct, with shardings.
+
+    Args:
+        state: A tree of arrays or jax.ShapeDtypeStruct.
+        shardings: A tree of shardings of the same structure, or one sharding for all leaves.
+    """
     if isinstance(shardings, jax.sharding.Sharding):
         return with_shardings(state, jax.tree.map(lambda _: shardings, state))
     return jax.tree.map(
-        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, shardings
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state, shardings
     )
 
 
-def _on_this_machine(x: jax.Array) -> jax.Array | np.ndarray:
-    """All of an array whose parts may be with other processes, every one of which must ask: as NumPy's, for
-    among several processes Orbax takes jax's only where they are of all."""
+def _to_host(x: jax.Array) -> jax.Array | np.ndarray:
+    """Gather the shards of an array from all processes, each of which must call this.
+
+    On several processes the result is a NumPy array, because Orbax accepts a jax array only if the array
+    spans all processes.
+    """
     if jax.process_count() == 1:
         return x
     if x.is_fully_replicated:
@@ -281,54 +318,62 @@ def _on_this_machine(x: jax.Array) -> jax.Array | np.ndarray:
     return multihost_utils.process_allgather(x, tiled=True)
 
 
-def _with_leaves(tree: Any, of: Any) -> Any:
-    """A tree of one's structure with the leaves of the other's, by name."""
-    leaves = {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(of)[0]}
-    return jax.tree_util.tree_map_with_path(lambda path, _: leaves[_name(path)], tree)
+def _replace_leaves(tree: Any, source: Any) -> Any:
+    """Replace each leaf of `tree` with the leaf of the same name in `source`."""
+    leaves = {_dotted_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(source)[0]}
+    return jax.tree_util.tree_map_with_path(lambda path, _: leaves[_dotted_name(path)], tree)
 
 
-# Fields of a state that were its own before they became the task's.
-_MOVED = {"averages": "task_state.averages", "usage": "task_state.usage"}
+# Fields of a state that moved into the state of the task: name in old checkpoints -> current name.
+_MOVED_FIELDS = {"averages": "task_state.averages", "usage": "task_state.usage"}
 
 
-def _name(path: Any) -> str:
-    """Return a leaf's dotted name, as a state of today has it."""
+def _dotted_name(path: Any) -> str:
+    """Return the dotted name of a leaf, in terms of the current state."""
     name = jax.tree_util.keystr(path, simple=True, separator=".")
     first, dot, rest = name.partition(".")
-    return f"{_MOVED[first]}{dot}{rest}" if first in _MOVED else name
+    return f"{_MOVED_FIELDS[first]}{dot}{rest}" if first in _MOVED_FIELDS else name
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Dotted name -> shape, of a state or of Orbax's account of one; random keys as their words."""
+def _leaf_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each leaf of a state or of Orbax metadata by dotted name.
+
+    The shape of a random key is the shape of its words.
+    """
     shapes = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.eval_shape(jax.random.key_data, leaf)
-        shapes[_name(path)] = tuple(leaf.shape)
+        shapes[_dotted_name(path)] = tuple(leaf.shape)
     return shapes
 
 
-def _pack(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, list]]:
-    """Arrays that Orbax takes, and [dtype, shape] of each as it was: strings travel as bytes
-    [n, itemsize], and empty arrays, which TensorStore refuses, by their shape alone."""
-    packed, forms = {}, {}
+def _encode_arrays(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, list]]:
+    """Encode arrays for Orbax.
+
+    Returns:
+        The encoded arrays by name, and [dtype, shape] of each original array. Strings [...] become bytes
+        [..., itemsize]. Empty arrays, which TensorStore rejects, have a shape but no encoded array.
+    """
+    encoded, specs = {}, {}
     for name, array in arrays.items():
         array = np.ascontiguousarray(array)
-        forms[name] = [array.dtype.str, list(array.shape)]
+        specs[name] = [array.dtype.str, list(array.shape)]
         if array.dtype.kind in "US":
             array = array.view(np.uint8).reshape(*array.shape, -1)
         if array.size:
-            packed[name] = array
-    return packed, forms
+            encoded[name] = array
+    return encoded, specs
 
 
-def _unpack(packed: Mapping[str, Any], forms: Mapping[str, list]) -> dict[str, np.ndarray]:
+def _decode_arrays(encoded: Mapping[str, Any], specs: Mapping[str, list]) -> dict[str, np.ndarray]:
+    """Decode arrays; inverse of `_encode_arrays`."""
     arrays = {}
-    for name, (text, shape) in forms.items():
-        dtype = np.dtype(text)
+    for name, (dtype_text, shape) in specs.items():
+        dtype = np.dtype(dtype_text)
         if 0 in shape:
             arrays[name] = np.empty(shape, dtype)
         else:
-            array = np.ascontiguousarray(packed[name])
+            array = np.ascontiguousarray(encoded[name])
             arrays[name] = array.view(dtype).reshape(shape) if dtype.kind in "US" else array
     return arrays

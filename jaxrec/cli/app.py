@@ -1,13 +1,14 @@
-"""what every command shares: flags, loading a config, the one-line error, the JSON result.
+"""Common code of all commands: flags, one-line errors, exit statuses, results.
 
-A command's module ends with
+The module of a command ends with
 
     if __name__ == "__main__":
-        command.run(main, command.config_flag, command.json_flag, _flags)
+        run(main, config_flag, json_flag, _flags)
 
-where each further argument declares absl flags, and `main(flags) -> int | None` returns the exit status.
-Exit 0: done. 2: the user's input is wrong, one line on standard error. 1: anything else, with a traceback.
-130 after Ctrl-C. Neither jax nor polars is imported here: `--help` and a misspelt key answer at once.
+Each argument after `main` declares absl flags. `main(flags) -> int | None` returns the exit status: 0 for
+success, 2 for wrong input (reported in one line on standard error), 1 for any other error (reported with a
+traceback), 130 after Ctrl-C. This module imports neither jax nor polars, so `--help` and the error for a
+misspelt key appear at once.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.json_io import dumps
 from jaxrec.runtime.preemption import INTERRUPTED_EXIT, TERMINATED_EXIT
 
-flags.disclaim_key_flags()  # --help lists the flags declared here under the command that was started
+flags.disclaim_key_flags()  # so that --help lists the flags of this module under the command
 INPUT_ERROR, DEFECT = 2, 1
 _HELP = re.compile(r"--?(help|helpshort|helpfull|helpxml|\?)(=.*)?")
 
@@ -38,7 +39,7 @@ _HELP = re.compile(r"--?(help|helpshort|helpfull|helpxml|\?)(=.*)?")
 
 
 def one_line(error: BaseException) -> str:
-    """The innermost InputError of a chain, else the error itself, on one line."""
+    """Format the innermost InputError of a chain, or the error itself, in one line."""
     inner: BaseException | None = error
     while inner is not None and not isinstance(inner, InputError):
         inner = inner.__cause__ or inner.__context__
@@ -46,15 +47,18 @@ def one_line(error: BaseException) -> str:
     return re.sub(r"\s*\n\s*", " ", text.strip()).removeprefix("flag ")
 
 
-def _print_error(error: BaseException) -> int:
+def _print_input_error(error: BaseException) -> int:
     print(f"error: {one_line(error)}", file=sys.stderr)
     return INPUT_ERROR
 
 
 def report_failure(error: BaseException) -> int:
-    """Says on standard error what ended a command; its exit status. SystemExit has said it already."""
+    """Print the error that ended a command to standard error; return the exit status.
+
+    Nothing is printed for SystemExit, whose message has been printed before.
+    """
     if isinstance(error, InputError):
-        return _print_error(error)
+        return _print_input_error(error)
     if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         return INTERRUPTED_EXIT
@@ -65,7 +69,7 @@ def report_failure(error: BaseException) -> int:
 
 
 def _underscored(argument: str) -> str:
-    """--next-k=1,3 as absl wants it, --next_k=1,3."""
+    """Convert the name of a flag to the form of absl: --next-k=1,3 -> --next_k=1,3."""
     if not argument.startswith("--"):
         return argument
     name, equals, value = argument[2:].partition("=")
@@ -73,82 +77,99 @@ def _underscored(argument: str) -> str:
 
 
 def _parse(argv: list[str], positional: tuple[str, ...]) -> list[str]:
-    """Reads the command line; a complaint, or --help, exits here. Returns the name and the positional
-    arguments, as many as there are names of them."""
+    """Parse the command line; exit after --help (status 0) or an error (status 2).
+
+    Args:
+        argv: The command line, including the name of the program.
+        positional: Names of the required positional arguments.
+
+    Returns:
+        The name of the program and the positional arguments.
+    """
     argv = [_underscored(a) for a in argv]
     try:
-        wanted = [a for a in argv[1:] if _HELP.fullmatch(a)]
-        if wanted:
+        help_flags = [a for a in argv[1:] if _HELP.fullmatch(a)]
+        if help_flags:
             with contextlib.suppress(SystemExit):  # absl would exit with 1
-                flags.FLAGS([argv[0], wanted[0]])
+                flags.FLAGS([argv[0], help_flags[0]])
             sys.exit(0)
-        given = flags.FLAGS(argv)[1:]
-        if len(given) > len(positional):
-            raise InputError(f"{given[len(positional)]!r} is no flag; --help lists those that exist")
-        if len(given) < len(positional):
-            raise InputError(f"{positional[len(given)]} is missing; give {' '.join(positional)}")
-        if "config" in flags.FLAGS and isinstance(flags.FLAGS["config"].value, Config):  # of `config_flag`
+        values = flags.FLAGS(argv)[1:]
+        if len(values) > len(positional):
+            raise InputError(f"{values[len(positional)]!r} is no flag; --help lists the flags")
+        if len(values) < len(positional):
+            raise InputError(f"{positional[len(values)]} is missing; give {' '.join(positional)}")
+        if "config" in flags.FLAGS and isinstance(flags.FLAGS["config"].value, Config):  # from `config_flag`
             if not flags.FLAGS["config"].present:
                 raise InputError(NO_CONFIG)
             check(flags.FLAGS.config)
-    except (flags.Error, ValueError, TypeError, LookupError) as error:  # what absl and config_flags raise
-        sys.exit(_print_error(error))
-    return [argv[0], *given]
+    except (flags.Error, ValueError, TypeError, LookupError) as error:  # raised by absl and config_flags
+        sys.exit(_print_input_error(error))
+    return [argv[0], *values]
 
 
-def _is_own_record(record: python_logging.LogRecord) -> bool:
-    """Keeps jaxrec's own lines, and warnings of the libraries, which report every step of every save."""
-    return record.levelno >= python_logging.WARNING or Path(record.pathname).is_relative_to(_HERE)
+def _is_shown(record: python_logging.LogRecord) -> bool:
+    """Return True for records of jaxrec and for warnings of any library.
+
+    At lower levels the libraries report every phase of every save.
+    """
+    return record.levelno >= python_logging.WARNING or Path(record.pathname).is_relative_to(_PACKAGE)
 
 
-_HERE = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def run(
     main: Callable[..., int | None], *declare: Callable[[], None], positional: tuple[str, ...] = ()
 ) -> None:
-    """Declares flags, parses, runs `main(flags)`, and exits. Flags a command needs are declared by
-    `declare`, not at import, so that one command may import another. Arguments without a flag, named in
-    `positional`, are given to `main` behind the flags."""
+    """Declare and parse flags, run `main`, and exit with its status.
+
+    Args:
+        main: Called with the flag values and then the positional arguments; returns the exit status or None.
+        *declare: Functions that declare flags. Declaration at import time would prevent one command from
+            importing another.
+        positional: Names of the required positional arguments.
+    """
 
     def guarded(argv: list[str]) -> int:
-        logging.get_absl_handler().addFilter(_is_own_record)  # every library's lines end in it
-        # As an exception, so that half-written directories are cleaned away; a training loop polls instead.
+        logging.get_absl_handler().addFilter(_is_shown)  # the log lines of all libraries pass this handler
+        # An exception on SIGTERM cleans up incomplete directories. A training loop polls the signal instead.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED_EXIT))
-        quiet = json_flag in declare and flags.FLAGS.json
+        json_only = json_flag in declare and flags.FLAGS.json
         try:
-            with contextlib.redirect_stdout(sys.stderr) if quiet else contextlib.nullcontext():
+            with contextlib.redirect_stdout(sys.stderr) if json_only else contextlib.nullcontext():
                 return main(flags.FLAGS, *argv[1:]) or 0
         except (InputError, KeyboardInterrupt) as error:
             return report_failure(error)
 
     try:
-        for each in declare:  # here, where the caller's module is the one absl sees declaring them
-            each()
+        for declare_flags in declare:  # called here, because absl attributes the flags to the calling module
+            declare_flags()
     except InputError as error:
-        sys.exit(_print_error(error))
+        sys.exit(_print_input_error(error))
     app.run(guarded, flags_parser=lambda argv: _parse(argv, positional))
 
 
 def print_result(result: dict[str, Any], table: str) -> None:
-    """The result on standard output: the JSON object alone under --json, else the table."""
+    """Print the result to standard output: the JSON object under --json, else `table`."""
     if flags.FLAGS.json:
         print(dumps(result), file=sys.__stdout__, flush=True)
     else:
         print(table, flush=True)
 
 
-# What tensorboardX imports where it is there, two seconds of it, for tensors and buckets it is not given.
+# Optional imports of tensorboardX (2 seconds), for torch tensors and buckets that jaxrec never passes.
 UNUSED_LIBRARIES = ("torch", "google.cloud.storage")
 
 
 @contextlib.contextmanager
 def hide_libraries(*libraries: str) -> Iterator[None]:
-    """Within, `libraries` are as if they were not installed, unless loaded already: for imports of ours that
-    would import them, though nothing here uses them."""
+    """Hide libraries from imports in a block, as if they were not installed.
+
+    A library that is already loaded stays visible. The block avoids slow optional imports of dependencies.
+    """
     hidden = [library for library in libraries if library not in sys.modules]
     for library in hidden:
-        sys.modules[library] = None  # type: ignore[assignment]  # Python's own way to make an import fail
+        sys.modules[library] = None  # type: ignore[assignment]  # makes the import raise ModuleNotFoundError
     try:
         yield
     finally:

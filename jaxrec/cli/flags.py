@@ -1,4 +1,4 @@
-"""Flags that several commands share: --config with overrides, --json, hosts."""
+"""Flags of several commands: --config with overrides, --json, --hosts and others."""
 
 import dataclasses
 import re
@@ -19,57 +19,59 @@ NO_CONFIG = "--config is missing; give a config file, as --config configs/smoe.p
 
 
 def _override_keys(argv: list[str]) -> list[str]:
-    """Dotted keys of the --config.key[=value] arguments."""
-    found = (re.fullmatch(r"--?(?:no)?config\.([^=]*)(=.*)?", a, re.DOTALL) for a in argv)
-    return [f[1] for f in found if f]
+    """Return the dotted keys of the --config.key[=value] arguments."""
+    matches = (re.fullmatch(r"--?(?:no)?config\.([^=]*)(=.*)?", a, re.DOTALL) for a in argv)
+    return [match[1] for match in matches if match]
 
 
 def _check_override(config: Config, path: str) -> None:
-    """Raises InputError unless `path` leads to a value that a flag can set."""
+    """Raise InputError unless `path` is the key of a value that a flag can set."""
     try:
-        parts = config_path.split(path)
+        segments = config_path.split(path)
     except ValueError:
-        raise InputError(f"--config.{path} is no key; write --config.train.batch_size=512") from None
+        raise InputError(
+            f"--config.{path} is not a key; write a key such as --config.train.batch_size=512"
+        ) from None
     value: Any = config
     key = ""
-    for part in parts:
-        if isinstance(value, tuple) and isinstance(part, int):
-            if not 0 <= part < len(value):
-                raise InputError(f"{key}[{part}] does not exist; {key} holds {len(value)}")
-            value, key = value[part], f"{key}[{part}]"
-        elif dataclasses.is_dataclass(value) and isinstance(part, str):
-            known_key(key, part, fields_of(type(value)))
-            value, key = getattr(value, part), join(key, part)
+    for segment in segments:
+        if isinstance(value, tuple) and isinstance(segment, int):
+            if not 0 <= segment < len(value):
+                raise InputError(f"{key}[{segment}] does not exist; the length of {key} is {len(value)}")
+            value, key = value[segment], f"{key}[{segment}]"
+        elif dataclasses.is_dataclass(value) and isinstance(segment, str):
+            known_key(key, segment, fields_of(type(value)))
+            value, key = getattr(value, segment), join(key, segment)
         else:
-            raise InputError(f"{join(key, str(part))} does not exist; {key} is {value!r}")
-    if isinstance(parts[-1], int) and not dataclasses.is_dataclass(value):
-        raise InputError(f"{key} cannot be set alone; set the whole of {key[: key.rindex('[')]}")
-    inside = [value, *value] if isinstance(value, tuple) else [value]
-    if any(dataclasses.is_dataclass(v) for v in inside):
-        first = key if len(inside) == 1 else f"{key}[0]"
-        inner = next(v for v in inside if dataclasses.is_dataclass(v))
+            raise InputError(f"{join(key, str(segment))} does not exist; {key} is {value!r}")
+    if isinstance(segments[-1], int) and not dataclasses.is_dataclass(value):
+        raise InputError(f"{key} cannot be set alone; set all of {key[: key.rindex('[')]}")
+    values = [value, *value] if isinstance(value, tuple) else [value]
+    if any(dataclasses.is_dataclass(v) for v in values):
+        first = key if len(values) == 1 else f"{key}[0]"
+        inner = next(v for v in values if dataclasses.is_dataclass(v))
         names = ", ".join(fields_of(type(inner)))
         raise InputError(
-            f"{key} cannot be set as a whole; set --config.{first}.<one of {names}>, or write a file"
+            f"{key} cannot be set as a whole; set --config.{first}.<one of {names}>, or write a config file"
         )
 
 
 class _Number(flags.ArgumentParser):
-    """A number or None; `check` says later where None may stand."""
+    """Parser of a number or None; `check` rejects None where a number is needed."""
 
-    def __init__(self, kind: type[int] | type[float], words: str):
-        self.kind, self.words = kind, words
+    def __init__(self, number_type: type[int] | type[float], description: str):
+        self.number_type, self.description = number_type, description
 
     def parse(self, argument: str | float | None) -> float | None:
         if argument in (None, "None", "none"):
             return None
         try:
-            return self.kind(argument)  # type: ignore[arg-type]
+            return self.number_type(argument)  # type: ignore[arg-type]
         except ValueError:
-            raise ValueError(f"must be {self.words}") from None
+            raise ValueError(f"must be {self.description}") from None
 
     def flag_type(self) -> str:
-        return self.kind.__name__
+        return self.number_type.__name__
 
 
 class _Boolean(flags.BooleanParser):
@@ -81,7 +83,11 @@ class _Boolean(flags.BooleanParser):
 
 
 def config_flag(read: Callable[[str], Config] = load_config) -> None:
-    """Declares --config, read by `read`, and, for those on the command line, --config.key overrides."""
+    """Declare --config and the --config.key overrides of the command line.
+
+    Args:
+        read: Function that reads a config from the value of --config.
+    """
     if _override_keys(sys.argv) and not any(re.fullmatch(r"--?config(=.*)?", a) for a in sys.argv):
         raise InputError(NO_CONFIG)
     config_flags.register_flag_parser_for_type(int, _Number(int, "a whole number"))
@@ -94,26 +100,24 @@ def config_flag(read: Callable[[str], Config] = load_config) -> None:
             _check_override(config, path)
         return config
 
-    text = "a config file, as configs/smoe.py:small; --config.train.batch_size=512 changes a value of it"
-    # config_flags' own file flag runs on with a broken object where the file is missing.
+    text = "config file, such as configs/smoe.py:small; --config.train.batch_size=512 overrides one value"
+    # The file flag of config_flags continues with a broken object if the file is missing.
     config_flags.DEFINE_config_dataclass("config", Config(), text, parse_fn=overridden)
-    flags.FLAGS["config"].default_as_str = None  # the repr of a whole config says nothing in --help
+    flags.FLAGS["config"].default_as_str = None  # --help omits the repr of the whole config
 
 
 def json_flag() -> None:
-    """Declares --json."""
-    flags.DEFINE_boolean(
-        "json", False, "print the result as one JSON object on standard output, and nothing else"
-    )
+    """Declare --json."""
+    flags.DEFINE_boolean("json", False, "print only the result, as one JSON object, to standard output")
 
 
 def hosts_flags() -> None:
-    """Declares the flags of `hosts.find`: how this process finds the others it works with."""
-    flags.DEFINE_string("coordinator", "", "host:port at which process 0 is found by all")
-    flags.DEFINE_integer("processes", None, "how many processes there are, one a host")
-    flags.DEFINE_integer("process", None, "which of them this is, from 0")
+    """Declare the flags of `multihost.find_cluster`."""
+    flags.DEFINE_string("coordinator", "", "host:port of process 0, reachable from all processes")
+    flags.DEFINE_integer("processes", None, "number of processes, one per host")
+    flags.DEFINE_integer("process", None, "index of this process, from 0")
     flags.DEFINE_enum(
-        "hosts", "", ["", "auto", "alone"], "auto: jax asks the cluster, as on Cloud TPU VMs; alone: "
-        "whatever the cluster says; empty: by JAXREC_COORDINATOR, JAXREC_PROCESSES and JAXREC_PROCESS, "
-        "or what Slurm or GKE has set, else alone",
+        "hosts", "", ["", "auto", "alone"], "auto: jax detects the cluster, as on Cloud TPU VMs; alone: a "
+        "single process, even on a cluster; empty: JAXREC_COORDINATOR, JAXREC_PROCESSES and JAXREC_PROCESS "
+        "if set, otherwise the variables of Slurm or GKE, otherwise a single process",
     )  # fmt: skip

@@ -1,9 +1,10 @@
 """Batches as one array of words per device: packing, transfer, unpacking.
 
-A batch is many arrays, and each would be a transfer of its own, begun when the step is called. So each
-device's share of all of them is joined into one array of words, which `transfer` sends ahead of the step and
-the mapped step takes apart: slices whose positions are known when it is compiled. Several batches travel as
-one such array, and a device then takes a step on each before the host is asked again.
+A batch consists of many arrays. Without packing, each array would be a transfer of its own, started when the
+step is called. Packing therefore joins the shard of every array for one device into one array of 32-bit
+words. `transfer` sends the words before the step is called, and the mapped step unpacks them with slices
+whose positions are known at compile time. Several batches can travel in one array of words. A device then
+takes one step on each batch within a single call from the host.
 """
 
 import math
@@ -20,89 +21,120 @@ from jaxrec.runtime.mesh import AXIS, device_count, mesh
 
 
 class BatchSpec(NamedTuple):
-    """What joined words are taken apart into."""
+    """Structure of the per-device shard of a batch, as `unpack` restores it."""
 
-    tree: Any  # of a batch's arrays
-    arrays: tuple[tuple[tuple[int, ...], np.dtype], ...]  # shape of a device's share, and dtype
+    treedef: Any  # tree structure of the arrays of a batch
+    leaves: tuple[tuple[tuple[int, ...], np.dtype], ...]  # (shape, dtype) of each array's per-device shard
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=("words",), meta_fields=("form",))
+@partial(jax.tree_util.register_dataclass, data_fields=("words",), meta_fields=("spec",))
 @dataclass(frozen=True)
 class DeviceBatch:
-    """Batches of one form on their devices."""
+    """Batches of one spec, packed into words; on the devices after `transfer`."""
 
-    words: Any  # [devices of this process, batches, words] uint32
-    form: BatchSpec  # static: another one is another program
+    words: Any  # [local devices, batches, words] uint32
+    spec: BatchSpec  # static: a different spec compiles a different program
 
     @property
     def steps(self) -> int:
-        """One for each batch."""
+        """Return the number of training steps, which is the number of batches."""
         return self.words.shape[1]
 
 
 def batch_spec(batch: Any) -> BatchSpec:
-    """Of this process's share of a batch: arrays [B / processes, ...], B divisible by the devices."""
+    """Return the spec of the per-device shard of a batch.
+
+    Args:
+        batch: The batch of this process: a tree of arrays [B / processes, ...]. The first axis must be
+            divisible by the number of local devices.
+    """
     n = jax.local_device_count()
-    arrays, tree = jax.tree.flatten(batch)
-    return BatchSpec(tree, tuple(((len(x) // n, *x.shape[1:]), x.dtype) for x in arrays))
+    leaves, treedef = jax.tree.flatten(batch)
+    return BatchSpec(treedef, tuple(((len(x) // n, *x.shape[1:]), x.dtype) for x in leaves))
 
 
 def pack(*batches: Any) -> DeviceBatch:
-    """This process's share of batches of one form, their arrays of four-byte numbers or bools, as one array
-    of the host; each device's part of it lies in one piece."""
+    """Pack the batches of this process into one host array of words.
+
+    Args:
+        *batches: Batches of one spec: trees of arrays [B / processes, ...] of bool or a four-byte dtype.
+
+    Returns:
+        Words [local devices, batches, words], in which the words of each device are contiguous.
+
+    Raises:
+        TypeError: The dtype of an array is neither bool nor four bytes wide.
+    """
     n = jax.local_device_count()
-    parts = [[_words(x).reshape(n, -1) for x in jax.tree.leaves(batch)] for batch in batches]
-    words = np.concatenate([part for batch in parts for part in batch], axis=1)
+    words_of_batches = [[_to_words(x).reshape(n, -1) for x in jax.tree.leaves(batch)] for batch in batches]
+    words = np.concatenate([words for leaves in words_of_batches for words in leaves], axis=1)
     return DeviceBatch(words.reshape(n, len(batches), -1), batch_spec(batches[0]))
 
 
-def _words(x: np.ndarray) -> np.ndarray:
+def _to_words(x: np.ndarray) -> np.ndarray:
+    """Return an array as uint32 words; a bool takes a whole word."""
     if x.dtype.kind == "b":
-        return x.astype(np.uint32)  # a word each, so that every array starts on one
+        return x.astype(np.uint32)  # a whole word for each bool, so that every array starts at a word
     if x.dtype.itemsize != 4:
-        raise TypeError(f"a batch's arrays hold numbers of four bytes, or bools, not {x.dtype}")
+        raise TypeError(f"arrays of a batch must hold bools or numbers of four bytes, not {x.dtype}")
     return x.view(np.uint32)
 
 
 def transfer(*batches: Any) -> DeviceBatch:
-    """This process's share of batches of one form, on its way to the devices in one transfer; of any
-    thread."""
-    joined = pack(*batches)
+    """Start a single transfer of the batches of this process to its devices.
+
+    Any thread may call this function. The arguments and errors are those of `pack`.
+    """
+    packed = pack(*batches)
     local = NamedSharding(mesh().local_mesh, PartitionSpec(AXIS))
-    return DeviceBatch(jax.device_put(joined.words, local), joined.form)
+    return DeviceBatch(jax.device_put(packed.words, local), packed.spec)
 
 
 def transfer_group(batches: Sequence[Any], most: int) -> list[DeviceBatch]:
-    """As one where they are `most` and of one form, else each alone: every number of them that is put
-    together is a program of its own. The same on every process."""
+    """Transfer a full group of batches together, a partial group one by one.
+
+    A full group holds `most` batches of one spec. Every other number of batches in one transfer would
+    compile a program of its own, so partial and mixed groups are transferred batch by batch. The decision
+    is the same on every process.
+    """
     if len(batches) == most and len({batch_spec(batch) for batch in batches}) == 1:
         return [transfer(*batches)]
     return [transfer(batch) for batch in batches]
 
 
 def device_words(batch: DeviceBatch) -> jax.Array:
-    """[batches, words] of a device's share, whichever way it was mapped; traced."""
+    """Return the words [batches, words] of one device; traced by pmap or shard_map."""
     return batch.words.reshape(-1, batch.words.shape[-1])
 
 
-def unpack(words: jax.Array, form: BatchSpec) -> Any:
-    """The inverse of `join`, of a device's share; traced."""
-    arrays, first = [], 0
-    for shape, dtype in form.arrays:
+def unpack(words: jax.Array, spec: BatchSpec) -> Any:
+    """Unpack the words of one device into a per-device shard; inverse of `pack`.
+
+    Args:
+        words: Words [words] uint32 of one batch; traced.
+        spec: The spec of the batch.
+    """
+    leaves, first = [], 0
+    for shape, dtype in spec.leaves:
         last = first + math.prod(shape)
-        part = words[first:last].reshape(shape)
-        arrays.append(part != 0 if dtype.kind == "b" else jax.lax.bitcast_convert_type(part, dtype))
+        leaf = words[first:last].reshape(shape)
+        leaves.append(leaf != 0 if dtype.kind == "b" else jax.lax.bitcast_convert_type(leaf, dtype))
         first = last
-    return jax.tree.unflatten(form.tree, arrays)
+    return jax.tree.unflatten(spec.treedef, leaves)
 
 
 def ensure_transferred(batch: Any) -> DeviceBatch:
+    """Return a transferred batch unchanged, and transfer a host batch."""
     return batch if isinstance(batch, DeviceBatch) else transfer(batch)
 
 
 def as_global_batch(batch: DeviceBatch) -> DeviceBatch:
-    """Of this process's devices, as an array of all processes; without a copy."""
+    """Combine the words of all processes into one global array, without a copy.
+
+    Args:
+        batch: A batch whose words [local devices, batches, words] are on the devices of this process.
+    """
     words = batch.words
-    parts = [shard.data for shard in words.addressable_shards]
-    where, shape = NamedSharding(mesh(), PartitionSpec(AXIS)), (device_count(), *words.shape[1:])
-    return DeviceBatch(jax.make_array_from_single_device_arrays(shape, where, parts), batch.form)
+    shards = [shard.data for shard in words.addressable_shards]
+    sharding, shape = NamedSharding(mesh(), PartitionSpec(AXIS)), (device_count(), *words.shape[1:])
+    return DeviceBatch(jax.make_array_from_single_device_arrays(shape, sharding, shards), batch.spec)

@@ -1,10 +1,10 @@
-"""The process's memory: freed blocks kept, for a CPU's steps ask for them anew; its collector at rest.
+"""Host memory: retention of freed memory, pauses of the garbage collector.
 
-glibc maps each large block on its own and gives it back when it is freed, so that the kernel zeroes the
-same pages again at every step: a fifth of a core's time in `configs/smoe.py:small`
-(benchmarks/results/cpu-2-cores.md). Where an accelerator takes the steps, their batches are still made
-here. Told to keep them, the process holds the most it ever needed, and results are the same to the bit.
-Where GLIBC_TUNABLES says something of malloc, that is left to stand.
+glibc maps each large block separately and unmaps the block when it is freed. The kernel therefore zeroes the
+same pages again at every step on a CPU, which took a fifth of a core's time in `configs/smoe.py:small`
+(benchmarks/results/cpu-2-cores.md). On an accelerator the host still builds the batches. With
+`retain_freed_memory` a process keeps its peak memory until it exits, and results are identical bit for bit.
+A setting of malloc in GLIBC_TUNABLES is left unchanged.
 """
 
 import contextlib
@@ -14,30 +14,37 @@ import os
 import platform
 from collections.abc import Iterator
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of mallopt(3)
-_NEVER = 2**31 - 1  # an int's largest: no freed memory is enough to give back
-_AT_A_TIME = 2**26  # bytes more than asked for, so that a growing heap asks seldom
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # parameters of mallopt(3)
+_INT_MAX = 2**31 - 1  # the largest int as a trim threshold, so that freed memory is never returned
+_TOP_PAD_BYTES = 2**26  # bytes requested beyond the need, so that a growing heap seldom calls the kernel
 
 
 def retain_freed_memory() -> bool:
-    """Whether freed memory is kept from here on: with glibc, unless GLIBC_TUNABLES says how."""
+    """Make malloc keep freed memory in the process.
+
+    Returns:
+        True if the setting was applied. False without glibc, if GLIBC_TUNABLES configures malloc, or if
+        glibc rejects a parameter.
+    """
     if platform.libc_ver()[0] != "glibc" or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    wanted = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _AT_A_TIME))
-    return all([mallopt(key, value) for key, value in wanted])
+    settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _INT_MAX), (_TOP_PAD, _TOP_PAD_BYTES))
+    return all([mallopt(key, value) for key, value in settings])
 
 
 @contextlib.contextmanager
 def gc_paused() -> Iterator[None]:
-    """Within, and for what was made there for good, Python looks for no garbage of cycles: while modules load
-    and programs are traced it walks all that there is again and again, a fifth of the time, and finds that
-    everything stays."""
-    was = gc.isenabled()
+    """Pause the garbage collector in a block, and freeze all live objects at its end.
+
+    While modules load and programs are traced, the collector scans all objects again and again and frees
+    none. The scans took a fifth of the time. Later collections skip frozen objects.
+    """
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        if was:
+        if was_enabled:
             gc.enable()

@@ -1,7 +1,8 @@
 """Mapping of a step over devices, by pmap or by jit and shard_map.
 
-A step is written for one device with `axis_name=AXIS`; it takes the replicated state, its share of the
-batch and the replicated title table. Outside, the state is one ordinary replicated array.
+A step is written for one device with `axis_name=AXIS`. Its arguments are the replicated state, the
+per-device shard of the batch and the replicated title table. Outside the step, the state is one ordinary
+replicated array per leaf.
 """
 
 from collections.abc import Callable
@@ -15,86 +16,127 @@ from jaxrec.runtime.mesh import AXIS, mesh, partition_specs
 
 
 class ParallelStep:
-    """`step(state, batch, table) -> (state, sums)` over all devices, the state donated."""
+    """A mapped `step(state, batch, table) -> (state, sums)`; the state is donated."""
 
-    def __init__(self, mapped: Any, how: str) -> None:
-        self._mapped, self._how = mapped, how
-        self._given = as_global_batch if how == "shard_map" else lambda batch: batch
+    def __init__(self, mapped: Any, mapping: str) -> None:
+        self._mapped, self._mapping = mapped, mapping
+        self._to_input = as_global_batch if mapping == "shard_map" else lambda batch: batch
 
     def __call__(self, state: Any, batch: Any, table: Any) -> Any:
-        return self._mapped(state, self._given(ensure_transferred(batch)), table)
+        """Take one step on each batch and return (state, sums)."""
+        return self._mapped(state, self._to_input(ensure_transferred(batch)), table)
 
     def lower(self, state: Any, batch: Any, table: Any) -> Callable[[], Any]:
-        """Traces the step for what will be called with the like of these, and gives what compiles it; the
-        state may be abstract, with its shardings. A step that was not readied so compiles when it is called:
-        as does a pmapped one on several processes, where pmap lowers arrays alone."""
-        if self._how == "pmap" and jax.process_count() > 1:
+        """Trace the step for arguments of these shapes; return its compile function.
+
+        A step that was not compiled in advance is compiled at its first call. Under pmap on several processes
+        the returned function does nothing, because pmap lowers only concrete arrays there.
+
+        Args:
+            state: The state, or an abstract state with its shardings.
+            batch: A host batch or a `DeviceBatch`.
+            table: The title table.
+        """
+        if self._mapping == "pmap" and jax.process_count() > 1:
             return lambda: None
-        return self._mapped.lower(state, self._given(ensure_transferred(batch)), table).compile
+        return self._mapped.lower(state, self._to_input(ensure_transferred(batch)), table).compile
 
 
-def parallelize_step(step: Callable, how: str = "pmap", like: Any = None) -> ParallelStep:
-    """`step` of one device's share, mapped.
+def parallelize_step(step: Callable, mapping: str = "pmap", like: Any = None) -> ParallelStep:
+    """Map a per-device step over all devices.
 
-    The batch is of `put`, or is put there and then: this process's share, [B / processes, ...]. Where
-    several were put together, the step is taken on each in turn, and their sums are added up. `how` is
-    "pmap", or "shard_map", which is the same function under `jit`: then what of a state is dealt to the
-    devices is said by one `like` it, an abstract one will do. Without, it is replicated.
+    If the batch is a group of several batches, the mapped step takes one step on each batch in order, and
+    returns the total of their sums.
+
+    Args:
+        step: `step(state, shard, table) -> (state, sums)` for one device.
+        mapping: "pmap", or "shard_map" for the same function under `jit` and `shard_map`.
+        like: A concrete or abstract state that determines, with "shard_map", which leaves are sharded. None:
+            the whole state is replicated.
+
+    Returns:
+        The mapped step. Its batch is a `DeviceBatch`, or the host batch [B / processes, ...] of this
+        process, which the step then transfers itself.
     """
-    if how == "pmap":
-        shares = (None, 0, None)
-        mapped = jax.pmap(_scan_batches(step), AXIS, in_axes=shares, out_axes=(None, None), donate_argnums=0)
-        return ParallelStep(mapped, how)
-    return ParallelStep(shard_map_step(step, like), how)
+    if mapping == "pmap":
+        axes = (None, 0, None)
+        mapped = jax.pmap(_scan_batches(step), AXIS, in_axes=axes, out_axes=(None, None), donate_argnums=0)
+        return ParallelStep(mapped, mapping)
+    return ParallelStep(shard_map_step(step, like), mapping)
 
 
 def shard_map_step(step: Callable, like: Any = None) -> Any:
-    """What `map_over_devices` maps with "shard_map": a jitted function of a state, the `Placed` batches of
-    all processes and a table, to be lowered without running it where they are abstract."""
-    out = partition_specs(like), PartitionSpec()
-    return jax.jit(_shard_mapped(_scan_batches(step), partition_specs(like), out), donate_argnums=0)
+    """Return the jitted function that `parallelize_step` uses for "shard_map".
+
+    The arguments of the function are a state, the global `DeviceBatch` of all processes and a table. With
+    abstract arguments the function can be lowered without running it. `like` is as in `parallelize_step`.
+    """
+    out_specs = partition_specs(like), PartitionSpec()
+    return jax.jit(_shard_mapped(_scan_batches(step), partition_specs(like), out_specs), donate_argnums=0)
 
 
 def _scan_batches(step: Callable) -> Callable:
-    """`step` on each of the batches that a device was sent."""
+    """Return a step on one device that takes `step` on each batch of a group."""
 
-    def on_share(state: Any, batch: DeviceBatch, table: Any) -> Any:
-        def one(state: Any, words: jax.Array) -> Any:
-            return step(state, unpack(words, batch.form), table)
+    def on_device(state: Any, batch: DeviceBatch, table: Any) -> Any:
+        def one_step(state: Any, words: jax.Array) -> Any:
+            return step(state, unpack(words, batch.spec), table)
 
-        each = device_words(batch)
-        if len(each) == 1:
-            return one(state, each[0])
-        state, sums = jax.lax.scan(one, state, each)
+        words_of_batches = device_words(batch)
+        if len(words_of_batches) == 1:
+            return one_step(state, words_of_batches[0])
+        state, sums = jax.lax.scan(one_step, state, words_of_batches)
         return state, jax.tree.map(lambda x: x.sum(0, dtype=x.dtype), sums)
 
-    return on_share
+    return on_device
 
 
-def _shard_mapped(on_share: Callable, of_state: Any, out: Any) -> Callable:
-    """`on_share` on every device's share; `of_state` says how the state lies, `out` the outputs."""
-    given = (of_state, PartitionSpec(AXIS), PartitionSpec())
-    # With check_vma the gradients of a per-device step come n times too large.
-    return jax.shard_map(on_share, mesh=mesh(), in_specs=given, out_specs=out, check_vma=False)
+def _shard_mapped(on_device: Callable, state_specs: Any, out_specs: Any) -> Callable:
+    """Map `on_device` over all devices with shard_map and trees of PartitionSpec."""
+    in_specs = (state_specs, PartitionSpec(AXIS), PartitionSpec())
+    # With check_vma the gradients of a per-device step are n times too large on n devices.
+    return jax.shard_map(on_device, mesh=mesh(), in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def parallelize_queries(step: Callable, like: Any = None) -> Callable:
-    """`step(params, batch, table) -> outputs` over all devices; nothing donated, outputs replicated. The
-    batch is as in `map_over_devices`, and so is what of `params` is dealt: with one `like` it."""
+    """Map a per-device `step(params, shard, table) -> outputs` over all devices.
 
-    def on_share(params: Any, batch: DeviceBatch, table: Any) -> Any:
+    Nothing is donated, and the outputs are replicated.
+
+    Args:
+        step: The step of one device.
+        like: Concrete or abstract parameters that determine which leaves are sharded. None: all parameters
+            are replicated.
+
+    Returns:
+        A function of parameters, a batch as in `parallelize_step` and a table. The batch must not be a group
+        of several batches.
+    """
+
+    def on_device(params: Any, batch: DeviceBatch, table: Any) -> Any:
         (words,) = device_words(batch)
-        return step(params, unpack(words, batch.form), table)
+        return step(params, unpack(words, batch.spec), table)
 
     if like is None:
-        mapped = jax.pmap(on_share, AXIS, in_axes=(None, 0, None), out_axes=None)
+        mapped = jax.pmap(on_device, AXIS, in_axes=(None, 0, None), out_axes=None)
         return lambda params, batch, table: mapped(params, ensure_transferred(batch), table)
-    jitted = jax.jit(_shard_mapped(on_share, partition_specs(like), PartitionSpec()))
+    jitted = jax.jit(_shard_mapped(on_device, partition_specs(like), PartitionSpec()))
     return lambda params, batch, table: jitted(params, as_global_batch(ensure_transferred(batch)), table)
 
 
-def example_rows(size: int, part: jax.Array | int, parts: int) -> jax.Array:
-    """[size] rows of the global batch that are the share `part` of this device's `parts`; inside a mapped
-    step. A batch is dealt round robin to all devices' parts."""
-    shares = parts * jax.lax.axis_size(AXIS)
-    return jax.numpy.arange(size) * shares + jax.lax.axis_index(AXIS) * parts + part
+def example_rows(size: int, microbatch: jax.Array | int, num_microbatches: int) -> jax.Array:
+    """Return the rows of the global batch in one microbatch of this device.
+
+    Call this function inside a mapped step.
+    The rows of the global batch are assigned round-robin to the microbatches of all devices.
+
+    Args:
+        size: Number of examples in the microbatch.
+        microbatch: Index of the microbatch on this device.
+        num_microbatches: Number of microbatches per device.
+
+    Returns:
+        [size] indices into the global batch.
+    """
+    stride = num_microbatches * jax.lax.axis_size(AXIS)
+    return jax.numpy.arange(size) * stride + jax.lax.axis_index(AXIS) * num_microbatches + microbatch

@@ -1,8 +1,8 @@
-"""What SIGTERM and Ctrl-C do: noted for a loop that saves first, and a limit to how long that may take.
+"""SIGTERM and Ctrl-C: a request to save and stop, and a time limit for both.
 
-A cluster that takes a machine back sends SIGTERM and, a while later, SIGKILL. A handler written in Python
-runs once the main thread is back in the interpreter, so a process that waits for a lost peer never notes the
-signal; `Grace` does not need the main thread.
+A cluster that preempts a machine sends SIGTERM and, some time later, SIGKILL. A signal handler written in
+Python runs only when the main thread returns to the interpreter. A process that waits for a lost peer
+therefore never handles the signal. `GracePeriod` works without the main thread.
 """
 
 import os
@@ -13,82 +13,96 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-INTERRUPTED_EXIT, TERMINATED_EXIT = 130, 143  # exit statuses, as shells have them
-_LAST_WORDS = 2.0  # seconds for saying which checkpoint is the last, which asks the storage
+INTERRUPTED_EXIT, TERMINATED_EXIT = 130, 143  # exit statuses of shells after SIGINT and SIGTERM
+_DESCRIBE_SECONDS = 2.0  # limit for describing the last checkpoint, which requires access to its storage
 
 
 class GracePeriod:
-    """From the first SIGTERM on, `seconds` to save and leave; then the process ends with `status`, whatever
-    its main thread is doing. `kept` is asked then, and says what was saved.
+    """Time limit for saving and exiting after the first SIGTERM.
 
-    For the whole rest of a process, from its main thread. It watches through a pipe that Python's own part
-    of the handler writes to at once, so the signal needs a handler in Python as well.
+    `seconds` after the signal, a thread prints the result of `describe_saved` to standard error and ends the
+    process with `status`, even if the main thread is blocked. If `describe_saved` takes too long or fails,
+    the process ends without the message.
+
+    Create the object in the main thread, once per process. The thread reads a pipe to which Python's C-level
+    signal handler writes at once; that handler requires a Python handler for the signal as well.
+
+    Args:
+        seconds: Time limit from the first SIGTERM, in seconds.
+        status: Exit status of the process at the limit.
     """
 
     def __init__(self, seconds: float, status: int) -> None:
         self.seconds, self.status = seconds, status
-        self.kept: Callable[[], str] = lambda: "nothing was saved"
+        self.describe_saved: Callable[[], str] = lambda: "nothing was saved"
         read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(read,), name="grace", daemon=True).start()
 
     def begin(self) -> None:
-        """As if SIGTERM had come to this process: another one was told."""
+        """Start the time limit as if this process had received SIGTERM."""
         os.write(self._write, bytes([signal.SIGTERM]))
 
     def _watch(self, read: int) -> None:
         while os.read(read, 1)[0] != signal.SIGTERM:
-            pass  # Ctrl-C has no limit
+            pass  # Ctrl-C has no time limit
         time.sleep(self.seconds)
-        sure = threading.Timer(_LAST_WORDS, os._exit, (self.status,))
-        sure.daemon = True
-        sure.start()
+        exit_timer = threading.Timer(_DESCRIBE_SECONDS, os._exit, (self.status,))
+        exit_timer.daemon = True
+        exit_timer.start()
         try:
-            said = f"SIGTERM: not done within {self.seconds:g} s, leaving with {self.status}: {self.kept()}\n"
-            os.write(2, said.encode())
+            message = (
+                f"SIGTERM: not done within {self.seconds:g} s, exiting with status {self.status}: "
+                f"{self.describe_saved()}\n"
+            )
+            os.write(2, message.encode())
         finally:
             os._exit(self.status)
 
 
 class PreemptionHandler:
-    """Notes SIGTERM and Ctrl-C for a loop that polls `requested` between steps, saves and returns.
+    """Recorder of SIGTERM and Ctrl-C for a loop that polls `requested` between steps.
 
-    A context manager, for the main thread. A second Ctrl-C does not wait: it raises KeyboardInterrupt. A
-    second SIGTERM is the first one again, and none is heard once the loop that a first one ended is left.
+    The loop saves and returns when `requested` is set. The handler is a context manager for the main thread.
+    A second Ctrl-C raises KeyboardInterrupt at once. A second SIGTERM has no further effect. After the block
+    that a SIGTERM ended, SIGTERM is ignored.
     """
 
     def __init__(self, grace: GracePeriod | None = None) -> None:
         self.requested: str | None = None  # "SIGTERM" or "SIGINT"
         self.grace = grace
-        self._before: dict[signal.Signals, Any] = {}
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "PreemptionHandler":
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._note)
+            self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             ignored = number == signal.SIGTERM and self.requested == "SIGTERM"
             signal.signal(number, signal.SIG_IGN if ignored else handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if name == self.requested == "SIGINT":
             raise KeyboardInterrupt
         if name != self.requested:
-            # print is not safe in a handler: it may be inside a print already
+            # os.write, because print is not reentrant and the signal may interrupt a print.
             os.write(2, f"\n{name}: saving after this step\n".encode())
         self.requested = name
 
     def notify(self, name: str) -> None:
-        """Of another process that was told: "SIGTERM" or "SIGINT"."""
+        """Record that another process has received `name`, "SIGTERM" or "SIGINT".
+
+        A request that this process has already recorded has priority.
+        """
         if self.requested is None:
             self.requested = name
             if name == "SIGTERM" and self.grace is not None:
                 self.grace.begin()
 
     def exit_status(self, preempted_exit: int) -> int:
-        """0 where nothing was requested, `preempted_exit` after SIGTERM, 130 after Ctrl-C."""
+        """Return 0 without a request, `preempted_exit` after SIGTERM, 130 after Ctrl-C."""
         return {None: 0, "SIGTERM": preempted_exit, "SIGINT": INTERRUPTED_EXIT}[self.requested]

@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, what comes back, what a killed process leaves."""
+"""Checkpoints: retention, exact restore, buckets, recovery after a kill."""
 
 import os
 import shutil
@@ -30,11 +30,11 @@ class Moments(NamedTuple):
     nothing: Any
 
 
-def everywhere() -> NamedSharding:
+def replicated() -> NamedSharding:
     return NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec())
 
 
-def a_state(x: float) -> dict:
+def make_state(x: float) -> dict:
     weights = {"w": jnp.full((3, 4), x), "half": jnp.full(2, x, jnp.bfloat16)}
     state = {
         "params": weights,
@@ -42,7 +42,7 @@ def a_state(x: float) -> dict:
         "step": jnp.int32(x),
         "rng": jax.random.key(7),
     }
-    return jax.device_put(state, everywhere())
+    return jax.device_put(state, replicated())
 
 
 def same(a: Any, b: Any) -> bool:
@@ -67,36 +67,36 @@ META = {"config": {"train": {"length": "2 epochs"}}, "position": 12, "share": 0.
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def place(request, tmp_path):
-    """An empty directory of checkpoints, of this machine or in a bucket."""
+def directory(request, tmp_path):
+    """An empty directory for checkpoints, on this machine or in a bucket."""
     return as_path(request.getfixturevalue("bucket")) / "c" if request.param == "bucket" else tmp_path / "c"
 
 
-def names(place) -> list[str]:
-    return sorted(p.name for p in place.iterdir())
+def names(directory) -> list[str]:
+    return sorted(p.name for p in directory.iterdir())
 
 
 def save(checkpoints: Checkpointer, step: int, score: float | None) -> None:
     metrics = None if score is None else {"ndcg@1": score, "loss": 2.0}
-    checkpoints.save(step, a_state(step), META | {"position": step}, ARRAYS, metrics)
+    checkpoints.save(step, make_state(step), META | {"position": step}, ARRAYS, metrics)
 
 
-def test_what_goes_in_comes_out(place):
-    with Checkpointer(place, writing=True) as checkpoints:
+def test_restored_items_equal_saved_items(directory):
+    with Checkpointer(directory, writing=True) as checkpoints:
         assert checkpoints.latest_step() is None
         save(checkpoints, 3, 0.5)
-    with Checkpointer(str(place)) as checkpoints:
+    with Checkpointer(str(directory)) as checkpoints:
         assert checkpoints.restore_meta("last") == META | {"position": 3}
-        found = checkpoints.restore_arrays("best")
-        restored = checkpoints.restore("last", with_shardings(a_state(0), everywhere()))
-    assert list(found) == list(ARRAYS)
+        arrays = checkpoints.restore_arrays("best")
+        state = checkpoints.restore("last", with_shardings(make_state(0), replicated()))
+    assert list(arrays) == list(ARRAYS)
     for name, array in ARRAYS.items():
-        assert found[name].dtype == array.dtype
-        np.testing.assert_array_equal(found[name], array)
-    assert same(restored, a_state(3))
+        assert arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(arrays[name], array)
+    assert same(state, make_state(3))
 
 
-def test_the_last_and_the_best_are_kept(place):
+def test_newest_and_best_steps_are_kept(directory):
     saves = [
         (1, None),
         (2, 0.3),
@@ -109,51 +109,51 @@ def test_the_last_and_the_best_are_kept(place):
         (9, None),
     ]
     best = [None, 2, 2, 4, 4, 4, 4, 4, 4]
-    with Checkpointer(place, writing=True) as checkpoints:
+    with Checkpointer(directory, writing=True) as checkpoints:
         for (step, score), expected in zip(saves, best, strict=True):
             save(checkpoints, step, score)
             assert (checkpoints.latest_step(), checkpoints.best_step()) == (step, expected)
-    assert names(place) == ["4", "9"]
-    with Checkpointer(place) as checkpoints:
+    assert names(directory) == ["4", "9"]
+    with Checkpointer(directory) as checkpoints:
         assert (checkpoints.step("last"), checkpoints.step("best")) == (9, 4)
         assert checkpoints.restore_meta("best")["position"] == 4
-        assert same(checkpoints.restore("best", with_shardings(a_state(0), everywhere())), a_state(4))
+        assert same(checkpoints.restore("best", with_shardings(make_state(0), replicated())), make_state(4))
 
 
-def test_a_resumed_run_goes_on_keeping_the_best(place):
-    with Checkpointer(place, writing=True) as checkpoints:
+def test_resumed_run_keeps_the_best_step(directory):
+    with Checkpointer(directory, writing=True) as checkpoints:
         save(checkpoints, 1, 0.9)
         save(checkpoints, 2, None)
-    with Checkpointer(place, writing=True) as checkpoints:
+    with Checkpointer(directory, writing=True) as checkpoints:
         save(checkpoints, 2, 0.4)  # stopped before its validation, then validated
         assert checkpoints.best_step() == 1
         save(checkpoints, 2, None)  # stopped again before another step
         save(checkpoints, 3, None)
-    assert names(place) == ["1", "3"]
-    with Checkpointer(place) as checkpoints:
-        assert same(checkpoints.restore("best", with_shardings(a_state(0), everywhere())), a_state(1))
+    assert names(directory) == ["1", "3"]
+    with Checkpointer(directory) as checkpoints:
+        assert same(checkpoints.restore("best", with_shardings(make_state(0), replicated())), make_state(1))
 
 
-def test_a_step_gains_metrics_and_may_become_the_best(place):
-    with Checkpointer(place, writing=True) as checkpoints:
+def test_step_saved_again_with_metrics_may_become_the_best(directory):
+    with Checkpointer(directory, writing=True) as checkpoints:
         save(checkpoints, 1, None)
         save(checkpoints, 1, 0.4)
         assert checkpoints.best_step() == 1
         save(checkpoints, 2, 0.2)
-    with Checkpointer(place) as checkpoints:
+    with Checkpointer(directory) as checkpoints:
         assert (checkpoints.latest_step(), checkpoints.best_step()) == (2, 1)
 
 
-def test_the_state_may_be_donated_at_once(tmp_path):
+def test_state_may_be_donated_as_soon_as_save_returns(tmp_path):
     overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)
-    state = jax.device_put({"w": jnp.arange(1e6)}, everywhere())
+    state = jax.device_put({"w": jnp.arange(1e6)}, replicated())
     with Checkpointer(tmp_path, writing=True) as checkpoints:
         checkpoints.save(1, state, {}, {}, None)
         for _ in range(3):
             state = overwrite(state)
         jax.block_until_ready(state)
         checkpoints.wait()
-        like = {"w": jax.ShapeDtypeStruct((10**6,), jnp.float32, sharding=everywhere())}
+        like = {"w": jax.ShapeDtypeStruct((10**6,), jnp.float32, sharding=replicated())}
         assert np.array_equal(checkpoints.restore("last", like)["w"], np.arange(1e6, dtype=np.float32))
 
 
@@ -161,7 +161,7 @@ KILLED = """
 import os, signal, sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxrec.checkpoint import Checkpointer
+from jaxrec.checkpoints.checkpointer import Checkpointer
 
 assert jax.device_count() == 4
 sharding = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec())
@@ -175,7 +175,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_after_kill_the_newest_complete_step_is_found_on_another_device_count(tmp_path):
+def test_newest_complete_step_after_kill_is_restored_on_another_device_count(tmp_path):
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -185,46 +185,46 @@ def test_after_kill_the_newest_complete_step_is_found_on_another_device_count(tm
     done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
     with Checkpointer(tmp_path) as checkpoints:
-        step = checkpoints.step("last")  # 1, or 2 where the disk was faster than the kill
+        step = checkpoints.step("last")  # 1, or 2 if the disk was faster than the kill
         assert step in (1, 2) and checkpoints.step("best") == step
         assert checkpoints.restore_meta("last") == {"position": step}
         like = {"w": jnp.zeros((8, 1 << 20)), "rng": jax.random.key(0)}
-        restored = checkpoints.restore("last", with_shardings(like, everywhere()))
+        restored = checkpoints.restore("last", with_shardings(like, replicated()))
     assert np.all(restored["w"] == step)
     assert restored["w"].sharding.device_set == set(jax.devices())
 
 
-def test_a_half_written_step_is_passed_over_and_cleared_by_the_next_run(tmp_path):
+def test_incomplete_step_is_ignored_and_deleted_by_the_next_run(tmp_path):
     with Checkpointer(tmp_path, writing=True) as checkpoints:
         save(checkpoints, 1, 0.5)
-    left = tmp_path / "5.orbax-checkpoint-tmp"
-    shutil.copytree(tmp_path / "1", left)
-    shutil.rmtree(left / "state")
+    incomplete = tmp_path / "5.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / "1", incomplete)
+    shutil.rmtree(incomplete / "state")
     with Checkpointer(tmp_path) as checkpoints:
         assert checkpoints.step("last") == 1
-    assert left.exists()  # reading touches nothing
+    assert incomplete.exists()  # reading changes no file
     with Checkpointer(tmp_path, writing=True) as checkpoints:
         save(checkpoints, 2, None)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]
 
 
 def in_bucket() -> dict[str, set[str]]:
-    """What each step of s3://bucket/c holds."""
-    found: dict[str, set[str]] = {}
+    """Return the names of the files of each step of s3://bucket/c."""
+    files: dict[str, set[str]] = {}
     for key in S3.objects():
         step, _, name = key.removeprefix("bucket/c/").partition("/")
-        found.setdefault(step, set()).add(name)
-    return found
+        files.setdefault(step, set()).add(name)
+    return files
 
 
-def test_a_step_in_a_bucket_counts_once_its_last_file_is_there(bucket, monkeypatch):
+def test_step_in_a_bucket_is_complete_once_its_last_file_has_arrived(bucket, monkeypatch):
     with Checkpointer(f"{bucket}/c", writing=True) as checkpoints:
         save(checkpoints, 1, 0.5)
         checkpoints.wait()
-        whole = in_bucket()["1"]
+        complete = in_bucket()["1"]
 
-        def full(what, key):
-            if what == "put" and key.startswith("bucket/c/2/arrays/"):
+        def full(operation, key):
+            if operation == "put" and key.startswith("bucket/c/2/arrays/"):
                 raise OSError("the bucket is full")
 
         with monkeypatch.context() as patched:
@@ -232,25 +232,26 @@ def test_a_step_in_a_bucket_counts_once_its_last_file_is_there(bucket, monkeypat
             save(checkpoints, 2, 0.6)
             with pytest.raises(OSError, match="the bucket is full"):
                 checkpoints.wait()
-    assert "commit_success.txt" in whole and in_bucket()["1"] == whole  # and the one before it stays
+    # The failed upload of step 2 leaves step 1 complete.
+    assert "commit_success.txt" in complete and in_bucket()["1"] == complete
     assert in_bucket()["2"] and "commit_success.txt" not in in_bucket()["2"]
-    left = set(S3.objects())
+    objects = set(S3.objects())
     with Checkpointer(f"{bucket}/c") as checkpoints:
         assert checkpoints.step("last") == 1
-    assert set(S3.objects()) == left  # reading touches nothing
+    assert set(S3.objects()) == objects  # reading changes no object
     Bucket.log.clear()
     with Checkpointer(f"{bucket}/c", writing=True) as checkpoints:
         assert list(in_bucket()) == ["1"]
         save(checkpoints, 3, 0.7)
     assert list(in_bucket()) == ["3"]
-    puts = [key for what, key in Bucket.log if what == "put"]
+    puts = [key for operation, key in Bucket.log if operation == "put"]
     assert puts[-1] == "bucket/c/3/commit_success.txt"
-    removed = [key for what, key in Bucket.log if what == "rm" and key.startswith("bucket/c/1/")]
+    removed = [key for operation, key in Bucket.log if operation == "rm" and key.startswith("bucket/c/1/")]
     assert removed[0] == "bucket/c/1/commit_success.txt"
     assert Bucket.log.index(("rm", removed[0])) > Bucket.log.index(("put", puts[-1]))
 
 
-def test_of_a_step_in_a_bucket_what_is_large_comes_when_asked_for(bucket):
+def test_large_items_of_a_step_in_a_bucket_are_downloaded_on_request(bucket):
     with Checkpointer(f"{bucket}/c", writing=True) as checkpoints:
         save(checkpoints, 1, 0.5)
         save(checkpoints, 2, 0.4)
@@ -265,7 +266,7 @@ def test_of_a_step_in_a_bucket_what_is_large_comes_when_asked_for(bucket):
     assert not [key for key in read if "/2/arrays/" in key or "/state/" in key]
 
 
-TOGETHER = """
+TWO_PROCESSES = """
 import sys
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -275,16 +276,16 @@ from bucket import register
 register()
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))
-from jaxrec.checkpoint import Checkpointer
+from jaxrec.checkpoints.checkpointer import Checkpointer
 
 mesh = Mesh(np.array(jax.devices()), ("data",))
 values = {"split": np.arange(12.0).reshape(4, 3), "whole": np.arange(5), "step": np.int32(3)}
-def placed(name, factor):
+def make_array(name, factor):
     spec = PartitionSpec("data") if name == "split" else PartitionSpec()
-    of = np.asarray(values[name] * factor, values[name].dtype)
-    return jax.make_array_from_callback(of.shape, NamedSharding(mesh, spec), lambda i: of[i])
+    value = np.asarray(values[name] * factor, values[name].dtype)
+    return jax.make_array_from_callback(value.shape, NamedSharding(mesh, spec), lambda i: value[i])
 def state(factor):
-    return {name: placed(name, factor) for name in values}
+    return {name: make_array(name, factor) for name in values}
 
 with Checkpointer("s3://bucket/c", writing=True) as checkpoints:
     for step in (1, 2):
@@ -295,89 +296,93 @@ like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.
 with Checkpointer("s3://bucket/c", writing=True) as checkpoints:
     for step, which in ((1, "best"), (2, "last")):
         assert checkpoints.restore_meta(which) == {"position": step}
-        found = checkpoints.restore(which, like)
+        restored = checkpoints.restore(which, like)
         for name, expected in state(step).items():
-            assert found[name].sharding == expected.sharding
-            for a, b in zip(found[name].addressable_shards, expected.addressable_shards, strict=True):
+            assert restored[name].sharding == expected.sharding
+            for a, b in zip(restored[name].addressable_shards, expected.addressable_shards, strict=True):
                 np.testing.assert_array_equal(a.data, b.data)
 print("restored")
 """
 
 
 @pytest.mark.usefixtures("bucket")
-def test_of_two_processes_the_first_writes_a_bucket_and_both_read_it(tmp_path):
-    """Each on a machine of its own, as far as files go; an array that is split between them included."""
+def test_first_of_two_processes_writes_a_bucket_and_both_read_it(tmp_path):
+    """Two processes with separate local files, and an array sharded between them."""
     with socket.socket() as s:
         s.bind(("localhost", 0))
         address = f"localhost:{s.getsockname()[1]}"
-    both = []
+    processes = []
     for i in range(2):
         (tmp_path / f"machine-{i}").mkdir()
         env = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / f"machine-{i}")}
-        line = [sys.executable, "-c", TOGETHER, str(ROOT / "tests"), address, str(i)]
-        both.append(
+        line = [sys.executable, "-c", TWO_PROCESSES, str(ROOT / "tests"), address, str(i)]
+        processes.append(
             subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         )
-    said = [process.communicate(timeout=200)[0] for process in both]
-    assert [p.returncode for p in both] == [0, 0] and all("restored" in text for text in said), said
+    outputs = [process.communicate(timeout=200)[0] for process in processes]
+    assert [p.returncode for p in processes] == [0, 0] and all("restored" in text for text in outputs), (
+        outputs
+    )
     assert list(in_bucket()) == ["1", "2"]
-    assert not list(tmp_path.glob("machine-*/*"))  # what was written there first
+    assert not list(tmp_path.glob("machine-*/*"))  # the local mirror has been deleted
 
 
 @pytest.mark.usefixtures("bucket")
-def test_to_googles_buckets_orbax_writes_itself(monkeypatch, request):
-    """Through epath what is small, and by TensorStore's own driver the arrays: here, to a server of ours."""
+def test_orbax_writes_gs_buckets_itself(monkeypatch, request):
+    """Orbax writes files through epath and arrays through TensorStore."""
     server = gcs_server.serve()
     request.addfinalizer(server.server_close)
     request.addfinalizer(server.shutdown)
     monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", f"http://localhost:{server.server_port}")
     monkeypatch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
-    monkeypatch.setattr(gcs_utils, "is_hierarchical_namespace_enabled", lambda path: False)  # asks Google
-    place = "gs://bucket-one/run/c"
-    with Checkpointer(place, writing=True) as checkpoints:
+    monkeypatch.setattr(gcs_utils, "is_hierarchical_namespace_enabled", lambda path: False)  # calls Google
+    directory = "gs://bucket-one/run/c"
+    with Checkpointer(directory, writing=True) as checkpoints:
         for step, score in ((1, 0.5), (2, 0.9), (3, 0.4), (4, None)):
             save(checkpoints, step, score)
-    assert names(as_path(place)) == ["2", "4"]
-    with Checkpointer(place) as checkpoints:
+    assert names(as_path(directory)) == ["2", "4"]
+    with Checkpointer(directory) as checkpoints:
         assert (checkpoints.step("last"), checkpoints.step("best")) == (4, 2)
         assert checkpoints.restore_meta("best") == META | {"position": 2}
         assert list(checkpoints.restore_arrays("last")) == list(ARRAYS)
-        assert same(checkpoints.restore("best", with_shardings(a_state(0), everywhere())), a_state(2))
-    assert {what for what, name in server.requests if "/2/state/" in name} == {"GET", "POST"}
+        assert same(checkpoints.restore("best", with_shardings(make_state(0), replicated())), make_state(2))
+    assert {method for method, name in server.requests if "/2/state/" in name} == {"GET", "POST"}
 
 
-def test_what_is_not_there_is_said_in_one_line(tmp_path):
+def test_missing_checkpoint_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match=r"checkpoint .*none: no such directory"):
         Checkpointer(tmp_path / "none")
     assert not (tmp_path / "none").exists()
     with pytest.raises(InputError, match=r"holds no complete checkpoint"):
         Checkpointer(tmp_path)
     with Checkpointer(tmp_path, writing=True) as checkpoints:
-        with pytest.raises(InputError, match=r"which='last' does not exist"):
+        with pytest.raises(InputError, match=r"which='last' does not exist: no checkpoint is complete"):
             checkpoints.restore_meta("last")
         save(checkpoints, 1, None)
-        with pytest.raises(InputError, match=r"which='best' does not exist: none has been validated yet"):
+        with pytest.raises(
+            InputError, match=r"which='best' does not exist: no checkpoint has been validated yet"
+        ):
             checkpoints.restore_meta("best")
         with pytest.raises(InputError, match=r"which='first' must be one of best, last"):
             checkpoints.step("first")
 
 
-def test_another_shape_or_name_is_refused(tmp_path):
+def test_different_shape_or_name_is_an_input_error(tmp_path):
     with Checkpointer(tmp_path, writing=True) as checkpoints:
         save(checkpoints, 1, None)
-        like = a_state(0)
+        like = make_state(0)
         like["params"]["w"] = jnp.zeros((3, 5))
         with pytest.raises(
-            InputError, match=r"step 1: params.w is \(3, 4\), but the config makes it \(3, 5\)"
+            InputError, match=r"step 1: params.w is \(3, 4\) in the checkpoint, but \(3, 5\) in the model"
         ):
-            checkpoints.restore("last", with_shardings(like, everywhere()))
+            checkpoints.restore("last", with_shardings(like, replicated()))
         del like["params"]["w"]
-        with pytest.raises(InputError, match=r"params.w is \(3, 4\), but the config makes it nothing"):
-            checkpoints.restore("last", with_shardings(like, everywhere()))
+        with pytest.raises(InputError, match=r"params.w is \(3, 4\) in the checkpoint, but missing in "):
+            checkpoints.restore("last", with_shardings(like, replicated()))
 
 
 class Grown(NamedTuple):
-    """What `Moments` became, with a part that is empty unless it is asked for."""
+    """`Moments` of a later version, with an optional field that may be empty."""
 
     mu: Any
     nothing: Any
@@ -385,13 +390,13 @@ class Grown(NamedTuple):
 
 
 @pytest.mark.parametrize(("before", "after"), [(Moments, Grown), (Grown, Moments)])
-def test_a_part_that_holds_nothing_may_come_and_go(tmp_path, before, after):
+def test_empty_field_may_be_added_or_removed(tmp_path, before, after):
     def state(kind):
         empty = [()] * (len(kind._fields) - 1)
-        return jax.device_put({"optimizer": kind(jnp.full(5, -2.0), *empty)}, everywhere())
+        return jax.device_put({"optimizer": kind(jnp.full(5, -2.0), *empty)}, replicated())
 
     with Checkpointer(tmp_path, writing=True) as checkpoints:
         checkpoints.save(3, state(before), {}, {})
         checkpoints.wait()
-        found = checkpoints.restore("last", with_shardings(state(after), everywhere()))
-    assert same(found, state(after))
+        restored = checkpoints.restore("last", with_shardings(state(after), replicated()))
+    assert same(restored, state(after))

@@ -1,4 +1,4 @@
-"""The command line, mostly as a user meets it: a subprocess, its output and its exit status."""
+"""The command line, mostly through subprocesses: output and exit status."""
 
 import importlib
 import os
@@ -20,19 +20,20 @@ from jaxrec.runtime.preemption import PreemptionHandler
 ROOT = Path(__file__).resolve().parents[2]
 TINY = str(ROOT / "configs" / "tiny.py")
 
-SCRIPT = '''"""Tries things out.
+SCRIPT = '''"""A command for tests.
 
-    python try_it.py --config C
+    python test_command.py --config C
 """
 import logging as stdlib_logging
 import os, signal, sys, time
 from absl import flags, logging
-from jaxrec import command
-from jaxrec.errors import InputError
-from jaxrec.interrupt import Interrupt
+from jaxrec.cli.app import print_result, run
+from jaxrec.cli.flags import config_flag, json_flag
+from jaxrec.core.errors import InputError
+from jaxrec.runtime.preemption import PreemptionHandler
 
 def _flags():
-    flags.DEFINE_string("do", "", "what to try")
+    flags.DEFINE_string("do", "", "action to test")
 
 def main(f):
     assert "jax" not in sys.modules and "polars" not in sys.modules
@@ -44,7 +45,7 @@ def main(f):
         print("ready", file=sys.stderr, flush=True)
         time.sleep(30)
     if f.do.startswith("loop"):
-        with Interrupt() as interrupt:
+        with PreemptionHandler() as interrupt:
             os.kill(os.getpid(), getattr(signal, f.do[4:]))
             while not interrupt.requested:
                 time.sleep(0.01)
@@ -52,20 +53,20 @@ def main(f):
     c = f.config
     print("noise")
     logging.info("a library's line")
-    stdlib_logging.getLogger("other").info("another's")
+    stdlib_logging.getLogger("other").info("a line of another library")
     logging.warning("beware")
-    command.print_result({"window": c.model.experts[0].window, "entropy": c.model.gate.target_entropy,
-                          "keeps": c.sampling.history_keeps_abandoned, "matcher": c.model.matcher,
-                          "rate": float("nan")}, "a table")
+    print_result({"window": c.model.experts[0].window, "entropy": c.model.gate.target_entropy,
+                  "keeps": c.sampling.history_keeps_abandoned, "matcher": c.model.matcher,
+                  "rate": float("nan")}, "a table")
 
 if __name__ == "__main__":
-    command.run(main, command.config_flag, command.json_flag, _flags)
+    run(main, config_flag, json_flag, _flags)
 '''
 
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory):
-    path = tmp_path_factory.mktemp("command") / "try_it.py"
+    path = tmp_path_factory.mktemp("command") / "test_command.py"
     path.write_text(SCRIPT)
     return path
 
@@ -125,25 +126,26 @@ def test_wrong_input_is_one_line_and_exit_2(script, args, message):
     assert err.count("\n") == 1 and err.endswith("\n")
 
 
-def test_overrides_reach_the_config_and_json_stands_alone(script):
+def test_overrides_reach_the_config_and_json_is_the_only_output(script):
     overrides = ["--config.model.experts[0].window=5", "--config.model.gate.target_entropy=None"]
     overrides += ["--config.sampling.history_keeps_abandoned", "--config.model.matcher=16,8", "--json"]
     status, out, err = run(script, f"--config={TINY}", *overrides)
     assert status == 0
     assert out == '{"window": 5, "entropy": null, "keeps": true, "matcher": [16, 8], "rate": null}\n'
-    printed, logged = err.splitlines()  # what main printed moved aside; of libraries only the warning is left
+    # Output of main moves to standard error; of the log lines of libraries only the warning remains.
+    printed, logged = err.splitlines()
     assert printed == "noise" and logged.endswith("] beware")
     assert run(script, "--config", TINY)[1] == "noise\na table\n"
 
 
-def test_help_exits_0_and_lists_the_commands_flags(script):
+def test_help_exits_0_and_lists_the_flags_of_the_command(script):
     status, out, err = run(script, "--config=no.py", "--help")
     assert (status, err) == (0, "")
-    for line in ("Tries things out.", "--config:", "--[no]json:", "--do: what to try"):
+    for line in ("A command for tests.", "--config:", "--[no]json:", "--do: action to test"):
         assert line in out
 
 
-def test_a_defect_has_a_traceback_and_exits_1(script):
+def test_unexpected_error_prints_a_traceback_and_exits_1(script):
     status, out, err = run(script, f"--config={TINY}", "--do=crash")
     assert (status, out) == (1, "")
     assert "Traceback" in err and "RuntimeError: a defect" in err
@@ -159,7 +161,7 @@ def test_signals_outside_a_loop(script, name, status):
 
 
 @pytest.mark.parametrize("name, status", [("SIGINT", 130), ("SIGTERM", 75)])
-def test_a_loop_polls_signals_and_ends_itself(script, name, status):
+def test_loop_polls_signals_and_ends_itself(script, name, status):
     assert run(script, f"--config={TINY}", f"--do=loop{name}") == (
         status,
         "",
@@ -167,7 +169,7 @@ def test_a_loop_polls_signals_and_ends_itself(script, name, status):
     )
 
 
-def test_interrupt_restores_handlers_and_a_second_ctrl_c_does_not_wait(capfd):
+def test_preemption_handler_restores_handlers_and_a_second_ctrl_c_raises_at_once(capfd):
     before = signal.getsignal(signal.SIGINT)
     with PreemptionHandler() as interrupt:
         assert interrupt.requested is None and interrupt.exit_status(75) == 0
@@ -190,7 +192,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("text, message", BROKEN.items(), ids=[m.split()[-1] for m in BROKEN.values()])
-def test_a_broken_config_file_is_named(tmp_path, text, message):
+def test_error_in_a_config_file_names_the_file(tmp_path, text, message):
     path = tmp_path / "c.py"
     path.write_text(text)
     with pytest.raises(InputError, match=re.escape(message)) as caught:
@@ -199,28 +201,28 @@ def test_a_broken_config_file_is_named(tmp_path, text, message):
 
 
 FILES = [f"{p.name}{a}" for p in sorted((ROOT / "configs").glob("*.py")) for a in ("", ":small", ":paper")]
-PLAIN = ("tiny.py", "kuairand.py", "own_data.py", "study.py", "sequences.py")  # take neither argument
+PLAIN = ("tiny.py", "kuairand.py", "own_data.py", "study.py", "sequences.py")  # accept neither argument
 
 
 @pytest.mark.parametrize("name", [f for f in FILES if ":" not in f or not f.startswith(PLAIN)])
-def test_every_config_loads_and_passes(name, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)  # from anywhere
+def test_every_config_loads_and_passes_validation(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # a config loads from any working directory
     if name.startswith(("study.py", "sequences.py")):
-        pytest.skip("a study is a list of configs, and sequences name no log: they have tests of their own")
+        pytest.skip("a study is a list of configs, and sequences.py names no log; other tests cover both")
     config = loading.load_config(str(ROOT / "configs" / name))
     check(config)
 
 
-def test_each_load_is_a_config_of_its_own():
+def test_each_load_returns_a_separate_config():
     first = loading.load_config(f"{ROOT}/configs/smoe.py:paper")
     first.model.experts[0].window = 3
     first.model.gate.noise = 9.0
-    again = loading.load_config(f"{ROOT}/configs/smoe.py:paper")
-    assert (again.model.experts[0].window, again.model.gate.noise) == (7, 0.1)
+    second = loading.load_config(f"{ROOT}/configs/smoe.py:paper")
+    assert (second.model.experts[0].window, second.model.gate.noise) == (7, 0.1)
     assert Config().model.experts[0].window == 7
 
 
-def test_the_three_mixtures_differ_as_the_paper_says():
+def test_three_mixtures_differ_as_in_the_paper():
     experts = {
         n: loading.load_config(f"{ROOT}/configs/{n}.py:paper").model.experts for n in ("smoe", "bst", "vmoe")
     }
@@ -229,11 +231,11 @@ def test_the_three_mixtures_differ_as_the_paper_says():
     assert shapes == {"smoe": [(7, 1.0, 12, 2), long], "bst": [long], "vmoe": [long, long]}
 
 
-def test_a_library_nobody_uses_can_be_left_out():
+def test_hidden_library_cannot_be_imported_unless_already_loaded():
     with app.hide_libraries("this"), pytest.raises(ImportError):
         importlib.import_module("this")
     assert "this" not in sys.modules
-    with app.hide_libraries("re", "this"):  # loaded already, the first
+    with app.hide_libraries("re", "this"):  # only "re" is already loaded
         assert importlib.import_module("re") is re
         with pytest.raises(ImportError):
             importlib.import_module("this")

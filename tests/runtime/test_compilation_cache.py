@@ -1,4 +1,4 @@
-"""Compiled programs are found again by the next command, which gives the same result to the bit."""
+"""Compiled programs in the cache are reused by later commands, bit for bit."""
 
 import os
 import subprocess
@@ -12,11 +12,11 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys
 import jax, jax.numpy as jnp
-from jaxrec import compiled
+from jaxrec.runtime import compilation_cache
 
-found = []
-jax.monitoring.register_event_listener(lambda name, **_: found.append(name.rsplit("/", 1)[-1]))
-compiled.keep()
+events = []
+jax.monitoring.register_event_listener(lambda name, **_: events.append(name.rsplit("/", 1)[-1]))
+compilation_cache.enable()
 
 @jax.jit
 def program(x):
@@ -25,42 +25,42 @@ def program(x):
     return jax.scipy.special.erfinv(jnp.sort(x, axis=0) / 2)
 
 out = program(jnp.arange(64.0).reshape(8, 8) / 64)
-print(found.count("cache_hits"), float(jnp.abs(out).sum()).hex())
+print(events.count("cache_hits"), float(jnp.abs(out).sum()).hex())
 """
 
 
 def start(home, **env):
-    """(programs found, the result's bits, standard error) of a command whose home is `home`."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XDG_"))}
-    threshold = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}  # or a fast machine would keep none
+    """Run SCRIPT under HOME=`home`; return (cache hits, result bits, stderr)."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XDG_"))}
+    threshold = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}  # a fast machine would cache nothing
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=120,
-        env=kept | {"HOME": str(home), "JAX_PLATFORMS": "cpu"} | threshold | env,
+        env=inherited | {"HOME": str(home), "JAX_PLATFORMS": "cpu"} | threshold | env,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     hits, bits = done.stdout.split()
     return int(hits), bits, done.stderr
 
 
-def test_the_second_command_finds_what_the_first_compiled(tmp_path):
+def test_second_command_reads_programs_cached_by_the_first(tmp_path):
     hits, bits, _ = start(tmp_path)
-    kept = list((tmp_path / ".cache" / "jaxrec" / "xla").iterdir())
-    assert hits == 0 and any("program" in path.name for path in kept)
-    again, same, said = start(tmp_path)
-    assert again >= 1 and same == bits and said == ""
-    switched_off, without, _ = start(tmp_path, JAX_ENABLE_COMPILATION_CACHE="false")
-    assert switched_off == 0 and without == bits
+    cached = list((tmp_path / ".cache" / "jaxrec" / "xla").iterdir())
+    assert hits == 0 and any("program" in path.name for path in cached)
+    second_hits, second_bits, stderr = start(tmp_path)
+    assert second_hits >= 1 and second_bits == bits and stderr == ""
+    disabled_hits, disabled_bits, _ = start(tmp_path, JAX_ENABLE_COMPILATION_CACHE="false")
+    assert disabled_hits == 0 and disabled_bits == bits
 
 
-def test_a_torn_program_is_compiled_again(tmp_path):
+def test_truncated_cache_entry_is_compiled_again(tmp_path):
     _, bits, _ = start(tmp_path)
     for path in (tmp_path / ".cache" / "jaxrec" / "xla").iterdir():
         path.write_bytes(path.read_bytes()[:100])
-    hits, same, said = start(tmp_path)
-    assert hits == 0 and same == bits and "persistent compilation cache" in said
+    hits, second_bits, stderr = start(tmp_path)
+    assert hits == 0 and second_bits == bits and "persistent compilation cache" in stderr
 
 
-def test_where_programs_lie(tmp_path, monkeypatch):
+def test_cache_directory_follows_xdg_cache_home(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert compilation_cache.cache_directory() == tmp_path / "jaxrec" / "xla"
     monkeypatch.setenv("HOME", "/home/someone")
@@ -69,13 +69,13 @@ def test_where_programs_lie(tmp_path, monkeypatch):
         assert compilation_cache.cache_directory() == Path("/home/someone/.cache/jaxrec/xla")
 
 
-def test_jaxs_own_variable_decides(tmp_path):
+def test_jax_cache_variable_has_priority(tmp_path):
     own = tmp_path / "own"
     start(tmp_path, JAX_COMPILATION_CACHE_DIR=str(own))
     assert any(own.iterdir()) and not (tmp_path / ".cache").exists()
 
 
-def test_a_home_that_takes_nothing_is_said_and_does_no_harm(tmp_path):
+def test_unwritable_home_logs_a_warning_and_does_no_harm(tmp_path):
     (tmp_path / "file").write_text("")
-    hits, _, said = start(tmp_path / "file")
-    assert hits == 0 and "compiled programs are not kept" in said
+    hits, _, stderr = start(tmp_path / "file")
+    assert hits == 0 and "compiled programs are not cached" in stderr

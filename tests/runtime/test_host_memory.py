@@ -1,4 +1,4 @@
-"""Freed memory is kept by the process, unless its owner says otherwise."""
+"""Retention of freed memory, unless the environment configures malloc; GC pauses."""
 
 import gc
 import os
@@ -15,47 +15,47 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import resource
 import numpy as np
-from jaxrec import heap
+from jaxrec.runtime import host_memory
 
-kept = heap.keep_freed()
+retained = host_memory.retain_freed_memory()
 np.ones(2**22)  # 32 MiB, freed at once
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
     np.ones(2**22)
-print(int(kept), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(int(retained), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
 def start(tunables):
-    """(whether it is kept, page faults of twenty blocks of 32 MiB) in a process of its own."""
+    """Run SCRIPT; return (retained, page faults of twenty blocks of 32 MiB)."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
         env=os.environ | {"GLIBC_TUNABLES": tunables},
     )  # fmt: skip
-    kept, faults = map(int, done.stdout.split())
-    return bool(kept), faults
+    retained, faults = map(int, done.stdout.split())
+    return bool(retained), faults
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-def test_a_freed_block_is_used_again_unless_the_environment_says_how():
-    kept, faults = start("")
-    assert kept and faults < 100
-    kept, faults = start("glibc.malloc.mmap_threshold=131072")
-    assert not kept and faults > 1000
+def test_freed_block_is_reused_unless_the_environment_configures_malloc():
+    retained, faults = start("")
+    assert retained and faults < 100
+    retained, faults = start("glibc.malloc.mmap_threshold=131072")
+    assert not retained and faults > 1000
 
 
-def test_another_c_library_is_left_alone(monkeypatch):
+def test_another_c_library_is_left_unchanged(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert host_memory.retain_freed_memory() is False
 
 
-def test_the_collector_is_back_however_a_block_ends():
+def test_collector_is_restored_however_a_block_ends():
     with host_memory.gc_paused():
         with host_memory.gc_paused():
             assert not gc.isenabled()
-        assert not gc.isenabled()  # as it was found
+        assert not gc.isenabled()  # the state before the inner block
     assert gc.isenabled()
     with pytest.raises(KeyError), host_memory.gc_paused():
         raise KeyError
     assert gc.isenabled()
-    gc.unfreeze()  # the suite's other tests have no use for it
+    gc.unfreeze()  # the other tests of the suite do not need frozen objects

@@ -1,4 +1,4 @@
-"""What SIGTERM does where the main thread can do nothing about it; test_command has what a loop does."""
+"""Grace period of a blocked process; tests/cli/test_app.py covers loops."""
 
 import contextlib
 import os
@@ -13,13 +13,13 @@ from jaxrec.runtime import preemption
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Minutes in C, without the interpreter's lock: no handler written in Python runs meanwhile.
+# Minutes in C without the GIL, during which no signal handler written in Python runs.
 STUCK = """
 import hashlib, signal, sys, time
-from jaxrec.interrupt import Grace, Interrupt
-grace = Grace(0.3, 75)
-grace.kept = lambda: {kept}
-with Interrupt(grace) as interrupt:
+from jaxrec.runtime.preemption import GracePeriod, PreemptionHandler
+grace = GracePeriod(0.3, 75)
+grace.describe_saved = lambda: {describe_saved}
+with PreemptionHandler(grace) as interrupt:
     print("ready", file=sys.stderr, flush=True)
     {wait}
     hashlib.pbkdf2_hmac("sha256", b"a", b"b", 10**9)
@@ -27,56 +27,57 @@ with Interrupt(grace) as interrupt:
 
 
 @contextlib.contextmanager
-def stuck(kept, wait="pass"):
+def stuck(describe_saved, wait="pass"):
+    """Yield a process that runs STUCK with two code fragments; kill it at the end."""
     with subprocess.Popen(
-        [sys.executable, "-c", STUCK.format(kept=kept, wait=wait)], stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        [sys.executable, "-c", STUCK.format(describe_saved=describe_saved, wait=wait)],
+        stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
     ) as process:  # fmt: skip
         try:
             yield process
         finally:
-            process.kill()  # where nothing ended it, it would go on for an hour
+            process.kill()  # otherwise the process would run for an hour
 
 
 @pytest.mark.parametrize(
-    "kept, said", [("'step 7 is'", "step 7 is\n"), ("1 / 0", ""), ("time.sleep(60)", "")]
+    "describe_saved, text", [("'step 7 is'", "step 7 is\n"), ("1 / 0", ""), ("time.sleep(60)", "")]
 )
-def test_a_process_that_cannot_leave_is_ended_when_its_grace_is_over(kept, said):
-    with stuck(kept) as process:
+def test_blocked_process_is_ended_after_its_grace_period(describe_saved, text):
+    with stuck(describe_saved) as process:
         assert process.stderr.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 75
-        # Before it, the handler's own line, where the signal came before the call that no handler interrupts.
-        assert err.endswith(f"SIGTERM: not done within 0.3 s, leaving with 75: {said}" if said else "")
+        # The line of the handler comes first if the signal arrives before the uninterruptible call.
+        assert err.endswith(f"SIGTERM: not done within 0.3 s, exiting with status 75: {text}" if text else "")
 
 
-def test_ctrl_c_has_no_limit_and_another_process_that_was_told_begins_one():
-    first = "told = 'early'; signal.raise_signal(signal.SIGINT); time.sleep(1); interrupt.requested = None"
-    with stuck("told", f"{first}; told = 'it is'; interrupt.tell('SIGTERM')") as process:
+def test_ctrl_c_has_no_limit_and_notify_starts_one():
+    first = "saved = 'early'; signal.raise_signal(signal.SIGINT); time.sleep(1); interrupt.requested = None"
+    with stuck("saved", f"{first}; saved = 'it is'; interrupt.notify('SIGTERM')") as process:
         _, err = process.communicate(timeout=60)
         assert process.returncode == 75
         assert err == (
             "ready\n\nSIGINT: saving after this step\n"
-            "SIGTERM: not done within 0.3 s, leaving with 75: it is\n"
+            "SIGTERM: not done within 0.3 s, exiting with status 75: it is\n"
         )
 
 
-def test_a_second_sigterm_is_the_first_and_none_is_heard_once_the_loop_is_left(capfd):
+def test_second_sigterm_has_no_effect_and_sigterm_is_ignored_after_the_block(capfd):
     before = signal.getsignal(signal.SIGTERM)
     try:
-        with preemption.PreemptionHandler() as noted:
+        with preemption.PreemptionHandler() as handler:
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)
-            assert noted.requested == "SIGTERM" and noted.exit_status(75) == 75
+            assert handler.requested == "SIGTERM" and handler.exit_status(75) == 75
         signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert capfd.readouterr().err == "\nSIGTERM: saving after this step\n"
 
 
-def test_what_another_process_was_told_does_not_hide_what_this_one_was():
-    noted = preemption.PreemptionHandler()
-    noted.notify("SIGINT")
-    noted.notify("SIGTERM")
-    assert noted.requested == "SIGINT"
+def test_notify_does_not_replace_an_earlier_request():
+    handler = preemption.PreemptionHandler()
+    handler.notify("SIGINT")
+    handler.notify("SIGTERM")
+    assert handler.requested == "SIGINT"
