@@ -21,7 +21,7 @@ from absl import flags
 from benchmarks.command import Report, run, spread
 from benchmarks.measure import Timing, interleaved, matrix_rate, ratio
 from benchmarks.peers import numpy_evaluate as peer
-from benchmarks.step_parts import Kept
+from benchmarks.step_parts import MemoryRows
 from jaxrec.config.loading import load_config
 from jaxrec.config.schema import Config, Simulator
 from jaxrec.config.validation import check
@@ -91,7 +91,7 @@ class Setting:
 
     def ranks(self, queries: int) -> np.ndarray:
         """Return the ranks [queries] of the first queries' targets among all titles."""
-        return self.ranker(self.params, Kept(self.rows[:queries])).ranks
+        return self.ranker(self.params, MemoryRows(self.rows[:queries])).ranks
 
 
 _RANKED = 1_000  # queries ranked among all titles per round

@@ -185,7 +185,7 @@ def fed(program: Any, table: Any, rows: np.ndarray, steps_per_call: int, packed:
     program = replace(program, config=config)
     # A multiple of the round, so that no epoch ends with a smaller group.
     whole = max(len(rows) // (size * _FED_STEPS), 1) * size * _FED_STEPS
-    batches, prefetch = training_batches(program, step_parts.Kept(np.resize(rows, whole))), 2
+    batches, prefetch = training_batches(program, step_parts.MemoryRows(np.resize(rows, whole))), 2
     device_table, state = replicate(table), replicate(program.init())
     step: Callable[[Any, Any, Any], Any]
     if packed:
