@@ -173,13 +173,13 @@ def peer(program: Any, table: TitleTable, batches: Sequence[Batch], compiled: bo
     """Return PyTorch's training step on decoded batches, on a GPU if there is one."""
     import torch
 
-    from benchmarks.peers.torch_smoe import Smoe, Trainer, examples, moved
+    from benchmarks.peers.torch_smoe import Smoe, Trainer, examples, to_device
 
     config, device = program.config, "cuda" if torch.cuda.is_available() else "cpu"
     model = Smoe(config, program.layout, table).to(device)
     trainer = Trainer(model, config, program.threshold, compiled)
     tau = torch.tensor(config.model.gate.start_temperature, device=device)
-    device_batches = itertools.cycle([moved(examples(batch), device) for batch in batches])
+    device_batches = itertools.cycle([to_device(examples(batch), device) for batch in batches])
 
     def run(steps: int) -> None:
         for batch in itertools.islice(device_batches, steps):
