@@ -1,8 +1,10 @@
-"""python -m benchmarks.optimizer [--json F]: a table's update, plain Adam against `optimizer.lazy`.
+"""Update of a table: plain Adam compared with the lazy Adam of `optimizer.lazy`.
 
-The gradient comes dense, [rows, width], as our step makes it; its rows are those a batch of --draws
-titles an example touches, titles drawn by Zipf's law. So both rivals read all of it: reading it once
-(its norm) is the floor, printed beside. State and parameters are donated, as in training.
+    python -m benchmarks.optimizer [--json F]
+
+The gradient is dense, [rows, width], as in the training step. Its non-zero rows are those that a batch
+touches: --draws titles per example, drawn by Zipf's law. Both rivals therefore read the whole gradient. The
+time of one read (the norm) is reported as the lower bound. State and parameters are donated, as in training.
 """
 
 from collections.abc import Callable
@@ -17,31 +19,39 @@ from jaxrec.config.schema import Optimizer
 
 
 def _flags() -> None:
-    flags.DEFINE_list("titles", ["5000", "200000", "1000000"], "rows of the table")
-    flags.DEFINE_list("batches", ["1024", "8192"], "examples a batch")
-    flags.DEFINE_integer("draws", 48, "titles an example looks up: history and candidates", lower_bound=1)
-    flags.DEFINE_integer("width", 64, "of the table", lower_bound=1)
-    flags.DEFINE_integer("rounds", 15, "of rivals in turn", lower_bound=1)
+    flags.DEFINE_list("titles", ["5000", "200000", "1000000"], "numbers of rows of the table")
+    flags.DEFINE_list("batches", ["1024", "8192"], "examples per batch")
+    flags.DEFINE_integer(
+        "draws", 48, "titles that an example looks up: history and candidates", lower_bound=1
+    )
+    flags.DEFINE_integer("width", 64, "width of the table", lower_bound=1)
+    flags.DEFINE_integer("rounds", 15, "rounds; each times all rivals once", lower_bound=1)
 
 
 def gradient(titles: int, width: int, draws: int, seed: int = 0) -> np.ndarray:
-    """float32 [titles, width], not zero in the rows that `draws` titles touch; row r is drawn as 1 / r."""
+    """Return a float32 gradient [titles, width], non-zero in the rows that are drawn.
+
+    Row r is drawn with probability proportional to 1 / r.
+    """
     rng = np.random.default_rng(seed)
-    to_row = np.cumsum(1.0 / np.arange(1, titles))
-    rows = np.unique(1 + np.searchsorted(to_row, rng.random(draws) * to_row[-1]))  # row 0 is padding
-    found = np.zeros((titles, width), np.float32)
-    found[rows] = rng.normal(size=(len(rows), width)).astype(np.float32)
-    return found
+    cumulative = np.cumsum(1.0 / np.arange(1, titles))
+    rows = np.unique(1 + np.searchsorted(cumulative, rng.random(draws) * cumulative[-1]))  # row 0 is padding
+    grads = np.zeros((titles, width), np.float32)
+    grads[rows] = rng.normal(size=(len(rows), width)).astype(np.float32)
+    return grads
 
 
-def rivals(found: np.ndarray) -> dict[str, Callable[[], Any]]:
-    """An update of each kind, which returns its parameters, and the floor; each keeps its own state."""
+def rivals(grads: np.ndarray) -> dict[str, Callable[[], Any]]:
+    """Return an update of each kind and the lower bound; each keeps its own state.
+
+    An update returns the parameters.
+    """
     import jax
     import jax.numpy as jnp
 
     from jaxrec.training import optimizer
 
-    table = {"embedding": jnp.asarray(found)}
+    table = {"embedding": jnp.asarray(grads)}
 
     def updates(lazy: bool) -> Callable[[], Any]:
         config = Optimizer(lazy=lazy)
@@ -49,15 +59,17 @@ def rivals(found: np.ndarray) -> dict[str, Callable[[], Any]]:
         def update(params: Any, state: Any, grads: Any) -> Any:
             return optimizer.step(config, grads, state, params, value=0.0, fresh=False)
 
-        # results in the order of the arguments: donated buffers of one shape are handed out in turn, and in
-        # another order every table would be copied
+        # Results are in the order of the arguments: donated buffers of one shape are assigned in order, and
+        # with another order every table would be copied.
         compiled = jax.jit(update, donate_argnums=(0, 1))
         params = jax.tree.map(jnp.ones_like, table)
-        held = [params, optimizer.make(config).init(params)]
+        params_and_state = [params, optimizer.make(config).init(params)]
 
         def once() -> Any:
-            held[:] = jax.block_until_ready(compiled(held[0], held[1], table))
-            return held[0]["embedding"]
+            params_and_state[:] = jax.block_until_ready(
+                compiled(params_and_state[0], params_and_state[1], table)
+            )
+            return params_and_state[0]["embedding"]
 
         return once
 
@@ -69,28 +81,36 @@ def rivals(found: np.ndarray) -> dict[str, Callable[[], Any]]:
     }
 
 
-def main(found: flags.FlagValues) -> Report:
+def main(args: flags.FlagValues) -> Report:
     import jax
 
     figures: dict[str, Any] = {"device": jax.devices()[0].device_kind, "copy_bandwidth": copy_bandwidth()}
     rows = []
-    for titles in map(int, found.titles):
-        for batch in map(int, found.batches):
-            grads = gradient(titles, found.width, batch * found.draws)
+    for titles in map(int, args.titles):
+        for batch in map(int, args.batches):
+            grads = gradient(titles, args.width, batch * args.draws)
             touched = int(np.any(grads != 0, axis=1).sum())
-            times = interleaved(rivals(grads), found.rounds, warmup=2)
-            faster = ratio(times["plain"], times["lazy"])
-            each = {
+            times = interleaved(rivals(grads), args.rounds, warmup=2)
+            speedup = ratio(times["plain"], times["lazy"])
+            milliseconds = {
                 name: {
                     k: 1e3 / v for k, v in zip(("median", "most", "least"), t.rate(1).values(), strict=True)
                 }
                 for name, t in times.items()
             }
-            figures[f"{titles}/{batch}"] = {"touched": touched, "milliseconds": each, "ratio": faster}
-            what = f"{titles:,} titles, batch {batch:,}: {touched:,} rows touched"
+            figures[f"{titles}/{batch}"] = {
+                "touched": touched,
+                "milliseconds": milliseconds,
+                "ratio": speedup,
+            }
+            setting = f"{titles:,} titles, batch {batch:,}: {touched:,} rows touched"
             rows += [
-                (what, spread(each["lazy"], "ms lazy"), spread(each["plain"], "ms plain")),
-                ("plain over lazy", spread(faster), spread(each["floor"], "ms to read the gradient")),
+                (setting, spread(milliseconds["lazy"], "ms lazy"), spread(milliseconds["plain"], "ms plain")),
+                (
+                    "plain over lazy",
+                    spread(speedup),
+                    spread(milliseconds["floor"], "ms to read the gradient"),
+                ),
             ]
     return Report("optimizer", figures, rows)
 
