@@ -165,7 +165,7 @@ class Sampling:
 
 
 # ---------------------------------------------------------------- model and objective
-# `unsafe_hash`: Flax modules hold these three, and jax hashes a module that is jitted. No module changes them.
+# `unsafe_hash`: Flax modules hold these three, and jax hashes a module that is jitted. None is changed there.
 
 
 @dataclass(unsafe_hash=True)

@@ -1,8 +1,8 @@
 """The registry of extension points: each name that a config may give, and the object it stands for.
 
-An entry is text, "module:object", so that listing the names imports nothing; `resolve` imports one object. Config
-validation takes the allowed names from here. To add a loss, an encoder, a source or a task, write its module and
-add one line to the table it belongs to; `tests/core/test_registry.py` resolves every entry.
+An entry is text, "module:object", so that listing the names imports nothing; `resolve` imports one object.
+Config validation takes the allowed names from here. To add a loss, an encoder, a source or a task, write its
+module and add one line to the table it belongs to; `tests/core/test_registry.py` resolves every entry.
 """
 
 import importlib
@@ -31,7 +31,7 @@ ENCODERS = {
     "hstu": "jaxrec.models.encoders.hstu:Hstu",
 }
 
-# Causal encoders of whole sequences -> a function that encodes every position: `encoders.base.PositionEncoder`.
+# Causal encoders of whole sequences -> an `encoders.base.PositionEncoder`: every position is encoded.
 SEQUENCE_ENCODERS = {
     "sasrec": "jaxrec.models.encoders.sasrec:encode_positions",
     "hstu": "jaxrec.models.encoders.hstu:encode_positions",

@@ -102,7 +102,7 @@ class NextItemModel(Parameters):
 
     features: tuple[FeatureSpec, ...]  # of the dataset's layout; those of titles are read
     titles: int  # V
-    config: Model  # its only expert is the encoder, of a kind in SEQUENCE_ENCODERS; the window is the longest read
+    config: Model  # its only expert is the encoder; the expert's window is the longest that is read
 
     def setup(self):
         if self.config.experts[0].kind not in SEQUENCE_ENCODERS:

@@ -10,5 +10,6 @@ def build_task(
     config: Config, layout: Layout, threshold: float, steps_per_epoch: int, total_steps: int
 ) -> Task:
     """Return the task `("next_item" if layout.examples == "sequences" else "ranking")` on rows of `layout`."""
-    task: type[Task] = resolve(TASKS[("next_item" if layout.examples == "sequences" else "ranking")].target)
+    name = "next_item" if layout.examples == "sequences" else "ranking"
+    task: type[Task] = resolve(TASKS[name].target)
     return task(config, layout, threshold, steps_per_epoch, total_steps)
