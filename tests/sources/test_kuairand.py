@@ -1,6 +1,7 @@
 """Tests of the KuaiRand source on a small log and on a real sample.
 
-Tests of the sample are skipped where it is missing. The sample is the folder in JAXREC_KUAIRAND, or ../shared/data/kuairand_pure_sample next to the checkout.
+Tests of the sample are skipped where it is missing. The sample is the folder in JAXREC_KUAIRAND, or
+../shared/data/kuairand_pure_sample next to the checkout.
 """
 
 import os
