@@ -41,12 +41,13 @@ model (HSTU and GRU4Rec have no feed-forward).
 [3] github.com/antklen/sasrec-bert4rec-recsys23, src/configs/{SASRec,RNN}.yaml (Klenitskiy & Vasilev 2023,
     Turning Dross Into Gold Loss): d=64, softmax over all titles. sasrec_plus: 2 blocks, dropout .1. gru4rec:
     1 layer without dropout, because PyTorch's GRU has no dropout after its only layer, regardless of the
-    file's setting. Initial standard deviation of embeddings .02. The best of at most 100 epochs, patience 10, is chosen
-    by NDCG@10 of all users' last play but one, which is not used for training. Beauty: the latest 50 titles.
+    file's setting. Initial standard deviation of embeddings .02. The best of at most 100 epochs, patience 10,
+    is chosen by NDCG@10 of all users' last play but one, which is not used for training. Beauty: the latest
+    50 titles.
 [4] github.com/asash/gSASRec-pytorch (Petrov & Macdonald 2023), README.md: d=128, 2 blocks, dropout .5, gBCE
     with t=.75 and 256 titles drawn uniformly for each position (128 in the table of results; 256 in the
-    config and in the checkpoint's name). Patience 200 epochs; the checkpoint is of epoch 1,793, the best by NDCG@10
-    of the last play but one of 512 users. No user's last play but one is used for training.
+    config and in the checkpoint's name). Patience 200 epochs; the checkpoint is of epoch 1,793, the best by
+    NDCG@10 of the last play but one of 512 users. No user's last play but one is used for training.
 
 Differences from the published settings: blocks are pre-norm with learned norms ([1], [3] and [4] normalise
 only the queries of SASRec, and add the residual to the normalised queries; norms of [1] are not learned);
