@@ -1,4 +1,4 @@
-"""S-MoE small enough for a test: prepared and trained in seconds, too little to learn much.
+"""Tiny S-MoE for tests: prepared and trained in seconds, too small to learn much.
 
 python -m jaxrec.train --config configs/tiny.py
 """
@@ -8,6 +8,7 @@ from jaxrec.config import Config, Data, Evaluate, Expert, Gate, Model, Simulator
 
 
 def get_config() -> Config:
+    """Return the config."""
     experts = tuple(Expert(w, layers=1, heads=2, feedforward=f, dropout=0.1) for w, f in ((3, 1.0), (8, 2.0)))
     return Config(
         name="tiny",

@@ -70,7 +70,7 @@ def uniform(*parts) -> np.ndarray:
     return ((mix(*parts) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
-def below(n, *parts) -> np.ndarray:
+def randint(n, *parts) -> np.ndarray:
     """Return int64 in [0, n) from the hash of whole-number arguments.
 
     Args:

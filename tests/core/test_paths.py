@@ -1,4 +1,4 @@
-"""Tests of local paths and bucket paths: parsing, errors, and complete copies of folders."""
+"""Tests of local and bucket paths: parsing, errors, copies of folders."""
 
 import os
 import subprocess

@@ -63,10 +63,10 @@ def _sittings(c: Simulator, latents: LatentStates) -> tuple[np.ndarray, np.ndarr
     key, n = latents.key[:, None], np.arange(latents.plays.max(initial=1))
     start = (hashing.uniform(c.seed, Draw.SITTING, key, n) < 1.0 / c.sitting) | (n == 0)
     opened = np.maximum.accumulate(np.where(start, n, 0), axis=1)  # the play that opened the sitting
-    mood = hashing.below(len(GENRES), c.seed, Draw.MOOD, key, opened)
+    mood = hashing.randint(len(GENRES), c.seed, Draw.MOOD, key, opened)
     hour = np.searchsorted(np.cumsum(HOURS) / HOURS.sum(), hashing.uniform(c.seed, Draw.HOUR, key, n))
-    begin = hashing.below(7 * c.weeks, c.seed, Draw.DAY, key, n) * DAY_MS + hour * HOUR_MS
-    begin += hashing.below(HOUR_MS, c.seed, Draw.MINUTE, key, n)
+    begin = hashing.randint(7 * c.weeks, c.seed, Draw.DAY, key, n) * DAY_MS + hour * HOUR_MS
+    begin += hashing.randint(HOUR_MS, c.seed, Draw.MINUTE, key, n)
     played = start & (n < latents.plays[:, None])
     begin = np.sort(np.where(played, begin + EPOCH_MS, NEVER), axis=1)
     sitting = np.cumsum(start, axis=1) - 1
@@ -83,7 +83,7 @@ def _times(
     its drawn time, or half an hour after the previous sitting, whichever is later.
     """
     n = np.arange(start.shape[1])
-    gap = MINUTE_MS + hashing.below(9 * MINUTE_MS, c.seed, Draw.GAP, key[:, None], n)
+    gap = MINUTE_MS + hashing.randint(9 * MINUTE_MS, c.seed, Draw.GAP, key[:, None], n)
     step = length + gap + 30 * MINUTE_MS * np.roll(start, -1, axis=1)  # a long break before a sitting
     elapsed = np.cumsum(step, axis=1) - step
     return elapsed + np.maximum.accumulate(np.where(start, begin - elapsed, np.iinfo(np.int64).min), axis=1)
@@ -175,7 +175,7 @@ def _watch(
     """
     stay = stay_probability(c, catalogue.satisfaction[title], patience, match)
     stays = hashing.uniform(c.seed, Draw.STAY, key, n) < stay
-    share = hashing.uniform(c.seed, Draw.SHARE, key, n)
+    fraction = hashing.uniform(c.seed, Draw.SHARE, key, n)
     cut = np.where(
         hashing.uniform(c.seed, Draw.CUT, key, n) < c.interruptions,
         hashing.uniform(c.seed, Draw.CUT_AT, key, n) ** 2,
@@ -183,13 +183,13 @@ def _watch(
     )
     # A user who stays watches at least a fifth, and more the likelier staying was; a user who leaves, at most
     # 2.4% of the title.
-    completion = np.where(stays, 0.2 + 0.8 * share ** (0.6 - 0.4 * stay), 0.002 + 0.022 * share)
+    completion = np.where(stays, 0.2 + 0.8 * fraction ** (0.6 - 0.4 * stay), 0.002 + 0.022 * fraction)
     completion = np.minimum(completion, cut)
     split = hashing.uniform(c.seed, Draw.SESSIONS, key, n)
     often = np.where(catalogue.film[title], 0.3, 0.12)
     sessions = 1 + (split < often) + (split < 0.3 * often)
     sessions = np.where(completion < 0.2, 1, sessions)
-    first = np.array([1.0, 0.6, 0.45])[sessions - 1]  # share of the play in its first session
+    first = np.array([1.0, 0.6, 0.45])[sessions - 1]  # fraction of the play in its first session
     seconds = completion * 60.0 * catalogue.runtime[title]
     return {
         "stay": stay,
@@ -227,9 +227,9 @@ def _later_sessions(
     again = hashing.uniform(c.seed, Draw.REPLAY, key, n) < np.where(low, c.replay_abandoned, c.replay_watched)
     success = 1.0 - c.interruptions * np.sqrt(ABANDON_BELOW)  # as in `abandon_probability`
     stays = hashing.uniform(c.seed, Draw.REPLAY_STAY, key, n) < watched["stay"] * success
-    share = hashing.uniform(c.seed, Draw.REPLAY_SHARE, key, n)
+    fraction = hashing.uniform(c.seed, Draw.REPLAY_SHARE, key, n)
     # The completion of a failed replay is limited, so that the sum of both plays stays below the threshold.
-    more = np.where(low & ~stays, 0.95 * (ABANDON_BELOW - completion) * share, 0.1 + 0.9 * share)
+    more = np.where(low & ~stays, 0.95 * (ABANDON_BELOW - completion) * fraction, 0.1 + 0.9 * fraction)
     span = np.maximum(EPOCH_MS + c.weeks * WEEK_MS - time, DAY_MS)
     replay_time = (
         later_time[:, 1] + 1 + (hashing.uniform(c.seed, Draw.REPLAY_AT, key, n) * span).astype(np.int64)

@@ -200,7 +200,7 @@ def make_latents(c: Simulator, key: np.ndarray) -> LatentStates:
         key=key,
         taste=on_grid(taste),
         genres=genres,
-        interest=hashing.below(len(GENRES), c.seed, Draw.INTEREST, col, last_move),
+        interest=hashing.randint(len(GENRES), c.seed, Draw.INTEREST, col, last_move),
         patience=(c.patience * PATIENCE * normal(c.seed, Draw.PATIENCE, key)).astype(np.float32),
         plays=np.clip(plays, 2, most).astype(np.int64),
     )
@@ -215,7 +215,7 @@ def segments(c: Simulator, latents: LatentStates) -> dict[str, np.ndarray]:
     """
     key, n = latents.key, len(GENRES)
     right = hashing.uniform(c.seed, Draw.SEGMENT, key[:, None], np.arange(3)) < 0.75
-    noise = hashing.below(n, c.seed, Draw.SEGMENT_NOISE, key[:, None], np.arange(3))
+    noise = hashing.randint(n, c.seed, Draw.SEGMENT_NOISE, key[:, None], np.arange(3))
     third = np.searchsorted([-0.43 * PATIENCE, 0.43 * PATIENCE], latents.patience)
     patience = np.where(right[:, 2], third, noise[:, 2] % 3)
     first, second = (np.where(right[:, k], latents.genres[:, k], noise[:, k]) for k in (0, 1))
