@@ -1,4 +1,7 @@
-"""python -m jaxrec.evaluate --checkpoint W: judge a checkpoint alone, on frozen lists or over all titles."""
+"""Evaluate a checkpoint on stored candidate lists or on rankings of all titles.
+
+Usage: python -m jaxrec.evaluate --checkpoint W
+"""
 
 import os
 
@@ -14,76 +17,78 @@ _LISTS = (*LISTS, CATALOGUE)
 
 
 def _flags() -> None:
-    flags.DEFINE_string("checkpoint", None, "the workdir of a training run", required=True)
-    flags.DEFINE_string("data", "", "the dataset; empty: the one it was trained on")
+    flags.DEFINE_string("checkpoint", None, "workdir of a training run", required=True)
+    flags.DEFINE_string("data", "", "dataset; empty: the dataset of the training")
     flags.DEFINE_list(
-        "lists", [], f"which lists, of {', '.join(_LISTS)}; the last ranks all titles; empty: the frozen "
-        "ones, or all titles where the model is of sequences"
+        "lists", [], f"candidate lists, out of {', '.join(_LISTS)}; {CATALOGUE} ranks all titles; empty: the "
+        "stored lists, or all titles for a next-item model"
     )  # fmt: skip
     flags.DEFINE_enum(
-        "seen", "filtered", ["filtered", "kept"], "titles of the stored history, where all titles are ranked"
+        "seen",
+        "filtered",
+        ["filtered", "kept"],
+        "titles of the history in rankings of all titles: filtered (excluded) or kept (included)",
     )
     flags.DEFINE_integer(
-        "retrieve", 0, "where all titles are ranked, also in two stages: so many titles by the retrieval "
-        "head, in the order of the head that ranks; 0: not", lower_bound=0,
+        "retrieve", 0, "also evaluate two-stage rankings of all titles: number of titles that the retrieval "
+        "head selects for the ranking head; 0: disabled", lower_bound=0,
     )  # fmt: skip
     flags.DEFINE_list(
-        "next_k", [], "how many next titles are queries, such as 1,3; empty: as the config says"
+        "next_k", [], "numbers of next titles that are queries, such as 1,3; empty: the value of the config"
     )
-    flags.DEFINE_string("split", "test", f"one of {', '.join(SPLITS[1:])}")
-    flags.DEFINE_enum("which", None, ["best", "last"], "which checkpoint; empty: as the config says")
-    flags.DEFINE_bool("heads", False, "also judge by each other head that can rank, where there are several")
+    flags.DEFINE_string("split", "test", f"split: one of {', '.join(SPLITS[1:])}")
+    flags.DEFINE_enum("which", None, ["best", "last"], "checkpoint; empty: the value of the config")
+    flags.DEFINE_bool("heads", False, "also evaluate every other head that can rank titles")
     flags.DEFINE_bool(
-        "per_user", False, "also write each user's mean metrics and each query's ranks, as Parquet"
+        "per_user", False, "also write the mean metrics of each user and the ranks of each query as Parquet"
     )
 
 
-def main(found: flags.FlagValues) -> None:
-    for name in found.lists:
+def main(args: flags.FlagValues) -> None:
+    """Check the flags, join the cluster and evaluate."""
+    for name in args.lists:
         if name not in _LISTS:
             raise InputError(f"--lists={name}; allowed: {', '.join(_LISTS)}")
-    if found.split not in SPLITS[1:]:
-        raise InputError(f"--split={found.split}; allowed: {', '.join(SPLITS[1:])}")
-    if found.retrieve and CATALOGUE not in found.lists:
-        raise InputError(f"--retrieve={found.retrieve}; allowed with --lists={CATALOGUE}")
-    if not all(k.isdigit() and int(k) > 0 for k in found.next_k):
-        raise InputError(f"--next-k={','.join(found.next_k)}; allowed: whole numbers above 0, such as 1,3")
-    workdir, data = as_path(found.checkpoint), found.data and as_path(found.data)
+    if args.split not in SPLITS[1:]:
+        raise InputError(f"--split={args.split}; allowed: {', '.join(SPLITS[1:])}")
+    if args.retrieve and CATALOGUE not in args.lists:
+        raise InputError(f"--retrieve={args.retrieve}; allowed only with --lists={CATALOGUE}")
+    if not all(k.isdigit() and int(k) > 0 for k in args.next_k):
+        raise InputError(f"--next-k={','.join(args.next_k)}; allowed: whole numbers above 0, such as 1,3")
+    workdir, data = as_path(args.checkpoint), args.data and as_path(args.data)
     from jaxrec.runtime import compilation_cache, multihost
 
-    joining = multihost.find_cluster(
-        os.environ, found.coordinator, found.processes, found.process, found.hosts
-    )
+    cluster = multihost.find_cluster(os.environ, args.coordinator, args.processes, args.process, args.hosts)
     compilation_cache.enable()
     with multihost.multihost_session(report_failure):
-        multihost.initialize(joining)
-        _on_every_host(found, workdir, data)
+        multihost.initialize(cluster)
+        _evaluate_on_host(args, workdir, data)
 
 
-def _on_every_host(found: flags.FlagValues, workdir: AnyPath, data: AnyPath | None) -> None:
-
+def _evaluate_on_host(args: flags.FlagValues, workdir: AnyPath, data: AnyPath | None) -> None:
+    """Evaluate on every process; write and print the result on the first process."""
     from jaxrec.evaluation.evaluator import evaluate
     from jaxrec.evaluation.results import write_result
     from jaxrec.runtime import host_memory, multihost
 
-    with hide_libraries(*UNUSED_LIBRARIES):  # see jaxrec.train
+    with hide_libraries(*UNUSED_LIBRARIES):  # tensorboardX imports them without need
         from jaxrec.reporting import html_report
 
     host_memory.retain_freed_memory()
-    judged = evaluate(
+    evaluation = evaluate(
         workdir,
-        which=found.which,
+        which=args.which,
         data=data or None,
-        split=found.split,
-        lists=tuple(found.lists),
-        next_k=tuple(int(k) for k in found.next_k) or None,
-        heads=found.heads,
-        seen=found.seen,
-        retrieve=found.retrieve,
+        split=args.split,
+        lists=tuple(args.lists),
+        next_k=tuple(int(k) for k in args.next_k) or None,
+        heads=args.heads,
+        seen=args.seen,
+        retrieve=args.retrieve,
     )
     if multihost.is_first_process():
-        write_result(workdir, judged, found.per_user)
-        print_result(judged.result, html_report.table(judged.result))
+        write_result(workdir, evaluation, args.per_user)
+        print_result(evaluation.result, html_report.format_table(evaluation.result))
 
 
 if __name__ == "__main__":

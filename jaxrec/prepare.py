@@ -1,4 +1,7 @@
-"""python -m jaxrec.prepare --config C [--out DIR] [--runner beam]: a config's source to a dataset."""
+"""Prepare the dataset of a config from its source.
+
+Usage: python -m jaxrec.prepare --config C [--out DIR] [--runner beam]
+"""
 
 import json
 
@@ -15,36 +18,38 @@ from jaxrec.reporting.progress import stage_progress
 
 
 def _flags() -> None:
-    flags.DEFINE_string("out", "", "where the dataset goes; empty: where the config says")
+    flags.DEFINE_string("out", "", "directory of the dataset; empty: the directory of the config")
     flags.DEFINE_enum(
         "runner",
         RUNNERS[0],
         RUNNERS,
-        "who prepares it: threads of this machine; or Apache Beam, the same dataset, where one is too small",
+        "threads: threads of this machine; beam: Apache Beam, for data too large for one machine; the "
+        "dataset is the same",
     )
     flags.DEFINE_string(
         "beam_args",
         "",
-        "Beam's own flags in one argument, as --beam_args='--runner=DataflowRunner --project=P --region=R "
-        "--temp_location=gs://B/tmp'; --beam_args=--help lists them; empty: Beam's direct runner, here",
+        "Beam flags in one argument, such as --beam_args='--runner=DataflowRunner --project=P --region=R "
+        "--temp_location=gs://B/tmp'; --beam_args=--help lists them; empty: the local direct runner",
     )
 
 
 def table(manifest: dict) -> str:
-    """What preparation kept and left out, in a few lines."""
+    """Format the counts of a manifest: users, examples and dropped rows."""
     rows, splits = manifest["rows"], manifest["splits"]
     lines = [f"{'split':<12}{'users':>12}{'examples':>12}"]
     lines += [f"{s:<12}{splits[s]['users']:>12,}{splits[s]['examples']:>12,}" for s in SPLITS]
-    lines += [f"rows read {rows['read']:,}; copies {rows['copies']:,}; titles {manifest['titles']:,}"]
-    lines += [f"left out: {reason} {count:,}" for reason, count in rows["dropped"].items()]
+    lines += [f"rows read {rows['read']:,}; duplicates {rows['copies']:,}; titles {manifest['titles']:,}"]
+    lines += [f"rows dropped: {reason} {count:,}" for reason, count in rows["dropped"].items()]
     if "hard_fill_rate" in manifest:
-        lines += [f"share of the hard pool that is filled {manifest['hard_fill_rate']:.1%}"]
+        lines += [f"filled fraction of the pool of hard negatives {manifest['hard_fill_rate']:.1%}"]
     return "\n".join([*lines, f"fingerprint {manifest['fingerprint']}"])
 
 
-def main(found: flags.FlagValues) -> None:
-    directory = found.out or dataset_directory(found.config)
-    ensure_dataset(found.config, directory, found.runner, found.beam_args, stage_progress)
+def main(args: flags.FlagValues) -> None:
+    """Prepare the dataset unless it exists, and print its counts."""
+    directory = args.out or dataset_directory(args.config)
+    ensure_dataset(args.config, directory, args.runner, args.beam_args, stage_progress)
     manifest = json.loads((as_path(directory) / MANIFEST).read_bytes())
     print_result({"directory": directory, **manifest}, f"{directory}\n{table(manifest)}")
 

@@ -1,4 +1,7 @@
-"""python -m jaxrec.study --config configs/study.py --workdir S: the paper's tables, and its claims tested."""
+"""Reproduce the tables of the paper and test its claims.
+
+Usage: python -m jaxrec.study --config configs/study.py --workdir S
+"""
 
 import datetime
 import os
@@ -21,74 +24,76 @@ from jaxrec.core.paths import scheme_of
 from jaxrec.runtime.preemption import PreemptionHandler
 from jaxrec.studies.plan import PREMISE, Run, Study, chosen, every_run
 
-_read: list[Study] = []  # by the flag, which holds the study's base alone
+_studies: list[Study] = []  # the study that --config has read; the flag itself holds only its base config
 
 
 def _config_flag() -> None:
-    """--config gives a study; --config.key=value changes the config that its rows edit."""
+    """Declare --config for a study; --config.key=value overrides its base config."""
 
-    def base(spec: str) -> Config:
-        _read[:] = [load_file(spec, Study)]
-        return _read[0].base
+    def read_base(spec: str) -> Config:
+        _studies[:] = [load_file(spec, Study)]
+        return _studies[0].base
 
-    config_flag(base)
+    config_flag(read_base)
 
 
 def _flags() -> None:
     flags.DEFINE_string(
-        "workdir", None, "where the study lives; what is there is not run again", required=True
+        "workdir", None, "directory of the study; finished trainings are not repeated", required=True
     )
-    flags.DEFINE_list("tables", [], f"such as 4,5,{PREMISE}; empty: those of the study's file")
-    flags.DEFINE_integer("seeds", 3, "trainings a row, each another train.seed")
-    flags.DEFINE_integer("jobs", 1, "trainings beside each other, each on its share of the cores")
+    flags.DEFINE_list("tables", [], f"tables, such as 4,5,{PREMISE}; empty: the tables of the study file")
+    flags.DEFINE_integer("seeds", 3, "trainings per row, each with its own train.seed")
+    flags.DEFINE_integer("jobs", 1, "concurrent trainings, which divide the cores among them")
 
 
-def _result(study: Study, tables: tuple[str, ...], every: list[Run]) -> dict[str, Any]:
+def _result(study: Study, tables: tuple[str, ...], all_runs: list[Run]) -> dict[str, Any]:
+    """Return the content of study.json."""
     from jaxrec.studies import results, runs
 
-    judged = runs.values(every)
+    evaluations = runs.values(all_runs)
     base = to_json(study.base)
     return {
         "study": study.name,
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, jax {version('jax')}",
-        "seeds": sorted({r.seed for r in every}),
-        "runs": len(every),
-        "done": sum(len(seeds) for seeds in judged.values()),
+        "seeds": sorted({r.seed for r in all_runs}),
+        "runs": len(all_runs),
+        "done": sum(len(seeds) for seeds in evaluations.values()),
         "base": base,
         "edits": {
-            r.name: {k: now for k, (_, now) in differences(base, to_json(r.config)).items()} for r in every
+            r.name: {k: new for k, (_, new) in differences(base, to_json(r.config)).items()} for r in all_runs
         },
         "each": {
-            name: {seed: values.result for seed, values in of_seed.items()}
-            for name, of_seed in judged.items()
+            name: {seed: values.result for seed, values in by_seed.items()}
+            for name, by_seed in evaluations.items()
         },
-        **results.compute_results(study, tables, judged),
+        **results.compute_results(study, tables, evaluations),
     }
 
 
-def main(found: flags.FlagValues) -> int:
-    if found.seeds < 1:
-        raise InputError(f"--seeds={found.seeds}; allowed: 1 or more")
-    if scheme_of(found.workdir):
+def main(args: flags.FlagValues) -> int:
+    """Run missing trainings, write study.json and study.md, return the exit status."""
+    if args.seeds < 1:
+        raise InputError(f"--seeds={args.seeds}; allowed: 1 or more")
+    if scheme_of(args.workdir):
         raise InputError(
-            f"--workdir={found.workdir}; allowed: a path of this machine, whose processes log there"
+            f"--workdir={args.workdir}; allowed: a path of this machine, because trainings write logs there"
         )
     from jaxrec.studies import markdown, runs
 
-    study, folder = _read[0], Path(found.workdir)
-    study.base = found.config
-    tables = chosen(study, tuple(found.tables))
-    every = every_run(study, tables, found.seeds, folder)
+    study, folder = _studies[0], Path(args.workdir)
+    study.base = args.config
+    tables = chosen(study, tuple(args.tables))
+    all_runs = every_run(study, tables, args.seeds, folder)
     with PreemptionHandler() as interrupt:
-        failures = runs.run_all(every, folder, found.jobs, interrupt)
+        failures = runs.run_all(all_runs, folder, args.jobs, interrupt)
         if interrupt.requested:
-            done = len(runs.finished(every))
+            done = len(runs.finished(all_runs))
             logging.info(
-                "%s: %d of %d trainings are done in %s", interrupt.requested, done, len(every), folder
+                "%s: %d of %d trainings are done in %s", interrupt.requested, done, len(all_runs), folder
             )
             return interrupt.exit_status(study.base.train.preempted_exit)
-    result = _result(study, tables, every)
+    result = _result(study, tables, all_runs)
     write_json(folder / "study.json", result)
     markdown.write(folder, result)
     print_result(result, markdown.summary(result))

@@ -1,4 +1,7 @@
-"""python -m jaxrec.train --config C [--workdir W]: prepare if need be, train or resume, judge, report."""
+"""Prepare the dataset if it is missing, train or resume, evaluate and report.
+
+Usage: python -m jaxrec.train --config C [--workdir W]
+"""
 
 import os
 import signal
@@ -19,38 +22,40 @@ from jaxrec.runtime.preemption import TERMINATED_EXIT, GracePeriod, PreemptionHa
 
 def _flags() -> None:
     flags.DEFINE_string(
-        "workdir", "", "where the run lives; resumed if it holds one; empty: runs/<config name>"
+        "workdir", "", "directory of the run, which resumes if it has started; empty: runs/<config name>"
     )
-    flags.DEFINE_bool("per_user", False, "judge at the end as `evaluate --heads --per-user` does")
+    flags.DEFINE_bool("per_user", False, "evaluate the trained model as `evaluate --heads --per-user` does")
 
 
-def main(found: flags.FlagValues) -> int:
-    config = found.config
-    workdir, directory = as_path(found.workdir or f"runs/{config.name}"), as_path(dataset_directory(config))
+def main(args: flags.FlagValues) -> int:
+    """Join the cluster and run the training on this process; return the exit status."""
+    config = args.config
+    workdir, directory = as_path(args.workdir or f"runs/{config.name}"), as_path(dataset_directory(config))
     started = time.perf_counter()
-    # Not at the top: --help and a wrong config should not wait for the accelerator stack.
+    # Imported here, so that --help and errors in the config do not wait for jax.
     with gc_paused():
         from jaxrec.checkpoints.checkpointer import describe_latest
         from jaxrec.evaluation.evaluator import CHECKPOINTS
         from jaxrec.runtime import compilation_cache, multihost
 
-    joining = multihost.find_cluster(
-        os.environ, found.coordinator, found.processes, found.process, found.hosts
-    )
+    cluster = multihost.find_cluster(os.environ, args.coordinator, args.processes, args.process, args.hosts)
     grace = GracePeriod(config.train.grace_seconds, config.train.preempted_exit or TERMINATED_EXIT)
     grace.describe_saved = lambda: f"{describe_latest(workdir / CHECKPOINTS)} in {workdir}"
-    # Outside the loop there is nothing to save: it may be started again, and does it over.
+    # Outside the training loop there is nothing to save; a restarted command repeats the work.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(grace.status))
     compilation_cache.enable()
     with multihost.multihost_session(report_failure):
-        multihost.initialize(joining, config.train.heartbeat_seconds, config.train.join_seconds)
-        return _on_every_host(config, workdir, directory, found.per_user, grace, started)
+        multihost.initialize(cluster, config.train.heartbeat_seconds, config.train.join_seconds)
+        return _train_on_host(config, workdir, directory, args.per_user, grace, started)
 
 
-def _on_every_host(
+def _train_on_host(
     config: Config, workdir: AnyPath, directory: AnyPath, per_user: bool, grace: GracePeriod, started: float
 ) -> int:
-    """Exit status; `started` by the clock of time.perf_counter."""
+    """Prepare, train, evaluate and report on every process; return the exit status.
+
+    `started` is the time of the start on the clock of time.perf_counter.
+    """
     import jax
 
     with gc_paused(), hide_libraries(*UNUSED_LIBRARIES):
@@ -79,18 +84,18 @@ def _on_every_host(
         if trainer.is_stopped(interrupt):
             logging.info("%s: saved at step %d in %s", interrupt.requested, step, workdir)
             return interrupt.exit_status(config.train.preempted_exit)
-    if interrupt.requested:  # past the last chance to tell the others
+    if interrupt.requested:  # too late to notify the other processes
         sys.exit(grace.status)
-    from jaxrec.reporting import html_report  # plots, which the first step need not wait for
+    from jaxrec.reporting import html_report  # imported late, so that the first step does not wait for plots
 
-    judged = evaluate(workdir, data=directory, heads=per_user)
-    result = judged.result
+    evaluation = evaluate(workdir, data=directory, heads=per_user)
+    result = evaluation.result
     result["seconds"] = time.perf_counter() - started
     if multihost.is_first_process():
-        html_report.write(workdir, result)
+        html_report.write_report(workdir, result)
         if per_user:
-            write_result(workdir, judged, each=True)  # last: a study takes it for the sign that all is there
-        print_result(result, html_report.table(result))
+            write_result(workdir, evaluation, each=True)  # last, because a study takes it as completion
+        print_result(result, html_report.format_table(result))
     return 0
 
 

@@ -1,11 +1,12 @@
-"""What a run says while it runs: metrics.jsonl, TensorBoard events, and the progress display.
+"""Output of a training run: metrics.jsonl, TensorBoard events, progress display.
 
-A line of metrics.jsonl is an object: `step`, `epoch` (steps / steps per epoch), `split` ("train" or
-"validation"), then the values. Training values are means since the line before; `examples_per_second`
-is of the training steps alone. Values that are not finite are null.
+Each line of metrics.jsonl is a JSON object: `step`, `epoch` (steps / steps per epoch), `split` ("train" or
+"validation"), then the values. Training values are means since the previous line. `examples_per_second`
+covers only training steps. Values that are not finite are null.
 
-In a bucket no file grows, so both are written on this machine, and sent whole once a minute, before each
-checkpoint and at the end; a bucket thus holds every line up to its last checkpoint.
+An object in a bucket cannot be appended to. For a workdir in a bucket, both files are therefore written on
+this machine and uploaded whole once a minute, before each checkpoint and at the end. The bucket thus holds
+every line up to its last checkpoint.
 """
 
 import json
@@ -26,42 +27,51 @@ from jaxrec.core.paths import AnyPath, Remote
 from jaxrec.runtime.multihost import is_first_process
 
 METRICS_FILE, EVENTS_FOLDER = "metrics.jsonl", "tensorboard"
-_SECONDS_A_LINE = 30.0  # between lines of progress where standard error is no terminal
-_SECONDS_A_SENDING = 60.0  # between copies to a bucket
+_LINE_SECONDS = 30.0  # between progress lines if standard error is not a terminal
+_UPLOAD_SECONDS = 60.0  # between uploads to a bucket
 
 
 def read_metrics(path: AnyPath) -> list[dict[str, Any]]:
-    """Lines of a metrics.jsonl; one torn by a crash is left out. [] where there is no file."""
+    """Return the lines of a metrics.jsonl, or [] if there is no file.
+
+    A line that a crash has truncated is skipped.
+    """
     lines = path.read_bytes().decode().splitlines() if path.exists() else []
-    found = []
+    records = []
     for line in lines:
         try:
-            found.append(json.loads(line))
+            records.append(json.loads(line))
         except json.JSONDecodeError:
             continue
-    return [line for line in found if isinstance(line, dict)]
+    return [record for record in records if isinstance(record, dict)]
 
 
 class Writer:
-    """A context manager over `workdir`, for a run that begins or resumes at step `start` of `total`.
+    """Context manager that writes and displays the metrics of a run.
 
-    What an earlier run wrote past `start` is cut. `log_seconds` lie between two training lines. On all
-    processes but the first, nothing is written or shown.
+    Lines and events of an earlier run after step `start` are removed. Only the first process writes and
+    displays.
+
+    Args:
+        workdir: Directory of the run.
+        start: Step at which the run begins or resumes.
+        total: Last step of the run.
+        log_seconds: Seconds between two training lines.
     """
 
     def __init__(self, workdir: AnyPath, start: int, total: int, log_seconds: float):
         self.workdir, self.step, self.total, self.log_seconds = workdir, start, total, log_seconds
         self._active = is_first_process()
-        self._since = time.monotonic()  # the time at which `step` was reached, but for validations
+        self._since = time.monotonic()  # when `step` was reached or the last validation ended
         self._batch_size, self._compiling = 0, True
         if self._active:
-            kept = [line for line in read_metrics(workdir / METRICS_FILE) if line["step"] <= start]
-            self._bucket = None if isinstance(workdir, Path) else _Bucket(workdir)
+            previous = [line for line in read_metrics(workdir / METRICS_FILE) if line["step"] <= start]
+            self._bucket = None if isinstance(workdir, Path) else _BucketUploader(workdir)
             folder = self._bucket.folder if self._bucket else workdir
             folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / METRICS_FILE, "".join(dumps(line) + "\n" for line in kept))
+            write_text(folder / METRICS_FILE, "".join(dumps(line) + "\n" for line in previous))
             self._file = (folder / METRICS_FILE).open("a", encoding="utf-8")
-            # tensorboardX writes to buckets too, by other libraries, which look elsewhere for credentials.
+            # tensorboardX can write to buckets, but through libraries that use other credentials.
             self._events = SummaryWriter(logdir=str(folder / EVENTS_FOLDER), purge_step=start + 1)
             self._display = _Display(start, total)
             self.flush()
@@ -78,29 +88,46 @@ class Writer:
                 self._bucket.close()
 
     def flush(self) -> None:
-        """Until all lines are where they belong: before a checkpoint, past which none may be missing."""
+        """Upload all lines to a bucket and wait.
+
+        Call this method before a checkpoint, because a bucket must hold every line up to its last checkpoint.
+        """
         if self._active and self._bucket:
-            self._bucket.send(wait=True)
+            self._bucket.upload(wait=True)
 
     def start(self, parameters: int, batch_size: int) -> None:
-        """Says what begins, and starts the clock; `batch_size` is of all devices together."""
+        """Display the size of the run and start the clock.
+
+        Args:
+            parameters: Number of parameters of the model.
+            batch_size: Examples per step on all devices together.
+        """
         self._batch_size = batch_size
         self._since = time.monotonic()
         if self._active:
-            where = f"from step {self.step:,} " if self.step else ""
-            self._display.say(f"{parameters:,} parameters, {where}to step {self.total:,} in {self.workdir}")
+            first = f"from step {self.step:,} " if self.step else ""
+            self._display.print_line(
+                f"{parameters:,} parameters, {first}to step {self.total:,} in {self.workdir}"
+            )
 
     def due(self, step: int) -> bool:
-        """Whether `log_seconds` have passed since the last training line; asked as each `step` is reached.
+        """Return True if `log_seconds` have passed since the last training line.
 
-        The first steps compile, which says nothing of the rate: the clock starts once they are dispatched.
+        Call this method at each `step`. The first call compiles the step, so the clock of the rate starts
+        after the first call.
         """
         if self._compiling:
             self._compiling, self.step, self._since = False, step, time.monotonic()
         return time.monotonic() - self._since >= self.log_seconds
 
     def train(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
-        """Means of the steps since the last training line; `values` holds `loss`."""
+        """Write a training line.
+
+        Args:
+            step: The last step of the means.
+            epoch: `step` in epochs.
+            values: Means of the steps since the last training line, including `loss`.
+        """
         now = time.monotonic()
         rate = (step - self.step) / max(now - self._since, 1e-9)
         self.step, self._since = step, now
@@ -111,75 +138,91 @@ class Writer:
 
     def validation(
         self, step: int, epoch: float, values: Mapping[str, float], lists: Mapping[str, Mapping[str, float]],
-        said: str,
+        displayed: str,
     ) -> None:  # fmt: skip
-        """The validation users' `values` (`loss` among them) and the metrics of each list, of which the one
-        named is `said` on the display."""
+        """Write a validation line.
+
+        Args:
+            step: The step after which the model was validated.
+            epoch: `step` in epochs.
+            values: Values over the validation users, including `loss`.
+            lists: Name of each candidate list -> its metrics.
+            displayed: Name of the metric that is displayed.
+        """
         self._since = time.monotonic()  # validation is not training time
         if self._active:
             flat = {f"{name}/{k}": v for name, metrics in lists.items() for k, v in metrics.items()}
             self._write(step, epoch, "validation", {**values, **flat})
-            scores = ", ".join(f"{name} {metrics[said]:.4f}" for name, metrics in lists.items())
-            self._display.say(
-                f"epoch {epoch:g}: validation loss {values['loss']:.4f}, {said.upper()} {scores}"
+            scores = ", ".join(f"{name} {metrics[displayed]:.4f}" for name, metrics in lists.items())
+            self._display.print_line(
+                f"epoch {epoch:g}: validation loss {values['loss']:.4f}, {displayed.upper()} {scores}"
             )
 
     def _write(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
         self._file.write(dumps({"step": step, "epoch": round(epoch, 4), "split": split, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
-            self._events.add_scalar(f"{split}/{name}".replace("@", "_"), value, step)  # a tag has no @
+            self._events.add_scalar(
+                f"{split}/{name}".replace("@", "_"), value, step
+            )  # @ is not allowed in tags
         self._events.flush()
         if self._bucket:
-            self._bucket.send()
+            self._bucket.upload()
 
 
-class _Bucket:
-    """A folder on this machine whose files are copied to a bucket, those that have changed, whole."""
+class _BucketUploader:
+    """Local folder whose changed files are uploaded whole to a bucket."""
 
     def __init__(self, remote: Remote):
-        self._remote, self._sent = remote, dict[str, int]()  # bytes of each file
+        self._remote, self._uploaded = remote, dict[str, int]()  # name of a file -> bytes at its upload
         self._temporary = tempfile.TemporaryDirectory(prefix="jaxrec-workdir-")
         self.folder = Path(self._temporary.name)
         self._pool = ThreadPoolExecutor(1)
-        self._under_way: Future | None = None
+        self._upload: Future | None = None
         self._since = float("-inf")
 
-    def send(self, wait: bool = False) -> None:
-        """In the background, where the last time is long enough ago; with `wait`, now. Raises the error of
-        what failed before."""
-        if not wait and time.monotonic() - self._since < _SECONDS_A_SENDING:
-            return
-        if self._under_way:
-            self._under_way.result()
-        self._since = time.monotonic()
-        # Read here, between two lines: another thread could find half of one.
-        found = {str(p.relative_to(self.folder)): p for p in self.folder.rglob("*") if p.is_file()}
-        changed = {
-            name: p.read_bytes() for name, p in found.items() if p.stat().st_size != self._sent.get(name)
-        }
-        self._under_way = self._pool.submit(self._put, changed)
-        if wait:
-            self._under_way.result()
+    def upload(self, wait: bool = False) -> None:
+        """Upload changed files in the background, at most once per `_UPLOAD_SECONDS`.
 
-    def _put(self, changed: dict[str, bytes]) -> None:
+        Args:
+            wait: Upload at once and wait for the end of the upload.
+
+        Raises:
+            Exception: The previous upload failed; the error of that upload is raised.
+        """
+        if not wait and time.monotonic() - self._since < _UPLOAD_SECONDS:
+            return
+        if self._upload:
+            self._upload.result()
+        self._since = time.monotonic()
+        # The calling thread reads the files between two lines; another thread could read half of a line.
+        files = {str(p.relative_to(self.folder)): p for p in self.folder.rglob("*") if p.is_file()}
+        changed = {
+            name: p.read_bytes() for name, p in files.items() if p.stat().st_size != self._uploaded.get(name)
+        }
+        self._upload = self._pool.submit(self._write, changed)
+        if wait:
+            self._upload.result()
+
+    def _write(self, changed: dict[str, bytes]) -> None:
         for name, data in changed.items():
             write_bytes(self._remote / name, data)
-            self._sent[name] = len(data)
+            self._uploaded[name] = len(data)
 
     def close(self) -> None:
+        """Upload the last changes and delete the local folder."""
         try:
-            self.send(wait=True)
+            self.upload(wait=True)
         finally:
             self._pool.shutdown()
             self._temporary.cleanup()
 
 
 class _Display:
-    """A live line on a terminal, else a line a while; on standard error, which is free of results."""
+    """Progress on standard error: a live line on a terminal, else occasional lines."""
 
     def __init__(self, start: int, total: int):
-        self._total, self._said = total, float("-inf")
+        self._total, self._last_line = total, float("-inf")
         self._console = Console(stderr=True, highlight=False)
         self._progress: Progress | None = None
         if sys.stderr.isatty():
@@ -188,18 +231,25 @@ class _Display:
             self._task = self._progress.add_task("compiling", total=total, completed=start)
             self._progress.start()
 
-    def show(self, step: int, loss: float, rate: float, left: float | None) -> None:
-        """`rate` examples a second; `left` seconds, None where unknown."""
-        remaining = "" if left is None else f"  {_clock(left)} left"
-        text = f"step {step:,}/{self._total:,}  loss {loss:.4f}  {rate:,.0f} examples/s{remaining}"
+    def show(self, step: int, loss: float, rate: float, remaining: float | None) -> None:
+        """Display the progress of training.
+
+        Args:
+            step: The current step.
+            loss: Mean training loss.
+            rate: Examples per second.
+            remaining: Remaining seconds, or None if unknown.
+        """
+        suffix = "" if remaining is None else f"  {_format_duration(remaining)} left"
+        text = f"step {step:,}/{self._total:,}  loss {loss:.4f}  {rate:,.0f} examples/s{suffix}"
         if self._progress:
             self._progress.update(self._task, completed=step, description=text)
-        elif time.monotonic() - self._said >= _SECONDS_A_LINE or step == self._total:
-            self._said = time.monotonic()
-            self.say(text)
+        elif time.monotonic() - self._last_line >= _LINE_SECONDS or step == self._total:
+            self._last_line = time.monotonic()
+            self.print_line(text)
 
-    def say(self, text: str) -> None:
-        """A line that stays."""
+    def print_line(self, text: str) -> None:
+        """Print a permanent line."""
         if self._progress:
             self._console.print(text, markup=False)
         else:
@@ -210,8 +260,8 @@ class _Display:
             self._progress.stop()
 
 
-def _clock(seconds: float) -> str:
-    """90 -> 1:30, 4000 -> 1:06:40."""
+def _format_duration(seconds: float) -> str:
+    """Format seconds as minutes or hours: 90 -> 1:30, 4000 -> 1:06:40."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

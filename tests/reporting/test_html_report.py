@@ -1,4 +1,4 @@
-"""The closing table, test.json and report.html, from a result small enough to read."""
+"""The closing table, test.json and report.html of a small hand-written result."""
 
 import json
 import xml.etree.ElementTree as ElementTree
@@ -9,15 +9,15 @@ import pytest
 from jaxrec.reporting import html_report
 
 
-def test_a_table_over_all_titles(result):
-    of_all = {"hr@1": 0.1, "hr@10": 0.3, "hr@100": 0.8, "ndcg@10": 0.2, "mrr@10": 0.15,
+def test_table_of_rankings_of_all_titles(result):
+    values = {"hr@1": 0.1, "hr@10": 0.3, "hr@100": 0.8, "ndcg@10": 0.2, "mrr@10": 0.15,
               "coverage@10": 1.0, "novelty@10": 9.5, "popularity_lift@10": 1.25}  # fmt: skip
-    result["catalogue"] = {"model": of_all, "popularity": of_all | {"hr@1": 0.02}, "filtered": True,
+    result["catalogue"] = {"model": values, "popularity": values | {"hr@1": 0.02}, "filtered": True,
                            "titles": 1000, "users": 10, "examples": 1234}  # fmt: skip
     result["lists"] = result["lists_k3"] = {}
-    text = html_report.table(result)
-    assert "PHNS" not in text and "all 1,000 titles, those of the history left out" in text
-    head, model, popular, count = text.split("left out\n")[1].splitlines()[:4]
+    text = html_report.format_table(result)
+    assert "PHNS" not in text and "all 1,000 titles, history excluded" in text
+    head, model, popular, count = text.split("excluded\n")[1].splitlines()[:4]
     assert head.split() == ["HR@1", "HR@10", "NDCG@10", "MRR@10", "coverage", "novelty", "lift"]
     assert model.split() == ["model", "0.1000", "0.3000", "0.2000", "0.1500", "1.0000", "9.5000", "1.2500"]
     assert popular.split()[:2] == ["popularity", "0.0200"] and count == "1,234 queries of 10 users"
@@ -91,19 +91,19 @@ enabled: 50% of the way from popularity to the oracle, on NDCG@1
 disabled: 50% of the way from popularity to the oracle, on NDCG@1"""
 
 
-def test_the_closing_table(result):
-    assert html_report.table(result) == CLOSING
-    assert html_report.table(json.loads(json.dumps(result))) == CLOSING  # as read back from a file
+def test_closing_table(result):
+    assert html_report.format_table(result) == CLOSING
+    assert html_report.format_table(json.loads(json.dumps(result))) == CLOSING  # as read from a file
 
 
-def test_a_table_of_one_list_without_truth(result):
+def test_table_of_one_list_without_an_oracle(result):
     for key in ("lists_k3", "baselines_k3", "by_hard", "gate"):
         del result[key]
     result["lists"] = {"disabled": result["lists"]["disabled"] | {"ndcg@1": float("nan")}}
     other = {"ndcg@1": None, "ndcg@5": 0.5, "recall@5": 0.5, "mrr@5": 0.5}
     popular = result["baselines"]["popularity"]["disabled"]
     result["baselines"] = {"popularity": {"disabled": popular}, "other": {"disabled": other}}
-    text = html_report.table(result)
+    text = html_report.format_table(result)
     assert text.splitlines()[4:] == [
         "model                     -   0.6000   0.7000   0.5500",
         "popularity           0.4000   0.5000   0.6000   0.4500",
@@ -112,22 +112,22 @@ def test_a_table_of_one_list_without_truth(result):
     ]
 
 
-def test_the_way_from_popularity_to_the_oracle(result):
-    assert html_report.way_covered(result) == pytest.approx({"enabled": 0.5, "disabled": 0.5})
-    result["baselines"]["oracle"] = lists(0.125, 0.4)  # nothing to cover
-    assert html_report.way_covered(result) == {}
+def test_fraction_of_the_gap_between_popularity_and_the_oracle(result):
+    assert html_report.oracle_fraction(result) == pytest.approx({"enabled": 0.5, "disabled": 0.5})
+    result["baselines"]["oracle"] = lists(0.125, 0.4)  # no gap
+    assert html_report.oracle_fraction(result) == {}
     del result["baselines"]["oracle"]
-    assert html_report.way_covered(result) == {}
+    assert html_report.oracle_fraction(result) == {}
 
 
-def test_test_json_is_the_result_with_null_for_what_is_not_finite(result, tmp_path):
+def test_test_json_is_the_result_with_null_for_values_that_are_not_finite(result, tmp_path):
     result["lists"]["enabled"]["mrr@5"] = float("nan")
     path = html_report.write_test_json(tmp_path, result)
-    found = json.loads(path.read_text(), parse_constant=pytest.fail)
+    written = json.loads(path.read_text(), parse_constant=pytest.fail)
     assert path.name == "test.json"
-    assert found["lists"]["enabled"].pop("mrr@5") is None
+    assert written["lists"]["enabled"].pop("mrr@5") is None
     del result["lists"]["enabled"]["mrr@5"]
-    assert found == result
+    assert written == result
 
 
 LINES = [
@@ -144,18 +144,18 @@ LINES = [
 ]
 
 
-def test_the_report_stands_alone(result, tmp_path):
+def test_report_is_self_contained(result, tmp_path):
     result["name"] = "<tiny>"
     (tmp_path / "config.json").write_text('{"name": "a<b"}')
-    text = html_report.html(tmp_path, result, LINES).read_text()
+    text = html_report.write_html(tmp_path, result, LINES).read_text()
     assert "<h1>&lt;tiny&gt;</h1>" in text and "a&lt;b" in text and "<tiny>" not in text
     assert "src=" not in text and "<link" not in text and "<script" not in text
     titles = (
         "Loss",
         "Validation NDCG@1",
-        "Training examples a second",
+        "Training examples per second",
         "Gate",
-        "Gate's weights by titles shown",
+        "Gate weights by number of titles in the history",
     )
     titles = (*titles, "NDCG@1 by hard negatives")
     for title in titles:
@@ -163,14 +163,13 @@ def test_the_report_stands_alone(result, tmp_path):
         svg = after[after.index("<svg") : after.index("</svg>") + len("</svg>")]
         assert ElementTree.fromstring(svg).tag.endswith("svg")
     assert ">train gate/0</text>" in text and ">validation enabled/ndcg@1</text>" in text
-    assert (
-        html_report.html(tmp_path, result, LINES).read_text() == text
-    )  # the same bytes for the same numbers
+    # Equal numbers give equal bytes.
+    assert html_report.write_html(tmp_path, result, LINES).read_text() == text
 
 
-def test_a_run_without_lines_or_hard_negatives_still_has_a_report(result, tmp_path):
+def test_run_without_lines_or_hard_negatives_has_a_report(result, tmp_path):
     del result["by_hard"], result["gate"]
-    html_report.write(tmp_path, result)
+    html_report.write_report(tmp_path, result)
     assert (tmp_path / "test.json").exists()
     text = (tmp_path / "report.html").read_text()
     assert "<svg" not in text and "0.2500" in text

@@ -1,4 +1,4 @@
-"""metrics.jsonl, the events and the display."""
+"""Metrics writer: metrics.jsonl, TensorBoard events and the display."""
 
 import json
 import math
@@ -17,7 +17,7 @@ LISTS = {"enabled": {"ndcg@1": 0.25, "examples": 7}, "disabled": {"ndcg@1": 0.5,
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that stands still until told."""
+    """A clock that advances only when a test sets `now`."""
 
     class Clock:
         now = 100.0
@@ -25,25 +25,25 @@ def clock(monkeypatch):
         def monotonic(self) -> float:
             return self.now
 
-    it = Clock()
-    monkeypatch.setattr(metric_writer, "time", it)
-    return it
+    fake = Clock()
+    monkeypatch.setattr(metric_writer, "time", fake)
+    return fake
 
 
 def lines(workdir) -> list[dict]:
-    def refuse(text):
+    def reject(text):
         raise AssertionError(f"{text} is not JSON")
 
     return [
-        json.loads(x, parse_constant=refuse) for x in (workdir / "metrics.jsonl").read_text().splitlines()
+        json.loads(x, parse_constant=reject) for x in (workdir / "metrics.jsonl").read_text().splitlines()
     ]
 
 
-def test_lines_hold_values_and_the_rate_of_training_alone(tmp_path, clock):
+def test_lines_hold_values_and_the_rate_of_training_steps_only(tmp_path, clock):
     with Writer(tmp_path / "w", 0, 40, 5.0) as writer:
         writer.start(1234, batch_size=8)
         clock.now += 50.0
-        assert not writer.due(1)  # the first step compiled
+        assert not writer.due(1)  # the first step compiles
         clock.now += 4.0
         assert not writer.due(5)
         clock.now += 1.0
@@ -52,11 +52,11 @@ def test_lines_hold_values_and_the_rate_of_training_alone(tmp_path, clock):
         assert not writer.due(11)
         clock.now += 2.0
         writer.train(21, 1.0, {"loss": math.nan, "gradient_norm": 1.0})
-        clock.now += 60.0  # validating
+        clock.now += 60.0  # time of the validation
         writer.validation(21, 1.0, {"loss": 0.5}, LISTS, "ndcg@1")
         clock.now += 1.0
         writer.train(26, 1.25, {"loss": 0.25, "gradient_norm": 1.0})
-        assert len(lines(tmp_path / "w")) == 4  # written out before the file is closed
+        assert len(lines(tmp_path / "w")) == 4  # flushed before the file is closed
     train = {"split": "train", "gradient_norm": 1.0}
     assert lines(tmp_path / "w") == [
         train | {"step": 11, "epoch": 0.5, "loss": 0.75, "gradient_norm": None, "examples_per_second": 16.0},
@@ -75,7 +75,7 @@ def write(writer, steps):
         writer.train(step, float(step), {"loss": 1.0})
 
 
-def test_resuming_cuts_what_lies_past_the_checkpoint_and_a_torn_line(tmp_path):
+def test_resuming_removes_lines_after_the_checkpoint_and_a_truncated_line(tmp_path):
 
     with Writer(tmp_path, 0, 9, 5.0) as writer:
         write(writer, (1, 2, 3, 4))
@@ -85,7 +85,7 @@ def test_resuming_cuts_what_lies_past_the_checkpoint_and_a_torn_line(tmp_path):
         assert [x["step"] for x in lines(tmp_path)] == [1, 2]
         write(writer, (3,))
     assert [x["step"] for x in lines(tmp_path)] == [1, 2, 3]
-    with Writer(tmp_path, 0, 9, 5.0):  # no checkpoint was left: all begins anew
+    with Writer(tmp_path, 0, 9, 5.0):  # without a checkpoint the run starts from the beginning
         assert lines(tmp_path) == []
 
 
@@ -93,13 +93,13 @@ def steps_in(workdir) -> list[int]:
     return [line["step"] for line in read_metrics(workdir / "metrics.jsonl")]
 
 
-def test_in_a_bucket_resuming_cuts_too(bucket):
+def test_resuming_removes_lines_in_a_bucket(bucket):
     workdir = as_path(bucket) / "w"
     with Writer(workdir, 0, 9, 5.0) as writer:
         write(writer, (1, 2, 3, 4))
     (workdir / "metrics.jsonl").write_bytes((workdir / "metrics.jsonl").read_bytes() + b'{"step": 2, "spl')
     with Writer(workdir, 2, 9, 5.0) as writer:
-        assert steps_in(workdir) == [1, 2]  # there too, before another step is taken
+        assert steps_in(workdir) == [1, 2]  # the bucket is updated before the next step
         write(writer, (3,))
     assert steps_in(workdir) == [1, 2, 3]
     assert not (workdir / "metrics.jsonl").read_bytes().endswith(b"spl")
@@ -107,7 +107,7 @@ def test_in_a_bucket_resuming_cuts_too(bucket):
         assert steps_in(workdir) == []
 
 
-def test_to_a_bucket_lines_go_once_a_minute_before_a_checkpoint_and_at_the_end(bucket, clock):
+def test_lines_are_uploaded_once_a_minute_before_a_checkpoint_and_at_the_end(bucket, clock):
     workdir = as_path(bucket) / "w"
     with Writer(workdir, 0, 90, 5.0) as writer:
         write(writer, (1, 2))
@@ -122,17 +122,17 @@ def test_to_a_bucket_lines_go_once_a_minute_before_a_checkpoint_and_at_the_end(b
         assert steps_in(workdir) == [1, 2]
         clock.now += 1.0
         write(writer, (4,))
-        writer._bucket._under_way.result()
+        writer._bucket._upload.result()
         assert steps_in(workdir) == [1, 2, 3, 4]
         write(writer, (5,))
     assert steps_in(workdir) == [1, 2, 3, 4, 5]
-    (name,) = {key for what, key in Bucket.log if what == "put" and "/tensorboard/" in key}
-    found = events_of(as_path(f"s3://{name}").read_bytes())
-    assert [e.step for e in found if e.summary.value] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    (name,) = {key for operation, key in Bucket.log if operation == "put" and "/tensorboard/" in key}
+    written = parse_events(as_path(f"s3://{name}").read_bytes())
+    assert [e.step for e in written if e.summary.value] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
 
 
-def test_what_cannot_be_sent_is_an_error(bucket, monkeypatch):
-    def full(what, key):
+def test_failed_upload_is_raised(bucket, monkeypatch):
+    def full(operation, key):
         raise OSError("the bucket is full")
 
     with (
@@ -145,28 +145,29 @@ def test_what_cannot_be_sent_is_an_error(bucket, monkeypatch):
         writer.flush()
 
 
-def test_a_torn_line_is_left_out_of_what_is_read(tmp_path):
+def test_truncated_line_is_skipped_when_read(tmp_path):
     path = tmp_path / "metrics.jsonl"
     assert read_metrics(path) == []
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert read_metrics(path) == [{"step": 1}, {"step": 2}]
 
 
-def events(folder) -> list[Event]:
-    """Reads the record format: length (8), its checksum (4), the event, its checksum (4)."""
-    found = []
+def read_events(folder) -> list[Event]:
+    """Return the events of all files of a folder."""
+    events = []
     for path in sorted(folder.iterdir()):
-        found += events_of(path.read_bytes())
-    return found
+        events += parse_events(path.read_bytes())
+    return events
 
 
-def events_of(data: bytes) -> list[Event]:
-    found = []
+def parse_events(data: bytes) -> list[Event]:
+    """Parse records: length (8 bytes), its checksum (4), event, its checksum (4)."""
+    events = []
     while data:
         size = int.from_bytes(data[:8], "little")
-        found.append(Event.FromString(data[12 : 12 + size]))
+        events.append(Event.FromString(data[12 : 12 + size]))
         data = data[16 + size :]
-    return found
+    return events
 
 
 def test_events_hold_the_same_scalars(tmp_path):
@@ -174,16 +175,15 @@ def test_events_hold_the_same_scalars(tmp_path):
         writer.start(1, 1)
         writer.train(5, 0.5, {"loss": 0.75})
         writer.validation(5, 0.5, {"loss": 0.5}, LISTS, "ndcg@1")
-    found = events(tmp_path / "tensorboard")
-    scalars = {(v.tag, e.step): v.simple_value for e in found for v in e.summary.value}
+    events = read_events(tmp_path / "tensorboard")
+    scalars = {(v.tag, e.step): v.simple_value for e in events for v in e.summary.value}
     assert scalars[("train/loss", 5)] == 0.75
     assert scalars[("validation/enabled/ndcg_1", 5)] == 0.25
-    assert [e.step for e in found if e.session_log.status] == [
-        5
-    ]  # TensorBoard drops what it had from there on
+    # TensorBoard discards earlier events from this step on.
+    assert [e.step for e in events if e.session_log.status] == [5]
 
 
-def test_elsewhere_than_on_a_terminal_a_line_a_while(tmp_path, clock, capsys):
+def test_progress_without_a_terminal_is_an_occasional_line(tmp_path, clock, capsys):
     with Writer(tmp_path, 0, 1000, 5.0) as writer:
         writer.start(1234, batch_size=8)
         for step in range(10, 100, 10):
@@ -203,7 +203,7 @@ def test_elsewhere_than_on_a_terminal_a_line_a_while(tmp_path, clock, capsys):
     ]
 
 
-def test_on_a_terminal_the_display_is_live(tmp_path, monkeypatch, capsys):
+def test_display_on_a_terminal_is_live(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
@@ -228,5 +228,10 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_clock():
-    assert [metric_writer._clock(s) for s in (0, 59.6, 90, 4000)] == ["0:00", "1:00", "1:30", "1:06:40"]
+def test_durations_are_formatted_as_minutes_or_hours():
+    assert [metric_writer._format_duration(s) for s in (0, 59.6, 90, 4000)] == [
+        "0:00",
+        "1:00",
+        "1:30",
+        "1:06:40",
+    ]
