@@ -23,6 +23,8 @@ PLAIN = "einsum"
 
 
 class Shape(NamedTuple):
+    """Number of packed rows and their length in positions."""
+
     rows: int
     length: int
 
@@ -45,6 +47,11 @@ def _flags() -> None:
 
 
 def shape_of(text: str) -> Shape:
+    """Return the shape of a text such as "105x20".
+
+    Raises:
+        InputError: The text has another form.
+    """
     numbers = text.split("x")
     if len(numbers) != 2 or not all(p.isdecimal() and int(p) for p in numbers):
         raise InputError(f"--shapes={text}: allowed: rows x positions, as 105x20")
@@ -94,6 +101,7 @@ def rivals(
 
 
 def milliseconds(timing: Timing) -> dict[str, float]:
+    """Return the median, least and most milliseconds of a timing."""
     seconds = timing.seconds
     return {"median": 1e3 * timing.median, "least": 1e3 * min(seconds), "most": 1e3 * max(seconds)}
 

@@ -25,7 +25,7 @@ class Cluster(NamedTuple):
     source: str
 
 
-# Seconds of a message to a neighbour. All three values are assumptions, without a source.
+# Assumed seconds of a message to a neighbour: none of the three kinds of links has a published figure.
 LATENCY = {"inside": 1e-6, "between": 5e-6}
 
 _NVLINK = "NVIDIA, H100 and H200: NVLink 900 GB/s a GPU, both directions; 989 TFLOP/s; 3.35 TB/s"

@@ -122,6 +122,7 @@ class Run:
 
 
 def summarize(values: list[float]) -> dict[str, float]:
+    """Return the median, least and most of the values."""
     return {"median": float(np.median(values)), "least": min(values), "most": max(values)}
 
 

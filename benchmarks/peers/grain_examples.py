@@ -49,6 +49,7 @@ class Examples:
 
 
 def parse(row: np.void) -> Fields:
+    """Return a row as a dictionary of its fields."""
     return {name: row[name] for name in row.dtype.names or ()}
 
 

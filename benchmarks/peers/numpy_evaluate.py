@@ -182,4 +182,5 @@ def whole_catalogue(model: NumpyModel, rows: np.ndarray) -> dict[str, float]:
 
 
 def means(metrics: list[dict[str, float]]) -> dict[str, float]:
+    """Return the mean of each metric over queries."""
     return {name: float(np.mean([m[name] for m in metrics])) for name in metrics[0]}

@@ -59,7 +59,7 @@ class Generator:
 
 
 def prepare(folder: Path, config: Config, draws: Any) -> dict[str, dict[str, np.ndarray]]:
-    """Return split -> field -> rows of `benchmarks.prepare`'s tables, as jaxrec's rows."""
+    """Return split -> field -> rows, as jaxrec's, of `benchmarks.prepare`'s tables."""
     log, titles = _clean(folder, config)
     train = log[log.split == 0].drop_duplicates(["user", "title"])
     plays = train.title.value_counts().reindex(range(len(titles)), fill_value=0).to_numpy()

@@ -58,6 +58,7 @@ def read_log(path: Path, held_out: int) -> Any:
 
 
 def write_line(**values: Any) -> None:
+    """Print `values` as a line of JSON."""
     print(json.dumps(values), flush=True)
 
 

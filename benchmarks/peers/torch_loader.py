@@ -32,26 +32,33 @@ class Whole(Dataset):
 
 
 class Parsed(Whole):
+    """Example i as a dictionary of its fields."""
+
     def __getitem__(self, i: int) -> Any:
         row = self.rows[i]
         return {name: row[name] for name in row.dtype.names}
 
 
 class Batched(Whole):
+    """Dataset that reads the rows of a batch at once."""
+
     def __getitems__(self, positions: list[int]) -> np.ndarray:
         return self.rows[positions]
 
 
 def stack(examples: list[dict[str, Any]]) -> Tensors:
+    """Stack examples, dictionaries of fields, to a batch."""
     return {name: torch.from_numpy(np.stack([e[name] for e in examples])) for name in examples[0]}
 
 
 def split(rows: np.ndarray) -> Tensors:
+    """Return a tensor per field of an array of rows."""
     names = rows.dtype.names or ()
     return {name: torch.from_numpy(np.ascontiguousarray(rows[name])) for name in names}
 
 
 def join(examples: list[Any], dtype: np.dtype) -> Tensors:
+    """Join whole rows to a batch by their bytes."""
     return split(np.frombuffer(b"".join(examples), dtype))
 
 

@@ -55,6 +55,7 @@ def examples(batch: Batch) -> Examples:
 
 
 def tensor(x: Any) -> Tensor:
+    """Return a tensor; integers become int64."""
     x_tensor = torch.from_numpy(np.array(x))
     return x_tensor if x_tensor.dtype in (torch.bool, torch.float32) else x_tensor.long()
 

@@ -1,4 +1,6 @@
-"""python -m jaxrec.studies.child CORES ARGUMENTS: `python ARGUMENTS` on these cores.
+"""Command of a study's jobs: `python ARGUMENTS` on a set of CPU cores.
+
+    python -m jaxrec.studies.child CORES ARGUMENTS
 
 Libraries size their thread pools when they are loaded, so the CPU affinity is set before any import of
 them. Where the study's process dies without a signal to its jobs, the kernel sends this process SIGTERM.

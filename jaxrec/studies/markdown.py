@@ -73,7 +73,8 @@ def _figures_line(
 def _block(table: Mapping[str, Any], name: str, next_k: int) -> list[str]:
     """Return the lines for one candidate list at one K.
 
-    A row's figures stand beside the paper's. A row with several heads has one more line for each head.
+    The line of a row has the row's figures and the paper's. A row with several heads has a further line
+    for each head.
     """
     block = name if next_k == 1 else f"{name}_k{next_k}"
     metrics = [cell for label in _METRICS.values() for cell in (label, "paper")]

@@ -128,7 +128,7 @@ def apply_edits(base: Config, name: str, edits: Mapping[str, Any]) -> Config:
             known_key(path, last, fields_of(type(node)))
             setattr(node, last, copy.deepcopy(value))
         if config.data.directory and digest(config) != digest(base):
-            config.data.directory += f"-{digest(config)[:12]}"  # a dataset of its own, beside the base's
+            config.data.directory += f"-{digest(config)[:12]}"  # a separate dataset next to the base's
         check(config)
     except InputError as error:
         raise InputError(f"row {name}: {error}") from error

@@ -1,4 +1,4 @@
-"""Reading the collectives of a compiled program: literal lines of HLO, and a program of our own."""
+"""Collectives of a compiled program: literal lines of HLO, and our own program."""
 
 import json
 import os

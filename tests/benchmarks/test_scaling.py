@@ -82,5 +82,5 @@ def test_a_sharded_table_of_100000_titles_is_larger_than_its_largest_collective(
     (account,) = scaling.compiled(2, [(titles, width, 16, "split")])
     assert {"all-to-all", "all-reduce"} <= account["sent"].keys()
     assert 0 < account["largest"] < 4 * titles * width / 2
-    # Half the table and of its two moments, and the whole of the rest.
+    # Half of the table and of its two moments, and the whole of the rest.
     assert account["held"] > 3 * 4 * titles * width / 2

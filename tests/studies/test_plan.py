@@ -70,7 +70,7 @@ def test_each_row_is_trained_once(study):
         "whole-clickbait-2", "plain-clickbait-2",
     ]  # fmt: skip
     assert [both[name].source.mood for name in ("bst-mood-0", "bst", "bst-mood-2")] == [0.0, 1.0, 2.0]
-    assert len(both["bst-mood-2"].model.experts) == 1  # the row's edits and the knob
+    assert len(both["bst-mood-2"].model.experts) == 1  # the row's edits and the premise's setting
 
 
 def test_runs_are_ordered_by_seed(study):

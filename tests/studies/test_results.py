@@ -119,7 +119,7 @@ def test_verdicts(study, run_results):
     assert [part["verdict"] for part in chain["parts"]] == ["shown", "not significant"]
     assert chain["verdict"] == "not significant"
     assert [part["paper"] for part in chain["parts"]] == [0.1, None]
-    # Over users low is surely below mid; the seeds' differences -.05, +.02, -.03 do not say so.
+    # Over users, `low` is clearly below `mid`; the seeds' differences -.05, +.02, -.03 do not show it.
     low = claims["low over mid", "enabled", 1]["parts"][0]
     assert low["over_users"]["t_p"] < 1e-9 < 0.05 < low["over_seeds"]["p"]
     assert claims["best over low", "disabled", 1]["verdict"] == "shown"
