@@ -136,7 +136,7 @@ def _add_matmul(total: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
 # ---------------------------------------------------------------- over sampled titles
 
 
-# Terms: values [...] of a target's score [...], negatives' scores [..., N], and the mask [..., N] of these.
+# Terms: values [...] of a target's score [...], negatives' scores [..., N] and the negatives' mask [..., N].
 
 
 def _softmax_term(positive, negative, mask) -> jax.Array:

@@ -38,7 +38,7 @@ class LossAverages(NamedTuple):
     """Losses of the tasks in the current epoch, and their means in the last two."""
 
     total: jax.Array  # [T] float32, summed over the examples of the epoch so far
-    examples: jax.Array  # float32, number of these examples
+    examples: jax.Array  # float32, number of examples in `total`
     means: jax.Array  # [2, T] float32: [0] of the last epoch, [1] of the epoch before it
 
 

@@ -1,8 +1,8 @@
 """Fused attention of many short rows: a Pallas kernel for its Triton compiler.
 
 XLA compiles every sum over positions and features to a batched matrix product. With heads of width 8 and rows
-of 7 or 20 positions, those products have a single tile each, there are a hundred thousand of them, and all
-scores go to device memory and back: two fifths of a step on an H200. In this kernel a program loads a few
+of 7 or 20 positions, the batch has a hundred thousand products of a single tile each, and all scores go to
+device memory and back: two fifths of a step on an H200. In this kernel a program loads a few
 whole rows and computes some of their heads on the chip. Rows are short, so the kernel needs no running
 softmax (Dao et al. 2022, "FlashAttention", for long rows). The backward pass recomputes scores instead of
 reading them.
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxrec.models.kernels.pallas import load, pallas_call, power_of_two, program_id, store
 
-MAX_LENGTH = 64  # positions of a row: memory on the chip grows with their square
+MAX_LENGTH = 64  # positions of a row: memory on the chip grows with the square of the length
 _MIN_TILE = 16  # the narrowest matrix product of a Hopper chip's matrix units
 _MAX_HEADS = 4  # of a program: their features share lines of memory
 
@@ -79,7 +79,7 @@ def _positions(t: Tiling, mask_ref: Any) -> tuple[jax.Array, jax.Array, jax.Arra
 def _head_indices(
     t: Tiling, h: int, position: jax.Array, in_range: jax.Array
 ) -> tuple[list[tuple[Any, Any]], jax.Array]:
-    """Indices of q, k and v of head h of this program, and bool of those in range."""
+    """Indices of q, k and v of head h of this program, and the mask in range."""
     f = jnp.arange(t.features)
     column = (program_id(1) * t.heads + h) * t.d + f
     indices = [(position[:, None], (n * t.H * t.d + column)[None]) for n in range(3)]

@@ -23,7 +23,7 @@ def _rows_per_program(N: int, D: int) -> int:
 
 
 def _indices(N: int, D: int) -> tuple[tuple[jax.Array, jax.Array], jax.Array, jax.Array]:
-    """Indices of this program's numbers, the mask of those in range, and the columns."""
+    """Indices of the numbers of this program, their mask in range, and columns."""
     row = program_id(0) * _rows_per_program(N, D) + jnp.arange(_rows_per_program(N, D))
     column = jnp.arange(power_of_two(D))
     return (row[:, None], column[None]), (row < N)[:, None] & (column < D)[None], column

@@ -161,7 +161,7 @@ def check_form(name: str, backend: str, dtype: str, width: int) -> None:
         width: width of a head.
 
     Raises:
-        InputError: the implementation is not allowed; the message lists those that are.
+        InputError: the implementation is not allowed; the message lists the allowed names.
     """
     names = ("auto", *allowed_forms(backend, dtype, width))
     if name not in names:
