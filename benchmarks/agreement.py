@@ -112,7 +112,7 @@ def reduce_log(log: pl.DataFrame, history: int) -> pl.DataFrame:
 
 def training_flags(model: str, log: Path, directory: Path, edits: Edits) -> list[str]:
     """Return the flags of `jaxrec.train` for configs/sequences.py:<model> with edits."""
-    settings = {"data.path": log, "data.directory": directory, "evaluate.which": "last",
+    settings = {"data.path": log, "data.directory": directory, "evaluate.checkpoint": "last",
              "data.validation_share": VALIDATION} | edits  # fmt: skip
     flags_ = [f"--config.{key}={value}" for key, value in settings.items()]
     return ["--config", f"{ROOT / 'configs/sequences.py'}:{model}", *flags_]
@@ -121,12 +121,12 @@ def training_flags(model: str, log: Path, directory: Path, edits: Edits) -> list
 def shared_edits(loss: str, history: int, epochs: int) -> Edits:
     """Return the edits of the config that all runs of jaxrec share."""
     edits: Edits = {
-        "data.history": history,
-        "model.experts[0].window": history,
-        "train.length": f"{epochs} epochs",
+        "data.max_history": history,
+        "model.experts[0].max_len": history,
+        "train.duration": f"{epochs} epochs",
     }
     if loss == "softmax":
-        edits |= {"next_title.loss": "softmax", "next_title.temperature": 1.0, "model.cosine": False}
+        edits |= {"next_item.loss": "softmax", "next_item.temperature": 1.0, "model.cosine": False}
     return edits
 
 
@@ -138,19 +138,19 @@ def peer_settings(config: Config, loss: str, history: int) -> dict[str, Any]:
     (expert,) = config.model.experts
     cosine = config.model.cosine and loss != "softmax"
     return {
-        "kind": expert.kind,
+        "kind": expert.encoder,
         "session_max_len": history,
         "n_factors": config.model.width,
-        "n_blocks": expert.layers,
-        "n_heads": expert.heads,
+        "n_blocks": expert.num_layers,
+        "n_heads": expert.num_heads,
         "dropout_rate": expert.dropout,
         "batch_size": config.train.batch_size,
-        "n_negatives": config.next_title.negatives,
-        "loss": "softmax" if loss == "softmax" else config.next_title.loss,
+        "n_negatives": config.next_item.negatives,
+        "loss": "softmax" if loss == "softmax" else config.next_item.loss,
         "lr": config.optimizer.learning_rate,
         "pos_encoding_kwargs": {"use_scale_factor": True},  # RecTools' default for HSTU, not for SASRec
         "similarity_module_kwargs": {"distance": "cosine" if cosine else "dot"},
-        "lightning_module_kwargs": {"logits_t": 1.0 if loss == "softmax" else config.next_title.temperature},
+        "lightning_module_kwargs": {"logits_t": 1.0 if loss == "softmax" else config.next_item.temperature},
     }
 
 

@@ -135,7 +135,7 @@ def rival(name: str, patched: Any, program: Any, table: Any, host: HostBatch) ->
 
     config = copy.deepcopy(program.config)
     if name == "the batch at once":
-        config.train.microbatch = config.train.batch_size
+        config.train.microbatch_size = config.train.batch_size
     if name == "no dropout":
         config.model.dropout = 0.0
         for expert in config.model.experts:
@@ -185,7 +185,7 @@ def fed(program: Any, table: Any, rows: np.ndarray, steps_per_call: int, packed:
 
     size = program.config.train.batch_size
     config = copy.deepcopy(program.config)
-    config.train.dispatch = steps_per_call
+    config.train.steps_per_call = steps_per_call
     program = replace(program, config=config)
     # A multiple of the round, so that no epoch ends with a smaller group.
     whole = max(len(rows) // (size * _FED_STEPS), 1) * size * _FED_STEPS

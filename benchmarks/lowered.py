@@ -39,14 +39,14 @@ def layout_of(titles: int, width: int) -> Layout:
 
 
 def program_of(
-    titles: int, width: int, batch: int, kind: str, dtype: str = "float32", spec: str = TABLE_3
+    titles: int, width: int, batch: int, kind: Any, dtype: Any = "float32", spec: str = TABLE_3
 ) -> Task:
-    """Return the task with `model.title_table` = `kind`, for shapes alone.
+    """Return the task with `model.item_table_sharding` = `kind`, for shapes alone.
 
     A global batch has `batch` examples. The rest of the model is that of the config `spec`.
     """
     config = load_config(spec)
-    config.model.title_table, config.model.dtype, config.train.batch_size = kind, dtype, batch
+    config.model.item_table_sharding, config.model.dtype, config.train.batch_size = kind, dtype, batch
     return build.build_task(config, layout_of(titles, width), 0.5, _STEPS, _STEPS)
 
 
@@ -56,7 +56,7 @@ def arguments(program: Task) -> tuple[Any, device_batch.DeviceBatch, TitleTable]
     batch, words = program.config.train.batch_size, layout.row_dtype().itemsize // 4
     state = StateInit(program).abstract()
     spec = device_batch.batch_spec(HostBatch(np.zeros((batch, words), np.uint32), np.ones(batch, bool), None))
-    device_shape = (jax.device_count(), 1, sum(int(np.prod(shape)) for shape, _ in spec.arrays))
+    device_shape = (jax.device_count(), 1, sum(int(np.prod(shape)) for shape, _ in spec.leaves))
     sharded = NamedSharding(mesh.mesh(), PartitionSpec(mesh.AXIS))
     table = TitleTable(
         *(jax.ShapeDtypeStruct((layout.titles, layout.columns("title", kind)), dtype, sharding=everywhere)

@@ -20,11 +20,12 @@ from absl import flags
 
 from benchmarks import links
 from benchmarks.command import Report, run
-from jaxrec.config.validation import NAMES
+from jaxrec.config.schema import Model
+from jaxrec.config.tree import choices
 from jaxrec.core.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
-KINDS = NAMES["model.title_table"]
+KINDS = choices(Model, "item_table_sharding")
 CHIPS = (1, 8, 32, 64, 256)
 _MIB, _GIB = 2**20, 2**30
 # Adam reads a parameter, its gradient and two moments and writes three of them: 7 passes over a state of 3.
@@ -32,7 +33,7 @@ _PASSES = 7 / 3
 
 
 def _flags() -> None:
-    flags.DEFINE_list("kinds", list(KINDS), "values of model.title_table")
+    flags.DEFINE_list("kinds", list(KINDS), "values of model.item_table_sharding")
     flags.DEFINE_list("titles", ["5000", "4000000"], "numbers of rows of the title table")
     flags.DEFINE_list(
         "devices", ["1", "2", "4", "8"], "virtual devices; the forecast extrapolates the last two"

@@ -153,7 +153,7 @@ def ours(log: Path, directory: Path) -> tuple[Callable[[], None], float]:
     ensure_dataset(config, str(directory))
     dataset = Dataset(directory)
     rows, size = dataset.rows("train"), config.train.batch_size
-    config.train.dispatch = 1  # an epoch then has all of its full batches
+    config.train.steps_per_call = 1  # an epoch then has all of its full batches
     steps = rows.rows // size
     train, _ = step_parts.ours(
         step_parts.program_of(config, dataset, size), dataset.arrays.title_table(), rows

@@ -3,9 +3,9 @@
     python -m benchmarks.split [--titles 4000000] [--devices 8]
 
 The step of Table 3's model is compiled for virtual devices of this machine, with title embeddings sharded
-over them (`model.title_table="split"`) or replicated. The memory of each device is read from the compiled
-program. The program with sharded embeddings also runs a few steps. The replicated program is compiled and
-not run: with 4 million titles it would need more memory than the machine has.
+over them (`model.item_table_sharding="split"`) or replicated. The memory of each device is read from
+the compiled program. The program with sharded embeddings also runs a few steps. The replicated program is
+compiled and not run: with 4 million titles it would need more memory than the machine has.
 """
 
 import json

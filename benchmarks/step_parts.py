@@ -64,7 +64,7 @@ def training_rows(dataset: Dataset, config: Config, kind: str) -> Rows:
     """
     if kind == "service":
         return dataset.rows("train")
-    window = max(e.window for e in config.model.experts)
+    window = max(e.max_len for e in config.model.experts)
     rows = dataset.rows("train").all()
     rows = rows[shown(rows, config) >= window]
     if not len(rows):
@@ -216,20 +216,21 @@ def work(config: Config, layout: Layout, batch: int) -> Work:
     """Return the operations of a step, counted from shapes, padding included."""
     m, s = config.model, config.sampling
     width = {w: sum(f.width for f in layout.of(w)) for w in ("title", "user", "context", "interaction")}
-    D, L, B, V = m.width, max(e.window for e in m.experts), batch, layout.titles
+    D, L, B, V = m.width, max(e.max_len for e in m.experts), batch, layout.titles
     K, C = s.next_k, s.next_k + s.negatives
-    user, X = D + width["user"] + width["context"], m.matcher[-1] * m.matcher_product
+    user, X = D + width["user"] + width["context"], m.head_hidden[-1] * m.matcher_product
     common = 0.0
     for e in m.experts:
-        rows = B * e.window
+        rows = B * e.max_len
         common += (
-            e.layers * rows * (4 * D * D + 2 * D * round(e.feedforward * D) + 2 * e.window * D) + 2 * rows * D
+            e.num_layers * rows * (4 * D * D + 2 * D * round(e.mlp_ratio * D) + 2 * e.max_len * D)
+            + 2 * rows * D
         )
     if len(m.experts) > 1:
         sizes = (width["user"] + len(m.experts) * D, *m.gate.hidden, len(m.experts))
         common += B * sum(a * b for a, b in itertools.pairwise(sizes))
     common += B * user * X
-    first, later = m.matcher[0], sum(a * b for a, b in itertools.pairwise((*m.matcher, 1)))
+    first, later = m.head_hidden[0], sum(a * b for a, b in itertools.pairwise((*m.head_hidden, 1)))
     title_rows, user_rows, o = L * width["title"] * D, L * width["context"] * D, config.objective
     title_once, user_once = min(V, B * L) * width["title"] * D, width["context"] * D
     common += B * L * width["interaction"] * D
@@ -263,7 +264,7 @@ def counted_by_xla(program: Any, table: TitleTable, rows: Rows) -> float:
     from jaxrec.training.train_step import TrainStep
 
     config = copy.deepcopy(program.config)
-    config.train.microbatch = config.train.batch_size
+    config.train.microbatch_size = config.train.batch_size
     program = replace(program, config=config)
     step = jax.vmap(TrainStep(program), in_axes=(None, 0, None), out_axes=(None, None), axis_name=AXIS)
     device_batch = jax.tree.map(lambda x: x[None], host_batch(program, rows))

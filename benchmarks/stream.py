@@ -69,7 +69,9 @@ def paper_layout() -> Layout:
     data, source = config.data, config.source
     assert isinstance(source, Simulator)
     pools = (data.hard, data.trending, data.tailing, data.random)
-    return Layout(source.titles + FIRST_TITLE, data.history, data.next_k, pools, data.negatives, features)
+    return Layout(
+        source.titles + FIRST_TITLE, data.max_history, data.num_targets, pools, data.negatives, features
+    )
 
 
 def random_rows(layout: Layout, first: int, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -25,5 +25,5 @@ def get_config(scale: str = "small") -> Config:
     config = kuairand.get_config() if scale == "kuairand" else smoe.get_config(scale)
     config.name = f"best-{scale}"
     config.objective.ranking = config.objective.regression = 0.0
-    config.optimizer.average = 0.995
+    config.optimizer.ema_decay = 0.995
     return config

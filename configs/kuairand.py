@@ -34,8 +34,8 @@ def get_config() -> Config:
         name="kuairand",
         source=KuaiRand(directory="../shared/data/kuairand_pure_sample"),
         features=features,
-        data=Data(history=32),  # a user has nine plays here, of which two in five are abandoned
+        data=Data(max_history=32),  # a user has nine plays here, of which two in five are abandoned
         model=smoe.small_model(dropout=0.2),
         optimizer=Optimizer(learning_rate=2e-3),
-        train=Train(length="8 epochs", batch_size=256),
+        train=Train(duration="8 epochs", batch_size=256),
     )

@@ -49,9 +49,9 @@ def get_config() -> Config:
         source=source,
         features=features,
         data=Data(
-            abandon_below=0.05,  # completion below which a title counts as abandoned
-            max_dropped=0.05,  # fraction of invalid rows above which preparation stops
+            abandon_threshold=0.05,  # completion below which a title counts as abandoned
+            max_invalid_fraction=0.05,  # fraction of invalid rows above which preparation stops
             partitions=8,  # minimum; a large log is divided into more partitions
         ),
-        train=Train(length="20 epochs", batch_size=8192),
+        train=Train(duration="20 epochs", batch_size=8192),
     )

@@ -19,6 +19,6 @@ def get_config(scale: str = "small") -> Config:
     config = smoe.get_config(scale)
     config.name = f"sasrec-{scale}"
     config.model.experts = (replace(config.model.experts[-1], kind="sasrec", feedforward=1.0),)
-    config.model.head, config.model.reads = "dot", ("title_id",)
+    config.model.head, config.model.features = "dot", ("title_id",)
     config.objective = Objective(ranking=0.0, regression=0.0, personalised=False)
     return config

@@ -19,8 +19,8 @@ HR@10 / NDCG@10 over all titles except those in the user's history, with the use
 | gru4rec | .2811 / .1648 | [3], as quoted by [1] |
 | gsasrec | .3003 / .1726 | [4] |
 
-Amazon Beauty, `sasrec_plus_beauty`: .0533 / .0327 [3]; with `--config.next_title.loss=bce` and
-`--config.next_title.negatives=1`, .0246 / .0126 [3].
+Amazon Beauty, `sasrec_plus_beauty`: .0533 / .0327 [3]; with `--config.next_item.loss=bce` and
+`--config.next_item.negatives=1`, .0246 / .0126 [3].
 
 Common settings, for MovieLens-1M: the latest 200 titles, batches of 128 sequences, Adam at a constant
 learning rate of 1e-3 without weight decay or warm-up, one head (hstu_large: two), feed-forward as wide as the
@@ -74,11 +74,12 @@ from jaxrec.config import (
     Feature,
     KuaiRand,
     Model,
-    NextTitle,
+    NextItem,
     Optimizer,
     Sampling,
     Simulator,
     Tables,
+    Task,
     Train,
 )
 from jaxrec.core.errors import InputError
@@ -95,7 +96,7 @@ LOG = Columns(  # the first existing of several names; "": the log has no column
 _ALL_USERS, _FEW_USERS = 1.0, 0.01
 
 
-def _base_config(width: int, expert: Expert, next_title: NextTitle, epochs: int, validation: float) -> Config:
+def _base_config(width: int, expert: Expert, next_item: NextItem, epochs: int, validation: float) -> Config:
     """Return the settings shared by all configs of this file.
 
     Fields for examples of a watch log are set to the values allowed for a log without watch times.
@@ -104,59 +105,59 @@ def _base_config(width: int, expert: Expert, next_title: NextTitle, epochs: int,
         source=Tables(titles="", columns=replace(LOG)),
         features=(Feature("title_id", "category", "title", width=width),),
         data=Data(
-            examples="sequences",
             split="last",
             targets="any",
-            history=expert.window,
-            next_k=1,
+            max_history=expert.max_len,
+            num_targets=1,
             validation_share=validation,
         ),
-        sampling=Sampling(unknown_rate=0.0),
+        sampling=Sampling(id_dropout=0.0),
         model=Model(
             width=width,
             experts=(expert,),
             dropout=expert.dropout,
             head="dot",
-            embedding_spread=0.02,
+            embedding_init_std=0.02,
         ),
-        next_title=next_title,
+        task=Task(name="next_item"),
+        next_item=next_item,
         optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.0, plateau_factor=1.0),
-        train=Train(length=f"{epochs} epochs", batch_size=128),
+        train=Train(duration=f"{epochs} epochs", batch_size=128),
         evaluate=Evaluate(batch_size=256, next_k=(1,)),
     )
 
 
 def sasrec() -> Config:
     """Return SASRec with the settings of [1]."""
-    expert = Expert(window=200, layers=2, heads=1, feedforward=1.0, dropout=0.2, kind="sasrec")
-    loss = NextTitle(loss="sampled_softmax", negatives=128, temperature=0.05)
+    expert = Expert(max_len=200, num_layers=2, num_heads=1, mlp_ratio=1.0, dropout=0.2, encoder="sasrec")
+    loss = NextItem(loss="sampled_softmax", negatives=128, temperature=0.05)
     config = _base_config(50, expert, loss, epochs=101, validation=_FEW_USERS)
     config.model.cosine = True
-    config.optimizer.b2 = 0.98
-    config.evaluate.which = "last"
+    config.optimizer.beta2 = 0.98
+    config.evaluate.checkpoint = "last"
     return config
 
 
 def sasrec_plus() -> Config:
     """Return SASRec with a softmax over all titles [3]."""
-    expert = Expert(window=200, layers=2, heads=1, feedforward=1.0, dropout=0.1, kind="sasrec")
-    return _base_config(64, expert, NextTitle(loss="softmax"), epochs=100, validation=_ALL_USERS)
+    expert = Expert(max_len=200, num_layers=2, num_heads=1, mlp_ratio=1.0, dropout=0.1, encoder="sasrec")
+    return _base_config(64, expert, NextItem(loss="softmax"), epochs=100, validation=_ALL_USERS)
 
 
 def sasrec_plus_beauty() -> Config:
     """Return `sasrec_plus` for Amazon Beauty."""
     config = sasrec_plus()
-    config.data.history = 52  # a multiple of 4: two more titles are stored, and excluded from the ranking
+    config.data.max_history = 52  # a multiple of 4: two more titles are stored, and excluded from the ranking
     config.model.experts = (replace(config.model.experts[0], window=50),)
     return config
 
 
 def gsasrec() -> Config:
     """Return gSASRec [4]."""
-    expert = Expert(window=200, layers=2, heads=1, feedforward=1.0, dropout=0.5, kind="sasrec")
-    loss = NextTitle(loss="gbce", negatives=256, calibration=0.75)
+    expert = Expert(max_len=200, num_layers=2, num_heads=1, mlp_ratio=1.0, dropout=0.5, encoder="sasrec")
+    loss = NextItem(loss="gbce", negatives=256, calibration=0.75)
     config = _base_config(128, expert, loss, epochs=2000, validation=512 / 6040)
-    config.model.two_tables = True
+    config.model.untied_item_embeddings = True
     return config
 
 
@@ -177,15 +178,15 @@ def hstu_large() -> Config:
 def gru4rec() -> Config:
     """Return GRU4Rec with a softmax over all titles [3]."""
     config = sasrec_plus()
-    config.model.experts = (Expert(window=200, layers=1, heads=1, dropout=0.0, kind="gru4rec"),)
+    config.model.experts = (Expert(max_len=200, num_layers=1, num_heads=1, dropout=0.0, encoder="gru4rec"),)
     config.model.dropout, config.model.position = 0.0, "none"
     return config
 
 
 def simulated() -> Config:
     """Return `sasrec_plus` with width 48 on the simulated service."""
-    expert = Expert(window=32, layers=2, heads=2, feedforward=2.0, dropout=0.1, kind="sasrec")
-    config = _base_config(48, expert, NextTitle(loss="softmax"), epochs=20, validation=0.2)
+    expert = Expert(max_len=32, num_layers=2, num_heads=2, mlp_ratio=2.0, dropout=0.1, encoder="sasrec")
+    config = _base_config(48, expert, NextItem(loss="softmax"), epochs=20, validation=0.2)
     config.source, config.data.targets = Simulator(), "new"
     return config
 

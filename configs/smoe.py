@@ -49,8 +49,8 @@ def small_model(dropout: float) -> Model:
     Two CPU cores train this model in minutes.
     """
     experts = (
-        Expert(window=7, layers=1, heads=4, feedforward=1.0, dropout=dropout),
-        Expert(window=20, layers=1, heads=4, feedforward=2.0, dropout=dropout),
+        Expert(max_len=7, num_layers=1, num_heads=4, mlp_ratio=1.0, dropout=dropout),
+        Expert(max_len=20, num_layers=1, num_heads=4, mlp_ratio=2.0, dropout=dropout),
     )
     return Model(width=48, experts=experts, gate=Gate(hidden=(64, 32)), dropout=dropout)
 
@@ -71,7 +71,7 @@ def get_config(scale: str = "small") -> Config:
             features=features(32),
             model=small_model(dropout=0.1),
             optimizer=Optimizer(learning_rate=3e-3),
-            train=Train(length="6 epochs", batch_size=256),
+            train=Train(duration="6 epochs", batch_size=256),
             evaluate=Evaluate(batch_size=2048),
         )
     raise InputError(f"configs/smoe.py:{scale}: the argument must be small or paper")

@@ -20,14 +20,14 @@ from jaxrec.studies.plan import Study
 def _small() -> Config:
     """Return configs/smoe.py:small with three epochs."""
     config = smoe.get_config("small")
-    config.train.length = "3 epochs"
+    config.train.duration = "3 epochs"
     return config
 
 
 def _kuairand() -> Config:
     """Return configs/kuairand.py with four epochs."""
     config = kuairand.get_config()
-    config.train.length = "4 epochs"
+    config.train.duration = "4 epochs"
     return config
 
 

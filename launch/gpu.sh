@@ -35,6 +35,6 @@ done
 
 for prefetch in 2 4; do # threads that prepare batches
   time "$python" -m jaxrec.train --config configs/smoe.py:paper --workdir "$out/epoch-$prefetch" \
-    --config.data.directory="$data" "${rows[@]}" --config.model.dtype=bfloat16 --config.train.length="1 epochs" \
+    --config.data.directory="$data" "${rows[@]}" --config.model.dtype=bfloat16 --config.train.duration="1 epochs" \
     --config.train.log_seconds=1 --config.train.prefetch="$prefetch"
 done

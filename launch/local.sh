@@ -27,7 +27,7 @@ shift
 
 python=${PYTHON:-python}
 heartbeat=30 grace=25 # as in jaxrec/config/schema.py
-[[ $* == *--config.train.preempted_exit=* ]] || set -- "$@" --config.train.preempted_exit=75
+[[ $* == *--config.train.preemption_exit_code=* ]] || set -- "$@" --config.train.preemption_exit_code=75
 for argument; do
   case $argument in
     --config.train.heartbeat_seconds=*) heartbeat=${argument#*=} ;;

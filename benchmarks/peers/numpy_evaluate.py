@@ -56,7 +56,7 @@ class NumpyModel:
 
     def __init__(self, params: Tree, layout: Layout, config: Config, table: TitleTable, task: str) -> None:
         self.p, self.layout, self.config, self.task = params, layout, config, task
-        self.window = max(e.window for e in config.model.experts)
+        self.max_len = max(e.max_len for e in config.model.experts)
         side_features = tuple(f for f in layout.of("title") if f.name != TITLE_ID)
         title_params = params["title"]
         vectors = columns(
@@ -93,7 +93,7 @@ class NumpyModel:
         kept_positions = ids > 0
         if not self.config.sampling.history_keeps_abandoned:
             kept_positions &= row["history_abandoned"] == 0
-        kept_positions = np.nonzero(kept_positions)[0][-self.window :]
+        kept_positions = np.nonzero(kept_positions)[0][-self.max_len :]
         values = {
             "completion": 2 * row["history_completion"][kept_positions].astype(np.float32) - 1,
             "sessions": np.log1p(row["history_sessions"][kept_positions].astype(np.float32)) - 1,
@@ -108,9 +108,9 @@ class NumpyModel:
         fields, p = self.config.model.experts[number], self.p[f"expert_{number}"]
         if not len(x):
             return p["pool"]["empty"]
-        x = x[-fields.window :]
-        for i in range(fields.layers):
-            x = self._block(x, p["encoder"][f"block_{i}"], fields.heads)
+        x = x[-fields.max_len :]
+        for i in range(fields.num_layers):
+            x = self._block(x, p["encoder"][f"block_{i}"], fields.num_heads)
         x = layer_norm(x, p["encoder"]["norm"])
         return softmax(x @ p["pool"]["attention"]) @ x
 
@@ -137,7 +137,7 @@ class NumpyModel:
         if self.config.model.matcher_product:
             inputs.append((user @ self.p["product"]["user"]) * (titles @ self.p["product"]["title"]))
         h = relu(dense(np.concatenate(inputs, 1), p))
-        for i in range(1, len(self.config.model.matcher)):
+        for i in range(1, len(self.config.model.head_hidden)):
             h = relu(h @ p[f"kernel_{i}"] + p[f"bias_{i}"])
         return h @ p["kernel_out"] + p.get("bias_out", np.float32(0))
 

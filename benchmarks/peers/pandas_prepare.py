@@ -126,7 +126,7 @@ def _user(
     positions = [
         i
         for i in range(len(rank))
-        if time[i] > time[0] and log["total"][i] >= data.abandon_below and log["sessions"][i] == 1
+        if time[i] > time[0] and log["total"][i] >= data.abandon_threshold and log["sessions"][i] == 1
     ]
     examples, latest, consumed = [], dict[int, int](), 0  # latest: the last play of each title, oldest first
     for position, i in enumerate(positions):
@@ -134,19 +134,23 @@ def _user(
             latest.pop(rank[consumed], None)
             latest[rank[consumed]] = consumed
             consumed += 1
-        upcoming = positions[position : position + data.next_k]
+        upcoming = positions[position : position + data.num_targets]
         target = rank[upcoming]
         key = draws.start(log["user"][i], position)
         hard = np.array(
-            [r for r, j in latest.items() if log["completion"][j] < data.abandon_below and r not in target],
+            [
+                r
+                for r, j in latest.items()
+                if log["completion"][j] < data.abandon_threshold and r not in target
+            ],
             np.int64,
         )
         hard = draws.shuffled(key, hard, _HARD_DRAW)[: max(data.hard, data.negatives)]
         example = {
             "position": position,
-            **_history(log, i, list(latest.values())[-data.history :], config),
-            "target": _padded(target + 2, data.next_k),
-            "target_completion": _padded(log["total"][upcoming].astype(np.float32), data.next_k),
+            **_history(log, i, list(latest.values())[-data.max_history :], config),
+            "target": _padded(target + 2, data.num_targets),
+            "target_completion": _padded(log["total"][upcoming].astype(np.float32), data.num_targets),
         }
         fill = _pools if split == "train" else _lists
         columns = fill(key, hard, len(target), pools, universe, config, draws)
@@ -156,14 +160,14 @@ def _user(
 
 
 def _history(log: dict[str, np.ndarray], i: int, past: list[int], config: Config) -> dict[str, np.ndarray]:
-    empty, completion = config.data.history - len(past), log["completion"][past]
+    empty, completion = config.data.max_history - len(past), log["completion"][past]
     age = np.log1p((log["time"][i] - log["time"][past]) / 1000.0)
     columns = {
         "title": (log["rank"][past] + 2).astype(np.int32),
         "completion": completion.astype(np.float16),
         "age": age.astype(np.float16),
         "sessions": np.minimum(log["sessions"][past], 255).astype(np.uint8),
-        "abandoned": (completion < config.data.abandon_below).astype(np.uint8),
+        "abandoned": (completion < config.data.abandon_threshold).astype(np.uint8),
     }
     history = {f"history_{name}": np.pad(column, (empty, 0)) for name, column in columns.items()}
     ids = {"user_categories": log["country"][i : i + 1], "context_categories": log["device"][i : i + 1]}
@@ -198,9 +202,9 @@ def _lists(
         list_mix = LIST_MIXES[name]
         fractions = (list_mix.hard, list_mix.trending, list_mix.tailing, list_mix.random)
         widths = tuple(round(fraction * data.negatives) for fraction in fractions)
-        lists = np.zeros((data.next_k, data.negatives), np.int64)
+        lists = np.zeros((data.num_targets, data.negatives), np.int64)
         for k in range(present):
-            salt = 1 + l * data.next_k + k
+            salt = 1 + l * data.num_targets + k
             list_hard = draws.shuffled(draws.salted(key, salt, _HARD_DRAW), hard)
             drawn = _draw(draws.salted(key, salt), list_hard, pools, universe, widths, draws)
             if drawn is None:
@@ -209,7 +213,7 @@ def _lists(
         columns[f"list_{name}"] = lists
     enabled = min(len(hard), round(LIST_MIXES["enabled"].hard * data.negatives))
     nothing = np.full(1 + data.negatives, np.nan, np.float32)
-    columns["list_hard"] = _padded(np.full(present, enabled), data.next_k)
+    columns["list_hard"] = _padded(np.full(present, enabled), data.num_targets)
     unknown = {f"{kind}_{name}": nothing for kind in ("oracle", "truth") for name in LISTS}
     return columns | unknown | {"mood": np.asarray(np.nan, np.float32)}
 

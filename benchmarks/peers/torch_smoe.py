@@ -187,23 +187,23 @@ class Smoe(nn.Module):
         self.register_buffer("categories", categories, persistent=False)
         self.register_buffer("numbers", torch.as_tensor(table.numbers), persistent=False)
         title = self.title.width
-        self.longest = max(e.window for e in m.experts)
+        self.longest = max(e.max_len for e in m.experts)
         self.input = nn.Linear(title + self.interaction.width + self.context.width, m.width)
         self.position = nn.Parameter(torch.zeros(self.longest, m.width))
         self.dropout = nn.Dropout(m.dropout)
         self.experts = nn.ModuleList(
-            Expert(m.width, e.window, e.layers, e.heads, e.feedforward, e.dropout) for e in m.experts
+            Expert(m.width, e.max_len, e.num_layers, e.num_heads, e.mlp_ratio, e.dropout) for e in m.experts
         )
         E = len(m.experts)
-        self.noise = m.gate.noise
+        self.noise = m.gate.noise_std
         self.gate = mlp([self.user.width + E * m.width, *m.gate.hidden, E]) if E > 1 else None
-        user, product = m.width + self.user.width + self.context.width, m.matcher[-1]
+        user, product = m.width + self.user.width + self.context.width, m.head_hidden[-1]
         self.has_product = m.matcher_product
         if self.has_product:
             self.product_user = nn.Linear(user, product, bias=False)
             self.product_title = nn.Linear(title, product, bias=False)
         task_weights = dict(zip(TASKS, (o.ctr, o.ranking, o.regression), strict=True))
-        sizes = [user + title + (product if self.has_product else 0), *m.matcher, 1]
+        sizes = [user + title + (product if self.has_product else 0), *m.head_hidden, 1]
         self.heads = nn.ModuleDict(
             {task: mlp(sizes, task != "ranking") for task, weight in task_weights.items() if weight > 0}
         )
@@ -277,7 +277,7 @@ def objective(
     """Return Eq. 15 of the paper, as the mean over valid examples."""
     K = batch.positive.shape[1]
     present, exists = batch.positive > 0, batch.negative > 0
-    label = out.clean_gate.new_tensor(sampling.labels[:K])
+    label = out.clean_gate.new_tensor(sampling.target_weights[:K])
     weight = torch.ones_like(batch.completion)
     if o.personalised:
         weight = (1.0 + o.alpha * (batch.completion - threshold)).clamp(min=0.0)
@@ -338,11 +338,5 @@ class Trainer:
 
 
 def _optimizer(model: Smoe, o: Optimizer) -> torch.optim.Optimizer:
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, p in model.named_parameters():
-        groups[o.decay_spares == "nothing" or not (name.endswith("bias") or "norm" in name)].append(p)
-    optimizer_class = torch.optim.AdamW if o.decay == "decoupled" else torch.optim.Adam
-    decayed, not_decayed = (
-        {"params": groups[decays], "weight_decay": o.weight_decay * decays} for decays in (True, False)
-    )
-    return optimizer_class([decayed, not_decayed], lr=o.learning_rate, fused=True)
+    optimizer_class = torch.optim.AdamW if o.weight_decay_mode == "decoupled" else torch.optim.Adam
+    return optimizer_class(model.parameters(), lr=o.learning_rate, weight_decay=o.weight_decay, fused=True)

@@ -38,7 +38,6 @@ class TitleTable(NamedTuple):
 
     categories: Any  # [V, columns] int32
     numbers: Any  # [V, columns] float32, standardised
-    cumulative: Any = None  # [V] int32 cumulative sum, over ids, of the plays by training users
 
 
 class History(NamedTuple):

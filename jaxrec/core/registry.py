@@ -46,17 +46,16 @@ RANKING_LOSSES = {
 
 # Loss of the next title -> a function of outputs and titles at every position.
 NEXT_ITEM_LOSSES = {
-    "softmax": "jaxrec.losses.next_item:softmax",
-    "sampled_softmax": "jaxrec.losses.next_item:sampled_softmax",
-    "bce": "jaxrec.losses.next_item:bce",
-    "gbce": "jaxrec.losses.next_item:gbce",
+    "softmax": "jaxrec.losses.next_item:softmax_loss",
+    "sampled_softmax": "jaxrec.losses.next_item:sampled_softmax_loss",
+    "bce": "jaxrec.losses.next_item:bce_loss",
+    "gbce": "jaxrec.losses.next_item:gbce_loss",
 }
 
-# Distribution of sampled negatives of sequences -> a function that draws them.
+# Distribution of sampled negatives of sequences -> a NegativeSampler.
 NEGATIVE_SAMPLERS = {
-    "uniform": "jaxrec.tasks.negative_sampling:uniform",
-    "popularity": "jaxrec.tasks.negative_sampling:by_popularity",
-    "in_batch": "jaxrec.tasks.negative_sampling:in_batch",
+    "uniform": "jaxrec.tasks.negative_sampling:UNIFORM",
+    "in_batch": "jaxrec.tasks.negative_sampling:IN_BATCH",
 }
 
 # Metrics of ranks -> a function of ranks [...] from 1 and a cutoff.

@@ -76,7 +76,7 @@ def load_checkpoint(workdir: str | AnyPath, which: str) -> LoadedCheckpoint:
     with Checkpointer(as_path(workdir) / CHECKPOINTS) as checkpoints:
         meta = checkpoints.restore_meta(which)
         config = from_json(meta["config"])
-        config.model.attention = "auto"  # the form is of the machine that trained, not of the model
+        config.model.attention_impl = "auto"  # the form is of the machine that trained, not of the model
         check_dealing(config, device_count())
         task = restore_task(config, meta)
         abstract = task.abstract_params
@@ -113,7 +113,7 @@ def evaluate(
     workdir = as_path(workdir)
     if which is None:
         with Checkpointer(workdir / CHECKPOINTS) as checkpoints:
-            which = from_json(checkpoints.restore_meta("last")["config"]).evaluate.which
+            which = from_json(checkpoints.restore_meta("last")["config"]).evaluate.checkpoint
             which = which if checkpoints.best_step() is not None else "last"
     loaded = load_checkpoint(workdir, which)
     dataset = Dataset(data or loaded.meta["dataset_directory"])
@@ -136,9 +136,9 @@ def evaluate(
     if CATALOGUE in lists:
         filtered = seen == "filtered"
         most = min(metrics.SHOWN, len(loaded.arrays.id_of_rank))
-        if retrieve and not loaded.config.model.retrieval:
+        if retrieve and not loaded.config.model.retrieval_dim:
             raise InputError(
-                f"retrieve={retrieve}; allowed of a model that has a head for it: model.retrieval=0"
+                f"retrieve={retrieve}; allowed of a model that has a head for it: model.retrieval_dim=0"
             )
         ranker = CatalogueRanker(task, table, filtered, most, retrieve=retrieve)
         ranked = ranker(loaded.params, found)

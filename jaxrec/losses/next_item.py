@@ -12,13 +12,15 @@ value 0 and contributes no gradient, not even a NaN. The caller applies weights,
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrec.config.schema import NextTitle
+from jaxrec.config.schema import NextItem
 from jaxrec.core.ids import FIRST_TITLE, PAD
+from jaxrec.core.registry import NEXT_ITEM_LOSSES, resolve
 
 _TITLE_GRADIENT_ROWS = 4096  # rows of the titles' gradient that are computed before they are added
 # Largest chunk of positions on a CPU, for any budget: larger logits do not fit into its caches. Measured in
@@ -325,24 +327,39 @@ def gbce(h, titles, target, negatives, temperature: float, calibration: float) -
     return _sampled_loss(term, h, titles, target, negatives, temperature)
 
 
-# ---------------------------------------------------------------- by name, as in a config
-
-# Loss functions of (h, titles, target, negatives, log_q, config), by config name. `softmax` reads neither
-# negatives nor log_q; only `sampled_softmax` reads log_q.
-LOSSES: dict[str, Callable[..., jax.Array]] = {
-    "softmax": lambda h, titles, target, _, __, c: softmax(
-        h, titles, target, c.temperature, c.budget * 2**20
-    ),
-    "sampled_softmax": lambda h, titles, target, negatives, log_q, c: sampled_softmax(
-        h, titles, target, negatives, log_q, c.temperature
-    ),
-    "bce": lambda h, titles, target, negatives, _, c: bce(h, titles, target, negatives, c.temperature),
-    "gbce": lambda h, titles, target, negatives, _, c: gbce(
-        h, titles, target, negatives, c.temperature, c.calibration
-    ),
-}
+# ---------------------------------------------------------------- by name: `registry.NEXT_ITEM_LOSSES`
 
 
-def next_title(h, titles, target, negatives, log_q, config: NextTitle) -> jax.Array:
-    """Loss `config.loss` [R, L]; `negatives` and `log_q` may be None if not read."""
-    return LOSSES[config.loss](h, titles, target, negatives, log_q, config)
+class Positions(NamedTuple):
+    """The positions of rows, and the titles that they are scored against."""
+
+    h: jax.Array  # [R, L, D] outputs
+    titles: jax.Array  # [V, D]
+    target: jax.Array  # [R, L] int32, 0 where there is none
+    negatives: jax.Array | None  # [R, L, N] or [R, N] int32; None for a loss over all titles
+    log_q: jax.Array | None  # [V], where the loss corrects for how often a title is sampled
+
+
+def softmax_loss(x: Positions, config: NextItem) -> jax.Array:
+    """Return `softmax` [R, L] with the settings of `config`."""
+    return softmax(x.h, x.titles, x.target, config.temperature, config.logits_budget_mib * 2**20)
+
+
+def sampled_softmax_loss(x: Positions, config: NextItem) -> jax.Array:
+    """Return `sampled_softmax` [R, L] with the settings of `config`."""
+    return sampled_softmax(x.h, x.titles, x.target, x.negatives, x.log_q, config.temperature)
+
+
+def bce_loss(x: Positions, config: NextItem) -> jax.Array:
+    """Return `bce` [R, L] with the settings of `config`."""
+    return bce(x.h, x.titles, x.target, x.negatives, config.temperature)
+
+
+def gbce_loss(x: Positions, config: NextItem) -> jax.Array:
+    """Return `gbce` [R, L] with the settings of `config`."""
+    return gbce(x.h, x.titles, x.target, x.negatives, config.temperature, config.calibration)
+
+
+def next_item_loss(x: Positions, config: NextItem) -> jax.Array:
+    """Return the loss `config.loss` of every position, [R, L]."""
+    return resolve(NEXT_ITEM_LOSSES[config.loss])(x, config)

@@ -8,7 +8,7 @@ that a masked entry adds neither value nor gradient, not even a NaN. The caller 
 Axis letters: B examples, K positives, N negatives, E experts.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ import optax
 
 from jaxrec.config.schema import Objective, Sampling
 from jaxrec.core.batch import Batch
+from jaxrec.core.registry import RANKING_LOSSES, resolve
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]  # metric -> (sum, count); the reader divides once
 
@@ -75,9 +76,6 @@ def softmax(positive, negative, weight, c: CandidateLoss, margin: float) -> jax.
     negatives = jnp.broadcast_to(negative, (*positive.shape, negative.shape[-1]))
     log_normalizer = jax.nn.logsumexp(jnp.concatenate([positive[..., None], negatives], axis=-1), axis=-1)
     return _masked_mean((log_normalizer - positive) * weight, c.present)
-
-
-RANKING_LOSSES: dict[str, Callable[..., jax.Array]] = {"hinge": hinge, "softmax": softmax}
 
 
 def cross_entropy(positive, negative, label, negative_label, weight, c: CandidateLoss) -> jax.Array:
@@ -202,7 +200,7 @@ def per_example(
         soft = soft_labels(c.hard, config.soft_negative, config.soft_on)
         weighted.append(("ctr", w["ctr"], cross_entropy(s[:, :K], s[:, K:], label, soft, weight, c)))
     if config.ranking:
-        s, loss = scores["ranking"], RANKING_LOSSES[config.ranking_loss]
+        s, loss = scores["ranking"], resolve(RANKING_LOSSES[config.ranking_loss])
         weighted.append(("ranking", w["ranking"], loss(s[:, :K], s[:, K:], weight * label, c, config.margin)))
     if config.regression:
         weighted.append(("regression", w["regression"], regression(scores["completion"][:, :K], c)))
@@ -248,7 +246,7 @@ def objective(
     weights, addend = moving_weights or (None, 0.0)
     gate = outputs.clean_gate_BxE
     candidates = CandidateLoss(batch.positive > 0, batch.completion, batch.negative > 0, batch.hard)
-    labels = sampling.labels[: batch.positive.shape[1]]
+    labels = sampling.target_weights[: batch.positive.shape[1]]
     total, terms = per_example(
         outputs.scores, candidates, gate, config, labels, threshold, target_entropy, weights, expert_load,
         outputs.retrieved,

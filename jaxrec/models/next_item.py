@@ -62,7 +62,7 @@ class LayerStack(Parameters):
 
     @nn.compact
     def __call__(self, window: ItemWindow, x_BxLxD: jax.Array, key_BxLx2: jax.Array | None) -> jax.Array:
-        encode: PositionEncoder = resolve(SEQUENCE_ENCODERS[self.fields.kind])
+        encode: PositionEncoder = resolve(SEQUENCE_ENCODERS[self.fields.encoder])
         positions = SequencePositions(x_BxLxD, window.title_BxL > 0, time_since_previous(window), key_BxLx2)
         return encode(self.dtype, self.fields, self.attention, self.path, positions)
 
@@ -105,16 +105,26 @@ class NextItemModel(Parameters):
     config: Model  # its only expert is the encoder; the expert's window is the longest that is read
 
     def setup(self):
-        if self.config.experts[0].kind not in SEQUENCE_ENCODERS:
-            raise ValueError(f"kind={self.config.experts[0].kind!r} must be one of {(*SEQUENCE_ENCODERS,)}")
+        if self.config.experts[0].encoder not in SEQUENCE_ENCODERS:
+            raise ValueError(
+                f"kind={self.config.experts[0].encoder!r} must be one of {(*SEQUENCE_ENCODERS,)}"
+            )
         of_titles = tuple(f for f in self.features if f.where == "title")
-        fields = of_titles, self.titles, self.config.width, self.config.reads, self.config.embedding_spread
-        names = ("title", "scored") if self.config.two_tables else ("title",)
+        fields = (
+            of_titles,
+            self.titles,
+            self.config.width,
+            self.config.features,
+            self.config.embedding_init_std,
+        )
+        names = ("title", "scored") if self.config.untied_item_embeddings else ("title",)
         self.tables = [ItemTable(self.dtype, *fields, name=name) for name in names]
-        self.layers = LayerStack(self.dtype, self.config.experts[0], self.config.attention, name="layers")
+        self.layers = LayerStack(
+            self.dtype, self.config.experts[0], self.config.attention_impl, name="layers"
+        )
         if self.config.position == "index":
             self.positions = self.weight(
-                "position", embedding_init, self.config.experts[0].window, self.config.width
+                "position", embedding_init, self.config.experts[0].max_len, self.config.width
             )
 
     def catalogue(self, table: TitleTable) -> Catalogue:

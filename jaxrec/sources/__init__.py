@@ -5,6 +5,7 @@ TensorFlow Datasets, and `simulator` generates the log of a simulated service.
 """
 
 from jaxrec.config import schema
+from jaxrec.core.registry import SOURCES, resolve
 from jaxrec.core.tables import Source
 
 
@@ -23,18 +24,4 @@ def open_source(
     Raises:
         InputError: The source is invalid, as far as can be checked without reading a row.
     """
-    if isinstance(source, schema.Simulator):
-        from jaxrec.sources.simulator.source import SimulatorSource
-
-        return SimulatorSource(source)
-    if isinstance(source, schema.Tables):
-        from jaxrec.sources.tables import TablesSource
-
-        return TablesSource(source, features, path)
-    if isinstance(source, schema.KuaiRand):
-        from jaxrec.sources.kuairand import KuaiRandSource
-
-        return KuaiRandSource(source, features)
-    from jaxrec.sources.tfds import TfdsSource
-
-    return TfdsSource(source, features)
+    return resolve(SOURCES[type(source).__name__])(source, features, path)

@@ -111,3 +111,8 @@ class KuaiRandSource(ThreeTables):
         for parsed in self._durations.read():
             frame = parsed.frame.filter(~parsed.bad)
             yield self.catalogue.rows(frame["title"]), frame["runtime"].fill_null(0.0).to_numpy()
+
+
+def open_kuairand(source: schema.KuaiRand, features: tuple[schema.Feature, ...], path: str) -> KuaiRandSource:
+    """Return the reader of `registry.SOURCES`."""
+    return KuaiRandSource(source, features)

@@ -220,3 +220,8 @@ def _column(values: list[Any], kind: str) -> np.ndarray:
         return column.astype(np.float64)
     whole = column.dtype.kind in "iub" and len(column)
     return column.astype(np.int64) if whole else _decode(column).astype(str)
+
+
+def open_tfds(source: schema.Tfds, features: tuple[schema.Feature, ...], path: str) -> TfdsSource:
+    """Return the reader of `registry.SOURCES`."""
+    return TfdsSource(source, features)

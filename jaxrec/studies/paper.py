@@ -43,10 +43,10 @@ def _models(mid_term: Expert) -> tuple[Row, ...]:
     Args:
         mid_term: The mid-term expert of the base config.
     """
-    published = {**STL, "model.reads": ("title_id",), "model.head": "dot"}  # no metadata, as in the paper
+    published = {**STL, "model.features": ("title_id",), "model.head": "dot"}  # no metadata, as in the paper
     ours = {"model.head": "matcher"}
-    sasrec = {"model.experts": (replace(mid_term, kind="sasrec"),)}
-    gru4rec = {"model.experts": (replace(mid_term, kind="gru4rec"),)}
+    sasrec = {"model.experts": (replace(mid_term, encoder="sasrec"),)}
+    gru4rec = {"model.experts": (replace(mid_term, encoder="gru4rec"),)}
     return (
         Row(
             "smoe_pl", {},
@@ -96,12 +96,12 @@ def _ablations() -> tuple[Row, ...]:
     }
     return (
         Row(
-            "k3_equal", {**next_k, "sampling.labels": (1.0, 1.0, 1.0)}, {"5": "K=3, equal"},
+            "k3_equal", {**next_k, "sampling.target_weights": (1.0, 1.0, 1.0)}, {"5": "K=3, equal"},
             _k1((0.6935, 0.8404, 0.9567, 0.8011), (0.5601, 0.7618, 0.9292, 0.7056))
             | _k3((0.6586, 0.8205, 0.9499, 0.7768), (0.5093, 0.7293, 0.9152, 0.6670)),
         ),
         Row(
-            "k3_weighted", {**next_k, "sampling.labels": (1.0, 0.6, 0.3)}, {"5": "K=3, weighted"},
+            "k3_weighted", {**next_k, "sampling.target_weights": (1.0, 0.6, 0.3)}, {"5": "K=3, weighted"},
             _k1((0.7272, 0.8575, 0.9605, 0.8227), (0.6068, 0.7870, 0.9363, 0.7368))
             | _k3((0.6770, 0.8302, 0.9521, 0.7890), (0.5304, 0.7418, 0.9198, 0.6821)),
         ),
@@ -147,13 +147,13 @@ def _options(base: Config) -> tuple[Row, ...]:
         "averaging": ("task weights averaged dynamically", {"objective.weighting": "averaging"}),
         "softmax": ("softmax over candidates for the hinge", {"objective.ranking_loss": "softmax"}),
         "keeps_abandoned": ("histories show abandoned titles", {"sampling.history_keeps_abandoned": True}),
-        "coupled": ("coupled weight decay", {"optimizer.decay": "coupled"}),
+        "coupled": ("coupled weight decay", {"optimizer.weight_decay_mode": "coupled"}),
         "soft_all": ("soft label on all negatives", {"objective.soft_on": "all"}),
         "soft_none": ("no soft label", {"objective.soft_on": "none"}),
         "no_entropy": ("no target entropy", {"model.gate.target_entropy": None}),
         "long_term": (
-            f"a third expert, of the last {base.data.history}",
-            {"model.experts": (*base.model.experts, replace(mid_term, window=base.data.history))},
+            f"a third expert, of the last {base.data.max_history}",
+            {"model.experts": (*base.model.experts, replace(mid_term, max_len=base.data.max_history))},
         ),
     }
     in_sequence = {**STL, "model.experts": (mid_term,), "model.target_in_sequence": True}
@@ -164,7 +164,7 @@ def _options(base: Config) -> tuple[Row, ...]:
 
 
 CLICK = {"objective.ranking": 0.0, "objective.regression": 0.0}  # click task alone, with personalised loss
-AVERAGE = {"optimizer.average": 0.995}
+AVERAGE = {"optimizer.ema_decay": 0.995}
 
 
 def _beyond() -> tuple[Row, ...]:
@@ -175,7 +175,7 @@ def _beyond() -> tuple[Row, ...]:
     The gate of `smoe_balanced` does not collapse; the row is compared with `smoe_stl`.
     """
     edits: dict[str, tuple[str, dict[str, Any]]] = {
-        "narrow": ("embeddings a quarter as wide at the start", {"model.embedding_spread": 0.05}),
+        "narrow": ("embeddings a quarter as wide at the start", {"model.embedding_init_std": 0.05}),
         "average": ("the parameters' average", AVERAGE),
         "click": ("the click task alone", CLICK),
         "softmax_alone": (

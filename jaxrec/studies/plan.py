@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxrec.config.migrations import renamed_key
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import dataset_directory, digest
 from jaxrec.config.tree import fields_of, join, known_key
@@ -114,13 +115,13 @@ def apply_edits(base: Config, name: str, edits: Mapping[str, Any]) -> Config:
     Where the edits change the dataset, the digest of the data settings is appended to `data.directory`.
 
     Raises:
-        InputError: A key does not exist or the apply_edits config is invalid. The message names the row.
+        InputError: A key does not exist or the edited config is invalid. The message names the row.
     """
     config = copy.deepcopy(base)
     config.name = name
     try:
         for key, value in edits.items():
-            *parents, last = key.split(".")
+            *parents, last = renamed_key(key).split(".")
             node, path = config, ""
             for parent in parents:
                 known_key(path, parent, fields_of(type(node)))

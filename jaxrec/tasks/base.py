@@ -161,16 +161,18 @@ class Task:
     def microbatches(self, device_batch: int) -> int:
         """Return the number of microbatches of a device's batch.
 
-        It is the least number that divides `device_batch` into microbatches of at most `train.microbatch`
-        examples.
+        It is the least number that divides `device_batch` into microbatches of at most
+        `train.microbatch_size` examples.
         """
-        limit = self.config.train.microbatch or self.microbatch_limit(jax.default_backend()) or device_batch
+        limit = (
+            self.config.train.microbatch_size or self.microbatch_limit(jax.default_backend()) or device_batch
+        )
         return next(n for n in range(-(-device_batch // limit), device_batch + 1) if device_batch % n == 0)
 
     @property
     def shards_titles(self) -> bool:
         """Whether the titles' embeddings and their optimizer state are sharded by rows over the devices."""
-        return self.config.model.title_table == "split"
+        return self.config.model.item_table_sharding == "split"
 
     @cached_property
     def abstract_params(self) -> Any:

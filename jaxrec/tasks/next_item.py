@@ -24,7 +24,7 @@ _LONG_SHARE = 4  # one in so many windows of a part may be long before all are w
 
 @dataclass(frozen=True)
 class NextItemTask(Task):
-    """The objective `config.next_title` on windows of sequences.
+    """The objective `config.next_item` on windows of sequences.
 
     A step's figure is the mean over the places that have a next title, each weighed by Eq. 13 where the
     objective is personalised.
@@ -35,7 +35,7 @@ class NextItemTask(Task):
     @property
     def size(self) -> int:
         """Places of a window."""
-        return self.config.model.experts[0].window
+        return self.config.model.experts[0].max_len
 
     @cached_property
     def model(self) -> NextItemModel:
@@ -43,7 +43,7 @@ class NextItemTask(Task):
         return NextItemModel(m.dtype, self.layout.features, self.layout.titles, m)
 
     def protocols(self) -> Protocols:
-        return Protocols((), (CATALOGUE, "ndcg@10"), self.config.next_title.temperature)
+        return Protocols((), (CATALOGUE, "ndcg@10"), self.config.next_item.temperature)
 
     def microbatch_limit(self, backend: str) -> int:
         return max(_CPU_POSITIONS // self.size, 1) if backend == "cpu" else 0
@@ -63,8 +63,8 @@ class NextItemTask(Task):
         self, task_state: Any, step: jax.Array, host: HostBatch, table: TitleTable
     ) -> negative_sampling.NegativePool:
         """Return the pool of negatives: for "in_batch" the targets of the global batch, in its order."""
-        if self.config.next_title.drawn != "in_batch":
-            return negative_sampling.NegativePool(self.layout.titles, table.cumulative)
+        if self.config.next_item.negative_distribution != "in_batch":
+            return negative_sampling.NegativePool(self.layout.titles)
         size = len(host.valid)
         count = self.microbatches(size)
         key = jnp.zeros((size, 2), jnp.uint32)
@@ -83,7 +83,7 @@ class NextItemTask(Task):
         sampling = self.config.sampling
         random, alpha = sampling.window == "random", sampling.stochastic_length
         aimed = next_item_inputs.training(
-            host.words, self.layout, self.size, random, sampling.unknown_rate, key
+            host.words, self.layout, self.size, random, sampling.id_dropout, key
         )
         aimed = aimed._replace(target=jnp.where(host.valid[:, None], aimed.target, 0))
         given = params, self.project_titles(params, table) if projections is None else projections, context
@@ -114,17 +114,28 @@ class NextItemTask(Task):
         key: jax.Array,
     ) -> tuple[jax.Array, Sums]:
         """Of windows of any number of places, with the keys of their rows."""
-        objective, variables, places = self.config.next_title, {"params": params}, aimed.target.shape[1]
+        objective, variables, places = self.config.next_item, {"params": params}, aimed.target.shape[1]
         h_BxLxD = self.model.apply(variables, aimed.window, catalogue, key)
         candidates_VxD = self.model.apply(variables, catalogue, method="candidates")
         negatives, log_q = None, None
         if objective.loss != "softmax":
-            given = objective.drawn, objective.shared, places, objective.negatives
+            given = (
+                objective.negative_distribution,
+                objective.negatives_shared_by,
+                places,
+                objective.negatives,
+            )
             negatives = negative_sampling.draw(key, *given, shared)
-            if objective.shared == "place":
+            if objective.negatives_shared_by == "place":
                 negatives = negatives[:, ::-1]  # a place's are those of how new it is, however many there are
-            log_q = negative_sampling.log_q(objective.drawn, shared) if objective.log_q else None
-        loss_BxL = next_item.next_title(h_BxLxD, candidates_VxD, aimed.target, negatives, log_q, objective)
+            log_q = (
+                negative_sampling.log_q(objective.negative_distribution, shared)
+                if objective.logq_correction
+                else None
+            )
+        loss_BxL = next_item.next_item_loss(
+            next_item.Positions(h_BxLxD, candidates_VxD, aimed.target, negatives, log_q), objective
+        )
         if objective.personalised:
             loss_BxL = loss_BxL * engagement_weight(aimed.completion, objective.alpha, self.threshold)
         total, count = jnp.where(aimed.target > 0, loss_BxL, 0.0).sum(), (aimed.target > 0).sum()

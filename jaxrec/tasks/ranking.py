@@ -93,14 +93,12 @@ class RankingTask(Task):
     @cached_property
     def view(self) -> ranking_inputs.HistoryView:
         s = self.config.sampling
-        return ranking_inputs.HistoryView(
-            self.layout, self.windows, s.history_keeps_abandoned, s.unknown_rate
-        )
+        return ranking_inputs.HistoryView(self.layout, self.windows, s.history_keeps_abandoned, s.id_dropout)
 
     @cached_property
     def windows(self) -> tuple[int, ...]:
         """How many titles experts read, each once, the longest first."""
-        return tuple(sorted({e.window for e in self.config.model.experts}, reverse=True))
+        return tuple(sorted({e.max_len for e in self.config.model.experts}, reverse=True))
 
     @cached_property
     def mix(self) -> tuple[int, int, int, int]:
@@ -135,7 +133,7 @@ class RankingTask(Task):
     @cached_property
     def score_task(self) -> str:
         """The head that ranks at evaluation."""
-        wanted = self.config.evaluate.score
+        wanted = self.config.evaluate.ranking_head
         return wanted if wanted != "auto" else "ranking" if "ranking" in self.heads else "ctr"
 
     @property
@@ -174,7 +172,7 @@ class RankingTask(Task):
             return None
         rows = ranking_inputs.decode(host.words, self.layout.row_dtype())
         history = ranking_inputs.history(rows, self.view).title
-        unknown = jnp.full((1,), UNKNOWN, jnp.int32)  # what `sampling.unknown_rate` replaces a title by
+        unknown = jnp.full((1,), UNKNOWN, jnp.int32)  # what `sampling.id_dropout` replaces a title by
         positive, negative = (
             rows["target"][:, : self.config.sampling.next_k],
             ranking_inputs.choose_negatives(rows, self.mix, self.epoch(step))[0],
@@ -189,7 +187,7 @@ class RankingTask(Task):
 
     def temperature(self, step: jax.Array) -> jax.Array:
         g = self.config.model.gate
-        return gate_temperature(step, self.total_steps, g.start_temperature, g.temperature, g.anneal)
+        return gate_temperature(step, self.total_steps, g.start_temperature, g.temperature, g.anneal_fraction)
 
     def batch_loss(
         self, params: Any, batch: Batch, table: TitleTable, tau: jax.Array | float, key: jax.Array | None,

@@ -13,14 +13,14 @@ from jaxrec.runtime.device_batch import DeviceBatch
 from jaxrec.tasks.base import Task
 
 _SAMPLE_BLOCKS = 64  # of the dataset, from which the room for packed histories is worked out
-# Steps that one dispatch takes where `train.dispatch` does not say. An H200 takes 3.9 ms for a step of Table
-# 3 at 8192, its host 4.1 ms to ask for one; several asked for at once leave the host time to read batches.
-_TOGETHER = {"gpu": 8}
+# Steps per call where `train.steps_per_call` is 0. An H200 takes 3.9 ms for a step of Table 3 at 8192, its
+# host 4.1 ms to dispatch one; several steps per call leave the host time to read batches.
+_DEFAULT_STEPS = {"gpu": 8}
 
 
 def steps_per_call(config: Config, most: int) -> int:
     """How many steps one dispatch takes: `most` where an epoch or the run has no more."""
-    return min(config.train.dispatch or _TOGETHER.get(jax.default_backend(), 1), most)
+    return min(config.train.steps_per_call or _DEFAULT_STEPS.get(jax.default_backend(), 1), most)
 
 
 def training_batches(task: Task, rows: Rows) -> TrainBatches:

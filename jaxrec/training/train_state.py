@@ -22,7 +22,7 @@ class TrainState(NamedTuple):
     validation: jax.Array  # float32: the last validation loss, for the plateau
     fresh: jax.Array  # bool: no step has acted on that loss yet
     task_state: Any = ()  # the task's own: `Task.init_task_state`
-    average: Any = ()  # of the parameters, where `optimizer.average` is set
+    average: Any = ()  # of the parameters, where `optimizer.ema_decay` is set
 
     @property
     def eval_params(self) -> Any:
@@ -71,7 +71,7 @@ class StateInit:
     def _first_state(self, key: jax.Array) -> TrainState:
         params = self.task.init_params(key, self.task.empty_table())
         config = self.task.config.optimizer
-        average = jax.tree.map(jnp.copy, params) if config.average else ()
+        average = jax.tree.map(jnp.copy, params) if config.ema_decay else ()
         return TrainState(
             params, optimizer.make(config).init(params), jnp.int32(0), jnp.float32(0), jnp.bool_(False),
             self.task.init_task_state(), average,

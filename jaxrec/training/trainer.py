@@ -47,7 +47,7 @@ _WHY = {None: _NOTHING, "SIGINT": _SIGINT, "SIGTERM": _SIGTERM}
 
 
 def train(config: Config, dataset: Dataset, workdir: str | AnyPath, interrupt: PreemptionHandler) -> int:
-    """Trains to `train.length`, resuming where `workdir` holds a checkpoint; returns the step reached.
+    """Trains to `train.duration`, resuming where `workdir` holds a checkpoint; returns the step reached.
 
     Returns early, after saving, once `interrupt.requested`. Raises InputError where the workdir holds
     another config's run. The batch divides by the devices.
@@ -240,8 +240,8 @@ def _submitted(beside: Executor, call: Callable[[], Any]) -> Future:
 
 
 def _length(config: Config, rows: Rows) -> tuple[int, int]:
-    """The steps of `train.length`, and those of an epoch."""
-    number, unit = parse_length(config.train.length)
+    """The steps of `train.duration`, and those of an epoch."""
+    number, unit = parse_length(config.train.duration)
     per_epoch = max(rows.rows // config.train.batch_size, 1)
     total = number * per_epoch if unit == "epochs" else number
     return total, per_epoch

@@ -70,9 +70,9 @@ def test_both_libraries_use_softmax_of_dot_products():
     assert theirs["similarity_module_kwargs"] == {"distance": "dot"}
     assert theirs["lightning_module_kwargs"] == {"logits_t": 1.0}
     edits = agreement.shared_edits("softmax", 32, 3)
-    assert (edits["next_title.loss"], edits["next_title.temperature"]) == ("softmax", 1.0)
+    assert (edits["next_item.loss"], edits["next_item.temperature"]) == ("softmax", 1.0)
     assert edits["model.cosine"] is False and "model.cosine" not in agreement.shared_edits("config", 32, 3)
-    assert edits["data.history"] == edits["model.experts[0].window"] == 32
+    assert edits["data.max_history"] == edits["model.experts[0].max_len"] == 32
 
 
 def test_ranks_are_matched_by_user_and_rank_0_counts_as_last():

@@ -56,7 +56,7 @@ def test_gpu_optimisations_are_undone_one_by_one(name, tiny, tiny_config, monkey
 
 def test_a_form_runs_a_step(tiny, tiny_config, tiny_directory):
     config = copy.deepcopy(tiny_config)
-    config.data.directory, config.train.microbatch = str(tiny_directory), 32
+    config.data.directory, config.train.microbatch_size = str(tiny_directory), 32
     program = step_parts.program_of(config, tiny, 64)
     host = step_parts.host_batch(program, tiny.rows("train"))
     table = tiny.arrays.title_table()

@@ -60,14 +60,14 @@ def test_peer_settings_equal_the_config():
     config = get_config("sasrec")
     (expert,) = config.model.experts
     assert {
-        "session_max_len": config.data.history,
+        "session_max_len": config.data.max_history,
         "n_factors": config.model.width,
-        "n_blocks": expert.layers,
-        "n_heads": expert.heads,
+        "n_blocks": expert.num_layers,
+        "n_heads": expert.num_heads,
         "dropout_rate": expert.dropout,
         "batch_size": config.train.batch_size,
-        "n_negatives": config.next_title.negatives,
-        "loss": config.next_title.loss,
+        "n_negatives": config.next_item.negatives,
+        "loss": config.next_item.loss,
         "lr": config.optimizer.learning_rate,
     } == SETTINGS
 

@@ -61,7 +61,7 @@ def test_operations_counted_by_hand():
             width=4,
             experts=(Expert(2, 1, 2, 1.0), Expert(3, 2, 2, 2.0)),
             gate=Gate(hidden=(6,)),
-            matcher=(8, 5),
+            head_hidden=(8, 5),
         ),
         objective=Objective(ranking=0.0),
     )
@@ -87,7 +87,7 @@ def test_xla_counts_the_products_and_other_operations(tiny, tiny_config):
     xla_count = step_parts.counted_by_xla(program, table, rows)
     counted = step_parts.work(tiny_config, tiny.layout, 64)
     assert counted.factored < xla_count < 4 * counted.plain
-    program.config.train.microbatch = 16  # four microbatches, of which XLA would count one
+    program.config.train.microbatch_size = 16  # four microbatches, of which XLA would count one
     assert step_parts.counted_by_xla(program, table, rows) == xla_count
 
 
@@ -101,7 +101,7 @@ def test_a_run_must_be_a_multiple_of_the_steps_per_call(tiny, tiny_config, monke
 
     monkeypatch.setattr("jaxrec.runtime.parallel_step.parallelize_step", lambda _: step)
     config = copy.deepcopy(tiny_config)
-    config.train.dispatch = 2
+    config.train.steps_per_call = 2
     program = step_parts.program_of(config, tiny, tiny.rows("train").rows // 5)  # two calls and one step left
     run, steps_per_call = step_parts.ours(program, tiny.arrays.title_table(), tiny.rows("train"))
     run(6)  # continues into the next epoch

@@ -48,7 +48,7 @@ def differences_of(dataset, config):
 
 def table_3(config):
     """Return Table 3's model for the tiny dataset's features and history."""
-    experts = (Expert(window=7, feedforward=1.0), Expert(window=8, feedforward=2.0))
+    experts = (Expert(max_len=7, mlp_ratio=1.0), Expert(max_len=8, mlp_ratio=2.0))
     model = replace(config.model, width=96, experts=experts, gate=Gate(), matcher=(128, 64))
     return replace(config, model=model)
 
@@ -65,7 +65,7 @@ def test_peer_equals_our_model_for_other_configs(tiny, tiny_config):
         tiny_config,
         model=replace(tiny_config.model, experts=(Expert(8, 1, 2, 1.5, 0.1),), matcher_product=False),
         objective=replace(tiny_config.objective, ranking=0.0, regression=0.0, soft_on="all"),
-        optimizer=replace(tiny_config.optimizer, decay="coupled", decay_spares="biases_and_norms"),
+        optimizer=replace(tiny_config.optimizer, weight_decay_mode="coupled"),
         sampling=replace(tiny_config.sampling, next_k=3),
     )
     differences_of(tiny, bst)

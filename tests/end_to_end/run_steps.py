@@ -24,7 +24,7 @@ def of_kind(config, data, kind):
     from jaxrec.tasks.ranking import RankingTask
 
     config = copy.deepcopy(config)
-    config.model.title_table = kind
+    config.model.item_table_sharding = kind
     return RankingTask(config, data.layout, data.manifest["completion_threshold"], 4, 40)
 
 

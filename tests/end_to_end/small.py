@@ -7,6 +7,6 @@ from jaxrec.config.schema import Config, Expert, Objective
 def get_config() -> Config:
     config = tiny.get_config()
     config.name = "small"
-    config.model.experts = (Expert(4, layers=1, heads=2, feedforward=1.0, dropout=0.1),)
+    config.model.experts = (Expert(4, num_layers=1, num_heads=2, mlp_ratio=1.0, dropout=0.1),)
     config.model.head, config.objective = "dot", Objective(ranking=0.0, regression=0.0)
     return config

@@ -150,10 +150,10 @@ TRAIN = ["-m", "jaxrec.train", "--config"]
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([*TRAIN, "configs/tiny.py", "--config.model.width=13"], "model.width=13 must divide by heads=2"),
+        ([*TRAIN, "configs/tiny.py", "--config.model.width=13"], "model.width=13 must divide by num_heads=2"),
         (
-            [*TRAIN, "configs/tiny.py", "--config.model.attention=cudnn"],
-            "model.attention='cudnn' must be one of auto, einsum, dot_product, broadcast: on cpu, in float32",
+            [*TRAIN, "configs/tiny.py", "--config.model.attention_impl=cudnn"],
+            "attention_impl='cudnn' must be one of auto, einsum, dot_product, broadcast: on cpu, in float32",
         ),
         ([*TRAIN, "configs/tiny.py", "--config.train.batch=3"], "train.batch does not exist; there are seed"),
         ([*TRAIN, "configs/none.py"], "configs/none.py"),
@@ -208,7 +208,7 @@ def test_the_readmes_first_command_runs(tmp_path, as_compiled_for_users):
     """Its own arguments, on fewer users and steps; the gate runs the other line as it stands."""
     (line,) = re.findall(r"^python3 .*-m (jaxrec\.train .*)$", (ROOT / "README.md").read_text(), re.M)
     fewer = [
-        "--config.source.users=1200", "--config.source.test_only_users=50", "--config.train.length=3 steps",
+        "--config.source.users=1200", "--config.source.test_only_users=50", "--config.train.duration=3 steps",
         f"--config.data.directory={tmp_path / 'd'}", f"--workdir={tmp_path / 'w'}",
     ]  # fmt: skip
     done = type_in("-m", *shlex.split(line), *fewer, env=as_compiled_for_users)
@@ -242,4 +242,4 @@ def test_a_checkpoint_is_judged_by_the_attention_that_this_machine_has(trained, 
 
     monkeypatch.setattr(evaluator.Checkpointer, "restore_meta", trained_elsewhere)
     model = evaluator.load_checkpoint(trained[0], "last").config.model
-    assert (model.attention, model.dtype) == ("auto", "bfloat16")
+    assert (model.attention_impl, model.dtype) == ("auto", "bfloat16")

@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 import pytest
 from processes import environment, environments, finish, launch
 
-TABLES = ("replicated", "split")  # model.title_table
+TABLES = ("replicated", "split")  # model.item_table_sharding
 STEPS, PER_EPOCH = 112, 28
 CUT, AGAIN = 60, 90  # about where it moves to other devices, in mid-epoch
 TIMES = ("input_stall", "save_stall", "examples_per_second")

@@ -39,7 +39,7 @@ def study(tmp_path_factory):
     study.base.features = tuple(feature for feature in study.base.features if feature.name in kept)
     study.base.data.directory = str(tmp_path_factory.mktemp("data") / "tiny")
     study.base.source.users, study.base.source.test_only_users = 120, 30
-    study.base.train.length, study.base.train.batch_size = "3 epochs", 256
+    study.base.train.duration, study.base.train.batch_size = "3 epochs", 256
     return study
 
 

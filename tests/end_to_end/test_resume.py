@@ -23,7 +23,7 @@ ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
 def train(workdir, dataset, *more):
     command = [
         sys.executable, "-m", "jaxrec.train", "--config", "configs/tiny.py", "--workdir", str(workdir),
-        f"--config.data.directory={dataset}", "--config.train.length=12 epochs", *more,
+        f"--config.data.directory={dataset}", "--config.train.duration=12 epochs", *more,
     ]  # fmt: skip
     with Path(f"{workdir}.log").open("a") as log:
         return subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT, stdout=log, stderr=log)
@@ -88,7 +88,7 @@ def test_a_run_stopped_in_mid_epoch_resumes_to_the_same_parameters(whole, tiny_d
 
 
 def test_sigterm_before_the_first_step_leaves_at_once_to_be_started_again(tmp_path):
-    more = ("--config.train.preempted_exit=75", "--config.source.users=4000")
+    more = ("--config.train.preemption_exit_code=75", "--config.source.users=4000")
     run = train(tmp_path / "run", tmp_path / "data", *more)
     log = tmp_path / "run.log"
     wait_for(lambda: "building rows" in log.read_text(), run)
@@ -124,7 +124,7 @@ def test_a_run_in_a_bucket_that_is_killed_ends_as_one_on_this_machine(whole, buc
     finished("jaxrec.prepare", *config, f"--out={data}")
     assert json.loads(as_path(f"{data}/manifest.json").read_bytes())["fingerprint"] == tiny.fingerprint
 
-    train = ("jaxrec.train", *config, "--config.train.length=12 epochs", f"--workdir={run}",
+    train = ("jaxrec.train", *config, "--config.train.duration=12 epochs", f"--workdir={run}",
              f"--config.data.directory={data}")  # fmt: skip
     cut = in_bucket(tmp_path, *train, "--config.train.log_seconds=0.01")
     complete = re.compile(r"bucket/runs/cut/checkpoints/(\d+)/commit_success.txt")

@@ -42,7 +42,8 @@ def typed(tiny_directory, tmp_path_factory):
     (folder / "two.py").write_text(STUDY)
     line = [
         sys.executable, "-m", "jaxrec.study", f"--config={folder / 'two.py'}", f"--workdir={folder / 'S'}",
-        f"--config.data.directory={tiny_directory}", "--config.train.length=12 epochs", "--seeds=1", "--json",
+        f"--config.data.directory={tiny_directory}", "--config.train.duration=12 epochs", "--seeds=1",
+        "--json",
     ]  # fmt: skip
     return line, folder / "S"
 
@@ -112,7 +113,7 @@ def test_what_is_done_is_not_run_again_and_another_study_is_refused(typed, studi
     assert before == {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/*/*.parquet")}
     for more, message in (
         ("--config.model.dropout=0.3", "holds a run with model.dropout=0.1, this study has 0.3; allowed"),
-        ("--config.model.width=13", "model.width=13 must divide by heads=2"),
+        ("--config.model.width=13", "model.width=13 must divide by num_heads=2"),
         ("--tables=9", "--tables=9; allowed: 4"),
         ("--seeds=0", "--seeds=0; allowed: 1 or more"),
         ("--jobs=99", "--jobs=99; allowed: 1 to "),

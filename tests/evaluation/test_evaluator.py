@@ -46,7 +46,7 @@ def test_scores_do_not_depend_on_how_many_at_a_time(tiny, tiny_config, monkeypat
     both = scorers.ListScorer(program, table, with_loss=False, next_k=1, others=("ctr",))(params, rows)
     assert np.allclose(both.scores, few, atol=1e-6) and set(both.by_head) == {"ranking", "ctr"}
     config = copy.deepcopy(tiny_config)
-    config.evaluate.score = "ctr"
+    config.evaluate.ranking_head = "ctr"
     by_ctr = scorers.ListScorer(replace(program, config=config), table, with_loss=False, next_k=1)(
         params, rows
     )
@@ -155,7 +155,7 @@ def test_popularity_over_all_titles_by_brute_force(tiny, filtered):
 
 def test_two_stages_are_the_exact_ranking_where_all_is_retrieved(tiny, tiny_config):
     config = copy.deepcopy(tiny_config)
-    config.model.retrieval, config.objective.retrieval = 6, 0.5
+    config.model.retrieval_dim, config.objective.retrieval = 6, 0.5
     program = RankingTask(config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
     params, table, rows = (
         replicate(StateInit(program).init().params),

@@ -73,7 +73,7 @@ def test_manifests_restart_preempted_jobs_after_a_grace_period(path):
     python, m, module, *arguments = container["command"]
     assert (python, m, module) == ("python", "-m", "jaxrec.train")
     config = parse_config(arguments)
-    assert config.train.preempted_exit == 75
+    assert config.train.preemption_exit_code == 75
     by_code, by_condition = job["podFailurePolicy"]["rules"]
     assert by_code["action"] == by_condition["action"] == "FailJob"
     assert by_code["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [75]}
@@ -138,7 +138,7 @@ def test_slurm_requeues_preempted_jobs(tmp_path, status, restarts, queued):
     assert process.returncode == status, process.stderr
     recorded = shlex.split((tmp_path / "srun.args").read_text())
     assert recorded[1:] == [
-        "py", "-m", "jaxrec.train", "--config", "c d.py", "--config.train.preempted_exit=75"
+        "py", "-m", "jaxrec.train", "--config", "c d.py", "--config.train.preemption_exit_code=75"
     ]  # fmt: skip
     assert (tmp_path / "scontrol.args").exists() == queued
     if queued:

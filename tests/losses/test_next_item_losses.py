@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.config.schema import NextTitle
-from jaxrec.config.validation import NAMES
+from jaxrec.config.schema import NextItem
 from jaxrec.core.ids import FIRST_TITLE
+from jaxrec.core.registry import NEXT_ITEM_LOSSES
 from jaxrec.losses import next_item
 
 LN2, LN3 = 0.6931472, 1.0986123
@@ -243,18 +243,18 @@ def test_bce_and_gbce_by_hand():
     assert_close([next_item.gbce(*one, 0.75)], [[[(0.625 * first + LN2) / 2]]])
 
 
-@pytest.mark.parametrize("name", NAMES["next_title.loss"])
+@pytest.mark.parametrize("name", NEXT_ITEM_LOSSES)
 @pytest.mark.usefixtures("_implementation")
 def test_positions_without_target_have_no_value_and_no_gradient(name):
     """Also if the target is the unknown title or the outputs are NaN."""
     h, titles, target = make_inputs()
     target = target.at[0, 0].set(0).at[0, 1].set(1)
     no_target = target < FIRST_TITLE
-    config = replace(NextTitle(), loss=name, temperature=T)
+    config = replace(NextItem(), loss=name, temperature=T)
     log_q, negatives = jnp.zeros(V).at[0].set(-jnp.inf), make_negatives()
 
     def loss(h, t):
-        return next_item.next_title(h, t, target, negatives, log_q, config)
+        return next_item.next_item_loss(next_item.Positions(h, t, target, negatives, log_q), config)
 
     clean = with_gradients(loss, h, titles)
     with_nan = with_gradients(loss, jnp.where(no_target[..., None], jnp.nan, h), titles)
@@ -266,14 +266,10 @@ def test_positions_without_target_have_no_value_and_no_gradient(name):
     assert not np.asarray(clean[1])[no_target].any()
 
 
-def test_loss_names_equal_the_allowed_config_values():
-    assert tuple(next_item.LOSSES) == NAMES["next_title.loss"]
-
-
 def test_next_title_passes_the_config_fields():
     h, titles, target = make_inputs()
     negatives, log_q = make_negatives(), jnp.log(1.0 + jnp.arange(V))
-    c = NextTitle(temperature=T, calibration=0.75)
+    c = NextItem(temperature=T, calibration=0.75)
     expected = {
         "softmax": plain_softmax(h, titles, target, T),
         "sampled_softmax": SAMPLED["log_q"](h, titles, target, negatives),
@@ -281,5 +277,7 @@ def test_next_title_passes_the_config_fields():
         "gbce": SAMPLED["gbce"](h, titles, target, negatives),
     }
     for name, value in expected.items():
-        actual = next_item.next_title(h, titles, target, negatives, log_q, replace(c, loss=name))
+        actual = next_item.next_item_loss(
+            next_item.Positions(h, titles, target, negatives, log_q), replace(c, loss=name)
+        )
         assert_close([actual], [value])

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jaxrec.config.schema import Objective, Sampling
-from jaxrec.config.validation import NAMES
 from jaxrec.core.batch import Batch
+from jaxrec.core.registry import RANKING_LOSSES
 from jaxrec.losses import ranking
 
 LN2 = 0.6931472
@@ -52,10 +52,6 @@ def test_softmax_over_the_positive_and_its_negatives():
     # both positives present, each against the negatives only: ln 12 - ln 9 = ln 4/3 for the second
     two_positives = ONE._replace(present=jnp.array([[True, True]]))
     assert_close(ranking.softmax(s, negative, weight, two_positives, 1.0), [(1.2 * LN2 + 7 * 0.2876821) / 2])
-
-
-def test_loss_names_equal_the_allowed_config_values():
-    assert tuple(ranking.RANKING_LOSSES) == NAMES["objective.ranking_loss"]
 
 
 def test_eq_14_cross_entropy_with_soft_negatives():
@@ -138,7 +134,7 @@ def test_next_k_labels_and_weights():
     assert_close(terms["ctr"], [(first + second) / 2])
 
 
-@pytest.mark.parametrize("ranking_loss", ranking.RANKING_LOSSES)
+@pytest.mark.parametrize("ranking_loss", RANKING_LOSSES)
 def test_masked_entries_add_neither_value_nor_gradient(ranking_loss):
     c = ONE._replace(negative=jnp.array([[True, False]]))
     config = Objective(ranking_loss=ranking_loss)

@@ -62,7 +62,7 @@ def test_entropy_term_keeps_its_weight():
 @pytest.mark.parametrize("decay", optimizer.DECAYS)
 def test_log_variances_do_not_decay(decay):
     params = {"weighting": {"log_variance": jnp.ones(3)}, "kernel": jnp.ones(3)}
-    config = Optimizer(weight_decay=0.5, decay=decay)
+    config = Optimizer(weight_decay=0.5, weight_decay_mode=decay)
     after, _ = optimizer.step(
         config, jax.tree.map(jnp.zeros_like, params), optimizer.make(config).init(params), params,
         value=0.0, fresh=False,
@@ -72,7 +72,7 @@ def test_log_variances_do_not_decay(decay):
 
 def make_task(tiny, tiny_config, weighting):
     config = copy.deepcopy(tiny_config)
-    config.objective.weighting, config.train.microbatch = weighting, 64
+    config.objective.weighting, config.train.microbatch_size = weighting, 64
     return RankingTask(config, tiny.layout, tiny.manifest["completion_threshold"], 2, 40)
 
 

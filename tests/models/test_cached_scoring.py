@@ -114,8 +114,8 @@ def mixed(case):
 def test_each_reads_its_own_window(mixed):
     run = jax.jit(lambda v: mixed.model.apply(v, mixed.history, mixed.table, method="encode_history"))
     for expert, found in zip(MIXED, run(mixed.variables).experts, strict=True):
-        age = found.age_RxL if expert.kind == "transformer" else found.age_BxL
-        np.testing.assert_array_equal(age, mixed.history.age[:, -expert.window :])
+        age = found.age_RxL if expert.encoder == "transformer" else found.age_BxL
+        np.testing.assert_array_equal(age, mixed.history.age[:, -expert.max_len :])
 
 
 def loss(c):

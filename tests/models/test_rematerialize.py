@@ -50,7 +50,7 @@ def test_an_encoder_of_sequences():
         for remat in (False, True):
             features = (FeatureSpec("title_id", "category", "title", 8, 30),)
             encoder = Expert(6, 2, 2, 1.0, 0.2, "hstu")
-            config = Model(8, (encoder,), dropout=0.2, embedding_spread=0.02, remat=remat)
+            config = Model(8, (encoder,), dropout=0.2, embedding_init_std=0.02, remat=remat)
             model = NextItemModel("float64", features, 30, config)
             variables = model.init(jax.random.key(0), window, table, method="of_table")
 

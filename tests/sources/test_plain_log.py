@@ -129,7 +129,7 @@ def make_config(**data):
     """Return a checked config of sequences over the log."""
     data = {"examples": "sequences", "next_k": 1, "history": 20, "path": "ratings.csv", "split": "last",
             "validation_share": 1.0} | data  # fmt: skip
-    model = Model(experts=(Expert(window=20, kind="sasrec"),), head="dot")
+    model = Model(experts=(Expert(max_len=20, encoder="sasrec"),), head="dot")
     config = Config(
         source=PLAIN, features=(TITLE,), data=Data(**data), model=model, evaluate=Evaluate(next_k=(1,))
     )
@@ -179,7 +179,7 @@ def test_error_for_too_many_rows_that_cannot_be_parsed(folder):
     with pytest.raises(InputError) as e:
         prepare_dataset("bad")
     assert str(e.value) == (
-        "1 of 14 rows (7.1%) would be left out, more than data.max_dropped=0.05; most of them: row that "
-        "cannot be parsed, 1 rows, the first at ratings.csv, row 14, column 'movieId': empty; allowed: whole "
-        "numbers or strings"
+        "1 of 14 rows (7.1%) would be left out, more than data.max_invalid_fraction=0.05; most of them: "
+        "row that cannot be parsed, 1 rows, the first at ratings.csv, row 14, column 'movieId': empty; "
+        "allowed: whole numbers or strings"
     )

@@ -49,7 +49,7 @@ def test_the_papers_tables_need_eighteen_trainings():
 def test_the_last_row_beyond_the_paper_is_best_py(scale, best):
     row = plan.configs(study(scale), ("beyond",))["best"]
     file_config = load_file(f"{CONFIGS / 'best.py'}:{best}", Config)
-    row.name, row.train.length = file_config.name, file_config.train.length
+    row.name, row.train.duration = file_config.name, file_config.train.duration
     assert row == file_config
 
 

@@ -34,8 +34,8 @@ def test_a_row_edits_a_copy(tiny_config):
     config = plan.apply_edits(tiny_config, "bst", edits)
     assert (config.name, config.model.gate.target_entropy, len(config.model.experts)) == ("bst", None, 1)
     assert (tiny_config.name, tiny_config.model.gate.target_entropy) == ("tiny", 0.52)
-    config.model.experts[0].window = 5  # the config does not share objects with the edits
-    assert edits["model.experts"][0].window == tiny_config.model.experts[-1].window == 8
+    config.model.experts[0].max_len = 5  # the config does not share objects with the edits
+    assert edits["model.experts"][0].window == tiny_config.model.experts[-1].max_len == 8
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_row_edits_a_copy(tiny_config):
     [
         ({"model.widht": 12}, r"row r: model.widht does not exist; there are width"),
         ({"modle.width": 12}, r"row r: modle does not exist; there are name"),
-        ({"model.width": 13}, r"row r: model.width=13 must divide by heads=2"),
+        ({"model.width": 13}, r"row r: model.width=13 must divide by num_heads=2"),
     ],
 )
 def test_an_invalid_row_is_named_in_the_error(tiny_config, edits, message):

@@ -116,7 +116,7 @@ def test_a_workdir_of_another_config_is_rejected(run):
     runs.write_config(run)  # log_seconds does not change what is computed
     write_json(run.workdir / "config.json", recorded | {"train": recorded["train"] | {"length": "9 epochs"}})
     with pytest.raises(
-        InputError, match=r"r: holds a run with train.length='9 epochs', this study has '2 epo"
+        InputError, match=r"r: holds a run with train.duration='9 epochs', this study has '2 epo"
     ):
         runs.write_config(run)
 

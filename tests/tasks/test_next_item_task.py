@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.config.schema import Config, Expert, Feature, Model, NextTitle, Optimizer, Sampling, Train
+from jaxrec.config.schema import Config, Expert, Feature, Model, NextItem, Optimizer, Sampling, Task, Train
 from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.core.row_format import FeatureSpec, Layout
-from jaxrec.data.storage.dataset import as_words, cumulative
+from jaxrec.data.storage.dataset import as_words
 from jaxrec.losses.ranking import engagement_weight
 from jaxrec.runtime.mesh import AXIS
 from jaxrec.tasks import next_item, next_item_inputs
@@ -20,22 +20,20 @@ from jaxrec.training.train_step import TrainStep
 
 V, L, B = 40, 8, 16
 LAYOUT = Layout(V, L, 1, (4, 4, 4, 4), 20, (FeatureSpec("title_id", "category", "title", 8, V),), "sequences")
-PLAYS = np.r_[0, 0, np.arange(1, V - 1)]
-TABLE = TitleTable(
-    jnp.zeros((V, 0), jnp.int32), jnp.zeros((V, 0), jnp.float32), jnp.asarray(cumulative(PLAYS))
-)
+TABLE = TitleTable(jnp.zeros((V, 0), jnp.int32), jnp.zeros((V, 0), jnp.float32))
 
 
 def program(kind="sasrec", dropout=0.0, rate=0.01, sampling=None, train=None, **objective):
     model = Model(
         width=8, experts=(Expert(L, 1, 2, 1.0, dropout, kind),), dropout=dropout, head="dot",
-        embedding_spread=0.3,
+        embedding_init_std=0.3,
     )  # fmt: skip
     config = Config(
         features=(Feature("title_id", "category", "title", 8),),
-        sampling=sampling or Sampling(unknown_rate=0.0),
+        sampling=sampling or Sampling(id_dropout=0.0),
         model=model,
-        next_title=NextTitle(**objective),
+        task=Task(name="next_item"),
+        next_item=NextItem(**objective),
         optimizer=Optimizer(learning_rate=rate, weight_decay=0.0),
         train=train or Train(batch_size=B),
     )
@@ -100,18 +98,25 @@ def test_a_personalised_loss_weighs_places_by_eq_13():
     "objective",
     [
         {},
-        {"loss": "sampled_softmax", "negatives": 5, "drawn": "uniform"},
-        {"loss": "sampled_softmax", "negatives": 5, "drawn": "in_batch", "log_q": True},
-        {"loss": "gbce", "negatives": 5, "drawn": "popularity", "shared": "sequence"},
+        {"loss": "sampled_softmax", "negatives": 5, "negative_distribution": "uniform"},
+        {
+            "loss": "sampled_softmax",
+            "negatives": 5,
+            "negative_distribution": "in_batch",
+            "logq_correction": True,
+        },
+        {"loss": "gbce", "negatives": 5, "negatives_shared_by": "sequence"},
     ],
-    ids=["softmax", "uniform", "in_batch", "popularity"],
+    ids=["softmax", "uniform", "in_batch", "sequence"],
 )
 def test_gradients_are_the_same_on_one_device_and_four_and_in_parts(objective):
-    random = Sampling(unknown_rate=0.1, window="random")
+    random = Sampling(id_dropout=0.1, window="random")
     host, state = batch(valid=13), StateInit(program(dropout=0.3, **objective)).init()
     found = []
     for devices, most in ((1, B), (1, 4), (4, 4), (4, 2)):
-        p = program(dropout=0.3, sampling=random, train=Train(batch_size=B, microbatch=most), **objective)
+        p = program(
+            dropout=0.3, sampling=random, train=Train(batch_size=B, microbatch_size=most), **objective
+        )
         found.append(_in_order(p, devices, state, host))
     (grads, sums), *others = found
     assert float(sums["loss"][1]) > 0
@@ -133,7 +138,7 @@ def _in_order(p, devices, state, host):
 @pytest.mark.parametrize("loss", ["softmax", "sampled_softmax"])
 def test_thinned_windows_give_the_same_apart_and_together(loss, monkeypatch):
     """Long windows with room of their own, and all as long: what is computed is the same."""
-    thin = Sampling(unknown_rate=0.0, stochastic_length=1.3)
+    thin = Sampling(id_dropout=0.0, stochastic_length=1.3)
     p = program("hstu", dropout=0.3, sampling=thin, loss=loss, negatives=5)
     host, state, found = batch(valid=13), StateInit(p).init(), []
     for room in (1, 10**6):  # for all windows; for one, so that they are worked out together
@@ -149,7 +154,7 @@ def test_thinned_windows_give_the_same_apart_and_together(loss, monkeypatch):
 
 def test_what_the_batch_is_drawn_from_does_not_know_its_windows():
     """The pool is of the latest windows whatever the rows' keys say, so no device has to ask another."""
-    p = program(loss="sampled_softmax", drawn="in_batch")
+    p = program(loss="sampled_softmax", negative_distribution="in_batch")
     pool = on(
         1,
         lambda state, host, table: p.device_context((), state.step, host, table).ids,
@@ -203,7 +208,7 @@ def test_a_config_of_another_window_reads_less():
     p = replace(
         p,
         config=replace(
-            p.config, model=replace(p.config.model, experts=(Expert(4, 1, 2, 1.0, kind="sasrec"),))
+            p.config, model=replace(p.config.model, experts=(Expert(4, 1, 2, 1.0, encoder="sasrec"),))
         ),
     )
     assert p.size == 4

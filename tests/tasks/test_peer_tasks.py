@@ -18,11 +18,11 @@ def peers(tiny_config):
     """All in one model, which compiles once."""
     config = copy.deepcopy(tiny_config)
     config.model.experts = (
-        Expert(3, layers=2, heads=2, feedforward=1.0, dropout=0.1, kind="sasrec"),
-        Expert(8, layers=2, heads=2, dropout=0.1, kind="gru4rec"),
-        Expert(5, layers=2, heads=2, dropout=0.1, kind="hstu"),
+        Expert(3, num_layers=2, num_heads=2, mlp_ratio=1.0, dropout=0.1, encoder="sasrec"),
+        Expert(8, num_layers=2, num_heads=2, dropout=0.1, encoder="gru4rec"),
+        Expert(5, num_layers=2, num_heads=2, dropout=0.1, encoder="hstu"),
     )
-    config.model.head, config.model.reads, config.model.position = "dot", ("title_id",), "time_gap"
+    config.model.head, config.model.features, config.model.position = "dot", ("title_id",), "time_gap"
     config.objective = Objective(ranking=0.0, regression=0.0, personalised=False)
     config.model.dtype = "float64"
     return config
@@ -32,7 +32,7 @@ def test_packing_and_parts_change_nothing(tiny, tiny_config):
     config = peers(tiny_config)
 
     def gradients(microbatch, pack):
-        config.train.microbatch = microbatch
+        config.train.microbatch_size = microbatch
         program = RankingTask(copy.deepcopy(config), tiny.layout, 0.5, 4, 40)
         assert program.projects_once(64)
         batch = training_batches(program, tiny.rows("train"))[1]

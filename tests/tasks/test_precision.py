@@ -25,9 +25,9 @@ KINDS = ("transformer", "sasrec", "gru4rec", "hstu")
 
 def program_of(tiny, config, kind="transformer", microbatch=0):
     config = copy.deepcopy(config)
-    config.model.dtype, config.train.microbatch = "bfloat16", microbatch
+    config.model.dtype, config.train.microbatch_size = "bfloat16", microbatch
     for expert in config.model.experts:
-        expert.kind = kind
+        expert.encoder = kind
     return RankingTask(config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
 
 

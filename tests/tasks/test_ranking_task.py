@@ -16,7 +16,7 @@ from jaxrec.training.train_step import TrainStep
 
 def gradients(tiny, config, microbatch, pack):
     config = copy.deepcopy(config)
-    config.model.dtype, config.train.microbatch, config.objective.balance = "float64", microbatch, 0.1
+    config.model.dtype, config.train.microbatch_size, config.objective.balance = "float64", microbatch, 0.1
     program = RankingTask(config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
     batch = training_batches(program, tiny.rows("train"))[1]
     assert batch.packing is not None
@@ -40,7 +40,7 @@ def gradients(tiny, config, microbatch, pack):
 
 
 def test_packing_and_parts_change_nothing(tiny, tiny_config):
-    """`train.microbatch` is gradient accumulation: in one part, in two and in four, a step has the same
+    """`train.microbatch_size` is gradient accumulation: in one part, in two and in four, a step has the same
     gradients and every figure has the same sum and count, dropout and noise on."""
     with jax.enable_x64(True):
         plain, sums = gradients(tiny, tiny_config, 64, pack=False)
@@ -57,7 +57,7 @@ def test_packing_and_parts_change_nothing(tiny, tiny_config):
 
 def test_a_balanced_gate_is_pulled_to_what_the_step_before_used_least(tiny, tiny_config):
     config = copy.deepcopy(tiny_config)
-    config.objective.balance, config.train.microbatch, config.model.gate.noise = 0.5, 16, 0.0
+    config.objective.balance, config.train.microbatch_size, config.model.gate.noise_std = 0.5, 16, 0.0
     program = RankingTask(config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
     batches, table = training_batches(program, tiny.rows("train")), tiny.arrays.title_table()
     step, table = parallel_step.parallelize_step(TrainStep(program)), mesh.replicate(table)
@@ -80,5 +80,5 @@ def test_a_balanced_gate_is_pulled_to_what_the_step_before_used_least(tiny, tiny
 )
 def test_parts_divide_a_share_and_hold_no_more_than_asked(tiny, tiny_config, microbatch, share, parts):
     config = copy.deepcopy(tiny_config)
-    config.train.microbatch = microbatch
+    config.train.microbatch_size = microbatch
     assert RankingTask(config, tiny.layout, 0.5, 4, 40).microbatches(share) == parts

@@ -16,8 +16,8 @@ from jaxrec.training.train_step import TrainStep
 def gradients(tiny, tiny_config, microbatch, width, weight):
     """Of a first step, and its sums."""
     config = copy.deepcopy(tiny_config)
-    config.model.dtype, config.train.microbatch = "float64", microbatch
-    config.model.retrieval, config.objective.retrieval = width, weight
+    config.model.dtype, config.train.microbatch_size = "float64", microbatch
+    config.model.retrieval_dim, config.objective.retrieval = width, weight
     config.objective.retrieval_negatives = 4
     program = RankingTask(config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
     batch = training_batches(program, tiny.rows("train"))[1]

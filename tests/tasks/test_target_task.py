@@ -18,7 +18,7 @@ from jaxrec.training.train_step import TrainStep
 def program_of(tiny, tiny_config, microbatch):
     config = copy.deepcopy(tiny_config)
     config.model.target_in_sequence, config.model.dtype = True, "float64"
-    config.train.microbatch = microbatch
+    config.train.microbatch_size = microbatch
     return RankingTask(config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
 
 

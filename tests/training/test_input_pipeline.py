@@ -25,5 +25,5 @@ def test_the_stall_is_the_share_of_time_spent_waiting(monkeypatch):
 def test_how_many_steps_a_dispatch_takes(backend, asked, most, steps, tiny_config, monkeypatch):
     monkeypatch.setattr(input_pipeline.jax, "default_backend", lambda: backend)
     config = copy.deepcopy(tiny_config)
-    config.train.dispatch = asked
+    config.train.steps_per_call = asked
     assert input_pipeline.steps_per_call(config, most) == steps

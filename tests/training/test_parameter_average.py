@@ -22,7 +22,7 @@ from jaxrec.training.trainer import train
 def config(tiny_config, tiny_directory):
     config = copy.deepcopy(tiny_config)
     config.data.directory = str(tiny_directory)
-    config.optimizer.average, config.train.length = 0.3, "6 steps"
+    config.optimizer.ema_decay, config.train.duration = 0.3, "6 steps"
     return config
 
 
@@ -61,6 +61,6 @@ def test_it_is_what_is_validated_kept_and_loaded(tiny, config, tmp_path):
 
 
 def test_without_it_the_parameters_are_judged(tiny, config):
-    config.optimizer.average = 0.0
+    config.optimizer.ema_decay = 0.0
     state = StateInit(RankingTask(config, tiny.layout, 0.5, 4, 6)).init()
     assert state.average == () and state.eval_params is state.params

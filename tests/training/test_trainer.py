@@ -28,7 +28,7 @@ def test_a_dispatch_and_an_epochs_last_steps_are_readied(
     monkeypatch.setattr(parallel_step.ParallelStep, "lower", lowered)
     monkeypatch.setattr(trainer._Run, "_steps", lambda self, state, start, *_: start)
     config = copy.deepcopy(tiny_config)
-    config.train.length, config.train.dispatch = length, together
+    config.train.duration, config.train.steps_per_call = length, together
     config.train.batch_size = tiny.rows("train").rows // per_epoch // 2 * 2
     assert tiny.rows("train").rows // config.train.batch_size == per_epoch
     assert trainer.train(config, tiny, tmp_path, PreemptionHandler(1.0)) == 0

@@ -193,7 +193,7 @@ def drop_copies(
 
 
 def check_dropped(drops: Drops, total: int, data: Data) -> None:
-    """Check the fraction of rows left out against data.max_dropped.
+    """Check the fraction of rows left out against data.max_invalid_fraction.
 
     Duplicates do not count as left out.
 
@@ -203,15 +203,15 @@ def check_dropped(drops: Drops, total: int, data: Data) -> None:
         data: Settings with `max_dropped`.
 
     Raises:
-        InputError: More than data.max_dropped of the rows were left out.
+        InputError: More than data.max_invalid_fraction of the rows were left out.
     """
     losses = {reason: count for reason, count in drops.counts.items() if reason != COPY}
     dropped = sum(losses.values())
-    if not dropped or dropped <= data.max_dropped * total:
+    if not dropped or dropped <= data.max_invalid_fraction * total:
         return
     worst = max(losses, key=lambda reason: losses[reason])
     raise InputError(
         f"{dropped} of {total} rows ({dropped / total:.1%}) would be left out, more than "
-        f"data.max_dropped={data.max_dropped:g}; most of them: {worst}, {losses[worst]} rows, "
-        f"the first at {drops.examples[worst]}"
+        f"data.max_invalid_fraction={data.max_invalid_fraction:g}; most of them: {worst}, "
+        f"{losses[worst]} rows, the first at {drops.examples[worst]}"
     )

@@ -4,7 +4,7 @@ The input is the sorted log of a partition's users.
 
 The sequence of a user is the user's targets in order of time. A target is defined as in
 `examples/ranking.py`, except that no earlier event is required: the final completion is at least
-data.abandon_below, and with data.targets="new" the event is the first play of its title. Without watch
+data.abandon_threshold, and with data.targets="new" the event is the first play of its title. Without watch
 time every play is a target. The final completion, and hence the set of abandoned titles, may depend on
 later sessions, including those of held-out days.
 """
@@ -49,7 +49,7 @@ def targets(log: Log, states: EventState, key_hash: np.ndarray, data: Data) -> n
     Returns:
         [T] indices of events.
     """
-    is_target = states.total >= data.abandon_below
+    is_target = states.total >= data.abandon_threshold
     if data.targets == "new":
         is_target &= states.first
     event = np.flatnonzero(is_target)
@@ -82,21 +82,17 @@ def build(log: Log, catalogue: TitleStats, layout: Layout, data: Data) -> Exampl
 
 
 def _add_training_rows(out: Examples, sequences: _Sequences, log: Log, layout: Layout, data: Data) -> None:
-    """Add the training pieces to `out`; a piece is the latest plays before its end.
+    """Add one training row per user to `out`: the user's latest plays.
 
-    A position reads at most `history` earlier titles, so the last history + 1 plays of a piece contain
-    `history` titles to predict. Piece r of a user's n titles ends at n - r * history, as long as at least two
-    titles precede that end. Every title but the user's first is then predicted in the last plays of exactly
-    one piece.
+    A position reads at most `history` earlier titles, so the last history + 1 plays contain `history` titles
+    to predict.
     """
     trained = sequences.split == splits.TRAIN  # the first targets of each user
     count = np.bincount(sequences.user[trained], minlength=len(log.hash))
     enough = count >= MIN_TITLES
-    pieces = np.where(enough, 1 if data.rows == "one" else (count - MIN_TITLES) // layout.history + 1, 0)
-    user, piece = ranges(np.zeros(len(count), np.int64), pieces)
+    user = np.flatnonzero(enough)
     rows = np.zeros(len(user), layout.row_dtype())
-    end = sequences.first[user] + count[user] - piece * layout.history
-    _copy_plays(rows, "", sequences, sequences.first[user], end)
+    _copy_plays(rows, "", sequences, sequences.first[user], sequences.first[user] + count[user])
     in_split = log.split == splits.TRAIN if data.split == "users" else enough
     rows["user"] = _user_numbers(in_split)[user]
     predicted = trained & (np.arange(len(sequences.user)) > sequences.first[sequences.user])

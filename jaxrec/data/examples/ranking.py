@@ -47,11 +47,11 @@ def targets(log: Log, states: EventState, data: Data) -> np.ndarray:
     """Return the events [Q] that are targets, in the order of the log.
 
     A target has a strictly earlier event of the same user, and its final completion is at least
-    data.abandon_below. With data.targets="new" a target is also the first play of its title.
+    data.abandon_threshold. With data.targets="new" a target is also the first play of its title.
     """
     past = states.start > states.user_start
     new = states.first if data.targets == "new" else True
-    return np.flatnonzero(past & (states.total >= data.abandon_below) & new)
+    return np.flatnonzero(past & (states.total >= data.abandon_threshold) & new)
 
 
 def target_splits(log: Log, query: np.ndarray, key_hash: np.ndarray, data: Data) -> np.ndarray:
@@ -168,7 +168,7 @@ def _fill_rows(
     rows["user"], rows["position"] = user_number[user], position
     rows["target"] = np.where(rank >= 0, id_of_rank[rank], 0)
     rows["target_completion"] = np.where(rank >= 0, states.total[upcoming], 0)
-    _fill_history(rows, log, states, id_of_rank, query, layout.history, data.abandon_below)
+    _fill_history(rows, log, states, id_of_rank, query, layout.history, data.abandon_threshold)
     for name, values in (
         ("user_categories", log.user_categories[user]),
         ("user_numbers", log.user_numbers[user]),
@@ -226,7 +226,7 @@ def _hard_pool(
     """
     if not has_watch_time(log):  # without watch time, no title counts as abandoned
         return np.zeros((len(query), width), np.int64), np.zeros(len(query), np.int64)
-    abandoned = np.nonzero(states.completion < data.abandon_below)[0]
+    abandoned = np.nonzero(states.completion < data.abandon_threshold)[0]
     low = np.searchsorted(abandoned, states.user_start[query])
     high = np.searchsorted(abandoned, states.start[query])
     low = np.maximum(low, high - _MAX_ABANDONED)

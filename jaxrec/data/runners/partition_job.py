@@ -146,10 +146,10 @@ def layout_of(config: Config, titles: int, *groups: tuple[FeatureSpec, ...]) -> 
     )
     spec_of = {(s.where, s.name): s for specs in (*groups, interaction_specs) for s in specs}
     ids, declared = titles + FIRST_TITLE, tuple(spec_of[f.where, f.name] for f in features)
-    if data.examples == "sequences":
-        return Layout(ids, data.history, 1, (0, 0, 0, 0), 0, declared, "sequences")
+    if config.rows == "sequences":
+        return Layout(ids, data.max_history, 1, (0, 0, 0, 0), 0, declared, "sequences")
     pools = (data.hard, data.trending, data.tailing, data.random)
-    return Layout(ids, data.history, data.next_k, pools, data.negatives, declared)
+    return Layout(ids, data.max_history, data.num_targets, pools, data.negatives, declared)
 
 
 def _training_events(log: Log, tables: PreparationInputs) -> np.ndarray:
@@ -161,7 +161,7 @@ def _training_events(log: Log, tables: PreparationInputs) -> np.ndarray:
     target = split = np.empty(0, np.int64)
     if data.split == "last":
         states = event_states(log, tables.runtime)
-        if data.examples == "sequences":
+        if tables.config.rows == "sequences":
             target = next_item.targets(log, states, tables.key_hash, data)
             user, time = log.user[target], log.time[target]
             split = splits.target_splits(data, log.split, log.hash, user, time, next_item.MIN_TITLES)

@@ -22,14 +22,12 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.core.paths import AnyPath, as_path, cache_folder
 from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.shard_cache import local_shards
 
 FORMAT = 2
 MANIFEST = "manifest.json"  # written last: a directory without it is not a dataset
-_MAX_PLAYS = 2**31 - 1
 BLOCK_ROWS = 512
 SHARD_BLOCKS = 512
 SHARD_ROWS = SHARD_BLOCKS * BLOCK_ROWS
@@ -53,26 +51,8 @@ class Arrays:
     title_numbers: np.ndarray  # [V, columns] float32
 
     def title_table(self) -> TitleTable:
-        """Return the titles' features and cumulative plays for the device."""
-        return TitleTable(self.title_categories, self.title_numbers, cumulative(self.title_plays))
-
-
-def cumulative(plays: np.ndarray) -> np.ndarray:
-    """Return the cumulative plays of the titles up to each id, computed on the host.
-
-    The result is exact below 2**31 plays. Above, all plays are scaled to a total of 2**31 - 1, which changes
-    the probability of a title by at most 2**-31.
-
-    Args:
-        plays: [V] whole numbers; those of ids below FIRST_TITLE count as 0.
-
-    Returns:
-        [V] int32.
-    """
-    total = np.where(np.arange(len(plays)) < FIRST_TITLE, 0, plays).astype(np.int64).cumsum()
-    if total[-1] > _MAX_PLAYS:
-        total = np.floor(total * (_MAX_PLAYS / total[-1])).astype(np.int64)
-    return total.astype(np.int32)
+        """Return the titles' features for the device."""
+        return TitleTable(self.title_categories, self.title_numbers)
 
 
 def as_words(rows: np.ndarray) -> np.ndarray:

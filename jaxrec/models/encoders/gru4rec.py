@@ -45,7 +45,7 @@ def states(
 ) -> jax.Array:  # fmt: skip
     """`f.layers` of units one on the other, [R, L, D], with dropout on what each gives; their parameters are
     of the module that calls, whose `path` numbers the draws."""
-    for i in range(f.layers):
+    for i in range(f.num_layers):
         h_RxLxD = Gru(dtype, name=f"gru_{i}")(h_RxLxD, begins_RxL)
         if key_RxLx2 is not None and f.dropout:
             keep, _ = dropout_mask(key_RxLx2, layer_id((*path, str(i))), h_RxLxD.shape[-1], f.dropout)

@@ -114,7 +114,9 @@ Layers = tuple[list[HstuBlock], LayerNorm]
 
 def layers(dtype: str, f: Expert) -> Layers:
     """`f.layers` blocks and the norm behind them; their parameters are of the module that calls."""
-    made = [HstuBlock(dtype, f.heads, f.window, f.dropout, name=f"block_{i}") for i in range(f.layers)]
+    made = [
+        HstuBlock(dtype, f.num_heads, f.max_len, f.dropout, name=f"block_{i}") for i in range(f.num_layers)
+    ]
     return made, LayerNorm(dtype, name="norm")
 
 
@@ -140,8 +142,11 @@ def encode_positions(
 
 
 class Hstu(SequenceEncoder):
-    """Each request's titles to one vector [B, D]: its newest title's output, normed. Times are known whatever
-    `model.reads` says; `feedforward` and `attention` say nothing here. Candidates share a history's pass."""
+    """Encode each example's titles to one vector [B, D]: the normalised output of its newest title.
+
+    Times between plays are used whatever `model.features` holds; `mlp_ratio` and `attention` have no effect.
+    Candidates share one pass over the history.
+    """
 
     def setup(self):
         self.block, self.norm = layers(self.dtype, self.fields)

@@ -22,7 +22,9 @@ def encode_positions(
 ) -> jax.Array:
     """Encode every position of whole sequences; see `encoders.base.PositionEncoder`."""
     f = fields
-    stack = TransformerStack(dtype, f.layers, f.heads, f.feedforward, f.dropout, attention, name="encoder")
+    stack = TransformerStack(
+        dtype, f.num_layers, f.num_heads, f.mlp_ratio, f.dropout, attention, name="encoder"
+    )
     return stack(positions.x_BxLxD, causal_mask(positions.example_BxL), positions.key_BxLx2)
 
 
@@ -33,7 +35,7 @@ class SasRec(SequenceEncoder):
     def setup(self):
         f = self.fields
         self.encoder = TransformerStack(
-            self.dtype, f.layers, f.heads, f.feedforward, f.dropout, self.attention, name="encoder"
+            self.dtype, f.num_layers, f.num_heads, f.mlp_ratio, f.dropout, self.attention, name="encoder"
         )
         self.newest = LastPosition(self.dtype, name="newest")
 

@@ -152,7 +152,7 @@ def allowed_forms(backend: str, dtype: str, width: int) -> tuple[str, ...]:
 
 
 def check_form(name: str, backend: str, dtype: str, width: int) -> None:
-    """Check the config value `model.attention=name`; "auto" is always allowed.
+    """Check the config value `model.attention_impl=name`; "auto" is always allowed.
 
     Args:
         name: name of an implementation, or "auto".
@@ -166,7 +166,7 @@ def check_form(name: str, backend: str, dtype: str, width: int) -> None:
     names = ("auto", *allowed_forms(backend, dtype, width))
     if name not in names:
         raise InputError(
-            f"model.attention={name!r} must be one of {', '.join(names)}: on {backend}, in {dtype}, "
+            f"model.attention_impl={name!r} must be one of {', '.join(names)}: on {backend}, in {dtype}, "
             f"with heads of width {width}"
         )
 

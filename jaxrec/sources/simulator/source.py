@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxrec.config.schema import Simulator
+from jaxrec.config.schema import Feature, Simulator
 from jaxrec.core import hashing
 from jaxrec.core.tables import Drops, Interactions, Titles, Users
 from jaxrec.sources.simulator.plays import make_plays
@@ -137,3 +137,8 @@ def _device(c: Simulator, user: np.ndarray, time: np.ndarray, hour: np.ndarray) 
     ends = np.cumsum(rates, axis=1)[np.where(evening, 1, np.where(work, 2, 0))]
     draw = hashing.uniform(c.seed, Draw.DEVICE, user, time)
     return np.minimum((ends <= draw[:, None]).sum(axis=1), len(DEVICES) - 1)
+
+
+def open_simulator(source: Simulator, features: tuple[Feature, ...], path: str) -> SimulatorSource:
+    """Return the reader of `registry.SOURCES`."""
+    return SimulatorSource(source)

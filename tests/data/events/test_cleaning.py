@@ -147,10 +147,10 @@ def test_too_many_dropped_rows_raise_with_the_largest_reason():
     drops.add("seconds negative", 2, "a.csv, row 1, column 's': -1 seconds")
     drops.add("time out of range", 4, "a.csv, row 2, column 't': 0")
     drops.add(COPY, 60, "no loss")
-    check_dropped(drops, 120, Data(max_dropped=0.05))  # exactly the fraction allowed
+    check_dropped(drops, 120, Data(max_invalid_fraction=0.05))  # exactly the fraction allowed
     with pytest.raises(InputError) as e:
-        check_dropped(drops, 100, Data(max_dropped=0.05))
+        check_dropped(drops, 100, Data(max_invalid_fraction=0.05))
     assert str(e.value) == (
-        "6 of 100 rows (6.0%) would be left out, more than data.max_dropped=0.05; most of them: "
+        "6 of 100 rows (6.0%) would be left out, more than data.max_invalid_fraction=0.05; most of them: "
         "time out of range, 4 rows, the first at a.csv, row 2, column 't': 0"
     )

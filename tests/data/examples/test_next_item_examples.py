@@ -50,7 +50,7 @@ def build_examples(
         np.full(titles, 100.0), np.arange(2, titles + 2), 3, np.arange(titles, dtype=np.uint64)
     )
     layout = Layout(titles + 2, history, 1, (0, 0, 0, 0), 0, (), "sequences")
-    return next_item.build(log, catalogue, layout, Data(seed=seed, history=history, **data))
+    return next_item.build(log, catalogue, layout, Data(seed=seed, max_history=history, **data))
 
 
 def row_values(rows, name):
@@ -157,22 +157,6 @@ def test_a_query_has_the_latest_titles_and_a_row_two_more_than_twice_as_many():
     assert row_values(made.rows["train"], "title") == [list(range(10, 20))]  # of 2 to 19
 
 
-def test_many_rows_of_twelve_titles():
-    events = [(0, day, day, 50) for day in range(12)]
-    rows = build_examples(events, user_split=[0], rows="many").rows["train"]
-    assert row_values(rows, "title") == [list(range(4, 14)), list(range(2, 10)), list(range(2, 6))]
-    assert rows["user"].tolist() == [0, 0, 0]
-
-
-@pytest.mark.parametrize("count", range(1, 31))
-def test_many_rows_predict_every_title_once(count):
-    events = [(0, day, day, 50) for day in range(count)]
-    rows = row_values(build_examples(events, user_split=[0], rows="many").rows["train"], "title")
-    predicted = [title for row in rows for title in row[-5:][1:]]
-    assert sorted(predicted) == list(range(3, count + 2))
-    assert all(len(row) >= 2 for row in rows)
-
-
 # ---------------------------------------------------------------- prepared
 
 
@@ -186,7 +170,7 @@ SPLIT = {
 @pytest.fixture(scope="module")
 def config(tiny_config):
     config = copy.deepcopy(tiny_config)
-    config.data.examples, config.data.next_k, config.evaluate.next_k = "sequences", 1, (1,)
+    config.task.name, config.data.num_targets, config.evaluate.next_k = "next_item", 1, (1,)
     config.features = tuple(f for f in config.features if f.where == "title")
     times = np.concatenate([c.time for c in open_source(config.source, config.features).interactions()])
     days = np.quantile(times, [0.7, 0.85]).astype("datetime64[ms]").astype("datetime64[D]")
@@ -225,15 +209,15 @@ def prepared(config, directory, source=None, **data):
 
 @pytest.fixture(scope="module", params=SPLIT)
 def dataset(request, config, tmp_path_factory):
-    return prepared(config, tmp_path_factory.mktemp(request.param) / "d", rows="many", **SPLIT[request.param])
+    return prepared(config, tmp_path_factory.mktemp(request.param) / "d", **SPLIT[request.param])
 
 
 def test_the_dataset_does_not_depend_on_row_order_or_partitions(config, tmp_path):
     source = open_source(config.source, config.features)
-    one = prepared(config, tmp_path / "a", rows="many", partitions=1, **SPLIT["last"])
-    two = prepared(config, tmp_path / "b", Shuffled(source), rows="many", partitions=7, **SPLIT["last"])
+    one = prepared(config, tmp_path / "a", partitions=1, **SPLIT["last"])
+    two = prepared(config, tmp_path / "b", Shuffled(source), partitions=7, **SPLIT["last"])
     assert one.fingerprint == two.fingerprint
-    assert one.fingerprint != prepared(config, tmp_path / "c", rows="one", **SPLIT["last"]).fingerprint
+    assert one.fingerprint != prepared(config, tmp_path / "c", **SPLIT["time"]).fingerprint
 
 
 def test_no_held_out_target_is_in_a_training_row(dataset, config):
@@ -273,7 +257,7 @@ def training_pairs(dataset, config):
 
 
 def test_training_rows_of_a_split_by_time_precede_it(config, tmp_path):
-    dataset = prepared(config, tmp_path / "d", rows="many", **SPLIT["time"])
+    dataset = prepared(config, tmp_path / "d", **SPLIT["time"])
     train, validation, test = (dataset.rows(s).all() for s in SPLITS)
     cuts = [np.datetime64(SPLIT["time"][n], "s").astype(int) for n in ("validation_from", "test_from")]
     assert train["time"].max() < cuts[0] <= validation["target_time"].min()
@@ -337,7 +321,7 @@ def test_the_kuairand_sample_is_prepared_as_sequences(tmp_path):
     # A user with a test target has two training titles, and no test target was abandoned.
     assert ((test["history_title"] > 0).sum(axis=1) >= 2).all()
     assert ((train["title"] > 0).sum(axis=1) >= 2).all()
-    assert (test["target_completion"] >= config.data.abandon_below).all()
+    assert (test["target_completion"] >= config.data.abandon_threshold).all()
     assert (train["completion"][train["title"] > 0] >= 0.0499).all()  # in half precision
     last = test["history_time"][:, -1]
     assert (last <= test["target_time"]).all() and (np.diff(test["history_time"].astype(int)) >= 0).all()

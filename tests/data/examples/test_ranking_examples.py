@@ -29,7 +29,7 @@ def build_examples(user_split=0, events=EVENTS, titles=40, trending=10, **data):
     catalogue = TitleStats(
         np.full(titles, 100.0), np.arange(2, titles + 2), trending, np.arange(titles, dtype=np.uint64)
     )
-    settings = Data(history=4, hard=4, trending=4, tailing=4, random=2, negatives=20, **data)
+    settings = Data(max_history=4, hard=4, trending=4, tailing=4, random=2, negatives=20, **data)
     layout = Layout(titles + 2, 4, 3, (4, 4, 4, 2), 20, ())
     return ranking.build(make_log(events, user_split), catalogue, layout, settings)[0]
 

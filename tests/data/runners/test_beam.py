@@ -56,9 +56,10 @@ def prepare_both(config, directory, monkeypatch):
 
 def with_data_settings(config, **data):
     config = copy.deepcopy(config)
-    if data.get("examples") == "sequences":
+    if data.pop("task", "ranking") == "next_item":
+        config.task.name = "next_item"
         config.features = tuple(f for f in config.features if f.where == "title")
-        data |= {"next_k": 1, "rows": "many"}
+        data |= {"num_targets": 1}
     for name, value in data.items():
         setattr(config.data, name, value)
     return config

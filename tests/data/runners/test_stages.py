@@ -164,7 +164,7 @@ def test_a_lost_or_duplicated_value_is_an_error(tiny_config, tmp_path, monkeypat
     """Without the check, a dataset that lacks one of many values would look valid."""
     monkeypatch.setattr(source_module, "BLOCK", 100)
     config = copy.deepcopy(tiny_config)
-    config.data.examples, config.data.next_k = "sequences", 1
+    config.task.name, config.data.num_targets = "next_item", 1
     config.features = tuple(f for f in config.features if f.where == "title")
     source = open_source(config.source, config.features)
     with pytest.raises(
@@ -246,7 +246,7 @@ def test_drops_are_in_the_order_of_one_machine(tiny_config):
     assert stats.partitions() == 1
     assert stats.drops.counts == {"late": 3, "torn": 7}
     assert stats.drops.examples == {"late": "late 0", "torn": "torn 1"}
-    config.data.max_dropped = 0.005
+    config.data.max_invalid_fraction = 0.005
     with pytest.raises(
         InputError, match=r"10 of 1000 rows .* most of them: torn, 7 rows, the first at torn 1"
     ):

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.config import validation
-from jaxrec.config.schema import Expert
+from jaxrec.config.schema import Expert, Model
+from jaxrec.config.tree import choices
 from jaxrec.core.errors import InputError
 from jaxrec.core.registry import ENCODERS, resolve
 from jaxrec.core.row_format import FeatureSpec
@@ -23,9 +23,8 @@ ages = jnp.array([[9.0, 8.0, 3.0, 12.0, 11.5, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0, 6.
 
 
 def test_names_are_those_a_config_may_use():
-    assert tuple(ENCODERS) == validation.EXPERT_KINDS
-    assert tuple(history_encoder.POSITIONS) == validation.NAMES["model.position"]
-    assert validation.NAMES["model.head"] == ranker.HEAD_KINDS
+    assert tuple(history_encoder.POSITIONS) == choices(Model, "position")
+    assert choices(Model, "head") == ranker.HEAD_KINDS
 
 
 def test_the_newest_by_hand():

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.config.validation import NAMES
+from jaxrec.config.schema import Model
+from jaxrec.config.tree import choices
 from jaxrec.core.errors import InputError
 from jaxrec.models.layers import attention
 
@@ -101,12 +102,14 @@ def test_allowed_forms_by_device_and_dtype():
 
 def test_implementations_that_are_not_allowed_are_rejected():
     allowed = "auto, einsum, dot_product, broadcast"
-    with pytest.raises(InputError, match=f"^model.attention='cudnn' must be one of {allowed}: on cpu, in bf"):
+    with pytest.raises(
+        InputError, match=f"^model.attention_impl='cudnn' must be one of {allowed}: on cpu, in bf"
+    ):
         attention.attend("cudnn", *make_inputs(4, "bfloat16"))
 
 
 def test_names_equal_the_allowed_config_values():
-    assert NAMES["model.attention"] == ("auto", *attention.FORMS)
+    assert choices(Model, "attention_impl") == ("auto", *attention.FORMS)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu", "tpu"])
