@@ -103,13 +103,13 @@ def _check_data(config: Config) -> None:
     except InputError as error:
         raise InputError(f"data.directory={error}") from None
     require(0 <= data.seed < 2**32, "data.seed", data.seed, "be in [0, 2**32)")
-    for name in ("next_k", "negatives", "partitions"):
+    for name in ("num_targets", "negatives", "partitions"):
         require(getattr(data, name) >= 1, f"data.{name}", getattr(data, name), "be at least 1")
     for name in ("workers", *POOLS):
         require(getattr(data, name) >= 0, f"data.{name}", getattr(data, name), "be at least 0")
-    for name in ("abandon_below", "max_dropped"):
+    for name in ("abandon_threshold", "max_invalid_fraction"):
         require(0 <= getattr(data, name) <= 1, f"data.{name}", getattr(data, name), "be in [0, 1]")
-    for name in ("history", "hard"):  # rows are read as words of four bytes
+    for name in ("max_history", "hard"):  # rows are read as words of four bytes
         value = getattr(data, name)
         require(value >= 4 and value % 4 == 0, f"data.{name}", value, "be a multiple of 4, at least 4")
     _day(config, "earliest", before="latest")

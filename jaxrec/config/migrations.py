@@ -1,7 +1,7 @@
 """Old names of config fields, and how old configs are read today.
 
-A config's JSON in a workdir or checkpoint, a key on the command line, and a keyword or attribute in a Python
-config may use an old name; one line on standard error gives the new one. A removed field is dropped where
+A config's JSON in a workdir or checkpoint, a key on the command line, and a keyword or an assignment in a
+Python config may use an old name; one line on standard error gives the new one. A removed field is dropped where
 it has the value that stands for what is done today, and refused by name where it has another. Digests of
 datasets are computed over the old names, so datasets prepared before are found.
 """
@@ -189,7 +189,7 @@ def _upgrade_argument(argument: str) -> list[str]:
 
 
 def accept_old_names() -> None:
-    """Let the config classes take old names as keywords and attributes; called once, by the package."""
+    """Let the config classes take old names as keywords and in assignments; called once, by the package."""
     for cls in {*RENAMED, *REMOVED}:
         _accept_old_names(cls)
 
@@ -220,18 +220,12 @@ def _accept_old_names(cls: type) -> None:
             return
         object.__setattr__(self, name, value)
 
-    def get_attribute(self: Any, name: str) -> Any:
-        if name in renamed:
-            return object.__getattribute__(self, _current(cls, name))
-        raise AttributeError(f"{cls.__name__!r} has no field {name!r}")
-
     def _is_gone(cls: type, name: str) -> bool:
         return name in removed or (cls is schema.Data and name == "examples")
 
     patched: Callable = init
     cls.__init__ = patched  # type: ignore[misc]
     cls.__setattr__ = set_attribute  # type: ignore[assignment]
-    cls.__getattr__ = get_attribute  # type: ignore[attr-defined]
 
 
 def adopt_task(config: schema.Config) -> None:

@@ -115,8 +115,8 @@ class NextItemTask(Task):
     ) -> tuple[jax.Array, Sums]:
         """Of windows of any number of places, with the keys of their rows."""
         objective, variables, places = self.config.next_item, {"params": params}, aimed.target.shape[1]
-        h_BxLxD = self.model.apply(variables, aimed.window, catalogue, key)
-        candidates_VxD = self.model.apply(variables, catalogue, method="candidates")
+        h_BxLxD: Any = self.model.apply(variables, aimed.window, catalogue, key)
+        candidates_VxD: Any = self.model.apply(variables, catalogue, method="candidates")
         negatives, log_q = None, None
         if objective.loss != "softmax":
             given = (
