@@ -182,10 +182,8 @@ def drop_copies(
         return order
     in_group = repeated.copy()
     in_group[:-1] |= repeated[1:]
-    rows, group = (
-        order[in_group],
-        np.cumsum(~repeated)[in_group],
-    )  # few rows: only duplicates need the finer order
+    # Few rows: only duplicates need the finer order.
+    rows, group = order[in_group], np.cumsum(~repeated)[in_group]
     columns = [c for tie in ties for c in (tie.T if tie.ndim > 1 else [tie])]
     finer = np.lexsort([*(c[rows] for c in reversed(columns)), -viewed[rows], group])
     order[in_group] = rows[finer]

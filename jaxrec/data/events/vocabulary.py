@@ -41,13 +41,14 @@ class CategoryCodes:
         """Return provisional codes [N] int32 of a chunk's column [N], -1 where missing."""
         unique, inverse = np.unique(values, return_inverse=True)
         missing = is_missing(unique)
+        # The loop is over the distinct values of a chunk, not over its rows.
         codes = np.array(
             [
                 -1 if absent else self._code.setdefault(value, len(self._code))
                 for value, absent in zip(unique.tolist(), missing, strict=True)
             ],
             np.int32,
-        )  # a loop over the distinct values of a chunk, not over its rows
+        )
         return codes[inverse]
 
     def add(self, values: list) -> None:
@@ -235,9 +236,8 @@ class FeatureColumns:
         states = [(s, chunk._state[name]) for name, s in self._state.items() if isinstance(s, CategoryCodes)]
         for i, (own, other) in enumerate(states):
             assert isinstance(other, CategoryCodes)
-            out[:, i] = np.append(own.codes_of(other.values()), np.int32(-1))[
-                categories[:, i]
-            ]  # -1 indexes the last
+            # Code -1, a missing value, indexes the last entry and stays -1.
+            out[:, i] = np.append(own.codes_of(other.values()), np.int32(-1))[categories[:, i]]
         return out
 
     def finish(self) -> None:

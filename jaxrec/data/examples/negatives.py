@@ -180,9 +180,8 @@ def draw(
 
     size = np.concatenate([n_trend, universe.n_all[user] - n_trend, columns.remaining])
     keys = np.concatenate([mix(key, pool) for pool in (TRENDING, TAILING, RANDOM)])
-    job = np.maximum(columns.pool - 1, 0) * np.int64(queries) + np.arange(
-        queries
-    )  # unused for a real hard negative
+    # The job of a real hard negative is computed too and not used.
+    job = np.maximum(columns.pool - 1, 0) * np.int64(queries) + np.arange(queries)
     index = permute(columns.slot.ravel(), job.ravel(), size, keys).reshape(job.shape).astype(np.int32)
     tailing = slice(w_trend, ends[1])
     index[tailing] += np.where(columns.pool[tailing] == TAILING, n_trend, 0).astype(np.int32)
@@ -234,9 +233,8 @@ def _pool_columns(
     trend, tail, hard, rand = (
         np.arange(w, dtype=np.int32)[:, None] for w in (w_trend, w_tail, w_hard, w_random)
     )
-    fill = np.concatenate(
-        [tail - n_tail, hard - n_hard + no_tail]
-    )  # number of the fill, where the column is a fill
+    # Number of the fill, where the column is a fill.
+    fill = np.concatenate([tail - n_tail, hard - n_hard + no_tail])
     own = np.concatenate([tail < n_tail, hard < n_hard])
     of_trend = fill < spare
     pool = np.concatenate([

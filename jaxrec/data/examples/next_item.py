@@ -96,7 +96,7 @@ def _add_training_rows(out: Examples, sequences: _Sequences, log: Log, layout: L
     in_split = log.split == splits.TRAIN if data.split == "users" else enough
     rows["user"] = _user_numbers(in_split)[user]
     predicted = trained & (np.arange(len(sequences.user)) > sequences.first[sequences.user])
-    exact = sequences.completion[predicted] * 2.0**32  # a power of two rounds nothing
+    exact = sequences.completion[predicted] * 2.0**32  # exact: a power of two
     name = SPLITS[splits.TRAIN]
     out.rows[name], out.users[name] = rows, log.hash[in_split]
     out.completion_sum = int(np.rint(exact).astype(np.int64).sum())

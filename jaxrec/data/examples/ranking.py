@@ -113,7 +113,7 @@ def build(
         rows, kept = (rows, query[selected]) if enough.all() else (rows[enough], query[selected[enough]])
         out.users[name] = log.hash[users]
         out.rows[name], out.user_time[name] = rows, (log.user[kept], log.time[kept])
-    exact = out.rows["train"]["target_completion"][:, 0] * 2.0**32  # a power of two rounds nothing
+    exact = out.rows["train"]["target_completion"][:, 0] * 2.0**32  # exact: a power of two
     out.completion_sum, out.completions = int(np.rint(exact).astype(np.int64).sum()), len(exact)
     return out, full_universe
 

@@ -88,7 +88,7 @@ class TrainBatches:
         self._lengths, self._pack, self._shards = lengths, pack, shards
         self.steps_per_epoch = rows.rows // batch_size
         self._epoch_rows = self.steps_per_epoch * batch_size
-        rows_of_shard = np.arange(batch_size).reshape(-1, shards).T  # [shares, batch / shares]
+        rows_of_shard = np.arange(batch_size).reshape(-1, shards).T  # [shards, batch / shards]
         self._process_rows = np.split(rows_of_shard, processes)[process].reshape(-1)
         # Slots are reused: fresh memory pages add half of the time of a read. The batches made at a time use
         # all slots but one, into which the next window is read. Memory is allocated when a slot is first
@@ -246,9 +246,8 @@ class PackedEvalBatches:
         self._words, self._batch, self._shards = rows.read(np.arange(rows.blocks)), batch_size, shards
         lengths = packer.lengths(self._words)
         self._order = np.argsort(lengths, kind="stable")
-        padded_lengths = np.append(lengths, 0).astype(
-            lengths.dtype
-        )  # the last entry is for padding, index -1
+        # The last entry is for padding, index -1.
+        padded_lengths = np.append(lengths, 0).astype(lengths.dtype)
         # The maximum over batches at each index: slightly more room than any single batch needs.
         longest = np.max([padded_lengths[self._batch_rows(t)] for t in range(len(self))], axis=0)
         self._longest = longest[shards - 1 :: shards]

@@ -157,9 +157,8 @@ class Packer:
             starts.append((np.arange(shards)[:, None] * rows * w + row * w + first).reshape(-1))
         source = source[_concatenated_ranges(np.cumsum(total) - shown_counts[0], shown_counts[0])]
         shard_of_example = np.repeat(np.arange(shards, dtype=np.int32), shard_size)
-        newest = (
-            np.cumsum(shown_counts[0]) - 1 - shard_of_example * (shard_size * history * width)
-        )  # minus the entries of preceding shards, which `source` counts
+        # The last term subtracts the entries of preceding shards, which `source` counts.
+        newest = np.cumsum(shown_counts[0]) - 1 - shard_of_example * (shard_size * history * width)
         newer = np.repeat(newest.astype(np.int32), shown_counts[0]) - np.arange(len(source), dtype=np.int32)
         titles = np.full(shards * self.rows[0] * width, shard_size * history * width, np.int32)
         titles[_concatenated_ranges(starts[0], shown_counts[0])] = source * np.int32(width) + newer

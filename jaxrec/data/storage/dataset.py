@@ -126,9 +126,8 @@ class Rows:
         Threads may share an instance; most of the work runs without Python's lock.
         """
         flat, first = out.reshape(-1), 0
-        for (
-            block
-        ) in blocks.tolist():  # one record per read: many at once need fresh memory pages, twice the time
+        # One record per read: many records at once need fresh memory pages, which takes twice the time.
+        for block in blocks.tolist():
             [record] = self._readers[block // SHARD_BLOCKS].read([block % SHARD_BLOCKS])
             words = np.frombuffer(record, "<u4")
             flat[first : first + len(words)] = words

@@ -18,9 +18,8 @@ from jaxrec.core.paths import as_path, send_folder
 from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.dataset import BLOCK_ROWS, MANIFEST, SHARD_BLOCKS, Arrays, as_words
 
-_OPTIONS = (
-    "group_size:1,uncompressed"  # blocks are read whole, in random order; compression takes 3 times the read
-)
+# Blocks are read whole, in random order; compression costs 3 times the read.
+_OPTIONS = "group_size:1,uncompressed"
 
 
 class Fingerprint:

@@ -65,11 +65,8 @@ def test_a_full_draw_takes_each_pool_from_the_pools_ranks():
     assert all(len(set(row)) == 9 for row in ranks.tolist())
     assert d.enough.all() and not any(d.fills.values())
     # Remaining titles are equally likely in the random columns: 3/5 of trending and 12/15 of tailing remain.
-    frequency = np.bincount(random.ravel(), minlength=20) / 400
-    assert (
-        abs(frequency[:5].mean() - 4 * 3 / 15 / 5) < 0.03
-        and abs(frequency[5:].mean() - 4 * 12 / 15 / 15) < 0.03
-    )
+    rate = np.bincount(random.ravel(), minlength=20) / 400
+    assert abs(rate[:5].mean() - 4 * 3 / 15 / 5) < 0.03 and abs(rate[5:].mean() - 4 * 12 / 15 / 15) < 0.03
 
 
 def test_a_short_hard_pool_is_filled_from_trending_then_random():

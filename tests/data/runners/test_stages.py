@@ -180,16 +180,8 @@ def test_a_lost_or_duplicated_value_is_an_error(tiny_config, tmp_path, monkeypat
 def test_consecutive_ranges_are_merged_into_partitions(monkeypatch):
     merge, events = partitions.merge_ranges, np.array([0, 3, 3, 0, 2, 9, 1, 0])
     assert merge(events, 1).tolist() == [-1, 0, 0, -1, 0, 0, 0, -1]
-    assert merge(events, 3).tolist() == [
-        -1,
-        0,
-        0,
-        -1,
-        1,
-        2,
-        3,
-        -1,
-    ]  # at most 6 events, except where a single range has more
+    # At most 6 events, except where a single range has more.
+    assert merge(events, 3).tolist() == [-1, 0, 0, -1, 1, 2, 3, -1]
     monkeypatch.setattr(partitions, "_MAX_EVENTS", 4)
     assert merge(events, 1).tolist() == [-1, 0, 1, -1, 2, 3, 4, -1]
     assert merge(np.zeros(2, np.int64), 3).tolist() == [-1, -1]
