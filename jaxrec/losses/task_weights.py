@@ -21,8 +21,8 @@ def init_log_variances(fixed: jax.Array) -> dict[str, jax.Array]:
 def uncertainty_weights(parameters: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
     """Task weights from a learned log variance s per task.
 
-    The method is that of Kendall, Gal & Cipolla (CVPR 2018) in its usual form exp(-s) L + s / 2. The optimizer
-    applies no weight decay to s, because decay would pull every weight to 1.
+    The method is that of Kendall, Gal & Cipolla (CVPR 2018) in its usual form exp(-s) L + s / 2. The
+    optimizer applies no weight decay to s, because decay would pull every weight to 1.
 
     Args:
         parameters: {"log_variance": s [T]}.
