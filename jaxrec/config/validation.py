@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from jaxrec.config.data_validation import DATA_RULES, whole
+from jaxrec.config.migrations import adopt_task
 from jaxrec.config.schema import Config, Mix
 from jaxrec.config.tree import among, require, walk
 from jaxrec.core import registry
@@ -275,6 +276,7 @@ _RULES: tuple[Callable[[Config], None], ...] = (
 
 def check(config: Config) -> None:
     """Raises InputError, in one line, at the first value that is wrong: key, value, what is allowed."""
+    adopt_task(config)
     walk(config, Config)
     for key, names in NAMES.items():
         among(key, at(config, key), names)
