@@ -23,6 +23,10 @@ _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _LISTED = re.compile(r"replica_groups=\{(\{[\d,{} ]*\})?\}")
 _COUNTED = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")  # [groups, devices of one]
+# mesh['data'=2,'model'=4] {'model'}, from jax 0.11 on: the mesh, then the axes that a group spans, of which
+# 'model':(1)2 is a part, of 2 devices. An order of the devices, where it is not the usual one, is between.
+_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(.*?\))? \{([^}]*)\}")
+_AXIS = re.compile(r"(\w+)'?(?:=|:\(\d+\))(\d+)|(\w+)")  # jax 0.11 has no quotes
 _PAIRS = re.compile(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}")
 _DEVICES = re.compile(r"\b(?:replica_count|num_partitions)=(\d+)")
 
@@ -115,11 +119,19 @@ def _group(line: str, kind: str, devices: int) -> int:
         return len(set(re.findall(r"\d+", pairs[1])))
     if counted := _COUNTED.search(line):
         return int(counted[1])
+    if meshed := _MESH.search(line):
+        return _spanned(meshed[1], meshed[2])
     listed = _LISTED.search(line)
     if not listed:
         raise ValueError(f"a collective whose replica groups are not to be read: {line.strip()}")
     groups = re.findall(r"\{([\d, ]+)\}", listed[1] or "")
     return max((group.count(",") + 1 for group in groups), default=devices)
+
+
+def _spanned(mesh: str, axes: str) -> int:
+    """Return how many devices the axes of a mesh span, both as HLO writes them; no axes: one device."""
+    sizes = {name: int(size) for name, size, _ in _AXIS.findall(mesh)}
+    return math.prod(int(size) if size else sizes[whole] for _, size, whole in _AXIS.findall(axes))
 
 
 def _calls(line: str, opcode: str) -> list[tuple[str, int | None]]:

@@ -13,6 +13,7 @@ text have no bound: matrix products of a library and our own kernels.
 import collections
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,7 +124,10 @@ def profiled(call: Callable[[], Any]) -> list[Event]:
     """
     import jax
 
-    with tempfile.TemporaryDirectory() as kept:
+    with tempfile.TemporaryDirectory() as kept, warnings.catch_warnings():
+        # From Python 3.12 on, reading `event.stats` warns once a process; jaxlib's C++ ends the process where
+        # that warning is an error.
+        warnings.filterwarnings("ignore", "builtin type .* has no __module__", DeprecationWarning)
         with jax.profiler.trace(kept):
             call()
         [path] = Path(kept).rglob("*.xplane.pb")

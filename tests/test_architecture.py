@@ -14,7 +14,7 @@ FILES = sorted(p for p in HOUSE.rglob("*.py") if p.stat().st_size)
 
 # From the ground up. A room is a file or a folder; it imports from floors below, and from itself.
 FLOORS = (
-    ("errors", "schema", "config", "hashing", "interrupt"),
+    ("errors", "schema", "config", "hashing", "interrupt", "private_apis"),
     ("config_tree", "paths"),
     ("config_data", "plain"),
     ("config_check",),
@@ -54,7 +54,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 DOORS = {
     "grain": ("data/stream.py",),
     "array_record": ("data/store.py",),
-    "orbax": ("checkpoint.py",),
+    "orbax": ("checkpoint.py", "private_apis.py"),
     "optax": ("optimizer.py", "losses.py"),
     "polars": ("sources/", "paired.py", "evaluate.py", "recommend.py"),
     "tensorflow_datasets": ("sources/tfds.py",),

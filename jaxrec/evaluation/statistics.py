@@ -53,21 +53,21 @@ def tests(differences: np.ndarray) -> TestResults:
     d = np.asarray(differences, np.float64)
     mean = float(d.mean()) if len(d) else math.nan
     sd = float(d.std(ddof=1)) if len(d) > 1 else math.nan
-    t, t_p = _student(mean, sd, len(d))
+    t, t_p = _student(d)
     kept = d[d != 0]
     # Zeros aside: "wilcox" drops them, and none left is no evidence rather than an error.
     rank, rank_p = stats.wilcoxon(kept, zero_method="wilcox") if len(kept) else (0.0, 1.0)
     return TestResults(len(d), mean, sd, t, t_p, float(rank), float(rank_p), len(d) - len(kept))
 
 
-def _student(mean: float, sd: float, n: int) -> tuple[float, float]:
-    """t of n differences and its p; without spread, a difference is certain and none is none."""
-    if n < 2:
+def _student(d: np.ndarray) -> tuple[float, float]:
+    """Return Student's t of differences d [n] and its p; equal differences are certain, or none if zero."""
+    if len(d) < 2:
         return math.nan, math.nan
-    if sd == 0:
-        return (math.copysign(math.inf, mean), 0.0) if mean else (0.0, 1.0)
-    t = mean / (sd / math.sqrt(n))
-    return t, float(2 * stats.t.sf(abs(t), n - 1))
+    if np.ptp(d) == 0:  # of which scipy says NaN
+        return (math.copysign(math.inf, d[0]), 0.0) if d[0] else (0.0, 1.0)
+    found = stats.ttest_1samp(d, 0.0)
+    return float(found.statistic), float(found.pvalue)
 
 
 def smallest_difference(sd: float, n: int) -> float:
@@ -88,6 +88,8 @@ def smallest_difference(sd: float, n: int) -> float:
 
 def bootstrap(differences: np.ndarray, resamples: int = 2_000, seed: int = 0) -> tuple[float, float]:
     """The 95% percentile interval of the mean of d [n]; the same seed, the same interval."""
+    # scipy.stats.bootstrap gives the same interval, but refuses a single difference, and for 20,000 takes 1.4
+    # times the time and twice the memory (scipy 1.18, 2,000 resamples), since its indices are int64.
     d, rng = np.asarray(differences, np.float64), np.random.default_rng(seed)
     if not len(d):
         return math.nan, math.nan
@@ -115,7 +117,7 @@ def over_seeds(differences: np.ndarray) -> Seeds:
     if n < 2:
         return Seeds(n, mean, math.nan, (math.nan, math.nan), math.nan, math.nan, math.nan)
     sd = float(d.std(ddof=1))
-    t, p = _student(mean, sd, n)
+    t, p = _student(d)
     half = float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * sd / math.sqrt(n)
     return Seeds(n, mean, sd, (mean - half, mean + half), t, p, smallest_difference(sd, n))
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -362,4 +363,14 @@ def gbce_loss(x: Positions, config: NextItem) -> jax.Array:
 
 def next_item_loss(x: Positions, config: NextItem) -> jax.Array:
     """Return the loss `config.loss` of every position, [R, L]."""
+    h, titles = x.h, x.titles
+    chex.assert_rank([h, titles, x.target], [3, 2, 2], custom_message="h, titles, target")
+    chex.assert_shape(x.target, h.shape[:2], custom_message="target [R, L]")
+    chex.assert_type(x.target, int, custom_message="target")
+    chex.assert_shape(titles, (None, h.shape[2]), custom_message="titles [V, D]")
+    if x.negatives is not None:
+        chex.assert_rank(x.negatives, {2, 3}, custom_message="negatives [R, N] or [R, L, N]")
+        chex.assert_axis_dimension(x.negatives, 0, len(h), custom_message="negatives [R, ...]")
+    if x.log_q is not None:
+        chex.assert_shape(x.log_q, (len(titles),), custom_message="log_q [V]")
     return resolve(NEXT_ITEM_LOSSES[config.loss])(x, config)

@@ -11,6 +11,7 @@ Axis letters: B examples, K positives, N negatives, E experts.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -190,6 +191,13 @@ def per_example(
     c, K = candidates, candidates.present.shape[1]
     if len(labels) != K:
         raise ValueError(f"{len(labels)} labels for {K} positives")
+    chex.assert_rank(clean_gate, {2, 3}, custom_message="clean_gate [B, E] or [B, K + N, E]")
+    chex.assert_equal_shape([c.present, c.completion], custom_message="candidates.completion [B, K]")
+    chex.assert_equal_shape([c.negative, c.hard], custom_message="candidates.hard [B, N]")
+    chex.assert_type([c.present, c.negative], bool, custom_message="candidates.present, candidates.negative")
+    every = (len(c.present), K + c.negative.shape[1])
+    for task in [task for task in ("ctr", "ranking") if getattr(config, task)]:
+        chex.assert_shape(scores[task], every, custom_message=f"scores[{task!r}] [B, K + N]")
     label = jnp.asarray(labels, clean_gate.dtype)
     weight = jnp.ones_like(c.completion)
     if config.personalised:
@@ -243,6 +251,8 @@ def objective(
         The sum of the total, and (sum, count) of each metric: "loss", each term ("loss_ctr", ...), and with a
         gate "gate_0", "gate_1", ... and "gate_entropy", the inputs of `gate_statistics`.
     """
+    chex.assert_rank([batch.positive, batch.negative, batch.valid], [2, 2, 1], custom_message="batch")
+    chex.assert_type(batch.valid, bool, custom_message="batch.valid")
     weights, addend = moving_weights or (None, 0.0)
     gate = outputs.clean_gate_BxE
     candidates = CandidateLoss(batch.positive > 0, batch.completion, batch.negative > 0, batch.hard)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -40,6 +41,7 @@ def score_in_groups(
     Returns:
         Scores [B, C] by task, and the gate without noise [B, C, E].
     """
+    chex.assert_rank(candidate_BxC, 2, custom_message="candidate_BxC")
     encoded: Any = model.apply(variables, history, table, None, projections, method="encode_history")
 
     def score_group(ids_BxM: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:

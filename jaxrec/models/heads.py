@@ -10,6 +10,7 @@ Beside them there may be a head for retrieval, a dot product alone.
 
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -31,6 +32,7 @@ def per_candidate(u: jax.Array) -> jax.Array:
 def dot_score(u: jax.Array, titles: TitleLookup, name: str, kernel: jax.Array) -> jax.Array:
     """The published score of SASRec and GRU4Rec, [B, C]: u [B, D] or [B, C, D] times the title's projection
     by `kernel` [F, D], which `name` stands for: the one by which titles enter the history."""
+    chex.assert_rank(u, {2, 3}, custom_message="u [B, D] or [B, C, D]")
     return jnp.einsum("bcd,bcd->bc", *jnp.broadcast_arrays(per_candidate(u), titles.through(name, kernel)))
 
 
@@ -102,6 +104,8 @@ class MlpHead(Parameters):
             self.out_bias = self.weight("bias_out", nn.initializers.zeros)
 
     def __call__(self, u: jax.Array, titles: TitleLookup, x: jax.Array | None) -> jax.Array:
+        chex.assert_rank(u, {2, 3}, custom_message="u [B, D] or [B, C, D]")
+        chex.assert_shape(u, (..., self.user), custom_message="u: the width of the user vector")
         of_user, t_BxCxD = u @ self.of_user, titles.through(self.task, self.of_title)
         of_user = per_candidate(of_user + broadcast(self.bias, of_user.shape))
         h_BxCxD = broadcast(of_user, jnp.broadcast_shapes(of_user.shape, t_BxCxD.shape)) + t_BxCxD
@@ -127,6 +131,8 @@ class MlpHead(Parameters):
         Titles through (Q times P u) W_x + W_t, W_u u in the row of a constant 1; or, where x is narrower
         than a title, Q t through (P u times W_x), the rest added.
         """
+        chex.assert_shape(u_BxU, (None, self.user), custom_message="u_BxU")
+        chex.assert_shape(t_VxF, (None, self.title), custom_message="t_VxF")
         # Asked for here: inside the loop a module may not look for its parameters.
         of_user, of_title, of_product, bias = self.of_user, self.of_title, self.of_product, self.bias
         p_UxX, q_FxX = of_user[:, :0], of_title[:, :0]

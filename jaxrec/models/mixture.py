@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -56,6 +57,8 @@ class Gate(Parameters):
 
         The noise is drawn for each expert, for one draw shared by all would cancel in the softmax.
         """
+        chex.assert_rank(customer_BxF, 2, custom_message="customer_BxF")
+        chex.assert_shape(list(experts), (len(customer_BxF), None), custom_message="experts [B, D]")
         x = jnp.concatenate([customer_BxF, *experts], axis=-1)
         z_BxE = Mlp(self.dtype, self.fields.hidden, len(experts), name="mlp")(x)
         z_BxE = z_BxE.astype(at_least_float32(self.dtype))

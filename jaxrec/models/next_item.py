@@ -7,6 +7,7 @@ place i gives knows the titles up to i, and, with HSTU, when the title after it 
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -144,6 +145,10 @@ class NextItemModel(Parameters):
     ) -> jax.Array:  # fmt: skip
         """Outputs [B, L, D] at every place of windows of at most `encoder.window` places; those of padding
         say nothing. Without `key_Bx2` nothing is dropped."""
+        chex.assert_rank(window.title_BxL, 2, custom_message="window.title_BxL")
+        chex.assert_type(window.title_BxL, int, custom_message="window.title_BxL")
+        chex.assert_equal_shape(list(window), custom_message="window: title_BxL, time_BxL, until_BxL")
+        chex.assert_shape(catalogue[0], (self.titles, self.width), custom_message="catalogue [V, D]")
         L = window.title_BxL.shape[1]
         place_L = jnp.arange(L - 1, -1, -1)
         x_BxLxD = embedding_lookup(catalogue[0], window.title_BxL, mode="clip")

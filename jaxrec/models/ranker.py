@@ -6,6 +6,7 @@ Axes in names: B examples, C candidates, R rows of L titles, E experts, D width,
 
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -174,6 +175,9 @@ class RankingModel(Parameters):
         """The user vector of each request; `temperature` is the gate's. The history holds the longest
         window's places, and the shorter windows'. Candidates are asked for by the target in the sequence
         alone: `join`."""
+        chex.assert_rank(history.title, 2, custom_message="history.title [R, L]")
+        if key_Bx2 is not None:
+            chex.assert_shape(key_Bx2, (None, 2), custom_message="key_Bx2")
         if not self.config.target_in_sequence:
             seen, customer_BxF, context_BxF = self._read(history, table, key_Bx2, catalogue)
             pooled = [
@@ -238,6 +242,7 @@ class RankingModel(Parameters):
         titles of the history are dropped for each candidate anew by the others, for all of them alike by the
         causal ones: of each candidate by itself the law is the same.
         """
+        chex.assert_rank(candidate_BxC, 2, custom_message="candidate_BxC")
         (examples, C), key_BxCx2 = candidate_BxC.shape, None
         _, customer_BxF, context_BxF = remembered
         x_BxCxD = self.rows.candidates(self._titles(candidate_BxC, table, catalogue), context_BxF)
@@ -284,6 +289,8 @@ class RankingModel(Parameters):
         catalogue: TitleProjections | None = None,
     ) -> dict[str, jax.Array]:
         """Scores [B, C] of candidates (title ids) for each of `tasks`, all the model has if None."""
+        chex.assert_rank(candidate_BxC, 2, custom_message="candidate_BxC")
+        chex.assert_type(candidate_BxC, int, custom_message="candidate_BxC")
         titles = self._titles(candidate_BxC, table, catalogue)
         if self.config.head == "dot":
             s_BxC = dot_score(

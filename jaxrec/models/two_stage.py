@@ -5,6 +5,7 @@ The funnel of Covington, Adams & Sargin (Deep Neural Networks for YouTube Recomm
 
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -68,6 +69,7 @@ def rank_among(recommended: TwoStageResult, target_B: jax.Array, titles: int) ->
     Returns:
         Ranks [B] from 1. A target that is not recommended has the rank `titles`, so it counts at no k below.
     """
+    chex.assert_rank([recommended.id_BxN, target_B], [2, 1], custom_message="recommended.id_BxN, target_B")
     is_target_BxN = recommended.id_BxN == target_B[:, None]
     target_score_Bx1 = jnp.where(is_target_BxN, recommended.score_BxN, -jnp.inf).max(1, keepdims=True)
     rivals_BxN = (recommended.id_BxN > 0) & ~is_target_BxN & (recommended.score_BxN >= target_score_Bx1)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -82,6 +83,7 @@ def draw(
     Returns:
         [R, length, negatives] int32 ids, or [R, negatives] where all positions of a row share them.
     """
+    chex.assert_shape(keys_Rx2, (None, 2), custom_message="keys_Rx2")
     sampler: NegativeSampler = resolve(NEGATIVE_SAMPLERS[distribution])
     shape = {"place": (length, negatives), "sequence": (negatives,)}[shared_by]
     return sampler.draw(keys_Rx2, shape, pool)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -80,6 +81,8 @@ class NextItemTask(Task):
         self, params: Any, host: HostBatch, table: TitleTable, task_state: Any, step: jax.Array,
         key: jax.Array, projections: Any, context: negative_sampling.NegativePool,
     ) -> tuple[jax.Array, Sums]:  # fmt: skip
+        chex.assert_shape(host.valid, (len(host.words),), custom_message="host.valid [B]")
+        chex.assert_shape(key, (len(host.words), 2), custom_message="key [B, 2]")
         sampling = self.config.sampling
         random, alpha = sampling.window == "random", sampling.stochastic_length
         aimed = next_item_inputs.training(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -205,6 +206,8 @@ class RankingTask(Task):
             moving: From `moving_weights`.
             usage: [E] mean gate of the step before, for `losses.ranking.load_balancing_loss`.
         """
+        chex.assert_rank([batch.positive, batch.negative], 2, custom_message="batch.positive, batch.negative")
+        chex.assert_equal_shape([batch.positive, batch.completion], custom_message="batch.completion [B, K]")
         candidates = jnp.concatenate([batch.positive, batch.negative], axis=1)
         out: Any = self.model.apply(
             {"params": params}, batch.history, candidates, table, tau, key, batch.positive.shape[1], catalogue
@@ -218,6 +221,8 @@ class RankingTask(Task):
         self, params: Any, host: HostBatch, table: TitleTable, task_state: RankingState, step: jax.Array,
         key: jax.Array, projections: Any, context: Any,
     ) -> tuple[jax.Array, Sums]:  # fmt: skip
+        chex.assert_shape(host.valid, (len(host.words),), custom_message="host.valid [B]")
+        chex.assert_shape(key, (len(host.words), 2), custom_message="key [B, 2]")
         batch = ranking_inputs.training(
             host.words, host.valid, self.view, self.mix, self.config.sampling.next_k, self.epoch(step), key,
             host.packing,

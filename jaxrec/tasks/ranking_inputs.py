@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +20,9 @@ def decode(words: Any, dtype: np.dtype) -> dict[str, jax.Array]:
 
     Integers of one byte come as uint8, half floats as float16. Every field starts on a word.
     """
+    chex.assert_rank(words, 2, custom_message="words [B, words]")
+    chex.assert_type(words, jnp.uint32, custom_message="words")
+    chex.assert_axis_dimension_gteq(words, 1, dtype.itemsize // 4, custom_message="words [B, words]")
     out = {}
     for name in dtype.names or ():
         field, offset = dtype.fields[name][:2]  # type: ignore[index]

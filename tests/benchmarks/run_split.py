@@ -22,7 +22,9 @@ def main(*programs: str) -> None:
     for program in programs:
         kind, *sizes = program.split(",")
         titles, width, batch = map(int, sizes)
-        out.append(account(program_of(titles, width, batch, kind, spec=str(ROOT / "configs/tiny.py"))))
+        out.append(
+            account(program_of(titles, width, batch, kind, spec=str(ROOT / "tests/end_to_end/small.py")))
+        )
     print(json.dumps(out))
 
 

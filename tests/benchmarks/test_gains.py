@@ -28,11 +28,11 @@ def test_other_attention_implementations_are_used(name, form, monkeypatch):
 @pytest.mark.parametrize(
     "name", ["attention by einsum", "layer norm as XLA has it", "gradients of few rows one by one"]
 )
-def test_gpu_optimisations_are_undone_one_by_one(name, tiny, tiny_config, monkeypatch):
+def test_gpu_optimisations_are_undone_one_by_one(name, tiny, small_config, monkeypatch):
     """The step traced for a GPU has fewer kernels or more single additions, only."""
     assert name not in gains.forms()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    program = step_parts.program_of(copy.deepcopy(tiny_config), tiny, 64)
+    program = step_parts.program_of(copy.deepcopy(small_config), tiny, 64)
     arguments = (
         StateInit(program).abstract(),
         step_parts.host_batch(program, tiny.rows("train")),
@@ -54,8 +54,8 @@ def test_gpu_optimisations_are_undone_one_by_one(name, tiny, tiny_config, monkey
         assert kernels[0] > kernels[1] > 0 and additions[0] == additions[1]
 
 
-def test_a_form_runs_a_step(tiny, tiny_config, tiny_directory):
-    config = copy.deepcopy(tiny_config)
+def test_a_form_runs_a_step(tiny, small_config, tiny_directory):
+    config = copy.deepcopy(small_config)
     config.data.directory, config.train.microbatch_size = str(tiny_directory), 32
     program = step_parts.program_of(config, tiny, 64)
     host = step_parts.host_batch(program, tiny.rows("train"))
@@ -64,8 +64,8 @@ def test_a_form_runs_a_step(tiny, tiny_config, tiny_directory):
     gains.rival(name, gains.forms()[name][0], program, table, host)()
 
 
-def test_a_round_with_input_pipeline_has_a_fixed_number_of_steps(tiny, tiny_config, monkeypatch):
-    program, table = step_parts.program_of(copy.deepcopy(tiny_config), tiny, 64), tiny.arrays.title_table()
+def test_a_round_with_input_pipeline_has_a_fixed_number_of_steps(tiny, small_config, monkeypatch):
+    program, table = step_parts.program_of(copy.deepcopy(small_config), tiny, 64), tiny.arrays.title_table()
     rows, states = tiny.rows("train").all(), []
 
     def step(self, state, host, table):

@@ -41,8 +41,8 @@ def test_cost_compares_the_intervals_of_one_round():
     assert figures["examples_per_second"] == {"median": 150.0, "least": 100.0, "most": 200.0}
 
 
-def test_an_interval_trains_and_its_save_can_be_restored(tiny_config, tiny, tmp_path):
-    config = dataclasses.replace(tiny_config)
+def test_an_interval_trains_and_its_save_can_be_restored(small_config, tiny, tmp_path):
+    config = dataclasses.replace(small_config)
     run = save.Run(config, tiny, titles=500, width=4, directory=tmp_path / "c")
     plain, saving = run.train_for(0.1, save=False), run.train_for(0.1, save=True)
     assert plain["rate"] > 0 and "stall" not in plain

@@ -30,7 +30,7 @@ def trained(tiny_directory, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("split") / "run"
     edits = {"data.directory": tiny_directory, "model.item_table_sharding": "split", "optimizer.lazy": True}
     done = type_in(
-        "jaxrec.train", "--config=configs/tiny.py", f"--workdir={workdir}",
+        "jaxrec.train", "--config=tests/end_to_end/small.py", f"--workdir={workdir}",
         *(f"--config.{key}={value}" for key, value in edits.items()), devices=4,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

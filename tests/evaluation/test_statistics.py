@@ -45,6 +45,14 @@ def test_the_bootstrap_is_near_the_normal_interval_and_the_same_each_time():
     assert statistics.bootstrap(d) == (low, high) != statistics.bootstrap(d, seed=1)
 
 
+def test_the_bootstrap_is_scipys():
+    """Of the same draws: the size of a block of resamples is the same in both."""
+    d = np.random.default_rng(5).normal(size=200)
+    rng = np.random.default_rng(0)
+    found = stats.bootstrap((d,), np.mean, n_resamples=2_000, method="percentile", rng=rng)
+    assert statistics.bootstrap(d) == pytest.approx(tuple(found.confidence_interval), abs=1e-12)
+
+
 def test_the_bootstrap_does_not_depend_on_how_much_is_held_at_a_time(monkeypatch):
     d = np.random.default_rng(2).normal(size=300)
     whole = statistics.bootstrap(d)

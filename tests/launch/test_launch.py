@@ -187,6 +187,7 @@ def test_local_reports_errors_in_one_line(tmp_path, arguments, message):
 def test_image_contains_the_files_of_its_command():
     lines = (LAUNCH / "Dockerfile").read_text().splitlines()
     copied = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
-    assert {"jaxrec", "configs", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"} == set(copied)
+    constraints = {"constraints.txt", "constraints-py312.txt"}
+    assert constraints | {"jaxrec", "configs", "pyproject.toml", "README.md", "LICENSE"} == set(copied)
     assert all((ROOT / name).exists() for name in copied)
     assert any("-c constraints.txt" in line for line in lines)

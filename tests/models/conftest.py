@@ -1,5 +1,7 @@
 """A small model and requests to it."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,5 +83,14 @@ def small():
 
 @pytest.fixture(scope="session")
 def case():
-    """Makes a Case."""
-    return Case
+    """Make a Case; of equal arguments it is made once, since parameters take seconds to compile and
+    initialize. Each caller has a copy, whose attributes may be set."""
+    made = {}
+
+    def of(rows=5, length=6, **changes):
+        key = repr((rows, length, sorted(changes.items()), jax.config.jax_enable_x64))
+        if key not in made:
+            made[key] = Case(rows, length, **changes)
+        return copy.copy(made[key])
+
+    return of

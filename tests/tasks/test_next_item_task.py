@@ -168,9 +168,21 @@ def test_what_the_batch_is_drawn_from_does_not_know_its_windows():
     assert not pool.reshape(B, L)[3:].any()
 
 
-@pytest.mark.parametrize("kind", ["sasrec", "hstu", "gru4rec"])
-@pytest.mark.parametrize("loss", ["softmax", "sampled_softmax", "bce", "gbce"])
+KINDS, LOSSES = ("sasrec", "hstu", "gru4rec"), ("softmax", "sampled_softmax", "bce", "gbce")
+# The default suite has each kind and each loss once: kinds and losses meet in the scores alone.
+ONCE = (("sasrec", "sampled_softmax"), ("hstu", "softmax"), ("gru4rec", "bce"), ("sasrec", "gbce"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss"),
+    [
+        pytest.param(kind, loss, marks=[] if (kind, loss) in ONCE else [pytest.mark.slow])
+        for loss in LOSSES
+        for kind in KINDS
+    ],
+)
 def test_a_sequence_is_learnt_by_heart(kind, loss):
+    """`pytest -m slow tests/test_sequence_step.py`: every kind with every loss."""
     titles = np.random.default_rng(1).permutation(np.arange(2, 2 + 2 * (L + 1)))
     host = batch(titles=titles)
     p = program(kind, rate=0.03, loss=loss, negatives=10)

@@ -4,7 +4,6 @@ import copy
 import math
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from jaxrec.data.loading.batches import EvalBatches
 from jaxrec.evaluation import scorers
 from jaxrec.models.layers.dense import broadcast, embedding_lookup
 from jaxrec.runtime import mesh, parallel_step
+from jaxrec.runtime.private_apis import jaxpr_types
 from jaxrec.tasks.ranking import RankingTask
 from jaxrec.training.input_pipeline import training_batches
 from jaxrec.training.train_state import StateInit
@@ -33,13 +33,14 @@ def program_of(tiny, config, kind="transformer", microbatch=0):
 
 def equations(jaxpr):
     """Of a program and of those inside it."""
+    closed, plain = jaxpr_types()
     for equation in jaxpr.eqns:
         yield equation
         for value in equation.params.values():
             for inner in value if isinstance(value, tuple | list) else (value,):
-                if isinstance(inner, jax.extend.core.ClosedJaxpr):
+                if isinstance(inner, closed):
                     yield from equations(inner.jaxpr)
-                elif isinstance(inner, jax.extend.core.Jaxpr):
+                elif isinstance(inner, plain):
                     yield from equations(inner)
 
 

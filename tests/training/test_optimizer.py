@@ -50,7 +50,7 @@ def rates(config, values, between=3):
             _, state = step(state, jnp.float32(0.0), jnp.bool_(False))
         updates, state = step(state, jnp.float32(value), jnp.bool_(True))
         out.append(float(optimizer.learning_rate(state, config)))
-    assert step._cache_size() == 1
+    assert compiled_programs(step) == 1
     return out, updates
 
 

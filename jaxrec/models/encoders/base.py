@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple, Protocol
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -32,6 +33,8 @@ def causal_mask(example_RxL: jax.Array) -> jax.Array:
 def append_candidates(titles: PackedTitles, x_BxCxD: jax.Array, key_BxCx2: jax.Array | None) -> PackedTitles:
     """Each request's titles [B, L], a request a row, once for each candidate, which joins them as the newest:
     rows [B * C, L + 1], every one an example of its own. A candidate's age is 0: its play would be now."""
+    chex.assert_rank(x_BxCxD, 3, custom_message="x_BxCxD")
+    chex.assert_shape(titles.x_RxLxD, (len(x_BxCxD), None, x_BxCxD.shape[2]), custom_message="titles.x_RxLxD")
     (B, C, D), L = x_BxCxD.shape, titles.x_RxLxD.shape[1]
     x_BxCxLxD = jnp.broadcast_to(titles.x_RxLxD[:, None], (B, C, L, D))
     x_NxLxD = jnp.concatenate([x_BxCxLxD, x_BxCxD[:, :, None]], axis=2).reshape(B * C, L + 1, D)

@@ -1,5 +1,6 @@
 """GRU4Rec (Hidasi et al., Session-based Recommendations with Recurrent Neural Networks, ICLR 2016)."""
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -45,6 +46,8 @@ def states(
 ) -> jax.Array:  # fmt: skip
     """`f.layers` of units one on the other, [R, L, D], with dropout on what each gives; their parameters are
     of the module that calls, whose `path` numbers the draws."""
+    chex.assert_rank(h_RxLxD, 3, custom_message="h_RxLxD")
+    chex.assert_shape(begins_RxL, h_RxLxD.shape[:2], custom_message="begins_RxL")
     for i in range(f.num_layers):
         h_RxLxD = Gru(dtype, name=f"gru_{i}")(h_RxLxD, begins_RxL)
         if key_RxLx2 is not None and f.dropout:

@@ -9,6 +9,7 @@ on what a block adds, as in our other encoders.
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -126,6 +127,9 @@ def through(
 ) -> tuple[jax.Array, tuple[KeysValues, ...]]:  # fmt: skip
     """[R, L, D] behind all layers, and each block's keys and values; `before` are those of other titles,
     which stand before the row's own and are seen too."""
+    chex.assert_rank(h_RxLxD, 3, custom_message="h_RxLxD")
+    chex.assert_shape(sees.seen_RxLxM, (*h_RxLxD.shape[:2], None), custom_message="sees.seen_RxLxM")
+    chex.assert_equal_shape([sees.seen_RxLxM, sees.gaps_RxLxM], custom_message="sees.gaps_RxLxM")
     found = []
     for block, seen_before in zip(made[0], before or [None] * len(made[0]), strict=True):
         h_RxLxD, keys_values = block(h_RxLxD, sees, key_RxLx2, seen_before)

@@ -4,6 +4,7 @@ A row holds one history or several: `same` [R, L, L] says which of its places se
 are candidates, which see keys and values of a history that was read `before` them.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -93,6 +94,8 @@ class TransformerStack(Parameters):
     ) -> tuple[jax.Array, tuple[KeysValues, ...]]:  # fmt: skip
         """The same, and each block's keys and values; or, with those of other places `before` them, of places
         that see these too: M of them, those before and then their own."""
+        chex.assert_rank(x_RxLxD, 3, custom_message="x_RxLxD")
+        chex.assert_shape(same_RxLxM, (*x_RxLxD.shape[:2], None), custom_message="same_RxLxM")
         if x_RxLxD.shape[-1] % self.heads:
             raise ValueError(f"model.width={x_RxLxD.shape[-1]} must divide by heads={self.heads}")
         found = []

@@ -10,6 +10,7 @@ Axis letters: R rows, L queries, M keys, H heads, d width of a head, D = H d.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -24,6 +25,7 @@ KeysValues = tuple[jax.Array, jax.Array]  # k and v of a layer, [R, M, H, d] eac
 
 def append_keys_values(cache: KeysValues | None, k_RxLxHxd: jax.Array, v_RxLxHxd: jax.Array) -> KeysValues:
     """Append keys and values of L positions to N cached ones: [R, N + L, H, d]."""
+    chex.assert_equal_shape([k_RxLxHxd, v_RxLxHxd], custom_message="k_RxLxHxd, v_RxLxHxd")
     if cache is None:
         return k_RxLxHxd, v_RxLxHxd
     k, v = (jnp.concatenate(pair, axis=1) for pair in zip(cache, (k_RxLxHxd, v_RxLxHxd), strict=True))
@@ -213,6 +215,10 @@ def attend(name: str, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array)
     Raises:
         InputError: the implementation is not allowed on this backend, in this dtype and head width.
     """
+    chex.assert_rank(q, 4, custom_message="q [R, L, H, d]")
+    chex.assert_shape([k, v], (q.shape[0], None, *q.shape[2:]), custom_message="k, v [R, M, H, d]")
+    chex.assert_shape(mask, (*q.shape[:2], k.shape[1]), custom_message="mask [R, L, M]")
+    chex.assert_type(mask, bool, custom_message="mask")
     return _form(name, str(q.dtype), q.shape[-1]).attend(q, k, v, mask)
 
 
@@ -228,6 +234,9 @@ def attend_fused(name: str, qkv_RxLx3D: jax.Array, mask_RxLxL: jax.Array, heads:
     Raises:
         InputError: the implementation is not allowed on this backend, in this dtype and head width.
     """
+    chex.assert_rank(qkv_RxLx3D, 3, custom_message="qkv_RxLx3D")
+    chex.assert_shape(mask_RxLxL, (*qkv_RxLx3D.shape[:2], qkv_RxLx3D.shape[1]), custom_message="mask_RxLxL")
+    chex.assert_type(mask_RxLxL, bool, custom_message="mask_RxLxL")
     R, L, D = *qkv_RxLx3D.shape[:2], qkv_RxLx3D.shape[2] // 3
     form = _form(name, str(qkv_RxLx3D.dtype), D // heads)
     if form.fused is not None and L <= attention.MAX_LENGTH:

@@ -5,6 +5,7 @@ Axis letters: R rows of L positions, B examples, C candidates, D width, F featur
 
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -117,6 +118,8 @@ class HistoryEncoder(Parameters):
         Returns:
             [R, L, D].
         """
+        chex.assert_rank(history.title, 2, custom_message="history.title [R, L]")
+        chex.assert_rank(context_BxF, 2, custom_message="context_BxF")
         numbers = _interaction_numbers(self.features, history).astype(self.dtype)
         encoded = [nn.relu(dense(numbers[..., i : i + 1])) for i, dense in enumerate(self.numbers)]
         interaction_RxLxF = jnp.concatenate([numbers[..., :0], *encoded], axis=-1)

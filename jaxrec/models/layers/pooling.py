@@ -3,6 +3,7 @@
 Axis letters: R rows of L positions, B examples, N = R L positions, D width.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -32,6 +33,8 @@ class AttentionPooling(Parameters):
             example_RxL: index of the example of each title; at least `examples` for padding.
             examples: number of examples B.
         """
+        chex.assert_rank(h_RxLxD, 3, custom_message="h_RxLxD")
+        chex.assert_shape(example_RxL, h_RxLxD.shape[:2], custom_message="example_RxL")
         D, wide = h_RxLxD.shape[-1], at_least_float32(self.dtype)
         h_NxD, example_N = h_RxLxD.reshape(-1, D), example_RxL.reshape(-1)
         s_N = (h_NxD @ self.weight("attention", small_init, D)).astype(wide)
@@ -53,6 +56,8 @@ class LastPosition(Parameters):
     @nn.compact
     def __call__(self, h_RxLxD: jax.Array, example_RxL: jax.Array, examples: int) -> jax.Array:
         """Select [B, D] from [R, L, D]; arguments as in `AttentionPooling`."""
+        chex.assert_rank(h_RxLxD, 3, custom_message="h_RxLxD")
+        chex.assert_shape(example_RxL, h_RxLxD.shape[:2], custom_message="example_RxL")
         D, example_N = h_RxLxD.shape[-1], example_RxL.reshape(-1)
         newest_B = jnp.full(examples, -1).at[example_N].max(jnp.arange(len(example_N)), mode="drop")
         h_BxD = embedding_lookup(h_RxLxD.reshape(-1, D), newest_B, mode="clip")

@@ -5,6 +5,7 @@ Axis letters: V titles, F width of a title vector, U unique titles.
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -44,6 +45,7 @@ class TitleEncoder(Parameters):
 
     def vectors(self, ids: jax.Array, table: TitleTable) -> jax.Array:
         """Compute the vectors [..., F] of ids [...]."""
+        chex.assert_type(ids, int, custom_message="ids")
         if not self.id_width:
             return self._with_columns([], ids, table)
         return self._with_columns(

@@ -1,7 +1,7 @@
 """Preparation on Apache Beam's direct runner, compared with that on one machine.
 
 The KuaiRand sample is the folder in JAXREC_KUAIRAND, else ../shared/data/kuairand_pure_sample beside the
-checkout.
+checkout. The long form is `pytest -m slow tests/data/runners/test_beam.py`.
 """
 
 import copy
@@ -70,26 +70,32 @@ LAST = {"split": "last", "validation_share": 0.5}
 
 
 @pytest.mark.parametrize(
-    "examples, split",
-    [("requests", {}), ("requests", LAST), ("sequences", LAST), ("sequences", TIME)],
-    ids=["requests-users", "requests-last", "sequences-last", "sequences-time"],
+    "task, split",
+    [
+        pytest.param("ranking", {}, id="requests-users"),
+        pytest.param("ranking", LAST, id="requests-last", marks=pytest.mark.slow),
+        pytest.param("next_item", LAST, id="sequences-last"),
+        pytest.param("next_item", TIME, id="sequences-time", marks=pytest.mark.slow),
+    ],
 )
 def test_the_simulator_on_beam_equals_the_simulator_on_one_machine(
-    tiny_config, tmp_path, monkeypatch, examples, split
+    tiny_config, tmp_path, monkeypatch, task, split
 ):
     """The simulator's user and context features, oracle, and test-only users."""
     monkeypatch.setattr(source_module, "BLOCK", 100)
     dataset = prepare_both(
-        with_data_settings(tiny_config, partitions=3, examples=examples, **split), tmp_path, monkeypatch
+        with_data_settings(tiny_config, partitions=3, task=task, **split), tmp_path, monkeypatch
     )
-    if examples == "requests":
+    if task == "ranking":
         assert {f.where for f in dataset.layout.features} == {"title", "user", "context", "interaction"}
         rows = dataset.rows("test").all()
         assert np.isfinite(rows["oracle_enabled"]).all() and (rows["mood"] > 0).all()
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"the KuaiRand sample is not in {SAMPLE}")
-@pytest.mark.parametrize("spec", ["kuairand.py", "sequences.py:kuairand"])
+@pytest.mark.parametrize(
+    "spec", [pytest.param("kuairand.py", marks=pytest.mark.slow), "sequences.py:kuairand"]
+)
 def test_the_kuairand_sample_on_beam_equals_that_on_one_machine(tmp_path, monkeypatch, spec):
     config = load_config(str(ROOT / "configs" / spec))
     config.source.directory = str(SAMPLE)
