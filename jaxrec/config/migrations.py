@@ -1,9 +1,9 @@
 """Old names of config fields, and how old configs are read today.
 
 A config's JSON in a workdir or checkpoint, a key on the command line, and a keyword or an assignment in a
-Python config may use an old name; one line on standard error gives the new one. A removed field is dropped where
-it has the value that stands for what is done today, and refused by name where it has another. Digests of
-datasets are computed over the old names, so datasets prepared before are found.
+Python config may use an old name; one line on standard error gives the new one. A removed field is dropped
+where it has the value that stands for what is done today, and refused by name where it has another. Digests
+of datasets are computed over the old names, so datasets prepared before are found.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The private APIs of jaxrec/private_apis.py exist and no other file uses one; failures give a replacement."""
+"""The private APIs of jaxrec/runtime/private_apis.py exist, and no other file uses one."""
 
 import ast
 import inspect

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxrec.config.schema import Optimizer
+from jaxrec.runtime.private_apis import compiled_programs
 from jaxrec.training import optimizer
 
 PARAMS = {"kernel": jnp.array([2.0, -4.0]), "bias": jnp.array([1.0]), "norm": {"scale": jnp.array([1.0])}}
