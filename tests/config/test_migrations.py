@@ -91,10 +91,12 @@ def test_the_old_kind_of_examples_names_the_task(tmp_path):
 
 
 def test_arguments_with_old_names():
-    given = ["train", "--config=c.py", "--config.data.history=8", "--config.model.experts[0].window=4",
-             "--noconfig.model.two_tables", "--config.data.examples=sequences",
-             "--config.optimizer.lazy=false", "--config.next_title.log_q", "--workdir=data.history"]  # fmt: skip
-    assert migrations.upgrade_arguments(given) == [
+    arguments = [
+        "train", "--config=c.py", "--config.data.history=8", "--config.model.experts[0].window=4",
+        "--noconfig.model.two_tables", "--config.data.examples=sequences",
+        "--config.optimizer.lazy=false", "--config.next_title.log_q", "--workdir=data.history",
+    ]  # fmt: skip
+    assert migrations.upgrade_arguments(arguments) == [
         "train", "--config=c.py", "--config.data.max_history=8", "--config.model.experts[0].max_len=4",
         "--noconfig.model.untied_item_embeddings", "--config.task.name=next_item",
         "--config.next_item.logq_correction", "--workdir=data.history",

@@ -12,20 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.config.schema import NextTitle, Objective
+from jaxrec.config.schema import Expert, Model, NextItem, Objective
+from jaxrec.config.schema import Gate as GateConfig
 from jaxrec.losses import next_item, ranking
 from jaxrec.models import cached_scoring, two_stage
 from jaxrec.models.encoders import gru4rec, hstu
-from jaxrec.models.encoders.base import ExpertFields, PackedTitles, append_candidates
+from jaxrec.models.encoders.base import PackedTitles, append_candidates
 from jaxrec.models.encoders.transformer import TransformerStack
 from jaxrec.models.heads import MlpHead, dot_score
 from jaxrec.models.layers import attention
 from jaxrec.models.layers.pooling import AttentionPooling, LastPosition
 from jaxrec.models.layers.title_encoder import TitleEncoder
-from jaxrec.models.mixture import Gate, GateFields
+from jaxrec.models.mixture import Gate
 from jaxrec.models.next_item import ItemWindow, NextItemModel
 from jaxrec.tasks import negative_sampling, ranking_inputs
-from jaxrec.tasks.negative_sampling import NegativePool as DrawnFrom
+from jaxrec.tasks.negative_sampling import NegativePool
 
 R, L, H, D = 2, 5, 2, 8
 F32 = "float32"
@@ -71,7 +72,7 @@ def join(x_RxLxD, x_BxCxD):
 
 
 def gate(customer, *experts):
-    return initialised(Gate(F32, GateFields((4,), 0.0)))(customer, experts, 1.0, None)
+    return initialised(Gate(F32, GateConfig((4,), 0.0)))(customer, experts, 1.0, None)
 
 
 def match(u):
@@ -85,8 +86,10 @@ def match_every(u, t):
 
 
 def sequential(title, time, until, *catalogue):
-    encoder = ExpertFields(L, 1, H, 1.0, 0.0, "sasrec")
-    return initialised(NextItemModel(F32, (), 9, D, encoder, 0.0))(ItemWindow(title, time, until), catalogue)
+    encoder = Expert(L, 1, H, 1.0, 0.0, "sasrec")
+    return initialised(NextItemModel(F32, (), 9, Model(D, (encoder,), dropout=0.0)))(
+        ItemWindow(title, time, until), catalogue
+    )
 
 
 def per_example(ctr, present, completion, negative, hard, gate):
@@ -97,7 +100,8 @@ def per_example(ctr, present, completion, negative, hard, gate):
 
 
 def next_title(h, titles, target, negatives, log_q):
-    return next_item.next_title(h, titles, target, negatives, log_q, NextTitle(loss="sampled_softmax"))
+    positions = next_item.Positions(h, titles, target, negatives, log_q)
+    return next_item.next_item_loss(positions, NextItem(loss="sampled_softmax"))
 
 
 ROW = np.dtype([("target", "<i4", (2,)), ("age", "<f2", (3,))], align=True)
@@ -113,7 +117,7 @@ def vectors(ids):
 
 
 def draw(keys):
-    return negative_sampling.draw(keys, "uniform", "place", L, 3, DrawnFrom(9))
+    return negative_sampling.draw(keys, "uniform", "place", L, 3, NegativePool(9))
 
 
 def rank_among(ids, scores, target):
@@ -131,6 +135,10 @@ NEXT = (f(R, L, D), f(9, D), i(R, L), i(R, L, 3), f(9))  # of `next_title`
 WINDOW = (i(R, L), w(R, L), w(R, L), f(9, D))
 
 
+def pool(layer):
+    return lambda of: initialised(layer(F32), examples=R)(jnp.zeros((R, L, D)), of)
+
+
 def wrong(good, place, array):
     return (*good[:place], array, *good[place + 1 :])
 
@@ -138,10 +146,10 @@ def wrong(good, place, array):
 CASES = [  # a function, arguments that it takes, which of them is wrong, and what is named
     (attend, (QKV, QKV, QKV, b(R, L, L)), 0, f(R, L, D), "q [R, L, H, d]"),
     (attend, (QKV, QKV, QKV, b(R, L, L)), 1, f(R, L, H, 3), "k, v [R, M, H, d]"),
-    (attend, (QKV, QKV, QKV, b(R, L, L)), 3, b(R, L, 4), "same [R, L, M]"),
-    (attend, (QKV, QKV, QKV, b(R, L, L)), 3, f(R, L, L), "same"),
+    (attend, (QKV, QKV, QKV, b(R, L, L)), 3, b(R, L, 4), "mask [R, L, M]"),
+    (attend, (QKV, QKV, QKV, b(R, L, L)), 3, f(R, L, L), "mask"),
     (of_joined, (f(R, L, 3 * D), b(R, L, L)), 0, f(R * L, 3 * D), "qkv_RxLx3D"),
-    (of_joined, (f(R, L, 3 * D), b(R, L, L)), 1, b(R, L), "same_RxLxL"),
+    (of_joined, (f(R, L, 3 * D), b(R, L, L)), 1, b(R, L), "mask_RxLxL"),
     (encoder, (f(R, L, D), b(R, L, L), None), 0, f(L, D), "x_RxLxD"),
     (encoder, (f(R, L, D), b(R, L, L), None), 1, b(L, L), "same_RxLxM"),
     (through_hstu, (f(R, L, D), b(R, L, L), i(R, L, L)), 0, f(R, D), "h_RxLxD"),
@@ -175,7 +183,7 @@ CASES = [  # a function, arguments that it takes, which of them is wrong, and wh
     (decode, (w(R, 4),), 0, i(R, 4), "words"),
     (decode, (w(R, 4),), 0, w(R, 3), "words [B, words]"),
     (draw, (w(R, 2),), 0, w(2), "keys_Rx2"),
-    (rank_among, (i(R, 3), f(R, 3), i(R)), 2, i(R, 1), "shown.id_BxN, target_B"),
+    (rank_among, (i(R, 3), f(R, 3), i(R)), 2, i(R, 1), "recommended.id_BxN, target_B"),
 ]
 
 
@@ -194,9 +202,9 @@ def test_a_wrong_argument_is_named(function, good, place, bad, name):
     (in_groups, i(R), "candidate_BxC"),
     (vectors, f(R), "ids"),
     (lambda u: dot_score(u, None, "", None), f(D), "u [B, D] or [B, C, D]"),
-    (lambda h: gru4rec.states(F32, ExpertFields(L, 1, H, 1.0, 0.0), (), h, None, None), f(R, D), "h_RxLxD"),
-    (lambda of: initialised(AttentionPooling(F32), examples=R)(jnp.zeros((R, L, D)), of), i(L), "example_RxL"),
-    (lambda of: initialised(LastPosition(F32), examples=R)(jnp.zeros((R, L, D)), of), i(L), "example_RxL"),
+    (lambda h: gru4rec.states(F32, Expert(L, 1, H, 1.0, 0.0), (), h, None, None), f(R, D), "h_RxLxD"),
+    (pool(AttentionPooling), i(L), "example_RxL"),
+    (pool(LastPosition), i(L), "example_RxL"),
 ], ids=["groups", "titles", "dot", "gru4rec", "pool", "newest"])  # fmt: skip
 def test_a_wrong_argument_alone_is_named(function, bad, name):
     with pytest.raises(AssertionError, match=re.escape(f"[{name}]")):
