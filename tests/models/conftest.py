@@ -1,4 +1,4 @@
-"""A small model and requests to it."""
+"""Small model and batches for the model tests."""
 
 import copy
 
@@ -38,17 +38,17 @@ TASKS = ("ctr", "ranking", "completion")
 
 
 class Case:
-    """A model of FIELDS with `changes`, its parameters, and `rows` requests of history `length`."""
+    """Model of FIELDS with `changes`, its parameters, and `rows` examples of history `length`."""
 
     def __init__(self, rows=5, length=6, dtype="float32", tasks=TASKS, sampled_titles=0, **changes):
         r = np.random.default_rng(1)
         config = Model(**(FIELDS | changes))
         self.model = RankingModel(dtype, FEATURES, V, config, tasks, sampled_titles)
         dtype = jnp.promote_types(self.model.dtype, jnp.float32)
-        seen = np.arange(length)[None] >= r.integers(0, length, (rows, 1))
+        present = np.arange(length)[None] >= r.integers(0, length, (rows, 1))
 
         def columns(x):
-            return jnp.asarray(np.where(seen, x, 0), dtype if x.dtype.kind == "f" else jnp.int32)
+            return jnp.asarray(np.where(present, x, 0), dtype if x.dtype.kind == "f" else jnp.int32)
 
         title = columns(r.integers(2, V, (rows, length)))
         self.history = History(
@@ -77,7 +77,7 @@ class Case:
 
 @pytest.fixture(scope="session")
 def small():
-    """The small model with every part, not to be changed."""
+    """Return the small model with all components; tests must not change it."""
     return Case()
 
 
