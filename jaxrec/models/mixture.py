@@ -40,7 +40,7 @@ class TransformerExpert(SequenceEncoder):
         f, owner_RxL = self.fields, titles.example_RxL
         mask_RxLxL = owner_RxL[:, :, None] == owner_RxL[:, None, :]
         encoder = TransformerStack(
-            self.dtype, f.layers, f.heads, f.feedforward, f.dropout, self.attention, name="encoder"
+            self.dtype, f.num_layers, f.num_heads, f.mlp_ratio, f.dropout, self.attention, name="encoder"
         )
         h_RxLxD = encoder(titles.x_RxLxD, mask_RxLxL, titles.key_RxLx2)
         return AttentionPooling(self.dtype, name="pool")(h_RxLxD, owner_RxL, examples)
@@ -82,8 +82,8 @@ class Gate(Parameters):
         z_BxE = Mlp(self.dtype, self.fields.hidden, len(experts), name="mlp")(x)
         z_BxE = z_BxE.astype(at_least_float32(self.dtype))
         clean_BxE = jax.nn.softmax(z_BxE / temperature, axis=-1)
-        if key_Bx2 is None or self.fields.noise == 0.0:
+        if key_Bx2 is None or self.fields.noise_std == 0.0:
             return clean_BxE, clean_BxE
         noise_BxE = normal((len(experts),), key_Bx2, layer_id(self.path), z_BxE.dtype)
-        noisy_BxE = z_BxE + self.fields.noise * noise_BxE
+        noisy_BxE = z_BxE + self.fields.noise_std * noise_BxE
         return jax.nn.softmax(noisy_BxE / temperature, axis=-1), clean_BxE

@@ -72,7 +72,7 @@ class LayerStack(Parameters):
 
     @nn.compact
     def __call__(self, window: ItemWindow, x_BxLxD: jax.Array, key_BxLx2: jax.Array | None) -> jax.Array:
-        encode: PositionEncoder = resolve(SEQUENCE_ENCODERS[self.fields.kind])
+        encode: PositionEncoder = resolve(SEQUENCE_ENCODERS[self.fields.encoder])
         positions = SequencePositions(x_BxLxD, window.title_BxL > 0, time_since_previous(window), key_BxLx2)
         return encode(self.dtype, self.fields, self.attention, self.path, positions)
 

@@ -110,41 +110,41 @@ class RankingModel(Parameters):
             raise ValueError(
                 f"head={self.config.head!r} must be one of {HEAD_KINDS}; dot has one task, not {self.tasks}"
             )
-        if self.config.retrieval and self.config.target_in_sequence:
-            raise ValueError(f"retrieval={self.config.retrieval} must be 0 with target_in_sequence")
+        if self.config.retrieval_dim and self.config.target_in_sequence:
+            raise ValueError(f"retrieval={self.config.retrieval_dim} must be 0 with target_in_sequence")
         where = {w: tuple(f for f in self.features if f.where == w) for w in ("title", "user", "context")}
-        inputs = self.config.features, self.config.embedding_spread
+        inputs = self.config.features, self.config.embedding_init_std
         self.title = TitleEncoder(self.dtype, where["title"], self.titles, *inputs, self.split, name="title")
         self.user = FeatureEncoder(self.dtype, where["user"], *inputs, name="user")
         self.context = FeatureEncoder(self.dtype, where["context"], *inputs, name="context")
         interactions = select_features(
             [f for f in self.features if f.where == "interaction"], self.config.features
         )
-        self.longest = max(e.window for e in self.config.experts)
+        self.longest = max(e.max_len for e in self.config.experts)
         title, user, context = (
-            sum(f.width for f in select_features(where[w], self.config.reads)) for w in where
+            sum(f.width for f in select_features(where[w], self.config.features)) for w in where
         )
         self.rows = HistoryEncoder(
             self.dtype, interactions, title, context, self.config.width, self.longest, self.config.position,
             self.config.target_in_sequence, name="history",
         )  # fmt: skip
         self.expert = [
-            resolve(ENCODERS[f.kind])(self.dtype, f, self.config.attention, name=f"expert_{e}")
+            resolve(ENCODERS[f.encoder])(self.dtype, f, self.config.attention_impl, name=f"expert_{e}")
             for e, f in enumerate(self.config.experts)
         ]
         if len(self.config.experts) > 1:
             self.gating = Gate(self.dtype, self.config.gate, name="gate")
         widths = self.config.width + user + context, title
-        if self.config.retrieval:
-            self.retrieving = RetrievalHead(self.dtype, *widths, self.config.retrieval, name="retrieval")
+        if self.config.retrieval_dim:
+            self.retrieving = RetrievalHead(self.dtype, *widths, self.config.retrieval_dim, name="retrieval")
         if self.config.head == "dot":
             return
         if self.config.matcher_product:
             self.product = ProductFeatures(self.dtype, *widths, self.config.head_hidden[-1], name="product")
-        product = self.config.matcher[-1] if self.config.matcher_product else 0
+        product = self.config.head_hidden[-1] if self.config.matcher_product else 0
         self.matchers = {
             t: MlpHead(
-                self.dtype, t, *widths, product, self.config.matcher, t != "ranking", name=f"matcher_{t}"
+                self.dtype, t, *widths, product, self.config.head_hidden, t != "ranking", name=f"matcher_{t}"
             )
             for t in self.tasks
         }
@@ -167,7 +167,7 @@ class RankingModel(Parameters):
             kernels |= {t: m.of_title for t, m in self.matchers.items()}
             if self.config.matcher_product:
                 kernels["product"] = self.product.of_title
-        if self.config.retrieval:
+        if self.config.retrieval_dim:
             kernels["retrieval"] = self.retrieving.of_title
         return TitleProjections({name: t_VxF @ kernel for name, kernel in kernels.items()}, id_U)
 
@@ -440,8 +440,8 @@ class RankingModel(Parameters):
                 positive_users, candidate_BxC[:, :positives], table, ("completion",), catalogue
             )
         retrieved = None
-        if self.config.retrieval and self.is_initializing():
+        if self.config.retrieval_dim and self.is_initializing():
             self.retrieve(user, table)
-        elif self.config.retrieval and key_Bx2 is not None and positives is not None:
+        elif self.config.retrieval_dim and key_Bx2 is not None and positives is not None:
             retrieved = self._score_samples(user, candidate_BxC[:, :positives], table, key_Bx2, catalogue)
         return RankingOutput(scores, user.gate_BxE, user.clean_gate_BxE, retrieved)

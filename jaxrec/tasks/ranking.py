@@ -193,7 +193,7 @@ class RankingTask(Task):
     def temperature(self, step: jax.Array) -> jax.Array:
         """Return the temperature of the gate at a step."""
         g = self.config.model.gate
-        return gate_temperature(step, self.total_steps, g.start_temperature, g.temperature, g.anneal)
+        return gate_temperature(step, self.total_steps, g.start_temperature, g.temperature, g.anneal_fraction)
 
     def batch_loss(
         self, params: Any, batch: Batch, table: TitleTable, tau: jax.Array | float, key: jax.Array | None,

@@ -13,7 +13,7 @@ from jaxrec.runtime.device_batch import DeviceBatch
 from jaxrec.tasks.base import Task
 
 _SAMPLE_BLOCKS = 64  # dataset blocks that are read to size the rows of packed histories
-# Steps per call if `train.steps_per_call` is 0. An H200 takes 3.9 ms for a step of Table 3 at batch size 8192,
+# Steps per call if `train.steps_per_call` is 0. An H200 takes 3.9 ms for a step of Table 3 at batch 8192,
 # and its host takes 4.1 ms to launch a call. With several steps per call the host has time to read batches.
 _STEPS_PER_CALL = {"gpu": 8}
 

@@ -75,7 +75,7 @@ class StateInit:
     def _init_state(self, key: jax.Array) -> TrainState:
         params = self.task.init_params(key, self.task.empty_table())
         config = self.task.config.optimizer
-        average = jax.tree.map(jnp.copy, params) if config.average else ()
+        average = jax.tree.map(jnp.copy, params) if config.ema_decay else ()
         return TrainState(
             params, optimizer.make(config).init(params), jnp.int32(0), jnp.float32(0), jnp.bool_(False),
             self.task.init_task_state(), average,

@@ -136,7 +136,9 @@ Layers = tuple[list[HstuBlock], LayerNorm]
 
 def layers(dtype: str, f: Expert) -> Layers:
     """Construct the blocks and the final norm; the caller owns the parameters."""
-    blocks = [HstuBlock(dtype, f.heads, f.window, f.dropout, name=f"block_{i}") for i in range(f.layers)]
+    blocks = [
+        HstuBlock(dtype, f.num_heads, f.max_len, f.dropout, name=f"block_{i}") for i in range(f.num_layers)
+    ]
     return blocks, LayerNorm(dtype, name="norm")
 
 

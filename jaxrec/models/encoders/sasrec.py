@@ -41,7 +41,7 @@ class SasRec(SequenceEncoder):
     def setup(self):
         f = self.fields
         self.encoder = TransformerStack(
-            self.dtype, f.layers, f.heads, f.feedforward, f.dropout, self.attention, name="encoder"
+            self.dtype, f.num_layers, f.num_heads, f.mlp_ratio, f.dropout, self.attention, name="encoder"
         )
         self.newest = LastPosition(self.dtype, name="newest")
 
