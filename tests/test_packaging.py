@@ -97,7 +97,12 @@ def test_every_import_is_declared(folder):
     if folder == "jaxrec":  # what the package itself imports is installed with it, but for the extra `beam`
         declared = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
         declared |= {"apache-beam"}
-    local = {p.stem for p in ROOT.rglob("tests/**/*.py")} | {"jaxrec", "benchmarks", "configs"} | ELSEWHERE
+    local = (
+        {p.stem for p in ROOT.rglob("tests/**/*.py")}
+        | {p.stem for p in (ROOT / "docs").rglob("*.py")}
+        | {"jaxrec", "benchmarks", "configs"}
+        | ELSEWHERE
+    )
     distributions = packages_distributions()
     for path, module in imported(folder):
         if module in sys.stdlib_module_names or module in local:

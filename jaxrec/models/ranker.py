@@ -210,7 +210,7 @@ class RankingModel(Parameters):
                     titles,
                 )
                 for expert, titles in (
-                    (expert, titles_by_window[expert.fields.window]) for expert in self.expert
+                    (expert, titles_by_window[expert.fields.max_len]) for expert in self.expert
                 )
             ]
             return self._mix(pooled, user_BxF, context_BxF, temperature, key_Bx2)
@@ -260,7 +260,7 @@ class RankingModel(Parameters):
                 self.config.remat,
                 type(expert).encode_history,
                 expert,
-                titles_by_window[expert.fields.window],
+                titles_by_window[expert.fields.max_len],
             )
             for expert in self.expert
         )

@@ -229,7 +229,9 @@ def test_three_mixtures_differ_as_in_the_paper():
     experts = {
         n: loading.load_config(f"{ROOT}/configs/{n}.py:paper").model.experts for n in ("smoe", "bst", "vmoe")
     }
-    shapes = {n: [(e.window, e.feedforward, e.heads, e.layers) for e in es] for n, es in experts.items()}
+    shapes = {
+        n: [(e.max_len, e.mlp_ratio, e.num_heads, e.num_layers) for e in es] for n, es in experts.items()
+    }
     long = (20, 2.0, 12, 2)
     assert shapes == {"smoe": [(7, 1.0, 12, 2), long], "bst": [long], "vmoe": [long, long]}
 

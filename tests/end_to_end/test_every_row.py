@@ -20,7 +20,6 @@ from jaxrec.config.loading import load_config, load_file
 from jaxrec.core.json_io import write_json
 from jaxrec.data.runners.local import prepare
 from jaxrec.data.storage.dataset import Dataset
-from jaxrec.evaluation import evaluator
 from jaxrec.evaluation import per_user as per_user_module
 from jaxrec.evaluation.evaluator import CHECKPOINTS, evaluate
 from jaxrec.evaluation.results import per_query, per_user
@@ -34,6 +33,8 @@ from jaxrec.studies.paper import ALL
 from jaxrec.studies.plan import Study, configs, datasets, every_run
 from jaxrec.tasks.ranking import RankingTask
 from jaxrec.training.input_pipeline import training_batches
+from jaxrec.training.train_state import StateInit
+from jaxrec.training.train_step import TrainStep
 from jaxrec.training.trainer import train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,25 +129,30 @@ class Traced(NamedTuple):
     digest: str
 
 
-class Forward(RankingTask):
-    """A program without its derivative, which rows share and which makes half of a trace: what stands for a
-    gradient has its shapes. The rows that are trained, and test_configs, differentiate."""
+class ForwardStep(TrainStep):
+    """A train step without its derivative, which rows share and which makes half of a trace.
+
+    The stand-in for the gradient has its shapes. The rows that are trained, and test_configs, differentiate.
+    """
 
     def gradients(self, state, host, table):
         keys = jnp.zeros((len(host.valid), 2), jnp.uint32)
-        loss, sums = self.summed_loss(state.params, None, state, host, table, keys, None)
+        loss, sums = self.task.loss(state.params, host, table, state.task_state, state.step, keys, None, None)
         return jax.tree.map(lambda x: loss.astype(x.dtype) * x, state.params), sums
 
 
 def trace(config):
     """Trace a row's first state and training step on its own dataset; nothing is compiled."""
     dataset = Dataset(config.data.directory)
-    program = Forward(config, dataset.layout, dataset.manifest["completion_threshold"], 2, 6)
-    given = program.abstract_state(), training_batches(program, dataset.rows("train"))[0]
+    program = RankingTask(config, dataset.layout, dataset.manifest["completion_threshold"], 2, 6)
+    init = StateInit(program)
+    given = init.abstract(), training_batches(program, dataset.rows("train"))[0]
     table = dataset.arrays.title_table()
-    step, shapes = jax.make_jaxpr(program.train_step, axis_env=[(AXIS, 1)], return_shape=True)(*given, table)
+    step, shapes = jax.make_jaxpr(ForwardStep(program), axis_env=[(AXIS, 1)], return_shape=True)(
+        *given, table
+    )
     computed = hashlib.sha256()
-    for closed in (program._first.jaxpr, step):
+    for closed in (init._traced.jaxpr, step):
         computed.update(re.sub(r"0x[0-9a-f]+", "", str(closed)).encode())  # functions' addresses
         for constant in closed.consts:
             computed.update(np.asarray(constant).tobytes())
@@ -163,8 +169,8 @@ def traced(every):
 def test_a_row_has_the_terms_weights_gate_and_heads_it_asks_for(name, traced):
     program, figures, _ = traced[name]
     assert figures == expected_figures(program.config)
-    assert evaluator._other_heads(program, True) == other_heads(program.config)
-    assert ("gate" in program.abstract_state().params) == (len(program.config.model.experts) > 1)
+    assert list(program.ranking_heads[1:]) == list(other_heads(program.config))
+    assert ("gate" in program.abstract_params) == (len(program.config.model.experts) > 1)
 
 
 def test_every_row_computes_something_else(traced, every):

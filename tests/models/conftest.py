@@ -56,7 +56,7 @@ class Case:
             columns(r.random((rows, length))),
             columns(r.integers(1, 4, (rows, length)) * 1.0),
             columns(r.random((rows, length)) * 16),
-            *alone(title, tuple(e.window for e in self.model.config.experts)),
+            *alone(title, tuple(e.max_len for e in self.model.config.experts)),
             jnp.asarray(r.integers(1, 5, (rows, 1))),
             jnp.asarray(r.normal(size=(rows, 1)), dtype),
             jnp.asarray(r.integers(1, 4, (rows, 1))),

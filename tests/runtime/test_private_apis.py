@@ -85,7 +85,7 @@ def test_importing_the_list_loads_no_jax():
 
 LIBRARIES = r"(jax|jaxlib|flax|optax|orbax|grain|chex|ml_collections)"
 PRIVATE = re.compile(rf"^{LIBRARIES}(\.\w+)*\._(?!_)\w+|^jax\.(extend|interpreters|core)\b")
-OURS = ("jaxrec/private_apis.py", "tests/test_private_apis.py")
+OURS = ("jaxrec/runtime/private_apis.py", "tests/runtime/test_private_apis.py")
 
 
 def private_uses(text):
@@ -132,4 +132,6 @@ def test_no_other_file_uses_a_private_api(folder):
         name = path.relative_to(ROOT).as_posix()
         if name not in OURS:
             found = found_in(path.read_text())
-            assert not found, f"{name} uses {', '.join(found)}: add a function to jaxrec/private_apis.py"
+            assert not found, (
+                f"{name} uses {', '.join(found)}: add a function to jaxrec/runtime/private_apis.py"
+            )
