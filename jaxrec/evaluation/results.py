@@ -116,9 +116,7 @@ class EvaluationResult(NamedTuple):
     user_keys: np.ndarray  # keys of the source, indexed by `user` of a row
     lists: tuple[str, ...]
     next_k: tuple[int, ...]
-    other_heads: dict[
-        str, np.ndarray
-    ]  # head -> scores, of heads that can rank but do not; empty unless requested
+    other_heads: dict[str, np.ndarray]  # head -> scores of the other heads; empty unless requested
     ranked: CatalogueRanks | None  # ranks among all titles; None unless requested
 
 
@@ -131,7 +129,7 @@ def per_user(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
     """
     rows, out = evaluation.rows, {}
     by_head = {"": evaluation.scores} | {
-        f"_{task}": scores for task, scores in evaluation.other_heads.items()
+        f"_{head}": scores for head, scores in evaluation.other_heads.items()
     }
     for k in sorted({1, *evaluation.next_k}):
         for head, scores in by_head.items():

@@ -43,7 +43,7 @@ def test_scores_do_not_depend_on_how_many_at_a_time(tiny, tiny_config, monkeypat
     assert np.isclose(mean_metrics(many_sums)["loss"], mean_metrics(few_sums)["loss"], rtol=1e-6)
     assert many_sums["loss"][1] == few_sums["loss"][1] == rows.rows
 
-    both = scorers.ListScorer(program, table, with_loss=False, next_k=1, others=("ctr",))(params, rows)
+    both = scorers.ListScorer(program, table, with_loss=False, next_k=1, other_heads=("ctr",))(params, rows)
     assert np.allclose(both.scores, few, atol=1e-6) and set(both.by_head) == {"ranking", "ctr"}
     config = copy.deepcopy(tiny_config)
     config.evaluate.ranking_head = "ctr"
@@ -62,7 +62,7 @@ def test_scores_do_not_depend_on_how_many_at_a_time(tiny, tiny_config, monkeypat
     assert abs(few[1:] - few[:-1]).max() > 1e-3
 
     one_by_one = scorers.ListScorer(program, table, with_loss=True, next_k=1)
-    monkeypatch.setattr(one_by_one, "_catalogue", lambda *given: None)
+    monkeypatch.setattr(one_by_one, "_project_titles", lambda *given: None)
     own, _, own_sums, _ = one_by_one(params, rows)
     assert program.cached_projections(params, table, 24) is not None  # what the others read
     assert program.cached_projections(params, table, 0) is None
@@ -126,7 +126,7 @@ def test_equal_titles_count_against_the_target_and_are_shown_by_popularity(over_
             first.title[:, 0] if method == "encode" else jnp.broadcast_to(drawn, (len(first), len(drawn)))
         ),
     )  # fmt: skip
-    monkeypatch.setattr(scorers._Queries, "_batches", lambda self, rows: scorers.EvalBatches(rows, 8))
+    monkeypatch.setattr(scorers._QueryRunner, "_batches", lambda self, rows: scorers.EvalBatches(rows, 8))
     found = scorers.CatalogueRanker(program, table, True, top=5)(params, rows)
     for row, rank, top in zip(rows.all(), found.ranks, found.top, strict=True):
         target = row["target"][0]

@@ -49,7 +49,7 @@ def query(history, target, negatives):
     ],
 )
 def test_cosines_by_hand(monkeypatch, shown_abandoned, wanted):
-    monkeypatch.setattr(baselines, "_AT_A_TIME", 1)
+    monkeypatch.setattr(baselines, "_BLOCKS", 1)
     score = baselines.item_to_item(Training(), ARRAYS, shown_abandoned)
     got = score(query([D, A], C, [E, B]), "enabled", ARRAYS)
     np.testing.assert_allclose(got, [[wanted]], atol=1e-6)
