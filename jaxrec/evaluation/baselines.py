@@ -137,8 +137,8 @@ RULES: dict[str, Rule] = {
 def oracle(rows: np.ndarray, name: str, shown_abandoned: bool) -> np.ndarray:
     """Score the K=1 list by p / q, the upper bound with knowledge of the latent state.
 
-    p is the true probability that a title is watched next, q the density with which the pools of the list draw
-    the title.
+    p is the true probability that a title is watched next, q the density with which the pools of the list
+    draw the title.
 
     Args:
         rows: the Q held-out rows.
