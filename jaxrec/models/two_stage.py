@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from jaxrec.core.batch import TitleTable
 from jaxrec.models.layers.title_encoder import TitleProjections
-from jaxrec.models.ranker import RankingModel, UserEncoding
+from jaxrec.models.outputs import UserEncoding
+from jaxrec.models.ranker import RankingModel
 
 
 class TwoStageResult(NamedTuple):

@@ -92,7 +92,7 @@ WRONG = [
     ([f"--config={TINY}:x"], "takes no argument"),
     (
         [f"--config={TINY}", "--config.train.batchsize=3"],
-        "train.batchsize does not exist; there are seed, length, ",
+        "train.batchsize does not exist; there are seed, duration, ",
     ),
     ([f"--config={TINY}", "--config.modle.width=3"], "modle does not exist; there are name, source, "),
     ([f"--config={TINY}", "--config.source.users.x=3"], "source.users.x does not exist; source.users is 300"),

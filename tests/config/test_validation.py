@@ -22,6 +22,7 @@ from jaxrec.config.schema import (
     Sampling,
     Simulator,
     Tables,
+    Task,
     Tfds,
 )
 from jaxrec.config.serialization import dataset_directory, digest, from_json, run_differences, to_json
@@ -61,16 +62,18 @@ def test_a_split_table_where_there_can_be_none():
         check_dealing(config, devices)
     for devices in (3, 2048):
         allowed = f"must be replicated on {devices} devices"
-        with pytest.raises(InputError, match=rf"^model\.title_table='split' {allowed}"):
+        with pytest.raises(InputError, match=rf"^model\.item_table_sharding='split' {allowed}"):
             check_dealing(config, devices)
     config.model.retrieval_dim, config.objective.retrieval = 8, 0.5
-    with pytest.raises(InputError, match=r"^model\.retrieval=8 must be 0 with model\.title_table='split'"):
+    with pytest.raises(
+        InputError, match=r"^model\.retrieval_dim=8 must be 0 with model\.item_table_sharding='split'"
+    ):
         check(config)
     config.model.retrieval_dim, config.objective.retrieval = 0, 0
     config.features = (TITLE,)
     config.task.name, config.data.num_targets, config.model.head = "next_item", 1, "dot"
     config.model.experts, config.evaluate.next_k = (Expert(32, encoder="sasrec"),), (1,)
-    with pytest.raises(InputError, match=r"^model\.title_table='split' must be replicated with data"):
+    with pytest.raises(InputError, match=r"^model\.item_table_sharding='split' must be replicated with task"):
         check(config)
 
 
@@ -214,9 +217,10 @@ WRONG = [
 
 
 def sequences(**fields) -> Config:
-    data = {"examples": "sequences", "next_k": 1} | fields
+    data = {"num_targets": 1} | fields
     model = Model(experts=(Expert(max_len=32, encoder="sasrec"),), head="dot")
-    return Config(features=(TITLE, GENRES), data=Data(**data), model=model, evaluate=Evaluate(next_k=(1,)))
+    task, evaluate = Task(name="next_item"), Evaluate(next_k=(1,))
+    return Config(features=(TITLE, GENRES), task=task, data=Data(**data), model=model, evaluate=evaluate)
 
 
 DAYS = {"split": "time", "validation_from": "2024-02-01", "test_from": "2024-03-01"}
@@ -435,7 +439,7 @@ def test_json_of_another_shape_is_refused():
     assert "source.class='Csv' must be one of Simulator, Tables, " in refused(
         lambda t: t["source"].update({"class": "Csv"})
     )
-    assert "model.head_hidden=64 must be a list" in refused(lambda t: t["model"].update(matcher=64))
+    assert "model.head_hidden=64 must be a list" in refused(lambda t: t["model"].update(head_hidden=64))
     assert "data=[] must be an object" in refused(lambda t: t.update(data=[]))
     assert "model.width='96' must be a whole number" in refused(lambda t: t["model"].update(width="96"))
 
@@ -443,7 +447,7 @@ def test_json_of_another_shape_is_refused():
 def test_a_config_of_before_a_field_has_its_default():
     now = to_json(good())
     kept = to_json(good())
-    del kept["objective"]["balance"], kept["model"]["experts"][1]["kind"]
+    del kept["objective"]["balance"], kept["model"]["experts"][1]["encoder"]
     assert to_json(from_json(kept)) == now and run_differences(kept, now) == {}
     now["objective"]["balance"] = 0.5
     assert run_differences(kept, now) == {"objective.balance": (0.0, 0.5)}
@@ -462,8 +466,8 @@ def test_a_config_of_when_saves_were_told_in_minutes_is_read_in_seconds():
 
 def test_a_run_may_resume_with_what_does_not_change_what_is_computed():
     kept, now = to_json(good()), to_json(good())
-    now["model"] |= {"attention": "broadcast", "width": 48}
-    now["train"]["microbatch"] = 64
+    now["model"] |= {"attention_impl": "broadcast", "width": 48}
+    now["train"]["microbatch_size"] = 64
     assert run_differences(kept, now) == {"model.width": (96, 48)}
 
 
@@ -482,7 +486,7 @@ def test_the_digest_is_of_what_decides_the_bytes():
     other = {"data.seed": 1, "source.users": 5, "data.hard": 20, "features": (TITLE,)}
     other |= {"task.name": "next_item", "data.split": "last", "data.path": "a.csv"}
     other |= {"data.validation_from": "2024-01-01", "data.test_from": "2024-01-01"}
-    assert len({base} | {digest(setting(k, v)) for k, v in other.items()}) == 11
+    assert len({base} | {digest(setting(k, v)) for k, v in other.items()}) == 10
     assert digest(setting("source.plays_per_user", 12)) == base  # 12 and 12.0 are one config
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrec.models import heads
-from jaxrec.models.ranker import UserEncoding
+from jaxrec.models.outputs import UserEncoding
 
 V = 30  # of the case
 KINDS = {

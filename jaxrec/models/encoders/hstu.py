@@ -117,9 +117,7 @@ class HstuBlock(Parameters):
         v_RxLxHxd, q_RxLxHxd, k_RxLxHxd = (y.reshape(R, L, self.heads, -1) for y in vqk)
         k_RxMxHxd, v_RxMxHxd = append_keys_values(before, k_RxLxHxd, v_RxLxHxd)
         s_RxHxLxM = scores(q_RxLxHxd, k_RxMxHxd)
-        bias_RxLxM = RelativeBias(self.dtype, self.max_len, name="bias")(
-            visible.gaps_RxLxM, visible.apart_LxM
-        )
+        bias_RxLxM = RelativeBias(self.dtype, self.window, name="bias")(visible.gaps_RxLxM, visible.apart_LxM)
         bias_RxLxM = bias_RxLxM.astype(s_RxHxLxM.dtype)
         a_RxHxLxM = nn.silu(s_RxHxLxM + bias_RxLxM[:, None]) / self.window
         a_RxHxLxM = jnp.where(visible.seen_RxLxM[:, None], a_RxHxLxM, 0.0).astype(v_RxMxHxd.dtype)
