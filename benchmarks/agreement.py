@@ -1,14 +1,18 @@
-"""python -m benchmarks.agreement --peer-python ENV/bin/python --log simulated: do we rank as RecTools does?
+"""Ranking quality of jaxrec and RecTools, trained alike on the same log.
 
-Both train the model of configs/sequences.py:sasrec (or hstu) with the same settings on the same log, once a
-seed, and order the whole catalogue for each user, seen titles left out; the target is the user's last play.
-A log is a CSV of user,item,timestamp (seconds), or one of `LOGS`. What both are given of it: first plays of
-titles alone, users with 5 or more, the latest --history + 1 plays of each, times that rise by a second at
-least, so that nothing about order, repeats or what a history holds is left for either to settle otherwise.
+    python -m benchmarks.agreement --peer-python ENV/bin/python --log simulated
 
-HR@10 and NDCG@10 are ours, of ranks that each reports; a seed's are averaged user by user. The difference is
-ours less theirs, its standard error that of the users' own differences: what is easy or hard about a user
-cancels, what a seed brings does not, so seeds' own figures stand beside it.
+Both train the model of configs/sequences.py:sasrec (or hstu) with the same settings on the same log, once
+per seed. Both rank the whole catalogue for each user, without the titles of the user's history. The target
+is the user's last play. A log is a CSV of user,item,timestamp (seconds), or one of `LOGS`. The log is
+reduced so that order, repeats and history contents leave no choice to either library: only the first play
+of each title, only users with 5 or more plays, the latest --history + 1 plays of each user, and timestamps
+that increase by at least one second.
+
+This module computes HR@10 and NDCG@10 from the ranks that each library reports. Values are averaged over
+seeds for each user. The difference is jaxrec's minus RecTools'. Its standard error is taken over the users'
+differences, so that the difficulty of a user cancels. The variation of seeds does not cancel, so the
+figures of each seed are reported as well.
 """
 
 import json
@@ -35,8 +39,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PEER = ROOT / "benchmarks/peers/rectools_ranking.py"
 OURS, THEIRS = "jaxrec", "RecTools"
 METRICS = ("hr@10", "ndcg@10")
-FEWEST = 5  # plays of a user
-VALIDATION = 0.001  # of users, whose last play but one is not trained on: a run wants one to be judged by
+FEWEST = 5  # least number of plays of a user
+# Share of validation users, whose last play but one is not trained on: a run needs one to evaluate.
+VALIDATION = 0.001
 _SAMPLE = "../shared/data/kuairand_pure_sample"
 Edits = dict[str, Any]  # key of a config -> value
 
@@ -45,19 +50,21 @@ Edits = dict[str, Any]  # key of a config -> value
 
 
 def simulated() -> pl.DataFrame:
-    """What 3,000 users of a small simulated service play, twice as moved by mood and the week's interest as
-    by default: about 20 titles each, of 300."""
+    """Return the plays of 3,000 users of a small simulated service.
+
+    Mood and the week's interest have twice their default effect: about 20 titles per user, of 300.
+    """
     source = SimulatorSource(
         Simulator(
             users=3_000, test_only_users=0, titles=300, plays_per_user=20.0, interest=2.0, mood=2.0
         )
     )  # fmt: skip
-    parts = [pl.DataFrame({"user": c.user, "item": c.title, "time": c.time}) for c in source.interactions()]
-    return pl.concat(parts).with_columns(timestamp=pl.col("time") // 1000)
+    frames = [pl.DataFrame({"user": c.user, "item": c.title, "time": c.time}) for c in source.interactions()]
+    return pl.concat(frames).with_columns(timestamp=pl.col("time") // 1000)
 
 
 def kuairand() -> pl.DataFrame:
-    """What was clicked in the KuaiRand log in the folder JAXREC_KUAIRAND."""
+    """Return the clicks of the KuaiRand log in the folder JAXREC_KUAIRAND."""
     folder = Path(os.environ.get("JAXREC_KUAIRAND", ROOT.parent / _SAMPLE))
     if not list(folder.glob("log_standard_*.csv")):
         raise InputError(f"--log=kuairand: {folder} holds no log_standard_*.csv; set JAXREC_KUAIRAND")
@@ -69,7 +76,11 @@ LOGS: dict[str, Callable[[], pl.DataFrame]] = {"simulated": simulated, "kuairand
 
 
 def read(name: str) -> pl.DataFrame:
-    """Columns user, item, timestamp of one of LOGS or of a CSV."""
+    """Return columns user, item, timestamp of one of LOGS or of a CSV file.
+
+    Raises:
+        InputError: The file does not exist or lacks a column.
+    """
     if name in LOGS:
         return LOGS[name]()
     if not Path(name).is_file():
@@ -82,89 +93,103 @@ def read(name: str) -> pl.DataFrame:
     return log
 
 
-def settled(log: pl.DataFrame, history: int) -> pl.DataFrame:
-    """Columns user, item, timestamp of what both are given, by user and time; see the module. Plays of the
-    same second keep the log's order."""
+def reduce_log(log: pl.DataFrame, history: int) -> pl.DataFrame:
+    """Return the log that both libraries read, by user and time; see the module.
+
+    Plays of the same second keep the order of the log. Columns: user, item, timestamp.
+    """
     log = log.select("user", "item", "timestamp").sort("user", "timestamp", maintain_order=True)
     log = log.unique(["user", "item"], keep="first", maintain_order=True)
     log = log.filter(pl.len().over("user") >= FEWEST)
     log = log.group_by("user", maintain_order=True).tail(history + 1)
-    place = pl.int_range(pl.len()).over("user")
-    rising = (pl.col("timestamp") - place).cum_max().over("user") + place
+    position = pl.int_range(pl.len()).over("user")
+    rising = (pl.col("timestamp") - position).cum_max().over("user") + position
     return log.with_columns(timestamp=rising)
 
 
-# ---------------------------------------------------------------- the two
+# ---------------------------------------------------------------- trainings
 
 
-def edited(model: str, log: Path, directory: Path, edits: Edits) -> list[str]:
-    """The flags of `jaxrec.train` that make configs/sequences.py:<model> ours."""
-    every = {"data.path": log, "data.directory": directory, "evaluate.which": "last",
+def training_flags(model: str, log: Path, directory: Path, edits: Edits) -> list[str]:
+    """Return the flags of `jaxrec.train` for configs/sequences.py:<model> with edits."""
+    settings = {"data.path": log, "data.directory": directory, "evaluate.checkpoint": "last",
              "data.validation_share": VALIDATION} | edits  # fmt: skip
-    flags_ = [f"--config.{key}={value}" for key, value in every.items()]
+    flags_ = [f"--config.{key}={value}" for key, value in settings.items()]
     return ["--config", f"{ROOT / 'configs/sequences.py'}:{model}", *flags_]
 
 
-def edits_of(loss: str, history: int, epochs: int) -> Edits:
-    """What all runs of ours have otherwise than the config."""
-    found: Edits = {
-        "data.history": history,
-        "model.experts[0].window": history,
-        "train.length": f"{epochs} epochs",
+def shared_edits(loss: str, history: int, epochs: int) -> Edits:
+    """Return the edits of the config that all runs of jaxrec share."""
+    edits: Edits = {
+        "data.max_history": history,
+        "model.experts[0].max_len": history,
+        "train.duration": f"{epochs} epochs",
     }
     if loss == "softmax":
-        found |= {"next_title.loss": "softmax", "next_title.temperature": 1.0, "model.cosine": False}
-    return found
+        edits |= {"next_item.loss": "softmax", "next_item.temperature": 1.0, "model.cosine": False}
+    return edits
 
 
-def peers_settings(config: Config, loss: str, history: int) -> dict[str, Any]:
-    """RecTools' arguments for the model of a config, with that loss: its own, or softmax of dot products."""
+def peer_settings(config: Config, loss: str, history: int) -> dict[str, Any]:
+    """Return RecTools' arguments for the model of a config.
+
+    The loss is the config's, or with loss="softmax" the softmax of dot products.
+    """
     (expert,) = config.model.experts
     cosine = config.model.cosine and loss != "softmax"
     return {
-        "kind": expert.kind,
+        "kind": expert.encoder,
         "session_max_len": history,
         "n_factors": config.model.width,
-        "n_blocks": expert.layers,
-        "n_heads": expert.heads,
+        "n_blocks": expert.num_layers,
+        "n_heads": expert.num_heads,
         "dropout_rate": expert.dropout,
         "batch_size": config.train.batch_size,
-        "n_negatives": config.next_title.negatives,
-        "loss": "softmax" if loss == "softmax" else config.next_title.loss,
+        "n_negatives": config.next_item.negatives,
+        "loss": "softmax" if loss == "softmax" else config.next_item.loss,
         "lr": config.optimizer.learning_rate,
-        "pos_encoding_kwargs": {"use_scale_factor": True},  # its HSTU's default, not its SASRec's
+        "pos_encoding_kwargs": {"use_scale_factor": True},  # RecTools' default for HSTU, not for SASRec
         "similarity_module_kwargs": {"distance": "cosine" if cosine else "dot"},
-        "lightning_module_kwargs": {"logits_t": 1.0 if loss == "softmax" else config.next_title.temperature},
+        "lightning_module_kwargs": {"logits_t": 1.0 if loss == "softmax" else config.next_item.temperature},
     }
 
 
 def _run(command: list[str], who: str) -> str:
-    """Standard output of a process. Raises InputError with its last words where it fails."""
+    """Return the standard output of a process.
+
+    Raises:
+        InputError: The process failed. The message ends with the last line of standard error.
+    """
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     try:
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     except OSError as error:
         raise InputError(f"{who}: {command[0]}: {error.strerror}") from None
     if done.returncode:
-        words = done.stderr.strip().splitlines()
-        raise InputError(f"{who} ended with status {done.returncode}: {words[-1] if words else 'no word'}")
+        error_lines = done.stderr.strip().splitlines()
+        raise InputError(
+            f"{who} ended with status {done.returncode}: {error_lines[-1] if error_lines else 'no output'}"
+        )
     return done.stdout
 
 
 def ours(arguments: list[str], workdir: Path, batch_size: int) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Columns user, rank of a training run; and what it says of itself. A finished run is read again."""
-    kept = workdir / "eval-test-last-per-query.parquet"
-    if not kept.exists():
+    """Train jaxrec or read a finished run; return columns user, rank, and figures."""
+    ranks_path = workdir / "eval-test-last-per-query.parquet"
+    if not ranks_path.exists():
         command = [sys.executable, "-m", "jaxrec.train", *arguments, f"--workdir={workdir}", "--per_user"]
         _run(command, OURS)
-    ranked = pl.read_parquet(kept).select("user", rank=pl.col("catalogue").cast(pl.Int64))
+    ranked = pl.read_parquet(ranks_path).select("user", rank=pl.col("catalogue").cast(pl.Int64))
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     loss = [line["loss"] for line in lines if line["split"] == "train"]
     return ranked, {"seconds": trained_for(lines, batch_size), "last_loss": loss[-1]}
 
 
 def trained_for(lines: list[dict[str, Any]], batch_size: int) -> float:
-    """Seconds of training of metrics.jsonl's lines, steps at their rates: no compiling, no validation."""
+    """Return the training seconds of metrics.jsonl's lines, as steps divided by rates.
+
+    Compilation and validation are not included.
+    """
     trained = [line for line in lines if line["split"] == "train"]
     steps = np.diff([0, *(line["step"] for line in trained)])
     return float((steps * batch_size / [line["examples_per_second"] for line in trained]).sum())
@@ -173,112 +198,135 @@ def trained_for(lines: list[dict[str, Any]], batch_size: int) -> float:
 def theirs(
     python: str, log: Path, settings: dict[str, Any], out: Path
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Columns user, rank (0: not among the first 100); and what the peer says of itself. As `ours`."""
-    said = out.with_suffix(".json")
-    if not said.exists():
+    """Train RecTools or read a finished run; return columns user, rank, and figures.
+
+    Rank 0 stands for a target that is not among the first 100.
+    """
+    figures_path = out.with_suffix(".json")
+    if not figures_path.exists():
         command = [python, str(PEER), str(log), str(out), "--settings", json.dumps(settings)]
-        said.write_text(_run(command, "--peer-python"))
-    return pl.read_csv(out), json.loads(said.read_text())
+        figures_path.write_text(_run(command, "--peer-python"))
+    return pl.read_csv(out), json.loads(figures_path.read_text())
 
 
-# ---------------------------------------------------------------- what they differ by
+# ---------------------------------------------------------------- comparison
 
 
-def values(ranks: list[pl.DataFrame], users: pl.Series) -> dict[str, np.ndarray]:
-    """metric -> [seeds, users] of runs' ranks, in the order of users' keys as text; rank 0 is behind all.
-    Raises ValueError where a run did not rank for just these users."""
+def user_metrics(ranks: list[pl.DataFrame], users: pl.Series) -> dict[str, np.ndarray]:
+    """Return metric -> values [seeds, users], users ordered by their keys as text.
+
+    Args:
+        ranks: One frame per seed with columns user and rank. Rank 0 counts as behind all titles.
+        users: Users of the log.
+
+    Raises:
+        ValueError: A run ranked for other users than `users`.
+    """
     users = users.cast(pl.String).sort()
     out: dict[str, list[np.ndarray]] = {name: [] for name in METRICS}
-    for of_run in ranks:
-        of_run = of_run.with_columns(pl.col("user").cast(pl.String)).sort("user")
-        if not of_run["user"].equals(users):
-            raise ValueError(f"ranked for {of_run.height:,} users, not for the log's {len(users):,}")
-        rank = of_run["rank"].to_numpy()
+    for run_ranks in ranks:
+        run_ranks = run_ranks.with_columns(pl.col("user").cast(pl.String)).sort("user")
+        if not run_ranks["user"].equals(users):
+            raise ValueError(f"ranked for {run_ranks.height:,} users, not for the log's {len(users):,}")
+        rank = run_ranks["rank"].to_numpy()
         rank = np.where(rank == 0, np.iinfo(np.int32).max, rank)
         for name in METRICS:
             out[name].append(metrics.FULL[name](rank))
-    return {name: np.stack(found) for name, found in out.items()}
+    return {name: np.stack(values) for name, values in out.items()}
 
 
-def mean_and_error(of_user: np.ndarray) -> tuple[float, float]:
-    """The mean of [users] and its standard error."""
-    return float(of_user.mean()), float(of_user.std(ddof=1) / len(of_user) ** 0.5)
+def mean_and_error(values: np.ndarray) -> tuple[float, float]:
+    """Return the mean over users and its standard error."""
+    return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
 
 
-def compared(mine: np.ndarray, other: np.ndarray) -> dict[str, Any]:
-    """Of [seeds, users] each: means, their standard errors over users, and the difference in its own."""
-    difference, error = mean_and_error(mine.mean(0) - other.mean(0))
-    found: dict[str, Any] = {"difference": difference, "error": error}
-    found["in_errors"] = difference / error if error else 0.0
-    for name, of in ((OURS, mine), (THEIRS, other)):
-        mean, its_error = mean_and_error(of.mean(0))
-        found[name] = {"mean": mean, "error": its_error, "seeds": of.mean(1).tolist()}
-    return found
+def compare(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
+    """Compare values [seeds, users] of jaxrec with those of RecTools.
+
+    Returns:
+        Means and their standard errors over users, the means of the seeds, the difference (jaxrec minus
+        RecTools) and the difference in units of its standard error.
+    """
+    difference, error = mean_and_error(ours.mean(0) - theirs.mean(0))
+    comparison: dict[str, Any] = {"difference": difference, "error": error}
+    comparison["in_errors"] = difference / error if error else 0.0
+    for name, values in ((OURS, ours), (THEIRS, theirs)):
+        mean, mean_error = mean_and_error(values.mean(0))
+        comparison[name] = {"mean": mean, "error": mean_error, "seeds": values.mean(1).tolist()}
+    return comparison
 
 
 # ---------------------------------------------------------------- the command
 
 
 def _flags() -> None:
-    flags.DEFINE_string("peer_python", None, "an interpreter with rectools[torch]", required=True)
+    flags.DEFINE_string("peer_python", None, "Python interpreter with rectools[torch]", required=True)
     flags.DEFINE_string("log", "simulated", f"{', '.join(LOGS)}, or a CSV of user,item,timestamp")
-    flags.DEFINE_enum("model", "sasrec", ["sasrec", "hstu"], "of configs/sequences.py")
+    flags.DEFINE_enum("model", "sasrec", ["sasrec", "hstu"], "model of configs/sequences.py")
     flags.DEFINE_enum("loss", "config", ["config", "softmax"], "the config's, or softmax of dot products")
-    flags.DEFINE_integer("epochs", 30, "of each", lower_bound=1)
-    flags.DEFINE_integer("seeds", 2, "runs of each", lower_bound=1)
-    flags.DEFINE_integer("history", 32, "titles looked back on, a multiple of 4", lower_bound=4)
-    flags.DEFINE_multi_string("edit", [], "key=value of ours, as --config.key=value of jaxrec.train")
-    flags.DEFINE_string("peer_settings", "{}", "JSON of RecTools' arguments besides")
-    flags.DEFINE_string("workdir", "", "keeps the runs; finished ones are not run again; empty: kept nowhere")
+    flags.DEFINE_integer("epochs", 30, "epochs of each training", lower_bound=1)
+    flags.DEFINE_integer("seeds", 2, "trainings of each library", lower_bound=1)
+    flags.DEFINE_integer("history", 32, "titles in a history, a multiple of 4", lower_bound=4)
+    flags.DEFINE_multi_string("edit", [], "key=value for jaxrec, as --config.key=value of jaxrec.train")
+    flags.DEFINE_string("peer_settings", "{}", "JSON of further arguments of RecTools")
+    flags.DEFINE_string("workdir", "", "folder of the runs; finished runs are reused; empty: temporary")
 
 
-def main(found: flags.FlagValues) -> Report:
+def main(args: flags.FlagValues) -> Report:
     with tempfile.TemporaryDirectory(prefix="jaxrec-agreement-") as folder:
-        return _main(found, Path(found.workdir or folder))
+        return _main(args, Path(args.workdir or folder))
 
 
-def _main(found: flags.FlagValues, folder: Path) -> Report:
+def _main(args: flags.FlagValues, folder: Path) -> Report:
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log.csv"
-    plays = settled(read(found.log), found.history)
+    plays = reduce_log(read(args.log), args.history)
     plays.write_csv(log)
     users = plays["user"].unique()
-    edits = edits_of(found.loss, found.history, found.epochs) | dict(e.split("=", 1) for e in found.edit)
-    arguments = edited(found.model, log, folder / "rows", edits)
-    config = load_config(f"{ROOT / 'configs/sequences.py'}:{found.model}")
-    settings = peers_settings(config, found.loss, found.history)
-    settings |= json.loads(found.peer_settings) | {"epochs": found.epochs}
+    edits = shared_edits(args.loss, args.history, args.epochs) | dict(e.split("=", 1) for e in args.edit)
+    arguments = training_flags(args.model, log, folder / "rows", edits)
+    config = load_config(f"{ROOT / 'configs/sequences.py'}:{args.model}")
+    settings = peer_settings(config, args.loss, args.history)
+    settings |= json.loads(args.peer_settings) | {"epochs": args.epochs}
     ranks: dict[str, list[pl.DataFrame]] = {OURS: [], THEIRS: []}
-    said: dict[str, list[dict[str, Any]]] = {OURS: [], THEIRS: []}
-    for seed in range(found.seeds):
-        of_seed = [*arguments, f"--config.train.seed={seed}"]
-        mine = ours(of_seed, folder / f"jaxrec-{seed}", config.train.batch_size)
-        peers = theirs(found.peer_python, log, settings | {"seed": seed}, folder / f"rectools-{seed}.csv")
-        for name, (rank, about) in ((OURS, mine), (THEIRS, peers)):
+    run_figures: dict[str, list[dict[str, Any]]] = {OURS: [], THEIRS: []}
+    for seed in range(args.seeds):
+        seed_arguments = [*arguments, f"--config.train.seed={seed}"]
+        our_run = ours(seed_arguments, folder / f"jaxrec-{seed}", config.train.batch_size)
+        their_run = theirs(args.peer_python, log, settings | {"seed": seed}, folder / f"rectools-{seed}.csv")
+        for name, (rank, about) in ((OURS, our_run), (THEIRS, their_run)):
             ranks[name].append(rank)
-            said[name].append(about)
-    each = {name: values(of, users) for name, of in ranks.items()}
-    figures = {name: compared(each[OURS][name], each[THEIRS][name]) for name in METRICS}
-    about = {"log": found.log, "users": len(users), "plays": plays.height, "titles": plays["item"].n_unique()}
-    about |= {"flags": arguments, "settings": settings, "runs": said}
-    return Report("agreement", about | {"metrics": figures}, _table(figures, said))
+            run_figures[name].append(about)
+    metrics_by_library = {name: user_metrics(of, users) for name, of in ranks.items()}
+    figures = {
+        name: compare(metrics_by_library[OURS][name], metrics_by_library[THEIRS][name]) for name in METRICS
+    }
+    about = {"log": args.log, "users": len(users), "plays": plays.height, "titles": plays["item"].n_unique()}
+    about |= {"flags": arguments, "settings": settings, "runs": run_figures}
+    return Report("agreement", about | {"metrics": figures}, _table(figures, run_figures))
 
 
-def _table(figures: dict[str, Any], said: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str, str]]:
+def _table(
+    figures: dict[str, Any], run_figures: dict[str, list[dict[str, Any]]]
+) -> list[tuple[str, str, str]]:
     rows = []
-    for metric, found in figures.items():
+    for metric, comparison in figures.items():
         for name in (OURS, THEIRS):
-            seeds = ", ".join(f"{mean:.4f}" for mean in found[name]["seeds"])
-            rows.append((f"{name} {metric}", _beside(found[name]["mean"], found[name]["error"]), seeds))
-        apart = f"{found['in_errors']:+.1f} standard errors"
-        rows.append((f"difference in {metric}", _beside(found["difference"], found["error"]), apart))
-    for name, runs in said.items():
+            seeds = ", ".join(f"{mean:.4f}" for mean in comparison[name]["seeds"])
+            rows.append(
+                (f"{name} {metric}", _with_error(comparison[name]["mean"], comparison[name]["error"]), seeds)
+            )
+        apart = f"{comparison['in_errors']:+.1f} standard errors"
+        rows.append(
+            (f"difference in {metric}", _with_error(comparison["difference"], comparison["error"]), apart)
+        )
+    for name, runs in run_figures.items():
         seconds = ", ".join(f"{np.sum(run['seconds']):,.0f}" for run in runs)
-        rows.append((f"{name}: seconds of training", seconds, "a seed each"))
+        rows.append((f"{name}: seconds of training", seconds, "one per seed"))
     return rows
 
 
-def _beside(mean: float, error: float) -> str:
+def _with_error(mean: float, error: float) -> str:
     return f"{mean:.4f} \u00b1 {error:.4f}"
 
 

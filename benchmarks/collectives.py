@@ -1,8 +1,8 @@
-"""The collectives of a compiled program, read from the text of its optimised HLO (`compiled.as_text()`).
+"""Collectives in the optimised HLO of a program (`compiled.as_text()`).
 
-Bytes are of the result on one device, as the program has it: XLA's CPU backend widens bfloat16 sums to
-float32 first, so there they count as float32. What crosses the links follows from a collective's kind and
-group: `benchmarks/links.py`.
+Bytes are those of the result on one device, in the program's dtype: XLA's CPU backend first widens bfloat16
+sums to float32, so the sums count as float32 there. `benchmarks/links.py` computes the link traffic from the
+kind and the group of a collective.
 """
 
 import math
@@ -23,13 +23,17 @@ _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _LISTED = re.compile(r"replica_groups=\{(\{[\d,{} ]*\})?\}")
 _COUNTED = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")  # [groups, devices of one]
+# mesh['data'=2,'model'=4] {'model'}, from jax 0.11 on: the mesh, then the axes that a group spans, of which
+# 'model':(1)2 is a part, of 2 devices. An order of the devices, where it is not the usual one, is between.
+_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(.*?\))? \{([^}]*)\}")
+_AXIS = re.compile(r"(\w+)'?(?:=|:\(\d+\))(\d+)|(\w+)")  # jax 0.11 has no quotes
 _PAIRS = re.compile(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}")
 _DEVICES = re.compile(r"\b(?:replica_count|num_partitions)=(\d+)")
 
 
 @dataclass(frozen=True)
 class Collective:
-    """One instruction; of an asynchronous pair the start."""
+    """One collective instruction; of an asynchronous pair, the start."""
 
     kind: str  # one of KINDS
     bytes: int  # of its result on one device; of several results together
@@ -41,9 +45,12 @@ class Collective:
 
 
 def collectives(hlo_text: str) -> list[Collective]:
-    """All collectives of a program, in the order of its text. A branch that may be taken counts as taken.
+    """Return all collectives of a program, in the order of its text.
 
-    Raises ValueError where a collective's shape or groups are written in a way not known here.
+    A branch that may be taken counts as taken.
+
+    Raises:
+        ValueError: The shape or the groups of a collective have an unknown form.
     """
     found: list[tuple[str, str, str, str, int]] = []
     callers: dict[str, list[tuple[str, int | None]]] = defaultdict(list)  # with the times of each call
@@ -75,7 +82,7 @@ def collectives(hlo_text: str) -> list[Collective]:
 
 
 def _elements(shape: str) -> list[str]:
-    """Of a tuple's type, those of its elements."""
+    """Return the types of a tuple's elements."""
     inner = re.sub(r"/\*.*?\*/|\{[^{}]*\}", "", shape)[1:-1]  # without comments and layouts
     parts, depth, first = [], 0, 0
     for at, letter in enumerate(inner):
@@ -87,8 +94,14 @@ def _elements(shape: str) -> list[str]:
 
 
 def _result(kind: str, shape: str) -> str:
-    """Of a start's type the part that is the result: but for a plain all-reduce's, it is a tuple of the
-    operands, the results, and what the pair keeps."""
+    """Return the result's type from the type of an asynchronous start.
+
+    Except for a plain all-reduce, the type of a start is a tuple of the operands, the results and the
+    internal state of the pair.
+
+    Raises:
+        ValueError: The type is not such a tuple.
+    """
     parts = _elements(shape) if shape.startswith("(") else []
     if kind == "all-reduce" and not (parts and parts[0].startswith("(")):
         return shape
@@ -106,6 +119,8 @@ def _group(line: str, kind: str, devices: int) -> int:
         return len(set(re.findall(r"\d+", pairs[1])))
     if counted := _COUNTED.search(line):
         return int(counted[1])
+    if meshed := _MESH.search(line):
+        return _spanned(meshed[1], meshed[2])
     listed = _LISTED.search(line)
     if not listed:
         raise ValueError(f"a collective whose replica groups are not to be read: {line.strip()}")
@@ -113,8 +128,17 @@ def _group(line: str, kind: str, devices: int) -> int:
     return max((group.count(",") + 1 for group in groups), default=devices)
 
 
+def _spanned(mesh: str, axes: str) -> int:
+    """Return how many devices the axes of a mesh span, both as HLO writes them; no axes: one device."""
+    sizes = {name: int(size) for name, size, _ in _AXIS.findall(mesh)}
+    return math.prod(int(size) if size else sizes[whole] for _, size, whole in _AXIS.findall(axes))
+
+
 def _calls(line: str, opcode: str) -> list[tuple[str, int | None]]:
-    """The computations that an instruction runs, and how often; of an asynchronous pair the start does."""
+    """Return the computations that an instruction runs, with their counts.
+
+    Of an asynchronous pair, the start runs them.
+    """
     if opcode.endswith(("-update", "-done")):
         return []
     once = [name.strip().removeprefix("%") for names in _BRANCHES.findall(line) for name in names.split(",")]
@@ -129,7 +153,7 @@ def _calls(line: str, opcode: str) -> list[tuple[str, int | None]]:
 
 
 def _times(entry: str, callers: dict[str, list[tuple[str, int | None]]]) -> Callable[[str], int | None]:
-    """How often a run of the program comes to a computation, as a function of its name."""
+    """Return a function from a computation's name to its count in a program run."""
     known: dict[str, int | None] = {entry: 1}
 
     def times(name: str) -> int | None:

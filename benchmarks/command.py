@@ -1,12 +1,12 @@
-"""What every benchmark's command shares: its flags, and its result as a table and as JSON.
+"""Entry point of all benchmarks: flags, and results as a table and as JSON.
 
-A benchmark's module ends with
+A benchmark module ends with
 
     if __name__ == "__main__":
         run(main, *declare)
 
 where `main(flags) -> Report`. `python -m benchmarks.<name>` prints the table; `--json F` also writes
-the figures with the machine they were measured on.
+the figures together with the description of the machine.
 """
 
 from collections.abc import Callable
@@ -24,38 +24,47 @@ from jaxrec.runtime import host_memory
 
 @dataclass(frozen=True)
 class Report:
-    """`figures` for a reader that is a program; `rows` (what, figure, beside what) for one that is not."""
+    """Result of a benchmark: `figures` for JSON, `rows` for the printed table.
+
+    A row holds the name of a quantity, its value and what the value is compared with.
+    """
 
     title: str
     figures: dict[str, Any]
     rows: list[tuple[str, str, str]]
 
     def table(self) -> str:
-        head = f"## {self.title}\n\n| what | figure | beside |\n|---|---|---|\n"
+        """Return the Markdown table of the rows."""
+        head = f"## {self.title}\n\n| quantity | figure | compared with |\n|---|---|---|\n"
         return head + "\n".join(f"| {' | '.join(row)} |" for row in self.rows)
 
 
 def spread(figure: dict[str, float], unit: str = "", digits: int = 2) -> str:
-    """ "median (least to most) unit", with thousands apart."""
+    """Return "median (least to most) unit", with thousands separators."""
     text = f"{figure['median']:,.{digits}f} ({figure['least']:,.{digits}f} to {figure['most']:,.{digits}f})"
     return f"{text} {unit}".strip()
 
 
 def _json_flag() -> None:
-    flags.DEFINE_string("json", "", "a file to write the figures to, as one JSON object")
+    flags.DEFINE_string("json", "", "file to write the figures to, as one JSON object")
 
 
 def run(main: Callable[[flags.FlagValues], Report], *declare: Callable[[], None]) -> None:
-    """Declares flags, runs `main`, prints and writes its report, and exits; see jaxrec.command.run."""
+    """Declare flags, run `main`, print and write its report, and exit.
 
-    def reported(found: flags.FlagValues) -> int:
-        # As `train` and `evaluate` do; peers in this process gain by it too.
+    Args:
+        main: Benchmark; receives the parsed flags.
+        declare: Functions that declare flags; see `jaxrec.cli.app.run`.
+    """
+
+    def run_and_report(args: flags.FlagValues) -> int:
+        # As in `train` and `evaluate`; peers in this process benefit as well.
         host_memory.retain_freed_memory()
-        report = main(found)
+        report = main(args)
         print(report.table(), flush=True)
-        if found.json:
+        if args.json:
             result = {"benchmark": report.title, "machine": machine(), **report.figures}
-            write_json(Path(found.json), result)
+            write_json(Path(args.json), result)
         return 0
 
-    app.run(reported, _json_flag, *declare)
+    app.run(run_and_report, _json_flag, *declare)

@@ -1,4 +1,4 @@
-"""The text of optimised HLO (`compiled.as_text()`), as far as two readers of it share it."""
+"""Parsing of the text of optimised HLO (`compiled.as_text()`)."""
 
 import math
 import re
@@ -11,7 +11,13 @@ _ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\]")
 
 
 def balanced(line: str, first: int) -> str:
-    """The result's type, which begins at `first`: up to a space, or of a tuple to its closing bracket."""
+    """Return the result's type, which begins at `first`.
+
+    The type ends at a space, or for a tuple at its closing bracket.
+
+    Raises:
+        ValueError: The closing bracket is missing.
+    """
     if line[first] != "(":
         end = line.find(" ", first)
         return line[first:] if end < 0 else line[first:end]
@@ -24,7 +30,7 @@ def balanced(line: str, first: int) -> str:
 
 
 def bytes_of(shape: str) -> int:
-    """Of a type, of a tuple's arrays together."""
+    """Return the bytes of a type; of a tuple, the sum over its arrays."""
     total = 0
     for kind, extents in _ARRAY.findall(shape):
         size = math.prod(int(n.removeprefix("<=")) for n in extents.split(",") if n)
@@ -33,7 +39,11 @@ def bytes_of(shape: str) -> int:
 
 
 def _bits(kind: str) -> int:
-    """Of an element: of f8e4m3fn 8, of bf16 16, of c64 64."""
+    """Return the bits of an element: 8 for f8e4m3fn, 16 for bf16, 64 for c64.
+
+    Raises:
+        ValueError: The width of the element type is unknown.
+    """
     if kind in ("pred", "token", "opaque"):
         return 8 if kind == "pred" else 0
     width = re.match(r"[a-z]+(\d+)", kind)

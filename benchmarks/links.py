@@ -1,30 +1,31 @@
-"""What a collective costs on links: bytes and a cluster's published speeds in, seconds out.
+"""Cost model of collectives: bytes and published link speeds in, seconds out.
 
-A ring of n chips moves 2 (n - 1) / n of an all-reduce's bytes through each chip's link, and (n - 1) / n of
-the result of an all-gather, an all-to-all or, of what goes in, a reduce-scatter. Speeds are of one direction.
-Where hosts are joined by slower links, a collective goes two ways: among the chips of a host, then, a host's
-share each, among hosts. On a torus rings run along every axis at once, so that all of a chip's links are at
-work; an all-to-all crosses as many links as its way is long, a quarter of every axis in the mean.
+A ring of n chips moves 2 (n - 1) / n of an all-reduce's bytes through the link of each chip. An all-gather
+or an all-to-all moves (n - 1) / n of the result, and a reduce-scatter (n - 1) / n of the input. Speeds are
+per direction. Where slower links join hosts, a collective has two phases: among the chips of a host, then
+among hosts, where each chip handles its fraction of the host's bytes. On a torus, rings run along all axes
+at once and use all links of a chip. An all-to-all on a torus crosses as many links as its path is long, on
+average a quarter of each axis.
 """
 
 from typing import NamedTuple
 
 
 class Cluster(NamedTuple):
-    """Speeds in bytes a second and of one direction, `flops` of bfloat16."""
+    """A cluster: speeds in bytes per second per direction, `flops` of bfloat16."""
 
     name: str
-    chips: int  # the most it has here
-    together: int  # chips that the fast links join
-    inside: float  # of a chip's links to those
-    between: float  # of a chip's link to other hosts; 0: there are none
-    axes: int  # of a torus; 0: every chip reaches every other through switches
+    chips: int  # largest number of chips considered
+    together: int  # chips joined by the fast links
+    inside: float  # speed of a chip's fast links
+    between: float  # speed of a chip's link to other hosts; 0: no such link
+    axes: int  # axes of the torus; 0: switches connect all chips
     flops: float
-    memory: float  # of a chip's own memory
+    memory: float  # bandwidth of a chip's memory, in bytes per second
     source: str
 
 
-# Seconds that a message takes to a neighbour. Assumed: no source was seen for any of the three.
+# Assumed seconds of a message to a neighbour: none of the three kinds of links has a published figure.
 LATENCY = {"inside": 1e-6, "between": 5e-6}
 
 _NVLINK = "NVIDIA, H100 and H200: NVLink 900 GB/s a GPU, both directions; 989 TFLOP/s; 3.35 TB/s"
@@ -40,7 +41,7 @@ CLUSTERS = (
 
 
 def _ring(kind: str, size: float, n: int, speed: float, latency: float) -> float:
-    """Seconds of a collective whose result has `size` bytes on each of n chips."""
+    """Return the seconds of a collective whose result is `size` bytes on each chip."""
     steps = n - 1
     if n == 1:
         return 0.0
@@ -54,16 +55,23 @@ def _ring(kind: str, size: float, n: int, speed: float, latency: float) -> float
 
 
 def _torus(cluster: Cluster, kind: str, size: float, n: int) -> float:
-    """As a ring for bytes; a message passes along every axis in turn, not by all n chips."""
+    """Return the seconds on a torus: bytes as on a ring, latency per axis."""
     side = n ** (1 / cluster.axes)
-    of_bytes, steps = _ring(kind, size, n, cluster.inside, 0.0), cluster.axes * (side - 1)
+    transfer, steps = _ring(kind, size, n, cluster.inside, 0.0), cluster.axes * (side - 1)
     if "all-to-all" in kind:
-        return of_bytes * max(cluster.axes * side / 4, 1.0) + steps * LATENCY["inside"]
-    return of_bytes + (2 if kind == "all-reduce" else 1) * steps * LATENCY["inside"]
+        return transfer * max(cluster.axes * side / 4, 1.0) + steps * LATENCY["inside"]
+    return transfer + (2 if kind == "all-reduce" else 1) * steps * LATENCY["inside"]
 
 
 def seconds(cluster: Cluster, kind: str, size: float, n: int) -> float:
-    """Of one collective over n chips of a cluster; `size` is of its result on one chip, in bytes."""
+    """Return the seconds of one collective over n chips of a cluster.
+
+    Args:
+        cluster: Cluster with its speeds.
+        kind: Collective, such as "all-reduce".
+        size: Bytes of the result on one chip.
+        n: Number of chips.
+    """
     if n == 1 or not size:
         return 0.0
     if cluster.axes:
@@ -82,6 +90,6 @@ def seconds(cluster: Cluster, kind: str, size: float, n: int) -> float:
         among = _ring(kind, size, hosts, cluster.between, between)
         return among + _ring(kind, size * hosts, inner, cluster.inside, inside)
     if "all-to-all" in kind:
-        own, others = (inner - 1) / n * size / cluster.inside, (n - inner) / n * size / cluster.between
-        return own + others + (inner - 1) * inside + (hosts - 1) * between
+        within, across = (inner - 1) / n * size / cluster.inside, (n - inner) / n * size / cluster.between
+        return within + across + (inner - 1) * inside + (hosts - 1) * between
     return size / cluster.between + between

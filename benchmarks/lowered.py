@@ -1,7 +1,8 @@
-"""A training step at given sizes, lowered from shapes alone: nothing of its tables is allocated.
+"""A training step compiled from shapes alone, without allocating its tables.
 
-A config's model, Table 3's, over rows as `stream.paper_layout` has them, with so many titles, their own
-embeddings so wide. The devices are those there are: XLA makes several of a CPU before jax starts.
+The model is a config's, by default Table 3's. Rows have the layout of `stream.paper_layout`, with a chosen
+number of titles and width of their id embeddings. The devices are those of the process: XLA_FLAGS makes
+several of a CPU before jax starts.
 """
 
 import dataclasses
@@ -25,68 +26,77 @@ from jaxrec.training.train_state import StateInit
 from jaxrec.training.train_step import TrainStep
 
 TABLE_3 = "configs/smoe.py:paper"
-_STEPS = 1000  # of an epoch, and of the run: neither changes the program
+_STEPS = 1000  # per epoch and per run; neither number changes the program
 
 
 def layout_of(titles: int, width: int) -> Layout:
-    """The paper's rows with V = `titles`, their ids' embeddings `width` wide."""
+    """Return the paper's row layout with V = `titles` and id embeddings of `width`."""
     paper = paper_layout()
-    own = next(f for f in paper.features if f.name == TITLE_ID)
-    others = tuple(f for f in paper.features if f.name != TITLE_ID)
-    features = (dataclasses.replace(own, width=width, size=titles), *others)
+    id_feature = next(f for f in paper.features if f.name == TITLE_ID)
+    other_features = tuple(f for f in paper.features if f.name != TITLE_ID)
+    features = (dataclasses.replace(id_feature, width=width, size=titles), *other_features)
     return dataclasses.replace(paper, titles=titles, features=features)
 
 
 def program_of(
-    titles: int, width: int, batch: int, kind: str, dtype: str = "float32", spec: str = TABLE_3
+    titles: int, width: int, batch: int, kind: Any, dtype: Any = "float32", spec: str = TABLE_3
 ) -> Task:
-    """Of a `model.title_table` of that kind, for global batches of `batch` examples; the rest of the model is
-    the config's."""
+    """Return the task with `model.item_table_sharding` = `kind`, for shapes alone.
+
+    A global batch has `batch` examples. The rest of the model is that of the config `spec`.
+    """
     config = load_config(spec)
-    config.model.title_table, config.model.dtype, config.train.batch_size = kind, dtype, batch
+    config.model.item_table_sharding, config.model.dtype, config.train.batch_size = kind, dtype, batch
     return build.build_task(config, layout_of(titles, width), 0.5, _STEPS, _STEPS)
 
 
 def arguments(program: Task) -> tuple[Any, device_batch.DeviceBatch, TitleTable]:
-    """The shapes of a state, a batch and the titles' table, with where they lie; histories unpacked."""
+    """Return shapes and shardings of state, batch and title table; histories unpacked."""
     layout, everywhere = program.layout, mesh.replicated_sharding()
     batch, words = program.config.train.batch_size, layout.row_dtype().itemsize // 4
     state = StateInit(program).abstract()
-    form = device_batch.batch_spec(HostBatch(np.zeros((batch, words), np.uint32), np.ones(batch, bool), None))
-    of_device = (jax.device_count(), 1, sum(int(np.prod(shape)) for shape, _ in form.arrays))
-    dealt = NamedSharding(mesh.mesh(), PartitionSpec(mesh.AXIS))
+    spec = device_batch.batch_spec(HostBatch(np.zeros((batch, words), np.uint32), np.ones(batch, bool), None))
+    device_shape = (jax.device_count(), 1, sum(int(np.prod(shape)) for shape, _ in spec.leaves))
+    sharded = NamedSharding(mesh.mesh(), PartitionSpec(mesh.AXIS))
     table = TitleTable(
         *(jax.ShapeDtypeStruct((layout.titles, layout.columns("title", kind)), dtype, sharding=everywhere)
           for kind, dtype in (("category", np.int32), ("number", np.float32)))
     )  # fmt: skip
-    placed = device_batch.DeviceBatch(jax.ShapeDtypeStruct(of_device, np.uint32, sharding=dealt), form)
-    return with_shardings(state, mesh.state_shardings(state)), placed, table
+    device_batch_shape = device_batch.DeviceBatch(
+        jax.ShapeDtypeStruct(device_shape, np.uint32, sharding=sharded), spec
+    )
+    return with_shardings(state, mesh.state_shardings(state)), device_batch_shape, table
 
 
 def lowered(program: Task) -> jax.stages.Lowered:
-    """The step as `parallel.map_over_devices` maps it with "shard_map"."""
-    given = arguments(program)
-    return parallel_step.shard_map_step(TrainStep(program), given[0]).lower(*given)
+    """Return the lowered step, mapped over devices with `shard_map`."""
+    shapes = arguments(program)
+    return parallel_step.shard_map_step(TrainStep(program), shapes[0]).lower(*shapes)
 
 
 def account(program: Task) -> dict[str, Any]:
-    """The compiled step's own: bytes of each device, `held` from step to step and `temporaries`; what each
-    kind of collective gives a device in a step (`sent`: bytes, loops multiplied out; and how many there are),
-    and the `largest` of one.
+    """Return memory and communication of the compiled step, per device.
 
-    A loop whose length the data decide counts once: a split table's look-ups go in rounds, of which one is
-    enough unless a device is asked for far more than an even share: `nn.dealt`."""
+    A loop whose length depends on the data counts once. The look-ups of a row-sharded table run in rounds;
+    one round is enough unless a device is asked for far more than an even fraction of the ids: see
+    `jaxrec.models.layers.sharded_embedding`.
+
+    Returns:
+        `held`: bytes that stay from step to step. `temporaries`: bytes of temporary buffers. `sent`: kind
+        of collective -> bytes and count in a step, with loops multiplied out. `largest`: bytes of the
+        largest collective.
+    """
     compiled = lowered(program).compile()
     memory: Any = compiled.memory_analysis()
-    found, sent = collectives(compiled.as_text() or ""), dict[str, dict[str, int]]()
-    for c in found:
+    collective_list, sent = collectives(compiled.as_text() or ""), dict[str, dict[str, int]]()
+    for c in collective_list:
         times = 1 if c.times is None else c.times
-        of_kind = sent.setdefault(c.kind, {"bytes": 0, "count": 0})
-        of_kind["bytes"] += c.bytes * times
-        of_kind["count"] += times
+        kind_sum = sent.setdefault(c.kind, {"bytes": 0, "count": 0})
+        kind_sum["bytes"] += c.bytes * times
+        kind_sum["count"] += times
     return {
         "held": memory.argument_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
         "sent": sent,
-        "largest": max((c.bytes for c in found), default=0),
+        "largest": max((c.bytes for c in collective_list), default=0),
     }

@@ -1,7 +1,7 @@
-"""How every benchmark measures: rivals take turns, warm-up is left out, medians come with their spread.
+"""Timing of the benchmarks: interleaved runs, warm-up rounds, medians, spreads.
 
-A B A B ..., so that a busy spell of a shared machine falls on both. A ratio is the median over rounds of
-each round's own ratio, for the two runs of a round stand next to each other in time.
+The rivals run in turn (A B A B ...), so that a busy period of a shared machine affects both. A ratio is the
+median of the ratios of the rounds, because the runs of one round are close to each other in time.
 """
 
 import os
@@ -21,7 +21,7 @@ _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pol
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of each round."""
+    """Seconds of each counted round."""
 
     seconds: tuple[float, ...]
 
@@ -30,7 +30,7 @@ class Timing:
         return statistics.median(self.seconds)
 
     def rate(self, work: float) -> dict[str, float]:
-        """Units of `work` a second: median, least and most over the rounds."""
+        """Return units of `work` per second: median, least and most over the rounds."""
         return {
             "median": work / self.median,
             "least": work / max(self.seconds),
@@ -39,15 +39,15 @@ class Timing:
 
 
 def ratio(slow: Timing, fast: Timing) -> dict[str, float]:
-    """How many times faster `fast` is: median, least and most of the rounds' own ratios."""
-    found = [s / f for s, f in zip(slow.seconds, fast.seconds, strict=True)]
-    return {"median": statistics.median(found), "least": min(found), "most": max(found)}
+    """Return the speed-up of `fast` over `slow`: median, least and most over rounds."""
+    ratios = [s / f for s, f in zip(slow.seconds, fast.seconds, strict=True)]
+    return {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
 
 
 def interleaved(rivals: dict[str, Callable[[], Any]], rounds: int, warmup: int = 1) -> dict[str, Timing]:
-    """Times each of `rivals` once a round, in turn; the first `warmup` rounds are not counted.
+    """Time each rival once per round, in turn; `warmup` rounds are not counted.
 
-    A rival returns once its work is done (`block_until_ready`), not when it is under way.
+    A rival must return after its work is done (`block_until_ready`), not after the work is dispatched.
     """
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
     for _ in range(warmup):
@@ -69,26 +69,29 @@ def _processor() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What a figure was measured on: processor, cores this process may use, memory, versions."""
-    found = {}
+    """Return the machine: processor, usable cores, memory and library versions."""
+    versions = {}
     for name in _LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            continue  # a benchmark that needs it says so itself
+            continue  # a benchmark that needs the library reports it
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(pages / 2**30, 1),
         "python": platform.python_version(),
-        "versions": found,
+        "versions": versions,
         "load_average": round(os.getloadavg()[0], 2),
     }
 
 
 def copy_bandwidth() -> dict[str, float]:
-    """Bytes a second that one thread reads and writes in copying 256 MiB: a host's limit."""
+    """Return bytes per second that one thread reads and writes in a 256 MiB copy.
+
+    The rate bounds what a host thread can do.
+    """
     source = np.ones(2**25, np.float64)
     target = np.empty_like(source)
     timing = interleaved({"copy": lambda: np.copyto(target, source)}, rounds=7, warmup=2)["copy"]
@@ -96,8 +99,10 @@ def copy_bandwidth() -> dict[str, float]:
 
 
 def device_copy() -> dict[str, float]:
-    """Bytes a second that jax's default device reads and writes in adding 1 to an array: 256 MiB on a CPU,
-    4 GiB elsewhere."""
+    """Return bytes per second that jax's default device reads and writes.
+
+    The device adds 1 to an array of 256 MiB on a CPU and of 4 GiB elsewhere.
+    """
     import jax
 
     a = jax.numpy.zeros(2**26 if jax.default_backend() == "cpu" else 2**30, "float32")
@@ -107,15 +112,16 @@ def device_copy() -> dict[str, float]:
 
 
 def matrix_rate(size: int = 0, dtype: str = "float32") -> dict[str, float]:
-    """Floating-point operations a second of jax's own product of square matrices: a step's limit.
+    """Return floating-point operations per second of jax's square matrix product.
 
-    By itself `size` is 1024 on a CPU, and 8192 elsewhere, where a product of 1024 is over before it is asked
-    for.
+    The rate bounds a step. The default `size` is 1024 on a CPU and 8192 elsewhere: on an accelerator, a
+    product of size 1024 takes less time than its launch.
     """
     import jax
 
     size = size or (1024 if jax.default_backend() == "cpu" else 8192)
-    a = jax.random.normal(jax.random.key(0), (size, size), dtype)  # of zeros or ones some devices make more
+    # Random values: some devices multiply zeros or ones faster.
+    a = jax.random.normal(jax.random.key(0), (size, size), dtype)
     product = jax.jit(lambda x, y: x @ y)
     timing = interleaved({"product": lambda: product(a, a).block_until_ready()}, rounds=15, warmup=3)[
         "product"
@@ -124,8 +130,8 @@ def matrix_rate(size: int = 0, dtype: str = "float32") -> dict[str, float]:
 
 
 def anonymous_memory(pid: int | str = "self") -> int:
-    """Bytes of a process's memory that no file backs, now."""
+    """Return the bytes of a process's memory that no file backs, at this moment."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/{pid}/status names no RssAnon")
+    raise OSError(f"/proc/{pid}/status has no RssAnon line")

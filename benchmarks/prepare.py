@@ -1,10 +1,10 @@
-"""python -m benchmarks.prepare: events a second and peak memory of preparation, beside a pandas one.
+"""Dataset preparation: events per second and peak memory, compared with pandas.
 
-Watch events of a made-up service are written as Parquet, 5.5 of them a user, and prepared: each of
-`--events` once, in a process of its own, whose peak memory is read; and a size that pandas finishes in
-half a minute by turns with it. The command refuses to race a peer whose rows are not ours.
+Watch events of an artificial service, 5.5 per user, are written as Parquet files and prepared. Each size of
+`--events` is prepared once, in a separate process whose peak memory is read. A size that pandas finishes
+in half a minute is prepared in turn with pandas. The command refuses to time a peer whose rows differ.
 
-    python -m benchmarks.prepare --events 5e5,5.5e6,5e7    # the last takes minutes, and 40 GB of disk
+    python -m benchmarks.prepare --events 5e5,5.5e6,5e7    # the last takes minutes and 40 GB of disk
 """
 
 import json
@@ -30,12 +30,12 @@ from jaxrec.sources import open_source
 
 TITLES = 5_000
 EVENTS_A_USER = 5.5
-_BLOCK_USERS = 200_000  # written at once
+_BLOCK_USERS = 200_000  # users per file
 _START_MS, _DAYS = 1_704_067_200_000, 84  # from 2024-01-01
 
 
 def config_of(folder: Path) -> Config:
-    """What prepares the tables of `write_tables`: features as in configs/own_data.py."""
+    """Return the config for the tables of `write_tables`: features as in own_data.py."""
     names = Columns("user_id", "title_id", "started_at", "ms", "seconds_viewed")
     tables = (str(folder / "interactions"), str(folder / "titles.parquet"), str(folder / "users.parquet"))
     features = (
@@ -52,11 +52,14 @@ def config_of(folder: Path) -> Config:
 
 
 def write_tables(folder: Path, events: int, seed: int = 0) -> None:
-    """About `events` raw rows in `folder`: popularity is Zipf's, activity heavy-tailed, and some are dirt."""
+    """Write about `events` raw rows to `folder`.
+
+    Popularity follows Zipf's law, activity is heavy-tailed, and some rows are invalid.
+    """
     (folder / "interactions").mkdir(parents=True)
     rng = np.random.default_rng(seed)
     runtime = np.round(rng.gamma(4.0, 15.0, TITLES) + 5.0, 1)
-    runtime[-10:] = 0.0  # not known
+    runtime[-10:] = 0.0  # unknown
     genres = np.array([f"genre {i}" for i in range(20)])
     titles = {
         "title_id": _title_keys(np.arange(TITLES)),
@@ -70,9 +73,9 @@ def write_tables(folder: Path, events: int, seed: int = 0) -> None:
     countries = np.array([f"country {i:02d}" for i in range(40)])
     country = countries[np.minimum(rng.geometric(0.15, users) - 1, 39)]
     pl.DataFrame({"user_id": keys, "country": country}).write_parquet(folder / "users.parquet")
-    share = np.cumsum(1.0 / np.arange(1, TITLES + 1) ** 0.9)
+    popularity = np.cumsum(1.0 / np.arange(1, TITLES + 1) ** 0.9)
     for b, first in enumerate(range(0, users, _BLOCK_USERS)):
-        block = _events(rng, keys[first : first + _BLOCK_USERS], share / share[-1], runtime)
+        block = _events(rng, keys[first : first + _BLOCK_USERS], popularity / popularity[-1], runtime)
         block.write_parquet(folder / "interactions" / f"{b:05d}.parquet")
 
 
@@ -81,21 +84,21 @@ def _title_keys(number: np.ndarray) -> np.ndarray:
 
 
 def _events(
-    rng: np.random.Generator, users: np.ndarray, share: np.ndarray, runtime: np.ndarray
+    rng: np.random.Generator, users: np.ndarray, popularity: np.ndarray, runtime: np.ndarray
 ) -> pl.DataFrame:
-    """The rows of some users, in no order."""
-    mean = EVENTS_A_USER - 0.5  # of what is rounded up
+    """Return the events of `users`, in random order."""
+    mean = EVENTS_A_USER - 0.5  # before rounding up
     plays = np.ceil(rng.lognormal(np.log(mean) - 0.5, 1.0, len(users))).astype(np.int64)
     user = np.repeat(users, plays)
     n = len(user)
-    title = np.searchsorted(share, rng.random(n))
+    title = np.searchsorted(popularity, rng.random(n))
     again = np.flatnonzero((rng.random(n) < 0.08)[1:] & (user[1:] == user[:-1])) + 1
-    title[again] = title[again - 1]  # a title is gone on with
-    seen = np.where(rng.random(n) < 0.15, 0.05 * rng.random(n), rng.beta(1.0, 0.7, n))
-    seconds = np.round(seen * np.maximum(runtime[title], 30.0) * 60.0, 1)
+    title[again] = title[again - 1]  # the user continues the title
+    fraction = np.where(rng.random(n) < 0.15, 0.05 * rng.random(n), rng.beta(1.0, 0.7, n))
+    seconds = np.round(fraction * np.maximum(runtime[title], 30.0) * 60.0, 1)
     time = _START_MS + rng.integers(0, _DAYS * 86_400, n) * 1000
     together = np.flatnonzero((rng.random(n) < 0.02)[1:] & (user[1:] == user[:-1])) + 1
-    time[together] = time[together - 1]  # neither is in the other's past
+    time[together] = time[together - 1]  # simultaneous events: neither is in the other's history
     devices = np.array(["tv", "phone", "tablet", "web", "console", ""])
     device = devices[np.searchsorted([0.45, 0.75, 0.85, 0.95, 0.99], rng.random(n))]
     unknown, early, negative, absent, copied = rng.random((5, n)) < 0.001
@@ -115,7 +118,7 @@ def _events(
 
 
 def ours(folder: Path, out: Path) -> Dataset:
-    """Prepares the tables in `folder` to `out`, in the place of what is there."""
+    """Prepare the tables in `folder` to `out`, which is deleted first."""
     shutil.rmtree(out, ignore_errors=True)
     config = config_of(folder)
     prepare(open_source(config.source, config.features), config, str(out))
@@ -123,7 +126,15 @@ def ours(folder: Path, out: Path) -> Dataset:
 
 
 def peer(folder: Path, keyed: bool = False) -> dict[str, dict[str, np.ndarray]]:
-    """Its rows, with our draws or with a generator's. Raises InputError where pandas is not installed."""
+    """Prepare the tables with pandas; return split -> field -> rows.
+
+    Args:
+        folder: Folder of the tables.
+        keyed: True to draw as jaxrec does; False to draw from NumPy's generator.
+
+    Raises:
+        InputError: pandas is not installed.
+    """
     try:
         from benchmarks.peers import pandas_prepare
     except ImportError as e:
@@ -133,73 +144,80 @@ def peer(folder: Path, keyed: bool = False) -> dict[str, dict[str, np.ndarray]]:
 
 
 def differing(dataset: Dataset, peers: dict[str, dict[str, np.ndarray]]) -> list[str]:
-    """Fields in which a peer's rows are not exactly ours, as "split.field"."""
-    found = []
+    """Return the fields, as "split.field", in which a peer's rows differ from ours."""
+    names = []
     for split in SPLITS:
         rows = dataset.rows(split).all()
-        mine, theirs = {name: rows[name] for name in rows.dtype.names or ()}, peers[split]
-        found += [f"{split}.{name}" for name in sorted(set(mine) ^ set(theirs))]
-        for name in sorted(set(mine) & set(theirs)):
-            if not np.array_equal(mine[name], theirs[name], equal_nan=mine[name].dtype.kind == "f"):
-                found.append(f"{split}.{name}")
-    return found
+        ours_by_name, theirs = {name: rows[name] for name in rows.dtype.names or ()}, peers[split]
+        names += [f"{split}.{name}" for name in sorted(set(ours_by_name) ^ set(theirs))]
+        for name in sorted(set(ours_by_name) & set(theirs)):
+            if not np.array_equal(
+                ours_by_name[name], theirs[name], equal_nan=ours_by_name[name].dtype.kind == "f"
+            ):
+                names.append(f"{split}.{name}")
+    return names
 
 
 def measure_alone() -> None:
-    """In a process of its own, `python -c ... FOLDER OUT`: prints seconds, rows and peak memory as JSON."""
+    """Print seconds, rows and peak memory of a preparation as JSON.
+
+    The function runs in its own process: `python -c ... FOLDER OUT`.
+    """
     started = time.perf_counter()
     dataset = ours(Path(sys.argv[1]), Path(sys.argv[2]))
     seconds = time.perf_counter() - started
-    # Not ru_maxrss: that keeps what the parent held when it forked.
+    # Not ru_maxrss, which includes the parent's memory at the fork.
     [peak] = [
         line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")
     ]
     examples = sum(split["examples"] for split in dataset.manifest["splits"].values())
-    found = {
+    figures = {
         "seconds": seconds,
         "events": dataset.manifest["rows"]["read"],
         "examples": examples,
         "peak_bytes": int(peak.split()[1]) * 1024,
     }
-    print(json.dumps(found))
+    print(json.dumps(figures))
 
 
 def _alone(folder: Path, out: Path) -> dict:
     code = "from benchmarks.prepare import measure_alone; measure_alone()"
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code, str(folder.resolve()), str(out.resolve())],
         cwd=Path(__file__).parents[1],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
-    return json.loads(done.stdout)
+    return json.loads(process.stdout)
 
 
-def main(found: flags.FlagValues) -> Report:
-    sizes = [_size(text, "events") for text in found.events]
+def main(args: flags.FlagValues) -> Report:
+    sizes = [_size(text, "events") for text in args.events]
     figures: dict = {"alone": []}
-    with tempfile.TemporaryDirectory(prefix="jaxrec-prepare-", dir=found.scratch or None) as scratch:
+    with tempfile.TemporaryDirectory(prefix="jaxrec-prepare-", dir=args.scratch or None) as scratch:
         root = Path(scratch)
-        small, raced, out = root / "small", root / "raced", root / "prepared"
+        small_folder, raced_folder, out = root / "small", root / "raced", root / "prepared"
         rows = []
-        if found.peer_events:
-            write_tables(small, 3_000)
-            wrong = differing(ours(small, out), peer(small, keyed=True))
-            if wrong:
-                raise InputError(f"the pandas rows are not ours in {', '.join(wrong)}; allowed: equal ones")
-            write_tables(raced, found.peer_events)
-            rivals = {"ours": lambda: ours(raced, out), "pandas": lambda: peer(raced)}
-            timings = interleaved(rivals, found.rounds, warmup=0)  # the small one was the warm-up
+        if args.peer_events:
+            write_tables(small_folder, 3_000)
+            differences = differing(ours(small_folder, out), peer(small_folder, keyed=True))
+            if differences:
+                raise InputError(
+                    f"the pandas rows differ from ours in {', '.join(differences)}; allowed: equal rows"
+                )
+            write_tables(raced_folder, args.peer_events)
+            rivals = {"ours": lambda: ours(raced_folder, out), "pandas": lambda: peer(raced_folder)}
+            timings = interleaved(rivals, args.rounds, warmup=0)  # the small size above was the warm-up
             times = ratio(timings["pandas"], timings["ours"])
-            events = ours(raced, out).manifest["rows"]["read"]
+            events = ours(raced_folder, out).manifest["rows"]["read"]
             rates = {name: timing.rate(events) for name, timing in timings.items()}
             figures |= {"raced_events": events, "events_a_second": rates, "times_pandas": times}
             rows = [
                 (
                     f"{name}, {events:,} events",
                     spread(rate, "events/s", 0),
-                    f"{found.rounds} rounds, by turns",
+                    f"{args.rounds} rounds, in turn",
                 )
                 for name, rate in rates.items()
             ]
@@ -227,15 +245,15 @@ def _size(text: str, key: str) -> int:
     except (ValueError, OverflowError):
         size = 0
     if size < 1000:
-        raise InputError(f"--{key}={text}; allowed: numbers from 1000 on, as 5.5e6, with commas between them")
+        raise InputError(f"--{key}={text}; allowed: comma-separated numbers of at least 1000, such as 5.5e6")
     return size
 
 
 def _flags() -> None:
-    flags.DEFINE_list("events", ["5e5", "5.5e6"], "sizes to prepare alone")
-    flags.DEFINE_integer("peer_events", 50_000, "size to race pandas on; 0: no race", lower_bound=0)
-    flags.DEFINE_integer("rounds", 3, "rounds of the race", lower_bound=1)
-    flags.DEFINE_string("scratch", "", "folder for what is written meanwhile; empty: the system's")
+    flags.DEFINE_list("events", ["5e5", "5.5e6"], "sizes to prepare without the peer")
+    flags.DEFINE_integer("peer_events", 50_000, "size to prepare in turn with pandas; 0: none", lower_bound=0)
+    flags.DEFINE_integer("rounds", 3, "rounds with pandas", lower_bound=1)
+    flags.DEFINE_string("scratch", "", "folder for temporary files; empty: the system's")
 
 
 if __name__ == "__main__":

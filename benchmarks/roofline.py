@@ -1,15 +1,19 @@
-"""python -m benchmarks.roofline [--json F] [--batch 8192]: what a training step spends the device's time on.
+"""Device time of a training step, by part of the model.
 
-Our step, one to a dispatch, on one batch of the simulated service's rows again and again, as the device's own
-profile has it. Its kernels are gathered by the part of the model they come from. Beside the time: what their
-operands and results hold, and how long the device would copy that. A kernel is under that bound where its
-operands are still in a cache, and above where it does more than move them, or does not move them well. What
-the program's text does not name as the profile does has no bound: a library's products, kernels of our own.
+    python -m benchmarks.roofline [--json F] [--batch 8192]
+
+The step runs repeatedly on one batch of the simulated service's rows, one step per call, under the device's
+profiler. The kernels are grouped by the part of the model that they come from. For each group, the report
+lists the time, the bytes of operands and results, and the time that the device needs to copy these bytes. A
+kernel takes less than the copy where its operands are still in a cache. A kernel takes more where it does
+more than move the operands, or moves them inefficiently. Kernels whose profile name is not in the program's
+text have no bound: matrix products of a library and our own kernels.
 """
 
 import collections
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,7 +47,7 @@ _OPERAND, _PATH = re.compile(r"%([\w.\-]+)"), re.compile(r'op_name="([^"]*)"')
 
 
 class Kernel(NamedTuple):
-    """An instruction that may be a kernel of its own."""
+    """An instruction that may be a separate kernel."""
 
     opcode: str
     bytes: int  # of its operands, each once, and of its results
@@ -51,7 +55,7 @@ class Kernel(NamedTuple):
 
 
 class Spent(NamedTuple):
-    """What the kernels of a part took, a step."""
+    """Cost per step of the kernels of one part of the model."""
 
     milliseconds: float
     kernels: float
@@ -59,7 +63,7 @@ class Spent(NamedTuple):
 
 
 def kernels(text: str) -> dict[str, Kernel]:
-    """Of a program's text, by the name that a device's profile has for them."""
+    """Return the kernels of a program's text by their name in a device's profile."""
     types: dict[str, str] = {}
     found: dict[str, Kernel] = {}
     for line in text.splitlines():
@@ -78,7 +82,12 @@ def kernels(text: str) -> dict[str, Kernel]:
 
 
 def part_of(name: str, path: str | None) -> str:
-    """Of the model, from a kernel's name and its operation's path; None: no instruction has that name."""
+    """Return the part of the model that a kernel belongs to.
+
+    Args:
+        name: Name of the kernel in the profile.
+        path: Path of the kernel's operation; None where no instruction has the name.
+    """
     for start, part in _KERNELS:
         if name.startswith(start):
             return part
@@ -88,7 +97,13 @@ def part_of(name: str, path: str | None) -> str:
 
 
 def gathered(events: Iterable[Event], text: str, steps: int) -> dict[str, Spent]:
-    """What each part took, the longest first, from the events of so many steps and the program's text."""
+    """Return part -> cost per step, in descending order of time.
+
+    Args:
+        events: Kernels of `steps` steps.
+        text: Text of the program.
+        steps: Number of profiled steps.
+    """
     known = kernels(text)
     total: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0.0, 0.0])
     for name, nanoseconds in events:
@@ -103,10 +118,16 @@ def gathered(events: Iterable[Event], text: str, steps: int) -> dict[str, Spent]
 
 
 def profiled(call: Callable[[], Any]) -> list[Event]:
-    """The kernels that a call ran: on a GPU's streams; on a CPU operations, of all its threads together."""
+    """Return the kernels that a call ran.
+
+    On a GPU these are the kernels of its streams; on a CPU, the operations of all threads.
+    """
     import jax
 
-    with tempfile.TemporaryDirectory() as kept:
+    with tempfile.TemporaryDirectory() as kept, warnings.catch_warnings():
+        # From Python 3.12 on, reading `event.stats` warns once a process; jaxlib's C++ ends the process where
+        # that warning is an error.
+        warnings.filterwarnings("ignore", "builtin type .* has no __module__", DeprecationWarning)
         with jax.profiler.trace(kept):
             call()
         [path] = Path(kept).rglob("*.xplane.pb")

@@ -1,10 +1,13 @@
-"""python -m benchmarks.save [--json F]: what an asynchronous save costs the training step.
+"""Cost of an asynchronous checkpoint save to the training step.
 
-Spells of training take turns: without a save, and with one begun at the spell's start, written while
-the steps go on. What a save costs is the time by which its spell's steps are fewer; at one save a
-minute that is its share of 60 s, and spells of 60 s measure just that. The stall is how long the call
-holds up the main thread once the device is idle. The state is that of the config's model, and of the
-same with a larger catalogue, whose title vectors make nearly all of it.
+    python -m benchmarks.save [--json F]
+
+Training intervals alternate: one without a save, and one with a save that starts with the interval and is
+written while the steps continue. The cost of a save is the time of the steps that are missing in its
+interval. At one save per minute, the drop is this cost as a fraction of 60 s; intervals of 60 s measure it
+directly. The stall is the time for which the call blocks the main thread after the device is idle. The
+state is that of the config's model, and that of the same model with a larger catalogue, where the title
+vectors make up nearly the whole state.
 """
 
 import dataclasses
@@ -28,38 +31,40 @@ from jaxrec.core.ids import FIRST_TITLE, TITLE_ID
 from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.dataset import Arrays, Dataset
 
-_BATCHES = 8  # different ones, taken in turn
+_BATCHES = 8  # different batches, used in turn
 
 
 def _flags() -> None:
-    flags.DEFINE_string("config", "configs/smoe.py:small", "whose model and batch size")
+    flags.DEFINE_string("config", "configs/smoe.py:small", "config of the model and batch size")
     flags.DEFINE_list(
-        "titles", ["1000", "200000"], "catalogues; title vectors are --width wide in all but the first"
+        "titles", ["1000", "200000"], "catalogue sizes; all but the first have title vectors of --width"
     )
-    flags.DEFINE_integer("width", 64, "of title vectors in the larger catalogues", lower_bound=1)
-    flags.DEFINE_float("spell", 10.0, "seconds; 60 measures one save a minute as such", lower_bound=1.0)
-    flags.DEFINE_integer("rounds", 4, "each a spell without and one with a save", lower_bound=1)
-    flags.DEFINE_string("directory", "", "where checkpoints are written; empty: a temporary directory")
+    flags.DEFINE_integer("width", 64, "width of title vectors in the larger catalogues", lower_bound=1)
+    flags.DEFINE_float(
+        "spell", 10.0, "seconds of an interval; 60 measures one save per minute directly", lower_bound=1.0
+    )
+    flags.DEFINE_integer("rounds", 4, "rounds; each an interval without and one with a save", lower_bound=1)
+    flags.DEFINE_string("directory", "", "folder of the checkpoints; empty: a temporary directory")
 
 
-def enlarged(layout: Layout, arrays: Arrays, titles: int, width: int) -> tuple[Layout, Arrays]:
-    """The layout and arrays of `titles` titles, of which the dataset's rows know the first."""
-    more = titles + FIRST_TITLE - layout.titles
-    if more <= 0:
+def enlarge(layout: Layout, arrays: Arrays, titles: int, width: int) -> tuple[Layout, Arrays]:
+    """Return layout and arrays grown to `titles` titles; rows refer to the first ones."""
+    added = titles + FIRST_TITLE - layout.titles
+    if added <= 0:
         return layout, arrays
     features = tuple(
-        dataclasses.replace(f, size=layout.titles + more, width=width) if f.name == TITLE_ID else f
+        dataclasses.replace(f, size=layout.titles + added, width=width) if f.name == TITLE_ID else f
         for f in layout.features
     )
-    longer = {
-        name: np.concatenate([array, np.repeat(array[-1:], more, axis=0)])
+    grown = {
+        name: np.concatenate([array, np.repeat(array[-1:], added, axis=0)])
         for name, array in vars(arrays).items()
     }
-    return dataclasses.replace(layout, titles=layout.titles + more, features=features), Arrays(**longer)
+    return dataclasses.replace(layout, titles=layout.titles + added, features=features), Arrays(**grown)
 
 
 class Run:
-    """A training run that can be held up by saves."""
+    """A training run whose intervals may contain a save."""
 
     def __init__(self, config: Config, dataset: Dataset, titles: int, width: int, directory: Path) -> None:
         import jax
@@ -72,7 +77,7 @@ class Run:
         from jaxrec.training.train_state import StateInit
         from jaxrec.training.train_step import TrainStep
 
-        layout, arrays = enlarged(dataset.layout, dataset.arrays, titles, width)
+        layout, arrays = enlarge(dataset.layout, dataset.arrays, titles, width)
         program = RankingTask(config, layout, 0.5, 1_000, 10_000)
         self.batch_size, self.arrays = config.train.batch_size, vars(arrays)
         self.table = replicate(arrays.title_table())
@@ -85,8 +90,13 @@ class Run:
         self.batches: Iterator[HostBatch] = itertools.cycle([stored[t] for t in range(_BATCHES)])
         self.saves = 0
 
-    def spell(self, seconds: float, save: bool) -> dict[str, float]:
-        """Steps for about `seconds`: examples a second, and of a save its stall and until it was written."""
+    def train_for(self, seconds: float, save: bool) -> dict[str, float]:
+        """Train for about `seconds`; return the rate and the figures of a save.
+
+        Returns:
+            `rate`: examples per second. With `save` also `stall`, the seconds of the call. `unfinished`:
+            seconds that the save still took after the interval.
+        """
         import jax
 
         jax.block_until_ready(self.state)
@@ -103,7 +113,7 @@ class Run:
             steps += 1
         out["rate"] = steps * self.batch_size / (time.perf_counter() - started)
         waited = time.perf_counter()
-        self.checkpoints.wait()  # a spell that is too short would leave its save to the next
+        self.checkpoints.wait()  # an unfinished save would otherwise continue in the next interval
         out["unfinished"] = time.perf_counter() - waited if save else 0.0
         return out
 
@@ -111,54 +121,60 @@ class Run:
         self.checkpoints.close()
 
 
-def figure(values: list[float]) -> dict[str, float]:
+def summarize(values: list[float]) -> dict[str, float]:
+    """Return the median, least and most of the values."""
     return {"median": float(np.median(values)), "least": min(values), "most": max(values)}
 
 
-def measured(run: Run, spell: float, rounds: int) -> dict[str, Any]:
-    """Rates, the drop at one save a minute by round, and the stall of every save."""
-    run.spell(min(spell, 3.0), save=False)  # compiles
-    run.spell(min(spell, 3.0), save=True)  # the first save makes directories and threads
-    found = [(run.spell(spell, save=False), run.spell(spell, save=True)) for _ in range(rounds)]
-    cost = [spell * (1 - saving["rate"] / plain["rate"]) for plain, saving in found]
+def measure(run: Run, seconds: float, rounds: int) -> dict[str, Any]:
+    """Return rates, the drop at one save per minute by round, and all stalls."""
+    run.train_for(min(seconds, 3.0), save=False)  # compiles
+    run.train_for(min(seconds, 3.0), save=True)  # the first save creates directories and threads
+    intervals = [
+        (run.train_for(seconds, save=False), run.train_for(seconds, save=True)) for _ in range(rounds)
+    ]
+    cost = [seconds * (1 - saving["rate"] / plain["rate"]) for plain, saving in intervals]
     return {
         "state_bytes": run.bytes,
-        "examples_per_second": figure([plain["rate"] for plain, _ in found]),
-        "examples_per_second_saving": figure([saving["rate"] for _, saving in found]),
-        "unfinished_seconds": max(saving["unfinished"] for _, saving in found),
-        "stall_seconds": [saving["stall"] for _, saving in found],
-        "stall": figure([saving["stall"] for _, saving in found]),
-        "cost_seconds": figure(cost),
-        "drop_at_one_a_minute": figure([c / 60 for c in cost]),
+        "examples_per_second": summarize([plain["rate"] for plain, _ in intervals]),
+        "examples_per_second_saving": summarize([saving["rate"] for _, saving in intervals]),
+        "unfinished_seconds": max(saving["unfinished"] for _, saving in intervals),
+        "stall_seconds": [saving["stall"] for _, saving in intervals],
+        "stall": summarize([saving["stall"] for _, saving in intervals]),
+        "cost_seconds": summarize(cost),
+        "drop_at_one_a_minute": summarize([c / 60 for c in cost]),
     }
 
 
-def main(found: flags.FlagValues) -> Report:
-    figures: dict[str, Any] = {"spell_seconds": found.spell, "copy_bandwidth": copy_bandwidth()}
+def main(args: flags.FlagValues) -> Report:
+    figures: dict[str, Any] = {"spell_seconds": args.spell, "copy_bandwidth": copy_bandwidth()}
     rows = []
     with (
-        prepared(found.config, 2_000) as config,
-        tempfile.TemporaryDirectory(dir=found.directory or None) as folder,
+        prepared(args.config, 2_000) as config,
+        tempfile.TemporaryDirectory(dir=args.directory or None) as folder,
     ):
         dataset = Dataset(config.data.directory)
-        for titles in map(int, found.titles):
-            training = Run(config, dataset, titles, found.width, Path(folder) / str(titles))
-            mine = figures[str(titles)] = measured(training, found.spell, found.rounds)
+        for titles in map(int, args.titles):
+            training = Run(config, dataset, titles, args.width, Path(folder) / str(titles))
+            figures_of_size = figures[str(titles)] = measure(training, args.spell, args.rounds)
             training.close()
-            what = f"{titles:,} titles, state {mine['state_bytes'] / 2**20:,.1f} MiB"
-            milliseconds = [f"{1e3 * s:,.0f}" for s in mine["stall_seconds"]]
-            percent = {k: 100 * v for k, v in mine["drop_at_one_a_minute"].items()}
-            plain, saving = mine["examples_per_second"], mine["examples_per_second_saving"]
+            label = f"{titles:,} titles, state {figures_of_size['state_bytes'] / 2**20:,.1f} MiB"
+            milliseconds = [f"{1e3 * s:,.0f}" for s in figures_of_size["stall_seconds"]]
+            percent = {k: 100 * v for k, v in figures_of_size["drop_at_one_a_minute"].items()}
+            plain, saving = (
+                figures_of_size["examples_per_second"],
+                figures_of_size["examples_per_second_saving"],
+            )
             rows += [
-                (what, spread(percent, "% fewer examples/s at one save a minute"), "target: under 3%"),
+                (label, spread(percent, "% fewer examples/s at one save a minute"), "target: under 3%"),
                 (
-                    f"spells of {found.spell:g} s",
+                    f"intervals of {args.spell:g} s",
                     spread(saving, "examples/s with a save", 0),
                     spread(plain, "without", 0),
                 ),
                 (
                     "a save costs",
-                    spread(mine["cost_seconds"], "s of steps", 3),
+                    spread(figures_of_size["cost_seconds"], "s of steps", 3),
                     f"stalls {', '.join(milliseconds)} ms",
                 ),
             ]

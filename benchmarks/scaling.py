@@ -1,9 +1,12 @@
-"""python -m benchmarks.scaling [--titles 5000,4000000] [--json F]: what a step sends, and what it will cost.
+"""Communication of a training step, and a forecast of its scaling efficiency.
 
-The step of Table 3's model is compiled, from shapes alone, for 1, 2, 4 and 8 virtual devices of this machine;
-the bytes of every collective are read from the compiled program. From them, published link speeds and an
-assumed rate of computing follows how fast a chip of many would be beside one alone (weak scaling: every chip
-keeps its share of the batch). Nothing of the second part is measured; its assumptions are in the report.
+    python -m benchmarks.scaling [--titles 5000,4000000] [--json F]
+
+The step of Table 3's model is compiled, from shapes alone, for 1, 2, 4 and 8 virtual devices of this
+machine. The bytes of all collectives are read from the compiled program. From these bytes, published link
+speeds and an assumed compute rate follows the rate of a chip among many compared with that of one chip alone
+(weak scaling: the per-device batch is constant). The forecast is not measured; the report lists its
+assumptions.
 """
 
 import json
@@ -17,11 +20,12 @@ from absl import flags
 
 from benchmarks import links
 from benchmarks.command import Report, run
-from jaxrec.config.validation import NAMES
+from jaxrec.config.schema import Model
+from jaxrec.config.tree import choices
 from jaxrec.core.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
-KINDS = NAMES["model.title_table"]
+KINDS = choices(Model, "item_table_sharding")
 CHIPS = (1, 8, 32, 64, 256)
 _MIB, _GIB = 2**20, 2**30
 # Adam reads a parameter, its gradient and two moments and writes three of them: 7 passes over a state of 3.
@@ -29,102 +33,132 @@ _PASSES = 7 / 3
 
 
 def _flags() -> None:
-    flags.DEFINE_list("kinds", list(KINDS), "of model.title_table")
-    flags.DEFINE_list("titles", ["5000", "4000000"], "rows of the title table")
-    flags.DEFINE_list("devices", ["1", "2", "4", "8"], "virtual ones; the last two numbers are drawn on")
-    flags.DEFINE_integer("width", 64, "of a title's own embedding", lower_bound=1)
-    flags.DEFINE_integer("share", 1024, "examples of a batch that each device has; half is tried too")
-    flags.DEFINE_float("utilisation", 0.3, "assumed: share of a chip's bfloat16 peak", 0.001, 1.0)
+    flags.DEFINE_list("kinds", list(KINDS), "values of model.item_table_sharding")
+    flags.DEFINE_list("titles", ["5000", "4000000"], "numbers of rows of the title table")
+    flags.DEFINE_list(
+        "devices", ["1", "2", "4", "8"], "virtual devices; the forecast extrapolates the last two"
+    )
+    flags.DEFINE_integer("width", 64, "width of a title's id embedding", lower_bound=1)
+    flags.DEFINE_integer("share", 1024, "per-device batch in examples; half of it is measured as well")
+    flags.DEFINE_float("utilisation", 0.3, "assumed fraction of a chip's bfloat16 peak", 0.001, 1.0)
 
 
-# ---------------------------------------------------------------- what is read from compiled programs
+# ---------------------------------------------------------------- figures of compiled programs
 
 
 def _compiled(titles: int, width: int, batch: int, kind: str) -> dict[str, Any]:
-    """`lowered.account` of the step for the devices there are."""
+    """Return `lowered.account` of the step for the devices of this process."""
     from benchmarks.lowered import account, program_of
 
     return account(program_of(titles, width, batch, kind))
 
 
 def compiled(devices: int, jobs: list[tuple[int, int, int, str]]) -> list[dict[str, Any]]:
-    """`_compiled` of each (titles, width, batch, kind), by a process with so many devices."""
+    """Return `_compiled` of each (titles, width, batch, kind).
+
+    The step is compiled in a process with `devices` virtual devices.
+    """
     shape = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     env = os.environ | {"XLA_FLAGS": shape, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "benchmarks.scaling", "child", json.dumps(jobs)]
-    said = subprocess.run(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
-    return json.loads(said.stdout)
+    completed = subprocess.run(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
+    return json.loads(completed.stdout)
 
 
-def measured(
-    kinds: list[str], titles: list[int], devices: list[int], width: int, share: int
+def measure(
+    kinds: list[str], titles: list[int], devices: list[int], width: int, per_device: int
 ) -> dict[str, Any]:
-    """Kind -> titles -> "devices x share" -> `_compiled`; half the share with the most devices alone."""
+    """Return kind -> titles -> "devices x per-device batch" -> `_compiled`.
+
+    Half the per-device batch is compiled for the largest number of devices only.
+    """
     out: dict[str, Any] = {kind: {str(v): {} for v in titles} for kind in kinds}
     for n in devices:
-        shares = (share, share // 2) if n == devices[-1] else (share,)
-        asked = [(v, width, n * s, kind) for kind in kinds for v in titles for s in shares]
-        for (v, _, batch, kind), found in zip(asked, compiled(n, asked), strict=True):
-            out[kind][str(v)][f"{n} x {batch // n}"] = found
-            print(f"{kind}, {v} titles, {n} x {batch // n}: {found}", file=sys.stderr, flush=True)
+        batch_sizes = (per_device, per_device // 2) if n == devices[-1] else (per_device,)
+        jobs = [(v, width, n * s, kind) for kind in kinds for v in titles for s in batch_sizes]
+        for (v, _, batch, kind), account in zip(jobs, compiled(n, jobs), strict=True):
+            out[kind][str(v)][f"{n} x {batch // n}"] = account
+            print(f"{kind}, {v} titles, {n} x {batch // n}: {account}", file=sys.stderr, flush=True)
     return out
 
 
-# ---------------------------------------------------------------- what follows on paper
+# ---------------------------------------------------------------- forecast
 
 
-def through(few: tuple[int, float], many: tuple[int, float], n: int, power: int) -> float:
-    """At n, of the curve a + b n^power through two points (n, value); not below 0."""
+def extrapolate(few: tuple[int, float], many: tuple[int, float], n: int, power: int) -> float:
+    """Return the value at n of the curve a + b n^power through two points (n, value).
+
+    The value is not below 0.
+    """
     slope = (many[1] - few[1]) / (many[0] ** power - few[0] ** power)
     return max(many[1] + slope * (n**power - many[0] ** power), 0.0)
 
 
-def predicted(
+def predict(
     cluster: links.Cluster, few: tuple[int, dict[str, Any]], many: tuple[int, dict[str, Any]],
     n: int, flops: float, utilisation: float,
 ) -> dict[str, float]:  # fmt: skip
-    """Seconds of a step on n chips: `computing`, the optimizer's `update` by its traffic to memory, and
-    `sending`. `few` and `many` are two numbers of devices and what was compiled for them."""
-    held = through((few[0], few[1]["held"]), (many[0], many[1]["held"]), n, -1)
+    """Return the seconds of a step on n chips, as `computing`, `update` and `sending`.
+
+    `update` is the optimizer's update by its memory traffic.
+
+    Args:
+        cluster: Cluster of chips.
+        few: Second largest number of compiled devices and its figures.
+        many: Largest number of compiled devices and its figures.
+        n: Number of chips.
+        flops: Floating-point operations of a step on one chip.
+        utilisation: Assumed fraction of the chip's peak.
+    """
+    state_bytes = extrapolate((few[0], few[1]["held"]), (many[0], many[1]["held"]), n, -1)
     sending = 0.0
     if n > 1:
-        for kind, at in many[1]["sent"].items():
-            before = few[1]["sent"].get(kind, {"bytes": 0})["bytes"]
-            each = through((few[0], before), (many[0], at["bytes"]), n, 1) / at["count"]
-            sending += at["count"] * links.seconds(cluster, kind, each, n)
+        for kind, entry in many[1]["sent"].items():
+            few_bytes = few[1]["sent"].get(kind, {"bytes": 0})["bytes"]
+            bytes_each = extrapolate((few[0], few_bytes), (many[0], entry["bytes"]), n, 1) / entry["count"]
+            sending += entry["count"] * links.seconds(cluster, kind, bytes_each, n)
     return {
         "computing": flops / (utilisation * cluster.flops),
-        "update": _PASSES * held / cluster.memory,
+        "update": _PASSES * state_bytes / cluster.memory,
         "sending": sending,
     }
 
 
 def efficiency(alone: dict[str, float], among: dict[str, float]) -> tuple[float, float]:
-    """Examples a second of a chip among others, beside one alone: where nothing is sent while it computes,
-    and where all is that can be."""
-    whole, own = alone["computing"] + alone["update"], among["computing"] + among["update"]
-    return whole / (own + among["sending"]), whole / max(own, among["sending"])
+    """Return the examples per second of a chip among others, relative to one alone.
+
+    The first value assumes no overlap of communication and computation; the second assumes full overlap.
+    """
+    alone_seconds, own_seconds = alone["computing"] + alone["update"], among["computing"] + among["update"]
+    return alone_seconds / (own_seconds + among["sending"]), alone_seconds / max(
+        own_seconds, among["sending"]
+    )
 
 
 def forecast(figures: dict[str, Any], config: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for each kind, titles, cluster and number of chips."""
+    """Return a row for each kind, titles, cluster and number of chips."""
     from benchmarks.lowered import layout_of, program_of
     from benchmarks.step_parts import work
 
     few, many = config["devices"][-2:]
-    share, use, rows = config["share"], config["utilisation"], []
+    per_device, use, rows = config["share"], config["utilisation"], []
     for titles in config["titles"]:
         layout = layout_of(titles, config["width"])
-        flops = work(program_of(titles, config["width"], share, "replicated").config, layout, share).factored
+        flops = work(
+            program_of(titles, config["width"], per_device, "replicated").config, layout, per_device
+        ).factored
         for cluster in links.CLUSTERS:
             for kind in config["kinds"]:
-                found = figures[kind][str(titles)]
-                given = (few, found[f"{few} x {share}"]), (many, found[f"{many} x {share}"])
-                # One chip alone holds all there is, of either kind.
-                alone = predicted(cluster, *given, 1, flops, use)
+                accounts = figures[kind][str(titles)]
+                few_and_many = (
+                    (few, accounts[f"{few} x {per_device}"]),
+                    (many, accounts[f"{many} x {per_device}"]),
+                )
+                # One chip alone holds the whole table, for both kinds.
+                alone = predict(cluster, *few_and_many, 1, flops, use)
                 for n in CHIPS:
                     if n <= cluster.chips:
-                        among = predicted(cluster, *given, n, flops, use)
+                        among = predict(cluster, *few_and_many, n, flops, use)
                         least, most = efficiency(alone, among)
                         rows.append({"kind": kind, "titles": titles, "cluster": cluster.name, "chips": n,
                                      "least": least, "most": most, **among})  # fmt: skip
@@ -135,37 +169,38 @@ def forecast(figures: dict[str, Any], config: dict[str, Any]) -> list[dict[str, 
 
 
 def _assumptions(config: dict[str, Any]) -> list[tuple[str, str, str]]:
-    of_links = [(f"source: {c.name}", "as published", c.source) for c in links.CLUSTERS]
+    link_rows = [(f"source: {c.name}", "as published", c.source) for c in links.CLUSTERS]
     few, many = config["devices"][-2:]
     return [
-        ("read", "bytes of collectives, what a device holds", "from float32 programs of XLA's CPU backend"),
+        ("read", "bytes of collectives, memory of a device", "from float32 programs of XLA's CPU backend"),
         ("assumed: computing", f"{config['utilisation']:.0%} of the bfloat16 peak", "not measured"),
         ("assumed: work", "matrix products, forward and twice that backward", "from shapes"),
         ("assumed: update", "7 passes over parameters at the memory's rate", "Adam touches every row"),
         ("assumed: growth", f"bytes a + b n, held a + b / n, through {few} and {many} devices", ""),
-        ("assumed: rounds", "one of a split table's look-ups", "ids dealt round-robin"),
-        ("assumed: latency", "1 us a step of a ring, 5 us between hosts", "not seen in any source"),
-        ("assumed: links", "rings at the full published rate", "nobody else on them"),
-        ("two bounds", "nothing overlaps; all does", "examples/s of a chip, beside one alone"),
-        *of_links,
+        ("assumed: rounds", "one of a sharded table's look-ups", "ids spread round-robin"),
+        ("assumed: latency", "1 us a step of a ring, 5 us between hosts", "no source"),
+        ("assumed: links", "rings at the full published rate", "no other traffic"),
+        ("two bounds", "no overlap; full overlap", "examples/s of a chip, relative to one alone"),
+        *link_rows,
     ]  # fmt: skip
 
 
 def table(
     figures: dict[str, Any], rows: list[dict[str, Any]], config: dict[str, Any]
 ) -> list[tuple[str, str, str]]:
-    """Rows of the report: what was compiled, what follows, what was assumed."""
+    """Return the report's rows: compiled programs, forecast, assumptions."""
     out = []
     for kind, by_titles in figures.items():
         for titles, by_size in by_titles.items():
-            for size, found in by_size.items():
-                parts = ", ".join(
-                    f"{name} {at['bytes'] / _MIB:.2f} in {at['count']}" for name, at in found["sent"].items()
+            for size, account in by_size.items():
+                by_kind = ", ".join(
+                    f"{name} {at['bytes'] / _MIB:.2f} in {at['count']}"
+                    for name, at in account["sent"].items()
                 )
-                total = sum(at["bytes"] for at in found["sent"].values()) / _MIB
-                held = f"largest {found['largest'] / _MIB:.2f}; held {found['held'] / _GIB:.2f} GiB"
-                what = f"{kind}, {int(titles):,} titles, {size}"
-                out.append((what, f"{total:.2f} MiB", f"{parts or 'none'}; {held}"))
+                total = sum(at["bytes"] for at in account["sent"].values()) / _MIB
+                memory = f"largest {account['largest'] / _MIB:.2f}; held {account['held'] / _GIB:.2f} GiB"
+                label = f"{kind}, {int(titles):,} titles, {size}"
+                out.append((label, f"{total:.2f} MiB", f"{by_kind or 'none'}; {memory}"))
     at: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
     for row in rows:
         at.setdefault((row["kind"], row["titles"], row["cluster"]), []).append(row)
@@ -176,26 +211,26 @@ def table(
         times = ", ".join(
             f"{name} {1e3 * sizes[-1][name]:.2f}" for name in ("computing", "update", "sending")
         )
-        what = f"{kind}, {titles:,} titles, {cluster}"
-        out.append((what, chips, f"ms of a step on {sizes[-1]['chips']}: {times}"))
+        label = f"{kind}, {titles:,} titles, {cluster}"
+        out.append((label, chips, f"ms of a step on {sizes[-1]['chips']}: {times}"))
     return out + _assumptions(config)
 
 
-def _numbers(name: str, given: list[str], least: int) -> list[int]:
-    wrong = [x for x in given if not x.isdecimal() or not int(x)]
-    if wrong or len(given) < least:
-        raise InputError(f"--{name}={','.join(given)}: allowed: {least} or more whole numbers from 1")
-    return sorted(int(x) for x in given)
+def _numbers(name: str, texts: list[str], least: int) -> list[int]:
+    invalid = [x for x in texts if not x.isdecimal() or not int(x)]
+    if invalid or len(texts) < least:
+        raise InputError(f"--{name}={','.join(texts)}: allowed: {least} or more whole numbers from 1")
+    return sorted(int(x) for x in texts)
 
 
-def main(found: flags.FlagValues) -> Report:
-    wrong = [x for x in found.kinds if x not in KINDS]
-    if wrong:
-        raise InputError(f"--kinds={wrong[0]}: allowed: {', '.join(KINDS)}")
-    devices, titles = _numbers("devices", found.devices, 2), _numbers("titles", found.titles, 1)
-    config = {"kinds": found.kinds, "titles": titles, "devices": devices, "width": found.width,
-              "share": found.share, "utilisation": found.utilisation}  # fmt: skip
-    figures = measured(found.kinds, titles, devices, found.width, found.share)
+def main(args: flags.FlagValues) -> Report:
+    unknown = [x for x in args.kinds if x not in KINDS]
+    if unknown:
+        raise InputError(f"--kinds={unknown[0]}: allowed: {', '.join(KINDS)}")
+    devices, titles = _numbers("devices", args.devices, 2), _numbers("titles", args.titles, 1)
+    config = {"kinds": args.kinds, "titles": titles, "devices": devices, "width": args.width,
+              "share": args.share, "utilisation": args.utilisation}  # fmt: skip
+    figures = measure(args.kinds, titles, devices, args.width, args.share)
     rows = forecast(figures, config)
     return Report("scaling", {**config, "compiled": figures, "forecast": rows}, table(figures, rows, config))
 

@@ -1,9 +1,11 @@
-"""python -m benchmarks.split [--titles 4000000] [--devices 8]: a title table that no device holds all of.
+"""Row-sharded title table: memory per device and training speed.
 
-The step of Table 3's model on virtual devices of this machine, its titles' embeddings dealt to them
-(`model.title_table="split"`) or replicated: what each holds by the compiled program's own account, and of the
-split one steps that are taken. The replicated one is compiled and not run: of 4 million titles it would want
-more than the machine has.
+    python -m benchmarks.split [--titles 4000000] [--devices 8]
+
+The step of Table 3's model is compiled for virtual devices of this machine, with title embeddings sharded
+over them (`model.item_table_sharding="split"`) or replicated. The memory of each device is read from
+the compiled program. The program with sharded embeddings also runs a few steps. The replicated program is
+compiled and not run: with 4 million titles it would need more memory than the machine has.
 """
 
 import json
@@ -28,20 +30,20 @@ _MIB, _GIB = 2**20, 2**30
 
 def _flags() -> None:
     flags.DEFINE_integer("titles", 4_000_000, "rows of the table", lower_bound=2)
-    flags.DEFINE_integer("width", 96, "of a title's own embedding", lower_bound=1)
-    flags.DEFINE_integer("batch", 8192, "examples of all devices together", lower_bound=1)
-    flags.DEFINE_integer("devices", 8, "virtual ones, a power of two", lower_bound=1)
-    flags.DEFINE_integer("steps", 5, "taken with the split table; 0: it is compiled alone", lower_bound=0)
+    flags.DEFINE_integer("width", 96, "width of a title's id embedding", lower_bound=1)
+    flags.DEFINE_integer("batch", 8192, "examples per global batch", lower_bound=1)
+    flags.DEFINE_integer("devices", 8, "virtual devices, a power of two", lower_bound=1)
+    flags.DEFINE_integer("steps", 5, "steps with the sharded table; 0: compile only", lower_bound=0)
 
 
 def arithmetic(titles: int, width: int, devices: int) -> dict[str, float]:
-    """Bytes of the parameter and Adam's two moments, on each device, of tables of both kinds."""
+    """Return the bytes per device of a table with Adam's two moments, for both kinds."""
     whole = 3.0 * 4 * titles * width
     return {"replicated": whole, "split": whole / devices}
 
 
-def taken(program: Any, steps: int) -> dict[str, Any]:
-    """Steps on random rows, the first, which compiles, left out."""
+def train_steps(program: Any, steps: int) -> dict[str, Any]:
+    """Return the figures of steps on random rows, without the first, which compiles."""
     import jax
 
     from benchmarks.stream import random_rows
@@ -64,10 +66,10 @@ def taken(program: Any, steps: int) -> dict[str, Any]:
     step = parallel_step.parallelize_step(TrainStep(program), "shard_map", StateInit(program).abstract())
     seconds, losses = [], []
     for words in rows:
-        began = time.perf_counter()
+        started = time.perf_counter()
         state, sums = step(state, HostBatch(words, np.ones(batch, bool), None), table)
         total, count = jax.device_get(sums["loss"])
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - started)
         losses.append(float(total / count))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"examples": Timing(tuple(seconds[1:])).rate(batch), "losses": losses, "peak_resident": peak}
@@ -81,47 +83,50 @@ def _child(titles: int, width: int, batch: int, steps: int) -> dict[str, Any]:
         program = program_of(titles, width, batch, kind)
         out[kind] = account(program)
         if kind == "split" and steps:
-            out["taken"] = taken(program, steps)
+            out["taken"] = train_steps(program, steps)
     return out
 
 
-def measured(titles: int, width: int, batch: int, devices: int, steps: int) -> dict[str, Any]:
-    """`_child`'s figures from a process with so many devices."""
+def measure(titles: int, width: int, batch: int, devices: int, steps: int) -> dict[str, Any]:
+    """Return `_child`'s figures from a process with `devices` virtual devices."""
     shape = f"--xla_force_host_platform_device_count={devices}"
     env = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {shape}", "JAX_PLATFORMS": "cpu"}
     arguments = [str(x) for x in (titles, width, batch, steps)]
     command = [sys.executable, "-m", "benchmarks.split", "child", *arguments]
-    said = subprocess.run(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
-    return json.loads(said.stdout) | {"arithmetic": arithmetic(titles, width, devices)}
+    completed = subprocess.run(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
+    return json.loads(completed.stdout) | {"arithmetic": arithmetic(titles, width, devices)}
 
 
 def table(figures: dict[str, Any], whole: int) -> list[tuple[str, str, str]]:
-    """Rows of a report; `whole` is the table's bytes."""
+    """Return the rows of the report; `whole` is the bytes of the whole table."""
     rows = []
     for kind in KINDS:
-        of_kind, paper = figures[kind], figures["arithmetic"][kind]
-        held, passing = (f"{of_kind[name] / _GIB:.2f} GiB" for name in ("held", "temporaries"))
-        largest = f"{of_kind['largest'] / _MIB:.1f} MiB"
+        account, expected = figures[kind], figures["arithmetic"][kind]
+        state, temporaries = (f"{account[name] / _GIB:.2f} GiB" for name in ("held", "temporaries"))
+        largest = f"{account['largest'] / _MIB:.1f} MiB"
         rows += [
-            (f"{kind}: held by a device", held, f"table and moments: {paper / _GIB:.2f}"),
-            (f"{kind}: temporaries", passing, ""),
+            (f"{kind}: held by a device", state, f"table and moments: {expected / _GIB:.2f}"),
+            (f"{kind}: temporaries", temporaries, ""),
             (f"{kind}: largest collective", largest, f"table: {whole / _MIB:.0f}"),
         ]
     if "taken" in figures:
-        taken = figures["taken"]
-        rate, peak = spread(taken["examples"], "examples/s", 0), f"{taken['peak_resident'] / _GIB:.1f} GiB"
+        training = figures["taken"]
+        rate, peak = (
+            spread(training["examples"], "examples/s", 0),
+            f"{training['peak_resident'] / _GIB:.1f} GiB",
+        )
         rows += [
-            ("split: trained on", rate, f"loss {taken['losses'][-1]:.3f}"),
-            ("split: peak resident memory", peak, "all devices together"),
+            ("split: trained on", rate, f"loss {training['losses'][-1]:.3f}"),
+            ("split: peak resident memory", peak, "sum of all devices"),
         ]
     return rows
 
 
-def main(found: flags.FlagValues) -> Report:
-    sizes = found.titles, found.width, found.batch, found.devices
-    figures = measured(*sizes, found.steps)
+def main(args: flags.FlagValues) -> Report:
+    sizes = args.titles, args.width, args.batch, args.devices
+    figures = measure(*sizes, args.steps)
     title = "A table of {:,} titles, width {}, batch {:,}, {} devices".format(*sizes)
-    return Report(title, figures, table(figures, 4 * found.titles * found.width))
+    return Report(title, figures, table(figures, 4 * args.titles * args.width))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
-"""python -m benchmarks.stream: examples a second of our input pipeline, beside per-example ones.
+"""Speed of the input pipeline, compared with per-example pipelines.
+
+    python -m benchmarks.stream
 
 A dataset of random rows, in the layout of configs/smoe.py:paper, is written to a temporary folder by the
-store's own writer, and the same rows to a flat file for the peers. Every pipeline shuffles, repeats and
-gives batches with every field; of each peer the best of its settings runs. All read from the page cache.
+dataset writer, and the same rows to a flat file for the peers. All pipelines shuffle, repeat and return
+batches with all fields. Each peer runs with the best of its settings. All pipelines read from the page
+cache.
 """
 
 import contextlib
@@ -33,11 +36,11 @@ from jaxrec.data.storage.writer import DatasetWriter, catalogue_arrays
 
 ROOT = Path(__file__).resolve().parents[1]
 _CONFIG = f"{ROOT / 'configs/smoe.py'}:paper"
-_CATEGORIES = 16  # values of every categorical feature
-_CHUNK = 32_768  # rows made at once
-_LEAD = 5  # batches before the clock starts: what was prefetched while nobody waited is not counted
-_OURS_EXAMPLES = 1_600_000  # in a turn, at most: 24 windows
-_SLOW_EXAMPLES, _FAST_EXAMPLES = 60_000, 400_000  # of a peer; of one that joins whole rows
+_CATEGORIES = 16  # values of each categorical feature
+_CHUNK = 32_768  # rows generated at once
+_LEAD = 5  # batches before the clock starts, so that batches prefetched before the round do not count
+_OURS_EXAMPLES = 1_600_000  # largest number per round: 24 windows
+_SLOW_EXAMPLES, _FAST_EXAMPLES = 60_000, 400_000  # of a peer; of a peer that joins whole rows
 _MEMORY_STEPS, _MEMORY_RUNS = 300, 3
 _TARGETS = {"grain": "target 20", "torch": "target 10"}
 Open = Callable[[], Iterator[Any]]
@@ -47,7 +50,10 @@ Open = Callable[[], Iterator[Any]]
 
 
 def paper_layout() -> Layout:
-    """The rows of configs/smoe.py:paper: history 32, pools 16, 32, 20 and 8, 5,000 titles."""
+    """Return the row layout of configs/smoe.py:paper.
+
+    History 32; pools of 16, 32, 20 and 8; 5,000 titles.
+    """
     config = load_config(_CONFIG)
     features = tuple(
         FeatureSpec(
@@ -63,26 +69,28 @@ def paper_layout() -> Layout:
     data, source = config.data, config.source
     assert isinstance(source, Simulator)
     pools = (data.hard, data.trending, data.tailing, data.random)
-    return Layout(source.titles + FIRST_TITLE, data.history, data.next_k, pools, data.negatives, features)
+    return Layout(
+        source.titles + FIRST_TITLE, data.max_history, data.num_targets, pools, data.negatives, features
+    )
 
 
 def random_rows(layout: Layout, first: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` well-formed training rows of users `first` on; no two are alike."""
+    """Return `count` valid training rows, all different, of users from `first` on."""
     rows = np.zeros(count, layout.row_dtype())
 
     def titles(*shape: int) -> np.ndarray:
         return rng.integers(FIRST_TITLE, layout.titles, (count, *shape), np.int32)
 
     rows["user"] = first + np.arange(count)
-    there = np.arange(layout.next_k) < rng.integers(1, layout.next_k + 1, count)[:, None]
-    rows["target"] = np.where(there, titles(layout.next_k), 0)
-    rows["target_completion"] = np.where(there, rng.uniform(0.05, 1, there.shape), 0)
-    seen = np.arange(layout.history) >= layout.history - rng.integers(1, layout.history + 1, count)[:, None]
-    rows["history_title"] = np.where(seen, titles(layout.history), 0)
-    rows["history_completion"] = np.where(seen, rng.random(seen.shape, np.float32), 0)
-    rows["history_age"] = np.where(seen, 16 * rng.random(seen.shape, np.float32), 0)
-    rows["history_sessions"] = np.where(seen, rng.integers(1, 9, seen.shape, np.uint8), 0)
-    rows["history_abandoned"] = seen & (rows["history_completion"] < 0.05)
+    present = np.arange(layout.next_k) < rng.integers(1, layout.next_k + 1, count)[:, None]
+    rows["target"] = np.where(present, titles(layout.next_k), 0)
+    rows["target_completion"] = np.where(present, rng.uniform(0.05, 1, present.shape), 0)
+    filled = np.arange(layout.history) >= layout.history - rng.integers(1, layout.history + 1, count)[:, None]
+    rows["history_title"] = np.where(filled, titles(layout.history), 0)
+    rows["history_completion"] = np.where(filled, rng.random(filled.shape, np.float32), 0)
+    rows["history_age"] = np.where(filled, 16 * rng.random(filled.shape, np.float32), 0)
+    rows["history_sessions"] = np.where(filled, rng.integers(1, 9, filled.shape, np.uint8), 0)
+    rows["history_abandoned"] = filled & (rows["history_completion"] < 0.05)
     for name in ("user_categories", "context_categories"):
         rows[name] = rng.integers(1, _CATEGORIES, rows[name].shape, np.int32)
     for name, width in zip(POOLS, layout.pools, strict=True):
@@ -92,7 +100,11 @@ def random_rows(layout: Layout, first: int, count: int, rng: np.random.Generator
 
 
 def write(directory: Path, count: int) -> Path:
-    """A dataset of `count` training rows, and the same rows as a flat file, whose path it returns."""
+    """Write a dataset of `count` training rows and a flat file of the same rows.
+
+    Returns:
+        Path of the flat file.
+    """
     layout, rng = paper_layout(), np.random.default_rng(0)
     flat = directory.with_suffix(".flat")
     with DatasetWriter(directory) as writer, flat.open("wb") as file:
@@ -113,8 +125,11 @@ def write(directory: Path, count: int) -> Path:
 
 
 def ours(directory: Path, batch: int, packed: bool = False) -> Iterator[dict[str, np.ndarray]]:
-    """Our batches with every field: the packed words, which fields are views of. With `packed`, as training
-    takes them: sorted by length, dealt to the device's parts, and planned how histories share rows."""
+    """Yield our batches with all fields, which are views of the batch's words.
+
+    With `packed`, batches are those of training: sorted by length, distributed over the device's
+    microbatches, with a plan of the histories that share a row.
+    """
     dataset = Dataset(directory)
     rows = dataset.rows("train")
     batches = TrainBatches(rows, batch, seed=0, steps=10**9)
@@ -125,19 +140,19 @@ def ours(directory: Path, batch: int, packed: bool = False) -> Iterator[dict[str
         config = load_config(_CONFIG)
         config.train.batch_size = batch
         batches = training_batches(RankingTask(config, dataset.layout, 0.5, rows.rows // batch, 10**9), rows)
-    for found in stream(batches):
-        of_fields = found.words.view(rows.dtype)[:, 0]
-        yield {name: of_fields[name] for name in rows.dtype.names or ()}
+    for host_batch in stream(batches):
+        fields = host_batch.words.view(rows.dtype)[:, 0]
+        yield {name: fields[name] for name in rows.dtype.names or ()}
 
 
 class Track:
-    """Where rivals run, one at a time: only the pipeline whose turn it is has threads and processes."""
+    """Runner of one pipeline at a time; other pipelines have no threads or processes."""
 
     def __init__(self) -> None:
         self._batches: Iterator[Any] | None = None
 
     def open(self, pipeline: Open) -> None:
-        """Ends the pipeline before, starts this one, and lets it settle."""
+        """Close the previous pipeline, start this one and take its first batches."""
         self.close()
         self._batches = pipeline()
         self.take(_LEAD)
@@ -151,11 +166,11 @@ class Track:
         if self._batches is not None and hasattr(self._batches, "close"):
             self._batches.close()
         self._batches = None
-        gc.collect()  # a loader's workers end with it
+        gc.collect()  # ends the workers of a DataLoader
 
 
 def best(track: Track, settings: dict[str, Open], count: int) -> tuple[str, dict[str, float]]:
-    """The fastest setting, and each one's batches a second over `count` batches."""
+    """Return the fastest setting, and each setting's batches per second over `count`."""
     rates = {}
     for name, pipeline in settings.items():
         track.open(pipeline)
@@ -167,13 +182,17 @@ def best(track: Track, settings: dict[str, Open], count: int) -> tuple[str, dict
 
 
 def peers(flat: Path, dtype: np.dtype, batch: int) -> dict[str, dict[str, Open]]:
-    """Each peer's settings. Raises InputError where PyTorch is not installed."""
+    """Return peer -> setting -> function that opens the pipeline.
+
+    Raises:
+        InputError: PyTorch is not installed.
+    """
     try:
         from benchmarks.peers import torch_loader
     except ImportError:
         raise InputError("PyTorch is not installed; python -m pip install -e .[peers]") from None
 
-    def of_grain(settings: tuple[grain_examples.Setting, ...]) -> dict[str, Open]:
+    def grain_pipelines(settings: tuple[grain_examples.Setting, ...]) -> dict[str, Open]:
         return {
             f"{s.threads} threads, {s.processes} processes": partial(
                 grain_examples.batches, flat, dtype, batch, s
@@ -181,18 +200,18 @@ def peers(flat: Path, dtype: np.dtype, batch: int) -> dict[str, dict[str, Open]]
             for s in settings
         }
 
-    def of_torch(fetch: str) -> dict[str, Open]:
+    def torch_pipelines(fetch: str) -> dict[str, Open]:
         return {
             f"{w} workers": partial(torch_loader.batches, flat, dtype, batch, fetch, w)
             for w in torch_loader.WORKERS
         }
 
     return {
-        "grain": of_grain(grain_examples.SETTINGS),
-        "torch": of_torch("parsed"),
-        "grain, rows kept whole": of_grain(grain_examples.WHOLE_SETTINGS),
-        "torch, rows kept whole": of_torch("whole"),
-        "torch, batched fetch": of_torch("batched"),
+        "grain": grain_pipelines(grain_examples.SETTINGS),
+        "torch": torch_pipelines("parsed"),
+        "grain, rows kept whole": grain_pipelines(grain_examples.WHOLE_SETTINGS),
+        "torch, rows kept whole": torch_pipelines("whole"),
+        "torch, batched fetch": torch_pipelines("batched"),
     }
 
 
@@ -200,7 +219,10 @@ def peers(flat: Path, dtype: np.dtype, batch: int) -> dict[str, dict[str, Open]]
 
 
 def steady_memory(directory: str, batch: int) -> int:
-    """Most bytes of anonymous memory while batches are taken; in a process of its own."""
+    """Return the peak bytes of anonymous memory while batches are taken.
+
+    The function runs in its own process.
+    """
     most, batches = 0, ours(Path(directory), batch)
     for _ in range(_MEMORY_STEPS):
         next(batches)
@@ -209,70 +231,70 @@ def steady_memory(directory: str, batch: int) -> int:
 
 
 def memory(directory: Path, batch: int) -> dict[str, float]:
-    """Of `steady_memory` in fresh processes: median, least and most."""
+    """Return median, least and most of `steady_memory` in new processes."""
     code = f"from benchmarks.stream import steady_memory; print(steady_memory({str(directory)!r}, {batch}))"
-    found = []
+    peaks = []
     for _ in range(_MEMORY_RUNS):
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, check=True)
-        found.append(int(done.stdout))
-    return {"median": statistics.median(found), "least": min(found), "most": max(found)}
+        process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, check=True)
+        peaks.append(int(process.stdout))
+    return {"median": statistics.median(peaks), "least": min(peaks), "most": max(peaks)}
 
 
 # ---------------------------------------------------------------- the command
 
 
 def _flags() -> None:
-    flags.DEFINE_integer("rows", 2_000_000, "training rows of the dataset; memory also with a tenth", 20_000)
-    flags.DEFINE_integer("batch", 8192, "examples a batch", 1)
-    flags.DEFINE_integer("rounds", 5, "turns of each rival", 1)
+    flags.DEFINE_integer("rows", 2_000_000, "training rows; memory is also measured with a tenth", 20_000)
+    flags.DEFINE_integer("batch", 8192, "examples per batch", 1)
+    flags.DEFINE_integer("rounds", 5, "rounds; each times all rivals once", 1)
 
 
-def main(found: flags.FlagValues) -> command.Report:
-    if found.rows < 10 * found.batch:
-        raise InputError(f"--rows={found.rows} must be at least 10 batches of {found.batch}")
-    with tempfile.TemporaryDirectory(prefix="jaxrec-stream-") as folder, contextlib.ExitStack() as ends:
+def main(args: flags.FlagValues) -> command.Report:
+    if args.rows < 10 * args.batch:
+        raise InputError(f"--rows={args.rows} must be at least 10 batches of {args.batch}")
+    with tempfile.TemporaryDirectory(prefix="jaxrec-stream-") as folder, contextlib.ExitStack() as stack:
         small, large = Path(folder) / "small", Path(folder) / "large"
-        write(small, found.rows // 10)
-        flat = write(large, found.rows)
+        write(small, args.rows // 10)
+        flat = write(large, args.rows)
         track = Track()
-        ends.callback(track.close)
-        figures = _rates(track, large, flat, found.batch, found.rounds)
-        figures["memory"] = {"tenth": memory(small, found.batch), "whole": memory(large, found.batch)}
-    figures |= {"rows": found.rows, "batch": found.batch, "rounds": found.rounds}
+        stack.callback(track.close)
+        figures = _rates(track, large, flat, args.batch, args.rounds)
+        figures["memory"] = {"tenth": memory(small, args.batch), "whole": memory(large, args.batch)}
+    figures |= {"rows": args.rows, "batch": args.batch, "rounds": args.rounds}
     return command.Report("stream", figures, _table(figures))
 
 
 def _rates(track: Track, directory: Path, flat: Path, batch: int, rounds: int) -> dict[str, Any]:
     rows = Dataset(directory).rows("train")
     dtype = rows.dtype
-    racers: dict[str, Open] = {
+    pipelines: dict[str, Open] = {
         "ours": partial(ours, directory, batch),
         "ours, histories packed": partial(ours, directory, batch, packed=True),
     }
-    taken = dict.fromkeys(racers, max(min(_OURS_EXAMPLES, rows.rows) // batch, 1))
+    counts = dict.fromkeys(pipelines, max(min(_OURS_EXAMPLES, rows.rows) // batch, 1))
     settings = {}
     for name, choices in peers(flat, dtype, batch).items():
         slow = name in _TARGETS or name.startswith("grain")
         examples = _SLOW_EXAMPLES if slow else _FAST_EXAMPLES
         count = max(min(examples, rows.rows) // batch, 1)
         chosen, rates = best(track, choices, max(count // 2, 1))
-        racers[name], taken[name] = choices[chosen], count
-        tried = {setting: rate * batch for setting, rate in rates.items()}
-        settings[name] = {"chosen": chosen, "examples_per_second": tried}
+        pipelines[name], counts[name] = choices[chosen], count
+        measured_rates = {setting: rate * batch for setting, rate in rates.items()}
+        settings[name] = {"chosen": chosen, "examples_per_second": measured_rates}
     turns: dict[str, Callable[[], Any]] = {}
-    for name, pipeline in racers.items():  # a rival is opened, off the clock, just before its turn
-        turns |= {f"open {name}": partial(track.open, pipeline), name: partial(track.take, taken[name])}
-    timed = measure.interleaved(turns, rounds, warmup=0)  # each turn has its own
+    for name, pipeline in pipelines.items():  # a rival is opened, untimed, just before its timed run
+        turns |= {f"open {name}": partial(track.open, pipeline), name: partial(track.take, counts[name])}
+    timed = measure.interleaved(turns, rounds, warmup=0)  # opening a pipeline is its warm-up
     track.close()
-    each = {
+    per_example = {
         name: measure.Timing(tuple(s / (count * batch) for s in timed[name].seconds))
-        for name, count in taken.items()
+        for name, count in counts.items()
     }
     return {
-        "examples_per_second": {name: timing.rate(1) for name, timing in each.items()},
-        "times_faster": {name: measure.ratio(each[name], each["ours"]) for name in settings},
+        "examples_per_second": {name: timing.rate(1) for name, timing in per_example.items()},
+        "times_faster": {name: measure.ratio(per_example[name], per_example["ours"]) for name in settings},
         "settings": settings,
-        "bytes_per_second": each["ours"].rate(dtype.itemsize),
+        "bytes_per_second": per_example["ours"].rate(dtype.itemsize),
         "copy_bytes_per_second": measure.copy_bandwidth(),
         "bytes_per_example": dtype.itemsize,
     }
@@ -286,8 +308,10 @@ def _table(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
     for name, times in ratios.items():
         chosen = figures["settings"][name]["chosen"]
-        beside = "; ".join(filter(None, (_TARGETS.get(name, "no target"), f"best of its settings: {chosen}")))
-        rows.append((f"ours to {name}", command.spread(times, "times", 1), beside))
+        comparison = "; ".join(
+            filter(None, (_TARGETS.get(name, "no target"), f"best of its settings: {chosen}"))
+        )
+        rows.append((f"ours to {name}", command.spread(times, "times", 1), comparison))
 
     def scaled(figure: dict[str, float], unit: float) -> dict[str, float]:
         return {k: v / unit for k, v in figure.items()}
@@ -295,9 +319,11 @@ def _table(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
     written = command.spread(scaled(figures["bytes_per_second"], 1e9), "GB/s")
     copied = command.spread(scaled(figures["copy_bytes_per_second"], 1e9), "GB/s read and written by a copy")
     rows.append(("bytes of batches", written, copied))
-    for size, used in figures["memory"].items():
+    for size, size_memory in figures["memory"].items():
         count = figures["rows"] // (10 if size == "tenth" else 1)
-        rows.append((f"anonymous memory, {count:,} rows", command.spread(scaled(used, 1e6), "MB", 0), ""))
+        rows.append(
+            (f"anonymous memory, {count:,} rows", command.spread(scaled(size_memory, 1e6), "MB", 0), "")
+        )
     return rows
 
 

@@ -1,4 +1,4 @@
-"""BST: one expert over the last 20 titles, no gate. Takes smoe.py's arguments.
+"""BST: one expert over the last 20 titles, no gate. Arguments as in smoe.py.
 
 python -m jaxrec.train --config configs/bst.py:small
 """
@@ -8,8 +8,9 @@ from jaxrec.config import Config
 
 
 def get_config(scale: str = "small") -> Config:
-    """ "small" or "paper"."""
+    """Return the config for "small" or "paper"."""
     config = smoe.get_config(scale)
     config.name = f"bst-{scale}"
-    config.model.experts = config.model.experts[-1:]  # smoe's second: window 20, feed-forward twice the width
+    # The second expert of smoe.py: window 20, feed-forward twice the width.
+    config.model.experts = config.model.experts[-1:]
     return config

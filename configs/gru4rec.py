@@ -1,5 +1,6 @@
-"""GRU4Rec (Hidasi et al. 2016): sasrec.py with a GRU over the last 20 titles, whose order is all it knows of
-their positions. Takes smoe.py's arguments.
+"""GRU4Rec (Hidasi et al. 2016): sasrec.py with a GRU over the last 20 titles.
+
+The order of the titles in the GRU is the only information on their positions. Arguments as in smoe.py.
 
 python -m jaxrec.train --config configs/gru4rec.py:small
 """
@@ -11,7 +12,7 @@ from jaxrec.config import Config
 
 
 def get_config(scale: str = "small") -> Config:
-    """ "small" or "paper"."""
+    """Return the config for "small" or "paper"."""
     config = sasrec.get_config(scale)
     config.name = f"gru4rec-{scale}"
     config.model.experts = (replace(config.model.experts[0], kind="gru4rec", layers=1),)

@@ -1,9 +1,9 @@
-"""S-MoE on KuaiRand, real watch logs of short videos (https://kuairand.com), or a sample of them.
+"""S-MoE on KuaiRand, real watch logs of short videos (https://kuairand.com).
 
 python -m jaxrec.train --config configs/kuairand.py --config.source.directory=DIR --workdir W
 
-DIR holds `log_standard_*.csv`, `user_features_*.csv` and `video_features_basic_*.csv`: the `data` folder
-of the Pure, 1K or 27K download as it is, or a folder with the same columns and fewer rows.
+DIR holds `log_standard_*.csv`, `user_features_*.csv` and `video_features_basic_*.csv`: the unchanged `data`
+folder of the Pure, 1K or 27K download, or a folder with the same columns and fewer rows.
 """
 
 from configs import smoe
@@ -13,8 +13,9 @@ _RANGES = ("follow_user_num_range", "fans_user_num_range", "friend_user_num_rang
 
 
 def get_config() -> Config:
+    """Return the config."""
     features = (
-        Feature("title_id", "category", "title", width=32),  # not author_id: nearly one a video
+        Feature("title_id", "category", "title", width=32),  # no author_id: almost one author per video
         Feature("tag", "categories", "title", width=16, most=3),
         Feature("video_type", "category", "title", width=4),
         Feature("upload_type", "category", "title", width=8),
@@ -23,7 +24,7 @@ def get_config() -> Config:
         Feature("user_active_degree", "category", "user", width=8),
         *(Feature(name, "category", "user", width=4) for name in _RANGES),
         *(Feature(f"onehot_feat{i}", "category", "user", width=4) for i in range(18)),
-        Feature("tab", "category", "context", width=8),  # the page it was shown on
+        Feature("tab", "category", "context", width=8),  # page on which the video was shown
         Feature("hour", "category", "context", width=8),
         Feature("completion", "number", "interaction", width=8),
         Feature("sessions", "number", "interaction", width=8),
@@ -33,8 +34,8 @@ def get_config() -> Config:
         name="kuairand",
         source=KuaiRand(directory="../shared/data/kuairand_pure_sample"),
         features=features,
-        data=Data(history=32),  # a user has nine plays here, two in five of them abandoned
+        data=Data(max_history=32),  # a user has nine plays here, of which two in five are abandoned
         model=smoe.small_model(dropout=0.2),
         optimizer=Optimizer(learning_rate=2e-3),
-        train=Train(length="8 epochs", batch_size=256),
+        train=Train(duration="8 epochs", batch_size=256),
     )

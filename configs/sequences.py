@@ -1,64 +1,66 @@
-"""Models of sequences as others published them, on a log that says only who played what, and when.
+"""Published next-item models, trained on a plain log of users, titles and times.
 
 python -m jaxrec.train --config configs/sequences.py:sasrec --config.data.path=ratings.csv
 
-ratings.csv (or Parquet) has a header and columns of users, titles and times in seconds, by any of the names
-in `LOG`; other columns are left alone. ml-1m/ratings.dat becomes one by
+ratings.csv (or a Parquet file) has a header and columns of users, titles and times in seconds, with any of
+the names in `LOG`; other columns are ignored. ml-1m/ratings.dat is converted by
 
 (echo userId,movieId,rating,timestamp; sed 's/::/,/g' ml-1m/ratings.dat) > ratings.csv
 
-None was run here on the files named: they are not at hand. Published, HR@10 / NDCG@10 over the whole
-catalogue with seen titles left out, each user's last play the target:
+No config was run here on MovieLens-1M or Amazon Beauty, because these files are not available here. Published
+HR@10 / NDCG@10 over all titles except those in the user's history, with the user's last play as the target:
 
-| argument | MovieLens-1M | by whom |
+| argument | MovieLens-1M | source |
 |---|---|---|
 | sasrec | .2853 / .1603; .2877 / .1622 | [1]; [2] |
 | hstu | .3097 / .1720; .3227 / .1879 | [1]; [2] |
 | hstu_large | .3294 / .1893; .3642 / .2164 | [1]; [2] |
 | sasrec_plus | .3152 / .1821 | [3] |
-| gru4rec | .2811 / .1648 | [3], as [1] quotes it |
+| gru4rec | .2811 / .1648 | [3], as quoted by [1] |
 | gsasrec | .3003 / .1726 | [4] |
 
-Amazon Beauty, `sasrec_plus_beauty`: .0533 / .0327 [3]; with `--config.next_title.loss=bce` and
-`--config.next_title.negatives=1`, .0246 / .0126 [3].
+Amazon Beauty, `sasrec_plus_beauty`: .0533 / .0327 [3]; with `--config.next_item.loss=bce` and
+`--config.next_item.negatives=1`, .0246 / .0126 [3].
 
-Settings, of MovieLens-1M. All: the latest 200 titles, batches of 128 sequences, Adam at a constant rate of
-1e-3 with no weight decay and no warm-up, one head (hstu_large: two), feed-forward as wide as the model (HSTU
-and GRU4Rec have none).
+Common settings, for MovieLens-1M: the latest 200 titles, batches of 128 sequences, Adam at a constant
+learning rate of 1e-3 without weight decay or warm-up, one head (hstu_large: two), feed-forward as wide as the
+model (HSTU and GRU4Rec have no feed-forward).
 
 [1] github.com/facebookresearch/generative-recommenders,
-    configs/ml-1m/{sasrec,hstu}-sampled-softmax-n128[-large]-final.gin and its train.py: sasrec and hstu d=50,
-    2 blocks, dropout .2; hstu_large 8 blocks of 2 heads of 25; softmax over the target and 128 titles drawn
-    evenly for each place, the target itself left out of them; both vectors to length 1, temperature .05;
-    Adam's betas .9 and .98; embeddings start at .02; 101 epochs and no validation: each user's last play but
-    one is trained on, and the last model is judged. Left out at the test are the titles of the history shown,
-    at most 200. Plays of the same second lie in no certain order.
-[2] github.com/MobileTeleSystems/RecTools, its HSTU tutorial, of which an earlier version was read, without
-    these figures: they, and Beauty's, are as others quote them. As far as known the settings of [1]; of 100
-    epochs the best by the last play but one of every user, which is not trained on. Plays of the same second
-    stay in the file's order.
+    configs/ml-1m/{sasrec,hstu}-sampled-softmax-n128[-large]-final.gin and train.py. sasrec and hstu:
+    d=50, 2 blocks, dropout .2; hstu_large: 8 blocks of 2 heads of 25. Softmax over the target and 128 titles
+    drawn uniformly for each position, the target excluded from the draws; both vectors normalised to length
+    1, temperature .05; Adam's betas .9 and .98; initial standard deviation of embeddings .02. 101 epochs
+    without validation: each user's last play but one is used for training, and the last model is evaluated.
+    The test excludes the titles of the history shown, at most 200. The order of plays of the same second is
+    undefined.
+[2] github.com/MobileTeleSystems/RecTools, HSTU tutorial. The version read is an earlier one without these
+    figures; these figures, and those of Beauty, are as quoted by others. The settings are, as far as known,
+    those of [1]. The best of 100 epochs is chosen by the last play but one of all users, which is not used
+    for training. Plays of the same second keep the order of the file.
 [3] github.com/antklen/sasrec-bert4rec-recsys23, src/configs/{SASRec,RNN}.yaml (Klenitskiy & Vasilev 2023,
-    Turning Dross Into Gold Loss): d=64, softmax over all titles; sasrec_plus 2 blocks, dropout .1; gru4rec 1
-    layer, and no dropout: PyTorch's GRU has none after its only layer, whatever the file says. Embeddings
-    start at .02. Of at most 100 epochs, patience 10, the best by NDCG@10 of every user's last play but one,
-    which is not trained on. Beauty: the latest 50.
+    Turning Dross Into Gold Loss): d=64, softmax over all titles. sasrec_plus: 2 blocks, dropout .1. gru4rec:
+    1 layer without dropout, because PyTorch's GRU has no dropout after its only layer, regardless of the
+    file's setting. Initial standard deviation of embeddings .02. The best of at most 100 epochs, patience 10,
+    is chosen by NDCG@10 of all users' last play but one, which is not used for training. Beauty: the latest
+    50 titles.
 [4] github.com/asash/gSASRec-pytorch (Petrov & Macdonald 2023), README.md: d=128, 2 blocks, dropout .5, gBCE
-    with t=.75 and 256 titles drawn evenly for each place (its table of results says 128, its config and the
-    checkpoint's name 256). Patience 200 epochs, and the checkpoint is of epoch 1,793: the best by NDCG@10 of
-    512 users' last play but one, which is not trained on, of any user.
+    with t=.75 and 256 titles drawn uniformly for each position (128 in the table of results; 256 in the
+    config and in the checkpoint's name). Patience 200 epochs; the checkpoint is of epoch 1,793, the best by
+    NDCG@10 of the last play but one of 512 users. No user's last play but one is used for training.
 
-Otherwise here: blocks are pre-norm with learned norms ([1], [3] and [4] have SASRec norm the queries alone,
-and add to those; norms of [1] are not learned); dropout is on what a block adds, not on attention's
-weights; titles' vectors are times sqrt(d) where they are read, which was not looked up of [4]; positions
-count from the newest; plays of the same second lie in an order that is drawn, where [2] to [4] keep the
-file's. Training does not stop early: the best checkpoint of all epochs is judged, with the settings of [1]
-the last, where 1 user in 100 is held out for a validation that chooses nothing. [1] draws and ranks the
-3,883 titles of movies.dat; here they are the 3,706 of the log. Of HSTU see
-jaxrec/models/encoders/hstu.py too.
+Differences from the published settings: blocks are pre-norm with learned norms ([1], [3] and [4] normalise
+only the queries of SASRec, and add the residual to the normalised queries; norms of [1] are not learned);
+dropout is applied to the output of a block, not to attention weights; input title vectors are multiplied by
+sqrt(d), which was not checked for [4]; positions count from the newest title; the order of plays of the same
+second is drawn at random, where [2] to [4] keep the order of the file. Training does not stop early: the best
+checkpoint of all epochs is evaluated. With the settings of [1] the last checkpoint is evaluated, and 1 user
+in 100 is held out for a validation that selects nothing. [1] draws and ranks the 3,883 titles of movies.dat;
+here the titles are the 3,706 of the log. For HSTU see jaxrec/models/encoders/hstu.py too.
 
-On data that are at hand, which no one has published on: `simulated`, the simulated service of smoe.py:small,
-and `kuairand` (with --config.source.directory=DIR), real watch logs: sasrec_plus, 48 wide, of each user's
-titles that ended up not abandoned, the last of them the test.
+Configs for available data, without published results: `simulated`, the simulated service of smoe.py:small,
+and `kuairand` (with --config.source.directory=DIR), real watch logs. Both are sasrec_plus with width 48, on
+each user's titles that were not abandoned in the end, the last of which is the test target.
 """
 
 from dataclasses import replace
@@ -72,16 +74,17 @@ from jaxrec.config import (
     Feature,
     KuaiRand,
     Model,
-    NextTitle,
+    NextItem,
     Optimizer,
     Sampling,
     Simulator,
     Tables,
+    Task,
     Train,
 )
 from jaxrec.core.errors import InputError
 
-LOG = Columns(  # of several names the first that there is; "": the log has no such column
+LOG = Columns(  # the first existing of several names; "": the log has no column of this kind
     user="user_id|userId|UserId|UserID|user",
     title="item_id|movie_id|movieId|MovieID|title_id|item|title",
     time="timestamp|Timestamp|unix_timestamp|time",
@@ -89,94 +92,107 @@ LOG = Columns(  # of several names the first that there is; "": the log has no s
     seconds="",
     runtime="",
 )
-_EVERY_USER, _FEW_USERS = 1.0, 0.01  # whose last play but one is the validation's
+# Fraction of users whose last play but one is a validation target.
+_ALL_USERS, _FEW_USERS = 1.0, 0.01
 
 
-def _plain(width: int, expert: Expert, next_title: NextTitle, epochs: int, validation: float) -> Config:
-    """What all have in common; requests' fields are set to what a log without watch times allows."""
+def _base_config(width: int, expert: Expert, next_item: NextItem, epochs: int, validation: float) -> Config:
+    """Return the settings shared by all configs of this file.
+
+    Fields for examples of a watch log are set to the values allowed for a log without watch times.
+    """
     return Config(
         source=Tables(titles="", columns=replace(LOG)),
         features=(Feature("title_id", "category", "title", width=width),),
         data=Data(
-            examples="sequences",
             split="last",
             targets="any",
-            history=expert.window,
-            next_k=1,
+            max_history=expert.max_len,
+            num_targets=1,
             validation_share=validation,
         ),
-        sampling=Sampling(unknown_rate=0.0),
+        sampling=Sampling(id_dropout=0.0),
         model=Model(
             width=width,
             experts=(expert,),
             dropout=expert.dropout,
             head="dot",
-            embedding_spread=0.02,
+            embedding_init_std=0.02,
         ),
-        next_title=next_title,
+        task=Task(name="next_item"),
+        next_item=next_item,
         optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.0, plateau_factor=1.0),
-        train=Train(length=f"{epochs} epochs", batch_size=128),
+        train=Train(duration=f"{epochs} epochs", batch_size=128),
         evaluate=Evaluate(batch_size=256, next_k=(1,)),
     )
 
 
 def sasrec() -> Config:
-    expert = Expert(window=200, layers=2, heads=1, feedforward=1.0, dropout=0.2, kind="sasrec")
-    loss = NextTitle(loss="sampled_softmax", negatives=128, temperature=0.05)
-    config = _plain(50, expert, loss, epochs=101, validation=_FEW_USERS)
+    """Return SASRec with the settings of [1]."""
+    expert = Expert(max_len=200, num_layers=2, num_heads=1, mlp_ratio=1.0, dropout=0.2, encoder="sasrec")
+    loss = NextItem(loss="sampled_softmax", negatives=128, temperature=0.05)
+    config = _base_config(50, expert, loss, epochs=101, validation=_FEW_USERS)
     config.model.cosine = True
-    config.optimizer.b2 = 0.98
-    config.evaluate.which = "last"
+    config.optimizer.beta2 = 0.98
+    config.evaluate.checkpoint = "last"
     return config
 
 
 def sasrec_plus() -> Config:
-    expert = Expert(window=200, layers=2, heads=1, feedforward=1.0, dropout=0.1, kind="sasrec")
-    return _plain(64, expert, NextTitle(loss="softmax"), epochs=100, validation=_EVERY_USER)
+    """Return SASRec with a softmax over all titles [3]."""
+    expert = Expert(max_len=200, num_layers=2, num_heads=1, mlp_ratio=1.0, dropout=0.1, encoder="sasrec")
+    return _base_config(64, expert, NextItem(loss="softmax"), epochs=100, validation=_ALL_USERS)
 
 
 def sasrec_plus_beauty() -> Config:
+    """Return `sasrec_plus` for Amazon Beauty."""
     config = sasrec_plus()
-    config.data.history = 52  # a multiple of 4: two titles more are stored, and left out of the ranking
+    config.data.max_history = 52  # a multiple of 4: two more titles are stored, and excluded from the ranking
     config.model.experts = (replace(config.model.experts[0], window=50),)
     return config
 
 
 def gsasrec() -> Config:
-    expert = Expert(window=200, layers=2, heads=1, feedforward=1.0, dropout=0.5, kind="sasrec")
-    loss = NextTitle(loss="gbce", negatives=256, calibration=0.75)
-    config = _plain(128, expert, loss, epochs=2000, validation=512 / 6040)
-    config.model.two_tables = True
+    """Return gSASRec [4]."""
+    expert = Expert(max_len=200, num_layers=2, num_heads=1, mlp_ratio=1.0, dropout=0.5, encoder="sasrec")
+    loss = NextItem(loss="gbce", negatives=256, calibration=0.75)
+    config = _base_config(128, expert, loss, epochs=2000, validation=512 / 6040)
+    config.model.untied_item_embeddings = True
     return config
 
 
 def hstu() -> Config:
+    """Return HSTU with the settings of [1]."""
     config = sasrec()
     config.model.experts = (replace(config.model.experts[0], kind="hstu"),)
     return config
 
 
 def hstu_large() -> Config:
+    """Return the large HSTU of [1]."""
     config = hstu()
     config.model.experts = (replace(config.model.experts[0], layers=8, heads=2),)
     return config
 
 
 def gru4rec() -> Config:
+    """Return GRU4Rec with a softmax over all titles [3]."""
     config = sasrec_plus()
-    config.model.experts = (Expert(window=200, layers=1, heads=1, dropout=0.0, kind="gru4rec"),)
+    config.model.experts = (Expert(max_len=200, num_layers=1, num_heads=1, dropout=0.0, encoder="gru4rec"),)
     config.model.dropout, config.model.position = 0.0, "none"
     return config
 
 
 def simulated() -> Config:
-    expert = Expert(window=32, layers=2, heads=2, feedforward=2.0, dropout=0.1, kind="sasrec")
-    config = _plain(48, expert, NextTitle(loss="softmax"), epochs=20, validation=0.2)
+    """Return `sasrec_plus` with width 48 on the simulated service."""
+    expert = Expert(max_len=32, num_layers=2, num_heads=2, mlp_ratio=2.0, dropout=0.1, encoder="sasrec")
+    config = _base_config(48, expert, NextItem(loss="softmax"), epochs=20, validation=0.2)
     config.source, config.data.targets = Simulator(), "new"
     return config
 
 
 def kuairand() -> Config:
+    """Return `simulated` on KuaiRand."""
     config = simulated()
     config.source = KuaiRand()
     return config
@@ -187,7 +203,7 @@ CONFIGS = {f.__name__: f for f in (*PUBLISHED, simulated, kuairand)}
 
 
 def get_config(name: str = "sasrec") -> Config:
-    """By a name of CONFIGS."""
+    """Return the config of a name in CONFIGS."""
     if name not in CONFIGS:
         raise InputError(f"configs/sequences.py:{name}: the argument must be one of {', '.join(CONFIGS)}")
     config = CONFIGS[name]()

@@ -1,11 +1,10 @@
-"""S-MoE with PHNS, all three tasks and the personalised loss, on the simulated service.
+"""S-MoE with PHNS, three tasks and personalised loss, on the simulated service.
 
 python -m jaxrec.train --config configs/smoe.py:small    # under five minutes on two CPU cores
-python -m jaxrec.train --config configs/smoe.py:paper    # Table 3 as it stands, a million users
+python -m jaxrec.train --config configs/smoe.py:paper    # Table 3 unchanged, a million users
 
-Expect of `small` a test NDCG@1 of about .37 on the enabled list and .38 on the disabled one; seeds
-differ by about .005.
-`paper` has not been run: it wants an accelerator.
+The expected test NDCG@1 of `small` is about .37 on the enabled list and .38 on the disabled list; seeds
+differ by about .005. `paper` needs an accelerator and has not been run.
 """
 
 from jaxrec.config import (
@@ -24,7 +23,11 @@ from jaxrec.core.errors import InputError
 
 
 def features(scale: int) -> tuple[Feature, ...]:
-    """What the simulated service tells; `scale` is the width of a title's own vector."""
+    """Return the features of the simulated service.
+
+    Args:
+        scale: Width of the embedding of a title id; other widths are fractions of `scale`.
+    """
     return (
         Feature("title_id", "category", "title", width=scale),
         Feature("genres", "categories", "title", width=scale // 2, most=3),
@@ -41,16 +44,19 @@ def features(scale: int) -> tuple[Feature, ...]:
 
 
 def small_model(dropout: float) -> Model:
-    """Table 3 cut down to what two CPU cores train in minutes: half the width, one layer an expert."""
+    """Return a reduced model of Table 3: half the width, one layer per expert.
+
+    Two CPU cores train this model in minutes.
+    """
     experts = (
-        Expert(window=7, layers=1, heads=4, feedforward=1.0, dropout=dropout),
-        Expert(window=20, layers=1, heads=4, feedforward=2.0, dropout=dropout),
+        Expert(max_len=7, num_layers=1, num_heads=4, mlp_ratio=1.0, dropout=dropout),
+        Expert(max_len=20, num_layers=1, num_heads=4, mlp_ratio=2.0, dropout=dropout),
     )
     return Model(width=48, experts=experts, gate=Gate(hidden=(64, 32)), dropout=dropout)
 
 
 def get_config(scale: str = "small") -> Config:
-    """ "small" or "paper"."""
+    """Return the config for "small" or "paper"."""
     if scale == "paper":
         return Config(
             name="smoe-paper",
@@ -65,7 +71,7 @@ def get_config(scale: str = "small") -> Config:
             features=features(32),
             model=small_model(dropout=0.1),
             optimizer=Optimizer(learning_rate=3e-3),
-            train=Train(length="6 epochs", batch_size=256),
+            train=Train(duration="6 epochs", batch_size=256),
             evaluate=Evaluate(batch_size=2048),
         )
     raise InputError(f"configs/smoe.py:{scale}: the argument must be small or paper")

@@ -10,9 +10,10 @@ from jaxrec.config import Config
 
 
 def get_config(scale: str = "small") -> Config:
-    """ "small" or "paper"."""
+    """Return the config for "small" or "paper"."""
     config = smoe.get_config(scale)
     config.name = f"vmoe-{scale}"
     long = config.model.experts[-1]  # window 20, feed-forward twice the width
-    config.model.experts = (long, deepcopy(long))  # two objects, so that an override of one leaves the other
+    # A copy, so that an override of one expert does not change the other.
+    config.model.experts = (long, deepcopy(long))
     return config

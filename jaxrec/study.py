@@ -92,7 +92,7 @@ def main(args: flags.FlagValues) -> int:
             logging.info(
                 "%s: %d of %d trainings are done in %s", interrupt.requested, done, len(all_runs), folder
             )
-            return interrupt.exit_status(study.base.train.preempted_exit)
+            return interrupt.exit_status(study.base.train.preemption_exit_code)
     result = _result(study, tables, all_runs)
     write_json(folder / "study.json", result)
     markdown.write(folder, result)

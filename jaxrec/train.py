@@ -39,7 +39,7 @@ def main(args: flags.FlagValues) -> int:
         from jaxrec.runtime import compilation_cache, multihost
 
     cluster = multihost.find_cluster(os.environ, args.coordinator, args.processes, args.process, args.hosts)
-    grace = GracePeriod(config.train.grace_seconds, config.train.preempted_exit or TERMINATED_EXIT)
+    grace = GracePeriod(config.train.grace_seconds, config.train.preemption_exit_code or TERMINATED_EXIT)
     grace.describe_saved = lambda: f"{describe_latest(workdir / CHECKPOINTS)} in {workdir}"
     # Outside the training loop there is nothing to save; a restarted command repeats the work.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(grace.status))
@@ -73,9 +73,11 @@ def _train_on_host(
     check_devices(config, device_count())
     host_memory.retain_freed_memory()
     for expert in config.model.experts:
-        if expert.kind in SOFTMAX_ENCODERS:
-            width = config.model.width // expert.heads
-            attention.check_form(config.model.attention, jax.default_backend(), config.model.dtype, width)
+        if expert.encoder in SOFTMAX_ENCODERS:
+            width = config.model.width // expert.num_heads
+            attention.check_form(
+                config.model.attention_impl, jax.default_backend(), config.model.dtype, width
+            )
     if multihost.is_first_process():
         ensure_dataset(config, directory, progress=stage_progress)
     multihost.barrier("dataset")
@@ -83,7 +85,7 @@ def _train_on_host(
         step = trainer.train(config, Dataset(directory), workdir, interrupt)
         if trainer.is_stopped(interrupt):
             logging.info("%s: saved at step %d in %s", interrupt.requested, step, workdir)
-            return interrupt.exit_status(config.train.preempted_exit)
+            return interrupt.exit_status(config.train.preemption_exit_code)
     if interrupt.requested:  # too late to notify the other processes
         sys.exit(grace.status)
     from jaxrec.reporting import html_report  # imported late, so that the first step does not wait for plots

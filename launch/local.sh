@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Trains with N processes of M virtual CPU devices each on this machine, as a pod does with a process a host.
+# Train with N processes of M virtual CPU devices each on this machine, like a pod with one process per host.
 #
 #   launch/local.sh --processes N [--devices M] -- --config configs/smoe.py:small --workdir W
 #
-# launch/README.md says what it expects and what it says of a process that is lost.
+# See launch/README.md for the requirements and for the messages about a lost process.
 set -uo pipefail
 
 usage() { # MESSAGE
@@ -27,14 +27,14 @@ shift
 
 python=${PYTHON:-python}
 heartbeat=30 grace=25 # as in jaxrec/config/schema.py
-[[ $* == *--config.train.preempted_exit=* ]] || set -- "$@" --config.train.preempted_exit=75
+[[ $* == *--config.train.preemption_exit_code=* ]] || set -- "$@" --config.train.preemption_exit_code=75
 for argument; do
   case $argument in
     --config.train.heartbeat_seconds=*) heartbeat=${argument#*=} ;;
     --config.train.grace_seconds=*) grace=${argument#*=} ;;
   esac
 done
-patience=$((heartbeat + 5)) # seconds for the others, once one has gone
+patience=$((heartbeat + 5)) # seconds for the remaining processes to end after the first has ended
 if [[ -n $devices ]]; then
   export JAX_PLATFORMS=cpu
   export XLA_FLAGS="${XLA_FLAGS-} --xla_force_host_platform_device_count=$devices"
@@ -47,28 +47,28 @@ own=''
 export JAXREC_REACHED=${JAXREC_REACHED:-$own}
 mkdir -p "$JAXREC_REACHED" && rm -f "$JAXREC_REACHED"/*.json
 
-declare -A number=() # of each process by its pid
+declare -A number=() # pid -> number of the process
 for ((i = 0; i < processes; i++)); do
   if ((i == 0)); then
     JAXREC_PROCESS=0 "$python" -m jaxrec.train "$@" &
-  else # what it prints for people, the first one prints
+  else # only process 0 prints to standard output
     JAXREC_PROCESS=$i "$python" -m jaxrec.train "$@" >/dev/null &
   fi
   number[$!]=$i
 done
 
-everyone() { # SIGNAL: to those that are left
+everyone() { # SIGNAL: sends SIGNAL to the remaining processes
   for pid in "${!number[@]}"; do kill "-$1" "$pid" 2>/dev/null; done
 }
 trap 'everyone KILL; [[ -z $own ]] || rm -rf "$own"' EXIT
 trap 'everyone TERM' TERM
 trap 'everyone INT' INT
 
-ended() { # STATUS: in words
+ended() { # STATUS: prints a description of an exit status
   if (($1 > 128 && $1 < 192)); then echo "killed by SIG$(kill -l $(($1 - 128)))"; else echo "exit status $1"; fi
 }
 
-reached() { # PROCESS: the last step it had reached
+reached() { # PROCESS: prints the last step of a process
   sed -n 's/.*"step": \([0-9]*\).*/\1/p' "$JAXREC_REACHED/$1.json" 2>/dev/null
 }
 
@@ -76,19 +76,19 @@ lost='' status=0 since=$SECONDS
 while ((${#number[@]})); do
   if ((status && SECONDS - since > patience)); then
     for pid in "${!number[@]}"; do
-      lost=${lost:-${number[$pid]}} # silent, it was missed by those that jax ended
+      lost=${lost:-${number[$pid]}} # a hung process, for which jax ended the others
       echo "local.sh: lost process ${number[$pid]} (still there after $patience s: killed)" >&2
     done
     everyone KILL
     break
   fi
-  # With one gone, a sleep of a second stands among those waited for, so that the limit is looked at.
+  # After the first end, also wait for a sleep of one second, so that the limit is checked every second.
   tick=''
   if ((status)); then sleep 1 & tick=$!; fi
   ended='' code=0
   wait -n -p ended "${!number[@]}" $tick || code=$?
   [[ -n $tick ]] && kill "$tick" 2>/dev/null
-  [[ -n $ended && $ended != "$tick" ]] || continue # a signal to this script, or the tick
+  [[ -n $ended && $ended != "$tick" ]] || continue # a signal to this script, or the tick process
   process=${number[$ended]}
   unset "number[$ended]"
   ((code == 0)) && continue
@@ -102,7 +102,7 @@ while ((${#number[@]})); do
   else
     echo "local.sh: process $process ended as well ($(ended $code))" >&2
   fi
-  if ((status == 0)); then # the first to go, which the others then miss
+  if ((status == 0)); then # the first process to end; jax then ends the others
     status=$code since=$SECONDS
     ((code == 75)) && patience=$((${grace%.*} + 5))
   fi

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# A training on all hosts of a Cloud TPU VM slice.
+# Train on all hosts of a Cloud TPU VM slice.
 #
 #   launch/tpu_vm.sh install NAME ZONE
 #   launch/tpu_vm.sh train NAME ZONE --config configs/smoe.py:paper --workdir /mnt/shared/runs/smoe
 #
-# Wants gcloud, logged in to the project, a slice that exists (gcloud compute tpus tpu-vm create NAME --zone ZONE
-# --accelerator-type v5litepod-16 --version v2-alpha-tpuv5-lite), and a workdir on storage that all its hosts share.
-# install copies this repository to every host and installs it; train starts one process on each, which ask the slice
-# who the others are, and may be run again after any end: it resumes. Was not run on a TPU: tests stand in for gcloud.
+# Requires gcloud, logged in to the project, an existing slice (gcloud compute tpus tpu-vm create NAME --zone ZONE
+# --accelerator-type v5litepod-16 --version v2-alpha-tpuv5-lite), and a workdir on storage that all hosts share.
+# install copies this repository to all hosts and installs it. train starts one process per host; the processes get the
+# addresses of the others from the slice. train may be run again after any end: it resumes. Not run on a TPU yet: tests
+# replace gcloud.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,7 +21,7 @@ usage() {
 what=$1 name=$2 zone=$3
 shift 3
 
-everywhere() { # COMMAND: on every host at once
+everywhere() { # COMMAND: runs COMMAND on all hosts at once
   gcloud compute tpus tpu-vm ssh "$name" --zone "$zone" --worker=all --command "$1"
 }
 

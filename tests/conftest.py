@@ -1,8 +1,11 @@
-"""What several test files share: the tiny run's prepared dataset, made once a session; compiled programs."""
+"""What test files share, made once a session: the tiny dataset, its trained run, compiled programs."""
 
 import atexit
+import fcntl
+import gc
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from importlib.metadata import version
@@ -35,6 +38,38 @@ def pytest_configure(config):
     """Files are dealt to xdist's workers in their order, end_to_end early. Its own is by the number of tests,
     which leaves files of few long tests to the end, for one worker while the other waits."""
     config.option.loadscopereorder = False
+    # Tracing makes millions of objects that live as long as their program: the default thresholds spent a
+    # tenth of the suite's time looking for garbage among them.
+    gc.set_threshold(100_000, 20, 100)
+
+
+@pytest.fixture(scope="session")
+def small_config():
+    """tests/end_to_end/small.py: the tiny config with one expert, one task and few features."""
+    from jaxrec.config.loading import load_config
+
+    return load_config(str(ROOT / "tests/end_to_end/small.py"))
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """`once(name, make)`: the folder `name` as `make(folder)` leaves it, made by the first of xdist's
+    workers that asks and shared by all. Tests only read it; a test that writes there copies it first."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    shared.mkdir(exist_ok=True)
+
+    def folder_of(name, make):
+        folder, done = shared / name, shared / f"{name}.done"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, or its process ends
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                make(folder)
+                done.touch()
+        return folder
+
+    return folder_of
 
 
 @pytest.fixture(scope="session")
@@ -45,13 +80,42 @@ def tiny_config():
 
 
 @pytest.fixture(scope="session")
-def tiny_directory(tiny_config, tmp_path_factory):
+def tiny_directory(tiny_config, once):
     from jaxrec.data.runners.local import prepare
     from jaxrec.sources import open_source
 
-    directory = tmp_path_factory.mktemp("data") / "tiny"
-    prepare(open_source(tiny_config.source, tiny_config.features), tiny_config, str(directory))
-    return directory
+    def make(folder):
+        prepare(open_source(tiny_config.source, tiny_config.features), tiny_config, str(folder))
+
+    return once("tiny", make)
+
+
+# What the trained run's process had imported when it ended, one module a line.
+_MODULES = """
+import atexit, pathlib, runpy, sys
+modules = pathlib.Path(sys.argv.pop(1))
+atexit.register(lambda: modules.write_text("\\n".join(sys.modules)))
+runpy.run_module("jaxrec.train", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_directory, once):
+    """A folder with `run`, the workdir of `python -m jaxrec.train --config configs/tiny.py` on the tiny
+    dataset; `stdout`, what it printed; and `modules`, what it had imported at its end."""
+
+    def make(folder):
+        folder.mkdir()
+        command = [
+            sys.executable, "-c", _MODULES, folder / "modules", "--config", "configs/tiny.py",
+            "--workdir", folder / "run", f"--config.data.directory={tiny_directory}",
+        ]  # fmt: skip
+        env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400)
+        assert done.returncode == 0, done.stderr[-3000:]
+        (folder / "stdout").write_text(done.stdout)
+
+    return once("tiny-run", make)
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +145,7 @@ def _programs_let_go():
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

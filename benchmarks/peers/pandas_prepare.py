@@ -1,8 +1,8 @@
-"""The preparation of jaxrec/data in pandas and NumPy, as a data scientist would write it: frames for the log,
-a loop over users and their requests for histories, pools and lists.
+"""Dataset preparation of jaxrec/data in pandas and NumPy, as in common practice.
 
-`Keyed` draws are jaxrec's own, so that rows can be held equal to ours; `Generator` draws are what anybody
-would write, and faster here: that is the one which is timed.
+Frames hold the log. A loop over users and their examples computes histories, pools and lists. `Keyed` makes
+the draws of jaxrec, so that the rows can be compared with jaxrec's. `Generator` draws from NumPy's
+generator, as usual code does; it is faster here, and it is the one that is timed.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _TRAIN_DRAW, _HARD_DRAW = 0, 1000  # as in jaxrec/data/examples/ranking.py
 
 
 class Keyed:
-    """Draws by jaxrec's counter hashes."""
+    """Draws from jaxrec's counter hashes."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -42,7 +42,7 @@ class Keyed:
 
 
 class Generator:
-    """Draws by NumPy's generator."""
+    """Draws from NumPy's generator."""
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -59,7 +59,7 @@ class Generator:
 
 
 def prepare(folder: Path, config: Config, draws: Any) -> dict[str, dict[str, np.ndarray]]:
-    """Every split's fields, as jaxrec's rows name them, of the tables of `benchmarks.prepare`."""
+    """Return split -> field -> rows, as jaxrec's, of `benchmarks.prepare`'s tables."""
     log, titles = _clean(folder, config)
     train = log[log.split == 0].drop_duplicates(["user", "title"])
     plays = train.title.value_counts().reindex(range(len(titles)), fill_value=0).to_numpy()
@@ -76,16 +76,19 @@ def prepare(folder: Path, config: Config, draws: Any) -> dict[str, dict[str, np.
     log["total"] = (pair.ms.transform("sum") / runtime).clip(0, 1)
     log["sessions"] = pair.cumcount() + 1
 
-    made: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+    examples_by_split: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     numbers = dict.fromkeys(SPLITS, 0)
     columns = {name: log[name].to_numpy() for name in _COLUMNS}
     for rows in log.groupby("user", sort=True).indices.values():
         user = {name: column[rows] for name, column in columns.items()}
         split = SPLITS[user["split"][0]]
         examples = _user(user, split, len(titles), trending, config, draws)
-        made[split] += [{"user": numbers[split], **example} for example in examples]
+        examples_by_split[split] += [{"user": numbers[split], **example} for example in examples]
         numbers[split] += 1
-    return {s: {n: np.stack([r[n] for r in made[s]]) for n in made[s][0]} for s in SPLITS}
+    return {
+        s: {n: np.stack([r[n] for r in examples_by_split[s]]) for n in examples_by_split[s][0]}
+        for s in SPLITS
+    }
 
 
 _COLUMNS = (
@@ -94,7 +97,7 @@ _COLUMNS = (
 
 
 def _clean(folder: Path, config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Events sorted by user's hash, time and title; and the titles."""
+    """Return events sorted by user hash, time and title; and the titles."""
     titles = pd.read_parquet(folder / "titles.parquet")
     titles["title"] = np.arange(len(titles))
     users = pd.read_parquet(folder / "users.parquet")
@@ -116,34 +119,38 @@ def _clean(folder: Path, config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
 def _user(
     log: dict[str, np.ndarray], split: str, titles: int, trending: int, config: Config, draws: Any
 ) -> list[dict[str, Any]]:
-    """The examples of one user, in the order of time."""
+    """Return the examples of one user, ordered by time."""
     data, rank, time = config.data, log["rank"], log["time"]
     universe = np.setdiff1d(np.arange(titles), rank)
     pools = universe[universe < trending], universe[universe >= trending]
-    asked = [
+    positions = [
         i
         for i in range(len(rank))
-        if time[i] > time[0] and log["total"][i] >= data.abandon_below and log["sessions"][i] == 1
+        if time[i] > time[0] and log["total"][i] >= data.abandon_threshold and log["sessions"][i] == 1
     ]
-    examples, latest, seen = [], dict[int, int](), 0  # the latest play of each title, oldest first
-    for position, i in enumerate(asked):
-        while time[seen] < time[i]:
-            latest.pop(rank[seen], None)
-            latest[rank[seen]] = seen
-            seen += 1
-        upcoming = asked[position : position + data.next_k]
+    examples, latest, consumed = [], dict[int, int](), 0  # latest: the last play of each title, oldest first
+    for position, i in enumerate(positions):
+        while time[consumed] < time[i]:
+            latest.pop(rank[consumed], None)
+            latest[rank[consumed]] = consumed
+            consumed += 1
+        upcoming = positions[position : position + data.num_targets]
         target = rank[upcoming]
         key = draws.start(log["user"][i], position)
         hard = np.array(
-            [r for r, j in latest.items() if log["completion"][j] < data.abandon_below and r not in target],
+            [
+                r
+                for r, j in latest.items()
+                if log["completion"][j] < data.abandon_threshold and r not in target
+            ],
             np.int64,
         )
         hard = draws.shuffled(key, hard, _HARD_DRAW)[: max(data.hard, data.negatives)]
         example = {
             "position": position,
-            **_history(log, i, list(latest.values())[-data.history :], config),
-            "target": _padded(target + 2, data.next_k),
-            "target_completion": _padded(log["total"][upcoming].astype(np.float32), data.next_k),
+            **_history(log, i, list(latest.values())[-data.max_history :], config),
+            "target": _padded(target + 2, data.num_targets),
+            "target_completion": _padded(log["total"][upcoming].astype(np.float32), data.num_targets),
         }
         fill = _pools if split == "train" else _lists
         columns = fill(key, hard, len(target), pools, universe, config, draws)
@@ -153,14 +160,14 @@ def _user(
 
 
 def _history(log: dict[str, np.ndarray], i: int, past: list[int], config: Config) -> dict[str, np.ndarray]:
-    empty, completion = config.data.history - len(past), log["completion"][past]
+    empty, completion = config.data.max_history - len(past), log["completion"][past]
     age = np.log1p((log["time"][i] - log["time"][past]) / 1000.0)
     columns = {
         "title": (log["rank"][past] + 2).astype(np.int32),
         "completion": completion.astype(np.float16),
         "age": age.astype(np.float16),
         "sessions": np.minimum(log["sessions"][past], 255).astype(np.uint8),
-        "abandoned": (completion < config.data.abandon_below).astype(np.uint8),
+        "abandoned": (completion < config.data.abandon_threshold).astype(np.uint8),
     }
     history = {f"history_{name}": np.pad(column, (empty, 0)) for name, column in columns.items()}
     ids = {"user_categories": log["country"][i : i + 1], "context_categories": log["device"][i : i + 1]}
@@ -180,43 +187,48 @@ def _pools(
     drawn = _draw(draws.salted(key, _TRAIN_DRAW), hard, pools, universe, widths, draws)
     if drawn is None:
         return None
-    found = {
+    columns = {
         f"pool_{n}": p + 2 for n, p in zip(("hard", "trending", "tailing", "random"), drawn, strict=True)
     }
-    return found | {"pool_hard_filled": (np.arange(data.hard) >= len(hard)).astype(np.uint8)}
+    return columns | {"pool_hard_filled": (np.arange(data.hard) >= len(hard)).astype(np.uint8)}
 
 
 def _lists(
     key: Any, hard: np.ndarray, present: int, pools: tuple[np.ndarray, np.ndarray], universe: np.ndarray,
     config: Config, draws: Any,
 ) -> dict[str, np.ndarray] | None:  # fmt: skip
-    data, found = config.data, {}
+    data, columns = config.data, {}
     for l, name in enumerate(LISTS):
-        mix_of = LIST_MIXES[name]
-        shares = (mix_of.hard, mix_of.trending, mix_of.tailing, mix_of.random)
-        widths = tuple(round(share * data.negatives) for share in shares)
-        lists = np.zeros((data.next_k, data.negatives), np.int64)
+        list_mix = LIST_MIXES[name]
+        fractions = (list_mix.hard, list_mix.trending, list_mix.tailing, list_mix.random)
+        widths = tuple(round(fraction * data.negatives) for fraction in fractions)
+        lists = np.zeros((data.num_targets, data.negatives), np.int64)
         for k in range(present):
-            salt = 1 + l * data.next_k + k
-            mine = draws.shuffled(draws.salted(key, salt, _HARD_DRAW), hard)
-            drawn = _draw(draws.salted(key, salt), mine, pools, universe, widths, draws)
+            salt = 1 + l * data.num_targets + k
+            list_hard = draws.shuffled(draws.salted(key, salt, _HARD_DRAW), hard)
+            drawn = _draw(draws.salted(key, salt), list_hard, pools, universe, widths, draws)
             if drawn is None:
                 return None
             lists[k] = np.concatenate(drawn) + 2
-        found[f"list_{name}"] = lists
+        columns[f"list_{name}"] = lists
     enabled = min(len(hard), round(LIST_MIXES["enabled"].hard * data.negatives))
     nothing = np.full(1 + data.negatives, np.nan, np.float32)
-    found["list_hard"] = _padded(np.full(present, enabled), data.next_k)
+    columns["list_hard"] = _padded(np.full(present, enabled), data.num_targets)
     unknown = {f"{kind}_{name}": nothing for kind in ("oracle", "truth") for name in LISTS}
-    return found | unknown | {"mood": np.asarray(np.nan, np.float32)}
+    return columns | unknown | {"mood": np.asarray(np.nan, np.float32)}
 
 
 def _draw(
     key: Any, hard: np.ndarray, pools: tuple[np.ndarray, np.ndarray], universe: np.ndarray,
     widths: tuple[int, ...], draws: Any,
 ) -> list[np.ndarray] | None:  # fmt: skip
-    """Hard, trending, tailing and random columns, all different; a short pool is filled from trending, then
-    from random. None where too few titles are left."""
+    """Return hard, trending, tailing and random columns, all titles different.
+
+    A short pool is filled from the trending titles, then from random titles.
+
+    Returns:
+        The four columns; None where too few titles are left.
+    """
     w_hard, w_trend, w_tail, w_random = widths
     trend, tail = pools
     hard = hard[:w_hard]
@@ -231,12 +243,12 @@ def _draw(
     if n_random > len(rest):
         return None
     random = pick(key, RANDOM, rest, n_random)
-    at = np.cumsum([w_trend - n_trend, fills - spare])
-    more, beyond, random = np.split(random, at)
-    filled = np.concatenate([from_trend[n_trend:], beyond])
+    bounds = np.cumsum([w_trend - n_trend, fills - spare])
+    trend_fill, tail_fill, random = np.split(random, bounds)
+    filled = np.concatenate([from_trend[n_trend:], tail_fill])
     return [
         np.concatenate([hard, filled[w_tail - n_tail :]]),
-        np.concatenate([from_trend[:n_trend], more]),
+        np.concatenate([from_trend[:n_trend], trend_fill]),
         np.concatenate([from_tail, filled[: w_tail - n_tail]]),
         random,
     ]

@@ -1,16 +1,17 @@
-"""RecTools' SASRec or HSTU on a log of user,item,timestamp: where each user's last play ranks, as a CSV.
+"""RecTools' SASRec or HSTU on a log: rank of each user's last play, as a CSV.
 
-python benchmarks/peers/rectools_ranking.py LOG.csv RANKS.csv --settings '{"n_factors": 50, ...}'
+    python benchmarks/peers/rectools_ranking.py LOG.csv RANKS.csv --settings '{"n_factors": 50, ...}'
 
-A file by itself, for an interpreter with `pip install "rectools[torch]==0.19.*" torch==2.13.0`. The model is
-trained on all plays but each user's last, without a validation, and its own `recommend` orders the catalogue
-for every user, titles that the user has played left out. RANKS.csv holds user,rank: the target's place, from
-1, or 0 where it is not among the first --deep. A title that no other play has is unknown to RecTools: 0 too.
-The one line printed is JSON: the library's versions, epochs' seconds and losses.
+The script runs alone, in an interpreter with `pip install "rectools[torch]==0.19.*" torch==2.13.0`. The log
+is a CSV of user,item,timestamp. The model is trained on all plays but each user's last, without validation.
+The model's own `recommend` ranks the catalogue for each user, without the titles that the user has played.
+RANKS.csv holds user,rank: the rank of the target, from 1, or 0 where the target is not among the first
+--deep. A title that occurs only as a target is unknown to RecTools: rank 0 too. The one printed line is
+JSON: versions of the libraries, seconds and losses of the epochs.
 
---settings are RecTools' own arguments of the model, and "kind" ("sasrec" or "hstu"), "epochs", "seed".
-HSTU is told when the last play was, of which it makes the time since each play before; that is what our
-queries hold too.
+--settings are RecTools' arguments of the model, and "kind" ("sasrec" or "hstu"), "epochs", "seed". HSTU
+gets the time of the last play, from which it computes the time since each earlier play; jaxrec's queries
+hold this time as well.
 """
 
 import argparse
@@ -23,7 +24,7 @@ _LIBRARIES = ("rectools", "torch", "pytorch-lightning", "numpy", "pandas")
 
 
 def read_log(path: Path) -> tuple[Any, Any]:
-    """The log as RecTools names its columns, in two: what is trained on, and each user's last play."""
+    """Return the training plays and each user's last play, in RecTools' columns."""
     import pandas as pd
 
     log = pd.read_csv(path).rename(columns={"user": "user_id", "item": "item_id", "timestamp": "datetime"})
@@ -34,9 +35,12 @@ def read_log(path: Path) -> tuple[Any, Any]:
 
 
 def ranks(recommended: Any, targets: Any) -> Any:
-    """Of each row of `targets` (user_id, item_id) the target's rank in `recommended`, or 0."""
-    found = targets[["user_id", "item_id"]].merge(recommended, "left", on=["user_id", "item_id"])
-    return found["rank"].fillna(0).astype(int)
+    """Return the rank of each row's target in `recommended`, or 0.
+
+    `targets` has columns user_id and item_id.
+    """
+    merged = targets[["user_id", "item_id"]].merge(recommended, "left", on=["user_id", "item_id"])
+    return merged["rank"].fillna(0).astype(int)
 
 
 def main() -> None:
@@ -45,27 +49,29 @@ def main() -> None:
     parser.add_argument("ranks", type=Path)
     parser.add_argument("--settings", type=json.loads, required=True)
     parser.add_argument("--deep", type=int, default=100)
-    found = parser.parse_args()
+    args = parser.parse_args()
 
     import torch
     from rectools.dataset import Dataset
     from rectools.models import HSTUModel, SASRecModel
-    from rectools_sasrec import trainer  # a neighbour: a script's own folder is searched first
+    from rectools_sasrec import trainer  # Python searches the script's folder first
 
-    settings: dict[str, Any] = dict(found.settings)
+    settings: dict[str, Any] = dict(args.settings)
     kind, epochs, seed = (settings.pop(name) for name in ("kind", "epochs", "seed"))
     torch.manual_seed(seed)
-    train, targets = read_log(found.log)
+    train, targets = read_log(args.log)
     dataset = Dataset.construct(train)
-    said: list[dict[str, Any]] = []
+    epoch_lines: list[dict[str, Any]] = []
     make = {"sasrec": SASRecModel, "hstu": HSTUModel}[kind]
-    model = make(**settings, get_trainer_func=lambda: trainer(epochs, False, lambda **v: said.append(v)))
+    model = make(
+        **settings, get_trainer_func=lambda: trainer(epochs, False, lambda **v: epoch_lines.append(v))
+    )
     model.fit(dataset)
-    asked = targets["user_id"][targets["user_id"].isin(train["user_id"])].to_numpy()
+    users = targets["user_id"][targets["user_id"].isin(train["user_id"])].to_numpy()
     context = targets[["user_id", "datetime"]].assign(weight=1.0) if kind == "hstu" else None
-    recommended = model.recommend(asked, dataset, found.deep, filter_viewed=True, context=context)
+    recommended = model.recommend(users, dataset, args.deep, filter_viewed=True, context=context)
     out = targets[["user_id"]].assign(rank=ranks(recommended, targets))
-    out.rename(columns={"user_id": "user"}).to_csv(found.ranks, index=False)
+    out.rename(columns={"user_id": "user"}).to_csv(args.ranks, index=False)
     print(
         json.dumps(
             {
@@ -74,9 +80,9 @@ def main() -> None:
                 "interactions": len(train),
                 "titles": int(train["item_id"].nunique()),
                 "parameters": sum(p.numel() for p in model.lightning_model.torch_model.parameters()),
-                "seconds": [s["seconds"] for s in said],
-                "cpu_seconds": [s["cpu_seconds"] for s in said],
-                "loss": [s["loss"] for s in said],
+                "seconds": [s["seconds"] for s in epoch_lines],
+                "cpu_seconds": [s["cpu_seconds"] for s in epoch_lines],
+                "loss": [s["loss"] for s in epoch_lines],
             }
         )
     )

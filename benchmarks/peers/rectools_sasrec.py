@@ -1,25 +1,26 @@
-"""RecTools' SASRec on a log of user,item,timestamp: seconds of each training epoch, as JSON lines.
+"""RecTools' SASRec on a log: seconds of each training epoch, as JSON lines.
 
-python benchmarks/peers/rectools_sasrec.py LOG.csv --epochs 2 [--held-out 1] [--threads 2] [--told]
+    python benchmarks/peers/rectools_sasrec.py LOG.csv --epochs 2 [--held-out 1] [--threads 2] [--told]
 
-A file by itself, for an interpreter with `pip install "rectools[torch]==0.19.*" torch==2.13.0` (which holds
-numpy below 2, so not jaxrec's). With --told every epoch waits for a line on standard input, and the end of
-the input is the end: a long-lived process whose warm-up is out. The first line printed says what runs, then
-comes one an epoch; --epochs is then the most.
+The script runs alone, in an interpreter with `pip install "rectools[torch]==0.19.*" torch==2.13.0` (which
+requires numpy below 2, so not jaxrec's). The log is a CSV of user,item,timestamp. With --told, each epoch
+waits for a line on standard input, and the end of the input ends the process: a long-lived process excludes
+its warm-up. The first printed line describes the run; one line per epoch follows; --epochs is then the
+largest number of epochs.
 
-The work of an epoch, in RecTools 0.19, which ours must do too:
-- Each user's latest 201 plays: 200 places and their next titles, all padded on the left to 200. The last
-  batch is what is left over. No validation, no checkpoint, no progress display.
-- The collate draws 128 negatives for each of 200 places of each sequence, padding's too, evenly over the
-  catalogue with replacement, the target and seen titles not left out (`CatalogUniformSampler`), in the main
-  process, as dataloader_num_workers=0 has it by default.
-- The item table once through dropout-free id embeddings; learned positions; causal
-  `torch.nn.MultiheadAttention` and a feed-forward as wide as the model, twice; scores of the target and the
-  128 by gathering [128, 200, 129, 50] vectors; softmax cross-entropy among them (`loss="sampled_softmax"`, at
-  temperature 1: dot products), mean over places that are not padding; backward; Adam(.9, .98) over dense
-  gradients of all parameters.
-An epoch is timed from Lightning's on_train_epoch_start to its on_train_epoch_end; reading the log, building
-the dataset and the sequences are not in it, and are given apart.
+The work of an epoch in RecTools 0.19, which jaxrec must do as well:
+- Each user's latest 201 plays: 200 positions and their next titles, all padded on the left to 200. The last
+  batch has the remaining sequences. No validation, no checkpoint, no progress display.
+- The collate function draws 128 negatives for each of the 200 positions of each sequence, also for padding.
+  The draws are uniform over the catalogue with replacement, and do not exclude the target and history titles
+  (`CatalogUniformSampler`). They happen in the main process, as with the default dataloader_num_workers=0.
+- The item table once through id embeddings without dropout; learned positions; causal
+  `torch.nn.MultiheadAttention` and a feed-forward layer as wide as the model, twice; scores of the target
+  and the 128 negatives by gathering [128, 200, 129, 50] vectors; softmax cross-entropy among them
+  (`loss="sampled_softmax"`, at temperature 1: dot products), mean over positions that are not padding;
+  backward; Adam(.9, .98) over dense gradients of all parameters.
+An epoch is timed from Lightning's on_train_epoch_start to on_train_epoch_end. Reading the log and building
+the dataset and the sequences are not included; their times are reported separately.
 """
 
 import argparse
@@ -47,7 +48,7 @@ _LIBRARIES = ("rectools", "torch", "pytorch-lightning", "numpy", "pandas")
 
 
 def read_log(path: Path, held_out: int) -> Any:
-    """The log as RecTools names its columns, without each user's last `held_out` plays."""
+    """Return the log in RecTools' columns, without each user's `held_out` last plays."""
     import pandas as pd
 
     log = pd.read_csv(path).rename(columns={"user": "user_id", "item": "item_id", "timestamp": "datetime"})
@@ -56,12 +57,16 @@ def read_log(path: Path, held_out: int) -> Any:
     return log[from_last >= held_out].reset_index(drop=True)
 
 
-def say(**values: Any) -> None:
+def write_line(**values: Any) -> None:
+    """Print `values` as a line of JSON."""
     print(json.dumps(values), flush=True)
 
 
-def trainer(epochs: int, told: bool, say: Callable[..., None] = say) -> Any:
-    """A Lightning trainer that says each epoch's seconds; `told`, it waits for a line before each."""
+def trainer(epochs: int, told: bool, write_line: Callable[..., None] = write_line) -> Any:
+    """Return a Lightning trainer that reports the seconds of each epoch.
+
+    With `told`, the trainer waits for a line on standard input before each epoch.
+    """
     from pytorch_lightning import Callback, Trainer
 
     class Clock(Callback):
@@ -76,9 +81,10 @@ def trainer(epochs: int, told: bool, say: Callable[..., None] = say) -> Any:
 
         def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
             seconds = time.perf_counter() - self.started
-            of_cpu = time.process_time() - self.worked  # of all threads: what a busy machine does not stretch
+            # CPU time of all threads, which the load of a busy machine does not increase.
+            cpu_seconds = time.process_time() - self.worked
             loss = float(trainer.callback_metrics["train_loss"])
-            say(epoch=trainer.current_epoch, seconds=seconds, cpu_seconds=of_cpu, loss=loss)
+            write_line(epoch=trainer.current_epoch, seconds=seconds, cpu_seconds=cpu_seconds, loss=loss)
             if told and not sys.stdin.readline():
                 trainer.should_stop = True
 
@@ -97,23 +103,23 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("log", type=Path)
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--held-out", type=int, default=0, help="of each user's last plays, not trained on")
-    parser.add_argument("--threads", type=int, default=0, help="0: as PyTorch has it")
-    parser.add_argument("--told", action="store_true", help="each epoch waits for a line")
-    found = parser.parse_args()
+    parser.add_argument("--held-out", type=int, default=0, help="last plays of each user, not trained on")
+    parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's default")
+    parser.add_argument("--told", action="store_true", help="wait for a line before each epoch")
+    args = parser.parse_args()
 
     import torch
     from rectools.dataset import Dataset
     from rectools.models import SASRecModel
 
-    if found.threads:
-        torch.set_num_threads(found.threads)
+    if args.threads:
+        torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    log = read_log(found.log, found.held_out)
+    log = read_log(args.log, args.held_out)
     started = time.perf_counter()
     dataset = Dataset.construct(log)
     lengths = log["user_id"].value_counts().clip(upper=SETTINGS["session_max_len"] + 1)
-    say(
+    write_line(
         settings=SETTINGS,
         versions={name: metadata.version(name) for name in _LIBRARIES},
         threads=torch.get_num_threads(),
@@ -124,7 +130,7 @@ def main() -> None:
         titles=int(log["item_id"].nunique()),
         construct_seconds=time.perf_counter() - started,
     )
-    model = SASRecModel(**SETTINGS, get_trainer_func=lambda: trainer(found.epochs, found.told))
+    model = SASRecModel(**SETTINGS, get_trainer_func=lambda: trainer(args.epochs, args.told))
     model.fit(dataset)
 
 

@@ -1,6 +1,7 @@
-"""Whether `torch_smoe` loaded with our parameters is our function: outputs, gradients, one update.
+"""Check that `torch_smoe` with our parameters equals our model.
 
-Where it is not, a comparison of speed says nothing, so the benchmark asks first, as a test does.
+Outputs, gradients and one update are compared. A comparison of speed is meaningless where they differ, so
+both the benchmark and a test run the check first.
 """
 
 import copy
@@ -22,14 +23,16 @@ from jaxrec.tasks.ranking import RankingTask
 from jaxrec.training import optimizer
 
 Tree = dict[str, Any]
-MOST_APART = {"outputs": 1e-5, "gradients": 1e-4, "update": 1e-3}
+LARGEST_DIFFERENCE = {"outputs": 1e-5, "gradients": 1e-4, "update": 1e-3}
 
 
-def converted(model: Smoe, tree: Tree) -> dict[str, Tensor]:
-    """Our parameters, or gradients in their shape, under the model's names and in its shapes.
+def convert(model: Smoe, tree: Tree) -> dict[str, Tensor]:
+    """Return our parameters, or gradients, under the peer's names and in its shapes.
 
-    Padding's rows of embeddings, and the keys' bias that we do not have, are zero. Raises ValueError
-    where a name of either is left over.
+    Embedding rows of padding are zero, and so is the bias of keys, which jaxrec does not have.
+
+    Raises:
+        ValueError: A parameter of either model has no counterpart.
     """
     ours = {"/".join(path): np.array(x) for path, x in flatten(tree)}
     out: dict[str, np.ndarray] = {}
@@ -40,13 +43,13 @@ def converted(model: Smoe, tree: Tree) -> dict[str, Tensor]:
         if bias:
             out[f"{name}.bias"] = ours.pop(bias).reshape(-1)
 
-    def columns(name: str, part: Features, place: str) -> None:
-        for i, f in enumerate(part.features):
-            at = f"title/{TITLE_ID}" if (name, f.name) == ("title", TITLE_ID) else f"{place}/{f.name}"
+    def columns(name: str, module: Features, prefix: str) -> None:
+        for i, f in enumerate(module.features):
+            path = f"title/{TITLE_ID}" if (name, f.name) == ("title", TITLE_ID) else f"{prefix}/{f.name}"
             if f.kind == "number":
-                dense(f"{name}.parts.{i}", f"{at}/kernel", f"{at}/bias")
+                dense(f"{name}.parts.{i}", f"{path}/kernel", f"{path}/bias")
             else:
-                out[f"{name}.parts.{i}.weight"] = x = ours.pop(f"{at}/embedding")
+                out[f"{name}.parts.{i}.weight"] = x = ours.pop(f"{path}/embedding")
                 x[0] = 0.0
 
     columns("title", model.title, "title/columns")
@@ -55,29 +58,33 @@ def converted(model: Smoe, tree: Tree) -> dict[str, Tensor]:
     columns("interaction", model.interaction, "history")
     dense("input", "history/kernel", "history/bias")
     out["position"] = ours.pop("history/position")
-    expert: Any  # mypy knows a module's attributes as Tensor | Module
+    expert: Any  # mypy types a module's attributes as Tensor | Module
     for e, expert in enumerate(model.experts):
-        at = f"expert_{e}"
+        path = f"expert_{e}"
         norms = [("norm", "norm")]
         for i in range(len(expert.blocks)):
-            to, of = f"experts.{e}.blocks.{i}", f"{at}/encoder/block_{i}"
+            peer_name, our_name = f"experts.{e}.blocks.{i}", f"{path}/encoder/block_{i}"
             norms += [(f"blocks.{i}.{n}_norm", f"block_{i}/{n}_norm") for n in ("attention", "feedforward")]
-            dense(f"{to}.qkv", f"{of}/attention/kernel")
-            query, value = (ours.pop(f"{of}/attention/{n}_bias") for n in ("query", "value"))
-            out[f"{to}.qkv.bias"] = np.concatenate([query, np.zeros_like(query), value])
-            dense(f"{to}.attention_out", f"{of}/attention/out/kernel", f"{of}/attention/out/bias")
+            dense(f"{peer_name}.qkv", f"{our_name}/attention/kernel")
+            query, value = (ours.pop(f"{our_name}/attention/{n}_bias") for n in ("query", "value"))
+            out[f"{peer_name}.qkv.bias"] = np.concatenate([query, np.zeros_like(query), value])
+            dense(
+                f"{peer_name}.attention_out",
+                f"{our_name}/attention/out/kernel",
+                f"{our_name}/attention/out/bias",
+            )
             for name in ("hidden", "out"):
-                dense(f"{to}.{name}", f"{of}/{name}/kernel", f"{of}/{name}/bias")
-        for to, of in norms:
-            out[f"experts.{e}.{to}.weight"] = ours.pop(f"{at}/encoder/{of}/scale")
-            out[f"experts.{e}.{to}.bias"] = ours.pop(f"{at}/encoder/{of}/bias")
-        dense(f"experts.{e}.pool", f"{at}/pool/attention")
-        out[f"experts.{e}.empty"] = ours.pop(f"{at}/pool/empty")
+                dense(f"{peer_name}.{name}", f"{our_name}/{name}/kernel", f"{our_name}/{name}/bias")
+        for peer_name, our_name in norms:
+            out[f"experts.{e}.{peer_name}.weight"] = ours.pop(f"{path}/encoder/{our_name}/scale")
+            out[f"experts.{e}.{peer_name}.bias"] = ours.pop(f"{path}/encoder/{our_name}/bias")
+        dense(f"experts.{e}.pool", f"{path}/pool/attention")
+        out[f"experts.{e}.empty"] = ours.pop(f"{path}/pool/empty")
     if model.gate is not None:
         last = (len(model.gate) - 1) // 2
         for i in range(last + 1):
-            at = "gate/mlp/" + (f"hidden_{i}" if i < last else "out")
-            dense(f"gate.{2 * i}", f"{at}/kernel", f"{at}/bias")
+            path = "gate/mlp/" + (f"hidden_{i}" if i < last else "out")
+            dense(f"gate.{2 * i}", f"{path}/kernel", f"{path}/bias")
     if model.has_product:
         dense("product_user", "product/user")
         dense("product_title", "product/title")
@@ -89,43 +96,58 @@ def converted(model: Smoe, tree: Tree) -> dict[str, Tensor]:
             dense(f"heads.{task}.{2 * i}", f"matcher_{task}/kernel{end}", bias)
     theirs = {name for name, _ in model.named_parameters()}
     if ours or theirs != set(out):
-        raise ValueError(f"left over: of ours {sorted(ours)}, of the peer's {sorted(theirs ^ set(out))}")
+        raise ValueError(f"no counterpart: of ours {sorted(ours)}, of the peer's {sorted(theirs ^ set(out))}")
     return {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in out.items()}
 
 
 def flatten(tree: Tree, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
-    """(path, array) of each leaf of nested dicts."""
-    found = []
+    """Return (path, array) of each leaf of nested dicts."""
+    leaves = []
     for name, x in tree.items():
-        found += flatten(x, (*path, name)) if isinstance(x, dict) else [((*path, name), x)]
-    return found
+        leaves += flatten(x, (*path, name)) if isinstance(x, dict) else [((*path, name), x)]
+    return leaves
 
 
 def load(model: Smoe, params: Tree) -> None:
-    """Gives the model our parameters."""
-    model.load_state_dict(converted(model, params), strict=True)
+    """Load our parameters into the model."""
+    model.load_state_dict(convert(model, params), strict=True)
 
 
-def shaken(params: Tree) -> Tree:
-    """Parameters as after some training: no bias is zero, which would hide one that stands elsewhere."""
+def perturb(params: Tree) -> Tree:
+    """Return parameters with noise added, as after some training.
+
+    No bias stays zero: a zero bias would hide an error in the mapping of the biases.
+    """
     r = np.random.default_rng(0)
     return jax.tree.map(lambda x: np.asarray(x) + np.float32(0.05) * r.standard_normal(x.shape, "f4"), params)
 
 
 def check(
-    program: RankingTask, params: Tree, batch: Batch, given: Examples, table: TitleTable
+    program: RankingTask, params: Tree, batch: Batch, peer_batch: Examples, table: TitleTable
 ) -> dict[str, float]:
-    """How far the two are from being the same function; raises ValueError where a comparison is void.
+    """Compare the two models and return their largest differences.
 
-    In float32, from `params` shaken, without dropout or noise; `given` is `batch` in the peer's form.
-    "outputs": the largest difference of the loss, a gate or a score of a candidate that exists; at most
-    1e-5. "gradients": of each array the largest difference as a share of its largest entry, in the worst
-    array; at most 1e-4. "update": the largest difference of a parameter after one update from equal
-    gradients, as a share of the rate; at most 1e-3.
+    Both run in float32, from perturbed `params`, without dropout or gate noise.
+
+    Args:
+        program: Our task.
+        params: Our parameters, before the perturbation.
+        batch: Batch for our model.
+        peer_batch: The same batch in the peer's form.
+        table: Features of the titles.
+
+    Returns:
+        "outputs": the largest difference of the loss, a gate weight or the score of an existing candidate;
+        at most 1e-5. "gradients": the largest difference in an array relative to the array's largest entry,
+        over all arrays; at most 1e-4. "update": the largest difference of a parameter after one update from
+        equal gradients, relative to the learning rate; at most 1e-3.
+
+    Raises:
+        ValueError: A difference is too large, so that a comparison of speed is meaningless.
     """
     config = copy.deepcopy(program.config)
     config.model.dtype = "float32"
-    program, params = replace(program, config=config), shaken(params)
+    program, params = replace(program, config=config), perturb(params)
     batch = jax.tree.map(jnp.asarray, batch)
     tau, K = config.model.gate.start_temperature, batch.positive.shape[1]
     candidates = jnp.concatenate([batch.positive, batch.negative], 1)
@@ -149,38 +171,45 @@ def check(
     model = Smoe(config, program.layout, table).eval()
     load(model, params)
     trainer = Trainer(model, config, program.threshold)
-    candidate = torch.cat([given.positive, given.negative], 1)
+    candidate = torch.cat([peer_batch.positive, peer_batch.negative], 1)
     with torch.no_grad():
-        theirs = model(given.history, candidate, torch.tensor(tau), K)
-    peer_loss = trainer.loss(given, torch.tensor(tau))
+        theirs = model(peer_batch.history, candidate, torch.tensor(tau), K)
+    peer_loss = trainer.loss(peer_batch, torch.tensor(tau))
     peer_loss.backward()
-    apart = [(peer_loss.detach(), loss), (theirs.gate, out.gate_BxE)]
+    pairs = [(peer_loss.detach(), loss), (theirs.gate, out.gate_BxE)]
     for task, score in theirs.scores.items():
         exists = candidate[:, : score.shape[1]] > 0
-        apart.append((score[exists], np.asarray(out.scores[task])[exists.numpy()]))
-    found = {"outputs": _most((a - tensor(b)).abs().max() for a, b in apart)}
-    slopes, own = converted(model, grads), dict(model.named_parameters())
-    found["gradients"] = _most(_share(p.grad, slopes[n]) for n, p in own.items())
-    for name, p in own.items():
-        p.grad = slopes[name]
+        pairs.append((score[exists], np.asarray(out.scores[task])[exists.numpy()]))
+    differences = {"outputs": _largest((a - tensor(b)).abs().max() for a, b in pairs)}
+    peer_gradients, peer_params = convert(model, grads), dict(model.named_parameters())
+    differences["gradients"] = _largest(
+        _relative_difference(p.grad, peer_gradients[n]) for n, p in peer_params.items()
+    )
+    for name, p in peer_params.items():
+        p.grad = peer_gradients[name]
     trainer.optimizer.step()
-    moved = converted(model, update(params, grads))
+    updated = convert(model, update(params, grads))
     rate = config.optimizer.learning_rate
-    found["update"] = _most((p.detach() - moved[n]).abs().max() / rate for n, p in own.items())
-    for name, most in MOST_APART.items():
-        if not found[name] <= most:
+    differences["update"] = _largest(
+        (p.detach() - updated[n]).abs().max() / rate for n, p in peer_params.items()
+    )
+    for name, allowed in LARGEST_DIFFERENCE.items():
+        if not differences[name] <= allowed:
             raise ValueError(
-                f"the comparison is void: {name} differ by {found[name]:.3g}, more than {most:g}"
+                f"the models differ: {name} by {differences[name]:.3g}; allowed: at most {allowed:g}"
             )
-    return found
+    return differences
 
 
-def _share(theirs: Tensor | None, ours: Tensor) -> Tensor:
-    """The largest difference as a share of our largest entry; what is all zero must be so in both."""
+def _relative_difference(theirs: Tensor | None, ours: Tensor) -> Tensor:
+    """Return the largest difference relative to our largest entry.
+
+    An array of zeros must be zero in both models.
+    """
     assert theirs is not None
     return (theirs - ours).abs().max() / ours.abs().max().clamp(min=1e-12)
 
 
-def _most(found: Iterable[Tensor]) -> float:
-    """The largest; NaN where there is one, which `max` would lose."""
-    return float(np.max([x.item() for x in found]))
+def _largest(values: Iterable[Tensor]) -> float:
+    """Return the largest value, or NaN where a value is NaN, which `max` would ignore."""
+    return float(np.max([x.item() for x in values]))

@@ -1,8 +1,8 @@
-"""PyTorch's DataLoader over rows that lie in a flat file, to tensors of every field.
+"""PyTorch's DataLoader over a flat file of rows, to tensors of all fields.
 
-Three datasets, as their users differ: `Parsed` gives an example as a dictionary of its fields, which the
-collate stacks; `Whole` gives the row in one piece, so that a collate which knows its bytes can join
-them; `Batched` has `__getitems__`, so that the loader asks for a batch at once.
+Three datasets stand for three common uses. `Parsed` returns an example as a dictionary of its fields, and
+the collate function stacks the dictionaries. `Whole` returns the row in one piece, and the collate function
+joins the bytes. `Batched` has `__getitems__`, so that the loader reads a batch at once.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ class Whole(Dataset):
     """Example i is row i of a structured dtype."""
 
     def __init__(self, path: Path, dtype: np.dtype) -> None:
-        self.rows = np.asarray(np.memmap(path, dtype, "r"))  # workers are forked: they share the mapping
+        self.rows = np.asarray(np.memmap(path, dtype, "r"))  # forked workers share the mapping
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -32,26 +32,33 @@ class Whole(Dataset):
 
 
 class Parsed(Whole):
+    """Example i as a dictionary of its fields."""
+
     def __getitem__(self, i: int) -> Any:
         row = self.rows[i]
         return {name: row[name] for name in row.dtype.names}
 
 
 class Batched(Whole):
-    def __getitems__(self, places: list[int]) -> np.ndarray:
-        return self.rows[places]
+    """Dataset that reads the rows of a batch at once."""
+
+    def __getitems__(self, positions: list[int]) -> np.ndarray:
+        return self.rows[positions]
 
 
 def stack(examples: list[dict[str, Any]]) -> Tensors:
+    """Stack examples, dictionaries of fields, to a batch."""
     return {name: torch.from_numpy(np.stack([e[name] for e in examples])) for name in examples[0]}
 
 
 def split(rows: np.ndarray) -> Tensors:
+    """Return a tensor per field of an array of rows."""
     names = rows.dtype.names or ()
     return {name: torch.from_numpy(np.ascontiguousarray(rows[name])) for name in names}
 
 
 def join(examples: list[Any], dtype: np.dtype) -> Tensors:
+    """Join whole rows to a batch by their bytes."""
     return split(np.frombuffer(b"".join(examples), dtype))
 
 
@@ -59,7 +66,7 @@ FETCHES = ("parsed", "whole", "batched")
 
 
 class _Repeated(Sampler):
-    """Every epoch in its own order; an epoch's last batch is filled from the next one."""
+    """Sampler with a new order per epoch; an epoch's last batch continues in the next."""
 
     def __init__(self, size: int, epochs: int | None, seed: int) -> None:
         self.size, self.epochs, self.seed = size, epochs, seed
@@ -75,7 +82,10 @@ class _Repeated(Sampler):
 def batches(
     path: Path, dtype: np.dtype, size: int, fetch: str, workers: int, seed: int = 0, epochs: int | None = None
 ) -> Iterator[Tensors]:
-    """Batches of every field [size, ...] by one of FETCHES; endless unless told `epochs`."""
+    """Return batches of all fields [size, ...] by one of FETCHES.
+
+    `epochs` None means endless.
+    """
     kinds: dict[str, tuple[type[Whole], Callable[[Any], Tensors]]] = {
         "parsed": (Parsed, stack),
         "whole": (Whole, partial(join, dtype=dtype)),

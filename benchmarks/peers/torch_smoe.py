@@ -1,9 +1,9 @@
-"""The recommender in PyTorch, as a PyTorch user would write it: what `benchmarks.step` measures us beside.
+"""The recommender in the usual PyTorch style: the peer of `benchmarks.step`.
 
-Padded histories, `nn.Embedding`, one linear layer for query, key and value, fused attention, the
-matchers on the concatenation of user, title and product, and a fused AdamW. The fields are the config's
-and the dataset's own, so any config can be compared. `benchmarks.peers.torch_check` loads our
-parameters into it and holds the two to be the same function.
+The model has padded histories, `nn.Embedding`, one linear layer for query, key and value, fused attention,
+MLP heads on the concatenation of user, title and product, and a fused AdamW. The settings come from the
+config and the dataset, so any config can be compared. `benchmarks.peers.torch_check` loads jaxrec's
+parameters into the model and checks that both compute the same function.
 """
 
 import itertools
@@ -24,8 +24,8 @@ from jaxrec.core.row_format import FeatureSpec, Layout
 TASKS = ("ctr", "ranking", "completion")
 
 
-class Requests(NamedTuple):
-    """Right-aligned histories [B, L], 0 where there is no title, and the ids and numbers of each request."""
+class Histories(NamedTuple):
+    """Right-aligned histories [B, L], 0 for padding; ids and numbers [B, ...]."""
 
     title: Any
     completion: Any
@@ -38,9 +38,9 @@ class Requests(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """A training batch; the fields of jaxrec.schema.Batch with a history a row."""
+    """A training batch: the fields of jaxrec.core.batch.Batch, one history per row."""
 
-    history: Requests
+    history: Histories
     positive: Any  # [B, K] title ids, 0 where absent
     completion: Any  # [B, K]
     negative: Any  # [B, N]
@@ -49,23 +49,24 @@ class Examples(NamedTuple):
 
 
 def examples(batch: Batch) -> Examples:
-    """Our batch, with a history a row, as the peer's, on the host; whole numbers become int64."""
-    history = Requests(*(tensor(getattr(batch.history, name)) for name in Requests._fields))
+    """Return our batch, one history per row, in the peer's form, integers as int64."""
+    history = Histories(*(tensor(getattr(batch.history, name)) for name in Histories._fields))
     return Examples(history, *(tensor(getattr(batch, name)) for name in Examples._fields[1:]))
 
 
 def tensor(x: Any) -> Tensor:
-    found = torch.from_numpy(np.array(x))
-    return found if found.dtype in (torch.bool, torch.float32) else found.long()
+    """Return a tensor; integers become int64."""
+    x_tensor = torch.from_numpy(np.array(x))
+    return x_tensor if x_tensor.dtype in (torch.bool, torch.float32) else x_tensor.long()
 
 
-def moved(batch: Examples, device: str) -> Examples:
-    """On a device."""
-    return Examples(Requests(*(x.to(device) for x in batch.history)), *(x.to(device) for x in batch[1:]))
+def to_device(batch: Examples, device: str) -> Examples:
+    """Return the batch on a device."""
+    return Examples(Histories(*(x.to(device) for x in batch.history)), *(x.to(device) for x in batch[1:]))
 
 
 class Features(nn.Module):
-    """The vectors of a place's features, concatenated: ids [..., c] and numbers [..., n] to [..., width]."""
+    """Concatenated feature vectors [..., width] of ids [..., c] and numbers [..., n]."""
 
     def __init__(self, features: tuple[FeatureSpec, ...]):
         super().__init__()
@@ -87,12 +88,12 @@ class Features(nn.Module):
                 out.append(F.relu(part(numbers[..., n : n + f.columns])))
                 n += f.columns
                 continue
-            own = ids[..., i : i + f.columns]
+            feature_ids = ids[..., i : i + f.columns]
             i += f.columns
             if f.columns == 1:
-                out.append(part(own.squeeze(-1)))
+                out.append(part(feature_ids.squeeze(-1)))
             else:
-                out.append(part(own.reshape(-1, f.columns)).view(*ids.shape[:-1], f.width))
+                out.append(part(feature_ids.reshape(-1, f.columns)).view(*ids.shape[:-1], f.width))
         return torch.cat(out, -1)
 
 
@@ -120,7 +121,7 @@ class Block(nn.Module):
 
 
 class Expert(nn.Module):
-    """Transformer blocks over the last `window` titles, then attention pooling: [B, L, D] to [B, D]."""
+    """Transformer blocks over the last `window` titles, pooled: [B, L, D] to [B, D]."""
 
     def __init__(self, width: int, window: int, layers: int, heads: int, feedforward: float, dropout: float):
         super().__init__()
@@ -133,17 +134,17 @@ class Expert(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         x, valid = x[:, -self.window :], valid[:, -self.window :]
-        some = valid.any(1, keepdim=True)
-        mask = (valid | ~some)[:, None, None]  # a history of padding alone attends to it, to stay finite
+        not_empty = valid.any(1, keepdim=True)
+        mask = (valid | ~not_empty)[:, None, None]  # an empty history attends to its padding, to stay finite
         for block in self.blocks:
             x = block(x, mask)
         x = self.norm(x)
         alpha = self.pool(x).squeeze(-1).masked_fill(~valid, -1e9).softmax(1)
-        return torch.where(some, (alpha.unsqueeze(-1) * x).sum(1), self.empty)
+        return torch.where(not_empty, (alpha.unsqueeze(-1) * x).sum(1), self.empty)
 
 
 def mlp(sizes: list[int], last_bias: bool = True) -> nn.Sequential:
-    """Linear layers of `sizes` with ReLU between."""
+    """Return linear layers of `sizes` with ReLU between them."""
     layers: list[nn.Module] = []
     for a, b in itertools.pairwise(sizes[:-1]):
         layers += [nn.Linear(a, b), nn.ReLU()]
@@ -151,7 +152,10 @@ def mlp(sizes: list[int], last_bias: bool = True) -> nn.Sequential:
 
 
 class Outputs(NamedTuple):
-    """ "ctr" (logits) and "ranking" [B, C], "completion" [B, positives]; the gate with noise and without."""
+    """Scores per task, and the gate with and without noise.
+
+    Scores: "ctr" (logits) and "ranking" [B, C], "completion" [B, positives].
+    """
 
     scores: dict[str, Tensor]
     gate: Tensor
@@ -159,7 +163,7 @@ class Outputs(NamedTuple):
 
 
 def _title_features(layout: Layout, categories: Tensor) -> tuple[Features, Tensor]:
-    """The titles' features, and their ids [V, columns]: a title's own id is the first, where it is one."""
+    """Return the titles' features and ids [V, columns], where a title id comes first."""
     specs = sorted(layout.of("title"), key=lambda f: f.name != TITLE_ID)
     if specs and specs[0].name == TITLE_ID:
         specs[0] = replace(specs[0], size=layout.titles, columns=1)
@@ -168,7 +172,7 @@ def _title_features(layout: Layout, categories: Tensor) -> tuple[Features, Tenso
 
 
 class Smoe(nn.Module):
-    """BST, V-MoE or S-MoE by the config, for a dataset of `layout` whose titles have the features `table`."""
+    """BST, V-MoE or S-MoE, as the config states; `table` holds the titles' features."""
 
     categories: Tensor
     numbers: Tensor
@@ -183,33 +187,33 @@ class Smoe(nn.Module):
         self.register_buffer("categories", categories, persistent=False)
         self.register_buffer("numbers", torch.as_tensor(table.numbers), persistent=False)
         title = self.title.width
-        self.longest = max(e.window for e in m.experts)
+        self.longest = max(e.max_len for e in m.experts)
         self.input = nn.Linear(title + self.interaction.width + self.context.width, m.width)
         self.position = nn.Parameter(torch.zeros(self.longest, m.width))
         self.dropout = nn.Dropout(m.dropout)
         self.experts = nn.ModuleList(
-            Expert(m.width, e.window, e.layers, e.heads, e.feedforward, e.dropout) for e in m.experts
+            Expert(m.width, e.max_len, e.num_layers, e.num_heads, e.mlp_ratio, e.dropout) for e in m.experts
         )
         E = len(m.experts)
-        self.noise = m.gate.noise
+        self.noise = m.gate.noise_std
         self.gate = mlp([self.user.width + E * m.width, *m.gate.hidden, E]) if E > 1 else None
-        user, product = m.width + self.user.width + self.context.width, m.matcher[-1]
+        user, product = m.width + self.user.width + self.context.width, m.head_hidden[-1]
         self.has_product = m.matcher_product
         if self.has_product:
             self.product_user = nn.Linear(user, product, bias=False)
             self.product_title = nn.Linear(title, product, bias=False)
-        wanted = dict(zip(TASKS, (o.ctr, o.ranking, o.regression), strict=True))
-        sizes = [user + title + (product if self.has_product else 0), *m.matcher, 1]
+        task_weights = dict(zip(TASKS, (o.ctr, o.ranking, o.regression), strict=True))
+        sizes = [user + title + (product if self.has_product else 0), *m.head_hidden, 1]
         self.heads = nn.ModuleDict(
-            {task: mlp(sizes, task != "ranking") for task, weight in wanted.items() if weight > 0}
+            {task: mlp(sizes, task != "ranking") for task, weight in task_weights.items() if weight > 0}
         )
 
     def titles(self, ids: Tensor) -> Tensor:
-        """Title vectors [..., F]; what stands for id 0 is masked by who asks."""
+        """Return title vectors [..., F]; the caller masks the vector of id 0."""
         return self.title(self.categories[ids], self.numbers[ids])
 
-    def rows(self, history: Requests, titles: Tensor, context: Tensor) -> Tensor:
-        """The experts' input [B, L, D]."""
+    def rows(self, history: Histories, titles: Tensor, context: Tensor) -> Tensor:
+        """Return the experts' input [B, L, D]."""
         B, L = history.title.shape
         scaled = {
             "completion": 2.0 * history.completion - 1.0,
@@ -225,12 +229,12 @@ class Smoe(nn.Module):
         x = self.input(x) + self.position[:L].flip(0)  # positions count from the newest
         return x.masked_fill((history.title == 0).unsqueeze(-1), 0.0)
 
-    def forward(self, history: Requests, candidate: Tensor, temperature: Tensor, positives: int) -> Outputs:
-        """Scores of candidates [B, C], of which completion is wanted for the first `positives`."""
-        history = Requests._make([x[:, -self.longest :] for x in history[:4]] + list(history[4:]))
+    def forward(self, history: Histories, candidate: Tensor, temperature: Tensor, positives: int) -> Outputs:
+        """Score candidates [B, C]; completion only for the first `positives` of them."""
+        history = Histories._make([x[:, -self.longest :] for x in history[:4]] + list(history[4:]))
         L = history.title.shape[1]
         titles = self.titles(torch.cat([history.title, candidate], 1))  # one look-up for both
-        customer = self.user(history.user_categories, history.user_numbers)
+        user_features = self.user(history.user_categories, history.user_numbers)
         context = self.context(history.context_categories, history.context_numbers)
         x = self.dropout(self.rows(history, titles[:, :L], context))
         pooled = [expert(x, history.title > 0) for expert in self.experts]
@@ -238,20 +242,20 @@ class Smoe(nn.Module):
             gate = clean = torch.ones_like(pooled[0][:, :1])
             mixture = pooled[0]
         else:
-            z = self.gate(torch.cat([customer, *pooled], -1)).float()
+            z = self.gate(torch.cat([user_features, *pooled], -1)).float()
             gate = clean = (z / temperature).softmax(-1)
             if self.training and self.noise:
                 gate = ((z + self.noise * torch.randn_like(z)) / temperature).softmax(-1)
             mixture = (gate.unsqueeze(-1) * torch.stack(pooled, 1)).sum(1)
-        user = torch.cat([mixture, customer, context], -1)
+        user = torch.cat([mixture, user_features, context], -1)
         return Outputs(self.score(user, titles[:, L:], positives), gate, clean)
 
     def score(self, user: Tensor, titles: Tensor, positives: int) -> dict[str, Tensor]:
         B, C, _ = titles.shape
-        parts = [user[:, None].expand(B, C, -1), titles]
+        inputs = [user[:, None].expand(B, C, -1), titles]
         if self.has_product:
-            parts.append(self.product_user(user)[:, None] * self.product_title(titles))
-        pairs = torch.cat(parts, -1)
+            inputs.append(self.product_user(user)[:, None] * self.product_title(titles))
+        pairs = torch.cat(inputs, -1)
         scores = {}
         for task, head in self.heads.items():
             s = head(pairs[:, :positives] if task == "completion" else pairs).squeeze(-1).float()
@@ -259,41 +263,41 @@ class Smoe(nn.Module):
         return scores
 
 
-# ---------------------------------------------------------------- the objective
+# ---------------------------------------------------------------- objective
 
 
 def _mean(x: Tensor, mask: Tensor) -> Tensor:
-    """The mean over the last axis of x where mask; 0 where there is nothing."""
+    """Return the masked mean over the last axis; 0 where the mask is empty."""
     return x.masked_fill(~mask, 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
 def objective(
     out: Outputs, batch: Examples, o: Objective, sampling: Sampling, threshold: float, target: float | None
 ) -> Tensor:
-    """Eq. 15, the mean over valid examples."""
+    """Return Eq. 15 of the paper, as the mean over valid examples."""
     K = batch.positive.shape[1]
     present, exists = batch.positive > 0, batch.negative > 0
-    label = out.clean_gate.new_tensor(sampling.labels[:K])
+    label = out.clean_gate.new_tensor(sampling.target_weights[:K])
     weight = torch.ones_like(batch.completion)
     if o.personalised:
         weight = (1.0 + o.alpha * (batch.completion - threshold)).clamp(min=0.0)
     total = torch.zeros_like(batch.completion[:, 0])
     if o.ctr:
         positive, negative = out.scores["ctr"].split([K, batch.negative.shape[1]], 1)
-        on = {"hard": batch.hard, "all": exists, "none": torch.zeros_like(exists)}[o.soft_on]
-        soft = torch.where(on, o.soft_negative, 0.0)
-        of_positive = F.binary_cross_entropy_with_logits(
+        soft_mask = {"hard": batch.hard, "all": exists, "none": torch.zeros_like(exists)}[o.soft_on]
+        soft = torch.where(soft_mask, o.soft_negative, 0.0)
+        positive_loss = F.binary_cross_entropy_with_logits(
             positive, label.expand_as(positive), reduction="none"
         )
-        of_negative = F.binary_cross_entropy_with_logits(negative, soft, reduction="none")
-        negatives = of_negative.masked_fill(~exists, 0.0).sum(1, keepdim=True)
+        negative_loss = F.binary_cross_entropy_with_logits(negative, soft, reduction="none")
+        negatives = negative_loss.masked_fill(~exists, 0.0).sum(1, keepdim=True)
         terms = 1 + exists.sum(1, keepdim=True)
-        total = total + o.ctr * _mean((of_positive + negatives) / terms * weight, present)
+        total = total + o.ctr * _mean((positive_loss + negatives) / terms * weight, present)
     if o.ranking:
         positive, negative = out.scores["ranking"].split([K, batch.negative.shape[1]], 1)
-        short = F.relu(o.margin - (positive[:, :, None] - negative[:, None]))  # [B, K, N]
-        of_positive = _mean(short, exists[:, None].expand_as(short))
-        total = total + o.ranking * _mean(of_positive * weight * label, present)
+        violation = F.relu(o.margin - (positive[:, :, None] - negative[:, None]))  # [B, K, N]
+        positive_loss = _mean(violation, exists[:, None].expand_as(violation))
+        total = total + o.ranking * _mean(positive_loss * weight * label, present)
     if o.regression:
         total = total + o.regression * _mean((out.scores["completion"] - batch.completion).square(), present)
     if o.entropy and target is not None and out.clean_gate.shape[1] > 1:
@@ -303,10 +307,10 @@ def objective(
 
 
 class Trainer:
-    """A model's training step: forward, backward, update. `dtype` "bfloat16" is autocast.
+    """Training step of a model: forward, backward, update.
 
-    With `compiled`, model and objective go through `torch.compile` at fixed shapes; the update is
-    PyTorch's own fused kernel either way.
+    `config.model.dtype` "bfloat16" means autocast. With `compiled`, model and objective go through
+    `torch.compile` at fixed shapes. The update is PyTorch's fused kernel in both cases.
     """
 
     def __init__(self, model: Smoe, config: Config, threshold: float, compiled: bool = False):
@@ -325,7 +329,7 @@ class Trainer:
         self.optimizer = _optimizer(model, c.optimizer)
 
     def step(self, batch: Examples, temperature: Tensor) -> Tensor:
-        """One update; the loss before it."""
+        """Perform one update and return the loss before the update."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(batch, temperature)
         loss.backward()
@@ -334,11 +338,5 @@ class Trainer:
 
 
 def _optimizer(model: Smoe, o: Optimizer) -> torch.optim.Optimizer:
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, p in model.named_parameters():
-        groups[o.decay_spares == "nothing" or not (name.endswith("bias") or "norm" in name)].append(p)
-    kind = torch.optim.AdamW if o.decay == "decoupled" else torch.optim.Adam
-    decayed, spared = (
-        {"params": groups[decays], "weight_decay": o.weight_decay * decays} for decays in (True, False)
-    )
-    return kind([decayed, spared], lr=o.learning_rate, fused=True)
+    optimizer_class = torch.optim.AdamW if o.weight_decay_mode == "decoupled" else torch.optim.Adam
+    return optimizer_class(model.parameters(), lr=o.learning_rate, weight_decay=o.weight_decay, fused=True)

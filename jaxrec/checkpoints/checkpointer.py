@@ -18,14 +18,14 @@ from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxrec.checkpoints.bucket_mirror import BucketMirror
-from jaxrec.config.tree import among
-from jaxrec.config.validation import NAMES
+from jaxrec.config.schema import Evaluate
+from jaxrec.config.tree import among, choices
 from jaxrec.core.errors import InputError
 from jaxrec.core.json_io import plain
 from jaxrec.core.paths import AnyPath, as_path, scheme_of
 from jaxrec.runtime.multihost import barrier, is_first_process
 
-CHECKPOINT_NAMES = NAMES["evaluate.which"]
+CHECKPOINT_NAMES = choices(Evaluate, "checkpoint")
 _FORMAT = 1  # version of the layout of meta and arrays
 _LARGE_ITEMS = ("state", "arrays")  # downloaded from a bucket only on request
 _ORBAX_SCHEMES = ("", "gs")  # schemes of the paths that Orbax can write

@@ -4,13 +4,14 @@ import dataclasses
 import re
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from absl import flags
 from ml_collections import config_flags
 from ml_collections.config_flags import config_path
 
 from jaxrec.config.loading import load_config
+from jaxrec.config.migrations import upgrade_arguments
 from jaxrec.config.schema import Config
 from jaxrec.config.tree import fields_of, join, known_key
 from jaxrec.core.errors import InputError
@@ -89,11 +90,13 @@ def config_flag(read: Callable[[str], Config] = load_config) -> None:
     Args:
         read: Function that reads a config from the value of --config.
     """
+    sys.argv[:] = upgrade_arguments(sys.argv)
     if _override_keys(sys.argv) and not any(re.fullmatch(r"--?config(=.*)?", a) for a in sys.argv):
         raise InputError(NO_CONFIG)
     config_flags.register_flag_parser_for_type(int, _Number(int, "a whole number"))
     config_flags.register_flag_parser_for_type(float, _Number(float, "a number"))
     config_flags.register_flag_parser_for_type(bool, _Boolean())
+    config_flags.register_flag_parser_for_type(Literal, flags.ArgumentParser())
 
     def overridden(spec: str) -> Config:
         config = read(spec)

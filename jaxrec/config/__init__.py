@@ -1,5 +1,6 @@
 """The config tree, for files under `configs/`: `from jaxrec.config import Config, Data`."""
 
+from jaxrec.config.migrations import accept_old_names
 from jaxrec.config.schema import (
     LIST_MIXES,
     TRAIN_MIXES,
@@ -13,12 +14,13 @@ from jaxrec.config.schema import (
     KuaiRand,
     Mix,
     Model,
-    NextTitle,
+    NextItem,
     Objective,
     Optimizer,
     Sampling,
     Simulator,
     Tables,
+    Task,
     Tfds,
     Train,
 )
@@ -36,12 +38,15 @@ __all__ = [
     "KuaiRand",
     "Mix",
     "Model",
-    "NextTitle",
+    "NextItem",
     "Objective",
     "Optimizer",
     "Sampling",
     "Simulator",
     "Tables",
+    "Task",
     "Tfds",
     "Train",
 ]
+
+accept_old_names()

@@ -4,13 +4,12 @@ from datetime import date
 
 from jaxrec.config.schema import LIST_MIXES, Config, KuaiRand, Tables, Tfds
 from jaxrec.config.tree import among, require
+from jaxrec.core import registry
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import INTERACTION_FEATURES, POOLS
 from jaxrec.core.paths import scheme_of
 
-FEATURE_KINDS = ("category", "categories", "number")
 FEATURE_PLACES = ("title", "user", "context", "interaction")
-TIME_UNITS = ("s", "ms", "us")
 _FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(2106, 2, 7)  # that seconds in 32 bits tell apart
 
 
@@ -39,7 +38,6 @@ def _check_tables(source: Tables, path: str) -> None:
     log, titles, columns = source.interactions, source.titles, source.columns
     require(bool(log or path), "source.interactions", log, "say where the rows are, or leave it to data.path")
     require(not (log and path), "data.path", path, f"be empty where source.interactions={log!r} says it")
-    among("source.columns.time_unit", columns.time_unit, TIME_UNITS)
     for name, value in vars(columns).items():
         key, optional = f"source.columns.{name}", name in ("seconds", "runtime")
         require(bool(value) or optional, key, value, "not be empty")
@@ -55,10 +53,10 @@ def _check_without_watch_time(config: Config, such: str) -> None:
     """Such a source trains STL with non-personalised negatives, or sequences; the rest is refused, not
     guessed."""
     why = f"{such} not say how much of a title was seen"
-    if config.data.examples == "sequences":
-        personalised = config.next_title.personalised
+    if config.rows == "sequences":
+        personalised = config.next_item.personalised
         allowed = f"be False, for Eq. 13 weighs by completion: {why}"
-        require(not personalised, "next_title.personalised", personalised, allowed)
+        require(not personalised, "next_item.personalised", personalised, allowed)
         return
     objective, hard = config.objective, config.sampling.mix.hard
     for key, value, allowed in (
@@ -79,7 +77,7 @@ def _check_features(config: Config) -> None:
         require(bool(feature.name), f"{key}.name", feature.name, "not be empty")
         require(feature.name not in seen, f"{key}.name", feature.name, "be unlike the features before it")
         seen.add(feature.name)
-        among(f"{key}.kind", feature.kind, FEATURE_KINDS)
+        among(f"{key}.kind", feature.kind, registry.FEATURE_KINDS)
         among(f"{key}.where", feature.where, FEATURE_PLACES)
         require(feature.width >= 1, f"{key}.width", feature.width, "be at least 1")
         if feature.where == "interaction":
@@ -105,13 +103,13 @@ def _check_data(config: Config) -> None:
     except InputError as error:
         raise InputError(f"data.directory={error}") from None
     require(0 <= data.seed < 2**32, "data.seed", data.seed, "be in [0, 2**32)")
-    for name in ("next_k", "negatives", "partitions"):
+    for name in ("num_targets", "negatives", "partitions"):
         require(getattr(data, name) >= 1, f"data.{name}", getattr(data, name), "be at least 1")
     for name in ("workers", *POOLS):
         require(getattr(data, name) >= 0, f"data.{name}", getattr(data, name), "be at least 0")
-    for name in ("abandon_below", "max_dropped"):
+    for name in ("abandon_threshold", "max_invalid_fraction"):
         require(0 <= getattr(data, name) <= 1, f"data.{name}", getattr(data, name), "be in [0, 1]")
-    for name in ("history", "hard"):  # rows are read as words of four bytes
+    for name in ("max_history", "hard"):  # rows are read as words of four bytes
         value = getattr(data, name)
         require(value >= 4 and value % 4 == 0, f"data.{name}", value, "be a multiple of 4, at least 4")
     _day(config, "earliest", before="latest")
@@ -156,12 +154,13 @@ def _check_split(config: Config) -> None:
 def _check_examples(config: Config) -> None:
     """What sequences do not have, and what requests do not."""
     data = config.data
-    if data.examples == "requests":
-        require(data.rows == "one", "data.rows", data.rows, "be one where data.examples is 'requests'")
+    if config.rows == "requests":
         return
-    require(data.next_k == 1, "data.next_k", data.next_k, "be 1 where data.examples is 'sequences'")
+    require(
+        data.num_targets == 1, "data.num_targets", data.num_targets, "be 1 where task.name is 'next_item'"
+    )
     for i, feature in enumerate(config.features):
-        allowed = "be title where data.examples is 'sequences': their places have features of titles alone"
+        allowed = "be title where task.name is 'next_item': their places have features of titles alone"
         require(feature.where == "title", f"features[{i}].where", feature.where, allowed)
     said = "for sequences keep seconds since 1970 in 32 bits"
     first, last = date.fromisoformat(data.earliest), date.fromisoformat(data.latest)

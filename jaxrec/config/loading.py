@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from jaxrec.config.migrations import adopt_task
 from jaxrec.config.schema import Config
 from jaxrec.core.errors import InputError
 
@@ -62,6 +63,8 @@ def load_file(spec: str, kind: type[Kind]) -> Kind:
     if not isinstance(config, kind):
         wanted = f"{kind.__module__.removesuffix('.schema')}.{kind.__name__}"
         raise InputError(f"--config={spec}: get_config() gave a {type(config).__name__}, not a {wanted}")
+    if isinstance(config, Config):
+        adopt_task(config)
     return copy.deepcopy(config)  # TRAIN_MIXES and the like are shared; an override must not reach them
 
 

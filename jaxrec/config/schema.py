@@ -1,10 +1,13 @@
 """The typed config tree: every choice a run makes, with the paper's value as its default.
 
 A file under `configs/` returns one `Config` from `get_config()`. Loading, overriding and checking it
-are in `jaxrec/config/validation.py` and `jaxrec/cli/app.py`; this file only says what there is.
+are in the other modules of this package.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
+
+from jaxrec.core.registry import TASKS
 
 
 @dataclass
@@ -60,7 +63,7 @@ class Columns:
     user: str = "user_id"
     title: str = "title_id"
     time: str = "time"
-    time_unit: str = "ms"  # "s", "ms" or "us" for a whole-number column
+    time_unit: Literal["s", "ms", "us"] = "ms"  # of a whole-number column
     seconds: str = "seconds_viewed"  # "": the log has no watch time
     title_key: str = "title_id"  # in the titles table
     runtime: str = "runtime_minutes"  # "": not known
@@ -102,32 +105,43 @@ class Tfds:
 
 
 @dataclass
-class Data:
-    """What the prepared dataset is; all of it but `directory` and `workers` enters its fingerprint."""
+class Task:
+    """What is trained, and on which rows."""
 
-    directory: str = ""  # where it lies; empty: data/<source>-<digest>
-    path: str = ""  # the log, of a Tables source that names none: what varies where columns are all alike
-    seed: int = 0  # split, pools and evaluation lists
-    examples: str = "requests"  # or "sequences": a user's targets in order, trained on at every place
-    rows: str = "one"  # of a user's sequence in training, the latest; or "many", which cover all of it
-    history: int = 32  # titles stored a row, a multiple of 4; of sequences, how many a place looks back on
-    next_k: int = 3  # next titles stored
-    abandon_below: float = 0.05  # completion under which a title is abandoned
-    targets: str = "new"  # "new": first plays of titles not abandoned; "any": every play of one
-    split: str = "users"  # or "last" (each user's last target is tested) or "time" (by days)
-    train_share: float = 0.8  # of users, where they are split
-    validation_share: float = 0.1  # with "last", of users whose last target but one is held out too
-    validation_from: str = ""  # with "time": the days whose targets are the validation's, up to test_from
-    test_from: str = ""
+    name: str = "ranking"  # of `registry.TASKS`: "ranking" (the paper's) or "next_item" (whole sequences)
+
+
+@dataclass
+class Data:
+    """The prepared dataset. All fields but `directory`, `workers` and `partitions` enter its digest."""
+
+    directory: str = ""  # where the dataset lies; empty: data/<source>-<digest>
+    path: str = ""  # the log of a Tables source that names none: what varies where columns are all alike
+    seed: int = 0  # of the split, the pools and the evaluation lists
+    max_history: int = (
+        32  # titles stored a row, a multiple of 4; of sequences, the longest history of a position
+    )
+    num_targets: int = 3  # next titles stored
+    abandon_threshold: float = 0.05  # completion below which a title is abandoned
+    targets: Literal["new", "any"] = "new"  # first plays of titles not abandoned, or every play of one
+    split: Literal["users", "last", "time"] = (
+        "users"  # "last": each user's last target is tested; "time": days
+    )
+    train_share: float = 0.8  # fraction of users, where users are split
+    validation_share: float = 0.1  # with "last", fraction of users whose last target but one is held out too
+    validation_from: str = ""  # with "time": first day of the validation targets, which end before test_from
+    test_from: str = ""  # with "time": first day of the test targets
     hard: int = 16  # stored columns of each pool
     trending: int = 32
     tailing: int = 20
     random: int = 8
     negatives: int = 20  # in an evaluation list
-    max_dropped: float = 0.05  # share of rows left out (copies aside) past which preparation stops
+    max_invalid_fraction: float = (
+        0.05  # fraction of invalid rows (copies aside) above which preparation stops
+    )
     earliest: str = "1990-01-01"  # times outside are dropped and counted
     latest: str = "2100-01-01"
-    partitions: int = 8  # of users, at least; more where the source is large; changes memory, never bytes
+    partitions: int = 8  # least number of partitions of users; changes memory, never bytes
     workers: int = 0  # threads; 0: one a core; changes time, never bytes
 
 
@@ -157,67 +171,76 @@ class Sampling:
     mix: Mix = field(default_factory=Mix)
     negatives: int = 20  # per positive
     history_keeps_abandoned: bool = False
-    unknown_rate: float = 0.01  # of history titles, shown as unknown
-    window: str = "latest"  # of a sequence's stored row; or "random", another one each epoch
+    id_dropout: float = 0.01  # of history titles, shown as unknown
+    window: Literal["latest", "random"] = "latest"  # of a sequence's stored row; "random": another each epoch
     stochastic_length: float = 0.0  # HSTU's alpha, in (1, 2): long windows are thinned; 0: none is
     next_k: int = 1
-    labels: tuple[float, ...] = (1.0, 0.6, 0.3)  # of the next titles; the first next_k are used
+    target_weights: tuple[float, ...] = (1.0, 0.6, 0.3)  # of the next titles; the first next_k are used
 
 
 # ---------------------------------------------------------------- model and objective
+# `unsafe_hash`: Flax modules hold these three, and jax hashes a module that is jitted. None is changed there.
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class Expert:
-    """An encoder of the last `window` titles."""
+    """An encoder of the last `max_len` titles."""
 
-    window: int = 20
-    layers: int = 2
-    heads: int = 12  # gru4rec has none
-    feedforward: float = 2.0  # times the width; gru4rec and hstu have none
+    max_len: int = 20
+    num_layers: int = 2
+    num_heads: int = 12  # gru4rec has none
+    mlp_ratio: float = 2.0  # hidden width of the feed-forward over `model.width`; gru4rec and hstu have none
     dropout: float = 0.2
-    kind: str = "transformer"  # or "sasrec" (causal, the newest title's output), "gru4rec" (a GRU's state),
-    # or "hstu" (causal, gated, with no softmax)
+    encoder: str = "transformer"  # of `registry.ENCODERS`: or "sasrec" (causal, the newest title's output),
+    # "gru4rec" (the state of a GRU), "hstu" (causal, gated, without softmax)
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class Gate:
     """Eq. 9 and 10."""
 
     hidden: tuple[int, ...] = (128, 64)
-    noise: float = 0.1  # standard deviation, training only, drawn per expert
+    noise_std: float = 0.1  # standard deviation, training only, drawn per expert
     start_temperature: float = 2.0
     temperature: float = 1.0  # final
-    anneal: float = 0.5  # share of training over which it falls, exponentially
+    anneal_fraction: float = 0.5  # share of training over which it falls, exponentially
     target_entropy: float | None = 0.52  # nats; None: no such term
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class Model:
     """The recommender. One expert is BST, equal ones V-MoE, unequal ones S-MoE."""
 
     width: int = 96
     experts: tuple[Expert, ...] = field(
-        default_factory=lambda: (Expert(window=7, feedforward=1.0), Expert(window=20, feedforward=2.0))
+        default_factory=lambda: (Expert(max_len=7, mlp_ratio=1.0), Expert(max_len=20, mlp_ratio=2.0))
     )
     gate: Gate = field(default_factory=Gate)
     dropout: float = 0.2  # "initial dropout", on the experts' input
-    matcher: tuple[int, ...] = (128, 64)
-    matcher_product: bool = True  # a projection of the user vector times one of the title joins the matcher
-    head: str = "matcher"  # or "dot", for one task: user vector times title, as SASRec and GRU4Rec score
-    cosine: bool = False  # of sequences: both vectors are brought to length 1 before they meet
-    two_tables: bool = False  # of sequences: titles have another vector where they are scored, as in gSASRec
-    reads: tuple[str, ...] = ()  # names of the features it reads; empty: all there are
-    title_table: str = "replicated"  # or "split": the titles' embeddings and their optimizer's state are
-    # dealt to the devices by rows, so that none holds them all
-    embedding_spread: float = 0.2  # standard deviation of embeddings at the start
-    position: str = "index"  # of a title in the history; or "time_gap", since its last play, or "none"
-    target_in_sequence: bool = False  # each candidate joins the history as its newest title, as BST has it:
-    # as many times the experts' work as there are candidates, but sasrec and hstu read a history once
-    retrieval: int = 0  # width of the vectors of a head that finds titles in the whole catalogue; 0: none
-    remat: bool = False  # experts work their forward pass out again in the backward one, to hold less of it
-    attention: str = "auto"  # or "einsum", "dot_product" (jax's), "broadcast", "cudnn" or "pallas" (GPU)
-    dtype: str = "float32"  # of the compute; "bfloat16" keeps parameters, softmax and losses in float32
+    head_hidden: tuple[int, ...] = (128, 64)  # hidden widths of the tasks' MLP heads
+    matcher_product: bool = (
+        True  # a projection of the user vector times one of the title joins the heads' input
+    )
+    head: Literal["matcher", "dot"] = "matcher"  # "dot", for one task: user vector times title vector
+    cosine: bool = False  # of sequences: both vectors have length 1 where they meet
+    untied_item_embeddings: bool = (
+        False  # of sequences: scored titles have vectors of their own, as in gSASRec
+    )
+    features: tuple[str, ...] = ()  # names of the features that the model reads; empty: all
+    item_table_sharding: Literal["replicated", "split"] = "replicated"  # "split": rows of the titles'
+    # embeddings and of their optimizer state are sharded over the devices
+    embedding_init_std: float = 0.2  # standard deviation of embeddings at the start
+    position: Literal["index", "time_gap", "none"] = (
+        "index"  # of a title in the history; "time_gap": time since
+    )
+    # its last play
+    target_in_sequence: bool = False  # each candidate joins the history as its newest title, as in BST: the
+    # experts' work is multiplied by the candidates, but sasrec and hstu read a history once
+    retrieval_dim: int = 0  # width of the retrieval head's vectors; 0: no such head
+    remat: bool = False  # experts recompute their forward pass in the backward pass, to hold less of it
+    attention_impl: Literal["auto", "einsum", "dot_product", "cudnn", "broadcast", "pallas"] = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the compute; parameters, softmax and losses stay
+    # float32
 
 
 @dataclass
@@ -233,27 +256,26 @@ class Objective:
     retrieval_negatives: int = 64  # titles of the whole catalogue, drawn for each example and step
     personalised: bool = True  # Eq. 13
     alpha: float = 1.0
-    weighting: str = (
-        "fixed"  # or these weights to start from: "uncertainty" (learned), "averaging" (by epoch)
-    )
-    ranking_loss: str = "hinge"  # Eq. 12; or "softmax" over the positive and its negatives
+    weighting: Literal["fixed", "uncertainty", "averaging"] = "fixed"  # or learned from these weights, or
+    # averaged by epoch
+    ranking_loss: str = "hinge"  # of `registry.RANKING_LOSSES`: Eq. 12; or "softmax" over the candidates
     margin: float = 1.0  # of the hinge
-    soft_negative: float = 0.1
-    soft_on: str = "hard"  # "hard", "all" or "none"
+    soft_negative: float = 0.1  # label of the negatives that `soft_on` names
+    soft_on: Literal["hard", "all", "none"] = "hard"
 
 
 @dataclass
-class NextTitle:
-    """The objective of sequences, in place of `Objective`: the next title among all, at every place."""
+class NextItem:
+    """The objective of the task "next_item", in place of `Objective`: the next title at every position."""
 
-    loss: str = "softmax"  # over all titles; or over sampled ones: "sampled_softmax", "bce", "gbce"
-    negatives: int = 128  # sampled for each place
-    drawn: str = "uniform"  # or by "popularity", or "in_batch", from the titles of the batch
-    shared: str = "place"  # who has negatives of its own: every place, or every "sequence"
-    log_q: bool = False  # sampled_softmax: scores less the log of how often a title is drawn
-    calibration: float = 0.75  # t of gbce: 0 is bce, 1 the probabilities that a softmax has
-    temperature: float = 1.0  # scores are divided by it
-    budget: int = 256  # MiB of logits at a time
+    loss: str = "softmax"  # of `registry.NEXT_ITEM_LOSSES`: over all titles; or over sampled ones
+    negatives: int = 128  # sampled for each position
+    negative_distribution: str = "uniform"  # of `registry.NEGATIVE_SAMPLERS`
+    negatives_shared_by: Literal["place", "sequence"] = "place"  # each position has its own, or each sequence
+    logq_correction: bool = False  # sampled_softmax: scores less the log of how often a title is sampled
+    calibration: float = 0.75  # t of gbce: 0 is bce, 1 the probabilities of a softmax
+    temperature: float = 1.0  # divides the scores
+    logits_budget_mib: int = 256  # MiB of logits at a time
     personalised: bool = False  # Eq. 13, where the source has watch times
     alpha: float = 1.0
 
@@ -263,13 +285,11 @@ class Optimizer:
     """Adam, weight decay, ReduceLROnPlateau."""
 
     learning_rate: float = 1e-3
-    b2: float = 0.999  # Adam's decay of squared gradients
-    warmup: int = 0  # steps over which the rate rises to that, linearly
+    beta2: float = 0.999  # Adam's decay of squared gradients
+    warmup_steps: int = 0  # steps over which the rate rises linearly
     weight_decay: float = 0.01
-    decay: str = "decoupled"  # or "coupled", as PyTorch's Adam does
-    decay_spares: str = "nothing"  # or "biases_and_norms"
-    lazy: bool = False  # embedding rows without a gradient keep moments and value, and do not decay
-    average: float = 0.0  # decay of a moving average of the parameters, which is judged; 0: none
+    weight_decay_mode: Literal["decoupled", "coupled"] = "decoupled"  # "coupled": as PyTorch's Adam does
+    ema_decay: float = 0.0  # decay of a moving average of the parameters, which is evaluated; 0: none
     plateau_factor: float = 0.5
     plateau_patience: int = 2  # evaluations, in PyTorch's meaning
 
@@ -280,15 +300,19 @@ class Optimizer:
 @dataclass
 class Train:
     seed: int = 0  # initialisation, order, dropout, gate noise
-    length: str = "20 epochs"  # or "5000 steps"
+    duration: str = "20 epochs"  # or "5000 steps"
     batch_size: int = 8192  # of all devices together
-    microbatch: int = 0  # examples a device works through at a time; 0: 256 on a CPU, else all it has.
+    microbatch_size: int = 0  # examples a device works through at a time; 0: 256 on a CPU, else all it has.
     # Their gradients are accumulated to one update, which is the same whatever their number
-    dispatch: int = 0  # steps of one dispatch, whose batches a device holds together; 0: 8 on a GPU, else 1
+    steps_per_call: int = (
+        0  # steps of one dispatch, whose batches a device holds together; 0: 8 on a GPU, else 1
+    )
     log_seconds: float = 5.0  # between lines of metrics.jsonl
     checkpoint_every_seconds: float = 600.0  # between checkpoints, besides one after each validation
     prefetch: int = 2  # dispatches ahead
-    preempted_exit: int = 0  # exit status after SIGTERM; 75 in launch/, so that a cluster starts it again
+    preemption_exit_code: int = (
+        0  # exit status after SIGTERM; 75 in launch/, so that a cluster starts it again
+    )
     grace_seconds: float = 25.0  # from SIGTERM on, to save and leave; what is not saved by then is lost
     heartbeat_seconds: int = 30  # of several processes, after which a silent one is lost and all end
     join_seconds: int = 300  # in which all processes must have come together at the start
@@ -297,8 +321,8 @@ class Train:
 @dataclass
 class Evaluate:
     batch_size: int = 4096
-    score: str = "auto"  # "ranking", "ctr", or "auto": ranking where there is one
-    which: str = "best"  # checkpoint judged at the end: "best" or "last"
+    ranking_head: Literal["auto", "ranking", "ctr"] = "auto"  # "auto": ranking where there is such a head
+    checkpoint: Literal["best", "last"] = "best"  # evaluated at the end
     next_k: tuple[int, ...] = (1, 3)
 
 
@@ -307,11 +331,17 @@ class Config:
     name: str = "smoe"
     source: Simulator | Tables | KuaiRand | Tfds = field(default_factory=Simulator)
     features: tuple[Feature, ...] = ()
+    task: Task = field(default_factory=Task)
     data: Data = field(default_factory=Data)
     sampling: Sampling = field(default_factory=Sampling)
     model: Model = field(default_factory=Model)
     objective: Objective = field(default_factory=Objective)
-    next_title: NextTitle = field(default_factory=NextTitle)  # where data.examples is "sequences"
+    next_item: NextItem = field(default_factory=NextItem)  # where the task is "next_item"
     optimizer: Optimizer = field(default_factory=Optimizer)
     train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)
+
+    @property
+    def rows(self) -> str:
+        """The rows of a dataset that the task trains on: "requests" or "sequences"."""
+        return TASKS[self.task.name].rows

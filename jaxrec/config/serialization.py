@@ -4,23 +4,24 @@ import hashlib
 import json
 from typing import Any
 
+from jaxrec.config import migrations
 from jaxrec.config.schema import Config, Data
-from jaxrec.config.tree import decode, differences, encode, walk
+from jaxrec.config.tree import decode, differences, encode
 from jaxrec.config.validation import check
 
 # What may change between a run and its resumption: none of it changes what is computed.
 _FREE = {
     "train": (
-        "log_seconds", "checkpoint_every_seconds", "prefetch", "preempted_exit", "grace_seconds",
-        "heartbeat_seconds", "join_seconds", "microbatch", "dispatch",
+        "log_seconds", "checkpoint_every_seconds", "prefetch", "preemption_exit_code", "grace_seconds",
+        "heartbeat_seconds", "join_seconds", "microbatch_size", "steps_per_call",
     ),
     "data": ("directory", "workers", "partitions"),
-    "evaluate": ("batch_size", "which", "next_k"),
-    "model": ("attention", "remat"),
+    "evaluate": ("batch_size", "checkpoint", "next_k"),
+    "model": ("attention_impl", "remat"),
 }  # fmt: skip
 _NOT_IN_DIGEST = ("directory", "workers", "partitions")  # they move the dataset, never its bytes
-# Not in it while they have their defaults: datasets prepared before there were such fields stay valid.
-_LATER = ("path", "examples", "rows", "split", "validation_from", "test_from")
+# Left out of a digest at their defaults: datasets prepared before these fields existed stay valid.
+_LATER = ("path", "split", "validation_from", "test_from")
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -31,29 +32,24 @@ def to_json(config: Config) -> dict[str, Any]:
 def from_json(tree: dict[str, Any]) -> Config:
     """The inverse of `to_json`, checked. Raises InputError on an unknown key, a missing one that has no
     default, or a wrong value."""
-    config = decode(_renamed(tree), Config)
+    config = decode(migrations.upgrade(tree), Config)
     check(config)
     return config
 
 
-def _renamed(tree: dict[str, Any]) -> dict[str, Any]:
-    """A tree of when train.checkpoint_every_seconds was train.save_minutes, as it is written now."""
-    train = tree.get("train")
-    if not isinstance(train, dict) or "save_minutes" not in train:
-        return tree
-    walk(train["save_minutes"], float, "train.save_minutes")
-    others = {name: value for name, value in train.items() if name != "save_minutes"}
-    return tree | {"train": others | {"checkpoint_every_seconds": 60.0 * train["save_minutes"]}}
-
-
 def digest(config: Config) -> str:
-    """Hex sha256 over what decides the dataset: source, features and data, but for where it lies and
-    how the work was split."""
-    tree = to_json(config)
+    """Return the hex sha256 of all that decides the dataset's bytes: source, features and data.
+
+    Fields go by their old names (`config.migrations`), so that datasets prepared before a renaming are found.
+    """
+    tree, old = to_json(config), migrations.old_data_fields(config)
     left_out = (*_NOT_IN_DIGEST, *(k for k in _LATER if tree["data"][k] == getattr(Data(), k)))
-    data = {k: v for k, v in tree["data"].items() if k not in left_out}
-    parts = {"source": tree["source"], "features": tree["features"], "data": data}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    data = {old[name]: value for name, value in tree["data"].items() if name not in left_out}
+    examples = migrations.old_examples(config)
+    if examples != "requests":
+        data["examples"] = examples
+    hashed = {"source": tree["source"], "features": tree["features"], "data": data}
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
 
 
 def dataset_directory(config: Config) -> str:
@@ -68,6 +64,6 @@ def run_differences(kept: dict[str, Any], now: dict[str, Any]) -> dict[str, tupl
     free = {f"{part}.{name}" for part, names in _FREE.items() for name in names}
     return {
         key: values
-        for key, values in differences(to_json(decode(_renamed(kept), Config)), now).items()
+        for key, values in differences(to_json(decode(migrations.upgrade(kept), Config)), now).items()
         if key not in free
     }

@@ -1,7 +1,8 @@
 """A tree of dataclasses held to its annotations, and turned into JSON and back.
 
 Dataclasses take anything in silence: a misspelt attribute, None for a number, NaN, a list for a tuple.
-Annotations a config may use: float, int, bool, str, None, tuple[x, ...], dataclasses, and unions of these.
+Annotations a config may use: float, int, bool, str, None, Literal of strings, tuple[x, ...], dataclasses, and
+unions of these.
 The root's key is "", so that messages say `train.batch_size` and not `config.train.batch_size`.
 """
 
@@ -10,7 +11,7 @@ import math
 import types
 import typing
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from jaxrec.core.errors import InputError
 
@@ -42,13 +43,18 @@ def fields_of(cls: type) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
 
 
+def choices(cls: type, name: str) -> tuple[str, ...]:
+    """Return the strings that a field annotated as a Literal may hold."""
+    return typing.get_args(fields_of(cls)[name])
+
+
 def members(annotation: Any) -> tuple[Any, ...]:
     """The members of a union; any other annotation alone."""
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     return typing.get_args(annotation) if union else (annotation,)
 
 
-def _is_class(annotation: Any) -> bool:
+def is_dataclass_type(annotation: Any) -> bool:
     return isinstance(annotation, type) and dataclasses.is_dataclass(annotation)
 
 
@@ -56,6 +62,8 @@ def _say(annotation: Any) -> str:
     """An annotation in words."""
     if len(members(annotation)) > 1:
         return " or ".join(_say(a) for a in members(annotation))
+    if typing.get_origin(annotation) is Literal:
+        return f"one of {', '.join(typing.get_args(annotation))}"
     if typing.get_origin(annotation) is tuple:
         return f"a tuple, each {_say(typing.get_args(annotation)[0])}"
     words = {float: "a finite number", int: "a whole number", bool: "True or False", str: "a string"}
@@ -68,6 +76,8 @@ def _fits(value: Any, annotation: Any) -> bool:
     """Whether `value` is of the annotation's outermost type; True is no number, a subclass no dataclass."""
     if len(members(annotation)) > 1:
         return any(_fits(value, a) for a in members(annotation))
+    if typing.get_origin(annotation) is Literal:
+        return value in typing.get_args(annotation)
     if typing.get_origin(annotation) is tuple:
         return isinstance(value, tuple)
     if annotation is float:
@@ -115,7 +125,7 @@ def decode(value: Any, annotation: Any, key: str = "") -> Any:
     if typing.get_origin(annotation) is tuple:
         require(isinstance(value, list), key, value, "be a list")
         return tuple(decode(v, typing.get_args(annotation)[0], f"{key}[{i}]") for i, v in enumerate(value))
-    classes: dict[str, type] = {c.__name__: c for c in members(annotation) if _is_class(c)}
+    classes: dict[str, type] = {c.__name__: c for c in members(annotation) if is_dataclass_type(c)}
     if not classes:
         return value
     require(isinstance(value, dict), key, value, "be an object")

@@ -5,43 +5,28 @@ Nothing reads a config before `check` has passed it.
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from jaxrec.config.data_validation import DATA_RULES, whole
+from jaxrec.config.migrations import adopt_task
 from jaxrec.config.schema import Config, Mix
 from jaxrec.config.tree import among, require, walk
+from jaxrec.core import registry
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import POOLS, SHARD_SLOTS
 
 UNITS = ("epochs", "steps")
 
-# What each name may be; the modules that hold the functions are held to these by tests of their own.
-NAMES: dict[str, tuple[str, ...]] = {
-    "data.examples": ("requests", "sequences"),
-    "data.rows": ("one", "many"),
-    "data.split": ("users", "last", "time"),
-    "data.targets": ("new", "any"),
-    "model.attention": ("auto", "einsum", "dot_product", "cudnn", "broadcast", "pallas"),
-    "model.dtype": ("float32", "bfloat16"),
-    "model.head": ("matcher", "dot"),
-    "model.title_table": ("replicated", "split"),
-    "model.position": ("index", "time_gap", "none"),
-    "next_title.drawn": ("uniform", "popularity", "in_batch"),
-    "next_title.loss": ("softmax", "sampled_softmax", "bce", "gbce"),
-    "next_title.shared": ("place", "sequence"),
-    "objective.weighting": ("fixed", "uncertainty", "averaging"),
-    "objective.ranking_loss": ("hinge", "softmax"),
-    "objective.soft_on": ("hard", "all", "none"),
-    "optimizer.decay": ("decoupled", "coupled"),
-    "optimizer.decay_spares": ("nothing", "biases_and_norms"),
-    "sampling.window": ("latest", "random"),
-    "evaluate.score": ("auto", "ranking", "ctr"),
-    "evaluate.which": ("best", "last"),
+# Fields that name an extension point, and the names that the registry holds. Fields with a fixed set of words
+# are annotated as a Literal.
+NAMES: dict[str, Iterable[str]] = {
+    "task.name": registry.TASKS,
+    "next_item.negative_distribution": registry.NEGATIVE_SAMPLERS,
+    "next_item.loss": registry.NEXT_ITEM_LOSSES,
+    "objective.ranking_loss": registry.RANKING_LOSSES,
 }
 SEQUENCE_POSITIONS = ("index", "none")
-SEQUENCE_KINDS = ("sasrec", "hstu", "gru4rec")
-EXPERT_KINDS = ("transformer", "sasrec", "gru4rec", "hstu")
 
 
 # ---------------------------------------------------------------- helpers of the rules
@@ -92,7 +77,7 @@ def parse_length(text: str) -> tuple[int, str]:
     """
     found = re.fullmatch(r"([0-9]+) (epoch|step)s?", text)
     if not found or int(found[1]) < 1:
-        raise InputError(f"train.length={text!r} must be a whole number of epochs or steps, as '20 epochs'")
+        raise InputError(f"train.duration={text!r} must be a whole number of epochs or steps, as '20 epochs'")
     return int(found[1]), found[2] + "s"
 
 
@@ -102,45 +87,50 @@ def parse_length(text: str) -> tuple[int, str]:
 def _check_sampling(config: Config) -> None:
     sampling = config.sampling
     _at_least(config, 1, "sampling.negatives", "sampling.next_k")
-    _rate(config, "sampling.unknown_rate")
+    _rate(config, "sampling.id_dropout")
     for pool, count in zip(POOLS, mix_counts(sampling.mix, sampling.negatives), strict=True):
         stored = getattr(config.data, pool)
         require(stored >= count, f"data.{pool}", stored, f"be at least {count}, which sampling.mix takes")
-    most = min(config.data.next_k, len(sampling.labels))
-    allowed = f"be at most {most}: data.next_k={config.data.next_k}, {len(sampling.labels)} sampling.labels"
+    most, stored = min(config.data.num_targets, len(sampling.target_weights)), config.data.num_targets
+    weights = len(sampling.target_weights)
+    allowed = f"be at most {most}: data.num_targets={stored}, {weights} sampling.target_weights"
     require(sampling.next_k <= most, "sampling.next_k", sampling.next_k, allowed)
-    for i, label in enumerate(sampling.labels):
-        require(0 < label <= 1, f"sampling.labels[{i}]", label, "be in (0, 1]")
+    for i, label in enumerate(sampling.target_weights):
+        require(0 < label <= 1, f"sampling.target_weights[{i}]", label, "be in (0, 1]")
 
 
 def _check_model(config: Config) -> None:
     model, gate = config.model, config.model.gate
     _at_least(config, 1, "model.width")
-    _positive(config, "model.embedding_spread")
+    _positive(config, "model.embedding_init_std")
     require(bool(model.experts), "model.experts", model.experts, "hold at least one Expert")
     for i, expert in enumerate(model.experts):
         key = f"model.experts[{i}]"
-        among(f"{key}.kind", expert.kind, EXPERT_KINDS)
-        for name in ("window", "layers", "heads"):
+        among(f"{key}.encoder", expert.encoder, registry.ENCODERS)
+        for name in ("max_len", "num_layers", "num_heads"):
             require(getattr(expert, name) >= 1, f"{key}.{name}", getattr(expert, name), "be at least 1")
-        history = config.data.history
+        history = config.data.max_history
         require(
-            expert.window <= history, f"{key}.window", expert.window, f"be at most data.history={history}"
+            expert.max_len <= history,
+            f"{key}.max_len",
+            expert.max_len,
+            f"be at most data.max_history={history}",
         )
         require(
-            model.width % expert.heads == 0, "model.width", model.width, f"divide by heads={expert.heads}"
+            model.width % expert.num_heads == 0,
+            "model.width",
+            model.width,
+            f"divide by num_heads={expert.num_heads}",
         )
-        require(
-            expert.feedforward * model.width >= 1, f"{key}.feedforward", expert.feedforward, "give a width"
-        )
+        require(expert.mlp_ratio * model.width >= 1, f"{key}.mlp_ratio", expert.mlp_ratio, "give a width")
         require(0 <= expert.dropout < 1, f"{key}.dropout", expert.dropout, "be in [0, 1)")
     require(0 <= model.dropout < 1, "model.dropout", model.dropout, "be in [0, 1)")
-    for key, sizes in (("model.matcher", model.matcher), ("model.gate.hidden", gate.hidden)):
+    for key, sizes in (("model.head_hidden", model.head_hidden), ("model.gate.hidden", gate.hidden)):
         for i, size in enumerate(sizes):
             require(size >= 1, f"{key}[{i}]", size, "be at least 1")
-    _at_least(config, 0, "model.gate.noise")
+    _at_least(config, 0, "model.gate.noise_std")
     _positive(config, "model.gate.start_temperature", "model.gate.temperature")
-    _rate(config, "model.gate.anneal")
+    _rate(config, "model.gate.anneal_fraction")
     if gate.target_entropy is not None and len(model.experts) > 1:
         ceiling, value = math.log(len(model.experts)), gate.target_entropy
         allowed = (
@@ -151,73 +141,74 @@ def _check_model(config: Config) -> None:
 
 
 def _check_reads(config: Config) -> None:
-    reads, where = config.model.reads, {f.name: f.where for f in config.features}
+    reads, where = config.model.features, {f.name: f.where for f in config.features}
     for i, name in enumerate(reads):
-        among(f"model.reads[{i}]", name, where)
+        among(f"model.features[{i}]", name, where)
     allowed = "be empty, for all, or hold at least one feature of where='title'"
-    require(not reads or "title" in {where[name] for name in reads}, "model.reads", reads, allowed)
+    require(not reads or "title" in {where[name] for name in reads}, "model.features", reads, allowed)
 
 
 def _check_sequences(config: Config) -> None:
     """What a model of sequences is made of, and what is theirs alone."""
-    model, objective, data = config.model, config.next_title, config.data
-    if data.examples == "requests":
+    model, objective = config.model, config.next_item
+    if config.rows == "requests":
         for key, wanted in (
-            ("model.cosine", False), ("model.two_tables", False), ("sampling.window", "latest"),
+            ("model.cosine", False), ("model.untied_item_embeddings", False), ("sampling.window", "latest"),
             ("sampling.stochastic_length", 0),
         ):  # fmt: skip
-            allowed = f"be {wanted} where data.examples is 'requests'"
+            allowed = f"be {wanted} where task.name is 'ranking'"
             require(at(config, key) == wanted, key, at(config, key), allowed)
         return
-    such = "where data.examples is 'sequences'"
+    such = "where task.name is 'next_item'"
     require(len(model.experts) == 1, "model.experts", model.experts, f"hold one Expert {such}")
-    among("model.experts[0].kind", model.experts[0].kind, SEQUENCE_KINDS)
+    among("model.experts[0].encoder", model.experts[0].encoder, registry.SEQUENCE_ENCODERS)
     for key, wanted in (("head", "dot"), ("target_in_sequence", False)):
         require(getattr(model, key) == wanted, f"model.{key}", getattr(model, key), f"be {wanted} {such}")
     among("model.position", model.position, SEQUENCE_POSITIONS)
-    if data.rows == "many" and config.sampling.window == "latest":
-        window, allowed = model.experts[0].window, f"be data.history={data.history}, or titles are left out:"
-        allowed += " rows are many and sampling.window is 'latest'"
-        require(window == data.history, "model.experts[0].window", window, allowed)
     alpha = config.sampling.stochastic_length
     require(alpha == 0 or 1 < alpha < 2, "sampling.stochastic_length", alpha, "be 0 or in (1, 2)")
-    _at_least(config, 1, "next_title.negatives", "next_title.budget")
-    _at_least(config, 0, "next_title.alpha")
-    _positive(config, "next_title.temperature")
-    _rate(config, "next_title.calibration")
+    _at_least(config, 1, "next_item.negatives", "next_item.logits_budget_mib")
+    _at_least(config, 0, "next_item.alpha")
+    _positive(config, "next_item.temperature")
+    _rate(config, "next_item.calibration")
     allowed = f"be False with loss={objective.loss!r}: it is of sampled_softmax"
     sampled = objective.loss == "sampled_softmax"
-    require(sampled or not objective.log_q, "next_title.log_q", objective.log_q, allowed)
+    require(
+        sampled or not objective.logq_correction,
+        "next_item.logq_correction",
+        objective.logq_correction,
+        allowed,
+    )
 
 
 def _check_split(config: Config) -> None:
     """What a table split over devices is not built for."""
-    if config.model.title_table == "split":
-        allowed = "be replicated with data.examples='sequences': outputs meet all titles there"
-        require(config.data.examples == "requests", "model.title_table", "split", allowed)
-        allowed = "be 0 with model.title_table='split': its negatives are drawn while the step runs"
-        require(not config.model.retrieval, "model.retrieval", config.model.retrieval, allowed)
+    if config.model.item_table_sharding == "split":
+        allowed = "be replicated with task.name='next_item': outputs meet all titles there"
+        require(config.rows == "requests", "model.item_table_sharding", "split", allowed)
+        allowed = "be 0 with model.item_table_sharding='split': its negatives are drawn while the step runs"
+        require(not config.model.retrieval_dim, "model.retrieval_dim", config.model.retrieval_dim, allowed)
 
 
 def _check_retrieval(config: Config) -> None:
-    width, weight = config.model.retrieval, config.objective.retrieval
-    _at_least(config, 0, "model.retrieval", "objective.retrieval")
+    width, weight = config.model.retrieval_dim, config.objective.retrieval
+    _at_least(config, 0, "model.retrieval_dim", "objective.retrieval")
     _at_least(config, 1, "objective.retrieval_negatives")
-    allowed = "be 0 with model.retrieval=0: there is no such head"
+    allowed = "be 0 with model.retrieval_dim=0: there is no such head"
     require(bool(width) or not weight, "objective.retrieval", weight, allowed)
-    allowed = "be above 0, or model.retrieval 0: a head that is not trained finds nothing"
+    allowed = "be above 0, or model.retrieval_dim 0: a head that is not trained finds nothing"
     require(bool(weight) or not width, "objective.retrieval", weight, allowed)
     allowed = "be 0 with model.target_in_sequence=True: a user has a vector for each candidate"
-    require(not (width and config.model.target_in_sequence), "model.retrieval", width, allowed)
-    allowed = "be 0 with data.examples='sequences': every score is a dot product there"
-    require(not (width and config.data.examples == "sequences"), "model.retrieval", width, allowed)
+    require(not (width and config.model.target_in_sequence), "model.retrieval_dim", width, allowed)
+    allowed = "be 0 with task.name='next_item': every score is a dot product there"
+    require(not (width and config.rows == "sequences"), "model.retrieval_dim", width, allowed)
 
 
 def _check_objective(config: Config) -> None:
     _check_retrieval(config)
-    if config.data.examples == "sequences":
+    if config.rows == "sequences":
         return  # theirs is next_title
-    objective, score = config.objective, config.evaluate.score
+    objective, score = config.objective, config.evaluate.ranking_head
     weights = ("ctr", "ranking", "regression", "entropy", "balance", "retrieval", "alpha")
     _at_least(config, 0, *(f"objective.{name}" for name in weights))
     _positive(config, "objective.margin")
@@ -232,7 +223,12 @@ def _check_objective(config: Config) -> None:
         require(one, "model.head", "dot", allowed)
     if score != "auto":
         weight = getattr(objective, score)
-        require(weight > 0, "evaluate.score", score, f"be auto, or a head with a weight: objective.{score}=0")
+        require(
+            weight > 0,
+            "evaluate.ranking_head",
+            score,
+            f"be auto, or a head with a weight: objective.{score}=0",
+        )
 
 
 def _check_run(config: Config) -> None:
@@ -244,26 +240,31 @@ def _check_run(config: Config) -> None:
     _positive(config, "optimizer.learning_rate", "train.log_seconds", "train.checkpoint_every_seconds")
     _positive(config, "train.grace_seconds")
     _at_least(config, 1, "train.heartbeat_seconds", "train.join_seconds")
-    _at_least(config, 0, "optimizer.warmup", "optimizer.weight_decay", "optimizer.plateau_patience")
+    _at_least(config, 0, "optimizer.warmup_steps", "optimizer.weight_decay", "optimizer.plateau_patience")
     factor = optimizer.plateau_factor
-    require(0 <= optimizer.b2 < 1, "optimizer.b2", optimizer.b2, "be in [0, 1)")
-    require(0 <= optimizer.average < 1, "optimizer.average", optimizer.average, "be in [0, 1)")
+    require(0 <= optimizer.beta2 < 1, "optimizer.beta2", optimizer.beta2, "be in [0, 1)")
+    require(0 <= optimizer.ema_decay < 1, "optimizer.ema_decay", optimizer.ema_decay, "be in [0, 1)")
     require(0 < factor <= 1, "optimizer.plateau_factor", factor, "be in (0, 1]")
     require(0 <= train.seed < 2**32, "train.seed", train.seed, "be in [0, 2**32)")
-    parse_length(train.length)
+    parse_length(train.duration)
     _at_least(config, 1, "train.batch_size", "train.prefetch", "evaluate.batch_size")
-    _at_least(config, 0, "train.microbatch", "train.dispatch")
-    require(0 <= train.preempted_exit <= 255, "train.preempted_exit", train.preempted_exit, "be in [0, 255]")
+    _at_least(config, 0, "train.microbatch_size", "train.steps_per_call")
+    require(
+        0 <= train.preemption_exit_code <= 255,
+        "train.preemption_exit_code",
+        train.preemption_exit_code,
+        "be in [0, 255]",
+    )
     ks = evaluate.next_k
     require(
         bool(ks) and len(set(ks)) == len(ks), "evaluate.next_k", ks, "hold at least one number, each once"
     )
     for i, k in enumerate(ks):
         require(
-            1 <= k <= config.data.next_k,
+            1 <= k <= config.data.num_targets,
             f"evaluate.next_k[{i}]",
             k,
-            f"be in 1..{config.data.next_k} (data.next_k)",
+            f"be in 1..{config.data.num_targets} (data.num_targets)",
         )
 
 
@@ -275,6 +276,7 @@ _RULES: tuple[Callable[[Config], None], ...] = (
 
 def check(config: Config) -> None:
     """Raises InputError, in one line, at the first value that is wrong: key, value, what is allowed."""
+    adopt_task(config)
     walk(config, Config)
     for key, names in NAMES.items():
         among(key, at(config, key), names)
@@ -293,8 +295,8 @@ def check_devices(config: Config, devices: int) -> None:
 
 def check_dealing(config: Config, devices: int) -> None:
     """Raises InputError unless a split table's rows can be dealt to so many devices."""
-    if config.model.title_table == "split":
+    if config.model.item_table_sharding == "split":
         allowed = (
             f"be replicated on {devices} devices: rows are dealt to a power of two, {SHARD_SLOTS} at most"
         )
-        require(SHARD_SLOTS % devices == 0, "model.title_table", "split", allowed)
+        require(SHARD_SLOTS % devices == 0, "model.item_table_sharding", "split", allowed)

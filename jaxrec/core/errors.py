@@ -1,8 +1,9 @@
-"""The one exception that means "the user's input is wrong"."""
+"""Exception for invalid user input."""
 
 
 class InputError(ValueError):
-    """Bad input. Commands print its text as one line, `error: ...`, and exit with 2.
+    """Invalid user input.
 
-    The text names the file, key or column, the value met, and what is allowed.
+    Commands print the message as one line, `error: ...`, and exit with status 2. The message names the file,
+    key or column, the value, and the allowed values.
     """

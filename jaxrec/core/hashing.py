@@ -1,8 +1,9 @@
-"""Stable counter hashes: every draw of preparation and simulation is a function of its coordinates.
+"""Stable counter-based hashes for every random draw of preparation and simulation.
 
-A sequential generator would make the bytes depend on how many cores or partitions did the work.
+A sequential generator would make the bytes depend on the number of cores or partitions that did the work.
 Here a draw is `mix(seed, user, position, slot, ...)`, the SplitMix64 finaliser (Steele, Lea & Flood,
-OOPSLA 2014) folded over its arguments, so any part can be drawn anywhere, in any order.
+OOPSLA 2014) folded over its arguments. Any subset of the draws can therefore be computed anywhere, in any
+order.
 """
 
 import numpy as np
@@ -13,7 +14,7 @@ _M2 = np.uint64(0x94D049BB133111EB)
 
 
 def _as_u64(x) -> np.ndarray:
-    """Whole numbers as uint64; negative ones wrap."""
+    """Convert whole numbers to uint64; negative numbers wrap."""
     if isinstance(x, int | np.integer):
         return np.asarray(int(x) & 0xFFFFFFFFFFFFFFFF, np.uint64)
     x = np.asarray(x)
@@ -21,56 +22,72 @@ def _as_u64(x) -> np.ndarray:
 
 
 def finalise(x: np.ndarray) -> np.ndarray:
-    """The SplitMix64 finaliser: a bijection of uint64, elementwise."""
-    return _finalise(np.array(x))
+    """Apply the SplitMix64 finaliser, a bijection of uint64, elementwise."""
+    return _finalise_in_place(np.array(x))
 
 
-def _finalise(x: np.ndarray) -> np.ndarray:
-    """In place: a new array a step would cost more than the step."""
-    spare = np.empty_like(x)
-    np.right_shift(x, np.uint64(30), out=spare)
-    x ^= spare
+def _finalise_in_place(x: np.ndarray) -> np.ndarray:
+    """Finalise `x` in place.
+
+    A new array for each operation would cost more than the operation.
+    """
+    buffer = np.empty_like(x)
+    np.right_shift(x, np.uint64(30), out=buffer)
+    x ^= buffer
     x *= _M1
-    np.right_shift(x, np.uint64(27), out=spare)
-    x ^= spare
+    np.right_shift(x, np.uint64(27), out=buffer)
+    x ^= buffer
     x *= _M2
-    np.right_shift(x, np.uint64(31), out=spare)
-    x ^= spare
+    np.right_shift(x, np.uint64(31), out=buffer)
+    x ^= buffer
     return x
 
 
 def mix(*parts) -> np.ndarray:
-    """Hash of whole-number arguments, broadcast together, as uint64."""
+    """Return the uint64 hash of whole-number arguments, broadcast together."""
     h = np.asarray(_GOLDEN)
     for part in parts:
-        h = np.asarray(h ^ _as_u64(part))  # a new array, of which a scalar is one too
+        h = np.asarray(h ^ _as_u64(part))  # a new array, also where the result is a scalar
         h += _GOLDEN
-        h = _finalise(h)
+        h = _finalise_in_place(h)
     return h
 
 
 def extend(h: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """mix(*parts, part) of h = mix(*parts), in the place of h; both uint64 arrays of one shape."""
+    """Return mix(*parts, part) from h = mix(*parts), overwriting h.
+
+    Args:
+        h: uint64; modified in place and returned.
+        part: uint64, the shape of `h`.
+    """
     h ^= part
     h += _GOLDEN
-    return _finalise(h)
+    return _finalise_in_place(h)
 
 
 def uniform(*parts) -> np.ndarray:
-    """float64 in (0, 1), never 0 or 1, from the hash of whole-number arguments."""
+    """Return float64 in (0, 1), never 0 or 1, from the hash of whole-number arguments."""
     return ((mix(*parts) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
-def below(n, *parts) -> np.ndarray:
-    """int64 in [0, n) from the hash of whole-number arguments; n < 2**31, broadcast with them."""
+def randint(n, *parts) -> np.ndarray:
+    """Return int64 in [0, n) from the hash of whole-number arguments.
+
+    Args:
+        n: Upper bounds below 2**31, broadcast with the hash.
+        *parts: Whole numbers, as for `mix`.
+    """
     return (uniform(*parts) * np.asarray(n)).astype(np.int64)
 
 
 def of_keys(keys: np.ndarray) -> np.ndarray:
-    """A stable uint64 for each user key: whole numbers (a bijection) or strings/bytes (UTF-8, no NULs).
+    """Return a stable uint64 hash of each user key.
 
-    A whole number and its decimal string hash differently; the bytes do not depend on the array's
-    item size, so chunks of one file agree.
+    A whole number and its decimal string hash differently. The hash of a string does not depend on the
+    item size of its array, so that all chunks of a file agree.
+
+    Args:
+        keys: [N] whole numbers, whose hash is a bijection, or strings or bytes (UTF-8, no NULs).
     """
     keys = np.asarray(keys)
     with np.errstate(over="ignore"):
@@ -80,7 +97,7 @@ def of_keys(keys: np.ndarray) -> np.ndarray:
         words = -(-max(raw.dtype.itemsize, 1) // 8)
         block = np.ascontiguousarray(raw.astype(f"S{words * 8}")).view(np.uint64).reshape(len(raw), words)
         h = np.full(len(raw), _M1, np.uint64)
-        for w in range(words):  # trailing NUL words leave the hash alone, whatever the item size
+        for w in range(words):  # trailing NUL words leave the hash unchanged, whatever the item size
             column = block[:, w]
             h = np.where(column == 0, h, finalise((h ^ column) + _GOLDEN))
         return h

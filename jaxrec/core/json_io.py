@@ -1,4 +1,4 @@
-"""Results as JSON any reader takes: no NaN or infinity, no NumPy scalars; files whole or not at all."""
+"""JSON results without NaN, infinity or NumPy scalars, and atomic writes of files."""
 
 import json
 import math
@@ -13,38 +13,53 @@ from jaxrec.core.paths import AnyPath
 
 
 def plain(tree: Any) -> Any:
-    """Dicts, lists, numbers, strings and None. NaN and infinities, which JSON lacks, become None."""
+    """Convert a tree to values that JSON can represent.
+
+    Args:
+        tree: Nested mappings, lists and tuples of numbers, strings, None, and NumPy or jax arrays.
+
+    Returns:
+        Dicts, lists, numbers, strings and None; None also in place of NaN and infinities.
+
+    Raises:
+        TypeError: A value is of another type.
+    """
     if isinstance(tree, Mapping):
         return {str(k): plain(v) for k, v in tree.items()}
     if isinstance(tree, list | tuple):
         return [plain(v) for v in tree]
-    if hasattr(tree, "__array__"):  # NumPy's and jax's scalars and arrays
+    if hasattr(tree, "__array__"):  # scalars and arrays of NumPy and jax
         return plain(np.asarray(tree).tolist())
     if isinstance(tree, float):
         return tree if math.isfinite(tree) else None
     if tree is None or isinstance(tree, bool | int | str):
         return tree
-    raise TypeError(f"{tree!r} is a {type(tree).__name__}, which JSON cannot hold")
+    raise TypeError(f"{tree!r} is a {type(tree).__name__}, which JSON cannot represent")
 
 
 def dumps(tree: Any) -> str:
-    """One line of JSON."""
+    """Return the tree as one line of JSON."""
     return json.dumps(plain(tree), allow_nan=False, ensure_ascii=False)
 
 
 def write_bytes(path: AnyPath, data: bytes) -> None:
-    """Writes the file, or leaves the old one: never half."""
+    """Write a file atomically.
+
+    A reader gets the old contents or the new contents, never a mixture.
+    """
     if not isinstance(path, Path):  # in a bucket a file appears when it is closed, and a rename is a copy
         path.write_bytes(data)
         return
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    part.replace(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary.write_bytes(data)
+    temporary.replace(path)
 
 
 def write_text(path: AnyPath, text: str) -> None:
+    """Write text as UTF-8, atomically."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: AnyPath, tree: Any) -> None:
+    """Write a tree as indented JSON with a final newline, atomically."""
     write_text(path, json.dumps(plain(tree), allow_nan=False, ensure_ascii=False, indent=1) + "\n")

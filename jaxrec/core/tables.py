@@ -1,4 +1,4 @@
-"""The tables of a source: titles, users, interactions, and what only a simulator knows."""
+"""Tables of a data source, and the ground truth of a simulator."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Lists(NamedTuple):
-    """A list-valued column: row i holds values[offsets[i]:offsets[i + 1]]."""
+    """List-valued column: row i holds values[offsets[i]:offsets[i + 1]]."""
 
     values: np.ndarray
     offsets: np.ndarray  # [rows + 1] int64
@@ -18,20 +18,24 @@ class Lists(NamedTuple):
 
 @dataclass
 class Titles:
-    """The catalogue. `features` holds each title feature's raw column, one entry a row of `key`.
+    """Catalogue of titles.
 
-    Raw columns, of titles, users and context alike: numbers are float64, NaN where missing; categories
-    are strings, "" where missing, or int64, MISSING where missing.
+    `features` holds the raw column of each title feature, with one entry per row of `key`. Raw columns of
+    titles, users and context alike are of two kinds: numbers are float64, NaN where missing; categories are
+    strings, "" where missing, or int64, MISSING where missing.
     """
 
-    key: np.ndarray  # [V] the caller's id, whole numbers or strings, each once
+    key: np.ndarray  # [V] the source's ids, unique whole numbers or strings
     runtime: np.ndarray  # [V] float64 minutes; 0 or NaN where missing
     features: dict[str, np.ndarray | Lists] = field(default_factory=dict)
 
 
 @dataclass
 class Users:
-    """A chunk of users. A user absent from every chunk has unknown features and is split by hash."""
+    """Chunk of users.
+
+    A user absent from all chunks has unknown features and is assigned to a split by hash.
+    """
 
     key: np.ndarray  # [U] whole numbers or strings, which may be UTF-8 bytes
     features: dict[str, np.ndarray] = field(default_factory=dict)
@@ -40,71 +44,109 @@ class Users:
 
 @dataclass
 class Interactions:
-    """A chunk of watch events, in any order.
+    """Chunk of watch events, in any order.
 
     `seconds` is NaN throughout where the source has no watch time (ratings).
     """
 
-    user: np.ndarray  # [N] as Users.key
-    title: np.ndarray  # [N] int64 row of Titles, -1 for a title the catalogue lacks
+    user: np.ndarray  # [N] same type as Users.key
+    title: np.ndarray  # [N] int64 row of Titles, -1 for a title missing from the catalogue
     time: np.ndarray  # [N] int64 milliseconds since 1970, UTC
     seconds: np.ndarray  # [N] float64 seconds viewed
     context: dict[str, np.ndarray] = field(default_factory=dict)
-    file: str = ""  # where the chunk was read, for messages
-    row: np.ndarray | None = None  # [N] int64 row in that file, the first data row being 1
-    names: dict[str, str] = field(default_factory=dict)  # the source's columns for user, title, time, seconds
-    unknown: str = ""  # the first key of the chunk that the catalogue lacks
+    file: str = ""  # file that the chunk was read from, for error messages
+    row: np.ndarray | None = None  # [N] int64 row in `file`, counted from 1 without the header
+    names: dict[str, str] = field(default_factory=dict)  # column names of user, title, time and seconds
+    unknown: str = ""  # first key of the chunk that is missing from the catalogue
 
 
 @dataclass
 class Drops:
-    """Rows left out, by reason, with the first example of each for the message."""
+    """Numbers of dropped rows by reason.
+
+    `examples` holds the first example of each reason, for error messages.
+    """
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
 
     def add(self, reason: str, count: int, example: str) -> None:
-        """Counts `count` rows; `example` names file, row, column and value of one of them."""
+        """Add `count` dropped rows.
+
+        Args:
+            reason: Key of `counts` and `examples`.
+            count: Number of rows, 0 for none.
+            example: File, row, column and value of one of the rows.
+        """
         if count:
             self.counts[reason] = self.counts.get(reason, 0) + int(count)
             self.examples.setdefault(reason, example)
 
 
 class Truth(Protocol):
-    """What only a simulator knows, for the oracle rows."""
+    """Ground truth of a simulator, for the oracle fields of the evaluation rows."""
 
     def densities(
         self, user: np.ndarray, time: np.ndarray, title: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """At requests (user [N], time [N] ms) for titles [N, C] (rows of Titles), given the latent state:
+        """Return two densities over titles for each example.
 
-        p [N, C]: probability density of the title as the next one played and not abandoned; the
-          normaliser may be any constant of the request.
-        a [N, C]: probability that a title drawn uniformly from those the user abandoned before the
-          request is this one, not knowing which were; sums to 1 over the catalogue.
+        Both densities are conditioned on the user's latent state.
+
+        Args:
+            user: [N] keys of users.
+            time: [N] milliseconds.
+            title: [N, C] rows of Titles.
+
+        Returns:
+            p: [N, C] probability density of the title as the next one played and not abandoned; the
+                normaliser may be any constant of the example.
+            a: [N, C] probability that a title drawn uniformly from the titles abandoned by the user before
+                `time` is this one, without knowledge of the abandoned titles; sums to 1 over the catalogue.
         """
 
     def mood(self, user: np.ndarray, time: np.ndarray) -> np.ndarray:
-        """[N] in [0, 1] of requests: how far what the user is after for the moment moves what is chosen, as
-        the total variation between the densities of the next play with and without it."""
+        """Return the influence of the user's current mood on the next choice.
+
+        Args:
+            user: [N] keys of users.
+            time: [N] milliseconds.
+
+        Returns:
+            [N] in [0, 1]: total variation between the densities of the next play with and without the mood.
+        """
 
 
 class Source(Protocol):
-    """A reader of somebody's logs. Iterating twice gives the same rows. It pickles, with the titles it has
-    read, for it is sent to where its parts are read."""
+    """Reader of interaction logs.
 
-    has_completion: bool  # False: no watch time, so no hard negatives and no personalised loss
-    drops: Drops  # rows the reader itself could not parse; filled while `interactions` is iterated
+    Two iterations give the same rows. A source is pickled, together with the titles already read, to be sent
+    to the workers that read its parts.
+    """
 
-    def titles(self) -> Titles: ...
+    has_completion: bool  # False: no watch time, hence no hard negatives and no personalised loss
+    drops: Drops  # rows that the reader could not parse; filled while `interactions` is iterated
 
-    def users(self) -> Iterator[Users]: ...
+    def titles(self) -> Titles:
+        """Return the catalogue."""
+        ...
+
+    def users(self) -> Iterator[Users]:
+        """Yield the users in chunks."""
+        ...
 
     def parts(self) -> tuple[Any, ...]:
-        """Shares of the interactions that can be read apart, in their order: plain values. Finding them reads
-        no interaction."""
+        """Return descriptions of the parts of the log that can be read independently.
+
+        The descriptions are plain values, in the order of the log. No interaction is read.
+        """
 
     def interactions(self, part: Any = None) -> Iterator[Interactions]:
-        """Those of one part, or of all of them one after another, in the same chunks."""
+        """Yield the interactions of one part, or of all parts in order.
 
-    def truth(self) -> Truth | None: ...
+        Both ways give the same chunks.
+        """
+
+    def truth(self) -> Truth | None:
+        """Return the ground truth, or None for a real log."""
+        ...

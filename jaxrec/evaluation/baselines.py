@@ -1,7 +1,7 @@
-"""Scores that need no training, of the frozen lists: popularity, item to item, two rules, and where it is
-known the oracle.
+"""Baselines without training: popularity, item-to-item, history rules and, if the source has one, the oracle.
 
-Each takes held-out rows and gives [Q, K, 1 + negatives] float64, the target first; higher is better.
+Each baseline takes held-out rows and returns float64 scores [Q, K, 1 + negatives], the target first; higher
+is better.
 """
 
 from collections.abc import Callable
@@ -12,100 +12,115 @@ from jaxrec.data.storage.dataset import BLOCK_ROWS, Arrays, Rows
 
 Rule = Callable[[np.ndarray, str, Arrays], np.ndarray]
 
-_COUNTED = 1_000_000  # training rows that item-to-item counts over, at most
-_TITLES = 8_192  # of which it counts pairs: the most played, 256 MiB
-_AT_A_TIME = 64  # blocks of rows
-_QUERIES = 4_096  # whose histories are held against the most played titles at a time
-_FIRST = 1e9  # more than any rank: what a rule adds to put a title before all others
+_COUNTED = 1_000_000  # maximum of training rows that item-to-item counts
+_TITLES = 8_192  # most played titles, whose pairs item-to-item counts: 256 MiB
+_BLOCKS = 64  # blocks of rows read at a time
+_QUERIES = 4_096  # queries whose histories are compared with the most played titles at a time
+_FIRST = 1e9  # more than any rank; a rule adds this value to rank a title before all others
 
 
 def candidates(rows: np.ndarray, name: str) -> np.ndarray:
-    """[Q, K, 1 + negatives] title ids of a list, the target first; 0 where the next title is absent."""
+    """Return the title ids [Q, K, 1 + negatives] of a candidate list, the target first.
+
+    Args:
+        rows: the Q held-out rows.
+        name: name of the list.
+
+    Returns:
+        Title ids; the id of the target is 0 if there is no such next title.
+    """
     return np.concatenate([rows["target"][:, :, None], rows[f"list_{name}"]], axis=2)
 
 
 def popularity(rows: np.ndarray, name: str, arrays: Arrays) -> np.ndarray:
-    """The more plays by training users the better."""
+    """Score candidates by popularity: plays by training users."""
     return -arrays.rank_of_id[candidates(rows, name)].astype(np.float64)
 
 
 def abandoned(rows: np.ndarray, name: str) -> np.ndarray:
-    """bool: candidates this user had abandoned before the query.
+    """Return a mask [Q, K, 1 + negatives] of candidates that the user had abandoned before the query.
 
-    Of the negatives they are the list's hard ones. A target is one (data.targets="any" alone) where
-    the stored history says so.
+    Among the negatives these candidates are the hard negatives of the list. A target is abandoned if the
+    stored history contains the target as abandoned, which is possible with data.targets="any" only.
     """
     _, _, width = shape = candidates(rows, name).shape
     out = np.zeros(shape, bool)
-    given_up = np.where(rows["history_abandoned"] != 0, rows["history_title"], -1)
-    out[:, :, 0] = (rows["target"][:, :, None] == given_up[:, None, :]).any(axis=2)
+    abandoned_ids = np.where(rows["history_abandoned"] != 0, rows["history_title"], -1)
+    out[:, :, 0] = (rows["target"][:, :, None] == abandoned_ids[:, None, :]).any(axis=2)
     if name == "enabled":
         out[:, :, 1:] = np.arange(width - 1) < rows["list_hard"][:, :, None]
     return out
 
 
 def in_history(rows: np.ndarray, name: str) -> np.ndarray:
-    """bool: candidates in the user's history, whatever came of them."""
+    """Return a mask [Q, K, 1 + negatives] of candidates in the history, abandoned or not."""
     out = abandoned(rows, name)  # other negatives were never played
     out[:, :, 0] |= (rows["target"][:, :, None] == rows["history_title"][:, None, :]).any(axis=2)
     return out
 
 
 def abandoned_rule(rows: np.ndarray, name: str, arrays: Arrays) -> np.ndarray:
-    """What was abandoned last, the rest by popularity."""
+    """Rank abandoned candidates last, and the others by popularity."""
     return popularity(rows, name, arrays) - _FIRST * abandoned(rows, name)
 
 
 def in_history_rule(rows: np.ndarray, name: str, arrays: Arrays) -> np.ndarray:
-    """What is in the history first, the rest by popularity."""
+    """Rank candidates in the history first, and the others by popularity."""
     return popularity(rows, name, arrays) + _FIRST * in_history(rows, name)
 
 
 def not_in_history_rule(rows: np.ndarray, name: str, arrays: Arrays) -> np.ndarray:
-    """What is in the history last, the rest by popularity."""
+    """Rank candidates in the history last, and the others by popularity."""
     return popularity(rows, name, arrays) - _FIRST * in_history(rows, name)
 
 
-def _shown(rows: np.ndarray, arrays: Arrays, titles: int, shown_abandoned: bool) -> np.ndarray:
-    """[Q, history] ranks of what the stored histories show, as a model may see them; `titles` elsewhere."""
-    there = rows["history_title"] > 0
+def _history_ranks(rows: np.ndarray, arrays: Arrays, titles: int, shown_abandoned: bool) -> np.ndarray:
+    """Return popularity ranks [Q, history] of the history titles that a model reads; else `titles`."""
+    visible = rows["history_title"] > 0
     if not shown_abandoned:
-        there &= rows["history_abandoned"] == 0
-    return np.where(there, np.minimum(arrays.rank_of_id[rows["history_title"]], titles), titles)
+        visible &= rows["history_abandoned"] == 0
+    return np.where(visible, np.minimum(arrays.rank_of_id[rows["history_title"]], titles), titles)
 
 
 def item_to_item(training: Rows, arrays: Arrays, shown_abandoned: bool) -> Rule:
-    """A rule from co-occurrence (Sarwar et al. 2001; Linden, Smith & York 2003): a candidate c's score is the
-    sum, over the titles h that the history shows, of the cosine n(h, c) / sqrt(n(h) n(c)), where over
-    training rows n(h, c) counts those whose history shows h and whose target is c, n(h) those that show
-    h, and n(c) those whose target is c. Ties go by popularity.
+    """Return a rule from co-occurrence (Sarwar et al. 2001; Linden, Smith & York 2003).
 
-    Counted are the `_TITLES` most played titles, over all rows or a systematic sample of `_COUNTED`.
+    The score of a candidate c is the sum, over the titles h in the history, of the cosine
+    n(h, c) / sqrt(n(h) n(c)). Popularity breaks ties. Among the training rows, n(h, c) is the number of rows
+    with h in the history and the target c, n(h) the number of rows with h in the history, and n(c) the number
+    of rows with the target c.
+
+    The counts are for the `_TITLES` most played titles, over all rows or a systematic sample of `_COUNTED`.
+
+    Args:
+        training: the training rows.
+        arrays: statistics of titles.
+        shown_abandoned: True to count abandoned titles of the history.
     """
     titles = min(len(arrays.id_of_rank), _TITLES)
     cosine = np.zeros((titles + 1, titles + 1), np.float32)
-    shows, targets = np.zeros(titles + 1), np.zeros(titles + 1)
-    most = min(training.blocks, _COUNTED // BLOCK_ROWS)
-    blocks = np.unique(np.linspace(0, training.blocks - 1, most).astype(int))
-    for some in np.split(blocks, range(_AT_A_TIME, len(blocks), _AT_A_TIME)):
-        rows = training.read(some).reshape(-1).view(training.dtype)
+    in_histories, targets = np.zeros(titles + 1), np.zeros(titles + 1)
+    num_blocks = min(training.blocks, _COUNTED // BLOCK_ROWS)
+    blocks = np.unique(np.linspace(0, training.blocks - 1, num_blocks).astype(int))
+    for block_group in np.split(blocks, range(_BLOCKS, len(blocks), _BLOCKS)):
+        rows = training.read(block_group).reshape(-1).view(training.dtype)
         target = np.minimum(arrays.rank_of_id[rows["target"][:, 0]], titles)
-        shown = _shown(rows, arrays, titles, shown_abandoned)
-        row, column = np.nonzero(shown < titles)
-        pairs, counts = np.unique(shown[row, column] * (titles + 1) + target[row], return_counts=True)
+        ranks = _history_ranks(rows, arrays, titles, shown_abandoned)
+        row, column = np.nonzero(ranks < titles)
+        pairs, counts = np.unique(ranks[row, column] * (titles + 1) + target[row], return_counts=True)
         cosine.reshape(-1)[pairs] += counts
-        shows += np.bincount(shown[row, column], minlength=titles + 1)
+        in_histories += np.bincount(ranks[row, column], minlength=titles + 1)
         targets += np.bincount(target, minlength=titles + 1)
-    cosine /= np.sqrt(np.maximum(shows, 1))[:, None]
+    cosine /= np.sqrt(np.maximum(in_histories, 1))[:, None]
     cosine /= np.sqrt(np.maximum(targets, 1))
-    cosine[:, titles] = 0  # of titles not counted nothing is known
+    cosine[:, titles] = 0  # titles without counts have no co-occurrences
 
     def score(rows: np.ndarray, name: str, arrays: Arrays) -> np.ndarray:
         candidate = np.minimum(arrays.rank_of_id[candidates(rows, name)], titles)
         out = popularity(rows, name, arrays) / _FIRST**2  # far below any cosine
-        for shown in _shown(rows, arrays, titles, shown_abandoned).T:
-            there = np.flatnonzero(shown < titles)
-            out[there] += cosine[shown[there, None, None], candidate[there]]
+        for ranks in _history_ranks(rows, arrays, titles, shown_abandoned).T:
+            query = np.flatnonzero(ranks < titles)
+            out[query] += cosine[ranks[query, None, None], candidate[query]]
         return out
 
     return score
@@ -120,16 +135,26 @@ RULES: dict[str, Rule] = {
 
 
 def oracle(rows: np.ndarray, name: str, shown_abandoned: bool) -> np.ndarray:
-    """p/q of the K=1 list: the bound, for whoever sees the latent state and what a model sees.
+    """Score the K=1 list by p / q, the upper bound with knowledge of the latent state.
 
-    A model that is shown what was abandoned knows those are no first plays; so does this then.
+    p is the true probability that a title is watched next, q the density with which the pools of the list
+    draw the title.
+
+    Args:
+        rows: the Q held-out rows.
+        name: name of the list.
+        shown_abandoned: True if the model reads abandoned titles of the history. A model that reads abandoned
+            titles can infer that they are not first plays, so the oracle then ranks them last.
     """
     scores = rows[f"oracle_{name}"][:, None].astype(np.float64)
     return np.where(abandoned(rows, name)[:, :1], -1.0, scores) if shown_abandoned else scores
 
 
 def true_probability(rows: np.ndarray, name: str, shown_abandoned: bool) -> np.ndarray:
-    """p alone of the K=1 list, which is no bound: lists are not drawn evenly."""
+    """Score the K=1 list by the true probability p alone.
+
+    This is no upper bound, because candidate lists are not drawn uniformly. Args as for `oracle`.
+    """
     scores = rows[f"truth_{name}"][:, None].astype(np.float64)
     return np.where(abandoned(rows, name)[:, :1], -1.0, scores) if shown_abandoned else scores
 
@@ -143,8 +168,17 @@ ORACLES = {"oracle": oracle, "oracle_p": true_probability}
 def popularity_ranks(
     rows: np.ndarray, arrays: Arrays, filtered: bool, top: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The target's rank [Q], from 1, among all titles by plays, and the ids of the most played [Q, top], 0
-    where there are no more; `filtered` is as in `scoring.Ranker`."""
+    """Rank all titles by plays, for each query.
+
+    Args:
+        rows: the Q held-out rows.
+        arrays: statistics of titles.
+        filtered: True to leave out titles of the history, as in `scorers.CatalogueRanker`.
+        top: number of recommended titles per query.
+
+    Returns:
+        Ranks [Q] of the targets, from 1, and ids [Q, top] of the most played titles, 0 for none.
+    """
     target, history = rows["target"][:, 0], rows["history_title"]
     places = arrays.rank_of_id[target].astype(np.int64)
     if not filtered:

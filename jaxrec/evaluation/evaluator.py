@@ -1,4 +1,4 @@
-"""A checkpoint's scores: the model beside the rules and, where it is known, the oracle."""
+"""Evaluation of checkpoints: the model, the baselines and, if the source has one, the oracle."""
 
 import time
 from dataclasses import dataclass
@@ -31,14 +31,19 @@ from jaxrec.tasks import build
 from jaxrec.tasks.base import Task
 from jaxrec.tasks.metric_sums import mean_metrics
 
-CHECKPOINTS = "checkpoints"  # the folder of a workdir that holds them
+CHECKPOINTS = "checkpoints"  # folder of checkpoints in a workdir
 
 
 class Validator:
-    """Judges parameters on the validation queries while they are trained.
+    """Evaluation of parameters on the validation queries during training.
 
-    `metric` of the list `watched` says which checkpoint is the best: NDCG@1 of the enabled list or, of
-    sequences, NDCG@10 of the catalogue, titles of the history left out.
+    `metric` on the list `watched` selects the best checkpoint: NDCG@1 of the enabled list or, for next-item
+    models, NDCG@10 over the catalogue without the titles of the history.
+
+    Args:
+        task: The task.
+        table: Title features on the devices.
+        rows: The validation rows.
     """
 
     def __init__(self, task: Task, table: TitleTable, rows: Rows) -> None:
@@ -51,7 +56,7 @@ class Validator:
         )
 
     def __call__(self, params: Any) -> tuple[dict[str, float], dict[str, Any]]:
-        """Return figures, `loss` among them, and the metrics of each list."""
+        """Return mean metrics such as `loss`, and the ranking metrics of each list."""
         if self._scorer is not None:
             scored = self._scorer(params, self._rows)
             return mean_metrics(scored.sums), model_lists(scored.scores, self._queries, 1, LISTS)
@@ -61,22 +66,30 @@ class Validator:
 
 @dataclass
 class LoadedCheckpoint:
-    """What a checkpoint holds, ready to score."""
+    """Contents of a checkpoint, ready for scoring."""
 
     config: Config
     task: Task
     arrays: Arrays
-    params: Any  # those that are evaluated: `TrainState.eval_params`
+    params: Any  # `TrainState.eval_params`
     step: int
     meta: dict[str, Any]
 
 
 def load_checkpoint(workdir: str | AnyPath, which: str) -> LoadedCheckpoint:
-    """From a checkpoint alone. Raises InputError where there is none."""
+    """Load a checkpoint without its dataset.
+
+    Args:
+        workdir: folder of the run.
+        which: "best" or "last".
+
+    Raises:
+        InputError: there is no such checkpoint, or the item table cannot be split over these devices.
+    """
     with Checkpointer(as_path(workdir) / CHECKPOINTS) as checkpoints:
         meta = checkpoints.restore_meta(which)
         config = from_json(meta["config"])
-        config.model.attention = "auto"  # the form is of the machine that trained, not of the model
+        config.model.attention_impl = "auto"  # the stored value suits the training machine
         check_dealing(config, device_count())
         task = restore_task(config, meta)
         abstract = task.abstract_params
@@ -86,6 +99,7 @@ def load_checkpoint(workdir: str | AnyPath, which: str) -> LoadedCheckpoint:
 
 
 def restore_task(config: Config, meta: dict[str, Any]) -> Task:
+    """Return the task of a checkpoint, from its config and its metadata."""
     return build.build_task(
         config,
         Layout.from_json(meta["layout"]),
@@ -100,52 +114,64 @@ def evaluate(
     split: str = "test", lists: tuple[str, ...] = (), next_k: tuple[int, ...] | None = None,
     heads: bool = False, seen: str = "filtered", retrieve: int = 0,
 ) -> EvaluationResult:  # fmt: skip
-    """Scores a checkpoint on a split's frozen lists, beside the baselines. With `heads`, also by each other
-    head that can rank: the objective is then not mistaken for the head. Among `lists`, CATALOGUE ranks all
-    titles, those of the history "filtered" or "kept", as `seen` says, and, with `retrieve`, in two stages
-    beside: so many titles by the retrieval head, in the order of the head that ranks. Without any it is
-    the frozen lists or, for a model of sequences, which has none, the catalogue.
+    """Evaluate a checkpoint and the baselines on a split.
 
-    Raises InputError where the dataset is not the one the checkpoint was trained on, or one laid out alike,
-    and where there is nothing to retrieve by.
+    Args:
+        workdir: folder of the run.
+        which: "best" or "last" checkpoint. None: the value of the config; "last" if there is no best.
+        data: folder of the dataset. None: the dataset of the training.
+        split: name of the split.
+        lists: candidate lists to score; CATALOGUE ranks all titles. Empty: the frozen lists or, for a
+            next-item model, which has none, CATALOGUE.
+        next_k: numbers of next titles K to evaluate. None: the value of the config.
+        heads: True to evaluate also every other head that can rank, which separates the effect of the
+            objective from the effect of the head.
+        seen: "filtered" or "kept": leave out, or keep, the titles of the history in CATALOGUE.
+        retrieve: number of titles of a two-stage ranking, in addition to the exact ranking: the retrieval
+            head selects the titles, the ranking head orders them. 0: no two-stage ranking.
+
+    Raises:
+        InputError: the layout of the dataset is not the layout of the checkpoint; a frozen list for a
+            next-item model; K larger than the dataset stores; `retrieve` without a retrieval head.
     """
     started = time.perf_counter()
     workdir = as_path(workdir)
     if which is None:
         with Checkpointer(workdir / CHECKPOINTS) as checkpoints:
-            which = from_json(checkpoints.restore_meta("last")["config"]).evaluate.which
+            which = from_json(checkpoints.restore_meta("last")["config"]).evaluate.checkpoint
             which = which if checkpoints.best_step() is not None else "last"
     loaded = load_checkpoint(workdir, which)
     dataset = Dataset(data or loaded.meta["dataset_directory"])
     if dataset.layout != loaded.task.layout:
         raise InputError(
-            f"dataset {dataset.directory}: its layout is not the checkpoint's; prepare it with its config"
+            f"dataset {dataset.directory}: its layout differs from the layout of the checkpoint; "
+            "prepare the dataset with the config of the checkpoint"
         )
-    found = dataset.rows(split)
-    rows = found.all()
+    split_rows = dataset.rows(split)
+    rows = split_rows.all()
     table = replicate(loaded.arrays.title_table())
     task = loaded.task
     protocols = task.protocols()
     lists = lists or protocols.lists or (CATALOGUE,)
     frozen = tuple(name for name in lists if name != CATALOGUE)
     if frozen and not protocols.lists:
-        raise InputError(f"lists={','.join(frozen)}; allowed of a model of sequences: {CATALOGUE}")
+        raise InputError(f"lists={','.join(frozen)}; allowed for a next-item model: {CATALOGUE}")
     result: dict[str, Any] = {"name": loaded.config.name, "split": split, "which": which}
 
     ranked = None
     if CATALOGUE in lists:
         filtered = seen == "filtered"
-        most = min(metrics.SHOWN, len(loaded.arrays.id_of_rank))
-        if retrieve and not loaded.config.model.retrieval:
+        num_shown = min(metrics.SHOWN, len(loaded.arrays.id_of_rank))
+        if retrieve and not loaded.config.model.retrieval_dim:
             raise InputError(
-                f"retrieve={retrieve}; allowed of a model that has a head for it: model.retrieval=0"
+                f"retrieve={retrieve} needs a retrieval head, but model.retrieval_dim=0; allowed: retrieve=0"
             )
-        ranker = CatalogueRanker(task, table, filtered, most, retrieve=retrieve)
-        ranked = ranker(loaded.params, found)
-        ranks, top = baselines.popularity_ranks(rows, loaded.arrays, filtered, most)
+        ranker = CatalogueRanker(task, table, filtered, num_shown, retrieve=retrieve)
+        ranked = ranker(loaded.params, split_rows)
+        ranks, top = baselines.popularity_ranks(rows, loaded.arrays, filtered, num_shown)
         popular = ranked._replace(ranks=ranks, top=top)
-        of_all = {"model": ranked, "popularity": popular}
-        result[CATALOGUE] = whole_catalogue(of_all, rows, loaded.arrays, filtered)
+        by_name = {"model": ranked, "popularity": popular}
+        result[CATALOGUE] = whole_catalogue(by_name, rows, loaded.arrays, filtered)
         if retrieve:
             result[CATALOGUE] |= {
                 "retrieval_head": full_metrics(ranked.retrieved),
@@ -154,9 +180,11 @@ def evaluate(
                 "kept": float(ranked.kept.mean()),
             }
     ks = next_k or loaded.config.evaluate.next_k
-    scores, others = np.empty((len(rows), 0)), dict[str, np.ndarray]()
+    scores, other_scores = np.empty((len(rows), 0)), dict[str, np.ndarray]()
     if protocols.lists:
-        scores, others = _evaluate_lists(loaded, dataset, table, found, rows, frozen, ks, heads, result)
+        scores, other_scores = _evaluate_lists(
+            loaded, dataset, table, split_rows, rows, frozen, ks, heads, result
+        )
     else:
         ks = (1,)
     result |= {
@@ -165,32 +193,50 @@ def evaluate(
         "seed": loaded.config.train.seed,
         "seconds": time.perf_counter() - started,
     }
-    return EvaluationResult(result, rows, scores, dataset.user_keys(split), frozen, ks, others, ranked)
+    return EvaluationResult(result, rows, scores, dataset.user_keys(split), frozen, ks, other_scores, ranked)
 
 
 def _evaluate_lists(
     loaded: LoadedCheckpoint,
     dataset: Dataset,
     table: TitleTable,
-    found: Rows,
+    split_rows: Rows,
     rows: np.ndarray,
     lists: tuple[str, ...],
     ks: tuple[int, ...],
     heads: bool,
     result: dict[str, Any],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Joins what the frozen lists say to `result`; the scores, by the head that ranks and by the others."""
+    """Score the frozen lists and add their metrics to `result`.
+
+    Args:
+        loaded: the checkpoint.
+        dataset: the dataset, whose training rows item-to-item counts.
+        table: title features on the devices.
+        split_rows: the rows of the split, on disk.
+        rows: the same rows, in memory.
+        lists: names of the frozen lists to evaluate.
+        ks: numbers of next titles K to evaluate.
+        heads: True to evaluate also every other head that can rank.
+        result: dictionary of JSON values, changed in place.
+
+    Returns:
+        Scores [Q, lists, K, 1 + negatives] by the head that ranks, and by each other head.
+
+    Raises:
+        InputError: K is larger than the dataset stores.
+    """
     if max(ks) > dataset.layout.next_k:
         raise InputError(
-            f"next_k={max(ks)} must be at most {dataset.layout.next_k}, which the dataset stores"
+            f"next_k={max(ks)} must be at most {dataset.layout.next_k}, the next titles in the dataset"
         )
     other_heads = loaded.task.ranking_heads[1:] if heads else ()
     scorer = ListScorer(loaded.task, table, False, max(ks), other_heads)
-    scores, gate, _, by_head = scorer(loaded.params, found)
-    others = {head: by_head[head] for head in other_heads}
+    scores, gate, _, by_head = scorer(loaded.params, split_rows)
+    other_scores = {head: by_head[head] for head in other_heads}
     shown = loaded.config.sampling.history_keeps_abandoned
-    together = baselines.item_to_item(dataset.rows("train"), loaded.arrays, shown)
-    rules = baselines.RULES | {"item_to_item": together}
+    item_to_item = baselines.item_to_item(dataset.rows("train"), loaded.arrays, shown)
+    rules = baselines.RULES | {"item_to_item": item_to_item}
     for k in ks:
         result[f"lists{metrics.suffix(k)}"] = model_lists(scores, rows, k, lists)
         result[f"baselines{metrics.suffix(k)}"] = baseline_lists(rows, loaded.arrays, k, lists, shown, rules)
@@ -198,9 +244,9 @@ def _evaluate_lists(
         result["gate"] = gate_analysis.gate_report(gate, rows, shown)
     if "enabled" in lists:
         result["by_hard"] = by_hard(scores, rows)
-    if others:
+    if other_scores:
         result["other_heads"] = {
-            task: {f"lists{metrics.suffix(k)}": model_lists(of_task, rows, k, lists) for k in ks}
-            for task, of_task in others.items()
+            head: {f"lists{metrics.suffix(k)}": model_lists(head_scores, rows, k, lists) for k in ks}
+            for head, head_scores in other_scores.items()
         }
-    return scores, others
+    return scores, other_scores

@@ -1,8 +1,8 @@
-"""How the gate weighs its experts over a split: on the whole, and by what might call for one or the other.
+"""Report on the gate: expert weights over a split, by history length, time gap and mood.
 
-Eq. 10 holds each user's entropy near a target, which a gate that gives everyone the same weights meets
-too. The mutual information of the choice and the user, H(mean weights) - mean H, tells them apart: it is
-0 where all users get the same and at most ln E.
+Eq. 10 keeps the entropy of each user near a target. A gate with the same weights for every user can meet that
+target too. The mutual information of expert and user, H(mean weights) - mean H, separates the two cases: the
+information is 0 if all users get the same weights, and at most ln E for E experts.
 """
 
 import itertools
@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxrec.core.ids import PAD
 
-COLLAPSED = 0.01  # nats of mutual information under which the gate says nothing of the user
+COLLAPSED = 0.01  # nats of mutual information; below, the gate does not depend on the user
 
 _TITLES = (1, 2, 3, 5, 8, 13, 21)  # first of each group of history lengths
 _GAPS = {"under an hour": 3600.0, "a day": 86_400.0, "a week": 7 * 86_400.0, "four weeks": 28 * 86_400.0}
@@ -20,14 +20,24 @@ _MOODS = 5  # groups of equal size
 
 
 def entropy(gate: np.ndarray) -> np.ndarray:
-    """H [...] in nats of weights [..., E]."""
+    """Return the entropy [...] in nats of weights [..., E]."""
     return -(gate * np.log(np.where(gate > 0, gate, 1.0))).sum(-1)
 
 
 def gate_report(gate: np.ndarray, rows: np.ndarray, keeps_abandoned: bool) -> dict[str, Any]:
-    """Of the noise-free weights [Q, E] of held-out rows: `mean` [E], `entropy`, `entropy_of_mean` and
-    `information` in nats, `collapsed`, and the mean weights of groups of queries: `by_history` (titles
-    shown), `by_gap` (since the last of them was played), `by_mood` (where the source knows it)."""
+    """Summarize the weights of the gate over the queries of a split.
+
+    Args:
+        gate: expert weights [Q, E], without noise.
+        rows: the Q held-out rows.
+        keeps_abandoned: True if the model reads abandoned titles of the history.
+
+    Returns:
+        A dictionary of JSON values: `mean` [E]; `entropy`, `entropy_of_mean` and `information` in nats;
+        `collapsed`; and the mean weights of groups of queries: `by_history` (number of titles that the model
+        reads), `by_gap` (time since the newest of these titles was played) and, if the source stores moods,
+        `by_mood`.
+    """
     gate = np.asarray(gate, np.float64)
     mean = gate.mean(0)
     of_each, of_mean = float(entropy(gate).mean()), float(entropy(mean))
@@ -49,15 +59,22 @@ def gate_report(gate: np.ndarray, rows: np.ndarray, keeps_abandoned: bool) -> di
 
 
 def _groups(gate: np.ndarray, group: np.ndarray, names: list[str]) -> dict[str, Any]:
-    """Mean weights and queries of each group [Q] that has any; -1 belongs to none."""
-    found = {}
+    """Return the mean weights and the number of queries of each group that is not empty.
+
+    Args:
+        gate: expert weights [Q, E].
+        group: group index [Q] of each query; -1 for none.
+        names: the name of each group.
+    """
+    summaries = {}
     for n, name in enumerate(names):
-        if (of_it := group == n).any():
-            found[name] = {"weights": gate[of_it].mean(0).tolist(), "queries": int(of_it.sum())}
-    return found
+        if (in_group := group == n).any():
+            summaries[name] = {"weights": gate[in_group].mean(0).tolist(), "queries": int(in_group.sum())}
+    return summaries
 
 
 def _by_history(titles: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Group queries by number of titles [Q]; return group indices [Q] and group names."""
     last = [str(n - 1) for n in _TITLES[1:]]
     spans = zip(map(str, _TITLES), last, strict=False)
     names = [a if a == b else f"{a} to {b}" for a, b in spans]
@@ -65,19 +82,28 @@ def _by_history(titles: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
 
 def _by_gap(age: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """By seconds since the newest title shown was played; `age` [Q, L] holds their log1p."""
+    """Group queries by the time since the newest title shown was played.
+
+    Args:
+        age: log1p of seconds [Q, L] since each title was played.
+        shown: [Q, L] bool, True for titles that the model reads.
+
+    Returns:
+        Group indices [Q], -1 for no titles, and group names.
+    """
     newest = shown.shape[1] - 1 - shown[:, ::-1].argmax(1)
     seconds = np.expm1(np.take_along_axis(age, newest[:, None], 1)[:, 0].astype(np.float64))
     group = np.searchsorted(list(_GAPS.values()), seconds, side="right")
-    first, *others = _GAPS
-    names = [first, *(f"under {name}" for name in others), f"{others[-1]} or more"]
+    first, *longer = _GAPS
+    names = [first, *(f"under {name}" for name in longer), f"{longer[-1]} or more"]
     return np.where(shown.any(1), group, -1), names
 
 
 def _by_mood(mood: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Group queries by quantiles of mood [Q]; return group indices [Q] and group names."""
     edges = np.quantile(mood, np.arange(1, _MOODS) / _MOODS)
     ends = [float(mood.min()), *edges.tolist(), float(mood.max())]
     names = [f"{a:.2f} to {b:.2f}" for a, b in itertools.pairwise(ends)]
-    if len(set(names)) < _MOODS:  # one size for all
+    if len(set(names)) < _MOODS:  # moods too similar for distinct names: one group
         return np.zeros(len(mood), int), [f"{ends[0]:.2f} to {ends[-1]:.2f}"]
     return np.searchsorted(edges, mood, side="right"), names

@@ -1,7 +1,7 @@
-"""NDCG@k, Recall@k and MRR@k of one relevant title among its rivals, on NumPy arrays; what lists show else.
+"""Ranking metrics of one relevant title (NDCG@k, Recall@k, MRR@k) and exposure metrics, on NumPy arrays.
 
-The first are functions of the target's rank alone. Over a list of 1 + 20 in random order they average
-.048 (NDCG@1), .140 (NDCG@5), .238 (Recall@5) and .109 (MRR@5).
+The ranking metrics are functions of the target's rank alone. Over a list of 1 + 20 titles in random order
+their means are .048 (NDCG@1), .140 (NDCG@5), .238 (Recall@5) and .109 (MRR@5).
 """
 
 from collections.abc import Callable
@@ -13,10 +13,16 @@ from jaxrec.core.ids import FIRST_TITLE
 
 
 def rank(scores, present=None):
-    """The target's rank from scores [..., 1 + N], its own first: 1 + the negatives not strictly below it.
+    """Return the rank of the target: 1 + the number of negatives not strictly below it.
 
-    Ties and NaN, on either side, count against the model. Negatives where `present` [..., N] is False
-    are not there. Works on JAX arrays too.
+    Ties and NaN, in the target or in a negative, count against the model. JAX arrays work too.
+
+    Args:
+        scores: [..., 1 + N], the score of the target first.
+        present: [..., N] bool, False for negatives to ignore. None: all negatives count.
+
+    Returns:
+        Ranks [...], from 1.
     """
     ahead = ~(scores[..., 1:] < scores[..., :1])
     if present is not None:
@@ -25,21 +31,21 @@ def rank(scores, present=None):
 
 
 def ndcg(rank: np.ndarray, k: int) -> np.ndarray:
-    """1 / log2(1 + rank) up to rank k, else 0: the ideal list's gain is 1."""
+    """Return 1 / log2(1 + rank) up to rank k, else 0; the gain of the ideal list is 1."""
     return np.where(rank <= k, 1.0 / np.log2(1.0 + rank), 0.0)
 
 
 def recall(rank: np.ndarray, k: int) -> np.ndarray:
-    """1 up to rank k, else 0."""
+    """Return 1 up to rank k, else 0."""
     return (rank <= k).astype(np.float64)
 
 
 def mrr(rank: np.ndarray, k: int) -> np.ndarray:
-    """1 / rank up to rank k, else 0."""
+    """Return 1 / rank up to rank k, else 0."""
     return np.where(rank <= k, 1.0 / rank, 0.0)
 
 
-METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # the paper's, of ranks [...]
+METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # the metrics of the paper, of ranks [...]
     "ndcg@1": lambda rank: ndcg(rank, 1),
     "ndcg@5": lambda rank: ndcg(rank, 5),
     "recall@5": lambda rank: recall(rank, 5),
@@ -48,41 +54,58 @@ METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # the paper's, of ra
 
 
 CUTOFFS = (1, 5, 10, 20, 100)
-# Over the whole catalogue, of ranks [...]. With one relevant title the hit rate HR@k is Recall@k.
+# Metrics of ranks [...] over the whole catalogue. With one relevant title the hit rate HR@k is Recall@k.
 FULL: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     f"{name}@{k}": partial(metric, k=k)
     for name, metric in {"hr": recall, "ndcg": ndcg, "mrr": mrr}.items()
     for k in CUTOFFS
 }
-SHOWN = 10  # titles of each list that `shown` looks at
+SHOWN = 10  # titles of each recommended list that `shown` covers
 
 
 def shown(top: np.ndarray, plays: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """What the first titles shown, ids `top` [Q, SHOWN] (0: none), are like beside being right.
+    """Return coverage, novelty and popularity lift of the recommended titles.
 
-    `coverage`: the share, in [0, 1], of the titles that somebody is shown. `novelty`: the mean of
-    -log2(plays / all plays), in bits, of what is shown (Vargas & Castells, RecSys 2011); a title nobody
-    played counts as played once. `popularity_lift`: the mean plays of what is shown over those of
-    `targets` [Q], what users went on to watch; above 1 the popular are shown more than they are chosen
-    (after Abdollahpouri et al., 2020). `plays` [V] are of training users, by id; ids below the first title's
-    have none and count for nothing.
+    - `coverage`: the fraction, in [0, 1], of all titles that at least one user is shown.
+    - `novelty`: the mean of -log2(plays / all plays), in bits, over the titles shown (Vargas & Castells,
+      RecSys 2011). A title without plays counts as played once.
+    - `popularity_lift`: the mean plays of the titles shown, divided by the mean plays of the titles that
+      users watched next. Above 1, popular titles are shown more often than they are chosen (after
+      Abdollahpouri et al., 2020).
+
+    Args:
+        top: ids [Q, SHOWN] of the titles shown, the best first; 0 for none.
+        plays: plays [V] by training users, by title id. Ids below the first title have no plays and are not
+            counted as titles.
+        targets: ids [Q] of the titles that users watched next.
+
+    Returns:
+        Metric name, with the cutoff -> value.
     """
-    there = top[top > 0]
+    shown_ids = top[top > 0]
     at = f"@{SHOWN}"
     return {
-        f"coverage{at}": len(np.unique(there)) / (len(plays) - FIRST_TITLE),
-        f"novelty{at}": float(-np.log2(np.maximum(plays[there], 1) / plays.sum()).mean()),
-        f"popularity_lift{at}": float(plays[there].mean() / plays[targets].mean()),
+        f"coverage{at}": len(np.unique(shown_ids)) / (len(plays) - FIRST_TITLE),
+        f"novelty{at}": float(-np.log2(np.maximum(plays[shown_ids], 1) / plays.sum()).mean()),
+        f"popularity_lift{at}": float(plays[shown_ids].mean() / plays[targets].mean()),
     }
 
 
 def suffix(next_k: int) -> str:
-    """What the names of figures of the next `next_k` titles end in; nothing for K=1."""
+    """Return the suffix of the names of results over the next `next_k` titles; empty for K=1."""
     return "" if next_k == 1 else f"_k{next_k}"
 
 
 def per_user(user: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Users [U] in ascending order, the mean of each one's values [U], and how many there were [U]."""
-    users, of_query = np.unique(user, return_inverse=True)
-    counts = np.bincount(of_query, minlength=len(users))
-    return users, np.bincount(of_query, weights=values, minlength=len(users)) / counts, counts
+    """Average values by user.
+
+    Args:
+        user: user [N] of each value.
+        values: [N].
+
+    Returns:
+        Users [U] in ascending order, the mean of each user's values [U], and the number of values [U].
+    """
+    users, user_index = np.unique(user, return_inverse=True)
+    counts = np.bincount(user_index, minlength=len(users))
+    return users, np.bincount(user_index, weights=values, minlength=len(users)) / counts, counts

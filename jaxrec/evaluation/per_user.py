@@ -1,7 +1,7 @@
-"""Runs' values user by user, as `evaluate --per-user` wants them: written, read, matched by user, compared.
+"""Per-user results of runs: write, read, match by user, compare (`evaluate --per-user`).
 
-Values are per-user means in [0, 1]; a difference is of two runs for one user, so that what makes a user
-easy or hard cancels.
+Values are per-user means in [0, 1]. Each difference is between two runs for one user, so the difficulty of
+the user cancels.
 """
 
 import io
@@ -20,121 +20,178 @@ from jaxrec.core.json_io import write_bytes
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.evaluation import metrics, statistics
 
-DECIMALS = 12  # past which a difference of means is rounding and not a difference
+DECIMALS = 12  # smaller differences of means are rounding errors
 
 
 class PerUserResults:
-    """One judged run. Columns are read as they are asked for: a study looks at few of many."""
+    """Results of one evaluated run.
+
+    Columns are read on demand, because a study uses few of many.
+    """
 
     def __init__(
-        self, workdir: str | AnyPath, of_users: AnyPath, of_queries: AnyPath, result: dict[str, Any]
+        self, workdir: str | AnyPath, user_file: AnyPath, query_file: AnyPath, result: dict[str, Any]
     ) -> None:
-        self.workdir, self.result = str(workdir), result  # as evaluate printed it
-        self._of_users, self._of_queries = _readable(of_users), _readable(of_queries)
-        self.columns = pl.read_parquet_schema(self._of_users).keys()  # as `evaluation.per_user` names them
+        """Open the results of a run.
+
+        Args:
+            workdir: folder of the run, for error messages.
+            user_file: Parquet file with a row per user.
+            query_file: Parquet file with a row per query.
+            result: the result that `evaluate` printed.
+        """
+        self.workdir, self.result = str(workdir), result
+        self._user_file, self._query_file = _open_for_polars(user_file), _open_for_polars(query_file)
+        self.columns = pl.read_parquet_schema(self._user_file).keys()  # named by `results.per_user`
 
     @cached_property
     def users(self) -> np.ndarray:
-        """[U] keys, ascending."""
-        return pl.read_parquet(self._of_users, columns=["user"])["user"].sort().to_numpy()
+        """User keys [U], ascending."""
+        return pl.read_parquet(self._user_file, columns=["user"])["user"].sort().to_numpy()
 
     @cached_property
     def queries(self) -> pl.DataFrame:
-        """A row a query: user, and the target's rank in each list."""
-        return pl.read_parquet(self._of_queries)
+        """Table with a row per query: the user, and the rank of the target in each list."""
+        return pl.read_parquet(self._query_file)
 
     def of_user(self, column: str) -> np.ndarray:
-        """[U] means of a column, in the order of `users`."""
-        return pl.read_parquet(self._of_users, columns=["user", column]).sort("user")[column].to_numpy()
+        """Return the means [U] of a column, in the order of `users`."""
+        return pl.read_parquet(self._user_file, columns=["user", column]).sort("user")[column].to_numpy()
 
 
-def _readable(path: AnyPath) -> Path | io.BytesIO:
-    """What polars reads: of a bucket it would read by itself, but with credentials from other places."""
+def _open_for_polars(path: AnyPath) -> Path | io.BytesIO:
+    """Return a local path, or the bytes of a file in a bucket.
+
+    Polars can read from buckets too, but with credentials from other sources than the rest of the program.
+    """
     return path if isinstance(path, Path) else io.BytesIO(path.read_bytes())
 
 
 def write(
-    workdir: str | AnyPath, stem: str, of_users: Mapping[str, Any], of_queries: Mapping[str, Any]
+    workdir: str | AnyPath, stem: str, user_columns: Mapping[str, Any], query_columns: Mapping[str, Any]
 ) -> None:
-    """The columns of `evaluation.per_user` and `per_query` as `<stem>-per-user.parquet` and
-    `<stem>-per-query.parquet`, each whole or not at all: a study takes the last for a sign."""
-    for what, columns in {"per-user": of_users, "per-query": of_queries}.items():
+    """Write `<stem>-per-user.parquet`, then `<stem>-per-query.parquet`, each atomically.
+
+    A study takes the second file as the sign that the evaluation is complete.
+
+    Args:
+        workdir: folder to write to.
+        stem: start of the file names.
+        user_columns: columns of `results.per_user`.
+        query_columns: columns of `results.per_query`.
+    """
+    for suffix, columns in {"per-user": user_columns, "per-query": query_columns}.items():
         data = io.BytesIO()
         pl.DataFrame(columns).write_parquet(data)
-        write_bytes(as_path(workdir) / f"{stem}-{what}.parquet", data.getvalue())
+        write_bytes(as_path(workdir) / f"{stem}-{suffix}.parquet", data.getvalue())
 
 
 def read(workdir: str | AnyPath, split: str = "test", which: str | None = None) -> PerUserResults:
-    """What `evaluate --per-user` left in a workdir of one split, and of one checkpoint where `which` names
-    it. Raises InputError where there is nothing, or two things."""
+    """Read the files that `evaluate --per-user` wrote to a workdir.
+
+    Args:
+        workdir: folder of the run.
+        split: the evaluated split.
+        which: the evaluated checkpoint, "best" or "last". None: the only one with results.
+
+    Raises:
+        InputError: there are no results, results of both checkpoints, or a file is missing.
+    """
     pattern = f"eval-{split}-{which or '*'}-per-user.parquet"
-    found = sorted(as_path(workdir).glob(pattern))
-    if len(found) != 1:
-        held = ", ".join(path.name for path in found) or "nothing"
+    matches = sorted(as_path(workdir).glob(pattern))
+    if len(matches) != 1:
+        names = ", ".join(path.name for path in matches) or "nothing"
         raise InputError(
-            f"{workdir}: holds {held} where one {pattern} is needed; "
-            + ("say --which=best or --which=last" if found else "write it: evaluate --per-user")
+            f"{workdir}: holds {names} where one {pattern} is needed; "
+            + ("use --which=best or --which=last" if matches else "run evaluate --per-user first")
         )
-    stem = found[0].name.removesuffix("-per-user.parquet")
-    result, queries = (found[0].with_name(f"{stem}{end}") for end in (".json", "-per-query.parquet"))
+    stem = matches[0].name.removesuffix("-per-user.parquet")
+    result, queries = (matches[0].with_name(f"{stem}{end}") for end in (".json", "-per-query.parquet"))
     for path in (result, queries):
         if not path.exists():
-            raise InputError(f"{path}: does not exist beside {found[0].name}; run evaluate --per-user again")
-    return PerUserResults(workdir, found[0], queries, json.loads(result.read_bytes()))
+            raise InputError(
+                f"{path}: does not exist beside {matches[0].name}; run evaluate --per-user again"
+            )
+    return PerUserResults(workdir, matches[0], queries, json.loads(result.read_bytes()))
 
 
 def matched(runs: Sequence[PerUserResults]) -> None:
-    """Raises InputError unless all were judged on the same users of the same dataset."""
+    """Check that all runs were evaluated on the same users of the same dataset.
+
+    Raises:
+        InputError: two runs differ in dataset or in users.
+    """
     first = runs[0]
     for other in runs[1:]:
         if other.result["dataset"] != first.result["dataset"]:
             raise InputError(
-                f"{other.workdir}: was judged on dataset {other.result['dataset']}, {first.workdir} on "
-                f"{first.result['dataset']}; allowed: runs judged on one dataset"
+                f"{other.workdir}: was evaluated on dataset {other.result['dataset']}, {first.workdir} on "
+                f"{first.result['dataset']}; allowed: runs evaluated on the same dataset"
             )
         if not np.array_equal(other.users, first.users):
-            apart = len(np.setxor1d(other.users, first.users))
+            unmatched = len(np.setxor1d(other.users, first.users))
             raise InputError(
-                f"{other.workdir}: {apart:,} users are in it or in {first.workdir} and not in both; "
-                "allowed: runs judged on the same split"
+                f"{other.workdir}: {unmatched:,} users are in this run or in {first.workdir} and not in "
+                "both; allowed: runs evaluated on the same split"
             )
 
 
-def difference(first: PerUserResults, second: PerUserResults, column: str, of_second: str = "") -> np.ndarray:
-    """[U]: the first run's value minus the second's (of its column `of_second`, if named), user by user."""
-    return np.round(first.of_user(column) - second.of_user(of_second or column), DECIMALS)
+def difference(
+    first: PerUserResults, second: PerUserResults, column: str, second_column: str = ""
+) -> np.ndarray:
+    """Return the values [U] of the first run minus those of the second, user by user.
+
+    Args:
+        first: results of one run.
+        second: results of the other run, with the same users.
+        column: column of the first run.
+        second_column: column of the second run; empty for the same column.
+    """
+    return np.round(first.of_user(column) - second.of_user(second_column or column), DECIMALS)
 
 
 def compare(first: PerUserResults, second: PerUserResults) -> dict[str, Any]:
-    """The first minus the second, for each list and metric both have (K=1), over users; and over queries,
-    as the paper tests, though a user's queries are not independent. Raises InputError as `matched` does."""
+    """Compare two runs: the first minus the second, for each list and metric of both (K=1).
+
+    Tests are over users, and also over queries, as in the paper, although the queries of one user are not
+    independent.
+
+    Returns:
+        A dictionary of JSON values: `first`, `second` (the workdirs), `dataset`, and `metrics`: column name
+        -> means and tests.
+
+    Raises:
+        InputError: the runs differ in dataset, users or queries, or have no list in common.
+    """
     matched([first, second])
-    ours, theirs = first.queries, second.queries
-    if not ours["user"].equals(theirs["user"]):
-        raise InputError(f"{second.workdir}: its queries are not those of {first.workdir}; judge both again")
+    first_queries, second_queries = first.queries, second.queries
+    if not first_queries["user"].equals(second_queries["user"]):
+        raise InputError(
+            f"{second.workdir}: its queries differ from the queries of {first.workdir}; evaluate both again"
+        )
     out = {}
     for name in (*LISTS, CATALOGUE):
         if f"{name}/ndcg@1" not in first.columns or f"{name}/ndcg@1" not in second.columns:
             continue
-        of_list = metrics.FULL if name == CATALOGUE else metrics.METRICS
-        for metric, f in of_list.items():
+        list_metrics = metrics.FULL if name == CATALOGUE else metrics.METRICS
+        for metric, f in list_metrics.items():
             column = f"{name}/{metric}"
-            of_queries = f(ours[name].to_numpy()) - f(theirs[name].to_numpy())
+            by_query = f(first_queries[name].to_numpy()) - f(second_queries[name].to_numpy())
             out[column] = {
                 "first": float(first.of_user(column).mean()),
                 "second": float(second.of_user(column).mean()),
                 "users": to_json(statistics.paired(difference(first, second, column))),
-                "queries_as_the_paper": statistics.tests(of_queries)._asdict(),
+                "queries_as_the_paper": statistics.tests(by_query)._asdict(),
             }
     if not out:
         raise InputError(
-            f"{second.workdir}: shares no list with {first.workdir}; judge both on the same lists"
+            f"{second.workdir}: has no list in common with {first.workdir}; evaluate both on the same lists"
         )
     return {"first": first.workdir, "second": second.workdir, "dataset": first.result["dataset"],
             "metrics": out}  # fmt: skip
 
 
-def to_json(found: statistics.Paired) -> dict[str, Any]:
-    """As JSON: the tests' fields beside the others."""
-    return found.tests._asdict() | {"interval": found.interval, "effect": found.effect,
-                                    "smallest": found.smallest}  # fmt: skip
+def to_json(comparison: statistics.Paired) -> dict[str, Any]:
+    """Return a flat dictionary: the fields of the tests, and the other fields of the comparison."""
+    return comparison.tests._asdict() | {"interval": comparison.interval, "effect": comparison.effect,
+                                         "smallest": comparison.smallest}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Metrics of an evaluation as dictionaries, and their values by user and query."""
+"""Evaluation results: metrics as dictionaries, values by user and by query, output files."""
 
 from typing import Any, NamedTuple
 
@@ -13,25 +13,32 @@ from jaxrec.evaluation.scorers import CatalogueRanks
 
 
 def _ranks(scores: np.ndarray, rows: np.ndarray, next_k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rank of every target that is present among the next `next_k`, and whose it is, both [N]."""
+    """Return the ranks and the users of all present targets among the next `next_k`, both [N]."""
     present, users = _present_targets(rows, next_k)
     return metrics.rank(scores[:, :next_k])[present], users
 
 
 def _present_targets(rows: np.ndarray, next_k: int) -> tuple[np.ndarray, np.ndarray]:
-    """[Q, next_k] bool: which of the next titles there are; and whose those are, [N]."""
+    """Return the mask [Q, next_k] of the next titles that exist, and the users [N] of these titles."""
     present = rows["target"][:, :next_k] > 0
     return present, np.broadcast_to(rows["user"][:, None], present.shape)[present]
 
 
 def summary(scores: np.ndarray, rows: np.ndarray, next_k: int) -> dict[str, Any]:
-    """Metrics of one list from scores [Q, >= next_k, 1 + negatives], the target first: means over queries."""
+    """Return the mean metrics of one candidate list, and the number of users and examples.
+
+    Args:
+        scores: [Q, >= next_k, 1 + negatives], the target first.
+        rows: the Q held-out rows.
+        next_k: number of next titles K to evaluate.
+    """
     rank, users = _ranks(scores, rows, next_k)
     out: dict[str, Any] = {name: float(f(rank).mean()) for name, f in metrics.METRICS.items()}
     return out | {"users": len(np.unique(users)), "examples": len(rank)}
 
 
 def model_lists(scores: np.ndarray, rows: np.ndarray, next_k: int, lists: tuple[str, ...]) -> dict[str, Any]:
+    """Return the metrics of a model on each of `lists`, from scores [Q, lists, K, 1 + negatives]."""
     return {name: summary(scores[:, LISTS.index(name)], rows, next_k) for name in lists}
 
 
@@ -39,7 +46,21 @@ def baseline_lists(
     rows: np.ndarray, arrays: Arrays, next_k: int, lists: tuple[str, ...], shown_abandoned: bool,
     rules: dict[str, baselines.Rule],
 ) -> dict[str, Any]:  # fmt: skip
-    """Every rule, and for K=1 the oracle's rows where the source knows the truth."""
+    """Return the metrics of each baseline on each of `lists`.
+
+    For K=1 the oracles are included, if the source stores the true probabilities.
+
+    Args:
+        rows: the Q held-out rows.
+        arrays: statistics of titles.
+        next_k: number of next titles K to evaluate.
+        lists: names of the candidate lists.
+        shown_abandoned: True if the model reads abandoned titles of the history.
+        rules: name -> baseline.
+
+    Returns:
+        Baseline -> list -> metrics.
+    """
     out = {
         rule: {name: summary(score(rows, name, arrays), rows, next_k) for name in lists}
         for rule, score in rules.items()
@@ -53,7 +74,7 @@ def baseline_lists(
 
 
 def by_hard(scores: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
-    """Metrics on the enabled list by how many hard negatives it holds (K=1)."""
+    """Return the metrics on the enabled list by its number of hard negatives (K=1)."""
     counts = rows["list_hard"][:, 0]
     return {
         str(n): summary(scores[counts == n, LISTS.index("enabled")], rows[counts == n], 1)
@@ -62,77 +83,93 @@ def by_hard(scores: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
 
 
 def full_metrics(ranks: np.ndarray) -> dict[str, float]:
+    """Return the mean metrics over the whole catalogue, from ranks [Q]."""
     return {metric: float(f(ranks).mean()) for metric, f in metrics.FULL.items()}
 
 
 def whole_catalogue(
     ranked: dict[str, CatalogueRanks], rows: np.ndarray, arrays: Arrays, filtered: bool
 ) -> dict[str, Any]:
-    """Each row's metrics over all titles (K=1), by its name; and what was asked."""
+    """Return metrics over all titles (K=1) by name of the ranking, and the settings.
+
+    Args:
+        ranked: name -> ranks and recommended titles.
+        rows: the Q held-out rows.
+        arrays: statistics of titles.
+        filtered: True if titles of the history were left out.
+    """
     targets, users = rows["target"][:, 0], len(np.unique(rows["user"]))
     out: dict[str, Any] = {
-        name: full_metrics(found.ranks) | metrics.shown(found.top, arrays.title_plays, targets)
-        for name, found in ranked.items()
+        name: full_metrics(result.ranks) | metrics.shown(result.top, arrays.title_plays, targets)
+        for name, result in ranked.items()
     }
     titles = len(arrays.id_of_rank)
     return out | {"filtered": filtered, "titles": titles, "users": users, "examples": len(rows)}
 
 
 class EvaluationResult(NamedTuple):
-    """A checkpoint's result as `report` prints it, and what it was worked out from."""
+    """Result of a checkpoint, and the scores and rows behind the result."""
 
-    result: dict[str, Any]
+    result: dict[str, Any]  # JSON values, as `html_report` prints them
     rows: np.ndarray  # [Q] Layout.query_dtype
     scores: np.ndarray  # [Q, lists, K, 1 + negatives], the target first
-    user_keys: np.ndarray  # the caller's keys, by a row's `user`
+    user_keys: np.ndarray  # keys of the source, indexed by `user` of a row
     lists: tuple[str, ...]
     next_k: tuple[int, ...]
-    other_heads: dict[str, np.ndarray]  # scores by the heads that could rank and do not, where asked for
-    ranked: CatalogueRanks | None  # among all titles, where asked for
+    other_heads: dict[str, np.ndarray]  # head -> scores of the other heads; empty unless requested
+    ranked: CatalogueRanks | None  # ranks among all titles; None unless requested
 
 
-def per_user(judged: EvaluationResult) -> dict[str, np.ndarray]:
-    """Columns of each user's mean metrics, by the caller's own keys: what paired tests compare.
+def per_user(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
+    """Return columns with the mean metrics of each user, for paired tests.
 
-    `enabled/ndcg@1` is of K=1, `enabled_k3/ndcg@1` of the next three titles, `enabled_ctr/ndcg@1` and
-    `enabled_ctr_k3/ndcg@1` by another head, `catalogue/ndcg@10` over all titles; `queries` and `queries_k3`
-    count what a mean is over.
+    `user` holds the keys of the source. `enabled/ndcg@1` is for K=1, `enabled_k3/ndcg@1` for the next three
+    titles, `enabled_ctr/ndcg@1` and `enabled_ctr_k3/ndcg@1` for another head, `catalogue/ndcg@10` over all
+    titles. `queries` and `queries_k3` are the number of values in each mean.
     """
-    rows, out = judged.rows, {}
-    by_head = {"": judged.scores} | {f"_{task}": scores for task, scores in judged.other_heads.items()}
-    for k in sorted({1, *judged.next_k}):
+    rows, out = evaluation.rows, {}
+    by_head = {"": evaluation.scores} | {
+        f"_{head}": scores for head, scores in evaluation.other_heads.items()
+    }
+    for k in sorted({1, *evaluation.next_k}):
         for head, scores in by_head.items():
-            for name in judged.lists:
-                rank, whose = _ranks(scores[:, LISTS.index(name)], rows, k)
+            for name in evaluation.lists:
+                rank, user = _ranks(scores[:, LISTS.index(name)], rows, k)
                 for metric, f in metrics.METRICS.items():
-                    out[f"{name}{head}{metrics.suffix(k)}/{metric}"] = metrics.per_user(whose, f(rank))[1]
+                    out[f"{name}{head}{metrics.suffix(k)}/{metric}"] = metrics.per_user(user, f(rank))[1]
         users, out[f"queries{metrics.suffix(k)}"] = np.unique(
             _present_targets(rows, k)[1], return_counts=True
         )
-    if judged.ranked is not None:
+    if evaluation.ranked is not None:
         for metric, f in metrics.FULL.items():
-            out[f"{CATALOGUE}/{metric}"] = metrics.per_user(rows["user"], f(judged.ranked.ranks))[1]
-    return {"user": judged.user_keys[users], **out}
+            out[f"{CATALOGUE}/{metric}"] = metrics.per_user(rows["user"], f(evaluation.ranked.ranks))[1]
+    return {"user": evaluation.user_keys[users], **out}
 
 
-def per_query(judged: EvaluationResult) -> dict[str, np.ndarray]:
-    """Columns of every query (K=1): its user's key, and the target's rank in each list, from 1."""
+def per_query(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
+    """Return columns with a value per query (K=1): user key, and rank of the target in each list."""
     ranks = {
-        name: metrics.rank(judged.scores[:, LISTS.index(name), 0]).astype(np.uint16) for name in judged.lists
+        name: metrics.rank(evaluation.scores[:, LISTS.index(name), 0]).astype(np.uint16)
+        for name in evaluation.lists
     }
-    if judged.ranked is not None:
-        ranks[CATALOGUE] = judged.ranked.ranks.astype(np.uint32)
-    return {"user": judged.user_keys[judged.rows["user"]], **ranks}
+    if evaluation.ranked is not None:
+        ranks[CATALOGUE] = evaluation.ranked.ranks.astype(np.uint32)
+    return {"user": evaluation.user_keys[evaluation.rows["user"]], **ranks}
 
 
-def write_result(workdir: str | AnyPath, judged: EvaluationResult, each: bool) -> None:
-    """Writes the result to `eval-<split>-<which>.json` in a workdir and, where `each`, every user's means and
-    every query's ranks beside it, as Parquet, for `paired.read`."""
-    name = f"eval-{judged.result['split']}-{judged.result['which']}"
-    write_json(as_path(workdir) / f"{name}.json", judged.result)
+def write_result(workdir: str | AnyPath, evaluation: EvaluationResult, each: bool) -> None:
+    """Write the result to `eval-<split>-<which>.json` in a workdir.
+
+    Args:
+        workdir: folder to write to.
+        evaluation: the result of `evaluate`.
+        each: True to write also the means of each user and the ranks of each query, as Parquet, for
+            `per_user.read`.
+    """
+    name = f"eval-{evaluation.result['split']}-{evaluation.result['which']}"
+    write_json(as_path(workdir) / f"{name}.json", evaluation.result)
     if each:
-        from jaxrec.evaluation import (
-            per_user as per_user_module,  # polars, which not everyone who evaluates has a use for
-        )
+        # Imports polars, which an evaluation without Parquet files does not need.
+        from jaxrec.evaluation import per_user as per_user_module
 
-        per_user_module.write(workdir, name, per_user(judged), per_query(judged))
+        per_user_module.write(workdir, name, per_user(evaluation), per_query(evaluation))

@@ -1,4 +1,4 @@
-"""A split's queries through the model: scores of the frozen lists, the target's rank among all titles."""
+"""Model scores for the queries of a split: frozen candidate lists, and ranks among all titles."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -18,24 +18,32 @@ from jaxrec.runtime.parallel_step import parallelize_queries
 from jaxrec.tasks.base import Task
 from jaxrec.tasks.metric_sums import Sums
 
-_CPU_QUERIES = 512  # of a device at a time: few are all overhead, many allocate more than malloc keeps
-_PAIRS = 2**22  # of a query and a title that an accelerator scores at a time over the catalogue
+_CPU_QUERIES = 512  # per device and step: fewer are all overhead, more allocate more than malloc keeps
+_PAIRS = 2**22  # (query, title) pairs that an accelerator scores per step over the catalogue
 
 
 class ListScores(NamedTuple):
-    """What a model says of a split's Q queries."""
+    """Scores and gate weights of a model for the Q queries of a split."""
 
     scores: np.ndarray  # [Q, lists, K, 1 + negatives], the target first, by the head that ranks
-    gate: np.ndarray  # [Q, E] weights of the experts, each row adding to 1
+    gate: np.ndarray  # [Q, E] weights of the experts; each row sums to 1
     sums: dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> (sum, count); empty without a loss
-    by_head: dict[str, np.ndarray]  # the same as `scores` by every head that was asked
+    by_head: dict[str, np.ndarray]  # head -> scores as in `scores`, for each requested head
 
 
 def eval_step(task: Task, next_k: int, with_loss: bool, heads: tuple[str, ...]) -> Callable:
     """Return a step that scores frozen lists, to be mapped over devices.
 
-    The step is `((params, projections), batch, table) -> (head -> scores [B, lists, next_k, 1 + negatives],
-    gate [B, E], sums)`, of all devices' queries in order; `projections` are of `Task.cached_projections`.
+    Args:
+        task: the task.
+        next_k: number of next titles K to score.
+        with_loss: True to compute the sums of the validation loss.
+        heads: names of the heads that score.
+
+    Returns:
+        A step `((params, projections), batch, table) -> (head -> scores [B, lists, next_k, 1 + negatives],
+        gate [B, E], sums)`. The outputs cover the queries of all devices, in order; `projections` are from
+        `Task.cached_projections`.
     """
 
     def step(inputs: tuple[Any, Any], host: HostBatch, table: TitleTable) -> tuple[Any, Any, Sums]:
@@ -47,121 +55,154 @@ def eval_step(task: Task, next_k: int, with_loss: bool, heads: tuple[str, ...]) 
     return step
 
 
-class _Queries:
-    """A split's queries through a mapped step, `queries` at a time on a device."""
+class _QueryRunner:
+    """Runner of a mapped step over the queries of a split.
+
+    Args:
+        task: The task.
+        table: Title features on the devices.
+        step: The step of one device, `(inputs, batch, table) -> outputs`.
+        queries: Queries per device and step; at most `_CPU_QUERIES` on a CPU.
+        to_inputs: Function from parameters to the inputs of the step.
+    """
 
     def __init__(
-        self, program: Task, table: TitleTable, step: Callable, queries: int, given: Callable
+        self, task: Task, table: TitleTable, step: Callable, queries: int, to_inputs: Callable
     ) -> None:
-        """`given` makes of parameters what the step is given of them."""
         if jax.default_backend() == "cpu":
             queries = min(queries, _CPU_QUERIES)
-        like = given(program.abstract_params) if program.shards_titles else None
-        self._step, self._program, self._table = parallelize_queries(step, like), program, table
+        like = to_inputs(task.abstract_params) if task.shards_titles else None
+        self._step, self._task, self._table = parallelize_queries(step, like), task, table
         self._batch_size = queries * jax.device_count()
 
     def _batches(self, rows: Rows) -> EvalBatches | PackedEvalBatches:
-        """Return the split's batches: packed on one process; several would have to agree on an order."""
-        packer = None if jax.process_count() > 1 else self._program.packer(rows.dtype)
+        """Return the batches of a split, packed if there is a single process.
+
+        Packing changes the order of the rows, and several processes would have to agree on one order.
+        """
+        packer = None if jax.process_count() > 1 else self._task.packer(rows.dtype)
         if packer is None:
             return EvalBatches(rows, self._batch_size, jax.process_index(), jax.process_count())
         return PackedEvalBatches(rows, self._batch_size, jax.device_count(), packer)
 
-    def _ahead(self, given: Any, rows: Rows) -> Iterator[tuple[Any, np.ndarray | None]]:
-        """Each batch's outputs and places once the next is dispatched, so that the device is never waited for
-        twice."""
-        before = None
-        prefetch = self._program.config.train.prefetch
-        for batch, place in stream(self._batches(rows), prefetch=prefetch, then=_transfer_query):
-            now = self._step(given, batch, self._table), place
-            if before is not None:
-                yield before
-            before = now
-        if before is not None:
-            yield before
+    def _run(self, inputs: Any, rows: Rows) -> Iterator[tuple[Any, np.ndarray | None]]:
+        """Yield the outputs and the row indices of each batch, after the start of the next batch.
+
+        The device computes the next batch while the host reads the outputs.
+        """
+        previous = None
+        prefetch = self._task.config.train.prefetch
+        for batch, row_index in stream(self._batches(rows), prefetch=prefetch, then=_transfer_query):
+            current = self._step(inputs, batch, self._table), row_index
+            if previous is not None:
+                yield previous
+            previous = current
+        if previous is not None:
+            yield previous
 
 
 def _transfer_query(batch: HostBatch) -> tuple[DeviceBatch, np.ndarray | None]:
-    """On its way to the devices, and the places, which stay."""
+    """Start the transfer of a batch to the devices; return its row indices from the host."""
     return transfer(batch._replace(place=None)), batch.place
 
 
-class ListScorer(_Queries):
-    """Scores a split's frozen lists with given parameters, by the head that ranks and by any `others`;
-    compiled once for each next_k."""
+class ListScorer(_QueryRunner):
+    """Scorer of the frozen lists of a split, by the head that ranks and by `other_heads`.
 
-    def __init__(
-        self,
-        program: Task,
-        table: TitleTable,
-        with_loss: bool,
-        next_k: int,
-        others: tuple[str, ...] = (),
-    ) -> None:
-        queries = program.config.evaluate.batch_size // jax.device_count()
-        step = eval_step(program, next_k, with_loss, (program.ranking_heads[0], *others))
-        super().__init__(program, table, step, queries, lambda params: (params, None))
-        self._score_task = program.ranking_heads[0]
-        self._catalogue = jax.jit(program.cached_projections, static_argnums=2)
+    A scorer is compiled once, and can be called with different parameters.
 
-    def __call__(self, params: Any, rows: Rows) -> ListScores:
-        """Of every row, in order."""
-        found, sums, places = [], [], []
-        params = as_global_arrays(params)  # as the table is
-        given = params, self._catalogue(params, self._table, self._batch_size // jax.device_count())
-        for (*some, added), place in self._ahead(given, rows):
-            found.append(jax.device_get(some))
-            sums.append(jax.device_get(added))
-            places.append(place)
-        by_head, gate = jax.tree.map(lambda *parts: _reorder(parts, places, rows.rows), *found)
-        return ListScores(by_head[self._score_task], gate, _sum_batches(sums), by_head)
-
-
-class CatalogueRanks(NamedTuple):
-    """What a model shows of the whole catalogue to a split's Q queries (K=1)."""
-
-    ranks: np.ndarray  # [Q] the target's, from 1, among the titles that stand for election
-    top: np.ndarray  # [Q, top] ids of the best of them, the best first; 0 where there are no more
-    retrieved: np.ndarray  # [Q] the target's rank by the retrieval head alone; empty where not asked for
-    staged: np.ndarray  # [Q] and in two stages, V where it is not found
-    kept: np.ndarray  # [Q] the share of `top` that two stages show too, among as many
-    sums: dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> (sum, count); empty without a loss
-
-
-class CatalogueRanker(_Queries):
-    """Ranks all titles for each query, by the head that ranks; ties and NaN count against the target, and
-    among equals the more popular title (the lower id) is shown.
-
-    With `filtered`, titles of the stored history, abandoned ones too, are no rivals of the target and are
-    not shown; else they are like any other, for who has seen one may watch it again. With `with_loss`
-    also -log of the target's share in a softmax over all titles, of scores divided by a `temperature`.
-    With `retrieve`, also in two stages: so many titles by the model's retrieval head, then in order.
+    Args:
+        task: The task.
+        table: Title features on the devices.
+        with_loss: True to compute the sums of the validation loss.
+        next_k: Number of next titles K to score.
+        other_heads: Names of further heads that score.
     """
 
     def __init__(
-        self, program: Task, table: TitleTable, filtered: bool = False, top: int = 0,
+        self,
+        task: Task,
+        table: TitleTable,
+        with_loss: bool,
+        next_k: int,
+        other_heads: tuple[str, ...] = (),
+    ) -> None:
+        queries = task.config.evaluate.batch_size // jax.device_count()
+        step = eval_step(task, next_k, with_loss, (task.ranking_heads[0], *other_heads))
+        super().__init__(task, table, step, queries, lambda params: (params, None))
+        self._ranking_head = task.ranking_heads[0]
+        self._project_titles = jax.jit(task.cached_projections, static_argnums=2)
+
+    def __call__(self, params: Any, rows: Rows) -> ListScores:
+        """Return the scores of all rows, in order."""
+        outputs, sums, row_indices = [], [], []
+        params = as_global_arrays(params)  # like the table
+        inputs = params, self._project_titles(params, self._table, self._batch_size // jax.device_count())
+        for (*batch_outputs, batch_sums), row_index in self._run(inputs, rows):
+            outputs.append(jax.device_get(batch_outputs))
+            sums.append(jax.device_get(batch_sums))
+            row_indices.append(row_index)
+        by_head, gate = jax.tree.map(lambda *batches: _reorder(batches, row_indices, rows.rows), *outputs)
+        return ListScores(by_head[self._ranking_head], gate, _sum_batches(sums), by_head)
+
+
+class CatalogueRanks(NamedTuple):
+    """Ranks and recommended titles from the whole catalogue for the Q queries of a split (K=1)."""
+
+    ranks: np.ndarray  # [Q] ranks of the targets, from 1, among the eligible titles
+    top: np.ndarray  # [Q, top] ids of the best eligible titles, the best first; 0 for none
+    retrieved: np.ndarray  # [Q] ranks of the targets by the retrieval head alone; empty unless requested
+    staged: np.ndarray  # [Q] ranks of the targets in two stages, V if not retrieved; empty unless requested
+    kept: np.ndarray  # [Q] fraction of `top` among the best `top` of two stages; empty unless requested
+    sums: dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> (sum, count); empty without a loss
+
+
+class CatalogueRanker(_QueryRunner):
+    """Ranker of all titles for each query, by the head that ranks.
+
+    Ties and NaN count against the target. Among titles with equal scores, the more popular title (the lower
+    id) is recommended first.
+
+    Args:
+        task: The task.
+        table: Title features on the devices.
+        filtered: True to leave out the titles of the stored history, including abandoned titles: they neither
+            compete with the target nor are recommended. False to treat them like other titles, since users
+            can watch a title again.
+        top: Number of recommended titles per query.
+        with_loss: True to compute also -log of the probability of the target in a softmax over all titles.
+        temperature: Divisor of the scores in this softmax.
+        retrieve: Number of titles of a two-stage ranking, in addition to the exact ranking: the retrieval
+            head selects the titles, the head that ranks orders them. 0: no two-stage ranking.
+    """
+
+    def __init__(
+        self, task: Task, table: TitleTable, filtered: bool = False, top: int = 0,
         with_loss: bool = False, temperature: float = 1.0, retrieve: int = 0,
     ) -> None:  # fmt: skip
-        step = _rank_step(program, filtered, top, temperature if with_loss else None, retrieve)
-        super().__init__(program, table, step, max(_PAIRS // program.layout.titles, 1), lambda params: params)
+        step = _rank_step(task, filtered, top, temperature if with_loss else None, retrieve)
+        super().__init__(task, table, step, max(_PAIRS // task.layout.titles, 1), lambda params: params)
 
     def __call__(self, params: Any, rows: Rows) -> CatalogueRanks:
-        """Of every row, in order."""
-        found, sums, places = [], [], []
-        for (*some, added), place in self._ahead(as_global_arrays(params), rows):
-            found.append(jax.device_get(some))
-            sums.append(jax.device_get(added))
-            places.append(place)
-        each = (_reorder(parts, places, rows.rows) for parts in zip(*found, strict=True))
-        ranks, top, retrieved, staged, of_top = each
-        return CatalogueRanks(ranks, top, retrieved, staged, of_top, _sum_batches(sums))
+        """Return the ranks for all rows, in order."""
+        outputs, sums, row_indices = [], [], []
+        for (*batch_outputs, batch_sums), row_index in self._run(as_global_arrays(params), rows):
+            outputs.append(jax.device_get(batch_outputs))
+            sums.append(jax.device_get(batch_sums))
+            row_indices.append(row_index)
+        arrays = (_reorder(batches, row_indices, rows.rows) for batches in zip(*outputs, strict=True))
+        ranks, top, retrieved, staged, overlaps = arrays
+        return CatalogueRanks(ranks, top, retrieved, staged, overlaps, _sum_batches(sums))
 
 
 def _rank_step(
     program: Task, filtered: bool, top: int, temperature: float | None, retrieve: int
 ) -> Callable:  # fmt: skip
-    """A step `(params, batch, table)` of every device's share, in order: all of `Ranked`; sums with a
-    temperature alone."""
+    """Return a step that ranks all titles, to be mapped over devices.
+
+    The step is `(params, batch, table) -> fields of CatalogueRanks`, over the queries of all devices, in
+    order. Without a temperature, `sums` is empty.
+    """
 
     def step(params: Any, host: HostBatch, table: TitleTable) -> tuple[Any, ...]:
         scores_BxV, target_B, seen_BxL = program.score_all_titles(params, host, table)
@@ -197,16 +238,25 @@ def _rank_step(
 
 
 def _sum_batches(sums: Sequence[Sums]) -> Sums:
-    """Batches' sums and counts, added up in float64."""
-    return jax.tree.map(lambda *parts: sum(np.asarray(p, np.float64) for p in parts), *sums)
+    """Add up the sums and counts of all batches, in float64."""
+    return jax.tree.map(lambda *batches: sum(np.asarray(x, np.float64) for x in batches), *sums)
 
 
-def _reorder(parts: Sequence[Any], places: Sequence[np.ndarray | None], rows: int) -> np.ndarray:
-    """[rows, ...] of what batches found of the rows at their places, -1 for padding; in order without."""
-    found = np.concatenate(parts)
-    if any(place is None for place in places):
-        return found[:rows]
-    at = np.concatenate([place for place in places if place is not None])
-    out = np.empty((rows, *found.shape[1:]), found.dtype)
-    out[at[at >= 0]] = found[at >= 0]
+def _reorder(batches: Sequence[Any], row_indices: Sequence[np.ndarray | None], rows: int) -> np.ndarray:
+    """Concatenate the outputs of batches in the order of the rows.
+
+    Args:
+        batches: outputs [B, ...] of each batch.
+        row_indices: row index [B] of each output, -1 for padding; None if batches are in order.
+        rows: number of rows.
+
+    Returns:
+        Outputs [rows, ...].
+    """
+    values = np.concatenate(batches)
+    if any(index is None for index in row_indices):
+        return values[:rows]
+    index = np.concatenate([index for index in row_indices if index is not None])
+    out = np.empty((rows, *values.shape[1:]), values.dtype)
+    out[index[index >= 0]] = values[index >= 0]
     return out

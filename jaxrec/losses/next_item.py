@@ -1,29 +1,36 @@
-"""Losses of the next title among all, a value at every place of a causal model: all titles, or sampled ones.
+"""Losses of next-title prediction over all or sampled titles.
 
-Inputs everywhere, R rows of L places: h [R, L, D], the model's output at each place; titles [V, D], the
-vectors of all titles by id, of which those below FIRST_TITLE are never candidates; target [R, L], the id
-of the next title, where an id below FIRST_TITLE means none. A score is h . title / temperature. Each loss
-gives values [R, L], in float32 at least, and 0 where there is no target, from where no gradient comes
-either, not even a NaN. Weighting, summing and dividing is the caller's.
+Arguments of all losses, for R rows of L positions:
+  h [R, L, D]: the output of a causal model at each position.
+  titles [V, D]: the vectors of all titles by id. Ids below FIRST_TITLE are never candidates.
+  target [R, L]: the id of the next title. An id below FIRST_TITLE means "no target".
+  temperature: the score of a title is h . title / temperature.
+
+Each loss returns one value per position [R, L], in at least float32. A position without a target has the
+value 0 and contributes no gradient, not even a NaN. The caller applies weights, sums and divides.
 """
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrec.config.schema import NextTitle
+from jaxrec.config.schema import NextItem
 from jaxrec.core.ids import FIRST_TITLE, PAD
+from jaxrec.core.registry import NEXT_ITEM_LOSSES, resolve
 
-_TITLES_AT_A_TIME = 4096  # rows of the titles' gradient that are made anew before they are added
-# At a time on a CPU, whatever the budget: the logits of more leave its caches. In ms of a core (jax 0.10.2):
-# 25,600 places, 3,708 titles 655, with 18,000 at a time 820; 800 of 100,000 titles 1090, all at once 1430.
-_CPU_PLACES = 256
+_TITLE_GRADIENT_ROWS = 4096  # rows of the titles' gradient that are computed before they are added
+# Largest chunk of positions on a CPU, for any budget: larger logits do not fit into its caches. Measured in
+# milliseconds of one core (jax 0.10.2): 25,600 positions and 3,708 titles take 655, and 820 with chunks of
+# 18,000 positions; 800 positions and 100,000 titles take 1090, and 1430 in one chunk.
+_CPU_POSITIONS = 256
 
 
-def _wide(*arrays: jax.Array) -> jnp.dtype:
+def _sum_dtype(*arrays: jax.Array) -> jnp.dtype:
     return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
 
 
@@ -31,303 +38,339 @@ def _wide(*arrays: jax.Array) -> jnp.dtype:
 
 
 def softmax(h, titles, target, temperature: float, budget_bytes: int) -> jax.Array:
-    """-log of the target's share of exp(score) over all titles [R, L], exact.
+    """Exact softmax cross-entropy over all titles: -log p(target) [R, L].
 
-    Logits [places, V] are made for some places at a time, so that they take `budget_bytes` at most, but
-    for one place at least. They are made again for the gradient, which goes to `h` and to `titles`. On a
-    CPU the compiled value and gradient have no other temporaries than 3 arrays as h and 2 of
-    [4096, max(D, places at a time)], and with one place at a time 2 more of [V]: the gradient of the titles
-    is added to in place, so neither of it nor of the titles is there a second copy.
+    Logits [positions, V] are computed in chunks of positions and recomputed for the gradient, which goes to
+    `h` and to `titles`. On a CPU, the compiled value and gradient have no other temporaries than 3 arrays
+    like h, 2 arrays [4096, max(D, chunk size)], and 2 arrays [V] with chunks of one position. The gradient
+    of the titles is accumulated in place, so neither the gradient nor the titles are copied.
+
+    Args:
+        budget_bytes: upper bound of the bytes of a chunk's logits; a chunk has at least one position.
     """
     R, L, D = h.shape
-    there = target >= FIRST_TITLE
-    h = jnp.where(there[..., None], h, 0).reshape(R * L, D)
-    row = titles.shape[0] * _wide(h, titles).itemsize
-    most = budget_bytes // row
+    has_target = target >= FIRST_TITLE
+    h = jnp.where(has_target[..., None], h, 0).reshape(R * L, D)
+    bytes_per_position = titles.shape[0] * _sum_dtype(h, titles).itemsize
+    max_positions = budget_bytes // bytes_per_position
     if jax.default_backend() == "cpu":
-        most = min(most, _CPU_PLACES)
-    size = _even(R * L, most)
-    values = _softmax(size, float(temperature), h, titles, target.reshape(R * L))
-    return jnp.where(there, values.reshape(R, L), 0.0)
+        max_positions = min(max_positions, _CPU_POSITIONS)
+    size = _chunk_size(R * L, max_positions)
+    values = _chunked_softmax(size, float(temperature), h, titles, target.reshape(R * L))
+    return jnp.where(has_target, values.reshape(R, L), 0.0)
 
 
-def _even(places: int, most: int) -> int:
-    """The size of chunks of `places`, at most `most` but at least 1, as even as they can be."""
-    chunks = -(-places // max(1, most))
-    return -(-places // chunks)
+def _chunk_size(positions: int, max_size: int) -> int:
+    """Return the most even chunk size from 1 to `max_size` for `positions`."""
+    chunks = -(-positions // max(1, max_size))
+    return -(-positions // chunks)
 
 
-def _chunks(x: jax.Array, size: int) -> jax.Array:
-    """[P, ...] as [chunks, size, ...], filled up with 0."""
+def _to_chunks(x: jax.Array, size: int) -> jax.Array:
+    """Reshape [P, ...] to [chunks, size, ...], padded with 0."""
     chunks = -(-len(x) // size)
-    filled = jnp.pad(x, [(0, chunks * size - len(x)), *[(0, 0)] * (x.ndim - 1)])
-    return filled.reshape(chunks, size, *x.shape[1:])
+    padded = jnp.pad(x, [(0, chunks * size - len(x)), *[(0, 0)] * (x.ndim - 1)])
+    return padded.reshape(chunks, size, *x.shape[1:])
 
 
 def _logits(h: jax.Array, titles: jax.Array, temperature: float) -> jax.Array:
-    """[C, V] of h [C, D]: -inf for what is no candidate."""
-    found = jnp.matmul(h, titles.T, preferred_element_type=_wide(h, titles)) / temperature
-    return jnp.where(jnp.arange(len(titles)) < FIRST_TITLE, -jnp.inf, found)
+    """Logits [C, V] of h [C, D]; -inf for ids that are not candidates."""
+    logits = jnp.matmul(h, titles.T, preferred_element_type=_sum_dtype(h, titles)) / temperature
+    return jnp.where(jnp.arange(len(titles)) < FIRST_TITLE, -jnp.inf, logits)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _softmax(size: int, temperature: float, h, titles, target) -> jax.Array:
-    """Values [P] of h [P, D] and target [P], `size` places at a time."""
-    return _softmax_forward(size, temperature, h, titles, target)[0]
+def _chunked_softmax(size: int, temperature: float, h, titles, target) -> jax.Array:
+    """Softmax losses [P] of h [P, D] and target [P], in chunks of `size` positions."""
+    return _chunked_softmax_forward(size, temperature, h, titles, target)[0]
 
 
-def _softmax_forward(size, temperature, h, titles, target):
-    def chunk(given):
-        h, target = given
-        total = jax.nn.logsumexp(_logits(h, titles, temperature), axis=-1)
-        positive = jnp.einsum("pd,pd->p", h, titles[target], preferred_element_type=total.dtype)
-        return total - positive / temperature, total
+def _chunked_softmax_forward(size, temperature, h, titles, target):
+    def chunk(inputs):
+        h, target = inputs
+        log_normalizer = jax.nn.logsumexp(_logits(h, titles, temperature), axis=-1)
+        positive = jnp.einsum("pd,pd->p", h, titles[target], preferred_element_type=log_normalizer.dtype)
+        return log_normalizer - positive / temperature, log_normalizer
 
-    values, total = lax.map(chunk, (_chunks(h, size), _chunks(target, size)))
-    return values.reshape(-1)[: len(h)], (h, titles, target, total)
+    values, log_normalizer = lax.map(chunk, (_to_chunks(h, size), _to_chunks(target, size)))
+    return values.reshape(-1)[: len(h)], (h, titles, target, log_normalizer)
 
 
-def _softmax_backward(size, temperature, kept, cotangent):
-    h, titles, target, total = kept
-    wide = total.dtype
+def _chunked_softmax_backward(size, temperature, residuals, cotangent):
+    h, titles, target, log_normalizer = residuals
+    wide = log_normalizer.dtype
 
-    def chunk(d_titles, given):
-        h, target, total, cotangent = given
-        share = jnp.exp(_logits(h, titles, temperature) - total[:, None])
-        wanted = jnp.arange(len(titles)) == target[:, None]
-        d_logits = ((share - wanted) * (cotangent / temperature)[:, None]).astype(h.dtype)
+    def chunk(d_titles, inputs):
+        h, target, log_normalizer, cotangent = inputs
+        probability = jnp.exp(_logits(h, titles, temperature) - log_normalizer[:, None])
+        is_target = jnp.arange(len(titles)) == target[:, None]
+        d_logits = ((probability - is_target) * (cotangent / temperature)[:, None]).astype(h.dtype)
         d_h = jnp.matmul(d_logits, titles, preferred_element_type=wide)
-        return _add_product(d_titles, d_logits, h), d_h
+        return _add_matmul(d_titles, d_logits, h), d_h
 
-    given = (_chunks(h, size), _chunks(target, size), total, _chunks(cotangent, size))
-    d_titles, d_h = lax.scan(chunk, jnp.zeros(titles.shape, wide), given)
+    chunks = (_to_chunks(h, size), _to_chunks(target, size), log_normalizer, _to_chunks(cotangent, size))
+    d_titles, d_h = lax.scan(chunk, jnp.zeros(titles.shape, wide), chunks)
     d_h = d_h.reshape(-1, h.shape[1])[: len(h)]
     return d_h.astype(h.dtype), d_titles.astype(titles.dtype), None
 
 
-_softmax.defvjp(_softmax_forward, _softmax_backward)
+_chunked_softmax.defvjp(_chunked_softmax_forward, _chunked_softmax_backward)
 
 
-def _add_product(total: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-    """total [V, D] + x [C, V]^T y [C, D], some rows at a time: the product whole would be a second total."""
+def _add_matmul(total: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Add x [C, V]^T y [C, D] to total [V, D] in blocks, not to hold two totals."""
     V, D = total.shape
-    rows = min(V, _TITLES_AT_A_TIME)
+    rows = min(V, _TITLE_GRADIENT_ROWS)
     if rows == V:
         return total + jnp.matmul(x.T, y, preferred_element_type=total.dtype)
 
-    def part(i, total):
-        start = jnp.minimum(i * rows, V - rows)  # the last part begins among the rows of the one before
-        of_part = lax.dynamic_slice(x, (0, start), (len(x), rows))
-        of_part = jnp.where(start + jnp.arange(rows) >= i * rows, of_part, 0)
-        more = jnp.matmul(of_part.T, y, preferred_element_type=total.dtype)
+    def add_block(i, total):
+        start = jnp.minimum(i * rows, V - rows)  # the last block overlaps the block before
+        x_block = lax.dynamic_slice(x, (0, start), (len(x), rows))
+        x_block = jnp.where(start + jnp.arange(rows) >= i * rows, x_block, 0)
+        product = jnp.matmul(x_block.T, y, preferred_element_type=total.dtype)
         return lax.dynamic_update_slice(
-            total, lax.dynamic_slice(total, (start, 0), (rows, D)) + more, (start, 0)
+            total, lax.dynamic_slice(total, (start, 0), (rows, D)) + product, (start, 0)
         )
 
-    return lax.fori_loop(0, -(-V // rows), part, total)
+    return lax.fori_loop(0, -(-V // rows), add_block, total)
 
 
 # ---------------------------------------------------------------- over sampled titles
 
 
-# Values [...] of a place by its scores: the target's [...], negatives' [..., N], and which of these count.
+# Terms: values [...] of a target's score [...], negatives' scores [..., N] and the negatives' mask [..., N].
 
 
-def _softmax_term(positive, negative, counts) -> jax.Array:
-    negative = jnp.where(counts, negative, -jnp.inf)
-    most = lax.stop_gradient(jnp.maximum(positive, negative.max(-1)))
-    total = jnp.exp(positive - most) + jnp.exp(negative - most[..., None]).sum(-1)
-    return jnp.log(total) + most - positive
+def _softmax_term(positive, negative, mask) -> jax.Array:
+    negative = jnp.where(mask, negative, -jnp.inf)
+    largest = lax.stop_gradient(jnp.maximum(positive, negative.max(-1)))
+    total = jnp.exp(positive - largest) + jnp.exp(negative - largest[..., None]).sum(-1)
+    return jnp.log(total) + largest - positive
 
 
-def _bce_term(positive, negative, counts, *, beta: float) -> jax.Array:
-    of_negatives = jnp.where(counts, jax.nn.softplus(negative), 0.0).sum(-1)
-    return (beta * jax.nn.softplus(-positive) + of_negatives) / (1 + counts.sum(-1))
+def _bce_term(positive, negative, mask, *, beta: float) -> jax.Array:
+    negatives_loss = jnp.where(mask, jax.nn.softplus(negative), 0.0).sum(-1)
+    return (beta * jax.nn.softplus(-positive) + negatives_loss) / (1 + mask.sum(-1))
 
 
-def _over_sampled(term: Callable, h, titles, target, negatives, temperature, log_q=None) -> jax.Array:
-    """Values [R, L] of `term`, whichever shape negatives have."""
-    (R, L, D), there = h.shape, target >= FIRST_TITLE
-    h, target = jnp.where(there[..., None], h, 0), jnp.where(there, target, PAD)
-    if log_q is not None:  # what is no candidate has no say, whatever stands there
+def _sampled_loss(term: Callable, h, titles, target, negatives, temperature, log_q=None) -> jax.Array:
+    """Values [R, L] of `term`, with negatives [R, N] of a row or [R, L, N]."""
+    (R, L, D), has_target = h.shape, target >= FIRST_TITLE
+    h, target = jnp.where(has_target[..., None], h, 0), jnp.where(has_target, target, PAD)
+    if log_q is not None:  # entries below FIRST_TITLE must not matter, even if they are not finite
         log_q = lax.stop_gradient(jnp.where(jnp.arange(len(log_q)) < FIRST_TITLE, 0, log_q))
 
     def values(positive, negative, target, negatives, log_q):
         positive, negative = positive / temperature, negative / temperature
         if log_q is not None:
             positive, negative = positive - log_q[target], negative - log_q[negatives]
-        # Meta's generative-recommenders leaves out a negative that is the place's own target, too.
+        # Meta's generative-recommenders also excludes a negative that equals the position's own target.
         return term(positive, negative, (negatives >= FIRST_TITLE) & (negatives != target[..., None]))
 
-    if negatives.ndim == 2:  # few vectors, and one product a row
-        positive = jnp.einsum("rld,rld->rl", h, titles[target], preferred_element_type=_wide(h, titles))
+    if negatives.ndim == 2:  # few vectors, one matrix product per row
+        positive = jnp.einsum("rld,rld->rl", h, titles[target], preferred_element_type=_sum_dtype(h, titles))
         negative = jnp.einsum("rld,rnd->rln", h, titles[negatives], preferred_element_type=positive.dtype)
-        found = values(positive, negative, target, negatives[:, None], log_q)
+        losses = values(positive, negative, target, negatives[:, None], log_q)
     else:
         ids = jnp.concatenate([target[..., None], negatives], axis=-1).reshape(R * L, -1)
-        form = _dense if len(titles) <= _DENSE_UP_TO * ids.shape[-1] else _gathered
-        row = len(titles) if form is _dense else ids.shape[-1] * D
-        part = _PART_BYTES.get(jax.default_backend(), _PART_BYTES_ELSEWHERE)
-        size = _even(R * L, part // (row * _wide(h, titles).itemsize))
-        found = form(size, values, h.reshape(R * L, D), titles, ids, log_q).reshape(R, L)
-    return jnp.where(there, found, 0.0)
+        implementation = _dense_loss if len(titles) <= _DENSE_UP_TO * ids.shape[-1] else _gathered_loss
+        width = len(titles) if implementation is _dense_loss else ids.shape[-1] * D
+        chunk_bytes = _CHUNK_BYTES.get(jax.default_backend(), _CHUNK_BYTES_ELSEWHERE)
+        size = _chunk_size(R * L, chunk_bytes // (width * _sum_dtype(h, titles).itemsize))
+        losses = implementation(size, values, h.reshape(R * L, D), titles, ids, log_q).reshape(R, L)
+    return jnp.where(has_target, losses, 0.0)
 
 
-# Where every place has negatives of its own, P (1 + N) vectors are asked of the titles. Both forms below go
-# some places at a time, so that what they make stays in a core's cache, and find the slopes [P, 1 + N] of a
-# place's value together with it. On 2 CPU cores (jax 0.10.2, P = 25,600, N = 128, D = 50) value and gradients
-# took of a core, in ms: gathered 265 to 315, however many titles; dense 165 of 1,000 titles, 295 of 2,000 and
-# 450 of 3,708, half of it on the second core (gathered: a quarter). With N = 256, of 3,708 titles: 690, 610.
-# The plain form takes 950: autodiff of one gather. The threshold is where dense is done earlier on 2 cores.
-_DENSE_UP_TO = 16  # titles for each candidate of a place
-_PART_BYTES = {"cpu": 2**21}
-_PART_BYTES_ELSEWHERE = 2**28
+# If each position has negatives of its own, the loss reads P (1 + N) title vectors. The two implementations
+# below work on chunks of positions, so that the intermediate arrays stay in the cache of a core, and compute
+# the derivatives [P, 1 + N] of the values by the scores together with the values. Value and gradients,
+# measured on 2 CPU cores in milliseconds of core time (jax 0.10.2, P = 25,600, N = 128, D = 50):
+#   gathered: 265 to 315, for any number of titles, a quarter of it on the second core;
+#   dense: 165 for 1,000 titles, 295 for 2,000 and 450 for 3,708, half of it on the second core.
+# With N = 256 and 3,708 titles: gathered 690, dense 610. The plain implementation (autodiff of one gather)
+# takes 950. Up to the threshold, dense finishes earlier on 2 cores.
+_DENSE_UP_TO = 16  # titles for each candidate of a position
+_CHUNK_BYTES = {"cpu": 2**21}
+_CHUNK_BYTES_ELSEWHERE = 2**28
 
 
-def _slopes(values: Callable, scores, ids, log_q) -> tuple[jax.Array, jax.Array]:
-    """Values [C], and how each changes with its place's scores [C, 1 + N]; it knows of no other's."""
+def _values_and_derivatives(values: Callable, scores, ids, log_q) -> tuple[jax.Array, jax.Array]:
+    """Values [C] and their derivatives [C, 1 + N] by the scores of the position."""
 
-    def of(scores):
+    def values_of(scores):
         return values(scores[:, 0], scores[:, 1:], ids[:, 0], ids[:, 1:], log_q)
 
-    found, back = jax.vjp(of, scores)
-    return found, back(jnp.ones_like(found))[0]
+    losses, pullback = jax.vjp(values_of, scores)
+    return losses, pullback(jnp.ones_like(losses))[0]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _gathered(size: int, values: Callable, h, titles, ids, log_q) -> jax.Array:
-    """Values [P] of h [P, D] and ids [P, 1 + N], the target first, `size` places at a time.
+def _gathered_loss(size: int, values: Callable, h, titles, ids, log_q) -> jax.Array:
+    """Values [P] of h [P, D] and ids [P, 1 + N], the target first, in chunks.
 
-    Vectors are gathered once, for the slope by h is found with the value; to the titles' gradient the
-    slopes are scattered.
+    Title vectors are gathered once: the derivative by h is computed with the value. Backward is a scatter.
     """
-    return _gathered_forward(size, values, h, titles, ids, log_q)[0]
+    return _gathered_loss_forward(size, values, h, titles, ids, log_q)[0]
 
 
-def _gathered_forward(size, values, h, titles, ids, log_q):
-    wide, dtype = _wide(h, titles), h.dtype
+def _gathered_loss_forward(size, values, h, titles, ids, log_q):
+    wide, dtype = _sum_dtype(h, titles), h.dtype
 
-    def chunk(given):
-        h, ids = given
+    def chunk(inputs):
+        h, ids = inputs
         vectors = titles.at[ids].get(mode="promise_in_bounds")
         scores = jnp.einsum("pd,pnd->pn", h, vectors, preferred_element_type=wide)
-        found, slopes = _slopes(values, scores, ids, log_q)
-        of_h = jnp.einsum("pn,pnd->pd", slopes.astype(dtype), vectors, preferred_element_type=wide)
-        return found, slopes, of_h
+        losses, by_scores = _values_and_derivatives(values, scores, ids, log_q)
+        by_h = jnp.einsum("pn,pnd->pd", by_scores.astype(dtype), vectors, preferred_element_type=wide)
+        return losses, by_scores, by_h
 
-    P, h, ids = len(h), _chunks(h, size), _chunks(ids, size)
-    found, slopes, of_h = lax.map(chunk, (h, ids))
-    return found.reshape(-1)[:P], (titles, h, ids, slopes, of_h)
+    P, h, ids = len(h), _to_chunks(h, size), _to_chunks(ids, size)
+    losses, by_scores, by_h = lax.map(chunk, (h, ids))
+    return losses.reshape(-1)[:P], (titles, h, ids, by_scores, by_h)
 
 
-def _gathered_backward(size, values, kept, cotangent):
-    titles, h, ids, slopes, of_h = kept
-    P, cotangent = len(cotangent), _chunks(cotangent, size)
+def _gathered_loss_backward(size, values, residuals, cotangent):
+    titles, h, ids, by_scores, by_h = residuals
+    P, cotangent = len(cotangent), _to_chunks(cotangent, size)
 
-    def chunk(d_titles, given):
-        h, ids, slopes, cotangent = given
-        more = (slopes * cotangent[:, None])[..., None] * h[:, None].astype(slopes.dtype)
-        return d_titles.at[ids].add(more, mode="promise_in_bounds"), None
+    def chunk(d_titles, inputs):
+        h, ids, by_scores, cotangent = inputs
+        d_vectors = (by_scores * cotangent[:, None])[..., None] * h[:, None].astype(by_scores.dtype)
+        return d_titles.at[ids].add(d_vectors, mode="promise_in_bounds"), None
 
-    d_titles, _ = lax.scan(chunk, jnp.zeros(titles.shape, slopes.dtype), (h, ids, slopes, cotangent))
-    d_h = (of_h * cotangent[..., None]).reshape(-1, of_h.shape[-1])[:P]
+    d_titles, _ = lax.scan(chunk, jnp.zeros(titles.shape, by_scores.dtype), (h, ids, by_scores, cotangent))
+    d_h = (by_h * cotangent[..., None]).reshape(-1, by_h.shape[-1])[:P]
     return d_h.astype(h.dtype), d_titles.astype(titles.dtype), None, None
 
 
-_gathered.defvjp(_gathered_forward, _gathered_backward)
+_gathered_loss.defvjp(_gathered_loss_forward, _gathered_loss_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _dense(size: int, values: Callable, h, titles, ids, log_q) -> jax.Array:
-    """As `_gathered`, by the scores of all titles [size, V], of which a place's are taken; the slopes are
-    scattered among as many, from where products lead to both gradients."""
-    return _dense_forward(size, values, h, titles, ids, log_q)[0]
+def _dense_loss(size: int, values: Callable, h, titles, ids, log_q) -> jax.Array:
+    """Values [P] as in `_gathered_loss`, selected from all scores [size, V].
+
+    The backward pass scatters derivatives into [size, V]; two products of that array give both gradients.
+    """
+    return _dense_loss_forward(size, values, h, titles, ids, log_q)[0]
 
 
-def _dense_forward(size, values, h, titles, ids, log_q):
-    def chunk(given):
-        h, ids = given
-        every = jnp.matmul(h, titles.T, preferred_element_type=_wide(h, titles))
-        scores = jnp.take_along_axis(every, ids, axis=1, mode="promise_in_bounds")
-        return _slopes(values, scores, ids, log_q)
+def _dense_loss_forward(size, values, h, titles, ids, log_q):
+    def chunk(inputs):
+        h, ids = inputs
+        all_scores = jnp.matmul(h, titles.T, preferred_element_type=_sum_dtype(h, titles))
+        scores = jnp.take_along_axis(all_scores, ids, axis=1, mode="promise_in_bounds")
+        return _values_and_derivatives(values, scores, ids, log_q)
 
-    P, h, ids = len(h), _chunks(h, size), _chunks(ids, size)
-    found, slopes = lax.map(chunk, (h, ids))
-    return found.reshape(-1)[:P], (titles, h, ids, slopes)
+    P, h, ids = len(h), _to_chunks(h, size), _to_chunks(ids, size)
+    losses, by_scores = lax.map(chunk, (h, ids))
+    return losses.reshape(-1)[:P], (titles, h, ids, by_scores)
 
 
-def _dense_backward(size, values, kept, cotangent):
-    titles, h, ids, slopes = kept
-    P, wide = len(cotangent), slopes.dtype
+def _dense_loss_backward(size, values, residuals, cotangent):
+    titles, h, ids, by_scores = residuals
+    P, wide = len(cotangent), by_scores.dtype
 
-    def chunk(d_titles, given):
-        h, ids, slopes, cotangent = given
-        places = jnp.arange(size)[:, None]
-        every = jnp.zeros((size, len(titles)), wide)
-        every = every.at[places, ids].add(slopes * cotangent[:, None], mode="promise_in_bounds")
-        every = every.astype(h.dtype)
-        d_h = jnp.matmul(every, titles, preferred_element_type=wide)
-        return d_titles + jnp.matmul(h.T, every, preferred_element_type=wide), d_h
+    def chunk(d_titles, inputs):
+        h, ids, by_scores, cotangent = inputs
+        positions = jnp.arange(size)[:, None]
+        d_scores = jnp.zeros((size, len(titles)), wide)
+        d_scores = d_scores.at[positions, ids].add(by_scores * cotangent[:, None], mode="promise_in_bounds")
+        d_scores = d_scores.astype(h.dtype)
+        d_h = jnp.matmul(d_scores, titles, preferred_element_type=wide)
+        return d_titles + jnp.matmul(h.T, d_scores, preferred_element_type=wide), d_h
 
-    given = (h, ids, slopes, _chunks(cotangent, size))
-    d_titles, d_h = lax.scan(chunk, jnp.zeros(titles.T.shape, wide), given)
+    chunks = (h, ids, by_scores, _to_chunks(cotangent, size))
+    d_titles, d_h = lax.scan(chunk, jnp.zeros(titles.T.shape, wide), chunks)
     return d_h.reshape(-1, h.shape[-1])[:P].astype(h.dtype), d_titles.T.astype(titles.dtype), None, None
 
 
-_dense.defvjp(_dense_forward, _dense_backward)
+_dense_loss.defvjp(_dense_loss_forward, _dense_loss_backward)
 
 
 def sampled_softmax(h, titles, target, negatives, log_q, temperature: float) -> jax.Array:
-    """-log(exp(s+) / (exp(s+) + sum of exp(s-))) [R, L], over the target and the place's negatives.
+    """Softmax cross-entropy over the target and sampled negatives [R, L].
 
-    Negatives are ids [R, L, N], or [R, N] which all of a row's places share; 0 and the place's own target
-    are left out. With `log_q` [V], the log of how often each title is drawn, up to a constant,
-    scores are less by it, the target's too, so that what popular titles lose by being drawn is made up
-    (Bengio & Senecal 2008; Yi et al. 2019). It takes no gradient.
+    The value of a position is -log(exp(s+) / (exp(s+) + sum of exp(s-))). With the logQ correction
+    (Bengio & Senecal 2008; Yi et al. 2019), log_q is subtracted from all scores, the target's included, to
+    correct the bias against popular titles, which are drawn more often. No gradient goes to log_q.
+
+    Args:
+        negatives: ids [R, L, N], or [R, N] shared by all positions of a row. Ids below FIRST_TITLE and the
+            position's own target are left out.
+        log_q: [V], the log of the sampling frequency of each title, up to a constant; None: no correction.
     """
-    return _over_sampled(_softmax_term, h, titles, target, negatives, temperature, log_q)
+    return _sampled_loss(_softmax_term, h, titles, target, negatives, temperature, log_q)
 
 
 def bce(h, titles, target, negatives, temperature: float) -> jax.Array:
-    """SASRec's (Kang & McAuley 2018) [R, L]: -log sigmoid(s+) - the sum of log(1 - sigmoid(s-)), by 1 + N.
+    """Binary cross-entropy of SASRec (Kang & McAuley 2018) [R, L].
 
-    A mean over the terms there are, as of torch's BCEWithLogitsLoss and in gSASRec's code (for one negative
-    SASRec's own adds the two, which is twice as much). Negatives as of `sampled_softmax`: their own code
-    keeps a draw that is the target.
+    The value of a position is (-log sigmoid(s+) - sum of log(1 - sigmoid(s-))) / (1 + N), where N counts the
+    negatives that are not left out: a mean over terms, as in torch's BCEWithLogitsLoss and in the code of
+    gSASRec. For one negative, the code of SASRec adds the two terms, which is twice this value. Negatives are
+    those of `sampled_softmax`; the authors' code keeps a negative that equals the target.
     """
-    return _over_sampled(partial(_bce_term, beta=1.0), h, titles, target, negatives, temperature)
+    return _sampled_loss(partial(_bce_term, beta=1.0), h, titles, target, negatives, temperature)
 
 
 def gbce(h, titles, target, negatives, temperature: float, calibration: float) -> jax.Array:
-    """gSASRec's (Petrov & Macdonald 2023) [R, L]: `bce` with the positive term times beta.
+    """Generalized binary cross-entropy of gSASRec (Petrov & Macdonald 2023) [R, L].
 
-    alpha = N / (titles - 1), the share of a place's negatives that are drawn, and with t the calibration
-    beta = alpha (t (1 - 1 / alpha) + 1 / alpha) = 1 - t (1 - alpha): t = 0 is bce; with t = 1 the
-    probabilities are those that BCE against all negatives would lead to.
+    The value is that of `bce` with the positive term multiplied by beta. With alpha = N / (titles - 1), the
+    fraction of a position's possible negatives that are drawn, and the calibration t,
+    beta = alpha (t (1 - 1 / alpha) + 1 / alpha) = 1 - t (1 - alpha). t = 0 is `bce`; t = 1 gives the
+    probabilities that BCE against all negatives would lead to.
     """
     alpha = negatives.shape[-1] / (titles.shape[0] - FIRST_TITLE - 1)
     term = partial(_bce_term, beta=1 - calibration * (1 - alpha))
-    return _over_sampled(term, h, titles, target, negatives, temperature)
+    return _sampled_loss(term, h, titles, target, negatives, temperature)
 
 
-# ---------------------------------------------------------------- as a config has it
-
-# Each of (h, titles, target, negatives, log_q, config); `softmax` reads neither negatives nor log_q, and
-# log_q is of `sampled_softmax` alone.
-LOSSES: dict[str, Callable[..., jax.Array]] = {
-    "softmax": lambda h, titles, target, _, __, c: softmax(
-        h, titles, target, c.temperature, c.budget * 2**20
-    ),
-    "sampled_softmax": lambda h, titles, target, negatives, log_q, c: sampled_softmax(
-        h, titles, target, negatives, log_q, c.temperature
-    ),
-    "bce": lambda h, titles, target, negatives, _, c: bce(h, titles, target, negatives, c.temperature),
-    "gbce": lambda h, titles, target, negatives, _, c: gbce(
-        h, titles, target, negatives, c.temperature, c.calibration
-    ),
-}
+# ---------------------------------------------------------------- by name: `registry.NEXT_ITEM_LOSSES`
 
 
-def next_title(h, titles, target, negatives, log_q, config: NextTitle) -> jax.Array:
-    """The loss that `config` names [R, L]; `negatives` and `log_q` may be None where it reads none."""
-    return LOSSES[config.loss](h, titles, target, negatives, log_q, config)
+class Positions(NamedTuple):
+    """The positions of rows, and the titles that they are scored against."""
+
+    h: jax.Array  # [R, L, D] outputs
+    titles: jax.Array  # [V, D]
+    target: jax.Array  # [R, L] int32, 0 where there is none
+    negatives: jax.Array | None  # [R, L, N] or [R, N] int32; None for a loss over all titles
+    log_q: jax.Array | None  # [V], where the loss corrects for how often a title is sampled
+
+
+def softmax_loss(x: Positions, config: NextItem) -> jax.Array:
+    """Return `softmax` [R, L] with the settings of `config`."""
+    return softmax(x.h, x.titles, x.target, config.temperature, config.logits_budget_mib * 2**20)
+
+
+def sampled_softmax_loss(x: Positions, config: NextItem) -> jax.Array:
+    """Return `sampled_softmax` [R, L] with the settings of `config`."""
+    return sampled_softmax(x.h, x.titles, x.target, x.negatives, x.log_q, config.temperature)
+
+
+def bce_loss(x: Positions, config: NextItem) -> jax.Array:
+    """Return `bce` [R, L] with the settings of `config`."""
+    return bce(x.h, x.titles, x.target, x.negatives, config.temperature)
+
+
+def gbce_loss(x: Positions, config: NextItem) -> jax.Array:
+    """Return `gbce` [R, L] with the settings of `config`."""
+    return gbce(x.h, x.titles, x.target, x.negatives, config.temperature, config.calibration)
+
+
+def next_item_loss(x: Positions, config: NextItem) -> jax.Array:
+    """Return the loss `config.loss` of every position, [R, L]."""
+    h, titles = x.h, x.titles
+    chex.assert_rank([h, titles, x.target], [3, 2, 2], custom_message="h, titles, target")
+    chex.assert_shape(x.target, h.shape[:2], custom_message="target [R, L]")
+    chex.assert_type(x.target, int, custom_message="target")
+    chex.assert_shape(titles, (None, h.shape[2]), custom_message="titles [V, D]")
+    if x.negatives is not None:
+        chex.assert_rank(x.negatives, {2, 3}, custom_message="negatives [R, N] or [R, L, N]")
+        chex.assert_axis_dimension(x.negatives, 0, len(h), custom_message="negatives [R, ...]")
+    if x.log_q is not None:
+        chex.assert_shape(x.log_q, (len(titles),), custom_message="log_q [V]")
+    return resolve(NEXT_ITEM_LOSSES[config.loss])(x, config)

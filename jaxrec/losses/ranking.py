@@ -1,14 +1,17 @@
-"""The objective (Eq. 10 and 12 to 15), one value an example, to be summed and divided once by the caller.
+"""Ranking objective (Eq. 10 and 12 to 15): loss terms with one value per example.
 
-A row's candidates are its K positives (the next titles, absent ones masked) and then its N negatives.
-Each positive meets the same negatives under its own weight; a row's term is the mean over the
-positives it has. What is masked is taken out with `where` before any arithmetic, so that it gives
-neither value nor gradient, not even a NaN.
+The candidates of an example are its K positives (the next titles, absent ones masked) and its N negatives.
+Each positive is compared with the same negatives, with a weight of its own. The term of an example is the
+mean over the positives that are present. Masked entries are removed with `where` before any arithmetic, so
+that a masked entry adds neither value nor gradient, not even a NaN. The caller sums and divides once.
+
+Axis letters: B examples, K positives, N negatives, E experts.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,17 +19,18 @@ import optax
 
 from jaxrec.config.schema import Objective, Sampling
 from jaxrec.core.batch import Batch
+from jaxrec.core.registry import RANKING_LOSSES, resolve
 
-Sums = dict[str, tuple[jax.Array, jax.Array]]  # figure -> (sum, count), divided once by who reads them
+Sums = dict[str, tuple[jax.Array, jax.Array]]  # metric -> (sum, count); the reader divides once
 
 
-Moving = tuple[Mapping[str, jax.Array], jax.Array]  # weights of TASKS, and what joins each example's total
-_LEAST_USAGE = 1e-6  # an expert that nobody chose is wanted much, not without end
-TASKS = ("ctr", "ranking", "regression")  # the terms of Eq. 15 that are weighed against one another
+Moving = tuple[Mapping[str, jax.Array], jax.Array]  # weights of TASKS, and the addend of each example's total
+_MIN_LOAD = 1e-6  # bounds the gradient towards an expert that no example uses
+TASKS = ("ctr", "ranking", "regression")  # the terms of Eq. 15 with a task weight
 
 
 class CandidateLoss(NamedTuple):
-    """What the objective knows of a row's candidates besides their scores."""
+    """Masks and completions of the candidates, which the loss needs besides scores."""
 
     present: Any  # [B, K] bool: the positive exists
     completion: Any  # [B, K] in [0, 1], of each positive
@@ -35,88 +39,119 @@ class CandidateLoss(NamedTuple):
 
 
 def engagement_weight(completion: jax.Array, alpha: float, threshold: float | jax.Array) -> jax.Array:
-    """Eq. 13: 1 + alpha (c - threshold), not below 0."""
+    """Eq. 13: 1 + alpha (completion - threshold), not below 0."""
     return jnp.maximum(1.0 + alpha * (completion - threshold), 0.0)
 
 
-def _mean(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """The mean over the last axis of x where mask; 0 where there is nothing."""
+def _masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean of x over the last axis where mask; 0 where the mask is empty."""
     return jnp.where(mask, x, 0.0).sum(-1) / jnp.maximum(mask.sum(-1), 1)
 
 
 def hinge(positive, negative, weight, c: CandidateLoss, margin: float) -> jax.Array:
-    """Eq. 12 [B]: max(0, margin - (positive - negative)), the mean over negatives, times weight [B, K]."""
+    """Eq. 12 [B]: hinge loss of each positive against its negatives.
+
+    The value of a positive is its weight times the mean over negatives of max(0, margin - (s+ - s-)).
+
+    Args:
+        positive: scores [B, K].
+        negative: scores [B, N].
+        weight: weights [B, K].
+        c: masks of the candidates.
+        margin: score difference from which a pair has no loss.
+    """
     pair = c.present[:, :, None] & c.negative[:, None, :]  # [B, K, N]
     gap = jnp.where(pair, positive[:, :, None] - negative[:, None, :], 0.0)
-    return _mean(_mean(jnp.maximum(margin - gap, 0.0), pair) * weight, c.present)
+    return _masked_mean(_masked_mean(jnp.maximum(margin - gap, 0.0), pair) * weight, c.present)
 
 
 def softmax(positive, negative, weight, c: CandidateLoss, margin: float) -> jax.Array:
-    """In place of Eq. 12 [B]: -log(exp(positive) / (exp(positive) + sum of exp(negatives))), times weight
-    [B, K]: a softmax over each positive and the negatives, which `margin` does not enter.
+    """Softmax alternative to Eq. 12 [B]: cross-entropy of each positive.
 
-    No logQ correction (Bengio & Senecal 2008): the pools that negatives come from are drawn so by design.
+    The value of a positive is its weight times -log(exp(s+) / (exp(s+) + sum of exp(s-))). There is no logQ
+    correction (Bengio & Senecal 2008): the pools of negatives are sampled this way by design. Arguments are
+    those of `hinge`; `margin` is not used.
     """
     negative = jnp.where(c.negative, negative, -jnp.inf)[:, None, :]
     positive = jnp.where(c.present, positive, 0.0)
-    every = jnp.broadcast_to(negative, (*positive.shape, negative.shape[-1]))
-    total = jax.nn.logsumexp(jnp.concatenate([positive[..., None], every], axis=-1), axis=-1)
-    return _mean((total - positive) * weight, c.present)
-
-
-RANKING_LOSSES: dict[str, Callable[..., jax.Array]] = {"hinge": hinge, "softmax": softmax}
+    negatives = jnp.broadcast_to(negative, (*positive.shape, negative.shape[-1]))
+    log_normalizer = jax.nn.logsumexp(jnp.concatenate([positive[..., None], negatives], axis=-1), axis=-1)
+    return _masked_mean((log_normalizer - positive) * weight, c.present)
 
 
 def cross_entropy(positive, negative, label, negative_label, weight, c: CandidateLoss) -> jax.Array:
-    """Eq. 14 [B]: BCE of logits, the mean over 1 + N terms, times weight [B, K].
+    """Eq. 14 [B]: binary cross-entropy of logits.
 
-    Labels are [K] of the positives, [B, N] of the negatives.
+    The value of a positive is its weight times the mean over 1 + N terms: its own and those of the negatives.
+
+    Args:
+        positive: logits [B, K].
+        negative: logits [B, N].
+        label: labels [K] of the positives.
+        negative_label: labels [B, N] of the negatives.
+        weight: weights [B, K].
+        c: masks of the candidates.
     """
-    of_positive = optax.sigmoid_binary_cross_entropy(jnp.where(c.present, positive, 0.0), label)
-    of_negative = optax.sigmoid_binary_cross_entropy(jnp.where(c.negative, negative, 0.0), negative_label)
-    negatives = jnp.where(c.negative, of_negative, 0.0).sum(-1, keepdims=True)  # [B, 1]
+    positive_loss = optax.sigmoid_binary_cross_entropy(jnp.where(c.present, positive, 0.0), label)
+    negative_loss = optax.sigmoid_binary_cross_entropy(jnp.where(c.negative, negative, 0.0), negative_label)
+    negatives_loss = jnp.where(c.negative, negative_loss, 0.0).sum(-1, keepdims=True)  # [B, 1]
     terms = 1 + c.negative.sum(-1, keepdims=True)
-    return _mean((of_positive + negatives) / terms * weight, c.present)
+    return _masked_mean((positive_loss + negatives_loss) / terms * weight, c.present)
 
 
-def retrieval(found: Any, weight, c: CandidateLoss) -> jax.Array:
-    """[B]: the softmax over each positive and titles drawn from the whole catalogue, times weight [B, K].
+def retrieval(scores: Any, weight, c: CandidateLoss) -> jax.Array:
+    """Retrieval loss [B]: softmax over each positive and random titles.
 
-    `found` is the recommender's `Retrieved`. Titles are drawn uniformly, so that the correction by log Q
-    (Bengio & Senecal 2008; Covington et al. 2016; Yi et al. 2019) is one constant and cancels: at its best
-    the score is log p(title | request), popularity included, up to a constant of the request.
+    The titles are drawn uniformly from the whole catalogue. The logQ correction (Bengio & Senecal 2008;
+    Covington et al. 2016; Yi et al. 2019) is therefore one constant and cancels. At the optimum the score is
+    log p(title | example), popularity included, up to a constant of the example.
+
+    Args:
+        scores: the `RetrievalScores` of the model.
+        weight: weights [B, K].
+        c: masks of the candidates.
     """
-    return softmax(found.positive_BxK, found.negative_BxN, weight, c._replace(negative=found.there_BxN), 0.0)
+    return softmax(
+        scores.positive_BxK, scores.negative_BxN, weight, c._replace(negative=scores.there_BxN), 0.0
+    )
 
 
 def regression(predicted, c: CandidateLoss) -> jax.Array:
-    """L_Reg [B]: the squared error of the positives' completion, not personalised."""
-    return _mean(jnp.square(jnp.where(c.present, predicted - c.completion, 0.0)), c.present)
+    """L_Reg [B]: squared error of the positives' completion, not personalised."""
+    return _masked_mean(jnp.square(jnp.where(c.present, predicted - c.completion, 0.0)), c.present)
 
 
 def entropy(gate: jax.Array) -> jax.Array:
-    """H [...] in nats of gate [..., E]; a weight of 0 adds nothing, in value and in gradient."""
+    """Entropy [...] in nats of gate [..., E].
+
+    A gate weight of 0 adds nothing to the value or to the gradient.
+    """
     safe = jnp.where(gate > 0, gate, 1.0)
     return -(safe * jnp.log(safe)).sum(-1)
 
 
-def load_balancing_loss(gate: jax.Array, usage: jax.Array) -> jax.Array:
-    """[...] of gate [..., E]: the sum of gate log(usage), `usage` [E] the mean gate of the step before.
+def load_balancing_loss(gate: jax.Array, expert_load: jax.Array) -> jax.Array:
+    """Load-balancing loss [...]: the sum over experts of gate log(expert_load).
 
-    Where usage is the mean gate, its mean is -H(mean gate) and so is its gradient: it is lowered by what
-    the experts that all users choose lose to the others. As the load-balancing loss of Switch Transformers
-    (Fedus, Zoph & Shazeer 2022) it is one value an example, so shares of a batch need not meet before it.
+    If `expert_load` is the mean gate, the mean of this loss is -H(mean gate), with the same gradient. The
+    loss falls if experts that all users choose lose weight to the other experts. As in the load-balancing
+    loss of Switch Transformers (Fedus, Zoph & Shazeer 2022), there is one value per example, so per-device
+    batches need no communication for it.
+
+    Args:
+        gate: gate weights [..., E].
+        expert_load: [E], the mean gate of the step before.
     """
-    return (gate * jnp.log(jnp.maximum(usage, _LEAST_USAGE))).sum(-1)
+    return (gate * jnp.log(jnp.maximum(expert_load, _MIN_LOAD))).sum(-1)
 
 
-def _of_request(value: jax.Array, c: CandidateLoss) -> jax.Array:
-    """[B] of a gate's figure [B], or [B, K + N] of each candidate: then the mean over those present."""
-    return value if value.ndim == 1 else _mean(value, jnp.concatenate([c.present, c.negative], axis=1))
+def _example_mean(value: jax.Array, c: CandidateLoss) -> jax.Array:
+    """Gate value [B], or the mean of [B, K + N] over present candidates."""
+    return value if value.ndim == 1 else _masked_mean(value, jnp.concatenate([c.present, c.negative], axis=1))
 
 
 def soft_labels(hard: jax.Array, value: float, soft_on: str) -> jax.Array:
-    """BCE labels [B, N] of negatives: `value` on "hard" ones, on "all" or on "none", else 0."""
+    """BCE labels [B, N] of negatives: `value` for "hard", "all" or "none", else 0."""
     on = {"hard": hard, "all": jnp.ones_like(hard), "none": jnp.zeros_like(hard)}[soft_on]
     return jnp.where(on, value, 0.0)
 
@@ -130,22 +165,39 @@ def per_example(
     threshold: float | jax.Array,
     target_entropy: float | None,
     weights: Mapping[str, jax.Array] | None = None,
-    usage: jax.Array | None = None,
+    expert_load: jax.Array | None = None,
     retrieved: Any = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Eq. 15: the total [B] and its unweighted terms, each [B].
+    """Eq. 15: the total and its unweighted terms for each example.
 
-    `scores` holds "ctr" and "ranking" [B, K + N] and "completion" [B, at least K], as the config's
-    weights call for. `labels` has an entry for each of the K next titles: the BCE's label and the
-    ranking loss's weight. `threshold` is Eq. 13's, `target_entropy` Eq. 10's in nats (None: no such
-    term), on the gate without noise [B, E], or [B, K + N, E] of each candidate; one expert has no such
-    term. `weights` of TASKS, where there are any, take the place of the config's. With `usage` [E] the
-    term of `evenness` joins, with `retrieved` that of `retrieval`.
+    Args:
+        scores: "ctr" and "ranking" [B, K + N], "completion" [B, at least K]; read if its weight is not 0.
+        clean_gate: gate without noise [B, E], or [B, K + N, E] with one gate per candidate.
+        config: weights and settings of the terms.
+        labels: for each of the K next titles, the label of the BCE and the weight of the ranking loss.
+        threshold: that of Eq. 13.
+        target_entropy: that of Eq. 10, in nats; None, or a single expert: no entropy term.
+        weights: weights of TASKS that replace those of `config`.
+        expert_load: [E], adds the term of `load_balancing_loss`.
+        retrieved: the `RetrievalScores` of the model, adds the term of `retrieval`.
+
+    Returns:
+        The total [B] and a dict from term to values [B].
+
+    Raises:
+        ValueError: the number of labels is not K.
     """
     w = {task: getattr(config, task) for task in TASKS} | dict(weights or {})
     c, K = candidates, candidates.present.shape[1]
     if len(labels) != K:
         raise ValueError(f"{len(labels)} labels for {K} positives")
+    chex.assert_rank(clean_gate, {2, 3}, custom_message="clean_gate [B, E] or [B, K + N, E]")
+    chex.assert_equal_shape([c.present, c.completion], custom_message="candidates.completion [B, K]")
+    chex.assert_equal_shape([c.negative, c.hard], custom_message="candidates.hard [B, N]")
+    chex.assert_type([c.present, c.negative], bool, custom_message="candidates.present, candidates.negative")
+    every = (len(c.present), K + c.negative.shape[1])
+    for task in [task for task in ("ctr", "ranking") if getattr(config, task)]:
+        chex.assert_shape(scores[task], every, custom_message=f"scores[{task!r}] [B, K + N]")
     label = jnp.asarray(labels, clean_gate.dtype)
     weight = jnp.ones_like(c.completion)
     if config.personalised:
@@ -156,15 +208,17 @@ def per_example(
         soft = soft_labels(c.hard, config.soft_negative, config.soft_on)
         weighted.append(("ctr", w["ctr"], cross_entropy(s[:, :K], s[:, K:], label, soft, weight, c)))
     if config.ranking:
-        s, loss = scores["ranking"], RANKING_LOSSES[config.ranking_loss]
+        s, loss = scores["ranking"], resolve(RANKING_LOSSES[config.ranking_loss])
         weighted.append(("ranking", w["ranking"], loss(s[:, :K], s[:, K:], weight * label, c, config.margin)))
     if config.regression:
         weighted.append(("regression", w["regression"], regression(scores["completion"][:, :K], c)))
     if config.entropy and target_entropy is not None and clean_gate.shape[-1] > 1:
-        off = _of_request(jnp.square(entropy(clean_gate) - target_entropy), c)
-        weighted.append(("entropy", config.entropy, off))
-    if usage is not None:
-        weighted.append(("balance", config.balance, _of_request(load_balancing_loss(clean_gate, usage), c)))
+        deviation = _example_mean(jnp.square(entropy(clean_gate) - target_entropy), c)
+        weighted.append(("entropy", config.entropy, deviation))
+    if expert_load is not None:
+        weighted.append(
+            ("balance", config.balance, _example_mean(load_balancing_loss(clean_gate, expert_load), c))
+        )
     if retrieved is not None:
         weighted.append(("retrieval", config.retrieval, retrieval(retrieved, weight * label, c)))
     total = sum((w * value for _, w, value in weighted), jnp.zeros(len(c.present), clean_gate.dtype))
@@ -172,45 +226,68 @@ def per_example(
 
 
 def objective(
-    out: Any,
+    outputs: Any,
     batch: Batch,
     config: Objective,
     sampling: Sampling,
     threshold: float | jax.Array,
     target_entropy: float | None,
-    moving: Moving | None = None,
-    usage: jax.Array | None = None,
+    moving_weights: Moving | None = None,
+    expert_load: jax.Array | None = None,
 ) -> tuple[jax.Array, Sums]:
-    """The total's sum over valid examples, and every figure's (sum, count) over them.
+    """Sum the objective and its metrics over the valid examples of a batch.
 
-    `out` is the recommender's `Outputs` on `batch`. The figures are "loss", each term as "loss_ctr"
-    and so on, and of a gate "gate_0", "gate_1", ..., "gate_entropy", from which `gate_use` tells more.
-    With `moving`, weights are not the config's; `usage` is of `evenness`.
+    Args:
+        outputs: the `RankingOutput` of the model on `batch`.
+        batch: the decoded batch.
+        config: weights and settings of the terms.
+        sampling: its `labels` are those of `per_example`.
+        threshold: that of Eq. 13.
+        target_entropy: that of Eq. 10, in nats; None: no entropy term.
+        moving_weights: weights that replace those of `config`, and an addend of each example's total.
+        expert_load: [E], adds the term of `load_balancing_loss`.
+
+    Returns:
+        The sum of the total, and (sum, count) of each metric: "loss", each term ("loss_ctr", ...), and with a
+        gate "gate_0", "gate_1", ... and "gate_entropy", the inputs of `gate_statistics`.
     """
-    weights, joins = moving or (None, 0.0)
-    gate = out.clean_gate_BxE
+    chex.assert_rank([batch.positive, batch.negative, batch.valid], [2, 2, 1], custom_message="batch")
+    chex.assert_type(batch.valid, bool, custom_message="batch.valid")
+    weights, addend = moving_weights or (None, 0.0)
+    gate = outputs.clean_gate_BxE
     candidates = CandidateLoss(batch.positive > 0, batch.completion, batch.negative > 0, batch.hard)
-    labels = sampling.labels[: batch.positive.shape[1]]
+    labels = sampling.target_weights[: batch.positive.shape[1]]
     total, terms = per_example(
-        out.scores, candidates, gate, config, labels, threshold, target_entropy, weights, usage, out.retrieved
-    )
-    figures = {"loss": total + joins} | {f"loss_{name}": value for name, value in terms.items()}
+        outputs.scores, candidates, gate, config, labels, threshold, target_entropy, weights, expert_load,
+        outputs.retrieved,
+    )  # fmt: skip
+    metrics = {"loss": total + addend} | {f"loss_{name}": value for name, value in terms.items()}
     if gate.shape[-1] > 1:
-        of_gate = {f"gate_{e}": gate[..., e] for e in range(gate.shape[-1])} | {"gate_entropy": entropy(gate)}
-        figures |= {name: _of_request(value, candidates) for name, value in of_gate.items()}
+        by_gate = {f"gate_{e}": gate[..., e] for e in range(gate.shape[-1])} | {"gate_entropy": entropy(gate)}
+        metrics |= {name: _example_mean(value, candidates) for name, value in by_gate.items()}
     count = batch.valid.sum()
-    sums = {name: (jnp.where(batch.valid, value, 0.0).sum(), count) for name, value in figures.items()}
+    sums = {name: (jnp.where(batch.valid, value, 0.0).sum(), count) for name, value in metrics.items()}
     return sums["loss"][0], sums
 
 
 def gate_statistics(means: dict[str, float]) -> dict[str, float]:
-    """How the experts are used, in nats, from `objective`'s figures once divided; {} without a gate.
+    """Compute how evenly and how selectively experts are used, in nats.
 
-    Eq. 10 does not stop every user from choosing one expert. "gate_information" is how much the choice
-    says of the user: H of the mean gate less the mean H, 0 where all choose alike.
+    Eq. 10 does not prevent all users from choosing one expert. "gate_information" is the information that the
+    choice of an expert carries about the user: the entropy of the mean gate minus the mean entropy. It is 0
+    if all users choose alike.
+
+    Args:
+        means: the metrics of `objective`, each sum divided by its count.
+
+    Returns:
+        "gate_entropy_of_mean" and "gate_information"; {} without a gate.
     """
     gate = np.array([value for name, value in means.items() if name.removeprefix("gate_").isdigit()])
     if not gate.size:
         return {}
-    of_mean = float(-np.sum(gate * np.log(np.where(gate > 0, gate, 1.0))))
-    return {"gate_entropy_of_mean": of_mean, "gate_information": of_mean - means["gate_entropy"]}
+    entropy_of_mean = float(-np.sum(gate * np.log(np.where(gate > 0, gate, 1.0))))
+    return {
+        "gate_entropy_of_mean": entropy_of_mean,
+        "gate_information": entropy_of_mean - means["gate_entropy"],
+    }

@@ -1,7 +1,8 @@
-"""Candidates that join histories a group at a time, the histories read once (M-FALCON; Zhai et al., 2024)."""
+"""Candidate scoring in groups with cached histories (M-FALCON; Zhai et al. 2024)."""
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -18,22 +19,39 @@ def score_in_groups(
     table: TitleTable,
     temperature: jax.Array | float,
     tasks: tuple[str, ...],
-    most: int,
-    catalogue: TitleProjections | None = None,
+    group_size: int,
+    projections: TitleProjections | None = None,
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """Scores [B, C] of each task and the gate [B, C, E] of a model with the target in the sequence, nothing
-    random: as `encode` and `score` give them of all candidates, which are worked through at most `most` at a
-    time, so that memory holds no more. A history is read once (`Recommender.remember`)."""
-    remembered: Any = model.apply(variables, history, table, None, catalogue, method="encode_history")
+    """Score candidates in groups, encoding each history once, without randomness.
 
-    def of(ids_BxM: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
-        given = remembered, ids_BxM, table, temperature, None, catalogue
-        user: Any = model.apply(variables, *given, method="join")
-        scores: Any = model.apply(variables, user, ids_BxM, table, tasks, catalogue, method="score")
+    The results equal those of `RankingModel.encode` and `RankingModel.score` on all candidates. Groups bound
+    the memory. `RankingModel.encode_history` encodes a history once for all groups.
+
+    Args:
+        model: a model with the target in the sequence.
+        variables: variables of the model.
+        history: histories of B examples.
+        candidate_BxC: title ids.
+        table: features of all titles.
+        temperature: temperature of the gate.
+        tasks: heads to score.
+        group_size: maximum number of candidates in a group.
+        projections: cached projections of the titles; None: computed in each call.
+
+    Returns:
+        Scores [B, C] by task, and the gate without noise [B, C, E].
+    """
+    chex.assert_rank(candidate_BxC, 2, custom_message="candidate_BxC")
+    encoded: Any = model.apply(variables, history, table, None, projections, method="encode_history")
+
+    def score_group(ids_BxM: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
+        arguments = encoded, ids_BxM, table, temperature, None, projections
+        user: Any = model.apply(variables, *arguments, method="join")
+        scores: Any = model.apply(variables, user, ids_BxM, table, tasks, projections, method="score")
         return scores, user.clean_gate_BxE
 
     B, C = candidate_BxC.shape
-    most = min(most, C)
-    padded_BxN = jnp.pad(candidate_BxC, ((0, 0), (0, -C % most)))
-    found = jax.lax.map(of, jnp.moveaxis(padded_BxN.reshape(B, -1, most), 1, 0))
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(B, -1, *x.shape[3:])[:, :C], found)
+    group_size = min(group_size, C)
+    padded_BxN = jnp.pad(candidate_BxC, ((0, 0), (0, -C % group_size)))
+    groups = jax.lax.map(score_group, jnp.moveaxis(padded_BxN.reshape(B, -1, group_size), 1, 0))
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(B, -1, *x.shape[3:])[:, :C], groups)

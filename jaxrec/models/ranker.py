@@ -1,11 +1,12 @@
-"""The recommender (Figure 1): embed, encode by experts, gate, match. BST, V-MoE, S-MoE
-and the peers (SASRec, GRU4Rec, HSTU) by its fields.
+"""Ranking model (Figure 1): embeddings, experts, gate and heads.
 
-Axes in names: B examples, C candidates, R rows of L titles, E experts, D width, F features, V titles.
+The config selects BST, V-MoE, S-MoE or a baseline (SASRec, GRU4Rec, HSTU).
+
+Axis letters: B examples, C candidates, R rows of L titles, E experts, D width, F features, V titles, U unique
+ids or the width of a user vector, K positives, N sampled negatives or B * C sequences.
 """
 
-from typing import Any, NamedTuple
-
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from flax import linen as nn
 from jaxrec.config.schema import Model
 from jaxrec.core.batch import History, TitleTable
 from jaxrec.core.ids import FIRST_TITLE
+from jaxrec.core.registry import ENCODERS, resolve
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.models.encoders.base import PackedTitles
 from jaxrec.models.heads import MlpHead, ProductFeatures, RetrievalHead, dot_score
@@ -28,72 +30,40 @@ from jaxrec.models.layers.embedding import FeatureEncoder, select_features
 from jaxrec.models.layers.history_encoder import HistoryEncoder
 from jaxrec.models.layers.rng import dropout, dropout_mask, fold_in, layer_id, randint
 from jaxrec.models.layers.title_encoder import ProjectedLookup, TitleEncoder, TitleLookup, TitleProjections
-from jaxrec.models.mixture import ENCODERS, Gate
+from jaxrec.models.mixture import Gate
+from jaxrec.models.outputs import EncodedHistories, RankingOutput, RetrievalScores, UserEncoding
 
 HEAD_NAMES = ("ctr", "ranking", "completion")
 HEAD_KINDS = ("matcher", "dot")
 
 
-class UserEncoding(NamedTuple):
-    """An encoded request, to be scored against any number of lists; with the target in the sequence one for
-    each of its candidates, [B, C, ...], to be scored against those."""
-
-    vector_BxF: jax.Array  # mixture (Eq. 11), customer features, context
-    gate_BxE: jax.Array  # the weights mixed with; ones [B, 1] for one expert
-    clean_gate_BxE: jax.Array  # the same without noise
-
-
-class EncodedHistories(NamedTuple):
-    """Requests whose histories were read, for candidates to join."""
-
-    experts: tuple[Any, ...]  # of each `Kind.remember`
-    customer_BxF: jax.Array
-    context_BxF: jax.Array
-
-
-class RetrievalScores(NamedTuple):
-    """What the retrieval head says of the positives and of N titles drawn from the whole catalogue."""
-
-    positive_BxK: jax.Array
-    negative_BxN: jax.Array
-    there_BxN: jax.Array  # bool: the title drawn is none of the positives
-
-
-class RankingOutput(NamedTuple):
-    """Scores in at least float32. "ctr" is a logit, "completion" in (0, 1)."""
-
-    scores: dict[str, jax.Array]  # task -> [B, C]
-    gate_BxE: jax.Array  # [B, C, E] with the target in the sequence
-    clean_gate_BxE: jax.Array
-    retrieved: RetrievalScores | None = None  # in training, where there is such a head
-
-
-def _take_positions(titles: PackedTitles, at_RxL: jax.Array) -> PackedTitles:
-    """The titles at these places of the flat rows, and padding beyond them."""
-    x_NxD, of_N = titles.x_RxLxD.reshape(-1, titles.x_RxLxD.shape[-1]), titles.example_RxL.reshape(-1)
-    x = embedding_lookup(x_NxD, at_RxL, mode="fill", fill=0)
-    # Padding's number is past every example's, so that it belongs to none.
-    example = of_N.at[at_RxL].get(mode="fill", fill_value=np.iinfo(np.int32).max)
-    age = jnp.take(titles.age_RxL.reshape(-1), at_RxL, mode="fill", fill_value=0)
+def _take_positions(titles: PackedTitles, index_RxL: jax.Array) -> PackedTitles:
+    """Gather titles by flat indices into the rows; padding if out of range."""
+    x_NxD, example_N = titles.x_RxLxD.reshape(-1, titles.x_RxLxD.shape[-1]), titles.example_RxL.reshape(-1)
+    x = embedding_lookup(x_NxD, index_RxL, mode="fill", fill=0)
+    # The example index of padding is larger than that of any example, so padding belongs to no example.
+    example = example_N.at[index_RxL].get(mode="fill", fill_value=np.iinfo(np.int32).max)
+    age = jnp.take(titles.age_RxL.reshape(-1), index_RxL, mode="fill", fill_value=0)
     key = titles.key_RxLx2
     if key is not None:
-        key = jnp.take(key.reshape(-1, 2), at_RxL, axis=0, mode="clip")
+        key = jnp.take(key.reshape(-1, 2), index_RxL, axis=0, mode="clip")
     return PackedTitles(x, example, age, key)
 
 
 class RankingModel(Parameters):
-    """One expert is BST and has no gate; tasks=("ctr",) is the paper's single-task learning.
+    """Model of ranking scores by task.
 
-    `dtype` is of the compute: "float32", "bfloat16" (parameters stay float32), or "float64" under
-    jax_enable_x64. Without `key`, nothing is random.
+    With one expert the model is BST and has no gate. tasks=("ctr",) is the paper's single-task learning.
+    `dtype` is the compute dtype: "float32", "bfloat16" (parameters are float32), or "float64" under
+    jax_enable_x64. Calls without keys are deterministic.
     """
 
     features: tuple[FeatureSpec, ...]  # of the dataset's layout
     titles: int  # V
     config: Model
-    tasks: tuple[str, ...]  # heads, some of HEAD_NAMES
-    sampled_titles: int = 0  # titles drawn per example to train the retrieval head
-    split: str = ""  # the axis of devices that the titles' embeddings are dealt to; empty: each has all
+    tasks: tuple[str, ...]  # heads, a subset of HEAD_NAMES
+    sampled_titles: int = 0  # titles sampled per example to train the retrieval head
+    split: str = ""  # mesh axis over which title embeddings are sharded; empty: replicated
 
     def setup(self):
         if not self.tasks or set(self.tasks) - set(HEAD_NAMES):
@@ -102,49 +72,54 @@ class RankingModel(Parameters):
             raise ValueError(
                 f"head={self.config.head!r} must be one of {HEAD_KINDS}; dot has one task, not {self.tasks}"
             )
-        if self.config.retrieval and self.config.target_in_sequence:
-            raise ValueError(f"retrieval={self.config.retrieval} must be 0 with target_in_sequence")
+        if self.config.retrieval_dim and self.config.target_in_sequence:
+            raise ValueError(f"retrieval={self.config.retrieval_dim} must be 0 with target_in_sequence")
         where = {w: tuple(f for f in self.features if f.where == w) for w in ("title", "user", "context")}
-        of = self.config.reads, self.config.embedding_spread
-        self.title = TitleEncoder(self.dtype, where["title"], self.titles, *of, self.split, name="title")
-        self.user = FeatureEncoder(self.dtype, where["user"], *of, name="user")
-        self.context = FeatureEncoder(self.dtype, where["context"], *of, name="context")
+        inputs = self.config.features, self.config.embedding_init_std
+        self.title = TitleEncoder(self.dtype, where["title"], self.titles, *inputs, self.split, name="title")
+        self.user = FeatureEncoder(self.dtype, where["user"], *inputs, name="user")
+        self.context = FeatureEncoder(self.dtype, where["context"], *inputs, name="context")
         interactions = select_features(
-            [f for f in self.features if f.where == "interaction"], self.config.reads
+            [f for f in self.features if f.where == "interaction"], self.config.features
         )
-        self.longest = max(e.window for e in self.config.experts)
+        self.longest = max(e.max_len for e in self.config.experts)
         title, user, context = (
-            sum(f.width for f in select_features(where[w], self.config.reads)) for w in where
+            sum(f.width for f in select_features(where[w], self.config.features)) for w in where
         )
         self.rows = HistoryEncoder(
             self.dtype, interactions, title, context, self.config.width, self.longest, self.config.position,
             self.config.target_in_sequence, name="history",
         )  # fmt: skip
         self.expert = [
-            ENCODERS[f.kind](self.dtype, f, self.config.attention, name=f"expert_{e}")
+            resolve(ENCODERS[f.encoder])(self.dtype, f, self.config.attention_impl, name=f"expert_{e}")
             for e, f in enumerate(self.config.experts)
         ]
         if len(self.config.experts) > 1:
             self.gating = Gate(self.dtype, self.config.gate, name="gate")
-        ends = self.config.width + user + context, title
-        if self.config.retrieval:
-            self.retrieving = RetrievalHead(self.dtype, *ends, self.config.retrieval, name="retrieval")
+        widths = self.config.width + user + context, title
+        if self.config.retrieval_dim:
+            self.retrieving = RetrievalHead(self.dtype, *widths, self.config.retrieval_dim, name="retrieval")
         if self.config.head == "dot":
             return
         if self.config.matcher_product:
-            self.product = ProductFeatures(self.dtype, *ends, self.config.matcher[-1], name="product")
-        product = self.config.matcher[-1] if self.config.matcher_product else 0
+            self.product = ProductFeatures(self.dtype, *widths, self.config.head_hidden[-1], name="product")
+        product = self.config.head_hidden[-1] if self.config.matcher_product else 0
         self.matchers = {
             t: MlpHead(
-                self.dtype, t, *ends, product, self.config.matcher, t != "ranking", name=f"matcher_{t}"
+                self.dtype, t, *widths, product, self.config.head_hidden, t != "ranking", name=f"matcher_{t}"
             )
             for t in self.tasks
         }
 
     def catalogue(self, table: TitleTable, id_U: jax.Array | None = None) -> TitleProjections:
-        """Every title's part in the experts' input and in the matchers' first layers, to be worked out once
-        for whatever many requests `encode` and `score` are then given; or that of the titles `id_U`, as
-        `dealt.distinct` gives them, where those are all that is asked for."""
+        """Compute projections of titles, shared by calls of `encode` and `score`.
+
+        The projections are those of the input of the experts and of the first layers of the heads.
+
+        Args:
+            table: Features of all titles.
+            id_U: Unique ids from `sharded_embedding.unique_ids`, to project only these titles; None: all.
+        """
         if id_U is None:
             t_VxF = self.title.vectors(jnp.arange(self.titles), table)
         else:
@@ -154,7 +129,7 @@ class RankingModel(Parameters):
             kernels |= {t: m.of_title for t, m in self.matchers.items()}
             if self.config.matcher_product:
                 kernels["product"] = self.product.of_title
-        if self.config.retrieval:
+        if self.config.retrieval_dim:
             kernels["retrieval"] = self.retrieving.of_title
         return TitleProjections({name: t_VxF @ kernel for name, kernel in kernels.items()}, id_U)
 
@@ -170,32 +145,51 @@ class RankingModel(Parameters):
         catalogue: TitleProjections | None = None,
         candidate_BxC: jax.Array | None = None,
     ) -> UserEncoding:
-        """The user vector of each request; `temperature` is the gate's. The history holds the longest
-        window's places, and the shorter windows'. Candidates are asked for by the target in the sequence
-        alone: `join`."""
+        """Encode the users of B examples.
+
+        Args:
+            history: Histories, with the slots of the longest window and the indices of shorter windows.
+            table: Features of all titles.
+            temperature: Temperature of the gate.
+            key_Bx2: uint32 keys of the examples; None for no noise and no dropout.
+            catalogue: Projections from the method `catalogue`; None: computed in this call.
+            candidate_BxC: Title ids; read only with the target in the sequence, which requires them: see
+                `join`.
+
+        Raises:
+            ValueError: The config has `target_in_sequence`, and `candidate_BxC` is None.
+        """
+        chex.assert_rank(history.title, 2, custom_message="history.title [R, L]")
+        if key_Bx2 is not None:
+            chex.assert_shape(key_Bx2, (None, 2), custom_message="key_Bx2")
         if not self.config.target_in_sequence:
-            seen, customer_BxF, context_BxF = self._read(history, table, key_Bx2, catalogue)
+            titles_by_window, user_BxF, context_BxF = self._encode_inputs(history, table, key_Bx2, catalogue)
             pooled = [
                 rematerialize(
-                    self.config.remat, lambda of, titles: of(titles, len(customer_BxF)), expert, titles
+                    self.config.remat,
+                    lambda expert, titles: expert(titles, len(user_BxF)),
+                    expert,
+                    titles,
                 )
-                for expert, titles in ((expert, seen[expert.fields.window]) for expert in self.expert)
+                for expert, titles in (
+                    (expert, titles_by_window[expert.fields.max_len]) for expert in self.expert
+                )
             ]
-            return self._mixed(pooled, customer_BxF, context_BxF, temperature, key_Bx2)
+            return self._mix(pooled, user_BxF, context_BxF, temperature, key_Bx2)
         if candidate_BxC is None:
-            raise ValueError("with target_in_sequence a request is encoded for its candidates: give them")
-        remembered = self.encode_history(history, table, key_Bx2, catalogue)
-        return self.join(remembered, candidate_BxC, table, temperature, key_Bx2, catalogue)
+            raise ValueError("candidate_BxC=None must be the ids of candidates with target_in_sequence")
+        histories = self.encode_history(history, table, key_Bx2, catalogue)
+        return self.join(histories, candidate_BxC, table, temperature, key_Bx2, catalogue)
 
-    def _read(
+    def _encode_inputs(
         self,
         history: History,
         table: TitleTable,
         key_Bx2: jax.Array | None,
         catalogue: TitleProjections | None,
     ) -> tuple[dict[int, PackedTitles], jax.Array, jax.Array]:
-        """What experts read, by window; the customers and the contexts."""
-        customer_BxF = self.user(history.user_categories, history.user_numbers)
+        """Encode the titles for the experts, by window, and the user and context features."""
+        user_BxF = self.user(history.user_categories, history.user_numbers)
         context_BxF = self.context(history.context_categories, history.context_numbers)
         x_RxLxD = self.rows(history, self._titles(history.title, table, catalogue), context_BxF)
         key_RxLx2 = None
@@ -204,41 +198,65 @@ class RankingModel(Parameters):
             if self.config.dropout:
                 keep, _ = dropout_mask(key_RxLx2, layer_id(self.path), self.config.width, self.config.dropout)
                 x_RxLxD = dropout(x_RxLxD, keep, self.config.dropout)
-        whole = PackedTitles(x_RxLxD, history.example, history.age, key_RxLx2)
-        seen = {x_RxLxD.shape[1]: whole} | {
-            w: _take_positions(whole, at) for w, at in history.shorter.items()
+        longest = PackedTitles(x_RxLxD, history.example, history.age, key_RxLx2)
+        titles_by_window = {x_RxLxD.shape[1]: longest} | {
+            w: _take_positions(longest, index) for w, index in history.shorter.items()
         }
-        return seen, customer_BxF, context_BxF
+        return titles_by_window, user_BxF, context_BxF
 
     def encode_history(
         self, history: History, table: TitleTable, key_Bx2: jax.Array | None = None,
         catalogue: TitleProjections | None = None,
     ) -> EncodedHistories:  # fmt: skip
-        """What `join` needs of histories, a request a row: the experts' work that no candidate changes."""
-        seen, customer_BxF, context_BxF = self._read(history, table, key_Bx2, catalogue)
+        """Encode histories for `join`: all computations that do not depend on candidates.
+
+        Args:
+            history: Histories, one example per row.
+            table: Features of all titles.
+            key_Bx2: uint32 keys of the examples; None for no dropout.
+            catalogue: Projections from the method `catalogue`; None: computed in this call.
+        """
+        titles_by_window, user_BxF, context_BxF = self._encode_inputs(history, table, key_Bx2, catalogue)
         experts = tuple(
-            rematerialize(self.config.remat, type(expert).encode_history, expert, seen[expert.fields.window])
+            rematerialize(
+                self.config.remat,
+                type(expert).encode_history,
+                expert,
+                titles_by_window[expert.fields.max_len],
+            )
             for expert in self.expert
         )
-        return EncodedHistories(experts, customer_BxF, context_BxF)
+        return EncodedHistories(experts, user_BxF, context_BxF)
 
     def join(
         self,
-        remembered: EncodedHistories,
+        histories: EncodedHistories,
         candidate_BxC: jax.Array,
         table: TitleTable,
         temperature: jax.Array | float,
         key_Bx2: jax.Array | None = None,
         catalogue: TitleProjections | None = None,
     ) -> UserEncoding:
-        """Each candidate's user vector [B, C, ...], it being the newest title of the history.
+        """Encode users with each candidate as the newest title of the history.
 
-        Experts of a causal kind work through L + C places a request, the others through C (L + 1). With keys,
-        titles of the history are dropped for each candidate anew by the others, for all of them alike by the
-        causal ones: of each candidate by itself the law is the same.
+        Causal experts process L + C positions per example, other experts C (L + 1). With keys, causal experts
+        have one dropout mask of the history for all candidates, other experts one for each candidate. The
+        distribution of the mask of a single candidate is the same.
+
+        Args:
+            histories: From `encode_history`.
+            candidate_BxC: Title ids.
+            table: Features of all titles.
+            temperature: Temperature of the gate.
+            key_Bx2: uint32 keys of the examples; None for no noise and no dropout.
+            catalogue: Projections from the method `catalogue`; None: computed in this call.
+
+        Returns:
+            Encodings with the shapes [B, C, ...].
         """
+        chex.assert_rank(candidate_BxC, 2, custom_message="candidate_BxC")
         (examples, C), key_BxCx2 = candidate_BxC.shape, None
-        _, customer_BxF, context_BxF = remembered
+        _, user_BxF, context_BxF = histories
         x_BxCxD = self.rows.candidates(self._titles(candidate_BxC, table, catalogue), context_BxF)
         if key_Bx2 is not None:
             key_BxCx2 = fold_in(key_Bx2[:, None], jnp.arange(C))
@@ -251,28 +269,26 @@ class RankingModel(Parameters):
                 )
                 x_BxCxD = dropout(x_BxCxD, keep, self.config.dropout)
         pooled = [
-            rematerialize(self.config.remat, type(expert).join, expert, memory, x_BxCxD, key_BxCx2)
-            for expert, memory in zip(self.expert, remembered.experts, strict=True)
+            rematerialize(self.config.remat, type(expert).join, expert, expert_histories, x_BxCxD, key_BxCx2)
+            for expert, expert_histories in zip(self.expert, histories.experts, strict=True)
         ]
-        customer_NxF, context_NxF = (jnp.repeat(x, C, axis=0) for x in (customer_BxF, context_BxF))
+        user_NxF, context_NxF = (jnp.repeat(x, C, axis=0) for x in (user_BxF, context_BxF))
         key_Nx2 = None if key_BxCx2 is None else key_BxCx2.reshape(-1, 2)
-        user = self._mixed(pooled, customer_NxF, context_NxF, temperature, key_Nx2)
-        return UserEncoding(*(x.reshape(examples, C, x.shape[-1]) for x in user))
+        encoding = self._mix(pooled, user_NxF, context_NxF, temperature, key_Nx2)
+        return UserEncoding(*(x.reshape(examples, C, x.shape[-1]) for x in encoding))
 
-    def _mixed(
-        self, pooled: list[jax.Array], customer_BxF: jax.Array, context_BxF: jax.Array,
+    def _mix(
+        self, pooled: list[jax.Array], user_BxF: jax.Array, context_BxF: jax.Array,
         temperature: jax.Array | float, key_Bx2: jax.Array | None,
     ) -> UserEncoding:  # fmt: skip
-        """The experts' vectors, gated."""
+        """Mix the vectors of the experts by the gate and append user and context features."""
         if len(pooled) == 1:
-            ones = jnp.ones((len(customer_BxF), 1), at_least_float32(self.dtype))
-            return UserEncoding(jnp.concatenate([pooled[0], customer_BxF, context_BxF], -1), ones, ones)
-        gate_BxE, clean_BxE = self.gating(customer_BxF, pooled, temperature, key_Bx2)
+            ones = jnp.ones((len(user_BxF), 1), at_least_float32(self.dtype))
+            return UserEncoding(jnp.concatenate([pooled[0], user_BxF, context_BxF], -1), ones, ones)
+        gate_BxE, clean_BxE = self.gating(user_BxF, pooled, temperature, key_Bx2)
         weights = gate_BxE.astype(self.dtype)
         mixture_BxD = sum(broadcast(weights[:, e, None], h.shape) * h for e, h in enumerate(pooled))
-        return UserEncoding(
-            jnp.concatenate([mixture_BxD, customer_BxF, context_BxF], -1), gate_BxE, clean_BxE
-        )
+        return UserEncoding(jnp.concatenate([mixture_BxD, user_BxF, context_BxF], -1), gate_BxE, clean_BxE)
 
     def score(
         self,
@@ -282,7 +298,17 @@ class RankingModel(Parameters):
         tasks: tuple[str, ...] | None = None,
         catalogue: TitleProjections | None = None,
     ) -> dict[str, jax.Array]:
-        """Scores [B, C] of candidates (title ids) for each of `tasks`, all the model has if None."""
+        """Score candidates by task, [B, C] each.
+
+        Args:
+            user: Encoded examples.
+            candidate_BxC: Title ids.
+            table: Features of all titles.
+            tasks: Tasks to score; None: all tasks of the model.
+            catalogue: Projections from the method `catalogue`; None: computed in this call.
+        """
+        chex.assert_rank(candidate_BxC, 2, custom_message="candidate_BxC")
+        chex.assert_type(candidate_BxC, int, custom_message="candidate_BxC")
         titles = self._titles(candidate_BxC, table, catalogue)
         if self.config.head == "dot":
             s_BxC = dot_score(
@@ -297,10 +323,16 @@ class RankingModel(Parameters):
         return scores
 
     def score_catalogue(self, user: UserEncoding, table: TitleTable, task: str) -> jax.Array:
-        """Scores [B, V] of every title for one task: what `score` gives of all, with fewer operations."""
+        """Score all titles for one task, [B, V].
+
+        The result equals that of `score` with all titles as candidates, in fewer operations.
+
+        Raises:
+            ValueError: The examples are encoded for candidates, with the target in the sequence.
+        """
         u_BxU, t_VxF = user.vector_BxF, self.title.vectors(jnp.arange(self.titles), table)
         if u_BxU.ndim == 3:
-            raise ValueError("with target_in_sequence a request is encoded for its candidates: use score")
+            raise ValueError("target_in_sequence must be false to score all titles: use `score`")
         if self.config.head == "dot":
             s_BxV = u_BxU[:, : self.config.width] @ (t_VxF @ self.rows.of_title).T
             return s_BxV.astype(at_least_float32(self.dtype))
@@ -310,28 +342,29 @@ class RankingModel(Parameters):
     def retrieve(
         self, user: UserEncoding, table: TitleTable, catalogue: TitleProjections | None = None
     ) -> jax.Array:
-        """Scores [B, V] of every title by the retrieval head."""
+        """Score all titles by the retrieval head, [B, V]."""
         if catalogue is None:
             t_VxR = self.title.vectors(jnp.arange(self.titles), table) @ self.retrieving.of_title
         else:
             t_VxR = catalogue.projected["retrieval"]
         return self.retrieving.every(user.vector_BxF, t_VxR)
 
-    def _retrieved(
+    def _score_samples(
         self, user: UserEncoding, positive_BxK: jax.Array, table: TitleTable, key_Bx2: jax.Array,
         catalogue: TitleProjections | None,
     ) -> RetrievalScores:  # fmt: skip
-        """Of the positives and of titles drawn uniformly, with replacement, by each example's key.
+        """Score the positives and uniformly sampled titles by the retrieval head.
 
-        Its gradient goes on into the shared vectors: stopped before the user's, nothing came out better.
+        The titles are sampled with replacement by the key of each example. The gradient flows into the shared
+        vectors; a stop of the gradient before the user vector improved no result.
         """
-        K, of_draw = positive_BxK.shape[1], layer_id((*self.path, "retrieval"))
-        drawn_BxN = randint(self.titles - FIRST_TITLE, (self.sampled_titles,), key_Bx2, of_draw)
-        negative_BxN = FIRST_TITLE + drawn_BxN
+        K, layer = positive_BxK.shape[1], layer_id((*self.path, "retrieval"))
+        sampled_BxN = randint(self.titles - FIRST_TITLE, (self.sampled_titles,), key_Bx2, layer)
+        negative_BxN = FIRST_TITLE + sampled_BxN
         titles = self._titles(jnp.concatenate([positive_BxK, negative_BxN], axis=1), table, catalogue)
         s_BxC = self.retrieving(user.vector_BxF, titles)
-        there_BxN = (negative_BxN[:, :, None] != positive_BxK[:, None]).all(2)
-        return RetrievalScores(s_BxC[:, :K], s_BxC[:, K:], there_BxN)
+        valid_BxN = (negative_BxN[:, :, None] != positive_BxK[:, None]).all(2)
+        return RetrievalScores(s_BxC[:, :K], s_BxC[:, K:], valid_BxN)
 
     def __call__(
         self,
@@ -343,22 +376,34 @@ class RankingModel(Parameters):
         positives: int | None = None,
         catalogue: TitleProjections | None = None,
     ) -> RankingOutput:
-        """Encodes and scores. With `positives`, completion is worked out for the first so many
-        candidates alone, [B, positives]: no loss reads the rest. With them and a key, as in training,
-        the retrieval head is asked too."""
+        """Encode users and score candidates.
+
+        Args:
+            history: Histories of B examples.
+            candidate_BxC: Title ids, the positives first.
+            table: Features of all titles.
+            temperature: Temperature of the gate.
+            key_Bx2: uint32 keys of the examples; None for no noise and no dropout.
+            positives: Number of positives per example in training. Completion is then computed for the
+                positives only, [B, positives], because no loss reads the rest. With a key, the retrieval head
+                scores the positives and sampled titles.
+            catalogue: Projections from the method `catalogue`; None: computed in this call.
+        """
         user = self.encode(history, table, temperature, key_Bx2, catalogue, candidate_BxC)
         if positives is None or "completion" not in self.tasks:
             scores = self.score(user, candidate_BxC, table, None, catalogue)
         else:
-            others = tuple(t for t in self.tasks if t != "completion")
-            scores = self.score(user, candidate_BxC, table, others, catalogue)
-            first = (
+            remaining = tuple(t for t in self.tasks if t != "completion")
+            scores = self.score(user, candidate_BxC, table, remaining, catalogue)
+            positive_users = (
                 UserEncoding(*(x[:, :positives] for x in user)) if self.config.target_in_sequence else user
             )
-            scores |= self.score(first, candidate_BxC[:, :positives], table, ("completion",), catalogue)
+            scores |= self.score(
+                positive_users, candidate_BxC[:, :positives], table, ("completion",), catalogue
+            )
         retrieved = None
-        if self.config.retrieval and self.is_initializing():
+        if self.config.retrieval_dim and self.is_initializing():
             self.retrieve(user, table)
-        elif self.config.retrieval and key_Bx2 is not None and positives is not None:
-            retrieved = self._retrieved(user, candidate_BxC[:, :positives], table, key_Bx2, catalogue)
+        elif self.config.retrieval_dim and key_Bx2 is not None and positives is not None:
+            retrieved = self._score_samples(user, candidate_BxC[:, :positives], table, key_Bx2, catalogue)
         return RankingOutput(scores, user.gate_BxE, user.clean_gate_BxE, retrieved)

@@ -19,10 +19,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from absl import logging
-from jax._src import distributed
 
 from jaxrec.core.errors import InputError
 from jaxrec.core.json_io import dumps, write_text
+from jaxrec.runtime.private_apis import wait_at_barrier
 
 _NAMES = ("coordinator", "processes", "process")
 _MAX_STEPS = 64  # between synchronizations, each of which waits for the device
@@ -207,9 +207,7 @@ def barrier(name: str) -> None:
     The wait may last up to a week. A collective is no alternative, because gloo would give up after 30 s.
     """
     if jax.process_count() > 1:
-        client = distributed.global_state.client  # jax has no public API for the barrier of its runtime
-        assert client is not None
-        client.wait_at_barrier(f"jaxrec/{name}", _BARRIER_TIMEOUT_MS)
+        wait_at_barrier(f"jaxrec/{name}", _BARRIER_TIMEOUT_MS)
 
 
 def all_reduce_max(*values: float) -> tuple[float, ...]:

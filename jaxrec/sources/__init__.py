@@ -1,10 +1,11 @@
-"""Readers of somebody's logs, each behind `schema.Source`; only the one asked for is imported.
+"""Readers of interaction logs, each a `core.tables.Source` imported on use.
 
-`tables` reads CSV and Parquet by a map of columns, `kuairand` its official layout, `tfds` ratings of
-TensorFlow Datasets, `simulator` an embedded service.
+`tables` reads CSV and Parquet by a map of columns, `kuairand` the official KuaiRand layout, `tfds` ratings of
+TensorFlow Datasets, and `simulator` generates the log of a simulated service.
 """
 
 from jaxrec.config import schema
+from jaxrec.core.registry import SOURCES, resolve
 from jaxrec.core.tables import Source
 
 
@@ -13,23 +14,14 @@ def open_source(
     features: tuple[schema.Feature, ...],
     path: str = "",
 ) -> Source:
-    """The reader of a config's `source`, which loads the columns that `features` declares. `path` is the
-    config's data.path, the log of a Tables source that names none.
+    """Open the reader of a config's `source`.
 
-    Raises InputError where what can be checked before a row is read is wrong.
+    Args:
+        source: The config's `source`.
+        features: Declared features, whose columns are loaded.
+        path: The config's data.path, the log of a Tables source without `interactions`.
+
+    Raises:
+        InputError: The source is invalid, as far as can be checked without reading a row.
     """
-    if isinstance(source, schema.Simulator):
-        from jaxrec.sources.simulator.source import SimulatorSource
-
-        return SimulatorSource(source)
-    if isinstance(source, schema.Tables):
-        from jaxrec.sources.tables import TablesSource
-
-        return TablesSource(source, features, path)
-    if isinstance(source, schema.KuaiRand):
-        from jaxrec.sources.kuairand import KuaiRandSource
-
-        return KuaiRandSource(source, features)
-    from jaxrec.sources.tfds import TfdsSource
-
-    return TfdsSource(source, features)
+    return resolve(SOURCES[type(source).__name__])(source, features, path)

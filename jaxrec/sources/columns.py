@@ -1,7 +1,7 @@
-"""What a declared column means: text or typed values in, polars expressions and NumPy arrays out.
+"""Parsing of declared columns to polars expressions and NumPy arrays.
 
-Every expression is elementwise and never raises: a value that is not of its kind becomes null, and the
-table that asked decides whether that costs a row or stops the run.
+Every expression is elementwise and never raises. A value that is not of the column's kind becomes null; the
+caller decides whether a null drops the row or stops the run.
 """
 
 from typing import NamedTuple
@@ -15,13 +15,13 @@ from jaxrec.core.ids import MISSING, TITLE_ID
 from jaxrec.core.tables import Lists
 
 _DAY_MS = 86_400_000
-_FAR_MS = 2**62  # times are clipped here, so that a wrong unit cannot wrap round into range
+_FAR_MS = 2**62  # times are clipped here, so that a wrong unit cannot overflow into the valid range
 _ISO = (
     r"^(\d{4}-\d{2}-\d{2})"
     r"(?:[T ](\d{2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s?(Z|[+-]\d{2}:?\d{2})?)?$"
 )
 
-ALLOWED = {  # of a typed column; the columns of a CSV are text, and judged by their values
+ALLOWED = {  # values of a typed column, by kind; a CSV column is text, and is checked by its values
     "key": "whole numbers or strings",
     "whole": "whole numbers",
     "time": "whole numbers, timestamps, dates or ISO 8601 strings",
@@ -32,31 +32,42 @@ ALLOWED = {  # of a typed column; the columns of a CSV are text, and judged by t
 
 
 class ColumnRequest(NamedTuple):
-    """One column that is read."""
+    """Column to read, and how to parse its values."""
 
-    column: str  # in the file
-    kind: str  # of ALLOWED
-    said: str  # the config key or feature that asks for it, for messages
-    required: bool = False  # a row without it is not a row
-    per: int = 1  # a "whole" value is divided by this, rounding down
+    column: str  # name in the file
+    kind: str  # key of ALLOWED
+    requested_by: str  # config key or feature that requests the column, for error messages
+    required: bool = False  # True: a row without a value is invalid
+    divisor: int = 1  # a "whole" value is divided by this, rounding down
 
 
-def of_features(features: tuple[Feature, ...], where: str) -> dict[str, ColumnRequest]:
-    """The columns that the features of one table ask for, by feature; a title's own id is no column.
+def feature_requests(features: tuple[Feature, ...], where: str) -> dict[str, ColumnRequest]:
+    """Return the columns to read for the features of one table, by feature name.
 
-    Raises InputError for a list-valued feature of anything but titles.
+    The title feature TITLE_ID has no column.
+
+    Raises:
+        InputError: A list-valued feature is not a title feature.
     """
-    wants = {}
+    requests = {}
     for f in features:
         if f.where == where and (where, f.name) != ("title", TITLE_ID):
-            wants[f.name] = ColumnRequest(f.name, f.kind, f"feature {f.name!r}, where={where!r}")
+            requests[f.name] = ColumnRequest(f.name, f.kind, f"feature {f.name!r}, where={where!r}")
             if f.kind == "categories" and where != "title":
-                raise InputError(f"{wants[f.name].said}: kind='categories'; allowed: category, number")
-    return wants
+                raise InputError(
+                    f"{requests[f.name].requested_by}: kind='categories'; allowed: category, number"
+                )
+    return requests
 
 
-def fits(kind: str, dtype: pl.DataType, text: bool) -> bool:
-    """Whether a column of this type may hold this kind. `text`: the file is CSV, and types say nothing."""
+def allows_kind(kind: str, dtype: pl.DataType, text: bool) -> bool:
+    """Return whether a column of this type may hold values of this kind.
+
+    Args:
+        kind: Key of ALLOWED.
+        dtype: Type of the column.
+        text: True for CSV, whose columns are all text and may hold any kind.
+    """
     if text:
         return True
     string = isinstance(dtype, pl.String | pl.Categorical | pl.Enum)
@@ -73,8 +84,8 @@ def fits(kind: str, dtype: pl.DataType, text: bool) -> bool:
     return not dtype.is_nested() and not isinstance(dtype, pl.Binary | pl.Object)
 
 
-def family(kind: str, dtype: pl.DataType) -> str:
-    """What the files of one table must agree on in a column."""
+def type_family(kind: str, dtype: pl.DataType) -> str:
+    """Return the class of column types that all files of one table must share."""
     if kind == "key" and isinstance(dtype, pl.UInt64):
         return "unsigned whole numbers"
     if kind in ("key", "category", "categories"):
@@ -83,39 +94,50 @@ def family(kind: str, dtype: pl.DataType) -> str:
     return "any"
 
 
-def parse(want: ColumnRequest, dtype: pl.DataType, time_unit: str, separator: str) -> pl.Expr:
-    """The column as its kind; null where missing or not of the kind.
+def parse(request: ColumnRequest, dtype: pl.DataType, time_unit: str, separator: str) -> pl.Expr:
+    """Return an expression that parses a column.
 
-    key: Int64, UInt64 or String. whole: Int64. time: Int64 milliseconds since 1970, UTC, of text but the
-    whole numbers; `iso` is for the rest.
-    number: Float64. category: Int64 or String. categories: a list of either.
+    A missing value, or a value that is not of the kind, becomes null.
+
+    Args:
+        request: The column and its kind.
+        dtype: Type of the column in the file.
+        time_unit: Unit of whole-number times: "s", "ms" or "us".
+        separator: Separator of list-valued text.
+
+    Returns:
+        Values by kind. key: Int64, UInt64 or String. whole: Int64. time: Int64 milliseconds since 1970, UTC;
+        text is parsed only where it is a whole number, and `parse_iso` parses the rest. number: Float64.
+        category: Int64 or String. categories: a list of Int64 or String.
     """
-    column = pl.col(want.column)
+    column = pl.col(request.column)
     text = isinstance(dtype, pl.String | pl.Categorical | pl.Enum)
-    if want.kind == "key":
+    if request.kind == "key":
         return _string(column) if text else column if isinstance(dtype, pl.UInt64) else column.cast(pl.Int64)
-    if want.kind == "whole":
-        return column.cast(pl.Int64, strict=False) // want.per
-    if want.kind == "time":
+    if request.kind == "whole":
+        return column.cast(pl.Int64, strict=False) // request.divisor
+    if request.kind == "time":
         return _time(column.cast(pl.String) if text else column, pl.String() if text else dtype, time_unit)
-    if want.kind == "number":
+    if request.kind == "number":
         return column.cast(pl.Float64, strict=False)
-    if want.kind == "category":
+    if request.kind == "category":
         if isinstance(dtype, pl.UInt64):
             return column.reinterpret(signed=True)
-        return column.cast(pl.Int64) if family("category", dtype) == "whole numbers" else _string(column)
+        return column.cast(pl.Int64) if type_family("category", dtype) == "whole numbers" else _string(column)
     if text:
         parts = column.cast(pl.String).str.split(separator).list.eval(pl.element().str.strip_chars())
         return parts.list.eval(pl.element().filter(pl.element() != ""))
-    whole = family("categories", dtype) == "whole numbers"
+    whole = type_family("categories", dtype) == "whole numbers"
     return column.cast(pl.List(pl.Int64 if whole else pl.String), strict=False).list.drop_nulls()
 
 
 def _string(column: pl.Expr) -> pl.Expr:
+    """Cast to strings; null for an empty string."""
     return column.cast(pl.String).replace("", None)
 
 
 def _time(column: pl.Expr, dtype: pl.DataType, unit: str) -> pl.Expr:
+    """Convert timestamps, dates or whole numbers to milliseconds since 1970."""
     if isinstance(dtype, pl.Datetime):
         return column.dt.epoch("ms")
     if isinstance(dtype, pl.Date):
@@ -126,41 +148,48 @@ def _time(column: pl.Expr, dtype: pl.DataType, unit: str) -> pl.Expr:
 
 
 def _scaled(column: pl.Expr, unit: str) -> pl.Expr:
+    """Convert whole numbers of `unit` to milliseconds, with seconds clipped."""
     if unit == "us":
         return column // 1000
     return column.clip(-_FAR_MS // 1000, _FAR_MS // 1000) * 1000 if unit == "s" else column
 
 
-def iso(column: pl.Expr) -> pl.Expr:
-    """ISO 8601 dates and times as Int64 milliseconds since 1970; without an offset they are UTC."""
+def parse_iso(column: pl.Expr) -> pl.Expr:
+    """Parse ISO 8601 dates and times to Int64 milliseconds since 1970.
+
+    A time without an offset is UTC.
+    """
     group = column.str.extract_groups(_ISO).struct
 
-    def number(place: str) -> pl.Expr:
-        return group.field(place).cast(pl.Int64, strict=False)
+    def number(index: str) -> pl.Expr:
+        return group.field(index).cast(pl.Int64, strict=False)
 
     day = group.field("1").str.to_date("%Y-%m-%d", strict=False).cast(pl.Int64) * _DAY_MS
     hour, minute, second = number("2").fill_null(0), number("3").fill_null(0), number("4").fill_null(0)
     fraction = group.field("5").fill_null("").str.slice(0, 3).str.pad_end(3, "0").cast(pl.Int64)
     zone = group.field("6").fill_null("Z").replace("Z", "+00:00").str.replace(":", "", literal=True)
-    east = pl.when(zone.str.starts_with("-")).then(-1).otherwise(1)
+    sign = pl.when(zone.str.starts_with("-")).then(-1).otherwise(1)  # positive east of Greenwich
     offset = zone.str.slice(1, 2).cast(pl.Int64) * 60 + zone.str.slice(3, 2).cast(pl.Int64)
-    time = ((hour * 60 + minute) * 60 + second) * 1000 + fraction - east * offset * 60_000
-    real = (hour < 24) & (minute < 60) & (second < 61)
-    return pl.when(real).then(day + time)
+    time = ((hour * 60 + minute) * 60 + second) * 1000 + fraction - sign * offset * 60_000
+    valid = (hour < 24) & (minute < 60) & (second < 61)
+    return pl.when(valid).then(day + time)
 
 
 # ---------------------------------------------------------------- to NumPy
 
 
-def keys(series: pl.Series) -> np.ndarray:
-    """[N] integers, or strings as UTF-8 bytes, which hash forty times faster than str. No nulls."""
+def keys_to_numpy(series: pl.Series) -> np.ndarray:
+    """Convert keys without nulls to [N] integers, or to UTF-8 bytes for strings.
+
+    Bytes hash forty times faster than str.
+    """
     if series.dtype.is_integer():
         return series.to_numpy()
     return series.cast(pl.Binary).to_numpy().astype("S")
 
 
-def array(series: pl.Series, kind: str) -> np.ndarray | Lists:
-    """A feature as schema.Titles describes raw columns."""
+def feature_to_numpy(series: pl.Series, kind: str) -> np.ndarray | Lists:
+    """Convert a parsed feature to a raw column, as described in `core.tables.Titles`."""
     if kind == "categories":
         inner = series.filter(series.list.len() > 0).explode()
         offsets = np.zeros(len(series) + 1, np.int64)
@@ -174,6 +203,7 @@ def array(series: pl.Series, kind: str) -> np.ndarray | Lists:
 
 
 def _categories(series: pl.Series) -> np.ndarray:
+    """Convert categories to int64, MISSING for null, or to strings, "" for null."""
     if series.dtype.is_integer():
         return series.fill_null(MISSING).to_numpy()
     return series.fill_null("").to_numpy().astype(str)

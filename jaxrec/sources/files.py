@@ -1,9 +1,9 @@
-"""Rows of CSV and Parquet files as polars frames, a bounded number at a time.
+"""Readers of CSV and Parquet files: polars frames of a bounded number of rows.
 
-A CSV file is read in blocks of bytes cut at the end of a row, so memory does not grow with the file,
-every row has its number, and a malformed row costs that row and not the file. All its columns come as
-text: what they mean is for the caller to say. Parquet comes as typed, by slices of rows. Paths are
-local; hive-style partition columns are not read.
+A CSV file is read in blocks of bytes cut at the end of a row. Memory therefore does not grow with the file,
+each row has its number, and a malformed row does not invalidate the rest of the file. All CSV columns are
+returned as text, which the caller parses. Parquet columns keep their types and are read by slices of rows.
+Paths are local; hive-style partition columns are not read.
 """
 
 import glob
@@ -16,60 +16,72 @@ import polars as pl
 
 from jaxrec.core.errors import InputError
 
-BLOCK_BYTES = 16 << 20  # of CSV at a time, some two hundred thousand rows
-SLICE_ROWS = 500_000  # of Parquet at a time
-MOST_MALFORMED = 1_000  # rows a block; past it the file is something else than CSV
+BLOCK_BYTES = 16 << 20  # bytes per block of CSV, about two hundred thousand rows
+SLICE_ROWS = 500_000  # rows per slice of Parquet
+MAX_MALFORMED = 1_000  # malformed rows per block; with more of them the file is not CSV
 SUFFIXES = (".csv", ".parquet")
 
 
 class FileRows(NamedTuple):
-    """Consecutive rows of one file; blank lines are left out but numbered."""
+    """Consecutive rows of one file, without blank lines.
 
-    frame: pl.DataFrame  # the asked columns; text where the file is CSV, with null for an empty field
-    broken: np.ndarray  # [N] bool: not a row of the table (too many fields, an open quote, not UTF-8)
-    row: np.ndarray  # [N] int64, the first data row being 1
+    Blank lines count in the row numbers.
+    """
+
+    frame: pl.DataFrame  # requested columns; text for CSV, with null for an empty field
+    malformed: np.ndarray  # [N] bool: not a row of the table (too many fields, an open quote, not UTF-8)
+    row: np.ndarray  # [N] int64 row number, counted from 1 without the header
     file: str
 
 
-def find(said: str, pattern: str) -> list[str]:
-    """The files of one table: `pattern` is a file, a folder (searched through) or a glob.
+def find_files(key: str, pattern: str) -> list[str]:
+    """Return the sorted files of one table.
 
-    Names starting with "." or "_" are passed over in a folder. `said` is the config key, for messages.
-    Raises InputError where nothing matches, or CSV and Parquet are mixed.
+    Args:
+        key: Config key of the pattern, for error messages.
+        pattern: A file, a folder (searched recursively, without names starting with "." or "_") or a glob.
+
+    Raises:
+        InputError: No file matches, a file is neither CSV nor Parquet, or CSV and Parquet are mixed.
     """
     if not pattern:
-        raise InputError(f"{said} is empty: it must be a CSV or Parquet file, a folder of them or a glob")
+        raise InputError(f"{key} is empty; allowed: a CSV or Parquet file, a folder of such files or a glob")
     path = Path(pattern).expanduser()
     if path.is_dir():
-        found = [p for p in path.rglob("*") if p.suffix in SUFFIXES and p.name[0] not in "._" and p.is_file()]
+        paths = [p for p in path.rglob("*") if p.suffix in SUFFIXES and p.name[0] not in "._" and p.is_file()]
     elif path.exists():
-        found = [path]
+        paths = [path]
     else:
-        found = [Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file()]
-    files = sorted(str(p) for p in found)
+        paths = [Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file()]
+    files = sorted(str(p) for p in paths)
     if not files:
-        raise InputError(f"{said}={pattern!r} matches no .csv or .parquet file (looked from {Path.cwd()})")
+        raise InputError(f"{key}={pattern!r} matches no .csv or .parquet file (current folder: {Path.cwd()})")
     for file in files:
         if Path(file).suffix not in SUFFIXES:
-            raise InputError(f"{said}: {file} is neither .csv nor .parquet")
+            raise InputError(f"{key}: {file} is neither .csv nor .parquet")
         if Path(file).suffix != Path(files[0]).suffix:
-            raise InputError(f"{said}={pattern!r} mixes CSV and Parquet: {files[0]}, {file}")
+            raise InputError(f"{key}={pattern!r} mixes CSV and Parquet: {files[0]}, {file}")
     return files
 
 
 def is_csv(file: str) -> bool:
+    """Return whether the file name ends with .csv."""
     return Path(file).suffix == ".csv"
 
 
-def types(file: str) -> dict[str, pl.DataType]:
-    """The columns of a file; those of a CSV are all text. Raises InputError where it holds no row."""
+def column_types(file: str) -> dict[str, pl.DataType]:
+    """Return the type of each column of a file; CSV columns are all text.
+
+    Raises:
+        InputError: The file is empty, has no rows, or cannot be read.
+    """
     if is_csv(file):
         with open(file, "rb") as f:
             header, rest = f.readline(), f.readline()
             while rest and not rest.strip():
                 rest = f.readline()
         if not header.strip():
-            raise InputError(f"{file} is empty: its first line must name the columns")
+            raise InputError(f"{file} is empty: the first line must name the columns")
         columns: dict[str, pl.DataType] = dict.fromkeys(_header(file, header), pl.String())
     else:
         try:
@@ -83,28 +95,42 @@ def types(file: str) -> dict[str, pl.DataType]:
     return columns
 
 
-def starts(file: str) -> range:
-    """Rows that `read` may start from: each slice's first of Parquet. The rows of CSV cannot be found from
-    its middle, where a newline may be quoted."""
+def part_starts(file: str) -> range:
+    """Return the rows from which `read_rows` may start.
+
+    A Parquet file has one start per slice. A CSV file has one start: rows cannot be
+    located from the middle of the file, where a newline may be quoted.
+    """
     return range(1) if is_csv(file) else range(0, _scan(file).select(pl.len()).collect().item(), SLICE_ROWS)
 
 
-def read(file: str, columns: list[str], start: int | None = None) -> Iterator[FileRows]:
-    """The asked columns of a file, in the order of its rows; or of what begins at one of its `starts`."""
+def read_rows(file: str, columns: list[str], start: int | None = None) -> Iterator[FileRows]:
+    """Yield the requested columns of a file, in the order of the rows.
+
+    Args:
+        file: CSV or Parquet file.
+        columns: Names of the columns.
+        start: One of `part_starts`, to read only the part that begins there; None for all rows.
+
+    Raises:
+        InputError: The file cannot be read, or too many rows of a CSV block are malformed.
+    """
     return _read_csv(file, columns) if is_csv(file) else _read_parquet(file, columns, start)
 
 
 def _scan(file: str) -> pl.LazyFrame:
+    """Open a Parquet file lazily."""
     return pl.scan_parquet(file, glob=False, hive_partitioning=False)
 
 
 def _read_parquet(file: str, columns: list[str], start: int | None) -> Iterator[FileRows]:
+    """Yield the slices of a Parquet file, or the one that begins at `start`."""
     first = start or 0
     while start is None or first == start:
         try:
             frame = _scan(file).select(columns).slice(first, SLICE_ROWS).collect()
         except (pl.exceptions.PolarsError, OSError) as e:
-            raise InputError(f"{file}, after row {first}: not readable: {str(e).splitlines()[0]}") from e
+            raise InputError(f"{file}, after row {first}: cannot be read: {str(e).splitlines()[0]}") from e
         if not frame.height:
             return
         row = np.arange(first + 1, first + 1 + frame.height)
@@ -116,6 +142,7 @@ def _read_parquet(file: str, columns: list[str], start: int | None) -> Iterator[
 
 
 def _header(file: str, line: bytes) -> list[str]:
+    """Return the column names of the first line of a CSV file."""
     try:
         names = pl.read_csv(line, n_rows=0, infer_schema=False).columns
     except pl.exceptions.PolarsError as e:
@@ -124,31 +151,35 @@ def _header(file: str, line: bytes) -> list[str]:
 
 
 def _read_csv(file: str, columns: list[str]) -> Iterator[FileRows]:
-    """Blocks of a CSV file. Blank lines are numbered, as a text editor numbers them, but are no rows."""
+    """Yield the blocks of a CSV file.
+
+    Blank lines count in the row numbers, as in a text editor, but are not rows.
+    """
     with open(file, "rb") as f:
         header = _header(file, f.readline())
-        places = [header.index(column) for column in columns]
-        done, left = 0, b""
+        indices = [header.index(column) for column in columns]
+        rows_read, rest = 0, b""
         while True:
-            read = f.read(BLOCK_BYTES)
-            block = left + read
-            cut = _last_row_end(block) if read else len(block)
-            block, left = block[:cut], block[cut:]
+            data = f.read(BLOCK_BYTES)
+            block = rest + data
+            cut = _last_row_end(block) if data else len(block)
+            block, rest = block[:cut], block[cut:]
             if block:
-                frame, broken = _parse(file, block, len(header), places, done)
-                row = np.arange(done + 1, done + 1 + frame.height)
-                done += frame.height
-                kept = ~frame.select(pl.all_horizontal(pl.all().is_null())).to_series().to_numpy() | broken
+                frame, malformed = _parse(file, block, len(header), indices, rows_read)
+                row = np.arange(rows_read + 1, rows_read + 1 + frame.height)
+                rows_read += frame.height
+                kept = ~frame.select(pl.all_horizontal(pl.all().is_null())).to_series().to_numpy() | malformed
                 frame = frame.rename(dict(zip(frame.columns, columns, strict=True)))
-                yield FileRows(frame.filter(kept), broken[kept], row[kept], file)
-            if not read:
+                yield FileRows(frame.filter(kept), malformed[kept], row[kept], file)
+            if not data:
                 return
 
 
 def _last_row_end(block: bytes) -> int:
-    """Bytes up to the last newline that ends a row: one with an even number of quotes before it.
+    """Return the number of bytes up to the last newline that ends a row.
 
-    Where an open quote leaves none in a whole block, any newline will do; 0 where there is none at all.
+    A newline ends a row if the number of quotes before it is even. Where an open quote leaves no such newline
+    in a whole block, the last newline of the block is taken. The result is 0 where no row ends in the block.
     """
     if b'"' not in block:
         return block.rfind(b"\n") + 1
@@ -162,26 +193,36 @@ def _last_row_end(block: bytes) -> int:
 
 
 def _parse(
-    file: str, block: bytes, width: int, places: list[int], done: int
+    file: str, block: bytes, width: int, indices: list[int], rows_read: int
 ) -> tuple[pl.DataFrame, np.ndarray]:
-    """Whole rows of CSV -> (text columns at `places` stripped of blanks, rows that are broken [N]).
+    """Parse complete rows of CSV.
 
-    A block that polars refuses is halved until the refused rows stand alone.
+    A block rejected by polars is halved until each rejected row is on its own.
+
+    Args:
+        file: File name, for error messages.
+        block: Complete rows.
+        width: Number of columns in the header.
+        indices: Indices of the requested columns in the header.
+        rows_read: Number of rows before the block, for error messages.
+
+    Returns:
+        The requested text columns, stripped of blanks, and [N] bool for malformed rows.
     """
-    names = [f"c{i}" for i in range(width + 1)]  # one more than there are, to see a row that is too long
-    wanted, extra = [names[i] for i in places], names[-1]
+    names = [f"c{i}" for i in range(width + 1)]  # an extra column detects rows with too many fields
+    requested, extra = [names[i] for i in indices], names[-1]
     head = ",".join(names).encode() + b"\n"
-    refused = pl.DataFrame(
-        {name: ["refused" if name == extra else None] for name in names}, schema=_text(names)
+    rejected = pl.DataFrame(
+        {name: ["refused" if name == extra else None] for name in names}, schema=_text_schema(names)
     )
-    parts: list[pl.DataFrame] = []
-    bad, stack = 0, [block]
+    frames: list[pl.DataFrame] = []
+    num_rejected, stack = 0, [block]
     while stack:
         text = stack.pop()
         try:
-            part = pl.read_csv(
+            frame = pl.read_csv(
                 head + text,
-                columns=[name for name in names if name in wanted or name == extra],
+                columns=[name for name in names if name in requested or name == extra],
                 infer_schema=False,
                 truncate_ragged_lines=True,
             )
@@ -191,18 +232,19 @@ def _parse(
             if half:
                 stack += [text[half:], text[:half]]
                 continue
-            bad += 1
-            if bad > MOST_MALFORMED:
-                first, last = done + 1, done + 1 + sum(p.height for p in parts)
+            num_rejected += 1
+            if num_rejected > MAX_MALFORMED:
+                first, last = rows_read + 1, rows_read + 1 + sum(f.height for f in frames)
                 raise InputError(
-                    f"{file}: more than {MOST_MALFORMED} of rows {first} to {last} hold an open quote or are "
+                    f"{file}: more than {MAX_MALFORMED} of rows {first} to {last} have an open quote or are "
                     "not UTF-8; allowed: comma-separated text"
                 ) from e
-            part = refused
-        parts.append(part.select(*wanted, extra))
-    frame = pl.concat(parts).with_columns(pl.all().str.strip_chars().replace("", None))
-    return frame.select(wanted), frame[extra].is_not_null().to_numpy()
+            frame = rejected
+        frames.append(frame.select(*requested, extra))
+    frame = pl.concat(frames).with_columns(pl.all().str.strip_chars().replace("", None))
+    return frame.select(requested), frame[extra].is_not_null().to_numpy()
 
 
-def _text(names: list[str]) -> dict[str, pl.DataType]:
+def _text_schema(names: list[str]) -> dict[str, pl.DataType]:
+    """Return a schema of String columns."""
     return {name: pl.String() for name in names}

@@ -1,4 +1,4 @@
-"""One table of a source: its files held to the columns that are asked of it, its rows parsed and judged."""
+"""One table of a source: column checks, parsed rows and bad rows."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -15,16 +15,16 @@ from jaxrec.sources.columns import ColumnRequest
 class ParsedRows(NamedTuple):
     """Consecutive rows of one file."""
 
-    frame: pl.DataFrame  # a column a role, and one a feature
-    bad: np.ndarray  # [N] bool: broken, without a required value, or with a number that is none
+    frame: pl.DataFrame  # one column per role and one per feature
+    bad: np.ndarray  # [N] bool: malformed, without a required value, or with an invalid number
     raw: files.FileRows
 
 
 class FilePart(NamedTuple):
-    """Rows that can be read apart from the table's others."""
+    """Rows of a table that can be read independently of the other rows."""
 
-    file: int  # its place among the table's files
-    first: int  # as `files.starts` gives it
+    file: int  # index among the table's files
+    first: int  # one of `files.part_starts`
 
 
 class SourceTable:
@@ -34,126 +34,164 @@ class SourceTable:
         self, key: str, pattern: str, roles: dict[str, ColumnRequest], features: dict[str, ColumnRequest],
         time_unit: str = "ms", separator: str = ",",
     ) -> None:  # fmt: skip
-        """`key` is the config key of `pattern`; `separator` is of list-valued text. A role's column may be
-        several names with "|" between them, of which the first that stands in the first file is taken.
+        """Find the files and check their columns.
 
-        Raises InputError for a missing file or column, an empty file, or a column whose type cannot be
-        what is asked or differs between files.
+        Args:
+            key: Config key of `pattern`, for error messages.
+            pattern: A file, a folder or a glob.
+            roles: Columns by role. A column may be several names separated by "|", of which the first that
+                exists in the first file is read.
+            features: Columns by feature name.
+            time_unit: Unit of whole-number times: "s", "ms" or "us".
+            separator: Separator of list-valued text.
+
+        Raises:
+            InputError: A file or column is missing, a file is empty, or the type of a column does not allow
+                the requested kind or differs between files.
         """
-        self.files = files.find(key, pattern)
-        self._types = {file: files.types(file) for file in self.files}
-        self.roles = {role: want._replace(column=self._column(want)) for role, want in roles.items()}
-        self._wants = self.roles | {_feature(name): want for name, want in features.items()}
+        self.files = files.find_files(key, pattern)
+        self._types = {file: files.column_types(file) for file in self.files}
+        self.roles = {
+            role: request._replace(column=self._existing_column(request)) for role, request in roles.items()
+        }
+        self._requests = self.roles | {_feature(name): request for name, request in features.items()}
         self._features = tuple(features)
         self._time_unit, self._separator = time_unit, separator
         for file in self.files:
-            for want in self._wants.values():
-                self._check_type(file, want)
+            for request in self._requests.values():
+                self._check_type(file, request)
 
-    def _column(self, want: ColumnRequest) -> str:
-        """The name, of those allowed, that the first file has."""
-        names, types = want.column.split("|"), self._types[self.files[0]]
+    def _existing_column(self, request: ColumnRequest) -> str:
+        """Return the first of the allowed names that exists in the first file."""
+        names, types = request.column.split("|"), self._types[self.files[0]]
         for name in names:
             if name in types:
                 return name
-        none = " or ".join(map(repr, names))
-        raise InputError(f"{self.files[0]}: no column {none} ({want.said}); it has {', '.join(types)}")
+        missing = " or ".join(map(repr, names))
+        raise InputError(
+            f"{self.files[0]}: no column {missing} ({request.requested_by}); columns: {', '.join(types)}"
+        )
 
-    def _check_type(self, file: str, want: ColumnRequest) -> None:
+    def _check_type(self, file: str, request: ColumnRequest) -> None:
+        """Raise InputError if a file lacks a requested column or its type is not allowed."""
         types, first = self._types[file], self._types[self.files[0]]
-        if want.column not in types:
-            raise InputError(f"{file}: no column {want.column!r} ({want.said}); it has {', '.join(types)}")
-        dtype, where = types[want.column], f"{file}, column {want.column!r} ({want.said})"
-        if not columns.fits(want.kind, dtype, files.is_csv(file)):
-            raise InputError(f"{where}: {dtype} values; allowed: {columns.ALLOWED[want.kind]}")
-        mine, others = columns.family(want.kind, dtype), columns.family(want.kind, first[want.column])
-        if mine != others:
-            raise InputError(f"{where}: {mine}, but {others} in {self.files[0]}; allowed: one type")
+        if request.column not in types:
+            raise InputError(
+                f"{file}: no column {request.column!r} ({request.requested_by}); columns: {', '.join(types)}"
+            )
+        dtype, where = types[request.column], f"{file}, column {request.column!r} ({request.requested_by})"
+        if not columns.allows_kind(request.kind, dtype, files.is_csv(file)):
+            raise InputError(f"{where}: {dtype} values; allowed: {columns.ALLOWED[request.kind]}")
+        family, first_family = (
+            columns.type_family(request.kind, dtype),
+            columns.type_family(request.kind, first[request.column]),
+        )
+        if family != first_family:
+            raise InputError(f"{where}: {family}, but {first_family} in {self.files[0]}; allowed: one type")
 
     def dtype(self, role: str) -> pl.DataType:
-        """The type that a key is parsed to, in every file."""
-        want, types = self.roles[role], self._types[self.files[0]]
-        if want.kind == "whole":
+        """Return the type to which a key is parsed, the same for all files."""
+        request, types = self.roles[role], self._types[self.files[0]]
+        if request.kind == "whole":
             return pl.Int64()
-        dtype = types[want.column]
+        dtype = types[request.column]
         return (dtype if isinstance(dtype, pl.UInt64) else pl.Int64()) if dtype.is_integer() else pl.String()
 
     def parts(self) -> tuple[FilePart, ...]:
-        """What can be read apart, in the order of `read`: slices of Parquet files, CSV files whole."""
-        return tuple(FilePart(f, first) for f, file in enumerate(self.files) for first in files.starts(file))
+        """Return the parts that can be read independently, in the order of `read`.
+
+        A part is a slice of a Parquet file or a whole CSV file.
+        """
+        return tuple(
+            FilePart(f, first) for f, file in enumerate(self.files) for first in files.part_starts(file)
+        )
 
     def read(self, part: FilePart | None = None) -> Iterator[ParsedRows]:
-        """Every row, or those of one of the `parts`, file by file in order of name, a bounded number at a
-        time.
+        """Yield the parsed rows in chunks of bounded size, file by file in order of name.
 
-        Raises InputError where not one value of the table's first chunk is what its column must hold.
+        Args:
+            part: One of `parts`, or None for all rows.
+
+        Raises:
+            InputError: A file cannot be read, or all values of a column in the table's first chunk are
+                invalid.
         """
-        fresh = part in (None, FilePart(0, 0))
-        wanted = list(dict.fromkeys(want.column for want in self._wants.values()))
+        first_chunk = part in (None, FilePart(0, 0))
+        names = list(dict.fromkeys(request.column for request in self._requests.values()))
         for file in self.files if part is None else [self.files[part.file]]:
-            for rows in files.read(file, wanted, None if part is None else part.first):
+            for rows in files.read_rows(file, names, None if part is None else part.first):
                 parsed = self._parse(rows)
-                if fresh:
+                if first_chunk:
                     self._check_values(parsed)
-                fresh = False
+                first_chunk = False
                 yield parsed
 
     def read_strictly(self) -> Iterator[ParsedRows]:
-        """As `read`, but the first bad row raises InputError."""
+        """Yield the parsed rows like `read`, and raise InputError at the first bad row."""
         for parsed in self.read():
             if parsed.bad.any():
                 raise InputError(self.example(parsed, int(np.argmax(parsed.bad))))
             yield parsed
 
     def features(self, frame: pl.DataFrame) -> dict[str, np.ndarray | Lists]:
-        """The raw feature columns of parsed rows."""
-        return {n: columns.array(frame[_feature(n)], self._wants[_feature(n)].kind) for n in self._features}
+        """Convert the features of parsed rows to raw columns."""
+        return {
+            n: columns.feature_to_numpy(frame[_feature(n)], self._requests[_feature(n)].kind)
+            for n in self._features
+        }
 
     def _parse(self, rows: files.FileRows) -> ParsedRows:
+        """Parse the requested columns and mark the bad rows."""
         types = self._types[rows.file]
         frame = rows.frame.select(
-            columns.parse(want, types[want.column], self._time_unit, self._separator).alias(name)
-            for name, want in self._wants.items()
+            columns.parse(request, types[request.column], self._time_unit, self._separator).alias(name)
+            for name, request in self._requests.items()
         )
-        for name, want in self._wants.items():  # dates cost as much as all the rest: only where there are any
-            text = rows.frame[want.column]
-            if want.kind == "time" and frame[name].null_count() > text.null_count():
-                dates = rows.frame.select(columns.iso(pl.col(want.column).cast(pl.String))).to_series()
+        # Parsing dates costs as much as parsing all other columns, so it is skipped where there are none.
+        for name, request in self._requests.items():
+            text = rows.frame[request.column]
+            if request.kind == "time" and frame[name].null_count() > text.null_count():
+                dates = rows.frame.select(
+                    columns.parse_iso(pl.col(request.column).cast(pl.String))
+                ).to_series()
                 frame = frame.with_columns(frame[name].fill_null(dates))
-        bad = rows.broken.copy()
-        for name in self._wants:
-            bad |= self._wrong(name, frame, rows)
+        bad = rows.malformed.copy()
+        for name in self._requests:
+            bad |= self._invalid(name, frame, rows)
         return ParsedRows(frame, bad, rows)
 
-    def _wrong(self, name: str, frame: pl.DataFrame, rows: files.FileRows) -> np.ndarray:
-        """[N] bool: a required value missing, or a number that is none."""
-        want, lost = self._wants[name], frame[name].is_null()
-        if not want.required:
-            given = rows.frame[want.column].is_not_null()
-            lost = lost & given if want.kind in ("number", "whole") else lost & False
-        return lost.to_numpy()
+    def _invalid(self, name: str, frame: pl.DataFrame, rows: files.FileRows) -> np.ndarray:
+        """Return [N] bool: True where a required value is missing or a number is invalid."""
+        request, null = self._requests[name], frame[name].is_null()
+        if not request.required:
+            present = rows.frame[request.column].is_not_null()
+            null = null & present if request.kind in ("number", "whole") else null & False
+        return null.to_numpy()
 
     def _check_values(self, parsed: ParsedRows) -> None:
-        for name, want in self._wants.items():
-            raw = parsed.raw.frame[want.column]
-            given = raw.is_not_null().to_numpy() & ~parsed.raw.broken
-            if given.any() and self._wrong(name, parsed.frame, parsed.raw)[given].all():
-                i = int(np.flatnonzero(given)[0])
+        """Raise InputError if all values of a column are invalid."""
+        for name, request in self._requests.items():
+            raw = parsed.raw.frame[request.column]
+            present = raw.is_not_null().to_numpy() & ~parsed.raw.malformed
+            if present.any() and self._invalid(name, parsed.frame, parsed.raw)[present].all():
+                i = int(np.flatnonzero(present)[0])
                 raise InputError(
-                    f"{parsed.raw.file}, row {parsed.raw.row[i]}, column {want.column!r} ({want.said}): "
-                    f"{raw[i]!r}, and no other row is better; allowed: {columns.ALLOWED[want.kind]}"
+                    f"{parsed.raw.file}, row {parsed.raw.row[i]}, column {request.column!r} "
+                    f"({request.requested_by}): {raw[i]!r}, and all other values in the first rows are "
+                    f"invalid; allowed: {columns.ALLOWED[request.kind]}"
                 )
 
     def example(self, parsed: ParsedRows, i: int) -> str:
-        """File, row, column and value of what is wrong with bad row `i`."""
+        """Return the file, row, column and value that make row `i` bad."""
         where = f"{parsed.raw.file}, row {parsed.raw.row[i]}"
-        for name, want in self._wants.items():
-            if not parsed.raw.broken[i] and self._wrong(name, parsed.frame, parsed.raw)[i]:
-                value = parsed.raw.frame[want.column][i]
-                met = "empty" if value is None else repr(value)
-                return f"{where}, column {want.column!r}: {met}; allowed: {columns.ALLOWED[want.kind]}"
-        return f"{where}: more fields than the header names, an open quote, or not UTF-8"
+        for name, request in self._requests.items():
+            if not parsed.raw.malformed[i] and self._invalid(name, parsed.frame, parsed.raw)[i]:
+                value = parsed.raw.frame[request.column][i]
+                text = "empty" if value is None else repr(value)
+                return f"{where}, column {request.column!r}: {text}; allowed: {columns.ALLOWED[request.kind]}"
+        return f"{where}: more fields than the header, an open quote, or not UTF-8"
 
 
 def _feature(name: str) -> str:
+    """Return the column name of a feature in a parsed frame."""
     return f"feature {name}"

@@ -1,7 +1,10 @@
-"""python -m jaxrec.studies.child CORES ARGUMENTS: becomes `python ARGUMENTS` on its share of the cores.
+"""Command of a study's jobs: `python ARGUMENTS` on a set of CPU cores.
 
-Threads are counted when libraries start, so the share is set before anything else is loaded. Where a
-study dies without a word, the kernel tells what it started (Linux; elsewhere neither is done).
+    python -m jaxrec.studies.child CORES ARGUMENTS
+
+Libraries size their thread pools when they are loaded, so the CPU affinity is set before any import of
+them. Where the study's process dies without a signal to its jobs, the kernel sends this process SIGTERM.
+Both apply to Linux; on other systems neither is done.
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""study.md: what `results.found` holds, for people, and a figure for each premise beside it."""
+"""study.md: a study's results as Markdown, with one plot for each premise."""
 
 import math
 from collections.abc import Mapping
@@ -16,81 +16,89 @@ _HOW = (
     "users' means, averaged over the seeds; intervals are 95% bootstrap intervals over users. A claim is "
     "*shown* where the paired t-test over users and the one over seeds both find it at 5%, two-sided; "
     "*reversed* where both find the opposite; else *not significant*. No level is corrected for the number "
-    "of claims. *Visible* is the smallest difference that a test would have found four times in five."
+    "of claims. *Visible* is the smallest difference that a test would have spread four times in five."
 )
 
 
-def _known(value: float | None) -> bool:
+def _is_finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
 def _number(value: float | None, form: str = ".4f") -> str:
-    """.3591, +.0021 or a dash."""
+    """Return the text of a number, such as .3591 or +.0021; unknown: a dash."""
     if value is None or not math.isfinite(value):
         return "-"
     return f"{value:{form}}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:{form}}"
 
 
-def _spread(found: Mapping[str, float]) -> str:
-    """.3591 ± .0021; of one seed .3591."""
-    spread = f" ± {_number(found['sd'])}" if _known(found["sd"]) else ""
-    return f"{_number(found['mean'])}{spread}"
+def _spread(summary: Mapping[str, float]) -> str:
+    """Return the mean and standard deviation as .3591 ± .0021; for one seed, .3591."""
+    deviation = f" ± {_number(summary['sd'])}" if _is_finite(summary["sd"]) else ""
+    return f"{_number(summary['mean'])}{deviation}"
 
 
 def _p(value: float | None) -> str:
+    """Return the text of a p-value, "<.0001" below 1e-4."""
     if value is None or not math.isfinite(value):
         return "-"
     return "<.0001" if value < 1e-4 else _number(value)
 
 
-def _interval(found: Mapping[str, Any]) -> str:
-    return "[{}, {}]".format(*(_number(value, "+.4f") for value in found["interval"]))
+def _interval(test: Mapping[str, Any]) -> str:
+    return "[{}, {}]".format(*(_number(value, "+.4f") for value in test["interval"]))
 
 
 def _line(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _head(*cells: str) -> list[str]:
+def _header(*cells: str) -> list[str]:
     return [_line(*cells), _line(*("---" for _ in cells))]
 
 
 # ---------------------------------------------------------------- tables
 
 
-def _figures(
-    label: str, of_block: Mapping[str, Any], paper: Mapping[str, float], last: tuple[str, str]
+def _figures_line(
+    label: str, figures: Mapping[str, Any], paper: Mapping[str, float], last: tuple[str, str]
 ) -> str:
+    """Return a table line: label, each metric beside the paper's figure, `last`."""
     cells = []
     for metric in _METRICS:
-        found = of_block.get(metric)
-        cells += [_spread(found) if found else "-", _number(paper.get(metric))]
+        summary = figures.get(metric)
+        cells += [_spread(summary) if summary else "-", _number(paper.get(metric))]
     return _line(label, *cells, *last)
 
 
 def _block(table: Mapping[str, Any], name: str, next_k: int) -> list[str]:
-    """One list at one K: each row beside the paper's figures; each head of a row that has two."""
+    """Return the lines for one candidate list at one K.
+
+    The line of a row has the row's figures and the paper's. A row with several heads has a further line
+    for each head.
+    """
     block = name if next_k == 1 else f"{name}_k{next_k}"
     metrics = [cell for label in _METRICS.values() for cell in (label, "paper")]
-    lines = ["", f"### PHNS-{name}, K={next_k}", "", *_head("row", *metrics, "difference", "95% interval")]
+    lines = ["", f"### PHNS-{name}, K={next_k}", "", *_header("row", *metrics, "difference", "95% interval")]
     labels = {row["row"]: row["label"] for row in table["rows"]}
     for row in table["rows"]:
-        found = row.get("differences", {}).get(block)
+        difference = row.get("differences", {}).get(block)
         last = (
-            (_number(found["over_users"]["mean"], "+.4f"), _interval(found["over_users"]))
-            if found
+            (_number(difference["over_users"]["mean"], "+.4f"), _interval(difference["over_users"]))
+            if difference
             else ("", "")
         )
-        if found and row["against"] != table["rows"][0]["row"]:
+        if difference and row["against"] != table["rows"][0]["row"]:
             last = (f"{last[0]} to {labels.get(row['against'], row['against'])}", last[1])
         lines.append(
-            _figures(row["label"], row.get("figures", {}).get(block, {}), row["paper"].get(block, {}), last)
+            _figures_line(
+                row["label"], row.get("figures", {}).get(block, {}), row["paper"].get(block, {}), last
+            )
         )
         for head, blocks in row.get("other_heads", {}).items():
-            lines.append(_figures(f"- by its {head} head", blocks.get(block, {}), {}, ("", "")))
+            lines.append(_figures_line(f"- by its {head} head", blocks.get(block, {}), {}, ("", "")))
     for rule, label in _RULES.items():
         if next_k == 1 and rule in table["baselines"]:
-            lines.append(_figures(label, table["baselines"][rule].get(block, {}), {}, ("", "")))
+            lines.append(_figures_line(label, table["baselines"][rule].get(block, {}), {}, ("", "")))
     visible = table["visible"].get(block)
     if visible:
         users, seeds = _number(visible["users"]), _number(visible["seeds"])
@@ -113,11 +121,11 @@ def _table(table: Mapping[str, Any]) -> list[str]:
 # ---------------------------------------------------------------- claims
 
 
-def _part(label: str, verdict: str, part: Mapping[str, Any]) -> str:
-    users, seeds = part["over_users"], part["over_seeds"]
+def _comparison_line(label: str, verdict: str, comparison: Mapping[str, Any]) -> str:
+    users, seeds = comparison["over_users"], comparison["over_seeds"]
     return _line(
-        label, part["list"], str(part["next_k"]), verdict,
-        _number(users["mean"], "+.4f"), _interval(users), _number(part.get("paper"), "+.4f"),
+        label, comparison["list"], str(comparison["next_k"]), verdict,
+        _number(users["mean"], "+.4f"), _interval(users), _number(comparison.get("paper"), "+.4f"),
         _number(users["effect"], "+.3f"), f"{users['t']:.2f} ({_p(users['t_p'])})",
         f"{_p(users['wilcoxon_p'])} ({users['zeros']:,} of {users['n']:,})",
         f"{_number(seeds['mean'], '+.4f')} ± {_number(seeds['sd'])} ({_p(seeds['p'])}, {seeds['n']})",
@@ -127,19 +135,21 @@ def _part(label: str, verdict: str, part: Mapping[str, Any]) -> str:
 
 def _claims(claims: list[Mapping[str, Any]]) -> list[str]:
     lines = ["", "## Claims", ""]
-    lines += _head(
+    lines += _header(
         "claim", "list", "K", "verdict", "difference", "95% interval", "paper", "d_z", "t (p)",
         "Wilcoxon p (equal users dropped)", "seeds: mean ± sd (p, n)", "visible: users", "visible: seeds",
     )  # fmt: skip
     for claim in claims:
-        parts = claim["parts"]
+        comparisons = claim["parts"]
         verdict = f"**{claim['verdict']}**"
-        if len(parts) == 1:
-            lines.append(_part(claim["claim"], verdict, parts[0]))
+        if len(comparisons) == 1:
+            lines.append(_comparison_line(claim["claim"], verdict, comparisons[0]))
         else:
             lines.append(_line(claim["claim"], claim["list"], str(claim["next_k"]), verdict, *[""] * 9))
-            lines += [_part(f"- {p['better']} over {p['worse']}", p["verdict"], p) for p in parts]
-        lines += [_part("- both by the CTR head", p["verdict"], p) for p in claim["by_ctr_head"]]
+            lines += [
+                _comparison_line(f"- {c['better']} over {c['worse']}", c["verdict"], c) for c in comparisons
+            ]
+        lines += [_comparison_line("- both by the CTR head", c["verdict"], c) for c in claim["by_ctr_head"]]
     return lines
 
 
@@ -147,22 +157,25 @@ def _claims(claims: list[Mapping[str, Any]]) -> list[str]:
 
 
 def _premise(premise: Mapping[str, Any], folder: Path) -> list[str]:
+    """Return the lines of a premise and write its plot, an SVG file, to `folder`."""
     lines = ["", f"## {premise['name'][:1].upper()}{premise['name'][1:]}", ""]
     if not premise["points"]:
         return [*lines, "Not run."]
-    drawn = {
+    series = {
         f"PHNS-{name}": [(p["value"], p["over_users"]["mean"], *p["over_users"]["interval"]) for p in points]
         for name, points in premise["points"].items()
     }
-    some = next(iter(premise["points"].values()))[0]
-    knob = premise["key"].rpartition(".")[2]
-    path = folder / f"premise-{knob}-{some['better'].split('-')[0]}-{some['worse'].split('-')[0]}.svg"
+    first = next(iter(premise["points"].values()))[0]
+    setting = premise["key"].rpartition(".")[2]
+    path = folder / f"premise-{setting}-{first['better'].split('-')[0]}-{first['worse'].split('-')[0]}.svg"
     with hide_libraries(*UNUSED_LIBRARIES):  # see jaxrec.train
         from jaxrec.reporting import html_report
 
-    write_text(path, html_report.effects(drawn, premise["key"], "difference in NDCG@1"))
+    write_text(path, html_report.effects(series, premise["key"], "difference in NDCG@1"))
     lines += [f"![{premise['name']}]({path.name})", ""]
-    lines += _head("list", premise["key"], "verdict", "difference", "95% interval", "seeds: mean ± sd (p, n)")
+    lines += _header(
+        "list", premise["key"], "verdict", "difference", "95% interval", "seeds: mean ± sd (p, n)"
+    )
     for name, points in premise["points"].items():
         for point in points:
             seeds = point["over_seeds"]
@@ -185,7 +198,7 @@ def _gates(gates: Mapping[str, Any]) -> list[str]:
         "In nats, on held-out users, without noise; information is H(mean) - mean H.",
         "",
     ]
-    lines += _head("row", "mean weights", "entropy", "of the mean", "information", "collapsed")
+    lines += _header("row", "mean weights", "entropy", "of the mean", "information", "collapsed")
     for row, gate in gates.items():
         weights = ", ".join(_spread(weight) for weight in gate["mean"])
         figures = (_spread(gate[name]) for name in ("entropy", "entropy_of_mean", "information"))
@@ -193,11 +206,11 @@ def _gates(gates: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-# ---------------------------------------------------------------- the whole
+# ---------------------------------------------------------------- report
 
 
 def write(folder: Path, result: Mapping[str, Any]) -> None:
-    """study.md and the premises' figures."""
+    """Write study.md and the plots of the premises to `folder`."""
     seeds, count = ", ".join(map(str, result["seeds"])), f"{result['done']} of {result['runs']}"
     lines = [
         f"# Study {result['study']}", "",
@@ -216,7 +229,7 @@ def write(folder: Path, result: Mapping[str, Any]) -> None:
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    """A line a claim, for the terminal."""
+    """Return the terminal summary: the count of finished trainings, a line per claim."""
     lines = [f"{result['done']} of {result['runs']} trainings of study {result['study']}"]
     for claim in result["claims"]:
         means = ", ".join(_number(part["over_users"]["mean"], "+.4f") for part in claim["parts"])

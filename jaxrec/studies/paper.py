@@ -1,11 +1,11 @@
-"""The paper's Tables 4 to 8 as rows of a study, with its figures; its claims; what it does not ask.
+"""The paper's Tables 4 to 8 as rows of a study; the paper's claims; further rows.
 
-Eighteen trainings a seed make the paper's tables: seven rows of Table 4, two more of Table 5 (its K=1 is
-Table 4's first row), three of Table 6 (medium is Table 4's S-MoE STL), two of Table 7, four of Table 8 (0.52
-is S-MoE STL). SASRec and GRU4Rec stand in Table 4 by the published dot product; with this system's
-matchers they are two trainings more, which the paper does not tell apart. `options` holds what is in none
-of its tables, `beyond` what was found to rank better, a step at a time up to configs/best.py, and a gate
-that does not collapse.
+The paper's tables need eighteen trainings per seed: seven rows of Table 4, two more of Table 5 (its K=1 is
+the first row of Table 4), three of Table 6 (medium is S-MoE STL of Table 4), two of Table 7 and four of
+Table 8 (0.52 is S-MoE STL). In Table 4, SASRec and GRU4Rec use the published dot product. The paper does
+not state which head its peers use, so two more trainings use this system's MLP head (`matcher`). Table
+`options` holds variants that are in none of the paper's tables. Table `beyond` holds changes that improve
+the ranking, up to configs/best.py, and a gate that does not collapse.
 """
 
 from dataclasses import replace
@@ -37,12 +37,16 @@ def _k3(disabled: Figures, enabled: Figures) -> dict[tuple[str, int], Figures]:
     return {("disabled", 3): disabled, ("enabled", 3): enabled}
 
 
-def _models(long: Expert) -> tuple[Row, ...]:
-    """Table 4 and what other tables share with it. `long` is the base's mid-term expert."""
-    published = {**STL, "model.reads": ("title_id",), "model.head": "dot"}  # no metadata, as the paper has it
+def _models(mid_term: Expert) -> tuple[Row, ...]:
+    """Return the rows of Table 4 and of the other tables' shared rows.
+
+    Args:
+        mid_term: The mid-term expert of the base config.
+    """
+    published = {**STL, "model.features": ("title_id",), "model.head": "dot"}  # no metadata, as in the paper
     ours = {"model.head": "matcher"}
-    sasrec = {"model.experts": (replace(long, kind="sasrec"),)}
-    gru4rec = {"model.experts": (replace(long, kind="gru4rec"),)}
+    sasrec = {"model.experts": (replace(mid_term, encoder="sasrec"),)}
+    gru4rec = {"model.experts": (replace(mid_term, encoder="gru4rec"),)}
     return (
         Row(
             "smoe_pl", {},
@@ -61,11 +65,11 @@ def _models(long: Expert) -> tuple[Row, ...]:
             _k1((0.7108, 0.8470, 0.9552, 0.8104), (0.5885, 0.7749, 0.9303, 0.7227)),
         ),
         Row(
-            "vmoe_stl", {**STL, "model.experts": (long, long)}, {"4": "V-MoE (PHNS+STL)"},
+            "vmoe_stl", {**STL, "model.experts": (mid_term, mid_term)}, {"4": "V-MoE (PHNS+STL)"},
             _k1((0.7085, 0.8462, 0.9557, 0.8092), (0.5846, 0.7724, 0.9292, 0.7198)),
         ),
         Row(
-            "bst_stl", {**STL, "model.experts": (long,)}, {"4": "BST (PHNS+STL)", "8": "BST (PHNS+STL)"},
+            "bst_stl", {**STL, "model.experts": (mid_term,)}, {"4": "BST (PHNS+STL)", "8": "BST (PHNS+STL)"},
             _k1((0.7094, 0.8463, 0.9551, 0.8095), (0.5862, 0.7738, 0.9300, 0.7213)),
         ),
         Row(
@@ -82,7 +86,7 @@ def _models(long: Expert) -> tuple[Row, ...]:
 
 
 def _ablations() -> tuple[Row, ...]:
-    """Tables 5 to 8."""
+    """Return the rows of Tables 5 to 8."""
     next_k = {"sampling.next_k": 3}
     entropies = {
         0.48: _k1((0.7102, 0.8472, 0.9561, 0.8103), (0.5842, 0.7722, 0.9293, 0.7194)),
@@ -92,12 +96,12 @@ def _ablations() -> tuple[Row, ...]:
     }
     return (
         Row(
-            "k3_equal", {**next_k, "sampling.labels": (1.0, 1.0, 1.0)}, {"5": "K=3, equal"},
+            "k3_equal", {**next_k, "sampling.target_weights": (1.0, 1.0, 1.0)}, {"5": "K=3, equal"},
             _k1((0.6935, 0.8404, 0.9567, 0.8011), (0.5601, 0.7618, 0.9292, 0.7056))
             | _k3((0.6586, 0.8205, 0.9499, 0.7768), (0.5093, 0.7293, 0.9152, 0.6670)),
         ),
         Row(
-            "k3_weighted", {**next_k, "sampling.labels": (1.0, 0.6, 0.3)}, {"5": "K=3, weighted"},
+            "k3_weighted", {**next_k, "sampling.target_weights": (1.0, 0.6, 0.3)}, {"5": "K=3, weighted"},
             _k1((0.7272, 0.8575, 0.9605, 0.8227), (0.6068, 0.7870, 0.9363, 0.7368))
             | _k3((0.6770, 0.8302, 0.9521, 0.7890), (0.5304, 0.7418, 0.9198, 0.6821)),
         ),
@@ -130,8 +134,11 @@ def _ablations() -> tuple[Row, ...]:
 
 
 def _options(base: Config) -> tuple[Row, ...]:
-    """One switch each away from S-MoE (PHNS+MTL+PL), but for BST's own target in the sequence."""
-    long = base.model.experts[-1]
+    """Return rows that change one setting of S-MoE (PHNS+MTL+PL).
+
+    `bst_target` changes BST (PHNS+STL) instead.
+    """
+    mid_term = base.model.experts[-1]
     edits: dict[str, tuple[str, dict[str, Any]]] = {
         "no_product": ("matcher without the product", {"model.matcher_product": False}),
         "time_gap": ("position by time gap", {"model.position": "time_gap"}),
@@ -140,30 +147,35 @@ def _options(base: Config) -> tuple[Row, ...]:
         "averaging": ("task weights averaged dynamically", {"objective.weighting": "averaging"}),
         "softmax": ("softmax over candidates for the hinge", {"objective.ranking_loss": "softmax"}),
         "keeps_abandoned": ("histories show abandoned titles", {"sampling.history_keeps_abandoned": True}),
-        "coupled": ("coupled weight decay", {"optimizer.decay": "coupled"}),
+        "coupled": ("coupled weight decay", {"optimizer.weight_decay_mode": "coupled"}),
         "soft_all": ("soft label on all negatives", {"objective.soft_on": "all"}),
         "soft_none": ("no soft label", {"objective.soft_on": "none"}),
         "no_entropy": ("no target entropy", {"model.gate.target_entropy": None}),
         "long_term": (
-            f"a third expert, of the last {base.data.history}",
-            {"model.experts": (*base.model.experts, replace(long, window=base.data.history))},
+            f"a third expert, of the last {base.data.max_history}",
+            {"model.experts": (*base.model.experts, replace(mid_term, max_len=base.data.max_history))},
         ),
     }
-    in_sequence = {**STL, "model.experts": (long,), "model.target_in_sequence": True}
+    in_sequence = {**STL, "model.experts": (mid_term,), "model.target_in_sequence": True}
     return (
         *(Row(name, edit, {"options": label}) for name, (label, edit) in edits.items()),
         Row("bst_target", in_sequence, {"options": "BST, target in the sequence"}, against="bst_stl"),
     )
 
 
-CLICK = {"objective.ranking": 0.0, "objective.regression": 0.0}  # alone, and personalised
-AVERAGE = {"optimizer.average": 0.995}
+CLICK = {"objective.ranking": 0.0, "objective.regression": 0.0}  # click task alone, with personalised loss
+AVERAGE = {"optimizer.ema_decay": 0.995}
 
 
 def _beyond() -> tuple[Row, ...]:
-    """configs/best.py is the last. The first is of its own: the gate kept from collapsing."""
+    """Return a row with a balanced gate, and the steps from smoe.py to best.py.
+
+    configs/best.py is the last row.
+
+    The gate of `smoe_balanced` does not collapse; the row is compared with `smoe_stl`.
+    """
     edits: dict[str, tuple[str, dict[str, Any]]] = {
-        "narrow": ("embeddings a quarter as wide at the start", {"model.embedding_spread": 0.05}),
+        "narrow": ("embeddings a quarter as wide at the start", {"model.embedding_init_std": 0.05}),
         "average": ("the parameters' average", AVERAGE),
         "click": ("the click task alone", CLICK),
         "softmax_alone": (
@@ -182,9 +194,12 @@ def _beyond() -> tuple[Row, ...]:
 
 
 def rows(base: Config) -> tuple[Row, ...]:
-    """Every row, for an S-MoE with all tasks and the personalised loss as the base.
+    """Return all rows of the study.
 
-    The mid-term expert, of which peers and V-MoE are made, is the base's last.
+    The base is an S-MoE with all tasks and the personalised loss.
+
+    The last expert of the base is the mid-term expert. SASRec, GRU4Rec, BST and V-MoE consist of mid-term
+    experts.
     """
     return (*_models(base.model.experts[-1]), *_ablations(), *_options(base), *_beyond())
 

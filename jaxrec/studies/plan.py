@@ -1,6 +1,6 @@
-"""What a study is: a base config, rows that edit it, the tables they stand in, claims and premises.
+"""Declaration of a study: base config, rows, result tables, claims and premises.
 
-A row is trained once a seed, whatever tables and claims it serves.
+A row is trained once per seed, even where several tables and claims read the row.
 """
 
 import copy
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxrec.config.migrations import renamed_key
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import dataset_directory, digest
 from jaxrec.config.tree import fields_of, join, known_key
@@ -16,30 +17,45 @@ from jaxrec.config.validation import at, check
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import LISTS
 
-PREMISE = "premise"  # what --tables calls the premises
+PREMISE = "premise"  # value of --tables that selects the premises
 
 Figures = tuple[float, float, float, float]  # NDCG@1, NDCG@5, Recall@5, MRR@5
 
 
 @dataclass(frozen=True)
 class Row:
-    name: str  # of its folder
-    edits: Mapping[str, Any]  # dotted key of a Config -> value
-    tables: Mapping[str, str]  # table -> what it calls the row
-    paper: Mapping[tuple[str, int], Figures] = field(default_factory=dict)  # (list, K) -> its figures
-    against: str = ""  # the row its difference is taken from; empty: the first of the table
+    """A variant of the base config, with its table labels and the paper's figures.
+
+    Args:
+        name: Name of the row, also the name of its folder.
+        edits: Dotted key of a Config -> value that replaces the base's.
+        tables: Name of a table -> label of the row in that table.
+        paper: (candidate list, K) -> the paper's figures.
+        against: Name of the row that differences are taken from. Empty: the first row of the table.
+    """
+
+    name: str
+    edits: Mapping[str, Any]
+    tables: Mapping[str, str]
+    paper: Mapping[tuple[str, int], Figures] = field(default_factory=dict)
+    against: str = ""
 
 
 @dataclass(frozen=True)
 class ResultTable:
-    name: str  # as --tables says it
+    """A table of the report: name as in --tables, heading, and the values of K."""
+
+    name: str
     title: str
     next_k: tuple[int, ...] = (1,)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """That the first row of each pair beats the second, on NDCG@1: shown where every pair is."""
+    """Statement that the first row of each pair has a higher NDCG@1 than the second.
+
+    A claim is shown where every pair is shown. The claim is tested on each of `lists` at each K of `next_k`.
+    """
 
     name: str
     pairs: tuple[tuple[str, str], ...]
@@ -49,10 +65,13 @@ class Claim:
 
 @dataclass(frozen=True)
 class Premise:
-    """What one row gains over another as a knob of the simulated service is turned: where a claim holds."""
+    """Gain of row `better` over row `worse` at several values of a simulator setting.
+
+    A premise shows the conditions under which a claim holds. `key` is the dotted key of the setting.
+    """
 
     name: str
-    key: str  # the knob
+    key: str
     better: str
     worse: str
     values: tuple[float, ...] = (0.0, 1.0, 2.0)
@@ -60,8 +79,17 @@ class Premise:
 
 @dataclass
 class Study:
-    """What `get_config` of a study's file returns. `rows` makes the rows of the base as the command line
-    leaves it. `tables` are those run where --tables says nothing."""
+    """A whole study, as `get_config` of a study's file returns it.
+
+    Args:
+        name: Name of the study in its report.
+        base: Config that the rows edit, after the overrides of the command line.
+        rows: Function from `base` to the rows.
+        tables: Tables that --tables can select.
+        default: Names of the tables that run where --tables is empty.
+        claims: Claims to test.
+        premises: Premises, which run where --tables contains `premise`.
+    """
 
     name: str
     base: Config
@@ -73,29 +101,35 @@ class Study:
 
 
 class Run(NamedTuple):
-    """One training: a row's config under a seed."""
+    """One training: the config of a row with one seed."""
 
-    name: str  # the row, or the row at a value of a premise's knob
+    name: str  # the row's name; with a suffix at another value of a premise's setting
     seed: int
     config: Config
     workdir: Path
 
 
-def edited(base: Config, name: str, edits: Mapping[str, Any]) -> Config:
-    """The base with a row's name and edits, checked. Raises InputError naming the row."""
+def apply_edits(base: Config, name: str, edits: Mapping[str, Any]) -> Config:
+    """Return a copy of the base with a row's name and edits, checked.
+
+    Where the edits change the dataset, the digest of the data settings is appended to `data.directory`.
+
+    Raises:
+        InputError: A key does not exist or the edited config is invalid. The message names the row.
+    """
     config = copy.deepcopy(base)
     config.name = name
     try:
         for key, value in edits.items():
-            *parents, last = key.split(".")
-            place, path = config, ""
-            for part in parents:
-                known_key(path, part, fields_of(type(place)))
-                place, path = getattr(place, part), join(path, part)
-            known_key(path, last, fields_of(type(place)))
-            setattr(place, last, copy.deepcopy(value))
+            *parents, last = renamed_key(key).split(".")
+            node, path = config, ""
+            for parent in parents:
+                known_key(path, parent, fields_of(type(node)))
+                node, path = getattr(node, parent), join(path, parent)
+            known_key(path, last, fields_of(type(node)))
+            setattr(node, last, copy.deepcopy(value))
         if config.data.directory and digest(config) != digest(base):
-            config.data.directory += f"-{digest(config)[:12]}"  # beside the base's, which is another
+            config.data.directory += f"-{digest(config)[:12]}"  # a separate dataset next to the base's
         check(config)
     except InputError as error:
         raise InputError(f"row {name}: {error}") from error
@@ -103,12 +137,19 @@ def edited(base: Config, name: str, edits: Mapping[str, Any]) -> Config:
 
 
 def premise_row(base: Config, premise: Premise, row: str, value: float) -> str:
-    """The run of a row at a value of the knob; at the base's own value, the row itself."""
+    """Return the run's name for a row at a value of the premise's setting.
+
+    At the base's value, the run's name is the row's name.
+    """
     return row if at(base, premise.key) == value else f"{row}-{premise.key.rsplit('.')[-1]}-{value:g}"
 
 
 def chosen(study: Study, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The tables to run: `names`, or the study's default. Raises InputError on an unknown one."""
+    """Return the tables to run: `names`, or where empty the study's default.
+
+    Raises:
+        InputError: A name is not a table of the study.
+    """
     known = [*(table.name for table in study.tables), *([PREMISE] if study.premises else [])]
     for name in names:
         if name not in known:
@@ -117,9 +158,13 @@ def chosen(study: Study, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def configs(study: Study, tables: tuple[str, ...]) -> dict[str, Config]:
-    """Name -> config of every training of the chosen tables, each once, in the order of the rows.
+    """Return run name -> config for the selected tables, in the order of the rows.
 
-    Raises InputError where a row, claim or premise does not fit.
+    A run that several tables share is returned once.
+
+    Raises:
+        InputError: A row names an unknown table, a claim, premise or row names an unknown row, or an
+            edit does not fit the base.
     """
     rows = {row.name: row for row in study.rows(study.base)}
     known = [table.name for table in study.tables]
@@ -131,31 +176,34 @@ def configs(study: Study, tables: tuple[str, ...]) -> dict[str, Config]:
     for name in [name for pair in pairs for name in pair] + [r.against for r in rows.values() if r.against]:
         known_key("rows", name, rows)
     out = {
-        name: edited(study.base, name, row.edits)
+        name: apply_edits(study.base, name, row.edits)
         for name, row in rows.items()
         if any(table in tables for table in row.tables)
     }
     for premise in study.premises if PREMISE in tables else ():
         for value in premise.values:
-            for of in (premise.better, premise.worse):
-                name = premise_row(study.base, premise, of, value)
-                knob = {} if name == of else {premise.key: value}
-                out[name] = edited(study.base, name, {**rows[of].edits, **knob})
+            for row_name in (premise.better, premise.worse):
+                name = premise_row(study.base, premise, row_name, value)
+                setting = {} if name == row_name else {premise.key: value}
+                out[name] = apply_edits(study.base, name, {**rows[row_name].edits, **setting})
     return out
 
 
 def every_run(study: Study, tables: tuple[str, ...], seeds: int, folder: Path) -> list[Run]:
-    """Seed by seed, so that a study cut short has whole tables of fewer seeds."""
-    found = configs(study, tables)
+    """Return the runs of the selected tables with `seeds` seeds, ordered by seed.
+
+    The order by seed gives an interrupted study complete tables of fewer seeds.
+    """
+    config_by_name = configs(study, tables)
     out = []
     for seed in range(study.base.train.seed, study.base.train.seed + seeds):
-        for name, config in found.items():
-            of_seed = copy.deepcopy(config)
-            of_seed.train.seed = seed
-            out.append(Run(name, seed, of_seed, folder / "runs" / name / f"seed-{seed}"))
+        for name, config in config_by_name.items():
+            seed_config = copy.deepcopy(config)
+            seed_config.train.seed = seed
+            out.append(Run(name, seed, seed_config, folder / "runs" / name / f"seed-{seed}"))
     return out
 
 
 def datasets(runs: list[Run]) -> dict[str, Config]:
-    """Directory -> a config that prepares it, of the datasets that the runs read."""
+    """Return dataset directory -> config that prepares it, for datasets of the runs."""
     return {dataset_directory(run.config): run.config for run in reversed(runs)}

@@ -1,7 +1,7 @@
-"""What a study found, as one JSON object: each table's rows, each claim's verdict, each premise's points.
+"""Results of a study as one JSON object: table rows, verdicts, premise points.
 
-Figures are means over queries, as the paper's; tests are over users' means. A row's spread is the standard
-deviation over seeds. Two rows are compared seed by seed: seed n of one with seed n of the other.
+Figures are means over queries, as in the paper. Tests use the users' means. A row's spread is the standard
+deviation over seeds. Two rows are compared by seed: seed n of one row with seed n of the other row.
 """
 
 import math
@@ -17,31 +17,50 @@ from jaxrec.evaluation.metrics import METRICS, suffix
 from jaxrec.evaluation.per_user import PerUserResults
 from jaxrec.studies.plan import PREMISE, Claim, Premise, ResultTable, Row, Study, premise_row
 
-Judged = Mapping[str, Mapping[int, PerUserResults]]  # row -> seed -> values
-METRIC = "ndcg@1"  # that claims are about
-TASK = "ctr"  # the head that rows of one task and of several both have
+RowResults = Mapping[str, Mapping[int, PerUserResults]]  # row -> seed -> per-user results
+METRIC = "ndcg@1"  # metric of the claims
+TASK = "ctr"  # head that single-task and multi-task rows have in common
 
 
 class Comparisons:
-    """Two rows on NDCG@1, worked out once however many tables and claims ask."""
+    """Paired comparisons of two rows on NDCG@1, cached.
 
-    def __init__(self, judged: Judged) -> None:
-        self._judged = judged
-        self.of = cache(self._of)
+    Tables and claims repeat comparisons.
+    """
 
-    def _of(self, better: str, worse: str, name: str, next_k: int, head: str = "") -> dict[str, Any] | None:
-        """None where one of the rows is not done, or they were judged on different users."""
-        seeds = sorted(self._judged.get(better, {}).keys() & self._judged.get(worse, {}).keys())
+    def __init__(self, row_results: RowResults) -> None:
+        self._row_results = row_results
+        self.compare = cache(self._compare)
+
+    def _compare(
+        self, better: str, worse: str, name: str, next_k: int, head: str = ""
+    ) -> dict[str, Any] | None:
+        """Compare two rows on one candidate list, over users and over seeds.
+
+        Args:
+            better: Name of the row whose NDCG@1 is the minuend.
+            worse: Name of the row whose NDCG@1 is subtracted.
+            name: Candidate list.
+            next_k: K, the number of next titles that are targets.
+            head: Head that ranks. Empty: the head that the config selects.
+
+        Returns:
+            JSON object with the tests and the verdict. None where a row has no finished run for a common
+            seed, or the rows were evaluated on different datasets.
+        """
+        seeds = sorted(self._row_results.get(better, {}).keys() & self._row_results.get(worse, {}).keys())
         if not seeds:
             return None
-        ours, theirs = ([self._judged[row][seed] for seed in seeds] for row in (better, worse))
+        ours, theirs = ([self._row_results[row][seed] for seed in seeds] for row in (better, worse))
         if ours[0].result["dataset"] != theirs[0].result["dataset"]:
             return None
         per_user.matched([*ours, *theirs])
         columns = [[_column(run, name, next_k, head) for run in side] for side in (ours, theirs)]
-        each = np.stack([per_user.difference(*four) for four in zip(ours, theirs, *columns, strict=True)])
-        of_users = statistics.paired(np.round(each.mean(axis=0), per_user.DECIMALS))
-        of_seeds = statistics.over_seeds(np.round(each.mean(axis=1), per_user.DECIMALS))
+        user_differences = np.stack(
+            [per_user.difference(*four) for four in zip(ours, theirs, *columns, strict=True)]
+        )
+        of_users = statistics.paired(np.round(user_differences.mean(axis=0), per_user.DECIMALS))
+        of_seeds = statistics.over_seeds(np.round(user_differences.mean(axis=1), per_user.DECIMALS))
         return {
             "better": better, "worse": worse, "list": name, "next_k": next_k, "head": head or "ranks",
             "seeds": seeds, "over_users": per_user.to_json(of_users), "over_seeds": of_seeds._asdict(),
@@ -50,7 +69,10 @@ class Comparisons:
 
 
 def _column(run: PerUserResults, name: str, next_k: int, head: str) -> str:
-    """The column of NDCG@1 by a head; the head that ranks is in the columns that name none."""
+    """Return the name of a head's NDCG@1 column.
+
+    Columns of the head that the config selects for ranking do not contain the head's name.
+    """
     by_head = f"{name}_{head}{suffix(next_k)}/{METRIC}"
     return by_head if by_head in run.columns else f"{name}{suffix(next_k)}/{METRIC}"
 
@@ -58,44 +80,47 @@ def _column(run: PerUserResults, name: str, next_k: int, head: str) -> str:
 # ---------------------------------------------------------------- tables
 
 
-def _spread(values: Iterable[float]) -> dict[str, float]:
-    found = np.array(list(values))
-    return {"mean": float(found.mean()), "sd": float(found.std(ddof=1)) if len(found) > 1 else math.nan}
+def _mean_and_sd(values: Iterable[float]) -> dict[str, float]:
+    """Return the mean and sample standard deviation; a single value's is NaN."""
+    array = np.array(list(values))
+    return {"mean": float(array.mean()), "sd": float(array.std(ddof=1)) if len(array) > 1 else math.nan}
 
 
 def _blocks(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """`enabled`, `enabled_k3`, ... -> metric -> mean and sd, of results that hold `lists`, `lists_k3`."""
+    """Return block (`enabled`, `enabled_k3`, ...) -> metric -> mean and sd.
+
+    The figures come from the keys `lists`, `lists_k3`, ... of the runs' results.
+    """
     keys = [key for key in results[0] if key == "lists" or key.startswith("lists_k")]
     return {
         name + key.removeprefix("lists"): {
-            metric: _spread(result[key][name][metric] for result in results) for metric in METRICS
+            metric: _mean_and_sd(result[key][name][metric] for result in results) for metric in METRICS
         }
         for key in keys
         for name in results[0][key]
     }
 
 
-def _row(
-    row: Row, table: ResultTable, against: str, judged: Judged, comparisons: Comparisons
+def _row_json(
+    row: Row, table: ResultTable, against: str, row_results: RowResults, comparisons: Comparisons
 ) -> dict[str, Any]:
+    """Return a table row: figures, and differences from the row `against`."""
     paper = {
         f"{name}{suffix(k)}": dict(zip(METRICS, figures, strict=True))
         for (name, k), figures in row.paper.items()
     }
     out = {"row": row.name, "label": row.tables[table.name], "paper": paper, "against": against}
-    runs = judged.get(row.name, {})
+    runs = row_results.get(row.name, {})
     if not runs:
         return out | {"seeds": []}
     results = [run.result for run in runs.values()]
-    others = results[0].get("other_heads", {})
+    heads = results[0].get("other_heads", {})
     return out | {
         "seeds": sorted(runs),
         "figures": _blocks(results),
-        "other_heads": {
-            head: _blocks([result["other_heads"][head] for result in results]) for head in others
-        },
+        "other_heads": {head: _blocks([result["other_heads"][head] for result in results]) for head in heads},
         "differences": {
-            f"{name}{suffix(k)}": comparisons.of(row.name, against, name, k)
+            f"{name}{suffix(k)}": comparisons.compare(row.name, against, name, k)
             for name in LISTS
             for k in table.next_k
             if against != row.name
@@ -103,110 +128,142 @@ def _row(
     }
 
 
-def _table(study: Study, table: ResultTable, judged: Judged, comparisons: Comparisons) -> dict[str, Any]:
+def _table_json(
+    study: Study, table: ResultTable, row_results: RowResults, comparisons: Comparisons
+) -> dict[str, Any]:
+    """Return a table: rows, query and user counts, baselines, visible differences.
+
+    `visible` is the largest, over the rows of a block, of the smallest difference that the test detects.
+    """
     rows = [row for row in study.rows(study.base) if table.name in row.tables]
-    found = [_row(row, table, row.against or rows[0].name, judged, comparisons) for row in rows]
-    some = next(iter(judged.get(rows[0].name, {}).values()), None)
-    rules = {name: {"lists": lists} for name, lists in some.result["baselines"].items()} if some else {}
+    row_json = [_row_json(row, table, row.against or rows[0].name, row_results, comparisons) for row in rows]
+    first = next(iter(row_results.get(rows[0].name, {}).values()), None)
+    rules = {name: {"lists": lists} for name, lists in first.result["baselines"].items()} if first else {}
     visible = {}
     for block in (f"{name}{suffix(k)}" for name in LISTS for k in table.next_k):
-        parts = [row["differences"][block] for row in found if row.get("differences", {}).get(block)]
-        if parts:
+        differences = [row["differences"][block] for row in row_json if row.get("differences", {}).get(block)]
+        if differences:
             visible[block] = {
-                over: _largest(part[f"over_{over}"]["smallest"] for part in parts)
+                over: _largest_finite(difference[f"over_{over}"]["smallest"] for difference in differences)
                 for over in ("users", "seeds")
             }
     return {
-        "title": table.title, "next_k": table.next_k, "rows": found, "visible": visible,
-        "queries": {name: lists["examples"] for name, lists in some.result["lists"].items()} if some else {},
-        "users": {name: lists["users"] for name, lists in some.result["lists"].items()} if some else {},
+        "title": table.title, "next_k": table.next_k, "rows": row_json, "visible": visible,
+        "queries": (
+            {name: lists["examples"] for name, lists in first.result["lists"].items()} if first else {}
+        ),
+        "users": {name: lists["users"] for name, lists in first.result["lists"].items()} if first else {},
         "baselines": {name: _blocks([lists]) for name, lists in rules.items()},
     }  # fmt: skip
 
 
-def _largest(values: Iterable[float]) -> float:
-    known = [value for value in values if math.isfinite(value)]
-    return max(known, default=math.nan)
+def _largest_finite(values: Iterable[float]) -> float:
+    """Return the largest finite value; NaN where no value is finite."""
+    finite = [value for value in values if math.isfinite(value)]
+    return max(finite, default=math.nan)
 
 
-_GATE = ("entropy", "entropy_of_mean", "information")  # of `gating.use`
+_GATE = ("entropy", "entropy_of_mean", "information")  # keys of the evaluation's `gate` object
 
 
-def _gates(judged: Judged) -> dict[str, Any]:
-    """How each row that has a gate uses its experts, over the seeds."""
+def _gates_json(row_results: RowResults) -> dict[str, Any]:
+    """Return row -> usage of the experts over the seeds, for rows with a gate."""
     out = {}
-    for row, runs in judged.items():
+    for row, runs in row_results.items():
         gates = [run.result["gate"] for run in runs.values() if "gate" in run.result]
         if gates:
             weights = zip(*(gate["mean"] for gate in gates), strict=True)
             out[row] = {
-                "mean": [_spread(of_expert) for of_expert in weights],
+                "mean": [_mean_and_sd(expert_weights) for expert_weights in weights],
                 "collapsed": sum(gate["collapsed"] for gate in gates),
                 "seeds": len(gates),
-            } | {name: _spread(gate[name] for gate in gates) for name in _GATE}
+            } | {name: _mean_and_sd(gate[name] for gate in gates) for name in _GATE}
     return out
 
 
 # ---------------------------------------------------------------- claims and premises
 
 
-def _claim(claim: Claim, study: Study, comparisons: Comparisons, judged: Judged) -> list[dict[str, Any]]:
-    """A verdict for each list and K; [] where a row is not done."""
+def _claim_json(
+    claim: Claim, study: Study, comparisons: Comparisons, row_results: RowResults
+) -> list[dict[str, Any]]:
+    """Return one verdict per list and K.
+
+    A list and K are left out where a pair has no comparison.
+    """
     rows = {row.name: row for row in study.rows(study.base)}
     out = []
     for name in claim.lists:
         for k in claim.next_k:
-            parts = [comparisons.of(*pair, name, k) for pair in claim.pairs]
-            if any(part is None for part in parts):
+            comparisons_of_pairs = [comparisons.compare(*pair, name, k) for pair in claim.pairs]
+            if any(comparison is None for comparison in comparisons_of_pairs):
                 continue
-            whole = [part | {"paper": _of_paper(rows, part)} for part in parts if part]
+            complete = [
+                comparison | {"paper": _paper_difference(rows, comparison)}
+                for comparison in comparisons_of_pairs
+                if comparison
+            ]
             by_task = [
-                comparisons.of(*pair, name, k, TASK) for pair in claim.pairs if _heads_differ(judged, pair)
+                comparisons.compare(*pair, name, k, TASK)
+                for pair in claim.pairs
+                if _heads_differ(row_results, pair)
             ]
             out.append({
-                "claim": claim.name, "list": name, "next_k": k, "parts": whole,
+                "claim": claim.name, "list": name, "next_k": k, "parts": complete,
                 "by_ctr_head": by_task,
-                "verdict": statistics.combine_verdicts(part["verdict"] for part in whole),
+                "verdict": statistics.combine_verdicts(comparison["verdict"] for comparison in complete),
             })  # fmt: skip
     return out
 
 
-def _heads_differ(judged: Judged, pair: tuple[str, str]) -> bool:
-    """Whether one of the rows ranks by another head than CTR: the objective could be the head."""
-    return any("other_heads" in next(iter(judged[row].values())).result for row in pair)
+def _heads_differ(row_results: RowResults, pair: tuple[str, str]) -> bool:
+    """Return True where a row of the pair has several heads.
+
+    A row with several heads may rank by another head than CTR. A difference between the rows may then come
+    from the head and not from the objective.
+    """
+    return any("other_heads" in next(iter(row_results[row].values())).result for row in pair)
 
 
-def _of_paper(rows: Mapping[str, Row], part: Mapping[str, Any]) -> float | None:
-    """The paper's difference on NDCG@1."""
-    block = (part["list"], part["next_k"])
-    ours, theirs = (rows[part[side]].paper.get(block) for side in ("better", "worse"))
+def _paper_difference(rows: Mapping[str, Row], comparison: Mapping[str, Any]) -> float | None:
+    """Return the paper's difference in NDCG@1; None without figures of both rows."""
+    block = (comparison["list"], comparison["next_k"])
+    ours, theirs = (rows[comparison[side]].paper.get(block) for side in ("better", "worse"))
     return round(ours[0] - theirs[0], 4) if ours and theirs else None
 
 
-def _premise(premise: Premise, study: Study, comparisons: Comparisons) -> dict[str, Any]:
+def _premise_json(premise: Premise, study: Study, comparisons: Comparisons) -> dict[str, Any]:
+    """Return a premise's comparisons: one per candidate list and value with results."""
     points: dict[str, list[dict[str, Any]]] = {}
     for name in LISTS:
         for value in premise.values:
             pair = (premise_row(study.base, premise, row, value) for row in (premise.better, premise.worse))
-            found = comparisons.of(*pair, name, 1)
-            if found is not None:
-                points.setdefault(name, []).append({"value": value, **found})
+            comparison = comparisons.compare(*pair, name, 1)
+            if comparison is not None:
+                points.setdefault(name, []).append({"value": value, **comparison})
     return {"name": premise.name, "key": premise.key, "points": points}
 
 
-def compute_results(study: Study, tables: tuple[str, ...], judged: Judged) -> dict[str, Any]:
-    """`tables`, `claims`, `premises` and `gates` of the runs that are done; a row that is not has no
-    figures."""
-    comparisons = Comparisons(judged)
+def compute_results(study: Study, tables: tuple[str, ...], row_results: RowResults) -> dict[str, Any]:
+    """Return `tables`, `claims`, `premises` and `gates` of the runs that are done.
+
+    Args:
+        study: The study.
+        tables: Names of the selected tables; `premise` selects the premises.
+        row_results: Row -> seed -> per-user results. A row without results gets no figures.
+    """
+    comparisons = Comparisons(row_results)
     return {
         "tables": {
-            table.name: _table(study, table, judged, comparisons)
+            table.name: _table_json(study, table, row_results, comparisons)
             for table in study.tables
             if table.name in tables
         },
-        "claims": [line for claim in study.claims for line in _claim(claim, study, comparisons, judged)],
-        "premises": [
-            _premise(premise, study, comparisons) for premise in study.premises if PREMISE in tables
+        "claims": [
+            line for claim in study.claims for line in _claim_json(claim, study, comparisons, row_results)
         ],
-        "gates": _gates(judged),
+        "premises": [
+            _premise_json(premise, study, comparisons) for premise in study.premises if PREMISE in tables
+        ],
+        "gates": _gates_json(row_results),
     }

@@ -1,9 +1,9 @@
-"""A study's trainings, each a process of its own: what is missing is run, what is half done resumes.
+"""Runs of a study, one process each: unfinished runs resume, missing runs start.
 
-A training is `S/runs/<row>/seed-<n>`: a workdir as `python -m jaxrec.train` leaves it, with the config it
-was given (`config.py`, which trains it again alone), its log, and what `evaluate` made of it. It is done
-once every user's values lie there. Checkpoints stay, for `evaluate`; what is needed to recompute a row
-is `config.py` alone.
+The workdir of a run is `S/runs/<row>/seed-<n>`, as `python -m jaxrec.train` writes it. The workdir holds
+`config.py`, the log, checkpoints and the evaluation results. `config.py` alone suffices to train the run
+again. A run is done once the per-query results of its evaluation exist. Checkpoints are kept for
+`jaxrec.evaluate`.
 """
 
 import dataclasses
@@ -29,89 +29,106 @@ from jaxrec.evaluation.per_user import PerUserResults, read
 from jaxrec.runtime.preemption import PreemptionHandler
 from jaxrec.studies.plan import Run, datasets
 
-JUDGED = "eval-test-*-per-query.parquet"  # the last thing a training leaves
+EVALUATED = "eval-test-*-per-query.parquet"  # the last file that a training writes
 _POLL_SECONDS = 0.1
 
 
 class Job(NamedTuple):
-    """A command, and what is there once it is done."""
+    """A command with a pattern of the file that shows its completion."""
 
     name: str
     folder: AnyPath
-    arguments: tuple[str, ...]  # of python
-    leaves: str  # a glob in `folder`
+    arguments: tuple[str, ...]  # of the Python interpreter
+    output_pattern: str  # glob in `folder`; the job is done once a file matches
     log: Path
 
     @property
     def done(self) -> bool:
-        return is_done(self.folder, self.leaves)
+        """True once the job's output exists."""
+        return is_done(self.folder, self.output_pattern)
 
 
 def is_done(folder: AnyPath, pattern: str) -> bool:
+    """Return True where a file in `folder` matches the glob `pattern`."""
     return any(folder.glob(pattern))
 
 
-# ---------------------------------------------------------------- what is to be run
+# ---------------------------------------------------------------- jobs
 
 
-def config_file(config: Config, words: str) -> str:
-    """A config as the text of a file under configs/ that gives it."""
+def config_file(config: Config, docstring: str) -> str:
+    """Return the text of a file, as under configs/, that defines `config`."""
     names = sorted(name for name, value in vars(schema).items() if dataclasses.is_dataclass(value))
     body = pprint.pformat(config, width=100, sort_dicts=False).replace("\n", "\n    ")
     return (
-        f'"""{words}"""\n\nfrom jaxrec.config import {", ".join(names)}\n\n\n'
+        f'"""{docstring}"""\n\nfrom jaxrec.config import {", ".join(names)}\n\n\n'
         f"def get_config() -> Config:\n    return {body}\n"
     )
 
 
 def write_config(run: Run) -> Path:
-    """Writes the run's config.py. Raises InputError where the workdir holds another config's run."""
+    """Write the run's config.py and return its path.
+
+    Raises:
+        InputError: The workdir holds a run of another config.
+    """
     run.workdir.mkdir(parents=True, exist_ok=True)
-    kept = run.workdir / "config.json"
-    if kept.exists():
-        before = json.loads(kept.read_text())
-        for key, (was, now) in run_differences(before, to_json(run.config)).items():
+    recorded_path = run.workdir / "config.json"
+    if recorded_path.exists():
+        recorded = json.loads(recorded_path.read_text())
+        for key, (was, now) in run_differences(recorded, to_json(run.config)).items():
             raise InputError(
                 f"{run.workdir}: holds a run with {key}={was!r}, this study has {now!r}; "
                 "allowed: the same study, or another --workdir"
             )
     path = run.workdir / "config.py"
-    words = f"{run.name}, seed {run.seed}: python -m jaxrec.train --config THIS --workdir W"
-    write_text(path, config_file(run.config, words))
+    docstring = f"{run.name}, seed {run.seed}: python -m jaxrec.train --config THIS --workdir W"
+    write_text(path, config_file(run.config, docstring))
     return path
 
 
-def training(run: Run) -> Job:
-    """Trains and judges a run, by every head; of one that is trained, judges it."""
-    config, there = f"--config={run.workdir / 'config.py'}", f"--workdir={run.workdir}"
-    train = ("-m", "jaxrec.train", config, there, "--per-user")
-    return Job(f"{run.name} seed {run.seed}", run.workdir, train, JUDGED, run.workdir / "log.txt")
+def training_job(run: Run) -> Job:
+    """Return the job that trains a run and evaluates all its heads.
+
+    The job only evaluates a run that is already trained.
+    """
+    config, workdir = f"--config={run.workdir / 'config.py'}", f"--workdir={run.workdir}"
+    train = ("-m", "jaxrec.train", config, workdir, "--per-user")
+    return Job(f"{run.name} seed {run.seed}", run.workdir, train, EVALUATED, run.workdir / "log.txt")
 
 
-def preparations(runs: Sequence[Run], folder: Path) -> list[Job]:
-    """The datasets that are not there yet, each to be prepared once."""
-    of_config = {id(run.config): run for run in runs}
+def preparation_jobs(runs: Sequence[Run], folder: Path) -> list[Job]:
+    """Return one job for each dataset that the runs read and that is not prepared yet."""
+    run_by_config = {id(run.config): run for run in runs}
     jobs = []
     for directory, config in datasets(list(runs)).items():
-        given = of_config[id(config)].workdir / "config.py"
-        prepare = ("-m", "jaxrec.prepare", f"--config={given}")
+        config_path = run_by_config[id(config)].workdir / "config.py"
+        prepare = ("-m", "jaxrec.prepare", f"--config={config_path}")
         log = folder / f"prepare-{Path(directory).name}.log"
         jobs.append(Job(f"dataset {directory}", as_path(directory), prepare, "manifest.json", log))
     return [job for job in jobs if not job.done]
 
 
-# ---------------------------------------------------------------- running them
+# ---------------------------------------------------------------- execution
 
 
-class _Started(NamedTuple):
+class _RunningJob(NamedTuple):
+    """A job, its process and the process's start in seconds of `time.monotonic`."""
+
     job: Job
     process: subprocess.Popen
     since: float
 
 
 class Pool:
-    """So many jobs beside each other, each on its share of the cores. A context manager: what still runs
-    at its end is stopped as by SIGTERM, which trainings answer with a checkpoint."""
+    """Context manager that runs up to `at_once` jobs in parallel, on separate cores.
+
+    Leaving the context sends SIGTERM to the jobs that still run and waits for them. A training saves a
+    checkpoint on SIGTERM.
+
+    Raises:
+        InputError: `at_once` is below 1 or above the number of cores.
+    """
 
     def __init__(self, at_once: int, interrupt: PreemptionHandler) -> None:
         cores = (
@@ -120,94 +137,103 @@ class Pool:
         if not 1 <= at_once <= len(cores):
             raise InputError(f"--jobs={at_once}; allowed: 1 to {len(cores)}, the cores")
         edges = [len(cores) * i // at_once for i in range(at_once + 1)]
-        self._shares = [cores[a:b] for a, b in pairwise(edges)]
-        self._running: dict[int, _Started] = {}  # by share
+        self._core_sets = [cores[a:b] for a, b in pairwise(edges)]
+        self._running: dict[int, _RunningJob] = {}  # index of a core set -> job
         self._interrupt = interrupt
-        self._seconds: list[float] = []  # of jobs that were run to their end
+        self._seconds: list[float] = []  # durations of the successful jobs
 
     def __enter__(self) -> "Pool":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for started in self._running.values():
-            started.process.send_signal(signal.SIGTERM)
-        for started in self._running.values():
-            started.process.wait()
+        for running_job in self._running.values():
+            running_job.process.send_signal(signal.SIGTERM)
+        for running_job in self._running.values():
+            running_job.process.wait()
 
     def run(self, jobs: Sequence[Job]) -> list[str]:
-        """Runs what is not done of the jobs; returns a line for each that failed. The others go on.
+        """Run the jobs that are not done; return one line per failed job.
 
-        Returns early where `interrupt.requested`, with trainings running: leave the pool.
+        A failed job does not stop the other jobs. Where `interrupt.requested` is set, the method returns
+        early with trainings still running: the caller leaves the context to stop them.
         """
         waiting = [job for job in jobs if not job.done]
         count, ended, failures = len(waiting), 0, []
         while (waiting or self._running) and not self._interrupt.requested:
-            for share in range(len(self._shares)):
-                if share not in self._running and waiting:
-                    self._start(share, waiting.pop(0))
+            for slot in range(len(self._core_sets)):
+                if slot not in self._running and waiting:
+                    self._start(slot, waiting.pop(0))
             time.sleep(_POLL_SECONDS)
-            for share, started in list(self._running.items()):
-                status = started.process.poll()
+            for slot, running_job in list(self._running.items()):
+                status = running_job.process.poll()
                 if status is None:
                     continue
-                del self._running[share]
+                del self._running[slot]
                 ended += 1
-                if status != 0 or not started.job.done:
-                    failures.append(_failure(started.job, status))
-                    _say(f"[{ended}/{count}] {failures[-1]}")
+                if status != 0 or not running_job.job.done:
+                    failures.append(_failure_line(running_job.job, status))
+                    _log(f"[{ended}/{count}] {failures[-1]}")
                 else:
-                    self._seconds.append(time.monotonic() - started.since)
-                    _say(f"[{ended}/{count}] {started.job.name}: {self._progress(count - ended)}")
+                    self._seconds.append(time.monotonic() - running_job.since)
+                    _log(f"[{ended}/{count}] {running_job.job.name}: {self._progress(count - ended)}")
         return failures
 
-    def _start(self, share: int, job: Job) -> None:
-        cores = ",".join(map(str, self._shares[share]))
-        line = [sys.executable, "-m", "jaxrec.studies.child", cores, *job.arguments]
+    def _start(self, slot: int, job: Job) -> None:
+        cores = ",".join(map(str, self._core_sets[slot]))
+        command = [sys.executable, "-m", "jaxrec.studies.child", cores, *job.arguments]
         with job.log.open("a", encoding="utf-8") as log:
-            process = _detached(line, log)
-        self._running[share] = _Started(job, process, time.monotonic())
+            process = _start_detached(command, log)
+        self._running[slot] = _RunningJob(job, process, time.monotonic())
 
     def _progress(self, left: int) -> str:
-        seconds = sum(self._seconds) / len(self._seconds) * left / len(self._shares)
-        return f"{self._seconds[-1]:,.0f} s; {left} left, {_time(seconds)}"
+        """Return the last duration, the number of jobs left and their estimated time."""
+        seconds = sum(self._seconds) / len(self._seconds) * left / len(self._core_sets)
+        return f"{self._seconds[-1]:,.0f} s; {left} left, {_format_duration(seconds)}"
 
 
-def _detached(line: list[str], log: IO[str]) -> subprocess.Popen:
-    """In a session of its own: Ctrl-C reaches the study, which passes it on once and waits."""
-    return subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+def _start_detached(command: list[str], log: IO[str]) -> subprocess.Popen:
+    """Start a process in its own session.
+
+    Only the study receives Ctrl-C. The study then sends SIGTERM to the process once.
+    """
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
 
-def _failure(job: Job, status: int) -> str:
+def _failure_line(job: Job, status: int) -> str:
     last = job.log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
     return f"{job.name}: ended with exit status {status}; its log is {job.log}, which ends: {last}"
 
 
-def _time(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     return f"about {seconds / 60:,.0f} min" if seconds < 5400 else f"about {seconds / 3600:,.1f} h"
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
 def run_all(runs: Sequence[Run], folder: Path, at_once: int, interrupt: PreemptionHandler) -> list[str]:
-    """Prepares what is not prepared, then trains and judges; returns a line for each job that failed.
+    """Prepare datasets, train and evaluate the runs; return a line per failed job.
 
-    Returns early where `interrupt.requested`, once every training has saved. Raises InputError, before
-    anything is started, where a workdir holds another config's run.
+    Where `interrupt.requested` is set, the function returns early, after every training has saved.
+    No training starts where the preparation of a dataset failed.
+
+    Raises:
+        InputError: A workdir holds a run of another config. Raised before any process starts.
     """
     for run in runs:
         write_config(run)
     with Pool(at_once, interrupt) as pool:
-        return pool.run(preparations(runs, folder)) or pool.run([training(run) for run in runs])
+        return pool.run(preparation_jobs(runs, folder)) or pool.run([training_job(run) for run in runs])
 
 
 def finished(runs: Sequence[Run]) -> list[Run]:
-    return [run for run in runs if is_done(run.workdir, JUDGED)]
+    """Return the runs that are trained and evaluated."""
+    return [run for run in runs if is_done(run.workdir, EVALUATED)]
 
 
 def values(runs: Sequence[Run]) -> dict[str, dict[int, PerUserResults]]:
-    """Row -> seed -> its judged values, of the runs that are done."""
+    """Return row -> seed -> per-user results, for the runs that are done."""
     out: dict[str, dict[int, PerUserResults]] = {}
     for run in finished(runs):
         out.setdefault(run.name, {})[run.seed] = read(run.workdir)

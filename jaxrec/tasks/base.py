@@ -1,8 +1,8 @@
-"""The interface of a training task: a config and a dataset's layout as pure functions.
+"""Interface of a training task: a config and a dataset's layout as pure functions.
 
 `training` steps any task and `evaluation` scores any task through this interface alone. `tasks/ranking.py`
-trains on examples with candidates, `tasks/next_item.py` on sequences. A task reads the step's number and its
-own state; it never reads the rest of a `TrainState`.
+trains on examples with candidates, `tasks/next_item.py` on sequences. A task reads the step number and its
+own state, and no other field of a `TrainState`.
 """
 
 from dataclasses import dataclass
@@ -29,18 +29,18 @@ class TitleScores(NamedTuple):
 
 
 class QueryScores(NamedTuple):
-    """Scores of B queries over their frozen lists, and the experts' weights."""
+    """Scores of B queries over their fixed candidate lists, and the experts' weights."""
 
     by_head: dict[str, jax.Array]  # head -> [B, lists, K, 1 + negatives], the target first
     gate_BxE: jax.Array  # without noise; each row adds to 1
-    sums: Sums  # of the validation loss; empty where it was not wanted
+    sums: Sums  # of the validation loss; empty without `with_loss`
 
 
 class Protocols(NamedTuple):
-    """How a task's checkpoints are evaluated."""
+    """Evaluation protocols of a task's checkpoints."""
 
-    lists: tuple[str, ...]  # frozen lists that the task scores; empty where its rows have none
-    best: tuple[str, str]  # list and metric by which the best checkpoint is chosen
+    lists: tuple[str, ...]  # candidate lists that the task scores; empty if its rows have none
+    best: tuple[str, str]  # candidate list and metric by which the best checkpoint is chosen
     temperature: float = 1.0  # divides the scores in the validation loss over all titles
 
 
@@ -52,11 +52,11 @@ class Task:
         config: The run's config.
         layout: Shape of the dataset's rows.
         threshold: Mean completion of the training targets, the threshold of Eq. 13.
-        steps_per_epoch: Steps in which every training row is read once.
-        total_steps: Steps of the whole run.
+        steps_per_epoch: Number of steps that read every training row once.
+        total_steps: Number of steps of the whole run.
     """
 
-    rows: ClassVar[str]  # the rows of a dataset that the task trains on: `Layout.examples`
+    rows: ClassVar[str]  # kind of dataset rows that the task trains on: a value of `Layout.examples`
 
     config: Config
     layout: Layout
@@ -67,34 +67,42 @@ class Task:
     # ------------------------------------------------ set by each task
 
     def protocols(self) -> Protocols:
-        """Return how checkpoints of this task are evaluated."""
+        """Return the evaluation protocols of this task's checkpoints."""
         raise NotImplementedError
 
     def microbatch_limit(self, backend: str) -> int:
-        """Return the most examples that a device works through at a time; 0 for all of its batch."""
+        """Return the largest microbatch in examples; 0 for the whole per-device batch."""
         raise NotImplementedError
 
     def projects_once(self, device_batch: int) -> bool:
-        """Return whether titles are projected once for `device_batch` examples, or by each microbatch."""
+        """Return True if titles are projected once per step, False if by each microbatch.
+
+        Args:
+            device_batch: Number of examples of a per-device batch.
+        """
         raise NotImplementedError
 
     def init_params(self, key: jax.Array, table: TitleTable) -> Any:
-        """Return the first parameters; traced."""
+        """Return the initial parameters; called under a JAX trace."""
         raise NotImplementedError
 
     def init_task_state(self) -> Any:
-        """Return the first state of the task's own that a step carries on; a pytree, () for none."""
+        """Return the initial task state, a pytree that each step updates; () for none."""
         return ()
 
     def project_titles(self, params: Any, table: TitleTable, context: Any) -> Any:
         """Return the model's projections of titles, computed once for many examples.
 
-        Every title is projected, or those that `context` names.
+        Args:
+            context: From `device_context`. All titles are projected, or only the titles of `context` if the
+                task restricts them.
         """
         raise NotImplementedError
 
     def device_context(self, task_state: Any, step: jax.Array, host: HostBatch, table: TitleTable) -> Any:
-        """Return what all microbatches of a device read of its whole batch, or of the global batch.
+        """Return data of the whole batch that every microbatch of a device needs.
+
+        The whole batch is the per-device batch or the global batch.
 
         Called inside a mapped step, so collectives over `AXIS` may be used.
         """
@@ -108,7 +116,7 @@ class Task:
 
         Args:
             key: [B, 2] uint32, one key for each row.
-            projections: From `project_titles`; None where the model projects titles itself.
+            projections: From `project_titles`; None if the model projects the titles itself.
             context: From `device_context`.
         """
         raise NotImplementedError
@@ -116,10 +124,10 @@ class Task:
     def update_task_state(
         self, task_state: Any, params: Any, step: jax.Array, sums: Sums
     ) -> tuple[Any, Sums]:
-        """Return the task's state after `step`, and `sums` with the task's own figures added.
+        """Return the task state after `step`, and `sums` with the task's metrics added.
 
         Args:
-            params: The parameters before the step.
+            params: Parameters before the step.
             sums: Metrics of the step, summed over all devices.
         """
         return task_state, sums
@@ -127,58 +135,79 @@ class Task:
     # ------------------------------------------------ scoring
 
     def packer(self, dtype: np.dtype) -> Packer | None:
-        """Return what packs several histories into a row; None where each example has rows of its own."""
+        """Return the packer of histories; None if each history has its own row."""
         return None
 
     def cached_projections(self, params: Any, table: TitleTable, queries: int) -> Any:
-        """Return projections that serve `queries` queries at a time; None where they would not pay."""
+        """Return title projections for batches of queries; None if they save no time.
+
+        Args:
+            queries: Number of queries of a batch.
+        """
         return None
 
     def score_lists(
         self, params: Any, projections: Any, host: HostBatch, table: TitleTable, next_k: int,
         heads: tuple[str, ...], with_loss: bool,
     ) -> QueryScores:  # fmt: skip
-        """Score the frozen lists of queries by each of `heads`, without noise or dropout."""
+        """Score the candidate lists of queries by `heads`, without noise or dropout.
+
+        Args:
+            projections: From `cached_projections`.
+            next_k: Number of targets per query that are scored.
+            with_loss: Compute the sums of the validation loss too.
+        """
         raise NotImplementedError
 
     def score_all_titles(self, params: Any, host: HostBatch, table: TitleTable) -> TitleScores:
-        """Score every title for queries by the head that ranks, without noise or dropout."""
+        """Score all titles by the first of `ranking_heads`, without noise or dropout."""
         raise NotImplementedError
 
     def two_stages(
         self, params: Any, host: HostBatch, table: TitleTable, eligible_BxV: jax.Array, limit: int
     ) -> Any:
-        """Score queries by the retrieval head, and rank its best `limit` titles by the head that ranks."""
+        """Retrieve `limit` titles by the retrieval head and rank them.
+
+        The first of `ranking_heads` ranks the retrieved titles.
+
+        Args:
+            eligible_BxV: Bool, the titles that may be retrieved.
+        """
         raise NotImplementedError
 
     @property
     def ranking_heads(self) -> tuple[str, ...]:
-        """Names of the heads that can order titles; the one that ranks at evaluation comes first."""
+        """Names of the heads that can order titles; the one used at evaluation first."""
         return ()
 
-    # ------------------------------------------------ the same for all tasks
+    # ------------------------------------------------ common to all tasks
 
     def microbatches(self, device_batch: int) -> int:
-        """Return the number of microbatches of a device's batch.
+        """Return the number of microbatches of a per-device batch.
 
-        It is the least number that divides `device_batch` into microbatches of at most `train.microbatch`
-        examples.
+        The result is the smallest number that divides `device_batch` into equal microbatches of at most
+        `train.microbatch_size` examples.
         """
-        limit = self.config.train.microbatch or self.microbatch_limit(jax.default_backend()) or device_batch
+        limit = (
+            self.config.train.microbatch_size or self.microbatch_limit(jax.default_backend()) or device_batch
+        )
         return next(n for n in range(-(-device_batch // limit), device_batch + 1) if device_batch % n == 0)
 
     @property
     def shards_titles(self) -> bool:
-        """Whether the titles' embeddings and their optimizer state are sharded by rows over the devices."""
-        return self.config.model.title_table == "split"
+        """True if title embeddings are row-sharded over the devices.
+
+        The optimizer state of the embeddings is then sharded too.
+        """
+        return self.config.model.item_table_sharding == "split"
 
     @cached_property
     def abstract_params(self) -> Any:
-        """Shapes and dtypes of the parameters, without making them."""
+        """Shapes and dtypes of the parameters, without allocating them."""
         return jax.eval_shape(self.init_params, jax.random.key(0), self.empty_table())
 
     def empty_table(self) -> TitleTable:
-        """Return a title table of zeros: shapes for the first parameters."""
+        """Return a title table of zeros, which gives the shapes for `init_params`."""
         titles, columns = self.layout.titles, self.layout.columns
         return TitleTable(
             jnp.zeros((titles, columns("title", "category")), jnp.int32),

@@ -1,4 +1,7 @@
-"""Metrics as (sum, count) pairs: added over microbatches, devices and steps, and divided once."""
+"""Metrics as (sum, count) pairs.
+
+Pairs are added over microbatches, devices and steps, and divided once.
+"""
 
 from typing import Any
 
@@ -10,9 +13,9 @@ Sums = dict[str, tuple[Any, Any]]  # metric -> (sum, count)
 
 
 def mean_metrics(sums: Sums) -> dict[str, float]:
-    """Return each metric's mean on the host, NaN where nothing was counted.
+    """Return the mean of each metric as a Python float, NaN for a count of 0.
 
-    With a gate, the figures of `losses.ranking.gate_statistics` are added.
+    With a gate, the values of `losses.ranking.gate_statistics` are added.
     """
     host = jax.device_get(sums)
     means = {name: float(s / n) if n else float("nan") for name, (s, n) in host.items()}

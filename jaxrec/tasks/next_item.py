@@ -1,9 +1,10 @@
-"""Training on sequences: a causal model that says the next title, among all, at every place."""
+"""Next-item task: a causal model predicts the next title at every position."""
 
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -17,25 +18,26 @@ from jaxrec.tasks import negative_sampling, next_item_inputs
 from jaxrec.tasks.base import Protocols, Task, TitleScores
 from jaxrec.tasks.metric_sums import Sums
 
-# Places that a CPU works through at a time: what they leave has to stay near its caches.
+# Positions of a microbatch on a CPU: the intermediate values of more positions do not fit into its caches.
 _CPU_POSITIONS = 4096
-_LONG_SHARE = 4  # one in so many windows of a part may be long before all are worked out as such
+# Up to one in 4 windows of a microbatch may be long; with more, all windows are computed at full length.
+_LONG_RATIO = 4
 
 
 @dataclass(frozen=True)
 class NextItemTask(Task):
-    """The objective `config.next_title` on windows of sequences.
+    """The objective `config.next_item` on windows of sequences.
 
-    A step's figure is the mean over the places that have a next title, each weighed by Eq. 13 where the
-    objective is personalised.
+    The loss of a step is the mean over the positions that have a next title. A personalised objective weights
+    each position by Eq. 13.
     """
 
     rows: ClassVar[str] = "sequences"
 
     @property
     def size(self) -> int:
-        """Places of a window."""
-        return self.config.model.experts[0].window
+        """Number of positions of a window."""
+        return self.config.model.experts[0].max_len
 
     @cached_property
     def model(self) -> NextItemModel:
@@ -43,7 +45,7 @@ class NextItemTask(Task):
         return NextItemModel(m.dtype, self.layout.features, self.layout.titles, m)
 
     def protocols(self) -> Protocols:
-        return Protocols((), (CATALOGUE, "ndcg@10"), self.config.next_title.temperature)
+        return Protocols((), (CATALOGUE, "ndcg@10"), self.config.next_item.temperature)
 
     def microbatch_limit(self, backend: str) -> int:
         return max(_CPU_POSITIONS // self.size, 1) if backend == "cpu" else 0
@@ -52,8 +54,8 @@ class NextItemTask(Task):
         return True
 
     def init_params(self, key: jax.Array, table: TitleTable) -> Any:
-        nothing = jnp.zeros((1, self.size), jnp.int32)
-        window = ItemWindow(nothing, nothing.astype(jnp.uint32), nothing.astype(jnp.uint32))
+        zeros = jnp.zeros((1, self.size), jnp.int32)
+        window = ItemWindow(zeros, zeros.astype(jnp.uint32), zeros.astype(jnp.uint32))
         return self.model.init(key, window, table, method="of_table")["params"]
 
     def project_titles(self, params: Any, table: TitleTable, context: Any = None) -> Any:
@@ -62,79 +64,103 @@ class NextItemTask(Task):
     def device_context(
         self, task_state: Any, step: jax.Array, host: HostBatch, table: TitleTable
     ) -> negative_sampling.NegativePool:
-        """Return the pool of negatives: for "in_batch" the targets of the global batch, in its order."""
-        if self.config.next_title.drawn != "in_batch":
-            return negative_sampling.NegativePool(self.layout.titles, table.cumulative)
+        """Return the pool of negatives.
+
+        The pool of "in_batch" holds the targets of the global batch, in the order of the batch.
+        """
+        if self.config.next_item.negative_distribution != "in_batch":
+            return negative_sampling.NegativePool(self.layout.titles)
         size = len(host.valid)
         count = self.microbatches(size)
         key = jnp.zeros((size, 2), jnp.uint32)
-        aimed = next_item_inputs.training(host.words, self.layout, self.size, False, 0.0, key)
-        ids_PxSxL = jnp.where(host.valid[:, None], aimed.target, 0).reshape(count, size // count, self.size)
-        ids_DxPxSxL = jax.lax.all_gather(ids_PxSxL, AXIS)
-        # A batch goes round robin to all devices' microbatches: `parallel_step.example_rows`.
+        windows = next_item_inputs.training(host.words, self.layout, self.size, False, 0.0, key)
+        # Axis letters: D devices, M microbatches of a device, S examples of a microbatch.
+        ids_MxSxL = jnp.where(host.valid[:, None], windows.target, 0).reshape(count, size // count, self.size)
+        ids_DxMxSxL = jax.lax.all_gather(ids_MxSxL, AXIS)
+        # Rows go round robin to the microbatches of all devices: `parallel_step.example_rows`.
         return negative_sampling.NegativePool(
-            self.layout.titles, ids=jnp.moveaxis(ids_DxPxSxL, 2, 0).reshape(-1)
+            self.layout.titles, ids=jnp.moveaxis(ids_DxMxSxL, 2, 0).reshape(-1)
         )
 
     def loss(
         self, params: Any, host: HostBatch, table: TitleTable, task_state: Any, step: jax.Array,
         key: jax.Array, projections: Any, context: negative_sampling.NegativePool,
     ) -> tuple[jax.Array, Sums]:  # fmt: skip
+        chex.assert_shape(host.valid, (len(host.words),), custom_message="host.valid [B]")
+        chex.assert_shape(key, (len(host.words), 2), custom_message="key [B, 2]")
         sampling = self.config.sampling
         random, alpha = sampling.window == "random", sampling.stochastic_length
-        aimed = next_item_inputs.training(
-            host.words, self.layout, self.size, random, sampling.unknown_rate, key
+        windows = next_item_inputs.training(
+            host.words, self.layout, self.size, random, sampling.id_dropout, key
         )
-        aimed = aimed._replace(target=jnp.where(host.valid[:, None], aimed.target, 0))
-        given = params, self.project_titles(params, table) if projections is None else projections, context
+        windows = windows._replace(target=jnp.where(host.valid[:, None], windows.target, 0))
+        inputs = params, self.project_titles(params, table) if projections is None else projections, context
         if not alpha:
-            return self._loss(*given, aimed, key)
-        aimed, long_B = next_item_inputs.stochastic_length(aimed, alpha, key)
-        kept, most = next_item_inputs.kept_positions(self.size, alpha), -(-len(long_B) // _LONG_SHARE)
+            return self._window_loss(*inputs, windows, key)
+        windows, long_B = next_item_inputs.stochastic_length(windows, alpha, key)
+        kept, max_long = next_item_inputs.kept_positions(self.size, alpha), -(-len(long_B) // _LONG_RATIO)
 
-        def apart() -> tuple[jax.Array, Sums]:
-            """The long windows, which have room for `most`, and all others at the places that are kept."""
-            first = jnp.argsort(~long_B, stable=True)[:most]
-            longs = jax.tree.map(lambda x: x[first], aimed)
+        def split_loss() -> tuple[jax.Array, Sums]:
+            """Add the loss of `max_long` long windows and of the other windows.
+
+            Windows that are not long have at most `kept` positions.
+            """
+            first = jnp.argsort(~long_B, stable=True)[:max_long]
+            longs = jax.tree.map(lambda x: x[first], windows)
             longs = longs._replace(target=jnp.where(long_B[first, None], longs.target, 0))
-            others = jax.tree.map(lambda x: x[:, -kept:], aimed)
-            others = others._replace(target=jnp.where(long_B[:, None], 0, others.target))
+            shorts = jax.tree.map(lambda x: x[:, -kept:], windows)
+            shorts = shorts._replace(target=jnp.where(long_B[:, None], 0, shorts.target))
             return jax.tree.map(
-                jnp.add, self._loss(*given, longs, key[first]), self._loss(*given, others, key)
+                jnp.add,
+                self._window_loss(*inputs, longs, key[first]),
+                self._window_loss(*inputs, shorts, key),
             )
 
-        return jax.lax.cond(long_B.sum() <= most, apart, lambda: self._loss(*given, aimed, key))
+        return jax.lax.cond(
+            long_B.sum() <= max_long, split_loss, lambda: self._window_loss(*inputs, windows, key)
+        )
 
-    def _loss(
+    def _window_loss(
         self,
         params: Any,
-        catalogue: Any,
-        shared: negative_sampling.NegativePool,
-        aimed: next_item_inputs.TargetWindows,
+        projections: Any,
+        pool: negative_sampling.NegativePool,
+        windows: next_item_inputs.TargetWindows,
         key: jax.Array,
     ) -> tuple[jax.Array, Sums]:
-        """Of windows of any number of places, with the keys of their rows."""
-        objective, variables, places = self.config.next_title, {"params": params}, aimed.target.shape[1]
-        h_BxLxD = self.model.apply(variables, aimed.window, catalogue, key)
-        candidates_VxD = self.model.apply(variables, catalogue, method="candidates")
+        """Return the summed loss of windows of any length, and its (sum, count).
+
+        Args:
+            projections: From `project_titles`.
+            pool: Source of the negatives.
+            key: [B, 2] uint32, one key for each row.
+        """
+        objective, variables, positions = self.config.next_item, {"params": params}, windows.target.shape[1]
+        h_BxLxD: Any = self.model.apply(variables, windows.window, projections, key)
+        candidates_VxD: Any = self.model.apply(variables, projections, method="candidates")
         negatives, log_q = None, None
         if objective.loss != "softmax":
-            given = objective.drawn, objective.shared, places, objective.negatives
-            negatives = negative_sampling.draw(key, *given, shared)
-            if objective.shared == "place":
-                negatives = negatives[:, ::-1]  # a place's are those of how new it is, however many there are
-            log_q = negative_sampling.log_q(objective.drawn, shared) if objective.log_q else None
-        loss_BxL = next_item.next_title(h_BxLxD, candidates_VxD, aimed.target, negatives, log_q, objective)
+            distribution, shared_by = objective.negative_distribution, objective.negatives_shared_by
+            negatives = negative_sampling.draw(
+                key, distribution, shared_by, positions, objective.negatives, pool
+            )
+            if shared_by == "place":
+                # Counted from the newest position, so the draws of a position do not depend on the length.
+                negatives = negatives[:, ::-1]
+            log_q = negative_sampling.log_q(distribution, pool) if objective.logq_correction else None
+        loss_BxL = next_item.next_item_loss(
+            next_item.Positions(h_BxLxD, candidates_VxD, windows.target, negatives, log_q), objective
+        )
         if objective.personalised:
-            loss_BxL = loss_BxL * engagement_weight(aimed.completion, objective.alpha, self.threshold)
-        total, count = jnp.where(aimed.target > 0, loss_BxL, 0.0).sum(), (aimed.target > 0).sum()
+            loss_BxL = loss_BxL * engagement_weight(windows.completion, objective.alpha, self.threshold)
+        total, count = jnp.where(windows.target > 0, loss_BxL, 0.0).sum(), (windows.target > 0).sum()
         return total, {"loss": (total, count)}
 
     def score_all_titles(self, params: Any, host: HostBatch, table: TitleTable) -> TitleScores:
         window, rows = next_item_inputs.queries(host.words, self.layout, self.size)
         variables: Any = {"params": params}
-        catalogue = self.project_titles(params, table)
-        h_BxLxD: Any = self.model.apply(variables, window, catalogue)
-        candidates_VxD: Any = self.model.apply(variables, catalogue, method="candidates")
+        projections = self.project_titles(params, table)
+        h_BxLxD: Any = self.model.apply(variables, window, projections)
+        candidates_VxD: Any = self.model.apply(variables, projections, method="candidates")
         scores_BxV = h_BxLxD[:, -1] @ candidates_VxD.T
         return TitleScores(scores_BxV, rows["target"][:, 0], rows["history_title"])

@@ -1,4 +1,7 @@
-"""From packed words of sequences to windows of plays, on the device."""
+"""Conversion of packed sequence rows to windows of plays, on the device.
+
+Axis letters: B rows, L positions.
+"""
 
 import math
 from typing import Any, NamedTuple
@@ -12,25 +15,31 @@ from jaxrec.models.layers import rng
 from jaxrec.models.next_item import ItemWindow
 from jaxrec.tasks.ranking_inputs import decode, mask_to_unknown
 
-# Layer numbers of draws: a window's end, which windows stay whole, which places are kept.
+# Layer ids of the draws: the end of a window, the windows that stay whole, the positions that are kept.
 _WINDOW_DRAW, _WHOLE_DRAW, _KEPT_DRAW = 0x3D0C, 0x3D0D, 0x3D0E
 
 
 class TargetWindows(NamedTuple):
-    """Windows, and the title that each place has to say: the next one."""
+    """Windows, with the next title as the target of each position."""
 
     window: ItemWindow
-    target: jax.Array  # [B, L] int32, 0 where the place is padding
+    target: jax.Array  # [B, L] int32, 0 at padding
     completion: jax.Array  # [B, L] float32, of the target
 
 
 def training(
     words: Any, layout: Layout, size: int, random: bool, unknown_rate: float, key: jax.Array
 ) -> TargetWindows:  # fmt: skip
-    """Windows of `size` places from rows of words [B, words]; `key` [B, 2] is each row's.
+    """Build training windows of `size` positions.
 
-    They are the latest plays of the row or, with `random`, end anywhere so that they are as full as may
-    be: each end is as likely as another. A share `unknown_rate` of what is read is shown as unknown.
+    Args:
+        words: [B, words] uint32 packed rows.
+        layout: Shape of the dataset's rows.
+        size: Number of positions of a window.
+        random: Draw the end of each window uniformly among the ends that leave the fewest empty positions.
+            Without `random`, a window holds the latest plays of its row.
+        unknown_rate: Fraction of input titles that are replaced by the unknown title.
+        key: [B, 2] uint32, one key for each row.
     """
     rows = decode(words, layout.row_dtype())
     stored = rows["title"].shape[1]
@@ -38,53 +47,69 @@ def training(
     if random:
         plays_B = (rows["title"] != PAD).sum(1)
         spare_B = jnp.clip(plays_B - (size + 1), 0, stored - (size + 1))
-        drawn_B = rng.uniform((), key, _WINDOW_DRAW)
-        last_B = stored - jnp.minimum((drawn_B * (spare_B + 1)).astype(jnp.int32), spare_B)
-    at = last_B[:, None] - (size + 1) + jnp.arange(size + 1)
+        uniform_B = rng.uniform((), key, _WINDOW_DRAW)
+        last_B = stored - jnp.minimum((uniform_B * (spare_B + 1)).astype(jnp.int32), spare_B)
+    index = last_B[:, None] - (size + 1) + jnp.arange(size + 1)
     title, time, completion = (
-        jnp.take_along_axis(rows[name], at, axis=1) for name in ("title", "time", "completion")
+        jnp.take_along_axis(rows[name], index, axis=1) for name in ("title", "time", "completion")
     )
-    read, target = title[:, :-1], jnp.where(title[:, :-1] != PAD, title[:, 1:], PAD)
+    inputs, target = title[:, :-1], jnp.where(title[:, :-1] != PAD, title[:, 1:], PAD)
     if unknown_rate:
-        read = mask_to_unknown(read, unknown_rate, rng.fold_in(key[:, None], jnp.arange(size)))
+        inputs = mask_to_unknown(inputs, unknown_rate, rng.fold_in(key[:, None], jnp.arange(size)))
     return TargetWindows(
-        ItemWindow(read, time[:, :-1], time[:, 1:]), target, completion[:, 1:].astype(jnp.float32)
+        ItemWindow(inputs, time[:, :-1], time[:, 1:]), target, completion[:, 1:].astype(jnp.float32)
     )
 
 
 def kept_positions(size: int, alpha: float) -> int:
-    """How many places stochastic length leaves of a long window of `size`: size^(alpha / 2), rounded up."""
+    """Number of positions kept by stochastic length: size^(alpha / 2), rounded up."""
     return math.ceil(size ** (alpha / 2))
 
 
-def stochastic_length(aimed: TargetWindows, alpha: float, key: jax.Array) -> tuple[TargetWindows, jax.Array]:
-    """HSTU's stochastic length (Zhai et al. 2024, Eq. 4) on windows of N places; `key` [B, 2] is each row's.
+def stochastic_length(
+    windows: TargetWindows, alpha: float, key: jax.Array
+) -> tuple[TargetWindows, jax.Array]:
+    """Subsample windows by HSTU's stochastic length (Zhai et al. 2024, Eq. 4).
 
-    A window of n > N^(alpha / 2) titles stays whole with the probability N^alpha / n^2; else so many of
-    its places are kept, each set of them as likely, and the gaps are closed. A place still has to say the
-    title that came after it in the whole window. Returns windows of N places, right-aligned, and which
-    [B] are long: whole, and longer than what thinning leaves.
+    A window of n > N^(alpha / 2) titles stays whole with probability N^alpha / n^2. Otherwise a uniform
+    random subset of `kept_positions(N, alpha)` positions is kept, and the gaps are closed. The target of a
+    kept position is the title after that position in the whole window.
+
+    Args:
+        windows: Windows of N positions.
+        alpha: Exponent of the length.
+        key: [B, 2] uint32, one key for each row.
+
+    Returns:
+        Windows of N positions, right-aligned, and long [B] bool: True for a window that stays whole and has
+        more titles than `kept_positions`.
     """
-    size, kept = aimed.target.shape[1], kept_positions(aimed.target.shape[1], alpha)
-    there_BxL = aimed.window.title_BxL != PAD
-    length_B = there_BxL.sum(1)
+    size, kept = windows.target.shape[1], kept_positions(windows.target.shape[1], alpha)
+    present_BxL = windows.window.title_BxL != PAD
+    length_B = present_BxL.sum(1)
     whole_B = rng.uniform((), key, _WHOLE_DRAW) * length_B**2 < float(size) ** alpha
     long_B = (length_B > kept) & whole_B
-    drawn_BxL = jnp.where(there_BxL, rng.uniform((size,), key, _KEPT_DRAW), 2.0)
-    last_Bx1 = jnp.sort(drawn_BxL, axis=1)[:, kept - 1 : kept]
-    stays_BxL = there_BxL & ((drawn_BxL <= last_Bx1) | long_B[:, None])
-    # The places that stay, in their order, at the right; -1, which sorts to the left, looks nothing up.
-    at_BxL = jnp.sort(jnp.where(stays_BxL, jnp.arange(size), -1), axis=1)
+    order_BxL = jnp.where(present_BxL, rng.uniform((size,), key, _KEPT_DRAW), 2.0)
+    last_Bx1 = jnp.sort(order_BxL, axis=1)[:, kept - 1 : kept]
+    kept_BxL = present_BxL & ((order_BxL <= last_Bx1) | long_B[:, None])
+    # Indices of the kept positions in their order, right-aligned; -1 sorts to the left and marks padding.
+    index_BxL = jnp.sort(jnp.where(kept_BxL, jnp.arange(size), -1), axis=1)
 
-    def close(x: jax.Array) -> jax.Array:
-        found = jnp.take_along_axis(x, jnp.maximum(at_BxL, 0), axis=1)
-        return jnp.where(at_BxL >= 0, found, jnp.zeros((), x.dtype))
+    def close_gaps(x: jax.Array) -> jax.Array:
+        moved = jnp.take_along_axis(x, jnp.maximum(index_BxL, 0), axis=1)
+        return jnp.where(index_BxL >= 0, moved, jnp.zeros((), x.dtype))
 
-    return jax.tree.map(close, aimed), long_B
+    return jax.tree.map(close_gaps, windows), long_B
 
 
 def queries(words: Any, layout: Layout, size: int) -> tuple[ItemWindow, dict[str, jax.Array]]:
-    """The latest `size` plays before each query's target, and the decoded rows."""
+    """Return the latest `size` plays before each target, and the decoded rows.
+
+    Args:
+        words: [B, words] uint32 packed query rows.
+        layout: Shape of the dataset's rows.
+        size: Number of positions of a window.
+    """
     rows = decode(words, layout.query_dtype())
     title, time = rows["history_title"][:, -size:], rows["history_time"][:, -size:]
     until = jnp.concatenate([time[:, 1:], rows["target_time"][:, None]], axis=1)

@@ -1,9 +1,10 @@
-"""Training on requests: the paper's model and objective, each example with its candidates."""
+"""Ranking task: the paper's model and objective on examples with candidates."""
 
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,44 +26,44 @@ from jaxrec.tasks import ranking_inputs
 from jaxrec.tasks.base import Protocols, QueryScores, Task, TitleScores
 from jaxrec.tasks.metric_sums import Sums
 
-# Examples at a time on a CPU: their intermediate values have to stay near its caches.
+# Examples of a microbatch on a CPU: the intermediate values of more examples do not fit into its caches.
 _CPU_MICROBATCH = 256
-_CPU_TARGET_MICROBATCH = 16  # where every candidate has a sequence of its own
+_CPU_TARGET_MICROBATCH = 16  # with the target in the sequence: each candidate has its own sequence
 
 
 class RankingState(NamedTuple):
-    """The task's own state from step to step."""
+    """State of the ranking task, updated by each step."""
 
-    averages: Any = ()  # `task_weights.LossAverages` where the terms are weighted by them
-    usage: Any = ()  # [E]: the last step's mean gate, where `objective.balance` is set
+    averages: Any = ()  # `task_weights.LossAverages` if the terms are weighted by loss averages
+    usage: Any = ()  # [E] mean gate of the last step, if `objective.balance` is set
 
 
 @dataclass(frozen=True)
 class RankingTask(Task):
-    """The objective of Eq. 15 on examples with candidates."""
+    """Objective of Eq. 15 on examples with candidates."""
 
     rows: ClassVar[str] = "requests"
 
     @cached_property
     def heads(self) -> tuple[str, ...]:
-        """The heads that the objective trains, of `models.ranker.HEAD_NAMES`."""
+        """Heads that the objective trains, a subset of `models.ranker.HEAD_NAMES`."""
         o = self.config.objective
         weights = {"ctr": o.ctr, "ranking": o.ranking, "completion": o.regression}
         return tuple(head for head, weight in weights.items() if weight > 0)
 
     @property
     def weighted_terms(self) -> tuple[str, ...]:
-        """The terms of Eq. 15 that the objective weighs against one another."""
+        """Terms of Eq. 15 with a positive weight in the objective."""
         return tuple(term for term in ranking.TASKS if getattr(self.config.objective, term) > 0)
 
     @property
     def fixed_weights(self) -> jax.Array:
-        """[T], of `weighted_terms`."""
+        """Weights [T] of `weighted_terms` in the config."""
         weights = [getattr(self.config.objective, term) for term in self.weighted_terms]
         return jnp.asarray(weights, at_least_float32(self.config.model.dtype))
 
     def moving_weights(self, params: Any, state: RankingState, step: jax.Array) -> ranking.Moving | None:
-        """Return the weights of `weighted_terms` and the loss's regularizer; None for fixed weights."""
+        """Return the weights of the terms and the regularizer; None for fixed weights."""
         kind, regularizer = self.config.objective.weighting, jnp.float32(0)
         if kind == "fixed":
             return None
@@ -74,7 +75,7 @@ class RankingTask(Task):
 
     @property
     def balances(self) -> bool:
-        """Whether the load-balancing term is part of the loss."""
+        """True if the load-balancing term is part of the loss."""
         return self.config.objective.balance > 0 and len(self.config.model.experts) > 1
 
     @cached_property
@@ -92,19 +93,18 @@ class RankingTask(Task):
 
     @cached_property
     def view(self) -> ranking_inputs.HistoryView:
+        """Settings that select the titles of a history."""
         s = self.config.sampling
-        return ranking_inputs.HistoryView(
-            self.layout, self.windows, s.history_keeps_abandoned, s.unknown_rate
-        )
+        return ranking_inputs.HistoryView(self.layout, self.windows, s.history_keeps_abandoned, s.id_dropout)
 
     @cached_property
     def windows(self) -> tuple[int, ...]:
-        """How many titles experts read, each once, the longest first."""
-        return tuple(sorted({e.window for e in self.config.model.experts}, reverse=True))
+        """Unique numbers of titles that experts read, in decreasing order."""
+        return tuple(sorted({e.max_len for e in self.config.model.experts}, reverse=True))
 
     @cached_property
     def mix(self) -> tuple[int, int, int, int]:
-        """How many negatives of each pool an example has."""
+        """Number of negatives of each pool per example, in the order of `core.ids.POOLS`."""
         return mix_counts(self.config.sampling.mix, self.config.sampling.negatives)
 
     def epoch(self, step: jax.Array) -> jax.Array:
@@ -116,7 +116,10 @@ class RankingTask(Task):
 
     @property
     def shares_histories(self) -> bool:
-        """Whether one encoding of a history serves all its candidates, so that histories may be packed."""
+        """True if one encoding of a history serves all candidates.
+
+        Packing of histories requires this.
+        """
         return not self.config.model.target_in_sequence
 
     def microbatch_limit(self, backend: str) -> int:
@@ -124,9 +127,9 @@ class RankingTask(Task):
         return on_cpu if backend == "cpu" else 0
 
     def projects_once(self, device_batch: int) -> bool:
-        """Return whether there are fewer titles than the microbatches look up together.
+        """Return True if there are fewer titles than candidates in a per-device batch.
 
-        Titles of a sharded table are projected once, however many they are.
+        Titles of a sharded table are always projected once.
         """
         return self.shards_titles or self.layout.titles < device_batch * (
             self.config.sampling.negatives + self.config.sampling.next_k
@@ -134,14 +137,14 @@ class RankingTask(Task):
 
     @cached_property
     def score_task(self) -> str:
-        """The head that ranks at evaluation."""
-        wanted = self.config.evaluate.score
-        return wanted if wanted != "auto" else "ranking" if "ranking" in self.heads else "ctr"
+        """Head that orders the titles at evaluation."""
+        score = self.config.evaluate.ranking_head
+        return score if score != "auto" else "ranking" if "ranking" in self.heads else "ctr"
 
     @property
     def ranking_heads(self) -> tuple[str, ...]:
-        others = tuple(h for h in ("ctr", "ranking") if h in self.heads and h != self.score_task)
-        return (self.score_task, *others)
+        remaining = tuple(h for h in ("ctr", "ranking") if h in self.heads and h != self.score_task)
+        return (self.score_task, *remaining)
 
     def packer(self, dtype: np.dtype) -> Packer | None:
         if not self.shares_histories:
@@ -152,8 +155,8 @@ class RankingTask(Task):
         batch = jnp.zeros((1, self.layout.row_dtype().itemsize // 4), jnp.uint32)
         rows = ranking_inputs.decode(batch, self.layout.row_dtype())
         candidates = jnp.zeros((1, 1), jnp.int32)
-        request = ranking_inputs.history(rows, self.view)
-        params = self.model.init(key, request, candidates, table, 1.0)["params"]
+        history = ranking_inputs.history(rows, self.view)
+        params = self.model.init(key, history, candidates, table, 1.0)["params"]
         if self.config.objective.weighting == "uncertainty":
             params = params | {task_weights.PARAMETERS: task_weights.init_log_variances(self.fixed_weights)}
         return params
@@ -169,12 +172,12 @@ class RankingTask(Task):
     def device_context(
         self, task_state: RankingState, step: jax.Array, host: HostBatch, table: TitleTable
     ) -> jax.Array | None:
-        """Return the unique title ids of the device's batch where titles are sharded, else None."""
+        """Return the unique title ids of the per-device batch; None without sharding."""
         if not self.shards_titles:
             return None
         rows = ranking_inputs.decode(host.words, self.layout.row_dtype())
         history = ranking_inputs.history(rows, self.view).title
-        unknown = jnp.full((1,), UNKNOWN, jnp.int32)  # what `sampling.unknown_rate` replaces a title by
+        unknown = jnp.full((1,), UNKNOWN, jnp.int32)  # `sampling.id_dropout` puts this id into histories
         positive, negative = (
             rows["target"][:, : self.config.sampling.next_k],
             ranking_inputs.choose_negatives(rows, self.mix, self.epoch(step))[0],
@@ -188,25 +191,28 @@ class RankingTask(Task):
         return projections.projected
 
     def temperature(self, step: jax.Array) -> jax.Array:
+        """Return the temperature of the gate at a step."""
         g = self.config.model.gate
-        return gate_temperature(step, self.total_steps, g.start_temperature, g.temperature, g.anneal)
+        return gate_temperature(step, self.total_steps, g.start_temperature, g.temperature, g.anneal_fraction)
 
     def batch_loss(
         self, params: Any, batch: Batch, table: TitleTable, tau: jax.Array | float, key: jax.Array | None,
         catalogue: Any = None, moving: ranking.Moving | None = None, usage: jax.Array | None = None,
     ) -> tuple[jax.Array, Sums]:  # fmt: skip
-        """Return the sum over valid examples of Eq. 15, and each metric's (sum, count).
+        """Return the sum of Eq. 15 over valid examples, and each metric's (sum, count).
 
-        Without `moving` and `usage` the weights are the config's and nothing is balanced: this is the loss
-        of validation, which the plateau compares between epochs.
+        Without `moving` and `usage`, the loss has the config's weights and no load-balancing term. The
+        validation loss is computed in this way, because the plateau compares it between epochs.
 
         Args:
             tau: Temperature of the gate.
             key: [B, 2] uint32 keys of the examples; None for no noise and no dropout.
-            catalogue: The model's projections of titles, where they were computed before.
+            catalogue: Cached projections of the titles; None: computed in each call.
             moving: From `moving_weights`.
-            usage: [E] mean gate of the step before, for `losses.ranking.load_balancing_loss`.
+            usage: [E] mean gate of the previous step, for `losses.ranking.load_balancing_loss`.
         """
+        chex.assert_rank([batch.positive, batch.negative], 2, custom_message="batch.positive, batch.negative")
+        chex.assert_equal_shape([batch.positive, batch.completion], custom_message="batch.completion [B, K]")
         candidates = jnp.concatenate([batch.positive, batch.negative], axis=1)
         out: Any = self.model.apply(
             {"params": params}, batch.history, candidates, table, tau, key, batch.positive.shape[1], catalogue
@@ -220,6 +226,8 @@ class RankingTask(Task):
         self, params: Any, host: HostBatch, table: TitleTable, task_state: RankingState, step: jax.Array,
         key: jax.Array, projections: Any, context: Any,
     ) -> tuple[jax.Array, Sums]:  # fmt: skip
+        chex.assert_shape(host.valid, (len(host.words),), custom_message="host.valid [B]")
+        chex.assert_shape(key, (len(host.words), 2), custom_message="key [B, 2]")
         batch = ranking_inputs.training(
             host.words, host.valid, self.view, self.mix, self.config.sampling.next_k, self.epoch(step), key,
             host.packing,
@@ -231,9 +239,11 @@ class RankingTask(Task):
         return self.batch_loss(params, batch, table, self.temperature(step), key, projections, moving, usage)
 
     def cached_projections(self, params: Any, table: TitleTable, queries: int) -> Any:
-        """Return the model's projections of all titles where queries look up more titles than there are.
+        """Return projections of all titles, or None if they save no time.
 
-        Titles of a sharded table are looked up where they are.
+        They save time if the queries look up more titles than there are.
+
+        For a sharded table the result is None: each title is looked up on the device that stores it.
         """
         if self.shards_titles or self.layout.titles >= queries * self.layout.negatives:
             return None
@@ -257,9 +267,12 @@ class RankingTask(Task):
         self, params: Any, projections: Any, history: History, candidates: jax.Array, table: TitleTable,
         heads: tuple[str, ...],
     ) -> tuple[dict[str, jax.Array], jax.Array]:  # fmt: skip
-        """Return each head's scores of candidates [B, lists, K, 1 + negatives], and the gate [B, E].
+        """Return the scores of candidates by head, and the gate [B, E].
 
-        Where each candidate has a gate of its own, the mean over the candidates present is returned.
+        Scores have the shape of `candidates`, [B, lists, K, 1 + negatives].
+
+        With the target in the sequence each candidate has its own gate, and the returned gate is the mean
+        over the candidates that are present.
         """
         tau, variables = self.config.model.gate.temperature, {"params": params}
         ids_BxC = candidates.reshape(len(candidates), -1)
@@ -269,7 +282,7 @@ class RankingTask(Task):
             scores = apply(variables, user, ids_BxC, table, heads, projections, method="score")
             gate = user.clean_gate_BxE
         else:
-            # List by list: each candidate has a sequence of its own, and all at once would not fit in memory.
+            # One list per group: each candidate has its own sequence, and all groups would not fit in memory.
             scores, gates_BxCxE = score_in_groups(
                 self.model, variables, history, ids_BxC, table, tau, heads, candidates.shape[-1], projections
             )
@@ -279,21 +292,25 @@ class RankingTask(Task):
 
     def score_all_titles(self, params: Any, host: HostBatch, table: TitleTable) -> TitleScores:
         variables, tau = {"params": params}, self.config.model.gate.temperature
-        found = ranking_inputs.queries(host.words, self.view, host.packing)
-        user = self.model.apply(variables, found.history, table, tau, method="encode")
+        queries = ranking_inputs.queries(host.words, self.view, host.packing)
+        user = self.model.apply(variables, queries.history, table, tau, method="encode")
         scores_BxV: Any = self.model.apply(variables, user, table, self.score_task, method="score_catalogue")
-        return TitleScores(scores_BxV, found.rows["target"][:, 0], found.rows["history_title"])
+        return TitleScores(scores_BxV, queries.rows["target"][:, 0], queries.rows["history_title"])
 
     def two_stages(
         self, params: Any, host: HostBatch, table: TitleTable, eligible_BxV: jax.Array, limit: int
     ) -> tuple[jax.Array, TwoStageResult]:
-        """Scores [B, V] of the retrieval head for queries, and what these are shown in two stages, of the
-        titles that stand for election: see `two_stage`."""
+        """Return the retrieval scores [B, V], and the titles recommended by `two_stage`.
+
+        Args:
+            eligible_BxV: Bool, the titles that may be retrieved.
+            limit: Maximum number of retrieved titles.
+        """
         variables, tau = {"params": params}, self.config.model.gate.temperature
-        found = ranking_inputs.queries(host.words, self.view, host.packing)
-        user: Any = self.model.apply(variables, found.history, table, tau, method="encode")
-        by_head: Any = self.model.apply(variables, user, table, method="retrieve")
-        return by_head, two_stage(self.model, variables, user, table, self.score_task, eligible_BxV, limit)
+        queries = ranking_inputs.queries(host.words, self.view, host.packing)
+        user: Any = self.model.apply(variables, queries.history, table, tau, method="encode")
+        scores_BxV: Any = self.model.apply(variables, user, table, method="retrieve")
+        return scores_BxV, two_stage(self.model, variables, user, table, self.score_task, eligible_BxV, limit)
 
     def update_task_state(
         self, task_state: RankingState, params: Any, step: jax.Array, sums: Sums
@@ -305,9 +322,9 @@ class RankingTask(Task):
             sums |= {f"weight_{term}": (weight, one) for term, weight in moving[0].items()}
         if averages:
             total = jnp.stack([sums[f"loss_{term}"][0] for term in self.weighted_terms])
-            ends = (step + 1) % self.steps_per_epoch == 0
-            averages = task_weights.update_averages(averages, total, sums["loss"][1], ends)
+            epoch_ends = (step + 1) % self.steps_per_epoch == 0
+            averages = task_weights.update_averages(averages, total, sums["loss"][1], epoch_ends)
         if self.balances:
-            of_gate = [sums[f"gate_{e}"] for e in range(len(usage))]
-            usage = jnp.stack([total / jnp.maximum(count, 1) for total, count in of_gate]).astype(usage.dtype)
+            gates = [sums[f"gate_{e}"] for e in range(len(usage))]
+            usage = jnp.stack([total / jnp.maximum(count, 1) for total, count in gates]).astype(usage.dtype)
         return RankingState(averages, usage), sums

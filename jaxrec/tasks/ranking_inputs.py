@@ -1,7 +1,11 @@
-"""From packed words to a batch, on the device: decoding, the choice of columns, what a history shows."""
+"""Conversion of packed rows to batches, on the device.
+
+The steps are decoding, the choice of negatives, and the filters of histories.
+"""
 
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,14 +15,22 @@ from jaxrec.core.ids import LISTS, PAD, POOLS, UNKNOWN
 from jaxrec.core.row_format import Layout
 from jaxrec.models.layers import rng
 
-_UNKNOWN_DRAW = 0x0BAD  # the layer number of the draw that hides titles
+_UNKNOWN_DRAW = 0x0BAD  # layer id of the draw that replaces titles by the unknown title
 
 
 def decode(words: Any, dtype: np.dtype) -> dict[str, jax.Array]:
-    """Packed rows [B, words] uint32 as the fields of the structured dtype; each is [B, ...].
+    """Decode packed rows into the fields of a structured dtype.
 
-    Integers of one byte come as uint8, half floats as float16. Every field starts on a word.
+    Args:
+        words: [B, words] uint32.
+        dtype: Structured dtype of a row, in which every field starts on a word.
+
+    Returns:
+        Field name -> [B, ...]. One-byte integers are uint8, half floats float16.
     """
+    chex.assert_rank(words, 2, custom_message="words [B, words]")
+    chex.assert_type(words, jnp.uint32, custom_message="words")
+    chex.assert_axis_dimension_gteq(words, 1, dtype.itemsize // 4, custom_message="words [B, words]")
     out = {}
     for name in dtype.names or ():
         field, offset = dtype.fields[name][:2]  # type: ignore[index]
@@ -32,26 +44,38 @@ def decode(words: Any, dtype: np.dtype) -> dict[str, jax.Array]:
 
 
 def mask_to_unknown(title: jax.Array, rate: float, key: jax.Array) -> jax.Array:
-    """`title` [...] with a share `rate` of the titles shown as unknown; `key` [..., 2] is each one's."""
+    """Replace a fraction of titles by the unknown title; padding stays.
+
+    Args:
+        title: [...] ids.
+        rate: Probability of a replacement.
+        key: [..., 2] uint32, one key for each title.
+    """
     hidden = rng.uniform((), key, _UNKNOWN_DRAW) < rate
     return jnp.where(hidden & (title != PAD), UNKNOWN, title)
 
 
 class HistoryView(NamedTuple):
-    """What a model may see of a row; static."""
+    """Settings that select the titles of a row's history; static under `jit`."""
 
     layout: Layout
-    windows: tuple[int, ...]  # how many titles experts read, each once, the longest first
+    windows: tuple[int, ...]  # unique numbers of titles that experts read, in decreasing order
     keeps_abandoned: bool
     unknown_rate: float = 0.0
 
 
 def history(rows: dict[str, jax.Array], view: HistoryView, key: jax.Array | None = None) -> History:
-    """The request of each row: its last titles, without the abandoned ones unless shown, a history a row.
+    """Build the histories of a batch, one example per row.
 
-    The gap they leave is closed, so a window is the latest titles *seen*, from the longest stored
-    history. With `key` [B, 2] a share `unknown_rate` of the titles is shown as unknown. This is the plain
-    form, with no more padding to a history than the longest window leaves; `packed` is the same.
+    Abandoned titles are removed unless `view.keeps_abandoned`, and the gaps are closed, so a window holds the
+    latest remaining titles of the stored history. The rows are as long as the longest window. `packed` gives
+    the same histories with several examples per row.
+
+    Args:
+        rows: Fields of B rows, from `decode`.
+        view: Selection of the titles.
+        key: [B, 2] uint32, one key for each example. With a key, a fraction `view.unknown_rate` of the titles
+            is replaced by the unknown title.
     """
     titles, length, width = rows["history_title"], view.layout.history, view.windows[0]
     columns = {
@@ -63,11 +87,11 @@ def history(rows: dict[str, jax.Array], view: HistoryView, key: jax.Array | None
     if not view.keeps_abandoned:
         kept = (titles != PAD) & (rows["history_abandoned"] == 0)
         from_right = jnp.cumsum(kept[:, ::-1], axis=1)[:, ::-1] * kept
-        place = from_right[:, None, :] == (length - jnp.arange(length))[None, :, None]  # [B, to, from]
-        source = jnp.argmax(place, axis=2)
-        there = place.any(axis=2)
+        moves = from_right[:, None, :] == (length - jnp.arange(length))[None, :, None]  # [B, to, from]
+        source = jnp.argmax(moves, axis=2)
+        present = moves.any(axis=2)
         columns = {
-            name: jnp.where(there, jnp.take_along_axis(x, source, axis=1), 0) for name, x in columns.items()
+            name: jnp.where(present, jnp.take_along_axis(x, source, axis=1), 0) for name, x in columns.items()
         }
     columns = {name: x[:, length - width :] for name, x in columns.items()}
     example, newer, shorter = alone(columns["title"], view.windows)
@@ -75,17 +99,25 @@ def history(rows: dict[str, jax.Array], view: HistoryView, key: jax.Array | None
 
 
 def alone(title: jax.Array, windows: tuple[int, ...]) -> tuple[jax.Array, jax.Array, dict[int, jax.Array]]:
-    """`example`, `newer` and `shorter` of a `History` with one request a row, titles [B, L] right-aligned."""
+    """Return `example`, `newer` and `shorter` of a `History` with one example per row.
+
+    Args:
+        title: [B, L] ids, right-aligned.
+        windows: Unique numbers of titles that experts read, in decreasing order.
+    """
     B, L = title.shape
-    place = jnp.arange(B * L, dtype=jnp.int32).reshape(B, L)
-    example = jnp.where(title != PAD, place // L, B)
-    return example, L - 1 - place % L, {w: place[:, L - w :] for w in windows if w != L}
+    slot = jnp.arange(B * L, dtype=jnp.int32).reshape(B, L)
+    example = jnp.where(title != PAD, slot // L, B)
+    return example, L - 1 - slot % L, {w: slot[:, L - w :] for w in windows if w != L}
 
 
 def packed(
     rows: dict[str, jax.Array], view: HistoryView, packing: Packing, key: jax.Array | None = None
 ) -> History:
-    """What `history` gives, several requests' titles to a row as `packing` says."""
+    """Build the histories of `history` with several examples per row.
+
+    The layout of the rows is `packing`.
+    """
     width, stored = view.windows[0], view.layout.history
     source = packing.titles // width
     columns = {
@@ -109,22 +141,30 @@ def _history(
         "categories": jnp.zeros((count, 0), jnp.int32),
         "numbers": jnp.zeros((count, 0), jnp.float32),
     }
-    given = {
+    features = {
         f"{where}_{kind}": rows.get(f"{where}_{kind}", empty[kind])
         for where in ("user", "context")
         for kind in empty
     }
-    return History(**columns, shorter=shorter, **given)
+    return History(**columns, shorter=shorter, **features)
 
 
 def choose_negatives(
     rows: dict[str, jax.Array], counts: tuple[int, int, int, int], epoch: jax.Array
 ) -> tuple:
-    """Negatives [B, N] of a training mix, and which are hard.
+    """Choose the negatives of an epoch from the pools of each row.
 
-    Epoch e takes the `count` columns (e * count + j) mod width of each pool. Of the hard pool the
-    width is the number of real ones, so that all are used where there are no more than `count`; what is
-    missing comes from its filled columns, rotated likewise.
+    Epoch e takes the `count` columns (e * count + j) mod width of each pool. The width of the hard pool is
+    the row's number of real hard negatives, so a row with at most `count` of them uses all of them. The
+    missing hard negatives come from the filled columns of the hard pool, rotated in the same way.
+
+    Args:
+        rows: Fields of B rows, from `decode`.
+        counts: Number of negatives of each pool, in the order of `POOLS`; N is their sum.
+        epoch: Scalar, from 0.
+
+    Returns:
+        Ids [B, N], and a bool array [B, N] that is True for hard negatives.
     """
     filled = rows["pool_hard_filled"] != 0
     width = filled.shape[1]
@@ -152,8 +192,18 @@ def training(
     words: Any, valid: Any, view: HistoryView, counts: tuple[int, int, int, int], next_k: int,
     epoch: jax.Array, key: jax.Array, packing: Packing | None = None,
 ) -> Batch:  # fmt: skip
-    """A training batch from rows of words [B, words]; `key` [B, 2] is each example's. Histories share rows
-    where `packing` says how."""
+    """Build a training batch.
+
+    Args:
+        words: [B, words] uint32 packed rows.
+        valid: [B] bool, False for padding rows of the batch.
+        view: Selection of the history's titles.
+        counts: Number of negatives of each pool, in the order of `POOLS`.
+        next_k: Number of targets per example.
+        epoch: Scalar, from 0.
+        key: [B, 2] uint32, one key for each example.
+        packing: Layout of several histories per row; None for one history per row.
+    """
     rows = decode(words, view.layout.row_dtype())
     negative, hard = choose_negatives(rows, counts, epoch)
     return Batch(
@@ -167,29 +217,43 @@ def training(
 
 
 class QueryBatch(NamedTuple):
-    """An evaluation batch: candidates [B, lists, K, 1 + negatives], the target first, 0 where absent."""
+    """Evaluation batch."""
 
     rows: dict[str, jax.Array]
     history: History
-    candidate: jax.Array
+    candidate: jax.Array  # [B, lists, K, 1 + negatives] ids, the target first, 0 where absent
 
 
 def queries(words: Any, view: HistoryView, packing: Packing | None = None) -> QueryBatch:
-    """From rows of words [B, words]. Histories share rows where `packing` says how."""
+    """Build an evaluation batch.
+
+    Args:
+        words: [B, words] uint32 packed query rows.
+        view: Selection of the history's titles.
+        packing: Layout of several histories per row; None for one history per row.
+    """
     rows = decode(words, view.layout.query_dtype())
     target = rows["target"][:, :, None]
     lists = [jnp.concatenate([target, rows[f"list_{name}"]], axis=2) for name in LISTS]
-    shown = history(rows, view) if packing is None else packed(rows, view, packing)
-    return QueryBatch(rows, shown, jnp.stack(lists, axis=1))
+    histories = history(rows, view) if packing is None else packed(rows, view, packing)
+    return QueryBatch(rows, histories, jnp.stack(lists, axis=1))
 
 
-def validation(found: QueryBatch, valid: Any, next_k: int) -> Batch:
-    """The enabled list as a training batch, for the loss the plateau watches."""
-    rows = found.rows
+def validation(query_batch: QueryBatch, valid: Any, next_k: int) -> Batch:
+    """Build a training batch from the "enabled" list of queries.
+
+    The plateau schedule monitors the loss of this batch.
+
+    Args:
+        query_batch: Queries of B rows.
+        valid: [B] bool, False for padding rows of the batch.
+        next_k: Number of targets per example.
+    """
+    rows = query_batch.rows
     negative = rows["list_enabled"][:, 0]
     hard = jnp.arange(negative.shape[1])[None] < rows["list_hard"][:, :1]
     return Batch(
-        found.history,
+        query_batch.history,
         rows["target"][:, :next_k],
         rows["target_completion"][:, :next_k],
         negative,

@@ -1,4 +1,4 @@
-"""What feeds the training loop of a process: its batches, how many a dispatch takes, what waiting costs."""
+"""Training input pipeline: batches, steps per call, input-stall measurement."""
 
 import time
 from collections.abc import Iterator
@@ -12,35 +12,43 @@ from jaxrec.data.storage.dataset import Rows
 from jaxrec.runtime.device_batch import DeviceBatch
 from jaxrec.tasks.base import Task
 
-_SAMPLE_BLOCKS = 64  # of the dataset, from which the room for packed histories is worked out
-# Steps that one dispatch takes where `train.dispatch` does not say. An H200 takes 3.9 ms for a step of Table
-# 3 at 8192, its host 4.1 ms to ask for one; several asked for at once leave the host time to read batches.
-_TOGETHER = {"gpu": 8}
+_SAMPLE_BLOCKS = 64  # dataset blocks that are read to size the rows of packed histories
+# Steps per call if `train.steps_per_call` is 0. An H200 takes 3.9 ms for a step of Table 3 at batch 8192,
+# and its host takes 4.1 ms to launch a call. With several steps per call the host has time to read batches.
+_STEPS_PER_CALL = {"gpu": 8}
 
 
 def steps_per_call(config: Config, most: int) -> int:
-    """How many steps one dispatch takes: `most` where an epoch or the run has no more."""
-    return min(config.train.dispatch or _TOGETHER.get(jax.default_backend(), 1), most)
+    """Return the number of steps per call of the compiled program.
+
+    Args:
+        config: The run's config.
+        most: Upper bound: the steps of an epoch or of the run.
+    """
+    return min(config.train.steps_per_call or _STEPS_PER_CALL.get(jax.default_backend(), 1), most)
 
 
 def training_batches(task: Task, rows: Rows) -> TrainBatches:
-    """Return the training stream of this process, its histories packed where the task packs them."""
+    """Return the training batches of this process.
+
+    Histories are packed if the task has a packer.
+    """
     train = task.config.train
     devices = jax.device_count()
-    shares = devices * task.microbatches(train.batch_size // devices)
+    microbatches = devices * task.microbatches(train.batch_size // devices)
     processes = (jax.process_index(), jax.process_count())
     order = (rows, train.batch_size, train.seed, task.total_steps, *processes)
     ahead = train.prefetch * steps_per_call(task.config, max(rows.rows // train.batch_size, 1))
     packer = task.packer(rows.dtype)
     if packer is None:
-        return TrainBatches(*order, None, shares, ahead=ahead)
+        return TrainBatches(*order, None, microbatches, ahead=ahead)
     sample = rows.read(np.unique(np.linspace(0, rows.blocks - 1, _SAMPLE_BLOCKS).astype(int)))
-    packer.fit(sample, train.batch_size, shares)
-    return TrainBatches(*order, packer.lengths, shares, packer, ahead)
+    packer.fit(sample, train.batch_size, microbatches)
+    return TrainBatches(*order, packer.lengths, microbatches, packer, ahead)
 
 
 class StallTimer:
-    """Lists of batches, one by one, and how much of the time went in waiting for them."""
+    """Iterator over the batches of groups that measures the wait for groups."""
 
     def __init__(self, batches: Iterator[list[DeviceBatch]]) -> None:
         self._batches, self._waited, self._since = batches, 0.0, time.monotonic()
@@ -48,15 +56,18 @@ class StallTimer:
     def __iter__(self) -> Iterator[DeviceBatch]:
         while True:
             began = time.monotonic()
-            some = next(self._batches, None)
+            group = next(self._batches, None)
             self._waited += time.monotonic() - began
-            if some is None:
+            if group is None:
                 return
-            yield from some
+            yield from group
 
     def stall(self) -> float:
-        """The share, in [0, 1], of the time since it was last asked."""
+        """Return the fraction of waiting time since the previous call, in [0, 1].
+
+        The first call counts from the construction.
+        """
         now = time.monotonic()
-        share = self._waited / max(now - self._since, 1e-9)
+        fraction = self._waited / max(now - self._since, 1e-9)
         self._waited, self._since = 0.0, now
-        return share
+        return fraction

@@ -2,11 +2,9 @@
 
 The plateau's state lives in the chain's, so a checkpoint of the optimizer holds all there is. Every
 update takes `value`, a validation loss, and `fresh`, whether it is a new one:
-`update(gradients, state, params, value=v, fresh=f)`. `step` applies it too, and is where
-`optimizer.lazy` acts.
+`update(gradients, state, params, value=v, fresh=f)`. `step` applies the update too.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,19 +13,6 @@ import optax
 from optax.contrib import reduce_on_plateau
 
 from jaxrec.config.schema import Optimizer
-from jaxrec.core.errors import InputError
-from jaxrec.core.ids import SHARDED
-
-DECAYS = ("decoupled", "coupled")
-SPARES = ("nothing", "biases_and_norms")
-TABLES = ("embedding", SHARDED)  # last names of parameters that are tables of rows, [..., width]
-
-# Rows of a table that a lazy step updates at a time. What lies past the last touched row is wasted, and
-# 1,024 rows of 64 stay in a CPU's cache: 4,096 took longer.
-_ROWS = 1024
-
-Moments = tuple[jax.Array, jax.Array, jax.Array]  # Adam's two and the parameter itself
-Rule = Callable[[jax.Array, Moments], Moments]  # of gradients and what they move, row by row
 
 
 def plateau(factor: float, patience: int) -> optax.GradientTransformationExtraArgs:
@@ -55,133 +40,49 @@ def _plateau(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTran
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
-def _decays(spares: str, params: Any) -> Any:
-    """True for each parameter that decays: a bias has "bias" among its name's words, a norm's is "scale". A
-    task's log variance never does: it would draw the task's weight to 1."""
+def _decays(params: Any) -> Any:
+    """Return True for each parameter that decays, as in PyTorch all but a task's log variance.
 
-    def decays(path, _) -> bool:
-        name = str(path[-1].key)
-        if name == "log_variance":
-            return False
-        return spares == "nothing" or not (name == "scale" or "bias" in name.split("_"))
-
-    return jax.tree_util.tree_map_with_path(decays, params)
+    Decay would pull the log variance to 0, and so the task's weight to 1.
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, _: str(path[-1].key) != "log_variance", params)
 
 
 def make(config: Optimizer) -> optax.GradientTransformationExtraArgs:
-    """The chain. "decoupled" decay joins Adam's step; "coupled" joins the gradient, as PyTorch's Adam does.
+    """Return the chain.
 
-    Raises InputError for a `decay` or `decay_spares` there is none of.
+    "decoupled" decay is added to Adam's step; "coupled" decay to the gradient, as PyTorch's Adam does.
     """
-    for key, allowed in (("decay", DECAYS), ("decay_spares", SPARES)):
-        if getattr(config, key) not in allowed:
-            raise InputError(f"optimizer.{key}={getattr(config, key)!r} must be one of {', '.join(allowed)}")
-    decay = optax.add_decayed_weights(
-        config.weight_decay, lambda params: _decays(config.decay_spares, params)
-    )
-    adam = optax.scale_by_adam(b2=config.b2)
-    first = (adam, decay) if config.decay == "decoupled" else (decay, adam)
+    decay = optax.add_decayed_weights(config.weight_decay, _decays)
+    adam = optax.scale_by_adam(b2=config.beta2)
+    first = (adam, decay) if config.weight_decay_mode == "decoupled" else (decay, adam)
     rate: optax.GradientTransformation = optax.scale(-config.learning_rate)
-    if config.warmup:
-        rate = optax.scale_by_schedule(lambda count: -config.learning_rate * _warmed(count, config.warmup))
+    if config.warmup_steps:
+        rate = optax.scale_by_schedule(
+            lambda count: -config.learning_rate * _warmup(count, config.warmup_steps)
+        )
     return optax.chain(*first, plateau(config.plateau_factor, config.plateau_patience), rate)
 
 
-def _warmed(count: jax.Array, steps: int) -> jax.Array:
-    """The share of the rate that step `count` takes, from 1 / steps at step 0 to 1 at step `steps` - 1."""
+def _warmup(count: jax.Array, steps: int) -> jax.Array:
+    """Return the fraction of the rate at step `count`: 1 / steps at step 0, 1 from step `steps` - 1 on."""
     return jnp.minimum((count + 1) / steps, 1.0)
 
 
 def step(
     config: Optimizer, gradients: Any, state: Any, params: Any, *,
-    value: jax.Array | float, fresh: jax.Array | bool, at_a_time: int = _ROWS,
+    value: jax.Array | float, fresh: jax.Array | bool,
 ) -> tuple[Any, Any]:  # fmt: skip
-    """(parameters, state) after one update of `make(config)`'s chain.
-
-    With `config.lazy`, a table's row whose gradient is all zero keeps its moments and its value, weight
-    decay included, as with PyTorch's SparseAdam; every other row gets the chain's own update. The bias
-    correction counts all steps, not those that touched the row: one count serves every parameter, and
-    the state's tree is the same as without `lazy`. Any number of rows may be touched.
-    On two CPU cores it pays only where few rows of very many are touched (20 thousand of a million: 1.4
-    times plain Adam's speed) and is slower elsewhere: `python -m benchmarks.optimizer`.
-    """
-    tx = make(config)
-    if not config.lazy:
-        updates, state = tx.update(gradients, state, params, value=value, fresh=fresh)
-        return apply(params, updates), state
-    adam = DECAYS.index(config.decay)  # its place in the chain: a coupled decay comes before it
-
-    def chain(gradients: Any, mu: Any, nu: Any, params: Any) -> tuple[Any, tuple[Any, Any, Any]]:
-        own = (*state[:adam], state[adam]._replace(mu=mu, nu=nu), *state[adam + 1 :])
-        updates, after = tx.update(gradients, own, params, value=value, fresh=fresh)
-        return after, (after[adam].mu, after[adam].nu, apply(params, updates))
-
-    def rule(gradient: jax.Array, rows: Moments) -> Moments:
-        found = chain(*({TABLES[0]: x} for x in (gradient, *rows)))[1]
-        return found[0][TABLES[0]], found[1][TABLES[0]], found[2][TABLES[0]]
-
-    whole = (gradients, state[adam].mu, state[adam].nu, params)
-    after, others = chain(*map(_without_tables, whole))
-    other = zip(*map(jax.tree.leaves, others), strict=True)
-    new = []
-    paths, tree = jax.tree_util.tree_flatten_with_path(params)
-    for (path, _), gradient, *rows in zip(paths, *map(jax.tree.leaves, whole), strict=True):
-        new.append(lazily(rule, gradient, tuple(rows), at_a_time) if _is_table(path) else next(other))
-    mu, nu, params = (jax.tree.unflatten(tree, leaves) for leaves in zip(*new, strict=True))
-    return params, (*after[:adam], after[adam]._replace(mu=mu, nu=nu), *after[adam + 1 :])
-
-
-def _is_table(path: Any) -> bool:
-    return path[-1].key in TABLES
-
-
-def _without_tables(tree: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(lambda path, x: None if _is_table(path) else x, tree)
-
-
-def lazily(rule: Rule, gradient: jax.Array, rows: Moments, at_a_time: int) -> Moments:
-    """`rule` where `gradient` [..., width] is not all zero in its row; the other rows stay as they are.
-
-    Touched rows are gathered, updated and scattered back `at_a_time`, for as many rounds as there are
-    touched rows: none is lost, and the tables are written in place (under a `lax.cond` XLA copies them).
-    A table of no more rows than that is updated whole and masked.
-    """
-    if gradient.ndim > 2:
-        flat, *old = (y.reshape(-1, y.shape[-1]) for y in (gradient, *rows))
-        found = lazily(rule, flat, (old[0], old[1], old[2]), at_a_time)
-        mu, nu, x = (y.reshape(gradient.shape) for y in found)
-        return mu, nu, x
-    size = len(gradient)
-    touched = ~(jnp.abs(gradient).max(1) == 0)  # a NaN touches; `any` is three times as slow on a CPU
-    if size <= at_a_time:
-        mu, nu, x = (
-            jnp.where(touched[:, None], y, old) for y, old in zip(rule(gradient, rows), rows, strict=True)
-        )
-        return mu, nu, x
-    rounds = -(-size // at_a_time)
-    (which,) = jnp.nonzero(touched, size=rounds * at_a_time, fill_value=size)
-
-    def some(i: jax.Array, rows: Moments) -> Moments:
-        at = jax.lax.dynamic_slice(which, (i * at_a_time,), (at_a_time,))
-        g, mu, nu, x = (
-            table.at[at].get(mode="fill", fill_value=0, indices_are_sorted=True)
-            for table in (gradient, *rows)
-        )
-        new = rule(g, (mu, nu, x))
-        mu, nu, x = (
-            table.at[at].set(y, mode="drop", indices_are_sorted=True)
-            for table, y in zip(rows, new, strict=True)
-        )
-        return mu, nu, x
-
-    return jax.lax.fori_loop(0, (touched.sum() + at_a_time - 1) // at_a_time, some, rows)
+    """Return (parameters, state) after one update of the chain of `config`."""
+    updates, state = make(config).update(gradients, state, params, value=value, fresh=fresh)
+    return apply(params, updates), state
 
 
 def averaged(config: Optimizer, average: Any, params: Any, step: jax.Array) -> Any:
     """The moving average of the parameters with those after `step` (from 0) joined in: d average +
-    (1 - d) params, d = min(`config.average`, (1 + step) / (10 + step)), so that the first values are
+    (1 - d) params, d = min(`config.ema_decay`, (1 + step) / (10 + step)), so that the first values are
     soon forgotten (Polyak & Juditsky 1992; the ramp is TensorFlow's ExponentialMovingAverage)."""
-    decay = jnp.minimum(config.average, (1 + step) / (10 + step))
+    decay = jnp.minimum(config.ema_decay, (1 + step) / (10 + step))
     return jax.tree.map(lambda a, p: a + (1 - decay).astype(a.dtype) * (p - a), average, params)
 
 
@@ -189,7 +90,7 @@ def learning_rate(state: Any, config: Optimizer) -> jax.Array:
     """The rate the next update starts from: the config's, as far as the plateau has lowered it and the
     warm-up has raised it."""
     rate = config.learning_rate * state[2].scale
-    return rate * _warmed(state[3].count, config.warmup) if config.warmup else rate
+    return rate * _warmup(state[3].count, config.warmup_steps) if config.warmup_steps else rate
 
 
 apply = optax.apply_updates  # (params, updates) -> params

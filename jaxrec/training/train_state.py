@@ -1,4 +1,4 @@
-"""The state that training carries from step to step, and its first value."""
+"""Training state and its initialisation."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,50 +14,54 @@ from jaxrec.training import optimizer
 
 
 class TrainState(NamedTuple):
-    """All that training carries from step to step, and all that a checkpoint holds of it."""
+    """Training state that each step updates and that a checkpoint stores."""
 
     params: Any
     optimizer: Any
-    step: jax.Array  # int32: batches seen
-    validation: jax.Array  # float32: the last validation loss, for the plateau
-    fresh: jax.Array  # bool: no step has acted on that loss yet
-    task_state: Any = ()  # the task's own: `Task.init_task_state`
-    average: Any = ()  # of the parameters, where `optimizer.average` is set
+    step: jax.Array  # int32: number of completed steps
+    validation: jax.Array  # float32: the last validation loss, for the plateau schedule
+    fresh: jax.Array  # bool: no step has used the validation loss yet
+    task_state: Any = ()  # from `Task.init_task_state`
+    average: Any = ()  # moving average of the parameters, if `optimizer.ema_decay` is set
 
     @property
     def eval_params(self) -> Any:
-        """The parameters that are validated, tested and served."""
+        """Parameters that are validated, tested and served."""
         return self.average or self.params
 
 
 @dataclass(frozen=True)
 class StateInit:
-    """The first state of a task, from `train.seed`.
+    """Initialiser of a task's training state from `train.seed`.
 
-    It is traced as one program: run operation by operation, it would be a hundred small programs to compile.
-    The key is an argument, so that the program is the same for every seed.
+    The initialisation is traced as one program, because separate operations would be about a hundred small
+    programs to compile. The key is an argument, so the program is the same for all seeds.
     """
 
     task: Task
 
     def init(self) -> TrainState:
-        """Return the first state on the host's default device."""
-        # It runs once, for milliseconds: on a CPU optimising its machine code takes longer than it saves.
+        """Return the initial state on the host's default device."""
+        # The program runs once, for milliseconds. On a CPU, optimising its machine code costs more time than
+        # the optimisation saves.
         unoptimised = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
         return self._traced.lower().compile(unoptimised)(self._key())
 
     def init_sharded(self) -> TrainState:
-        """Return the first state on all devices; sharded leaves are made where they stay. Thread-safe."""
+        """Return the initial state on all devices; thread-safe.
+
+        Each shard of a sharded leaf is computed on its own device.
+        """
         if not self.task.shards_titles:
             return replicate(self.init())
-        first = jax.jit(
-            lambda words: self._first_state(jax.random.wrap_key_data(words)),
+        init = jax.jit(
+            lambda words: self._init_state(jax.random.wrap_key_data(words)),
             out_shardings=state_shardings(self.abstract()),
         )
-        return first(np.asarray(jax.random.key_data(self._key())))
+        return init(np.asarray(jax.random.key_data(self._key())))
 
     def abstract(self) -> TrainState:
-        """Return shapes and dtypes of the state, without making it."""
+        """Return shapes and dtypes of the state, without allocating the state."""
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self._traced.out_info)
 
     def _key(self) -> jax.Array:
@@ -65,13 +69,13 @@ class StateInit:
 
     @cached_property
     def _traced(self) -> jax.stages.Traced:
-        """`_first_state`, traced once: for its shapes and, where they are wanted, its values."""
-        return jax.jit(self._first_state).trace(self._key())
+        """Trace of `_init_state`, made once for the shapes and the values of the state."""
+        return jax.jit(self._init_state).trace(self._key())
 
-    def _first_state(self, key: jax.Array) -> TrainState:
+    def _init_state(self, key: jax.Array) -> TrainState:
         params = self.task.init_params(key, self.task.empty_table())
         config = self.task.config.optimizer
-        average = jax.tree.map(jnp.copy, params) if config.average else ()
+        average = jax.tree.map(jnp.copy, params) if config.ema_decay else ()
         return TrainState(
             params, optimizer.make(config).init(params), jnp.int32(0), jnp.float32(0), jnp.bool_(False),
             self.task.init_task_state(), average,
@@ -79,5 +83,5 @@ class StateInit:
 
 
 def count_parameters(params: Any) -> int:
-    """Return how many numbers a tree of parameters holds."""
+    """Return the number of elements of a parameter tree."""
     return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))

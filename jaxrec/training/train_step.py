@@ -1,7 +1,8 @@
-"""The one train step, written for one device and any task.
+"""Training step of one device, for any task.
 
-Gradients are of the local *sum* of the loss; sums and the count meet in a `psum` outside the differentiated
-function, and one division makes the mean, so devices of unequal count cannot bias it.
+Each device differentiates the *sum* of its losses. A `psum` outside the differentiated function adds the
+gradients, metric sums and counts of all devices. One division then gives the mean, which is unbiased for
+devices with different numbers of valid examples.
 """
 
 from dataclasses import dataclass
@@ -23,41 +24,50 @@ from jaxrec.training.train_state import TrainState
 
 @dataclass(frozen=True)
 class TrainStep:
-    """`step(state, batch, table) -> (state, sums)` of a task, on one device's batch.
+    """Step `(state, batch, table) -> (state, sums)` of a task on a per-device batch.
 
-    To be mapped by `runtime.parallel_step.parallelize_step` with `mapping`.
+    The function `runtime.parallel_step.parallelize_step` maps the step over the devices by `mapping`.
     """
 
     task: Task
 
     @property
     def mapping(self) -> str:
-        """How `parallelize_step` maps the step: "shard_map" where titles are sharded, else "pmap"."""
+        """Mapping for `parallelize_step`: "shard_map" if titles are sharded, else "pmap"."""
         return "shard_map" if self.task.shards_titles else "pmap"
 
     def __call__(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[TrainState, Sums]:
-        """Take one step; inside a mapped step."""
+        """Return the state after one step, and metric sums; called inside a mapped step."""
         config = self.task.config.optimizer
         grads, sums = self.gradients(state, host, table)
-        params, slots = optimizer.step(
+        params, optimizer_state = optimizer.step(
             config, grads, state.optimizer, state.params, value=state.validation, fresh=state.fresh
         )
         one = jnp.float32(1)
         sums |= {
             "gradient_norm": (global_norm(grads), one),
-            "learning_rate": (optimizer.learning_rate(slots, config), one),
+            "learning_rate": (optimizer.learning_rate(optimizer_state, config), one),
         }
         average = state.average
         if average:
             average = optimizer.averaged(config, average, params, state.step)
         task_state, sums = self.task.update_task_state(state.task_state, state.params, state.step, sums)
         after = TrainState(
-            params, slots, state.step + 1, state.validation, jnp.bool_(False), task_state, average
+            params,
+            optimizer_state,
+            state.step + 1,
+            state.validation,
+            jnp.bool_(False),
+            task_state,
+            average,
         )
         return after, sums
 
     def gradients(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[Any, Sums]:
-        """Return gradients of the mean loss over the global batch, and its sums; inside a mapped step."""
+        """Return gradients of the mean loss of the global batch, and metric sums.
+
+        Called inside a mapped step.
+        """
         count = self.task.microbatches(len(host.valid))
         context = self.task.device_context(state.task_state, state.step, host, table)
         if count == 1 and not self.task.shards_titles:
@@ -71,11 +81,14 @@ class TrainStep:
     def _accumulate(
         self, state: TrainState, host: HostBatch, table: TitleTable, count: int, context: Any
     ) -> tuple[Any, Sums]:
-        """Return gradients of a device's summed loss, accumulated over `count` microbatches, and sums."""
+        """Return gradients of a device's summed loss, and metric sums.
+
+        Both are accumulated over `count` microbatches.
+        """
         stacked = jax.tree.map(lambda x: x.reshape(count, len(x) // count, *x.shape[1:]), host)
-        projections, pull = None, None
+        projections, projections_vjp = None, None
         if self.task.projects_once(len(host.valid)):
-            projections, pull = jax.vjp(
+            projections, projections_vjp = jax.vjp(
                 lambda params: self.task.project_titles(params, table, context), state.params
             )
 
@@ -84,25 +97,25 @@ class TrainStep:
             grads, sums = self._microbatch(state, projections, rows, table, index, count, context)
             return jax.tree.map(jnp.add, total, grads), sums
 
-        zeros = jax.tree.map(  # a sum over many microbatches, to which bfloat16 would stop adding
+        zeros = jax.tree.map(  # float32: a bfloat16 sum over many microbatches would stop growing
             lambda x: jnp.zeros(x.shape, at_least_float32(x.dtype)),
             (split_sharded(state.params)[1], projections),
         )
-        (grads, of_projections), each = jax.lax.scan(add, zeros, (jnp.arange(count), stacked))
-        if pull is not None:
-            of_projections = jax.tree.map(lambda g, x: g.astype(x.dtype), of_projections, projections)
-            sharded, replicated = split_sharded(pull(of_projections)[0])
+        (grads, cotangents), microbatch_sums = jax.lax.scan(add, zeros, (jnp.arange(count), stacked))
+        if projections_vjp is not None:
+            cotangents = jax.tree.map(lambda g, x: g.astype(x.dtype), cotangents, projections)
+            sharded, replicated = split_sharded(projections_vjp(cotangents)[0])
             grads = merge_sharded(sharded, jax.tree.map(jnp.add, grads, replicated))
-        return grads, jax.tree.map(lambda x: x.sum(0), each)
+        return grads, jax.tree.map(lambda x: x.sum(0), microbatch_sums)
 
     def _microbatch(
         self, state: TrainState, projections: Any, host: HostBatch, table: TitleTable,
         index: jax.Array | int, count: int, context: Any,
     ) -> tuple[tuple[Any, Any], Sums]:  # fmt: skip
-        """Return gradients of the summed loss over microbatch `index` of `count`, and its sums.
+        """Return gradients of the summed loss of one microbatch, and metric sums.
 
-        The gradients are of the replicated parameters and of the projections; sharded parameters get theirs
-        through the projections that were made of them.
+        The gradients are with respect to the replicated parameters and the projections. Gradients of sharded
+        parameters follow from the gradients of the projections, in `_accumulate`.
         """
         rows = example_rows(len(host.valid), index, count)
         key = rng.row_keys(self.task.config.train.seed, state.step, rows)
@@ -118,7 +131,10 @@ class TrainStep:
 
 
 def global_norm(gradients: Any) -> jax.Array:
-    """Return the norm of the whole gradient, whose sharded leaves lie apart; inside a mapped step."""
+    """Return the norm of the global gradient; called inside a mapped step.
+
+    The squared norms of sharded leaves are added over the devices.
+    """
     sharded, replicated = split_sharded(gradients)
     if not jax.tree.leaves(sharded):
         return optimizer.norm(gradients)

@@ -1,10 +1,10 @@
-"""The order of step, evaluation, checkpoint and log: the only place with one.
+"""Training loop: the order of step, log, validation and checkpoint.
 
-    for each dispatch: next batches, a step on each; at an epoch's end validate; save; log
-    at the end: judge the best checkpoint on the test lists
+    for each call: next batches, one step on each; at the end of an epoch log and validate; save if due
 
-Position in the data is the step, for batch t is a function of (seed, t), so a run that was killed
-goes on from its last checkpoint as if it never had been.
+The step number is also the position in the data, because batch t is a function of (seed, t). A run that was
+killed continues from its last checkpoint with the same results as a run without interruption. The best
+checkpoint is evaluated on the test split outside this module, after training.
 """
 
 import time
@@ -42,15 +42,27 @@ from jaxrec.training.input_pipeline import StallTimer, steps_per_call, training_
 from jaxrec.training.train_state import StateInit, TrainState, count_parameters
 from jaxrec.training.train_step import TrainStep
 
-_NOTHING, _LATE, _SIGINT, _SIGTERM = range(4)  # why to save, and from the third on to stop
-_WHY = {None: _NOTHING, "SIGINT": _SIGINT, "SIGTERM": _SIGTERM}
+# Reasons to save after a step, in increasing priority; after _SIGINT and _SIGTERM the run also stops.
+_NO_SAVE, _SAVE_DUE, _SIGINT, _SIGTERM = range(4)
+_SIGNAL_REASONS = {None: _NO_SAVE, "SIGINT": _SIGINT, "SIGTERM": _SIGTERM}
 
 
 def train(config: Config, dataset: Dataset, workdir: str | AnyPath, interrupt: PreemptionHandler) -> int:
-    """Trains to `train.length`, resuming where `workdir` holds a checkpoint; returns the step reached.
+    """Train for `train.duration`, from the last checkpoint in `workdir` if there is one.
 
-    Returns early, after saving, once `interrupt.requested`. Raises InputError where the workdir holds
-    another config's run. The batch divides by the devices.
+    Training stops early, after a save, once `interrupt.requested` is set.
+
+    Args:
+        config: The run's config; the batch size must be a multiple of the number of devices.
+        dataset: The training and validation rows.
+        workdir: Directory of checkpoints and metrics.
+        interrupt: Handler of SIGINT and SIGTERM.
+
+    Returns:
+        The last step.
+
+    Raises:
+        InputError: `workdir` holds a run with another config or dataset.
     """
     with gc_paused():
         run = _Run(config, dataset, as_path(workdir), interrupt)
@@ -58,34 +70,41 @@ def train(config: Config, dataset: Dataset, workdir: str | AnyPath, interrupt: P
 
 
 def is_stopped(interrupt: PreemptionHandler) -> bool:
-    """Whether a process was told to stop by now, which all know from here on; every one of them must ask."""
-    (why,) = all_reduce_max(_WHY[interrupt.requested])
-    _notify(interrupt, int(why))
+    """Return True if any process has been asked to stop.
+
+    All processes must call this function together.
+
+    The handlers of all processes are notified of the signal.
+    """
+    (reason,) = all_reduce_max(_SIGNAL_REASONS[interrupt.requested])
+    _notify(interrupt, int(reason))
     return interrupt.requested is not None
 
 
-def _notify(interrupt: PreemptionHandler, why: int) -> None:
-    if why >= _SIGINT:
-        interrupt.notify("SIGTERM" if why == _SIGTERM else "SIGINT")
+def _notify(interrupt: PreemptionHandler, reason: int) -> None:
+    if reason >= _SIGINT:
+        interrupt.notify("SIGTERM" if reason == _SIGTERM else "SIGINT")
 
 
 class _Run:
+    """Training run in a workdir."""
+
     def __init__(
         self, config: Config, dataset: Dataset, workdir: AnyPath, interrupt: PreemptionHandler
     ) -> None:
         self.config, self.workdir, self.interrupt = config, workdir, interrupt
-        self.saved = time.monotonic()
-        self.save_stall = 0.0  # seconds in which saves held up the steps since the last line of metrics
+        self.last_save = time.monotonic()
+        self.save_stall = 0.0  # seconds that saves delayed the steps since the last line of metrics
         rows, threshold = dataset.rows("train"), dataset.manifest["completion_threshold"]
-        self.total, per_epoch = _length(config, rows)
+        self.total, per_epoch = _count_steps(config, rows)
         self.task = build.build_task(config, dataset.layout, threshold or 0.0, per_epoch, self.total)
         self.batches = training_batches(self.task, rows)
-        self.size = steps_per_call(config, min(self.batches.steps_per_epoch, self.total))
+        self.steps_per_call = steps_per_call(config, min(self.batches.steps_per_epoch, self.total))
         self.arrays = vars(dataset.arrays)
         self.table = replicate(dataset.arrays.title_table())
         self.init = StateInit(self.task)
         abstract = self.init.abstract()
-        self.like = with_shardings(abstract, state_shardings(abstract))
+        self.abstract_state = with_shardings(abstract, state_shardings(abstract))
         step = TrainStep(self.task)
         self.train_step = parallelize_step(step, step.mapping, abstract)
         self.validator = Validator(self.task, self.table, dataset.rows("validation"))
@@ -101,96 +120,105 @@ class _Run:
         }
 
     def run(self) -> int:
+        """Train, with checkpoints and metrics, and return the last step."""
         with Checkpointer(self.workdir / CHECKPOINTS, self.validator.metric, writing=True) as checkpoints:
-            with ThreadPoolExecutor(2) as beside:
+            with ThreadPoolExecutor(2) as executor:
                 with gc_paused():
-                    state, start, tail = self._first_state(checkpoints, beside)
+                    state, start, tail = self._init_or_restore(checkpoints, executor)
                 if is_first_process():
                     write_json(self.workdir / "config.json", self.meta["config"])
                 with Writer(self.workdir, start, self.total, self.config.train.log_seconds) as writer:
-                    step = self._steps(state, start, checkpoints, writer)
+                    step = self._train(state, start, checkpoints, writer)
                 tail.result()
             checkpoints.wait()
         return step
 
-    def _first_state(
-        self, checkpoints: Checkpointer, beside: Executor
+    def _init_or_restore(
+        self, checkpoints: Checkpointer, executor: Executor
     ) -> tuple[TrainState, int, Future[None]]:
-        """The state to start from, its step, and what readies the last steps of an epoch."""
+        """Return the initial or restored state, its step, and `_compile_tail`'s future."""
         step = checkpoints.latest_step()
         if step is None:
-            state, tail = self._made(beside)
+            state, tail = self._init_and_compile(executor)
             return state, 0, tail
-        kept = checkpoints.restore_meta("last")
-        _same_run(kept, self.meta, self.workdir)
-        return checkpoints.restore("last", self.like), step, _submitted(beside, self._ready_tail)
+        saved_meta = checkpoints.restore_meta("last")
+        _check_same_run(saved_meta, self.meta, self.workdir)
+        return checkpoints.restore("last", self.abstract_state), step, _submit(executor, self._compile_tail)
 
-    def _made(self, beside: Executor) -> tuple[TrainState, Future[None]]:
-        """The first state, made while the step is compiled, which takes one core for a good part."""
-        batch = transfer_group(BatchGroups(self.batches, self.size)[0], self.size)[0]
-        made = _submitted(beside, self.init.init_sharded)
-        compiled = self.train_step.lower(self.like, batch, self.table)
-        tail = _submitted(beside, self._ready_tail)  # not before: two threads trace no faster than one
-        compiled()
-        return made.result(), tail
+    def _init_and_compile(self, executor: Executor) -> tuple[TrainState, Future[None]]:
+        """Return the initial state and the future of `_compile_tail`.
 
-    def _ready_tail(self) -> None:
-        """Readies the step for a batch by itself, which is how the last ones of an epoch go where they are
-        fewer than a dispatch takes: a program of its own, that steps would else have to wait for."""
-        per_epoch, size = self.batches.steps_per_epoch, self.size
+        The state is computed while the step is compiled, because a large part of the compilation uses only
+        one core.
+        """
+        batch = transfer_group(BatchGroups(self.batches, self.steps_per_call)[0], self.steps_per_call)[0]
+        state = _submit(executor, self.init.init_sharded)
+        compile_step = self.train_step.lower(self.abstract_state, batch, self.table)
+        tail = _submit(executor, self._compile_tail)  # after `lower`: two threads trace no faster than one
+        compile_step()
+        return state.result(), tail
+
+    def _compile_tail(self) -> None:
+        """Compile the step for a single batch, if an epoch has a tail shorter than a call.
+
+        The batches of the tail go one by one through a program of their own, so this compilation runs in the
+        background and the steps of the tail do not wait for it.
+        """
+        per_epoch, size = self.batches.steps_per_epoch, self.steps_per_call
         if size > 1 and (per_epoch % size or self.total % per_epoch % size):
-            self.train_step.lower(self.like, self.batches[0], self.table)()
+            self.train_step.lower(self.abstract_state, self.batches[0], self.table)()
 
-    def _steps(self, state: TrainState, start: int, checkpoints: Checkpointer, writer: Writer) -> int:
+    def _train(self, state: TrainState, start: int, checkpoints: Checkpointer, writer: Writer) -> int:
+        """Run the steps after `start` and return the last step."""
         add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
-        running = None
-        under_way: Any = None
+        running_sums = None
+        previous_sums: Any = None
         writer.start(count_parameters(state.params), self.config.train.batch_size)
-        if start and self._ends(start) and not state.fresh:  # stopped before it could be validated
+        if start and self._is_validated(start) and not state.fresh:  # stopped before the validation
             state, validated = self._validate(state, start, writer)
             self._save(checkpoints, start, state, validated, writer)
-        self.saved = time.monotonic()
-        step, dispatches = start, BatchGroups(self.batches, self.size, start)
-        put = partial(transfer_group, most=self.size)
-        batches = StallTimer(stream(dispatches, prefetch=self.config.train.prefetch, then=put))
-        reached, asking = ProgressFile(), SyncSchedule(start, self._patience())
+        self.last_save = time.monotonic()
+        step, groups = start, BatchGroups(self.batches, self.steps_per_call, start)
+        transfer = partial(transfer_group, most=self.steps_per_call)
+        batches = StallTimer(stream(groups, prefetch=self.config.train.prefetch, then=transfer))
+        write_progress, sync = ProgressFile(), SyncSchedule(start, self._reaction_seconds())
         for batch in batches:
             state, sums = self.train_step(state, batch, self.table)
             before, step = step, step + batch.steps
-            # Two dispatches are under way at most: they hold batches, and a stop has to wait for them.
-            jax.block_until_ready(under_way)
-            under_way = sums
-            reached(before)
-            # The sums so far end with the steps before these, so reading them does not wait for these.
-            if running is not None and writer.due(before):
-                self._log(before, running, batches, writer)
-                running = None
-            running = sums if running is None else add(running, sums)
-            why = self._why(asking, step, sums)
+            # Keep at most two calls in flight, to bound memory and shutdown latency.
+            jax.block_until_ready(previous_sums)
+            previous_sums = sums
+            write_progress(before)
+            # The running sums end before this call, so reading them does not wait for this call.
+            if running_sums is not None and writer.due(before):
+                self._log(before, running_sums, batches, writer)
+                running_sums = None
+            running_sums = sums if running_sums is None else add(running_sums, sums)
+            reason = self._save_reason(sync, step, sums)
             scores: dict[str, Any] | None = None
-            if self._ends(step):
-                self._log(step, running, batches, writer)
-                running = None
-                if why < _SIGINT:
+            if self._is_validated(step):
+                self._log(step, running_sums, batches, writer)
+                running_sums = None
+                if reason < _SIGINT:
                     state, scores = self._validate(state, step, writer)
-                    batches.stall()  # validation is not training time
-            if scores is not None or why > _NOTHING:
-                jax.block_until_ready(sums)  # a save would wait for them, which is no stall of its own
+                    batches.stall()  # resets the timer: validation is not training time
+            if scores is not None or reason > _NO_SAVE:
+                jax.block_until_ready(sums)  # excludes the remaining time of the steps from the save stall
                 self._save(checkpoints, step, state, scores, writer)
-            if why >= _SIGINT:
+            if reason >= _SIGINT:
                 return step
         return self.total
 
-    def _ends(self, step: int) -> bool:
-        """Whether a step is the last of an epoch or of all, and so validated."""
+    def _is_validated(self, step: int) -> bool:
+        """Return True after the last step of an epoch or of the run."""
         return step % self.batches.steps_per_epoch == 0 or step == self.total
 
-    def _patience(self) -> float:
-        """Seconds in which processes must have asked one another several times whether to save."""
+    def _reaction_seconds(self) -> float:
+        """Return the interval in which processes must agree on a save, in seconds."""
         return min(self.config.train.grace_seconds, self.config.train.checkpoint_every_seconds)
 
-    def _log(self, step: int, running: Any, batches: StallTimer, writer: Writer) -> None:
-        values = mean_metrics(running) | {"input_stall": batches.stall(), "save_stall": self.save_stall}
+    def _log(self, step: int, sums: Any, batches: StallTimer, writer: Writer) -> None:
+        values = mean_metrics(sums) | {"input_stall": batches.stall(), "save_stall": self.save_stall}
         writer.train(step, step / self.batches.steps_per_epoch, values)
         self.save_stall = 0.0
 
@@ -198,63 +226,88 @@ class _Run:
         self, checkpoints: Checkpointer, step: int, state: TrainState, scores: Any, writer: Writer
     ) -> None:
         began = time.monotonic()
-        writer.flush()  # to a bucket, where a checkpoint stands with all lines up to it
+        writer.flush()  # in a bucket, a checkpoint must not be ahead of the lines of metrics
         checkpoints.save(step, as_global_arrays(state), self.meta, self.arrays, scores)
-        self.saved = time.monotonic()
-        self.save_stall += self.saved - began
+        self.last_save = time.monotonic()
+        self.save_stall += self.last_save - began
 
-    def _why(self, asking: SyncSchedule, step: int, sums: Any) -> int:
-        """Why to save after `step`, whose `sums` are under way, the same on every process; several ask one
-        another now and then, and before each validation, which may take long."""
+    def _save_reason(self, sync: SyncSchedule, step: int, sums: Any) -> int:
+        """Return the reason to save after `step`; identical on all processes.
+
+        Several processes exchange their reasons at the steps of `sync` and before each validation, which may
+        take long.
+
+        Args:
+            sync: Schedule of the exchanges.
+            step: The last step.
+            sums: Metric sums of the last call, which may still be in flight.
+        """
         requested = self.interrupt.requested
-        late = time.monotonic() - self.saved > self.config.train.checkpoint_every_seconds
-        why = _WHY[requested] or (_LATE if late else _NOTHING)
-        if not asking.due(step) and not self._ends(step):
-            return _NOTHING
+        is_due = time.monotonic() - self.last_save > self.config.train.checkpoint_every_seconds
+        reason = _SIGNAL_REASONS[requested] or (_SAVE_DUE if is_due else _NO_SAVE)
+        if not sync.due(step) and not self._is_validated(step):
+            return _NO_SAVE
         if jax.process_count() > 1:
-            jax.block_until_ready(sums)  # asking waits for them in any case, and so knows a step's time
-            why = int(asking(step, why))
-            _notify(self.interrupt, why)
-        return why
+            jax.block_until_ready(
+                sums
+            )  # the exchange waits anyway; `sync` then measures the time of the steps
+            reason = int(sync(step, reason))
+            _notify(self.interrupt, reason)
+        return reason
 
     def _validate(self, state: TrainState, step: int, writer: Writer) -> tuple[TrainState, dict[str, Any]]:
-        """The lists and the loss of the validation users; the loss is handed to the plateau."""
+        """Evaluate the validation users.
+
+        Returns:
+            The state with the validation loss for the plateau schedule, and the metrics of the monitored
+            candidate list.
+        """
         values, lists = self.validator(state.eval_params)
         if values.get("gate_information", COLLAPSED) < COLLAPSED:
-            told = values["gate_information"]
-            logging.warning("step %d: the gate has collapsed: it tells users apart by %.4f nats", step, told)
+            information = values["gate_information"]
+            logging.warning(
+                "step %d: the gate has collapsed: its mutual information with users is %.4f nats",
+                step,
+                information,
+            )
         writer.validation(step, step / self.batches.steps_per_epoch, values, lists, self.validator.metric)
-        given = replicate((jnp.float32(values["loss"]), jnp.bool_(True)))
-        return state._replace(validation=given[0], fresh=given[1]), dict(lists[self.validator.watched])
+        replicated = replicate((jnp.float32(values["loss"]), jnp.bool_(True)))
+        return (
+            state._replace(validation=replicated[0], fresh=replicated[1]),
+            dict(lists[self.validator.watched]),
+        )
 
 
-def _submitted(beside: Executor, call: Callable[[], Any]) -> Future:
-    """`call` in another thread, in the precision of this one, whose alone a test's may be."""
-    wide = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+def _submit(executor: Executor, call: Callable[[], Any]) -> Future:
+    """Run `call` in another thread with the float precision of this thread.
 
-    def called() -> Any:
-        with jax.enable_x64(wide):
+    A test may have enabled float64 in its own thread only.
+    """
+    is_float64 = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+
+    def call_with_precision() -> Any:
+        with jax.enable_x64(is_float64):
             return call()
 
-    return beside.submit(called)
+    return executor.submit(call_with_precision)
 
 
-def _length(config: Config, rows: Rows) -> tuple[int, int]:
-    """The steps of `train.length`, and those of an epoch."""
-    number, unit = parse_length(config.train.length)
+def _count_steps(config: Config, rows: Rows) -> tuple[int, int]:
+    """Return the number of steps of the run (`train.duration`) and of an epoch."""
+    number, unit = parse_length(config.train.duration)
     per_epoch = max(rows.rows // config.train.batch_size, 1)
     total = number * per_epoch if unit == "epochs" else number
     return total, per_epoch
 
 
-def _same_run(kept: dict[str, Any], now: dict[str, Any], workdir: AnyPath) -> None:
-    """Raises InputError at the first setting in which a kept run differs from this one."""
-    if kept["dataset"] != now["dataset"]:
+def _check_same_run(saved: dict[str, Any], current: dict[str, Any], workdir: AnyPath) -> None:
+    """Raise InputError at the first setting that differs from the saved run."""
+    if saved["dataset"] != current["dataset"]:
         raise InputError(
-            f"workdir {workdir}: holds a run on dataset {kept['dataset']}, this is {now['dataset']}; "
+            f"workdir {workdir}: holds a run on dataset {saved['dataset']}, this is {current['dataset']}; "
             "allowed: the same dataset, or another --workdir"
         )
-    for key, (before, after) in run_differences(kept["config"], now["config"]).items():
+    for key, (before, after) in run_differences(saved["config"], current["config"]).items():
         raise InputError(
             f"workdir {workdir}: holds a run with {key}={before!r}, this config has {after!r}; "
             "allowed: the same config, or another --workdir"

@@ -1,9 +1,10 @@
-"""Compiles steps of the tiny model at given sizes, for test_split; a script of its own, because the number of
-devices is fixed before JAX starts.
+"""Compile steps of the tiny model at given sizes, for test_split.
+
+The script is separate because the number of devices is fixed before jax starts.
 
     python run_split.py KIND,TITLES,WIDTH,BATCH ...
 
-Prints `benchmarks.lowered.account` of each in turn, as JSON.
+The script prints `benchmarks.lowered.account` of each program in turn, as JSON.
 """
 
 import json
@@ -14,14 +15,16 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 
-def main(*asked: str) -> None:
+def main(*programs: str) -> None:
     from benchmarks.lowered import account, program_of
 
     out = []
-    for one in asked:
-        kind, *sizes = one.split(",")
+    for program in programs:
+        kind, *sizes = program.split(",")
         titles, width, batch = map(int, sizes)
-        out.append(account(program_of(titles, width, batch, kind, spec=str(ROOT / "configs/tiny.py"))))
+        out.append(
+            account(program_of(titles, width, batch, kind, spec=str(ROOT / "tests/end_to_end/small.py")))
+        )
     print(json.dumps(out))
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of attention races every form that can be had, on rows of several histories."""
+"""The attention benchmark times all available implementations on packed rows."""
 
 from types import SimpleNamespace
 
@@ -10,37 +10,38 @@ from jaxrec.core.errors import InputError
 from jaxrec.models.layers.attention import allowed_forms
 
 
-def asked(**changes):
-    given = {"shapes": ["3x5"], "heads": 2, "width": 8, "dtype": "float32", "forms": [], "rounds": 1}
-    return SimpleNamespace(**(given | changes))
+def flags(**changes):
+    defaults = {"shapes": ["3x5"], "heads": 2, "width": 8, "dtype": "float32", "forms": [], "rounds": 1}
+    return SimpleNamespace(**(defaults | changes))
 
 
-def test_every_form_is_raced_forward_and_with_its_gradient():
-    report = attention.main(asked())
-    found = report.figures["shapes"]["3x5"]
-    for what in ("forward", "with gradient"):
-        assert (*found[what],) == allowed_forms("cpu", "float32", 8)
-        assert found[what]["einsum"]["gain"]["median"] == 1.0
+def test_every_form_is_timed_forward_and_with_gradient():
+    report = attention.main(flags())
+    figures = report.figures["shapes"]["3x5"]
+    for direction in ("forward", "with gradient"):
+        assert (*figures[direction],) == allowed_forms("cpu", "float32", 8)
+        assert figures[direction]["einsum"]["gain"]["median"] == 1.0
     assert (
-        len(report.rows) == 2 * len(allowed_forms("cpu", "float32", 8)) and found["auto"] in found["forward"]
+        len(report.rows) == 2 * len(allowed_forms("cpu", "float32", 8))
+        and figures["auto"] in figures["forward"]
     )
 
 
 def test_rows_hold_several_histories_and_padding():
-    qkv, same = attention.inputs(attention.Shape(50, 20), 3, 8, "bfloat16")
+    qkv, mask = attention.inputs(attention.Shape(50, 20), 3, 8, "bfloat16")
     assert qkv.shape == (50, 20, 3 * 3 * 8) and qkv.dtype == "bfloat16"
-    kinds = [len(np.unique(row, axis=0)) for row in np.asarray(same)]
+    kinds = [len(np.unique(row, axis=0)) for row in np.asarray(mask)]
     assert min(kinds) >= 2 and 3 <= np.mean(kinds) <= 8
 
 
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"shapes": ["3"]}, "--shapes=3: allowed: rows x places, as 105x20"),
+        ({"shapes": ["3"]}, "--shapes=3: allowed: rows x positions, as 105x20"),
         ({"shapes": ["0x5"]}, "--shapes=0x5: allowed"),
         ({"forms": ["cudnn"]}, "--forms=cudnn; allowed here: einsum, dot_product, broadcast"),
     ],
 )
-def test_wrong_flags_are_named(changes, message):
+def test_invalid_flags_are_named(changes, message):
     with pytest.raises(InputError, match=f"^{message}"):
-        attention.main(asked(**changes))
+        attention.main(flags(**changes))

@@ -1,4 +1,4 @@
-"""Reading the collectives of a compiled program: literal lines of HLO, and a program of our own."""
+"""Collectives of a compiled program: literal lines of HLO, and our own program."""
 
 import json
 import os
@@ -40,6 +40,25 @@ LINES = [
         "%rs = f64[2,5]{1,0} reduce-scatter(%p), replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}, "
         "to_apply=%add",
         ("reduce-scatter", 80, "f64[2,5]", 4),
+    ),
+    (  # groups along an axis of a mesh, as jax 0.11 and later write them
+        "%ar = f32[4]{0} all-reduce(%p), channel_id=1, replica_groups=mesh['data'=2,'model'=4] {'model'}, "
+        "use_global_device_ids=true, to_apply=%add",
+        ("all-reduce", 16, "f32[4]", 4),
+    ),
+    (
+        "%ag = f32[16]{0} all-gather(%p), replica_groups=mesh['data'=2,'model'=4] {'data','model'}, "
+        "dimensions={0}",
+        ("all-gather", 64, "f32[16]", 8),
+    ),
+    (  # without quotes
+        "%ar = f32[4]{0} all-reduce(%p), replica_groups=mesh[data=2,model=4] {data}, to_apply=%add",
+        ("all-reduce", 16, "f32[4]", 2),
+    ),
+    (  # a part of an axis, devices in another order
+        "%ar = f32[4]{0} all-reduce(%p), replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) "
+        "{'a','b':(1)2}, to_apply=%add",
+        ("all-reduce", 16, "f32[4]", 4),
     ),
     (
         "%a2a = (s32[1,2]{1,0}, s32[1,2]{1,0}) all-to-all(%x, %y), channel_id=1, replica_groups={{0,1}}",

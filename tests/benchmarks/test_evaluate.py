@@ -1,4 +1,4 @@
-"""The evaluation benchmark compares like with like: its NumPy peer is our model, metric for metric."""
+"""The evaluation benchmark: its NumPy peer equals our model, metric for metric."""
 
 import dataclasses
 
@@ -24,12 +24,12 @@ def sample(setting):
     return np.unique([*short, *range(0, len(rows), max(len(rows) // 30, 1))])
 
 
-def test_the_peer_is_our_model(setting, sample):
-    found = evaluate.hold_equal(setting, sample)
-    assert found["scores"] < 1e-5 and found["metrics"] < 1e-12
+def test_the_peer_equals_our_model(setting, sample):
+    differences = evaluate.check_equal(setting, sample)
+    assert differences["scores"] < 1e-5 and differences["metrics"] < 1e-12
 
 
-OTHERS = (
+CHANGED = (
     "expert_1/encoder/block_0/attention/query_bias",
     "gate/mlp/out/bias",
     "history/position",
@@ -38,18 +38,18 @@ OTHERS = (
 )
 
 
-@pytest.mark.parametrize("name", OTHERS)
-def test_a_peer_of_other_parameters_is_found_out(setting, sample, name, monkeypatch):
-    def moved(path, x):
-        same = jax.tree_util.keystr(path, simple=True, separator="/") != name
-        return x if same else x + np.linspace(0, 1, x.size, dtype=x.dtype).reshape(x.shape)
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_peer_with_other_parameters_is_detected(setting, sample, name, monkeypatch):
+    def change(path, x):
+        unchanged = jax.tree_util.keystr(path, simple=True, separator="/") != name
+        return x if unchanged else x + np.linspace(0, 1, x.size, dtype=x.dtype).reshape(x.shape)
 
-    monkeypatch.setattr(setting.peer, "p", jax.tree_util.tree_map_with_path(moved, setting.host))
+    monkeypatch.setattr(setting.peer, "p", jax.tree_util.tree_map_with_path(change, setting.host))
     with pytest.raises(AssertionError, match=r"scores differ|rank \d+ among all"):
-        evaluate.hold_equal(setting, sample)
+        evaluate.check_equal(setting, sample)
 
 
-def test_ranks_over_the_catalogue_are_those_of_sorting(setting):
+def test_catalogue_ranks_equal_ranks_by_sorting(setting):
     rows = setting.rows[:40]
     mean = peer.whole_catalogue(setting.peer, rows)
     ranks = setting.ranks(100)
@@ -59,10 +59,10 @@ def test_ranks_over_the_catalogue_are_those_of_sorting(setting):
     )
 
 
-def test_ties_go_before_the_target():
+def test_ties_rank_before_the_target():
     assert peer.rank_by_sorting(np.float32([1, 2, 3, 2])) == 3
     assert peer.rank_by_sorting(np.float32([1, 1, 1])) == 3
     for rank in range(1, 8):
-        assert peer.measured(rank) == pytest.approx(
+        assert peer.query_metrics(rank) == pytest.approx(
             {name: float(f(np.int64(rank))) for name, f in metrics.METRICS.items()}
         )

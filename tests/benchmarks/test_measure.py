@@ -1,11 +1,11 @@
-"""How benchmarks measure: turns, warm-up, ratios; never a time that a machine must meet."""
+"""Timing of the benchmarks: order of runs, warm-up, ratios; no speed is required."""
 
 import pytest
 
 from benchmarks import command, measure
 
 
-def test_rivals_take_turns_and_warm_up_is_left_out():
+def test_rivals_run_in_turn_and_warm_up_is_not_counted():
     calls = []
     timings = measure.interleaved(
         {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, warmup=2
@@ -14,23 +14,23 @@ def test_rivals_take_turns_and_warm_up_is_left_out():
     assert all(len(t.seconds) == 3 and min(t.seconds) > 0 for t in timings.values())
 
 
-def test_a_ratio_is_of_the_same_round():
+def test_ratios_are_taken_within_a_round():
     slow, fast = measure.Timing((2.0, 40.0, 6.0)), measure.Timing((1.0, 10.0, 2.0))
     assert measure.ratio(slow, fast) == {"median": 3.0, "least": 2.0, "most": 4.0}
 
 
-def test_a_rate():
+def test_rate_is_work_divided_by_seconds():
     assert measure.Timing((2.0, 1.0, 4.0)).rate(8) == {"median": 4.0, "least": 2.0, "most": 8.0}
 
 
-def test_the_machine_says_what_it_is():
-    found = measure.machine()
-    assert found["cores"] >= 1 and found["memory_gib"] > 0
-    assert found["versions"]["jax"]
+def test_machine_description():
+    description = measure.machine()
+    assert description["cores"] >= 1 and description["memory_gib"] > 0
+    assert description["versions"]["jax"]
     assert measure.anonymous_memory() > 2**20
 
 
-def test_a_table_is_markdown():
+def test_table_is_markdown():
     figure = {"median": 1234.5, "least": 1.0, "most": 2e6}
     assert command.spread(figure, "x", 1) == "1,234.5 (1.0 to 2,000,000.0) x"
     table = command.Report("t", {}, [("a", "b", "c")]).table()
@@ -38,6 +38,6 @@ def test_a_table_is_markdown():
 
 
 @pytest.mark.parametrize("limit", [lambda: measure.matrix_rate(64), measure.copy_bandwidth])
-def test_the_limits_are_rates(limit):
-    found = limit()
-    assert 0 < found["least"] <= found["median"] <= found["most"]
+def test_limits_are_rates(limit):
+    rate = limit()
+    assert 0 < rate["least"] <= rate["median"] <= rate["most"]

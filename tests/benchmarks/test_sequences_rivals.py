@@ -1,4 +1,4 @@
-"""The sequences' benchmark: its log, and the talk with a peer that is a process."""
+"""The sequences benchmark: its log, and the protocol with the peer's process."""
 
 import sys
 
@@ -10,7 +10,7 @@ from benchmarks.peers.rectools_sasrec import SETTINGS
 from configs.sequences import get_config
 from jaxrec.core.errors import InputError
 
-USERS, TITLES, PLAYS = 700, 900, 70_000  # more users than are made at once
+USERS, TITLES, PLAYS = 700, 900, 70_000  # more users than are generated at once
 
 
 @pytest.fixture(scope="module")
@@ -20,59 +20,59 @@ def log(tmp_path_factory):
     return path, counts, np.loadtxt(path, np.int64, delimiter=",", skiprows=1)
 
 
-def test_lengths_add_up_and_are_cut_off():
+def test_lengths_add_up_and_are_clipped():
     counts = sequences.lengths(6000, 1_000_000, np.random.default_rng(0))
     assert counts.sum() == 1_000_000 and (counts.min(), counts.max()) == (20, 200)
-    assert np.median(counts) > 100 and len(np.unique(counts)) > 150  # neither all alike nor all full
+    assert np.median(counts) > 100 and len(np.unique(counts)) > 150  # neither all equal nor all full
 
 
-def test_lengths_that_cannot_be_are_refused():
+def test_impossible_lengths_are_rejected():
     with pytest.raises(ValueError, match="10 users cannot have 3000 plays, 20 to 200 each"):
         sequences.lengths(10, 3000, np.random.default_rng(0))
 
 
-def test_the_log_holds_each_users_plays_and_one_that_is_held_out(log):
+def test_log_holds_each_users_plays_and_a_held_out_play(log):
     path, counts, rows = log
     assert path.read_text().startswith("user,item,timestamp\n")
     user, first = np.unique(rows[:, 0], return_index=True)
     np.testing.assert_array_equal(user, np.arange(1, USERS + 1))
     np.testing.assert_array_equal(np.diff([*first, len(rows)]), counts + 1)
-    same = np.diff(rows[:, 0]) == 0
-    assert (np.diff(rows[:, 2])[same] > 0).all()  # time rises within a user
+    same_user = np.diff(rows[:, 0]) == 0
+    assert (np.diff(rows[:, 2])[same_user] > 0).all()  # time increases within a user
     assert len(np.unique(rows[:, :2], axis=0)) == len(rows)  # no title twice
     assert rows[:, 1].min() >= 1 and rows[:, 1].max() <= TITLES
 
 
-def test_first_plays_are_as_popular_as_zipf_has_it(log):
-    """The n-th of V titles leads 1 / (n H_V) of the sequences: here the first title 1 in 7.4."""
+def test_popularity_of_first_plays_follows_zipfs_law(log):
+    """The n-th of V titles leads 1 / (n H_V) of sequences; the first, 1 in 7.4."""
     _, _, rows = log
     leads = rows[np.flatnonzero(np.diff([0, *rows[:, 0]])), 1]
-    share = np.bincount(leads, minlength=TITLES + 1).max() / USERS
-    assert share == pytest.approx(1 / (1 / np.arange(1, TITLES + 1)).sum(), abs=0.04)
+    fraction = np.bincount(leads, minlength=TITLES + 1).max() / USERS
+    assert fraction == pytest.approx(1 / (1 / np.arange(1, TITLES + 1)).sum(), abs=0.04)
 
 
-def test_the_log_is_the_same_each_time(log, tmp_path):
+def test_log_is_deterministic(log, tmp_path):
     sequences.write_log(tmp_path / "again.csv", USERS, TITLES, PLAYS)
     assert (tmp_path / "again.csv").read_bytes() == log[0].read_bytes()
 
 
-def test_the_peer_has_the_settings_of_the_config():
+def test_peer_settings_equal_the_config():
     config = get_config("sasrec")
     (expert,) = config.model.experts
     assert {
-        "session_max_len": config.data.history,
+        "session_max_len": config.data.max_history,
         "n_factors": config.model.width,
-        "n_blocks": expert.layers,
-        "n_heads": expert.heads,
+        "n_blocks": expert.num_layers,
+        "n_heads": expert.num_heads,
         "dropout_rate": expert.dropout,
         "batch_size": config.train.batch_size,
-        "n_negatives": config.next_title.negatives,
-        "loss": config.next_title.loss,
+        "n_negatives": config.next_item.negatives,
+        "loss": config.next_item.loss,
         "lr": config.optimizer.learning_rate,
     } == SETTINGS
 
 
-TALKS = """
+PEER = """
 import json, sys
 print(json.dumps({"interactions": 5}), flush=True)
 for epoch, line in enumerate(sys.stdin):
@@ -81,8 +81,8 @@ open(sys.argv[1], "w").write("ended")
 """
 
 
-def test_a_peer_trains_an_epoch_when_it_is_told_and_ends_with_its_input(tmp_path):
-    with sequences.peer([sys.executable, "-c", TALKS, str(tmp_path / "end")]) as peer:
+def test_a_peer_trains_an_epoch_per_line_and_ends_with_its_input(tmp_path):
+    with sequences.peer([sys.executable, "-c", PEER, str(tmp_path / "end")]) as peer:
         assert peer.about == {"interactions": 5}
         assert [peer.epoch(), peer.epoch()] == [{"epoch": e, "told": "epoch"} for e in (0, 1)]
         assert not (tmp_path / "end").exists()
@@ -96,25 +96,25 @@ def test_a_peer_trains_an_epoch_when_it_is_told_and_ends_with_its_input(tmp_path
         ([sys.executable, "-c", "import none_such"], "ended with status 1: ModuleNotFoundError: No module "),
     ],
 )
-def test_a_peer_that_cannot_run_is_named(command, message):
+def test_error_of_a_peer_that_cannot_run(command, message):
     with pytest.raises(InputError, match=message), sequences.peer(command):
         pass
 
 
-def test_a_peer_that_ended_is_named():
+def test_error_of_a_peer_that_ended():
     command = [sys.executable, "-c", "print('{}', flush=True); exit(3)"]
-    message = "ended with status 3: no word; it needs "
+    message = "ended with status 3: no output; it needs "
     with sequences.peer(command) as peer, pytest.raises(InputError, match=message):
-        peer._process.wait()  # so that nobody reads what is written
+        peer._process.wait()  # nothing reads the peer's input any more
         peer.epoch()
 
 
-def test_a_report_of_both():
+def test_report_of_both():
     timing = sequences.Timing
-    each = {"jaxrec": timing((10.0, 12.0, 11.0)), "RecTools": timing((30.0, 30.0, 44.0))}
+    timings = {"jaxrec": timing((10.0, 12.0, 11.0)), "RecTools": timing((30.0, 30.0, 44.0))}
     peer = {"versions": {"rectools": "0.19.0", "torch": "2.13.0"}, "threads": 2}
-    found = sequences._measured(each, 660)
-    assert found["times_faster"] == {"median": 3.0, "least": 2.5, "most": 4.0}
-    assert found["interactions_per_second"]["jaxrec"]["median"] == 60.0
-    rows = sequences._table(each, 660, peer)
+    figures = sequences._figures(timings, 660)
+    assert figures["times_faster"] == {"median": 3.0, "least": 2.5, "most": 4.0}
+    assert figures["interactions_per_second"]["jaxrec"]["median"] == 60.0
+    rows = sequences._table(timings, 660, peer)
     assert rows[-1] == ("jaxrec to RecTools", "3.00 (2.50 to 4.00) times", "target 2")

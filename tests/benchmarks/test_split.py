@@ -1,4 +1,4 @@
-"""What a device holds of a split table and what crosses the links, by the compiled programs' own accounts."""
+"""Memory and communication of a row-sharded table, read from compiled programs."""
 
 import json
 import os
@@ -17,9 +17,9 @@ TABLE = 4 * TITLES * WIDTH
 
 
 @pytest.fixture(scope="module")
-def of():
-    """The account of each program: the large one, with more titles, and with a larger batch; replicated."""
-    asked = {
+def accounts():
+    """Accounts of four programs: large, fewer titles, larger batch, replicated."""
+    programs = {
         "split": f"split,{TITLES},{WIDTH},{BATCH}",
         "titles": f"split,{TITLES // 4},{WIDTH},{BATCH}",
         "batch": f"split,{TITLES},{WIDTH},{2 * BATCH}",
@@ -27,42 +27,42 @@ def of():
     }
     devices = f"--xla_force_host_platform_device_count={DEVICES}"
     env = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {devices}", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, str(ROOT / "tests/benchmarks/run_split.py"), *asked.values()]
-    said = subprocess.run(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
-    return dict(zip(asked, json.loads(said.stdout), strict=True))
+    command = [sys.executable, str(ROOT / "tests/benchmarks/run_split.py"), *programs.values()]
+    completed = subprocess.run(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
+    return dict(zip(programs, json.loads(completed.stdout), strict=True))
 
 
-def test_a_device_holds_its_share_of_the_table_and_of_the_moments(of):
-    paper = split.arithmetic(TITLES, WIDTH, DEVICES)
-    assert paper["replicated"] == 3 * TABLE and paper["split"] == 3 * TABLE / DEVICES
-    rest = 200e6  # the titles' features, 20 bytes of each; the batch, the rest of the model
+def test_a_device_holds_its_shard_of_the_table_and_of_the_moments(accounts):
+    expected_bytes = split.arithmetic(TITLES, WIDTH, DEVICES)
+    assert expected_bytes["replicated"] == 3 * TABLE and expected_bytes["split"] == 3 * TABLE / DEVICES
+    rest = 200e6  # the titles' features of 20 bytes each, the batch, the rest of the model
     for kind in split.KINDS:
-        assert paper[kind] <= of[kind]["held"] < paper[kind] + rest, kind
+        assert expected_bytes[kind] <= accounts[kind]["held"] < expected_bytes[kind] + rest, kind
 
 
 def test_the_readme_has_this_arithmetic():
-    """Its figures for 4 million titles of width 96 on 8 devices."""
+    """README.md's figures for 4 million titles of width 96 on 8 devices."""
     text = (ROOT / "README.md").read_text()
-    found = re.search(r"([\d.]+) GB on each device, ([\d.]+) GB in all; split, ([\d.]+) GB", text)
-    assert found, "README.md says what a split table saves"
-    paper = split.arithmetic(TITLES, WIDTH, DEVICES)
-    expected = paper["replicated"], DEVICES * paper["replicated"], paper["split"]
-    assert [float(x) for x in found.groups()] == [
+    match = re.search(r"([\d.]+) GB on each device, ([\d.]+) GB in all; split, ([\d.]+) GB", text)
+    assert match, "README.md must state the saving of a split table"
+    expected_bytes = split.arithmetic(TITLES, WIDTH, DEVICES)
+    expected = expected_bytes["replicated"], DEVICES * expected_bytes["replicated"], expected_bytes["split"]
+    assert [float(x) for x in match.groups()] == [
         round(x / 1e9, digits) for x, digits in zip(expected, (1, 0, 2), strict=True)
     ]
 
 
-def test_temporaries_are_a_few_shares_not_a_table(of):
-    assert of["split"]["temporaries"] < 4 * TABLE / DEVICES
-    assert of["replicated"]["temporaries"] > TABLE  # the gradient
+def test_temporaries_are_a_few_shards_and_not_a_table(accounts):
+    assert accounts["split"]["temporaries"] < 4 * TABLE / DEVICES
+    assert accounts["replicated"]["temporaries"] > TABLE  # the gradient
 
 
-def test_no_collective_is_as_large_as_the_table_or_as_a_share_of_it(of):
-    assert of["replicated"]["largest"] >= TABLE  # so would one be that is
-    assert 0 < of["split"]["largest"] < TABLE / DEVICES / 10
+def test_no_collective_is_as_large_as_the_table_or_a_shard(accounts):
+    assert accounts["replicated"]["largest"] >= TABLE  # a collective of that size would be detected
+    assert 0 < accounts["split"]["largest"] < TABLE / DEVICES / 10
 
 
-def test_what_crosses_the_links_grows_with_the_batch_and_not_with_the_titles(of):
-    assert of["titles"]["sent"] == of["split"]["sent"]
-    more, less = (of[name]["sent"]["all-to-all"]["bytes"] for name in ("batch", "split"))
+def test_communication_grows_with_the_batch_and_not_with_the_titles(accounts):
+    assert accounts["titles"]["sent"] == accounts["split"]["sent"]
+    more, less = (accounts[name]["sent"]["all-to-all"]["bytes"] for name in ("batch", "split"))
     assert 1.8 < more / less < 2

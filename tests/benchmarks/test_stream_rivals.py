@@ -1,4 +1,4 @@
-"""The stream's benchmark: well-formed rows, peers that deliver all of them, and a report of what was run."""
+"""The stream benchmark: valid rows, complete peers, and the report."""
 
 import numpy as np
 import pytest
@@ -12,84 +12,86 @@ ROWS, BATCH = 1500, 100
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def written(tmp_path_factory):
     directory = tmp_path_factory.mktemp("stream") / "rows"
     return directory, benchmark.write(directory, ROWS)
 
 
 @pytest.fixture(scope="module")
-def rows(made):
-    return Dataset(made[0]).rows("train")
+def rows(written):
+    return Dataset(written[0]).rows("train")
 
 
 def packed(batches, dtype):
-    """The rows of batches of fields."""
-    parts = []
+    """Return the rows of batches of fields, concatenated."""
+    batch_rows = []
     for fields in batches:
         assert {*fields} == {*dtype.names}
-        part = np.zeros(BATCH, dtype)
+        rows = np.zeros(BATCH, dtype)
         for name in dtype.names:
             values = np.asarray(fields[name])
             assert (values.dtype, values.shape) == (dtype[name].base, (BATCH, *dtype[name].shape)), name
-            part[name] = values
-        parts.append(part)
-    return np.concatenate(parts)
+            rows[name] = values
+        batch_rows.append(rows)
+    return np.concatenate(batch_rows)
 
 
-def assert_every_row_once(found, rows):
-    assert len({r.tobytes() for r in found}) == len(found) == ROWS
-    np.testing.assert_array_equal(found[np.argsort(found["user"])], rows.all())
+def assert_every_row_once(returned, rows):
+    assert len({r.tobytes() for r in returned}) == len(returned) == ROWS
+    np.testing.assert_array_equal(returned[np.argsort(returned["user"])], rows.all())
 
 
-def test_the_rows_are_well_formed(rows):
-    every = rows.all()
-    assert every.dtype.itemsize == 688  # Table 3's shapes
-    seen = every["history_title"] > 0
-    assert (np.diff(seen.astype(int), axis=1) >= 0).all() and seen[:, -1].all()  # right-aligned
-    assert {*seen.sum(axis=1)} == {*range(1, 33)}
+def test_rows_are_valid(rows):
+    all_rows = rows.all()
+    assert all_rows.dtype.itemsize == 688  # Table 3's shapes
+    filled = all_rows["history_title"] > 0
+    assert (np.diff(filled.astype(int), axis=1) >= 0).all() and filled[:, -1].all()  # right-aligned
+    assert {*filled.sum(axis=1)} == {*range(1, 33)}
     for name in ("completion", "age", "sessions", "abandoned"):
-        assert not every[f"history_{name}"][~seen].any() and every[f"history_{name}"][seen].any()
+        assert not all_rows[f"history_{name}"][~filled].any() and all_rows[f"history_{name}"][filled].any()
     for name in ("hard", "trending", "tailing", "random"):
-        assert every[f"pool_{name}"].min() >= FIRST_TITLE and every[f"pool_{name}"].max() < 5002
-    assert ((every["target"] > 0) == (every["target_completion"] > 0)).all() and every["target"][:, 0].all()
+        assert all_rows[f"pool_{name}"].min() >= FIRST_TITLE and all_rows[f"pool_{name}"].max() < 5002
+    assert ((all_rows["target"] > 0) == (all_rows["target_completion"] > 0)).all() and all_rows["target"][
+        :, 0
+    ].all()
 
 
-def test_the_peers_file_holds_the_same_rows(made, rows):
-    np.testing.assert_array_equal(np.fromfile(made[1], rows.dtype), rows.all())
+def test_the_peers_file_holds_the_same_rows(written, rows):
+    np.testing.assert_array_equal(np.fromfile(written[1], rows.dtype), rows.all())
 
 
 @pytest.mark.parametrize("histories_packed", [False, True])
-def test_ours_gives_every_field(made, rows, histories_packed):
-    batches = benchmark.ours(made[0], BATCH, histories_packed)
-    taken = [next(batches) for _ in range(ROWS // BATCH)]
-    assert_every_row_once(packed(taken, rows.dtype), rows)
-    shown = [(f["history_title"] > 0) & (f["history_abandoned"] == 0) for f in taken]
-    ascend = [(np.diff(np.minimum(kept.sum(axis=1), 20)) >= 0).all() for kept in shown]
+def test_ours_returns_all_fields(written, rows, histories_packed):
+    batches = benchmark.ours(written[0], BATCH, histories_packed)
+    batch_fields = [next(batches) for _ in range(ROWS // BATCH)]
+    assert_every_row_once(packed(batch_fields, rows.dtype), rows)
+    shown = [(f["history_title"] > 0) & (f["history_abandoned"] == 0) for f in batch_fields]
+    ascend = [(np.diff(np.minimum(mask.sum(axis=1), 20)) >= 0).all() for mask in shown]
     assert all(ascend) if histories_packed else not any(ascend)
 
 
 @pytest.mark.parametrize("setting", [*grain_examples.SETTINGS[:2], grain_examples.WHOLE_SETTINGS[0]])
-def test_grain_gives_every_row_once(made, rows, setting):
+def test_grain_returns_every_row_once(written, rows, setting):
     assert not setting.processes
-    batches = grain_examples.batches(made[1], rows.dtype, BATCH, setting, epochs=1)
-    found = packed(batches, rows.dtype)
-    assert_every_row_once(found, rows)
-    assert (found["user"] != np.arange(ROWS)).any()  # shuffled
+    batches = grain_examples.batches(written[1], rows.dtype, BATCH, setting, epochs=1)
+    returned = packed(batches, rows.dtype)
+    assert_every_row_once(returned, rows)
+    assert (returned["user"] != np.arange(ROWS)).any()  # shuffled
 
 
 @pytest.mark.parametrize("fetch", ["parsed", "whole", "batched"])
-def test_the_loader_gives_every_row_once(made, rows, fetch):
+def test_the_loader_returns_every_row_once(written, rows, fetch):
     pytest.importorskip("torch", reason="PyTorch is a peer, not a dependency")
     from benchmarks.peers import torch_loader
 
     assert fetch in torch_loader.FETCHES
-    batches = torch_loader.batches(made[1], rows.dtype, BATCH, fetch, workers=0, epochs=1)
-    found = packed(batches, rows.dtype)
-    assert_every_row_once(found, rows)
-    assert (found["user"] != np.arange(ROWS)).any()
+    batches = torch_loader.batches(written[1], rows.dtype, BATCH, fetch, workers=0, epochs=1)
+    returned = packed(batches, rows.dtype)
+    assert_every_row_once(returned, rows)
+    assert (returned["user"] != np.arange(ROWS)).any()
 
 
-def test_a_turn_settles_first_and_ends_the_one_before():
+def test_opening_a_pipeline_takes_its_first_batches_and_closes_the_previous_one():
     taken, closed = [], []
 
     class Pipeline:
@@ -113,14 +115,14 @@ def test_a_turn_settles_first_and_ends_the_one_before():
     assert closed == ["a", "b"]
 
 
-def test_the_report_names_what_was_run(monkeypatch):
+def test_report_names_the_pipelines_and_settings(monkeypatch):
     class Flags:
         rows, batch, rounds = 4_000, 100, 2
 
-    every = benchmark.peers
+    all_peers = benchmark.peers
 
-    def without_processes(*given):
-        return {name: {next(iter(s)): next(iter(s.values()))} for name, s in every(*given).items()}
+    def without_processes(*arguments):
+        return {name: {next(iter(s)): next(iter(s.values()))} for name, s in all_peers(*arguments).items()}
 
     pytest.importorskip("torch", reason="PyTorch is a peer, not a dependency")
     monkeypatch.setattr(benchmark, "peers", without_processes)

@@ -1,4 +1,4 @@
-"""The PyTorch peer, loaded with our parameters, is our function; else its speed would say nothing."""
+"""The PyTorch peer with our parameters equals our model; its speed is comparable."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ def program_of(dataset, config) -> RankingTask:
 
 
 def batch_of(dataset, program):
-    """Real rows: short, full and empty histories, the last two rows not valid."""
+    """Return rows with short, full and empty histories, the last two rows not valid."""
     host = TrainBatches(dataset.rows("train"), 64, 0, 1)[0]
     s = program.config.sampling
     counts = mix_counts(s.mix, s.negatives)
@@ -39,68 +39,68 @@ def batch_of(dataset, program):
     return batch
 
 
-def found_of(dataset, config):
+def differences_of(dataset, config):
     program = program_of(dataset, config)
     batch = batch_of(dataset, program)
-    given, table = torch_smoe.examples(batch), dataset.arrays.title_table()
-    return torch_check.check(program, StateInit(program).init().params, batch, given, table)
+    peer_batch, table = torch_smoe.examples(batch), dataset.arrays.title_table()
+    return torch_check.check(program, StateInit(program).init().params, batch, peer_batch, table)
 
 
 def table_3(config):
-    """The tiny dataset's features and history under Table 3's model."""
-    experts = (Expert(window=7, feedforward=1.0), Expert(window=8, feedforward=2.0))
+    """Return Table 3's model for the tiny dataset's features and history."""
+    experts = (Expert(max_len=7, mlp_ratio=1.0), Expert(max_len=8, mlp_ratio=2.0))
     model = replace(config.model, width=96, experts=experts, gate=Gate(), matcher=(128, 64))
     return replace(config, model=model)
 
 
-def test_loaded_with_our_weights_it_is_our_function(tiny, tiny_config):
-    found = found_of(tiny, table_3(tiny_config))
-    assert found["outputs"] <= 1e-5
-    assert found["gradients"] <= 1e-4  # of each array's largest entry
-    assert found["update"] <= 1e-3  # of the learning rate
+def test_peer_with_our_parameters_equals_our_model(tiny, tiny_config):
+    differences = differences_of(tiny, table_3(tiny_config))
+    assert differences["outputs"] <= 1e-5
+    assert differences["gradients"] <= 1e-4  # of each array's largest entry
+    assert differences["update"] <= 1e-3  # of the learning rate
 
 
-def test_other_configs_are_the_same_function_too(tiny, tiny_config):
+def test_peer_equals_our_model_for_other_configs(tiny, tiny_config):
     bst = replace(
         tiny_config,
         model=replace(tiny_config.model, experts=(Expert(8, 1, 2, 1.5, 0.1),), matcher_product=False),
         objective=replace(tiny_config.objective, ranking=0.0, regression=0.0, soft_on="all"),
-        optimizer=replace(tiny_config.optimizer, decay="coupled", decay_spares="biases_and_norms"),
+        optimizer=replace(tiny_config.optimizer, weight_decay_mode="coupled"),
         sampling=replace(tiny_config.sampling, next_k=3),
     )
-    found_of(tiny, bst)
-    found_of(tiny, replace(tiny_config, objective=replace(tiny_config.objective, personalised=False)))
+    differences_of(tiny, bst)
+    differences_of(tiny, replace(tiny_config, objective=replace(tiny_config.objective, personalised=False)))
 
 
-def test_a_void_comparison_is_refused(tiny, tiny_config, monkeypatch):
+def test_different_models_are_rejected(tiny, tiny_config, monkeypatch):
     objective, optimizer = torch_smoe.objective, torch_smoe._optimizer
 
     def steeper(*arguments):
         value = objective(*arguments)
         return 1.01 * value - 0.01 * value.detach()
 
-    def undecayed(model, o):
+    def without_decay(model, o):
         return optimizer(model, replace(o, weight_decay=0.0))
 
     wrong = {
         "outputs": (torch_check, "load", lambda model, params: None),
         "gradients": (torch_smoe, "objective", steeper),
-        "update": (torch_smoe, "_optimizer", undecayed),
+        "update": (torch_smoe, "_optimizer", without_decay),
     }
-    for what, (module, name, other) in wrong.items():
-        with monkeypatch.context() as m, pytest.raises(ValueError, match=f"void: {what} differ"):
-            m.setattr(module, name, other)
-            found_of(tiny, tiny_config)
+    for figure, (module, name, replacement) in wrong.items():
+        with monkeypatch.context() as m, pytest.raises(ValueError, match=f"models differ: {figure} by"):
+            m.setattr(module, name, replacement)
+            differences_of(tiny, tiny_config)
 
 
-def test_no_parameter_is_left_over(tiny, tiny_config):
+def test_every_parameter_has_a_counterpart(tiny, tiny_config):
     program = program_of(tiny, tiny_config)
     model = torch_smoe.Smoe(tiny_config, tiny.layout, tiny.arrays.title_table())
-    with pytest.raises(ValueError, match=r"left over: of ours \['spare/kernel'\]"):
+    with pytest.raises(ValueError, match=r"no counterpart: of ours \['spare/kernel'\]"):
         torch_check.load(model, {**StateInit(program).init().params, "spare": {"kernel": np.ones(1)}})
 
 
-def test_training_lowers_the_loss_and_draws_anew(tiny, tiny_config):
+def test_training_lowers_the_loss_with_new_draws_each_time(tiny, tiny_config):
     program = program_of(tiny, tiny_config)
     torch.manual_seed(0)
     model = torch_smoe.Smoe(tiny_config, tiny.layout, tiny.arrays.title_table())

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from bucket import S3, Bucket
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from orbax.checkpoint._src.path import gcs_utils
 
 from jaxrec.checkpoints.checkpointer import Checkpointer, with_shardings
 from jaxrec.core.errors import InputError
 from jaxrec.core.paths import as_path
+from jaxrec.runtime.private_apis import gcs_utils
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -335,7 +335,7 @@ def test_orbax_writes_gs_buckets_itself(monkeypatch, request):
     request.addfinalizer(server.shutdown)
     monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", f"http://localhost:{server.server_port}")
     monkeypatch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
-    monkeypatch.setattr(gcs_utils, "is_hierarchical_namespace_enabled", lambda path: False)  # calls Google
+    monkeypatch.setattr(gcs_utils(), "is_hierarchical_namespace_enabled", lambda path: False)  # calls Google
     directory = "gs://bucket-one/run/c"
     with Checkpointer(directory, writing=True) as checkpoints:
         for step, score in ((1, 0.5), (2, 0.9), (3, 0.4), (4, None)):

@@ -55,8 +55,8 @@ def main(f):
     logging.info("a library's line")
     stdlib_logging.getLogger("other").info("a line of another library")
     logging.warning("beware")
-    print_result({"window": c.model.experts[0].window, "entropy": c.model.gate.target_entropy,
-                  "keeps": c.sampling.history_keeps_abandoned, "matcher": c.model.matcher,
+    print_result({"window": c.model.experts[0].max_len, "entropy": c.model.gate.target_entropy,
+                  "keeps": c.sampling.history_keeps_abandoned, "matcher": c.model.head_hidden,
                   "rate": float("nan")}, "a table")
 
 if __name__ == "__main__":
@@ -92,11 +92,11 @@ WRONG = [
     ([f"--config={TINY}:x"], "takes no argument"),
     (
         [f"--config={TINY}", "--config.train.batchsize=3"],
-        "train.batchsize does not exist; there are seed, length, ",
+        "train.batchsize does not exist; there are seed, duration, ",
     ),
     ([f"--config={TINY}", "--config.modle.width=3"], "modle does not exist; there are name, source, "),
     ([f"--config={TINY}", "--config.source.users.x=3"], "source.users.x does not exist; source.users is 300"),
-    ([f"--config={TINY}", "--config.model.experts[2].window=3"], "model.experts[2] does not exist"),
+    ([f"--config={TINY}", "--config.model.experts[2].max_len=3"], "model.experts[2] does not exist"),
     ([f"--config={TINY}", "--config.model.experts=3"], "model.experts cannot be set as a whole"),
     ([f"--config={TINY}", "--config.source=3"], "source cannot be set as a whole"),
     ([f"--config={TINY}", "--config.evaluate.next_k[0]=3"], "evaluate.next_k[0] cannot be set alone"),
@@ -109,9 +109,12 @@ WRONG = [
         [f"--config={TINY}", "--config.optimizer.learning_rate=nan"],
         "optimizer.learning_rate=nan must be a finite",
     ),
-    ([f"--config={TINY}", "--config.model.matcher=16,x"], "model.matcher[0]='16,x' must be a whole number"),
+    (
+        [f"--config={TINY}", "--config.model.head_hidden=16,x"],
+        "model.head_hidden[0]='16,x' must be a whole number",
+    ),
     ([f"--config={TINY}", "--config.objective.personalised=maybe"], "must be true or false"),
-    ([f"--config={TINY}", "--config.model.width=13"], "model.width=13 must divide by heads=2"),
+    ([f"--config={TINY}", "--config.model.width=13"], "model.width=13 must divide by num_heads=2"),
     ([f"--config={TINY}", "stray"], "'stray' is no flag"),
     ([f"--confg={TINY}"], "Unknown command line flag 'confg'"),
     ([f"--config={TINY}", "--do=input"], "file x.csv, row 3: seconds=-1 must be at least 0"),
@@ -127,8 +130,8 @@ def test_wrong_input_is_one_line_and_exit_2(script, args, message):
 
 
 def test_overrides_reach_the_config_and_json_is_the_only_output(script):
-    overrides = ["--config.model.experts[0].window=5", "--config.model.gate.target_entropy=None"]
-    overrides += ["--config.sampling.history_keeps_abandoned", "--config.model.matcher=16,8", "--json"]
+    overrides = ["--config.model.experts[0].max_len=5", "--config.model.gate.target_entropy=None"]
+    overrides += ["--config.sampling.history_keeps_abandoned", "--config.model.head_hidden=16,8", "--json"]
     status, out, err = run(script, f"--config={TINY}", *overrides)
     assert status == 0
     assert out == '{"window": 5, "entropy": null, "keeps": true, "matcher": [16, 8], "rate": null}\n'
@@ -215,18 +218,20 @@ def test_every_config_loads_and_passes_validation(name, monkeypatch, tmp_path):
 
 def test_each_load_returns_a_separate_config():
     first = loading.load_config(f"{ROOT}/configs/smoe.py:paper")
-    first.model.experts[0].window = 3
-    first.model.gate.noise = 9.0
+    first.model.experts[0].max_len = 3
+    first.model.gate.noise_std = 9.0
     second = loading.load_config(f"{ROOT}/configs/smoe.py:paper")
-    assert (second.model.experts[0].window, second.model.gate.noise) == (7, 0.1)
-    assert Config().model.experts[0].window == 7
+    assert (second.model.experts[0].max_len, second.model.gate.noise_std) == (7, 0.1)
+    assert Config().model.experts[0].max_len == 7
 
 
 def test_three_mixtures_differ_as_in_the_paper():
     experts = {
         n: loading.load_config(f"{ROOT}/configs/{n}.py:paper").model.experts for n in ("smoe", "bst", "vmoe")
     }
-    shapes = {n: [(e.window, e.feedforward, e.heads, e.layers) for e in es] for n, es in experts.items()}
+    shapes = {
+        n: [(e.max_len, e.mlp_ratio, e.num_heads, e.num_layers) for e in es] for n, es in experts.items()
+    }
     long = (20, 2.0, 12, 2)
     assert shapes == {"smoe": [(7, 1.0, 12, 2), long], "bst": [long], "vmoe": [long, long]}
 

@@ -36,7 +36,7 @@ def layout_of(config: Config) -> Layout:
     )
     d = config.data
     pools = (d.hard, d.trending, d.tailing, d.random)
-    return Layout(1002, d.history, d.next_k, pools, d.negatives, specs)
+    return Layout(1002, d.max_history, d.num_targets, pools, d.negatives, specs)
 
 
 def steps_trace(config: Config) -> None:

@@ -38,14 +38,14 @@ def test_it_loads_and_passes_its_checks(name):
 def test_it_says_what_its_source_says(name):
     config = get_config(name)
     (expert,) = config.model.experts
-    loss, negatives = config.next_title.loss, config.next_title.negatives
-    found = config.model.width, expert.layers, expert.heads, expert.dropout, loss
-    assert (*found, None if loss == "softmax" else negatives, config.train.length) == PUBLISHED[name]
+    loss, negatives = config.next_item.loss, config.next_item.negatives
+    found = config.model.width, expert.num_layers, expert.num_heads, expert.dropout, loss
+    assert (*found, None if loss == "softmax" else negatives, config.train.duration) == PUBLISHED[name]
     assert config.features[0].width == config.model.width and config.model.dropout == expert.dropout
-    assert expert.window == (50 if name == "sasrec_plus_beauty" else 200)
+    assert expert.max_len == (50 if name == "sasrec_plus_beauty" else 200)
     assert config.train.batch_size == 128
     assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (1e-3, 0.0)
-    assert config.sampling.unknown_rate == 0.0 and config.model.head == "dot"
+    assert config.sampling.id_dropout == 0.0 and config.model.head == "dot"
 
 
 def test_the_default_is_sasrec():

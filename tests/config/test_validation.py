@@ -22,6 +22,7 @@ from jaxrec.config.schema import (
     Sampling,
     Simulator,
     Tables,
+    Task,
     Tfds,
 )
 from jaxrec.config.serialization import dataset_directory, digest, from_json, run_differences, to_json
@@ -39,7 +40,7 @@ def good() -> Config:
 
 
 def setting(key: str, value) -> Config:
-    """A good config with one value set, by a path as `model.experts[0].window`."""
+    """A good config with one value set, by a path as `model.experts[0].max_len`."""
     config = good()
     *parts, last = key.replace("[", ".").replace("]", "").split(".")
     holder = config
@@ -55,37 +56,41 @@ def test_the_default_with_features_passes():
 
 def test_a_split_table_where_there_can_be_none():
     config = good()
-    config.model.title_table = "split"
+    config.model.item_table_sharding = "split"
     check(config)
     for devices in (1, 2, 1024):
         check_dealing(config, devices)
     for devices in (3, 2048):
         allowed = f"must be replicated on {devices} devices"
-        with pytest.raises(InputError, match=rf"^model\.title_table='split' {allowed}"):
+        with pytest.raises(InputError, match=rf"^model\.item_table_sharding='split' {allowed}"):
             check_dealing(config, devices)
-    config.model.retrieval, config.objective.retrieval = 8, 0.5
-    with pytest.raises(InputError, match=r"^model\.retrieval=8 must be 0 with model\.title_table='split'"):
+    config.model.retrieval_dim, config.objective.retrieval = 8, 0.5
+    with pytest.raises(
+        InputError, match=r"^model\.retrieval_dim=8 must be 0 with model\.item_table_sharding='split'"
+    ):
         check(config)
-    config.model.retrieval, config.objective.retrieval = 0, 0
+    config.model.retrieval_dim, config.objective.retrieval = 0, 0
     config.features = (TITLE,)
-    config.data.examples, config.data.next_k, config.model.head = "sequences", 1, "dot"
-    config.model.experts, config.evaluate.next_k = (Expert(32, kind="sasrec"),), (1,)
-    with pytest.raises(InputError, match=r"^model\.title_table='split' must be replicated with data"):
+    config.task.name, config.data.num_targets, config.model.head = "next_item", 1, "dot"
+    config.model.experts, config.evaluate.next_k = (Expert(32, encoder="sasrec"),), (1,)
+    with pytest.raises(InputError, match=r"^model\.item_table_sharding='split' must be replicated with task"):
         check(config)
 
 
 def test_a_head_for_retrieval_where_there_can_be_none():
     config = good()
-    config.model.retrieval, config.objective.retrieval = 8, 0.5
+    config.model.retrieval_dim, config.objective.retrieval = 8, 0.5
     check(config)
     config.model.target_in_sequence = True
-    with pytest.raises(InputError, match=r"model.retrieval=8 must be 0 with model.target_in_sequence=True"):
+    with pytest.raises(
+        InputError, match=r"model.retrieval_dim=8 must be 0 with model.target_in_sequence=True"
+    ):
         check(config)
-    config.model.target_in_sequence, config.data.examples = False, "sequences"
-    config.model.experts, config.model.head = (Expert(kind="sasrec"),), "dot"
-    config.data.next_k, config.evaluate.next_k, config.sampling.next_k = 1, (1,), 1
+    config.model.target_in_sequence, config.task.name = False, "next_item"
+    config.model.experts, config.model.head = (Expert(encoder="sasrec"),), "dot"
+    config.data.num_targets, config.evaluate.next_k, config.sampling.next_k = 1, (1,), 1
     config.features = tuple(f for f in config.features if f.where == "title")
-    with pytest.raises(InputError, match=r"model.retrieval=8 must be 0 with data.examples='sequences'"):
+    with pytest.raises(InputError, match=r"model.retrieval_dim=8 must be 0 with task.name='next_item'"):
         check(config)
 
 
@@ -98,23 +103,22 @@ WRONG = [
     ("objective.alpha", math.nan, "objective.alpha=nan must be a finite number"),
     ("model.gate.target_entropy", math.inf, "model.gate.target_entropy=inf must be a finite number or None"),
     ("model.gate.target_entropy", "x", "model.gate.target_entropy='x' must be a finite number or None"),
-    ("model.matcher", [64], "model.matcher=[64] must be a tuple, each a whole number"),
-    ("model.matcher", (64, "x"), "model.matcher[1]='x' must be a whole number"),
-    ("sampling.labels", (1.0, math.nan), "sampling.labels[1]=nan must be a finite number"),
+    ("model.head_hidden", [64], "model.head_hidden=[64] must be a tuple, each a whole number"),
+    ("model.head_hidden", (64, "x"), "model.head_hidden[1]='x' must be a whole number"),
+    ("sampling.target_weights", (1.0, math.nan), "sampling.target_weights[1]=nan must be a finite number"),
     ("model.experts", (7,), "model.experts[0]=7 must be an Expert"),
-    ("model.experts[1].window", 20.5, "model.experts[1].window=20.5 must be a whole number"),
+    ("model.experts[1].max_len", 20.5, "model.experts[1].max_len=20.5 must be a whole number"),
     ("source", None, "source=None must be a Simulator or a Tables or a KuaiRand or a Tfds"),
     ("data", Mix(), "must be a Data"),
-    ("train.batchsize", 3, "train.batchsize does not exist; there are seed, length, batch_size, "),
+    ("train.batchsize", 3, "train.batchsize does not exist; there are seed, duration, batch_size, "),
     ("name", "a/b", "name='a/b' must be letters"),
     # names
     ("data.targets", "old", "data.targets='old' must be one of new, any"),
     ("model.dtype", "float16", "model.dtype='float16' must be one of float32, bfloat16"),
     ("objective.soft_on", "some", "must be one of hard, all, none"),
-    ("optimizer.decay", "l2", "must be one of decoupled, coupled"),
-    ("optimizer.decay_spares", "biases", "must be one of nothing, biases_and_norms"),
-    ("evaluate.score", "hinge", "must be one of auto, ranking, ctr"),
-    ("evaluate.which", "first", "must be one of best, last"),
+    ("optimizer.weight_decay_mode", "l2", "must be one of decoupled, coupled"),
+    ("evaluate.ranking_head", "hinge", "must be one of auto, ranking, ctr"),
+    ("evaluate.checkpoint", "first", "must be one of best, last"),
     # features
     ("features", (), "features=() must hold at least one of where='title'"),
     ("features", (TITLE, TITLE), "features[1].name='title_id' must be unlike the features before it"),
@@ -128,56 +132,55 @@ WRONG = [
     ("features", (TITLE, Feature("x", "number", "interaction", 4)), "must be one of completion, sessions"),
     ("features", (TITLE, Feature("age", "category", "interaction", 4)), "[1].kind='category' must be number"),
     # data
-    ("data.history", 30, "data.history=30 must be a multiple of 4"),
+    ("data.max_history", 30, "data.max_history=30 must be a multiple of 4"),
     ("data.hard", 6, "data.hard=6 must be a multiple of 4"),
     ("data.hard", 4, "data.hard=4 must be at least 6, which sampling.mix takes"),
     ("data.trending", 7, "data.trending=7 must be at least 8, which sampling.mix takes"),
     ("data.negatives", 15, "data.negatives=15 must give the enabled list a whole count of hard negatives"),
     ("data.train_share", 0.9, "data.validation_share=0.1 must leave a share of users for the test"),
     ("data.validation_share", 0.0, "data.validation_share=0.0 must be above 0"),
-    ("data.abandon_below", 1.5, "data.abandon_below=1.5 must be in [0, 1]"),
+    ("data.abandon_threshold", 1.5, "data.abandon_threshold=1.5 must be in [0, 1]"),
     ("data.earliest", "1990-13-01", "data.earliest='1990-13-01' must be a date"),
     ("data.latest", "1980-01-01", "data.earliest='1990-01-01' must be before latest='1980-01-01'"),
     ("data.seed", -1, "data.seed=-1 must be in [0, 2**32)"),
     ("data.workers", -1, "data.workers=-1 must be at least 0"),
     ("data.partitions", 0, "data.partitions=0 must be at least 1"),
-    ("data.rows", "many", "data.rows='many' must be one where data.examples is 'requests'"),
     # sampling
     ("sampling.mix", Mix(0.3, 0.4, 0.2, 0.0), "add to 1, not 0.9"),
     ("sampling.mix", Mix(0.33, 0.37, 0.3, 0.0), "hard=0.33 must give a whole count of 20 negatives, not 6.6"),
     ("sampling.mix", Mix(-0.1, 0.5, 0.3, 0.3), "sampling.mix.hard=-0.1 must be in [0, 1]"),
     ("sampling.mix", Mix(0.0, 0.0, 0.0, 1.0), "data.random=8 must be at least 20"),
     ("sampling.next_k", 4, "sampling.next_k=4 must be at most 3"),
-    ("sampling.labels", (), "sampling.next_k=1 must be at most 0"),
-    ("sampling.labels", (1.0, 0.0), "sampling.labels[1]=0.0 must be in (0, 1]"),
+    ("sampling.target_weights", (), "sampling.next_k=1 must be at most 0"),
+    ("sampling.target_weights", (1.0, 0.0), "sampling.target_weights[1]=0.0 must be in (0, 1]"),
     ("sampling.negatives", 0, "sampling.negatives=0 must be at least 1"),
-    ("sampling.unknown_rate", 1.01, "sampling.unknown_rate=1.01 must be in [0, 1]"),
+    ("sampling.id_dropout", 1.01, "sampling.id_dropout=1.01 must be in [0, 1]"),
     # model and objective
     ("model.width", 0, "model.width=0 must be at least 1"),
-    ("model.experts[1].kind", "bert", "model.experts[1].kind='bert' must be one of transformer, sasrec"),
+    ("model.experts[1].encoder", "bert", "[1].encoder='bert' must be one of transformer, sasrec"),
     ("model.head", "cosine", "model.head='cosine' must be one of matcher, dot"),
     ("model.head", "dot", "model.head='dot' must be matcher unless ctr or ranking is the only task"),
-    ("model.attention", "flash", "model.attention='flash' must be one of auto, einsum, dot_product, cudnn"),
+    ("model.attention_impl", "flash", "attention_impl='flash' must be one of auto, einsum, dot_product"),
     ("model.position", "sine", "model.position='sine' must be one of index, time_gap, none"),
-    ("model.reads", ("title_id", "genre"), "model.reads[1]='genre' must be one of title_id, genres, age"),
-    ("model.reads", ("age",), "model.reads=('age',) must be empty, for all, or hold at least one feature of"),
-    ("model.embedding_spread", 0.0, "model.embedding_spread=0.0 must be above 0"),
+    ("model.features", ("title_id", "genre"), "[1]='genre' must be one of title_id, genres, age"),
+    ("model.features", ("age",), "model.features=('age',) must be empty, for all, or hold at least"),
+    ("model.embedding_init_std", 0.0, "model.embedding_init_std=0.0 must be above 0"),
     ("model.dropout", 1, "model.dropout=1 must be in [0, 1)"),
-    ("model.experts[0].layers", 0, "model.experts[0].layers=0 must be at least 1"),
-    ("model.experts[0].feedforward", 0.0, "model.experts[0].feedforward=0.0 must give a width"),
-    ("model.gate.noise", -0.1, "model.gate.noise=-0.1 must be at least 0"),
-    ("model.gate.anneal", 2, "model.gate.anneal=2 must be in [0, 1]"),
-    ("model.width", 100, "model.width=100 must divide by heads=12"),
+    ("model.experts[0].num_layers", 0, "model.experts[0].num_layers=0 must be at least 1"),
+    ("model.experts[0].mlp_ratio", 0.0, "model.experts[0].mlp_ratio=0.0 must give a width"),
+    ("model.gate.noise_std", -0.1, "model.gate.noise_std=-0.1 must be at least 0"),
+    ("model.gate.anneal_fraction", 2, "model.gate.anneal_fraction=2 must be in [0, 1]"),
+    ("model.width", 100, "model.width=100 must divide by num_heads=12"),
     ("model.experts", (), "model.experts=() must hold at least one Expert"),
-    ("model.experts[1].window", 33, "model.experts[1].window=33 must be at most data.history=32"),
+    ("model.experts[1].max_len", 33, "model.experts[1].max_len=33 must be at most data.max_history=32"),
     ("model.experts[0].dropout", 1.0, "model.experts[0].dropout=1.0 must be in [0, 1)"),
     ("model.gate.hidden", (0,), "model.gate.hidden[0]=0 must be at least 1"),
     ("model.gate.target_entropy", 0.6932, "model.gate.target_entropy=0.6932 must be in [0, 0.693)"),
     ("model.gate.temperature", 0.0, "model.gate.temperature=0.0 must be above 0"),
     ("objective.ranking", -1.0, "objective.ranking=-1.0 must be at least 0"),
-    ("model.retrieval", -1, "model.retrieval=-1 must be at least 0"),
-    ("model.retrieval", 8, "objective.retrieval=0.0 must be above 0, or model.retrieval 0"),
-    ("objective.retrieval", 0.1, "objective.retrieval=0.1 must be 0 with model.retrieval=0"),
+    ("model.retrieval_dim", -1, "model.retrieval_dim=-1 must be at least 0"),
+    ("model.retrieval_dim", 8, "objective.retrieval=0.0 must be above 0, or model.retrieval_dim 0"),
+    ("objective.retrieval", 0.1, "objective.retrieval=0.1 must be 0 with model.retrieval_dim=0"),
     ("objective.retrieval", -0.1, "objective.retrieval=-0.1 must be at least 0"),
     ("objective.retrieval_negatives", 0, "objective.retrieval_negatives=0 must be at least 1"),
     ("objective.weighting", "dwa", "objective.weighting='dwa' must be one of fixed, uncertainty, averaging"),
@@ -185,9 +188,9 @@ WRONG = [
     ("objective.margin", 0, "objective.margin=0 must be above 0"),
     ("objective.soft_negative", 2, "objective.soft_negative=2 must be in [0, 1]"),
     # the run
-    ("train.length", "20", "train.length='20' must be a whole number of epochs or steps"),
-    ("train.dispatch", -1, "train.dispatch=-1 must be at least 0"),
-    ("train.preempted_exit", 256, "train.preempted_exit=256 must be in [0, 255]"),
+    ("train.duration", "20", "train.duration='20' must be a whole number of epochs or steps"),
+    ("train.steps_per_call", -1, "train.steps_per_call=-1 must be at least 0"),
+    ("train.preemption_exit_code", 256, "train.preemption_exit_code=256 must be in [0, 255]"),
     ("train.seed", 2**32, "train.seed=4294967296 must be in [0, 2**32)"),
     ("train.checkpoint_every_seconds", 0, "train.checkpoint_every_seconds=0 must be above 0"),
     ("train.grace_seconds", 0, "train.grace_seconds=0 must be above 0"),
@@ -195,11 +198,11 @@ WRONG = [
     ("train.heartbeat_seconds", 0.5, "train.heartbeat_seconds=0.5 must be a whole number"),
     ("train.join_seconds", 0, "train.join_seconds=0 must be at least 1"),
     ("evaluate.batch_size", 0, "evaluate.batch_size=0 must be at least 1"),
-    ("optimizer.warmup", -1, "optimizer.warmup=-1 must be at least 0"),
+    ("optimizer.warmup_steps", -1, "optimizer.warmup_steps=-1 must be at least 0"),
     ("optimizer.weight_decay", -1, "optimizer.weight_decay=-1 must be at least 0"),
-    ("optimizer.average", 1.0, "optimizer.average=1.0 must be in [0, 1)"),
+    ("optimizer.ema_decay", 1.0, "optimizer.ema_decay=1.0 must be in [0, 1)"),
     ("optimizer.plateau_factor", 1.5, "optimizer.plateau_factor=1.5 must be in (0, 1]"),
-    ("evaluate.next_k", (1, 4), "evaluate.next_k[1]=4 must be in 1..3 (data.next_k)"),
+    ("evaluate.next_k", (1, 4), "evaluate.next_k[1]=4 must be in 1..3 (data.num_targets)"),
     ("evaluate.next_k", (1, 1), "evaluate.next_k=(1, 1) must hold at least one number, each once"),
     # sources
     ("source", Tables(), "source.interactions='' must say where the rows are"),
@@ -214,15 +217,16 @@ WRONG = [
 
 
 def sequences(**fields) -> Config:
-    data = {"examples": "sequences", "next_k": 1} | fields
-    model = Model(experts=(Expert(window=32, kind="sasrec"),), head="dot")
-    return Config(features=(TITLE, GENRES), data=Data(**data), model=model, evaluate=Evaluate(next_k=(1,)))
+    data = {"num_targets": 1} | fields
+    model = Model(experts=(Expert(max_len=32, encoder="sasrec"),), head="dot")
+    task, evaluate = Task(name="next_item"), Evaluate(next_k=(1,))
+    return Config(features=(TITLE, GENRES), task=task, data=Data(**data), model=model, evaluate=evaluate)
 
 
 DAYS = {"split": "time", "validation_from": "2024-02-01", "test_from": "2024-03-01"}
 
 
-@pytest.mark.parametrize("fields", [{}, {"rows": "many"}, {"split": "last", "validation_share": 1.0}, DAYS])
+@pytest.mark.parametrize("fields", [{}, {"split": "last", "validation_share": 1.0}, DAYS])
 def test_sequences_pass(fields):
     check(sequences(**fields))
 
@@ -230,7 +234,7 @@ def test_sequences_pass(fields):
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"next_k": 3}, "data.next_k=3 must be 1 where data.examples is 'sequences'"),
+        ({"num_targets": 3}, "data.num_targets=3 must be 1 where task.name is 'next_item'"),
         ({"split": "last", "validation_share": 1.1}, "data.validation_share=1.1 must be at most 1"),
         ({"split": "last", "validation_share": 0.0}, "data.validation_share=0.0 must be above 0"),
         (
@@ -270,7 +274,7 @@ def test_sequences_have_features_of_titles_alone(where):
     with pytest.raises(InputError) as caught:
         check(replace(sequences(), features=(TITLE, Feature("age", "number", where, 4))))
     assert str(caught.value) == (
-        f"features[1].where={where!r} must be title where data.examples is 'sequences': "
+        f"features[1].where={where!r} must be title where task.name is 'next_item': "
         "their places have features of titles alone"
     )
 
@@ -291,10 +295,10 @@ def test_a_plain_log_is_of_sequences_or_of_ratings():
         with pytest.raises(InputError) as caught:
             check(replace(config, source=both))
         assert str(caught.value).startswith(message)
-    config.next_title.personalised = True
+    config.next_item.personalised = True
     with pytest.raises(InputError) as caught:
         check(config)
-    key = "next_title.personalised=True"
+    key = "next_item.personalised=True"
     assert str(caught.value) == f"{key} must be False, for Eq. 13 weighs by completion" + PLAIN
     with pytest.raises(InputError) as caught:
         check(ratings(source=plain, data=Data(path="log.csv"), sampling=Sampling()))
@@ -356,8 +360,10 @@ def test_rules_that_depend_on_others():
     check(one)
     stl = setting("objective.ranking", 0.0)
     check(stl)
-    stl.evaluate.score = "ranking"
-    with pytest.raises(InputError, match=r"evaluate.score='ranking' must be auto, or a head with a weight"):
+    stl.evaluate.ranking_head = "ranking"
+    with pytest.raises(
+        InputError, match=r"evaluate.ranking_head='ranking' must be auto, or a head with a weight"
+    ):
         check(stl)
     stl.objective.ctr = 0.0
     with pytest.raises(InputError, match=r"objective.ctr=0.0 must be above 0 where ranking is 0"):
@@ -387,7 +393,7 @@ def test_lengths():
     assert parse_length("1 epoch") == (1, "epochs")
     assert parse_length("5000 steps") == (5000, "steps")
     for text in ("0 steps", "-1 steps", "1.5 epochs", "5000", "epochs", "20 epochs ", "20 hours", ""):
-        with pytest.raises(InputError, match=r"train.length="):
+        with pytest.raises(InputError, match=r"train.duration="):
             parse_length(text)
 
 
@@ -433,7 +439,7 @@ def test_json_of_another_shape_is_refused():
     assert "source.class='Csv' must be one of Simulator, Tables, " in refused(
         lambda t: t["source"].update({"class": "Csv"})
     )
-    assert "model.matcher=64 must be a list" in refused(lambda t: t["model"].update(matcher=64))
+    assert "model.head_hidden=64 must be a list" in refused(lambda t: t["model"].update(head_hidden=64))
     assert "data=[] must be an object" in refused(lambda t: t.update(data=[]))
     assert "model.width='96' must be a whole number" in refused(lambda t: t["model"].update(width="96"))
 
@@ -441,7 +447,7 @@ def test_json_of_another_shape_is_refused():
 def test_a_config_of_before_a_field_has_its_default():
     now = to_json(good())
     kept = to_json(good())
-    del kept["objective"]["balance"], kept["model"]["experts"][1]["kind"]
+    del kept["objective"]["balance"], kept["model"]["experts"][1]["encoder"]
     assert to_json(from_json(kept)) == now and run_differences(kept, now) == {}
     now["objective"]["balance"] = 0.5
     assert run_differences(kept, now) == {"objective.balance": (0.0, 0.5)}
@@ -460,8 +466,8 @@ def test_a_config_of_when_saves_were_told_in_minutes_is_read_in_seconds():
 
 def test_a_run_may_resume_with_what_does_not_change_what_is_computed():
     kept, now = to_json(good()), to_json(good())
-    now["model"] |= {"attention": "broadcast", "width": 48}
-    now["train"]["microbatch"] = 64
+    now["model"] |= {"attention_impl": "broadcast", "width": 48}
+    now["train"]["microbatch_size"] = 64
     assert run_differences(kept, now) == {"model.width": (96, 48)}
 
 
@@ -478,9 +484,9 @@ def test_the_digest_is_of_what_decides_the_bytes():
     }
     assert {digest(setting(k, v)) for k, v in same.items()} == {base}
     other = {"data.seed": 1, "source.users": 5, "data.hard": 20, "features": (TITLE,)}
-    other |= {"data.examples": "sequences", "data.rows": "many", "data.split": "last", "data.path": "a.csv"}
+    other |= {"task.name": "next_item", "data.split": "last", "data.path": "a.csv"}
     other |= {"data.validation_from": "2024-01-01", "data.test_from": "2024-01-01"}
-    assert len({base} | {digest(setting(k, v)) for k, v in other.items()}) == 11
+    assert len({base} | {digest(setting(k, v)) for k, v in other.items()}) == 10
     assert digest(setting("source.plays_per_user", 12)) == base  # 12 and 12.0 are one config
 
 

@@ -1,4 +1,4 @@
-"""Paths of this machine and of buckets: which is which, what is refused, and when a folder is whole."""
+"""Tests of local and bucket paths: parsing, errors, copies of folders."""
 
 import os
 import subprocess
@@ -18,13 +18,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("text", ["data/tiny", "/data", "~/x", "a:b", "x/gs://y", "C:/x", "gs:/bucket"])
-def test_a_path_of_this_machine_is_pathlibs(text):
+def test_as_path_returns_a_pathlib_path_for_a_local_path(text):
     assert type(as_path(text)) is type(Path(text)) and as_path(text) == Path(text)
     assert as_path(Path(text)) == Path(text) and scheme_of(text) == ""
 
 
 @pytest.mark.usefixtures("bucket")
-def test_a_path_of_a_bucket_keeps_its_name():
+def test_a_bucket_path_keeps_its_text_and_scheme():
     path = as_path("s3://bucket/runs/one/")
     assert isinstance(path, epath.Path) and not isinstance(path, Path)
     assert str(path / "config.json") == "s3://bucket/runs/one/config.json"
@@ -34,15 +34,18 @@ def test_a_path_of_a_bucket_keeps_its_name():
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("hdfs://a/b", "hdfs://a/b: hdfs:// is not known; allowed: a path of this machine, gs://bucket/path"),
-        ("memory://a", "memory:// is not known"),
-        ("S3://a/b", "S3:// is not known"),
-        ("file:///a/b", "file:// is not known"),
-        ("gs://", "gs://: names no bucket; allowed: "),
-        ("s3:///a", "s3:///a: names no bucket"),
+        (
+            "hdfs://a/b",
+            "hdfs://a/b: hdfs:// is not supported; allowed: a path of this machine, gs://bucket/path",
+        ),
+        ("memory://a", "memory:// is not supported"),
+        ("S3://a/b", "S3:// is not supported"),
+        ("file:///a/b", "file:// is not supported"),
+        ("gs://", "gs://: the bucket name is empty; allowed: "),
+        ("s3:///a", "s3:///a: the bucket name is empty"),
     ],
 )
-def test_another_scheme_is_refused(text, message):
+def test_as_path_rejects_unsupported_schemes_and_empty_buckets(text, message):
     with pytest.raises(InputError) as error:
         as_path(text)
     assert message in str(error.value) and "\n" not in str(error.value)
@@ -59,36 +62,36 @@ _TINY = ("--config", str(ROOT / "configs/tiny.py"))
     [
         (
             ("jaxrec.train", *_TINY, "--workdir=gs://b/w"),
-            "gs://b/w: gs:// needs gcsfs, which does not import",
+            "gs://b/w: gs:// needs gcsfs, which cannot be imported",
         ),
         (("jaxrec.prepare", *_TINY, "--out=gs://b/d"), "pip install gcsfs; allowed without it: a path of"),
         (("jaxrec.train", *_TINY, "--config.data.directory=hdfs://b"), "data.directory=hdfs://b: hdfs:// is"),
-        (("jaxrec.evaluate", "--checkpoint=memory://w"), "memory://w: memory:// is not known"),
+        (("jaxrec.evaluate", "--checkpoint=memory://w"), "memory://w: memory:// is not supported"),
         (("jaxrec.evaluate", "--checkpoint=w", "--data=gs://b/d"), "gs://b/d: gs:// needs gcsfs"),
         (("jaxrec.study", *_TINY, "--workdir=gs://b/d"), "--workdir=gs://b/d; allowed: a path of this"),
     ],
 )
-def test_commands_say_so_in_one_line_before_anything_is_made(arguments, message, tmp_path):
+def test_commands_report_a_bad_path_in_one_line_before_writing(arguments, message, tmp_path):
     if arguments[0] == "jaxrec.study":
         arguments = tuple(str(ROOT / "configs/study.py") if a == _TINY[1] else a for a in arguments)
     line = [sys.executable, "-c", _WITHOUT, *arguments]
     env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2 and done.stdout == "", done.stderr[-3000:]
-    (said,) = done.stderr.strip().splitlines()
-    assert said.startswith("error: ") and message in said
+    result = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2 and result.stdout == "", result.stderr[-3000:]
+    (error,) = result.stderr.strip().splitlines()
+    assert error.startswith("error: ") and message in error
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_is_whole_or_the_old_one(bucket):
+def test_writes_to_a_bucket_leave_no_temporary_file(bucket):
     path = as_path(f"{bucket}/w/test.json")
     write_json(path, {"a": 1})
     write_text(path, "é\n")
     assert path.read_bytes().decode() == "é\n"
-    assert S3.objects() == ["bucket/w/test.json"]  # no part beside it
+    assert S3.objects() == ["bucket/w/test.json"]
 
 
-def a_folder(tmp_path: Path) -> Path:
+def make_folder(tmp_path: Path) -> Path:
     folder = tmp_path / "made"
     (folder / "deep").mkdir(parents=True)
     for name, size in {"a": 3, "deep/b": 0, "deep/c": 5_000_000, "last": 1}.items():
@@ -96,8 +99,8 @@ def a_folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_folder_goes_and_comes_back_and_its_sign_is_last(bucket, tmp_path):
-    folder, there = a_folder(tmp_path), as_path(f"{bucket}/x")
+def test_folder_round_trip_sends_the_marker_last_and_removes_it_first(bucket, tmp_path):
+    folder, there = make_folder(tmp_path), as_path(f"{bucket}/x")
     as_path(f"{bucket}/xy").write_bytes(b"another's")
     paths.send_folder(folder, there, last="last")
     assert Bucket.log[-1] == ("put", "bucket/x/last") and len(Bucket.log) == 5
@@ -111,29 +114,29 @@ def test_a_folder_goes_and_comes_back_and_its_sign_is_last(bucket, tmp_path):
     paths.remove_folder(there, first="last")
     assert Bucket.log[0] == ("rm", "bucket/x/last") and S3.objects() == ["bucket/xy"]
     assert paths.files(there) == {}
-    paths.remove_folder(there, first="last")  # nothing is there: nothing is done
+    paths.remove_folder(there, first="last")  # no error for a missing folder
 
 
-def test_where_a_file_does_not_arrive_the_sign_is_not_sent(bucket, tmp_path, monkeypatch):
-    def full(what, key):
+def test_the_marker_is_not_sent_after_a_failed_transfer(bucket, tmp_path, monkeypatch):
+    def fail(operation, key):
         if key.endswith("deep/b"):
             raise OSError("full")
 
-    monkeypatch.setattr(Bucket, "before", staticmethod(full))
+    monkeypatch.setattr(Bucket, "before", staticmethod(fail))
     with pytest.raises(OSError, match="full"):
-        paths.send_folder(a_folder(tmp_path), as_path(f"{bucket}/x"), last="last")
+        paths.send_folder(make_folder(tmp_path), as_path(f"{bucket}/x"), last="last")
     assert "bucket/x/last" not in S3.objects()
 
 
-def test_a_file_that_comes_short_is_an_error(bucket, tmp_path):
+def test_fetch_raises_for_a_truncated_file(bucket, tmp_path):
     path = as_path(f"{bucket}/x")
     path.write_bytes(b"12345")
-    with pytest.raises(OSError, match="s3://bucket/x: 5 bytes came of 6"):
+    with pytest.raises(OSError, match="s3://bucket/x: received 5 bytes; expected 6"):
         paths.fetch(path, 6, tmp_path / "x")
 
 
-def test_what_another_process_wrote_is_seen(bucket):
-    """fsspec's file systems keep listings; another process's files would not be in them."""
+def test_files_written_by_another_process_are_listed(bucket):
+    """Cached listings of fsspec's file systems would hide files of another process."""
     path = as_path(f"{bucket}/d/manifest.json")
     assert not path.exists() and not path.parent.is_dir() and paths.files(path.parent) == {}
     assert not list(as_path(bucket).glob("*"))
@@ -143,5 +146,5 @@ def test_what_another_process_wrote_is_seen(bucket):
     assert [p.name for p in as_path(bucket).iterdir()] == ["d"]
 
 
-def test_epath_takes_fsspec_and_not_tensorflow():
+def test_epath_uses_fsspec_instead_of_tensorflow():
     assert os.environ["EPATH_USE_TF"] == "false"

@@ -25,7 +25,7 @@ TINY, SMALL = "configs/tiny.py", "tests/end_to_end/small.py"  # one dataset serv
 
 def arguments(workdir: Path, dataset: Path, steps: int = STEPS, config: str = TINY) -> list[str]:
     """Of train, which logs every step."""
-    options = {"data.directory": dataset, "train.length": f"{steps} steps", "train.log_seconds": 0.001}
+    options = {"data.directory": dataset, "train.duration": f"{steps} steps", "train.log_seconds": 0.001}
     configured = [f"--config.{key}={value}" for key, value in options.items()]
     return ["--config", config, "--workdir", str(workdir), *configured]
 

@@ -46,13 +46,13 @@ def main(dataset: str, title_table: str, *runs: str) -> None:
 
     multihost.initialize(multihost.find_cluster(os.environ))
     config = load_config(str(ROOT / "configs/tiny.py"))
-    config.train.length, config.objective.balance = "4 epochs", 0.1
+    config.train.duration, config.objective.balance = "4 epochs", 0.1
     # Too fast a rate, and no patience: the plateau acts, and a rounding error is soon a difference.
     config.optimizer.learning_rate, config.optimizer.plateau_patience = 0.01, 0
-    config.model.reads = ("title_id", "segment", "completion")  # the fewer, the sooner all is compiled
+    config.model.features = ("title_id", "segment", "completion")  # the fewer, the sooner all is compiled
     config.objective.regression = 0.0
     if title_table != "replicated":
-        config.model.title_table = title_table
+        config.model.item_table_sharding = title_table
     check(config)
     check_devices(config, mesh.device_count())
     config.model.dtype = "float64"  # which a config may not ask for

@@ -1,13 +1,16 @@
 """Runs a few steps of the tiny model in float64 on fixed global batches, for test_exactness; a script of its
 own, because the number of devices is fixed before JAX starts.
 
-    python run_steps.py DATASET OUT {steps,together,gradients}/{pmap,shard_map,split} ...
+    python run_steps.py DATASET OUT {steps,again,together,gradients}/{pmap,shard_map,split} ...
 
 With "split" the titles' table is, and what is dealt is given in the order of ids. What each WHAT/HOW gives is
-OUT/WHAT-HOW.npz, and OUT/said.json what the process saw.
+OUT/WHAT-HOW.npz, and OUT/said.json what the process saw. A program is compiled once for all that is asked of
+it: gradients are read off the first moments of a step from the first state, which are a tenth of them.
+"again" is "steps" once more, from a new first state.
 """
 
 import copy
+import functools
 import itertools
 import json
 import os
@@ -24,7 +27,7 @@ def of_kind(config, data, kind):
     from jaxrec.tasks.ranking import RankingTask
 
     config = copy.deepcopy(config)
-    config.model.title_table = kind
+    config.model.item_table_sharding = kind
     return RankingTask(config, data.layout, data.manifest["completion_threshold"], 4, 40)
 
 
@@ -49,41 +52,42 @@ def main(dataset: str, out: str, *asked: str) -> None:
     )
     config = load_config(str(ROOT / "configs/tiny.py"))
     config.model.dtype, config.objective.balance = "float64", 0.1
+    config.model.features = ("title_id", "segment", "completion")  # the fewer, the sooner all is compiled
     data = Dataset(dataset)
     whole, dealt_out = (of_kind(config, data, kind) for kind in ("replicated", "split"))
     batches = training_batches(whole, data.rows("train"))
     table = mesh.replicate(data.arrays.title_table())
-    late = []
+    late, known = [], set()  # compiled when a program had been; (how, steps) of those that have been
 
-    def placed(how):
-        """A program, how its steps are mapped, and its first state."""
+    @functools.cache
+    def mapped(how):
         program = dealt_out if how == "split" else whole
-        return program, "pmap" if how == "pmap" else "shard_map", StateInit(program).init_sharded()
+        mapping = "pmap" if how == "pmap" else "shard_map"
+        return program, parallel_step.parallelize_step(
+            TrainStep(program), mapping, StateInit(program).abstract()
+        )
 
     def gradients(how):
-        program, mapping, first = placed(how)
-
-        def step(state, batch, table):
-            grads, sums = TrainStep(program).gradients(state, batch, table)
-            return state._replace(params=grads), sums
-
+        program, step = mapped(how)
         # Shares of unequal count: a mean of local means would not be the global mean.
         shares = np.arange(64).reshape(-1, jax.device_count()).T  # [devices, rows of the global batch]
         rows = np.split(shares, jax.process_count())[jax.process_index()].reshape(-1)
         batch = batches[0]._replace(valid=(rows >= 10) & (rows != 40))
-        return parallel_step.parallelize_step(step, mapping, first)(first, batch, table)[0].params
+        after, _ = step(StateInit(program).init_sharded(), batch, table)
+        return jax.tree.map(lambda mu: mu / 0.1, after.optimizer[0].mu)
 
     def ten_steps(how, size):
-        program, mapping, state = placed(how)
-        step = parallel_step.parallelize_step(TrainStep(program), mapping, state)
+        program, step = mapped(how)
+        state = StateInit(program).init_sharded()
         ten = [batches[t] for t in range(10)]
         lists = [device_batch.transfer_group(ten[first : first + size], size) for first in range(0, 10, size)]
         seen = set()
         for batch in itertools.chain(*lists):
             before = len(compiled)
             state, _ = step(state, batch, table)
-            if batch.steps in seen:
+            if (how, batch.steps) in known:
                 late.extend(compiled[before:])
+            known.add((how, batch.steps))
             seen.add(batch.steps)
         assert seen == {size, 1}  # together, ten steps are four, four, one and one
         return state.params
@@ -102,6 +106,7 @@ def main(dataset: str, out: str, *asked: str) -> None:
     ways = {
         "gradients": gradients,
         "steps": lambda how: ten_steps(how, 1),
+        "again": lambda how: ten_steps(how, 1),
         "together": lambda how: ten_steps(how, 4),
     }
     for name in asked:

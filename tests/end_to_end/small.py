@@ -1,4 +1,7 @@
-"""configs/tiny.py with one expert and one task, for what is started again and again: sooner traced."""
+"""configs/tiny.py with one expert, one task and few features, for what is started again and again.
+
+Its step is half as long to trace and to compile. The dataset of configs/tiny.py serves it.
+"""
 
 from configs import tiny
 from jaxrec.config.schema import Config, Expert, Objective
@@ -7,6 +10,7 @@ from jaxrec.config.schema import Config, Expert, Objective
 def get_config() -> Config:
     config = tiny.get_config()
     config.name = "small"
-    config.model.experts = (Expert(4, layers=1, heads=2, feedforward=1.0, dropout=0.1),)
+    config.model.experts = (Expert(4, num_layers=1, num_heads=2, mlp_ratio=1.0, dropout=0.1),)
+    config.model.features = ("title_id", "segment", "completion")
     config.model.head, config.objective = "dot", Objective(ranking=0.0, regression=0.0)
     return config

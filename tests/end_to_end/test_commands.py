@@ -25,12 +25,11 @@ def type_in(*arguments, cwd=ROOT, env=os.environ):
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_directory, tmp_path_factory):
+def trained(tiny_run, tmp_path_factory):
+    """A copy of the tiny run's workdir, and what `train` printed."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    data = f"--config.data.directory={tiny_directory}"
-    done = type_in("-m", "jaxrec.train", "--config", "configs/tiny.py", "--workdir", workdir, data)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return workdir, done
+    shutil.copytree(tiny_run / "run", workdir)
+    return workdir, (tiny_run / "stdout").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +43,7 @@ def judged(trained, tmp_path_factory):
 
 
 def test_train_prints_the_table_and_writes_what_it_promises(trained, tiny):
-    workdir, done = trained
+    workdir, printed = trained
     for row in (
         "model",
         "popularity",
@@ -54,7 +53,7 @@ def test_train_prints_the_table_and_writes_what_it_promises(trained, tiny):
         "oracle, p/q",
         "oracle, p alone",
     ):
-        assert re.search(rf"^{re.escape(row)} +0?\.\d+", done.stdout, re.M), row
+        assert re.search(rf"^{re.escape(row)} +0?\.\d+", printed, re.M), row
     result = json.loads((workdir / "test.json").read_text())
     assert set(result["lists"]) == {"enabled", "disabled"} and set(result["lists"]["enabled"]) == METRICS
     assert {"popularity", "abandoned_rule", "in_history_rule", "oracle"} <= set(result["baselines"])
@@ -150,10 +149,10 @@ TRAIN = ["-m", "jaxrec.train", "--config"]
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([*TRAIN, "configs/tiny.py", "--config.model.width=13"], "model.width=13 must divide by heads=2"),
+        ([*TRAIN, "configs/tiny.py", "--config.model.width=13"], "model.width=13 must divide by num_heads=2"),
         (
-            [*TRAIN, "configs/tiny.py", "--config.model.attention=cudnn"],
-            "model.attention='cudnn' must be one of auto, einsum, dot_product, broadcast: on cpu, in float32",
+            [*TRAIN, "configs/tiny.py", "--config.model.attention_impl=cudnn"],
+            "attention_impl='cudnn' must be one of auto, einsum, dot_product, broadcast: on cpu, in float32",
         ),
         ([*TRAIN, "configs/tiny.py", "--config.train.batch=3"], "train.batch does not exist; there are seed"),
         ([*TRAIN, "configs/none.py"], "configs/none.py"),
@@ -204,29 +203,25 @@ def test_help_is_plain_words(command):
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_the_readmes_first_command_runs(tmp_path, as_compiled_for_users):
-    """Its own arguments, on fewer users and steps; the gate runs the other line as it stands."""
+@pytest.mark.parametrize("compiled", ["quickly", pytest.param("as for users", marks=pytest.mark.slow)])
+def test_the_readmes_first_command_runs(tmp_path, as_compiled_for_users, compiled):
+    """Its own arguments, on fewer users and steps; the gate runs the other line as it stands. The slow form
+    compiles its programs as users have them, which takes XLA most of the test's time."""
     (line,) = re.findall(r"^python3 .*-m (jaxrec\.train .*)$", (ROOT / "README.md").read_text(), re.M)
     fewer = [
-        "--config.source.users=1200", "--config.source.test_only_users=50", "--config.train.length=3 steps",
+        "--config.source.users=1200", "--config.source.test_only_users=50", "--config.train.duration=3 steps",
         f"--config.data.directory={tmp_path / 'd'}", f"--workdir={tmp_path / 'w'}",
     ]  # fmt: skip
-    done = type_in("-m", *shlex.split(line), *fewer, env=as_compiled_for_users)
+    env = as_compiled_for_users if compiled == "as for users" else os.environ
+    done = type_in("-m", *shlex.split(line), *fewer, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "of the way from popularity to the oracle" in done.stdout
 
 
-def test_training_on_a_prepared_dataset_loads_neither_polars_nor_tfds(tiny_directory, tmp_path):
-    code = (
-        "import sys, runpy, atexit;"
-        "atexit.register(lambda: print([m for m in ('polars', 'tensorflow_datasets', 'tensorflow', 'torch')"
-        " if m in sys.modules]));"
-        "runpy.run_module('jaxrec.train', run_name='__main__')"
-    )
-    data = [f"--workdir={tmp_path}", f"--config.data.directory={tiny_directory}"]
-    done = type_in("-c", code, "--config", "configs/tiny.py", *data)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.splitlines()[-1] == "[]"
+def test_training_on_a_prepared_dataset_loads_neither_polars_nor_tfds(tiny_run):
+    modules = (tiny_run / "modules").read_text().splitlines()
+    assert {"jax", "jaxrec.loop", "jaxrec.report"} <= {*modules}
+    assert not {"polars", "tensorflow_datasets", "tensorflow", "torch"} & {*modules}
 
 
 def test_a_checkpoint_is_judged_by_the_attention_that_this_machine_has(trained, monkeypatch):
@@ -242,4 +237,4 @@ def test_a_checkpoint_is_judged_by_the_attention_that_this_machine_has(trained, 
 
     monkeypatch.setattr(evaluator.Checkpointer, "restore_meta", trained_elsewhere)
     model = evaluator.load_checkpoint(trained[0], "last").config.model
-    assert (model.attention, model.dtype) == ("auto", "bfloat16")
+    assert (model.attention_impl, model.dtype) == ("auto", "bfloat16")

@@ -36,8 +36,8 @@ def train(tiny, tiny_config, workdir, dispatch, stop=None):
     config.objective.weighting = "averaging"  # which counts steps, and acts where an epoch ends
     config.optimizer.plateau_patience, config.optimizer.plateau_factor = 0, 0.5
     # So that the validation loss rises, and the rate halves.
-    config.optimizer.learning_rate, config.model.embedding_spread = 0.02, 0.05
-    config.train.length, config.train.dispatch, config.train.log_seconds = "3 epochs", dispatch, 1e9
+    config.optimizer.learning_rate, config.model.embedding_init_std = 0.02, 0.05
+    config.train.duration, config.train.steps_per_call, config.train.log_seconds = "3 epochs", dispatch, 1e9
     return trainer.train(config, tiny, workdir, stop or Stop()), config
 
 

@@ -1,4 +1,8 @@
-"""A run that goes on upon other devices than it began on ends as the one that stayed: in float64, to 1e-8."""
+"""A run that goes on upon other devices than it began on ends as the one that stayed: in float64, to 1e-8.
+
+`pytest -m slow tests/end_to_end/test_elastic.py` has a replicated title table too; of a state with a split
+one all but that table is replicated.
+"""
 
 import json
 from types import SimpleNamespace
@@ -9,7 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 from processes import environment, environments, finish, launch
 
-TABLES = ("replicated", "split")  # model.title_table
+TABLES = (pytest.param("replicated", marks=pytest.mark.slow), "split")  # model.item_table_sharding
 STEPS, PER_EPOCH = 112, 28
 CUT, AGAIN = 60, 90  # about where it moves to other devices, in mid-epoch
 TIMES = ("input_stall", "save_stall", "examples_per_second")

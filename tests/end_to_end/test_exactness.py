@@ -1,6 +1,10 @@
-"""One device, four, and two processes are one computation."""
+"""One device, four, and two processes are one computation.
+
+`pytest -m slow tests/end_to_end/test_exactness.py` maps the steps in more ways, and in a process more.
+"""
 
 import json
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -23,37 +27,49 @@ def run(dataset, out, *asked, devices=1):
     return found(out)
 
 
-# A process is started and traces its programs once for all that is asked of its devices.
+# A process is started and traces its programs once for all that is asked of its devices. WHAT/HOW of one
+# device, of four, and of two processes of two devices. The long form has every WHAT with every HOW, which
+# the short one has at least once each.
+SHORT = (
+    ("steps/pmap", "gradients/pmap"),
+    (
+        "steps/pmap",
+        "again/pmap",
+        "gradients/pmap",
+        "gradients/shard_map",
+        "together/split",
+        "gradients/split",
+    ),
+    ("together/pmap", "gradients/pmap", "steps/split"),
+)
+LONG = (
+    ("steps/pmap", "gradients/pmap"),
+    ("steps/pmap", "again/pmap", "gradients/pmap", "together/shard_map", "gradients/shard_map",
+    "together/split",
+     "gradients/split"),
+    ("together/pmap", "gradients/pmap", "together/split"),
+)  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("steps")
+class Ways(NamedTuple):
+    """What one device, four, and two processes of two devices gave and said."""
+
+    one: tuple
+    four: tuple
+    two: tuple
 
 
-@pytest.fixture(scope="module")
-def one(tiny_directory, folder):
-    return run(tiny_directory, folder / "one", "steps/pmap", "gradients/pmap")
-
-
-@pytest.fixture(scope="module")
-def four(tiny_directory, folder):
-    gradients = "gradients/pmap", "gradients/shard_map", "gradients/split"
-    asked = "steps/pmap", "together/shard_map", "together/split", *gradients
-    return run(tiny_directory, folder / "four", *asked, devices=4)
-
-
-TWO = "together/pmap", "gradients/pmap", "together/split"
-
-
-@pytest.fixture(scope="module")
-def two(tiny_directory, folder):
-    """Two processes of two devices."""
+@pytest.fixture(scope="module", params=["short", pytest.param("long", marks=pytest.mark.slow)])
+def ways(request, tiny_directory, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("steps")
+    of_one, of_four, of_two = SHORT if request.param == "short" else LONG
+    one = run(tiny_directory, folder / "one", *of_one)
+    four = run(tiny_directory, folder / "four", *of_four, devices=4)
     finish(*(
-        started(tiny_directory, folder / f"two-{i}", TWO, env)
+        started(tiny_directory, folder / f"two-{i}", of_two, env)
         for i, env in enumerate(environments(processes=2, devices=2))
     ))  # fmt: skip
-    return found(folder / "two-0")
+    return Ways(one, four, found(folder / "two-0"))
 
 
 def close(a, b, tolerance):
@@ -69,25 +85,41 @@ def close(a, b, tolerance):
     assert worst[name] <= tolerance, (name, worst[name])
 
 
-def test_ten_steps_agree_across_devices_and_processes_one_by_one_and_in_four_dispatches(one, four, two):
-    (steps, alone), (of_four, quartet), (of_two, pair) = one, four, two
+def chosen(of_way, *what):
+    """Of what a process gave, that of `what`, by how."""
+    return {way: arrays for way, arrays in of_way.items() if way.split("/")[0] in what}
+
+
+def test_ten_steps_agree_across_devices_and_processes_one_by_one_and_in_four_dispatches(ways):
+    (steps, alone), (of_four, quartet), (of_two, pair) = ways
     expected = steps["steps/pmap"]
     assert (alone["devices"], quartet["devices"], pair["devices"]) == (1, 4, 4)
-    of_split = of_four["together/split"], of_two["together/split"]
-    for ten in (of_four["steps/pmap"], of_four["together/shard_map"], of_two["together/pmap"], *of_split):
-        assert max(np.abs(expected[k] - ten[k]).max() for k in expected) < 1e-8
+    tens = [chosen(of_way, "steps", "together") for of_way in (of_four, of_two)]
+    for of_way in tens:
+        assert {"pmap", "split"} <= {way.split("/")[1] for way in of_way}
+        for way, ten in of_way.items():
+            assert max(np.abs(expected[k] - ten[k]).max() for k in expected) < 1e-8, way
     # Each program compiled once: of a single step and, together, of four.
     assert alone["late"] == quartet["late"] == pair["late"] == []
 
 
-def test_first_gradients_agree_with_unequal_counts_and_either_mapping(one, four, two):
-    expected = one[0]["gradients/pmap"]
-    of_four = (four[0][f"gradients/{how}"] for how in ("pmap", "shard_map", "split"))
-    for of_way in (*of_four, two[0]["gradients/pmap"]):
+def test_first_gradients_agree_with_unequal_counts_and_either_mapping(ways):
+    expected = ways.one[0]["gradients/pmap"]
+    of_four = chosen(ways.four[0], "gradients")
+    assert of_four.keys() == {"gradients/pmap", "gradients/shard_map", "gradients/split"}
+    for of_way in (*of_four.values(), ways.two[0]["gradients/pmap"]):
         close(expected, of_way, 1e-12)
 
 
-def test_the_same_devices_twice_agree_bit_for_bit(tiny_directory, folder, four):
-    first = four[0]["steps/pmap"]
-    second = run(tiny_directory, folder / "again", "steps/pmap", devices=4)[0]["steps/pmap"]
+def same(first, second):
     assert first.keys() == second.keys() and all(np.array_equal(first[k], second[k]) for k in first)
+
+
+def test_the_same_devices_twice_agree_bit_for_bit(ways):
+    same(ways.four[0]["steps/pmap"], ways.four[0]["again/pmap"])
+
+
+@pytest.mark.slow
+def test_the_same_devices_twice_agree_bit_for_bit_in_two_processes(ways, tiny_directory, tmp_path):
+    second = run(tiny_directory, tmp_path / "again", "steps/pmap", devices=4)[0]["steps/pmap"]
+    same(ways.four[0]["steps/pmap"], second)

@@ -1,4 +1,8 @@
-"""Several processes over jax.distributed: the numbers of one, and nothing lost but what was not saved."""
+"""Several processes over jax.distributed: the numbers of one, and nothing lost but what was not saved.
+
+`pytest -m slow tests/end_to_end/test_pods.py` stops each of the two processes in both ways; kill.py stops
+them more often.
+"""
 
 import json
 import os
@@ -10,7 +14,7 @@ import subprocess
 import sys
 
 import pytest
-from pods import ENVIRONMENT, ROOT, STEPS, TINY, Pod, arguments, final_parameters, resumed_from, same
+from pods import ENVIRONMENT, ROOT, SMALL, STEPS, Pod, arguments, final_parameters, resumed_from, same
 
 from jaxrec.reporting.metric_writer import METRICS_FILE, read_metrics
 
@@ -26,7 +30,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(folder, tiny_directory):
     """Two processes of two devices, which nobody stops."""
-    with Pod(folder / "whole", tiny_directory, TINY, devices=2, every=600) as pod:
+    with Pod(folder / "whole", tiny_directory, devices=2, every=600) as pod:
         status, said = pod.end()
         assert status == 0, said[-3000:]
     return pod.workdir
@@ -41,7 +45,7 @@ def with_devices(devices: int) -> dict[str, str]:
 def alone(folder, tiny_directory):
     """One process of one device, as a laptop runs it; of four, in float64, it is in test_exactness."""
     workdir = folder / "alone"
-    command = [sys.executable, "-m", "jaxrec.train", *arguments(workdir, tiny_directory)]
+    command = [sys.executable, "-m", "jaxrec.train", *arguments(workdir, tiny_directory, config=SMALL)]
     done = subprocess.run(
         command, cwd=ROOT, env=with_devices(1), capture_output=True, text=True, timeout=300
     )  # fmt: skip
@@ -95,17 +99,23 @@ def test_two_processes_judge_a_checkpoint_as_the_run_did(whole):
         assert json.loads(printed)[part] == expected[part]
 
 
-def test_a_killed_process_is_named_and_costs_what_was_not_saved(folder, tiny_directory):
-    """Each of the two in turn, at a random step; then each is told to leave, which costs nothing. In the end
-    it is the run that nobody stopped. kill.py kills more often."""
-    with Pod(folder / "spared", tiny_directory, every=600) as pod:
-        status, said = pod.end()
-    spared, cut = pod.workdir, folder / "cut"
-    assert status == 0, said[-3000:]
+@pytest.mark.parametrize(
+    ("killed", "told"),
+    [
+        pytest.param((0,), (1,), id="the first is killed, the second told"),
+        pytest.param((0, 1), (0, 1), marks=pytest.mark.slow, id="each in turn"),
+    ],
+)
+def test_a_killed_process_is_named_and_costs_what_was_not_saved(
+    whole, tiny_directory, tmp_path, killed, told
+):
+    """Processes are killed at random steps; then some are told to leave, which costs nothing. In the end it
+    is the run that nobody stopped."""
+    cut = tmp_path / "cut"
     draws, at = random.Random(SEED), 0
-    for process in (0, 1):
+    for process in killed:
         at = draws.randint(at + 2, at + 8)
-        with Pod(cut, tiny_directory) as pod:
+        with Pod(cut, tiny_directory, devices=2) as pod:
             pod.wait_for(at)
             pod.send(process, signal.SIGKILL)
             status, said = pod.end()
@@ -118,12 +128,11 @@ def test_a_killed_process_is_named_and_costs_what_was_not_saved(folder, tiny_dir
             found = re.search(rf"process {each} had reached step (\d+)", said)
             assert found and int(found[1]) <= pod.step()
         assert kept > 0
-    for process in (0, 1):
-        with Pod(cut, tiny_directory) as pod:
+    for process in told:
+        with Pod(cut, tiny_directory, devices=2) as pod:
             pod.wait_for(kept + 3)
-            assert (
-                resumed_from(pod.said()[pod.begun :]) == kept
-            )  # nothing but what was not saved is done again
+            # Nothing but what was not saved is done again.
+            assert resumed_from(pod.said()[pod.begun :]) == kept
             pod.send(process, signal.SIGTERM)
             status, said = pod.end()
             kept = pod.saved()
@@ -131,13 +140,13 @@ def test_a_killed_process_is_named_and_costs_what_was_not_saved(folder, tiny_dir
         assert said.count(f"SIGTERM: saved at step {kept} in {cut}") == 2  # both, at the same step
         assert [said.count(f"process {each} was preempted (exit status 75)") for each in (0, 1)] == [1, 1]
         assert not (cut / "test.json").exists()
-    with Pod(cut, tiny_directory) as pod:
+    with Pod(cut, tiny_directory, devices=2) as pod:
         status, said = pod.end()
     assert status == 0 and resumed_from(said) == kept, said[-3000:]
-    assert same(final_parameters(spared), final_parameters(cut))
+    assert same(final_parameters(whole), final_parameters(cut))
     assert (
         json.loads((cut / "test.json").read_text())["lists"]
-        == json.loads((spared / "test.json").read_text())["lists"]
+        == json.loads((whole / "test.json").read_text())["lists"]
     )
 
 

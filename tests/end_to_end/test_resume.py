@@ -1,4 +1,8 @@
-"""A run that is stopped, however rudely, and started again ends as if it never had been."""
+"""A run that is stopped, however rudely, and started again ends as if it never had been.
+
+`pytest -m slow tests/end_to_end/test_resume.py` stops the tiny config's run too, which has two experts and
+all tasks.
+"""
 
 import json
 import os
@@ -17,13 +21,14 @@ from jaxrec.core.paths import as_path
 from jaxrec.reporting.metric_writer import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
+TINY, SMALL = "configs/tiny.py", "tests/end_to_end/small.py"  # one dataset serves both
 ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
 
 
-def train(workdir, dataset, *more):
+def train(workdir, dataset, *more, config=SMALL):
     command = [
-        sys.executable, "-m", "jaxrec.train", "--config", "configs/tiny.py", "--workdir", str(workdir),
-        f"--config.data.directory={dataset}", "--config.train.length=12 epochs", *more,
+        sys.executable, "-m", "jaxrec.train", "--config", config, "--workdir", str(workdir),
+        f"--config.data.directory={dataset}", "--config.train.duration=12 epochs", *more,
     ]  # fmt: skip
     with Path(f"{workdir}.log").open("a") as log:
         return subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT, stdout=log, stderr=log)
@@ -34,7 +39,8 @@ def final_parameters(workdir):
 
     from jaxrec.evaluation.evaluator import load_checkpoint
 
-    return jax.device_get(load_checkpoint(workdir, "last").params), load_checkpoint(workdir, "last").step
+    loaded = load_checkpoint(workdir, "last")
+    return jax.device_get(loaded.params), loaded.step
 
 
 def wait_for(condition, process, seconds=240):
@@ -44,51 +50,83 @@ def wait_for(condition, process, seconds=240):
         time.sleep(0.02)
 
 
+def finished(workdir, dataset, config=SMALL):
+    assert train(workdir, dataset, config=config).wait(300) == 0, Path(f"{workdir}.log").read_text()[-3000:]
+
+
 @pytest.fixture(scope="module")
 def whole(tiny_directory, tmp_path_factory):
     """The workdir of a run that nothing stopped."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    assert train(workdir, tiny_directory).wait(300) == 0, Path(f"{workdir}.log").read_text()[-3000:]
+    finished(workdir, tiny_directory)
     return workdir
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_stopped_in_mid_epoch_resumes_to_the_same_parameters(whole, tiny_directory, tmp_path, number):
-    import jax
-
-    metrics = tmp_path / "cut" / "metrics.jsonl"
-    cut = train(tmp_path / "cut", tiny_directory, "--config.train.log_seconds=0.01")
+def stop_in_mid_epoch(workdir, dataset, number, config=SMALL):
+    """Start the run, or go on with it, and stop it once it has logged a step of its own past a checkpoint,
+    which is no epoch's last."""
+    metrics = workdir / "metrics.jsonl"
+    before = last_line(metrics)["step"]
+    run = train(workdir, dataset, "--config.train.log_seconds=0.01", config=config)
 
     def in_mid_epoch():
-        """A checkpoint is whole, and steps were taken after it that are no epoch's last."""
         saved = [
             int(p.parent.name)
-            for p in (tmp_path / "cut/checkpoints").glob("*/commit_success.txt")
+            for p in (workdir / "checkpoints").glob("*/commit_success.txt")
             if p.parent.name.isdigit()
         ]  # a save under way has a longer name
-        last = [json.loads(line) for line in lines(metrics)][-1:] if metrics.exists() else []
-        return saved and last and last[0]["step"] > min(saved) and last[0]["epoch"] % 1 > 0
+        last = last_line(metrics)
+        return saved and last["step"] > max(before, min(saved)) and last["epoch"] % 1 > 0
 
-    wait_for(in_mid_epoch, cut)
-    cut.send_signal(number)
-    assert cut.wait(120) == (-signal.SIGKILL if number == signal.SIGKILL else 0)
-    assert not (tmp_path / "cut" / "test.json").exists()
-    again = train(tmp_path / "cut", tiny_directory)
-    log = tmp_path / "cut.log"
-    assert again.wait(300) == 0, log.read_text()[-3000:]
-    assert re.search(r"from step [1-9]", log.read_text())  # it went on, and did not begin again
+    wait_for(in_mid_epoch, run)
+    run.send_signal(number)
+    assert run.wait(120) == (-signal.SIGKILL if number == signal.SIGKILL else 0)
+    assert not (workdir / "test.json").exists()
+
+
+def last_line(metrics):
+    found = [json.loads(line) for line in lines(metrics)] if metrics.exists() else []
+    return found[-1] if found else {"step": 0, "epoch": 0.0}
+
+
+def check_same_end(whole, cut, starts):
+    """`cut` was started so many times and ends as `whole`."""
+    import jax
+
+    log = Path(f"{cut}.log").read_text()
+    assert len(re.findall(r"from step [1-9]", log)) == starts - 1  # it went on, and did not begin again
     expected, steps = final_parameters(whole)
-    found, reached = final_parameters(tmp_path / "cut")
+    found, reached = final_parameters(cut)
     assert steps == reached
     jax.tree.map(np.testing.assert_array_equal, expected, found)
-    a, b = (json.loads((d / "test.json").read_text()) for d in (whole, tmp_path / "cut"))
+    a, b = (json.loads((d / "test.json").read_text()) for d in (whole, cut))
     assert a["lists"] == b["lists"]
-    steps_logged = [json.loads(line)["step"] for line in lines(metrics)]
+    steps_logged = [json.loads(line)["step"] for line in lines(cut / "metrics.jsonl")]
     assert steps_logged == sorted(steps_logged)
 
 
+def test_a_run_killed_and_then_told_to_stop_in_mid_epoch_ends_with_the_same_parameters(
+    whole, tiny_directory, tmp_path
+):
+    cut = tmp_path / "cut"
+    stop_in_mid_epoch(cut, tiny_directory, signal.SIGKILL)
+    stop_in_mid_epoch(cut, tiny_directory, signal.SIGTERM)
+    finished(cut, tiny_directory)
+    check_same_end(whole, cut, starts=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_tiny_run_stopped_in_mid_epoch_ends_with_the_same_parameters(tiny_directory, tmp_path, number):
+    cut = tmp_path / "cut"
+    finished(tmp_path / "whole", tiny_directory, TINY)
+    stop_in_mid_epoch(cut, tiny_directory, number, TINY)
+    finished(cut, tiny_directory, TINY)
+    check_same_end(tmp_path / "whole", cut, starts=2)
+
+
 def test_sigterm_before_the_first_step_leaves_at_once_to_be_started_again(tmp_path):
-    more = ("--config.train.preempted_exit=75", "--config.source.users=4000")
+    more = ("--config.train.preemption_exit_code=75", "--config.source.users=4000")
     run = train(tmp_path / "run", tmp_path / "data", *more)
     log = tmp_path / "run.log"
     wait_for(lambda: "building rows" in log.read_text(), run)
@@ -117,14 +155,14 @@ def test_a_run_in_a_bucket_that_is_killed_ends_as_one_on_this_machine(whole, buc
     from jaxrec.evaluation.evaluator import evaluate, load_checkpoint
     from jaxrec.evaluation.results import write_result
 
-    def finished(*arguments):
+    def done(*arguments):
         assert in_bucket(tmp_path, *arguments).wait(300) == 0, (tmp_path / "log").read_text()[-3000:]
 
-    config, data, run = ("--config", str(ROOT / "configs/tiny.py")), f"{bucket}/data", f"{bucket}/runs/cut"
-    finished("jaxrec.prepare", *config, f"--out={data}")
+    config, data, run = ("--config", str(ROOT / SMALL)), f"{bucket}/data", f"{bucket}/runs/cut"
+    done("jaxrec.prepare", *config, f"--out={data}")
     assert json.loads(as_path(f"{data}/manifest.json").read_bytes())["fingerprint"] == tiny.fingerprint
 
-    train = ("jaxrec.train", *config, "--config.train.length=12 epochs", f"--workdir={run}",
+    train = ("jaxrec.train", *config, "--config.train.duration=12 epochs", f"--workdir={run}",
              f"--config.data.directory={data}")  # fmt: skip
     cut = in_bucket(tmp_path, *train, "--config.train.log_seconds=0.01")
     complete = re.compile(r"bucket/runs/cut/checkpoints/(\d+)/commit_success.txt")
@@ -134,7 +172,7 @@ def test_a_run_in_a_bucket_that_is_killed_ends_as_one_on_this_machine(whole, buc
     saved = max(int(found[1]) for key in S3.objects() if (found := complete.fullmatch(key)))
     kept = [line for line in read_metrics(as_path(f"{run}/metrics.jsonl")) if line["step"] == saved]
     assert [line["split"] for line in kept] == ["train", "validation"]  # no line before a checkpoint is lost
-    finished(*train)
+    done(*train)
     assert re.search(rf"from step {saved} ", (tmp_path / "log").read_text())
 
     for which in ("last", "best"):

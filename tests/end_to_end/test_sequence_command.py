@@ -15,14 +15,18 @@ ROOT = Path(__file__).resolve().parents[2]
 USERS, TITLES = 96, 40
 # Everything of configs/sequences.py:sasrec but its size.
 SMALL = [
-    *("--config.data.history=12", "--config.model.experts[0].window=12", "--config.model.width=8"),
+    *("--config.data.max_history=12", "--config.model.experts[0].max_len=12", "--config.model.width=8"),
     *(
         "--config.features[0].width=8",
-        "--config.model.experts[0].layers=1",
-        "--config.next_title.negatives=8",
+        "--config.model.experts[0].num_layers=1",
+        "--config.next_item.negatives=8",
     ),
     "--config.optimizer.learning_rate=0.01",
-    *("--config.train.batch_size=16", "--config.data.validation_share=0.5", "--config.train.microbatch=16"),
+    *(
+        "--config.train.batch_size=16",
+        "--config.data.validation_share=0.5",
+        "--config.train.microbatch_size=16",
+    ),
 ]
 
 
@@ -62,7 +66,7 @@ def trained(log, tmp_path_factory):
 def train(log, workdir, length, *more, devices=1):
     given = "--config", "configs/sequences.py:sasrec", f"--config.data.path={log}"
     data = f"--config.data.directory={workdir.parent / 'data'}"
-    length = f"--config.train.length={length}"
+    length = f"--config.train.duration={length}"
     return run("jaxrec.train", *given, "--workdir", workdir, data, length, *SMALL, *more, devices=devices)
 
 

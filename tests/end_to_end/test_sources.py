@@ -126,7 +126,7 @@ def test_ratings_train_stl_with_negatives_of_nobody_in_particular(tiny_config, t
     config.features = (Feature("title_id", "category", "title", 8),)
     config.objective = Objective(ranking=0.0, regression=0.0, personalised=False)
     config.sampling = Sampling(mix=MixOf(0.0, 0.5, 0.3, 0.2))
-    config.train.length = "2 steps"
+    config.train.duration = "2 steps"
     prepare(Ratings(), config, str(tmp_path / "ratings"))
     dataset = Dataset(tmp_path / "ratings")
     assert dataset.manifest["has_completion"] is False and dataset.manifest["hard_fill_rate"] == 1.0

@@ -28,9 +28,9 @@ def type_in(*arguments, devices):
 @pytest.fixture(scope="module")
 def trained(tiny_directory, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("split") / "run"
-    edits = {"data.directory": tiny_directory, "model.title_table": "split", "optimizer.lazy": True}
+    edits = {"data.directory": tiny_directory, "model.item_table_sharding": "split", "optimizer.lazy": True}
     done = type_in(
-        "jaxrec.train", "--config=configs/tiny.py", f"--workdir={workdir}",
+        "jaxrec.train", "--config=tests/end_to_end/small.py", f"--workdir={workdir}",
         *(f"--config.{key}={value}" for key, value in edits.items()), devices=4,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -71,6 +71,6 @@ def test_devices_that_rows_cannot_be_dealt_to_are_refused_in_one_line(trained):
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert line == (
-        "error: model.title_table='split' must be replicated on 3 devices: "
+        "error: model.item_table_sharding='split' must be replicated on 3 devices: "
         "rows are dealt to a power of two, 1024 at most"
     )

@@ -1,4 +1,4 @@
-"""Co-occurrence counts against cosines worked by hand, and what they may see."""
+"""Item-to-item scores against cosines worked by hand, with and without abandoned titles."""
 
 from types import SimpleNamespace
 
@@ -10,14 +10,15 @@ from jaxrec.data.storage.dataset import as_words
 from jaxrec.evaluation import baselines
 
 LAYOUT = Layout(8, 4, 1, (4, 1, 1, 1), 2, (FeatureSpec("title_id", "category", "title", 4, 8, 0),))
-# Ranks are ids less 2, and one title has no play. Of training rows: two show A and watch C, one shows A and
-# D and watches E, one shows A and, given up, D, and watches C.
+# Ranks are ids minus 2, and one title has no plays. Of the four training rows, two have the history A and the
+# target C, one has the history A and D and the target E, and one has the history A and D (abandoned) and the
+# target C.
 A, B, C, D, E = range(2, 7)
 ARRAYS = SimpleNamespace(rank_of_id=np.array([8, 8, 0, 1, 2, 3, 4, 5]), id_of_rank=np.arange(2, 8))
 
 
 class Training:
-    """Rows in two blocks, of a dataset's `Rows` what is asked of it."""
+    """Training rows in two blocks, with the methods of `Rows` that item-to-item uses."""
 
     dtype, blocks = LAYOUT.row_dtype(), 2
 
@@ -42,20 +43,20 @@ def query(history, target, negatives):
 @pytest.mark.parametrize(
     ("shown_abandoned", "wanted"),
     [
-        # n(A) = 4, n(C) = 3, n(E) = 1; A with C 3 times, with E once; n(D) = 1, with E once
+        # n(A) = 4, n(C) = 3, n(E) = 1, n(A, C) = 3, n(A, E) = 1, n(D) = 1, n(D, E) = 1
         (False, [3 / 12**0.5, 1 / 4**0.5 + 1 / 1**0.5, 0.0]),
-        # and now n(D) = 2, with C once
+        # with abandoned titles n(D) = 2 and n(D, C) = 1
         (True, [3 / 12**0.5 + 1 / 6**0.5, 1 / 4**0.5 + 1 / 2**0.5, 0.0]),
     ],
 )
 def test_cosines_by_hand(monkeypatch, shown_abandoned, wanted):
-    monkeypatch.setattr(baselines, "_AT_A_TIME", 1)
+    monkeypatch.setattr(baselines, "_BLOCKS", 1)
     score = baselines.item_to_item(Training(), ARRAYS, shown_abandoned)
     got = score(query([D, A], C, [E, B]), "enabled", ARRAYS)
     np.testing.assert_allclose(got, [[wanted]], atol=1e-6)
 
 
-def test_what_an_abandoned_title_says_is_hidden_from_queries_too():
+def test_abandoned_titles_of_queries_are_ignored():
     rows = query([D, A], C, [E, B])
     alone = query([A], C, [E, B])
     rows["history_abandoned"][0, 2] = 1
@@ -63,16 +64,16 @@ def test_what_an_abandoned_title_says_is_hidden_from_queries_too():
     np.testing.assert_array_equal(score(rows, "enabled", ARRAYS), score(alone, "enabled", ARRAYS))
 
 
-def test_ties_go_by_popularity_and_rare_titles_are_not_counted(monkeypatch):
+def test_popularity_breaks_ties_and_rare_titles_are_not_counted(monkeypatch):
     monkeypatch.setattr(baselines, "_TITLES", 4)  # A to D
     score = baselines.item_to_item(Training(), ARRAYS, False)
     (got,) = score(query([D, A, E], E, [C, B]), "enabled", ARRAYS)[0]
     assert abs(got[0]) < 1e-12 and got[1] == pytest.approx(3 / 12**0.5)
-    assert got[2] > got[0]  # B is the more popular
+    assert got[2] > got[0]  # B is more popular than E
 
 
 def test_a_sample_of_rows_is_systematic(monkeypatch):
     monkeypatch.setattr(baselines, "_COUNTED", baselines.BLOCK_ROWS)  # one block, the first
     score = baselines.item_to_item(Training(), ARRAYS, False)
     got = score(query([A], C, [E, B]), "enabled", ARRAYS)
-    np.testing.assert_allclose(got, [[[1.0, 0.0, 0.0]]], atol=1e-6)  # A with C, both twice
+    np.testing.assert_allclose(got, [[[1.0, 0.0, 0.0]]], atol=1e-6)  # n(A, C) = n(A) = n(C) = 2

@@ -16,7 +16,7 @@ NAN = float("nan")
         ([0.0, 1.0, 2.0], 3),
         ([1.0, 1.0, 0.0], 2),  # a tie counts against
         ([0.0, 0.0, 0.0], 3),
-        ([3.0, NAN, 2.0], 2),  # so does a NaN, on either side
+        ([3.0, NAN, 2.0], 2),  # NaN counts against the target, in the target or in a negative
         ([NAN, 1.0, 2.0], 3),
         ([np.inf, 1.0, 2.0], 1),
     ],
@@ -25,7 +25,7 @@ def test_rank(scores, wanted):
     assert metrics.rank(np.array(scores)) == wanted
 
 
-def test_absent_negatives_are_not_there():
+def test_absent_negatives_are_ignored():
     scores, present = np.array([[1.0, 2.0, NAN, 0.5]]), np.array([[True, False, True]])
     assert metrics.rank(scores, present).tolist() == [2]
 
@@ -49,18 +49,18 @@ def test_per_user_means():
     assert (user.tolist(), means.tolist(), counts.tolist()) == ([3, 7], [0.5, 0.5], [1, 3])
 
 
-def test_over_all_titles():
+def test_catalogue_metrics():
     rank = np.array([1, 2, 11, 101])
-    found = {name: float(f(rank).mean()) for name, f in metrics.FULL.items()}
-    assert [found[f"hr@{k}"] for k in metrics.CUTOFFS] == [0.25, 0.5, 0.5, 0.75, 0.75]
-    assert found["ndcg@10"] == pytest.approx((1 + 0.63093) / 4, abs=1e-5)
-    assert found["mrr@20"] == pytest.approx((1 + 1 / 2 + 1 / 11) / 4)
+    values = {name: float(f(rank).mean()) for name, f in metrics.FULL.items()}
+    assert [values[f"hr@{k}"] for k in metrics.CUTOFFS] == [0.25, 0.5, 0.5, 0.75, 0.75]
+    assert values["ndcg@10"] == pytest.approx((1 + 0.63093) / 4, abs=1e-5)
+    assert values["mrr@20"] == pytest.approx((1 + 1 / 2 + 1 / 11) / 4)
 
 
-def test_what_is_shown():
+def test_coverage_novelty_and_popularity_lift():
     plays = np.array([0, 0, 8, 4, 4, 0])  # four titles, from id 2 on
-    top = np.array([[2, 3], [2, 5], [2, 0]])  # 0: no more to show
-    found = metrics.shown(top, plays, np.array([3, 3, 5]))
-    assert found["coverage@10"] == 3 / 4
-    assert found["novelty@10"] == pytest.approx((3 * 1 + 2 + 4) / 5)  # of 16 plays: 1, 1, 1, 2, 4 bits
-    assert found["popularity_lift@10"] == pytest.approx((8 + 8 + 8 + 4 + 0) / 5 / (8 / 3))
+    top = np.array([[2, 3], [2, 5], [2, 0]])  # 0: no title
+    values = metrics.shown(top, plays, np.array([3, 3, 5]))
+    assert values["coverage@10"] == 3 / 4
+    assert values["novelty@10"] == pytest.approx((3 * 1 + 2 + 4) / 5)  # of 16 plays: 1, 1, 1, 2, 4 bits
+    assert values["popularity_lift@10"] == pytest.approx((8 + 8 + 8 + 4 + 0) / 5 / (8 / 3))

@@ -1,4 +1,4 @@
-"""Two runs' users are matched by key, whatever order a file has them in, and never by place."""
+"""Comparison of runs: users are matched by key, independent of their order in the files."""
 
 import json
 
@@ -13,7 +13,7 @@ USERS = ["ann", "bob", "cay", "dan"]
 
 
 def write(folder, ndcg, users=USERS, dataset="d", which="best"):
-    """A judged run in which each user has two queries and one list."""
+    """Write an evaluated run in which each user has two queries and one list."""
     folder.mkdir(exist_ok=True)
     columns = {"user": users, "queries": [2] * len(users), **{f"enabled/{m}": ndcg for m in
                ("ndcg@1", "ndcg@5", "recall@5", "mrr@5")}}  # fmt: skip
@@ -30,14 +30,14 @@ def test_users_are_matched_by_key(tmp_path):
     a = per_user.read(write(tmp_path / "a", [1.0, 0.0, 1.0, 0.0]))
     b = per_user.read(write(tmp_path / "b", [0.0, 0.0, 0.0, 1.0], users=USERS[::-1]))
     assert per_user.difference(a, b, "enabled/ndcg@1").tolist() == [0.0, 0.0, 1.0, 0.0]
-    found = per_user.compare(a, b)["metrics"]
-    assert list(found) == [f"enabled/{m}" for m in ("ndcg@1", "ndcg@5", "recall@5", "mrr@5")]
-    assert (found["enabled/ndcg@1"]["users"]["mean"], found["enabled/ndcg@1"]["users"]["zeros"]) == (0.25, 3)
-    queries = found["enabled/ndcg@1"]["queries_as_the_paper"]
+    diffs = per_user.compare(a, b)["metrics"]
+    assert list(diffs) == [f"enabled/{m}" for m in ("ndcg@1", "ndcg@5", "recall@5", "mrr@5")]
+    assert (diffs["enabled/ndcg@1"]["users"]["mean"], diffs["enabled/ndcg@1"]["users"]["zeros"]) == (0.25, 3)
+    queries = diffs["enabled/ndcg@1"]["queries_as_the_paper"]
     assert (queries["n"], queries["mean"], queries["zeros"]) == (8, 0.25, 6)
 
 
-def test_ranks_among_all_titles_are_compared_by_their_own_metrics(tmp_path):
+def test_catalogue_ranks_are_compared_by_catalogue_metrics(tmp_path):
     runs = []
     for name, ranks in (("a", [1, 11]), ("b", [2, 1])):
         folder = write(tmp_path / name, [1.0, 0.0], users=["ann", "bob"])
@@ -47,28 +47,28 @@ def test_ranks_among_all_titles_are_compared_by_their_own_metrics(tmp_path):
         queries = pl.DataFrame({"user": ["ann", "bob"], "catalogue": np.array(ranks, np.uint32)})
         queries.write_parquet(folder / "eval-test-best-per-query.parquet")
         runs.append(per_user.read(folder))
-    found = per_user.compare(*runs)["metrics"]
-    assert list(found) == [f"catalogue/{m}" for m in metrics.FULL]
-    assert found["catalogue/hr@10"]["users"]["mean"] == -0.5
-    assert found["catalogue/mrr@1"]["queries_as_the_paper"]["mean"] == 0.0
+    diffs = per_user.compare(*runs)["metrics"]
+    assert list(diffs) == [f"catalogue/{m}" for m in metrics.FULL]
+    assert diffs["catalogue/hr@10"]["users"]["mean"] == -0.5
+    assert diffs["catalogue/mrr@1"]["queries_as_the_paper"]["mean"] == 0.0
 
 
-def test_another_column_of_the_second_and_rounding_is_no_difference(tmp_path):
+def test_difference_uses_second_column_and_ignores_rounding(tmp_path):
     a, b = (per_user.read(write(tmp_path / x, [v, 0.0, 1.0, 0.5])) for x, v in (("a", 0.1 + 0.2), ("b", 0.3)))
     assert 0.1 + 0.2 != 0.3  # in floating point
     assert per_user.difference(a, b, "enabled/ndcg@1").tolist() == [0.0] * 4
     assert per_user.difference(a, b, "enabled/ndcg@1", "queries").tolist() == [-1.7, -2.0, -1.0, -1.5]
 
 
-def test_runs_that_cannot_be_compared_are_refused(tmp_path):
+def test_incomparable_runs_raise_errors(tmp_path):
     a = per_user.read(write(tmp_path / "a", [1.0, 0.0, 1.0, 0.0]))
     fewer = per_user.read(write(tmp_path / "fewer", [1.0, 0.0], users=USERS[:2]))
     with pytest.raises(
-        InputError, match=r"fewer: 2 users are in it or in .*; allowed: runs judged on the same"
+        InputError, match=r"fewer: 2 users are in this run or in .*; allowed: runs evaluated on the same"
     ):
         per_user.compare(a, fewer)
     other = per_user.read(write(tmp_path / "other", [1.0, 0.0, 1.0, 0.0], dataset="e"))
-    with pytest.raises(InputError, match=r"other: was judged on dataset e, .* on d; allowed"):
+    with pytest.raises(InputError, match=r"other: was evaluated on dataset e, .* on d; allowed"):
         per_user.compare(a, other)
     with pytest.raises(InputError, match=r"a: holds nothing where one eval-validation-"):
         per_user.read(tmp_path / "a", "validation")

@@ -1,4 +1,4 @@
-"""Statistics held to hand-worked values and closed forms; verdicts on made-up differences."""
+"""Statistics against values worked by hand and closed forms; verdicts on constructed differences."""
 
 import math
 
@@ -10,21 +10,21 @@ from jaxrec.evaluation import statistics
 from jaxrec.evaluation.statistics import NOT_SIGNIFICANT, REVERSED, SHOWN
 
 
-def test_the_tests_worked_by_hand():
-    found = statistics.tests(np.array([1.0, 2.0, 3.0, 0.0, -1.0]))
-    assert (found.n, found.mean, found.zeros) == (5, 1.0, 1)
-    assert found.sd == pytest.approx(math.sqrt(2.5))  # squares 0, 1, 4, 1, 4 over 4
-    assert found.t == pytest.approx(math.sqrt(2)) and found.t_p == pytest.approx(0.230, abs=5e-4)
-    # Of |d| = 1, 1, 2, 3 the ranks are 1.5, 1.5, 3, 4: below zero 1.5, above 8.5.
-    assert found.wilcoxon == 1.5
-    assert found.wilcoxon_p > 0.1
+def test_paired_tests_by_hand():
+    result = statistics.tests(np.array([1.0, 2.0, 3.0, 0.0, -1.0]))
+    assert (result.n, result.mean, result.zeros) == (5, 1.0, 1)
+    assert result.sd == pytest.approx(math.sqrt(2.5))  # squares 0, 1, 4, 1, 4 over 4
+    assert result.t == pytest.approx(math.sqrt(2)) and result.t_p == pytest.approx(0.230, abs=5e-4)
+    # The ranks of |d| = 1, 1, 2, 3 are 1.5, 1.5, 3, 4: their sum is 1.5 below zero and 8.5 above.
+    assert result.wilcoxon == 1.5
+    assert result.wilcoxon_p > 0.1
 
 
-def test_the_tests_are_scipys():
+def test_paired_tests_equal_scipy():
     a, b = np.random.default_rng(0).normal(size=(2, 400))
-    found = statistics.tests(a - b + 0.1)
-    assert (found.t, found.t_p) == pytest.approx(tuple(stats.ttest_rel(a + 0.1, b)))
-    assert (found.wilcoxon, found.wilcoxon_p) == pytest.approx(tuple(stats.wilcoxon(a + 0.1, b)))
+    result = statistics.tests(a - b + 0.1)
+    assert (result.t, result.t_p) == pytest.approx(tuple(stats.ttest_rel(a + 0.1, b)))
+    assert (result.wilcoxon, result.wilcoxon_p) == pytest.approx(tuple(stats.wilcoxon(a + 0.1, b)))
 
 
 @pytest.mark.parametrize(
@@ -32,12 +32,12 @@ def test_the_tests_are_scipys():
     [([0.0, 0.0, 0.0], 0.0, 1.0, 1.0), ([0.5] * 3, math.inf, 0.0, 0.25), ([-0.5] * 3, -math.inf, 0.0, 0.25)],
 )
 def test_differences_without_spread(d, t, t_p, rank_p):
-    found = statistics.paired(np.array(d))
-    assert (found.tests.t, found.tests.t_p, found.tests.wilcoxon_p) == (t, t_p, rank_p)
-    assert found.interval == (d[0], d[0]) and math.isnan(found.effect) and found.smallest == 0
+    result = statistics.paired(np.array(d))
+    assert (result.tests.t, result.tests.t_p, result.tests.wilcoxon_p) == (t, t_p, rank_p)
+    assert result.interval == (d[0], d[0]) and math.isnan(result.effect) and result.smallest == 0
 
 
-def test_the_bootstrap_is_near_the_normal_interval_and_the_same_each_time():
+def test_bootstrap_is_near_normal_interval_and_reproducible():
     d = np.random.default_rng(1).normal(0.3, 2.0, 5_000)
     low, high = statistics.bootstrap(d)
     half = 1.96 * d.std() / math.sqrt(len(d))
@@ -45,17 +45,25 @@ def test_the_bootstrap_is_near_the_normal_interval_and_the_same_each_time():
     assert statistics.bootstrap(d) == (low, high) != statistics.bootstrap(d, seed=1)
 
 
-def test_the_bootstrap_does_not_depend_on_how_much_is_held_at_a_time(monkeypatch):
+def test_bootstrap_equals_scipy():
+    """Compare with scipy on the same draws: the block size of resamples is the same in both."""
+    d = np.random.default_rng(5).normal(size=200)
+    rng = np.random.default_rng(0)
+    result = stats.bootstrap((d,), np.mean, n_resamples=2_000, method="percentile", rng=rng)
+    assert statistics.bootstrap(d) == pytest.approx(tuple(result.confidence_interval), abs=1e-12)
+
+
+def test_bootstrap_does_not_depend_on_draws_in_memory(monkeypatch):
     d = np.random.default_rng(2).normal(size=300)
     whole = statistics.bootstrap(d)
     monkeypatch.setattr(statistics, "_DRAWS", 7 * 300)
     assert statistics.bootstrap(d) == whole
 
 
-def test_the_smallest_difference():
+def test_smallest_detectable_difference():
     many = statistics.smallest_difference(2.0, 20_000)
     assert many == pytest.approx((1.959964 + 0.841621) * 2.0 / math.sqrt(20_000), rel=1e-3)
-    # Three pairs, by trial: four in five of a million t-tests find it.
+    # Three pairs, by simulation: four in five of 200,000 t-tests detect the difference.
     few = statistics.smallest_difference(1.0, 3)
     d = np.random.default_rng(3).normal(few, 1.0, (200_000, 3))
     t = d.mean(1) / (d.std(1, ddof=1) / math.sqrt(3))
@@ -63,19 +71,19 @@ def test_the_smallest_difference():
     assert math.isnan(statistics.smallest_difference(1.0, 1))
 
 
-def test_a_difference_of_the_smallest_size_has_an_effect_and_an_interval_of_its_own():
+def test_paired_effect_interval_and_smallest_difference():
     d = np.random.default_rng(4).normal(0.1, 1.0, 2_000)
-    found = statistics.paired(d)
-    assert found.effect == pytest.approx(d.mean() / d.std(ddof=1))
-    assert found.interval[0] < d.mean() < found.interval[1]
-    assert found.smallest == pytest.approx(2.8016 * d.std(ddof=1) / math.sqrt(2_000), rel=2e-3)
+    result = statistics.paired(d)
+    assert result.effect == pytest.approx(d.mean() / d.std(ddof=1))
+    assert result.interval[0] < d.mean() < result.interval[1]
+    assert result.smallest == pytest.approx(2.8016 * d.std(ddof=1) / math.sqrt(2_000), rel=2e-3)
 
 
-def test_a_few_seeds():
-    found = statistics.over_seeds(np.array([0.01, 0.02, 0.03]))
-    assert (found.n, found.mean, found.sd) == (3, pytest.approx(0.02), pytest.approx(0.01))
-    assert found.t == pytest.approx(2 * math.sqrt(3)) and found.p == pytest.approx(0.0742, abs=1e-4)
-    assert found.interval == pytest.approx(
+def test_statistics_over_a_few_seeds():
+    result = statistics.over_seeds(np.array([0.01, 0.02, 0.03]))
+    assert (result.n, result.mean, result.sd) == (3, pytest.approx(0.02), pytest.approx(0.01))
+    assert result.t == pytest.approx(2 * math.sqrt(3)) and result.p == pytest.approx(0.0742, abs=1e-4)
+    assert result.interval == pytest.approx(
         (0.02 - 0.024841, 0.02 + 0.024841), abs=1e-6
     )  # 4.302653 / 100 / 3^.5
     one = statistics.over_seeds(np.array([0.02]))
@@ -94,16 +102,16 @@ SEEDS_UP, SEEDS_FLAT = np.array([0.02, 0.021, 0.019]), np.array([0.02, -0.02, 0.
         (UP, SEEDS_FLAT, NOT_SIGNIFICANT),
         (FLAT, SEEDS_UP, NOT_SIGNIFICANT),
         (UP, -SEEDS_UP, NOT_SIGNIFICANT),
-        (UP, SEEDS_UP[:1], NOT_SIGNIFICANT),  # one seed cannot say it of the method
+        (UP, SEEDS_UP[:1], NOT_SIGNIFICANT),  # one seed is no evidence for a method
     ],
 )
-def test_a_verdict_needs_users_and_seeds(users, seeds, expected):
-    found = statistics.verdict(statistics.tests(users), statistics.over_seeds(seeds))
-    assert found == expected
+def test_verdict_needs_users_and_seeds(users, seeds, expected):
+    verdict = statistics.verdict(statistics.tests(users), statistics.over_seeds(seeds))
+    assert verdict == expected
 
 
 @pytest.mark.parametrize(
-    "parts, expected",
+    "verdicts, expected",
     [
         ([SHOWN, SHOWN], SHOWN),
         ([SHOWN, NOT_SIGNIFICANT], NOT_SIGNIFICANT),
@@ -111,5 +119,5 @@ def test_a_verdict_needs_users_and_seeds(users, seeds, expected):
         ([NOT_SIGNIFICANT, REVERSED], REVERSED),
     ],
 )
-def test_a_claim_of_several_parts(parts, expected):
-    assert statistics.combine_verdicts(parts) == expected
+def test_combined_verdicts(verdicts, expected):
+    assert statistics.combine_verdicts(verdicts) == expected

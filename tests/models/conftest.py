@@ -1,4 +1,6 @@
-"""A small model and requests to it."""
+"""Small model and batches for the model tests."""
+
+import copy
 
 import jax
 import jax.numpy as jnp
@@ -36,17 +38,17 @@ TASKS = ("ctr", "ranking", "completion")
 
 
 class Case:
-    """A model of FIELDS with `changes`, its parameters, and `rows` requests of history `length`."""
+    """Model of FIELDS with `changes`, its parameters, and `rows` examples of history `length`."""
 
     def __init__(self, rows=5, length=6, dtype="float32", tasks=TASKS, sampled_titles=0, **changes):
         r = np.random.default_rng(1)
         config = Model(**(FIELDS | changes))
         self.model = RankingModel(dtype, FEATURES, V, config, tasks, sampled_titles)
         dtype = jnp.promote_types(self.model.dtype, jnp.float32)
-        seen = np.arange(length)[None] >= r.integers(0, length, (rows, 1))
+        present = np.arange(length)[None] >= r.integers(0, length, (rows, 1))
 
         def columns(x):
-            return jnp.asarray(np.where(seen, x, 0), dtype if x.dtype.kind == "f" else jnp.int32)
+            return jnp.asarray(np.where(present, x, 0), dtype if x.dtype.kind == "f" else jnp.int32)
 
         title = columns(r.integers(2, V, (rows, length)))
         self.history = History(
@@ -54,7 +56,7 @@ class Case:
             columns(r.random((rows, length))),
             columns(r.integers(1, 4, (rows, length)) * 1.0),
             columns(r.random((rows, length)) * 16),
-            *alone(title, tuple(e.window for e in self.model.config.experts)),
+            *alone(title, tuple(e.max_len for e in self.model.config.experts)),
             jnp.asarray(r.integers(1, 5, (rows, 1))),
             jnp.asarray(r.normal(size=(rows, 1)), dtype),
             jnp.asarray(r.integers(1, 4, (rows, 1))),
@@ -75,11 +77,20 @@ class Case:
 
 @pytest.fixture(scope="session")
 def small():
-    """The small model with every part, not to be changed."""
+    """Return the small model with all components; tests must not change it."""
     return Case()
 
 
 @pytest.fixture(scope="session")
 def case():
-    """Makes a Case."""
-    return Case
+    """Make a Case; of equal arguments it is made once, since parameters take seconds to compile and
+    initialize. Each caller has a copy, whose attributes may be set."""
+    made = {}
+
+    def of(rows=5, length=6, **changes):
+        key = repr((rows, length, sorted(changes.items()), jax.config.jax_enable_x64))
+        if key not in made:
+            made[key] = Case(rows, length, **changes)
+        return copy.copy(made[key])
+
+    return of

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from jaxrec.config.schema import Expert
+from jaxrec.core.registry import ENCODERS, resolve
 from jaxrec.models.cached_scoring import score_in_groups
 from jaxrec.models.encoders.base import PackedTitles, SequenceEncoder, append_candidates
 from jaxrec.models.layers import rng
 from jaxrec.models.layers.attention import allowed_forms
-from jaxrec.models.mixture import ENCODERS
 
 CAUSAL = ("sasrec", "hstu")
 B, C, L, D, WINDOW = 4, 5, 6, 8, 6
@@ -20,7 +20,7 @@ def made(kind, dtype="float64", dropout=0.0, form="auto"):
     """An expert of this kind, titles of four requests (one full, one without any), candidates, and parameters
     none of which is 0 or 1."""
     r = np.random.default_rng(0)
-    module = ENCODERS[kind](dtype, Expert(WINDOW, 2, 2, 1.5, dropout, kind), form)
+    module = resolve(ENCODERS[kind])(dtype, Expert(WINDOW, 2, 2, 1.5, dropout, kind), form)
     shown = np.arange(L)[None] >= np.array([0, 2, 5, 6])[:, None]
     age = np.where(shown, np.log1p(np.sort(10 ** r.uniform(0, 7, (B, L)))[:, ::-1]), 0.0)
     keys = rng.row_keys(0, 0, jnp.arange(B))
@@ -114,8 +114,8 @@ def mixed(case):
 def test_each_reads_its_own_window(mixed):
     run = jax.jit(lambda v: mixed.model.apply(v, mixed.history, mixed.table, method="encode_history"))
     for expert, found in zip(MIXED, run(mixed.variables).experts, strict=True):
-        age = found.age_RxL if expert.kind == "transformer" else found.age_BxL
-        np.testing.assert_array_equal(age, mixed.history.age[:, -expert.window :])
+        age = found.age_RxL if expert.encoder == "transformer" else found.age_BxL
+        np.testing.assert_array_equal(age, mixed.history.age[:, -expert.max_len :])
 
 
 def loss(c):
@@ -132,7 +132,7 @@ def test_a_model_of_several_kinds_and_windows(mixed, monkeypatch):
     slopes, out = loss(mixed)
     for kind in CAUSAL:
         for method in ("encode_history", "join"):
-            monkeypatch.setattr(ENCODERS[kind], method, getattr(SequenceEncoder, method))
+            monkeypatch.setattr(resolve(ENCODERS[kind]), method, getattr(SequenceEncoder, method))
     wanted_slopes, wanted = loss(mixed)
     assert wanted.scores["ctr"].std(1).min() > 1e-5
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), out, wanted)

@@ -9,9 +9,10 @@ import pytest
 
 from jaxrec.config.schema import Expert, Model
 from jaxrec.core.batch import TitleTable
+from jaxrec.core.registry import SEQUENCE_ENCODERS
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.models.layers.history_encoder import TIME_GAP_BUCKETS
-from jaxrec.models.next_item import KINDS, ItemWindow, NextItemModel, time_since_previous
+from jaxrec.models.next_item import ItemWindow, NextItemModel, time_since_previous
 
 V, D, L = 30, 8, 6
 ID = FeatureSpec("title_id", "category", "title", D, V)
@@ -44,7 +45,7 @@ def outputs(m, variables, some, t_VxD=None, key=None):
     return m.apply(variables, some, catalogue, key)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SEQUENCE_ENCODERS)
 def test_a_place_knows_what_was_before_it_and_nothing_after(kind):
     m, variables = started(kind, embedding_spread=0.5)
     (t_VxD,) = m.apply(variables, TABLE, method="catalogue")
@@ -56,7 +57,7 @@ def test_a_place_knows_what_was_before_it_and_nothing_after(kind):
     assert (heard_LxL[np.triu_indices(L, 1)] == 0).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SEQUENCE_ENCODERS)
 def test_padding_says_nothing_bit_for_bit(kind):
     m, variables = started(kind)
     some = window([[0, 0, 3, 4, 5, 6]])
@@ -66,7 +67,7 @@ def test_padding_says_nothing_bit_for_bit(kind):
     )  # what the padding's places hold
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SEQUENCE_ENCODERS)
 def test_rows_do_not_see_one_another(kind):
     m, variables = started(kind)
     both = window(np.random.default_rng(2).integers(2, V, (2, L)))
@@ -169,7 +170,7 @@ def test_with_two_tables_what_is_read_is_not_what_is_scored():
     assert np.abs(np.asarray(heard[1])).max() == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SEQUENCE_ENCODERS)
 def test_with_cosine_both_ends_have_length_one(kind):
     m, variables = started(kind, cosine=True)
     some = window(np.random.default_rng(3).integers(2, V, (2, L)))
@@ -181,7 +182,7 @@ def test_with_cosine_both_ends_have_length_one(kind):
     assert np.isfinite(of_titles).all()  # padding's, whose length is 0, too
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SEQUENCE_ENCODERS)
 def test_dropout_is_of_training_and_of_each_rows_key(kind):
     m, variables = started(kind, dropout=0.5)
     some = window([[3, 4, 5, 6, 7, 8]] * 2)

@@ -7,8 +7,8 @@ import pytest
 
 from jaxrec.config.schema import Expert, Model
 from jaxrec.core.batch import TitleTable
+from jaxrec.core.registry import ENCODERS
 from jaxrec.core.row_format import FeatureSpec
-from jaxrec.models.mixture import ENCODERS
 from jaxrec.models.next_item import ItemWindow, NextItemModel
 
 EVERY = tuple(Expert(w, 1, 2, 1.0, 0.2, kind) for w, kind in zip((6, 3, 6, 3), ENCODERS, strict=True))
@@ -50,7 +50,7 @@ def test_an_encoder_of_sequences():
         for remat in (False, True):
             features = (FeatureSpec("title_id", "category", "title", 8, 30),)
             encoder = Expert(6, 2, 2, 1.0, 0.2, "hstu")
-            config = Model(8, (encoder,), dropout=0.2, embedding_spread=0.02, remat=remat)
+            config = Model(8, (encoder,), dropout=0.2, embedding_init_std=0.02, remat=remat)
             model = NextItemModel("float64", features, 30, config)
             variables = model.init(jax.random.key(0), window, table, method="of_table")
 

@@ -57,7 +57,7 @@ def test_a_user_vector_is_of_the_history_and_the_candidate(target):
 
 
 def test_an_encoding_needs_candidates(target):
-    with pytest.raises(ValueError, match="give them"):
+    with pytest.raises(ValueError, match="candidate_BxC=None"):
         target.model.apply(target.variables, target.history, target.table, 1.0, method="encode")
 
 

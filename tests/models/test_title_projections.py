@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrec.models import heads
-from jaxrec.models.ranker import UserEncoding
+from jaxrec.models.outputs import UserEncoding
 
 V = 30  # of the case
 KINDS = {
@@ -36,9 +36,23 @@ def both(c):
     return jax.jit(run)(params)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("users", [2, 64], ids=["in tiles", "at once"])
+IN_TILES, AT_ONCE = 2, 64  # users whose pairs with all titles are worked out at a time
+
+
+@pytest.mark.parametrize(
+    ("users", "kind"),
+    [
+        *(pytest.param(IN_TILES, kind, id=f"in tiles-{kind}") for kind in KINDS),
+        pytest.param(AT_ONCE, "titles wider", id="at once-titles wider"),
+        *(
+            pytest.param(AT_ONCE, kind, id=f"at once-{kind}", marks=pytest.mark.slow)
+            for kind in KINDS
+            if kind != "titles wider"
+        ),
+    ],
+)
 def test_scores_are_the_plain_forms(case, kind, users, monkeypatch):
+    """`pytest -m slow tests/nn/test_catalogue.py`: every kind at once, too."""
     monkeypatch.setattr(heads, "_CPU_PAIRS", users * V)  # five requests: the last tile is not full
     c = case(**KINDS[kind])
     scores = both(c)

@@ -1,6 +1,7 @@
-"""The KuaiRand layout: on four rows by hand, and on a real sample where there is one.
+"""Tests of the KuaiRand source on a small log and on a real sample.
 
-The sample is the folder in JAXREC_KUAIRAND, else ../shared/data/kuairand_pure_sample beside the checkout.
+Tests of the sample are skipped where it is missing. The sample is the folder in JAXREC_KUAIRAND, or
+../shared/data/kuairand_pure_sample next to the checkout.
 """
 
 import os
@@ -26,10 +27,11 @@ SAMPLE = Path(
 needs_sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"no KuaiRand sample at {SAMPLE}")
 
 
-# ---------------------------------------------------------------- by hand
+# ---------------------------------------------------------------- small log
 
 
-def lay_out(folder, video_3_ms="0"):
+def write_log(folder, video_3_ms="0"):
+    """Write three plays of two users and three videos in the KuaiRand layout."""
     (folder / "log_standard_4_22_pure.csv").write_text(
         "user_id,video_id,date,hourmin,time_ms,is_click,play_time_ms,duration_ms,tab\n"
         "5,1,20220425,2359,1650812741436,1,30000,60000,1\n"
@@ -44,16 +46,16 @@ def lay_out(folder, video_3_ms="0"):
     return KuaiRand(str(folder))
 
 
-def test_the_layout(tmp_path):
+def test_all_tables_of_the_layout_are_read(tmp_path):
     features = (
         Feature("title_id", "category", "title", 8), Feature("tag", "categories", "title", 8, 3),
         Feature("user_active_degree", "category", "user", 8),
         Feature("hour", "category", "context", 8), Feature("tab", "category", "context", 8),
     )  # fmt: skip
-    source = KuaiRandSource(lay_out(tmp_path), features)
+    source = KuaiRandSource(write_log(tmp_path), features)
     titles = source.titles()
     assert titles.key.tolist() == [1, 2, 3]
-    assert titles.runtime.tolist() == [1.0, 0.75, 0.0]  # minutes: of the features, of the log, nobody's
+    assert titles.runtime.tolist() == [1.0, 0.75, 0.0]  # minutes: from the features, from the log, missing
     tags = titles.features["tag"]
     assert (
         isinstance(tags, Lists)
@@ -76,71 +78,71 @@ def test_the_layout(tmp_path):
     assert drops.examples == {RUNTIME: f"{where}, row 2, column 'video_id': title 3 has runtime 0"}
 
 
-def test_titles_are_the_same_twice(tmp_path):
-    source = KuaiRandSource(lay_out(tmp_path, video_3_ms="90000"), ())
+def test_titles_can_be_read_twice(tmp_path):
+    source = KuaiRandSource(write_log(tmp_path, video_3_ms="90000"), ())
     assert source.titles().runtime.tolist() == source.titles().runtime.tolist() == [1.0, 0.75, 1.5]
 
 
-def test_a_folder_that_is_none(tmp_path, monkeypatch):
+def test_error_for_a_missing_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError) as e:
         KuaiRandSource(KuaiRand("nowhere"), ())
-    assert str(e.value) == f"source.directory='nowhere' is no folder (looked from {tmp_path})"
+    assert str(e.value) == f"source.directory='nowhere' is not a folder (current folder: {tmp_path})"
 
 
-def test_a_folder_without_logs(tmp_path):
+def test_error_for_a_folder_without_logs(tmp_path):
     with pytest.raises(InputError) as e:
         KuaiRandSource(KuaiRand(str(tmp_path)), ())
     assert str(e.value) == (
         f"source.logs='{tmp_path}/log_standard_*.csv' matches no .csv or .parquet file "
-        f"(looked from {Path.cwd()})"
+        f"(current folder: {Path.cwd()})"
     )
 
 
-def test_a_folder_of_another_layout(tmp_path):
-    lay_out(tmp_path)
+def test_error_for_a_folder_of_another_layout(tmp_path):
+    write_log(tmp_path)
     (tmp_path / "video_features_basic_pure.csv").write_text("video_id,duration\n1,2\n")
     with pytest.raises(InputError) as e:
         KuaiRandSource(KuaiRand(str(tmp_path)), ())
     assert str(e.value) == (
         f"{tmp_path}/video_features_basic_pure.csv: no column 'video_duration' (KuaiRand); "
-        "it has video_id, duration"
+        "columns: video_id, duration"
     )
 
 
-def test_an_outcome_is_no_context(tmp_path):
+def test_error_for_an_outcome_as_context_feature(tmp_path):
     with pytest.raises(InputError) as e:
-        KuaiRandSource(lay_out(tmp_path), (Feature("is_click", "category", "context", 8),))
+        KuaiRandSource(write_log(tmp_path), (Feature("is_click", "category", "context", 8),))
     assert str(e.value) == (
-        "feature 'is_click', where='context': an outcome of the play, which no request knows; "
-        "allowed: hour, tab and the like"
+        "feature 'is_click', where='context': an outcome of the play, unknown when the video is "
+        "requested; allowed: hour, tab and other columns known by then"
     )
 
 
-# ---------------------------------------------------------------- the sample, against its README
+# ---------------------------------------------------------------- the sample, compared with its README
 
 
 @pytest.fixture(scope="module")
 def sample():
-    """(source, titles, cleaned chunk, drops) under configs/kuairand.py."""
+    """Return (source, titles, cleaned chunk, drops) under configs/kuairand.py."""
     config = kuairand.get_config()
     config.source.directory = str(SAMPLE)
     check(config)
     source = KuaiRandSource(config.source, config.features)
     titles = source.titles()
     drops = Drops()
-    parts = [clean(log, titles, config.data, drops, True) for log in source.interactions()]
+    chunks = [clean(log, titles, config.data, drops, True) for log in source.interactions()]
     check_dropped(drops, 228_329, config.data)
     columns = {
-        n: np.concatenate([getattr(p, n) for p in parts]) for n in ("user_hash", "title", "time", "viewed")
+        n: np.concatenate([getattr(p, n) for p in chunks]) for n in ("user_hash", "title", "time", "viewed")
     }
-    context = {n: np.concatenate([p.context[n] for p in parts]) for n in ("hour", "tab")}
+    context = {n: np.concatenate([p.context[n] for p in chunks]) for n in ("hour", "tab")}
     chunk = CleanChunk(**columns, context=context)
     return source, titles, chunk, drops
 
 
 @needs_sample
-def test_the_sample_has_its_rows(sample):
+def test_row_counts_of_the_sample(sample):
     source, titles, chunk, drops = sample
     assert not source.drops.counts
     assert drops.counts == {RUNTIME: 3_568}
@@ -153,32 +155,33 @@ def test_the_sample_has_its_rows(sample):
 
 
 @needs_sample
-def test_the_sample_has_its_completions(sample):
+def test_completions_of_the_sample(sample):
     _, titles, chunk, _ = sample
     pair, at = np.unique(
         chunk.user_hash ^ (chunk.title.astype(np.uint64) << np.uint64(40)), return_inverse=True
     )
     assert len(pair) == 217_356
-    seen = np.bincount(at, chunk.viewed)
+    viewed = np.bincount(at, chunk.viewed)
     first = np.unique(at, return_index=True)[1]
-    share = completion(seen, titles.runtime[chunk.title[first]])
-    assert int((share < 0.05).sum()) == 84_797  # 39%
+    fraction = completion(viewed, titles.runtime[chunk.title[first]])
+    assert int((fraction < 0.05).sum()) == 84_797  # 39%
     user = chunk.user_hash[first]
-    assert len(np.unique(user[share >= 0.05])) == 23_332
-    assert len(np.unique(user[share < 0.05])) == 20_580
-    assert (
-        int((chunk.viewed > titles.runtime[chunk.title] * 60_000).sum()) == 34_254 - watched_without_length()
-    )
+    assert len(np.unique(user[fraction >= 0.05])) == 23_332
+    assert len(np.unique(user[fraction < 0.05])) == 20_580
+    assert int((chunk.viewed > titles.runtime[chunk.title] * 60_000).sum()) == 34_254 - count_zero_durations()
 
 
-def watched_without_length():
-    """Rows that the README counts as longer than a video whose length is 0."""
+def count_zero_durations():
+    """Return the number of watched rows with duration 0.
+
+    The README counts these rows as longer than the video.
+    """
     log = pl.read_csv(SAMPLE / "log_standard_4_22_to_5_08_pure.csv")
     return log.filter((pl.col("duration_ms") == 0) & (pl.col("play_time_ms") > 0)).height
 
 
 @needs_sample
-def test_the_sample_has_its_copies(sample):
+def test_duplicate_rows_of_the_sample_are_dropped(sample):
     *_, chunk, _ = sample
     ties = chunk.context["hour"], chunk.context["tab"]
     kept = drop_copies(chunk.user_hash, chunk.title, chunk.time, chunk.viewed, *ties)
@@ -187,7 +190,7 @@ def test_the_sample_has_its_copies(sample):
 
 
 @needs_sample
-def test_the_logs_and_the_features_agree_on_durations():
+def test_durations_in_the_logs_and_the_features_agree():
     log = pl.read_csv(SAMPLE / "log_standard_4_22_to_5_08_pure.csv")
     videos = pl.read_csv(SAMPLE / "video_features_basic_pure.csv", infer_schema_length=None)
     both = log.join(videos, on="video_id", how="left")

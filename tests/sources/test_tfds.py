@@ -1,4 +1,4 @@
-"""Ratings of TensorFlow Datasets, on a builder of twelve ratings; no TensorFlow."""
+"""Tests of the TensorFlow Datasets source on twelve ratings, without TensorFlow."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from jaxrec.core.tables import Drops
 from jaxrec.data.events.cleaning import clean
 from jaxrec.sources import open_source, tfds
 
-# tensorflow-datasets reads its own protos through a call that protobuf deprecates
+# tensorflow-datasets calls a function deprecated by protobuf.
 pytestmark = pytest.mark.filterwarnings(r"ignore:.*label\(\) is deprecated:DeprecationWarning")
 
 FEATURES = (
@@ -28,7 +28,7 @@ FEATURES = (
 
 
 class JaxrecRatings(tensorflow_datasets.core.GeneratorBasedBuilder):
-    """Rating i is of user i % 4 and movie i % 3."""
+    """Twelve ratings: rating i is of user i % 4 and movie i % 3."""
 
     VERSION = tensorflow_datasets.core.Version("1.0.0")
 
@@ -63,11 +63,12 @@ def data_dir(tmp_path_factory):
 
 
 def source(data_dir, features=FEATURES, **fields):
+    """Open the ratings."""
     return open_source(Tfds(**{"name": "jaxrec_ratings", "data_dir": data_dir} | fields), features)
 
 
 @pytest.mark.parametrize(("batch", "chunk"), [(10_000, 500_000), (5, 4)])
-def test_ratings(data_dir, monkeypatch, batch, chunk):
+def test_ratings_are_read_in_order_for_any_chunk_size(data_dir, monkeypatch, batch, chunk):
     monkeypatch.setattr(tfds, "BATCH", batch)
     monkeypatch.setattr(tfds, "CHUNK", chunk)
     s = source(data_dir)
@@ -81,31 +82,31 @@ def test_ratings(data_dir, monkeypatch, batch, chunk):
     (users,) = s.users()
     assert users.key.tolist() == [b"u0", b"u1", b"u2", b"u3"]
     assert users.features["gender"].tolist() == [1, 1, 0, 0]
-    parts = list(s.interactions())
-    assert [len(p.user) for p in parts] == ([12] if chunk > 12 else [4, 4, 4])
-    order = np.argsort(np.concatenate([p.time for p in parts]))
-    assert np.concatenate([p.time for p in parts])[order].tolist() == [
+    chunks = list(s.interactions())
+    assert [len(c.user) for c in chunks] == ([12] if chunk > 12 else [4, 4, 4])
+    order = np.argsort(np.concatenate([c.time for c in chunks]))
+    assert np.concatenate([c.time for c in chunks])[order].tolist() == [
         (1_600_000_000 + i) * 1000 for i in range(12)
     ]
-    assert np.concatenate([p.title for p in parts])[order].tolist() == [i % 3 for i in range(12)]
-    assert np.concatenate([p.user for p in parts])[order].tolist() == [
+    assert np.concatenate([c.title for c in chunks])[order].tolist() == [i % 3 for i in range(12)]
+    assert np.concatenate([c.user for c in chunks])[order].tolist() == [
         f"u{i % 4}".encode() for i in range(12)
     ]
-    assert np.concatenate([p.context["device"] for p in parts])[order].tolist() == ["ü"] * 6 + [""] * 6
-    assert np.isnan(np.concatenate([p.seconds for p in parts])).all()
-    assert np.concatenate([p.row for p in parts]).tolist() == list(range(1, 13))
+    assert np.concatenate([c.context["device"] for c in chunks])[order].tolist() == ["ü"] * 6 + [""] * 6
+    assert np.isnan(np.concatenate([c.seconds for c in chunks])).all()
+    assert np.concatenate([c.row for c in chunks]).tolist() == list(range(1, 13))
     drops = Drops()
-    assert clean(parts[0], titles, Data(), drops, s.has_completion).viewed.tolist() == [-1] * len(
-        parts[0].user
+    assert clean(chunks[0], titles, Data(), drops, s.has_completion).viewed.tolist() == [-1] * len(
+        chunks[0].user
     )
     assert not drops.counts and not s.drops.counts
 
 
-def test_without_user_features_nobody_is_described(data_dir):
+def test_no_users_are_yielded_without_user_features(data_dir):
     assert list(source(data_dir, FEATURES[:1]).users()) == []
 
 
-def test_seconds_too_large_stay_out_of_range():
+def test_large_seconds_are_clipped_out_of_range():
     times = tfds._milliseconds(np.array([-(2**62), 1_600_000_000, 2**62]))
     assert times.tolist() == [-(2**52) * 1000, 1_600_000_000_000, 2**52 * 1000]
 
@@ -118,7 +119,7 @@ def test_seconds_too_large_stay_out_of_range():
          "Should be one of ['train']."),
         (
             {"title": "movie"},
-            "source tfds:jaxrec_ratings/train: no column 'movie' (source.title); it has user_id, movie_id, "
+            "source tfds:jaxrec_ratings/train: no column 'movie' (source.title); columns: user_id, movie_id, "
             "timestamp, user_rating, movie_genres, year, gender, device",
         ),
         (
@@ -142,13 +143,13 @@ def test_seconds_too_large_stay_out_of_range():
         ),
     ],
 )  # fmt: skip
-def test_bad_input(data_dir, fields, message):
+def test_errors_for_invalid_sources_and_features(data_dir, fields, message):
     with pytest.raises(InputError) as e:
         source(data_dir, **fields)
     assert str(e.value) == message
 
 
-def test_another_file_format(data_dir, tmp_path):
+def test_error_for_another_file_format(data_dir, tmp_path):
     version = tmp_path / "jaxrec_ratings" / "1.0.0"
     version.mkdir(parents=True)
     for file in (Path(data_dir) / "jaxrec_ratings" / "1.0.0").iterdir():
@@ -158,12 +159,10 @@ def test_another_file_format(data_dir, tmp_path):
     (version / "dataset_info.json").write_text(json.dumps(info))
     with pytest.raises(InputError) as e:
         source(str(tmp_path))
-    assert (
-        str(e.value) == "source tfds:jaxrec_ratings/train is not stored as array_record; allowed: that alone"
-    )
+    assert str(e.value) == "source tfds:jaxrec_ratings/train: wrong file format; allowed: array_record"
 
 
-def test_reading_imports_no_tensorflow(data_dir):
+def test_reading_does_not_import_tensorflow(data_dir):
     code = (
         "import sys; from jaxrec import config; from jaxrec.sources import open_source;"
         f"s = open_source(config.Tfds(name='jaxrec_ratings', data_dir={data_dir!r}), ());"

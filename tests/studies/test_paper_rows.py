@@ -1,4 +1,4 @@
-"""The rows are the paper's: which there are, what sets them apart, and its own differences."""
+"""Rows of the paper's study: number, settings and the paper's differences."""
 
 from pathlib import Path
 
@@ -17,42 +17,50 @@ def study(scale: str) -> Study:
 
 
 @pytest.mark.parametrize("scale", ["small", "kuairand", "paper", "tiny"])
-def test_every_row_fits_its_base(scale):
-    found = study(scale)
-    every = (*(t.name for t in found.tables), *([plan.PREMISE] if found.premises else []))
-    configs = plan.configs(found, every)  # each is checked
-    assert len(configs) == (53 if found.premises else 39)
+def test_all_rows_fit_their_base(scale):
+    paper_study = study(scale)
+    tables = (*(t.name for t in paper_study.tables), *([plan.PREMISE] if paper_study.premises else []))
+    configs = plan.configs(paper_study, tables)  # checks each config
+    assert len(configs) == (53 if paper_study.premises else 39)
 
 
-def test_the_papers_tables_are_eighteen_trainings():
-    found = study("tiny")
-    rows = [row for row in found.rows(found.base) if row.paper]
+def test_the_papers_tables_need_eighteen_trainings():
+    paper_study = study("tiny")
+    rows = [row for row in paper_study.rows(paper_study.base) if row.paper]
     assert len(rows) == len({row.name for row in rows}) == 18
-    of = {name: [row.name for row in rows if name in row.tables] for name in ("4", "5", "6", "7", "8")}
-    assert {name: len(names) for name, names in of.items()} == {"4": 7, "5": 3, "6": 4, "7": 5, "8": 6}
-    assert [*plan.configs(found, ("4", "5", "6", "7", "8"))] == [
-        row.name for row in found.rows(found.base) if row.tables.keys() - {"options", "beyond"}
+    rows_by_table = {
+        name: [row.name for row in rows if name in row.tables] for name in ("4", "5", "6", "7", "8")
+    }
+    assert {name: len(names) for name, names in rows_by_table.items()} == {
+        "4": 7,
+        "5": 3,
+        "6": 4,
+        "7": 5,
+        "8": 6,
+    }
+    assert [*plan.configs(paper_study, ("4", "5", "6", "7", "8"))] == [
+        row.name for row in paper_study.rows(paper_study.base) if row.tables.keys() - {"options", "beyond"}
     ]
 
 
 @pytest.mark.parametrize(
     ("scale", "best"), [("small", "small"), ("kuairand", "kuairand"), ("paper", "paper")]
 )
-def test_the_last_row_beyond_the_paper_is_best(scale, best):
+def test_the_last_row_beyond_the_paper_is_best_py(scale, best):
     row = plan.configs(study(scale), ("beyond",))["best"]
-    of_file = load_file(f"{CONFIGS / 'best.py'}:{best}", Config)
-    row.name, row.train.length = of_file.name, of_file.train.length
-    assert row == of_file
+    file_config = load_file(f"{CONFIGS / 'best.py'}:{best}", Config)
+    row.name, row.train.duration = file_config.name, file_config.train.duration
+    assert row == file_config
 
 
-def test_rows_differ_in_what_they_say():
-    """No two train alike, but for their names."""
-    found = study("small")
-    configs = plan.configs(found, (*(t.name for t in found.tables), plan.PREMISE))
+def test_rows_have_different_configs():
+    """No two rows have the same config, apart from the name."""
+    paper_study = study("small")
+    configs = plan.configs(paper_study, (*(t.name for t in paper_study.tables), plan.PREMISE))
     for config in configs.values():
         config.name = ""
-    seen = [repr(config) for config in configs.values()]
-    assert len(set(seen)) == len(seen)
+    texts = [repr(config) for config in configs.values()]
+    assert len(set(texts)) == len(texts)
 
 
 @pytest.mark.parametrize(
@@ -69,14 +77,14 @@ def test_rows_differ_in_what_they_say():
         ("smoe_stl", "entropy_0.48", ("enabled", 1), 0.0043),
     ],
 )
-def test_the_papers_own_differences(better, worse, block, difference):
-    found = study("tiny")
-    rows = {row.name: row for row in found.rows(found.base)}
+def test_differences_of_the_papers_figures(better, worse, block, difference):
+    paper_study = study("tiny")
+    rows = {row.name: row for row in paper_study.rows(paper_study.base)}
     assert rows[better].paper[block][0] - rows[worse].paper[block][0] == pytest.approx(difference, abs=1e-9)
 
 
-def test_each_figure_falls_as_its_metric_is_stricter():
-    """NDCG@1 <= MRR@5 <= NDCG@5 <= Recall@5, in every row: a slip in copying would break it."""
+def test_paper_figures_are_ordered_by_strictness_of_the_metric():
+    """NDCG@1 <= MRR@5 <= NDCG@5 <= Recall@5: a copying error breaks the order."""
     for row in study("tiny").rows(study("tiny").base):
         for ndcg1, ndcg5, recall5, mrr5 in row.paper.values():
             assert ndcg1 < mrr5 < ndcg5 < recall5, row.name

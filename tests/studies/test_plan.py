@@ -1,4 +1,4 @@
-"""Rows edit a copy of the base; what is trained is each row once, whatever asks for it."""
+"""Rows edit a copy of the base; a run that several tables use is trained once."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -31,11 +31,11 @@ def study(tiny_config):
 
 def test_a_row_edits_a_copy(tiny_config):
     edits = {"model.gate.target_entropy": None, "model.experts": tiny_config.model.experts[-1:]}
-    config = plan.edited(tiny_config, "bst", edits)
+    config = plan.apply_edits(tiny_config, "bst", edits)
     assert (config.name, config.model.gate.target_entropy, len(config.model.experts)) == ("bst", None, 1)
     assert (tiny_config.name, tiny_config.model.gate.target_entropy) == ("tiny", 0.52)
-    config.model.experts[0].window = 5  # nor does it share what it was given
-    assert edits["model.experts"][0].window == tiny_config.model.experts[-1].window == 8
+    config.model.experts[0].max_len = 5  # the config does not share objects with the edits
+    assert edits["model.experts"][0].window == tiny_config.model.experts[-1].max_len == 8
 
 
 @pytest.mark.parametrize(
@@ -43,18 +43,18 @@ def test_a_row_edits_a_copy(tiny_config):
     [
         ({"model.widht": 12}, r"row r: model.widht does not exist; there are width"),
         ({"modle.width": 12}, r"row r: modle does not exist; there are name"),
-        ({"model.width": 13}, r"row r: model.width=13 must divide by heads=2"),
+        ({"model.width": 13}, r"row r: model.width=13 must divide by num_heads=2"),
     ],
 )
-def test_a_row_that_does_not_fit_names_itself(tiny_config, edits, message):
+def test_an_invalid_row_is_named_in_the_error(tiny_config, edits, message):
     with pytest.raises(InputError, match=message):
-        plan.edited(tiny_config, "r", edits)
+        plan.apply_edits(tiny_config, "r", edits)
 
 
-def test_a_row_with_other_data_has_a_dataset_of_its_own(tiny_config):
+def test_a_row_with_other_data_has_its_own_dataset(tiny_config):
     base = replace(tiny_config, data=replace(tiny_config.data, directory="somewhere"))
     same, other = (
-        plan.edited(base, "r", edits) for edits in ({"train.batch_size": 32}, {"source.mood": 0.0})
+        plan.apply_edits(base, "r", edits) for edits in ({"train.batch_size": 32}, {"source.mood": 0.0})
     )
     assert dataset_directory(same) == "somewhere"
     assert dataset_directory(other).startswith("somewhere-") and dataset_directory(other) != "somewhere-"
@@ -70,10 +70,10 @@ def test_each_row_is_trained_once(study):
         "whole-clickbait-2", "plain-clickbait-2",
     ]  # fmt: skip
     assert [both[name].source.mood for name in ("bst-mood-0", "bst", "bst-mood-2")] == [0.0, 1.0, 2.0]
-    assert len(both["bst-mood-2"].model.experts) == 1  # the row's edits and the knob
+    assert len(both["bst-mood-2"].model.experts) == 1  # the row's edits and the premise's setting
 
 
-def test_runs_come_seed_by_seed(study):
+def test_runs_are_ordered_by_seed(study):
     study.base = replace(study.base, train=replace(study.base.train, seed=5))
     runs = plan.every_run(study, ("4",), 2, Path("S"))
     assert [(run.name, run.seed, run.config.train.seed) for run in runs] == [
@@ -82,7 +82,7 @@ def test_runs_come_seed_by_seed(study):
     assert runs[-1].workdir == Path("S/runs/bst/seed-6")
 
 
-def test_what_does_not_exist_is_refused(study):
+def test_unknown_tables_and_rows_are_rejected(study):
     assert plan.chosen(study, ()) == ("4",) and plan.chosen(study, ("7", "premise")) == ("7", "premise")
     with pytest.raises(InputError, match=r"--tables=5; allowed: 4, 7, premise"):
         plan.chosen(study, ("4", "5"))

@@ -1,4 +1,4 @@
-"""Tables, verdicts and premises from made-up values whose answers are known."""
+"""Tables, verdicts and premises of made-up results whose answers are known."""
 
 import json
 import re
@@ -19,22 +19,24 @@ BLOCKS = ("enabled", "disabled", "enabled_k3", "disabled_k3")
 
 
 @pytest.fixture
-def judge(tmp_path):
-    """Writes a judged run whose users' NDCG@1 lies about `level`, give or take a pattern of its own."""
+def write_run(tmp_path):
+    """Return a function that writes a run with NDCG@1 at `level`, +/- `pattern`."""
 
     def write(row, seed, level, pattern=0.0, ctr=None, dataset="d"):
         folder = tmp_path / f"{row}-{seed}"
         folder.mkdir()
-        of_user = level + pattern * np.where(np.arange(USERS) % 2, 1, -1)
-        columns = {f"{block}/{m}": of_user for block in BLOCKS for m in METRICS}
+        user_values = level + pattern * np.where(np.arange(USERS) % 2, 1, -1)
+        columns = {f"{block}/{m}": user_values for block in BLOCKS for m in METRICS}
         lists = {b: dict.fromkeys(METRICS, level) | {"users": USERS, "examples": 100} for b in BLOCKS[:2]}
         result = {"dataset": dataset, "lists": lists, "lists_k3": lists, "baselines": {"popularity": lists}}
         if row == "best":
-            told = {"mean": [0.25 + 0.01 * seed, 0.75 - 0.01 * seed], "information": 0.02 - 0.01 * seed}
-            result["gate"] = told | {"entropy": 0.5, "entropy_of_mean": 0.52, "collapsed": seed == 2}
+            gate = {"mean": [0.25 + 0.01 * seed, 0.75 - 0.01 * seed], "information": 0.02 - 0.01 * seed}
+            result["gate"] = gate | {"entropy": 0.5, "entropy_of_mean": 0.52, "collapsed": seed == 2}
         if ctr is not None:
             columns |= {
-                f"{b.replace('abled', 'abled_ctr')}/{m}": of_user * 0 + ctr for b in BLOCKS for m in METRICS
+                f"{b.replace('abled', 'abled_ctr')}/{m}": user_values * 0 + ctr
+                for b in BLOCKS
+                for m in METRICS
             }
             by_ctr = {b: dict.fromkeys(METRICS, ctr) for b in BLOCKS[:2]}
             result["other_heads"] = {"ctr": {"lists": by_ctr, "lists_k3": by_ctr}}
@@ -72,21 +74,21 @@ def study(tiny_config):
 
 
 @pytest.fixture
-def judged(judge):
-    """Best is well above mid in every seed, and mid above low in the mean alone: seeds disagree."""
+def run_results(write_run):
+    """Results: `best` beats `mid` for all seeds, `mid` beats `low` only in the mean."""
     return {
-        "best": {s: judge("best", s, 0.5 + 0.001 * s, 0.05, ctr=0.31) for s in range(3)},
-        "mid": {s: judge("mid", s, 0.4, 0.02) for s in range(3)},
-        "low": {s: judge("low", s, (0.35, 0.42, 0.37)[s], 0.02) for s in range(3)},
-        "best-mood-0": {0: judge("best-mood-0", 0, 0.4, 0.01, dataset="e")},
-        "mid-mood-0": {0: judge("mid-mood-0", 0, 0.42, 0.02, dataset="e")},
+        "best": {s: write_run("best", s, 0.5 + 0.001 * s, 0.05, ctr=0.31) for s in range(3)},
+        "mid": {s: write_run("mid", s, 0.4, 0.02) for s in range(3)},
+        "low": {s: write_run("low", s, (0.35, 0.42, 0.37)[s], 0.02) for s in range(3)},
+        "best-mood-0": {0: write_run("best-mood-0", 0, 0.4, 0.01, dataset="e")},
+        "mid-mood-0": {0: write_run("mid-mood-0", 0, 0.42, 0.02, dataset="e")},
     }
 
 
-def test_a_table_holds_its_rows_spread_and_differences(study, judged):
-    found = results.compute_results(study, ("4",), judged)
-    assert [*found["tables"]] == ["4"] and found["premises"] == []
-    table = found["tables"]["4"]
+def test_table_rows_have_spreads_and_differences(study, run_results):
+    result = results.compute_results(study, ("4",), run_results)
+    assert [*result["tables"]] == ["4"] and result["premises"] == []
+    table = result["tables"]["4"]
     assert [row["label"] for row in table["rows"]] == ["The best", "Middling", "Lowest"]
     best, mid, low = table["rows"]
     assert best["figures"]["enabled"]["ndcg@1"] == pytest.approx({"mean": 0.501, "sd": 0.001})
@@ -104,10 +106,10 @@ def test_a_table_holds_its_rows_spread_and_differences(study, judged):
     }
 
 
-def test_verdicts(study, judged):
+def test_verdicts(study, run_results):
     claims = {
         (c["claim"], c["list"], c["next_k"]): c
-        for c in results.compute_results(study, ("4",), judged)["claims"]
+        for c in results.compute_results(study, ("4",), run_results)["claims"]
     }
     assert claims.keys() == {
         ("best over mid over low", "enabled", 1), ("best over mid over low", "disabled", 1),
@@ -117,15 +119,15 @@ def test_verdicts(study, judged):
     assert [part["verdict"] for part in chain["parts"]] == ["shown", "not significant"]
     assert chain["verdict"] == "not significant"
     assert [part["paper"] for part in chain["parts"]] == [0.1, None]
-    # Over users low is surely below mid; the seeds' differences -.05, +.02, -.03 do not say so.
+    # Over users, `low` is clearly below `mid`; the seeds' differences -.05, +.02, -.03 do not show it.
     low = claims["low over mid", "enabled", 1]["parts"][0]
     assert low["over_users"]["t_p"] < 1e-9 < 0.05 < low["over_seeds"]["p"]
     assert claims["best over low", "disabled", 1]["verdict"] == "shown"
 
 
-def test_the_objective_is_not_the_head(study, judged):
-    """Best ranks by another head; by the head both have, it is below mid."""
-    claims = results.compute_results(study, ("4",), judged)["claims"]
+def test_rows_are_also_compared_by_a_common_head(study, run_results):
+    """`best` ranks by another head; by the CTR head of both rows it is below `mid`."""
+    claims = results.compute_results(study, ("4",), run_results)["claims"]
     chain = next(c for c in claims if c["claim"] == "best over mid over low")
     (by_ctr,) = chain["by_ctr_head"]  # mid and low have one head each
     assert (by_ctr["better"], by_ctr["head"], by_ctr["verdict"]) == ("best", "ctr", "reversed")
@@ -133,25 +135,25 @@ def test_the_objective_is_not_the_head(study, judged):
     assert not any(c["by_ctr_head"] for c in claims if c["claim"] == "low over mid")
 
 
-def test_a_premise_is_points_on_its_knob(study, judged):
-    (premise,) = results.compute_results(study, ("4", "premise"), judged)["premises"]
+def test_a_premise_has_a_point_per_value_with_results(study, run_results):
+    (premise,) = results.compute_results(study, ("4", "premise"), run_results)["premises"]
     points = premise["points"]["enabled"]
-    assert [point["value"] for point in points] == [0.0, 1.0]  # at 2 nothing was run
+    assert [point["value"] for point in points] == [0.0, 1.0]  # no runs at 2
     assert [point["over_users"]["mean"] for point in points] == pytest.approx([-0.02, 0.101])
     assert [point["over_seeds"]["n"] for point in points] == [1, 3]
 
 
-def test_rows_of_two_datasets_are_not_compared(study, judged):
-    judged["low"] = judged["mid-mood-0"]
-    found = results.compute_results(study, ("4",), judged)
-    assert found["tables"]["4"]["rows"][2]["differences"]["enabled"] is None
-    assert not any("low" in claim["claim"] for claim in found["claims"])
+def test_rows_of_two_datasets_are_not_compared(study, run_results):
+    run_results["low"] = run_results["mid-mood-0"]
+    result = results.compute_results(study, ("4",), run_results)
+    assert result["tables"]["4"]["rows"][2]["differences"]["enabled"] is None
+    assert not any("low" in claim["claim"] for claim in result["claims"])
 
 
-def test_study_md_and_json(study, judged, tmp_path):
-    about = {"study": "made up", "date": "2026-01-02", "machine": "a machine", "seeds": [0, 1, 2],
+def test_study_md_and_json(study, run_results, tmp_path):
+    header = {"study": "made up", "date": "2026-01-02", "machine": "a machine", "seeds": [0, 1, 2],
              "runs": 15, "done": 11}  # fmt: skip
-    result = about | results.compute_results(study, ("4", "5", "premise"), judged)
+    result = header | results.compute_results(study, ("4", "5", "premise"), run_results)
     assert json.loads(dumps(result)) == plain(result)
     markdown.write(tmp_path, result)
     text = (tmp_path / "study.md").read_text()
@@ -172,12 +174,12 @@ def test_study_md_and_json(study, judged, tmp_path):
     assert re.search(r"^\| - best over mid \| enabled \| 1 \| shown \| .* \| \+\.1000 \|", text, re.M)
     assert re.search(r"^\| - both by the CTR head \| enabled \| 1 \| reversed \|", text, re.M)
     widths = {len(line.split("|")) for line in text.splitlines() if line.startswith("|")}
-    assert widths == {13, 15, 8}  # rows of tables and gates, of claims, of premises: none has a cell too many
+    assert widths == {13, 15, 8}  # rows of tables and gates, of claims, of premises: no row has an extra cell
     assert (
         "| best | .2600 ± .0100, .7400 ± .0100 | .5000 ± .0000 | .5200 ± .0000 | .0100 ± .0100 | 1 of 3 |"
         in text
     )
-    assert "| mid |" not in text  # it has no gate
+    assert "| mid |" not in text  # no gate
     assert "![the gain with moods](premise-mood-best-mid.svg)" in text
     assert ElementTree.parse(tmp_path / "premise-mood-best-mid.svg").getroot().tag.endswith("svg")
     assert "best over low" in markdown.summary(result) and "shown" in markdown.summary(result)

@@ -1,4 +1,4 @@
-"""Jobs run beside each other on their shares of the cores; what is done, failed or stopped is told apart."""
+"""Jobs run in parallel on separate cores; done, failed and stopped jobs differ."""
 
 import ast
 import os
@@ -22,17 +22,17 @@ CORES = sorted(os.sched_getaffinity(0))
 
 
 def job(folder: Path, code: str) -> runs.Job:
-    """The code leaves DONE."""
+    """Return a job that runs `code`; DONE stands for the path of the job's output."""
     folder.mkdir(exist_ok=True)
     command = ("-c", code.replace("DONE", str(folder / "0")))
     return runs.Job(folder.name, folder, command, "0", folder / "log.txt")
 
 
-MARK = "open('DONE', 'w').write(str(sorted(__import__('os').sched_getaffinity(0))))"
+WRITE_CORES = "open('DONE', 'w').write(str(sorted(__import__('os').sched_getaffinity(0))))"
 
 
-def test_a_job_that_is_done_is_not_run_again(tmp_path, capfd):
-    a, b = job(tmp_path / "a", MARK), job(tmp_path / "b", "1 / 0")
+def test_a_done_job_is_not_run_again(tmp_path, capfd):
+    a, b = job(tmp_path / "a", WRITE_CORES), job(tmp_path / "b", "1 / 0")
     (b.folder / "0").write_text("done before")
     with PreemptionHandler() as interrupt, runs.Pool(1, interrupt) as pool:
         assert pool.run([a, b]) == []
@@ -42,19 +42,19 @@ def test_a_job_that_is_done_is_not_run_again(tmp_path, capfd):
 
 
 @pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
-def test_jobs_beside_each_other_have_cores_of_their_own(tmp_path):
-    jobs = [job(tmp_path / name, f"import time; time.sleep(0.5); {MARK}") for name in "ab"]
+def test_parallel_jobs_have_separate_cores(tmp_path):
+    jobs = [job(tmp_path / name, f"import time; time.sleep(0.5); {WRITE_CORES}") for name in "ab"]
     with PreemptionHandler() as interrupt, runs.Pool(2, interrupt) as pool:
         assert pool.run(jobs) == []
     a, b = (set(ast.literal_eval((j.folder / "0").read_text())) for j in jobs)
     assert a and b and a | b == set(CORES) and not a & b
 
 
-def test_a_failed_job_is_named_and_the_others_go_on(tmp_path, capfd):
+def test_a_failed_job_is_named_and_the_other_jobs_run(tmp_path, capfd):
     jobs = [
         job(tmp_path / "bad", "raise SystemExit('no such width')"),
-        job(tmp_path / "idle", "pass"),  # says it is done and has left nothing
-        job(tmp_path / "good", MARK),
+        job(tmp_path / "idle", "pass"),  # exits with status 0 without its output
+        job(tmp_path / "good", WRITE_CORES),
     ]
     with PreemptionHandler() as interrupt, runs.Pool(1, interrupt) as pool:
         failures = pool.run(jobs)
@@ -65,7 +65,7 @@ def test_a_failed_job_is_named_and_the_others_go_on(tmp_path, capfd):
     assert "[3/3] good: " in capfd.readouterr().err
 
 
-def test_more_jobs_than_cores_are_refused():
+def test_more_jobs_than_cores_are_rejected():
     for jobs in (0, len(CORES) + 1):
         with pytest.raises(InputError, match=rf"--jobs={jobs}; allowed: 1 to {len(CORES)}, the cores"):
             runs.Pool(jobs, PreemptionHandler())
@@ -75,10 +75,10 @@ SLEEPER = "import os, time; open('DONE.pid', 'w').write(str(os.getpid())); time.
 STUDY = """
 import sys
 from pathlib import Path
-from jaxrec.interrupt import Interrupt
+from jaxrec.runtime.preemption import PreemptionHandler
 from jaxrec.studies import runs
 sleeper = runs.Job("s", Path(sys.argv[1]), ("-c", sys.argv[2]), "0", Path(sys.argv[1]) / "log.txt")
-with Interrupt() as interrupt, runs.Pool(1, interrupt) as pool:
+with PreemptionHandler() as interrupt, runs.Pool(1, interrupt) as pool:
     print(pool.run([sleeper]))
 """
 
@@ -88,45 +88,45 @@ def test_no_training_outlives_its_study(tmp_path, number):
     code = SLEEPER.replace("DONE", str(tmp_path / "0"))
     study = subprocess.Popen([sys.executable, "-c", STUDY, str(tmp_path), code], cwd=ROOT, text=True,
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
-    note, end = tmp_path / "0.pid", time.monotonic() + 60
-    while not (note.exists() and note.read_text()):
+    pid_file, end = tmp_path / "0.pid", time.monotonic() + 60
+    while not (pid_file.exists() and pid_file.read_text()):
         assert study.poll() is None and time.monotonic() < end
         time.sleep(0.02)
     study.send_signal(number)
     out, _ = study.communicate(timeout=30)
-    assert out == ("[]\n" if number == signal.SIGTERM else "")  # stopped, which is no failure
-    while Path(f"/proc/{note.read_text()}").exists():
+    assert out == ("[]\n" if number == signal.SIGTERM else "")  # a stopped job is not a failure
+    while Path(f"/proc/{pid_file.read_text()}").exists():
         assert time.monotonic() < end
         time.sleep(0.02)
 
 
 @pytest.fixture
 def run(tiny_config, tmp_path):
-    return plan.Run("r", 3, plan.edited(tiny_config, "r", {"train.seed": 3}), tmp_path / "r")
+    return plan.Run("r", 3, plan.apply_edits(tiny_config, "r", {"train.seed": 3}), tmp_path / "r")
 
 
-def test_a_runs_config_trains_it_again(run):
+def test_config_file_of_a_run_returns_its_config(run):
     assert load_config(str(runs.write_config(run))) == run.config
 
 
-def test_a_workdir_of_another_config_is_refused(run):
+def test_a_workdir_of_another_config_is_rejected(run):
     runs.write_config(run)
-    kept = to_json(run.config)
-    write_json(run.workdir / "config.json", kept | {"train": kept["train"] | {"log_seconds": 99.0}})
-    runs.write_config(run)  # which changes nothing that is computed
-    write_json(run.workdir / "config.json", kept | {"train": kept["train"] | {"length": "9 epochs"}})
+    recorded = to_json(run.config)
+    write_json(run.workdir / "config.json", recorded | {"train": recorded["train"] | {"log_seconds": 99.0}})
+    runs.write_config(run)  # log_seconds does not change what is computed
+    write_json(run.workdir / "config.json", recorded | {"train": recorded["train"] | {"length": "9 epochs"}})
     with pytest.raises(
-        InputError, match=r"r: holds a run with train.length='9 epochs', this study has '2 epo"
+        InputError, match=r"r: holds a run with train.duration='9 epochs', this study has '2 epo"
     ):
         runs.write_config(run)
 
 
-def test_a_dataset_is_prepared_once_for_all_that_read_it(run, tiny_directory, tmp_path):
+def test_a_dataset_is_prepared_once_for_all_runs_that_read_it(run, tiny_directory, tmp_path):
     run.config.data.directory = str(tmp_path / "d")
-    other = plan.Run("o", 0, plan.edited(run.config, "o", {"source.mood": 0.0}), tmp_path / "o")
-    jobs = runs.preparations([run, other, run], tmp_path)
+    other = plan.Run("o", 0, plan.apply_edits(run.config, "o", {"source.mood": 0.0}), tmp_path / "o")
+    jobs = runs.preparation_jobs([run, other, run], tmp_path)
     assert sorted(j.name for j in jobs) == sorted(
         [f"dataset {tmp_path / 'd'}", f"dataset {other.config.data.directory}"]
     )
     run.config.data.directory = str(tiny_directory)
-    assert runs.preparations([run], tmp_path) == []  # it is there
+    assert runs.preparation_jobs([run], tmp_path) == []  # already prepared

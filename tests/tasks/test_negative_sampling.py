@@ -5,21 +5,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxrec.config.validation import NAMES
+from jaxrec.config.schema import NextItem
+from jaxrec.config.tree import choices
 from jaxrec.core.ids import FIRST_TITLE
-from jaxrec.data.storage import dataset
+from jaxrec.core.registry import NEGATIVE_SAMPLERS
 from jaxrec.models.layers import rng
 from jaxrec.tasks import negative_sampling
 
 R, L, N, V = 40, 25, 32, 13
 KEYS = rng.row_keys(7, 3, jnp.arange(R))
-PLAYS = np.array([99, 99, 5, 0, 1, 20, 0, 7, 40, 2, 3, 22, 0])  # ids 0 and 1 are no titles
 TARGETS = jnp.asarray(np.repeat([0, 1, 2, 5, 12], [50, 3, 10, 30, 7])[::-1].copy(), jnp.int32)
-POOL = negative_sampling.NegativePool(V, jnp.asarray(dataset.cumulative(PLAYS)), TARGETS)
-UNIFORM, TITLES = np.ones(V - FIRST_TITLE) / (V - FIRST_TITLE), PLAYS[FIRST_TITLE:]
+POOL = negative_sampling.NegativePool(V, TARGETS)
+UNIFORM = np.ones(V - FIRST_TITLE) / (V - FIRST_TITLE)
 LAWS = {
     "uniform": np.array([0, 0, *UNIFORM]),
-    "popularity": np.array([0, 0, *TITLES / TITLES.sum()]),
     "in_batch": np.bincount([2] * 10 + [5] * 30 + [12] * 7, minlength=V) / 47,
 }
 
@@ -35,8 +34,8 @@ def fits(ids, law):
     return stats.chisquare(counts[law > 0], counts.sum() * law[law > 0]).pvalue
 
 
-@pytest.mark.parametrize("shared", negative_sampling.SHARED)
-@pytest.mark.parametrize("how", negative_sampling.DRAWN)
+@pytest.mark.parametrize("shared", choices(NextItem, "negatives_shared_by"))
+@pytest.mark.parametrize("how", NEGATIVE_SAMPLERS)
 def test_each_way_of_drawing_has_its_law(how, shared):
     ids, law = drawn_by(how, shared), LAWS[how]
     assert ids.shape == ((R, L, N) if shared == "place" else (R, N))
@@ -48,7 +47,7 @@ def test_each_way_of_drawing_has_its_law(how, shared):
         assert min(fits(part, law) for part in parts) > 1e-3 / len(parts)
 
 
-@pytest.mark.parametrize("how", negative_sampling.DRAWN)
+@pytest.mark.parametrize("how", NEGATIVE_SAMPLERS)
 def test_draws_know_nothing_of_one_another(how):
     """Pairs of titles, of neighbours along each axis, have the law of two draws."""
     ids, law = drawn_by(how), LAWS[how]
@@ -63,7 +62,7 @@ def test_rows_of_a_step_and_of_another_differ():
     assert len(np.unique(np.concatenate([ids, other]).reshape(2 * R, -1), axis=0)) == 2 * R
 
 
-@pytest.mark.parametrize("how", negative_sampling.DRAWN)
+@pytest.mark.parametrize("how", NEGATIVE_SAMPLERS)
 def test_a_draw_is_the_rows_own_however_rows_are_split(how):
     whole = drawn_by(how)
     shares = [drawn_by(how, keys=KEYS[start : start + 10]) for start in range(0, R, 10)]
@@ -71,7 +70,7 @@ def test_a_draw_is_the_rows_own_however_rows_are_split(how):
     np.testing.assert_array_equal(drawn_by(how, places=4), whole[:, :4])
 
 
-@pytest.mark.parametrize("how", negative_sampling.DRAWN)
+@pytest.mark.parametrize("how", NEGATIVE_SAMPLERS)
 def test_log_q_is_the_log_of_the_law(how):
     got, law = np.asarray(negative_sampling.log_q(how, POOL)), LAWS[how]
     assert got.shape == (V,)
@@ -79,7 +78,7 @@ def test_log_q_is_the_log_of_the_law(how):
     np.testing.assert_allclose(got[law > 0], np.log(law[law > 0]), rtol=1e-6)
     assert np.isfinite(got).all()
     never = (law == 0) & (np.arange(V) >= FIRST_TITLE)
-    once = {"popularity": -np.log(TITLES.sum()), "in_batch": -np.log(47), "uniform": 0.0}[how]
+    once = {"in_batch": -np.log(47), "uniform": 0.0}[how]
     np.testing.assert_allclose(got[never], once, rtol=1e-6)
 
 
@@ -87,19 +86,3 @@ def test_a_batch_without_a_target_draws_nothing():
     pool = POOL._replace(ids=jnp.array([1, 0, 1], jnp.int32))
     assert not np.asarray(negative_sampling.draw(KEYS, "in_batch", "place", L, N, pool)).any()
     assert np.isfinite(np.asarray(negative_sampling.log_q("in_batch", pool))).all()
-
-
-def test_plays_are_exact_until_they_are_too_many():
-    assert dataset.cumulative(PLAYS).tolist() == [0, 0, *TITLES.cumsum()]
-    many = np.array([7, 7, 2**33, 0, 2**31, 1])
-    got = dataset.cumulative(many)
-    assert got.dtype == np.int32
-    share = np.diff(got[1:].astype(float)) / got[-1]
-    np.testing.assert_allclose(share, many[2:] / many[2:].sum(), rtol=0, atol=2.0**-30)
-    assert got[-1] >= 2**31 - 2  # as fine as can be, to the rounding of one product
-    assert share[1] == 0
-
-
-def test_names_of_ways_are_those_a_config_may_use():
-    assert tuple(negative_sampling.DRAWN) == NAMES["next_title.drawn"]
-    assert NAMES["next_title.shared"] == negative_sampling.SHARED

@@ -1,4 +1,4 @@
-"""Decoding on the device, the choice of columns, and what a history shows."""
+"""Tests of row decoding, choice of negatives, and filters of histories."""
 
 import numpy as np
 import pytest
@@ -44,31 +44,33 @@ def history_rows():
     return rows
 
 
-def view(keeps, window=4, rate=0.0):
-    return ranking_inputs.HistoryView(LAYOUT, (window,), keeps, rate)
+def view(keep_abandoned, window=4, rate=0.0):
+    return ranking_inputs.HistoryView(LAYOUT, (window,), keep_abandoned, rate)
 
 
-def test_abandoned_titles_leave_no_gap_and_the_window_reaches_further_back():
+def test_abandoned_titles_are_replaced_by_older_titles():
     decoded = ranking_inputs.decode(as_words(history_rows()), LAYOUT.row_dtype())
-    hidden = ranking_inputs.history(decoded, view(keeps=False))
-    assert hidden.title.tolist() == [[11, 13, 14, 16], [24, 25, 26, 27]]
-    assert hidden.sessions.tolist() == [[1, 3, 4, 6], [4, 5, 6, 7]]
-    shown = ranking_inputs.history(decoded, view(keeps=True))
-    assert shown.title.tolist() == [[13, 14, 15, 16], [25, 26, 27, 28]]
-    long = ranking_inputs.history(decoded, view(keeps=False, window=8))
+    filtered = ranking_inputs.history(decoded, view(keep_abandoned=False))
+    assert filtered.title.tolist() == [[11, 13, 14, 16], [24, 25, 26, 27]]
+    assert filtered.sessions.tolist() == [[1, 3, 4, 6], [4, 5, 6, 7]]
+    unfiltered = ranking_inputs.history(decoded, view(keep_abandoned=True))
+    assert unfiltered.title.tolist() == [[13, 14, 15, 16], [25, 26, 27, 28]]
+    long = ranking_inputs.history(decoded, view(keep_abandoned=False, window=8))
     assert long.title.tolist() == [[0, 0, 0, 0, 11, 13, 14, 16], [0, 21, 22, 23, 24, 25, 26, 27]]
 
 
-def test_unknown_titles_are_shown_at_their_rate_and_padding_never():
+def test_the_unknown_title_replaces_titles_but_not_padding():
     rows = np.repeat(history_rows(), 2000)
     decoded = ranking_inputs.decode(as_words(rows), LAYOUT.row_dtype())
     key = rng_module.row_keys(0, 0, np.arange(len(rows)))
-    title = np.asarray(ranking_inputs.history(decoded, view(keeps=True, window=8, rate=0.1), key).title)
+    title = np.asarray(
+        ranking_inputs.history(decoded, view(keep_abandoned=True, window=8, rate=0.1), key).title
+    )
     assert (title[rows["history_title"] == 0] == 0).all()
-    share = (title == 1).sum() / (rows["history_title"] != 0).sum()
-    assert abs(share - 0.1) < 0.01
+    fraction = (title == 1).sum() / (rows["history_title"] != 0).sum()
+    assert abs(fraction - 0.1) < 0.01
     assert (
-        np.asarray(ranking_inputs.history(decoded, view(keeps=True, window=8, rate=0.1)).title) != 1
+        np.asarray(ranking_inputs.history(decoded, view(keep_abandoned=True, window=8, rate=0.1)).title) != 1
     ).all()
 
 
@@ -85,13 +87,13 @@ def pool_rows(n_hard):
     [
         (4, 0, [10, 11], [1, 1]),
         (4, 1, [12, 13], [1, 1]),
-        (3, 1, [12, 10], [1, 1]),  # the width is the three real ones
+        (3, 1, [12, 10], [1, 1]),  # the width is the number of real hard negatives, 3
         (1, 0, [10, 11], [1, 0]),
-        (1, 1, [10, 12], [1, 0]),  # the real one stays, the fill rotates
+        (1, 1, [10, 12], [1, 0]),  # the real negative stays, the filled negatives rotate
         (0, 1, [12, 13], [0, 0]),
     ],
 )
-def test_hard_columns_rotate_over_the_real_ones(n_hard, epoch, expected, hard):
+def test_hard_columns_rotate_over_real_hard_negatives(n_hard, epoch, expected, hard):
     negative, flags = ranking_inputs.choose_negatives(pool_rows(n_hard), (2, 0, 0, 0), epoch)
     assert negative.tolist() == [expected] and flags.astype(int).tolist() == [hard]
 

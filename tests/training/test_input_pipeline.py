@@ -1,4 +1,4 @@
-"""What the loop is fed by, and says of waiting for it."""
+"""Tests of the training input pipeline: input stall and steps per call."""
 
 import copy
 import itertools
@@ -8,22 +8,22 @@ import pytest
 from jaxrec.training import input_pipeline
 
 
-def test_the_stall_is_the_share_of_time_spent_waiting(monkeypatch):
-    clock = itertools.count()  # a second passes at each look
+def test_the_stall_is_the_fraction_of_waiting_time(monkeypatch):
+    clock = itertools.count()  # advances by a second per reading
     monkeypatch.setattr(input_pipeline.time, "monotonic", lambda: float(next(clock)))
-    waited = input_pipeline.StallTimer(iter((["a"], ["b"])))  # since 0
-    taken = list(zip(waited, "xy", strict=False))
-    assert [batch for batch, _ in taken] == ["a", "b"]
-    # a waited from 1 to 2, b from 3 to 4, the end from 5 to 6; asked at 7
-    assert waited.stall() == pytest.approx(3 / 7)
-    assert waited.stall() == 0.0
+    timer = input_pipeline.StallTimer(iter((["a"], ["b"])))  # starts at 0
+    batches = list(zip(timer, "xy", strict=False))
+    assert [batch for batch, _ in batches] == ["a", "b"]
+    # waits: for a from 1 to 2, for b from 3 to 4, for the end from 5 to 6; `stall` is called at 7
+    assert timer.stall() == pytest.approx(3 / 7)
+    assert timer.stall() == 0.0
 
 
-@pytest.mark.parametrize("backend, asked, most, steps", [
+@pytest.mark.parametrize("backend, setting, limit, steps", [
     ("cpu", 0, 100, 1), ("gpu", 0, 100, 8), ("gpu", 0, 5, 5), ("gpu", 3, 100, 3), ("tpu", 0, 100, 1),
 ])  # fmt: skip
-def test_how_many_steps_a_dispatch_takes(backend, asked, most, steps, tiny_config, monkeypatch):
+def test_steps_per_call(backend, setting, limit, steps, tiny_config, monkeypatch):
     monkeypatch.setattr(input_pipeline.jax, "default_backend", lambda: backend)
     config = copy.deepcopy(tiny_config)
-    config.train.dispatch = asked
-    assert input_pipeline.steps_per_call(config, most) == steps
+    config.train.steps_per_call = setting
+    assert input_pipeline.steps_per_call(config, limit) == steps

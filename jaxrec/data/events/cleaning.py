@@ -1,6 +1,9 @@
-"""What of a log is an event: semantic checks, completion (Eq. 1), exact copies. numpy only.
+"""Cleaning of a log: semantic checks, completion (Eq. 1), duplicate rows.
 
-A row is left out under the first reason that holds, in the order of the constants below, and counted.
+The module uses NumPy only.
+
+A row that fails a check is left out and counted under the first reason that applies, in the order of the
+constants below.
 """
 
 from dataclasses import dataclass
@@ -18,14 +21,20 @@ NOT_FINITE = "seconds not finite"
 NEGATIVE = "seconds negative"
 RUNTIME = "title without a runtime"
 COPY = "copy of another row"
-_ROLES = {UNKNOWN_TITLE: "title", TIME: "time", NOT_FINITE: "seconds", NEGATIVE: "seconds", RUNTIME: "title"}
+_COLUMNS = {
+    UNKNOWN_TITLE: "title",
+    TIME: "time",
+    NOT_FINITE: "seconds",
+    NEGATIVE: "seconds",
+    RUNTIME: "title",
+}
 
-_MOST_MS = 2.0**53  # past it a float no longer counts milliseconds one by one
+_MAX_MS = 2.0**53  # above this, a float64 does not represent every millisecond
 
 
 @dataclass
 class CleanChunk:
-    """Events that passed, in the order they came. N events."""
+    """Events that passed the checks, in the order of the source. N events."""
 
     user_hash: np.ndarray  # [N] uint64, hashing.of_keys
     title: np.ndarray  # [N] int64 row of Titles
@@ -35,7 +44,15 @@ class CleanChunk:
 
 
 def milliseconds_of(day: str, key: str) -> int:
-    """Midnight UTC of an ISO date, in milliseconds since 1970. Raises InputError naming `key`."""
+    """Return midnight UTC of an ISO date, in milliseconds since 1970.
+
+    Args:
+        day: ISO date, as "2024-01-31".
+        key: Config key for the error message.
+
+    Raises:
+        InputError: `day` is not a date.
+    """
     try:
         return int(np.datetime64(day, "D").astype("datetime64[ms]").astype(np.int64))
     except ValueError as e:
@@ -43,9 +60,16 @@ def milliseconds_of(day: str, key: str) -> int:
 
 
 def completion(milliseconds: np.ndarray, runtime_minutes: np.ndarray) -> np.ndarray:
-    """Eq. 1, clipped to [0, 1]: the share of a title seen. float64; runtimes must be 1 ms or more.
+    """Return the fraction of a title seen (Eq. 1), clipped to [0, 1].
 
-    The runtime is taken in whole milliseconds too, so that a title seen to exactly 0.05 is not below it.
+    The runtime is rounded to whole milliseconds too, so that a completion of exactly 0.05 is not below 0.05.
+
+    Args:
+        milliseconds: [N] time viewed.
+        runtime_minutes: [N] runtimes of at least 1 ms.
+
+    Returns:
+        [N] float64.
     """
     return np.clip(milliseconds / _milliseconds(runtime_minutes), 0.0, 1.0)
 
@@ -55,31 +79,43 @@ def _milliseconds(runtime_minutes: np.ndarray) -> np.ndarray:
 
 
 def clean(chunk: Interactions, titles: Titles, data: Data, drops: Drops, has_completion: bool) -> CleanChunk:
-    """The chunk's rows that are events; the others are counted in `drops`, with the first example of each.
+    """Return the valid events of a chunk and count the rows left out.
 
-    Seconds become whole milliseconds, times must be in [data.earliest, data.latest). With
-    `has_completion` False (ratings) neither seconds nor runtimes are looked at and `viewed` is -1.
+    `drops` also gets the first example of each reason.
+
+    Seconds are converted to whole milliseconds. Times must be in [data.earliest, data.latest).
+
+    Args:
+        chunk: Rows of the source.
+        titles: Catalogue of the source.
+        data: Settings of the allowed times.
+        drops: Counts and first examples of rows left out; updated.
+        has_completion: False for a source without watch time (ratings): seconds and runtimes are then not
+            read, and `viewed` is -1.
+
+    Raises:
+        InputError: data.earliest or data.latest is not a date.
     """
     earliest = milliseconds_of(data.earliest, "data.earliest")
     latest = milliseconds_of(data.latest, "data.latest")
     title, seconds = chunk.title, chunk.seconds
-    said = f"allowed: {data.earliest} up to {data.latest}"
+    allowed = f"allowed: {data.earliest} up to {data.latest}"
     good = np.ones(len(title), bool)
 
-    def leave_out(reason: str, wrong: np.ndarray) -> None:
+    def reject(reason: str, wrong: np.ndarray) -> None:
         rows = np.flatnonzero(good & wrong)
         if len(rows):
-            drops.add(reason, len(rows), _example(reason, chunk, titles, int(rows[0]), said))
+            drops.add(reason, len(rows), _example(reason, chunk, titles, int(rows[0]), allowed))
             good[rows] = False
 
-    leave_out(UNKNOWN_TITLE, title < 0)
-    leave_out(TIME, (chunk.time < earliest) | (chunk.time >= latest))
+    reject(UNKNOWN_TITLE, title < 0)
+    reject(TIME, (chunk.time < earliest) | (chunk.time >= latest))
     if has_completion:
         with np.errstate(over="ignore", invalid="ignore"):
             viewed = np.rint(seconds * 1000.0)
-        leave_out(NOT_FINITE, ~(np.abs(viewed) < _MOST_MS))
-        leave_out(NEGATIVE, seconds < 0)
-        leave_out(RUNTIME, ~(_milliseconds(titles.runtime[title]) > 0))  # of title -1: left out above
+        reject(NOT_FINITE, ~(np.abs(viewed) < _MAX_MS))
+        reject(NEGATIVE, seconds < 0)
+        reject(RUNTIME, ~(_milliseconds(titles.runtime[title]) > 0))  # rows with title -1 are left out above
         milliseconds = viewed[good].astype(np.int64)
     else:
         milliseconds = np.full(int(good.sum()), -1, np.int64)
@@ -92,15 +128,15 @@ def clean(chunk: Interactions, titles: Titles, data: Data, drops: Drops, has_com
     )
 
 
-def _example(reason: str, chunk: Interactions, titles: Titles, i: int, times: str) -> str:
-    """File, row, column and value of one row that is left out."""
-    column = chunk.names[_ROLES[reason]] if chunk.names else _ROLES[reason]
+def _example(reason: str, chunk: Interactions, titles: Titles, i: int, allowed_times: str) -> str:
+    """Return file, row, column and value of row `i`, which is left out."""
+    column = chunk.names[_COLUMNS[reason]] if chunk.names else _COLUMNS[reason]
     row = i + 1 if chunk.row is None else chunk.row[i]
     where = f"{chunk.file or 'source'}, row {row}, column {column!r}"
     if reason == UNKNOWN_TITLE:
         return f"{where}: {chunk.unknown!r}"
     if reason == TIME:
-        return f"{where}: {chunk.time[i]} ms since 1970 ({_date(int(chunk.time[i]))}); {times}"
+        return f"{where}: {chunk.time[i]} ms since 1970 ({_date(int(chunk.time[i]))}); {allowed_times}"
     if reason == RUNTIME:
         key = titles.key[chunk.title[i]].item()
         return f"{where}: title {key!r} has runtime {titles.runtime[chunk.title[i]]:g}"
@@ -108,7 +144,7 @@ def _example(reason: str, chunk: Interactions, titles: Titles, i: int, times: st
 
 
 def _date(milliseconds: int) -> str:
-    """The day a time is on; beyond four-digit years only which side it is on."""
+    """Return the date of a time; beyond four-digit years "far past" or "far future"."""
     days = milliseconds // 86_400_000
     if abs(days) > 2_900_000:
         return "far future" if days > 0 else "far past"
@@ -118,41 +154,62 @@ def _date(milliseconds: int) -> str:
 def drop_copies(
     user: np.ndarray, title: np.ndarray, time: np.ndarray, viewed: np.ndarray, *ties: np.ndarray
 ) -> np.ndarray:
-    """Rows to keep of [N] events, sorted by (user, time, title): one of each group equal in all three.
+    """Return the rows to keep, one of each group of equal user, time and title.
 
-    Of copies that disagree the one viewed longest is kept, then the least by `ties`, in their order
-    (columns [N] or [N, columns]), so the choice does not depend on the order of the rows. Pass whole
-    users. N less the length of the result is the number of copies.
+    The rows are sorted by (user, time, title).
+
+    Of duplicates that differ in other columns, the one viewed longest is kept, then the least by `ties`. The
+    choice therefore does not depend on the order of the rows. The arguments must contain all events of a
+    user.
+
+    Args:
+        user: [N] user hash or number.
+        title: [N] title.
+        time: [N] milliseconds.
+        viewed: [N] milliseconds.
+        *ties: Columns [N] or [N, columns], compared in this order.
+
+    Returns:
+        Indices of the rows kept; N minus their number is the number of duplicates.
     """
     order = np.lexsort((title, time, user))
-    same = np.ones(len(order), bool)
+    repeated = np.ones(len(order), bool)
     for column in (user, title, time):
-        of = column[order]
-        same[1:] &= of[1:] == of[:-1]
-    same[:1] = False
-    if not same.any():
+        sorted_column = column[order]
+        repeated[1:] &= sorted_column[1:] == sorted_column[:-1]
+    repeated[:1] = False
+    if not repeated.any():
         return order
-    grouped = same.copy()
-    grouped[:-1] |= same[1:]
-    rows, group = order[grouped], np.cumsum(~same)[grouped]  # few: only these need the finer order
+    in_group = repeated.copy()
+    in_group[:-1] |= repeated[1:]
+    # Few rows: only duplicates need the finer order.
+    rows, group = order[in_group], np.cumsum(~repeated)[in_group]
     columns = [c for tie in ties for c in (tie.T if tie.ndim > 1 else [tie])]
     finer = np.lexsort([*(c[rows] for c in reversed(columns)), -viewed[rows], group])
-    order[grouped] = rows[finer]
-    return order[~same]
+    order[in_group] = rows[finer]
+    return order[~repeated]
 
 
 def check_dropped(drops: Drops, total: int, data: Data) -> None:
-    """Raises InputError where more than data.max_dropped of the source's rows were left out.
+    """Check the fraction of rows left out against data.max_invalid_fraction.
 
-    `total` counts every row, those a reader could not parse among them; copies are no loss.
+    Duplicates do not count as left out.
+
+    Args:
+        drops: Rows left out, by reason.
+        total: Number of all rows, including rows that the reader could not parse.
+        data: Settings with `max_dropped`.
+
+    Raises:
+        InputError: More than data.max_invalid_fraction of the rows were left out.
     """
-    lost = {reason: count for reason, count in drops.counts.items() if reason != COPY}
-    dropped = sum(lost.values())
-    if not dropped or dropped <= data.max_dropped * total:
+    losses = {reason: count for reason, count in drops.counts.items() if reason != COPY}
+    dropped = sum(losses.values())
+    if not dropped or dropped <= data.max_invalid_fraction * total:
         return
-    worst = max(lost, key=lambda reason: lost[reason])
+    worst = max(losses, key=lambda reason: losses[reason])
     raise InputError(
         f"{dropped} of {total} rows ({dropped / total:.1%}) would be left out, more than "
-        f"data.max_dropped={data.max_dropped:g}; most of them: {worst}, {lost[worst]} rows, "
-        f"the first at {drops.examples[worst]}"
+        f"data.max_invalid_fraction={data.max_invalid_fraction:g}; most of them: {worst}, "
+        f"{losses[worst]} rows, the first at {drops.examples[worst]}"
     )

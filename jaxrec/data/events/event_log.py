@@ -1,4 +1,4 @@
-"""The sorted log of a partition's users: how each title stood as of an event, and what lies before it."""
+"""The sorted log of a partition's users: states of titles, and histories."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,10 @@ from jaxrec.data.events.cleaning import completion
 
 
 class Log(NamedTuple):
-    """Events of whole users, sorted by (user, time, title), copies dropped. N events, U users."""
+    """Events of complete users, sorted by (user, time, title).
+
+    Duplicates are dropped. N events, U users.
+    """
 
     hash: np.ndarray  # [U] uint64, ascending
     split: np.ndarray  # [U] int8, index into SPLITS
@@ -23,32 +26,43 @@ class Log(NamedTuple):
 
 
 class TitleStats(NamedTuple):
-    """Global counts every partition needs. V titles, in rank order."""
+    """Global counts that every partition needs. V titles, in rank order."""
 
     runtime: np.ndarray  # [V] minutes
     id_of_rank: np.ndarray  # [V] int32
-    trending: int  # how many first ranks make up half of the training users' plays
+    trending: int  # number of first ranks that make up half of the training users' plays
     hash: np.ndarray  # [V] uint64 of the title's key
 
 
 class EventState(NamedTuple):
-    """Each event's (user, title) as it stood just after the event, and in the end. All [N]."""
+    """State of each event's (user, title) just after the event, and finally.
 
-    sessions: np.ndarray
+    All arrays are [N].
+    """
+
+    sessions: np.ndarray  # plays of the title so far
     completion: np.ndarray  # [0, 1]
-    total: np.ndarray  # completion in the end
-    first: np.ndarray  # bool: the first play of the title
-    next: np.ndarray  # index of the user's next play of it, N where none
-    start: np.ndarray  # index of the first event at the same time: history is strictly earlier
+    total: np.ndarray  # final completion
+    first: np.ndarray  # bool: the user's first play of the title
+    next: np.ndarray  # index of the user's next play of the title, N where none
+    start: np.ndarray  # index of the user's first event at the same time: history is strictly earlier
     user_start: np.ndarray  # index of the user's first event
 
 
 def has_watch_time(log: Log) -> bool:
+    """Return False where the source has no watch time (`viewed` is -1)."""
     return bool((log.viewed[:1] >= 0).all())
 
 
 def event_states(log: Log, runtime: np.ndarray) -> EventState:
-    """Completion and sessions as of each event, so that later sessions do not leak back."""
+    """Compute completion and sessions as of each event.
+
+    Later sessions do not leak into the state of an event.
+
+    Args:
+        log: Log of the partition.
+        runtime: [V] minutes of the title that `log.rank` indexes.
+    """
     n = len(log.user)
     pair = log.user * len(runtime) + log.rank
     order = np.argsort(pair, kind="stable")
@@ -70,14 +84,17 @@ def event_states(log: Log, runtime: np.ndarray) -> EventState:
     new_time = new_user | (np.diff(log.time, prepend=0) != 0)
     minutes = runtime[log.rank]
 
-    def share(milliseconds: np.ndarray) -> np.ndarray:
-        """Completion; 1 throughout of a source without watch time, whose runtimes may be missing too."""
+    def completion_of(milliseconds: np.ndarray) -> np.ndarray:
+        """Return completion; 1 throughout where the source has no watch time.
+
+        The runtimes of such a source may be missing too.
+        """
         return completion(milliseconds, minutes) if has_watch_time(log) else np.ones(n)
 
     return EventState(
         sessions,
-        share(viewed),
-        share(total),
+        completion_of(viewed),
+        completion_of(total),
         first,
         following,
         np.maximum.accumulate(np.where(new_time, index, 0)),
@@ -86,39 +103,52 @@ def event_states(log: Log, runtime: np.ndarray) -> EventState:
 
 
 class PastPlays(NamedTuple):
-    """What requests may look back on, an entry a (request, title)."""
+    """Histories of queries, one entry per (query, title)."""
 
-    request: np.ndarray  # ascending
-    event: np.ndarray  # the latest play of the title before the request, ascending within it
+    query: np.ndarray  # ascending
+    event: np.ndarray  # the latest play of the title before the query, ascending within the query
     back: np.ndarray  # 1 for the newest
 
 
 def last_plays(start: np.ndarray, first: np.ndarray, following: np.ndarray, width: int) -> PastPlays:
-    """The latest plays, before event `start`, of each of the last `width` titles of Q requests.
+    """Return the latest play of each of the last `width` titles of every query.
 
-    start, first [Q] bound each request's past; following [N] is `AsOf.next`. Looks back twice as far
-    for those not yet complete.
+    The titles are distinct, and the plays strictly before the query.
+
+    The search doubles the number of events read for the queries whose history is not yet complete.
+
+    Args:
+        start: [Q] end of each query's past: the first event that is not strictly earlier.
+        first: [Q] begin of each query's past: the user's first event.
+        following: [N] `EventState.next`.
+        width: Maximum number of titles per query.
     """
-    found, todo, span = [], np.arange(len(start)), 2 * width
-    while len(todo):
-        behind = start[todo] - first[todo]
-        length = np.minimum(behind, span)
-        request, event = ranges(start[todo] - length, length)
-        live = following[event] >= start[todo][request]
-        request, event = request[live], event[live]
-        back = np.searchsorted(request, request, side="right") - np.arange(len(request))
-        done = (np.bincount(request, minlength=len(todo)) >= width) | (behind <= span)
-        kept = (back <= width) & done[request]
-        found.append(PastPlays(todo[request[kept]], event[kept], back[kept]))
-        todo, span = todo[~done], span * 2
-    if len(found) == 1:
-        return found[0]
-    past = PastPlays(*(np.concatenate([np.empty(0, np.int64), *part]) for part in zip(*found, strict=True)))
-    order = np.argsort(past.request, kind="stable")
-    return PastPlays(*(part[order] for part in past))
+    passes, pending, span = [], np.arange(len(start)), 2 * width
+    while len(pending):
+        available = start[pending] - first[pending]
+        length = np.minimum(available, span)
+        query, event = ranges(start[pending] - length, length)
+        live = following[event] >= start[pending][query]
+        query, event = query[live], event[live]
+        back = np.searchsorted(query, query, side="right") - np.arange(len(query))
+        done = (np.bincount(query, minlength=len(pending)) >= width) | (available <= span)
+        kept = (back <= width) & done[query]
+        passes.append(PastPlays(pending[query[kept]], event[kept], back[kept]))
+        pending, span = pending[~done], span * 2
+    if len(passes) == 1:
+        return passes[0]
+    past = PastPlays(
+        *(np.concatenate([np.empty(0, np.int64), *column]) for column in zip(*passes, strict=True))
+    )
+    order = np.argsort(past.query, kind="stable")
+    return PastPlays(*(column[order] for column in past))
 
 
 def ranges(start: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers start[i] to start[i] + length[i] of every i, after one another, and the i of each."""
-    which = np.repeat(np.arange(len(start)), length)
-    return which, np.arange(len(which)) + np.repeat(start - (np.cumsum(length) - length), length)
+    """Concatenate the ranges start[i] to start[i] + length[i] - 1 over i.
+
+    Returns:
+        The i of each number, and the numbers.
+    """
+    index = np.repeat(np.arange(len(start)), length)
+    return index, np.arange(len(index)) + np.repeat(start - (np.cumsum(length) - length), length)

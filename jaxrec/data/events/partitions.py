@@ -1,8 +1,8 @@
-"""Routes cleaned events to partitions of users, on disk, so that memory holds a few partitions at a time.
+"""Partitions of users on disk, so that memory holds a few at a time.
 
-A partition is a range of the users' hashes, so partitions in order are the users in order of hash
-however many there are, and nothing written later depends on their number. Events are routed to many
-small files, for nobody knows yet how many will come; neighbouring files then make a partition.
+A partition is a range of user hashes. Partitions in order are therefore the users in order of hash, for any
+number of partitions, and the dataset does not depend on that number. Events are routed to many small files,
+because the number of events is not known in advance; consecutive files then form a partition.
 """
 
 from pathlib import Path
@@ -13,16 +13,22 @@ from jaxrec.config.schema import Feature
 from jaxrec.data.events.cleaning import CleanChunk
 
 _FILES = 512
-_MOST_EVENTS = 250_000  # of a partition; about 200 MB while its rows are built
+_MAX_EVENTS = 250_000  # per partition; about 200 MB while its rows are built
 
 
 def partition_of(hashes: np.ndarray, partitions: int) -> np.ndarray:
-    """int64 in [0, partitions), ascending with the hash."""
+    """Return the partition of user hashes [N]: int64 in [0, partitions).
+
+    The partition ascends with the hash.
+    """
     return (((hashes >> np.uint64(32)) * np.uint64(partitions)) >> np.uint64(32)).astype(np.int64)
 
 
 def record_dtype(features: tuple[Feature, ...]) -> np.dtype:
-    """An event's record: fixed width, with the context's provisional codes and raw numbers."""
+    """Return the dtype of an event's record.
+
+    A record has a fixed width, with the provisional codes and raw numbers of the context.
+    """
     context = [f for f in features if f.where == "context"]
     numbers = sum(f.kind == "number" for f in context)
     return np.dtype(
@@ -38,7 +44,14 @@ def record_dtype(features: tuple[Feature, ...]) -> np.dtype:
 
 
 def records_of(chunk: CleanChunk, categories: np.ndarray, numbers: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """A chunk's events as records, in their order; the context as `Columns.add` gives it."""
+    """Return a chunk's events as records, in the same order.
+
+    Args:
+        chunk: N events.
+        categories: [N, categories] int32 provisional codes of the context (`FeatureColumns.add`).
+        numbers: [N, numbers] float64 raw numbers of the context.
+        dtype: Result of `record_dtype`.
+    """
     records = np.empty(len(chunk.user_hash), dtype)
     records["user"], records["time"] = chunk.user_hash, chunk.time
     records["viewed"], records["title"] = chunk.viewed, chunk.title
@@ -46,28 +59,41 @@ def records_of(chunk: CleanChunk, categories: np.ndarray, numbers: np.ndarray, d
     return records
 
 
-def gather(events: np.ndarray, least: int) -> np.ndarray:
-    """[F] int64 partition of each of F neighbouring ranges of hashes, which hold events [F]; -1 where none.
+def merge_ranges(events: np.ndarray, least: int) -> np.ndarray:
+    """Merge consecutive ranges of hashes into partitions of bounded size.
 
-    Partitions are numbered in the order of the ranges; none has too many events unless a range alone has.
-    `least` are made where there are users enough.
+    Partitions are numbered in the order of the ranges. A partition exceeds the limit of events only where a
+    single range does.
+
+    Args:
+        events: [F] number of events of each range.
+        least: Minimum number of partitions, reached where there are enough users.
+
+    Returns:
+        [F] int64 partition of each range, -1 for a range without events.
     """
-    limit = min(_MOST_EVENTS, -(-int(events.sum()) // least))
+    limit = min(_MAX_EVENTS, -(-int(events.sum()) // least))
     out = np.full(len(events), -1)
-    partition, held = -1, limit
+    partition, partition_events = -1, limit
     for f in np.flatnonzero(events).tolist():
-        if held + int(events[f]) > limit:
-            partition, held = partition + 1, 0
+        if partition_events + int(events[f]) > limit:
+            partition, partition_events = partition + 1, 0
         out[f] = partition
-        held += int(events[f])
+        partition_events += int(events[f])
     return out
 
 
 class Spill:
-    """Files of event records."""
+    """Files of event records, merged into partitions once all events are written."""
 
     def __init__(self, directory: Path, least: int, dtype: np.dtype) -> None:
-        """`least` partitions are made where there are users enough."""
+        """Create the directory.
+
+        Args:
+            directory: Directory to create.
+            least: Minimum number of partitions, reached where there are enough users.
+            dtype: Result of `record_dtype`.
+        """
         directory.mkdir()
         self._directory, self._least, self.dtype = directory, least, dtype
         self._files = [directory / f"{f:05d}" for f in range(max(least, _FILES))]
@@ -75,11 +101,11 @@ class Spill:
         self._partitions: list[list[Path]] = []
 
     def add(self, chunk: CleanChunk, categories: np.ndarray, numbers: np.ndarray) -> None:
-        """Appends a chunk's events to their files."""
+        """Append a chunk's events to their files; arguments as for `records_of`."""
         records = records_of(chunk, categories, numbers, self.dtype)
-        where = partition_of(chunk.user_hash, len(self._files))
-        records = records[np.argsort(where, kind="stable")]
-        counts = np.bincount(where, minlength=len(self._files))
+        file_of_event = partition_of(chunk.user_hash, len(self._files))
+        records = records[np.argsort(file_of_event, kind="stable")]
+        counts = np.bincount(file_of_event, minlength=len(self._files))
         ends = np.cumsum(counts)
         for f in np.flatnonzero(counts):
             with self._files[f].open("ab") as file:
@@ -87,8 +113,11 @@ class Spill:
         self._events += counts
 
     def make_partitions(self) -> int:
-        """Once all events are here: of neighbouring files, none of too many events. How many there are."""
-        of_file = gather(self._events, self._least)
+        """Merge consecutive files into partitions and return their number.
+
+        All events must be added before. No partition has too many events, unless a single file has.
+        """
+        of_file = merge_ranges(self._events, self._least)
         self._partitions = [[] for _ in range(int(of_file.max(initial=-1)) + 1)]
         for file, partition in zip(self._files, of_file.tolist(), strict=True):
             if partition >= 0:
@@ -96,11 +125,11 @@ class Spill:
         return len(self._partitions)
 
     def load(self, partition: int) -> np.ndarray:
-        """The partition's records, in no order."""
+        """Return the partition's records, in no particular order."""
         return np.concatenate([np.fromfile(path, self.dtype) for path in self._partitions[partition]])
 
     def replace(self, partition: int, records: np.ndarray) -> None:
-        """Puts other records of the same users in the partition's place."""
+        """Replace the partition's records by other records of the same users."""
         path = self._directory / f"partition-{partition:05d}"
         records.tofile(path)
         for file in self._partitions[partition]:

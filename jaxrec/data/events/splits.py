@@ -1,4 +1,4 @@
-"""Which split a user's targets fall in: by user, by being the user's last, or by time."""
+"""Assignment of targets to splits: by user, by order (last), or by time."""
 
 import numpy as np
 
@@ -6,65 +6,99 @@ from jaxrec.config.schema import Data
 from jaxrec.core.hashing import mix, uniform
 from jaxrec.data.events.cleaning import milliseconds_of
 
-TRAIN, VALIDATION, TEST = range(3)  # places in schema.SPLITS
+TRAIN, VALIDATION, TEST = range(3)  # indices into core.ids.SPLITS
 _VALIDATION_DRAW, _ORDER_DRAW = 0x1A57, 0x07D3
 
 
-def in_order(
+def sort_order(
     data: Data, hashes: np.ndarray, user: np.ndarray, time: np.ndarray, key_hash: np.ndarray
 ) -> np.ndarray:
-    """The order of [T] plays by user, then time. hashes [U] of the users, key_hash [T] of the titles' keys.
+    """Return the order of plays by user, then time, with hashed ties.
 
-    Equal times are ordered by a hash of (data.seed, user, title). By popularity rank or title id they would
-    tell a model which of them comes next; by the rows of a file, the order of a log would be part of the
-    data.
+    The hash of a tie is of (data.seed, user, title).
+
+    Ties ordered by popularity rank or title id would reveal to a model the next title; ties ordered by row
+    of a file would make the dataset depend on the order of the log.
+
+    Args:
+        data: Settings with the seed.
+        hashes: [U] uint64 hashes of the users.
+        user: [T] user in [0, U) of each play.
+        time: [T] milliseconds.
+        key_hash: [T] uint64 hash of the key of each play's title.
+
+    Returns:
+        [T] permutation of the plays.
     """
     return np.lexsort((mix(data.seed, _ORDER_DRAW, hashes[user], key_hash), time, user))
 
 
-def of_targets(
-    data: Data, of_user: np.ndarray, hashes: np.ndarray, user: np.ndarray, time: np.ndarray, least: int
+def target_splits(
+    data: Data, user_split: np.ndarray, hashes: np.ndarray, user: np.ndarray, time: np.ndarray, least: int
 ) -> np.ndarray:
-    """[T] int8 of targets that stand by user (ascending) and, within one, in their order.
+    """Return the split of each target, by the rule of data.split.
 
-    of_user, hashes [U]: the split of each user, read with "users" alone, and its hash; user, time [T] of
-    the targets, in milliseconds.
+    "users": the split of the user.
+    "time": boundaries at midnight UTC of data.validation_from and data.test_from.
+    "last": a user's first `least` targets are for training. With more targets, the last one is for test.
+    With at least `least` + 2, the last but one is for validation where the user's uniform draw is below
+    data.validation_share. Users with few targets are thus used for training first, then for test.
 
-    "last": a user's first `least` targets are for training; of more than these the last is the test's;
-    of one more still the last but one is the validation's, where the draw of the user falls below
-    data.validation_share. So short users are for training first, then for the test.
-    "time": by the day's midnight, UTC.
+    Args:
+        data: Settings of the split.
+        user_split: [U] split of each user; used for "users" only.
+        hashes: [U] uint64 hashes of the users.
+        user: [T] user of each target, ascending; the targets of a user are in order.
+        time: [T] milliseconds.
+        least: Minimum of training targets per user for "last".
+
+    Returns:
+        [T] int8 index into SPLITS.
     """
     if data.split == "users":
-        return of_user[user]
+        return user_split[user]
     if data.split == "time":
         edges = [milliseconds_of(getattr(data, n), f"data.{n}") for n in ("validation_from", "test_from")]
         return np.searchsorted(edges, time, side="right").astype(np.int8)
     count = np.bincount(user, minlength=len(hashes))
-    back = (np.cumsum(count) - 1)[user] - np.arange(len(user))  # 0 of the last
+    from_end = (np.cumsum(count) - 1)[user] - np.arange(len(user))  # 0 for the last target
     drawn = uniform(data.seed, _VALIDATION_DRAW, hashes) < data.validation_share
     out = np.zeros(len(user), np.int8)
-    out[(back == 0) & (count[user] > least)] = TEST
-    out[(back == 1) & (count[user] > least + 1) & drawn[user]] = VALIDATION
+    out[(from_end == 0) & (count[user] > least)] = TEST
+    out[(from_end == 1) & (count[user] > least + 1) & drawn[user]] = VALIDATION
     return out
 
 
 def training_events(
-    data: Data, of_user: np.ndarray, user: np.ndarray, time: np.ndarray, target: np.ndarray, split: np.ndarray
+    data: Data,
+    user_split: np.ndarray,
+    user: np.ndarray,
+    time: np.ndarray,
+    target: np.ndarray,
+    split: np.ndarray,
 ) -> np.ndarray:
-    """[N] bool: the events that training may count, as for the titles' popularity.
+    """Return a mask [N] of the events that training may count.
 
-    user, time [N] of the events; target [T] the events that are targets, `split` as `of_targets` gives it.
-    "users": all of training users; otherwise those before the user's first held-out target, and training
-    targets at its very time.
+    Title popularity, for example, counts only these events.
+
+    "users": all events of training users. "time": events before data.validation_from. "last": events before
+    the user's first held-out target, and training targets at the same time as that target.
+
+    Args:
+        data: Settings of the split.
+        user_split: [U] split of each user; used for "users" only.
+        user: [N] user of each event.
+        time: [N] milliseconds.
+        target: [T] events that are targets; used for "last" only.
+        split: [T] result of `target_splits`; used for "last" only.
     """
     if data.split == "users":
-        return of_user[user] == TRAIN
+        return user_split[user] == TRAIN
     if data.split == "time":
         return time < milliseconds_of(data.validation_from, "data.validation_from")
-    held = target[split != TRAIN]
-    first = np.full(len(of_user), np.iinfo(np.int64).max)
-    np.minimum.at(first, user[held], time[held])
+    held_out = target[split != TRAIN]
+    first = np.full(len(user_split), np.iinfo(np.int64).max)
+    np.minimum.at(first, user[held_out], time[held_out])
     out = time < first[user]
     out[target[split == TRAIN]] = True
     return out

@@ -1,4 +1,4 @@
-"""Who the users are: their features, which split they fall in, and their keys for whoever asks later."""
+"""The users table: features, splits and keys of the users, by hash."""
 
 from dataclasses import dataclass
 
@@ -15,38 +15,58 @@ _SPLIT_DRAW = 0x5EED
 
 @dataclass
 class UserTable:
-    """Everyone's features and split, sorted by hash; those no table names get the unknown features."""
+    """Features and splits of the users in the table, sorted by hash. U users.
 
-    hash: np.ndarray
-    split: np.ndarray  # int8, -1 by hash
-    categories: np.ndarray
-    numbers: np.ndarray
+    A user who is not in the table has unknown features and a split by hash.
+    """
 
-    def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Places of these users, and whether they are known."""
-        at = np.minimum(np.searchsorted(self.hash, hashes), max(len(self.hash) - 1, 0))
-        return at, (self.hash[at] == hashes) if len(self.hash) else np.zeros(len(hashes), bool)
+    hash: np.ndarray  # [U] uint64
+    split: np.ndarray  # [U] int8 index into SPLITS; -1: by hash
+    categories: np.ndarray  # [U, columns] int32
+    numbers: np.ndarray  # [U, columns] float32
 
-    def part(self, which: slice | np.ndarray) -> "UserTable":
-        """Some of the users, neighbours by hash."""
+    def locate(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the users' indices [N] in the table, and a mask [N] of known users."""
+        index = np.minimum(np.searchsorted(self.hash, hashes), max(len(self.hash) - 1, 0))
+        return index, (self.hash[index] == hashes) if len(self.hash) else np.zeros(len(hashes), bool)
+
+    def select(self, which: slice | np.ndarray) -> "UserTable":
+        """Return a table of the selected users, which must stay in order of hash."""
         return UserTable(self.hash[which], self.split[which], self.categories[which], self.numbers[which])
 
     def splits(self, hashes: np.ndarray, config: Config) -> np.ndarray:
-        """int8 index into SPLITS of each user: as its table says, else by hash."""
+        """Return the split of users: from the table, else by hash.
+
+        The result is [N] int8, an index into SPLITS.
+        """
         by_hash = split_of(hashes, config)
-        at, known = self.find(hashes)
-        given = np.where(known, self.split[at], -1) if len(self.hash) else np.full(len(hashes), -1)
-        return np.where(given >= 0, given, by_hash).astype(np.int8)
+        index, known = self.locate(hashes)
+        declared = np.where(known, self.split[index], -1) if len(self.hash) else np.full(len(hashes), -1)
+        return np.where(declared >= 0, declared, by_hash).astype(np.int8)
 
 
 def split_of(hashes: np.ndarray, config: Config) -> np.ndarray:
-    """int8 index into SPLITS, by a stable hash of the user and data.seed."""
+    """Return the split of users by a hash of the user and data.seed.
+
+    Args:
+        hashes: [N] uint64 hashes of the users' keys.
+        config: Config with `data.seed`, `data.train_share` and `data.validation_share`.
+    """
     u = uniform(config.data.seed, _SPLIT_DRAW, hashes)
     edges = np.cumsum([config.data.train_share, config.data.validation_share])
     return np.searchsorted(edges, u, side="right").astype(np.int8)
 
 
 def read_users(source: Source, columns: FeatureColumns) -> UserTable:
+    """Read the users table of a source.
+
+    Args:
+        source: Source to read.
+        columns: User features, without values; finished by this call.
+
+    Raises:
+        InputError: A user feature is declared and the source has no users table, or a user has two rows.
+    """
     hashes, splits, categories, numbers = [np.empty(0, np.uint64)], [np.empty(0, np.int8)], [], []
     for chunk in source.users():
         hashes.append(of_keys(chunk.key))
@@ -57,27 +77,31 @@ def read_users(source: Source, columns: FeatureColumns) -> UserTable:
     if not categories and columns.features:
         raise InputError(f"feature {columns.features[0].name}: where=user but the source has no users table")
     columns.finish()
-    every = np.concatenate(hashes)
-    order = np.argsort(every, kind="stable")
-    again = np.nonzero(np.diff(every[order].view(np.int64)) == 0)[0]
-    if len(again):
+    all_hashes = np.concatenate(hashes)
+    order = np.argsort(all_hashes, kind="stable")
+    duplicates = np.nonzero(np.diff(all_hashes[order].view(np.int64)) == 0)[0]
+    if len(duplicates):
         raise InputError(
-            f"users table: row {int(order[again[0] + 1]) + 1} names a user a second time; allowed: once"
+            f"users table: row {int(order[duplicates[0] + 1]) + 1} repeats a user; allowed: one row per user"
         )
     if not categories:
         return UserTable(
-            every, np.concatenate(splits), np.empty((0, 0), np.int32), np.empty((0, 0), np.float32)
+            all_hashes, np.concatenate(splits), np.empty((0, 0), np.int32), np.empty((0, 0), np.float32)
         )
     ids, scaled = columns.encode(np.concatenate(categories)[order], np.concatenate(numbers)[order])
-    return UserTable(every[order], np.concatenate(splits)[order], ids, scaled)
+    return UserTable(all_hashes[order], np.concatenate(splits)[order], ids, scaled)
 
 
 @dataclass
-class HeldOut:
-    """The caller's keys of held-out users, by hash."""
+class UserKeys:
+    """The caller's keys of users, sorted by hash; held-out users at least.
 
-    hash: np.ndarray
-    key: np.ndarray
+    U users.
+    """
+
+    hash: np.ndarray  # [U] uint64
+    key: np.ndarray  # [U]
 
     def keys(self, hashes: np.ndarray) -> np.ndarray:
+        """Return the keys [N] of user hashes [N], all of which must be present."""
         return self.key[np.searchsorted(self.hash, hashes)]

@@ -1,7 +1,7 @@
-"""From a source's raw columns to ids and standardised numbers.
+"""Encoding of a source's raw columns as ids and standardised numbers.
 
-A categorical column's values are numbered by their sorted order, after 0 (padding) and 1 (unknown or
-missing), whatever order or chunks they came in.
+The ids of a categorical column follow the sorted order of its values, after 0 (padding) and 1 (unknown or
+missing). They do not depend on the order of rows or on the chunks.
 """
 
 from typing import Any, NamedTuple
@@ -17,8 +17,11 @@ from jaxrec.core.tables import Lists
 _FIRST_VALUE = UNKNOWN + 1
 
 
-def missing(values: np.ndarray) -> np.ndarray:
-    """Where a raw column has no value: NaN, the empty string, or schema.MISSING."""
+def is_missing(values: np.ndarray) -> np.ndarray:
+    """Return a mask [N] of the missing entries of a raw column.
+
+    Missing are NaN, the empty string, and core.ids.MISSING.
+    """
     if values.dtype.kind == "f":
         return np.isnan(values)
     if values.dtype.kind == "i":
@@ -29,62 +32,77 @@ def missing(values: np.ndarray) -> np.ndarray:
 
 
 class CategoryCodes:
-    """Numbers a categorical column chunk by chunk: provisional codes now, final ids once all is seen."""
+    """Codes of a categorical column: provisional by chunk, final at the end."""
 
     def __init__(self) -> None:
         self._code: dict = {}
 
     def encode(self, values: np.ndarray) -> np.ndarray:
-        """[N] int32 provisional codes, -1 where missing."""
+        """Return provisional codes [N] int32 of a chunk's column [N], -1 where missing."""
         unique, inverse = np.unique(values, return_inverse=True)
-        lost = missing(unique)
+        missing = is_missing(unique)
+        # The loop is over the distinct values of a chunk, not over its rows.
         codes = np.array(
             [
-                -1 if gone else self._code.setdefault(value, len(self._code))
-                for value, gone in zip(unique.tolist(), lost, strict=True)
+                -1 if absent else self._code.setdefault(value, len(self._code))
+                for value, absent in zip(unique.tolist(), missing, strict=True)
             ],
             np.int32,
-        )  # a loop over the distinct values of a chunk, not over its rows
+        )
         return codes[inverse]
 
     def add(self, values: list) -> None:
-        """Numbers values that are not missing, in this order."""
+        """Add values, none of them missing, in this order."""
         for value in values:
             self._code.setdefault(value, len(self._code))
 
-    def of(self, values: list) -> np.ndarray:
-        """[values] int32 codes of values that were encoded."""
+    def codes_of(self, values: list) -> np.ndarray:
+        """Return the provisional codes, int32, of values encoded before."""
         return np.array([self._code[value] for value in values], np.int32)
 
-    def known(self) -> list:
-        """The values by provisional code."""
+    def values(self) -> list:
+        """Return the values in the order of their provisional codes."""
         return list(self._code)
 
     def finish(self) -> tuple[list, np.ndarray]:
-        """The values in their final order, and [provisional + 1] int32 mapping code + 1 to final id."""
+        """Return the values in final order, and the map from codes to final ids.
+
+        The map is [codes + 1] int32, indexed by code + 1: index 0 is for missing values.
+        """
         values = sorted(self._code)
         remap = np.full(len(values) + 1, UNKNOWN, np.int32)
-        for place, value in enumerate(values):
-            remap[self._code[value] + 1] = _FIRST_VALUE + place
+        for index, value in enumerate(values):
+            remap[self._code[value] + 1] = _FIRST_VALUE + index
         return values, remap
 
 
 class Sums(NamedTuple):
-    """Of the finite values of a numeric column's chunk."""
+    """Sums over the finite values of a numeric column's chunk."""
 
-    finite: int
+    finite: int  # number of finite values
     total: float
     squares: float
 
 
 class Moments:
-    """Mean and standard deviation of a numeric column's finite values, chunk by chunk."""
+    """Mean and standard deviation of a numeric column, accumulated by chunk.
+
+    Only finite values count.
+    """
 
     def __init__(self) -> None:
         self._n, self._sum, self._squares = 0, 0.0, 0.0
 
     def add(self, values: np.ndarray, name: str) -> np.ndarray:
-        """The column as float64, NaN where missing. InputError where it is not numeric."""
+        """Add a chunk's column and return it as float64, NaN where missing.
+
+        Args:
+            values: [N] raw column.
+            name: Feature name for the error message.
+
+        Raises:
+            InputError: The column is not numeric.
+        """
         try:
             values = np.asarray(values).astype(np.float64)
         except (TypeError, ValueError) as error:
@@ -97,16 +115,17 @@ class Moments:
         return values
 
     def sums(self) -> Sums:
+        """Return the sums of the values added."""
         return Sums(self._n, self._sum, self._squares)
 
     def add_sums(self, sums: Sums) -> None:
-        """As `add` of the values they are of, alone in their Moments."""
+        """Add the sums of another `Moments`, with the same effect as `add` of its values."""
         self._n += sums.finite
         self._sum += sums.total
         self._squares += sums.squares
 
     def finish(self) -> tuple[float, float]:
-        """(mean, std); (0, 1) of nothing, and std 1 of a constant."""
+        """Return (mean, std): (0, 1) without values, and std 1 for a constant column."""
         if not self._n:
             return 0.0, 1.0
         mean = self._sum / self._n
@@ -115,19 +134,20 @@ class Moments:
 
 
 def standardise(values: np.ndarray, spec: FeatureSpec) -> np.ndarray:
-    """float32 (x - mean) / std; 0, the mean, where missing."""
+    """Return (x - mean) / std as float32; 0, which is the mean, where missing."""
     scaled = (values - spec.mean) / spec.std
     return np.where(np.isfinite(scaled), scaled, 0.0).astype(np.float32)
 
 
 class FittedColumn:
-    """What chunks hold that are encoded apart from one another; whoever adds them up, in whatever order."""
+    """Values and sums of independently encoded chunks, merged in any order."""
 
     def __init__(self) -> None:
-        self.values: dict[str, set] = {}  # of each categorical feature
-        self.sums: dict[str, dict[Any, Sums]] = {}  # of each number, by the place of the chunk
+        self.values: dict[str, set] = {}  # by categorical feature
+        self.sums: dict[str, dict[Any, Sums]] = {}  # by numeric feature, then by chunk id
 
     def add(self, other: "FittedColumn") -> None:
+        """Merge the values and sums of other chunks."""
         for name, values in other.values.items():
             self.values.setdefault(name, set()).update(values)
         for name, sums in other.sums.items():
@@ -135,10 +155,14 @@ class FittedColumn:
 
 
 class FeatureColumns:
-    """The declared features of one table, but titles: raw chunks in, encoded columns out.
+    """Encoder of the declared features of the users table or of the context.
 
-    `add` returns provisional int32 codes [N, categories] and raw float64 numbers [N, numbers];
-    `finish` freezes the numbering, after which `encode` makes them final.
+    `add` returns provisional codes and raw numbers of a chunk; `finish` fixes the ids and the moments; then
+    `encode` converts codes and numbers to their final form.
+
+    Args:
+        features: Declared features; only those of `where` are used.
+        where: "user" or "context".
     """
 
     def __init__(self, features: tuple[Feature, ...], where: str) -> None:
@@ -152,6 +176,18 @@ class FeatureColumns:
         self._remap: list[np.ndarray] = []
 
     def add(self, columns: dict[str, np.ndarray], rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """Add a chunk of raw columns.
+
+        Args:
+            columns: Raw columns [rows] by feature name.
+            rows: Rows of the chunk.
+
+        Returns:
+            Provisional codes [rows, categories] int32 and raw numbers [rows, numbers] float64.
+
+        Raises:
+            InputError: A declared feature is missing, or a number feature is not numeric.
+        """
         categories, numbers = [], []
         for f in self.features:
             if f.name not in columns:
@@ -164,37 +200,48 @@ class FeatureColumns:
                 categories.append(state.encode(columns[f.name]))
         return _stack(categories, rows, np.int32), _stack(numbers, rows, np.float64)
 
-    def seen(self, place: Any) -> FittedColumn:
-        """Of a chunk that alone was added; places order the chunks."""
+    def fitted(self, chunk_id: Any) -> FittedColumn:
+        """Return values and sums of a chunk, the only one added.
+
+        `chunk_id` defines the order in which sums are added.
+        """
         out = FittedColumn()
         for name, state in self._state.items():
             if isinstance(state, Moments):
-                out.sums[name] = {place: state.sums()}
+                out.sums[name] = {chunk_id: state.sums()}
             else:
-                out.values[name] = set(state.known())
+                out.values[name] = set(state.values())
         return out
 
-    def finish_seen(self, seen: FittedColumn) -> None:
-        """`finish`, of chunks that were added elsewhere. Codes are by the order of the values, and sums of
-        fractions in that of the chunks' places, so that all who do this find the same."""
+    def finish_from(self, fitted: FittedColumn) -> None:
+        """Finish from chunks that other instances added.
+
+        Codes follow the sorted values, and floating-point sums the order of the chunk ids, so that every
+        worker gets the same result.
+        """
         for name, state in self._state.items():
             if isinstance(state, Moments):
-                for _, sums in sorted(seen.sums.get(name, {}).items()):
+                for _, sums in sorted(fitted.sums.get(name, {}).items()):
                     state.add_sums(sums)
             else:
-                state.add(sorted(seen.values.get(name, ())))
+                state.add(sorted(fitted.values.get(name, ())))
         self.finish()
 
     def recode(self, chunk: "FeatureColumns", categories: np.ndarray) -> np.ndarray:
-        """Codes [N, categories] that `chunk` gave, as ours; all of its values must be known."""
+        """Convert codes [N, categories] of `chunk` to the codes of this instance.
+
+        This instance must have all values of `chunk`.
+        """
         out = np.empty_like(categories)
         states = [(s, chunk._state[name]) for name, s in self._state.items() if isinstance(s, CategoryCodes)]
-        for i, (mine, its) in enumerate(states):
-            assert isinstance(its, CategoryCodes)
-            out[:, i] = np.append(mine.of(its.known()), np.int32(-1))[categories[:, i]]  # -1: the last
+        for i, (own, other) in enumerate(states):
+            assert isinstance(other, CategoryCodes)
+            # Code -1, a missing value, indexes the last entry and stays -1.
+            out[:, i] = np.append(own.codes_of(other.values()), np.int32(-1))[categories[:, i]]
         return out
 
     def finish(self) -> None:
+        """Fix ids and moments, and set `specs` and `values`, once all chunks are added."""
         specs = []
         for f in self.features:
             state = self._state[f.name]
@@ -210,7 +257,7 @@ class FeatureColumns:
         self.specs = tuple(specs)
 
     def encode(self, categories: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Final int32 ids and standardised float32 numbers."""
+        """Return final int32 ids and standardised float32 numbers."""
         ids = [remap[categories[:, i] + 1] for i, remap in enumerate(self._remap)]
         kinds = [s for s in self.specs if s.kind == "number"]
         scaled = [standardise(numbers[:, i], s) for i, s in enumerate(kinds)]
@@ -224,10 +271,21 @@ def _stack(columns: list[np.ndarray], rows: int, dtype: type) -> np.ndarray:
 def title_columns(
     raw: dict[str, np.ndarray | Lists], features: tuple[Feature, ...], titles: int
 ) -> tuple[np.ndarray, np.ndarray, tuple[FeatureSpec, ...], dict[str, list]]:
-    """Encoded title features, a row a title of the catalogue, in the caller's order.
+    """Encode the title features of the catalogue, one row per title.
 
-    Returns int32 [titles, columns], float32 [titles, columns], their specs in the order declared
-    (title_id among them, with no column), and each categorical feature's values.
+    Rows are in the caller's order.
+
+    Args:
+        raw: Raw columns by feature name.
+        features: Declared features; only title features are used.
+        titles: Number of titles.
+
+    Returns:
+        Ids [titles, columns] int32, numbers [titles, columns] float32, the specs in declared order (title_id
+        included, without a column), and the values of each categorical feature.
+
+    Raises:
+        InputError: A declared feature is missing, or its kind does not match the column.
     """
     categories, numbers, specs, values = [], [], [], {}
     for f in (f for f in features if f.where == "title"):
@@ -240,8 +298,8 @@ def title_columns(
             )
         column = raw[f.name]
         if isinstance(column, Lists) != (f.kind == "categories"):
-            held = "lists" if isinstance(column, Lists) else "single values"
-            raise InputError(f"feature {f.name}: kind={f.kind} but the title column holds {held}")
+            content = "lists" if isinstance(column, Lists) else "single values"
+            raise InputError(f"feature {f.name}: kind={f.kind} but the title column holds {content}")
         if f.kind == "number":
             moments = Moments()
             x = moments.add(np.asarray(column), f.name)
@@ -254,7 +312,7 @@ def title_columns(
             provisional = codes.encode(lists.values)
             values[f.name], remap = codes.finish()
             most = f.most if f.kind == "categories" else 1
-            categories.append(_padded(remap[provisional + 1], lists.offsets, most))
+            categories.append(_pad_lists(remap[provisional + 1], lists.offsets, most))
             size = _FIRST_VALUE + len(values[f.name])
             spec = FeatureSpec(f.name, f.kind, f.where, f.width, size=size, columns=most)
         specs.append(spec)
@@ -263,8 +321,11 @@ def title_columns(
     return wide, tall, tuple(specs), values
 
 
-def _padded(ids: np.ndarray, offsets: np.ndarray, most: int) -> np.ndarray:
-    """[rows, most] the first `most` ids of each list, then 0; an empty list is unknown."""
+def _pad_lists(ids: np.ndarray, offsets: np.ndarray, most: int) -> np.ndarray:
+    """Return the first `most` ids of each list, padded with 0: [rows, most].
+
+    An empty list becomes UNKNOWN.
+    """
     at = offsets[:-1, None] + np.arange(most)
     inside = at < offsets[1:, None]
     padded = np.where(inside, ids[np.minimum(at, max(len(ids) - 1, 0))] if len(ids) else 0, 0).astype(

@@ -1,9 +1,12 @@
-"""Histories packed several to a row, so that short ones pay for no padding: worked out on the host.
+"""Packing of several histories into one row, to avoid padding.
 
-The mean history shows six titles or so where a model reads twenty. Rows of `window` places are filled
-with whole histories, and the model keeps each to itself. Examples of a batch ascend by length and are
-dealt round robin to its shares, so example j of the last share is as long as any share's j-th: one plan,
-made for that share, holds every share's examples, and every process makes the same plan.
+The plan is computed on the host.
+
+The mean history shows about six titles, while a model reads twenty. Rows of `window` positions are filled
+with whole histories; attention masks keep the histories of a row apart. The examples of a batch are sorted
+by ascending length and distributed round robin over its shards. Example j of the last shard is therefore at
+least as long as example j of any other shard: a plan made for the last shard fits every shard, and every
+process computes the same plan.
 """
 
 import math
@@ -14,48 +17,62 @@ import numpy as np
 from jaxrec.core.batch import Packing
 from jaxrec.core.ids import PAD
 
-_SPREADS = 3.0  # of a batch's mean length, that the rows of a share leave room for
-_LOSS = 1.01  # rows that a plan takes over the fewest there could be
-# A kernel's gradient is a product over all places, which a GPU cuts into parts, and copies what goes into it
-# where the places do not divide: a twelfth of a step on an H200. A few rows more are less work.
-_PLACES, _MORE = 512, 0.05
+_MARGIN_STDS = 3.0  # standard deviations of a batch's mean length that the rows of a shard leave room for
+_PACKING_OVERHEAD = 1.01  # rows of a plan relative to the lower bound (all titles / width)
+# The gradient of a dense kernel is a product over all positions, which a GPU splits into chunks. Where the
+# number of positions does not divide, the GPU copies the operands: a twelfth of a step on an H200. A few
+# extra rows cost less.
+_ALIGNED_POSITIONS, _MAX_EXTRA = 512, 0.05
 
 
 def plan(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Row [N] and first place [N] of histories of these lengths [N] in rows of `width`, and the rows used.
+    """Assign histories to rows of `width` positions.
 
-    The longest first, then the longest that still fits, for all examples of a length at once. A history
-    of length 0 takes no place; its row is 0.
+    The longest history comes first, then the longest that fits into the rest of the row.
+
+    All histories of one length are assigned at once. A history of length 0 takes no position; its row is 0.
+
+    Args:
+        lengths: [N] whole numbers in [0, width].
+        width: Positions of a row.
+
+    Returns:
+        Row [N] of each history, first position [N] in that row, and the number of rows used.
     """
     count = np.bincount(lengths, minlength=width + 1)
-    left = [0, *count[1:].tolist()]
-    found: list[tuple[int, int, int, int]] = []  # of a length so many, from a row on, at a place
+    remaining = [0, *count[1:].tolist()]
+    runs: list[tuple[int, int, int, int]] = []  # (length, histories, first row, position)
     used = 0
-    while any(left):
-        room, pattern, free = width, [], list(left)
-        while fitting := [n for n in range(room, 0, -1) if free[n]]:
+    while any(remaining):
+        space, pattern, free = width, [], list(remaining)
+        while fitting := [n for n in range(space, 0, -1) if free[n]]:
             pattern.append(fitting[0])
             free[fitting[0]] -= 1
-            room -= fitting[0]
-        times = min(left[n] // pattern.count(n) for n in set(pattern))
+            space -= fitting[0]
+        repeats = min(remaining[n] // pattern.count(n) for n in set(pattern))
         first = 0
         for n in pattern:
-            found.append((n, times, used, first))
-            left[n] -= times
+            runs.append((n, repeats, used, first))
+            remaining[n] -= repeats
             first += n
-        used += times
-    found.sort(key=lambda run: run[0])
-    _, times, rows, firsts = np.array(found, np.int64).reshape(-1, 4).T
-    shown = np.argsort(lengths, kind="stable")[count[0] :]
-    row, at = np.zeros(len(lengths), np.int64), np.zeros(len(lengths), np.int64)
-    row[shown], at[shown] = _ranges(rows, times), np.repeat(firsts, times)
-    return row, at, used
+        used += repeats
+    runs.sort(key=lambda run: run[0])
+    _, repeats, rows, firsts = np.array(runs, np.int64).reshape(-1, 4).T
+    nonempty = np.argsort(lengths, kind="stable")[count[0] :]
+    row, start = np.zeros(len(lengths), np.int64), np.zeros(len(lengths), np.int64)
+    row[nonempty], start[nonempty] = _concatenated_ranges(rows, repeats), np.repeat(firsts, repeats)
+    return row, start, used
 
 
 class Packer:
-    """Packs what a model of these windows is shown of rows of `dtype`. Windows descend, each once.
+    """Packing of the histories of a batch, for a model that reads these windows.
 
-    `rows` are the packed rows that stand for a share's examples, for each window: of `fit` or of `cover`.
+    Call `fit` or `cover` before packing: they set `rows`, the packed rows per shard for each window.
+
+    Args:
+        dtype: dtype of the stored rows.
+        windows: Window lengths, distinct, in descending order.
+        keeps_abandoned: True where the model reads abandoned titles too.
     """
 
     def __init__(self, dtype: np.dtype, windows: tuple[int, ...], keeps_abandoned: bool) -> None:
@@ -63,84 +80,122 @@ class Packer:
         self.rows: tuple[int, ...] = (0,) * len(windows)
         self._planned: tuple[np.ndarray, tuple] = np.empty(0, np.uint8), ()
 
-    def fit(self, sample: np.ndarray, batch_size: int, shares: int) -> "Packer":
-        """Room for batches of a dataset like `sample` [N, words]: one that needs more is not packed."""
-        lengths, share = self.lengths(sample), batch_size // shares
-        self.rows = tuple(_rows(np.minimum(lengths, w), w, share, batch_size) for w in self._windows)
+    def fit(self, sample: np.ndarray, batch_size: int, shards: int) -> "Packer":
+        """Set the number of rows from a sample of the dataset.
+
+        A batch that needs more rows is not packed.
+
+        Args:
+            sample: [N, words] uint32 rows of the dataset.
+            batch_size: Examples of the global batch.
+            shards: Devices that share the global batch.
+
+        Returns:
+            This packer.
+        """
+        lengths, shard_size = self.lengths(sample), batch_size // shards
+        self.rows = tuple(
+            _packed_rows(np.minimum(lengths, w), w, shard_size, batch_size) for w in self._windows
+        )
         return self
 
     def cover(self, longest: np.ndarray) -> "Packer":
-        """Room for just the batches whose lengths, the last share's, are nowhere above `longest`."""
-        self.rows = tuple(max(used, 1) for _, _, used in self._plans(longest))
+        """Set the number of rows to fit all batches with lengths up to `longest`.
+
+        Args:
+            longest: [examples per shard] ascending upper bounds of the lengths of the last shard.
+
+        Returns:
+            This packer.
+        """
+        self.rows = tuple(max(used, 1) for _, _, used in self._cached_plans(longest))
         return self
 
-    def _plans(self, longest: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray, int], ...]:
-        """The plan of each window, kept while the lengths stay as they are."""
-        before, plans = self._planned
-        if not np.array_equal(before, longest):
+    def _cached_plans(self, longest: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray, int], ...]:
+        """Return the plan of each window; the plans of the latest lengths are cached."""
+        planned_lengths, plans = self._planned
+        if not np.array_equal(planned_lengths, longest):
             plans = tuple(plan(np.minimum(longest, w), w) for w in self._windows)
-            self._planned = longest, plans  # at once, for several threads ask
+            self._planned = longest, plans  # one assignment: several threads read the cache
         return plans
 
-    def _kept(self, words: np.ndarray) -> np.ndarray:
-        """[N, history] bool: the titles a history shows."""
+    def _kept_titles(self, words: np.ndarray) -> np.ndarray:
+        """Return a mask [N, history]: the titles that the model reads."""
         rows = words.view(self._dtype)[:, 0]
         kept = rows["history_title"] != PAD
         return kept if self._keeps_abandoned else kept & (rows["history_abandoned"] == 0)
 
     def lengths(self, words: np.ndarray) -> np.ndarray:
-        """[N] how many titles each history shows, the longest window at most."""
-        return np.minimum(_count(self._kept(words)), self._windows[0]).astype(np.uint8)
+        """Return the length [N] uint8 of each history, at most the longest window.
+
+        Args:
+            words: [N, words] uint32 rows of the dataset.
+        """
+        return np.minimum(_count_true(self._kept_titles(words)), self._windows[0]).astype(np.uint8)
 
     def __call__(self, words: np.ndarray, longest: np.ndarray) -> Packing | None:
-        """This process's shares, one after the other, from their words; `longest` are the lengths of the
-        last share of all. None where a plan needs more rows than there are."""
-        plans = self._plans(longest)
+        """Pack the shards of this process.
+
+        Args:
+            words: [shards * examples per shard, words] uint32 rows, one shard after another.
+            longest: [examples per shard] lengths of the last shard of the global batch.
+
+        Returns:
+            The packing, or None where a plan needs more rows than `self.rows`.
+        """
+        plans = self._cached_plans(longest)
         if any(used > rows for (_, _, used), rows in zip(plans, self.rows, strict=True)):
             return None
-        kept = self._kept(words)
-        share, history, width = len(longest), kept.shape[1], self._windows[0]
-        laps = len(words) // share
-        total, source = _count(kept), np.flatnonzero(kept).astype(np.int32)
-        # A history's titles lie side by side, oldest first, wherever it is packed.
-        shown, starts = [], []
+        kept = self._kept_titles(words)
+        shard_size, history, width = len(longest), kept.shape[1], self._windows[0]
+        shards = len(words) // shard_size
+        total, source = _count_true(kept), np.flatnonzero(kept).astype(np.int32)
+        # The titles of a history are contiguous in its packed row, oldest first.
+        shown_counts, starts = [], []
         for (row, first, _), rows, w in zip(plans, self.rows, self._windows, strict=True):
-            shown.append(np.minimum(total, w))
-            starts.append((np.arange(laps)[:, None] * rows * w + row * w + first).reshape(-1))
-        source = source[_ranges(np.cumsum(total) - shown[0], shown[0])]
-        of_share = np.repeat(np.arange(laps, dtype=np.int32), share)
-        newest = (
-            np.cumsum(shown[0]) - 1 - of_share * (share * history * width)
-        )  # less what is of shares before
-        place = np.repeat(newest.astype(np.int32), shown[0]) - np.arange(len(source), dtype=np.int32)
-        titles = np.full(laps * self.rows[0] * width, share * history * width, np.int32)
-        titles[_ranges(starts[0], shown[0])] = source * np.int32(width) + place
+            shown_counts.append(np.minimum(total, w))
+            starts.append((np.arange(shards)[:, None] * rows * w + row * w + first).reshape(-1))
+        source = source[_concatenated_ranges(np.cumsum(total) - shown_counts[0], shown_counts[0])]
+        shard_of_example = np.repeat(np.arange(shards, dtype=np.int32), shard_size)
+        # The last term subtracts the entries of preceding shards, which `source` counts.
+        newest = np.cumsum(shown_counts[0]) - 1 - shard_of_example * (shard_size * history * width)
+        newer = np.repeat(newest.astype(np.int32), shown_counts[0]) - np.arange(len(source), dtype=np.int32)
+        titles = np.full(shards * self.rows[0] * width, shard_size * history * width, np.int32)
+        titles[_concatenated_ranges(starts[0], shown_counts[0])] = source * np.int32(width) + newer
         shorter = []
-        for start, n, rows, w in zip(starts[1:], shown[1:], self.rows[1:], self._windows[1:], strict=True):
-            index = np.full(laps * rows * w, self.rows[0] * width, np.int32)
-            oldest = starts[0] - of_share * (self.rows[0] * width) + shown[0] - n
-            index[_ranges(start, n)] = _ranges(oldest, n)
-            shorter.append(index.reshape(laps * rows, w))
-        return Packing(titles.reshape(laps * self.rows[0], width), tuple(shorter))
+        for start, n, rows, w in zip(
+            starts[1:], shown_counts[1:], self.rows[1:], self._windows[1:], strict=True
+        ):
+            index = np.full(shards * rows * w, self.rows[0] * width, np.int32)
+            oldest = starts[0] - shard_of_example * (self.rows[0] * width) + shown_counts[0] - n
+            index[_concatenated_ranges(start, n)] = _concatenated_ranges(oldest, n)
+            shorter.append(index.reshape(shards * rows, w))
+        return Packing(titles.reshape(shards * self.rows[0], width), tuple(shorter))
 
 
-def _count(kept: np.ndarray) -> np.ndarray:
-    """[N] how many of each row of bools [N, history] there are: ones counted by as wide a word as divides a
-    row, in a tenth of the time that `sum` takes, and without Python's lock."""
+def _count_true(kept: np.ndarray) -> np.ndarray:
+    """Return the number [N] of true values in each row of a mask [N, history].
+
+    Bits are counted in the widest word that divides a row: a tenth of the time of `sum`, without Python's
+    lock.
+    """
     word = next(size for size in (8, 4, 2, 1) if kept.shape[1] % size == 0)
-    of_words = np.bitwise_count(np.ascontiguousarray(kept).view(f"u{word}"))
-    return reduce(np.add, of_words.T.astype(np.int32), np.zeros(len(kept), np.int32))
+    per_word = np.bitwise_count(np.ascontiguousarray(kept).view(f"u{word}"))
+    return reduce(np.add, per_word.T.astype(np.int32), np.zeros(len(kept), np.int32))
 
 
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """start, start + 1, ..., as many as its length, of each in turn: one after the other."""
-    before = np.cumsum(lengths) - lengths
-    return np.repeat((starts - before).astype(np.int32), lengths) + np.arange(lengths.sum(), dtype=np.int32)
+def _concatenated_ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Concatenate the ranges start[i] to start[i] + length[i] - 1 over i."""
+    offsets = np.cumsum(lengths) - lengths
+    return np.repeat((starts - offsets).astype(np.int32), lengths) + np.arange(lengths.sum(), dtype=np.int32)
 
 
-def _rows(lengths: np.ndarray, width: int, share: int, batch_size: int) -> int:
-    """Packed rows for `share` examples of a batch: at most one for each, seldom too few."""
-    mean = lengths.mean() + _SPREADS * lengths.std() / batch_size**0.5
-    rows = int(np.ceil(_LOSS * share * mean / width)) + 1
-    more = -rows % (_PLACES // math.gcd(_PLACES, width))
-    return min(rows + more if more <= _MORE * rows else rows, share)
+def _packed_rows(lengths: np.ndarray, width: int, shard_size: int, batch_size: int) -> int:
+    """Return packed rows for `shard_size` examples, at most one per example.
+
+    The rows are rarely too few for a batch.
+    """
+    mean = lengths.mean() + _MARGIN_STDS * lengths.std() / batch_size**0.5
+    rows = int(np.ceil(_PACKING_OVERHEAD * shard_size * mean / width)) + 1
+    extra = -rows % (_ALIGNED_POSITIONS // math.gcd(_ALIGNED_POSITIONS, width))
+    return min(rows + extra if extra <= _MAX_EXTRA * rows else rows, shard_size)

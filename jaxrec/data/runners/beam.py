@@ -1,8 +1,10 @@
-"""Preparation on Apache Beam, where one machine is too small: the steps of `data/spread.py` as a pipeline.
+"""Preparation on Apache Beam: `runners/stages.py` as a pipeline.
 
-A worker holds the titles and one partition of users, or the rows of one shard; one of them the users'
-table. The driver holds no row: once all is done it reads the catalogue and the held-out users' keys from
-the dataset's partial directory, which it and the workers must all see.
+Beam is for logs that are too large for one machine.
+
+A worker holds the titles and one partition of users, or the rows of one shard; one worker holds the users
+table. The driver holds no rows: at the end it reads the catalogue and the held-out users' keys from the
+dataset's partial directory, which the driver and all workers must share.
 """
 
 import contextlib
@@ -29,38 +31,51 @@ from jaxrec.data.storage.writer import DatasetWriter
 
 _WORKER_LOG = logging.getLogger("apache_beam.runners.common")
 _SIGNALS = (SystemExit, KeyboardInterrupt)
-_WRONG, _FOUND = "wrong.txt", "found.pickle"
-_LOCAL = "FnApiRunner"  # Beam's direct runner; by the name DirectRunner it would first look for a Go program
-_HERE = (_LOCAL, "DirectRunner")
+_INPUT_ERROR, _RESULT = "wrong.txt", "found.pickle"
+# Beam's direct runner. Under the name DirectRunner, Beam would first look for a Go program.
+_DIRECT_RUNNER = "FnApiRunner"
+_DIRECT_RUNNERS = (_DIRECT_RUNNER, "DirectRunner")
 
 
 def prepare(source: Source, config: Config, directory: str, flags: str = "") -> None:
-    """Writes the dataset of `source` to `directory`, as `dataset.prepare` does. `flags` are Beam's own.
+    """Prepare the dataset of `source` in `directory`, on Beam.
 
-    Raises InputError, leaving nothing behind, on bad input.
+    The bytes written are those of `local.prepare`.
+
+    Args:
+        source: Source to read.
+        config: Config of the dataset.
+        directory: Directory that the driver and all workers share.
+        flags: Flags of Beam, as a command line.
+
+    Raises:
+        InputError: The input is invalid; no file remains.
     """
-    options = options_of(flags)
+    options = parse_options(flags)
     with DatasetWriter(directory) as writer:
-        partial = writer.partial.resolve()  # workers may run elsewhere
+        partial = writer.partial.resolve()  # workers may have another working directory
         try:
             pipeline = beam.Pipeline(options=options)
-        except ValueError as error:  # of Beam: options that do not go together
+        except ValueError as error:  # raised by Beam for incompatible options
             raise InputError(f"--beam_args: {error}") from error
         _build(pipeline, source, config, str(partial))
         _run(pipeline, partial)
-        arrays, users, found = pickle.loads((partial / _FOUND).read_bytes())
-        (partial / _FOUND).unlink()
-        writer.finish(arrays, users, manifest(config, found))
+        arrays, users, result = pickle.loads((partial / _RESULT).read_bytes())
+        (partial / _RESULT).unlink()
+        writer.finish(arrays, users, manifest(config, result))
 
 
-def options_of(flags: str) -> PipelineOptions:
-    """Beam's options of a command line.
+def parse_options(flags: str) -> PipelineOptions:
+    """Parse a command line of Beam's flags.
 
-    Raises InputError for a wrong value, and for words that are no flag. A flag that Beam does not know may
-    be one of its runner's; where Beam itself runs, nothing else could know it.
+    A flag that Beam does not define may belong to the runner. With Beam's direct runner, such a flag is an
+    error.
+
+    Raises:
+        InputError: A value is invalid, or a word is not a flag.
     """
 
-    def wrong(message: str) -> Any:
+    def fail(message: str) -> Any:
         raise InputError(f"--beam_args={flags!r}: {message}")
 
     try:
@@ -69,26 +84,29 @@ def options_of(flags: str) -> PipelineOptions:
         raise InputError(f"--beam_args={flags!r}: {error}") from error
     options = PipelineOptions([w for w in words if w not in ("-h", "--help")])
     standard = options.view_as(StandardOptions)
-    standard.runner = standard.runner or _LOCAL
+    standard.runner = standard.runner or _DIRECT_RUNNER
 
-    def judge(parser: Any) -> None:
-        parser.error = wrong  # argparse's own prints every flag there is, and exits
+    def check_words(parser: Any) -> None:
+        parser.error = fail  # argparse would print all flags and exit
         unknown = parser.parse_known_args(words)[1]
-        for before, word in zip(["", *unknown], unknown, strict=False):
-            value = before.startswith("--") and "=" not in before
-            if standard.runner in _HERE or not (word.startswith("--") or value):
-                wrong(f"{word!r} is no flag of Beam's; --beam_args=--help lists those that exist")
+        for previous, word in zip(["", *unknown], unknown, strict=False):
+            value = previous.startswith("--") and "=" not in previous
+            if standard.runner in _DIRECT_RUNNERS or not (word.startswith("--") or value):
+                fail(f"{word!r} is not a flag of Beam; --beam_args=--help lists the allowed flags")
 
-    options.get_all_options(add_extra_args_fn=judge, retain_unknown_options=True)
+    options.get_all_options(add_extra_args_fn=check_words, retain_unknown_options=True)
     try:
         create_runner(standard.runner)
     except (ValueError, RuntimeError, ImportError, AttributeError) as error:
-        wrong(f"--runner={standard.runner}: {error}")
+        fail(f"--runner={standard.runner}: {error}")
     return options
 
 
 class _Step(beam.DoFn):
-    """A step of `spread`. What it says is wrong is left for the driver, whatever becomes of exceptions."""
+    """DoFn of a stage, which also writes the message of an InputError to a file.
+
+    The driver reads the file, because runners do not preserve exceptions.
+    """
 
     def __init__(self, step: Callable[..., Iterator[stages.Output]], directory: str) -> None:
         self._step, self._directory = step, directory
@@ -98,12 +116,12 @@ class _Step(beam.DoFn):
             for name, value in self._step(element, *rest):
                 yield TaggedOutput(name, value)
         except InputError as error:
-            _write(Path(self._directory) / _WRONG, str(error).encode())
+            _write_atomically(Path(self._directory) / _INPUT_ERROR, str(error).encode())
             raise
 
 
 class _Sum(beam.CombineFn):
-    """Adds up what has `add`, which the sums alone may be changed by."""
+    """Sum of values that have a method `add`, which modifies the accumulators only."""
 
     def __init__(self, kind: Callable[[], Any]) -> None:
         self._kind = kind
@@ -125,82 +143,92 @@ class _Sum(beam.CombineFn):
         return total
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all, though several be at it."""
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    beside.write_bytes(data)
-    os.replace(beside, path)
+def _write_atomically(path: Path, data: bytes) -> None:
+    """Write a file atomically, safely for concurrent writers."""
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    scratch.write_bytes(data)
+    os.replace(scratch, path)
 
 
-def _keep(found: tuple, directory: str) -> Iterator[stages.Output]:
-    _write(Path(directory) / _FOUND, pickle.dumps(found))
+def _save_result(result: tuple, directory: str) -> Iterator[stages.Output]:
+    _write_atomically(Path(directory) / _RESULT, pickle.dumps(result))
     yield "kept", None
 
 
 def _build(pipeline: beam.Pipeline, source: Source, config: Config, directory: str) -> None:
-    """The graph. What a step needs of all comes as a side input, so that it waits for it."""
+    """Build the graph of stages.
 
-    def step(name: str, of: Any, does: Callable[..., Iterator[stages.Output]], *rest: Any) -> Any:
-        return of | name >> beam.ParDo(_Step(does, directory), *rest).with_outputs()
+    Global results are side inputs, for which a stage waits.
+    """
 
-    def total(name: str, of: Any, kind: Callable[[], Any]) -> Any:
-        return of | name >> beam.CombineGlobally(_Sum(kind))
+    def step(name: str, inputs: Any, function: Callable[..., Iterator[stages.Output]], *rest: Any) -> Any:
+        return inputs | name >> beam.ParDo(_Step(function, directory), *rest).with_outputs()
 
-    one = pipeline | "one" >> beam.Create([source])
-    opened = step("open titles", one, stages.open_titles, config)
+    def total(name: str, inputs: Any, kind: Callable[[], Any]) -> Any:
+        return inputs | name >> beam.CombineGlobally(_Sum(kind))
+
+    source_once = pipeline | "source" >> beam.Create([source])
+    opened = step("open titles", source_once, stages.open_titles, config)
     titles = AsSingleton(opened.titles)
     parts = list(enumerate(source.parts()))
-    dealt = pipeline | "parts" >> beam.Create(parts) | "deal" >> beam.Reshuffle()
-    reading = step("read", dealt, stages.read, titles, config)
+    shuffled_parts = pipeline | "parts" >> beam.Create(parts) | "reshuffle" >> beam.Reshuffle()
+    reading = step("read", shuffled_parts, stages.read, titles, config)
     tally = total("add tallies", reading.tallies, messages.Tally)
-    settled = AsSingleton(step("settle", tally, stages.settle, len(parts), config).settled)
-    users = step("share users", one, stages.share_users, titles, settled, config)
-    shares = step("route", reading.chunks, stages.route, settled).shares
-    together = {"shares": shares, "users": users.users} | "bring users together" >> beam.CoGroupByKey()
-    sorting = step("sort", together, stages.sort, titles, settled, config)
+    stats = AsSingleton(step("combine tallies", tally, stages.combine_tallies, len(parts), config).stats)
+    users = step("distribute users", source_once, stages.distribute_users, titles, stats, config)
+    shares = step("route", reading.chunks, stages.route, stats).shares
+    by_partition = {"shares": shares, "users": users.users} | "group by partition" >> beam.CoGroupByKey()
+    sorting = step("sort", by_partition, stages.sort, titles, stats, config)
 
     plays = total("add plays", sorting.plays, messages.PlayCounts)
     features, columns = AsSingleton(opened.features), AsSingleton(users.columns)
-    ranking = step("rank", plays, stages.rank, titles, features, settled, columns, config)
+    ranking = step("rank", plays, stages.rank, titles, features, stats, columns, config)
     ranked = AsSingleton(ranking.ranked)
-    building = step("build", sorting.sorted, stages.build, titles, settled, ranked, config)
+    building = step("build", sorting.sorted, stages.build, titles, stats, ranked, config)
 
     sizes = total("add sizes", building.sizes, messages.ByPartition)
-    places = AsSingleton(step("places", sizes, stages.places, settled).places)
-    placed = step("place", building.rows, stages.place, places).init_sharded
-    shards = placed | "bring shards together" >> beam.GroupByKey()
+    offsets = AsSingleton(step("offsets", sizes, stages.offsets, stats).offsets)
+    shard_rows = step("assign shards", building.rows, stages.assign_shards, offsets).shard_rows
+    shards = shard_rows | "group by shard" >> beam.GroupByKey()
     sums = total("add sums", step("write", shards, stages.write, directory).sums, messages.RowSums)
 
     catalogue = AsSingleton(ranking.catalogue)
     keys = AsSingleton(total("add keys", building.keys, messages.ByPartition))
-    ends = step("finish", sums, stages.finish, titles, settled, ranked, catalogue, places, keys)
-    step("keep", ends.found, _keep, directory)
+    results = step("finish", sums, stages.finish, titles, stats, ranked, catalogue, offsets, keys)
+    step("save result", results.result, _save_result, directory)
 
 
-def _unexpected(record: logging.LogRecord) -> bool:
-    """Not wrong input, nor a signal, which Beam logs with a traceback: they are raised once more."""
+def _is_unexpected(record: logging.LogRecord) -> bool:
+    """Return False for invalid input and signals, which `_run` raises again.
+
+    Beam would log both with a traceback.
+    """
     return not (record.exc_info and isinstance(record.exc_info[1], (InputError, *_SIGNALS)))
 
 
 def _run(pipeline: beam.Pipeline, directory: Path) -> None:
-    _WORKER_LOG.addFilter(_unexpected)
+    """Run the pipeline, with the errors and signals of a single process.
+
+    A worker's InputError, or the signal that stopped the job, is raised again.
+    """
+    _WORKER_LOG.addFilter(_is_unexpected)
     try:
         job = pipeline.run()
         try:
             state = job.wait_until_finish()
         except _SIGNALS:
-            job.cancel()  # a cluster would go on
+            job.cancel()  # otherwise a cluster would continue the job
             raise
     except Exception as error:
         inner: BaseException | None = error
-        while inner is not None:  # Beam makes an error of a signal that comes while a step is run here
+        while inner is not None:  # Beam wraps a signal raised during a step in this process
             if isinstance(inner, _SIGNALS):
                 raise inner from None
             inner = inner.__cause__ or inner.__context__
         with contextlib.suppress(FileNotFoundError):
-            raise InputError((directory / _WRONG).read_text()) from error
+            raise InputError((directory / _INPUT_ERROR).read_text()) from error
         raise
     finally:
-        _WORKER_LOG.removeFilter(_unexpected)
+        _WORKER_LOG.removeFilter(_is_unexpected)
     if state != PipelineState.DONE:
         raise RuntimeError(f"the Beam job ended as {state}")

@@ -1,8 +1,9 @@
-"""Preparation: a source's three tables in, a prepared dataset out, whole or not at all.
+"""Preparation on one machine: three source tables become a dataset, or none.
 
-Events are cleaned and routed to partitions of users; each partition is sorted, its copies dropped and
-its plays counted; then rows are built from the global counts. A partition is a vectorised function of
-its events (`data/work.py`), so cores share them, and how many there are changes no byte.
+Events are cleaned and routed to partitions of users. Each partition is sorted, its duplicates are dropped
+and its plays counted; then rows are built from the global counts. The result of a partition is a vectorised
+function of its events (`runners/partition_job.py`). Partitions are therefore processed in parallel, and
+their number does not change the bytes written.
 """
 
 import os
@@ -23,7 +24,7 @@ from jaxrec.core.row_format import Layout
 from jaxrec.core.tables import Drops, Source
 from jaxrec.data.events.cleaning import check_dropped, clean
 from jaxrec.data.events.partitions import Spill, record_dtype
-from jaxrec.data.events.users import HeldOut, read_users
+from jaxrec.data.events.users import UserKeys, read_users
 from jaxrec.data.events.vocabulary import FeatureColumns, title_columns
 from jaxrec.data.examples.ranking import Examples
 from jaxrec.data.runners import partition_job
@@ -32,28 +33,36 @@ from jaxrec.data.storage.dataset import Arrays
 from jaxrec.data.storage.writer import DatasetWriter, catalogue_arrays
 
 T = TypeVar("T")
-Progress = Callable[[str, int, int], None]  # (stage, done, of; 0 where not known)
+Progress = Callable[[str, int, int], None]  # (stage, done, total; total 0: unknown)
 
 
 def prepare(
     source: Source, config: Config, directory: str | AnyPath, progress: Progress = lambda *_: None
 ) -> None:
-    """Writes the dataset of `source` to `directory`.
+    """Prepare the dataset of `source` in `directory`.
 
-    Raises InputError, leaving nothing behind, on bad input: see `sources` and `data.clean`.
+    Args:
+        source: Source to read.
+        config: Config of the dataset.
+        directory: Local directory or bucket URL, which must not contain a dataset.
+        progress: Called as `progress(stage, done, total)`; total 0 means unknown.
+
+    Raises:
+        InputError: The input is invalid (`sources`, `data/events/cleaning.py`), or the dataset exists; no
+            file remains.
     """
     with DatasetWriter(directory) as writer:
         _Preparation(source, config, writer, progress).run()
 
 
 class _Preparation:
-    """One preparation: its inputs, and what each stage finds out for the next."""
+    """One preparation: its inputs, and the results that a stage passes to the next."""
 
     def __init__(self, source: Source, config: Config, writer: DatasetWriter, progress: Progress) -> None:
         self.source, self.config, self.writer, self.progress = source, config, writer, progress
         self.workers = config.data.workers or os.cpu_count() or 1
         self.drops = Drops()
-        self.partitions = 0  # until all rows are read
+        self.partitions = 0  # set once all rows are read
         self.titles = source.titles()
         columns = title_columns(self.titles.features, config.features, len(self.titles.key))
         self.title_categories, self.title_numbers, self.title_specs, self.title_values = columns
@@ -69,17 +78,18 @@ class _Preparation:
         self.spill = Spill(spill, config.data.partitions, record_dtype(config.features))
 
     def run(self) -> None:
-        rows, held = self._route()
-        plays, copies = self._count()
+        """Run all stages and write the dataset."""
+        rows, user_keys = self._route()
+        plays, copies = self._count_plays()
         order, trending = partition_job.popularity(plays)
         arrays = catalogue_arrays(
             self.titles.key, self.titles.runtime, plays, order, self.title_categories, self.title_numbers
         )
         specs = (self.title_specs, self.user_columns.specs, self.context.specs)
         layout = partition_job.layout_of(self.config, len(order), *specs)
-        sizes, users = self._build(order, trending, arrays, layout, held)
+        sizes, users = self._build(order, trending, arrays, layout, user_keys)
         shutil.rmtree(self.writer.partial / "spill")
-        found = PreparationResult(
+        result = PreparationResult(
             has_completion=self.source.has_completion,
             has_truth=self.source.truth() is not None,
             layout=layout,
@@ -93,20 +103,28 @@ class _Preparation:
             sizes=sizes,
             row_sums=self.writer.row_sums(),
         )
-        self.writer.finish(arrays, {s: held.keys(u) for s, u in users.items()}, manifest(self.config, found))
+        self.writer.finish(
+            arrays, {s: user_keys.keys(u) for s, u in users.items()}, manifest(self.config, result)
+        )
 
-    def _route(self) -> tuple[int, HeldOut]:
-        """Cleans every chunk and sends its events to their partitions. Returns rows read, held-out keys."""
+    def _route(self) -> tuple[int, UserKeys]:
+        """Clean all chunks and route their events to partitions.
+
+        Returns:
+            The number of rows read, and the keys of the held-out users.
+        """
         rows, hashes, keys = 0, [np.empty(0, np.uint64)], []
         for chunk in self.source.interactions():
-            good = clean(chunk, self.titles, self.config.data, self.drops, self.source.has_completion)
+            events = clean(chunk, self.titles, self.config.data, self.drops, self.source.has_completion)
             rows += len(chunk.user)
-            self.spill.add(good, *self.context.add(good.context, len(good.user_hash)))
-            once, first = np.unique(of_keys(chunk.user), return_index=True)
-            held = self.config.data.split != "users" or self.tables.users.splits(once, self.config) > 0
-            held = np.broadcast_to(held, once.shape)
-            hashes.append(once[held])
-            keys.append(chunk.user[first[held]])
+            self.spill.add(events, *self.context.add(events.context, len(events.user_hash)))
+            user_hashes, first = np.unique(of_keys(chunk.user), return_index=True)
+            held_out = (
+                self.config.data.split != "users" or self.tables.users.splits(user_hashes, self.config) > 0
+            )
+            held_out = np.broadcast_to(held_out, user_hashes.shape)
+            hashes.append(user_hashes[held_out])
+            keys.append(chunk.user[first[held_out]])
             self.progress("reading rows", rows, 0)
         for reason, count in self.source.drops.counts.items():
             self.drops.add(reason, count, self.source.drops.examples[reason])
@@ -116,27 +134,40 @@ class _Preparation:
             raise InputError("source: no interactions; allowed: at least one")
         self.context.finish()
         self.partitions = self.spill.make_partitions()
-        once, first = np.unique(np.concatenate(hashes), return_index=True)
-        return rows, HeldOut(once, np.concatenate(keys)[first])
+        user_hashes, first = np.unique(np.concatenate(hashes), return_index=True)
+        return rows, UserKeys(user_hashes, np.concatenate(keys)[first])
 
-    def _count(self) -> tuple[np.ndarray, int]:
-        """Plays [titles] which training may count, a user and title counting once; copies dropped."""
+    def _count_plays(self) -> tuple[np.ndarray, int]:
+        """Sort all partitions and count plays.
+
+        Returns:
+            Plays [titles] that training may count, at most one per user and title, and the number of
+            duplicates dropped.
+        """
         plays, copies = np.zeros(len(self.titles.key), np.int64), 0
-        for title, dropped in self._each("counting plays", self._sort_partition):
+        for title, dropped in self._in_order("counting plays", self._sort_partition):
             plays += np.bincount(title, minlength=len(plays))
             copies += dropped
         return plays, copies
 
     def _sort_partition(self, partition: int) -> tuple[np.ndarray, int]:
-        """Sorts a partition in place, without copies. Returns what `plays` counts, and copies."""
+        """Sort a partition on disk, without duplicates.
+
+        Returns:
+            `SortedPartition.plays`, and the number of duplicates dropped.
+        """
         records, plays, copies = partition_job.sort(self.spill.load(partition), self.tables)
         self.spill.replace(partition, records)
         return plays, copies
 
     def _build(
-        self, order: np.ndarray, trending: int, arrays: Arrays, layout: Layout, held: HeldOut
+        self, order: np.ndarray, trending: int, arrays: Arrays, layout: Layout, user_keys: UserKeys
     ) -> tuple[SplitSizes, dict[str, np.ndarray]]:
-        """Writes every partition's rows. Returns what they add up to, and the held-out users by split."""
+        """Write the rows of all partitions.
+
+        Returns:
+            The total counts, and the hashes of the held-out users by split.
+        """
         ranked = partition_job.rank(order, trending, arrays, self.tables.key_hash, layout)
         truth = self.source.truth()
         self.writer.begin(layout)
@@ -144,24 +175,27 @@ class _Preparation:
         sizes = SplitSizes()
 
         def build(partition: int) -> Examples:
-            return partition_job.build(self.spill.load(partition), self.tables, ranked, held, truth)
+            return partition_job.build(self.spill.load(partition), self.tables, ranked, user_keys, truth)
 
-        for made in self._each("building rows", build):
+        for examples in self._in_order("building rows", build):
             for split in SPLITS:
-                made.rows[split]["user"] += sizes.users[split]
-                self.writer.add(split, made.rows[split])
+                examples.rows[split]["user"] += sizes.users[split]
+                self.writer.add(split, examples.rows[split])
             for split, hashes in users.items():
-                hashes.append(made.users[split])
-            sizes.add(SplitSizes.of(made))
+                hashes.append(examples.users[split])
+            sizes.add(SplitSizes.from_examples(examples))
         return sizes, {s: np.concatenate(u) for s, u in users.items()}
 
-    def _each(self, stage: str, of: Callable[[int], T]) -> Iterator[T]:
-        """Results of every partition in order; few wait at a time, so that memory stays bounded."""
+    def _in_order(self, stage: str, function: Callable[[int], T]) -> Iterator[T]:
+        """Yield the results of all partitions in order.
+
+        Few results are pending at a time, so that memory stays bounded.
+        """
         with ThreadPoolExecutor(self.workers) as pool:
-            ahead = [pool.submit(of, p) for p in range(min(self.workers + 1, self.partitions))]
+            pending = [pool.submit(function, p) for p in range(min(self.workers + 1, self.partitions))]
             for p in range(self.partitions):
-                result = ahead.pop(0).result()
+                result = pending.pop(0).result()
                 if p + self.workers + 1 < self.partitions:
-                    ahead.append(pool.submit(of, p + self.workers + 1))
+                    pending.append(pool.submit(function, p + self.workers + 1))
                 self.progress(stage, p + 1, self.partitions)
                 yield result

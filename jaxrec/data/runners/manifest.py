@@ -1,4 +1,4 @@
-"""What a dataset says of itself: what its partitions add up to, and its fingerprint."""
+"""The manifest of a dataset: totals over its partitions, and the fingerprint."""
 
 import hashlib
 import json
@@ -14,43 +14,48 @@ from jaxrec.data.examples.ranking import Examples
 from jaxrec.data.storage.dataset import FORMAT
 
 
-def _none() -> dict[str, int]:
+def _zeros() -> dict[str, int]:
     return dict.fromkeys(SPLITS, 0)
 
 
 @dataclass
 class SplitSizes:
-    """What is counted of one partition, or of several. All are whole, so their order cannot matter."""
+    """Counts over one or more partitions.
 
-    examples: dict[str, int] = field(default_factory=_none)  # of each split
-    users: dict[str, int] = field(default_factory=_none)
+    All are whole numbers, so that the order of addition is irrelevant.
+    """
+
+    examples: dict[str, int] = field(default_factory=_zeros)  # by split
+    users: dict[str, int] = field(default_factory=_zeros)  # by split
     counts: dict[str, int] = field(default_factory=dict)
     completion_sum: int = 0  # as in `Examples`
     completions: int = 0
 
     @classmethod
-    def of(cls, made: Examples) -> "SplitSizes":
+    def from_examples(cls, examples: Examples) -> "SplitSizes":
+        """Count the rows of one partition."""
         return cls(
-            {s: len(made.rows[s]) for s in SPLITS},
-            {s: len(made.users[s]) for s in SPLITS},
-            dict(made.counts),
-            made.completion_sum,
-            made.completions,
+            {s: len(examples.rows[s]) for s in SPLITS},
+            {s: len(examples.users[s]) for s in SPLITS},
+            dict(examples.counts),
+            examples.completion_sum,
+            examples.completions,
         )
 
     def add(self, more: "SplitSizes") -> None:
-        for mine, its in (
+        """Add the counts of other partitions."""
+        for own, added in (
             (self.examples, more.examples),
             (self.users, more.users),
             (self.counts, more.counts),
         ):
-            for name, n in its.items():
-                mine[name] = mine.get(name, 0) + n
+            for name, n in added.items():
+                own[name] = own.get(name, 0) + n
         self.completion_sum += more.completion_sum
         self.completions += more.completions
 
     def check(self) -> None:
-        """Raises InputError where a split has no example."""
+        """Raise InputError where a split has no example."""
         for split in SPLITS:
             if not self.examples[split]:
                 raise InputError(f"source: no {split} example is left; allowed: at least one in every split")
@@ -58,12 +63,12 @@ class SplitSizes:
 
 @dataclass
 class PreparationResult:
-    """What a preparation found out."""
+    """Results of a preparation that the manifest records."""
 
     has_completion: bool
     has_truth: bool
     layout: Layout
-    values: dict[str, list]  # of each categorical feature
+    values: dict[str, list]  # by categorical feature
     titles: int
     trending: int
     plays: int
@@ -71,37 +76,41 @@ class PreparationResult:
     copies: int
     drops: Drops
     sizes: SplitSizes
-    row_sums: dict[str, int]  # of each split, the order-free sum of row hashes
+    row_sums: dict[str, int]  # by split: `Fingerprint.value`
 
 
-def manifest(config: Config, found: PreparationResult) -> dict:
-    """The manifest, with the fingerprint: of everything in it and the sums of the rows."""
-    sizes, counts = found.sizes, found.sizes.counts
+def manifest(config: Config, result: PreparationResult) -> dict:
+    """Return the manifest, with the fingerprint of its content and of the rows.
+
+    Raises:
+        InputError: A split has no example.
+    """
+    sizes, counts = result.sizes, result.sizes.counts
     sizes.check()
     completion = sizes.completion_sum / 2**32 / max(sizes.completions, 1)
-    said = {
+    content = {
         "format": FORMAT,
         "digest": digest(config),
-        "has_completion": found.has_completion,
-        "has_truth": found.has_truth,
+        "has_completion": result.has_completion,
+        "has_truth": result.has_truth,
         "seed": config.data.seed,
-        "layout": found.layout.to_json(),
-        "categories": found.values,
-        "titles": found.titles,
-        "trending": found.trending,
-        "plays": found.plays,
-        "completion_threshold": completion if found.has_completion else None,
+        "layout": result.layout.to_json(),
+        "categories": result.values,
+        "titles": result.titles,
+        "trending": result.trending,
+        "plays": result.plays,
+        "completion_threshold": completion if result.has_completion else None,
         "rows": {
-            "read": found.rows,
-            "copies": found.copies,
-            "dropped": dict(sorted(found.drops.counts.items())),
+            "read": result.rows,
+            "copies": result.copies,
+            "dropped": dict(sorted(result.drops.counts.items())),
         },
         "splits": {s: {"users": sizes.users[s], "examples": sizes.examples[s]} for s in SPLITS},
         "counts": dict(sorted(counts.items())),
     }
-    if found.layout.examples == "requests":
-        said["hard_fill_rate"] = counts["hard columns filled"] / counts["hard columns"]
-    # Sums of row hashes know no order; the manifest is everything else that the dataset is.
-    parts = [said, {s: f"{v:032x}" for s, v in found.row_sums.items()}]
-    said["fingerprint"] = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-    return said
+    if result.layout.examples == "requests":
+        content["hard_fill_rate"] = counts["hard columns filled"] / counts["hard columns"]
+    # The sums of row hashes cover the rows in any order; the manifest covers the rest of the dataset.
+    hashed = [content, {s: f"{v:032x}" for s, v in result.row_sums.items()}]
+    content["fingerprint"] = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:32]
+    return content

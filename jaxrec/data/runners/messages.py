@@ -1,4 +1,7 @@
-"""What travels between the steps of `data/spread.py`, and what of it is added up on the way, in any order."""
+"""Messages between the stages of `runners/stages.py`, and totals of them.
+
+Totals are added up in any order.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -8,7 +11,7 @@ import numpy as np
 from jaxrec.core.ids import SPLITS
 from jaxrec.core.tables import Drops, Source
 from jaxrec.data.events.partitions import partition_of
-from jaxrec.data.events.users import HeldOut, UserTable
+from jaxrec.data.events.users import UserKeys, UserTable
 from jaxrec.data.events.vocabulary import FeatureColumns, FittedColumn
 from jaxrec.data.runners.manifest import SplitSizes
 from jaxrec.data.storage.dataset import Arrays
@@ -16,23 +19,26 @@ from jaxrec.data.storage.writer import Fingerprint
 
 
 class TitlesMessage(NamedTuple):
-    """The source, its titles read, and the hashes of their keys."""
+    """The source, with its titles read, and the hashes of the titles' keys."""
 
     source: Source
-    key_hash: np.ndarray
+    key_hash: np.ndarray  # [V] uint64
 
 
 class EventChunk(NamedTuple):
-    """A cleaned chunk of interactions."""
+    """A cleaned chunk of interactions. N events, U users."""
 
-    records: np.ndarray
-    context: FeatureColumns  # what numbered the records' categories
-    hash: np.ndarray  # of its users, each once, ascending
-    key: np.ndarray  # theirs
+    records: np.ndarray  # [N]
+    context: FeatureColumns  # defines the codes of the records' categories
+    hash: np.ndarray  # [U] uint64 of the chunk's users, ascending, without repetition
+    key: np.ndarray  # [U] keys of these users
 
 
 class UserShare(NamedTuple):
-    """What one partition has of a chunk; the records' categories are numbered by `Settled.context`."""
+    """Events and users of one partition in a chunk.
+
+    The records' categories have the codes of `GlobalStats.context`.
+    """
 
     records: np.ndarray
     hash: np.ndarray
@@ -40,32 +46,33 @@ class UserShare(NamedTuple):
 
 
 class PartitionMessage(NamedTuple):
-    """One partition, sorted."""
+    """A sorted partition."""
 
     records: np.ndarray
     users: UserTable
-    held: HeldOut  # the keys of all its users
+    user_keys: UserKeys  # of all users of the partition
 
 
 class GlobalStats(NamedTuple):
-    """What all tallies come to."""
+    """Global results of all tallies."""
 
     context: FeatureColumns  # finished
-    partition: np.ndarray  # of each range of hashes, -1 where no event is
-    events: np.ndarray  # of each partition
-    rows: int
+    partition: np.ndarray  # [ranges] partition of each range of hashes, -1 for a range without events
+    events: np.ndarray  # [partitions] number of events
+    rows: int  # read
     drops: Drops
 
-    def of(self, hashes: np.ndarray) -> np.ndarray:
-        """The partition of each of some users."""
+    def partitions_of(self, hashes: np.ndarray) -> np.ndarray:
+        """Return the partition [N] of user hashes, -1 for a range without events."""
         return self.partition[partition_of(hashes, len(self.partition))]
 
     def partitions(self) -> int:
+        """Return the number of partitions."""
         return len(self.events)
 
 
 class CatalogueMessage(NamedTuple):
-    """What the manifest says of the titles and features, but for the layout."""
+    """Arrays and counts of the catalogue, and the features' values, for the manifest."""
 
     arrays: Arrays
     values: dict[str, list]
@@ -75,69 +82,74 @@ class CatalogueMessage(NamedTuple):
 
 
 class OutputOffsets(NamedTuple):
-    """What stands before each partition, by split; and what there is in all."""
+    """Rows and users before each partition, by split, and the totals."""
 
-    rows: dict[str, np.ndarray]
-    users: dict[str, np.ndarray]
+    rows: dict[str, np.ndarray]  # each [partitions + 1]
+    users: dict[str, np.ndarray]  # each [partitions + 1]
     total: SplitSizes
 
 
-# ---------------------------------------------------------------- what is added up, in any order
+# ---------------------------------------------------------------- totals, added up in any order
 
 
 @dataclass
 class Tally:
-    """What is counted of a part of the source, or of several."""
+    """Counts over one or more parts of the source."""
 
     chunks: int = 0
     rows: int = 0
-    events: Any = 0  # by range of hashes
-    drops: dict[int, tuple[Drops, Drops]] = field(default_factory=dict)  # of each part: ours, the reader's
-    seen: FittedColumn = field(default_factory=FittedColumn)
+    events: Any = 0  # [ranges] by range of hashes
+    drops: dict[int, tuple[Drops, Drops]] = field(default_factory=dict)  # by part: cleaning's, the reader's
+    fitted: FittedColumn = field(default_factory=FittedColumn)
 
     def add(self, more: "Tally") -> None:
+        """Add the counts of other parts."""
         self.chunks, self.rows = self.chunks + more.chunks, self.rows + more.rows
         self.events = self.events + more.events
         self.drops.update(more.drops)
-        self.seen.add(more.seen)
+        self.fitted.add(more.fitted)
 
 
 @dataclass
 class PlayCounts:
-    """Plays [V] by row of the catalogue, trailing zeros left out, and copies dropped, of some partitions."""
+    """Plays of the titles and dropped duplicates, over one or more partitions."""
 
-    plays: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    copies: int = 0
+    plays: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # by row, without trailing zeros
+    copies: int = 0  # duplicates dropped
     partitions: int = 0
 
     def add(self, more: "PlayCounts") -> None:
+        """Add the counts of other partitions."""
         self.plays = self.padded(max(len(self.plays), len(more.plays)))
         self.plays[: len(more.plays)] += more.plays
         self.copies += more.copies
         self.partitions += more.partitions
 
     def padded(self, titles: int) -> np.ndarray:
+        """Return the plays with trailing zeros, as [titles] int64."""
         return np.pad(self.plays, (0, titles - len(self.plays)))
 
 
 @dataclass
 class ByPartition:
-    """Something of each of some partitions."""
+    """Values by number of the partition."""
 
-    of: dict[int, Any] = field(default_factory=dict)
+    values: dict[int, Any] = field(default_factory=dict)
 
     def add(self, more: "ByPartition") -> None:
-        self.of.update(more.of)
+        """Add the values of other partitions."""
+        self.values.update(more.values)
 
 
 @dataclass
 class RowSums:
-    """Each split's order-free sum of row hashes, and its rows, of some shards."""
+    """Fingerprint and number of rows by split, over one or more shards."""
 
-    of: dict[str, Fingerprint] = field(default_factory=lambda: {s: Fingerprint() for s in SPLITS})
+    fingerprints: dict[str, Fingerprint] = field(default_factory=lambda: {s: Fingerprint() for s in SPLITS})
     rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
 
     def add(self, more: "RowSums") -> None:
+        """Add the rows of other shards."""
         for split in SPLITS:
-            self.of[split].merge(more.of[split])
+            self.fingerprints[split].merge(more.fingerprints[split])
             self.rows[split] += more.rows[split]

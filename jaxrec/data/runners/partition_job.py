@@ -1,6 +1,9 @@
-"""What becomes of a partition's events: pure functions of them and of what is known of all users and titles.
+"""Per-partition processing: sorting of events and building of rows.
 
-Every user is whole in one partition, so nothing here asks where, or beside how many others, it is done.
+All functions are pure.
+
+All events of a user are in one partition, so that results do not depend on the number of partitions or on
+the machine.
 """
 
 from typing import NamedTuple
@@ -15,7 +18,7 @@ from jaxrec.core.tables import Truth
 from jaxrec.data.events import splits
 from jaxrec.data.events.cleaning import drop_copies
 from jaxrec.data.events.event_log import Log, TitleStats, event_states
-from jaxrec.data.events.users import HeldOut, UserTable
+from jaxrec.data.events.users import UserKeys, UserTable
 from jaxrec.data.events.vocabulary import FeatureColumns
 from jaxrec.data.examples import negatives, next_item, ranking
 from jaxrec.data.examples.ranking import Examples
@@ -23,19 +26,22 @@ from jaxrec.data.storage.dataset import Arrays
 
 
 class PreparationInputs(NamedTuple):
-    """What is known before plays are counted. V titles, by their rows in the source's catalogue."""
+    """Inputs known before plays are counted.
+
+    V titles, by their rows in the source's catalogue.
+    """
 
     config: Config
     runtime: np.ndarray  # [V] minutes
-    key_hash: np.ndarray  # [V] uint64 of the titles' keys
+    key_hash: np.ndarray  # [V] uint64 hash of each title's key
     context: FeatureColumns  # finished
-    users: UserTable  # of the partition's users at least
+    users: UserTable  # contains the partition's users
 
 
 class RankedTitles(NamedTuple):
-    """What is known once they are."""
+    """Titles by popularity, and the layout of rows, known after counting plays."""
 
-    order: np.ndarray  # [V] the row at each rank
+    order: np.ndarray  # [V] row of the catalogue at each rank
     rank_of_row: np.ndarray  # [V]
     rank_of_id: np.ndarray  # [V + FIRST_TITLE]
     catalogue: TitleStats
@@ -43,16 +49,19 @@ class RankedTitles(NamedTuple):
 
 
 class SortedPartition(NamedTuple):
-    """A partition whose copies are gone."""
+    """A sorted partition without duplicates."""
 
-    records: np.ndarray  # by user, time and title
-    plays: np.ndarray  # the titles' rows, once for each user who played one where training may count it
-    copies: int  # how many were dropped
+    records: np.ndarray  # sorted by user, time and title
+    plays: np.ndarray  # rows of the titles played, one per (user, title) that training may count
+    copies: int  # number of duplicates dropped
 
 
 def sort(records: np.ndarray, tables: PreparationInputs) -> SortedPartition:
-    """Sorts a partition's records (`partitions.record_dtype`, in any order), without copies."""
-    # Final ids, not the provisional codes: those know in which order the rows came.
+    """Sort a partition's records and drop duplicates.
+
+    The records (`partitions.record_dtype`) may be in any order.
+    """
+    # Ties use final ids: provisional codes depend on the order of rows.
     ties = tables.context.encode(records["categories"], records["numbers"])
     kept = drop_copies(*(records[name] for name in ("user", "title", "time", "viewed")), *ties)
     copies, records = len(records) - len(kept), records[kept]
@@ -63,23 +72,43 @@ def sort(records: np.ndarray, tables: PreparationInputs) -> SortedPartition:
 
 
 def build(
-    records: np.ndarray, tables: PreparationInputs, ranked: RankedTitles, held: HeldOut, truth: Truth | None
+    records: np.ndarray,
+    tables: PreparationInputs,
+    ranked: RankedTitles,
+    user_keys: UserKeys,
+    truth: Truth | None,
 ) -> Examples:
-    """All rows of a partition, from its sorted records. `held` knows the keys of its held-out users at
-    least; `truth` is the source's."""
+    """Build all rows of a partition.
+
+    Args:
+        records: Result of `sort`.
+        tables: Inputs of the preparation.
+        ranked: Titles by popularity, and the layout.
+        user_keys: Keys of the partition's held-out users at least.
+        truth: Truth of a simulated source, or None.
+    """
     log, data = _log(records, tables, ranked), tables.config.data
     if ranked.layout.examples == "sequences":
         return next_item.build(log, ranked.catalogue, ranked.layout, data)
-    made, world = ranking.build(log, ranked.catalogue, ranked.layout, data)
-    _oracle(made, log, world, held, ranked, truth)
-    return made
+    examples, universe = ranking.build(log, ranked.catalogue, ranked.layout, data)
+    _fill_oracle(examples, log, universe, user_keys, ranked, truth)
+    return examples
 
 
 def popularity(plays: np.ndarray) -> tuple[np.ndarray, int]:
-    """From plays [V]: the row at each rank, and how many first ranks make up half of all plays. Raises
-    InputError where there are none."""
+    """Rank titles by plays.
+
+    Args:
+        plays: [V] plays by row of the catalogue.
+
+    Returns:
+        The row [V] at each rank, and the number of first ranks that make up half of all plays.
+
+    Raises:
+        InputError: There are no plays.
+    """
     if not plays.sum():
-        raise InputError("source: no play of a training user is left; allowed: at least one")
+        raise InputError("source: no play of a training user remains; allowed: at least one")
     order = np.argsort(-plays, kind="stable")
     running = np.cumsum(plays[order])
     return order, int(np.searchsorted(running, running[-1] / 2) + 1)
@@ -88,7 +117,15 @@ def popularity(plays: np.ndarray) -> tuple[np.ndarray, int]:
 def rank(
     order: np.ndarray, trending: int, arrays: Arrays, key_hash: np.ndarray, layout: Layout
 ) -> RankedTitles:
-    """What rows are built with; order and trending as `popularity` gives them, key_hash [V] by row."""
+    """Collect the inputs of row building.
+
+    Args:
+        order: [V] row at each rank, from `popularity`.
+        trending: Number of trending titles, from `popularity`.
+        arrays: Arrays of the catalogue.
+        key_hash: [V] uint64 hash of the titles' keys, by row.
+        layout: Layout of the rows.
+    """
     rank_of_row = np.empty(len(order), np.int64)
     rank_of_row[order] = np.arange(len(order))
     catalogue = TitleStats(arrays.title_runtime, arrays.id_of_rank, trending, key_hash[order])
@@ -96,51 +133,63 @@ def rank(
 
 
 def layout_of(config: Config, titles: int, *groups: tuple[FeatureSpec, ...]) -> Layout:
-    """The rows' layout: the features of `groups`, a group a table, in the order declared."""
+    """Return the layout of rows, with the features in declared order.
+
+    Args:
+        config: Config of the dataset.
+        titles: Number of titles.
+        *groups: Feature specs of each table.
+    """
     data, features = config.data, config.features
-    given = tuple(FeatureSpec(f.name, f.kind, f.where, f.width) for f in features if f.where == "interaction")
-    found = {(s.where, s.name): s for specs in (*groups, given) for s in specs}
-    ids, declared = titles + FIRST_TITLE, tuple(found[f.where, f.name] for f in features)
-    if data.examples == "sequences":
-        return Layout(ids, data.history, 1, (0, 0, 0, 0), 0, declared, "sequences")
+    interaction_specs = tuple(
+        FeatureSpec(f.name, f.kind, f.where, f.width) for f in features if f.where == "interaction"
+    )
+    spec_of = {(s.where, s.name): s for specs in (*groups, interaction_specs) for s in specs}
+    ids, declared = titles + FIRST_TITLE, tuple(spec_of[f.where, f.name] for f in features)
+    if config.rows == "sequences":
+        return Layout(ids, data.max_history, 1, (0, 0, 0, 0), 0, declared, "sequences")
     pools = (data.hard, data.trending, data.tailing, data.random)
-    return Layout(ids, data.history, data.next_k, pools, data.negatives, declared)
+    return Layout(ids, data.max_history, data.num_targets, pools, data.negatives, declared)
 
 
 def _training_events(log: Log, tables: PreparationInputs) -> np.ndarray:
-    """[N] bool: what training may count of a log whose ranks are still rows of the catalogue."""
+    """Return a mask [N] of the events that training may count.
+
+    `log.rank` is a row of the catalogue here, because ranks are not known yet.
+    """
     data = tables.config.data
     target = split = np.empty(0, np.int64)
     if data.split == "last":
-        then = event_states(log, tables.runtime)
-        if data.examples == "sequences":
-            target = next_item.targets(log, then, tables.key_hash, data)
+        states = event_states(log, tables.runtime)
+        if tables.config.rows == "sequences":
+            target = next_item.targets(log, states, tables.key_hash, data)
             user, time = log.user[target], log.time[target]
-            split = splits.of_targets(data, log.split, log.hash, user, time, next_item.LEAST)
+            split = splits.target_splits(data, log.split, log.hash, user, time, next_item.MIN_TITLES)
         else:
-            target = ranking.targets(log, then, data)
-            split = ranking.of_targets(log, target, tables.key_hash, data)
+            target = ranking.targets(log, states, data)
+            split = ranking.target_splits(log, target, tables.key_hash, data)
     return splits.training_events(data, log.split, log.user, log.time, target, split)
 
 
 def _events(records: np.ndarray, rank_of_row: np.ndarray, tables: PreparationInputs) -> Log:
-    """A partition's events, sorted by user, without features."""
-    new = np.diff(records["user"], prepend=~records["user"][:1]) != 0
-    hashes, none = records["user"][new], np.empty((0, 0))
+    """Return the log of sorted records, without features."""
+    starts = np.diff(records["user"], prepend=~records["user"][:1]) != 0
+    hashes, empty = records["user"][starts], np.empty((0, 0))
     return Log(
         hashes,
         tables.users.splits(hashes, tables.config),
-        np.cumsum(new) - 1,
+        np.cumsum(starts) - 1,
         rank_of_row[records["title"]],
         records["time"],
         records["viewed"],
-        *(none, none, none, none),
+        *(empty, empty, empty, empty),
     )
 
 
 def _log(records: np.ndarray, tables: PreparationInputs, ranked: RankedTitles) -> Log:
+    """Return the log of sorted records, with features of users and context."""
     log, layout, users = _events(records, ranked.rank_of_row, tables), ranked.layout, tables.users
-    at, known = users.find(log.hash)
+    at, known = users.locate(log.hash)
     categories = np.full((len(log.hash), layout.columns("user", "category")), UNKNOWN, np.int32)
     numbers = np.zeros((len(log.hash), layout.columns("user", "number")), np.float32)
     categories[known], numbers[known] = users.categories[at[known]], users.numbers[at[known]]
@@ -153,35 +202,38 @@ def _log(records: np.ndarray, tables: PreparationInputs, ranked: RankedTitles) -
     )
 
 
-def _oracle(
-    made: Examples,
+def _fill_oracle(
+    examples: Examples,
     log: Log,
-    world: negatives.NegativeUniverse,
-    held: HeldOut,
+    universe: negatives.NegativeUniverse,
+    user_keys: UserKeys,
     ranked: RankedTitles,
     truth: Truth | None,
 ) -> None:
-    """The truth's columns of the held-out rows: p/q and p of the K=1 lists, the mood; NaN without one."""
+    """Fill the columns of held-out rows that depend on a simulator's truth.
+
+    The columns are p/q and p of the K=1 lists, and the mood; NaN without a truth.
+    """
     layout = ranked.layout
     for split in SPLITS[1:]:
-        rows = made.rows[split]
+        rows = examples.rows[split]
         if truth is None:
             for name in LISTS:
                 rows[f"oracle_{name}"] = rows[f"truth_{name}"] = np.nan
             rows["mood"] = np.nan
             continue
-        user, time = made.requests[split]
+        user, time = examples.user_time[split]
         lists = [
             np.concatenate([rows["target"][:, :1], rows[f"list_{name}"][:, 0]], axis=1) for name in LISTS
         ]
         rank = ranked.rank_of_id[np.concatenate(lists, axis=1)]
-        keys = held.keys(log.hash[user])
+        keys = user_keys.keys(log.hash[user])
         rows["mood"] = truth.mood(keys, time)
         p, abandoned = truth.densities(keys, time, ranked.order[rank])
         for l, name in enumerate(LISTS):
-            part = slice(l * (layout.negatives + 1), (l + 1) * (layout.negatives + 1))
+            columns = slice(l * (layout.negatives + 1), (l + 1) * (layout.negatives + 1))
             q = negatives.densities(
-                world, user, rank[:, part], abandoned[:, part], rows["list_hard"][:, 0],
+                universe, user, rank[:, columns], abandoned[:, columns], rows["list_hard"][:, 0],
                 ranking.list_widths(name, layout.negatives),
             )  # fmt: skip
-            rows[f"oracle_{name}"], rows[f"truth_{name}"] = p[:, part] / q, p[:, part]
+            rows[f"oracle_{name}"], rows[f"truth_{name}"] = p[:, columns] / q, p[:, columns]

@@ -30,20 +30,23 @@ def ensure_dataset(
     beam_args: str = "",
     progress: Callable[[], contextlib.AbstractContextManager[Progress]] = _no_progress,
 ) -> None:
-    """Prepare the dataset of `config` unless `directory` holds it already.
+    """Prepare the dataset of `config` unless `directory` already contains it.
 
     Args:
+        config: Config of the dataset.
+        directory: Local directory or bucket URL.
         runner: "threads" (this machine) or "beam" (Apache Beam); the bytes written are the same.
-        beam_args: Flags of Beam in one string, for `runner="beam"` alone.
-        progress: Gives a context manager whose value is called as `report(stage, done, total)`.
+        beam_args: Flags of Beam in one string; for `runner="beam"` only.
+        progress: Returns a context manager whose value is called as `report(stage, done, total)`.
 
     Raises:
-        InputError: where `directory` holds a dataset of other source, features or data settings.
+        InputError: The input is invalid, or `directory` contains a dataset of other source, features or data
+            settings.
     """
     if beam_args and runner != "beam":
         raise InputError(f"--beam_args={beam_args!r}: must be empty unless --runner is beam")
     if runner == "beam" and scheme_of(str(directory)):
-        allowed = "a folder that all workers share; it can be copied to a bucket once it is whole"
+        allowed = "a folder that all workers share; copy the finished dataset to a bucket"
         raise InputError(f"dataset {directory}: allowed with --runner=beam: {allowed}")
     manifest = as_path(directory) / MANIFEST
     if not manifest.exists():
@@ -58,16 +61,16 @@ def ensure_dataset(
         return
     if json.loads(manifest.read_bytes())["digest"] != digest(config):
         raise InputError(
-            f"dataset {directory}: was prepared with other source, features or data settings than these; "
-            "allowed: the same ones, or another data.directory"
+            f"dataset {directory}: was prepared with other source, features or data settings; "
+            "allowed: the same settings, or another data.directory"
         )
 
 
 def _import_beam() -> Callable[[Source, Config, str, str], None]:
-    """Return `beam.prepare`. Raises InputError where Apache Beam is not installed."""
+    """Return `beam.prepare`; raise InputError where Apache Beam is not installed."""
 
     def expected(record: python_logging.LogRecord) -> bool:
-        return not record.getMessage().startswith("apitools not found")  # of BigQuery, which is not used
+        return not record.getMessage().startswith("apitools not found")  # for BigQuery, which is not used
 
     python_logging.getLogger().addFilter(expected)
     try:
@@ -76,7 +79,7 @@ def _import_beam() -> Callable[[Source, Config, str, str], None]:
         if not (error.name or "").startswith("apache_beam"):
             raise
         raise InputError(
-            "--runner=beam: apache_beam is not installed; it comes with the extra: pip install jaxrec[beam]"
+            "--runner=beam: apache_beam is not installed; install it with: pip install jaxrec[beam]"
         ) from error
     finally:
         python_logging.getLogger().removeFilter(expected)

@@ -1,20 +1,21 @@
-"""The steps of preparation spread over machines: plain functions of what travels, for an engine to run.
+"""Stages of distributed preparation: functions of messages, run by an engine.
 
-    open_titles  the source's titles read, by one worker; they go to all
-    read         a part of the source to cleaned records, and a tally of it
-    settle       all tallies to the partitions of users and the context's numbering
-    share_users  the users' table, read by one worker, to each partition its users
-    route        a chunk's records and users' keys, to each partition its own
-    sort         a partition brought together, and its plays
-    rank         all plays to the titles' ranks and the layout of rows
-    build        a partition to its rows, and how many they are
-    place        rows to the shards they stand in, once it is known how many come before them
-    write        a shard brought together, to its file
-    finish       what all of it comes to, for who writes the manifest
+    open_titles       one worker reads the source's titles, which go to all workers
+    read              a part of the source -> cleaned records, a tally of the part
+    combine_tallies   all tallies -> the partitions of users, the ids of the context's values
+    distribute_users  one worker reads the users table -> the users of each partition
+    route             a chunk's records and users' keys -> their partitions
+    sort              a partition's records -> sorted records, plays
+    rank              all plays -> the titles' ranks, the layout of rows
+    build             a partition -> its rows, their number
+    offsets           all numbers of rows -> the rows before each partition
+    assign_shards     rows -> their shards
+    write             a shard's rows -> its file
+    finish            all results -> arrays, users' keys, content of the manifest
 
-Steps yield pairs, the name of an output and a value. They may be run again, or twice at once: they change
-nothing that they are given, their results know no order but that of hashes, and files appear whole. What
-travels is counted where it sets out and where it arrives: an engine that loses some raises RuntimeError.
+A stage yields pairs of the name of an output and a value. A stage may run again, or twice concurrently: it
+does not modify its inputs, its results do not depend on the order of the inputs, and files appear complete.
+Messages are counted by sender and receiver: RuntimeError is raised where an engine loses or duplicates one.
 """
 
 import copy
@@ -30,8 +31,8 @@ from jaxrec.core.hashing import of_keys
 from jaxrec.core.ids import SPLITS
 from jaxrec.core.tables import Drops, Source
 from jaxrec.data.events.cleaning import check_dropped, clean
-from jaxrec.data.events.partitions import gather, partition_of, record_dtype, records_of
-from jaxrec.data.events.users import HeldOut, UserTable, read_users
+from jaxrec.data.events.partitions import merge_ranges, partition_of, record_dtype, records_of
+from jaxrec.data.events.users import UserKeys, UserTable, read_users
 from jaxrec.data.events.vocabulary import FeatureColumns, title_columns
 from jaxrec.data.runners import partition_job
 from jaxrec.data.runners.manifest import PreparationResult, SplitSizes
@@ -51,17 +52,21 @@ from jaxrec.data.runners.messages import (
 from jaxrec.data.storage.dataset import SHARD_ROWS
 from jaxrec.data.storage.writer import catalogue_arrays, write_shard
 
-Output = tuple[str, Any]  # the name of an output, a value of it
-RANGES = 2**16  # of hashes, of which partitions are made
-PIECE = 4096  # rows that travel together
+Output = tuple[str, Any]  # the name of an output, a value
+HASH_RANGES = 2**16  # ranges of user hashes, merged into partitions
+PIECE_ROWS = 4096  # rows of a message
 
 
-def _arrived(what: str, found: int, sent: int) -> None:
-    if found != sent:
-        raise RuntimeError(f"the engine gave {found} {what} where {sent} were sent: it lost or doubled some")
+def _check_count(what: str, received: int, sent: int) -> None:
+    """Raise RuntimeError where the engine lost or duplicated messages."""
+    if received != sent:
+        raise RuntimeError(
+            f"the engine delivered {received} {what} of {sent} sent: some were lost or duplicated"
+        )
 
 
 def open_titles(source: Source, config: Config) -> Iterator[Output]:
+    """Read the titles: yield "features" (`title_columns`) and "titles"."""
     source = copy.copy(source)
     titles = source.titles()
     yield "features", title_columns(titles.features, config.features, len(titles.key))
@@ -69,93 +74,117 @@ def open_titles(source: Source, config: Config) -> Iterator[Output]:
 
 
 def read(part: tuple[int, Any], titles: TitlesMessage, config: Config) -> Iterator[Output]:
-    """`part` is its number, and what the source knows it by."""
-    number, share = part
+    """Clean a part of the source: yield "chunks", and the part's tally as "tallies".
+
+    Args:
+        part: Number of the part, and the part itself (`Source.parts`).
+        titles: Source with its titles.
+        config: Config of the dataset.
+    """
+    number, part_key = part
     source = copy.copy(titles.source)
-    source.drops = Drops()  # others may be reading beside
+    source.drops = Drops()  # concurrent readers must not share the counts
     tally, dropped, dtype = Tally(), Drops(), record_dtype(config.features)
-    ranges = max(RANGES, config.data.partitions)
-    for chunk in source.interactions(share):
-        good = clean(chunk, source.titles(), config.data, dropped, source.has_completion)
+    ranges = max(HASH_RANGES, config.data.partitions)
+    for chunk in source.interactions(part_key):
+        events = clean(chunk, source.titles(), config.data, dropped, source.has_completion)
         context = FeatureColumns(config.features, "context")
-        records = records_of(good, *context.add(good.context, len(good.user_hash)), dtype)
+        records = records_of(events, *context.add(events.context, len(events.user_hash)), dtype)
         hashes, first = np.unique(of_keys(chunk.user), return_index=True)
-        tally.seen.add(context.seen((number, tally.chunks)))
+        tally.fitted.add(context.fitted((number, tally.chunks)))
         tally.chunks += 1
         tally.rows += len(chunk.user)
-        tally.events += np.bincount(partition_of(good.user_hash, ranges), minlength=ranges)
+        tally.events += np.bincount(partition_of(events.user_hash, ranges), minlength=ranges)
         yield "chunks", EventChunk(records, context, hashes, chunk.user[first])
     tally.rows += sum(source.drops.counts.values())
     tally.drops[number] = (dropped, source.drops)
     yield "tallies", tally
 
 
-def settle(tally: Tally, parts: int, config: Config) -> Iterator[Output]:
-    """Raises InputError where too many rows were left out, or there are none. `parts` were to be read."""
-    _arrived("tallies", len(tally.drops), parts)
+def combine_tallies(tally: Tally, parts: int, config: Config) -> Iterator[Output]:
+    """Define the partitions of users and the context's ids: yield "stats".
+
+    Args:
+        tally: Sum of all tallies.
+        parts: Number of parts of the source.
+        config: Config of the dataset.
+
+    Raises:
+        InputError: Too many rows were left out, or the source has no interactions.
+    """
+    _check_count("tallies", len(tally.drops), parts)
     drops = Drops()
-    for which in range(2):
-        for _, of_part in sorted(tally.drops.items(), key=lambda item: item[0]):
-            for reason, count in of_part[which].counts.items():
-                drops.add(reason, count, of_part[which].examples[reason])
+    for origin in range(2):
+        for _, part_drops in sorted(tally.drops.items(), key=lambda item: item[0]):
+            for reason, count in part_drops[origin].counts.items():
+                drops.add(reason, count, part_drops[origin].examples[reason])
     check_dropped(drops, tally.rows, config.data)
     if not tally.chunks:
         raise InputError("source: no interactions; allowed: at least one")
     context = FeatureColumns(config.features, "context")
-    context.finish_seen(tally.seen)
-    partition = gather(tally.events, config.data.partitions)
-    some = partition >= 0
-    events = np.bincount(partition[some], tally.events[some]).astype(np.int64)
-    yield "settled", GlobalStats(context, partition, events, tally.rows, drops)
+    context.finish_from(tally.fitted)
+    partition = merge_ranges(tally.events, config.data.partitions)
+    nonempty = partition >= 0
+    events = np.bincount(partition[nonempty], tally.events[nonempty]).astype(np.int64)
+    yield "stats", GlobalStats(context, partition, events, tally.rows, drops)
 
 
-def share_users(_: Any, titles: TitlesMessage, settled: GlobalStats, config: Config) -> Iterator[Output]:
+def distribute_users(_: Any, titles: TitlesMessage, stats: GlobalStats, config: Config) -> Iterator[Output]:
+    """Read the users table: yield its "columns", and "users" by partition."""
     columns = FeatureColumns(config.features, "user")
     table = read_users(titles.source, columns)
     yield "columns", columns
-    where = settled.of(table.hash)
-    table, where = table.part(where >= 0), where[where >= 0]
-    ends = np.searchsorted(where, np.arange(settled.partitions() + 1))
-    for p in range(settled.partitions()):
-        yield "users", (p, table.part(slice(ends[p], ends[p + 1])))
+    partition = stats.partitions_of(table.hash)
+    table, partition = table.select(partition >= 0), partition[partition >= 0]
+    ends = np.searchsorted(partition, np.arange(stats.partitions() + 1))
+    for number in range(stats.partitions()):
+        yield "users", (number, table.select(slice(ends[number], ends[number + 1])))
 
 
-def route(chunk: EventChunk, settled: GlobalStats) -> Iterator[Output]:
+def route(chunk: EventChunk, stats: GlobalStats) -> Iterator[Output]:
+    """Split a chunk by partition: yield "shares", the events and users of each."""
     records = chunk.records.copy()
-    records["categories"] = settled.context.recode(chunk.context, records["categories"])
-    where = settled.of(records["user"])
-    order = np.argsort(where, kind="stable")
-    records, where = records[order], where[order]
-    of_user = settled.of(chunk.hash)
-    for p in np.unique(of_user[of_user >= 0]).tolist():
-        mine = of_user == p
-        cut = slice(*np.searchsorted(where, [p, p + 1]))
-        yield "shares", (p, UserShare(records[cut], chunk.hash[mine], chunk.key[mine]))
+    records["categories"] = stats.context.recode(chunk.context, records["categories"])
+    partition = stats.partitions_of(records["user"])
+    order = np.argsort(partition, kind="stable")
+    records, partition = records[order], partition[order]
+    user_partition = stats.partitions_of(chunk.hash)
+    for p in np.unique(user_partition[user_partition >= 0]).tolist():
+        selected = user_partition == p
+        rows = slice(*np.searchsorted(partition, [p, p + 1]))
+        yield "shares", (p, UserShare(records[rows], chunk.hash[selected], chunk.key[selected]))
 
 
 def sort(
-    partition: tuple[int, dict[str, Iterable]], titles: TitlesMessage, settled: GlobalStats, config: Config
+    partition: tuple[int, dict[str, Iterable]], titles: TitlesMessage, stats: GlobalStats, config: Config
 ) -> Iterator[Output]:
-    """`partition` is its number, its "shares" and its "users"."""
+    """Sort a partition and drop duplicates: yield "sorted" and "plays".
+
+    Args:
+        partition: Number of the partition, and its groups of "shares" and "users".
+        titles: Source with its titles.
+        stats: Result of `combine_tallies`.
+        config: Config of the dataset.
+    """
     number, groups = partition
     shares, tables = list(groups["shares"]), list(groups["users"])
-    sent = int(settled.events[number])
-    _arrived(f"events of partition {number}", sum(len(s.records) for s in shares), sent)
-    _arrived(f"users' tables of partition {number}", len(tables), 1)
+    sent = int(stats.events[number])
+    _check_count(f"events of partition {number}", sum(len(s.records) for s in shares), sent)
+    _check_count(f"users tables of partition {number}", len(tables), 1)
     [users] = tables
     records = np.concatenate([s.records for s in shares])
     hashes, first = np.unique(np.concatenate([s.hash for s in shares]), return_index=True)
-    held = HeldOut(hashes, np.concatenate([s.key for s in shares])[first])
-    records, plays, copies = partition_job.sort(records, _tables(titles, settled, users, config))
-    yield "sorted", (number, PartitionMessage(records, users, held))
+    user_keys = UserKeys(hashes, np.concatenate([s.key for s in shares])[first])
+    records, plays, copies = partition_job.sort(records, _inputs(titles, stats, users, config))
+    yield "sorted", (number, PartitionMessage(records, users, user_keys))
     yield "plays", PlayCounts(np.bincount(plays).astype(np.int64), copies, 1)
 
 
-def _tables(
-    titles: TitlesMessage, settled: GlobalStats, users: UserTable, config: Config
+def _inputs(
+    titles: TitlesMessage, stats: GlobalStats, users: UserTable, config: Config
 ) -> partition_job.PreparationInputs:
     return partition_job.PreparationInputs(
-        config, titles.source.titles().runtime, titles.key_hash, settled.context, users
+        config, titles.source.titles().runtime, titles.key_hash, stats.context, users
     )
 
 
@@ -163,90 +192,125 @@ def rank(
     plays: PlayCounts,
     titles: TitlesMessage,
     features: tuple,
-    settled: GlobalStats,
+    stats: GlobalStats,
     users: FeatureColumns,
     config: Config,
 ) -> Iterator[Output]:
-    """`features` are what `title_columns` gives, `users` the columns of the users' table."""
-    _arrived("partitions' plays", plays.partitions, settled.partitions())
+    """Rank the titles and define the layout of rows: yield "ranked" and "catalogue".
+
+    Args:
+        plays: Sum of the plays of all partitions.
+        titles: Source with its titles.
+        features: Result of `title_columns`.
+        stats: Result of `combine_tallies`.
+        users: Finished columns of the users table.
+        config: Config of the dataset.
+
+    Raises:
+        InputError: No play of a training user remains.
+    """
+    _check_count("partitions' plays", plays.partitions, stats.partitions())
     table = titles.source.titles()
     categories, numbers, specs, values = features
     all_plays = plays.padded(len(table.key))
     order, trending = partition_job.popularity(all_plays)
     arrays = catalogue_arrays(table.key, table.runtime, all_plays, order, categories, numbers)
-    layout = partition_job.layout_of(config, len(order), specs, users.specs, settled.context.specs)
+    layout = partition_job.layout_of(config, len(order), specs, users.specs, stats.context.specs)
     yield "ranked", partition_job.rank(order, trending, arrays, titles.key_hash, layout)
-    values = {**values, **users.values, **settled.context.values}
+    values = {**values, **users.values, **stats.context.values}
     yield "catalogue", CatalogueMessage(arrays, values, trending, int(all_plays.sum()), plays.copies)
 
 
 def build(
     partition: tuple[int, PartitionMessage],
     titles: TitlesMessage,
-    settled: GlobalStats,
+    stats: GlobalStats,
     ranked: partition_job.RankedTitles,
     config: Config,
 ) -> Iterator[Output]:
-    number, (records, users, held) = partition
+    """Build the rows of a partition: yield "sizes", "keys" and "rows".
+
+    The keys are those of the held-out users; rows come in pieces.
+    """
+    number, (records, users, user_keys) = partition
     truth = titles.source.truth()
-    made = partition_job.build(records, _tables(titles, settled, users, config), ranked, held, truth)
-    yield "sizes", ByPartition({number: SplitSizes.of(made)})
-    yield "keys", ByPartition({number: {s: held.keys(made.users[s]) for s in SPLITS[1:]}})
+    examples = partition_job.build(records, _inputs(titles, stats, users, config), ranked, user_keys, truth)
+    yield "sizes", ByPartition({number: SplitSizes.from_examples(examples)})
+    yield "keys", ByPartition({number: {s: user_keys.keys(examples.users[s]) for s in SPLITS[1:]}})
     for split in SPLITS:
-        for first in range(0, len(made.rows[split]), PIECE):
-            yield "rows", (number, split, first, made.rows[split][first : first + PIECE])
+        for first in range(0, len(examples.rows[split]), PIECE_ROWS):
+            yield "rows", (number, split, first, examples.rows[split][first : first + PIECE_ROWS])
 
 
-def places(sizes: ByPartition, settled: GlobalStats) -> Iterator[Output]:
-    """Raises InputError where a split has no row."""
-    _arrived("partitions' sizes", len(sizes.of), settled.partitions())
-    total, in_order = SplitSizes(), [sizes.of[p] for p in range(len(sizes.of))]
-    for one in in_order:
-        total.add(one)
+def offsets(sizes: ByPartition, stats: GlobalStats) -> Iterator[Output]:
+    """Compute the number of rows and users before each partition: yield "offsets".
+
+    Raises:
+        InputError: A split has no row.
+    """
+    _check_count("partitions' sizes", len(sizes.values), stats.partitions())
+    total, in_order = SplitSizes(), [sizes.values[p] for p in range(len(sizes.values))]
+    for partition_sizes in in_order:
+        total.add(partition_sizes)
     total.check()
-    rows = {s: np.cumsum([0] + [one.examples[s] for one in in_order]) for s in SPLITS}
-    users = {s: np.cumsum([0] + [one.users[s] for one in in_order]) for s in SPLITS}
-    yield "places", OutputOffsets(rows, users, total)
+    rows = {s: np.cumsum([0] + [partition_sizes.examples[s] for partition_sizes in in_order]) for s in SPLITS}
+    users = {s: np.cumsum([0] + [partition_sizes.users[s] for partition_sizes in in_order]) for s in SPLITS}
+    yield "offsets", OutputOffsets(rows, users, total)
 
 
-def place(piece: tuple[int, str, int, np.ndarray], places: OutputOffsets) -> Iterator[Output]:
-    """`piece` is of a partition, a split, from which of their rows on, and the rows."""
+def assign_shards(piece: tuple[int, str, int, np.ndarray], offsets: OutputOffsets) -> Iterator[Output]:
+    """Cut a piece of rows at the ends of shards: yield "shard_rows".
+
+    The rows come with their position in the split.
+
+    Args:
+        piece: Partition, split, position of the piece in the rows of both, and the rows.
+        offsets: Rows and users before each partition.
+    """
     number, split, first, rows = piece
     rows = rows.copy()
-    rows["user"] += places.users[split][number].astype(np.uint32)
-    start = int(places.rows[split][number]) + first
+    rows["user"] += offsets.users[split][number].astype(np.uint32)
+    start = int(offsets.rows[split][number]) + first
     while len(rows):
         shard = start // SHARD_ROWS
         cut = (shard + 1) * SHARD_ROWS - start
-        yield "placed", ((split, shard), (start, rows[:cut]))
+        yield "shard_rows", ((split, shard), (start, rows[:cut]))
         start, rows = start + cut, rows[cut:]
 
 
 def write(shard: tuple[tuple[str, int], Iterable], directory: str) -> Iterator[Output]:
-    """`shard` is its split and number, and pieces of its rows with where they stand in the split."""
+    """Write a shard: yield its "sums".
+
+    Args:
+        shard: Split and number of the shard, and its pieces of rows with their positions in the split.
+        directory: Directory of the dataset.
+    """
     (split, number), pieces = shard
     in_order = [rows for _, rows in sorted(pieces, key=lambda piece: piece[0])]
     sums = write_shard(Path(directory), split, number, in_order[0].dtype, in_order)
-    out = RowSums()
-    out.of[split], out.rows[split] = sums, sum(map(len, in_order))
-    yield "sums", out
+    row_sums = RowSums()
+    row_sums.fingerprints[split], row_sums.rows[split] = sums, sum(map(len, in_order))
+    yield "sums", row_sums
 
 
 def finish(
     sums: RowSums,
     titles: TitlesMessage,
-    settled: GlobalStats,
+    stats: GlobalStats,
     ranked: partition_job.RankedTitles,
     catalogue: CatalogueMessage,
-    places: OutputOffsets,
+    offsets: OutputOffsets,
     keys: ByPartition,
 ) -> Iterator[Output]:
-    """The catalogue's arrays, the keys of held-out users by split, and what the manifest is made of."""
+    """Yield as "result" the catalogue's arrays, held-out users' keys and counts.
+
+    All arguments are outputs of other stages; `sums` and `keys` are the totals over shards and partitions.
+    """
     for split in SPLITS:
-        _arrived(f"{split} rows", sums.rows[split], places.total.examples[split])
-    _arrived("partitions' keys", len(keys.of), settled.partitions())
-    users = {s: np.concatenate([keys.of[p][s] for p in range(len(keys.of))]) for s in SPLITS[1:]}
-    found = PreparationResult(
+        _check_count(f"{split} rows", sums.rows[split], offsets.total.examples[split])
+    _check_count("partitions' keys", len(keys.values), stats.partitions())
+    users = {s: np.concatenate([keys.values[p][s] for p in range(len(keys.values))]) for s in SPLITS[1:]}
+    result = PreparationResult(
         has_completion=titles.source.has_completion,
         has_truth=titles.source.truth() is not None,
         layout=ranked.layout,
@@ -254,10 +318,10 @@ def finish(
         titles=len(ranked.order),
         trending=catalogue.trending,
         plays=catalogue.plays,
-        rows=settled.rows,
+        rows=stats.rows,
         copies=catalogue.copies,
-        drops=settled.drops,
-        sizes=places.total,
-        row_sums={s: f.value() for s, f in sums.of.items()},
+        drops=stats.drops,
+        sizes=offsets.total,
+        row_sums={s: f.value() for s, f in sums.fingerprints.items()},
     )
-    yield "found", (catalogue.arrays, users, found)
+    yield "result", (catalogue.arrays, users, result)

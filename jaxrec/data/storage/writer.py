@@ -1,4 +1,4 @@
-"""Writing of a prepared dataset: block shards, fingerprint, all or nothing."""
+"""Writer of a prepared dataset: block shards, fingerprint, atomic completion."""
 
 import json
 import os
@@ -18,36 +18,43 @@ from jaxrec.core.paths import as_path, send_folder
 from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.dataset import BLOCK_ROWS, MANIFEST, SHARD_BLOCKS, Arrays, as_words
 
-_OPTIONS = "group_size:1,uncompressed"  # blocks are read whole at random; compression costs 3 times the read
+# Blocks are read whole, in random order; compression costs 3 times the read.
+_OPTIONS = "group_size:1,uncompressed"
 
 
 class Fingerprint:
-    """An order-free sum, mod 2**128, of row hashes: the same rows give the same sum in any order."""
+    """Order-independent fingerprint: the sum of row hashes mod 2**128."""
 
     def __init__(self) -> None:
         self._sums = [0, 0]
 
     def add(self, rows: np.ndarray) -> None:
+        """Add structured rows [N]."""
         words = as_words(rows)
         odd = [mix(i, np.arange(words.shape[1])) | np.uint64(1) for i in range(2)]
-        for first in range(0, len(words), BLOCK_ROWS):  # products of few rows stay in a core's cache
+        for first in range(0, len(words), BLOCK_ROWS):  # the products of a block stay in a core's cache
             block = words[first : first + BLOCK_ROWS].astype(np.uint64)
             for i in range(2):
                 total = finalise(np.einsum("rw,w->r", block, odd[i])).sum(dtype=np.uint64)
                 self._sums[i] = (self._sums[i] + int(total)) % 2**64
 
     def merge(self, other: "Fingerprint") -> None:
+        """Add the rows of another fingerprint."""
         self._sums = [(a + b) % 2**64 for a, b in zip(self._sums, other._sums, strict=True)]
 
     def value(self) -> int:
+        """Return the fingerprint as a whole number below 2**128."""
         return (self._sums[0] << 64) | self._sums[1]
 
 
 class _SplitWriter:
-    """Cuts a split's rows, as they come, into blocks and shards; its bytes know nothing of partitions."""
+    """Writer of a split's rows into blocks and shards.
+
+    The bytes do not depend on the chunks in which rows arrive.
+    """
 
     def __init__(self, directory: Path, split: str, dtype: np.dtype, shard: int = 0) -> None:
-        """`shard` is the first one written."""
+        """Create a writer whose first shard has the number `shard`."""
         self._directory, self._split = directory, split
         self._pending = np.empty(0, dtype)
         self._writer: ArrayRecordWriter | None = None
@@ -64,13 +71,13 @@ class _SplitWriter:
             self._pending = np.concatenate([self._pending, rows[:first]])
             if len(self._pending) < BLOCK_ROWS:
                 return
-            self._block(self._pending)
+            self._write_block(self._pending)
         whole = first + (len(rows) - first) // BLOCK_ROWS * BLOCK_ROWS
         for i in range(first, whole, BLOCK_ROWS):
-            self._block(rows[i : i + BLOCK_ROWS])
-        self._pending = rows[whole:].copy()  # a view would hold all of them in memory
+            self._write_block(rows[i : i + BLOCK_ROWS])
+        self._pending = rows[whole:].copy()  # a view would keep all rows in memory
 
-    def _block(self, rows: np.ndarray) -> None:
+    def _write_block(self, rows: np.ndarray) -> None:
         if self._blocks % SHARD_BLOCKS == 0:
             self._close_shard()
             shard = self._blocks // SHARD_BLOCKS
@@ -88,30 +95,50 @@ class _SplitWriter:
 
     def close(self) -> None:
         if len(self._pending):
-            self._block(self._pending)
+            self._write_block(self._pending)
         self._close_shard()
 
 
 def write_shard(
     directory: Path, split: str, shard: int, dtype: np.dtype, pieces: Iterable[np.ndarray]
 ) -> Fingerprint:
-    """Writes one shard, of rows that come in pieces, as a `DatasetWriter` that is given all rows does. Only
-    whole does it stand in `directory`, so that two workers may be at it."""
-    with tempfile.TemporaryDirectory(dir=directory) as beside:
-        writer = _SplitWriter(Path(beside), split, dtype, shard)
+    """Write one shard, byte for byte as a `DatasetWriter` of all rows does.
+
+    The complete file is moved into `directory`, so that two workers may write the same shard.
+
+    Args:
+        directory: Directory of the dataset.
+        split: Name of the split.
+        shard: Number of the shard.
+        dtype: dtype of a row.
+        pieces: Rows of the shard, in order.
+
+    Returns:
+        The fingerprint of the rows.
+    """
+    with tempfile.TemporaryDirectory(dir=directory) as scratch:
+        writer = _SplitWriter(Path(scratch), split, dtype, shard)
         for rows in pieces:
             writer.add(rows)
         writer.close()
-        [written] = Path(beside).iterdir()
+        [written] = Path(scratch).iterdir()
         os.replace(written, directory / written.name)
     return writer.fingerprint
 
 
 class DatasetWriter:
-    """Writes a dataset beside its place and moves it there at the end, or leaves nothing.
+    """Writer of a whole dataset, atomic: complete, or nothing remains.
 
-    One that goes to a bucket is written in a temporary folder and sent at the end, its manifest last: what
-    a killed process has sent is no dataset, and is overwritten by the next one.
+    `finish` moves the dataset into `directory`.
+
+    A dataset for a bucket is written in a temporary folder and uploaded by `finish`, the manifest last: a
+    partial upload of a killed process is not a dataset, and the next run overwrites it.
+
+    Args:
+        directory: Local directory or bucket URL, which must not contain a dataset.
+
+    Raises:
+        InputError: The dataset exists.
     """
 
     def __init__(self, directory: str | os.PathLike) -> None:
@@ -127,19 +154,20 @@ class DatasetWriter:
             raise InputError(f"dataset {self._final}: exists; remove it, or name another directory")
 
     def begin(self, layout: Layout) -> None:
-        """Once the layout is known, and before any row."""
+        """Set the layout of the rows, before the first `add`."""
         dtypes = (layout.row_dtype(), layout.query_dtype(), layout.query_dtype())
         self._splits = {s: _SplitWriter(self.partial, s, d) for s, d in zip(SPLITS, dtypes, strict=True)}
 
     def add(self, split: str, rows: np.ndarray) -> None:
-        """Appends a split's rows, [N] of its dtype."""
+        """Append rows [N] of the split's dtype."""
         self._splits[split].add(rows)
 
     def sizes(self) -> dict[str, int]:
+        """Return the number of rows of each split."""
         return {split: writer.rows for split, writer in self._splits.items()}
 
     def row_sums(self) -> dict[str, int]:
-        """Each split's order-free sum of row hashes."""
+        """Return the fingerprint of each split's rows."""
         return {split: writer.fingerprint.value() for split, writer in self._splits.items()}
 
     def __enter__(self) -> "DatasetWriter":
@@ -148,7 +176,13 @@ class DatasetWriter:
         return self
 
     def finish(self, arrays: Arrays, users: dict[str, np.ndarray], manifest: dict) -> None:
-        """Writes what is not rows and moves the whole into place."""
+        """Write arrays, users' keys and manifest, then move or upload the dataset.
+
+        Args:
+            arrays: Arrays of the catalogue.
+            users: Users' keys by held-out split.
+            manifest: Content of the manifest.
+        """
         for split in self._splits.values():
             split.close()
         for name, array in vars(arrays).items():
@@ -172,7 +206,16 @@ def catalogue_arrays(
     key: np.ndarray, runtime: np.ndarray, plays: np.ndarray, order: np.ndarray,
     categories: np.ndarray, numbers: np.ndarray,
 ) -> Arrays:  # fmt: skip
-    """First numbering of a catalogue: by popularity. `order` [titles] is the caller's row at each rank."""
+    """Build the arrays of a catalogue, with ids assigned by popularity.
+
+    Args:
+        key: [titles] the caller's keys.
+        runtime: [titles] minutes.
+        plays: [titles] plays by training users.
+        order: [titles] row of the catalogue at each popularity rank.
+        categories: [titles, columns] int32 ids.
+        numbers: [titles, columns] float32 standardised numbers.
+    """
     titles = len(key)
     first = FIRST_TITLE
     wide = np.zeros((titles + first, categories.shape[1]), np.int32)

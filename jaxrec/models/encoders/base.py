@@ -1,7 +1,11 @@
-"""The interface of sequence encoders: what they read, keep and return."""
+"""Interface of sequence encoders: inputs, cached keys and values, outputs.
 
-from typing import Any, NamedTuple
+Axis letters: R rows of L titles, B examples, C candidates, N = B * C sequences, D width.
+"""
 
+from typing import Any, NamedTuple, Protocol
+
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -14,29 +18,46 @@ from jaxrec.models.layers.rng import fold_in
 
 
 class PackedTitles(NamedTuple):
-    """What experts read: rows of titles, of one request or of several. A request's titles lie side by
-    side, the oldest first: encoders with an order go by it."""
+    """Input of the experts: rows of titles of one or of several examples.
+
+    The titles of an example are adjacent, the oldest first. Encoders that depend on order use this order.
+    """
 
     x_RxLxD: jax.Array
-    example_RxL: jax.Array  # whose title it is; `examples` or more for padding
-    age_RxL: jax.Array  # log1p(seconds since its last play)
+    example_RxL: jax.Array  # example that owns the title; the number of examples or more: padding
+    age_RxL: jax.Array  # log1p(seconds since the title's last play)
     key_RxLx2: jax.Array | None  # for dropout
 
 
 def causal_mask(example_RxL: jax.Array) -> jax.Array:
-    """[R, L, L]: what each title sees where order counts, itself and the older ones of its request."""
+    """Causal attention mask [R, L, L] bool.
+
+    Each title attends to itself and to the older titles of its example.
+    """
     same_RxLxL = example_RxL[:, :, None] == example_RxL[:, None, :]
     return same_RxLxL & jnp.tri(example_RxL.shape[1], dtype=bool)
 
 
 def append_candidates(titles: PackedTitles, x_BxCxD: jax.Array, key_BxCx2: jax.Array | None) -> PackedTitles:
-    """Each request's titles [B, L], a request a row, once for each candidate, which joins them as the newest:
-    rows [B * C, L + 1], every one an example of its own. A candidate's age is 0: its play would be now."""
+    """Repeat histories for each candidate and append it as the newest title.
+
+    The age of a candidate is 0, because its play would be now.
+
+    Args:
+        titles: Histories [B, L], one example per row.
+        x_BxCxD: Encoded candidates.
+        key_BxCx2: uint32 keys of the candidates; None for no dropout.
+
+    Returns:
+        Rows [B * C, L + 1], each of an example of its own.
+    """
+    chex.assert_rank(x_BxCxD, 3, custom_message="x_BxCxD")
+    chex.assert_shape(titles.x_RxLxD, (len(x_BxCxD), None, x_BxCxD.shape[2]), custom_message="titles.x_RxLxD")
     (B, C, D), L = x_BxCxD.shape, titles.x_RxLxD.shape[1]
     x_BxCxLxD = jnp.broadcast_to(titles.x_RxLxD[:, None], (B, C, L, D))
     x_NxLxD = jnp.concatenate([x_BxCxLxD, x_BxCxD[:, :, None]], axis=2).reshape(B * C, L + 1, D)
-    there_NxL = jnp.pad(jnp.repeat(titles.example_RxL < B, C, axis=0), ((0, 0), (0, 1)), constant_values=True)
-    example_NxL = jnp.where(there_NxL, jnp.arange(B * C)[:, None], B * C)
+    valid_NxL = jnp.pad(jnp.repeat(titles.example_RxL < B, C, axis=0), ((0, 0), (0, 1)), constant_values=True)
+    example_NxL = jnp.where(valid_NxL, jnp.arange(B * C)[:, None], B * C)
     age_NxL = jnp.pad(jnp.repeat(titles.age_RxL, C, axis=0), ((0, 0), (0, 1)))
     key_NxLx2 = None
     if key_BxCx2 is not None:
@@ -45,47 +66,94 @@ def append_candidates(titles: PackedTitles, x_BxCxD: jax.Array, key_BxCx2: jax.A
 
 
 def is_present(titles: PackedTitles) -> jax.Array:
-    """[B, L] bool: whether there is a title, a request a row."""
+    """Return a mask [B, L] bool, False at padding; one example per row."""
     return titles.example_RxL < len(titles.example_RxL)
 
 
 def candidate_keys(key_BxCx2: jax.Array | None) -> jax.Array | None:
-    """Of each candidate as its sequence's newest title, for dropout; what `joined` gives it."""
+    """Derive the dropout keys of candidates, equal to those of `append_candidates`."""
     return None if key_BxCx2 is None else fold_in(key_BxCx2, jnp.int32(0))
 
 
 class KVCache(NamedTuple):
-    """What a causal expert keeps of histories, a request a row, for candidates to come: no place of a history
-    sees them, so that it is worked out once for all (M-FALCON; Zhai et al. 2024, 3.4 and appendix H)."""
+    """Cached keys and values of histories in a causal expert, one example per row.
+
+    No position of a history attends to a candidate, so a history is encoded once for all candidates
+    (M-FALCON; Zhai et al. 2024, 3.4 and appendix H).
+    """
 
     layers: tuple[KeysValues, ...]  # of each block
-    there_BxL: jax.Array  # of `there`
+    there_BxL: jax.Array  # bool, from `is_present`
     age_BxL: jax.Array
 
     def seen_by(self, candidates: int) -> jax.Array:
-        """[B, C, L + C]: each candidate sees the whole history and itself, and no other candidate."""
+        """Attention mask of C candidates, [B, C, L + C] bool.
+
+        Each candidate attends to the whole history and to itself, and to no other candidate.
+        """
         (B, L), C = self.there_BxL.shape, candidates
         history_BxCxL = jnp.broadcast_to(self.there_BxL[:, None], (B, C, L))
         itself_BxCxC = jnp.broadcast_to(jnp.eye(C, dtype=bool), (B, C, C))
         return jnp.concatenate([history_BxCxL, itself_BxCxC], axis=2)
 
 
-class SequenceEncoder(Parameters):
-    """A kind of expert: each request's titles to one vector, `kind(titles, examples)` [B, D].
+class SequencePositions(NamedTuple):
+    """Input of position encoders: consecutive plays of B users, right-aligned."""
 
-    Where each candidate joins the history as its newest title, histories, a request a row, are remembered
-    once, and candidates join them, some or all at a time. Here that is the plain form, each candidate's
-    sequence by itself; a causal kind works a history out once.
+    x_BxLxD: jax.Array
+    present_BxL: jax.Array  # bool
+    time_gaps_BxLxL: jax.Array  # bucket of the time from each play (last axis) to the query of a position
+    key_BxLx2: jax.Array | None  # for dropout
+
+    @property
+    def example_BxL(self) -> jax.Array:
+        """Row index of each position, B for padding."""
+        rows = len(self.present_BxL)
+        return jnp.where(self.present_BxL, jnp.arange(rows)[:, None], rows)
+
+
+class PositionEncoder(Protocol):
+    """Causal encoder of whole sequences, with an output for every position.
+
+    The output [B, L, D] of a position depends on the inputs up to that position. The parameters belong to the
+    calling module. The `path` of that module gives the layer ids of the dropout draws.
+    """
+
+    def __call__(
+        self, dtype: str, fields: Expert, attention: str, path: tuple[str, ...], positions: SequencePositions
+    ) -> jax.Array: ...
+
+
+class SequenceEncoder(Parameters):
+    """Expert that encodes the titles of each example as one vector.
+
+    `expert(titles, examples)` returns [B, D], where B is `examples`.
+
+    With the target in the sequence, each candidate is appended to the history as the newest title.
+    `encode_history` encodes histories once, one example per row, and `join` encodes groups of candidates. In
+    this base class, `join` encodes the whole sequence of each candidate. Causal encoders override both
+    methods and encode a history once.
     """
 
     fields: Expert
     attention: str = "auto"  # or one of `attention.FORMS`, for encoders with softmax attention
 
     def encode_history(self, titles: PackedTitles) -> Any:
-        """What `join` needs of the histories."""
+        """Return the encoded histories that `join` reads."""
         return titles
 
-    def join(self, remembered: Any, x_BxCxD: jax.Array, key_BxCx2: jax.Array | None) -> jax.Array:
-        """Each candidate's vector [B * C, D], which no other candidate moves."""
+    def join(self, histories: Any, x_BxCxD: jax.Array, key_BxCx2: jax.Array | None) -> jax.Array:
+        """Encode each candidate as the newest title of its history.
+
+        The vector of a candidate does not depend on the other candidates.
+
+        Args:
+            histories: From `encode_history`.
+            x_BxCxD: Encoded candidates.
+            key_BxCx2: uint32 keys of the candidates; None for no dropout.
+
+        Returns:
+            Vectors [B * C, D].
+        """
         B, C, _ = x_BxCxD.shape
-        return self(append_candidates(remembered, x_BxCxD, key_BxCx2), B * C)
+        return self(append_candidates(histories, x_BxCxD, key_BxCx2), B * C)

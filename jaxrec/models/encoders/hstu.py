@@ -1,14 +1,18 @@
-"""HSTU (Zhai et al., ICML 2024): gated pointwise attention, biased by place and time, with no softmax.
+"""HSTU: gated pointwise attention without softmax, biased by position and time.
 
-"Actions Speak Louder than Words: Trillion-Parameter Sequential Transducers for Generative
-Recommendations", its Eq. 1 to 3. Heads share a layer's bias and each layer has its own, as in Meta's
-research code. Otherwise than there: the time between two titles is that between their last plays, not
-counted from the play after the query's; its buckets are `features.gap`; norms are learned; dropout is
-on what a block adds, as in our other encoders.
+Zhai et al., ICML 2024.
+
+"Actions Speak Louder than Words: Trillion-Parameter Sequential Transducers for Generative Recommendations",
+Eq. 1 to 3. The heads of a layer share one bias and each layer has its own, as in Meta's research code.
+Differences from Meta's code: the time between two titles is the time between their last plays, and is not
+counted from the play after the query's; its buckets are those of `history_encoder.time_gap_bucket`; norms
+have learned parameters; dropout applies to the output of a block before the residual sum, as in the other
+encoders.
 """
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -18,6 +22,7 @@ from jaxrec.models.encoders.base import (
     KVCache,
     PackedTitles,
     SequenceEncoder,
+    SequencePositions,
     candidate_keys,
     causal_mask,
     is_present,
@@ -33,50 +38,66 @@ _bias_init = uniform_init(0.02)
 
 
 def gaps(age_RxL: jax.Array, other_RxM: jax.Array | None = None) -> jax.Array:
-    """The bucket (`features.gap`) of the time between every two titles' last plays, [R, L, L]; or between
-    those of titles and of others, [R, L, M].
+    """Return the `time_gap_bucket` of the time between the last plays of two titles.
 
-    Ages are log1p(seconds), which a dataset stores in 16 bits: a play is dated to within .4% of the time
-    since (.8% past 100 days), so two of one evening a month ago come out as simultaneous, or hours apart.
+    A dataset stores ages in 16 bits, so the time since a play has an error of .4% (.8% after 100 days). Two
+    plays of one evening a month ago are therefore simultaneous or hours apart.
+
+    Args:
+        age_RxL: log1p(seconds since the last play) of titles.
+        other_RxM: Ages of the titles to compare with; None: the same titles.
+
+    Returns:
+        Buckets [R, L, L], or [R, L, M] with `other_RxM`.
     """
-    ago_RxL, ago_RxM = jnp.expm1(age_RxL), jnp.expm1(age_RxL if other_RxM is None else other_RxM)
-    return time_gap_bucket(jnp.log1p(jnp.abs(ago_RxL[:, :, None] - ago_RxM[:, None, :])))
+    seconds_RxL, seconds_RxM = jnp.expm1(age_RxL), jnp.expm1(age_RxL if other_RxM is None else other_RxM)
+    return time_gap_bucket(jnp.log1p(jnp.abs(seconds_RxL[:, :, None] - seconds_RxM[:, None, :])))
 
 
 class VisiblePositions(NamedTuple):
-    """Which of M titles each of L sees, and how far from it they are."""
+    """Attention mask of L queries over M keys, and the distances between them."""
 
-    seen_RxLxM: jax.Array
-    gaps_RxLxM: jax.Array  # of `gaps`
-    apart_LxM: jax.Array  # places
+    seen_RxLxM: jax.Array  # bool
+    gaps_RxLxM: jax.Array  # time-gap buckets, from `gaps`
+    apart_LxM: jax.Array  # distances in positions
 
 
 def visible_positions(seen_RxLxL: jax.Array, gaps_RxLxL: jax.Array) -> VisiblePositions:
-    """Of a row's titles among themselves."""
-    place_L = jnp.arange(seen_RxLxL.shape[1])
-    return VisiblePositions(seen_RxLxL, gaps_RxLxL, jnp.abs(place_L[:, None] - place_L))
+    """Return the mask and distances of the titles of each row among themselves."""
+    position_L = jnp.arange(seen_RxLxL.shape[1])
+    return VisiblePositions(seen_RxLxL, gaps_RxLxL, jnp.abs(position_L[:, None] - position_L))
 
 
 class RelativeBias(Parameters):
-    """rab^{p,t} [R, L, M]: a learned number for how many places apart two titles are, plus one for the
-    bucket of the time between them. Of places, there are those of a window and one for a candidate."""
+    """Attention bias rab^{p,t} [R, L, M] by distance and by time-gap bucket.
+
+    A learned number for each distance is added to one for each bucket.
+
+    There are `window` + 1 distances in positions: those of a window, and one more for a candidate.
+    """
 
     window: int
 
     @nn.compact
     def __call__(self, gaps_RxLxM: jax.Array, apart_LxM: jax.Array) -> jax.Array:
-        of_place = embedding_lookup(
+        position_bias = embedding_lookup(
             self.weight("position_bias", _bias_init, self.window + 1), apart_LxM, "clip"
         )
-        of_time = embedding_lookup(self.weight("time_bias", _bias_init, TIME_GAP_BUCKETS), gaps_RxLxM, "clip")
-        return broadcast(of_place, gaps_RxLxM.shape) + of_time
+        time_bias = embedding_lookup(
+            self.weight("time_bias", _bias_init, TIME_GAP_BUCKETS), gaps_RxLxM, "clip"
+        )
+        return broadcast(position_bias, gaps_RxLxM.shape) + time_bias
 
 
 class HstuBlock(Parameters):
-    """x + W (norm(A V) * U), with U, V, Q, K = SiLU(W' norm(x)) and, for each head, A = SiLU(Q K^T + rab) / N
-    among titles that are seen, 0 elsewhere; N is the window, whatever a history shows. No feed-forward.
+    """HSTU block: x + W (norm(A V) * U), without a feed-forward layer.
 
-    M titles may be seen, those whose keys and values stand `before` the row's own; which are given back."""
+    U, V, Q, K = SiLU(W' norm(x)). For each head, A = SiLU(Q K^T + rab) / N where the mask allows attention,
+    and 0 elsewhere. N is the window, for any length of the history.
+
+    A call takes the cached keys and values of the titles `before` the row's own titles, and returns the
+    output and the row's own keys and values. The M keys are those of `before` and then the row's own.
+    """
 
     heads: int
     window: int
@@ -86,7 +107,7 @@ class HstuBlock(Parameters):
     def __call__(
         self,
         x_RxLxD: jax.Array,
-        sees: VisiblePositions,
+        visible: VisiblePositions,
         key_RxLx2: jax.Array | None,
         before: KeysValues | None = None,
     ) -> tuple[jax.Array, KeysValues]:
@@ -96,10 +117,10 @@ class HstuBlock(Parameters):
         v_RxLxHxd, q_RxLxHxd, k_RxLxHxd = (y.reshape(R, L, self.heads, -1) for y in vqk)
         k_RxMxHxd, v_RxMxHxd = append_keys_values(before, k_RxLxHxd, v_RxLxHxd)
         s_RxHxLxM = scores(q_RxLxHxd, k_RxMxHxd)
-        bias_RxLxM = RelativeBias(self.dtype, self.window, name="bias")(sees.gaps_RxLxM, sees.apart_LxM)
+        bias_RxLxM = RelativeBias(self.dtype, self.window, name="bias")(visible.gaps_RxLxM, visible.apart_LxM)
         bias_RxLxM = bias_RxLxM.astype(s_RxHxLxM.dtype)
         a_RxHxLxM = nn.silu(s_RxHxLxM + bias_RxLxM[:, None]) / self.window
-        a_RxHxLxM = jnp.where(sees.seen_RxLxM[:, None], a_RxHxLxM, 0.0).astype(v_RxMxHxd.dtype)
+        a_RxHxLxM = jnp.where(visible.seen_RxLxM[:, None], a_RxHxLxM, 0.0).astype(v_RxMxHxd.dtype)
         y = jnp.einsum("bhlm,bmhd->blhd", a_RxHxLxM, v_RxMxHxd).reshape(R, L, D)
         y = Dense(self.dtype, D, name="out")(LayerNorm(self.dtype, name="gated_norm")(y) * u)
         if key_RxLx2 is not None and self.dropout:
@@ -112,57 +133,75 @@ Layers = tuple[list[HstuBlock], LayerNorm]
 
 
 def layers(dtype: str, f: Expert) -> Layers:
-    """`f.layers` blocks and the norm behind them; their parameters are of the module that calls."""
-    made = [HstuBlock(dtype, f.heads, f.window, f.dropout, name=f"block_{i}") for i in range(f.layers)]
-    return made, LayerNorm(dtype, name="norm")
+    """Construct the blocks and the final norm; the caller owns the parameters."""
+    blocks = [
+        HstuBlock(dtype, f.num_heads, f.max_len, f.dropout, name=f"block_{i}") for i in range(f.num_layers)
+    ]
+    return blocks, LayerNorm(dtype, name="norm")
 
 
 def through(
-    made: Layers, h_RxLxD: jax.Array, sees: VisiblePositions, key_RxLx2: jax.Array | None,
+    modules: Layers, h_RxLxD: jax.Array, visible: VisiblePositions, key_RxLx2: jax.Array | None,
     before: tuple[KeysValues, ...] | None = None,
 ) -> tuple[jax.Array, tuple[KeysValues, ...]]:  # fmt: skip
-    """[R, L, D] behind all layers, and each block's keys and values; `before` are those of other titles,
-    which stand before the row's own and are seen too."""
-    found = []
-    for block, seen_before in zip(made[0], before or [None] * len(made[0]), strict=True):
-        h_RxLxD, keys_values = block(h_RxLxD, sees, key_RxLx2, seen_before)
-        found.append(keys_values)
-    return made[1](h_RxLxD), tuple(found)
+    """Apply the blocks and the final norm.
+
+    Args:
+        modules: From `layers`.
+        h_RxLxD: Inputs.
+        visible: Attention mask and distances.
+        key_RxLx2: uint32 keys; None for no dropout.
+        before: Cached keys and values of each block for titles before the row's own, which are visible too.
+
+    Returns:
+        Outputs [R, L, D], and the row's own keys and values of each block.
+    """
+    chex.assert_rank(h_RxLxD, 3, custom_message="h_RxLxD")
+    chex.assert_shape(visible.seen_RxLxM, (*h_RxLxD.shape[:2], None), custom_message="visible.seen_RxLxM")
+    chex.assert_equal_shape([visible.seen_RxLxM, visible.gaps_RxLxM], custom_message="visible.gaps_RxLxM")
+    block_keys_values = []
+    for block, block_before in zip(modules[0], before or [None] * len(modules[0]), strict=True):
+        h_RxLxD, keys_values = block(h_RxLxD, visible, key_RxLx2, block_before)
+        block_keys_values.append(keys_values)
+    return modules[1](h_RxLxD), tuple(block_keys_values)
 
 
-def make_blocks(
-    dtype: str, f: Expert, h_RxLxD: jax.Array, seen_RxLxL: jax.Array, gaps_RxLxL: jax.Array,
-    key_RxLx2: jax.Array | None,
-) -> jax.Array:  # fmt: skip
-    """Rows [R, L, D] through `layers`, [R, L, D]."""
-    return through(layers(dtype, f), h_RxLxD, visible_positions(seen_RxLxL, gaps_RxLxL), key_RxLx2)[0]
+def encode_positions(
+    dtype: str, fields: Expert, attention: str, path: tuple[str, ...], positions: SequencePositions
+) -> jax.Array:
+    """Encode every position of whole sequences; see `encoders.base.PositionEncoder`."""
+    visible = visible_positions(causal_mask(positions.example_BxL), positions.time_gaps_BxLxL)
+    return through(layers(dtype, fields), positions.x_BxLxD, visible, positions.key_BxLx2)[0]
 
 
 class Hstu(SequenceEncoder):
-    """Each request's titles to one vector [B, D]: its newest title's output, normed. Times are known whatever
-    `model.reads` says; `feedforward` and `attention` say nothing here. Candidates share a history's pass."""
+    """HSTU expert: the vector of an example is its newest title's normalized output.
+
+    The times of plays are always read, also if `model.features` does not name them. `mlp_ratio` and
+    `attention` have no effect. All candidates of a history share one encoding of the history.
+    """
 
     def setup(self):
         self.block, self.norm = layers(self.dtype, self.fields)
         self.newest = LastPosition(self.dtype, name="newest")
 
-    def _through(self, titles: PackedTitles) -> tuple[jax.Array, tuple[KeysValues, ...]]:
-        sees = visible_positions(causal_mask(titles.example_RxL), gaps(titles.age_RxL))
-        return through((self.block, self.norm), titles.x_RxLxD, sees, titles.key_RxLx2)
+    def _encode(self, titles: PackedTitles) -> tuple[jax.Array, tuple[KeysValues, ...]]:
+        visible = visible_positions(causal_mask(titles.example_RxL), gaps(titles.age_RxL))
+        return through((self.block, self.norm), titles.x_RxLxD, visible, titles.key_RxLx2)
 
     def __call__(self, titles: PackedTitles, examples: int) -> jax.Array:
-        return self.newest(self._through(titles)[0], titles.example_RxL, examples)
+        return self.newest(self._encode(titles)[0], titles.example_RxL, examples)
 
     def encode_history(self, titles: PackedTitles) -> KVCache:
-        return KVCache(self._through(titles)[1], is_present(titles), titles.age_RxL)
+        return KVCache(self._encode(titles)[1], is_present(titles), titles.age_RxL)
 
-    def join(self, remembered: KVCache, x_BxCxD: jax.Array, key_BxCx2: jax.Array | None) -> jax.Array:
-        (B, C), L, age_BxL = x_BxCxD.shape[:2], remembered.age_BxL.shape[1], remembered.age_BxL
+    def join(self, histories: KVCache, x_BxCxD: jax.Array, key_BxCx2: jax.Array | None) -> jax.Array:
+        (B, C), L, age_BxL = x_BxCxD.shape[:2], histories.age_BxL.shape[1], histories.age_BxL
         now_BxC = jnp.zeros((B, C), age_BxL.dtype)
         gaps_BxCxM = gaps(now_BxC, jnp.concatenate([age_BxL, now_BxC], axis=1))
-        # Each stands behind the history's last place and sees no other candidate.
+        # The position of every candidate is the one after the last position of the history.
         apart_M = jnp.maximum(L - jnp.arange(L + C), 0)
-        sees = VisiblePositions(remembered.seen_by(C), gaps_BxCxM, jnp.broadcast_to(apart_M, (C, L + C)))
-        made = self.block, self.norm
-        h_BxCxD, _ = through(made, x_BxCxD, sees, candidate_keys(key_BxCx2), remembered.layers)
+        visible = VisiblePositions(histories.seen_by(C), gaps_BxCxM, jnp.broadcast_to(apart_M, (C, L + C)))
+        modules = self.block, self.norm
+        h_BxCxD, _ = through(modules, x_BxCxD, visible, candidate_keys(key_BxCx2), histories.layers)
         return self.newest(h_BxCxD, jnp.arange(B * C).reshape(B, C), B * C)

@@ -1,12 +1,17 @@
-"""SASRec (Kang & McAuley, Self-Attentive Sequential Recommendation, ICDM 2018): causal self-attention."""
+"""SASRec: causal self-attention over the history.
+
+Kang & McAuley, Self-Attentive Sequential Recommendation, ICDM 2018.
+"""
 
 import jax
 import jax.numpy as jnp
 
+from jaxrec.config.schema import Expert
 from jaxrec.models.encoders.base import (
     KVCache,
     PackedTitles,
     SequenceEncoder,
+    SequencePositions,
     candidate_keys,
     causal_mask,
     is_present,
@@ -15,29 +20,43 @@ from jaxrec.models.encoders.transformer import TransformerStack
 from jaxrec.models.layers.pooling import LastPosition
 
 
+def encode_positions(
+    dtype: str, fields: Expert, attention: str, path: tuple[str, ...], positions: SequencePositions
+) -> jax.Array:
+    """Encode every position of whole sequences; see `encoders.base.PositionEncoder`."""
+    f = fields
+    stack = TransformerStack(
+        dtype, f.num_layers, f.num_heads, f.mlp_ratio, f.dropout, attention, name="encoder"
+    )
+    return stack(positions.x_BxLxD, causal_mask(positions.example_BxL), positions.key_BxLx2)
+
+
 class SasRec(SequenceEncoder):
-    """Each request's titles to one vector [B, D]: its newest title's output, each title seeing itself and
-    the older ones. Candidates share a history's pass."""
+    """SASRec expert: the vector of an example is the output of its newest title.
+
+    Each title attends to itself and to the older titles. All candidates of a history share one encoding of
+    the history.
+    """
 
     def setup(self):
         f = self.fields
         self.encoder = TransformerStack(
-            self.dtype, f.layers, f.heads, f.feedforward, f.dropout, self.attention, name="encoder"
+            self.dtype, f.num_layers, f.num_heads, f.mlp_ratio, f.dropout, self.attention, name="encoder"
         )
         self.newest = LastPosition(self.dtype, name="newest")
 
     def __call__(self, titles: PackedTitles, examples: int) -> jax.Array:
-        of_RxL = titles.example_RxL
-        h_RxLxD = self.encoder(titles.x_RxLxD, causal_mask(of_RxL), titles.key_RxLx2)
-        return self.newest(h_RxLxD, of_RxL, examples)
+        owner_RxL = titles.example_RxL
+        h_RxLxD = self.encoder(titles.x_RxLxD, causal_mask(owner_RxL), titles.key_RxLx2)
+        return self.newest(h_RxLxD, owner_RxL, examples)
 
     def encode_history(self, titles: PackedTitles) -> KVCache:
-        seen_RxLxL = causal_mask(titles.example_RxL)
-        _, layers = self.encoder.with_keys(titles.x_RxLxD, seen_RxLxL, titles.key_RxLx2)
+        mask_RxLxL = causal_mask(titles.example_RxL)
+        _, layers = self.encoder.with_keys(titles.x_RxLxD, mask_RxLxL, titles.key_RxLx2)
         return KVCache(layers, is_present(titles), titles.age_RxL)
 
-    def join(self, remembered: KVCache, x_BxCxD: jax.Array, key_BxCx2: jax.Array | None) -> jax.Array:
+    def join(self, histories: KVCache, x_BxCxD: jax.Array, key_BxCx2: jax.Array | None) -> jax.Array:
         B, C, _ = x_BxCxD.shape
         key = candidate_keys(key_BxCx2)
-        h_BxCxD, _ = self.encoder.with_keys(x_BxCxD, remembered.seen_by(C), key, remembered.layers)
+        h_BxCxD, _ = self.encoder.with_keys(x_BxCxD, histories.seen_by(C), key, histories.layers)
         return self.newest(h_BxCxD, jnp.arange(B * C).reshape(B, C), B * C)

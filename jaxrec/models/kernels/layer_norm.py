@@ -1,7 +1,8 @@
-"""Layer norm as one kernel forward and one back, written in Pallas for its Triton compiler.
+"""Fused layer norm: Pallas kernels forward and backward, for the Triton compiler.
 
-XLA takes two passes over rows 96 wide forward and four back, each at a quarter of what the device's memory
-can give: a tenth of a step on an H200. Here each row is read once, forward and back.
+XLA takes two passes over rows of width 96 forward and four backward, each at a quarter of the memory
+bandwidth of the device: a tenth of a step on an H200. These kernels read each row once forward and once
+backward.
 """
 
 from functools import partial
@@ -10,78 +11,91 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrec.models.kernels.pallas import load, number, pallas_call, power_of_two, store
+from jaxrec.models.kernels.pallas import load, pallas_call, power_of_two, program_id, store
 
-_NUMBERS = 4096  # of a program's rows, at most, padding included: 32 registers of each of 128 threads
+_MAX_NUMBERS = 4096  # of a program, padding included: 32 registers of each of 128 threads
 EPSILON = 1e-6  # added to a variance
 
 
-def _rows(N: int, D: int) -> int:
-    """How many of N rows of D numbers a program takes: a power of two."""
-    return max(1, min(_NUMBERS // power_of_two(D), power_of_two(N)))
+def _rows_per_program(N: int, D: int) -> int:
+    """Rows per program, for N rows of D numbers: a power of two."""
+    return max(1, min(_MAX_NUMBERS // power_of_two(D), power_of_two(N)))
 
 
-def _mine(N: int, D: int) -> tuple[tuple[jax.Array, jax.Array], jax.Array, jax.Array]:
-    """Where a program's numbers lie, which of them there are, and the columns."""
-    row = number(0) * _rows(N, D) + jnp.arange(_rows(N, D))
+def _indices(N: int, D: int) -> tuple[tuple[jax.Array, jax.Array], jax.Array, jax.Array]:
+    """Indices of the numbers of this program, their mask in range, and columns."""
+    row = program_id(0) * _rows_per_program(N, D) + jnp.arange(_rows_per_program(N, D))
     column = jnp.arange(power_of_two(D))
     return (row[:, None], column[None]), (row < N)[:, None] & (column < D)[None], column
 
 
-def _normal(x_ref: Any, at: Any, mask: jax.Array, D: int) -> tuple[jax.Array, jax.Array]:
-    """Rows brought to mean 0 and variance 1, in float32, padding 0; and what they were scaled by."""
-    x = load(x_ref, at, mask).astype(jnp.float32)
+def _normalize(x_ref: Any, indices: Any, mask: jax.Array, D: int) -> tuple[jax.Array, jax.Array]:
+    """Load and normalize rows in float32, padding 0; return rows and scale.
+
+    Normalized rows have mean 0 and variance 1. The scale is the reciprocal standard deviation of each row.
+    """
+    x = load(x_ref, indices, mask).astype(jnp.float32)
     x = jnp.where(mask, x - x.sum(1, keepdims=True) / D, 0.0)
-    scaled_by = jax.lax.rsqrt((x * x).sum(1, keepdims=True) / D + EPSILON)
-    return x * scaled_by, scaled_by
+    inverse_std = jax.lax.rsqrt((x * x).sum(1, keepdims=True) / D + EPSILON)
+    return x * inverse_std, inverse_std
 
 
 def _forward(N: int, D: int, x_ref: Any, scale_ref: Any, bias_ref: Any, y_ref: Any) -> None:
-    at, mask, column = _mine(N, D)
-    normal, _ = _normal(x_ref, at, mask, D)
+    indices, mask, column = _indices(N, D)
+    normalized, _ = _normalize(x_ref, indices, mask, D)
     scale, bias = (load(r, column, column < D) for r in (scale_ref, bias_ref))
-    store(y_ref, at, normal.astype(y_ref.dtype) * scale[None] + bias[None], mask)
+    store(y_ref, indices, normalized.astype(y_ref.dtype) * scale[None] + bias[None], mask)
 
 
-def _backward(N: int, D: int, x_ref: Any, scale_ref: Any, g_ref: Any, of_x_ref: Any, sums_ref: Any) -> None:
-    """`sums_ref` are the sums over a program's rows that make the gradients of scale and bias."""
-    at, mask, column = _mine(N, D)
-    normal, scaled_by = _normal(x_ref, at, mask, D)
+def _backward(N: int, D: int, x_ref: Any, scale_ref: Any, dy_ref: Any, dx_ref: Any, sums_ref: Any) -> None:
+    """Write the gradient of x, and sums over the rows of this program to sums_ref.
+
+    The sums of all programs add up to the gradients of scale and bias.
+    """
+    indices, mask, column = _indices(N, D)
+    normalized, inverse_std = _normalize(x_ref, indices, mask, D)
     scale = load(scale_ref, column, column < D).astype(jnp.float32)
-    g = load(g_ref, at, mask).astype(jnp.float32)
-    of_normal = g * scale[None]
-    mean, along = (y.sum(1, keepdims=True) / D for y in (of_normal, of_normal * normal))
-    of_x = scaled_by * (of_normal - mean - normal * along)
-    store(of_x_ref, at, of_x, mask)
-    place = (number(0) * 2) * D + column
-    for n, sums in enumerate(((g * normal).sum(0), g.sum(0))):
-        store(sums_ref, place + n * D, sums, column < D)
+    dy = load(dy_ref, indices, mask).astype(jnp.float32)
+    d_normalized = dy * scale[None]
+    mean, projection = (y.sum(1, keepdims=True) / D for y in (d_normalized, d_normalized * normalized))
+    dx = inverse_std * (d_normalized - mean - normalized * projection)
+    store(dx_ref, indices, dx, mask)
+    offset = (program_id(0) * 2) * D + column
+    for n, sums in enumerate(((dy * normalized).sum(0), dy.sum(0))):
+        store(sums_ref, offset + n * D, sums, column < D)
 
 
-def _run(kernel: Any, x: jax.Array, *others: jax.Array, out: list[jax.ShapeDtypeStruct]) -> list[jax.Array]:
-    """What `kernel` makes of rows x [N, D] and `others`."""
+def _run(kernel: Any, x: jax.Array, *arrays: jax.Array, out: list[jax.ShapeDtypeStruct]) -> list[jax.Array]:
+    """Run `kernel` on rows x [N, D] and `arrays`; returns arrays like `out`."""
     N, D = x.shape
-    grid = (-(-N // _rows(N, D)),)
-    return pallas_call(partial(kernel, N, D), f"norm{kernel.__name__}", grid, 4, out, x, *others)
+    grid = (-(-N // _rows_per_program(N, D)),)
+    return pallas_call(partial(kernel, N, D), f"norm{kernel.__name__}", grid, 4, out, x, *arrays)
 
 
 @jax.custom_vjp
-def normed(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> jax.Array:
-    """Each row of x [..., D] to mean 0 and variance 1, in float32, then scaled and shifted in x's dtype. On a
-    CPU it is interpreted, for tests."""
+def fused_layer_norm(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> jax.Array:
+    """Layer norm of x [..., D].
+
+    Each row is normalized to mean 0 and variance 1 in float32, then scaled and shifted in the dtype of x. On
+    a CPU the kernel is interpreted, for tests.
+    """
     rows = x.reshape(-1, x.shape[-1])
     (y,) = _run(_forward, rows, scale_D, bias_D, out=[jax.ShapeDtypeStruct(rows.shape, x.dtype)])
     return y.reshape(x.shape)
 
 
-def _back(given: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    x, scale = given
+def _layer_norm_backward(
+    residuals: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x, scale = residuals
     rows, D = x.reshape(-1, x.shape[-1]), x.shape[-1]
-    programs = -(-len(rows) // _rows(*rows.shape))
+    programs = -(-len(rows) // _rows_per_program(*rows.shape))
     out = [jax.ShapeDtypeStruct(rows.shape, x.dtype), jax.ShapeDtypeStruct((programs * 2 * D,), jnp.float32)]
-    of_x, sums = _run(_backward, rows, scale, g.reshape(rows.shape), out=out)
-    of_scale, of_bias = sums.reshape(programs, 2, D).sum(0).astype(scale.dtype)
-    return of_x.reshape(x.shape), of_scale, of_bias
+    dx, sums = _run(_backward, rows, scale, dy.reshape(rows.shape), out=out)
+    d_scale, d_bias = sums.reshape(programs, 2, D).sum(0).astype(scale.dtype)
+    return dx.reshape(x.shape), d_scale, d_bias
 
 
-normed.defvjp(lambda x, scale, bias: (normed(x, scale, bias), (x, scale)), _back)
+fused_layer_norm.defvjp(
+    lambda x, scale, bias: (fused_layer_norm(x, scale, bias), (x, scale)), _layer_norm_backward
+)

@@ -1,7 +1,8 @@
-"""Kernels of our own, written in Pallas for its Triton compiler: where they can be had, and how one is run.
+"""Helpers for Pallas kernels: availability, calls, loads and stores.
 
-That compiler is deprecated in jax 0.11 and will go: where it is not there, nor a GPU that it knows, XLA
-compiles the plain form of the same function.
+Kernels are written in Pallas for its Triton compiler. That compiler is deprecated in jax 0.11 and will be
+removed. Without the compiler, or without a GPU that it supports, XLA compiles the plain implementation of the
+same function.
 """
 
 import importlib.util
@@ -11,27 +12,43 @@ from typing import Any
 import jax
 
 DTYPES = ("float32", "bfloat16")
-_OLDEST = 8.0  # compute capability of an NVIDIA GPU: Ampere's
+_MIN_CAPABILITY = 8.0  # compute capability of an NVIDIA GPU: Ampere's
 
 
 def is_available(backend: str, dtype: str) -> bool:
-    """Whether on this process's devices, if they are of `backend`, for compute in `dtype`."""
-    if backend != "gpu" or dtype not in DTYPES or not _is_there():
+    """Return True if kernels run on this process's devices.
+
+    Args:
+        backend: the backend of the devices, such as "gpu".
+        dtype: name of the compute dtype.
+    """
+    if backend != "gpu" or dtype not in DTYPES or not _has_triton_compiler():
         return False
     capability = getattr(jax.local_devices()[0], "compute_capability", "")
-    return not capability.replace(".", "", 1).isdecimal() or float(capability) >= _OLDEST
+    return not capability.replace(".", "", 1).isdecimal() or float(capability) >= _MIN_CAPABILITY
 
 
-def _is_there() -> bool:
+def _has_triton_compiler() -> bool:
     return importlib.util.find_spec("jax.experimental.pallas.triton") is not None
 
 
 def pallas_call(
     kernel: Callable[..., None], name: str, grid: tuple[int, ...], warps: int,
-    out: list[jax.ShapeDtypeStruct], *given: jax.Array,
+    out: list[jax.ShapeDtypeStruct], *inputs: jax.Array,
 ) -> list[jax.Array]:  # fmt: skip
-    """What `kernel(*references to given, *references to out)` writes, once for each place of the grid; on a
-    CPU it is interpreted, for tests."""
+    """Run a kernel once for each program of a grid; interpreted on a CPU, for tests.
+
+    Args:
+        kernel: called as `kernel(*references to inputs, *references to outputs)`; writes the outputs.
+        name: name of the kernel in profiles.
+        grid: number of programs along each axis.
+        warps: warps of a program.
+        out: shapes and dtypes of the outputs.
+        *inputs: arrays on the device.
+
+    Returns:
+        Arrays of the shapes and dtypes `out`.
+    """
     from jax.experimental import pallas
     from jax.experimental.pallas import triton
 
@@ -42,30 +59,33 @@ def pallas_call(
         compiler_params=triton.CompilerParams(num_warps=warps, num_stages=1),
         interpret=jax.default_backend() == "cpu",
         name=name,
-    )(*given)
+    )(*inputs)
 
 
 def power_of_two(n: int) -> int:
-    """The least that is not below n, of at least 1: every size inside a kernel is one."""
+    """Smallest power of two >= n, for n >= 1; every size in a kernel must be one."""
     return 1 << (n - 1).bit_length()
 
 
-def number(axis: int) -> jax.Array:
-    """Which place of the grid along `axis`; inside a kernel."""
+def program_id(axis: int) -> jax.Array:
+    """Index of this program in the grid along `axis`; only inside a kernel."""
     from jax.experimental import pallas
 
     return pallas.program_id(axis)
 
 
-def load(reference: Any, at: Any, mask: jax.Array) -> jax.Array:
-    """What lies `at` these places, 0 where not `mask`; inside a kernel."""
+def load(reference: Any, indices: Any, mask: jax.Array) -> jax.Array:
+    """Load the values at `indices`, 0 outside `mask`; only inside a kernel."""
     from jax.experimental.pallas import triton
 
-    return triton.load(reference.at[at], mask=mask, other=0)
+    return triton.load(reference.at[indices], mask=mask, other=0)
 
 
-def store(reference: Any, at: Any, x: jax.Array, mask: jax.Array) -> None:
-    """Writes x, in the reference's dtype, `at` these places, but where not `mask`; inside a kernel."""
+def store(reference: Any, indices: Any, x: jax.Array, mask: jax.Array) -> None:
+    """Store x at `indices` within `mask`, cast to the dtype of the reference.
+
+    Only inside a kernel.
+    """
     from jax.experimental.pallas import triton
 
-    triton.store(reference.at[at], x.astype(reference.dtype), mask=mask)
+    triton.store(reference.at[indices], x.astype(reference.dtype), mask=mask)

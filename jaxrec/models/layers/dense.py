@@ -1,7 +1,7 @@
-"""The few plain layers the others share, and the rule of their dtypes.
+"""Dense layers, embedding lookup and broadcast, with the dtype rule of all layers.
 
-Parameters are float32, or float64 where the compute is; sums of statistics, softmax and outputs are
-never below float32. Keep parameter names: the optimizer spares "bias" and "scale" by name.
+Parameters are float32, or float64 if the compute is. Statistics, softmax and outputs are at least float32.
+Parameter names must not change: the optimizer excludes "bias" and "scale" from weight decay by name.
 """
 
 from collections.abc import Callable
@@ -18,14 +18,15 @@ _FEW_ROWS = 64  # of a table
 
 
 def at_least_float32(dtype) -> jnp.dtype:
-    """The dtype of parameters, statistics and outputs for compute in `dtype`."""
+    """Return the dtype of parameters, statistics and outputs for compute in `dtype`."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
 def uniform_init(std: float) -> Callable:
-    """An initializer: uniform with mean 0 and standard deviation `std`.
+    """Initializer: uniform with mean 0 and standard deviation `std`.
 
-    Drawn by the counter hash, for XLA spends seconds compiling a model's worth of `jax.random`.
+    The numbers come from the counter hash of `rng`, because XLA takes seconds to compile `jax.random` for all
+    parameters of a model.
     """
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
@@ -36,104 +37,140 @@ def uniform_init(std: float) -> Callable:
 
 
 def kernel_init(key: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
-    """Of [in, out]: a variance of 1 / in, which keeps that of what passes through (LeCun)."""
+    """Initializer of a kernel [in, out] with variance 1 / in (LeCun).
+
+    The variance of the activations stays the same.
+    """
     return uniform_init(shape[0] ** -0.5)(key, shape, dtype)
 
 
 embedding_init = uniform_init(0.05)
-small_init = uniform_init(0.01)  # of last layers: first scores near 0, a first gate near even
+small_init = uniform_init(0.01)  # for last layers: initial scores near 0, an initial gate near uniform
 
 
 def broadcast(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """x broadcast to `shape`. Gradients are added up in at least float32: in bfloat16 a sum that is 256 times
-    what is added to it stays as it is."""
+    """Broadcast x to `shape`, with gradients summed in at least float32.
+
+    In bfloat16, a sum does not change if it is 256 times the number added to it.
+    """
     return _sum_in_float32(x, lambda y: jnp.broadcast_to(y, shape))
 
 
 def embedding_lookup(
     x: jax.Array, ids: jax.Array, mode: str | None = None, fill: float | None = None
 ) -> jax.Array:
-    """`jnp.take` of rows. Gradients are added up in at least float32, as in `repeated`; of few rows by a
-    product, on a GPU: one by one, many additions to one place wait for each other there."""
-    back = None
+    """Select rows by `jnp.take`, with gradients summed in at least float32.
+
+    On a GPU the gradients of a small table are summed by a matrix product, because many atomic additions to
+    one row wait for each other.
+
+    Args:
+        x: table [V, ...].
+        ids: rows to select, of any shape.
+        mode: mode of `jnp.take` for ids out of range.
+        fill: value of rows out of range, with mode "fill".
+
+    Returns:
+        [*ids.shape, ...].
+    """
+    backward = None
     if jax.default_backend() == "gpu" and len(x) <= _FEW_ROWS:
-        back = partial(_scatter_sum, ids, len(x), mode)
-    return _sum_in_float32(x, lambda y: jnp.take(y, ids, axis=0, mode=mode, fill_value=fill), back)
+        backward = partial(_scatter_sum, ids, len(x), mode)
+    return _sum_in_float32(x, lambda y: jnp.take(y, ids, axis=0, mode=mode, fill_value=fill), backward)
 
 
 def _scatter_sum(ids: jax.Array, rows: int, mode: str | None, g: jax.Array) -> jax.Array:
-    """The sums [rows, D] of g [..., D] over where each of `rows` was looked up, in at least float32: of all
-    its bits, which a GPU's product of float32 would not keep unless asked."""
-    of_N = jnp.clip(ids, 0, rows - 1) if mode == "clip" else ids
-    hot_NxV = jax.nn.one_hot(of_N.reshape(-1), rows, dtype=g.dtype)  # of another number a row of zeros
+    """Sum gradients g [..., D] by row, [rows, D], in at least float32.
+
+    The precision is HIGHEST, because the default matrix product of float32 on a GPU drops bits.
+    """
+    ids = jnp.clip(ids, 0, rows - 1) if mode == "clip" else ids
+    one_hot_NxV = jax.nn.one_hot(ids.reshape(-1), rows, dtype=g.dtype)  # zeros for ids out of range
     return jax.lax.dot_general(
-        hot_NxV, g.reshape(-1, g.shape[-1]), (((0,), (0,)), ((), ())),
+        one_hot_NxV, g.reshape(-1, g.shape[-1]), (((0,), (0,)), ((), ())),
         precision=jax.lax.Precision.HIGHEST, preferred_element_type=at_least_float32(g.dtype),
     )  # fmt: skip
 
 
 def _sum_in_float32(
-    x: jax.Array, copy: Callable[[jax.Array], jax.Array], back: Callable[[jax.Array], jax.Array] | None = None
+    x: jax.Array,
+    copy: Callable[[jax.Array], jax.Array],
+    backward: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
-    """copy(x), a linear function which only copies elements, its transpose in at least float32: `back`, or as
-    jax derives it."""
+    """Return copy(x), with its transpose computed in at least float32.
+
+    Args:
+        x: input of `copy`.
+        copy: a linear function that only copies elements.
+        backward: the transpose of `copy`; None: the one that jax derives.
+    """
     wide = at_least_float32(x.dtype)
-    if back is None:
+    if backward is None:
         if wide == x.dtype:
             return copy(x)
         transposed = jax.linear_transpose(copy, jax.ShapeDtypeStruct(x.shape, wide))
 
-        def back(g: jax.Array) -> jax.Array:
+        def backward(g: jax.Array) -> jax.Array:
             return transposed(g.astype(wide))[0]
 
     @jax.custom_vjp
     def forward(y: jax.Array) -> jax.Array:
         return copy(y)
 
-    forward.defvjp(lambda y: (copy(y), None), lambda _, g: (back(g).astype(x.dtype),))
+    forward.defvjp(lambda y: (copy(y), None), lambda _, g: (backward(g).astype(x.dtype),))
     return forward(x)
 
 
 @jax.custom_vjp
 def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x [..., in] times `kernel` [in, out]; for an x that is cheap to have again, and a gradient that is not.
+    """Multiply x [..., in] by `kernel` [in, out], with a gradient that transposes x.
 
-    One of x and g is transposed for the kernel's gradient, and on a CPU XLA works that one out anew from all
-    that it is made of, in an order that no vector unit follows. As jax derives it, it is g: behind a
-    layer norm and a dropout, a fifth of the step. Here it is x.
+    The gradient of the kernel transposes either x or the output gradient g. On a CPU, XLA recomputes the
+    transposed array from its inputs, in an order that does not vectorize. jax transposes g: after a layer
+    norm and a dropout, this took a fifth of the step. Use this function if x is cheaper to recompute than g.
     """
     return x @ kernel
 
 
-def _product_backward(given, g):
-    x, kernel = given
+def _matmul_backward(residuals, g):
+    x, kernel = residuals
     leading = tuple(range(x.ndim - 1))
     return g @ kernel.T, jax.lax.dot_general(x, g, ((leading, leading), ((), ())))
 
 
-matmul.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
+matmul.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _matmul_backward)
 
 
-def rematerialize(remat: bool, call: Callable, module: nn.Module, *given: Any) -> Any:
-    """call(module, *given), trees of arrays; with `remat` what it works out on the way is not kept for the
-    backward pass, but worked out there again (Chen et al. 2016, "Training Deep Nets with Sublinear Memory
-    Cost"). Parameters, values and draws stay as they are."""
-    return nn.remat(call)(module, *given) if remat else call(module, *given)
+def rematerialize(remat: bool, call: Callable, module: nn.Module, *inputs: Any) -> Any:
+    """Return call(module, *inputs), optionally with rematerialization.
+
+    With rematerialization, the backward pass recomputes intermediate values instead of storing them (Chen et
+    al. 2016, "Training Deep Nets with Sublinear Memory Cost"). Parameters, values and random numbers do not
+    change.
+
+    Args:
+        remat: rematerialize.
+        call: function of a module and trees of arrays.
+        module: the module.
+        *inputs: trees of arrays.
+    """
+    return nn.remat(call)(module, *inputs) if remat else call(module, *inputs)
 
 
 class Parameters(nn.Module):
-    """A module whose parameters are kept in at least float32 and used in `dtype`."""
+    """Module with parameters stored in at least float32 and used in `dtype`."""
 
     dtype: str
 
     def weight(self, name: str, init: Callable, *shape: int) -> jax.Array:
-        if self.has_variable("params", name):  # `param` would trace `init` again, to compare shapes
+        """Return the parameter `name` of this shape, cast to the compute dtype."""
+        if self.has_variable("params", name):  # `param` would trace `init` again to compare shapes
             return self.get_variable("params", name).astype(self.dtype)
         return self.param(name, init, shape, at_least_float32(self.dtype)).astype(self.dtype)
 
 
 class Dense(Parameters):
-    """x [..., in] to [..., width]; the last dimension is the features."""
+    """Linear layer of x [..., in] to [..., width]."""
 
     width: int
     bias: bool = True
@@ -148,7 +185,7 @@ class Dense(Parameters):
 
 
 class Mlp(Parameters):
-    """ReLU layers of the given widths, then a linear one of `out`; x [..., in] to [..., out]."""
+    """ReLU layers of widths `hidden`, then a linear layer; [..., in] to [..., out]."""
 
     hidden: tuple[int, ...]
     out: int

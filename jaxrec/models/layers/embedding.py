@@ -1,7 +1,7 @@
 """Embeddings of categories and projections of numbers, concatenated.
 
-Id 0 is padding everywhere: it looks nothing up, adds nothing and gets no gradient. Number columns
-arrive standardised. A number becomes ReLU(Dense(width)), so that a threshold in it can be learned.
+Id 0 is padding everywhere: it has no embedding, adds nothing and gets no gradient. Number columns are
+standardised. A number is encoded as ReLU(Dense(width)), so that a threshold can be learned.
 """
 
 from collections.abc import Sequence
@@ -19,54 +19,63 @@ from jaxrec.models.layers.dense import (
 )
 
 
-def select_features(features: Sequence[FeatureSpec], reads: tuple[str, ...]) -> tuple[FeatureSpec, ...]:
-    """The features whose names are among `reads`; all of them where that is empty."""
-    return tuple(f for f in features if not reads or f.name in reads)
+def select_features(features: Sequence[FeatureSpec], names: tuple[str, ...]) -> tuple[FeatureSpec, ...]:
+    """Select features by name; all features if `names` is empty."""
+    return tuple(f for f in features if not names or f.name in names)
 
 
 class CategoryEmbedding(Parameters):
-    """Ids [..., columns] to the mean [..., width] of their embeddings, over the entries that are not 0."""
+    """Mean embedding [..., width] of the nonzero ids in [..., columns]."""
 
-    size: int
+    size: int  # number of ids, padding included
     width: int
-    spread: float = 0.2  # standard deviation of the embeddings at the start
+    init_std: float = 0.2  # standard deviation of the initial embeddings
 
     @nn.compact
     def __call__(self, ids: jax.Array) -> jax.Array:
-        table = self.weight("embedding", uniform_init(self.spread), self.size, self.width)
-        given = (ids > 0)[..., None]
-        rows = jnp.where(given, embedding_lookup(table, ids), jnp.zeros((), table.dtype))
+        """Embed ids [..., columns]; 0 without a nonzero id."""
+        table = self.weight("embedding", uniform_init(self.init_std), self.size, self.width)
+        present = (ids > 0)[..., None]
+        rows = jnp.where(present, embedding_lookup(table, ids), jnp.zeros((), table.dtype))
         if ids.shape[-1] == 1:
             return rows[..., 0, :]
-        return rows.sum(-2) / jnp.maximum(given.sum(-2), 1).astype(table.dtype)
+        return rows.sum(-2) / jnp.maximum(present.sum(-2), 1).astype(table.dtype)
 
 
 class FeatureEncoder(Parameters):
-    """The vectors of `features`, concatenated in their order: categories [..., c], numbers [..., n].
+    """Concatenated vectors of features, in the order of `features`.
 
-    Columns are consumed in order, those of numbers apart from the others; those of features not among
-    `reads` are skipped. Without features, [..., 0].
+    Features not in `feature_names` are skipped. Without selected features the result is [..., 0].
     """
 
     features: tuple[FeatureSpec, ...]
-    reads: tuple[str, ...] = ()  # names; empty: all
-    spread: float = 0.2  # of embeddings at the start
+    feature_names: tuple[str, ...] = ()  # of the selected features; empty: all
+    init_std: float = 0.2  # standard deviation of the initial embeddings
 
     @nn.compact
     def __call__(self, categories: jax.Array, numbers: jax.Array) -> jax.Array:
-        parts, category, number = [jnp.zeros((*categories.shape[:-1], 0), self.dtype)], 0, 0
-        wanted = select_features(self.features, self.reads)
+        """Encode the features of [...] entities.
+
+        Args:
+            categories: ids [..., category columns], in the order of `features`.
+            numbers: [..., number columns], in the order of `features`.
+
+        Returns:
+            [..., sum of widths].
+        """
+        vectors, category, number = [jnp.zeros((*categories.shape[:-1], 0), self.dtype)], 0, 0
+        selected = select_features(self.features, self.feature_names)
         for f in self.features:
             if f.kind == "number":
                 x = numbers[..., number : number + f.columns]
-                if f in wanted:
-                    parts.append(nn.relu(Dense(self.dtype, f.width, name=f.name)(x)))
+                if f in selected:
+                    vectors.append(nn.relu(Dense(self.dtype, f.width, name=f.name)(x)))
                 number += f.columns
             else:
                 ids = categories[..., category : category + f.columns]
-                if f in wanted:
-                    parts.append(
-                        CategoryEmbedding(self.dtype, f.size, f.width, self.spread, name=f.name)(ids)
+                if f in selected:
+                    vectors.append(
+                        CategoryEmbedding(self.dtype, f.size, f.width, self.init_std, name=f.name)(ids)
                     )
                 category += f.columns
-        return jnp.concatenate(parts, axis=-1)
+        return jnp.concatenate(vectors, axis=-1)

@@ -1,7 +1,11 @@
-"""The experts' input (Eq. 4): titles, interactions, context and position of a history."""
+"""Input of the experts (Eq. 4): titles, interactions, context and position.
+
+Axis letters: R rows of L positions, B examples, C candidates, D width, F features.
+"""
 
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -19,18 +23,22 @@ from jaxrec.models.layers.dense import (
 )
 from jaxrec.models.layers.title_encoder import TitleLookup
 
-# Buckets of the time since a play, two to each factor of e: each ends 1.65 times as long ago as the one
-# before, for a sitting's minutes, a day and a season differ by factors. The last begins 69 years ago.
+# Buckets of the time since a play, two per factor of e: each bucket ends at 1.65 times the time of the bucket
+# before, because minutes, days and seasons differ by factors. The last bucket begins at 69 years.
 TIME_GAP_BUCKETS = 44
 
 
 def time_gap_bucket(age: jax.Array) -> jax.Array:
-    """The bucket, below GAPS, of a title last played `age` = log1p(seconds) ago."""
+    """Return the bucket of a time gap, from 0 to TIME_GAP_BUCKETS - 1, int32.
+
+    Args:
+        age: log1p(seconds) since the last play.
+    """
     return jnp.clip(jnp.floor(2.0 * age), 0, TIME_GAP_BUCKETS - 1).astype(jnp.int32)
 
 
 def _interaction_numbers(features: tuple[FeatureSpec, ...], history: History) -> jax.Array:
-    """[R, L, n]: the declared interaction features, brought to about -1 to 1."""
+    """Interaction features [R, L, n], scaled to about -1 to 1."""
     scaled = {
         "completion": lambda: 2.0 * history.completion - 1.0,
         "sessions": lambda: jnp.log1p(history.sessions) - 1.0,
@@ -40,7 +48,7 @@ def _interaction_numbers(features: tuple[FeatureSpec, ...], history: History) ->
     return jnp.stack(columns, axis=-1) if columns else jnp.zeros((*history.title.shape, 0))
 
 
-# What a title's position in its history is, [R, L], to look a vector up with.
+# Positions [R, L] of titles in their history, by config value: the indices of learned position vectors.
 POSITIONS: dict[str, Callable[[History], jax.Array] | None] = {
     "index": lambda history: history.newer,
     "time_gap": lambda history: time_gap_bucket(history.age),
@@ -49,53 +57,77 @@ POSITIONS: dict[str, Callable[[History], jax.Array] | None] = {
 
 
 class HistoryEncoder(Parameters):
-    """The experts' input x [R, L, D] (Eq. 4): a projection of title, interaction and context, plus position.
+    """Projection of title, interaction and context, plus position (Eq. 4).
 
-    Summed from the parts' projections, which is the Dense layer of their concatenation with the
-    context worked out once a request. A position is learned: "index" counts from the newest, so neither
-    the amount of padding nor a row's other histories shift it; "time_gap" is the `gap` since the title's
-    last play; "none" leaves the order out. Padding's places are zero, whatever they held.
+    The projections of title, interaction and context are summed. This equals a Dense layer of their
+    concatenation, but the context is projected once per example. Positions have learned vectors: "index"
+    counts from the newest title, so it depends neither on the amount of padding nor on other histories of the
+    row; "time_gap" is the `time_gap_bucket` since the last play of the title; "none" leaves the order out.
+    Padding positions are 0 for any input.
     """
 
-    features: tuple[FeatureSpec, ...]  # those read of interactions
-    title: int  # width of a title's vector
-    context: int  # width of the context's
-    width: int
+    features: tuple[FeatureSpec, ...]  # selected interaction features
+    title_width: int
+    context_width: int
+    width: int  # D
     positions: int  # of the longest history
-    kind: str = "index"  # of position, one of POSITIONS
-    target: bool = False  # whether candidates join the history
+    position_kind: str = "index"  # a key of POSITIONS
+    has_candidates: bool = False  # candidates are appended to the history
 
     def setup(self):
         self.numbers = [Dense(self.dtype, f.width, name=f.name) for f in self.features]
         interaction = sum(f.width for f in self.features)
-        kernel = self.weight("kernel", kernel_init, self.title + interaction + self.context, self.width)
-        self.of_title, self.of_interaction, self.of_context = jnp.split(
-            kernel, [self.title, self.title + interaction]
+        kernel = self.weight(
+            "kernel", kernel_init, self.title_width + interaction + self.context_width, self.width
         )
-        if POSITIONS[self.kind] is not None:
-            count = TIME_GAP_BUCKETS if self.kind == "time_gap" else self.positions
+        self.of_title, self.interaction_kernel, self.context_kernel = jnp.split(
+            kernel, [self.title_width, self.title_width + interaction]
+        )
+        if POSITIONS[self.position_kind] is not None:
+            count = TIME_GAP_BUCKETS if self.position_kind == "time_gap" else self.positions
             self.position = self.weight("position", embedding_init, count, self.width)
-        if self.target:
-            self.of_target = self.weight("target", embedding_init, self.width)
+        if self.has_candidates:
+            self.target = self.weight("target", embedding_init, self.width)
         self.bias = self.weight("bias", nn.initializers.zeros, self.width)
 
     def candidates(self, titles: TitleLookup, context_BxF: jax.Array) -> jax.Array:
-        """x [B, C, D] of candidates that join the history: with a learned position of their own, and without
-        interactions, of which there are none yet."""
-        of_request_BxD = context_BxF @ self.of_context
-        of_request_BxD = of_request_BxD + broadcast(self.bias + self.of_target, of_request_BxD.shape)
+        """Encode candidates to append to the history.
+
+        Candidates have a learned position of their own and no interactions yet.
+
+        Args:
+            titles: vectors of candidates [B, C].
+            context_BxF: vectors of the contexts.
+
+        Returns:
+            [B, C, D].
+        """
+        context_BxD = context_BxF @ self.context_kernel
+        context_BxD = context_BxD + broadcast(self.bias + self.target, context_BxD.shape)
         x_BxCxD = titles.through("history", self.of_title)
-        return x_BxCxD + broadcast(of_request_BxD[:, None], x_BxCxD.shape)
+        return x_BxCxD + broadcast(context_BxD[:, None], x_BxCxD.shape)
 
     def __call__(self, history: History, titles: TitleLookup, context_BxF: jax.Array) -> jax.Array:
+        """Encode histories.
+
+        Args:
+            history: histories of B examples.
+            titles: vectors of `history.title` [R, L].
+            context_BxF: vectors of the contexts.
+
+        Returns:
+            [R, L, D].
+        """
+        chex.assert_rank(history.title, 2, custom_message="history.title [R, L]")
+        chex.assert_rank(context_BxF, 2, custom_message="context_BxF")
         numbers = _interaction_numbers(self.features, history).astype(self.dtype)
-        parts = [nn.relu(dense(numbers[..., i : i + 1])) for i, dense in enumerate(self.numbers)]
-        interaction_RxLxF = jnp.concatenate([numbers[..., :0], *parts], axis=-1)
-        x = titles.through("history", self.of_title) + matmul(interaction_RxLxF, self.of_interaction)
-        of_request_BxD = context_BxF @ self.of_context
-        of_request_BxD = of_request_BxD + broadcast(self.bias, of_request_BxD.shape)
-        x = x + embedding_lookup(of_request_BxD, history.example, mode="clip")
-        place = POSITIONS[self.kind]
-        if place is not None:
-            x = x + embedding_lookup(self.position, place(history), mode="clip")
+        encoded = [nn.relu(dense(numbers[..., i : i + 1])) for i, dense in enumerate(self.numbers)]
+        interaction_RxLxF = jnp.concatenate([numbers[..., :0], *encoded], axis=-1)
+        x = titles.through("history", self.of_title) + matmul(interaction_RxLxF, self.interaction_kernel)
+        context_BxD = context_BxF @ self.context_kernel
+        context_BxD = context_BxD + broadcast(self.bias, context_BxD.shape)
+        x = x + embedding_lookup(context_BxD, history.example, mode="clip")
+        position = POSITIONS[self.position_kind]
+        if position is not None:
+            x = x + embedding_lookup(self.position, position(history), mode="clip")
         return jnp.where((history.title > 0)[..., None], x, jnp.zeros((), x.dtype))

@@ -1,4 +1,4 @@
-"""Layer normalization, by XLA or by a kernel of ours."""
+"""Layer normalization, by XLA or by a Pallas kernel."""
 
 import jax
 import jax.numpy as jnp
@@ -9,18 +9,23 @@ from jaxrec.models.layers.dense import Parameters, at_least_float32, broadcast
 
 
 class LayerNorm(Parameters):
-    """Each row of [..., D] to mean 0 and variance 1, then scaled and shifted."""
+    """Layer norm over the last axis of [..., D], with learned scale and bias."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalize x [..., D]; same shape, in the compute dtype."""
         scale = self.weight("scale", nn.initializers.ones, x.shape[-1])
         bias = self.weight("bias", nn.initializers.zeros, x.shape[-1])
-        norm = layer_norm.normed if pallas.is_available(jax.default_backend(), self.dtype) else normalize
+        norm = (
+            layer_norm.fused_layer_norm
+            if pallas.is_available(jax.default_backend(), self.dtype)
+            else normalize
+        )
         return norm(x.astype(self.dtype), scale, bias)
 
 
 def normalize(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> jax.Array:
-    """What `norm_kernel.normed` is, for XLA to compile."""
+    """Layer norm of x [..., D], compiled by XLA; equal to `fused_layer_norm`."""
     wide = x.astype(at_least_float32(x.dtype))
     mean = wide.mean(-1, keepdims=True)
     variance = jnp.square(wide - mean).mean(-1, keepdims=True)

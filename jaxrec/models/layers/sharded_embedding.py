@@ -1,14 +1,16 @@
-"""Rows of a table dealt round robin to devices: looked up, and their gradients sent home, by exchanges.
+"""Embedding table sharded over devices, with lookup by all-to-all exchanges.
 
-The whole table is [PLACES, J, W]: id's row lies at place reversed(id mod PLACES) and depth id // PLACES.
-Devices, a power of two, hold equal ranges of the places, and since those are numbered by their bits in
-reverse, device d of n holds just the ids with id mod n = reversed(d): ids come by popularity, and no device
-has the head. The array has one shape however many devices there are, and none of them has to move a row to
-save it or to go on as one of fewer.
+The whole table is an array [SLOTS, J, W]. The row of an id is in slot reversed(id mod SLOTS) at depth
+id // SLOTS, where reversed() reverses the bits of a number. Devices, a power of two, store equal ranges of
+slots. Because of the reversal, device d of n stores exactly the ids with id mod n = reversed(d): ids are
+ordered by popularity, and no device gets all popular titles. The array has the same shape for any number of
+devices, and no row moves when a table is saved or restored on fewer devices.
 
-Of N ids that a device asks for, each once, about N / n are at home on each device. They are asked for and
-come back by two `all_to_all`s of about N ids and N rows, and gradients go home by another two: bytes that
-grow with the batch and not with the table.
+Each device looks up N unique ids, of which about N / n are stored on each device. Two `all_to_all`s send
+about N ids and return about N rows; two more send the gradients. The bytes grow with the batch and not with
+the table.
+
+Axis letters: W width, J depth, U (or N) unique ids of a device.
 """
 
 from functools import partial
@@ -22,181 +24,210 @@ from jaxrec.core.ids import SHARD_SLOTS, SHARDED
 from jaxrec.models.layers.dense import Parameters, at_least_float32
 from jaxrec.models.layers.rng import uniform_at
 
-NONE = np.iinfo(np.int32).max  # no id
+NO_ID = np.iinfo(np.int32).max  # padding of unique ids
 _BITS = SHARD_SLOTS.bit_length() - 1
 _REVERSED = np.array([int(f"{i:0{_BITS}b}"[::-1], 2) for i in range(SHARD_SLOTS)], np.int32)
 
 
 def shape(rows: int, width: int) -> tuple[int, int, int]:
-    """Of the whole table, which may hold a few rows more, to which no id leads."""
+    """Shape of the whole table; some rows after the last id may be unused."""
     return SHARD_SLOTS, -(-rows // SHARD_SLOTS), width
 
 
 def in_order(table: jax.Array, rows: int) -> jax.Array:
-    """[rows, W]: the whole table's rows by id."""
+    """Return the rows [rows, W] of the whole table in the order of ids."""
     ids = jnp.arange(rows)
-    return table[_place(ids), ids // SHARD_SLOTS]
+    return table[_slot(ids), ids // SHARD_SLOTS]
 
 
-def _place(ids: jax.Array) -> jax.Array:
+def _slot(ids: jax.Array) -> jax.Array:
     return jnp.asarray(_REVERSED)[ids % SHARD_SLOTS]
 
 
 def sharded_init(std: float, size: int):
-    """An initializer of the whole table: what `layers.spread` gives a table [size, W], row by row."""
+    """Initializer of the whole table.
+
+    Each id gets the row that `dense.uniform_init` gives it in a table [size, W].
+
+    Args:
+        std: standard deviation of the rows.
+        size: number of ids; unused rows are 0.
+    """
 
     def init(key: jax.Array, shape: tuple[int, int, int], dtype) -> jax.Array:
-        place, depth, element = (jax.lax.broadcasted_iota(jnp.uint32, shape, i) for i in range(3))
-        number = depth * SHARD_SLOTS + jnp.asarray(_REVERSED).astype(jnp.uint32)[place]
+        slot, depth, element = (jax.lax.broadcasted_iota(jnp.uint32, shape, i) for i in range(3))
+        id_ = depth * SHARD_SLOTS + jnp.asarray(_REVERSED).astype(jnp.uint32)[slot]
         words = jax.random.key_data(key).reshape(-1)[-2:]
-        drawn = uniform_at(number * np.uint32(shape[2]) + element, words, 0, dtype)
-        there = number < size
-        return jnp.where(there, (2.0 * drawn - 1.0) * (3.0**0.5 * std), jnp.zeros((), dtype))
+        uniform = uniform_at(id_ * np.uint32(shape[2]) + element, words, 0, dtype)
+        in_use = id_ < size
+        return jnp.where(in_use, (2.0 * uniform - 1.0) * (3.0**0.5 * std), jnp.zeros((), dtype))
 
     return init
 
 
 class ShardedEmbedding(Parameters):
-    """Rows [..., width] of ids [...]; zero for id 0. `table` is what this device holds of the whole.
+    """Row-sharded embedding table; id 0 has a zero row.
 
-    Within a step over the devices of `axis`, each with its share of the table, an exchange; where the table
-    is whole, as on one device, a look-up.
+    Inside a step over the devices of `axis`, each with its shard of the table, a lookup is an exchange. With
+    the whole table, as on one device, a lookup is local. `self.table` is the shard of this device.
     """
 
-    size: int  # ids
+    size: int  # number of ids
     width: int
-    spread: float  # standard deviation of the rows at the start
-    axis: str
+    init_std: float  # standard deviation of the initial rows
+    axis: str  # mesh axis
 
     def setup(self):
         self.table: jax.Array
         if self.has_variable("params", SHARDED):
-            self.table = self.get_variable("params", SHARDED)  # a share of it, which `param` would not take
+            self.table = self.get_variable("params", SHARDED)  # `param` would reject the shape of a shard
         else:
             dtype = at_least_float32(self.dtype)
-            init = sharded_init(self.spread, self.size)
+            init = sharded_init(self.init_std, self.size)
             self.table = self.param(SHARDED, init, shape(self.size, self.width), dtype)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
+        """Look up the rows [..., width] of ids [...]."""
         id_U = unique_ids(ids)
         rows = self.lookup_unique(id_U)
         return jnp.take(rows, jnp.searchsorted(id_U, ids.reshape(-1)).reshape(ids.shape), axis=0)
 
     def lookup_unique(self, id_U: jax.Array) -> jax.Array:
-        """Rows [U, width] of ids of `distinct`; zero where there is none. Rows and gradients travel in the
-        compute's dtype, which is theirs in any case, and gradients are added up in the table's."""
-        return fetch(self.table, jnp.where(id_U > 0, id_U, NONE), self.axis, self.dtype)
+        """Look up the rows [U, width] of ids from `unique_ids`; 0 for NO_ID.
+
+        Rows and gradients are sent in the compute dtype, which is the dtype of their use. Gradients are
+        summed in the dtype of the table.
+        """
+        return fetch(self.table, jnp.where(id_U > 0, id_U, NO_ID), self.axis, self.dtype)
 
 
 def unique_ids(ids: jax.Array) -> jax.Array:
-    """[N] the ids of any shape, each once and ascending, then NONE: as many as there were."""
-    return jnp.unique(ids, size=ids.size, fill_value=NONE)
+    """Return the unique ids in ascending order, padded by NO_ID to `ids.size`."""
+    return jnp.unique(ids, size=ids.size, fill_value=NO_ID)
 
 
-class _LocalShare(NamedTuple):
-    """What a device is of `devices`, and what it holds."""
+class _LocalShard(NamedTuple):
+    """Shape of a device's shard, and the number of devices."""
 
     devices: int
-    depth: int  # rows at a place
+    depth: int  # rows per slot
     rows: int
 
-    def local(self, ids: jax.Array, axis: str) -> jax.Array:
-        """The row in this device's share of ids at home on it; past the last for NONE."""
-        first = self.rows // self.depth * (jax.lax.axis_index(axis) if self.devices > 1 else 0)
-        row = (_place(ids) - first) * self.depth + ids // SHARD_SLOTS
-        return jnp.where(ids == NONE, self.rows, row)
+    def local_row(self, ids: jax.Array, axis: str) -> jax.Array:
+        """Return the rows of ids in this device's shard; out of range for NO_ID."""
+        first_slot = self.rows // self.depth * (jax.lax.axis_index(axis) if self.devices > 1 else 0)
+        row = (_slot(ids) - first_slot) * self.depth + ids // SHARD_SLOTS
+        return jnp.where(ids == NO_ID, self.rows, row)
 
-    def home(self, ids: jax.Array) -> jax.Array:
-        """The device that holds each id; one past the last for NONE."""
-        return jnp.where(ids == NONE, self.devices, _place(ids) // (SHARD_SLOTS // self.devices))
-
-
-def _local_share(shape: tuple[int, ...]) -> _LocalShare:
-    places, depth, _ = shape
-    return _LocalShare(SHARD_SLOTS // places, depth, places * depth)
+    def device(self, ids: jax.Array) -> jax.Array:
+        """Return the device that stores each id; out of range for NO_ID."""
+        return jnp.where(ids == NO_ID, self.devices, _slot(ids) // (SHARD_SLOTS // self.devices))
 
 
-class _Exchange(NamedTuple):
-    """Who is asked for what: `room` ids of each device in a round, in as many rounds as it takes."""
+def _local_shard(shape: tuple[int, ...]) -> _LocalShard:
+    slots, depth, _ = shape
+    return _LocalShard(SHARD_SLOTS // slots, depth, slots * depth)
 
-    room: int
+
+class _ExchangePlan(NamedTuple):
+    """Plan of an exchange: the send slot and round of each id."""
+
+    capacity: int  # ids for each device in a round
     rounds: jax.Array
-    slot_N: jax.Array  # of an id among the rounds' [devices * room] slots
+    slot_N: jax.Array  # of an id among the [devices * capacity] send slots of its round
     round_N: jax.Array
 
-    def at(self, r: jax.Array, devices: int) -> jax.Array:
-        """[N] slots of the ids of round r; past the last of the others."""
-        return jnp.where(self.round_N == r, self.slot_N, devices * self.room)
+    def slots_in_round(self, r: jax.Array, devices: int) -> jax.Array:
+        """Return the send slots [N] of the ids in round r; out of range for other ids."""
+        return jnp.where(self.round_N == r, self.slot_N, devices * self.capacity)
 
 
-def _exchange(home_N: jax.Array, devices: int, axis: str) -> _Exchange:
-    """One round has room for a share of N / devices on each device and four standard deviations more: as ids
-    are dealt, another is needed where few titles are of a kind that one device happens to hold."""
-    N = len(home_N)
+def _plan_exchange(device_N: jax.Array, devices: int, axis: str) -> _ExchangePlan:
+    """Plan the exchange of ids that are stored on `device_N`.
+
+    The capacity of a round is N / devices ids for each device plus four standard deviations. Because of the
+    distribution of ids, a second round is needed only if most ids of a batch happen to be on one device.
+    """
+    N = len(device_N)
     mean = -(-N // devices)
-    room = min(N, mean + 4 * int(np.ceil(mean**0.5)))
-    order = jnp.argsort(home_N, stable=True)
-    first = jnp.searchsorted(home_N[order], jnp.arange(devices + 1))
-    rank_N = jnp.zeros(N, jnp.int32).at[order].set((jnp.arange(N) - first[home_N[order]]).astype(jnp.int32))
-    most = jnp.where(home_N < devices, rank_N, -1).max() + 1
-    rounds = (jax.lax.pmax(most, axis) + room - 1) // room  # as many on every device, or they would wait
-    return _Exchange(
-        room, rounds, home_N * room + rank_N % room, jnp.where(home_N < devices, rank_N // room, -1)
+    capacity = min(N, mean + 4 * int(np.ceil(mean**0.5)))
+    order = jnp.argsort(device_N, stable=True)
+    first = jnp.searchsorted(device_N[order], jnp.arange(devices + 1))
+    rank_N = jnp.zeros(N, jnp.int32).at[order].set((jnp.arange(N) - first[device_N[order]]).astype(jnp.int32))
+    longest = jnp.where(device_N < devices, rank_N, -1).max() + 1
+    # All devices need the same number of rounds: a collective waits for all of them.
+    rounds = (jax.lax.pmax(longest, axis) + capacity - 1) // capacity
+    return _ExchangePlan(
+        capacity,
+        rounds,
+        device_N * capacity + rank_N % capacity,
+        jnp.where(device_N < devices, rank_N // capacity, -1),
     )
 
 
 def _swap(x: jax.Array, axis: str) -> jax.Array:
-    """[devices * room, ...]: the d-th part goes to device d, the d-th part of what comes is from it."""
+    """Exchange blocks of [devices * capacity, ...]: block d goes to device d."""
     return jax.lax.all_to_all(x, axis, 0, 0, tiled=True)
 
 
-def _asked(id_U: jax.Array, slot_U: jax.Array, room: int, devices: int, axis: str) -> jax.Array:
-    """[devices * room] ids that the others ask this device for."""
-    return _swap(jnp.full(devices * room, NONE, id_U.dtype).at[slot_U].set(id_U, mode="drop"), axis)
+def _receive_ids(id_U: jax.Array, slot_U: jax.Array, capacity: int, devices: int, axis: str) -> jax.Array:
+    """Exchange ids; return the ids [devices * capacity] to look up on this device."""
+    return _swap(jnp.full(devices * capacity, NO_ID, id_U.dtype).at[slot_U].set(id_U, mode="drop"), axis)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def fetch(table: jax.Array, id_U: jax.Array, axis: str, dtype: str) -> jax.Array:
-    """Rows [U, W] in `dtype` of the ids [U] int32, each once but for NONE, whose rows are zero; `table` is
-    this device's share [places, J, W] of the whole. Its gradient is the sum of all devices' for the rows that
-    this one holds: they are not to be added up over devices again."""
-    share, width = _local_share(table.shape), table.shape[2]
-    rows = table.reshape(share.rows, width)
-    if share.devices == 1:
-        return rows.at[share.local(id_U, axis)].get(mode="fill", fill_value=0).astype(dtype)
-    plan = _exchange(share.home(id_U), share.devices, axis)
+    """Look up rows of a sharded table.
 
-    def one(r: jax.Array, found: jax.Array) -> jax.Array:
-        slot_U = plan.at(r, share.devices)
-        asked = _asked(id_U, slot_U, plan.room, share.devices, axis)
-        sent = rows.at[share.local(asked, axis)].get(mode="fill", fill_value=0).astype(dtype)
-        return found + _swap(sent, axis).at[slot_U].get(mode="fill", fill_value=0)
+    The gradient of `table` is the sum over all devices for the rows of this device's shard. It must not be
+    summed over devices again.
 
-    return jax.lax.fori_loop(0, plan.rounds, one, jnp.zeros((len(id_U), width), dtype))
+    Args:
+        table: the shard [slots, J, W] of this device.
+        id_U: int32 ids, unique except NO_ID.
+        axis: mesh axis.
+        dtype: dtype of the result, in which rows and gradients are sent.
+
+    Returns:
+        Rows [U, W]; 0 for NO_ID.
+    """
+    shard, width = _local_shard(table.shape), table.shape[2]
+    rows = table.reshape(shard.rows, width)
+    if shard.devices == 1:
+        return rows.at[shard.local_row(id_U, axis)].get(mode="fill", fill_value=0).astype(dtype)
+    plan = _plan_exchange(shard.device(id_U), shard.devices, axis)
+
+    def exchange(r: jax.Array, result: jax.Array) -> jax.Array:
+        slot_U = plan.slots_in_round(r, shard.devices)
+        ids = _receive_ids(id_U, slot_U, plan.capacity, shard.devices, axis)
+        sent = rows.at[shard.local_row(ids, axis)].get(mode="fill", fill_value=0).astype(dtype)
+        return result + _swap(sent, axis).at[slot_U].get(mode="fill", fill_value=0)
+
+    return jax.lax.fori_loop(0, plan.rounds, exchange, jnp.zeros((len(id_U), width), dtype))
 
 
 def _fetch_forward(table: jax.Array, id_U: jax.Array, axis: str, dtype: str) -> tuple[jax.Array, tuple]:
-    # The table's shape travels as that of nothing: a residual is an array.
+    # Residuals are arrays: an empty array carries the shape of the table.
     return fetch(table, id_U, axis, dtype), (id_U, jnp.zeros((0, *table.shape), table.dtype))
 
 
-def _fetch_backward(axis: str, dtype: str, kept: tuple, gradient: jax.Array) -> tuple[jax.Array, None]:
-    id_U, (_, *whole) = kept[0], kept[1].shape
-    share, width = _local_share(tuple(whole)), gradient.shape[1]
-    rows = jnp.zeros((share.rows, width), kept[1].dtype)
-    if share.devices == 1:
+def _fetch_backward(axis: str, dtype: str, residuals: tuple, gradient: jax.Array) -> tuple[jax.Array, None]:
+    id_U, (_, *table_shape) = residuals[0], residuals[1].shape
+    shard, width = _local_shard(tuple(table_shape)), gradient.shape[1]
+    rows = jnp.zeros((shard.rows, width), residuals[1].dtype)
+    if shard.devices == 1:
         own = gradient.astype(rows.dtype)
-        return rows.at[share.local(id_U, axis)].add(own, mode="drop").reshape(whole), None
-    plan = _exchange(share.home(id_U), share.devices, axis)
+        return rows.at[shard.local_row(id_U, axis)].add(own, mode="drop").reshape(table_shape), None
+    plan = _plan_exchange(shard.device(id_U), shard.devices, axis)
 
-    def one(r: jax.Array, rows: jax.Array) -> jax.Array:
-        slot_U = plan.at(r, share.devices)
-        asked = _asked(id_U, slot_U, plan.room, share.devices, axis)
-        empty = jnp.zeros((share.devices * plan.room, width), gradient.dtype)
-        came = _swap(empty.at[slot_U].set(gradient, mode="drop"), axis)
-        return rows.at[share.local(asked, axis)].add(came.astype(rows.dtype), mode="drop")
+    def exchange(r: jax.Array, rows: jax.Array) -> jax.Array:
+        slot_U = plan.slots_in_round(r, shard.devices)
+        ids = _receive_ids(id_U, slot_U, plan.capacity, shard.devices, axis)
+        empty = jnp.zeros((shard.devices * plan.capacity, width), gradient.dtype)
+        received = _swap(empty.at[slot_U].set(gradient, mode="drop"), axis)
+        return rows.at[shard.local_row(ids, axis)].add(received.astype(rows.dtype), mode="drop")
 
-    return jax.lax.fori_loop(0, plan.rounds, one, rows).reshape(whole), None
+    return jax.lax.fori_loop(0, plan.rounds, exchange, rows).reshape(table_shape), None
 
 
 fetch.defvjp(_fetch_forward, _fetch_backward)

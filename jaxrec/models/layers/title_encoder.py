@@ -1,7 +1,11 @@
-"""Title vectors (Eq. 2 and 3), and their projections, worked out once where that is cheaper."""
+"""Title vectors (Eq. 2 and 3) and their projections, cached if that is cheaper.
+
+Axis letters: V titles, F width of a title vector, U unique titles.
+"""
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -10,87 +14,111 @@ from jaxrec.core.ids import TITLE_ID
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.models.layers.dense import Parameters, embedding_lookup
 from jaxrec.models.layers.embedding import CategoryEmbedding, FeatureEncoder, select_features
-from jaxrec.models.layers.sharded_embedding import NONE, ShardedEmbedding
+from jaxrec.models.layers.sharded_embedding import NO_ID, ShardedEmbedding
 
 
 class TitleEncoder(Parameters):
-    """Title vectors (Eq. 3), F wide, and projections of them.
+    """Title vectors of width F (Eq. 3).
 
-    The catalogue's V vectors are made once where V is fewer rows than are asked for: the same
-    function either way. The vector of id 0 is zero. With a name of `split` the ids' embeddings are dealt
-    to the devices of that axis, and each is looked up where it is.
+    If a batch has more than V ids, the vectors of all V titles are computed once and looked up: the result is
+    the same. The vector of id 0 is zero. With a `shard_axis`, the embeddings of ids are sharded over the
+    devices of that axis, and each id is looked up on the device that stores it.
     """
 
-    features: tuple[FeatureSpec, ...]  # those declared of titles
+    features: tuple[FeatureSpec, ...]  # title features
     titles: int  # V
-    reads: tuple[str, ...] = ()  # names; empty: all
-    spread: float = 0.2  # of embeddings at the start
-    split: str = ""
+    feature_names: tuple[str, ...] = ()  # of the selected features; empty: all
+    init_std: float = 0.2  # standard deviation of the initial embeddings
+    shard_axis: str = ""  # mesh axis of the embeddings of ids; empty: replicated
 
     def setup(self):
-        others = tuple(f for f in self.features if f.name != TITLE_ID)
-        self.id_width = sum(f.width for f in select_features(self.features, self.reads) if f.name == TITLE_ID)
-        of_ids = self.titles, self.id_width, self.spread
-        if self.id_width and self.split:
-            self.dealt = ShardedEmbedding(self.dtype, *of_ids, self.split, name=TITLE_ID)
+        columns = tuple(f for f in self.features if f.name != TITLE_ID)
+        self.id_width = sum(
+            f.width for f in select_features(self.features, self.feature_names) if f.name == TITLE_ID
+        )
+        id_table = self.titles, self.id_width, self.init_std
+        if self.id_width and self.shard_axis:
+            self.sharded_ids = ShardedEmbedding(self.dtype, *id_table, self.shard_axis, name=TITLE_ID)
         elif self.id_width:
-            self.id_vectors = CategoryEmbedding(self.dtype, *of_ids, name=TITLE_ID)
-        self.columns = FeatureEncoder(self.dtype, others, self.reads, self.spread, name="columns")
+            self.id_vectors = CategoryEmbedding(self.dtype, *id_table, name=TITLE_ID)
+        self.columns = FeatureEncoder(self.dtype, columns, self.feature_names, self.init_std, name="columns")
 
     def vectors(self, ids: jax.Array, table: TitleTable) -> jax.Array:
-        """[..., F] of ids [...]."""
+        """Compute the vectors [..., F] of ids [...]."""
+        chex.assert_type(ids, int, custom_message="ids")
         if not self.id_width:
-            return self._joined([], ids, table)
-        return self._joined([self.dealt(ids) if self.split else self.id_vectors(ids[..., None])], ids, table)
+            return self._with_columns([], ids, table)
+        return self._with_columns(
+            [self.sharded_ids(ids) if self.shard_axis else self.id_vectors(ids[..., None])], ids, table
+        )
 
     def lookup_unique(self, id_U: jax.Array, table: TitleTable) -> jax.Array:
-        """[U, F] of ids of `dealt.distinct`, which are looked up in one exchange: of a split table."""
-        found = [self.dealt.lookup_unique(id_U)] if self.id_width else []
-        return self._joined(found, jnp.where(id_U == NONE, 0, id_U), table)
+        """Compute the vectors [U, F] of unique ids, with one exchange between devices.
 
-    def _joined(self, parts: list[jax.Array], ids: jax.Array, table: TitleTable) -> jax.Array:
-        """`parts` and the other features' vectors, [..., F]."""
+        Args:
+            id_U: ids from `sharded_embedding.unique_ids`.
+            table: features of all titles.
+        """
+        id_vectors = [self.sharded_ids.lookup_unique(id_U)] if self.id_width else []
+        return self._with_columns(id_vectors, jnp.where(id_U == NO_ID, 0, id_U), table)
+
+    def _with_columns(self, vectors: list[jax.Array], ids: jax.Array, table: TitleTable) -> jax.Array:
+        """Concatenate `vectors` and the vectors of the other features, [..., F]."""
         x = self.columns(jnp.take(table.categories, ids, axis=0), jnp.take(table.numbers, ids, axis=0))
-        x = jnp.concatenate([*parts, x], axis=-1)
+        x = jnp.concatenate([*vectors, x], axis=-1)
         return jnp.where((ids > 0)[..., None], x, jnp.zeros((), x.dtype))
 
     def rows(self, ids: jax.Array, table: TitleTable) -> "TitleLookup":
-        """The title vectors of `ids`, to be projected; ids beyond V come back as NaN."""
-        if self.titles < ids.size and not self.split:
+        """Prepare the vectors of ids [...] for projection; NaN for ids >= V."""
+        if self.titles < ids.size and not self.shard_axis:
             return TitleLookup(self.vectors(jnp.arange(self.titles), table), ids)
         return TitleLookup(self.vectors(ids, table), None)
 
 
 class TitleProjections(NamedTuple):
-    """Titles' vectors through each kernel, [V, out], by the kernel's name: of every title, or of some."""
+    """Cached projections of title vectors, of all titles or of unique ids."""
 
-    projected: dict[str, jax.Array]
-    id_U: jax.Array | None = None  # of `dealt.distinct`: which titles they are of; None: title i's is row i
+    projected: dict[str, jax.Array]  # name of the kernel -> [V, out] or [U, out]
+    id_U: jax.Array | None = None  # ids of the rows, from `unique_ids`; None: row i is title i
 
-    def rows(self, ids: jax.Array) -> jax.Array:
-        """Which rows are those of `ids`."""
+    def row_indices(self, ids: jax.Array) -> jax.Array:
+        """Return the rows of `ids`."""
         if self.id_U is None:
             return ids
         return jnp.searchsorted(self.id_U, ids.reshape(-1)).reshape(ids.shape)
 
 
 class TitleLookup:
-    """Vectors of titles to be projected: looked up in the catalogue's, or made row by row."""
+    """Title vectors to be projected: one row per position, or V rows and indices.
+
+    Args:
+        vectors: [..., F], or [V, F] with `ids`.
+        ids: [...], rows of `vectors`; None: `vectors` has one row per position.
+    """
 
     def __init__(self, vectors: jax.Array, ids: jax.Array | None):
         self._vectors, self._ids = vectors, ids
 
     def through(self, name: str, kernel: jax.Array) -> jax.Array:
-        """[..., out]: each title's vector times kernel [F, out], which `name` stands for."""
+        """Multiply each title vector by a kernel.
+
+        Args:
+            name: name of the kernel in `TitleProjections`.
+            kernel: [F, out].
+
+        Returns:
+            [..., out].
+        """
         projected = self._vectors @ kernel
         return projected if self._ids is None else embedding_lookup(projected, self._ids)
 
 
 class ProjectedLookup(TitleLookup):
-    """The same, where the catalogue's projections were worked out before."""
+    """Lookup of ids [...] in cached projections."""
 
-    def __init__(self, catalogue: TitleProjections, ids: jax.Array):
-        self._projected, self._rows = catalogue.projected, catalogue.rows(ids)
+    def __init__(self, projections: TitleProjections, ids: jax.Array):
+        self._projected, self._rows = projections.projected, projections.row_indices(ids)
 
     def through(self, name: str, kernel: jax.Array) -> jax.Array:
+        """Look up the projections [..., out] by the kernel `name`."""
         return embedding_lookup(self._projected[name], self._rows)

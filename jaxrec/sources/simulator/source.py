@@ -1,13 +1,13 @@
-"""The embedded source: a simulated streaming service whose truth is known.
+"""Source of a simulated streaming service with a known truth.
 
-Titles have one to three of 18 genres and a taste vector around them, an exposure that falls as Zipf's
-law, an *appeal* (what makes one start) and a *satisfaction* (what makes one stay), so that some are
-clickbait. Users have a long-term taste, an interest that moves week by week, and a mood that lasts a
-sitting. A play is a choice among a slate; what is watched of it follows satisfaction and match, with
-interruptions that have nothing to do with the title. `simulator_world.py` holds the catalogue and the
-latent state, `simulator_plays.py` what is played, `simulator_truth.py` what the oracle may know.
+Titles have one to three of 18 genres, a taste vector around their genres, and an exposure that follows
+Zipf's law. The *appeal* of a title raises the probability of a start, the *satisfaction* that of staying, so
+that some titles are clickbait. Users have a long-term taste, an interest that moves week by week, and a mood
+that lasts a sitting. A play is a choice from a slate. The completion of a play depends on satisfaction and
+match, with interruptions that are independent of the title.
 
-numpy only.
+`world.py` has the catalogue and the latent states, `plays.py` the plays, `truth.py` the oracle's densities.
+No dependency other than NumPy is imported.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxrec.config.schema import Simulator
+from jaxrec.config.schema import Feature, Simulator
 from jaxrec.core import hashing
 from jaxrec.core.tables import Drops, Interactions, Titles, Users
 from jaxrec.sources.simulator.plays import make_plays
@@ -34,20 +34,26 @@ from jaxrec.sources.simulator.world import (
     segments,
 )
 
-BLOCK = 4096  # users a chunk; changes memory, never what they play
-_FIRST_KEY, _KEY_STEP = 70_001, 13  # so that a title's key is never mistaken for its row
+BLOCK = 4096  # users per chunk; affects memory use, never the plays
+_FIRST_KEY, _KEY_STEP = 70_001, 13  # keys of titles differ from rows, so that a mix-up shows
 
 
 class SimulatorSource:
-    """A schema.Source. User keys are 0 to users + test_only_users - 1, the last of them test users only.
+    """Source over the simulated service.
 
+    User keys are 0 to users + test_only_users - 1; the last `test_only_users` users are in the test split.
     Title features: genres (list of names), runtime (minutes), form. User features: segment, segment2.
-    Context: device, hour (0 to 23, UTC). Raises InputError for a config outside its ranges.
+    Context features: device, hour (0 to 23, UTC).
     """
 
     has_completion = True
 
     def __init__(self, config: Simulator):
+        """Check the config.
+
+        Raises:
+            InputError: A config value is out of range.
+        """
         check(config)
         self.config = config
         self.drops = Drops()
@@ -55,11 +61,13 @@ class SimulatorSource:
 
     @property
     def catalogue(self) -> SimulatedCatalogue:
+        """Return the catalogue, generated on first use."""
         if self._catalogue is None:
             self._catalogue = make_catalogue(self.config)
         return self._catalogue
 
     def titles(self) -> Titles:
+        """Return the catalogue's keys, runtimes and features."""
         catalogue = self.catalogue
         return Titles(
             key=_FIRST_KEY + _KEY_STEP * np.arange(self.config.titles, dtype=np.int64),
@@ -72,31 +80,37 @@ class SimulatorSource:
         )
 
     def _blocks(self) -> Iterator[np.ndarray]:
-        everyone = self.config.users + self.config.test_only_users
-        for first in range(0, everyone, BLOCK):
-            yield np.arange(first, min(first + BLOCK, everyone), dtype=np.int64)
+        """Yield the user keys in blocks."""
+        num_users = self.config.users + self.config.test_only_users
+        for first in range(0, num_users, BLOCK):
+            yield np.arange(first, min(first + BLOCK, num_users), dtype=np.int64)
 
     def users(self) -> Iterator[Users]:
+        """Yield the users in blocks."""
         for key in self._blocks():
             split = np.where(key < self.config.users, -1, 2).astype(np.int8)
             yield Users(key, segments(self.config, make_latents(self.config, key)), split)
 
     def parts(self) -> tuple[int, ...]:
-        """Blocks of users, by number."""
+        """Return the indices of the blocks of users."""
         return tuple(range(len(list(self._blocks()))))
 
     def interactions(self, part: int | None = None) -> Iterator[Interactions]:
-        """A chunk a block of users, each in order of time."""
+        """Yield one chunk per block of users, in order of time within a chunk."""
         for key in itertools.islice(self._blocks(), part, None if part is None else part + 1):
             latents = make_latents(self.config, key)
-            yield rows(self.config, latents, make_plays(self.config, self.catalogue, latents))
+            yield to_interactions(self.config, latents, make_plays(self.config, self.catalogue, latents))
 
     def truth(self) -> SimulatorTruth:
+        """Return the ground truth of the service."""
         return SimulatorTruth(self.config, self.catalogue)
 
 
-def rows(c: Simulator, latents: LatentStates, plays: SimulatedPlays) -> Interactions:
-    """Plays as watch events: first sessions, later ones and replays, in order of time."""
+def to_interactions(c: Simulator, latents: LatentStates, plays: SimulatedPlays) -> Interactions:
+    """Convert plays to watch events in order of time.
+
+    The events are the first sessions, the later sessions and the replays of the plays.
+    """
     seconds = np.concatenate([plays.seconds, plays.later[:, 0], plays.later[:, 1], plays.replay])
     time = np.concatenate([plays.time, plays.later_time[:, 0], plays.later_time[:, 1], plays.replay_time])
     kept = np.nonzero(seconds > 0)[0]
@@ -114,9 +128,17 @@ def rows(c: Simulator, latents: LatentStates, plays: SimulatedPlays) -> Interact
 
 
 def _device(c: Simulator, user: np.ndarray, time: np.ndarray, hour: np.ndarray) -> np.ndarray:
-    """[N] row of DEVICES: the television in the evening, the phone on the move, the web at work."""
+    """Draw the device of each event, [N] row of DEVICES.
+
+    Television is most frequent in the evening, web during working hours, phone at other times.
+    """
     evening, work = (hour >= 18) | (hour < 1), (hour >= 9) & (hour < 17)
-    shares = np.array([[0.15, 0.6, 0.15, 0.1], [0.65, 0.15, 0.15, 0.05], [0.2, 0.3, 0.1, 0.4]])
-    ends = np.cumsum(shares, axis=1)[np.where(evening, 1, np.where(work, 2, 0))]
+    rates = np.array([[0.15, 0.6, 0.15, 0.1], [0.65, 0.15, 0.15, 0.05], [0.2, 0.3, 0.1, 0.4]])
+    ends = np.cumsum(rates, axis=1)[np.where(evening, 1, np.where(work, 2, 0))]
     draw = hashing.uniform(c.seed, Draw.DEVICE, user, time)
     return np.minimum((ends <= draw[:, None]).sum(axis=1), len(DEVICES) - 1)
+
+
+def open_simulator(source: Simulator, features: tuple[Feature, ...], path: str) -> SimulatorSource:
+    """Return the reader of `registry.SOURCES`."""
+    return SimulatorSource(source)

@@ -1,12 +1,13 @@
-"""The simulated service itself: its catalogue, its users' latent state, and what they play.
+"""Model of the simulated service: catalogue, latent states of users, choices.
 
-Every draw is a counter hash of (seed, purpose, user, play, slot), so one user can be made alone, in any
-company, and more users leave the earlier ones as they were. Utilities are dot products of numbers on a
-binary grid (`_GRID`), exact in float32 in whatever order BLAS adds them: the same user makes the same
+Every draw is a counter hash of (seed, purpose, user, play, slot). A user is therefore the same alone or in
+any batch, and adding users does not change the earlier ones. Utilities are dot products of numbers on a
+binary grid (`_GRID`), exact in float32 in any order of summation by BLAS, so that a user makes the same
 choices in any batch.
 
-Strengths are in nats. With every knob at 1, a title of a user's first genre gains about `TASTE` over one
-of no liked genre, `INTEREST` if its genre is this week's, `MOOD` if it is the sitting's.
+Strengths are in nats. With every knob at 1, a title of a user's first genre gains about `TASTE` over a title
+without liked genres. A title of the week's genre gains `INTEREST`, a title of the sitting's genre `MOOD`. A
+sitting is a series of plays in immediate succession.
 """
 
 from dataclasses import dataclass
@@ -23,29 +24,29 @@ _NAMES = """
 drama comedy action thriller romance crime documentary family animation adventure fantasy science-fiction
 horror mystery history music sport western
 """
-GENRES = np.array(_NAMES.split())  # the commonest first
+GENRES = np.array(_NAMES.split())  # most common first
 DEVICES = np.array(["tv", "phone", "tablet", "web"])
 FORMS = np.array(["episode", "film"])
-ABANDON_BELOW = 0.05  # the paper's threshold, which the simulated service is built around
+ABANDON_BELOW = 0.05  # completion below which a title is abandoned: the paper's threshold
 EPOCH_MS = 1_730_419_200_000  # 2024-11-01 00:00 UTC
 MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
 WEEK_MS = 7 * DAY_MS
 
-TASTE, INTEREST, MOOD = 5.0, 2.2, 2.2  # nats a knob of 1 gives to a genre
-TASTE_OF_RANK = (1.0, 0.8, 0.6)  # of a user's first genres; the rest are indifferent
-APPEAL, SATISFACTION = 0.6, 3.0  # per standard deviation of a title's appeal and satisfaction
-MATCH, MATCH_AT = 0.35, 3.0  # staying gains MATCH nats per nat of match over MATCH_AT
-STAY, PATIENCE = 1.2, 0.6  # log-odds of staying: mean, and spread over users
+TASTE, INTEREST, MOOD = 5.0, 2.2, 2.2  # nats added to a genre at a knob of 1
+TASTE_OF_RANK = (1.0, 0.8, 0.6)  # relative taste for a user's first genres; 0 for the other genres
+APPEAL, SATISFACTION = 0.6, 3.0  # nats per standard deviation of a title's appeal and satisfaction
+MATCH, MATCH_AT = 0.35, 3.0  # log-odds of staying gain MATCH nats per nat of match above MATCH_AT
+STAY, PATIENCE = 1.2, 0.6  # log-odds of staying: mean, and standard deviation over users
 IDIOSYNCRASY = 0.08  # standard deviation of a title's taste vector around its genres
-BAIT_SHARE, BAIT, QUIRK = 0.25, 1.5, 0.4  # clickbait titles, their gap, everyone's gap
-ACTIVITY_SPREAD, ACTIVITY_MOST = 0.75, 20  # of log plays; most plays a user, as a multiple of the mean
+BAIT_SHARE, BAIT, QUIRK = 0.25, 1.5, 0.4  # promise: share of clickbait titles, their addition, deviation
+ACTIVITY_SPREAD, ACTIVITY_MOST = 0.75, 20  # deviation of log plays; most plays of a user, in means
 _GRID = 2.0**8
 _EXPOSURE_BITS = 20
 
 
 @unique
 class Draw(IntEnum):
-    """The purpose of a draw: the second coordinate of its hash."""
+    """Purpose of a draw, the second coordinate of its hash."""
 
     GENRE_COUNT, GENRES, QUIRK, QUALITY, BAIT, BAITED, FORM, RUNTIME, RANK = range(9)
     TASTE, PATIENCE, ACTIVITY, INTEREST, INTEREST_MOVES, SEGMENT, SEGMENT_NOISE = range(9, 16)
@@ -56,59 +57,60 @@ class Draw(IntEnum):
 
 @dataclass(frozen=True)
 class SimulatedCatalogue:
-    """Titles by row, in no order of popularity."""
+    """Titles by row, not ordered by popularity."""
 
     taste: np.ndarray  # [V, 18] float32, on the grid
     genres: Lists  # names
     runtime: np.ndarray  # [V] float64 whole minutes
     film: np.ndarray  # [V] bool
-    appeal: np.ndarray  # [V] float32, what makes one start; mean 0
-    satisfaction: np.ndarray  # [V] float32, what makes one stay; mean 0
-    exposure: np.ndarray  # [V] float64, chance of each place of a slate; sums to 1
-    shelf: np.ndarray  # [2**20] int32 the title at each of as many equal parts of the unit interval
+    appeal: np.ndarray  # [V] float32, raises the probability of starting; mean 0
+    satisfaction: np.ndarray  # [V] float32, raises the probability of staying; mean 0
+    exposure: np.ndarray  # [V] float64, probability of the title in a slot of a slate; sums to 1
+    shelf: np.ndarray  # [2**20] int32 inverse distribution function of exposure: title of each equal step
 
 
 @dataclass(frozen=True)
 class LatentStates:
-    """What the service's users do not tell."""
+    """Latent states of users."""
 
     key: np.ndarray  # [U] int64
     taste: np.ndarray  # [U, 18] float32, nats at knob 1, on the grid
-    genres: np.ndarray  # [U, 3] int64 liked genres, first the most
+    genres: np.ndarray  # [U, 3] int64 liked genres, most liked first
     interest: np.ndarray  # [U, weeks] int64 genre of each week
     patience: np.ndarray  # [U] float32, in log-odds of staying, mean 0
-    plays: np.ndarray  # [U] int64 titles played
+    plays: np.ndarray  # [U] int64 number of titles played
 
 
 @dataclass(frozen=True)
 class SimulatedPlays:
-    """First plays of titles, by user as asked for, then by time."""
+    """First plays of titles, by row of the user, then by time."""
 
-    row: np.ndarray  # [P] int64 row of the user in Latents
+    row: np.ndarray  # [P] int64 row of the user in LatentStates
     title: np.ndarray  # [P] int64
     time: np.ndarray  # [P] int64 milliseconds, strictly increasing within a user
-    week: np.ndarray  # [P] int64, of the sitting's begin
+    week: np.ndarray  # [P] int64 week in which the sitting begins
     mood: np.ndarray  # [P] int64 genre
-    seconds: np.ndarray  # [P] float64 of the play's first session
-    later: np.ndarray  # [P, 2] float64 seconds of its later sessions, 0 for none
+    seconds: np.ndarray  # [P] float64 seconds of the play's first session
+    later: np.ndarray  # [P, 2] float64 seconds of the play's later sessions, 0 for none
     later_time: np.ndarray  # [P, 2] int64
     replay: np.ndarray  # [P] float64 seconds of the replay, 0 for none
     replay_time: np.ndarray  # [P] int64
-    seen_from: np.ndarray  # [P] int64 time at which the title came to be not abandoned; int64's most if never
+    seen_from: np.ndarray  # [P] int64 time from which the title is not abandoned; largest int64 if never
 
 
 def normal(*parts) -> np.ndarray:
-    """Standard normal float64 from the hash of whole-number arguments (Box-Muller)."""
+    """Return standard normal float64 from the hash of whole numbers (Box-Muller)."""
     radius = np.sqrt(-2.0 * np.log(hashing.uniform(*parts, 0)))
     return radius * np.cos(2.0 * np.pi * hashing.uniform(*parts, 1))
 
 
 def on_grid(x: np.ndarray) -> np.ndarray:
+    """Round to a multiple of 1 / _GRID, as float32."""
     return (np.round(x * _GRID) / _GRID).astype(np.float32)
 
 
 def check(c: Simulator) -> None:
-    """Raises InputError for a value outside what the service can be made with."""
+    """Raise InputError for a config value out of range."""
     limits: dict[str, tuple[float, float]] = {
         "users": (0, 1 << 40),
         "test_only_users": (0, 1 << 40),
@@ -132,11 +134,11 @@ def check(c: Simulator) -> None:
 
 
 def make_catalogue(c: Simulator) -> SimulatedCatalogue:
-    """The catalogue of a config; [V] = config.titles."""
+    """Generate the catalogue of a config; V = config.titles."""
     row = np.arange(c.titles)
     u = hashing.uniform
     count = 1 + np.searchsorted([0.35, 0.8], u(c.seed, Draw.GENRE_COUNT, row))  # 35% one, 45% two, 20% three
-    # exponential race: genres enter in order of arrival, common ones sooner
+    # Exponential race: a title takes genres in order of arrival; common genres arrive sooner.
     rate = 1.0 / (np.arange(len(GENRES)) + 6.0)
     arrival = -np.log(u(c.seed, Draw.GENRES, row[:, None], np.arange(len(GENRES)))) / rate
     first = np.argsort(arrival, axis=1, kind="stable")[:, :3]
@@ -146,7 +148,7 @@ def make_catalogue(c: Simulator) -> SimulatedCatalogue:
     taste = IDIOSYNCRASY * normal(c.seed, Draw.QUIRK, row[:, None], np.arange(len(GENRES)))
     np.add.at(taste, (row[:, None], first), weight)
 
-    # appeal and satisfaction share a quality; the knob parts them by what a title promises beyond it
+    # Appeal and satisfaction share a quality; the clickbait knob separates them by the title's promise.
     quality = normal(c.seed, Draw.QUALITY, row)
     promise = QUIRK * normal(c.seed, Draw.BAIT, row) + BAIT * (u(c.seed, Draw.BAITED, row) < BAIT_SHARE)
     promise -= BAIT * BAIT_SHARE
@@ -164,24 +166,23 @@ def make_catalogue(c: Simulator) -> SimulatedCatalogue:
 
 
 def _exposure(c: Simulator, row: np.ndarray) -> dict[str, np.ndarray]:
-    """Zipf exposure over a random order of the titles, in whole parts of 2**-20."""
-    places = 1 << _EXPOSURE_BITS
+    """Return Zipf exposure over a random order of the titles, in multiples of 2**-20."""
+    steps = 1 << _EXPOSURE_BITS
     order = np.argsort(hashing.mix(c.seed, Draw.RANK, row), kind="stable")
     zipf = np.cumsum((1.0 + row) ** -c.popularity)
-    ends = (
-        row + 1 + np.round(zipf / zipf[-1] * (places - len(row))).astype(np.int64)
-    )  # at least one part each
-    parts = np.diff(ends, prepend=0)
+    # Each title gets at least one step.
+    ends = row + 1 + np.round(zipf / zipf[-1] * (steps - len(row))).astype(np.int64)
+    counts = np.diff(ends, prepend=0)
     exposure = np.empty(len(row))
-    exposure[order] = parts / places
-    return {"exposure": exposure, "shelf": np.repeat(order, parts).astype(np.int32)}
+    exposure[order] = counts / steps
+    return {"exposure": exposure, "shelf": np.repeat(order, counts).astype(np.int32)}
 
 
 # ---------------------------------------------------------------- the users
 
 
 def make_latents(c: Simulator, key: np.ndarray) -> LatentStates:
-    """The latent state of users by key [U]."""
+    """Return the latent states of users by key [U]."""
     u, col = hashing.uniform, key[:, None]
     genre = np.arange(len(GENRES))
     arrival = -np.log(u(c.seed, Draw.TASTE, col, genre)) * (genre + 12.0)
@@ -191,9 +192,7 @@ def make_latents(c: Simulator, key: np.ndarray) -> LatentStates:
 
     week = np.arange(c.weeks)
     moves = u(c.seed, Draw.INTEREST_MOVES, col, week) < c.interest_moves
-    moved = np.maximum.accumulate(
-        np.where(moves, week, 0), axis=1
-    )  # the week since which the genre has stood
+    last_move = np.maximum.accumulate(np.where(moves, week, 0), axis=1)
     median = c.plays_per_user * np.exp(-(ACTIVITY_SPREAD**2) / 2)
     plays = np.round(median * np.exp(ACTIVITY_SPREAD * normal(c.seed, Draw.ACTIVITY, key)))
     most = min(ACTIVITY_MOST * c.plays_per_user, c.titles // 2)
@@ -201,50 +200,87 @@ def make_latents(c: Simulator, key: np.ndarray) -> LatentStates:
         key=key,
         taste=on_grid(taste),
         genres=genres,
-        interest=hashing.below(len(GENRES), c.seed, Draw.INTEREST, col, moved),
+        interest=hashing.randint(len(GENRES), c.seed, Draw.INTEREST, col, last_move),
         patience=(c.patience * PATIENCE * normal(c.seed, Draw.PATIENCE, key)).astype(np.float32),
         plays=np.clip(plays, 2, most).astype(np.int64),
     )
 
 
 def segments(c: Simulator, latents: LatentStates) -> dict[str, np.ndarray]:
-    """Noisy hints of the latent state: `segment` [U] the first genre (0 to 17), right in three of four;
-    `segment2` [U] = 18 * patience (0 to 2) + the second genre, each likewise."""
+    """Return noisy user features of the latent states.
+
+    Returns:
+        `segment` [U] is the first genre (0 to 17). `segment2` [U] is 18 * third of patience (0 to 2) + the
+        second genre. Each of these three values is right with probability 3/4, and random otherwise.
+    """
     key, n = latents.key, len(GENRES)
-    told = hashing.uniform(c.seed, Draw.SEGMENT, key[:, None], np.arange(3)) < 0.75
-    noise = hashing.below(n, c.seed, Draw.SEGMENT_NOISE, key[:, None], np.arange(3))
+    right = hashing.uniform(c.seed, Draw.SEGMENT, key[:, None], np.arange(3)) < 0.75
+    noise = hashing.randint(n, c.seed, Draw.SEGMENT_NOISE, key[:, None], np.arange(3))
     third = np.searchsorted([-0.43 * PATIENCE, 0.43 * PATIENCE], latents.patience)
-    patience = np.where(told[:, 2], third, noise[:, 2] % 3)
-    first, second = (np.where(told[:, k], latents.genres[:, k], noise[:, k]) for k in (0, 1))
+    patience = np.where(right[:, 2], third, noise[:, 2] % 3)
+    first, second = (np.where(right[:, k], latents.genres[:, k], noise[:, k]) for k in (0, 1))
     return {"segment": first, "segment2": n * patience + second}
 
 
-def wishes(
+def preference(
     c: Simulator, latents: LatentStates, row: np.ndarray, week: np.ndarray, mood: np.ndarray
 ) -> np.ndarray:
-    """What the users at `row` [P] are after, [P, 18] float32 nats: taste, the week's interest, the mood."""
-    wish = on_grid(c.taste * latents.taste[row])
+    """Return the preference vectors of users at the time of a play.
+
+    A preference is the sum of the user's taste, the week's interest and the sitting's mood.
+
+    Args:
+        c: Config.
+        latents: Latent states.
+        row: [P] rows of `latents`.
+        week: [P] week of the play.
+        mood: [P] genre of the sitting's mood.
+
+    Returns:
+        [P, 18] float32, nats per genre, on the grid.
+    """
+    vector = on_grid(c.taste * latents.taste[row])
     at = np.arange(len(row))
-    wish[at, latents.interest[row, week]] += on_grid(np.asarray(c.interest * INTEREST))
-    wish[at, mood] += on_grid(np.asarray(c.mood * MOOD))
-    return wish
+    vector[at, latents.interest[row, week]] += on_grid(np.asarray(c.interest * INTEREST))
+    vector[at, mood] += on_grid(np.asarray(c.mood * MOOD))
+    return vector
 
 
-def staying(c: Simulator, satisfaction: np.ndarray, patience: np.ndarray, match: np.ndarray) -> np.ndarray:
-    """Probability of staying with a title, given its satisfaction, the user's patience and
-    match = wish . title (broadcast together), before interruptions."""
+def stay_probability(
+    c: Simulator, satisfaction: np.ndarray, patience: np.ndarray, match: np.ndarray
+) -> np.ndarray:
+    """Return the probability of staying with a title, without interruptions.
+
+    The arrays are broadcast together.
+
+    Args:
+        c: Config.
+        satisfaction: Satisfaction of the title.
+        patience: Patience of the user.
+        match: Dot product of the preference with the taste vector of the title.
+    """
     odds = STAY + patience + np.float32(c.satisfaction * SATISFACTION) * satisfaction
     odds = odds + np.float32(c.match * MATCH) * (match - np.float32(MATCH_AT))
     return 1.0 / (1.0 + np.exp(-odds))
 
 
-def abandoning(c: Simulator, stay: np.ndarray) -> np.ndarray:
-    """Probability that a play ends abandoned, from the probability of staying: one leaves, or is
-    interrupted below the threshold (an interruption falls at the square of a uniform share)."""
+def abandon_probability(c: Simulator, stay: np.ndarray) -> np.ndarray:
+    """Return the probability that a play ends abandoned, from that of staying.
+
+    A play is abandoned if the user leaves, or if it is interrupted below the threshold. An interruption cuts
+    the play at the square of a uniform fraction.
+    """
     return 1.0 - stay * np.float32(1.0 - c.interruptions * np.sqrt(ABANDON_BELOW))
 
 
-def never_seen(c: Simulator, abandoned: np.ndarray) -> np.ndarray:
-    """Probability that a title first played with `abandoned` is still abandoned in the whole log: a
-    second chance is given to `replay_abandoned` of them, and succeeds as the first would have."""
+def final_abandon_probability(c: Simulator, abandoned: np.ndarray) -> np.ndarray:
+    """Return the probability that a title is abandoned at the end of the whole log.
+
+    A fraction `replay_abandoned` of abandoned titles is replayed. A replay succeeds with the probability with
+    which the first play succeeds.
+
+    Args:
+        c: Config.
+        abandoned: Probability that the first play is abandoned.
+    """
     return abandoned * (1.0 - np.float32(c.replay_abandoned) * (1.0 - abandoned))

@@ -1,4 +1,4 @@
-"""What is an event, by hand: completion, the reasons for leaving rows out, copies."""
+"""Cleaning by hand: completion, the reasons for leaving rows out, duplicates."""
 
 import numpy as np
 import pytest
@@ -20,20 +20,20 @@ def chunk(title, time, seconds, **more):
     )
 
 
-def one(title=0, time=NOON, seconds=60.0, **more):
-    """The reason and example of a row on its own that is left out."""
+def rejected_row(title=0, time=NOON, seconds=60.0, **more):
+    """Clean one row, which must be left out; return the reason and the example."""
     drops = Drops()
-    where = {
+    origin = {
         "file": "log.csv",
         "row": np.array([7]),
         "names": dict.fromkeys(("title", "time", "seconds"), "c"),
     }
-    got = clean(chunk([title], [time], [seconds], **where, **more), TITLES, Data(), drops, True)
-    assert len(got.title) == 0 and list(drops.counts.values()) == [1]
+    cleaned = clean(chunk([title], [time], [seconds], **origin, **more), TITLES, Data(), drops, True)
+    assert len(cleaned.title) == 0 and list(drops.counts.values()) == [1]
     return next(iter(drops.examples.items()))
 
 
-def test_completion_is_seen_over_runtime_clipped():
+def test_completion_is_time_seen_over_runtime_clipped():
     seen = np.array([0, 270_000, 2_700_000, 5_400_000, 9_000_000])
     np.testing.assert_array_equal(completion(seen, np.full(5, 90.0)), [0, 0.05, 0.5, 1, 1])
 
@@ -47,49 +47,57 @@ def test_completion_at_the_threshold_is_not_below_it():
 def test_rows_that_pass_keep_their_order_and_columns():
     context = {"device": np.array(["tv", "web", "tv"])}
     drops = Drops()
-    got = clean(
+    cleaned = clean(
         chunk([0, -1, 0], [NOON, NOON, NOON + 1], [1.2345, 1, 0.0], context=context),
         TITLES,
         Data(),
         drops,
         True,
     )
-    np.testing.assert_array_equal(got.user_hash, of_keys(np.array([0, 2])))
-    np.testing.assert_array_equal(got.title, [0, 0])
-    np.testing.assert_array_equal(got.time, [NOON, NOON + 1])
-    np.testing.assert_array_equal(got.viewed, [1234, 0])  # 1234.5 rounds to even
-    np.testing.assert_array_equal(got.context["device"], ["tv", "tv"])
-    assert [x.dtype for x in (got.user_hash, got.title, got.time, got.viewed)] == ["u8", "i8", "i8", "i8"]
+    np.testing.assert_array_equal(cleaned.user_hash, of_keys(np.array([0, 2])))
+    np.testing.assert_array_equal(cleaned.title, [0, 0])
+    np.testing.assert_array_equal(cleaned.time, [NOON, NOON + 1])
+    np.testing.assert_array_equal(cleaned.viewed, [1234, 0])  # 1234.5 rounds to even
+    np.testing.assert_array_equal(cleaned.context["device"], ["tv", "tv"])
+    assert [x.dtype for x in (cleaned.user_hash, cleaned.title, cleaned.time, cleaned.viewed)] == [
+        "u8",
+        "i8",
+        "i8",
+        "i8",
+    ]
     assert drops.counts == {"title not in the catalogue": 1}
 
 
 def test_seconds_become_whole_milliseconds_without_drift():
     milliseconds = np.random.default_rng(0).integers(0, 10**7, 10_000)
-    got = clean(chunk([0] * 10_000, [NOON] * 10_000, milliseconds / 1000), TITLES, Data(), Drops(), True)
-    np.testing.assert_array_equal(got.viewed, milliseconds)
+    cleaned = clean(chunk([0] * 10_000, [NOON] * 10_000, milliseconds / 1000), TITLES, Data(), Drops(), True)
+    np.testing.assert_array_equal(cleaned.viewed, milliseconds)
 
 
 def test_each_reason_has_its_example():
-    at = "log.csv, row 7, column 'c': "
-    assert one(title=-1, unknown="x9") == ("title not in the catalogue", at + "'x9'")
+    location = "log.csv, row 7, column 'c': "
+    assert rejected_row(title=-1, unknown="x9") == ("title not in the catalogue", location + "'x9'")
     times = "; allowed: 1990-01-01 up to 2100-01-01"
-    assert one(time=1_700_000_000) == (
+    assert rejected_row(time=1_700_000_000) == (
         "time out of range",
-        at + "1700000000 ms since 1970 (1970-01-20)" + times,
+        location + "1700000000 ms since 1970 (1970-01-20)" + times,
     )
     far = NOON * 1000
-    assert one(time=far) == ("time out of range", at + f"{far} ms since 1970 (far future)" + times)
-    assert one(seconds=-0.5) == ("seconds negative", at + "-0.5 seconds")
-    assert one(seconds=np.nan) == ("seconds not finite", at + "nan seconds")
-    assert one(seconds=-np.inf) == ("seconds not finite", at + "-inf seconds")
-    assert one(seconds=1e300) == ("seconds not finite", at + "1e+300 seconds")
-    assert one(title=1) == ("title without a runtime", at + "title 80 has runtime 0")
-    assert one(title=2) == ("title without a runtime", at + "title 90 has runtime nan")
+    assert rejected_row(time=far) == (
+        "time out of range",
+        location + f"{far} ms since 1970 (far future)" + times,
+    )
+    assert rejected_row(seconds=-0.5) == ("seconds negative", location + "-0.5 seconds")
+    assert rejected_row(seconds=np.nan) == ("seconds not finite", location + "nan seconds")
+    assert rejected_row(seconds=-np.inf) == ("seconds not finite", location + "-inf seconds")
+    assert rejected_row(seconds=1e300) == ("seconds not finite", location + "1e+300 seconds")
+    assert rejected_row(title=1) == ("title without a runtime", location + "title 80 has runtime 0")
+    assert rejected_row(title=2) == ("title without a runtime", location + "title 90 has runtime nan")
 
 
 def test_a_row_is_counted_once():
-    assert one(title=-1, time=0, seconds=-1)[0] == "title not in the catalogue"
-    assert one(title=1, time=0, seconds=np.nan)[0] == "time out of range"
+    assert rejected_row(title=-1, time=0, seconds=-1)[0] == "title not in the catalogue"
+    assert rejected_row(title=1, time=0, seconds=np.nan)[0] == "time out of range"
 
 
 def test_the_range_of_times_is_half_open():
@@ -97,23 +105,23 @@ def test_the_range_of_times_is_half_open():
     first, after = milliseconds_of("2023-11-14", "a"), milliseconds_of("2023-11-15", "a")
     assert (first, after) == (1_699_920_000_000, 1_700_006_400_000)
     times = [first - 1, first, after - 1, after]
-    got = clean(chunk([0] * 4, times, [1] * 4), TITLES, data, Drops(), True)
-    np.testing.assert_array_equal(got.time, [first, after - 1])
+    cleaned = clean(chunk([0] * 4, times, [1] * 4), TITLES, data, Drops(), True)
+    np.testing.assert_array_equal(cleaned.time, [first, after - 1])
 
 
-def test_a_day_that_is_none():
+def test_an_invalid_date_is_refused():
     with pytest.raises(InputError, match=r"^data.earliest='soon' must be a date, as '2024-01-31'$"):
         milliseconds_of("soon", "data.earliest")
 
 
 def test_ratings_need_neither_seconds_nor_runtimes():
     drops = Drops()
-    got = clean(chunk([0, 1, 2], [NOON] * 3, [np.nan] * 3), TITLES, Data(), drops, False)
-    np.testing.assert_array_equal(got.viewed, [-1, -1, -1])
+    cleaned = clean(chunk([0, 1, 2], [NOON] * 3, [np.nan] * 3), TITLES, Data(), drops, False)
+    np.testing.assert_array_equal(cleaned.viewed, [-1, -1, -1])
     assert not drops.counts
 
 
-def test_copies_go_and_the_one_kept_does_not_depend_on_the_order():
+def test_the_duplicate_kept_does_not_depend_on_the_order_of_rows():
     user = np.array([2, 1, 1, 1, 1, 1], np.uint64)
     title = np.array([5, 5, 5, 5, 6, 5])
     time = np.array([10, 10, 10, 11, 10, 10])
@@ -127,22 +135,22 @@ def test_copies_go_and_the_one_kept_does_not_depend_on_the_order():
         assert list(rows) == expected
 
 
-def test_without_copies_all_rows_stay_in_order():
+def test_without_duplicates_all_rows_are_kept_in_order():
     kept = drop_copies(np.array([3, 1], np.uint64), np.array([0, 0]), np.array([0, 0]), np.array([0, 0]))
     np.testing.assert_array_equal(kept, [1, 0])
     empty = np.empty(0, np.int64)
     assert len(drop_copies(empty, empty, empty, empty)) == 0
 
 
-def test_too_many_dropped_stops_with_the_largest_reason():
+def test_too_many_dropped_rows_raise_with_the_largest_reason():
     drops = Drops()
     drops.add("seconds negative", 2, "a.csv, row 1, column 's': -1 seconds")
     drops.add("time out of range", 4, "a.csv, row 2, column 't': 0")
     drops.add(COPY, 60, "no loss")
-    check_dropped(drops, 120, Data(max_dropped=0.05))  # exactly the share allowed
+    check_dropped(drops, 120, Data(max_invalid_fraction=0.05))  # exactly the fraction allowed
     with pytest.raises(InputError) as e:
-        check_dropped(drops, 100, Data(max_dropped=0.05))
+        check_dropped(drops, 100, Data(max_invalid_fraction=0.05))
     assert str(e.value) == (
-        "6 of 100 rows (6.0%) would be left out, more than data.max_dropped=0.05; most of them: "
+        "6 of 100 rows (6.0%) would be left out, more than data.max_invalid_fraction=0.05; most of them: "
         "time out of range, 4 rows, the first at a.csv, row 2, column 't': 0"
     )

@@ -1,4 +1,4 @@
-"""The plain form of jaxrec/data/examples/negatives.py, which the fast one must equal bit for bit."""
+"""Plain implementation of negatives.py, which the fast one equals bit for bit."""
 
 import numpy as np
 
@@ -7,11 +7,11 @@ from jaxrec.data.examples.negatives import RANDOM, TAILING, TRENDING, DrawnNegat
 
 
 def permute(slot: np.ndarray, size: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """Image of `slot` under a pseudo-random permutation of range(size), keyed by uint64 `key`.
+    """Map `slot` through a keyed pseudo-random permutation of range(size).
 
-    A balanced Feistel network on the smallest even number of bits that holds `size`, walked until
-    the image falls in range (Black & Rogaway, CT-RSA 2002). All arguments broadcast; wherever
-    slot >= size the result is meaningless but defined.
+    A balanced Feistel network on the smallest even number of bits that holds `size`, walked until the image
+    is in range (Black & Rogaway, CT-RSA 2002). All arguments broadcast. Where slot >= size the result is
+    meaningless but defined.
     """
     slot, size, key = np.broadcast_arrays(slot, size, key)
     half = np.zeros(slot.shape, np.uint64)
@@ -34,30 +34,40 @@ def _feistel(x: np.ndarray, half: np.ndarray, key: np.ndarray) -> np.ndarray:
     return (left << half) | right
 
 
-def rank(world: NegativeUniverse, user: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """The rank at a place of the user's universe: `place` plus the seen ranks at or before it."""
-    before = np.searchsorted(world.shifted, user * (world.titles + 1) + place, side="right")
-    return place + before - world.start[user]
+def rank(universe: NegativeUniverse, user: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Return the rank at an index of the user's universe.
+
+    The rank is the index plus the number of seen ranks at or before it.
+    """
+    skipped = np.searchsorted(universe.shifted, user * (universe.titles + 1) + index, side="right")
+    return index + skipped - universe.start[user]
 
 
 def draw(
-    world: NegativeUniverse,
+    universe: NegativeUniverse,
     user: np.ndarray,
     key: np.ndarray,
     hard: np.ndarray,
     n_hard: np.ndarray,
     widths: tuple[int, int, int, int],
 ) -> DrawnNegatives:
-    """Fills the columns of all pools for Q queries, every column of a query a different title.
+    """Draw the columns of all pools for Q queries, distinct within a query.
 
-    user [Q] local user number; key [Q] uint64; hard [Q, >= widths[0]] ranks of hard negatives of which
-    the first n_hard are real. A short pool is filled from trending, then from random.
+    A pool with too few titles is filled from trending, then from random.
+
+    Args:
+        universe: Universes of the partition's users.
+        user: [Q] user's number in the partition.
+        key: [Q] uint64 keys of the draws.
+        hard: [Q, >= widths[0]] ranks of hard negatives.
+        n_hard: [Q] number of real columns of `hard`, which come first.
+        widths: Columns of each pool: hard, trending, tailing, random.
     """
     w_hard, w_trend, w_tail, w_random = widths
-    n_trend, n_all = world.n_trending[user][:, None], world.n_all[user][:, None]
+    n_trend, n_all = universe.n_trending[user][:, None], universe.n_all[user][:, None]
     n_tail = n_all - n_trend
 
-    # Columns in the order trending | tailing | hard | random; `kind` is the pool each really draws from.
+    # Columns in the order trending | tailing | hard | random; `kind` is the pool that a column draws from.
     queries = len(user)
     c_trend, c_tail = np.arange(w_trend)[None], np.arange(w_tail)[None]
     kind = np.concatenate(
@@ -80,25 +90,25 @@ def draw(
     is_random = kind == RANDOM
     slot = np.where(is_random, np.cumsum(is_random, axis=1) - 1, slot)
 
-    place = np.full(kind.shape, -1, np.int64)
+    index = np.full(kind.shape, -1, np.int64)
     for pool, size, first in ((TRENDING, n_trend, 0), (TAILING, n_tail, n_trend)):
         at = kind == pool
         whole = np.broadcast_to(size, kind.shape)[at]
         keys = mix(np.broadcast_to(key[:, None], kind.shape)[at], pool)
-        place[at] = permute(slot[at], whole, keys) + np.broadcast_to(first, kind.shape)[at]
-    taken = np.sort(np.where(place >= 0, place, np.iinfo(np.int64).max), axis=1)
-    n_taken = (place >= 0).sum(axis=1, keepdims=True)
-    left = n_all - n_taken
-    enough = (is_random.sum(axis=1, keepdims=True) <= left)[:, 0]
-    # Random columns are places among those not taken yet: the x-th of them is x + #{i: taken_i - i <= x}.
+        index[at] = permute(slot[at], whole, keys) + np.broadcast_to(first, kind.shape)[at]
+    taken = np.sort(np.where(index >= 0, index, np.iinfo(np.int64).max), axis=1)
+    n_taken = (index >= 0).sum(axis=1, keepdims=True)
+    remaining = n_all - n_taken
+    enough = (is_random.sum(axis=1, keepdims=True) <= remaining)[:, 0]
+    # A random column is an index x among the remaining titles: universe index x + #{i: taken_i - i <= x}.
     row, column = np.nonzero(is_random)
-    x = permute(slot[row, column], left[row, 0], mix(key[row], RANDOM))
+    x = permute(slot[row, column], remaining[row, 0], mix(key[row], RANDOM))
     shifted = taken - np.arange(taken.shape[1])[None]
-    place[row, column] = x + (shifted[row] <= x[:, None]).sum(axis=1)
+    index[row, column] = x + (shifted[row] <= x[:, None]).sum(axis=1)
 
     ranks = np.zeros(kind.shape, np.int64)
     row, column = np.nonzero((kind > 0) & enough[:, None])
-    ranks[row, column] = rank(world, user[row], place[row, column])
+    ranks[row, column] = rank(universe, user[row], index[row, column])
     ends = np.cumsum([w_trend, w_tail, w_hard])
     trend, tail, filled, rand = np.split(ranks, ends, axis=1)
     hard_filled = short[:, ends[1] : ends[2]]

@@ -1,4 +1,4 @@
-"""Draws from the pools: exact, distinct, uniform, and filled in the order promised."""
+"""Draws from the negative pools: exact, distinct, uniform, filled in order."""
 
 import numpy as np
 import plain_negatives  # beside this file
@@ -21,71 +21,83 @@ def test_permute_is_uniform_over_keys():
     assert abs(counts - 10_000).max() < 5 * np.sqrt(10_000 * 0.8)
 
 
-def world():
-    # user 0 saw ranks 0, 3 and 7 of 20, five of them trending; user 1 saw nothing
+def example_universe():
+    # User 0 played ranks 0, 3 and 7 of 20, of which the first five are trending; user 1 played nothing.
     return negatives.negative_universe(np.array([0, 0, 0]), np.array([0, 3, 7]), 2, 20, 5)
 
 
-def test_universe_skips_what_was_seen():
-    w = world()
-    assert w.rank(np.zeros(1, int), np.arange(17)[:, None]).ravel().tolist() == [1, 2, 4, 5, 6, *range(8, 20)]
-    assert w.rank(np.ones(1, int), np.arange(20)[:, None]).ravel().tolist() == list(range(20))
-    assert w.n_trending.tolist() == [3, 5] and w.n_all.tolist() == [17, 20]
+def test_a_universe_skips_the_titles_seen():
+    universe = example_universe()
+    assert universe.rank(np.zeros(1, int), np.arange(17)[:, None]).ravel().tolist() == [
+        1,
+        2,
+        4,
+        5,
+        6,
+        *range(8, 20),
+    ]
+    assert universe.rank(np.ones(1, int), np.arange(20)[:, None]).ravel().tolist() == list(range(20))
+    assert universe.n_trending.tolist() == [3, 5] and universe.n_all.tolist() == [17, 20]
 
 
 def draw(user, widths, n_hard=0, queries=400):
     hard = np.tile([7, 3, 0], (queries, 1))
     return negatives.draw(
-        world(), np.full(queries, user), mix(np.arange(queries)), hard, np.full(queries, n_hard), widths
+        example_universe(),
+        np.full(queries, user),
+        mix(np.arange(queries)),
+        hard,
+        np.full(queries, n_hard),
+        widths,
     )
 
 
-def test_a_hash_is_extended_in_place():
-    key, part = mix(np.arange(50)), np.arange(50, dtype=np.uint64)
-    np.testing.assert_array_equal(extend(mix(key, 3), part), mix(key, 3, part))
+def test_extend_equals_mix_with_one_more_argument():
+    key, argument = mix(np.arange(50)), np.arange(50, dtype=np.uint64)
+    np.testing.assert_array_equal(extend(mix(key, 3), argument), mix(key, 3, argument))
 
 
-def test_a_full_draw_takes_each_pool_from_its_ranks():
+def test_a_full_draw_takes_each_pool_from_the_pools_ranks():
     d = draw(1, (0, 2, 3, 4))
     hard, trending, tailing, random = d.ranks
     assert hard.shape == (400, 0) and (trending < 5).all() and (tailing >= 5).all()
-    every = np.concatenate(d.ranks, axis=1)
-    assert all(len(set(row)) == 9 for row in every.tolist())
+    ranks = np.concatenate(d.ranks, axis=1)
+    assert all(len(set(row)) == 9 for row in ranks.tolist())
     assert d.enough.all() and not any(d.fills.values())
-    # Each of the 13 titles left is a random column as often as any other: trending 3/5, tailing 12/15 left.
-    share = np.bincount(random.ravel(), minlength=20) / 400
-    assert abs(share[:5].mean() - 4 * 3 / 15 / 5) < 0.03 and abs(share[5:].mean() - 4 * 12 / 15 / 15) < 0.03
+    # Remaining titles are equally likely in the random columns: 3/5 of trending and 12/15 of tailing remain.
+    rate = np.bincount(random.ravel(), minlength=20) / 400
+    assert abs(rate[:5].mean() - 4 * 3 / 15 / 5) < 0.03 and abs(rate[5:].mean() - 4 * 12 / 15 / 15) < 0.03
 
 
 def test_a_short_hard_pool_is_filled_from_trending_then_random():
     d = draw(0, (3, 2, 1, 0), n_hard=1)
     assert (d.ranks[0][:, 0] == 7).all() and d.hard_filled.tolist() == [[False, True, True]] * 400
-    # two trending columns and one fill use up the three trending titles left; the other fill is random
+    # Two trending columns and one fill use the three remaining trending titles; the other fill is random.
     assert d.fills["hard from trending"] == 400 and d.fills["hard from random"] == 400
     assert all(len(set(row)) == 6 for row in np.concatenate(d.ranks, axis=1).tolist())
 
 
-def test_exhausted_universe_says_so():
+def test_an_exhausted_universe_is_flagged():
     assert draw(0, (0, 3, 14, 0)).enough.all()
     assert not draw(0, (0, 3, 14, 1)).enough.any()
 
 
 @pytest.mark.parametrize("widths", [(0, 5, 3, 4), (6, 6, 4, 4), (4, 0, 0, 2), (16, 32, 20, 8), (3, 2, 1, 0)])
 @pytest.mark.parametrize("titles, trending", [(30, 8), (300, 40), (300, 0), (300, 300)])
-def test_the_fast_draw_is_the_plain_one(widths, titles, trending, monkeypatch):
-    """Users from those who saw nothing to those who saw all but a few titles, in small blocks."""
+def test_the_fast_draw_equals_the_plain_one(widths, titles, trending, monkeypatch):
+    """Users who played no title up to nearly all titles, in small blocks."""
     monkeypatch.setattr(negatives, "_BLOCK", 1000)
-    monkeypatch.setattr(negatives, "_FEW", 20)
+    monkeypatch.setattr(negatives, "_MAX_COUNTED", 20)
     rng = np.random.default_rng(0)
     seen = [np.sort(rng.permutation(titles)[:n]) for n in rng.integers(0, titles, 40)]
     counts = [len(s) for s in seen]
-    world = negatives.negative_universe(
+    universe = negatives.negative_universe(
         np.repeat(np.arange(40), counts), np.concatenate(seen), 40, titles, trending
     )
     user, key = rng.integers(0, 40, 200), mix(rng.integers(0, 2**60, 200))
     hard = np.argsort(rng.random((200, titles)), axis=1)[:, :20]
-    given = (world, user, key, hard, rng.integers(0, 21, 200), widths)
-    fast, plain = negatives.draw(*given), plain_negatives.draw(*given)
+    arguments = (universe, user, key, hard, rng.integers(0, 21, 200), widths)
+    fast, plain = negatives.draw(*arguments), plain_negatives.draw(*arguments)
     for a, b in zip(fast.ranks, plain.ranks, strict=True):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(fast.enough, plain.enough)
@@ -94,11 +106,11 @@ def test_the_fast_draw_is_the_plain_one(widths, titles, trending, monkeypatch):
 
 
 def test_densities_worked_by_hand():
-    w = world()
+    universe = example_universe()
     rank = np.array([[0, 1, 9, 7]])  # the target was a trending title; 7 is a hard negative
     abandoned = np.array([[0.1, 0.2, 0.0, 0.5]])
-    q = negatives.densities(w, np.array([0]), rank, abandoned, np.array([2]), (6, 6, 4, 4))
-    # trending 3 + the target = 4, tailing 14, all 18; two hard, so four of their places are filled
+    q = negatives.densities(universe, np.array([0]), rank, abandoned, np.array([2]), (6, 6, 4, 4))
+    # Trending 3 + the target = 4, tailing 14, all 18; two hard negatives, so four hard columns are filled.
     trending, tailing, everywhere = 10 / 4, 4 / 14, 4 / 18
     expected = [0.2 + trending, 0.4 + trending, tailing, 1.0 + tailing]
     np.testing.assert_allclose(q, np.array([expected]) + everywhere)

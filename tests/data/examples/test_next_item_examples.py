@@ -1,4 +1,4 @@
-"""A log of three users worked by hand, as sequences; then the properties of prepared ones."""
+"""Next-item examples: a log of three users worked by hand, and properties."""
 
 import copy
 import os
@@ -24,23 +24,25 @@ ROOT = Path(__file__).resolve().parents[3]
 SAMPLE = Path(os.environ.get("JAXREC_KUAIRAND", ROOT.parent / "shared/data/kuairand_pure_sample"))
 DAY = 86_400_000
 # User, day since 1970, rank of one of nine titles of 100 minutes, minutes seen; sorted by user, day, title.
-#   0 plays titles 1 and 2 at one time; 1 stands at 1 minute then, and at 61 in the end; 3 ends abandoned;
-#     0 is played again at the end
-#   1 plays two titles; 2 abandons the first of four
+#   User 0 plays titles 1 and 2 at one time; title 1 has 1 minute then and 61 finally; title 3 ends abandoned;
+#     title 0 is played again at the end.
+#   User 1 plays two titles; user 2 abandons the first of four.
 EVENTS = [
     (0, 1, 0, 50), (0, 2, 1, 1), (0, 2, 2, 80), (0, 4, 1, 60), (0, 5, 3, 2), (0, 6, 4, 90), (0, 7, 0, 10),
     (1, 1, 5, 100), (1, 3, 6, 70),
     (2, 2, 7, 3), (2, 4, 2, 100), (2, 5, 0, 100), (2, 8, 6, 100),
 ]  # fmt: skip
 DAYS = {"split": "time", "validation_from": "1970-01-05", "test_from": "1970-01-07"}  # days 4 and 6
-ONE_BEFORE_TWO, TWO_BEFORE_ONE = 1, 0  # seeds, by what user 0's tie comes to
+ONE_BEFORE_TWO, TWO_BEFORE_ONE = 1, 0  # seeds, by the order of user 0's tie
 
 
-def make(events=EVENTS, of_user=(0, 1, 2), seed=ONE_BEFORE_TWO, watch_time=True, history=4, **data):
+def build_examples(
+    events=EVENTS, user_split=(0, 1, 2), seed=ONE_BEFORE_TWO, watch_time=True, history=4, **data
+):
     user, day, rank, minutes = (np.array(x, np.int64) for x in zip(*events, strict=True))
     users, none = user.max() + 1, np.empty((0, 0))
     log = Log(
-        np.arange(70, 70 + users, dtype=np.uint64), np.array(of_user, np.int8), user, rank, day * DAY,
+        np.arange(70, 70 + users, dtype=np.uint64), np.array(user_split, np.int8), user, rank, day * DAY,
         minutes * 60_000 if watch_time else np.full(len(user), -1), none, none, none, none,
     )  # fmt: skip
     titles = rank.max() + 1
@@ -48,124 +50,111 @@ def make(events=EVENTS, of_user=(0, 1, 2), seed=ONE_BEFORE_TWO, watch_time=True,
         np.full(titles, 100.0), np.arange(2, titles + 2), 3, np.arange(titles, dtype=np.uint64)
     )
     layout = Layout(titles + 2, history, 1, (0, 0, 0, 0), 0, (), "sequences")
-    return next_item.build(log, catalogue, layout, Data(seed=seed, history=history, **data))
+    return next_item.build(log, catalogue, layout, Data(seed=seed, max_history=history, **data))
 
 
-def shown(rows, name):
-    """What stands in each row, without padding, which must all be before it."""
-    out = []
+def row_values(rows, name):
+    """Return each row's values without padding, which must come first."""
+    values = []
     for row, title in zip(rows[name], rows["title" if "title" in rows.dtype.names else "history_title"],
                           strict=True):  # fmt: skip
         kept = row[title > 0]
         assert not row[: len(row) - len(kept)].any()
-        out.append(kept.tolist())
-    return out
+        values.append(kept.tolist())
+    return values
 
 
-def asked(made, split):
-    """user, position, target, history of each query. Ids are ranks + 2."""
+def queries_of(made, split):
+    """Return (user, position, target, history) of each query. Ids are ranks + 2."""
     rows = made.rows[split]
     return list(
         zip(rows["user"].tolist(), rows["position"].tolist(), rows["target"][:, 0].tolist(),
-            shown(rows, "history_title"), strict=True)
+            row_values(rows, "history_title"), strict=True)
     )  # fmt: skip
 
 
-def test_a_users_sequence_is_its_first_plays_of_titles_not_abandoned_by_time():
-    rows = make().rows["train"]
+def test_a_sequence_is_the_first_plays_of_titles_not_abandoned_by_time():
+    rows = build_examples().rows["train"]
     assert rows["user"].tolist() == [0]
-    assert shown(rows, "title") == [[2, 3, 4, 6]]
-    assert shown(rows, "time") == [[86_400, 2 * 86_400, 2 * 86_400, 6 * 86_400]]
-    np.testing.assert_allclose(shown(rows, "completion"), [[0.6, 0.61, 0.8, 0.9]], atol=1e-3)
+    assert row_values(rows, "title") == [[2, 3, 4, 6]]
+    assert row_values(rows, "time") == [[86_400, 2 * 86_400, 2 * 86_400, 6 * 86_400]]
+    np.testing.assert_allclose(row_values(rows, "completion"), [[0.6, 0.61, 0.8, 0.9]], atol=1e-3)
     assert rows["title"].shape == (1, 10)
 
 
-def test_equal_times_go_by_the_seed_and_the_user():
-    assert shown(make(seed=TWO_BEFORE_ONE).rows["train"], "title") == [[2, 4, 3, 6]]
-    # Of 40 users who play titles 0 to 9 at one time: every order is its own, and every title leads.
+def test_equal_times_are_ordered_by_seed_and_user():
+    assert row_values(build_examples(seed=TWO_BEFORE_ONE).rows["train"], "title") == [[2, 4, 3, 6]]
+    # 40 users play titles 0 to 9 at one time: all orders differ, and each title comes first for some user.
     events = [(u, 1, rank, 50) for u in range(40) for rank in range(10)]
-    orders = shown(make(events, of_user=[0] * 40).rows["train"], "title")
+    orders = row_values(build_examples(events, user_split=[0] * 40).rows["train"], "title")
     assert len({tuple(o) for o in orders}) == 40
     assert {sorted(o) == list(range(2, 12)) for o in orders} == {True}
     assert len({o[0] for o in orders}) == 10
 
 
 def test_any_target_takes_every_play_of_a_title_not_abandoned():
-    rows = make(targets="any").rows["train"]
-    assert shown(rows, "title") == [[2, 3, 4, 3, 6, 2]]
-    np.testing.assert_allclose(shown(rows, "completion"), [[0.6, 0.61, 0.8, 0.61, 0.9, 0.6]], atol=1e-3)
+    rows = build_examples(targets="any").rows["train"]
+    assert row_values(rows, "title") == [[2, 3, 4, 3, 6, 2]]
+    np.testing.assert_allclose(row_values(rows, "completion"), [[0.6, 0.61, 0.8, 0.61, 0.9, 0.6]], atol=1e-3)
 
 
-def test_without_watch_time_every_play_is_one_and_complete():
-    rows = make(watch_time=False).rows["train"]
-    assert shown(rows, "title") == [[2, 3, 4, 5, 6]]
-    assert shown(rows, "completion") == [[1.0] * 5]
+def test_without_watch_time_every_play_is_a_complete_target():
+    rows = build_examples(watch_time=False).rows["train"]
+    assert row_values(rows, "title") == [[2, 3, 4, 5, 6]]
+    assert row_values(rows, "completion") == [[1.0] * 5]
 
 
 def test_split_by_user():
-    made = make()
-    assert asked(made, "validation") == [(0, 0, 8, [7])]
-    assert asked(made, "test") == [(0, 0, 2, [4]), (0, 1, 8, [4, 2])]
+    made = build_examples()
+    assert queries_of(made, "validation") == [(0, 0, 8, [7])]
+    assert queries_of(made, "test") == [(0, 0, 2, [4]), (0, 1, 8, [4, 2])]
     assert [made.users[s].tolist() for s in SPLITS] == [[70], [71], [72]]
     rows = made.rows["test"]
     assert rows["target_time"].tolist() == [5 * 86_400, 8 * 86_400]
     assert rows["target_completion"].tolist() == [[1.0], [1.0]]
-    assert shown(rows, "history_time") == [[4 * 86_400], [4 * 86_400, 5 * 86_400]]
+    assert row_values(rows, "history_time") == [[4 * 86_400], [4 * 86_400, 5 * 86_400]]
     assert made.counts["test targets with no title before them"] == 1
-    assert made.completions == 3  # of user 0, all but the first
+    assert made.completions == 3  # all targets of user 0 but the first
     assert made.completion_sum / 2**32 == pytest.approx(0.61 + 0.8 + 0.9, rel=1e-6)
 
 
 def test_split_by_last():
-    """Two titles stay for training, the last of three is tested, the last but one of four validated."""
-    made = make(split="last", validation_share=1.0)
-    assert shown(made.rows["train"], "title") == [[2, 3], [7, 8], [4, 2]]
-    assert asked(made, "validation") == [(0, 0, 4, [2, 3])]
-    assert asked(made, "test") == [(0, 0, 6, [2, 3, 4]), (1, 0, 8, [4, 2])]
+    """Two titles are for training; of more, the last is tested.
+
+    Of four titles or more, the last but one is for validation.
+    """
+    made = build_examples(split="last", validation_share=1.0)
+    assert row_values(made.rows["train"], "title") == [[2, 3], [7, 8], [4, 2]]
+    assert queries_of(made, "validation") == [(0, 0, 4, [2, 3])]
+    assert queries_of(made, "test") == [(0, 0, 6, [2, 3, 4]), (1, 0, 8, [4, 2])]
     assert [made.users[s].tolist() for s in SPLITS] == [[70, 71, 72], [70], [70, 72]]
     assert made.completions == 3
 
 
-def test_split_by_last_validates_a_share_of_users():
+def test_split_by_last_validates_a_fraction_of_users():
     events = [(u, day, day, 50) for u in range(400) for day in range(5)]
-    made = make(events, of_user=[2] * 400, split="last", validation_share=0.25)
+    made = build_examples(events, user_split=[2] * 400, split="last", validation_share=0.25)
     assert len(made.rows["test"]) == 400 and 80 < len(made.rows["validation"]) < 120
-    length = {u: len(titles) for u, titles in enumerate(shown(made.rows["train"], "title"))}
+    length = {u: len(titles) for u, titles in enumerate(row_values(made.rows["train"], "title"))}
     validated = np.isin(made.users["train"], made.users["validation"])
-    assert length == {u: 3 if held else 4 for u, held in enumerate(validated)}
+    assert length == {u: 3 if validated_ else 4 for u, validated_ in enumerate(validated)}
 
 
 def test_split_by_time():
-    made = make(of_user=(2, 2, 2), **DAYS)
-    assert shown(made.rows["train"], "title") == [[2, 3, 4], [7, 8]]
-    assert asked(made, "validation") == [(0, 0, 2, [4])]
-    assert asked(made, "test") == [(0, 0, 6, [2, 3, 4]), (1, 0, 8, [4, 2])]
+    made = build_examples(user_split=(2, 2, 2), **DAYS)
+    assert row_values(made.rows["train"], "title") == [[2, 3, 4], [7, 8]]
+    assert queries_of(made, "validation") == [(0, 0, 2, [4])]
+    assert queries_of(made, "test") == [(0, 0, 6, [2, 3, 4]), (1, 0, 8, [4, 2])]
     assert [made.users[s].tolist() for s in SPLITS] == [[70, 71], [72], [70, 72]]
     assert made.counts["validation targets with no title before them"] == 1
 
 
-def test_a_query_has_the_latest_titles_and_a_row_twice_as_many_and_two():
+def test_a_query_has_the_latest_titles_and_a_row_two_more_than_twice_as_many():
     events = [(0, day, day, 50) for day in range(20)]
-    made = make(events, of_user=[0], split="last", validation_share=1.0)
-    assert asked(made, "test") == [(0, 0, 21, [17, 18, 19, 20])]
-    assert asked(made, "validation") == [(0, 0, 20, [16, 17, 18, 19])]
-    assert shown(made.rows["train"], "title") == [list(range(10, 20))]  # of 2 to 19
-
-
-def test_many_rows_of_twelve_titles():
-    events = [(0, day, day, 50) for day in range(12)]
-    rows = make(events, of_user=[0], rows="many").rows["train"]
-    assert shown(rows, "title") == [list(range(4, 14)), list(range(2, 10)), list(range(2, 6))]
-    assert rows["user"].tolist() == [0, 0, 0]
-
-
-@pytest.mark.parametrize("count", range(1, 31))
-def test_many_rows_have_every_title_predicted_once(count):
-    events = [(0, day, day, 50) for day in range(count)]
-    rows = shown(make(events, of_user=[0], rows="many").rows["train"], "title")
-    predicted = [title for row in rows for title in row[-5:][1:]]
-    assert sorted(predicted) == list(range(3, count + 2))
-    assert all(len(row) >= 2 for row in rows)
+    made = build_examples(events, user_split=[0], split="last", validation_share=1.0)
+    assert queries_of(made, "test") == [(0, 0, 21, [17, 18, 19, 20])]
+    assert queries_of(made, "validation") == [(0, 0, 20, [16, 17, 18, 19])]
+    assert row_values(made.rows["train"], "title") == [list(range(10, 20))]  # of 2 to 19
 
 
 # ---------------------------------------------------------------- prepared
@@ -181,7 +170,7 @@ SPLIT = {
 @pytest.fixture(scope="module")
 def config(tiny_config):
     config = copy.deepcopy(tiny_config)
-    config.data.examples, config.data.next_k, config.evaluate.next_k = "sequences", 1, (1,)
+    config.task.name, config.data.num_targets, config.evaluate.next_k = "next_item", 1, (1,)
     config.features = tuple(f for f in config.features if f.where == "title")
     times = np.concatenate([c.time for c in open_source(config.source, config.features).interactions()])
     days = np.quantile(times, [0.7, 0.85]).astype("datetime64[ms]").astype("datetime64[D]")
@@ -220,15 +209,15 @@ def prepared(config, directory, source=None, **data):
 
 @pytest.fixture(scope="module", params=SPLIT)
 def dataset(request, config, tmp_path_factory):
-    return prepared(config, tmp_path_factory.mktemp(request.param) / "d", rows="many", **SPLIT[request.param])
+    return prepared(config, tmp_path_factory.mktemp(request.param) / "d", **SPLIT[request.param])
 
 
-def test_neither_the_order_of_rows_nor_partitions_matter(config, tmp_path):
+def test_the_dataset_does_not_depend_on_row_order_or_partitions(config, tmp_path):
     source = open_source(config.source, config.features)
-    one = prepared(config, tmp_path / "a", rows="many", partitions=1, **SPLIT["last"])
-    two = prepared(config, tmp_path / "b", Shuffled(source), rows="many", partitions=7, **SPLIT["last"])
+    one = prepared(config, tmp_path / "a", partitions=1, **SPLIT["last"])
+    two = prepared(config, tmp_path / "b", Shuffled(source), partitions=7, **SPLIT["last"])
     assert one.fingerprint == two.fingerprint
-    assert one.fingerprint != prepared(config, tmp_path / "c", rows="one", **SPLIT["last"]).fingerprint
+    assert one.fingerprint != prepared(config, tmp_path / "c", **SPLIT["time"]).fingerprint
 
 
 def test_no_held_out_target_is_in_a_training_row(dataset, config):
@@ -247,36 +236,39 @@ def test_no_held_out_target_is_in_a_training_row(dataset, config):
 
 
 def training_pairs(dataset, config):
-    """(key, title id) of the training rows, whose users have no keys: found by their first plays' times."""
-    at = {}
+    """Return the (key, title id) pairs of the training rows.
+
+    Training users have no stored keys: the times of first plays identify them.
+    """
+    users_at = {}
     for chunk in open_source(config.source, config.features).interactions():
         for user, title, time in zip(chunk.user, chunk.title, chunk.time // 1000, strict=True):
-            at.setdefault((int(title), int(time)), set()).add(user.item())
+            users_at.setdefault((int(title), int(time)), set()).add(user.item())
     key = dataset.arrays.title_key
     titles = open_source(config.source, config.features).titles().key
     row_of = {k: i for i, k in enumerate(titles.tolist())}
-    out = set()
+    pairs = set()
     for row in dataset.rows("train").all():
         plays = [(t, s) for t, s in zip(row["title"].tolist(), row["time"].tolist(), strict=True) if t]
-        users = set.intersection(*(at[row_of[key[t - 2].item()], s] for t, s in plays))
+        users = set.intersection(*(users_at[row_of[key[t - 2].item()], s] for t, s in plays))
         assert len(users) == 1
-        out |= {(next(iter(users)), t) for t, _ in plays}
-    return out
+        pairs |= {(next(iter(users)), t) for t, _ in plays}
+    return pairs
 
 
-def test_the_training_rows_of_a_split_by_time_are_of_before_it(config, tmp_path):
-    dataset = prepared(config, tmp_path / "d", rows="many", **SPLIT["time"])
+def test_training_rows_of_a_split_by_time_precede_it(config, tmp_path):
+    dataset = prepared(config, tmp_path / "d", **SPLIT["time"])
     train, validation, test = (dataset.rows(s).all() for s in SPLITS)
     cuts = [np.datetime64(SPLIT["time"][n], "s").astype(int) for n in ("validation_from", "test_from")]
     assert train["time"].max() < cuts[0] <= validation["target_time"].min()
     assert validation["target_time"].max() < cuts[1] <= test["target_time"].min()
-    assert validation["history_time"].max() > cuts[0]  # what came before, of held-out days too
+    assert validation["history_time"].max() > cuts[0]  # histories include held-out days
 
 
-def test_popularity_counts_what_training_may_see(dataset, config):
+def test_popularity_counts_the_training_events(dataset, config):
     """A plain loop over the log; a user and title count once."""
     kind, cut = dataset.directory.parent.name.rstrip("0123456789"), np.inf
-    until = {}  # seconds since 1970, of each user whose plays do not all count
+    until = {}  # seconds since 1970, for users whose plays do not all count
     for name in SPLITS[1:]:
         rows, keys = dataset.rows(name).all(), dataset.user_keys(name).tolist()
         until |= {key: 0 for key in keys if kind == "users"}
@@ -297,25 +289,27 @@ def test_popularity_counts_what_training_may_see(dataset, config):
     assert dataset.manifest["plays"] == len(plays) > 1000
 
 
-def test_batches_of_sequences_are_rows_of_the_dataset(dataset):
+def test_batches_of_sequences_contain_the_rows_of_the_dataset(dataset):
     rows = dataset.rows("train")
-    every = rows.all()
-    batches = TrainBatches(rows, 16, seed=3, steps=2 * (len(every) // 16))
-    got = np.concatenate([batch.words for batch in stream(batches)][: batches.steps_per_epoch])
-    seen = got.reshape(-1).view(dataset.layout.row_dtype())
-    assert len(seen) == len(every) // 16 * 16 and batches[0].packing is None
-    known = {row.tobytes() for row in every}
+    all_rows = rows.all()
+    batches = TrainBatches(rows, 16, seed=3, steps=2 * (len(all_rows) // 16))
+    trained = np.concatenate([batch.words for batch in stream(batches)][: batches.steps_per_epoch])
+    seen = trained.reshape(-1).view(dataset.layout.row_dtype())
+    assert len(seen) == len(all_rows) // 16 * 16 and batches[0].packing is None
+    stored = {row.tobytes() for row in all_rows}
     assert len({row.tobytes() for row in seen}) == len(seen)
-    assert {row.tobytes() for row in seen} <= known
+    assert {row.tobytes() for row in seen} <= stored
     test = dataset.rows("test")
-    parts = list(stream(EvalBatches(test, 16)))
-    words = np.concatenate([part.words[part.valid] for part in parts])
+    test_batches = list(stream(EvalBatches(test, 16)))
+    words = np.concatenate([batch.words[batch.valid] for batch in test_batches])
     np.testing.assert_array_equal(words, as_words(test.all()))
-    assert len(parts) == -(-test.rows // 16) and parts[-1].valid.sum() == test.rows - 16 * (len(parts) - 1)
+    assert len(test_batches) == -(-test.rows // 16) and test_batches[-1].valid.sum() == test.rows - 16 * (
+        len(test_batches) - 1
+    )
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"the KuaiRand sample is not at {SAMPLE}")
-def test_the_kuairand_sample_prepares_as_sequences(tmp_path):
+def test_the_kuairand_sample_is_prepared_as_sequences(tmp_path):
     config = load_config(str(ROOT / "configs/sequences.py") + ":kuairand")
     config.source.directory, config.data.validation_share = str(SAMPLE), 0.5
     check(config)
@@ -324,10 +318,10 @@ def test_the_kuairand_sample_prepares_as_sequences(tmp_path):
     assert dataset.manifest["rows"]["read"] == 228_329 and dataset.manifest["titles"] == 7_583
     assert 10_000 < splits["test"]["examples"] < splits["train"]["examples"] < 25_156
     train, test = (dataset.rows(s).all() for s in ("train", "test"))
-    # A user who is tested has two titles for training, and what is tested was not abandoned.
+    # A user with a test target has two training titles, and no test target was abandoned.
     assert ((test["history_title"] > 0).sum(axis=1) >= 2).all()
     assert ((train["title"] > 0).sum(axis=1) >= 2).all()
-    assert (test["target_completion"] >= config.data.abandon_below).all()
+    assert (test["target_completion"] >= config.data.abandon_threshold).all()
     assert (train["completion"][train["title"] > 0] >= 0.0499).all()  # in half precision
     last = test["history_time"][:, -1]
     assert (last <= test["target_time"]).all() and (np.diff(test["history_time"].astype(int)) >= 0).all()

@@ -1,4 +1,4 @@
-"""Batch t is a function of (seed, t): not of workers, hosts, or what was read before."""
+"""Batch t is a function of (seed, t), not of threads, processes or earlier reads."""
 
 import time
 from concurrent.futures import wait
@@ -20,7 +20,7 @@ def rows(tiny, monkeypatch):
 
 
 class Blocks:
-    """Many small blocks in memory, read as a split of a dataset is; the last block holds 3 rows."""
+    """Stand-in for `Rows`: many small blocks in memory, the last with 3 rows."""
 
     rows, blocks = 8 * 40 + 3, 41
 
@@ -41,40 +41,40 @@ class Blocks:
         return self.words.reshape(-1).view(self.dtype)
 
 
-def make(rows, batch=100, **more):
+def make_batches(rows, batch=100, **more):
     steps = 3 * (rows.rows // batch)
     return TrainBatches(rows, batch, 5, steps, **more)
 
 
 def lengths(words):
-    """Some whole number of each row, with many rows alike."""
+    """Return a whole number for each row, with many ties."""
     return words[:, 1] % 5
 
 
-def plain(rows, t, batch=100, seed=5):
-    """Batch t in the plain form: the whole epoch put in its order, then cut."""
+def plain_batch(rows, t, batch=100, seed=5):
+    """Return batch t by the plain implementation: order the epoch, then slice."""
     epoch, step = divmod(t, rows.rows // batch)
     words, block_rows = as_words(rows.all()), rows.block_rows()
     first = np.cumsum(block_rows) - block_rows
     order = batches_module._generator(seed, epoch).permutation(rows.blocks)
-    parts = []
-    for w, at in enumerate(range(0, rows.blocks, batches_module.WINDOW_BLOCKS)):
-        blocks = order[at : at + batches_module.WINDOW_BLOCKS]
+    windows = []
+    for w, begin in enumerate(range(0, rows.blocks, batches_module.WINDOW_BLOCKS)):
+        blocks = order[begin : begin + batches_module.WINDOW_BLOCKS]
         window = np.concatenate([words[first[b] : first[b] + block_rows[b]] for b in blocks])
-        parts.append(window[batches_module._generator(seed, epoch, w).permutation(len(window))])
-    return np.concatenate(parts)[step * batch : (step + 1) * batch]
+        windows.append(window[batches_module._generator(seed, epoch, w).permutation(len(window))])
+    return np.concatenate(windows)[step * batch : (step + 1) * batch]
 
 
 @pytest.mark.parametrize("by_length", [None, lengths])
 @pytest.mark.parametrize(("window", "batch"), [(1, 5), (1, 8), (2, 16), (2, 17), (3, 100), (50, 60)])
-def test_batches_are_those_of_the_plain_form(monkeypatch, window, batch, by_length):
-    """Inside a window, across two, across many and at the short block, in any order."""
+def test_batches_equal_the_plain_implementation(monkeypatch, window, batch, by_length):
+    """Batches inside a window, across windows and at the short block, in any order."""
     monkeypatch.setattr(batches_module, "WINDOW_BLOCKS", window)
     rows = Blocks(monkeypatch)
-    batches = make(rows, batch, lengths=by_length)
+    batches = make_batches(rows, batch, lengths=by_length)
     n = len(batches)
     for t in [*range(n), *np.random.default_rng(0).integers(0, n, 200).tolist()]:
-        expected = plain(rows, t, batch)
+        expected = plain_batch(rows, t, batch)
         if by_length:
             expected = expected[np.argsort(lengths(expected), kind="stable")]
         np.testing.assert_array_equal(batches[t].words, expected)
@@ -82,34 +82,34 @@ def test_batches_are_those_of_the_plain_form(monkeypatch, window, batch, by_leng
 
 
 @pytest.mark.parametrize("by_length", [None, lengths])
-def test_an_epoch_is_every_row_once_but_the_tail(tiny, rows, by_length):
-    batches = make(rows, lengths=by_length)
+def test_an_epoch_takes_every_row_once_except_the_tail(tiny, rows, by_length):
+    batches = make_batches(rows, lengths=by_length)
     words = np.concatenate([batches[t].words for t in range(batches.steps_per_epoch)])
-    every = {r.tobytes() for r in as_words(rows.all())}
+    all_rows = {r.tobytes() for r in as_words(rows.all())}
     seen = [r.tobytes() for r in words]
     assert len(seen) == len(set(seen)) == rows.rows // 100 * 100
-    assert set(seen) <= every
+    assert set(seen) <= all_rows
 
 
 def test_epochs_differ_and_seeds_differ(rows):
-    batches = make(rows)
+    batches = make_batches(rows)
     n = batches.steps_per_epoch
     assert not np.array_equal(batches[0].words, batches[n].words)
     assert not np.array_equal(batches[0].words, TrainBatches(rows, 100, 6, 1)[0].words)
 
 
-def test_blocks_come_in_another_order_each_epoch(rows):
+def test_the_order_of_blocks_differs_between_epochs(rows):
     block_of = {r.tobytes(): i // BLOCK_ROWS for i, r in enumerate(as_words(rows.all()))}
     batches = TrainBatches(rows, 100, 5, 1000)
     first = {block_of[batches[e * batches.steps_per_epoch].words[0].tobytes()] for e in range(8)}
-    assert len(first) > 1  # a window is one block here, so the first row tells which came first
+    assert len(first) > 1  # a window is one block here, so the first row shows which block came first
 
 
 @pytest.mark.parametrize("by_length", [None, lengths])
 @pytest.mark.parametrize("threads", [1, 4])
-def test_resuming_is_starting_at_the_step(rows, threads, by_length):
-    whole = [b.words for b in stream(make(rows, lengths=by_length), prefetch=threads)]
-    rest = [b.words for b in stream(make(rows, lengths=by_length), start=7, prefetch=threads)]
+def test_a_resumed_stream_equals_the_original(rows, threads, by_length):
+    whole = [b.words for b in stream(make_batches(rows, lengths=by_length), prefetch=threads)]
+    rest = [b.words for b in stream(make_batches(rows, lengths=by_length), start=7, prefetch=threads)]
     assert len(whole) == 3 * (rows.rows // 100)
     for a, b in zip(whole[7:], rest, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -117,7 +117,7 @@ def test_resuming_is_starting_at_the_step(rows, threads, by_length):
 
 @pytest.mark.parametrize(
     ("size", "start", "expected"),
-    [  # of a run of 12 batches, 5 to an epoch
+    [  # a run of 12 batches, 5 per epoch
         (1, 9, "9 10 11"),
         (2, 0, "01 23 4 56 78 9 1011"),
         (3, 0, "012 34 567 89 1011"),
@@ -127,9 +127,7 @@ def test_resuming_is_starting_at_the_step(rows, threads, by_length):
         (4, 12, ""),
     ],
 )
-def test_a_dispatch_crosses_neither_an_epochs_end_nor_the_runs_and_resumes_in_mid_course(
-    size, start, expected
-):
+def test_a_group_ends_with_the_epoch_and_the_run_and_resumes_inside(size, start, expected):
     class Numbers:
         steps_per_epoch = 5
 
@@ -142,82 +140,88 @@ def test_a_dispatch_crosses_neither_an_epochs_end_nor_the_runs_and_resumes_in_mi
 
     source = BatchGroups(Numbers(), size, start)
     assert len(source) == len(expected.split())
-    found = list(stream(source, then=lambda some: "".join(map(str, some))))
-    assert found == expected.split()
+    groups = list(stream(source, then=lambda group: "".join(map(str, group))))
+    assert groups == expected.split()
 
 
 @pytest.mark.parametrize("by_length", [None, lengths])
-@pytest.mark.parametrize("shares", [1, 2, 4])
-def test_a_batch_is_dealt_to_the_shares(rows, shares, by_length):
-    """Row j of share d is row j * shares + d of the global batch, however many share it."""
-    whole, dealt = make(rows, lengths=by_length), make(rows, lengths=by_length, shares=shares)
+@pytest.mark.parametrize("shards", [1, 2, 4])
+def test_a_batch_is_distributed_over_the_shards(rows, shards, by_length):
+    """Row j of shard d is row j * shards + d of the global batch."""
+    whole, sharded = (
+        make_batches(rows, lengths=by_length),
+        make_batches(rows, lengths=by_length, shards=shards),
+    )
     for t in (0, 3, len(whole) - 1):
-        words = dealt[t].words.reshape(shares, 100 // shares, -1)
-        for d in range(shares):
-            np.testing.assert_array_equal(words[d], whole[t].words[d::shares])
+        words = sharded[t].words.reshape(shards, 100 // shards, -1)
+        for d in range(shards):
+            np.testing.assert_array_equal(words[d], whole[t].words[d::shards])
 
 
-@pytest.mark.parametrize(("processes", "shares"), [(2, 1), (2, 4), (4, 4), (4, 1)])
-def test_processes_take_their_range_of_the_shares(rows, processes, shares):
-    whole = make(rows, lengths=lengths, shares=max(shares, processes))
-    parts = [
-        make(rows, lengths=lengths, process=p, processes=processes, shares=shares) for p in range(processes)
+@pytest.mark.parametrize(("processes", "shards"), [(2, 1), (2, 4), (4, 4), (4, 1)])
+def test_processes_take_their_range_of_the_shards(rows, processes, shards):
+    whole = make_batches(rows, lengths=lengths, shards=max(shards, processes))
+    by_process = [
+        make_batches(rows, lengths=lengths, process=p, processes=processes, shards=shards)
+        for p in range(processes)
     ]
     for t in (0, 3, len(whole) - 1):
-        np.testing.assert_array_equal(whole[t].words, np.concatenate([p[t].words for p in parts]))
-        assert all(len(p[t].valid) == 100 // processes for p in parts)
+        np.testing.assert_array_equal(whole[t].words, np.concatenate([p[t].words for p in by_process]))
+        assert all(len(p[t].valid) == 100 // processes for p in by_process)
 
 
-def test_a_block_is_read_once_an_epoch_and_one_window_ahead(monkeypatch):
+def test_a_block_is_read_once_per_epoch_and_one_window_ahead(monkeypatch):
     monkeypatch.setattr(batches_module, "WINDOW_BLOCKS", 2)
     rows = Blocks(monkeypatch)
-    batches = make(rows, 43)  # 7 batches; 22 rows are left, more than a window
+    batches = make_batches(rows, 43)  # 7 batches; 22 rows remain, more than a window
     order = [batches._epoch(e).blocks for e in range(3)]
-    batches[0]  # lies in three windows
-    wait([part for window in batches._windows.values() for part in window.parts])
+    batches[0]  # its rows are in three windows
+    wait([read for window in batches._windows.values() for read in window.reads])
     assert sorted(rows.reads) == sorted(order[0][:8])
     used = [np.searchsorted(batches._epoch(e).starts, 301) * 2 for e in range(2)]
     for t in range(1, 14):
         batches[t]
-    batches._readers.shutdown()  # ends once what was asked for is read
-    asked = [*order[0][: used[0]], *order[1][: used[1]], *order[2][:2]]
-    assert max(used) < rows.blocks and sorted(rows.reads) == sorted(asked)
+    batches._readers.shutdown()  # returns once all reads are done
+    expected = [*order[0][: used[0]], *order[1][: used[1]], *order[2][:2]]
+    assert max(used) < rows.blocks and sorted(rows.reads) == sorted(expected)
 
 
 @pytest.mark.parametrize("ahead, twice", [(12, False), (1, True)])
-def test_a_block_is_read_once_however_many_batches_are_made_at_a_time(monkeypatch, ahead, twice):
-    """Three threads, each at a dispatch of four batches of its own, ask in turn: where there is room for one
-    batch alone, windows are read again and again."""
+def test_a_block_is_read_once_when_threads_make_several_batches(monkeypatch, ahead, twice):
+    """Three threads take turns, each with its own group of four batches.
+
+    With room for one batch only, windows are read repeatedly.
+    """
     monkeypatch.setattr(batches_module, "WINDOW_BLOCKS", 2)
     rows = Blocks(monkeypatch)
-    batches = make(rows, 13, ahead=ahead)
+    batches = make_batches(rows, 13, ahead=ahead)
     for step in range(4):
         for thread in range(3):
             t = 4 * thread + step
-            np.testing.assert_array_equal(batches[t].words, plain(rows, t, 13))
+            np.testing.assert_array_equal(batches[t].words, plain_batch(rows, t, 13))
     for window in batches._windows.values():
-        wait(window.parts)
+        wait(window.reads)
     assert (len(rows.reads) > len(set(rows.reads))) == twice
 
 
 def test_a_slot_is_not_refilled_while_it_is_being_filled(monkeypatch):
-    """Jumping about throws away a window that is still being read ahead, slowly."""
+    """Random access evicts a window that is still being read ahead, slowly."""
     monkeypatch.setattr(batches_module, "WINDOW_BLOCKS", 1)
     rows = Blocks(monkeypatch)
-    batches = make(rows, 5)
+    batches = make_batches(rows, 5)
     blocks, starts = batches._epoch(0)
     inside = [next(t for t in range(65) if starts[w] <= 5 * t <= starts[w + 1] - 5) for w in (0, 10, 20)]
     read_into = rows.read_into
 
-    def uneven(asked, out):
-        time.sleep(0.1 * (blocks[1] in asked))
-        read_into(asked, out)
+    def slow_read(requested, out):
+        time.sleep(0.1 * (blocks[1] in requested))
+        read_into(requested, out)
 
-    monkeypatch.setattr(rows, "read_into", uneven)
-    for t in inside:  # the first has block 1 read ahead, the third takes its slot
-        np.testing.assert_array_equal(batches[t].words, plain(rows, t, 5))
-    time.sleep(0.15)  # the slow read would have come by now
-    np.testing.assert_array_equal(batches[inside[-1]].words, plain(rows, inside[-1], 5))
+    monkeypatch.setattr(rows, "read_into", slow_read)
+    for t in inside:  # the first reads block 1 ahead, the third takes its slot
+        np.testing.assert_array_equal(batches[t].words, plain_batch(rows, t, 5))
+    time.sleep(0.15)  # long enough for the slow read to end
+    np.testing.assert_array_equal(batches[inside[-1]].words, plain_batch(rows, inside[-1], 5))
 
 
 def test_a_window_that_cannot_be_read_is_an_error(rows, monkeypatch):
@@ -226,10 +230,10 @@ def test_a_window_that_cannot_be_read_is_an_error(rows, monkeypatch):
 
     monkeypatch.setattr(rows, "read_into", broken)
     with pytest.raises(OSError, match="the disk is gone"):
-        make(rows)[0]
+        make_batches(rows)[0]
 
 
-def test_evaluation_drops_no_tail(tiny):
+def test_evaluation_keeps_the_tail(tiny):
     rows = tiny.rows("test")
     batches = list(stream(EvalBatches(rows, 96)))
     valid = np.concatenate([b.valid for b in batches])
@@ -237,9 +241,9 @@ def test_evaluation_drops_no_tail(tiny):
     words = np.concatenate([b.words for b in batches])
     np.testing.assert_array_equal(words[valid], as_words(rows.all()))
     assert not words[~valid].any()
-    shares = [list(stream(EvalBatches(rows, 96, p, 2))) for p in range(2)]
-    for b, *parts in zip(batches, *shares, strict=True):
-        np.testing.assert_array_equal(b.words, np.concatenate([p.words for p in parts]))
+    by_process = [list(stream(EvalBatches(rows, 96, p, 2))) for p in range(2)]
+    for b, *process_batches in zip(batches, *by_process, strict=True):
+        np.testing.assert_array_equal(b.words, np.concatenate([p.words for p in process_batches]))
 
 
 def test_a_batch_larger_than_the_dataset_is_refused(tiny):
@@ -247,26 +251,26 @@ def test_a_batch_larger_than_the_dataset_is_refused(tiny):
         TrainBatches(tiny.rows("train"), 1_000_000, 0, 1)
 
 
-def test_a_batch_that_cannot_be_dealt_is_refused(rows):
+def test_a_batch_that_does_not_divide_by_the_devices_is_refused(rows):
     with pytest.raises(InputError, match=r"train.batch_size=100 must divide by the 3 devices"):
-        make(rows, shares=3)
+        make_batches(rows, shards=3)
 
 
-@pytest.mark.parametrize("shares", [1, 4])
-def test_packed_evaluation_gives_every_row_once_and_says_which(tiny, shares):
+@pytest.mark.parametrize("shards", [1, 4])
+def test_packed_evaluation_takes_every_row_once_and_names_it(tiny, shards):
     rows = tiny.rows("test")
     packer = Packer(rows.dtype, (8, 3), False)
-    batches = PackedEvalBatches(rows, 96, shares, packer)
-    found = list(stream(batches))
-    assert len(found) == len(batches) == -(-rows.rows // 96)
-    every, words = rows.read(np.arange(rows.blocks)), np.concatenate([b.words for b in found])
-    place, valid = np.concatenate([b.place for b in found]), np.concatenate([b.valid for b in found])
-    assert sorted(place[valid]) == list(range(rows.rows)) and (place[~valid] == -1).all()
-    assert np.array_equal(words[valid], every[place[valid]]) and not words[~valid].any()
-    for batch in found:
-        lengths = packer.lengths(batch.words).reshape(shares, -1)
+    batches = PackedEvalBatches(rows, 96, shards, packer)
+    records = list(stream(batches))
+    assert len(records) == len(batches) == -(-rows.rows // 96)
+    all_words, words = rows.read(np.arange(rows.blocks)), np.concatenate([b.words for b in records])
+    row, valid = np.concatenate([b.place for b in records]), np.concatenate([b.valid for b in records])
+    assert sorted(row[valid]) == list(range(rows.rows)) and (row[~valid] == -1).all()
+    assert np.array_equal(words[valid], all_words[row[valid]]) and not words[~valid].any()
+    for batch in records:
+        lengths = packer.lengths(batch.words).reshape(shards, -1)
         assert (np.diff(lengths, axis=1) >= 0).all()
-        assert batch.packing.titles.shape == (shares * packer.rows[0], 8)
-    kept = np.minimum(packer.lengths(every.reshape(len(every), -1)), 8)
-    fewest = -(-int(kept.sum()) // len(found) // 8 // shares)
-    assert fewest <= packer.rows[0] <= fewest * 1.3 + 2  # one plan for all of them wastes little
+        assert batch.packing.titles.shape == (shards * packer.rows[0], 8)
+    row_lengths = np.minimum(packer.lengths(all_words.reshape(len(all_words), -1)), 8)
+    fewest = -(-int(row_lengths.sum()) // len(records) // 8 // shards)
+    assert fewest <= packer.rows[0] <= fewest * 1.3 + 2  # one plan for all batches wastes little

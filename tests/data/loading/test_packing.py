@@ -1,4 +1,4 @@
-"""Histories that share rows: each whole, none over another, no row where one less would do by much."""
+"""Packing of histories: whole, without overlap, in nearly the fewest rows."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ WINDOWS = (6, 3)
 
 @pytest.mark.parametrize("width", [1, 7, 20])
 @pytest.mark.parametrize("count", [1, 50, 1000])
-def test_a_plan_gives_each_history_places_of_its_own(width, count):
+def test_a_plan_gives_each_history_its_own_positions(width, count):
     lengths = np.random.default_rng(count).integers(0, width + 1, count)
     row, first, used = plan(lengths, width)
     taken = np.zeros((used, width), int)
@@ -27,7 +27,7 @@ def test_a_plan_gives_each_history_places_of_its_own(width, count):
 
 
 def test_a_plan_by_hand():
-    # the five is alone, for nothing else fits but a zero; three with two; the last two with one
+    # The history of 5 fills a row alone; 3 and 2 share a row; the other 2 and 1 share a row.
     row, first, used = plan(np.array([2, 5, 0, 3, 2, 1]), 5)
     assert used == 3
     assert (row[[1, 3, 4, 5]].tolist(), first[[1, 3, 5]].tolist()) in (
@@ -44,81 +44,83 @@ def test_plans_waste_little_on_many_short_histories():
 def stored(count=40):
     rng = np.random.default_rng(0)
     rows = np.zeros(count, LAYOUT.row_dtype())
-    there = np.arange(8) >= rng.integers(0, 9, (count, 1))
-    rows["history_title"] = np.where(there, rng.integers(2, 50, (count, 8)), 0)
-    rows["history_abandoned"] = there & (rng.random((count, 8)) < 0.3)
+    present = np.arange(8) >= rng.integers(0, 9, (count, 1))
+    rows["history_title"] = np.where(present, rng.integers(2, 50, (count, 8)), 0)
+    rows["history_abandoned"] = present & (rng.random((count, 8)) < 0.3)
     rows["history_sessions"] = rng.integers(1, 9, (count, 8))
     rows["history_completion"] = rng.random((count, 8))
     rows["history_age"] = rng.random((count, 8))
     return rows
 
 
-def packer(rows, shares, keeps=False):
-    return Packer(rows.dtype, WINDOWS, keeps).fit(as_words(rows), len(rows), shares)
+def packer(rows, shards, keeps=False):
+    return Packer(rows.dtype, WINDOWS, keeps).fit(as_words(rows), len(rows), shards)
 
 
-def deal(rows, shares, keeps):
-    """Rows as the stream deals them, their packing, and its packer."""
-    found = packer(rows, shares, keeps)
-    lengths = found.lengths(as_words(rows))
+def shard_and_pack(rows, shards, keeps):
+    """Return rows in the order of the training stream, their packing, and the packer."""
+    packer_ = packer(rows, shards, keeps)
+    lengths = packer_.lengths(as_words(rows))
     order = np.argsort(lengths, kind="stable")
-    dealt = order.reshape(-1, shares).T.reshape(-1)
-    return rows[dealt], found(as_words(rows[dealt]), lengths[order][shares - 1 :: shares]), found
+    sharded = order.reshape(-1, shards).T.reshape(-1)
+    return rows[sharded], packer_(as_words(rows[sharded]), lengths[order][shards - 1 :: shards]), packer_
 
 
 def titles(history, window):
-    """{(example, newer): what is told of the title} of a window's places."""
-    of, newer = np.asarray(history.example).reshape(-1), np.asarray(history.newer).reshape(-1)
-    told = [np.asarray(getattr(history, n)).reshape(-1) for n in ("title", "completion", "sessions", "age")]
-    at = np.arange(of.size) if window == WINDOWS[0] else np.asarray(history.shorter[window]).reshape(-1)
-    rows = [int(i) for i in at if i < of.size and told[0][i]]
-    found = {(int(of[i]), int(newer[i])): tuple(float(t[i]) for t in told) for i in rows}
-    assert len(found) == len(rows)  # none twice
-    return found
+    """Return {(example, newer titles): the title's fields} of a window's positions."""
+    example, newer = np.asarray(history.example).reshape(-1), np.asarray(history.newer).reshape(-1)
+    fields = [np.asarray(getattr(history, n)).reshape(-1) for n in ("title", "completion", "sessions", "age")]
+    positions = (
+        np.arange(example.size) if window == WINDOWS[0] else np.asarray(history.shorter[window]).reshape(-1)
+    )
+    filled = [int(i) for i in positions if i < example.size and fields[0][i]]
+    by_title = {(int(example[i]), int(newer[i])): tuple(float(t[i]) for t in fields) for i in filled}
+    assert len(by_title) == len(filled)  # no title is repeated
+    return by_title
 
 
 @pytest.mark.parametrize("keeps", [True, False])
-@pytest.mark.parametrize("shares", [1, 2, 4])
-def test_packed_histories_are_the_plain_ones(shares, keeps):
-    rows, packing, found = deal(stored(), shares, keeps)
+@pytest.mark.parametrize("shards", [1, 2, 4])
+def test_packed_histories_equal_unpacked_ones(shards, keeps):
+    rows, packing, packer_ = shard_and_pack(stored(), shards, keeps)
     view = ranking_inputs.HistoryView(LAYOUT, WINDOWS, keeps)
-    size = len(rows) // shares
-    assert packing.titles.shape == (shares * found.rows[0], 6)
-    assert [x.shape for x in packing.shorter] == [(shares * found.rows[1], 3)]
-    for d in range(shares):
-        share = ranking_inputs.decode(as_words(rows[d * size : (d + 1) * size]), rows.dtype)
+    size = len(rows) // shards
+    assert packing.titles.shape == (shards * packer_.rows[0], 6)
+    assert [x.shape for x in packing.shorter] == [(shards * packer_.rows[1], 3)]
+    for d in range(shards):
+        shard = ranking_inputs.decode(as_words(rows[d * size : (d + 1) * size]), rows.dtype)
         part = type(packing)(
-            packing.titles.reshape(shares, -1, 6)[d], (packing.shorter[0].reshape(shares, -1, 3)[d],)
+            packing.titles.reshape(shards, -1, 6)[d], (packing.shorter[0].reshape(shards, -1, 3)[d],)
         )
-        plain, packed = ranking_inputs.history(share, view), ranking_inputs.packed(share, view, part)
+        unpacked, packed = ranking_inputs.history(shard, view), ranking_inputs.packed(shard, view, part)
         for window in WINDOWS:
-            assert titles(packed, window) == titles(plain, window)
-        in_row = np.asarray(packed.example)
-        for example in range(size):  # attention looks along rows alone
-            assert len({int(r) for r, _ in np.argwhere(in_row == example)}) <= 1
+            assert titles(packed, window) == titles(unpacked, window)
+        row_examples = np.asarray(packed.example)
+        for example in range(size):  # attention reads within a row only
+            assert len({int(r) for r, _ in np.argwhere(row_examples == example)}) <= 1
 
 
-def test_a_batch_of_longer_histories_than_the_sample_is_not_packed():
+def test_a_batch_longer_than_the_sample_is_not_packed():
     rows = stored()
     short = rows.copy()
     short["history_title"][:, :-1] = 0
-    found = packer(short, 1)
-    longest = np.sort(found.lengths(as_words(rows)))
-    assert found(as_words(rows), longest) is None
-    assert found(as_words(short), np.sort(found.lengths(as_words(short)))) is not None
+    fitted = packer(short, 1)
+    longest = np.sort(fitted.lengths(as_words(rows)))
+    assert fitted(as_words(rows), longest) is None
+    assert fitted(as_words(short), np.sort(fitted.lengths(as_words(short)))) is not None
 
 
 @pytest.mark.parametrize("width", [7, 20])
-def test_rows_hold_a_multiple_of_512_places_where_few_are_added(width):
-    """Few: a twentieth at most. Where that is not enough there are as many as are needed, and no more."""
+def test_rows_are_padded_to_512_positions_where_few_are_added(width):
+    """At most a twentieth of the rows is added; where more would be needed, none is."""
     r = np.random.default_rng(0)
-    for share in (20, 256, 3000, 8192, 8200, 20_000):
-        lengths = r.integers(0, width + 1, share)
-        rows, needed = packing._rows(lengths, width, share, share), plan(lengths, width)[2]
-        assert needed <= rows <= share
+    for shard_size in (20, 256, 3000, 8192, 8200, 20_000):
+        lengths = r.integers(0, width + 1, shard_size)
+        rows, needed = packing._packed_rows(lengths, width, shard_size, shard_size), plan(lengths, width)[2]
+        assert needed <= rows <= shard_size
         whole = 512 // np.gcd(512, width)
-        least = int(np.ceil(packing._LOSS * lengths.sum() / width))
-        if least > 21 * whole:  # so that to the next multiple it is a twentieth at most
+        least = int(np.ceil(packing._PACKING_OVERHEAD * lengths.sum() / width))
+        if least > 21 * whole:  # the next multiple is then at most a twentieth more
             assert rows % whole == 0
-        if share <= 256:
+        if shard_size <= 256:
             assert rows % whole and rows < 1.1 * needed + 10

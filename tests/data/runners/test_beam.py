@@ -1,5 +1,8 @@
-"""Preparation on Apache Beam's direct runner, beside that on one machine. The sample of KuaiRand is the
-folder in JAXREC_KUAIRAND, else ../shared/data/kuairand_pure_sample beside the checkout."""
+"""Preparation on Apache Beam's direct runner, compared with that on one machine.
+
+The KuaiRand sample is the folder in JAXREC_KUAIRAND, else ../shared/data/kuairand_pure_sample beside the
+checkout. The long form is `pytest -m slow tests/data/runners/test_beam.py`.
+"""
 
 import copy
 import filecmp
@@ -27,33 +30,36 @@ ROOT = Path(__file__).resolve().parents[3]
 SAMPLE = Path(os.environ.get("JAXREC_KUAIRAND", ROOT.parent / "shared/data/kuairand_pure_sample"))
 
 
-def both(config, directory, monkeypatch):
-    """Prepares on one machine and on Beam; every file must be the same. Returns the dataset."""
-    opened = lambda: open_source(config.source, config.features, config.data.path)  # noqa: E731
-    local.prepare(opened(), config, str(directory / "one"))
-    made = []
-    monkeypatch.setattr(stages, "gather", lambda *a: made.append(partitions.gather(*a)) or made[-1])
-    beam.prepare(opened(), config, str(directory / "beam"))
+def prepare_both(config, directory, monkeypatch):
+    """Prepare on one machine and on Beam, compare all files, return the dataset."""
+    open_ = lambda: open_source(config.source, config.features, config.data.path)  # noqa: E731
+    local.prepare(open_(), config, str(directory / "one"))
+    partitions_ = []
+    monkeypatch.setattr(
+        stages, "merge_ranges", lambda *a: partitions_.append(partitions.merge_ranges(*a)) or partitions_[-1]
+    )
+    beam.prepare(open_(), config, str(directory / "beam"))
     monkeypatch.undo()
-    assert made[0].max() > 0, "one partition"
-    one, other = Dataset(directory / "one"), Dataset(directory / "beam")
-    assert one.fingerprint == other.fingerprint and one.manifest == other.manifest
+    assert partitions_[0].max() > 0, "one partition"
+    one, on_beam = Dataset(directory / "one"), Dataset(directory / "beam")
+    assert one.fingerprint == on_beam.fingerprint and one.manifest == on_beam.manifest
     for split in SPLITS:
         rows = one.rows(split).all()
-        assert len(rows) and rows.tobytes() == other.rows(split).all().tobytes(), split
+        assert len(rows) and rows.tobytes() == on_beam.rows(split).all().tobytes(), split
     names = sorted(p.name for p in one.directory.iterdir())
-    assert names == sorted(p.name for p in other.directory.iterdir())
-    same, _, _ = filecmp.cmpfiles(one.directory, other.directory, names, shallow=False)
+    assert names == sorted(p.name for p in on_beam.directory.iterdir())
+    same, _, _ = filecmp.cmpfiles(one.directory, on_beam.directory, names, shallow=False)
     assert same == names
     assert sorted(p.name for p in directory.iterdir()) == ["beam", "one"]
-    return other
+    return on_beam
 
 
-def changed(config, **data):
+def with_data_settings(config, **data):
     config = copy.deepcopy(config)
-    if data.get("examples") == "sequences":
+    if data.pop("task", "ranking") == "next_item":
+        config.task.name = "next_item"
         config.features = tuple(f for f in config.features if f.where == "title")
-        data |= {"next_k": 1, "rows": "many"}
+        data |= {"num_targets": 1}
     for name, value in data.items():
         setattr(config.data, name, value)
     return config
@@ -64,34 +70,44 @@ LAST = {"split": "last", "validation_share": 0.5}
 
 
 @pytest.mark.parametrize(
-    "examples, split",
-    [("requests", {}), ("requests", LAST), ("sequences", LAST), ("sequences", TIME)],
-    ids=["requests-users", "requests-last", "sequences-last", "sequences-time"],
+    "task, split",
+    [
+        pytest.param("ranking", {}, id="requests-users"),
+        pytest.param("ranking", LAST, id="requests-last", marks=pytest.mark.slow),
+        pytest.param("next_item", LAST, id="sequences-last"),
+        pytest.param("next_item", TIME, id="sequences-time", marks=pytest.mark.slow),
+    ],
 )
-def test_the_simulator_on_beam_is_the_simulator_on_one_machine(
-    tiny_config, tmp_path, monkeypatch, examples, split
+def test_the_simulator_on_beam_equals_the_simulator_on_one_machine(
+    tiny_config, tmp_path, monkeypatch, task, split
 ):
-    """Its features of users and context, what its oracle knows, its users that are for the test alone."""
+    """The simulator's user and context features, oracle, and test-only users."""
     monkeypatch.setattr(source_module, "BLOCK", 100)
-    found = both(changed(tiny_config, partitions=3, examples=examples, **split), tmp_path, monkeypatch)
-    if examples == "requests":
-        assert {f.where for f in found.layout.features} == {"title", "user", "context", "interaction"}
-        rows = found.rows("test").all()
+    dataset = prepare_both(
+        with_data_settings(tiny_config, partitions=3, task=task, **split), tmp_path, monkeypatch
+    )
+    if task == "ranking":
+        assert {f.where for f in dataset.layout.features} == {"title", "user", "context", "interaction"}
+        rows = dataset.rows("test").all()
         assert np.isfinite(rows["oracle_enabled"]).all() and (rows["mood"] > 0).all()
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"the KuaiRand sample is not in {SAMPLE}")
-@pytest.mark.parametrize("spec", ["kuairand.py", "sequences.py:kuairand"])
-def test_the_kuairand_sample_on_beam_is_that_on_one_machine(tmp_path, monkeypatch, spec):
+@pytest.mark.parametrize(
+    "spec", [pytest.param("kuairand.py", marks=pytest.mark.slow), "sequences.py:kuairand"]
+)
+def test_the_kuairand_sample_on_beam_equals_that_on_one_machine(tmp_path, monkeypatch, spec):
     config = load_config(str(ROOT / "configs" / spec))
     config.source.directory = str(SAMPLE)
-    assert both(config, tmp_path, monkeypatch).manifest["rows"]["read"] > 200_000
+    assert prepare_both(config, tmp_path, monkeypatch).manifest["rows"]["read"] > 200_000
 
 
 @pytest.fixture
 def logs(tiny_config, tmp_path):
-    """A config of the simulated plays as somebody's files, with a number in the context, rows that are
-    wrong, and users by names of all lengths. What writes the log in a form, in two files."""
+    """Return a function that writes the simulated log as two files of a format, and returns the config.
+
+    The log has a number in the context, invalid rows, and user names of various lengths.
+    """
     source = open_source(tiny_config.source, tiny_config.features)
     [plays], titles, [users] = source.interactions(), source.titles(), source.users()
     name = lambda keys: [f"u{10 ** (k % 9)}.{k}" for k in keys.tolist()]  # noqa: E731
@@ -101,7 +117,7 @@ def logs(tiny_config, tmp_path):
             "title_id": titles.key[plays.title],
             "time": plays.time,
             "seconds_viewed": plays.seconds,
-            "room": np.arange(len(plays.user)) // 150,  # others in every chunk
+            "room": np.arange(len(plays.user)) // 150,  # values differ between chunks
             "load": np.random.default_rng(0).lognormal(0, 5, len(plays.user)),
         }
     )
@@ -135,19 +151,19 @@ def logs(tiny_config, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
-def test_files_on_beam_are_files_on_one_machine(logs, tmp_path, monkeypatch, form):
-    """Read in parts, each in chunks: what is left out, the numbers' moments, the width of names."""
+def test_files_on_beam_equal_files_on_one_machine(logs, tmp_path, monkeypatch, form):
+    """Files read in parts and chunks: rows left out, moments, width of names."""
     monkeypatch.setattr(files, "BLOCK_BYTES", 50_000)
     monkeypatch.setattr(files, "SLICE_ROWS", 1_000)
     config, out = logs(form), tmp_path / "out"
     out.mkdir()
     assert len(open_source(config.source, config.features).parts()) == {"csv": 2, "parquet": 6}[form]
-    found = both(config, out, monkeypatch)
-    assert found.manifest["rows"]["dropped"] == {
+    dataset = prepare_both(config, out, monkeypatch)
+    assert dataset.manifest["rows"]["dropped"] == {
         "row that cannot be parsed": 61,
         "title not in the catalogue": 55,
     }
-    assert found.user_keys("test").dtype.itemsize == 14
+    assert dataset.user_keys("test").dtype.itemsize == 14
 
 
 @pytest.mark.parametrize(
@@ -160,7 +176,7 @@ def test_files_on_beam_are_files_on_one_machine(logs, tmp_path, monkeypatch, for
         (("features",), (Feature("no", "category", "title", 4),), r"^feature no: no such title column"),
     ],
 )
-def test_nothing_is_left_behind_by_bad_input(tiny_config, tmp_path, field, value, message):
+def test_invalid_input_leaves_no_file(tiny_config, tmp_path, field, value, message):
     config = copy.deepcopy(tiny_config)
     *path, name = field
     setattr(getattr(config, path[0]) if path else config, name, value)
@@ -168,15 +184,15 @@ def test_nothing_is_left_behind_by_bad_input(tiny_config, tmp_path, field, value
         config.source.test_only_users = 0
     with pytest.raises(InputError, match=message) as error:
         beam.prepare(open_source(config.source, ()), config, str(tmp_path / "bad"))
-    assert "while running" not in str(error.value)  # which Beam would add, in its own words
+    assert "while running" not in str(error.value)  # which Beam would add
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_defect_is_no_wrong_input_and_leaves_nothing_behind(tiny_config, tmp_path, monkeypatch):
+def test_a_defect_is_not_an_input_error_and_leaves_no_file(tiny_config, tmp_path, monkeypatch):
     def broken(*_):
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr(stages, "place", broken)
+    monkeypatch.setattr(stages, "assign_shards", broken)
     with pytest.raises(Exception, match="a defect") as caught:
         beam.prepare(open_source(tiny_config.source, ()), tiny_config, str(tmp_path / "bad"))
     assert not isinstance(caught.value, InputError) and list(tmp_path.iterdir()) == []
@@ -194,25 +210,25 @@ def test_an_existing_dataset_is_not_overwritten(tiny_config, tiny_directory):
     "flags, message",
     [
         ("'", "No closing quotation"),
-        ("stray", "'stray' is no flag of Beam's"),
-        ("--runner=FlinkRunner --parallelism 3 stray", "'stray' is no flag of Beam's"),
-        ("--foo=3", "'--foo=3' is no flag of Beam's"),
+        ("stray", "'stray' is not a flag of Beam"),
+        ("--runner=FlinkRunner --parallelism 3 stray", "'stray' is not a flag of Beam"),
+        ("--foo=3", "'--foo=3' is not a flag of Beam"),
         ("--direct_num_workers=x", "argument --direct_num_workers: invalid int value: 'x'"),
         ("--runner=Nobody", "--runner=Nobody: Unexpected pipeline runner"),
     ],
 )
-def test_wrong_flags_of_beam(flags, message):
+def test_invalid_flags_of_beam(flags, message):
     with pytest.raises(InputError) as error:
-        beam.options_of(flags)
+        beam.parse_options(flags)
     assert str(error.value).startswith(f"--beam_args={flags!r}: ") and message in str(error.value)
 
 
 def test_flags_of_beam():
-    options = beam.options_of(
+    options = beam.parse_options(
         "--runner=FlinkRunner --flink_master=host:8081 --parallelism 3"
     ).get_all_options()
     assert (options["runner"], options["flink_master"]) == ("FlinkRunner", "host:8081")
-    assert beam.options_of("").get_all_options()["runner"] == "FnApiRunner"
+    assert beam.parse_options("").get_all_options()["runner"] == "FnApiRunner"
 
 
 def run(*arguments):
@@ -221,11 +237,11 @@ def run(*arguments):
 
 
 def test_the_command(tmp_path, tiny):
-    """Wrong input, whichever worker meets it, is one line; and two processes make the dataset."""
+    """Invalid input is reported in one line, and two processes make the dataset."""
     out = f"--out={tmp_path / 'd'}"
-    wrong = run(out, "--runner=beam", "--config.data.latest=1990-01-02")
-    [said] = [line for line in wrong.stderr.splitlines() if not line.startswith("I")]
-    assert (wrong.returncode, wrong.stdout) == (2, "") and said.startswith("error: 5403 of 5403 rows")
+    invalid = run(out, "--runner=beam", "--config.data.latest=1990-01-02")
+    [message] = [line for line in invalid.stderr.splitlines() if not line.startswith("I")]
+    assert (invalid.returncode, invalid.stdout) == (2, "") and message.startswith("error: 5403 of 5403 rows")
     assert list(tmp_path.iterdir()) == []
     workers = "--direct_running_mode=multi_processing --direct_num_workers=2"
     done = run(out, "--runner=beam", f"--beam_args={workers}", "--config.data.partitions=3")
@@ -234,7 +250,7 @@ def test_the_command(tmp_path, tiny):
     assert Dataset(tmp_path / "d").fingerprint == tiny.fingerprint
 
 
-def test_beam_is_asked_for_by_name(tiny_config, tmp_path, monkeypatch):
+def test_beam_must_be_selected_and_installed(tiny_config, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"^--beam_args='--x': must be empty unless --runner is beam"):
         ensure_dataset(tiny_config, str(tmp_path / "d"), beam_args="--x")
     monkeypatch.setitem(sys.modules, "apache_beam", None)  # as if it were not installed
@@ -246,20 +262,20 @@ def test_beam_is_asked_for_by_name(tiny_config, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("signal", [SystemExit(143), KeyboardInterrupt()], ids=["SIGTERM", "SIGINT"])
-def test_a_signal_in_a_step_is_a_signal(tiny_config, tmp_path, monkeypatch, caplog, signal):
-    """The direct runner runs steps in the main thread, where signals are raised."""
+def test_a_signal_in_a_stage_is_raised_again(tiny_config, tmp_path, monkeypatch, caplog, signal):
+    """The direct runner runs stages in the main thread, where signals are raised."""
 
     def interrupted(*_):
         raise signal
 
-    monkeypatch.setattr(stages, "place", interrupted)
+    monkeypatch.setattr(stages, "assign_shards", interrupted)
     with pytest.raises(type(signal)) as caught:
         beam.prepare(open_source(tiny_config.source, ()), tiny_config, str(tmp_path / "d"))
     assert caught.value.args == signal.args and list(tmp_path.iterdir()) == []
     assert "Traceback" not in caplog.text
 
 
-def test_a_bucket_is_refused_for_no_cluster_shares_the_folder_it_would_be_written_in():
+def test_a_bucket_is_refused_on_beam():
     config = load_config(str(ROOT / "configs/tiny.py"))
     with pytest.raises(InputError, match=r"^dataset s3://b/d: allowed with --runner=beam: a folder that all"):
         ensure_dataset(config, "s3://b/d", "beam")

@@ -1,4 +1,4 @@
-"""The whole of preparation, on the tiny simulated service."""
+"""Preparation on one machine, of the tiny simulated service."""
 
 import copy
 import filecmp
@@ -29,7 +29,7 @@ def prepared(config, directory, **data):
 
 
 @pytest.mark.parametrize("partitions, workers", [(1, 1), (5, 3), (400, 2)])  # 400: most are empty
-def test_same_bytes_whatever_the_cores_and_partitions(
+def test_bytes_do_not_depend_on_cores_and_partitions(
     tiny_config, tiny_directory, tmp_path, partitions, workers
 ):
     prepared(tiny_config, tmp_path / "again", partitions=partitions, workers=workers)
@@ -39,25 +39,25 @@ def test_same_bytes_whatever_the_cores_and_partitions(
     assert different == [] and len(same) == len(names)
 
 
-def test_another_seed_is_another_dataset(tiny_config, tiny, tmp_path):
+def test_another_seed_makes_another_dataset(tiny_config, tiny, tmp_path):
     other = prepared(tiny_config, tmp_path / "other", seed=1)
     assert other.fingerprint != tiny.fingerprint
     assert set(other.user_keys("validation").tolist()) != set(tiny.user_keys("validation").tolist())
 
 
-def test_no_user_is_in_two_splits_and_the_test_only_users_are_in_test(tiny_config, tiny):
+def test_no_user_is_in_two_splits_and_test_only_users_are_in_test(tiny_config, tiny):
     validation, test = (set(tiny.user_keys(s).tolist()) for s in SPLITS[1:])
     assert not validation & test
     regular = tiny_config.source.users
     only = {u for u in test if u >= regular}
     assert only and all(u < regular for u in validation)
-    held = len(validation) + len(test - only)
-    assert tiny.manifest["splits"]["train"]["users"] + held <= regular
+    held_out = len(validation) + len(test - only)
+    assert tiny.manifest["splits"]["train"]["users"] + held_out <= regular
 
 
 @pytest.mark.parametrize("split", ["last", "time"])
 def test_requests_split_within_a_user(tiny_config, tiny, tmp_path, split):
-    """Whatever the users' table says of their splits."""
+    """The splits of the users table do not matter here."""
     data = {"split": split, "validation_share": 0.5}
     times = np.concatenate([c.time for c in open_source(tiny_config.source, ()).interactions()])
     if split == "time":
@@ -74,7 +74,7 @@ def test_requests_split_within_a_user(tiny_config, tiny, tmp_path, split):
         assert 0.35 < len(validation) / len(test) < 0.6
 
 
-def test_manifest_counts_what_the_files_hold(tiny):
+def test_the_manifest_counts_the_rows_of_the_files(tiny):
     for split in SPLITS:
         rows = tiny.rows(split).all()
         assert len(rows) == tiny.manifest["splits"][split]["examples"] > 0
@@ -85,7 +85,7 @@ def test_manifest_counts_what_the_files_hold(tiny):
     assert tiny.manifest["hard_fill_rate"] == pytest.approx((train["pool_hard_filled"] != 0).mean())
 
 
-def test_popularity_ranks_and_trending_are_the_training_users(tiny):
+def test_popularity_ranks_and_trending_are_from_training_users(tiny):
     plays = tiny.arrays.title_plays
     assert (np.diff(plays[2:]) <= 0).all()  # the first numbering is by popularity
     assert tiny.arrays.rank_of_id[2:].tolist() == list(range(len(plays) - 2))
@@ -93,7 +93,7 @@ def test_popularity_ranks_and_trending_are_the_training_users(tiny):
     assert plays[2 : 2 + trending].sum() >= plays.sum() / 2 > plays[2 : 1 + trending].sum()
 
 
-def test_frozen_lists_hold_no_title_of_the_users_history_but_hard_ones(tiny):
+def test_frozen_lists_contain_no_title_of_the_history_except_hard_negatives(tiny):
     rows = tiny.rows("test").all()
     for name in ("enabled", "disabled"):
         lists = rows[f"list_{name}"][:, 0]
@@ -117,7 +117,7 @@ def test_the_oracle_is_known_and_beats_ranking_by_p_alone(tiny):
     assert ((rows["mood"] > 0) & (rows["mood"] < 1)).all()
 
 
-def test_nothing_is_left_behind_by_bad_input(tiny_config, tmp_path):
+def test_invalid_input_leaves_no_file(tiny_config, tmp_path):
     config = copy.deepcopy(tiny_config)
     config.data.latest = "1990-01-02"  # every event is later
     with pytest.raises(InputError, match=r"data\.max_dropped"):
@@ -142,17 +142,17 @@ def test_an_existing_dataset_is_not_overwritten(tiny_config, tiny_directory):
 
 def test_preparing_the_simulator_needs_neither_jax_nor_polars_nor_tfds():
     code = (
-        "import sys, jaxrec.data.dataset, jaxrec.sources.simulator;"
+        "import sys, jaxrec.data.runners.local, jaxrec.sources.simulator.source;"
         "print([m for m in ('jax', 'polars', 'tensorflow_datasets', 'tensorflow') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 
 
-def test_large_sources_make_more_partitions_than_asked_for(
+def test_large_sources_make_more_partitions_than_configured(
     tiny_config, tiny_directory, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(partitions, "_MOST_EVENTS", 700)
+    monkeypatch.setattr(partitions, "_MAX_EVENTS", 700)
     stages = {}
 
     def progress(stage, done, total):
@@ -166,19 +166,22 @@ def test_large_sources_make_more_partitions_than_asked_for(
 
 
 @pytest.mark.parametrize("cuts", [(), (1, 5), (512, 1024), (511, 513, 1700)])
-def test_row_sums_and_blocks_do_not_know_how_rows_came(tmp_path, cuts):
-    """Each row's hash is of the sum of its words times odd numbers; sums are of Python's whole numbers."""
+def test_row_sums_and_blocks_do_not_depend_on_chunks_of_rows(tmp_path, cuts):
+    """Row hashes computed with Python's integers equal the writer's fingerprint.
+
+    The hash of a row is of the sum of its words times odd numbers.
+    """
     rng = np.random.default_rng(0)
     rows = np.frombuffer(rng.bytes(4 * 3 * 2000), np.dtype([("a", "<u4"), ("b", "<i4", (2,))]))
     (tmp_path / "out").mkdir()
     writer = writer_module._SplitWriter(tmp_path / "out", "train", rows.dtype)
-    for part in np.split(rows, cuts):
-        writer.add(part)
+    for chunk in np.split(rows, cuts):
+        writer.add(chunk)
     writer.close()
-    words, wanted = rows.view("<u4").reshape(2000, 3).tolist(), 0
+    words, expected = rows.view("<u4").reshape(2000, 3).tolist(), 0
     for i in range(2):
         odd = [int(mix(i, w)) | 1 for w in range(3)]
         sums = [sum(a * b for a, b in zip(row, odd, strict=True)) % 2**64 for row in words]
-        wanted = wanted << 64 | sum(finalise(np.array(sums, np.uint64)).tolist()) % 2**64
-    assert writer.fingerprint.value() == wanted
+        expected = expected << 64 | sum(finalise(np.array(sums, np.uint64)).tolist()) % 2**64
+    assert writer.fingerprint.value() == expected
     np.testing.assert_array_equal(dataset.Rows(tmp_path / "out", "train", 2000, rows.dtype).all(), rows)

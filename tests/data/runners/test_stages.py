@@ -1,5 +1,7 @@
-"""The steps of preparation spread over machines, without an engine: whatever order things come in, whatever
-is done twice, each on its own copy of what it is given, they end in the dataset that one machine makes."""
+"""Stages of distributed preparation make the dataset of one machine, without Beam.
+
+The stages run in any order of inputs, possibly twice, and each on its own copy of the inputs.
+"""
 
 import copy
 import filecmp
@@ -24,29 +26,34 @@ from jaxrec.sources.simulator import source as source_module
 
 
 class Engine:
-    """What an engine may do to steps: their values travel, in another order, and a step may run twice."""
+    """Engine that copies and reorders values, and may run a stage twice."""
 
-    def __init__(self, seed, loses="", doubles=""):
-        self.random, self.loses, self.doubles = random.Random(seed), loses, doubles
+    def __init__(self, seed, lost_output="", duplicated_output=""):
+        self.random, self.lost_output, self.duplicated_output = (
+            random.Random(seed),
+            lost_output,
+            duplicated_output,
+        )
 
-    def run(self, step, elements, *rest):
-        """The values of each output."""
-        out = {}
+    def run(self, step, elements, *arguments):
+        """Return the values of each output."""
+        outputs = {}
         for element in self.shuffled(elements):
             for attempt in range(self.random.choice((1, 2))):
-                made = [
-                    pickle.loads(pickle.dumps(v)) for v in step(self.sent(element), *map(self.sent, rest))
+                pairs = [
+                    pickle.loads(pickle.dumps(v))
+                    for v in step(self.pickled(element), *map(self.pickled, arguments))
                 ]
                 if not attempt:
-                    for name, value in made:
-                        out.setdefault(name, []).append(value)
-        if self.loses in out:
-            out[self.loses].pop()
-        if self.doubles in out:
-            out[self.doubles] += out[self.doubles][:1]
-        return out
+                    for name, value in pairs:
+                        outputs.setdefault(name, []).append(value)
+        if self.lost_output in outputs:
+            outputs[self.lost_output].pop()
+        if self.duplicated_output in outputs:
+            outputs[self.duplicated_output] += outputs[self.duplicated_output][:1]
+        return outputs
 
-    def sent(self, value):
+    def pickled(self, value):
         return pickle.loads(pickle.dumps(value))
 
     def shuffled(self, values):
@@ -54,14 +61,14 @@ class Engine:
         return self.random.sample(values, len(values))
 
     def total(self, values, kind):
-        """Some added to some totals, and these to one another."""
+        """Add the values to several totals, and the totals to one another."""
         totals = [kind() for _ in range(3)]
         for value in self.shuffled(values):
-            self.random.choice(totals).add(self.sent(value))
-        out = kind()
+            self.random.choice(totals).add(self.pickled(value))
+        result = kind()
         for total in self.shuffled(totals):
-            out.add(total)
-        return out
+            result.add(total)
+        return result
 
     def grouped(self, pairs):
         groups = {}
@@ -70,47 +77,52 @@ class Engine:
         return groups
 
 
-def spread_out(source, config, directory, engine=None):
-    """The pipeline of `data/beam.py`, in the hands of an `Engine`."""
-    e = engine or Engine(0)
-    opened = e.run(stages.open_titles, [source], config)
+def run_stages(source, config, directory, engine=None):
+    """Run the pipeline of `runners/beam.py` on an `Engine`; return the numbers of partitions and shards."""
+    engine_ = engine or Engine(0)
+    opened = engine_.run(stages.open_titles, [source], config)
     [titles], [features] = opened["titles"], opened["features"]
-    read = e.run(stages.read, enumerate(source.parts()), titles, config)
-    tally = e.total(read["tallies"], messages.Tally)
-    [settled] = e.run(stages.settle, [tally], len(source.parts()), config)["settled"]
-    users = e.run(stages.share_users, [None], titles, settled, config)
-    shares = e.grouped(e.run(stages.route, read["chunks"], settled)["shares"])
-    of_users = e.grouped(users["users"])
-    together = [(p, {"shares": shares.get(p, []), "users": of_users.get(p, [])}) for p in shares | of_users]
-    done = e.run(stages.sort, together, titles, settled, config)
-    plays = e.total(done["plays"], messages.PlayCounts)
-    ranking = e.run(stages.rank, [plays], titles, features, settled, users["columns"][0], config)
+    read = engine_.run(stages.read, enumerate(source.parts()), titles, config)
+    tally = engine_.total(read["tallies"], messages.Tally)
+    [stats] = engine_.run(stages.combine_tallies, [tally], len(source.parts()), config)["stats"]
+    users = engine_.run(stages.distribute_users, [None], titles, stats, config)
+    shares = engine_.grouped(engine_.run(stages.route, read["chunks"], stats)["shares"])
+    users_of_partition = engine_.grouped(users["users"])
+    partitions_ = [
+        (p, {"shares": shares.get(p, []), "users": users_of_partition.get(p, [])})
+        for p in shares | users_of_partition
+    ]
+    sorted_ = engine_.run(stages.sort, partitions_, titles, stats, config)
+    plays = engine_.total(sorted_["plays"], messages.PlayCounts)
+    ranking = engine_.run(stages.rank, [plays], titles, features, stats, users["columns"][0], config)
     [ranked], [catalogue] = ranking["ranked"], ranking["catalogue"]
-    built = e.run(stages.build, done["sorted"], titles, settled, ranked, config)
-    [places] = e.run(stages.places, [e.total(built["sizes"], messages.ByPartition)], settled)["places"]
-    shards = e.grouped(e.run(stages.place, built["rows"], places)["placed"])
+    built = engine_.run(stages.build, sorted_["sorted"], titles, stats, ranked, config)
+    [offsets] = engine_.run(stages.offsets, [engine_.total(built["sizes"], messages.ByPartition)], stats)[
+        "offsets"
+    ]
+    shards = engine_.grouped(engine_.run(stages.assign_shards, built["rows"], offsets)["shard_rows"])
     with writer_module.DatasetWriter(directory) as writer:
-        written = e.run(stages.write, shards.items(), str(writer.partial))
-        sums = e.total(written["sums"], messages.RowSums)
-        keys = e.total(built["keys"], messages.ByPartition)
-        rest = (titles, settled, ranked, catalogue, places, keys)
-        [(arrays, users, found)] = e.run(stages.finish, [sums], *rest)["found"]
-        writer.finish(arrays, users, manifest(config, found))
+        written = engine_.run(stages.write, shards.items(), str(writer.partial))
+        sums = engine_.total(written["sums"], messages.RowSums)
+        keys = engine_.total(built["keys"], messages.ByPartition)
+        arguments = (titles, stats, ranked, catalogue, offsets, keys)
+        [(arrays, users, result)] = engine_.run(stages.finish, [sums], *arguments)["result"]
+        writer.finish(arrays, users, manifest(config, result))
     return len(shares), len(shards)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_neither_order_nor_a_second_try_changes_a_byte(
+def test_neither_order_nor_a_second_run_changes_a_byte(
     tiny_config, tiny_directory, tmp_path, monkeypatch, seed
 ):
     monkeypatch.setattr(source_module, "BLOCK", 50)
-    monkeypatch.setattr(stages, "PIECE", 100)
+    monkeypatch.setattr(stages, "PIECE_ROWS", 100)
     config = copy.deepcopy(tiny_config)
     config.data.partitions = 5
     source = open_source(config.source, config.features)
     assert len(source.parts()) == 8
-    made, _ = spread_out(source, config, tmp_path / "spread", Engine(seed))
-    assert made == 6  # neighbouring ranges of hashes, none over a fifth of the events
+    partition_count, _ = run_stages(source, config, tmp_path / "spread", Engine(seed))
+    assert partition_count == 6  # consecutive ranges of hashes, each partition at most a fifth of the events
     names = sorted(p.name for p in tiny_directory.iterdir())
     assert names == sorted(p.name for p in (tmp_path / "spread").iterdir())
     same, _, _ = filecmp.cmpfiles(tiny_directory, tmp_path / "spread", names, shallow=False)
@@ -118,13 +130,13 @@ def test_neither_order_nor_a_second_try_changes_a_byte(
 
 
 def test_rows_are_cut_into_shards_as_on_one_machine(tiny_config, tmp_path, monkeypatch):
-    """Shards of 512 rows, which pieces and partitions run over the ends of."""
+    """Shards have 512 rows, and pieces and partitions cross the ends of shards."""
     monkeypatch.setattr(dataset_module, "SHARD_BLOCKS", 1)
     monkeypatch.setattr(writer_module, "SHARD_BLOCKS", 1)
     monkeypatch.setattr(stages, "SHARD_ROWS", dataset_module.BLOCK_ROWS)
     source = open_source(tiny_config.source, tiny_config.features)
     local.prepare(source, tiny_config, str(tmp_path / "one"))
-    _, shards = spread_out(source, tiny_config, tmp_path / "spread")
+    _, shards = run_stages(source, tiny_config, tmp_path / "spread")
     assert shards == 4 + 1 + 2
     names = sorted(p.name for p in (tmp_path / "one").iterdir())
     assert names == sorted(p.name for p in (tmp_path / "spread").iterdir())
@@ -142,34 +154,37 @@ STREAMS = (
     "sizes",
     "keys",
     "rows",
-    "placed",
+    "shard_rows",
     "sums",
 )
 
 
 @pytest.mark.parametrize("stream", STREAMS)
-def test_what_an_engine_loses_is_missed(tiny_config, tmp_path, monkeypatch, stream):
-    """One of many values: a dataset without it would look as good as another."""
+def test_a_lost_or_duplicated_value_is_an_error(tiny_config, tmp_path, monkeypatch, stream):
+    """Without the check, a dataset that lacks one of many values would look valid."""
     monkeypatch.setattr(source_module, "BLOCK", 100)
     config = copy.deepcopy(tiny_config)
-    config.data.examples, config.data.next_k = "sequences", 1
+    config.task.name, config.data.num_targets = "next_item", 1
     config.features = tuple(f for f in config.features if f.where == "title")
     source = open_source(config.source, config.features)
-    with pytest.raises(RuntimeError, match=r"the engine gave \d+ .* where \d+ were sent: it lost or doubled"):
-        spread_out(source, config, tmp_path / "lost", Engine(0, loses=stream))
+    with pytest.raises(
+        RuntimeError, match=r"the engine delivered \d+ .* of \d+ sent: some were lost or duplicated"
+    ):
+        run_stages(source, config, tmp_path / "lost", Engine(0, lost_output=stream))
     assert list(tmp_path.iterdir()) == []
-    if stream not in ("sizes", "keys"):  # which say which partition's they are
-        with pytest.raises(RuntimeError, match="lost or doubled"):
-            spread_out(source, config, tmp_path / "doubled", Engine(0, doubles=stream))
+    if stream not in ("sizes", "keys"):  # keyed by partition: a duplicate is harmless
+        with pytest.raises(RuntimeError, match="lost or duplicated"):
+            run_stages(source, config, tmp_path / "doubled", Engine(0, duplicated_output=stream))
 
 
-def test_neighbouring_ranges_make_partitions(monkeypatch):
-    gather, events = partitions.gather, np.array([0, 3, 3, 0, 2, 9, 1, 0])
-    assert gather(events, 1).tolist() == [-1, 0, 0, -1, 0, 0, 0, -1]
-    assert gather(events, 3).tolist() == [-1, 0, 0, -1, 1, 2, 3, -1]  # 6 events at most, but of one range
-    monkeypatch.setattr(partitions, "_MOST_EVENTS", 4)
-    assert gather(events, 1).tolist() == [-1, 0, 1, -1, 2, 3, 4, -1]
-    assert gather(np.zeros(2, np.int64), 3).tolist() == [-1, -1]
+def test_consecutive_ranges_are_merged_into_partitions(monkeypatch):
+    merge, events = partitions.merge_ranges, np.array([0, 3, 3, 0, 2, 9, 1, 0])
+    assert merge(events, 1).tolist() == [-1, 0, 0, -1, 0, 0, 0, -1]
+    # At most 6 events, except where a single range has more.
+    assert merge(events, 3).tolist() == [-1, 0, 0, -1, 1, 2, 3, -1]
+    monkeypatch.setattr(partitions, "_MAX_EVENTS", 4)
+    assert merge(events, 1).tolist() == [-1, 0, 1, -1, 2, 3, 4, -1]
+    assert merge(np.zeros(2, np.int64), 3).tolist() == [-1, -1]
 
 
 FEATURES = (
@@ -179,8 +194,8 @@ FEATURES = (
 )
 
 
-def test_columns_encoded_apart_are_those_encoded_together():
-    """Sums of fractions too, to the last bit: in the order of the chunks' places."""
+def test_columns_encoded_independently_equal_those_encoded_together():
+    """Floating-point sums are equal to the last bit: they are added in the order of the chunk ids."""
     rng, rows = np.random.default_rng(0), 7
     chunks = [
         {
@@ -193,46 +208,46 @@ def test_columns_encoded_apart_are_those_encoded_together():
     whole = FeatureColumns(FEATURES, "context")
     codes = [whole.add(chunk, rows) for chunk in chunks]
     whole.finish()
-    apart = [FeatureColumns(FEATURES, "context") for _ in chunks]
-    theirs = [columns.add(chunk, rows) for columns, chunk in zip(apart, chunks, strict=True)]
-    seen, known = FittedColumn(), FeatureColumns(FEATURES, "context")
+    independent = [FeatureColumns(FEATURES, "context") for _ in chunks]
+    independent_codes = [columns.add(chunk, rows) for columns, chunk in zip(independent, chunks, strict=True)]
+    fitted, merged = FittedColumn(), FeatureColumns(FEATURES, "context")
     for i in (2, 8, 0, 7, 3, 6, 1, 5, 4):
-        seen.add(apart[i].seen((0, i)))
-    known.finish_seen(seen)
-    assert known.specs == whole.specs and known.values == whole.values == {
+        fitted.add(independent[i].fitted((0, i)))
+    merged.finish_from(fitted)
+    assert merged.specs == whole.specs and merged.values == whole.values == {
         "tab": [*"abcd"],
         "code": [-3, 5, 2**40],
     }
-    for columns, mine, its in zip(apart, codes, theirs, strict=True):
-        recoded = known.recode(columns, its[0]), its[1]
-        for wanted, got in zip(whole.encode(*mine), known.encode(*recoded), strict=True):
-            np.testing.assert_array_equal(wanted, got)
-    assert known.recode(apart[0], theirs[0][0]).max() > -1
+    for columns, whole_codes, chunk_codes in zip(independent, codes, independent_codes, strict=True):
+        recoded = merged.recode(columns, chunk_codes[0]), chunk_codes[1]
+        for expected, actual in zip(whole.encode(*whole_codes), merged.encode(*recoded), strict=True):
+            np.testing.assert_array_equal(expected, actual)
+    assert merged.recode(independent[0], independent_codes[0][0]).max() > -1
 
 
-def test_drops_are_told_as_one_machine_tells_them(tiny_config):
-    """In the order of the parts, the reader's last."""
+def test_drops_are_in_the_order_of_one_machine(tiny_config):
+    """Drops are in the order of the parts; those of the reader come last."""
     tally = messages.Tally(chunks=1, rows=1000, events=np.array([900]))
     for part in (1, 0):
-        ours, its = Drops(), Drops()
-        ours.add("late", part + 1, f"late {part}")
-        its.add("torn", 7 * part, f"torn {part}")
-        tally.add(messages.Tally(drops={part: (ours, its)}))
+        cleaning_drops, reader_drops = Drops(), Drops()
+        cleaning_drops.add("late", part + 1, f"late {part}")
+        reader_drops.add("torn", 7 * part, f"torn {part}")
+        tally.add(messages.Tally(drops={part: (cleaning_drops, reader_drops)}))
     config = copy.deepcopy(tiny_config)
-    [(_, settled)] = stages.settle(tally, 2, config)
-    assert settled.partitions() == 1
-    assert settled.drops.counts == {"late": 3, "torn": 7}
-    assert settled.drops.examples == {"late": "late 0", "torn": "torn 1"}
-    config.data.max_dropped = 0.005
+    [(_, stats)] = stages.combine_tallies(tally, 2, config)
+    assert stats.partitions() == 1
+    assert stats.drops.counts == {"late": 3, "torn": 7}
+    assert stats.drops.examples == {"late": "late 0", "torn": "torn 1"}
+    config.data.max_invalid_fraction = 0.005
     with pytest.raises(
         InputError, match=r"10 of 1000 rows .* most of them: torn, 7 rows, the first at torn 1"
     ):
-        list(stages.settle(tally, 2, config))
+        list(stages.combine_tallies(tally, 2, config))
     with pytest.raises(InputError, match="no interactions"):
-        list(stages.settle(messages.Tally(), 0, config))
+        list(stages.combine_tallies(messages.Tally(), 0, config))
 
 
-def test_what_is_counted_adds_up():
+def test_counts_add_up():
     plays = messages.PlayCounts()
     for counts in ([0, 2], [1, 0, 0, 4], []):
         plays.add(messages.PlayCounts(np.array(counts, np.int64), len(counts)))
@@ -250,7 +265,7 @@ def test_what_is_counted_adds_up():
         sizes.check()
 
 
-def test_a_shard_is_whole_or_not_there(tmp_path):
+def test_a_shard_is_complete_or_absent(tmp_path):
     def pieces():
         yield np.zeros(dataset_module.BLOCK_ROWS, "<u4,<u4")
         raise OSError("the disk is full")

@@ -1,4 +1,4 @@
-"""A dataset in a bucket: the one that this machine would have, whole once its manifest is there."""
+"""A dataset in a bucket equals the local one, complete once it has a manifest."""
 
 import os
 import shutil
@@ -18,45 +18,47 @@ from jaxrec.data.storage.writer import DatasetWriter
 from jaxrec.sources import open_source
 
 
-def prepare_there(config, directory):
+def prepare_in(config, directory):
     prepare(open_source(config.source, config.features), config, directory)
 
 
 @pytest.fixture
 def sent(bucket, tiny_directory):
-    """The tiny dataset in a bucket, and its place."""
+    """The path of the tiny dataset in a bucket."""
     send_folder(tiny_directory, as_path(f"{bucket}/d"), last="manifest.json")
     return f"{bucket}/d"
 
 
-def copies(tmp_path: Path) -> dict[str, Path]:
-    """What lies in the cache, by name."""
+def cached_shards(tmp_path: Path) -> dict[str, Path]:
+    """Return the files in the cache, by name."""
     return {p.name: p for p in (tmp_path / "cache/jaxrec/datasets").glob("*/*") if p.name[0] != "."}
 
 
-def object_of(key: str) -> Path:
+def object_path(key: str) -> Path:
     return Path(os.environ[FOLDER]) / "s3" / f"bucket%2Fd%2F{key}"
 
 
-def test_it_is_the_same_dataset(bucket, tiny_config, tiny, tiny_directory, tmp_path, monkeypatch):
+def test_a_dataset_in_a_bucket_equals_the_local_one(
+    bucket, tiny_config, tiny, tiny_directory, tmp_path, monkeypatch
+):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
-    prepare_there(tiny_config, f"{bucket}/d")
+    prepare_in(tiny_config, f"{bucket}/d")
     assert Bucket.log[-1] == ("put", "bucket/d/manifest.json")
-    assert list((tmp_path / "scratch").iterdir()) == []  # where it was written
+    assert list((tmp_path / "scratch").iterdir()) == []  # the temporary folder is empty again
     for path in tiny_directory.iterdir():
-        assert object_of(path.name).read_bytes() == path.read_bytes()
-    found = Dataset(f"{bucket}/d")
-    assert found.fingerprint == tiny.fingerprint and str(found.directory) == "s3://bucket/d"
+        assert object_path(path.name).read_bytes() == path.read_bytes()
+    remote = Dataset(f"{bucket}/d")
+    assert remote.fingerprint == tiny.fingerprint and str(remote.directory) == "s3://bucket/d"
     for split in SPLITS:
-        assert np.array_equal(found.rows(split).all(), tiny.rows(split).all())
+        assert np.array_equal(remote.rows(split).all(), tiny.rows(split).all())
     for name, array in vars(tiny.arrays).items():
-        assert np.array_equal(vars(found.arrays)[name], array)
-    assert np.array_equal(found.user_keys("test"), tiny.user_keys("test"))
+        assert np.array_equal(vars(remote.arrays)[name], array)
+    assert np.array_equal(remote.user_keys("test"), tiny.user_keys("test"))
 
 
-def test_until_its_manifest_is_there_it_is_none(bucket, tiny_config, tmp_path, monkeypatch):
-    def full(what, key):
+def test_without_a_manifest_there_is_no_dataset(bucket, tiny_config, tmp_path, monkeypatch):
+    def full(operation, key):
         if key.endswith("users_test.npy"):
             raise OSError("the bucket is full")
 
@@ -64,35 +66,37 @@ def test_until_its_manifest_is_there_it_is_none(bucket, tiny_config, tmp_path, m
     with monkeypatch.context() as patched:
         patched.setattr(Bucket, "before", staticmethod(full))
         with pytest.raises(OSError, match="the bucket is full"):
-            prepare_there(tiny_config, f"{bucket}/d")
+            prepare_in(tiny_config, f"{bucket}/d")
     assert S3.objects() and "bucket/d/manifest.json" not in S3.objects()
     assert not list(tmp_path.glob("jaxrec-*"))
     with pytest.raises(InputError, match=r"dataset s3://bucket/d: no manifest\.json; prepare it"):
         Dataset(f"{bucket}/d")
-    prepare_there(tiny_config, f"{bucket}/d")
+    prepare_in(tiny_config, f"{bucket}/d")
     Dataset(f"{bucket}/d").rows("test").all()
     with pytest.raises(InputError, match="dataset s3://bucket/d: exists; remove it, or name another"):
         DatasetWriter(f"{bucket}/d")
 
 
-def test_shards_are_copied_once_and_said(sent, tiny, tmp_path, monkeypatch):
-    said = []
-    monkeypatch.setattr(logging, "info", lambda text, *values: said.append(text % values))
+def test_shards_are_copied_once_and_logged(sent, tiny, tmp_path, monkeypatch):
+    messages = []
+    monkeypatch.setattr(logging, "info", lambda text, *values: messages.append(text % values))
     rows = Dataset(sent).rows("train")
-    assert copies(tmp_path) == {}  # nothing is copied before a row is asked for
+    assert cached_shards(tmp_path) == {}  # nothing is copied before a row is read
     expected = tiny.rows("train")
     assert np.array_equal(rows.read(np.array([1, 0])), expected.read(np.array([1, 0])))
-    assert set(copies(tmp_path)) == {"train-00000.rows"}
-    assert said == [f"dataset {sent}: copying 1 shards to {copies(tmp_path)['train-00000.rows'].parent}"]
+    assert set(cached_shards(tmp_path)) == {"train-00000.rows"}
+    assert messages == [
+        f"dataset {sent}: copying 1 shards to {cached_shards(tmp_path)['train-00000.rows'].parent}"
+    ]
     shard = ("get", "bucket/d/train-00000.rows")
     assert Bucket.log.count(shard) == 1
     assert np.array_equal(Dataset(sent).rows("train").all(), expected.all())
-    assert Bucket.log.count(shard) == 1 and len(said) == 1
+    assert Bucket.log.count(shard) == 1 and len(messages) == 1
 
 
-def test_a_copy_that_was_cut_off_is_made_again(sent, tiny, tmp_path):
+def test_a_truncated_copy_is_replaced(sent, tiny, tmp_path):
     Dataset(sent).rows("test").all()
-    path = copies(tmp_path)["test-00000.rows"]
+    path = cached_shards(tmp_path)["test-00000.rows"]
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     path.with_name(".test-00000.rows.part").write_bytes(b"left by a killed process")
@@ -100,22 +104,22 @@ def test_a_copy_that_was_cut_off_is_made_again(sent, tiny, tmp_path):
     assert path.read_bytes() == whole
 
 
-def test_a_shard_that_is_not_what_the_manifest_says_is_refused(sent, tmp_path):
-    whole = object_of("test-00000.rows").read_bytes()
-    object_of("test-00000.rows").write_bytes(whole[: len(whole) // 2])
-    message = "s3://bucket/d/test-00000.rows: holds 0 blocks, not 2; prepare it again"
+def test_a_shard_that_differs_from_the_manifest_is_refused(sent, tmp_path):
+    whole = object_path("test-00000.rows").read_bytes()
+    object_path("test-00000.rows").write_bytes(whole[: len(whole) // 2])
+    message = "s3://bucket/d/test-00000.rows: has 0 blocks, expected 2; prepare the dataset again"
     with pytest.raises(InputError, match=message):
         Dataset(sent).rows("test").all()
-    assert copies(tmp_path) == {}
-    object_of("test-00000.rows").unlink()
+    assert cached_shards(tmp_path) == {}
+    object_path("test-00000.rows").unlink()
     with pytest.raises(InputError, match=r"dataset s3://bucket/d: test-00000\.rows is missing"):
         Dataset(sent).rows("test")
 
 
-def test_a_changed_byte_of_a_copy_is_seen_when_it_is_read(sent, tmp_path):
-    """By array_record's own hash of each block, which is why copies carry none of ours."""
+def test_a_changed_byte_of_a_copy_is_an_error_on_reading(sent, tmp_path):
+    """The hash of each block is array_record's: copies need no other check."""
     Dataset(sent).rows("test").all()
-    path = copies(tmp_path)["test-00000.rows"]
+    path = cached_shards(tmp_path)["test-00000.rows"]
     changed = bytearray(path.read_bytes())
     changed[len(changed) // 2] ^= 1
     path.write_bytes(changed)
@@ -123,21 +127,21 @@ def test_a_changed_byte_of_a_copy_is_seen_when_it_is_read(sent, tmp_path):
         Dataset(sent).rows("test").all()
 
 
-def test_copies_of_another_place_are_others(sent, bucket, tiny_directory, tmp_path):
-    """One fingerprint does not say in which order rows lie."""
+def test_datasets_of_different_paths_have_different_copies(sent, bucket, tiny_directory, tmp_path):
+    """A fingerprint does not determine the order of rows."""
     send_folder(tiny_directory, as_path(f"{bucket}/e"), last="manifest.json")
-    for place in (sent, f"{bucket}/e"):
-        Dataset(place).rows("test").all()
+    for path in (sent, f"{bucket}/e"):
+        Dataset(path).rows("test").all()
     assert len({p.parent for p in (tmp_path / "cache/jaxrec/datasets").glob("*/test-00000.rows")}) == 2
 
 
-def test_where_no_copies_can_be_kept_it_says_so(sent, tmp_path):
+def test_a_cache_folder_that_cannot_be_created_is_an_error(sent, tmp_path):
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(InputError, match=r"cannot hold copies of s3://bucket/d: .*set XDG_CACHE_HOME"):
+    with pytest.raises(InputError, match=r"cannot store copies of s3://bucket/d: .*set XDG_CACHE_HOME"):
         Dataset(sent).rows("test").all()
 
 
-def test_a_dataset_of_this_machine_is_copied_nowhere(tiny_directory, bucket, tmp_path):
+def test_a_local_dataset_is_not_copied(tiny_directory, bucket, tmp_path):
     shutil.copytree(tiny_directory, tmp_path / "d")
     Dataset(tmp_path / "d").rows("test").all()
     assert not (tmp_path / "cache").exists()

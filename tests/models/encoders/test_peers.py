@@ -1,5 +1,7 @@
-"""SASRec, GRU4Rec, and what makes a model theirs: the dot product, the features read, the positions.
-HSTU's equations have a file of their own."""
+"""Tests of SASRec and GRU4Rec, and of their dot product, feature selection and positions.
+
+The equations of HSTU are tested in test_hstu.py.
+"""
 
 from contextlib import nullcontext
 
@@ -8,66 +10,67 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.config import validation
-from jaxrec.config.schema import Expert
+from jaxrec.config.schema import Expert, Model
+from jaxrec.config.tree import choices
 from jaxrec.core.errors import InputError
+from jaxrec.core.registry import ENCODERS, resolve
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.models import mixture, ranker
 from jaxrec.models.encoders.base import PackedTitles
 from jaxrec.models.layers import embedding, history_encoder, rng
 from jaxrec.models.layers.pooling import LastPosition
-from jaxrec.models.mixture import ENCODERS
 
-whose = jnp.array([[0, 0, 0, 2, 2, 3], [3, 3, 3, 3, 3, 1]])  # whose title it is; 3 is padding
+owners = jnp.array([[0, 0, 0, 2, 2, 3], [3, 3, 3, 3, 3, 1]])  # owners of the titles; 3 is padding
 ages = jnp.array([[9.0, 8.0, 3.0, 12.0, 11.5, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0, 6.0]])
 
 
 def test_names_are_those_a_config_may_use():
-    assert tuple(mixture.ENCODERS) == validation.EXPERT_KINDS
-    assert tuple(history_encoder.POSITIONS) == validation.NAMES["model.position"]
-    assert validation.NAMES["model.head"] == ranker.HEAD_KINDS
+    assert tuple(history_encoder.POSITIONS) == choices(Model, "position")
+    assert choices(Model, "head") == ranker.HEAD_KINDS
 
 
-def test_the_newest_by_hand():
+def test_last_position_by_hand():
     h = jnp.arange(12.0).reshape(2, 6, 1)
     p = {"params": {"empty": jnp.array([-7.0])}}
-    np.testing.assert_array_equal(LastPosition("float32").apply(p, h, whose, 3)[:, 0], [2, 11, 4])
-    without = jnp.where(whose == 1, 3, whose)
+    np.testing.assert_array_equal(LastPosition("float32").apply(p, h, owners, 3)[:, 0], [2, 11, 4])
+    without = jnp.where(owners == 1, 3, owners)
     np.testing.assert_array_equal(LastPosition("float32").apply(p, h, without, 3)[:, 0], [2, -7, 4])
 
 
 def expert(kind, layers=2):
-    module = ENCODERS[kind]("float32", Expert(6, layers, 2, 1.0, 0.0, kind))
+    module = resolve(ENCODERS[kind])("float32", Expert(6, layers, 2, 1.0, 0.0, kind))
     x = jax.random.normal(jax.random.key(0), (2, 6, 4))
-    return module, module.init(jax.random.key(1), PackedTitles(x, whose, ages, None), 3), x
+    return module, module.init(jax.random.key(1), PackedTitles(x, owners, ages, None), 3), x
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
-def test_forms_of_attention_are_for_kinds_that_have_them(kind):
-    module = ENCODERS[kind]("float32", Expert(6, 1, 2, 1.0, 0.0, kind), "no such form")
-    rows = PackedTitles(jnp.zeros((2, 6, 4)), whose, ages, None)
-    refused = (
+def test_only_softmax_encoders_check_the_attention_implementation(kind):
+    module = resolve(ENCODERS[kind])("float32", Expert(6, 1, 2, 1.0, 0.0, kind), "no such form")
+    rows = PackedTitles(jnp.zeros((2, 6, 4)), owners, ages, None)
+    expectation = (
         pytest.raises(InputError, match="no such form") if kind in mixture.SOFTMAX_ENCODERS else nullcontext()
     )
-    with refused:
+    with expectation:
         jax.eval_shape(lambda: module.init(jax.random.key(0), rows, 3))
 
 
 @pytest.mark.parametrize("kind", ["sasrec", "gru4rec", "hstu"])
-def test_a_vector_is_of_its_own_titles_all_of_them(kind):
+def test_a_vector_depends_on_all_titles_of_its_example_only(kind):
     module, variables, x = expert(kind)
     probe = jnp.arange(1.0, 5.0)
-    slopes = jax.jacrev(lambda x: module.apply(variables, PackedTitles(x, whose, ages, None), 3) @ probe)(x)
-    for request, grad in enumerate(slopes):
-        assert not np.any(grad[whose != request])
-        assert np.all(np.any(grad[whose == request], axis=-1))
+    gradients = jax.jacrev(lambda x: module.apply(variables, PackedTitles(x, owners, ages, None), 3) @ probe)(
+        x
+    )
+    for example, grad in enumerate(gradients):
+        assert not np.any(grad[owners != example])
+        assert np.all(np.any(grad[owners == example], axis=-1))
 
 
 def test_sasrec_is_causal():
     module, variables, x = expert("sasrec")
 
-    def middle(x):  # what the encoder gives for the second of request 0's three titles
-        run = module.apply(variables, PackedTitles(x, whose, ages, None), 3, capture_intermediates=True)
+    def middle(x):  # output of the encoder for the second of the three titles of example 0
+        run = module.apply(variables, PackedTitles(x, owners, ages, None), 3, capture_intermediates=True)
         return (run[1]["intermediates"]["encoder"]["__call__"][0][0, 1] * jnp.arange(1.0, 5.0)).sum()
 
     grad = jax.grad(middle)(x)
@@ -84,29 +87,29 @@ def test_a_gru_by_hand():
 
     def alone(titles):
         for layer in ("gru_0", "gru_1"):
-            h, found = np.zeros(4), []
+            h, states = np.zeros(4), []
             w, u = p[layer]["input"]["kernel"], p[layer]["gates"]
             for title in titles:
                 z = sigmoid(title @ w[:, :4] + h @ u[:, :4])
                 r = sigmoid(title @ w[:, 4:8] + h @ u[:, 4:])
                 n = np.tanh(title @ w[:, 8:] + (r * h) @ p[layer]["state"])
                 h = (1 - z) * h + z * n
-                found.append(h)
-            titles = np.array(found)
+                states.append(h)
+            titles = np.array(states)
         return titles[-1]
 
-    wanted = [alone(np.asarray(x, np.float64)[whose == request]) for request in range(3)]
+    expected = [alone(np.asarray(x, np.float64)[owners == example]) for example in range(3)]
     np.testing.assert_allclose(
-        module.apply(variables, PackedTitles(x, whose, ages, None), 3), wanted, atol=1e-6
+        module.apply(variables, PackedTitles(x, owners, ages, None), 3), expected, atol=1e-6
     )
 
 
-def test_a_grus_dropout_is_for_training_alone():
+def test_gru_dropout_needs_keys():
     fields = Expert(6, 1, 2, 1.0, 0.5, "gru4rec")
     module, variables, x = expert("gru4rec", layers=1)
     key = rng.fold_in(rng.row_keys(0, 0, jnp.arange(2))[:, None], jnp.arange(6))
-    dropped = module.clone(fields=fields).apply(variables, PackedTitles(x, whose, ages, key), 3)
-    plain = module.apply(variables, PackedTitles(x, whose, ages, None), 3)
+    dropped = module.clone(fields=fields).apply(variables, PackedTitles(x, owners, ages, key), 3)
+    plain = module.apply(variables, PackedTitles(x, owners, ages, None), 3)
     kept = np.asarray(dropped != 0)
     assert 0 < kept.sum() < kept.size
     np.testing.assert_allclose(dropped[kept], 2 * plain[kept], rtol=1e-5)
@@ -115,7 +118,7 @@ def test_a_grus_dropout_is_for_training_alone():
 # ---------------------------------------------------------------- the dot product, features, positions
 
 
-def test_the_dot_product_is_of_the_mixture_and_the_projection_that_histories_use(case):
+def test_the_dot_product_uses_the_title_projection_of_histories(case):
     c = case(head="dot", tasks=("ranking",))
     p = c.variables["params"]
     assert {*p} == {"title", "user", "context", "history", "expert_0", "expert_1", "gate"}
@@ -125,41 +128,43 @@ def test_the_dot_product_is_of_the_mixture_and_the_projection_that_histories_use
         return user, module.title.vectors(candidate, c.table), module.catalogue(c.table)
 
     @jax.jit
-    def apart(variables, history, candidate):
-        found = c.model.apply(variables, history, candidate, method=vectors)
-        return *found, c.model.apply(variables, found[0], candidate, c.table, None, found[2], method="score")
+    def score_separately(variables, history, candidate):
+        encoded = c.model.apply(variables, history, candidate, method=vectors)
+        return *encoded, c.model.apply(
+            variables, encoded[0], candidate, c.table, None, encoded[2], method="score"
+        )
 
-    user, t, catalogue, looked_up = apart(c.variables, c.history, c.candidate)
-    wanted = np.einsum("bd,bcd->bc", user.vector_BxF[:, :8], t @ p["history"]["kernel"][:13])
+    user, t, catalogue, looked_up = score_separately(c.variables, c.history, c.candidate)
+    expected = np.einsum("bd,bcd->bc", user.vector_BxF[:, :8], t @ p["history"]["kernel"][:13])
     assert {*c().scores} == {"ranking"}
-    np.testing.assert_allclose(c().scores["ranking"], wanted, atol=1e-6)
+    np.testing.assert_allclose(c().scores["ranking"], expected, atol=1e-6)
     assert {*catalogue.projected} == {"history"}
-    np.testing.assert_allclose(looked_up["ranking"], wanted, atol=1e-6)
+    np.testing.assert_allclose(looked_up["ranking"], expected, atol=1e-6)
 
 
-def test_a_dot_product_is_one_score(case):
+def test_a_dot_product_has_one_task(case):
     with pytest.raises(ValueError, match="dot has one task"):
         case(head="dot")
 
 
-def test_columns_of_features_not_read_are_skipped():
+def test_columns_of_unselected_features_are_skipped():
     a, n, b, m = (
         FeatureSpec("a", "categories", "title", 3, 5, 2), FeatureSpec("n", "number", "title", 2),
         FeatureSpec("b", "category", "title", 3, 5), FeatureSpec("m", "number", "title", 2),
     )  # fmt: skip
     ids, numbers = jnp.array([[1, 2, 3], [4, 0, 1]]), jnp.array([[0.5, 1.5], [-1.0, 2.0]])
-    some = embedding.FeatureEncoder("float32", (a, n, b, m), ("b", "m"))
-    variables = some.init(jax.random.key(0), ids, numbers)
+    selected = embedding.FeatureEncoder("float32", (a, n, b, m), ("b", "m"))
+    variables = selected.init(jax.random.key(0), ids, numbers)
     assert {*variables["params"]} == {"b", "m"}
     alone = embedding.FeatureEncoder("float32", (b, m)).apply(variables, ids[:, 2:], numbers[:, 1:])
-    np.testing.assert_array_equal(some.apply(variables, ids, numbers), alone)
+    np.testing.assert_array_equal(selected.apply(variables, ids, numbers), alone)
 
 
-def test_a_model_of_ids_alone_knows_nothing_else(case):
+def test_a_model_of_ids_reads_no_other_feature(case):
     c = case(reads=("title_id",))
     assert {*c.variables["params"]["title"]} == {"title_id"}
-    held = {*c.variables["params"], *c.variables["params"]["history"]}
-    assert not {"user", "context", "completion", "sessions", "age"} & held
+    names = {*c.variables["params"], *c.variables["params"]["history"]}
+    assert not {"user", "context", "completion", "sessions", "age"} & names
     other = c.history._replace(
         completion=1 - c.history.completion, sessions=c.history.sessions + 1, age=c.history.age / 2,
         user_categories=c.history.user_categories * 0 + 4, user_numbers=c.history.user_numbers + 1,
@@ -171,7 +176,7 @@ def test_a_model_of_ids_alone_knows_nothing_else(case):
 
 
 def test_gaps_by_hand():
-    # 2 ln(1 + seconds): nothing 0, a minute 8.2, a day 22.7, 30 days 29.5, 150 years 44.6
+    # 2 ln(1 + seconds): 0 s 0, a minute 8.2, a day 22.7, 30 days 29.5, 150 years 44.6
     seconds = np.array([0.0, 60, 86400, 30 * 86400, 150 * 365 * 86400])
     assert history_encoder.time_gap_bucket(jnp.log1p(seconds)).tolist() == [
         0,
@@ -183,7 +188,7 @@ def test_gaps_by_hand():
 
 
 def swapped(history, columns):
-    """The two newest titles in the other order, where there are two."""
+    """Swap the two newest titles of each history with at least two titles."""
     both = (history.title[:, -2:] > 0).all(1, keepdims=True)
 
     def swap(x):
@@ -192,14 +197,18 @@ def swapped(history, columns):
     return history._replace(**{name: swap(getattr(history, name)) for name in columns})
 
 
-@pytest.mark.parametrize(("position", "sees_order"), [("index", True), ("time_gap", False), ("none", False)])
-def test_what_a_position_says(case, position, sees_order):
-    c = case(position=position, reads=("title_id",))  # which leaves age to the position alone
-    moved = swapped(c.history, ("title", "completion", "sessions", "age"))
-    near = [np.allclose(c(h).scores["ctr"], c().scores["ctr"], atol=1e-6) for h in (c.history, moved)]
-    assert near == [True, not sees_order]
+@pytest.mark.parametrize(
+    ("position", "depends_on_order"), [("index", True), ("time_gap", False), ("none", False)]
+)
+def test_positions_and_order_of_titles(case, position, depends_on_order):
+    c = case(position=position, reads=("title_id",))  # age is then read by the position only
+    swapped_history = swapped(c.history, ("title", "completion", "sessions", "age"))
+    unchanged = [
+        np.allclose(c(h).scores["ctr"], c().scores["ctr"], atol=1e-6) for h in (c.history, swapped_history)
+    ]
+    assert unchanged == [True, not depends_on_order]
     shape = {"index": (6, 8), "time_gap": (history_encoder.TIME_GAP_BUCKETS, 8)}.get(position)
-    held = c.variables["params"]["history"].get("position")
-    assert (None if held is None else held.shape) == shape
-    later = c(c.history._replace(age=c.history.age / 2)).scores["ctr"]
-    assert np.allclose(later, c().scores["ctr"], atol=1e-6) == (position != "time_gap")
+    table = c.variables["params"]["history"].get("position")
+    assert (None if table is None else table.shape) == shape
+    later_scores = c(c.history._replace(age=c.history.age / 2)).scores["ctr"]
+    assert np.allclose(later_scores, c().scores["ctr"], atol=1e-6) == (position != "time_gap")

@@ -1,4 +1,4 @@
-"""Ids and numbers to vectors."""
+"""Encoders of categories, numbers, titles and histories."""
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,11 @@ TITLE = (
 )
 
 
-def test_categories_average_what_is_given():
+def test_category_embedding_averages_the_nonzero_ids():
     table = {"params": {"embedding": jnp.array([[9.0], [1.0], [2.0], [4.0]])}}
     ids = jnp.array([[1, 3], [2, 0], [0, 2], [0, 0]])
-    got = CategoryEmbedding("float32", 4, 1).apply(table, ids)
-    assert got.tolist() == [[2.5], [2.0], [2.0], [0.0]]
+    actual = CategoryEmbedding("float32", 4, 1).apply(table, ids)
+    assert actual.tolist() == [[2.5], [2.0], [2.0], [0.0]]
     grad = jax.grad(lambda t: CategoryEmbedding("float32", 4, 1).apply(t, ids).sum())(table)
     assert grad["params"]["embedding"].tolist() == [[0.0], [0.5], [2.0], [0.5]]
 
@@ -39,11 +39,11 @@ def test_columns_are_consumed_in_order_by_kind():
     ids, numbers = jnp.array([[4, 1, 3]]), jnp.array([[0.5, -2.0]])
     variables = module.init(jax.random.key(0), ids, numbers)
     p = variables["params"]
-    wanted = [
+    expected = [
         np.maximum(0.5 * p["a"]["kernel"][0], 0), p["b"]["embedding"][4],
         np.maximum(-2.0 * p["c"]["kernel"][0], 0), (p["d"]["embedding"][1] + p["d"]["embedding"][3]) / 2,
     ]  # fmt: skip
-    np.testing.assert_allclose(module.apply(variables, ids, numbers)[0], np.concatenate(wanted), rtol=1e-6)
+    np.testing.assert_allclose(module.apply(variables, ids, numbers)[0], np.concatenate(expected), rtol=1e-6)
     assert FeatureEncoder("float32", ()).apply({}, jnp.zeros((3, 0), int), jnp.zeros((3, 0))).shape == (3, 0)
 
 
@@ -59,7 +59,7 @@ def titles(small):
     return variables, project
 
 
-def test_by_catalogue_and_by_row_are_the_same_function(titles):
+def test_projections_by_catalogue_and_by_row_are_equal(titles):
     variables, project = titles
     many = jnp.asarray(np.random.default_rng(0).integers(0, 30, (8, 9)))  # 72 rows, more than V
     few = [many[i : i + 1, :4] for i in range(8)]  # 4 rows each, fewer
@@ -79,7 +79,7 @@ def test_by_catalogue_and_by_row_are_the_same_function(titles):
 
 
 @pytest.mark.parametrize("count", [1, 40])
-def test_padding_is_zero_and_ids_beyond_the_catalogue_are_nan(titles, count):
+def test_padding_is_zero_and_ids_out_of_range_are_nan(titles, count):
     variables, project = titles
     assert not np.any(project(variables, jnp.zeros((1, count), int)))
     assert np.isnan(project(variables, jnp.full((1, count), 30))).all()
@@ -87,7 +87,7 @@ def test_padding_is_zero_and_ids_beyond_the_catalogue_are_nan(titles, count):
     assert not any(np.any(x) for x in jax.tree.leaves(grad))
 
 
-def history_rows(title, completion, context):
+def encode_history(title, completion, context):
     rows, length = title.shape
     zeros = jnp.zeros((rows, length))
     history = History(title, completion, zeros, zeros, *alone(title, (length,)), None, None, None, None)
@@ -97,12 +97,14 @@ def history_rows(title, completion, context):
     return module.apply(variables, history, vectors, context), variables["params"]
 
 
-def test_history_rows_are_the_dense_layer_of_the_concatenation():
+def test_history_encoder_equals_a_dense_layer_of_the_concatenation():
     title, completion = jnp.array([[0, 2, 4]]), jnp.array([[0.7, 0.1, 1.0]])
     context = jnp.array([[0.3, -0.4]])
-    got, p = history_rows(title, completion, context)
-    inside = np.maximum((2 * completion[..., None] - 1) @ p["completion"]["kernel"], 0)
-    whole = jnp.concatenate([jax.nn.one_hot(title, 5), inside, jnp.tile(context[:, None], (1, 3, 1))], -1)
-    wanted = whole @ p["kernel"] + p["position"][:3][::-1]  # position 0 is the newest
-    np.testing.assert_allclose(got[0, 1:], wanted[0, 1:], atol=1e-6)
-    assert not np.any(got[0, 0])
+    actual, p = encode_history(title, completion, context)
+    interaction = np.maximum((2 * completion[..., None] - 1) @ p["completion"]["kernel"], 0)
+    concatenated = jnp.concatenate(
+        [jax.nn.one_hot(title, 5), interaction, jnp.tile(context[:, None], (1, 3, 1))], -1
+    )
+    expected = concatenated @ p["kernel"] + p["position"][:3][::-1]  # position 0 is the newest
+    np.testing.assert_allclose(actual[0, 1:], expected[0, 1:], atol=1e-6)
+    assert not np.any(actual[0, 0])

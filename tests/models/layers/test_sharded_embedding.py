@@ -1,4 +1,4 @@
-"""A table dealt to devices, on as many as `vmap` makes of one: collectives go by the name of its axis."""
+"""Sharded embedding table on devices emulated by `vmap` with a named axis."""
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,11 @@ from jaxrec.models.layers import dense, sharded_embedding
 AXIS, ROWS, WIDTH = "data", 2500, 3  # the last of three depths is not full
 
 
-def a_table(rows=ROWS):
-    """Row i of the table holds i, i + .25 and i + .5; rows that no id leads to are NaN."""
+def make_table(rows=ROWS):
+    """Return rows by id and the whole table.
+
+    Row i is i, i + .25 and i + .5; unused rows of the table are NaN.
+    """
     plain = np.arange(rows)[:, None] + np.arange(WIDTH) / 4
     whole = np.full(sharded_embedding.shape(rows, WIDTH), np.nan, np.float32)
     for i in range(rows):
@@ -20,164 +23,164 @@ def a_table(rows=ROWS):
     return plain.astype(np.float32), whole
 
 
-def over(devices, f):
-    """f(share of the table, device's own), the table in as many shares."""
+def map_over_devices(devices, f):
+    """Map f(shard of the table, input of the device) over devices."""
     mapped = jax.vmap(f, axis_name=AXIS)
 
-    def call(whole, *own):
-        return mapped(whole.reshape(devices, -1, *whole.shape[1:]), *own)
+    def call(whole, *inputs):
+        return mapped(whole.reshape(devices, -1, *whole.shape[1:]), *inputs)
 
     return call
 
 
-def asked(devices, each, rng, low=2, high=ROWS):
-    """[devices, each] ids, each device's ascending and once, then NONE: it asks for fewer than it may."""
-    out = np.full((devices, each), sharded_embedding.NONE, np.int32)
+def make_ids(devices, per_device, rng, low=2, high=ROWS):
+    """Random ids [devices, per_device], unique and ascending, padded by NO_ID."""
+    out = np.full((devices, per_device), sharded_embedding.NO_ID, np.int32)
     for d in range(devices):
-        some = np.unique(rng.integers(low, high, max(each - d, 0)))
-        out[d, : len(some)] = some
+        ids = np.unique(rng.integers(low, high, max(per_device - d, 0)))
+        out[d, : len(ids)] = ids
     return out
 
 
-def test_places_are_a_permutation_and_the_rows_come_back_in_order():
-    plain, whole = a_table()
+def test_in_order_returns_rows_by_id():
+    plain, whole = make_table()
     np.testing.assert_array_equal(sharded_embedding.in_order(jnp.asarray(whole), ROWS), plain)
 
 
 @pytest.mark.parametrize("devices", [1, 2, 8])
-def test_consecutive_ids_are_at_home_on_different_devices(devices):
-    share = sharded_embedding._local_share((SHARD_SLOTS // devices, 3, WIDTH))
-    homes = np.asarray(share.home(jnp.arange(64)))
+def test_consecutive_ids_are_stored_on_different_devices(devices):
+    shard = sharded_embedding._local_shard((SHARD_SLOTS // devices, 3, WIDTH))
+    stored_on = np.asarray(shard.device(jnp.arange(64)))
     for first in range(0, 64, devices):
-        assert sorted(homes[first : first + devices]) == list(range(devices))
+        assert sorted(stored_on[first : first + devices]) == list(range(devices))
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])
-@pytest.mark.parametrize("each", [1, 40, 300])
-def test_fetched_rows_are_the_tables_and_zero_where_none_is_asked_for(devices, each):
-    plain, whole = a_table()
-    ids = asked(devices, each, np.random.default_rng(devices))
-    found = over(devices, lambda share, mine: sharded_embedding.fetch(share, mine, AXIS, "float32"))(
-        whole, ids
+@pytest.mark.parametrize("per_device", [1, 40, 300])
+def test_fetch_returns_rows_of_the_table_and_zeros_for_no_id(devices, per_device):
+    plain, whole = make_table()
+    ids = make_ids(devices, per_device, np.random.default_rng(devices))
+    actual = map_over_devices(
+        devices, lambda shard, ids: sharded_embedding.fetch(shard, ids, AXIS, "float32")
+    )(whole, ids)
+    expected = np.where((ids != sharded_embedding.NO_ID)[..., None], plain[np.minimum(ids, ROWS - 1)], 0)
+    np.testing.assert_array_equal(actual, expected)
+
+
+def make_ids_of_one_device(devices, per_device):
+    """Ids stored on one device, more than the capacity of a round."""
+    stored_on = np.asarray(
+        sharded_embedding._local_shard((SHARD_SLOTS // devices, 3, WIDTH)).device(jnp.arange(ROWS))
     )
-    expected = np.where((ids != sharded_embedding.NONE)[..., None], plain[np.minimum(ids, ROWS - 1)], 0)
-    np.testing.assert_array_equal(found, expected)
+    ids = np.flatnonzero(stored_on == devices - 1)[2 : 2 + per_device].astype(np.int32)
+    assert len(ids) == per_device
+    return np.broadcast_to(ids, (devices, per_device))
 
 
-def of_one_device(devices, each):
-    """Ids that are all at home on one device: nothing fits in a round that has room for an even share."""
-    home = np.asarray(
-        sharded_embedding._local_share((SHARD_SLOTS // devices, 3, WIDTH)).home(jnp.arange(ROWS))
-    )
-    mine = np.flatnonzero(home == devices - 1)[2 : 2 + each].astype(np.int32)
-    assert len(mine) == each
-    return np.broadcast_to(mine, (devices, each))
+def test_ids_beyond_the_capacity_take_more_rounds():
+    devices, per_device = 4, 400
+    plain, whole = make_table()
+    ids = make_ids_of_one_device(devices, per_device)
 
-
-def test_more_than_a_round_has_room_for_takes_more_rounds_and_loses_none():
-    devices, each = 4, 400
-    plain, whole = a_table()
-    ids = of_one_device(devices, each)
-
-    def both(share, mine):
-        home = sharded_embedding._local_share(share.shape).home(mine)
-        return sharded_embedding.fetch(share, mine, AXIS, "float32"), sharded_embedding._exchange(
-            home, devices, AXIS
+    def fetch_and_rounds(shard, ids):
+        stored_on = sharded_embedding._local_shard(shard.shape).device(ids)
+        return sharded_embedding.fetch(shard, ids, AXIS, "float32"), sharded_embedding._plan_exchange(
+            stored_on, devices, AXIS
         ).rounds
 
-    found, rounds = over(devices, both)(whole, ids)
-    assert (rounds == 3).all()  # 400 in rooms of 100 + 4 * 10
-    np.testing.assert_array_equal(found, plain[ids])
+    actual, rounds = map_over_devices(devices, fetch_and_rounds)(whole, ids)
+    assert (rounds == 3).all()  # 400 ids, capacity 100 + 4 * 10
+    np.testing.assert_array_equal(actual, plain[ids])
 
 
-def test_an_even_batch_takes_one_round_and_one_without_ids_takes_none():
-    devices, each = 8, 512
-    whole = a_table()[1]
-    ids = asked(devices, each, np.random.default_rng(0))
+def test_even_batch_takes_one_round_and_empty_batch_none():
+    devices, per_device = 8, 512
+    whole = make_table()[1]
+    ids = make_ids(devices, per_device, np.random.default_rng(0))
 
-    def rounds(share, mine):
-        return sharded_embedding._exchange(
-            sharded_embedding._local_share(share.shape).home(mine), devices, AXIS
+    def rounds(shard, ids):
+        return sharded_embedding._plan_exchange(
+            sharded_embedding._local_shard(shard.shape).device(ids), devices, AXIS
         ).rounds
 
-    assert (over(devices, rounds)(whole, ids) == 1).all()
-    assert (over(devices, rounds)(whole, np.full_like(ids, sharded_embedding.NONE)) == 0).all()
+    assert (map_over_devices(devices, rounds)(whole, ids) == 1).all()
+    assert (map_over_devices(devices, rounds)(whole, np.full_like(ids, sharded_embedding.NO_ID)) == 0).all()
 
 
-@pytest.mark.parametrize(("devices", "crowded"), [(1, False), (2, False), (8, False), (4, True)])
-def test_gradients_of_all_devices_come_home_once(devices, crowded):
-    each = 400 if crowded else 200
-    whole, rng = a_table()[1], np.random.default_rng(1)
-    ids = of_one_device(devices, each) if crowded else asked(devices, each, rng)
-    weight = rng.normal(size=(devices, each, WIDTH)).astype(np.float32)
+@pytest.mark.parametrize(("devices", "on_one_device"), [(1, False), (2, False), (8, False), (4, True)])
+def test_gradients_of_all_devices_are_summed_once(devices, on_one_device):
+    per_device = 400 if on_one_device else 200
+    whole, rng = make_table()[1], np.random.default_rng(1)
+    ids = make_ids_of_one_device(devices, per_device) if on_one_device else make_ids(devices, per_device, rng)
+    weight = rng.normal(size=(devices, per_device, WIDTH)).astype(np.float32)
 
-    def gradient(share, mine, weight):
-        return jax.grad(lambda x: (sharded_embedding.fetch(x, mine, AXIS, "float32") * weight).sum())(share)
+    def gradient(shard, ids, weight):
+        return jax.grad(lambda x: (sharded_embedding.fetch(x, ids, AXIS, "float32") * weight).sum())(shard)
 
-    found = over(devices, gradient)(whole, ids, weight).reshape(whole.shape)
+    actual = map_over_devices(devices, gradient)(whole, ids, weight).reshape(whole.shape)
     expected = np.zeros((ROWS, WIDTH))
-    there = ids != sharded_embedding.NONE
-    np.add.at(expected, ids[there], weight[there].astype(np.float64))
-    np.testing.assert_allclose(sharded_embedding.in_order(jnp.asarray(found), ROWS), expected, atol=1e-5)
-    assert not np.isnan(found).any()
+    valid = ids != sharded_embedding.NO_ID
+    np.add.at(expected, ids[valid], weight[valid].astype(np.float64))
+    np.testing.assert_allclose(sharded_embedding.in_order(jnp.asarray(actual), ROWS), expected, atol=1e-5)
+    assert not np.isnan(actual).any()
 
 
-def test_a_looked_up_row_is_the_ids_own_and_its_gradient_counts_every_time_it_is_asked_for():
-    plain, whole = a_table()
-    rows = sharded_embedding.ShardedEmbedding("float32", ROWS, WIDTH, 0.1, AXIS)
+def test_lookup_returns_rows_and_sums_gradients_of_repeated_ids():
+    plain, whole = make_table()
+    embedding = sharded_embedding.ShardedEmbedding("float32", ROWS, WIDTH, 0.1, AXIS)
     ids = np.array([[[5, 0, 5], [1030, 2, 5]], [[7, 7, 0], [5, 2049, 2]]], np.int32)
 
-    def called(share, mine):
-        return rows.apply({"params": {"dealt": share}}, mine)
+    def lookup(shard, ids):
+        return embedding.apply({"params": {"dealt": shard}}, ids)
 
-    found = over(2, called)(whole, ids)
-    np.testing.assert_array_equal(found, np.where((ids > 0)[..., None], plain[ids], 0))
-    of_table = over(2, lambda share, mine: jax.grad(lambda x: called(x, mine).sum())(share))
-    counts = sharded_embedding.in_order(of_table(whole, ids).reshape(whole.shape), ROWS)[:, 0]
+    actual = map_over_devices(2, lookup)(whole, ids)
+    np.testing.assert_array_equal(actual, np.where((ids > 0)[..., None], plain[ids], 0))
+    table_gradient = map_over_devices(2, lambda shard, ids: jax.grad(lambda x: lookup(x, ids).sum())(shard))
+    counts = sharded_embedding.in_order(table_gradient(whole, ids).reshape(whole.shape), ROWS)[:, 0]
     expected = np.bincount(ids[ids > 0], minlength=ROWS)
     np.testing.assert_array_equal(counts, expected)
 
 
-def test_the_first_rows_are_those_of_a_table_that_is_whole():
+def test_initial_rows_equal_those_of_a_plain_table():
     key = jax.random.key(9)
     expected = dense.uniform_init(0.2)(key, (ROWS, WIDTH), jnp.float32)
-    found = sharded_embedding.sharded_init(0.2, ROWS)(key, sharded_embedding.shape(ROWS, WIDTH), jnp.float32)
-    np.testing.assert_array_equal(sharded_embedding.in_order(found, ROWS), expected)
-    assert (sharded_embedding.in_order(found, 3 * SHARD_SLOTS)[ROWS:] == 0).all()
+    actual = sharded_embedding.sharded_init(0.2, ROWS)(key, sharded_embedding.shape(ROWS, WIDTH), jnp.float32)
+    np.testing.assert_array_equal(sharded_embedding.in_order(actual, ROWS), expected)
+    assert (sharded_embedding.in_order(actual, 3 * SHARD_SLOTS)[ROWS:] == 0).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_rows_are_kept_in_float32_and_used_in_the_computes_dtype(dtype):
-    rows = sharded_embedding.ShardedEmbedding(dtype, ROWS, WIDTH, 0.2, AXIS)
-    found, params = rows.init_with_output(jax.random.key(3), jnp.array([4]))
+def test_rows_are_stored_in_float32_and_used_in_the_compute_dtype(dtype):
+    embedding = sharded_embedding.ShardedEmbedding(dtype, ROWS, WIDTH, 0.2, AXIS)
+    actual, params = embedding.init_with_output(jax.random.key(3), jnp.array([4]))
     table = params["params"]["dealt"]
-    assert table.shape == (SHARD_SLOTS, 3, WIDTH) and table.dtype == jnp.float32 and found.dtype == dtype
+    assert table.shape == (SHARD_SLOTS, 3, WIDTH) and table.dtype == jnp.float32 and actual.dtype == dtype
 
 
 @pytest.mark.parametrize(("devices", "times"), [(1, 1), (4, 3)])
-def test_in_bfloat16_rows_travel_as_they_are_used_and_gradients_are_added_up_in_float32(devices, times):
-    plain, whole = a_table()
-    plain, whole = plain / 7, whole / 7  # which bfloat16 rounds
+def test_bfloat16_rows_are_rounded_and_gradients_summed_in_float32(devices, times):
+    plain, whole = make_table()
+    plain, whole = plain / 7, whole / 7  # not exact in bfloat16
     ids = np.broadcast_to(np.arange(2, 34, dtype=np.int32), (devices, 32)).copy()
-    ids[times:] += 32  # the last device of four asks for others
+    ids[times:] += 32  # the last of four devices looks up other ids
 
-    def both(share, mine):
+    def gradient_and_rows(shard, ids):
         def total(x):
-            rows = sharded_embedding.fetch(x, mine, AXIS, "bfloat16")
+            rows = sharded_embedding.fetch(x, ids, AXIS, "bfloat16")
             return (rows * jnp.bfloat16(1 / 3)).sum().astype(jnp.float32), rows
 
-        return jax.grad(total, has_aux=True)(share)
+        return jax.grad(total, has_aux=True)(shard)
 
-    gradient, found = over(devices, both)(whole, ids)
-    assert found.dtype == jnp.bfloat16 and gradient.dtype == jnp.float32
-    np.testing.assert_array_equal(found, plain[ids].astype(jnp.bfloat16))
+    gradient, actual = map_over_devices(devices, gradient_and_rows)(whole, ids)
+    assert actual.dtype == jnp.bfloat16 and gradient.dtype == jnp.float32
+    np.testing.assert_array_equal(actual, plain[ids].astype(jnp.bfloat16))
     expected = times * np.float32(jnp.bfloat16(1 / 3))
-    assert times == 1 or jnp.bfloat16(expected) != expected  # as bfloat16 would have it
+    assert times == 1 or jnp.bfloat16(expected) != expected  # a sum in bfloat16 would differ
     np.testing.assert_array_equal(
         sharded_embedding.in_order(gradient.reshape(whole.shape), ROWS)[2:34], expected
     )
 
 
-def test_distinct_ids_ascend_and_what_is_left_is_none():
-    found = sharded_embedding.unique_ids(jnp.array([[7, 3, 0], [3, 9, 7]]))
-    assert found.tolist() == [0, 3, 7, 9, sharded_embedding.NONE, sharded_embedding.NONE]
+def test_unique_ids_ascend_and_are_padded():
+    actual = sharded_embedding.unique_ids(jnp.array([[7, 3, 0], [3, 9, 7]]))
+    assert actual.tolist() == [0, 3, 7, 9, sharded_embedding.NO_ID, sharded_embedding.NO_ID]

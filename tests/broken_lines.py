@@ -1,0 +1,634 @@
+"""Break important lines one by one and check that the default suite fails on each:
+
+    python tests/broken_lines.py [--only N ...] [--list]
+
+For each entry of LINES the tracked files are copied to a temporary folder, the entry's text is replaced
+there, and its tests are run. Prints a table, "seen" where a test failed and "NOT SEEN" where all passed,
+and exits with status 1 if a line is not seen. All entries take about ten minutes of a core.
+tests/test_broken_lines.py keeps the table true: each text stands exactly once in its file.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Line(NamedTuple):
+    """A text that occurs once in a file, the broken text, and the default suite's tests that must fail."""
+
+    guards: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+LINES = (
+    # ------------------------------------------------------------ metrics and ranking
+    Line(
+        "a tie counts against the target",
+        "jaxrec/evaluation/metrics.py",
+        "ahead = ~(scores[..., 1:] < scores[..., :1])",
+        "ahead = scores[..., 1:] > scores[..., :1]",
+        ("tests/evaluation/test_metrics.py",),
+    ),
+    Line(
+        "NDCG's discount",
+        "jaxrec/evaluation/metrics.py",
+        "1.0 / np.log2(1.0 + rank)",
+        "1.0 / np.log2(2.0 + rank)",
+        ("tests/evaluation/test_metrics.py",),
+    ),
+    Line(
+        "the cutoff of a hit rate",
+        "jaxrec/evaluation/metrics.py",
+        "return (rank <= k).astype(np.float64)",
+        "return (rank < k).astype(np.float64)",
+        ("tests/evaluation/test_metrics.py",),
+    ),
+    Line(
+        "NaN and ties in the whole catalogue",
+        "jaxrec/evaluation/scorers.py",
+        "return 1 + (rivals_BxV & ~(scores_BxV < its_own_Bx1)).sum(1)",
+        "return 1 + (rivals_BxV & (scores_BxV > its_own_Bx1)).sum(1)",
+        (
+            "tests/evaluation/test_evaluator.py::test_equal_titles_count_against_the_target_and_are_shown_by_popularity",
+        ),
+    ),
+    Line(
+        "titles of the history are no rivals",
+        "jaxrec/evaluation/scorers.py",
+        "rivals_BxV &= jnp.ones_like(rivals_BxV).at[query_Bx1, seen_BxL].set(False)",
+        "rivals_BxV &= jnp.ones_like(rivals_BxV)",
+        ("tests/evaluation/test_evaluator.py::test_ranks_among_all_titles_are_of_every_titles_score",),
+    ),
+    Line(
+        "item to item: the cosine's norm",
+        "jaxrec/evaluation/baselines.py",
+        "cosine /= np.sqrt(np.maximum(targets, 1))",
+        "cosine /= np.maximum(targets, 1)",
+        ("tests/evaluation/test_item_to_item.py",),
+    ),
+    Line(
+        "a test over seeds has n - 1 degrees of freedom",
+        "jaxrec/evaluation/statistics.py",
+        "return t, float(2 * stats.t.sf(abs(t), n - 1))",
+        "return t, float(2 * stats.t.sf(abs(t), n))",
+        ("tests/evaluation/test_statistics.py",),
+    ),
+    # ------------------------------------------------------------ masks
+    Line(
+        "a title sees itself and older ones alone",
+        "jaxrec/models/encoders/base.py",
+        "return same_RxLxL & jnp.tri(example_RxL.shape[1], dtype=bool)",
+        "return same_RxLxL",
+        ("tests/models/test_next_item_model.py::test_a_place_knows_what_was_before_it_and_nothing_after",),
+    ),
+    Line(
+        "histories that share a row do not see one another",
+        "jaxrec/models/mixture.py",
+        "same_RxLxL = of_RxL[:, :, None] == of_RxL[:, None, :]",
+        "same_RxLxL = of_RxL[:, :, None] == of_RxL[:, :, None]",
+        ("tests/models/test_mixture.py::test_an_expert_keeps_the_histories_of_a_row_apart",),
+    ),
+    Line(
+        "a masked score has no weight",
+        "jaxrec/models/layers/attention.py",
+        "return weighed(jnp.where(same_RxLxM[:, None], s_RxHxLxM, _HIDDEN), v_RxMxHxd)",
+        "return weighed(s_RxHxLxM, v_RxMxHxd)",
+        ("tests/models/layers/test_attention.py::test_a_form_is_the_plain_one",),
+    ),
+    Line(
+        "attention's scale",
+        "jaxrec/models/layers/attention.py",
+        "s_RxHxLxM = scores(q_RxLxHxd * q_RxLxHxd.shape[-1] ** -0.5, k_RxMxHxd)",
+        "s_RxHxLxM = scores(q_RxLxHxd * q_RxLxHxd.shape[-1] ** -1.0, k_RxMxHxd)",
+        ("tests/models/layers/test_attention.py::test_a_form_is_the_plain_one",),
+    ),
+    Line(
+        "padding is no title of a sequence",
+        "jaxrec/models/next_item.py",
+        "whose_BxL = jnp.where(there_BxL, jnp.arange(len(x_BxLxD))[:, None], len(x_BxLxD))",
+        "whose_BxL = jnp.broadcast_to(jnp.arange(len(x_BxLxD))[:, None], there_BxL.shape)",
+        ("tests/models/test_next_item_model.py::test_padding_says_nothing_bit_for_bit",),
+    ),
+    Line(
+        "a request without titles has a vector of its own",
+        "jaxrec/models/encoders/base.py",
+        "return jnp.where(there_B[:, None], pooled_BxD, repeated(empty_D, pooled_BxD.shape))",
+        "return pooled_BxD",
+        ("tests/models/test_mixture.py",),
+    ),
+    Line(
+        "a candidate sees itself and no other candidate",
+        "jaxrec/models/encoders/base.py",
+        "itself_BxCxC = jnp.broadcast_to(jnp.eye(C, dtype=bool), (B, C, C))",
+        "itself_BxCxC = jnp.ones((B, C, C), bool)",
+        ("tests/models/test_cached_scoring.py::test_no_candidate_moves_another_and_none_the_history",),
+    ),
+    # ------------------------------------------------------------ losses
+    Line(
+        "the hinge's margin",
+        "jaxrec/losses/ranking.py",
+        "jnp.maximum(margin - gap, 0.0)",
+        "jnp.maximum(-gap, 0.0)",
+        ("tests/losses/test_ranking_losses.py",),
+    ),
+    Line(
+        "the BCE is a mean over 1 + N terms",
+        "jaxrec/losses/ranking.py",
+        "terms = 1 + c.negative.sum(-1, keepdims=True)",
+        "terms = c.negative.sum(-1, keepdims=True)",
+        ("tests/losses/test_ranking_losses.py",),
+    ),
+    Line(
+        "soft labels are for hard negatives",
+        "jaxrec/losses/ranking.py",
+        '{"hard": hard, "all"',
+        '{"hard": ~hard, "all"',
+        ("tests/losses/test_ranking_losses.py",),
+    ),
+    Line(
+        "labels of the next K titles weigh the ranking loss",
+        "jaxrec/losses/ranking.py",
+        "loss(s[:, :K], s[:, K:], weight * label, c, config.margin)",
+        "loss(s[:, :K], s[:, K:], weight, c, config.margin)",
+        ("tests/losses/test_ranking_losses.py",),
+    ),
+    Line(
+        "engagement is held against the threshold",
+        "jaxrec/losses/ranking.py",
+        "return jnp.maximum(1.0 + alpha * (completion - threshold), 0.0)",
+        "return jnp.maximum(1.0 + alpha * completion, 0.0)",
+        ("tests/losses/test_ranking_losses.py",),
+    ),
+    Line(
+        "the entropy's target",
+        "jaxrec/losses/ranking.py",
+        "jnp.square(entropy(clean_gate) - target_entropy)",
+        "jnp.square(entropy(clean_gate))",
+        ("tests/losses/test_ranking_losses.py",),
+    ),
+    Line(
+        "padding of a batch has no loss",
+        "jaxrec/losses/ranking.py",
+        "sums = {name: (jnp.where(batch.valid, value, 0.0).sum(), count) for name, value in figures.items()}",
+        "sums = {name: (value.sum(), count) for name, value in figures.items()}",
+        ("tests/losses/test_ranking_losses.py",),
+    ),
+    Line(
+        "the correction by log Q",
+        "jaxrec/losses/next_item.py",
+        "positive, negative = positive - log_q[target], negative - log_q[negatives]",
+        "positive, negative = positive - log_q[target], negative",
+        ("tests/losses/test_next_item_losses.py::test_log_q_by_hand",),
+    ),
+    Line(
+        "a negative that is the place's target is left out",
+        "jaxrec/losses/next_item.py",
+        "return term(positive, negative, (negatives >= FIRST_TITLE) & (negatives != target[..., None]))",
+        "return term(positive, negative, negatives >= FIRST_TITLE)",
+        ("tests/losses/test_next_item_losses.py::test_sampled_losses_are_their_definitions",),
+    ),
+    Line(
+        "gBCE's beta",
+        "jaxrec/losses/next_item.py",
+        "beta=1 - calibration * (1 - alpha)",
+        "beta=1 - calibration * alpha",
+        ("tests/losses/test_next_item_losses.py::test_bce_and_gbce_by_hand",),
+    ),
+    Line(
+        "the log of a popular title's share",
+        "jaxrec/tasks/negative_sampling.py",
+        "counts = jnp.diff(pool.cumulative, prepend=0)",
+        "counts = jnp.diff(pool.cumulative, append=0)",
+        ("tests/tasks/test_negative_sampling.py::test_log_q_is_the_log_of_the_law",),
+    ),
+    Line(
+        "a sequence's loss is divided by places, not by weights",
+        "jaxrec/tasks/next_item.py",
+        "total, count = jnp.where(aimed.target > 0, loss_BxL, 0.0).sum(), (aimed.target > 0).sum()",
+        "total, count = jnp.where(aimed.target > 0, loss_BxL, 0.0).sum(), aimed.completion.sum()",
+        ("tests/tasks/test_next_item_task.py::test_a_personalised_loss_weighs_places_by_eq_13",),
+    ),
+    # ------------------------------------------------------------ the gate
+    Line(
+        "each expert has noise of its own",
+        "jaxrec/models/mixture.py",
+        "noise_BxE = normal((len(experts),), key_Bx2,",
+        "noise_BxE = normal((1,), key_Bx2,",
+        ("tests/models/test_mixture.py",),
+    ),
+    Line(
+        "the gate's temperature falls exponentially",
+        "jaxrec/models/mixture.py",
+        "return start * (final / start) ** passed",
+        "return start + (final - start) * passed",
+        ("tests/models/test_mixture.py",),
+    ),
+    Line(
+        "what the gate says of the user",
+        "jaxrec/evaluation/gate_analysis.py",
+        '"information": of_mean - of_each',
+        '"information": of_mean',
+        ("tests/evaluation/test_gate_analysis.py",),
+    ),
+    Line(
+        "averaged task weights wait two epochs",
+        "jaxrec/losses/task_weights.py",
+        "return fixed * jnp.where(epoch < 2, 1.0, moving)",
+        "return fixed * moving",
+        ("tests/losses/test_task_weights.py::test_an_average_by_hand",),
+    ),
+    # ------------------------------------------------------------ the step and the optimizer
+    Line(
+        "gradients are of the mean over the global batch",
+        "jaxrec/tasks/base.py",
+        "return jax.tree.map(lambda g: g / count.astype(g.dtype), grads), sums",
+        "return grads, sums",
+        ("tests/losses/test_task_weights.py::test_log_variances_learn_and_leave_the_validation_loss_alone",),
+    ),
+    Line(
+        "sums of all devices meet",
+        "jaxrec/runtime/parallel_step.py",
+        "return joined(dealt, jax.lax.psum(others, AXIS))",
+        "return joined(dealt, jax.lax.pmean(others, AXIS))",
+        (
+            "tests/tasks/test_next_item_task.py::test_gradients_are_the_same_on_one_device_and_four_and_in_parts",
+        ),
+    ),
+    Line(
+        "a batch is dealt round robin to the devices' parts",
+        "jaxrec/runtime/parallel_step.py",
+        "return jax.numpy.arange(size) * shares + jax.lax.axis_index(AXIS) * parts + part",
+        "return jax.numpy.arange(size) * shares + jax.lax.axis_index(AXIS) + part",
+        (
+            "tests/tasks/test_next_item_task.py::test_gradients_are_the_same_on_one_device_and_four_and_in_parts",
+        ),
+    ),
+    Line(
+        "decay comes after Adam or before it",
+        "jaxrec/training/optimizer.py",
+        'first = (adam, decay) if config.decay == "decoupled" else (decay, adam)',
+        'first = (adam, decay) if config.decay == "coupled" else (decay, adam)',
+        ("tests/training/test_optimizer.py::test_decoupled_decay_joins_the_step",),
+    ),
+    Line(
+        "biases and norms are spared their decay",
+        "jaxrec/training/optimizer.py",
+        'not (name == "scale" or "bias" in name.split("_"))',
+        'not (name == "scale")',
+        ("tests/training/test_optimizer.py::test_biases_and_norms_spared",),
+    ),
+    Line(
+        "the plateau's patience is PyTorch's",
+        "jaxrec/training/optimizer.py",
+        "patience=patience + 1",
+        "patience=patience",
+        ("tests/training/test_optimizer.py::test_plateau_is_pytorchs",),
+    ),
+    Line(
+        "the plateau moves on fresh values alone",
+        "jaxrec/training/optimizer.py",
+        "jnp.where(fresh, new[0], old)",
+        "new[0]",
+        ("tests/training/test_optimizer.py::test_a_stale_zero_freezes_nothing",),
+    ),
+    Line(
+        "an untouched row does not move where tables are lazy",
+        "jaxrec/training/optimizer.py",
+        "touched = ~(jnp.abs(gradient).max(1) == 0)",
+        "touched = ~(jnp.abs(gradient).max(1) < 0)",
+        ("tests/training/test_optimizer.py::test_an_untouched_row_stays_and_does_not_decay",),
+    ),
+    Line(
+        "the average's ramp",
+        "jaxrec/training/optimizer.py",
+        "decay = jnp.minimum(config.average, (1 + step) / (10 + step))",
+        "decay = config.average",
+        ("tests/training/test_parameter_average.py::test_it_is_the_recursion_over_the_steps",),
+    ),
+    # ------------------------------------------------------------ draws
+    Line(
+        "a draw's key has the step in it",
+        "jaxrec/models/layers/rng.py",
+        "np.uint32(seed >> 32 & 0xFFFFFFFF), step, row)",
+        "np.uint32(seed >> 32 & 0xFFFFFFFF), row)",
+        ("tests/models/layers/test_rng.py::test_row_keys_differ",),
+    ),
+    Line(
+        "what dropout keeps is scaled up",
+        "jaxrec/models/layers/rng.py",
+        "return jnp.where(keep, x * jnp.asarray(1.0 / kept, x.dtype), jnp.zeros((), x.dtype))",
+        "return jnp.where(keep, x, jnp.zeros((), x.dtype))",
+        ("tests/models/layers/test_rng.py::test_dropout_keeps_its_share_and_scale",),
+    ),
+    # ------------------------------------------------------------ data
+    Line(
+        "the last target is the test's",
+        "jaxrec/data/events/splits.py",
+        "out[(back == 0) & (count[user] > least)] = TEST",
+        "out[(back == 0) & (count[user] > least)] = VALIDATION",
+        ("tests/data/examples/test_next_item_examples.py::test_split_by_last",),
+    ),
+    Line(
+        "a day of a split by time begins at its midnight",
+        "jaxrec/data/events/splits.py",
+        'np.searchsorted(edges, time, side="right")',
+        'np.searchsorted(edges, time, side="left")',
+        (
+            "tests/data/examples/test_next_item_examples.py::test_split_by_time",
+            "tests/data/examples/test_ranking_examples.py",
+        ),
+    ),
+    Line(
+        "popularity does not count what is held out",
+        "jaxrec/data/events/splits.py",
+        "out = time < first[user]",
+        "out = time <= first[user]",
+        ("tests/data/examples/test_next_item_examples.py",),
+    ),
+    Line(
+        "completion is clipped",
+        "jaxrec/data/events/cleaning.py",
+        "return np.clip(milliseconds / _milliseconds(runtime_minutes), 0.0, 1.0)",
+        "return milliseconds / _milliseconds(runtime_minutes)",
+        ("tests/data/events/test_cleaning.py",),
+    ),
+    Line(
+        "of copies the one viewed longest is kept",
+        "jaxrec/data/events/cleaning.py",
+        "-viewed[rows], group]",
+        "viewed[rows], group]",
+        ("tests/data/events/test_cleaning.py",),
+    ),
+    Line(
+        "the range of times is half open",
+        "jaxrec/data/events/cleaning.py",
+        "(chunk.time >= latest)",
+        "(chunk.time > latest)",
+        ("tests/data/events/test_cleaning.py",),
+    ),
+    Line(
+        "history is strictly earlier",
+        "jaxrec/data/events/event_log.py",
+        "live = following[event] >= start[todo][request]",
+        "live = following[event] > start[todo][request]",
+        ("tests/data/examples/test_ranking_examples.py",),
+    ),
+    Line(
+        "what was abandoned is below the threshold as of then",
+        "jaxrec/data/examples/ranking.py",
+        'rows["history_abandoned"][at] = then.completion[event] < below',
+        'rows["history_abandoned"][at] = then.total[event] < below',
+        ("tests/data/examples/test_ranking_examples.py",),
+    ),
+    Line(
+        "a hard negative is none of the next targets",
+        "jaxrec/data/examples/ranking.py",
+        "live &= ~(log.rank[event][:, None] == targets[row]).any(axis=1)",
+        "live &= True",
+        ("tests/data/examples/test_ranking_examples.py",),
+    ),
+    Line(
+        "negatives of a query are distinct",
+        "jaxrec/data/examples/negatives.py",
+        "outside = np.flatnonzero(image >= limit.take(jobs))",
+        "outside = np.flatnonzero(image > limit.take(jobs))",
+        ("tests/data/examples/test_negatives.py",),
+    ),
+    Line(
+        "each next title's frozen list is drawn anew",
+        "jaxrec/data/examples/ranking.py",
+        "salt = 1 + l * layout.next_k + k",
+        "salt = 1 + l * layout.next_k + 0 * k",
+        (
+            "tests/data/examples/test_ranking_examples.py::test_lists_follow_table_2_and_the_next_titles_have_their_own",
+        ),
+    ),
+    Line(
+        "hard columns rotate over the real ones",
+        "jaxrec/tasks/ranking_inputs.py",
+        "rotated = (epoch * counts[0] + j) % jnp.maximum(n_hard, 1)",
+        "rotated = (epoch * counts[0] + j) % width",
+        ("tests/tasks/test_ranking_inputs.py::test_hard_columns_rotate_over_the_real_ones",),
+    ),
+    Line(
+        "abandoned titles leave no gap",
+        "jaxrec/tasks/ranking_inputs.py",
+        'kept = (titles != PAD) & (rows["history_abandoned"] == 0)',
+        "kept = titles != PAD",
+        ("tests/tasks/test_ranking_inputs.py",),
+    ),
+    Line(
+        "a shorter window holds the latest titles of a packed history",
+        "jaxrec/data/loading/packing.py",
+        "oldest = starts[0] - of_share * (self.rows[0] * width) + shown[0] - n",
+        "oldest = starts[0] - of_share * (self.rows[0] * width)",
+        ("tests/data/loading/test_packing.py",),
+    ),
+    Line(
+        "the order of data is of the seed and the epoch",
+        "jaxrec/data/loading/batches.py",
+        "blocks = _generator(self._seed, epoch).permutation(self._rows.blocks)",
+        "blocks = _generator(self._seed).permutation(self._rows.blocks)",
+        ("tests/data/loading/test_batches.py",),
+    ),
+    Line(
+        "evaluation drops no tail",
+        "jaxrec/data/loading/batches.py",
+        "return -(-self._rows.rows // self._batch)",
+        "return self._rows.rows // self._batch",
+        ("tests/data/loading/test_batches.py::test_evaluation_drops_no_tail",),
+    ),
+    # ------------------------------------------------------------ tables dealt to devices
+    Line(
+        "gradients of dealt rows come home once",
+        "jaxrec/runtime/parallel_step.py",
+        "dealt, others = dealt_alone(tree)\n    return joined(dealt, jax.lax.psum(others, AXIS))",
+        "return jax.lax.psum(tree, AXIS)",
+        ("tests/end_to_end/test_exactness.py",),
+    ),
+    Line(
+        "consecutive ids are at home on different devices",
+        "jaxrec/models/layers/sharded_embedding.py",
+        "return jnp.asarray(_REVERSED)[ids % DEALT_PLACES]",
+        "return ids % DEALT_PLACES",
+        ("tests/models/layers/test_sharded_embedding.py",),
+    ),
+    Line(
+        "what one round of an exchange has no room for takes another",
+        "jaxrec/models/layers/sharded_embedding.py",
+        "rounds = (jax.lax.pmax(most, axis) + room - 1) // room",
+        "rounds = jnp.minimum((jax.lax.pmax(most, axis) + room - 1) // room, 1)",
+        (
+            "tests/models/layers/test_sharded_embedding.py::test_more_than_a_round_has_room_for_takes_more_rounds_and_loses_none",
+        ),
+    ),
+    # ------------------------------------------------------------ runs, checkpoints, configs
+    Line(
+        "the best checkpoint is kept beside the newest",
+        "jaxrec/checkpoints/checkpointer.py",
+        "policies.AnyPreservationPolicy([policies.LatestN(1), best])",
+        "policies.AnyPreservationPolicy([policies.LatestN(1)])",
+        ("tests/checkpoints/test_checkpointer.py::test_the_last_and_the_best_are_kept",),
+    ),
+    Line(
+        "last is the newest and best the best",
+        "jaxrec/checkpoints/checkpointer.py",
+        'step = self.latest_step() if which == "last" else self.best_step()',
+        "step = self.latest_step()",
+        ("tests/checkpoints/test_checkpointer.py::test_the_last_and_the_best_are_kept",),
+    ),
+    Line(
+        "a run goes on at the batch where it stopped",
+        "jaxrec/training/trainer.py",
+        "step, dispatches = start, Dispatches(self.batches, self.size, start)",
+        "step, dispatches = start, Dispatches(self.batches, self.size)",
+        ("tests/end_to_end/test_dispatch.py",),
+    ),
+    Line(
+        "a run that was stopped before a validation is validated first",
+        "jaxrec/training/trainer.py",
+        "if start and self._ends(start) and not state.fresh:",
+        "if False and start:",
+        ("tests/end_to_end/test_dispatch.py",),
+    ),
+    Line(
+        "a step in a bucket counts once its last file is there",
+        "jaxrec/checkpoints/bucket_mirror.py",
+        'if f"{step}/{SIGN}" in names}',
+        "}",
+        (
+            "tests/checkpoints/test_checkpointer.py::test_a_step_in_a_bucket_counts_once_its_last_file_is_there",
+        ),
+    ),
+    Line(
+        "a bucket mirrors what was removed here",
+        "jaxrec/checkpoints/bucket_mirror.py",
+        "remove_folder(self._remote / step, first=SIGN)\n            self._there.discard(step)",
+        "self._there.discard(step)",
+        ("tests/checkpoints/test_checkpointer.py",),
+    ),
+    Line(
+        "a copy of a shard holds the blocks of the manifest",
+        "jaxrec/data/storage/shard_cache.py",
+        "if not path.exists() or count(path) != held:",
+        "if not path.exists():",
+        ("tests/data/storage/test_dataset.py",),
+    ),
+    Line(
+        "the digest of a dataset is not of where it lies",
+        "jaxrec/config/serialization.py",
+        '_NOT_IN_DIGEST = ("directory", "workers", "partitions")',
+        '_NOT_IN_DIGEST = ("workers", "partitions")',
+        ("tests/config/test_validation.py",),
+    ),
+    Line(
+        "the width divides by the heads",
+        "jaxrec/config/validation.py",
+        "model.width % expert.num_heads == 0",
+        "True",
+        ("tests/config/test_validation.py",),
+    ),
+    Line(
+        "a mix of negatives adds to 1",
+        "jaxrec/config/validation.py",
+        "require(abs(total - 1) < 1e-9,",
+        "require(abs(total - 1) < 9,",
+        ("tests/config/test_validation.py",),
+    ),
+    Line(
+        "an expert's options reach the model of every row",
+        "jaxrec/tasks/ranking.py",
+        "target_in_sequence=m.target_in_sequence,",
+        "target_in_sequence=False,",
+        (
+            "tests/tasks/test_target_task.py::test_a_cpu_takes_smaller_parts",
+            "tests/end_to_end/test_every_row.py",
+        ),
+    ),
+)
+
+
+def copy_tracked(to: Path) -> None:
+    """Copy the repository's tracked files, as they are in the working tree."""
+    names = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for name in filter(None, names.split("\0")):
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, to / name)
+
+
+def is_seen(line: Line, folder: Path, environment: dict[str, str]) -> tuple[bool, str]:
+    """Whether a test of `line` fails in `folder` once it is broken there, and the last line that pytest
+    printed."""
+    path = folder / line.file
+    text = path.read_text()
+    if text.count(line.old) != 1:
+        raise SystemExit(
+            f"{line.file}: {line.old!r} stands there {text.count(line.old)} times; allowed: once"
+        )
+    path.write_text(text.replace(line.old, line.new))
+    try:
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "-n",
+            "0",
+            "-p",
+            "no:cacheprovider",
+            *line.tests,
+        ]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    finally:
+        path.write_text(text)
+    last = done.stdout.strip().splitlines()[-1:] or done.stderr.strip().splitlines()[-1:] or [""]
+    # 1: a test failed. Another status is no test at all: a wrong name, an error of collection.
+    return done.returncode == 1, last[0]
+
+
+def main(only: list[int]) -> int:
+    chosen = [(n, line) for n, line in enumerate(LINES) if not only or n in only]
+    missed = []
+    with tempfile.TemporaryDirectory(prefix="jaxrec-broken-") as name:
+        folder = Path(name) / "jaxrec"
+        copy_tracked(folder)
+        # No bytecode: a file broken and restored within a second would be taken for the one before it.
+        environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        for n, line in chosen:
+            started = time.monotonic()
+            seen, last = is_seen(line, folder, environment)
+            missed += [] if seen else [n]
+            print(
+                f"{n:3} {'seen' if seen else 'NOT SEEN':8} {time.monotonic() - started:6.1f} s  {line.file}: "
+                f"{line.guards}" + ("" if seen else f"  ({last})"), flush=True,
+            )  # fmt: skip
+    print(f"{len(chosen) - len(missed)} of {len(chosen)} seen" + (f"; not seen: {missed}" if missed else ""))
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", type=int, nargs="+", default=[], metavar="N", help="numbers of lines")
+    parser.add_argument("--list", action="store_true", help="print the table and run nothing")
+    given = parser.parse_args()
+    if given.list:
+        for n, line in enumerate(LINES):
+            print(f"{n:3} {line.file}: {line.guards}  [{', '.join(line.tests)}]")
+        sys.exit()
+    sys.exit(main(given.only))

@@ -1,0 +1,27 @@
+"""Every entry of the registry resolves, and every name a config may give is one."""
+
+import pytest
+
+from jaxrec.core import registry
+
+TABLES = {name: table for name, table in vars(registry).items() if name.isupper()}
+ENTRIES = [
+    (table, name, getattr(entry, "target", entry))
+    for table in TABLES
+    for name, entry in TABLES[table].items()
+]
+
+
+@pytest.mark.parametrize("table, name, target", ENTRIES, ids=[f"{t}-{n}" for t, n, _ in ENTRIES])
+def test_an_entry_resolves(table, name, target):
+    assert callable(registry.resolve(target)) or hasattr(registry.resolve(target), "draw")
+
+
+def test_an_entry_that_does_not_exist_is_an_error():
+    with pytest.raises(AttributeError):
+        registry.resolve("jaxrec.core.registry:no_such_name")
+
+
+def test_a_task_trains_on_the_rows_that_its_class_names():
+    for entry in registry.TASKS.values():
+        assert registry.resolve(entry.target).rows == entry.rows

@@ -1,0 +1,137 @@
+"""The private APIs of jaxrec/runtime/private_apis.py exist, and no other file uses one."""
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from jaxrec.runtime import private_apis
+
+ROOT = Path(__file__).resolve().parents[2]
+REPLACEMENTS = {
+    "wait_at_barrier": (
+        "jax._src.distributed.global_state.client.wait_at_barrier: call "
+        "jax.experimental.multihost_utils.sync_global_devices(name); on CPUs gloo then limits a wait to 30 s"
+    ),
+    "compiled_programs": (
+        "the jitted function's _cache_size: count /jax/core/compile/backend_compile_duration events with "
+        "jax.monitoring.register_event_duration_secs_listener"
+    ),
+    "jaxpr_types": (
+        "jax.extend.core.ClosedJaxpr and Jaxpr: test hasattr(value, 'jaxpr') and hasattr(value, 'eqns'), or "
+        "take the types from jax.make_jaxpr(...)'s result: type(closed), type(closed.jaxpr)"
+    ),
+    "gcs_utils": (
+        "orbax.checkpoint._src.path.gcs_utils.is_hierarchical_namespace_enabled: have tests/gcs_server.py "
+        "answer the request for a bucket's storage layout instead of replacing the function"
+    ),
+}
+
+
+def barrier():
+    from jax._src import distributed
+
+    parameters = inspect.signature(private_apis.wait_at_barrier).parameters
+    assert list(parameters) == ["name", "milliseconds"]
+    assert hasattr(distributed.global_state, "client")
+    from jax._src.lib import _jax
+
+    assert callable(_jax.DistributedRuntimeClient.wait_at_barrier)
+
+
+def compiled():
+    step = jax.jit(lambda x: x + 1)
+    for x in (1.0, 2.0, 1):  # two of one type, and one of another
+        step(x)
+    assert private_apis.compiled_programs(step) == 2
+
+
+def jaxprs():
+    closed, plain = private_apis.jaxpr_types()
+    found = jax.make_jaxpr(lambda x: x + 1)(1.0)
+    assert isinstance(found, closed) and isinstance(found.jaxpr, plain)
+
+
+def gcs():
+    assert callable(private_apis.gcs_utils().is_hierarchical_namespace_enabled)
+
+
+USES = {"wait_at_barrier": barrier, "compiled_programs": compiled, "jaxpr_types": jaxprs, "gcs_utils": gcs}
+
+
+@pytest.mark.parametrize("name", REPLACEMENTS)
+def test_a_private_api_is_there(name):
+    try:
+        USES[name]()
+    except Exception as error:
+        raise AssertionError(f"{type(error).__name__}: {error}. Gone? {REPLACEMENTS[name]}") from error
+
+
+def test_each_private_api_has_a_replacement():
+    functions = {name for name, _ in inspect.getmembers(private_apis, inspect.isfunction)}
+    assert functions == set(REPLACEMENTS) == set(USES)
+
+
+def test_importing_the_list_loads_no_jax():
+    code = "import sys, jaxrec.runtime.private_apis; print([m for m in ('jax', 'orbax') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
+LIBRARIES = r"(jax|jaxlib|flax|optax|orbax|grain|chex|ml_collections)"
+PRIVATE = re.compile(rf"^{LIBRARIES}(\.\w+)*\._(?!_)\w+|^jax\.(extend|interpreters|core)\b")
+OURS = ("jaxrec/runtime/private_apis.py", "tests/runtime/test_private_apis.py")
+
+
+def private_uses(text):
+    """Names of a library's private parts, imported or reached from an imported name."""
+    tree, aliases = ast.parse(text), {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                aliases[alias.asname or alias.name.split(".")[0]] = alias.name if alias.asname else None
+                yield alias.name
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                aliases[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+                yield f"{node.module}.{alias.name}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            first, *rest = ast.unparse(node).split(".")
+            if first in aliases and all(part.isidentifier() for part in rest):
+                yield ".".join([aliases[first] or first, *rest])
+            if node.attr in ("_cache_size", "_src"):
+                yield f"jax.{node.attr}"
+
+
+def found_in(text):
+    return [name for name in private_uses(text) if PRIVATE.match(name)]
+
+
+@pytest.mark.parametrize("text", [
+    "from jax._src import distributed", "import jax.extend", "from jax.interpreters import mlir",
+    "import jax\njax.core.Jaxpr", "import jax\njax._src.core", "import jax as j\nj._src", "f._cache_size()",
+    "import orbax.checkpoint as ocp\nocp._src.path", "from ml_collections.config_flags import _ConfigFlag",
+])  # fmt: skip
+def test_a_private_use_is_seen(text):
+    assert found_in(text)
+
+
+def test_a_public_use_is_none():
+    assert not found_in("import jax, optax\nfrom jax import numpy\njax.jit\nx._replace(a=1)\noptax.adam")
+
+
+@pytest.mark.parametrize("folder", ["jaxrec", "benchmarks", "tests", "configs"])
+def test_no_other_file_uses_a_private_api(folder):
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        if name not in OURS:
+            found = found_in(path.read_text())
+            assert not found, (
+                f"{name} uses {', '.join(found)}: add a function to jaxrec/runtime/private_apis.py"
+            )

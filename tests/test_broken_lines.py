@@ -1,0 +1,42 @@
+"""The table of tests/broken_lines.py is true of the files as they are."""
+
+import subprocess
+from collections import Counter
+
+import broken_lines
+import pytest
+from broken_lines import LINES, ROOT, Line
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: f"{line.file}: {line.guards}")
+def test_a_line_stands_once_in_its_file_and_its_tests_are_there(line):
+    text = (ROOT / line.file).read_text()
+    assert text.count(line.old) == 1
+    assert line.new != line.old and text.replace(line.old, line.new) != text
+    for target in line.tests:
+        file, _, name = target.partition("::")
+        assert f"def {name}(" in (ROOT / file).read_text() if name else (ROOT / file).is_file()
+
+
+def test_there_are_many_and_each_is_another():
+    assert len(LINES) >= 36
+    assert Counter(line.guards for line in LINES).most_common(1)[0][1] == 1
+
+
+@pytest.mark.parametrize(("status", "seen"), [(0, False), (1, True), (2, False), (4, False), (5, False)])
+def test_a_break_is_seen_where_a_test_fails_and_the_file_is_left_as_it_was(
+    tmp_path, monkeypatch, status, seen
+):
+    """A wrong name of a test, 4, or an error of collection, 2, is no test that fails."""
+    path, texts = tmp_path / "a.py", []
+    path.write_text("ONE = 1\nTWO = 2\n")
+
+    def run(command, **given):
+        texts.append(path.read_text())
+        assert command[-1] == "test_a.py" and given["cwd"] == tmp_path
+        return subprocess.CompletedProcess(command, status, "1 failed\n", "")
+
+    monkeypatch.setattr(broken_lines.subprocess, "run", run)
+    line = Line("one", "a.py", "ONE = 1", "ONE = 3", ("test_a.py",))
+    assert broken_lines.is_seen(line, tmp_path, {}) == (seen, "1 failed")
+    assert texts == ["ONE = 3\nTWO = 2\n"] and path.read_text() == "ONE = 1\nTWO = 2\n"
