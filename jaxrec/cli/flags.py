@@ -16,7 +16,8 @@ from jaxrec.config.schema import Config
 from jaxrec.config.tree import fields_of, join, known_key
 from jaxrec.core.errors import InputError
 
-flags.disclaim_key_flags()  # so that --help lists the flags of this module under the command
+flags.disclaim_key_flags()  # so that --help lists these flags under the command that declares them
+
 NO_CONFIG = "--config is missing; give a config file, as --config configs/smoe.py"
 
 

@@ -1,6 +1,7 @@
-"""Private APIs of jax and Orbax: every use of one is a function here, which imports inside.
+"""Private APIs of jax and Orbax, each behind a function that imports it when called.
 
-A release may remove any of these. tests/test_private_apis.py calls each and gives its replacement.
+A release of jax or Orbax may remove any of the APIs. tests/runtime/test_private_apis.py tests each function
+and names a replacement.
 """
 
 from types import ModuleType
@@ -8,9 +9,9 @@ from typing import Any
 
 
 def wait_at_barrier(name: str, milliseconds: int) -> None:
-    """Wait until every process of `jax.distributed` is at the barrier `name`.
+    """Wait until every process of `jax.distributed` has reached the barrier `name`.
 
-    `multihost_utils.sync_global_devices` is public, but is a collective: gloo gives up after 30 s.
+    The public `multihost_utils.sync_global_devices` is a collective, for which gloo gives up after 30 s.
     """
     from jax._src import distributed
 
@@ -20,7 +21,7 @@ def wait_at_barrier(name: str, milliseconds: int) -> None:
 
 
 def compiled_programs(jitted: Any) -> int:
-    """Return how many programs a function of `jax.jit` was compiled to."""
+    """Return the number of compiled programs of a function of `jax.jit`."""
     return jitted._cache_size()
 
 
@@ -32,7 +33,7 @@ def jaxpr_types() -> tuple[type, type]:
 
 
 def gcs_utils() -> ModuleType:
-    """Return Orbax's module that asks Google whether a bucket has folders."""
+    """Return the module of Orbax that queries Google for the layout of a bucket."""
     from orbax.checkpoint._src.path import gcs_utils
 
     return gcs_utils

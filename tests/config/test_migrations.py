@@ -37,7 +37,9 @@ def old_json(config):
     return tree
 
 
-@pytest.mark.parametrize("spec", ["configs/tiny.py", "configs/smoe.py:paper", "configs/sequences.py:gsasrec"])
+@pytest.mark.parametrize(
+    "spec", ["configs/tiny.py", "configs/smoe.py:paper", "configs/sequences.py:simulated"]
+)
 def test_json_with_old_names_gives_the_same_config(spec):
     config = load_config(spec)
     old = old_json(config)

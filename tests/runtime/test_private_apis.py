@@ -1,4 +1,4 @@
-"""The private APIs of jaxrec/runtime/private_apis.py exist, and no other file uses one."""
+"""The APIs of jaxrec/runtime/private_apis.py exist, and no other file uses one."""
 
 import ast
 import inspect
@@ -46,15 +46,15 @@ def barrier():
 
 def compiled():
     step = jax.jit(lambda x: x + 1)
-    for x in (1.0, 2.0, 1):  # two of one type, and one of another
+    for x in (1.0, 2.0, 1):  # two values of one type and one of another
         step(x)
     assert private_apis.compiled_programs(step) == 2
 
 
 def jaxprs():
     closed, plain = private_apis.jaxpr_types()
-    found = jax.make_jaxpr(lambda x: x + 1)(1.0)
-    assert isinstance(found, closed) and isinstance(found.jaxpr, plain)
+    jaxpr = jax.make_jaxpr(lambda x: x + 1)(1.0)
+    assert isinstance(jaxpr, closed) and isinstance(jaxpr.jaxpr, plain)
 
 
 def gcs():
@@ -65,11 +65,11 @@ USES = {"wait_at_barrier": barrier, "compiled_programs": compiled, "jaxpr_types"
 
 
 @pytest.mark.parametrize("name", REPLACEMENTS)
-def test_a_private_api_is_there(name):
+def test_private_api_exists(name):
     try:
         USES[name]()
     except Exception as error:
-        raise AssertionError(f"{type(error).__name__}: {error}. Gone? {REPLACEMENTS[name]}") from error
+        raise AssertionError(f"{type(error).__name__}: {error}. Replacement: {REPLACEMENTS[name]}") from error
 
 
 def test_each_private_api_has_a_replacement():
@@ -77,7 +77,7 @@ def test_each_private_api_has_a_replacement():
     assert functions == set(REPLACEMENTS) == set(USES)
 
 
-def test_importing_the_list_loads_no_jax():
+def test_importing_private_apis_loads_no_jax():
     code = "import sys, jaxrec.runtime.private_apis; print([m for m in ('jax', 'orbax') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
@@ -88,8 +88,8 @@ PRIVATE = re.compile(rf"^{LIBRARIES}(\.\w+)*\._(?!_)\w+|^jax\.(extend|interprete
 OURS = ("jaxrec/runtime/private_apis.py", "tests/runtime/test_private_apis.py")
 
 
-def private_uses(text):
-    """Names of a library's private parts, imported or reached from an imported name."""
+def library_names(text):
+    """Yield the names of a library that a file imports or reaches as attributes."""
     tree, aliases = ast.parse(text), {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -109,8 +109,8 @@ def private_uses(text):
                 yield f"jax.{node.attr}"
 
 
-def found_in(text):
-    return [name for name in private_uses(text) if PRIVATE.match(name)]
+def find_private_uses(text):
+    return [name for name in library_names(text) if PRIVATE.match(name)]
 
 
 @pytest.mark.parametrize("text", [
@@ -118,12 +118,14 @@ def found_in(text):
     "import jax\njax.core.Jaxpr", "import jax\njax._src.core", "import jax as j\nj._src", "f._cache_size()",
     "import orbax.checkpoint as ocp\nocp._src.path", "from ml_collections.config_flags import _ConfigFlag",
 ])  # fmt: skip
-def test_a_private_use_is_seen(text):
-    assert found_in(text)
+def test_private_use_is_detected(text):
+    assert find_private_uses(text)
 
 
-def test_a_public_use_is_none():
-    assert not found_in("import jax, optax\nfrom jax import numpy\njax.jit\nx._replace(a=1)\noptax.adam")
+def test_public_use_is_not_reported():
+    assert not find_private_uses(
+        "import jax, optax\nfrom jax import numpy\njax.jit\nx._replace(a=1)\noptax.adam"
+    )
 
 
 @pytest.mark.parametrize("folder", ["jaxrec", "benchmarks", "tests", "configs"])
@@ -131,7 +133,7 @@ def test_no_other_file_uses_a_private_api(folder):
     for path in sorted((ROOT / folder).rglob("*.py")):
         name = path.relative_to(ROOT).as_posix()
         if name not in OURS:
-            found = found_in(path.read_text())
-            assert not found, (
-                f"{name} uses {', '.join(found)}: add a function to jaxrec/runtime/private_apis.py"
+            uses = find_private_uses(path.read_text())
+            assert not uses, (
+                f"{name} uses {', '.join(uses)}: add a function to jaxrec/runtime/private_apis.py"
             )
