@@ -1,7 +1,7 @@
-"""Baselines without training: popularity, item-to-item, history rules and, if the source has one, the oracle.
+"""Baselines without training: popularity, item-to-item, rules, oracle.
 
-Each baseline takes held-out rows and returns float64 scores [Q, K, 1 + negatives], the target first; higher
-is better.
+The oracle needs a source that stores the true probabilities. Each baseline takes held-out rows and returns
+float64 scores [Q, K, 1 + negatives], the target first; higher is better.
 """
 
 from collections.abc import Callable
@@ -20,14 +20,14 @@ _FIRST = 1e9  # more than any rank; a rule adds this value to rank a title befor
 
 
 def candidates(rows: np.ndarray, name: str) -> np.ndarray:
-    """Return the title ids [Q, K, 1 + negatives] of a candidate list, the target first.
+    """Return the title ids of a candidate list, the target first.
 
     Args:
         rows: the Q held-out rows.
         name: name of the list.
 
     Returns:
-        Title ids; the id of the target is 0 if there is no such next title.
+        Title ids [Q, K, 1 + negatives]; the id of the target is 0 if there is no such next title.
     """
     return np.concatenate([rows["target"][:, :, None], rows[f"list_{name}"]], axis=2)
 
@@ -38,7 +38,7 @@ def popularity(rows: np.ndarray, name: str, arrays: Arrays) -> np.ndarray:
 
 
 def abandoned(rows: np.ndarray, name: str) -> np.ndarray:
-    """Return a mask [Q, K, 1 + negatives] of candidates that the user had abandoned before the query.
+    """Mask [Q, K, 1 + negatives] of candidates that the user abandoned earlier.
 
     Among the negatives these candidates are the hard negatives of the list. A target is abandoned if the
     stored history contains the target as abandoned, which is possible with data.targets="any" only.
@@ -53,7 +53,7 @@ def abandoned(rows: np.ndarray, name: str) -> np.ndarray:
 
 
 def in_history(rows: np.ndarray, name: str) -> np.ndarray:
-    """Return a mask [Q, K, 1 + negatives] of candidates in the history, abandoned or not."""
+    """Mask [Q, K, 1 + negatives] of candidates in the history, abandoned or not."""
     out = abandoned(rows, name)  # other negatives were never played
     out[:, :, 0] |= (rows["target"][:, :, None] == rows["history_title"][:, None, :]).any(axis=2)
     return out
@@ -75,7 +75,7 @@ def not_in_history_rule(rows: np.ndarray, name: str, arrays: Arrays) -> np.ndarr
 
 
 def _history_ranks(rows: np.ndarray, arrays: Arrays, titles: int, shown_abandoned: bool) -> np.ndarray:
-    """Return popularity ranks [Q, history] of the history titles that a model reads; else `titles`."""
+    """Ranks [Q, history] of the history titles a model reads; `titles` elsewhere."""
     visible = rows["history_title"] > 0
     if not shown_abandoned:
         visible &= rows["history_abandoned"] == 0
@@ -83,7 +83,9 @@ def _history_ranks(rows: np.ndarray, arrays: Arrays, titles: int, shown_abandone
 
 
 def item_to_item(training: Rows, arrays: Arrays, shown_abandoned: bool) -> Rule:
-    """Return a rule from co-occurrence (Sarwar et al. 2001; Linden, Smith & York 2003).
+    """Return a rule from co-occurrence of titles.
+
+    Sources: Sarwar et al. 2001; Linden, Smith & York 2003.
 
     The score of a candidate c is the sum, over the titles h in the history, of the cosine
     n(h, c) / sqrt(n(h) n(c)). Popularity breaks ties. Among the training rows, n(h, c) is the number of rows

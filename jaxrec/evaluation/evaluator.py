@@ -1,4 +1,4 @@
-"""Evaluation of checkpoints: the model, the baselines and, if the source has one, the oracle."""
+"""Evaluation of checkpoints: the model, the baselines and the oracle."""
 
 import time
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Report on the gate: expert weights over a split, by history length, time gap and mood.
+"""Gate report: expert weights by history length, time gap and mood.
 
 Eq. 10 keeps the entropy of each user near a target. A gate with the same weights for every user can meet that
 target too. The mutual information of expert and user, H(mean weights) - mean H, separates the two cases: the
@@ -59,7 +59,7 @@ def gate_report(gate: np.ndarray, rows: np.ndarray, keeps_abandoned: bool) -> di
 
 
 def _groups(gate: np.ndarray, group: np.ndarray, names: list[str]) -> dict[str, Any]:
-    """Return the mean weights and the number of queries of each group that is not empty.
+    """Return the mean weights and the number of queries of each nonempty group.
 
     Args:
         gate: expert weights [Q, E].
@@ -74,7 +74,7 @@ def _groups(gate: np.ndarray, group: np.ndarray, names: list[str]) -> dict[str, 
 
 
 def _by_history(titles: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Group queries by number of titles [Q]; return group indices [Q] and group names."""
+    """Group queries by number of titles [Q]; return group indices [Q] and names."""
     last = [str(n - 1) for n in _TITLES[1:]]
     spans = zip(map(str, _TITLES), last, strict=False)
     names = [a if a == b else f"{a} to {b}" for a, b in spans]
@@ -100,7 +100,7 @@ def _by_gap(age: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
 
 def _by_mood(mood: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Group queries by quantiles of mood [Q]; return group indices [Q] and group names."""
+    """Group queries by quantiles of mood [Q]; return group indices [Q] and names."""
     edges = np.quantile(mood, np.arange(1, _MOODS) / _MOODS)
     ends = [float(mood.min()), *edges.tolist(), float(mood.max())]
     names = [f"{a:.2f} to {b:.2f}" for a, b in itertools.pairwise(ends)]

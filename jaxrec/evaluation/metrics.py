@@ -1,7 +1,8 @@
-"""Ranking metrics of one relevant title (NDCG@k, Recall@k, MRR@k) and exposure metrics, on NumPy arrays.
+"""Ranking metrics (NDCG@k, Recall@k, MRR@k) and exposure metrics.
 
-The ranking metrics are functions of the target's rank alone. Over a list of 1 + 20 titles in random order
-their means are .048 (NDCG@1), .140 (NDCG@5), .238 (Recall@5) and .109 (MRR@5).
+All metrics are of NumPy arrays, with one relevant title per query. The ranking metrics are functions of the
+target's rank alone. Over a list of 1 + 20 titles in random order their means are .048 (NDCG@1), .140
+(NDCG@5), .238 (Recall@5) and .109 (MRR@5).
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from jaxrec.core.ids import FIRST_TITLE
 
 
 def rank(scores, present=None):
-    """Return the rank of the target: 1 + the number of negatives not strictly below it.
+    """Return the target's rank: 1 + the number of negatives not strictly below.
 
     Ties and NaN, in the target or in a negative, count against the model. JAX arrays work too.
 
@@ -92,7 +93,7 @@ def shown(top: np.ndarray, plays: np.ndarray, targets: np.ndarray) -> dict[str, 
 
 
 def suffix(next_k: int) -> str:
-    """Return the suffix of the names of results over the next `next_k` titles; empty for K=1."""
+    """Return the suffix of result names for the next `next_k` titles; empty for 1."""
     return "" if next_k == 1 else f"_k{next_k}"
 
 

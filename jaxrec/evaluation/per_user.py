@@ -1,4 +1,4 @@
-"""Per-user results of runs: write, read, match by user, compare (`evaluate --per-user`).
+"""Per-user results of runs (`evaluate --per-user`): write, read, compare.
 
 Values are per-user means in [0, 1]. Each difference is between two runs for one user, so the difficulty of
 the user cancels.
@@ -70,9 +70,10 @@ def _open_for_polars(path: AnyPath) -> Path | io.BytesIO:
 def write(
     workdir: str | AnyPath, stem: str, user_columns: Mapping[str, Any], query_columns: Mapping[str, Any]
 ) -> None:
-    """Write `<stem>-per-user.parquet`, then `<stem>-per-query.parquet`, each atomically.
+    """Write `<stem>-per-user.parquet`, then `<stem>-per-query.parquet`.
 
-    A study takes the second file as the sign that the evaluation is complete.
+    Each file is written atomically. A study takes the second file as the sign that the evaluation is
+    complete.
 
     Args:
         workdir: folder to write to.
@@ -151,10 +152,10 @@ def difference(
 
 
 def compare(first: PerUserResults, second: PerUserResults) -> dict[str, Any]:
-    """Compare two runs: the first minus the second, for each list and metric of both (K=1).
+    """Compare two runs: the first minus the second.
 
-    Tests are over users, and also over queries, as in the paper, although the queries of one user are not
-    independent.
+    The comparison covers each list and metric that both runs have (K=1). Tests are over users, and also
+    over queries, as in the paper, although the queries of one user are not independent.
 
     Returns:
         A dictionary of JSON values: `first`, `second` (the workdirs), `dataset`, and `metrics`: column name
@@ -192,6 +193,6 @@ def compare(first: PerUserResults, second: PerUserResults) -> dict[str, Any]:
 
 
 def to_json(comparison: statistics.Paired) -> dict[str, Any]:
-    """Return a flat dictionary: the fields of the tests, and the other fields of the comparison."""
+    """Return a flat dictionary of the tests and the other fields of a comparison."""
     return comparison.tests._asdict() | {"interval": comparison.interval, "effect": comparison.effect,
                                          "smallest": comparison.smallest}  # fmt: skip

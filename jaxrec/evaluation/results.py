@@ -1,4 +1,4 @@
-"""Evaluation results: metrics as dictionaries, values by user and by query, output files."""
+"""Evaluation results: metrics, values by user and by query, output files."""
 
 from typing import Any, NamedTuple
 
@@ -13,19 +13,19 @@ from jaxrec.evaluation.scorers import CatalogueRanks
 
 
 def _ranks(scores: np.ndarray, rows: np.ndarray, next_k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ranks and the users of all present targets among the next `next_k`, both [N]."""
+    """Return the ranks [N] and users [N] of the targets present among `next_k`."""
     present, users = _present_targets(rows, next_k)
     return metrics.rank(scores[:, :next_k])[present], users
 
 
 def _present_targets(rows: np.ndarray, next_k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mask [Q, next_k] of the next titles that exist, and the users [N] of these titles."""
+    """Return the mask [Q, next_k] of present next titles, and their users [N]."""
     present = rows["target"][:, :next_k] > 0
     return present, np.broadcast_to(rows["user"][:, None], present.shape)[present]
 
 
 def summary(scores: np.ndarray, rows: np.ndarray, next_k: int) -> dict[str, Any]:
-    """Return the mean metrics of one candidate list, and the number of users and examples.
+    """Return the mean metrics of one list, and the number of users and examples.
 
     Args:
         scores: [Q, >= next_k, 1 + negatives], the target first.
@@ -38,7 +38,7 @@ def summary(scores: np.ndarray, rows: np.ndarray, next_k: int) -> dict[str, Any]
 
 
 def model_lists(scores: np.ndarray, rows: np.ndarray, next_k: int, lists: tuple[str, ...]) -> dict[str, Any]:
-    """Return the metrics of a model on each of `lists`, from scores [Q, lists, K, 1 + negatives]."""
+    """Return metrics on each of `lists` from scores [Q, LISTS, K, 1 + negatives]."""
     return {name: summary(scores[:, LISTS.index(name)], rows, next_k) for name in lists}
 
 
@@ -147,7 +147,7 @@ def per_user(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
 
 
 def per_query(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
-    """Return columns with a value per query (K=1): user key, and rank of the target in each list."""
+    """Return columns per query (K=1): user key, rank of the target in each list."""
     ranks = {
         name: metrics.rank(evaluation.scores[:, LISTS.index(name), 0]).astype(np.uint16)
         for name in evaluation.lists

@@ -1,4 +1,4 @@
-"""Model scores for the queries of a split: frozen candidate lists, and ranks among all titles."""
+"""Model scores of queries: frozen candidate lists, and ranks among all titles."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -86,7 +86,7 @@ class _QueryRunner:
         return PackedEvalBatches(rows, self._batch_size, jax.device_count(), packer)
 
     def _run(self, inputs: Any, rows: Rows) -> Iterator[tuple[Any, np.ndarray | None]]:
-        """Yield the outputs and the row indices of each batch, after the start of the next batch.
+        """Yield outputs and row indices of each batch, after the next batch starts.
 
         The device computes the next batch while the host reads the outputs.
         """
@@ -102,12 +102,12 @@ class _QueryRunner:
 
 
 def _transfer_query(batch: HostBatch) -> tuple[DeviceBatch, np.ndarray | None]:
-    """Start the transfer of a batch to the devices; return its row indices from the host."""
+    """Start the transfer of a batch; return device batch and host row indices."""
     return transfer(batch._replace(place=None)), batch.place
 
 
 class ListScorer(_QueryRunner):
-    """Scorer of the frozen lists of a split, by the head that ranks and by `other_heads`.
+    """Scorer of frozen lists, by the head that ranks and by `other_heads`.
 
     A scorer is compiled once, and can be called with different parameters.
 
@@ -147,7 +147,7 @@ class ListScorer(_QueryRunner):
 
 
 class CatalogueRanks(NamedTuple):
-    """Ranks and recommended titles from the whole catalogue for the Q queries of a split (K=1)."""
+    """Ranks and recommended titles from the whole catalogue, for Q queries (K=1)."""
 
     ranks: np.ndarray  # [Q] ranks of the targets, from 1, among the eligible titles
     top: np.ndarray  # [Q, top] ids of the best eligible titles, the best first; 0 for none

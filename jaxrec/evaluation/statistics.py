@@ -1,8 +1,8 @@
-"""Significance tests of paired differences: over users for checkpoints, over seeds for methods.
+"""Significance tests of paired differences, over users and over seeds.
 
-All functions take differences d [n], one per user or one per seed: the value of the system that is claimed
-to be better, minus the value of the other. The level is 5%, two-sided, without correction for the number of
-claims tested.
+Tests over users compare checkpoints; tests over seeds compare methods. All functions take
+differences d [n], one per user or one per seed: the value of the system that is claimed to be better, minus
+the value of the other. The level is 5%, two-sided, without correction for the number of claims tested.
 """
 
 import math
@@ -18,7 +18,7 @@ _DRAWS = 1 << 22  # bootstrap draws in memory at a time
 
 
 class TestResults(NamedTuple):
-    """Two paired tests of a mean (or median) difference of zero; NaN if there is nothing to test."""
+    """Two paired tests of a zero mean (or median) difference; NaN without data."""
 
     n: int
     mean: float
@@ -31,7 +31,7 @@ class TestResults(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """Comparison of two systems over users: tests, interval, effect size, detectable difference."""
+    """Comparison of two systems over users, from paired differences."""
 
     tests: TestResults
     interval: tuple[float, float]  # 95%, percentile bootstrap of the mean (Efron & Tibshirani 1993)
@@ -40,7 +40,7 @@ class Paired(NamedTuple):
 
 
 class Seeds(NamedTuple):
-    """Statistics of a few means, one per seed. With one seed all but `n` and `mean` are NaN."""
+    """Statistics of a few means, one per seed; NaN but `n` and `mean` for one seed."""
 
     n: int
     mean: float
@@ -77,10 +77,10 @@ def _student(d: np.ndarray) -> tuple[float, float]:
 
 
 def smallest_difference(sd: float, n: int) -> float:
-    """Return the mean difference that a two-sided t-test of n pairs at 5% detects with 80% power.
+    """Return the mean difference that a paired t-test detects with 80% power.
 
-    The difference is sd / sqrt(n) times the noncentrality of Student's t at which the power is 80%; for many
-    pairs it is (1.960 + 0.842) sd / sqrt(n). NaN for fewer than two pairs.
+    The test is two-sided, at 5%. The difference is sd / sqrt(n) times the noncentrality of Student's t at
+    which the power is 80%; for many pairs it is (1.960 + 0.842) sd / sqrt(n). NaN for fewer than two pairs.
 
     Args:
         sd: standard deviation of the differences, with n - 1.
@@ -123,7 +123,7 @@ def bootstrap(differences: np.ndarray, resamples: int = 2_000, seed: int = 0) ->
 
 
 def paired(differences: np.ndarray, seed: int = 0) -> Paired:
-    """Return all statistics of d [n], one difference per user; `seed` seeds the bootstrap."""
+    """Return all statistics of d [n], one per user; `seed` seeds the bootstrap."""
     results = tests(differences)
     effect = results.mean / results.sd if results.sd > 0 else math.nan
     interval = bootstrap(differences, seed=seed)
@@ -131,7 +131,7 @@ def paired(differences: np.ndarray, seed: int = 0) -> Paired:
 
 
 def over_seeds(differences: np.ndarray) -> Seeds:
-    """Return the statistics of d [n], one difference per seed; one seed has a mean only.
+    """Return the statistics of d [n], one per seed; one seed has a mean only.
 
     The interval and the test use Student's t, since seeds are few.
     """
@@ -164,7 +164,7 @@ def verdict(users: TestResults, seeds: Seeds) -> str:
 
 
 def combine_verdicts(verdicts: Iterable[str]) -> str:
-    """Return the verdict of a compound claim: shown if all are shown, reversed if any is reversed."""
+    """Return a compound verdict: shown if all are, reversed if any is reversed."""
     distinct = set(verdicts)
     if REVERSED in distinct:
         return REVERSED

@@ -1,4 +1,4 @@
-"""Scorers: equal scores for all batch sizes, ranks among all titles, two-stage ranking."""
+"""Scorers: batch sizes, ranks among all titles, two-stage ranking."""
 
 import copy
 from dataclasses import replace
@@ -70,7 +70,7 @@ def test_scores_do_not_depend_on_batch_size(tiny, tiny_config, monkeypatch):
 
 @pytest.fixture(scope="module")
 def over_all(tiny, tiny_config):
-    """Return a random model: task, parameters, title table, test rows, scores [Q, V] of all titles."""
+    """Return a random model: task, parameters, table, test rows, scores [Q, V]."""
     task = RankingTask(tiny_config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
     params, table, rows = StateInit(task).init().params, tiny.arrays.title_table(), tiny.rows("test")
 

@@ -17,7 +17,7 @@ HOUR, DAY = 3600.0, 86_400.0
 
 
 def rows(titles, seconds, mood):
-    """Return rows with histories of the given lengths; the newest title was played `seconds` ago.
+    """Return rows with `titles` titles each, the newest played `seconds` ago.
 
     Each history ends with an abandoned title, played a minute ago.
     """

@@ -1,4 +1,4 @@
-"""Item-to-item scores against cosines worked by hand, with and without abandoned titles."""
+"""Item-to-item scores against cosines worked by hand."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Comparison of runs: users are matched by key, independent of their order in the files."""
+"""Comparison of runs: users are matched by key, not by order in the files."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Statistics against values worked by hand and closed forms; verdicts on constructed differences."""
+"""Statistics against closed forms and values worked by hand; verdicts."""
 
 import math
 
@@ -46,7 +46,7 @@ def test_bootstrap_is_near_normal_interval_and_reproducible():
 
 
 def test_bootstrap_equals_scipy():
-    """Compare with scipy on the same draws: the block size of resamples is the same in both."""
+    """Compare with scipy on the same draws: both resample in blocks of one size."""
     d = np.random.default_rng(5).normal(size=200)
     rng = np.random.default_rng(0)
     result = stats.bootstrap((d,), np.mean, n_resamples=2_000, method="percentile", rng=rng)
