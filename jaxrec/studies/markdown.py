@@ -11,12 +11,13 @@ from jaxrec.core.json_io import write_text
 
 _RULES = {"popularity": "popularity", "item_to_item": "item to item", "oracle": "oracle, p/q"}
 _METRICS = {"ndcg@1": "NDCG@1", "ndcg@5": "NDCG@5", "recall@5": "Recall@5", "mrr@5": "MRR@5"}
-_HOW = (
+_EXPLANATION = (
     "Figures are means over queries, ± the standard deviation over seeds. Differences are in NDCG@1, of "
     "users' means, averaged over the seeds; intervals are 95% bootstrap intervals over users. A claim is "
-    "*shown* where the paired t-test over users and the one over seeds both find it at 5%, two-sided; "
-    "*reversed* where both find the opposite; else *not significant*. No level is corrected for the number "
-    "of claims. *Visible* is the smallest difference that a test would have spread four times in five."
+    "*shown* where the paired t-tests over users and over seeds are both significant at 5%, two-sided; "
+    "*reversed* where both are significant in the other direction; otherwise *not significant*. Levels are "
+    "not corrected for the number of claims. *Visible* is the smallest difference that a test would detect "
+    "with a power of 80%."
 )
 
 
@@ -215,7 +216,7 @@ def write(folder: Path, result: Mapping[str, Any]) -> None:
     lines = [
         f"# Study {result['study']}", "",
         f"{result['date']}, {result['machine']}; seeds {seeds}; {count} trainings.",
-        "", _HOW,
+        "", _EXPLANATION,
     ]  # fmt: skip
     if result["claims"]:
         lines += _claims(result["claims"])

@@ -42,7 +42,7 @@ def test_a_log_is_reduced():
 def test_times_increase_for_any_number_of_simultaneous_plays():
     log = log_of(*((user, item, 5 * (item // 4)) for user in (1, 2) for item in range(12)))
     times = agreement.reduce_log(log, history=40).partition_by("user", as_dict=True)
-    for user_log in times.user_metrics():
+    for user_log in times.values():
         assert user_log["timestamp"].to_list() == [0, 1, 2, 3, 5, 6, 7, 8, 10, 11, 12, 13]
 
 
