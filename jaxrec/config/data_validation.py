@@ -18,7 +18,7 @@ def whole(count: float) -> bool:
 
 
 def _check_source(config: Config) -> None:
-    """What needs no look at the source; the ranges of a simulator's knobs are the simulator's own check."""
+    """Check what can be checked without reading the source; the simulator checks its own ranges."""
     source, path = config.source, config.data.path
     needed = {KuaiRand: ("directory", "logs"), Tfds: ("name", "split")}
     for name in needed.get(type(source), ()):
@@ -50,8 +50,7 @@ def _check_tables(source: Tables, path: str) -> None:
 
 
 def _check_without_watch_time(config: Config, such: str) -> None:
-    """Such a source trains STL with non-personalised negatives, or sequences; the rest is refused, not
-    guessed."""
+    """Refuse what needs watch times, for a source without: it trains one task, or sequences."""
     why = f"{such} not say how much of a title was seen"
     if config.rows == "sequences":
         personalised = config.next_item.personalised
@@ -122,7 +121,7 @@ def _check_data(config: Config) -> None:
 
 
 def _day(config: Config, name: str, before: str) -> None:
-    """Holds two fields of the data to be dates, one before the other."""
+    """Check that two fields of the data are dates, one before the other."""
     days = []
     for key in (name, before):
         text = getattr(config.data, key)
@@ -146,13 +145,13 @@ def _check_split(config: Config) -> None:
     share = data.validation_share
     if data.split == "users":
         both = data.train_share + share
-        held = f"leave a share of users for the test with train_share={data.train_share:g}"
-        require(both < 1 - 1e-9, "data.validation_share", share, f"{held} (they add to {both:g})")
+        allowed = f"leave a share of users for the test with train_share={data.train_share:g}"
+        require(both < 1 - 1e-9, "data.validation_share", share, f"{allowed} (they add to {both:g})")
     require(share <= 1, "data.validation_share", share, "be at most 1")
 
 
 def _check_examples(config: Config) -> None:
-    """What sequences do not have, and what requests do not."""
+    """Check what rows of sequences need."""
     data = config.data
     if config.rows == "requests":
         return
@@ -160,12 +159,12 @@ def _check_examples(config: Config) -> None:
         data.num_targets == 1, "data.num_targets", data.num_targets, "be 1 where task.name is 'next_item'"
     )
     for i, feature in enumerate(config.features):
-        allowed = "be title where task.name is 'next_item': their places have features of titles alone"
+        allowed = "be title where task.name is 'next_item': their positions have features of titles alone"
         require(feature.where == "title", f"features[{i}].where", feature.where, allowed)
-    said = "for sequences keep seconds since 1970 in 32 bits"
+    reason = "for sequences keep seconds since 1970 in 32 bits"
     first, last = date.fromisoformat(data.earliest), date.fromisoformat(data.latest)
-    require(first >= _FIRST_DAY, "data.earliest", data.earliest, f"be {_FIRST_DAY} or later, {said}")
-    require(last <= _LAST_DAY, "data.latest", data.latest, f"be {_LAST_DAY} or earlier, {said}")
+    require(first >= _FIRST_DAY, "data.earliest", data.earliest, f"be {_FIRST_DAY} or later, {reason}")
+    require(last <= _LAST_DAY, "data.latest", data.latest, f"be {_LAST_DAY} or earlier, {reason}")
 
 
 DATA_RULES = (_check_source, _check_features, _check_data, _check_split, _check_examples)

@@ -22,7 +22,7 @@ Kind = TypeVar("Kind")
 
 @contextlib.contextmanager
 def _importable_beside(path: Path) -> Iterator[None]:
-    """`from configs import smoe` works in configs/bst.py from wherever the command is started."""
+    """Make `from configs import smoe` work in configs/bst.py, whatever the working folder."""
     root = str(path.resolve().parent.parent)
     sys.path.insert(0, root)
     try:
@@ -32,15 +32,18 @@ def _importable_beside(path: Path) -> Iterator[None]:
 
 
 def load_config(spec: str) -> Config:
-    """The config of "configs/smoe.py" or "configs/smoe.py:small", not yet checked."""
+    """Return the config of "configs/smoe.py" or "configs/smoe.py:small", not checked yet."""
     return load_file(spec, Config)
 
 
 def load_file(spec: str, kind: type[Kind]) -> Kind:
-    """What a file's get_config gives, which must be a `kind`.
+    """Return what a file's get_config returns, which must be a `kind`.
 
-    The text after the colon is get_config's argument. Raises InputError where the file, its
-    get_config or its argument is wrong.
+    Args:
+        spec: A path; a text after a colon is the argument of get_config.
+
+    Raises:
+        InputError: The file, its get_config or its argument is wrong.
     """
     name, colon, argument = spec.partition(":")
     path = Path(name)
@@ -48,12 +51,12 @@ def load_file(spec: str, kind: type[Kind]) -> Kind:
         raise InputError(f"--config={spec}: no file {path}; it must be a Python file with get_config()")
     with _importable_beside(path):
         try:
-            found = runpy.run_path(name).get("get_config")
-            if not callable(found):
+            get_config = runpy.run_path(name).get("get_config")
+            if not callable(get_config):
                 raise InputError(f"--config={spec}: {path} must define get_config()")
-            if colon and not inspect.signature(found).parameters:
+            if colon and not inspect.signature(get_config).parameters:
                 raise InputError(f"--config={spec}: get_config() of {path} takes no argument")
-            config = found(argument) if colon else found()
+            config = get_config(argument) if colon else get_config()
         except InputError:
             raise
         except Exception as error:
@@ -69,7 +72,7 @@ def load_file(spec: str, kind: type[Kind]) -> Kind:
 
 
 def _where(error: Exception, name: str) -> str:
-    """The last line of the config file that an error came through."""
+    """Return the last line of the config file that an error came through."""
     if isinstance(error, SyntaxError):
         return ""  # names file and line itself
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]

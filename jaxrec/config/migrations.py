@@ -175,8 +175,8 @@ def _upgrade_argument(argument: str) -> list[str]:
     for cls, removed in REMOVED.items():
         name = key.removeprefix(_KEYS[cls])
         if key == f"{_KEYS[cls]}{name}" and name in removed and name not in fields_of(cls):
-            given = {"true": True, "false": False, None: not negation}.get(value and value.lower(), value)
-            _refuse_unless_default(cls, name, given)
+            value_now = {"true": True, "false": False, None: not negation}.get(value and value.lower(), value)
+            _refuse_unless_default(cls, name, value_now)
             return []
     new = renamed_key(key)
     if new == key:

@@ -12,9 +12,9 @@ from jaxrec.core.registry import TASKS
 
 @dataclass
 class Feature:
-    """A column that is a feature, so that another service's columns need no code."""
+    """A column that is a feature, so that columns of another service need no code."""
 
-    name: str  # the column's name in its table; of an interaction: completion, sessions or age
+    name: str  # name of the column in its table; of an interaction: completion, sessions or age
     kind: str  # "category", "categories" (list-valued) or "number"
     where: str  # "title", "user", "context" or "interaction"
     width: int  # of its embedding
@@ -26,11 +26,11 @@ class Feature:
 
 @dataclass
 class Simulator:
-    """The embedded streaming service of `jaxrec/sources/simulator/source.py`.
+    """The simulated streaming service of `jaxrec/sources/simulator/source.py`.
 
-    A strength of 1 is the default service, 0 takes its premise away: `taste`, `interest` (a genre of the
-    week), `mood` (a genre of the sitting) and `appeal` move what is chosen, `satisfaction`, `match` and
-    `patience` (its spread over users) what is abandoned.
+    A strength of 1 is the default service; 0 removes its premise. `taste`, `interest` (a genre of the week),
+    `mood` (a genre of the sitting) and `appeal` change what is chosen; `satisfaction`, `match` and `patience`
+    (its spread over users) change what is abandoned.
     """
 
     seed: int = 0
@@ -38,27 +38,27 @@ class Simulator:
     test_only_users: int = 20_000
     titles: int = 1_000
     weeks: int = 12
-    plays_per_user: float = 12.0  # titles played, mean; heavy-tailed
-    sitting: float = 4.0  # plays a sitting, mean; a mood lasts as long
-    slate: int = 100  # places a play is chosen from
+    plays_per_user: float = 12.0  # mean titles played per user; heavy-tailed
+    sitting: float = 4.0  # mean plays per sitting; a mood lasts one sitting
+    slate: int = 100  # titles that a play is chosen from
     taste: float = 1.0
     interest: float = 1.0
-    interest_moves: float = 0.15  # chance a week that the interest moves to another genre
+    interest_moves: float = 0.15  # probability per week that the interest moves to another genre
     mood: float = 1.0
     popularity: float = 1.0  # Zipf exponent of exposure; 0: all titles alike
     appeal: float = 1.0
     satisfaction: float = 1.0
-    clickbait: float = 1.0  # how far appeal and satisfaction part; 0: they are the same
-    match: float = 1.0  # how far one stays with what one is after
+    clickbait: float = 1.0  # how far appeal and satisfaction differ; 0: not at all
+    match: float = 1.0  # strength with which a match of title and user keeps the user watching
     patience: float = 1.0
-    interruptions: float = 0.1  # share of plays cut short whatever the title
-    replay_watched: float = 0.05  # share of the titles watched that are played again later
-    replay_abandoned: float = 0.02  # share of those abandoned
+    interruptions: float = 0.1  # fraction of plays cut short whatever the title
+    replay_watched: float = 0.05  # fraction of watched titles that are played again later
+    replay_abandoned: float = 0.02  # fraction of abandoned titles that are played again later
 
 
 @dataclass
 class Columns:
-    """Whose column is what in `Tables`. Of several names, as "user|user_id", the first that there is."""
+    """Names of the columns of `Tables`. Of several names, "user|user_id", the first that exists is read."""
 
     user: str = "user_id"
     title: str = "title_id"
@@ -76,7 +76,7 @@ class Tables:
     """CSV or Parquet: each a file, a folder or a glob."""
 
     interactions: str = ""  # or the config's data.path
-    titles: str = ""  # "": those that the log names, of which nothing else is known
+    titles: str = ""  # "": the titles of the log, without features
     users: str = ""  # may stay empty
     columns: Columns = field(default_factory=Columns)
 
@@ -106,7 +106,7 @@ class Tfds:
 
 @dataclass
 class Task:
-    """What is trained, and on which rows."""
+    """The training task, which decides the rows of the dataset."""
 
     name: str = "ranking"  # of `registry.TASKS`: "ranking" (the paper's) or "next_item" (whole sequences)
 
@@ -115,18 +115,14 @@ class Task:
 class Data:
     """The prepared dataset. All fields but `directory`, `workers` and `partitions` enter its digest."""
 
-    directory: str = ""  # where the dataset lies; empty: data/<source>-<digest>
+    directory: str = ""  # of the prepared dataset; empty: data/<source>-<digest>
     path: str = ""  # the log of a Tables source that names none: what varies where columns are all alike
     seed: int = 0  # of the split, the pools and the evaluation lists
-    max_history: int = (
-        32  # titles stored a row, a multiple of 4; of sequences, the longest history of a position
-    )
+    max_history: int = 32  # titles stored per row, a multiple of 4; of sequences, per position
     num_targets: int = 3  # next titles stored
     abandon_threshold: float = 0.05  # completion below which a title is abandoned
     targets: Literal["new", "any"] = "new"  # first plays of titles not abandoned, or every play of one
-    split: Literal["users", "last", "time"] = (
-        "users"  # "last": each user's last target is tested; "time": days
-    )
+    split: Literal["users", "last", "time"] = "users"  # "last": each user's last target is tested
     train_share: float = 0.8  # fraction of users, where users are split
     validation_share: float = 0.1  # with "last", fraction of users whose last target but one is held out too
     validation_from: str = ""  # with "time": first day of the validation targets, which end before test_from
@@ -136,13 +132,11 @@ class Data:
     tailing: int = 20
     random: int = 8
     negatives: int = 20  # in an evaluation list
-    max_invalid_fraction: float = (
-        0.05  # fraction of invalid rows (copies aside) above which preparation stops
-    )
+    max_invalid_fraction: float = 0.05  # of rows, copies aside; above it preparation stops
     earliest: str = "1990-01-01"  # times outside are dropped and counted
     latest: str = "2100-01-01"
     partitions: int = 8  # least number of partitions of users; changes memory, never bytes
-    workers: int = 0  # threads; 0: one a core; changes time, never bytes
+    workers: int = 0  # threads; 0: one per core; changes time, never bytes
 
 
 @dataclass
@@ -166,15 +160,15 @@ LIST_MIXES = {"enabled": Mix(0.3, 0.3, 0.2, 0.2), "disabled": Mix(0.0, 0.5, 0.3,
 
 @dataclass
 class Sampling:
-    """What a training example shows of its stored row."""
+    """The part of a stored row that a training example shows."""
 
     mix: Mix = field(default_factory=Mix)
     negatives: int = 20  # per positive
-    history_keeps_abandoned: bool = False
-    id_dropout: float = 0.01  # of history titles, shown as unknown
-    window: Literal["latest", "random"] = "latest"  # of a sequence's stored row; "random": another each epoch
-    stochastic_length: float = 0.0  # HSTU's alpha, in (1, 2): long windows are thinned; 0: none is
-    next_k: int = 1
+    history_keeps_abandoned: bool = False  # whether histories show titles that the user abandoned
+    id_dropout: float = 0.01  # fraction of history titles shown as unknown
+    window: Literal["latest", "random"] = "latest"  # of a sequence's row; "random": another each epoch
+    stochastic_length: float = 0.0  # HSTU's alpha, in (1, 2), by which long windows are thinned; 0: off
+    next_k: int = 1  # next titles that are positives
     target_weights: tuple[float, ...] = (1.0, 0.6, 0.3)  # of the next titles; the first next_k are used
 
 
@@ -218,22 +212,15 @@ class Model:
     gate: Gate = field(default_factory=Gate)
     dropout: float = 0.2  # "initial dropout", on the experts' input
     head_hidden: tuple[int, ...] = (128, 64)  # hidden widths of the tasks' MLP heads
-    matcher_product: bool = (
-        True  # a projection of the user vector times one of the title joins the heads' input
-    )
+    matcher_product: bool = True  # the product of user and title projections joins the heads' input
     head: Literal["matcher", "dot"] = "matcher"  # "dot", for one task: user vector times title vector
     cosine: bool = False  # of sequences: both vectors have length 1 where they meet
-    untied_item_embeddings: bool = (
-        False  # of sequences: scored titles have vectors of their own, as in gSASRec
-    )
+    untied_item_embeddings: bool = False  # of sequences: other vectors for scored titles, as in gSASRec
     features: tuple[str, ...] = ()  # names of the features that the model reads; empty: all
     item_table_sharding: Literal["replicated", "split"] = "replicated"  # "split": rows of the titles'
-    # embeddings and of their optimizer state are sharded over the devices
+    # embeddings, and of their optimizer state, are sharded over the devices
     embedding_init_std: float = 0.2  # standard deviation of embeddings at the start
-    position: Literal["index", "time_gap", "none"] = (
-        "index"  # of a title in the history; "time_gap": time since
-    )
-    # its last play
+    position: Literal["index", "time_gap", "none"] = "index"  # "time_gap": time since the last play
     target_in_sequence: bool = False  # each candidate joins the history as its newest title, as in BST: the
     # experts' work is multiplied by the candidates, but sasrec and hstu read a history once
     retrieval_dim: int = 0  # width of the retrieval head's vectors; 0: no such head
@@ -251,9 +238,9 @@ class Objective:
     ranking: float = 1.0
     regression: float = 0.2
     entropy: float = 0.1
-    balance: float = 0.0  # of a term that has the experts used evenly, over all users; 0: none
-    retrieval: float = 0.0  # of the head of model.retrieval: a softmax over the positive and random titles
-    retrieval_negatives: int = 64  # titles of the whole catalogue, drawn for each example and step
+    balance: float = 0.0  # weight of the load-balancing term over all users; 0: none
+    retrieval: float = 0.0  # weight of the retrieval head's softmax over the positive and random titles
+    retrieval_negatives: int = 64  # titles drawn from the whole catalogue for each example and step
     personalised: bool = True  # Eq. 13
     alpha: float = 1.0
     weighting: Literal["fixed", "uncertainty", "averaging"] = "fixed"  # or learned from these weights, or
@@ -299,28 +286,28 @@ class Optimizer:
 
 @dataclass
 class Train:
+    """The training run."""
+
     seed: int = 0  # initialisation, order, dropout, gate noise
     duration: str = "20 epochs"  # or "5000 steps"
     batch_size: int = 8192  # of all devices together
     microbatch_size: int = 0  # examples a device works through at a time; 0: 256 on a CPU, else all it has.
-    # Their gradients are accumulated to one update, which is the same whatever their number
-    steps_per_call: int = (
-        0  # steps of one dispatch, whose batches a device holds together; 0: 8 on a GPU, else 1
-    )
+    # Gradients are accumulated to one update, whatever the number of microbatches
+    steps_per_call: int = 0  # steps of one compiled call, whose batches a device holds; 0: 8 on a GPU, else 1
     log_seconds: float = 5.0  # between lines of metrics.jsonl
     checkpoint_every_seconds: float = 600.0  # between checkpoints, besides one after each validation
-    prefetch: int = 2  # dispatches ahead
-    preemption_exit_code: int = (
-        0  # exit status after SIGTERM; 75 in launch/, so that a cluster starts it again
-    )
-    grace_seconds: float = 25.0  # from SIGTERM on, to save and leave; what is not saved by then is lost
-    heartbeat_seconds: int = 30  # of several processes, after which a silent one is lost and all end
-    join_seconds: int = 300  # in which all processes must have come together at the start
+    prefetch: int = 2  # calls whose batches are read ahead
+    preemption_exit_code: int = 0  # after SIGTERM; 75 in launch/, so that a cluster restarts the run
+    grace_seconds: float = 25.0  # after SIGTERM, to save and exit; what is not saved by then is lost
+    heartbeat_seconds: int = 30  # after which a silent process counts as lost, and all end
+    join_seconds: int = 300  # within which all processes must have joined at the start
 
 
 @dataclass
 class Evaluate:
-    batch_size: int = 4096
+    """The evaluation of a checkpoint."""
+
+    batch_size: int = 4096  # queries, of all devices together
     ranking_head: Literal["auto", "ranking", "ctr"] = "auto"  # "auto": ranking where there is such a head
     checkpoint: Literal["best", "last"] = "best"  # evaluated at the end
     next_k: tuple[int, ...] = (1, 3)

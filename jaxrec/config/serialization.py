@@ -1,4 +1,4 @@
-"""A config as JSON, and what of it names a dataset or tells two runs apart."""
+"""Configs as JSON, the digest that names a dataset, and the differences between two runs."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from jaxrec.config.schema import Config, Data
 from jaxrec.config.tree import decode, differences, encode
 from jaxrec.config.validation import check
 
-# What may change between a run and its resumption: none of it changes what is computed.
+# Fields that may change between a run and its resumption: none changes what is computed.
 _FREE = {
     "train": (
         "log_seconds", "checkpoint_every_seconds", "prefetch", "preemption_exit_code", "grace_seconds",
@@ -25,13 +25,16 @@ _LATER = ("path", "split", "validation_from", "test_from")
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """Plain dicts, lists, numbers and strings; a dataclass out of a union says its `class`."""
+    """Return plain dicts, lists, numbers and strings; a dataclass of a union has a key `class`."""
     return encode(config, Config)
 
 
 def from_json(tree: dict[str, Any]) -> Config:
-    """The inverse of `to_json`, checked. Raises InputError on an unknown key, a missing one that has no
-    default, or a wrong value."""
+    """Return the checked config of a JSON tree: the inverse of `to_json`.
+
+    Raises:
+        InputError: A key is unknown, a key without a default is missing, or a value is wrong.
+    """
     config = decode(migrations.upgrade(tree), Config)
     check(config)
     return config
@@ -53,14 +56,22 @@ def digest(config: Config) -> str:
 
 
 def dataset_directory(config: Config) -> str:
-    """Where the prepared dataset lies: `data.directory`, or data/<source>-<start of the digest>, so that
-    configs which differ in the model alone share it."""
+    """Return the directory of the prepared dataset.
+
+    It is `data.directory`, or data/<source>-<start of the digest>: configs that differ in the model alone
+    share a dataset.
+    """
     return config.data.directory or f"data/{type(config.source).__name__.lower()}-{digest(config)[:12]}"
 
 
 def run_differences(kept: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (kept, now) of the settings in which the JSON of two configs makes two runs. Raises
-    InputError where `kept` is none; a field it does not know yet has its default."""
+    """Return dotted key -> (kept, now) of the settings that make two runs of two configs' JSON.
+
+    A field that `kept` lacks has its default.
+
+    Raises:
+        InputError: `kept` is not the JSON of a config.
+    """
     free = {f"{part}.{name}" for part, names in _FREE.items() for name in names}
     return {
         key: values

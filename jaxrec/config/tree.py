@@ -1,6 +1,6 @@
-"""A tree of dataclasses held to its annotations, and turned into JSON and back.
+"""Checks of a tree of dataclasses against its annotations, and its JSON.
 
-Dataclasses take anything in silence: a misspelt attribute, None for a number, NaN, a list for a tuple.
+Dataclasses accept anything: a misspelt attribute, None for a number, NaN, a list for a tuple.
 Annotations a config may use: float, int, bool, str, None, Literal of strings, tuple[x, ...], dataclasses, and
 unions of these.
 The root's key is "", so that messages say `train.batch_size` and not `config.train.batch_size`.
@@ -17,18 +17,18 @@ from jaxrec.core.errors import InputError
 
 
 def require(holds: bool, key: str, value: Any, allowed: str) -> None:
-    """Raises InputError `key=value must allowed` unless it holds."""
+    """Raise InputError `key=value must allowed` unless `holds`."""
     if not holds:
         raise InputError(f"{key or 'config'}={value!r} must {allowed}")
 
 
 def among(key: str, value: Any, names: Iterable[str]) -> None:
-    """Raises InputError unless `value` is one of `names`, which the message lists."""
+    """Raise InputError unless `value` is one of `names`, which the message lists."""
     require(value in names, key, value, f"be one of {', '.join(names)}")
 
 
 def known_key(key: str, name: str, known: Iterable[str]) -> None:
-    """Raises InputError unless `name` is one of the `known` fields of the dataclass at `key`."""
+    """Raise InputError unless `name` is one of the `known` fields of the dataclass at `key`."""
     if name not in known:
         raise InputError(f"{join(key, name)} does not exist; there are {', '.join(known)}")
 
@@ -38,7 +38,7 @@ def join(key: str, name: str) -> str:
 
 
 def fields_of(cls: type) -> dict[str, Any]:
-    """Name and resolved annotation of each field of a dataclass."""
+    """Return name and resolved annotation of each field of a dataclass."""
     hints = typing.get_type_hints(cls)
     return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
 
@@ -49,7 +49,7 @@ def choices(cls: type, name: str) -> tuple[str, ...]:
 
 
 def members(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union; any other annotation alone."""
+    """Return the members of a union; any other annotation alone."""
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     return typing.get_args(annotation) if union else (annotation,)
 
@@ -58,14 +58,14 @@ def is_dataclass_type(annotation: Any) -> bool:
     return isinstance(annotation, type) and dataclasses.is_dataclass(annotation)
 
 
-def _say(annotation: Any) -> str:
-    """An annotation in words."""
+def _in_words(annotation: Any) -> str:
+    """Return an annotation in words."""
     if len(members(annotation)) > 1:
-        return " or ".join(_say(a) for a in members(annotation))
+        return " or ".join(_in_words(a) for a in members(annotation))
     if typing.get_origin(annotation) is Literal:
         return f"one of {', '.join(typing.get_args(annotation))}"
     if typing.get_origin(annotation) is tuple:
-        return f"a tuple, each {_say(typing.get_args(annotation)[0])}"
+        return f"a tuple, each {_in_words(typing.get_args(annotation)[0])}"
     words = {float: "a finite number", int: "a whole number", bool: "True or False", str: "a string"}
     name = annotation.__name__
     article = "an" if name[0] in "AEIOU" else "a"
@@ -73,7 +73,7 @@ def _say(annotation: Any) -> str:
 
 
 def _fits(value: Any, annotation: Any) -> bool:
-    """Whether `value` is of the annotation's outermost type; True is no number, a subclass no dataclass."""
+    """Return True for a value of the annotation's outermost type; a bool is no number."""
     if len(members(annotation)) > 1:
         return any(_fits(value, a) for a in members(annotation))
     if typing.get_origin(annotation) is Literal:
@@ -90,8 +90,8 @@ def _fits(value: Any, annotation: Any) -> bool:
 
 
 def walk(value: Any, annotation: Any, key: str = "") -> None:
-    """Holds `value`, and all inside it, to its annotation; raises InputError at the first misfit."""
-    require(_fits(value, annotation), key, value, f"be {_say(annotation)}")
+    """Check a value, and all inside it, against its annotation; raise InputError at the first misfit."""
+    require(_fits(value, annotation), key, value, f"be {_in_words(annotation)}")
     if isinstance(value, tuple):
         for i, element in enumerate(value):
             walk(element, typing.get_args(annotation)[0], f"{key}[{i}]")
@@ -104,8 +104,11 @@ def walk(value: Any, annotation: Any, key: str = "") -> None:
 
 
 def encode(value: Any, annotation: Any) -> Any:
-    """JSON of a walked value: a dataclass out of a union says its `class`, a whole number in a float's
-    place becomes a float (so that 1 and 1.0 are one config)."""
+    """Return the JSON of a checked value.
+
+    A dataclass of a union has a key `class`. A whole number for a float becomes a float, so that 1 and 1.0
+    are one config.
+    """
     if isinstance(value, tuple):
         return [encode(v, typing.get_args(annotation)[0]) for v in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -117,10 +120,12 @@ def encode(value: Any, annotation: Any) -> Any:
 
 
 def decode(value: Any, annotation: Any, key: str = "") -> Any:
-    """The inverse of `encode`; leaves are for `walk`.
+    """Return the value of a JSON tree: the inverse of `encode`. Leaves are left to `walk`.
 
-    A field that is missing, as one newer than the tree is, has its default, which is what was done before
-    there was one. Raises InputError on an unknown key, or a missing one that has no default.
+    A missing field has its default: what was done before the field existed.
+
+    Raises:
+        InputError: A key is unknown, or a key without a default is missing.
     """
     if typing.get_origin(annotation) is tuple:
         require(isinstance(value, list), key, value, "be a list")
@@ -145,7 +150,7 @@ def decode(value: Any, annotation: Any, key: str = "") -> Any:
 
 
 def differences(before: Any, after: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (before, after) of each leaf in which two JSON trees differ; None where missing."""
+    """Return dotted key -> (before, after) of each leaf in which two JSON trees differ."""
     if isinstance(before, dict) and isinstance(after, dict):
         out: dict[str, tuple[Any, Any]] = {}
         for name in sorted({*before, *after}):

@@ -1,4 +1,4 @@
-"""The rules of a config: every value fits its annotation, and the fields fit one another.
+"""Rules of a config: every value fits its annotation, and the fields fit one another.
 
 Nothing reads a config before `check` has passed it.
 """
@@ -49,15 +49,21 @@ def _rate(config: Any, *keys: str) -> None:
 
 
 def at(config: Any, key: str) -> Any:
-    """The value at a dotted key."""
+    """Return the value at a dotted key."""
     for part in key.split("."):
         config = getattr(config, part)
     return config
 
 
 def mix_counts(mix: Mix, negatives: int, key: str = "sampling.mix") -> tuple[int, int, int, int]:
-    """How many of `negatives` each of POOLS gives (Table 2). Raises InputError unless the shares add
-    to 1 and every count is whole; `key` names the mix in the message."""
+    """Return how many of `negatives` each of POOLS gives (Table 2).
+
+    Args:
+        key: Name of the mix in messages.
+
+    Raises:
+        InputError: The shares do not add to 1, or a count is not whole.
+    """
     shares = {pool: getattr(mix, pool) for pool in POOLS}
     for pool, share in shares.items():
         require(0 <= share <= 1, f"{key}.{pool}", share, "be in [0, 1]")
@@ -71,14 +77,15 @@ def mix_counts(mix: Mix, negatives: int, key: str = "sampling.mix") -> tuple[int
 
 
 def parse_length(text: str) -> tuple[int, str]:
-    """("20 epochs") -> (20, "epochs"); the unit is one of UNITS, the number at least 1.
+    """Return number and unit of a duration: "20 epochs" gives (20, "epochs").
 
-    Raises InputError on anything else.
+    Raises:
+        InputError: The number is below 1, or the unit is not one of UNITS.
     """
-    found = re.fullmatch(r"([0-9]+) (epoch|step)s?", text)
-    if not found or int(found[1]) < 1:
+    match = re.fullmatch(r"([0-9]+) (epoch|step)s?", text)
+    if not match or int(match[1]) < 1:
         raise InputError(f"train.duration={text!r} must be a whole number of epochs or steps, as '20 epochs'")
-    return int(found[1]), found[2] + "s"
+    return int(match[1]), match[2] + "s"
 
 
 # ---------------------------------------------------------------- rules between fields
@@ -149,7 +156,7 @@ def _check_reads(config: Config) -> None:
 
 
 def _check_sequences(config: Config) -> None:
-    """What a model of sequences is made of, and what is theirs alone."""
+    """Check the model and objective of the task "next_item", and refuse its fields for other tasks."""
     model, objective = config.model, config.next_item
     if config.rows == "requests":
         for key, wanted in (
@@ -182,7 +189,7 @@ def _check_sequences(config: Config) -> None:
 
 
 def _check_split(config: Config) -> None:
-    """What a table split over devices is not built for."""
+    """Refuse what a sharded title table does not support."""
     if config.model.item_table_sharding == "split":
         allowed = "be replicated with task.name='next_item': outputs meet all titles there"
         require(config.rows == "requests", "model.item_table_sharding", "split", allowed)
@@ -275,7 +282,11 @@ _RULES: tuple[Callable[[Config], None], ...] = (
 
 
 def check(config: Config) -> None:
-    """Raises InputError, in one line, at the first value that is wrong: key, value, what is allowed."""
+    """Check a whole config.
+
+    Raises:
+        InputError: One line for the first wrong value: key, value, what is allowed.
+    """
     adopt_task(config)
     walk(config, Config)
     for key, names in NAMES.items():
@@ -285,18 +296,25 @@ def check(config: Config) -> None:
 
 
 def check_devices(config: Config, devices: int) -> None:
-    """Raises InputError unless both batch sizes divide by the number of devices of all hosts together, and
-    a split table's rows can be dealt to so many."""
-    check_dealing(config, devices)
+    """Check a config against the number of devices of all hosts together.
+
+    Raises:
+        InputError: A batch size does not divide by `devices`, or a sharded table cannot have so many shards.
+    """
+    check_sharding(config, devices)
     for key in ("train.batch_size", "evaluate.batch_size"):
         size = at(config, key)
         require(size % devices == 0, key, size, f"divide by the {devices} devices")
 
 
-def check_dealing(config: Config, devices: int) -> None:
-    """Raises InputError unless a split table's rows can be dealt to so many devices."""
+def check_sharding(config: Config, devices: int) -> None:
+    """Check that the rows of a sharded table can be spread over so many devices.
+
+    Raises:
+        InputError: `devices` does not divide SHARD_SLOTS.
+    """
     if config.model.item_table_sharding == "split":
         allowed = (
-            f"be replicated on {devices} devices: rows are dealt to a power of two, {SHARD_SLOTS} at most"
+            f"be replicated on {devices} devices: rows are sharded over a power of two, {SHARD_SLOTS} at most"
         )
         require(SHARD_SLOTS % devices == 0, "model.item_table_sharding", "split", allowed)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxrec.checkpoints.checkpointer import Checkpointer, with_shardings
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import from_json
-from jaxrec.config.validation import check_dealing
+from jaxrec.config.validation import check_sharding
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import CATALOGUE, LISTS
@@ -90,7 +90,7 @@ def load_checkpoint(workdir: str | AnyPath, which: str) -> LoadedCheckpoint:
         meta = checkpoints.restore_meta(which)
         config = from_json(meta["config"])
         config.model.attention_impl = "auto"  # the stored value suits the training machine
-        check_dealing(config, device_count())
+        check_sharding(config, device_count())
         task = restore_task(config, meta)
         abstract = task.abstract_params
         params = checkpoints.restore_params(which, with_shardings(abstract, state_shardings(abstract)))

@@ -26,7 +26,7 @@ from jaxrec.config.schema import (
     Tfds,
 )
 from jaxrec.config.serialization import dataset_directory, digest, from_json, run_differences, to_json
-from jaxrec.config.validation import check, check_dealing, check_devices, mix_counts, parse_length
+from jaxrec.config.validation import check, check_devices, check_sharding, mix_counts, parse_length
 from jaxrec.core.errors import InputError
 
 RATINGS = ": a Tfds source holds ratings, which do not say how much of a title was seen"
@@ -59,11 +59,11 @@ def test_a_split_table_where_there_can_be_none():
     config.model.item_table_sharding = "split"
     check(config)
     for devices in (1, 2, 1024):
-        check_dealing(config, devices)
+        check_sharding(config, devices)
     for devices in (3, 2048):
         allowed = f"must be replicated on {devices} devices"
         with pytest.raises(InputError, match=rf"^model\.item_table_sharding='split' {allowed}"):
-            check_dealing(config, devices)
+            check_sharding(config, devices)
     config.model.retrieval_dim, config.objective.retrieval = 8, 0.5
     with pytest.raises(
         InputError, match=r"^model\.retrieval_dim=8 must be 0 with model\.item_table_sharding='split'"
