@@ -275,7 +275,7 @@ def test_sequences_have_features_of_titles_alone(where):
         check(replace(sequences(), features=(TITLE, Feature("age", "number", where, 4))))
     assert str(caught.value) == (
         f"features[1].where={where!r} must be title where task.name is 'next_item': "
-        "their places have features of titles alone"
+        "their positions have features of titles alone"
     )
 
 

@@ -72,5 +72,5 @@ def test_devices_that_rows_cannot_be_dealt_to_are_refused_in_one_line(trained):
     (line,) = done.stderr.strip().splitlines()
     assert line == (
         "error: model.item_table_sharding='split' must be replicated on 3 devices: "
-        "rows are dealt to a power of two, 1024 at most"
+        "rows are sharded over a power of two, 1024 at most"
     )
