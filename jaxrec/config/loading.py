@@ -3,8 +3,10 @@
 import contextlib
 import copy
 import inspect
+import re
 import runpy
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +34,7 @@ def _importable_beside(path: Path) -> Iterator[None]:
 
 
 def load_config(spec: str) -> Config:
-    """Return the config of "configs/smoe.py" or "configs/smoe.py:small", not checked yet."""
+    """Return the config of "configs/smoe.py:small", or "smoe:small", not checked yet."""
     return load_file(spec, Config)
 
 
@@ -40,13 +42,17 @@ def load_file(spec: str, kind: type[Kind]) -> Kind:
     """Return what a file's get_config returns, which must be a `kind`.
 
     Args:
-        spec: A path; a text after a colon is the argument of get_config.
+        spec: A path, or the name of a config that ships with jaxrec: "configs/smoe.py:small", "smoe:small".
+            The text after a colon is the argument of get_config.
 
     Raises:
         InputError: The file, its get_config or its argument is wrong.
     """
     name, colon, argument = spec.partition(":")
     path = Path(name)
+    if re.fullmatch(r"[A-Za-z_]\w*", name):
+        path = _shipped(name)
+        name = str(path)
     if not path.is_file():
         raise InputError(f"--config={spec}: no file {path}; it must be a Python file with get_config()")
     with _importable_beside(path):
@@ -69,6 +75,14 @@ def load_file(spec: str, kind: type[Kind]) -> Kind:
     if isinstance(config, Config):
         adopt_task(config)
     return copy.deepcopy(config)  # TRAIN_MIXES and the like are shared; an override must not reach them
+
+
+def _shipped(name: str) -> Path:
+    """Return the path of a config that ships with jaxrec: in a clone, or where the wheel was installed."""
+    clone = Path(__file__).resolve().parents[2] / "configs" / f"{name}.py"
+    return (
+        clone if clone.is_file() else Path(sysconfig.get_path("data"), "share/jaxrec/configs", f"{name}.py")
+    )
 
 
 def _where(error: Exception, name: str) -> str:

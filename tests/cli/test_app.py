@@ -244,3 +244,13 @@ def test_hidden_library_cannot_be_imported_unless_already_loaded():
         assert importlib.import_module("re") is re
         with pytest.raises(ImportError):
             importlib.import_module("this")
+
+
+def test_a_shipped_config_is_found_by_its_name_from_any_folder(tmp_path, monkeypatch):
+    by_path = loading.load_config(f"{ROOT}/configs/smoe.py:small")
+    monkeypatch.chdir(tmp_path)
+    assert loading.load_config("smoe:small") == by_path
+    with pytest.raises(
+        InputError, match=r"^--config=no_such: no file .*no_such\.py; it must be a Python file"
+    ):
+        loading.load_config("no_such")
