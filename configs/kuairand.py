@@ -3,8 +3,11 @@
 python -m jaxrec.train --config configs/kuairand.py --config.source.directory=DIR --workdir W
 
 DIR holds `log_standard_*.csv`, `user_features_*.csv` and `video_features_basic_*.csv`: the unchanged `data`
-folder of the Pure, 1K or 27K download, or a folder with the same columns and fewer rows.
+folder of the Pure, 1K or 27K download, or a folder with the same columns and fewer rows. The environment
+variable JAXREC_KUAIRAND may name it too.
 """
+
+import os
 
 from configs import smoe
 from jaxrec.config import Config, Data, Feature, KuaiRand, Optimizer, Train
@@ -32,7 +35,7 @@ def get_config() -> Config:
     )
     return Config(
         name="kuairand",
-        source=KuaiRand(directory="../shared/data/kuairand_pure_sample"),
+        source=KuaiRand(directory=os.environ.get("JAXREC_KUAIRAND", "")),
         features=features,
         data=Data(max_history=32),  # a user has nine plays here, of which two in five are abandoned
         model=smoe.small_model(dropout=0.2),

@@ -26,6 +26,12 @@ FILES = [p.name for p in sorted(CONFIGS.glob("*.py")) if p.name not in APART]
 EVERY = [f"{name}{a}" for name in FILES for a in ARGUMENTS.get(name, ("",))]
 
 
+@pytest.fixture(autouse=True)
+def _a_folder_of_kuairand(monkeypatch):
+    """configs/kuairand.py reads the folder of its source from the environment."""
+    monkeypatch.setenv("JAXREC_KUAIRAND", "kuairand")
+
+
 def layout_of(config: Config) -> Layout:
     """As preparation would make it, of a catalogue of 1000 titles and 20 values a category."""
     specs = tuple(

@@ -23,6 +23,12 @@ PUBLISHED = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _a_folder_of_kuairand(monkeypatch):
+    """configs/kuairand.py reads the folder of its source from the environment."""
+    monkeypatch.setenv("JAXREC_KUAIRAND", "kuairand")
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_it_loads_and_passes_its_checks(name):
     config = load_config(f"{FILE}:{name}")
