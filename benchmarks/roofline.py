@@ -31,7 +31,7 @@ from jaxrec.data.storage.dataset import Dataset
 Event = tuple[str, float]  # a kernel's name and nanoseconds
 LIBRARY = "products by a library"
 REST = "loss, decoding, update"
-# A part, and what its operations have in their path ("jvp(Recommender)/.../block_0/attention/add").
+# A part, and what its operations have in their path ("jvp(RankingModel)/.../block_0/attention/add").
 PARTS = (
     ("matchers", re.compile(r"/(matcher_\w+|product|retrieval)\b")),
     ("attention", re.compile(r"/attention/")),
@@ -39,7 +39,7 @@ PARTS = (
     ("feed-forward", re.compile(r"/(hidden|out)\b")),
     ("residuals and dropout", re.compile(r"/block_\d+/")),
     ("pooling and gate", re.compile(r"/(pool|gate)\b")),
-    ("histories and look-ups", re.compile(r"/(history|title|user|context|catalogue)\b|Recommender")),
+    ("histories and look-ups", re.compile(r"/(history|title|user|context|catalogue)\b|RankingModel")),
 )
 _KERNELS = (("attention_", "attention"), ("norm_", "layer norm"), ("mem", "copies"), ("Mem", "copies"))
 _AROUND = ("while", "conditional")  # what is inside has events of its own

@@ -20,7 +20,7 @@ ENTRY %main.1 (a: bf16[4,2], b: f32[3]) -> (f32[3], bf16[4,2]) {
   %a = bf16[4,2]{1,0} parameter(0)
   %b = f32[3]{0} parameter(1)
   %loop_fusion.2 = (f32[3]{0}, bf16[4,2]{1,0}) fusion(%a, %b, %a), kind=kLoop, calls=%fused, \
-metadata={op_name="jit(step)/transpose(jvp(Recommender))/expert_0/encoder/block_1/attention/add"}
+metadata={op_name="jit(step)/transpose(jvp(RankingModel))/expert_0/encoder/block_1/attention/add"}
   %while.3 = f32[3]{0} while(%b), body=%fused, condition=%fused
   ROOT %copy-1.4 = bf16[4,2]{1,0} copy(%a)
 }
@@ -39,16 +39,16 @@ def test_a_kernel_holds_its_operands_once_and_its_results():
     ("norm_forward", None, "layer norm"),
     ("memcpy32_post", None, "copies"),
     ("nvjet_sm90_tss_288x64", None, "products by a library"),
-    ("fusion_7", "jit(f)/Recommender.encode/expert_1/encoder/block_0/attention/out/dot_general", "attention"),
-    ("fusion_7", "jit(f)/Recommender.encode/expert_1/encoder/block_0/attention_norm/mul", "layer norm"),
-    ("fusion_7", "jit(f)/Recommender.encode/expert_1/encoder/norm/mul", "layer norm"),
-    ("fusion_7", "jit(f)/Recommender.encode/expert_1/encoder/block_0/hidden/dot_general", "feed-forward"),
-    ("fusion_7", "jit(f)/Recommender.encode/expert_1/encoder/block_0/add", "residuals and dropout"),
-    ("fusion_7", "jit(f)/Recommender.encode/expert_1/pool/exp", "pooling and gate"),
-    ("fusion_7", "jit(f)/Recommender.encode/Recommender._mixed/gate/mlp/hidden_0/dot", "pooling and gate"),
-    ("fusion_7", "jit(f)/Recommender.score/matcher_ctr/dot_general", "matchers"),
-    ("fusion_7", "jit(f)/Recommender.score/product/mul", "matchers"),
-    ("fusion_7", "jit(f)/Recommender.encode/Recommender._read/history/take", "histories and look-ups"),
+    ("fusion_7", "jit(f)/RankingModel.encode/expert_1/encoder/block_0/attention/out/dot_general", "attention"),
+    ("fusion_7", "jit(f)/RankingModel.encode/expert_1/encoder/block_0/attention_norm/mul", "layer norm"),
+    ("fusion_7", "jit(f)/RankingModel.encode/expert_1/encoder/norm/mul", "layer norm"),
+    ("fusion_7", "jit(f)/RankingModel.encode/expert_1/encoder/block_0/hidden/dot_general", "feed-forward"),
+    ("fusion_7", "jit(f)/RankingModel.encode/expert_1/encoder/block_0/add", "residuals and dropout"),
+    ("fusion_7", "jit(f)/RankingModel.encode/expert_1/pool/exp", "pooling and gate"),
+    ("fusion_7", "jit(f)/RankingModel.encode/RankingModel._mixed/gate/mlp/hidden_0/dot", "pooling and gate"),
+    ("fusion_7", "jit(f)/RankingModel.score/matcher_ctr/dot_general", "matchers"),
+    ("fusion_7", "jit(f)/RankingModel.score/product/mul", "matchers"),
+    ("fusion_7", "jit(f)/RankingModel.encode/RankingModel._read/history/take", "histories and look-ups"),
     ("fusion_7", "jit(f)/add", "loss, decoding, update"),
 ])  # fmt: skip
 def test_the_part_that_a_kernel_comes_from(name, path, part):
