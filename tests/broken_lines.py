@@ -140,49 +140,51 @@ LINES = (
         "jaxrec/losses/ranking.py",
         "jnp.maximum(margin - gap, 0.0)",
         "jnp.maximum(-gap, 0.0)",
-        ("tests/losses/test_ranking_losses.py",),
+        ("tests/losses/test_ranking_losses.py::test_eq_12_hinge",),
     ),
     Line(
         "the BCE is a mean over 1 + N terms",
         "jaxrec/losses/ranking.py",
         "terms = 1 + c.negative.sum(-1, keepdims=True)",
         "terms = c.negative.sum(-1, keepdims=True)",
-        ("tests/losses/test_ranking_losses.py",),
+        ("tests/losses/test_ranking_losses.py::test_eq_14_cross_entropy_with_soft_negatives",),
     ),
     Line(
         "soft labels are for hard negatives",
         "jaxrec/losses/ranking.py",
         '{"hard": hard, "all"',
         '{"hard": ~hard, "all"',
-        ("tests/losses/test_ranking_losses.py",),
+        ("tests/losses/test_ranking_losses.py::test_eq_14_cross_entropy_with_soft_negatives",),
     ),
     Line(
         "labels of the next K titles weigh the ranking loss",
         "jaxrec/losses/ranking.py",
         "loss(s[:, :K], s[:, K:], weight * label, c, config.margin)",
         "loss(s[:, :K], s[:, K:], weight, c, config.margin)",
-        ("tests/losses/test_ranking_losses.py",),
+        ("tests/losses/test_ranking_losses.py::test_next_k_labels_and_weights",),
     ),
     Line(
         "engagement is held against the threshold",
         "jaxrec/losses/ranking.py",
         "return jnp.maximum(1.0 + alpha * (completion - threshold), 0.0)",
         "return jnp.maximum(1.0 + alpha * completion, 0.0)",
-        ("tests/losses/test_ranking_losses.py",),
+        ("tests/losses/test_ranking_losses.py::test_eq_13_weight",),
     ),
     Line(
         "the entropy's target",
         "jaxrec/losses/ranking.py",
         "jnp.square(entropy(clean_gate) - target_entropy)",
         "jnp.square(entropy(clean_gate))",
-        ("tests/losses/test_ranking_losses.py",),
+        (
+            "tests/losses/test_ranking_losses.py::test_gates_per_candidate_are_averaged_over_present_candidates",
+        ),
     ),
     Line(
         "padding of a batch has no loss",
         "jaxrec/losses/ranking.py",
         "sums = {name: (jnp.where(batch.valid, value, 0.0).sum(), count) for name, value in metrics.items()}",
         "sums = {name: (value.sum(), count) for name, value in metrics.items()}",
-        ("tests/losses/test_ranking_losses.py",),
+        ("tests/losses/test_ranking_losses.py::test_sums_exclude_padding_and_give_gate_statistics",),
     ),
     Line(
         "the correction by log Q",
@@ -225,14 +227,17 @@ LINES = (
         "jaxrec/models/mixture.py",
         "noise_BxE = normal((len(experts),), key_Bx2,",
         "noise_BxE = normal((1,), key_Bx2,",
-        ("tests/models/test_mixture.py",),
+        (
+            "tests/models/test_mixture.py::"
+            "test_eq_9_with_noise_drawn_per_expert_and_divided_by_the_temperature",
+        ),
     ),
     Line(
         "the gate's temperature falls exponentially",
         "jaxrec/models/mixture.py",
         "return start * (final / start) ** progress",
         "return start + (final - start) * progress",
-        ("tests/models/test_mixture.py",),
+        ("tests/models/test_mixture.py::test_temperature_falls_exponentially_then_stays",),
     ),
     Line(
         "what the gate says of the user",
@@ -335,7 +340,7 @@ LINES = (
         'np.searchsorted(edges, time, side="left")',
         (
             "tests/data/examples/test_next_item_examples.py::test_split_by_time",
-            "tests/data/examples/test_ranking_examples.py",
+            "tests/data/examples/test_ranking_examples.py::test_a_users_targets_in_three_splits",
         ),
     ),
     Line(
@@ -343,7 +348,7 @@ LINES = (
         "jaxrec/data/events/splits.py",
         "out = time < first[user]",
         "out = time <= first[user]",
-        ("tests/data/examples/test_next_item_examples.py",),
+        ("tests/data/examples/test_next_item_examples.py::test_popularity_counts_the_training_events",),
     ),
     Line(
         "completion is clipped",
@@ -416,21 +421,21 @@ LINES = (
         "jaxrec/tasks/ranking_inputs.py",
         'kept = (titles != PAD) & (rows["history_abandoned"] == 0)',
         "kept = titles != PAD",
-        ("tests/tasks/test_ranking_inputs.py",),
+        ("tests/tasks/test_ranking_inputs.py::test_abandoned_titles_are_replaced_by_older_titles",),
     ),
     Line(
         "a shorter window holds the latest titles of a packed history",
         "jaxrec/data/loading/packing.py",
         "oldest = starts[0] - shard_of_example * (self.rows[0] * width) + shown_counts[0] - n",
         "oldest = starts[0] - shard_of_example * (self.rows[0] * width)",
-        ("tests/data/loading/test_packing.py",),
+        ("tests/data/loading/test_packing.py::test_packed_histories_equal_unpacked_ones",),
     ),
     Line(
         "the order of data is of the seed and the epoch",
         "jaxrec/data/loading/batches.py",
         "blocks = _generator(self._seed, epoch).permutation(self._rows.blocks)",
         "blocks = _generator(self._seed).permutation(self._rows.blocks)",
-        ("tests/data/loading/test_batches.py",),
+        ("tests/data/loading/test_batches.py::test_the_order_of_blocks_differs_between_epochs",),
     ),
     Line(
         "evaluation drops no tail",
@@ -445,7 +450,10 @@ LINES = (
         "jaxrec/runtime/mesh.py",
         "sharded, replicated = split_sharded(tree)\n    return merge_sharded(sharded, jax.lax.psum(replicated, AXIS))",
         "return jax.lax.psum(tree, AXIS)",
-        ("tests/end_to_end/test_exactness.py",),
+        (
+            "tests/end_to_end/test_exactness.py::"
+            "test_first_gradients_agree_with_unequal_counts_and_either_mapping",
+        ),
     ),
     Line(
         "consecutive ids are stored on different devices",
