@@ -82,7 +82,7 @@ LINES = (
         "jaxrec/evaluation/statistics.py",
         "half = float(stats.t.ppf(1 - LEVEL / 2, n - 1))",
         "half = float(stats.t.ppf(1 - LEVEL / 2, n))",
-        ("tests/evaluation/test_statistics.py",),
+        ("tests/evaluation/test_statistics.py::test_statistics_over_a_few_seeds",),
     ),
     # ------------------------------------------------------------ masks
     Line(
@@ -372,18 +372,21 @@ LINES = (
         ("tests/data/events/test_cleaning.py",),
     ),
     Line(
-        "history is strictly earlier",
+        "a history has each title's latest play before the query",
         "jaxrec/data/events/event_log.py",
         "live = following[event] >= start[pending][query]",
         "live = following[event] > start[pending][query]",
-        ("tests/data/examples/test_ranking_examples.py",),
+        ("tests/data/examples/test_ranking_examples.py::test_last_plays_equal_a_loop",),
     ),
     Line(
         "what was abandoned is below the threshold as of then",
         "jaxrec/data/examples/ranking.py",
         'rows["history_abandoned"][at] = states.completion[event] < abandon_below',
         'rows["history_abandoned"][at] = states.total[event] < abandon_below',
-        ("tests/data/examples/test_ranking_examples.py",),
+        (
+            "tests/data/examples/test_ranking_examples.py::"
+            "test_history_is_strictly_earlier_as_of_the_query_with_each_title_once",
+        ),
     ),
     Line(
         "a hard negative is none of the next targets",
