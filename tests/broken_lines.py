@@ -55,7 +55,7 @@ LINES = (
         ("tests/evaluation/test_metrics.py",),
     ),
     Line(
-        "NaN and ties in the whole catalogue",
+        "ties and NaN over all titles count against the target",
         "jaxrec/evaluation/scorers.py",
         "return 1 + (rivals_BxV & ~(scores_BxV < its_own_Bx1)).sum(1)",
         "return 1 + (rivals_BxV & (scores_BxV > its_own_Bx1)).sum(1)",
@@ -64,7 +64,7 @@ LINES = (
         ),
     ),
     Line(
-        "titles of the history are no rivals",
+        "titles of the history are not ranked",
         "jaxrec/evaluation/scorers.py",
         "rivals_BxV &= jnp.ones_like(rivals_BxV).at[query_Bx1, seen_BxL].set(False)",
         "rivals_BxV &= jnp.ones_like(rivals_BxV)",
@@ -86,14 +86,14 @@ LINES = (
     ),
     # ------------------------------------------------------------ masks
     Line(
-        "a title sees itself and older ones alone",
+        "a title attends to itself and to older titles only",
         "jaxrec/models/encoders/base.py",
         "return same_RxLxL & jnp.tri(example_RxL.shape[1], dtype=bool)",
         "return same_RxLxL",
         ("tests/models/test_next_item_model.py::test_a_place_knows_what_was_before_it_and_nothing_after",),
     ),
     Line(
-        "histories that share a row do not see one another",
+        "histories that share a row do not attend to one another",
         "jaxrec/models/mixture.py",
         "mask_RxLxL = owner_RxL[:, :, None] == owner_RxL[:, None, :]",
         "mask_RxLxL = owner_RxL[:, :, None] == owner_RxL[:, :, None]",
@@ -114,7 +114,7 @@ LINES = (
         ("tests/models/layers/test_attention.py::test_implementations_equal_einsum_and_a_loop",),
     ),
     Line(
-        "padding is no title of a sequence",
+        "no title of a sequence attends to padding",
         "jaxrec/models/encoders/base.py",
         "return jnp.where(self.present_BxL, jnp.arange(rows)[:, None], rows)",
         "return jnp.broadcast_to(jnp.arange(rows)[:, None], self.present_BxL.shape)",
@@ -128,7 +128,7 @@ LINES = (
         ("tests/models/test_mixture.py::test_pooling_by_hand",),
     ),
     Line(
-        "a candidate sees itself and no other candidate",
+        "a candidate attends to itself and to no other candidate",
         "jaxrec/models/encoders/base.py",
         "itself_BxCxC = jnp.broadcast_to(jnp.eye(C, dtype=bool), (B, C, C))",
         "itself_BxCxC = jnp.ones((B, C, C), bool)",
@@ -157,14 +157,14 @@ LINES = (
         ("tests/losses/test_ranking_losses.py::test_eq_14_cross_entropy_with_soft_negatives",),
     ),
     Line(
-        "labels of the next K titles weigh the ranking loss",
+        "labels of the next K titles weight the ranking loss",
         "jaxrec/losses/ranking.py",
         "loss(s[:, :K], s[:, K:], weight * label, c, config.margin)",
         "loss(s[:, :K], s[:, K:], weight, c, config.margin)",
         ("tests/losses/test_ranking_losses.py::test_next_k_labels_and_weights",),
     ),
     Line(
-        "engagement is held against the threshold",
+        "engagement is compared with the threshold",
         "jaxrec/losses/ranking.py",
         "return jnp.maximum(1.0 + alpha * (completion - threshold), 0.0)",
         "return jnp.maximum(1.0 + alpha * completion, 0.0)",
@@ -240,14 +240,14 @@ LINES = (
         ("tests/models/test_mixture.py::test_temperature_falls_exponentially_then_stays",),
     ),
     Line(
-        "what the gate says of the user",
+        "the gate's information about the user",
         "jaxrec/evaluation/gate_analysis.py",
         '"information": of_mean - of_each',
         '"information": of_mean',
         ("tests/evaluation/test_gate_analysis.py",),
     ),
     Line(
-        "averaged task weights wait two epochs",
+        "averaged task weights start after two epochs",
         "jaxrec/losses/task_weights.py",
         "return fixed * jnp.where(epoch < 2, 1.0, relative)",
         "return fixed * relative",
@@ -259,7 +259,9 @@ LINES = (
         "jaxrec/training/train_step.py",
         "return jax.tree.map(lambda g: g / examples.astype(g.dtype), grads), sums",
         "return grads, sums",
-        ("tests/losses/test_task_weights.py::test_log_variances_learn_and_do_not_change_the_validation_loss",),
+        (
+            "tests/losses/test_task_weights.py::test_log_variances_learn_and_do_not_change_the_validation_loss",
+        ),
     ),
     Line(
         "the sums of all devices are added",
@@ -276,7 +278,7 @@ LINES = (
         ("tests/tasks/test_next_item_task.py::test_gradients_do_not_depend_on_devices_and_microbatches",),
     ),
     Line(
-        "decay comes after Adam or before it",
+        "decoupled decay comes after Adam",
         "jaxrec/training/optimizer.py",
         'first = (adam, decay) if config.weight_decay_mode == "decoupled" else (decay, adam)',
         'first = (adam, decay) if config.weight_decay_mode == "coupled" else (decay, adam)',
@@ -297,7 +299,7 @@ LINES = (
         ("tests/training/test_optimizer.py::test_plateau_is_pytorchs",),
     ),
     Line(
-        "the plateau moves on fresh values alone",
+        "the plateau moves on fresh values only",
         "jaxrec/training/optimizer.py",
         "jnp.where(fresh, new[0], old)",
         "new[0]",
@@ -319,7 +321,7 @@ LINES = (
         ("tests/models/layers/test_rng.py::test_row_keys_differ",),
     ),
     Line(
-        "what dropout keeps is scaled up",
+        "dropout scales up the elements it keeps",
         "jaxrec/models/layers/rng.py",
         "return jnp.where(keep, x * jnp.asarray(1.0 / keep_probability, x.dtype), jnp.zeros((), x.dtype))",
         "return jnp.where(keep, x, jnp.zeros((), x.dtype))",
@@ -334,7 +336,7 @@ LINES = (
         ("tests/data/examples/test_next_item_examples.py::test_split_by_last",),
     ),
     Line(
-        "a day of a split by time begins at its midnight",
+        "a split by time begins at midnight",
         "jaxrec/data/events/splits.py",
         'np.searchsorted(edges, time, side="right")',
         'np.searchsorted(edges, time, side="left")',
@@ -344,7 +346,7 @@ LINES = (
         ),
     ),
     Line(
-        "popularity does not count what is held out",
+        "popularity does not count held-out events",
         "jaxrec/data/events/splits.py",
         "out = time < first[user]",
         "out = time <= first[user]",
@@ -358,7 +360,7 @@ LINES = (
         ("tests/data/events/test_cleaning.py",),
     ),
     Line(
-        "of copies the one viewed longest is kept",
+        "of duplicates the one viewed longest is kept",
         "jaxrec/data/events/cleaning.py",
         "-viewed[rows], group]",
         "viewed[rows], group]",
@@ -379,7 +381,7 @@ LINES = (
         ("tests/data/examples/test_ranking_examples.py::test_last_plays_equal_a_loop",),
     ),
     Line(
-        "what was abandoned is below the threshold as of then",
+        "a title is abandoned by its completion before the query",
         "jaxrec/data/examples/ranking.py",
         'rows["history_abandoned"][at] = states.completion[event] < abandon_below',
         'rows["history_abandoned"][at] = states.total[event] < abandon_below',
@@ -389,7 +391,7 @@ LINES = (
         ),
     ),
     Line(
-        "a hard negative is none of the next targets",
+        "no hard negative is one of the next targets",
         "jaxrec/data/examples/ranking.py",
         "live &= ~(log.rank[event][:, None] == targets[row]).any(axis=1)",
         "live &= True",
@@ -413,14 +415,14 @@ LINES = (
         ),
     ),
     Line(
-        "hard columns rotate over the real ones",
+        "hard columns rotate over the real hard negatives",
         "jaxrec/tasks/ranking_inputs.py",
         "rotated = (epoch * counts[0] + j) % jnp.maximum(n_hard, 1)",
         "rotated = (epoch * counts[0] + j) % width",
         ("tests/tasks/test_ranking_inputs.py::test_hard_columns_rotate_over_real_hard_negatives",),
     ),
     Line(
-        "abandoned titles leave no gap",
+        "abandoned titles are removed",
         "jaxrec/tasks/ranking_inputs.py",
         'kept = (titles != PAD) & (rows["history_abandoned"] == 0)',
         "kept = titles != PAD",
@@ -434,14 +436,14 @@ LINES = (
         ("tests/data/loading/test_packing.py::test_packed_histories_equal_unpacked_ones",),
     ),
     Line(
-        "the order of data is of the seed and the epoch",
+        "the order of data depends on the epoch",
         "jaxrec/data/loading/batches.py",
         "blocks = _generator(self._seed, epoch).permutation(self._rows.blocks)",
         "blocks = _generator(self._seed).permutation(self._rows.blocks)",
         ("tests/data/loading/test_batches.py::test_the_order_of_blocks_differs_between_epochs",),
     ),
     Line(
-        "evaluation drops no tail",
+        "evaluation keeps the tail",
         "jaxrec/data/loading/batches.py",
         "return -(-self._rows.rows // self._batch)",
         "return self._rows.rows // self._batch",
@@ -491,7 +493,7 @@ LINES = (
         ("tests/checkpoints/test_checkpointer.py::test_newest_and_best_steps_are_kept",),
     ),
     Line(
-        "a run goes on at the batch where it stopped",
+        "a resumed run starts at the batch where it stopped",
         "jaxrec/training/trainer.py",
         "step, groups = start, BatchGroups(self.batches, self.steps_per_call, start)",
         "step, groups = start, BatchGroups(self.batches, self.steps_per_call)",
@@ -515,7 +517,7 @@ LINES = (
         ),
     ),
     Line(
-        "a bucket mirrors what was removed here",
+        "a step that was deleted locally is deleted from the bucket",
         "jaxrec/checkpoints/bucket_mirror.py",
         "remove_folder(self._remote / step, first=COMMIT_FILE)\n            self._remote_steps.discard(step)",
         "self._remote_steps.discard(step)",
@@ -526,14 +528,14 @@ LINES = (
         ),
     ),
     Line(
-        "a copy of a shard holds the blocks of the manifest",
+        "a copy of a shard with too few blocks is replaced",
         "jaxrec/data/storage/shard_cache.py",
         "if not path.exists() or count(path) != expected:",
         "if not path.exists():",
         ("tests/data/storage/test_dataset.py::test_a_truncated_copy_is_replaced",),
     ),
     Line(
-        "the digest of a dataset is not of where it lies",
+        "the digest of a dataset does not depend on its directory",
         "jaxrec/config/serialization.py",
         '_NOT_IN_DIGEST = ("directory", "workers", "partitions")',
         '_NOT_IN_DIGEST = ("workers", "partitions")',
