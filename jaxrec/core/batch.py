@@ -38,6 +38,8 @@ class TitleTable(NamedTuple):
 
     categories: Any  # [V, columns] int32
     numbers: Any  # [V, columns] float32, standardised
+    # [V] int32 popularity rank, V for padding and unknown; None: the order of ids. Read by evaluation only.
+    rank: Any = None
 
 
 class History(NamedTuple):

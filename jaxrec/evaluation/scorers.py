@@ -11,7 +11,7 @@ from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.data.loading.batches import EvalBatches, PackedEvalBatches, stream
 from jaxrec.data.storage.dataset import Rows
-from jaxrec.models.two_stage import overlap, rank_among
+from jaxrec.models.two_stage import overlap, rank_among, top_titles
 from jaxrec.runtime.device_batch import DeviceBatch, transfer
 from jaxrec.runtime.mesh import AXIS, as_global_arrays
 from jaxrec.runtime.parallel_step import parallelize_queries
@@ -161,7 +161,7 @@ class CatalogueRanker(_QueryRunner):
     """Ranker of all titles for each query, by the head that ranks.
 
     Ties and NaN count against the target. Among titles with equal scores, the more popular title (the lower
-    id) is recommended first.
+    `table.rank`) is recommended first.
 
     Args:
         task: The task.
@@ -218,7 +218,7 @@ def _rank_step(
             return 1 + (rivals_BxV & ~(scores_BxV < its_own_Bx1)).sum(1)
 
         shown_BxV = jnp.where(stands_BxV & ~jnp.isnan(scores_BxV), scores_BxV, -jnp.inf)
-        best_Bxk, id_Bxk = jax.lax.top_k(shown_BxV, top)
+        best_Bxk, id_Bxk = top_titles(shown_BxV, top, table.rank)
         id_Bxk = jnp.where(best_Bxk > -jnp.inf, id_Bxk, 0)
         in_two = 3 * (jnp.zeros((len(scores_BxV), 0)),)
         if retrieve:

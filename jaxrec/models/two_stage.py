@@ -22,6 +22,26 @@ class TwoStageResult(NamedTuple):
     score_BxN: jax.Array  # of the second stage; -inf after the last title
 
 
+def top_titles(scores_BxV: jax.Array, k: int, rank_V: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """Return the k best scores of each query and their title ids, ties in order of popularity.
+
+    Args:
+        scores_BxV: scores by title id; -inf for a title that is not eligible, such as padding.
+        k: number of titles.
+        rank_V: popularity rank of each id, V for padding and unknown. None: the order of the ids.
+
+    Returns:
+        Scores [B, k], the best first, and ids [B, k]; an id is arbitrary where the score is -inf.
+    """
+    if rank_V is None:
+        return jax.lax.top_k(scores_BxV, k)  # puts the first of equal scores first
+    chex.assert_shape(rank_V, scores_BxV.shape[1:], custom_message="rank_V")
+    ids_V = jnp.arange(len(rank_V), dtype=jnp.int32)
+    id_of_rank_V = jnp.zeros_like(ids_V).at[rank_V].set(ids_V, mode="drop")  # the last places hold padding
+    best_Bxk, rank_Bxk = jax.lax.top_k(scores_BxV[:, id_of_rank_V], k)
+    return best_Bxk, id_of_rank_V[rank_Bxk]
+
+
 def two_stage(
     model: RankingModel,
     variables: Any,
@@ -34,8 +54,8 @@ def two_stage(
 ) -> TwoStageResult:
     """Retrieve the best titles by the retrieval head and order them by a task's score.
 
-    Of titles with equal scores, the one with the lower id comes first: the more popular title. Titles with a
-    NaN score are left out.
+    Of titles with equal scores, in either stage, the more popular title comes first: the one with the lower
+    `table.rank`. Titles with a NaN score are left out.
 
     Args:
         model: a model with a retrieval head.
@@ -49,9 +69,11 @@ def two_stage(
     """
     scores_BxV: Any = model.apply(variables, user, table, projections, method="retrieve")
     scores_BxV = jnp.where(eligible_BxV & ~jnp.isnan(scores_BxV), scores_BxV, -jnp.inf)
-    best_BxN, id_BxN = jax.lax.top_k(scores_BxV, min(num_titles, scores_BxV.shape[1]))
-    # Sorted by id, because top_k puts the first of equal scores first.
-    id_BxN = jnp.sort(jnp.where(best_BxN > -jnp.inf, id_BxN, 0), axis=1)
+    best_BxN, id_BxN = top_titles(scores_BxV, min(num_titles, scores_BxV.shape[1]), table.rank)
+    id_BxN = jnp.where(best_BxN > -jnp.inf, id_BxN, 0)
+    # Sorted by popularity, because top_k puts the first of equal scores first.
+    rank_BxN = id_BxN if table.rank is None else jnp.where(id_BxN > 0, jnp.asarray(table.rank)[id_BxN], -1)
+    id_BxN = jnp.take_along_axis(id_BxN, jnp.argsort(rank_BxN, axis=1), axis=1)
     by_task: Any = model.apply(variables, user, id_BxN, table, (task,), projections, method="score")
     score_BxN = jnp.where((id_BxN > 0) & ~jnp.isnan(by_task[task]), by_task[task], -jnp.inf)
     score_BxN, order_BxN = jax.lax.top_k(score_BxN, score_BxN.shape[1])

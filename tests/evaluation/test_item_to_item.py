@@ -77,3 +77,18 @@ def test_a_sample_of_rows_is_systematic(monkeypatch):
     score = baselines.item_to_item(Training(), ARRAYS, False)
     got = score(query([A], C, [E, B]), "enabled", ARRAYS)
     np.testing.assert_allclose(got, [[[1.0, 0.0, 0.0]]], atol=1e-6)  # n(A, C) = n(A) = n(C) = 2
+
+
+def test_permuted_ids_give_the_same_scores(monkeypatch):
+    monkeypatch.setattr(baselines, "_TITLES", 4)
+    new_id = np.array([0, 1, 5, 7, 2, 3, 6, 4])
+    old_id = np.argsort(new_id)
+    arrays = SimpleNamespace(rank_of_id=ARRAYS.rank_of_id[old_id], id_of_rank=new_id[ARRAYS.id_of_rank])
+    before, after = Training(), Training()
+    words = after._words.reshape(4, -1).view(np.uint32)
+    rows = words.reshape(-1).view(LAYOUT.row_dtype())
+    rows["history_title"], rows["target"] = new_id[rows["history_title"]], new_id[rows["target"]]
+    expected = baselines.item_to_item(before, ARRAYS, False)(query([D, A, E], E, [C, B]), "enabled", ARRAYS)
+    history, (target, *negatives) = new_id[[D, A, E]], new_id[[E, C, B]]
+    score = baselines.item_to_item(after, arrays, False)
+    np.testing.assert_array_equal(score(query(history, target, negatives), "enabled", arrays), expected)

@@ -128,7 +128,8 @@ def rank(
     """
     rank_of_row = np.empty(len(order), np.int64)
     rank_of_row[order] = np.arange(len(order))
-    catalogue = TitleStats(arrays.title_runtime, arrays.id_of_rank, trending, key_hash[order])
+    runtime = arrays.title_runtime[arrays.id_of_rank - FIRST_TITLE]  # from order of ids to order of ranks
+    catalogue = TitleStats(runtime, arrays.id_of_rank, trending, key_hash[order])
     return RankedTitles(order, rank_of_row, arrays.rank_of_id, catalogue, layout)
 
 

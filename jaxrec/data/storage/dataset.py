@@ -51,8 +51,8 @@ class Arrays:
     title_numbers: np.ndarray  # [V, columns] float32
 
     def title_table(self) -> TitleTable:
-        """Return the titles' features for the device."""
-        return TitleTable(self.title_categories, self.title_numbers)
+        """Return the titles' features and popularity ranks for the device."""
+        return TitleTable(self.title_categories, self.title_numbers, self.rank_of_id)
 
 
 def as_words(rows: np.ndarray) -> np.ndarray:

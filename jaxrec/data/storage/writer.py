@@ -206,7 +206,7 @@ def catalogue_arrays(
     key: np.ndarray, runtime: np.ndarray, plays: np.ndarray, order: np.ndarray,
     categories: np.ndarray, numbers: np.ndarray,
 ) -> Arrays:  # fmt: skip
-    """Build the arrays of a catalogue, with ids assigned by popularity.
+    """Build the arrays of a new catalogue, with ids assigned by popularity.
 
     Args:
         key: [titles] the caller's keys.

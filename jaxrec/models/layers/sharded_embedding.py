@@ -2,9 +2,14 @@
 
 The whole table is an array [SLOTS, J, W]. The row of an id is in slot reversed(id mod SLOTS) at depth
 id // SLOTS, where reversed() reverses the bits of a number. Devices, a power of two, store equal ranges of
-slots. Because of the reversal, device d of n stores exactly the ids with id mod n = reversed(d): ids are
-ordered by popularity, and no device gets all popular titles. The array has the same shape for any number of
-devices, and no row moves when a table is saved or restored on fewer devices.
+slots. Because of the reversal, device d of n stores exactly the ids with id mod n = reversed(d), so any run
+of consecutive ids is divided equally. The array has the same shape for any number of devices, and no row
+moves when a table is saved or restored on fewer devices. Ids that are appended add depths, and no row moves.
+
+The result of a lookup does not depend on how ids and popularity are related; only the balance of the devices
+does. The first preparation assigns ids by popularity, so that no device gets all popular titles. The popular
+titles among appended ids may have any id mod n, which is as even as random ids are. If most ids of a batch
+have the same id mod n, an exchange takes more rounds.
 
 Each device looks up N unique ids, of which about N / n are stored on each device. Two `all_to_all`s send
 about N ids and return about N rows; two more send the gradients. The bytes grow with the batch and not with

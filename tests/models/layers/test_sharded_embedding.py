@@ -55,6 +55,29 @@ def test_consecutive_ids_are_stored_on_different_devices(devices):
         assert sorted(stored_on[first : first + devices]) == list(range(devices))
 
 
+@pytest.mark.parametrize("devices", [1, 8])
+def test_appended_ids_move_no_row_and_take_one_round(devices):
+    """Append 1,500 titles; each device looks up old titles and the popular ones among the new titles."""
+    plain, appended = make_table(ROWS + 1500)
+    before = make_table()[1]
+    unused = np.isnan(before)
+    assert appended.shape[1] == before.shape[1] + 1
+    np.testing.assert_array_equal(np.where(unused, 0, appended[:, : before.shape[1]]), np.nan_to_num(before))
+    rng = np.random.default_rng(3)
+    popular = rng.choice(np.arange(ROWS, ROWS + 1500), 300, replace=False)
+    ids = np.sort([np.append(popular, rng.choice(np.arange(2, ROWS), 212, replace=False))] * devices)
+    ids = ids.astype(np.int32)
+
+    def fetch_and_rounds(shard, ids):
+        rows = sharded_embedding.fetch(shard, ids, AXIS, "float32")
+        stored_on = sharded_embedding._local_shard(shard.shape).device(ids)
+        return rows, sharded_embedding._plan_exchange(stored_on, devices, AXIS).rounds
+
+    actual, rounds = map_over_devices(devices, fetch_and_rounds)(appended, ids)
+    np.testing.assert_array_equal(actual, plain[ids])
+    assert (rounds == 1).all()
+
+
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])
 @pytest.mark.parametrize("per_device", [1, 40, 300])
 def test_fetch_returns_rows_of_the_table_and_zeros_for_no_id(devices, per_device):

@@ -1,0 +1,167 @@
+"""Ties and baselines follow popularity ranks, whatever the order of ids: all ids permuted, and by hand."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec.core.batch import TitleTable
+from jaxrec.core.ids import FIRST_TITLE
+from jaxrec.evaluation import baselines, results, scorers
+from jaxrec.models.two_stage import top_titles, two_stage
+from jaxrec.runtime.mesh import AXIS
+from jaxrec.tasks.base import TitleScores
+
+V, Q, HISTORY, TOP = 40, 12, 6, 8
+
+
+class FixedModel:
+    """A model whose scores [Q, V] of both stages are given."""
+
+    def __init__(self, retrieval, scores):
+        self.retrieval, self.scores = jnp.asarray(retrieval), jnp.asarray(scores)
+
+    def apply(self, variables, user, *inputs, method):
+        if method == "retrieve":
+            return self.retrieval
+        return {"ranking": jnp.take_along_axis(self.scores, inputs[0], axis=1)}
+
+
+class FixedTask:
+    """A task with a `FixedModel`, and the methods that `_rank_step` uses."""
+
+    layout = SimpleNamespace(titles=V)
+
+    def score_all_titles(self, params, host, table):
+        return TitleScores(params["scores"], params["target"], params["history"])
+
+    def two_stages(self, params, host, table, eligible_BxV, limit):
+        model = FixedModel(params["retrieval"], params["scores"])
+        return params["retrieval"], two_stage(model, None, None, table, "ranking", eligible_BxV, limit)
+
+
+def rank_all(params, rank, filtered):
+    """Return the fields of `CatalogueRanks` from one device: exact, and in two stages of 12 titles."""
+    step = scorers._rank_step(FixedTask(), filtered, TOP, None, 12)
+    table = TitleTable(np.zeros((V, 0), np.int32), np.zeros((V, 0), np.float32), rank)
+    mapped = jax.jit(jax.vmap(lambda params: step(params, None, table), axis_name=AXIS))
+    *outputs, _ = mapped(jax.tree.map(lambda x: x[None], params))
+    return scorers.CatalogueRanks(*(np.asarray(x)[0] for x in outputs), {})
+
+
+def make_params():
+    """Scores with many ties, targets and histories, with ids in order of popularity."""
+    rng = np.random.default_rng(0)
+    values = np.array([0, 1, 2, np.nan], np.float32)
+    history = rng.integers(0, V, (Q, HISTORY), np.int32)
+    history[history == 1] = 0
+    return {
+        "scores": values[rng.integers(0, 4, (Q, V))],
+        "retrieval": values[rng.integers(0, 4, (Q, V))],
+        "target": rng.integers(FIRST_TITLE, V, Q, np.int32),
+        "history": history,
+    }
+
+
+def make_arrays(rank_of_id):
+    """Arrays of a catalogue with plays that fall with the rank."""
+    id_of_rank = np.argsort(rank_of_id, kind="stable")[: V - FIRST_TITLE].astype(np.int32)
+    plays = np.where(rank_of_id < V, 2 * V - 2 * (rank_of_id // 2), 0)  # equal plays, different ranks
+    return SimpleNamespace(rank_of_id=rank_of_id, id_of_rank=id_of_rank, title_plays=plays)
+
+
+def make_new_ids(seed):
+    """Permutation [V] of the ids, except padding and unknown."""
+    titles = np.random.default_rng(seed).permutation(np.arange(FIRST_TITLE, V))
+    return np.concatenate([np.arange(FIRST_TITLE), titles]).astype(np.int32)
+
+
+def by_popularity():
+    return np.concatenate([[V, V], np.arange(V - FIRST_TITLE)]).astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def permuted():
+    """Return (params, ranks by id) before and after a permutation of ids, and the permutation."""
+    params, rank, new_id = make_params(), by_popularity(), make_new_ids(1)
+    old_id = np.argsort(new_id)
+    after = {
+        "scores": params["scores"][:, old_id],
+        "retrieval": params["retrieval"][:, old_id],
+        "target": new_id[params["target"]],
+        "history": new_id[params["history"]],
+    }
+    return (params, rank), (after, rank[old_id]), new_id
+
+
+def test_ranks_in_the_order_of_ids_change_nothing(permuted):
+    (params, rank), *_ = permuted
+    for with_rank, without in zip(rank_all(params, rank, True), rank_all(params, None, True), strict=True):
+        np.testing.assert_array_equal(with_rank, without)
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+def test_permuted_ids_give_the_same_titles_and_ranks(permuted, filtered):
+    (params, rank), (after, rank_after), new_id = permuted
+    expected, actual = rank_all(params, rank, filtered), rank_all(after, rank_after, filtered)
+    np.testing.assert_array_equal(actual.top, new_id[expected.top])
+    for name in ("ranks", "retrieved", "staged", "kept"):
+        np.testing.assert_array_equal(getattr(actual, name), getattr(expected, name))
+    assert (expected.staged < V).any() and 0 < expected.kept.mean() < 1
+
+    before, later = make_arrays(rank), make_arrays(rank_after)
+    dtype = np.dtype([("user", "<u4"), ("target", "<i4", (1,)), ("history_title", "<i4", (HISTORY,))])
+    popular, metrics = [], []
+    for p, arrays, ranked in ((params, before, expected), (after, later, actual)):
+        rows = np.zeros(Q, dtype)
+        rows["target"], rows["history_title"] = p["target"][:, None], p["history"]
+        ranks, top = baselines.popularity_ranks(rows, arrays, filtered, TOP)
+        popular.append((ranks, top))
+        by_name = {"model": ranked, "popularity": ranked._replace(ranks=ranks, top=top)}
+        metrics.append(results.whole_catalogue(by_name, rows, arrays, filtered))
+    np.testing.assert_array_equal(popular[1][0], popular[0][0])
+    np.testing.assert_array_equal(popular[1][1], new_id[popular[0][1]])
+    assert metrics[0] == metrics[1]
+
+
+# Titles 2 to 5 are of the first preparation, 6 and 7 are appended. Title 6 is now the most popular.
+BY_HAND = np.array([8, 8, 1, 2, 4, 5, 0, 3], np.int32)  # in order of popularity: 6, 2, 3, 7, 4, 5
+
+
+def test_top_titles_of_appended_ids_by_hand():
+    scores = np.array(
+        [[-np.inf, -np.inf, 1, 1, 1, 1, 1, 1], [-np.inf, -np.inf, 0, 3, 0, 3, 0, 3]], np.float32
+    )
+    best, ids = top_titles(jnp.asarray(scores), 4, jnp.asarray(BY_HAND))
+    assert ids.tolist() == [[6, 2, 3, 7], [3, 7, 5, 6]]
+    assert best.tolist() == [[1, 1, 1, 1], [3, 3, 3, 0]]
+
+
+def test_both_stages_with_appended_ids_by_hand():
+    eligible = np.arange(8)[None] >= FIRST_TITLE
+    table = TitleTable(np.zeros((8, 0)), np.zeros((8, 0)), BY_HAND)
+    ties = np.zeros((1, 8), np.float32)
+    second = np.array([[9, 9, 0, 1, 9, 9, 1, 1]], np.float32)
+    shown = two_stage(FixedModel(ties, ties), None, None, table, "ranking", eligible, 3)
+    assert shown.id_BxN.tolist() == [[6, 2, 3]]
+    # The first stage retrieves 6, 2, 3 and 7, so that 4 and 5 with the score 9 are not shown.
+    shown = two_stage(FixedModel(ties, second), None, None, table, "ranking", eligible, 4)
+    assert shown.id_BxN.tolist() == [[6, 3, 7, 2]]
+    # The retrieval order is 7, 6, 3; the second stage has ties, and 6 is the most popular.
+    first = np.array([[0, 0, 0, 1, 0, 0, 2, 3]], np.float32)
+    shown = two_stage(FixedModel(first, ties), None, None, table, "ranking", eligible, 3)
+    assert shown.id_BxN.tolist() == [[6, 3, 7]]
+
+
+def test_popularity_of_appended_ids_by_hand():
+    arrays = SimpleNamespace(rank_of_id=BY_HAND, id_of_rank=np.array([6, 2, 3, 7, 4, 5], np.int32))
+    rows = np.zeros(2, [("target", "<i4", (1,)), ("history_title", "<i4", (2,)), ("list_a", "<i4", (1, 2))])
+    rows["target"], rows["history_title"] = [[7], [4]], [[0, 6], [3, 7]]
+    rows["list_a"] = [[[6, 4]], [[2, 5]]]
+    ranks, top = baselines.popularity_ranks(rows, arrays, True, 3)
+    assert ranks.tolist() == [3, 3] and top.tolist() == [[2, 3, 7], [6, 2, 4]]
+    ranks, top = baselines.popularity_ranks(rows, arrays, False, 3)
+    assert ranks.tolist() == [4, 5] and top.tolist() == [[6, 2, 3]] * 2
+    assert baselines.popularity(rows, "a", arrays).tolist() == [[[-3, 0, -4]], [[-4, -1, -5]]]
