@@ -1,4 +1,4 @@
-"""Private APIs of jax and Orbax, each behind a function that imports it when called.
+"""Private APIs of jax and Orbax, each behind a function that imports it.
 
 A release of jax or Orbax may remove any of the APIs. tests/runtime/test_private_apis.py tests each function
 and names a replacement.
