@@ -63,6 +63,13 @@ def test_hard_negatives_are_titles_abandoned_before_the_query():
     assert real == [[], [3], [], [5]]
 
 
+def test_next_targets_are_no_hard_negatives():
+    rows = build_examples(targets="any").rows["train"]
+    # At t=3 and t=4 title 1 is abandoned so far, but its play at t=4 is one of the next targets.
+    real = [sorted(r["pool_hard"][r["pool_hard_filled"] == 0].tolist()) for r in rows]
+    assert real == [[], [], [], [], [5]]
+
+
 def test_columns_of_an_example_are_distinct_and_never_interacted_with():
     rows = build_examples().rows["train"]
     ranks = np.concatenate([rows[f"pool_{p}"] for p in ("hard", "trending", "tailing", "random")], axis=1)
@@ -85,6 +92,7 @@ def test_lists_follow_table_2_and_each_next_title_has_its_own():
     assert (trending[present] >= 4).all()
     for lists in (rows["list_enabled"], rows["list_disabled"]):
         assert all(len(set(r.tolist())) == 20 for r in lists[present])
+        assert not np.array_equal(lists[0, 0], lists[0, 1])
 
 
 def test_a_catalogue_with_too_few_titles_gives_no_example():
