@@ -115,7 +115,7 @@ def main(args: flags.FlagValues) -> Report:
     allowed = allowed_forms(backend, args.dtype, args.width)
     unknown = [name for name in args.forms if name not in allowed]
     if unknown:
-        raise InputError(f"--forms={unknown[0]}; allowed here: {', '.join(allowed)}")
+        raise InputError(f"--forms={unknown[0]}: allowed: {', '.join(allowed)}")
     forms = tuple(dict.fromkeys((PLAIN, *(args.forms or allowed))))
     figures: dict[str, Any] = {
         "device": jax.devices()[0].device_kind, "dtype": args.dtype, "heads": args.heads,

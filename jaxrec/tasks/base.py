@@ -44,7 +44,7 @@ class Protocols(NamedTuple):
     temperature: float = 1.0  # divides the scores in the validation loss over all titles
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity: `jax.pmap` hashes its function
 class Task:
     """A config and a dataset's layout as pure functions.
 

@@ -24,7 +24,7 @@ _CPU_POSITIONS = 4096
 _LONG_RATIO = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NextItemTask(Task):
     """The objective `config.next_item` on windows of sequences.
 

@@ -38,7 +38,7 @@ class RankingState(NamedTuple):
     usage: Any = ()  # [E] mean gate of the last step, if `objective.balance` is set
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RankingTask(Task):
     """Objective of Eq. 15 on examples with candidates."""
 

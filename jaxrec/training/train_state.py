@@ -30,7 +30,7 @@ class TrainState(NamedTuple):
         return self.average or self.params
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StateInit:
     """Initialiser of a task's training state from `train.seed`.
 

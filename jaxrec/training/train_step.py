@@ -22,7 +22,7 @@ from jaxrec.training import optimizer
 from jaxrec.training.train_state import TrainState
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainStep:
     """Step `(state, batch, table) -> (state, sums)` of a task on a per-device batch.
 

@@ -22,7 +22,7 @@ def test_other_attention_implementations_are_used(name, form, monkeypatch):
     monkeypatch.setitem(attention.FORMS, form, attention.AttentionForm(lambda *_: "taken"))
     q = np.zeros((2, 5, 3, 8), np.float32)
     with gains.forms()[name][0]():
-        assert attention.attend("auto", q, q, q, None) == "taken"
+        assert attention.attend("auto", q, q, q, np.ones((2, 5, 5), bool)) == "taken"
 
 
 @pytest.mark.parametrize(

@@ -153,10 +153,10 @@ def test_a_killed_process_is_named_and_costs_what_was_not_saved(
 # What one of two processes runs into, before train is started.
 BREAKS = {
     "RuntimeError: a defect of one host": """
-import jaxrec.writer
+import jaxrec.reporting.metric_writer
 def due(self, step):
     raise RuntimeError("a defect of one host")
-jaxrec.writer.Writer.due = due
+jaxrec.reporting.metric_writer.Writer.due = due
 """,
     "error: dataset /nowhere: no manifest.json; prepare it with python -m jaxrec.prepare": """
 sys.argv.append("--config.data.directory=/nowhere")

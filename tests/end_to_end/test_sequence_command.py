@@ -78,7 +78,7 @@ def test_one_command_on_a_csv_judges_the_whole_catalogue(trained, log):
     assert found["filtered"] and found["titles"] == TITLES
     assert found["users"] == found["examples"] == USERS  # each user's last title, and no other
     assert found["model"]["hr@10"] > 1.5 * found["popularity"]["hr@10"]  # a round has an order to be learnt
-    assert "HR@10" in said and "popularity" in said and "all 40 titles, those of the history left out" in said
+    assert "HR@10" in said and "popularity" in said and "all 40 titles, history excluded" in said
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     validations = [line for line in lines if line["split"] == "validation"]
     assert len(validations) == 6 and validations[-1]["loss"] < validations[0]["loss"]

@@ -28,7 +28,7 @@ def type_in(*arguments, devices):
 @pytest.fixture(scope="module")
 def trained(tiny_directory, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("split") / "run"
-    edits = {"data.directory": tiny_directory, "model.item_table_sharding": "split", "optimizer.lazy": True}
+    edits = {"data.directory": tiny_directory, "model.item_table_sharding": "split"}
     done = type_in(
         "jaxrec.train", "--config=tests/end_to_end/small.py", f"--workdir={workdir}",
         *(f"--config.{key}={value}" for key, value in edits.items()), devices=4,

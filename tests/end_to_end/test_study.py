@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STUDY = """
 from configs import tiny
 from jaxrec.studies.paper import STL
-from jaxrec.studies.plan import Claim, Row, Study, Table
+from jaxrec.studies.plan import Claim, ResultTable, Row, Study
 
 
 BASE = tiny.get_config()
@@ -33,7 +33,7 @@ def rows(base):
 
 def get_config():
     claims = (Claim("PL over STL", (("bst_pl", "bst_stl"),)),)
-    return Study("two rows", BASE, rows, (Table("4", "Table 4"),), ("4",), claims)
+    return Study("two rows", BASE, rows, (ResultTable("4", "Table 4"),), ("4",), claims)
 """
 
 

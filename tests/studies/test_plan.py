@@ -35,7 +35,7 @@ def test_a_row_edits_a_copy(tiny_config):
     assert (config.name, config.model.gate.target_entropy, len(config.model.experts)) == ("bst", None, 1)
     assert (tiny_config.name, tiny_config.model.gate.target_entropy) == ("tiny", 0.52)
     config.model.experts[0].max_len = 5  # the config does not share objects with the edits
-    assert edits["model.experts"][0].window == tiny_config.model.experts[-1].max_len == 8
+    assert edits["model.experts"][0].max_len == tiny_config.model.experts[-1].max_len == 8
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_gpu_kernels_multiply_in_bfloat16_and_add_in_float32(tiny, tiny_config, 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     result = check_dtypes(trace_training(make_task(tiny, tiny_config), tiny), 60)
     kernels = sum(e.primitive.name == "pallas_call" for e in result)
-    blocks = sum(e.layers for e in tiny_config.model.experts)
+    blocks = sum(e.num_layers for e in tiny_config.model.experts)
     norms = 2 * blocks + len(tiny_config.model.experts)
     assert kernels == 2 * (blocks + norms)  # attention and norms, forward and backward
 

@@ -74,7 +74,7 @@ def test_load_balancing_uses_the_gate_of_the_previous_step(tiny, tiny_config):
 
 
 @pytest.mark.parametrize(
-    ("microbatch", "share", "parts"),
+    ("microbatch", "device_batch", "count"),
     [(64, 64, 1), (0, 64, 1), (0, 1024, 4), (20, 64, 4), (3, 7, 7), (99, 64, 1)],
 )
 def test_microbatches_divide_the_device_batch_within_the_limit(

@@ -198,7 +198,7 @@ def check_dropped(drops: Drops, total: int, data: Data) -> None:
     Args:
         drops: Rows left out, by reason.
         total: Number of all rows, including rows that the reader could not parse.
-        data: Settings with `max_dropped`.
+        data: Settings with `max_invalid_fraction`.
 
     Raises:
         InputError: More than data.max_invalid_fraction of the rows were left out.

@@ -120,7 +120,7 @@ def test_the_oracle_is_known_and_beats_ranking_by_p_alone(tiny):
 def test_invalid_input_leaves_no_file(tiny_config, tmp_path):
     config = copy.deepcopy(tiny_config)
     config.data.latest = "1990-01-02"  # every event is later
-    with pytest.raises(InputError, match=r"data\.max_dropped"):
+    with pytest.raises(InputError, match=r"data\.max_invalid_fraction"):
         prepare(open_source(config.source, config.features), config, str(tmp_path / "bad"))
     assert list(tmp_path.iterdir()) == []
 
