@@ -39,7 +39,7 @@ def test_a_kernel_holds_its_operands_once_and_its_results():
     ("norm_forward", None, "layer norm"),
     ("memcpy32_post", None, "copies"),
     ("nvjet_sm90_tss_288x64", None, "products by a library"),
-    ("fusion_7", "jit(f)/RankingModel.encode/expert_1/encoder/block_0/attention/out/dot_general", "attention"),
+    ("fusion_7", "jit(f)/RankingModel.encode/expert_1/encoder/block_0/attention/out/dot", "attention"),
     ("fusion_7", "jit(f)/RankingModel.encode/expert_1/encoder/block_0/attention_norm/mul", "layer norm"),
     ("fusion_7", "jit(f)/RankingModel.encode/expert_1/encoder/norm/mul", "layer norm"),
     ("fusion_7", "jit(f)/RankingModel.encode/expert_1/encoder/block_0/hidden/dot_general", "feed-forward"),

@@ -169,7 +169,8 @@ def test_files_on_beam_equal_files_on_one_machine(logs, tmp_path, monkeypatch, f
 @pytest.mark.parametrize(
     "field, value, message",
     [
-        (("data", "latest"), "1990-01-02", r"^5403 of 5403 rows .* more than data\.max_invalid_fraction"),  # of all
+        # Of all rows.
+        (("data", "latest"), "1990-01-02", r"^5403 of 5403 rows .* more than data\.max_invalid_fraction"),
         (("source", "users"), 2, r"^source: no \w+ example is left"),  # of the rows that were built
         (("features",), (Feature("no", "category", "context", 4),), r"^feature no: no such context column"),
         (("features",), (Feature("no", "category", "user", 4),), r"^feature no: no such user column"),
