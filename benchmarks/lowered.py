@@ -56,7 +56,7 @@ def arguments(program: Task) -> tuple[Any, device_batch.DeviceBatch, TitleTable]
     batch, words = program.config.train.batch_size, layout.row_dtype().itemsize // 4
     state = StateInit(program).abstract()
     spec = device_batch.batch_spec(HostBatch(np.zeros((batch, words), np.uint32), np.ones(batch, bool), None))
-    device_shape = (jax.device_count(), 1, sum(int(np.prod(shape)) for shape, _ in spec.leaves))
+    device_shape = (jax.device_count(), 1, sum(int(np.prod(shape)) for shape, _ in spec.arrays))
     sharded = NamedSharding(mesh.mesh(), PartitionSpec(mesh.AXIS))
     table = TitleTable(
         *(jax.ShapeDtypeStruct((layout.titles, layout.columns("title", kind)), dtype, sharding=everywhere)
