@@ -8,7 +8,7 @@ sys.path[:0] = [str(DOCS), str(DOCS.parent)]  # config_reference.py, and jaxrec 
 
 import config_reference  # noqa: E402
 
-# Not committed: the page is a function of the schema alone, so it is written anew by every build.
+# Not committed: the page is a function of the schema alone, so every build writes it.
 config_reference.PAGE.write_text(config_reference.page(config_reference.SCHEMA), encoding="utf-8")
 
 project = "jaxrec"

@@ -405,7 +405,7 @@ LINES = (
         ("tests/data/examples/test_negatives.py",),
     ),
     Line(
-        "each next title's frozen list is drawn anew",
+        "each next title has its own frozen list",
         "jaxrec/data/examples/ranking.py",
         "salt = 1 + l * layout.next_k + k",
         "salt = 1 + l * layout.next_k + 0 * k",
@@ -576,8 +576,7 @@ def copy_tracked(to: Path) -> None:
 
 
 def is_seen(line: Line, folder: Path, environment: dict[str, str]) -> tuple[bool, str]:
-    """Whether a test of `line` fails in `folder` once it is broken there, and the last line that pytest
-    printed."""
+    """Break `line` in `folder`; return whether its test fails, and the last line that pytest printed."""
     path = folder / line.file
     text = path.read_text()
     if text.count(line.old) != 1:

@@ -1,4 +1,4 @@
-"""What test files share, made once a session: the tiny dataset, its trained run, compiled programs."""
+"""Share fixtures that are made once a session: the tiny dataset, its trained run, compiled programs."""
 
 import atexit
 import fcntl

@@ -52,7 +52,7 @@ LONG = (
 
 
 class Ways(NamedTuple):
-    """What one device, four, and two processes of two devices gave and said."""
+    """Arrays and output of one device, of four, and of two processes of two devices."""
 
     one: tuple
     four: tuple
@@ -86,7 +86,7 @@ def close(a, b, tolerance):
 
 
 def chosen(of_way, *what):
-    """Of what a process gave, that of `what`, by how."""
+    """Return the arrays of `of_way` whose way begins with a name in `what`."""
     return {way: arrays for way, arrays in of_way.items() if way.split("/")[0] in what}
 
 

@@ -49,7 +49,7 @@ def w(*shape):
 
 
 def initialised(module, **static):
-    """The outputs of a module on given arrays, its parameters made anew."""
+    """Return a function from arrays to the outputs of `module` with new parameters."""
     return lambda *given: module.init_with_output(jax.random.key(0), *given, **static)[0]
 
 
