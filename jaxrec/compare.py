@@ -21,7 +21,11 @@ def _flags() -> None:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Format the differences by list and metric, over users and then over queries."""
+    """Format the differences of metrics by list, over users and then over queries.
+
+    Args:
+        result: Result of `per_user.compare`.
+    """
     first = next(iter(result["metrics"].values()))
     heads = ("t", "p", "Wilcoxon p", "equal")
     head = "".join(f"{name:>{width}}" for name, width in zip(heads, (9, 9, 12, 9), strict=True))
@@ -49,7 +53,11 @@ def _test_columns(test: dict[str, Any]) -> str:
 
 
 def main(args: flags.FlagValues, first: str, second: str) -> None:
-    """Compare the runs in the workdirs `first` and `second`."""
+    """Compare the runs in the workdirs `first` and `second`, and print the result.
+
+    Raises:
+        InputError: A flag is invalid, or the runs have no comparable results.
+    """
     if args.split not in SPLITS[1:]:
         raise InputError(f"--split={args.split}; allowed: {', '.join(SPLITS[1:])}")
     from jaxrec.evaluation import per_user

@@ -45,7 +45,11 @@ def _flags() -> None:
 
 
 def main(args: flags.FlagValues) -> None:
-    """Check the flags, join the cluster and evaluate."""
+    """Check the flags, join the cluster, evaluate, and print the result.
+
+    Raises:
+        InputError: A flag is invalid, or `evaluator.evaluate` raises the error.
+    """
     for name in args.lists:
         if name not in _LISTS:
             raise InputError(f"--lists={name}; allowed: {', '.join(_LISTS)}")

@@ -47,7 +47,11 @@ def table(manifest: dict) -> str:
 
 
 def main(args: flags.FlagValues) -> None:
-    """Prepare the dataset unless it exists, and print its counts."""
+    """Prepare the dataset unless it exists, and print its counts.
+
+    Raises:
+        InputError: A flag or the input is invalid.
+    """
     directory = args.out or dataset_directory(args.config)
     ensure_dataset(args.config, directory, args.runner, args.beam_args, stage_progress)
     manifest = json.loads((as_path(directory) / MANIFEST).read_bytes())

@@ -72,7 +72,11 @@ def _result(study: Study, tables: tuple[str, ...], all_runs: list[Run]) -> dict[
 
 
 def main(args: flags.FlagValues) -> int:
-    """Run missing trainings, write study.json and study.md, return the exit status."""
+    """Run missing trainings, write study.json and study.md, return the exit status.
+
+    Raises:
+        InputError: A flag or the study is invalid.
+    """
     if args.seeds < 1:
         raise InputError(f"--seeds={args.seeds}; allowed: 1 or more")
     if scheme_of(args.workdir):

@@ -28,7 +28,11 @@ def _flags() -> None:
 
 
 def main(args: flags.FlagValues) -> int:
-    """Join the cluster and run the training on this process; return the exit status."""
+    """Join the cluster and run the training on this process; return the exit status.
+
+    Raises:
+        InputError: A flag or the config is invalid, or the workdir holds another run.
+    """
     config = args.config
     workdir, directory = as_path(args.workdir or f"runs/{config.name}"), as_path(dataset_directory(config))
     started = time.perf_counter()

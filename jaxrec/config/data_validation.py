@@ -14,6 +14,7 @@ _FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(2106, 2, 7)  # that seconds in 32
 
 
 def whole(count: float) -> bool:
+    """Return True if a count is a whole number to within 1e-6."""
     return abs(count - round(count)) < 1e-6
 
 

@@ -34,7 +34,11 @@ def _importable_beside(path: Path) -> Iterator[None]:
 
 
 def load_config(spec: str) -> Config:
-    """Return the config of "configs/smoe.py:small", or "smoe:small", not checked yet."""
+    """Return the config of "configs/smoe.py:small", or "smoe:small", not checked yet.
+
+    Raises:
+        InputError: As for `load_file`.
+    """
     return load_file(spec, Config)
 
 

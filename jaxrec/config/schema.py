@@ -12,7 +12,7 @@ from jaxrec.core.registry import TASKS
 
 @dataclass
 class Feature:
-    """A column that is a feature, so that columns of another service need no code."""
+    """Column of a table that the model reads as a feature."""
 
     name: str  # name of the column in its table; of an interaction: completion, sessions or age
     kind: str  # "category", "categories" (list-valued) or "number"
@@ -58,7 +58,11 @@ class Simulator:
 
 @dataclass
 class Columns:
-    """Names of the columns of `Tables`. Of several names, "user|user_id", the first that exists is read."""
+    """Names of the columns of `Tables`.
+
+    Of several names, "user|user_id", the first that exists is read. Times are whole numbers in `time_unit`
+    since 1970, or ISO 8601 text.
+    """
 
     user: str = "user_id"
     title: str = "title_id"
@@ -73,7 +77,7 @@ class Columns:
 
 @dataclass
 class Tables:
-    """CSV or Parquet: each a file, a folder or a glob."""
+    """Source of three tables in CSV or Parquet, each a file, a folder or a glob."""
 
     interactions: str = ""  # or the config's data.path
     titles: str = ""  # "": the titles of the log, without features
@@ -83,7 +87,7 @@ class Tables:
 
 @dataclass
 class KuaiRand:
-    """A folder in the official KuaiRand layout."""
+    """Source in the official KuaiRand layout: a folder, and the glob of its logs."""
 
     directory: str = ""
     logs: str = "log_standard_*.csv"
@@ -91,7 +95,10 @@ class KuaiRand:
 
 @dataclass
 class Tfds:
-    """A TensorFlow Datasets name of ratings, stored as array_record."""
+    """Source of ratings: a dataset of TensorFlow Datasets, stored as array_record.
+
+    `user`, `title` and `time` name columns of the dataset.
+    """
 
     name: str = ""
     split: str = "train"
@@ -113,7 +120,11 @@ class Task:
 
 @dataclass
 class Data:
-    """The prepared dataset. All fields but `directory`, `workers` and `partitions` enter its digest."""
+    """Settings of the prepared dataset.
+
+    All fields but `directory`, `workers` and `partitions` enter its digest. Dates are ISO dates, midnight
+    UTC. Thresholds and shares are fractions, in [0, 1].
+    """
 
     directory: str = ""  # of the prepared dataset; empty: data/<source>-<digest>
     path: str = ""  # the log of a Tables source that names none: what varies where columns are all alike
@@ -141,7 +152,10 @@ class Data:
 
 @dataclass
 class Mix:
-    """Shares of the four pools (Table 2); they add to 1 and give whole counts."""
+    """Shares of the four pools of negatives (Table 2), each in [0, 1].
+
+    The shares add to 1 and give whole counts of negatives.
+    """
 
     hard: float = 0.3
     trending: float = 0.4
@@ -160,7 +174,7 @@ LIST_MIXES = {"enabled": Mix(0.3, 0.3, 0.2, 0.2), "disabled": Mix(0.0, 0.5, 0.3,
 
 @dataclass
 class Sampling:
-    """The part of a stored row that a training example shows."""
+    """Selection of the part of a stored row that a training example shows."""
 
     mix: Mix = field(default_factory=Mix)
     negatives: int = 20  # per positive
@@ -178,7 +192,7 @@ class Sampling:
 
 @dataclass(unsafe_hash=True)
 class Expert:
-    """An encoder of the last `max_len` titles."""
+    """An encoder of the last `max_len` titles; `dropout` is a rate in [0, 1)."""
 
     max_len: int = 20
     num_layers: int = 2
@@ -191,7 +205,7 @@ class Expert:
 
 @dataclass(unsafe_hash=True)
 class Gate:
-    """Eq. 9 and 10."""
+    """Gate of the experts: temperature and noise (Eq. 9), and target entropy (Eq. 10)."""
 
     hidden: tuple[int, ...] = (128, 64)
     noise_std: float = 0.1  # standard deviation, training only, drawn per expert
@@ -203,7 +217,7 @@ class Gate:
 
 @dataclass(unsafe_hash=True)
 class Model:
-    """The recommender. One expert is BST, equal ones V-MoE, unequal ones S-MoE."""
+    """The recommender: one expert is BST, equal experts V-MoE, unequal experts S-MoE."""
 
     width: int = 96
     experts: tuple[Expert, ...] = field(
@@ -232,7 +246,10 @@ class Model:
 
 @dataclass
 class Objective:
-    """Eq. 12 to 15. A task of weight 0 has no head; CTR alone is the paper's STL."""
+    """Objective of the task "ranking" (Eq. 12 to 15): weights and settings of terms.
+
+    A task of weight 0 has no head; CTR alone is the paper's STL. `alpha` is that of Eq. 13.
+    """
 
     ctr: float = 1.0
     ranking: float = 1.0
@@ -253,7 +270,10 @@ class Objective:
 
 @dataclass
 class NextItem:
-    """The objective of the task "next_item", in place of `Objective`: the next title at every position."""
+    """Objective of the task "next_item": the next title at every position.
+
+    It replaces `Objective`. `alpha` is that of Eq. 13.
+    """
 
     loss: str = "softmax"  # of `registry.NEXT_ITEM_LOSSES`: over all titles; or over sampled ones
     negatives: int = 128  # sampled for each position
@@ -269,7 +289,7 @@ class NextItem:
 
 @dataclass
 class Optimizer:
-    """Adam, weight decay, ReduceLROnPlateau."""
+    """Adam, weight decay, and PyTorch's ReduceLROnPlateau on the validation loss."""
 
     learning_rate: float = 1e-3
     beta2: float = 0.999  # Adam's decay of squared gradients
@@ -286,7 +306,7 @@ class Optimizer:
 
 @dataclass
 class Train:
-    """The training run."""
+    """Settings of a training run: seed, duration, batches, checkpoints, preemption."""
 
     seed: int = 0  # initialisation, order, dropout, gate noise
     duration: str = "20 epochs"  # or "5000 steps"
@@ -305,7 +325,7 @@ class Train:
 
 @dataclass
 class Evaluate:
-    """The evaluation of a checkpoint."""
+    """Settings of the evaluation of a checkpoint."""
 
     batch_size: int = 4096  # queries, of all devices together
     ranking_head: Literal["auto", "ranking", "ctr"] = "auto"  # "auto": ranking where there is such a head
@@ -315,6 +335,8 @@ class Evaluate:
 
 @dataclass
 class Config:
+    """All settings of a run: dataset, model, objective, training and evaluation."""
+
     name: str = "smoe"
     source: Simulator | Tables | KuaiRand | Tfds = field(default_factory=Simulator)
     features: tuple[Feature, ...] = ()
@@ -330,5 +352,5 @@ class Config:
 
     @property
     def rows(self) -> str:
-        """The rows of a dataset that the task trains on: "requests" or "sequences"."""
+        """Kind of dataset rows that the task trains on: "requests" or "sequences"."""
         return TASKS[self.task.name].rows

@@ -25,7 +25,10 @@ _LATER = ("path", "split", "validation_from", "test_from")
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """Return plain dicts, lists, numbers and strings; a dataclass of a union has a key `class`."""
+    """Return the JSON of a config: dicts, lists, numbers and strings.
+
+    A dataclass of a union has a key `class`.
+    """
     return encode(config, Config)
 
 
@@ -41,9 +44,10 @@ def from_json(tree: dict[str, Any]) -> Config:
 
 
 def digest(config: Config) -> str:
-    """Return the hex sha256 of all that decides the dataset's bytes: source, features and data.
+    """Return the hex sha256 of the config's source, features and data settings.
 
-    Fields go by their old names (`config.migrations`), so that datasets prepared before a renaming are found.
+    These settings determine the dataset's bytes. Fields go by their old names (`config.migrations`), so that
+    datasets prepared before a renaming are found.
     """
     tree, old = to_json(config), migrations.old_data_fields(config)
     left_out = (*_NOT_IN_DIGEST, *(k for k in _LATER if tree["data"][k] == getattr(Data(), k)))
@@ -65,9 +69,16 @@ def dataset_directory(config: Config) -> str:
 
 
 def run_differences(kept: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return dotted key -> (kept, now) of the settings that make two runs of two configs' JSON.
+    """Return the settings of a run that differ between two configs.
 
-    A field that `kept` lacks has its default.
+    A field that `kept` lacks has its default. Settings that do not change a run's result are left out.
+
+    Args:
+        kept: JSON of the config of the existing run.
+        now: JSON of the config of the new run.
+
+    Returns:
+        Dotted key -> (value in `kept`, value in `now`).
 
     Raises:
         InputError: `kept` is not the JSON of a config.

@@ -23,17 +23,24 @@ def require(holds: bool, key: str, value: Any, allowed: str) -> None:
 
 
 def among(key: str, value: Any, names: Iterable[str]) -> None:
-    """Raise InputError unless `value` is one of `names`, which the message lists."""
+    """Raise InputError unless `value` is one of `names`; the message lists the names."""
     require(value in names, key, value, f"be one of {', '.join(names)}")
 
 
 def known_key(key: str, name: str, known: Iterable[str]) -> None:
-    """Raise InputError unless `name` is one of the `known` fields of the dataclass at `key`."""
+    """Raise InputError unless `name` is a field of the dataclass at `key`.
+
+    Args:
+        key: Dotted key of the dataclass, for the message.
+        name: Name to check.
+        known: Names of the fields.
+    """
     if name not in known:
         raise InputError(f"{join(key, name)} does not exist; there are {', '.join(known)}")
 
 
 def join(key: str, name: str) -> str:
+    """Return the dotted key of the field `name` below `key`; `key` may be empty."""
     return f"{key}.{name}" if key else name
 
 
@@ -55,6 +62,7 @@ def members(annotation: Any) -> tuple[Any, ...]:
 
 
 def is_dataclass_type(annotation: Any) -> bool:
+    """Return True if an annotation is a dataclass, and not an instance of one."""
     return isinstance(annotation, type) and dataclasses.is_dataclass(annotation)
 
 
@@ -90,7 +98,16 @@ def _fits(value: Any, annotation: Any) -> bool:
 
 
 def walk(value: Any, annotation: Any, key: str = "") -> None:
-    """Check a value, and all inside it, against its annotation; raise InputError at the first misfit."""
+    """Check a value, and all values inside it, against its annotation.
+
+    Args:
+        value: Value of any type.
+        annotation: Resolved annotation of the value.
+        key: Dotted key of the value, for the message.
+
+    Raises:
+        InputError: The first value that does not fit.
+    """
     require(_fits(value, annotation), key, value, f"be {_in_words(annotation)}")
     if isinstance(value, tuple):
         for i, element in enumerate(value):
@@ -120,9 +137,11 @@ def encode(value: Any, annotation: Any) -> Any:
 
 
 def decode(value: Any, annotation: Any, key: str = "") -> Any:
-    """Return the value of a JSON tree: the inverse of `encode`. Leaves are left to `walk`.
+    """Return the value of a JSON tree: the inverse of `encode`.
 
-    A missing field has its default: what was done before the field existed.
+    Leaves are not checked; `walk` checks them. A missing field has its default: the behaviour before the
+    field
+    existed.
 
     Raises:
         InputError: A key is unknown, or a key without a default is missing.
@@ -150,7 +169,7 @@ def decode(value: Any, annotation: Any, key: str = "") -> Any:
 
 
 def differences(before: Any, after: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
-    """Return dotted key -> (before, after) of each leaf in which two JSON trees differ."""
+    """Return dotted key -> (before, after) of the leaves in which JSON trees differ."""
     if isinstance(before, dict) and isinstance(after, dict):
         out: dict[str, tuple[Any, Any]] = {}
         for name in sorted({*before, *after}):

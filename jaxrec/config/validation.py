@@ -49,17 +49,26 @@ def _rate(config: Any, *keys: str) -> None:
 
 
 def at(config: Any, key: str) -> Any:
-    """Return the value at a dotted key."""
+    """Return the value at a dotted key, as "model.width".
+
+    Raises:
+        AttributeError: The config has no such field.
+    """
     for part in key.split("."):
         config = getattr(config, part)
     return config
 
 
 def mix_counts(mix: Mix, negatives: int, key: str = "sampling.mix") -> tuple[int, int, int, int]:
-    """Return how many of `negatives` each of POOLS gives (Table 2).
+    """Return the number of negatives of each pool (Table 2).
 
     Args:
+        mix: Shares of the pools, each in [0, 1].
+        negatives: Number of negatives of an example.
         key: Name of the mix in messages.
+
+    Returns:
+        Numbers of hard, trending, tailing and random negatives; their sum is `negatives`.
 
     Raises:
         InputError: The shares do not add to 1, or a count is not whole.

@@ -25,20 +25,33 @@ class Packing(NamedTuple):
 
 
 class HostBatch(NamedTuple):
-    """Batch on the host, as transferred to the devices: packed rows and validity."""
+    """Batch on the host, as transferred to the devices: packed rows and validity.
 
-    words: np.ndarray  # [B, words] uint32, rows viewed as words
-    valid: np.ndarray  # [B] bool; False for padding at an epoch's tail
-    packing: Packing | None = None  # slots where histories share rows; None: one row per history
-    place: np.ndarray | None = None  # [B] row index in its split, -1 for padding; None: in order; host only
+    Attributes:
+        words: [B, words] uint32, packed rows.
+        valid: [B] bool; False for padding at an epoch's tail.
+        packing: Slots where histories share rows; None: one row per history.
+        place: [B] row index in its split, -1 for padding; None: the rows are in order. Stays on the host.
+    """
+
+    words: np.ndarray
+    valid: np.ndarray
+    packing: Packing | None = None
+    place: np.ndarray | None = None
 
 
 class TitleTable(NamedTuple):
-    """Features of all titles, indexed by id and transferred to the device once."""
+    """Features of all titles, indexed by id and transferred to the device once.
 
-    categories: Any  # [V, columns] int32
-    numbers: Any  # [V, columns] float32, standardised
-    # [V] int32 popularity rank, V for padding and unknown; None: the order of ids. Read by evaluation only.
+    Attributes:
+        categories: [V, columns] int32.
+        numbers: [V, columns] float32, standardised.
+        rank: [V] int32 popularity rank, V for padding and unknown; None: the order of ids. Read by evaluation
+            only.
+    """
+
+    categories: Any
+    numbers: Any
     rank: Any = None
 
 
@@ -46,27 +59,50 @@ class History(NamedTuple):
     """Model inputs of B examples.
 
     A row holds the titles of one example, or of several packed examples.
+
+    Attributes:
+        title: [R, L] int32, 0 for padding.
+        completion: [R, L] float32 in [0, 1].
+        sessions: [R, L] float32 number of plays of the title so far.
+        age: [R, L] float32 log1p(seconds since the title's last play).
+        example: [R, L] int32 index of the example that owns the title; B for padding.
+        newer: [R, L] int32 number of newer titles in the same example; less than L.
+        shorter: {w: [R_w, w] int32} for each shorter window w: flat indices into the rows; R * L for an empty
+            slot.
+        user_categories: [B, columns] int32.
+        user_numbers: [B, columns] float32.
+        context_categories: [B, columns] int32.
+        context_numbers: [B, columns] float32.
     """
 
-    title: Any  # [R, L] int32, 0 for padding
-    completion: Any  # [R, L] float32 in [0, 1]
-    sessions: Any  # [R, L] float32 plays of the title so far
-    age: Any  # [R, L] float32 log1p(seconds since the title's last play)
-    example: Any  # [R, L] int32 index of the example that owns the title; B for padding
-    newer: Any  # [R, L] int32 number of newer titles in the same example; less than L
-    shorter: Any  # {w: [R_w, w] int32} per shorter window w: flat indices into the rows; R * L: empty
-    user_categories: Any  # [B, columns] int32
-    user_numbers: Any  # [B, columns] float32
-    context_categories: Any  # [B, columns] int32
-    context_numbers: Any  # [B, columns] float32
+    title: Any
+    completion: Any
+    sessions: Any
+    age: Any
+    example: Any
+    newer: Any
+    shorter: Any
+    user_categories: Any
+    user_numbers: Any
+    context_categories: Any
+    context_numbers: Any
 
 
 class Batch(NamedTuple):
-    """Decoded training batch."""
+    """Decoded training batch.
+
+    Attributes:
+        history: Inputs of the model.
+        positive: [B, K] int32, 0 where absent.
+        completion: [B, K] float32 completion of each positive.
+        negative: [B, N] int32.
+        hard: [B, N] bool, True for a title that the user abandoned.
+        valid: [B] bool, False for padding.
+    """
 
     history: History
-    positive: Any  # [B, K] int32, 0 where absent
-    completion: Any  # [B, K] float32 completion of each positive
-    negative: Any  # [B, N] int32
-    hard: Any  # [B, N] bool: True for a title that the user abandoned
-    valid: Any  # [B] bool
+    positive: Any
+    completion: Any
+    negative: Any
+    hard: Any
+    valid: Any

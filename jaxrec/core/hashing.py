@@ -22,7 +22,14 @@ def _as_u64(x) -> np.ndarray:
 
 
 def finalise(x: np.ndarray) -> np.ndarray:
-    """Apply the SplitMix64 finaliser, a bijection of uint64, elementwise."""
+    """Apply the SplitMix64 finaliser, a bijection of uint64, elementwise.
+
+    Args:
+        x: [...] uint64; not modified.
+
+    Returns:
+        [...] uint64.
+    """
     return _finalise_in_place(np.array(x))
 
 
@@ -44,7 +51,11 @@ def _finalise_in_place(x: np.ndarray) -> np.ndarray:
 
 
 def mix(*parts) -> np.ndarray:
-    """Return the uint64 hash of whole-number arguments, broadcast together."""
+    """Return the uint64 hash [...] of whole-number arguments, broadcast together.
+
+    Args:
+        *parts: Whole numbers of any integer dtype; negative numbers wrap to uint64.
+    """
     h = np.asarray(_GOLDEN)
     for part in parts:
         h = np.asarray(h ^ _as_u64(part))  # a new array, also where the result is a scalar
@@ -57,8 +68,8 @@ def extend(h: np.ndarray, part: np.ndarray) -> np.ndarray:
     """Return mix(*parts, part) from h = mix(*parts), overwriting h.
 
     Args:
-        h: uint64; modified in place and returned.
-        part: uint64, the shape of `h`.
+        h: [...] uint64; modified in place and returned.
+        part: [...] uint64, the shape of `h`.
     """
     h ^= part
     h += _GOLDEN
@@ -66,7 +77,11 @@ def extend(h: np.ndarray, part: np.ndarray) -> np.ndarray:
 
 
 def uniform(*parts) -> np.ndarray:
-    """Return float64 in (0, 1), never 0 or 1, from the hash of whole-number arguments."""
+    """Return float64 [...] in (0, 1), never 0 or 1, from the hash of whole numbers.
+
+    Args:
+        *parts: Whole numbers, broadcast together, as for `mix`.
+    """
     return ((mix(*parts) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
@@ -81,7 +96,7 @@ def randint(n, *parts) -> np.ndarray:
 
 
 def of_keys(keys: np.ndarray) -> np.ndarray:
-    """Return a stable uint64 hash of each user key.
+    """Return a stable uint64 hash [N] of each user key.
 
     A whole number and its decimal string hash differently. The hash of a string does not depend on the
     item size of its array, so that all chunks of a file agree.

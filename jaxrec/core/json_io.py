@@ -38,7 +38,7 @@ def plain(tree: Any) -> Any:
 
 
 def dumps(tree: Any) -> str:
-    """Return the tree as one line of JSON."""
+    """Return the tree as one line of JSON; arguments and errors are those of `plain`."""
     return json.dumps(plain(tree), allow_nan=False, ensure_ascii=False)
 
 
@@ -61,5 +61,8 @@ def write_text(path: AnyPath, text: str) -> None:
 
 
 def write_json(path: AnyPath, tree: Any) -> None:
-    """Write a tree as indented JSON with a final newline, atomically."""
+    """Write a tree as indented JSON with a final newline, atomically.
+
+    The tree and the errors are those of `plain`.
+    """
     write_text(path, json.dumps(plain(tree), allow_nan=False, ensure_ascii=False, indent=1) + "\n")

@@ -147,6 +147,9 @@ def fetch_folder(folder: Remote, to: Path, without: Collection[str] = ()) -> Non
         folder: Folder in a bucket.
         to: Local target folder.
         without: Names of top-level entries of `folder` that are not copied.
+
+    Raises:
+        OSError: A file was not received completely.
     """
     sizes = {name: size for name, size in files(folder).items() if name.partition("/")[0] not in without}
     with ThreadPoolExecutor(_MAX_TRANSFERS) as pool:

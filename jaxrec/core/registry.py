@@ -67,10 +67,15 @@ METRICS = {
 
 
 class TaskEntry(NamedTuple):
-    """A training task, and the rows of a dataset that it trains on."""
+    """A training task, and the rows of a dataset that it trains on.
+
+    Attributes:
+        target: "module:object" of the task.
+        rows: "requests" or "sequences", as in `core.row_format.Layout.examples`.
+    """
 
     target: str
-    rows: str  # `core.row_format.Layout.examples`: "requests" or "sequences"
+    rows: str
 
 
 TASKS = {
@@ -80,6 +85,11 @@ TASKS = {
 
 
 def resolve(entry: str) -> Any:
-    """Import and return the object of a "module:object" entry."""
+    """Import and return the object of a "module:object" entry.
+
+    Raises:
+        ImportError: The module, or a library that it needs, is not installed.
+        AttributeError: The module has no such object.
+    """
     module, _, name = entry.partition(":")
     return getattr(importlib.import_module(module), name)

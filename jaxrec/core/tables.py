@@ -10,10 +10,15 @@ import numpy as np
 
 
 class Lists(NamedTuple):
-    """List-valued column: row i holds values[offsets[i]:offsets[i + 1]]."""
+    """List-valued column: row i holds values[offsets[i]:offsets[i + 1]].
+
+    Attributes:
+        values: [sum of lengths] concatenated lists.
+        offsets: [rows + 1] int64, ascending.
+    """
 
     values: np.ndarray
-    offsets: np.ndarray  # [rows + 1] int64
+    offsets: np.ndarray
 
 
 @dataclass
@@ -23,10 +28,15 @@ class Titles:
     `features` holds the raw column of each title feature, with one entry per row of `key`. Raw columns of
     titles, users and context alike are of two kinds: numbers are float64, NaN where missing; categories are
     strings, "" where missing, or int64, MISSING where missing.
+
+    Attributes:
+        key: [V] the source's ids, unique whole numbers or strings.
+        runtime: [V] float64 minutes; 0 or NaN where missing.
+        features: Feature name -> raw column [V].
     """
 
-    key: np.ndarray  # [V] the source's ids, unique whole numbers or strings
-    runtime: np.ndarray  # [V] float64 minutes; 0 or NaN where missing
+    key: np.ndarray
+    runtime: np.ndarray
     features: dict[str, np.ndarray | Lists] = field(default_factory=dict)
 
 
@@ -35,11 +45,16 @@ class Users:
     """Chunk of users.
 
     A user absent from all chunks has unknown features and is assigned to a split by hash.
+
+    Attributes:
+        key: [U] whole numbers or strings, which may be UTF-8 bytes.
+        features: Feature name -> raw column [U].
+        split: [U] int8 index into SPLITS, -1 for "by hash"; None: all by hash.
     """
 
-    key: np.ndarray  # [U] whole numbers or strings, which may be UTF-8 bytes
+    key: np.ndarray
     features: dict[str, np.ndarray] = field(default_factory=dict)
-    split: np.ndarray | None = None  # [U] int8: index into SPLITS, -1 for "by hash"
+    split: np.ndarray | None = None
 
 
 @dataclass
@@ -47,17 +62,28 @@ class Interactions:
     """Chunk of watch events, in any order.
 
     `seconds` is NaN throughout where the source has no watch time (ratings).
+
+    Attributes:
+        user: [N] same type as Users.key.
+        title: [N] int64 row of Titles, -1 for a title missing from the catalogue.
+        time: [N] int64 milliseconds since 1970, UTC.
+        seconds: [N] float64 seconds viewed.
+        context: Feature name -> raw column [N].
+        file: File that the chunk was read from, for error messages.
+        row: [N] int64 row in `file`, counted from 1 without the header.
+        names: Role ("user", "title", "time", "seconds") -> column name.
+        unknown: First key of the chunk that is missing from the catalogue.
     """
 
-    user: np.ndarray  # [N] same type as Users.key
-    title: np.ndarray  # [N] int64 row of Titles, -1 for a title missing from the catalogue
-    time: np.ndarray  # [N] int64 milliseconds since 1970, UTC
-    seconds: np.ndarray  # [N] float64 seconds viewed
+    user: np.ndarray
+    title: np.ndarray
+    time: np.ndarray
+    seconds: np.ndarray
     context: dict[str, np.ndarray] = field(default_factory=dict)
-    file: str = ""  # file that the chunk was read from, for error messages
-    row: np.ndarray | None = None  # [N] int64 row in `file`, counted from 1 without the header
-    names: dict[str, str] = field(default_factory=dict)  # column names of user, title, time and seconds
-    unknown: str = ""  # first key of the chunk that is missing from the catalogue
+    file: str = ""
+    row: np.ndarray | None = None
+    names: dict[str, str] = field(default_factory=dict)
+    unknown: str = ""
 
 
 @dataclass
@@ -65,6 +91,10 @@ class Drops:
     """Numbers of dropped rows by reason.
 
     `examples` holds the first example of each reason, for error messages.
+
+    Attributes:
+        counts: Reason -> number of rows.
+        examples: Reason -> file, row, column and value of the first row.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
@@ -122,17 +152,21 @@ class Source(Protocol):
 
     Two iterations give the same rows. A source is pickled, together with the titles already read, to be sent
     to the workers that read its parts.
+
+    Attributes:
+        has_completion: False: no watch time, hence no hard negatives and no personalised loss.
+        drops: Rows that the reader could not parse; filled while `interactions` is iterated.
     """
 
-    has_completion: bool  # False: no watch time, hence no hard negatives and no personalised loss
-    drops: Drops  # rows that the reader could not parse; filled while `interactions` is iterated
+    has_completion: bool
+    drops: Drops
 
     def titles(self) -> Titles:
         """Return the catalogue."""
         ...
 
     def users(self) -> Iterator[Users]:
-        """Yield the users in chunks."""
+        """Yield the users in chunks; nothing without a users table."""
         ...
 
     def parts(self) -> tuple[Any, ...]:

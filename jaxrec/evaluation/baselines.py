@@ -33,15 +33,28 @@ def candidates(rows: np.ndarray, name: str) -> np.ndarray:
 
 
 def popularity(rows: np.ndarray, name: str, arrays: Arrays) -> np.ndarray:
-    """Score candidates by popularity: plays by training users."""
+    """Score candidates by popularity: minus the rank by plays of training users.
+
+    Args:
+        rows: the Q held-out rows.
+        name: name of the list.
+        arrays: statistics of titles.
+
+    Returns:
+        float64 scores [Q, K, 1 + negatives].
+    """
     return -arrays.rank_of_id[candidates(rows, name)].astype(np.float64)
 
 
 def abandoned(rows: np.ndarray, name: str) -> np.ndarray:
-    """Mask [Q, K, 1 + negatives] of candidates that the user abandoned earlier.
+    """Mask [Q, K, 1 + negatives] bool of candidates that the user abandoned earlier.
 
     Among the negatives these candidates are the hard negatives of the list. A target is abandoned if the
     stored history contains the target as abandoned, which is possible with data.targets="any" only.
+
+    Args:
+        rows: the Q held-out rows.
+        name: name of the list.
     """
     _, _, width = shape = candidates(rows, name).shape
     out = np.zeros(shape, bool)
@@ -53,24 +66,36 @@ def abandoned(rows: np.ndarray, name: str) -> np.ndarray:
 
 
 def in_history(rows: np.ndarray, name: str) -> np.ndarray:
-    """Mask [Q, K, 1 + negatives] of candidates in the history, abandoned or not."""
+    """Mask [Q, K, 1 + negatives] bool of candidates in the history, abandoned or not.
+
+    The arguments are those of `abandoned`.
+    """
     out = abandoned(rows, name)  # other negatives were never played
     out[:, :, 0] |= (rows["target"][:, :, None] == rows["history_title"][:, None, :]).any(axis=2)
     return out
 
 
 def abandoned_rule(rows: np.ndarray, name: str, arrays: Arrays) -> np.ndarray:
-    """Rank abandoned candidates last, and the others by popularity."""
+    """Rank abandoned candidates last, and the others by popularity.
+
+    Arguments and result are those of `popularity`.
+    """
     return popularity(rows, name, arrays) - _FIRST * abandoned(rows, name)
 
 
 def in_history_rule(rows: np.ndarray, name: str, arrays: Arrays) -> np.ndarray:
-    """Rank candidates in the history first, and the others by popularity."""
+    """Rank candidates in the history first, and the others by popularity.
+
+    Arguments and result are those of `popularity`.
+    """
     return popularity(rows, name, arrays) + _FIRST * in_history(rows, name)
 
 
 def not_in_history_rule(rows: np.ndarray, name: str, arrays: Arrays) -> np.ndarray:
-    """Rank candidates in the history last, and the others by popularity."""
+    """Rank candidates in the history last, and the others by popularity.
+
+    Arguments and result are those of `popularity`.
+    """
     return popularity(rows, name, arrays) - _FIRST * in_history(rows, name)
 
 
@@ -98,6 +123,9 @@ def item_to_item(training: Rows, arrays: Arrays, shown_abandoned: bool) -> Rule:
         training: the training rows.
         arrays: statistics of titles.
         shown_abandoned: True to count abandoned titles of the history.
+
+    Returns:
+        A function with the arguments and the result of `popularity`.
     """
     titles = min(len(arrays.id_of_rank), _TITLES)
     cosine = np.zeros((titles + 1, titles + 1), np.float32)
@@ -143,10 +171,13 @@ def oracle(rows: np.ndarray, name: str, shown_abandoned: bool) -> np.ndarray:
     draw the title.
 
     Args:
-        rows: the Q held-out rows.
+        rows: the Q held-out rows, with the true probabilities.
         name: name of the list.
         shown_abandoned: True if the model reads abandoned titles of the history. A model that reads abandoned
             titles can infer that they are not first plays, so the oracle then ranks them last.
+
+    Returns:
+        float64 scores [Q, 1, 1 + negatives]; NaN where the source stores no probabilities.
     """
     scores = rows[f"oracle_{name}"][:, None].astype(np.float64)
     return np.where(abandoned(rows, name)[:, :1], -1.0, scores) if shown_abandoned else scores
@@ -155,7 +186,8 @@ def oracle(rows: np.ndarray, name: str, shown_abandoned: bool) -> np.ndarray:
 def true_probability(rows: np.ndarray, name: str, shown_abandoned: bool) -> np.ndarray:
     """Score the K=1 list by the true probability p alone.
 
-    This is no upper bound, because candidate lists are not drawn uniformly. Args as for `oracle`.
+    This is no upper bound, because candidate lists are not drawn uniformly. Arguments and result are those of
+    `oracle`.
     """
     scores = rows[f"truth_{name}"][:, None].astype(np.float64)
     return np.where(abandoned(rows, name)[:, :1], -1.0, scores) if shown_abandoned else scores

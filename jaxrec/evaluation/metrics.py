@@ -32,17 +32,41 @@ def rank(scores, present=None):
 
 
 def ndcg(rank: np.ndarray, k: int) -> np.ndarray:
-    """Return 1 / log2(1 + rank) up to rank k, else 0; the gain of the ideal list is 1."""
+    """Return 1 / log2(1 + rank) up to rank k, else 0; the gain of the ideal list is 1.
+
+    Args:
+        rank: [...] ranks, from 1.
+        k: cutoff.
+
+    Returns:
+        [...] in [0, 1].
+    """
     return np.where(rank <= k, 1.0 / np.log2(1.0 + rank), 0.0)
 
 
 def recall(rank: np.ndarray, k: int) -> np.ndarray:
-    """Return 1 up to rank k, else 0."""
+    """Return 1 up to rank k, else 0.
+
+    Args:
+        rank: [...] ranks, from 1.
+        k: cutoff.
+
+    Returns:
+        [...], 0 or 1.
+    """
     return (rank <= k).astype(np.float64)
 
 
 def mrr(rank: np.ndarray, k: int) -> np.ndarray:
-    """Return 1 / rank up to rank k, else 0."""
+    """Return 1 / rank up to rank k, else 0.
+
+    Args:
+        rank: [...] ranks, from 1.
+        k: cutoff.
+
+    Returns:
+        [...] in [0, 1].
+    """
     return np.where(rank <= k, 1.0 / rank, 0.0)
 
 

@@ -46,7 +46,7 @@ class PerUserResults:
 
     @cached_property
     def users(self) -> np.ndarray:
-        """User keys [U], ascending."""
+        """User keys [U] of the source, ascending."""
         return pl.read_parquet(self._user_file, columns=["user"])["user"].sort().to_numpy()
 
     @cached_property
@@ -55,7 +55,7 @@ class PerUserResults:
         return pl.read_parquet(self._query_file)
 
     def of_user(self, column: str) -> np.ndarray:
-        """Return the means [U] of a column, in the order of `users`."""
+        """Return the means [U] float64 of a column, in the order of `users`."""
         return pl.read_parquet(self._user_file, columns=["user", column]).sort("user")[column].to_numpy()
 
 

@@ -38,7 +38,17 @@ def summary(scores: np.ndarray, rows: np.ndarray, next_k: int) -> dict[str, Any]
 
 
 def model_lists(scores: np.ndarray, rows: np.ndarray, next_k: int, lists: tuple[str, ...]) -> dict[str, Any]:
-    """Return metrics on each of `lists` from scores [Q, LISTS, K, 1 + negatives]."""
+    """Return metrics on each of `lists`.
+
+    Args:
+        scores: [Q, LISTS, K, 1 + negatives], the target first.
+        rows: the Q held-out rows.
+        next_k: number of next titles K to evaluate.
+        lists: names of the candidate lists.
+
+    Returns:
+        List -> metrics, as `summary` returns them.
+    """
     return {name: summary(scores[:, LISTS.index(name)], rows, next_k) for name in lists}
 
 
@@ -74,7 +84,15 @@ def baseline_lists(
 
 
 def by_hard(scores: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
-    """Return the metrics on the enabled list by its number of hard negatives (K=1)."""
+    """Return the metrics on the enabled list by its number of hard negatives (K=1).
+
+    Args:
+        scores: [Q, LISTS, K, 1 + negatives], the target first.
+        rows: the Q held-out rows.
+
+    Returns:
+        Number of hard negatives, as text -> metrics, as `summary` returns them.
+    """
     counts = rows["list_hard"][:, 0]
     return {
         str(n): summary(scores[counts == n, LISTS.index("enabled")], rows[counts == n], 1)
@@ -83,7 +101,7 @@ def by_hard(scores: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
 
 
 def full_metrics(ranks: np.ndarray) -> dict[str, float]:
-    """Return the mean metrics over the whole catalogue, from ranks [Q]."""
+    """Return the mean metrics over the whole catalogue, from ranks [Q] from 1."""
     return {metric: float(f(ranks).mean()) for metric, f in metrics.FULL.items()}
 
 
@@ -108,20 +126,31 @@ def whole_catalogue(
 
 
 class EvaluationResult(NamedTuple):
-    """Result of a checkpoint, and the scores and rows behind the result."""
+    """Result of a checkpoint, and the scores and rows behind the result.
 
-    result: dict[str, Any]  # JSON values, as `html_report` prints them
-    rows: np.ndarray  # [Q] Layout.query_dtype
-    scores: np.ndarray  # [Q, lists, K, 1 + negatives], the target first
-    user_keys: np.ndarray  # keys of the source, indexed by `user` of a row
+    Attributes:
+        result: JSON values, as `html_report` prints them.
+        rows: [Q] of `Layout.query_dtype`.
+        scores: [Q, lists, K, 1 + negatives], the target first.
+        user_keys: Keys of the source, indexed by `user` of a row.
+        lists: Names of the candidate lists.
+        next_k: Values of K, the number of next titles.
+        other_heads: Head -> scores of the other heads; empty unless requested.
+        ranked: Ranks among all titles; None unless requested.
+    """
+
+    result: dict[str, Any]
+    rows: np.ndarray
+    scores: np.ndarray
+    user_keys: np.ndarray
     lists: tuple[str, ...]
     next_k: tuple[int, ...]
-    other_heads: dict[str, np.ndarray]  # head -> scores of the other heads; empty unless requested
-    ranked: CatalogueRanks | None  # ranks among all titles; None unless requested
+    other_heads: dict[str, np.ndarray]
+    ranked: CatalogueRanks | None
 
 
 def per_user(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
-    """Return columns with the mean metrics of each user, for paired tests.
+    """Return columns [U] with the mean metrics of each user, for paired tests.
 
     `user` holds the keys of the source. `enabled/ndcg@1` is for K=1, `enabled_k3/ndcg@1` for the next three
     titles, `enabled_ctr/ndcg@1` and `enabled_ctr_k3/ndcg@1` for another head, `catalogue/ndcg@10` over all
@@ -147,7 +176,7 @@ def per_user(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
 
 
 def per_query(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
-    """Return columns per query (K=1): user key, rank of the target in each list."""
+    """Return columns [Q] per query (K=1): user key, rank of the target in each list."""
     ranks = {
         name: metrics.rank(evaluation.scores[:, LISTS.index(name), 0]).astype(np.uint16)
         for name in evaluation.lists

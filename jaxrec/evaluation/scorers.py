@@ -23,12 +23,19 @@ _PAIRS = 2**22  # (query, title) pairs that an accelerator scores per step over 
 
 
 class ListScores(NamedTuple):
-    """Scores and gate weights of a model for the Q queries of a split."""
+    """Scores and gate weights of a model for the Q queries of a split.
 
-    scores: np.ndarray  # [Q, lists, K, 1 + negatives], the target first, by the head that ranks
-    gate: np.ndarray  # [Q, E] weights of the experts; each row sums to 1
-    sums: dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> (sum, count); empty without a loss
-    by_head: dict[str, np.ndarray]  # head -> scores as in `scores`, for each requested head
+    Attributes:
+        scores: [Q, lists, K, 1 + negatives], the target first, by the head that ranks.
+        gate: [Q, E] weights of the experts; each row sums to 1.
+        sums: Metric -> (sum, count); empty without a loss.
+        by_head: Head -> scores as in `scores`, for each requested head.
+    """
+
+    scores: np.ndarray
+    gate: np.ndarray
+    sums: dict[str, tuple[np.ndarray, np.ndarray]]
+    by_head: dict[str, np.ndarray]
 
 
 def eval_step(task: Task, next_k: int, with_loss: bool, heads: tuple[str, ...]) -> Callable:
@@ -147,14 +154,23 @@ class ListScorer(_QueryRunner):
 
 
 class CatalogueRanks(NamedTuple):
-    """Ranks and recommended titles from the whole catalogue, for Q queries (K=1)."""
+    """Ranks and recommended titles from the whole catalogue, for Q queries (K=1).
 
-    ranks: np.ndarray  # [Q] ranks of the targets, from 1, among the eligible titles
-    top: np.ndarray  # [Q, top] ids of the best eligible titles, the best first; 0 for none
-    retrieved: np.ndarray  # [Q] ranks of the targets by the retrieval head alone; empty unless requested
-    staged: np.ndarray  # [Q] ranks of the targets in two stages, V if not retrieved; empty unless requested
-    kept: np.ndarray  # [Q] fraction of `top` among the best `top` of two stages; empty unless requested
-    sums: dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> (sum, count); empty without a loss
+    Attributes:
+        ranks: [Q] ranks of the targets, from 1, among the eligible titles.
+        top: [Q, top] ids of the best eligible titles, the best first; 0 for none.
+        retrieved: [Q] ranks of the targets by the retrieval head alone; empty unless requested.
+        staged: [Q] ranks of the targets in two stages, V if not retrieved; empty unless requested.
+        kept: [Q] fraction of `top` among the best `top` of two stages; empty unless requested.
+        sums: Metric -> (sum, count); empty without a loss.
+    """
+
+    ranks: np.ndarray
+    top: np.ndarray
+    retrieved: np.ndarray
+    staged: np.ndarray
+    kept: np.ndarray
+    sums: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 class CatalogueRanker(_QueryRunner):

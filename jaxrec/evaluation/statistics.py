@@ -18,41 +18,73 @@ _DRAWS = 1 << 22  # bootstrap draws in memory at a time
 
 
 class TestResults(NamedTuple):
-    """Two paired tests of a zero mean (or median) difference; NaN without data."""
+    """Two paired tests of a zero mean (or median) difference; NaN without data.
 
-    n: int
-    mean: float
-    sd: float  # of the differences, with n - 1
-    t: float  # Student's paired t
-    t_p: float
-    wilcoxon: float  # the smaller of the two signed-rank sums
-    wilcoxon_p: float
-    zeros: int  # differences that the signed-rank test dropped (Wilcoxon 1945)
-
-
-class Paired(NamedTuple):
-    """Comparison of two systems over users, from paired differences."""
-
-    tests: TestResults
-    interval: tuple[float, float]  # 95%, percentile bootstrap of the mean (Efron & Tibshirani 1993)
-    effect: float  # Cohen's d_z (1988): mean / sd
-    smallest: float  # the mean difference that n pairs detect with 80% power
-
-
-class Seeds(NamedTuple):
-    """Statistics of a few means, one per seed; NaN but `n` and `mean` for one seed."""
+    Attributes:
+        n: Number of differences.
+        mean: Mean difference.
+        sd: Standard deviation of the differences, with n - 1.
+        t: Student's paired t.
+        t_p: Two-sided p-value of t.
+        wilcoxon: The smaller of the two signed-rank sums.
+        wilcoxon_p: Two-sided p-value of the signed-rank test.
+        zeros: Number of zero differences, which the signed-rank test drops (Wilcoxon 1945).
+    """
 
     n: int
     mean: float
     sd: float
-    interval: tuple[float, float]  # 95%, of t
+    t: float
+    t_p: float
+    wilcoxon: float
+    wilcoxon_p: float
+    zeros: int
+
+
+class Paired(NamedTuple):
+    """Comparison of two systems over users, from paired differences.
+
+    Attributes:
+        tests: Both tests.
+        interval: 95% percentile bootstrap interval of the mean (Efron & Tibshirani 1993).
+        effect: Cohen's d_z (1988): mean / sd.
+        smallest: Mean difference that n pairs detect with 80% power.
+    """
+
+    tests: TestResults
+    interval: tuple[float, float]
+    effect: float
+    smallest: float
+
+
+class Seeds(NamedTuple):
+    """Statistics of a few means, one per seed; NaN but `n` and `mean` for one seed.
+
+    Attributes:
+        n: Number of seeds.
+        mean: Mean over seeds.
+        sd: Standard deviation, with n - 1.
+        interval: 95% interval of Student's t.
+        t: Student's t of a zero mean.
+        p: Two-sided p-value of t.
+        smallest: Mean difference that n seeds detect with 80% power.
+    """
+
+    n: int
+    mean: float
+    sd: float
+    interval: tuple[float, float]
     t: float
     p: float
     smallest: float
 
 
 def tests(differences: np.ndarray) -> TestResults:
-    """Return the paired t-test and the Wilcoxon signed-rank test of d [n]."""
+    """Return the paired t-test and the Wilcoxon signed-rank test of differences.
+
+    Args:
+        differences: d [n].
+    """
     d = np.asarray(differences, np.float64)
     mean = float(d.mean()) if len(d) else math.nan
     sd = float(d.std(ddof=1)) if len(d) > 1 else math.nan
@@ -123,7 +155,12 @@ def bootstrap(differences: np.ndarray, resamples: int = 2_000, seed: int = 0) ->
 
 
 def paired(differences: np.ndarray, seed: int = 0) -> Paired:
-    """Return all statistics of d [n], one per user; `seed` seeds the bootstrap."""
+    """Return all statistics of differences, one per user.
+
+    Args:
+        differences: d [n].
+        seed: Seed of the bootstrap.
+    """
     results = tests(differences)
     effect = results.mean / results.sd if results.sd > 0 else math.nan
     interval = bootstrap(differences, seed=seed)
@@ -131,9 +168,12 @@ def paired(differences: np.ndarray, seed: int = 0) -> Paired:
 
 
 def over_seeds(differences: np.ndarray) -> Seeds:
-    """Return the statistics of d [n], one per seed; one seed has a mean only.
+    """Return the statistics of differences, one per seed; one seed has a mean only.
 
     The interval and the test use Student's t, since seeds are few.
+
+    Args:
+        differences: d [n].
     """
     d = np.asarray(differences, np.float64)
     n, mean = len(d), float(d.mean()) if len(d) else math.nan
@@ -157,14 +197,18 @@ def verdict(users: TestResults, seeds: Seeds) -> str:
     """Return one of VERDICTS from the paired t-tests over users and over seeds.
 
     *shown*: both tests are significant above zero. *reversed*: both are significant below zero. Otherwise
-    *not significant*; a single seed is never significant.
+    *not significant*; a single seed is never significant. The level is 5%, two-sided.
     """
     sides = (_side(users.mean, users.t_p), _side(seeds.mean, seeds.p))
     return {(1, 1): SHOWN, (-1, -1): REVERSED}.get(sides, NOT_SIGNIFICANT)
 
 
 def combine_verdicts(verdicts: Iterable[str]) -> str:
-    """Return a compound verdict: shown if all are, reversed if any is reversed."""
+    """Return a compound verdict: shown if all are, reversed if any is reversed.
+
+    Args:
+        verdicts: results of `verdict`, at least one.
+    """
     distinct = set(verdicts)
     if REVERSED in distinct:
         return REVERSED

@@ -30,7 +30,7 @@ _CPU_PAIRS = 2**13
 
 
 def per_candidate(u: jax.Array) -> jax.Array:
-    """Insert a candidate axis into user vectors [B, D]; return [B, C, D] unchanged."""
+    """Insert a candidate axis: [B, D] to [B, 1, D]; [B, C, D] is unchanged."""
     return u[:, None] if u.ndim == 2 else u
 
 
@@ -53,13 +53,19 @@ class ProductFeatures(Parameters):
     """Product features x(u, t) = (P u) * (Q t), [B, C, width], shared by the heads.
 
     The products model interactions that the sum W_u u + W_t t cannot represent.
+
+    Attributes:
+        user: Width of the user vector.
+        title: Width of a title vector.
+        width: Number of product features.
     """
 
-    user: int  # width of the user vector
-    title: int  # width of a title vector
+    user: int
+    title: int
     width: int
 
     def setup(self):
+        """Create the parameters."""
         self.of_user = self.weight("user", kernel_init, self.user, self.width)
         self.of_title = self.weight("title", kernel_init, self.title, self.width)
 
@@ -73,13 +79,19 @@ class RetrievalHead(Parameters):
 
     The towers have the same inputs as the MLP heads. The best titles are those with the largest inner product
     with P u.
+
+    Attributes:
+        user: Width of the user vector.
+        title: Width of a title vector.
+        width: Width R of the towers' outputs.
     """
 
-    user: int  # width of the user vector
-    title: int  # width of a title vector
+    user: int
+    title: int
     width: int
 
     def setup(self):
+        """Create the parameters."""
         self.of_user = self.weight("user", small_init, self.user, self.width)
         self.of_title = self.weight("title", kernel_init, self.title, self.width)
 
@@ -102,16 +114,25 @@ class MlpHead(Parameters):
     """MLP score of one task, [B, C], without a final activation, in at least float32.
 
     A call takes u, [B, D] or [B, C, D], the candidates, and x, [B, C, X], or None without product features.
+
+    Attributes:
+        task: Name of the task.
+        user: Width of the user vector.
+        title: Width of a title vector.
+        product: Width of x; 0 without product features.
+        hidden: Widths of the hidden layers.
+        last_bias: False if the loss depends only on differences of scores.
     """
 
     task: str
-    user: int  # width of the user vector
-    title: int  # width of a title vector
-    product: int  # width of x; 0 without product features
+    user: int
+    title: int
+    product: int
     hidden: tuple[int, ...]
-    last_bias: bool  # False if the loss depends only on differences of scores
+    last_bias: bool
 
     def setup(self):
+        """Create the parameters."""
         kernel = self.weight("kernel", kernel_init, self.user + self.title + self.product, self.hidden[0])
         self.of_user, self.of_title, self.of_product = jnp.split(kernel, [self.user, self.user + self.title])
         self.bias = self.weight("bias", nn.initializers.zeros, self.hidden[0])

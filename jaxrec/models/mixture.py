@@ -30,9 +30,9 @@ def gate_temperature(step, total_steps, start: float, final: float, anneal: floa
 
 
 class TransformerExpert(SequenceEncoder):
-    """Transformer expert: attention pools the titles of an example to a vector [D].
+    """Transformer expert: attention pools the titles of an example to one vector.
 
-    Each title attends to all titles of its example.
+    A call returns [B, D]. Each title attends to all titles of its example (Eq. 6 to 8).
     """
 
     @nn.compact
@@ -51,7 +51,13 @@ SOFTMAX_ENCODERS = ("transformer", "sasrec")
 
 
 class Gate(Parameters):
-    """Routing weights (Eq. 9) from the user's features and the vectors of all experts."""
+    """Gate of the experts (Eq. 9), from user features and the vectors of all experts.
+
+    A call returns routing weights [B, E].
+
+    Attributes:
+        fields: Config of the gate.
+    """
 
     fields: GateConfig
 

@@ -37,18 +37,25 @@ _MIN_NORM = 1e-6  # lower bound of the norm that a vector is divided by, as in M
 
 
 class ItemWindow(NamedTuple):
-    """Consecutive plays of B users, right-aligned, with the time of each next play."""
+    """Consecutive plays of B users, right-aligned, with the time of each next play.
 
-    title_BxL: jax.Array  # int32, 0 for padding
-    time_BxL: jax.Array  # uint32 seconds since 1970
-    until_BxL: jax.Array  # uint32 seconds since 1970, of the next play
+    Attributes:
+        title_BxL: int32, 0 for padding.
+        time_BxL: uint32 seconds since 1970.
+        until_BxL: uint32 seconds since 1970, the time of the next play.
+    """
+
+    title_BxL: jax.Array
+    time_BxL: jax.Array
+    until_BxL: jax.Array
 
 
 def time_since_previous(window: ItemWindow) -> jax.Array:
-    """Buckets [B, L, L] of the time from each play to the next play of each position.
+    """Time-gap buckets [B, L, L] int32 between each play and each position's query.
 
-    The last axis is the play, the second axis the position; the buckets are those of `time_gap_bucket`.
-    Values for plays after the position are not meaningful.
+    The second axis is the position, whose query is at the time of the position's next play. The last axis is
+    the play. The buckets are those of `time_gap_bucket`. Values for plays after the position are not
+    meaningful.
     """
     seconds = window.until_BxL[:, :, None].astype(jnp.int32) - window.time_BxL[:, None].astype(jnp.int32)
     return time_gap_bucket(jnp.log1p(jnp.maximum(seconds, 0).astype(jnp.float32)))
@@ -65,6 +72,10 @@ class LayerStack(Parameters):
     """Position encoder of the configured kind, [B, L, D] to [B, L, D].
 
     The output of a position depends on the inputs up to that position.
+
+    Attributes:
+        fields: Config of the encoder.
+        attention: "auto" or one of `attention.FORMS`.
     """
 
     fields: Expert
@@ -86,6 +97,13 @@ class ItemTable(Parameters):
 
     If the features of a title together are as wide as the model, they are the title's vector. This is the
     published form if the id is the only feature. Otherwise the features are projected to the width.
+
+    Attributes:
+        features: Title features.
+        titles: Number of titles V.
+        width: Width D of the model.
+        reads: Names of the selected features; empty: all.
+        spread: Standard deviation of the initial embeddings.
     """
 
     features: tuple[FeatureSpec, ...]
@@ -108,15 +126,27 @@ class ItemTable(Parameters):
 class NextItemModel(Parameters):
     """Encoder over windows of plays.
 
-    The inputs are the vectors of titles times sqrt(D). The scored vectors are the same, unless `two_tables`
-    is set. Learned positions count from the newest position. `dtype` is that of `RankingModel`.
+    The inputs are the vectors of titles times sqrt(D). The scored vectors are the same, unless
+    `untied_item_embeddings` is set. Learned positions count from the newest position. `dtype` is that of
+    `RankingModel`.
+
+    Attributes:
+        features: Features of the dataset's layout; only title features are read.
+        titles: Number of titles V.
+        config: Config of the model. The only expert is the encoder; its `max_len` is the maximum length of
+            inputs.
     """
 
-    features: tuple[FeatureSpec, ...]  # of the dataset's layout; only title features are read
-    titles: int  # V
-    config: Model  # the only expert is the encoder; the expert's window is the maximum length of inputs
+    features: tuple[FeatureSpec, ...]
+    titles: int
+    config: Model
 
     def setup(self):
+        """Create the item tables and the encoder.
+
+        Raises:
+            ValueError: No position encoder has the configured name.
+        """
         if self.config.experts[0].encoder not in SEQUENCE_ENCODERS:
             raise ValueError(
                 f"kind={self.config.experts[0].encoder!r} must be one of {(*SEQUENCE_ENCODERS,)}"
@@ -140,7 +170,11 @@ class NextItemModel(Parameters):
             )
 
     def catalogue(self, table: TitleTable) -> Catalogue:
-        """Compute the vectors of all titles, once per step for all microbatches."""
+        """Compute the vectors [V, D] of all titles, once per step for all microbatches.
+
+        Returns:
+            One array of inputs and, if the model has a second table, one of scored vectors.
+        """
         return tuple(vectors(table) for vectors in self.tables)
 
     def candidates(self, catalogue: Catalogue) -> jax.Array:
@@ -148,14 +182,19 @@ class NextItemModel(Parameters):
         return _normalize(catalogue[-1]) if self.config.cosine else catalogue[-1]
 
     def of_table(self, window: ItemWindow, table: TitleTable) -> jax.Array:
-        """Compute the title vectors and the outputs; used to initialise the parameters."""
+        """Compute the outputs [B, L, D] from a title table, to initialise the parameters."""
         return self(window, self.catalogue(table))
 
     def __call__(
         self, window: ItemWindow, catalogue: Catalogue, key_Bx2: jax.Array | None = None
     ) -> jax.Array:  # fmt: skip
-        """Outputs [B, L, D] at every place of windows of at most `encoder.window` places; those of padding
-        say nothing. Without `key_Bx2` nothing is dropped."""
+        """Compute the outputs [B, L, D] at every position; those at padding are arbitrary.
+
+        Args:
+            window: Windows of at most `max_len` positions.
+            catalogue: Vectors of all titles, from the method `catalogue`.
+            key_Bx2: uint32 keys of the rows; None for no dropout.
+        """
         chex.assert_rank(window.title_BxL, 2, custom_message="window.title_BxL")
         chex.assert_type(window.title_BxL, int, custom_message="window.title_BxL")
         chex.assert_equal_shape(list(window), custom_message="window: title_BxL, time_BxL, until_BxL")

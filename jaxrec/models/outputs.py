@@ -10,33 +10,57 @@ class UserEncoding(NamedTuple):
 
     With the target in the sequence, each candidate has its own encoding: the shapes are [B, C, ...], and the
     encodings are scored for these candidates only.
+
+    Attributes:
+        vector_BxF: Mixture (Eq. 11), user features and context, concatenated.
+        gate_BxE: Weights of the mixture; ones [B, 1] for one expert.
+        clean_gate_BxE: Weights without noise.
     """
 
-    vector_BxF: jax.Array  # mixture (Eq. 11), user features, context
-    gate_BxE: jax.Array  # weights of the mixture; ones [B, 1] for one expert
-    clean_gate_BxE: jax.Array  # the weights without noise
+    vector_BxF: jax.Array
+    gate_BxE: jax.Array
+    clean_gate_BxE: jax.Array
 
 
 class EncodedHistories(NamedTuple):
-    """Encoded histories of B examples, to which candidates are appended."""
+    """Encoded histories of B examples, to which candidates are appended.
 
-    experts: tuple[Any, ...]  # results of `SequenceEncoder.encode_history`, one per expert
+    Attributes:
+        experts: Results of `SequenceEncoder.encode_history`, one per expert.
+        customer_BxF: Vectors of the user features.
+        context_BxF: Vectors of the contexts.
+    """
+
+    experts: tuple[Any, ...]
     customer_BxF: jax.Array
     context_BxF: jax.Array
 
 
 class RetrievalScores(NamedTuple):
-    """Retrieval scores of the positives and of N titles sampled from all titles."""
+    """Retrieval scores of the positives and of N titles sampled from all titles.
+
+    Attributes:
+        positive_BxK: Scores of the positives.
+        negative_BxN: Scores of the sampled titles.
+        there_BxN: Bool, False where the sampled title is one of the positives.
+    """
 
     positive_BxK: jax.Array
     negative_BxN: jax.Array
-    there_BxN: jax.Array  # bool: the sampled title is not one of the positives
+    there_BxN: jax.Array
 
 
 class RankingOutput(NamedTuple):
-    """Scores in at least float32; "ctr" is a logit, "completion" is in (0, 1)."""
+    """Scores in at least float32; "ctr" is a logit, "completion" is in (0, 1).
 
-    scores: dict[str, jax.Array]  # task -> [B, C]
-    gate_BxE: jax.Array  # [B, C, E] with the target in the sequence
+    Attributes:
+        scores: Task -> [B, C].
+        gate_BxE: Weights of the experts; [B, C, E] with the target in the sequence.
+        clean_gate_BxE: Weights without noise.
+        retrieved: Retrieval scores in training, if the model has a retrieval head; else None.
+    """
+
+    scores: dict[str, jax.Array]
+    gate_BxE: jax.Array
     clean_gate_BxE: jax.Array
-    retrieved: RetrievalScores | None = None  # in training, if the model has a retrieval head
+    retrieved: RetrievalScores | None = None

@@ -16,14 +16,21 @@ from jaxrec.models.ranker import RankingModel
 
 
 class TwoStageResult(NamedTuple):
-    """Recommended titles of each query, the best first."""
+    """Recommended titles of each query, the best first.
 
-    id_BxN: jax.Array  # 0 after the last title
-    score_BxN: jax.Array  # of the second stage; -inf after the last title
+    Attributes:
+        id_BxN: int32 title ids, 0 after the last title.
+        score_BxN: Scores of the second stage, -inf after the last title.
+    """
+
+    id_BxN: jax.Array
+    score_BxN: jax.Array
 
 
 def top_titles(scores_BxV: jax.Array, k: int, rank_V: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """Return the k best scores of each query and their title ids, ties in order of popularity.
+    """Return the k best scores of each query and their title ids.
+
+    Of equal scores, the more popular title comes first.
 
     Args:
         scores_BxV: scores by title id; -inf for a title that is not eligible, such as padding.
@@ -66,6 +73,9 @@ def two_stage(
         eligible_BxV: bool, the eligible titles.
         num_titles: maximum number of retrieved titles N.
         projections: cached projections of the titles; None: computed in each call.
+
+    Returns:
+        Ids and scores [B, N], the best first.
     """
     scores_BxV: Any = model.apply(variables, user, table, projections, method="retrieve")
     scores_BxV = jnp.where(eligible_BxV & ~jnp.isnan(scores_BxV), scores_BxV, -jnp.inf)
@@ -90,7 +100,8 @@ def rank_among(recommended: TwoStageResult, target_B: jax.Array, titles: int) ->
         titles: number of titles V.
 
     Returns:
-        Ranks [B] from 1. A target that is not recommended has the rank `titles`, so it counts at no k below.
+        int32 ranks [B] from 1. A target that is not recommended has the rank `titles`, so it counts at no k
+        below.
     """
     chex.assert_rank([recommended.id_BxN, target_B], [2, 1], custom_message="recommended.id_BxN, target_B")
     is_target_BxN = recommended.id_BxN == target_B[:, None]

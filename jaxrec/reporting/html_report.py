@@ -46,7 +46,8 @@ _LABEL_WIDTH, _COLUMN_WIDTH = 18, 9  # characters
 def oracle_fraction(result: Mapping[str, Any]) -> dict[str, float]:
     """Return (model - popularity) / (oracle - popularity) on NDCG@1 for each list.
 
-    Lists on which the oracle does not exceed popularity are omitted. Without an oracle the result is {}.
+    The fraction may be below 0 or above 1. Lists on which the oracle does not exceed popularity are omitted.
+    Without an oracle the result is {}.
     """
     baselines = result.get("baselines", {})
     if "oracle" not in baselines:

@@ -126,7 +126,7 @@ class Writer:
         Args:
             step: The last step of the means.
             epoch: `step` in epochs.
-            values: Means of the steps since the last training line, including `loss`.
+            values: Name -> mean over the steps since the last training line, including `loss`.
         """
         now = time.monotonic()
         rate = (step - self.step) / max(now - self._since, 1e-9)

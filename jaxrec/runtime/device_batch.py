@@ -21,19 +21,29 @@ from jaxrec.runtime.mesh import AXIS, device_count, mesh
 
 
 class BatchSpec(NamedTuple):
-    """Structure of the per-device shard of a batch, as `unpack` restores it."""
+    """Structure of the per-device shard of a batch, as `unpack` restores it.
 
-    treedef: Any  # tree structure of the arrays of a batch
-    arrays: tuple[tuple[tuple[int, ...], np.dtype], ...]  # (shape, dtype) of each array's per-device shard
+    Attributes:
+        treedef: Tree structure of the arrays of a batch.
+        arrays: (shape, dtype) of each array's per-device shard.
+    """
+
+    treedef: Any
+    arrays: tuple[tuple[tuple[int, ...], np.dtype], ...]
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("words",), meta_fields=("spec",))
 @dataclass(frozen=True)
 class DeviceBatch:
-    """Batches of one spec, packed into words; on the devices after `transfer`."""
+    """Batches of one spec, packed into words; on the devices after `transfer`.
 
-    words: Any  # [local devices, batches, words] uint32
-    spec: BatchSpec  # static: a different spec compiles a different program
+    Attributes:
+        words: [local devices, batches, words] uint32.
+        spec: Structure of a batch. The spec is static: a different spec compiles a different program.
+    """
+
+    words: Any
+    spec: BatchSpec
 
     @property
     def steps(self) -> int:

@@ -96,6 +96,9 @@ def as_global_arrays(tree: Any) -> Any:
 
     On several processes a mapped step returns arrays that cover only the devices of this process, and a
     checkpoint cannot hold such an array. Arrays that already span all processes are returned unchanged.
+
+    Args:
+        tree: A tree of jax arrays.
     """
     if jax.process_count() == 1:
         return tree

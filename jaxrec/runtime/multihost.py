@@ -35,12 +35,19 @@ _SHUTDOWN_SECONDS = 5.0  # time for the other processes to report the same error
 
 
 class ClusterSpec(NamedTuple):
-    """Arguments of `jax.distributed.initialize`."""
+    """Arguments of `jax.distributed.initialize`.
 
-    coordinator: str | None = None  # host:port of process 0; None: jax detects all three values
+    Attributes:
+        coordinator: host:port of process 0; None: jax detects the first three values.
+        num_processes: Number of processes.
+        process_id: Index of this process, from 0.
+        local_device_id: Index of this process's only device on its host; None: all devices.
+    """
+
+    coordinator: str | None = None
     num_processes: int | None = None
     process_id: int | None = None
-    local_device_id: int | None = None  # index of this process's only device on its host; None: all devices
+    local_device_id: int | None = None
 
 
 def find_cluster(
@@ -204,7 +211,8 @@ def is_first_process() -> bool:
 def barrier(name: str) -> None:
     """Wait until every process has reached the barrier of this name.
 
-    The wait may last up to a week. A collective is no alternative, because gloo would give up after 30 s.
+    The wait may last up to a week; after that, the runtime of jax raises an error. A collective is no
+    alternative, because gloo would give up after 30 s.
     """
     if jax.process_count() > 1:
         wait_at_barrier(f"jaxrec/{name}", _BARRIER_TIMEOUT_MS)
@@ -260,6 +268,10 @@ def steps_between(step_seconds: float, seconds: float) -> int:
     """Return the number of steps that fit into `seconds`, at least 1 and at most 64.
 
     The maximum bounds the delay until a step that has become slow is noticed.
+
+    Args:
+        step_seconds: Seconds per step.
+        seconds: Length of the interval, in seconds.
     """
     return max(1, min(_MAX_STEPS, int(seconds / max(step_seconds, 1e-9))))
 

@@ -127,16 +127,16 @@ def parallelize_queries(step: Callable, like: Any = None) -> Callable:
 def example_rows(size: int, microbatch: jax.Array | int, num_microbatches: int) -> jax.Array:
     """Return the rows of the global batch in one microbatch of this device.
 
-    Call this function inside a mapped step.
-    The rows of the global batch are assigned round-robin to the microbatches of all devices.
+    Call this function inside a mapped step. The rows of the global batch are assigned round robin to the
+    microbatches of all devices.
 
     Args:
         size: Number of examples in the microbatch.
-        microbatch: Index of the microbatch on this device.
+        microbatch: Index of the microbatch on this device, a scalar.
         num_microbatches: Number of microbatches per device.
 
     Returns:
-        [size] indices into the global batch.
+        [size] int32 indices into the global batch.
     """
     stride = num_microbatches * jax.lax.axis_size(AXIS)
     return jax.numpy.arange(size) * stride + jax.lax.axis_index(AXIS) * num_microbatches + microbatch

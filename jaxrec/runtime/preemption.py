@@ -104,5 +104,9 @@ class PreemptionHandler:
                 self.grace.begin()
 
     def exit_status(self, preempted_exit: int) -> int:
-        """Return 0 without a request, `preempted_exit` after SIGTERM, 130 after Ctrl-C."""
+        """Return 0 without a request, `preempted_exit` after SIGTERM, 130 after Ctrl-C.
+
+        Args:
+            preempted_exit: Exit status from 0 to 255, `train.preemption_exit_code`.
+        """
         return {None: 0, "SIGTERM": preempted_exit, "SIGINT": INTERRUPTED_EXIT}[self.requested]

@@ -12,6 +12,13 @@ def wait_at_barrier(name: str, milliseconds: int) -> None:
     """Wait until every process of `jax.distributed` has reached the barrier `name`.
 
     The public `multihost_utils.sync_global_devices` is a collective, for which gloo gives up after 30 s.
+
+    Args:
+        name: Name of the barrier, the same on every process.
+        milliseconds: Time limit.
+
+    Raises:
+        Exception: The time limit has passed, or a process was lost; an error of the runtime of jax.
     """
     from jax._src import distributed
 

@@ -32,13 +32,21 @@ ALLOWED = {  # values of a typed column, by kind; a CSV column is text, and is c
 
 
 class ColumnRequest(NamedTuple):
-    """Column to read, and how to parse its values."""
+    """Column to read, and how to parse its values.
 
-    column: str  # name in the file
-    kind: str  # key of ALLOWED
-    requested_by: str  # config key or feature that requests the column, for error messages
-    required: bool = False  # True: a row without a value is invalid
-    divisor: int = 1  # a "whole" value is divided by this, rounding down
+    Attributes:
+        column: Name in the file.
+        kind: Key of ALLOWED.
+        requested_by: Config key or feature that requests the column, for error messages.
+        required: True: a row without a value is invalid.
+        divisor: Divisor of a "whole" value, rounding down.
+    """
+
+    column: str
+    kind: str
+    requested_by: str
+    required: bool = False
+    divisor: int = 1
 
 
 def feature_requests(features: tuple[Feature, ...], where: str) -> dict[str, ColumnRequest]:
@@ -61,7 +69,7 @@ def feature_requests(features: tuple[Feature, ...], where: str) -> dict[str, Col
 
 
 def allows_kind(kind: str, dtype: pl.DataType, text: bool) -> bool:
-    """Return whether a column of this type may hold values of this kind.
+    """Return True if a column of this type may hold values of this kind.
 
     Args:
         kind: Key of ALLOWED.
@@ -155,9 +163,9 @@ def _scaled(column: pl.Expr, unit: str) -> pl.Expr:
 
 
 def parse_iso(column: pl.Expr) -> pl.Expr:
-    """Parse ISO 8601 dates and times to Int64 milliseconds since 1970.
+    """Parse ISO 8601 dates and times to Int64 milliseconds since 1970, UTC.
 
-    A time without an offset is UTC.
+    A time without an offset is UTC. A value that cannot be parsed becomes null.
     """
     group = column.str.extract_groups(_ISO).struct
 
@@ -179,7 +187,7 @@ def parse_iso(column: pl.Expr) -> pl.Expr:
 
 
 def keys_to_numpy(series: pl.Series) -> np.ndarray:
-    """Convert keys without nulls to [N] integers, or to UTF-8 bytes for strings.
+    """Convert keys without nulls to [N] whole numbers, or to UTF-8 bytes for strings.
 
     Bytes hash forty times faster than str.
     """
@@ -189,7 +197,7 @@ def keys_to_numpy(series: pl.Series) -> np.ndarray:
 
 
 def feature_to_numpy(series: pl.Series, kind: str) -> np.ndarray | Lists:
-    """Convert a parsed feature to a raw column, as described in `core.tables.Titles`."""
+    """Convert a parsed feature to a raw column [N], as described in `Titles`."""
     if kind == "categories":
         inner = series.filter(series.list.len() > 0).explode()
         offsets = np.zeros(len(series) + 1, np.int64)

@@ -26,11 +26,17 @@ class FileRows(NamedTuple):
     """Consecutive rows of one file, without blank lines.
 
     Blank lines count in the row numbers.
+
+    Attributes:
+        frame: Requested columns; text for CSV, with null for an empty field.
+        malformed: [N] bool: not a row of the table (too many fields, an open quote, not UTF-8).
+        row: [N] int64 row number, counted from 1 without the header.
+        file: Path of the file.
     """
 
-    frame: pl.DataFrame  # requested columns; text for CSV, with null for an empty field
-    malformed: np.ndarray  # [N] bool: not a row of the table (too many fields, an open quote, not UTF-8)
-    row: np.ndarray  # [N] int64 row number, counted from 1 without the header
+    frame: pl.DataFrame
+    malformed: np.ndarray
+    row: np.ndarray
     file: str
 
 
@@ -65,7 +71,7 @@ def find_files(key: str, pattern: str) -> list[str]:
 
 
 def is_csv(file: str) -> bool:
-    """Return whether the file name ends with .csv."""
+    """Return True if the file name ends with .csv."""
     return Path(file).suffix == ".csv"
 
 

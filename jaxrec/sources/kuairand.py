@@ -35,7 +35,11 @@ _OUTCOMES = (
 
 
 class KuaiRandSource(ThreeTables):
-    """Source over a folder in the KuaiRand layout."""
+    """Source over a folder in the KuaiRand layout (Gao et al., CIKM 2022).
+
+    Times are `time_ms`, seconds viewed `play_time_ms` / 1000, and runtimes `video_duration` in minutes. The
+    context feature `hour` is the hour of `hourmin`, 0 to 23.
+    """
 
     def __init__(self, source: schema.KuaiRand, features: tuple[schema.Feature, ...]) -> None:
         """Open the tables and check their columns.
@@ -85,7 +89,7 @@ class KuaiRandSource(ThreeTables):
         self._filled = False
 
     def titles(self) -> Titles:
-        """Return the catalogue, with missing runtimes taken from the logs."""
+        """Return the catalogue, with missing runtimes, in minutes, taken from the logs."""
         titles = self.catalogue.titles
         if not self._filled:
             titles.runtime = self._fill_runtimes(titles.runtime)
@@ -114,5 +118,14 @@ class KuaiRandSource(ThreeTables):
 
 
 def open_kuairand(source: schema.KuaiRand, features: tuple[schema.Feature, ...], path: str) -> KuaiRandSource:
-    """Return the reader of `registry.SOURCES`."""
+    """Open a KuaiRand source, as an entry of `registry.SOURCES`.
+
+    Args:
+        source: Folder and pattern of the logs.
+        features: Declared features.
+        path: Not used.
+
+    Raises:
+        InputError: The folder, a table or a feature is invalid.
+    """
     return KuaiRandSource(source, features)

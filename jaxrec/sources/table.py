@@ -13,22 +13,36 @@ from jaxrec.sources.columns import ColumnRequest
 
 
 class ParsedRows(NamedTuple):
-    """Consecutive rows of one file."""
+    """Consecutive rows of one file.
 
-    frame: pl.DataFrame  # one column per role and one per feature
-    bad: np.ndarray  # [N] bool: malformed, without a required value, or with an invalid number
+    Attributes:
+        frame: One column per role and one per feature.
+        bad: [N] bool: malformed, without a required value, or with an invalid number.
+        raw: The rows as read.
+    """
+
+    frame: pl.DataFrame
+    bad: np.ndarray
     raw: files.FileRows
 
 
 class FilePart(NamedTuple):
-    """Rows of a table that can be read independently of the other rows."""
+    """Rows of a table that can be read independently of the other rows.
 
-    file: int  # index among the table's files
-    first: int  # one of `files.part_starts`
+    Attributes:
+        file: Index among the table's files.
+        first: First row, one of `files.part_starts`.
+    """
+
+    file: int
+    first: int
 
 
 class SourceTable:
-    """Roles ("user", "time", ...) and features, read from the files of one table."""
+    """Roles ("user", "time", ...) and features, read from the files of one table.
+
+    Values of the roles have the units of `columns.parse`.
+    """
 
     def __init__(
         self, key: str, pattern: str, roles: dict[str, ColumnRequest], features: dict[str, ColumnRequest],
@@ -134,7 +148,7 @@ class SourceTable:
             yield parsed
 
     def features(self, frame: pl.DataFrame) -> dict[str, np.ndarray | Lists]:
-        """Convert the features of parsed rows to raw columns."""
+        """Convert the features of N parsed rows to raw columns [N], by feature name."""
         return {
             n: columns.feature_to_numpy(frame[_feature(n)], self._requests[_feature(n)].kind)
             for n in self._features

@@ -38,7 +38,7 @@ class SourceTitles:
         self.titles = Titles(key, runtime, features)
 
     def rows(self, title: pl.Series) -> np.ndarray:
-        """Return the [N] int64 row of each key, -1 for a key that is not in the catalogue."""
+        """Return the row [N] int64 of each key, -1 for a key that is not in the catalogue."""
         lookup = pl.DataFrame({"title": title.cast(self._keys.dtype, strict=False)})
         rows = lookup.join(self._rows, on="title", how="left", maintain_order="left")["at"]
         return rows.fill_null(-1).to_numpy().astype(np.int64)
@@ -202,7 +202,10 @@ class ThreeTables:
 
 
 class TablesSource(ThreeTables):
-    """Source over the tables of a `config.Tables`."""
+    """Source over the tables of a `config.Tables`.
+
+    Units: seconds viewed in seconds, runtimes in minutes, times in `source.columns.time_unit` or ISO 8601.
+    """
 
     def __init__(self, source: schema.Tables, features: tuple[schema.Feature, ...], path: str = "") -> None:
         """Open the tables and check their columns.

@@ -45,7 +45,10 @@ class _Ratings(NamedTuple):
 
 
 class TfdsSource:
-    """Source over one split of a TensorFlow Datasets dataset of ratings."""
+    """Source over one split of a TensorFlow Datasets dataset of ratings.
+
+    A rating is an interaction without watch time. The dataset's times are seconds since 1970, UTC.
+    """
 
     has_completion = False
 
@@ -223,5 +226,14 @@ def _column(values: list[Any], kind: str) -> np.ndarray:
 
 
 def open_tfds(source: schema.Tfds, features: tuple[schema.Feature, ...], path: str) -> TfdsSource:
-    """Return the reader of `registry.SOURCES`."""
+    """Open a TensorFlow Datasets source, as an entry of `registry.SOURCES`.
+
+    Args:
+        source: Dataset, split and columns.
+        features: Declared features.
+        path: Not used.
+
+    Raises:
+        InputError: The dataset is unknown or has the wrong format, or a column is invalid.
+    """
     return TfdsSource(source, features)

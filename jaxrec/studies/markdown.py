@@ -211,7 +211,12 @@ def _gates(gates: Mapping[str, Any]) -> list[str]:
 
 
 def write(folder: Path, result: Mapping[str, Any]) -> None:
-    """Write study.md and the plots of the premises to `folder`."""
+    """Write study.md and the plots of the premises to `folder`.
+
+    Args:
+        folder: Folder of the study; it exists.
+        result: Content of study.json.
+    """
     seeds, count = ", ".join(map(str, result["seeds"])), f"{result['done']} of {result['runs']}"
     lines = [
         f"# Study {result['study']}", "",
@@ -230,7 +235,11 @@ def write(folder: Path, result: Mapping[str, Any]) -> None:
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    """Return the terminal summary: the count of finished trainings, a line per claim."""
+    """Return the terminal summary: the count of finished trainings, a line per claim.
+
+    Args:
+        result: Content of study.json.
+    """
     lines = [f"{result['done']} of {result['runs']} trainings of study {result['study']}"]
     for claim in result["claims"]:
         means = ", ".join(_number(part["over_users"]["mean"], "+.4f") for part in claim["parts"])

@@ -43,7 +43,13 @@ class Row:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """A table of the report: name as in --tables, heading, and the values of K."""
+    """A table of the report: name as in --tables, heading, and the values of K.
+
+    Attributes:
+        name: Name in --tables.
+        title: Heading.
+        next_k: Values of K, the number of next titles.
+    """
 
     name: str
     title: str
@@ -55,6 +61,12 @@ class Claim:
     """Statement that the first row of each pair has a higher NDCG@1 than the second.
 
     A claim is shown where every pair is shown. The claim is tested on each of `lists` at each K of `next_k`.
+
+    Attributes:
+        name: The statement.
+        pairs: (higher row, lower row) pairs.
+        lists: Candidate lists.
+        next_k: Values of K, the number of next titles.
     """
 
     name: str
@@ -68,6 +80,13 @@ class Premise:
     """Gain of row `better` over row `worse` at several values of a simulator setting.
 
     A premise shows the conditions under which a claim holds. `key` is the dotted key of the setting.
+
+    Attributes:
+        name: Name of the premise.
+        key: Dotted config key of the setting.
+        better: Row with the higher NDCG@1.
+        worse: Row with the lower NDCG@1.
+        values: Values of the setting.
     """
 
     name: str
@@ -101,9 +120,16 @@ class Study:
 
 
 class Run(NamedTuple):
-    """One training: the config of a row with one seed."""
+    """One training: the config of a row with one seed.
 
-    name: str  # the row's name; with a suffix at another value of a premise's setting
+    Attributes:
+        name: Name of the row, with a suffix at another value of a premise's setting.
+        seed: `train.seed` of the run.
+        config: Config of the run.
+        workdir: Folder of the run.
+    """
+
+    name: str
     seed: int
     config: Config
     workdir: Path

@@ -25,7 +25,8 @@ TASK = "ctr"  # head that single-task and multi-task rows have in common
 class Comparisons:
     """Paired comparisons of two rows on NDCG@1, cached.
 
-    Tables and claims repeat comparisons.
+    `compare` returns the tests over users and over seeds, and the verdict. Tables and claims repeat
+    comparisons.
     """
 
     def __init__(self, row_results: RowResults) -> None:

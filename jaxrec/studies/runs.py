@@ -34,12 +34,20 @@ _POLL_SECONDS = 0.1
 
 
 class Job(NamedTuple):
-    """A command with a pattern of the file that shows its completion."""
+    """A command with a pattern of the file that shows its completion.
+
+    Attributes:
+        name: Name for messages.
+        folder: Folder of the output.
+        arguments: Arguments of the Python interpreter.
+        output_pattern: Glob in `folder`; the job is done once a file matches.
+        log: File that receives the output of the process.
+    """
 
     name: str
     folder: AnyPath
-    arguments: tuple[str, ...]  # of the Python interpreter
-    output_pattern: str  # glob in `folder`; the job is done once a file matches
+    arguments: tuple[str, ...]
+    output_pattern: str
     log: Path
 
     @property
@@ -228,12 +236,16 @@ def run_all(runs: Sequence[Run], folder: Path, at_once: int, interrupt: Preempti
 
 
 def finished(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs that are trained and evaluated."""
+    """Return the runs that are trained and evaluated, in the same order."""
     return [run for run in runs if is_done(run.workdir, EVALUATED)]
 
 
 def values(runs: Sequence[Run]) -> dict[str, dict[int, PerUserResults]]:
-    """Return row -> seed -> per-user results, for the runs that are done."""
+    """Return row -> seed -> per-user results, for the runs that are done.
+
+    Raises:
+        InputError: The results of a run are incomplete.
+    """
     out: dict[str, dict[int, PerUserResults]] = {}
     for run in finished(runs):
         out.setdefault(run.name, {})[run.seed] = read(run.workdir)

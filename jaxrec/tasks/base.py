@@ -21,27 +21,45 @@ from jaxrec.tasks.metric_sums import Sums
 
 
 class TitleScores(NamedTuple):
-    """Scores of B queries over all titles."""
+    """Scores of B queries over all titles.
+
+    Attributes:
+        scores_BxV: Scores by title id, in at least float32.
+        target_B: int32 ids of the targets.
+        seen_BxL: int32 ids of the stored history, abandoned titles included, 0 for padding.
+    """
 
     scores_BxV: jax.Array
-    target_B: jax.Array  # int32 ids
-    seen_BxL: jax.Array  # int32 ids of the stored history, abandoned titles included, 0 for padding
+    target_B: jax.Array
+    seen_BxL: jax.Array
 
 
 class QueryScores(NamedTuple):
-    """Scores of B queries over their fixed candidate lists, and the experts' weights."""
+    """Scores of B queries over their fixed candidate lists, and the experts' weights.
 
-    by_head: dict[str, jax.Array]  # head -> [B, lists, K, 1 + negatives], the target first
-    gate_BxE: jax.Array  # without noise; each row adds to 1
-    sums: Sums  # of the validation loss; empty without `with_loss`
+    Attributes:
+        by_head: Head -> [B, lists, K, 1 + negatives], the target first.
+        gate_BxE: Weights of the experts without noise; each row sums to 1.
+        sums: Sums of the validation loss; empty without `with_loss`.
+    """
+
+    by_head: dict[str, jax.Array]
+    gate_BxE: jax.Array
+    sums: Sums
 
 
 class Protocols(NamedTuple):
-    """Evaluation protocols of a task's checkpoints."""
+    """Evaluation protocols of a task's checkpoints.
 
-    lists: tuple[str, ...]  # candidate lists that the task scores; empty if its rows have none
-    best: tuple[str, str]  # candidate list and metric by which the best checkpoint is chosen
-    temperature: float = 1.0  # divides the scores in the validation loss over all titles
+    Attributes:
+        lists: Candidate lists that the task scores; empty if its rows have none.
+        best: (candidate list, metric) by which the best checkpoint is chosen.
+        temperature: Divisor of the scores in the validation loss over all titles.
+    """
+
+    lists: tuple[str, ...]
+    best: tuple[str, str]
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)  # hashed by identity: `jax.pmap` hashes its function
@@ -71,7 +89,11 @@ class Task:
         raise NotImplementedError
 
     def microbatch_limit(self, backend: str) -> int:
-        """Return the largest microbatch in examples; 0 for the whole per-device batch."""
+        """Return the largest microbatch in examples; 0 for the whole per-device batch.
+
+        Args:
+            backend: Name of jax's backend, such as "cpu".
+        """
         raise NotImplementedError
 
     def projects_once(self, device_batch: int) -> bool:
@@ -83,7 +105,12 @@ class Task:
         raise NotImplementedError
 
     def init_params(self, key: jax.Array, table: TitleTable) -> Any:
-        """Return the initial parameters; called under a JAX trace."""
+        """Return the initial parameters; called under a JAX trace.
+
+        Args:
+            key: A key of `jax.random`.
+            table: Features of all titles.
+        """
         raise NotImplementedError
 
     def init_task_state(self) -> Any:
@@ -94,6 +121,8 @@ class Task:
         """Return the model's projections of titles, computed once for many examples.
 
         Args:
+            params: Parameters of the model.
+            table: Features of all titles.
             context: From `device_context`. All titles are projected, or only the titles of `context` if the
                 task restricts them.
         """
@@ -105,6 +134,12 @@ class Task:
         The whole batch is the per-device batch or the global batch.
 
         Called inside a mapped step, so collectives over `AXIS` may be used.
+
+        Args:
+            task_state: State before the step.
+            step: Scalar int32, the number of completed steps.
+            host: The per-device batch, [B, words] packed rows.
+            table: Features of all titles.
         """
         return None
 
@@ -115,6 +150,11 @@ class Task:
         """Return the loss summed over the rows of `host`, and each metric's (sum, count).
 
         Args:
+            params: Parameters of the model.
+            host: [B, words] packed rows.
+            table: Features of all titles.
+            task_state: State before the step.
+            step: Scalar int32, the number of completed steps.
             key: [B, 2] uint32, one key for each row.
             projections: From `project_titles`; None if the model projects the titles itself.
             context: From `device_context`.
@@ -127,7 +167,9 @@ class Task:
         """Return the task state after `step`, and `sums` with the task's metrics added.
 
         Args:
+            task_state: State before the step.
             params: Parameters before the step.
+            step: Scalar int32, the number of completed steps.
             sums: Metrics of the step, summed over all devices.
         """
         return task_state, sums
@@ -135,13 +177,19 @@ class Task:
     # ------------------------------------------------ scoring
 
     def packer(self, dtype: np.dtype) -> Packer | None:
-        """Return the packer of histories; None if each history has its own row."""
+        """Return the packer of histories; None if each history has its own row.
+
+        Args:
+            dtype: Structured dtype of the dataset's rows.
+        """
         return None
 
     def cached_projections(self, params: Any, table: TitleTable, queries: int) -> Any:
         """Return title projections for batches of queries; None if they save no time.
 
         Args:
+            params: Parameters of the model.
+            table: Features of all titles.
             queries: Number of queries of a batch.
         """
         return None
@@ -153,14 +201,24 @@ class Task:
         """Score the candidate lists of queries by `heads`, without noise or dropout.
 
         Args:
+            params: Parameters of the model.
             projections: From `cached_projections`.
+            host: [B, words] packed query rows.
+            table: Features of all titles.
             next_k: Number of targets per query that are scored.
+            heads: Names of the heads.
             with_loss: Compute the sums of the validation loss too.
         """
         raise NotImplementedError
 
     def score_all_titles(self, params: Any, host: HostBatch, table: TitleTable) -> TitleScores:
-        """Score all titles by the first of `ranking_heads`, without noise or dropout."""
+        """Score all titles by the first of `ranking_heads`, without noise or dropout.
+
+        Args:
+            params: Parameters of the model.
+            host: [B, words] packed query rows.
+            table: Features of all titles.
+        """
         raise NotImplementedError
 
     def two_stages(
@@ -171,7 +229,14 @@ class Task:
         The first of `ranking_heads` ranks the retrieved titles.
 
         Args:
+            params: Parameters of the model.
+            host: [B, words] packed query rows.
+            table: Features of all titles.
             eligible_BxV: Bool, the titles that may be retrieved.
+            limit: Maximum number of retrieved titles.
+
+        Returns:
+            Retrieval scores [B, V], and a `TwoStageResult`.
         """
         raise NotImplementedError
 

@@ -12,8 +12,15 @@ def build_task(
 ) -> Task:
     """Return the task `config.task.name` on rows of `layout`.
 
+    Args:
+        config: The run's config.
+        layout: Layout of the dataset's rows.
+        threshold: Mean completion of the training targets, in [0, 1].
+        steps_per_epoch: Number of steps that read every training row once.
+        total_steps: Number of steps of the whole run.
+
     Raises:
-        InputError: where the rows are not those that the task trains on.
+        InputError: The rows are not those that the task trains on.
     """
     entry = TASKS[config.task.name]
     if layout.examples != entry.rows:

@@ -19,10 +19,15 @@ _NUMBER = rng.layer_id(("sampled",))  # unlike any layer's, so that dropout is i
 
 
 class NegativePool(NamedTuple):
-    """The titles that negatives are drawn from; each sampler reads what it needs."""
+    """The titles that negatives are drawn from; each sampler reads what it needs.
 
-    titles: int  # V, with padding and unknown
-    ids: Any = None  # [M] int32: the targets of the batch, 0 where there is none, for "in_batch"
+    Attributes:
+        titles: Number of titles V, with padding and unknown.
+        ids: [M] int32 targets of the batch, 0 for none; for "in_batch" only.
+    """
+
+    titles: int
+    ids: Any = None
 
 
 class NegativeSampler(NamedTuple):
@@ -90,6 +95,13 @@ def draw(
 
 
 def log_q(distribution: str, pool: NegativePool) -> jax.Array:
-    """Return the log probability of each title in one draw, [V] float32; undefined below FIRST_TITLE."""
+    """Return the log probability of each title in one draw, [V] float32.
+
+    Values of ids below FIRST_TITLE are undefined.
+
+    Args:
+        distribution: A name of `registry.NEGATIVE_SAMPLERS`.
+        pool: The titles that negatives are drawn from.
+    """
     sampler: NegativeSampler = resolve(NEGATIVE_SAMPLERS[distribution])
     return sampler.log_q(pool)

@@ -41,24 +41,30 @@ class NextItemTask(Task):
 
     @cached_property
     def model(self) -> NextItemModel:
+        """Model of the config, on the dataset's features."""
         m = self.config.model
         return NextItemModel(m.dtype, self.layout.features, self.layout.titles, m)
 
     def protocols(self) -> Protocols:
+        """Return ranking among all titles; NDCG@10 chooses the best checkpoint."""
         return Protocols((), (CATALOGUE, "ndcg@10"), self.config.next_item.temperature)
 
     def microbatch_limit(self, backend: str) -> int:
+        """Return a bound from the number of positions on a CPU, else 0; see `Task`."""
         return max(_CPU_POSITIONS // self.size, 1) if backend == "cpu" else 0
 
     def projects_once(self, device_batch: int) -> bool:
+        """Return True: all titles are projected once per step."""
         return True
 
     def init_params(self, key: jax.Array, table: TitleTable) -> Any:
+        """Return the initial parameters of the model; see `Task`."""
         zeros = jnp.zeros((1, self.size), jnp.int32)
         window = ItemWindow(zeros, zeros.astype(jnp.uint32), zeros.astype(jnp.uint32))
         return self.model.init(key, window, table, method="of_table")["params"]
 
     def project_titles(self, params: Any, table: TitleTable, context: Any = None) -> Any:
+        """Return the vectors [V, D] of all titles, as `NextItemModel.catalogue` does."""
         return self.model.apply({"params": params}, table, method="catalogue")
 
     def device_context(
@@ -66,7 +72,9 @@ class NextItemTask(Task):
     ) -> negative_sampling.NegativePool:
         """Return the pool of negatives.
 
-        The pool of "in_batch" holds the targets of the global batch, in the order of the batch.
+        The pool of "in_batch" holds the targets of the global batch, in the order of the batch. The arguments
+        are
+        those of `Task.device_context`.
         """
         if self.config.next_item.negative_distribution != "in_batch":
             return negative_sampling.NegativePool(self.layout.titles)
@@ -86,6 +94,10 @@ class NextItemTask(Task):
         self, params: Any, host: HostBatch, table: TitleTable, task_state: Any, step: jax.Array,
         key: jax.Array, projections: Any, context: negative_sampling.NegativePool,
     ) -> tuple[jax.Array, Sums]:  # fmt: skip
+        """Return the loss summed over positions with a next title, and its (sum, count).
+
+        The arguments are those of `Task.loss`; `context` is the pool of negatives.
+        """
         chex.assert_shape(host.valid, (len(host.words),), custom_message="host.valid [B]")
         chex.assert_shape(key, (len(host.words), 2), custom_message="key [B, 2]")
         sampling = self.config.sampling
@@ -157,6 +169,7 @@ class NextItemTask(Task):
         return total, {"loss": (total, count)}
 
     def score_all_titles(self, params: Any, host: HostBatch, table: TitleTable) -> TitleScores:
+        """Score all titles [B, V] after the newest position of each query; see `Task`."""
         window, rows = next_item_inputs.queries(host.words, self.layout, self.size)
         variables: Any = {"params": params}
         projections = self.project_titles(params, table)

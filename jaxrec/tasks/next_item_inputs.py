@@ -20,11 +20,17 @@ _WINDOW_DRAW, _WHOLE_DRAW, _KEPT_DRAW = 0x3D0C, 0x3D0D, 0x3D0E
 
 
 class TargetWindows(NamedTuple):
-    """Windows, with the next title as the target of each position."""
+    """Windows, with the next title as the target of each position.
+
+    Attributes:
+        window: Plays of the input.
+        target: [B, L] int32 id of the next title, 0 at padding.
+        completion: [B, L] float32 completion of the target, in [0, 1].
+    """
 
     window: ItemWindow
-    target: jax.Array  # [B, L] int32, 0 at padding
-    completion: jax.Array  # [B, L] float32, of the target
+    target: jax.Array
+    completion: jax.Array
 
 
 def training(
@@ -62,7 +68,12 @@ def training(
 
 
 def kept_positions(size: int, alpha: float) -> int:
-    """Number of positions kept by stochastic length: size^(alpha / 2), rounded up."""
+    """Number of positions kept by stochastic length: size^(alpha / 2), rounded up.
+
+    Args:
+        size: Number of positions of a window.
+        alpha: `sampling.stochastic_length`, in (1, 2).
+    """
     return math.ceil(size ** (alpha / 2))
 
 

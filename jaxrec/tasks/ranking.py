@@ -32,10 +32,15 @@ _CPU_TARGET_MICROBATCH = 16  # with the target in the sequence: each candidate h
 
 
 class RankingState(NamedTuple):
-    """State of the ranking task, updated by each step."""
+    """State of the ranking task, updated by each step.
 
-    averages: Any = ()  # `task_weights.LossAverages` if the terms are weighted by loss averages
-    usage: Any = ()  # [E] mean gate of the last step, if `objective.balance` is set
+    Attributes:
+        averages: `task_weights.LossAverages` if the terms are weighted by loss averages.
+        usage: [E] mean gate of the last step, if `objective.balance` is set.
+    """
+
+    averages: Any = ()
+    usage: Any = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +68,16 @@ class RankingTask(Task):
         return jnp.asarray(weights, at_least_float32(self.config.model.dtype))
 
     def moving_weights(self, params: Any, state: RankingState, step: jax.Array) -> ranking.Moving | None:
-        """Return the weights of the terms and the regularizer; None for fixed weights."""
+        """Return the weights of the terms and the regularizer; None for fixed weights.
+
+        Args:
+            params: Parameters, with the log variances for "uncertainty".
+            state: Loss averages, for "averaging".
+            step: Scalar int32, the number of completed steps.
+
+        Returns:
+            Term -> scalar weight, and the scalar that is added to each example's loss.
+        """
         kind, regularizer = self.config.objective.weighting, jnp.float32(0)
         if kind == "fixed":
             return None
@@ -80,6 +94,7 @@ class RankingTask(Task):
 
     @cached_property
     def model(self) -> RankingModel:
+        """Model of the config, on the dataset's features, with the objective's heads."""
         m = self.config.model
         return RankingModel(
             m.dtype,
@@ -108,10 +123,11 @@ class RankingTask(Task):
         return mix_counts(self.config.sampling.mix, self.config.sampling.negatives)
 
     def epoch(self, step: jax.Array) -> jax.Array:
-        """Return the epoch of a step, from 0."""
+        """Return the epoch of a step as an int32 scalar; both count from 0."""
         return step // self.steps_per_epoch
 
     def protocols(self) -> Protocols:
+        """Return the frozen lists; NDCG@1 on the enabled list chooses the best checkpoint."""
         return Protocols(LISTS, best=("enabled", "ndcg@1"))
 
     @property
@@ -123,6 +139,7 @@ class RankingTask(Task):
         return not self.config.model.target_in_sequence
 
     def microbatch_limit(self, backend: str) -> int:
+        """Return a fixed number of examples on a CPU, else 0; see `Task`."""
         on_cpu = _CPU_MICROBATCH if self.shares_histories else _CPU_TARGET_MICROBATCH
         return on_cpu if backend == "cpu" else 0
 
@@ -143,15 +160,18 @@ class RankingTask(Task):
 
     @property
     def ranking_heads(self) -> tuple[str, ...]:
+        """Names of the heads that order titles, `score_task` first; "completion" is none."""
         remaining = tuple(h for h in ("ctr", "ranking") if h in self.heads and h != self.score_task)
         return (self.score_task, *remaining)
 
     def packer(self, dtype: np.dtype) -> Packer | None:
+        """Return the packer of histories; None with the target in the sequence."""
         if not self.shares_histories:
             return None
         return Packer(dtype, self.windows, self.config.sampling.history_keeps_abandoned)
 
     def init_params(self, key: jax.Array, table: TitleTable) -> Any:
+        """Return the initial parameters of the model and of learned task weights."""
         batch = jnp.zeros((1, self.layout.row_dtype().itemsize // 4), jnp.uint32)
         rows = ranking_inputs.decode(batch, self.layout.row_dtype())
         candidates = jnp.zeros((1, 1), jnp.int32)
@@ -162,6 +182,7 @@ class RankingTask(Task):
         return params
 
     def init_task_state(self) -> RankingState:
+        """Return the state before the first step; a part that is not used is ()."""
         kind, experts = self.config.objective.weighting, len(self.config.model.experts)
         dtype = at_least_float32(self.config.model.dtype)
         return RankingState(
@@ -172,7 +193,10 @@ class RankingTask(Task):
     def device_context(
         self, task_state: RankingState, step: jax.Array, host: HostBatch, table: TitleTable
     ) -> jax.Array | None:
-        """Return the unique title ids of the per-device batch; None without sharding."""
+        """Return the unique title ids [U] of the per-device batch; None without sharding.
+
+        The arguments are those of `Task.device_context`. NO_ID fills the array.
+        """
         if not self.shards_titles:
             return None
         rows = ranking_inputs.decode(host.words, self.layout.row_dtype())
@@ -187,11 +211,12 @@ class RankingTask(Task):
         )
 
     def project_titles(self, params: Any, table: TitleTable, context: jax.Array | None) -> Any:
+        """Return kernel name -> projections [V, out], or [U, out] of the ids in `context`."""
         projections: Any = self.model.apply({"params": params}, table, context, method="catalogue")
         return projections.projected
 
     def temperature(self, step: jax.Array) -> jax.Array:
-        """Return the temperature of the gate at a step."""
+        """Return the temperature of the gate at a step, a scalar; steps count from 0."""
         g = self.config.model.gate
         return gate_temperature(step, self.total_steps, g.start_temperature, g.temperature, g.anneal_fraction)
 
@@ -205,6 +230,9 @@ class RankingTask(Task):
         validation loss is computed in this way, because the plateau compares it between epochs.
 
         Args:
+            params: Parameters of the model.
+            batch: B examples.
+            table: Features of all titles.
             tau: Temperature of the gate.
             key: [B, 2] uint32 keys of the examples; None for no noise and no dropout.
             catalogue: Cached projections of the titles; None: computed in each call.
@@ -226,6 +254,10 @@ class RankingTask(Task):
         self, params: Any, host: HostBatch, table: TitleTable, task_state: RankingState, step: jax.Array,
         key: jax.Array, projections: Any, context: Any,
     ) -> tuple[jax.Array, Sums]:  # fmt: skip
+        """Return the sum of Eq. 15 over valid rows, and each metric's (sum, count).
+
+        The arguments are those of `Task.loss`; `context` holds unique title ids or None.
+        """
         chex.assert_shape(host.valid, (len(host.words),), custom_message="host.valid [B]")
         chex.assert_shape(key, (len(host.words), 2), custom_message="key [B, 2]")
         batch = ranking_inputs.training(
@@ -253,6 +285,7 @@ class RankingTask(Task):
         self, params: Any, projections: Any, host: HostBatch, table: TitleTable, next_k: int,
         heads: tuple[str, ...], with_loss: bool,
     ) -> QueryScores:  # fmt: skip
+        """Score the frozen lists of queries; arguments as for `Task.score_lists`."""
         queries = ranking_inputs.queries(host.words, self.view, host.packing)
         candidates = queries.candidate[:, :, :next_k]
         scores, gate = self._score_candidates(params, projections, queries.history, candidates, table, heads)
@@ -291,6 +324,7 @@ class RankingTask(Task):
         return jax.tree.map(lambda x: x.reshape(candidates.shape), scores), gate
 
     def score_all_titles(self, params: Any, host: HostBatch, table: TitleTable) -> TitleScores:
+        """Score all titles [B, V] by `score_task`; see `Task.score_all_titles`."""
         variables, tau = {"params": params}, self.config.model.gate.temperature
         queries = ranking_inputs.queries(host.words, self.view, host.packing)
         user = self.model.apply(variables, queries.history, table, tau, method="encode")
@@ -315,6 +349,10 @@ class RankingTask(Task):
     def update_task_state(
         self, task_state: RankingState, params: Any, step: jax.Array, sums: Sums
     ) -> tuple[RankingState, Sums]:
+        """Update the loss averages and the mean gate; add the temperature and the weights.
+
+        Arguments and result are those of `Task.update_task_state`.
+        """
         one = jnp.float32(1)
         sums = sums | {"temperature": (self.temperature(step), one)}
         moving, (averages, usage) = self.moving_weights(params, task_state, step), task_state

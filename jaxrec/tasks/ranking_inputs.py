@@ -56,10 +56,17 @@ def mask_to_unknown(title: jax.Array, rate: float, key: jax.Array) -> jax.Array:
 
 
 class HistoryView(NamedTuple):
-    """Settings that select the titles of a row's history; static under `jit`."""
+    """Settings that select the titles of a row's history; static under `jit`.
+
+    Attributes:
+        layout: Layout of the rows.
+        windows: Unique numbers of titles that experts read, in decreasing order.
+        keeps_abandoned: True to keep titles that the user abandoned.
+        unknown_rate: Fraction of titles that are replaced by the unknown title, in [0, 1].
+    """
 
     layout: Layout
-    windows: tuple[int, ...]  # unique numbers of titles that experts read, in decreasing order
+    windows: tuple[int, ...]
     keeps_abandoned: bool
     unknown_rate: float = 0.0
 
@@ -116,7 +123,11 @@ def packed(
 ) -> History:
     """Build the histories of `history` with several examples per row.
 
-    The layout of the rows is `packing`.
+    Args:
+        rows: Fields of B rows, from `decode`.
+        view: Selection of the titles.
+        packing: Layout of the rows.
+        key: [B, 2] uint32, one key for each example, as for `history`.
     """
     width, stored = view.windows[0], view.layout.history
     source = packing.titles // width
@@ -217,11 +228,17 @@ def training(
 
 
 class QueryBatch(NamedTuple):
-    """Evaluation batch."""
+    """Evaluation batch.
+
+    Attributes:
+        rows: Fields of B rows, from `decode`.
+        history: Inputs of the model.
+        candidate: [B, lists, K, 1 + negatives] int32 ids, the target first, 0 where absent.
+    """
 
     rows: dict[str, jax.Array]
     history: History
-    candidate: jax.Array  # [B, lists, K, 1 + negatives] ids, the target first, 0 where absent
+    candidate: jax.Array
 
 
 def queries(words: Any, view: HistoryView, packing: Packing | None = None) -> QueryBatch:

@@ -19,7 +19,7 @@ _STEPS_PER_CALL = {"gpu": 8}
 
 
 def steps_per_call(config: Config, most: int) -> int:
-    """Return the number of steps per call of the compiled program.
+    """Return the number of steps per call of the compiled program, at least 1.
 
     Args:
         config: The run's config.

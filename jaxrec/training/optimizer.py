@@ -1,7 +1,7 @@
 """Adam, weight decay, ReduceLROnPlateau and warm-up as one optax chain: Adam, decay, plateau, minus rate.
 
-The plateau's state lives in the chain's, so a checkpoint of the optimizer holds all there is. Every
-update takes `value`, a validation loss, and `fresh`, whether it is a new one:
+The state of the plateau is part of the chain's state, so a checkpoint of the optimizer is complete. Every
+update takes `value`, a validation loss, and `fresh`, True if the loss is new:
 `update(gradients, state, params, value=v, fresh=f)`. `step` applies the update too.
 """
 
@@ -16,22 +16,27 @@ from jaxrec.config.schema import Optimizer
 
 
 def plateau(factor: float, patience: int) -> optax.GradientTransformationExtraArgs:
-    """PyTorch's ReduceLROnPlateau (mode "min", relative threshold 1e-4), moved by fresh values only.
+    """Return PyTorch's ReduceLROnPlateau as a transformation of updates.
 
-    optax's own acts on the value of every update, a stand-in before the first evaluation included
-    (a 0 there is a best that nothing improves on), and counts patience one lower than PyTorch.
+    The mode is "min", with a relative threshold of 1e-4. Only fresh values change the state.
+    `optax.contrib.reduce_on_plateau` uses the value of every update, also the placeholder before the first
+    evaluation: a placeholder of 0 would stay the best value forever. Its patience is one less than PyTorch's.
+
+    Args:
+        factor: Factor of the learning rate after a plateau, in (0, 1]; 1 keeps the rate.
+        patience: Number of evaluations without improvement before the rate is reduced.
     """
-    if factor == 1.0:  # optax refuses a factor that lowers nothing
+    if factor == 1.0:  # optax rejects a factor of 1
         return _plateau(reduce_on_plateau(factor=0.5, min_scale=1.0))
     return _plateau(reduce_on_plateau(factor=factor, patience=patience + 1, rtol=1e-4, accumulation_size=1))
 
 
 def _plateau(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
-    """`inner`, which looks at a value and scales the updates, moved by fresh values only."""
+    """Return `inner`, which scales the updates by a value, updated by fresh values only."""
 
     def update(updates, state, params=None, *, value, fresh, **_):
-        # Over an axis of one, optax's branches are both taken and one is chosen: a device that has to branch
-        # asks its host, and waits.
+        # Under vmap both branches of optax are computed and one is selected. A branch on the device would
+        # wait for the host.
         several = jax.tree.map(lambda x: x[None], (state, jnp.asarray(value)))
         _, moved = jax.vmap(lambda one, value: inner.update({}, one, params, value=value))(*several)
         state = jax.tree.map(lambda new, old: jnp.where(fresh, new[0], old), moved, state)
@@ -49,9 +54,13 @@ def _decays(params: Any) -> Any:
 
 
 def make(config: Optimizer) -> optax.GradientTransformationExtraArgs:
-    """Return the chain.
+    """Return the chain: Adam, weight decay, plateau, and minus the learning rate.
 
-    "decoupled" decay is added to Adam's step; "coupled" decay to the gradient, as PyTorch's Adam does.
+    "decoupled" decay is added to Adam's step (Loshchilov & Hutter 2019); "coupled" decay is added to the
+    gradient, as in PyTorch's Adam. The first moment decays by 0.9.
+
+    Args:
+        config: Settings of the optimizer.
     """
     decay = optax.add_decayed_weights(config.weight_decay, _decays)
     adam = optax.scale_by_adam(b2=config.beta2)
@@ -73,22 +82,46 @@ def step(
     config: Optimizer, gradients: Any, state: Any, params: Any, *,
     value: jax.Array | float, fresh: jax.Array | bool,
 ) -> tuple[Any, Any]:  # fmt: skip
-    """Return (parameters, state) after one update of the chain of `config`."""
+    """Return (parameters, state) after one update of the chain of `config`.
+
+    Args:
+        config: Settings of the optimizer.
+        gradients: Tree of gradients, as `params`.
+        state: State of the chain.
+        params: Tree of parameters.
+        value: The last validation loss, a scalar.
+        fresh: True if no earlier update has used `value`.
+    """
     updates, state = make(config).update(gradients, state, params, value=value, fresh=fresh)
     return apply(params, updates), state
 
 
 def averaged(config: Optimizer, average: Any, params: Any, step: jax.Array) -> Any:
-    """The moving average of the parameters with those after `step` (from 0) joined in: d average +
-    (1 - d) params, d = min(`config.ema_decay`, (1 + step) / (10 + step)), so that the first values are
-    soon forgotten (Polyak & Juditsky 1992; the ramp is TensorFlow's ExponentialMovingAverage)."""
+    """Return the moving average of the parameters after a step.
+
+    The average is d average + (1 - d) params with d = min(`config.ema_decay`, (1 + step) / (10 + step)), so
+    that the first values have little weight (Polyak & Juditsky 1992; the ramp is that of TensorFlow's
+    ExponentialMovingAverage).
+
+    Args:
+        config: Settings with `ema_decay`, in [0, 1).
+        average: Average before the step, a tree as `params`.
+        params: Parameters after the step.
+        step: Scalar, the step, from 0.
+    """
     decay = jnp.minimum(config.ema_decay, (1 + step) / (10 + step))
     return jax.tree.map(lambda a, p: a + (1 - decay).astype(a.dtype) * (p - a), average, params)
 
 
 def learning_rate(state: Any, config: Optimizer) -> jax.Array:
-    """The rate the next update starts from: the config's, as far as the plateau has lowered it and the
-    warm-up has raised it."""
+    """Return the learning rate of the next update, a scalar.
+
+    The rate is the config's, multiplied by the factors of the plateau and of the warm-up.
+
+    Args:
+        state: State of the chain.
+        config: Settings of the optimizer.
+    """
     rate = config.learning_rate * state[2].scale
     return rate * _warmup(state[3].count, config.warmup_steps) if config.warmup_steps else rate
 

@@ -14,19 +14,29 @@ from jaxrec.training import optimizer
 
 
 class TrainState(NamedTuple):
-    """Training state that each step updates and that a checkpoint stores."""
+    """Training state that each step updates and that a checkpoint stores.
+
+    Attributes:
+        params: Tree of parameters.
+        optimizer: State of the optimizer.
+        step: int32: number of completed steps.
+        validation: float32: the last validation loss, for the plateau schedule.
+        fresh: bool, True if no step has used the validation loss yet.
+        task_state: State from `Task.init_task_state`.
+        average: Moving average of the parameters; () unless `optimizer.ema_decay` is set.
+    """
 
     params: Any
     optimizer: Any
-    step: jax.Array  # int32: number of completed steps
-    validation: jax.Array  # float32: the last validation loss, for the plateau schedule
-    fresh: jax.Array  # bool: no step has used the validation loss yet
-    task_state: Any = ()  # from `Task.init_task_state`
-    average: Any = ()  # moving average of the parameters, if `optimizer.ema_decay` is set
+    step: jax.Array
+    validation: jax.Array
+    fresh: jax.Array
+    task_state: Any = ()
+    average: Any = ()
 
     @property
     def eval_params(self) -> Any:
-        """Parameters that are validated, tested and served."""
+        """Parameters for evaluation: the moving average if there is one, else `params`."""
         return self.average or self.params
 
 

@@ -67,6 +67,14 @@ class TrainStep:
         """Return gradients of the mean loss of the global batch, and metric sums.
 
         Called inside a mapped step.
+
+        Args:
+            state: The training state, on this device.
+            host: The per-device batch, [B / devices, words] packed rows.
+            table: Features of all titles.
+
+        Returns:
+            A tree as `state.params`, and metric -> (sum, count) over all devices.
         """
         count = self.task.microbatches(len(host.valid))
         context = self.task.device_context(state.task_state, state.step, host, table)
@@ -131,7 +139,7 @@ class TrainStep:
 
 
 def global_norm(gradients: Any) -> jax.Array:
-    """Return the norm of the global gradient; called inside a mapped step.
+    """Return the L2 norm of the global gradient, a scalar, inside a mapped step.
 
     The squared norms of sharded leaves are added over the devices.
     """

@@ -48,7 +48,7 @@ _SIGNAL_REASONS = {None: _NO_SAVE, "SIGINT": _SIGINT, "SIGTERM": _SIGTERM}
 
 
 def train(config: Config, dataset: Dataset, workdir: str | AnyPath, interrupt: PreemptionHandler) -> int:
-    """Train for `train.duration`, from the last checkpoint in `workdir` if there is one.
+    """Train for `train.duration`, from the last checkpoint in `workdir` if it exists.
 
     Training stops early, after a save, once `interrupt.requested` is set.
 
@@ -70,11 +70,9 @@ def train(config: Config, dataset: Dataset, workdir: str | AnyPath, interrupt: P
 
 
 def is_stopped(interrupt: PreemptionHandler) -> bool:
-    """Return True if any process has been asked to stop.
+    """Return True if any process has received a signal to stop.
 
-    All processes must call this function together.
-
-    The handlers of all processes are notified of the signal.
+    All processes must call this function together. The handlers of all processes are notified of the signal.
     """
     (reason,) = all_reduce_max(_SIGNAL_REASONS[interrupt.requested])
     _notify(interrupt, int(reason))

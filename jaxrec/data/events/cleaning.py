@@ -34,13 +34,21 @@ _MAX_MS = 2.0**53  # above this, a float64 does not represent every millisecond
 
 @dataclass
 class CleanChunk:
-    """Events that passed the checks, in the order of the source. N events."""
+    """Events that passed the checks, in the order of the source. N events.
 
-    user_hash: np.ndarray  # [N] uint64, hashing.of_keys
-    title: np.ndarray  # [N] int64 row of Titles
-    time: np.ndarray  # [N] int64 milliseconds since 1970, UTC
-    viewed: np.ndarray  # [N] int64 milliseconds; -1 throughout where the source has no watch time
-    context: dict[str, np.ndarray]  # [N] raw columns
+    Attributes:
+        user_hash: [N] uint64 from `hashing.of_keys`.
+        title: [N] int64 row of Titles.
+        time: [N] int64 milliseconds since 1970, UTC.
+        viewed: [N] int64 milliseconds; -1 throughout where the source has no watch time.
+        context: Feature name -> raw column [N].
+    """
+
+    user_hash: np.ndarray
+    title: np.ndarray
+    time: np.ndarray
+    viewed: np.ndarray
+    context: dict[str, np.ndarray]
 
 
 def milliseconds_of(day: str, key: str) -> int:

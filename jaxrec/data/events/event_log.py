@@ -11,42 +11,70 @@ class Log(NamedTuple):
     """Events of complete users, sorted by (user, time, title).
 
     Duplicates are dropped. N events, U users.
+
+    Attributes:
+        hash: [U] uint64, ascending.
+        split: [U] int8, index into SPLITS.
+        user: [N] int64 in [0, U).
+        rank: [N] int64 popularity rank of the title.
+        time: [N] int64 milliseconds since 1970, UTC.
+        viewed: [N] int64 milliseconds, -1 throughout where the source has no watch time.
+        context_categories: [N, columns] int32.
+        context_numbers: [N, columns] float32.
+        user_categories: [U, columns] int32.
+        user_numbers: [U, columns] float32.
     """
 
-    hash: np.ndarray  # [U] uint64, ascending
-    split: np.ndarray  # [U] int8, index into SPLITS
-    user: np.ndarray  # [N] int64 in [0, U)
-    rank: np.ndarray  # [N] int64 popularity rank of the title
-    time: np.ndarray  # [N] int64 milliseconds
-    viewed: np.ndarray  # [N] int64 milliseconds, -1 throughout where the source has no watch time
-    context_categories: np.ndarray  # [N, columns] int32
-    context_numbers: np.ndarray  # [N, columns] float32
-    user_categories: np.ndarray  # [U, columns] int32
-    user_numbers: np.ndarray  # [U, columns] float32
+    hash: np.ndarray
+    split: np.ndarray
+    user: np.ndarray
+    rank: np.ndarray
+    time: np.ndarray
+    viewed: np.ndarray
+    context_categories: np.ndarray
+    context_numbers: np.ndarray
+    user_categories: np.ndarray
+    user_numbers: np.ndarray
 
 
 class TitleStats(NamedTuple):
-    """Global counts that every partition needs. V titles, in rank order."""
+    """Global counts that every partition needs. V titles, in rank order.
 
-    runtime: np.ndarray  # [V] minutes
-    id_of_rank: np.ndarray  # [V] int32
-    trending: int  # number of first ranks that make up half of the training users' plays
-    hash: np.ndarray  # [V] uint64 of the title's key
+    Attributes:
+        runtime: [V] minutes.
+        id_of_rank: [V] int32.
+        trending: Number of first ranks that make up half of the training users' plays.
+        hash: [V] uint64 of the title's key.
+    """
+
+    runtime: np.ndarray
+    id_of_rank: np.ndarray
+    trending: int
+    hash: np.ndarray
 
 
 class EventState(NamedTuple):
     """State of each event's (user, title) just after the event, and finally.
 
     All arrays are [N].
+
+    Attributes:
+        sessions: Number of plays of the title so far.
+        completion: Completion so far, in [0, 1].
+        total: Final completion, in [0, 1].
+        first: Bool, True for the user's first play of the title.
+        next: Index of the user's next play of the title, N for none.
+        start: Index of the user's first event at the same time. The history of an event is strictly earlier.
+        user_start: Index of the user's first event.
     """
 
-    sessions: np.ndarray  # plays of the title so far
-    completion: np.ndarray  # [0, 1]
-    total: np.ndarray  # final completion
-    first: np.ndarray  # bool: the user's first play of the title
-    next: np.ndarray  # index of the user's next play of the title, N where none
-    start: np.ndarray  # index of the user's first event at the same time: history is strictly earlier
-    user_start: np.ndarray  # index of the user's first event
+    sessions: np.ndarray
+    completion: np.ndarray
+    total: np.ndarray
+    first: np.ndarray
+    next: np.ndarray
+    start: np.ndarray
+    user_start: np.ndarray
 
 
 def has_watch_time(log: Log) -> bool:
@@ -60,8 +88,11 @@ def event_states(log: Log, runtime: np.ndarray) -> EventState:
     Later sessions do not leak into the state of an event.
 
     Args:
-        log: Log of the partition.
+        log: Log of the partition, with N events.
         runtime: [V] minutes of the title that `log.rank` indexes.
+
+    Returns:
+        Arrays [N], in the order of the log.
     """
     n = len(log.user)
     pair = log.user * len(runtime) + log.rank
@@ -103,11 +134,17 @@ def event_states(log: Log, runtime: np.ndarray) -> EventState:
 
 
 class PastPlays(NamedTuple):
-    """Histories of queries, one entry per (query, title)."""
+    """Histories of queries, one entry per (query, title).
 
-    query: np.ndarray  # ascending
-    event: np.ndarray  # the latest play of the title before the query, ascending within the query
-    back: np.ndarray  # 1 for the newest
+    Attributes:
+        query: Index of the query, ascending.
+        event: Index of the latest play of the title before the query, ascending within a query.
+        back: Position of the title from the newest, which is 1.
+    """
+
+    query: np.ndarray
+    event: np.ndarray
+    back: np.ndarray
 
 
 def last_plays(start: np.ndarray, first: np.ndarray, following: np.ndarray, width: int) -> PastPlays:
@@ -147,8 +184,12 @@ def last_plays(start: np.ndarray, first: np.ndarray, following: np.ndarray, widt
 def ranges(start: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Concatenate the ranges start[i] to start[i] + length[i] - 1 over i.
 
+    Args:
+        start: [M] first number of each range.
+        length: [M] number of numbers in each range, 0 or more.
+
     Returns:
-        The i of each number, and the numbers.
+        The i of each number and the numbers, both int64 [sum of length].
     """
     index = np.repeat(np.arange(len(start)), length)
     return index, np.arange(len(index)) + np.repeat(start - (np.cumsum(length) - length), length)

@@ -44,7 +44,7 @@ def record_dtype(features: tuple[Feature, ...]) -> np.dtype:
 
 
 def records_of(chunk: CleanChunk, categories: np.ndarray, numbers: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Return a chunk's events as records, in the same order.
+    """Return a chunk's events as records [N], in the same order.
 
     Args:
         chunk: N events.
@@ -125,11 +125,11 @@ class Spill:
         return len(self._partitions)
 
     def load(self, partition: int) -> np.ndarray:
-        """Return the partition's records, in no particular order."""
+        """Return the partition's records [N] of `record_dtype`, in no particular order."""
         return np.concatenate([np.fromfile(path, self.dtype) for path in self._partitions[partition]])
 
     def replace(self, partition: int, records: np.ndarray) -> None:
-        """Replace the partition's records by other records of the same users."""
+        """Replace the partition's records by other records [N] of the same users."""
         path = self._directory / f"partition-{partition:05d}"
         records.tofile(path)
         for file in self._partitions[partition]:

@@ -18,15 +18,28 @@ class UserTable:
     """Features and splits of the users in the table, sorted by hash. U users.
 
     A user who is not in the table has unknown features and a split by hash.
+
+    Attributes:
+        hash: [U] uint64.
+        split: [U] int8 index into SPLITS; -1: by hash.
+        categories: [U, columns] int32.
+        numbers: [U, columns] float32.
     """
 
-    hash: np.ndarray  # [U] uint64
-    split: np.ndarray  # [U] int8 index into SPLITS; -1: by hash
-    categories: np.ndarray  # [U, columns] int32
-    numbers: np.ndarray  # [U, columns] float32
+    hash: np.ndarray
+    split: np.ndarray
+    categories: np.ndarray
+    numbers: np.ndarray
 
     def locate(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the users' indices [N] in the table, and a mask [N] of known users."""
+        """Find users in the table.
+
+        Args:
+            hashes: [N] uint64.
+
+        Returns:
+            Indices [N] in the table, meaningless for unknown users, and a mask [N] bool of known users.
+        """
         index = np.minimum(np.searchsorted(self.hash, hashes), max(len(self.hash) - 1, 0))
         return index, (self.hash[index] == hashes) if len(self.hash) else np.zeros(len(hashes), bool)
 
@@ -37,7 +50,12 @@ class UserTable:
     def splits(self, hashes: np.ndarray, config: Config) -> np.ndarray:
         """Return the split of users: from the table, else by hash.
 
-        The result is [N] int8, an index into SPLITS.
+        Args:
+            hashes: [N] uint64.
+            config: Config with the settings that `split_of` reads.
+
+        Returns:
+            [N] int8 index into SPLITS.
         """
         by_hash = split_of(hashes, config)
         index, known = self.locate(hashes)
@@ -51,6 +69,9 @@ def split_of(hashes: np.ndarray, config: Config) -> np.ndarray:
     Args:
         hashes: [N] uint64 hashes of the users' keys.
         config: Config with `data.seed`, `data.train_share` and `data.validation_share`.
+
+    Returns:
+        [N] int8 index into SPLITS.
     """
     u = uniform(config.data.seed, _SPLIT_DRAW, hashes)
     edges = np.cumsum([config.data.train_share, config.data.validation_share])
@@ -97,11 +118,15 @@ class UserKeys:
     """The caller's keys of users, sorted by hash; held-out users at least.
 
     U users.
+
+    Attributes:
+        hash: [U] uint64.
+        key: [U] keys of the source.
     """
 
-    hash: np.ndarray  # [U] uint64
-    key: np.ndarray  # [U]
+    hash: np.ndarray
+    key: np.ndarray
 
     def keys(self, hashes: np.ndarray) -> np.ndarray:
-        """Return the keys [N] of user hashes [N], all of which must be present."""
+        """Return the keys [N] of user hashes [N] uint64, all of which must be present."""
         return self.key[np.searchsorted(self.hash, hashes)]

@@ -18,9 +18,9 @@ _FIRST_VALUE = UNKNOWN + 1
 
 
 def is_missing(values: np.ndarray) -> np.ndarray:
-    """Return a mask [N] of the missing entries of a raw column.
+    """Return a mask [N] bool of the missing entries of a raw column [N].
 
-    Missing are NaN, the empty string, and core.ids.MISSING.
+    NaN, the empty string and core.ids.MISSING are missing.
     """
     if values.dtype.kind == "f":
         return np.isnan(values)
@@ -57,7 +57,7 @@ class CategoryCodes:
             self._code.setdefault(value, len(self._code))
 
     def codes_of(self, values: list) -> np.ndarray:
-        """Return the provisional codes, int32, of values encoded before."""
+        """Return the provisional codes [number of values] int32 of values encoded before."""
         return np.array([self._code[value] for value in values], np.int32)
 
     def values(self) -> list:
@@ -77,9 +77,15 @@ class CategoryCodes:
 
 
 class Sums(NamedTuple):
-    """Sums over the finite values of a numeric column's chunk."""
+    """Sums over the finite values of a numeric column's chunk.
 
-    finite: int  # number of finite values
+    Attributes:
+        finite: Number of finite values.
+        total: Sum of the finite values.
+        squares: Sum of the squares of the finite values.
+    """
+
+    finite: int
     total: float
     squares: float
 
@@ -134,7 +140,12 @@ class Moments:
 
 
 def standardise(values: np.ndarray, spec: FeatureSpec) -> np.ndarray:
-    """Return (x - mean) / std as float32; 0, which is the mean, where missing."""
+    """Return (x - mean) / std [N] as float32; 0, which is the mean, where missing.
+
+    Args:
+        values: [N] float64, NaN where missing.
+        spec: Spec with `mean` and `std` of the column.
+    """
     scaled = (values - spec.mean) / spec.std
     return np.where(np.isfinite(scaled), scaled, 0.0).astype(np.float32)
 
@@ -228,7 +239,7 @@ class FeatureColumns:
         self.finish()
 
     def recode(self, chunk: "FeatureColumns", categories: np.ndarray) -> np.ndarray:
-        """Convert codes [N, categories] of `chunk` to the codes of this instance.
+        """Convert codes [N, categories] int32 of `chunk` to the codes of this instance.
 
         This instance must have all values of `chunk`.
         """
@@ -257,7 +268,15 @@ class FeatureColumns:
         self.specs = tuple(specs)
 
     def encode(self, categories: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return final int32 ids and standardised float32 numbers."""
+        """Convert provisional codes and raw numbers to their final form, after `finish`.
+
+        Args:
+            categories: [N, categories] int32 provisional codes, from `add`.
+            numbers: [N, numbers] float64 raw numbers, from `add`.
+
+        Returns:
+            Ids [N, categories] int32, and standardised numbers [N, numbers] float32.
+        """
         ids = [remap[categories[:, i] + 1] for i, remap in enumerate(self._remap)]
         kinds = [s for s in self.specs if s.kind == "number"]
         scaled = [standardise(numbers[:, i], s) for i, s in enumerate(kinds)]

@@ -77,22 +77,30 @@ class _Network(NamedTuple):
 
 
 class NegativeUniverse(NamedTuple):
-    """Ranks that each user of a partition never interacted with."""
+    """Ranks that each user of a partition never interacted with.
 
-    titles: int  # catalogue size without ids 0 and 1
-    trending: int  # number of trending titles, which have the first ranks
-    shifted: np.ndarray  # sorted: user * (titles + 1) + (seen rank - number of smaller seen ranks)
-    start: np.ndarray  # [users + 1] each user's range in `shifted`
-    seen_trending: np.ndarray  # [users] number of trending titles in the user's log
+    Attributes:
+        titles: Catalogue size without ids 0 and 1.
+        trending: Number of trending titles, which have the first ranks.
+        shifted: Sorted int64: user * (titles + 1) + (seen rank - number of smaller seen ranks).
+        start: [users + 1] each user's range in `shifted`.
+        seen_trending: [users] number of trending titles in the user's log.
+    """
+
+    titles: int
+    trending: int
+    shifted: np.ndarray
+    start: np.ndarray
+    seen_trending: np.ndarray
 
     @property
     def n_trending(self) -> np.ndarray:
-        """Size [users] of the trending pools."""
+        """Number of titles [users] of the trending pools."""
         return self.trending - self.seen_trending
 
     @property
     def n_all(self) -> np.ndarray:
-        """Size [users] of the universes."""
+        """Number of titles [users] of the universes."""
         return self.titles - np.diff(self.start)
 
     def rank(self, user: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -143,12 +151,19 @@ def negative_universe(
 
 
 class DrawnNegatives(NamedTuple):
-    """Drawn columns as ranks, by pool: hard, trending, tailing, random."""
+    """Drawn columns as ranks, by pool: hard, trending, tailing, random.
 
-    ranks: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # each [Q, width]
-    enough: np.ndarray  # [Q] bool: False where too few titles remained in the catalogue
-    hard_filled: np.ndarray  # [Q, hard] bool: True for a fill in place of a hard negative
-    fills: dict[str, int]  # number of columns filled, by "<pool> from <pool>"
+    Attributes:
+        ranks: Popularity ranks by pool, each [Q, width of the pool], whole numbers.
+        enough: [Q] bool, False where too few titles remained in the catalogue.
+        hard_filled: [Q, hard] bool, True for a fill in place of a hard negative.
+        fills: "<pool> from <pool>" -> number of columns filled.
+    """
+
+    ranks: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+    enough: np.ndarray
+    hard_filled: np.ndarray
+    fills: dict[str, int]
 
 
 def draw(

@@ -62,6 +62,15 @@ def build(log: Log, catalogue: TitleStats, layout: Layout, data: Data) -> Exampl
 
     Rows are training pieces of sequences, and one query for each held-out target that has an earlier title.
     A user with too few titles gives no row and is counted in `Examples.counts`.
+
+    Args:
+        log: Log of the partition.
+        catalogue: Titles in the order of rank.
+        layout: Layout of the rows.
+        data: Settings of the targets and of the split.
+
+    Returns:
+        Rows of `layout.row_dtype()` for training, and of `layout.query_dtype()` for the held-out splits.
     """
     states = event_states(log, catalogue.runtime)
     event = targets(log, states, catalogue.hash, data)

@@ -23,12 +23,19 @@ class SplitSizes:
     """Counts over one or more partitions.
 
     All are whole numbers, so that the order of addition is irrelevant.
+
+    Attributes:
+        examples: Split -> number of examples.
+        users: Split -> number of users.
+        counts: Other counts by name.
+        completion_sum: As in `Examples`.
+        completions: As in `Examples`.
     """
 
-    examples: dict[str, int] = field(default_factory=_zeros)  # by split
-    users: dict[str, int] = field(default_factory=_zeros)  # by split
+    examples: dict[str, int] = field(default_factory=_zeros)
+    users: dict[str, int] = field(default_factory=_zeros)
     counts: dict[str, int] = field(default_factory=dict)
-    completion_sum: int = 0  # as in `Examples`
+    completion_sum: int = 0
     completions: int = 0
 
     @classmethod
@@ -63,24 +70,41 @@ class SplitSizes:
 
 @dataclass
 class PreparationResult:
-    """Results of a preparation that the manifest records."""
+    """Results of a preparation that the manifest records.
+
+    Attributes:
+        has_completion: False for a source without watch time.
+        has_truth: True for a simulated source.
+        layout: Layout of the rows.
+        values: Categorical feature -> its values, in the order of their ids.
+        titles: Number of titles.
+        trending: Number of trending titles.
+        plays: Number of (user, title) pairs that training may count.
+        rows: Number of rows read.
+        copies: Number of duplicates dropped.
+        drops: Rows left out.
+        sizes: Numbers of examples and users by split.
+        row_sums: Split -> `Fingerprint.value`.
+    """
 
     has_completion: bool
     has_truth: bool
     layout: Layout
-    values: dict[str, list]  # by categorical feature
+    values: dict[str, list]
     titles: int
     trending: int
     plays: int
-    rows: int  # read
+    rows: int
     copies: int
     drops: Drops
     sizes: SplitSizes
-    row_sums: dict[str, int]  # by split: `Fingerprint.value`
+    row_sums: dict[str, int]
 
 
 def manifest(config: Config, result: PreparationResult) -> dict:
     """Return the manifest, with the fingerprint of its content and of the rows.
+
+    The manifest holds values that JSON can represent.
 
     Raises:
         InputError: A split has no example.

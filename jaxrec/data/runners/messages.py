@@ -19,25 +19,41 @@ from jaxrec.data.storage.writer import Fingerprint
 
 
 class TitlesMessage(NamedTuple):
-    """The source, with its titles read, and the hashes of the titles' keys."""
+    """The source, with its titles read, and the hashes of the titles' keys.
+
+    Attributes:
+        key_hash: [V] uint64.
+    """
 
     source: Source
-    key_hash: np.ndarray  # [V] uint64
+    key_hash: np.ndarray
 
 
 class EventChunk(NamedTuple):
-    """A cleaned chunk of interactions. N events, U users."""
+    """A cleaned chunk of interactions. N events, U users.
 
-    records: np.ndarray  # [N]
-    context: FeatureColumns  # defines the codes of the records' categories
-    hash: np.ndarray  # [U] uint64 of the chunk's users, ascending, without repetition
-    key: np.ndarray  # [U] keys of these users
+    Attributes:
+        records: [N] of `partitions.record_dtype`.
+        context: Defines the codes of the records' categories.
+        hash: [U] uint64 hashes of the chunk's users, ascending and unique.
+        key: [U] keys of these users.
+    """
+
+    records: np.ndarray
+    context: FeatureColumns
+    hash: np.ndarray
+    key: np.ndarray
 
 
 class UserShare(NamedTuple):
     """Events and users of one partition in a chunk.
 
     The records' categories have the codes of `GlobalStats.context`.
+
+    Attributes:
+        records: [N] of `partitions.record_dtype`.
+        hash: [U] uint64 hashes of the users.
+        key: [U] keys of these users.
     """
 
     records: np.ndarray
@@ -46,24 +62,41 @@ class UserShare(NamedTuple):
 
 
 class PartitionMessage(NamedTuple):
-    """A sorted partition."""
+    """A sorted partition.
+
+    Attributes:
+        records: [N] of `partitions.record_dtype`.
+        users: Features and splits of the users.
+        user_keys: Keys of all users of the partition.
+    """
 
     records: np.ndarray
     users: UserTable
-    user_keys: UserKeys  # of all users of the partition
+    user_keys: UserKeys
 
 
 class GlobalStats(NamedTuple):
-    """Global results of all tallies."""
+    """Global results of all tallies.
 
-    context: FeatureColumns  # finished
-    partition: np.ndarray  # [ranges] partition of each range of hashes, -1 for a range without events
-    events: np.ndarray  # [partitions] number of events
-    rows: int  # read
+    Attributes:
+        context: Finished columns of the context.
+        partition: [ranges] partition of each range of hashes, -1 for a range without events.
+        events: [partitions] number of events.
+        rows: Number of rows read.
+        drops: Rows left out.
+    """
+
+    context: FeatureColumns
+    partition: np.ndarray
+    events: np.ndarray
+    rows: int
     drops: Drops
 
     def partitions_of(self, hashes: np.ndarray) -> np.ndarray:
-        """Return the partition [N] of user hashes, -1 for a range without events."""
+        """Return the partition [N] of user hashes [N] uint64.
+
+        The partition is -1 for a range without events.
+        """
         return self.partition[partition_of(hashes, len(self.partition))]
 
     def partitions(self) -> int:
@@ -72,7 +105,15 @@ class GlobalStats(NamedTuple):
 
 
 class CatalogueMessage(NamedTuple):
-    """Arrays and counts of the catalogue, and the features' values, for the manifest."""
+    """Arrays and counts of the catalogue, and the features' values, for the manifest.
+
+    Attributes:
+        arrays: Arrays of the catalogue.
+        values: Categorical feature -> its values.
+        trending: Number of trending titles.
+        plays: Number of (user, title) pairs that training may count.
+        copies: Number of duplicates dropped.
+    """
 
     arrays: Arrays
     values: dict[str, list]
@@ -82,10 +123,16 @@ class CatalogueMessage(NamedTuple):
 
 
 class OutputOffsets(NamedTuple):
-    """Rows and users before each partition, by split, and the totals."""
+    """Rows and users before each partition, by split, and the totals.
 
-    rows: dict[str, np.ndarray]  # each [partitions + 1]
-    users: dict[str, np.ndarray]  # each [partitions + 1]
+    Attributes:
+        rows: Split -> [partitions + 1] int64 rows before each partition.
+        users: Split -> [partitions + 1] int64 users before each partition.
+        total: Sizes of all partitions together.
+    """
+
+    rows: dict[str, np.ndarray]
+    users: dict[str, np.ndarray]
     total: SplitSizes
 
 
@@ -94,12 +141,20 @@ class OutputOffsets(NamedTuple):
 
 @dataclass
 class Tally:
-    """Counts over one or more parts of the source."""
+    """Counts over one or more parts of the source.
+
+    Attributes:
+        chunks: Number of chunks.
+        rows: Number of rows read.
+        events: [ranges] number of events by range of hashes; 0 without chunks.
+        drops: Part -> rows left out by cleaning, and by the reader.
+        fitted: Values and sums of the context.
+    """
 
     chunks: int = 0
     rows: int = 0
-    events: Any = 0  # [ranges] by range of hashes
-    drops: dict[int, tuple[Drops, Drops]] = field(default_factory=dict)  # by part: cleaning's, the reader's
+    events: Any = 0
+    drops: dict[int, tuple[Drops, Drops]] = field(default_factory=dict)
     fitted: FittedColumn = field(default_factory=FittedColumn)
 
     def add(self, more: "Tally") -> None:
@@ -112,10 +167,16 @@ class Tally:
 
 @dataclass
 class PlayCounts:
-    """Plays of the titles and dropped duplicates, over one or more partitions."""
+    """Plays of the titles and dropped duplicates, over one or more partitions.
 
-    plays: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # by row, without trailing zeros
-    copies: int = 0  # duplicates dropped
+    Attributes:
+        plays: [rows] int64 plays by row of the catalogue, without trailing zeros.
+        copies: Number of duplicates dropped.
+        partitions: Number of partitions counted.
+    """
+
+    plays: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    copies: int = 0
     partitions: int = 0
 
     def add(self, more: "PlayCounts") -> None:

@@ -29,37 +29,57 @@ class PreparationInputs(NamedTuple):
     """Inputs known before plays are counted.
 
     V titles, by their rows in the source's catalogue.
+
+    Attributes:
+        runtime: [V] minutes.
+        key_hash: [V] uint64 hash of each title's key.
+        context: Finished columns of the context.
+        users: Table that contains the partition's users.
     """
 
     config: Config
-    runtime: np.ndarray  # [V] minutes
-    key_hash: np.ndarray  # [V] uint64 hash of each title's key
-    context: FeatureColumns  # finished
-    users: UserTable  # contains the partition's users
+    runtime: np.ndarray
+    key_hash: np.ndarray
+    context: FeatureColumns
+    users: UserTable
 
 
 class RankedTitles(NamedTuple):
-    """Titles by popularity, and the layout of rows, known after counting plays."""
+    """Titles by popularity, and the layout of rows, known after counting plays.
 
-    order: np.ndarray  # [V] row of the catalogue at each rank
-    rank_of_row: np.ndarray  # [V]
-    rank_of_id: np.ndarray  # [V + FIRST_TITLE]
+    Attributes:
+        order: [V] row of the catalogue at each rank.
+        rank_of_row: [V] rank of each row.
+        rank_of_id: [V + FIRST_TITLE] rank of each id.
+    """
+
+    order: np.ndarray
+    rank_of_row: np.ndarray
+    rank_of_id: np.ndarray
     catalogue: TitleStats
     layout: Layout
 
 
 class SortedPartition(NamedTuple):
-    """A sorted partition without duplicates."""
+    """A sorted partition without duplicates.
 
-    records: np.ndarray  # sorted by user, time and title
-    plays: np.ndarray  # rows of the titles played, one per (user, title) that training may count
-    copies: int  # number of duplicates dropped
+    Attributes:
+        records: Records sorted by user, time and title.
+        plays: Rows of the titles played, one for each (user, title) that training may count.
+        copies: Number of duplicates dropped.
+    """
+
+    records: np.ndarray
+    plays: np.ndarray
+    copies: int
 
 
 def sort(records: np.ndarray, tables: PreparationInputs) -> SortedPartition:
     """Sort a partition's records and drop duplicates.
 
-    The records (`partitions.record_dtype`) may be in any order.
+    Args:
+        records: [N] of `partitions.record_dtype`, in any order.
+        tables: Inputs of the preparation.
     """
     # Ties use final ids: provisional codes depend on the order of rows.
     ties = tables.context.encode(records["categories"], records["numbers"])
@@ -81,7 +101,7 @@ def build(
     """Build all rows of a partition.
 
     Args:
-        records: Result of `sort`.
+        records: [N] of `partitions.record_dtype`, from `sort`.
         tables: Inputs of the preparation.
         ranked: Titles by popularity, and the layout.
         user_keys: Keys of the partition's held-out users at least.

@@ -21,12 +21,19 @@ class PackedTitles(NamedTuple):
     """Input of the experts: rows of titles of one or of several examples.
 
     The titles of an example are adjacent, the oldest first. Encoders that depend on order use this order.
+
+    Attributes:
+        x_RxLxD: Encoded titles.
+        example_RxL: int32 index of the example that owns the title; the number of examples or more at
+            padding.
+        age_RxL: log1p(seconds since the title's last play).
+        key_RxLx2: uint32 keys for dropout; None for no dropout.
     """
 
     x_RxLxD: jax.Array
-    example_RxL: jax.Array  # example that owns the title; the number of examples or more: padding
-    age_RxL: jax.Array  # log1p(seconds since the title's last play)
-    key_RxLx2: jax.Array | None  # for dropout
+    example_RxL: jax.Array
+    age_RxL: jax.Array
+    key_RxLx2: jax.Array | None
 
 
 def causal_mask(example_RxL: jax.Array) -> jax.Array:
@@ -66,12 +73,19 @@ def append_candidates(titles: PackedTitles, x_BxCxD: jax.Array, key_BxCx2: jax.A
 
 
 def is_present(titles: PackedTitles) -> jax.Array:
-    """Return a mask [B, L] bool, False at padding; one example per row."""
+    """Return a mask [B, L] bool, False at padding, for one example per row."""
     return titles.example_RxL < len(titles.example_RxL)
 
 
 def candidate_keys(key_BxCx2: jax.Array | None) -> jax.Array | None:
-    """Derive the dropout keys of candidates, equal to those of `append_candidates`."""
+    """Derive the dropout keys of candidates, equal to those of `append_candidates`.
+
+    Args:
+        key_BxCx2: uint32 keys of the candidates; None for no dropout.
+
+    Returns:
+        [B, C, 2] uint32; None without keys.
+    """
     return None if key_BxCx2 is None else fold_in(key_BxCx2, jnp.int32(0))
 
 
@@ -80,10 +94,15 @@ class KVCache(NamedTuple):
 
     No position of a history attends to a candidate, so a history is encoded once for all candidates
     (M-FALCON; Zhai et al. 2024, 3.4 and appendix H).
+
+    Attributes:
+        layers: Keys and values of each block.
+        there_BxL: Bool, from `is_present`.
+        age_BxL: log1p(seconds since the title's last play).
     """
 
-    layers: tuple[KeysValues, ...]  # of each block
-    there_BxL: jax.Array  # bool, from `is_present`
+    layers: tuple[KeysValues, ...]
+    there_BxL: jax.Array
     age_BxL: jax.Array
 
     def seen_by(self, candidates: int) -> jax.Array:
@@ -98,16 +117,23 @@ class KVCache(NamedTuple):
 
 
 class SequencePositions(NamedTuple):
-    """Input of position encoders: consecutive plays of B users, right-aligned."""
+    """Input of position encoders: consecutive plays of B users, right-aligned.
+
+    Attributes:
+        x_BxLxD: Encoded plays.
+        present_BxL: Bool, False at padding.
+        time_gaps_BxLxL: int32 bucket of the time from each play (last axis) to the query of a position.
+        key_BxLx2: uint32 keys for dropout; None for no dropout.
+    """
 
     x_BxLxD: jax.Array
-    present_BxL: jax.Array  # bool
-    time_gaps_BxLxL: jax.Array  # bucket of the time from each play (last axis) to the query of a position
-    key_BxLx2: jax.Array | None  # for dropout
+    present_BxL: jax.Array
+    time_gaps_BxLxL: jax.Array
+    key_BxLx2: jax.Array | None
 
     @property
     def example_BxL(self) -> jax.Array:
-        """Row index of each position, B for padding."""
+        """Row index of each position, int32 [B, L]; B for padding."""
         rows = len(self.present_BxL)
         return jnp.where(self.present_BxL, jnp.arange(rows)[:, None], rows)
 
@@ -133,13 +159,21 @@ class SequenceEncoder(Parameters):
     `encode_history` encodes histories once, one example per row, and `join` encodes groups of candidates. In
     this base class, `join` encodes the whole sequence of each candidate. Causal encoders override both
     methods and encode a history once.
+
+    Attributes:
+        fields: Config of the expert.
+        attention: "auto" or one of `attention.FORMS`, for encoders with softmax attention.
     """
 
     fields: Expert
-    attention: str = "auto"  # or one of `attention.FORMS`, for encoders with softmax attention
+    attention: str = "auto"
 
     def encode_history(self, titles: PackedTitles) -> Any:
-        """Return the encoded histories that `join` reads."""
+        """Return the encoded histories that `join` reads.
+
+        Args:
+            titles: Histories [B, L], one example per row.
+        """
         return titles
 
     def join(self, histories: Any, x_BxCxD: jax.Array, key_BxCx2: jax.Array | None) -> jax.Array:

@@ -16,9 +16,10 @@ from jaxrec.models.layers.rng import dropout, dropout_mask, layer_id
 
 
 class Gru(Parameters):
-    """Layer of D gated recurrent units along rows [R, L, D] (Eq. 1 to 4 of the paper).
+    """Layer of D gated recurrent units, [R, L, D] to [R, L, D].
 
-    z = sigmoid(W_z x + U_z h), r = sigmoid(W_r x + U_r h), n = tanh(W x + U (r * h)), h = (1 - z) h + z n.
+    The equations are 1 to 4 of Hidasi et al. 2016: z = sigmoid(W_z x + U_z h), r = sigmoid(W_r x + U_r h),
+    n = tanh(W x + U (r * h)), h = (1 - z) h + z n.
 
     The state h is reset to 0 at the first title of each example.
     """
@@ -74,7 +75,18 @@ def states(
 def encode_positions(
     dtype: str, fields: Expert, attention: str, path: tuple[str, ...], positions: SequencePositions
 ) -> jax.Array:
-    """Encode every position of whole sequences; see `encoders.base.PositionEncoder`."""
+    """Encode every position of whole sequences; see `encoders.base.PositionEncoder`.
+
+    Args:
+        dtype: Compute dtype.
+        fields: Config of the encoder.
+        attention: Not used.
+        path: Path of the calling module, which owns the parameters.
+        positions: B sequences of L positions.
+
+    Returns:
+        Outputs [B, L, D].
+    """
     present = positions.present_BxL
     begins_BxL = present & jnp.pad(~present[:, :-1], ((0, 0), (1, 0)), constant_values=True)
     return states(dtype, fields, path, positions.x_BxLxD, begins_BxL, positions.key_BxLx2)
@@ -83,7 +95,8 @@ def encode_positions(
 class Gru4Rec(SequenceEncoder):
     """GRU4Rec expert: the vector of an example is the state after its newest title.
 
-    Dropout applies to the output of each of the `layers`. `heads` and `feedforward` have no effect.
+    A call returns [B, D]. Dropout applies to the output of each of the `num_layers`. `num_heads` and
+    `mlp_ratio` have no effect.
     """
 
     @nn.compact

@@ -48,22 +48,33 @@ def gaps(age_RxL: jax.Array, other_RxM: jax.Array | None = None) -> jax.Array:
         other_RxM: Ages of the titles to compare with; None: the same titles.
 
     Returns:
-        Buckets [R, L, L], or [R, L, M] with `other_RxM`.
+        int32 buckets [R, L, L], or [R, L, M] with `other_RxM`.
     """
     seconds_RxL, seconds_RxM = jnp.expm1(age_RxL), jnp.expm1(age_RxL if other_RxM is None else other_RxM)
     return time_gap_bucket(jnp.log1p(jnp.abs(seconds_RxL[:, :, None] - seconds_RxM[:, None, :])))
 
 
 class VisiblePositions(NamedTuple):
-    """Attention mask of L queries over M keys, and the distances between them."""
+    """Attention mask of L queries over M keys, and the distances between them.
 
-    seen_RxLxM: jax.Array  # bool
-    gaps_RxLxM: jax.Array  # time-gap buckets, from `gaps`
-    apart_LxM: jax.Array  # distances in positions
+    Attributes:
+        seen_RxLxM: Bool, True where attention is allowed.
+        gaps_RxLxM: int32 time-gap buckets, from `gaps`.
+        apart_LxM: int32 distances in positions.
+    """
+
+    seen_RxLxM: jax.Array
+    gaps_RxLxM: jax.Array
+    apart_LxM: jax.Array
 
 
 def visible_positions(seen_RxLxL: jax.Array, gaps_RxLxL: jax.Array) -> VisiblePositions:
-    """Return the mask and distances of the titles of each row among themselves."""
+    """Return the mask and distances of the titles of each row among themselves.
+
+    Args:
+        seen_RxLxL: Bool attention mask.
+        gaps_RxLxL: int32 time-gap buckets, from `gaps`.
+    """
     position_L = jnp.arange(seen_RxLxL.shape[1])
     return VisiblePositions(seen_RxLxL, gaps_RxLxL, jnp.abs(position_L[:, None] - position_L))
 
@@ -74,6 +85,9 @@ class RelativeBias(Parameters):
     A learned number for each distance is added to one for each bucket.
 
     There are `window` + 1 distances in positions: those of a window, and one more for a candidate.
+
+    Attributes:
+        window: Maximum number of titles of a history.
     """
 
     window: int
@@ -97,6 +111,11 @@ class HstuBlock(Parameters):
 
     A call takes the cached keys and values of the titles `before` the row's own titles, and returns the
     output and the row's own keys and values. The M keys are those of `before` and then the row's own.
+
+    Attributes:
+        heads: Number of heads H; must divide D.
+        window: N, the maximum number of titles of a history.
+        dropout: Dropout rate, in [0, 1).
     """
 
     heads: int
@@ -169,7 +188,18 @@ def through(
 def encode_positions(
     dtype: str, fields: Expert, attention: str, path: tuple[str, ...], positions: SequencePositions
 ) -> jax.Array:
-    """Encode every position of whole sequences; see `encoders.base.PositionEncoder`."""
+    """Encode every position of whole sequences; see `encoders.base.PositionEncoder`.
+
+    Args:
+        dtype: Compute dtype.
+        fields: Config of the encoder.
+        attention: Not used.
+        path: Not used.
+        positions: B sequences of L positions.
+
+    Returns:
+        Outputs [B, L, D].
+    """
     visible = visible_positions(causal_mask(positions.example_BxL), positions.time_gaps_BxLxL)
     return through(layers(dtype, fields), positions.x_BxLxD, visible, positions.key_BxLx2)[0]
 
@@ -177,11 +207,12 @@ def encode_positions(
 class Hstu(SequenceEncoder):
     """HSTU expert: the vector of an example is its newest title's normalized output.
 
-    The times of plays are always read, also if `model.features` does not name them. `mlp_ratio` and
-    `attention` have no effect. All candidates of a history share one encoding of the history.
+    A call returns [B, D]. The times of plays are always read, also if `model.features` does not name them.
+    `mlp_ratio` and `attention` have no effect. All candidates of a history share one encoding of the history.
     """
 
     def setup(self):
+        """Create the blocks and the pooling."""
         self.block, self.norm = layers(self.dtype, self.fields)
         self.newest = LastPosition(self.dtype, name="newest")
 
@@ -193,9 +224,11 @@ class Hstu(SequenceEncoder):
         return self.newest(self._encode(titles)[0], titles.example_RxL, examples)
 
     def encode_history(self, titles: PackedTitles) -> KVCache:
+        """Return the cached keys and values of histories [B, L], one example per row."""
         return KVCache(self._encode(titles)[1], is_present(titles), titles.age_RxL)
 
     def join(self, histories: KVCache, x_BxCxD: jax.Array, key_BxCx2: jax.Array | None) -> jax.Array:
+        """Encode candidates from cached histories, [B * C, D]; see `SequenceEncoder.join`."""
         (B, C), L, age_BxL = x_BxCxD.shape[:2], histories.age_BxL.shape[1], histories.age_BxL
         now_BxC = jnp.zeros((B, C), age_BxL.dtype)
         gaps_BxCxM = gaps(now_BxC, jnp.concatenate([age_BxL, now_BxC], axis=1))

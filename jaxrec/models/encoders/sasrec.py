@@ -23,7 +23,18 @@ from jaxrec.models.layers.pooling import LastPosition
 def encode_positions(
     dtype: str, fields: Expert, attention: str, path: tuple[str, ...], positions: SequencePositions
 ) -> jax.Array:
-    """Encode every position of whole sequences; see `encoders.base.PositionEncoder`."""
+    """Encode every position of whole sequences; see `encoders.base.PositionEncoder`.
+
+    Args:
+        dtype: Compute dtype.
+        fields: Config of the encoder.
+        attention: "auto" or one of `attention.FORMS`.
+        path: Not used.
+        positions: B sequences of L positions.
+
+    Returns:
+        Outputs [B, L, D].
+    """
     f = fields
     stack = TransformerStack(
         dtype, f.num_layers, f.num_heads, f.mlp_ratio, f.dropout, attention, name="encoder"
@@ -34,11 +45,12 @@ def encode_positions(
 class SasRec(SequenceEncoder):
     """SASRec expert: the vector of an example is the output of its newest title.
 
-    Each title attends to itself and to the older titles. All candidates of a history share one encoding of
-    the history.
+    A call returns [B, D]. Each title attends to itself and to the older titles (Kang & McAuley 2018). All
+    candidates of a history share one encoding of the history.
     """
 
     def setup(self):
+        """Create the blocks and the pooling."""
         f = self.fields
         self.encoder = TransformerStack(
             self.dtype, f.num_layers, f.num_heads, f.mlp_ratio, f.dropout, self.attention, name="encoder"
@@ -51,11 +63,13 @@ class SasRec(SequenceEncoder):
         return self.newest(h_RxLxD, owner_RxL, examples)
 
     def encode_history(self, titles: PackedTitles) -> KVCache:
+        """Return the cached keys and values of histories [B, L], one example per row."""
         mask_RxLxL = causal_mask(titles.example_RxL)
         _, layers = self.encoder.with_keys(titles.x_RxLxD, mask_RxLxL, titles.key_RxLx2)
         return KVCache(layers, is_present(titles), titles.age_RxL)
 
     def join(self, histories: KVCache, x_BxCxD: jax.Array, key_BxCx2: jax.Array | None) -> jax.Array:
+        """Encode candidates from cached histories, [B * C, D]; see `SequenceEncoder.join`."""
         B, C, _ = x_BxCxD.shape
         key = candidate_keys(key_BxCx2)
         h_BxCxD, _ = self.encoder.with_keys(x_BxCxD, histories.seen_by(C), key, histories.layers)

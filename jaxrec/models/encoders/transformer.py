@@ -22,10 +22,14 @@ class SelfAttention(Parameters):
 
     Keys have no bias: a bias would add the same constant to all scores of a query, and softmax is invariant
     to a constant.
+
+    Attributes:
+        heads: Number of heads H; must divide D.
+        form: Attention implementation: "auto" or one of `attention.FORMS`.
     """
 
     heads: int
-    form: str = "auto"  # attention implementation: "auto" or one of `attention.FORMS`
+    form: str = "auto"
 
     @nn.compact
     def __call__(
@@ -53,12 +57,18 @@ class TransformerBlock(Parameters):
     """Pre-norm block: x + attention(norm(x)), then x + feed-forward(norm(x)).
 
     Dropout applies to both terms before they are added.
+
+    Attributes:
+        heads: Number of heads H; must divide D.
+        feedforward: Hidden width as a multiple of D.
+        dropout: Dropout rate, in [0, 1).
+        form: Attention implementation: "auto" or one of `attention.FORMS`.
     """
 
     heads: int
-    feedforward: float  # hidden width as a multiple of D
+    feedforward: float
     dropout: float
-    form: str = "auto"  # attention implementation
+    form: str = "auto"
 
     @nn.compact
     def __call__(
@@ -83,15 +93,23 @@ class TransformerStack(Parameters):
     """Stack of `layers` blocks and a norm, [R, L, D] to [R, L, D].
 
     Outputs of padding are finite.
+
+    Attributes:
+        layers: Number of blocks.
+        heads: Number of heads H; must divide D.
+        feedforward: Hidden width as a multiple of D.
+        dropout: Dropout rate, in [0, 1).
+        form: Attention implementation: "auto" or one of `attention.FORMS`.
     """
 
     layers: int
     heads: int
     feedforward: float
     dropout: float
-    form: str = "auto"  # attention implementation
+    form: str = "auto"
 
     def setup(self):
+        """Create the blocks and the final norm."""
         fields = self.heads, self.feedforward, self.dropout, self.form
         self.block = [TransformerBlock(self.dtype, *fields, name=f"block_{i}") for i in range(self.layers)]
         self.norm = LayerNorm(self.dtype, name="norm")

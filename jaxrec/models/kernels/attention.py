@@ -24,14 +24,19 @@ _MAX_HEADS = 4  # of a program: their features share lines of memory
 
 
 class Tiling(NamedTuple):
-    """Partition of R rows of L positions and H heads of width d over programs."""
+    """Partition of R rows of L positions and H heads of width d over programs.
+
+    Attributes:
+        rows: Rows of a program.
+        heads: Heads of a program.
+    """
 
     R: int
     L: int
     H: int
     d: int
-    rows: int  # of a program
-    heads: int  # of a program
+    rows: int
+    heads: int
 
     @property
     def positions(self) -> int:

@@ -74,10 +74,15 @@ def _run(kernel: Any, x: jax.Array, *arrays: jax.Array, out: list[jax.ShapeDtype
 
 @jax.custom_vjp
 def fused_layer_norm(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> jax.Array:
-    """Layer norm of x [..., D].
+    """Layer norm of x [..., D]; the result has the shape and dtype of x.
 
-    Each row is normalized to mean 0 and variance 1 in float32, then scaled and shifted in the dtype of x. On
-    a CPU the kernel is interpreted, for tests.
+    Each row is normalized to mean 0 and variance 1 in float32, with EPSILON added to the variance, then
+    scaled and shifted in the dtype of x. On a CPU the kernel is interpreted, for tests.
+
+    Args:
+        x: [..., D].
+        scale_D: learned scale.
+        bias_D: learned bias.
     """
     rows = x.reshape(-1, x.shape[-1])
     (y,) = _run(_forward, rows, scale_D, bias_D, out=[jax.ShapeDtypeStruct(rows.shape, x.dtype)])

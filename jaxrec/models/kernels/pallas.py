@@ -68,23 +68,38 @@ def power_of_two(n: int) -> int:
 
 
 def program_id(axis: int) -> jax.Array:
-    """Index of this program in the grid along `axis`; only inside a kernel."""
+    """Index of this program in the grid along `axis`, an int32 scalar.
+
+    Only inside a kernel.
+    """
     from jax.experimental import pallas
 
     return pallas.program_id(axis)
 
 
 def load(reference: Any, indices: Any, mask: jax.Array) -> jax.Array:
-    """Load the values at `indices`, 0 outside `mask`; only inside a kernel."""
+    """Load values of an array, 0 outside a mask; only inside a kernel.
+
+    Args:
+        reference: reference to an array.
+        indices: indices that broadcast to the shape of the result.
+        mask: bool, of the shape of the result.
+    """
     from jax.experimental.pallas import triton
 
     return triton.load(reference.at[indices], mask=mask, other=0)
 
 
 def store(reference: Any, indices: Any, x: jax.Array, mask: jax.Array) -> None:
-    """Store x at `indices` within `mask`, cast to the dtype of the reference.
+    """Store values within a mask, cast to the dtype of the array.
 
     Only inside a kernel.
+
+    Args:
+        reference: reference to an array.
+        indices: indices that broadcast to the shape of x.
+        x: values.
+        mask: bool, of the shape of x.
     """
     from jax.experimental.pallas import triton
 

@@ -37,7 +37,7 @@ def uniform_init(std: float) -> Callable:
 
 
 def kernel_init(key: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
-    """Initializer of a kernel [in, out] with variance 1 / in (LeCun).
+    """Initializer of a kernel [in, out] with variance 1 / in (LeCun et al. 1998).
 
     The variance of the activations stays the same.
     """
@@ -49,9 +49,9 @@ small_init = uniform_init(0.01)  # for last layers: initial scores near 0, an in
 
 
 def broadcast(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Broadcast x to `shape`, with gradients summed in at least float32.
+    """Broadcast x [...] to `shape`, with gradients summed in at least float32.
 
-    In bfloat16, a sum does not change if it is 256 times the number added to it.
+    In bfloat16, a sum stops growing once it is 256 times the numbers added to it.
     """
     return _sum_in_float32(x, lambda y: jnp.broadcast_to(y, shape))
 
@@ -158,12 +158,22 @@ def rematerialize(remat: bool, call: Callable, module: nn.Module, *inputs: Any) 
 
 
 class Parameters(nn.Module):
-    """Module with parameters stored in at least float32 and used in `dtype`."""
+    """Module with parameters stored in at least float32 and used in `dtype`.
+
+    Attributes:
+        dtype: Name of the compute dtype: "float32" or "bfloat16".
+    """
 
     dtype: str
 
     def weight(self, name: str, init: Callable, *shape: int) -> jax.Array:
-        """Return the parameter `name` of this shape, cast to the compute dtype."""
+        """Return the parameter `name` of this shape, cast to the compute dtype.
+
+        Args:
+            name: name of the parameter in the module.
+            init: initializer, called as `init(key, shape, dtype)`.
+            *shape: shape of the parameter.
+        """
         if self.has_variable("params", name):  # `param` would trace `init` again to compare shapes
             return self.get_variable("params", name).astype(self.dtype)
         return self.param(name, init, shape, at_least_float32(self.dtype)).astype(self.dtype)

@@ -20,16 +20,29 @@ from jaxrec.models.layers.dense import (
 
 
 def select_features(features: Sequence[FeatureSpec], names: tuple[str, ...]) -> tuple[FeatureSpec, ...]:
-    """Select features by name; all features if `names` is empty."""
+    """Select features by name, in the order of `features`.
+
+    Args:
+        features: features of any table.
+        names: names of the selected features; empty: all.
+    """
     return tuple(f for f in features if not names or f.name in names)
 
 
 class CategoryEmbedding(Parameters):
-    """Mean embedding [..., width] of the nonzero ids in [..., columns]."""
+    """Mean embedding [..., width] of the nonzero ids in int32 ids [..., columns].
 
-    size: int  # number of ids, padding included
+    The result is 0 where all ids are 0.
+
+    Attributes:
+        size: Number of ids, padding included.
+        width: Width of the embeddings.
+        init_std: Standard deviation of the initial embeddings.
+    """
+
+    size: int
     width: int
-    init_std: float = 0.2  # standard deviation of the initial embeddings
+    init_std: float = 0.2
 
     @nn.compact
     def __call__(self, ids: jax.Array) -> jax.Array:
@@ -46,11 +59,15 @@ class FeatureEncoder(Parameters):
     """Concatenated vectors of features, in the order of `features`.
 
     Features not in `feature_names` are skipped. Without selected features the result is [..., 0].
+
+    Attributes:
+        feature_names: Names of the selected features; empty: all.
+        init_std: Standard deviation of the initial embeddings.
     """
 
     features: tuple[FeatureSpec, ...]
-    feature_names: tuple[str, ...] = ()  # of the selected features; empty: all
-    init_std: float = 0.2  # standard deviation of the initial embeddings
+    feature_names: tuple[str, ...] = ()
+    init_std: float = 0.2
 
     @nn.compact
     def __call__(self, categories: jax.Array, numbers: jax.Array) -> jax.Array:

@@ -29,10 +29,13 @@ TIME_GAP_BUCKETS = 44
 
 
 def time_gap_bucket(age: jax.Array) -> jax.Array:
-    """Return the bucket of a time gap, from 0 to TIME_GAP_BUCKETS - 1, int32.
+    """Return the bucket of a time gap, int32 from 0 to TIME_GAP_BUCKETS - 1.
 
     Args:
-        age: log1p(seconds) since the last play.
+        age: [...] log1p(seconds) since the last play.
+
+    Returns:
+        [...] int32.
     """
     return jnp.clip(jnp.floor(2.0 * age), 0, TIME_GAP_BUCKETS - 1).astype(jnp.int32)
 
@@ -64,17 +67,27 @@ class HistoryEncoder(Parameters):
     counts from the newest title, so it depends neither on the amount of padding nor on other histories of the
     row; "time_gap" is the `time_gap_bucket` since the last play of the title; "none" leaves the order out.
     Padding positions are 0 for any input.
+
+    Attributes:
+        features: Selected interaction features.
+        title_width: Width of a title vector.
+        context_width: Width of the context's vector.
+        width: Width D of the result.
+        positions: Number of positions of the longest history.
+        position_kind: a key of POSITIONS.
+        has_candidates: True if candidates are appended to the history.
     """
 
-    features: tuple[FeatureSpec, ...]  # selected interaction features
+    features: tuple[FeatureSpec, ...]
     title_width: int
     context_width: int
-    width: int  # D
-    positions: int  # of the longest history
-    position_kind: str = "index"  # a key of POSITIONS
-    has_candidates: bool = False  # candidates are appended to the history
+    width: int
+    positions: int
+    position_kind: str = "index"
+    has_candidates: bool = False
 
     def setup(self):
+        """Create the parameters."""
         self.numbers = [Dense(self.dtype, f.width, name=f.name) for f in self.features]
         interaction = sum(f.width for f in self.features)
         kernel = self.weight(

@@ -25,7 +25,13 @@ class LayerNorm(Parameters):
 
 
 def normalize(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> jax.Array:
-    """Layer norm of x [..., D], compiled by XLA; equal to `fused_layer_norm`."""
+    """Layer norm of x [..., D], compiled by XLA; equal to `fused_layer_norm`.
+
+    Args:
+        x: [..., D].
+        scale_D: learned scale.
+        bias_D: learned bias.
+    """
     wide = x.astype(at_least_float32(x.dtype))
     mean = wide.mean(-1, keepdims=True)
     variance = jnp.square(wide - mean).mean(-1, keepdims=True)

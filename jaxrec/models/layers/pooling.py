@@ -19,7 +19,7 @@ from jaxrec.models.layers.dense import (
 
 
 class AttentionPooling(Parameters):
-    """Attention pooling (Eq. 7 and 8) of the titles of each example.
+    """Attention pooling (Eq. 7 and 8) of each example's titles, [R, L, D] to [B, D].
 
     Padding gets no weight. An example without titles gets a learned vector.
     """
@@ -51,7 +51,10 @@ class AttentionPooling(Parameters):
 
 
 class LastPosition(Parameters):
-    """The newest title of each example; a learned vector if it has no titles."""
+    """The newest title of each example, [R, L, D] to [B, D].
+
+    An example without titles gets a learned vector.
+    """
 
     @nn.compact
     def __call__(self, h_RxLxD: jax.Array, example_RxL: jax.Array, examples: int) -> jax.Array:

@@ -48,12 +48,23 @@ def row_keys(seed: int, step: jax.Array | int, row: jax.Array) -> jax.Array:
 
 
 def layer_id(path: tuple[str, ...]) -> int:
-    """Return the id of a module from its path, equal in all processes and runs."""
+    """Return the id of a module from its path, equal in all processes and runs.
+
+    The id is a whole number below 2**32.
+    """
     return zlib.crc32("/".join(path).encode())
 
 
 def fold_in(key: jax.Array, number: jax.Array) -> jax.Array:
-    """Derive keys [..., 2] from keys `key` [..., 2] and integers `number` [...]."""
+    """Derive keys from keys and integers.
+
+    Args:
+        key: [..., 2] uint32.
+        number: [...] integers.
+
+    Returns:
+        [..., 2] uint32.
+    """
     word = _finalise(jnp.asarray(number).astype(jnp.uint32) + np.uint32(_GOLDEN))
     return jnp.stack([_finalise(key[..., 0] ^ word), _finalise(key[..., 1] + word)], axis=-1)
 
@@ -95,21 +106,43 @@ def dropout_mask(key: jax.Array, layer: int, width: int, rate: float) -> tuple[j
 
 
 def dropout(x: jax.Array, keep: jax.Array, rate: float) -> jax.Array:
-    """Return x / P(keep) where `keep`, else 0; the mean over masks is x."""
+    """Return x / P(keep) where `keep`, else 0; the mean over masks is x.
+
+    Args:
+        x: [...].
+        keep: [...] bool, from `dropout_mask`.
+        rate: probability of False, as for `dropout_mask`.
+    """
     keep_probability = 1.0 - round(rate * 2**16) / 2**16
     return jnp.where(keep, x * jnp.asarray(1.0 / keep_probability, x.dtype), jnp.zeros((), x.dtype))
 
 
 def uniform(shape: tuple[int, ...], key: jax.Array, layer: int, dtype=jnp.float32) -> jax.Array:
-    """Uniform numbers [..., *shape] of `key` [..., 2] in (0, 1), of 23 bits.
+    """Uniform numbers [..., *shape] in (0, 1), of 23 bits.
 
     0 and 1 do not occur.
+
+    Args:
+        shape: shape of the numbers of one key.
+        key: [..., 2] uint32.
+        layer: id of the layer, from `layer_id`.
+        dtype: dtype of the result.
     """
     return _uniform(_bits(key, layer, math.prod(shape)).reshape(*key.shape[:-1], *shape), dtype)
 
 
 def uniform_at(index: jax.Array, key: jax.Array, layer: int, dtype=jnp.float32) -> jax.Array:
-    """Elements `index` [...] uint32 of the flat result of `uniform` for `key`."""
+    """Elements `index` of the flat result of `uniform` for `key`.
+
+    Args:
+        index: [...] uint32.
+        key: [2] uint32.
+        layer: id of the layer, from `layer_id`.
+        dtype: dtype of the result.
+
+    Returns:
+        [...] in (0, 1).
+    """
     return _uniform(_bits_at(index, key, layer), dtype)
 
 
@@ -141,6 +174,13 @@ def randint(n: jax.Array | int, shape: tuple[int, ...], key: jax.Array, layer: i
 
 
 def normal(shape: tuple[int, ...], key: jax.Array, layer: int, dtype=jnp.float32) -> jax.Array:
-    """Standard normal numbers [..., *shape] of `key` [..., 2], within +-5.3."""
+    """Standard normal numbers [..., *shape], within +-5.3.
+
+    Args:
+        shape: shape of the numbers of one key.
+        key: [..., 2] uint32.
+        layer: id of the layer, from `layer_id`.
+        dtype: dtype of the result.
+    """
     symmetric = 2.0 * uniform(shape, key, layer, dtype) - 1.0
     return 2.0**0.5 * jax.scipy.special.erfinv(symmetric)

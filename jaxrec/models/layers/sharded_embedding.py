@@ -35,12 +35,24 @@ _REVERSED = np.array([int(f"{i:0{_BITS}b}"[::-1], 2) for i in range(SHARD_SLOTS)
 
 
 def shape(rows: int, width: int) -> tuple[int, int, int]:
-    """Shape of the whole table; some rows after the last id may be unused."""
+    """Shape (SHARD_SLOTS, rows per slot, width) of the whole table.
+
+    Some rows after the last id may be unused.
+
+    Args:
+        rows: number of ids.
+        width: width of a row.
+    """
     return SHARD_SLOTS, -(-rows // SHARD_SLOTS), width
 
 
 def in_order(table: jax.Array, rows: int) -> jax.Array:
-    """Return the rows [rows, W] of the whole table in the order of ids."""
+    """Return the rows [rows, W] of the whole table in the order of ids.
+
+    Args:
+        table: the whole table, of the shape `shape(rows, W)`.
+        rows: number of ids.
+    """
     ids = jnp.arange(rows)
     return table[_slot(ids), ids // SHARD_SLOTS]
 
@@ -75,14 +87,21 @@ class ShardedEmbedding(Parameters):
 
     Inside a step over the devices of `axis`, each with its shard of the table, a lookup is an exchange. With
     the whole table, as on one device, a lookup is local. `self.table` is the shard of this device.
+
+    Attributes:
+        size: Number of ids.
+        width: Width W of a row.
+        init_std: Standard deviation of the initial rows.
+        axis: Mesh axis.
     """
 
-    size: int  # number of ids
+    size: int
     width: int
-    init_std: float  # standard deviation of the initial rows
-    axis: str  # mesh axis
+    init_std: float
+    axis: str
 
     def setup(self):
+        """Create the table, or read the shard of this device."""
         self.table: jax.Array
         if self.has_variable("params", SHARDED):
             self.table = self.get_variable("params", SHARDED)  # `param` would reject the shape of a shard
@@ -107,7 +126,14 @@ class ShardedEmbedding(Parameters):
 
 
 def unique_ids(ids: jax.Array) -> jax.Array:
-    """Return the unique ids in ascending order, padded by NO_ID to `ids.size`."""
+    """Return the unique ids in ascending order, padded by NO_ID to `ids.size`.
+
+    Args:
+        ids: integers of any shape.
+
+    Returns:
+        [ids.size] int32.
+    """
     return jnp.unique(ids, size=ids.size, fill_value=NO_ID)
 
 

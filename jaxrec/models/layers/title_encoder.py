@@ -23,15 +23,23 @@ class TitleEncoder(Parameters):
     If a batch has more than V ids, the vectors of all V titles are computed once and looked up: the result is
     the same. The vector of id 0 is zero. With a `shard_axis`, the embeddings of ids are sharded over the
     devices of that axis, and each id is looked up on the device that stores it.
+
+    Attributes:
+        features: Title features.
+        titles: Number of titles V.
+        feature_names: Names of the selected features; empty: all.
+        init_std: Standard deviation of the initial embeddings.
+        shard_axis: Mesh axis of the embeddings of ids; empty: replicated.
     """
 
-    features: tuple[FeatureSpec, ...]  # title features
-    titles: int  # V
-    feature_names: tuple[str, ...] = ()  # of the selected features; empty: all
-    init_std: float = 0.2  # standard deviation of the initial embeddings
-    shard_axis: str = ""  # mesh axis of the embeddings of ids; empty: replicated
+    features: tuple[FeatureSpec, ...]
+    titles: int
+    feature_names: tuple[str, ...] = ()
+    init_std: float = 0.2
+    shard_axis: str = ""
 
     def setup(self):
+        """Create the encoders of the features."""
         columns = tuple(f for f in self.features if f.name != TITLE_ID)
         self.id_width = sum(
             f.width for f in select_features(self.features, self.feature_names) if f.name == TITLE_ID
@@ -44,7 +52,12 @@ class TitleEncoder(Parameters):
         self.columns = FeatureEncoder(self.dtype, columns, self.feature_names, self.init_std, name="columns")
 
     def vectors(self, ids: jax.Array, table: TitleTable) -> jax.Array:
-        """Compute the vectors [..., F] of ids [...]."""
+        """Compute the vectors [..., F] of ids [...].
+
+        Args:
+            ids: int32 title ids.
+            table: features of all titles.
+        """
         chex.assert_type(ids, int, custom_message="ids")
         if not self.id_width:
             return self._with_columns([], ids, table)
@@ -69,20 +82,30 @@ class TitleEncoder(Parameters):
         return jnp.where((ids > 0)[..., None], x, jnp.zeros((), x.dtype))
 
     def rows(self, ids: jax.Array, table: TitleTable) -> "TitleLookup":
-        """Prepare the vectors of ids [...] for projection; NaN for ids >= V."""
+        """Prepare the vectors of ids [...] for projection; NaN for ids >= V.
+
+        Args:
+            ids: int32 title ids.
+            table: features of all titles.
+        """
         if self.titles < ids.size and not self.shard_axis:
             return TitleLookup(self.vectors(jnp.arange(self.titles), table), ids)
         return TitleLookup(self.vectors(ids, table), None)
 
 
 class TitleProjections(NamedTuple):
-    """Cached projections of title vectors, of all titles or of unique ids."""
+    """Cached projections of title vectors, of all titles or of unique ids.
 
-    projected: dict[str, jax.Array]  # name of the kernel -> [V, out] or [U, out]
-    id_U: jax.Array | None = None  # ids of the rows, from `unique_ids`; None: row i is title i
+    Attributes:
+        projected: Kernel name -> [V, out] or [U, out].
+        id_U: Ids of the rows, from `unique_ids`; None: row i is title i.
+    """
+
+    projected: dict[str, jax.Array]
+    id_U: jax.Array | None = None
 
     def row_indices(self, ids: jax.Array) -> jax.Array:
-        """Return the rows of `ids`."""
+        """Return the rows [...] of `ids` [...], int32 indices into each of `projected`."""
         if self.id_U is None:
             return ids
         return jnp.searchsorted(self.id_U, ids.reshape(-1)).reshape(ids.shape)

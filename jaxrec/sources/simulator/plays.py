@@ -28,7 +28,13 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def make_plays(c: Simulator, catalogue: SimulatedCatalogue, latents: LatentStates) -> SimulatedPlays:
-    """Generate all plays of the users in `latents`."""
+    """Generate all plays of the users in `latents`, sorted by user and time.
+
+    Args:
+        c: Settings of the simulator.
+        catalogue: Titles of the service.
+        latents: Latent states of U users.
+    """
     start, mood, begin = _sittings(c, latents)
     week = np.minimum((begin - EPOCH_MS) // WEEK_MS, c.weeks - 1)
     title, match = _choices(c, catalogue, latents, week, mood)

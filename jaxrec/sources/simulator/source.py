@@ -107,7 +107,7 @@ class SimulatorSource:
 
 
 def to_interactions(c: Simulator, latents: LatentStates, plays: SimulatedPlays) -> Interactions:
-    """Convert plays to watch events in order of time.
+    """Convert plays to watch events in order of time, milliseconds since 1970.
 
     The events are the first sessions, the later sessions and the replays of the plays.
     """
@@ -140,5 +140,14 @@ def _device(c: Simulator, user: np.ndarray, time: np.ndarray, hour: np.ndarray) 
 
 
 def open_simulator(source: Simulator, features: tuple[Feature, ...], path: str) -> SimulatorSource:
-    """Return the reader of `registry.SOURCES`."""
+    """Open a simulated source, as an entry of `registry.SOURCES`.
+
+    Args:
+        source: Settings of the simulator.
+        features: Not used: every feature is generated.
+        path: Not used.
+
+    Raises:
+        InputError: A setting is out of range.
+    """
     return SimulatorSource(source)

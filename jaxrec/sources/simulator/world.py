@@ -57,60 +57,102 @@ class Draw(IntEnum):
 
 @dataclass(frozen=True)
 class SimulatedCatalogue:
-    """Titles by row, not ordered by popularity."""
+    """Titles by row, not ordered by popularity.
 
-    taste: np.ndarray  # [V, 18] float32, on the grid
-    genres: Lists  # names
-    runtime: np.ndarray  # [V] float64 whole minutes
-    film: np.ndarray  # [V] bool
-    appeal: np.ndarray  # [V] float32, raises the probability of starting; mean 0
-    satisfaction: np.ndarray  # [V] float32, raises the probability of staying; mean 0
-    exposure: np.ndarray  # [V] float64, probability of the title in a slot of a slate; sums to 1
-    shelf: np.ndarray  # [2**20] int32 inverse distribution function of exposure: title of each equal step
+    Attributes:
+        taste: [V, 18] float32, on the grid.
+        genres: Names of each title's genres.
+        runtime: [V] float64 whole minutes.
+        film: [V] bool.
+        appeal: [V] float32, raises the probability of starting; mean 0.
+        satisfaction: [V] float32, raises the probability of staying; mean 0.
+        exposure: [V] float64, probability of the title in a slot of a slate; sums to 1.
+        shelf: [2**20] int32 inverse distribution function of exposure: title of each equal step.
+    """
+
+    taste: np.ndarray
+    genres: Lists
+    runtime: np.ndarray
+    film: np.ndarray
+    appeal: np.ndarray
+    satisfaction: np.ndarray
+    exposure: np.ndarray
+    shelf: np.ndarray
 
 
 @dataclass(frozen=True)
 class LatentStates:
-    """Latent states of users."""
+    """Latent states of users.
 
-    key: np.ndarray  # [U] int64
-    taste: np.ndarray  # [U, 18] float32, nats at knob 1, on the grid
-    genres: np.ndarray  # [U, 3] int64 liked genres, most liked first
-    interest: np.ndarray  # [U, weeks] int64 genre of each week
-    patience: np.ndarray  # [U] float32, in log-odds of staying, mean 0
-    plays: np.ndarray  # [U] int64 number of titles played
+    Attributes:
+        key: [U] int64.
+        taste: [U, 18] float32 nats per genre where `config.taste` is 1, on the grid.
+        genres: [U, 3] int64 liked genres, most liked first.
+        interest: [U, weeks] int64 genre of each week.
+        patience: [U] float32, in log-odds of staying, mean 0.
+        plays: [U] int64 number of titles played.
+    """
+
+    key: np.ndarray
+    taste: np.ndarray
+    genres: np.ndarray
+    interest: np.ndarray
+    patience: np.ndarray
+    plays: np.ndarray
 
 
 @dataclass(frozen=True)
 class SimulatedPlays:
-    """First plays of titles, by row of the user, then by time."""
+    """First plays of titles, by row of the user, then by time.
 
-    row: np.ndarray  # [P] int64 row of the user in LatentStates
-    title: np.ndarray  # [P] int64
-    time: np.ndarray  # [P] int64 milliseconds, strictly increasing within a user
-    week: np.ndarray  # [P] int64 week in which the sitting begins
-    mood: np.ndarray  # [P] int64 genre
-    seconds: np.ndarray  # [P] float64 seconds of the play's first session
-    later: np.ndarray  # [P, 2] float64 seconds of the play's later sessions, 0 for none
-    later_time: np.ndarray  # [P, 2] int64
-    replay: np.ndarray  # [P] float64 seconds of the replay, 0 for none
-    replay_time: np.ndarray  # [P] int64
-    seen_from: np.ndarray  # [P] int64 time from which the title is not abandoned; largest int64 if never
+    Attributes:
+        row: [P] int64 row of the user in LatentStates.
+        title: [P] int64 row of SimulatedCatalogue.
+        time: [P] int64 milliseconds since 1970, UTC, strictly increasing within a user.
+        week: [P] int64 week in which the sitting begins.
+        mood: [P] int64 genre of the sitting's mood.
+        seconds: [P] float64 seconds of the play's first session.
+        later: [P, 2] float64 seconds of the play's later sessions, 0 for none.
+        later_time: [P, 2] int64 milliseconds.
+        replay: [P] float64 seconds of the replay, 0 for none.
+        replay_time: [P] int64 milliseconds.
+        seen_from: [P] int64 milliseconds from which the title is not abandoned; largest int64 if never.
+    """
+
+    row: np.ndarray
+    title: np.ndarray
+    time: np.ndarray
+    week: np.ndarray
+    mood: np.ndarray
+    seconds: np.ndarray
+    later: np.ndarray
+    later_time: np.ndarray
+    replay: np.ndarray
+    replay_time: np.ndarray
+    seen_from: np.ndarray
 
 
 def normal(*parts) -> np.ndarray:
-    """Return standard normal float64 from the hash of whole numbers (Box-Muller)."""
+    """Return standard normal float64 [...] from the hash of whole numbers (Box-Muller).
+
+    Args:
+        *parts: Whole numbers, broadcast together, as for `hashing.mix`.
+    """
     radius = np.sqrt(-2.0 * np.log(hashing.uniform(*parts, 0)))
     return radius * np.cos(2.0 * np.pi * hashing.uniform(*parts, 1))
 
 
 def on_grid(x: np.ndarray) -> np.ndarray:
-    """Round to a multiple of 1 / _GRID, as float32."""
+    """Round [...] to a multiple of 1 / _GRID, as float32."""
     return (np.round(x * _GRID) / _GRID).astype(np.float32)
 
 
 def check(c: Simulator) -> None:
-    """Raise InputError for a config value out of range."""
+    """Check the settings of a simulator.
+
+    Raises:
+        InputError: A value is out of range; the message names the key and the range.
+    """
     limits: dict[str, tuple[float, float]] = {
         "users": (0, 1 << 40),
         "test_only_users": (0, 1 << 40),
@@ -182,7 +224,7 @@ def _exposure(c: Simulator, row: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def make_latents(c: Simulator, key: np.ndarray) -> LatentStates:
-    """Return the latent states of users by key [U]."""
+    """Return the latent states of users by key [U] int64."""
     u, col = hashing.uniform, key[:, None]
     genre = np.arange(len(GENRES))
     arrival = -np.log(u(c.seed, Draw.TASTE, col, genre)) * (genre + 12.0)
@@ -210,8 +252,9 @@ def segments(c: Simulator, latents: LatentStates) -> dict[str, np.ndarray]:
     """Return noisy user features of the latent states.
 
     Returns:
-        `segment` [U] is the first genre (0 to 17). `segment2` [U] is 18 * third of patience (0 to 2) + the
-        second genre. Each of these three values is right with probability 3/4, and random otherwise.
+        Name -> int64 [U]. `segment` is the first genre (0 to 17). `segment2` is 18 * third of patience
+        (0 to 2) + the second genre. Each of these three values is right with probability 3/4, and random
+        otherwise.
     """
     key, n = latents.key, len(GENRES)
     right = hashing.uniform(c.seed, Draw.SEGMENT, key[:, None], np.arange(3)) < 0.75
@@ -251,13 +294,14 @@ def stay_probability(
 ) -> np.ndarray:
     """Return the probability of staying with a title, without interruptions.
 
-    The arrays are broadcast together.
-
     Args:
         c: Config.
-        satisfaction: Satisfaction of the title.
-        patience: Patience of the user.
-        match: Dot product of the preference with the taste vector of the title.
+        satisfaction: [...] satisfaction of the title, in log-odds of staying.
+        patience: [...] patience of the user, in log-odds of staying.
+        match: [...] dot product of the preference with the taste vector of the title.
+
+    Returns:
+        Probabilities [...] in (0, 1); the arguments are broadcast together.
     """
     odds = STAY + patience + np.float32(c.satisfaction * SATISFACTION) * satisfaction
     odds = odds + np.float32(c.match * MATCH) * (match - np.float32(MATCH_AT))
@@ -269,6 +313,13 @@ def abandon_probability(c: Simulator, stay: np.ndarray) -> np.ndarray:
 
     A play is abandoned if the user leaves, or if it is interrupted below the threshold. An interruption cuts
     the play at the square of a uniform fraction.
+
+    Args:
+        c: Config.
+        stay: [...] result of `stay_probability`.
+
+    Returns:
+        [...] in [0, 1].
     """
     return 1.0 - stay * np.float32(1.0 - c.interruptions * np.sqrt(ABANDON_BELOW))
 
@@ -281,6 +332,9 @@ def final_abandon_probability(c: Simulator, abandoned: np.ndarray) -> np.ndarray
 
     Args:
         c: Config.
-        abandoned: Probability that the first play is abandoned.
+        abandoned: [...] probability that the first play is abandoned.
+
+    Returns:
+        [...] in [0, 1].
     """
     return abandoned * (1.0 - np.float32(c.replay_abandoned) * (1.0 - abandoned))
