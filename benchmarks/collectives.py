@@ -52,7 +52,7 @@ def collectives(hlo_text: str) -> list[Collective]:
     Raises:
         ValueError: The shape or the groups of a collective have an unknown form.
     """
-    found: list[tuple[str, str, str, str, int]] = []
+    rows: list[tuple[str, str, str, str, int]] = []
     callers: dict[str, list[tuple[str, int | None]]] = defaultdict(list)  # with the times of each call
     devices = math.prod(int(n) for n in _DEVICES.findall(hlo_text.partition("\n")[0]))
     computation, entry = "", ""
@@ -73,11 +73,11 @@ def collectives(hlo_text: str) -> list[Collective]:
         kind = opcode[1].removesuffix("-start")
         if kind in KINDS:
             shape = _shape(_result(kind, result) if kind != opcode[1] else result)
-            found.append((kind, shape, computation, named[1], _group(line, kind, devices)))
+            rows.append((kind, shape, computation, named[1], _group(line, kind, devices)))
     runs = _times(entry, callers)
     return [
         Collective(kind, hlo.bytes_of(shape), shape, group, where, name, runs(where))
-        for kind, shape, where, name, group in found
+        for kind, shape, where, name, group in rows
     ]
 
 
@@ -142,14 +142,14 @@ def _calls(line: str, opcode: str) -> list[tuple[str, int | None]]:
     if opcode.endswith(("-update", "-done")):
         return []
     once = [name.strip().removeprefix("%") for names in _BRANCHES.findall(line) for name in names.split(",")]
-    found: list[tuple[str, int | None]] = [(name, 1) for name in once if name]
+    stack: list[tuple[str, int | None]] = [(name, 1) for name in once if name]
     trips = _TRIPS.search(line)
     for role, name in _CALLED.findall(line):
         times: int | None = 1
         if opcode == "while":
             times = int(trips[1]) + (role == "condition") if trips else None
-        found.append((name, times))
-    return found
+        stack.append((name, times))
+    return stack
 
 
 def _times(entry: str, callers: dict[str, list[tuple[str, int | None]]]) -> Callable[[str], int | None]:

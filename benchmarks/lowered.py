@@ -78,7 +78,7 @@ def account(program: Task) -> dict[str, Any]:
     """Return memory and communication of the compiled step, per device.
 
     A loop whose length depends on the data counts once. The look-ups of a row-sharded table run in rounds;
-    one round is enough unless a device is asked for far more than an even fraction of the ids: see
+    one round is enough unless one device stores far more than an even fraction of these ids: see
     `jaxrec.models.layers.sharded_embedding`.
 
     Returns:

@@ -65,7 +65,7 @@ class Spent(NamedTuple):
 def kernels(text: str) -> dict[str, Kernel]:
     """Return the kernels of a program's text by their name in a device's profile."""
     types: dict[str, str] = {}
-    found: dict[str, Kernel] = {}
+    by_name: dict[str, Kernel] = {}
     for line in text.splitlines():
         named = hlo.INSTRUCTION.match(line)
         if not named:
@@ -75,10 +75,10 @@ def kernels(text: str) -> dict[str, Kernel]:
         opcode = hlo.OPCODE.match(line, named.end() + len(result))
         if opcode:
             operands = {*_OPERAND.findall(line[opcode.end() : line.find(")", opcode.end())])}
-            held = hlo.bytes_of(result) + sum(hlo.bytes_of(types.get(name, "")) for name in operands)
+            num_bytes = hlo.bytes_of(result) + sum(hlo.bytes_of(types.get(name, "")) for name in operands)
             path = _PATH.search(line)
-            found[re.sub(r"[.\-]", "_", named[1])] = Kernel(opcode[1], held, path[1] if path else "")
-    return found
+            by_name[re.sub(r"[.\-]", "_", named[1])] = Kernel(opcode[1], num_bytes, path[1] if path else "")
+    return by_name
 
 
 def part_of(name: str, path: str | None) -> str:
@@ -156,7 +156,7 @@ def _flags() -> None:
     flags.DEFINE_integer("users", 20_000, "of the simulated service, where that is the source")
 
 
-def main(found: flags.FlagValues) -> Report:
+def main(args: flags.FlagValues) -> Report:
     import jax
 
     from jaxrec.runtime.device_batch import transfer
@@ -165,31 +165,31 @@ def main(found: flags.FlagValues) -> Report:
     from jaxrec.training.train_state import StateInit
     from jaxrec.training.train_step import TrainStep
 
-    with directory(found.data) as named:
-        config = settings(found, named)
+    with directory(args.data) as named:
+        config = settings(args, named)
         ensure_dataset(config, config.data.directory)
         dataset = Dataset(config.data.directory)
-        program = parts.program_of(config, dataset, found.batch)
+        program = parts.program_of(config, dataset, args.batch)
         rows, table = parts.training_rows(dataset, program.config, "service"), dataset.arrays.title_table()
-        given, state = replicate(table), replicate(StateInit(program).init())
+        device_table, state = replicate(table), replicate(StateInit(program).init())
         batch, step = transfer(parts.host_batch(program, rows)), parallelize_step(TrainStep(program))
-        text = step.lower(state, batch, given)().as_text()
+        text = step.lower(state, batch, device_table)().as_text()
 
         def steps() -> None:
             nonlocal state
-            for _ in range(found.steps):
-                state, sums = step(state, batch, given)
+            for _ in range(args.steps):
+                state, sums = step(state, batch, device_table)
             jax.block_until_ready((state, sums))
 
         time = interleaved({"steps": steps}, rounds=7, warmup=2)["steps"]
         events = profiled(steps)
         operations = parts.counted_by_xla(program, table, rows)
-    copy, product = device_copy(), matrix_rate(dtype=found.dtype)
-    each = gathered(events, text, found.steps)
+    copy, product = device_copy(), matrix_rate(dtype=args.dtype)
+    each = gathered(events, text, args.steps)
     whole = Spent(*map(sum, zip(*each.values(), strict=True)))
-    rate = time.rate(found.steps * found.batch)
+    rate = time.rate(args.steps * args.batch)
     lines = [
-        ("examples a second", spread(rate, "", 0), f"{1e3 * time.median / found.steps:.3f} ms a step"),
+        ("examples a second", spread(rate, "", 0), f"{1e3 * time.median / args.steps:.3f} ms a step"),
         ("a copy", spread({k: v / 1e9 for k, v in copy.items()}, "GB/s", 0), ""),
         (
             "the matrix rate", spread({k: v / 1e9 for k, v in product.items()}, "GFLOP/s", 0),
@@ -203,10 +203,10 @@ def main(found: flags.FlagValues) -> Report:
             f"{spent.kernels:.0f} kernels; {spent.bytes / 1e6:,.0f} MB, {bound:.3f} ms to copy",
         ))  # fmt: skip
     figures = {
-        "config": found.config, "batch": found.batch, "dtype": found.dtype, "rate": rate, "copy": copy,
+        "config": args.config, "batch": args.batch, "dtype": args.dtype, "rate": rate, "copy": copy,
         "matrix_rate": product, "flops": operations, "parts": {k: v._asdict() for k, v in each.items()},
     }  # fmt: skip
-    return Report(f"roofline of {found.config} at batch {found.batch}, {found.dtype}", figures, lines)
+    return Report(f"roofline of {args.config} at batch {args.batch}, {args.dtype}", figures, lines)
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ class Peer:
 
 @contextlib.contextmanager
 def peer(command: list[str]) -> Iterator[Peer]:
-    """Yield a process with the protocol of peers/rectools_sasrec.py --told.
+    """Yield a process with the protocol of peers/rectools_sasrec.py --wait.
 
     The process ends with the context.
 
@@ -184,7 +184,7 @@ def main(args: flags.FlagValues) -> Report:
         if args.ours:
             turns[OURS], scale[OURS] = ours(log, Path(folder) / "rows")
         if args.peer_python:
-            command = [args.peer_python, str(PEER), str(log), "--told"]
+            command = [args.peer_python, str(PEER), str(log), "--wait"]
             command += ["--epochs", str(args.rounds + 1), "--held-out", str(HELD_OUT)]
             theirs = stack.enter_context(peer(command))
             if theirs.about["interactions"] != plays:

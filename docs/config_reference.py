@@ -90,7 +90,7 @@ def _is_dataclass(node: ast.stmt) -> bool:
 
 def sections(source: str) -> list[Section]:
     """Return the dataclasses of a module, in its order."""
-    notes, found = comments(source), []
+    notes, result = comments(source), []
     for node in ast.parse(source).body:
         if not _is_dataclass(node):
             continue
@@ -102,8 +102,8 @@ def sections(source: str) -> list[Section]:
                 end = following.lineno if following else (node.end_lineno or node.lineno) + 100
                 fields.append(_field(statement, following, end, notes))
         doc = ast.get_docstring(node) or ""
-        found.append(Section(node.name, "" if doc.startswith(f"{node.name}(") else doc, tuple(fields)))
-    return found
+        result.append(Section(node.name, "" if doc.startswith(f"{node.name}(") else doc, tuple(fields)))
+    return result
 
 
 def presets(source: str) -> list[tuple[str, str]]:

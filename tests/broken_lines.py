@@ -90,7 +90,7 @@ LINES = (
         "jaxrec/models/encoders/base.py",
         "return same_RxLxL & jnp.tri(example_RxL.shape[1], dtype=bool)",
         "return same_RxLxL",
-        ("tests/models/test_next_item_model.py::test_a_place_knows_what_was_before_it_and_nothing_after",),
+        ("tests/models/test_next_item_model.py::test_a_position_depends_on_earlier_positions_only",),
     ),
     Line(
         "histories that share a row do not attend to one another",
@@ -118,7 +118,7 @@ LINES = (
         "jaxrec/models/encoders/base.py",
         "return jnp.where(self.present_BxL, jnp.arange(rows)[:, None], rows)",
         "return jnp.broadcast_to(jnp.arange(rows)[:, None], self.present_BxL.shape)",
-        ("tests/models/test_next_item_model.py::test_padding_says_nothing_bit_for_bit",),
+        ("tests/models/test_next_item_model.py::test_padding_changes_nothing_bit_for_bit",),
     ),
     Line(
         "an empty history has a vector of its own",
@@ -631,9 +631,9 @@ if __name__ == "__main__":
     )
     parser.add_argument("--only", type=int, nargs="+", default=[], metavar="N", help="numbers of lines")
     parser.add_argument("--list", action="store_true", help="print the table and run nothing")
-    given = parser.parse_args()
-    if given.list:
+    options = parser.parse_args()
+    if options.list:
         for n, line in enumerate(LINES):
             print(f"{n:3} {line.file}: {line.guards}  [{', '.join(line.tests)}]")
         sys.exit()
-    sys.exit(main(given.only))
+    sys.exit(main(options.only))

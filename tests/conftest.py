@@ -16,11 +16,11 @@ import pytest
 # Most of the suite's time is XLA's, for programs that take a few steps of a small model: they are compiled as
 # fast as they can be, here and in the commands that tests run as subprocesses. XLA's passes over operations
 # stay; what goes is LLVM's over machine code, and fused kernels from MLIR. As a user has them they are in the
-# tests that ask for `as_compiled_for_users`. Set before anything imports jax.
+# tests that use `as_compiled_for_users`. Set before anything imports jax.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 _QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 if version("jaxlib").startswith("0.10.") and _QUICK not in os.environ.get("XLA_FLAGS", ""):
-    # Another jaxlib may know these flags no more, and then ends the process.
+    # Another jaxlib may not have these flags, and then ends the process.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}".strip()
 
 # Commands that tests run as subprocesses compile the same programs, so they share a cache, new every session.
@@ -35,8 +35,11 @@ sys.path.insert(0, str(ROOT))
 
 
 def pytest_configure(config):
-    """Files are dealt to xdist's workers in their order, end_to_end early. Its own is by the number of tests,
-    which leaves files of few long tests to the end, for one worker while the other waits."""
+    """Assign files to xdist's workers in their order, end_to_end early.
+
+    The order of xdist is by the number of tests: files of few long tests would come last, for one worker
+    while the other waits.
+    """
     config.option.loadscopereorder = False
     # Tracing makes millions of objects that live as long as their program: the default thresholds spent a
     # tenth of the suite's time looking for garbage among them.
@@ -53,8 +56,10 @@ def small_config():
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory):
-    """`once(name, make)`: the folder `name` as `make(folder)` leaves it, made by the first of xdist's
-    workers that asks and shared by all. Tests only read it; a test that writes there copies it first."""
+    """Return `once(name, make)`: the folder `name`, made by `make(folder)` in the first worker that needs it.
+
+    All workers of xdist share the folder. Tests only read it; a test that writes there copies it first.
+    """
     base = tmp_path_factory.getbasetemp()
     shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
     shared.mkdir(exist_ok=True)

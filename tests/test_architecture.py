@@ -14,13 +14,26 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.stat().st_size)
 COMMANDS = {"train", "evaluate", "prepare", "compare", "study", "__init__"}
 # A first word that hides what a function does, or what it returns.
 VAGUE = re.compile(r"^(What|How|Whether|Of|Where|Which|Who|Whose|As)\b")
-# Programs do not say, ask, know, see or judge; a variable is named for what it holds.
-FORBIDDEN_WORDS = re.compile(r"\b(dealt|judged?|anew|to be had|whatever many|has it that|is told)\b")
+# Programs do not act like people; a variable is named after its content.
+FORBIDDEN_WORDS = re.compile(
+    r"\b(dealt|judge[sd]?|anew|to be had|whatever many|has it that"
+    r"|says|said|asks|asked|knows|knew|told|tells|sees|saw)\b"
+)
 FORBIDDEN_NAMES = {"found", "given", "held", "said"}
+# The rules of wording hold outside the package too.
+SOURCES = sorted(
+    p for folder in ("benchmarks", "configs", "docs", "tests") for p in (ROOT / folder).rglob("*.py")
+)
+SCRIPTS = sorted(p for p in (ROOT / "launch").rglob("*") if p.is_file())
 
 
 def name(path: Path) -> str:
-    return str(path.relative_to(PACKAGE))
+    return str(path.relative_to(PACKAGE if path.is_relative_to(PACKAGE) else ROOT))
+
+
+def forbidden_words(text: str) -> list[str]:
+    """Return the forbidden words of a text, outside quotes: quoted names are stored names."""
+    return FORBIDDEN_WORDS.findall(re.sub(r"\"[^\"]*\"|`[^`]*`", "", text))
 
 
 def definitions(path: Path):
@@ -57,21 +70,27 @@ def test_a_module_has_a_docstring_and_one_purpose(path):
     assert path.stem not in ("utils", "util", "helpers", "common", "misc")
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
+@pytest.mark.parametrize("path", FILES + SOURCES, ids=name)
 def test_docstrings_and_names_are_plain(path):
     text = path.read_text()
     for node in definitions(path):
         docstring = ast.get_docstring(node) or ""
         where = f"{name(path)}: {getattr(node, 'name', 'module')}"
         assert not VAGUE.match(docstring), f"{where}: {docstring.splitlines()[0]}"
+        assert not forbidden_words(docstring), f"{where}: {forbidden_words(docstring)}"
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             assert node.id not in FORBIDDEN_NAMES, f"{name(path)}:{node.lineno}: {node.id}"
         elif isinstance(node, ast.arg):
             assert node.arg not in FORBIDDEN_NAMES, f"{name(path)}:{node.lineno}: {node.arg}"
     for number, line in enumerate(text.splitlines(), 1):
-        plain = re.sub(r"\"[^\"]*\"|`[^`]*`", "", line)  # quoted names are stored ones
-        assert not FORBIDDEN_WORDS.search(plain), f"{name(path)}:{number}: {line.strip()}"
+        assert not forbidden_words(line), f"{name(path)}:{number}: {line.strip()}"
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name)
+def test_the_words_of_launch_scripts_are_plain(path):
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        assert not forbidden_words(line), f"{name(path)}:{number}: {line.strip()}"
 
 
 def test_no_two_public_classes_share_a_name():

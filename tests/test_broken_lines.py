@@ -31,9 +31,9 @@ def test_a_break_is_seen_where_a_test_fails_and_the_file_is_left_as_it_was(
     path, texts = tmp_path / "a.py", []
     path.write_text("ONE = 1\nTWO = 2\n")
 
-    def run(command, **given):
+    def run(command, **options):
         texts.append(path.read_text())
-        assert command[-1] == "test_a.py" and given["cwd"] == tmp_path
+        assert command[-1] == "test_a.py" and options["cwd"] == tmp_path
         return subprocess.CompletedProcess(command, status, "1 failed\n", "")
 
     monkeypatch.setattr(broken_lines.subprocess, "run", run)

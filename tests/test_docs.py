@@ -1,6 +1,6 @@
 """README and docs: every command is parsed and run, every name exists, and the pages build.
 
-A comment directly above a fenced block says how its commands are tested:
+A comment directly above a fenced block states how its commands are tested:
 
     <!-- needs: a Slurm cluster -->    not run, and shown as skipped with this reason
     <!-- slow: five minutes -->        run by `pytest -m slow`
@@ -80,8 +80,8 @@ class Command:
 
 
 def commands_of(line: str) -> list[tuple[str, ...]]:
-    """Return the commands of a line of shell that the tests know: ours, and cp."""
-    found = []
+    """Return the commands of a line of shell that are tested: ours, and cp."""
+    commands = []
     for piece in line.removeprefix("$ ").split(" && "):
         for launcher in CLUSTERS:
             piece = re.sub(f"^{launcher}", "python -m jaxrec.train ", piece)
@@ -89,13 +89,13 @@ def commands_of(line: str) -> list[tuple[str, ...]]:
             continue
         words = shlex.split(piece, comments=True)
         words[0] = "python" if re.search(r"python3?$", words[0]) else words[0]
-        found.append(tuple(words))
-    return found
+        commands.append(tuple(words))
+    return commands
 
 
 def fenced(page: Path, text: str) -> list[Command]:
     """Return the commands of a page's fenced blocks, in its order."""
-    found: list[Command] = []
+    commands: list[Command] = []
     fence = speed = reason = above = start = ""
     for number, line in enumerate(text.splitlines(), 1):
         mark = re.fullmatch(r"(```+)(.*)", line)
@@ -109,9 +109,9 @@ def fenced(page: Path, text: str) -> list[Command]:
             whole = start + line
             start = whole[:-1] if whole.endswith("\\") else ""
             if not start:
-                found += [Command(page, number, words, speed, reason) for words in commands_of(whole)]
+                commands += [Command(page, number, words, speed, reason) for words in commands_of(whole)]
         above = line
-    return found
+    return commands
 
 
 def inline(page: Path, text: str) -> list[Command]:
@@ -119,15 +119,15 @@ def inline(page: Path, text: str) -> list[Command]:
 
     Brackets around optional flags are removed; the placeholders C and N stand for a config and a number.
     """
-    found = []
+    commands = []
     without_blocks = re.sub(r"^```.*?^```$", lambda m: "\n" * m[0].count("\n"), text, flags=re.M | re.S)
     for match in re.finditer(r"`(python -m jaxrec\.\w+ [^`]+)`", without_blocks):
         words = [
             {"C": "configs/tiny.py", "N": "50"}.get(w, w)
             for w in shlex.split(match[1].replace("[", "").replace("]", ""))
         ]
-        found.append(Command(page, without_blocks[: match.start()].count("\n") + 1, tuple(words), NOT_RUN))
-    return found
+        commands.append(Command(page, without_blocks[: match.start()].count("\n") + 1, tuple(words), NOT_RUN))
+    return commands
 
 
 EVERY = [command for page in PAGES for command in fenced(page, page.read_text())]
@@ -213,7 +213,7 @@ def sandbox(tmp_path):
 
 @pytest.fixture(scope="module")
 def messages(tmp_path_factory):
-    """What every command says about its command line, "" where there is nothing wrong."""
+    """Return the error of every command about its command line, "" for none."""
     folder = tmp_path_factory.mktemp("parsed")
     shutil.copytree(ROOT / "configs", folder / "configs", ignore=shutil.ignore_patterns("__pycache__"))
     for command in EVERY:

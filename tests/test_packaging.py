@@ -29,7 +29,7 @@ def requirements():
 
 
 def pins(name):
-    """Of a constraints file, the lines of itself: {distribution: version}."""
+    """Return {distribution: version} of a constraints file, without included files."""
     lines = [line for line in (ROOT / name).read_text().splitlines() if line and line[0] not in "#-"]
     parsed = [Requirement(line) for line in lines]
     assert {str(one.marker).replace('"', "'") for one in parsed} == {PYTHONS[name]}
@@ -54,8 +54,8 @@ def test_a_constraints_file_names_its_command_and_no_cuda_libraries(name):
     assert re.search(r"^#   uv pip compile pyproject.toml --python-version 3\.1[12] ", text, re.MULTILINE)
     extras = set(PROJECT["optional-dependencies"]) - {"peers"}
     assert set(re.findall(r"--extra (\w+)", text)) == extras
-    found = [one for one in pins(name) if re.match("nvidia|cuda|torch|triton", one)]
-    assert not found, f"{name}: {found} would hold torch back"
+    libraries = [one for one in pins(name) if re.match("nvidia|cuda|torch|triton", one)]
+    assert not libraries, f"{name}: {libraries} would hold torch back"
     # The plugins of jax's extras are of the version of jax itself.
     pinned = pins(name)
     assert pinned["jax"] == pinned["jaxlib"] == pinned["jax-cuda13-plugin"]

@@ -1,9 +1,9 @@
 """RecTools' SASRec on a log: seconds of each training epoch, as JSON lines.
 
-    python benchmarks/peers/rectools_sasrec.py LOG.csv --epochs 2 [--held-out 1] [--threads 2] [--told]
+    python benchmarks/peers/rectools_sasrec.py LOG.csv --epochs 2 [--held-out 1] [--threads 2] [--wait]
 
 The script runs alone, in an interpreter with `pip install "rectools[torch]==0.19.*" torch==2.13.0` (which
-requires numpy below 2, so not jaxrec's). The log is a CSV of user,item,timestamp. With --told, each epoch
+requires numpy below 2, so not jaxrec's). The log is a CSV of user,item,timestamp. With --wait, each epoch
 waits for a line on standard input, and the end of the input ends the process: a long-lived process excludes
 its warm-up. The first printed line describes the run; one line per epoch follows; --epochs is then the
 largest number of epochs.
@@ -62,10 +62,10 @@ def write_line(**values: Any) -> None:
     print(json.dumps(values), flush=True)
 
 
-def trainer(epochs: int, told: bool, write_line: Callable[..., None] = write_line) -> Any:
+def trainer(epochs: int, wait: bool, write_line: Callable[..., None] = write_line) -> Any:
     """Return a Lightning trainer that reports the seconds of each epoch.
 
-    With `told`, the trainer waits for a line on standard input before each epoch.
+    With `wait`, the trainer waits for a line on standard input before each epoch.
     """
     from pytorch_lightning import Callback, Trainer
 
@@ -73,7 +73,7 @@ def trainer(epochs: int, told: bool, write_line: Callable[..., None] = write_lin
         started = worked = 0.0
 
         def on_train_start(self, trainer: Any, module: Any) -> None:
-            if told and not sys.stdin.readline():
+            if wait and not sys.stdin.readline():
                 sys.exit(0)
 
         def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
@@ -85,7 +85,7 @@ def trainer(epochs: int, told: bool, write_line: Callable[..., None] = write_lin
             cpu_seconds = time.process_time() - self.worked
             loss = float(trainer.callback_metrics["train_loss"])
             write_line(epoch=trainer.current_epoch, seconds=seconds, cpu_seconds=cpu_seconds, loss=loss)
-            if told and not sys.stdin.readline():
+            if wait and not sys.stdin.readline():
                 trainer.should_stop = True
 
     return Trainer(
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--held-out", type=int, default=0, help="last plays of each user, not trained on")
     parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's default")
-    parser.add_argument("--told", action="store_true", help="wait for a line before each epoch")
+    parser.add_argument("--wait", action="store_true", help="wait for a line before each epoch")
     args = parser.parse_args()
 
     import torch
@@ -130,7 +130,7 @@ def main() -> None:
         titles=int(log["item_id"].nunique()),
         construct_seconds=time.perf_counter() - started,
     )
-    model = SASRecModel(**SETTINGS, get_trainer_func=lambda: trainer(args.epochs, args.told))
+    model = SASRecModel(**SETTINGS, get_trainer_func=lambda: trainer(args.epochs, args.wait))
     model.fit(dataset)
 
 

@@ -10,7 +10,7 @@ from jaxrec.core.ids import INTERACTION_FEATURES, POOLS
 from jaxrec.core.paths import scheme_of
 
 FEATURE_PLACES = ("title", "user", "context", "interaction")
-_FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(2106, 2, 7)  # that seconds in 32 bits tell apart
+_FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(2106, 2, 7)  # the range of unsigned seconds in 32 bits
 
 
 def whole(count: float) -> bool:
@@ -24,7 +24,7 @@ def _check_source(config: Config) -> None:
     needed = {KuaiRand: ("directory", "logs"), Tfds: ("name", "split")}
     for name in needed.get(type(source), ()):
         where = getattr(source, name)
-        require(bool(where), f"source.{name}", where, "say where the rows are")
+        require(bool(where), f"source.{name}", where, "not be empty")
     if isinstance(source, Tables):
         _check_tables(source, path)
     else:
@@ -37,22 +37,24 @@ def _check_source(config: Config) -> None:
 
 def _check_tables(source: Tables, path: str) -> None:
     log, titles, columns = source.interactions, source.titles, source.columns
-    require(bool(log or path), "source.interactions", log, "say where the rows are, or leave it to data.path")
-    require(not (log and path), "data.path", path, f"be empty where source.interactions={log!r} says it")
+    require(bool(log or path), "source.interactions", log, "name the files, unless data.path does")
+    require(
+        not (log and path), "data.path", path, f"be empty where source.interactions={log!r} names the log"
+    )
     for name, value in vars(columns).items():
         key, optional = f"source.columns.{name}", name in ("seconds", "runtime")
         require(bool(value) or optional, key, value, "not be empty")
         if value and name != "list_separator":
             require(all(value.split("|")), key, value, "name a column on both sides of each '|'")
     if columns.seconds:
-        why = f"source.columns.seconds={columns.seconds!r} says how much was seen, but not of how much"
-        require(bool(titles), "source.titles", titles, f"say where the runtimes are: {why}")
+        why = f"source.columns.seconds={columns.seconds!r} needs the runtimes of titles"
+        require(bool(titles), "source.titles", titles, f"name the titles table: {why}")
         require(bool(columns.runtime), "source.columns.runtime", columns.runtime, f"not be empty: {why}")
 
 
 def _check_without_watch_time(config: Config, such: str) -> None:
-    """Refuse what needs watch times, for a source without: it trains one task, or sequences."""
-    why = f"{such} not say how much of a title was seen"
+    """Check the settings of a source without watch times, which trains one task, or sequences."""
+    why = f"{such} not contain watch times"
     if config.rows == "sequences":
         personalised = config.next_item.personalised
         allowed = f"be False, for Eq. 13 weighs by completion: {why}"

@@ -3,7 +3,7 @@
 Dataclasses accept anything: a misspelt attribute, None for a number, NaN, a list for a tuple.
 Annotations a config may use: float, int, bool, str, None, Literal of strings, tuple[x, ...], dataclasses, and
 unions of these.
-The root's key is "", so that messages say `train.batch_size` and not `config.train.batch_size`.
+The root's key is "", so that messages have `train.batch_size` and not `config.train.batch_size`.
 """
 
 import dataclasses

@@ -19,7 +19,7 @@ def in_main(*lines):
     return f"{HEAD}ENTRY %main.1_spmd (p: f32[8,5]) -> f32[8,5] {{\n{body}\n}}\n"
 
 
-# What a line says: kind, bytes on one device, the result's shape, the devices that meet.
+# Of each line: kind, bytes on one device, shape of the result, number of devices of a group.
 LINES = [
     (
         "ROOT %psum.3 = f32[8,5]{1,0} all-reduce(%p), channel_id=1, replica_groups={{0,1,2,3},{4,5,6,7}}, "
@@ -103,11 +103,11 @@ LINES = [
 ]
 
 
-@pytest.mark.parametrize(("line", "said"), LINES)
-def test_a_line_says_its_kind_bytes_shape_and_group(line, said):
-    (found,) = collectives(in_main(line))
-    assert (found.kind, found.bytes, found.shape, found.group) == said
-    assert found.computation == "main.1_spmd" and found.times == 1
+@pytest.mark.parametrize(("line", "expected"), LINES)
+def test_kind_bytes_shape_and_group_of_a_line(line, expected):
+    (collective,) = collectives(in_main(line))
+    assert (collective.kind, collective.bytes, collective.shape, collective.group) == expected
+    assert collective.computation == "main.1_spmd" and collective.times == 1
 
 
 @pytest.mark.parametrize(
@@ -214,9 +214,9 @@ def test_a_compiled_program_of_four_devices():
         [sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found = [Collective(**c) for c in json.loads(done.stdout)]
-    assert all(c.kind in KINDS and c.group == 4 for c in found)
-    assert sorted((c.kind, c.bytes, c.times) for c in found) == [
+    compiled = [Collective(**c) for c in json.loads(done.stdout)]
+    assert all(c.kind in KINDS and c.group == 4 for c in compiled)
+    assert sorted((c.kind, c.bytes, c.times) for c in compiled) == [
         ("all-gather", 4 * 4 * 4, 1),
         ("all-reduce", 4 * 4, 7),
         ("all-to-all", 8 * 5 * 4, 7),

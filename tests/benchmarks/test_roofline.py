@@ -28,10 +28,10 @@ metadata={op_name="jit(step)/transpose(jvp(RankingModel))/expert_0/encoder/block
 
 
 def test_a_kernel_holds_its_operands_once_and_its_results():
-    found = roofline.kernels(TEXT)
-    assert found["loop_fusion_2"].bytes == (12 + 16) + (16 + 12)
-    assert found["loop_fusion_2"].path.endswith("block_1/attention/add")
-    assert found["copy_1_4"] == Kernel("copy", 32, "")
+    kernels = roofline.kernels(TEXT)
+    assert kernels["loop_fusion_2"].bytes == (12 + 16) + (16 + 12)
+    assert kernels["loop_fusion_2"].path.endswith("block_1/attention/add")
+    assert kernels["copy_1_4"] == Kernel("copy", 32, "")
 
 
 @pytest.mark.parametrize("name, path, part", [
@@ -57,13 +57,13 @@ def test_the_part_that_a_kernel_comes_from(name, path, part):
 
 def test_time_is_gathered_by_part_a_step():
     events = [("loop_fusion.2", 3e6), ("copy_1_4", 1e6), ("loop_fusion_2", 1e6), ("while.3", 9e6)]
-    found = roofline.gathered([*events, ("nvjet_1", 5e5)], TEXT, 2)
-    assert found == {
+    seconds = roofline.gathered([*events, ("nvjet_1", 5e5)], TEXT, 2)
+    assert seconds == {
         "attention": Spent(2.0, 1.0, 56.0),
         "loss, decoding, update": Spent(0.5, 0.5, 16.0),
         "products by a library": Spent(0.25, 0.5, 0.0),
     }
-    assert [*found] == ["attention", "loss, decoding, update", "products by a library"]
+    assert [*seconds] == ["attention", "loss, decoding, update", "products by a library"]
 
 
 def test_a_step_is_profiled(tiny_config, tiny_directory, monkeypatch):
@@ -76,8 +76,8 @@ def test_a_step_is_profiled(tiny_config, tiny_directory, monkeypatch):
     config.objective = Objective(ranking=0.0, regression=0.0)
     config.data.directory = str(tiny_directory)
     monkeypatch.setattr(roofline, "settings", lambda *_: config)
-    found = SimpleNamespace(config="configs/tiny.py", batch=64, dtype="float32", steps=1, data="", users=120)
-    report = roofline.main(found)
+    flags = SimpleNamespace(config="configs/tiny.py", batch=64, dtype="float32", steps=1, data="", users=120)
+    report = roofline.main(flags)
     spent = report.figures["parts"]
     assert {"attention", "matchers", "layer norm", "loss, decoding, update"} <= {*spent}
     assert "products by a library" not in spent and all(x["bytes"] > 0 for x in spent.values())

@@ -76,7 +76,7 @@ PEER = """
 import json, sys
 print(json.dumps({"interactions": 5}), flush=True)
 for epoch, line in enumerate(sys.stdin):
-    print(json.dumps({"epoch": epoch, "told": line.strip()}), flush=True)
+    print(json.dumps({"epoch": epoch, "line": line.strip()}), flush=True)
 open(sys.argv[1], "w").write("ended")
 """
 
@@ -84,7 +84,7 @@ open(sys.argv[1], "w").write("ended")
 def test_a_peer_trains_an_epoch_per_line_and_ends_with_its_input(tmp_path):
     with sequences.peer([sys.executable, "-c", PEER, str(tmp_path / "end")]) as peer:
         assert peer.about == {"interactions": 5}
-        assert [peer.epoch(), peer.epoch()] == [{"epoch": e, "told": "epoch"} for e in (0, 1)]
+        assert [peer.epoch(), peer.epoch()] == [{"epoch": e, "line": "epoch"} for e in (0, 1)]
         assert not (tmp_path / "end").exists()
     assert (tmp_path / "end").read_text() == "ended"
 

@@ -33,7 +33,7 @@ def _a_folder_of_kuairand(monkeypatch):
 
 
 def layout_of(config: Config) -> Layout:
-    """As preparation would make it, of a catalogue of 1000 titles and 20 values a category."""
+    """Return the layout that preparation makes, for 1000 titles and 20 values of a category."""
     specs = tuple(
         FeatureSpec(f.name, f.kind, f.where, f.width, 0 if f.kind == "number" else 22, max(f.most, 1))
         if f.name != "title_id"

@@ -1,4 +1,4 @@
-"""Every published model of configs/sequences.py loads, passes the checks, and says what its source says."""
+"""Every published model of configs/sequences.py loads, passes the checks, and has the published settings."""
 
 from pathlib import Path
 
@@ -41,12 +41,12 @@ def test_it_loads_and_passes_its_checks(name):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_it_says_what_its_source_says(name):
+def test_it_has_the_published_settings(name):
     config = get_config(name)
     (expert,) = config.model.experts
     loss, negatives = config.next_item.loss, config.next_item.negatives
-    found = config.model.width, expert.num_layers, expert.num_heads, expert.dropout, loss
-    assert (*found, None if loss == "softmax" else negatives, config.train.duration) == PUBLISHED[name]
+    settings = config.model.width, expert.num_layers, expert.num_heads, expert.dropout, loss
+    assert (*settings, None if loss == "softmax" else negatives, config.train.duration) == PUBLISHED[name]
     assert config.features[0].width == config.model.width and config.model.dropout == expert.dropout
     assert expert.max_len == (50 if name == "sasrec_plus_beauty" else 200)
     assert config.train.batch_size == 128

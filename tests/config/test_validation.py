@@ -29,8 +29,8 @@ from jaxrec.config.serialization import dataset_directory, digest, from_json, ru
 from jaxrec.config.validation import check, check_devices, check_sharding, mix_counts, parse_length
 from jaxrec.core.errors import InputError
 
-RATINGS = ": a Tfds source holds ratings, which do not say how much of a title was seen"
-PLAIN = ": a log without source.columns.seconds does not say how much of a title was seen"
+RATINGS = ": a Tfds source holds ratings, which do not contain watch times"
+PLAIN = ": a log without source.columns.seconds does not contain watch times"
 TITLE = Feature("title_id", "category", "title", 32)
 GENRES = Feature("genres", "categories", "title", 8, most=3)
 
@@ -205,13 +205,13 @@ WRONG = [
     ("evaluate.next_k", (1, 4), "evaluate.next_k[1]=4 must be in 1..3 (data.num_targets)"),
     ("evaluate.next_k", (1, 1), "evaluate.next_k=(1, 1) must hold at least one number, each once"),
     # sources
-    ("source", Tables(), "source.interactions='' must say where the rows are"),
+    ("source", Tables(), "source.interactions='' must name the files"),
     ("source", Tables("a", "b", "", Columns(time_unit="h")), "source.columns.time_unit='h' must be one of s"),
     ("source", Tables("a", "b", "", Columns(user="")), "source.columns.user='' must not be empty"),
     ("source", Tables("a", "b", "", Columns(user="u|")), "source.columns.user='u|' must name a column on"),
-    ("source", Tables("a", ""), "source.titles='' must say where the runtimes are: source.columns.seconds='"),
+    ("source", Tables("a", ""), "source.titles='' must name the titles table: source.columns.seconds='"),
     ("source", Tables("a", "b", "", Columns(runtime="")), "source.columns.runtime='' must not be empty: "),
-    ("source", KuaiRand(), "source.directory='' must say where the rows are"),
+    ("source", KuaiRand(), "source.directory='' must not be empty"),
     ("source", Tfds(name="x"), "sampling.mix.hard=0.3 must be 0, for nobody is known"),
 ]  # fmt: skip
 
@@ -453,7 +453,7 @@ def test_a_config_of_before_a_field_has_its_default():
     assert run_differences(kept, now) == {"objective.balance": (0.0, 0.5)}
 
 
-def test_a_config_of_when_saves_were_told_in_minutes_is_read_in_seconds():
+def test_an_old_config_with_minutes_between_saves_is_read_in_seconds():
     kept, now = to_json(good()), to_json(good())
     del kept["train"]["checkpoint_every_seconds"], kept["train"]["grace_seconds"]
     kept["train"]["save_minutes"] = 0.5

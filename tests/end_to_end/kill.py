@@ -1,10 +1,10 @@
-"""Kills one of two processes at a random step, again and again, then tells each to leave:
+"""Kill one of two processes at a random step, repeatedly, then send SIGTERM to each:
 
     python tests/end_to_end/kill.py [--times 10] [--seed 0]
 
-Prints how long it took the other process to leave, how many steps were lost, and how long saving took. Fails
-where the launcher did not name the one that was killed, more was lost than had not been saved, or the final
-parameters are not those of the run that nobody stopped. test_pods.py has two of each.
+Print the time until the other process had ended, the number of lost steps, and the time for saving. Fail
+if the launcher does not name the killed process, if saved steps are lost, or if the final parameters are not
+those of an uninterrupted run. test_pods.py has two of each.
 """
 
 import argparse
@@ -30,26 +30,26 @@ def main(times: int, seed: int, folder: Path) -> None:
     prepare = [sys.executable, "-m", "jaxrec.prepare", "--config", "configs/tiny.py", "--out", str(dataset)]
     subprocess.run(prepare, cwd=ROOT, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
     with Pod(folder / "whole", dataset, steps=steps, every=600) as pod:
-        status, said = pod.end(1200)
-        assert status == 0, said
+        status, stderr = pod.end(1200)
+        assert status == 0, stderr
     draws, at, kept, cut = random.Random(seed), 0, 0, folder / "cut"
     left, lost, grace = list[float](), list[float](), list[float]()
     for number, sent in enumerate([signal.SIGKILL] * times + [signal.SIGTERM] * 2):
-        told = sent == signal.SIGTERM
-        at, process = max(at, kept) + draws.randint(2, APART), number % 2 if told else draws.randrange(2)
+        preempted = sent == signal.SIGTERM
+        at, process = max(at, kept) + draws.randint(2, APART), number % 2 if preempted else draws.randrange(2)
         with Pod(cut, dataset, steps=steps) as pod:
             pod.wait_for(at)
             reached, began = pod.step(), time.monotonic()
             pod.send(process, sent)
-            status, said = pod.end()
+            status, stderr = pod.end()
             seconds = time.monotonic() - began
-            assert resumed_from(said) == kept and "still there" not in said, said
+            assert resumed_from(stderr) == kept and "still there" not in stderr, stderr
             kept = pod.saved()
-        if told:
-            assert status == 75 and said.count(f"SIGTERM: saved at step {kept} in {cut}") == 2, said
+        if preempted:
+            assert status == 75 and stderr.count(f"SIGTERM: saved at step {kept} in {cut}") == 2, stderr
             grace.append(seconds)
         else:
-            assert status == 128 + sent and f"lost process {process} (killed by SIGKILL)" in said, said
+            assert status == 128 + sent and f"lost process {process} (killed by SIGKILL)" in stderr, stderr
             left.append(seconds)
             lost.append(reached - kept)
         print(
@@ -57,16 +57,16 @@ def main(times: int, seed: int, folder: Path) -> None:
             f"{seconds:.2f} s; saved: step {kept}", flush=True,
         )  # fmt: skip
     with Pod(cut, dataset, steps=steps) as pod:
-        status, said = pod.end(1200)
-        assert status == 0 and resumed_from(said) == kept, said
+        status, stderr = pod.end(1200)
+        assert status == 0 and resumed_from(stderr) == kept, stderr
     assert same(final_parameters(folder / "whole", steps), final_parameters(cut, steps))
-    said_of = {"seconds from a kill": left, "steps lost": lost, "seconds from SIGTERM": grace}
-    for what, values in said_of.items():
+    numbers = {"seconds from a kill": left, "steps lost": lost, "seconds from SIGTERM": grace}
+    for what, values in numbers.items():
         if not values:
             continue
         low, middle, high = min(values), statistics.median(values), max(values)
         print(f"{what}: {low:.2f} min, {middle:.2f} median, {high:.2f} max")
-    print(f"heartbeat limit {HEARTBEAT} s; final parameters as of the run nobody killed, bit for bit")
+    print(f"heartbeat limit {HEARTBEAT} s; final parameters equal an uninterrupted run's, bit for bit")
 
 
 if __name__ == "__main__":
@@ -75,6 +75,6 @@ if __name__ == "__main__":
     )
     parser.add_argument("--times", type=int, default=10, help="kills")
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        main(given.times, given.seed, Path(name))
+        main(options.times, options.seed, Path(name))

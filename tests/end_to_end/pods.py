@@ -24,7 +24,7 @@ TINY, SMALL = "configs/tiny.py", "tests/end_to_end/small.py"  # one dataset serv
 
 
 def arguments(workdir: Path, dataset: Path, steps: int = STEPS, config: str = TINY) -> list[str]:
-    """Of train, which logs every step."""
+    """Return arguments of train that log every step."""
     options = {"data.directory": dataset, "train.duration": f"{steps} steps", "train.log_seconds": 0.001}
     configured = [f"--config.{key}={value}" for key, value in options.items()]
     return ["--config", config, "--workdir", str(workdir), *configured]
@@ -42,7 +42,7 @@ class Pod:
     ) -> None:  # fmt: skip
         self.workdir, self.log = workdir, workdir.with_name(workdir.name + ".log")
         self.reached = workdir.with_name(workdir.name + ".reached")
-        self.begun = len(self.said())  # of the log, where this start's part begins
+        self.begun = len(self.log_text())  # of the log, where this start's part begins
         options = {"train.heartbeat_seconds": HEARTBEAT, "train.checkpoint_every_seconds": every}
         command = [
             ROOT / "launch/local.sh", "--processes", "2", "--devices", str(devices), "--",
@@ -67,7 +67,8 @@ class Pod:
                 os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
 
-    def said(self) -> str:
+    def log_text(self) -> str:
+        """Return the log of all starts."""
         return self.log.read_text() if self.log.exists() else ""
 
     def step(self) -> int:
@@ -76,14 +77,14 @@ class Pod:
 
     def saved(self) -> int:
         """The newest complete checkpoint; 0 where there is none."""
-        found = (self.workdir / "checkpoints").glob("[0-9]*")
-        return max((int(path.name) for path in found if path.name.isdigit()), default=0)
+        folders = (self.workdir / "checkpoints").glob("[0-9]*")
+        return max((int(path.name) for path in folders if path.name.isdigit()), default=0)
 
     def wait_for(self, step: int, seconds: float = 300) -> None:
         """Until a step is logged by this start, which cuts what an earlier one logged past its own."""
         end = time.monotonic() + seconds
-        while " parameters, " not in self.said()[self.begun :] or self.step() < step:
-            assert self._process.poll() is None and time.monotonic() < end, self.said()[-3000:]
+        while " parameters, " not in self.log_text()[self.begun :] or self.step() < step:
+            assert self._process.poll() is None and time.monotonic() < end, self.log_text()[-3000:]
             time.sleep(0.01)
 
     def send(self, process: int, number: signal.Signals) -> None:
@@ -91,14 +92,14 @@ class Pod:
         os.kill(json.loads((self.reached / f"{process}.json").read_text())["pid"], number)
 
     def end(self, seconds: float = 300) -> tuple[int, str]:
-        """The launcher's exit status, and what was said on standard error since it was started."""
-        return self._process.wait(seconds), self.said()[self.begun :]
+        """The launcher's exit status, and its standard error since this start."""
+        return self._process.wait(seconds), self.log_text()[self.begun :]
 
 
-def resumed_from(said: str) -> int:
-    """The step at which a run says that it goes on; 0 where it begins."""
-    found = re.search(r"parameters, from step ([\d,]+) ", said)
-    return int(found[1].replace(",", "")) if found else 0
+def resumed_from(stderr: str) -> int:
+    """Return the step at which a run resumes, from its log; 0 for a new run."""
+    match = re.search(r"parameters, from step ([\d,]+) ", stderr)
+    return int(match[1].replace(",", "")) if match else 0
 
 
 def final_parameters(workdir: Path, steps: int = STEPS) -> Any:
@@ -112,7 +113,7 @@ def final_parameters(workdir: Path, steps: int = STEPS) -> Any:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two trees of parameters are equal bit for bit."""
+    """Return True if two trees of parameters are equal bit for bit."""
     import jax
     import numpy as np
 

@@ -16,7 +16,7 @@ def environment(devices=1, **more):
 
 
 def environments(processes, devices=1):
-    """Of processes that join one another, each of so many devices."""
+    """Return the environments of processes that join a cluster, each with `devices` devices."""
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
@@ -24,9 +24,9 @@ def environments(processes, devices=1):
     return [environment(devices, **joined, JAXREC_PROCESS=str(i)) for i in range(processes)]
 
 
-def launch(script, log, env, *given):
+def launch(script, log, env, *arguments):
     """The process, and the file that its standard error goes to."""
-    command = [sys.executable, str(HERE / script), *map(str, given)]
+    command = [sys.executable, str(HERE / script), *map(str, arguments)]
     with log.open("w") as file:
         return subprocess.Popen(command, env=env, stderr=file), log
 

@@ -4,7 +4,7 @@ number of devices is fixed before JAX starts.
     python run_loop.py DATASET TITLE_TABLE WORKDIR[=FROM][:STOP] ...
 
 One run after the other. What WORKDIR holds is gone on with, and FROM is copied there first. STOP is the step
-at which the run is told to end, as by a signal. Every step has a line of its own in metrics.jsonl, so that
+at which the run has to end, as after a signal. Every step has a line of its own in metrics.jsonl, so that
 steps can be compared.
 """
 
@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 
 def _each_step(writer: type, interrupt: Any, stop: int) -> type:
-    """`writer` with a line for every step; at `stop` the run is told to end."""
+    """`writer` with a line for every step; at `stop` the run has to end."""
 
     class Each(writer):
         def due(self, step: int) -> bool:
@@ -55,7 +55,7 @@ def main(dataset: str, title_table: str, *runs: str) -> None:
         config.model.item_table_sharding = title_table
     check(config)
     check_devices(config, mesh.device_count())
-    config.model.dtype = "float64"  # which a config may not ask for
+    config.model.dtype = "float64"  # which a config does not allow
 
     for run in runs:
         named, _, stop = run.partition(":")

@@ -1,12 +1,13 @@
-"""Runs a few steps of the tiny model in float64 on fixed global batches, for test_exactness; a script of its
-own, because the number of devices is fixed before JAX starts.
+"""Run a few steps of the tiny model in float64 on fixed global batches, for test_exactness.
+
+This is a script, because the number of devices is fixed before JAX starts.
 
     python run_steps.py DATASET OUT {steps,again,together,gradients}/{pmap,shard_map,split} ...
 
-With "split" the titles' table is, and what is dealt is given in the order of ids. What each WHAT/HOW gives is
-OUT/WHAT-HOW.npz, and OUT/said.json what the process saw. A program is compiled once for all that is asked of
-it: gradients are read off the first moments of a step from the first state, which are a tenth of them.
-"again" is "steps" once more, from a new first state.
+With "split" the table of titles is sharded; the output has its rows in the order of ids. The output of
+each WHAT/HOW is OUT/WHAT-HOW.npz. OUT/report.json has the number of devices and the late compilations. A
+program is compiled once for all names: gradients are the first moments of a step from the first state, times
+ten. "again" is "steps" once more, from a new first state.
 """
 
 import copy
@@ -31,7 +32,7 @@ def of_kind(config, data, kind):
     return RankingTask(config, data.layout, data.manifest["completion_threshold"], 4, 40)
 
 
-def main(dataset: str, out: str, *asked: str) -> None:
+def main(dataset: str, out: str, *names: str) -> None:
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_numpy_dtype_promotion", "standard")
 
@@ -54,14 +55,14 @@ def main(dataset: str, out: str, *asked: str) -> None:
     config.model.dtype, config.objective.balance = "float64", 0.1
     config.model.features = ("title_id", "segment", "completion")  # the fewer, the sooner all is compiled
     data = Dataset(dataset)
-    whole, dealt_out = (of_kind(config, data, kind) for kind in ("replicated", "split"))
+    whole, sharded = (of_kind(config, data, kind) for kind in ("replicated", "split"))
     batches = training_batches(whole, data.rows("train"))
     table = mesh.replicate(data.arrays.title_table())
     late, known = [], set()  # compiled when a program had been; (how, steps) of those that have been
 
     @functools.cache
     def mapped(how):
-        program = dealt_out if how == "split" else whole
+        program = sharded if how == "split" else whole
         mapping = "pmap" if how == "pmap" else "shard_map"
         return program, parallel_step.parallelize_step(
             TrainStep(program), mapping, StateInit(program).abstract()
@@ -93,7 +94,7 @@ def main(dataset: str, out: str, *asked: str) -> None:
         return state.params
 
     def by_id(tree):
-        """What is dealt as a table whose row i is title i's, by the name that it has where it is whole."""
+        """Return a tree whose sharded table has row i for title i, under the name of a whole table."""
         rows = jax.jit(
             lambda x: sharded_embedding.in_order(x, data.layout.titles),
             out_shardings=mesh.replicated_sharding(),
@@ -109,7 +110,7 @@ def main(dataset: str, out: str, *asked: str) -> None:
         "again": lambda how: ten_steps(how, 1),
         "together": lambda how: ten_steps(how, 4),
     }
-    for name in asked:
+    for name in names:
         what, how = name.split("/")
         tree = by_id(ways[what](how))
         if multihost.is_first_process():
@@ -117,8 +118,8 @@ def main(dataset: str, out: str, *asked: str) -> None:
             arrays = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
             np.savez(Path(out) / f"{what}-{how}.npz", **arrays)
     if multihost.is_first_process():
-        said = {"devices": jax.device_count(), "late": late}
-        (Path(out) / "said.json").write_text(json.dumps(said))
+        report = {"devices": jax.device_count(), "late": late}
+        (Path(out) / "report.json").write_text(json.dumps(report))
     multihost.barrier("done")
 
 

@@ -1,4 +1,4 @@
-"""The commands as a user types them: what they print, what they write, and how they say no."""
+"""The commands as a user types them: what they print, what they write, and their errors."""
 
 import json
 import os
@@ -33,11 +33,11 @@ def trained(tiny_run, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def judged(trained, tmp_path_factory):
+def evaluated(trained, tmp_path_factory):
     """`evaluate` of the run, from a folder that is not the repository's."""
-    asked = ("--json", "--per-user", "--heads")
+    flags = ("--json", "--per-user", "--heads")
     cwd = tmp_path_factory.mktemp("elsewhere")
-    done = type_in("-m", "jaxrec.evaluate", "--checkpoint", trained[0], *asked, cwd=cwd)
+    done = type_in("-m", "jaxrec.evaluate", "--checkpoint", trained[0], *flags, cwd=cwd)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
@@ -70,8 +70,8 @@ def test_train_prints_the_table_and_writes_what_it_promises(trained, tiny):
     assert json.loads((workdir / "config.json").read_text())["name"] == "tiny"
 
 
-def test_evaluate_needs_the_checkpoint_alone_and_agrees_with_the_run(trained, judged):
-    workdir, result = trained[0], judged
+def test_evaluate_needs_the_checkpoint_alone_and_agrees_with_the_run(trained, evaluated):
+    workdir, result = trained[0], evaluated
     kept = json.loads((workdir / "test.json").read_text())
     for part in ("lists", "lists_k3", "baselines", "by_hard", "dataset", "step"):
         assert result[part] == kept[part]
@@ -90,24 +90,25 @@ def test_evaluate_needs_the_checkpoint_alone_and_agrees_with_the_run(trained, ju
 def test_evaluate_ranks_the_whole_catalogue(trained, tiny, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(trained[0], workdir)
-    asked = ("--lists=catalogue", "--seen=kept", "--json", "--per-user")
-    done = type_in("-m", "jaxrec.evaluate", "--checkpoint", workdir, *asked)
+    flags = ("--lists=catalogue", "--seen=kept", "--json", "--per-user")
+    done = type_in("-m", "jaxrec.evaluate", "--checkpoint", workdir, *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout)
-    found = result["catalogue"]
-    assert result["lists"] == {} and found["titles"] == tiny.layout.titles - 2 and found["filtered"] is False
+    catalogue = result["catalogue"]
+    assert result["lists"] == {} and catalogue["filtered"] is False
+    assert catalogue["titles"] == tiny.layout.titles - 2
     assert {"hr@1", "ndcg@10", "mrr@100", "coverage@10", "novelty@10", "popularity_lift@10"} <= set(
-        found["model"]
+        catalogue["model"]
     )
-    assert found["model"]["hr@100"] > found["model"]["hr@10"] > found["popularity"]["hr@1"] > 0
+    assert catalogue["model"]["hr@100"] > catalogue["model"]["hr@10"] > catalogue["popularity"]["hr@1"] > 0
     users = pl.read_parquet(workdir / "eval-test-best-per-user.parquet")
     mean = (users["catalogue/ndcg@10"] * users["queries"]).sum() / users["queries"].sum()
-    assert mean == pytest.approx(found["model"]["ndcg@10"], abs=1e-12)
+    assert mean == pytest.approx(catalogue["model"]["ndcg@10"], abs=1e-12)
     ranks = pl.read_parquet(workdir / "eval-test-best-per-query.parquet")["catalogue"]
-    assert (ranks <= 20).mean() == pytest.approx(found["model"]["hr@20"], abs=1e-12)
+    assert (ranks <= 20).mean() == pytest.approx(catalogue["model"]["hr@20"], abs=1e-12)
 
 
-@pytest.mark.usefixtures("judged")
+@pytest.mark.usefixtures("evaluated")
 def test_compare_two_runs(trained, tmp_path):
     """The run, and one whose users had one another's values."""
     workdir, _ = trained
@@ -118,10 +119,10 @@ def test_compare_two_runs(trained, tmp_path):
     theirs.write_parquet(next(tmp_path.glob("*-per-user.parquet")))
     done = type_in("-m", "jaxrec.compare", workdir, tmp_path, "--json")
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout)["metrics"]["enabled/ndcg@5"]
+    difference = json.loads(done.stdout)["metrics"]["enabled/ndcg@5"]
     expected = (ours["enabled/ndcg@5"] - theirs["enabled/ndcg@5"]).mean()
-    assert found["users"]["mean"] == pytest.approx(expected, abs=1e-12) != 0
-    assert found["users"]["n"] == len(ours) < found["queries_as_the_paper"]["n"]
+    assert difference["users"]["mean"] == pytest.approx(expected, abs=1e-12) != 0
+    assert difference["users"]["n"] == len(ours) < difference["queries_as_the_paper"]["n"]
     table = type_in("-m", "jaxrec.compare", workdir, tmp_path).stdout
     assert re.search(rf"^enabled/ndcg@5 +[+]{expected:.4f}", table, re.M) and "as the paper tests" in table
 
@@ -135,12 +136,12 @@ def test_running_a_finished_run_again_trains_no_further(trained, tiny_directory)
     assert (workdir / "metrics.jsonl").read_text() == before
 
 
-def test_prepare_writes_where_it_is_told_and_says_what_it_kept(tmp_path):
+def test_prepare_writes_to_out_and_prints_the_counts(tmp_path):
     done = type_in("-m", "jaxrec.prepare", "--config", "configs/tiny.py", "--out", tmp_path / "d", "--json")
     assert done.returncode == 0, done.stderr[-3000:]
-    said = json.loads(done.stdout)
+    printed = json.loads(done.stdout)
     manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())
-    assert said == {"directory": str(tmp_path / "d"), **manifest}
+    assert printed == {"directory": str(tmp_path / "d"), **manifest}
 
 
 TRAIN = ["-m", "jaxrec.train", "--config"]
@@ -224,7 +225,7 @@ def test_training_on_a_prepared_dataset_loads_neither_polars_nor_tfds(tiny_run):
     assert not {"polars", "tensorflow_datasets", "tensorflow", "torch"} & {*modules}
 
 
-def test_a_checkpoint_is_judged_by_the_attention_that_this_machine_has(trained, monkeypatch):
+def test_a_checkpoint_is_evaluated_with_the_attention_of_this_machine(trained, monkeypatch):
     """However the machine that trained it worked it out."""
     from jaxrec.evaluation import evaluator
 

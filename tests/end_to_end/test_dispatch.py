@@ -15,10 +15,10 @@ from jaxrec.training.train_state import StateInit
 
 
 class Stop:
-    """An interrupt that comes once it was asked for `asked` times."""
+    """An interrupt that is set after `polls` reads of it."""
 
-    def __init__(self, asked=None):
-        self._left = asked
+    def __init__(self, polls=None):
+        self._left = polls
 
     @property
     def requested(self):
@@ -59,16 +59,16 @@ def test_groups_of_steps_stopped_and_resumed_in_other_groups_are_the_same_steps(
     one, some = tmp_path / "one", tmp_path / "some"
     with jax.enable_x64(True):
         total, config = train(tiny, tiny_config, one, 1)
-        # It is asked after each of an epoch's groups and after each step of its tail.
-        asked = per_epoch // 5 + per_epoch % 5
-        assert train(tiny, tiny_config, some, 5, Stop(asked - 1))[0] == per_epoch
+        # `requested` is read after each of an epoch's groups and after each step of its tail.
+        polls = per_epoch // 5 + per_epoch % 5
+        assert train(tiny, tiny_config, some, 5, Stop(polls - 1))[0] == per_epoch
         assert "validation" not in {line["split"] for line in logged(some)}  # is left to the next start
         assert train(tiny, tiny_config, some, 5, Stop(1))[0] == per_epoch + 10
         assert train(tiny, tiny_config, some, 1, Stop(6))[0] == per_epoch + 17  # within a group of five
         assert train(tiny, tiny_config, some, 5)[0] == total == 3 * per_epoch
-        expected, found = final_state(one, config), final_state(some, config)
-    assert expected.step == found.step == total
-    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        expected, actual = final_state(one, config), final_state(some, config)
+    assert expected.step == actual.step == total
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(actual), strict=True):
         np.testing.assert_allclose(b, a, rtol=0, atol=1e-8)
     plain, grouped = logged(one), logged(some)
     assert [x["step"] for x in plain] == [x["step"] for x in grouped]

@@ -26,9 +26,9 @@ def runs(request, tiny_directory, tmp_path_factory):
     folder = tmp_path_factory.mktemp("elastic")
     whole, cut, same, two, one, pair = (folder / n for n in ("whole", "cut", "same", "two", "one", "pair"))
 
-    def start(env, *asked):
+    def start(env, *arguments):
         log = folder / f"{len(list(folder.glob('*.log')))}.log"
-        return launch("run_loop.py", log, env, tiny_directory, request.param, *asked)
+        return launch("run_loop.py", log, env, tiny_directory, request.param, *arguments)
 
     finish(start(environment(4), whole, f"{cut}:{CUT}", f"{same}={cut}"))
     finish(start(environment(2), f"{two}={cut}:{AGAIN}"))
@@ -60,8 +60,8 @@ def held(folder):
 
 def lines(workdir):
     """(step, split) -> what was logged of it."""
-    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return {(x.pop("step"), x.pop("split")): {k: v for k, v in x.items() if k not in TIMES} for x in found}
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {(x.pop("step"), x.pop("split")): {k: v for k, v in x.items() if k not in TIMES} for x in records}
 
 
 def apart(a, b):
@@ -84,7 +84,7 @@ def test_on_the_same_devices_it_ends_bit_for_bit(runs):
         np.testing.assert_array_equal(x, same[name], name)
 
 
-def test_every_step_saw_the_same_batch_dropout_and_noise_and_said_the_same(runs):
+def test_every_step_has_the_same_batch_dropout_noise_and_metrics(runs):
     """A step's loss, its terms (the entropy's among them), the gate's use, the gradients' norm: of the global
     batch, whatever the devices; the learning rate too, which the plateau has lowered."""
     whole = lines(runs.whole)
@@ -92,9 +92,10 @@ def test_every_step_saw_the_same_batch_dropout_and_noise_and_said_the_same(runs)
     every |= {(step, "validation") for step in range(PER_EPOCH, STEPS + 1, PER_EPOCH)}
     assert whole.keys() == every
     for moved, stops in ((runs.same, 1), (runs.one, 2), (runs.pair, 1)):
-        found = lines(moved)
-        assert found.keys() <= every and len(every - found.keys()) == stops  # a stopped run's last step
-        for at, values in found.items():
+        moved_by_step = lines(moved)
+        assert moved_by_step.keys() <= every
+        assert len(every - moved_by_step.keys()) == stops  # the last step of a stopped run
+        for at, values in moved_by_step.items():
             assert values.keys() == whole[at].keys()
             for name, value in values.items():
                 assert value == pytest.approx(whole[at][name], abs=1e-10), (moved, at, name)
@@ -105,9 +106,12 @@ def test_every_step_saw_the_same_batch_dropout_and_noise_and_said_the_same(runs)
     assert AGAIN <= moves < STEPS and moves % PER_EPOCH
 
 
-def test_a_checkpoint_says_nothing_of_the_devices_that_wrote_it(runs):
-    """Its meta, its catalogue, and its state's names, shapes and dtypes. How Orbax cuts an array into chunks
-    does depend on who wrote it, and so does its note `_sharding`; neither is asked for on restoring."""
+def test_a_checkpoint_does_not_depend_on_the_devices_that_wrote_it(runs):
+    """Compare meta, catalogue, and the names, shapes and dtypes of the state.
+
+    The chunks of an array and the file `_sharding` do depend on the devices. Neither is read when a
+    checkpoint is restored.
+    """
     written = [state(workdir) for workdir in (runs.whole, runs.one, runs.pair)]
     meta = [(folder.parent / "meta/metadata").read_text() for folder in written]
     assert meta[0] == meta[1] == meta[2]
@@ -121,10 +125,10 @@ def test_two_processes_each_write_a_part_of_every_array_that_can_be_cut(runs):
     """Orbax gives each device that holds an array a slice to write, where an axis of it divides by their
     number; the other arrays are the first one's."""
     folder = state(runs.pair)
-    said = [json.loads((folder / f"array_metadatas/process_{i}").read_text()) for i in (0, 1)]
+    metadata = [json.loads((folder / f"array_metadatas/process_{i}").read_text()) for i in (0, 1)]
     parts = [
         {x["array_metadata"]["param_name"]: x["array_metadata"]["write_shape"] for x in s["array_metadatas"]}
-        for s in said
+        for s in metadata
     ]
     whole = held(folder)
     halves = {k for k, x in parts[1].items() if 2 * np.prod(x) == whole[k].size}

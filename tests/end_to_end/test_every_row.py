@@ -1,6 +1,6 @@
-"""Every row of the paper's tables and every option: all are traced, a few are trained and judged.
+"""Every row of the paper's tables and every option: all are traced, a few are trained and evaluated.
 
-`pytest -m slow tests/end_to_end/test_every_row.py` trains and judges all of them.
+`pytest -m slow tests/end_to_end/test_every_row.py` trains and evaluates all of them.
 """
 
 import copy
@@ -69,19 +69,19 @@ def every(study, tmp_path_factory):
 
 
 def trained(run):
-    """What `runs.training` has commands do, without a process and its imports for each of thirty rows."""
+    """Train and evaluate a run as `runs.training_job` does, without a process for each of thirty rows."""
     if runs.is_done(run.workdir, "eval-test-*-per-query.parquet"):
         return
     train(run.config, Dataset(run.config.data.directory), run.workdir, PreemptionHandler())
-    judged = evaluate(run.workdir, heads=True)
-    write_json(run.workdir / "test.json", judged.result)
-    write_json(run.workdir / "eval-test-best.json", judged.result)
-    per_user_module.write(run.workdir, "eval-test-best", per_user(judged), per_query(judged))
+    evaluation = evaluate(run.workdir, heads=True)
+    write_json(run.workdir / "test.json", evaluation.result)
+    write_json(run.workdir / "eval-test-best.json", evaluation.result)
+    per_user_module.write(run.workdir, "eval-test-best", per_user(evaluation), per_query(evaluation))
     jax.clear_caches()  # three hundred programs kept in one process end in XLA's segmentation fault
 
 
 @pytest.mark.parametrize("name", [n if n in SOME else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
-def test_a_row_is_trained_and_judged(name, every):
+def test_a_row_is_trained_and_evaluated(name, every):
     run = next(run for run in every if run.name == name)
     trained(run)
     result = json.loads((run.workdir / "test.json").read_text())
@@ -92,7 +92,7 @@ def test_a_row_is_trained_and_judged(name, every):
 
 
 def figures_of(run):
-    """Which of the objective's terms and weights a training logged."""
+    """Return the terms and weights of the objective that a training logged."""
     logged = map(json.loads, (run.workdir / METRICS_FILE).read_text().splitlines())
     first = next(line for line in logged if line["split"] == "train")
     return {name for name in first if name.startswith(("loss_", "weight_"))}
@@ -146,10 +146,10 @@ def trace(config):
     dataset = Dataset(config.data.directory)
     program = RankingTask(config, dataset.layout, dataset.manifest["completion_threshold"], 2, 6)
     init = StateInit(program)
-    given = init.abstract(), training_batches(program, dataset.rows("train"))[0]
+    arguments = init.abstract(), training_batches(program, dataset.rows("train"))[0]
     table = dataset.arrays.title_table()
     step, shapes = jax.make_jaxpr(ForwardStep(program), axis_env=[(AXIS, 1)], return_shape=True)(
-        *given, table
+        *arguments, table
     )
     computed = hashlib.sha256()
     for closed in (init._traced.jaxpr, step):
@@ -166,7 +166,7 @@ def traced(every):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_row_has_the_terms_weights_gate_and_heads_it_asks_for(name, traced):
+def test_a_row_has_the_terms_weights_gate_and_heads_of_its_config(name, traced):
     program, figures, _ = traced[name]
     assert figures == expected_figures(program.config)
     assert list(program.ranking_heads[1:]) == list(other_heads(program.config))
@@ -175,7 +175,7 @@ def test_a_row_has_the_terms_weights_gate_and_heads_it_asks_for(name, traced):
 
 def test_every_row_computes_something_else(traced, every):
     """Two rows with one first state and one step would be one row under two names. A row that is traced again
-    has the same digest, so a digest tells of the computation alone."""
+    has the same digest, so a digest depends on the computation alone."""
     of_digest: dict[str, str] = {}
     for name, (_, _, digest) in traced.items():
         assert of_digest.setdefault(digest, name) == name
@@ -184,7 +184,7 @@ def test_every_row_computes_something_else(traced, every):
 
 @pytest.fixture(scope="module", params=["some", pytest.param("all", marks=pytest.mark.slow)])
 def done(request, every):
-    """Runs that are trained and judged."""
+    """Runs that are trained and evaluated."""
     runs_done = [run for run in every if request.param == "all" or run.name in SOME]
     for run in runs_done:
         trained(run)  # the tests above have, but where this one is run alone
@@ -192,15 +192,15 @@ def done(request, every):
 
 
 @pytest.fixture(scope="module")
-def found(study, done):
+def result(study, done):
     return results.compute_results(study, TABLES, runs.values(done))
 
 
-def test_every_row_of_every_table_has_its_figures(study, found, done):
+def test_every_row_of_every_table_has_its_figures(study, result, done):
     rows, names = study.rows(study.base), {run.name for run in done}
-    assert [*found["tables"]] == [*TABLES]
+    assert [*result["tables"]] == [*TABLES]
     with_figures = set()
-    for name, table in found["tables"].items():
+    for name, table in result["tables"].items():
         assert [row["row"] for row in table["rows"]] == [row.name for row in rows if name in row.tables]
         if table["rows"][0]["row"] in names:  # the row whose baselines a table shows
             assert table["baselines"].keys() >= {"popularity", "item_to_item", "oracle"}
@@ -217,11 +217,11 @@ def test_every_row_of_every_table_has_its_figures(study, found, done):
                 other = [0] if row["against"] in names else None
                 assert all((part and part["seeds"]) == other for part in row["differences"].values())
     assert with_figures == names
-    assert len(found["tables"]["7"]["rows"]) == 5 and len(found["tables"]["8"]["rows"]) == 6
+    assert len(result["tables"]["7"]["rows"]) == 5 and len(result["tables"]["8"]["rows"]) == 6
 
 
 def test_rows_are_trained_apart(done):
-    """Two rows that are judged by the same parameters at the end would be one row under two names."""
+    """Two rows that are evaluated with the same parameters at the end would be one row under two names."""
     of_parameters: dict[bytes, str] = {}
     for run in done:
         name = of_parameters.setdefault(last_parameters(run), run.name)
@@ -229,31 +229,31 @@ def test_rows_are_trained_apart(done):
 
 
 def last_parameters(run):
-    """As they lie there: for `evaluation.load` each row's program would be traced once more."""
+    """Read the stored arrays: `load_checkpoint` would trace each row's program once more."""
     last = max((run.workdir / CHECKPOINTS).glob("[0-9]*"), key=lambda path: int(path.name))
     state = ocp.StandardCheckpointer().restore(last / "state")
-    leaves = jax.tree.leaves(state["average"] or state["params"])  # as `TrainState.judged`
+    leaves = jax.tree.leaves(state["average"] or state["params"])  # as `TrainState.eval_params`
     return b"".join(np.asarray(leaf).tobytes() for leaf in leaves)
 
 
-def test_every_claim_has_its_verdicts_and_the_page_is_written(study, found, every, done, tmp_path):
+def test_every_claim_has_its_verdicts_and_the_page_is_written(study, result, every, done, tmp_path):
     names = {run.name for run in done}
     judgeable = [claim for claim in study.claims if names >= {name for pair in claim.pairs for name in pair}]
-    asked = {(c.name, name, k) for c in judgeable for name in c.lists for k in c.next_k}
-    assert {"weighted K=3 over K=1", "best.py over smoe.py"} <= {claim for claim, _, _ in asked}
-    assert {(c["claim"], c["list"], c["next_k"]) for c in found["claims"]} == asked
-    assert {c["verdict"] for c in found["claims"]} == {"not significant"}  # of one seed
+    expected = {(c.name, name, k) for c in judgeable for name in c.lists for k in c.next_k}
+    assert {"weighted K=3 over K=1", "best.py over smoe.py"} <= {claim for claim, _, _ in expected}
+    assert {(c["claim"], c["list"], c["next_k"]) for c in result["claims"]} == expected
+    assert {c["verdict"] for c in result["claims"]} == {"not significant"}  # of one seed
     about = {"study": "tiny", "date": "2026-01-02", "machine": "a machine", "seeds": [0],
              "runs": len(every), "done": len(done)}  # fmt: skip
-    markdown.write(tmp_path, about | found)
+    markdown.write(tmp_path, about | result)
     text = (tmp_path / "study.md").read_text()
     for row in study.rows(study.base):
         for label in row.tables.values():
             assert f"| {label} |" in text
 
 
-def test_a_row_computed_again_from_its_config_gives_the_studys_figures(done, found, tmp_path):
-    row = found["tables"]["4"]["rows"][0]
+def test_a_row_computed_again_from_its_config_gives_the_studys_figures(done, result, tmp_path):
+    row = result["tables"]["4"]["rows"][0]
     run = next(run for run in done if run.name == row["row"])
     again = run._replace(config=load_config(str(runs.write_config(run))), workdir=tmp_path / "again")
     trained(again)
@@ -263,16 +263,16 @@ def test_a_row_computed_again_from_its_config_gives_the_studys_figures(done, fou
             assert figures[metric] == of_row["mean"]
 
 
-def test_what_is_done_is_not_run_again_and_what_is_missing_is(done, found):
-    """One row of those done has lost its last file: that one is judged again, to the same values."""
+def test_what_is_done_is_not_run_again_and_what_is_missing_is(done, result):
+    """One row of those done has lost its last file: that one is evaluated again, to the same values."""
     lost = done[-1]
     path = lost.workdir / "eval-test-best-per-query.parquet"
-    before, result = path.read_bytes(), json.loads((lost.workdir / "eval-test-best.json").read_text())
+    before, first = path.read_bytes(), json.loads((lost.workdir / "eval-test-best.json").read_text())
     path.unlink()
     assert len(runs.finished(done)) == len(done) - 1
     with PreemptionHandler() as interrupt:
         assert runs.run_all(done, lost.workdir.parents[2], 1, interrupt) == []
     assert path.read_bytes() == before
     again = json.loads((lost.workdir / "eval-test-best.json").read_text())
-    assert again["lists"] == result["lists"]
+    assert again["lists"] == first["lists"]
     assert [run for run in done[:-1] if (run.workdir / "log.txt").exists()] == []

@@ -11,23 +11,23 @@ import pytest
 from processes import environment, environments, finish, launch
 
 
-def started(dataset, out, asked, env):
+def started(dataset, out, names, env):
     out.mkdir()
-    return launch("run_steps.py", out / "log", env, dataset, out, *asked)
+    return launch("run_steps.py", out / "log", env, dataset, out, *names)
 
 
-def found(out):
-    """What each way gave, by its WHAT/HOW, and what was said."""
+def outputs(out):
+    """Return the arrays of each WHAT/HOW, and the report of the process."""
     of_way = {path.stem.replace("-", "/"): dict(np.load(path)) for path in out.glob("*.npz")}
-    return of_way, json.loads((out / "said.json").read_text())
+    return of_way, json.loads((out / "report.json").read_text())
 
 
-def run(dataset, out, *asked, devices=1):
-    finish(started(dataset, out, asked, environment(devices)))
-    return found(out)
+def run(dataset, out, *names, devices=1):
+    finish(started(dataset, out, names, environment(devices)))
+    return outputs(out)
 
 
-# A process is started and traces its programs once for all that is asked of its devices. WHAT/HOW of one
+# A process is started and traces its programs once for all WHAT/HOW of its devices. WHAT/HOW of one
 # device, of four, and of two processes of two devices. The long form has every WHAT with every HOW, which
 # the short one has at least once each.
 SHORT = (
@@ -69,7 +69,7 @@ def ways(request, tiny_directory, tmp_path_factory):
         started(tiny_directory, folder / f"two-{i}", of_two, env)
         for i, env in enumerate(environments(processes=2, devices=2))
     ))  # fmt: skip
-    return Ways(one, four, found(folder / "two-0"))
+    return Ways(one, four, outputs(folder / "two-0"))
 
 
 def close(a, b, tolerance):

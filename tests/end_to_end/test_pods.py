@@ -31,8 +31,8 @@ def folder(tmp_path_factory):
 def whole(folder, tiny_directory):
     """Two processes of two devices, which nobody stops."""
     with Pod(folder / "whole", tiny_directory, devices=2, every=600) as pod:
-        status, said = pod.end()
-        assert status == 0, said[-3000:]
+        status, stderr = pod.end()
+        assert status == 0, stderr[-3000:]
     return pod.workdir
 
 
@@ -61,8 +61,8 @@ def near(a, b, most):
 def test_two_processes_of_two_devices_train_to_the_metrics_of_one(whole, alone):
     ours, theirs = (json.loads((d / "test.json").read_text()) for d in (whole, alone))
     assert ours["step"] == theirs["step"] and ours["baselines"] == theirs["baselines"]
-    for name, found in theirs["lists"].items():
-        for metric, value in found.items():
+    for name, metrics in theirs["lists"].items():
+        for metric, value in metrics.items():
             assert near(ours["lists"][name][metric], value, 0.004)  # two of 604 ranks
     pairs = zip(*(lines(d) for d in (whole, alone)), strict=True)
     for a, b in pairs:
@@ -72,13 +72,13 @@ def test_two_processes_of_two_devices_train_to_the_metrics_of_one(whole, alone):
 
 
 def lines(workdir):
-    """Of metrics.jsonl, those that do not depend on when they were written: of validations."""
-    found = [line for line in read_metrics(workdir / METRICS_FILE) if line["split"] == "validation"]
-    assert [line["step"] for line in found] == [28, STEPS]
-    return found
+    """Return the validation lines of metrics.jsonl, which do not depend on the time."""
+    validations = [line for line in read_metrics(workdir / METRICS_FILE) if line["split"] == "validation"]
+    assert [line["step"] for line in validations] == [28, STEPS]
+    return validations
 
 
-def test_two_processes_judge_a_checkpoint_as_the_run_did(whole):
+def test_two_processes_evaluate_a_checkpoint_as_the_run_did(whole):
     with socket.socket() as s:
         s.bind(("localhost", 0))
         address = f"localhost:{s.getsockname()[1]}"
@@ -100,16 +100,16 @@ def test_two_processes_judge_a_checkpoint_as_the_run_did(whole):
 
 
 @pytest.mark.parametrize(
-    ("killed", "told"),
+    ("killed", "preempted"),
     [
-        pytest.param((0,), (1,), id="the first is killed, the second told"),
+        pytest.param((0,), (1,), id="the first is killed, the second gets SIGTERM"),
         pytest.param((0, 1), (0, 1), marks=pytest.mark.slow, id="each in turn"),
     ],
 )
 def test_a_killed_process_is_named_and_costs_what_was_not_saved(
-    whole, tiny_directory, tmp_path, killed, told
+    whole, tiny_directory, tmp_path, killed, preempted
 ):
-    """Processes are killed at random steps; then some are told to leave, which costs nothing. In the end it
+    """Processes are killed at random steps; then some get SIGTERM, which loses no step. In the end it
     is the run that nobody stopped."""
     cut = tmp_path / "cut"
     draws, at = random.Random(SEED), 0
@@ -118,31 +118,31 @@ def test_a_killed_process_is_named_and_costs_what_was_not_saved(
         with Pod(cut, tiny_directory, devices=2) as pod:
             pod.wait_for(at)
             pod.send(process, signal.SIGKILL)
-            status, said = pod.end()
+            status, stderr = pod.end()
             kept = pod.saved()
-        assert status == 128 + signal.SIGKILL, said[-3000:]
-        assert f"lost process {process} (killed by SIGKILL)" in said
-        assert re.search(rf"process {1 - process} ended .*{FAILED}", said), said[-3000:]
-        assert "still there" not in said  # it had left within the heartbeat limit and a margin
+        assert status == 128 + signal.SIGKILL, stderr[-3000:]
+        assert f"lost process {process} (killed by SIGKILL)" in stderr
+        assert re.search(rf"process {1 - process} ended .*{FAILED}", stderr), stderr[-3000:]
+        assert "still there" not in stderr  # it had left within the heartbeat limit and a margin
         for each in (0, 1):
-            found = re.search(rf"process {each} had reached step (\d+)", said)
-            assert found and int(found[1]) <= pod.step()
+            match = re.search(rf"process {each} had reached step (\d+)", stderr)
+            assert match and int(match[1]) <= pod.step()
         assert kept > 0
-    for process in told:
+    for process in preempted:
         with Pod(cut, tiny_directory, devices=2) as pod:
             pod.wait_for(kept + 3)
             # Nothing but what was not saved is done again.
-            assert resumed_from(pod.said()[pod.begun :]) == kept
+            assert resumed_from(pod.log_text()[pod.begun :]) == kept
             pod.send(process, signal.SIGTERM)
-            status, said = pod.end()
+            status, stderr = pod.end()
             kept = pod.saved()
-        assert status == 75, said[-3000:]
-        assert said.count(f"SIGTERM: saved at step {kept} in {cut}") == 2  # both, at the same step
-        assert [said.count(f"process {each} was preempted (exit status 75)") for each in (0, 1)] == [1, 1]
+        assert status == 75, stderr[-3000:]
+        assert stderr.count(f"SIGTERM: saved at step {kept} in {cut}") == 2  # both, at the same step
+        assert [stderr.count(f"process {each} was preempted (exit status 75)") for each in (0, 1)] == [1, 1]
         assert not (cut / "test.json").exists()
     with Pod(cut, tiny_directory, devices=2) as pod:
-        status, said = pod.end()
-    assert status == 0 and resumed_from(said) == kept, said[-3000:]
+        status, stderr = pod.end()
+    assert status == 0 and resumed_from(stderr) == kept, stderr[-3000:]
     assert same(final_parameters(whole), final_parameters(cut))
     assert (
         json.loads((cut / "test.json").read_text())["lists"]
@@ -180,7 +180,7 @@ runpy.run_module("jaxrec.train", run_name="__main__", alter_sys=True)
 """)
     python.chmod(0o755)
     with Pod(tmp_path / "run", tiny_directory, PYTHON=str(python)) as pod:
-        ended, said = pod.end()
-    assert ended == status and message in said.splitlines(), said[-3000:]
-    assert f"lost process 1 (exit status {status})" in said and "still there" not in said
-    assert re.search(rf"process 0 ended .*{FAILED}", said), said[-3000:]
+        ended, stderr = pod.end()
+    assert ended == status and message in stderr.splitlines(), stderr[-3000:]
+    assert f"lost process 1 (exit status {status})" in stderr and "still there" not in stderr
+    assert re.search(rf"process 0 ended .*{FAILED}", stderr), stderr[-3000:]

@@ -85,8 +85,8 @@ def stop_in_mid_epoch(workdir, dataset, number, config=SMALL):
 
 
 def last_line(metrics):
-    found = [json.loads(line) for line in lines(metrics)] if metrics.exists() else []
-    return found[-1] if found else {"step": 0, "epoch": 0.0}
+    records = [json.loads(line) for line in lines(metrics)] if metrics.exists() else []
+    return records[-1] if records else {"step": 0, "epoch": 0.0}
 
 
 def check_same_end(whole, cut, starts):
@@ -96,16 +96,16 @@ def check_same_end(whole, cut, starts):
     log = Path(f"{cut}.log").read_text()
     assert len(re.findall(r"from step [1-9]", log)) == starts - 1  # it went on, and did not begin again
     expected, steps = final_parameters(whole)
-    found, reached = final_parameters(cut)
+    actual, reached = final_parameters(cut)
     assert steps == reached
-    jax.tree.map(np.testing.assert_array_equal, expected, found)
+    jax.tree.map(np.testing.assert_array_equal, expected, actual)
     a, b = (json.loads((d / "test.json").read_text()) for d in (whole, cut))
     assert a["lists"] == b["lists"]
     steps_logged = [json.loads(line)["step"] for line in lines(cut / "metrics.jsonl")]
     assert steps_logged == sorted(steps_logged)
 
 
-def test_a_run_killed_and_then_told_to_stop_in_mid_epoch_ends_with_the_same_parameters(
+def test_a_run_killed_and_then_stopped_in_mid_epoch_ends_with_the_same_parameters(
     whole, tiny_directory, tmp_path
 ):
     cut = tmp_path / "cut"
@@ -148,7 +148,7 @@ def in_bucket(folder, *arguments):
 
 
 def test_a_run_in_a_bucket_that_is_killed_ends_as_one_on_this_machine(whole, bucket, tiny, tmp_path):
-    """Prepared to, trained in, killed, resumed in and judged from a bucket."""
+    """Prepared to, trained in, killed, resumed in and evaluated from a bucket."""
     import jax
 
     from jaxrec.evaluation import per_user
@@ -169,16 +169,16 @@ def test_a_run_in_a_bucket_that_is_killed_ends_as_one_on_this_machine(whole, buc
     wait_for(lambda: any(complete.fullmatch(key) for key in S3.objects()), cut)
     cut.send_signal(signal.SIGKILL)
     assert cut.wait(60) == -signal.SIGKILL and not as_path(f"{run}/test.json").exists()
-    saved = max(int(found[1]) for key in S3.objects() if (found := complete.fullmatch(key)))
+    saved = max(int(match[1]) for key in S3.objects() if (match := complete.fullmatch(key)))
     kept = [line for line in read_metrics(as_path(f"{run}/metrics.jsonl")) if line["step"] == saved]
     assert [line["split"] for line in kept] == ["train", "validation"]  # no line before a checkpoint is lost
     done(*train)
     assert re.search(rf"from step {saved} ", (tmp_path / "log").read_text())
 
     for which in ("last", "best"):
-        expected, found = load_checkpoint(whole, which), load_checkpoint(run, which)
-        assert found.step == expected.step and found.meta["dataset_directory"] == data
-        a, b = jax.device_get((expected.params, found.params))
+        expected, actual = load_checkpoint(whole, which), load_checkpoint(run, which)
+        assert actual.step == expected.step and actual.meta["dataset_directory"] == data
+        a, b = jax.device_get((expected.params, actual.params))
         jax.tree.map(np.testing.assert_array_equal, a, b)
     a, b = (json.loads((as_path(d) / "test.json").read_bytes()) for d in (whole, run))
     assert a["lists"] == b["lists"] and a["dataset"] == b["dataset"]
@@ -188,9 +188,9 @@ def test_a_run_in_a_bucket_that_is_killed_ends_as_one_on_this_machine(whole, buc
     assert len(list(as_path(f"{run}/tensorboard").iterdir())) == 2  # one of each start
 
     write_result(run, evaluate(run), each=True)  # as `evaluate --per-user`
-    judged = per_user.read(run)
-    assert judged.result["lists"] == b["lists"] and len(judged.users) == b["lists"]["enabled"]["users"]
-    assert judged.queries.height == b["lists"]["enabled"]["examples"]
+    results = per_user.read(run)
+    assert results.result["lists"] == b["lists"] and len(results.users) == b["lists"]["enabled"]["users"]
+    assert results.queries.height == b["lists"]["enabled"]["examples"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["buckets", "cache", "log"]
 
 

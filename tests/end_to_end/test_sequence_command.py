@@ -1,4 +1,4 @@
-"""A published model on somebody's file: one command, and what it says of the whole catalogue."""
+"""A published model on a user's file: one command, and its results over the whole catalogue."""
 
 import json
 import os
@@ -59,26 +59,27 @@ def log(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(log, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sequences")
-    said = train(log, folder / "run", "6 epochs")
-    return folder / "run", said
+    output = train(log, folder / "run", "6 epochs")
+    return folder / "run", output
 
 
 def train(log, workdir, length, *more, devices=1):
-    given = "--config", "configs/sequences.py:sasrec", f"--config.data.path={log}"
+    options = "--config", "configs/sequences.py:sasrec", f"--config.data.path={log}"
     data = f"--config.data.directory={workdir.parent / 'data'}"
     length = f"--config.train.duration={length}"
-    return run("jaxrec.train", *given, "--workdir", workdir, data, length, *SMALL, *more, devices=devices)
+    return run("jaxrec.train", *options, "--workdir", workdir, data, length, *SMALL, *more, devices=devices)
 
 
-def test_one_command_on_a_csv_judges_the_whole_catalogue(trained, log):
-    workdir, said = trained
+def test_one_command_on_a_csv_evaluates_the_whole_catalogue(trained, log):
+    workdir, output = trained
     result = json.loads((workdir / "test.json").read_text())
-    found = result["catalogue"]
-    assert {f"{m}@{k}" for m in ("hr", "ndcg", "mrr") for k in (1, 5, 10, 20, 100)} < set(found["model"])
-    assert found["filtered"] and found["titles"] == TITLES
-    assert found["users"] == found["examples"] == USERS  # each user's last title, and no other
-    assert found["model"]["hr@10"] > 1.5 * found["popularity"]["hr@10"]  # a round has an order to be learnt
-    assert "HR@10" in said and "popularity" in said and "all 40 titles, history excluded" in said
+    catalogue = result["catalogue"]
+    assert {f"{m}@{k}" for m in ("hr", "ndcg", "mrr") for k in (1, 5, 10, 20, 100)} < set(catalogue["model"])
+    assert catalogue["filtered"] and catalogue["titles"] == TITLES
+    assert catalogue["users"] == catalogue["examples"] == USERS  # each user's last title, and no other
+    # The plays of a round have an order that the model can learn.
+    assert catalogue["model"]["hr@10"] > 1.5 * catalogue["popularity"]["hr@10"]
+    assert "HR@10" in output and "popularity" in output and "all 40 titles, history excluded" in output
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     validations = [line for line in lines if line["split"] == "validation"]
     assert len(validations) == 6 and validations[-1]["loss"] < validations[0]["loss"]
@@ -86,11 +87,11 @@ def test_one_command_on_a_csv_judges_the_whole_catalogue(trained, log):
     assert "NDCG@10, all titles" in (workdir / "report.html").read_text()
 
 
-def test_evaluate_agrees_and_every_rank_is_what_brute_force_says(trained, log):
+def test_evaluate_agrees_and_every_rank_equals_brute_force(trained, log):
     workdir, _ = trained
-    said = run("jaxrec.evaluate", "--checkpoint", workdir, "--json", "--per-user")
+    output = run("jaxrec.evaluate", "--checkpoint", workdir, "--json", "--per-user")
     kept = json.loads((workdir / "test.json").read_text())
-    assert json.loads(said)["catalogue"] == kept["catalogue"]
+    assert json.loads(output)["catalogue"] == kept["catalogue"]
     from jaxrec.data.storage.dataset import Dataset
     from jaxrec.evaluation.evaluator import load_checkpoint
     from jaxrec.models.next_item import ItemWindow
@@ -119,13 +120,13 @@ def test_evaluate_agrees_and_every_rank_is_what_brute_force_says(trained, log):
         ranks.append(1 + sum(scores[v] >= scores[target] for v in rivals))
     queries = pl.read_parquet(workdir / f"eval-test-{kept['which']}-per-query.parquet")
     keys = [key.decode() if isinstance(key, bytes) else str(key) for key in queries["user"]]
-    found = dict(zip(keys, queries["catalogue"].to_list(), strict=True))
-    assert [found[str(user)] for user in users] == ranks
+    rank_of_user = dict(zip(keys, queries["catalogue"].to_list(), strict=True))
+    assert [rank_of_user[str(user)] for user in users] == ranks
     assert np.mean(np.array(ranks) <= 10) == pytest.approx(kept["catalogue"]["model"]["hr@10"])
     assert dataset.manifest["splits"]["validation"]["users"] < USERS
 
 
-def test_four_devices_see_what_one_does(trained, log):
+def test_four_devices_give_the_result_of_one(trained, log):
     workdir, _ = trained
     four = workdir.parent / "four"
     train(log, four, "6 epochs", devices=4)

@@ -1,4 +1,4 @@
-"""A title table split over devices, as a user meets it: trained on four devices, judged on fewer."""
+"""A title table split over devices, by the commands: trained on four devices, evaluated on fewer."""
 
 import json
 import os
@@ -37,8 +37,8 @@ def trained(tiny_directory, tmp_path_factory):
     return workdir
 
 
-def test_it_is_judged_alike_on_any_number_of_devices(trained):
-    said = json.loads((trained / "test.json").read_text())
+def test_its_evaluation_is_equal_on_any_number_of_devices(trained):
+    saved = json.loads((trained / "test.json").read_text())
     of_catalogue = []
     for devices in (1, 2):
         done = type_in(
@@ -46,15 +46,15 @@ def test_it_is_judged_alike_on_any_number_of_devices(trained):
             devices=devices,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
-        found = json.loads(done.stdout)
+        printed = json.loads(done.stdout)
         # Scores differ in the last bits, with which a tie may turn.
         for name in ("enabled", "disabled"):
-            assert found["lists"][name] == pytest.approx(said["lists"][name], abs=0.005)
-        of_catalogue.append(found["catalogue"]["model"])
+            assert printed["lists"][name] == pytest.approx(saved["lists"][name], abs=0.005)
+        of_catalogue.append(printed["catalogue"]["model"])
     assert of_catalogue[0] == pytest.approx(of_catalogue[1], abs=0.005)
 
 
-def test_the_checkpoint_knows_nothing_of_the_devices(trained, tiny):
+def test_the_checkpoint_does_not_depend_on_the_devices(trained, tiny):
     with Checkpointer(trained / CHECKPOINTS) as checkpoints:
         assert "devices" not in json.dumps(checkpoints.restore_meta("last"))
     loaded = load_checkpoint(trained, "last")
@@ -66,7 +66,7 @@ def test_the_checkpoint_knows_nothing_of_the_devices(trained, tiny):
     assert (left == 0).all()  # and nothing leads to the others
 
 
-def test_devices_that_rows_cannot_be_dealt_to_are_refused_in_one_line(trained):
+def test_a_wrong_number_of_devices_is_one_line(trained):
     done = type_in("jaxrec.evaluate", f"--checkpoint={trained}", devices=3)
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()

@@ -66,19 +66,19 @@ def studied(typed):
         assert study.poll() is None and time.monotonic() < end, (first / "log.txt").read_text()
         time.sleep(0.02)
     study.send_signal(signal.SIGTERM)
-    _, said = study.communicate(timeout=120)
-    assert study.returncode == 0, said
-    assert "0 of 2 trainings are done" in said
+    _, stderr = study.communicate(timeout=120)
+    assert study.returncode == 0, stderr
+    assert "0 of 2 trainings are done" in stderr
     assert not (first / "test.json").exists() and not (folder / "study.json").exists()
     again = start(line)
-    out, said = again.communicate(timeout=400)
-    assert again.returncode == 0, said
-    assert re.search(r"^\[2/2\] bst_stl seed 0: \d+ s; 0 left", said, re.M)
+    out, stderr = again.communicate(timeout=400)
+    assert again.returncode == 0, stderr
+    assert re.search(r"^\[2/2\] bst_stl seed 0: \d+ s; 0 left", stderr, re.M)
     assert re.search(r"from step [1-9]", (first / "log.txt").read_text())  # it did not begin again
     return json.loads(out)
 
 
-def test_a_study_that_was_stopped_goes_on_and_says_what_each_row_got(typed, studied):
+def test_a_study_that_was_stopped_goes_on_and_reports_each_row(typed, studied):
     _, folder = typed
     assert json.loads((folder / "study.json").read_text()) == studied
     assert (studied["done"], studied["runs"], studied["seeds"]) == (2, 2, [0])
@@ -109,8 +109,8 @@ def test_what_is_done_is_not_run_again_and_another_study_is_refused(typed, studi
     line, folder = typed
     before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/*/*.parquet")}
     again = start(line)
-    out, said = again.communicate(timeout=60)
-    assert again.returncode == 0 and "seed 0" not in said
+    out, stderr = again.communicate(timeout=60)
+    assert again.returncode == 0 and "seed 0" not in stderr
     assert json.loads(out)["claims"] == studied["claims"]
     assert before == {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/*/*.parquet")}
     for more, message in (
@@ -122,18 +122,18 @@ def test_what_is_done_is_not_run_again_and_another_study_is_refused(typed, studi
         ("--config=configs/tiny.py", "get_config() gave a Config, not a jaxrec.studies.plan.Study"),
     ):
         wrong = start([*line, more])
-        out, said = wrong.communicate(timeout=60)
-        assert (wrong.returncode, out) == (2, ""), said
-        assert said.startswith("error: ") and message in said and said.count("\n") == 1
+        out, stderr = wrong.communicate(timeout=60)
+        assert (wrong.returncode, out) == (2, ""), stderr
+        assert stderr.startswith("error: ") and message in stderr and stderr.count("\n") == 1
 
 
 def test_a_training_that_fails_is_named_and_the_study_exits_1(typed, studied, tmp_path):
     line, _ = typed
     failing = start([*line, f"--workdir={tmp_path}", "--config.train.batch_size=100000"])
-    out, said = failing.communicate(timeout=120)
+    out, stderr = failing.communicate(timeout=120)
     assert failing.returncode == 1
     log = tmp_path / "runs/bst_pl/seed-0/log.txt"
-    assert f"bst_pl seed 0: ended with exit status 2; its log is {log}" in said
-    assert "train.batch_size=100000 is more than" in said and "bst_stl seed 0: ended" in said
+    assert f"bst_pl seed 0: ended with exit status 2; its log is {log}" in stderr
+    assert "train.batch_size=100000 is more than" in stderr and "bst_stl seed 0: ended" in stderr
     assert json.loads(out)["done"] == 0 and json.loads(out)["claims"] == []
     assert "| BST | - | - |" in (tmp_path / "study.md").read_text()

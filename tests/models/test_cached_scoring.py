@@ -51,21 +51,21 @@ def shared(module, variables, titles, x_BxCxD, key_BxCx2):
 
 
 def value_and_slopes(form, module, variables, titles, x_BxCxD, key_BxCx2):
-    """What a form gives, and its slopes by parameters, titles and candidates."""
+    """Return the outputs of a form, and the gradients by parameters, titles and candidates."""
 
     def value(variables, x_RxLxD, x_BxCxD):
-        found = form(module, variables, titles._replace(x_RxLxD=x_RxLxD), x_BxCxD, key_BxCx2)
-        return (found**3).sum(), found
+        outputs = form(module, variables, titles._replace(x_RxLxD=x_RxLxD), x_BxCxD, key_BxCx2)
+        return (outputs**3).sum(), outputs
 
-    given = variables, titles.x_RxLxD, x_BxCxD
-    return jax.jit(jax.grad(value, argnums=(0, 1, 2), has_aux=True))(*given)
+    arguments = variables, titles.x_RxLxD, x_BxCxD
+    return jax.jit(jax.grad(value, argnums=(0, 1, 2), has_aux=True))(*arguments)
 
 
-def assert_equal(module, *given):
-    slopes, wanted = value_and_slopes(plain, module, *given)
-    others, found = value_and_slopes(shared, module, *given)
-    assert found.shape == (B * C, D) and np.std(wanted, axis=0).mean() > 0.1
-    np.testing.assert_allclose(found, wanted, atol=1e-10)
+def assert_equal(module, *arguments):
+    slopes, wanted = value_and_slopes(plain, module, *arguments)
+    others, actual = value_and_slopes(shared, module, *arguments)
+    assert actual.shape == (B * C, D) and np.std(wanted, axis=0).mean() > 0.1
+    np.testing.assert_allclose(actual, wanted, atol=1e-10)
     for a, b in zip(jax.tree.leaves(slopes), jax.tree.leaves(others), strict=True):
         np.testing.assert_allclose(b, a, atol=1e-10 * (1 + np.abs(a).max()))
 
@@ -79,9 +79,9 @@ def test_a_shared_pass_is_one_by_one(kind, dropout):
 
 @pytest.mark.parametrize("form", allowed_forms("cpu", "float32", 4))
 def test_so_in_every_form_of_attention(form):
-    module, *given = made("sasrec", "float32", form=form)
-    found, wanted = (jax.jit(of, static_argnums=0)(module, *given) for of in (shared, plain))
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    module, *arguments = made("sasrec", "float32", form=form)
+    actual, wanted = (jax.jit(of, static_argnums=0)(module, *arguments) for of in (shared, plain))
+    np.testing.assert_allclose(actual, wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", CAUSAL)
@@ -113,13 +113,13 @@ def mixed(case):
 
 def test_each_reads_its_own_window(mixed):
     run = jax.jit(lambda v: mixed.model.apply(v, mixed.history, mixed.table, method="encode_history"))
-    for expert, found in zip(MIXED, run(mixed.variables).experts, strict=True):
-        age = found.age_RxL if expert.encoder == "transformer" else found.age_BxL
+    for expert, history in zip(MIXED, run(mixed.variables).experts, strict=True):
+        age = history.age_RxL if expert.encoder == "transformer" else history.age_BxL
         np.testing.assert_array_equal(age, mixed.history.age[:, -expert.max_len :])
 
 
 def loss(c):
-    """Its scores and their slopes by all parameters, a program anew."""
+    """Return the scores and their gradients by all parameters, newly compiled."""
 
     def value(variables):
         out = c.model.apply(variables, c.history, c.candidate, c.table, 1.0)
@@ -156,12 +156,14 @@ def test_in_groups_as_at_once(mixed, most):
 
 @pytest.mark.parametrize("kind", CAUSAL)
 def test_operations_fall(kind):
-    """Of places worked through there are L + C, not C (L + 1); a history's last layer gives keys and values
-    alone."""
+    """The model computes L + C positions, not C (L + 1).
+
+    The last layer of a history gives keys and values only.
+    """
     module, variables, titles, x_BxCxD, _ = made(kind, "float32")
 
     def operations(form):
-        return jax.jit(form, static_argnums=0).lower(module, *given).compile().cost_analysis()["flops"]
+        return jax.jit(form, static_argnums=0).lower(module, *arguments).compile().cost_analysis()["flops"]
 
-    given = variables, titles, x_BxCxD, None
+    arguments = variables, titles, x_BxCxD, None
     assert operations(shared) < 0.45 * operations(plain)  # of places, 11 / 35

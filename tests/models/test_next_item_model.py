@@ -1,4 +1,4 @@
-"""The causal encoders of sequences: who sees what, what is scored, and HSTU beside loops."""
+"""The causal encoders of sequences: visible positions, scores, and HSTU against loops."""
 
 from functools import partial
 
@@ -46,11 +46,11 @@ def outputs(m, variables, some, t_VxD=None, key=None):
 
 
 @pytest.mark.parametrize("kind", SEQUENCE_ENCODERS)
-def test_a_place_knows_what_was_before_it_and_nothing_after(kind):
+def test_a_position_depends_on_earlier_positions_only(kind):
     m, variables = started(kind, embedding_spread=0.5)
     (t_VxD,) = m.apply(variables, TABLE, method="catalogue")
     some, ways = window(jnp.arange(2, 2 + L)[None]), np.random.default_rng(0).normal(size=D)
-    # Each title's vector is its own row, so a gradient by row says which titles a place heard of.
+    # Each title's vector is its own row, so a gradient by row shows which titles a position reads.
     heard = jax.jit(jax.jacrev(lambda t: outputs(m, variables, some, t)[0] @ ways))(t_VxD)
     heard_LxL = np.abs(np.asarray(heard)).sum(2)[:, 2 : 2 + L]
     assert (heard_LxL[np.tril_indices(L)] > 0).all()
@@ -58,7 +58,7 @@ def test_a_place_knows_what_was_before_it_and_nothing_after(kind):
 
 
 @pytest.mark.parametrize("kind", SEQUENCE_ENCODERS)
-def test_padding_says_nothing_bit_for_bit(kind):
+def test_padding_changes_nothing_bit_for_bit(kind):
     m, variables = started(kind)
     some = window([[0, 0, 3, 4, 5, 6]])
     other = some._replace(time_BxL=some.time_BxL.at[:, :2].set(7), until_BxL=some.until_BxL.at[:, :1].set(9))
@@ -68,7 +68,7 @@ def test_padding_says_nothing_bit_for_bit(kind):
 
 
 @pytest.mark.parametrize("kind", SEQUENCE_ENCODERS)
-def test_rows_do_not_see_one_another(kind):
+def test_rows_are_independent(kind):
     m, variables = started(kind)
     both = window(np.random.default_rng(2).integers(2, V, (2, L)))
     alone = ItemWindow(*(x[1:] for x in both))
@@ -80,16 +80,16 @@ def test_rows_do_not_see_one_another(kind):
 def test_waits_are_from_each_play_to_the_one_after_a_place():
     at = np.array([[100, 160, 4000]], np.uint32)
     until = np.array([[160, 4000, 90_000]], np.uint32)
-    found = np.asarray(
+    buckets = np.asarray(
         time_since_previous(ItemWindow(jnp.ones((1, 3), jnp.int32), jnp.asarray(at), jnp.asarray(until)))
     )[0]
     for i in range(3):
         for j in range(i + 1):
             bucket = np.floor(2 * np.log1p(int(until[0, i]) - int(at[0, j])))
-            assert found[i, j] == min(bucket, TIME_GAP_BUCKETS - 1)
+            assert buckets[i, j] == min(bucket, TIME_GAP_BUCKETS - 1)
 
 
-def test_hstu_hears_when_the_next_title_is_asked_for():
+def test_hstu_reads_the_time_of_the_next_title():
     m, variables = started("hstu", embedding_spread=0.5)
     some = window([[3, 4, 5, 6, 7, 8]])
     soon = some.time_BxL[:, -1] + 5
@@ -153,9 +153,9 @@ def test_titles_are_read_and_scored_by_one_table_as_wide_as_the_model():
     more = (ID, FeatureSpec("year", "number", "title", 3))
     m = model("sasrec", features=more)
     table = TitleTable(TABLE.categories, jnp.ones((V, 1)))
-    given = m.init(jax.random.key(1), window([[0, 0, 3, 4, 5, 6]]), table, method="of_table")
-    assert given["params"]["title"]["kernel"].shape == (D + 3, D)  # the ids' width and the year's, projected
-    assert m.apply(given, table, method="catalogue")[0].shape == (V, D)
+    wide = m.init(jax.random.key(1), window([[0, 0, 3, 4, 5, 6]]), table, method="of_table")
+    assert wide["params"]["title"]["kernel"].shape == (D + 3, D)  # the ids' width and the year's, projected
+    assert m.apply(wide, table, method="catalogue")[0].shape == (V, D)
 
 
 def test_with_two_tables_what_is_read_is_not_what_is_scored():

@@ -26,7 +26,7 @@ def same(plain, again, least):
 @pytest.mark.parametrize("target_in_sequence", [False, True], ids=["encoded", "joined"])
 def test_experts_of_every_kind(case, target_in_sequence):
     with jax.enable_x64(True):
-        found = []
+        gradients = []
         for remat in (False, True):
             joins = {"target_in_sequence": target_in_sequence}
             c = case(dtype="float64", experts=EVERY, tasks=("ctr",), matcher=(6,), remat=remat, **joins)
@@ -36,13 +36,13 @@ def test_experts_of_every_kind(case, target_in_sequence):
                 out = c.model.apply(variables, c.history, c.candidate, c.table, 1.0, keys)
                 return sum((s**2).sum() for s in out.scores.values()), out
 
-            found.append((c.variables, jax.jit(jax.grad(total, has_aux=True))(c.variables)))
-        same(*found, least=90)
+            gradients.append((c.variables, jax.jit(jax.grad(total, has_aux=True))(c.variables)))
+        same(*gradients, least=90)
 
 
 def test_an_encoder_of_sequences():
     with jax.enable_x64(True):
-        r, found = np.random.default_rng(0), []
+        r, gradients = np.random.default_rng(0), []
         titles = jnp.asarray(r.integers(2, 30, (3, 6)), jnp.int32).at[0, :2].set(0)
         at = jnp.asarray(np.sort(r.integers(1e9, 1.2e9, (3, 7)), axis=1), jnp.uint32)
         window, key = ItemWindow(titles, at[:, :-1], at[:, 1:]), at[:, :2]
@@ -59,5 +59,5 @@ def test_an_encoder_of_sequences():
                 h = model.apply(variables, window, catalogue, key)
                 return jnp.square(jnp.where(titles[..., None] > 0, h, 0.0)).sum(), h
 
-            found.append((variables, jax.jit(jax.grad(total, has_aux=True))(variables)))
-        same(*found, least=15)
+            gradients.append((variables, jax.jit(jax.grad(total, has_aux=True))(variables)))
+        same(*gradients, least=15)

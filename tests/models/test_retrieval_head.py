@@ -31,7 +31,7 @@ def users(head):
 
 
 def outputs(c, key=KEYS, positives=2, candidate=None):
-    """The model's outputs as training asks for them."""
+    """Return the model's outputs in training."""
     candidate = c.candidate if candidate is None else candidate
     return jax.jit(lambda v, k, ids: c.model.apply(v, c.history, ids, c.table, 1.0, k, positives))(
         c.variables, key, candidate
@@ -47,36 +47,36 @@ def test_a_score_is_a_product_of_two_towers(head, users):
         head.variables, method=lambda m: m.title.vectors(jnp.arange(V), head.table)
     )  # fmt: skip
     wanted = np.asarray(users.vector_BxF @ p["user"]) @ np.asarray(t_VxF @ p["title"]).T
-    found = jax.jit(lambda v: model.apply(v, users, head.table, method="retrieve"))(head.variables)
-    assert found.shape == (5, V) and found.dtype == jnp.float32 and wanted.std(1).min() > 0.1
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    scores = jax.jit(lambda v: model.apply(v, users, head.table, method="retrieve"))(head.variables)
+    assert scores.shape == (5, V) and scores.dtype == jnp.float32 and wanted.std(1).min() > 0.1
+    np.testing.assert_allclose(scores, wanted, atol=1e-5)
     catalogue = model.apply(head.variables, head.table, method="catalogue")
     again = model.apply(head.variables, users, head.table, catalogue, method="retrieve")
     np.testing.assert_allclose(again, wanted, atol=1e-5)
 
 
-def test_training_sees_the_same_scores(head):
+def test_training_has_the_same_scores(head):
     def everything(v):
         user = head.model.apply(v, head.history, head.table, 1.0, KEYS, method="encode")
         return head.model.apply(v, user, head.table, method="retrieve")
 
-    every, found = jax.jit(everything)(head.variables), outputs(head).retrieved
+    every, retrieved = jax.jit(everything)(head.variables), outputs(head).retrieved
     wanted = jnp.take_along_axis(every, head.candidate[:, :2], axis=1)
-    np.testing.assert_allclose(found.positive_BxK, wanted, atol=1e-5)
+    np.testing.assert_allclose(retrieved.positive_BxK, wanted, atol=1e-5)
     # Each draw's score is that of a title that may be drawn.
-    for scores, of_all in zip(np.asarray(found.negative_BxN), np.asarray(every), strict=True):
+    for scores, of_all in zip(np.asarray(retrieved.negative_BxN), np.asarray(every), strict=True):
         nearest = np.abs(scores[:, None] - of_all[FIRST_TITLE:]).min(1)
         assert nearest.max() < 1e-5
 
 
 def test_draws_are_of_the_example_and_from_the_whole_catalogue(head):
-    found = outputs(head).retrieved
+    retrieved = outputs(head).retrieved
     turned = outputs(head, KEYS[::-1]).retrieved
     positive_BxK = np.asarray(head.candidate[:, :2])
     of_draw = rng.layer_id(("retrieval",))
     drawn = np.asarray(FIRST_TITLE + rng.randint(V - FIRST_TITLE, (N,), KEYS, of_draw))
     wanted = ~(drawn[:, :, None] == positive_BxK[:, None]).any(2)
-    np.testing.assert_array_equal(found.there_BxN, wanted)
+    np.testing.assert_array_equal(retrieved.there_BxN, wanted)
     assert not wanted.all() and drawn.min() == FIRST_TITLE and drawn.max() == V - 1
     backwards = ~(drawn[::-1, :, None] == positive_BxK[:, None]).any(2)
     np.testing.assert_array_equal(turned.there_BxN, backwards)
@@ -160,9 +160,9 @@ def test_all_titles_through_both_stages_are_ranked_exactly(head, users):
 def test_the_first_stage_chooses_and_the_second_orders(head, users):
     stands, most = stands_of(head), 6
     shown = two_stage(head.model, head.variables, users, head.table, "ranking", stands, most)
-    found = head.model.apply(head.variables, users, head.table, method="retrieve")
+    scores = head.model.apply(head.variables, users, head.table, method="retrieve")
     of_task = head.model.apply(head.variables, users, head.table, "ranking", method="score_catalogue")
-    for ids, first, second, may in zip(shown.id_BxN, found, of_task, stands, strict=True):
+    for ids, first, second, may in zip(shown.id_BxN, scores, of_task, stands, strict=True):
         chosen = np.argsort(-np.where(may, first, -np.inf), kind="stable")[:most]
         np.testing.assert_array_equal(ids, chosen[np.argsort(-np.asarray(second)[chosen])])
     wanted = exact(head, users, stands, 10)
@@ -172,7 +172,7 @@ def test_the_first_stage_chooses_and_the_second_orders(head, users):
     assert 0 < share.mean() < 0.61
 
 
-def test_where_fewer_stand_than_are_asked_for(head, users):
+def test_fewer_eligible_titles_than_num_titles(head, users):
     stands = jnp.zeros((5, V), bool).at[:, jnp.array([4, 9])].set(True)
     shown = two_stage(head.model, head.variables, users, head.table, "ranking", stands, 5)
     assert np.sort(shown.id_BxN, axis=1).tolist() == [[0, 0, 0, 4, 9]] * 5

@@ -50,20 +50,20 @@ def w(*shape):
 
 def initialised(module, **static):
     """Return a function from arrays to the outputs of `module` with new parameters."""
-    return lambda *given: module.init_with_output(jax.random.key(0), *given, **static)[0]
+    return lambda *arguments: module.init_with_output(jax.random.key(0), *arguments, **static)[0]
 
 
-def attend(*given):
-    return attention.attend("einsum", *given)
+def attend(*arguments):
+    return attention.attend("einsum", *arguments)
 
 
-def of_joined(*given):
-    return attention.attend_fused("einsum", *given, H)
+def of_joined(*arguments):
+    return attention.attend_fused("einsum", *arguments, H)
 
 
 def through_hstu(h, seen, gaps):
-    sees = hstu.VisiblePositions(seen, gaps, jnp.zeros(gaps.shape[1:], jnp.int32))
-    return hstu.through(([], lambda x: x), h, sees, None)
+    visible = hstu.VisiblePositions(seen, gaps, jnp.zeros(gaps.shape[1:], jnp.int32))
+    return hstu.through(([], lambda x: x), h, visible, None)
 
 
 def join(x_RxLxD, x_BxCxD):
@@ -215,11 +215,11 @@ def test_a_compiled_program_has_no_trace_of_them():
     """The program is the same with and without: assertions are of shapes, and run while tracing."""
     import chex
 
-    given = [jnp.zeros(x.shape, x.dtype) for x in (QKV, QKV, QKV, b(R, L, L))]
-    asserted = jax.make_jaxpr(attend)(*given)
+    arguments = [jnp.zeros(x.shape, x.dtype) for x in (QKV, QKV, QKV, b(R, L, L))]
+    asserted = jax.make_jaxpr(attend)(*arguments)
     chex.disable_asserts()
     try:
-        bare = jax.make_jaxpr(lambda *x: attend(*x))(*given)
+        bare = jax.make_jaxpr(lambda *x: attend(*x))(*arguments)
     finally:
         chex.enable_asserts()
     assert str(asserted) == str(bare)

@@ -57,23 +57,23 @@ def test_scores_are_the_plain_forms(case, kind, users, monkeypatch):
     c = case(**KINDS[kind])
     scores = both(c)
     assert {*scores} == {*c.model.tasks}
-    for plain, found in scores.values():
-        assert found.shape == (5, V) and found.dtype == jnp.float32
+    for plain, cached in scores.values():
+        assert cached.shape == (5, V) and cached.dtype == jnp.float32
         assert plain.std(0).max() > 0.01 and plain.std(1).max() > 0.01
-        np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(cached, plain, rtol=1e-5, atol=1e-5)
 
 
 def test_float64_is_float64(case):
     with jax.enable_x64(True):
-        plain, found = both(case(dtype="float64", matcher=(12, 16)))["ranking"]
-        assert found.dtype == jnp.float64
-        np.testing.assert_allclose(found, plain, rtol=1e-12, atol=1e-13)
+        plain, cached = both(case(dtype="float64", matcher=(12, 16)))["ranking"]
+        assert cached.dtype == jnp.float64
+        np.testing.assert_allclose(cached, plain, rtol=1e-12, atol=1e-13)
 
 
 def test_bfloat16_comes_out_wide(case):
-    plain, found = both(case(dtype="bfloat16", matcher=(12, 16)))["ranking"]
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, plain, atol=0.05 * float(jnp.abs(plain).max()))
+    plain, cached = both(case(dtype="bfloat16", matcher=(12, 16)))["ranking"]
+    assert cached.dtype == jnp.float32
+    np.testing.assert_allclose(cached, plain, atol=0.05 * float(jnp.abs(plain).max()))
 
 
 def test_a_user_vector_a_candidate_is_refused(small):

@@ -48,7 +48,7 @@ def test_each_way_of_drawing_has_its_law(how, shared):
 
 
 @pytest.mark.parametrize("how", NEGATIVE_SAMPLERS)
-def test_draws_know_nothing_of_one_another(how):
+def test_draws_are_independent(how):
     """Pairs of titles, of neighbours along each axis, have the law of two draws."""
     ids, law = drawn_by(how), LAWS[how]
     for axis in range(3):

@@ -32,7 +32,7 @@ def make_task(tiny, config, kind="transformer", microbatch=0):
 
 
 def equations(jaxpr):
-    """Of a program and of those inside it."""
+    """Yield the equations of a program and of the programs inside it."""
     closed, plain = jaxpr_types()
     for equation in jaxpr.eqns:
         yield equation
