@@ -14,11 +14,11 @@ from jaxrec.core.registry import TASKS
 class Feature:
     """Column of a table that the model reads as a feature."""
 
-    name: str  # name of the column in its table; of an interaction: completion, sessions or age
+    name: str  # column of its table; for an interaction: completion, sessions or age
     kind: str  # "category", "categories" (list-valued) or "number"
     where: str  # "title", "user", "context" or "interaction"
-    width: int  # of its embedding
-    most: int = 0  # longest list kept of a "categories" column
+    width: int  # width of the embedding
+    most: int = 0  # maximum number of values that are read from a list, for "categories"
 
 
 # ---------------------------------------------------------------- sources, one of which is `Config.source`
@@ -33,11 +33,11 @@ class Simulator:
     (its spread over users) change what is abandoned.
     """
 
-    seed: int = 0
-    users: int = 20_000
-    test_only_users: int = 20_000
-    titles: int = 1_000
-    weeks: int = 12
+    seed: int = 0  # seed of all draws
+    users: int = 20_000  # number of users, without `test_only_users`
+    test_only_users: int = 20_000  # number of additional users, all in the test split
+    titles: int = 1_000  # number of titles
+    weeks: int = 12  # length of the log in weeks
     plays_per_user: float = 12.0  # mean titles played per user; heavy-tailed
     sitting: float = 4.0  # mean plays per sitting; a mood lasts one sitting
     slate: int = 100  # titles that a play is chosen from
@@ -45,13 +45,13 @@ class Simulator:
     interest: float = 1.0
     interest_moves: float = 0.15  # probability per week that the interest moves to another genre
     mood: float = 1.0
-    popularity: float = 1.0  # Zipf exponent of exposure; 0: all titles alike
+    popularity: float = 1.0  # Zipf exponent of exposure; 0: equal exposure of all titles
     appeal: float = 1.0
     satisfaction: float = 1.0
-    clickbait: float = 1.0  # how far appeal and satisfaction differ; 0: not at all
+    clickbait: float = 1.0  # strength of the difference between appeal and satisfaction; 0: no difference
     match: float = 1.0  # strength with which a match of title and user keeps the user watching
     patience: float = 1.0
-    interruptions: float = 0.1  # fraction of plays cut short whatever the title
+    interruptions: float = 0.1  # fraction of plays that are interrupted, independent of the title
     replay_watched: float = 0.05  # fraction of watched titles that are played again later
     replay_abandoned: float = 0.02  # fraction of abandoned titles that are played again later
 
@@ -67,21 +67,21 @@ class Columns:
     user: str = "user_id"
     title: str = "title_id"
     time: str = "time"
-    time_unit: Literal["s", "ms", "us"] = "ms"  # of a whole-number column
-    seconds: str = "seconds_viewed"  # "": the log has no watch time
-    title_key: str = "title_id"  # in the titles table
-    runtime: str = "runtime_minutes"  # "": not known
-    user_key: str = "user_id"  # in the users table
-    list_separator: str = ","  # of list-valued columns in CSV
+    time_unit: Literal["s", "ms", "us"] = "ms"  # unit of a time column of whole numbers
+    seconds: str = "seconds_viewed"  # watch time in seconds; "": the log has no watch time
+    title_key: str = "title_id"  # title in the titles table
+    runtime: str = "runtime_minutes"  # runtime in minutes; "": unknown
+    user_key: str = "user_id"  # user in the users table
+    list_separator: str = ","  # separator of list values in CSV
 
 
 @dataclass
 class Tables:
     """Source of three tables in CSV or Parquet, each a file, a folder or a glob."""
 
-    interactions: str = ""  # or the config's data.path
-    titles: str = ""  # "": the titles of the log, without features
-    users: str = ""  # may stay empty
+    interactions: str = ""  # the log; "": the log is `data.path`
+    titles: str = ""  # titles table; "": the titles of the log, without features
+    users: str = ""  # users table; "": no users table
     columns: Columns = field(default_factory=Columns)
 
 
@@ -89,8 +89,8 @@ class Tables:
 class KuaiRand:
     """Source in the official KuaiRand layout: a folder, and the glob of its logs."""
 
-    directory: str = ""
-    logs: str = "log_standard_*.csv"
+    directory: str = ""  # the folder with the tables
+    logs: str = "log_standard_*.csv"  # glob of the log files in the folder
 
 
 @dataclass
@@ -100,12 +100,12 @@ class Tfds:
     `user`, `title` and `time` name columns of the dataset.
     """
 
-    name: str = ""
-    split: str = "train"
-    data_dir: str = ""
+    name: str = ""  # name of the dataset, such as "movielens/1m-ratings"
+    split: str = "train"  # split of the dataset
+    data_dir: str = ""  # folder of prepared TFDS datasets; "": the default of TFDS
     user: str = "user_id"
     title: str = "movie_id"
-    time: str = "timestamp"  # seconds
+    time: str = "timestamp"  # column of seconds since 1970, UTC
 
 
 # ---------------------------------------------------------------- preparation
@@ -115,7 +115,7 @@ class Tfds:
 class Task:
     """The training task, which decides the rows of the dataset."""
 
-    name: str = "ranking"  # of `registry.TASKS`: "ranking" (the paper's) or "next_item" (whole sequences)
+    name: str = "ranking"  # key of `registry.TASKS`: "ranking" (of the paper) or "next_item" (whole sequences)
 
 
 @dataclass
@@ -126,28 +126,31 @@ class Data:
     UTC. Thresholds and shares are fractions, in [0, 1].
     """
 
-    directory: str = ""  # of the prepared dataset; empty: data/<source>-<digest>
-    path: str = ""  # the log of a Tables source that names none: what varies where columns are all alike
-    seed: int = 0  # of the split, the pools and the evaluation lists
-    max_history: int = 32  # titles stored per row, a multiple of 4; of sequences, per position
-    num_targets: int = 3  # next titles stored
-    abandon_threshold: float = 0.05  # completion below which a title is abandoned
-    targets: Literal["new", "any"] = "new"  # first plays of titles not abandoned, or every play of one
-    split: Literal["users", "last", "time"] = "users"  # "last": each user's last target is tested
-    train_share: float = 0.8  # fraction of users, where users are split
-    validation_share: float = 0.1  # with "last", fraction of users whose last target but one is held out too
-    validation_from: str = ""  # with "time": first day of the validation targets, which end before test_from
+    directory: str = ""  # folder of the prepared dataset; "": data/<source>-<digest>
+    path: str = ""  # the log of a Tables source with an empty `interactions`
+    seed: int = 0  # seed of the split, the pools and the evaluation lists
+    max_history: int = 32  # titles stored per row, a multiple of 4; for sequences, per position
+    num_targets: int = 3  # number of stored next titles
+    abandon_threshold: float = 0.05  # a title with a lower completion is abandoned
+    targets: Literal["new", "any"] = "new"  # "new": first plays of titles that are not
+    # abandoned; "any": all plays of such titles
+    split: Literal["users", "last", "time"] = "users"  # "last": the last target of each user is the test
+    train_share: float = 0.8  # fraction of users for training, with split="users"
+    validation_share: float = 0.1  # fraction of users for validation; with "last", fraction of users whose
+    # target before the last is held out too
+    validation_from: str = ""  # with "time": first day of the validation targets, until `test_from`
     test_from: str = ""  # with "time": first day of the test targets
-    hard: int = 16  # stored columns of each pool
-    trending: int = 32
-    tailing: int = 20
-    random: int = 8
-    negatives: int = 20  # in an evaluation list
-    max_invalid_fraction: float = 0.05  # of rows, copies aside; above it preparation stops
-    earliest: str = "1990-01-01"  # times outside are dropped and counted
-    latest: str = "2100-01-01"
-    partitions: int = 8  # least number of partitions of users; changes memory, never bytes
-    workers: int = 0  # threads; 0: one per core; changes time, never bytes
+    hard: int = 16  # stored hard negatives per row
+    trending: int = 32  # stored trending negatives per row
+    tailing: int = 20  # stored tailing negatives per row
+    random: int = 8  # stored random negatives per row
+    negatives: int = 20  # negatives of an evaluation list
+    max_invalid_fraction: float = 0.05  # maximum fraction of invalid rows, without copies; above it
+    # preparation stops
+    earliest: str = "1990-01-01"  # events before this day are dropped and counted
+    latest: str = "2100-01-01"  # events from this day on are dropped and counted
+    partitions: int = 8  # minimum number of partitions of users; affects memory, not the dataset
+    workers: int = 0  # threads; 0: one per core; affects time, not the dataset
 
 
 @dataclass
@@ -177,13 +180,13 @@ class Sampling:
     """Selection of the part of a stored row that a training example shows."""
 
     mix: Mix = field(default_factory=Mix)
-    negatives: int = 20  # per positive
-    history_keeps_abandoned: bool = False  # whether histories show titles that the user abandoned
-    id_dropout: float = 0.01  # fraction of history titles shown as unknown
-    window: Literal["latest", "random"] = "latest"  # of a sequence's row; "random": another each epoch
-    stochastic_length: float = 0.0  # HSTU's alpha, in (1, 2), by which long windows are thinned; 0: off
-    next_k: int = 1  # next titles that are positives
-    target_weights: tuple[float, ...] = (1.0, 0.6, 0.3)  # of the next titles; the first next_k are used
+    negatives: int = 20  # negatives per example
+    history_keeps_abandoned: bool = False  # True: histories contain titles that the user abandoned
+    id_dropout: float = 0.01  # fraction of history titles that are replaced by the unknown title
+    window: Literal["latest", "random"] = "latest"  # window of a sequence; "random": a new one each epoch
+    stochastic_length: float = 0.0  # alpha of HSTU, in (1, 2), which shortens long windows; 0: off
+    next_k: int = 1  # number of next titles that are positives
+    target_weights: tuple[float, ...] = (1.0, 0.6, 0.3)  # weights of the next titles; `next_k` are used
 
 
 # ---------------------------------------------------------------- model and objective
@@ -194,53 +197,54 @@ class Sampling:
 class Expert:
     """An encoder of the last `max_len` titles; `dropout` is a rate in [0, 1)."""
 
-    max_len: int = 20
-    num_layers: int = 2
-    num_heads: int = 12  # gru4rec has none
-    mlp_ratio: float = 2.0  # hidden width of the feed-forward over `model.width`; gru4rec and hstu have none
-    dropout: float = 0.2
-    encoder: str = "transformer"  # of `registry.ENCODERS`: or "sasrec" (causal, the newest title's output),
-    # "gru4rec" (the state of a GRU), "hstu" (causal, gated, without softmax)
+    max_len: int = 20  # maximum number of titles
+    num_layers: int = 2  # number of layers
+    num_heads: int = 12  # number of attention heads; not used by gru4rec
+    mlp_ratio: float = 2.0  # feed-forward width divided by `model.width`; not used by gru4rec and hstu
+    dropout: float = 0.2  # dropout rate in the layers
+    encoder: str = "transformer"  # key of `registry.ENCODERS`: "transformer", "sasrec" (causal, output of the
+    # newest title), "gru4rec" (state of a GRU) or "hstu" (causal, gated, without softmax)
 
 
 @dataclass(unsafe_hash=True)
 class Gate:
     """Gate of the experts: temperature and noise (Eq. 9), and target entropy (Eq. 10)."""
 
-    hidden: tuple[int, ...] = (128, 64)
-    noise_std: float = 0.1  # standard deviation, training only, drawn per expert
-    start_temperature: float = 2.0
-    temperature: float = 1.0  # final
-    anneal_fraction: float = 0.5  # share of training over which it falls, exponentially
-    target_entropy: float | None = 0.52  # nats; None: no such term
+    hidden: tuple[int, ...] = (128, 64)  # hidden widths
+    noise_std: float = 0.1  # standard deviation of the noise per expert, in training only
+    start_temperature: float = 2.0  # temperature at the first step
+    temperature: float = 1.0  # final temperature
+    anneal_fraction: float = 0.5  # fraction of training with a changing temperature, which is exponential
+    target_entropy: float | None = 0.52  # nats; None: no entropy term
 
 
 @dataclass(unsafe_hash=True)
 class Model:
     """The recommender: one expert is BST, equal experts V-MoE, unequal experts S-MoE."""
 
-    width: int = 96
+    width: int = 96  # width of the model
     experts: tuple[Expert, ...] = field(
         default_factory=lambda: (Expert(max_len=7, mlp_ratio=1.0), Expert(max_len=20, mlp_ratio=2.0))
     )
     gate: Gate = field(default_factory=Gate)
-    dropout: float = 0.2  # "initial dropout", on the experts' input
+    dropout: float = 0.2  # rate of the "initial dropout", on the input of the experts
     head_hidden: tuple[int, ...] = (128, 64)  # hidden widths of the tasks' MLP heads
-    matcher_product: bool = True  # the product of user and title projections joins the heads' input
+    matcher_product: bool = True  # the heads also read the product of user and title projections
     head: Literal["matcher", "dot"] = "matcher"  # "dot", for one task: user vector times title vector
-    cosine: bool = False  # of sequences: both vectors have length 1 where they meet
-    untied_item_embeddings: bool = False  # of sequences: other vectors for scored titles, as in gSASRec
+    cosine: bool = False  # for sequences: the score is the cosine of the vectors
+    untied_item_embeddings: bool = False  # for sequences: separate vectors of scored titles, as in gSASRec
     features: tuple[str, ...] = ()  # names of the features that the model reads; empty: all
     item_table_sharding: Literal["replicated", "split"] = "replicated"  # "split": rows of the titles'
     # embeddings, and of their optimizer state, are sharded over the devices
-    embedding_init_std: float = 0.2  # standard deviation of embeddings at the start
+    embedding_init_std: float = 0.2  # standard deviation of initial embeddings
     position: Literal["index", "time_gap", "none"] = "index"  # "time_gap": time since the last play
-    target_in_sequence: bool = False  # each candidate joins the history as its newest title, as in BST: the
-    # experts' work is multiplied by the candidates, but sasrec and hstu read a history once
-    retrieval_dim: int = 0  # width of the retrieval head's vectors; 0: no such head
-    remat: bool = False  # experts recompute their forward pass in the backward pass, to hold less of it
+    target_in_sequence: bool = False  # each candidate is appended to the history as the newest title, as in
+    # BST: transformer and gru4rec then encode each candidate; sasrec and hstu encode a history once
+    retrieval_dim: int = 0  # width of the vectors of the retrieval head; 0: no retrieval head
+    remat: bool = False  # experts recompute their forward pass in the backward pass, to save memory
     attention_impl: Literal["auto", "einsum", "dot_product", "cudnn", "broadcast", "pallas"] = "auto"
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the compute; parameters, softmax and losses stay
+    # implementation of attention; "auto" selects the fastest allowed implementation
+    dtype: Literal["float32", "bfloat16"] = "float32"  # compute dtype; parameters, softmax and losses are
     # float32
 
 
@@ -251,21 +255,21 @@ class Objective:
     A task of weight 0 has no head; CTR alone is the paper's STL. `alpha` is that of Eq. 13.
     """
 
-    ctr: float = 1.0
-    ranking: float = 1.0
-    regression: float = 0.2
-    entropy: float = 0.1
-    balance: float = 0.0  # weight of the load-balancing term over all users; 0: none
+    ctr: float = 1.0  # weight of the click term (Eq. 14)
+    ranking: float = 1.0  # weight of the ranking term (Eq. 12)
+    regression: float = 0.2  # weight of the completion term
+    entropy: float = 0.1  # weight of the entropy term (Eq. 10)
+    balance: float = 0.0  # weight of the load-balancing term over all users; 0: no such term
     retrieval: float = 0.0  # weight of the retrieval head's softmax over the positive and random titles
     retrieval_negatives: int = 64  # titles drawn from the whole catalogue for each example and step
-    personalised: bool = True  # Eq. 13
-    alpha: float = 1.0
-    weighting: Literal["fixed", "uncertainty", "averaging"] = "fixed"  # or learned from these weights, or
-    # averaged by epoch
-    ranking_loss: str = "hinge"  # of `registry.RANKING_LOSSES`: Eq. 12; or "softmax" over the candidates
-    margin: float = 1.0  # of the hinge
-    soft_negative: float = 0.1  # label of the negatives that `soft_on` names
-    soft_on: Literal["hard", "all", "none"] = "hard"
+    personalised: bool = True  # True: the personalised loss (Eq. 13)
+    alpha: float = 1.0  # alpha of Eq. 13
+    weighting: Literal["fixed", "uncertainty", "averaging"] = "fixed"  # "uncertainty": learned weights;
+    # "averaging": dynamic weight average by epoch
+    ranking_loss: str = "hinge"  # key of `registry.RANKING_LOSSES`: "hinge" (Eq. 12) or "softmax"
+    margin: float = 1.0  # margin of the hinge loss
+    soft_negative: float = 0.1  # click label of the negatives that `soft_on` selects
+    soft_on: Literal["hard", "all", "none"] = "hard"  # negatives with the label `soft_negative`
 
 
 @dataclass
@@ -275,30 +279,30 @@ class NextItem:
     It replaces `Objective`. `alpha` is that of Eq. 13.
     """
 
-    loss: str = "softmax"  # of `registry.NEXT_ITEM_LOSSES`: over all titles; or over sampled ones
-    negatives: int = 128  # sampled for each position
-    negative_distribution: str = "uniform"  # of `registry.NEGATIVE_SAMPLERS`
-    negatives_shared_by: Literal["place", "sequence"] = "place"  # each position has its own, or each sequence
-    logq_correction: bool = False  # sampled_softmax: scores less the log of how often a title is sampled
-    calibration: float = 0.75  # t of gbce: 0 is bce, 1 the probabilities of a softmax
-    temperature: float = 1.0  # divides the scores
-    logits_budget_mib: int = 256  # MiB of logits at a time
-    personalised: bool = False  # Eq. 13, where the source has watch times
-    alpha: float = 1.0
+    loss: str = "softmax"  # key of `registry.NEXT_ITEM_LOSSES`: over all titles, or over sampled titles
+    negatives: int = 128  # sampled titles for each position
+    negative_distribution: str = "uniform"  # key of `registry.NEGATIVE_SAMPLERS`
+    negatives_shared_by: Literal["place", "sequence"] = "place"  # "place": each position has its own negatives
+    logq_correction: bool = False  # sampled_softmax: subtract the log of the sampling frequency from scores
+    calibration: float = 0.75  # t of gbce: 0 is bce, 1 gives the probabilities of a softmax
+    temperature: float = 1.0  # divisor of the scores
+    logits_budget_mib: int = 256  # memory of the logits of a chunk, in MiB
+    personalised: bool = False  # True: weights of Eq. 13; the source must have watch times
+    alpha: float = 1.0  # alpha of Eq. 13
 
 
 @dataclass
 class Optimizer:
     """Adam, weight decay, and PyTorch's ReduceLROnPlateau on the validation loss."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-3  # initial learning rate, after the warm-up
     beta2: float = 0.999  # Adam's decay of squared gradients
-    warmup_steps: int = 0  # steps over which the rate rises linearly
-    weight_decay: float = 0.01
-    weight_decay_mode: Literal["decoupled", "coupled"] = "decoupled"  # "coupled": as PyTorch's Adam does
-    ema_decay: float = 0.0  # decay of a moving average of the parameters, which is evaluated; 0: none
-    plateau_factor: float = 0.5
-    plateau_patience: int = 2  # evaluations, in PyTorch's meaning
+    warmup_steps: int = 0  # number of steps with a linearly increasing rate
+    weight_decay: float = 0.01  # coefficient of the weight decay
+    weight_decay_mode: Literal["decoupled", "coupled"] = "decoupled"  # "coupled": as in PyTorch's Adam
+    ema_decay: float = 0.0  # decay of the moving average of the parameters for evaluation; 0: no average
+    plateau_factor: float = 0.5  # factor of the learning rate after a plateau, in (0, 1]; 1: no schedule
+    plateau_patience: int = 2  # number of evaluations without improvement, as in PyTorch
 
 
 # ---------------------------------------------------------------- the run
@@ -308,29 +312,29 @@ class Optimizer:
 class Train:
     """Settings of a training run: seed, duration, batches, checkpoints, preemption."""
 
-    seed: int = 0  # initialisation, order, dropout, gate noise
-    duration: str = "20 epochs"  # or "5000 steps"
-    batch_size: int = 8192  # of all devices together
-    microbatch_size: int = 0  # examples a device works through at a time; 0: 256 on a CPU, else all it has.
-    # Gradients are accumulated to one update, whatever the number of microbatches
-    steps_per_call: int = 0  # steps of one compiled call, whose batches a device holds; 0: 8 on a GPU, else 1
-    log_seconds: float = 5.0  # between lines of metrics.jsonl
-    checkpoint_every_seconds: float = 600.0  # between checkpoints, besides one after each validation
-    prefetch: int = 2  # calls whose batches are read ahead
-    preemption_exit_code: int = 0  # after SIGTERM; 75 in launch/, so that a cluster restarts the run
-    grace_seconds: float = 25.0  # after SIGTERM, to save and exit; what is not saved by then is lost
-    heartbeat_seconds: int = 30  # after which a silent process counts as lost, and all end
-    join_seconds: int = 300  # within which all processes must have joined at the start
+    seed: int = 0  # seed of initialisation, order, dropout and gate noise
+    duration: str = "20 epochs"  # number of epochs or steps, such as "5000 steps"
+    batch_size: int = 8192  # examples per step on all devices together
+    microbatch_size: int = 0  # maximum examples of a microbatch on a device; 0: chosen by the task on a CPU,
+    # else the whole per-device batch. The gradients of all microbatches give one update
+    steps_per_call: int = 0  # steps of one compiled call; a device stores their batches; 0: 8 on a GPU, else 1
+    log_seconds: float = 5.0  # seconds between lines of metrics.jsonl
+    checkpoint_every_seconds: float = 600.0  # seconds between checkpoints; each validation saves one too
+    prefetch: int = 2  # number of calls whose batches are read ahead
+    preemption_exit_code: int = 0  # exit status after SIGTERM; 75 in launch/, so that a cluster restarts the run
+    grace_seconds: float = 25.0  # seconds to save and exit after SIGTERM; later steps are lost
+    heartbeat_seconds: int = 30  # seconds without a sign of a process after which all processes end
+    join_seconds: int = 300  # seconds within which all processes must join at the start
 
 
 @dataclass
 class Evaluate:
     """Settings of the evaluation of a checkpoint."""
 
-    batch_size: int = 4096  # queries, of all devices together
-    ranking_head: Literal["auto", "ranking", "ctr"] = "auto"  # "auto": ranking where there is such a head
-    checkpoint: Literal["best", "last"] = "best"  # evaluated at the end
-    next_k: tuple[int, ...] = (1, 3)
+    batch_size: int = 4096  # queries per step on all devices together
+    ranking_head: Literal["auto", "ranking", "ctr"] = "auto"  # "auto": ranking if there is such a head
+    checkpoint: Literal["best", "last"] = "best"  # the checkpoint that is evaluated
+    next_k: tuple[int, ...] = (1, 3)  # evaluated numbers of next titles
 
 
 @dataclass
@@ -345,7 +349,7 @@ class Config:
     sampling: Sampling = field(default_factory=Sampling)
     model: Model = field(default_factory=Model)
     objective: Objective = field(default_factory=Objective)
-    next_item: NextItem = field(default_factory=NextItem)  # where the task is "next_item"
+    next_item: NextItem = field(default_factory=NextItem)  # for the task "next_item"
     optimizer: Optimizer = field(default_factory=Optimizer)
     train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)
