@@ -115,7 +115,7 @@ class Tfds:
 class Task:
     """The training task, which decides the rows of the dataset."""
 
-    name: str = "ranking"  # key of `registry.TASKS`: "ranking" (of the paper) or "next_item" (whole sequences)
+    name: str = "ranking"  # key of `registry.TASKS`: "ranking" (the paper) or "next_item" (whole sequences)
 
 
 @dataclass
@@ -282,7 +282,7 @@ class NextItem:
     loss: str = "softmax"  # key of `registry.NEXT_ITEM_LOSSES`: over all titles, or over sampled titles
     negatives: int = 128  # sampled titles for each position
     negative_distribution: str = "uniform"  # key of `registry.NEGATIVE_SAMPLERS`
-    negatives_shared_by: Literal["place", "sequence"] = "place"  # "place": each position has its own negatives
+    negatives_shared_by: Literal["place", "sequence"] = "place"  # a position, or all positions of a sequence
     logq_correction: bool = False  # sampled_softmax: subtract the log of the sampling frequency from scores
     calibration: float = 0.75  # t of gbce: 0 is bce, 1 gives the probabilities of a softmax
     temperature: float = 1.0  # divisor of the scores
@@ -317,11 +317,12 @@ class Train:
     batch_size: int = 8192  # examples per step on all devices together
     microbatch_size: int = 0  # maximum examples of a microbatch on a device; 0: chosen by the task on a CPU,
     # else the whole per-device batch. The gradients of all microbatches give one update
-    steps_per_call: int = 0  # steps of one compiled call; a device stores their batches; 0: 8 on a GPU, else 1
+    steps_per_call: int = 0  # steps of one compiled call, whose batches are on the device; 0: 8 on a GPU,
+    # else 1
     log_seconds: float = 5.0  # seconds between lines of metrics.jsonl
     checkpoint_every_seconds: float = 600.0  # seconds between checkpoints; each validation saves one too
     prefetch: int = 2  # number of calls whose batches are read ahead
-    preemption_exit_code: int = 0  # exit status after SIGTERM; 75 in launch/, so that a cluster restarts the run
+    preemption_exit_code: int = 0  # exit status after SIGTERM; 75 in launch/, to restart the run
     grace_seconds: float = 25.0  # seconds to save and exit after SIGTERM; later steps are lost
     heartbeat_seconds: int = 30  # seconds without a sign of a process after which all processes end
     join_seconds: int = 300  # seconds within which all processes must join at the start
