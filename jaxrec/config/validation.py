@@ -308,7 +308,8 @@ def check_devices(config: Config, devices: int) -> None:
     """Check a config against the number of devices of all hosts together.
 
     Raises:
-        InputError: A batch size does not divide by `devices`, or a sharded table cannot have so many shards.
+        InputError: A batch size is not a multiple of `devices`, or a sharded table cannot have so many
+            shards.
     """
     check_sharding(config, devices)
     for key in ("train.batch_size", "evaluate.batch_size"):

@@ -88,9 +88,7 @@ class Interactions:
 
 @dataclass
 class Drops:
-    """Numbers of dropped rows by reason.
-
-    `examples` holds the first example of each reason, for error messages.
+    """Numbers of dropped rows by reason, with examples for error messages.
 
     Attributes:
         counts: Reason -> number of rows.

@@ -144,9 +144,12 @@ def difference(
 
     Args:
         first: results of one run.
-        second: results of the other run, with the same users.
+        second: results of the other run, with the same users; `matched` checks this.
         column: column of the first run.
         second_column: column of the second run; empty for the same column.
+
+    Returns:
+        [U] float64, in the order of `first.users`.
     """
     return np.round(first.of_user(column) - second.of_user(second_column or column), DECIMALS)
 

@@ -101,7 +101,11 @@ def by_hard(scores: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
 
 
 def full_metrics(ranks: np.ndarray) -> dict[str, float]:
-    """Return the mean metrics over the whole catalogue, from ranks [Q] from 1."""
+    """Return the mean metrics over the whole catalogue.
+
+    Args:
+        ranks: [Q] ranks of the targets, from 1.
+    """
     return {metric: float(f(ranks).mean()) for metric, f in metrics.FULL.items()}
 
 

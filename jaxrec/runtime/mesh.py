@@ -85,7 +85,9 @@ def merge_sharded(sharded: Any, replicated: Any) -> Any:
 def psum_replicated(tree: Any) -> Any:
     """Sum the replicated leaves of a tree over devices, inside a mapped step.
 
-    Sharded leaves are returned unchanged, because each shard already holds its complete sum.
+    Sharded leaves are returned unchanged, because each shard already holds its complete sum. Shapes and
+    dtypes
+    do not change.
     """
     sharded, replicated = split_sharded(tree)
     return merge_sharded(sharded, jax.lax.psum(replicated, AXIS))

@@ -102,10 +102,11 @@ def column_types(file: str) -> dict[str, pl.DataType]:
 
 
 def part_starts(file: str) -> range:
-    """Return the rows from which `read_rows` may start.
+    """Return the rows, from 0, from which `read_rows` may start.
 
-    A Parquet file has one start per slice. A CSV file has one start: rows cannot be
-    located from the middle of the file, where a newline may be quoted.
+    A Parquet file has one start per slice. A CSV file has one start: rows cannot be located from the middle
+    of
+    the file, where a newline may be quoted.
     """
     return range(1) if is_csv(file) else range(0, _scan(file).select(pl.len()).collect().item(), SLICE_ROWS)
 

@@ -231,5 +231,5 @@ def every_run(study: Study, tables: tuple[str, ...], seeds: int, folder: Path) -
 
 
 def datasets(runs: list[Run]) -> dict[str, Config]:
-    """Return dataset directory -> config that prepares it, for datasets of the runs."""
+    """Return dataset directory -> config that prepares it, for the datasets of runs."""
     return {dataset_directory(run.config): run.config for run in reversed(runs)}

@@ -125,9 +125,10 @@ def _sum_in_float32(
 def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Multiply x [..., in] by `kernel` [in, out], with a gradient that transposes x.
 
-    The gradient of the kernel transposes either x or the output gradient g. On a CPU, XLA recomputes the
-    transposed array from its inputs, in an order that does not vectorize. jax transposes g: after a layer
-    norm and a dropout, this took a fifth of the step. Use this function if x is cheaper to recompute than g.
+    The result is [..., out]. The gradient of the kernel transposes either x or the output gradient g. On a
+    CPU, XLA recomputes the transposed array from its inputs, in an order that does not vectorize. jax
+    transposes g: after a layer norm and a dropout, this took a fifth of the step. Use this function if x is
+    cheaper to recompute than g.
     """
     return x @ kernel
 

@@ -9,7 +9,11 @@ from jaxrec.models.layers.dense import Parameters, at_least_float32, broadcast
 
 
 class LayerNorm(Parameters):
-    """Layer norm over the last axis of [..., D], with learned scale and bias."""
+    """Layer norm over the last axis of [..., D], with learned scale and bias.
+
+    A call returns the same shape in the compute dtype: scale (x - mean) / sqrt(variance + 1e-6) + bias (Ba,
+    Kiros & Hinton 2016).
+    """
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

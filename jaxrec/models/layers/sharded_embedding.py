@@ -62,7 +62,7 @@ def _slot(ids: jax.Array) -> jax.Array:
 
 
 def sharded_init(std: float, size: int):
-    """Initializer of the whole table.
+    """Return an initializer of the whole table, [SHARD_SLOTS, rows per slot, W].
 
     Each id gets the row that `dense.uniform_init` gives it in a table [size, W].
 
