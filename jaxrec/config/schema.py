@@ -225,7 +225,7 @@ class Model:
     # experts' work is multiplied by the candidates, but sasrec and hstu read a history once
     retrieval_dim: int = 0  # width of the retrieval head's vectors; 0: no such head
     remat: bool = False  # experts recompute their forward pass in the backward pass, to hold less of it
-    attention_impl: Literal["auto", "einsum", "dot_product", "cudnn", "broadcast", "pallas"] = "auto"
+    attention_impl: Literal["auto", "einsum", "dot_product", "pallas"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the compute; parameters, softmax and losses stay
     # float32
 

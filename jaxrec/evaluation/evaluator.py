@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxrec.checkpoints.checkpointer import Checkpointer, with_shardings
 from jaxrec.config.schema import Config
-from jaxrec.config.serialization import from_json
+from jaxrec.config.serialization import from_run_json
 from jaxrec.config.validation import check_sharding
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
@@ -88,7 +88,7 @@ def load_checkpoint(workdir: str | AnyPath, which: str) -> LoadedCheckpoint:
     """
     with Checkpointer(as_path(workdir) / CHECKPOINTS) as checkpoints:
         meta = checkpoints.restore_meta(which)
-        config = from_json(meta["config"])
+        config = from_run_json(meta["config"])
         config.model.attention_impl = "auto"  # the stored value suits the training machine
         check_sharding(config, device_count())
         task = restore_task(config, meta)
@@ -138,7 +138,7 @@ def evaluate(
     workdir = as_path(workdir)
     if which is None:
         with Checkpointer(workdir / CHECKPOINTS) as checkpoints:
-            which = from_json(checkpoints.restore_meta("last")["config"]).evaluate.checkpoint
+            which = from_run_json(checkpoints.restore_meta("last")["config"]).evaluate.checkpoint
             which = which if checkpoints.best_step() is not None else "last"
     loaded = load_checkpoint(workdir, which)
     dataset = Dataset(data or loaded.meta["dataset_directory"])
