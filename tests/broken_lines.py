@@ -118,7 +118,10 @@ LINES = (
         "jaxrec/models/encoders/base.py",
         "return jnp.where(self.present_BxL, jnp.arange(rows)[:, None], rows)",
         "return jnp.broadcast_to(jnp.arange(rows)[:, None], self.present_BxL.shape)",
-        ("tests/models/test_next_item_model.py::test_padding_says_nothing_bit_for_bit",),
+        (
+            "tests/models/encoders/test_position_encoders.py::test_the_content_of_padding_changes_no_output_bit_for_bit",
+            "tests/models/encoders/test_position_encoders.py::test_the_amount_of_padding_changes_no_output",
+        ),
     ),
     Line(
         "an empty history has a vector of its own",
