@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.checkpoints.checkpointer import Checkpointer, with_shardings
+from jaxrec.checkpoints.checkpointer import Checkpointer
+from jaxrec.checkpoints.state_tree import with_shardings
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import from_run_json
 from jaxrec.config.validation import check_sharding
