@@ -86,9 +86,9 @@ class RankingTask(Task):
             self.layout.features,
             self.layout.titles,
             m,
+            AXIS if self.shards_titles else "",
             self.heads,
             self.config.objective.retrieval_negatives,
-            AXIS if self.shards_titles else "",
         )
 
     @cached_property
