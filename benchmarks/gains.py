@@ -99,8 +99,6 @@ def forms() -> dict[str, tuple[Any, str]]:
             lambda: patch(transformer, "dropout_mask", bernoulli), "instead of a counter hash"),
         "dot_product_attention": (
             lambda: patch(attention, "choose_form", lambda *_: "dot_product"), "instead of our einsum"),
-        "attention by broadcast and sum": (
-            lambda: patch(attention, "choose_form", lambda *_: "broadcast"), "instead of einsum"),
         "no dropout": (nothing, "total cost of dropout"),
         **(gpu_forms if jax.default_backend() == "gpu" else {}),  # no effect on other backends
     }  # fmt: skip

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks.collectives import collectives
 from benchmarks.stream import paper_layout
-from jaxrec.checkpoints.checkpointer import with_shardings
+from jaxrec.checkpoints.state_tree import with_shardings
 from jaxrec.config.loading import load_config
 from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.core.ids import TITLE_ID

@@ -71,7 +71,7 @@ def main(args: flags.FlagValues) -> None:
 
 def _evaluate_on_host(args: flags.FlagValues, workdir: AnyPath, data: AnyPath | None) -> None:
     """Evaluate on every process; write and print the result on the first process."""
-    from jaxrec.evaluation.evaluator import evaluate
+    from jaxrec.evaluation.evaluator import EvaluationOptions, evaluate
     from jaxrec.evaluation.results import write_result
     from jaxrec.runtime import host_memory, multihost
 
@@ -79,10 +79,7 @@ def _evaluate_on_host(args: flags.FlagValues, workdir: AnyPath, data: AnyPath | 
         from jaxrec.reporting import html_report
 
     host_memory.retain_freed_memory()
-    evaluation = evaluate(
-        workdir,
-        which=args.which,
-        data=data or None,
+    options = EvaluationOptions(
         split=args.split,
         lists=tuple(args.lists),
         next_k=tuple(int(k) for k in args.next_k) or None,
@@ -90,6 +87,7 @@ def _evaluate_on_host(args: flags.FlagValues, workdir: AnyPath, data: AnyPath | 
         seen=args.seen,
         retrieve=args.retrieve,
     )
+    evaluation = evaluate(workdir, options, which=args.which, data=data or None)
     if multihost.is_first_process():
         write_result(workdir, evaluation, args.per_user)
         print_result(evaluation.result, html_report.format_table(evaluation.result))

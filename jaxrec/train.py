@@ -65,7 +65,7 @@ def _train_on_host(
     with gc_paused(), hide_libraries(*UNUSED_LIBRARIES):
         from jaxrec.data.runners.run import ensure_dataset
         from jaxrec.data.storage.dataset import Dataset
-        from jaxrec.evaluation.evaluator import evaluate
+        from jaxrec.evaluation.evaluator import EvaluationOptions, evaluate
         from jaxrec.evaluation.results import write_result
         from jaxrec.models.layers import attention
         from jaxrec.models.mixture import SOFTMAX_ENCODERS
@@ -94,7 +94,7 @@ def _train_on_host(
         sys.exit(grace.status)
     from jaxrec.reporting import html_report  # imported late, so that the first step does not wait for plots
 
-    evaluation = evaluate(workdir, data=directory, heads=per_user)
+    evaluation = evaluate(workdir, EvaluationOptions(heads=per_user), data=directory)
     result = evaluation.result
     result["seconds"] = time.perf_counter() - started
     if multihost.is_first_process():

@@ -118,7 +118,10 @@ LINES = (
         "jaxrec/models/encoders/base.py",
         "return jnp.where(self.present_BxL, jnp.arange(rows)[:, None], rows)",
         "return jnp.broadcast_to(jnp.arange(rows)[:, None], self.present_BxL.shape)",
-        ("tests/models/test_next_item_model.py::test_padding_changes_nothing_bit_for_bit",),
+        (
+            "tests/models/encoders/test_position_encoders.py::test_the_content_of_padding_changes_no_output_bit_for_bit",
+            "tests/models/encoders/test_position_encoders.py::test_the_amount_of_padding_changes_no_output",
+        ),
     ),
     Line(
         "an empty history has a vector of its own",
@@ -188,21 +191,21 @@ LINES = (
     ),
     Line(
         "the correction by log Q",
-        "jaxrec/losses/next_item.py",
+        "jaxrec/losses/sampled_losses.py",
         "positive, negative = positive - log_q[target], negative - log_q[negatives]",
         "positive, negative = positive - log_q[target], negative",
         ("tests/losses/test_next_item_losses.py::test_sampled_losses_equal_their_definitions",),
     ),
     Line(
         "a negative that is the place's target is left out",
-        "jaxrec/losses/next_item.py",
+        "jaxrec/losses/sampled_losses.py",
         "return term(positive, negative, (negatives >= FIRST_TITLE) & (negatives != target[..., None]))",
         "return term(positive, negative, negatives >= FIRST_TITLE)",
         ("tests/losses/test_next_item_losses.py::test_sampled_losses_equal_their_definitions",),
     ),
     Line(
         "gBCE's beta",
-        "jaxrec/losses/next_item.py",
+        "jaxrec/losses/sampled_losses.py",
         "beta=1 - calibration * (1 - alpha)",
         "beta=1 - calibration * alpha",
         ("tests/losses/test_next_item_losses.py::test_sampled_losses_equal_their_definitions",),

@@ -66,8 +66,20 @@ def test_a_module_has_a_docstring_and_one_purpose(path):
     docstring = ast.get_docstring(ast.parse(text))
     assert docstring, f"{name(path)} has no docstring"
     assert len(docstring.splitlines()[0]) <= 110
-    assert len(text.splitlines()) <= 420, f"{name(path)}: is it two things?"
+    assert len(text.splitlines()) <= 350, f"{name(path)}: is it two things?"
     assert path.stem not in ("utils", "util", "helpers", "common", "misc")
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_functions_are_short_and_have_few_parameters(path):
+    for node in definitions(path):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            where, arguments = f"{name(path)}: {node.name}", node.args
+            parameters = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+            parameters += [a.arg for a in (arguments.vararg, arguments.kwarg) if a]
+            assert len(set(parameters) - {"self", "cls"}) <= 8, f"{where} has {len(parameters)} parameters"
+            lines = node.end_lineno - node.lineno + 1
+            assert lines <= 60, f"{where} has {lines} lines"
 
 
 @pytest.mark.parametrize("path", FILES + SOURCES, ids=name)

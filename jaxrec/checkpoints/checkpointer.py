@@ -18,6 +18,7 @@ from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxrec.checkpoints.bucket_mirror import BucketMirror
+from jaxrec.checkpoints.state_tree import leaf_shapes, replace_leaves, to_host
 from jaxrec.config.schema import Evaluate
 from jaxrec.config.tree import among, choices
 from jaxrec.core.errors import InputError
@@ -125,7 +126,7 @@ class Checkpointer:
             Exception: The previous save failed; the error of that save is raised.
         """
         if self._mirror:
-            state = jax.tree.map(_to_host, state)
+            state = jax.tree.map(to_host, state)
             if not self._writable:
                 return
         has_metric = metrics is not None and math.isfinite(metrics[self.metric])
@@ -229,10 +230,10 @@ class Checkpointer:
             InputError: The checkpoint does not exist, or the name or shape of an array differs.
         """
         step, saved_tree = self._state_tree(which)
-        self._check_shapes(step, _leaf_shapes(saved_tree), _leaf_shapes(abstract_state))
-        target = _replace_leaves(saved_tree, abstract_state)
+        self._check_shapes(step, leaf_shapes(saved_tree), leaf_shapes(abstract_state))
+        target = replace_leaves(saved_tree, abstract_state)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        return _replace_leaves(abstract_state, self._manager.restore(step, args=args)["state"])
+        return replace_leaves(abstract_state, self._manager.restore(step, args=args)["state"])
 
     def restore_params(self, which: str, abstract_params: Any) -> Any:
         """Restore the parameters for evaluation and serving, without the optimizer.
@@ -249,8 +250,8 @@ class Checkpointer:
         """
         step, saved_tree = self._state_tree(which)
         field = "average" if jax.tree.leaves(saved_tree["average"]) else "params"
-        self._check_shapes(step, _leaf_shapes(saved_tree[field]), _leaf_shapes(abstract_params))
-        target = {field: _replace_leaves(saved_tree[field], abstract_params)}
+        self._check_shapes(step, leaf_shapes(saved_tree[field]), leaf_shapes(abstract_params))
+        target = {field: replace_leaves(saved_tree[field], abstract_params)}
         args = ocp.args.PyTreeRestore(
             item=target,
             restore_args=ocp.checkpoint_utils.construct_restore_args(target),
@@ -258,7 +259,7 @@ class Checkpointer:
         )
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             restored = reader.restore(self._folder / str(step) / "state", args=args)
-        return _replace_leaves(abstract_params, restored[field])
+        return replace_leaves(abstract_params, restored[field])
 
     def _state_tree(self, which: str) -> tuple[int, Any]:
         """Return the step of `which` and the metadata of its `state`, once on disk."""
@@ -287,65 +288,6 @@ def describe_latest(directory: str | AnyPath) -> str:
     path = as_path(directory)
     steps = ocp.utils.checkpoint_steps(path) if path.is_dir() else []
     return f"the last checkpoint is step {max(steps)}" if steps else "there is no checkpoint"
-
-
-def with_shardings(state: Any, shardings: Any) -> Any:
-    """Return an abstract state, a tree of jax.ShapeDtypeStruct, with shardings.
-
-    Args:
-        state: A tree of arrays or jax.ShapeDtypeStruct.
-        shardings: A tree of shardings of the same structure, or one sharding for all leaves.
-    """
-    if isinstance(shardings, jax.sharding.Sharding):
-        return with_shardings(state, jax.tree.map(lambda _: shardings, state))
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state, shardings
-    )
-
-
-def _to_host(x: jax.Array) -> jax.Array | np.ndarray:
-    """Gather the shards of an array from all processes, each of which must call this.
-
-    On several processes the result is a NumPy array, because Orbax accepts a jax array only if the array
-    spans all processes.
-    """
-    if jax.process_count() == 1:
-        return x
-    if x.is_fully_replicated:
-        return np.asarray(x.addressable_data(0))
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.process_allgather(x, tiled=True)
-
-
-def _replace_leaves(tree: Any, source: Any) -> Any:
-    """Replace each leaf of `tree` with the leaf of the same name in `source`."""
-    leaves = {_dotted_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(source)[0]}
-    return jax.tree_util.tree_map_with_path(lambda path, _: leaves[_dotted_name(path)], tree)
-
-
-# Fields of a state that moved into the state of the task: name in old checkpoints -> current name.
-_MOVED_FIELDS = {"averages": "task_state.averages", "usage": "task_state.usage"}
-
-
-def _dotted_name(path: Any) -> str:
-    """Return the dotted name of a leaf, in terms of the current state."""
-    name = jax.tree_util.keystr(path, simple=True, separator=".")
-    first, dot, rest = name.partition(".")
-    return f"{_MOVED_FIELDS[first]}{dot}{rest}" if first in _MOVED_FIELDS else name
-
-
-def _leaf_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each leaf of a state or of Orbax metadata by dotted name.
-
-    The shape of a random key is the shape of its words.
-    """
-    shapes = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.eval_shape(jax.random.key_data, leaf)
-        shapes[_dotted_name(path)] = tuple(leaf.shape)
-    return shapes
 
 
 def _encode_arrays(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, list]]:

@@ -2,8 +2,9 @@
 
 A config's JSON in a workdir or checkpoint, a key on the command line, and a keyword or an assignment in a
 Python config may use an old name; one line on standard error gives the new one. A removed field is dropped
-where it has the value that stands for what is done today, and refused by name where it has another. Digests
-of datasets are computed over the old names, so datasets prepared before are found.
+where it has the value that stands for what is done today, and refused by name where it has another. A removed
+value of a field is refused by name. Digests of datasets are computed over the old names, so datasets prepared
+before are found.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxrec.config import schema
-from jaxrec.config.tree import fields_of, is_dataclass_type, members, require, walk
+from jaxrec.config.tree import choices, fields_of, is_dataclass_type, members, require, walk
 
 # Class -> old field -> new field.
 RENAMED: dict[type, dict[str, str]] = {
@@ -71,6 +72,11 @@ REMOVED: dict[type, dict[str, Any]] = {
     schema.Optimizer: {"lazy": False, "decay_spares": "nothing"},
 }
 
+# Class -> field -> removed values.
+REMOVED_VALUES: dict[type, dict[str, tuple[str, ...]]] = {
+    schema.Model: {"attention_impl": ("cudnn", "broadcast")},
+}
+
 # Values of the old field data.examples -> task.name.
 TASK_OF_EXAMPLES = {"requests": "ranking", "sequences": "next_item"}
 _EXAMPLES_OF_TASK = {task: examples for examples, task in TASK_OF_EXAMPLES.items()}
@@ -86,7 +92,11 @@ _KEYS = {  # of the classes above, for messages
 
 
 def upgrade(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return a config's JSON with the names of today. Raises InputError where a removed field was in use."""
+    """Return a config's JSON with the names of today.
+
+    Raises:
+        InputError: A removed field was in use, or a field has a removed value.
+    """
     tree = _upgrade(tree, schema.Config)
     data, train = tree.get("data"), tree.get("train")
     if isinstance(data, dict) and "examples" in data:
@@ -115,9 +125,33 @@ def _upgrade(value: Any, annotation: Any) -> Any:
         if old in removed and old not in known:
             _refuse_unless_default(cls, old, inner)
             continue
-        name = renamed.get(old, old)
+        name = str(renamed.get(old, old))
+        _refuse_removed_value(cls, name, inner)
         upgraded[name] = _upgrade(inner, known[name]) if name in known else inner
     return upgraded
+
+
+def without_removed_values(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON of a run's config without the fields that have a removed value, with one line for each.
+
+    Only for a run made before, whose results do not depend on these fields: they have their defaults then.
+    """
+    for cls, fields in REMOVED_VALUES.items():
+        part = _KEYS[cls].rstrip(".")
+        section = tree.get(part)
+        for name, value in section.items() if isinstance(section, dict) else ():
+            current = str(RENAMED[cls].get(name, name))
+            if value in fields.get(current, ()):
+                print(f"config: {part}.{name}={value!r} was removed; the default is read", file=sys.stderr)
+                tree = tree | {part: {key: v for key, v in tree[part].items() if key != name}}
+    return tree
+
+
+def _refuse_removed_value(cls: type, name: str, value: Any) -> None:
+    removed = REMOVED_VALUES.get(cls, {}).get(name, ())
+    if value in removed:
+        names = ", ".join(choices(cls, name))
+        require(False, f"{_KEYS[cls]}{name}", value, f"be one of {names}: it was removed")
 
 
 def _refuse_unless_default(cls: type, name: str, value: Any) -> None:
@@ -159,7 +193,7 @@ def upgrade_arguments(arguments: list[str]) -> list[str]:
     """Return command-line arguments with the names of today in --config.key=value.
 
     Raises:
-        InputError: where a removed field is given another value than that of today.
+        InputError: A removed field has another value than that of today, or a field has a removed value.
     """
     return [new for argument in arguments for new in _upgrade_argument(argument)]
 
@@ -179,6 +213,8 @@ def _upgrade_argument(argument: str) -> list[str]:
             _refuse_unless_default(cls, name, value_now)
             return []
     new = renamed_key(key)
+    for cls in REMOVED_VALUES:
+        _refuse_removed_value(cls, new.removeprefix(_KEYS[cls]), value)
     if new == key:
         return [argument]
     _note(key, new)
@@ -190,7 +226,7 @@ def _upgrade_argument(argument: str) -> list[str]:
 
 def accept_old_names() -> None:
     """Let the config classes take old names as keywords and in assignments; called once, by the package."""
-    for cls in {*RENAMED, *REMOVED}:
+    for cls in {*RENAMED, *REMOVED, *REMOVED_VALUES}:
         _accept_old_names(cls)
 
 
@@ -218,6 +254,7 @@ def _accept_old_names(cls: type) -> None:
         elif _is_gone(cls, name):
             _refuse_unless_default(cls, name, value)
             return
+        _refuse_removed_value(cls, name, value)
         object.__setattr__(self, name, value)
 
     def _is_gone(cls: type, name: str) -> bool:

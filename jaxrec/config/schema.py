@@ -242,7 +242,7 @@ class Model:
     # BST: transformer and gru4rec then encode each candidate; sasrec and hstu encode a history once
     retrieval_dim: int = 0  # width of the vectors of the retrieval head; 0: no retrieval head
     remat: bool = False  # experts recompute their forward pass in the backward pass, to save memory
-    attention_impl: Literal["auto", "einsum", "dot_product", "cudnn", "broadcast", "pallas"] = "auto"
+    attention_impl: Literal["auto", "einsum", "dot_product", "pallas"] = "auto"
     # implementation of attention; "auto" selects the fastest allowed implementation
     dtype: Literal["float32", "bfloat16"] = "float32"  # compute dtype; parameters, softmax and losses are
     # float32

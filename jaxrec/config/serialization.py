@@ -43,6 +43,15 @@ def from_json(tree: dict[str, Any]) -> Config:
     return config
 
 
+def from_run_json(tree: dict[str, Any]) -> Config:
+    """Return the config of a run that was made before, as `from_json`.
+
+    A field in `_FREE` with a removed value has its default instead, with one line on standard error: such a
+    value suits the training machine, and no result depends on it.
+    """
+    return from_json(migrations.without_removed_values(tree))
+
+
 def digest(config: Config) -> str:
     """Return the hex sha256 of the config's source, features and data settings.
 
@@ -84,8 +93,5 @@ def run_differences(kept: dict[str, Any], now: dict[str, Any]) -> dict[str, tupl
         InputError: `kept` is not the JSON of a config.
     """
     free = {f"{part}.{name}" for part, names in _FREE.items() for name in names}
-    return {
-        key: values
-        for key, values in differences(to_json(decode(migrations.upgrade(kept), Config)), now).items()
-        if key not in free
-    }
+    before = decode(migrations.upgrade(migrations.without_removed_values(kept)), Config)
+    return {key: values for key, values in differences(to_json(before), now).items() if key not in free}

@@ -2,13 +2,14 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrec.checkpoints.checkpointer import Checkpointer, with_shardings
+from jaxrec.checkpoints.checkpointer import Checkpointer
+from jaxrec.checkpoints.state_tree import with_shardings
 from jaxrec.config.schema import Config
-from jaxrec.config.serialization import from_json
+from jaxrec.config.serialization import from_run_json
 from jaxrec.config.validation import check_sharding
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
@@ -25,7 +26,7 @@ from jaxrec.evaluation.results import (
     model_lists,
     whole_catalogue,
 )
-from jaxrec.evaluation.scorers import CatalogueRanker, ListScorer
+from jaxrec.evaluation.scorers import CatalogueRanker, CatalogueRanks, ListScorer
 from jaxrec.runtime.mesh import device_count, replicate, state_shardings
 from jaxrec.tasks import build
 from jaxrec.tasks.base import Task
@@ -88,7 +89,7 @@ def load_checkpoint(workdir: str | AnyPath, which: str) -> LoadedCheckpoint:
     """
     with Checkpointer(as_path(workdir) / CHECKPOINTS) as checkpoints:
         meta = checkpoints.restore_meta(which)
-        config = from_json(meta["config"])
+        config = from_run_json(meta["config"])
         config.model.attention_impl = "auto"  # the stored value suits the training machine
         check_sharding(config, device_count())
         task = restore_task(config, meta)
@@ -109,17 +110,10 @@ def restore_task(config: Config, meta: dict[str, Any]) -> Task:
     )
 
 
-def evaluate(
-    workdir: str | AnyPath, *, which: str | None = None, data: str | AnyPath | None = None,
-    split: str = "test", lists: tuple[str, ...] = (), next_k: tuple[int, ...] | None = None,
-    heads: bool = False, seen: str = "filtered", retrieve: int = 0,
-) -> EvaluationResult:  # fmt: skip
-    """Evaluate a checkpoint and the baselines on a split.
+class EvaluationOptions(NamedTuple):
+    """Settings of an evaluation.
 
     Args:
-        workdir: folder of the run.
-        which: "best" or "last" checkpoint. None: the value of the config; "last" if there is no best.
-        data: folder of the dataset. None: the dataset of the training.
         split: name of the split.
         lists: candidate lists to score; CATALOGUE ranks all titles. Empty: the frozen lists or, for a
             next-item model, which has none, CATALOGUE.
@@ -129,6 +123,43 @@ def evaluate(
         seen: "filtered" or "kept": leave out, or keep, the titles of the history in CATALOGUE.
         retrieve: number of titles of a two-stage ranking, in addition to the exact ranking: the retrieval
             head selects the titles, the ranking head orders them. 0: no two-stage ranking.
+    """
+
+    split: str = "test"
+    lists: tuple[str, ...] = ()
+    next_k: tuple[int, ...] | None = None
+    heads: bool = False
+    seen: str = "filtered"
+    retrieve: int = 0
+
+
+_DEFAULTS = EvaluationOptions()
+
+
+class _Queries(NamedTuple):
+    """Queries of a split, and the checkpoint that is evaluated on these queries."""
+
+    loaded: LoadedCheckpoint
+    dataset: Dataset
+    table: TitleTable  # on the devices
+    on_disk: Rows
+    rows: np.ndarray  # the same rows, in memory
+
+
+def evaluate(
+    workdir: str | AnyPath,
+    options: EvaluationOptions = _DEFAULTS,
+    *,
+    which: str | None = None,
+    data: str | AnyPath | None = None,
+) -> EvaluationResult:
+    """Evaluate a checkpoint and the baselines on a split.
+
+    Args:
+        workdir: folder of the run.
+        options: split, candidate lists and heads.
+        which: "best" or "last" checkpoint. None: the value of the config; "last" if there is no best.
+        data: folder of the dataset. None: the dataset of the training.
 
     Raises:
         InputError: the layout of the dataset is not the layout of the checkpoint; a frozen list for a
@@ -138,7 +169,7 @@ def evaluate(
     workdir = as_path(workdir)
     if which is None:
         with Checkpointer(workdir / CHECKPOINTS) as checkpoints:
-            which = from_json(checkpoints.restore_meta("last")["config"]).evaluate.checkpoint
+            which = from_run_json(checkpoints.restore_meta("last")["config"]).evaluate.checkpoint
             which = which if checkpoints.best_step() is not None else "last"
     loaded = load_checkpoint(workdir, which)
     dataset = Dataset(data or loaded.meta["dataset_directory"])
@@ -147,96 +178,92 @@ def evaluate(
             f"dataset {dataset.directory}: its layout differs from the layout of the checkpoint; "
             "prepare the dataset with the config of the checkpoint"
         )
-    split_rows = dataset.rows(split)
-    rows = split_rows.all()
+    split_rows = dataset.rows(options.split)
     table = replicate(loaded.arrays.title_table())
-    task = loaded.task
-    protocols = task.protocols()
-    lists = lists or protocols.lists or (CATALOGUE,)
+    queries = _Queries(loaded, dataset, table, split_rows, split_rows.all())
+    protocols = loaded.task.protocols()
+    lists = options.lists or protocols.lists or (CATALOGUE,)
     frozen = tuple(name for name in lists if name != CATALOGUE)
     if frozen and not protocols.lists:
         raise InputError(f"lists={','.join(frozen)}; allowed for a next-item model: {CATALOGUE}")
-    result: dict[str, Any] = {"name": loaded.config.name, "split": split, "which": which}
-
+    result: dict[str, Any] = {"name": loaded.config.name, "split": options.split, "which": which}
     ranked = None
     if CATALOGUE in lists:
-        filtered = seen == "filtered"
-        num_shown = min(metrics.SHOWN, len(loaded.arrays.id_of_rank))
-        if retrieve and not loaded.config.model.retrieval_dim:
-            raise InputError(
-                f"retrieve={retrieve} needs a retrieval head, but model.retrieval_dim=0; allowed: retrieve=0"
-            )
-        ranker = CatalogueRanker(task, table, filtered, num_shown, retrieve=retrieve)
-        ranked = ranker(loaded.params, split_rows)
-        ranks, top = baselines.popularity_ranks(rows, loaded.arrays, filtered, num_shown)
-        popular = ranked._replace(ranks=ranks, top=top)
-        by_name = {"model": ranked, "popularity": popular}
-        result[CATALOGUE] = whole_catalogue(by_name, rows, loaded.arrays, filtered)
-        if retrieve:
-            result[CATALOGUE] |= {
-                "retrieval_head": full_metrics(ranked.retrieved),
-                "two_stage": full_metrics(ranked.staged),
-                "retrieved": retrieve,
-                "kept": float(ranked.kept.mean()),
-            }
-    ks = next_k or loaded.config.evaluate.next_k
-    scores, other_scores = np.empty((len(rows), 0)), dict[str, np.ndarray]()
+        ranked, result[CATALOGUE] = _evaluate_catalogue(queries, options)
+    ks = (options.next_k or loaded.config.evaluate.next_k) if protocols.lists else (1,)
+    scores, other_scores = np.empty((len(queries.rows), 0)), dict[str, np.ndarray]()
     if protocols.lists:
-        scores, other_scores = _evaluate_lists(
-            loaded, dataset, table, split_rows, rows, frozen, ks, heads, result
-        )
-    else:
-        ks = (1,)
+        scores, other_scores, by_list = _evaluate_lists(queries, frozen, ks, options.heads)
+        result |= by_list
     result |= {
         "dataset": dataset.fingerprint,
         "step": loaded.step,
         "seed": loaded.config.train.seed,
         "seconds": time.perf_counter() - started,
     }
-    return EvaluationResult(result, rows, scores, dataset.user_keys(split), frozen, ks, other_scores, ranked)
+    users = dataset.user_keys(options.split)
+    return EvaluationResult(result, queries.rows, scores, users, frozen, ks, other_scores, ranked)
+
+
+def _evaluate_catalogue(
+    queries: _Queries, options: EvaluationOptions
+) -> tuple[CatalogueRanks, dict[str, Any]]:
+    """Rank all titles; return the ranks, and the metrics of the model and of popularity.
+
+    Raises:
+        InputError: `retrieve` without a retrieval head.
+    """
+    loaded, retrieve, filtered = queries.loaded, options.retrieve, options.seen == "filtered"
+    num_shown = min(metrics.SHOWN, len(loaded.arrays.id_of_rank))
+    if retrieve and not loaded.config.model.retrieval_dim:
+        raise InputError(
+            f"retrieve={retrieve} needs a retrieval head, but model.retrieval_dim=0; allowed: retrieve=0"
+        )
+    ranker = CatalogueRanker(loaded.task, queries.table, filtered, num_shown, retrieve=retrieve)
+    ranked = ranker(loaded.params, queries.on_disk)
+    ranks, top = baselines.popularity_ranks(queries.rows, loaded.arrays, filtered, num_shown)
+    by_name = {"model": ranked, "popularity": ranked._replace(ranks=ranks, top=top)}
+    result = whole_catalogue(by_name, queries.rows, loaded.arrays, filtered)
+    if retrieve:
+        result |= {
+            "retrieval_head": full_metrics(ranked.retrieved),
+            "two_stage": full_metrics(ranked.staged),
+            "retrieved": retrieve,
+            "kept": float(ranked.kept.mean()),
+        }
+    return ranked, result
 
 
 def _evaluate_lists(
-    loaded: LoadedCheckpoint,
-    dataset: Dataset,
-    table: TitleTable,
-    split_rows: Rows,
-    rows: np.ndarray,
-    lists: tuple[str, ...],
-    ks: tuple[int, ...],
-    heads: bool,
-    result: dict[str, Any],
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Score the frozen lists and add their metrics to `result`.
+    queries: _Queries, lists: tuple[str, ...], ks: tuple[int, ...], heads: bool
+) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]:
+    """Score the frozen lists and compute their metrics.
 
     Args:
-        loaded: the checkpoint.
-        dataset: the dataset, whose training rows item-to-item counts.
-        table: title features on the devices.
-        split_rows: the rows of the split, on disk.
-        rows: the same rows, in memory.
+        queries: the queries; item-to-item counts the training rows of their dataset.
         lists: names of the frozen lists to evaluate.
         ks: numbers of next titles K to evaluate.
         heads: True to evaluate also every other head that can rank.
-        result: dictionary of JSON values, changed in place.
 
     Returns:
-        Scores [Q, lists, K, 1 + negatives] by the head that ranks, and by each other head.
+        Scores [Q, lists, K, 1 + negatives] by the head that ranks, those by each other head, and JSON values.
 
     Raises:
         InputError: K is larger than the dataset stores.
     """
+    loaded, dataset, rows = queries.loaded, queries.dataset, queries.rows
     if max(ks) > dataset.layout.next_k:
         raise InputError(
             f"next_k={max(ks)} must be at most {dataset.layout.next_k}, the next titles in the dataset"
         )
     other_heads = loaded.task.ranking_heads[1:] if heads else ()
-    scorer = ListScorer(loaded.task, table, False, max(ks), other_heads)
-    scores, gate, _, by_head = scorer(loaded.params, split_rows)
+    scorer = ListScorer(loaded.task, queries.table, False, max(ks), other_heads)
+    scores, gate, _, by_head = scorer(loaded.params, queries.on_disk)
     other_scores = {head: by_head[head] for head in other_heads}
     shown = loaded.config.sampling.history_keeps_abandoned
     item_to_item = baselines.item_to_item(dataset.rows("train"), loaded.arrays, shown)
     rules = baselines.RULES | {"item_to_item": item_to_item}
+    result: dict[str, Any] = {}
     for k in ks:
         result[f"lists{metrics.suffix(k)}"] = model_lists(scores, rows, k, lists)
         result[f"baselines{metrics.suffix(k)}"] = baseline_lists(rows, loaded.arrays, k, lists, shown, rules)
@@ -249,4 +276,4 @@ def _evaluate_lists(
             head: {f"lists{metrics.suffix(k)}": model_lists(head_scores, rows, k, lists) for k in ks}
             for head, head_scores in other_scores.items()
         }
-    return scores, other_scores
+    return scores, other_scores, result

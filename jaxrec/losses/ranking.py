@@ -156,30 +156,39 @@ def soft_labels(hard: jax.Array, value: float, soft_on: str) -> jax.Array:
     return jnp.where(on, value, 0.0)
 
 
+def _check_shapes(scores: dict[str, jax.Array], c: CandidateLoss, clean_gate: jax.Array) -> None:
+    chex.assert_rank(clean_gate, {2, 3}, custom_message="clean_gate [B, E] or [B, K + N, E]")
+    chex.assert_equal_shape([c.present, c.completion], custom_message="candidates.completion [B, K]")
+    chex.assert_equal_shape([c.negative, c.hard], custom_message="candidates.hard [B, N]")
+    chex.assert_type([c.present, c.negative], bool, custom_message="candidates.present, candidates.negative")
+    every = (len(c.present), c.present.shape[1] + c.negative.shape[1])
+    for task, s_BxC in scores.items():
+        chex.assert_shape(s_BxC, every, custom_message=f"scores[{task!r}] [B, K + N]")
+
+
 def per_example(
-    scores: dict[str, jax.Array],
+    outputs: Any,
     candidates: CandidateLoss,
-    clean_gate: jax.Array,
     config: Objective,
     labels: tuple[float, ...],
     threshold: float | jax.Array,
     target_entropy: float | None,
     weights: Mapping[str, jax.Array] | None = None,
     expert_load: jax.Array | None = None,
-    retrieved: Any = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Eq. 15: the total and its unweighted terms for each example.
 
     Args:
-        scores: "ctr" and "ranking" [B, K + N], "completion" [B, at least K]; read if its weight is not 0.
-        clean_gate: gate without noise [B, E], or [B, K + N, E] with one gate per candidate.
+        outputs: the `RankingOutput` of the model. A score is read if its weight is not 0: "ctr" and "ranking"
+            [B, K + N], "completion" [B, at least K]. The gate without noise is [B, E], or [B, K + N, E] with
+            one gate per candidate. Retrieval scores add the term of `retrieval`.
+        candidates: masks and completions of the candidates.
         config: weights and settings of the terms.
         labels: for each of the K next titles, the label of the BCE and the weight of the ranking loss.
         threshold: that of Eq. 13.
         target_entropy: that of Eq. 10, in nats; None, or a single expert: no entropy term.
         weights: weights of TASKS that replace those of `config`.
         expert_load: [E], adds the term of `load_balancing_loss`.
-        retrieved: the `RetrievalScores` of the model, adds the term of `retrieval`.
 
     Returns:
         The total [B] and a dict from term to values [B].
@@ -189,15 +198,10 @@ def per_example(
     """
     w = {task: getattr(config, task) for task in TASKS} | dict(weights or {})
     c, K = candidates, candidates.present.shape[1]
+    scores, clean_gate = outputs.scores, outputs.clean_gate_BxE
     if len(labels) != K:
         raise ValueError(f"{len(labels)} labels for {K} positives")
-    chex.assert_rank(clean_gate, {2, 3}, custom_message="clean_gate [B, E] or [B, K + N, E]")
-    chex.assert_equal_shape([c.present, c.completion], custom_message="candidates.completion [B, K]")
-    chex.assert_equal_shape([c.negative, c.hard], custom_message="candidates.hard [B, N]")
-    chex.assert_type([c.present, c.negative], bool, custom_message="candidates.present, candidates.negative")
-    every = (len(c.present), K + c.negative.shape[1])
-    for task in [task for task in ("ctr", "ranking") if getattr(config, task)]:
-        chex.assert_shape(scores[task], every, custom_message=f"scores[{task!r}] [B, K + N]")
+    _check_shapes({t: scores[t] for t in ("ctr", "ranking") if getattr(config, t)}, c, clean_gate)
     label = jnp.asarray(labels, clean_gate.dtype)
     weight = jnp.ones_like(c.completion)
     if config.personalised:
@@ -216,11 +220,10 @@ def per_example(
         deviation = _example_mean(jnp.square(entropy(clean_gate) - target_entropy), c)
         weighted.append(("entropy", config.entropy, deviation))
     if expert_load is not None:
-        weighted.append(
-            ("balance", config.balance, _example_mean(load_balancing_loss(clean_gate, expert_load), c))
-        )
-    if retrieved is not None:
-        weighted.append(("retrieval", config.retrieval, retrieval(retrieved, weight * label, c)))
+        balance = _example_mean(load_balancing_loss(clean_gate, expert_load), c)
+        weighted.append(("balance", config.balance, balance))
+    if outputs.retrieved is not None:
+        weighted.append(("retrieval", config.retrieval, retrieval(outputs.retrieved, weight * label, c)))
     total = sum((w * value for _, w, value in weighted), jnp.zeros(len(c.present), clean_gate.dtype))
     return total, {name: value for name, _, value in weighted}
 
@@ -258,9 +261,8 @@ def objective(
     candidates = CandidateLoss(batch.positive > 0, batch.completion, batch.negative > 0, batch.hard)
     labels = sampling.target_weights[: batch.positive.shape[1]]
     total, terms = per_example(
-        outputs.scores, candidates, gate, config, labels, threshold, target_entropy, weights, expert_load,
-        outputs.retrieved,
-    )  # fmt: skip
+        outputs, candidates, config, labels, threshold, target_entropy, weights, expert_load
+    )
     metrics = {"loss": total + addend} | {f"loss_{name}": value for name, value in terms.items()}
     if gate.shape[-1] > 1:
         by_gate = {f"gate_{e}": gate[..., e] for e in range(gate.shape[-1])} | {"gate_entropy": entropy(gate)}

@@ -1,5 +1,6 @@
 """Candidate scoring in groups with cached histories (M-FALCON; Zhai et al. 2024)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -8,12 +9,10 @@ import jax.numpy as jnp
 
 from jaxrec.core.batch import History, TitleTable
 from jaxrec.models.layers.title_encoder import TitleProjections
-from jaxrec.models.ranker import RankingModel
 
 
 def score_in_groups(
-    model: RankingModel,
-    variables: Any,
+    apply: Callable[..., Any],
     history: History,
     candidate_BxC: jax.Array,
     table: TitleTable,
@@ -28,8 +27,7 @@ def score_in_groups(
     the memory. `RankingModel.encode_history` encodes a history once for all groups.
 
     Args:
-        model: a model with the target in the sequence.
-        variables: variables of the model.
+        apply: `RankingModel.apply` with its variables, of a model with the target in the sequence.
         history: histories of B examples.
         candidate_BxC: title ids.
         table: features of all titles.
@@ -42,12 +40,12 @@ def score_in_groups(
         Scores [B, C] by task, and the gate without noise [B, C, E].
     """
     chex.assert_rank(candidate_BxC, 2, custom_message="candidate_BxC")
-    encoded: Any = model.apply(variables, history, table, None, projections, method="encode_history")
+    encoded: Any = apply(history, table, None, projections, method="encode_history")
 
     def score_group(ids_BxM: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
         arguments = encoded, ids_BxM, table, temperature, None, projections
-        user: Any = model.apply(variables, *arguments, method="join")
-        scores: Any = model.apply(variables, user, ids_BxM, table, tasks, projections, method="score")
+        user: Any = apply(*arguments, method="join")
+        scores: Any = apply(user, ids_BxM, table, tasks, projections, method="score")
         return scores, user.clean_gate_BxE
 
     B, C = candidate_BxC.shape

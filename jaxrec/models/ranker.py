@@ -1,69 +1,37 @@
-"""Ranking model (Figure 1): embeddings, experts, gate and heads.
+"""Ranking model (Figure 1): the user encoder and the heads.
 
 The config selects BST, V-MoE, S-MoE or a baseline (SASRec, GRU4Rec, HSTU).
 
-Axis letters: B examples, C candidates, R rows of L titles, E experts, D width, F features, V titles, U unique
-ids or the width of a user vector, K positives, N sampled negatives or B * C sequences.
+Axis letters: B examples, C candidates, D width, F features, V titles, U unique ids or the width of a user
+vector, K positives, N sampled negatives.
 """
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
-from jaxrec.config.schema import Model
 from jaxrec.core.batch import History, TitleTable
 from jaxrec.core.ids import FIRST_TITLE
-from jaxrec.core.registry import ENCODERS, resolve
-from jaxrec.core.row_format import FeatureSpec
-from jaxrec.models.encoders.base import PackedTitles
 from jaxrec.models.heads import MlpHead, ProductFeatures, RetrievalHead, dot_score
-from jaxrec.models.layers.dense import (
-    Parameters,
-    at_least_float32,
-    broadcast,
-    embedding_lookup,
-    rematerialize,
-)
-from jaxrec.models.layers.embedding import FeatureEncoder, select_features
-from jaxrec.models.layers.history_encoder import HistoryEncoder
-from jaxrec.models.layers.rng import dropout, dropout_mask, fold_in, layer_id, randint
-from jaxrec.models.layers.title_encoder import ProjectedLookup, TitleEncoder, TitleLookup, TitleProjections
-from jaxrec.models.mixture import Gate
-from jaxrec.models.outputs import EncodedHistories, RankingOutput, RetrievalScores, UserEncoding
+from jaxrec.models.layers.dense import at_least_float32
+from jaxrec.models.layers.rng import layer_id, randint
+from jaxrec.models.layers.title_encoder import TitleProjections
+from jaxrec.models.outputs import RankingOutput, RetrievalScores, UserEncoding
+from jaxrec.models.user_encoder import UserEncoder
 
 HEAD_NAMES = ("ctr", "ranking", "completion")
 HEAD_KINDS = ("matcher", "dot")
 
 
-def _take_positions(titles: PackedTitles, index_RxL: jax.Array) -> PackedTitles:
-    """Gather titles by flat indices into the rows; padding if out of range."""
-    x_NxD, example_N = titles.x_RxLxD.reshape(-1, titles.x_RxLxD.shape[-1]), titles.example_RxL.reshape(-1)
-    x = embedding_lookup(x_NxD, index_RxL, mode="fill", fill=0)
-    # The example index of padding is larger than that of any example, so padding belongs to no example.
-    example = example_N.at[index_RxL].get(mode="fill", fill_value=np.iinfo(np.int32).max)
-    age = jnp.take(titles.age_RxL.reshape(-1), index_RxL, mode="fill", fill_value=0)
-    key = titles.key_RxLx2
-    if key is not None:
-        key = jnp.take(key.reshape(-1, 2), index_RxL, axis=0, mode="clip")
-    return PackedTitles(x, example, age, key)
-
-
-class RankingModel(Parameters):
+class RankingModel(UserEncoder):
     """Model of ranking scores by task.
 
     With one expert the model is BST and has no gate. tasks=("ctr",) is the paper's single-task learning.
-    `dtype` is the compute dtype: "float32", "bfloat16" (parameters are float32), or "float64" under
-    jax_enable_x64. Calls without keys are deterministic.
     """
 
-    features: tuple[FeatureSpec, ...]  # of the dataset's layout
-    titles: int  # V
-    config: Model
     tasks: tuple[str, ...]  # heads, a subset of HEAD_NAMES
     sampled_titles: int = 0  # titles sampled per example to train the retrieval head
-    split: str = ""  # mesh axis over which title embeddings are sharded; empty: replicated
 
     def setup(self):
         if not self.tasks or set(self.tasks) - set(HEAD_NAMES):
@@ -74,40 +42,19 @@ class RankingModel(Parameters):
             )
         if self.config.retrieval_dim and self.config.target_in_sequence:
             raise ValueError(f"retrieval={self.config.retrieval_dim} must be 0 with target_in_sequence")
-        where = {w: tuple(f for f in self.features if f.where == w) for w in ("title", "user", "context")}
-        inputs = self.config.features, self.config.embedding_init_std
-        self.title = TitleEncoder(self.dtype, where["title"], self.titles, *inputs, self.split, name="title")
-        self.user = FeatureEncoder(self.dtype, where["user"], *inputs, name="user")
-        self.context = FeatureEncoder(self.dtype, where["context"], *inputs, name="context")
-        interactions = select_features(
-            [f for f in self.features if f.where == "interaction"], self.config.features
-        )
-        self.longest = max(e.max_len for e in self.config.experts)
-        title, user, context = (
-            sum(f.width for f in select_features(where[w], self.config.features)) for w in where
-        )
-        self.rows = HistoryEncoder(
-            self.dtype, interactions, title, context, self.config.width, self.longest, self.config.position,
-            self.config.target_in_sequence, name="history",
-        )  # fmt: skip
-        self.expert = [
-            resolve(ENCODERS[f.encoder])(self.dtype, f, self.config.attention_impl, name=f"expert_{e}")
-            for e, f in enumerate(self.config.experts)
-        ]
-        if len(self.config.experts) > 1:
-            self.gating = Gate(self.dtype, self.config.gate, name="gate")
-        widths = self.config.width + user + context, title
+        super().setup()
         if self.config.retrieval_dim:
-            self.retrieving = RetrievalHead(self.dtype, *widths, self.config.retrieval_dim, name="retrieval")
+            self.retrieving = RetrievalHead(
+                self.dtype, *self.widths, self.config.retrieval_dim, name="retrieval"
+            )
         if self.config.head == "dot":
             return
+        hidden = self.config.head_hidden
         if self.config.matcher_product:
-            self.product = ProductFeatures(self.dtype, *widths, self.config.head_hidden[-1], name="product")
-        product = self.config.head_hidden[-1] if self.config.matcher_product else 0
+            self.product = ProductFeatures(self.dtype, *self.widths, hidden[-1], name="product")
+        product = hidden[-1] if self.config.matcher_product else 0
         self.matchers = {
-            t: MlpHead(
-                self.dtype, t, *widths, product, self.config.head_hidden, t != "ranking", name=f"matcher_{t}"
-            )
+            t: MlpHead(self.dtype, t, *self.widths, product, hidden, t != "ranking", name=f"matcher_{t}")
             for t in self.tasks
         }
 
@@ -132,163 +79,6 @@ class RankingModel(Parameters):
         if self.config.retrieval_dim:
             kernels["retrieval"] = self.retrieving.of_title
         return TitleProjections({name: t_VxF @ kernel for name, kernel in kernels.items()}, id_U)
-
-    def _titles(self, ids: jax.Array, table: TitleTable, catalogue: TitleProjections | None) -> TitleLookup:
-        return self.title.rows(ids, table) if catalogue is None else ProjectedLookup(catalogue, ids)
-
-    def encode(
-        self,
-        history: History,
-        table: TitleTable,
-        temperature: jax.Array | float,
-        key_Bx2: jax.Array | None = None,
-        catalogue: TitleProjections | None = None,
-        candidate_BxC: jax.Array | None = None,
-    ) -> UserEncoding:
-        """Encode the users of B examples.
-
-        Args:
-            history: Histories, with the slots of the longest window and the indices of shorter windows.
-            table: Features of all titles.
-            temperature: Temperature of the gate.
-            key_Bx2: uint32 keys of the examples; None for no noise and no dropout.
-            catalogue: Projections from the method `catalogue`; None: computed in this call.
-            candidate_BxC: Title ids; read only with the target in the sequence, which requires them: see
-                `join`.
-
-        Raises:
-            ValueError: The config has `target_in_sequence`, and `candidate_BxC` is None.
-        """
-        chex.assert_rank(history.title, 2, custom_message="history.title [R, L]")
-        if key_Bx2 is not None:
-            chex.assert_shape(key_Bx2, (None, 2), custom_message="key_Bx2")
-        if not self.config.target_in_sequence:
-            titles_by_window, user_BxF, context_BxF = self._encode_inputs(history, table, key_Bx2, catalogue)
-            pooled = [
-                rematerialize(
-                    self.config.remat,
-                    lambda expert, titles: expert(titles, len(user_BxF)),
-                    expert,
-                    titles,
-                )
-                for expert, titles in (
-                    (expert, titles_by_window[expert.fields.max_len]) for expert in self.expert
-                )
-            ]
-            return self._mix(pooled, user_BxF, context_BxF, temperature, key_Bx2)
-        if candidate_BxC is None:
-            raise ValueError("candidate_BxC=None must be the ids of candidates with target_in_sequence")
-        histories = self.encode_history(history, table, key_Bx2, catalogue)
-        return self.join(histories, candidate_BxC, table, temperature, key_Bx2, catalogue)
-
-    def _encode_inputs(
-        self,
-        history: History,
-        table: TitleTable,
-        key_Bx2: jax.Array | None,
-        catalogue: TitleProjections | None,
-    ) -> tuple[dict[int, PackedTitles], jax.Array, jax.Array]:
-        """Encode the titles for the experts, by window, and the user and context features."""
-        user_BxF = self.user(history.user_categories, history.user_numbers)
-        context_BxF = self.context(history.context_categories, history.context_numbers)
-        x_RxLxD = self.rows(history, self._titles(history.title, table, catalogue), context_BxF)
-        key_RxLx2 = None
-        if key_Bx2 is not None:
-            key_RxLx2 = fold_in(jnp.take(key_Bx2, history.example, axis=0, mode="clip"), history.newer)
-            if self.config.dropout:
-                keep, _ = dropout_mask(key_RxLx2, layer_id(self.path), self.config.width, self.config.dropout)
-                x_RxLxD = dropout(x_RxLxD, keep, self.config.dropout)
-        longest = PackedTitles(x_RxLxD, history.example, history.age, key_RxLx2)
-        titles_by_window = {x_RxLxD.shape[1]: longest} | {
-            w: _take_positions(longest, index) for w, index in history.shorter.items()
-        }
-        return titles_by_window, user_BxF, context_BxF
-
-    def encode_history(
-        self, history: History, table: TitleTable, key_Bx2: jax.Array | None = None,
-        catalogue: TitleProjections | None = None,
-    ) -> EncodedHistories:  # fmt: skip
-        """Encode histories for `join`: all computations that do not depend on candidates.
-
-        Args:
-            history: Histories, one example per row.
-            table: Features of all titles.
-            key_Bx2: uint32 keys of the examples; None for no dropout.
-            catalogue: Projections from the method `catalogue`; None: computed in this call.
-        """
-        titles_by_window, user_BxF, context_BxF = self._encode_inputs(history, table, key_Bx2, catalogue)
-        experts = tuple(
-            rematerialize(
-                self.config.remat,
-                type(expert).encode_history,
-                expert,
-                titles_by_window[expert.fields.max_len],
-            )
-            for expert in self.expert
-        )
-        return EncodedHistories(experts, user_BxF, context_BxF)
-
-    def join(
-        self,
-        histories: EncodedHistories,
-        candidate_BxC: jax.Array,
-        table: TitleTable,
-        temperature: jax.Array | float,
-        key_Bx2: jax.Array | None = None,
-        catalogue: TitleProjections | None = None,
-    ) -> UserEncoding:
-        """Encode users with each candidate as the newest title of the history.
-
-        Causal experts process L + C positions per example, other experts C (L + 1). With keys, causal experts
-        have one dropout mask of the history for all candidates, other experts one for each candidate. The
-        distribution of the mask of a single candidate is the same.
-
-        Args:
-            histories: From `encode_history`.
-            candidate_BxC: Title ids.
-            table: Features of all titles.
-            temperature: Temperature of the gate.
-            key_Bx2: uint32 keys of the examples; None for no noise and no dropout.
-            catalogue: Projections from the method `catalogue`; None: computed in this call.
-
-        Returns:
-            Encodings with the shapes [B, C, ...].
-        """
-        chex.assert_rank(candidate_BxC, 2, custom_message="candidate_BxC")
-        (examples, C), key_BxCx2 = candidate_BxC.shape, None
-        _, user_BxF, context_BxF = histories
-        x_BxCxD = self.rows.candidates(self._titles(candidate_BxC, table, catalogue), context_BxF)
-        if key_Bx2 is not None:
-            key_BxCx2 = fold_in(key_Bx2[:, None], jnp.arange(C))
-            if self.config.dropout:
-                keep, _ = dropout_mask(
-                    fold_in(key_BxCx2, jnp.int32(0)),
-                    layer_id(self.path),
-                    self.config.width,
-                    self.config.dropout,
-                )
-                x_BxCxD = dropout(x_BxCxD, keep, self.config.dropout)
-        pooled = [
-            rematerialize(self.config.remat, type(expert).join, expert, expert_histories, x_BxCxD, key_BxCx2)
-            for expert, expert_histories in zip(self.expert, histories.experts, strict=True)
-        ]
-        user_NxF, context_NxF = (jnp.repeat(x, C, axis=0) for x in (user_BxF, context_BxF))
-        key_Nx2 = None if key_BxCx2 is None else key_BxCx2.reshape(-1, 2)
-        encoding = self._mix(pooled, user_NxF, context_NxF, temperature, key_Nx2)
-        return UserEncoding(*(x.reshape(examples, C, x.shape[-1]) for x in encoding))
-
-    def _mix(
-        self, pooled: list[jax.Array], user_BxF: jax.Array, context_BxF: jax.Array,
-        temperature: jax.Array | float, key_Bx2: jax.Array | None,
-    ) -> UserEncoding:  # fmt: skip
-        """Mix the vectors of the experts by the gate and append user and context features."""
-        if len(pooled) == 1:
-            ones = jnp.ones((len(user_BxF), 1), at_least_float32(self.dtype))
-            return UserEncoding(jnp.concatenate([pooled[0], user_BxF, context_BxF], -1), ones, ones)
-        gate_BxE, clean_BxE = self.gating(user_BxF, pooled, temperature, key_Bx2)
-        weights = gate_BxE.astype(self.dtype)
-        mixture_BxD = sum(broadcast(weights[:, e, None], h.shape) * h for e, h in enumerate(pooled))
-        return UserEncoding(jnp.concatenate([mixture_BxD, user_BxF, context_BxF], -1), gate_BxE, clean_BxE)
 
     def score(
         self,

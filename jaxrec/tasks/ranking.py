@@ -1,7 +1,7 @@
 """Ranking task: the paper's model and objective on examples with candidates."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, NamedTuple
 
 import chex
@@ -101,9 +101,9 @@ class RankingTask(Task):
             self.layout.features,
             self.layout.titles,
             m,
+            AXIS if self.shards_titles else "",
             self.heads,
             self.config.objective.retrieval_negatives,
-            AXIS if self.shards_titles else "",
         )
 
     @cached_property
@@ -307,17 +307,17 @@ class RankingTask(Task):
         With the target in the sequence each candidate has its own gate, and the returned gate is the mean
         over the candidates that are present.
         """
-        tau, variables = self.config.model.gate.temperature, {"params": params}
+        tau = self.config.model.gate.temperature
+        apply: Any = partial(self.model.apply, {"params": params})
         ids_BxC = candidates.reshape(len(candidates), -1)
         if self.shares_histories:
-            apply: Any = self.model.apply
-            user = apply(variables, history, table, tau, None, projections, method="encode")
-            scores = apply(variables, user, ids_BxC, table, heads, projections, method="score")
+            user = apply(history, table, tau, None, projections, method="encode")
+            scores = apply(user, ids_BxC, table, heads, projections, method="score")
             gate = user.clean_gate_BxE
         else:
             # One list per group: each candidate has its own sequence, and all groups would not fit in memory.
             scores, gates_BxCxE = score_in_groups(
-                self.model, variables, history, ids_BxC, table, tau, heads, candidates.shape[-1], projections
+                apply, history, ids_BxC, table, tau, heads, candidates.shape[-1], projections
             )
             present = (ids_BxC > 0)[..., None]
             gate = jnp.where(present, gates_BxCxE, 0.0).sum(1) / jnp.maximum(present.sum(1), 1)

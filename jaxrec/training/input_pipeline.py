@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxrec.config.schema import Config
-from jaxrec.data.loading.batches import TrainBatches
+from jaxrec.data.loading.batches import Shards, TrainBatches
 from jaxrec.data.storage.dataset import Rows
 from jaxrec.runtime.device_batch import DeviceBatch
 from jaxrec.tasks.base import Task
@@ -36,15 +36,15 @@ def training_batches(task: Task, rows: Rows) -> TrainBatches:
     train = task.config.train
     devices = jax.device_count()
     microbatches = devices * task.microbatches(train.batch_size // devices)
-    processes = (jax.process_index(), jax.process_count())
-    order = (rows, train.batch_size, train.seed, task.total_steps, *processes)
+    shards = Shards(microbatches, jax.process_index(), jax.process_count())
+    order = (rows, train.batch_size, train.seed, task.total_steps, shards)
     ahead = train.prefetch * steps_per_call(task.config, max(rows.rows // train.batch_size, 1))
     packer = task.packer(rows.dtype)
     if packer is None:
-        return TrainBatches(*order, None, microbatches, ahead=ahead)
+        return TrainBatches(*order, ahead=ahead)
     sample = rows.read(np.unique(np.linspace(0, rows.blocks - 1, _SAMPLE_BLOCKS).astype(int)))
     packer.fit(sample, train.batch_size, microbatches)
-    return TrainBatches(*order, packer.lengths, microbatches, packer, ahead)
+    return TrainBatches(*order, packer.lengths, packer, ahead)
 
 
 class StallTimer:

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from jaxrec.checkpoints.checkpointer import Checkpointer, with_shardings
+from jaxrec.checkpoints.checkpointer import Checkpointer
+from jaxrec.checkpoints.state_tree import with_shardings
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import run_differences, to_json
 from jaxrec.config.validation import parse_length

@@ -39,7 +39,7 @@ def test_rows_hold_several_histories_and_padding():
     [
         ({"shapes": ["3"]}, "--shapes=3: allowed: rows x positions, as 105x20"),
         ({"shapes": ["0x5"]}, "--shapes=0x5: allowed"),
-        ({"forms": ["cudnn"]}, "--forms=cudnn: allowed: einsum, dot_product, broadcast"),
+        ({"forms": ["pallas"]}, "--forms=pallas: allowed: einsum, dot_product$"),
     ],
 )
 def test_invalid_flags_are_named(changes, message):

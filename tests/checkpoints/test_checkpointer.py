@@ -17,7 +17,8 @@ import pytest
 from bucket import S3, Bucket
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxrec.checkpoints.checkpointer import Checkpointer, with_shardings
+from jaxrec.checkpoints.checkpointer import Checkpointer
+from jaxrec.checkpoints.state_tree import with_shardings
 from jaxrec.core.errors import InputError
 from jaxrec.core.paths import as_path
 from jaxrec.runtime.private_apis import gcs_utils

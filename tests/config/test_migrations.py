@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from jaxrec.config import Data, Expert, Optimizer, Train, migrations
+from jaxrec.config import Data, Expert, Model, Optimizer, Train, migrations, serialization
 from jaxrec.config.loading import load_config
 from jaxrec.config.schema import Config
-from jaxrec.config.serialization import digest, from_json, to_json
-from jaxrec.config.tree import fields_of
+from jaxrec.config.serialization import digest, from_json, from_run_json, run_differences, to_json
+from jaxrec.config.tree import choices, fields_of
 from jaxrec.core.errors import InputError
 
 
@@ -123,6 +123,54 @@ def test_a_removed_field_at_its_default_is_dropped():
     assert migrations.upgrade({"optimizer": {"lazy": False, "decay_spares": "nothing"}}) == {"optimizer": {}}
     assert migrations.upgrade({"data": {"rows": "one"}}) == {"data": {}}
     assert vars(Optimizer(lazy=False)).keys() == fields_of(Optimizer).keys()
+
+
+def set_attention(value):
+    model = Model()
+    model.attention_impl = value
+
+
+@pytest.mark.parametrize("value", ["cudnn", "broadcast"])
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda value: migrations.upgrade_arguments([f"--config.model.attention_impl={value}"]),
+        lambda value: migrations.upgrade_arguments([f"--config.model.attention={value}"]),
+        lambda value: from_json({"model": {"attention_impl": value}}),
+        lambda value: from_json({"model": {"attention": value}}),
+        lambda value: Model(attention_impl=value),
+        lambda value: Model(attention=value),
+        set_attention,
+    ],
+    ids=["command line", "old key", "JSON", "old JSON", "Python", "old Python", "assignment"],
+)
+def test_a_removed_value_is_refused_by_name(take, value):
+    allowed = "auto, einsum, dot_product, pallas"
+    message = f"^model.attention_impl='{value}' must be one of {allowed}: it was removed$"
+    with pytest.raises(InputError, match=message):
+        take(value)
+
+
+@pytest.mark.parametrize("name", ["attention_impl", "attention"])
+def test_a_run_with_a_removed_value_of_what_changes_no_result_is_read(name, capsys):
+    config = load_config("configs/tiny.py")
+    tree = to_json(config)
+    del tree["model"]["attention_impl"]
+    tree["model"][name] = "cudnn"
+    assert from_run_json(tree) == config
+    line = f"config: model.{name}='cudnn' was removed; the default is read"
+    assert capsys.readouterr().err.splitlines() == [line]
+    assert run_differences(tree, to_json(config)) == {}
+    assert capsys.readouterr().err.splitlines() == [line]
+    assert tree["model"][name] == "cudnn" and migrations.without_removed_values({"model": 1}) == {"model": 1}
+
+
+def test_every_removed_value_is_of_a_field_that_changes_no_result():
+    free = {f"model.{name}" for name in serialization._FREE["model"]}
+    for cls, fields in migrations.REMOVED_VALUES.items():
+        for name, values in fields.items():
+            assert f"{migrations._KEYS[cls]}{name}" in free
+            assert not set(values) & set(choices(cls, name))
 
 
 def test_every_new_name_is_a_field_and_no_old_one_is():

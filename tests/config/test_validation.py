@@ -466,7 +466,7 @@ def test_an_old_config_with_minutes_between_saves_is_read_in_seconds():
 
 def test_a_run_may_resume_with_what_does_not_change_what_is_computed():
     kept, now = to_json(good()), to_json(good())
-    now["model"] |= {"attention_impl": "broadcast", "width": 48}
+    now["model"] |= {"attention_impl": "einsum", "width": 48}
     now["train"]["microbatch_size"] = 64
     assert run_differences(kept, now) == {"model.width": (96, 48)}
 

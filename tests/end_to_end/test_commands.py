@@ -152,8 +152,12 @@ TRAIN = ["-m", "jaxrec.train", "--config"]
     [
         ([*TRAIN, "configs/tiny.py", "--config.model.width=13"], "model.width=13 must divide by num_heads=2"),
         (
-            [*TRAIN, "configs/tiny.py", "--config.model.attention_impl=cudnn"],
-            "attention_impl='cudnn' must be one of auto, einsum, dot_product, broadcast: on cpu, in float32",
+            [*TRAIN, "configs/tiny.py", "--config.model.attention_impl=pallas"],
+            "attention_impl='pallas' must be one of auto, einsum, dot_product: on cpu, in float32",
+        ),
+        (
+            [*TRAIN, "configs/tiny.py", "--config.model.attention=cudnn"],
+            "model.attention_impl='cudnn' must be one of auto, einsum, dot_product, pallas: it was removed",
         ),
         ([*TRAIN, "configs/tiny.py", "--config.train.batch=3"], "train.batch does not exist; there are seed"),
         ([*TRAIN, "configs/none.py"], "configs/none.py"),

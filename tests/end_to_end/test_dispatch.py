@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrec.checkpoints.checkpointer import Checkpointer, with_shardings
+from jaxrec.checkpoints.checkpointer import Checkpointer
+from jaxrec.checkpoints.state_tree import with_shardings
 from jaxrec.evaluation.evaluator import CHECKPOINTS, restore_task
 from jaxrec.runtime.mesh import replicated_sharding
 from jaxrec.training import trainer

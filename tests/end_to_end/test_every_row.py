@@ -21,7 +21,7 @@ from jaxrec.core.json_io import write_json
 from jaxrec.data.runners.local import prepare
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.evaluation import per_user as per_user_module
-from jaxrec.evaluation.evaluator import CHECKPOINTS, evaluate
+from jaxrec.evaluation.evaluator import CHECKPOINTS, EvaluationOptions, evaluate
 from jaxrec.evaluation.results import per_query, per_user
 from jaxrec.losses import ranking
 from jaxrec.reporting.metric_writer import METRICS_FILE
@@ -73,7 +73,7 @@ def trained(run):
     if runs.is_done(run.workdir, "eval-test-*-per-query.parquet"):
         return
     train(run.config, Dataset(run.config.data.directory), run.workdir, PreemptionHandler())
-    evaluation = evaluate(run.workdir, heads=True)
+    evaluation = evaluate(run.workdir, EvaluationOptions(heads=True))
     write_json(run.workdir / "test.json", evaluation.result)
     write_json(run.workdir / "eval-test-best.json", evaluation.result)
     per_user_module.write(run.workdir, "eval-test-best", per_user(evaluation), per_query(evaluation))

@@ -10,7 +10,8 @@ import pytest
 from jaxrec.config.schema import NextItem
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.core.registry import NEXT_ITEM_LOSSES
-from jaxrec.losses import next_item
+from jaxrec.losses import full_softmax, next_item, sampled_losses
+from jaxrec.losses.sampled_losses import bce, gbce, sampled_softmax
 
 LN2, LN3 = 0.6931472, 1.0986123
 R, L, D, V, N = 3, 5, 4, 11, 6
@@ -62,30 +63,30 @@ AT_ONE = jnp.full((1, 1, 1), 0.5)
 
 @pytest.mark.parametrize("budget", [1, 2**20])
 def test_softmax_by_hand(budget):
-    actual = next_item.softmax(AT_ONE, HAND, jnp.array([[4]]), 0.5, budget)
+    actual = full_softmax.softmax(AT_ONE, HAND, jnp.array([[4]]), 0.5, budget)
     assert_close([actual], [[[LN2]]])  # probability 3 / (1 + 2 + 3)
 
 
 @pytest.mark.parametrize("positions", [1, 2, 4, 7, 15, 100])
 def test_chunked_softmax_equals_plain_softmax(positions):
     h, titles, target = make_inputs()
-    chunked = with_gradients(lambda h, t: next_item.softmax(h, t, target, T, positions * V * 4), h, titles)
+    chunked = with_gradients(lambda h, t: full_softmax.softmax(h, t, target, T, positions * V * 4), h, titles)
     assert_close(chunked, with_gradients(lambda h, t: plain_softmax(h, t, target, T), h, titles))
     assert not np.asarray(chunked[2][:FIRST_TITLE]).any()
 
 
 def test_softmax_with_title_gradient_in_blocks(monkeypatch):
-    monkeypatch.setattr(next_item, "_TITLE_GRADIENT_ROWS", 40)
+    monkeypatch.setattr(full_softmax, "_TITLE_GRADIENT_ROWS", 40)
     titles = 2 * 40 + 7
     h, vectors, target = make_inputs(titles=titles)
-    chunked = with_gradients(lambda h, t: next_item.softmax(h, t, target, T, 4 * titles * 4), h, vectors)
+    chunked = with_gradients(lambda h, t: full_softmax.softmax(h, t, target, T, 4 * titles * 4), h, vectors)
     assert_close(chunked, with_gradients(lambda h, t: plain_softmax(h, t, target, T), h, vectors))
 
 
 def test_softmax_of_bfloat16_inputs_is_float32():
     h, titles, target = make_inputs(dtype=jnp.bfloat16)
     values, d_h, d_titles = with_gradients(
-        lambda h, t: next_item.softmax(h, t, target, T, 7 * V * 4), h, titles
+        lambda h, t: full_softmax.softmax(h, t, target, T, 7 * V * 4), h, titles
     )
     assert (values.dtype, d_h.dtype, d_titles.dtype) == (jnp.float32, jnp.bfloat16, jnp.bfloat16)
     h, titles = h.astype(jnp.float32), titles.astype(jnp.float32)
@@ -100,13 +101,13 @@ def test_memory_of_softmax_over_a_million_titles(budget, logits):
     titles, width, positions = 1_000_000, 64, (16, 256)
 
     def total(h, vectors, target):
-        return next_item.softmax(h, vectors, target, 1.0, budget).sum()
+        return full_softmax.softmax(h, vectors, target, 1.0, budget).sum()
 
     shapes = [((*positions, width), jnp.float32), ((titles, width), jnp.float32), (positions, jnp.int32)]
     arguments = [jax.ShapeDtypeStruct(*s) for s in shapes]
     compiled = jax.jit(jax.value_and_grad(total, (0, 1))).lower(*arguments).compile()
     used = compiled.memory_analysis().temp_size_in_bytes
-    h_bytes, block_bytes = 4 * np.prod(positions) * width, 4 * next_item._TITLE_GRADIENT_ROWS * width
+    h_bytes, block_bytes = 4 * np.prod(positions) * width, 4 * full_softmax._TITLE_GRADIENT_ROWS * width
     assert 0.9 * logits < used <= logits + 3 * h_bytes + 2 * block_bytes
     assert 3 * h_bytes + 2 * block_bytes < 0.03 * 4 * titles * width  # a copy of the titles would exceed it
 
@@ -114,10 +115,10 @@ def test_memory_of_softmax_over_a_million_titles(budget, logits):
 # ---------------------------------------------------------------- over sampled titles
 
 SAMPLED = {
-    "sampled_softmax": lambda h, t, y, n: next_item.sampled_softmax(h, t, y, n, None, T),
-    "log_q": lambda h, t, y, n: next_item.sampled_softmax(h, t, y, n, jnp.log(1.0 + jnp.arange(len(t))), T),
-    "bce": lambda h, t, y, n: next_item.bce(h, t, y, n, T),
-    "gbce": lambda h, t, y, n: next_item.gbce(h, t, y, n, T, 0.75),
+    "sampled_softmax": lambda h, t, y, n: sampled_softmax(h, t, y, n, None, T),
+    "log_q": lambda h, t, y, n: sampled_softmax(h, t, y, n, jnp.log(1.0 + jnp.arange(len(t))), T),
+    "bce": lambda h, t, y, n: bce(h, t, y, n, T),
+    "gbce": lambda h, t, y, n: gbce(h, t, y, n, T, 0.75),
 }
 
 
@@ -147,9 +148,9 @@ def reference(name, h, titles, target, negatives):
 @pytest.fixture(params=["gathered", "dense"])
 def _implementation(request, monkeypatch):
     """Each implementation for [R, L, N], with chunks that do not divide R L."""
-    monkeypatch.setattr(next_item, "_DENSE_UP_TO", {"gathered": 0, "dense": V}[request.param])
+    monkeypatch.setattr(sampled_losses, "_DENSE_UP_TO", {"gathered": 0, "dense": V}[request.param])
     width = {"gathered": (1 + N) * D, "dense": V}[request.param]
-    monkeypatch.setattr(next_item, "_CHUNK_BYTES", {jax.default_backend(): 4 * 4 * width})
+    monkeypatch.setattr(sampled_losses, "_CHUNK_BYTES", {jax.default_backend(): 4 * 4 * width})
 
 
 @pytest.mark.parametrize("name", SAMPLED)
@@ -182,7 +183,7 @@ def test_implementation_is_chosen_by_shape():
         h, ids = jax.ShapeDtypeStruct((2, 3, D), jnp.float32), jax.ShapeDtypeStruct((2, 3, N), jnp.int32)
         titles, target = jax.ShapeDtypeStruct((V, D), jnp.float32), jax.ShapeDtypeStruct((2, 3), jnp.int32)
         arguments = (h, titles, target, ids)
-        text = str(jax.make_jaxpr(lambda *a: next_item.bce(*a, 1.0))(*arguments))
+        text = str(jax.make_jaxpr(lambda *a: bce(*a, 1.0))(*arguments))
         return f",{V}] = dot_general" in text
 
     assert is_dense(V=16 * 5, N=4)
@@ -220,7 +221,7 @@ def test_sampled_softmax_with_all_titles_equals_softmax():
     expected = with_gradients(lambda h, t: plain_softmax(h, t, target, T), h, titles)
     for log_q in (None, jnp.full(V, -3.0)):
         actual = with_gradients(
-            lambda h, t, q=log_q: next_item.sampled_softmax(h, t, target, all_titles, q, T), h, titles
+            lambda h, t, q=log_q: sampled_softmax(h, t, target, all_titles, q, T), h, titles
         )
         assert_close(actual, expected)
 
@@ -228,7 +229,7 @@ def test_sampled_softmax_with_all_titles_equals_softmax():
 def test_log_q_by_hand():
     """exp(score - log_q) is 3 / 3 for target 4, 1 / .5 for title 2, 2 / 2 for title 3."""
     log_q = jnp.log(jnp.array([0.0, 0.0, 0.5, 2.0, 3.0]))
-    actual = next_item.sampled_softmax(AT_ONE, HAND, jnp.array([[4]]), jnp.array([[[2, 3, 4]]]), log_q, 0.5)
+    actual = sampled_softmax(AT_ONE, HAND, jnp.array([[4]]), jnp.array([[[2, 3, 4]]]), log_q, 0.5)
     assert_close([actual], [[[np.log(4.0)]]])
 
 
@@ -236,11 +237,11 @@ def test_bce_and_gbce_by_hand():
     """Target ln 3: softplus(-ln 3) = ln 4/3. Negatives ln 1 and ln 2: ln 2 and ln 3."""
     arguments = (AT_ONE, HAND, jnp.array([[4]]), jnp.array([[[2, 3]]]), 0.5)
     first, rest = np.log(4 / 3), LN2 + LN3
-    assert_close([next_item.bce(*arguments)], [[[(first + rest) / 3]]])
-    assert_close([next_item.gbce(*arguments, 0.0)], [[[(first + rest) / 3]]])
+    assert_close([bce(*arguments)], [[[(first + rest) / 3]]])
+    assert_close([gbce(*arguments, 0.0)], [[[(first + rest) / 3]]])
     one = (*arguments[:3], jnp.array([[[2]]]), 0.5)  # alpha = 1 / 2: beta = .5 at t = 1, .625 at .75
-    assert_close([next_item.gbce(*one, 1.0)], [[[(0.5 * first + LN2) / 2]]])
-    assert_close([next_item.gbce(*one, 0.75)], [[[(0.625 * first + LN2) / 2]]])
+    assert_close([gbce(*one, 1.0)], [[[(0.5 * first + LN2) / 2]]])
+    assert_close([gbce(*one, 0.75)], [[[(0.625 * first + LN2) / 2]]])
 
 
 @pytest.mark.parametrize("name", NEXT_ITEM_LOSSES)

@@ -12,6 +12,7 @@ from jaxrec.config.schema import Objective, Sampling
 from jaxrec.core.batch import Batch
 from jaxrec.core.registry import RANKING_LOSSES
 from jaxrec.losses import ranking
+from jaxrec.models.outputs import RankingOutput
 
 LN2 = 0.6931472
 # One example: two positives of which the second is absent, two negatives of which the first is abandoned.
@@ -87,7 +88,7 @@ def test_eq_10_entropy():
 def compute_terms(config, scores, gate, labels=(1.0,), candidates=None, threshold=0.5, target=0.52):
     c = candidates or ONE._replace(present=ONE.present[:, :1], completion=ONE.completion[:, :1])
     per_example = jax.jit(lambda *a: ranking.per_example(*a, config, labels, threshold, target))
-    return per_example(scores, c, gate)
+    return per_example(RankingOutput(scores, gate, gate), c)
 
 
 def test_eq_15_total():
@@ -203,7 +204,8 @@ def test_load_balancing_loss_equals_minus_the_entropy_of_the_mean_gate():
 def test_total_includes_the_weighted_balance_term():
     gate, expert_load = jnp.array([[0.5, 0.5]]), jnp.array([0.8, 0.2])
     config = Objective(ranking=0.0, regression=0.0, entropy=0.0, balance=0.3)
-    arguments = {"ctr": jnp.zeros((1, 4))}, ONE, gate, config, (1.0, 0.6), 0.5, None
+    outputs = RankingOutput({"ctr": jnp.zeros((1, 4))}, gate, gate)
+    arguments = outputs, ONE, config, (1.0, 0.6), 0.5, None
     unbalanced = ranking.per_example(*arguments)
     balanced = ranking.per_example(*arguments, expert_load=expert_load)
     assert_close(balanced[1]["balance"], [(np.log(0.8) + np.log(0.2)) / 2])
@@ -219,11 +221,13 @@ def test_retrieval_is_a_softmax_over_sampled_titles():
     )
     assert_close(ranking.retrieval(retrieved, jnp.array([[1.2, 7.0]]), ONE), [1.2 * 0.2876821])
     config = Objective(ranking=0.0, regression=0.0, entropy=0.0, retrieval=0.5)
-    arguments = {"ctr": jnp.zeros((1, 4))}, ONE, jnp.ones((1, 1)), config, (0.6, 0.3), 0.6, None
-    total, terms = ranking.per_example(*arguments, retrieved=retrieved)
+    outputs = RankingOutput({"ctr": jnp.zeros((1, 4))}, jnp.ones((1, 1)), jnp.ones((1, 1)))
+    arguments = ONE, config, (0.6, 0.3), 0.6, None
+    total, terms = ranking.per_example(outputs._replace(retrieved=retrieved), *arguments)
     assert_close(terms["retrieval"], [0.6 * 1.2 * 0.2876821])  # weight of the label times that of Eq. 13
-    assert_close(total - ranking.per_example(*arguments)[0], 0.5 * terms["retrieval"])
-    assert {*ranking.per_example(*arguments)[1]} == {"ctr"}
+    without_total, without_terms = ranking.per_example(outputs, *arguments)
+    assert_close(total - without_total, 0.5 * terms["retrieval"])
+    assert {*without_terms} == {"ctr"}
 
 
 def test_sampled_title_that_is_a_positive_gives_no_gradient():

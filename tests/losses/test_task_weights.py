@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.checkpoints.checkpointer import Checkpointer, with_shardings
+from jaxrec.checkpoints.checkpointer import Checkpointer
+from jaxrec.checkpoints.state_tree import with_shardings
 from jaxrec.config.schema import Objective, Optimizer
 from jaxrec.evaluation.scorers import ListScorer
 from jaxrec.losses import ranking, task_weights
+from jaxrec.models.outputs import RankingOutput
 from jaxrec.runtime import mesh, parallel_step
 from jaxrec.tasks.ranking import RankingTask
 from jaxrec.training import optimizer
@@ -55,7 +57,9 @@ def test_entropy_term_keeps_its_weight():
     config = Objective(ranking=0.0, regression=0.0, personalised=False, soft_on="none")
     weights = {"ctr": jnp.float32(3.0), "ranking": jnp.float32(5.0)}
     gate = jnp.array([[0.9, 0.1]])
-    total, terms = ranking.per_example(scores, c, gate, config, (1.0,), 0.5, 0.52, weights)
+    total, terms = ranking.per_example(
+        RankingOutput(scores, gate, gate), c, config, (1.0,), 0.5, 0.52, weights
+    )
     np.testing.assert_allclose(total, 3 * np.log(2) + 0.1 * terms["entropy"], rtol=1e-6)
 
 

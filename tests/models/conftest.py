@@ -43,7 +43,7 @@ class Case:
     def __init__(self, rows=5, length=6, dtype="float32", tasks=TASKS, sampled_titles=0, **changes):
         r = np.random.default_rng(1)
         config = Model(**(FIELDS | changes))
-        self.model = RankingModel(dtype, FEATURES, V, config, tasks, sampled_titles)
+        self.model = RankingModel(dtype, FEATURES, V, config, "", tasks, sampled_titles)
         dtype = jnp.promote_types(self.model.dtype, jnp.float32)
         present = np.arange(length)[None] >= r.integers(0, length, (rows, 1))
 

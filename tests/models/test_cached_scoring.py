@@ -1,5 +1,7 @@
 """Candidates that share a pass over the history (M-FALCON): equal to a sequence each, the plain form."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,7 +146,13 @@ def test_a_model_of_several_kinds_and_windows(mixed, monkeypatch):
 def test_in_groups_as_at_once(mixed, most):
     run = jax.jit(
         lambda v: score_in_groups(
-            mixed.model, v, mixed.history, mixed.candidate, mixed.table, 1.0, ("ranking",), most
+            partial(mixed.model.apply, v),
+            mixed.history,
+            mixed.candidate,
+            mixed.table,
+            1.0,
+            ("ranking",),
+            most,
         )
     )
     scores, gate_BxCxE = run(mixed.variables)

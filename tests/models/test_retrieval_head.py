@@ -108,9 +108,7 @@ def test_first_loss_and_what_learning_does(case):
     def loss(v, step):
         keys = rng.row_keys(0, step, jnp.arange(5))
         out = c.model.apply(v, c.history, c.candidate, c.table, 1.0, keys, 1)
-        total, terms = ranking.per_example(
-            out.scores, candidates, out.clean_gate_BxE, config, (1.0,), 0.5, None, retrieved=out.retrieved
-        )
+        total, terms = ranking.per_example(out, candidates, config, (1.0,), 0.5, None)
         there = out.retrieved.there_BxN.sum(1)
         return total.mean(), (terms["retrieval"], there)
 

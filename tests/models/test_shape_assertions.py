@@ -25,6 +25,7 @@ from jaxrec.models.layers.pooling import AttentionPooling, LastPosition
 from jaxrec.models.layers.title_encoder import TitleEncoder
 from jaxrec.models.mixture import Gate
 from jaxrec.models.next_item import ItemWindow, NextItemModel
+from jaxrec.models.outputs import RankingOutput
 from jaxrec.tasks import negative_sampling, ranking_inputs
 from jaxrec.tasks.negative_sampling import NegativePool
 
@@ -94,9 +95,9 @@ def sequential(title, time, until, *catalogue):
 
 def per_example(ctr, present, completion, negative, hard, gate):
     config, candidates = Objective(), ranking.CandidateLoss(present, completion, negative, hard)
-    scores = {"ctr": ctr, "ranking": ctr, "completion": ctr}
+    outputs = RankingOutput({"ctr": ctr, "ranking": ctr, "completion": ctr}, gate, gate)
     labels = (1.0,) * present.shape[1]
-    return ranking.per_example(scores, candidates, gate, config, labels, 0.5, None)[0]
+    return ranking.per_example(outputs, candidates, config, labels, 0.5, None)[0]
 
 
 def next_title(h, titles, target, negatives, log_q):
@@ -125,7 +126,7 @@ def rank_among(ids, scores, target):
 
 
 def in_groups(candidates):
-    return cached_scoring.score_in_groups(None, None, None, candidates, None, 1.0, (), 3)
+    return cached_scoring.score_in_groups(None, None, candidates, None, 1.0, (), 3)
 
 
 encoder = initialised(TransformerStack(F32, 1, H, 2.0, 0.0, "einsum"))

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrec.checkpoints.checkpointer import Checkpointer, with_shardings
-from jaxrec.evaluation.evaluator import CHECKPOINTS, evaluate, load_checkpoint
+from jaxrec.checkpoints.checkpointer import Checkpointer
+from jaxrec.checkpoints.state_tree import with_shardings
+from jaxrec.evaluation.evaluator import CHECKPOINTS, EvaluationOptions, evaluate, load_checkpoint
 from jaxrec.runtime import mesh, parallel_step
 from jaxrec.runtime.preemption import PreemptionHandler
 from jaxrec.tasks.ranking import RankingTask
@@ -59,7 +60,8 @@ def test_the_average_is_validated_saved_and_loaded(tiny, config, tmp_path):
     assert min(jax.tree.leaves(difference)) > 0
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     logged = next(line for line in reversed(lines) if line["split"] == "validation")
-    evaluated = evaluate(tmp_path, which="last", split="validation").result["lists"]
+    options = EvaluationOptions(split="validation")
+    evaluated = evaluate(tmp_path, options, which="last").result["lists"]
     assert logged["enabled/ndcg@5"] == evaluated["enabled"]["ndcg@5"]
     assert logged["disabled/mrr@5"] == evaluated["disabled"]["mrr@5"]
 

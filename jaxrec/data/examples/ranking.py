@@ -4,6 +4,7 @@ The input is the sorted log of a partition's users.
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,6 +42,42 @@ class Examples:
     counts: dict[str, int] = field(default_factory=dict)
     completion_sum: int = 0  # of training targets, in units of 2**-32: a whole number, so order is irrelevant
     completions: int = 0  # number of completions summed
+
+
+class _Partition(NamedTuple):
+    """Log of a partition's users with what the rows of all splits are built from."""
+
+    log: Log
+    states: EventState
+    id_of_rank: np.ndarray
+    layout: Layout
+    data: Data
+
+
+class _SplitUsers(NamedTuple):
+    """Users of a split, and the titles that may be negatives of these users."""
+
+    name: str  # of the split
+    number: np.ndarray  # of each user of the partition, within the split
+    universe: negatives.NegativeUniverse
+
+
+class _Queries(NamedTuple):
+    """Targets of a split, by query."""
+
+    event: np.ndarray  # [Q]
+    position: np.ndarray  # [Q] among the targets of the user
+    upcoming: np.ndarray  # [Q, next k] events of the next targets, -1 where there are fewer
+
+    def at(self, indices: np.ndarray) -> "_Queries":
+        return _Queries(*(column[indices] for column in self))
+
+
+class _HardPool(NamedTuple):
+    """Abandoned titles of each query, drawn as hard negatives."""
+
+    rank: np.ndarray  # [Q, width]
+    filled: np.ndarray  # [Q] number of ranks drawn, which come first
 
 
 def targets(log: Log, states: EventState, data: Data) -> np.ndarray:
@@ -91,6 +128,8 @@ def build(
     position = np.arange(len(query)) - np.searchsorted(log.user[query], log.user[query])
     split = target_splits(log, query, catalogue.hash, data)
     upcoming = _upcoming_targets(log.user[query], split, query, layout.next_k)
+    queries = _Queries(query, position, upcoming)
+    partition = _Partition(log, states, catalogue.id_of_rank, layout, data)
     out = Examples({}, {}, {})
     for s, name in enumerate(SPLITS):
         selected = np.flatnonzero(split == s)
@@ -101,15 +140,12 @@ def build(
             if name == "train":  # a title that is never a negative would reveal that it is held out
                 training = splits.training_events(data, log.split, log.user, log.time, query, split)
                 universe = _universe(log, catalogue, training)
-        user_number = np.cumsum(users) - 1
+        split_users = _SplitUsers(name, np.cumsum(users) - 1, universe)
         rows = np.zeros(len(selected), layout.row_dtype() if name == "train" else layout.query_dtype())
         enough = np.ones(len(selected), bool)
         for i in range(0, len(selected), _CHUNK):
             chunk, span = selected[i : i + _CHUNK], slice(i, i + _CHUNK)
-            enough[span] = _fill_rows(
-                log, states, universe, catalogue.id_of_rank, query[chunk], position[chunk], upcoming[chunk],
-                user_number, layout, data, name, out.counts, rows[span],
-            )  # fmt: skip
+            enough[span] = _fill_rows(rows[span], partition, split_users, queries.at(chunk), out.counts)
         rows, kept = (rows, query[selected]) if enough.all() else (rows[enough], query[selected[enough]])
         out.users[name] = log.hash[users]
         out.rows[name], out.user_time[name] = rows, (log.user[kept], log.time[kept])
@@ -141,20 +177,20 @@ def _upcoming_targets(user: np.ndarray, split: np.ndarray, query: np.ndarray, k:
 
 
 def _fill_rows(
-    log: Log, states: EventState, universe: negatives.NegativeUniverse, id_of_rank: np.ndarray,
-    query: np.ndarray, position: np.ndarray, upcoming: np.ndarray, user_number: np.ndarray, layout: Layout,
-    data: Data, split: str, counts: dict[str, int], rows: np.ndarray,
-) -> np.ndarray:  # fmt: skip
+    rows: np.ndarray, partition: _Partition, users: _SplitUsers, queries: _Queries, counts: dict[str, int]
+) -> np.ndarray:
     """Fill the rows of a chunk of queries of one split.
 
     The rows are initially zero. The result [Q] is False where too few titles remain.
     """
+    log, states, id_of_rank, layout, data = partition
+    query, position, upcoming = queries
     user = log.user[query]
     key = mix(data.seed, log.hash[user], position)
     rank = np.where(upcoming >= 0, log.rank[upcoming], -1)
-    hard, n_hard = _hard_pool(log, states, query, rank, key, max(data.hard, layout.negatives), data)
-    if split == "train":
-        drawn = negatives.draw(universe, user, mix(key, _TRAIN_DRAW), hard, n_hard, layout.pools)
+    hard = _hard_pool(log, states, query, rank, key, max(data.hard, layout.negatives), data)
+    if users.name == "train":
+        drawn = negatives.draw(users.universe, user, mix(key, _TRAIN_DRAW), *hard, layout.pools)
         for name, ranks in zip(POOLS, drawn.ranks, strict=True):
             rows[f"pool_{name}"] = id_of_rank[ranks]
         rows["pool_hard_filled"] = drawn.hard_filled
@@ -162,10 +198,10 @@ def _fill_rows(
                         "hard columns filled": int(drawn.hard_filled.sum())})  # fmt: skip
         enough = drawn.enough
     else:
-        enough = _fill_lists(rows, universe, id_of_rank, user, key, rank, hard, n_hard, layout)
-    _add_counts(counts, {f"{split} examples with too few titles left": int((~enough).sum())})
+        enough = _fill_lists(rows, partition, users.universe, user, key, rank, hard)
+    _add_counts(counts, {f"{users.name} examples with too few titles left": int((~enough).sum())})
 
-    rows["user"], rows["position"] = user_number[user], position
+    rows["user"], rows["position"] = users.number[user], position
     rows["target"] = np.where(rank >= 0, id_of_rank[rank], 0)
     rows["target_completion"] = np.where(rank >= 0, states.total[upcoming], 0)
     _fill_history(rows, log, states, id_of_rank, query, layout.history, data.abandon_threshold)
@@ -216,16 +252,13 @@ def _hard_pool(
     key: np.ndarray,
     width: int,
     data: Data,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> _HardPool:
     """Draw hard negatives: titles that the user abandoned before the query.
 
     The draw is uniform.
-
-    Returns:
-        Ranks [Q, width], and the number [Q] of ranks drawn, which come first.
     """
     if not has_watch_time(log):  # without watch time, no title counts as abandoned
-        return np.zeros((len(query), width), np.int64), np.zeros(len(query), np.int64)
+        return _HardPool(np.zeros((len(query), width), np.int64), np.zeros(len(query), np.int64))
     abandoned = np.nonzero(states.completion < data.abandon_threshold)[0]
     low = np.searchsorted(abandoned, states.user_start[query])
     high = np.searchsorted(abandoned, states.start[query])
@@ -241,7 +274,7 @@ def _hard_pool(
     out = np.zeros((len(query), width), np.int64)
     inside = column < width
     out[row[inside], column[inside]] = rank[inside]
-    return out, np.minimum(np.bincount(row, minlength=len(query)), width)
+    return _HardPool(out, np.minimum(np.bincount(row, minlength=len(query)), width))
 
 
 def list_widths(name: str, negatives_in_list: int) -> tuple[int, int, int, int]:
@@ -262,27 +295,26 @@ def list_widths(name: str, negatives_in_list: int) -> tuple[int, int, int, int]:
 
 def _fill_lists(
     rows: np.ndarray,
+    partition: _Partition,
     universe: negatives.NegativeUniverse,
-    id_of_rank: np.ndarray,
     user: np.ndarray,
     key: np.ndarray,
     rank: np.ndarray,
-    hard: np.ndarray,
-    n_hard: np.ndarray,
-    layout: Layout,
+    hard: _HardPool,
 ) -> np.ndarray:
     """Draw the frozen lists of each query and next title.
 
     The result [Q] is False where too few titles remain.
     """
+    layout, id_of_rank = partition.layout, partition.id_of_rank
     enough = np.ones(len(rows), bool)
     row, k = np.nonzero(rank >= 0)  # every query has a first title (k = 0)
     for l, name in enumerate(LISTS):
         widths = list_widths(name, layout.negatives)
         salt = 1 + l * layout.next_k + k
-        list_hard, count = hard[row, : widths[0]], np.minimum(n_hard[row], widths[0])
+        list_hard, count = hard.rank[row, : widths[0]], np.minimum(hard.filled[row], widths[0])
         if widths[0]:  # each list draws its hard negatives uniformly from the hard pool of the query
-            list_hard = _shuffle_hard(hard[row], n_hard[row], mix(key[row], salt, _HARD_DRAW))
+            list_hard = _shuffle_hard(hard.rank[row], hard.filled[row], mix(key[row], salt, _HARD_DRAW))
         drawn = negatives.draw(universe, user[row], mix(key[row], salt), list_hard, count, widths)
         rows[f"list_{name}"][row, k] = id_of_rank[np.concatenate(drawn.ranks, axis=1)]
         if name == "enabled":

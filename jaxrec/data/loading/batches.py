@@ -46,23 +46,32 @@ class _Window(NamedTuple):
     reads: list[Future]  # the result is the lengths of the rows read; None where batches are not sorted
 
 
+class Shards(NamedTuple):
+    """Distribution of a global batch over devices, and the process whose rows are read."""
+
+    devices: int = 1  # a multiple of `processes`, raised to `processes` where it is less
+    process: int = 0  # index of this process
+    processes: int = 1
+
+
+_ONE_SHARD = Shards()
+
+
 class TrainBatches:
     """Training batches: a Grain random-access source whose record t is batch t.
 
-    The global batch is distributed round robin over `shards` devices: row s of the global batch is row
-    s // shards of shard s % shards. Each process takes a contiguous range of the shards, each
-    [batch_size / shards, words], one after another.
+    The global batch is distributed round robin over n = `shards.devices` devices: row s of the global batch
+    is row s // n of shard s % n. Each process takes a contiguous range of the shards, each
+    [batch_size / n, words], one after another.
 
     Args:
         rows: Rows of the training split.
         batch_size: Examples of the global batch.
         seed: Seed of the order of rows.
         steps: Number of batches.
-        process: Index of this process.
-        processes: Number of processes.
+        shards: Devices and processes.
         lengths: Returns whole numbers [N] for packed words [N, words]. The rows of every global batch are
             then sorted by ascending length, so that each shard holds the same mix of lengths.
-        shards: Number of devices; a multiple of `processes`. Raised to `processes` where it is less.
         pack: Called with the words of this process and the lengths of the last shard of the global batch;
             returns how histories share rows. Requires `lengths`.
         ahead: Number of consecutive batches that several threads may make at a time. Where threads make
@@ -73,23 +82,23 @@ class TrainBatches:
     """
 
     def __init__(
-        self, rows: Rows, batch_size: int, seed: int, steps: int, process: int = 0, processes: int = 1,
-        lengths: Callable[[np.ndarray], np.ndarray] | None = None, shards: int = 1,
+        self, rows: Rows, batch_size: int, seed: int, steps: int, shards: Shards = _ONE_SHARD,
+        lengths: Callable[[np.ndarray], np.ndarray] | None = None,
         pack: Callable[[np.ndarray, np.ndarray], Packing | None] | None = None, ahead: int = 1,
     ):  # fmt: skip
         if rows.rows < batch_size:
             raise InputError(
                 f"train.batch_size={batch_size} is more than the dataset's {rows.rows} training examples"
             )
-        shards = max(shards, processes)
-        if batch_size % shards:
-            raise InputError(f"train.batch_size={batch_size} must divide by the {shards} devices")
+        num_shards = max(shards.devices, shards.processes)
+        if batch_size % num_shards:
+            raise InputError(f"train.batch_size={batch_size} must divide by the {num_shards} devices")
         self._rows, self._seed, self._steps, self._batch = rows, seed, steps, batch_size
-        self._lengths, self._pack, self._shards = lengths, pack, shards
+        self._lengths, self._pack, self._shards = lengths, pack, num_shards
         self.steps_per_epoch = rows.rows // batch_size
         self._epoch_rows = self.steps_per_epoch * batch_size
-        rows_of_shard = np.arange(batch_size).reshape(-1, shards).T  # [shards, batch / shards]
-        self._process_rows = np.split(rows_of_shard, processes)[process].reshape(-1)
+        rows_of_shard = np.arange(batch_size).reshape(-1, num_shards).T  # [shards, batch / shards]
+        self._process_rows = np.split(rows_of_shard, shards.processes)[shards.process].reshape(-1)
         # Slots are reused: fresh memory pages add half of the time of a read. The batches made at a time use
         # all slots but one, into which the next window is read. Memory is allocated when a slot is first
         # filled.

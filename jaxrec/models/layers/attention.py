@@ -94,28 +94,6 @@ def dot_product(q_RxLxHxd, k_RxMxHxd, v_RxMxHxd, mask_RxLxM) -> jax.Array:
     )
 
 
-def cudnn(q_RxLxHxd, k_RxMxHxd, v_RxMxHxd, mask_RxLxM) -> jax.Array:
-    """Attention by the kernel of cuDNN.
-
-    The kernel has no gradient for masked rows of odd length, so rows of odd length get a masked position.
-    """
-    L, M = mask_RxLxM.shape[1:]
-    q, k, v = (
-        jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q_RxLxHxd, k_RxMxHxd, v_RxMxHxd)
-    )
-    mask_Rx1xLxM = jnp.pad(mask_RxLxM, ((0, 0), (0, L % 2), (0, M % 2)))[:, None]
-    return jax.nn.dot_product_attention(q, k, v, mask=mask_Rx1xLxM, implementation="cudnn")[:, :L]
-
-
-def broadcast(q_RxLxHxd, k_RxMxHxd, v_RxMxHxd, mask_RxLxM) -> jax.Array:
-    """Attention by broadcast products and sums, for heads too narrow for a matmul."""
-    dtype = at_least_float32(q_RxLxHxd.dtype)
-    q_RxLxHxd = q_RxLxHxd * q_RxLxHxd.shape[-1] ** -0.5
-    s_RxLxMxH = (q_RxLxHxd[:, :, None] * k_RxMxHxd[:, None]).sum(-1, dtype=dtype)
-    p_RxLxMxH = jax.nn.softmax(jnp.where(mask_RxLxM[..., None], s_RxLxMxH, _MASKED_SCORE), axis=2)
-    return (p_RxLxMxH.astype(v_RxMxHxd.dtype)[..., None] * v_RxMxHxd[:, None]).sum(2)
-
-
 class AttentionForm(NamedTuple):
     """Implementation of attention, and the conditions under which it is allowed."""
 
@@ -131,8 +109,6 @@ FORMS = {
     "einsum": AttentionForm(einsum),
     # No float64: the softmax of this implementation is always in float32.
     "dot_product": AttentionForm(dot_product, None, ("float32", "bfloat16")),
-    "cudnn": AttentionForm(cudnn, None, ("bfloat16",), ("gpu",), range(8, 129, 8)),
-    "broadcast": AttentionForm(broadcast),
     "pallas": AttentionForm(einsum, attention.attend, pallas.DTYPES, ("gpu",), range(1, 129)),
 }
 
@@ -174,10 +150,11 @@ def check_form(name: str, backend: str, dtype: str, width: int) -> None:
 
 
 # The implementation with the fastest training step, of all that were allowed. Only the time of the whole
-# step counts: alone, dot_product is 1.1 to 1.6 times faster than einsum on a CPU, but in the step it is not.
-# The order was the same for rows of 7 and of 20 positions, many or few. On an H200, a step of 8192 examples
-# in bfloat16 takes 4.2 ms by the kernel and 5.8 ms by einsum (benchmarks/results/h200.md). Float32 was not
-# timed there.
+# step counts: alone, dot_product is 1.1 to 1.6 times faster than einsum on a CPU, but in the step it is not;
+# it stays as jax's own form, to compare with. The order was the same for rows of 7 and of 20 positions, many
+# or few. On an H200, a step of 8192 examples in bfloat16 takes 4.2 ms by the kernel and 5.8 ms by einsum
+# (benchmarks/results/h200.md). Float32 was not timed there. The kernel of cuDNN and broadcast products won no
+# step and were removed.
 _FASTEST = {("cpu", "float32"): "einsum", ("gpu", "float32"): "pallas", ("gpu", "bfloat16"): "pallas"}
 
 

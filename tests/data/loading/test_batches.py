@@ -8,7 +8,14 @@ import pytest
 
 from jaxrec.core.errors import InputError
 from jaxrec.data.loading import batches as batches_module
-from jaxrec.data.loading.batches import BatchGroups, EvalBatches, PackedEvalBatches, TrainBatches, stream
+from jaxrec.data.loading.batches import (
+    BatchGroups,
+    EvalBatches,
+    PackedEvalBatches,
+    Shards,
+    TrainBatches,
+    stream,
+)
 from jaxrec.data.loading.packing import Packer
 from jaxrec.data.storage.dataset import BLOCK_ROWS, as_words
 
@@ -150,7 +157,7 @@ def test_a_batch_is_distributed_over_the_shards(rows, shards, by_length):
     """Row j of shard d is row j * shards + d of the global batch."""
     whole, sharded = (
         make_batches(rows, lengths=by_length),
-        make_batches(rows, lengths=by_length, shards=shards),
+        make_batches(rows, lengths=by_length, shards=Shards(shards)),
     )
     for t in (0, 3, len(whole) - 1):
         words = sharded[t].words.reshape(shards, 100 // shards, -1)
@@ -160,10 +167,9 @@ def test_a_batch_is_distributed_over_the_shards(rows, shards, by_length):
 
 @pytest.mark.parametrize(("processes", "shards"), [(2, 1), (2, 4), (4, 4), (4, 1)])
 def test_processes_take_their_range_of_the_shards(rows, processes, shards):
-    whole = make_batches(rows, lengths=lengths, shards=max(shards, processes))
+    whole = make_batches(rows, lengths=lengths, shards=Shards(max(shards, processes)))
     by_process = [
-        make_batches(rows, lengths=lengths, process=p, processes=processes, shards=shards)
-        for p in range(processes)
+        make_batches(rows, lengths=lengths, shards=Shards(shards, p, processes)) for p in range(processes)
     ]
     for t in (0, 3, len(whole) - 1):
         np.testing.assert_array_equal(whole[t].words, np.concatenate([p[t].words for p in by_process]))
@@ -253,7 +259,7 @@ def test_a_batch_larger_than_the_dataset_is_refused(tiny):
 
 def test_a_batch_that_does_not_divide_by_the_devices_is_refused(rows):
     with pytest.raises(InputError, match=r"train.batch_size=100 must divide by the 3 devices"):
-        make_batches(rows, shards=3)
+        make_batches(rows, shards=Shards(3))
 
 
 @pytest.mark.parametrize("shards", [1, 4])

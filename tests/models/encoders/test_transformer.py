@@ -59,10 +59,10 @@ def test_blocks_use_the_selected_attention_implementation(variables, monkeypatch
 
         monkeypatch.setattr(transformer, name, record)
     x = jax.random.normal(jax.random.key(1), (4, 4, 12))
-    encoder = ENCODER.clone(form="broadcast")
+    encoder = ENCODER.clone(form="dot_product")
     jax.eval_shape(lambda: encoder.apply(variables, x, MASK, None))
     jax.eval_shape(lambda: ENCODER.apply(variables, x, MASK, None))
-    assert calls == [("attend_fused", "broadcast")] * 2 + [("attend_fused", "auto")] * 2
+    assert calls == [("attend_fused", "dot_product")] * 2 + [("attend_fused", "auto")] * 2
     calls.clear()
 
     def encode_with_cache():
@@ -71,4 +71,4 @@ def test_blocks_use_the_selected_attention_implementation(variables, monkeypatch
         return encoder.apply(variables, x, joint_mask, None, cache, method="with_keys")
 
     jax.eval_shape(encode_with_cache)
-    assert calls == [("attend_fused", "broadcast")] * 2 + [("attend", "broadcast")] * 2
+    assert calls == [("attend_fused", "dot_product")] * 2 + [("attend", "dot_product")] * 2

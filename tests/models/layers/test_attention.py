@@ -67,24 +67,6 @@ def test_implementations_equal_einsum_and_a_loop(name, dtype, length):
         np.testing.assert_allclose(actual[0], loop_attention(q, k, v, mask), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("length", EXAMPLES)
-def test_cudnn_gets_rows_of_even_length(length, monkeypatch):
-    """The XLA implementation replaces cuDNN and gives the same values."""
-    calls, xla_attention = [], jax.nn.dot_product_attention
-
-    def kernel(q, k, v, *, mask, implementation):
-        calls.append((q.shape[1], mask.shape[2:], implementation))
-        return xla_attention(q, k, v, mask=mask, implementation="xla")
-
-    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
-    q, k, v, mask = make_inputs(length, "float32")
-    actual, expected = (values_and_gradients(f, q, k, v, mask) for f in (attention.cudnn, attention.einsum))
-    even = length + length % 2
-    assert calls == [(even, (even, even), "cudnn")]
-    for a, b in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-6)
-
-
 @pytest.mark.parametrize("name, dtype", [x for x in CPU_CASES if x[1] != "float64"])
 def test_fully_masked_rows_are_finite(name, dtype):
     q, k, v, mask = make_inputs(4, dtype)
@@ -92,20 +74,19 @@ def test_fully_masked_rows_are_finite(name, dtype):
 
 
 def test_allowed_forms_by_device_and_dtype():
-    assert attention.allowed_forms("cpu", "float64", 8) == ("einsum", "broadcast")
-    assert attention.allowed_forms("cpu", "float32", 8) == ("einsum", "dot_product", "broadcast")
-    on_gpu = ("einsum", "dot_product", "cudnn", "broadcast", "pallas")
-    assert attention.allowed_forms("gpu", "bfloat16", 8) == on_gpu
-    for backend, dtype, width in (("gpu", "float32", 8), ("tpu", "bfloat16", 8), ("gpu", "bfloat16", 12)):
-        assert "cudnn" not in attention.allowed_forms(backend, dtype, width)
+    assert attention.allowed_forms("cpu", "float64", 8) == ("einsum",)
+    assert attention.allowed_forms("cpu", "float32", 8) == ("einsum", "dot_product")
+    assert attention.allowed_forms("gpu", "bfloat16", 8) == ("einsum", "dot_product", "pallas")
+    for backend, dtype, width in (("gpu", "float64", 8), ("tpu", "bfloat16", 8), ("gpu", "bfloat16", 129)):
+        assert "pallas" not in attention.allowed_forms(backend, dtype, width)
 
 
 def test_implementations_that_are_not_allowed_are_rejected():
-    allowed = "auto, einsum, dot_product, broadcast"
+    allowed = "auto, einsum, dot_product"
     with pytest.raises(
-        InputError, match=f"^model.attention_impl='cudnn' must be one of {allowed}: on cpu, in bf"
+        InputError, match=f"^model.attention_impl='pallas' must be one of {allowed}: on cpu, in bf"
     ):
-        attention.attend("cudnn", *make_inputs(4, "bfloat16"))
+        attention.attend("pallas", *make_inputs(4, "bfloat16"))
 
 
 def test_names_equal_the_allowed_config_values():
@@ -116,17 +97,17 @@ def test_names_equal_the_allowed_config_values():
 def test_auto_chooses_an_allowed_implementation(backend, monkeypatch):
     for dtype in ("float64", "float32", "bfloat16"):
         assert attention.choose_form(backend, dtype, 12) in attention.allowed_forms(backend, dtype, 12)
-    monkeypatch.setitem(attention._FASTEST, (backend, "bfloat16"), "broadcast")
-    assert attention.choose_form(backend, "bfloat16", 12) == "broadcast"
+    monkeypatch.setitem(attention._FASTEST, (backend, "bfloat16"), "dot_product")
+    assert attention.choose_form(backend, "bfloat16", 12) == "dot_product"
 
 
 def test_attend_uses_the_named_implementation(monkeypatch):
     """The implementations return their names; "auto" is the fastest."""
     forms = {name: attention.AttentionForm(lambda *_, name=name: name) for name in attention.FORMS}
     monkeypatch.setattr(attention, "FORMS", forms)
-    monkeypatch.setitem(attention._FASTEST, ("cpu", "float32"), "broadcast")
+    monkeypatch.setitem(attention._FASTEST, ("cpu", "float32"), "dot_product")
     inputs = make_inputs(7, "float32")
-    assert [attention.attend(name, *inputs) for name in (*forms, "auto")] == [*forms, "broadcast"]
+    assert [attention.attend(name, *inputs) for name in (*forms, "auto")] == [*forms, "dot_product"]
 
 
 def test_weighted_sum_is_the_same_with_and_without_gradient():
