@@ -2,7 +2,7 @@
 
 from datetime import date
 
-from jaxrec.config.schema import LIST_MIXES, Config, KuaiRand, Tables, Tfds
+from jaxrec.config.schema import LIST_MIXES, Config, Tables
 from jaxrec.config.tree import among, require
 from jaxrec.core import registry
 from jaxrec.core.errors import InputError
@@ -20,16 +20,15 @@ def whole(count: float) -> bool:
 def _check_source(config: Config) -> None:
     """Check what can be checked without reading the source; the simulator checks its own ranges."""
     source, path = config.source, config.data.path
-    needed = {KuaiRand: ("directory", "logs"), Tfds: ("name", "split")}
-    for name in needed.get(type(source), ()):
+    for name in source.required:
         where = getattr(source, name)
         require(bool(where), f"source.{name}", where, "say where the rows are")
     if isinstance(source, Tables):
         _check_tables(source, path)
     else:
         require(not path, "data.path", path, "be empty: only a Tables source has its log there")
-    if isinstance(source, Tfds):
-        _check_without_watch_time(config, "a Tfds source holds ratings, which do")
+    if not source.has_watch_times:
+        _check_without_watch_time(config, f"a {type(source).__name__} source holds ratings, which do")
     elif isinstance(source, Tables) and not source.columns.seconds:
         _check_without_watch_time(config, "a log without source.columns.seconds does")
 

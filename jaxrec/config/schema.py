@@ -5,9 +5,16 @@ are in the other modules of this package.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jaxrec.core.registry import TASKS
+
+# Exported by `jaxrec.config`.
+__all__ = [
+    "LIST_MIXES", "TRAIN_MIXES", "Columns", "Config", "Data", "Evaluate", "Expert", "Feature", "Gate",
+    "KuaiRand", "Mix", "Model", "NextItem", "Objective", "Optimizer", "Sampling", "Simulator", "Tables",
+    "Task", "Tfds", "Train",
+]  # fmt: skip
 
 
 @dataclass
@@ -24,8 +31,16 @@ class Feature:
 # ---------------------------------------------------------------- sources, one of which is `Config.source`
 
 
+class Source:
+    """What the class of a source declares besides its fields."""
+
+    reader: ClassVar[str]  # "module:object", called as object(source, features, data.path)
+    required: ClassVar[tuple[str, ...]] = ()  # names of the fields that must not be empty
+    has_watch_times: ClassVar[bool] = True  # False: ratings, without the seconds viewed
+
+
 @dataclass
-class Simulator:
+class Simulator(Source):
     """The simulated streaming service of `jaxrec/sources/simulator/source.py`.
 
     A strength of 1 is the default service; 0 removes its premise. `taste`, `interest` (a genre of the week),
@@ -55,6 +70,8 @@ class Simulator:
     replay_watched: float = 0.05  # fraction of watched titles that are played again later
     replay_abandoned: float = 0.02  # fraction of abandoned titles that are played again later
 
+    reader: ClassVar[str] = "jaxrec.sources.simulator.source:open_simulator"
+
 
 @dataclass
 class Columns:
@@ -72,7 +89,7 @@ class Columns:
 
 
 @dataclass
-class Tables:
+class Tables(Source):
     """CSV or Parquet: each a file, a folder or a glob."""
 
     interactions: str = ""  # or the config's data.path
@@ -80,17 +97,22 @@ class Tables:
     users: str = ""  # may stay empty
     columns: Columns = field(default_factory=Columns)
 
+    reader: ClassVar[str] = "jaxrec.sources.tables:TablesSource"
+
 
 @dataclass
-class KuaiRand:
+class KuaiRand(Source):
     """A folder in the official KuaiRand layout."""
 
     directory: str = ""
     logs: str = "log_standard_*.csv"
 
+    reader: ClassVar[str] = "jaxrec.sources.kuairand:open_kuairand"
+    required: ClassVar[tuple[str, ...]] = ("directory", "logs")
+
 
 @dataclass
-class Tfds:
+class Tfds(Source):
     """A TensorFlow Datasets name of ratings, stored as array_record."""
 
     name: str = ""
@@ -99,6 +121,10 @@ class Tfds:
     user: str = "user_id"
     title: str = "movie_id"
     time: str = "timestamp"  # seconds
+
+    reader: ClassVar[str] = "jaxrec.sources.tfds:open_tfds"
+    required: ClassVar[tuple[str, ...]] = ("name", "split")
+    has_watch_times: ClassVar[bool] = False
 
 
 # ---------------------------------------------------------------- preparation

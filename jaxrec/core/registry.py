@@ -1,20 +1,13 @@
 """The registry of extension points: each name that a config may give, and the object it stands for.
 
 An entry is text, "module:object", so that listing the names imports nothing; `resolve` imports one object.
-Config validation takes the allowed names from here. To add a loss, an encoder, a source or a task, write its
-module and add one line to the table it belongs to; `tests/core/test_registry.py` resolves every entry.
+Config validation takes the allowed names from here. To add a loss, an encoder, a head or a task, write its
+module and add one line to the table it belongs to; `tests/core/test_registry.py` resolves every entry. The
+class of a source, in `config/schema.py`, names its reader in the same form.
 """
 
 import importlib
 from typing import Any, NamedTuple
-
-# Class of the config's `source` -> the reader, called as reader(source, features, path).
-SOURCES = {
-    "Simulator": "jaxrec.sources.simulator.source:open_simulator",
-    "Tables": "jaxrec.sources.tables:TablesSource",
-    "KuaiRand": "jaxrec.sources.kuairand:open_kuairand",
-    "Tfds": "jaxrec.sources.tfds:open_tfds",
-}
 
 # Kind of a feature -> the module that turns its columns into a vector.
 FEATURE_KINDS = {

@@ -114,5 +114,5 @@ class KuaiRandSource(ThreeTables):
 
 
 def open_kuairand(source: schema.KuaiRand, features: tuple[schema.Feature, ...], path: str) -> KuaiRandSource:
-    """Return the reader of `registry.SOURCES`."""
+    """Return the reader that `schema.KuaiRand` names."""
     return KuaiRandSource(source, features)

@@ -223,5 +223,5 @@ def _column(values: list[Any], kind: str) -> np.ndarray:
 
 
 def open_tfds(source: schema.Tfds, features: tuple[schema.Feature, ...], path: str) -> TfdsSource:
-    """Return the reader of `registry.SOURCES`."""
+    """Return the reader that `schema.Tfds` names."""
     return TfdsSource(source, features)

@@ -140,5 +140,5 @@ def _device(c: Simulator, user: np.ndarray, time: np.ndarray, hour: np.ndarray) 
 
 
 def open_simulator(source: Simulator, features: tuple[Feature, ...], path: str) -> SimulatorSource:
-    """Return the reader of `registry.SOURCES`."""
+    """Return the reader that `schema.Simulator` names."""
     return SimulatorSource(source)
