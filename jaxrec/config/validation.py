@@ -156,17 +156,17 @@ def _check_reads(config: Config) -> None:
 
 
 def _check_sequences(config: Config) -> None:
-    """Check the model and objective of the task "next_item", and refuse its fields for other tasks."""
+    """Check the model and objective of a task on sequences, and refuse their fields for other tasks."""
     model, objective = config.model, config.next_item
     if config.rows == "requests":
         for key, wanted in (
             ("model.cosine", False), ("model.untied_item_embeddings", False), ("sampling.window", "latest"),
             ("sampling.stochastic_length", 0),
         ):  # fmt: skip
-            allowed = f"be {wanted} where task.name is 'ranking'"
+            allowed = f"be {wanted} where task.name is {config.task.name!r}"
             require(at(config, key) == wanted, key, at(config, key), allowed)
         return
-    such = "where task.name is 'next_item'"
+    such = f"where task.name is {config.task.name!r}"
     require(len(model.experts) == 1, "model.experts", model.experts, f"hold one Expert {such}")
     among("model.experts[0].encoder", model.experts[0].encoder, registry.SEQUENCE_ENCODERS)
     for key, wanted in (("head", "dot"), ("target_in_sequence", False)):
