@@ -60,7 +60,11 @@ def _check_without_watch_time(config: Config, such: str) -> None:
     for key, value, allowed in (
         ("sampling.mix.hard", hard, "0, for nobody is known to have abandoned one"),
         ("objective.personalised", objective.personalised, "False, for Eq. 13 weighs by completion"),
-        ("objective.regression", objective.regression, "0, for it predicts completion"),
+        *(
+            (f"objective.{head.weight}", getattr(objective, head.weight), "0, for it predicts completion")
+            for head in registry.HEADS.values()
+            if not head.ranks
+        ),
     ):
         require(not value, key, value, f"be {allowed}: {why}")
     for i, feature in enumerate(config.features):

@@ -216,8 +216,10 @@ def _check_objective(config: Config) -> None:
     if config.rows == "sequences":
         return  # theirs is next_title
     objective, score = config.objective, config.evaluate.ranking_head
-    weights = ("ctr", "ranking", "regression", "entropy", "balance", "retrieval", "alpha")
-    _at_least(config, 0, *(f"objective.{name}" for name in weights))
+    terms = [head.weight for head in registry.HEADS.values()]
+    _at_least(
+        config, 0, *(f"objective.{name}" for name in (*terms, "entropy", "balance", "retrieval", "alpha"))
+    )
     _positive(config, "objective.margin")
     _rate(config, "objective.soft_negative")
     require(
@@ -225,7 +227,8 @@ def _check_objective(config: Config) -> None:
         "objective.ctr", objective.ctr, "be above 0 where ranking is 0: something must order the titles",
     )  # fmt: skip
     if config.model.head == "dot":
-        one = not objective.regression and (objective.ctr > 0) != (objective.ranking > 0)
+        trained = [head for head in registry.HEADS.values() if getattr(objective, head.weight) > 0]
+        one = len(trained) == 1 and trained[0].ranks
         allowed = "be matcher unless ctr or ranking is the only task: a dot product is one score"
         require(one, "model.head", "dot", allowed)
     if score != "auto":

@@ -31,6 +31,22 @@ SEQUENCE_ENCODERS = {
     "gru4rec": "jaxrec.models.encoders.gru4rec:encode_positions",
 }
 
+
+class HeadEntry(NamedTuple):
+    """A head of the ranking model, and the term of Eq. 15 that trains it."""
+
+    weight: str  # field of the config's `objective`, and the term's name; at 0 there is no such head
+    target: str  # the term: a `losses.ranking.HeadTerm`
+    ranks: bool = False  # its scores can order titles; False: a value in (0, 1) of the positives
+    metrics: str = ""  # predictions [Q] and completions [Q] of the test targets -> metric -> value
+
+
+HEADS = {
+    "ctr": HeadEntry("ctr", "jaxrec.losses.ranking:ctr_term", ranks=True),
+    "ranking": HeadEntry("ranking", "jaxrec.losses.ranking:ranking_term", ranks=True),
+    "completion": HeadEntry("regression", "jaxrec.losses.ranking:completion_term"),
+}
+
 # Loss of the ranking head, Eq. 12 -> a function of the scores of an example's candidates.
 RANKING_LOSSES = {
     "hinge": "jaxrec.losses.ranking:hinge",
