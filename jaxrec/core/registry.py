@@ -24,6 +24,9 @@ ENCODERS = {
     "hstu": "jaxrec.models.encoders.hstu:Hstu",
 }
 
+# Encoders with softmax attention; `model.attention_impl` selects the implementation for these encoders only.
+SOFTMAX_ENCODERS = ("transformer", "sasrec")
+
 # Causal encoders of whole sequences -> an `encoders.base.PositionEncoder`: every position is encoded.
 SEQUENCE_ENCODERS = {
     "sasrec": "jaxrec.models.encoders.sasrec:encode_positions",

@@ -6,7 +6,7 @@ from jaxrec.config import schema
 from jaxrec.config.tree import fields_of, members
 from jaxrec.core import registry
 
-TABLES = {name: table for name, table in vars(registry).items() if name.isupper()}
+TABLES = {name: table for name, table in vars(registry).items() if isinstance(table, dict) and name.isupper()}
 ENTRIES = [
     (table, name, getattr(entry, "target", entry))
     for table in TABLES
