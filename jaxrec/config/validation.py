@@ -113,7 +113,7 @@ def _check_model(config: Config) -> None:
     require(bool(model.experts), "model.experts", model.experts, "hold at least one Expert")
     for i, expert in enumerate(model.experts):
         key = f"model.experts[{i}]"
-        among(f"{key}.encoder", expert.encoder, registry.ENCODERS)
+        among(f"{key}.encoder", expert.encoder, registry.TASKS[config.task.name].encoders)
         for name in ("max_len", "num_layers", "num_heads"):
             require(getattr(expert, name) >= 1, f"{key}.{name}", getattr(expert, name), "be at least 1")
         history = config.data.max_history
@@ -168,7 +168,6 @@ def _check_sequences(config: Config) -> None:
         return
     such = f"where task.name is {config.task.name!r}"
     require(len(model.experts) == 1, "model.experts", model.experts, f"hold one Expert {such}")
-    among("model.experts[0].encoder", model.experts[0].encoder, registry.SEQUENCE_ENCODERS)
     for key, wanted in (("head", "dot"), ("target_in_sequence", False)):
         require(getattr(model, key) == wanted, f"model.{key}", getattr(model, key), f"be {wanted} {such}")
     among("model.position", model.position, SEQUENCE_POSITIONS)

@@ -7,6 +7,7 @@ class of a source, in `config/schema.py`, names its reader in the same form.
 """
 
 import importlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 # Kind of a feature -> the module that turns its columns into a vector.
@@ -79,15 +80,16 @@ METRICS = {
 
 
 class TaskEntry(NamedTuple):
-    """A training task, and the rows of a dataset that it trains on."""
+    """A training task, the rows of a dataset that it trains on, and the encoders of its model."""
 
     target: str
     rows: str  # `core.row_format.Layout.examples`: "requests" or "sequences"
+    encoders: Mapping[str, str]  # the names that `encoder` of an expert may have
 
 
 TASKS = {
-    "ranking": TaskEntry("jaxrec.tasks.ranking:RankingTask", "requests"),
-    "next_item": TaskEntry("jaxrec.tasks.next_item:NextItemTask", "sequences"),
+    "ranking": TaskEntry("jaxrec.tasks.ranking:RankingTask", "requests", ENCODERS),
+    "next_item": TaskEntry("jaxrec.tasks.next_item:NextItemTask", "sequences", SEQUENCE_ENCODERS),
 }
 
 

@@ -69,10 +69,11 @@ class LayerStack(Parameters):
 
     fields: Expert
     attention: str = "auto"
+    encoder: str = ""  # as in `NextItemModel`
 
     @nn.compact
     def __call__(self, window: ItemWindow, x_BxLxD: jax.Array, key_BxLx2: jax.Array | None) -> jax.Array:
-        encode: PositionEncoder = resolve(SEQUENCE_ENCODERS[self.fields.encoder])
+        encode: PositionEncoder = resolve(self.encoder or SEQUENCE_ENCODERS[self.fields.encoder])
         positions = SequencePositions(x_BxLxD, window.title_BxL > 0, time_since_previous(window), key_BxLx2)
         return encode(self.dtype, self.fields, self.attention, self.path, positions)
 
@@ -115,9 +116,10 @@ class NextItemModel(Parameters):
     features: tuple[FeatureSpec, ...]  # of the dataset's layout; only title features are read
     titles: int  # V
     config: Model  # the only expert is the encoder; the expert's window is the maximum length of inputs
+    encoder: str = ""  # "module:object" of its `PositionEncoder`; empty: the causal one that the expert names
 
     def setup(self):
-        if self.config.experts[0].encoder not in SEQUENCE_ENCODERS:
+        if not self.encoder and self.config.experts[0].encoder not in SEQUENCE_ENCODERS:
             raise ValueError(
                 f"kind={self.config.experts[0].encoder!r} must be one of {(*SEQUENCE_ENCODERS,)}"
             )
@@ -132,7 +134,7 @@ class NextItemModel(Parameters):
         names = ("title", "scored") if self.config.untied_item_embeddings else ("title",)
         self.tables = [ItemTable(self.dtype, *fields, name=name) for name in names]
         self.layers = LayerStack(
-            self.dtype, self.config.experts[0], self.config.attention_impl, name="layers"
+            self.dtype, self.config.experts[0], self.config.attention_impl, self.encoder, name="layers"
         )
         if self.config.position == "index":
             self.positions = self.weight(
