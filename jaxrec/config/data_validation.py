@@ -159,10 +159,15 @@ def _check_examples(config: Config) -> None:
     if config.rows == "requests":
         return
     require(
-        data.num_targets == 1, "data.num_targets", data.num_targets, "be 1 where task.name is 'next_item'"
+        data.num_targets == 1,
+        "data.num_targets",
+        data.num_targets,
+        f"be 1 where task.name is {config.task.name!r}",
     )
     for i, feature in enumerate(config.features):
-        allowed = "be title where task.name is 'next_item': their positions have features of titles alone"
+        allowed = (
+            f"be title where task.name is {config.task.name!r}: their positions have features of titles alone"
+        )
         require(feature.where == "title", f"features[{i}].where", feature.where, allowed)
     reason = "for sequences keep seconds since 1970 in 32 bits"
     first, last = date.fromisoformat(data.earliest), date.fromisoformat(data.latest)

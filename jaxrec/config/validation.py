@@ -190,7 +190,7 @@ def _check_sequences(config: Config) -> None:
 def _check_split(config: Config) -> None:
     """Refuse what a sharded title table does not support."""
     if config.model.item_table_sharding == "split":
-        allowed = "be replicated with task.name='next_item': outputs meet all titles there"
+        allowed = f"be replicated with task.name={config.task.name!r}: outputs meet all titles there"
         require(config.rows == "requests", "model.item_table_sharding", "split", allowed)
         allowed = "be 0 with model.item_table_sharding='split': its negatives are drawn while the step runs"
         require(not config.model.retrieval_dim, "model.retrieval_dim", config.model.retrieval_dim, allowed)
@@ -206,7 +206,7 @@ def _check_retrieval(config: Config) -> None:
     require(bool(weight) or not width, "objective.retrieval", weight, allowed)
     allowed = "be 0 with model.target_in_sequence=True: a user has a vector for each candidate"
     require(not (width and config.model.target_in_sequence), "model.retrieval_dim", width, allowed)
-    allowed = "be 0 with task.name='next_item': every score is a dot product there"
+    allowed = f"be 0 with task.name={config.task.name!r}: every score is a dot product there"
     require(not (width and config.rows == "sequences"), "model.retrieval_dim", width, allowed)
 
 
