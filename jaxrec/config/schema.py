@@ -32,7 +32,7 @@ class Feature:
 
 
 class Source:
-    """What the class of a source declares besides its fields."""
+    """Declarations of the class of a source, besides its fields."""
 
     reader: ClassVar[str]  # "module:object", called as object(source, features, data.path)
     required: ClassVar[tuple[str, ...]] = ()  # names of the fields that must not be empty
