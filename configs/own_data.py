@@ -53,5 +53,6 @@ def get_config() -> Config:
             max_invalid_fraction=0.05,  # fraction of invalid rows above which preparation stops
             partitions=8,  # minimum; a large log is divided into more partitions
         ),
+        # A batch cannot hold more examples than the train split: 256 for a log of some thousand plays.
         train=Train(duration="20 epochs", batch_size=8192),
     )

@@ -98,7 +98,7 @@ def sections(source: str) -> list[Section]:
         after = [*node.body[1:], None]
         fields = []
         for statement, following in zip(node.body, after, strict=True):
-            if isinstance(statement, ast.AnnAssign):
+            if isinstance(statement, ast.AnnAssign) and "ClassVar" not in ast.unparse(statement.annotation):
                 end = following.lineno if following else (node.end_lineno or node.lineno) + 100
                 fields.append(_field(statement, following, end, notes))
         doc = ast.get_docstring(node) or ""

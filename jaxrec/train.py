@@ -16,6 +16,7 @@ from jaxrec.config.schema import Config
 from jaxrec.config.serialization import dataset_directory
 from jaxrec.config.validation import check_devices
 from jaxrec.core.paths import AnyPath, as_path
+from jaxrec.core.registry import SOFTMAX_ENCODERS
 from jaxrec.runtime.host_memory import gc_paused
 from jaxrec.runtime.preemption import TERMINATED_EXIT, GracePeriod, PreemptionHandler
 
@@ -68,7 +69,6 @@ def _train_on_host(
         from jaxrec.evaluation.evaluator import EvaluationOptions, evaluate
         from jaxrec.evaluation.results import write_result
         from jaxrec.models.layers import attention
-        from jaxrec.models.mixture import SOFTMAX_ENCODERS
         from jaxrec.reporting.progress import stage_progress
         from jaxrec.runtime import host_memory, multihost
         from jaxrec.runtime.mesh import device_count

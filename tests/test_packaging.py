@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -12,7 +13,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 FILES = {"3.11": "constraints.txt", "3.12": "constraints-py312.txt", "3.13": "constraints-py312.txt"}
 PYTHONS = {  # of each file, as its lines have it
     "constraints.txt": "python_version < '3.12'",
@@ -109,3 +111,16 @@ def test_every_import_is_declared(folder):
             continue
         candidates = {canonicalize_name(d) for d in distributions.get(module, [module])}
         assert candidates & declared, f"{path.relative_to(ROOT)} imports {module}: add it to pyproject.toml"
+
+
+def test_a_folder_of_the_same_name_does_not_hide_an_editable_install(tmp_path):
+    """`python -m` puts the working folder first: the parent of a clone has a folder `jaxrec`, no package."""
+    assert PYPROJECT["tool"]["setuptools"]["package-dir"] == {"": "."}  # a path entry, not an import hook
+    (tmp_path / "jaxrec").mkdir()
+    shown = subprocess.check_output(
+        [sys.executable, "-c", "import jaxrec; print(jaxrec.__file__)"], cwd=tmp_path, text=True
+    )
+    assert shown.endswith("__init__.py\n"), "a namespace package"
+    command = [sys.executable, "-m", "jaxrec.train", "--config", "tiny", "--config.train.seed=-1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: train.seed=-1 must be in [0, 2**32)\n")

@@ -2,7 +2,7 @@
 
 from datetime import date
 
-from jaxrec.config.schema import LIST_MIXES, Config, KuaiRand, Tables, Tfds
+from jaxrec.config.schema import LIST_MIXES, Config, Tables
 from jaxrec.config.tree import among, require
 from jaxrec.core import registry
 from jaxrec.core.errors import InputError
@@ -21,16 +21,15 @@ def whole(count: float) -> bool:
 def _check_source(config: Config) -> None:
     """Check what can be checked without reading the source; the simulator checks its own ranges."""
     source, path = config.source, config.data.path
-    needed = {KuaiRand: ("directory", "logs"), Tfds: ("name", "split")}
-    for name in needed.get(type(source), ()):
+    for name in source.required:
         where = getattr(source, name)
         require(bool(where), f"source.{name}", where, "not be empty")
     if isinstance(source, Tables):
         _check_tables(source, path)
     else:
         require(not path, "data.path", path, "be empty: only a Tables source has its log there")
-    if isinstance(source, Tfds):
-        _check_without_watch_time(config, "a Tfds source holds ratings, which do")
+    if not source.has_watch_times:
+        _check_without_watch_time(config, f"a {type(source).__name__} source holds ratings, which do")
     elif isinstance(source, Tables) and not source.columns.seconds:
         _check_without_watch_time(config, "a log without source.columns.seconds does")
 
@@ -64,7 +63,11 @@ def _check_without_watch_time(config: Config, such: str) -> None:
     for key, value, allowed in (
         ("sampling.mix.hard", hard, "0, for nobody is known to have abandoned one"),
         ("objective.personalised", objective.personalised, "False, for Eq. 13 weighs by completion"),
-        ("objective.regression", objective.regression, "0, for it predicts completion"),
+        *(
+            (f"objective.{head.weight}", getattr(objective, head.weight), "0, for it predicts completion")
+            for head in registry.HEADS.values()
+            if not head.ranks
+        ),
     ):
         require(not value, key, value, f"be {allowed}: {why}")
     for i, feature in enumerate(config.features):
@@ -159,10 +162,15 @@ def _check_examples(config: Config) -> None:
     if config.rows == "requests":
         return
     require(
-        data.num_targets == 1, "data.num_targets", data.num_targets, "be 1 where task.name is 'next_item'"
+        data.num_targets == 1,
+        "data.num_targets",
+        data.num_targets,
+        f"be 1 where task.name is {config.task.name!r}",
     )
     for i, feature in enumerate(config.features):
-        allowed = "be title where task.name is 'next_item': their positions have features of titles alone"
+        allowed = (
+            f"be title where task.name is {config.task.name!r}: their positions have features of titles alone"
+        )
         require(feature.where == "title", f"features[{i}].where", feature.where, allowed)
     reason = "for sequences keep seconds since 1970 in 32 bits"
     first, last = date.fromisoformat(data.earliest), date.fromisoformat(data.latest)

@@ -5,9 +5,16 @@ are in the other modules of this package.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jaxrec.core.registry import TASKS
+
+# Exported by `jaxrec.config`.
+__all__ = [
+    "LIST_MIXES", "TRAIN_MIXES", "Columns", "Config", "Data", "Evaluate", "Expert", "Feature", "Gate",
+    "KuaiRand", "Mix", "Model", "NextItem", "Objective", "Optimizer", "Sampling", "Simulator", "Tables",
+    "Task", "Tfds", "Train",
+]  # fmt: skip
 
 
 @dataclass
@@ -24,8 +31,16 @@ class Feature:
 # ---------------------------------------------------------------- sources, one of which is `Config.source`
 
 
+class Source:
+    """Declarations of the class of a source, besides its fields."""
+
+    reader: ClassVar[str]  # "module:object", called as object(source, features, data.path)
+    required: ClassVar[tuple[str, ...]] = ()  # names of the fields that must not be empty
+    has_watch_times: ClassVar[bool] = True  # False: ratings, without the seconds viewed
+
+
 @dataclass
-class Simulator:
+class Simulator(Source):
     """The simulated streaming service of `jaxrec/sources/simulator/source.py`.
 
     A strength of 1 is the default service; 0 removes its premise. `taste`, `interest` (a genre of the week),
@@ -55,6 +70,8 @@ class Simulator:
     replay_watched: float = 0.05  # fraction of watched titles that are played again later
     replay_abandoned: float = 0.02  # fraction of abandoned titles that are played again later
 
+    reader: ClassVar[str] = "jaxrec.sources.simulator.source:open_simulator"
+
 
 @dataclass
 class Columns:
@@ -76,7 +93,7 @@ class Columns:
 
 
 @dataclass
-class Tables:
+class Tables(Source):
     """Source of three tables in CSV or Parquet, each a file, a folder or a glob."""
 
     interactions: str = ""  # the log; "": the log is `data.path`
@@ -84,17 +101,22 @@ class Tables:
     users: str = ""  # users table; "": no users table
     columns: Columns = field(default_factory=Columns)
 
+    reader: ClassVar[str] = "jaxrec.sources.tables:TablesSource"
+
 
 @dataclass
-class KuaiRand:
+class KuaiRand(Source):
     """Source in the official KuaiRand layout: a folder, and the glob of its logs."""
 
     directory: str = ""  # the folder with the tables
     logs: str = "log_standard_*.csv"  # glob of the log files in the folder
 
+    reader: ClassVar[str] = "jaxrec.sources.kuairand:open_kuairand"
+    required: ClassVar[tuple[str, ...]] = ("directory", "logs")
+
 
 @dataclass
-class Tfds:
+class Tfds(Source):
     """Source of ratings: a dataset of TensorFlow Datasets, stored as array_record.
 
     `user`, `title` and `time` name columns of the dataset.
@@ -106,6 +128,10 @@ class Tfds:
     user: str = "user_id"
     title: str = "movie_id"
     time: str = "timestamp"  # column of seconds since 1970, UTC
+
+    reader: ClassVar[str] = "jaxrec.sources.tfds:open_tfds"
+    required: ClassVar[tuple[str, ...]] = ("name", "split")
+    has_watch_times: ClassVar[bool] = False
 
 
 # ---------------------------------------------------------------- preparation

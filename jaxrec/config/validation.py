@@ -122,7 +122,7 @@ def _check_model(config: Config) -> None:
     require(bool(model.experts), "model.experts", model.experts, "hold at least one Expert")
     for i, expert in enumerate(model.experts):
         key = f"model.experts[{i}]"
-        among(f"{key}.encoder", expert.encoder, registry.ENCODERS)
+        among(f"{key}.encoder", expert.encoder, registry.TASKS[config.task.name].encoders)
         for name in ("max_len", "num_layers", "num_heads"):
             require(getattr(expert, name) >= 1, f"{key}.{name}", getattr(expert, name), "be at least 1")
         history = config.data.max_history
@@ -165,19 +165,18 @@ def _check_reads(config: Config) -> None:
 
 
 def _check_sequences(config: Config) -> None:
-    """Check the model and objective of the task "next_item", and refuse its fields for other tasks."""
+    """Check the model and objective of a task on sequences, and refuse their fields for other tasks."""
     model, objective = config.model, config.next_item
     if config.rows == "requests":
         for key, wanted in (
             ("model.cosine", False), ("model.untied_item_embeddings", False), ("sampling.window", "latest"),
             ("sampling.stochastic_length", 0),
         ):  # fmt: skip
-            allowed = f"be {wanted} where task.name is 'ranking'"
+            allowed = f"be {wanted} where task.name is {config.task.name!r}"
             require(at(config, key) == wanted, key, at(config, key), allowed)
         return
-    such = "where task.name is 'next_item'"
+    such = f"where task.name is {config.task.name!r}"
     require(len(model.experts) == 1, "model.experts", model.experts, f"hold one Expert {such}")
-    among("model.experts[0].encoder", model.experts[0].encoder, registry.SEQUENCE_ENCODERS)
     for key, wanted in (("head", "dot"), ("target_in_sequence", False)):
         require(getattr(model, key) == wanted, f"model.{key}", getattr(model, key), f"be {wanted} {such}")
     among("model.position", model.position, SEQUENCE_POSITIONS)
@@ -200,7 +199,7 @@ def _check_sequences(config: Config) -> None:
 def _check_split(config: Config) -> None:
     """Refuse what a sharded title table does not support."""
     if config.model.item_table_sharding == "split":
-        allowed = "be replicated with task.name='next_item': outputs meet all titles there"
+        allowed = f"be replicated with task.name={config.task.name!r}: outputs meet all titles there"
         require(config.rows == "requests", "model.item_table_sharding", "split", allowed)
         allowed = "be 0 with model.item_table_sharding='split': its negatives are drawn while the step runs"
         require(not config.model.retrieval_dim, "model.retrieval_dim", config.model.retrieval_dim, allowed)
@@ -216,7 +215,7 @@ def _check_retrieval(config: Config) -> None:
     require(bool(weight) or not width, "objective.retrieval", weight, allowed)
     allowed = "be 0 with model.target_in_sequence=True: a user has a vector for each candidate"
     require(not (width and config.model.target_in_sequence), "model.retrieval_dim", width, allowed)
-    allowed = "be 0 with task.name='next_item': every score is a dot product there"
+    allowed = f"be 0 with task.name={config.task.name!r}: every score is a dot product there"
     require(not (width and config.rows == "sequences"), "model.retrieval_dim", width, allowed)
 
 
@@ -225,8 +224,10 @@ def _check_objective(config: Config) -> None:
     if config.rows == "sequences":
         return  # theirs is next_title
     objective, score = config.objective, config.evaluate.ranking_head
-    weights = ("ctr", "ranking", "regression", "entropy", "balance", "retrieval", "alpha")
-    _at_least(config, 0, *(f"objective.{name}" for name in weights))
+    terms = [head.weight for head in registry.HEADS.values()]
+    _at_least(
+        config, 0, *(f"objective.{name}" for name in (*terms, "entropy", "balance", "retrieval", "alpha"))
+    )
     _positive(config, "objective.margin")
     _rate(config, "objective.soft_negative")
     require(
@@ -234,7 +235,8 @@ def _check_objective(config: Config) -> None:
         "objective.ctr", objective.ctr, "be above 0 where ranking is 0: something must order the titles",
     )  # fmt: skip
     if config.model.head == "dot":
-        one = not objective.regression and (objective.ctr > 0) != (objective.ranking > 0)
+        trained = [head for head in registry.HEADS.values() if getattr(objective, head.weight) > 0]
+        one = len(trained) == 1 and trained[0].ranks
         allowed = "be matcher unless ctr or ranking is the only task: a dot product is one score"
         require(one, "model.head", "dot", allowed)
     if score != "auto":

@@ -1,20 +1,14 @@
 """The registry of extension points: each name that a config may give, and the object it stands for.
 
 An entry is text, "module:object", so that listing the names imports nothing; `resolve` imports one object.
-Config validation takes the allowed names from here. To add a loss, an encoder, a source or a task, write its
-module and add one line to the table it belongs to; `tests/core/test_registry.py` resolves every entry.
+Config validation takes the allowed names from here. To add a loss, an encoder, a head or a task, write its
+module and add one line to the table it belongs to; `tests/core/test_registry.py` resolves every entry. The
+class of a source, in `config/schema.py`, names its reader in the same form.
 """
 
 import importlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
-
-# Class of the config's `source` -> the reader, called as reader(source, features, path).
-SOURCES = {
-    "Simulator": "jaxrec.sources.simulator.source:open_simulator",
-    "Tables": "jaxrec.sources.tables:TablesSource",
-    "KuaiRand": "jaxrec.sources.kuairand:open_kuairand",
-    "Tfds": "jaxrec.sources.tfds:open_tfds",
-}
 
 # Kind of a feature -> the module that turns its columns into a vector.
 FEATURE_KINDS = {
@@ -31,11 +25,30 @@ ENCODERS = {
     "hstu": "jaxrec.models.encoders.hstu:Hstu",
 }
 
+# Encoders with softmax attention; `model.attention_impl` selects the implementation for these encoders only.
+SOFTMAX_ENCODERS = ("transformer", "sasrec")
+
 # Causal encoders of whole sequences -> an `encoders.base.PositionEncoder`: every position is encoded.
 SEQUENCE_ENCODERS = {
     "sasrec": "jaxrec.models.encoders.sasrec:encode_positions",
     "hstu": "jaxrec.models.encoders.hstu:encode_positions",
     "gru4rec": "jaxrec.models.encoders.gru4rec:encode_positions",
+}
+
+
+class HeadEntry(NamedTuple):
+    """A head of the ranking model, and the term of Eq. 15 that trains it."""
+
+    weight: str  # field of the config's `objective`, and the term's name; at 0 there is no such head
+    target: str  # the term: a `losses.ranking.HeadTerm`
+    ranks: bool = False  # its scores can order titles; False: a value in (0, 1) of the positives
+    metrics: str = ""  # predictions [Q] and completions [Q] of the test targets -> metric -> value
+
+
+HEADS = {
+    "ctr": HeadEntry("ctr", "jaxrec.losses.ranking:ctr_term", ranks=True),
+    "ranking": HeadEntry("ranking", "jaxrec.losses.ranking:ranking_term", ranks=True),
+    "completion": HeadEntry("regression", "jaxrec.losses.ranking:completion_term"),
 }
 
 # Loss of the ranking head, Eq. 12 -> a function of the scores of an example's candidates.
@@ -67,20 +80,23 @@ METRICS = {
 
 
 class TaskEntry(NamedTuple):
-    """A training task, and the rows of a dataset that it trains on.
+    """A training task.
 
     Attributes:
         target: "module:object" of the task.
-        rows: "requests" or "sequences", as in `core.row_format.Layout.examples`.
+        rows: Rows of the dataset that it trains on: "requests" or "sequences", as in
+            `core.row_format.Layout.examples`.
+        encoders: The names that `encoder` of an expert may have, with the encoders.
     """
 
     target: str
     rows: str
+    encoders: Mapping[str, str]
 
 
 TASKS = {
-    "ranking": TaskEntry("jaxrec.tasks.ranking:RankingTask", "requests"),
-    "next_item": TaskEntry("jaxrec.tasks.next_item:NextItemTask", "sequences"),
+    "ranking": TaskEntry("jaxrec.tasks.ranking:RankingTask", "requests", ENCODERS),
+    "next_item": TaskEntry("jaxrec.tasks.next_item:NextItemTask", "sequences", SEQUENCE_ENCODERS),
 }
 
 

@@ -15,6 +15,7 @@ from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import CATALOGUE, LISTS
 from jaxrec.core.paths import AnyPath, as_path
+from jaxrec.core.registry import HEADS, resolve
 from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.dataset import Arrays, Dataset, Rows
 from jaxrec.evaluation import baselines, gate_analysis, metrics
@@ -256,8 +257,8 @@ def _evaluate_lists(
         raise InputError(
             f"next_k={max(ks)} must be at most {dataset.layout.next_k}, the next titles in the dataset"
         )
-    other_heads = loaded.task.ranking_heads[1:] if heads else ()
-    scorer = ListScorer(loaded.task, queries.table, False, max(ks), other_heads)
+    other_heads, measured = loaded.task.ranking_heads[1:] if heads else (), loaded.task.measured_heads
+    scorer = ListScorer(loaded.task, queries.table, False, max(ks), (*other_heads, *measured))
     scores, gate, _, by_head = scorer(loaded.params, queries.on_disk)
     other_scores = {head: by_head[head] for head in other_heads}
     shown = loaded.config.sampling.history_keeps_abandoned
@@ -271,6 +272,11 @@ def _evaluate_lists(
         result["gate"] = gate_analysis.gate_report(gate, rows, shown)
     if "enabled" in lists:
         result["by_hard"] = by_hard(scores, rows)
+    if measured:  # of the first target of each query
+        completion = rows["target_completion"][:, 0]
+        result["heads"] = {
+            head: resolve(HEADS[head].metrics)(by_head[head][:, 0, 0, 0], completion) for head in measured
+        }
     if other_scores:
         result["other_heads"] = {
             head: {f"lists{metrics.suffix(k)}": model_lists(head_scores, rows, k, lists) for k in ks}

@@ -9,7 +9,7 @@ Axis letters: B examples, K positives, N negatives, E experts.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import chex
 import jax
@@ -19,14 +19,14 @@ import optax
 
 from jaxrec.config.schema import Objective, Sampling
 from jaxrec.core.batch import Batch
-from jaxrec.core.registry import RANKING_LOSSES, resolve
+from jaxrec.core.registry import HEADS, RANKING_LOSSES, resolve
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]  # metric -> (sum, count); the reader divides once
 
 
 Moving = tuple[Mapping[str, jax.Array], jax.Array]  # weights of TASKS, and the addend of each example's total
 _MIN_LOAD = 1e-6  # bounds the gradient towards an expert that no example uses
-TASKS = ("ctr", "ranking", "regression")  # the terms of Eq. 15 with a task weight
+TASKS = tuple(head.weight for head in HEADS.values())  # the terms of Eq. 15 with a task weight
 
 
 class CandidateLoss(NamedTuple):
@@ -145,6 +145,44 @@ def load_balancing_loss(gate: jax.Array, expert_load: jax.Array) -> jax.Array:
     return (gate * jnp.log(jnp.maximum(expert_load, _MIN_LOAD))).sum(-1)
 
 
+class HeadInputs(NamedTuple):
+    """Inputs of the term of a head, besides the head's scores."""
+
+    candidates: CandidateLoss
+    weight: jax.Array  # [B, K] of Eq. 13
+    label: jax.Array  # [K] of the next titles
+    config: Objective
+
+
+class HeadTerm(Protocol):
+    """Term of a head, one value [B] per example.
+
+    The scores are [B, K + N], the positives first. A head that does not rank gives a value in (0, 1) of each
+    positive, [B, K].
+    """
+
+    def __call__(self, scores: jax.Array, inputs: HeadInputs, /) -> jax.Array: ...
+
+
+def ctr_term(s: jax.Array, inputs: HeadInputs) -> jax.Array:
+    """Term of the click head: `cross_entropy`."""
+    c, K, config = inputs.candidates, len(inputs.label), inputs.config
+    soft = soft_labels(c.hard, config.soft_negative, config.soft_on)
+    return cross_entropy(s[:, :K], s[:, K:], inputs.label, soft, inputs.weight, c)
+
+
+def ranking_term(s: jax.Array, inputs: HeadInputs) -> jax.Array:
+    """Term of the ranking head: the loss `config.ranking_loss`."""
+    K, config = len(inputs.label), inputs.config
+    loss = resolve(RANKING_LOSSES[config.ranking_loss])
+    return loss(s[:, :K], s[:, K:], inputs.weight * inputs.label, inputs.candidates, config.margin)
+
+
+def completion_term(predicted: jax.Array, inputs: HeadInputs) -> jax.Array:
+    """Term of the completion head: `regression`."""
+    return regression(predicted[:, : len(inputs.label)], inputs.candidates)
+
+
 def _example_mean(value: jax.Array, c: CandidateLoss) -> jax.Array:
     """Gate value [B], or the mean of [B, K + N] over present candidates."""
     return value if value.ndim == 1 else _masked_mean(value, jnp.concatenate([c.present, c.negative], axis=1))
@@ -201,21 +239,17 @@ def per_example(
     scores, clean_gate = outputs.scores, outputs.clean_gate_BxE
     if len(labels) != K:
         raise ValueError(f"{len(labels)} labels for {K} positives")
-    _check_shapes({t: scores[t] for t in ("ctr", "ranking") if getattr(config, t)}, c, clean_gate)
+    trained = {name: head for name, head in HEADS.items() if getattr(config, head.weight)}
+    _check_shapes({name: scores[name] for name, head in trained.items() if head.ranks}, c, clean_gate)
     label = jnp.asarray(labels, clean_gate.dtype)
     weight = jnp.ones_like(c.completion)
     if config.personalised:
         weight = engagement_weight(jnp.where(c.present, c.completion, 0.0), config.alpha, threshold)
-    weighted = []  # (term, its weight in the total, its values)
-    if config.ctr:
-        s = scores["ctr"]
-        soft = soft_labels(c.hard, config.soft_negative, config.soft_on)
-        weighted.append(("ctr", w["ctr"], cross_entropy(s[:, :K], s[:, K:], label, soft, weight, c)))
-    if config.ranking:
-        s, loss = scores["ranking"], resolve(RANKING_LOSSES[config.ranking_loss])
-        weighted.append(("ranking", w["ranking"], loss(s[:, :K], s[:, K:], weight * label, c, config.margin)))
-    if config.regression:
-        weighted.append(("regression", w["regression"], regression(scores["completion"][:, :K], c)))
+    inputs = HeadInputs(c, weight, label, config)
+    weighted = [  # (term, its weight in the total, its values)
+        (head.weight, w[head.weight], resolve(head.target)(scores[name], inputs))
+        for name, head in trained.items()
+    ]
     if config.entropy and target_entropy is not None and clean_gate.shape[-1] > 1:
         deviation = _example_mean(jnp.square(entropy(clean_gate) - target_entropy), c)
         weighted.append(("entropy", config.entropy, deviation))

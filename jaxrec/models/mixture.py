@@ -46,10 +46,6 @@ class TransformerExpert(SequenceEncoder):
         return AttentionPooling(self.dtype, name="pool")(h_RxLxD, owner_RxL, examples)
 
 
-# Encoders with softmax attention; `model.attention_impl` selects the implementation for these encoders only.
-SOFTMAX_ENCODERS = ("transformer", "sasrec")
-
-
 class Gate(Parameters):
     """Gate of the experts (Eq. 9), from user features and the vectors of all experts.
 

@@ -80,10 +80,11 @@ class LayerStack(Parameters):
 
     fields: Expert
     attention: str = "auto"
+    encoder: str = ""  # as in `NextItemModel`
 
     @nn.compact
     def __call__(self, window: ItemWindow, x_BxLxD: jax.Array, key_BxLx2: jax.Array | None) -> jax.Array:
-        encode: PositionEncoder = resolve(SEQUENCE_ENCODERS[self.fields.encoder])
+        encode: PositionEncoder = resolve(self.encoder or SEQUENCE_ENCODERS[self.fields.encoder])
         positions = SequencePositions(x_BxLxD, window.title_BxL > 0, time_since_previous(window), key_BxLx2)
         return encode(self.dtype, self.fields, self.attention, self.path, positions)
 
@@ -135,11 +136,13 @@ class NextItemModel(Parameters):
         titles: Number of titles V.
         config: Config of the model. The only expert is the encoder; its `max_len` is the maximum length of
             inputs.
+        encoder: "module:object" of its `PositionEncoder`; empty: the causal one that the expert names.
     """
 
     features: tuple[FeatureSpec, ...]
     titles: int
     config: Model
+    encoder: str = ""
 
     def setup(self):
         """Create the item tables and the encoder.
@@ -147,7 +150,7 @@ class NextItemModel(Parameters):
         Raises:
             ValueError: No position encoder has the configured name.
         """
-        if self.config.experts[0].encoder not in SEQUENCE_ENCODERS:
+        if not self.encoder and self.config.experts[0].encoder not in SEQUENCE_ENCODERS:
             raise ValueError(
                 f"kind={self.config.experts[0].encoder!r} must be one of {(*SEQUENCE_ENCODERS,)}"
             )
@@ -162,7 +165,7 @@ class NextItemModel(Parameters):
         names = ("title", "scored") if self.config.untied_item_embeddings else ("title",)
         self.tables = [ItemTable(self.dtype, *fields, name=name) for name in names]
         self.layers = LayerStack(
-            self.dtype, self.config.experts[0], self.config.attention_impl, name="layers"
+            self.dtype, self.config.experts[0], self.config.attention_impl, self.encoder, name="layers"
         )
         if self.config.position == "index":
             self.positions = self.weight(

@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from jaxrec.core.batch import History, TitleTable
 from jaxrec.core.ids import FIRST_TITLE
+from jaxrec.core.registry import HEADS
 from jaxrec.models.heads import MlpHead, ProductFeatures, RetrievalHead, dot_score
 from jaxrec.models.layers.dense import at_least_float32
 from jaxrec.models.layers.rng import layer_id, randint
@@ -20,7 +21,7 @@ from jaxrec.models.layers.title_encoder import TitleProjections
 from jaxrec.models.outputs import RankingOutput, RetrievalScores, UserEncoding
 from jaxrec.models.user_encoder import UserEncoder
 
-HEAD_NAMES = ("ctr", "ranking", "completion")
+HEAD_NAMES = tuple(HEADS)
 HEAD_KINDS = ("matcher", "dot")
 
 
@@ -109,7 +110,7 @@ class RankingModel(UserEncoder):
         scores = {}
         for task in self.tasks if tasks is None else tasks:
             s_BxC = self.matchers[task](user.vector_BxF, titles, x)
-            scores[task] = nn.sigmoid(s_BxC) if task == "completion" else s_BxC
+            scores[task] = s_BxC if HEADS[task].ranks else nn.sigmoid(s_BxC)
         return scores
 
     def score_catalogue(self, user: UserEncoding, table: TitleTable, task: str) -> jax.Array:
@@ -127,7 +128,7 @@ class RankingModel(UserEncoder):
             s_BxV = u_BxU[:, : self.config.width] @ (t_VxF @ self.rows.of_title).T
             return s_BxV.astype(at_least_float32(self.dtype))
         s_BxV = self.matchers[task].every(u_BxU, t_VxF, self.product if self.config.matcher_product else None)
-        return nn.sigmoid(s_BxV) if task == "completion" else s_BxV
+        return s_BxV if HEADS[task].ranks else nn.sigmoid(s_BxV)
 
     def retrieve(
         self, user: UserEncoding, table: TitleTable, catalogue: TitleProjections | None = None
@@ -174,23 +175,22 @@ class RankingModel(UserEncoder):
             table: Features of all titles.
             temperature: Temperature of the gate.
             key_Bx2: uint32 keys of the examples; None for no noise and no dropout.
-            positives: Number of positives per example in training. Completion is then computed for the
-                positives only, [B, positives], because no loss reads the rest. With a key, the retrieval head
-                scores the positives and sampled titles.
+            positives: Number of positives per example in training. Heads that do not rank are then computed
+                for the positives only, [B, positives], because no loss reads the rest. With a key, the
+                retrieval head scores the positives and sampled titles.
             catalogue: Projections from the method `catalogue`; None: computed in this call.
         """
         user = self.encode(history, table, temperature, key_Bx2, catalogue, candidate_BxC)
-        if positives is None or "completion" not in self.tasks:
+        values = tuple(t for t in self.tasks if not HEADS[t].ranks)
+        if positives is None or not values:
             scores = self.score(user, candidate_BxC, table, None, catalogue)
         else:
-            remaining = tuple(t for t in self.tasks if t != "completion")
+            remaining = tuple(t for t in self.tasks if HEADS[t].ranks)
             scores = self.score(user, candidate_BxC, table, remaining, catalogue)
             positive_users = (
                 UserEncoding(*(x[:, :positives] for x in user)) if self.config.target_in_sequence else user
             )
-            scores |= self.score(
-                positive_users, candidate_BxC[:, :positives], table, ("completion",), catalogue
-            )
+            scores |= self.score(positive_users, candidate_BxC[:, :positives], table, values, catalogue)
         retrieved = None
         if self.config.retrieval_dim and self.is_initializing():
             self.retrieve(user, table)

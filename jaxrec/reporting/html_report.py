@@ -99,6 +99,8 @@ def format_table(result: Mapping[str, Any]) -> str:
             )
     if "gate" in result:
         lines += ["", _gate_line(result["gate"])]
+    for head, values in result.get("heads", {}).items():
+        lines += ["", f"head {head}: " + ", ".join(f"{m} {_cell(value)}" for m, value in values.items())]
     fractions = oracle_fraction(result)
     lines += [""] if fractions else []
     for name, fraction in fractions.items():

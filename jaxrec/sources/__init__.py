@@ -5,12 +5,12 @@ TensorFlow Datasets, and `simulator` generates the log of a simulated service.
 """
 
 from jaxrec.config import schema
-from jaxrec.core.registry import SOURCES, resolve
+from jaxrec.core.registry import resolve
 from jaxrec.core.tables import Source
 
 
 def open_source(
-    source: schema.Simulator | schema.Tables | schema.KuaiRand | schema.Tfds,
+    source: schema.Source,
     features: tuple[schema.Feature, ...],
     path: str = "",
 ) -> Source:
@@ -24,4 +24,4 @@ def open_source(
     Raises:
         InputError: The source is invalid, as far as can be checked without reading a row.
     """
-    return resolve(SOURCES[type(source).__name__])(source, features, path)
+    return resolve(source.reader)(source, features, path)

@@ -118,7 +118,7 @@ class KuaiRandSource(ThreeTables):
 
 
 def open_kuairand(source: schema.KuaiRand, features: tuple[schema.Feature, ...], path: str) -> KuaiRandSource:
-    """Open a KuaiRand source, as an entry of `registry.SOURCES`.
+    """Open a KuaiRand source, the reader that its config class names.
 
     Args:
         source: Folder and pattern of the logs.

@@ -226,7 +226,7 @@ def _column(values: list[Any], kind: str) -> np.ndarray:
 
 
 def open_tfds(source: schema.Tfds, features: tuple[schema.Feature, ...], path: str) -> TfdsSource:
-    """Open a TensorFlow Datasets source, as an entry of `registry.SOURCES`.
+    """Open a TensorFlow Datasets source, the reader that its config class names.
 
     Args:
         source: Dataset, split and columns.

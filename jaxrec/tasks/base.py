@@ -245,6 +245,11 @@ class Task:
         """Names of the heads that can order titles; the one used at evaluation first."""
         return ()
 
+    @property
+    def measured_heads(self) -> tuple[str, ...]:
+        """Names of the heads whose `registry.HEADS` entry has metrics of their predictions."""
+        return ()
+
     # ------------------------------------------------ common to all tasks
 
     def microbatches(self, device_batch: int) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxrec.config.validation import mix_counts
 from jaxrec.core.batch import Batch, History, HostBatch, TitleTable
 from jaxrec.core.ids import LISTS, UNKNOWN
+from jaxrec.core.registry import HEADS
 from jaxrec.data.loading.packing import Packer
 from jaxrec.losses import ranking, task_weights
 from jaxrec.models.cached_scoring import score_in_groups
@@ -52,9 +53,8 @@ class RankingTask(Task):
     @cached_property
     def heads(self) -> tuple[str, ...]:
         """Heads that the objective trains, a subset of `models.ranker.HEAD_NAMES`."""
-        o = self.config.objective
-        weights = {"ctr": o.ctr, "ranking": o.ranking, "completion": o.regression}
-        return tuple(head for head, weight in weights.items() if weight > 0)
+        objective = self.config.objective
+        return tuple(name for name, head in HEADS.items() if getattr(objective, head.weight) > 0)
 
     @property
     def weighted_terms(self) -> tuple[str, ...]:
@@ -161,8 +161,12 @@ class RankingTask(Task):
     @property
     def ranking_heads(self) -> tuple[str, ...]:
         """Names of the heads that order titles, `score_task` first; "completion" is none."""
-        remaining = tuple(h for h in ("ctr", "ranking") if h in self.heads and h != self.score_task)
+        remaining = tuple(h for h in self.heads if HEADS[h].ranks and h != self.score_task)
         return (self.score_task, *remaining)
+
+    @property
+    def measured_heads(self) -> tuple[str, ...]:
+        return tuple(h for h in self.heads if HEADS[h].metrics)
 
     def packer(self, dtype: np.dtype) -> Packer | None:
         """Return the packer of histories; None with the target in the sequence."""

@@ -88,7 +88,8 @@ class TrainBatches:
     ):  # fmt: skip
         if rows.rows < batch_size:
             raise InputError(
-                f"train.batch_size={batch_size} is more than the dataset's {rows.rows} training examples"
+                f"train.batch_size={batch_size} is more than the dataset's {rows.rows} training examples; "
+                f"allowed: at most {rows.rows}, better a tenth of them (--config.train.batch_size=N)"
             )
         num_shards = max(shards.devices, shards.processes)
         if batch_size % num_shards:

@@ -140,7 +140,7 @@ def _device(c: Simulator, user: np.ndarray, time: np.ndarray, hour: np.ndarray) 
 
 
 def open_simulator(source: Simulator, features: tuple[Feature, ...], path: str) -> SimulatorSource:
-    """Open a simulated source, as an entry of `registry.SOURCES`.
+    """Open a simulated source, the reader that its config class names.
 
     Args:
         source: Settings of the simulator.

@@ -12,10 +12,11 @@ import pytest
 
 from jaxrec.config.schema import Expert, Model
 from jaxrec.config.tree import choices
+from jaxrec.core import registry
 from jaxrec.core.errors import InputError
 from jaxrec.core.registry import ENCODERS, resolve
 from jaxrec.core.row_format import FeatureSpec
-from jaxrec.models import mixture, ranker
+from jaxrec.models import ranker
 from jaxrec.models.encoders.base import PackedTitles
 from jaxrec.models.layers import embedding, history_encoder, rng
 from jaxrec.models.layers.pooling import LastPosition
@@ -48,7 +49,9 @@ def test_only_softmax_encoders_check_the_attention_implementation(kind):
     module = resolve(ENCODERS[kind])("float32", Expert(6, 1, 2, 1.0, 0.0, kind), "no such form")
     rows = PackedTitles(jnp.zeros((2, 6, 4)), owners, ages, None)
     expectation = (
-        pytest.raises(InputError, match="no such form") if kind in mixture.SOFTMAX_ENCODERS else nullcontext()
+        pytest.raises(InputError, match="no such form")
+        if kind in registry.SOFTMAX_ENCODERS
+        else nullcontext()
     )
     with expectation:
         jax.eval_shape(lambda: module.init(jax.random.key(0), rows, 3))
