@@ -17,15 +17,17 @@ from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.dataset import Arrays, Dataset, Rows
 from jaxrec.evaluation import baselines, gate_analysis, metrics
+from jaxrec.evaluation.correction import fit_correction, read_correction
 from jaxrec.evaluation.results import (
     EvaluationResult,
     baseline_lists,
     by_hard,
+    catalogue_result,
     full_metrics,
     model_lists,
-    whole_catalogue,
 )
-from jaxrec.evaluation.scorers import CatalogueRanker, ListScorer
+from jaxrec.evaluation.scorers import CatalogueRanker, CatalogueRanks, ListScorer, ListScores, RankedTitles
+from jaxrec.models.outputs import Correction
 from jaxrec.runtime.mesh import device_count, replicate, state_shardings
 from jaxrec.tasks import build
 from jaxrec.tasks.base import Task
@@ -50,18 +52,18 @@ class Validator:
         protocols = task.protocols()
         self.watched, self.metric = protocols.best
         self._rows, self._queries = rows, rows.all()
-        self._scorer = ListScorer(task, table, with_loss=True, next_k=1) if protocols.lists else None
-        self._ranker = CatalogueRanker(
-            task, table, filtered=True, with_loss=True, temperature=protocols.temperature
-        )
+        self._scorer: ListScorer | CatalogueRanker
+        if protocols.lists:
+            self._scorer = ListScorer(task, table, with_loss=True, next_k=1)
+        else:
+            self._scorer = CatalogueRanker(task, table, filtered=True, temperature=protocols.temperature)
 
     def __call__(self, params: Any) -> tuple[dict[str, float], dict[str, Any]]:
         """Return mean metrics such as `loss`, and the ranking metrics of each list."""
-        if self._scorer is not None:
-            scored = self._scorer(params, self._rows)
-            return mean_metrics(scored.sums), model_lists(scored.scores, self._queries, 1, LISTS)
-        ranked = self._ranker(params, self._rows)
-        return mean_metrics(ranked.sums), {CATALOGUE: full_metrics(ranked.ranks)}
+        result = self._scorer(params, self._rows)
+        if isinstance(result, ListScores):
+            return mean_metrics(result.sums), model_lists(result.scores, self._queries, 1, LISTS)
+        return mean_metrics(result.sums), {CATALOGUE: full_metrics(result.by_order["model"].ranks)}
 
 
 @dataclass
@@ -74,6 +76,7 @@ class LoadedCheckpoint:
     params: Any  # `TrainState.eval_params`
     step: int
     meta: dict[str, Any]
+    correction: Correction | None  # None: not fitted yet
 
 
 def load_checkpoint(workdir: str | AnyPath, which: str) -> LoadedCheckpoint:
@@ -95,7 +98,9 @@ def load_checkpoint(workdir: str | AnyPath, which: str) -> LoadedCheckpoint:
         abstract = task.abstract_params
         params = checkpoints.restore_params(which, with_shardings(abstract, state_shardings(abstract)))
         arrays = Arrays(**checkpoints.restore_arrays(which))
-        return LoadedCheckpoint(config, task, arrays, params, checkpoints.step(which), meta)
+        step = checkpoints.step(which)
+        correction = read_correction(as_path(workdir), step)
+        return LoadedCheckpoint(config, task, arrays, params, step, meta, correction)
 
 
 def restore_task(config: Config, meta: dict[str, Any]) -> Task:
@@ -160,25 +165,9 @@ def evaluate(
 
     ranked = None
     if CATALOGUE in lists:
-        filtered = seen == "filtered"
-        num_shown = min(metrics.SHOWN, len(loaded.arrays.id_of_rank))
-        if retrieve and not loaded.config.model.retrieval_dim:
-            raise InputError(
-                f"retrieve={retrieve} needs a retrieval head, but model.retrieval_dim=0; allowed: retrieve=0"
-            )
-        ranker = CatalogueRanker(task, table, filtered, num_shown, retrieve=retrieve)
-        ranked = ranker(loaded.params, split_rows)
-        ranks, top = baselines.popularity_ranks(rows, loaded.arrays, filtered, num_shown)
-        popular = ranked._replace(ranks=ranks, top=top)
-        by_name = {"model": ranked, "popularity": popular}
-        result[CATALOGUE] = whole_catalogue(by_name, rows, loaded.arrays, filtered)
-        if retrieve:
-            result[CATALOGUE] |= {
-                "retrieval_head": full_metrics(ranked.retrieved),
-                "two_stage": full_metrics(ranked.staged),
-                "retrieved": retrieve,
-                "kept": float(ranked.kept.mean()),
-            }
+        ranked = _rank_catalogue(loaded, dataset, table, split_rows, seen == "filtered", retrieve)
+        result[CATALOGUE] = catalogue_result(ranked, rows, loaded.arrays, seen == "filtered", retrieve)
+        result[CATALOGUE]["correction"] = loaded.correction.to_json()
     ks = next_k or loaded.config.evaluate.next_k
     scores, other_scores = np.empty((len(rows), 0)), dict[str, np.ndarray]()
     if protocols.lists:
@@ -194,6 +183,43 @@ def evaluate(
         "seconds": time.perf_counter() - started,
     }
     return EvaluationResult(result, rows, scores, dataset.user_keys(split), frozen, ks, other_scores, ranked)
+
+
+def _rank_catalogue(
+    loaded: LoadedCheckpoint,
+    dataset: Dataset,
+    table: TitleTable,
+    split_rows: Rows,
+    filtered: bool,
+    retrieve: int,
+) -> CatalogueRanks:
+    """Rank all titles by the corrected and the plain scores, and by popularity.
+
+    Raises:
+        InputError: `retrieve` is positive and the model has no retrieval head, or each candidate has its own
+            sequence, so that a ranking of all titles would encode every title with every history.
+    """
+    task = loaded.task
+    if retrieve and not loaded.config.model.retrieval_dim:
+        raise InputError(
+            f"retrieve={retrieve} needs a retrieval head, but model.retrieval_dim=0; allowed: retrieve=0"
+        )
+    if not task.catalogue_heads:
+        raise InputError(
+            "lists=catalogue: model.target_in_sequence=true scores a candidate with its whole history; "
+            f"allowed: lists={','.join(LISTS)}"
+        )
+    if loaded.correction is None:
+        loaded.correction = fit_correction(task, loaded.params, table, dataset).correction
+    orders = {"model": loaded.correction}
+    if loaded.correction.log_q_V is not None:
+        orders["model_uncorrected"] = Correction(task.catalogue_heads[0])
+    num_shown = min(metrics.SHOWN, len(loaded.arrays.id_of_rank))
+    ranked = CatalogueRanker(task, table, orders, filtered, num_shown, retrieve=retrieve)(
+        loaded.params, split_rows
+    )
+    popular = baselines.popularity_ranks(split_rows.all(), loaded.arrays, filtered, num_shown)
+    return ranked._replace(by_order=ranked.by_order | {"popularity": RankedTitles(*popular)})
 
 
 def _evaluate_lists(

@@ -45,7 +45,9 @@ def count_negatives(training: Rows, titles: int, mix: tuple[int, int, int, int])
         mix: Number of negatives of each pool per example, in the order of `POOLS`.
     """
     drawn, hard = np.zeros(titles), np.zeros(titles)
-    blocks = np.unique(np.linspace(0, training.blocks - 1, min(training.blocks, _MAX_ROWS // BLOCK_ROWS)).astype(int))
+    blocks = np.unique(
+        np.linspace(0, training.blocks - 1, min(training.blocks, _MAX_ROWS // BLOCK_ROWS)).astype(int)
+    )
     rows_read = 0
     for group in np.split(blocks, range(_BLOCKS, len(blocks), _BLOCKS)):
         rows = training.read(group).reshape(-1).view(training.dtype)
