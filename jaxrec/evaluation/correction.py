@@ -1,7 +1,7 @@
 """Choice of the correction by which a checkpoint ranks the whole catalogue.
 
-The density q of the negatives is estimated from the training rows. Estimates, heads and, for the hinge, scales
-are compared on validation queries. The best of them is kept in the workdir, so that evaluation,
+The density q of the negatives is estimated from the training rows. Estimates, heads and, for the hinge,
+scales are compared on validation queries. The best of them is kept in the workdir, so that evaluation,
 recommendation and export rank alike.
 """
 
@@ -97,11 +97,10 @@ def write_correction(workdir: AnyPath, step: int, correction: Correction) -> Non
         step: Step of the checkpoint.
         correction: The correction.
     """
-    log_q_V = np.empty(0, np.float32) if correction.log_q_V is None else correction.log_q_V
+    head, scale, log_q_V, form = correction
     file = io.BytesIO()
-    np.savez(
-        file, step=step, head=correction.head, scale=correction.scale, log_q=log_q_V, form=correction.form
-    )
+    stored = np.empty(0, np.float32) if log_q_V is None else log_q_V
+    np.savez(file, step=step, head=head, scale=scale, log_q=stored, form=form)
     (workdir / _FILE).write_bytes(file.getvalue())
 
 

@@ -165,7 +165,7 @@ def evaluate(
 
     ranked = None
     if CATALOGUE in lists:
-        ranked = _rank_catalogue(loaded, dataset, table, split_rows, seen == "filtered", retrieve)
+        ranked = _rank_catalogue(loaded, dataset, table, split, seen == "filtered", retrieve)
         result[CATALOGUE] = catalogue_result(ranked, rows, loaded.arrays, seen == "filtered", retrieve)
         result[CATALOGUE]["correction"] = loaded.correction.to_json()
     ks = next_k or loaded.config.evaluate.next_k
@@ -214,11 +214,10 @@ def _rank_catalogue(
     orders = {"model": loaded.correction}
     if loaded.correction.log_q_V is not None:
         orders["model_uncorrected"] = Correction(task.catalogue_heads[0])
-    num_shown = min(metrics.SHOWN, len(loaded.arrays.id_of_rank))
-    ranked = CatalogueRanker(task, table, orders, filtered, num_shown, retrieve=retrieve)(
-        loaded.params, split_rows
-    )
-    popular = baselines.popularity_ranks(split_rows.all(), loaded.arrays, filtered, num_shown)
+    num_shown, rows = min(metrics.SHOWN, len(loaded.arrays.id_of_rank)), dataset.rows(split)
+    ranker = CatalogueRanker(task, table, orders, filtered, num_shown, retrieve=retrieve)
+    ranked = ranker(loaded.params, rows)
+    popular = baselines.popularity_ranks(rows.all(), loaded.arrays, filtered, num_shown)
     return ranked._replace(by_order=ranked.by_order | {"popularity": RankedTitles(*popular)})
 
 
