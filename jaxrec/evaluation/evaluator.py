@@ -186,12 +186,7 @@ def evaluate(
 
 
 def _rank_catalogue(
-    loaded: LoadedCheckpoint,
-    dataset: Dataset,
-    table: TitleTable,
-    split_rows: Rows,
-    filtered: bool,
-    retrieve: int,
+    loaded: LoadedCheckpoint, dataset: Dataset, table: TitleTable, split: str, filtered: bool, retrieve: int
 ) -> CatalogueRanks:
     """Rank all titles by the corrected and the plain scores, and by popularity.
 
