@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from jaxrec.checkpoints.checkpointer import Checkpointer, with_shardings
 from jaxrec.config.schema import Config
@@ -17,7 +18,7 @@ from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.dataset import Arrays, Dataset, Rows
 from jaxrec.evaluation import baselines, gate_analysis, metrics
-from jaxrec.evaluation.correction import fit_correction, read_correction
+from jaxrec.evaluation.correction import fit_correction, read_correction, write_correction
 from jaxrec.evaluation.results import (
     EvaluationResult,
     baseline_lists,
@@ -29,6 +30,7 @@ from jaxrec.evaluation.results import (
 from jaxrec.evaluation.scorers import CatalogueRanker, CatalogueRanks, ListScorer, ListScores, RankedTitles
 from jaxrec.models.outputs import Correction
 from jaxrec.runtime.mesh import device_count, replicate, state_shardings
+from jaxrec.runtime.multihost import is_first_process
 from jaxrec.tasks import build
 from jaxrec.tasks.base import Task
 from jaxrec.tasks.metric_sums import mean_metrics
@@ -165,6 +167,9 @@ def evaluate(
 
     ranked = None
     if CATALOGUE in lists:
+        _check_catalogue(task, retrieve)
+        if loaded.correction is None:
+            loaded.correction = _fit_correction(workdir, loaded, dataset, table)
         ranked = _rank_catalogue(loaded, dataset, table, split, seen == "filtered", retrieve)
         result[CATALOGUE] = catalogue_result(ranked, rows, loaded.arrays, seen == "filtered", retrieve)
         result[CATALOGUE]["correction"] = loaded.correction.to_json()
@@ -185,17 +190,14 @@ def evaluate(
     return EvaluationResult(result, rows, scores, dataset.user_keys(split), frozen, ks, other_scores, ranked)
 
 
-def _rank_catalogue(
-    loaded: LoadedCheckpoint, dataset: Dataset, table: TitleTable, split: str, filtered: bool, retrieve: int
-) -> CatalogueRanks:
-    """Rank all titles by the corrected and the plain scores, and by popularity.
+def _check_catalogue(task: Task, retrieve: int) -> None:
+    """Check that a model can rank all titles.
 
     Raises:
-        InputError: `retrieve` is positive and the model has no retrieval head, or each candidate has its own
-            sequence, so that a ranking of all titles would encode every title with every history.
+        InputError: `retrieve` is positive and there is no retrieval head, or each candidate has its own
+            sequence, so that every title would be encoded with every history.
     """
-    task = loaded.task
-    if retrieve and not loaded.config.model.retrieval_dim:
+    if retrieve and not task.config.model.retrieval_dim:
         raise InputError(
             f"retrieve={retrieve} needs a retrieval head, but model.retrieval_dim=0; allowed: retrieve=0"
         )
@@ -204,8 +206,33 @@ def _rank_catalogue(
             "lists=catalogue: model.target_in_sequence=true scores a candidate with its whole history; "
             f"allowed: lists={','.join(LISTS)}"
         )
-    if loaded.correction is None:
-        loaded.correction = fit_correction(task, loaded.params, table, dataset).correction
+
+
+def _fit_correction(
+    workdir: AnyPath, loaded: LoadedCheckpoint, dataset: Dataset, table: TitleTable
+) -> Correction:
+    """Fit the correction on the dataset of the training and keep it in the workdir.
+
+    If that dataset is not there, the scores are not corrected and nothing is kept.
+    """
+    if dataset.fingerprint != loaded.meta["dataset"]:
+        directory = loaded.meta["dataset_directory"]
+        try:
+            dataset = Dataset(directory)
+        except InputError as error:
+            logging.warning("the catalogue is ranked by uncorrected scores: %s", error)
+            return Correction(loaded.task.catalogue_heads[0])
+    correction = fit_correction(loaded.task, loaded.params, table, dataset).correction
+    if is_first_process():
+        write_correction(workdir, loaded.step, correction)
+    return correction
+
+
+def _rank_catalogue(
+    loaded: LoadedCheckpoint, dataset: Dataset, table: TitleTable, split: str, filtered: bool, retrieve: int
+) -> CatalogueRanks:
+    """Rank all titles by the corrected and the plain scores, and by popularity."""
+    task = loaded.task
     orders = {"model": loaded.correction}
     if loaded.correction.log_q_V is not None:
         orders["model_uncorrected"] = Correction(task.catalogue_heads[0])
