@@ -37,7 +37,7 @@ def rows():
 
 def test_frequencies_by_hand(rows):
     density = sampling_density.count_negatives(MemoryRows(rows), V, MIX)
-    # Two of four hard titles are shown; the single one always, beside one of its three fills; two of four fills.
+    # Two of four hard titles, then the single one in every epoch, then none.
     assert density.hard_V * 3 == pytest.approx([0, 0, 0.5 + 1, 0.5, 0.5, 0.5, 0, 0, 0, 0, 0, 0])
     # Titles 2 and 9 to 11 from the fills of the third row, 6 to 8 from those of the second.
     fills = np.array([0, 0, 1 / 2, 0, 0, 0, 1 / 3, 1 / 3, 1 / 3, 1 / 2, 1 / 2, 1 / 2])
