@@ -38,8 +38,10 @@ class FittedCorrection(NamedTuple):
 def densities(density: SamplingDensity, rank_of_id: np.ndarray, trending: int) -> dict[str, np.ndarray]:
     """Return estimates of log q [V] by name.
 
-    "counted" is the frequency of each title among the negatives. "pools" is the mean of these frequencies
-    over the trending and over the tailing titles.
+    "counted" is the frequency of each title among the negatives, "counted_hard" the same with the hard
+    negatives. "pools" is the mean of "counted" over the trending and over the tailing titles. An estimate for
+    each user, with the sizes of the user's own pools, ranked no better than "pools" (NDCG@10 .1796 and .1791
+    on `smoe.py:small`).
 
     Args:
         density: Frequencies of the titles.
@@ -53,7 +55,11 @@ def densities(density: SamplingDensity, rank_of_id: np.ndarray, trending: int) -
     for group in (is_trending, is_tailing):
         pools_V[group] = density.drawn_V[group].mean() if group.any() else 0.0
     pools = SamplingDensity(pools_V, np.zeros_like(pools_V))
-    return {"counted": density.log_density(0.0, smoothing), "pools": pools.log_density(0.0, smoothing)}
+    return {
+        "counted": density.log_density(0.0, smoothing),
+        "counted_hard": density.log_density(1.0, smoothing),
+        "pools": pools.log_density(0.0, smoothing),
+    }
 
 
 def fit_correction(task: Task, params: Any, table: TitleTable, dataset: Dataset) -> FittedCorrection:
