@@ -93,7 +93,7 @@ class Setting:
 
     def ranks(self, queries: int) -> np.ndarray:
         """Return the ranks [queries] of the first queries' targets among all titles."""
-        return self.ranker(self.params, MemoryRows(self.rows[:queries])).ranks
+        return self.ranker(self.params, MemoryRows(self.rows[:queries])).by_order["model"].ranks
 
 
 _RANKED = 1_000  # queries ranked among all titles per round

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.data.storage.dataset import BLOCK_ROWS, Arrays, Rows
 
 Rule = Callable[[np.ndarray, str, Arrays], np.ndarray]
@@ -15,7 +16,7 @@ Rule = Callable[[np.ndarray, str, Arrays], np.ndarray]
 _COUNTED = 1_000_000  # maximum of training rows that item-to-item counts
 _TITLES = 8_192  # most played titles, whose pairs item-to-item counts: 256 MiB
 _BLOCKS = 64  # blocks of rows read at a time
-_QUERIES = 4_096  # queries whose histories are compared with the most played titles at a time
+_QUERIES = 4_096  # queries whose histories are sorted at a time
 _FIRST = 1e9  # more than any rank; a rule adds this value to rank a title before all others
 
 
@@ -214,18 +215,32 @@ def popularity_ranks(
         Ranks [Q] of the targets, from 1, and ids [Q, top] of the most played titles, 0 for none.
     """
     target, history = rows["target"][:, 0], rows["history_title"]
-    places = arrays.rank_of_id[target].astype(np.int64)
+    target_rank = arrays.rank_of_id[target].astype(np.int64)
     if not filtered:
-        return 1 + places, np.tile(arrays.id_of_rank[:top], (len(rows), 1))
-    once = np.sort(history, axis=1)  # a sequence may hold a title twice
-    once[:, 1:][once[:, 1:] == once[:, :-1]] = 0
-    seen = (arrays.rank_of_id[once] < places[:, None]) & (once != target[:, None])
-    best = arrays.id_of_rank[: top + history.shape[1]]
-    shown = np.empty((len(rows), top), np.int32)
+        return 1 + target_rank, np.tile(arrays.id_of_rank[:top], (len(rows), 1))
+    ranks, shown = np.empty(len(rows), np.int64), np.empty((len(rows), top), np.int32)
     for first in range(0, len(rows), _QUERIES):
-        some = slice(first, first + _QUERIES)
-        stands = ~(best[None, :, None] == history[some, None, :]).any(axis=2)
-        stands |= best == target[some, None]
-        first_stand = np.argsort(~stands, axis=1, kind="stable")[:, :top]
-        shown[some] = np.where(np.take_along_axis(stands, first_stand, axis=1), best[first_stand], 0)
-    return 1 + places - seen.sum(axis=1), shown
+        chunk = slice(first, first + _QUERIES)
+        seen = _distinct_ranks(history[chunk], target[chunk], arrays)
+        ranks[chunk] = 1 + target_rank[chunk] - (seen < target_rank[chunk, None]).sum(axis=1)
+        # The rank of the j-th title that is left is j plus the number of seen ranks at or before that rank.
+        shifted = seen - np.arange(seen.shape[1])
+        for j in range(top):
+            rank = j + (shifted <= j).sum(axis=1)
+            exists = rank < len(arrays.id_of_rank)
+            shown[chunk, j] = np.where(exists, arrays.id_of_rank[np.where(exists, rank, 0)], 0)
+    return ranks, shown
+
+
+def _distinct_ranks(history: np.ndarray, target: np.ndarray, arrays: Arrays) -> np.ndarray:
+    """Return the sorted distinct ranks [Q, history] of history titles except the target.
+
+    The remaining entries, at the end of each row, are larger than any rank by more than the history length.
+    """
+    none = np.iinfo(np.int64).max // 2
+    ranks = arrays.rank_of_id[history].astype(np.int64)
+    ranks[(history < FIRST_TITLE) | (history == target[:, None])] = none
+    ranks.sort(axis=1)
+    ranks[:, 1:][ranks[:, 1:] == ranks[:, :-1]] = none  # a sequence may hold a title twice
+    ranks.sort(axis=1)
+    return ranks

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 
 from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.checkpoints.state_tree import with_shardings
@@ -19,16 +20,19 @@ from jaxrec.core.registry import HEADS, resolve
 from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.dataset import Arrays, Dataset, Rows
 from jaxrec.evaluation import baselines, gate_analysis, metrics
+from jaxrec.evaluation.correction import fit_correction, read_correction, write_correction
 from jaxrec.evaluation.results import (
     EvaluationResult,
     baseline_lists,
     by_hard,
+    catalogue_result,
     full_metrics,
     model_lists,
-    whole_catalogue,
 )
-from jaxrec.evaluation.scorers import CatalogueRanker, CatalogueRanks, ListScorer
+from jaxrec.evaluation.scorers import CatalogueRanker, CatalogueRanks, ListScorer, ListScores, RankedTitles
+from jaxrec.models.outputs import Correction
 from jaxrec.runtime.mesh import device_count, replicate, state_shardings
+from jaxrec.runtime.multihost import is_first_process
 from jaxrec.tasks import build
 from jaxrec.tasks.base import Task
 from jaxrec.tasks.metric_sums import mean_metrics
@@ -52,18 +56,18 @@ class Validator:
         protocols = task.protocols()
         self.watched, self.metric = protocols.best
         self._rows, self._queries = rows, rows.all()
-        self._scorer = ListScorer(task, table, with_loss=True, next_k=1) if protocols.lists else None
-        self._ranker = CatalogueRanker(
-            task, table, filtered=True, with_loss=True, temperature=protocols.temperature
-        )
+        self._scorer: ListScorer | CatalogueRanker
+        if protocols.lists:
+            self._scorer = ListScorer(task, table, with_loss=True, next_k=1)
+        else:
+            self._scorer = CatalogueRanker(task, table, filtered=True, temperature=protocols.temperature)
 
     def __call__(self, params: Any) -> tuple[dict[str, float], dict[str, Any]]:
         """Return mean metrics such as `loss`, and the ranking metrics of each list."""
-        if self._scorer is not None:
-            scored = self._scorer(params, self._rows)
-            return mean_metrics(scored.sums), model_lists(scored.scores, self._queries, 1, LISTS)
-        ranked = self._ranker(params, self._rows)
-        return mean_metrics(ranked.sums), {CATALOGUE: full_metrics(ranked.ranks)}
+        result = self._scorer(params, self._rows)
+        if isinstance(result, ListScores):
+            return mean_metrics(result.sums), model_lists(result.scores, self._queries, 1, LISTS)
+        return mean_metrics(result.sums), {CATALOGUE: full_metrics(result.by_order["model"].ranks)}
 
 
 @dataclass
@@ -76,6 +80,7 @@ class LoadedCheckpoint:
     params: Any  # `TrainState.eval_params`
     step: int
     meta: dict[str, Any]
+    correction: Correction | None  # None: not fitted yet
 
 
 def load_checkpoint(workdir: str | AnyPath, which: str) -> LoadedCheckpoint:
@@ -97,7 +102,9 @@ def load_checkpoint(workdir: str | AnyPath, which: str) -> LoadedCheckpoint:
         abstract = task.abstract_params
         params = checkpoints.restore_params(which, with_shardings(abstract, state_shardings(abstract)))
         arrays = Arrays(**checkpoints.restore_arrays(which))
-        return LoadedCheckpoint(config, task, arrays, params, checkpoints.step(which), meta)
+        step = checkpoints.step(which)
+        correction = read_correction(as_path(workdir), step)
+        return LoadedCheckpoint(config, task, arrays, params, step, meta, correction)
 
 
 def restore_task(config: Config, meta: dict[str, Any]) -> Task:
@@ -190,7 +197,7 @@ def evaluate(
     result: dict[str, Any] = {"name": loaded.config.name, "split": options.split, "which": which}
     ranked = None
     if CATALOGUE in lists:
-        ranked, result[CATALOGUE] = _evaluate_catalogue(queries, options)
+        ranked, result[CATALOGUE] = _evaluate_catalogue(workdir, queries, options)
     ks = (options.next_k or loaded.config.evaluate.next_k) if protocols.lists else (1,)
     scores, other_scores = np.empty((len(queries.rows), 0)), dict[str, np.ndarray]()
     if protocols.lists:
@@ -207,32 +214,57 @@ def evaluate(
 
 
 def _evaluate_catalogue(
-    queries: _Queries, options: EvaluationOptions
+    workdir: AnyPath, queries: _Queries, options: EvaluationOptions
 ) -> tuple[CatalogueRanks, dict[str, Any]]:
-    """Rank all titles; return the ranks, and the metrics of the model and of popularity.
+    """Rank all titles by the corrected and the plain scores, and by popularity.
+
+    Returns:
+        The rankings, and the metrics of each.
 
     Raises:
-        InputError: `retrieve` without a retrieval head.
+        InputError: `retrieve` without a retrieval head, or each candidate has its own sequence, so that every
+            title would be encoded with every history.
     """
-    loaded, retrieve, filtered = queries.loaded, options.retrieve, options.seen == "filtered"
-    num_shown = min(metrics.SHOWN, len(loaded.arrays.id_of_rank))
-    if retrieve and not loaded.config.model.retrieval_dim:
+    loaded, task, filtered = queries.loaded, queries.loaded.task, options.seen == "filtered"
+    if options.retrieve and not loaded.config.model.retrieval_dim:
         raise InputError(
-            f"retrieve={retrieve} needs a retrieval head, but model.retrieval_dim=0; allowed: retrieve=0"
+            f"retrieve={options.retrieve} needs a retrieval head, but model.retrieval_dim=0; "
+            "allowed: retrieve=0"
         )
-    ranker = CatalogueRanker(loaded.task, queries.table, filtered, num_shown, retrieve=retrieve)
+    if not task.catalogue_heads:
+        raise InputError(
+            "lists=catalogue: model.target_in_sequence=true scores a candidate with its whole history; "
+            f"allowed: lists={','.join(LISTS)}"
+        )
+    correction = loaded.correction or _fit_correction(workdir, queries)
+    orders = {"model": correction}
+    if correction.log_q_V is not None:
+        orders["model_uncorrected"] = Correction(task.catalogue_heads[0])
+    num_shown = min(metrics.SHOWN, len(loaded.arrays.id_of_rank))
+    ranker = CatalogueRanker(task, queries.table, orders, filtered, num_shown, retrieve=options.retrieve)
     ranked = ranker(loaded.params, queries.on_disk)
-    ranks, top = baselines.popularity_ranks(queries.rows, loaded.arrays, filtered, num_shown)
-    by_name = {"model": ranked, "popularity": ranked._replace(ranks=ranks, top=top)}
-    result = whole_catalogue(by_name, queries.rows, loaded.arrays, filtered)
-    if retrieve:
-        result |= {
-            "retrieval_head": full_metrics(ranked.retrieved),
-            "two_stage": full_metrics(ranked.staged),
-            "retrieved": retrieve,
-            "kept": float(ranked.kept.mean()),
-        }
-    return ranked, result
+    popular = baselines.popularity_ranks(queries.rows, loaded.arrays, filtered, num_shown)
+    ranked = ranked._replace(by_order=ranked.by_order | {"popularity": RankedTitles(*popular)})
+    result = catalogue_result(ranked, queries.rows, loaded.arrays, filtered, options.retrieve)
+    return ranked, result | {"correction": correction.to_json()}
+
+
+def _fit_correction(workdir: AnyPath, queries: _Queries) -> Correction:
+    """Fit the correction on the dataset of the training and keep it in the workdir.
+
+    If that dataset is not there, the scores are not corrected and nothing is kept.
+    """
+    loaded, dataset = queries.loaded, queries.dataset
+    if dataset.fingerprint != loaded.meta["dataset"]:
+        try:
+            dataset = Dataset(loaded.meta["dataset_directory"])
+        except InputError as error:
+            logging.warning("the catalogue is ranked by uncorrected scores: %s", error)
+            return Correction(loaded.task.catalogue_heads[0])
+    correction = fit_correction(loaded.task, loaded.params, queries.table, dataset).correction
+    if is_first_process():
+        write_correction(workdir, loaded.step, correction)
+    return correction
 
 
 def _evaluate_lists(

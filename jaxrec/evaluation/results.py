@@ -109,22 +109,29 @@ def full_metrics(ranks: np.ndarray) -> dict[str, float]:
     return {metric: float(f(ranks).mean()) for metric, f in metrics.FULL.items()}
 
 
-def whole_catalogue(
-    ranked: dict[str, CatalogueRanks], rows: np.ndarray, arrays: Arrays, filtered: bool
+def catalogue_result(
+    ranked: CatalogueRanks, rows: np.ndarray, arrays: Arrays, filtered: bool, retrieve: int = 0
 ) -> dict[str, Any]:
-    """Return metrics over all titles (K=1) by name of the ranking, and the settings.
+    """Return metrics over all titles (K=1) by name of the order, and the settings.
 
     Args:
-        ranked: name -> ranks and recommended titles.
+        ranked: ranks and recommended titles of each order.
         rows: the Q held-out rows.
         arrays: statistics of titles.
         filtered: True if titles of the history were left out.
+        retrieve: number of retrieved titles of the two-stage ranking; 0: none.
     """
     targets, users = rows["target"][:, 0], len(np.unique(rows["user"]))
     out: dict[str, Any] = {
-        name: full_metrics(result.ranks) | metrics.shown(result.top, arrays.title_plays, targets)
-        for name, result in ranked.items()
+        name: full_metrics(order.ranks) | metrics.shown(order.top, arrays.title_plays, targets)
+        for name, order in ranked.by_order.items()
     }
+    if retrieve:
+        out |= {
+            "two_stage": full_metrics(ranked.staged),
+            "retrieved": retrieve,
+            "kept": float(ranked.kept.mean()),
+        }
     titles = len(arrays.id_of_rank)
     return out | {"filtered": filtered, "titles": titles, "users": users, "examples": len(rows)}
 
@@ -174,8 +181,9 @@ def per_user(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
             _present_targets(rows, k)[1], return_counts=True
         )
     if evaluation.ranked is not None:
+        ranks = evaluation.ranked.by_order["model"].ranks
         for metric, f in metrics.FULL.items():
-            out[f"{CATALOGUE}/{metric}"] = metrics.per_user(rows["user"], f(evaluation.ranked.ranks))[1]
+            out[f"{CATALOGUE}/{metric}"] = metrics.per_user(rows["user"], f(ranks))[1]
     return {"user": evaluation.user_keys[users], **out}
 
 
@@ -186,7 +194,7 @@ def per_query(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
         for name in evaluation.lists
     }
     if evaluation.ranked is not None:
-        ranks[CATALOGUE] = evaluation.ranked.ranks.astype(np.uint32)
+        ranks[CATALOGUE] = evaluation.ranked.by_order["model"].ranks.astype(np.uint32)
     return {"user": evaluation.user_keys[evaluation.rows["user"]], **ranks}
 
 

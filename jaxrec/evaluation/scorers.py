@@ -1,6 +1,6 @@
 """Model scores of queries: frozen candidate lists, and ranks among all titles."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.core.batch import HostBatch, TitleTable
-from jaxrec.core.ids import FIRST_TITLE
+from jaxrec.core.ids import FIRST_TITLE, RETRIEVAL_HEAD
 from jaxrec.data.loading.batches import EvalBatches, PackedEvalBatches, stream
 from jaxrec.data.storage.dataset import Rows
+from jaxrec.models.outputs import Correction
 from jaxrec.models.two_stage import overlap, rank_among, top_titles
 from jaxrec.runtime.device_batch import DeviceBatch, transfer
 from jaxrec.runtime.mesh import AXIS, as_global_arrays
@@ -153,28 +154,36 @@ class ListScorer(_QueryRunner):
         return ListScores(by_head[self._ranking_head], gate, _sum_batches(sums), by_head)
 
 
-class CatalogueRanks(NamedTuple):
-    """Ranks and recommended titles from the whole catalogue, for Q queries (K=1).
+class RankedTitles(NamedTuple):
+    """Ranks and recommended titles by one order of the whole catalogue, for Q queries (K=1).
 
     Attributes:
         ranks: [Q] ranks of the targets, from 1, among the eligible titles.
         top: [Q, top] ids of the best eligible titles, the best first; 0 for none.
-        retrieved: [Q] ranks of the targets by the retrieval head alone; empty unless requested.
+    """
+
+    ranks: np.ndarray
+    top: np.ndarray
+
+
+class CatalogueRanks(NamedTuple):
+    """Rankings of the whole catalogue, for Q queries (K=1).
+
+    Attributes:
+        by_order: Rankings by name of the correction, and RETRIEVAL_HEAD if requested.
         staged: [Q] ranks of the targets in two stages, V if not retrieved; empty unless requested.
         kept: [Q] fraction of `top` among the best `top` of two stages; empty unless requested.
         sums: Metric -> (sum, count); empty without a loss.
     """
 
-    ranks: np.ndarray
-    top: np.ndarray
-    retrieved: np.ndarray
+    by_order: dict[str, RankedTitles]
     staged: np.ndarray
     kept: np.ndarray
     sums: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 class CatalogueRanker(_QueryRunner):
-    """Ranker of all titles for each query, by the head that ranks.
+    """Ranker of all titles for each query, by corrected scores.
 
     Ties and NaN count against the target. Among titles with equal scores, the more popular title (the lower
     `table.rank`) is recommended first.
@@ -182,69 +191,84 @@ class CatalogueRanker(_QueryRunner):
     Args:
         task: The task.
         table: Title features on the devices.
+        corrections: Orders of the catalogue by name; two stages use the first. None: the scores of the first
+            of `task.catalogue_heads`, as "model".
         filtered: True to leave out the titles of the stored history, including abandoned titles: they neither
             compete with the target nor are recommended. False to treat them like other titles, since users
             can watch a title again.
         top: Number of recommended titles per query.
-        with_loss: True to compute also -log of the probability of the target in a softmax over all titles.
-        temperature: Divisor of the scores in this softmax.
-        retrieve: Number of titles of a two-stage ranking, in addition to the exact ranking: the retrieval
-            head selects the titles, the head that ranks orders them. 0: no two-stage ranking.
+        temperature: Divisor of the scores of the first order in a softmax over all titles, of which -log of
+            the probability of the target is the loss. None: no loss.
+        retrieve: Number of titles of a two-stage ranking, in addition to the exact rankings: the retrieval
+            head selects the titles, the first correction orders them. 0: no two-stage ranking.
     """
 
     def __init__(
-        self, task: Task, table: TitleTable, filtered: bool = False, top: int = 0,
-        with_loss: bool = False, temperature: float = 1.0, retrieve: int = 0,
+        self, task: Task, table: TitleTable, corrections: Mapping[str, Correction] | None = None,
+        filtered: bool = False, top: int = 0, temperature: float | None = None, retrieve: int = 0,
     ) -> None:  # fmt: skip
-        step = _rank_step(task, filtered, top, temperature if with_loss else None, retrieve)
+        corrections = dict(corrections or {"model": Correction(task.catalogue_heads[0])})
+        self._orders = corrections | ({RETRIEVAL_HEAD: Correction(RETRIEVAL_HEAD)} if retrieve else {})
+        step = _rank_step(task, self._orders, filtered, top, temperature, retrieve)
         super().__init__(task, table, step, max(_PAIRS // task.layout.titles, 1), lambda params: params)
 
     def __call__(self, params: Any, rows: Rows) -> CatalogueRanks:
-        """Return the ranks for all rows, in order."""
+        """Return the rankings for all rows, in order."""
         outputs, sums, row_indices = [], [], []
         for (*batch_outputs, batch_sums), row_index in self._run(as_global_arrays(params), rows):
             outputs.append(jax.device_get(batch_outputs))
             sums.append(jax.device_get(batch_sums))
             row_indices.append(row_index)
         arrays = (_reorder(batches, row_indices, rows.rows) for batches in zip(*outputs, strict=True))
-        ranks, top, retrieved, staged, overlaps = arrays
-        return CatalogueRanks(ranks, top, retrieved, staged, overlaps, _sum_batches(sums))
+        ranks_QxO, top_QxOxk, staged, overlaps = arrays
+        by_order = {
+            name: RankedTitles(ranks_QxO[:, i], top_QxOxk[:, i]) for i, name in enumerate(self._orders)
+        }
+        return CatalogueRanks(by_order, staged, overlaps, _sum_batches(sums))
 
 
 def _rank_step(
-    program: Task, filtered: bool, top: int, temperature: float | None, retrieve: int
+    task: Task, orders: Mapping[str, Correction], filtered: bool, top: int, temperature: float | None,
+    retrieve: int,
 ) -> Callable:  # fmt: skip
     """Return a step that ranks all titles, to be mapped over devices.
 
-    The step is `(params, batch, table) -> fields of CatalogueRanks`, over the queries of all devices, in
-    order. Without a temperature, `sums` is empty.
+    The step is `(params, batch, table) -> (ranks [B, O], top [B, O, top], staged, kept, sums)` for O orders,
+    over the queries of all devices, in order. Without a temperature, `sums` is empty.
     """
+    heads = tuple(dict.fromkeys(correction.head for correction in orders.values()))
+    first = next(iter(orders.values()))
 
     def step(params: Any, host: HostBatch, table: TitleTable) -> tuple[Any, ...]:
-        scores_BxV, target_B, seen_BxL = program.score_all_titles(params, host, table)
-        title_1xV, target_Bx1 = jnp.arange(program.layout.titles)[None], target_B[:, None]
+        by_head, target_B, seen_BxL = task.score_all_titles(params, host, table, heads)
+        title_1xV, target_Bx1 = jnp.arange(task.layout.titles)[None], target_B[:, None]
+        B = len(target_B)
         rivals_BxV = (title_1xV != target_Bx1) & (title_1xV >= FIRST_TITLE)
         if filtered:
-            query_Bx1 = jnp.arange(len(scores_BxV))[:, None]
-            rivals_BxV &= jnp.ones_like(rivals_BxV).at[query_Bx1, seen_BxL].set(False)
-        stands_BxV = rivals_BxV | (title_1xV == target_Bx1)
+            rivals_BxV &= jnp.ones_like(rivals_BxV).at[jnp.arange(B)[:, None], seen_BxL].set(False)
+        eligible_BxV = rivals_BxV | (title_1xV == target_Bx1)
 
-        def ranks(scores_BxV: jax.Array) -> jax.Array:
-            its_own_Bx1 = jnp.take_along_axis(scores_BxV, target_Bx1, axis=1)
-            return 1 + (rivals_BxV & ~(scores_BxV < its_own_Bx1)).sum(1)
+        def rank(correction: Correction) -> tuple[jax.Array, jax.Array]:
+            """Return the ranks [B] of the targets and the best titles [B, top]."""
+            scores_BxV = correction(by_head[correction.head])
+            target_score_Bx1 = jnp.take_along_axis(scores_BxV, target_Bx1, axis=1)
+            shown_BxV = jnp.where(eligible_BxV & ~jnp.isnan(scores_BxV), scores_BxV, -jnp.inf)
+            best_Bxk, id_Bxk = top_titles(shown_BxV, top, table.rank)
+            id_Bxk = jnp.where(best_Bxk > -jnp.inf, id_Bxk, 0)
+            return 1 + (rivals_BxV & ~(scores_BxV < target_score_Bx1)).sum(1), id_Bxk
 
-        shown_BxV = jnp.where(stands_BxV & ~jnp.isnan(scores_BxV), scores_BxV, -jnp.inf)
-        best_Bxk, id_Bxk = top_titles(shown_BxV, top, table.rank)
-        id_Bxk = jnp.where(best_Bxk > -jnp.inf, id_Bxk, 0)
-        in_two = 3 * (jnp.zeros((len(scores_BxV), 0)),)
+        ranks, tops = zip(*(rank(correction) for correction in orders.values()), strict=True)
+        two_stage_outputs = 2 * (jnp.zeros((B, 0)),)
         if retrieve:
-            head_BxV, shown = program.two_stages(params, host, table, stands_BxV, retrieve)
-            staged_B = rank_among(shown, target_B, program.layout.titles)
-            in_two = ranks(head_BxV), staged_B, overlap(id_Bxk, shown.id_BxN)
-        ranked = jax.lax.all_gather((ranks(scores_BxV), id_Bxk, *in_two), AXIS, tiled=True)
+            recommended = task.two_stages(params, host, table, eligible_BxV, retrieve, first)
+            staged_B = rank_among(recommended, target_B, task.layout.titles)
+            two_stage_outputs = staged_B, overlap(tops[0], recommended.id_BxN)
+        local = (jnp.stack(ranks, 1), jnp.stack(tops, 1), *two_stage_outputs)
+        ranked = jax.lax.all_gather(local, AXIS, tiled=True)
         sums: Sums = {}
         if temperature is not None:
-            logits_BxV = jnp.where(title_1xV >= FIRST_TITLE, scores_BxV, -jnp.inf) / temperature
+            logits_BxV = first(by_head[first.head])
+            logits_BxV = jnp.where(title_1xV >= FIRST_TITLE, logits_BxV, -jnp.inf) / temperature
             own_B = jnp.take_along_axis(logits_BxV, target_Bx1, axis=1)[:, 0]
             loss_B = jax.nn.logsumexp(logits_BxV, axis=1) - own_B
             sums = {"loss": (jnp.where(host.valid, loss_B, 0.0).sum(), host.valid.sum())}

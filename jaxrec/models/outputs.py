@@ -1,8 +1,9 @@
-"""Outputs of the ranking model: encoded users and histories, scores of heads and of retrieval."""
+"""Outputs of the ranking model, and the correction of scores for rankings of the catalogue."""
 
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 
 class UserEncoding(NamedTuple):
@@ -64,3 +65,35 @@ class RankingOutput(NamedTuple):
     gate_BxE: jax.Array
     clean_gate_BxE: jax.Array
     retrieved: RetrievalScores | None = None
+
+
+class Correction(NamedTuple):
+    """Rule that orders all titles of the catalogue: `scale` * score of `head` + `log_q_V`.
+
+    A head trained with sampled negatives estimates log p / q, where p is the probability of the next play and
+    q the density of the negatives (Bengio & Senecal 2008; Menon et al. 2021). Lists whose negatives are drawn
+    with q are ranked by the score. A catalogue, and everything that is shown to a person, is ranked by the
+    score plus log q.
+
+    Attributes:
+        head: Head whose scores are corrected, one of `Task.catalogue_heads`.
+        scale: Factor of the scores; 1 for a head that estimates log p / q.
+        log_q_V: [V] float32 log density of the negatives; None: no correction.
+        form: Name of the estimate of q, for people.
+    """
+
+    head: str
+    scale: float = 1.0
+    log_q_V: np.ndarray | None = None
+    form: str = "none"
+
+    def __call__(self, scores_BxV: jax.Array, id_BxN: jax.Array | None = None) -> jax.Array:
+        """Return the corrected scores of all titles, or of the titles `id_BxN` [B, N]."""
+        scaled = self.scale * scores_BxV if self.scale != 1.0 else scores_BxV
+        if self.log_q_V is None:
+            return scaled
+        return scaled + (self.log_q_V if id_BxN is None else self.log_q_V[id_BxN])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the head, the scale and the estimate of q, without the array."""
+        return {"head": self.head, "scale": self.scale, "form": self.form}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxrec.core.batch import TitleTable
 from jaxrec.models.layers.title_encoder import TitleProjections
-from jaxrec.models.outputs import UserEncoding
+from jaxrec.models.outputs import Correction, UserEncoding
 from jaxrec.models.ranker import RankingModel
 
 
@@ -54,12 +54,12 @@ def two_stage(
     variables: Any,
     user: UserEncoding,
     table: TitleTable,
-    task: str,
+    correction: Correction,
     eligible_BxV: jax.Array,
     num_titles: int,
     projections: TitleProjections | None = None,
 ) -> TwoStageResult:
-    """Retrieve the best titles by the retrieval head and order them by a task's score.
+    """Retrieve the best titles by the retrieval head and order them by corrected scores.
 
     Of titles with equal scores, in either stage, the more popular title comes first: the one with the lower
     `table.rank`. Titles with a NaN score are left out.
@@ -69,7 +69,7 @@ def two_stage(
         variables: variables of the model.
         user: encodings of B queries.
         table: features of all titles.
-        task: head of the second stage.
+        correction: head and correction of the second stage.
         eligible_BxV: bool, the eligible titles.
         num_titles: maximum number of retrieved titles N.
         projections: cached projections of the titles; None: computed in each call.
@@ -84,8 +84,10 @@ def two_stage(
     # Sorted by popularity, because top_k puts the first of equal scores first.
     rank_BxN = id_BxN if table.rank is None else jnp.where(id_BxN > 0, jnp.asarray(table.rank)[id_BxN], -1)
     id_BxN = jnp.take_along_axis(id_BxN, jnp.argsort(rank_BxN, axis=1), axis=1)
-    by_task: Any = model.apply(variables, user, id_BxN, table, (task,), projections, method="score")
-    score_BxN = jnp.where((id_BxN > 0) & ~jnp.isnan(by_task[task]), by_task[task], -jnp.inf)
+    head = correction.head
+    by_head: Any = model.apply(variables, user, id_BxN, table, (head,), projections, method="score")
+    score_BxN = correction(by_head[head], id_BxN)
+    score_BxN = jnp.where((id_BxN > 0) & ~jnp.isnan(score_BxN), score_BxN, -jnp.inf)
     score_BxN, order_BxN = jax.lax.top_k(score_BxN, score_BxN.shape[1])
     id_BxN = jnp.take_along_axis(id_BxN, order_BxN, axis=1)
     return TwoStageResult(jnp.where(score_BxN > -jnp.inf, id_BxN, 0), score_BxN)

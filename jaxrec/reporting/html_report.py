@@ -138,13 +138,14 @@ def _catalogue_table(catalogue: Mapping[str, Any]) -> list[str]:
     """
     history = "history excluded" if catalogue["filtered"] else "history included"
     heads = "".join(f"{label:>{_COLUMN_WIDTH + 1}}" for label in _CATALOGUE_METRICS.values())
-    two_stage_rows = ("retrieval_head", "two_stage") if "retrieved" in catalogue else ()
+    orders = ("model", "model_uncorrected", "retrieval_head", "two_stage", "popularity")
     body = [
         f"{name.replace('_', ' '):<{_LABEL_WIDTH}}"
         + "".join(f"{_cell(catalogue[name].get(m)):>{_COLUMN_WIDTH + 1}}" for m in _CATALOGUE_METRICS)
-        for name in ("model", *two_stage_rows, "popularity")
+        for name in orders
+        if name in catalogue
     ]
-    if two_stage_rows:
+    if "retrieved" in catalogue:
         body.append(
             f"two stages with {catalogue['retrieved']:,} retrieved titles show {catalogue['kept']:.1%} "
             "of the model's top titles"

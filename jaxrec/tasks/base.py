@@ -17,6 +17,8 @@ from jaxrec.config.schema import Config
 from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.core.row_format import Layout
 from jaxrec.data.loading.packing import Packer
+from jaxrec.models.outputs import Correction
+from jaxrec.models.two_stage import TwoStageResult
 from jaxrec.tasks.metric_sums import Sums
 
 
@@ -29,7 +31,7 @@ class TitleScores(NamedTuple):
         seen_BxL: int32 ids of the stored history, abandoned titles included, 0 for padding.
     """
 
-    scores_BxV: jax.Array
+    by_head: dict[str, jax.Array]
     target_B: jax.Array
     seen_BxL: jax.Array
 
@@ -211,22 +213,24 @@ class Task:
         """
         raise NotImplementedError
 
-    def score_all_titles(self, params: Any, host: HostBatch, table: TitleTable) -> TitleScores:
-        """Score all titles by the first of `ranking_heads`, without noise or dropout.
+    def score_all_titles(
+        self, params: Any, host: HostBatch, table: TitleTable, heads: tuple[str, ...]
+    ) -> TitleScores:
+        """Score all titles by heads, without noise or dropout.
 
         Args:
             params: Parameters of the model.
             host: [B, words] packed query rows.
             table: Features of all titles.
+            heads: A subset of `catalogue_heads`.
         """
         raise NotImplementedError
 
     def two_stages(
-        self, params: Any, host: HostBatch, table: TitleTable, eligible_BxV: jax.Array, limit: int
-    ) -> Any:
-        """Retrieve `limit` titles by the retrieval head and rank them.
-
-        The first of `ranking_heads` ranks the retrieved titles.
+        self, params: Any, host: HostBatch, table: TitleTable, eligible_BxV: jax.Array, limit: int,
+        correction: Correction,
+    ) -> TwoStageResult:  # fmt: skip
+        """Retrieve `limit` titles by the retrieval head and rank them by the corrected scores.
 
         Args:
             params: Parameters of the model.
@@ -235,20 +239,23 @@ class Task:
             eligible_BxV: Bool, the titles that may be retrieved.
             limit: Maximum number of retrieved titles.
 
-        Returns:
-            Retrieval scores [B, V], and a `TwoStageResult`.
         """
         raise NotImplementedError
 
     @property
     def ranking_heads(self) -> tuple[str, ...]:
-        """Names of the heads that can order titles; the one used at evaluation first."""
+        """Names of the heads that can order candidates; the one used at evaluation first."""
         return ()
 
     @property
     def measured_heads(self) -> tuple[str, ...]:
         """Names of the heads whose `registry.HEADS` entry has metrics of their predictions."""
         return ()
+
+    @property
+    def catalogue_heads(self) -> tuple[str, ...]:
+        """Names of the heads that can score all titles, the default first; empty if none can."""
+        return self.ranking_heads
 
     # ------------------------------------------------ common to all tasks
 

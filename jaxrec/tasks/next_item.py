@@ -168,7 +168,13 @@ class NextItemTask(Task):
         total, count = jnp.where(windows.target > 0, loss_BxL, 0.0).sum(), (windows.target > 0).sum()
         return total, {"loss": (total, count)}
 
-    def score_all_titles(self, params: Any, host: HostBatch, table: TitleTable) -> TitleScores:
+    @property
+    def catalogue_heads(self) -> tuple[str, ...]:
+        return ("next_item",)
+
+    def score_all_titles(
+        self, params: Any, host: HostBatch, table: TitleTable, heads: tuple[str, ...] = ()
+    ) -> TitleScores:
         """Score all titles [B, V] after the newest position of each query; see `Task`."""
         window, rows = next_item_inputs.queries(host.words, self.layout, self.size)
         variables: Any = {"params": params}
@@ -176,4 +182,4 @@ class NextItemTask(Task):
         h_BxLxD: Any = self.model.apply(variables, window, projections)
         candidates_VxD: Any = self.model.apply(variables, projections, method="candidates")
         scores_BxV = h_BxLxD[:, -1] @ candidates_VxD.T
-        return TitleScores(scores_BxV, rows["target"][:, 0], rows["history_title"])
+        return TitleScores({"next_item": scores_BxV}, rows["target"][:, 0], rows["history_title"])

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxrec.config.validation import mix_counts
 from jaxrec.core.batch import Batch, History, HostBatch, TitleTable
-from jaxrec.core.ids import LISTS, UNKNOWN
+from jaxrec.core.ids import LISTS, RETRIEVAL_HEAD, UNKNOWN
 from jaxrec.core.registry import HEADS
 from jaxrec.data.loading.packing import Packer
 from jaxrec.losses import ranking, task_weights
@@ -20,6 +20,7 @@ from jaxrec.models.layers import sharded_embedding
 from jaxrec.models.layers.dense import at_least_float32
 from jaxrec.models.layers.title_encoder import TitleProjections
 from jaxrec.models.mixture import gate_temperature
+from jaxrec.models.outputs import Correction
 from jaxrec.models.ranker import RankingModel
 from jaxrec.models.two_stage import TwoStageResult, two_stage
 from jaxrec.runtime.mesh import AXIS
@@ -327,28 +328,36 @@ class RankingTask(Task):
             gate = jnp.where(present, gates_BxCxE, 0.0).sum(1) / jnp.maximum(present.sum(1), 1)
         return jax.tree.map(lambda x: x.reshape(candidates.shape), scores), gate
 
-    def score_all_titles(self, params: Any, host: HostBatch, table: TitleTable) -> TitleScores:
-        """Score all titles [B, V] by `score_task`; see `Task.score_all_titles`."""
+    @property
+    def catalogue_heads(self) -> tuple[str, ...]:
+        if not self.shares_histories:
+            return ()
+        return (*self.ranking_heads, *((RETRIEVAL_HEAD,) if self.config.model.retrieval_dim else ()))
+
+    def score_all_titles(
+        self, params: Any, host: HostBatch, table: TitleTable, heads: tuple[str, ...]
+    ) -> TitleScores:
+        """Score all titles [B, V] by each of `heads`; see `Task.score_all_titles`."""
         variables, tau = {"params": params}, self.config.model.gate.temperature
         queries = ranking_inputs.queries(host.words, self.view, host.packing)
         user = self.model.apply(variables, queries.history, table, tau, method="encode")
-        scores_BxV: Any = self.model.apply(variables, user, table, self.score_task, method="score_catalogue")
-        return TitleScores(scores_BxV, queries.rows["target"][:, 0], queries.rows["history_title"])
+
+        def scores(head: str) -> Any:
+            if head == RETRIEVAL_HEAD:
+                return self.model.apply(variables, user, table, method="retrieve")
+            return self.model.apply(variables, user, table, head, method="score_catalogue")
+
+        by_head = {head: scores(head) for head in heads}
+        return TitleScores(by_head, queries.rows["target"][:, 0], queries.rows["history_title"])
 
     def two_stages(
-        self, params: Any, host: HostBatch, table: TitleTable, eligible_BxV: jax.Array, limit: int
-    ) -> tuple[jax.Array, TwoStageResult]:
-        """Return the retrieval scores [B, V], and the titles recommended by `two_stage`.
-
-        Args:
-            eligible_BxV: Bool, the titles that may be retrieved.
-            limit: Maximum number of retrieved titles.
-        """
+        self, params: Any, host: HostBatch, table: TitleTable, eligible_BxV: jax.Array, limit: int,
+        correction: Correction,
+    ) -> TwoStageResult:  # fmt: skip
         variables, tau = {"params": params}, self.config.model.gate.temperature
         queries = ranking_inputs.queries(host.words, self.view, host.packing)
         user: Any = self.model.apply(variables, queries.history, table, tau, method="encode")
-        scores_BxV: Any = self.model.apply(variables, user, table, method="retrieve")
-        return scores_BxV, two_stage(self.model, variables, user, table, self.score_task, eligible_BxV, limit)
+        return two_stage(self.model, variables, user, table, correction, eligible_BxV, limit)
 
     def update_task_state(
         self, task_state: RankingState, params: Any, step: jax.Array, sums: Sums

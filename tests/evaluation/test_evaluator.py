@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.core.ids import FIRST_TITLE
+from jaxrec.core.ids import FIRST_TITLE, RETRIEVAL_HEAD
 from jaxrec.evaluation import baselines, scorers
 from jaxrec.runtime.mesh import replicate
 from jaxrec.tasks.metric_sums import mean_metrics
@@ -94,7 +94,7 @@ def test_ranks_among_all_titles_are_of_every_titles_score(over_all, filtered):
     recommended titles have the best scores, without the titles of the history if filtered.
     """
     task, params, table, rows, scores = over_all
-    ranked = scorers.CatalogueRanker(task, table, filtered, top=5)(params, rows)
+    ranked = scorers.CatalogueRanker(task, table, filtered=filtered, top=5)(params, rows).by_order["model"]
     stored = rows.all()
     target = stored["target"][:, 0]
     eligible = np.tile(np.arange(scores.shape[1]) >= FIRST_TITLE, (len(scores), 1))
@@ -127,7 +127,7 @@ def test_equal_titles_count_against_the_target_and_are_shown_by_popularity(over_
         ),
     )  # fmt: skip
     monkeypatch.setattr(scorers._QueryRunner, "_batches", lambda self, rows: scorers.EvalBatches(rows, 8))
-    ranked = scorers.CatalogueRanker(task, table, True, top=5)(params, rows)
+    ranked = scorers.CatalogueRanker(task, table, filtered=True, top=5)(params, rows).by_order["model"]
     for row, rank, top in zip(rows.all(), ranked.ranks, ranked.top, strict=True):
         target = row["target"][0]
         rivals = [t for t in range(FIRST_TITLE, len(drawn)) if t not in row["history_title"] and t != target]
@@ -163,23 +163,26 @@ def test_two_stages_equal_exact_ranking_if_all_titles_are_retrieved(tiny, tiny_c
         tiny.rows("test"),
     )
     all_titles, few_titles = (
-        scorers.CatalogueRanker(task, table, True, 10, retrieve=retrieve)(params, rows)
+        scorers.CatalogueRanker(task, table, None, True, 10, retrieve=retrieve)(params, rows)
         for retrieve in (tiny.layout.titles, 20)
     )
-    np.testing.assert_array_equal(all_titles.ranks, few_titles.ranks)
-    assert np.array_equal(all_titles.staged, all_titles.ranks) and (all_titles.kept == 1).all()
+    ranks = all_titles.by_order["model"].ranks
+    np.testing.assert_array_equal(ranks, few_titles.by_order["model"].ranks)
+    assert np.array_equal(all_titles.staged, ranks) and (all_titles.kept == 1).all()
     retrieved = few_titles.staged < tiny.layout.titles
     assert 0 < retrieved.mean() < 0.5 and (few_titles.staged[retrieved] <= 20).all()
-    assert (few_titles.staged[retrieved] <= few_titles.ranks[retrieved]).all()  # fewer rivals
+    assert (few_titles.staged[retrieved] <= ranks[retrieved]).all()  # fewer rivals
     assert 0 < few_titles.kept.mean() < 0.5  # 20 of 200 titles, by an untrained head
-    without = scorers.CatalogueRanker(task, table, True, 10)(params, rows)
-    assert without.staged.shape == without.kept.shape == without.retrieved.shape == (rows.rows, 0)
+    without = scorers.CatalogueRanker(task, table, None, True, 10)(params, rows)
+    assert without.staged.shape == without.kept.shape == (rows.rows, 0) and [*without.by_order] == ["model"]
     user = task.model.apply(
         {"params": params}, queries(rows.read(np.arange(rows.blocks)), task.view).history, table, 1.0,
         method="encode",
     )  # fmt: skip
     head = np.asarray(task.model.apply({"params": params}, user, table, method="retrieve"))
-    for row, row_scores, rank in zip(rows.all()[:50], head[:50], few_titles.retrieved[:50], strict=True):
+    for row, row_scores, rank in zip(
+        rows.all()[:50], head[:50], few_titles.by_order[RETRIEVAL_HEAD].ranks[:50], strict=True
+    ):
         target = row["target"][0]
         left_out = {0, 1, target, *row["history_title"]}
         rivals = [v for v in range(len(row_scores)) if v not in left_out]

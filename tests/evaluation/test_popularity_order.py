@@ -1,5 +1,6 @@
 """Ties and baselines follow popularity ranks, whatever the order of ids: all ids permuted, and by hand."""
 
+import tracemalloc
 from types import SimpleNamespace
 
 import jax
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 
 from jaxrec.core.batch import TitleTable
-from jaxrec.core.ids import FIRST_TITLE
+from jaxrec.core.ids import FIRST_TITLE, RETRIEVAL_HEAD
 from jaxrec.evaluation import baselines, results, scorers
+from jaxrec.models.outputs import Correction
 from jaxrec.models.two_stage import top_titles, two_stage
 from jaxrec.runtime.mesh import AXIS
 from jaxrec.tasks.base import TitleScores
@@ -34,21 +36,25 @@ class FixedTask:
 
     layout = SimpleNamespace(titles=V)
 
-    def score_all_titles(self, params, host, table):
-        return TitleScores(params["scores"], params["target"], params["history"])
+    def score_all_titles(self, params, host, table, heads):
+        by_head = {"ranking": params["scores"], RETRIEVAL_HEAD: params["retrieval"]}
+        return TitleScores({head: by_head[head] for head in heads}, params["target"], params["history"])
 
-    def two_stages(self, params, host, table, eligible_BxV, limit):
+    def two_stages(self, params, host, table, eligible_BxV, limit, correction):
         model = FixedModel(params["retrieval"], params["scores"])
-        return params["retrieval"], two_stage(model, None, None, table, "ranking", eligible_BxV, limit)
+        return two_stage(model, None, None, table, correction, eligible_BxV, limit)
 
 
 def rank_all(params, rank, filtered):
-    """Return the fields of `CatalogueRanks` from one device: exact, and in two stages of 12 titles."""
-    step = scorers._rank_step(FixedTask(), filtered, TOP, None, 12)
+    """Return `CatalogueRanks` from one device: exact, and in two stages of 12 titles."""
+    orders = {"model": Correction("ranking"), RETRIEVAL_HEAD: Correction(RETRIEVAL_HEAD)}
+    step = scorers._rank_step(FixedTask(), orders, filtered, TOP, None, 12)
     table = TitleTable(np.zeros((V, 0), np.int32), np.zeros((V, 0), np.float32), rank)
     mapped = jax.jit(jax.vmap(lambda params: step(params, None, table), axis_name=AXIS))
     *outputs, _ = mapped(jax.tree.map(lambda x: x[None], params))
-    return scorers.CatalogueRanks(*(np.asarray(x)[0] for x in outputs), {})
+    ranks, top, staged, kept = (np.asarray(x)[0] for x in outputs)
+    by_order = {name: scorers.RankedTitles(ranks[:, i], top[:, i]) for i, name in enumerate(orders)}
+    return scorers.CatalogueRanks(by_order, staged, kept, {})
 
 
 def make_params():
@@ -98,17 +104,18 @@ def permuted():
 
 def test_ranks_in_the_order_of_ids_change_nothing(permuted):
     (params, rank), *_ = permuted
-    for with_rank, without in zip(rank_all(params, rank, True), rank_all(params, None, True), strict=True):
-        np.testing.assert_array_equal(with_rank, without)
+    jax.tree.map(np.testing.assert_array_equal, rank_all(params, rank, True), rank_all(params, None, True))
 
 
 @pytest.mark.parametrize("filtered", [False, True])
 def test_permuted_ids_give_the_same_titles_and_ranks(permuted, filtered):
     (params, rank), (after, rank_after), new_id = permuted
     expected, actual = rank_all(params, rank, filtered), rank_all(after, rank_after, filtered)
-    np.testing.assert_array_equal(actual.top, new_id[expected.top])
-    for name in ("ranks", "retrieved", "staged", "kept"):
-        np.testing.assert_array_equal(getattr(actual, name), getattr(expected, name))
+    for name, order in expected.by_order.items():
+        np.testing.assert_array_equal(actual.by_order[name].top, new_id[order.top])
+        np.testing.assert_array_equal(actual.by_order[name].ranks, order.ranks)
+    np.testing.assert_array_equal(actual.staged, expected.staged)
+    np.testing.assert_array_equal(actual.kept, expected.kept)
     assert (expected.staged < V).any() and 0 < expected.kept.mean() < 1
 
     before, later = make_arrays(rank), make_arrays(rank_after)
@@ -119,8 +126,10 @@ def test_permuted_ids_give_the_same_titles_and_ranks(permuted, filtered):
         rows["target"], rows["history_title"] = p["target"][:, None], p["history"]
         ranks, top = baselines.popularity_ranks(rows, arrays, filtered, TOP)
         popular.append((ranks, top))
-        by_name = {"model": ranked, "popularity": ranked._replace(ranks=ranks, top=top)}
-        metrics.append(results.whole_catalogue(by_name, rows, arrays, filtered))
+        orders = ranked.by_order | {"popularity": scorers.RankedTitles(ranks, top)}
+        metrics.append(
+            results.catalogue_result(ranked._replace(by_order=orders), rows, arrays, filtered, retrieve=12)
+        )
     np.testing.assert_array_equal(popular[1][0], popular[0][0])
     np.testing.assert_array_equal(popular[1][1], new_id[popular[0][1]])
     assert metrics[0] == metrics[1]
@@ -144,14 +153,14 @@ def test_both_stages_with_appended_ids_by_hand():
     table = TitleTable(np.zeros((8, 0)), np.zeros((8, 0)), BY_HAND)
     ties = np.zeros((1, 8), np.float32)
     second = np.array([[9, 9, 0, 1, 9, 9, 1, 1]], np.float32)
-    shown = two_stage(FixedModel(ties, ties), None, None, table, "ranking", eligible, 3)
+    shown = two_stage(FixedModel(ties, ties), None, None, table, Correction("ranking"), eligible, 3)
     assert shown.id_BxN.tolist() == [[6, 2, 3]]
     # The first stage retrieves 6, 2, 3 and 7, so that 4 and 5 with the score 9 are not shown.
-    shown = two_stage(FixedModel(ties, second), None, None, table, "ranking", eligible, 4)
+    shown = two_stage(FixedModel(ties, second), None, None, table, Correction("ranking"), eligible, 4)
     assert shown.id_BxN.tolist() == [[6, 3, 7, 2]]
     # The retrieval order is 7, 6, 3; the second stage has ties, and 6 is the most popular.
     first = np.array([[0, 0, 0, 1, 0, 0, 2, 3]], np.float32)
-    shown = two_stage(FixedModel(first, ties), None, None, table, "ranking", eligible, 3)
+    shown = two_stage(FixedModel(first, ties), None, None, table, Correction("ranking"), eligible, 3)
     assert shown.id_BxN.tolist() == [[6, 3, 7]]
 
 
@@ -165,3 +174,25 @@ def test_popularity_of_appended_ids_by_hand():
     ranks, top = baselines.popularity_ranks(rows, arrays, False, 3)
     assert ranks.tolist() == [4, 5] and top.tolist() == [[6, 2, 3]] * 2
     assert baselines.popularity(rows, "a", arrays).tolist() == [[[-3, 0, -4]], [[-4, -1, -5]]]
+
+
+def test_memory_of_popularity_ranks_is_linear_in_the_history():
+    """64 histories of 2,000 titles took 64 * 2,000 * 2,010 bytes, 257 MB, when compared title by title."""
+    titles, history = 3_000, 2_000
+    rng = np.random.default_rng(0)
+    rank_of_id = np.concatenate([[titles + 2] * 2, rng.permutation(titles)]).astype(np.int32)
+    arrays = SimpleNamespace(
+        rank_of_id=rank_of_id, id_of_rank=np.argsort(rank_of_id, kind="stable")[:titles].astype(np.int32)
+    )
+    rows = np.zeros(64, np.dtype([("target", "<i4", (1,)), ("history_title", "<i4", (history,))]))
+    rows["target"] = rng.integers(2, titles + 2, (64, 1))
+    rows["history_title"] = rng.integers(0, titles + 2, (64, history))
+    tracemalloc.start()
+    ranks, top = baselines.popularity_ranks(rows, arrays, True, TOP)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * rows["history_title"].nbytes
+    for row, rank, shown in zip(rows, ranks, top, strict=True):
+        left_out = set(row["history_title"]) - {row["target"][0]}
+        order = [t for t in arrays.id_of_rank if t not in left_out]
+        assert (rank, list(shown)) == (1 + order.index(row["target"][0]), order[:TOP])

@@ -9,6 +9,7 @@ from jaxrec.config.schema import Objective
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.losses import ranking
 from jaxrec.models.layers import rng
+from jaxrec.models.outputs import Correction
 from jaxrec.models.two_stage import TwoStageResult, overlap, rank_among, two_stage
 
 V, N = 30, 40  # titles of the case; draws, more than there are titles
@@ -148,7 +149,7 @@ def exact(c, users, stands, most):
 
 def test_all_titles_through_both_stages_are_ranked_exactly(head, users):
     stands = stands_of(head)
-    shown = two_stage(head.model, head.variables, users, head.table, "ranking", stands, V)
+    shown = two_stage(head.model, head.variables, users, head.table, Correction("ranking"), stands, V)
     wanted = exact(head, users, stands, V)
     assert (wanted > 0).sum(1).tolist() == [V - FIRST_TITLE - 1] * 5
     np.testing.assert_array_equal(shown.id_BxN, wanted)
@@ -157,7 +158,7 @@ def test_all_titles_through_both_stages_are_ranked_exactly(head, users):
 
 def test_the_first_stage_chooses_and_the_second_orders(head, users):
     stands, most = stands_of(head), 6
-    shown = two_stage(head.model, head.variables, users, head.table, "ranking", stands, most)
+    shown = two_stage(head.model, head.variables, users, head.table, Correction("ranking"), stands, most)
     scores = head.model.apply(head.variables, users, head.table, method="retrieve")
     of_task = head.model.apply(head.variables, users, head.table, "ranking", method="score_catalogue")
     for ids, first, second, may in zip(shown.id_BxN, scores, of_task, stands, strict=True):
@@ -172,7 +173,7 @@ def test_the_first_stage_chooses_and_the_second_orders(head, users):
 
 def test_fewer_eligible_titles_than_num_titles(head, users):
     stands = jnp.zeros((5, V), bool).at[:, jnp.array([4, 9])].set(True)
-    shown = two_stage(head.model, head.variables, users, head.table, "ranking", stands, 5)
+    shown = two_stage(head.model, head.variables, users, head.table, Correction("ranking"), stands, 5)
     assert np.sort(shown.id_BxN, axis=1).tolist() == [[0, 0, 0, 4, 9]] * 5
     assert np.all(np.asarray(shown.id_BxN)[:, 2:] == 0) and np.all(np.isneginf(shown.score_BxN[:, 2:]))
 

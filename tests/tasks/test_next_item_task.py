@@ -202,7 +202,7 @@ def test_scores_of_all_titles_are_those_of_the_newest_position():
     window, _ = next_item_inputs.queries(as_words(rows), LAYOUT, L)
     (t_VxD,) = p.project_titles(state.params, TABLE)
     expected = p.model.apply({"params": state.params}, window, (t_VxD,))[:, -1] @ t_VxD.T
-    np.testing.assert_allclose(scored.scores_BxV, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(scored.by_head["next_item"], expected, rtol=1e-5, atol=1e-6)
     assert scored.target_B.tolist() == [5, 6, 7]
     np.testing.assert_array_equal(scored.seen_BxL, rows["history_title"])
 

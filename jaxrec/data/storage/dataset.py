@@ -9,6 +9,7 @@
 Rows have a fixed width, so that a block is one read and one `frombuffer`.
 """
 
+import copy
 import hashlib
 import io
 import json
@@ -96,6 +97,16 @@ class Rows:
         for name in self._names:
             if name not in names:
                 raise InputError(f"dataset {directory}: {name} is missing; prepare it again")
+
+    def head(self, rows: int) -> "Rows":
+        """Return the first blocks of the split, with at least `rows` rows if the split has as many.
+
+        Users are in the order of their hash, so the first blocks are a random sample of the users.
+        """
+        blocks = -(-rows // BLOCK_ROWS)
+        out = copy.copy(self)
+        out.rows, out.blocks = min(self.rows, blocks * BLOCK_ROWS), min(self.blocks, blocks)
+        return out
 
     @cached_property
     def _readers(self) -> list[ArrayRecordReader]:
