@@ -52,7 +52,7 @@ def _check_tables(source: Tables, path: str) -> None:
 def _check_without_watch_time(config: Config, such: str) -> None:
     """Refuse what needs watch times, for a source without: it trains one task, or sequences."""
     why = f"{such} not say how much of a title was seen"
-    if config.rows == "sequences":
+    if config.rows == "next_item":
         personalised = config.next_item.personalised
         allowed = f"be False, for Eq. 13 weighs by completion: {why}"
         require(not personalised, "next_item.personalised", personalised, allowed)
@@ -153,7 +153,7 @@ def _check_split(config: Config) -> None:
 def _check_examples(config: Config) -> None:
     """Check what rows of sequences need."""
     data = config.data
-    if config.rows == "requests":
+    if config.rows == "ranking":
         return
     require(
         data.num_targets == 1, "data.num_targets", data.num_targets, "be 1 where task.name is 'next_item'"

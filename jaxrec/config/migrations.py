@@ -16,6 +16,7 @@ from typing import Any
 
 from jaxrec.config import schema
 from jaxrec.config.tree import fields_of, is_dataclass_type, members, require, walk
+from jaxrec.core.row_format import RENAMED_ROWS
 
 # Class -> old field -> new field.
 RENAMED: dict[type, dict[str, str]] = {
@@ -73,7 +74,6 @@ REMOVED: dict[type, dict[str, Any]] = {
 
 # Values of the old field data.examples -> task.name.
 TASK_OF_EXAMPLES = {"requests": "ranking", "sequences": "next_item"}
-_EXAMPLES_OF_TASK = {task: examples for examples, task in TASK_OF_EXAMPLES.items()}
 
 _KEYS = {  # of the classes above, for messages
     schema.Config: "", schema.Data: "data.", schema.Sampling: "sampling.", schema.Gate: "model.gate.",
@@ -132,8 +132,9 @@ def old_data_fields(config: schema.Config) -> dict[str, str]:
 
 
 def old_examples(config: schema.Config) -> str:
-    """Return the value that the old field data.examples has for the config's task."""
-    return _EXAMPLES_OF_TASK.get(config.task.name, config.task.name)
+    """Return the value that the old field data.examples has for the rows of the config's task."""
+    old = {new: examples for examples, new in RENAMED_ROWS.items()}
+    return old.get(config.rows, config.rows)
 
 
 # ---------------------------------------------------------------- keys of the command line and of studies

@@ -330,5 +330,5 @@ class Config:
 
     @property
     def rows(self) -> str:
-        """The rows of a dataset that the task trains on: "requests" or "sequences"."""
+        """The kind of a dataset's rows that the task trains on: "ranking" or "next_item"."""
         return TASKS[self.task.name].rows

@@ -70,12 +70,12 @@ class TaskEntry(NamedTuple):
     """A training task, and the rows of a dataset that it trains on."""
 
     target: str
-    rows: str  # `core.row_format.Layout.examples`: "requests" or "sequences"
+    rows: str  # kind, one of `core.row_format.ROWS`
 
 
 TASKS = {
-    "ranking": TaskEntry("jaxrec.tasks.ranking:RankingTask", "requests"),
-    "next_item": TaskEntry("jaxrec.tasks.next_item:NextItemTask", "sequences"),
+    "ranking": TaskEntry("jaxrec.tasks.ranking:RankingTask", "ranking"),
+    "next_item": TaskEntry("jaxrec.tasks.next_item:NextItemTask", "next_item"),
 }
 
 

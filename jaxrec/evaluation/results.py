@@ -75,7 +75,7 @@ def baseline_lists(
 
 def by_hard(scores: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
     """Return the metrics on the enabled list by its number of hard negatives (K=1)."""
-    counts = rows["list_hard"][:, 0]
+    counts = rows["num_hard"][:, 0]
     return {
         str(n): summary(scores[counts == n, LISTS.index("enabled")], rows[counts == n], 1)
         for n in np.unique(counts)

@@ -181,7 +181,7 @@ class CatalogueRanker(_QueryRunner):
         with_loss: bool = False, temperature: float = 1.0, retrieve: int = 0,
     ) -> None:  # fmt: skip
         step = _rank_step(task, filtered, top, temperature if with_loss else None, retrieve)
-        super().__init__(task, table, step, max(_PAIRS // task.layout.titles, 1), lambda params: params)
+        super().__init__(task, table, step, max(_PAIRS // task.layout.num_titles, 1), lambda params: params)
 
     def __call__(self, params: Any, rows: Rows) -> CatalogueRanks:
         """Return the ranks for all rows, in order."""
@@ -206,7 +206,7 @@ def _rank_step(
 
     def step(params: Any, host: HostBatch, table: TitleTable) -> tuple[Any, ...]:
         scores_BxV, target_B, seen_BxL = program.score_all_titles(params, host, table)
-        title_1xV, target_Bx1 = jnp.arange(program.layout.titles)[None], target_B[:, None]
+        title_1xV, target_Bx1 = jnp.arange(program.layout.num_titles)[None], target_B[:, None]
         rivals_BxV = (title_1xV != target_Bx1) & (title_1xV >= FIRST_TITLE)
         if filtered:
             query_Bx1 = jnp.arange(len(scores_BxV))[:, None]
@@ -223,7 +223,7 @@ def _rank_step(
         in_two = 3 * (jnp.zeros((len(scores_BxV), 0)),)
         if retrieve:
             head_BxV, shown = program.two_stages(params, host, table, stands_BxV, retrieve)
-            staged_B = rank_among(shown, target_B, program.layout.titles)
+            staged_B = rank_among(shown, target_B, program.layout.num_titles)
             in_two = ranks(head_BxV), staged_B, overlap(id_Bxk, shown.id_BxN)
         ranked = jax.lax.all_gather((ranks(scores_BxV), id_Bxk, *in_two), AXIS, tiled=True)
         sums: Sums = {}

@@ -32,7 +32,7 @@ class NextItemTask(Task):
     each position by Eq. 13.
     """
 
-    rows: ClassVar[str] = "sequences"
+    rows: ClassVar[str] = "next_item"
 
     @property
     def size(self) -> int:
@@ -42,7 +42,7 @@ class NextItemTask(Task):
     @cached_property
     def model(self) -> NextItemModel:
         m = self.config.model
-        return NextItemModel(m.dtype, self.layout.features, self.layout.titles, m)
+        return NextItemModel(m.dtype, self.layout.features, self.layout.num_titles, m)
 
     def protocols(self) -> Protocols:
         return Protocols((), (CATALOGUE, "ndcg@10"), self.config.next_item.temperature)
@@ -69,7 +69,7 @@ class NextItemTask(Task):
         The pool of "in_batch" holds the targets of the global batch, in the order of the batch.
         """
         if self.config.next_item.negative_distribution != "in_batch":
-            return negative_sampling.NegativePool(self.layout.titles)
+            return negative_sampling.NegativePool(self.layout.num_titles)
         size = len(host.valid)
         count = self.microbatches(size)
         key = jnp.zeros((size, 2), jnp.uint32)
@@ -79,7 +79,7 @@ class NextItemTask(Task):
         ids_DxMxSxL = jax.lax.all_gather(ids_MxSxL, AXIS)
         # Rows go round robin to the microbatches of all devices: `parallel_step.example_rows`.
         return negative_sampling.NegativePool(
-            self.layout.titles, ids=jnp.moveaxis(ids_DxMxSxL, 2, 0).reshape(-1)
+            self.layout.num_titles, ids=jnp.moveaxis(ids_DxMxSxL, 2, 0).reshape(-1)
         )
 
     def loss(

@@ -95,7 +95,7 @@ def main(dataset: str, out: str, *asked: str) -> None:
     def by_id(tree):
         """What is dealt as a table whose row i is title i's, by the name that it has where it is whole."""
         rows = jax.jit(
-            lambda x: sharded_embedding.in_order(x, data.layout.titles),
+            lambda x: sharded_embedding.in_order(x, data.layout.num_titles),
             out_shardings=mesh.replicated_sharding(),
         )
         of_ids = tree["title"]["title_id"]
