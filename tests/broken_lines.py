@@ -556,6 +556,13 @@ LINES = (
         ("tests/data/storage/test_format_2.py::test_a_layout_with_old_names_is_the_layout",),
     ),
     Line(
+        "an old value of a config field is read",
+        "jaxrec/config/migrations.py",
+        "inner = _renamed_value(cls, name, inner)",
+        "inner = inner",
+        ("tests/config/test_migrations.py::test_an_old_value_is_the_value_of_today",),
+    ),
+    Line(
         "the width divides by the heads",
         "jaxrec/config/validation.py",
         "model.width % expert.num_heads == 0",

@@ -1,9 +1,10 @@
 """Old names of config fields, and how old configs are read today.
 
 A config's JSON in a workdir or checkpoint, a key on the command line, and a keyword or an assignment in a
-Python config may use an old name; one line on standard error gives the new one. A removed field is dropped
-where it has the value that stands for what is done today, and refused by name where it has another. Digests
-of datasets are computed over the old names, so datasets prepared before are found.
+Python config may use an old name or an old value; outside JSON, one line on standard error gives the new one.
+A removed field is dropped where it has the value that stands for what is done today, and refused by name
+where it has another. Digests of datasets are computed over the old names, so datasets prepared before are
+found.
 """
 
 import dataclasses
@@ -72,6 +73,11 @@ REMOVED: dict[type, dict[str, Any]] = {
     schema.Optimizer: {"lazy": False, "decay_spares": "nothing"},
 }
 
+# Class -> field -> old value -> new value.
+RENAMED_VALUES: dict[type, dict[str, dict[str, str]]] = {
+    schema.NextItem: {"negatives_shared_by": {"place": "position"}},
+}
+
 # Values of the old field data.examples -> task.name.
 TASK_OF_EXAMPLES = {"requests": "ranking", "sequences": "next_item"}
 
@@ -115,9 +121,16 @@ def _upgrade(value: Any, annotation: Any) -> Any:
         if old in removed and old not in known:
             _refuse_unless_default(cls, old, inner)
             continue
-        name = renamed.get(old, old)
+        name: str = renamed.get(old, old)
+        inner = _renamed_value(cls, name, inner)
         upgraded[name] = _upgrade(inner, known[name]) if name in known else inner
     return upgraded
+
+
+def _renamed_value(cls: type, name: str, value: Any) -> Any:
+    """Return the value of a field with the word of today."""
+    renamed = RENAMED_VALUES.get(cls, {}).get(name, {})
+    return renamed.get(value, value) if isinstance(value, str) else value
 
 
 def _refuse_unless_default(cls: type, name: str, value: Any) -> None:
@@ -191,7 +204,7 @@ def _upgrade_argument(argument: str) -> list[str]:
 
 def accept_old_names() -> None:
     """Let the config classes take old names as keywords and in assignments; called once, by the package."""
-    for cls in {*RENAMED, *REMOVED}:
+    for cls in {*RENAMED, *REMOVED, *RENAMED_VALUES}:
         _accept_old_names(cls)
 
 
@@ -219,7 +232,10 @@ def _accept_old_names(cls: type) -> None:
         elif _is_gone(cls, name):
             _refuse_unless_default(cls, name, value)
             return
-        object.__setattr__(self, name, value)
+        now = _renamed_value(cls, name, value)
+        if now != value:
+            _note(f"{_KEYS[cls]}{name}={value!r}", repr(now))
+        object.__setattr__(self, name, now)
 
     def _is_gone(cls: type, name: str) -> bool:
         return name in removed or (cls is schema.Data and name == "examples")

@@ -258,7 +258,7 @@ class NextItem:
     loss: str = "softmax"  # of `registry.NEXT_ITEM_LOSSES`: over all titles; or over sampled ones
     negatives: int = 128  # sampled for each position
     negative_distribution: str = "uniform"  # of `registry.NEGATIVE_SAMPLERS`
-    negatives_shared_by: Literal["place", "sequence"] = "place"  # each position has its own, or each sequence
+    negatives_shared_by: Literal["position", "sequence"] = "position"  # one draw for each
     logq_correction: bool = False  # sampled_softmax: scores less the log of how often a title is sampled
     calibration: float = 0.75  # t of gbce: 0 is bce, 1 the probabilities of a softmax
     temperature: float = 1.0  # divides the scores

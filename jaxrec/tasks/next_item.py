@@ -144,7 +144,7 @@ class NextItemTask(Task):
             negatives = negative_sampling.draw(
                 key, distribution, shared_by, positions, objective.negatives, pool
             )
-            if shared_by == "place":
+            if shared_by == "position":
                 # Counted from the newest position, so the draws of a position do not depend on the length.
                 negatives = negatives[:, ::-1]
             log_q = negative_sampling.log_q(distribution, pool) if objective.logq_correction else None
