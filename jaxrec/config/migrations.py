@@ -121,13 +121,13 @@ def _upgrade(value: Any, annotation: Any) -> Any:
         if old in removed and old not in known:
             _refuse_unless_default(cls, old, inner)
             continue
-        name: str = renamed.get(old, old)
+        name = renamed.get(old, old)
         inner = _renamed_value(cls, name, inner)
         upgraded[name] = _upgrade(inner, known[name]) if name in known else inner
     return upgraded
 
 
-def _renamed_value(cls: type, name: str, value: Any) -> Any:
+def _renamed_value(cls: type, name: Any, value: Any) -> Any:
     """Return the value of a field with the word of today."""
     renamed = RENAMED_VALUES.get(cls, {}).get(name, {})
     return renamed.get(value, value) if isinstance(value, str) else value
