@@ -112,7 +112,7 @@ def check_equal(setting: Setting, sample: np.ndarray) -> dict[str, float]:
 
     ours, rows = setting.scorer(setting.params, setting.test_rows).scores[sample], setting.rows[sample]
     score_difference, metric_difference = 0.0, 0.0
-    all_titles, ranks = np.arange(setting.dataset.layout.titles), setting.ranks(sample.max() + 1)[sample]
+    all_titles, ranks = np.arange(setting.dataset.layout.num_titles), setting.ranks(sample.max() + 1)[sample]
     for row, scores, rank in zip(rows, ours, ranks, strict=True):
         user = setting.peer.user(row)
         for i, name in enumerate(LISTS):
@@ -148,7 +148,7 @@ def measure_config(config: Config, sample: int, rounds: int) -> dict[str, Any]:
     sample_queries = np.sort(np.random.default_rng(1).choice(ranked, sample, replace=False))
     figures: dict[str, Any] = {
         "queries": len(setting.rows),
-        "titles": setting.dataset.layout.titles - FIRST_TITLE,
+        "titles": setting.dataset.layout.num_titles - FIRST_TITLE,
         "parameters": count_parameters(setting.host),
         "difference": check_equal(setting, sample_queries),
     }

@@ -35,7 +35,7 @@ def layout_of(titles: int, width: int) -> Layout:
     id_feature = next(f for f in paper.features if f.name == TITLE_ID)
     other_features = tuple(f for f in paper.features if f.name != TITLE_ID)
     features = (dataclasses.replace(id_feature, width=width, size=titles), *other_features)
-    return dataclasses.replace(paper, titles=titles, features=features)
+    return dataclasses.replace(paper, num_titles=titles, features=features)
 
 
 def program_of(
@@ -59,7 +59,7 @@ def arguments(program: Task) -> tuple[Any, device_batch.DeviceBatch, TitleTable]
     device_shape = (jax.device_count(), 1, sum(int(np.prod(shape)) for shape, _ in spec.arrays))
     sharded = NamedSharding(mesh.mesh(), PartitionSpec(mesh.AXIS))
     table = TitleTable(
-        *(jax.ShapeDtypeStruct((layout.titles, layout.columns("title", kind)), dtype, sharding=everywhere)
+        *(jax.ShapeDtypeStruct((layout.num_titles, layout.columns("title", kind)), dtype, sharding=everywhere)
           for kind, dtype in (("category", np.int32), ("number", np.float32)))
     )  # fmt: skip
     device_batch_shape = device_batch.DeviceBatch(

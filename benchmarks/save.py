@@ -49,18 +49,19 @@ def _flags() -> None:
 
 def enlarge(layout: Layout, arrays: Arrays, titles: int, width: int) -> tuple[Layout, Arrays]:
     """Return layout and arrays grown to `titles` titles; rows refer to the first ones."""
-    added = titles + FIRST_TITLE - layout.titles
+    added = titles + FIRST_TITLE - layout.num_titles
     if added <= 0:
         return layout, arrays
     features = tuple(
-        dataclasses.replace(f, size=layout.titles + added, width=width) if f.name == TITLE_ID else f
+        dataclasses.replace(f, size=layout.num_titles + added, width=width) if f.name == TITLE_ID else f
         for f in layout.features
     )
     grown = {
         name: np.concatenate([array, np.repeat(array[-1:], added, axis=0)])
         for name, array in vars(arrays).items()
     }
-    return dataclasses.replace(layout, titles=layout.titles + added, features=features), Arrays(**grown)
+    grown_layout = dataclasses.replace(layout, num_titles=layout.num_titles + added, features=features)
+    return grown_layout, Arrays(**grown)
 
 
 class Run:

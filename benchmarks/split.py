@@ -58,8 +58,8 @@ def train_steps(program: Any, steps: int) -> dict[str, Any]:
     rows = [as_words(random_rows(layout, 0, batch, rng)) for _ in range(steps + 1)]
     table = mesh.replicate(
         TitleTable(
-            np.ones((layout.titles, layout.columns("title", "category")), np.int32),
-            np.zeros((layout.titles, layout.columns("title", "number")), np.float32),
+            np.ones((layout.num_titles, layout.columns("title", "category")), np.int32),
+            np.zeros((layout.num_titles, layout.columns("title", "number")), np.float32),
         )
     )
     state = StateInit(program).init_sharded()

@@ -216,7 +216,7 @@ def work(config: Config, layout: Layout, batch: int) -> Work:
     """Return the operations of a step, counted from shapes, padding included."""
     m, s = config.model, config.sampling
     width = {w: sum(f.width for f in layout.of(w)) for w in ("title", "user", "context", "interaction")}
-    D, L, B, V = m.width, max(e.max_len for e in m.experts), batch, layout.titles
+    D, L, B, V = m.width, max(e.max_len for e in m.experts), batch, layout.num_titles
     K, C = s.next_k, s.next_k + s.negatives
     user, X = D + width["user"] + width["context"], m.head_hidden[-1] * m.matcher_product
     common = 0.0

@@ -79,14 +79,15 @@ def random_rows(layout: Layout, first: int, count: int, rng: np.random.Generator
     rows = np.zeros(count, layout.row_dtype())
 
     def titles(*shape: int) -> np.ndarray:
-        return rng.integers(FIRST_TITLE, layout.titles, (count, *shape), np.int32)
+        return rng.integers(FIRST_TITLE, layout.num_titles, (count, *shape), np.int32)
 
     rows["user"] = first + np.arange(count)
-    present = np.arange(layout.next_k) < rng.integers(1, layout.next_k + 1, count)[:, None]
-    rows["target"] = np.where(present, titles(layout.next_k), 0)
+    present = np.arange(layout.num_targets) < rng.integers(1, layout.num_targets + 1, count)[:, None]
+    rows["target"] = np.where(present, titles(layout.num_targets), 0)
     rows["target_completion"] = np.where(present, rng.uniform(0.05, 1, present.shape), 0)
-    filled = np.arange(layout.history) >= layout.history - rng.integers(1, layout.history + 1, count)[:, None]
-    rows["history_title"] = np.where(filled, titles(layout.history), 0)
+    length = layout.max_history
+    filled = np.arange(length) >= length - rng.integers(1, length + 1, count)[:, None]
+    rows["history_title"] = np.where(filled, titles(length), 0)
     rows["history_completion"] = np.where(filled, rng.random(filled.shape, np.float32), 0)
     rows["history_age"] = np.where(filled, 16 * rng.random(filled.shape, np.float32), 0)
     rows["history_sessions"] = np.where(filled, rng.integers(1, 9, filled.shape, np.uint8), 0)
@@ -113,7 +114,7 @@ def write(directory: Path, count: int) -> Path:
             rows = random_rows(layout, first, min(_CHUNK, count - first), rng)
             writer.add("train", rows)
             rows.tofile(file)
-        titles = np.arange(layout.titles - FIRST_TITLE)
+        titles = np.arange(layout.num_titles - FIRST_TITLE)
         empty = np.zeros((len(titles), 0))
         arrays = catalogue_arrays(titles, np.ones(len(titles)), titles[::-1], titles, empty, empty)
         manifest = {"format": FORMAT, "layout": layout.to_json(), "splits": {"train": {"examples": count}}}

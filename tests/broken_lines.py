@@ -386,8 +386,8 @@ LINES = (
     Line(
         "a title is abandoned by its completion before the query",
         "jaxrec/data/examples/ranking.py",
-        'rows["history_abandoned"][at] = states.completion[event] < abandon_below',
-        'rows["history_abandoned"][at] = states.total[event] < abandon_below',
+        'rows["history_abandoned"][at] = states.completion[event] < abandon_threshold',
+        'rows["history_abandoned"][at] = states.total[event] < abandon_threshold',
         (
             "tests/data/examples/test_ranking_examples.py::"
             "test_history_is_strictly_earlier_as_of_the_query_with_each_title_once",
@@ -410,8 +410,8 @@ LINES = (
     Line(
         "each next title has its own frozen list",
         "jaxrec/data/examples/ranking.py",
-        "salt = 1 + l * layout.next_k + k",
-        "salt = 1 + l * layout.next_k + 0 * k",
+        "salt = 1 + l * layout.num_targets + k",
+        "salt = 1 + l * layout.num_targets + 0 * k",
         (
             "tests/data/examples/test_ranking_examples.py::"
             "test_lists_follow_table_2_and_each_next_title_has_its_own",
@@ -543,6 +543,27 @@ LINES = (
         '_NOT_IN_DIGEST = ("directory", "workers", "partitions")',
         '_NOT_IN_DIGEST = ("workers", "partitions")',
         ("tests/config/test_validation.py::test_the_digest_is_of_what_decides_the_bytes",),
+    ),
+    Line(
+        "the fingerprint of a dataset is computed over the names of FORMAT 2",
+        "jaxrec/data/runners/manifest.py",
+        'content | {"format": 2, "layout": old_layout(result.layout.to_json())}',
+        "content",
+        ("tests/data/storage/test_format_2.py::test_the_fingerprint_is_of_the_manifest_with_old_names",),
+    ),
+    Line(
+        "a layout with the names of FORMAT 2 is read",
+        "jaxrec/core/row_format.py",
+        "{RENAMED.get(name, name): value for name, value in tree.items()}",
+        "dict(tree)",
+        ("tests/data/storage/test_format_2.py::test_a_layout_with_old_names_is_the_layout",),
+    ),
+    Line(
+        "an old value of a config field is read",
+        "jaxrec/config/migrations.py",
+        "inner = _renamed_value(cls, name, inner)",
+        "inner = inner",
+        ("tests/config/test_migrations.py::test_an_old_value_is_the_value_of_today",),
     ),
     Line(
         "the width divides by the heads",

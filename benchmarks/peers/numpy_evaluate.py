@@ -172,7 +172,7 @@ def frozen_lists(model: NumpyModel, rows: np.ndarray) -> dict[str, dict[str, flo
 
 def whole_catalogue(model: NumpyModel, rows: np.ndarray) -> dict[str, float]:
     """Return the mean metrics of the targets among all titles."""
-    titles = np.arange(FIRST_TITLE, model.layout.titles)
+    titles = np.arange(FIRST_TITLE, model.layout.num_titles)
     metrics = []
     for row in rows:
         target = row["target"][0]

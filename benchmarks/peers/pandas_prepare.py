@@ -213,7 +213,7 @@ def _lists(
         columns[f"list_{name}"] = lists
     enabled = min(len(hard), round(LIST_MIXES["enabled"].hard * data.negatives))
     nothing = np.full(1 + data.negatives, np.nan, np.float32)
-    columns["list_hard"] = _padded(np.full(present, enabled), data.num_targets)
+    columns["num_hard"] = _padded(np.full(present, enabled), data.num_targets)
     unknown = {f"{kind}_{name}": nothing for kind in ("oracle", "truth") for name in LISTS}
     return columns | unknown | {"mood": np.asarray(np.nan, np.float32)}
 

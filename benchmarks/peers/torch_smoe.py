@@ -166,8 +166,8 @@ def _title_features(layout: Layout, categories: Tensor) -> tuple[Features, Tenso
     """Return the titles' features and ids [V, columns], where a title id comes first."""
     specs = sorted(layout.of("title"), key=lambda f: f.name != TITLE_ID)
     if specs and specs[0].name == TITLE_ID:
-        specs[0] = replace(specs[0], size=layout.titles, columns=1)
-        categories = torch.cat([torch.arange(layout.titles)[:, None], categories.long()], 1)
+        specs[0] = replace(specs[0], size=layout.num_titles, columns=1)
+        categories = torch.cat([torch.arange(layout.num_titles)[:, None], categories.long()], 1)
     return Features(tuple(specs)), categories
 
 

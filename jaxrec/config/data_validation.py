@@ -54,7 +54,7 @@ def _check_tables(source: Tables, path: str) -> None:
 def _check_without_watch_time(config: Config, such: str) -> None:
     """Check the settings of a source without watch times, which trains one task, or sequences."""
     why = f"{such} not contain watch times"
-    if config.rows == "sequences":
+    if config.rows == "next_item":
         personalised = config.next_item.personalised
         allowed = f"be False, for Eq. 13 weighs by completion: {why}"
         require(not personalised, "next_item.personalised", personalised, allowed)
@@ -159,7 +159,7 @@ def _check_split(config: Config) -> None:
 def _check_examples(config: Config) -> None:
     """Check what rows of sequences need."""
     data = config.data
-    if config.rows == "requests":
+    if config.rows == "ranking":
         return
     require(
         data.num_targets == 1,

@@ -1,10 +1,10 @@
 """Old names of config fields, and how old configs are read today.
 
 A config's JSON in a workdir or checkpoint, a key on the command line, and a keyword or an assignment in a
-Python config may use an old name; one line on standard error gives the new one. A removed field is dropped
-where it has the value that stands for what is done today, and refused by name where it has another. A removed
-value of a field is refused by name. Digests of datasets are computed over the old names, so datasets prepared
-before are found.
+Python config may use an old name or an old value; outside JSON, one line on standard error gives the new one.
+A removed field is dropped where it has the value that stands for what is done today, and refused by name
+where it has another. A removed value of a field is refused by name. Digests of datasets are computed over the
+old names, so datasets prepared before are found.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from typing import Any
 
 from jaxrec.config import schema
 from jaxrec.config.tree import choices, fields_of, is_dataclass_type, members, require, walk
+from jaxrec.core.row_format import RENAMED_ROWS
 
 # Class -> old field -> new field.
 RENAMED: dict[type, dict[str, str]] = {
@@ -77,9 +78,13 @@ REMOVED_VALUES: dict[type, dict[str, tuple[str, ...]]] = {
     schema.Model: {"attention_impl": ("cudnn", "broadcast")},
 }
 
+# Class -> field -> old value -> new value.
+RENAMED_VALUES: dict[type, dict[str, dict[str, str]]] = {
+    schema.NextItem: {"negatives_shared_by": {"place": "position"}},
+}
+
 # Values of the old field data.examples -> task.name.
 TASK_OF_EXAMPLES = {"requests": "ranking", "sequences": "next_item"}
-_EXAMPLES_OF_TASK = {task: examples for examples, task in TASK_OF_EXAMPLES.items()}
 
 _KEYS = {  # of the classes above, for messages
     schema.Config: "", schema.Data: "data.", schema.Sampling: "sampling.", schema.Gate: "model.gate.",
@@ -127,6 +132,7 @@ def _upgrade(value: Any, annotation: Any) -> Any:
             continue
         name = str(renamed.get(old, old))
         _refuse_removed_value(cls, name, inner)
+        inner = _renamed_value(cls, name, inner)
         upgraded[name] = _upgrade(inner, known[name]) if name in known else inner
     return upgraded
 
@@ -154,6 +160,12 @@ def _refuse_removed_value(cls: type, name: str, value: Any) -> None:
         require(False, f"{_KEYS[cls]}{name}", value, f"be one of {names}: it was removed")
 
 
+def _renamed_value(cls: type, name: Any, value: Any) -> Any:
+    """Return the value of a field with the word of today."""
+    renamed = RENAMED_VALUES.get(cls, {}).get(name, {})
+    return renamed.get(value, value) if isinstance(value, str) else value
+
+
 def _refuse_unless_default(cls: type, name: str, value: Any) -> None:
     default = REMOVED[cls][name]
     require(value == default, f"{_KEYS[cls]}{name}", value, f"be {default!r}: other values were removed")
@@ -166,8 +178,9 @@ def old_data_fields(config: schema.Config) -> dict[str, str]:
 
 
 def old_examples(config: schema.Config) -> str:
-    """Return the value that the old field data.examples has for the config's task."""
-    return _EXAMPLES_OF_TASK.get(config.task.name, config.task.name)
+    """Return the value that the old field data.examples has for the rows of the config's task."""
+    old = {new: examples for examples, new in RENAMED_ROWS.items()}
+    return old.get(config.rows, config.rows)
 
 
 # ---------------------------------------------------------------- keys of the command line and of studies
@@ -226,7 +239,7 @@ def _upgrade_argument(argument: str) -> list[str]:
 
 def accept_old_names() -> None:
     """Let the config classes take old names as keywords and in assignments; called once, by the package."""
-    for cls in {*RENAMED, *REMOVED, *REMOVED_VALUES}:
+    for cls in {*RENAMED, *REMOVED, *REMOVED_VALUES, *RENAMED_VALUES}:
         _accept_old_names(cls)
 
 
@@ -255,7 +268,10 @@ def _accept_old_names(cls: type) -> None:
             _refuse_unless_default(cls, name, value)
             return
         _refuse_removed_value(cls, name, value)
-        object.__setattr__(self, name, value)
+        now = _renamed_value(cls, name, value)
+        if now != value:
+            _note(f"{_KEYS[cls]}{name}={value!r}", repr(now))
+        object.__setattr__(self, name, now)
 
     def _is_gone(cls: type, name: str) -> bool:
         return name in removed or (cls is schema.Data and name == "examples")

@@ -308,7 +308,9 @@ class NextItem:
     loss: str = "softmax"  # key of `registry.NEXT_ITEM_LOSSES`: over all titles, or over sampled titles
     negatives: int = 128  # sampled titles for each position
     negative_distribution: str = "uniform"  # key of `registry.NEGATIVE_SAMPLERS`
-    negatives_shared_by: Literal["place", "sequence"] = "place"  # a position, or all positions of a sequence
+    negatives_shared_by: Literal["position", "sequence"] = (
+        "position"  # a position, or all positions of a sequence
+    )
     logq_correction: bool = False  # sampled_softmax: subtract the log of the sampling frequency from scores
     calibration: float = 0.75  # t of gbce: 0 is bce, 1 gives the probabilities of a softmax
     temperature: float = 1.0  # divisor of the scores
@@ -383,5 +385,5 @@ class Config:
 
     @property
     def rows(self) -> str:
-        """Kind of dataset rows that the task trains on: "requests" or "sequences"."""
+        """Kind of dataset rows that the task trains on: "ranking" or "next_item"."""
         return TASKS[self.task.name].rows

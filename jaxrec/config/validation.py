@@ -167,7 +167,7 @@ def _check_reads(config: Config) -> None:
 def _check_sequences(config: Config) -> None:
     """Check the model and objective of a task on sequences, and refuse their fields for other tasks."""
     model, objective = config.model, config.next_item
-    if config.rows == "requests":
+    if config.rows == "ranking":
         for key, wanted in (
             ("model.cosine", False), ("model.untied_item_embeddings", False), ("sampling.window", "latest"),
             ("sampling.stochastic_length", 0),
@@ -200,7 +200,7 @@ def _check_split(config: Config) -> None:
     """Refuse what a sharded title table does not support."""
     if config.model.item_table_sharding == "split":
         allowed = f"be replicated with task.name={config.task.name!r}: outputs meet all titles there"
-        require(config.rows == "requests", "model.item_table_sharding", "split", allowed)
+        require(config.rows == "ranking", "model.item_table_sharding", "split", allowed)
         allowed = "be 0 with model.item_table_sharding='split': its negatives are drawn while the step runs"
         require(not config.model.retrieval_dim, "model.retrieval_dim", config.model.retrieval_dim, allowed)
 
@@ -216,12 +216,12 @@ def _check_retrieval(config: Config) -> None:
     allowed = "be 0 with model.target_in_sequence=True: a user has a vector for each candidate"
     require(not (width and config.model.target_in_sequence), "model.retrieval_dim", width, allowed)
     allowed = f"be 0 with task.name={config.task.name!r}: every score is a dot product there"
-    require(not (width and config.rows == "sequences"), "model.retrieval_dim", width, allowed)
+    require(not (width and config.rows == "next_item"), "model.retrieval_dim", width, allowed)
 
 
 def _check_objective(config: Config) -> None:
     _check_retrieval(config)
-    if config.rows == "sequences":
+    if config.rows == "next_item":
         return  # theirs is next_title
     objective, score = config.objective, config.evaluate.ranking_head
     terms = [head.weight for head in registry.HEADS.values()]

@@ -84,8 +84,7 @@ class TaskEntry(NamedTuple):
 
     Attributes:
         target: "module:object" of the task.
-        rows: Rows of the dataset that it trains on: "requests" or "sequences", as in
-            `core.row_format.Layout.examples`.
+        rows: Kind of the dataset rows that it trains on, one of `core.row_format.ROWS`.
         encoders: The names that `encoder` of an expert may have, with the encoders.
     """
 
@@ -95,8 +94,8 @@ class TaskEntry(NamedTuple):
 
 
 TASKS = {
-    "ranking": TaskEntry("jaxrec.tasks.ranking:RankingTask", "requests", ENCODERS),
-    "next_item": TaskEntry("jaxrec.tasks.next_item:NextItemTask", "sequences", SEQUENCE_ENCODERS),
+    "ranking": TaskEntry("jaxrec.tasks.ranking:RankingTask", "ranking", ENCODERS),
+    "next_item": TaskEntry("jaxrec.tasks.next_item:NextItemTask", "next_item", SEQUENCE_ENCODERS),
 }
 
 

@@ -1,11 +1,14 @@
 """Stored row of a dataset: features, fields and dtypes."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 
+from jaxrec.core.errors import InputError
 from jaxrec.core.ids import LISTS, POOLS
+
+ROWS = ("ranking", "next_item")  # kinds of rows: examples of a query, and sequences of a user's plays
 
 # ---------------------------------------------------------------- the stored row
 
@@ -32,21 +35,21 @@ def _play_fields(prefix: str, count: int, completion: bool) -> list[tuple[str, s
         count: Number of plays, even; plays are oldest first, right-aligned, 0 for padding.
         completion: Whether completions are stored.
     """
-    fields = [("title", "<i4"), ("time", "<u4"), ("completion", "<f2")]  # time: seconds since 1970
-    return [(f"{prefix}{name}", kind, (count,)) for name, kind in fields[: 3 if completion else 2]]
+    columns = [("title", "<i4"), ("time", "<u4"), ("completion", "<f2")]  # time: seconds since 1970
+    return [(f"{prefix}{name}", kind, (count,)) for name, kind in columns[: 3 if completion else 2]]
 
 
 @dataclass(frozen=True)
 class Layout:
     """Shape of a dataset's rows, stored in its manifest and in every checkpoint."""
 
-    titles: int  # V, including padding and unknown
-    history: int  # stored history length
-    next_k: int  # number of stored next titles
+    num_titles: int  # V, including padding and unknown
+    max_history: int  # stored history length
+    num_targets: int  # number of stored next titles
     pools: tuple[int, int, int, int]  # stored columns of each of POOLS
     negatives: int  # in each frozen candidate list
     features: tuple[FeatureSpec, ...]
-    examples: str = "requests"  # or "sequences"
+    rows: str = "ranking"  # kind of the rows, one of ROWS
 
     def of(self, where: str) -> tuple[FeatureSpec, ...]:
         """Return the features of "title", "user", "context" or "interaction"."""
@@ -64,24 +67,25 @@ class Layout:
     def _example_fields(self) -> list[tuple[str, str, tuple[int, ...]]]:
         """Return the fields shared by training and evaluation rows of examples.
 
-        Each field starts at a multiple of four bytes, because `history` is a multiple of 4.
+        Each field starts at a multiple of four bytes, because `max_history` is a multiple of 4.
         """
-        fields: list[tuple[str, str, tuple[int, ...]]] = [
+        length = (self.max_history,)
+        start: list[tuple[str, str, tuple[int, ...]]] = [
             ("user", "<u4", ()),  # index of the user in the split, in order of hash
             ("position", "<u4", ()),  # index of the query among the user's queries
-            ("target", "<i4", (self.next_k,)),  # next titles, 0 for padding
-            ("target_completion", "<f4", (self.next_k,)),
-            ("history_title", "<i4", (self.history,)),  # oldest first, right-aligned
+            ("target", "<i4", (self.num_targets,)),  # next titles, 0 for padding
+            ("target_completion", "<f4", (self.num_targets,)),
+            ("history_title", "<i4", length),  # oldest first, right-aligned
         ]
         for where in ("user", "context"):
-            fields.append((f"{where}_categories", "<i4", (self.columns(where, "category"),)))
-            fields.append((f"{where}_numbers", "<f4", (self.columns(where, "number"),)))
+            start.append((f"{where}_categories", "<i4", (self.columns(where, "category"),)))
+            start.append((f"{where}_numbers", "<f4", (self.columns(where, "number"),)))
         return [
-            *(f for f in fields if 0 not in f[2]),
-            ("history_completion", "<f2", (self.history,)),  # at the query's time, in [0, 1]
-            ("history_age", "<f2", (self.history,)),  # log1p(seconds since the last play) at the query's time
-            ("history_sessions", "<u1", (self.history,)),  # plays of the title so far, at most 255
-            ("history_abandoned", "<u1", (self.history,)),  # 1: below abandon_below at the query's time
+            *(f for f in start if 0 not in f[2]),
+            ("history_completion", "<f2", length),  # at the query's time, in [0, 1]
+            ("history_age", "<f2", length),  # log1p(seconds since the last play) at the query's time
+            ("history_sessions", "<u1", length),  # plays of the title so far, at most 255
+            ("history_abandoned", "<u1", length),  # 1: below abandon_threshold at the query's time
         ]
 
     def row_dtype(self) -> np.dtype:
@@ -89,8 +93,8 @@ class Layout:
 
         The row is little-endian and a multiple of four bytes; each field starts at a multiple of four bytes.
         """
-        if self.examples == "sequences":
-            return np.dtype([("user", "<u4"), *_play_fields("", 2 * (self.history + 1), completion=True)])
+        if self.rows == "next_item":
+            return np.dtype([("user", "<u4"), *_play_fields("", 2 * (self.max_history + 1), completion=True)])
         pools = [(f"pool_{p}", "<i4", (w,)) for p, w in zip(POOLS, self.pools, strict=True)]
         filled = ("pool_hard_filled", "<u1", (self.pools[0],))  # 1: not a hard negative but a filler
         return np.dtype([*self._example_fields(), *pools, filled])
@@ -99,20 +103,20 @@ class Layout:
         """Return the dtype of the evaluation row.
 
         The row of an example holds the example's fields, then the frozen candidate lists. `list_enabled` and
-        `list_disabled` [next_k, negatives] hold negatives only, hard negatives first; the target is in
+        `list_disabled` [num_targets, negatives] hold negatives only, hard negatives first; the target is in
         `target`. The list of an absent next title is 0. `oracle_*` and `truth_*` [1 + negatives], target
         first, are p/q and p of the K=1 lists; NaN where no truth is known. The query of a sequence has no
         candidate lists.
         """
-        if self.examples == "sequences":
+        if self.rows == "next_item":
             target_fields = [
                 ("target", "<i4", (1,)),
                 ("target_completion", "<f4", (1,)),
                 ("target_time", "<u4"),
             ]
-            fields = [("user", "<u4"), ("position", "<u4"), *target_fields]
-            return np.dtype([*fields, *_play_fields("history_", self.history, completion=False)])
-        shape, k1 = (self.next_k, self.negatives), (1 + self.negatives,)
+            start = [("user", "<u4"), ("position", "<u4"), *target_fields]
+            return np.dtype([*start, *_play_fields("history_", self.max_history, completion=False)])
+        shape, k1 = (self.num_targets, self.negatives), (1 + self.negatives,)
         list_fields: list[tuple[str, str, tuple[int, ...]]] = []
         for name in LISTS:
             list_fields += [
@@ -120,7 +124,7 @@ class Layout:
                 (f"oracle_{name}", "<f4", k1),
                 (f"truth_{name}", "<f4", k1),
             ]
-        list_fields += [("list_hard", "<i4", (self.next_k,))]  # number of hard negatives in the enabled list
+        list_fields += [("num_hard", "<i4", (self.num_targets,))]  # hard negatives in the enabled list
         list_fields += [("mood", "<f4", ())]  # `Truth.mood`; NaN where no truth is known
         return np.dtype([*self._example_fields(), *list_fields])
 
@@ -129,7 +133,51 @@ class Layout:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, d: dict[str, Any]) -> "Layout":
-        """Restore a layout from the result of `to_json`, as read from JSON."""
-        features = tuple(FeatureSpec(**f) for f in d["features"])
-        return cls(**{**d, "pools": tuple(d["pools"]), "features": features})
+    def from_json(cls, tree: dict[str, Any]) -> "Layout":
+        """Restore a layout from JSON, with the names of today or of FORMAT 2.
+
+        Raises:
+            InputError: A name is unknown or missing, or the kind of the rows is unknown.
+        """
+        tree = upgrade_layout(tree)
+        _check_names(cls, "layout", tree)
+        if tree.get("rows", ROWS[0]) not in ROWS:
+            raise InputError(f"layout.rows={tree['rows']!r} must be one of {', '.join(ROWS)}")
+        for i, feature in enumerate(tree["features"]):
+            _check_names(FeatureSpec, f"layout.features[{i}]", feature)
+        specs = tuple(FeatureSpec(**feature) for feature in tree["features"])
+        return cls(**{**tree, "pools": tuple(tree["pools"]), "features": specs})
+
+
+def _check_names(cls: type, key: str, tree: dict[str, Any]) -> None:
+    """Raise InputError unless `tree` holds the fields of `cls`; those with a default may be absent."""
+    known = {field.name: field for field in fields(cls)}
+    for name in tree:
+        if name not in known:
+            raise InputError(f"{key}.{name} does not exist; there are {', '.join(known)}")
+    for name, field in known.items():
+        if field.default is MISSING and name not in tree:
+            raise InputError(f"{key}.{name} is missing")
+
+
+# ---------------------------------------------------------------- names of FORMAT 2
+
+# Field of a layout in datasets of FORMAT 2, and in the checkpoints of runs on them -> the field of today.
+RENAMED = {"titles": "num_titles", "history": "max_history", "next_k": "num_targets", "examples": "rows"}
+RENAMED_ROWS = {"requests": "ranking", "sequences": "next_item"}
+
+
+def upgrade_layout(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON of a layout with the names of today; unknown names and values stay."""
+    upgraded = {RENAMED.get(name, name): value for name, value in tree.items()}
+    if "examples" in tree:
+        upgraded["rows"] = RENAMED_ROWS.get(tree["examples"], tree["examples"])
+    return upgraded
+
+
+def old_layout(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON of a layout with the names of FORMAT 2, for fingerprints."""
+    old_names = {new: old for old, new in RENAMED.items()}
+    old_rows = {new: old for old, new in RENAMED_ROWS.items()}
+    old = {old_names.get(name, name): value for name, value in tree.items()}
+    return old | {"examples": old_rows.get(tree["rows"], tree["rows"])}

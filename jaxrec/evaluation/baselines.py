@@ -62,7 +62,7 @@ def abandoned(rows: np.ndarray, name: str) -> np.ndarray:
     abandoned_ids = np.where(rows["history_abandoned"] != 0, rows["history_title"], -1)
     out[:, :, 0] = (rows["target"][:, :, None] == abandoned_ids[:, None, :]).any(axis=2)
     if name == "enabled":
-        out[:, :, 1:] = np.arange(width - 1) < rows["list_hard"][:, :, None]
+        out[:, :, 1:] = np.arange(width - 1) < rows["num_hard"][:, :, None]
     return out
 
 

@@ -73,7 +73,7 @@ def fit_correction(task: Task, params: Any, table: TitleTable, dataset: Dataset)
     """
     if not isinstance(task, RankingTask):
         return FittedCorrection(Correction(task.catalogue_heads[0]), {})
-    density = count_negatives(dataset.rows("train"), task.layout.titles, task.mix)
+    density = count_negatives(dataset.rows("train"), task.layout.num_titles, task.mix)
     estimates = densities(density, dataset.arrays.rank_of_id, dataset.manifest["trending"])
     corrections = {}
     for head in task.catalogue_heads:

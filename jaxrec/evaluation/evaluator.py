@@ -91,14 +91,18 @@ def load_checkpoint(workdir: str | AnyPath, which: str) -> LoadedCheckpoint:
         which: "best" or "last".
 
     Raises:
-        InputError: there is no such checkpoint, or the item table cannot be split over these devices.
+        InputError: there is no such checkpoint, the layout that it holds has an unknown name, or the item
+            table cannot be split over these devices.
     """
     with Checkpointer(as_path(workdir) / CHECKPOINTS) as checkpoints:
         meta = checkpoints.restore_meta(which)
         config = from_run_json(meta["config"])
         config.model.attention_impl = "auto"  # the stored value suits the training machine
         check_sharding(config, device_count())
-        task = restore_task(config, meta)
+        try:
+            task = restore_task(config, meta)
+        except InputError as error:
+            raise InputError(f"checkpoint {checkpoints.directory}: {error}") from None
         abstract = task.abstract_params
         params = checkpoints.restore_params(which, with_shardings(abstract, state_shardings(abstract)))
         arrays = Arrays(**checkpoints.restore_arrays(which))
@@ -285,9 +289,9 @@ def _evaluate_lists(
         InputError: K is larger than the dataset stores.
     """
     loaded, dataset, rows = queries.loaded, queries.dataset, queries.rows
-    if max(ks) > dataset.layout.next_k:
+    if max(ks) > dataset.layout.num_targets:
         raise InputError(
-            f"next_k={max(ks)} must be at most {dataset.layout.next_k}, the next titles in the dataset"
+            f"next_k={max(ks)} must be at most {dataset.layout.num_targets}, the next titles in the dataset"
         )
     other_heads, measured = loaded.task.ranking_heads[1:] if heads else (), loaded.task.measured_heads
     scorer = ListScorer(loaded.task, queries.table, False, max(ks), (*other_heads, *measured))

@@ -93,7 +93,7 @@ def by_hard(scores: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
     Returns:
         Number of hard negatives, as text -> metrics, as `summary` returns them.
     """
-    counts = rows["list_hard"][:, 0]
+    counts = rows["num_hard"][:, 0]
     return {
         str(n): summary(scores[counts == n, LISTS.index("enabled")], rows[counts == n], 1)
         for n in np.unique(counts)

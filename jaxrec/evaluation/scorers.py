@@ -210,7 +210,7 @@ class CatalogueRanker(_QueryRunner):
         corrections = dict(corrections or {"model": Correction(task.catalogue_heads[0])})
         self._orders = corrections | ({RETRIEVAL_HEAD: Correction(RETRIEVAL_HEAD)} if retrieve else {})
         step = _rank_step(task, self._orders, filtered, top, temperature, retrieve)
-        super().__init__(task, table, step, max(_PAIRS // task.layout.titles, 1), lambda params: params)
+        super().__init__(task, table, step, max(_PAIRS // task.layout.num_titles, 1), lambda params: params)
 
     def __call__(self, params: Any, rows: Rows) -> CatalogueRanks:
         """Return the rankings for all rows, in order."""
@@ -241,7 +241,7 @@ def _rank_step(
 
     def step(params: Any, host: HostBatch, table: TitleTable) -> tuple[Any, ...]:
         by_head, target_B, seen_BxL = task.score_all_titles(params, host, table, heads)
-        title_1xV, target_Bx1 = jnp.arange(task.layout.titles)[None], target_B[:, None]
+        title_1xV, target_Bx1 = jnp.arange(task.layout.num_titles)[None], target_B[:, None]
         B = len(target_B)
         rivals_BxV = (title_1xV != target_Bx1) & (title_1xV >= FIRST_TITLE)
         if filtered:
@@ -261,7 +261,7 @@ def _rank_step(
         two_stage_outputs = 2 * (jnp.zeros((B, 0)),)
         if retrieve:
             recommended = task.two_stages(params, host, table, eligible_BxV, retrieve, first)
-            staged_B = rank_among(recommended, target_B, task.layout.titles)
+            staged_B = rank_among(recommended, target_B, task.layout.num_titles)
             two_stage_outputs = staged_B, overlap(tops[0], recommended.id_BxN)
         local = (jnp.stack(ranks, 1), jnp.stack(tops, 1), *two_stage_outputs)
         ranked = jax.lax.all_gather(local, AXIS, tiled=True)

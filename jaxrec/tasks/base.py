@@ -76,7 +76,7 @@ class Task:
         total_steps: Number of steps of the whole run.
     """
 
-    rows: ClassVar[str]  # kind of dataset rows that the task trains on: a value of `Layout.examples`
+    rows: ClassVar[str]  # kind of dataset rows that the task trains on: a value of `Layout.rows`
 
     config: Config
     layout: Layout
@@ -285,7 +285,7 @@ class Task:
 
     def empty_table(self) -> TitleTable:
         """Return a title table of zeros, which gives the shapes for `init_params`."""
-        titles, columns = self.layout.titles, self.layout.columns
+        titles, columns = self.layout.num_titles, self.layout.columns
         return TitleTable(
             jnp.zeros((titles, columns("title", "category")), jnp.int32),
             jnp.zeros((titles, columns("title", "number")), jnp.float32),

@@ -23,9 +23,10 @@ def build_task(
         InputError: The rows are not those that the task trains on.
     """
     entry = TASKS[config.task.name]
-    if layout.examples != entry.rows:
+    if layout.rows != entry.rows:
         raise InputError(
-            f"task.name={config.task.name!r} trains on {entry.rows}, but the dataset holds {layout.examples}"
+            f"task.name={config.task.name!r} trains on {entry.rows} rows, "
+            f"but the dataset holds {layout.rows} rows"
         )
     task: type[Task] = resolve(entry.target)
     return task(config, layout, threshold, steps_per_epoch, total_steps)

@@ -83,14 +83,14 @@ def draw(
     Args:
         keys_Rx2: Keys of the rows, from `rng.row_keys`.
         distribution: A name of `registry.NEGATIVE_SAMPLERS`.
-        shared_by: "place" (each position has its own) or "sequence".
+        shared_by: "position" (each position has its own) or "sequence".
 
     Returns:
         [R, length, negatives] int32 ids, or [R, negatives] where all positions of a row share them.
     """
     chex.assert_shape(keys_Rx2, (None, 2), custom_message="keys_Rx2")
     sampler: NegativeSampler = resolve(NEGATIVE_SAMPLERS[distribution])
-    shape = {"place": (length, negatives), "sequence": (negatives,)}[shared_by]
+    shape = {"position": (length, negatives), "sequence": (negatives,)}[shared_by]
     return sampler.draw(keys_Rx2, shape, pool)
 
 

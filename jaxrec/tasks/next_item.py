@@ -32,7 +32,7 @@ class NextItemTask(Task):
     each position by Eq. 13.
     """
 
-    rows: ClassVar[str] = "sequences"
+    rows: ClassVar[str] = "next_item"
 
     @property
     def size(self) -> int:
@@ -43,7 +43,7 @@ class NextItemTask(Task):
     def model(self) -> NextItemModel:
         """Model of the config, on the dataset's features."""
         m = self.config.model
-        return NextItemModel(m.dtype, self.layout.features, self.layout.titles, m)
+        return NextItemModel(m.dtype, self.layout.features, self.layout.num_titles, m)
 
     def protocols(self) -> Protocols:
         """Return ranking among all titles; NDCG@10 chooses the best checkpoint."""
@@ -77,7 +77,7 @@ class NextItemTask(Task):
         those of `Task.device_context`.
         """
         if self.config.next_item.negative_distribution != "in_batch":
-            return negative_sampling.NegativePool(self.layout.titles)
+            return negative_sampling.NegativePool(self.layout.num_titles)
         size = len(host.valid)
         count = self.microbatches(size)
         key = jnp.zeros((size, 2), jnp.uint32)
@@ -87,7 +87,7 @@ class NextItemTask(Task):
         ids_DxMxSxL = jax.lax.all_gather(ids_MxSxL, AXIS)
         # Rows go round robin to the microbatches of all devices: `parallel_step.example_rows`.
         return negative_sampling.NegativePool(
-            self.layout.titles, ids=jnp.moveaxis(ids_DxMxSxL, 2, 0).reshape(-1)
+            self.layout.num_titles, ids=jnp.moveaxis(ids_DxMxSxL, 2, 0).reshape(-1)
         )
 
     def loss(
@@ -156,7 +156,7 @@ class NextItemTask(Task):
             negatives = negative_sampling.draw(
                 key, distribution, shared_by, positions, objective.negatives, pool
             )
-            if shared_by == "place":
+            if shared_by == "position":
                 # Counted from the newest position, so the draws of a position do not depend on the length.
                 negatives = negatives[:, ::-1]
             log_q = negative_sampling.log_q(distribution, pool) if objective.logq_correction else None

@@ -49,7 +49,7 @@ class RankingState(NamedTuple):
 class RankingTask(Task):
     """Objective of Eq. 15 on examples with candidates."""
 
-    rows: ClassVar[str] = "requests"
+    rows: ClassVar[str] = "ranking"
 
     @cached_property
     def heads(self) -> tuple[str, ...]:
@@ -100,7 +100,7 @@ class RankingTask(Task):
         return RankingModel(
             m.dtype,
             self.layout.features,
-            self.layout.titles,
+            self.layout.num_titles,
             m,
             AXIS if self.shards_titles else "",
             self.heads,
@@ -149,7 +149,7 @@ class RankingTask(Task):
 
         Titles of a sharded table are always projected once.
         """
-        return self.shards_titles or self.layout.titles < device_batch * (
+        return self.shards_titles or self.layout.num_titles < device_batch * (
             self.config.sampling.negatives + self.config.sampling.next_k
         )
 
@@ -282,7 +282,7 @@ class RankingTask(Task):
 
         For a sharded table the result is None: each title is looked up on the device that stores it.
         """
-        if self.shards_titles or self.layout.titles >= queries * self.layout.negatives:
+        if self.shards_titles or self.layout.num_titles >= queries * self.layout.negatives:
             return None
         return self.model.apply({"params": params}, table, method="catalogue")
 

@@ -84,7 +84,7 @@ def history(rows: dict[str, jax.Array], view: HistoryView, key: jax.Array | None
         key: [B, 2] uint32, one key for each example. With a key, a fraction `view.unknown_rate` of the titles
             is replaced by the unknown title.
     """
-    titles, length, width = rows["history_title"], view.layout.history, view.windows[0]
+    titles, length, width = rows["history_title"], view.layout.max_history, view.windows[0]
     columns = {
         "title": titles,
         "completion": rows["history_completion"].astype(jnp.float32),
@@ -129,7 +129,7 @@ def packed(
         packing: Layout of the rows.
         key: [B, 2] uint32, one key for each example, as for `history`.
     """
-    width, stored = view.windows[0], view.layout.history
+    width, stored = view.windows[0], view.layout.max_history
     source = packing.titles // width
     columns = {
         name: rows[f"history_{name}"].reshape(-1).at[source].get(mode="fill", fill_value=0)
@@ -268,7 +268,7 @@ def validation(query_batch: QueryBatch, valid: Any, next_k: int) -> Batch:
     """
     rows = query_batch.rows
     negative = rows["list_enabled"][:, 0]
-    hard = jnp.arange(negative.shape[1])[None] < rows["list_hard"][:, :1]
+    hard = jnp.arange(negative.shape[1])[None] < rows["num_hard"][:, :1]
     return Batch(
         query_batch.history,
         rows["target"][:, :next_k],

@@ -11,13 +11,13 @@ from jaxrec.core.ids import FIRST_TITLE, TITLE_ID
 
 def test_a_larger_catalogue_keeps_the_datasets_ids(tiny):
     layout, arrays = save.enlarge(tiny.layout, tiny.arrays, 1_000, 16)
-    assert layout.titles == 1_000 + FIRST_TITLE
+    assert layout.num_titles == 1_000 + FIRST_TITLE
     (title_id,) = (f for f in layout.features if f.name == TITLE_ID)
-    assert (title_id.size, title_id.width) == (layout.titles, 16)
+    assert (title_id.size, title_id.width) == (layout.num_titles, 16)
     assert layout.row_dtype() == tiny.layout.row_dtype()
     originals = vars(tiny.arrays)
     for name, array in vars(arrays).items():
-        assert len(array) - len(originals[name]) == 1_000 + FIRST_TITLE - tiny.layout.titles, name
+        assert len(array) - len(originals[name]) == 1_000 + FIRST_TITLE - tiny.layout.num_titles, name
         assert np.array_equal(
             array[: len(originals[name])], originals[name], equal_nan=array.dtype.kind == "f"
         )

@@ -141,6 +141,18 @@ def test_overrides_reach_the_config_and_json_is_the_only_output(script):
     assert run(script, "--config", TINY)[1] == "noise\na table\n"
 
 
+def test_an_old_name_and_an_old_value_are_taken_with_one_line_each(script):
+    status, _, err = run(script, f"--config={TINY}", "--config.next_title.shared=place", "--json")
+    notes = [line for line in err.splitlines() if line.startswith("config: ")]
+    assert (status, notes) == (
+        0,
+        [
+            "config: next_title.shared is now next_item.negatives_shared_by",
+            "config: next_item.negatives_shared_by='place' is now 'position'",
+        ],
+    )
+
+
 def test_help_exits_0_and_lists_the_flags_of_the_command(script):
     status, out, err = run(script, "--config=no.py", "--help")
     assert (status, err) == (0, "")

@@ -51,8 +51,8 @@ def steps_trace(config: Config) -> None:
     program = RankingTask(config, layout, 0.5, 10, 100)
     state = StateInit(program).abstract()
     table = TitleTable(
-        jax.ShapeDtypeStruct((layout.titles, layout.columns("title", "category")), jnp.int32),
-        jax.ShapeDtypeStruct((layout.titles, layout.columns("title", "number")), jnp.float32),
+        jax.ShapeDtypeStruct((layout.num_titles, layout.columns("title", "category")), jnp.int32),
+        jax.ShapeDtypeStruct((layout.num_titles, layout.columns("title", "number")), jnp.float32),
     )
 
     def batch(dtype, size):  # one device's share, under the mapped axis

@@ -1,11 +1,11 @@
-"""Old names of config fields: in JSON, on the command line, in Python configs; removed fields; digests."""
+"""Old names and values of config fields: in JSON, on the command line, in Python; removed fields; digests."""
 
 import json
 import sys
 
 import pytest
 
-from jaxrec.config import Data, Expert, Model, Optimizer, Train, migrations, serialization
+from jaxrec.config import Data, Expert, Model, NextItem, Optimizer, Train, migrations, serialization
 from jaxrec.config.loading import load_config
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import digest, from_json, from_run_json, run_differences, to_json
@@ -81,6 +81,42 @@ def test_python_configs_take_old_keywords_and_assignments(capsys):
         "config: model.experts[i].layers is now model.experts[i].num_layers",
         "config: train.length is now train.duration",
     ]
+
+
+def test_an_old_value_is_the_value_of_today(capsys):
+    migrations._noted.clear()
+    today = load_config("configs/tiny.py")
+    tree = to_json(today)
+    tree["next_item"]["negatives_shared_by"] = "place"
+    assert from_json(tree) == today
+    old = to_json(today)
+    old["next_title"] = {"shared": "place"}
+    del old["next_item"]
+    assert from_json(old) == today
+    assert run_differences(tree, to_json(today)) == {}
+    assert capsys.readouterr().err == ""  # JSON is read without a note
+    assert NextItem(negatives_shared_by="place").negatives_shared_by == "position"
+    today.next_item.negatives_shared_by = "sequence"
+    today.next_item.negatives_shared_by = "place"  # a key of the command line is assigned so too
+    assert today.next_item.negatives_shared_by == "position"
+    NextItem("softmax", 128, "uniform", "sequence")
+    note = "config: next_item.negatives_shared_by='place' is now 'position'\n"
+    assert capsys.readouterr().err == note  # once
+
+
+def test_an_unknown_value_is_refused():
+    tree = to_json(load_config("configs/tiny.py"))
+    tree["next_item"]["negatives_shared_by"] = "slot"
+    message = r"^next_item\.negatives_shared_by='slot' must be one of position, sequence$"
+    with pytest.raises(InputError, match=message):
+        from_json(tree)
+
+
+def test_every_new_value_is_allowed_and_no_old_one_is():
+    for cls, renamed in migrations.RENAMED_VALUES.items():
+        for name, values in renamed.items():
+            allowed = choices(cls, name)
+            assert set(values.values()) <= set(allowed) and not set(values) & set(allowed)
 
 
 def test_the_old_kind_of_examples_names_the_task(tmp_path):

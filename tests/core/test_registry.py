@@ -5,6 +5,7 @@ import pytest
 from jaxrec.config import schema
 from jaxrec.config.tree import fields_of, members
 from jaxrec.core import registry
+from jaxrec.core.row_format import ROWS
 
 TABLES = {name: table for name, table in vars(registry).items() if isinstance(table, dict) and name.isupper()}
 ENTRIES = [
@@ -39,3 +40,4 @@ def test_an_entry_that_does_not_exist_is_an_error():
 def test_a_task_trains_on_the_rows_that_its_class_names():
     for entry in registry.TASKS.values():
         assert registry.resolve(entry.target).rows == entry.rows
+        assert entry.rows in ROWS

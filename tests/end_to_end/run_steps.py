@@ -96,7 +96,7 @@ def main(dataset: str, out: str, *names: str) -> None:
     def by_id(tree):
         """Return a tree whose sharded table has row i for title i, under the name of a whole table."""
         rows = jax.jit(
-            lambda x: sharded_embedding.in_order(x, data.layout.titles),
+            lambda x: sharded_embedding.in_order(x, data.layout.num_titles),
             out_shardings=mesh.replicated_sharding(),
         )
         of_ids = tree["title"]["title_id"]

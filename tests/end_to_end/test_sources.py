@@ -131,7 +131,7 @@ def test_ratings_train_stl_with_negatives_of_nobody_in_particular(tiny_config, t
     dataset = Dataset(tmp_path / "ratings")
     assert dataset.manifest["has_completion"] is False and dataset.manifest["hard_fill_rate"] == 1.0
     rows = dataset.rows("test").all()
-    assert (rows["list_hard"] == 0).all() and (rows["history_abandoned"] == 0).all()
+    assert (rows["num_hard"] == 0).all() and (rows["history_abandoned"] == 0).all()
     with PreemptionHandler() as interrupt:
         assert train(config, dataset, tmp_path / "run", interrupt) == 2
     result = evaluate(tmp_path / "run", data=str(tmp_path / "ratings")).result

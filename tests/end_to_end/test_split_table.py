@@ -59,10 +59,10 @@ def test_the_checkpoint_does_not_depend_on_the_devices(trained, tiny):
         assert "devices" not in json.dumps(checkpoints.restore_meta("last"))
     loaded = load_checkpoint(trained, "last")
     table = loaded.params["title"]["title_id"]["dealt"]
-    assert table.shape == sharded_embedding.shape(tiny.layout.titles, 8)
-    rows = np.asarray(sharded_embedding.in_order(jax.device_get(table), tiny.layout.titles))
+    assert table.shape == sharded_embedding.shape(tiny.layout.num_titles, 8)
+    rows = np.asarray(sharded_embedding.in_order(jax.device_get(table), tiny.layout.num_titles))
     assert (np.abs(rows[2:]).max(axis=1) > 0).all()  # every title has a row of its own
-    left = np.asarray(sharded_embedding.in_order(jax.device_get(table), 1024))[tiny.layout.titles :]
+    left = np.asarray(sharded_embedding.in_order(jax.device_get(table), 1024))[tiny.layout.num_titles :]
     assert (left == 0).all()  # and nothing leads to the others
 
 

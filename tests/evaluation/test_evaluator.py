@@ -79,7 +79,7 @@ def over_all(tiny, tiny_config):
         history = queries(words, task.view).history
         apply = partial(task.model.apply, {"params": params})
         user = apply(history, table, tiny_config.model.gate.temperature, method="encode")
-        ids = jnp.broadcast_to(jnp.arange(tiny.layout.titles), (len(words), tiny.layout.titles))
+        ids = jnp.broadcast_to(jnp.arange(tiny.layout.num_titles), (len(words), tiny.layout.num_titles))
         return apply(user, ids, table, method="score")["ranking"]
 
     scores = np.asarray(score_all(rows.read(np.arange(rows.blocks))))[: rows.rows]
@@ -164,12 +164,12 @@ def test_two_stages_equal_exact_ranking_if_all_titles_are_retrieved(tiny, tiny_c
     )
     all_titles, few_titles = (
         scorers.CatalogueRanker(task, table, None, True, 10, retrieve=retrieve)(params, rows)
-        for retrieve in (tiny.layout.titles, 20)
+        for retrieve in (tiny.layout.num_titles, 20)
     )
     ranks = all_titles.by_order["model"].ranks
     np.testing.assert_array_equal(ranks, few_titles.by_order["model"].ranks)
     assert np.array_equal(all_titles.staged, ranks) and (all_titles.kept == 1).all()
-    retrieved = few_titles.staged < tiny.layout.titles
+    retrieved = few_titles.staged < tiny.layout.num_titles
     assert 0 < retrieved.mean() < 0.5 and (few_titles.staged[retrieved] <= 20).all()
     assert (few_titles.staged[retrieved] <= ranks[retrieved]).all()  # fewer rivals
     assert 0 < few_titles.kept.mean() < 0.5  # 20 of 200 titles, by an untrained head

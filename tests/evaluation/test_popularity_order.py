@@ -34,7 +34,7 @@ class FixedModel:
 class FixedTask:
     """A task with a `FixedModel`, and the methods that `_rank_step` uses."""
 
-    layout = SimpleNamespace(titles=V)
+    layout = SimpleNamespace(num_titles=V)
 
     def score_all_titles(self, params, host, table, heads):
         by_head = {"ranking": params["scores"], RETRIEVAL_HEAD: params["retrieval"]}

@@ -118,7 +118,7 @@ def vectors(ids):
 
 
 def draw(keys):
-    return negative_sampling.draw(keys, "uniform", "place", L, 3, NegativePool(9))
+    return negative_sampling.draw(keys, "uniform", "position", L, 3, NegativePool(9))
 
 
 def rank_among(ids, scores, target):

@@ -159,7 +159,7 @@ def test_a_plain_log_is_prepared_as_sequences_in_any_order_of_rows(folder):
     assert one.fingerprint == two.fingerprint
     assert one.manifest["has_completion"] is False and one.manifest["completion_threshold"] is None
     assert "hard_fill_rate" not in one.manifest
-    assert one.layout.examples == "sequences" and one.layout.next_k == 1 and sum(one.layout.pools) == 0
+    assert one.layout.rows == "next_item" and one.layout.num_targets == 1 and sum(one.layout.pools) == 0
     assert sorted(one.arrays.title_key.tolist()) == sorted(f"t{i}" for i in range(12))
     assert {s: v["examples"] for s, v in one.manifest["splits"].items()} == {
         "train": 30, "validation": 30, "test": 30,

@@ -23,7 +23,7 @@ LAWS = {
 }
 
 
-def drawn_by(how, shared="place", keys=KEYS, places=L):
+def drawn_by(how, shared="position", keys=KEYS, places=L):
     return np.asarray(negative_sampling.draw(keys, how, shared, places, N, POOL))
 
 
@@ -38,7 +38,7 @@ def fits(ids, law):
 @pytest.mark.parametrize("how", NEGATIVE_SAMPLERS)
 def test_each_way_of_drawing_has_its_law(how, shared):
     ids, law = drawn_by(how, shared), LAWS[how]
-    assert ids.shape == ((R, L, N) if shared == "place" else (R, N))
+    assert ids.shape == ((R, L, N) if shared == "position" else (R, N))
     assert ids.dtype == np.int32
     assert fits(ids, law) > 1e-3
     # of each number among the N, each place and each row too: the least of n p-values
@@ -84,5 +84,5 @@ def test_log_q_is_the_log_of_the_law(how):
 
 def test_a_batch_without_a_target_draws_nothing():
     pool = POOL._replace(ids=jnp.array([1, 0, 1], jnp.int32))
-    assert not np.asarray(negative_sampling.draw(KEYS, "in_batch", "place", L, N, pool)).any()
+    assert not np.asarray(negative_sampling.draw(KEYS, "in_batch", "position", L, N, pool)).any()
     assert np.isfinite(np.asarray(negative_sampling.log_q("in_batch", pool))).all()

@@ -11,7 +11,7 @@ from jaxrec.data.storage.dataset import as_words
 from jaxrec.models.layers import rng
 from jaxrec.tasks import next_item_inputs
 
-LAYOUT = Layout(50, 4, 1, (4, 4, 4, 4), 20, (), "sequences")  # rows of 2 * (4 + 1) plays
+LAYOUT = Layout(50, 4, 1, (4, 4, 4, 4), 20, (), "next_item")  # rows of 2 * (4 + 1) plays
 
 
 def rows(*lengths):
@@ -85,7 +85,7 @@ def test_the_last_time_of_a_query_is_the_time_of_the_target():
 
 def test_stochastic_length_has_the_distribution_of_the_paper():
     """N = 9, alpha = 1.5: 6 positions are kept (9^.75 = 5.2); P(whole) is 27 / n^2."""
-    layout, size, alpha, num_rows = Layout(50, 12, 1, (4, 4, 4, 4), 20, (), "sequences"), 9, 1.5, 6000
+    layout, size, alpha, num_rows = Layout(50, 12, 1, (4, 4, 4, 4), 20, (), "next_item"), 9, 1.5, 6000
     assert next_item_inputs.kept_positions(size, alpha) == 6
     for plays in (5, 7, 8, 10):  # one play more than the titles of a window
         row = np.zeros(1, layout.row_dtype())

@@ -19,7 +19,7 @@ from jaxrec.training.train_state import StateInit
 from jaxrec.training.train_step import TrainStep
 
 V, L, B = 40, 8, 16
-LAYOUT = Layout(V, L, 1, (4, 4, 4, 4), 20, (FeatureSpec("title_id", "category", "title", 8, V),), "sequences")
+LAYOUT = Layout(V, L, 1, (4, 4, 4, 4), 20, (FeatureSpec("title_id", "category", "title", 8, V),), "next_item")
 TABLE = TitleTable(jnp.zeros((V, 0), jnp.int32), jnp.zeros((V, 0), jnp.float32))
 
 

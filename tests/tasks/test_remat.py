@@ -25,7 +25,7 @@ def residual_bytes(remat):
     words = jax.ShapeDtypeStruct((rows, layout.row_dtype().itemsize // 4), jnp.uint32)
     host = HostBatch(words, jax.ShapeDtypeStruct((rows,), bool), None)
     table = TitleTable(*(
-        jax.ShapeDtypeStruct((layout.titles, layout.columns("title", kind)), dtype)
+        jax.ShapeDtypeStruct((layout.num_titles, layout.columns("title", kind)), dtype)
         for kind, dtype in (("category", jnp.int32), ("number", jnp.float32))
     ))  # fmt: skip
 

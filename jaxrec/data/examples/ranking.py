@@ -24,7 +24,7 @@ from jaxrec.data.events.event_log import (
 )
 from jaxrec.data.examples import negatives
 
-_TRAIN_DRAW, _HARD_DRAW = 0, 1000  # salts of the draws; list l of next title k has 1 + l * next_k + k
+_TRAIN_DRAW, _HARD_DRAW = 0, 1000  # salts of the draws; list l of next title k has 1 + l * num_targets + k
 _CHUNK = 16_384  # queries processed at once, which bounds memory
 _MAX_ABANDONED = 512  # latest abandoned plays that make the hard pool of a query
 
@@ -127,7 +127,7 @@ def build(
     query = targets(log, states, data)
     position = np.arange(len(query)) - np.searchsorted(log.user[query], log.user[query])
     split = target_splits(log, query, catalogue.hash, data)
-    upcoming = _upcoming_targets(log.user[query], split, query, layout.next_k)
+    upcoming = _upcoming_targets(log.user[query], split, query, layout.num_targets)
     queries = _Queries(query, position, upcoming)
     partition = _Partition(log, states, catalogue.id_of_rank, layout, data)
     out = Examples({}, {}, {})
@@ -204,7 +204,7 @@ def _fill_rows(
     rows["user"], rows["position"] = users.number[user], position
     rows["target"] = np.where(rank >= 0, id_of_rank[rank], 0)
     rows["target_completion"] = np.where(rank >= 0, states.total[upcoming], 0)
-    _fill_history(rows, log, states, id_of_rank, query, layout.history, data.abandon_threshold)
+    _fill_history(rows, log, states, id_of_rank, query, layout.max_history, data.abandon_threshold)
     for name, values in (
         ("user_categories", log.user_categories[user]),
         ("user_numbers", log.user_numbers[user]),
@@ -223,7 +223,7 @@ def _fill_history(
     id_of_rank: np.ndarray,
     query: np.ndarray,
     width: int,
-    abandon_below: float,
+    abandon_threshold: float,
 ) -> None:
     """Fill the histories of the queries in `rows`, which are initially zero.
 
@@ -236,7 +236,7 @@ def _fill_history(
     rows["history_completion"][at] = states.completion[event]
     rows["history_age"][at] = np.log1p(age)
     rows["history_sessions"][at] = np.minimum(states.sessions[event], 255)
-    rows["history_abandoned"][at] = states.completion[event] < abandon_below
+    rows["history_abandoned"][at] = states.completion[event] < abandon_threshold
 
 
 def _add_counts(counts: dict[str, int], more: dict[str, int]) -> None:
@@ -311,14 +311,14 @@ def _fill_lists(
     row, k = np.nonzero(rank >= 0)  # every query has a first title (k = 0)
     for l, name in enumerate(LISTS):
         widths = list_widths(name, layout.negatives)
-        salt = 1 + l * layout.next_k + k
+        salt = 1 + l * layout.num_targets + k
         list_hard, count = hard.rank[row, : widths[0]], np.minimum(hard.filled[row], widths[0])
         if widths[0]:  # each list draws its hard negatives uniformly from the hard pool of the query
             list_hard = _shuffle_hard(hard.rank[row], hard.filled[row], mix(key[row], salt, _HARD_DRAW))
         drawn = negatives.draw(universe, user[row], mix(key[row], salt), list_hard, count, widths)
         rows[f"list_{name}"][row, k] = id_of_rank[np.concatenate(drawn.ranks, axis=1)]
         if name == "enabled":
-            rows["list_hard"][row, k] = count
+            rows["num_hard"][row, k] = count
         enough &= drawn.enough[k == 0]  # equal for all next titles of a query
     return enough
 

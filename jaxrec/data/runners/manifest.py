@@ -8,7 +8,7 @@ from jaxrec.config.schema import Config
 from jaxrec.config.serialization import digest
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import SPLITS
-from jaxrec.core.row_format import Layout
+from jaxrec.core.row_format import Layout, old_layout
 from jaxrec.core.tables import Drops
 from jaxrec.data.examples.ranking import Examples
 from jaxrec.data.storage.dataset import FORMAT
@@ -132,9 +132,11 @@ def manifest(config: Config, result: PreparationResult) -> dict:
         "splits": {s: {"users": sizes.users[s], "examples": sizes.examples[s]} for s in SPLITS},
         "counts": dict(sorted(counts.items())),
     }
-    if result.layout.examples == "requests":
+    if result.layout.rows == "ranking":
         content["hard_fill_rate"] = counts["hard columns filled"] / counts["hard columns"]
-    # The sums of row hashes cover the rows in any order; the manifest covers the rest of the dataset.
-    hashed = [content, {s: f"{v:032x}" for s, v in result.row_sums.items()}]
+    # The sums of row hashes cover the rows in any order; the manifest covers the rest of the dataset. It has
+    # the names of FORMAT 2 here, so that a dataset prepared again has the same fingerprint and runs resume.
+    old_names = content | {"format": 2, "layout": old_layout(result.layout.to_json())}
+    hashed = [old_names, {s: f"{v:032x}" for s, v in result.row_sums.items()}]
     content["fingerprint"] = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:32]
     return content

@@ -108,7 +108,7 @@ def build(
         truth: Truth of a simulated source, or None.
     """
     log, data = _log(records, tables, ranked), tables.config.data
-    if ranked.layout.examples == "sequences":
+    if ranked.layout.rows == "next_item":
         return next_item.build(log, ranked.catalogue, ranked.layout, data)
     examples, universe = ranking.build(log, ranked.catalogue, ranked.layout, data)
     _fill_oracle(examples, log, universe, user_keys, ranked, truth)
@@ -167,8 +167,8 @@ def layout_of(config: Config, titles: int, *groups: tuple[FeatureSpec, ...]) -> 
     )
     spec_of = {(s.where, s.name): s for specs in (*groups, interaction_specs) for s in specs}
     ids, declared = titles + FIRST_TITLE, tuple(spec_of[f.where, f.name] for f in features)
-    if config.rows == "sequences":
-        return Layout(ids, data.max_history, 1, (0, 0, 0, 0), 0, declared, "sequences")
+    if config.rows == "next_item":
+        return Layout(ids, data.max_history, 1, (0, 0, 0, 0), 0, declared, "next_item")
     pools = (data.hard, data.trending, data.tailing, data.random)
     return Layout(ids, data.max_history, data.num_targets, pools, data.negatives, declared)
 
@@ -182,7 +182,7 @@ def _training_events(log: Log, tables: PreparationInputs) -> np.ndarray:
     target = split = np.empty(0, np.int64)
     if data.split == "last":
         states = event_states(log, tables.runtime)
-        if tables.config.rows == "sequences":
+        if tables.config.rows == "next_item":
             target = next_item.targets(log, states, tables.key_hash, data)
             user, time = log.user[target], log.time[target]
             split = splits.target_splits(data, log.split, log.hash, user, time, next_item.MIN_TITLES)
@@ -254,7 +254,7 @@ def _fill_oracle(
         for l, name in enumerate(LISTS):
             columns = slice(l * (layout.negatives + 1), (l + 1) * (layout.negatives + 1))
             q = negatives.densities(
-                universe, user, rank[:, columns], abandoned[:, columns], rows["list_hard"][:, 0],
+                universe, user, rank[:, columns], abandoned[:, columns], rows["num_hard"][:, 0],
                 ranking.list_widths(name, layout.negatives),
             )  # fmt: skip
             rows[f"oracle_{name}"], rows[f"truth_{name}"] = p[:, columns] / q, p[:, columns]

@@ -27,7 +27,8 @@ from jaxrec.core.paths import AnyPath, as_path, cache_folder
 from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.shard_cache import local_shards
 
-FORMAT = 2
+FORMAT = 3
+_READABLE = (2, FORMAT)  # FORMAT 2: other names in the layout, the same bytes in the rows
 MANIFEST = "manifest.json"  # written last: a directory without it is not a dataset
 BLOCK_ROWS = 512
 SHARD_BLOCKS = 512
@@ -156,7 +157,7 @@ class Dataset:
         directory: Local directory or bucket URL.
 
     Raises:
-        InputError: The directory is not a dataset, or has another format version.
+        InputError: The directory is not a dataset, or its format or a name in its layout is unknown.
     """
 
     def __init__(self, directory: str | os.PathLike) -> None:
@@ -167,12 +168,16 @@ class Dataset:
                 f"dataset {self.directory}: no manifest.json; prepare it with python -m jaxrec.prepare"
             )
         self.manifest = json.loads(path.read_bytes())
-        if self.manifest["format"] != FORMAT:
+        if self.manifest["format"] not in _READABLE:
+            allowed = " or ".join(map(str, _READABLE))
             raise InputError(
-                f"dataset {self.directory}: format={self.manifest['format']}; allowed: {FORMAT}; "
-                "prepare it again"
+                f"dataset {self.directory}: format={self.manifest['format']}; allowed: {allowed}; "
+                "prepare it again, or read it with the version of jaxrec that prepared it"
             )
-        self.layout = Layout.from_json(self.manifest["layout"])
+        try:
+            self.layout = Layout.from_json(self.manifest["layout"])
+        except InputError as error:
+            raise InputError(f"dataset {self.directory}: {MANIFEST}: {error}") from None
         self._cache: Path | None = None
         if not isinstance(self.directory, Path):
             # The path is part of the name: datasets with one fingerprint may differ in the order of rows.

@@ -49,7 +49,7 @@ def build_examples(
     catalogue = TitleStats(
         np.full(titles, 100.0), np.arange(2, titles + 2), 3, np.arange(titles, dtype=np.uint64)
     )
-    layout = Layout(titles + 2, history, 1, (0, 0, 0, 0), 0, (), "sequences")
+    layout = Layout(titles + 2, history, 1, (0, 0, 0, 0), 0, (), "next_item")
     return next_item.build(log, catalogue, layout, Data(seed=seed, max_history=history, **data))
 
 

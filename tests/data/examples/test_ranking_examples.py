@@ -83,7 +83,7 @@ def test_columns_of_an_example_are_distinct_and_never_interacted_with():
 
 def test_lists_follow_table_2_and_each_next_title_has_its_own():
     rows = build_examples(user_split=2).rows["test"]
-    assert rows["list_hard"].tolist() == [[0, 0, 0], [1, 1, 1], [0, 0, 0], [1, 0, 0]]
+    assert rows["num_hard"].tolist() == [[0, 0, 0], [1, 1, 1], [0, 0, 0], [1, 0, 0]]
     assert rows["list_enabled"][1, 0, 0] == 3  # the hard negative is first
     trending = (rows["list_disabled"] < 12).sum(axis=2)
     # Only 10 - 6 trending titles remain for this user, so the other columns of 10 are filled from random.

@@ -99,10 +99,10 @@ def test_frozen_lists_contain_no_title_of_the_history_except_hard_negatives(tiny
         lists = rows[f"list_{name}"][:, 0]
         played = (lists[:, :, None] == rows["history_title"][:, None, :]).any(axis=2)
         if name == "enabled":
-            played &= np.arange(lists.shape[1]) >= rows["list_hard"][:, :1]
+            played &= np.arange(lists.shape[1]) >= rows["num_hard"][:, :1]
         assert not played.any()
         assert not (lists == rows["target"][:, :1]).any()
-    assert rows["list_hard"].max() == 6
+    assert rows["num_hard"].max() == 6
 
 
 def test_the_oracle_is_known_and_beats_ranking_by_p_alone(tiny):
