@@ -252,10 +252,12 @@ def _rank_step(
             """Return the ranks [B] of the targets and the best titles [B, top]."""
             scores_BxV = correction(by_head[correction.head])
             target_score_Bx1 = jnp.take_along_axis(scores_BxV, target_Bx1, axis=1)
+            rank_B = 1 + (rivals_BxV & ~(scores_BxV < target_score_Bx1)).sum(1)
+            if not top:
+                return rank_B, jnp.zeros((B, 0), jnp.int32)
             shown_BxV = jnp.where(eligible_BxV & ~jnp.isnan(scores_BxV), scores_BxV, -jnp.inf)
             best_Bxk, id_Bxk = top_titles(shown_BxV, top, table.rank)
-            id_Bxk = jnp.where(best_Bxk > -jnp.inf, id_Bxk, 0)
-            return 1 + (rivals_BxV & ~(scores_BxV < target_score_Bx1)).sum(1), id_Bxk
+            return rank_B, jnp.where(best_Bxk > -jnp.inf, id_Bxk, 0)
 
         ranks, tops = zip(*(rank(correction) for correction in orders.values()), strict=True)
         two_stage_outputs = 2 * (jnp.zeros((B, 0)),)
