@@ -97,10 +97,10 @@ _KEYS = {  # of the classes above, for messages
 
 
 def upgrade(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return a config's JSON with the names of today.
+    """Return a config's JSON with the current names.
 
     Raises:
-        InputError: A removed field was in use, or a field has a removed value.
+        InputError: A removed field had another value than its default, or a field has a removed value.
     """
     tree = _upgrade(tree, schema.Config)
     data, train = tree.get("data"), tree.get("train")
@@ -187,7 +187,7 @@ def old_examples(config: schema.Config) -> str:
 
 
 def renamed_key(key: str) -> str:
-    """Return a dotted key with the names of today: "data.history" -> "data.max_history"."""
+    """Return a dotted key with the current names, as "data.max_history" for "data.history"."""
     annotation: Any = schema.Config
     names = []
     for part in key.split("."):
@@ -203,10 +203,10 @@ def renamed_key(key: str) -> str:
 
 
 def upgrade_arguments(arguments: list[str]) -> list[str]:
-    """Return command-line arguments with the names of today in --config.key=value.
+    """Return command-line arguments with the current names in --config.key=value.
 
     Raises:
-        InputError: A removed field has another value than that of today, or a field has a removed value.
+        InputError: A removed field has another value than its default, or a field has a removed value.
     """
     return [new for argument in arguments for new in _upgrade_argument(argument)]
 
@@ -238,7 +238,10 @@ def _upgrade_argument(argument: str) -> list[str]:
 
 
 def accept_old_names() -> None:
-    """Let the config classes take old names as keywords and in assignments; called once, by the package."""
+    """Accept old names as keywords of config classes and in assignments.
+
+    The package calls this function once.
+    """
     for cls in {*RENAMED, *REMOVED, *REMOVED_VALUES, *RENAMED_VALUES}:
         _accept_old_names(cls)
 
@@ -282,7 +285,7 @@ def _accept_old_names(cls: type) -> None:
 
 
 def adopt_task(config: schema.Config) -> None:
-    """Set `task.name` from an old `Data(examples=...)`, once a config file has been read."""
+    """Set `task.name` from an old `Data(examples=...)`, after reading a config file."""
     name = vars(config.data).pop("_task_name", None)
     if name is not None:
         config.task = dataclasses.replace(config.task, name=name)

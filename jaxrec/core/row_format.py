@@ -15,15 +15,26 @@ ROWS = ("ranking", "next_item")  # kinds of rows: examples of a query, and seque
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """Declared feature with the statistics that preparation measured."""
+    """Declared feature with the statistics that preparation measured.
+
+    Attributes:
+        name: Name of the feature.
+        kind: "category", "categories" (a list) or "number".
+        where: "title", "user", "context" or "interaction".
+        width: Width of the feature's embedding.
+        size: Number of ids of a category: 0 (padding), 1 (unknown), then the values; 0 for a number.
+        columns: Number of columns in the array that holds the feature.
+        mean: Mean of a number, which is standardised as (x - mean) / std.
+        std: Standard deviation of a number.
+    """
 
     name: str
-    kind: str  # "category", "categories" (a list) or "number"
-    where: str  # "title", "user", "context" or "interaction"
-    width: int  # of the feature's embedding
-    size: int = 0  # categories: ids 0 (padding), 1 (unknown), then values; 0 for a number
-    columns: int = 1  # number of columns in the array that holds the feature
-    mean: float = 0.0  # numbers: standardised as (x - mean) / std
+    kind: str
+    where: str
+    width: int
+    size: int = 0
+    columns: int = 1
+    mean: float = 0.0
     std: float = 1.0
 
 
@@ -41,15 +52,25 @@ def _play_fields(prefix: str, count: int, completion: bool) -> list[tuple[str, s
 
 @dataclass(frozen=True)
 class Layout:
-    """Shape of a dataset's rows, stored in its manifest and in every checkpoint."""
+    """Shape of a dataset's rows, stored in its manifest and in every checkpoint.
 
-    num_titles: int  # V, including padding and unknown
-    max_history: int  # stored history length
-    num_targets: int  # number of stored next titles
-    pools: tuple[int, int, int, int]  # stored columns of each of POOLS
-    negatives: int  # in each frozen candidate list
+    Attributes:
+        num_titles: Number of titles V, including padding and unknown.
+        max_history: Number of stored history titles.
+        num_targets: Number of stored next titles K.
+        pools: Stored columns of the hard, trending, tailing and random pool.
+        negatives: Number of negatives in each frozen candidate list.
+        features: Specs of all features.
+        rows: Kind of rows, one of `ROWS`.
+    """
+
+    num_titles: int
+    max_history: int
+    num_targets: int
+    pools: tuple[int, int, int, int]
+    negatives: int
     features: tuple[FeatureSpec, ...]
-    rows: str = "ranking"  # kind of the rows, one of ROWS
+    rows: str = "ranking"
 
     def of(self, where: str) -> tuple[FeatureSpec, ...]:
         """Return the features of "title", "user", "context" or "interaction"."""

@@ -72,15 +72,25 @@ class Validator:
 
 @dataclass
 class LoadedCheckpoint:
-    """Contents of a checkpoint, ready for scoring."""
+    """Contents of a checkpoint, ready for scoring.
+
+    Attributes:
+        config: Config of the run.
+        task: Task of the config on the layout of the training dataset.
+        arrays: Arrays of the catalogue.
+        params: Parameters of `TrainState.eval_params`, on the devices.
+        step: Training step of the checkpoint.
+        meta: Metadata, values that JSON can represent.
+        correction: Correction for rankings of the catalogue; None: not fitted yet.
+    """
 
     config: Config
     task: Task
     arrays: Arrays
-    params: Any  # `TrainState.eval_params`
+    params: Any
     step: int
     meta: dict[str, Any]
-    correction: Correction | None  # None: not fitted yet
+    correction: Correction | None
 
 
 def load_checkpoint(workdir: str | AnyPath, which: str) -> LoadedCheckpoint:
@@ -112,7 +122,12 @@ def load_checkpoint(workdir: str | AnyPath, which: str) -> LoadedCheckpoint:
 
 
 def restore_task(config: Config, meta: dict[str, Any]) -> Task:
-    """Return the task of a checkpoint, from its config and its metadata."""
+    """Return the task of a checkpoint, from its config and its metadata.
+
+    Args:
+        config: config of the run.
+        meta: metadata, from `Checkpointer.restore_meta`.
+    """
     return build.build_task(
         config,
         Layout.from_json(meta["layout"]),

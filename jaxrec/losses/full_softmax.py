@@ -35,6 +35,10 @@ def softmax(h, titles, target, temperature: float, budget_bytes: int) -> jax.Arr
     of the titles is accumulated in place, so neither the gradient nor the titles are copied.
 
     Args:
+        h: outputs [R, L, D].
+        titles: vectors [V, D] of all titles.
+        target: ids [R, L]; below FIRST_TITLE: no target, value 0.
+        temperature: divisor of the scores.
         budget_bytes: upper bound of the bytes of a chunk's logits; a chunk has at least one position.
     """
     R, L, D = h.shape

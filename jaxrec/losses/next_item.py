@@ -16,13 +16,21 @@ from jaxrec.losses.sampled_losses import bce, gbce, sampled_softmax
 
 
 class Positions(NamedTuple):
-    """The positions of rows, and the titles that they are scored against."""
+    """The positions of rows, and the titles that they are scored against.
 
-    h: jax.Array  # [R, L, D] outputs
-    titles: jax.Array  # [V, D]
-    target: jax.Array  # [R, L] int32, 0 where there is none
-    negatives: jax.Array | None  # [R, L, N] or [R, N] int32; None for a loss over all titles
-    log_q: jax.Array | None  # [V], where the loss corrects for how often a title is sampled
+    Attributes:
+        h: [R, L, D] outputs of the model.
+        titles: [V, D] vectors of all titles.
+        target: [R, L] int32 ids, 0 for no target.
+        negatives: [R, L, N] or [R, N] int32 ids; None for a loss over all titles.
+        log_q: [V] log of the sampling frequency of each title; None: no correction.
+    """
+
+    h: jax.Array
+    titles: jax.Array
+    target: jax.Array
+    negatives: jax.Array | None
+    log_q: jax.Array | None
 
 
 def softmax_loss(x: Positions, config: NextItem) -> jax.Array:
@@ -46,7 +54,12 @@ def gbce_loss(x: Positions, config: NextItem) -> jax.Array:
 
 
 def next_item_loss(x: Positions, config: NextItem) -> jax.Array:
-    """Return the loss `config.loss` of every position, [R, L]."""
+    """Return the loss `config.loss` of every position, [R, L], in at least float32.
+
+    Args:
+        x: Positions, titles and negatives.
+        config: Settings of the loss.
+    """
     h, titles = x.h, x.titles
     chex.assert_rank([h, titles, x.target], [3, 2, 2], custom_message="h, titles, target")
     chex.assert_shape(x.target, h.shape[:2], custom_message="target [R, L]")

@@ -30,16 +30,32 @@ TASKS = tuple(head.weight for head in HEADS.values())  # the terms of Eq. 15 wit
 
 
 class CandidateLoss(NamedTuple):
-    """Masks and completions of the candidates, which the loss needs besides scores."""
+    """Masks and completions of the candidates, which the loss needs besides scores.
 
-    present: Any  # [B, K] bool: the positive exists
-    completion: Any  # [B, K] in [0, 1], of each positive
-    negative: Any  # [B, N] bool: the negative exists
-    hard: Any  # [B, N] bool: the user abandoned it
+    Attributes:
+        present: [B, K] bool, True if the positive exists.
+        completion: [B, K] completion of each positive, in [0, 1].
+        negative: [B, N] bool, True if the negative exists.
+        hard: [B, N] bool, True if the user abandoned the negative.
+    """
+
+    present: Any
+    completion: Any
+    negative: Any
+    hard: Any
 
 
 def engagement_weight(completion: jax.Array, alpha: float, threshold: float | jax.Array) -> jax.Array:
-    """Eq. 13: 1 + alpha (completion - threshold), not below 0."""
+    """Weight of the personalised loss (Eq. 13): 1 + alpha (completion - threshold), at least 0.
+
+    Args:
+        completion: [...] in [0, 1].
+        alpha: strength of the weight; 0 gives 1.
+        threshold: mean completion of the training targets, in [0, 1].
+
+    Returns:
+        [...], at least 0.
+    """
     return jnp.maximum(1.0 + alpha * (completion - threshold), 0.0)
 
 
@@ -117,7 +133,12 @@ def retrieval(scores: Any, weight, c: CandidateLoss) -> jax.Array:
 
 
 def regression(predicted, c: CandidateLoss) -> jax.Array:
-    """L_Reg [B]: squared error of the positives' completion, not personalised."""
+    """L_Reg [B]: squared error of the positives' completion, not personalised.
+
+    Args:
+        predicted: completions [B, K], in (0, 1).
+        c: completions and masks of the candidates.
+    """
     return _masked_mean(jnp.square(jnp.where(c.present, predicted - c.completion, 0.0)), c.present)
 
 
@@ -189,7 +210,13 @@ def _example_mean(value: jax.Array, c: CandidateLoss) -> jax.Array:
 
 
 def soft_labels(hard: jax.Array, value: float, soft_on: str) -> jax.Array:
-    """BCE labels [B, N] of negatives: `value` for "hard", "all" or "none", else 0."""
+    """BCE labels [B, N] of negatives: `value` for the selected negatives, else 0.
+
+    Args:
+        hard: [B, N] bool.
+        value: label of the selected negatives, in [0, 1].
+        soft_on: "hard", "all" or "none": the selected negatives.
+    """
     on = {"hard": hard, "all": jnp.ones_like(hard), "none": jnp.zeros_like(hard)}[soft_on]
     return jnp.where(on, value, 0.0)
 

@@ -178,9 +178,13 @@ def sampled_softmax(h, titles, target, negatives, log_q, temperature: float) -> 
     correct the bias against popular titles, which are drawn more often. No gradient goes to log_q.
 
     Args:
+        h: outputs [R, L, D].
+        titles: vectors [V, D] of all titles.
+        target: ids [R, L]; below FIRST_TITLE: no target, value 0.
         negatives: ids [R, L, N], or [R, N] shared by all positions of a row. Ids below FIRST_TITLE and the
             position's own target are left out.
         log_q: [V], the log of the sampling frequency of each title, up to a constant; None: no correction.
+        temperature: divisor of the scores.
     """
     return _sampled_loss(_softmax_term, h, titles, target, negatives, temperature, log_q)
 
@@ -190,8 +194,8 @@ def bce(h, titles, target, negatives, temperature: float) -> jax.Array:
 
     The value of a position is (-log sigmoid(s+) - sum of log(1 - sigmoid(s-))) / (1 + N), where N counts the
     negatives that are not left out: a mean over terms, as in torch's BCEWithLogitsLoss and in the code of
-    gSASRec. For one negative, the code of SASRec adds the two terms, which is twice this value. Negatives are
-    those of `sampled_softmax`; the authors' code keeps a negative that equals the target.
+    gSASRec. For one negative, the code of SASRec adds the two terms, which is twice this value. The authors'
+    code keeps a negative that equals the target. The arguments are those of `sampled_softmax`.
     """
     return _sampled_loss(partial(_bce_term, beta=1.0), h, titles, target, negatives, temperature)
 
@@ -203,6 +207,14 @@ def gbce(h, titles, target, negatives, temperature: float, calibration: float) -
     fraction of a position's possible negatives that are drawn, and the calibration t,
     beta = alpha (t (1 - 1 / alpha) + 1 / alpha) = 1 - t (1 - alpha). t = 0 is `bce`; t = 1 gives the
     probabilities that BCE against all negatives would lead to.
+
+    Args:
+        h: outputs [R, L, D].
+        titles: vectors [V, D] of all titles.
+        target: ids [R, L]; below FIRST_TITLE: no target, value 0.
+        negatives: ids [R, L, N] or [R, N], as for `sampled_softmax`.
+        temperature: divisor of the scores.
+        calibration: t, in [0, 1].
     """
     alpha = negatives.shape[-1] / (titles.shape[0] - FIRST_TITLE - 1)
     term = partial(_bce_term, beta=1 - calibration * (1 - alpha))

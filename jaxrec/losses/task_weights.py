@@ -14,7 +14,14 @@ _TEMPERATURE = 2.0  # of the dynamic weight average, the value of its paper
 
 
 def init_log_variances(fixed: jax.Array) -> dict[str, jax.Array]:
-    """Initial parameters of `uncertainty_weights`, equal to the fixed weights [T]."""
+    """Initial parameters of `uncertainty_weights`, whose weights are the fixed weights.
+
+    Args:
+        fixed: weights [T], above 0.
+
+    Returns:
+        {"log_variance": -log(fixed) [T]}.
+    """
     return {"log_variance": -jnp.log(fixed)}
 
 
@@ -35,15 +42,21 @@ def uncertainty_weights(parameters: dict[str, jax.Array]) -> tuple[jax.Array, ja
 
 
 class LossAverages(NamedTuple):
-    """Losses of the tasks in the current epoch, and their means in the last two."""
+    """Losses of the tasks in the current epoch, and their means in the last two.
 
-    total: jax.Array  # [T] float32, summed over the examples of the epoch so far
-    examples: jax.Array  # float32, number of examples in `total`
-    means: jax.Array  # [2, T] float32: [0] of the last epoch, [1] of the epoch before it
+    Attributes:
+        total: [T] float32, sums over the examples of the epoch so far.
+        examples: float32 scalar, number of examples in `total`.
+        means: [2, T] float32: [0] of the last epoch, [1] of the epoch before.
+    """
+
+    total: jax.Array
+    examples: jax.Array
+    means: jax.Array
 
 
 def init_averages(tasks: int) -> LossAverages:
-    """Averages before the first step."""
+    """Averages before the first step, for `tasks` = T tasks."""
     return LossAverages(jnp.zeros(tasks, jnp.float32), jnp.float32(0), jnp.ones((2, tasks), jnp.float32))
 
 
@@ -70,7 +83,7 @@ def averaged_weights(averages: LossAverages, epoch: jax.Array, fixed: jax.Array)
 def update_averages(
     averages: LossAverages, total: jax.Array, count: jax.Array, ends: jax.Array
 ) -> LossAverages:
-    """Add the losses of a step, and shift the means at the end of an epoch.
+    """Return the averages after a step, and shift the means at the end of an epoch.
 
     Args:
         averages: the averages before the step.

@@ -35,6 +35,7 @@ class RankingModel(UserEncoder):
     sampled_titles: int = 0  # titles sampled per example to train the retrieval head
 
     def setup(self):
+        """Create the encoders, the experts, the gate and the heads."""
         if not self.tasks or set(self.tasks) - set(HEAD_NAMES):
             raise ValueError(f"tasks={self.tasks} must be some of {HEAD_NAMES}")
         if self.config.head not in HEAD_KINDS or (self.config.head == "dot" and len(self.tasks) > 1):
@@ -114,7 +115,7 @@ class RankingModel(UserEncoder):
         return scores
 
     def score_catalogue(self, user: UserEncoding, table: TitleTable, task: str) -> jax.Array:
-        """Score all titles for one task, [B, V].
+        """Score all titles for one task, [B, V]; arguments are those of `score`.
 
         The result equals that of `score` with all titles as candidates, in fewer operations.
 
@@ -133,7 +134,7 @@ class RankingModel(UserEncoder):
     def retrieve(
         self, user: UserEncoding, table: TitleTable, catalogue: TitleProjections | None = None
     ) -> jax.Array:
-        """Score all titles by the retrieval head, [B, V]."""
+        """Score all titles by the retrieval head, [B, V]; arguments are those of `score`."""
         if catalogue is None:
             t_VxR = self.title.vectors(jnp.arange(self.titles), table) @ self.retrieving.of_title
         else:

@@ -34,14 +34,23 @@ class Examples:
     """Rows of a partition by split.
 
     Users are numbered from 0 within each split of the partition.
+
+    Attributes:
+        rows: Split -> rows [N] of `Layout.row_dtype` for "train", else of `Layout.query_dtype`.
+        user_time: Split -> (user in [0, U), time in milliseconds) of each row, [N] each.
+        users: Split -> uint64 hashes [U] of its users, in the order of their numbers.
+        counts: Name -> number of rows, for the manifest.
+        completion_sum: Sum of the completions of training targets, in units of 2**-32. The sum is a whole
+            number, so the order of addition is irrelevant.
+        completions: Number of completions in the sum.
     """
 
-    rows: dict[str, np.ndarray]  # by split: Layout.row_dtype for "train", else Layout.query_dtype
-    user_time: dict[str, tuple[np.ndarray, np.ndarray]]  # (user in [0, U), time) of each row
-    users: dict[str, np.ndarray]  # hashes of each split's users, in the order of their numbers
+    rows: dict[str, np.ndarray]
+    user_time: dict[str, tuple[np.ndarray, np.ndarray]]
+    users: dict[str, np.ndarray]
     counts: dict[str, int] = field(default_factory=dict)
-    completion_sum: int = 0  # of training targets, in units of 2**-32: a whole number, so order is irrelevant
-    completions: int = 0  # number of completions summed
+    completion_sum: int = 0
+    completions: int = 0
 
 
 class _Partition(NamedTuple):
@@ -81,10 +90,18 @@ class _HardPool(NamedTuple):
 
 
 def targets(log: Log, states: EventState, data: Data) -> np.ndarray:
-    """Return the events [Q] that are targets, in the order of the log.
+    """Return the events that are targets, in the order of the log.
 
     A target has a strictly earlier event of the same user, and its final completion is at least
     data.abandon_threshold. With data.targets="new" a target is also the first play of its title.
+
+    Args:
+        log: Log of the partition, with N events.
+        states: States [N] of its events.
+        data: Settings of the targets.
+
+    Returns:
+        [Q] int64 indices of events.
     """
     past = states.start > states.user_start
     new = states.first if data.targets == "new" else True
@@ -118,6 +135,12 @@ def build(
     Where data.split is not "users", one fact of a training row may come from held-out days: the final
     completion of its target, which also decides which events are targets. The next titles and the negatives
     of a training row use no held-out event.
+
+    Args:
+        log: Log of the partition.
+        catalogue: Titles in the order of rank.
+        layout: Layout of the rows.
+        data: Settings of the targets, the split and the pools.
 
     Returns:
         The rows, and the universe of negatives of the whole log, for the densities of the oracle.

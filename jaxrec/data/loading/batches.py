@@ -224,7 +224,8 @@ class BatchGroups:
 class EvalBatches:
     """Evaluation batches: every row once, in order, without dropping the tail.
 
-    The last batch is padded; `HostBatch.valid` is False for padding.
+    A record is a `HostBatch` of [B / processes, words] uint32. The last batch is padded; `HostBatch.valid` is
+    False for padding.
     """
 
     def __init__(self, rows: Rows, batch_size: int, process: int = 0, processes: int = 1):

@@ -42,15 +42,24 @@ class Arrays:
     """Arrays of the catalogue: with the config, all that a checkpoint needs.
 
     V is the number of title ids, including 0 and 1.
+
+    Attributes:
+        title_key: [V - 2] keys of the source, by id.
+        title_runtime: [V - 2] float64 minutes.
+        title_plays: [V] int64 plays by training users.
+        rank_of_id: [V] int32 popularity rank, V for padding and unknown.
+        id_of_rank: [V - 2] int32 id at each popularity rank.
+        title_categories: [V, columns] int32 ids.
+        title_numbers: [V, columns] float32, standardised.
     """
 
-    title_key: np.ndarray  # [V - 2] the caller's keys, by id
-    title_runtime: np.ndarray  # [V - 2] float64 minutes
-    title_plays: np.ndarray  # [V] int64 plays by training users
-    rank_of_id: np.ndarray  # [V] int32 popularity rank, V for padding and unknown
-    id_of_rank: np.ndarray  # [V - 2] int32
-    title_categories: np.ndarray  # [V, columns] int32
-    title_numbers: np.ndarray  # [V, columns] float32
+    title_key: np.ndarray
+    title_runtime: np.ndarray
+    title_plays: np.ndarray
+    rank_of_id: np.ndarray
+    id_of_rank: np.ndarray
+    title_categories: np.ndarray
+    title_numbers: np.ndarray
 
     def title_table(self) -> TitleTable:
         """Return the titles' features and popularity ranks for the device."""
@@ -146,7 +155,7 @@ class Rows:
             first += len(words)
 
     def all(self) -> np.ndarray:
-        """Return all rows as a structured array; meant for held-out splits and tests."""
+        """Return all rows [N] as a structured array; meant for held-out splits and tests."""
         return self.read(np.arange(self.blocks)).reshape(-1).view(self.dtype)
 
 
@@ -196,15 +205,25 @@ class Dataset:
         return Arrays(**{name: _load_array(self.directory / f"{name}.npy") for name in names})
 
     def rows(self, split: str) -> Rows:
-        """Return the rows of a split, which are read on demand."""
+        """Return the rows of a split, which are read on demand.
+
+        Args:
+            split: "train", "validation" or "test".
+
+        Raises:
+            InputError: A shard is missing.
+        """
         dtype = self.layout.row_dtype() if split == "train" else self.layout.query_dtype()
         examples = self.manifest["splits"][split]["examples"]
         return Rows(self.directory, split, examples, dtype, self._cache)
 
     def user_keys(self, split: str) -> np.ndarray:
-        """Return the caller's keys of a held-out split's users.
+        """Return the keys [U] of a held-out split's users.
 
-        The index is the field `user` of a row.
+        The field `user` of a row is the index.
+
+        Args:
+            split: "validation" or "test".
         """
         return _load_array(self.directory / f"users_{split}.npy")
 

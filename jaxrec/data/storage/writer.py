@@ -29,7 +29,7 @@ class Fingerprint:
         self._sums = [0, 0]
 
     def add(self, rows: np.ndarray) -> None:
-        """Add structured rows [N]."""
+        """Add structured rows [N] of any dtype."""
         words = as_words(rows)
         odd = [mix(i, np.arange(words.shape[1])) | np.uint64(1) for i in range(2)]
         for first in range(0, len(words), BLOCK_ROWS):  # the products of a block stay in a core's cache

@@ -81,13 +81,26 @@ weighted_sum.defvjp(lambda s, v: jax.vjp(_weighted_sum, s, v), lambda pullback, 
 
 
 def einsum(q_RxLxHxd, k_RxMxHxd, v_RxMxHxd, mask_RxLxM) -> jax.Array:
-    """Attention by two matrix products per head."""
+    """Attention by two matrix products per head.
+
+    Args:
+        q_RxLxHxd: queries.
+        k_RxMxHxd: keys.
+        v_RxMxHxd: values.
+        mask_RxLxM: bool, True where a query attends to a key.
+
+    Returns:
+        [R, L, H, d]; finite for a query without keys.
+    """
     s_RxHxLxM = scores(q_RxLxHxd * q_RxLxHxd.shape[-1] ** -0.5, k_RxMxHxd)
     return weighted_sum(jnp.where(mask_RxLxM[:, None], s_RxHxLxM, _MASKED_SCORE), v_RxMxHxd)
 
 
 def dot_product(q_RxLxHxd, k_RxMxHxd, v_RxMxHxd, mask_RxLxM) -> jax.Array:
-    """Attention by `jax.nn.dot_product_attention`, compiled by XLA."""
+    """Attention by `jax.nn.dot_product_attention`, compiled by XLA.
+
+    Arguments and result are those of `einsum`.
+    """
     mask_Rx1xLxM = mask_RxLxM[:, None]
     return jax.nn.dot_product_attention(
         q_RxLxHxd, k_RxMxHxd, v_RxMxHxd, mask=mask_Rx1xLxM, implementation="xla"
@@ -95,14 +108,23 @@ def dot_product(q_RxLxHxd, k_RxMxHxd, v_RxMxHxd, mask_RxLxM) -> jax.Array:
 
 
 class AttentionForm(NamedTuple):
-    """Implementation of attention, and the conditions under which it is allowed."""
+    """Implementation of attention, and the conditions under which it is allowed.
+
+    Attributes:
+        attend: Function of q, k, v and mask, as `einsum`.
+        fused: As `attend_fused`, for rows of at most `kernels.attention.MAX_LENGTH` positions; None: `attend`
+            for all rows.
+        dtypes: Names of the allowed compute dtypes.
+        backends: Names of the allowed backends; empty: all.
+        widths: Allowed widths of a head.
+    """
 
     attend: Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
     # As `attend_fused`, for rows of at most `kernels.attention.MAX_LENGTH` positions; None: `attend` for all.
     fused: Callable[[jax.Array, jax.Array, int], jax.Array] | None = None
     dtypes: tuple[str, ...] = ("float64", "float32", "bfloat16")
-    backends: tuple[str, ...] = ()  # empty: all
-    widths: range = range(1, 2**31)  # of a head
+    backends: tuple[str, ...] = ()
+    widths: range = range(1, 2**31)
 
 
 FORMS = {
@@ -222,7 +244,12 @@ def attend_fused(name: str, qkv_RxLx3D: jax.Array, mask_RxLxL: jax.Array, heads:
 
 
 def split_fused(qkv_RxLx3D: jax.Array, heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Split q, k and v, [R, L, H, d] each."""
+    """Split concatenated q, k and v [R, L, 3 D] into heads, [R, L, H, d] each.
+
+    Args:
+        qkv_RxLx3D: q, k and v.
+        heads: number of heads H; must divide D.
+    """
     R, L, _ = qkv_RxLx3D.shape
     q, k, v = (x.reshape(R, L, heads, -1) for x in jnp.split(qkv_RxLx3D, 3, axis=-1))
     return q, k, v
