@@ -57,8 +57,8 @@ LINES = (
     Line(
         "ties and NaN over all titles count against the target",
         "jaxrec/evaluation/scorers.py",
-        "return 1 + (rivals_BxV & ~(scores_BxV < its_own_Bx1)).sum(1)",
-        "return 1 + (rivals_BxV & (scores_BxV > its_own_Bx1)).sum(1)",
+        "rank_B = 1 + (rivals_BxV & ~(scores_BxV < target_score_Bx1)).sum(1)",
+        "rank_B = 1 + (rivals_BxV & (scores_BxV > target_score_Bx1)).sum(1)",
         (
             "tests/evaluation/test_evaluator.py::test_equal_titles_count_against_the_target_and_are_shown_by_popularity",
         ),
@@ -66,9 +66,23 @@ LINES = (
     Line(
         "titles of the history are not ranked",
         "jaxrec/evaluation/scorers.py",
-        "rivals_BxV &= jnp.ones_like(rivals_BxV).at[query_Bx1, seen_BxL].set(False)",
+        "rivals_BxV &= jnp.ones_like(rivals_BxV).at[jnp.arange(B)[:, None], seen_BxL].set(False)",
         "rivals_BxV &= jnp.ones_like(rivals_BxV)",
         ("tests/evaluation/test_evaluator.py::test_ranks_among_all_titles_are_of_every_titles_score",),
+    ),
+    Line(
+        "the catalogue is ranked by scores plus log q",
+        "jaxrec/models/outputs.py",
+        "return scaled + (self.log_q_V if id_BxN is None else self.log_q_V[id_BxN])",
+        "return scaled - (self.log_q_V if id_BxN is None else self.log_q_V[id_BxN])",
+        ("tests/evaluation/test_correction.py",),
+    ),
+    Line(
+        "the share of a row's hard negatives that an epoch shows",
+        "jaxrec/data/examples/sampling_density.py",
+        "of_hard = np.where(filled, 0.0, real / np.maximum(num_hard, 1))",
+        "of_hard = np.where(filled, 0.0, 1.0)",
+        ("tests/data/examples/test_sampling_density.py",),
     ),
     Line(
         "item to item: the cosine's norm",
@@ -162,8 +176,8 @@ LINES = (
     Line(
         "labels of the next K titles weight the ranking loss",
         "jaxrec/losses/ranking.py",
-        "loss(s[:, :K], s[:, K:], weight * label, c, config.margin)",
-        "loss(s[:, :K], s[:, K:], weight, c, config.margin)",
+        "inputs.weight * inputs.label, inputs.candidates, config.margin",
+        "inputs.weight, inputs.candidates, config.margin",
         ("tests/losses/test_ranking_losses.py::test_next_k_labels_and_weights",),
     ),
     Line(

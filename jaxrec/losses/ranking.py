@@ -14,18 +14,17 @@ from typing import Any, NamedTuple, Protocol
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxrec.config.schema import Objective, Sampling
 from jaxrec.core.batch import Batch
 from jaxrec.core.registry import HEADS, RANKING_LOSSES, resolve
+from jaxrec.losses.gate import entropy, load_balancing_loss
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]  # metric -> (sum, count); the reader divides once
 
 
 Moving = tuple[Mapping[str, jax.Array], jax.Array]  # weights of TASKS, and the addend of each example's total
-_MIN_LOAD = 1e-6  # bounds the gradient towards an expert that no example uses
 TASKS = tuple(head.weight for head in HEADS.values())  # the terms of Eq. 15 with a task weight
 
 
@@ -140,30 +139,6 @@ def regression(predicted, c: CandidateLoss) -> jax.Array:
         c: completions and masks of the candidates.
     """
     return _masked_mean(jnp.square(jnp.where(c.present, predicted - c.completion, 0.0)), c.present)
-
-
-def entropy(gate: jax.Array) -> jax.Array:
-    """Entropy [...] in nats of gate [..., E].
-
-    A gate weight of 0 adds nothing to the value or to the gradient.
-    """
-    safe = jnp.where(gate > 0, gate, 1.0)
-    return -(safe * jnp.log(safe)).sum(-1)
-
-
-def load_balancing_loss(gate: jax.Array, expert_load: jax.Array) -> jax.Array:
-    """Load-balancing loss [...]: the sum over experts of gate log(expert_load).
-
-    If `expert_load` is the mean gate, the mean of this loss is -H(mean gate), with the same gradient. The
-    loss falls if experts that all users choose lose weight to the other experts. As in the load-balancing
-    loss of Switch Transformers (Fedus, Zoph & Shazeer 2022), there is one value per example, so per-device
-    batches need no communication for it.
-
-    Args:
-        gate: gate weights [..., E].
-        expert_load: [E], the mean gate of the step before.
-    """
-    return (gate * jnp.log(jnp.maximum(expert_load, _MIN_LOAD))).sum(-1)
 
 
 class HeadInputs(NamedTuple):
@@ -331,26 +306,3 @@ def objective(
     count = batch.valid.sum()
     sums = {name: (jnp.where(batch.valid, value, 0.0).sum(), count) for name, value in metrics.items()}
     return sums["loss"][0], sums
-
-
-def gate_statistics(means: dict[str, float]) -> dict[str, float]:
-    """Compute how evenly and how selectively experts are used, in nats.
-
-    Eq. 10 does not prevent all users from choosing one expert. "gate_information" is the information that the
-    choice of an expert carries about the user: the entropy of the mean gate minus the mean entropy. It is 0
-    if all users choose alike.
-
-    Args:
-        means: the metrics of `objective`, each sum divided by its count.
-
-    Returns:
-        "gate_entropy_of_mean" and "gate_information"; {} without a gate.
-    """
-    gate = np.array([value for name, value in means.items() if name.removeprefix("gate_").isdigit()])
-    if not gate.size:
-        return {}
-    entropy_of_mean = float(-np.sum(gate * np.log(np.where(gate > 0, gate, 1.0))))
-    return {
-        "gate_entropy_of_mean": entropy_of_mean,
-        "gate_information": entropy_of_mean - means["gate_entropy"],
-    }

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxrec.losses import ranking
+from jaxrec.losses import gate
 
 Sums = dict[str, tuple[Any, Any]]  # metric -> (sum, count)
 
@@ -15,11 +15,11 @@ Sums = dict[str, tuple[Any, Any]]  # metric -> (sum, count)
 def mean_metrics(sums: Sums) -> dict[str, float]:
     """Return the mean of each metric as a Python float, NaN for a count of 0.
 
-    With a gate, the values of `losses.ranking.gate_statistics` are added.
+    With a gate, the values of `losses.gate.gate_statistics` are added.
 
     Args:
         sums: Metric -> (sum, count), scalars on the host or on a device.
     """
     host = jax.device_get(sums)
     means = {name: float(s / n) if n else float("nan") for name, (s, n) in host.items()}
-    return means | ranking.gate_statistics(means)
+    return means | gate.gate_statistics(means)

@@ -242,7 +242,7 @@ class RankingTask(Task):
             key: [B, 2] uint32 keys of the examples; None for no noise and no dropout.
             catalogue: Cached projections of the titles; None: computed in each call.
             moving: From `moving_weights`.
-            usage: [E] mean gate of the previous step, for `losses.ranking.load_balancing_loss`.
+            usage: [E] mean gate of the previous step, for `losses.gate.load_balancing_loss`.
         """
         chex.assert_rank([batch.positive, batch.negative], 2, custom_message="batch.positive, batch.negative")
         chex.assert_equal_shape([batch.positive, batch.completion], custom_message="batch.completion [B, K]")

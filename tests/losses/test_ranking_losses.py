@@ -11,6 +11,7 @@ import pytest
 from jaxrec.config.schema import Objective, Sampling
 from jaxrec.core.batch import Batch
 from jaxrec.core.registry import RANKING_LOSSES
+from jaxrec.losses import gate as gate_losses
 from jaxrec.losses import ranking
 from jaxrec.models.outputs import RankingOutput
 
@@ -81,8 +82,8 @@ def test_regression_is_the_mean_over_present_positives():
 def test_eq_10_entropy():
     # H(.5, .5) = ln 2; H(.9, .1) = .3250830; H(1, 0) = 0 with a finite gradient
     gate = jnp.array([[0.5, 0.5], [0.9, 0.1], [1.0, 0.0]])
-    assert_close(ranking.entropy(gate), [LN2, 0.3250830, 0.0])
-    assert np.isfinite(jax.grad(lambda g: ranking.entropy(g).sum())(gate)).all()
+    assert_close(gate_losses.entropy(gate), [LN2, 0.3250830, 0.0])
+    assert np.isfinite(jax.grad(lambda g: gate_losses.entropy(g).sum())(gate)).all()
 
 
 def compute_terms(config, scores, gate, labels=(1.0,), candidates=None, threshold=0.5, target=0.52):
@@ -183,22 +184,22 @@ def test_sums_exclude_padding_and_give_gate_statistics():
     assert_close(value, 2 * (LN2 + 0.25))  # entropy 0, target .5: .25 each
     assert {name: int(n) for name, (_, n) in sums.items()} == dict.fromkeys(sums, 2)
     means = {name: float(s / n) for name, (s, n) in sums.items()}
-    statistics = ranking.gate_statistics(means)
+    statistics = gate_losses.gate_statistics(means)
     assert_close([means["gate_0"], means["gate_1"], means["gate_entropy"]], [0.5, 0.5, 0.0])
     assert_close([statistics["gate_entropy_of_mean"], statistics["gate_information"]], [LN2, LN2])
-    assert ranking.gate_statistics({"loss": 1.0}) == {}
+    assert gate_losses.gate_statistics({"loss": 1.0}) == {}
 
 
 def test_load_balancing_loss_equals_minus_the_entropy_of_the_mean_gate():
     gate = jnp.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7]])  # mean .6, .4: H = .6730117
     expert_load = gate.mean(0)
-    assert_close(ranking.load_balancing_loss(gate, expert_load).mean(), -0.6730117)
-    actual = jax.grad(lambda g: ranking.load_balancing_loss(g, expert_load).mean())(gate)
-    expected = jax.grad(lambda g: -ranking.entropy(g.mean(0)))(gate)
+    assert_close(gate_losses.load_balancing_loss(gate, expert_load).mean(), -0.6730117)
+    actual = jax.grad(lambda g: gate_losses.load_balancing_loss(g, expert_load).mean())(gate)
+    expected = jax.grad(lambda g: -gate_losses.entropy(g.mean(0)))(gate)
     # Gate weights add up to 1, so only differences between the experts of an example matter.
     for i in (0, 1):
         assert_close(actual[:, i] - actual[:, 1 - i], expected[:, i] - expected[:, 1 - i])
-    assert jnp.isfinite(ranking.load_balancing_loss(gate, jnp.array([1.0, 0.0]))).all()
+    assert jnp.isfinite(gate_losses.load_balancing_loss(gate, jnp.array([1.0, 0.0]))).all()
 
 
 def test_total_includes_the_weighted_balance_term():
