@@ -29,7 +29,7 @@ from jaxrec.evaluation.results import (
     full_metrics,
     model_lists,
 )
-from jaxrec.evaluation.scorers import CatalogueRanker, CatalogueRanks, ListScorer, ListScores, RankedTitles
+from jaxrec.evaluation.scorers import CatalogueRanker, CatalogueRanks, ListScorer, ListScores, CatalogueOrder
 from jaxrec.models.outputs import Correction
 from jaxrec.runtime.mesh import device_count, replicate, state_shardings
 from jaxrec.runtime.multihost import is_first_process
@@ -263,7 +263,7 @@ def _evaluate_catalogue(
     ranker = CatalogueRanker(task, queries.table, orders, filtered, num_shown, retrieve=options.retrieve)
     ranked = ranker(loaded.params, queries.on_disk)
     popular = baselines.popularity_ranks(queries.rows, loaded.arrays, filtered, num_shown)
-    ranked = ranked._replace(by_order=ranked.by_order | {"popularity": RankedTitles(*popular)})
+    ranked = ranked._replace(by_order=ranked.by_order | {"popularity": CatalogueOrder(*popular)})
     result = catalogue_result(ranked, queries.rows, loaded.arrays, filtered, options.retrieve)
     return ranked, result | {"correction": correction.to_json()}
 

@@ -154,7 +154,7 @@ class ListScorer(_QueryRunner):
         return ListScores(by_head[self._ranking_head], gate, _sum_batches(sums), by_head)
 
 
-class RankedTitles(NamedTuple):
+class CatalogueOrder(NamedTuple):
     """Ranks and recommended titles by one order of the whole catalogue, for Q queries (K=1).
 
     Attributes:
@@ -176,7 +176,7 @@ class CatalogueRanks(NamedTuple):
         sums: Metric -> (sum, count); empty without a loss.
     """
 
-    by_order: dict[str, RankedTitles]
+    by_order: dict[str, CatalogueOrder]
     staged: np.ndarray
     kept: np.ndarray
     sums: dict[str, tuple[np.ndarray, np.ndarray]]
@@ -222,7 +222,7 @@ class CatalogueRanker(_QueryRunner):
         arrays = (_reorder(batches, row_indices, rows.rows) for batches in zip(*outputs, strict=True))
         ranks_QxO, top_QxOxk, staged, overlaps = arrays
         by_order = {
-            name: RankedTitles(ranks_QxO[:, i], top_QxOxk[:, i]) for i, name in enumerate(self._orders)
+            name: CatalogueOrder(ranks_QxO[:, i], top_QxOxk[:, i]) for i, name in enumerate(self._orders)
         }
         return CatalogueRanks(by_order, staged, overlaps, _sum_batches(sums))
 

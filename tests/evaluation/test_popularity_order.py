@@ -53,7 +53,7 @@ def rank_all(params, rank, filtered):
     mapped = jax.jit(jax.vmap(lambda params: step(params, None, table), axis_name=AXIS))
     *outputs, _ = mapped(jax.tree.map(lambda x: x[None], params))
     ranks, top, staged, kept = (np.asarray(x)[0] for x in outputs)
-    by_order = {name: scorers.RankedTitles(ranks[:, i], top[:, i]) for i, name in enumerate(orders)}
+    by_order = {name: scorers.CatalogueOrder(ranks[:, i], top[:, i]) for i, name in enumerate(orders)}
     return scorers.CatalogueRanks(by_order, staged, kept, {})
 
 
@@ -126,7 +126,7 @@ def test_permuted_ids_give_the_same_titles_and_ranks(permuted, filtered):
         rows["target"], rows["history_title"] = p["target"][:, None], p["history"]
         ranks, top = baselines.popularity_ranks(rows, arrays, filtered, TOP)
         popular.append((ranks, top))
-        orders = ranked.by_order | {"popularity": scorers.RankedTitles(ranks, top)}
+        orders = ranked.by_order | {"popularity": scorers.CatalogueOrder(ranks, top)}
         metrics.append(
             results.catalogue_result(ranked._replace(by_order=orders), rows, arrays, filtered, retrieve=12)
         )

@@ -114,7 +114,7 @@ def test_a_format_of_the_future_is_refused(rewritten):
 
 
 def wrong_layouts(layout):
-    """Return each wrong layout's JSON, and what the message says of it."""
+    """Return each wrong layout's JSON, and the part of the message about it."""
     good = layout.to_json()
     missing = {name: value for name, value in good.items() if name != "pools"}
     features = [good["features"][0] | {"scale": 2.0}, *good["features"][1:]]
