@@ -29,7 +29,7 @@ from jaxrec.evaluation.results import (
     full_metrics,
     model_lists,
 )
-from jaxrec.evaluation.scorers import CatalogueRanker, CatalogueRanks, ListScorer, ListScores, CatalogueOrder
+from jaxrec.evaluation.scorers import CatalogueOrder, CatalogueRanker, CatalogueRanks, ListScorer, ListScores
 from jaxrec.models.outputs import Correction
 from jaxrec.runtime.mesh import device_count, replicate, state_shardings
 from jaxrec.runtime.multihost import is_first_process

@@ -24,8 +24,9 @@ from jaxrec.core.row_format import Layout
 from jaxrec.core.tables import Drops, Source
 from jaxrec.data.events.cleaning import check_dropped, clean
 from jaxrec.data.events.partitions import Spill, record_dtype
+from jaxrec.data.events.title_features import title_columns
 from jaxrec.data.events.users import UserKeys, read_users
-from jaxrec.data.events.vocabulary import FeatureColumns, title_columns
+from jaxrec.data.events.vocabulary import FeatureColumns
 from jaxrec.data.examples.ranking import Examples
 from jaxrec.data.runners import partition_job
 from jaxrec.data.runners.manifest import PreparationResult, SplitSizes, manifest

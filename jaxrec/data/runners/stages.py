@@ -32,8 +32,9 @@ from jaxrec.core.ids import SPLITS
 from jaxrec.core.tables import Drops, Source
 from jaxrec.data.events.cleaning import check_dropped, clean
 from jaxrec.data.events.partitions import merge_ranges, partition_of, record_dtype, records_of
+from jaxrec.data.events.title_features import title_columns
 from jaxrec.data.events.users import UserKeys, UserTable, read_users
-from jaxrec.data.events.vocabulary import FeatureColumns, title_columns
+from jaxrec.data.events.vocabulary import FeatureColumns
 from jaxrec.data.runners import partition_job
 from jaxrec.data.runners.manifest import PreparationResult, SplitSizes
 from jaxrec.data.runners.messages import (
