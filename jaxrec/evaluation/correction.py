@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrec.core.batch import TitleTable
-from jaxrec.core.ids import RETRIEVAL_HEAD
+from jaxrec.core.ids import FIRST_TITLE, LISTS, RETRIEVAL_HEAD
 from jaxrec.core.paths import AnyPath
+from jaxrec.data.examples.ranking import list_widths
 from jaxrec.data.examples.sampling_density import SamplingDensity, count_negatives
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.evaluation import metrics
+from jaxrec.evaluation.baselines import candidates
 from jaxrec.evaluation.scorers import CatalogueRanker
 from jaxrec.models.outputs import Correction
 from jaxrec.tasks.base import Task
@@ -93,6 +95,52 @@ def fit_correction(task: Task, params: Any, table: TitleTable, dataset: Dataset)
         (name for name in compared if corrections[name].head != RETRIEVAL_HEAD), key=compared.__getitem__
     )
     return FittedCorrection(corrections[best], compared)
+
+
+def list_shift(
+    density: SamplingDensity, widths: tuple[int, int, int, int], num_hard: float, is_trending_V: np.ndarray
+) -> float:
+    """Return the shift of trending titles for a frozen list, whose negatives are not drawn as in training.
+
+    A score estimates log p / q of training's negatives; the list is ranked best by log p / q of its own. The
+    difference log q(training) - log q(list) has one value for trending and one for tailing titles; the shift
+    is the first minus the second, in nats.
+
+    Args:
+        density: Frequencies of the titles among training's negatives.
+        widths: Columns of each pool of the list: hard, trending, tailing, random.
+        num_hard: Mean number of real hard negatives of the list; trending titles fill the other columns.
+        is_trending_V: [V] bool, True for the trending titles.
+    """
+    trained_V = density.drawn_V[FIRST_TITLE:]
+    is_trending = is_trending_V[FIRST_TITLE:]
+    hard, trending, tailing, random = widths
+    in_trending = (trending + hard - num_hard) / is_trending.sum() + random / len(is_trending)
+    in_tailing = tailing / (~is_trending).sum() + random / len(is_trending)
+    trained = np.log(trained_V[is_trending].mean()) - np.log(trained_V[~is_trending].mean())
+    return float(trained - (np.log(in_trending) - np.log(in_tailing)))
+
+
+def candidate_shifts(task: Task, dataset: Dataset, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the shift of each candidate of the frozen lists by `list_shift`, in nats.
+
+    Args:
+        task: the task of the checkpoint.
+        dataset: dataset of the rows, whose training negatives are counted.
+        rows: the Q held-out rows.
+        shape: [Q, lists, K, 1 + negatives], the shape of the result.
+    """
+    out = np.zeros(shape, np.float32)
+    if not isinstance(task, RankingTask) or not len(rows):
+        return out
+    density = count_negatives(dataset.rows("train"), task.layout.num_titles, task.mix)
+    is_trending_V = dataset.arrays.rank_of_id < dataset.manifest["trending"]
+    for l, name in enumerate(LISTS):
+        widths = list_widths(name, dataset.layout.negatives)
+        num_hard = float(rows["num_hard"][:, 0].mean()) if widths[0] else 0.0
+        shift = list_shift(density, widths, num_hard, is_trending_V)
+        out[:, l] = shift * is_trending_V[candidates(rows, name)][:, : shape[2]]
+    return out
 
 
 def write_correction(workdir: AnyPath, step: int, correction: Correction) -> None:

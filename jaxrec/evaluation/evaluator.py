@@ -20,7 +20,7 @@ from jaxrec.core.registry import HEADS, resolve
 from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.dataset import Arrays, Dataset, Rows
 from jaxrec.evaluation import baselines, gate_analysis, metrics
-from jaxrec.evaluation.correction import fit_correction, read_correction, write_correction
+from jaxrec.evaluation.correction import candidate_shifts, fit_correction, read_correction, write_correction
 from jaxrec.evaluation.results import (
     EvaluationResult,
     baseline_lists,
@@ -316,8 +316,10 @@ def _evaluate_lists(
     item_to_item = baselines.item_to_item(dataset.rows("train"), loaded.arrays, shown)
     rules = baselines.RULES | {"item_to_item": item_to_item}
     result: dict[str, Any] = {}
+    shifted = scores + candidate_shifts(loaded.task, dataset, rows, scores.shape)
     for k in ks:
         result[f"lists{metrics.suffix(k)}"] = model_lists(scores, rows, k, lists)
+        result[f"corrected{metrics.suffix(k)}"] = model_lists(shifted, rows, k, lists)
         result[f"baselines{metrics.suffix(k)}"] = baseline_lists(rows, loaded.arrays, k, lists, shown, rules)
     if gate.shape[1] > 1:
         result["gate"] = gate_analysis.gate_report(gate, rows, shown)

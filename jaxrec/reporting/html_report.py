@@ -61,13 +61,18 @@ def oracle_fraction(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _blocks(result: Mapping[str, Any]) -> list[tuple[int, dict[str, Any], dict[str, Any]]]:
-    """Return (K, metrics of the model, metrics of the baselines) for each K."""
+    """Return (K, metrics of the model, metrics of the other rows) for each K."""
     keys = [
         (int(key.removeprefix("lists_k")) if key != "lists" else 1, key)
         for key in result
         if key == "lists" or key.startswith("lists_k")
     ]
-    return [(k, result[key], result[key.replace("lists", "baselines")]) for k, key in sorted(keys)]
+    blocks = []
+    for k, key in sorted(keys):
+        corrected = result.get(key.replace("lists", "corrected"))
+        others = {"model, corrected": corrected} if corrected else {}
+        blocks.append((k, result[key], others | result[key.replace("lists", "baselines")]))
+    return blocks
 
 
 def _rows(lists: Mapping[str, Any], baselines: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

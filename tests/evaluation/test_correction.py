@@ -62,6 +62,17 @@ def test_pools_are_the_means_of_trending_and_tailing_titles():
     assert np.exp(estimates["counted"][2:]) == pytest.approx([1, 5, 3, 2], rel=0.02)
 
 
+def test_the_shift_of_a_list_is_the_difference_of_the_log_densities_by_hand():
+    """10 titles, 4 of them trending; training draws each of them twice as often as a tailing title."""
+    is_trending = np.arange(12) < 6
+    density = SamplingDensity(np.where(is_trending, 0.8, 0.4), np.zeros(12))
+    # In the list: trending (6 + 6 - 2) / 4 + 4 / 10, tailing 4 / 6 + 4 / 10.
+    expected = np.log(2) - np.log((2.5 + 0.4) / (4 / 6 + 0.4))
+    assert correction.list_shift(density, (6, 6, 4, 4), 2.0, is_trending) == pytest.approx(expected)
+    # A list that is drawn as in training has no shift.
+    assert correction.list_shift(density, (0, 32, 24, 0), 0.0, is_trending) == pytest.approx(0)
+
+
 def test_the_best_order_on_validation_queries_is_chosen(tiny, tiny_config):
     config = copy.deepcopy(tiny_config)
     task = RankingTask(config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
