@@ -41,6 +41,7 @@ class Examples:
     counts: dict[str, int] = field(default_factory=dict)
     completion_sum: int = 0  # of training targets, in units of 2**-32: a whole number, so order is irrelevant
     completions: int = 0  # number of completions summed
+    query: dict[str, np.ndarray] = field(default_factory=dict)  # event of each row, by held-out split
 
 
 def targets(log: Log, states: EventState, data: Data) -> np.ndarray:
@@ -113,6 +114,7 @@ def build(
         rows, kept = (rows, query[selected]) if enough.all() else (rows[enough], query[selected[enough]])
         out.users[name] = log.hash[users]
         out.rows[name], out.user_time[name] = rows, (log.user[kept], log.time[kept])
+        out.query[name] = kept
     exact = out.rows["train"]["target_completion"][:, 0] * 2.0**32  # exact: a power of two
     out.completion_sum, out.completions = int(np.rint(exact).astype(np.int64).sum()), len(exact)
     return out, full_universe
