@@ -57,8 +57,8 @@ LINES = (
     Line(
         "ties and NaN over all titles count against the target",
         "jaxrec/evaluation/scorers.py",
-        "return 1 + (rivals_BxV & ~(scores_BxV < its_own_Bx1)).sum(1)",
-        "return 1 + (rivals_BxV & (scores_BxV > its_own_Bx1)).sum(1)",
+        "return 1 + (rivals_BxV & ~(scores_BxV < target_score_Bx1)).sum(1), id_Bxk",
+        "return 1 + (rivals_BxV & (scores_BxV > target_score_Bx1)).sum(1), id_Bxk",
         (
             "tests/evaluation/test_evaluator.py::test_equal_titles_count_against_the_target_and_are_shown_by_popularity",
         ),
@@ -66,9 +66,32 @@ LINES = (
     Line(
         "titles of the history are not ranked",
         "jaxrec/evaluation/scorers.py",
-        "rivals_BxV &= jnp.ones_like(rivals_BxV).at[query_Bx1, seen_BxL].set(False)",
+        "rivals_BxV &= jnp.ones_like(rivals_BxV).at[jnp.arange(B)[:, None], seen_BxL].set(False)",
         "rivals_BxV &= jnp.ones_like(rivals_BxV)",
         ("tests/evaluation/test_evaluator.py::test_ranks_among_all_titles_are_of_every_titles_score",),
+    ),
+    Line(
+        "a title played before the stored history is not ranked",
+        "jaxrec/evaluation/scorers.py",
+        "rivals_BxV &= ~_unpack_bits(",
+        "rivals_BxV |= ~_unpack_bits(",
+        ("tests/evaluation/test_evaluator.py::test_ranks_among_all_titles_are_of_every_titles_score",),
+    ),
+    Line(
+        "popularity of 7 days ends before the day of the query",
+        "jaxrec/evaluation/popularity.py",
+        "[day - RECENT_DAYS, day])",
+        "[day - RECENT_DAYS, day + 1])",
+        ("tests/evaluation/test_popularity.py::test_popularity_of_7_days_by_hand",),
+    ),
+    Line(
+        "a title first played at the time of a request is not seen",
+        "jaxrec/data/examples/seen_titles.py",
+        "    if strictly_earlier:\n",
+        "    if False:\n",
+        (
+            "tests/data/examples/test_seen_titles.py::test_a_sequence_counts_a_title_that_precedes_the_query_at_the_same_time",
+        ),
     ),
     Line(
         "item to item: the cosine's norm",

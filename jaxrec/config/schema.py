@@ -311,6 +311,8 @@ class Evaluate:
     ranking_head: Literal["auto", "ranking", "ctr"] = "auto"  # "auto": ranking where there is such a head
     checkpoint: Literal["best", "last"] = "best"  # evaluated at the end
     next_k: tuple[int, ...] = (1, 3)
+    seen: Literal["all", "stored", "kept"] = "all"  # titles left out of rankings of all titles: all that the
+    # user played before the query; those of the stored history; none
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import CATALOGUE, LISTS
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.core.row_format import Layout
+from jaxrec.data.loading.left_out import LeftOutTitles, Seen, left_out_titles
 from jaxrec.data.storage.dataset import Arrays, Dataset, Rows
-from jaxrec.evaluation import baselines, gate_analysis, metrics
+from jaxrec.evaluation import baselines, gate_analysis, metrics, popularity
 from jaxrec.evaluation.correction import fit_correction, read_correction, write_correction
 from jaxrec.evaluation.results import (
     EvaluationResult,
@@ -27,7 +29,7 @@ from jaxrec.evaluation.results import (
     full_metrics,
     model_lists,
 )
-from jaxrec.evaluation.scorers import CatalogueRanker, CatalogueRanks, ListScorer, ListScores, RankedTitles
+from jaxrec.evaluation.scorers import CatalogueRanker, CatalogueRanks, ListScorer, ListScores, OrderRanks
 from jaxrec.models.outputs import Correction
 from jaxrec.runtime.mesh import device_count, replicate, state_shardings
 from jaxrec.runtime.multihost import is_first_process
@@ -42,7 +44,8 @@ class Validator:
     """Evaluation of parameters on the validation queries during training.
 
     `metric` on the list `watched` selects the best checkpoint: NDCG@1 of the enabled list or, for next-item
-    models, NDCG@10 over the catalogue without the titles of the history.
+    models, NDCG@10 over the catalogue without the titles of the stored history. evaluate.seen does not
+    change that: the rows suffice for it, and the values of all runs are comparable.
 
     Args:
         task: The task.
@@ -58,7 +61,7 @@ class Validator:
         if protocols.lists:
             self._scorer = ListScorer(task, table, with_loss=True, next_k=1)
         else:
-            self._scorer = CatalogueRanker(task, table, filtered=True, temperature=protocols.temperature)
+            self._scorer = CatalogueRanker(task, table, seen="stored", temperature=protocols.temperature)
 
     def __call__(self, params: Any) -> tuple[dict[str, float], dict[str, Any]]:
         """Return mean metrics such as `loss`, and the ranking metrics of each list."""
@@ -119,7 +122,7 @@ def restore_task(config: Config, meta: dict[str, Any]) -> Task:
 def evaluate(
     workdir: str | AnyPath, *, which: str | None = None, data: str | AnyPath | None = None,
     split: str = "test", lists: tuple[str, ...] = (), next_k: tuple[int, ...] | None = None,
-    heads: bool = False, seen: str = "filtered", retrieve: int = 0,
+    heads: bool = False, seen: Seen | None = None, retrieve: int = 0,
 ) -> EvaluationResult:  # fmt: skip
     """Evaluate a checkpoint and the baselines on a split.
 
@@ -133,7 +136,8 @@ def evaluate(
         next_k: numbers of next titles K to evaluate. None: the value of the config.
         heads: True to evaluate also every other head that can rank, which separates the effect of the
             objective from the effect of the head.
-        seen: "filtered" or "kept": leave out, or keep, the titles of the history in CATALOGUE.
+        seen: titles left out of CATALOGUE: "all" that the user played before, those of the "stored" history,
+            or none ("kept"). None: the value of the config.
         retrieve: number of titles of a two-stage ranking, in addition to the exact ranking: the retrieval
             head selects the titles, the ranking head orders them. 0: no two-stage ranking.
 
@@ -170,8 +174,9 @@ def evaluate(
         _check_catalogue(task, retrieve)
         if loaded.correction is None:
             loaded.correction = _fit_correction(workdir, loaded, dataset, table)
-        ranked = _rank_catalogue(loaded, dataset, table, split, seen == "filtered", retrieve)
-        result[CATALOGUE] = catalogue_result(ranked, rows, loaded.arrays, seen == "filtered", retrieve)
+        left_out = left_out_titles(dataset, split, rows, seen or loaded.config.evaluate.seen)
+        ranked = _rank_catalogue(loaded, dataset, table, split, left_out, retrieve)
+        result[CATALOGUE] = catalogue_result(ranked, rows, loaded.arrays, left_out, retrieve)
         result[CATALOGUE]["correction"] = loaded.correction.to_json()
     ks = next_k or loaded.config.evaluate.next_k
     scores, other_scores = np.empty((len(rows), 0)), dict[str, np.ndarray]()
@@ -229,18 +234,29 @@ def _fit_correction(
 
 
 def _rank_catalogue(
-    loaded: LoadedCheckpoint, dataset: Dataset, table: TitleTable, split: str, filtered: bool, retrieve: int
-) -> CatalogueRanks:
+    loaded: LoadedCheckpoint, dataset: Dataset, table: TitleTable, split: str, left_out: LeftOutTitles,
+    retrieve: int,
+) -> CatalogueRanks:  # fmt: skip
     """Rank all titles by the corrected and the plain scores, and by popularity."""
     task = loaded.task
+    assert loaded.correction is not None, "fitted before"
     orders = {"model": loaded.correction}
     if loaded.correction.log_q_V is not None:
         orders["model_uncorrected"] = Correction(task.catalogue_heads[0])
     num_shown, rows = min(metrics.SHOWN, len(loaded.arrays.id_of_rank)), dataset.rows(split)
-    ranker = CatalogueRanker(task, table, orders, filtered, num_shown, retrieve=retrieve)
+    if left_out.seen == "all":
+        rows = rows.with_words(partial(left_out.bits, titles=task.layout.titles))
+    ranker = CatalogueRanker(task, table, orders, left_out.seen, num_shown, retrieve=retrieve)
     ranked = ranker(loaded.params, rows)
-    popular = baselines.popularity_ranks(rows.all(), loaded.arrays, filtered, num_shown)
-    return ranked._replace(by_order=ranked.by_order | {"popularity": RankedTitles(*popular)})
+    target = rows.all()["target"][:, 0]
+    popular = {"popularity": popularity.popularity_ranks(target, loaded.arrays, left_out, num_shown)}
+    stored, daily = dataset.seen_titles(split), dataset.daily_plays()
+    if stored is not None and daily is not None:
+        popular["popularity_7_days"] = popularity.recent_popularity_ranks(
+            target, stored.query_time, daily, loaded.arrays, left_out, num_shown
+        )
+    by_order = ranked.by_order | {name: OrderRanks(*ranks) for name, ranks in popular.items()}
+    return ranked._replace(by_order=by_order)
 
 
 def _evaluate_lists(

@@ -95,7 +95,7 @@ def test_evaluate_ranks_the_whole_catalogue(trained, tiny, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout)
     found = result["catalogue"]
-    assert result["lists"] == {} and found["titles"] == tiny.layout.titles - 2 and found["filtered"] is False
+    assert result["lists"] == {} and found["titles"] == tiny.layout.titles - 2 and found["seen"] == "kept"
     assert {"hr@1", "ndcg@10", "mrr@100", "coverage@10", "novelty@10", "popularity_lift@10"} <= set(
         found["model"]
     )
