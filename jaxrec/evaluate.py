@@ -4,6 +4,7 @@ Usage: python -m jaxrec.evaluate --checkpoint W
 """
 
 import os
+import sys
 
 from absl import flags
 
@@ -14,6 +15,7 @@ from jaxrec.core.ids import CATALOGUE, LISTS, SPLITS
 from jaxrec.core.paths import AnyPath, as_path
 
 _LISTS = (*LISTS, CATALOGUE)
+_OLD_SEEN = {"filtered": "stored"}
 
 
 def _flags() -> None:
@@ -24,11 +26,11 @@ def _flags() -> None:
         "stored lists, or all titles for a next-item model"
     )  # fmt: skip
     flags.DEFINE_enum(
-        "seen",
-        "filtered",
-        ["filtered", "kept"],
-        "titles of the history in rankings of all titles: filtered (excluded) or kept (included)",
-    )
+        "seen", None, ["all", "stored", "kept", *_OLD_SEEN],
+        "titles left out of rankings of all titles: all (everything that the user played before), stored "
+        "(the titles of the stored history; old name: filtered) or kept (none); empty: the value of the "
+        "config",
+    )  # fmt: skip
     flags.DEFINE_integer(
         "retrieve", 0, "also evaluate two-stage rankings of all titles: number of titles that the retrieval "
         "head selects for the ranking head; 0: disabled", lower_bound=0,
@@ -59,6 +61,8 @@ def main(args: flags.FlagValues) -> None:
         raise InputError(f"--retrieve={args.retrieve}; allowed only with --lists={CATALOGUE}")
     if not all(k.isdigit() and int(k) > 0 for k in args.next_k):
         raise InputError(f"--next-k={','.join(args.next_k)}; allowed: whole numbers above 0, such as 1,3")
+    if args.seen in _OLD_SEEN:
+        print(f"--seen={args.seen} is now --seen={_OLD_SEEN[args.seen]}", file=sys.stderr, flush=True)
     workdir, data = as_path(args.checkpoint), args.data and as_path(args.data)
     from jaxrec.runtime import compilation_cache, multihost
 
@@ -84,7 +88,7 @@ def _evaluate_on_host(args: flags.FlagValues, workdir: AnyPath, data: AnyPath | 
         lists=tuple(args.lists),
         next_k=tuple(int(k) for k in args.next_k) or None,
         heads=args.heads,
-        seen=args.seen,
+        seen=_OLD_SEEN.get(args.seen, args.seen),
         retrieve=args.retrieve,
     )
     evaluation = evaluate(workdir, options, which=args.which, data=data or None)

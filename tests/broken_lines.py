@@ -85,6 +85,29 @@ LINES = (
         ("tests/data/examples/test_sampling_density.py",),
     ),
     Line(
+        "a title played before the stored history is not ranked",
+        "jaxrec/evaluation/scorers.py",
+        "rivals_BxV &= ~_unpack_bits(",
+        "rivals_BxV |= ~_unpack_bits(",
+        ("tests/evaluation/test_evaluator.py::test_ranks_among_all_titles_are_of_every_titles_score",),
+    ),
+    Line(
+        "popularity of 7 days ends before the day of the query",
+        "jaxrec/evaluation/popularity.py",
+        "[day - RECENT_DAYS, day])",
+        "[day - RECENT_DAYS, day + 1])",
+        ("tests/evaluation/test_popularity.py::test_popularity_of_7_days_by_hand",),
+    ),
+    Line(
+        "a title first played at the time of a request is not seen",
+        "jaxrec/data/examples/seen_titles.py",
+        "    if strictly_earlier:\n",
+        "    if False:\n",
+        (
+            "tests/data/examples/test_seen_titles.py::test_a_sequence_counts_a_title_that_precedes_the_query_at_the_same_time",
+        ),
+    ),
+    Line(
         "item to item: the cosine's norm",
         "jaxrec/evaluation/baselines.py",
         "cosine /= np.sqrt(np.maximum(targets, 1))",

@@ -364,6 +364,8 @@ class Evaluate:
     ranking_head: Literal["auto", "ranking", "ctr"] = "auto"  # "auto": ranking if there is such a head
     checkpoint: Literal["best", "last"] = "best"  # the checkpoint that is evaluated
     next_k: tuple[int, ...] = (1, 3)  # evaluated numbers of next titles
+    seen: Literal["all", "stored", "kept"] = "all"  # titles left out of rankings of all titles: all that the
+    # user played before the query; those of the stored history; none
 
 
 @dataclass

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.data.storage.dataset import BLOCK_ROWS, Arrays, Rows
 
 Rule = Callable[[np.ndarray, str, Arrays], np.ndarray]
@@ -16,7 +15,6 @@ Rule = Callable[[np.ndarray, str, Arrays], np.ndarray]
 _COUNTED = 1_000_000  # maximum of training rows that item-to-item counts
 _TITLES = 8_192  # most played titles, whose pairs item-to-item counts: 256 MiB
 _BLOCKS = 64  # blocks of rows read at a time
-_QUERIES = 4_096  # queries whose histories are sorted at a time
 _FIRST = 1e9  # more than any rank; a rule adds this value to rank a title before all others
 
 
@@ -195,52 +193,3 @@ def true_probability(rows: np.ndarray, name: str, shown_abandoned: bool) -> np.n
 
 
 ORACLES = {"oracle": oracle, "oracle_p": true_probability}
-
-
-# ---------------------------------------------------------------- over the whole catalogue
-
-
-def popularity_ranks(
-    rows: np.ndarray, arrays: Arrays, filtered: bool, top: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rank all titles by plays, for each query.
-
-    Args:
-        rows: the Q held-out rows.
-        arrays: statistics of titles.
-        filtered: True to leave out titles of the history, as in `scorers.CatalogueRanker`.
-        top: number of recommended titles per query.
-
-    Returns:
-        Ranks [Q] of the targets, from 1, and ids [Q, top] of the most played titles, 0 for none.
-    """
-    target, history = rows["target"][:, 0], rows["history_title"]
-    target_rank = arrays.rank_of_id[target].astype(np.int64)
-    if not filtered:
-        return 1 + target_rank, np.tile(arrays.id_of_rank[:top], (len(rows), 1))
-    ranks, shown = np.empty(len(rows), np.int64), np.empty((len(rows), top), np.int32)
-    for first in range(0, len(rows), _QUERIES):
-        chunk = slice(first, first + _QUERIES)
-        seen = _distinct_ranks(history[chunk], target[chunk], arrays)
-        ranks[chunk] = 1 + target_rank[chunk] - (seen < target_rank[chunk, None]).sum(axis=1)
-        # The rank of the j-th title that is left is j plus the number of seen ranks at or before that rank.
-        shifted = seen - np.arange(seen.shape[1])
-        for j in range(top):
-            rank = j + (shifted <= j).sum(axis=1)
-            exists = rank < len(arrays.id_of_rank)
-            shown[chunk, j] = np.where(exists, arrays.id_of_rank[np.where(exists, rank, 0)], 0)
-    return ranks, shown
-
-
-def _distinct_ranks(history: np.ndarray, target: np.ndarray, arrays: Arrays) -> np.ndarray:
-    """Return the sorted distinct ranks [Q, history] of history titles except the target.
-
-    The remaining entries, at the end of each row, are larger than any rank by more than the history length.
-    """
-    none = np.iinfo(np.int64).max // 2
-    ranks = arrays.rank_of_id[history].astype(np.int64)
-    ranks[(history < FIRST_TITLE) | (history == target[:, None])] = none
-    ranks.sort(axis=1)
-    ranks[:, 1:][ranks[:, 1:] == ranks[:, :-1]] = none  # a sequence may hold a title twice
-    ranks.sort(axis=1)
-    return ranks

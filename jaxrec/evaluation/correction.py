@@ -86,7 +86,7 @@ def fit_correction(task: Task, params: Any, table: TitleTable, dataset: Dataset)
         for form, log_q_V in estimates.items():
             for scale in _SCALES if is_hinge else (1.0,):
                 corrections[f"{head} {form} x{scale:g}"] = Correction(head, scale, log_q_V, form)
-    ranker = CatalogueRanker(task, table, corrections, filtered=True)
+    ranker = CatalogueRanker(task, table, corrections, seen="stored")
     ranked = ranker(params, dataset.rows("validation").head(_QUERIES))
     compared = {
         name: float(metrics.FULL[METRIC](order.ranks).mean()) for name, order in ranked.by_order.items()

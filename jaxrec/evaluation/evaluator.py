@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +19,9 @@ from jaxrec.core.ids import CATALOGUE, LISTS
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.core.registry import HEADS, resolve
 from jaxrec.core.row_format import Layout
+from jaxrec.data.loading.left_out import LeftOutTitles, Seen, left_out_titles
 from jaxrec.data.storage.dataset import Arrays, Dataset, Rows
-from jaxrec.evaluation import baselines, gate_analysis, metrics
+from jaxrec.evaluation import baselines, gate_analysis, metrics, popularity
 from jaxrec.evaluation.correction import candidate_shifts, fit_correction, read_correction, write_correction
 from jaxrec.evaluation.results import (
     EvaluationResult,
@@ -44,7 +46,8 @@ class Validator:
     """Evaluation of parameters on the validation queries during training.
 
     `metric` on the list `watched` selects the best checkpoint: NDCG@1 of the enabled list or, for next-item
-    models, NDCG@10 over the catalogue without the titles of the history.
+    models, NDCG@10 over the catalogue without the titles of the stored history. evaluate.seen does not
+    change that: the rows suffice for it, and the values of all runs are comparable.
 
     Args:
         task: The task.
@@ -60,7 +63,7 @@ class Validator:
         if protocols.lists:
             self._scorer = ListScorer(task, table, with_loss=True, next_k=1)
         else:
-            self._scorer = CatalogueRanker(task, table, filtered=True, temperature=protocols.temperature)
+            self._scorer = CatalogueRanker(task, table, seen="stored", temperature=protocols.temperature)
 
     def __call__(self, params: Any) -> tuple[dict[str, float], dict[str, Any]]:
         """Return mean metrics such as `loss`, and the ranking metrics of each list."""
@@ -147,7 +150,8 @@ class EvaluationOptions(NamedTuple):
         next_k: numbers of next titles K to evaluate. None: the value of the config.
         heads: True to evaluate also every other head that can rank, which separates the effect of the
             objective from the effect of the head.
-        seen: "filtered" or "kept": leave out, or keep, the titles of the history in CATALOGUE.
+        seen: titles left out of CATALOGUE: "all" that the user played before, those of the "stored" history,
+            or none ("kept"). None: the value of the config.
         retrieve: number of titles of a two-stage ranking, in addition to the exact ranking: the retrieval
             head selects the titles, the ranking head orders them. 0: no two-stage ranking.
     """
@@ -156,7 +160,7 @@ class EvaluationOptions(NamedTuple):
     lists: tuple[str, ...] = ()
     next_k: tuple[int, ...] | None = None
     heads: bool = False
-    seen: str = "filtered"
+    seen: Seen | None = None
     retrieve: int = 0
 
 
@@ -244,7 +248,7 @@ def _evaluate_catalogue(
         InputError: `retrieve` without a retrieval head, or each candidate has its own sequence, so that every
             title would be encoded with every history.
     """
-    loaded, task, filtered = queries.loaded, queries.loaded.task, options.seen == "filtered"
+    loaded, task = queries.loaded, queries.loaded.task
     if options.retrieve and not loaded.config.model.retrieval_dim:
         raise InputError(
             f"retrieve={options.retrieve} needs a retrieval head, but model.retrieval_dim=0; "
@@ -259,13 +263,33 @@ def _evaluate_catalogue(
     orders = {"model": correction}
     if correction.log_q_V is not None:
         orders["model_uncorrected"] = Correction(task.catalogue_heads[0])
+    seen = options.seen or loaded.config.evaluate.seen
+    left_out = left_out_titles(queries.dataset, options.split, queries.rows, seen)
+    rows = queries.on_disk
+    if left_out.seen == "all":
+        rows = rows.with_words(partial(left_out.bits, titles=task.layout.num_titles))
     num_shown = min(metrics.SHOWN, len(loaded.arrays.id_of_rank))
-    ranker = CatalogueRanker(task, queries.table, orders, filtered, num_shown, retrieve=options.retrieve)
-    ranked = ranker(loaded.params, queries.on_disk)
-    popular = baselines.popularity_ranks(queries.rows, loaded.arrays, filtered, num_shown)
-    ranked = ranked._replace(by_order=ranked.by_order | {"popularity": CatalogueOrder(*popular)})
-    result = catalogue_result(ranked, queries.rows, loaded.arrays, filtered, options.retrieve)
+    ranker = CatalogueRanker(task, queries.table, orders, left_out.seen, num_shown, retrieve=options.retrieve)
+    ranked = ranker(loaded.params, rows)
+    ranked = ranked._replace(
+        by_order=ranked.by_order | _popular_orders(queries, options.split, left_out, num_shown)
+    )
+    result = catalogue_result(ranked, queries.rows, loaded.arrays, left_out, options.retrieve)
     return ranked, result | {"correction": correction.to_json()}
+
+
+def _popular_orders(
+    queries: _Queries, split: str, left_out: LeftOutTitles, num_shown: int
+) -> dict[str, CatalogueOrder]:
+    """Rank all titles by popularity and, if the dataset has play times, by popularity of the last 7 days."""
+    arrays, target = queries.loaded.arrays, queries.rows["target"][:, 0]
+    orders = {"popularity": popularity.popularity_ranks(target, arrays, left_out, num_shown)}
+    stored, daily = queries.dataset.seen_titles(split), queries.dataset.daily_plays()
+    if stored is not None and daily is not None:
+        orders["popularity_7_days"] = popularity.recent_popularity_ranks(
+            target, stored.query_time, daily, arrays, left_out, num_shown
+        )
+    return {name: CatalogueOrder(*ranks) for name, ranks in orders.items()}
 
 
 def _fit_correction(workdir: AnyPath, queries: _Queries) -> Correction:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxrec.core.ids import CATALOGUE, LISTS
 from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath, as_path
+from jaxrec.data.loading.left_out import LeftOutTitles
 from jaxrec.data.storage.dataset import Arrays
 from jaxrec.evaluation import baselines, metrics
 from jaxrec.evaluation.scorers import CatalogueRanks
@@ -110,7 +111,7 @@ def full_metrics(ranks: np.ndarray) -> dict[str, float]:
 
 
 def catalogue_result(
-    ranked: CatalogueRanks, rows: np.ndarray, arrays: Arrays, filtered: bool, retrieve: int = 0
+    ranked: CatalogueRanks, rows: np.ndarray, arrays: Arrays, left_out: LeftOutTitles, retrieve: int = 0
 ) -> dict[str, Any]:
     """Return metrics over all titles (K=1) by name of the order, and the settings.
 
@@ -118,7 +119,8 @@ def catalogue_result(
         ranked: ranks and recommended titles of each order.
         rows: the Q held-out rows.
         arrays: statistics of titles.
-        filtered: True if titles of the history were left out.
+        left_out: titles that were left out. The targets among them, which compete in any case, are counted
+            as "repeated_targets".
         retrieve: number of retrieved titles of the two-stage ranking; 0: none.
     """
     targets, users = rows["target"][:, 0], len(np.unique(rows["user"]))
@@ -133,7 +135,8 @@ def catalogue_result(
             "kept": float(ranked.kept.mean()),
         }
     titles = len(arrays.id_of_rank)
-    return out | {"filtered": filtered, "titles": titles, "users": users, "examples": len(rows)}
+    seen = {"seen": left_out.seen, "repeated_targets": int(left_out.contain(targets).sum())}
+    return out | seen | {"titles": titles, "users": users, "examples": len(rows)}
 
 
 class EvaluationResult(NamedTuple):

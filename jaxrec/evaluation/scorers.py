@@ -10,6 +10,7 @@ import numpy as np
 from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.core.ids import FIRST_TITLE, RETRIEVAL_HEAD
 from jaxrec.data.loading.batches import EvalBatches, PackedEvalBatches, stream
+from jaxrec.data.loading.left_out import Seen, bit_words
 from jaxrec.data.storage.dataset import Rows
 from jaxrec.models.outputs import Correction
 from jaxrec.models.two_stage import overlap, rank_among, top_titles
@@ -193,9 +194,9 @@ class CatalogueRanker(_QueryRunner):
         table: Title features on the devices.
         corrections: Orders of the catalogue by name; two stages use the first. None: the scores of the first
             of `task.catalogue_heads`, as "model".
-        filtered: True to leave out the titles of the stored history, including abandoned titles: they neither
-            compete with the target nor are recommended. False to treat them like other titles, since users
-            can watch a title again.
+        seen: Titles that neither compete with the target nor are recommended. "stored": those of the stored
+            history, including abandoned titles. "all": those that the rows add (`Rows.with_words` with
+            `LeftOutTitles.bits`). "kept": none, since users can watch a title again.
         top: Number of recommended titles per query.
         temperature: Divisor of the scores of the first order in a softmax over all titles, of which -log of
             the probability of the target is the loss. None: no loss.
@@ -205,15 +206,18 @@ class CatalogueRanker(_QueryRunner):
 
     def __init__(
         self, task: Task, table: TitleTable, corrections: Mapping[str, Correction] | None = None,
-        filtered: bool = False, top: int = 0, temperature: float | None = None, retrieve: int = 0,
+        seen: Seen = "kept", top: int = 0, temperature: float | None = None, retrieve: int = 0,
     ) -> None:  # fmt: skip
         corrections = dict(corrections or {"model": Correction(task.catalogue_heads[0])})
         self._orders = corrections | ({RETRIEVAL_HEAD: Correction(RETRIEVAL_HEAD)} if retrieve else {})
-        step = _rank_step(task, self._orders, filtered, top, temperature, retrieve)
+        step = _rank_step(task, self._orders, seen, top, temperature, retrieve)
+        self._seen = seen
         super().__init__(task, table, step, max(_PAIRS // task.layout.num_titles, 1), lambda params: params)
 
     def __call__(self, params: Any, rows: Rows) -> CatalogueRanks:
         """Return the rankings for all rows, in order."""
+        if (self._seen == "all") != rows.has_more_words:
+            raise ValueError("only with seen='all', rows add the titles left out")
         outputs, sums, row_indices = [], [], []
         for (*batch_outputs, batch_sums), row_index in self._run(as_global_arrays(params), rows):
             outputs.append(jax.device_get(batch_outputs))
@@ -228,7 +232,7 @@ class CatalogueRanker(_QueryRunner):
 
 
 def _rank_step(
-    task: Task, orders: Mapping[str, Correction], filtered: bool, top: int, temperature: float | None,
+    task: Task, orders: Mapping[str, Correction], seen: Seen, top: int, temperature: float | None,
     retrieve: int,
 ) -> Callable:  # fmt: skip
     """Return a step that ranks all titles, to be mapped over devices.
@@ -244,8 +248,12 @@ def _rank_step(
         title_1xV, target_Bx1 = jnp.arange(task.layout.num_titles)[None], target_B[:, None]
         B = len(target_B)
         rivals_BxV = (title_1xV != target_Bx1) & (title_1xV >= FIRST_TITLE)
-        if filtered:
+        if seen == "stored":
             rivals_BxV &= jnp.ones_like(rivals_BxV).at[jnp.arange(B)[:, None], seen_BxL].set(False)
+        elif seen == "all":
+            rivals_BxV &= ~_unpack_bits(
+                host.words[:, -bit_words(task.layout.num_titles) :], task.layout.num_titles
+            )
         eligible_BxV = rivals_BxV | (title_1xV == target_Bx1)
 
         def rank(correction: Correction) -> tuple[jax.Array, jax.Array]:
@@ -277,6 +285,12 @@ def _rank_step(
         return *ranked, jax.lax.psum(sums, AXIS)
 
     return step
+
+
+def _unpack_bits(words_BxW: Any, titles: int) -> jax.Array:
+    """Return the bits of `LeftOutTitles.bits` as a mask [B, V]."""
+    bits_BxWx32 = words_BxW[:, :, None] >> jnp.arange(32, dtype=jnp.uint32) & 1
+    return bits_BxWx32.reshape(len(words_BxW), -1)[:, :titles] != 0
 
 
 def _sum_batches(sums: Sequence[Sums]) -> Sums:

@@ -134,6 +134,9 @@ _CATALOGUE_METRICS = {
     "hr@1": "HR@1", "hr@10": "HR@10", "ndcg@10": "NDCG@10", "mrr@10": "MRR@10", "coverage@10": "coverage",
     "novelty@10": "novelty", "popularity_lift@10": "lift",
 }  # fmt: skip
+_SEEN = {
+    "all": "all that the user played excluded", "stored": "history excluded", "kept": "history included",
+}  # fmt: skip
 
 
 def _catalogue_table(catalogue: Mapping[str, Any]) -> list[str]:
@@ -141,9 +144,9 @@ def _catalogue_table(catalogue: Mapping[str, Any]) -> list[str]:
 
     The table shows a selection of the metrics in test.json and eval-*.json.
     """
-    history = "history excluded" if catalogue["filtered"] else "history included"
+    seen = catalogue.get("seen", "stored" if catalogue.get("filtered") else "kept")  # results before "seen"
     heads = "".join(f"{label:>{_COLUMN_WIDTH + 1}}" for label in _CATALOGUE_METRICS.values())
-    orders = ("model", "model_uncorrected", "retrieval_head", "two_stage", "popularity")
+    orders = ("model", "model_uncorrected", "retrieval_head", "two_stage", "popularity", "popularity_7_days")
     body = [
         f"{name.replace('_', ' '):<{_LABEL_WIDTH}}"
         + "".join(f"{_cell(catalogue[name].get(m)):>{_COLUMN_WIDTH + 1}}" for m in _CATALOGUE_METRICS)
@@ -156,7 +159,10 @@ def _catalogue_table(catalogue: Mapping[str, Any]) -> list[str]:
             "of the model's top titles"
         )
     count = f"{catalogue['examples']:,} queries of {catalogue['users']:,} users"
-    return [f"all {catalogue['titles']:,} titles, {history}", f"{'':<{_LABEL_WIDTH}}{heads}", *body, count]
+    if repeated := catalogue.get("repeated_targets"):
+        count += f"; the target of {repeated:,} was played before, and competes"
+    title = f"all {catalogue['titles']:,} titles, {_SEEN[seen]}"
+    return [title, f"{'':<{_LABEL_WIDTH}}{heads}", *body, count]
 
 
 def _gate_line(gate: Mapping[str, Any]) -> str:

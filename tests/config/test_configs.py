@@ -10,6 +10,7 @@ from jaxrec.config.loading import load_config
 from jaxrec.config.schema import Config
 from jaxrec.config.validation import check
 from jaxrec.core.batch import HostBatch, TitleTable
+from jaxrec.core.errors import InputError
 from jaxrec.core.row_format import FeatureSpec, Layout
 from jaxrec.evaluation.scorers import eval_step
 from jaxrec.runtime.mesh import AXIS
@@ -79,3 +80,13 @@ def test_a_config_loads_and_its_steps_trace(name):
     config = load_config(str(CONFIGS / name))
     check(config)
     steps_trace(config)
+
+
+def test_kuairand_splits_by_user_or_by_time():
+    by_user, by_time = (load_config(str(CONFIGS / f"kuairand.py{a}")) for a in ("", ":time"))
+    check(by_time)
+    assert (by_user.name, by_user.data.split) == ("kuairand", "users")
+    assert (by_time.name, by_time.data.split) == ("kuairand-time", "time")
+    assert by_time.data.validation_from < by_time.data.test_from and by_time.model == by_user.model
+    with pytest.raises(InputError, match=r"kuairand\.py:last: the argument must be one of users, time"):
+        load_config(str(CONFIGS / "kuairand.py:last"))

@@ -10,6 +10,7 @@ from jaxrec.config.loading import load_config
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import digest, from_json, from_run_json, run_differences, to_json
 from jaxrec.config.tree import choices, fields_of
+from jaxrec.config.validation import check
 from jaxrec.core.errors import InputError
 
 
@@ -214,3 +215,16 @@ def test_every_new_name_is_a_field_and_no_old_one_is():
         assert set(renamed.values()) <= fields_of(cls).keys()
         assert not set(renamed) & fields_of(cls).keys()
     assert "jaxrec.config.migrations" in sys.modules and Config().task.name == "ranking"
+
+
+def test_a_config_from_before_the_seen_protocols_is_read_and_resumes():
+    old = to_json(load_config("configs/tiny.py"))
+    del old["evaluate"]["seen"]
+    config = from_json(old)
+    assert config.evaluate.seen == "all"
+    config.evaluate.seen = "stored"  # changes the evaluation alone
+    assert run_differences(old, to_json(config)) == {}
+    assert digest(config) == digest(load_config("configs/tiny.py"))
+    config.evaluate.seen = "filtered"
+    with pytest.raises(InputError, match=r"evaluate\.seen='filtered' must be one of all, stored, kept"):
+        check(config)

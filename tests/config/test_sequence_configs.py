@@ -51,6 +51,7 @@ def test_it_has_the_published_settings(name):
     assert expert.max_len == (50 if name == "sasrec_plus_beauty" else 200)
     assert config.train.batch_size == 128
     assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (1e-3, 0.0)
+    assert config.evaluate.seen == ("stored" if name in ("sasrec", "hstu", "hstu_large") else "all")
     assert config.sampling.id_dropout == 0.0 and config.model.head == "dot"
 
 

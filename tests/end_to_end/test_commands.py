@@ -95,7 +95,7 @@ def test_evaluate_ranks_the_whole_catalogue(trained, tiny, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout)
     catalogue = result["catalogue"]
-    assert result["lists"] == {} and catalogue["filtered"] is False
+    assert result["lists"] == {} and catalogue["seen"] == "kept"
     assert catalogue["titles"] == tiny.layout.num_titles - 2
     assert {"hr@1", "ndcg@10", "mrr@100", "coverage@10", "novelty@10", "popularity_lift@10"} <= set(
         catalogue["model"]

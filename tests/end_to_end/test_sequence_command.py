@@ -31,6 +31,11 @@ SMALL = [
 
 
 def run(*arguments, devices=1):
+    return run_both(*arguments, devices=devices)[0]
+
+
+def run_both(*arguments, devices=1):
+    """Return what a command writes to standard output and standard error."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
     done = subprocess.run(
@@ -38,7 +43,7 @@ def run(*arguments, devices=1):
         cwd=ROOT, env=env, capture_output=True, text=True, timeout=400,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +80,8 @@ def test_one_command_on_a_csv_evaluates_the_whole_catalogue(trained, log):
     result = json.loads((workdir / "test.json").read_text())
     catalogue = result["catalogue"]
     assert {f"{m}@{k}" for m in ("hr", "ndcg", "mrr") for k in (1, 5, 10, 20, 100)} < set(catalogue["model"])
-    assert catalogue["filtered"] and catalogue["titles"] == TITLES
+    assert (catalogue["seen"], catalogue["titles"]) == ("stored", TITLES)
+    assert {"popularity", "popularity_7_days"} < set(catalogue)
     assert catalogue["users"] == catalogue["examples"] == USERS  # each user's last title, and no other
     # The plays of a round have an order that the model can learn.
     assert catalogue["model"]["hr@10"] > 1.5 * catalogue["popularity"]["hr@10"]
@@ -89,11 +95,14 @@ def test_one_command_on_a_csv_evaluates_the_whole_catalogue(trained, log):
 
 def test_evaluate_agrees_and_every_rank_equals_brute_force(trained, log):
     workdir, _ = trained
-    output = run("jaxrec.evaluate", "--checkpoint", workdir, "--json", "--per-user")
+    output, notes = run_both(
+        "jaxrec.evaluate", "--checkpoint", workdir, "--json", "--per-user", "--seen=filtered"
+    )
+    assert "--seen=filtered is now --seen=stored" in notes
     kept = json.loads((workdir / "test.json").read_text())
     assert json.loads(output)["catalogue"] == kept["catalogue"]
     from jaxrec.data.storage.dataset import Dataset
-    from jaxrec.evaluation.evaluator import load_checkpoint
+    from jaxrec.evaluation.evaluator import EvaluationOptions, evaluate, load_checkpoint
     from jaxrec.models.next_item import ItemWindow
 
     loaded, dataset = load_checkpoint(workdir, kept["which"]), Dataset(workdir.parent / "data")
@@ -103,7 +112,7 @@ def test_evaluate_agrees_and_every_rank_equals_brute_force(trained, log):
     model, variables = loaded.task.model, {"params": loaded.params}
     catalogue = model.apply(variables, table, method="catalogue")
     titles = np.asarray(model.apply(variables, catalogue, method="candidates"))
-    users, ranks = [], []
+    users, ranks, ranks_without_all, repeated = [], [], [], np.zeros(2, int)
     for (user,), plays in frame.group_by("user", maintain_order=True):  # from the file, not from our rows
         ids = [id_of[t] for t in plays["item"]]
         before, target = ids[:-1][-12:], ids[-1]
@@ -118,10 +127,22 @@ def test_evaluate_agrees_and_every_rank_equals_brute_force(trained, log):
         rivals = [v for v in range(2, 2 + TITLES) if v not in before and v != target]
         users.append(user)
         ranks.append(1 + sum(scores[v] >= scores[target] for v in rivals))
+        rivals = [v for v in rivals if v not in ids]
+        ranks_without_all.append(1 + sum(scores[v] >= scores[target] for v in rivals))
+        repeated += target in before, target in ids[:-1]
     queries = pl.read_parquet(workdir / f"eval-test-{kept['which']}-per-query.parquet")
     keys = [key.decode() if isinstance(key, bytes) else str(key) for key in queries["user"]]
     rank_of_user = dict(zip(keys, queries["catalogue"].to_list(), strict=True))
     assert [rank_of_user[str(user)] for user in users] == ranks
+    assert ranks_without_all != ranks  # some users have played more than the 12 titles that are stored
+    everything = evaluate(workdir, EvaluationOptions(seen="all"))
+    by_user = dict(zip(map(int, everything.user_keys[everything.rows["user"]].tolist()),
+                       everything.ranked.by_order["model"].ranks.tolist(), strict=True))  # fmt: skip
+    assert [by_user[user] for user in users] == ranks_without_all
+    results = kept["catalogue"], everything.result["catalogue"]
+    assert [(f["seen"], f["repeated_targets"]) for f in results] == [
+        *zip(("stored", "all"), repeated, strict=True)
+    ]
     assert np.mean(np.array(ranks) <= 10) == pytest.approx(kept["catalogue"]["model"]["hr@10"])
     assert dataset.manifest["splits"]["validation"]["users"] < USERS
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from jaxrec.core.ids import FIRST_TITLE, RETRIEVAL_HEAD
-from jaxrec.evaluation import baselines, scorers
+from jaxrec.data.loading.left_out import left_out_titles
+from jaxrec.evaluation import scorers
 from jaxrec.runtime.mesh import replicate
 from jaxrec.tasks.metric_sums import mean_metrics
 from jaxrec.tasks.ranking import RankingTask
@@ -86,20 +87,22 @@ def over_all(tiny, tiny_config):
     return task, replicate(params), replicate(table), rows, scores
 
 
-@pytest.mark.parametrize("filtered", [False, True])
-def test_ranks_among_all_titles_are_of_every_titles_score(over_all, filtered):
+@pytest.mark.parametrize("seen", ["kept", "stored", "all"])
+def test_ranks_among_all_titles_are_of_every_titles_score(over_all, tiny, seen):
     """Compare packed batches with a sort of the titles of each query.
 
     A rank may differ by the number of titles whose score equals the score of the target within rounding. The
-    recommended titles have the best scores, without the titles of the history if filtered.
+    recommended titles have the best scores, without the titles that are left out.
     """
     task, params, table, rows, scores = over_all
-    ranked = scorers.CatalogueRanker(task, table, filtered=filtered, top=5)(params, rows).by_order["model"]
     stored = rows.all()
+    left_out = left_out_titles(tiny, "test", stored, seen)
+    if seen == "all":
+        rows = rows.with_words(partial(left_out.bits, titles=scores.shape[1]))
+    ranked = scorers.CatalogueRanker(task, table, seen=seen, top=5)(params, rows).by_order["model"]
     target = stored["target"][:, 0]
     eligible = np.tile(np.arange(scores.shape[1]) >= FIRST_TITLE, (len(scores), 1))
-    if filtered:
-        np.put_along_axis(eligible, stored["history_title"], False, axis=1)
+    eligible[left_out.pairs(np.arange(len(stored)))] = False
     np.put_along_axis(eligible, target[:, None], True, axis=1)
     target_scores = np.take_along_axis(scores, target[:, None], axis=1)
     least, most = ((eligible & (scores > target_scores + d)).sum(1) for d in (1e-6, -1e-6))
@@ -109,9 +112,13 @@ def test_ranks_among_all_titles_are_of_every_titles_score(over_all, filtered):
     best = -np.sort(-np.where(eligible, scores, -np.inf), axis=1)[:, :5]
     np.testing.assert_allclose(np.take_along_axis(scores, ranked.top, axis=1), best, atol=1e-6)
     assert np.array_equal(ranked.ranks == 1, ranked.top[:, 0] == target)
-    if filtered:
-        # Most histories leave out some titles.
-        assert (eligible.sum(1) < scores.shape[1] - FIRST_TITLE).mean() > 0.9
+    num_left_out = scores.shape[1] - FIRST_TITLE - eligible.sum(1)
+    if seen == "kept":
+        assert (num_left_out == 0).all()
+    else:
+        assert (num_left_out > 0).mean() > 0.9
+        long = num_left_out > task.layout.max_history
+        assert long.any() if seen == "all" else not long.any()
 
 
 def test_equal_titles_count_against_the_target_and_are_shown_by_popularity(over_all, monkeypatch):
@@ -127,30 +134,13 @@ def test_equal_titles_count_against_the_target_and_are_shown_by_popularity(over_
         ),
     )  # fmt: skip
     monkeypatch.setattr(scorers._QueryRunner, "_batches", lambda self, rows: scorers.EvalBatches(rows, 8))
-    ranked = scorers.CatalogueRanker(task, table, filtered=True, top=5)(params, rows).by_order["model"]
+    ranked = scorers.CatalogueRanker(task, table, seen="stored", top=5)(params, rows).by_order["model"]
     for row, rank, top in zip(rows.all(), ranked.ranks, ranked.top, strict=True):
         target = row["target"][0]
         rivals = [t for t in range(FIRST_TITLE, len(drawn)) if t not in row["history_title"] and t != target]
         assert rank == 1 + sum(not drawn[t] < drawn[target] for t in rivals)
         real = [t for t in (*rivals, target) if not np.isnan(drawn[t])]
         assert list(top) == sorted(real, key=lambda t: (-drawn[t], t))[:5]
-
-
-@pytest.mark.parametrize("filtered", [False, True])
-def test_popularity_over_all_titles_by_brute_force(tiny, filtered):
-    rows, arrays = tiny.rows("test").all(), tiny.arrays
-    rows["history_title"][:, 0] = rows["history_title"][:, -1]  # a sequence may contain a title twice
-    ranks, top = baselines.popularity_ranks(rows, arrays, filtered, 4)
-    for row, rank, shown in zip(rows, ranks, top, strict=True):
-        target = row["target"][0]
-        left_out = set(row["history_title"]) - {target} if filtered else set()
-        order = [t for t in arrays.id_of_rank if t not in left_out]
-        assert (rank, list(shown)) == (1 + order.index(target), order[:4])
-    titles = len(arrays.id_of_rank)  # if filtered, users with a history are not shown all titles
-    shown = baselines.popularity_ranks(rows, arrays, filtered, titles)[1]
-    seen = rows["history_title"] * (rows["history_title"] != rows["target"][:, :1])
-    seen[:, 0] = 0
-    assert np.array_equal((shown > 0).sum(1), titles - (seen > 0).sum(1) * filtered)
 
 
 def test_two_stages_equal_exact_ranking_if_all_titles_are_retrieved(tiny, tiny_config):
@@ -163,7 +153,7 @@ def test_two_stages_equal_exact_ranking_if_all_titles_are_retrieved(tiny, tiny_c
         tiny.rows("test"),
     )
     all_titles, few_titles = (
-        scorers.CatalogueRanker(task, table, None, True, 10, retrieve=retrieve)(params, rows)
+        scorers.CatalogueRanker(task, table, None, "stored", 10, retrieve=retrieve)(params, rows)
         for retrieve in (tiny.layout.num_titles, 20)
     )
     ranks = all_titles.by_order["model"].ranks
@@ -173,7 +163,7 @@ def test_two_stages_equal_exact_ranking_if_all_titles_are_retrieved(tiny, tiny_c
     assert 0 < retrieved.mean() < 0.5 and (few_titles.staged[retrieved] <= 20).all()
     assert (few_titles.staged[retrieved] <= ranks[retrieved]).all()  # fewer rivals
     assert 0 < few_titles.kept.mean() < 0.5  # 20 of 200 titles, by an untrained head
-    without = scorers.CatalogueRanker(task, table, None, True, 10)(params, rows)
+    without = scorers.CatalogueRanker(task, table, None, "stored", 10)(params, rows)
     assert without.staged.shape == without.kept.shape == (rows.rows, 0) and [*without.by_order] == ["model"]
     user = task.model.apply(
         {"params": params}, queries(rows.read(np.arange(rows.blocks)), task.view).history, table, 1.0,

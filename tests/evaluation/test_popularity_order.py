@@ -1,6 +1,5 @@
 """Ties and baselines follow popularity ranks, whatever the order of ids: all ids permuted, and by hand."""
 
-import tracemalloc
 from types import SimpleNamespace
 
 import jax
@@ -10,7 +9,8 @@ import pytest
 
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.ids import FIRST_TITLE, RETRIEVAL_HEAD
-from jaxrec.evaluation import baselines, results, scorers
+from jaxrec.data.loading.left_out import LeftOutTitles
+from jaxrec.evaluation import baselines, popularity, results, scorers
 from jaxrec.models.outputs import Correction
 from jaxrec.models.two_stage import top_titles, two_stage
 from jaxrec.runtime.mesh import AXIS
@@ -45,10 +45,10 @@ class FixedTask:
         return two_stage(model, None, None, table, correction, eligible_BxV, limit)
 
 
-def rank_all(params, rank, filtered):
+def rank_all(params, rank, seen):
     """Return `CatalogueRanks` from one device: exact, and in two stages of 12 titles."""
     orders = {"model": Correction("ranking"), RETRIEVAL_HEAD: Correction(RETRIEVAL_HEAD)}
-    step = scorers._rank_step(FixedTask(), orders, filtered, TOP, None, 12)
+    step = scorers._rank_step(FixedTask(), orders, seen, TOP, None, 12)
     table = TitleTable(np.zeros((V, 0), np.int32), np.zeros((V, 0), np.float32), rank)
     mapped = jax.jit(jax.vmap(lambda params: step(params, None, table), axis_name=AXIS))
     *outputs, _ = mapped(jax.tree.map(lambda x: x[None], params))
@@ -104,13 +104,14 @@ def permuted():
 
 def test_ranks_in_the_order_of_ids_change_nothing(permuted):
     (params, rank), *_ = permuted
-    jax.tree.map(np.testing.assert_array_equal, rank_all(params, rank, True), rank_all(params, None, True))
+    expected = rank_all(params, None, "stored")
+    jax.tree.map(np.testing.assert_array_equal, rank_all(params, rank, "stored"), expected)
 
 
-@pytest.mark.parametrize("filtered", [False, True])
-def test_permuted_ids_give_the_same_titles_and_ranks(permuted, filtered):
+@pytest.mark.parametrize("seen", ["kept", "stored"])
+def test_permuted_ids_give_the_same_titles_and_ranks(permuted, seen):
     (params, rank), (after, rank_after), new_id = permuted
-    expected, actual = rank_all(params, rank, filtered), rank_all(after, rank_after, filtered)
+    expected, actual = rank_all(params, rank, seen), rank_all(after, rank_after, seen)
     for name, order in expected.by_order.items():
         np.testing.assert_array_equal(actual.by_order[name].top, new_id[order.top])
         np.testing.assert_array_equal(actual.by_order[name].ranks, order.ranks)
@@ -124,11 +125,12 @@ def test_permuted_ids_give_the_same_titles_and_ranks(permuted, filtered):
     for p, arrays, ranked in ((params, before, expected), (after, later, actual)):
         rows = np.zeros(Q, dtype)
         rows["target"], rows["history_title"] = p["target"][:, None], p["history"]
-        ranks, top = baselines.popularity_ranks(rows, arrays, filtered, TOP)
+        left_out = LeftOutTitles.nothing(Q) if seen == "kept" else LeftOutTitles.of_histories(p["history"])
+        ranks, top = popularity.popularity_ranks(p["target"], arrays, left_out, TOP)
         popular.append((ranks, top))
         orders = ranked.by_order | {"popularity": scorers.CatalogueOrder(ranks, top)}
         metrics.append(
-            results.catalogue_result(ranked._replace(by_order=orders), rows, arrays, filtered, retrieve=12)
+            results.catalogue_result(ranked._replace(by_order=orders), rows, arrays, left_out, retrieve=12)
         )
     np.testing.assert_array_equal(popular[1][0], popular[0][0])
     np.testing.assert_array_equal(popular[1][1], new_id[popular[0][1]])
@@ -169,30 +171,9 @@ def test_popularity_of_appended_ids_by_hand():
     rows = np.zeros(2, [("target", "<i4", (1,)), ("history_title", "<i4", (2,)), ("list_a", "<i4", (1, 2))])
     rows["target"], rows["history_title"] = [[7], [4]], [[0, 6], [3, 7]]
     rows["list_a"] = [[[6, 4]], [[2, 5]]]
-    ranks, top = baselines.popularity_ranks(rows, arrays, True, 3)
+    target, left_out = rows["target"][:, 0], LeftOutTitles.of_histories(rows["history_title"])
+    ranks, top = popularity.popularity_ranks(target, arrays, left_out, 3)
     assert ranks.tolist() == [3, 3] and top.tolist() == [[2, 3, 7], [6, 2, 4]]
-    ranks, top = baselines.popularity_ranks(rows, arrays, False, 3)
+    ranks, top = popularity.popularity_ranks(target, arrays, LeftOutTitles.nothing(2), 3)
     assert ranks.tolist() == [4, 5] and top.tolist() == [[6, 2, 3]] * 2
     assert baselines.popularity(rows, "a", arrays).tolist() == [[[-3, 0, -4]], [[-4, -1, -5]]]
-
-
-def test_memory_of_popularity_ranks_is_linear_in_the_history():
-    """64 histories of 2,000 titles took 64 * 2,000 * 2,010 bytes, 257 MB, when compared title by title."""
-    titles, history = 3_000, 2_000
-    rng = np.random.default_rng(0)
-    rank_of_id = np.concatenate([[titles + 2] * 2, rng.permutation(titles)]).astype(np.int32)
-    arrays = SimpleNamespace(
-        rank_of_id=rank_of_id, id_of_rank=np.argsort(rank_of_id, kind="stable")[:titles].astype(np.int32)
-    )
-    rows = np.zeros(64, np.dtype([("target", "<i4", (1,)), ("history_title", "<i4", (history,))]))
-    rows["target"] = rng.integers(2, titles + 2, (64, 1))
-    rows["history_title"] = rng.integers(0, titles + 2, (64, history))
-    tracemalloc.start()
-    ranks, top = baselines.popularity_ranks(rows, arrays, True, TOP)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 8 * rows["history_title"].nbytes
-    for row, rank, shown in zip(rows, ranks, top, strict=True):
-        left_out = set(row["history_title"]) - {row["target"][0]}
-        order = [t for t in arrays.id_of_rank if t not in left_out]
-        assert (rank, list(shown)) == (1 + order.index(row["target"][0]), order[:TOP])

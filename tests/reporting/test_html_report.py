@@ -12,7 +12,7 @@ from jaxrec.reporting import html_report
 def test_table_of_rankings_of_all_titles(result):
     values = {"hr@1": 0.1, "hr@10": 0.3, "hr@100": 0.8, "ndcg@10": 0.2, "mrr@10": 0.15,
               "coverage@10": 1.0, "novelty@10": 9.5, "popularity_lift@10": 1.25}  # fmt: skip
-    result["catalogue"] = {"model": values, "popularity": values | {"hr@1": 0.02}, "filtered": True,
+    result["catalogue"] = {"model": values, "popularity": values | {"hr@1": 0.02}, "seen": "stored",
                            "titles": 1000, "users": 10, "examples": 1234}  # fmt: skip
     result["lists"] = result["lists_k3"] = {}
     text = html_report.format_table(result)
@@ -22,6 +22,17 @@ def test_table_of_rankings_of_all_titles(result):
     assert model.split() == ["model", "0.1000", "0.3000", "0.2000", "0.1500", "1.0000", "9.5000", "1.2500"]
     assert popular.split()[:2] == ["popularity", "0.0200"] and count == "1,234 queries of 10 users"
     assert max(map(len, (head, model))) <= 100
+    result["catalogue"] |= {"seen": "all", "popularity_7_days": values, "repeated_targets": 34}
+    lines = html_report.format_table(result).splitlines()
+    assert "all 1,000 titles, all that the user played excluded" in lines
+    assert any(line.startswith("popularity 7 days ") for line in lines)
+    assert "1,234 queries of 10 users; the target of 34 was played before, and competes" in lines
+
+
+@pytest.mark.parametrize("filtered, text", [(True, "history excluded"), (False, "history included")])
+def test_results_from_before_the_seen_protocols_are_read(result, filtered, text):
+    result["catalogue"] = {"model": {}, "filtered": filtered, "titles": 9, "users": 1, "examples": 1}
+    assert f"all 9 titles, {text}" in html_report.format_table(result)
 
 
 def lists(enabled: float, disabled: float) -> dict:

@@ -33,6 +33,7 @@ class _Sequences(NamedTuple):
     title: np.ndarray  # [T] int32 ids
     time: np.ndarray  # [T] uint32 seconds
     completion: np.ndarray  # [T] float32, final
+    event: np.ndarray  # [T] index in the log
 
 
 def targets(log: Log, states: EventState, key_hash: np.ndarray, data: Data) -> np.ndarray:
@@ -82,6 +83,7 @@ def build(log: Log, catalogue: TitleStats, layout: Layout, data: Data) -> Exampl
         catalogue.id_of_rank[log.rank[event]],
         (log.time[event] // 1000).astype(np.uint32),
         states.total[event].astype(np.float32),
+        event,
     )
     out = Examples({}, {}, {})
     _add_training_rows(out, sequences, log, layout, data)
@@ -136,7 +138,7 @@ def _add_queries(
     rows["target"][:, 0], rows["target_time"] = sequences.title[at], sequences.time[at]
     rows["target_completion"][:, 0] = sequences.completion[at]
     name = SPLITS[split]
-    out.rows[name], out.users[name] = rows, log.hash[in_split]
+    out.rows[name], out.users[name], out.query[name] = rows, log.hash[in_split], sequences.event[at]
     out.counts[f"{name} targets with no title before them"] = int((held_out & ~has_past).sum())
 
 

@@ -43,6 +43,7 @@ class Examples:
         completion_sum: Sum of the completions of training targets, in units of 2**-32. The sum is a whole
             number, so the order of addition is irrelevant.
         completions: Number of completions in the sum.
+        query: Held-out split -> event of each row.
     """
 
     rows: dict[str, np.ndarray]
@@ -51,6 +52,7 @@ class Examples:
     counts: dict[str, int] = field(default_factory=dict)
     completion_sum: int = 0
     completions: int = 0
+    query: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class _Partition(NamedTuple):
@@ -172,6 +174,7 @@ def build(
         rows, kept = (rows, query[selected]) if enough.all() else (rows[enough], query[selected[enough]])
         out.users[name] = log.hash[users]
         out.rows[name], out.user_time[name] = rows, (log.user[kept], log.time[kept])
+        out.query[name] = kept
     exact = out.rows["train"]["target_completion"][:, 0] * 2.0**32  # exact: a power of two
     out.completion_sum, out.completions = int(np.rint(exact).astype(np.int64).sum()), len(exact)
     return out, full_universe

@@ -243,7 +243,9 @@ class EvalBatches:
         words = self._rows.read(blocks)[first - first // BLOCK_ROWS * BLOCK_ROWS :][: last - first]
         out = np.zeros((self._process_batch, words.shape[1]), np.uint32)
         out[: len(words)] = words
-        return HostBatch(out, np.arange(self._process_batch) < len(words))
+        valid = np.arange(self._process_batch) < len(words)
+        index = np.where(valid, first + np.arange(self._process_batch), -1)
+        return HostBatch(self._rows.add_words(out, index), valid)
 
 
 class PackedEvalBatches:
@@ -255,6 +257,7 @@ class PackedEvalBatches:
 
     def __init__(self, rows: Rows, batch_size: int, shards: int, packer: Packer):
         self._words, self._batch, self._shards = rows.read(np.arange(rows.blocks)), batch_size, shards
+        self._rows = rows
         lengths = packer.lengths(self._words)
         self._order = np.argsort(lengths, kind="stable")
         # The last entry is for padding, index -1.
@@ -279,7 +282,8 @@ class PackedEvalBatches:
         order = self._batch_rows(t).reshape(-1, self._shards).T.reshape(-1)
         words = self._words[order]
         words[order < 0] = 0
-        return HostBatch(words, order >= 0, self._pack(words, self._longest), order)
+        packing = self._pack(words, self._longest)
+        return HostBatch(self._rows.add_words(words, order), order >= 0, packing, order)
 
 
 def stream(

@@ -3,8 +3,8 @@
 Beam is for logs that are too large for one machine.
 
 A worker holds the titles and one partition of users, or the rows of one shard; one worker holds the users
-table. The driver holds no rows: at the end it reads the catalogue and the held-out users' keys from the
-dataset's partial directory, which the driver and all workers must share.
+table. The driver holds no rows: at the end it reads the catalogue, and keys and seen titles of the held-out
+users, from the dataset's partial directory, which the driver and all workers must share.
 """
 
 import contextlib
@@ -60,9 +60,9 @@ def prepare(source: Source, config: Config, directory: str, flags: str = "") -> 
             raise InputError(f"--beam_args: {error}") from error
         _build(pipeline, source, config, str(partial))
         _run(pipeline, partial)
-        arrays, users, result = pickle.loads((partial / _RESULT).read_bytes())
+        arrays, users, evaluation, result = pickle.loads((partial / _RESULT).read_bytes())
         (partial / _RESULT).unlink()
-        writer.finish(arrays, users, manifest(config, result))
+        writer.finish(arrays, users, manifest(config, result), evaluation)
 
 
 def parse_options(flags: str) -> PipelineOptions:
@@ -194,7 +194,8 @@ def _build(pipeline: beam.Pipeline, source: Source, config: Config, directory: s
 
     catalogue = AsSingleton(ranking.catalogue)
     keys = AsSingleton(total("add keys", building.keys, messages.ByPartition))
-    results = step("finish", sums, stages.finish, titles, stats, ranked, catalogue, offsets, keys)
+    seen = AsSingleton(total("add seen titles", building.seen, messages.ByPartition))
+    results = step("finish", sums, stages.finish, titles, stats, ranked, catalogue, offsets, keys, seen)
     step("save result", results.result, _save_result, directory)
 
 

@@ -20,7 +20,6 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.hashing import of_keys
 from jaxrec.core.ids import SPLITS
 from jaxrec.core.paths import AnyPath
-from jaxrec.core.row_format import Layout
 from jaxrec.core.tables import Drops, Source
 from jaxrec.data.events.cleaning import check_dropped, clean
 from jaxrec.data.events.partitions import Spill, record_dtype
@@ -30,7 +29,12 @@ from jaxrec.data.events.vocabulary import FeatureColumns
 from jaxrec.data.examples.ranking import Examples
 from jaxrec.data.runners import partition_job
 from jaxrec.data.runners.manifest import PreparationResult, SplitSizes, manifest
-from jaxrec.data.storage.dataset import Arrays
+from jaxrec.data.storage.evaluation_arrays import (
+    DailyPlays,
+    EvaluationArrays,
+    SeenTitles,
+    concatenate_seen,
+)
 from jaxrec.data.storage.writer import DatasetWriter, catalogue_arrays
 
 T = TypeVar("T")
@@ -81,14 +85,15 @@ class _Preparation:
     def run(self) -> None:
         """Run all stages and write the dataset."""
         rows, user_keys = self._route()
-        plays, copies = self._count_plays()
+        plays, copies, daily_plays = self._count_plays()
         order, trending = partition_job.popularity(plays)
         arrays = catalogue_arrays(
             self.titles.key, self.titles.runtime, plays, order, self.title_categories, self.title_numbers
         )
         specs = (self.title_specs, self.user_columns.specs, self.context.specs)
         layout = partition_job.layout_of(self.config, len(order), *specs)
-        sizes, users = self._build(order, trending, arrays, layout, user_keys)
+        ranked = partition_job.rank(order, trending, arrays, self.tables.key_hash, layout)
+        sizes, users, seen = self._build(ranked, user_keys)
         shutil.rmtree(self.writer.partial / "spill")
         result = PreparationResult(
             has_completion=self.source.has_completion,
@@ -104,9 +109,9 @@ class _Preparation:
             sizes=sizes,
             row_sums=self.writer.row_sums(),
         )
-        self.writer.finish(
-            arrays, {s: user_keys.keys(u) for s, u in users.items()}, manifest(self.config, result)
-        )
+        keys = {s: user_keys.keys(u) for s, u in users.items()}
+        daily = DailyPlays.total(daily_plays, ranked.id_of_row())
+        self.writer.finish(arrays, keys, manifest(self.config, result), EvaluationArrays(seen, daily))
 
     def _route(self) -> tuple[int, UserKeys]:
         """Clean all chunks and route their events to partitions.
@@ -138,54 +143,55 @@ class _Preparation:
         user_hashes, first = np.unique(np.concatenate(hashes), return_index=True)
         return rows, UserKeys(user_hashes, np.concatenate(keys)[first])
 
-    def _count_plays(self) -> tuple[np.ndarray, int]:
+    def _count_plays(self) -> tuple[np.ndarray, int, list[DailyPlays]]:
         """Sort all partitions and count plays.
 
         Returns:
-            Plays [titles] that training may count, at most one per user and title, and the number of
-            duplicates dropped.
+            Plays [titles] that training may count, at most one per user and title, the number of duplicates
+            dropped, and the daily plays of each partition.
         """
-        plays, copies = np.zeros(len(self.titles.key), np.int64), 0
-        for title, dropped in self._in_order("counting plays", self._sort_partition):
+        plays, copies, daily_plays = np.zeros(len(self.titles.key), np.int64), 0, []
+        for title, dropped, daily in self._in_order("counting plays", self._sort_partition):
             plays += np.bincount(title, minlength=len(plays))
             copies += dropped
-        return plays, copies
+            daily_plays.append(daily)
+        return plays, copies, daily_plays
 
-    def _sort_partition(self, partition: int) -> tuple[np.ndarray, int]:
+    def _sort_partition(self, partition: int) -> tuple[np.ndarray, int, DailyPlays]:
         """Sort a partition on disk, without duplicates.
 
         Returns:
-            `SortedPartition.plays`, and the number of duplicates dropped.
+            `SortedPartition.plays`, the number of duplicates dropped, and the daily plays.
         """
-        records, plays, copies = partition_job.sort(self.spill.load(partition), self.tables)
+        records, plays, copies, daily = partition_job.sort(self.spill.load(partition), self.tables)
         self.spill.replace(partition, records)
-        return plays, copies
+        return plays, copies, daily
 
     def _build(
-        self, order: np.ndarray, trending: int, arrays: Arrays, layout: Layout, user_keys: UserKeys
-    ) -> tuple[SplitSizes, dict[str, np.ndarray]]:
+        self, ranked: partition_job.RankedTitles, user_keys: UserKeys
+    ) -> tuple[SplitSizes, dict[str, np.ndarray], dict[str, SeenTitles]]:
         """Write the rows of all partitions.
 
         Returns:
-            The total counts, and the hashes of the held-out users by split.
+            The total counts, and by held-out split the hashes and the seen titles of the users.
         """
-        ranked = partition_job.rank(order, trending, arrays, self.tables.key_hash, layout)
         truth = self.source.truth()
-        self.writer.begin(layout)
+        self.writer.begin(ranked.layout)
         users: dict[str, list[np.ndarray]] = {s: [] for s in SPLITS[1:]}
-        sizes = SplitSizes()
+        sizes, seen = SplitSizes(), []
 
-        def build(partition: int) -> Examples:
+        def build(partition: int) -> tuple[Examples, dict[str, SeenTitles]]:
             return partition_job.build(self.spill.load(partition), self.tables, ranked, user_keys, truth)
 
-        for examples in self._in_order("building rows", build):
+        for examples, partition_seen in self._in_order("building rows", build):
+            seen.append(partition_seen)
             for split in SPLITS:
                 examples.rows[split]["user"] += sizes.users[split]
                 self.writer.add(split, examples.rows[split])
             for split, hashes in users.items():
                 hashes.append(examples.users[split])
             sizes.add(SplitSizes.from_examples(examples))
-        return sizes, {s: np.concatenate(u) for s, u in users.items()}
+        return sizes, {s: np.concatenate(u) for s, u in users.items()}, concatenate_seen(seen)
 
     def _in_order(self, stage: str, function: Callable[[int], T]) -> Iterator[T]:
         """Yield the results of all partitions in order.

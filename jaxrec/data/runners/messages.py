@@ -15,6 +15,7 @@ from jaxrec.data.events.users import UserKeys, UserTable
 from jaxrec.data.events.vocabulary import FeatureColumns, FittedColumn
 from jaxrec.data.runners.manifest import SplitSizes
 from jaxrec.data.storage.dataset import Arrays
+from jaxrec.data.storage.evaluation_arrays import DailyPlays
 from jaxrec.data.storage.writer import Fingerprint
 
 
@@ -120,6 +121,7 @@ class CatalogueMessage(NamedTuple):
     trending: int
     plays: int
     copies: int
+    daily_plays: DailyPlays  # of ids
 
 
 class OutputOffsets(NamedTuple):
@@ -178,6 +180,7 @@ class PlayCounts:
     plays: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     copies: int = 0
     partitions: int = 0
+    daily_plays: list[DailyPlays] = field(default_factory=list)  # of rows, by partition in any order
 
     def add(self, more: "PlayCounts") -> None:
         """Add the counts of other partitions."""
@@ -185,6 +188,7 @@ class PlayCounts:
         self.plays[: len(more.plays)] += more.plays
         self.copies += more.copies
         self.partitions += more.partitions
+        self.daily_plays = [*self.daily_plays, *more.daily_plays]
 
     def padded(self, titles: int) -> np.ndarray:
         """Return the plays with trailing zeros, as [titles] int64."""

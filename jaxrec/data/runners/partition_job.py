@@ -20,9 +20,10 @@ from jaxrec.data.events.cleaning import drop_copies
 from jaxrec.data.events.event_log import Log, TitleStats, event_states
 from jaxrec.data.events.users import UserKeys, UserTable
 from jaxrec.data.events.vocabulary import FeatureColumns
-from jaxrec.data.examples import negatives, next_item, ranking
+from jaxrec.data.examples import negatives, next_item, ranking, seen_titles
 from jaxrec.data.examples.ranking import Examples
 from jaxrec.data.storage.dataset import Arrays
+from jaxrec.data.storage.evaluation_arrays import DailyPlays, SeenTitles
 
 
 class PreparationInputs(NamedTuple):
@@ -59,6 +60,10 @@ class RankedTitles(NamedTuple):
     catalogue: TitleStats
     layout: Layout
 
+    def id_of_row(self) -> np.ndarray:
+        """Return the title id [V] of each row of the catalogue."""
+        return self.catalogue.id_of_rank[self.rank_of_row]
+
 
 class SortedPartition(NamedTuple):
     """A sorted partition without duplicates.
@@ -67,11 +72,13 @@ class SortedPartition(NamedTuple):
         records: Records sorted by user, time and title.
         plays: Rows of the titles played, one for each (user, title) that training may count.
         copies: Number of duplicates dropped.
+        daily_plays: Plays by day, of rows of titles.
     """
 
     records: np.ndarray
     plays: np.ndarray
     copies: int
+    daily_plays: DailyPlays
 
 
 def sort(records: np.ndarray, tables: PreparationInputs) -> SortedPartition:
@@ -87,8 +94,12 @@ def sort(records: np.ndarray, tables: PreparationInputs) -> SortedPartition:
     copies, records = len(records) - len(kept), records[kept]
     log = _events(records, np.arange(len(tables.runtime)), tables)
     counted = _training_events(log, tables)
-    pairs = np.unique(log.user[counted] * np.int64(2**31) + log.rank[counted])
-    return SortedPartition(records, pairs % 2**31, copies)
+    # With a split by time, a day's plays are known on the next day, also after the training events.
+    daily = np.arange(len(counted)) if tables.config.data.split == "time" else np.flatnonzero(counted)
+    pairs, index = np.unique(log.user[daily] * np.int64(2**31) + log.rank[daily], return_index=True)
+    first = daily[index]  # the earliest play: the log is sorted by time
+    plays = pairs[counted[first]] % 2**31
+    return SortedPartition(records, plays, copies, DailyPlays.of_plays(log.time[first], log.rank[first]))
 
 
 def build(
@@ -97,8 +108,8 @@ def build(
     ranked: RankedTitles,
     user_keys: UserKeys,
     truth: Truth | None,
-) -> Examples:
-    """Build all rows of a partition.
+) -> tuple[Examples, dict[str, SeenTitles]]:
+    """Build all rows of a partition, and the seen titles of its held-out users by split.
 
     Args:
         records: [N] of `partitions.record_dtype`, from `sort`.
@@ -109,10 +120,11 @@ def build(
     """
     log, data = _log(records, tables, ranked), tables.config.data
     if ranked.layout.rows == "next_item":
-        return next_item.build(log, ranked.catalogue, ranked.layout, data)
+        examples = next_item.build(log, ranked.catalogue, ranked.layout, data)
+        return examples, seen_titles.build(log, examples, ranked.catalogue, data, strictly_earlier=False)
     examples, universe = ranking.build(log, ranked.catalogue, ranked.layout, data)
     _fill_oracle(examples, log, universe, user_keys, ranked, truth)
-    return examples
+    return examples, seen_titles.build(log, examples, ranked.catalogue, data, strictly_earlier=True)
 
 
 def popularity(plays: np.ndarray) -> tuple[np.ndarray, int]:

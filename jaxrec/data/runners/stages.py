@@ -7,11 +7,11 @@
     route             a chunk's records and users' keys -> their partitions
     sort              a partition's records -> sorted records, plays
     rank              all plays -> the titles' ranks, the layout of rows
-    build             a partition -> its rows, their number
+    build             a partition -> its rows, their number, the seen titles of its users
     offsets           all numbers of rows -> the rows before each partition
     assign_shards     rows -> their shards
     write             a shard's rows -> its file
-    finish            all results -> arrays, users' keys, content of the manifest
+    finish            all results -> arrays, users' keys and seen titles, content of the manifest
 
 A stage yields pairs of the name of an output and a value. A stage may run again, or twice concurrently: it
 does not modify its inputs, its results do not depend on the order of the inputs, and files appear complete.
@@ -51,6 +51,7 @@ from jaxrec.data.runners.messages import (
     UserShare,
 )
 from jaxrec.data.storage.dataset import SHARD_ROWS
+from jaxrec.data.storage.evaluation_arrays import DailyPlays, EvaluationArrays, concatenate_seen
 from jaxrec.data.storage.writer import catalogue_arrays, write_shard
 
 Output = tuple[str, Any]  # the name of an output, a value
@@ -176,9 +177,9 @@ def sort(
     records = np.concatenate([s.records for s in shares])
     hashes, first = np.unique(np.concatenate([s.hash for s in shares]), return_index=True)
     user_keys = UserKeys(hashes, np.concatenate([s.key for s in shares])[first])
-    records, plays, copies = partition_job.sort(records, _inputs(titles, stats, users, config))
+    records, plays, copies, daily = partition_job.sort(records, _inputs(titles, stats, users, config))
     yield "sorted", (number, PartitionMessage(records, users, user_keys))
-    yield "plays", PlayCounts(np.bincount(plays).astype(np.int64), copies, 1)
+    yield "plays", PlayCounts(np.bincount(plays).astype(np.int64), copies, 1, [daily])
 
 
 def _inputs(
@@ -217,9 +218,11 @@ def rank(
     order, trending = partition_job.popularity(all_plays)
     arrays = catalogue_arrays(table.key, table.runtime, all_plays, order, categories, numbers)
     layout = partition_job.layout_of(config, len(order), specs, users.specs, stats.context.specs)
-    yield "ranked", partition_job.rank(order, trending, arrays, titles.key_hash, layout)
+    ranked = partition_job.rank(order, trending, arrays, titles.key_hash, layout)
+    yield "ranked", ranked
     values = {**values, **users.values, **stats.context.values}
-    yield "catalogue", CatalogueMessage(arrays, values, trending, int(all_plays.sum()), plays.copies)
+    daily = DailyPlays.total(plays.daily_plays, ranked.id_of_row())
+    yield "catalogue", CatalogueMessage(arrays, values, trending, int(all_plays.sum()), plays.copies, daily)
 
 
 def build(
@@ -229,15 +232,17 @@ def build(
     ranked: partition_job.RankedTitles,
     config: Config,
 ) -> Iterator[Output]:
-    """Build the rows of a partition: yield "sizes", "keys" and "rows".
+    """Build the rows of a partition: yield "sizes", "keys", "seen" and "rows".
 
-    The keys are those of the held-out users; rows come in pieces.
+    The keys and the seen titles are those of the held-out users; rows come in pieces.
     """
     number, (records, users, user_keys) = partition
     truth = titles.source.truth()
-    examples = partition_job.build(records, _inputs(titles, stats, users, config), ranked, user_keys, truth)
+    inputs = _inputs(titles, stats, users, config)
+    examples, seen = partition_job.build(records, inputs, ranked, user_keys, truth)
     yield "sizes", ByPartition({number: SplitSizes.from_examples(examples)})
     yield "keys", ByPartition({number: {s: user_keys.keys(examples.users[s]) for s in SPLITS[1:]}})
+    yield "seen", ByPartition({number: seen})
     for split in SPLITS:
         for first in range(0, len(examples.rows[split]), PIECE_ROWS):
             yield "rows", (number, split, first, examples.rows[split][first : first + PIECE_ROWS])
@@ -302,14 +307,17 @@ def finish(
     catalogue: CatalogueMessage,
     offsets: OutputOffsets,
     keys: ByPartition,
+    seen: ByPartition,
 ) -> Iterator[Output]:
-    """Yield as "result" the catalogue's arrays, held-out users' keys and counts.
+    """Yield as "result" the arrays of the catalogue and of evaluation, held-out users' keys and counts.
 
-    All arguments are outputs of other stages; `sums` and `keys` are the totals over shards and partitions.
+    All arguments are outputs of other stages; `sums`, `keys` and `seen` are the totals over shards and
+    partitions.
     """
     for split in SPLITS:
         _check_count(f"{split} rows", sums.rows[split], offsets.total.examples[split])
     _check_count("partitions' keys", len(keys.values), stats.partitions())
+    _check_count("partitions' seen titles", len(seen.values), stats.partitions())
     users = {s: np.concatenate([keys.values[p][s] for p in range(len(keys.values))]) for s in SPLITS[1:]}
     result = PreparationResult(
         has_completion=titles.source.has_completion,
@@ -325,4 +333,5 @@ def finish(
         sizes=offsets.total,
         row_sums={s: f.value() for s, f in sums.fingerprints.items()},
     )
-    yield "result", (catalogue.arrays, users, result)
+    seen_titles = concatenate_seen(seen.values[p] for p in range(len(seen.values)))
+    yield "result", (catalogue.arrays, users, EvaluationArrays(seen_titles, catalogue.daily_plays), result)

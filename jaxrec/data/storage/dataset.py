@@ -5,6 +5,8 @@
     validation-00000.rows    ... and test-00000.rows, with the frozen lists
     title_key.npy ...        one file per array of `Arrays`
     users_validation.npy     the caller's keys of held-out users, by user number
+    seen_validation_*.npy    the titles that these users played: `evaluation_arrays.SeenTitles`
+    daily_plays_*.npy        plays by day: `evaluation_arrays.DailyPlays`
 
 Rows have a fixed width, so that a block is one read and one `frombuffer`.
 """
@@ -14,9 +16,11 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
@@ -25,7 +29,10 @@ from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.paths import AnyPath, as_path, cache_folder
 from jaxrec.core.row_format import Layout
+from jaxrec.data.storage.evaluation_arrays import DAILY_PLAYS, DailyPlays, SeenTitles, seen_prefix
 from jaxrec.data.storage.shard_cache import local_shards
+
+_Stored = TypeVar("_Stored", SeenTitles, DailyPlays)
 
 FORMAT = 3
 _READABLE = (2, FORMAT)  # FORMAT 2: other names in the layout, the same bytes in the rows
@@ -101,6 +108,7 @@ class Rows:
         self, directory: AnyPath, split: str, rows: int, dtype: np.dtype, cache: Path | None = None
     ) -> None:
         self.rows, self.dtype, self._directory, self._cache = rows, dtype, directory, cache
+        self._more_words: Callable[[np.ndarray], np.ndarray] | None = None
         self.blocks = -(-rows // BLOCK_ROWS)
         self._names = [f"{split}-{s:05d}.rows" for s in range(-(-self.blocks // SHARD_BLOCKS))]
         names = {path.name for path in directory.iterdir()}
@@ -117,6 +125,34 @@ class Rows:
         out = copy.copy(self)
         out.rows, out.blocks = min(self.rows, blocks * BLOCK_ROWS), min(self.blocks, blocks)
         return out
+
+    def with_words(self, more_words: Callable[[np.ndarray], np.ndarray]) -> "Rows":
+        """Return the same rows, to whose end batches of queries add further words.
+
+        `read` and `all` return the stored words alone.
+
+        Args:
+            more_words: Maps row indices [N] of the split, -1 for padding, to words [N, words] uint32.
+        """
+        out = copy.copy(self)
+        out._more_words = more_words
+        return out
+
+    @property
+    def has_more_words(self) -> bool:
+        """True if batches of queries add words to the rows."""
+        return self._more_words is not None
+
+    def add_words(self, words: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Return rows [N, words] with their further words, if any.
+
+        Args:
+            words: [N, words] uint32 stored words.
+            index: [N] row indices of the split, -1 for padding.
+        """
+        if self._more_words is None:
+            return words
+        return np.concatenate([words, self._more_words(index)], axis=1)
 
     @cached_property
     def _readers(self) -> list[ArrayRecordReader]:
@@ -226,6 +262,21 @@ class Dataset:
             split: "validation" or "test".
         """
         return _load_array(self.directory / f"users_{split}.npy")
+
+    def seen_titles(self, split: str) -> SeenTitles | None:
+        """Return the titles that a held-out split's users played.
+
+        None for a dataset that was prepared before they were stored.
+        """
+        return self._evaluation_arrays(seen_prefix(split), SeenTitles)
+
+    def daily_plays(self) -> DailyPlays | None:
+        """Return the plays by day; None for a dataset that was prepared before they were stored."""
+        return self._evaluation_arrays(DAILY_PLAYS, DailyPlays)
+
+    def _evaluation_arrays(self, prefix: str, kind: type[_Stored]) -> _Stored | None:
+        paths = [self.directory / f"{prefix}_{name}.npy" for name in kind._fields]
+        return kind(*map(_load_array, paths)) if all(path.exists() for path in paths) else None
 
 
 def _load_array(path: AnyPath) -> np.ndarray:

@@ -17,6 +17,7 @@ from jaxrec.core.ids import FIRST_TITLE, SPLITS
 from jaxrec.core.paths import as_path, send_folder
 from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.dataset import BLOCK_ROWS, MANIFEST, SHARD_BLOCKS, Arrays, as_words
+from jaxrec.data.storage.evaluation_arrays import EvaluationArrays
 
 # Blocks are read whole, in random order; compression costs 3 times the read.
 _OPTIONS = "group_size:1,uncompressed"
@@ -175,13 +176,17 @@ class DatasetWriter:
         self.partial.mkdir(parents=True)
         return self
 
-    def finish(self, arrays: Arrays, users: dict[str, np.ndarray], manifest: dict) -> None:
+    def finish(
+        self, arrays: Arrays, users: dict[str, np.ndarray], manifest: dict,
+        evaluation: EvaluationArrays | None = None,
+    ) -> None:  # fmt: skip
         """Write arrays, users' keys and manifest, then move or upload the dataset.
 
         Args:
             arrays: Arrays of the catalogue.
             users: Users' keys by held-out split.
             manifest: Content of the manifest.
+            evaluation: Arrays that evaluation reads beside the rows; None: they are not stored.
         """
         for split in self._splits.values():
             split.close()
@@ -189,6 +194,8 @@ class DatasetWriter:
             np.save(self.partial / f"{name}.npy", array)
         for name, keys in users.items():
             np.save(self.partial / f"users_{name}.npy", keys)
+        for name, array in (evaluation.files() if evaluation else {}).items():
+            np.save(self.partial / f"{name}.npy", array)
         text = json.dumps(manifest, indent=2, sort_keys=True, allow_nan=False)
         (self.partial / MANIFEST).write_text(text + "\n")
         if isinstance(self._final, Path):

@@ -105,9 +105,10 @@ def run_stages(source, config, directory, engine=None):
         written = engine_.run(stages.write, shards.items(), str(writer.partial))
         sums = engine_.total(written["sums"], messages.RowSums)
         keys = engine_.total(built["keys"], messages.ByPartition)
-        arguments = (titles, stats, ranked, catalogue, offsets, keys)
-        [(arrays, users, result)] = engine_.run(stages.finish, [sums], *arguments)["result"]
-        writer.finish(arrays, users, manifest(config, result))
+        seen = engine_.total(built["seen"], messages.ByPartition)
+        arguments = (titles, stats, ranked, catalogue, offsets, keys, seen)
+        [(arrays, users, evaluation, result)] = engine_.run(stages.finish, [sums], *arguments)["result"]
+        writer.finish(arrays, users, manifest(config, result), evaluation)
     return len(shares), len(shards)
 
 
@@ -153,6 +154,7 @@ STREAMS = (
     "plays",
     "sizes",
     "keys",
+    "seen",
     "rows",
     "shard_rows",
     "sums",
@@ -172,7 +174,7 @@ def test_a_lost_or_duplicated_value_is_an_error(tiny_config, tmp_path, monkeypat
     ):
         run_stages(source, config, tmp_path / "lost", Engine(0, lost_output=stream))
     assert list(tmp_path.iterdir()) == []
-    if stream not in ("sizes", "keys"):  # keyed by partition: a duplicate is harmless
+    if stream not in ("sizes", "keys", "seen"):  # keyed by partition: a duplicate is harmless
         with pytest.raises(RuntimeError, match="lost or duplicated"):
             run_stages(source, config, tmp_path / "doubled", Engine(0, duplicated_output=stream))
 
