@@ -4,6 +4,7 @@ The input is the sorted log of a partition's users.
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,6 +42,14 @@ class Examples:
     counts: dict[str, int] = field(default_factory=dict)
     completion_sum: int = 0  # of training targets, in units of 2**-32: a whole number, so order is irrelevant
     completions: int = 0  # number of completions summed
+
+
+class Past(NamedTuple):
+    """Past of Q queries: the events of a user that are strictly earlier than the query."""
+
+    start: np.ndarray  # [Q] end of the past: the first event that is not strictly earlier
+    first: np.ndarray  # [Q] begin of the past: the user's first event
+    time: np.ndarray  # [Q] milliseconds of the query
 
 
 def targets(log: Log, states: EventState, data: Data) -> np.ndarray:
@@ -168,34 +177,45 @@ def _fill_rows(
     rows["user"], rows["position"] = user_number[user], position
     rows["target"] = np.where(rank >= 0, id_of_rank[rank], 0)
     rows["target_completion"] = np.where(rank >= 0, states.total[upcoming], 0)
-    _fill_history(rows, log, states, id_of_rank, query, layout.history, data.abandon_threshold)
-    for name, values in (
-        ("user_categories", log.user_categories[user]),
-        ("user_numbers", log.user_numbers[user]),
-        ("context_categories", log.context_categories[query]),
-        ("context_numbers", log.context_numbers[query]),
-    ):
-        if name in (rows.dtype.names or ()):
-            rows[name] = values
+    past = Past(states.start[query], states.user_start[query], log.time[query])
+    fill_history(rows, log, states, id_of_rank, past, layout.history, data.abandon_threshold)
+    context = log.context_categories[query], log.context_numbers[query]
+    fill_features(rows, (log.user_categories[user], log.user_numbers[user]), context)
     return enough
 
 
-def _fill_history(
+def fill_features(
+    rows: np.ndarray, user: tuple[np.ndarray, np.ndarray], context: tuple[np.ndarray, np.ndarray]
+) -> None:
+    """Fill the features of Q rows.
+
+    Args:
+        rows: [Q] rows, changed in place.
+        user: Ids [Q, columns] and standardised numbers [Q, columns] of the users.
+        context: Ids and numbers of the context.
+    """
+    for where, (categories, numbers) in (("user", user), ("context", context)):
+        for name, values in ((f"{where}_categories", categories), (f"{where}_numbers", numbers)):
+            if name in (rows.dtype.names or ()):
+                rows[name] = values
+
+
+def fill_history(
     rows: np.ndarray,
     log: Log,
     states: EventState,
     id_of_rank: np.ndarray,
-    query: np.ndarray,
+    past: Past,
     width: int,
     abandon_below: float,
 ) -> None:
-    """Fill the histories of the queries in `rows`, which are initially zero.
+    """Fill the histories of queries in `rows`, which are initially zero.
 
     Only present titles are written: most histories are far from full.
     """
-    row, event, back = last_plays(states.start[query], states.user_start[query], states.next, width)
+    row, event, back = last_plays(past.start, past.first, states.next, width)
     at = row, width - back
-    age = (log.time[query[row]] - log.time[event]) / 1000.0
+    age = (past.time[row] - log.time[event]) / 1000.0
     rows["history_title"][at] = id_of_rank[log.rank[event]]
     rows["history_completion"][at] = states.completion[event]
     rows["history_age"][at] = np.log1p(age)
