@@ -322,15 +322,18 @@ class RankingModel(Parameters):
             scores[task] = nn.sigmoid(s_BxC) if task == "completion" else s_BxC
         return scores
 
-    def score_catalogue(self, user: UserEncoding, table: TitleTable, task: str) -> jax.Array:
-        """Score all titles for one task, [B, V].
+    def score_catalogue(
+        self, user: UserEncoding, table: TitleTable, task: str, id_N: jax.Array | None = None
+    ) -> jax.Array:
+        """Score all titles for one task, [B, V], or the titles `id_N`, [B, N].
 
-        The result equals that of `score` with all titles as candidates, in fewer operations.
+        The result equals that of `score` with these titles as candidates, in fewer operations.
 
         Raises:
             ValueError: The examples are encoded for candidates, with the target in the sequence.
         """
-        u_BxU, t_VxF = user.vector_BxF, self.title.vectors(jnp.arange(self.titles), table)
+        u_BxU = user.vector_BxF
+        t_VxF = self.title.vectors(jnp.arange(self.titles) if id_N is None else id_N, table)
         if u_BxU.ndim == 3:
             raise ValueError("target_in_sequence must be false to score all titles: use `score`")
         if self.config.head == "dot":
@@ -338,6 +341,10 @@ class RankingModel(Parameters):
             return s_BxV.astype(at_least_float32(self.dtype))
         s_BxV = self.matchers[task].every(u_BxU, t_VxF, self.product if self.config.matcher_product else None)
         return nn.sigmoid(s_BxV) if task == "completion" else s_BxV
+
+    def title_vectors(self, table: TitleTable) -> jax.Array:
+        """Return the vectors [V, F] of all titles (Eq. 3)."""
+        return self.title.vectors(jnp.arange(self.titles), table)
 
     def retrieve(
         self, user: UserEncoding, table: TitleTable, catalogue: TitleProjections | None = None

@@ -92,7 +92,7 @@ class RequestBuilder:
         Args:
             plays: Histories, as for `sources.histories.Histories`.
             users: Users table, or a sequence of users; users without plays are served too.
-            now: Time in milliseconds of the requests for which the users table gives no time; plays at or after
+            now: Time of the requests in milliseconds, where the users table gives no time; plays at or after
                 it are left out. None: just after the last play of each user.
             counts: Counts, changed in place.
             group_rows: Rows of plays and users in memory at a time.

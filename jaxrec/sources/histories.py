@@ -99,33 +99,53 @@ def _open(
     return SourceTable(key, opened, roles, present, unit)
 
 
-def title_table(
-    key: str, table: Any, title: str, others: Mapping[str, str]
-) -> tuple[list[Any], dict[str, np.ndarray]]:
-    """Read a table of titles, such as availability windows or licences.
+def title_column(source: Source) -> str:
+    """Return the name of the column that holds the title in a config's tables of titles."""
+    if isinstance(source, schema.KuaiRand):
+        return kuairand.log_requests()["title"].column
+    if isinstance(source, schema.Tfds):
+        return source.title
+    return source.columns.title_key if isinstance(source, schema.Tables) else schema.Columns().title_key
+
+
+def title_rows(titles: Any, title_key: np.ndarray) -> np.ndarray:
+    """Return the index [N] of titles in `title_key`, -1 for an unknown title.
+
+    A whole number and its text are the same title.
+    """
+    keys = titles if isinstance(titles, pl.Series) else pl.Series(np.asarray(titles))
+    if not len(keys):
+        return np.empty(0, np.int64)
+    return SourceTitles(pl.Series(title_key), np.empty(0), {}).rows(keys)
+
+
+def read_title_table(
+    key: str, table: Any, source: Source, title_key: np.ndarray, kinds: Mapping[str, str]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Read a table with a column of titles, such as availability windows or licences.
 
     Args:
         key: Name of the table in error messages.
         table: File, folder or glob; or a table in memory.
-        title: Column of the titles' keys.
-        others: Kind of each further column, a key of `columns.ALLOWED`.
+        source: Source of the config, which names the column of titles.
+        title_key: [V] keys of the known titles.
+        kinds: Kind of each further column, a key of `columns.ALLOWED`.
 
     Returns:
-        The keys of the titles, and the further columns as NumPy arrays.
+        The index [N] of each row's title in `title_key`, -1 for an unknown title, and the further columns.
 
     Raises:
-        InputError: A column is missing or a row is invalid.
+        InputError: A column is missing, or a row is invalid.
     """
-    requests = {name: ColumnRequest(name, kind, key, required=True) for name, kind in others.items()}
     opened = table if isinstance(table, str) else to_frame(key, table)
-    source = SourceTable(
-        key, opened, {"title": ColumnRequest(title, "key", key, required=True)} | requests, {}
-    )
-    frames = [chunk.frame for chunk in source.read_strictly()]
-    if not frames:
+    title = {"title": ColumnRequest(title_column(source), "key", key, required=True)}
+    requests = {name: ColumnRequest(name, kind, key) for name, kind in kinds.items()}
+    source_table = SourceTable(key, opened, title, requests)
+    parts = [(p.frame["title"], source_table.features(p.frame)) for p in source_table.read_strictly()]
+    if not parts:
         raise InputError(f"{key}: the table has no rows; allowed: at least one")
-    frame = pl.concat(frames)
-    return frame["title"].to_list(), {name: frame[name].to_numpy() for name in others}
+    columns = {name: np.concatenate([np.asarray(p[name]) for _, p in parts]) for name in kinds}
+    return title_rows(pl.concat([titles for titles, _ in parts]), title_key), columns
 
 
 def title_names(source: Source, title_key: np.ndarray) -> np.ndarray | None:
@@ -146,7 +166,7 @@ def title_names(source: Source, title_key: np.ndarray) -> np.ndarray | None:
     table = SourceTable("source.titles", source.titles, requests,
                         {"name": ColumnRequest("name", "category", "the names of titles")})  # fmt: skip
     chunks = [(chunk.frame["title"], table.features(chunk.frame)["name"]) for chunk in table.read_strictly()]
-    rows = SourceTitles(pl.Series(title_key), np.empty(0), {}).rows(pl.concat([key for key, _ in chunks]))
+    rows = title_rows(pl.concat([key for key, _ in chunks]), title_key)
     names = np.concatenate([np.asarray(name).astype(str) for _, name in chunks])
     out = np.zeros(len(title_key), names.dtype)
     out[rows[rows >= 0]] = names[rows >= 0]

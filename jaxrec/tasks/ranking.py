@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxrec.config.validation import mix_counts
 from jaxrec.core.batch import Batch, History, HostBatch, TitleTable
+from jaxrec.core.errors import InputError
 from jaxrec.core.ids import LISTS, UNKNOWN
 from jaxrec.data.loading.packing import Packer
 from jaxrec.losses import ranking, task_weights
@@ -296,6 +297,49 @@ class RankingTask(Task):
         user = self.model.apply(variables, queries.history, table, tau, method="encode")
         scores_BxV: Any = self.model.apply(variables, user, table, self.score_task, method="score_catalogue")
         return TitleScores(scores_BxV, queries.rows["target"][:, 0], queries.rows["history_title"])
+
+    def encode_queries(self, params: Any, host: HostBatch, table: TitleTable) -> Any:
+        apply: Any = self.model.apply
+        variables = {"params": params}
+        history = ranking_inputs.queries(host.words, self.view, host.packing).history
+        if not self.shares_histories:
+            return apply(variables, history, table, method="encode_history")
+        return apply(variables, history, table, self.config.model.gate.temperature, method="encode")
+
+    def score_titles(
+        self, params: Any, encoded: Any, table: TitleTable, head: str, id_N: jax.Array
+    ) -> jax.Array:
+        if self.shares_histories:
+            apply: Any = self.model.apply
+            return apply({"params": params}, encoded, table, head, id_N, method="score_catalogue")
+        id_BxN = jnp.broadcast_to(id_N, (len(encoded.customer_BxF), len(id_N)))
+        return self._score_encoded(params, encoded, table, head, id_BxN)
+
+    def predict_completion(
+        self, params: Any, encoded: Any, table: TitleTable, id_BxC: jax.Array
+    ) -> jax.Array | None:
+        if "completion" not in self.heads:
+            return None
+        return self._score_encoded(params, encoded, table, "completion", id_BxC)
+
+    def _score_encoded(
+        self, params: Any, encoded: Any, table: TitleTable, head: str, id_BxC: jax.Array
+    ) -> jax.Array:
+        """Return the scores [B, C] of candidates by a head, for the result of `encode_queries`."""
+        apply: Any = self.model.apply
+        variables, tau = {"params": params}, self.config.model.gate.temperature
+        if not self.shares_histories:
+            encoded = apply(variables, encoded, id_BxC, table, tau, method="join")
+        return apply(variables, encoded, id_BxC, table, (head,), method="score")[head]
+
+    def embed_users(self, params: Any, host: HostBatch, table: TitleTable) -> jax.Array:
+        if not self.shares_histories:
+            raise InputError("model.target_in_sequence=true: a user has no vector without a candidate")
+        return self.encode_queries(params, host, table).vector_BxF
+
+    def embed_titles(self, params: Any, table: TitleTable) -> jax.Array:
+        apply: Any = self.model.apply
+        return apply({"params": params}, table, method="title_vectors")
 
     def two_stages(
         self, params: Any, host: HostBatch, table: TitleTable, eligible_BxV: jax.Array, limit: int
