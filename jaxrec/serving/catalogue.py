@@ -23,7 +23,8 @@ from jaxrec.tasks.base import Task
 _CPU_PAIRS, _PAIRS = 2**18, 2**22  # (query, title) pairs that a device scores at a time
 _CPU_QUERIES, _QUERIES = 256, 1024  # per device and step
 _JOINED_PAIRS = 2**12  # pairs where each candidate has a sequence of its own
-_LEAST_EXCLUDED = 16
+# Least sizes of a step, so that few programs are compiled.
+_LEAST_QUERIES, _LEAST_EXCLUDED = 8, 64
 
 
 class TopTitles(NamedTuple):
@@ -152,7 +153,7 @@ class CatalogueScorer:
     def _batch_size(self, users: int) -> int:
         """Return the number of queries of a step: a power of two per device, so that few programs exist."""
         devices = jax.local_device_count()
-        per_device = max(-(-users // devices), 1)
+        per_device = max(-(-users // devices), _LEAST_QUERIES)
         return devices * min(1 << (per_device - 1).bit_length(), self._queries)
 
     def _block_size(self, batch: int, k: int) -> int:

@@ -56,7 +56,8 @@ class Recommender:
     def __init__(self, loaded: LoadedCheckpoint) -> None:
         self.config, self.arrays, self.step = loaded.config, loaded.arrays, loaded.step
         self._task, self._categories = loaded.task, loaded.meta["categories"]
-        self._scorer = CatalogueScorer(loaded.task, loaded.params, loaded.arrays, _correction(loaded))
+        self.correction = _correction(loaded)
+        self._scorer = CatalogueScorer(loaded.task, loaded.params, loaded.arrays, self.correction)
         self._builder = RequestBuilder(loaded.config, loaded.task.layout, loaded.arrays, self._categories)
         self._unit: np.ndarray | None = None
 

@@ -84,7 +84,7 @@ def _columns_of(
 
 def _user_key(source: Source) -> str:
     if isinstance(source, schema.Tables):
-        return source.columns.user_key
+        return f"{source.columns.user_key}|{source.columns.user}"
     return source.user if isinstance(source, schema.Tfds) else schema.Columns().user_key
 
 
@@ -100,12 +100,13 @@ def _open(
 
 
 def title_column(source: Source) -> str:
-    """Return the name of the column that holds the title in a config's tables of titles."""
+    """Return the names, separated by "|", of the column of titles in tables of a config's titles."""
     if isinstance(source, schema.KuaiRand):
         return kuairand.log_requests()["title"].column
     if isinstance(source, schema.Tfds):
         return source.title
-    return source.columns.title_key if isinstance(source, schema.Tables) else schema.Columns().title_key
+    columns = source.columns if isinstance(source, schema.Tables) else schema.Columns()
+    return f"{columns.title_key}|{columns.title}"
 
 
 def title_rows(titles: Any, title_key: np.ndarray) -> np.ndarray:
