@@ -62,15 +62,16 @@ def main(args: flags.FlagValues) -> None:
         raise InputError(f"--available={args.available}: needs --now, such as --now=2024-01-31T20:00:00Z")
     if args.page and args.diversity:
         raise InputError(f"--diversity={args.diversity:g}; allowed without --page")
+    from jaxrec.sources.frames import TableWriter
+
+    writer = TableWriter("--out", args.out) if args.out else None
     from jaxrec.runtime import compilation_cache
     from jaxrec.serving.filters import Filters
     from jaxrec.serving.pages import PageLayout
     from jaxrec.serving.recommender import Recommender
-    from jaxrec.sources.frames import TableWriter
     from jaxrec.sources.histories import title_names
 
     compilation_cache.enable()
-    writer = TableWriter("--out", args.out) if args.out else None
     filters = Filters(
         args.filter_watched,
         args.filter_abandoned,
