@@ -29,6 +29,10 @@ def _flags() -> None:
         "users", "", f"users, {_TABLE}; users without plays are served too; columns with features, the "
         "context or the time of the request, and region are read where they exist",
     )  # fmt: skip
+    flags.DEFINE_string(
+        "titles", "", f"titles in the columns of the config's titles table, {_TABLE}; titles launched since "
+        "the training are served from their features",
+    )  # fmt: skip
     flags.DEFINE_integer("k", 20, "number of titles of each user", lower_bound=1)
     flags.DEFINE_string(
         "out", "", "file to write, .parquet or .csv; empty: only the table of the first users"
@@ -81,7 +85,7 @@ def main(args: flags.FlagValues) -> None:
         args.licences or None,
         args.region,
     )
-    recommender = Recommender.load(as_path(args.checkpoint), args.which)
+    recommender = Recommender.load(as_path(args.checkpoint), args.which, args.titles or None)
     names = title_names(recommender.config.source, recommender.titles)
     first: dict[str, Any] | None = None
     counts: dict[str, Any] = {}

@@ -343,8 +343,8 @@ class RankingModel(Parameters):
         return nn.sigmoid(s_BxV) if task == "completion" else s_BxV
 
     def title_vectors(self, table: TitleTable) -> jax.Array:
-        """Return the vectors [V, F] of all titles (Eq. 3)."""
-        return self.title.vectors(jnp.arange(self.titles), table)
+        """Return the vectors [V, F] of all titles of the table (Eq. 3)."""
+        return self.title.vectors(jnp.arange(table.categories.shape[0]), table)
 
     def retrieve(
         self, user: UserEncoding, table: TitleTable, catalogue: TitleProjections | None = None

@@ -18,6 +18,7 @@ from jaxrec.evaluation.evaluator import CHECKPOINTS, LoadedCheckpoint, load_chec
 from jaxrec.serving import diversity as mmr
 from jaxrec.serving.catalogue import CatalogueScorer, Exclusions, TopTitles
 from jaxrec.serving.filters import Filters, TitleFilter
+from jaxrec.serving.new_titles import append_titles
 from jaxrec.serving.pages import TOP_PICKS, PageLayout, find_genres, page_rows
 from jaxrec.serving.requests import RequestBuilder, RequestCounts, Requests
 from jaxrec.sources.histories import title_rows
@@ -51,32 +52,39 @@ class Recommender:
 
     Args:
         loaded: Checkpoint.
+        titles: Table of titles; those launched since the training are served from their features. None: the
+            titles of the training.
     """
 
-    def __init__(self, loaded: LoadedCheckpoint) -> None:
+    def __init__(self, loaded: LoadedCheckpoint, titles: Any = None) -> None:
         self.config, self.arrays, self.step = loaded.config, loaded.arrays, loaded.step
         self._task, self._categories = loaded.task, loaded.meta["categories"]
-        self.correction = _correction(loaded)
-        self._scorer = CatalogueScorer(loaded.task, loaded.params, loaded.arrays, self.correction)
-        self._builder = RequestBuilder(loaded.config, loaded.task.layout, loaded.arrays, self._categories)
+        layout = loaded.task.layout
+        if titles is not None:
+            self.arrays = append_titles(self.arrays, titles, self.config, layout, self._categories)
+        self.correction = _correction(loaded, len(self.arrays.rank_of_id))
+        self._scorer = CatalogueScorer(loaded.task, loaded.params, self.arrays, self.correction)
+        self._builder = RequestBuilder(self.config, layout, self.arrays, self._categories)
         self._unit: np.ndarray | None = None
 
     @classmethod
-    def load(cls, workdir: str | AnyPath, which: str | None = None) -> "Recommender":
+    def load(cls, workdir: str | AnyPath, which: str | None = None, titles: Any = None) -> "Recommender":
         """Load a checkpoint.
 
         Args:
             workdir: Folder of the training run.
             which: "best" or "last" checkpoint. None: the value of the config; "last" if there is no best.
+            titles: Table of titles in the columns of the config's titles table; those launched since the
+                training are served from their features. None: the titles of the training.
 
         Raises:
-            InputError: There is no such checkpoint.
+            InputError: There is no such checkpoint, or the table is invalid.
         """
         if which is None:
             with Checkpointer(as_path(workdir) / CHECKPOINTS) as checkpoints:
                 which = from_json(checkpoints.restore_meta("last")["config"]).evaluate.checkpoint
                 which = which if checkpoints.best_step() is not None else "last"
-        return cls(load_checkpoint(workdir, which))
+        return cls(load_checkpoint(workdir, which), titles)
 
     @property
     def titles(self) -> np.ndarray:
@@ -319,11 +327,16 @@ def milliseconds_of(time: Any) -> int | None:
     return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
-def _correction(loaded: LoadedCheckpoint) -> Correction:
-    """Return the rule that orders all titles of the catalogue."""
+def _correction(loaded: LoadedCheckpoint, ids: int) -> Correction:
+    """Return the rule that orders all titles of the catalogue, for `ids` title ids.
+
+    The log density of a new title is the least of the training's titles.
+    """
     correction = getattr(loaded, "correction", None)
-    if correction is not None:
-        return correction
-    heads = loaded.task.ranking_heads
-    head = "ctr" if "ctr" in heads else (*heads, "")[0]
-    return Correction(head, 1.0, np.zeros(loaded.task.layout.titles, np.float32))
+    if correction is None:
+        heads = loaded.task.ranking_heads
+        head = "ctr" if "ctr" in heads else (*heads, "")[0]
+        correction = Correction(head, 1.0, np.zeros(loaded.task.layout.titles, np.float32))
+    log_q_V = np.asarray(correction.log_q_V)
+    new = np.full(ids - len(log_q_V), log_q_V[FIRST_TITLE:].min(), log_q_V.dtype)
+    return correction._replace(log_q_V=np.concatenate([log_q_V, new]))

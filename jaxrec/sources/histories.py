@@ -8,11 +8,12 @@ import polars as pl
 
 from jaxrec.config import schema
 from jaxrec.core.errors import InputError
+from jaxrec.core.tables import Titles
 from jaxrec.sources import kuairand
 from jaxrec.sources.columns import ColumnRequest, feature_requests
 from jaxrec.sources.frames import to_frame
 from jaxrec.sources.table import SourceTable, table_types
-from jaxrec.sources.tables import SourceTitles, ThreeTables, log_requests
+from jaxrec.sources.tables import SourceTitles, ThreeTables, log_requests, read_titles
 
 REGION = "region"  # column of the users table that licences are read by
 TIME = "time of the request"  # feature name of the column of the users table with the name of the plays' time
@@ -147,6 +148,31 @@ def read_title_table(
         raise InputError(f"{key}: the table has no rows; allowed: at least one")
     columns = {name: np.concatenate([np.asarray(p[name]) for _, p in parts]) for name in kinds}
     return title_rows(pl.concat([titles for titles, _ in parts]), title_key), columns
+
+
+def read_catalogue(source: Source, features: tuple[schema.Feature, ...], titles: Any) -> Titles:
+    """Read a table of titles in the columns of the config's titles table.
+
+    Args:
+        source: Source of the config.
+        features: Declared features, whose columns are read where they exist.
+        titles: File, folder or glob; or a table in memory.
+
+    Raises:
+        InputError: A column or a row is invalid, or a title has two rows.
+    """
+    opened = titles if isinstance(titles, str) else to_frame("titles", titles)
+    names = next(iter(table_types("titles", opened).values()))
+    columns, minutes = source.columns if isinstance(source, schema.Tables) else schema.Columns(), 1.0
+    runtime = columns.runtime
+    if isinstance(source, schema.KuaiRand):
+        runtime, minutes = "video_duration", kuairand.MINUTES
+    roles = {"title": ColumnRequest(title_column(source), "key", "titles", required=True)}
+    if runtime in names:
+        roles["runtime"] = ColumnRequest(runtime, "number", "titles")
+    present = {n: r for n, r in feature_requests(features, "title").items() if r.column in names}
+    table = SourceTable("titles", opened, roles, present, separator=columns.list_separator)
+    return read_titles(table, minutes).titles
 
 
 def title_names(source: Source, title_key: np.ndarray) -> np.ndarray | None:

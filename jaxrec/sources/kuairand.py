@@ -27,7 +27,7 @@ from jaxrec.sources.columns import ColumnRequest, feature_requests
 from jaxrec.sources.table import SourceTable
 from jaxrec.sources.tables import ThreeTables
 
-_MINUTES, SECONDS = 1 / 60_000, 1 / 1000  # one millisecond in minutes and in seconds
+MINUTES, SECONDS = 1 / 60_000, 1 / 1000  # one millisecond in minutes and in seconds
 _OUTCOMES = (
     "is_click", "is_like", "is_follow", "is_comment", "is_forward", "is_hate", "long_view", "play_time_ms",
     "profile_stay_time", "comment_stay_time", "is_profile_enter",
@@ -87,7 +87,7 @@ class KuaiRandSource(ThreeTables):
             SourceTable("source.logs", logs, log, context),
             SourceTable(key, videos, titles, feature_requests(features, "title")),
             SourceTable(key, users, {"user": user}, feature_requests(features, "user")),
-            _MINUTES,
+            MINUTES,
             SECONDS,
         )
         durations = {"title": video, "runtime": ColumnRequest("duration_ms", "number", "KuaiRand")}
@@ -114,7 +114,7 @@ class KuaiRandSource(ThreeTables):
         for title, milliseconds in self._logged_durations():
             known = title >= 0
             np.maximum.at(longest, title[known], milliseconds[known])
-        return np.where(missing, longest * _MINUTES, runtime)
+        return np.where(missing, longest * MINUTES, runtime)
 
     def _logged_durations(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield title rows, -1 for unknown titles, and durations in milliseconds."""

@@ -44,7 +44,7 @@ class SourceTitles:
         return rows.fill_null(-1).to_numpy().astype(np.int64)
 
 
-def _read_titles(table: SourceTable, minutes: float) -> SourceTitles:
+def read_titles(table: SourceTable, minutes: float) -> SourceTitles:
     """Read a titles table, in the order of the rows.
 
     Args:
@@ -132,7 +132,7 @@ class ThreeTables:
         """Return the catalogue, read on first use."""
         if self._catalogue is None:
             titles = self._titles
-            self._catalogue = _read_titles(titles, self._minutes) if titles else _collect_titles(self._log)
+            self._catalogue = read_titles(titles, self._minutes) if titles else _collect_titles(self._log)
         return self._catalogue
 
     def titles(self) -> Titles:

@@ -237,10 +237,50 @@ def test_times():
     assert milliseconds_of(None) is None
 
 
+def test_a_title_launched_since_the_training_is_served_from_its_features(recommender, loaded, plays):
+    """Two new titles, one of them with the features of a known title, and a known title."""
+    source = open_source(loaded.config.source, loaded.config.features)
+    catalogue = source.titles()
+    genres, twin = catalogue.features["genres"], 7
+    known = catalogue.key[twin].item()
+    new = {
+        "title_id": [11, 12, known],
+        "genres": [
+            genres.values[slice(*genres.offsets[twin : twin + 2])].tolist(),
+            ["unheard of"],
+            ["drama"],
+        ],
+        "runtime": [catalogue.runtime[twin], 90.0, 1.0],
+        "form": [catalogue.features["form"][twin].item(), "film", "film"],
+        "runtime_minutes": [catalogue.runtime[twin], 90.0, 1.0],
+    }
+    extended = Recommender(loaded, new)
+    assert extended.titles.tolist() == [*recommender.titles.tolist(), 11, 12]
+    everything = Filters(False, False)
+    result = extended.recommend(plays, len(extended.titles), everything)
+    old = result["title"] > 12
+    before = recommender.recommend(plays, len(recommender.titles), everything)
+    assert result["title"][old].tolist() == before["title"].tolist()
+    np.testing.assert_allclose(result["score"][old], before["score"], rtol=1e-4, atol=1e-5)
+    assert np.isfinite(result["score"]).all() and np.isfinite(result["completion"]).all()
+    vectors = extended.embed(titles=[known, 11])
+    id_width = next(f.width for f in loaded.task.layout.features if f.name == "title_id")
+    np.testing.assert_array_equal(vectors[0, id_width:], vectors[1, id_width:])
+    assert (vectors[0, :id_width] != vectors[1, :id_width]).all()
+    # A play of a new title is history, and the title is then left out.
+    played = plays.with_columns(
+        title_id=pl.when(pl.int_range(pl.len()) % 5 == 0).then(11).otherwise("title_id")
+    )
+    again = extended.recommend(played, len(extended.titles))
+    watchers = set(played.filter(title_id=11)["user_id"].to_list())
+    assert again.counts["plays_of_unknown_titles"] == 0 and np.isfinite(again["score"]).all()
+    assert not watchers & set(again["user"][again["title"] == 11].tolist())
+
+
 # ---------------------------------------------------------------- other tasks, with random parameters
 
 
-def untrained(loaded, change):
+def untrained(loaded, change, titles=None):
     """Return a recommender of a changed config with random parameters."""
     config = copy.deepcopy(loaded.config)
     change(config)
@@ -249,7 +289,7 @@ def untrained(loaded, change):
         layout = replace(layout, examples="sequences")
     task = build_task(config, layout, 0.5, 1, 1)
     params = jax.jit(task.init_params)(jax.random.key(0), loaded.arrays.title_table())
-    return Recommender(LoadedCheckpoint(config, task, loaded.arrays, params, 0, loaded.meta))
+    return Recommender(LoadedCheckpoint(config, task, loaded.arrays, params, 0, loaded.meta), titles)
 
 
 def test_a_next_item_model_serves_an_empty_history_by_popularity(loaded, plays):
@@ -265,6 +305,8 @@ def test_a_next_item_model_serves_an_empty_history_by_popularity(loaded, plays):
     assert by_user(result)[7_000_002] == popular
     assert set(result["reason"][result["user"] == 7_000_002]) == {"popularity"}
     assert recommender.embed(users=plays).shape == (30, loaded.config.model.width)
+    with pytest.raises(InputError, match="the model reads no feature of a title but its id"):
+        untrained(loaded, change, {"title_id": [11]})
 
 
 def test_a_model_with_the_target_in_its_sequence_serves(loaded, plays):

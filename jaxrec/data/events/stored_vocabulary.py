@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.core.ids import UNKNOWN
+from jaxrec.core.ids import TITLE_ID, UNKNOWN
 from jaxrec.core.row_format import FeatureSpec, Layout
-from jaxrec.data.events.vocabulary import is_missing, standardise
+from jaxrec.core.tables import Lists
+from jaxrec.data.events.vocabulary import is_missing, pad_lists, standardise
 
 _FIRST_VALUE = UNKNOWN + 1
 
@@ -81,6 +82,31 @@ class StoredVocabulary:
         # The loop is over the distinct values of a chunk, not over its rows.
         ids = np.array([known.get(_text(value), UNKNOWN) for value in unique.tolist()], np.int32)
         return ids[inverse], ~is_missing(column)
+
+    def encode_titles(
+        self, columns: dict[str, np.ndarray | Lists], rows: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Encode the features of titles; a declared feature may be absent, and is unknown then.
+
+        Returns:
+            Ids [rows, columns] int32 and standardised numbers [rows, columns] float32.
+        """
+        ids, numbers = [], []
+        for spec in self._layout.of("title"):
+            column = columns.get(spec.name)
+            if spec.name == TITLE_ID:
+                continue
+            if spec.kind == "number":
+                assert not isinstance(column, Lists)
+                numbers.append(_encode_number(spec, column, rows)[0][:, None])
+                continue
+            if column is None:
+                column = Lists(np.empty(0, str), np.zeros(rows + 1, np.int64))
+            lists = column if isinstance(column, Lists) else Lists(column, np.arange(rows + 1))
+            encoded = self._encode_category(spec, lists.values, len(lists.values))[0]
+            ids.append(pad_lists(encoded, lists.offsets, spec.columns))
+        wide = np.concatenate(ids, axis=1) if ids else np.empty((rows, 0), np.int32)
+        return wide, np.concatenate(numbers, axis=1) if numbers else np.empty((rows, 0), np.float32)
 
 
 def _encode_number(spec: FeatureSpec, column: np.ndarray | None, rows: int) -> tuple[np.ndarray, np.ndarray]:
