@@ -160,6 +160,8 @@ class NextItemModel(Parameters):
         chex.assert_type(window.title_BxL, int, custom_message="window.title_BxL")
         chex.assert_equal_shape(list(window), custom_message="window: title_BxL, time_BxL, until_BxL")
         chex.assert_shape(catalogue[0], (None, self.config.width), custom_message="catalogue [V, D]")
+        # More than V vectors: of titles launched since the training.
+        chex.assert_axis_dimension_gteq(catalogue[0], 0, self.titles, custom_message="catalogue [V, D]")
         L = window.title_BxL.shape[1]
         position_L = jnp.arange(L - 1, -1, -1)
         x_BxLxD = embedding_lookup(catalogue[0], window.title_BxL, mode="clip")

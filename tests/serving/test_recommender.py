@@ -75,7 +75,8 @@ def test_a_served_score_is_the_evaluated_score(recommender, loaded, tiny, log, t
     head, scale, log_q = recommender.correction[:3]
     host = HostBatch(as_words(rows), np.ones(len(rows), bool))
     table = replicate(loaded.arrays.title_table())
-    scored = loaded.task.score_lists(loaded.params, None, host, table, 1, (head,), False)
+    score = jax.jit(lambda *batch: loaded.task.score_lists(batch[0], None, *batch[1:], 1, (head,), False))
+    scored = score(loaded.params, host, table)
     ids = np.concatenate([rows["target"][:, :1], rows["list_enabled"][:, 0]], axis=1)
     expected = scale * np.asarray(scored.by_head[head])[:, 0, 0] + log_q[ids]
     row_of_user = {keys[u]: i for i, u in enumerate(rows["user"].tolist())}
