@@ -15,3 +15,4 @@ CATALOGUE = "catalogue"  # name of the evaluation over all titles, next to the n
 SHARDED = "dealt"  # last name of row-sharded parameters: `models/layers/sharded_embedding.py`
 SHARD_SLOTS = 1024  # first axis of a row-sharded parameter, split evenly over at most as many devices
 INTERACTION_FEATURES = ("completion", "sessions", "age")
+RETRIEVAL_HEAD = "retrieval_head"  # name of the retrieval head among the heads that score all titles

@@ -347,11 +347,16 @@ class RankingModel(Parameters):
         return self.title.vectors(jnp.arange(table.categories.shape[0]), table)
 
     def retrieve(
-        self, user: UserEncoding, table: TitleTable, catalogue: TitleProjections | None = None
+        self,
+        user: UserEncoding,
+        table: TitleTable,
+        catalogue: TitleProjections | None = None,
+        id_N: jax.Array | None = None,
     ) -> jax.Array:
-        """Score all titles by the retrieval head, [B, V]."""
+        """Score all titles by the retrieval head, [B, V], or the titles `id_N`, [B, N]."""
         if catalogue is None:
-            t_VxR = self.title.vectors(jnp.arange(self.titles), table) @ self.retrieving.of_title
+            ids = jnp.arange(self.titles) if id_N is None else id_N
+            t_VxR = self.title.vectors(ids, table) @ self.retrieving.of_title
         else:
             t_VxR = catalogue.projected["retrieval"]
         return self.retrieving.every(user.vector_BxF, t_VxR)

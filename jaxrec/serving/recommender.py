@@ -337,6 +337,8 @@ def _correction(loaded: LoadedCheckpoint, ids: int) -> Correction:
         heads = loaded.task.ranking_heads
         head = "ctr" if "ctr" in heads else (*heads, "")[0]
         correction = Correction(head, 1.0, np.zeros(loaded.task.layout.titles, np.float32))
-    log_q_V = np.asarray(correction.log_q_V)
+    log_q_V = correction.log_q_V
+    if log_q_V is None:
+        log_q_V = np.zeros(loaded.task.layout.titles, np.float32)
     new = np.full(ids - len(log_q_V), log_q_V[FIRST_TITLE:].min(), log_q_V.dtype)
     return correction._replace(log_q_V=np.concatenate([log_q_V, new]))

@@ -174,7 +174,7 @@ class Task:
 
         Args:
             encoded: From `encode_queries`.
-            head: One of `ranking_heads`; "" for a task without heads.
+            head: One of `ranking_heads`, or RETRIEVAL_HEAD; a task with a single score ignores it.
             id_N: Title ids.
         """
         raise NotImplementedError

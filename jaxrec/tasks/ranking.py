@@ -12,7 +12,7 @@ import numpy as np
 from jaxrec.config.validation import mix_counts
 from jaxrec.core.batch import Batch, History, HostBatch, TitleTable
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import LISTS, UNKNOWN
+from jaxrec.core.ids import LISTS, RETRIEVAL_HEAD, UNKNOWN
 from jaxrec.data.loading.packing import Packer
 from jaxrec.losses import ranking, task_weights
 from jaxrec.models.cached_scoring import score_in_groups
@@ -311,6 +311,8 @@ class RankingTask(Task):
     ) -> jax.Array:
         if self.shares_histories:
             apply: Any = self.model.apply
+            if head == RETRIEVAL_HEAD:
+                return apply({"params": params}, encoded, table, None, id_N, method="retrieve")
             return apply({"params": params}, encoded, table, head, id_N, method="score_catalogue")
         id_BxN = jnp.broadcast_to(id_N, (len(encoded.customer_BxF), len(id_N)))
         return self._score_encoded(params, encoded, table, head, id_BxN)

@@ -12,9 +12,11 @@ import pytest
 from jaxrec.config.schema import Expert
 from jaxrec.core.batch import HostBatch
 from jaxrec.core.errors import InputError
+from jaxrec.core.ids import RETRIEVAL_HEAD
 from jaxrec.data.storage.dataset import as_words
 from jaxrec.evaluation.evaluator import LoadedCheckpoint, load_checkpoint
 from jaxrec.runtime.mesh import replicate
+from jaxrec.serving.catalogue import CatalogueScorer
 from jaxrec.serving.filters import Filters
 from jaxrec.serving.pages import PageLayout
 from jaxrec.serving.recommender import Recommender, milliseconds_of
@@ -327,3 +329,27 @@ def test_a_model_with_the_target_in_its_sequence_serves(loaded, plays):
         )
     with pytest.raises(InputError, match="a user has no vector without a candidate"):
         recommender.embed(users=few)
+
+
+def test_the_retrieval_head_may_order_the_catalogue(loaded, plays):
+    """In blocks of titles: the scores of `RankingModel.retrieve` over all titles."""
+
+    def change(config):
+        config.model.retrieval_dim = 4
+
+    recommender = untrained(loaded, change)
+    task, params = recommender._task, recommender._scorer._params
+    scorer = CatalogueScorer(
+        task, params, loaded.arrays, recommender.correction._replace(head=RETRIEVAL_HEAD)
+    )
+    (made,) = recommender._builder.read(plays)
+    ids = np.array([5, 2, 90])
+    host = HostBatch(as_words(made.rows), np.ones(len(made.rows), bool))
+    table = replicate(loaded.arrays.title_table())
+
+    def retrieve(params, host, table):
+        encoded = task.encode_queries(params, host, table)
+        return task.model.apply({"params": params}, encoded, table, method="retrieve")
+
+    expected = np.asarray(jax.jit(retrieve)(params, host, table))[:, ids]
+    np.testing.assert_allclose(scorer.scores(made.rows, ids), expected, rtol=1e-4, atol=1e-5)
