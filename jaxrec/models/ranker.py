@@ -137,14 +137,10 @@ class RankingModel(Parameters):
         return self.title.rows(ids, table) if catalogue is None else ProjectedLookup(catalogue, ids)
 
     def encode(
-        self,
-        history: History,
-        table: TitleTable,
-        temperature: jax.Array | float,
-        key_Bx2: jax.Array | None = None,
-        catalogue: TitleProjections | None = None,
+        self, history: History, table: TitleTable, temperature: jax.Array | float,
+        key_Bx2: jax.Array | None = None, catalogue: TitleProjections | None = None,
         candidate_BxC: jax.Array | None = None,
-    ) -> UserEncoding:
+    ) -> UserEncoding:  # fmt: skip
         """Encode the users of B examples.
 
         Args:
@@ -347,12 +343,9 @@ class RankingModel(Parameters):
         return self.title.vectors(jnp.arange(table.categories.shape[0]), table)
 
     def retrieve(
-        self,
-        user: UserEncoding,
-        table: TitleTable,
-        catalogue: TitleProjections | None = None,
+        self, user: UserEncoding, table: TitleTable, catalogue: TitleProjections | None = None,
         id_N: jax.Array | None = None,
-    ) -> jax.Array:
+    ) -> jax.Array:  # fmt: skip
         """Score all titles by the retrieval head, [B, V], or the titles `id_N`, [B, N]."""
         if catalogue is None:
             ids = jnp.arange(self.titles) if id_N is None else id_N
