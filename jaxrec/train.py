@@ -40,8 +40,8 @@ def main(args: flags.FlagValues) -> int:
     # Imported here, so that --help and errors in the config do not wait for jax.
     with gc_paused():
         from jaxrec.checkpoints.checkpointer import describe_latest
-        from jaxrec.evaluation.evaluator import CHECKPOINTS
         from jaxrec.runtime import compilation_cache, multihost
+        from jaxrec.tasks.loading import CHECKPOINTS
 
     cluster = multihost.find_cluster(os.environ, args.coordinator, args.processes, args.process, args.hosts)
     grace = GracePeriod(config.train.grace_seconds, config.train.preemption_exit_code or TERMINATED_EXIT)

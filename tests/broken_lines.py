@@ -623,6 +623,34 @@ LINES = (
         "return True",
         ("tests/tasks/test_target_task.py::test_a_cpu_uses_smaller_microbatches",),
     ),
+    Line(
+        "the context of a request is that of the users table",
+        "jaxrec/serving/requests.py",
+        "at_request = at_request.replaced_by(declared.context)",
+        "at_request = at_request.replaced_by(at_request)",
+        ("tests/data/examples/test_requests.py",),
+    ),
+    Line(
+        "of equal scores the more popular title is recommended first",
+        "jaxrec/serving/catalogue.py",
+        "joined_BxK = jnp.concatenate([best[0], score_BxK], axis=1)",
+        "joined_BxK = jnp.concatenate([score_BxK, best[0]], axis=1)",
+        ("tests/serving/test_catalogue.py",),
+    ),
+    Line(
+        "titles are left out in every block of the catalogue",
+        "jaxrec/serving/catalogue.py",
+        "column_BxM = excluded_BxM - start",
+        "column_BxM = excluded_BxM",
+        ("tests/serving/test_catalogue.py",),
+    ),
+    Line(
+        "a diverse title is unlike all titles chosen before",
+        "jaxrec/serving/diversity.py",
+        "similarity = np.maximum(similarity, ",
+        "similarity = np.minimum(similarity, ",
+        ("tests/serving/test_diversity.py",),
+    ),
 )
 
 

@@ -1,7 +1,6 @@
 """Evaluation of checkpoints: the model, the baselines and the oracle."""
 
 import time
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,18 +8,14 @@ import numpy as np
 from absl import logging
 
 from jaxrec.checkpoints.checkpointer import Checkpointer
-from jaxrec.checkpoints.state_tree import with_shardings
-from jaxrec.config.schema import Config
 from jaxrec.config.serialization import from_run_json
-from jaxrec.config.validation import check_sharding
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import CATALOGUE, LISTS
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.core.registry import HEADS, resolve
-from jaxrec.core.row_format import Layout
 from jaxrec.data.loading.left_out import LeftOutTitles, Seen, left_out_titles
-from jaxrec.data.storage.dataset import Arrays, Dataset, Rows
+from jaxrec.data.storage.dataset import Dataset, Rows
 from jaxrec.evaluation import baselines, gate_analysis, metrics, popularity
 from jaxrec.evaluation.correction import candidate_shifts, fit_correction, read_correction, write_correction
 from jaxrec.evaluation.results import (
@@ -30,16 +25,15 @@ from jaxrec.evaluation.results import (
     catalogue_result,
     full_metrics,
     model_lists,
+    write_result,
 )
 from jaxrec.evaluation.scorers import CatalogueOrder, CatalogueRanker, CatalogueRanks, ListScorer, ListScores
 from jaxrec.models.outputs import Correction
-from jaxrec.runtime.mesh import device_count, replicate, state_shardings
+from jaxrec.runtime.mesh import replicate
 from jaxrec.runtime.multihost import is_first_process
-from jaxrec.tasks import build
 from jaxrec.tasks.base import Task
+from jaxrec.tasks.loading import CHECKPOINTS, LoadedCheckpoint, load_checkpoint
 from jaxrec.tasks.metric_sums import mean_metrics
-
-CHECKPOINTS = "checkpoints"  # folder of checkpoints in a workdir
 
 
 class Validator:
@@ -71,73 +65,6 @@ class Validator:
         if isinstance(result, ListScores):
             return mean_metrics(result.sums), model_lists(result.scores, self._queries, 1, LISTS)
         return mean_metrics(result.sums), {CATALOGUE: full_metrics(result.by_order["model"].ranks)}
-
-
-@dataclass
-class LoadedCheckpoint:
-    """Contents of a checkpoint, ready for scoring.
-
-    Attributes:
-        config: Config of the run.
-        task: Task of the config on the layout of the training dataset.
-        arrays: Arrays of the catalogue.
-        params: Parameters of `TrainState.eval_params`, on the devices.
-        step: Training step of the checkpoint.
-        meta: Metadata, values that JSON can represent.
-        correction: Correction for rankings of the catalogue; None: not fitted yet.
-    """
-
-    config: Config
-    task: Task
-    arrays: Arrays
-    params: Any
-    step: int
-    meta: dict[str, Any]
-    correction: Correction | None
-
-
-def load_checkpoint(workdir: str | AnyPath, which: str) -> LoadedCheckpoint:
-    """Load a checkpoint without its dataset.
-
-    Args:
-        workdir: folder of the run.
-        which: "best" or "last".
-
-    Raises:
-        InputError: there is no such checkpoint, the layout that it holds has an unknown name, or the item
-            table cannot be split over these devices.
-    """
-    with Checkpointer(as_path(workdir) / CHECKPOINTS) as checkpoints:
-        meta = checkpoints.restore_meta(which)
-        config = from_run_json(meta["config"])
-        config.model.attention_impl = "auto"  # the stored value suits the training machine
-        check_sharding(config, device_count())
-        try:
-            task = restore_task(config, meta)
-        except InputError as error:
-            raise InputError(f"checkpoint {checkpoints.directory}: {error}") from None
-        abstract = task.abstract_params
-        params = checkpoints.restore_params(which, with_shardings(abstract, state_shardings(abstract)))
-        arrays = Arrays(**checkpoints.restore_arrays(which))
-        step = checkpoints.step(which)
-        correction = read_correction(as_path(workdir), step)
-        return LoadedCheckpoint(config, task, arrays, params, step, meta, correction)
-
-
-def restore_task(config: Config, meta: dict[str, Any]) -> Task:
-    """Return the task of a checkpoint, from its config and its metadata.
-
-    Args:
-        config: config of the run.
-        meta: metadata, from `Checkpointer.restore_meta`.
-    """
-    return build.build_task(
-        config,
-        Layout.from_json(meta["layout"]),
-        meta["threshold"],
-        meta["steps_per_epoch"],
-        meta["total_steps"],
-    )
 
 
 class EvaluationOptions(NamedTuple):
@@ -259,7 +186,7 @@ def _evaluate_catalogue(
             "lists=catalogue: model.target_in_sequence=true scores a candidate with its whole history; "
             f"allowed: lists={','.join(LISTS)}"
         )
-    correction = loaded.correction or _fit_correction(workdir, queries)
+    correction = read_correction(workdir, loaded.step) or _fit_correction(workdir, queries)
     orders = {"model": correction}
     if correction.log_q_V is not None:
         orders["model_uncorrected"] = Correction(task.catalogue_heads[0])
@@ -360,3 +287,35 @@ def _evaluate_lists(
             for head, head_scores in other_scores.items()
         }
     return scores, other_scores, result
+
+
+class Evaluator:
+    """Evaluator of the checkpoints of a run, for Python.
+
+    Args:
+        workdir: folder of the run.
+    """
+
+    def __init__(self, workdir: str | AnyPath) -> None:
+        self.workdir = as_path(workdir)
+
+    def run(
+        self, *, which: str | None = None, data: str | AnyPath | None = None, write: bool = False,
+        per_user: bool = False, **options: Any,
+    ) -> EvaluationResult:  # fmt: skip
+        """Evaluate a checkpoint and the baselines, as `evaluate`.
+
+        Args:
+            which: "best" or "last" checkpoint. None: the value of the config.
+            data: folder of the dataset. None: the dataset of the training.
+            write: True to write the files of `python -m jaxrec.evaluate` to the workdir.
+            per_user: with `write`, True to write also the metrics of each user.
+            **options: fields of `EvaluationOptions`, such as `lists` and `split`.
+
+        Returns:
+            The result; its field `result` is the JSON object that the command prints.
+        """
+        evaluation = evaluate(self.workdir, EvaluationOptions(**options), which=which, data=data)
+        if write:
+            write_result(self.workdir, evaluation, per_user)
+        return evaluation

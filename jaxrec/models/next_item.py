@@ -118,7 +118,7 @@ class ItemTable(Parameters):
         vectors = TitleEncoder(
             self.dtype, self.features, self.titles, self.reads, self.spread, name="vectors"
         )
-        t_VxF = vectors.vectors(jnp.arange(self.titles), table)
+        t_VxF = vectors.vectors(jnp.arange(max(self.titles, table.categories.shape[0])), table)
         if t_VxF.shape[1] == self.width:
             return t_VxF
         return t_VxF @ self.weight("kernel", kernel_init, t_VxF.shape[1], self.width)
@@ -201,7 +201,9 @@ class NextItemModel(Parameters):
         chex.assert_rank(window.title_BxL, 2, custom_message="window.title_BxL")
         chex.assert_type(window.title_BxL, int, custom_message="window.title_BxL")
         chex.assert_equal_shape(list(window), custom_message="window: title_BxL, time_BxL, until_BxL")
-        chex.assert_shape(catalogue[0], (self.titles, self.config.width), custom_message="catalogue [V, D]")
+        chex.assert_shape(catalogue[0], (None, self.config.width), custom_message="catalogue [V, D]")
+        # More than V vectors: of titles launched since the training.
+        chex.assert_axis_dimension_gteq(catalogue[0], 0, self.titles, custom_message="catalogue [V, D]")
         L = window.title_BxL.shape[1]
         position_L = jnp.arange(L - 1, -1, -1)
         x_BxLxD = embedding_lookup(catalogue[0], window.title_BxL, mode="clip")

@@ -114,15 +114,19 @@ class RankingModel(UserEncoder):
             scores[task] = s_BxC if HEADS[task].ranks else nn.sigmoid(s_BxC)
         return scores
 
-    def score_catalogue(self, user: UserEncoding, table: TitleTable, task: str) -> jax.Array:
-        """Score all titles for one task, [B, V]; arguments are those of `score`.
+    def score_catalogue(
+        self, user: UserEncoding, table: TitleTable, task: str, id_N: jax.Array | None = None
+    ) -> jax.Array:
+        """Score all titles for one task, [B, V], or the titles `id_N`, [B, N].
 
-        The result equals that of `score` with all titles as candidates, in fewer operations.
+        The result equals that of `score` with these titles as candidates, in fewer operations. The other
+        arguments are those of `score`.
 
         Raises:
             ValueError: The examples are encoded for candidates, with the target in the sequence.
         """
-        u_BxU, t_VxF = user.vector_BxF, self.title.vectors(jnp.arange(self.titles), table)
+        u_BxU = user.vector_BxF
+        t_VxF = self.title.vectors(jnp.arange(self.titles) if id_N is None else id_N, table)
         if u_BxU.ndim == 3:
             raise ValueError("target_in_sequence must be false to score all titles: use `score`")
         if self.config.head == "dot":
@@ -131,12 +135,21 @@ class RankingModel(UserEncoder):
         s_BxV = self.matchers[task].every(u_BxU, t_VxF, self.product if self.config.matcher_product else None)
         return s_BxV if HEADS[task].ranks else nn.sigmoid(s_BxV)
 
+    def title_vectors(self, table: TitleTable) -> jax.Array:
+        """Return the vectors [V, F] of all titles of the table (Eq. 3)."""
+        return self.title.vectors(jnp.arange(table.categories.shape[0]), table)
+
     def retrieve(
-        self, user: UserEncoding, table: TitleTable, catalogue: TitleProjections | None = None
-    ) -> jax.Array:
-        """Score all titles by the retrieval head, [B, V]; arguments are those of `score`."""
+        self, user: UserEncoding, table: TitleTable, catalogue: TitleProjections | None = None,
+        id_N: jax.Array | None = None,
+    ) -> jax.Array:  # fmt: skip
+        """Score all titles by the retrieval head, [B, V], or the titles `id_N`, [B, N].
+
+        The other arguments are those of `score`.
+        """
         if catalogue is None:
-            t_VxR = self.title.vectors(jnp.arange(self.titles), table) @ self.retrieving.of_title
+            ids = jnp.arange(self.titles) if id_N is None else id_N
+            t_VxR = self.title.vectors(ids, table) @ self.retrieving.of_title
         else:
             t_VxR = catalogue.projected["retrieval"]
         return self.retrieving.every(user.vector_BxF, t_VxR)

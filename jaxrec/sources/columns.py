@@ -205,7 +205,7 @@ def feature_to_numpy(series: pl.Series, kind: str) -> np.ndarray | Lists:
         return Lists(_categories(inner), offsets)
     if kind == "category":
         return _categories(series)
-    if kind == "whole":
+    if kind in ("whole", "time"):
         return series.fill_null(MISSING).to_numpy()
     return series.fill_null(float("nan")).to_numpy()
 

@@ -125,6 +125,20 @@ def read_rows(file: str, columns: list[str], start: int | None = None) -> Iterat
     return _read_csv(file, columns) if is_csv(file) else _read_parquet(file, columns, start)
 
 
+def frame_rows(frame: pl.DataFrame, columns: list[str], name: str) -> Iterator[FileRows]:
+    """Yield the requested columns of a frame in memory, in slices like those of a Parquet file.
+
+    Args:
+        frame: Table.
+        columns: Names of the columns.
+        name: Name of the table in error messages.
+    """
+    for first in range(0, frame.height, SLICE_ROWS):
+        part = frame.select(columns).slice(first, SLICE_ROWS)
+        row = np.arange(first + 1, first + 1 + part.height)
+        yield FileRows(part, np.zeros(part.height, bool), row, name)
+
+
 def _scan(file: str) -> pl.LazyFrame:
     """Open a Parquet file lazily."""
     return pl.scan_parquet(file, glob=False, hive_partitioning=False)

@@ -27,11 +27,29 @@ from jaxrec.sources.columns import ColumnRequest, feature_requests
 from jaxrec.sources.table import SourceTable
 from jaxrec.sources.tables import ThreeTables
 
-_MINUTES, _SECONDS = 1 / 60_000, 1 / 1000  # one millisecond in minutes and in seconds
+MINUTES, SECONDS = 1 / 60_000, 1 / 1000  # one millisecond in minutes and in seconds
 _OUTCOMES = (
     "is_click", "is_like", "is_follow", "is_comment", "is_forward", "is_hate", "long_view", "play_time_ms",
     "profile_stay_time", "comment_stay_time", "is_profile_enter",
 )  # fmt: skip
+
+
+def log_requests() -> dict[str, ColumnRequest]:
+    """Return the columns of a log by role."""
+    return {
+        "user": ColumnRequest("user_id", "whole", "KuaiRand", required=True),
+        "title": ColumnRequest("video_id", "whole", "KuaiRand", required=True),
+        "time": ColumnRequest("time_ms", "time", "KuaiRand", required=True),
+        "seconds": ColumnRequest("play_time_ms", "number", "KuaiRand", required=True),
+    }
+
+
+def context_requests(features: tuple[schema.Feature, ...]) -> dict[str, ColumnRequest]:
+    """Return the columns of a log that hold context features."""
+    context = feature_requests(features, "context")
+    if "hour" in context:
+        context["hour"] = ColumnRequest("hourmin", "whole", "KuaiRand", required=True, divisor=100)
+    return context
 
 
 class KuaiRandSource(ThreeTables):
@@ -65,15 +83,7 @@ class KuaiRandSource(ThreeTables):
         folder = glob.escape(str(Path(source.directory).expanduser()))
         video = ColumnRequest("video_id", "whole", "KuaiRand", required=True)
         user = ColumnRequest("user_id", "whole", "KuaiRand", required=True)
-        log = {
-            "user": user,
-            "title": video,
-            "time": ColumnRequest("time_ms", "time", "KuaiRand", required=True),
-            "seconds": ColumnRequest("play_time_ms", "number", "KuaiRand", required=True),
-        }
-        context = feature_requests(features, "context")
-        if "hour" in context:
-            context["hour"] = ColumnRequest("hourmin", "whole", "KuaiRand", required=True, divisor=100)
+        log, context = log_requests(), context_requests(features)
         titles = {"title": video, "runtime": ColumnRequest("video_duration", "number", "KuaiRand")}
         logs, key = f"{folder}/{source.logs}", "source.directory"
         videos, users = f"{folder}/video_features_basic_*.csv", f"{folder}/user_features_*.csv"
@@ -81,8 +91,8 @@ class KuaiRandSource(ThreeTables):
             SourceTable("source.logs", logs, log, context),
             SourceTable(key, videos, titles, feature_requests(features, "title")),
             SourceTable(key, users, {"user": user}, feature_requests(features, "user")),
-            _MINUTES,
-            _SECONDS,
+            MINUTES,
+            SECONDS,
         )
         durations = {"title": video, "runtime": ColumnRequest("duration_ms", "number", "KuaiRand")}
         self._durations = SourceTable("source.logs", logs, durations, {})
@@ -108,7 +118,7 @@ class KuaiRandSource(ThreeTables):
         for title, milliseconds in self._logged_durations():
             known = title >= 0
             np.maximum.at(longest, title[known], milliseconds[known])
-        return np.where(missing, longest * _MINUTES, runtime)
+        return np.where(missing, longest * MINUTES, runtime)
 
     def _logged_durations(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield title rows, -1 for unknown titles, and durations in milliseconds."""

@@ -45,14 +45,14 @@ class SourceTable:
     """
 
     def __init__(
-        self, key: str, pattern: str, roles: dict[str, ColumnRequest], features: dict[str, ColumnRequest],
-        time_unit: str = "ms", separator: str = ",",
+        self, key: str, pattern: str | pl.DataFrame, roles: dict[str, ColumnRequest],
+        features: dict[str, ColumnRequest], time_unit: str = "ms", separator: str = ",",
     ) -> None:  # fmt: skip
         """Find the files and check their columns.
 
         Args:
             key: Config key of `pattern`, for error messages.
-            pattern: A file, a folder or a glob.
+            pattern: A file, a folder or a glob; or a table in memory, which may have no rows.
             roles: Columns by role. A column may be several names separated by "|", of which the first that
                 exists in the first file is read.
             features: Columns by feature name.
@@ -63,8 +63,9 @@ class SourceTable:
             InputError: A file or column is missing, a file is empty, or the type of a column does not allow
                 the requested kind or differs between files.
         """
-        self.files = files.find_files(key, pattern)
-        self._types = {file: files.column_types(file) for file in self.files}
+        self._frame = pattern if isinstance(pattern, pl.DataFrame) else None
+        self._types: dict[str, dict[str, pl.DataType]] = table_types(key, pattern)
+        self.files = [*self._types]
         self.roles = {
             role: request._replace(column=self._existing_column(request)) for role, request in roles.items()
         }
@@ -133,12 +134,17 @@ class SourceTable:
         first_chunk = part in (None, FilePart(0, 0))
         names = list(dict.fromkeys(request.column for request in self._requests.values()))
         for file in self.files if part is None else [self.files[part.file]]:
-            for rows in files.read_rows(file, names, None if part is None else part.first):
+            for rows in self._read_rows(file, names, None if part is None else part.first):
                 parsed = self._parse(rows)
                 if first_chunk:
                     self._check_values(parsed)
                 first_chunk = False
                 yield parsed
+
+    def _read_rows(self, file: str, names: list[str], start: int | None) -> Iterator[files.FileRows]:
+        if self._frame is not None:
+            return files.frame_rows(self._frame, names, file)
+        return files.read_rows(file, names, start)
 
     def read_strictly(self) -> Iterator[ParsedRows]:
         """Yield the parsed rows like `read`, and raise InputError at the first bad row."""
@@ -204,6 +210,13 @@ class SourceTable:
                 text = "empty" if value is None else repr(value)
                 return f"{where}, column {request.column!r}: {text}; allowed: {columns.ALLOWED[request.kind]}"
         return f"{where}: more fields than the header, an open quote, or not UTF-8"
+
+
+def table_types(key: str, pattern: str | pl.DataFrame) -> dict[str, dict[str, pl.DataType]]:
+    """Return the column types of each file of a table; of a table in memory, under `key`."""
+    if isinstance(pattern, pl.DataFrame):
+        return {key: dict(pattern.schema)}
+    return {file: files.column_types(file) for file in files.find_files(key, pattern)}
 
 
 def _feature(name: str) -> str:

@@ -44,7 +44,7 @@ class SourceTitles:
         return rows.fill_null(-1).to_numpy().astype(np.int64)
 
 
-def _read_titles(table: SourceTable, minutes: float) -> SourceTitles:
+def read_titles(table: SourceTable, minutes: float) -> SourceTitles:
     """Read a titles table, in the order of the rows.
 
     Args:
@@ -132,7 +132,7 @@ class ThreeTables:
         """Return the catalogue, read on first use."""
         if self._catalogue is None:
             titles = self._titles
-            self._catalogue = _read_titles(titles, self._minutes) if titles else _collect_titles(self._log)
+            self._catalogue = read_titles(titles, self._minutes) if titles else _collect_titles(self._log)
         return self._catalogue
 
     def titles(self) -> Titles:
@@ -201,6 +201,19 @@ class ThreeTables:
         return None
 
 
+def log_requests(c: schema.Columns) -> dict[str, ColumnRequest]:
+    """Return the columns of a log by role."""
+    prefix = "source.columns."
+    log = {
+        "user": ColumnRequest(c.user, "key", prefix + "user", required=True),
+        "title": ColumnRequest(c.title, "key", prefix + "title", required=True),
+        "time": ColumnRequest(c.time, "time", prefix + "time", required=True),
+    }
+    if c.seconds:
+        log["seconds"] = ColumnRequest(c.seconds, "number", prefix + "seconds", required=True)
+    return log
+
+
 class TablesSource(ThreeTables):
     """Source over the tables of a `config.Tables`.
 
@@ -219,13 +232,7 @@ class TablesSource(ThreeTables):
             InputError: A table, a column or a feature is invalid. Rows are checked later, when they are read.
         """
         prefix, c = "source.columns.", source.columns
-        log = {
-            "user": ColumnRequest(c.user, "key", prefix + "user", required=True),
-            "title": ColumnRequest(c.title, "key", prefix + "title", required=True),
-            "time": ColumnRequest(c.time, "time", prefix + "time", required=True),
-        }
-        if c.seconds:
-            log["seconds"] = ColumnRequest(c.seconds, "number", prefix + "seconds", required=True)
+        log = log_requests(c)
         titles = {"title": ColumnRequest(c.title_key, "key", prefix + "title_key", required=True)}
         if c.runtime:
             titles["runtime"] = ColumnRequest(c.runtime, "number", prefix + "runtime")

@@ -226,6 +226,36 @@ class Task:
         """
         raise NotImplementedError
 
+    def encode_queries(self, params: Any, host: HostBatch, table: TitleTable) -> Any:
+        """Return the encodings of B queries, for `score_titles` and `predict_completion`."""
+        raise NotImplementedError
+
+    def score_titles(
+        self, params: Any, encoded: Any, table: TitleTable, head: str, id_N: jax.Array
+    ) -> jax.Array:
+        """Score a block of titles for all queries, [B, N]; `score_all_titles` in blocks.
+
+        Args:
+            encoded: From `encode_queries`.
+            head: One of `ranking_heads`, or RETRIEVAL_HEAD; a task with a single score ignores it.
+            id_N: Title ids.
+        """
+        raise NotImplementedError
+
+    def predict_completion(
+        self, params: Any, encoded: Any, table: TitleTable, id_BxC: jax.Array
+    ) -> jax.Array | None:
+        """Predict the completion of candidates, [B, C] in (0, 1); None without such a head."""
+        return None
+
+    def embed_users(self, params: Any, host: HostBatch, table: TitleTable) -> jax.Array:
+        """Return the vectors [B, F] of the users of queries."""
+        raise NotImplementedError
+
+    def embed_titles(self, params: Any, table: TitleTable) -> jax.Array:
+        """Return the vectors [V, F] of all titles."""
+        raise NotImplementedError
+
     def two_stages(
         self, params: Any, host: HostBatch, table: TitleTable, eligible_BxV: jax.Array, limit: int,
         correction: Correction,

@@ -183,3 +183,28 @@ class NextItemTask(Task):
         candidates_VxD: Any = self.model.apply(variables, projections, method="candidates")
         scores_BxV = h_BxLxD[:, -1] @ candidates_VxD.T
         return TitleScores({"next_item": scores_BxV}, rows["target"][:, 0], rows["history_title"])
+
+    def encode_queries(self, params: Any, host: HostBatch, table: TitleTable) -> tuple[jax.Array, jax.Array]:
+        """Return the outputs [B, D] of the last positions, and the scored vectors [V, D] of all titles."""
+        window, _ = next_item_inputs.queries(host.words, self.layout, self.size)
+        variables: Any = {"params": params}
+        projections = self.project_titles(params, table)
+        h_BxLxD: Any = self.model.apply(variables, window, projections)
+        candidates_VxD: Any = self.model.apply(variables, projections, method="candidates")
+        return h_BxLxD[:, -1], candidates_VxD
+
+    def score_titles(
+        self, params: Any, encoded: Any, table: TitleTable, head: str, id_N: jax.Array
+    ) -> jax.Array:
+        h_BxD, candidates_VxD = encoded
+        return h_BxD @ candidates_VxD[id_N].T
+
+    def embed_users(self, params: Any, host: HostBatch, table: TitleTable) -> jax.Array:
+        return self.encode_queries(params, host, table)[0]
+
+    def embed_titles(self, params: Any, table: TitleTable) -> jax.Array:
+        variables: Any = {"params": params}
+        vectors_VxD: Any = self.model.apply(
+            variables, self.project_titles(params, table), method="candidates"
+        )
+        return vectors_VxD

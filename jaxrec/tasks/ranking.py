@@ -1,32 +1,24 @@
 """Ranking task: the paper's model and objective on examples with candidates."""
 
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxrec.config.validation import mix_counts
-from jaxrec.core.batch import Batch, History, HostBatch, TitleTable
-from jaxrec.core.ids import LISTS, RETRIEVAL_HEAD, UNKNOWN
-from jaxrec.core.registry import HEADS
-from jaxrec.data.loading.packing import Packer
+from jaxrec.core.batch import Batch, HostBatch, TitleTable
+from jaxrec.core.ids import UNKNOWN
 from jaxrec.losses import ranking, task_weights
-from jaxrec.models.cached_scoring import score_in_groups
 from jaxrec.models.layers import sharded_embedding
 from jaxrec.models.layers.dense import at_least_float32
 from jaxrec.models.layers.title_encoder import TitleProjections
 from jaxrec.models.mixture import gate_temperature
-from jaxrec.models.outputs import Correction
-from jaxrec.models.ranker import RankingModel
-from jaxrec.models.two_stage import TwoStageResult, two_stage
-from jaxrec.runtime.mesh import AXIS
 from jaxrec.tasks import ranking_inputs
-from jaxrec.tasks.base import Protocols, QueryScores, Task, TitleScores
 from jaxrec.tasks.metric_sums import Sums
+from jaxrec.tasks.ranking_scorer import RankingScorer
 
 # Examples of a microbatch on a CPU: the intermediate values of more examples do not fit into its caches.
 _CPU_MICROBATCH = 256
@@ -46,16 +38,10 @@ class RankingState(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class RankingTask(Task):
+class RankingTask(RankingScorer):
     """Objective of Eq. 15 on examples with candidates."""
 
     rows: ClassVar[str] = "ranking"
-
-    @cached_property
-    def heads(self) -> tuple[str, ...]:
-        """Heads that the objective trains, a subset of `models.ranker.HEAD_NAMES`."""
-        objective = self.config.objective
-        return tuple(name for name, head in HEADS.items() if getattr(objective, head.weight) > 0)
 
     @property
     def weighted_terms(self) -> tuple[str, ...]:
@@ -94,31 +80,6 @@ class RankingTask(Task):
         return self.config.objective.balance > 0 and len(self.config.model.experts) > 1
 
     @cached_property
-    def model(self) -> RankingModel:
-        """Model of the config, on the dataset's features, with the objective's heads."""
-        m = self.config.model
-        return RankingModel(
-            m.dtype,
-            self.layout.features,
-            self.layout.num_titles,
-            m,
-            AXIS if self.shards_titles else "",
-            self.heads,
-            self.config.objective.retrieval_negatives,
-        )
-
-    @cached_property
-    def view(self) -> ranking_inputs.HistoryView:
-        """Settings that select the titles of a history."""
-        s = self.config.sampling
-        return ranking_inputs.HistoryView(self.layout, self.windows, s.history_keeps_abandoned, s.id_dropout)
-
-    @cached_property
-    def windows(self) -> tuple[int, ...]:
-        """Unique numbers of titles that experts read, in decreasing order."""
-        return tuple(sorted({e.max_len for e in self.config.model.experts}, reverse=True))
-
-    @cached_property
     def mix(self) -> tuple[int, int, int, int]:
         """Number of negatives of each pool per example, in the order of `core.ids.POOLS`."""
         return mix_counts(self.config.sampling.mix, self.config.sampling.negatives)
@@ -126,18 +87,6 @@ class RankingTask(Task):
     def epoch(self, step: jax.Array) -> jax.Array:
         """Return the epoch of a step as an int32 scalar; both count from 0."""
         return step // self.steps_per_epoch
-
-    def protocols(self) -> Protocols:
-        """Return the frozen lists; NDCG@1 on the enabled list chooses the best checkpoint."""
-        return Protocols(LISTS, best=("enabled", "ndcg@1"))
-
-    @property
-    def shares_histories(self) -> bool:
-        """True if one encoding of a history serves all candidates.
-
-        Packing of histories requires this.
-        """
-        return not self.config.model.target_in_sequence
 
     def microbatch_limit(self, backend: str) -> int:
         """Return a fixed number of examples on a CPU, else 0; see `Task`."""
@@ -152,28 +101,6 @@ class RankingTask(Task):
         return self.shards_titles or self.layout.num_titles < device_batch * (
             self.config.sampling.negatives + self.config.sampling.next_k
         )
-
-    @cached_property
-    def score_task(self) -> str:
-        """Head that orders the titles at evaluation."""
-        score = self.config.evaluate.ranking_head
-        return score if score != "auto" else "ranking" if "ranking" in self.heads else "ctr"
-
-    @property
-    def ranking_heads(self) -> tuple[str, ...]:
-        """Names of the heads that order titles, `score_task` first; "completion" is none."""
-        remaining = tuple(h for h in self.heads if HEADS[h].ranks and h != self.score_task)
-        return (self.score_task, *remaining)
-
-    @property
-    def measured_heads(self) -> tuple[str, ...]:
-        return tuple(h for h in self.heads if HEADS[h].metrics)
-
-    def packer(self, dtype: np.dtype) -> Packer | None:
-        """Return the packer of histories; None with the target in the sequence."""
-        if not self.shares_histories:
-            return None
-        return Packer(dtype, self.windows, self.config.sampling.history_keeps_abandoned)
 
     def init_params(self, key: jax.Array, table: TitleTable) -> Any:
         """Return the initial parameters of the model and of learned task weights."""
@@ -274,90 +201,6 @@ class RankingTask(Task):
         if projections is not None:
             projections = TitleProjections(projections, context)
         return self.batch_loss(params, batch, table, self.temperature(step), key, projections, moving, usage)
-
-    def cached_projections(self, params: Any, table: TitleTable, queries: int) -> Any:
-        """Return projections of all titles, or None if they save no time.
-
-        They save time if the queries look up more titles than there are.
-
-        For a sharded table the result is None: each title is looked up on the device that stores it.
-        """
-        if self.shards_titles or self.layout.num_titles >= queries * self.layout.negatives:
-            return None
-        return self.model.apply({"params": params}, table, method="catalogue")
-
-    def score_lists(
-        self, params: Any, projections: Any, host: HostBatch, table: TitleTable, next_k: int,
-        heads: tuple[str, ...], with_loss: bool,
-    ) -> QueryScores:  # fmt: skip
-        """Score the frozen lists of queries; arguments as for `Task.score_lists`."""
-        queries = ranking_inputs.queries(host.words, self.view, host.packing)
-        candidates = queries.candidate[:, :, :next_k]
-        scores, gate = self._score_candidates(params, projections, queries.history, candidates, table, heads)
-        sums: Sums = {}
-        if with_loss:
-            batch = ranking_inputs.validation(queries, host.valid, self.config.sampling.next_k)
-            tau = self.config.model.gate.temperature
-            sums = self.batch_loss(params, batch, table, tau, None, projections)[1]
-        return QueryScores(scores, gate, sums)
-
-    def _score_candidates(
-        self, params: Any, projections: Any, history: History, candidates: jax.Array, table: TitleTable,
-        heads: tuple[str, ...],
-    ) -> tuple[dict[str, jax.Array], jax.Array]:  # fmt: skip
-        """Return the scores of candidates by head, and the gate [B, E].
-
-        Scores have the shape of `candidates`, [B, lists, K, 1 + negatives].
-
-        With the target in the sequence each candidate has its own gate, and the returned gate is the mean
-        over the candidates that are present.
-        """
-        tau = self.config.model.gate.temperature
-        apply: Any = partial(self.model.apply, {"params": params})
-        ids_BxC = candidates.reshape(len(candidates), -1)
-        if self.shares_histories:
-            user = apply(history, table, tau, None, projections, method="encode")
-            scores = apply(user, ids_BxC, table, heads, projections, method="score")
-            gate = user.clean_gate_BxE
-        else:
-            # One list per group: each candidate has its own sequence, and all groups would not fit in memory.
-            scores, gates_BxCxE = score_in_groups(
-                apply, history, ids_BxC, table, tau, heads, candidates.shape[-1], projections
-            )
-            present = (ids_BxC > 0)[..., None]
-            gate = jnp.where(present, gates_BxCxE, 0.0).sum(1) / jnp.maximum(present.sum(1), 1)
-        return jax.tree.map(lambda x: x.reshape(candidates.shape), scores), gate
-
-    @property
-    def catalogue_heads(self) -> tuple[str, ...]:
-        if not self.shares_histories:
-            return ()
-        return (*self.ranking_heads, *((RETRIEVAL_HEAD,) if self.config.model.retrieval_dim else ()))
-
-    def score_all_titles(
-        self, params: Any, host: HostBatch, table: TitleTable, heads: tuple[str, ...]
-    ) -> TitleScores:
-        """Score all titles [B, V] by each of `heads`; see `Task.score_all_titles`."""
-        variables, tau = {"params": params}, self.config.model.gate.temperature
-        queries = ranking_inputs.queries(host.words, self.view, host.packing)
-        user = self.model.apply(variables, queries.history, table, tau, method="encode")
-
-        def scores(head: str) -> Any:
-            if head == RETRIEVAL_HEAD:
-                return self.model.apply(variables, user, table, method="retrieve")
-            return self.model.apply(variables, user, table, head, method="score_catalogue")
-
-        by_head = {head: scores(head) for head in heads}
-        return TitleScores(by_head, queries.rows["target"][:, 0], queries.rows["history_title"])
-
-    def two_stages(
-        self, params: Any, host: HostBatch, table: TitleTable, eligible_BxV: jax.Array, limit: int,
-        correction: Correction,
-    ) -> TwoStageResult:  # fmt: skip
-        variables, tau = {"params": params}, self.config.model.gate.temperature
-        queries = ranking_inputs.queries(host.words, self.view, host.packing)
-        user: Any = self.model.apply(variables, queries.history, table, tau, method="encode")
-        return two_stage(self.model, variables, user, table, correction, eligible_BxV, limit)
 
     def update_task_state(
         self, task_state: RankingState, params: Any, step: jax.Array, sums: Sums

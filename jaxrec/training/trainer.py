@@ -28,7 +28,7 @@ from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.data.loading.batches import BatchGroups, stream
 from jaxrec.data.storage.dataset import Dataset, Rows
-from jaxrec.evaluation.evaluator import CHECKPOINTS, Validator
+from jaxrec.evaluation.evaluator import Validator
 from jaxrec.evaluation.gate_analysis import COLLAPSED
 from jaxrec.reporting.metric_writer import Writer
 from jaxrec.runtime.device_batch import transfer_group
@@ -38,6 +38,7 @@ from jaxrec.runtime.multihost import ProgressFile, SyncSchedule, all_reduce_max,
 from jaxrec.runtime.parallel_step import parallelize_step
 from jaxrec.runtime.preemption import PreemptionHandler
 from jaxrec.tasks import build
+from jaxrec.tasks.loading import CHECKPOINTS
 from jaxrec.tasks.metric_sums import mean_metrics
 from jaxrec.training.input_pipeline import StallTimer, steps_per_call, training_batches
 from jaxrec.training.train_state import StateInit, TrainState, count_parameters

@@ -105,7 +105,7 @@ def resumed_from(stderr: str) -> int:
 def final_parameters(workdir: Path, steps: int = STEPS) -> Any:
     import jax
 
-    from jaxrec.evaluation.evaluator import load_checkpoint
+    from jaxrec.tasks.loading import load_checkpoint
 
     loaded = load_checkpoint(workdir, "last")
     assert loaded.step == steps

@@ -231,15 +231,15 @@ def test_training_on_a_prepared_dataset_loads_neither_polars_nor_tfds(tiny_run):
 
 def test_a_checkpoint_is_evaluated_with_the_attention_of_this_machine(trained, monkeypatch):
     """However the machine that trained it worked it out."""
-    from jaxrec.evaluation import evaluator
+    from jaxrec.tasks import loading
 
-    restore = evaluator.Checkpointer.restore_meta
+    restore = loading.Checkpointer.restore_meta
 
     def trained_elsewhere(self, which):
         meta = restore(self, which)
         meta["config"]["model"] |= {"attention": "cudnn", "dtype": "bfloat16"}
         return meta
 
-    monkeypatch.setattr(evaluator.Checkpointer, "restore_meta", trained_elsewhere)
-    model = evaluator.load_checkpoint(trained[0], "last").config.model
+    monkeypatch.setattr(loading.Checkpointer, "restore_meta", trained_elsewhere)
+    model = loading.load_checkpoint(trained[0], "last").config.model
     assert (model.attention_impl, model.dtype) == ("auto", "bfloat16")

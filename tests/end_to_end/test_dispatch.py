@@ -9,8 +9,8 @@ import pytest
 
 from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.checkpoints.state_tree import with_shardings
-from jaxrec.evaluation.evaluator import CHECKPOINTS, restore_task
 from jaxrec.runtime.mesh import replicated_sharding
+from jaxrec.tasks.loading import CHECKPOINTS, restore_task
 from jaxrec.training import trainer
 from jaxrec.training.train_state import StateInit
 

@@ -21,7 +21,7 @@ from jaxrec.core.json_io import write_json
 from jaxrec.data.runners.local import prepare
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.evaluation import per_user as per_user_module
-from jaxrec.evaluation.evaluator import CHECKPOINTS, EvaluationOptions, evaluate
+from jaxrec.evaluation.evaluator import EvaluationOptions, evaluate
 from jaxrec.evaluation.results import per_query, per_user
 from jaxrec.losses import ranking
 from jaxrec.reporting.metric_writer import METRICS_FILE
@@ -31,6 +31,7 @@ from jaxrec.sources import open_source
 from jaxrec.studies import markdown, results, runs
 from jaxrec.studies.paper import ALL
 from jaxrec.studies.plan import Study, configs, datasets, every_run
+from jaxrec.tasks.loading import CHECKPOINTS
 from jaxrec.tasks.ranking import RankingTask
 from jaxrec.training.input_pipeline import training_batches
 from jaxrec.training.train_state import StateInit

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jaxrec.core.errors import InputError
-from jaxrec.evaluation.evaluator import CHECKPOINTS, evaluate, load_checkpoint
+from jaxrec.evaluation.evaluator import evaluate
+from jaxrec.tasks.loading import CHECKPOINTS, load_checkpoint
 
 OLD_NAMES = {"num_titles": "titles", "max_history": "history", "num_targets": "next_k", "rows": "examples"}
 

@@ -37,7 +37,7 @@ def train(workdir, dataset, *more, config=SMALL):
 def final_parameters(workdir):
     import jax
 
-    from jaxrec.evaluation.evaluator import load_checkpoint
+    from jaxrec.tasks.loading import load_checkpoint
 
     loaded = load_checkpoint(workdir, "last")
     return jax.device_get(loaded.params), loaded.step
@@ -152,8 +152,9 @@ def test_a_run_in_a_bucket_that_is_killed_ends_as_one_on_this_machine(whole, buc
     import jax
 
     from jaxrec.evaluation import per_user
-    from jaxrec.evaluation.evaluator import evaluate, load_checkpoint
+    from jaxrec.evaluation.evaluator import evaluate
     from jaxrec.evaluation.results import write_result
+    from jaxrec.tasks.loading import load_checkpoint
 
     def done(*arguments):
         assert in_bucket(tmp_path, *arguments).wait(300) == 0, (tmp_path / "log").read_text()[-3000:]

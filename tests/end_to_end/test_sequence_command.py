@@ -102,8 +102,9 @@ def test_evaluate_agrees_and_every_rank_equals_brute_force(trained, log):
     kept = json.loads((workdir / "test.json").read_text())
     assert json.loads(output)["catalogue"] == kept["catalogue"]
     from jaxrec.data.storage.dataset import Dataset
-    from jaxrec.evaluation.evaluator import EvaluationOptions, evaluate, load_checkpoint
+    from jaxrec.evaluation.evaluator import EvaluationOptions, evaluate
     from jaxrec.models.next_item import ItemWindow
+    from jaxrec.tasks.loading import load_checkpoint
 
     loaded, dataset = load_checkpoint(workdir, kept["which"]), Dataset(workdir.parent / "data")
     frame = pl.read_csv(log).sort("user", "timestamp")

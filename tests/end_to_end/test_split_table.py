@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from jaxrec.checkpoints.checkpointer import Checkpointer
-from jaxrec.evaluation.evaluator import CHECKPOINTS, load_checkpoint
 from jaxrec.models.layers import sharded_embedding
+from jaxrec.tasks.loading import CHECKPOINTS, load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,9 +9,10 @@ import pytest
 
 from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.checkpoints.state_tree import with_shardings
-from jaxrec.evaluation.evaluator import CHECKPOINTS, EvaluationOptions, evaluate, load_checkpoint
+from jaxrec.evaluation.evaluator import EvaluationOptions, evaluate
 from jaxrec.runtime import mesh, parallel_step
 from jaxrec.runtime.preemption import PreemptionHandler
+from jaxrec.tasks.loading import CHECKPOINTS, load_checkpoint
 from jaxrec.tasks.ranking import RankingTask
 from jaxrec.training.input_pipeline import training_batches
 from jaxrec.training.train_state import StateInit

@@ -54,7 +54,7 @@ def title_columns(
             provisional = codes.encode(lists.values)
             values[f.name], remap = codes.finish()
             most = f.most if f.kind == "categories" else 1
-            categories.append(_pad_lists(remap[provisional + 1], lists.offsets, most))
+            categories.append(pad_lists(remap[provisional + 1], lists.offsets, most))
             size = FIRST_VALUE + len(values[f.name])
             spec = FeatureSpec(f.name, f.kind, f.where, f.width, size=size, columns=most)
         specs.append(spec)
@@ -63,7 +63,7 @@ def title_columns(
     return wide, tall, tuple(specs), values
 
 
-def _pad_lists(ids: np.ndarray, offsets: np.ndarray, most: int) -> np.ndarray:
+def pad_lists(ids: np.ndarray, offsets: np.ndarray, most: int) -> np.ndarray:
     """Return the first `most` ids of each list, padded with 0: [rows, most].
 
     An empty list becomes UNKNOWN.

@@ -24,7 +24,7 @@ MIN_TITLES = 2  # titles of a training row: one of history, one to predict
 _CELLS = 4_000_000  # plays copied at once, which bounds memory
 
 
-class _Sequences(NamedTuple):
+class Sequences(NamedTuple):
     """Targets of all users, sorted by user, then time. T targets, U users."""
 
     user: np.ndarray  # [T] int64, ascending
@@ -33,7 +33,7 @@ class _Sequences(NamedTuple):
     title: np.ndarray  # [T] int32 ids
     time: np.ndarray  # [T] uint32 seconds
     completion: np.ndarray  # [T] float32, final
-    event: np.ndarray  # [T] index in the log
+    event: np.ndarray  # [T] int64 index in the log
 
 
 def targets(log: Log, states: EventState, key_hash: np.ndarray, data: Data) -> np.ndarray:
@@ -73,10 +73,19 @@ def build(log: Log, catalogue: TitleStats, layout: Layout, data: Data) -> Exampl
     Returns:
         Rows of `layout.row_dtype()` for training, and of `layout.query_dtype()` for the held-out splits.
     """
-    states = event_states(log, catalogue.runtime)
+    sequences = sequences_of(log, event_states(log, catalogue.runtime), catalogue, data)
+    out = Examples({}, {}, {})
+    _add_training_rows(out, sequences, log, layout, data)
+    for split in range(1, len(SPLITS)):
+        _add_queries(out, sequences, log, layout, data, split)
+    return out
+
+
+def sequences_of(log: Log, states: EventState, catalogue: TitleStats, data: Data) -> Sequences:
+    """Return the sequences of all users of a log."""
     event = targets(log, states, catalogue.hash, data)
     user = log.user[event]
-    sequences = _Sequences(
+    return Sequences(
         user,
         np.searchsorted(user, np.arange(len(log.hash))),
         splits.target_splits(data, log.split, log.hash, user, log.time[event], MIN_TITLES),
@@ -85,14 +94,9 @@ def build(log: Log, catalogue: TitleStats, layout: Layout, data: Data) -> Exampl
         states.total[event].astype(np.float32),
         event,
     )
-    out = Examples({}, {}, {})
-    _add_training_rows(out, sequences, log, layout, data)
-    for split in range(1, len(SPLITS)):
-        _add_queries(out, sequences, log, layout, data, split)
-    return out
 
 
-def _add_training_rows(out: Examples, sequences: _Sequences, log: Log, layout: Layout, data: Data) -> None:
+def _add_training_rows(out: Examples, sequences: Sequences, log: Log, layout: Layout, data: Data) -> None:
     """Add one training row per user to `out`: the user's latest plays.
 
     A position reads at most `history` earlier titles, so the last history + 1 plays contain `history` titles
@@ -103,7 +107,7 @@ def _add_training_rows(out: Examples, sequences: _Sequences, log: Log, layout: L
     enough = count >= MIN_TITLES
     user = np.flatnonzero(enough)
     rows = np.zeros(len(user), layout.row_dtype())
-    _copy_plays(rows, "", sequences, sequences.first[user], sequences.first[user] + count[user])
+    copy_plays(rows, "", sequences, sequences.first[user], sequences.first[user] + count[user])
     in_split = log.split == splits.TRAIN if data.split == "users" else enough
     rows["user"] = _user_numbers(in_split)[user]
     predicted = trained & (np.arange(len(sequences.user)) > sequences.first[sequences.user])
@@ -116,7 +120,7 @@ def _add_training_rows(out: Examples, sequences: _Sequences, log: Log, layout: L
 
 
 def _add_queries(
-    out: Examples, sequences: _Sequences, log: Log, layout: Layout, data: Data, split: int
+    out: Examples, sequences: Sequences, log: Log, layout: Layout, data: Data, split: int
 ) -> None:
     """Add a split's queries to `out`: targets with their latest earlier titles.
 
@@ -127,7 +131,7 @@ def _add_queries(
     at = np.flatnonzero(held_out & has_past)
     user = sequences.user[at]
     rows = np.zeros(len(at), layout.query_dtype())
-    _copy_plays(rows, "history_", sequences, sequences.first[user], at)
+    copy_plays(rows, "history_", sequences, sequences.first[user], at)
     if data.split == "users":
         in_split = log.split == split
     else:
@@ -147,8 +151,8 @@ def _user_numbers(in_split: np.ndarray) -> np.ndarray:
     return np.cumsum(in_split) - 1
 
 
-def _copy_plays(
-    rows: np.ndarray, prefix: str, sequences: _Sequences, first: np.ndarray, end: np.ndarray
+def copy_plays(
+    rows: np.ndarray, prefix: str, sequences: Sequences, first: np.ndarray, end: np.ndarray
 ) -> None:
     """Fill the plays of `rows` with the latest of targets first[i] to end[i] - 1.
 

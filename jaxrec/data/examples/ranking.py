@@ -19,10 +19,10 @@ from jaxrec.data.events.event_log import (
     TitleStats,
     event_states,
     has_watch_time,
-    last_plays,
     ranges,
 )
 from jaxrec.data.examples import negatives
+from jaxrec.data.examples.histories import Past, fill_features, fill_history
 
 _TRAIN_DRAW, _HARD_DRAW = 0, 1000  # salts of the draws; list l of next title k has 1 + l * num_targets + k
 _CHUNK = 16_384  # queries processed at once, which bounds memory
@@ -230,39 +230,11 @@ def _fill_rows(
     rows["user"], rows["position"] = users.number[user], position
     rows["target"] = np.where(rank >= 0, id_of_rank[rank], 0)
     rows["target_completion"] = np.where(rank >= 0, states.total[upcoming], 0)
-    _fill_history(rows, log, states, id_of_rank, query, layout.max_history, data.abandon_threshold)
-    for name, values in (
-        ("user_categories", log.user_categories[user]),
-        ("user_numbers", log.user_numbers[user]),
-        ("context_categories", log.context_categories[query]),
-        ("context_numbers", log.context_numbers[query]),
-    ):
-        if name in (rows.dtype.names or ()):
-            rows[name] = values
+    past = Past(states.start[query], states.user_start[query], log.time[query])
+    fill_history(rows, log, states, id_of_rank, past, layout.max_history, data.abandon_threshold)
+    context = log.context_categories[query], log.context_numbers[query]
+    fill_features(rows, (log.user_categories[user], log.user_numbers[user]), context)
     return enough
-
-
-def _fill_history(
-    rows: np.ndarray,
-    log: Log,
-    states: EventState,
-    id_of_rank: np.ndarray,
-    query: np.ndarray,
-    width: int,
-    abandon_threshold: float,
-) -> None:
-    """Fill the histories of the queries in `rows`, which are initially zero.
-
-    Only present titles are written: most histories are far from full.
-    """
-    row, event, back = last_plays(states.start[query], states.user_start[query], states.next, width)
-    at = row, width - back
-    age = (log.time[query[row]] - log.time[event]) / 1000.0
-    rows["history_title"][at] = id_of_rank[log.rank[event]]
-    rows["history_completion"][at] = states.completion[event]
-    rows["history_age"][at] = np.log1p(age)
-    rows["history_sessions"][at] = np.minimum(states.sessions[event], 255)
-    rows["history_abandoned"][at] = states.completion[event] < abandon_threshold
 
 
 def _add_counts(counts: dict[str, int], more: dict[str, int]) -> None:

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from absl import logging
 
 from jaxrec.config.schema import Config
-from jaxrec.config.serialization import digest
+from jaxrec.config.serialization import dataset_directory, digest
+from jaxrec.config.validation import check
 from jaxrec.core.errors import InputError
 from jaxrec.core.paths import AnyPath, as_path, scheme_of
 from jaxrec.core.tables import Source
 from jaxrec.data.runners.local import Progress, prepare
-from jaxrec.data.storage.dataset import MANIFEST
+from jaxrec.data.storage.dataset import MANIFEST, Dataset
 from jaxrec.sources import open_source
 
 RUNNERS = ("threads", "beam")
@@ -64,6 +65,26 @@ def ensure_dataset(
             f"dataset {directory}: was prepared with other source, features or data settings; "
             "allowed: the same settings, or another data.directory"
         )
+
+
+class PreparedDataset(Dataset):
+    """A prepared dataset; public as `jaxrec.Dataset`."""
+
+    @classmethod
+    def prepare(cls, config: Config, directory: str | AnyPath | None = None) -> "PreparedDataset":
+        """Prepare the dataset of a config unless it exists, and open it.
+
+        Args:
+            config: Config of the dataset.
+            directory: Local directory or bucket URL. None: the directory of the config.
+
+        Raises:
+            InputError: The config or the source is invalid, or the directory contains another dataset.
+        """
+        check(config)
+        directory = as_path(directory or dataset_directory(config))
+        ensure_dataset(config, directory)
+        return cls(directory)
 
 
 def _import_beam() -> Callable[[Source, Config, str, str], None]:

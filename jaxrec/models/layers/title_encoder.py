@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.core.batch import TitleTable
-from jaxrec.core.ids import TITLE_ID
+from jaxrec.core.ids import TITLE_ID, UNKNOWN
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.models.layers.dense import Parameters, embedding_lookup
 from jaxrec.models.layers.embedding import CategoryEmbedding, FeatureEncoder, select_features
@@ -54,6 +54,9 @@ class TitleEncoder(Parameters):
     def vectors(self, ids: jax.Array, table: TitleTable) -> jax.Array:
         """Compute the vectors [..., F] of ids [...].
 
+        The table may have rows after the V titles, for titles launched since the training. Such a title has
+        its own features and the id of the unknown title.
+
         Args:
             ids: int32 title ids.
             table: features of all titles.
@@ -61,9 +64,13 @@ class TitleEncoder(Parameters):
         chex.assert_type(ids, int, custom_message="ids")
         if not self.id_width:
             return self._with_columns([], ids, table)
+        known = jnp.where(ids < self.titles, ids, UNKNOWN) if self._has_new_titles(table) else ids
         return self._with_columns(
-            [self.sharded_ids(ids) if self.shard_axis else self.id_vectors(ids[..., None])], ids, table
+            [self.sharded_ids(known) if self.shard_axis else self.id_vectors(known[..., None])], ids, table
         )
+
+    def _has_new_titles(self, table: TitleTable) -> bool:
+        return table.categories.shape[0] > self.titles
 
     def lookup_unique(self, id_U: jax.Array, table: TitleTable) -> jax.Array:
         """Compute the vectors [U, F] of unique ids, with one exchange between devices.
@@ -82,13 +89,13 @@ class TitleEncoder(Parameters):
         return jnp.where((ids > 0)[..., None], x, jnp.zeros((), x.dtype))
 
     def rows(self, ids: jax.Array, table: TitleTable) -> "TitleLookup":
-        """Prepare the vectors of ids [...] for projection; NaN for ids >= V.
+        """Prepare the vectors of ids [...] for projection; NaN for ids that are not in the table.
 
         Args:
             ids: int32 title ids.
             table: features of all titles.
         """
-        if self.titles < ids.size and not self.shard_axis:
+        if self.titles < ids.size and not self.shard_axis and not self._has_new_titles(table):
             return TitleLookup(self.vectors(jnp.arange(self.titles), table), ids)
         return TitleLookup(self.vectors(ids, table), None)
 

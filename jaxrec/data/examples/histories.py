@@ -1,0 +1,54 @@
+"""Histories and features of ranking rows, shared by preparation and by requests."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxrec.data.events.event_log import EventState, Log, last_plays
+
+
+class Past(NamedTuple):
+    """Past of Q queries: the events of a user that are strictly earlier than the query."""
+
+    start: np.ndarray  # [Q] end of the past: the first event that is not strictly earlier
+    first: np.ndarray  # [Q] begin of the past: the user's first event
+    time: np.ndarray  # [Q] milliseconds of the query
+
+
+def fill_history(
+    rows: np.ndarray,
+    log: Log,
+    states: EventState,
+    id_of_rank: np.ndarray,
+    past: Past,
+    width: int,
+    abandon_threshold: float,
+) -> None:
+    """Fill the histories of queries in `rows`, which are initially zero.
+
+    Only present titles are written: most histories are far from full.
+    """
+    row, event, back = last_plays(past.start, past.first, states.next, width)
+    at = row, width - back
+    age = (past.time[row] - log.time[event]) / 1000.0
+    rows["history_title"][at] = id_of_rank[log.rank[event]]
+    rows["history_completion"][at] = states.completion[event]
+    rows["history_age"][at] = np.log1p(age)
+    rows["history_sessions"][at] = np.minimum(states.sessions[event], 255)
+    rows["history_abandoned"][at] = states.completion[event] < abandon_threshold
+
+
+def fill_features(
+    rows: np.ndarray, user: tuple[np.ndarray, np.ndarray], context: tuple[np.ndarray, np.ndarray]
+) -> None:
+    """Fill the features of Q rows.
+
+    Args:
+        rows: [Q] rows, changed in place.
+        user: Ids [Q, columns] and standardised numbers [Q, columns] of the users.
+        context: Ids and numbers of the context.
+    """
+    for where, (categories, numbers) in (("user", user), ("context", context)):
+        for name, values in ((f"{where}_categories", categories), (f"{where}_numbers", numbers)):
+            if name in (rows.dtype.names or ()):
+                rows[name] = values

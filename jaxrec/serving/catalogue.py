@@ -1,0 +1,267 @@
+"""Exact best titles of the catalogue for each request, in blocks of titles.
+
+Axis letters: B queries, V titles by popularity rank padded to whole blocks, N titles of a block, M titles to
+leave out, G groups of users with the same eligible titles, k best titles.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec.core.batch import HostBatch, TitleTable
+from jaxrec.core.ids import FIRST_TITLE
+from jaxrec.data.storage.dataset import Arrays, as_words
+from jaxrec.evaluation.correction import Correction
+from jaxrec.runtime.device_batch import transfer
+from jaxrec.runtime.mesh import AXIS, as_global_arrays, replicate
+from jaxrec.runtime.parallel_step import parallelize_queries
+from jaxrec.tasks.base import Task
+
+_CPU_PAIRS, _PAIRS = 2**18, 2**22  # (query, title) pairs that a device scores at a time
+_CPU_QUERIES, _QUERIES = 256, 1024  # per device and step
+_JOINED_PAIRS = 2**12  # pairs where each candidate has a sequence of its own
+# Least sizes of a step, so that few programs are compiled.
+_LEAST_QUERIES, _LEAST_EXCLUDED = 8, 64
+
+
+class TopTitles(NamedTuple):
+    """Best titles of U requests, the best first."""
+
+    id: np.ndarray  # [U, k] int32; 0 after the last eligible title
+    score: np.ndarray  # [U, k] float32; -inf after the last eligible title
+    completion: np.ndarray  # [U, k] float32 predicted completion; NaN without such a head
+
+
+class Exclusions(NamedTuple):
+    """Titles that may not be recommended, by user and by group of users. U users, P pairs."""
+
+    user: np.ndarray  # [P] int64, ascending: user of each title to leave out
+    rank: np.ndarray  # [P] int64 popularity rank of the title
+    group: np.ndarray  # [U] int32 group of each user
+    eligible_GxV: np.ndarray  # bool, by popularity rank: titles that a group may see
+
+    def select(self, users: np.ndarray) -> "Exclusions":
+        """Return the exclusions of the selected users, numbered from 0; `users` ascends."""
+        number = np.full(len(self.group), -1)
+        number[users] = np.arange(len(users))
+        kept = number[self.user] >= 0
+        return self._replace(user=number[self.user[kept]], rank=self.rank[kept], group=self.group[users])
+
+
+class _OnDevice(NamedTuple):
+    """Catalogue on the devices."""
+
+    table: TitleTable
+    id_V: Any  # int32 ids by popularity rank, 0 for padding
+    log_q_V: Any  # float32, of these ids
+    eligible_GxV: Any
+
+
+class CatalogueScorer:
+    """Scorer of requests over the whole catalogue, on all local devices.
+
+    Of titles with equal scores the more popular title comes first, so that results are deterministic. Titles
+    with a NaN score are left out.
+
+    Args:
+        task: Task of the checkpoint.
+        params: Parameters.
+        arrays: Arrays of the catalogue.
+        correction: Rule of the final scores.
+        pairs: (query, title) pairs that a device scores at a time; 0: by the kind of device.
+    """
+
+    def __init__(
+        self, task: Task, params: Any, arrays: Arrays, correction: Correction, pairs: int = 0
+    ) -> None:
+        on_cpu = jax.default_backend() == "cpu"
+        self._queries = _CPU_QUERIES if on_cpu else _QUERIES
+        self._pairs = pairs or (_CPU_PAIRS if on_cpu else _PAIRS)
+        if task.config.model.target_in_sequence:
+            self._pairs, self._queries = min(self._pairs, _JOINED_PAIRS), 16
+        self._task, self._params, self._correction = task, as_global_arrays(params), correction
+        self.titles = len(arrays.id_of_rank)
+        self._table = replicate(arrays.title_table())
+        self._id_V = arrays.id_of_rank
+        self._steps: dict[tuple, Callable] = {}
+        self._eligible: tuple[np.ndarray, int, Any] | None = None
+
+    def top(
+        self, rows: np.ndarray, k: int, exclusions: Exclusions, by_popularity: np.ndarray | None = None
+    ) -> TopTitles:
+        """Return the k best eligible titles of each request.
+
+        Args:
+            rows: [U] Layout.query_dtype().
+            k: Number of titles, at most the number of titles of the catalogue.
+            exclusions: Titles to leave out.
+            by_popularity: [U] bool, requests whose titles are ordered by popularity; their scores are minus
+                the popularity rank. None: no request.
+        """
+        if by_popularity is None:
+            by_popularity = np.zeros(len(rows), bool)
+        batch = self._batch_size(len(rows))
+        block = self._block_size(batch, k)
+        excluded_UxM = _pad_by_user(exclusions, len(rows), self.titles)
+        catalogue = self._on_device(exclusions.eligible_GxV, block)
+        step = self._step(("top", k, block), lambda: _top_step(self._task, self._correction, k, block))
+        outputs = self._run(step, batch, catalogue, rows, excluded_UxM, exclusions.group, by_popularity)
+        return TopTitles(*outputs)
+
+    def scores(self, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """Return the scores [U, N] of the titles `ids` [N] for each request."""
+        batch = self._batch_size(len(rows))
+        step = self._step(("scores",), lambda: _score_step(self._task, self._correction))
+        inputs = self._table, replicate((ids.astype(np.int32), self._correction.log_q_V[ids]))
+        (scores,) = self._run(step, batch, inputs, rows)
+        return scores
+
+    def embed_users(self, rows: np.ndarray) -> np.ndarray:
+        """Return the vectors [U, F] of the users of requests."""
+
+        def make() -> Callable:
+            return lambda params, queries, table: (
+                jax.lax.all_gather(self._task.embed_users(params, queries[0], table), AXIS, tiled=True),
+            )
+
+        step = self._step(("users",), make)
+        (vectors,) = self._run(step, self._batch_size(len(rows)), self._table, rows)
+        return vectors
+
+    def embed_titles(self) -> np.ndarray:
+        """Return the vectors [V, F] of all titles, by id."""
+
+        def make() -> Callable:
+            return lambda params, queries, table: self._task.embed_titles(params, table)
+
+        step = self._step(("titles",), make)
+        host = HostBatch(
+            np.zeros((jax.local_device_count(), 1), np.uint32), np.zeros(jax.local_device_count(), bool)
+        )
+        return np.asarray(step(self._params, transfer((host,)), self._table), np.float32)
+
+    def _step(self, key: tuple, make: Callable[[], Callable]) -> Callable:
+        """Return the mapped step of a key, made once."""
+        if key not in self._steps:
+            like = self._task.abstract_params if self._task.shards_titles else None
+            self._steps[key] = parallelize_queries(make(), like)
+        return self._steps[key]
+
+    def _batch_size(self, users: int) -> int:
+        """Return the number of queries of a step: a power of two per device, so that few programs exist."""
+        devices = jax.local_device_count()
+        per_device = max(-(-users // devices), _LEAST_QUERIES)
+        return devices * min(1 << (per_device - 1).bit_length(), self._queries)
+
+    def _block_size(self, batch: int, k: int) -> int:
+        """Return the number of titles of a block, at least k."""
+        size = self._pairs // (batch // jax.local_device_count())
+        return max(min(size, self.titles), k, 1)
+
+    def _on_device(self, eligible_GxV: np.ndarray, block: int) -> _OnDevice:
+        """Return the catalogue on the devices, cached for the last eligible titles."""
+        if self._eligible is None or self._eligible[1] != block or self._eligible[0] is not eligible_GxV:
+            room = -self.titles % block
+            ids = np.pad(self._id_V, (0, room))
+            eligible = np.pad(eligible_GxV, ((0, 0), (0, room)))
+            arrays = replicate((ids, self._correction.log_q_V[ids].astype(np.float32), eligible))
+            self._eligible = eligible_GxV, block, _OnDevice(self._table, *arrays)
+        return self._eligible[2]
+
+    def _run(
+        self, step: Callable, batch: int, inputs: Any, rows: np.ndarray, *columns: np.ndarray
+    ) -> list[np.ndarray]:
+        """Run a step on padded batches of rows, and concatenate its outputs.
+
+        The device computes the next batch while the host reads the outputs.
+        """
+        outputs: list[Any] = []
+        previous = None
+        for queries in _batches(rows, columns, batch):
+            current = step(self._params, transfer(queries), inputs)
+            if previous is not None:
+                outputs.append(jax.device_get(previous))
+            previous = current
+        outputs.append(jax.device_get(previous))
+        return [np.concatenate(parts)[: len(rows)] for parts in zip(*outputs, strict=True)]
+
+
+def _batches(rows: np.ndarray, columns: tuple[np.ndarray, ...], batch: int) -> Iterator[tuple]:
+    """Yield host batches and their columns, padded to `batch` queries."""
+    for first in range(0, max(len(rows), 1), batch):
+        words = as_words(rows[first : first + batch])
+        room = batch - len(words)
+        host = HostBatch(np.pad(words, ((0, room), (0, 0))), np.arange(batch) < len(words))
+        parts = [column[first : first + batch] for column in columns]
+        yield host, *(np.pad(x, ((0, room), *((0, 0),) * (x.ndim - 1))) for x in parts)
+
+
+def _pad_by_user(exclusions: Exclusions, users: int, titles: int) -> np.ndarray:
+    """Return the excluded ranks of each user, [U, M] int32, padded with `titles`.
+
+    M is a power of two, so that few programs are compiled.
+    """
+    count = np.bincount(exclusions.user, minlength=users)
+    most = max(int(count.max(initial=0)), _LEAST_EXCLUDED)
+    out = np.full((users, 1 << (most - 1).bit_length()), titles, np.int32)
+    start = np.cumsum(count) - count
+    out[exclusions.user, np.arange(len(exclusions.user)) - start[exclusions.user]] = exclusions.rank
+    return out
+
+
+def _top_step(task: Task, correction: Correction, k: int, block: int) -> Callable:
+    """Return a step `(params, (host, excluded, group, by popularity), catalogue) -> fields of TopTitles`."""
+
+    def step(params: Any, queries: tuple[Any, ...], catalogue: _OnDevice) -> tuple[jax.Array, ...]:
+        host, excluded_BxM, group_B, popular_B = queries
+        table = catalogue.table
+        encoded = task.encode_queries(params, host, table)
+        B, query_Bx1 = len(group_B), jnp.arange(len(group_B))[:, None]
+
+        def merge(best: tuple[jax.Array, jax.Array], start: jax.Array) -> tuple[Any, None]:
+            id_N, log_q_N = (
+                jax.lax.dynamic_slice_in_dim(x, start, block) for x in (catalogue.id_V, catalogue.log_q_V)
+            )
+            eligible_GxN = jax.lax.dynamic_slice_in_dim(catalogue.eligible_GxV, start, block, axis=1)
+            column_BxM = excluded_BxM - start
+            column_BxM = jnp.where((column_BxM >= 0) & (column_BxM < block), column_BxM, block)
+            kept_BxN = jnp.ones((B, block), bool).at[query_Bx1, column_BxM].set(False, mode="drop")
+            kept_BxN &= eligible_GxN[group_B] & (id_N >= FIRST_TITLE)
+            score_BxN = task.score_titles(params, encoded, table, correction.head, id_N)
+            score_BxN = (correction.scale * score_BxN + log_q_N).astype(jnp.float32)
+            score_BxN = jnp.where(popular_B[:, None], -(start + jnp.arange(block)), score_BxN)
+            score_BxN = jnp.where(kept_BxN & ~jnp.isnan(score_BxN), score_BxN, -jnp.inf)
+            score_BxK, column_BxK = jax.lax.top_k(score_BxN, k)
+            # The best of earlier blocks come first, and top_k puts the first of equal scores first.
+            joined_BxK = jnp.concatenate([best[0], score_BxK], axis=1)
+            rank_BxK = jnp.concatenate([best[1], start + column_BxK], axis=1)
+            score_BxK, place_BxK = jax.lax.top_k(joined_BxK, k)
+            return (score_BxK, jnp.take_along_axis(rank_BxK, place_BxK, axis=1)), None
+
+        nothing = jnp.full((B, k), -jnp.inf, jnp.float32), jnp.zeros((B, k), jnp.int32)
+        starts = jnp.arange(0, len(catalogue.id_V), block, dtype=jnp.int32)
+        (score_Bxk, rank_Bxk), _ = jax.lax.scan(merge, nothing, starts)
+        id_Bxk = jnp.where(score_Bxk > -jnp.inf, catalogue.id_V[rank_Bxk], 0)
+        completion_Bxk = task.predict_completion(params, encoded, table, id_Bxk)
+        if completion_Bxk is None:
+            completion_Bxk = jnp.full(id_Bxk.shape, jnp.nan)
+        outputs = id_Bxk, score_Bxk, completion_Bxk.astype(jnp.float32)
+        return jax.lax.all_gather(outputs, AXIS, tiled=True)
+
+    return step
+
+
+def _score_step(task: Task, correction: Correction) -> Callable:
+    """Return a step `(params, (host,), (table, (ids, log q))) -> scores [B, N]`."""
+
+    def step(params: Any, queries: tuple[HostBatch], inputs: tuple[TitleTable, Any]) -> tuple[jax.Array]:
+        table, (id_N, log_q_N) = inputs
+        encoded = task.encode_queries(params, queries[0], table)
+        score_BxN = task.score_titles(params, encoded, table, correction.head, id_N)
+        score_BxN = correction.scale * score_BxN + log_q_N
+        return (jax.lax.all_gather(score_BxN.astype(jnp.float32), AXIS, tiled=True),)
+
+    return step

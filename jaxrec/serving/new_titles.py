@@ -1,0 +1,59 @@
+"""Titles launched since the training, served from their metadata."""
+
+from typing import Any
+
+import numpy as np
+
+from jaxrec.config.schema import Config
+from jaxrec.core.errors import InputError
+from jaxrec.core.ids import FIRST_TITLE, TITLE_ID
+from jaxrec.core.row_format import Layout
+from jaxrec.data.events.stored_vocabulary import StoredVocabulary
+from jaxrec.data.storage.dataset import Arrays
+from jaxrec.sources.histories import read_catalogue, title_rows
+
+
+def append_titles(
+    arrays: Arrays, titles: Any, config: Config, layout: Layout, categories: dict[str, list]
+) -> Arrays:
+    """Append the titles of a table that the catalogue does not have.
+
+    The new titles have ids after all others and the last popularity ranks, in the order of the table. A model
+    reads their features; the id of a new title is unknown to the model.
+
+    Args:
+        arrays: Arrays of the catalogue.
+        titles: Table of titles, in the columns of the config's titles table.
+        config: Config of the checkpoint.
+        layout: Layout of the rows.
+        categories: Values of each categorical feature, in the order of their ids.
+
+    Raises:
+        InputError: The table is invalid, or the model reads no feature of titles but the id.
+    """
+    read = [
+        s.name for s in layout.of("title") if not config.model.features or s.name in config.model.features
+    ]
+    if not set(read) - {TITLE_ID}:
+        raise InputError("titles: the model reads no feature of a title but its id; a new title is unknown")
+    table = read_catalogue(config.source, config.features, titles)
+    new = title_rows(table.key, arrays.title_key) < 0
+    if not new.any():
+        return arrays
+    wide, tall = StoredVocabulary(layout, categories).encode_titles(table.features, len(new))
+    try:
+        key = table.key[new].astype(np.int64 if arrays.title_key.dtype.kind in "iu" else str)
+    except ValueError as error:
+        raise InputError(f"titles: {error}; allowed: whole numbers, as in the training") from error
+    first = len(arrays.rank_of_id)
+    rank_of_id = np.concatenate([arrays.rank_of_id, len(arrays.id_of_rank) + np.arange(len(key))])
+    rank_of_id[:FIRST_TITLE] = len(rank_of_id)
+    return Arrays(
+        np.concatenate([arrays.title_key, key]),
+        np.concatenate([arrays.title_runtime, table.runtime[new]]),
+        np.concatenate([arrays.title_plays, np.zeros(len(key), np.int64)]),
+        rank_of_id.astype(np.int32),
+        np.concatenate([arrays.id_of_rank, first + np.arange(len(key))]).astype(np.int32),
+        np.concatenate([arrays.title_categories, wide[new]]),
+        np.concatenate([arrays.title_numbers, tall[new]]),
+    )

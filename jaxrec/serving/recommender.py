@@ -1,0 +1,344 @@
+"""Recommendations of a trained checkpoint, in the caller's own ids."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from jaxrec.checkpoints.checkpointer import Checkpointer
+from jaxrec.config.serialization import from_json
+from jaxrec.core.errors import InputError
+from jaxrec.core.ids import FIRST_TITLE
+from jaxrec.core.paths import AnyPath, as_path
+from jaxrec.data.events.user_groups import GROUP_ROWS
+from jaxrec.evaluation.correction import Correction
+from jaxrec.serving import diversity as mmr
+from jaxrec.serving.catalogue import CatalogueScorer, Exclusions, TopTitles
+from jaxrec.serving.filters import Filters, TitleFilter
+from jaxrec.serving.new_titles import append_titles
+from jaxrec.serving.pages import TOP_PICKS, PageLayout, find_genres, page_rows
+from jaxrec.serving.requests import RequestBuilder, RequestCounts, Requests
+from jaxrec.sources.histories import title_rows
+from jaxrec.tasks.loading import CHECKPOINTS, LoadedCheckpoint, load_checkpoint
+
+POPULARITY = "popularity"
+_MMR_CANDIDATES = 5  # candidates of a diverse list, in multiples of its length
+_PAGE_CANDIDATES = 4  # candidates of a page, in multiples of its titles
+_NO_EMPTY_HISTORY = "sequences"  # rows of tasks that are never trained on an empty history
+
+
+@dataclass
+class Recommendations:
+    """Recommended titles, one per row.
+
+    Args:
+        columns: user, rank from 1, title, score, completion, reason, and empty_history; of pages also row,
+            from 1. The score is NaN where the order is that of popularity, and the completion is NaN without
+            a completion head.
+        counts: Counts of users, plays and skipped plays, for the whole call so far.
+    """
+
+    columns: dict[str, np.ndarray]
+    counts: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.columns[name]
+
+
+class Recommender:
+    """Recommender of titles for any users, from a checkpoint alone.
+
+    Args:
+        loaded: Checkpoint.
+        titles: Table of titles; those launched since the training are served from their features. None: the
+            titles of the training.
+    """
+
+    def __init__(self, loaded: LoadedCheckpoint, titles: Any = None) -> None:
+        self.config, self.arrays, self.step = loaded.config, loaded.arrays, loaded.step
+        self._task, self._categories = loaded.task, loaded.meta["categories"]
+        layout = loaded.task.layout
+        if titles is not None:
+            self.arrays = append_titles(self.arrays, titles, self.config, layout, self._categories)
+        self.correction = _correction(loaded, len(self.arrays.rank_of_id))
+        self._scorer = CatalogueScorer(loaded.task, loaded.params, self.arrays, self.correction)
+        self._builder = RequestBuilder(self.config, layout, self.arrays, self._categories)
+        self._unit: np.ndarray | None = None
+
+    @classmethod
+    def load(cls, workdir: str | AnyPath, which: str | None = None, titles: Any = None) -> "Recommender":
+        """Load a checkpoint.
+
+        Args:
+            workdir: Folder of the training run.
+            which: "best" or "last" checkpoint. None: the value of the config; "last" if there is no best.
+            titles: Table of titles in the columns of the config's titles table; those launched since the
+                training are served from their features. None: the titles of the training.
+
+        Raises:
+            InputError: There is no such checkpoint, or the table is invalid.
+        """
+        if which is None:
+            with Checkpointer(as_path(workdir) / CHECKPOINTS) as checkpoints:
+                which = from_json(checkpoints.restore_meta("last")["config"]).evaluate.checkpoint
+                which = which if checkpoints.best_step() is not None else "last"
+        return cls(load_checkpoint(workdir, which), titles)
+
+    @property
+    def titles(self) -> np.ndarray:
+        """Keys of all titles that can be recommended."""
+        return self.arrays.title_key
+
+    def with_names(self, columns: dict[str, np.ndarray], names: np.ndarray | None) -> dict[str, np.ndarray]:
+        """Return columns with the names of titles, [V] in the order of `titles`, after the titles."""
+        if names is None:
+            return columns
+        name = names[title_rows(columns["title"], self.arrays.title_key)]
+        at = [*columns].index("title") + 1
+        items = [*columns.items()]
+        return dict([*items[:at], ("name", name), *items[at:]])
+
+    # ------------------------------------------------------------ recommending
+
+    def recommend(
+        self, histories: Any, k: int = 20, filters: Filters | None = None, *, users: Any = None,
+        now: Any = None, diversity: float = 0.0, page: PageLayout | None = None,
+    ) -> Recommendations:  # fmt: skip
+        """Recommend k titles to each user.
+
+        Args:
+            histories: Plays in the columns of the config: a CSV or Parquet file, a folder or a glob; a table
+                of polars, pandas or Arrow; or a dict of columns.
+            k: Number of titles of a user, at most the number of titles.
+            filters: Titles that may be recommended. None: no title that the user has played.
+            users: Users table, as `histories`, or a sequence of users. Users without plays are served too.
+                Columns with user features, the context of the request, "region" and the time of the request
+                are read where they exist. None: the users of the histories.
+            now: Time of the requests where the users table has none: milliseconds since 1970, a datetime or
+                an ISO 8601 string. Plays at or after it are left out. None: just after the user's last play.
+            diversity: From 0 to 1, the weight of dissimilarity in a list (`serving.diversity.rerank`).
+            page: Size of pages of named rows in place of lists of k titles; None: lists.
+
+        Raises:
+            InputError: A table or a value is invalid.
+        """
+        groups = [*self.stream(histories, k, filters, users=users, now=now, diversity=diversity, page=page)]
+        columns = {name: np.concatenate([g[name] for g in groups]) for name in groups[0].columns}
+        return Recommendations(columns, groups[-1].counts)
+
+    def stream(
+        self, histories: Any, k: int = 20, filters: Filters | None = None, *, users: Any = None,
+        now: Any = None, diversity: float = 0.0, page: PageLayout | None = None, group_rows: int = GROUP_ROWS,
+    ) -> Iterator[Recommendations]:  # fmt: skip
+        """Yield the recommendations of groups of users, so that memory does not grow with users.
+
+        Arguments as for `recommend`; `group_rows` is the number of plays in memory at a time.
+        """
+        if not 1 <= k <= self._scorer.titles:
+            raise InputError(f"k={k}; allowed: 1 to {self._scorer.titles}, the number of titles")
+        if not 0.0 <= diversity <= 1.0:
+            raise InputError(f"diversity={diversity:g}; allowed: 0 to 1")
+        at = milliseconds_of(now)
+        title_filter = TitleFilter(filters or Filters(), self.config, self.arrays, at)
+        counts, empty_lists, is_first = RequestCounts(), 0, True
+        for made in self._builder.read(histories, users, at, counts, group_rows):
+            exclusions, is_first = title_filter.exclusions(made), False
+            if page is None:
+                columns = self._lists(made, exclusions, k, diversity)
+            else:
+                columns = self._pages(made, exclusions, page)
+            empty_lists += len(made.key) - len(np.unique(columns["user"]))
+            yield Recommendations(columns, counts.to_json() | {"empty_lists": empty_lists})
+        if is_first:
+            raise InputError("histories: no user; allowed: at least one row of histories or of users")
+
+    def _top(self, made: Requests, exclusions: Exclusions, k: int) -> tuple[TopTitles, np.ndarray]:
+        """Return the k best titles of each request, and a mask [U] of requests served by popularity."""
+        popular = made.is_empty & (self._task.layout.examples == _NO_EMPTY_HISTORY)
+        top = self._scorer.top(made.rows, k, exclusions, popular)
+        failed = np.flatnonzero(made.is_empty & (top.id[:, 0] == 0) & ~popular)
+        if len(failed):  # the model has no finite score for an empty history
+            again = self._scorer.top(
+                made.rows[failed], k, exclusions.select(failed), np.ones(len(failed), bool)
+            )
+            for column, values in zip(top, again, strict=True):
+                column[failed] = values
+            popular[failed] = True
+        return top._replace(score=np.where(popular[:, None], np.nan, top.score)), popular
+
+    def _lists(
+        self, made: Requests, exclusions: Exclusions, k: int, diversity: float
+    ) -> dict[str, np.ndarray]:
+        candidates = min(k * _MMR_CANDIDATES, self._scorer.titles) if diversity else k
+        top, popular = self._top(made, exclusions, candidates)
+        if diversity:
+            score = np.where(popular[:, None], -np.arange(candidates, dtype=np.float32), top.score)
+            place = mmr.rerank(top.id, score, self._unit_vectors(), k, diversity)
+            top = TopTitles(*(np.take_along_axis(column, place, axis=1) for column in top))
+        user, place = np.nonzero(top.id > 0)
+        reason = np.where(popular, POPULARITY, TOP_PICKS)[user]
+        return self._columns(made, user, place, top, popular, reason)
+
+    def _pages(self, made: Requests, exclusions: Exclusions, page: PageLayout) -> dict[str, np.ndarray]:
+        number = min(page.rows * page.width * _PAGE_CANDIDATES, self._scorer.titles)
+        top, popular = self._top(made, exclusions, number)
+        genres = find_genres(self._task.layout, self.arrays, self._categories)
+        parts: dict[str, list[np.ndarray]] = {n: [] for n in ("user", "place", "row", "rank", "reason")}
+        rows = page_rows(top.id, made.played, self.arrays, self._unit_vectors(), genres, page)
+        for number, (reasons, places) in enumerate(rows):
+            user, column = np.nonzero(places >= 0)
+            reason = np.where(popular & (reasons == TOP_PICKS), POPULARITY, reasons)[user]
+            values = user, places[user, column], np.full(len(user), number), column + 1, reason
+            for part, value in zip(parts.values(), values, strict=True):
+                part.append(value)
+        joined = {name: np.concatenate(values) for name, values in parts.items()}
+        order = np.lexsort((joined["rank"], joined["row"], joined["user"]))
+        user, place, row, rank, reason = (values[order] for values in joined.values())
+        columns = self._columns(made, user, place, top, popular, reason)
+        # Rows are numbered from 1 without gaps: a row of a user may be empty.
+        new_row = np.append(True, (row[1:] != row[:-1]) | (user[1:] != user[:-1])) if len(row) else row
+        count = np.cumsum(new_row)
+        first = count[np.searchsorted(user, user)] if len(user) else count
+        return {"user": columns.pop("user"), "row": count - first + 1, **columns, "rank": rank}
+
+    def _columns(
+        self, made: Requests, user: np.ndarray, place: np.ndarray, top: TopTitles, popular: np.ndarray,
+        reason: np.ndarray,
+    ) -> dict[str, np.ndarray]:  # fmt: skip
+        return {
+            "user": made.key[user],
+            "rank": place + 1,
+            "title": self.arrays.title_key[top.id[user, place] - FIRST_TITLE],
+            "score": top.score[user, place],
+            "completion": top.completion[user, place],
+            "reason": reason,
+            "empty_history": made.is_empty[user],
+        }
+
+    # ------------------------------------------------------------ scores and vectors
+
+    def score(
+        self, histories: Any, titles: Any, *, users: Any = None, now: Any = None
+    ) -> dict[str, np.ndarray]:
+        """Score titles for each user.
+
+        Args:
+            histories: As for `recommend`.
+            titles: Sequence of titles.
+            users: As for `recommend`.
+            now: As for `recommend`.
+
+        Returns:
+            Columns user, title and score, one row for each user and title. A score orders the titles of one
+            user.
+
+        Raises:
+            InputError: A title is unknown.
+        """
+        ids = self._ids(titles)
+        parts: list[tuple[np.ndarray, ...]] = []
+        for made in self._builder.read(histories, users, milliseconds_of(now)):
+            scores = self._scorer.scores(made.rows, ids)
+            user, title = np.indices(scores.shape).reshape(2, -1)
+            parts.append(
+                (made.key[user], self.arrays.title_key[ids[title] - FIRST_TITLE], scores.reshape(-1))
+            )
+        columns = (np.concatenate(values) for values in zip(*parts, strict=True))
+        return dict(zip(("user", "title", "score"), columns, strict=True))
+
+    def similar(self, titles: Any, k: int = 10) -> dict[str, np.ndarray]:
+        """Return the k titles that are most similar to each title, by the cosine of their vectors.
+
+        Returns:
+            Columns title, rank from 1, similar and cosine. Ties are in order of popularity.
+
+        Raises:
+            InputError: A title is unknown, or k is too large.
+        """
+        if not 1 <= k < self._scorer.titles:
+            raise InputError(f"k={k}; allowed: 1 to {self._scorer.titles - 1}")
+        ids, unit = self._ids(titles), self._unit_vectors()
+        by_rank = self.arrays.id_of_rank
+        cosine = unit[ids] @ unit[by_rank].T
+        cosine[by_rank[None] == ids[:, None]] = -np.inf
+        best = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
+        key = self.arrays.title_key
+        return {
+            "title": np.repeat(key[ids - FIRST_TITLE], k),
+            "rank": np.tile(np.arange(1, k + 1), len(ids)),
+            "similar": key[by_rank[best] - FIRST_TITLE].reshape(-1),
+            "cosine": np.take_along_axis(cosine, best, axis=1).reshape(-1),
+        }
+
+    def embed(self, *, users: Any = None, titles: Any = None) -> np.ndarray:
+        """Return the vectors of users or of titles, [N, F] float32.
+
+        Args:
+            users: Histories, as for `recommend`; one vector per user, in the order in which users first
+                appear.
+            titles: Sequence of titles.
+
+        Raises:
+            InputError: Not exactly one of both is given, a title is unknown, or the model has no vector of a
+                user.
+        """
+        if (users is None) == (titles is None):
+            raise InputError("embed: give either users or titles")
+        if titles is not None:
+            return self._scorer.embed_titles()[self._ids(titles)]
+        parts = [self._scorer.embed_users(made.rows) for made in self._builder.read(users)]
+        return np.concatenate(parts)
+
+    def _ids(self, titles: Any) -> np.ndarray:
+        """Return the ids of titles; raise InputError for an unknown title."""
+        titles = list(titles)
+        rows = title_rows(titles, self.arrays.title_key)
+        if (rows < 0).any():
+            raise InputError(
+                f"title {titles[int(np.argmin(rows))]!r} is unknown; allowed: the titles of the training, "
+                f"such as {self.arrays.title_key[0].item()!r}"
+            )
+        return rows + FIRST_TITLE
+
+    def _unit_vectors(self) -> np.ndarray:
+        """Return the vectors [V, F] of all titles, of length 1, by id."""
+        if self._unit is None:
+            self._unit = mmr.unit_vectors(self._scorer.embed_titles())
+        return self._unit
+
+
+def milliseconds_of(time: Any) -> int | None:
+    """Convert a time to milliseconds since 1970; a time without an offset is UTC.
+
+    Args:
+        time: Whole milliseconds, a datetime, an ISO 8601 string, or None.
+
+    Raises:
+        InputError: The value is not a time.
+    """
+    if time is None or isinstance(time, int | np.integer):
+        return time if time is None else int(time)
+    try:
+        when = time if isinstance(time, datetime) else datetime.fromisoformat(str(time))
+    except ValueError as error:
+        raise InputError(f"now={time!r}; allowed: a time such as '2024-01-31T20:00:00Z'") from error
+    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _correction(loaded: LoadedCheckpoint, ids: int) -> Correction:
+    """Return the rule that orders all titles of the catalogue, for `ids` title ids.
+
+    The log density of a new title is the least of the training's titles.
+    """
+    correction = getattr(loaded, "correction", None)
+    if correction is None:
+        heads = loaded.task.ranking_heads
+        head = "ctr" if "ctr" in heads else (*heads, "")[0]
+        correction = Correction(head, 1.0, np.zeros(loaded.task.layout.num_titles, np.float32))
+    log_q_V = correction.log_q_V
+    if log_q_V is None:
+        log_q_V = np.zeros(loaded.task.layout.num_titles, np.float32)
+    new = np.full(ids - len(log_q_V), log_q_V[FIRST_TITLE:].min(), log_q_V.dtype)
+    return correction._replace(log_q_V=np.concatenate([log_q_V, new]))

@@ -1,0 +1,243 @@
+"""Requests of users: rows for the model, made from watch histories by a checkpoint's vocabulary."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxrec.config.schema import Config, Tables, Tfds
+from jaxrec.core.errors import InputError
+from jaxrec.core.hashing import of_keys
+from jaxrec.core.ids import FIRST_TITLE, MISSING
+from jaxrec.core.row_format import Layout
+from jaxrec.core.tables import Drops, Interactions, Titles, Users
+from jaxrec.data.events.cleaning import COPY, UNKNOWN_TITLE, CleanChunk, clean, drop_copies
+from jaxrec.data.events.event_log import Log, TitleStats
+from jaxrec.data.events.stored_vocabulary import EncodedColumns, StoredVocabulary
+from jaxrec.data.events.user_groups import GROUP_ROWS, Chunk, user_groups, user_keys
+from jaxrec.data.examples import requests
+from jaxrec.data.storage.dataset import Arrays
+from jaxrec.sources.histories import REGION, TIME, Histories
+
+LATER = "play at or after the time of the request"
+
+
+class Requests(NamedTuple):
+    """Requests of U users, in the order in which the users first appear."""
+
+    key: np.ndarray  # [U] the caller's users, whole numbers or strings
+    rows: np.ndarray  # [U] Layout.query_dtype()
+    played: requests.PlayedTitles  # before the requests; `user` is an index into `key`
+    region: np.ndarray  # [U] strings, "" where not known
+
+    @property
+    def is_empty(self) -> np.ndarray:
+        """Mask [U] of users without a known title in their history."""
+        return np.bincount(self.played.user, minlength=len(self.key)) == 0
+
+
+@dataclass
+class RequestCounts:
+    """Counts over all requests."""
+
+    users: int = 0
+    plays: int = 0  # read, in rows
+    skipped: Drops = field(default_factory=Drops)  # plays left out, by reason
+    empty_histories: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts as values for JSON."""
+        return {
+            "users": self.users,
+            "plays": self.plays,
+            "plays_of_unknown_titles": self.skipped.counts.get(UNKNOWN_TITLE, 0),
+            "plays_skipped": dict(sorted(self.skipped.counts.items())),
+            "empty_histories": self.empty_histories,
+        }
+
+
+class RequestBuilder:
+    """Builder of requests from tables of plays and users.
+
+    Args:
+        config: Config of the checkpoint.
+        layout: Layout of the rows.
+        arrays: Arrays of the catalogue.
+        categories: Values of each categorical feature, in the order of their ids.
+    """
+
+    def __init__(self, config: Config, layout: Layout, arrays: Arrays, categories: dict[str, list]) -> None:
+        self._config, self._layout, self._arrays = config, layout, arrays
+        self._vocabulary = StoredVocabulary(layout, categories)
+        self._titles = Titles(arrays.title_key, arrays.title_runtime)
+        self._rank_of_row = arrays.rank_of_id[FIRST_TITLE:].astype(np.int64)
+        # Plays at one time are ordered by key: the order of the source's titles is not stored.
+        self._order_of_row = np.argsort(np.argsort(arrays.title_key, kind="stable"), kind="stable")
+        row_of_rank = arrays.id_of_rank - FIRST_TITLE
+        self._catalogue = TitleStats(
+            arrays.title_runtime[row_of_rank], arrays.id_of_rank, 0, of_keys(arrays.title_key)[row_of_rank]
+        )
+        source = config.source
+        self._has_completion = not isinstance(source, Tfds) and (
+            not isinstance(source, Tables) or bool(source.columns.seconds)
+        )
+
+    def read(
+        self, plays: Any, users: Any = None, now: int | None = None, counts: RequestCounts | None = None,
+        group_rows: int = GROUP_ROWS,
+    ) -> Iterator[Requests]:  # fmt: skip
+        """Yield the requests of all users, in groups of bounded size.
+
+        Args:
+            plays: Histories, as for `sources.histories.Histories`.
+            users: Users table, or a sequence of users; users without plays are served too.
+            now: Time of the requests in milliseconds, where the users table gives no time; plays at or after
+                it are left out. None: just after the last play of each user.
+            counts: Counts, changed in place.
+            group_rows: Rows of plays and users in memory at a time.
+
+        Raises:
+            InputError: A table is invalid.
+        """
+        counts = RequestCounts() if counts is None else counts
+        histories = Histories(
+            self._config.source, self._config.features, plays, users, self._arrays.title_key
+        )
+
+        def chunks() -> Iterator[Chunk]:
+            yield from histories.interactions()
+            for reason, count in histories.drops.counts.items():
+                counts.skipped.add(reason, count, histories.drops.examples[reason])
+                counts.plays += count
+            yield from histories.users()
+
+        for group in user_groups(chunks(), group_rows):
+            built = self.build(group, now, counts)
+            counts.users += len(built.key)
+            counts.empty_histories += int(built.is_empty.sum())
+            yield built
+
+    def build(self, group: list[Chunk], now: int | None, counts: RequestCounts) -> Requests:
+        """Build the requests of complete users.
+
+        Args:
+            group: All plays of the users, and their rows of the users table.
+            now: As in `read`.
+            counts: Counts of plays, changed in place.
+        """
+        plays = [chunk for chunk in group if isinstance(chunk, Interactions)]
+        counts.plays += sum(len(chunk.user) for chunk in plays)
+        cleaned = [
+            clean(c, self._titles, self._config.data, counts.skipped, self._has_completion) for c in plays
+        ]
+        keys = np.concatenate([_as_text(user_keys(chunk)) for chunk in group])
+        key_hash = np.concatenate([of_keys(user_keys(chunk)) for chunk in group])
+        hashes, first = np.unique(key_hash, return_index=True)  # the users of the log are in order of hash
+        appearance = np.argsort(first, kind="stable")
+        declared = self._users(group, hashes)
+        time = declared.time
+        if now is not None:
+            time = np.where(time == MISSING, now, time)
+        log, context = self._log(cleaned, hashes, time, counts)
+        first_event = np.searchsorted(log.user, np.arange(len(hashes)))
+        last_event = np.searchsorted(log.user, np.arange(len(hashes)), side="right") - 1
+        has_plays = last_event >= first_event
+        after_last = np.zeros(len(hashes), np.int64)
+        after_last[has_plays] = log.time[last_event[has_plays]] + 1
+        time = np.where(time == MISSING, after_last, time)
+        at_request = self._vocabulary.encode("context", {}, len(hashes))
+        for target, source in zip(at_request, context, strict=True):
+            target[has_plays] = source[last_event[has_plays]]
+        at_request = at_request.replaced_by(declared.context)
+        log = log._replace(
+            user_categories=declared.features.categories, user_numbers=declared.features.numbers
+        )
+        rows, played = requests.build(
+            log, self._catalogue, self._layout, self._config.data, time,
+            (at_request.categories, at_request.numbers),
+        )  # fmt: skip
+        return _reordered(Requests(keys[first], rows, played, declared.region), appearance)
+
+    def _log(
+        self, chunks: list[CleanChunk], hashes: np.ndarray, time_of_user: np.ndarray, counts: RequestCounts
+    ) -> tuple[Log, EncodedColumns]:
+        """Return the sorted log without duplicates, and the encoded context of its plays."""
+        user = np.searchsorted(hashes, _joined([c.user_hash for c in chunks], np.uint64))
+        title, time, viewed = (
+            _joined([getattr(c, name) for c in chunks], np.int64) for name in ("title", "time", "viewed")
+        )
+        encoded = [self._vocabulary.encode("context", c.context, len(c.time)) for c in chunks]
+        encoded = encoded or [self._vocabulary.encode("context", {}, 0)]
+        context = EncodedColumns(*(np.concatenate(columns) for columns in zip(*encoded, strict=True)))
+        order = drop_copies(
+            user, self._order_of_row[title], time, viewed, context.categories, context.numbers
+        )
+        counts.skipped.add(COPY, len(user) - len(order), "")
+        is_past = (time[order] < time_of_user[user[order]]) | (time_of_user[user[order]] == MISSING)
+        counts.skipped.add(LATER, int((~is_past).sum()), "")
+        order = order[is_past]
+        none = np.empty((0, 0))
+        log = Log(
+            hashes, np.zeros(len(hashes), np.int8), user[order], self._rank_of_row[title[order]],
+            time[order], viewed[order], none, none, none, none,
+        )  # fmt: skip
+        return log, context.select(order)
+
+    def _users(self, group: list[Chunk], hashes: np.ndarray) -> "_DeclaredUsers":
+        """Return the values of the users table, in the order of `hashes`."""
+        users = len(hashes)
+        out = _DeclaredUsers(
+            self._vocabulary.encode("user", {}, users),
+            self._vocabulary.encode("context", {}, users),
+            np.full(users, "", object),
+            np.full(users, MISSING),
+        )
+        seen = np.zeros(users, bool)
+        for chunk in group:
+            if not isinstance(chunk, Users):
+                continue
+            at = np.searchsorted(hashes, of_keys(chunk.key))
+            if seen[at].any() or len(np.unique(at)) < len(at):
+                raise InputError("users: a user has two rows; allowed: one row per user")
+            seen[at] = True
+            for encoded, where in ((out.features, "user"), (out.context, "context")):
+                columns = self._vocabulary.encode(where, chunk.features, len(at))
+                for target, source in zip(encoded, columns, strict=True):
+                    target[at] = source
+            if REGION in chunk.features:
+                out.region[at] = chunk.features[REGION].astype(str)
+            if TIME in chunk.features:
+                out.time[at] = chunk.features[TIME]
+        return out._replace(region=out.region.astype(str))
+
+
+class _DeclaredUsers(NamedTuple):
+    """Values of the users table for U users."""
+
+    features: EncodedColumns
+    context: EncodedColumns  # of the request
+    region: np.ndarray  # [U] strings, "" where missing
+    time: np.ndarray  # [U] int64 milliseconds of the request, MISSING where not declared
+
+
+def _reordered(made: Requests, order: np.ndarray) -> Requests:
+    """Return the requests in the order `order` [U] of their users."""
+    number = np.empty(len(order), np.int64)
+    number[order] = np.arange(len(order))
+    rows = made.rows[order]
+    rows["user"] = np.arange(len(order))
+    user = number[made.played.user]
+    by_user = np.argsort(user, kind="stable")
+    played = requests.PlayedTitles(user, *made.played[1:])
+    return Requests(
+        made.key[order], rows, requests.PlayedTitles(*(x[by_user] for x in played)), made.region[order]
+    )
+
+
+def _as_text(keys: np.ndarray) -> np.ndarray:
+    return np.char.decode(keys, "utf-8") if keys.dtype.kind == "S" else keys
+
+
+def _joined(columns: list[np.ndarray], dtype: type) -> np.ndarray:
+    return np.concatenate([np.empty(0, dtype), *columns])

@@ -1,0 +1,200 @@
+"""Watch histories to serve: plays and users in a config's own columns, from files or tables in memory."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from jaxrec.config import schema
+from jaxrec.core.errors import InputError
+from jaxrec.core.tables import Titles
+from jaxrec.sources import kuairand
+from jaxrec.sources.columns import ColumnRequest, feature_requests
+from jaxrec.sources.frames import to_frame
+from jaxrec.sources.table import SourceTable, table_types
+from jaxrec.sources.tables import SourceTitles, ThreeTables, log_requests, read_titles
+
+REGION = "region"  # column of the users table that licences are read by
+TIME = "time of the request"  # feature name of the column of the users table with the name of the plays' time
+Source = schema.Simulator | schema.Tables | schema.KuaiRand | schema.Tfds
+
+
+class Histories(ThreeTables):
+    """Plays of users, of titles that are known already.
+
+    The columns of the plays are those of the config's log. The simulator has the default columns of
+    `config.Columns`. Context features are columns of the plays, and of the users table for the context of the
+    request; both are optional. User features, REGION and the time of the request are optional columns of the
+    users table.
+    """
+
+    def __init__(
+        self, source: Source, features: tuple[schema.Feature, ...], plays: Any, users: Any = None,
+        title_key: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
+        """Open the tables and check their columns.
+
+        Args:
+            source: Source of the config, whose columns are read.
+            features: Declared features.
+            plays: File, folder or glob of CSV or Parquet; or a table of polars, pandas or Arrow, or a dict of
+                columns.
+            users: Table of users, as `plays`, or a sequence of users; None: the users of the plays.
+            title_key: [V] keys of the known titles; `Interactions.title` is an index into it.
+
+        Raises:
+            InputError: A table or a column is invalid.
+        """
+        log, context, unit, seconds = _columns_of(source, features)
+        plays_table = _open("histories", plays, log, context, unit)
+        users_table = None
+        if users is not None:
+            key = log["user"]._replace(column=_user_key(source))
+            if isinstance(users, Sequence | np.ndarray) and not isinstance(users, str):
+                users = pl.DataFrame({key.column.split("|")[0]: np.asarray(users)})
+            region = ColumnRequest(REGION, "category", "licences")
+            time = ColumnRequest(log["time"].column, "time", "histories")
+            requests = context | feature_requests(features, "user") | {REGION: region, TIME: time}
+            users_table = _open("users", users, {"user": key}, requests, unit)
+        super().__init__(plays_table, None, users_table, seconds=seconds)
+        keys = np.empty(0, np.int64) if title_key is None else title_key
+        self._catalogue = SourceTitles(pl.Series(keys), np.full(len(keys), np.nan), {})
+
+
+def _columns_of(
+    source: Source, features: tuple[schema.Feature, ...]
+) -> tuple[dict[str, ColumnRequest], dict[str, ColumnRequest], str, float]:
+    """Return the columns of plays by role and by context feature.
+
+    Returns:
+        Roles, context features, the unit of whole-number times, and the length in seconds of one unit of the
+        seconds viewed.
+    """
+    if isinstance(source, schema.KuaiRand):
+        return kuairand.log_requests(), kuairand.context_requests(features), "ms", kuairand.SECONDS
+    context = feature_requests(features, "context")
+    if isinstance(source, schema.Tfds):
+        columns = schema.Columns(
+            user=source.user, title=source.title, time=source.time, time_unit="s", seconds=""
+        )
+    else:
+        columns = source.columns if isinstance(source, schema.Tables) else schema.Columns()
+    return log_requests(columns), context, columns.time_unit, 1.0
+
+
+def _user_key(source: Source) -> str:
+    if isinstance(source, schema.Tables):
+        return f"{source.columns.user_key}|{source.columns.user}"
+    return source.user if isinstance(source, schema.Tfds) else schema.Columns().user_key
+
+
+def _open(
+    key: str, table: Any, roles: dict[str, ColumnRequest], features: dict[str, ColumnRequest], unit: str
+) -> SourceTable:
+    """Open a table; features that it does not have are left out."""
+    opened = table if isinstance(table, str) else to_frame(key, table)
+    names = next(iter(table_types(key, opened).values()))
+    present = {name: request._replace(required=False) for name, request in features.items()
+               if request.column in names}  # fmt: skip
+    return SourceTable(key, opened, roles, present, unit)
+
+
+def title_column(source: Source) -> str:
+    """Return the names, separated by "|", of the column of titles in tables of a config's titles."""
+    if isinstance(source, schema.KuaiRand):
+        return kuairand.log_requests()["title"].column
+    if isinstance(source, schema.Tfds):
+        return source.title
+    columns = source.columns if isinstance(source, schema.Tables) else schema.Columns()
+    return f"{columns.title_key}|{columns.title}"
+
+
+def title_rows(titles: Any, title_key: np.ndarray) -> np.ndarray:
+    """Return the index [N] of titles in `title_key`, -1 for an unknown title.
+
+    A whole number and its text are the same title.
+    """
+    keys = titles if isinstance(titles, pl.Series) else pl.Series(np.asarray(titles))
+    if not len(keys):
+        return np.empty(0, np.int64)
+    return SourceTitles(pl.Series(title_key), np.empty(0), {}).rows(keys)
+
+
+def read_title_table(
+    key: str, table: Any, source: Source, title_key: np.ndarray, kinds: Mapping[str, str]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Read a table with a column of titles, such as availability windows or licences.
+
+    Args:
+        key: Name of the table in error messages.
+        table: File, folder or glob; or a table in memory.
+        source: Source of the config, which names the column of titles.
+        title_key: [V] keys of the known titles.
+        kinds: Kind of each further column, a key of `columns.ALLOWED`.
+
+    Returns:
+        The index [N] of each row's title in `title_key`, -1 for an unknown title, and the further columns.
+
+    Raises:
+        InputError: A column is missing, or a row is invalid.
+    """
+    opened = table if isinstance(table, str) else to_frame(key, table)
+    title = {"title": ColumnRequest(title_column(source), "key", key, required=True)}
+    requests = {name: ColumnRequest(name, kind, key) for name, kind in kinds.items()}
+    source_table = SourceTable(key, opened, title, requests)
+    parts = [(p.frame["title"], source_table.features(p.frame)) for p in source_table.read_strictly()]
+    if not parts:
+        raise InputError(f"{key}: the table has no rows; allowed: at least one")
+    columns = {name: np.concatenate([np.asarray(p[name]) for _, p in parts]) for name in kinds}
+    return title_rows(pl.concat([titles for titles, _ in parts]), title_key), columns
+
+
+def read_catalogue(source: Source, features: tuple[schema.Feature, ...], titles: Any) -> Titles:
+    """Read a table of titles in the columns of the config's titles table.
+
+    Args:
+        source: Source of the config.
+        features: Declared features, whose columns are read where they exist.
+        titles: File, folder or glob; or a table in memory.
+
+    Raises:
+        InputError: A column or a row is invalid, or a title has two rows.
+    """
+    opened = titles if isinstance(titles, str) else to_frame("titles", titles)
+    names = next(iter(table_types("titles", opened).values()))
+    columns, minutes = source.columns if isinstance(source, schema.Tables) else schema.Columns(), 1.0
+    runtime = columns.runtime
+    if isinstance(source, schema.KuaiRand):
+        runtime, minutes = "video_duration", kuairand.MINUTES
+    roles = {"title": ColumnRequest(title_column(source), "key", "titles", required=True)}
+    if runtime in names:
+        roles["runtime"] = ColumnRequest(runtime, "number", "titles")
+    present = {n: r for n, r in feature_requests(features, "title").items() if r.column in names}
+    table = SourceTable("titles", opened, roles, present, separator=columns.list_separator)
+    return read_titles(table, minutes).titles
+
+
+def title_names(source: Source, title_key: np.ndarray) -> np.ndarray | None:
+    """Return the names of titles, [V] strings; None where the config declares no table with a column `name`.
+
+    A title without a name has an empty string. The titles table may have been moved since the training; the
+    result is None then.
+    """
+    if not isinstance(source, schema.Tables) or not source.titles:
+        return None
+    try:
+        types = next(iter(table_types("source.titles", source.titles).values()))
+    except InputError:
+        return None
+    if "name" not in types:
+        return None
+    requests = {"title": ColumnRequest(source.columns.title_key, "key", "source.columns.title_key", True)}
+    table = SourceTable("source.titles", source.titles, requests,
+                        {"name": ColumnRequest("name", "category", "the names of titles")})  # fmt: skip
+    chunks = [(chunk.frame["title"], table.features(chunk.frame)["name"]) for chunk in table.read_strictly()]
+    rows = title_rows(pl.concat([key for key, _ in chunks]), title_key)
+    names = np.concatenate([np.asarray(name).astype(str) for _, name in chunks])
+    out = np.zeros(len(title_key), names.dtype)
+    out[rows[rows >= 0]] = names[rows >= 0]
+    return out

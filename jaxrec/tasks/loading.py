@@ -1,0 +1,83 @@
+"""Loading of a checkpoint: config, task, arrays of the catalogue and parameters."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxrec.checkpoints.checkpointer import Checkpointer
+from jaxrec.checkpoints.state_tree import with_shardings
+from jaxrec.config.schema import Config
+from jaxrec.config.serialization import from_run_json
+from jaxrec.config.validation import check_sharding
+from jaxrec.core.errors import InputError
+from jaxrec.core.paths import AnyPath, as_path
+from jaxrec.core.row_format import Layout
+from jaxrec.data.storage.dataset import Arrays
+from jaxrec.runtime.mesh import device_count, state_shardings
+from jaxrec.tasks import build
+from jaxrec.tasks.base import Task
+
+CHECKPOINTS = "checkpoints"  # folder of checkpoints in a workdir
+
+
+@dataclass
+class LoadedCheckpoint:
+    """Contents of a checkpoint, ready for scoring.
+
+    Attributes:
+        config: Config of the run.
+        task: Task of the config on the layout of the training dataset.
+        arrays: Arrays of the catalogue.
+        params: Parameters of `TrainState.eval_params`, on the devices.
+        step: Training step of the checkpoint.
+        meta: Metadata, values that JSON can represent.
+    """
+
+    config: Config
+    task: Task
+    arrays: Arrays
+    params: Any
+    step: int
+    meta: dict[str, Any]
+
+
+def load_checkpoint(workdir: str | AnyPath, which: str) -> LoadedCheckpoint:
+    """Load a checkpoint without its dataset.
+
+    Args:
+        workdir: folder of the run.
+        which: "best" or "last".
+
+    Raises:
+        InputError: there is no such checkpoint, the layout that it holds has an unknown name, or the item
+            table cannot be split over these devices.
+    """
+    with Checkpointer(as_path(workdir) / CHECKPOINTS) as checkpoints:
+        meta = checkpoints.restore_meta(which)
+        config = from_run_json(meta["config"])
+        config.model.attention_impl = "auto"  # the stored value suits the training machine
+        check_sharding(config, device_count())
+        try:
+            task = restore_task(config, meta)
+        except InputError as error:
+            raise InputError(f"checkpoint {checkpoints.directory}: {error}") from None
+        abstract = task.abstract_params
+        params = checkpoints.restore_params(which, with_shardings(abstract, state_shardings(abstract)))
+        arrays = Arrays(**checkpoints.restore_arrays(which))
+        step = checkpoints.step(which)
+        return LoadedCheckpoint(config, task, arrays, params, step, meta)
+
+
+def restore_task(config: Config, meta: dict[str, Any]) -> Task:
+    """Return the task of a checkpoint, from its config and its metadata.
+
+    Args:
+        config: config of the run.
+        meta: metadata, from `Checkpointer.restore_meta`.
+    """
+    return build.build_task(
+        config,
+        Layout.from_json(meta["layout"]),
+        meta["threshold"],
+        meta["steps_per_epoch"],
+        meta["total_steps"],
+    )

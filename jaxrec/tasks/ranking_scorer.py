@@ -1,0 +1,226 @@
+"""Scoring of the ranking task: model, heads, and scores of lists, of all titles and of requests."""
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec.core.batch import History, HostBatch, TitleTable
+from jaxrec.core.errors import InputError
+from jaxrec.core.ids import LISTS, RETRIEVAL_HEAD
+from jaxrec.core.registry import HEADS
+from jaxrec.data.loading.packing import Packer
+from jaxrec.models.cached_scoring import score_in_groups
+from jaxrec.models.outputs import Correction
+from jaxrec.models.ranker import RankingModel
+from jaxrec.models.two_stage import TwoStageResult, two_stage
+from jaxrec.runtime.mesh import AXIS
+from jaxrec.tasks import ranking_inputs
+from jaxrec.tasks.base import Protocols, QueryScores, Task, TitleScores
+from jaxrec.tasks.metric_sums import Sums
+
+
+@dataclass(frozen=True, eq=False)
+class RankingScorer(Task):
+    """Model of the paper with its heads, without the objective, which `RankingTask` adds."""
+
+    def batch_loss(self, *args: Any, **kwargs: Any) -> tuple[jax.Array, Sums]:
+        """Return the loss summed over a decoded batch, and its metrics; see `RankingTask`."""
+        raise NotImplementedError
+
+    @cached_property
+    def heads(self) -> tuple[str, ...]:
+        """Heads that the objective trains, a subset of `models.ranker.HEAD_NAMES`."""
+        objective = self.config.objective
+        return tuple(name for name, head in HEADS.items() if getattr(objective, head.weight) > 0)
+
+    @cached_property
+    def model(self) -> RankingModel:
+        """Model of the config, on the dataset's features, with the objective's heads."""
+        m = self.config.model
+        return RankingModel(
+            m.dtype,
+            self.layout.features,
+            self.layout.num_titles,
+            m,
+            AXIS if self.shards_titles else "",
+            self.heads,
+            self.config.objective.retrieval_negatives,
+        )
+
+    @cached_property
+    def view(self) -> ranking_inputs.HistoryView:
+        """Settings that select the titles of a history."""
+        s = self.config.sampling
+        return ranking_inputs.HistoryView(self.layout, self.windows, s.history_keeps_abandoned, s.id_dropout)
+
+    @cached_property
+    def windows(self) -> tuple[int, ...]:
+        """Unique numbers of titles that experts read, in decreasing order."""
+        return tuple(sorted({e.max_len for e in self.config.model.experts}, reverse=True))
+
+    def protocols(self) -> Protocols:
+        """Return the frozen lists; NDCG@1 on the enabled list chooses the best checkpoint."""
+        return Protocols(LISTS, best=("enabled", "ndcg@1"))
+
+    @property
+    def shares_histories(self) -> bool:
+        """True if one encoding of a history serves all candidates.
+
+        Packing of histories requires this.
+        """
+        return not self.config.model.target_in_sequence
+
+    @cached_property
+    def score_task(self) -> str:
+        """Head that orders the titles at evaluation."""
+        score = self.config.evaluate.ranking_head
+        return score if score != "auto" else "ranking" if "ranking" in self.heads else "ctr"
+
+    @property
+    def ranking_heads(self) -> tuple[str, ...]:
+        """Names of the heads that order titles, `score_task` first; "completion" is none."""
+        remaining = tuple(h for h in self.heads if HEADS[h].ranks and h != self.score_task)
+        return (self.score_task, *remaining)
+
+    @property
+    def measured_heads(self) -> tuple[str, ...]:
+        return tuple(h for h in self.heads if HEADS[h].metrics)
+
+    def packer(self, dtype: np.dtype) -> Packer | None:
+        """Return the packer of histories; None with the target in the sequence."""
+        if not self.shares_histories:
+            return None
+        return Packer(dtype, self.windows, self.config.sampling.history_keeps_abandoned)
+
+    def cached_projections(self, params: Any, table: TitleTable, queries: int) -> Any:
+        """Return projections of all titles, or None if they save no time.
+
+        They save time if the queries look up more titles than there are.
+
+        For a sharded table the result is None: each title is looked up on the device that stores it.
+        """
+        if self.shards_titles or self.layout.num_titles >= queries * self.layout.negatives:
+            return None
+        return self.model.apply({"params": params}, table, method="catalogue")
+
+    def score_lists(
+        self, params: Any, projections: Any, host: HostBatch, table: TitleTable, next_k: int,
+        heads: tuple[str, ...], with_loss: bool,
+    ) -> QueryScores:  # fmt: skip
+        """Score the frozen lists of queries; arguments as for `Task.score_lists`."""
+        queries = ranking_inputs.queries(host.words, self.view, host.packing)
+        candidates = queries.candidate[:, :, :next_k]
+        scores, gate = self._score_candidates(params, projections, queries.history, candidates, table, heads)
+        sums: Sums = {}
+        if with_loss:
+            batch = ranking_inputs.validation(queries, host.valid, self.config.sampling.next_k)
+            tau = self.config.model.gate.temperature
+            sums = self.batch_loss(params, batch, table, tau, None, projections)[1]
+        return QueryScores(scores, gate, sums)
+
+    def _score_candidates(
+        self, params: Any, projections: Any, history: History, candidates: jax.Array, table: TitleTable,
+        heads: tuple[str, ...],
+    ) -> tuple[dict[str, jax.Array], jax.Array]:  # fmt: skip
+        """Return the scores of candidates by head, and the gate [B, E].
+
+        Scores have the shape of `candidates`, [B, lists, K, 1 + negatives].
+
+        With the target in the sequence each candidate has its own gate, and the returned gate is the mean
+        over the candidates that are present.
+        """
+        tau = self.config.model.gate.temperature
+        apply: Any = partial(self.model.apply, {"params": params})
+        ids_BxC = candidates.reshape(len(candidates), -1)
+        if self.shares_histories:
+            user = apply(history, table, tau, None, projections, method="encode")
+            scores = apply(user, ids_BxC, table, heads, projections, method="score")
+            gate = user.clean_gate_BxE
+        else:
+            # One list per group: each candidate has its own sequence, and all groups would not fit in memory.
+            scores, gates_BxCxE = score_in_groups(
+                apply, history, ids_BxC, table, tau, heads, candidates.shape[-1], projections
+            )
+            present = (ids_BxC > 0)[..., None]
+            gate = jnp.where(present, gates_BxCxE, 0.0).sum(1) / jnp.maximum(present.sum(1), 1)
+        return jax.tree.map(lambda x: x.reshape(candidates.shape), scores), gate
+
+    @property
+    def catalogue_heads(self) -> tuple[str, ...]:
+        if not self.shares_histories:
+            return ()
+        return (*self.ranking_heads, *((RETRIEVAL_HEAD,) if self.config.model.retrieval_dim else ()))
+
+    def score_all_titles(
+        self, params: Any, host: HostBatch, table: TitleTable, heads: tuple[str, ...]
+    ) -> TitleScores:
+        """Score all titles [B, V] by each of `heads`; see `Task.score_all_titles`."""
+        variables, tau = {"params": params}, self.config.model.gate.temperature
+        queries = ranking_inputs.queries(host.words, self.view, host.packing)
+        user = self.model.apply(variables, queries.history, table, tau, method="encode")
+
+        def scores(head: str) -> Any:
+            if head == RETRIEVAL_HEAD:
+                return self.model.apply(variables, user, table, method="retrieve")
+            return self.model.apply(variables, user, table, head, method="score_catalogue")
+
+        by_head = {head: scores(head) for head in heads}
+        return TitleScores(by_head, queries.rows["target"][:, 0], queries.rows["history_title"])
+
+    def encode_queries(self, params: Any, host: HostBatch, table: TitleTable) -> Any:
+        apply: Any = self.model.apply
+        variables = {"params": params}
+        history = ranking_inputs.queries(host.words, self.view, host.packing).history
+        if not self.shares_histories:
+            return apply(variables, history, table, method="encode_history")
+        return apply(variables, history, table, self.config.model.gate.temperature, method="encode")
+
+    def score_titles(
+        self, params: Any, encoded: Any, table: TitleTable, head: str, id_N: jax.Array
+    ) -> jax.Array:
+        if self.shares_histories:
+            apply: Any = self.model.apply
+            if head == RETRIEVAL_HEAD:
+                return apply({"params": params}, encoded, table, None, id_N, method="retrieve")
+            return apply({"params": params}, encoded, table, head, id_N, method="score_catalogue")
+        id_BxN = jnp.broadcast_to(id_N, (len(encoded.customer_BxF), len(id_N)))
+        return self._score_encoded(params, encoded, table, head, id_BxN)
+
+    def predict_completion(
+        self, params: Any, encoded: Any, table: TitleTable, id_BxC: jax.Array
+    ) -> jax.Array | None:
+        if "completion" not in self.heads:
+            return None
+        return self._score_encoded(params, encoded, table, "completion", id_BxC)
+
+    def _score_encoded(
+        self, params: Any, encoded: Any, table: TitleTable, head: str, id_BxC: jax.Array
+    ) -> jax.Array:
+        """Return the scores [B, C] of candidates by a head, for the result of `encode_queries`."""
+        apply: Any = self.model.apply
+        variables, tau = {"params": params}, self.config.model.gate.temperature
+        if not self.shares_histories:
+            encoded = apply(variables, encoded, id_BxC, table, tau, method="join")
+        return apply(variables, encoded, id_BxC, table, (head,), method="score")[head]
+
+    def embed_users(self, params: Any, host: HostBatch, table: TitleTable) -> jax.Array:
+        if not self.shares_histories:
+            raise InputError("model.target_in_sequence=true: a user has no vector without a candidate")
+        return self.encode_queries(params, host, table).vector_BxF
+
+    def embed_titles(self, params: Any, table: TitleTable) -> jax.Array:
+        apply: Any = self.model.apply
+        return apply({"params": params}, table, method="title_vectors")
+
+    def two_stages(
+        self, params: Any, host: HostBatch, table: TitleTable, eligible_BxV: jax.Array, limit: int,
+        correction: Correction,
+    ) -> TwoStageResult:  # fmt: skip
+        variables, tau = {"params": params}, self.config.model.gate.temperature
+        queries = ranking_inputs.queries(host.words, self.view, host.packing)
+        user: Any = self.model.apply(variables, queries.history, table, tau, method="encode")
+        return two_stage(self.model, variables, user, table, correction, eligible_BxV, limit)
