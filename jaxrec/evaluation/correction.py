@@ -9,8 +9,10 @@ import io
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 
 from jaxrec.core.batch import TitleTable
+from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE, LISTS, RETRIEVAL_HEAD
 from jaxrec.core.paths import AnyPath
 from jaxrec.data.examples.ranking import list_widths
@@ -20,7 +22,9 @@ from jaxrec.evaluation import metrics
 from jaxrec.evaluation.baselines import candidates
 from jaxrec.evaluation.scorers import CatalogueRanker
 from jaxrec.models.outputs import Correction
+from jaxrec.runtime.multihost import is_first_process
 from jaxrec.tasks.base import Task
+from jaxrec.tasks.loading import LoadedCheckpoint
 from jaxrec.tasks.ranking import RankingTask
 
 METRIC = "ndcg@10"  # the best correction has the highest value on the validation queries
@@ -64,6 +68,11 @@ def densities(density: SamplingDensity, rank_of_id: np.ndarray, trending: int) -
     }
 
 
+def uncorrected(task: Task) -> Correction:
+    """Return the order of the catalogue by the plain scores of the task's first head."""
+    return Correction((*task.catalogue_heads, *task.ranking_heads)[0])
+
+
 def fit_correction(task: Task, params: Any, table: TitleTable, dataset: Dataset) -> FittedCorrection:
     """Choose the correction that ranks the catalogue best for validation users.
 
@@ -73,8 +82,8 @@ def fit_correction(task: Task, params: Any, table: TitleTable, dataset: Dataset)
         table: Title features, on the devices.
         dataset: Dataset of the training.
     """
-    if not isinstance(task, RankingTask):
-        return FittedCorrection(Correction(task.catalogue_heads[0]), {})
+    if not isinstance(task, RankingTask) or not task.catalogue_heads:
+        return FittedCorrection(uncorrected(task), {})
     density = count_negatives(dataset.rows("train"), task.layout.num_titles, task.mix)
     estimates = densities(density, dataset.arrays.rank_of_id, dataset.manifest["trending"])
     corrections = {}
@@ -168,3 +177,32 @@ def read_correction(workdir: AnyPath, step: int) -> Correction | None:
             return None
         log_q_V = stored["log_q"] if len(stored["log_q"]) else None
         return Correction(str(stored["head"]), float(stored["scale"]), log_q_V, str(stored["form"]))
+
+
+def load_or_fit_correction(
+    workdir: AnyPath, loaded: LoadedCheckpoint, table: TitleTable, dataset: Dataset | None = None
+) -> Correction:
+    """Return the correction of a checkpoint; fit it and keep it in the workdir on first use.
+
+    The correction is fitted on the dataset of the training. If that dataset is not there, the scores are not
+    corrected, a warning says so, and nothing is kept.
+
+    Args:
+        workdir: Folder of the run.
+        loaded: The checkpoint.
+        table: Title features, on the devices.
+        dataset: An open dataset, which may be that of the training.
+    """
+    correction = read_correction(workdir, loaded.step)
+    if correction is not None:
+        return correction
+    if dataset is None or dataset.fingerprint != loaded.meta["dataset"]:
+        try:
+            dataset = Dataset(loaded.meta["dataset_directory"])
+        except InputError as error:
+            logging.warning("the catalogue is ranked by uncorrected scores: %s", error)
+            return uncorrected(loaded.task)
+    correction = fit_correction(loaded.task, loaded.params, table, dataset).correction
+    if is_first_process():
+        write_correction(workdir, loaded.step, correction)
+    return correction

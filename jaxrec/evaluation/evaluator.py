@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import logging
 
 from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.config.serialization import from_run_json
@@ -17,7 +16,7 @@ from jaxrec.core.registry import HEADS, resolve
 from jaxrec.data.loading.left_out import LeftOutTitles, Seen, left_out_titles
 from jaxrec.data.storage.dataset import Dataset, Rows
 from jaxrec.evaluation import baselines, gate_analysis, metrics, popularity
-from jaxrec.evaluation.correction import candidate_shifts, fit_correction, read_correction, write_correction
+from jaxrec.evaluation.correction import candidate_shifts, load_or_fit_correction
 from jaxrec.evaluation.results import (
     EvaluationResult,
     baseline_lists,
@@ -30,7 +29,6 @@ from jaxrec.evaluation.results import (
 from jaxrec.evaluation.scorers import CatalogueOrder, CatalogueRanker, CatalogueRanks, ListScorer, ListScores
 from jaxrec.models.outputs import Correction
 from jaxrec.runtime.mesh import replicate
-from jaxrec.runtime.multihost import is_first_process
 from jaxrec.tasks.base import Task
 from jaxrec.tasks.loading import CHECKPOINTS, LoadedCheckpoint, load_checkpoint
 from jaxrec.tasks.metric_sums import mean_metrics
@@ -186,7 +184,7 @@ def _evaluate_catalogue(
             "lists=catalogue: model.target_in_sequence=true scores a candidate with its whole history; "
             f"allowed: lists={','.join(LISTS)}"
         )
-    correction = read_correction(workdir, loaded.step) or _fit_correction(workdir, queries)
+    correction = load_or_fit_correction(workdir, loaded, queries.table, queries.dataset)
     orders = {"model": correction}
     if correction.log_q_V is not None:
         orders["model_uncorrected"] = Correction(task.catalogue_heads[0])
@@ -217,24 +215,6 @@ def _popular_orders(
             target, stored.query_time, daily, arrays, left_out, num_shown
         )
     return {name: CatalogueOrder(*ranks) for name, ranks in orders.items()}
-
-
-def _fit_correction(workdir: AnyPath, queries: _Queries) -> Correction:
-    """Fit the correction on the dataset of the training and keep it in the workdir.
-
-    If that dataset is not there, the scores are not corrected and nothing is kept.
-    """
-    loaded, dataset = queries.loaded, queries.dataset
-    if dataset.fingerprint != loaded.meta["dataset"]:
-        try:
-            dataset = Dataset(loaded.meta["dataset_directory"])
-        except InputError as error:
-            logging.warning("the catalogue is ranked by uncorrected scores: %s", error)
-            return Correction(loaded.task.catalogue_heads[0])
-    correction = fit_correction(loaded.task, loaded.params, queries.table, dataset).correction
-    if is_first_process():
-        write_correction(workdir, loaded.step, correction)
-    return correction
 
 
 def _evaluate_lists(

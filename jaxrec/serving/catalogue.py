@@ -86,6 +86,8 @@ class CatalogueScorer:
         self.titles = len(arrays.id_of_rank)
         self._table = replicate(arrays.title_table())
         self._id_V = arrays.id_of_rank
+        log_q_V = correction.log_q_V
+        self._log_q_V = np.zeros(len(arrays.rank_of_id), np.float32) if log_q_V is None else log_q_V
         self._steps: dict[tuple, Callable] = {}
         self._eligible: tuple[np.ndarray, int, Any] | None = None
 
@@ -115,7 +117,7 @@ class CatalogueScorer:
         """Return the scores [U, N] of the titles `ids` [N] for each request."""
         batch = self._batch_size(len(rows))
         step = self._step(("scores",), lambda: _score_step(self._task, self._correction))
-        inputs = self._table, replicate((ids.astype(np.int32), self._correction.log_q_V[ids]))
+        inputs = self._table, replicate((ids.astype(np.int32), self._log_q_V[ids]))
         (scores,) = self._run(step, batch, inputs, rows)
         return scores
 
@@ -167,7 +169,7 @@ class CatalogueScorer:
             room = -self.titles % block
             ids = np.pad(self._id_V, (0, room))
             eligible = np.pad(eligible_GxV, ((0, 0), (0, room)))
-            arrays = replicate((ids, self._correction.log_q_V[ids].astype(np.float32), eligible))
+            arrays = replicate((ids, self._log_q_V[ids].astype(np.float32), eligible))
             self._eligible = eligible_GxV, block, _OnDevice(self._table, *arrays)
         return self._eligible[2]
 

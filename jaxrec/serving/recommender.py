@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from jaxrec.checkpoints.checkpointer import Checkpointer
-from jaxrec.config.serialization import from_json
+from jaxrec.config.serialization import from_run_json
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.data.events.user_groups import GROUP_ROWS
-from jaxrec.evaluation.correction import Correction
+from jaxrec.evaluation.correction import load_or_fit_correction
+from jaxrec.models.outputs import Correction
+from jaxrec.runtime.mesh import replicate
 from jaxrec.serving import diversity as mmr
 from jaxrec.serving.catalogue import CatalogueScorer, Exclusions, TopTitles
 from jaxrec.serving.filters import Filters, TitleFilter
@@ -26,7 +28,7 @@ from jaxrec.tasks.loading import CHECKPOINTS, LoadedCheckpoint, load_checkpoint
 POPULARITY = "popularity"
 _MMR_CANDIDATES = 5  # candidates of a diverse list, in multiples of its length
 _PAGE_CANDIDATES = 4  # candidates of a page, in multiples of its titles
-_NO_EMPTY_HISTORY = "sequences"  # rows of tasks that are never trained on an empty history
+_NO_EMPTY_HISTORY = "next_item"  # rows of tasks that are never trained on an empty history
 
 
 @dataclass
@@ -52,17 +54,18 @@ class Recommender:
 
     Args:
         loaded: Checkpoint.
+        correction: Rule that orders the titles.
         titles: Table of titles; those launched since the training are served from their features. None: the
             titles of the training.
     """
 
-    def __init__(self, loaded: LoadedCheckpoint, titles: Any = None) -> None:
+    def __init__(self, loaded: LoadedCheckpoint, correction: Correction, titles: Any = None) -> None:
         self.config, self.arrays, self.step = loaded.config, loaded.arrays, loaded.step
         self._task, self._categories = loaded.task, loaded.meta["categories"]
         layout = loaded.task.layout
         if titles is not None:
             self.arrays = append_titles(self.arrays, titles, self.config, layout, self._categories)
-        self.correction = _correction(loaded, len(self.arrays.rank_of_id))
+        self.correction = _extended(correction, layout.num_titles, len(self.arrays.rank_of_id))
         self._scorer = CatalogueScorer(loaded.task, loaded.params, self.arrays, self.correction)
         self._builder = RequestBuilder(self.config, layout, self.arrays, self._categories)
         self._unit: np.ndarray | None = None
@@ -82,9 +85,11 @@ class Recommender:
         """
         if which is None:
             with Checkpointer(as_path(workdir) / CHECKPOINTS) as checkpoints:
-                which = from_json(checkpoints.restore_meta("last")["config"]).evaluate.checkpoint
+                which = from_run_json(checkpoints.restore_meta("last")["config"]).evaluate.checkpoint
                 which = which if checkpoints.best_step() is not None else "last"
-        return cls(load_checkpoint(workdir, which), titles)
+        loaded = load_checkpoint(workdir, which)
+        table = replicate(loaded.arrays.title_table())
+        return cls(loaded, load_or_fit_correction(as_path(workdir), loaded, table), titles)
 
     @property
     def titles(self) -> np.ndarray:
@@ -156,7 +161,7 @@ class Recommender:
 
     def _top(self, made: Requests, exclusions: Exclusions, k: int) -> tuple[TopTitles, np.ndarray]:
         """Return the k best titles of each request, and a mask [U] of requests served by popularity."""
-        popular = made.is_empty & (self._task.layout.examples == _NO_EMPTY_HISTORY)
+        popular = made.is_empty & (self._task.layout.rows == _NO_EMPTY_HISTORY)
         top = self._scorer.top(made.rows, k, exclusions, popular)
         failed = np.flatnonzero(made.is_empty & (top.id[:, 0] == 0) & ~popular)
         if len(failed):  # the model has no finite score for an empty history
@@ -327,18 +332,18 @@ def milliseconds_of(time: Any) -> int | None:
     return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
-def _correction(loaded: LoadedCheckpoint, ids: int) -> Correction:
-    """Return the rule that orders all titles of the catalogue, for `ids` title ids.
+def _extended(correction: Correction, layout_titles: int, titles: int) -> Correction:
+    """Return a correction with a log density for each of `titles` ids.
 
-    The log density of a new title is the least of the training's titles.
+    The log density of a title launched since the training is the least of the training's titles.
+
+    Args:
+        correction: Correction of the checkpoint.
+        layout_titles: Number of title ids of the training.
+        titles: Number of title ids, at least `layout_titles`.
     """
-    correction = getattr(loaded, "correction", None)
-    if correction is None:
-        heads = loaded.task.ranking_heads
-        head = "ctr" if "ctr" in heads else (*heads, "")[0]
-        correction = Correction(head, 1.0, np.zeros(loaded.task.layout.num_titles, np.float32))
     log_q_V = correction.log_q_V
     if log_q_V is None:
-        log_q_V = np.zeros(loaded.task.layout.num_titles, np.float32)
-    new = np.full(ids - len(log_q_V), log_q_V[FIRST_TITLE:].min(), log_q_V.dtype)
+        log_q_V = np.zeros(layout_titles, np.float32)
+    new = np.full(titles - len(log_q_V), log_q_V[FIRST_TITLE:].min(), log_q_V.dtype)
     return correction._replace(log_q_V=np.concatenate([log_q_V, new]))

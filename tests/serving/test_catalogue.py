@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxrec.data.storage.dataset import Arrays
-from jaxrec.evaluation.correction import Correction
+from jaxrec.models.outputs import Correction
 from jaxrec.serving.catalogue import CatalogueScorer, Exclusions
 
 V, U = 50, 7

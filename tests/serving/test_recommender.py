@@ -14,6 +14,8 @@ from jaxrec.core.batch import HostBatch
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import RETRIEVAL_HEAD
 from jaxrec.data.storage.dataset import as_words
+from jaxrec.evaluation.correction import uncorrected
+from jaxrec.models.outputs import Correction
 from jaxrec.runtime.mesh import replicate
 from jaxrec.serving.catalogue import CatalogueScorer
 from jaxrec.serving.filters import Filters
@@ -30,8 +32,14 @@ def loaded(tiny_run):
 
 
 @pytest.fixture(scope="module")
-def recommender(loaded):
-    return Recommender(loaded)
+def correction(loaded):
+    log_q = np.random.default_rng(0).normal(size=loaded.task.layout.num_titles).astype(np.float32)
+    return Correction("ctr", 0.5, log_q)
+
+
+@pytest.fixture(scope="module")
+def recommender(loaded, correction):
+    return Recommender(loaded, correction)
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +265,7 @@ def test_a_title_launched_since_the_training_is_served_from_its_features(recomme
         "form": [catalogue.features["form"][twin].item(), "film", "film"],
         "runtime_minutes": [catalogue.runtime[twin], 90.0, 1.0],
     }
-    extended = Recommender(loaded, new)
+    extended = Recommender(loaded, recommender.correction, new)
     assert extended.titles.tolist() == [*recommender.titles.tolist(), 11, 12]
     everything = Filters(False, False)
     result = extended.recommend(plays, len(extended.titles), everything)
@@ -289,10 +297,11 @@ def untrained(loaded, change, titles=None):
     change(config)
     layout = loaded.task.layout
     if config.task.name == "next_item":
-        layout = replace(layout, examples="sequences")
+        layout = replace(layout, rows="next_item")
     task = build_task(config, layout, 0.5, 1, 1)
     params = jax.jit(task.init_params)(jax.random.key(0), loaded.arrays.title_table())
-    return Recommender(LoadedCheckpoint(config, task, loaded.arrays, params, 0, loaded.meta), titles)
+    checkpoint = LoadedCheckpoint(config, task, loaded.arrays, params, 0, loaded.meta)
+    return Recommender(checkpoint, uncorrected(task), titles)
 
 
 def test_a_next_item_model_serves_an_empty_history_by_popularity(loaded, plays):

@@ -14,7 +14,7 @@ import numpy as np
 from jaxrec.config.schema import Data
 from jaxrec.core.row_format import Layout
 from jaxrec.data.events.event_log import EventState, Log, TitleStats, event_states
-from jaxrec.data.examples import next_item
+from jaxrec.data.examples import histories, next_item
 
 
 class PlayedTitles(NamedTuple):
