@@ -422,7 +422,7 @@ LINES = (
     ),
     Line(
         "a title is abandoned by its completion before the query",
-        "jaxrec/data/examples/ranking.py",
+        "jaxrec/data/examples/histories.py",
         'rows["history_abandoned"][at] = states.completion[event] < abandon_threshold',
         'rows["history_abandoned"][at] = states.total[event] < abandon_threshold',
         (
@@ -618,7 +618,7 @@ LINES = (
     ),
     Line(
         "with the target in the sequence no history is shared",
-        "jaxrec/tasks/ranking.py",
+        "jaxrec/tasks/ranking_scorer.py",
         "return not self.config.model.target_in_sequence",
         "return True",
         ("tests/tasks/test_target_task.py::test_a_cpu_uses_smaller_microbatches",),

@@ -185,7 +185,7 @@ def load_or_fit_correction(
     """Return the correction of a checkpoint; fit it and keep it in the workdir on first use.
 
     The correction is fitted on the dataset of the training. If that dataset is not there, the scores are not
-    corrected, a warning says so, and nothing is kept.
+    corrected, a warning is logged, and nothing is kept.
 
     Args:
         workdir: Folder of the run.

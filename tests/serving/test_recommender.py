@@ -179,9 +179,12 @@ def test_lists_windows_and_licences(recommender, plays):
     users = {"user_id": plays["user_id"].unique().sort().to_list()}
     users["region"] = ["DE", "FR", ""] * 10
     licences = {"title_id": [keys[0], keys[1], keys[1]], "region": ["DE", "DE", "US"]}
-    found, result = titles(users=users, licences=licences, region="US")
+    by_user_key, result = titles(users=users, licences=licences, region="US")
     regions = dict(zip(*users.values(), strict=True))
-    assert {regions[u]: set(t) for u, t in found.items()} == {"DE": set(keys[:2].tolist()), "": {keys[1]}}
+    assert {regions[u]: set(t) for u, t in by_user_key.items()} == {
+        "DE": set(keys[:2].tolist()),
+        "": {keys[1]},
+    }
     assert result.counts["empty_lists"] == 10
 
 

@@ -43,7 +43,7 @@ def raw_plays(config, arrays):
 
 
 def test_rows_from_raw_plays_are_the_rows_of_the_dataset(prepared):
-    """The last query of each held-out user: the same plays, asked for at the time of the target."""
+    """The last query of each held-out user: the same plays, for a request at the time of the target."""
     config, dataset = prepared
     chunks, users, log = raw_plays(config, dataset.arrays)
     builder = RequestBuilder(config, dataset.layout, dataset.arrays, dataset.manifest["categories"])

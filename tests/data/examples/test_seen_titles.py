@@ -35,7 +35,7 @@ def build_seen(strictly_earlier, **data):
     log = Log(hashes, np.zeros(3, np.int8), user, rank, day * DAY, minutes * 60_000, *4 * (none,))
     catalogue = TitleStats(np.full(9, 100.0), np.arange(2, 11), 3, np.arange(9, dtype=np.uint64))
     settings = Data(seed=ONE_BEFORE_TWO, max_history=4, split="last", validation_share=1.0, **data)
-    layout = Layout(11, 4, 1, (0, 0, 0, 0), 0, (), "sequences")
+    layout = Layout(11, 4, 1, (0, 0, 0, 0), 0, (), "next_item")
     examples = next_item.build(log, catalogue, layout, settings)
     return examples, seen_titles.build(log, examples, catalogue, settings, strictly_earlier)
 
