@@ -42,6 +42,7 @@ class MemoryRows(Rows):
     def __init__(self, rows: np.ndarray) -> None:
         self.rows, self.dtype, self.blocks = len(rows), rows.dtype, -(-len(rows) // BLOCK_ROWS)
         self._words = as_words(rows)
+        self._more_words = None
 
     def read(self, blocks: np.ndarray) -> np.ndarray:
         return np.concatenate([self._words[b * BLOCK_ROWS : (b + 1) * BLOCK_ROWS] for b in blocks])

@@ -272,7 +272,7 @@ def _accept_old_names(cls: type) -> None:
             return
         _refuse_removed_value(cls, name, value)
         now = _renamed_value(cls, name, value)
-        if now != value:
+        if now is not value:
             _note(f"{_KEYS[cls]}{name}={value!r}", repr(now))
         object.__setattr__(self, name, now)
 

@@ -77,6 +77,7 @@ def test_efficiency_relative_to_one_chip():
     assert scaling.efficiency(step[1], step[4]) == pytest.approx((9 / 21, 9 / 12))
 
 
+@pytest.mark.slow
 def test_a_sharded_table_of_100000_titles_is_larger_than_its_largest_collective():
     titles, width = 100_000, 16
     (account,) = scaling.compiled(2, [(titles, width, 16, "split")])

@@ -32,6 +32,7 @@ def accounts():
     return dict(zip(programs, json.loads(completed.stdout), strict=True))
 
 
+@pytest.mark.slow
 def test_a_device_holds_its_shard_of_the_table_and_of_the_moments(accounts):
     expected_bytes = split.arithmetic(TITLES, WIDTH, DEVICES)
     assert expected_bytes["replicated"] == 3 * TABLE and expected_bytes["split"] == 3 * TABLE / DEVICES

@@ -81,6 +81,7 @@ def test_operations_counted_by_hand():
     assert counted.factored == 6 * (common + title_once + user_once)
 
 
+@pytest.mark.slow
 def test_xla_counts_the_products_and_other_operations(tiny, tiny_config):
     tiny_config = replace(
         tiny_config, model=replace(tiny_config.model, experts=tiny_config.model.experts[1:])
@@ -118,6 +119,7 @@ def test_error_of_a_command_without_a_first_step(tmp_path):
         step_parts.first_step(str(TINY), {"train.batch_sise": 1}, str(tmp_path))
 
 
+@pytest.mark.slow
 def test_first_step_is_awaited(tiny_directory):
     cache = os.environ["JAX_COMPILATION_CACHE_DIR"]
     assert step_parts.first_step(str(SMALL), {"data.directory": tiny_directory}, cache) > 0

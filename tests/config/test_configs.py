@@ -75,7 +75,13 @@ def steps_trace(config: Config) -> None:
     assert scores.shape == (1, config.evaluate.batch_size, 2, 3, 21) and scores.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name.endswith(":paper") and "smoe" not in name else name
+        for name in EVERY
+    ],
+)
 def test_a_config_loads_and_its_steps_trace(name):
     config = load_config(str(CONFIGS / name))
     check(config)

@@ -127,6 +127,7 @@ def test_compare_two_runs(trained, tmp_path):
     assert re.search(rf"^enabled/ndcg@5 +[+]{expected:.4f}", table, re.M) and "as the paper tests" in table
 
 
+@pytest.mark.slow
 def test_running_a_finished_run_again_trains_no_further(trained, tiny_directory):
     workdir, _ = trained
     before = (workdir / "metrics.jsonl").read_text()

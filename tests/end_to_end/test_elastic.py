@@ -13,7 +13,9 @@ import orbax.checkpoint as ocp
 import pytest
 from processes import environment, environments, finish, launch
 
-TABLES = (pytest.param("replicated", marks=pytest.mark.slow), "split")  # model.item_table_sharding
+pytestmark = pytest.mark.slow  # 180 s: ten trainings; restores on other devices are in tests/checkpoints
+
+TABLES = ("replicated", "split")  # model.item_table_sharding
 STEPS, PER_EPOCH = 112, 28
 CUT, AGAIN = 60, 90  # about where it moves to other devices, in mid-epoch
 TIMES = ("input_stall", "save_stall", "examples_per_second")

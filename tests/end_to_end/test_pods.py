@@ -99,6 +99,7 @@ def test_two_processes_evaluate_a_checkpoint_as_the_run_did(whole):
         assert json.loads(printed)[part] == expected[part]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("killed", "preempted"),
     [
@@ -164,6 +165,7 @@ sys.argv.append("--config.data.directory=/nowhere")
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "message, status", [*zip(BREAKS, (1, 2), strict=True)], ids=["a defect", "wrong input"]
 )

@@ -147,6 +147,7 @@ def in_bucket(folder, *arguments):
         return subprocess.Popen(line, env=env, cwd=folder, stdout=log, stderr=log)
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_that_is_killed_ends_as_one_on_this_machine(whole, bucket, tiny, tmp_path):
     """Prepared to, trained in, killed, resumed in and evaluated from a bucket."""
     import jax

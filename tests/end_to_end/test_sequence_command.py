@@ -148,6 +148,7 @@ def test_evaluate_agrees_and_every_rank_equals_brute_force(trained, log):
     assert dataset.manifest["splits"]["validation"]["users"] < USERS
 
 
+@pytest.mark.slow
 def test_four_devices_give_the_result_of_one(trained, log):
     workdir, _ = trained
     four = workdir.parent / "four"

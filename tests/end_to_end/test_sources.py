@@ -121,6 +121,7 @@ class Ratings:
         yield Interactions(rng.integers(0, 400, n), rng.integers(0, 150, n), time, np.full(n, np.nan))
 
 
+@pytest.mark.slow
 def test_ratings_train_stl_with_negatives_of_nobody_in_particular(tiny_config, tmp_path):
     config = copy.deepcopy(tiny_config)
     config.features = (Feature("title_id", "category", "title", 8),)

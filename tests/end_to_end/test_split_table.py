@@ -37,6 +37,7 @@ def trained(tiny_directory, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_its_evaluation_is_equal_on_any_number_of_devices(trained):
     saved = json.loads((trained / "test.json").read_text())
     of_catalogue = []

@@ -12,6 +12,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+pytestmark = pytest.mark.slow  # 100 s: four trainings by commands; test_every_row.py runs a study in process
+
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = """
 from configs import tiny

@@ -102,6 +102,7 @@ def test_log_variances_learn_and_do_not_change_the_validation_loss(tiny, tiny_co
     assert before["loss"] == after["loss"] and before["loss"][0] > 0
 
 
+@pytest.mark.slow
 def test_averaging_resumes_bit_for_bit(tiny, tiny_config, tmp_path):
     task = make_task(tiny, tiny_config, "averaging")
     batches, table = training_batches(task, tiny.rows("train")), tiny.arrays.title_table()

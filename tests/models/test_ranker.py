@@ -153,6 +153,7 @@ def test_one_expert_has_no_gate_and_one_task_has_one_head(case):
     assert out.gate_BxE.tolist() == out.clean_gate_BxE.tolist() == [[1.0]] * 5
 
 
+@pytest.mark.slow
 def test_equal_experts_with_equal_parameters_are_one_expert(case):
     expert = Expert(6, 1, 2, 2.0, 0.2)
     two, one = case(experts=(expert, expert)), case(experts=(expert,))
@@ -227,6 +228,7 @@ def test_the_first_loss_is_near_its_closed_form(small):
     assert means["gate_0"] == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.slow
 def test_a_batch_overfits(case):
     experts = (Expert(3, 1, 2, 1.0, 0.0), Expert(6, 1, 2, 2.0, 0.0))
     c = case(dropout=0.0, experts=experts, matcher=(32, 16), rows=8)

@@ -23,7 +23,10 @@ def same(plain, again, least):
     assert sum(bool(np.abs(a).max() > 0) for a, _ in pairs) > least
 
 
-@pytest.mark.parametrize("target_in_sequence", [False, True], ids=["encoded", "joined"])
+@pytest.mark.parametrize(
+    "target_in_sequence",
+    [pytest.param(False, id="encoded"), pytest.param(True, id="joined", marks=pytest.mark.slow)],
+)
 def test_experts_of_every_kind(case, target_in_sequence):
     with jax.enable_x64(True):
         gradients = []
@@ -40,6 +43,7 @@ def test_experts_of_every_kind(case, target_in_sequence):
         same(*gradients, least=90)
 
 
+@pytest.mark.slow
 def test_an_encoder_of_sequences():
     with jax.enable_x64(True):
         r, gradients = np.random.default_rng(0), []

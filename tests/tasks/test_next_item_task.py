@@ -107,7 +107,9 @@ def test_a_personalised_loss_weights_positions_by_eq_13():
             "negative_distribution": "in_batch",
             "logq_correction": True,
         },
-        {"loss": "gbce", "negatives": 5, "negatives_shared_by": "sequence"},
+        pytest.param(
+            {"loss": "gbce", "negatives": 5, "negatives_shared_by": "sequence"}, marks=pytest.mark.slow
+        ),
     ],
     ids=["softmax", "uniform", "in_batch", "sequence"],
 )
@@ -137,6 +139,7 @@ def gradients_by_microbatch(p, devices, state, host):
     return jax.tree.map(lambda x: x[0], jax.jit(mapped)(state, sharded, TABLE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["softmax", "sampled_softmax"])
 def test_separate_long_windows_give_the_same_gradients(loss, monkeypatch):
     """Separate long windows give the same loss and gradients as all windows at full length."""

@@ -28,6 +28,7 @@ def make_peer_config(tiny_config):
     return config
 
 
+@pytest.mark.slow
 def test_packing_and_microbatches_do_not_change_gradients(tiny, tiny_config):
     config = make_peer_config(tiny_config)
 

@@ -11,6 +11,7 @@ import pytest
 from jaxrec.data.loading.batches import EvalBatches
 from jaxrec.evaluation import scorers
 from jaxrec.models.layers.dense import broadcast, embedding_lookup
+from jaxrec.models.outputs import Correction
 from jaxrec.runtime import mesh, parallel_step
 from jaxrec.runtime.private_apis import jaxpr_types
 from jaxrec.tasks.ranking import RankingTask
@@ -110,7 +111,8 @@ def test_evaluation_multiplies_in_bfloat16(tiny, tiny_config, kind):
     check_dtypes(
         trace(scorers.eval_step(program, 1, True, program.heads[:2]), (params, catalogue), batch, table), 20
     )
-    check_dtypes(trace(scorers._rank_step(program, True, 5, None, 0), params, batch, table), 20)
+    orders = {"model": Correction(program.ranking_heads[0])}
+    check_dtypes(trace(scorers._rank_step(program, orders, "stored", 5, None, 0), params, batch, table), 20)
 
 
 def test_losses_gradients_and_the_state_are_float32(tiny, tiny_config):
@@ -135,7 +137,7 @@ def test_gradients_of_many_terms_are_added_in_float32(dtype):
     assert embedding_lookup(x, jnp.asarray([2, 3]), mode="fill", fill=0).tolist() == [[1, 1], [0, 0]]
 
 
-@pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
+@pytest.mark.parametrize("mapping", ["pmap", pytest.param("shard_map", marks=pytest.mark.slow)])
 def test_a_step_donates_its_state(tiny, tiny_config, mapping):
     """The state is donated: the new state uses the old buffers, so only one state is in memory."""
     program = make_task(tiny, tiny_config)

@@ -29,6 +29,7 @@ def gradients(tiny, tiny_config, microbatch, width, weight):
     )
 
 
+@pytest.mark.slow
 def test_microbatches_and_the_head_change_no_other_term(tiny, tiny_config):
     with jax.enable_x64(True):
         plain, sums = gradients(tiny, tiny_config, 64, 6, 0.5)

@@ -22,6 +22,7 @@ def make_task(tiny, tiny_config, microbatch):
     return RankingTask(config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
 
 
+@pytest.mark.slow
 def test_microbatches_do_not_change_gradients(tiny, tiny_config):
     def gradients(microbatch):
         task = make_task(tiny, tiny_config, microbatch)

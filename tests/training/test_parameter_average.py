@@ -47,6 +47,7 @@ def test_the_average_equals_its_recursion(tiny, config):
         )
 
 
+@pytest.mark.slow
 def test_the_average_is_validated_saved_and_loaded(tiny, config, tmp_path):
     assert train(config, tiny, tmp_path, PreemptionHandler()) == 6
     checkpoint = load_checkpoint(tmp_path, "last")

@@ -237,6 +237,7 @@ def run(*arguments):
     return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=120)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, tiny):
     """Invalid input is reported in one line, and two processes make the dataset."""
     out = f"--out={tmp_path / 'd'}"

@@ -59,6 +59,7 @@ def titles(small):
     return variables, project
 
 
+@pytest.mark.slow
 def test_projections_by_catalogue_and_by_row_are_equal(titles):
     variables, project = titles
     many = jnp.asarray(np.random.default_rng(0).integers(0, 30, (8, 9)))  # 72 rows, more than V
