@@ -120,10 +120,16 @@ def list_shift(
         widths: Columns of each pool of the list: hard, trending, tailing, random.
         num_hard: Mean number of real hard negatives of the list; trending titles fill the other columns.
         is_trending_V: [V] bool, True for the trending titles.
+
+    Returns:
+        The shift; 0 if training or the list draws from one of the two groups alone.
     """
     trained_V = density.drawn_V[FIRST_TITLE:]
     is_trending = is_trending_V[FIRST_TITLE:]
     hard, trending, tailing, random = widths
+    drawn = trained_V[is_trending].sum(), trained_V[~is_trending].sum()
+    if min(*drawn, trending + hard - num_hard + random, tailing + random) <= 0:
+        return 0.0
     in_trending = (trending + hard - num_hard) / is_trending.sum() + random / len(is_trending)
     in_tailing = tailing / (~is_trending).sum() + random / len(is_trending)
     trained = np.log(trained_V[is_trending].mean()) - np.log(trained_V[~is_trending].mean())

@@ -71,6 +71,10 @@ def test_the_shift_of_a_list_is_the_difference_of_the_log_densities_by_hand():
     assert correction.list_shift(density, (6, 6, 4, 4), 2.0, is_trending) == pytest.approx(expected)
     # A list that is drawn as in training has no shift.
     assert correction.list_shift(density, (0, 32, 24, 0), 0.0, is_trending) == pytest.approx(0)
+    # Without tailing titles, or without any draw of one, there is nothing to shift.
+    assert correction.list_shift(density, (6, 6, 4, 4), 2.0, np.ones(12, bool)) == 0
+    undrawn = SamplingDensity(np.where(is_trending, 0.8, 0.0), np.zeros(12))
+    assert correction.list_shift(undrawn, (6, 6, 4, 4), 2.0, is_trending) == 0
 
 
 def test_the_best_order_on_validation_queries_is_chosen(tiny, tiny_config):
