@@ -6,6 +6,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+REGION = "region"  # column of the users table that licences are read by
+TIME = "time of the request"  # feature name of the column of the users table with the name of the plays' time
+
 # ---------------------------------------------------------------- the three tables of a source
 
 

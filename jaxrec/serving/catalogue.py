@@ -13,46 +13,22 @@ import numpy as np
 
 from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.core.ids import FIRST_TITLE
-from jaxrec.data.storage.dataset import Arrays, as_words
-from jaxrec.evaluation.correction import Correction
+from jaxrec.data.storage.arrays import Arrays, as_words
+from jaxrec.models.outputs import Correction
 from jaxrec.runtime.device_batch import transfer
 from jaxrec.runtime.mesh import AXIS, as_global_arrays, replicate
 from jaxrec.runtime.parallel_step import parallelize_queries
+from jaxrec.serving.requests import Exclusions, TopTitles
 from jaxrec.tasks.base import Task
 
 _CPU_PAIRS, _PAIRS = 2**18, 2**22  # (query, title) pairs that a device scores at a time
 _CPU_QUERIES, _QUERIES = 256, 1024  # per device and step
 _JOINED_PAIRS = 2**12  # pairs where each candidate has a sequence of its own
-# Least sizes of a step, so that few programs are compiled.
-_LEAST_QUERIES, _LEAST_EXCLUDED = 8, 64
+_LEAST_QUERIES = 8  # of a step, so that few programs are compiled
 
 
-class TopTitles(NamedTuple):
-    """Best titles of U requests, the best first."""
-
-    id: np.ndarray  # [U, k] int32; 0 after the last eligible title
-    score: np.ndarray  # [U, k] float32; -inf after the last eligible title
-    completion: np.ndarray  # [U, k] float32 predicted completion; NaN without such a head
-
-
-class Exclusions(NamedTuple):
-    """Titles that may not be recommended, by user and by group of users. U users, P pairs."""
-
-    user: np.ndarray  # [P] int64, ascending: user of each title to leave out
-    rank: np.ndarray  # [P] int64 popularity rank of the title
-    group: np.ndarray  # [U] int32 group of each user
-    eligible_GxV: np.ndarray  # bool, by popularity rank: titles that a group may see
-
-    def select(self, users: np.ndarray) -> "Exclusions":
-        """Return the exclusions of the selected users, numbered from 0; `users` ascends."""
-        number = np.full(len(self.group), -1)
-        number[users] = np.arange(len(users))
-        kept = number[self.user] >= 0
-        return self._replace(user=number[self.user[kept]], rank=self.rank[kept], group=self.group[users])
-
-
-class _OnDevice(NamedTuple):
-    """Catalogue on the devices."""
+class DeviceCatalogue(NamedTuple):
+    """Catalogue on the devices; V titles in order of popularity, padded to whole blocks."""
 
     table: TitleTable
     id_V: Any  # int32 ids by popularity rank, 0 for padding
@@ -107,7 +83,7 @@ class CatalogueScorer:
             by_popularity = np.zeros(len(rows), bool)
         batch = self._batch_size(len(rows))
         block = self._block_size(batch, k)
-        excluded_UxM = _pad_by_user(exclusions, len(rows), self.titles)
+        excluded_UxM = exclusions.pad_by_user(len(rows), self.titles)
         catalogue = self._on_device(exclusions.eligible_GxV, block)
         step = self._step(("top", k, block), lambda: _top_step(self._task, self._correction, k, block))
         outputs = self._run(step, batch, catalogue, rows, excluded_UxM, exclusions.group, by_popularity)
@@ -163,14 +139,14 @@ class CatalogueScorer:
         size = self._pairs // (batch // jax.local_device_count())
         return max(min(size, self.titles), k, 1)
 
-    def _on_device(self, eligible_GxV: np.ndarray, block: int) -> _OnDevice:
+    def _on_device(self, eligible_GxV: np.ndarray, block: int) -> DeviceCatalogue:
         """Return the catalogue on the devices, cached for the last eligible titles."""
         if self._eligible is None or self._eligible[1] != block or self._eligible[0] is not eligible_GxV:
             room = -self.titles % block
             ids = np.pad(self._id_V, (0, room))
             eligible = np.pad(eligible_GxV, ((0, 0), (0, room)))
             arrays = replicate((ids, self._log_q_V[ids].astype(np.float32), eligible))
-            self._eligible = eligible_GxV, block, _OnDevice(self._table, *arrays)
+            self._eligible = eligible_GxV, block, DeviceCatalogue(self._table, *arrays)
         return self._eligible[2]
 
     def _run(
@@ -201,59 +177,63 @@ def _batches(rows: np.ndarray, columns: tuple[np.ndarray, ...], batch: int) -> I
         yield host, *(np.pad(x, ((0, room), *((0, 0),) * (x.ndim - 1))) for x in parts)
 
 
-def _pad_by_user(exclusions: Exclusions, users: int, titles: int) -> np.ndarray:
-    """Return the excluded ranks of each user, [U, M] int32, padded with `titles`.
-
-    M is a power of two, so that few programs are compiled.
-    """
-    count = np.bincount(exclusions.user, minlength=users)
-    most = max(int(count.max(initial=0)), _LEAST_EXCLUDED)
-    out = np.full((users, 1 << (most - 1).bit_length()), titles, np.int32)
-    start = np.cumsum(count) - count
-    out[exclusions.user, np.arange(len(exclusions.user)) - start[exclusions.user]] = exclusions.rank
-    return out
-
-
 def _top_step(task: Task, correction: Correction, k: int, block: int) -> Callable:
     """Return a step `(params, (host, excluded, group, by popularity), catalogue) -> fields of TopTitles`."""
 
-    def step(params: Any, queries: tuple[Any, ...], catalogue: _OnDevice) -> tuple[jax.Array, ...]:
-        host, excluded_BxM, group_B, popular_B = queries
-        table = catalogue.table
-        encoded = task.encode_queries(params, host, table)
-        B, query_Bx1 = len(group_B), jnp.arange(len(group_B))[:, None]
-
-        def merge(best: tuple[jax.Array, jax.Array], start: jax.Array) -> tuple[Any, None]:
-            id_N, log_q_N = (
-                jax.lax.dynamic_slice_in_dim(x, start, block) for x in (catalogue.id_V, catalogue.log_q_V)
-            )
-            eligible_GxN = jax.lax.dynamic_slice_in_dim(catalogue.eligible_GxV, start, block, axis=1)
-            column_BxM = excluded_BxM - start
-            column_BxM = jnp.where((column_BxM >= 0) & (column_BxM < block), column_BxM, block)
-            kept_BxN = jnp.ones((B, block), bool).at[query_Bx1, column_BxM].set(False, mode="drop")
-            kept_BxN &= eligible_GxN[group_B] & (id_N >= FIRST_TITLE)
-            score_BxN = task.score_titles(params, encoded, table, correction.head, id_N)
-            score_BxN = (correction.scale * score_BxN + log_q_N).astype(jnp.float32)
-            score_BxN = jnp.where(popular_B[:, None], -(start + jnp.arange(block)), score_BxN)
-            score_BxN = jnp.where(kept_BxN & ~jnp.isnan(score_BxN), score_BxN, -jnp.inf)
-            score_BxK, column_BxK = jax.lax.top_k(score_BxN, k)
-            # The best of earlier blocks come first, and top_k puts the first of equal scores first.
-            joined_BxK = jnp.concatenate([best[0], score_BxK], axis=1)
-            rank_BxK = jnp.concatenate([best[1], start + column_BxK], axis=1)
-            score_BxK, place_BxK = jax.lax.top_k(joined_BxK, k)
-            return (score_BxK, jnp.take_along_axis(rank_BxK, place_BxK, axis=1)), None
-
-        nothing = jnp.full((B, k), -jnp.inf, jnp.float32), jnp.zeros((B, k), jnp.int32)
-        starts = jnp.arange(0, len(catalogue.id_V), block, dtype=jnp.int32)
-        (score_Bxk, rank_Bxk), _ = jax.lax.scan(merge, nothing, starts)
-        id_Bxk = jnp.where(score_Bxk > -jnp.inf, catalogue.id_V[rank_Bxk], 0)
-        completion_Bxk = task.predict_completion(params, encoded, table, id_Bxk)
-        if completion_Bxk is None:
-            completion_Bxk = jnp.full(id_Bxk.shape, jnp.nan)
-        outputs = id_Bxk, score_Bxk, completion_Bxk.astype(jnp.float32)
+    def step(params: Any, queries: tuple[Any, ...], catalogue: DeviceCatalogue) -> tuple[jax.Array, ...]:
+        outputs = best_titles(task, correction, (k, block), params, queries, catalogue)
         return jax.lax.all_gather(outputs, AXIS, tiled=True)
 
     return step
+
+
+def best_titles(
+    task: Task, correction: Correction, size: tuple[int, int], params: Any, queries: tuple[Any, ...],
+    catalogue: DeviceCatalogue,
+) -> tuple[jax.Array, ...]:  # fmt: skip
+    """Return the fields of `TopTitles` for the queries of one device.
+
+    Args:
+        task: Task of the checkpoint.
+        correction: Rule of the final scores; its density is that of the catalogue.
+        size: Number k of titles, and number of titles of a block.
+        params: Parameters.
+        queries: Packed rows of B queries; excluded ranks [B, M]; groups [B]; [B] bool, ordered by popularity.
+        catalogue: Titles, padded to whole blocks.
+    """
+    host, excluded_BxM, group_B, popular_B = queries
+    table, (k, block) = catalogue.table, size
+    encoded = task.encode_queries(params, host, table)
+    B, query_Bx1 = len(group_B), jnp.arange(len(group_B))[:, None]
+
+    def merge(best: tuple[jax.Array, jax.Array], start: jax.Array) -> tuple[Any, None]:
+        id_N, log_q_N = (
+            jax.lax.dynamic_slice_in_dim(x, start, block) for x in (catalogue.id_V, catalogue.log_q_V)
+        )
+        eligible_GxN = jax.lax.dynamic_slice_in_dim(catalogue.eligible_GxV, start, block, axis=1)
+        column_BxM = excluded_BxM - start
+        column_BxM = jnp.where((column_BxM >= 0) & (column_BxM < block), column_BxM, block)
+        kept_BxN = jnp.ones((B, block), bool).at[query_Bx1, column_BxM].set(False, mode="drop")
+        kept_BxN &= eligible_GxN[group_B] & (id_N >= FIRST_TITLE)
+        score_BxN = task.score_titles(params, encoded, table, correction.head, id_N)
+        score_BxN = (correction.scale * score_BxN + log_q_N).astype(jnp.float32)
+        score_BxN = jnp.where(popular_B[:, None], -(start + jnp.arange(block)), score_BxN)
+        score_BxN = jnp.where(kept_BxN & ~jnp.isnan(score_BxN), score_BxN, -jnp.inf)
+        score_BxK, column_BxK = jax.lax.top_k(score_BxN, k)
+        # The best of earlier blocks come first, and top_k puts the first of equal scores first.
+        joined_BxK = jnp.concatenate([best[0], score_BxK], axis=1)
+        rank_BxK = jnp.concatenate([best[1], start + column_BxK], axis=1)
+        score_BxK, place_BxK = jax.lax.top_k(joined_BxK, k)
+        return (score_BxK, jnp.take_along_axis(rank_BxK, place_BxK, axis=1)), None
+
+    nothing = jnp.full((B, k), -jnp.inf, jnp.float32), jnp.zeros((B, k), jnp.int32)
+    starts = jnp.arange(0, len(catalogue.id_V), block, dtype=jnp.int32)
+    (score_Bxk, rank_Bxk), _ = jax.lax.scan(merge, nothing, starts)
+    id_Bxk = jnp.where(score_Bxk > -jnp.inf, catalogue.id_V[rank_Bxk], 0)
+    completion_Bxk = task.predict_completion(params, encoded, table, id_Bxk)
+    if completion_Bxk is None:
+        completion_Bxk = jnp.full(id_Bxk.shape, jnp.nan)
+    return id_Bxk, score_Bxk, completion_Bxk.astype(jnp.float32)
 
 
 def _score_step(task: Task, correction: Correction) -> Callable:

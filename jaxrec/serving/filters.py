@@ -8,10 +8,10 @@ import numpy as np
 from jaxrec.config.schema import Config
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE, MISSING
-from jaxrec.data.storage.dataset import Arrays
-from jaxrec.serving.catalogue import Exclusions
-from jaxrec.serving.requests import Requests
-from jaxrec.sources.histories import REGION, read_title_table, title_rows
+from jaxrec.core.tables import REGION
+from jaxrec.data.events.history_columns import title_rows
+from jaxrec.data.storage.arrays import Arrays
+from jaxrec.serving.requests import Exclusions, Requests
 
 _FROM, _UNTIL = "from", "until"
 _NEVER = np.iinfo(np.int64).max
@@ -89,16 +89,14 @@ class TitleFilter:
         if isinstance(titles, list | tuple | set | frozenset | np.ndarray):
             rows = title_rows(list(titles), self._key)
         else:
-            rows = read_title_table(name, titles, self._config.source, self._key, {})[0]
+            rows = self._read(name, titles, {})[0]
         mask = np.zeros(len(self._key), bool)
         mask[rows[rows >= 0]] = True
         return mask
 
     def _available(self, table: Any, now: int) -> np.ndarray:
         """Return a mask [V] of the titles that are available now."""
-        rows, columns = read_title_table(
-            "available", table, self._config.source, self._key, {_FROM: "time", _UNTIL: "time"}
-        )
+        rows, columns = self._read("available", table, {_FROM: "time", _UNTIL: "time"})
         until = np.where(columns[_UNTIL] == MISSING, _NEVER, columns[_UNTIL])
         is_open = (rows >= 0) & (columns[_FROM] <= now) & (now < until)  # MISSING is the least number
         mask = np.zeros(len(self._key), bool)
@@ -107,10 +105,14 @@ class TitleFilter:
 
     def _licensed(self, table: Any) -> np.ndarray:
         """Return a mask [regions, V] of the titles with a licence, and set the regions."""
-        rows, columns = read_title_table(
-            "licences", table, self._config.source, self._key, {REGION: "category"}
-        )
+        rows, columns = self._read("licences", table, {REGION: "category"})
         self._regions, region = np.unique(columns[REGION].astype(str), return_inverse=True)
         mask = np.zeros((len(self._regions), len(self._key)), bool)
         mask[region[rows >= 0], rows[rows >= 0]] = True
         return mask
+
+    def _read(self, name: str, table: Any, kinds: dict[str, str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the row of each title of a table, and further columns; needs polars."""
+        from jaxrec.sources.histories import read_title_table
+
+        return read_title_table(name, table, self._config.source, self._key, kinds)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxrec.core.ids import FIRST_TITLE, TITLE_ID
 from jaxrec.core.row_format import Layout
 from jaxrec.data.examples.requests import PlayedTitles
-from jaxrec.data.storage.dataset import Arrays
+from jaxrec.data.storage.arrays import Arrays
 
 TOP_PICKS = "top picks"
 _WATCHED = 0.5  # least completion of the title of "because you watched"

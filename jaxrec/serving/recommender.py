@@ -2,28 +2,26 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxrec.checkpoints.checkpointer import Checkpointer
-from jaxrec.config.serialization import from_run_json
+from jaxrec.config.schema import Config
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE
-from jaxrec.core.paths import AnyPath, as_path
+from jaxrec.core.row_format import Layout
+from jaxrec.data.events.history_columns import milliseconds_of, title_rows
 from jaxrec.data.events.user_groups import GROUP_ROWS
-from jaxrec.evaluation.correction import load_or_fit_correction
-from jaxrec.models.outputs import Correction
-from jaxrec.runtime.mesh import replicate
+from jaxrec.data.storage.arrays import Arrays
 from jaxrec.serving import diversity as mmr
-from jaxrec.serving.catalogue import CatalogueScorer, Exclusions, TopTitles
 from jaxrec.serving.filters import Filters, TitleFilter
-from jaxrec.serving.new_titles import append_titles
 from jaxrec.serving.pages import TOP_PICKS, PageLayout, find_genres, page_rows
-from jaxrec.serving.requests import RequestBuilder, RequestCounts, Requests
-from jaxrec.sources.histories import title_rows
-from jaxrec.tasks.loading import CHECKPOINTS, LoadedCheckpoint, load_checkpoint
+from jaxrec.serving.requests import Exclusions, RequestBuilder, RequestCounts, Requests, Scorer, TopTitles
+
+if TYPE_CHECKING:
+    from jaxrec.core.paths import AnyPath
+    from jaxrec.models.outputs import Correction
+    from jaxrec.tasks.loading import LoadedCheckpoint
 
 POPULARITY = "popularity"
 _MMR_CANDIDATES = 5  # candidates of a diverse list, in multiples of its length
@@ -49,47 +47,29 @@ class Recommendations:
         return self.columns[name]
 
 
-class Recommender:
-    """Recommender of titles for any users, from a checkpoint alone.
+class Served(NamedTuple):
+    """Contents of a checkpoint or of an export that recommendations need besides the model."""
+
+    config: Config
+    layout: Layout  # of the rows
+    arrays: Arrays  # of the catalogue
+    categories: dict[str, list]  # values of each categorical feature, in the order of their ids
+    step: int  # of the training
+
+
+class BaseRecommender:
+    """Recommender of titles for any users, over a scorer of the catalogue.
 
     Args:
-        loaded: Checkpoint.
-        correction: Rule that orders the titles.
-        titles: Table of titles; those launched since the training are served from their features. None: the
-            titles of the training.
+        served: Contents of the checkpoint.
+        scorer: Scorer.
+        builder: Builder of requests.
     """
 
-    def __init__(self, loaded: LoadedCheckpoint, correction: Correction, titles: Any = None) -> None:
-        self.config, self.arrays, self.step = loaded.config, loaded.arrays, loaded.step
-        self._task, self._categories = loaded.task, loaded.meta["categories"]
-        layout = loaded.task.layout
-        if titles is not None:
-            self.arrays = append_titles(self.arrays, titles, self.config, layout, self._categories)
-        self.correction = _extended(correction, layout.num_titles, len(self.arrays.rank_of_id))
-        self._scorer = CatalogueScorer(loaded.task, loaded.params, self.arrays, self.correction)
-        self._builder = RequestBuilder(self.config, layout, self.arrays, self._categories)
+    def __init__(self, served: Served, scorer: Scorer, builder: RequestBuilder) -> None:
+        self.config, self._layout, self.arrays, self._categories, self.step = served
+        self._scorer, self._builder = scorer, builder
         self._unit: np.ndarray | None = None
-
-    @classmethod
-    def load(cls, workdir: str | AnyPath, which: str | None = None, titles: Any = None) -> "Recommender":
-        """Load a checkpoint.
-
-        Args:
-            workdir: Folder of the training run.
-            which: "best" or "last" checkpoint. None: the value of the config; "last" if there is no best.
-            titles: Table of titles in the columns of the config's titles table; those launched since the
-                training are served from their features. None: the titles of the training.
-
-        Raises:
-            InputError: There is no such checkpoint, or the table is invalid.
-        """
-        if which is None:
-            with Checkpointer(as_path(workdir) / CHECKPOINTS) as checkpoints:
-                which = from_run_json(checkpoints.restore_meta("last")["config"]).evaluate.checkpoint
-                which = which if checkpoints.best_step() is not None else "last"
-        loaded = load_checkpoint(workdir, which)
-        table = replicate(loaded.arrays.title_table())
-        return cls(loaded, load_or_fit_correction(as_path(workdir), loaded, table), titles)
 
     @property
     def titles(self) -> np.ndarray:
@@ -161,7 +141,7 @@ class Recommender:
 
     def _top(self, made: Requests, exclusions: Exclusions, k: int) -> tuple[TopTitles, np.ndarray]:
         """Return the k best titles of each request, and a mask [U] of requests served by popularity."""
-        popular = made.is_empty & (self._task.layout.rows == _NO_EMPTY_HISTORY)
+        popular = made.is_empty & (self._layout.rows == _NO_EMPTY_HISTORY)
         top = self._scorer.top(made.rows, k, exclusions, popular)
         failed = np.flatnonzero(made.is_empty & (top.id[:, 0] == 0) & ~popular)
         if len(failed):  # the model has no finite score for an empty history
@@ -189,7 +169,7 @@ class Recommender:
     def _pages(self, made: Requests, exclusions: Exclusions, page: PageLayout) -> dict[str, np.ndarray]:
         number = min(page.rows * page.width * _PAGE_CANDIDATES, self._scorer.titles)
         top, popular = self._top(made, exclusions, number)
-        genres = find_genres(self._task.layout, self.arrays, self._categories)
+        genres = find_genres(self._layout, self.arrays, self._categories)
         parts: dict[str, list[np.ndarray]] = {n: [] for n in ("user", "place", "row", "rank", "reason")}
         rows = page_rows(top.id, made.played, self.arrays, self._unit_vectors(), genres, page)
         for number, (reasons, places) in enumerate(rows):
@@ -314,36 +294,56 @@ class Recommender:
         return self._unit
 
 
-def milliseconds_of(time: Any) -> int | None:
-    """Convert a time to milliseconds since 1970; a time without an offset is UTC.
+class Recommender(BaseRecommender):
+    """Recommender of titles for any users, from a checkpoint alone.
 
     Args:
-        time: Whole milliseconds, a datetime, an ISO 8601 string, or None.
-
-    Raises:
-        InputError: The value is not a time.
+        loaded: Checkpoint.
+        correction: Rule that orders the titles.
+        titles: Table of titles; those launched since the training are served from their features. None: the
+            titles of the training.
     """
-    if time is None or isinstance(time, int | np.integer):
-        return time if time is None else int(time)
-    try:
-        when = time if isinstance(time, datetime) else datetime.fromisoformat(str(time))
-    except ValueError as error:
-        raise InputError(f"now={time!r}; allowed: a time such as '2024-01-31T20:00:00Z'") from error
-    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
 
+    def __init__(self, loaded: "LoadedCheckpoint", correction: "Correction", titles: Any = None) -> None:
+        from jaxrec.serving.catalogue import CatalogueScorer
+        from jaxrec.serving.new_titles import append_titles, extend_correction
 
-def _extended(correction: Correction, layout_titles: int, titles: int) -> Correction:
-    """Return a correction with a log density for each of `titles` ids.
+        self.loaded, self._task = loaded, loaded.task
+        config, layout, arrays = loaded.config, loaded.task.layout, loaded.arrays
+        categories = loaded.meta["categories"]
+        if titles is not None:
+            arrays = append_titles(arrays, titles, config, layout, categories)
+        self.correction = extend_correction(correction, layout.num_titles, len(arrays.rank_of_id))
+        super().__init__(
+            Served(config, layout, arrays, categories, loaded.step),
+            CatalogueScorer(loaded.task, loaded.params, arrays, self.correction),
+            RequestBuilder(config, layout, arrays, categories),
+        )
 
-    The log density of a title launched since the training is the least of the training's titles.
+    @classmethod
+    def load(cls, workdir: "str | AnyPath", which: str | None = None, titles: Any = None) -> "Recommender":
+        """Load a checkpoint.
 
-    Args:
-        correction: Correction of the checkpoint.
-        layout_titles: Number of title ids of the training.
-        titles: Number of title ids, at least `layout_titles`.
-    """
-    log_q_V = correction.log_q_V
-    if log_q_V is None:
-        log_q_V = np.zeros(layout_titles, np.float32)
-    new = np.full(titles - len(log_q_V), log_q_V[FIRST_TITLE:].min(), log_q_V.dtype)
-    return correction._replace(log_q_V=np.concatenate([log_q_V, new]))
+        Args:
+            workdir: Folder of the training run.
+            which: "best" or "last" checkpoint. None: the value of the config; "last" if there is no best.
+            titles: Table of titles in the columns of the config's titles table; those launched since the
+                training are served from their features. None: the titles of the training.
+
+        Raises:
+            InputError: There is no such checkpoint, or the table is invalid.
+        """
+        from jaxrec.checkpoints.checkpointer import Checkpointer
+        from jaxrec.config.serialization import from_run_json
+        from jaxrec.core.paths import as_path
+        from jaxrec.evaluation.correction import load_or_fit_correction
+        from jaxrec.runtime.mesh import replicate
+        from jaxrec.tasks.loading import CHECKPOINTS, load_checkpoint
+
+        if which is None:
+            with Checkpointer(as_path(workdir) / CHECKPOINTS) as checkpoints:
+                which = from_run_json(checkpoints.restore_meta("last")["config"]).evaluate.checkpoint
+                which = which if checkpoints.best_step() is not None else "last"
+        loaded = load_checkpoint(workdir, which)
+        table = replicate(loaded.arrays.title_table())
+        return cls(loaded, load_or_fit_correction(as_path(workdir), loaded, table), titles)

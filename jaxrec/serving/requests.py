@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -11,16 +11,16 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.hashing import of_keys
 from jaxrec.core.ids import FIRST_TITLE, MISSING
 from jaxrec.core.row_format import Layout
-from jaxrec.core.tables import Drops, Interactions, Titles, Users
+from jaxrec.core.tables import REGION, TIME, Drops, Interactions, Titles, Users
 from jaxrec.data.events.cleaning import COPY, UNKNOWN_TITLE, CleanChunk, clean, drop_copies
 from jaxrec.data.events.event_log import Log, TitleStats
 from jaxrec.data.events.stored_vocabulary import EncodedColumns, StoredVocabulary
 from jaxrec.data.events.user_groups import GROUP_ROWS, Chunk, user_groups, user_keys
 from jaxrec.data.examples import requests
-from jaxrec.data.storage.dataset import Arrays
-from jaxrec.sources.histories import REGION, TIME, Histories
+from jaxrec.data.storage.arrays import Arrays
 
 LATER = "play at or after the time of the request"
+_LEAST_EXCLUDED = 64  # columns of excluded titles, so that few programs are compiled
 
 
 class Requests(NamedTuple):
@@ -35,6 +35,62 @@ class Requests(NamedTuple):
     def is_empty(self) -> np.ndarray:
         """Mask [U] of users without a known title in their history."""
         return np.bincount(self.played.user, minlength=len(self.key)) == 0
+
+
+class TopTitles(NamedTuple):
+    """Best titles of U requests, the best first."""
+
+    id: np.ndarray  # [U, k] int32; 0 after the last eligible title
+    score: np.ndarray  # [U, k] float32; -inf after the last eligible title
+    completion: np.ndarray  # [U, k] float32 predicted completion; NaN without such a head
+
+
+class Exclusions(NamedTuple):
+    """Titles that may not be recommended, by user and by group of users. U users, P pairs."""
+
+    user: np.ndarray  # [P] int64, ascending: user of each title to leave out
+    rank: np.ndarray  # [P] int64 popularity rank of the title
+    group: np.ndarray  # [U] int32 group of each user
+    eligible_GxV: np.ndarray  # bool, by popularity rank: titles that a group may see
+
+    def select(self, users: np.ndarray) -> "Exclusions":
+        """Return the exclusions of the selected users, numbered from 0; `users` ascends."""
+        number = np.full(len(self.group), -1)
+        number[users] = np.arange(len(users))
+        kept = number[self.user] >= 0
+        return self._replace(user=number[self.user[kept]], rank=self.rank[kept], group=self.group[users])
+
+    def pad_by_user(self, users: int, titles: int) -> np.ndarray:
+        """Return the excluded ranks of each user, [users, M] int32, padded with `titles`.
+
+        M is a power of two, so that few programs are compiled.
+        """
+        count = np.bincount(self.user, minlength=users)
+        most = max(int(count.max(initial=0)), _LEAST_EXCLUDED)
+        out = np.full((users, 1 << (most - 1).bit_length()), titles, np.int32)
+        start = np.cumsum(count) - count
+        out[self.user, np.arange(len(self.user)) - start[self.user]] = self.rank
+        return out
+
+
+class Scorer(Protocol):
+    """Scorer of requests over the whole catalogue."""
+
+    titles: int  # that can be recommended
+
+    def top(
+        self, rows: np.ndarray, k: int, exclusions: Exclusions, by_popularity: np.ndarray | None = None
+    ) -> TopTitles:
+        """Return the k best eligible titles of each request."""
+
+    def scores(self, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """Return the scores [U, N] of the titles `ids` [N] for each request."""
+
+    def embed_users(self, rows: np.ndarray) -> np.ndarray:
+        """Return the vectors [U, F] of the users of requests."""
+
+    def embed_titles(self) -> np.ndarray:
+        """Return the vectors [V, F] of all titles, by id."""
 
 
 @dataclass
@@ -101,22 +157,23 @@ class RequestBuilder:
             InputError: A table is invalid.
         """
         counts = RequestCounts() if counts is None else counts
-        histories = Histories(
-            self._config.source, self._config.features, plays, users, self._arrays.title_key
-        )
-
-        def chunks() -> Iterator[Chunk]:
-            yield from histories.interactions()
-            for reason, count in histories.drops.counts.items():
-                counts.skipped.add(reason, count, histories.drops.examples[reason])
-                counts.plays += count
-            yield from histories.users()
-
-        for group in user_groups(chunks(), group_rows):
+        for group in user_groups(self._chunks(plays, users, counts), group_rows):
             built = self.build(group, now, counts)
             counts.users += len(built.key)
             counts.empty_histories += int(built.is_empty.sum())
             yield built
+
+    def _chunks(self, plays: Any, users: Any, counts: RequestCounts) -> Iterator[Chunk]:
+        """Yield the chunks of the tables, and count the plays that cannot be parsed."""
+        from jaxrec.sources.histories import Histories
+
+        config = self._config
+        histories = Histories(config.source, config.features, plays, users, self._arrays.title_key)
+        yield from histories.interactions()
+        for reason, count in histories.drops.counts.items():
+            counts.skipped.add(reason, count, histories.drops.examples[reason])
+            counts.plays += count
+        yield from histories.users()
 
     def build(self, group: list[Chunk], now: int | None, counts: RequestCounts) -> Requests:
         """Build the requests of complete users.

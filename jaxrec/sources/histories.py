@@ -8,15 +8,13 @@ import polars as pl
 
 from jaxrec.config import schema
 from jaxrec.core.errors import InputError
-from jaxrec.core.tables import Titles
+from jaxrec.core.tables import REGION, TIME, Titles
 from jaxrec.sources import kuairand
 from jaxrec.sources.columns import ColumnRequest, feature_requests
 from jaxrec.sources.frames import to_frame
 from jaxrec.sources.table import SourceTable, table_types
 from jaxrec.sources.tables import SourceTitles, ThreeTables, log_requests, read_titles
 
-REGION = "region"  # column of the users table that licences are read by
-TIME = "time of the request"  # feature name of the column of the users table with the name of the plays' time
 Source = schema.Simulator | schema.Tables | schema.KuaiRand | schema.Tfds
 
 
@@ -53,9 +51,7 @@ class Histories(ThreeTables):
             key = log["user"]._replace(column=_user_key(source))
             if isinstance(users, Sequence | np.ndarray) and not isinstance(users, str):
                 users = pl.DataFrame({key.column.split("|")[0]: np.asarray(users)})
-            region = ColumnRequest(REGION, "category", "licences")
-            time = ColumnRequest(log["time"].column, "time", "histories")
-            requests = context | feature_requests(features, "user") | {REGION: region, TIME: time}
+            requests = context | _request_features(features, log)
             users_table = _open("users", users, {"user": key}, requests, unit)
         super().__init__(plays_table, None, users_table, seconds=seconds)
         keys = np.empty(0, np.int64) if title_key is None else title_key
@@ -81,6 +77,34 @@ def _columns_of(
     else:
         columns = source.columns if isinstance(source, schema.Tables) else schema.Columns()
     return log_requests(columns), context, columns.time_unit, 1.0
+
+
+def _request_features(
+    features: tuple[schema.Feature, ...], log: dict[str, ColumnRequest]
+) -> dict[str, ColumnRequest]:
+    """Return the columns of the users table by feature, without the context."""
+    region = ColumnRequest(REGION, "category", "licences")
+    time = ColumnRequest(log["time"].column, "time", "histories")
+    return feature_requests(features, "user") | {REGION: region, TIME: time}
+
+
+def columns_to_json(source: Source, features: tuple[schema.Feature, ...]) -> dict[str, Any]:
+    """Return the columns of histories and users as values for JSON, for readers without polars.
+
+    `data.events.history_columns` reads the result.
+    """
+    log, context, unit, seconds = _columns_of(source, features)
+    tables = {
+        "plays": log,
+        "context": context,
+        "user_key": {"user": log["user"]._replace(column=_user_key(source))},
+        "user": _request_features(features, log),
+    }
+    requests = {
+        table: {name: {"column": r.column, "kind": r.kind, "divisor": r.divisor} for name, r in of.items()}
+        for table, of in tables.items()
+    }
+    return {**requests, "time_unit": unit, "seconds": seconds}
 
 
 def _user_key(source: Source) -> str:

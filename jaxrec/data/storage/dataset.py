@@ -17,7 +17,6 @@ import io
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -25,12 +24,14 @@ from typing import TypeVar
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
-from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.paths import AnyPath, as_path, cache_folder
 from jaxrec.core.row_format import Layout
+from jaxrec.data.storage.arrays import Arrays, as_words
 from jaxrec.data.storage.evaluation_arrays import DAILY_PLAYS, DailyPlays, SeenTitles, seen_prefix
 from jaxrec.data.storage.shard_cache import local_shards
+
+__all__ = ["Arrays", "Dataset", "Rows", "as_words"]
 
 _Stored = TypeVar("_Stored", SeenTitles, DailyPlays)
 
@@ -42,43 +43,6 @@ SHARD_BLOCKS = 512
 SHARD_ROWS = SHARD_BLOCKS * BLOCK_ROWS
 # Blocks are read in random order, by callers that have their own threads.
 _READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
-
-
-@dataclass(frozen=True)
-class Arrays:
-    """Arrays of the catalogue: with the config, all that a checkpoint needs.
-
-    V is the number of title ids, including 0 and 1.
-
-    Attributes:
-        title_key: [V - 2] keys of the source, by id.
-        title_runtime: [V - 2] float64 minutes.
-        title_plays: [V] int64 plays by training users.
-        rank_of_id: [V] int32 popularity rank, V for padding and unknown.
-        id_of_rank: [V - 2] int32 id at each popularity rank.
-        title_categories: [V, columns] int32 ids.
-        title_numbers: [V, columns] float32, standardised.
-    """
-
-    title_key: np.ndarray
-    title_runtime: np.ndarray
-    title_plays: np.ndarray
-    rank_of_id: np.ndarray
-    id_of_rank: np.ndarray
-    title_categories: np.ndarray
-    title_numbers: np.ndarray
-
-    def title_table(self) -> TitleTable:
-        """Return the titles' features and popularity ranks for the device."""
-        return TitleTable(self.title_categories, self.title_numbers, self.rank_of_id)
-
-
-def as_words(rows: np.ndarray) -> np.ndarray:
-    """Return structured rows [N] as [N, words] uint32.
-
-    The result is a view where the rows are contiguous.
-    """
-    return np.ascontiguousarray(rows).view("<u4").reshape(len(rows), rows.dtype.itemsize // 4)
 
 
 def _reader(path: Path) -> ArrayRecordReader:

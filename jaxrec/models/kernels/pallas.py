@@ -5,24 +5,41 @@ removed. Without the compiler, or without a GPU that it supports, XLA compiles t
 same function.
 """
 
+import contextlib
+import contextvars
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
 DTYPES = ("float32", "bfloat16")
 _MIN_CAPABILITY = 8.0  # compute capability of an NVIDIA GPU: Ampere's
+_is_plain = contextvars.ContextVar("plain form", default=False)
+
+
+@contextlib.contextmanager
+def plain_form() -> Iterator[None]:
+    """Trace the plain form of every function in a block, on any backend.
+
+    The choice between a kernel and XLA is made while a function is traced. A program that is traced on one
+    machine and runs on another needs the form that all backends compile.
+    """
+    token = _is_plain.set(True)
+    try:
+        yield
+    finally:
+        _is_plain.reset(token)
 
 
 def is_available(backend: str, dtype: str) -> bool:
-    """Return True if kernels run on this process's devices.
+    """Return True if kernels run on this process's devices; False in a block of `plain_form`.
 
     Args:
         backend: the backend of the devices, such as "gpu".
         dtype: name of the compute dtype.
     """
-    if backend != "gpu" or dtype not in DTYPES or not _has_triton_compiler():
+    if _is_plain.get() or backend != "gpu" or dtype not in DTYPES or not _has_triton_compiler():
         return False
     capability = getattr(jax.local_devices()[0], "compute_capability", "")
     return not capability.replace(".", "", 1).isdecimal() or float(capability) >= _MIN_CAPABILITY

@@ -1,0 +1,214 @@
+"""Plays and users from columns in memory, parsed by NumPy alone.
+
+An export is served where polars may be missing. The columns are those of a config, as
+`sources.histories.columns_to_json` writes them. A value that cannot be parsed is an error; tables of files
+leave such a row out and count it.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
+from typing import Any
+
+import numpy as np
+
+from jaxrec.core.errors import InputError
+from jaxrec.core.ids import MISSING
+from jaxrec.core.tables import Interactions, Users
+
+_PER_MILLISECOND = {"s": 1000, "ms": 1}  # factor of a whole-number time; "us" is divided by 1000
+
+
+def milliseconds_of(time: Any, key: str = "now") -> int | None:
+    """Convert a time to milliseconds since 1970; a time without an offset is UTC.
+
+    Args:
+        time: Whole milliseconds, a datetime, a date, an ISO 8601 string, or None.
+        key: Name of the value in the error message.
+
+    Raises:
+        InputError: The value is not a time.
+    """
+    if time is None or isinstance(time, int | np.integer):
+        return time if time is None else int(time)
+    try:
+        text = time.isoformat() if isinstance(time, date) else str(time)
+        when = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(f"{key}={time!r}; allowed: a time such as '2024-01-31T20:00:00Z'") from error
+    return round((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def title_rows(titles: Any, title_key: np.ndarray) -> np.ndarray:
+    """Return the index [N] of titles in `title_key`, -1 for an unknown title.
+
+    A whole number and its text are the same title.
+
+    Args:
+        titles: Sequence of N keys.
+        title_key: [V] keys of the known titles, unique.
+    """
+    keys = np.asarray(titles)
+    if not len(keys) or not len(title_key):
+        return np.full(len(keys), -1, np.int64)
+    is_key = np.ones(len(keys), bool)
+    if title_key.dtype.kind in "iu":
+        keys, is_key = _whole_numbers(keys)
+    else:
+        keys = keys.astype(str)
+    order = np.argsort(title_key, kind="stable")
+    at = np.searchsorted(title_key, keys, sorter=order)
+    row = order[np.minimum(at, len(order) - 1)]
+    return np.where(is_key & (title_key[row] == keys), row, -1).astype(np.int64)
+
+
+def _whole_numbers(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return int64 values, and a mask of the values that are whole numbers."""
+    if values.dtype.kind in "iub":
+        return values.astype(np.int64), np.ones(len(values), bool)
+    out, is_whole = np.zeros(len(values), np.int64), np.zeros(len(values), bool)
+    for i, value in enumerate(values.tolist()):
+        try:
+            out[i] = int(value)
+            is_whole[i] = not isinstance(value, float) or value == out[i]
+        except (TypeError, ValueError, OverflowError):
+            continue
+    return out, is_whole
+
+
+class HistoryColumns:
+    """Parser of plays and users.
+
+    Args:
+        columns: From `sources.histories.columns_to_json`.
+        title_key: [V] keys of the known titles.
+    """
+
+    def __init__(self, columns: dict[str, Any], title_key: np.ndarray) -> None:
+        self._columns, self._title_key = columns, title_key
+
+    def plays(self, table: Mapping[str, Any]) -> Interactions:
+        """Return the plays of a dict of columns of equal length.
+
+        Raises:
+            InputError: A column is missing or has another length, or a value cannot be parsed.
+        """
+        roles = self._read("histories", table, self._columns["plays"], required=True)
+        features = self._read("histories", table, self._columns["context"])
+        keys = roles["title"]
+        title = title_rows(keys, self._title_key)
+        unknown = np.flatnonzero(title < 0)
+        seconds = np.full(len(title), np.nan)
+        if "seconds" in roles:
+            seconds = roles["seconds"] * self._columns["seconds"]
+        return Interactions(
+            roles["user"],
+            title,
+            roles["time"],
+            seconds,
+            features,
+            "histories",
+            names={"seconds": ""} | {role: spec["column"] for role, spec in self._columns["plays"].items()},
+            unknown=str(keys[unknown[0]]) if len(unknown) else "",
+        )
+
+    def users(self, table: Any, plays: Interactions) -> Users:
+        """Return the rows of a users table.
+
+        Args:
+            table: Dict of columns, or a sequence of users.
+            plays: Plays of the same call, whose users have the type of the keys.
+
+        Raises:
+            InputError: As for `plays`, or a user is not of the type of the users of the plays.
+        """
+        (spec,) = self._columns["user_key"].values()
+        if isinstance(table, Sequence | np.ndarray) and not isinstance(table, str):
+            table = {spec["column"].split("|")[0]: table}
+        key = self._read("users", table, self._columns["user_key"], required=True)["user"]
+        if plays.user.dtype.kind in "iu":
+            key, is_whole = _whole_numbers(key)
+            if not is_whole.all():
+                raise InputError(
+                    f"users, row {int(np.argmin(is_whole)) + 1}: allowed: whole numbers, as in histories"
+                )
+        else:
+            key = key.astype(str)
+        return Users(key, self._read("users", table, self._columns["context"] | self._columns["user"]))
+
+    def _read(
+        self, name: str, table: Mapping[str, Any], specs: dict[str, Any], required: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Return the parsed columns of a table; those that it lacks are left out unless required."""
+        out, length = {}, None
+        for key, spec in specs.items():
+            names = [n for n in spec["column"].split("|") if n in table]
+            if not names:
+                if required:
+                    missing = " or ".join(map(repr, spec["column"].split("|")))
+                    raise InputError(f"{name}: no column {missing}; columns: {', '.join(map(str, table))}")
+                continue
+            raw = np.asarray(table[names[0]])
+            if raw.ndim != 1 or len(raw) != (len(raw) if length is None else length):
+                raise InputError(
+                    f"{name}, column {names[0]!r}: shape {raw.shape}; allowed: columns of one length"
+                )
+            length = len(raw)
+            out[key] = _parse(raw, spec, self._columns["time_unit"], f"{name}, column {names[0]!r}")
+        return out
+
+
+def _parse(raw: np.ndarray, spec: dict[str, Any], unit: str, where: str) -> np.ndarray:
+    """Return the raw column [N] of a kind, as `core.tables.Titles` describes it.
+
+    Args:
+        raw: Values of the caller.
+        spec: Column, kind and divisor.
+        unit: Unit of whole-number times.
+        where: Table and column, for error messages.
+    """
+    kind = spec["kind"]
+    if kind == "number":
+        return _numbers(raw, where)
+    if kind == "time":
+        return _times(raw, unit, where)
+    if kind == "whole":
+        whole, is_whole = _whole_numbers(raw)
+        if not is_whole.all():
+            raise _error(where, raw, is_whole, "whole numbers")
+        return whole // spec["divisor"]
+    is_missing = np.array([value is None or value != value for value in raw.tolist()], bool)
+    if kind == "key":
+        if is_missing.any() or raw.dtype.kind == "f":
+            raise _error(where, raw, ~is_missing, "whole numbers or strings")
+        return raw.astype(np.int64) if raw.dtype.kind in "iu" else raw.astype(str)
+    if raw.dtype.kind in "iub":
+        return raw.astype(np.int64)
+    if raw.dtype.kind == "O" and all(isinstance(v, int) for v in raw[~is_missing].tolist()):
+        return np.where(is_missing, MISSING, raw).astype(np.int64)
+    return np.where(is_missing, "", raw.astype(str))
+
+
+def _numbers(raw: np.ndarray, where: str) -> np.ndarray:
+    try:
+        return raw.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: {error}; allowed: numbers") from error
+
+
+def _times(raw: np.ndarray, unit: str, where: str) -> np.ndarray:
+    """Return milliseconds since 1970, int64; MISSING for None."""
+    if raw.dtype.kind == "M":
+        return raw.astype("datetime64[ms]").astype(np.int64)
+    if raw.dtype.kind in "iu":
+        return raw.astype(np.int64) // 1000 if unit == "us" else raw.astype(np.int64) * _PER_MILLISECOND[unit]
+    whole, is_whole = _whole_numbers(raw)
+    out = whole // 1000 if unit == "us" else whole * _PER_MILLISECOND[unit]
+    for i in np.flatnonzero(~is_whole):
+        time = milliseconds_of(raw[i] if raw.dtype.kind != "f" else None, f"{where}, row {i + 1}")
+        out[i] = MISSING if time is None else time
+    return out
+
+
+def _error(where: str, raw: np.ndarray, is_valid: np.ndarray, allowed: str) -> InputError:
+    i = int(np.argmin(is_valid))
+    return InputError(f"{where}, row {i + 1}: {raw[i]!r}; allowed: {allowed}")

@@ -1,0 +1,44 @@
+"""Arrays of the catalogue, and rows as words."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxrec.core.batch import TitleTable
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Arrays of the catalogue: with the config, all that a checkpoint needs.
+
+    V is the number of title ids, including 0 and 1.
+
+    Attributes:
+        title_key: [V - 2] keys of the source, by id.
+        title_runtime: [V - 2] float64 minutes.
+        title_plays: [V] int64 plays by training users.
+        rank_of_id: [V] int32 popularity rank, V for padding and unknown.
+        id_of_rank: [V - 2] int32 id at each popularity rank.
+        title_categories: [V, columns] int32 ids.
+        title_numbers: [V, columns] float32, standardised.
+    """
+
+    title_key: np.ndarray
+    title_runtime: np.ndarray
+    title_plays: np.ndarray
+    rank_of_id: np.ndarray
+    id_of_rank: np.ndarray
+    title_categories: np.ndarray
+    title_numbers: np.ndarray
+
+    def title_table(self) -> TitleTable:
+        """Return the titles' features and popularity ranks for the device."""
+        return TitleTable(self.title_categories, self.title_numbers, self.rank_of_id)
+
+
+def as_words(rows: np.ndarray) -> np.ndarray:
+    """Return structured rows [N] as [N, words] uint32.
+
+    The result is a view where the rows are contiguous.
+    """
+    return np.ascontiguousarray(rows).view("<u4").reshape(len(rows), rows.dtype.itemsize // 4)

@@ -1,0 +1,291 @@
+"""Export of a checkpoint to a folder that jax and NumPy alone can serve; `exported` describes the files.
+
+A program is traced for one request and mapped over requests by `jax.vmap`, so that the number of requests
+is a symbol and no layer depends on it. Kernels are not exported: every function has its plain form.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export as jax_export
+
+from jaxrec.config.serialization import to_json
+from jaxrec.core import safetensors
+from jaxrec.core.batch import HostBatch, TitleTable
+from jaxrec.core.errors import InputError
+from jaxrec.core.ids import FIRST_TITLE
+from jaxrec.core.json_io import write_json
+from jaxrec.core.paths import AnyPath, as_path
+from jaxrec.models.kernels import pallas
+from jaxrec.serving import exported
+from jaxrec.serving.catalogue import DeviceCatalogue, best_titles
+from jaxrec.serving.recommender import Recommender
+from jaxrec.sources.histories import columns_to_json
+from jaxrec.tasks.base import Task
+
+PLATFORMS = ("cpu", "cuda")
+ALLOWED_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+MAX_K = 1000
+_SMALL_K = 100  # most lists are short, and a program of many titles sorts more
+_READABLE = timedelta(days=180)  # jax reads an export for six months
+_BLOCK, _QUERIES = 4096, 1024  # titles of a block; most requests of a call
+_JOINED_BLOCK, _JOINED_QUERIES = 256, 16  # where each candidate has a sequence of its own
+
+
+def export(
+    workdir: str | AnyPath, out: str | AnyPath, which: str | None = None,
+    platforms: tuple[str, ...] = PLATFORMS, max_k: int = MAX_K, titles: Any = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Export a checkpoint; see `write`.
+
+    Args:
+        workdir: Folder of the training run.
+        out: Folder to write.
+        which: As for `Recommender.load`.
+        platforms: Platforms of the programs.
+        max_k: Most titles of a list.
+        titles: As for `Recommender.load`.
+
+    Returns:
+        The manifest.
+    """
+    return write(Recommender.load(workdir, which, titles), out, platforms, max_k)
+
+
+def write(
+    recommender: Recommender, out: str | AnyPath, platforms: tuple[str, ...] = PLATFORMS, max_k: int = MAX_K
+) -> dict[str, Any]:
+    """Write the export of a recommender, as a whole or not at all.
+
+    Args:
+        recommender: Recommender of a checkpoint.
+        out: Folder to write; an export that is there is replaced.
+        platforms: Platforms of the programs, of `ALLOWED_PLATFORMS`.
+        max_k: Most titles of a list; the number of titles if that is less.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        InputError: An argument is wrong, `out` is another folder, or the model cannot be exported.
+    """
+    unknown = [platform for platform in platforms if platform not in ALLOWED_PLATFORMS]
+    if unknown or not platforms:
+        raise InputError(f"platforms={','.join(platforms)!r}; allowed: {', '.join(ALLOWED_PLATFORMS)}")
+    if recommender.loaded.task.shards_titles:
+        raise InputError(
+            "model.item_table_sharding='split' cannot be exported; allowed: 'replicated'; serve the "
+            "checkpoint with python -m jaxrec.recommend"
+        )
+    target = as_path(out)
+    if not isinstance(target, Path):
+        raise InputError(f"out={out}: allowed: a folder of this machine")
+    if target.exists() and not (target / exported.MANIFEST).is_file() and any(target.iterdir()):
+        raise InputError(f"out={out}: allowed: a new folder, or one that holds an export")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        manifest = _write_files(recommender, temporary, platforms, max_k)
+        temporary.chmod(0o755)
+        if target.exists():
+            os.rename(target, temporary / "replaced")
+        os.rename(temporary, target)
+        shutil.rmtree(target / "replaced", ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return manifest
+
+
+def _write_files(
+    recommender: Recommender, folder: Path, platforms: tuple[str, ...], max_k: int
+) -> dict[str, Any]:
+    """Write all files of an export, the manifest last, and return the manifest."""
+    programs, shape = Programs(recommender), {}
+    for name, program in programs.lowered(max_k, platforms).items():
+        (folder / f"{name}{exported.SUFFIX}").write_bytes(program.serialize())
+        shape[name] = {"file": f"{name}{exported.SUFFIX}"}
+        shape[name] |= {"k": int(name.removeprefix("top_"))} if name.startswith("top_") else {}
+    parameters = {name: np.asarray(value) for name, value in programs.parameters.items()}
+    contents = safetensors.to_bytes(parameters, {"format": "jaxrec"})
+    (folder / exported.PARAMETERS).write_bytes(contents)
+    (folder / "arrays").mkdir()
+    arrays = vars(recommender.arrays) | {
+        exported.LOG_Q: np.asarray(recommender.correction.log_q_V, np.float32),
+        exported.VECTORS: np.pad(recommender.embed(titles=recommender.titles), ((FIRST_TITLE, 0), (0, 0))),
+    }
+    for name, array in arrays.items():
+        file = io.BytesIO()
+        np.save(file, array, allow_pickle=False)
+        (folder / "arrays" / f"{name}.npy").write_bytes(file.getvalue())
+    write_json(folder / exported.VOCABULARY, recommender.loaded.meta["categories"])
+    manifest = _manifest(recommender, platforms) | {
+        "block": programs.block,
+        "queries": programs.queries,
+        "programs": shape,
+        "files": {str(p.relative_to(folder)): _entry(p) for p in sorted(folder.rglob("*")) if p.is_file()},
+    }
+    write_json(folder / exported.MANIFEST, manifest)
+    return manifest
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    contents = path.read_bytes()
+    return {"sha256": hashlib.sha256(contents).hexdigest(), "bytes": len(contents)}
+
+
+def _manifest(recommender: Recommender, platforms: tuple[str, ...]) -> dict[str, Any]:
+    """Return the manifest without the programs and the files."""
+    loaded, created = recommender.loaded, datetime.now(UTC)
+    manifest = {
+        "format": exported.FORMAT,
+        "jax": jax.__version__,
+        "calling_convention": jax_export.maximum_supported_calling_convention_version,
+        "created": created.isoformat(timespec="seconds"),
+        "readable_until": (created + _READABLE).isoformat(timespec="seconds"),
+        "platforms": platforms,
+        "dataset": loaded.meta["dataset"],
+        "step": loaded.step,
+        "task": loaded.config.task.name,
+        "correction": recommender.correction.to_json(),
+        "counts": {
+            "titles": len(recommender.titles),
+            "plays": int(recommender.arrays.title_plays.sum()),
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(loaded.params)),
+        },
+        "columns": columns_to_json(loaded.config.source, loaded.config.features),
+        "layout": loaded.task.layout.to_json(),
+        "config": to_json(loaded.config),
+    }
+    return json.loads(json.dumps(manifest))
+
+
+class Programs:
+    """Functions of a recommender over flat trees of arrays, and their lowering.
+
+    Every function takes the parameters by path, the arrays of the catalogue by name, and the packed rows of
+    the requests [b, words] uint32:
+
+    - `scores`: also ids [n]; returns [b, n].
+    - `top_<k>`: also excluded ranks [b, m], groups [b], [b] bool for the order of popularity, and eligible
+      titles [g, V] by popularity rank; returns the fields of `TopTitles`, [b, k].
+    - `users`: returns [b, F].
+
+    Args:
+        recommender: Recommender of a checkpoint.
+    """
+
+    def __init__(self, recommender: Recommender) -> None:
+        self._task: Task = recommender.loaded.task
+        self._arrays, self._correction = recommender.arrays, recommender.correction
+        leaves, self._structure = jax.tree_util.tree_flatten_with_path(recommender.loaded.params)
+        self.parameters = {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
+        self._names = [*self.parameters]
+        self._is_joined = self._task.config.model.target_in_sequence
+        self.titles = len(self._arrays.id_of_rank)
+        self.block = min(_JOINED_BLOCK if self._is_joined else _BLOCK, self.titles)
+        self.queries = _JOINED_QUERIES if self._is_joined else _QUERIES
+
+    def lowered(self, max_k: int, platforms: tuple[str, ...]) -> dict[str, jax_export.Exported]:
+        """Return all programs in their plain form, by name.
+
+        Args:
+            max_k: Most titles of a list.
+            platforms: Platforms of the programs.
+        """
+        max_k = min(max_k, self.titles)
+        self.block = max(self.block, max_k)
+        b, m, g, n = jax_export.symbolic_shape("b, m, g, n")
+        padded = self.titles + -self.titles % self.block
+        words = _shape((b, self._task.layout.query_dtype().itemsize // 4), np.uint32)
+        queries = _shape((b, m), np.int32), _shape((b,), np.int32), _shape((b,), bool)
+        eligible = _shape((g, padded), bool)
+        inputs = {
+            f"top_{k}": (self._top(k), (*queries, eligible)) for k in sorted({min(_SMALL_K, max_k), max_k})
+        }
+        inputs["scores"] = self._scores, (_shape((n,), np.int32),)
+        if not self._is_joined:
+            inputs["users"] = self._users, ()
+        parameters = {name: _shape(leaf.shape, leaf.dtype) for name, leaf in self.parameters.items()}
+        catalogue = self._catalogue_shapes(padded)
+        with pallas.plain_form():
+            return {
+                name: jax_export.export(jax.jit(function), platforms=platforms)(
+                    parameters, catalogue, words, *arguments
+                )
+                for name, (function, arguments) in inputs.items()
+            }
+
+    def _catalogue_shapes(self, padded: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return the shapes of the arrays of the catalogue, with `padded` titles by popularity rank."""
+        arrays, V = self._arrays, self.titles + FIRST_TITLE
+        return {
+            "categories": _shape(arrays.title_categories.shape, np.int32),
+            "numbers": _shape(arrays.title_numbers.shape, np.float32),
+            "rank": _shape((V,), np.int32),
+            "log_q": _shape((V,), np.float32),
+            "id_by_rank": _shape((padded,), np.int32),
+            "log_q_by_rank": _shape((padded,), np.float32),
+        }
+
+    def _params(self, parameters: dict[str, Any]) -> Any:
+        return jax.tree_util.tree_unflatten(self._structure, [parameters[name] for name in self._names])
+
+    def _top(self, k: int) -> Callable:
+        """Return the function `top_<k>`."""
+
+        def top(parameters, catalogue, words, excluded, group, by_popularity, eligible):
+            params, table = self._params(parameters), _table(catalogue)
+            titles = DeviceCatalogue(table, catalogue["id_by_rank"], catalogue["log_q_by_rank"], eligible)
+
+            def top_of_request(words, excluded, group, by_popularity):
+                queries = _host(words), excluded[None], group[None], by_popularity[None]
+                outputs = best_titles(
+                    self._task, self._correction, (k, self.block), params, queries, titles
+                )
+                return jax.tree.map(lambda x: x[0], outputs)
+
+            return jax.vmap(top_of_request)(words, excluded, group, by_popularity)
+
+        return top
+
+    def _scores(self, parameters, catalogue, words, ids):
+        params, table = self._params(parameters), _table(catalogue)
+        head, scale = self._correction.head, self._correction.scale
+
+        def scores_of_request(words):
+            encoded = self._task.encode_queries(params, _host(words), table)
+
+            def score(id_):
+                return self._task.score_titles(params, encoded, table, head, id_[None])[0, 0]
+
+            return (scale * jax.vmap(score)(ids) + catalogue["log_q"][ids]).astype(jnp.float32)
+
+        return jax.vmap(scores_of_request)(words)
+
+    def _users(self, parameters, catalogue, words):
+        params, table = self._params(parameters), _table(catalogue)
+        return jax.vmap(lambda words: self._task.embed_users(params, _host(words), table)[0])(words)
+
+
+def _shape(shape: tuple[Any, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def _table(catalogue: dict[str, jax.Array]) -> TitleTable:
+    return TitleTable(catalogue["categories"], catalogue["numbers"], catalogue["rank"])
+
+
+def _host(words: jax.Array) -> HostBatch:
+    """Return a batch of one request."""
+    return HostBatch(words[None], jnp.ones(1, bool))
