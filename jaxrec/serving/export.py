@@ -60,6 +60,7 @@ def export(
     Returns:
         The manifest.
     """
+    _check(out, platforms)
     return write(Recommender.load(workdir, which, titles), out, platforms, max_k)
 
 
@@ -80,19 +81,12 @@ def write(
     Raises:
         InputError: An argument is wrong, `out` is another folder, or the model cannot be exported.
     """
-    unknown = [platform for platform in platforms if platform not in ALLOWED_PLATFORMS]
-    if unknown or not platforms:
-        raise InputError(f"platforms={','.join(platforms)!r}; allowed: {', '.join(ALLOWED_PLATFORMS)}")
+    target = _check(out, platforms)
     if recommender.loaded.task.shards_titles:
         raise InputError(
             "model.item_table_sharding='split' cannot be exported; allowed: 'replicated'; serve the "
             "checkpoint with python -m jaxrec.recommend"
         )
-    target = as_path(out)
-    if not isinstance(target, Path):
-        raise InputError(f"out={out}: allowed: a folder of this machine")
-    if target.exists() and not (target / exported.MANIFEST).is_file() and any(target.iterdir()):
-        raise InputError(f"out={out}: allowed: a new folder, or one that holds an export")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -105,6 +99,18 @@ def write(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return manifest
+
+
+def _check(out: str | AnyPath, platforms: tuple[str, ...]) -> Path:
+    """Return the folder to write, or raise InputError."""
+    if not platforms or not set(platforms) <= set(ALLOWED_PLATFORMS):
+        raise InputError(f"platforms={','.join(platforms)}; allowed: {', '.join(ALLOWED_PLATFORMS)}")
+    target = as_path(out)
+    if not isinstance(target, Path):
+        raise InputError(f"out={out}; allowed: a folder of this machine")
+    if target.exists() and not (target / exported.MANIFEST).is_file() and any(target.iterdir()):
+        raise InputError(f"out={out}; allowed: a new folder, or one that holds an export")
+    return target
 
 
 def _write_files(
@@ -250,9 +256,7 @@ class Programs:
 
             def top_of_request(words, excluded, group, by_popularity):
                 queries = _host(words), excluded[None], group[None], by_popularity[None]
-                outputs = best_titles(
-                    self._task, self._correction, (k, self.block), params, queries, titles
-                )
+                outputs = best_titles(self._task, self._correction, (k, self.block), params, queries, titles)
                 return jax.tree.map(lambda x: x[0], outputs)
 
             return jax.vmap(top_of_request)(words, excluded, group, by_popularity)

@@ -38,9 +38,22 @@ def decode(words: Any, dtype: np.dtype) -> dict[str, jax.Array]:
         count = int(np.prod(shape, dtype=int))
         span = words[:, offset // 4 : offset // 4 + -(-count * base.itemsize // 4)]
         target = jnp.dtype(base.newbyteorder("="))
-        flat = jax.lax.bitcast_convert_type(span, target).reshape(len(words), -1)[:, :count]
+        flat = _bitcast(span, target).reshape(len(words), -1)[:, :count]
         out[name] = flat.reshape(len(words), *shape)
     return out
+
+
+def _bitcast(words: jax.Array, dtype: np.dtype) -> jax.Array:
+    """Return the numbers of `dtype` in words [B, N] uint32, [B, N] or [B, N, numbers of a word].
+
+    The first number is in the lowest bits. XLA has no change of width for a batch size that is a symbol, as
+    in an export, so shifts take narrow numbers apart.
+    """
+    bits = 8 * dtype.itemsize
+    if bits == 32:
+        return jax.lax.bitcast_convert_type(words, dtype)
+    parts = words[..., None] >> jnp.arange(0, 32, bits, dtype=jnp.uint32)
+    return jax.lax.bitcast_convert_type(parts.astype(f"uint{bits}"), dtype)
 
 
 def mask_to_unknown(title: jax.Array, rate: float, key: jax.Array) -> jax.Array:

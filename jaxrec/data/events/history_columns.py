@@ -204,7 +204,8 @@ def _times(raw: np.ndarray, unit: str, where: str) -> np.ndarray:
     whole, is_whole = _whole_numbers(raw)
     out = whole // 1000 if unit == "us" else whole * _PER_MILLISECOND[unit]
     for i in np.flatnonzero(~is_whole):
-        time = milliseconds_of(raw[i] if raw.dtype.kind != "f" else None, f"{where}, row {i + 1}")
+        value = raw[i].item() if isinstance(raw[i], np.generic) else raw[i]
+        time = milliseconds_of(None if isinstance(value, float) else value, f"{where}, row {i + 1}")
         out[i] = MISSING if time is None else time
     return out
 
