@@ -117,11 +117,13 @@ def _write_files(
     recommender: Recommender, folder: Path, platforms: tuple[str, ...], max_k: int
 ) -> dict[str, Any]:
     """Write all files of an export, the manifest last, and return the manifest."""
-    programs, shape = Programs(recommender), {}
+    programs, entries = Programs(recommender), dict[str, dict[str, Any]]()
     for name, program in programs.lowered(max_k, platforms).items():
-        (folder / f"{name}{exported.SUFFIX}").write_bytes(program.serialize())
-        shape[name] = {"file": f"{name}{exported.SUFFIX}"}
-        shape[name] |= {"k": int(name.removeprefix("top_"))} if name.startswith("top_") else {}
+        file_name = f"{name}{exported.SUFFIX}"
+        (folder / file_name).write_bytes(program.serialize())
+        entries[name] = {"file": file_name}
+        if name.startswith(exported.TOP):
+            entries[name]["k"] = int(name.removeprefix(exported.TOP))
     parameters = {name: np.asarray(value) for name, value in programs.parameters.items()}
     contents = safetensors.to_bytes(parameters, {"format": "jaxrec"})
     (folder / exported.PARAMETERS).write_bytes(contents)
@@ -138,7 +140,7 @@ def _write_files(
     manifest = _manifest(recommender, platforms) | {
         "block": programs.block,
         "queries": programs.queries,
-        "programs": shape,
+        "programs": entries,
         "files": {str(p.relative_to(folder)): _entry(p) for p in sorted(folder.rglob("*")) if p.is_file()},
     }
     write_json(folder / exported.MANIFEST, manifest)
@@ -216,8 +218,9 @@ class Programs:
         words = _shape((b, self._task.layout.query_dtype().itemsize // 4), np.uint32)
         queries = _shape((b, m), np.int32), _shape((b,), np.int32), _shape((b,), bool)
         eligible = _shape((g, padded), bool)
-        inputs = {
-            f"top_{k}": (self._top(k), (*queries, eligible)) for k in sorted({min(_SMALL_K, max_k), max_k})
+        inputs: dict[str, tuple[Callable, tuple]] = {
+            f"{exported.TOP}{k}": (self._top(k), (*queries, eligible))
+            for k in sorted({min(_SMALL_K, max_k), max_k})
         }
         inputs["scores"] = self._scores, (_shape((n,), np.int32),)
         if not self._is_joined:
@@ -290,6 +293,7 @@ def _table(catalogue: dict[str, jax.Array]) -> TitleTable:
     return TitleTable(catalogue["categories"], catalogue["numbers"], catalogue["rank"])
 
 
-def _host(words: jax.Array) -> HostBatch:
+def _host(words: Any) -> HostBatch:
     """Return a batch of one request."""
-    return HostBatch(words[None], jnp.ones(1, bool))
+    valid: Any = jnp.ones(1, bool)
+    return HostBatch(words[None], valid)

@@ -15,6 +15,7 @@ of a vector, k best titles.
 
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import warnings
@@ -41,7 +42,7 @@ from jaxrec.serving.requests import Exclusions, RequestBuilder, RequestCounts, T
 FORMAT = 1
 MANIFEST, PARAMETERS, VOCABULARY = "manifest.json", "parameters.safetensors", "vocabulary.json"
 LOG_Q, VECTORS = "log_q", "title_vectors"  # arrays besides those of the catalogue
-SUFFIX = ".stablehlo"
+SUFFIX, TOP = ".stablehlo", "top_"  # end of the files of programs; first part of top_<k>
 AGAIN = "export it again: python -m jaxrec.export --checkpoint W --out DIR"
 _PLATFORMS = {"gpu": "cuda"}  # name of a backend in jax -> name of the platform in an export
 _CPU_PAIRS, _PAIRS = 2**18, 2**22  # (query, title) pairs that a device scores at a time, as in `catalogue`
@@ -98,7 +99,7 @@ class ExportedScorer:
         eligible_GxV = jax.device_put(np.pad(eligible_GxV, ((0, 0), (0, -self.titles % self._block))))
         columns = exclusions.pad_by_user(len(rows), self.titles), exclusions.group, by_popularity
         parts = [
-            jax.device_get(self._run(f"top_{exported_k}", words, *queries, eligible_GxV))
+            jax.device_get(self._run(f"{TOP}{exported_k}", words, *queries, eligible_GxV))
             for words, *queries in self._batches(rows, *columns)
         ]
         outputs = [np.concatenate(values)[: len(rows), :k] for values in zip(*parts, strict=True)]
@@ -197,12 +198,16 @@ class ExportedRecommender(BaseRecommender):
         path = Path(folder)
         manifest = _read_manifest(path)
         contents = {name: _read_checked(path, name, entry) for name, entry in manifest["files"].items()}
-        programs = {
+        programs: dict[str, Callable] = {
             name: jax.jit(_deserialize(path, program["file"], contents[program["file"]]).call)
             for name, program in manifest["programs"].items()
         }
         parameters = safetensors.read(path / PARAMETERS)
-        stored = {p.stem: np.load(p, allow_pickle=False) for p in (path / "arrays").glob("*.npy")}
+        stored = {
+            Path(name).stem: np.load(io.BytesIO(contents[name]), allow_pickle=False)
+            for name in contents
+            if name.startswith("arrays/")
+        }
         log_q_V, vectors_VxF = stored.pop(LOG_Q), stored.pop(VECTORS)
         served = Served(
             decode(manifest["config"], Config),

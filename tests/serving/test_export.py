@@ -31,7 +31,7 @@ from jaxrec.tasks.build import build_task
 from jaxrec.tasks.loading import LoadedCheckpoint, load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
-USERS = 64
+USERS, MAX_K = 64, 20
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def write_as_on_a_gpu(recommender, folder, *arguments):
 
 @pytest.fixture(scope="module")
 def folder(recommender, once):
-    return once("export", lambda folder: write_as_on_a_gpu(recommender, folder))
+    return once("export", lambda folder: write_as_on_a_gpu(recommender, folder, ("cpu", "cuda"), MAX_K))
 
 
 @pytest.fixture(scope="module")
@@ -110,22 +110,22 @@ def test_scores_and_best_titles_are_those_of_the_checkpoint(recommender, served,
         assert_same_titles(*lists[::-1])
         np.testing.assert_allclose(lists[1]["completion"], lists[0]["completion"], atol=1e-5)
         assert lists[0].counts == lists[1].counts and lists[1].counts["empty_histories"] == 1
-    assert_same_titles(*(r.recommend(histories, 150) for r in (served, recommender)))
 
 
 def test_scores_do_not_depend_on_the_batch(recommender, served, histories):
     (made,) = served._builder.read(histories)
     run = served._scorer._run
-    words, ids = as_words(made.rows), np.arange(2, 52, dtype=np.int32)
+    words, ids = as_words(made.rows), np.arange(2, 202, dtype=np.int32)
     expected = recommender._scorer.scores(made.rows, ids)
     for size in (1, 3, USERS):
-        assert_equal_scores(np.asarray(run("scores", words[:size], ids)), expected[:size])
+        scores = np.asarray(run("scores", words[:size], np.pad(ids, (0, 56))))
+        assert_equal_scores(scores[:, :200], expected[:size])
 
 
 def test_pages_similar_titles_and_vectors(recommender, served, histories):
-    page = PageLayout(rows=3, width=4)
+    page = PageLayout(rows=5, width=1)
     assert_same_titles(*(r.recommend(histories, page=page) for r in (served, recommender)))
-    assert_same_titles(*(r.recommend(histories, 5, diversity=0.5) for r in (served, recommender)))
+    assert_same_titles(*(r.recommend(histories, 4, diversity=0.5) for r in (served, recommender)))
     similar = [r.similar(served.titles[:3].tolist(), 4) for r in (recommender, served)]
     assert similar[0]["similar"].tolist() == similar[1]["similar"].tolist()
     vectors = [r.embed(users=histories) for r in (recommender, served)]
@@ -149,6 +149,7 @@ def test_limits(recommender, served, histories):
     assert result.counts["plays_of_unknown_titles"] == 10 * USERS
     assert result.counts["empty_histories"] == USERS
     cases = [
+        (lambda: served.recommend(histories, 21), "k=21; allowed: 1 to 20, the most titles of this export"),
         (lambda: served.recommend(histories, 201), "k=201; allowed: 1 to 200, the number of titles"),
         (lambda: served.score(histories, [5]), "title 5 is unknown; allowed: the titles of the training"),
         (lambda: served.recommend(empty), "histories: no user; allowed: at least one row"),
@@ -163,7 +164,7 @@ def test_the_folder_holds_no_kernel_and_no_pickle(folder, recommender):
     manifest = json.loads((folder / "manifest.json").read_text())
     files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert files == set(manifest["files"]) | {"manifest.json"}
-    assert set(manifest["programs"]) == {"scores", "top_100", "top_200", "users"}
+    assert set(manifest["programs"]) == {"scores", "top_20", "users"}
     for program in manifest["programs"].values():
         read = jax.export.deserialize(bytearray((folder / program["file"]).read_bytes()))
         assert read.platforms == ("cpu", "cuda")
@@ -288,8 +289,9 @@ def joined(config):
     config.model.experts = (Expert(4, 1, 2, 1.0, 0.1, "sasrec"),)
 
 
-@pytest.mark.parametrize("change", [next_item, joined])
+@pytest.mark.parametrize("change", [next_item, pytest.param(joined, marks=pytest.mark.slow)])
 def test_other_models(change, loaded, histories, tmp_path):
+    """One program of best titles for the next-item model; two for the other."""
     config = copy.deepcopy(loaded.config)
     change(config)
     layout = replace(loaded.task.layout, rows=config.task.name)
@@ -297,14 +299,15 @@ def test_other_models(change, loaded, histories, tmp_path):
     params = jax.jit(task.init_params)(jax.random.key(0), loaded.arrays.title_table())
     checkpoint = LoadedCheckpoint(config, task, loaded.arrays, params, 0, loaded.meta)
     recommender = Recommender(checkpoint, uncorrected(task))
-    write_as_on_a_gpu(recommender, tmp_path / "out", ("cpu", "cuda"), 10)
+    most = 120 if change is joined else 10
+    write_as_on_a_gpu(recommender, tmp_path / "out", ("cpu", "cuda"), most)
     served = jaxrec.serving.load(tmp_path / "out")
     few = {name: column[:30] for name, column in histories.items()}
     scores, expected = (r.score(few, recommender.titles[:60])["score"] for r in (served, recommender))
     assert_equal_scores(scores, expected)
     assert_same_titles(*(r.recommend(few, 5, users=[1, 2]) for r in (served, recommender)))
-    with pytest.raises(InputError, match="k=11; allowed: 1 to 10, the most titles of this export"):
-        served.recommend(few, 11)
+    assert_same_titles(*(r.recommend(few, most, users=[1, 2]) for r in (served, recommender)))
     if change is joined:
+        assert set(served.manifest["programs"]) == {"scores", "top_100", "top_120"}
         with pytest.raises(InputError, match="a user has no vector without a candidate"):
             served.embed(users=few)
