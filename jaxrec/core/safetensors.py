@@ -81,11 +81,8 @@ def _array(data: bytes, base: int, entry: Mapping[str, Any]) -> np.ndarray:
 
 
 def _dtype(name: str) -> np.dtype:
-    if name == _BFLOAT16:
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(_DTYPES[name])
+    # NumPy has bfloat16 by its name once jax is imported; without it, a TypeError.
+    return np.dtype("bfloat16" if name == _BFLOAT16 else _DTYPES[name])
 
 
 def _dtype_name(dtype: np.dtype) -> str:

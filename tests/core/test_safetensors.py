@@ -2,7 +2,7 @@
 
 import json
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -27,7 +27,7 @@ def test_the_bytes_of_a_file(tmp_path):
 
 
 def test_arrays_of_all_dtypes_are_read_back(tmp_path):
-    dtypes = (np.float64, np.float16, np.int64, np.int8, np.uint32, np.uint8, bool, ml_dtypes.bfloat16)
+    dtypes = (np.float64, np.float16, np.int64, np.int8, np.uint32, np.uint8, bool, jnp.bfloat16)
     arrays = {np.dtype(d).name: np.arange(6).reshape(2, 3).T.astype(d) for d in dtypes}
     arrays |= {"scalar": np.float32(3.5), "empty": np.empty((4, 0), np.float32)}
     (tmp_path / "f").write_bytes(safetensors.to_bytes(arrays, {"format": "test"}))
