@@ -651,6 +651,34 @@ LINES = (
         "similarity = np.minimum(similarity, ",
         ("tests/serving/test_diversity.py",),
     ),
+    Line(
+        "no kernel is exported",
+        "jaxrec/models/kernels/pallas.py",
+        "if _is_plain.get() or backend",
+        "if backend",
+        ("tests/serving/test_export.py",),
+    ),
+    Line(
+        "an exported score has the correction of the checkpoint",
+        "jaxrec/serving/export.py",
+        """+ catalogue["log_q"][ids]""",
+        "",
+        ("tests/serving/test_export.py",),
+    ),
+    Line(
+        "a damaged file of an export is refused",
+        "jaxrec/serving/exported.py",
+        """if digest != entry["sha256"]:""",
+        "if not digest:",
+        ("tests/serving/test_export.py::test_a_wrong_folder_is_refused",),
+    ),
+    Line(
+        "narrow numbers of a row are taken from the lowest bits",
+        "jaxrec/tasks/ranking_inputs.py",
+        "parts = words[..., None] >> jnp.arange(0, 32, bits, dtype=jnp.uint32)",
+        "parts = words[..., None] << jnp.arange(0, 32, bits, dtype=jnp.uint32)",
+        ("tests/tasks/test_ranking_inputs.py",),
+    ),
 )
 
 
