@@ -35,6 +35,10 @@ def _flags() -> None:
         "retrieve", 0, "also evaluate two-stage rankings of all titles: number of titles that the retrieval "
         "head selects for the ranking head; 0: disabled", lower_bound=0,
     )  # fmt: skip
+    flags.DEFINE_float(
+        "diversity", 0.0, f"also evaluate lists chosen by MMR, with --lists={CATALOGUE}: weight of "
+        "dissimilarity, from 0 to 1, as in recommend --diversity; 0: disabled",
+    )  # fmt: skip
     flags.DEFINE_list(
         "next_k", [], "numbers of next titles that are queries, such as 1,3; empty: the value of the config"
     )
@@ -59,6 +63,9 @@ def main(args: flags.FlagValues) -> None:
         raise InputError(f"--split={args.split}; allowed: {', '.join(SPLITS[1:])}")
     if args.retrieve and CATALOGUE not in args.lists:
         raise InputError(f"--retrieve={args.retrieve}; allowed only with --lists={CATALOGUE}")
+    without_catalogue = args.lists and CATALOGUE not in args.lists
+    if args.diversity and (without_catalogue or not 0.0 <= args.diversity <= 1.0):
+        raise InputError(f"--diversity={args.diversity:g}; allowed: 0 to 1, with --lists={CATALOGUE}")
     if not all(k.isdigit() and int(k) > 0 for k in args.next_k):
         raise InputError(f"--next-k={','.join(args.next_k)}; allowed: whole numbers above 0, such as 1,3")
     if args.seen in _OLD_SEEN:
@@ -90,6 +97,7 @@ def _evaluate_on_host(args: flags.FlagValues, workdir: AnyPath, data: AnyPath | 
         heads=args.heads,
         seen=_OLD_SEEN.get(args.seen, args.seen),
         retrieve=args.retrieve,
+        diversity=args.diversity,
     )
     evaluation = evaluate(workdir, options, which=args.which, data=data or None)
     if multihost.is_first_process():

@@ -646,10 +646,10 @@ LINES = (
     ),
     Line(
         "a diverse title is unlike all titles chosen before",
-        "jaxrec/serving/diversity.py",
-        "similarity = np.maximum(similarity, ",
-        "similarity = np.minimum(similarity, ",
-        ("tests/serving/test_diversity.py",),
+        "jaxrec/models/diversity.py",
+        "similarity_BxN = xp.maximum(similarity_BxN, ",
+        "similarity_BxN = xp.minimum(similarity_BxN, ",
+        ("tests/models/test_diversity.py",),
     ),
     Line(
         "no kernel is exported",

@@ -79,6 +79,8 @@ class EvaluationOptions(NamedTuple):
             or none ("kept"). None: the value of the config.
         retrieve: number of titles of a two-stage ranking, in addition to the exact ranking: the retrieval
             head selects the titles, the ranking head orders them. 0: no two-stage ranking.
+        diversity: weight of dissimilarity in lists that are chosen by MMR, from 0 to 1, as an additional
+            row of CATALOGUE. 0: no such row.
     """
 
     split: str = "test"
@@ -87,6 +89,7 @@ class EvaluationOptions(NamedTuple):
     heads: bool = False
     seen: Seen | None = None
     retrieve: int = 0
+    diversity: float = 0.0
 
 
 _DEFAULTS = EvaluationOptions()
@@ -119,7 +122,8 @@ def evaluate(
 
     Raises:
         InputError: the layout of the dataset is not the layout of the checkpoint; a frozen list for a
-            next-item model; K larger than the dataset stores; `retrieve` without a retrieval head.
+            next-item model; K larger than the dataset stores; `retrieve` without a retrieval head;
+            `diversity` outside 0 to 1 or without CATALOGUE.
     """
     started = time.perf_counter()
     workdir = as_path(workdir)
@@ -142,6 +146,8 @@ def evaluate(
     frozen = tuple(name for name in lists if name != CATALOGUE)
     if frozen and not protocols.lists:
         raise InputError(f"lists={','.join(frozen)}; allowed for a next-item model: {CATALOGUE}")
+    if options.diversity and (CATALOGUE not in lists or not 0.0 <= options.diversity <= 1.0):
+        raise InputError(f"diversity={options.diversity:g}; allowed: 0 to 1, with lists={CATALOGUE}")
     result: dict[str, Any] = {"name": loaded.config.name, "split": options.split, "which": which}
     ranked = None
     if CATALOGUE in lists:
@@ -194,12 +200,16 @@ def _evaluate_catalogue(
     if left_out.seen == "all":
         rows = rows.with_words(partial(left_out.bits, titles=task.layout.num_titles))
     num_shown = min(metrics.SHOWN, len(loaded.arrays.id_of_rank))
-    ranker = CatalogueRanker(task, queries.table, orders, left_out.seen, num_shown, retrieve=options.retrieve)
+    ranker = CatalogueRanker(
+        task, queries.table, orders, left_out.seen, num_shown, None, options.retrieve, options.diversity
+    )
     ranked = ranker(loaded.params, rows)
     ranked = ranked._replace(
         by_order=ranked.by_order | _popular_orders(queries, options.split, left_out, num_shown)
     )
-    result = catalogue_result(ranked, queries.rows, loaded.arrays, left_out, options.retrieve)
+    result = catalogue_result(
+        ranked, queries.rows, loaded.arrays, left_out, options.retrieve, options.diversity
+    )
     return ranked, result | {"correction": correction.to_json()}
 
 

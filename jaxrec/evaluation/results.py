@@ -111,8 +111,9 @@ def full_metrics(ranks: np.ndarray) -> dict[str, float]:
 
 
 def catalogue_result(
-    ranked: CatalogueRanks, rows: np.ndarray, arrays: Arrays, left_out: LeftOutTitles, retrieve: int = 0
-) -> dict[str, Any]:
+    ranked: CatalogueRanks, rows: np.ndarray, arrays: Arrays, left_out: LeftOutTitles, retrieve: int = 0,
+    diversity: float = 0.0,
+) -> dict[str, Any]:  # fmt: skip
     """Return metrics over all titles (K=1) by name of the order, and the settings.
 
     Args:
@@ -122,12 +123,19 @@ def catalogue_result(
         left_out: titles that were left out. The targets among them, which compete in any case, are counted
             as "repeated_targets".
         retrieve: number of retrieved titles of the two-stage ranking; 0: none.
+        diversity: weight of dissimilarity of the order by MMR; 0: none.
     """
     targets, users = rows["target"][:, 0], len(np.unique(rows["user"]))
     out: dict[str, Any] = {
         name: full_metrics(order.ranks) | metrics.shown(order.top, arrays.title_plays, targets)
         for name, order in ranked.by_order.items()
     }
+    for name, order in ranked.by_order.items():
+        if order.distance is not None:
+            lists_of_two = order.distance[~np.isnan(order.distance)]
+            out[name][f"ild@{metrics.SHOWN}"] = float(lists_of_two.mean()) if len(lists_of_two) else None
+    if diversity:
+        out["diversity"] = diversity
     if retrieve:
         out |= {
             "two_stage": full_metrics(ranked.staged),

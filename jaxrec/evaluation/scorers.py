@@ -12,6 +12,7 @@ from jaxrec.core.ids import FIRST_TITLE, RETRIEVAL_HEAD
 from jaxrec.data.loading.batches import EvalBatches, PackedEvalBatches, stream
 from jaxrec.data.loading.left_out import Seen, bit_words
 from jaxrec.data.storage.dataset import Rows
+from jaxrec.models.diversity import intra_list_distance, rank_diversely, unit_vectors
 from jaxrec.models.outputs import Correction
 from jaxrec.models.two_stage import overlap, rank_among, top_titles
 from jaxrec.runtime.device_batch import DeviceBatch, transfer
@@ -22,6 +23,7 @@ from jaxrec.tasks.metric_sums import Sums
 
 _CPU_QUERIES = 512  # per device and step: fewer are all overhead, more allocate more than malloc keeps
 _PAIRS = 2**22  # (query, title) pairs that an accelerator scores per step over the catalogue
+MMR_ORDER = "model_mmr"
 
 
 class ListScores(NamedTuple):
@@ -161,17 +163,19 @@ class CatalogueOrder(NamedTuple):
     Attributes:
         ranks: [Q] ranks of the targets, from 1, among the eligible titles.
         top: [Q, top] ids of the best eligible titles, the best first; 0 for none.
+        distance: [Q] mean cosine distance of two titles of `top`; None unless diversity is evaluated.
     """
 
     ranks: np.ndarray
     top: np.ndarray
+    distance: np.ndarray | None = None
 
 
 class CatalogueRanks(NamedTuple):
     """Rankings of the whole catalogue, for Q queries (K=1).
 
     Attributes:
-        by_order: Rankings by name of the correction, and RETRIEVAL_HEAD if requested.
+        by_order: Rankings by name of the correction, and RETRIEVAL_HEAD and MMR_ORDER if requested.
         staged: [Q] ranks of the targets in two stages, V if not retrieved; empty unless requested.
         kept: [Q] fraction of `top` among the best `top` of two stages; empty unless requested.
         sums: Metric -> (sum, count); empty without a loss.
@@ -202,16 +206,19 @@ class CatalogueRanker(_QueryRunner):
             the probability of the target is the loss. None: no loss.
         retrieve: Number of titles of a two-stage ranking, in addition to the exact rankings: the retrieval
             head selects the titles, the first correction orders them. 0: no two-stage ranking.
+        diversity: Weight of dissimilarity of MMR_ORDER, the first order with its best titles in the order of
+            MMR. It needs `top`. 0: no such order.
     """
 
     def __init__(
         self, task: Task, table: TitleTable, corrections: Mapping[str, Correction] | None = None,
         seen: Seen = "kept", top: int = 0, temperature: float | None = None, retrieve: int = 0,
+        diversity: float = 0.0,
     ) -> None:  # fmt: skip
         corrections = dict(corrections or {"model": Correction(task.catalogue_heads[0])})
         self._orders = corrections | ({RETRIEVAL_HEAD: Correction(RETRIEVAL_HEAD)} if retrieve else {})
-        step = _rank_step(task, self._orders, seen, top, temperature, retrieve)
-        self._seen = seen
+        step = _rank_step(task, self._orders, seen, top, temperature, retrieve, diversity)
+        self._seen, self._names = seen, [*self._orders, *([MMR_ORDER] if diversity else [])]
         super().__init__(task, table, step, max(_PAIRS // task.layout.num_titles, 1), lambda params: params)
 
     def __call__(self, params: Any, rows: Rows) -> CatalogueRanks:
@@ -224,21 +231,24 @@ class CatalogueRanker(_QueryRunner):
             sums.append(jax.device_get(batch_sums))
             row_indices.append(row_index)
         arrays = (_reorder(batches, row_indices, rows.rows) for batches in zip(*outputs, strict=True))
-        ranks_QxO, top_QxOxk, staged, overlaps = arrays
+        ranks_QxO, top_QxOxk, distance_QxO, staged, overlaps = arrays
         by_order = {
-            name: CatalogueOrder(ranks_QxO[:, i], top_QxOxk[:, i]) for i, name in enumerate(self._orders)
+            name: CatalogueOrder(
+                ranks_QxO[:, i], top_QxOxk[:, i], distance_QxO[:, i] if distance_QxO.shape[1] else None
+            )
+            for i, name in enumerate(self._names)
         }
         return CatalogueRanks(by_order, staged, overlaps, _sum_batches(sums))
 
 
 def _rank_step(
     task: Task, orders: Mapping[str, Correction], seen: Seen, top: int, temperature: float | None,
-    retrieve: int,
+    retrieve: int, diversity: float,
 ) -> Callable:  # fmt: skip
     """Return a step that ranks all titles, to be mapped over devices.
 
-    The step is `(params, batch, table) -> (ranks [B, O], top [B, O, top], staged, kept, sums)` for O orders,
-    over the queries of all devices, in order. Without a temperature, `sums` is empty.
+    The step is `(params, batch, table) -> (ranks [B, O], top [B, O, top], distance [B, O], staged, kept,
+    sums)` for O orders, over the queries of all devices, in order. Without a temperature, `sums` is empty.
     """
     heads = tuple(dict.fromkeys(correction.head for correction in orders.values()))
     first = next(iter(orders.values()))
@@ -251,45 +261,54 @@ def _rank_step(
         if seen == "stored":
             rivals_BxV &= jnp.ones_like(rivals_BxV).at[jnp.arange(B)[:, None], seen_BxL].set(False)
         elif seen == "all":
-            rivals_BxV &= ~_unpack_bits(
-                host.words[:, -bit_words(task.layout.num_titles) :], task.layout.num_titles
-            )
+            rivals_BxV &= ~_unpack_bits(host.words, task.layout.num_titles)
         eligible_BxV = rivals_BxV | (title_1xV == target_Bx1)
 
-        def rank(correction: Correction) -> tuple[jax.Array, jax.Array]:
-            """Return the ranks [B] of the targets and the best titles [B, top]."""
+        def rank(correction: Correction) -> tuple[jax.Array, jax.Array, jax.Array]:
+            """Return the ranks [B] of the targets, the best titles [B, top] and the scores [B, V]."""
             scores_BxV = correction(by_head[correction.head])
             target_score_Bx1 = jnp.take_along_axis(scores_BxV, target_Bx1, axis=1)
             rank_B = 1 + (rivals_BxV & ~(scores_BxV < target_score_Bx1)).sum(1)
-            if not top:
-                return rank_B, jnp.zeros((B, 0), jnp.int32)
             shown_BxV = jnp.where(eligible_BxV & ~jnp.isnan(scores_BxV), scores_BxV, -jnp.inf)
+            if not top:
+                return rank_B, jnp.zeros((B, 0), jnp.int32), shown_BxV
             best_Bxk, id_Bxk = top_titles(shown_BxV, top, table.rank)
-            return rank_B, jnp.where(best_Bxk > -jnp.inf, id_Bxk, 0)
+            return rank_B, jnp.where(best_Bxk > -jnp.inf, id_Bxk, 0), shown_BxV
 
-        ranks, tops = zip(*(rank(correction) for correction in orders.values()), strict=True)
+        ranks, tops, shown = zip(*(rank(correction) for correction in orders.values()), strict=True)
+        distances = jnp.zeros((B, 0))
+        if diversity:
+            unit_VxF = unit_vectors(task.embed_titles(params, table).astype(jnp.float32))
+            order = rank_diversely(shown[0], ranks[0], target_B, table.rank, unit_VxF, top, diversity)
+            ranks, tops = (*ranks, order[0]), (*tops, order[1])
+            distances = jnp.stack([intra_list_distance(id_Bxk, unit_VxF) for id_Bxk in tops], 1)
         two_stage_outputs = 2 * (jnp.zeros((B, 0)),)
         if retrieve:
             recommended = task.two_stages(params, host, table, eligible_BxV, retrieve, first)
             staged_B = rank_among(recommended, target_B, task.layout.num_titles)
             two_stage_outputs = staged_B, overlap(tops[0], recommended.id_BxN)
-        local = (jnp.stack(ranks, 1), jnp.stack(tops, 1), *two_stage_outputs)
+        local = (jnp.stack(ranks, 1), jnp.stack(tops, 1), distances, *two_stage_outputs)
         ranked = jax.lax.all_gather(local, AXIS, tiled=True)
         sums: Sums = {}
         if temperature is not None:
-            logits_BxV = first(by_head[first.head])
-            logits_BxV = jnp.where(title_1xV >= FIRST_TITLE, logits_BxV, -jnp.inf) / temperature
-            own_B = jnp.take_along_axis(logits_BxV, target_Bx1, axis=1)[:, 0]
-            loss_B = jax.nn.logsumexp(logits_BxV, axis=1) - own_B
-            sums = {"loss": (jnp.where(host.valid, loss_B, 0.0).sum(), host.valid.sum())}
+            sums = _loss_sums(first(by_head[first.head]) / temperature, target_Bx1, host.valid)
         return *ranked, jax.lax.psum(sums, AXIS)
 
     return step
 
 
+def _loss_sums(logits_BxV: jax.Array, target_Bx1: jax.Array, valid_B: jax.Array) -> Sums:
+    """Return the sum and the count of -log of the softmax probability of the targets over all titles."""
+    is_title_1xV = jnp.arange(logits_BxV.shape[1])[None] >= FIRST_TITLE
+    logits_BxV = jnp.where(is_title_1xV, logits_BxV, -jnp.inf)
+    own_B = jnp.take_along_axis(logits_BxV, target_Bx1, axis=1)[:, 0]
+    loss_B = jax.nn.logsumexp(logits_BxV, axis=1) - own_B
+    return {"loss": (jnp.where(valid_B, loss_B, 0.0).sum(), valid_B.sum())}
+
+
 def _unpack_bits(words_BxW: Any, titles: int) -> jax.Array:
-    """Return the bits of `LeftOutTitles.bits` as a mask [B, V]."""
-    bits_BxWx32 = words_BxW[:, :, None] >> jnp.arange(32, dtype=jnp.uint32) & 1
+    """Return the bits of `LeftOutTitles.bits`, the last words of rows, as a mask [B, V]."""
+    bits_BxWx32 = words_BxW[:, -bit_words(titles) :, None] >> jnp.arange(32, dtype=jnp.uint32) & 1
     return bits_BxWx32.reshape(len(words_BxW), -1)[:, :titles] != 0
 
 

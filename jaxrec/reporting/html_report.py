@@ -145,14 +145,20 @@ def _catalogue_table(catalogue: Mapping[str, Any]) -> list[str]:
     The table shows a selection of the metrics in test.json and eval-*.json.
     """
     seen = catalogue.get("seen", "stored" if catalogue.get("filtered") else "kept")  # results before "seen"
-    heads = "".join(f"{label:>{_COLUMN_WIDTH + 1}}" for label in _CATALOGUE_METRICS.values())
-    orders = ("model", "model_uncorrected", "retrieval_head", "two_stage", "popularity", "popularity_7_days")
+    columns = _CATALOGUE_METRICS | ({"ild@10": "ILD@10"} if "diversity" in catalogue else {})
+    heads = "".join(f"{label:>{_COLUMN_WIDTH + 1}}" for label in columns.values())
+    orders = (
+        "model", "model_mmr", "model_uncorrected", "retrieval_head", "two_stage", "popularity",
+        "popularity_7_days",
+    )  # fmt: skip
     body = [
         f"{name.replace('_', ' '):<{_LABEL_WIDTH}}"
-        + "".join(f"{_cell(catalogue[name].get(m)):>{_COLUMN_WIDTH + 1}}" for m in _CATALOGUE_METRICS)
+        + "".join(f"{_cell(catalogue[name].get(m)):>{_COLUMN_WIDTH + 1}}" for m in columns)
         for name in orders
         if name in catalogue
     ]
+    if "diversity" in catalogue:
+        body.append(f"model mmr: lists chosen with diversity {catalogue['diversity']:g}")
     if "retrieved" in catalogue:
         body.append(
             f"two stages with {catalogue['retrieved']:,} retrieved titles show {catalogue['kept']:.1%} "

@@ -13,7 +13,7 @@ from jaxrec.core.row_format import Layout
 from jaxrec.data.events.history_columns import milliseconds_of, title_rows
 from jaxrec.data.events.user_groups import GROUP_ROWS
 from jaxrec.data.storage.arrays import Arrays
-from jaxrec.serving import diversity as mmr
+from jaxrec.models import diversity as mmr
 from jaxrec.serving.filters import Filters, TitleFilter
 from jaxrec.serving.pages import TOP_PICKS, PageLayout, find_genres, page_rows
 from jaxrec.serving.requests import Exclusions, RequestBuilder, RequestCounts, Requests, Scorer, TopTitles
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from jaxrec.tasks.loading import LoadedCheckpoint
 
 POPULARITY = "popularity"
-_MMR_CANDIDATES = 5  # candidates of a diverse list, in multiples of its length
 _PAGE_CANDIDATES = 4  # candidates of a page, in multiples of its titles
 _NO_EMPTY_HISTORY = "next_item"  # rows of tasks that are never trained on an empty history
 
@@ -103,7 +102,7 @@ class BaseRecommender:
                 are read where they exist. None: the users of the histories.
             now: Time of the requests where the users table has none: milliseconds since 1970, a datetime or
                 an ISO 8601 string. Plays at or after it are left out. None: just after the user's last play.
-            diversity: From 0 to 1, the weight of dissimilarity in a list (`serving.diversity.rerank`).
+            diversity: From 0 to 1, the weight of dissimilarity in a list (`models.diversity.rerank`).
             page: Size of pages of named rows in place of lists of k titles; None: lists.
 
         Raises:
@@ -156,7 +155,7 @@ class BaseRecommender:
     def _lists(
         self, made: Requests, exclusions: Exclusions, k: int, diversity: float
     ) -> dict[str, np.ndarray]:
-        candidates = min(k * _MMR_CANDIDATES, self._scorer.titles) if diversity else k
+        candidates = min(k * mmr.CANDIDATES, self._scorer.titles) if diversity else k
         top, popular = self._top(made, exclusions, candidates)
         if diversity:
             score = np.where(popular[:, None], -np.arange(candidates, dtype=np.float32), top.score)

@@ -90,7 +90,7 @@ def test_evaluate_needs_the_checkpoint_alone_and_agrees_with_the_run(trained, ev
 def test_evaluate_ranks_the_whole_catalogue(trained, tiny, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(trained[0], workdir)
-    flags = ("--lists=catalogue", "--seen=kept", "--json", "--per-user")
+    flags = ("--lists=catalogue", "--seen=kept", "--json", "--per-user", "--diversity=0.5")
     done = type_in("-m", "jaxrec.evaluate", "--checkpoint", workdir, *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout)
@@ -101,6 +101,9 @@ def test_evaluate_ranks_the_whole_catalogue(trained, tiny, tmp_path):
         catalogue["model"]
     )
     assert catalogue["model"]["hr@100"] > catalogue["model"]["hr@10"] > catalogue["popularity"]["hr@1"] > 0
+    assert catalogue["diversity"] == 0.5 and "ild@10" not in catalogue["popularity"]
+    assert 2 > catalogue["model_mmr"]["ild@10"] > catalogue["model"]["ild@10"] > 0
+    assert catalogue["model_mmr"]["hr@100"] == catalogue["model"]["hr@100"]  # among the same candidates
     users = pl.read_parquet(workdir / "eval-test-best-per-user.parquet")
     mean = (users["catalogue/ndcg@10"] * users["queries"]).sum() / users["queries"].sum()
     assert mean == pytest.approx(catalogue["model"]["ndcg@10"], abs=1e-12)
@@ -176,6 +179,10 @@ TRAIN = ["-m", "jaxrec.train", "--config"]
             "--lists=all; allowed: enabled, disabled",
         ),
         (["-m", "jaxrec.evaluate", "--checkpoint", "x", "--split=train"], "allowed: validation, test"),
+        (
+            ["-m", "jaxrec.evaluate", "--checkpoint", "x", "--lists=enabled", "--diversity=0.5"],
+            "--diversity=0.5; allowed: 0 to 1, with --lists=catalogue",
+        ),
         (["-m", "jaxrec.compare", "only-one"], "W2 is missing; give W1 W2"),
         (["-m", "jaxrec.compare", "one", "two", "three"], "'three' is no flag"),
         (["-m", "jaxrec.compare", "nowhere", "two"], "nowhere: holds nothing where one eval-test-"),

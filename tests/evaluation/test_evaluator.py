@@ -12,6 +12,7 @@ import pytest
 from jaxrec.core.ids import FIRST_TITLE, RETRIEVAL_HEAD
 from jaxrec.data.loading.left_out import left_out_titles
 from jaxrec.evaluation import scorers
+from jaxrec.models import diversity
 from jaxrec.runtime.mesh import replicate
 from jaxrec.tasks.metric_sums import mean_metrics
 from jaxrec.tasks.ranking import RankingTask
@@ -141,6 +142,25 @@ def test_equal_titles_count_against_the_target_and_are_shown_by_popularity(over_
         assert rank == 1 + sum(not drawn[t] < drawn[target] for t in rivals)
         real = [t for t in (*rivals, target) if not np.isnan(drawn[t])]
         assert list(top) == sorted(real, key=lambda t: (-drawn[t], t))[:5]
+
+
+def test_the_order_by_mmr_is_that_of_the_host(over_all):
+    """Scores that are equal within rounding may change a few lists."""
+    task, params, table, rows, scores = over_all
+    ranked = scorers.CatalogueRanker(task, table, top=5, diversity=0.6)(params, rows).by_order
+    model, mmr = ranked["model"], ranked[scorers.MMR_ORDER]
+    vectors = jax.jit(task.embed_titles)(jax.device_get(params), jax.device_get(table))
+    unit = diversity.unit_vectors(np.asarray(vectors))
+    candidates = FIRST_TITLE + np.argsort(-scores[:, FIRST_TITLE:], axis=1, kind="stable")[:, :25]
+    own = np.take_along_axis(scores, candidates, axis=1)
+    ids = np.take_along_axis(candidates, diversity.rerank(candidates, own, unit, 25, 0.6), axis=1)
+    assert (mmr.top == ids[:, :5]).all(axis=1).mean() > 0.95
+    is_target = ids == rows.all()["target"][:, :1]
+    expected = np.where(is_target.any(axis=1), 1 + is_target.argmax(axis=1), model.ranks)
+    assert (mmr.ranks == expected).mean() > 0.95 and (mmr.ranks != model.ranks).mean() > 0.03
+    assert mmr.distance.mean() > model.distance.mean() > 0
+    pairs = np.einsum("qif,qjf->qij", unit[mmr.top], unit[mmr.top])[:, *np.triu_indices(5, 1)]
+    np.testing.assert_allclose(mmr.distance, 1 - pairs.mean(axis=1), atol=1e-5)
 
 
 def test_two_stages_equal_exact_ranking_if_all_titles_are_retrieved(tiny, tiny_config):

@@ -27,6 +27,11 @@ def test_table_of_rankings_of_all_titles(result):
     assert "all 1,000 titles, all that the user played excluded" in lines
     assert any(line.startswith("popularity 7 days ") for line in lines)
     assert "1,234 queries of 10 users; the target of 34 was played before, and competes" in lines
+    result["catalogue"] |= {"model_mmr": values | {"ild@10": 0.75}, "diversity": 0.3}
+    lines = html_report.format_table(result).splitlines()
+    (mmr,) = (line for line in lines if line.startswith("model mmr  "))
+    assert mmr.split()[-2:] == ["1.2500", "0.7500"] and "model mmr: lists chosen with diversity 0.3" in lines
+    assert any(line.endswith(" ILD@10") for line in lines) and max(map(len, lines)) <= 100
 
 
 @pytest.mark.parametrize("filtered, text", [(True, "history excluded"), (False, "history included")])
