@@ -291,7 +291,7 @@ def _rank_step(
         ranked = jax.lax.all_gather(local, AXIS, tiled=True)
         sums: Sums = {}
         if temperature is not None:
-            sums = _loss_sums(first(by_head[first.head]) / temperature, target_Bx1, host.valid)
+            sums = _loss_sums(first(by_head[first.head]) / temperature, target_Bx1, jnp.asarray(host.valid))
         return *ranked, jax.lax.psum(sums, AXIS)
 
     return step
