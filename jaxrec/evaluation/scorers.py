@@ -243,7 +243,7 @@ class CatalogueRanker(_QueryRunner):
 
 def _rank_step(
     task: Task, orders: Mapping[str, Correction], seen: Seen, top: int, temperature: float | None,
-    retrieve: int, diversity: float,
+    retrieve: int = 0, diversity: float = 0.0,
 ) -> Callable:  # fmt: skip
     """Return a step that ranks all titles, to be mapped over devices.
 

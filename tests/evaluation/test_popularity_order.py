@@ -52,7 +52,7 @@ def rank_all(params, rank, seen):
     table = TitleTable(np.zeros((V, 0), np.int32), np.zeros((V, 0), np.float32), rank)
     mapped = jax.jit(jax.vmap(lambda params: step(params, None, table), axis_name=AXIS))
     *outputs, _ = mapped(jax.tree.map(lambda x: x[None], params))
-    ranks, top, staged, kept = (np.asarray(x)[0] for x in outputs)
+    ranks, top, _, staged, kept = (np.asarray(x)[0] for x in outputs)
     by_order = {name: scorers.CatalogueOrder(ranks[:, i], top[:, i]) for i, name in enumerate(orders)}
     return scorers.CatalogueRanks(by_order, staged, kept, {})
 
