@@ -25,7 +25,6 @@ from jaxrec.models.outputs import Correction
 from jaxrec.runtime.multihost import is_first_process
 from jaxrec.tasks.base import Task
 from jaxrec.tasks.loading import LoadedCheckpoint
-from jaxrec.tasks.ranking import RankingTask
 
 METRIC = "ndcg@10"  # the best correction has the highest value on the validation queries
 _FILE = "correction.npz"
@@ -82,9 +81,9 @@ def fit_correction(task: Task, params: Any, table: TitleTable, dataset: Dataset)
         table: Title features, on the devices.
         dataset: Dataset of the training.
     """
-    if not isinstance(task, RankingTask) or not task.catalogue_heads:
+    if task.pool_mix is None or not task.catalogue_heads:
         return FittedCorrection(uncorrected(task), {})
-    density = count_negatives(dataset.rows("train"), task.layout.num_titles, task.mix)
+    density = count_negatives(dataset.rows("train"), task.layout.num_titles, task.pool_mix)
     estimates = densities(density, dataset.arrays.rank_of_id, dataset.manifest["trending"])
     corrections = {}
     for head in task.catalogue_heads:
@@ -146,9 +145,9 @@ def candidate_shifts(task: Task, dataset: Dataset, rows: np.ndarray, shape: tupl
         shape: [Q, lists, K, 1 + negatives], the shape of the result.
     """
     out = np.zeros(shape, np.float32)
-    if not isinstance(task, RankingTask) or not len(rows):
+    if task.pool_mix is None or not len(rows):
         return out
-    density = count_negatives(dataset.rows("train"), task.layout.num_titles, task.mix)
+    density = count_negatives(dataset.rows("train"), task.layout.num_titles, task.pool_mix)
     is_trending_V = dataset.arrays.rank_of_id < dataset.manifest["trending"]
     for l, name in enumerate(LISTS):
         widths = list_widths(name, dataset.layout.negatives)

@@ -283,6 +283,11 @@ class Task:
         return ()
 
     @property
+    def pool_mix(self) -> tuple[int, int, int, int] | None:
+        """Negatives of an example by pool: hard, trending, tailing, random; None for tasks without pools."""
+        return None
+
+    @property
     def catalogue_heads(self) -> tuple[str, ...]:
         """Names of the heads that can score all titles, the default first; empty if none can."""
         return self.ranking_heads

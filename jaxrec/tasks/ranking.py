@@ -80,7 +80,7 @@ class RankingTask(RankingScorer):
         return self.config.objective.balance > 0 and len(self.config.model.experts) > 1
 
     @cached_property
-    def mix(self) -> tuple[int, int, int, int]:
+    def pool_mix(self) -> tuple[int, int, int, int]:
         """Number of negatives of each pool per example, in the order of `core.ids.POOLS`."""
         return mix_counts(self.config.sampling.mix, self.config.sampling.negatives)
 
@@ -136,7 +136,7 @@ class RankingTask(RankingScorer):
         unknown = jnp.full((1,), UNKNOWN, jnp.int32)  # `sampling.id_dropout` puts this id into histories
         positive, negative = (
             rows["target"][:, : self.config.sampling.next_k],
-            ranking_inputs.choose_negatives(rows, self.mix, self.epoch(step))[0],
+            ranking_inputs.choose_negatives(rows, self.pool_mix, self.epoch(step))[0],
         )
         return sharded_embedding.unique_ids(
             jnp.concatenate([x.reshape(-1) for x in (history, positive, negative, unknown)])
@@ -193,7 +193,7 @@ class RankingTask(RankingScorer):
         chex.assert_shape(host.valid, (len(host.words),), custom_message="host.valid [B]")
         chex.assert_shape(key, (len(host.words), 2), custom_message="key [B, 2]")
         batch = ranking_inputs.training(
-            host.words, host.valid, self.view, self.mix, self.config.sampling.next_k, self.epoch(step), key,
+            host.words, host.valid, self.view, self.pool_mix, self.config.sampling.next_k, self.epoch(step), key,
             host.packing,
         )  # fmt: skip
         moving = self.moving_weights(params, task_state, step)
