@@ -193,8 +193,8 @@ class RankingTask(RankingScorer):
         chex.assert_shape(host.valid, (len(host.words),), custom_message="host.valid [B]")
         chex.assert_shape(key, (len(host.words), 2), custom_message="key [B, 2]")
         batch = ranking_inputs.training(
-            host.words, host.valid, self.view, self.pool_mix, self.config.sampling.next_k, self.epoch(step), key,
-            host.packing,
+            host.words, host.valid, self.view, self.pool_mix, self.config.sampling.next_k, self.epoch(step),
+            key, host.packing,
         )  # fmt: skip
         moving = self.moving_weights(params, task_state, step)
         usage = task_state.usage if self.balances else None
