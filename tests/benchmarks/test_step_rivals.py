@@ -152,7 +152,14 @@ def test_the_command(tmp_path):
     assert "jaxrec is" in process.stdout
 
 
-@pytest.mark.parametrize("flag", ["--parts=rates", "--peers=jit", "--rows=short", "--batch=many"])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--rows=short",
+        "--batch=many",
+        *(pytest.param(f, marks=pytest.mark.slow) for f in ("--parts=rates", "--peers=jit")),
+    ],
+)
 def test_an_invalid_flag_is_named(flag):
     process = command(flag)
     assert process.returncode == 2

@@ -43,9 +43,9 @@ ROOT = Path(__file__).resolve().parents[2]
 TABLES = (*ALL, "options", "beyond")
 STUDY = load_file(f"{ROOT / 'configs/study.py'}:tiny", Study)
 NAMES = [*configs(STUDY, TABLES)]
-# Rows that the default suite trains: all tasks; three next titles; a peer with the published head. One
-# training takes about twenty seconds of a core, a trace one. The slow form trains all rows.
-SOME = ("smoe_pl", "k3_weighted", "gru4rec")
+# Rows that the default suite trains: all tasks; three next titles. One training takes about twenty seconds of
+# a core, a trace one. The slow form trains all rows.
+SOME = ("smoe_pl", "k3_weighted")
 TRACED = NAMES[::5]  # rows that the default suite traces
 
 

@@ -28,7 +28,7 @@ ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
 def train(workdir, dataset, *more, config=SMALL):
     command = [
         sys.executable, "-m", "jaxrec.train", "--config", config, "--workdir", str(workdir),
-        f"--config.data.directory={dataset}", "--config.train.duration=12 epochs", *more,
+        f"--config.data.directory={dataset}", "--config.train.duration=6 epochs", *more,
     ]  # fmt: skip
     with Path(f"{workdir}.log").open("a") as log:
         return subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT, stdout=log, stderr=log)

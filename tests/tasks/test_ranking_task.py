@@ -17,6 +17,7 @@ from jaxrec.training.train_step import TrainStep
 def gradients(tiny, config, microbatch, pack):
     config = copy.deepcopy(config)
     config.model.dtype, config.train.microbatch_size, config.objective.balance = "float64", microbatch, 0.1
+    config.model.features = ("title_id", "segment", "completion")  # few are compiled sooner
     task = RankingTask(config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
     batch = training_batches(task, tiny.rows("train"))[1]
     assert batch.packing is not None
@@ -39,19 +40,28 @@ def gradients(tiny, config, microbatch, pack):
     return jax.device_get(parallel_step.parallelize_step(step)(mesh.replicate(state), batch, table))
 
 
-def test_packing_and_microbatches_do_not_change_gradients(tiny, tiny_config):
-    """Gradients, metric sums and counts do not depend on `train.microbatch_size`, with dropout and noise."""
+@pytest.fixture(scope="module")
+def plain(tiny, tiny_config):
+    """Gradients and metric sums of one microbatch without packing."""
     with jax.enable_x64(True):
-        plain, sums = gradients(tiny, tiny_config, 64, pack=False)
-        assert {"loss", "loss_entropy", "loss_balance", "gate_0", "gate_entropy"} <= sums.keys()
-        for microbatch in (64, 32, 16):
-            packed, packed_sums = gradients(tiny, tiny_config, microbatch, pack=True)
-            for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(packed), strict=True):
-                np.testing.assert_allclose(b, a, atol=1e-12 * np.abs(a).max() + 1e-15)
-            assert packed_sums.keys() == sums.keys()
-            for name, (total, count) in sums.items():
-                assert packed_sums[name][1] == count == 54, name
-                assert packed_sums[name][0] == pytest.approx(total, rel=1e-12), name
+        return gradients(tiny, tiny_config, 64, pack=False)
+
+
+@pytest.mark.parametrize(
+    "microbatch", [pytest.param(64, marks=pytest.mark.slow), pytest.param(32, marks=pytest.mark.slow), 16]
+)
+def test_packing_and_microbatches_do_not_change_gradients(tiny, tiny_config, plain, microbatch):
+    """Gradients, metric sums and counts do not depend on `train.microbatch_size`, with dropout and noise."""
+    grads, sums = plain
+    assert {"loss", "loss_entropy", "loss_balance", "gate_0", "gate_entropy"} <= sums.keys()
+    with jax.enable_x64(True):
+        packed, packed_sums = gradients(tiny, tiny_config, microbatch, pack=True)
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(packed), strict=True):
+        np.testing.assert_allclose(b, a, atol=1e-12 * np.abs(a).max() + 1e-15)
+    assert packed_sums.keys() == sums.keys()
+    for name, (total, count) in sums.items():
+        assert packed_sums[name][1] == count == 54, name
+        assert packed_sums[name][0] == pytest.approx(total, rel=1e-12), name
 
 
 def test_load_balancing_uses_the_gate_of_the_previous_step(tiny, tiny_config):

@@ -94,7 +94,7 @@ def test_the_simulator_on_beam_equals_the_simulator_on_one_machine(
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"the KuaiRand sample is not in {SAMPLE}")
 @pytest.mark.parametrize(
-    "spec", [pytest.param("kuairand.py", marks=pytest.mark.slow), "sequences.py:kuairand"]
+    "spec", [pytest.param(spec, marks=pytest.mark.slow) for spec in ("kuairand.py", "sequences.py:kuairand")]
 )
 def test_the_kuairand_sample_on_beam_equals_that_on_one_machine(tmp_path, monkeypatch, spec):
     config = load_config(str(ROOT / "configs" / spec))
@@ -150,7 +150,7 @@ def logs(tiny_config, tmp_path):
     return written
 
 
-@pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize("form", [pytest.param("csv", marks=pytest.mark.slow), "parquet"])
 def test_files_on_beam_equal_files_on_one_machine(logs, tmp_path, monkeypatch, form):
     """Files read in parts and chunks: rows left out, moments, width of names."""
     monkeypatch.setattr(files, "BLOCK_BYTES", 50_000)
@@ -173,10 +173,16 @@ def test_files_on_beam_equal_files_on_one_machine(logs, tmp_path, monkeypatch, f
         (("data", "latest"), "1990-01-02", r"^5403 of 5403 rows .* more than data\.max_invalid_fraction"),
         (("source", "users"), 2, r"^source: no \w+ example is left"),  # of the rows that were built
         (("features",), (Feature("no", "category", "context", 4),), r"^feature no: no such context column"),
-        (("features",), (Feature("no", "category", "user", 4),), r"^feature no: no such user column"),
-        (("features",), (Feature("no", "category", "title", 4),), r"^feature no: no such title column"),
+        pytest.param(
+            ("features",), (Feature("no", "category", "user", 4),), r"^feature no: no such user column",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("features",), (Feature("no", "category", "title", 4),), r"^feature no: no such title column",
+            marks=pytest.mark.slow,
+        ),
     ],
-)
+)  # fmt: skip
 def test_invalid_input_leaves_no_file(tiny_config, tmp_path, field, value, message):
     config = copy.deepcopy(tiny_config)
     *path, name = field
@@ -263,7 +269,13 @@ def test_beam_must_be_selected_and_installed(tiny_config, tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("signal", [SystemExit(143), KeyboardInterrupt()], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    "signal",
+    [
+        pytest.param(SystemExit(143), id="SIGTERM"),
+        pytest.param(KeyboardInterrupt(), id="SIGINT", marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_in_a_stage_is_raised_again(tiny_config, tmp_path, monkeypatch, caplog, signal):
     """The direct runner runs stages in the main thread, where signals are raised."""
 
