@@ -63,11 +63,11 @@ class SameQueries:
         """
         own_id_V = self._own_ids(loaded.arrays.title_key)
         rows = self._requests(loaded, own_id_V)
-        table = loaded.arrays.title_table()
+        table, head = loaded.arrays.title_table(), loaded.task.catalogue_heads[0]
         score = jax.jit(
             lambda words: loaded.task.score_all_titles(
-                loaded.params, HostBatch(words, np.ones(len(words), bool)), table
-            ).by_head[loaded.task.catalogue_heads[0]]
+                loaded.params, HostBatch(words, np.ones(len(words), bool)), table, (head,)
+            ).by_head[head]
         )
         ranks = []
         for first in range(0, len(rows), _QUERIES):
@@ -96,7 +96,7 @@ class SameQueries:
         rows = np.zeros(len(self._rows), loaded.task.layout.query_dtype())
         length = min(rows["history_title"].shape[1], self._rows["history_title"].shape[1])
         for name in ("history_title", "history_time", "history_viewed", "history_completion"):
-            if name in rows.dtype.names and name in self._rows.dtype.names:
+            if name in (rows.dtype.names or ()) and name in (self._rows.dtype.names or ()):
                 rows[name][:, -length:] = self._rows[name][:, -length:]
         rows["history_title"] = own_id_V[rows["history_title"]]
         rows["target_time"] = self._rows["target_time"].reshape(len(rows), -1)[:, 0]
@@ -147,7 +147,7 @@ def main(args: flags.FlagValues) -> Report:
         raise InputError(f"--next_item: {len(args.next_item)} runs; allowed: {len(args.runs)}, as --runs")
     ranks: dict[str, list[np.ndarray]] = {}
     shown: dict[str, list[dict[str, float]]] = {}
-    rows = np.empty(0)
+    rows: np.ndarray = np.empty(0)
     for number, workdir in enumerate(args.runs):
         options = EvaluationOptions(lists=(CATALOGUE,), retrieve=args.retrieve)
         evaluation = evaluate(as_path(workdir), options)

@@ -28,8 +28,8 @@ class FixedTask:
         )
     )
 
-    def score_all_titles(self, params, host, table):
-        return SimpleNamespace(by_head={"next_item": jnp.tile(jnp.array(SCORES), (len(host.words), 1))})
+    def score_all_titles(self, params, host, table, heads):
+        return SimpleNamespace(by_head={heads[0]: jnp.tile(jnp.array(SCORES), (len(host.words), 1))})
 
 
 def queries():
