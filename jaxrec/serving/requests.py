@@ -102,8 +102,9 @@ class RequestBuilder:
         """
         counts = RequestCounts() if counts is None else counts
         histories = Histories(
-            self._config.source, self._config.features, plays, users, self._arrays.title_key
-        )
+            self._config.source, self._config.features, plays, users, self._arrays.title_key,
+            self._arrays.title_runtime,
+        )  # fmt: skip
 
         def chunks() -> Iterator[Chunk]:
             yield from histories.interactions()
