@@ -85,17 +85,17 @@ class Columns:
     title: str = "title_id"
     time: str = "time"
     time_unit: Literal["s", "ms", "us", "ns"] = "ms"  # unit of a time column of whole numbers
-    time_decimals: bool = False  # True: times may have decimals, which are cut off at milliseconds
     seconds: str = "seconds_viewed"  # watch time, in `seconds_unit`; "": the log has no watch time
-    seconds_unit: Literal["s", "ms", "min", "fraction", "percent"] = "s"  # "fraction", "percent": of the
-    # title's runtime
     title_key: str = "title_id"  # title in the titles table
     runtime: str = "runtime_minutes"  # runtime in the titles table, in `runtime_unit`; "": unknown
+    user_key: str = "user_id"  # user in the users table
+    list_separator: str = ","  # separator of list values in CSV
+    time_decimals: bool = False  # True: times may have decimals, which are cut off at milliseconds
+    seconds_unit: Literal["s", "ms", "min", "fraction", "percent"] = "s"  # "fraction", "percent": of the
+    # title's runtime
     runtime_unit: Literal["min", "s", "ms", "h"] = "min"  # unit of `runtime` and `log_runtime`
     log_runtime: str = ""  # runtime of the title in the log; the longest of a title counts where the titles
     # table has none; "": the log has no runtimes
-    user_key: str = "user_id"  # user in the users table
-    list_separator: str = ","  # separator of list values in CSV
 
 
 @dataclass

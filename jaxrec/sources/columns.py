@@ -17,7 +17,7 @@ from jaxrec.core.tables import Lists
 _DAY_MS = 86_400_000
 _PARTS_OF_MS = {"us": 1000, "ns": 1_000_000}
 _FAR_MS = 2**62  # times are clipped here, so that a wrong unit cannot overflow into the valid range
-_ISO = (
+ISO_TIME = (
     r"^(\d{4}-\d{2}-\d{2})"
     r"(?:[T ](\d{2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s?(Z|[+-]\d{2}:?\d{2})?)?$"
 )
@@ -184,7 +184,7 @@ def parse_iso(column: pl.Expr) -> pl.Expr:
 
     A time without an offset is UTC. A value that cannot be parsed becomes null.
     """
-    group = column.str.extract_groups(_ISO).struct
+    group = column.str.extract_groups(ISO_TIME).struct
 
     def number(index: str) -> pl.Expr:
         return group.field(index).cast(pl.Int64, strict=False)

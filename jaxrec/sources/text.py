@@ -15,7 +15,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -169,7 +169,7 @@ def open_text(file: str, encoding: str = "utf-8") -> IO[bytes]:
     """
     with open(file, "rb") as f:
         start = f.read(4)
-    raw: IO[bytes]
+    raw: Any
     if start.startswith(_GZIP):
         raw = gzip.open(file, "rb")  # noqa: SIM115
     elif start == _ZSTD:
@@ -181,7 +181,7 @@ def open_text(file: str, encoding: str = "utf-8") -> IO[bytes]:
     return io.BufferedReader(_Recoded(raw, encoding), 1 << 16)
 
 
-def _zstandard(file: str):  # type: ignore[no-untyped-def]
+def _zstandard(file: str) -> Any:
     try:
         import zstandard
     except ModuleNotFoundError as error:

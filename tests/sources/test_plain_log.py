@@ -92,7 +92,7 @@ def test_a_titles_table_may_lack_runtimes(folder):
 
 
 def test_errors_for_invalid_logs(folder):
-    no_file = f"no .csv or .parquet file (current folder: {folder})"
+    no_file = f"no file {ALLOWED} (current folder: {folder})"
     assert_rejected(f"data.path='gone.csv' matches {no_file}", path="gone.csv")
     write(header="who,movieId,timestamp")
     assert_rejected(
