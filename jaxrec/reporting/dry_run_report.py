@@ -9,22 +9,22 @@ def format_dry_run(report: dict[str, Any]) -> str:
     parameters = report["parameters"]
     width = max(len(p["name"]) for p in parameters)
     lines += ["", f"{'parameter':<{width}}  {'shape':<16}  {'count':>12}  {'bytes':>14}"]
-    lines += [
-        f"{p['name']:<{width}}  {' x '.join(map(str, p['shape'])):<16}  {p['count']:>12,}  {p['bytes']:>14,}"
-        for p in parameters
-    ]
+    for p in parameters:
+        shape = " x ".join(map(str, p["shape"]))
+        lines.append(f"{p['name']:<{width}}  {shape:<16}  {p['count']:>12,}  {p['bytes']:>14,}")
     step = report["step"]
     total, size = f"{report['parameter_count']:,}", report["parameter_bytes"]
     lines += [
         f"{'total':<{width}}  {'':<16}  {total:>12}  {size:>14,}",
         "",
         f"state with the optimizer: {_size(report['state_bytes'])}",
-        f"a step on each of {report['devices']} {report['platform']} device(s): arguments "
+        f"a call of {step['steps_per_call']} step(s), {step['microbatches']} microbatch(es) each, on each of "
+        f"{report['devices']} {report['platform']} device(s): arguments "
         f"{_size(step['argument_bytes'])}, temporaries {_size(step['temporary_bytes'])}, "
-        + ("FLOPs not reported" if step["flops"] is None else f"{step['flops']:.3g} FLOPs")
-        + " (by the compiler, which counts the body of a loop once)",
-        f"{report['examples']:,} examples, batch size {report['batch_size']:,}: {report['steps_per_epoch']:,} "
-        f"steps an epoch, {report['total_steps']:,} steps in all",
+        + ("FLOPs not reported" if step["flops"] is None else f"{step['flops']:.3g} FLOPs a step")
+        + ", by the compiler",
+        f"{report['examples']:,} examples, batch size {report['batch_size']:,}: "
+        f"{report['steps_per_epoch']:,} steps an epoch, {report['total_steps']:,} steps in all",
         f"estimated {_duration(report['seconds'])}: {report['seconds_per_step']:.3g} s a step, mean of "
         f"{report['timed_steps']} steps after the compilation; without validation, checkpoints and test",
     ]

@@ -1,6 +1,7 @@
 """Dry run of a training: parameters, memory, FLOPs, steps and expected time, without a run."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from jaxrec.data.loading.batches import BatchGroups
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.runtime.device_batch import transfer_group
 from jaxrec.runtime.mesh import replicate, state_shardings
-from jaxrec.runtime.parallel_step import parallelize_step
+from jaxrec.runtime.parallel_step import ParallelStep, parallelize_step
 from jaxrec.tasks import build
 from jaxrec.training.batch_size import fit_batch_size
 from jaxrec.training.input_pipeline import steps_per_call, training_batches
@@ -35,8 +36,9 @@ def dry_run(config: Config, dataset: Dataset) -> dict[str, Any]:
 
     Returns:
         The result as JSON: `config`, `parameters` (name, shape, count and bytes of each), `parameter_count`,
-        `parameter_bytes`, `state_bytes`, `step` (bytes and FLOPs of a step on one device, None where the
-        compiler reports none), `examples`, `steps_per_epoch`, `total_steps`, `seconds_per_step`, `seconds`.
+        `parameter_bytes`, `state_bytes`, `step` (bytes of a call and FLOPs of a step on one device, None
+        where the compiler reports none), `examples`, `steps_per_epoch`, `total_steps`, `seconds_per_step` and
+        `seconds`.
 
     Raises:
         InputError: The batch does not fit the data or the devices.
@@ -54,16 +56,9 @@ def dry_run(config: Config, dataset: Dataset) -> dict[str, Any]:
     groups = BatchGroups(batches, size)
     batch = transfer_group(groups[0], size)[0]
     compiled = train_step.lower(with_shardings(abstract, state_shardings(abstract)), batch, table)()
-    state, calls = init.init_sharded(), min(_TIMED_CALLS + 1, max(total // size, 1))
-    started, timed = time.perf_counter(), 0
-    for i in range(calls):
-        for group in transfer_group(groups[i % len(groups)], size):
-            state, sums = train_step(state, group, table)
-            timed += group.steps
-        jax.block_until_ready(sums)
-        if i == 0 and calls > 1:  # the first call loads the program and warms caches
-            started, timed = time.perf_counter(), 0
-    seconds = (time.perf_counter() - started) / timed
+    microbatches = task.microbatches(config.train.batch_size // jax.device_count())
+    loops = microbatches * batch.steps
+    seconds, timed = _time_steps(train_step, init, groups, size, table)
     parameters = parameter_table(abstract.params)
     return {
         "config": to_json(config),
@@ -71,7 +66,12 @@ def dry_run(config: Config, dataset: Dataset) -> dict[str, Any]:
         "parameter_count": count_parameters(abstract.params),
         "parameter_bytes": sum(p["bytes"] for p in parameters),
         "state_bytes": sum(p["bytes"] for p in parameter_table(abstract)),
-        "step": _step_costs(compiled, batch.steps),
+        "step": _memory(compiled)
+        | {
+            "steps_per_call": batch.steps,
+            "microbatches": microbatches,
+            "flops": _flops_of(compiled) if loops == 1 else _flops(config, dataset, batches[0], table),
+        },
         "devices": jax.device_count(),
         "platform": jax.default_backend(),
         "examples": rows.rows,
@@ -84,11 +84,35 @@ def dry_run(config: Config, dataset: Dataset) -> dict[str, Any]:
     }
 
 
+def _time_steps(
+    train_step: ParallelStep, init: StateInit, groups: BatchGroups, size: int, table: Any
+) -> tuple[float, int]:
+    """Return the seconds of a step, with the reading of its rows, and the number of steps timed.
+
+    Args:
+        train_step: The step, compiled for batches like those of `groups`.
+        init: Initialiser of the state.
+        groups: Training batches.
+        size: Steps per call.
+        table: Features of all titles.
+    """
+    state, calls = init.init_sharded(), min(_TIMED_CALLS + 1, len(groups))
+    started, timed = time.perf_counter(), 0
+    for i in range(calls):
+        for group in transfer_group(groups[i], size):
+            state, sums = train_step(state, group, table)
+            timed += group.steps
+        jax.block_until_ready(sums)
+        if i == 0 and calls > 1:  # the first call loads the program and warms caches
+            started, timed = time.perf_counter(), 0
+    return (time.perf_counter() - started) / timed, timed
+
+
 def parameter_table(params: Any) -> list[dict[str, Any]]:
     """Return name, shape, number of elements and bytes of each leaf of a tree of abstract arrays."""
     return [
         {
-            "name": "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path),
+            "name": jax.tree_util.keystr(path, simple=True, separator="/"),
             "shape": list(leaf.shape),
             "count": int(np.prod(leaf.shape)),
             "bytes": int(np.prod(leaf.shape)) * leaf.dtype.itemsize,
@@ -97,21 +121,32 @@ def parameter_table(params: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _step_costs(compiled: Any, steps: int) -> dict[str, Any]:
-    """Return bytes and FLOPs of one step on one device; None where the compiler reports none.
-
-    The compiler counts the body of a loop once, so with microbatches or several steps a call the FLOPs are a
-    lower bound.
-
-    Args:
-        compiled: The compiled step; None with pmap on several processes.
-        steps: Steps of a call.
-    """
+def _memory(compiled: Any) -> dict[str, Any]:
+    """Return bytes of a call's program on one device; None with pmap on several processes."""
     memory = compiled.memory_analysis() if compiled is not None else None
-    cost = compiled.cost_analysis() if compiled is not None else None
     return {
         "argument_bytes": memory and memory.argument_size_in_bytes,
         "temporary_bytes": memory and memory.temp_size_in_bytes,
-        "flops": cost and cost.get("flops"),
-        "steps_per_call": steps,
     }
+
+
+def _flops(config: Config, dataset: Dataset, batch: Any, table: Any) -> float | None:
+    """Return the FLOPs of one step on one device, or None where the compiler reports none.
+
+    The compiler counts the body of a loop once. The step is therefore compiled a second time without a loop
+    over microbatches. Loops inside a model or a loss still count once.
+    """
+    whole = replace(config.train, microbatch_size=config.train.batch_size // jax.device_count())
+    task = build.build_task(
+        replace(config, train=whole), dataset.layout, dataset.manifest["completion_threshold"] or 0.0, 1, 1
+    )
+    abstract, step = StateInit(task).abstract(), TrainStep(task)
+    lower = parallelize_step(step, step.mapping, abstract).lower
+    compiled = lower(with_shardings(abstract, state_shardings(abstract)), batch, table)()
+    return _flops_of(compiled)
+
+
+def _flops_of(compiled: Any) -> float | None:
+    """Return the FLOPs that the compiler counts; `compiled` is None with pmap on several processes."""
+    cost = compiled.cost_analysis() if compiled is not None else None
+    return cost and cost.get("flops")

@@ -1,4 +1,4 @@
-"""Settings that fit a log: threshold of abandonment, batch size, allowed fraction of invalid rows."""
+"""Settings that fit a log: threshold of abandonment, pools, batch size, allowed invalid rows."""
 
 from copy import deepcopy
 
@@ -6,10 +6,13 @@ import numpy as np
 
 from jaxrec.config.schema import Config
 from jaxrec.core.errors import InputError
+from jaxrec.core.ids import POOLS
 from jaxrec.data.runners.statistics import LogStatistics, propose_threshold
 
 _LEAST_BATCH, _MOST_BATCH = 8, 1024
 _STEPS_PER_EPOCH = 200
+# Widths of the pools of negatives (hard, trending, tailing, random) for small catalogues, widest first.
+_POOLS = ((8, 12, 8, 4), (8, 8, 6, 0))
 _MOST_INVALID = 0.5  # above this fraction of invalid rows, the columns or units are wrong
 
 
@@ -33,6 +36,8 @@ def fit_settings(config: Config, statistics: LogStatistics) -> tuple[Config, dic
         why = f"{dropped:.1%} of the rows are invalid; {limit:g} would stop preparation"
         reasons["data.max_invalid_fraction"] = why
         config.data.max_invalid_fraction = float(np.ceil(dropped * 100) / 100)
+    if config.rows == "ranking":
+        _fit_pools(config, statistics, reasons)
     examples = statistics.examples
     if statistics.thresholds:
         config.data.abandon_threshold, reasons["data.abandon_threshold"] = propose_threshold(statistics)
@@ -54,3 +59,27 @@ def fit_settings(config: Config, statistics: LogStatistics) -> tuple[Config, dic
         "an accelerator takes larger batches"
     )
     return config, reasons
+
+
+def _fit_pools(config: Config, statistics: LogStatistics, reasons: dict[str, str]) -> None:
+    """Narrow the pools of negatives where a user has too few titles left that are not in the log.
+
+    Raises:
+        InputError: The catalogue is too small for any pools.
+    """
+    played = max((n for q, n in statistics.lengths.items() if q < 1), default=0)  # by all but 1% of the users
+    left = statistics.titles - played
+    if sum(getattr(config.data, pool) for pool in POOLS) <= left:
+        return
+    for widths in _POOLS:
+        if sum(widths) <= left:
+            for pool, width in zip(POOLS, widths, strict=True):
+                setattr(config.data, pool, width)
+                reasons[f"data.{pool}"] = (
+                    f"the negatives of a user are drawn from {left} titles that are left"
+                )
+            return
+    raise InputError(
+        f"source: the catalogue has {statistics.titles} titles, and users played up to {played} of them; "
+        f"allowed: {sum(_POOLS[-1])} more titles than that, from which negatives are drawn"
+    )
