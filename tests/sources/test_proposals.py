@@ -32,6 +32,12 @@ def folder(tmp_path, monkeypatch):
         ("a.csv", b"u;t;at\nx;y;1,5\n", {"separator": ";"}),
         ("a.tsv", b"u\tt\tat\nx\ty\t1\n", {}),
         ("a.txt", b"u\tt\tat\nx\ty\t1\n", {"separator": "\t"}),
+        (
+            "m.dat",
+            b"1::A Film (1995)::Drama|Crime|Play\n2::A Show (1996)::Drama|Crime|War\n",
+            {"separator": "::", "header": ("c1", "c2", "c3")},
+        ),
+        ("a.txt", b"u t at\nx y 1\n", {"separator": " "}),
         ("r.dat", b"1::2::5::978300760\n", {"separator": "::", "header": ("c1", "c2", "c3", "c4")}),
         ("u.data", b"196\t242\t3\t881250949\n", {"separator": "\t", "header": ("c1", "c2", "c3", "c4")}),
         ("a.csv", b"ann,film,2020-01-02\n", {"header": ("c1", "c2", "c3")}),

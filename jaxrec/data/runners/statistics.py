@@ -26,7 +26,7 @@ _BINS = 20
 
 
 class Threshold(NamedTuple):
-    """What a threshold of abandonment would give.
+    """Consequences of a threshold of abandonment.
 
     Attributes:
         threshold: Completion below which a title counts as abandoned.
@@ -196,7 +196,7 @@ def _log(chunks: list[CleanChunk], drops: Drops) -> Log:
 
 
 def _threshold(log: Log, states: EventState, data: Data) -> Threshold:
-    """Return what the threshold of `data` would give."""
+    """Return the consequences of the threshold of `data`."""
     first = np.flatnonzero(states.first)
     abandoned = states.total[first] < data.abandon_threshold
     query = ranking.targets(log, states, data)

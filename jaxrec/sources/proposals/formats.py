@@ -11,7 +11,8 @@ from jaxrec.sources.text import RECBOLE_SUFFIXES, TAB_SUFFIXES, open_text, suffi
 
 _SAMPLE_BYTES = 1 << 20
 _LINES = 200  # lines whose fields are counted
-_SEPARATORS = ("\t", "::", ",", ";", "|", " ")  # the first of equally good ones is taken
+# Groups of separators, the surest first; of one group, the separator of the most fields is taken.
+_SEPARATORS = (("\t", "::"), (",", ";", "|"), (" ",))
 _NAMES = {"\t": "tab", " ": "space"}
 _AGREEING = 0.95  # fraction of lines that must have the same number of fields
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -89,17 +90,18 @@ def _encoding(data: bytes) -> tuple[str, dict[str, str]]:
 
 
 def _separator(file: str, lines: list[str]) -> tuple[str, int, int]:
-    """Return the separator that gives the most fields, their number, and the number of lines that have it."""
-    best = (0, 0, "")
-    for separator in _SEPARATORS:
-        counts = Counter(len(re.sub(r'"[^"]*"', "", line).split(separator)) for line in lines)
-        fields, agreeing = counts.most_common(1)[0]
-        if fields > max(best[0], 1) and agreeing >= _AGREEING * len(lines):
-            best = (fields, agreeing, separator)
-    if not best[2]:
-        allowed = ", ".join(repr(_NAMES.get(s, s)) for s in _SEPARATORS)
-        raise InputError(
-            f"{file}: no separator splits its first lines into equally many fields; allowed: {allowed}, or "
-            "another one in a config (source.interactions_format.separator)"
-        )
-    return best[2], best[0], best[1]
+    """Return the separator, the number of fields, and the number of lines that have so many."""
+    for group in _SEPARATORS:
+        best = (1, 0, "")
+        for separator in group:
+            counts = Counter(len(re.sub(r'"[^"]*"', "", line).split(separator)) for line in lines)
+            fields, agreeing = counts.most_common(1)[0]
+            if fields > best[0] and agreeing >= _AGREEING * len(lines):
+                best = (fields, agreeing, separator)
+        if best[2]:
+            return best[2], best[0], best[1]
+    allowed = ", ".join(repr(_NAMES.get(s, s)) for group in _SEPARATORS for s in group)
+    raise InputError(
+        f"{file}: no separator splits its first lines into equally many fields; allowed: {allowed}, or "
+        "another one in a config (source.interactions_format.separator)"
+    )
