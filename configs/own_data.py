@@ -1,6 +1,8 @@
 """Template for your own logs: copy the file, name your columns, run the commands.
 
-`python -m jaxrec.prepare --check --interactions LOG --write-config my_service.py` writes such a config for raw files.
+Such a config is written for raw files by
+
+python -m jaxrec.prepare --check --interactions LOG --write-config my_service.py
 
 python -m jaxrec.prepare --config configs/my_service.py    # reads and checks all rows, reports errors
 python -m jaxrec.train --config configs/my_service.py --workdir runs/my_service
