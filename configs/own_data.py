@@ -1,5 +1,9 @@
 """Template for your own logs: copy the file, name your columns, run the commands.
 
+Such a config is written for raw files by
+
+python -m jaxrec.prepare --check --interactions LOG --write-config my_service.py
+
 python -m jaxrec.prepare --config configs/my_service.py    # reads and checks all rows, reports errors
 python -m jaxrec.train --config configs/my_service.py --workdir runs/my_service
 
@@ -24,7 +28,7 @@ def get_config() -> Config:
             user="user_id",  # whole numbers or strings
             title="title_id",
             time="started_at",  # whole numbers, timestamps or ISO 8601 strings; UTC without an offset
-            time_unit="ms",  # unit of whole numbers: "s", "ms" or "us"
+            time_unit="ms",  # unit of whole numbers: "s", "ms", "us" or "ns"
             seconds="seconds_viewed",
             title_key="title_id",  # in the titles table
             runtime="runtime_minutes",
@@ -53,6 +57,6 @@ def get_config() -> Config:
             max_invalid_fraction=0.05,  # fraction of invalid rows above which preparation stops
             partitions=8,  # minimum; a large log is divided into more partitions
         ),
-        # A batch cannot hold more examples than the train split: 256 for a log of some thousand plays.
+        # A batch larger than the train split is adapted; 256 is enough for a log of some thousand plays.
         train=Train(duration="20 epochs", batch_size=8192),
     )

@@ -1,6 +1,6 @@
 """Prepare the dataset if it is missing, train or resume, evaluate and report.
 
-Usage: python -m jaxrec.train --config C [--workdir W]
+Usage: python -m jaxrec.train --config C [--workdir W] [--dry-run]
 """
 
 import os
@@ -24,6 +24,12 @@ from jaxrec.runtime.preemption import TERMINATED_EXIT, GracePeriod, PreemptionHa
 def _flags() -> None:
     flags.DEFINE_string(
         "workdir", "", "directory of the run, which resumes if it has started; empty: runs/<config name>"
+    )
+    flags.DEFINE_bool(
+        "dry_run",
+        False,
+        "prepare the dataset if it is missing, compile the step, time a few steps, and print config, "
+        "parameters, memory, FLOPs and the estimated time; no training",
     )
     flags.DEFINE_bool("per_user", False, "evaluate the trained model as `evaluate --heads --per-user` does")
 
@@ -51,16 +57,17 @@ def main(args: flags.FlagValues) -> int:
     compilation_cache.enable()
     with multihost.multihost_session(report_failure):
         multihost.initialize(cluster, config.train.heartbeat_seconds, config.train.join_seconds)
-        return _train_on_host(config, workdir, directory, args.per_user, grace, started)
+        return _train_on_host(args, workdir, directory, grace, started)
 
 
 def _train_on_host(
-    config: Config, workdir: AnyPath, directory: AnyPath, per_user: bool, grace: GracePeriod, started: float
+    args: flags.FlagValues, workdir: AnyPath, directory: AnyPath, grace: GracePeriod, started: float
 ) -> int:
     """Prepare, train, evaluate and report on every process; return the exit status.
 
     `started` is the time of the start on the clock of time.perf_counter.
     """
+    config, per_user = args.config, args.per_user
     import jax
 
     with gc_paused(), hide_libraries(*UNUSED_LIBRARIES):
@@ -85,6 +92,9 @@ def _train_on_host(
     if multihost.is_first_process():
         ensure_dataset(config, directory, progress=stage_progress)
     multihost.barrier("dataset")
+    if args.dry_run:
+        _dry_run(config, directory)
+        return 0
     with PreemptionHandler(grace) as interrupt:
         step = trainer.train(config, Dataset(directory), workdir, interrupt)
         if trainer.is_stopped(interrupt):
@@ -103,6 +113,18 @@ def _train_on_host(
             write_result(workdir, evaluation, each=True)  # last, because a study takes it as completion
         print_result(result, html_report.format_table(result))
     return 0
+
+
+def _dry_run(config: Config, directory: AnyPath) -> None:
+    """Print what a training would take."""
+    from jaxrec.data.storage.dataset import Dataset
+    from jaxrec.reporting.dry_run_report import format_dry_run
+    from jaxrec.runtime import multihost
+    from jaxrec.training.dry_run import dry_run
+
+    report = dry_run(config, Dataset(directory))
+    if multihost.is_first_process():
+        print_result(report, format_dry_run(report))
 
 
 if __name__ == "__main__":

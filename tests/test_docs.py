@@ -9,6 +9,7 @@ Without a comment they are run in the default suite. Flags and config of all thr
 """
 
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -219,6 +220,8 @@ def messages(tmp_path_factory):
     for command in EVERY:
         if command.words[0] == "cp":
             shutil.copy(folder / command.words[1], folder / command.words[2])
+        for path in written_by(command):
+            shutil.copy(folder / "configs/own_data.py", folder / path)
     done = subprocess.run(
         [sys.executable, ROOT / "tests/parse_commands.py"],
         input=json.dumps([c.module for c in PARSED]),
@@ -266,10 +269,16 @@ def runnable(speed: str) -> list[tuple[Path, list[Command]]]:
         earlier |= {c.words for c in new}
         read = {word for c in new for word in c.words}
         chosen = [c for c in ours if c in new or read & set(workdir_of(c))]
-        copies = [c for c in EVERY if c.page == page and c.words[0] == "cp"]
+        makers = [c for c in EVERY if c.page == page and (c.words[0] == "cp" or written_by(c))]
+        copies = [c for c in makers if c not in chosen and c.speed != NOT_RUN]
         if new:
             pages.append((page, copies + chosen))
     return pages
+
+
+def written_by(command: Command) -> tuple[str, ...]:
+    """Return the config that a command writes, or nothing."""
+    return tuple(value for flag, value in itertools.pairwise(command.words) if flag == "--write-config")
 
 
 def workdir_of(command: Command) -> tuple[str, ...]:

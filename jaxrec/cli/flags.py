@@ -85,15 +85,23 @@ class _Boolean(flags.BooleanParser):
             raise ValueError("must be true or false") from None
 
 
-def config_flag(read: Callable[[str], Config] = load_config) -> None:
+def _is_given(flag: str) -> bool:
+    """Return True if the command line has a flag."""
+    return any(re.fullmatch(rf"--?{flag}(=.*)?", a, re.DOTALL) for a in sys.argv[1:])
+
+
+def config_flag(read: Callable[[str], Config] = load_config, replaced_by: str = "") -> None:
     """Declare --config and the --config.key overrides of the command line.
 
     Args:
         read: Function that reads a config from the value of --config.
+        replaced_by: Flag that replaces --config, which is then not declared; "" for none.
     """
     sys.argv[:] = upgrade_arguments(sys.argv)
-    if _override_keys(sys.argv) and not any(re.fullmatch(r"--?config(=.*)?", a) for a in sys.argv):
+    if _override_keys(sys.argv) and not _is_given("config"):
         raise InputError(NO_CONFIG)
+    if replaced_by and _is_given(replaced_by) and not _is_given("config"):
+        return
     config_flags.register_flag_parser_for_type(int, _Number(int, "a whole number"))
     config_flags.register_flag_parser_for_type(float, _Number(float, "a number"))
     config_flags.register_flag_parser_for_type(bool, _Boolean())

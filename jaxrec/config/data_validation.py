@@ -2,13 +2,14 @@
 
 from datetime import date
 
-from jaxrec.config.schema import LIST_MIXES, Config, Tables
+from jaxrec.config.schema import LIST_MIXES, Config, FileFormat, Tables
 from jaxrec.config.tree import among, require
 from jaxrec.core import registry
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import INTERACTION_FEATURES, POOLS
 from jaxrec.core.paths import scheme_of
 
+PARTS_OF_RUNTIME = ("fraction", "percent")  # units of watch times that need no runtimes
 FEATURE_PLACES = ("title", "user", "context", "interaction")
 _FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(2106, 2, 7)  # the range of unsigned seconds in 32 bits
 
@@ -41,14 +42,36 @@ def _check_tables(source: Tables, path: str) -> None:
         not (log and path), "data.path", path, f"be empty where source.interactions={log!r} names the log"
     )
     for name, value in vars(columns).items():
-        key, optional = f"source.columns.{name}", name in ("seconds", "runtime")
+        if name == "time_decimals":
+            continue
+        key, optional = f"source.columns.{name}", name in ("seconds", "runtime", "log_runtime")
         require(bool(value) or optional, key, value, "not be empty")
         if value and name != "list_separator":
             require(all(value.split("|")), key, value, "name a column on both sides of each '|'")
-    if columns.seconds:
-        why = f"source.columns.seconds={columns.seconds!r} needs the runtimes of titles"
+    for name in ("interactions", "titles", "users"):
+        _check_format(f"source.{name}_format", getattr(source, f"{name}_format"))
+    if columns.seconds and not columns.log_runtime and columns.seconds_unit not in PARTS_OF_RUNTIME:
+        why = f"source.columns.seconds={columns.seconds!r} needs the runtimes of titles, or log_runtime"
         require(bool(titles), "source.titles", titles, f"name the titles table: {why}")
         require(bool(columns.runtime), "source.columns.runtime", columns.runtime, f"not be empty: {why}")
+
+
+def _check_format(key: str, form: FileFormat) -> None:
+    """Check the format of the text files of one table."""
+    separator, quote = form.separator, form.quote
+    require(not set(separator) & set("\r\n"), f"{key}.separator", separator, "hold no end of a line")
+    require(len(quote.encode()) <= 1, f"{key}.quote", quote, "be one ASCII character, or empty for none")
+    require(
+        not quote or quote not in separator, f"{key}.quote", quote, f"not occur in separator={separator!r}"
+    )
+    try:
+        "".encode(form.encoding)
+    except LookupError:
+        allowed = "be an encoding of Python, such as utf-8, latin-1 or utf-16"
+        raise InputError(f"{key}.encoding={form.encoding!r} must {allowed}") from None
+    for i, name in enumerate(form.header):
+        require(bool(name), f"{key}.header[{i}]", name, "not be empty")
+        require(form.header.index(name) == i, f"{key}.header[{i}]", name, "be unlike the names before it")
 
 
 def _check_without_watch_time(config: Config, such: str) -> None:

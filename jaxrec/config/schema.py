@@ -11,9 +11,9 @@ from jaxrec.core.registry import TASKS
 
 # Exported by `jaxrec.config`.
 __all__ = [
-    "LIST_MIXES", "TRAIN_MIXES", "Columns", "Config", "Data", "Evaluate", "Expert", "Feature", "Gate",
-    "KuaiRand", "Mix", "Model", "NextItem", "Objective", "Optimizer", "Sampling", "Simulator", "Tables",
-    "Task", "Tfds", "Train",
+    "LIST_MIXES", "TRAIN_MIXES", "Columns", "Config", "Data", "Evaluate", "Expert", "Feature",
+    "FileFormat", "Gate", "KuaiRand", "Mix", "Model", "NextItem", "Objective", "Optimizer",
+    "Sampling", "Simulator", "Tables", "Task", "Tfds", "Train",
 ]  # fmt: skip
 
 
@@ -84,22 +84,46 @@ class Columns:
     user: str = "user_id"
     title: str = "title_id"
     time: str = "time"
-    time_unit: Literal["s", "ms", "us"] = "ms"  # unit of a time column of whole numbers
-    seconds: str = "seconds_viewed"  # watch time in seconds; "": the log has no watch time
+    time_unit: Literal["s", "ms", "us", "ns"] = "ms"  # unit of a time column of whole numbers
+    seconds: str = "seconds_viewed"  # watch time, in `seconds_unit`; "": the log has no watch time
     title_key: str = "title_id"  # title in the titles table
-    runtime: str = "runtime_minutes"  # runtime in minutes; "": unknown
+    runtime: str = "runtime_minutes"  # runtime in the titles table, in `runtime_unit`; "": unknown
     user_key: str = "user_id"  # user in the users table
     list_separator: str = ","  # separator of list values in CSV
+    time_decimals: bool = False  # True: times may have decimals, which are cut off at milliseconds
+    seconds_unit: Literal["s", "ms", "min", "fraction", "percent"] = "s"  # "fraction", "percent": of the
+    # title's runtime
+    runtime_unit: Literal["min", "s", "ms", "h"] = "min"  # unit of `runtime` and `log_runtime`
+    log_runtime: str = ""  # runtime of the title in the log; the longest of a title counts where the titles
+    # table has none; "": the log has no runtimes
+
+
+@dataclass
+class FileFormat:
+    """Format of the text files of one table of `Tables`; Parquet files need none.
+
+    Files compressed by gzip or Zstandard are recognised.
+    """
+
+    separator: str = ""  # one or more characters, such as "::"; "": a tab for .tsv, .inter, .user and .item,
+    # else a comma
+    header: tuple[str, ...] = ()  # names of the columns of files without a header line; (): the first line
+    # names them
+    encoding: str = "utf-8"  # encoding, by its name in Python, such as "latin-1" or "utf-16"
+    quote: str = '"'  # character around a field that holds separators; "": none
 
 
 @dataclass
 class Tables(Source):
-    """Source of three tables in CSV or Parquet, each a file, a folder or a glob."""
+    """Source of three tables in text files or Parquet, each a file, a folder or a glob."""
 
     interactions: str = ""  # the log; "": the log is `data.path`
     titles: str = ""  # titles table; "": the titles of the log, without features
     users: str = ""  # users table; "": no users table
     columns: Columns = field(default_factory=Columns)
+    interactions_format: FileFormat = field(default_factory=FileFormat)  # of the files of `interactions`
+    titles_format: FileFormat = field(default_factory=FileFormat)  # of the files of `titles`
+    users_format: FileFormat = field(default_factory=FileFormat)  # of the files of `users`
 
     reader: ClassVar[str] = "jaxrec.sources.tables:TablesSource"
 

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from jaxrec.config import migrations
-from jaxrec.config.schema import Config, Data
+from jaxrec.config.schema import Columns, Config, Data, FileFormat, Tables
 from jaxrec.config.tree import decode, differences, encode
 from jaxrec.config.validation import check
 
@@ -22,6 +22,8 @@ _FREE = {
 _NOT_IN_DIGEST = ("directory", "workers", "partitions")  # they move the dataset, never its bytes
 # Left out of a digest at their defaults: datasets prepared before these fields existed stay valid.
 _LATER = ("path", "split", "validation_from", "test_from")
+_LATER_FORMATS = ("interactions_format", "titles_format", "users_format")
+_LATER_COLUMNS = ("time_decimals", "seconds_unit", "runtime_unit", "log_runtime")
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -64,8 +66,26 @@ def digest(config: Config) -> str:
     examples = migrations.old_examples(config)
     if examples != "requests":
         data["examples"] = examples
-    hashed = {"source": tree["source"], "features": tree["features"], "data": data}
+    hashed = {
+        "source": _source_for_digest(config, tree["source"]),
+        "features": tree["features"],
+        "data": data,
+    }
     return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
+
+
+def _source_for_digest(config: Config, tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON of the source without fields of `Tables` that are newer than FORMAT 3, at defaults."""
+    if not isinstance(config.source, Tables):
+        return tree
+    columns, source = vars(Columns()), dict(tree)
+    source["columns"] = {
+        k: v for k, v in tree["columns"].items() if k not in _LATER_COLUMNS or v != columns[k]
+    }
+    for name in _LATER_FORMATS:
+        if getattr(config.source, name) == FileFormat():
+            del source[name]
+    return source
 
 
 def dataset_directory(config: Config) -> str:

@@ -155,7 +155,7 @@ class ColumnRequestBuilder(RequestBuilder):
 
     def __init__(self, served: Served, columns: dict[str, Any]) -> None:
         super().__init__(served.config, served.layout, served.arrays, served.categories)
-        self._history_columns = HistoryColumns(columns, served.arrays.title_key)
+        self._history_columns = HistoryColumns(columns, served.arrays.title_key, served.arrays.title_runtime)
 
     def _chunks(self, plays: Any, users: Any, counts: RequestCounts) -> Iterator[Chunk]:
         is_list = isinstance(users, Sequence | np.ndarray) and not isinstance(users, str)

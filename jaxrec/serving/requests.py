@@ -168,7 +168,10 @@ class RequestBuilder:
         from jaxrec.sources.histories import Histories
 
         config = self._config
-        histories = Histories(config.source, config.features, plays, users, self._arrays.title_key)
+        arrays = self._arrays
+        histories = Histories(
+            config.source, config.features, plays, users, arrays.title_key, arrays.title_runtime
+        )
         yield from histories.interactions()
         for reason, count in histories.drops.counts.items():
             counts.skipped.add(reason, count, histories.drops.examples[reason])

@@ -15,8 +15,9 @@ from jaxrec.core.ids import MISSING, TITLE_ID
 from jaxrec.core.tables import Lists
 
 _DAY_MS = 86_400_000
+_PARTS_OF_MS = {"us": 1000, "ns": 1_000_000}
 _FAR_MS = 2**62  # times are clipped here, so that a wrong unit cannot overflow into the valid range
-_ISO = (
+ISO_TIME = (
     r"^(\d{4}-\d{2}-\d{2})"
     r"(?:[T ](\d{2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s?(Z|[+-]\d{2}:?\d{2})?)?$"
 )
@@ -25,10 +26,14 @@ ALLOWED = {  # values of a typed column, by kind; a CSV column is text, and is c
     "key": "whole numbers or strings",
     "whole": "whole numbers",
     "time": "whole numbers, timestamps, dates or ISO 8601 strings",
+    "decimal time": "numbers, timestamps, dates or ISO 8601 strings",
     "number": "numbers",
     "category": "single values",
     "categories": "lists, or strings with a separator",
 }
+
+
+TIMES = ("time", "decimal time")  # kinds of times
 
 
 class ColumnRequest(NamedTuple):
@@ -83,8 +88,9 @@ def allows_kind(kind: str, dtype: pl.DataType, text: bool) -> bool:
         return string or dtype.is_integer()
     if kind == "whole":
         return dtype.is_integer()
-    if kind == "time":
-        return string or dtype.is_integer() or isinstance(dtype, pl.Datetime | pl.Date)
+    if kind in TIMES:
+        numbers = dtype.is_integer() or (kind == "decimal time" and dtype.is_numeric())
+        return string or numbers or isinstance(dtype, pl.Datetime | pl.Date)
     if kind == "number":
         return dtype.is_numeric()
     if kind == "categories":
@@ -110,13 +116,13 @@ def parse(request: ColumnRequest, dtype: pl.DataType, time_unit: str, separator:
     Args:
         request: The column and its kind.
         dtype: Type of the column in the file.
-        time_unit: Unit of whole-number times: "s", "ms" or "us".
+        time_unit: Unit of times that are numbers: "s", "ms", "us" or "ns".
         separator: Separator of list-valued text.
 
     Returns:
         Values by kind. key: Int64, UInt64 or String. whole: Int64. time: Int64 milliseconds since 1970, UTC;
-        text is parsed only where it is a whole number, and `parse_iso` parses the rest. number: Float64.
-        category: Int64 or String. categories: a list of Int64 or String.
+        text is parsed only where it is a whole number; `parse_iso` and `parse_decimal` parse the rest.
+        number: Float64. category: Int64 or String. categories: a list of Int64 or String.
     """
     column = pl.col(request.column)
     text = isinstance(dtype, pl.String | pl.Categorical | pl.Enum)
@@ -124,7 +130,7 @@ def parse(request: ColumnRequest, dtype: pl.DataType, time_unit: str, separator:
         return _string(column) if text else column if isinstance(dtype, pl.UInt64) else column.cast(pl.Int64)
     if request.kind == "whole":
         return column.cast(pl.Int64, strict=False) // request.divisor
-    if request.kind == "time":
+    if request.kind in TIMES:
         return _time(column.cast(pl.String) if text else column, pl.String() if text else dtype, time_unit)
     if request.kind == "number":
         return column.cast(pl.Float64, strict=False)
@@ -150,16 +156,27 @@ def _time(column: pl.Expr, dtype: pl.DataType, unit: str) -> pl.Expr:
         return column.dt.epoch("ms")
     if isinstance(dtype, pl.Date):
         return column.cast(pl.Int64) * _DAY_MS
-    if not isinstance(dtype, pl.String):
-        return _scaled(column.cast(pl.Int64, strict=False), unit)
+    if dtype.is_float():
+        return parse_decimal(column, unit)
     return _scaled(column.cast(pl.Int64, strict=False), unit)
 
 
 def _scaled(column: pl.Expr, unit: str) -> pl.Expr:
     """Convert whole numbers of `unit` to milliseconds, with seconds clipped."""
-    if unit == "us":
-        return column // 1000
+    if unit in _PARTS_OF_MS:
+        return column // _PARTS_OF_MS[unit]
     return column.clip(-_FAR_MS // 1000, _FAR_MS // 1000) * 1000 if unit == "s" else column
+
+
+def parse_decimal(column: pl.Expr, unit: str) -> pl.Expr:
+    """Parse times with decimals, such as 978300760.5, to Int64 milliseconds since 1970, rounding down.
+
+    A value that is not a finite number becomes null.
+    """
+    value = column.cast(pl.Float64, strict=False)
+    value = pl.when(value.is_finite()).then(value) * (1000 if unit == "s" else 1)
+    value = (value / _PARTS_OF_MS.get(unit, 1)).floor()
+    return value.clip(-float(_FAR_MS), float(_FAR_MS)).cast(pl.Int64, strict=False)
 
 
 def parse_iso(column: pl.Expr) -> pl.Expr:
@@ -167,7 +184,7 @@ def parse_iso(column: pl.Expr) -> pl.Expr:
 
     A time without an offset is UTC. A value that cannot be parsed becomes null.
     """
-    group = column.str.extract_groups(_ISO).struct
+    group = column.str.extract_groups(ISO_TIME).struct
 
     def number(index: str) -> pl.Expr:
         return group.field(index).cast(pl.Int64, strict=False)
@@ -205,7 +222,7 @@ def feature_to_numpy(series: pl.Series, kind: str) -> np.ndarray | Lists:
         return Lists(_categories(inner), offsets)
     if kind == "category":
         return _categories(series)
-    if kind in ("whole", "time"):
+    if kind in ("whole", *TIMES):
         return series.fill_null(MISSING).to_numpy()
     return series.fill_null(float("nan")).to_numpy()
 

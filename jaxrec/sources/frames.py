@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from jaxrec.core.errors import InputError
-from jaxrec.sources.files import SUFFIXES, is_csv
+from jaxrec.sources.files import SUFFIXES, is_text
 
 
 def to_frame(key: str, table: Any) -> pl.DataFrame:
@@ -78,7 +78,7 @@ class TableWriter:
     def add(self, columns: Mapping[str, np.ndarray]) -> None:
         """Append rows; all chunks have the same columns."""
         frame = pl.DataFrame(dict(columns))
-        if is_csv(self._path.name):
+        if is_text(self._path.name):
             with (self._folder / "table").open("ab") as file:
                 frame.write_csv(file, include_header=self._chunks == 0)
         else:
@@ -91,7 +91,7 @@ class TableWriter:
         try:
             if kind is None:
                 whole = self._folder / "table"
-                if not is_csv(self._path.name):
+                if not is_text(self._path.name):
                     pl.scan_parquet(self._folder / "*.parquet").sink_parquet(whole)
                 os.replace(whole, self._path)
         finally:

@@ -13,7 +13,14 @@ from jaxrec.sources import kuairand
 from jaxrec.sources.columns import ColumnRequest, feature_requests
 from jaxrec.sources.frames import to_frame
 from jaxrec.sources.table import SourceTable, table_types
-from jaxrec.sources.tables import SourceTitles, ThreeTables, log_requests, read_titles
+from jaxrec.sources.tables import (
+    SourceTitles,
+    ThreeTables,
+    log_requests,
+    minutes_of_unit,
+    read_titles,
+    seconds_of_unit,
+)
 
 Source = schema.Simulator | schema.Tables | schema.KuaiRand | schema.Tfds
 
@@ -29,7 +36,7 @@ class Histories(ThreeTables):
 
     def __init__(
         self, source: Source, features: tuple[schema.Feature, ...], plays: Any, users: Any = None,
-        title_key: np.ndarray | None = None,
+        title_key: np.ndarray | None = None, runtime: np.ndarray | None = None,
     ) -> None:  # fmt: skip
         """Open the tables and check their columns.
 
@@ -40,35 +47,38 @@ class Histories(ThreeTables):
                 columns.
             users: Table of users, as `plays`, or a sequence of users; None: the users of the plays.
             title_key: [V] keys of the known titles; `Interactions.title` is an index into it.
+            runtime: [V] minutes of the titles, for plays that hold fractions of the runtime; None: unknown.
 
         Raises:
             InputError: A table or a column is invalid.
         """
-        log, context, unit, seconds = _columns_of(source, features)
-        plays_table = _open("histories", plays, log, context, unit)
+        log, context, unit, seconds, fractions = _columns_of(source, features)
+        own = source if isinstance(source, schema.Tables) else schema.Tables()
+        plays_table = _open("histories", plays, log, context, unit, own.interactions_format)
         users_table = None
         if users is not None:
             key = log["user"]._replace(column=_user_key(source))
             if isinstance(users, Sequence | np.ndarray) and not isinstance(users, str):
                 users = pl.DataFrame({key.column.split("|")[0]: np.asarray(users)})
             requests = context | _request_features(features, log)
-            users_table = _open("users", users, {"user": key}, requests, unit)
-        super().__init__(plays_table, None, users_table, seconds=seconds)
+            users_table = _open("users", users, {"user": key}, requests, unit, own.users_format)
+        super().__init__(plays_table, None, users_table, seconds=seconds, fractions=fractions)
         keys = np.empty(0, np.int64) if title_key is None else title_key
-        self._catalogue = SourceTitles(pl.Series(keys), np.full(len(keys), np.nan), {})
+        minutes = np.full(len(keys), np.nan) if runtime is None else runtime
+        self._catalogue, self._filled = SourceTitles(pl.Series(keys), minutes, {}), True
 
 
 def _columns_of(
     source: Source, features: tuple[schema.Feature, ...]
-) -> tuple[dict[str, ColumnRequest], dict[str, ColumnRequest], str, float]:
+) -> tuple[dict[str, ColumnRequest], dict[str, ColumnRequest], str, float, bool]:
     """Return the columns of plays by role and by context feature.
 
     Returns:
-        Roles, context features, the unit of whole-number times, and the length in seconds of one unit of the
-        seconds viewed.
+        Roles, context features, the unit of times that are numbers, and the length of one unit of the watch
+        time, with True where it is a fraction of the runtime.
     """
     if isinstance(source, schema.KuaiRand):
-        return kuairand.log_requests(), kuairand.context_requests(features), "ms", kuairand.SECONDS
+        return kuairand.log_requests(), kuairand.context_requests(features), "ms", kuairand.SECONDS, False
     context = feature_requests(features, "context")
     if isinstance(source, schema.Tfds):
         columns = schema.Columns(
@@ -76,7 +86,7 @@ def _columns_of(
         )
     else:
         columns = source.columns if isinstance(source, schema.Tables) else schema.Columns()
-    return log_requests(columns), context, columns.time_unit, 1.0
+    return log_requests(columns), context, columns.time_unit, *seconds_of_unit(columns)
 
 
 def _request_features(
@@ -84,7 +94,7 @@ def _request_features(
 ) -> dict[str, ColumnRequest]:
     """Return the columns of the users table by feature, without the context."""
     region = ColumnRequest(REGION, "category", "licences")
-    time = ColumnRequest(log["time"].column, "time", "histories")
+    time = log["time"]._replace(requested_by="histories", required=False)
     return feature_requests(features, "user") | {REGION: region, TIME: time}
 
 
@@ -93,7 +103,7 @@ def columns_to_json(source: Source, features: tuple[schema.Feature, ...]) -> dic
 
     `data.events.history_columns` reads the result.
     """
-    log, context, unit, seconds = _columns_of(source, features)
+    log, context, unit, seconds, fractions = _columns_of(source, features)
     tables = {
         "plays": log,
         "context": context,
@@ -104,7 +114,7 @@ def columns_to_json(source: Source, features: tuple[schema.Feature, ...]) -> dic
         table: {name: {"column": r.column, "kind": r.kind, "divisor": r.divisor} for name, r in of.items()}
         for table, of in tables.items()
     }
-    return {**requests, "time_unit": unit, "seconds": seconds}
+    return {**requests, "time_unit": unit, "seconds": seconds, "fractions": fractions}
 
 
 def _user_key(source: Source) -> str:
@@ -114,14 +124,15 @@ def _user_key(source: Source) -> str:
 
 
 def _open(
-    key: str, table: Any, roles: dict[str, ColumnRequest], features: dict[str, ColumnRequest], unit: str
-) -> SourceTable:
+    key: str, table: Any, roles: dict[str, ColumnRequest], features: dict[str, ColumnRequest], unit: str,
+    form: schema.FileFormat,
+) -> SourceTable:  # fmt: skip
     """Open a table; features that it does not have are left out."""
     opened = table if isinstance(table, str) else to_frame(key, table)
-    names = next(iter(table_types(key, opened).values()))
+    names = next(iter(table_types(key, opened, form).values()))
     present = {name: request._replace(required=False) for name, request in features.items()
                if request.column in names}  # fmt: skip
-    return SourceTable(key, opened, roles, present, unit)
+    return SourceTable(key, opened, roles, present, unit, form=form)
 
 
 def title_column(source: Source) -> str:
@@ -186,8 +197,9 @@ def read_catalogue(source: Source, features: tuple[schema.Feature, ...], titles:
         InputError: A column or a row is invalid, or a title has two rows.
     """
     opened = titles if isinstance(titles, str) else to_frame("titles", titles)
-    names = next(iter(table_types("titles", opened).values()))
-    columns, minutes = source.columns if isinstance(source, schema.Tables) else schema.Columns(), 1.0
+    own = source if isinstance(source, schema.Tables) else schema.Tables()
+    names = next(iter(table_types("titles", opened, own.titles_format).values()))
+    columns, minutes = own.columns, minutes_of_unit(own.columns)
     runtime = columns.runtime
     if isinstance(source, schema.KuaiRand):
         runtime, minutes = "video_duration", kuairand.MINUTES
@@ -195,7 +207,9 @@ def read_catalogue(source: Source, features: tuple[schema.Feature, ...], titles:
     if runtime in names:
         roles["runtime"] = ColumnRequest(runtime, "number", "titles")
     present = {n: r for n, r in feature_requests(features, "title").items() if r.column in names}
-    table = SourceTable("titles", opened, roles, present, separator=columns.list_separator)
+    table = SourceTable(
+        "titles", opened, roles, present, separator=columns.list_separator, form=own.titles_format
+    )
     return read_titles(table, minutes).titles
 
 
@@ -208,14 +222,15 @@ def title_names(source: Source, title_key: np.ndarray) -> np.ndarray | None:
     if not isinstance(source, schema.Tables) or not source.titles:
         return None
     try:
-        types = next(iter(table_types("source.titles", source.titles).values()))
+        types = next(iter(table_types("source.titles", source.titles, source.titles_format).values()))
     except InputError:
         return None
     if "name" not in types:
         return None
     requests = {"title": ColumnRequest(source.columns.title_key, "key", "source.columns.title_key", True)}
     table = SourceTable("source.titles", source.titles, requests,
-                        {"name": ColumnRequest("name", "category", "the names of titles")})  # fmt: skip
+                        {"name": ColumnRequest("name", "category", "the names of titles")},
+                        form=source.titles_format)  # fmt: skip
     chunks = [(chunk.frame["title"], table.features(chunk.frame)["name"]) for chunk in table.read_strictly()]
     rows = title_rows(pl.concat([key for key, _ in chunks]), title_key)
     names = np.concatenate([np.asarray(name).astype(str) for _, name in chunks])

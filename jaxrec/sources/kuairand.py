@@ -15,14 +15,10 @@ A completion differs in meaning from that of a film: with a median runtime of 71
 """
 
 import glob
-from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
 
 from jaxrec.config import schema
 from jaxrec.core.errors import InputError
-from jaxrec.core.tables import Titles
 from jaxrec.sources.columns import ColumnRequest, feature_requests
 from jaxrec.sources.table import SourceTable
 from jaxrec.sources.tables import ThreeTables
@@ -85,6 +81,7 @@ class KuaiRandSource(ThreeTables):
         user = ColumnRequest("user_id", "whole", "KuaiRand", required=True)
         log, context = log_requests(), context_requests(features)
         titles = {"title": video, "runtime": ColumnRequest("video_duration", "number", "KuaiRand")}
+        durations = {"title": video, "runtime": ColumnRequest("duration_ms", "number", "KuaiRand")}
         logs, key = f"{folder}/{source.logs}", "source.directory"
         videos, users = f"{folder}/video_features_basic_*.csv", f"{folder}/user_features_*.csv"
         super().__init__(
@@ -93,38 +90,8 @@ class KuaiRandSource(ThreeTables):
             SourceTable(key, users, {"user": user}, feature_requests(features, "user")),
             MINUTES,
             SECONDS,
+            SourceTable("source.logs", logs, durations, {}),
         )
-        durations = {"title": video, "runtime": ColumnRequest("duration_ms", "number", "KuaiRand")}
-        self._durations = SourceTable("source.logs", logs, durations, {})
-        self._filled = False
-
-    def titles(self) -> Titles:
-        """Return the catalogue, with missing runtimes, in minutes, taken from the logs."""
-        titles = self.catalogue.titles
-        if not self._filled:
-            titles.runtime = self._fill_runtimes(titles.runtime)
-            self._filled = True
-        return titles
-
-    def _fill_runtimes(self, runtime: np.ndarray) -> np.ndarray:
-        """Fill missing runtimes, in minutes, from the logs.
-
-        The logs are read only if a runtime is missing.
-        """
-        missing = ~(runtime > 0)
-        if not missing.any():
-            return runtime
-        longest = np.zeros(len(runtime))
-        for title, milliseconds in self._logged_durations():
-            known = title >= 0
-            np.maximum.at(longest, title[known], milliseconds[known])
-        return np.where(missing, longest * MINUTES, runtime)
-
-    def _logged_durations(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield title rows, -1 for unknown titles, and durations in milliseconds."""
-        for parsed in self._durations.read():
-            frame = parsed.frame.filter(~parsed.bad)
-            yield self.catalogue.rows(frame["title"]), frame["runtime"].fill_null(0.0).to_numpy()
 
 
 def open_kuairand(source: schema.KuaiRand, features: tuple[schema.Feature, ...], path: str) -> KuaiRandSource:

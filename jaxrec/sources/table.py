@@ -6,9 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from jaxrec.config.schema import FileFormat
 from jaxrec.core.errors import InputError
 from jaxrec.core.tables import Lists
-from jaxrec.sources import columns, files
+from jaxrec.sources import columns, files, text
 from jaxrec.sources.columns import ColumnRequest
 
 
@@ -47,6 +48,7 @@ class SourceTable:
     def __init__(
         self, key: str, pattern: str | pl.DataFrame, roles: dict[str, ColumnRequest],
         features: dict[str, ColumnRequest], time_unit: str = "ms", separator: str = ",",
+        form: FileFormat = text.CSV,
     ) -> None:  # fmt: skip
         """Find the files and check their columns.
 
@@ -56,22 +58,23 @@ class SourceTable:
             roles: Columns by role. A column may be several names separated by "|", of which the first that
                 exists in the first file is read.
             features: Columns by feature name.
-            time_unit: Unit of whole-number times: "s", "ms" or "us".
+            time_unit: Unit of times that are numbers: "s", "ms", "us" or "ns".
             separator: Separator of list-valued text.
+            form: Format of text files.
 
         Raises:
             InputError: A file or column is missing, a file is empty, or the type of a column does not allow
                 the requested kind or differs between files.
         """
         self._frame = pattern if isinstance(pattern, pl.DataFrame) else None
-        self._types: dict[str, dict[str, pl.DataType]] = table_types(key, pattern)
+        self._types: dict[str, dict[str, pl.DataType]] = table_types(key, pattern, form)
         self.files = [*self._types]
         self.roles = {
             role: request._replace(column=self._existing_column(request)) for role, request in roles.items()
         }
         self._requests = self.roles | {_feature(name): request for name, request in features.items()}
         self._features = tuple(features)
-        self._time_unit, self._separator = time_unit, separator
+        self._time_unit, self._separator, self._form = time_unit, separator, form
         for file in self.files:
             for request in self._requests.values():
                 self._check_type(file, request)
@@ -95,7 +98,7 @@ class SourceTable:
                 f"{file}: no column {request.column!r} ({request.requested_by}); columns: {', '.join(types)}"
             )
         dtype, where = types[request.column], f"{file}, column {request.column!r} ({request.requested_by})"
-        if not columns.allows_kind(request.kind, dtype, files.is_csv(file)):
+        if not columns.allows_kind(request.kind, dtype, files.is_text(file)):
             raise InputError(f"{where}: {dtype} values; allowed: {columns.ALLOWED[request.kind]}")
         family, first_family = (
             columns.type_family(request.kind, dtype),
@@ -115,7 +118,7 @@ class SourceTable:
     def parts(self) -> tuple[FilePart, ...]:
         """Return the parts that can be read independently, in the order of `read`.
 
-        A part is a slice of a Parquet file or a whole CSV file.
+        A part is a slice of a Parquet file or a whole text file.
         """
         return tuple(
             FilePart(f, first) for f, file in enumerate(self.files) for first in files.part_starts(file)
@@ -144,7 +147,7 @@ class SourceTable:
     def _read_rows(self, file: str, names: list[str], start: int | None) -> Iterator[files.FileRows]:
         if self._frame is not None:
             return files.frame_rows(self._frame, names, file)
-        return files.read_rows(file, names, start)
+        return files.read_rows(file, names, start, self._form)
 
     def read_strictly(self) -> Iterator[ParsedRows]:
         """Yield the parsed rows like `read`, and raise InputError at the first bad row."""
@@ -169,12 +172,15 @@ class SourceTable:
         )
         # Parsing dates costs as much as parsing all other columns, so it is skipped where there are none.
         for name, request in self._requests.items():
-            text = rows.frame[request.column]
-            if request.kind == "time" and frame[name].null_count() > text.null_count():
-                dates = rows.frame.select(
-                    columns.parse_iso(pl.col(request.column).cast(pl.String))
-                ).to_series()
-                frame = frame.with_columns(frame[name].fill_null(dates))
+            raw = rows.frame[request.column]
+            if request.kind in columns.TIMES and frame[name].null_count() > raw.null_count():
+                text_column = pl.col(request.column).cast(pl.String)
+                others = [columns.parse_iso(text_column)]
+                if request.kind == "decimal time":
+                    others += [columns.parse_decimal(text_column, self._time_unit)]
+                frame = frame.with_columns(
+                    frame[name].fill_null(rows.frame.select(pl.coalesce(others)).to_series())
+                )
         bad = rows.malformed.copy()
         for name in self._requests:
             bad |= self._invalid(name, frame, rows)
@@ -207,16 +213,20 @@ class SourceTable:
         for name, request in self._requests.items():
             if not parsed.raw.malformed[i] and self._invalid(name, parsed.frame, parsed.raw)[i]:
                 value = parsed.raw.frame[request.column][i]
-                text = "empty" if value is None else repr(value)
-                return f"{where}, column {request.column!r}: {text}; allowed: {columns.ALLOWED[request.kind]}"
+                shown = "empty" if value is None else repr(value)
+                return (
+                    f"{where}, column {request.column!r}: {shown}; allowed: {columns.ALLOWED[request.kind]}"
+                )
         return f"{where}: more fields than the header, an open quote, or not UTF-8"
 
 
-def table_types(key: str, pattern: str | pl.DataFrame) -> dict[str, dict[str, pl.DataType]]:
+def table_types(
+    key: str, pattern: str | pl.DataFrame, form: FileFormat = text.CSV
+) -> dict[str, dict[str, pl.DataType]]:
     """Return the column types of each file of a table; of a table in memory, under `key`."""
     if isinstance(pattern, pl.DataFrame):
         return {key: dict(pattern.schema)}
-    return {file: files.column_types(file) for file in files.find_files(key, pattern)}
+    return {file: files.column_types(file, form) for file in files.find_files(key, pattern)}
 
 
 def _feature(name: str) -> str:

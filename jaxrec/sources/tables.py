@@ -1,9 +1,10 @@
-"""Source of a service's own logs: three CSV or Parquet tables, or a plain log.
+"""Source of a service's own logs: three text or Parquet tables, or a plain log.
 
 A key (user, title) is text in CSV and keeps its type in Parquet. Where two tables differ, titles are compared
 in the catalogue's type and users in the log's type. A row of the log that cannot be parsed is counted and
-left out; the titles and users tables must be valid in every row. A plain log has no seconds viewed. A plain
-log without a titles table has a catalogue made of the titles in the log.
+left out; the titles and users tables must be valid in every row. A plain log has no seconds viewed. A log
+without a titles table has a catalogue made of the titles in the log. A runtime that the titles table lacks is
+the longest that the log holds for the title, where the log has a column of runtimes.
 """
 
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from jaxrec.config import schema
+from jaxrec.config.data_validation import PARTS_OF_RUNTIME
 from jaxrec.core.errors import InputError
 from jaxrec.core.tables import Drops, Interactions, Lists, Titles, Users
 from jaxrec.sources import columns
@@ -19,6 +21,9 @@ from jaxrec.sources.columns import ColumnRequest, feature_requests
 from jaxrec.sources.table import FilePart, ParsedRows, SourceTable
 
 UNPARSABLE = "row that cannot be parsed"
+NOMINAL_MINUTES = 100.0  # runtime of all titles where the log holds the fractions seen, and no runtimes
+_MINUTES = {"min": 1.0, "s": 1 / 60, "ms": 1 / 60_000, "h": 60.0}
+_SECONDS = {"s": 1.0, "ms": 1 / 1000, "min": 60.0, "fraction": 1.0, "percent": 0.01}
 
 
 class SourceTitles:
@@ -110,6 +115,8 @@ class ThreeTables:
         users: SourceTable | None,
         minutes: float = 1.0,
         seconds: float = 1.0,
+        durations: SourceTable | None = None,
+        fractions: bool = False,
     ) -> None:
         """Combine the tables.
 
@@ -119,12 +126,16 @@ class ThreeTables:
                 over the log.
             users: Table of users, or None.
             minutes: Length in minutes of one unit of the runtime.
-            seconds: Length in seconds of one unit of the seconds viewed.
+            seconds: Length in seconds of one unit of the watch time; with `fractions`, the fraction of
+                the runtime that is one unit.
+            durations: The log with the roles title and runtime, read where the titles table has no runtime.
+            fractions: True: the log holds parts of the runtime that were seen, in place of seconds.
         """
         self.drops = Drops()
         self.has_completion = "seconds" in log.roles
         self._log, self._titles, self._users = log, titles, users
-        self._minutes, self._seconds = minutes, seconds
+        self._minutes, self._seconds, self._fractions = minutes, seconds, fractions
+        self._durations, self._filled = durations, False
         self._catalogue: SourceTitles | None = None
 
     @property
@@ -136,8 +147,42 @@ class ThreeTables:
         return self._catalogue
 
     def titles(self) -> Titles:
-        """Return the catalogue's titles."""
-        return self.catalogue.titles
+        """Return the catalogue's titles, with missing runtimes, in minutes, taken from the log."""
+        titles = self.catalogue.titles
+        if not self._filled:
+            titles.runtime = self._fill_runtimes(titles.runtime)
+            self._filled = True
+        return titles
+
+    def _fill_runtimes(self, runtime: np.ndarray) -> np.ndarray:
+        """Fill missing runtimes, in minutes.
+
+        The log is read only if a runtime is missing.
+        """
+        missing = ~(runtime > 0)
+        if not missing.any():
+            return runtime
+        if self._durations is not None:
+            longest = np.zeros(len(runtime))
+            for parsed in self._durations.read():
+                frame = parsed.frame.filter(~parsed.bad)
+                title = self.catalogue.rows(frame["title"])
+                known = title >= 0
+                logged = frame["runtime"].fill_null(0.0).to_numpy()
+                np.maximum.at(longest, title[known], logged[known])
+            return np.where(missing, longest * self._minutes, runtime)
+        nominal = self._fractions and (self._titles is None or "runtime" not in self._titles.roles)
+        return np.full(len(runtime), NOMINAL_MINUTES) if nominal else runtime
+
+    def _seconds_viewed(self, frame: pl.DataFrame, title: np.ndarray) -> np.ndarray:
+        """Return the seconds viewed [N] of parsed rows with these rows of the catalogue, -1 for none."""
+        if not self.has_completion:
+            return np.full(len(title), np.nan)
+        viewed = frame["seconds"].to_numpy() * self._seconds
+        if not self._fractions:
+            return viewed
+        runtime = np.append(self.titles().runtime, 0.0)[title]  # 0 for an unknown title
+        return viewed * 60.0 * np.nan_to_num(runtime)
 
     def users(self) -> Iterator[Users]:
         """Yield the users in chunks.
@@ -181,14 +226,11 @@ class ThreeTables:
             title = self.catalogue.rows(frame["title"])
             unknown = np.flatnonzero(title < 0)
             context = {n: c for n, c in self._log.features(frame).items() if isinstance(c, np.ndarray)}
-            seconds = np.full(len(title), np.nan)
-            if self.has_completion:
-                seconds = frame["seconds"].to_numpy() * self._seconds
             yield Interactions(
                 user=columns.keys_to_numpy(frame["user"]),
                 title=title,
                 time=frame["time"].to_numpy(),
-                seconds=seconds,
+                seconds=self._seconds_viewed(frame, title),
                 context=context,
                 file=parsed.raw.file,
                 row=parsed.raw.row[~parsed.bad],
@@ -207,17 +249,32 @@ def log_requests(c: schema.Columns) -> dict[str, ColumnRequest]:
     log = {
         "user": ColumnRequest(c.user, "key", prefix + "user", required=True),
         "title": ColumnRequest(c.title, "key", prefix + "title", required=True),
-        "time": ColumnRequest(c.time, "time", prefix + "time", required=True),
+        "time": ColumnRequest(
+            c.time, "decimal time" if c.time_decimals else "time", prefix + "time", required=True
+        ),
     }
     if c.seconds:
         log["seconds"] = ColumnRequest(c.seconds, "number", prefix + "seconds", required=True)
     return log
 
 
+def minutes_of_unit(c: schema.Columns) -> float:
+    """Return the length in minutes of one unit of the runtimes."""
+    return _MINUTES[c.runtime_unit]
+
+
+def seconds_of_unit(c: schema.Columns) -> tuple[float, bool]:
+    """Return the length of one unit of the watch time: in seconds, or as a fraction of the runtime.
+
+    The second value is True for a fraction of the runtime.
+    """
+    return _SECONDS[c.seconds_unit], c.seconds_unit in PARTS_OF_RUNTIME
+
+
 class TablesSource(ThreeTables):
     """Source over the tables of a `config.Tables`.
 
-    Units: seconds viewed in seconds, runtimes in minutes, times in `source.columns.time_unit` or ISO 8601.
+    Units are those of `source.columns`; times may also be ISO 8601.
     """
 
     def __init__(self, source: schema.Tables, features: tuple[schema.Feature, ...], path: str = "") -> None:
@@ -238,7 +295,9 @@ class TablesSource(ThreeTables):
             titles["runtime"] = ColumnRequest(c.runtime, "number", prefix + "runtime")
         users = {"user": ColumnRequest(c.user_key, "key", prefix + "user_key", required=True)}
         requests = {where: feature_requests(features, where) for where in ("context", "title", "user")}
-        has_titles = bool(source.titles or c.seconds)  # seconds viewed need a titles table with runtimes
+        seconds, fractions = seconds_of_unit(c)
+        # Seconds viewed need runtimes: those of a titles table unless the log has them.
+        has_titles = bool(source.titles or (c.seconds and not c.log_runtime and not fractions))
         for where, has_table, exception in (
             ("user", source.users, ""),
             ("title", has_titles, " except title_id"),
@@ -248,10 +307,21 @@ class TablesSource(ThreeTables):
                 allowed = f"a {where}s table, or no such feature{exception}"
                 raise InputError(f"{requested_by}: source.{where}s is empty; allowed: {allowed}")
         key, pattern = ("source.interactions", source.interactions) if not path else ("data.path", path)
+        form, titles_table, users_table, durations = source.interactions_format, None, None, None
+        if has_titles:
+            titles_table = SourceTable(
+                "source.titles", source.titles, titles, requests["title"],
+                separator=c.list_separator, form=source.titles_format,
+            )  # fmt: skip
+        if source.users:
+            users_table = SourceTable(
+                "source.users", source.users, users, requests["user"], form=source.users_format
+            )
+        if c.log_runtime:
+            runtime = ColumnRequest(c.log_runtime, "number", prefix + "log_runtime")
+            durations = SourceTable(key, pattern, {"title": log["title"], "runtime": runtime}, {}, form=form)
         super().__init__(
-            SourceTable(key, pattern, log, requests["context"], c.time_unit),
-            SourceTable("source.titles", source.titles, titles, requests["title"], separator=c.list_separator)
-            if has_titles
-            else None,
-            SourceTable("source.users", source.users, users, requests["user"]) if source.users else None,
-        )
+            SourceTable(key, pattern, log, requests["context"], c.time_unit, form=form),
+            titles_table, users_table, minutes_of_unit(c), seconds,
+            durations=durations, fractions=fractions,
+        )  # fmt: skip

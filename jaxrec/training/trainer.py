@@ -40,6 +40,7 @@ from jaxrec.runtime.preemption import PreemptionHandler
 from jaxrec.tasks import build
 from jaxrec.tasks.loading import CHECKPOINTS
 from jaxrec.tasks.metric_sums import mean_metrics
+from jaxrec.training.batch_size import fit_batch_size
 from jaxrec.training.input_pipeline import StallTimer, steps_per_call, training_batches
 from jaxrec.training.train_state import StateInit, TrainState, count_parameters
 from jaxrec.training.train_step import TrainStep
@@ -92,11 +93,12 @@ class _Run:
     def __init__(
         self, config: Config, dataset: Dataset, workdir: AnyPath, interrupt: PreemptionHandler
     ) -> None:
+        rows, threshold = dataset.rows("train"), dataset.manifest["completion_threshold"]
+        config = fit_batch_size(config, rows.rows, jax.device_count())
         self.config, self.workdir, self.interrupt = config, workdir, interrupt
         self.last_save = time.monotonic()
         self.save_stall = 0.0  # seconds that saves delayed the steps since the last line of metrics
-        rows, threshold = dataset.rows("train"), dataset.manifest["completion_threshold"]
-        self.total, per_epoch = _count_steps(config, rows)
+        self.total, per_epoch = count_steps(config, rows)
         self.task = build.build_task(config, dataset.layout, threshold or 0.0, per_epoch, self.total)
         self.batches = training_batches(self.task, rows)
         self.steps_per_call = steps_per_call(config, min(self.batches.steps_per_epoch, self.total))
@@ -292,7 +294,7 @@ def _submit(executor: Executor, call: Callable[[], Any]) -> Future:
     return executor.submit(call_with_precision)
 
 
-def _count_steps(config: Config, rows: Rows) -> tuple[int, int]:
+def count_steps(config: Config, rows: Rows) -> tuple[int, int]:
     """Return the number of steps of the run (`train.duration`) and of an epoch."""
     number, unit = parse_length(config.train.duration)
     per_epoch = max(rows.rows // config.train.batch_size, 1)

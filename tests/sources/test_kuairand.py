@@ -24,6 +24,7 @@ SAMPLE = Path(
     if "JAXREC_KUAIRAND" in os.environ
     else Path(__file__).parents[2] / "../shared/data/kuairand_pure_sample"
 )
+ALLOWED = ".csv, .tsv, .inter, .user, .item, .txt, .dat, .data (also .gz and .zst) or .parquet"
 needs_sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"no KuaiRand sample at {SAMPLE}")
 
 
@@ -94,7 +95,7 @@ def test_error_for_a_folder_without_logs(tmp_path):
     with pytest.raises(InputError) as e:
         KuaiRandSource(KuaiRand(str(tmp_path)), ())
     assert str(e.value) == (
-        f"source.logs='{tmp_path}/log_standard_*.csv' matches no .csv or .parquet file "
+        f"source.logs='{tmp_path}/log_standard_*.csv' matches no file {ALLOWED} "
         f"(current folder: {Path.cwd()})"
     )
 

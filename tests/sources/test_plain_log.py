@@ -17,6 +17,7 @@ COLUMNS = Columns(
     user="user|user_id|userId", title="item|item_id|movieId", time="time|timestamp", time_unit="s",
     seconds="", runtime="",
 )  # fmt: skip
+ALLOWED = ".csv, .tsv, .inter, .user, .item, .txt, .dat, .data (also .gz and .zst) or .parquet"
 PLAIN = Tables(columns=COLUMNS)
 TITLE = Feature("title_id", "category", "title", 8)
 ROWS = ["ann,10,1000000000", "bob,9,1000000001", "ann,9,1000000500", "bob,,1000000002", "bob,10,1000000500"]
@@ -91,7 +92,7 @@ def test_a_titles_table_may_lack_runtimes(folder):
 
 
 def test_errors_for_invalid_logs(folder):
-    no_file = f"no .csv or .parquet file (current folder: {folder})"
+    no_file = f"no file {ALLOWED} (current folder: {folder})"
     assert_rejected(f"data.path='gone.csv' matches {no_file}", path="gone.csv")
     write(header="who,movieId,timestamp")
     assert_rejected(

@@ -12,7 +12,7 @@ from jaxrec.config.schema import Columns, Feature, Simulator, Tables
 from jaxrec.core.errors import InputError
 from jaxrec.core.hashing import of_keys
 from jaxrec.core.ids import MISSING
-from jaxrec.sources import files, open_source
+from jaxrec.sources import files, open_source, text
 
 LOG = (
     "user_id,title_id,time,seconds_viewed,device\n"
@@ -23,6 +23,7 @@ LOG = (
 TITLES = 'title_id,runtime_minutes,year,genres\nt1,90,1999,"Drama, Crime"\nt2,,,\n'
 USERS = "user_id,segment,age\nu1,gold,30\nu3,,\n"
 RUNTIMES = "allowed: a number above 0, or 0 or empty for an unknown runtime"
+ALLOWED = ".csv, .tsv, .inter, .user, .item, .txt, .dat, .data (also .gz and .zst) or .parquet"
 SINGLE = "allowed: single values"
 TIMES = "allowed: whole numbers, timestamps, dates or ISO 8601 strings"
 FEATURES = (
@@ -237,7 +238,7 @@ def test_rows_do_not_depend_on_the_chunk_size(folder, monkeypatch, rows):
     frame.write_csv("log.csv")
     frame.write_parquet("log.parquet", row_group_size=64)
     whole = read()[3]
-    monkeypatch.setattr(files, "BLOCK_BYTES", rows * 20)
+    monkeypatch.setattr(text, "BLOCK_BYTES", rows * 20)
     monkeypatch.setattr(files, "SLICE_ROWS", rows)
     for pattern in ("log.csv", "log.parquet"):
         log = read(interactions=pattern)[3]
@@ -284,7 +285,7 @@ def test_csv_with_byte_order_mark_crlf_blank_lines_and_spaces(folder):
 def test_only_the_rows_that_cannot_be_parsed_are_dropped(folder, monkeypatch, line, reason, after):
     good = LOG.encode().splitlines(keepends=True)[1]
     write(log=LOG.encode() + line + b"\n" + good * after)
-    monkeypatch.setattr(files, "BLOCK_BYTES", 2000)
+    monkeypatch.setattr(text, "BLOCK_BYTES", 2000)
     s, _, _, log = read()
     assert log["row"].tolist() == [1, 2, 3, *range(5, 5 + after)]
     assert s.drops.counts == {"row that cannot be parsed": 1}
@@ -305,21 +306,19 @@ def test_a_row_with_an_invalid_context_number_is_dropped(folder):
 
 def test_errors_for_missing_and_mixed_files(folder):
     assert_rejected(
-        "source.titles is empty; allowed: a CSV or Parquet file, a folder of such files or a glob", titles=""
+        "source.titles is empty; allowed: a text or Parquet file, a folder of such files or a glob", titles=""
     )
     assert_rejected(
-        f"source.interactions='no/*.csv' matches no .csv or .parquet file (current folder: {folder})",
+        f"source.interactions='no/*.csv' matches no file {ALLOWED} (current folder: {folder})",
         interactions="no/*.csv",
     )
     (folder / "bare").mkdir()
-    assert_rejected(
-        f"source.users='bare' matches no .csv or .parquet file (current folder: {folder})", users="bare"
-    )
-    (folder / "log.txt").write_text(LOG)
-    assert_rejected("source.interactions: log.txt is neither .csv nor .parquet", interactions="log.txt")
+    assert_rejected(f"source.users='bare' matches no file {ALLOWED} (current folder: {folder})", users="bare")
+    (folder / "log.xlsx").write_text(LOG)
+    assert_rejected(f"source.interactions: log.xlsx is not a file {ALLOWED}", interactions="log.xlsx")
     pl.DataFrame({"a": [1]}).write_parquet("log.parquet")
     assert_rejected(
-        "source.interactions='log.[cp]*' mixes CSV and Parquet: log.csv, log.parquet",
+        "source.interactions='log.[cp]*' mixes text and Parquet: log.csv, log.parquet",
         interactions="log.[cp]*",
     )
 
@@ -430,7 +429,7 @@ def test_errors_for_bad_rows_of_titles_and_users(folder):
 
 
 def test_error_for_text_that_is_not_csv(folder, monkeypatch):
-    monkeypatch.setattr(files, "MAX_MALFORMED", 5)
+    monkeypatch.setattr(text, "MAX_MALFORMED", 5)
     write(log=LOG.encode() + b"u1,\xfft,1,1,tv\n" * 9)
     assert_rejected(
         "log.csv: more than 5 of rows 1 to 9 have an open quote or are not UTF-8; "

@@ -5,6 +5,7 @@ An export is served where polars may be missing. The columns are those of a conf
 leave such a row out and count it.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
@@ -15,7 +16,8 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import MISSING
 from jaxrec.core.tables import Interactions, Users
 
-_PER_MILLISECOND = {"s": 1000, "ms": 1}  # factor of a whole-number time; "us" is divided by 1000
+_MILLISECONDS = {"s": 1000, "ms": 1}  # in one unit of a time
+_UNITS_PER_MILLISECOND = {"us": 1000, "ns": 1_000_000}
 
 
 def milliseconds_of(time: Any, key: str = "now") -> int | None:
@@ -81,10 +83,12 @@ class HistoryColumns:
     Args:
         columns: From `sources.histories.columns_to_json`.
         title_key: [V] keys of the known titles.
+        runtime: [V] minutes of the titles, for plays that hold fractions of the runtime.
     """
 
-    def __init__(self, columns: dict[str, Any], title_key: np.ndarray) -> None:
+    def __init__(self, columns: dict[str, Any], title_key: np.ndarray, runtime: np.ndarray) -> None:
         self._columns, self._title_key = columns, title_key
+        self._seconds = np.append(60.0 * np.nan_to_num(runtime), 0.0)  # the last one: an unknown title
 
     def plays(self, table: Mapping[str, Any]) -> Interactions:
         """Return the plays of a dict of columns of equal length.
@@ -100,6 +104,8 @@ class HistoryColumns:
         seconds = np.full(len(title), np.nan)
         if "seconds" in roles:
             seconds = roles["seconds"] * self._columns["seconds"]
+            if self._columns["fractions"]:
+                seconds *= self._seconds[title]
         return Interactions(
             roles["user"],
             title,
@@ -163,14 +169,14 @@ def _parse(raw: np.ndarray, spec: dict[str, Any], unit: str, where: str) -> np.n
     Args:
         raw: Values of the caller.
         spec: Column, kind and divisor.
-        unit: Unit of whole-number times.
+        unit: Unit of times that are numbers.
         where: Table and column, for error messages.
     """
     kind = spec["kind"]
     if kind == "number":
         return _numbers(raw, where)
-    if kind == "time":
-        return _times(raw, unit, where)
+    if kind in ("time", "decimal time"):
+        return _times(raw, unit, where, kind == "decimal time")
     if kind == "whole":
         whole, is_whole = _whole_numbers(raw)
         if not is_whole.all():
@@ -195,19 +201,30 @@ def _numbers(raw: np.ndarray, where: str) -> np.ndarray:
         raise InputError(f"{where}: {error}; allowed: numbers") from error
 
 
-def _times(raw: np.ndarray, unit: str, where: str) -> np.ndarray:
-    """Return milliseconds since 1970, int64; MISSING for None."""
+def _times(raw: np.ndarray, unit: str, where: str, decimals: bool) -> np.ndarray:
+    """Return milliseconds since 1970, int64; MISSING for None. Times with decimals are rounded down."""
     if raw.dtype.kind == "M":
         return raw.astype("datetime64[ms]").astype(np.int64)
-    if raw.dtype.kind in "iu":
-        return raw.astype(np.int64) // 1000 if unit == "us" else raw.astype(np.int64) * _PER_MILLISECOND[unit]
     whole, is_whole = _whole_numbers(raw)
-    out = whole // 1000 if unit == "us" else whole * _PER_MILLISECOND[unit]
+    out = whole // _UNITS_PER_MILLISECOND.get(unit, 1) * _MILLISECONDS.get(unit, 1)
     for i in np.flatnonzero(~is_whole):
         value = raw[i].item() if isinstance(raw[i], np.generic) else raw[i]
+        number = _decimal(value) if decimals else None
+        if number is not None:
+            out[i] = math.floor(number * _MILLISECONDS.get(unit, 1) / _UNITS_PER_MILLISECOND.get(unit, 1))
+            continue
         time = milliseconds_of(None if isinstance(value, float) else value, f"{where}, row {i + 1}")
         out[i] = MISSING if time is None else time
     return out
+
+
+def _decimal(value: Any) -> float | None:
+    """Return a finite number, or None for another value, such as an ISO 8601 string."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _error(where: str, raw: np.ndarray, is_valid: np.ndarray, allowed: str) -> InputError:

@@ -84,7 +84,7 @@ class _Queries(NamedTuple):
         return _Queries(*(column[indices] for column in self))
 
 
-class _HardPool(NamedTuple):
+class HardPool(NamedTuple):
     """Abandoned titles of each query, drawn as hard negatives."""
 
     rank: np.ndarray  # [Q, width]
@@ -214,7 +214,7 @@ def _fill_rows(
     user = log.user[query]
     key = mix(data.seed, log.hash[user], position)
     rank = np.where(upcoming >= 0, log.rank[upcoming], -1)
-    hard = _hard_pool(log, states, query, rank, key, max(data.hard, layout.negatives), data)
+    hard = hard_pool(log, states, query, rank, key, max(data.hard, layout.negatives), data)
     if users.name == "train":
         drawn = negatives.draw(users.universe, user, mix(key, _TRAIN_DRAW), *hard, layout.pools)
         for name, ranks in zip(POOLS, drawn.ranks, strict=True):
@@ -242,7 +242,7 @@ def _add_counts(counts: dict[str, int], more: dict[str, int]) -> None:
         counts[name] = counts.get(name, 0) + n
 
 
-def _hard_pool(
+def hard_pool(
     log: Log,
     states: EventState,
     query: np.ndarray,
@@ -250,13 +250,13 @@ def _hard_pool(
     key: np.ndarray,
     width: int,
     data: Data,
-) -> _HardPool:
+) -> HardPool:
     """Draw hard negatives: titles that the user abandoned before the query.
 
     The draw is uniform.
     """
     if not has_watch_time(log):  # without watch time, no title counts as abandoned
-        return _HardPool(np.zeros((len(query), width), np.int64), np.zeros(len(query), np.int64))
+        return HardPool(np.zeros((len(query), width), np.int64), np.zeros(len(query), np.int64))
     abandoned = np.nonzero(states.completion < data.abandon_threshold)[0]
     low = np.searchsorted(abandoned, states.user_start[query])
     high = np.searchsorted(abandoned, states.start[query])
@@ -272,7 +272,7 @@ def _hard_pool(
     out = np.zeros((len(query), width), np.int64)
     inside = column < width
     out[row[inside], column[inside]] = rank[inside]
-    return _HardPool(out, np.minimum(np.bincount(row, minlength=len(query)), width))
+    return HardPool(out, np.minimum(np.bincount(row, minlength=len(query)), width))
 
 
 def list_widths(name: str, negatives_in_list: int) -> tuple[int, int, int, int]:
@@ -298,7 +298,7 @@ def _fill_lists(
     user: np.ndarray,
     key: np.ndarray,
     rank: np.ndarray,
-    hard: _HardPool,
+    hard: HardPool,
 ) -> np.ndarray:
     """Draw the frozen lists of each query and next title.
 

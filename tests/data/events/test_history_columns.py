@@ -15,7 +15,7 @@ from jaxrec.data.events.history_columns import HistoryColumns, title_rows
 from jaxrec.sources.histories import Histories, columns_to_json
 from jaxrec.sources.histories import title_rows as title_rows_of_polars
 
-KEYS = np.array([30, 10, 20])
+KEYS, RUNTIME = np.array([30, 10, 20]), np.array([90.0, 10.0, np.nan])
 FEATURES = (
     Feature("device", "category", "context", 4),
     Feature("hour", "number", "context", 4),
@@ -33,7 +33,7 @@ USERS = {"user_id": ["bob", "cyd"], "age": [4, None], "region": ["DE", None], "d
 
 
 def parser(source=None, features=FEATURES, keys=KEYS):
-    return HistoryColumns(columns_to_json(source or schema.Simulator(), features), keys)
+    return HistoryColumns(columns_to_json(source or schema.Simulator(), features), keys, RUNTIME)
 
 
 def text(keys):
@@ -55,6 +55,25 @@ def test_columns_are_parsed_as_polars_parses_them():
         for name in own:
             np.testing.assert_array_equal(own[name], other[name])
     assert users.features[REGION].tolist() == ["DE", ""] and TIME not in users.features
+
+
+@pytest.mark.parametrize("unit", ["s", "us", "ns"])
+def test_times_with_decimals_and_fractions_of_the_runtime_are_parsed_as_polars_parses_them(unit):
+    """Half of 90 minutes, of an unknown title, and of a title without a runtime."""
+    columns = schema.Columns(time_unit=unit, time_decimals=True, seconds_unit="percent")
+    source = schema.Tables(interactions="-", columns=columns)
+    plays = {
+        "user_id": ["ann"] * 3,
+        "title_id": ["30", "7", "20"],
+        "time": ["1735761600.5009", "2025-01-02T00:00", "1735761600123456789"],
+        "seconds_viewed": [50.0, 50.0, 50.0],
+    }
+    ours = parser(source).plays(plays)
+    (expected,) = Histories(source, FEATURES, pl.DataFrame(plays), None, KEYS, RUNTIME).interactions()
+    np.testing.assert_array_equal(ours.seconds, [2700.0, 0.0, 0.0])
+    np.testing.assert_array_equal(ours.seconds, expected.seconds)
+    np.testing.assert_array_equal(ours.time[:2], expected.time[:2])
+    assert unit == "s" or ours.time[2] == expected.time[2]  # seconds so far away are clipped
 
 
 def test_times_of_all_kinds():

@@ -23,7 +23,7 @@ from jaxrec.data.events import partitions
 from jaxrec.data.runners import beam, local, stages
 from jaxrec.data.runners.run import ensure_dataset
 from jaxrec.data.storage.dataset import Dataset
-from jaxrec.sources import files, open_source
+from jaxrec.sources import files, open_source, text
 from jaxrec.sources.simulator import source as source_module
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -153,7 +153,7 @@ def logs(tiny_config, tmp_path):
 @pytest.mark.parametrize("form", [pytest.param("csv", marks=pytest.mark.slow), "parquet"])
 def test_files_on_beam_equal_files_on_one_machine(logs, tmp_path, monkeypatch, form):
     """Files read in parts and chunks: rows left out, moments, width of names."""
-    monkeypatch.setattr(files, "BLOCK_BYTES", 50_000)
+    monkeypatch.setattr(text, "BLOCK_BYTES", 50_000)
     monkeypatch.setattr(files, "SLICE_ROWS", 1_000)
     config, out = logs(form), tmp_path / "out"
     out.mkdir()

@@ -1,0 +1,39 @@
+"""Console script `jaxrec`: `jaxrec train ...` is `python -m jaxrec.train ...`.
+
+Usage: jaxrec COMMAND [--flag ...]
+"""
+
+import runpy
+import sys
+
+COMMANDS = {
+    "prepare": "prepare a dataset from a source, or check raw files",
+    "train": "prepare if needed, train or resume, evaluate",
+    "evaluate": "evaluate a checkpoint",
+    "compare": "test the difference between two evaluated runs",
+    "recommend": "recommend titles to any users, from a checkpoint",
+    "study": "reproduce the tables of the paper",
+}
+
+
+def usage() -> str:
+    """Return the list of commands."""
+    lines = [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
+    return "\n".join(["usage: jaxrec COMMAND [--flag ...]", *lines, "jaxrec COMMAND --help lists the flags."])
+
+
+def main() -> None:
+    """Run the command that the first argument names."""
+    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if command in ("--help", "-h", "help"):
+        print(usage())
+        return
+    if command not in COMMANDS:
+        print(f"error: {command!r} is no command; allowed: {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+    del sys.argv[1]
+    runpy.run_module(f"jaxrec.{command}", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
