@@ -13,7 +13,7 @@ from typing import Any
 from absl import flags
 
 from jaxrec.cli.app import print_result, run
-from jaxrec.cli.flags import config_flag, json_flag
+from jaxrec.cli.flags import config_arguments, config_flag, json_flag
 from jaxrec.config.python_text import python_text
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import dataset_directory, to_json
@@ -83,7 +83,10 @@ def main(args: flags.FlagValues) -> None:
     directory = args.out or dataset_directory(args.config)
     ensure_dataset(args.config, directory, args.runner, args.beam_args, stage_progress)
     manifest = json.loads((as_path(directory) / MANIFEST).read_bytes())
-    print_result({"directory": directory, **manifest}, f"{directory}\n{table(manifest)}")
+    following = f"next: python -m jaxrec.train {config_arguments()}"
+    if args.out:
+        following += f" --config.data.directory={args.out}"
+    print_result({"directory": directory, **manifest}, f"{directory}\n{table(manifest)}\n{following}")
 
 
 def _check(args: flags.FlagValues) -> None:

@@ -11,7 +11,7 @@ import time
 from absl import flags, logging
 
 from jaxrec.cli.app import UNUSED_LIBRARIES, hide_libraries, print_result, report_failure, run
-from jaxrec.cli.flags import config_flag, hosts_flags, json_flag
+from jaxrec.cli.flags import config_arguments, config_flag, hosts_flags, json_flag
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import dataset_directory
 from jaxrec.config.validation import check_devices
@@ -124,7 +124,8 @@ def _dry_run(config: Config, directory: AnyPath) -> None:
 
     report = dry_run(config, Dataset(directory))
     if multihost.is_first_process():
-        print_result(report, format_dry_run(report))
+        following = f"next: python -m jaxrec.train {config_arguments()}"
+        print_result(report, f"{format_dry_run(report)}\n{following}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any, Literal
@@ -117,6 +118,15 @@ def config_flag(read: Callable[[str], Config] = load_config, replaced_by: str = 
     # The file flag of config_flags continues with a broken object if the file is missing.
     config_flags.DEFINE_config_dataclass("config", Config(), text, parse_fn=overridden)
     flags.FLAGS["config"].default_as_str = None  # --help omits the repr of the whole config
+
+
+def config_arguments() -> str:
+    """Return --config and its overrides as on the command line, for a message that names the next command."""
+    words, argv = [], sys.argv[1:]
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        if re.match(r"--?(no)?config\b", argument):
+            words += [argument, following] if argument in ("--config", "-config") else [argument]
+    return shlex.join(words)
 
 
 def json_flag() -> None:

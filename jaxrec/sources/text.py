@@ -319,7 +319,7 @@ def _parse(
                 first, last = rows_read + 1, rows_read + 1 + sum(f.height for f in frames)
                 raise InputError(
                     f"{file}: more than {MAX_MALFORMED} of rows {first} to {last} have an open quote or are "
-                    "not UTF-8; allowed: comma-separated text"
+                    "not UTF-8; allowed: text in the format of the table"
                 ) from e
             frame = rejected
         frames.append(frame.select(*requested, extra))

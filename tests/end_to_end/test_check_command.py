@@ -15,6 +15,7 @@ import pytest
 
 from jaxrec import __main__ as script
 from jaxrec import prepare
+from jaxrec.cli.flags import config_arguments
 from jaxrec.config.loading import load_config
 from jaxrec.config.validation import check
 from jaxrec.core.errors import InputError
@@ -149,6 +150,14 @@ def test_a_written_config_is_never_overwritten(raw, report):
     words = ("--check", "--interactions", "plays.dat", "--write-config", "my.py")
     done = run(raw, "prepare", *words, status=2)
     assert done.stderr == "error: --write_config=my.py: the file exists; allowed: a new file\n"
+
+
+def test_the_next_command_repeats_the_config(monkeypatch):
+    words = ["prepare", "--config", "a b.py", "--json", "--config.source.directory=d", "--noconfig.x.y"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert config_arguments() == "--config 'a b.py' --config.source.directory=d --noconfig.x.y"
+    monkeypatch.setattr(sys, "argv", ["prepare", "--config=a.py", "--out", "d"])
+    assert config_arguments() == "--config=a.py"
 
 
 LOG = SAMPLE / "log_standard_4_22_to_5_08_pure.csv"

@@ -433,7 +433,7 @@ def test_error_for_text_that_is_not_csv(folder, monkeypatch):
     write(log=LOG.encode() + b"u1,\xfft,1,1,tv\n" * 9)
     assert_rejected(
         "log.csv: more than 5 of rows 1 to 9 have an open quote or are not UTF-8; "
-        "allowed: comma-separated text"
+        "allowed: text in the format of the table"
     )
 
 

@@ -45,7 +45,7 @@ def fit_settings(config: Config, statistics: LogStatistics) -> tuple[Config, dic
         examples = chosen.examples
         reasons["data.abandon_threshold"] += (
             f"; {chosen.users:.0%} of the users have such a title, and {chosen.hard_fill:.0%} of the places "
-            "of the hard pools are filled"
+            "of the hard pools hold one"
         )
     if config.rows == "next_item":  # a row is a sequence of a user
         examples = statistics.users
