@@ -73,7 +73,7 @@ def _completion(statistics: dict[str, Any]) -> list[str]:
 
 
 def _thresholds(statistics: dict[str, Any]) -> list[str]:
-    lines = ["abandon_threshold  titles below  users with one  examples  hard places taken"]
+    lines = ["abandon_threshold  titles below  users with one  examples  hard slots filled"]
     for t in statistics["thresholds"]:
         lines.append(
             f"{t['threshold']:>17g}  {t['abandoned']:>12.1%}  {t['users']:>14.1%}  {t['examples']:>8,}  "

@@ -44,7 +44,7 @@ def fit_settings(config: Config, statistics: LogStatistics) -> tuple[Config, dic
         chosen = {t.threshold: t for t in statistics.thresholds}[config.data.abandon_threshold]
         examples = chosen.examples
         reasons["data.abandon_threshold"] += (
-            f"; {chosen.users:.0%} of the users have such a title, and {chosen.hard_fill:.0%} of the places "
+            f"; {chosen.users:.0%} of the users have such a title, and {chosen.hard_fill:.0%} of the slots "
             "of the hard pools hold one"
         )
     if config.rows == "next_item":  # a row is a sequence of a user

@@ -33,7 +33,7 @@ class Threshold(NamedTuple):
         abandoned: Fraction of pairs of a user and a title that are abandoned.
         users: Fraction of users with an abandoned title.
         examples: Number of targets.
-        hard_fill: Fraction of the places of the hard pools that hold an abandoned title.
+        hard_fill: Fraction of the slots of the hard pools that hold an abandoned title.
     """
 
     threshold: float
