@@ -149,7 +149,7 @@ def test_settings_fit_the_log(small_config):
     assert config.train.batch_size == 64  # 16,000 training examples: 200 steps would have 80
     assert reasons["train.batch_size"].startswith("about 16,000 training examples make 250 steps an epoch")
     assert reasons["data.abandon_threshold"].endswith(
-        "; 50% of the users have such a title, and 25% of the places of the hard pools hold one"
+        "; 50% of the users have such a title, and 25% of the slots of the hard pools hold one"
     )
     assert "data.max_invalid_fraction" not in reasons and "data.hard" not in reasons
     dropped = Drops({"time out of range": 104}, {"time out of range": "a.csv, row 1"})
