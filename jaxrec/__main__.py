@@ -12,6 +12,8 @@ COMMANDS = {
     "evaluate": "evaluate a checkpoint",
     "compare": "test the difference between two evaluated runs",
     "recommend": "recommend titles to any users, from a checkpoint",
+    "export": "export a checkpoint for serving by jax and NumPy alone",
+    "serve": "serve an export over HTTP",
     "study": "reproduce the tables of the paper",
 }
 
