@@ -58,7 +58,10 @@ class Exclusions(NamedTuple):
         number = np.full(len(self.group), -1)
         number[users] = np.arange(len(users))
         kept = number[self.user] >= 0
-        return self._replace(user=number[self.user[kept]], rank=self.rank[kept], group=self.group[users])
+        groups, group = np.unique(self.group[users], return_inverse=True)
+        return Exclusions(
+            number[self.user[kept]], self.rank[kept], group.astype(np.int32), self.eligible_GxV[groups]
+        )
 
     def pad_by_user(self, users: int, titles: int) -> np.ndarray:
         """Return the excluded ranks of each user, [users, M] int32, padded with `titles`.
