@@ -1,16 +1,13 @@
 """Share one small export, and a service of it that is compiled once."""
 
+import asyncio
+import contextlib
 import time
 
+import httpx
 import numpy as np
 import pytest
 
-for library in ("fastapi", "uvicorn", "prometheus_client", "httpx"):
-    pytest.importorskip(library, reason="the extra serve is not installed")
-
-import httpx
-
-from jaxrec.evaluation.correction import uncorrected  # noqa: F401
 from jaxrec.models.outputs import Correction
 from jaxrec.service.app import Service, make_app
 from jaxrec.service.options import ServiceOptions
@@ -28,9 +25,7 @@ def recommender_of_checkpoint(tiny_run):
 
 @pytest.fixture(scope="session")
 def export_folder(recommender_of_checkpoint, once):
-    return once(
-        "served-export", lambda folder: export.write(recommender_of_checkpoint, folder, ("cpu",), 20)
-    )
+    return once("served-export", lambda folder: export.write(recommender_of_checkpoint, folder, ("cpu",), 20))
 
 
 class Client:
@@ -48,8 +43,6 @@ class Client:
         return self._runner.run(call())
 
     def gather(self, *calls):
-        import asyncio
-
         async def all_calls():
             transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
@@ -67,9 +60,6 @@ class Client:
 @pytest.fixture(scope="session")
 def make_client():
     """Return a function that starts a service of a folder and returns its client."""
-    import asyncio
-    import contextlib
-
     with contextlib.ExitStack() as stack:
 
         def make(folder, **options):
