@@ -103,12 +103,15 @@ class Connections:
 
     def __init__(self, port: int) -> None:
         self._port, self._idle = port, list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]()
+        self._opened: list[asyncio.StreamWriter] = []
 
     async def post(self, body: bytes) -> int:
         """Send a request, read its answer and return the status."""
-        reader, writer = (
-            self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self._port)
-        )
+        if self._idle:
+            reader, writer = self._idle.pop()
+        else:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+            self._opened.append(writer)
         head = (
             "POST /v1/recommend HTTP/1.1", "Host: a", "Content-Type: application/json",
             f"Content-Length: {len(body)}", "", "",
@@ -120,6 +123,11 @@ class Connections:
         await reader.readexactly(length)
         self._idle.append((reader, writer))
         return int(answer.split(b" ", 2)[1])
+
+    def close(self) -> None:
+        """Close all connections."""
+        for writer in self._opened:
+            writer.close()
 
 
 async def send(port: int, requests: list[bytes], rate: float, seed: int) -> tuple[list[float], int]:
@@ -139,6 +147,7 @@ async def send(port: int, requests: list[bytes], rate: float, seed: int) -> tupl
         return time.perf_counter() - start - arrival if status == 200 else None
 
     results = await asyncio.gather(*map(one, requests, arrivals.tolist()))
+    connections.close()
     seconds = [value for value in results if value is not None]
     return seconds, len(results) - len(seconds)
 

@@ -22,7 +22,7 @@ from jaxrec.serving.exported import MANIFEST, ExportedRecommender
 from jaxrec.serving.filters import Filters, TitleFilter
 from jaxrec.serving.pages import TOP_PICKS
 from jaxrec.serving.recommender import POPULARITY
-from jaxrec.serving.requests import Exclusions, RequestCounts, Requests
+from jaxrec.serving.requests import Exclusions, RequestCounts, Requests, reordered
 
 _NO_TITLES = np.empty(0, np.int64)
 _EXPLAINING_PLAYS = 3  # of each title
@@ -210,13 +210,17 @@ class ServedModel:
 
     def _requests(self, jobs: Sequence[Job]) -> Requests:
         """Return the requests of jobs, in their order."""
+        plays: dict[tuple[str, ...], list[Interactions]] = {}
         chunks: list[Interactions | Users] = []
         for number, job in enumerate(jobs):
             if len(job.plays.title):
-                chunks.append(_numbered(job.plays, number))
+                plays.setdefault(tuple(job.plays.context), []).append(_numbered(job.plays, number))
             if job.features or not len(job.plays.title):
                 chunks.append(self._users_row(job, number))
-        return self.recommender.builder.build(chunks, None, RequestCounts())
+        # A chunk costs about 0.2 ms whatever its rows: those with the same columns are joined.
+        chunks += [_joined(parts) for parts in plays.values()]
+        made = self.recommender.builder.build(chunks, None, RequestCounts())
+        return reordered(made, np.argsort(made.key))  # they are in the order of the chunks
 
     def _lists(self, jobs: Sequence[Job], made: Requests) -> list[dict[str, Any]]:
         eligible_BxV = np.ones((len(jobs), len(self.titles)), bool)
@@ -344,6 +348,18 @@ def _raw(column: Column, values: list[Any]) -> Any:
 def _numbered(plays: Interactions, number: int) -> Interactions:
     """Return plays of the user `number`."""
     return dataclasses.replace(plays, user=np.full(len(plays.title), number))
+
+
+def _joined(parts: list[Interactions]) -> Interactions:
+    """Return plays with the same columns as one chunk."""
+    context = {name: np.concatenate([part.context[name] for part in parts]) for name in parts[0].context}
+    return dataclasses.replace(
+        parts[0], context=context,
+        user=np.concatenate([part.user for part in parts]),
+        title=np.concatenate([part.title for part in parts]),
+        time=np.concatenate([part.time for part in parts]),
+        seconds=np.concatenate([part.seconds for part in parts]),
+    )  # fmt: skip
 
 
 def _without(plays: Interactions, row: int) -> Interactions:

@@ -217,7 +217,7 @@ class RequestBuilder:
             log, self._catalogue, self._layout, self._config.data, time,
             (at_request.categories, at_request.numbers),
         )  # fmt: skip
-        return _reordered(Requests(keys[first], rows, played, declared.region), appearance)
+        return reordered(Requests(keys[first], rows, played, declared.region), appearance)
 
     def _log(
         self, chunks: list[CleanChunk], hashes: np.ndarray, time_of_user: np.ndarray, counts: RequestCounts
@@ -281,7 +281,7 @@ class _DeclaredUsers(NamedTuple):
     time: np.ndarray  # [U] int64 milliseconds of the request, MISSING where not declared
 
 
-def _reordered(made: Requests, order: np.ndarray) -> Requests:
+def reordered(made: Requests, order: np.ndarray) -> Requests:
     """Return the requests in the order `order` [U] of their users."""
     number = np.empty(len(order), np.int64)
     number[order] = np.arange(len(order))
