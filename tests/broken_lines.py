@@ -32,6 +32,42 @@ class Line(NamedTuple):
 
 
 LINES = (
+    # ------------------------------------------------------------ service
+    Line(
+        "the cache keeps users apart",
+        "jaxrec/service/cache.py",
+        "for part in (model.encode(), route.encode(), request):",
+        "for part in (model.encode(), route.encode()):",
+        ("tests/service/test_answers.py::test_a_repeated_request_is_answered_by_the_cache",),
+    ),
+    Line(
+        "each request of a batch has its own filters",
+        "jaxrec/service/model.py",
+        "group = np.arange(len(jobs), dtype=np.int32)",
+        "group = np.zeros(len(jobs), np.int32)",
+        ("tests/service/test_answers.py::test_answers_are_those_of_the_library_in_every_batch",),
+    ),
+    Line(
+        "a request of a batch keeps its place",
+        "jaxrec/service/model.py",
+        "return reordered(made, np.argsort(made.key))",
+        "return reordered(made, np.argsort(-made.key))",
+        ("tests/service/test_answers.py::test_answers_are_those_of_the_library_in_every_batch",),
+    ),
+    Line(
+        "a wrong token is refused",
+        "jaxrec/service/limits.py",
+        "if self._options.token and not hmac",
+        "if self._options.token and False and not hmac",
+        ("tests/service/test_server.py::test_a_token_is_needed_where_one_is_set",),
+    ),
+    Line(
+        "a damaged export does not replace the model",
+        "jaxrec/service/reloading.py",
+        "        self.error = text\n",
+        "        self.error = None\n",
+        ("tests/service/test_server.py::test_a_damaged_export_leaves_the_old_one",),
+    ),
     # ------------------------------------------------------------ metrics and ranking
     Line(
         "a tie counts against the target",

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "jaxrec"
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.stat().st_size)
-COMMANDS = {"train", "evaluate", "prepare", "compare", "study", "recommend", "export", "__init__", "__main__"}
+COMMANDS = {"train", "evaluate", "prepare", "compare", "study", "recommend", "export", "serve", "__init__", "__main__"}
 # A first word that hides what a function does, or what it returns.
 VAGUE = re.compile(r"^(What|How|Whether|Of|Where|Which|Who|Whose|As)\b")
 # Programs do not act like people; a variable is named after its content.
@@ -143,7 +143,7 @@ from jaxrec.config import Simulator
 from jaxrec.sources import open_source
 import jaxrec.cli.app, jaxrec.data.runners.local, jaxrec.data.storage.dataset
 import jaxrec
-import jaxrec.train, jaxrec.evaluate, jaxrec.prepare, jaxrec.recommend, jaxrec.export
+import jaxrec.train, jaxrec.evaluate, jaxrec.prepare, jaxrec.recommend, jaxrec.export, jaxrec.serve
 
 source = open_source(Simulator(users=20, test_only_users=0, titles=50, slate=20), ())
 next(source.interactions())

@@ -31,7 +31,7 @@ from jaxrec.models.kernels import pallas
 from jaxrec.serving import exported
 from jaxrec.serving.catalogue import DeviceCatalogue, best_titles
 from jaxrec.serving.recommender import Recommender
-from jaxrec.sources.histories import columns_to_json
+from jaxrec.sources.histories import columns_to_json, title_names
 from jaxrec.tasks.base import Task
 
 PLATFORMS = ("cpu", "cuda")
@@ -132,6 +132,9 @@ def _write_files(
         exported.LOG_Q: np.asarray(recommender.correction.log_q_V, np.float32),
         exported.VECTORS: np.pad(recommender.embed(titles=recommender.titles), ((FIRST_TITLE, 0), (0, 0))),
     }
+    names = title_names(recommender.config.source, recommender.titles)
+    if names is not None:
+        arrays[exported.NAMES] = names
     for name, array in arrays.items():
         file = io.BytesIO()
         np.save(file, array, allow_pickle=False)

@@ -6,7 +6,8 @@ jax reads its exports by flatbuffers, a package in pure Python that jax does not
                              correction, counts, and the sha256 of every other file
     *.stablehlo              programs of `jax.export`: scores, top_<k>, users
     parameters.safetensors   parameters by path
-    arrays/*.npy             arrays of the catalogue, log density of the correction, vectors of the titles
+    arrays/*.npy             arrays of the catalogue, log density of the correction, vectors of the titles,
+                             and their names if the titles table of the config has them
     vocabulary.json          values of each categorical feature, in the order of their ids
 
 `export` writes the folder. Axis letters: U requests, V titles, N titles to score, G groups of users, F width
@@ -36,12 +37,14 @@ from jaxrec.core.row_format import Layout
 from jaxrec.data.events.history_columns import HistoryColumns
 from jaxrec.data.events.user_groups import Chunk
 from jaxrec.data.storage.arrays import Arrays, as_words
+from jaxrec.serving.pages import Genres, find_genres
 from jaxrec.serving.recommender import BaseRecommender, Served
-from jaxrec.serving.requests import Exclusions, RequestBuilder, RequestCounts, TopTitles
+from jaxrec.serving.requests import Exclusions, RequestBuilder, RequestCounts, Requests, TopTitles
 
 FORMAT = 1
 MANIFEST, PARAMETERS, VOCABULARY = "manifest.json", "parameters.safetensors", "vocabulary.json"
-LOG_Q, VECTORS = "log_q", "title_vectors"  # arrays besides those of the catalogue
+# Arrays besides those of the catalogue
+LOG_Q, VECTORS, NAMES = "log_q", "title_vectors", "title_names"
 SUFFIX, TOP = ".stablehlo", "top_"  # end of the files of programs; first part of top_<k>
 AGAIN = "export it again: python -m jaxrec.export --checkpoint W --out DIR"
 _PLATFORMS = {"gpu": "cuda"}  # name of a backend in jax -> name of the platform in an export
@@ -70,7 +73,7 @@ class ExportedScorer:
         self._tops = sorted(program["k"] for program in manifest["programs"].values() if "k" in program)
         pairs = _CPU_PAIRS if jax.default_backend() == "cpu" else _PAIRS
         at_most = max(min(pairs // self._block, manifest["queries"]), 1)
-        self._queries = 1 << (at_most.bit_length() - 1)
+        self._least, self._queries = _LEAST_QUERIES, 1 << (at_most.bit_length() - 1)
         self._vectors = vectors_VxF
         id_V = np.pad(arrays.id_of_rank, (0, -self.titles % self._block))
         catalogue = {
@@ -78,6 +81,34 @@ class ExportedScorer:
             "log_q": log_q_V, "id_by_rank": id_V, "log_q_by_rank": log_q_V[id_V],
         }  # fmt: skip
         self._parameters, self._catalogue = jax.device_put((parameters, catalogue))
+
+    @property
+    def most_titles(self) -> int:
+        """Return the largest k of a list."""
+        return self._tops[-1]
+
+    @property
+    def list_lengths(self) -> list[int]:
+        """Return the k of each exported program of lists."""
+        return self._tops
+
+    @property
+    def titles_of_step(self) -> int:
+        """Return the most titles that one call of the program `scores` reads."""
+        return _power_of_two(self._block)
+
+    def limit_batches(self, least: int, most: int) -> int:
+        """Set the least and the most requests of a call, and return the most.
+
+        The default of at least 8 requests suits offline work. A service compiles every size at its start.
+
+        Args:
+            least: Power of two.
+            most: Power of two; the device may allow fewer.
+        """
+        self._queries = min(self._queries, most)
+        self._least = min(least, self._queries)
+        return self._queries
 
     def top(
         self, rows: np.ndarray, k: int, exclusions: Exclusions, by_popularity: np.ndarray | None = None
@@ -95,8 +126,9 @@ class ExportedScorer:
         exported_k = next(n for n in self._tops if n >= k)
         if by_popularity is None:
             by_popularity = np.zeros(len(rows), bool)
-        eligible_GxV = exclusions.eligible_GxV
-        eligible_GxV = jax.device_put(np.pad(eligible_GxV, ((0, 0), (0, -self.titles % self._block))))
+        eligible_GxV = exclusions.eligible_GxV  # a power of two of groups, so that few programs are compiled
+        groups = _power_of_two(len(eligible_GxV)) - len(eligible_GxV)
+        eligible_GxV = jax.device_put(np.pad(eligible_GxV, ((0, groups), (0, -self.titles % self._block))))
         columns = exclusions.pad_by_user(len(rows), self.titles), exclusions.group, by_popularity
         parts = [
             jax.device_get(self._run(f"{TOP}{exported_k}", words, *queries, eligible_GxV))
@@ -139,7 +171,7 @@ class ExportedScorer:
     def _batches(self, rows: np.ndarray, *columns: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
         """Yield words and columns of batches of a power of two of queries, the last one padded."""
         words = as_words(rows)
-        size = min(_power_of_two(max(len(rows), _LEAST_QUERIES)), self._queries)
+        size = min(_power_of_two(max(len(rows), self._least)), self._queries)
         for first in range(0, max(len(rows), 1), size):
             parts = [column[first : first + size] for column in (words, *columns)]
             yield tuple(np.pad(x, ((0, size - len(x)), *((0, 0),) * (x.ndim - 1))) for x in parts)
@@ -155,17 +187,17 @@ class ColumnRequestBuilder(RequestBuilder):
 
     def __init__(self, served: Served, columns: dict[str, Any]) -> None:
         super().__init__(served.config, served.layout, served.arrays, served.categories)
-        self._history_columns = HistoryColumns(columns, served.arrays.title_key, served.arrays.title_runtime)
+        self.history_columns = HistoryColumns(columns, served.arrays.title_key, served.arrays.title_runtime)
 
     def _chunks(self, plays: Any, users: Any, counts: RequestCounts) -> Iterator[Chunk]:
         is_list = isinstance(users, Sequence | np.ndarray) and not isinstance(users, str)
         if not isinstance(plays, Mapping) or not (users is None or is_list or isinstance(users, Mapping)):
             yield from super()._chunks(plays, users, counts)
             return
-        interactions = self._history_columns.plays(plays)
+        interactions = self.history_columns.plays(plays)
         yield interactions
         if users is not None:
-            yield self._history_columns.users(users, interactions)
+            yield self.history_columns.users(users, interactions)
 
 
 class ExportedRecommender(BaseRecommender):
@@ -178,11 +210,24 @@ class ExportedRecommender(BaseRecommender):
         manifest: Manifest of the export.
         served: Contents of the export.
         scorer: Scorer by the exported programs.
+        names: [V] names of the titles in the order of `titles`; None without names.
     """
 
-    def __init__(self, manifest: dict[str, Any], served: Served, scorer: ExportedScorer) -> None:
-        super().__init__(served, scorer, ColumnRequestBuilder(served, manifest["columns"]))
-        self.manifest = manifest
+    def __init__(
+        self, manifest: dict[str, Any], served: Served, scorer: ExportedScorer,
+        names: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
+        self.scorer, self.builder = scorer, ColumnRequestBuilder(served, manifest["columns"])
+        super().__init__(served, self.scorer, self.builder)
+        self.manifest, self.names = manifest, names
+
+    def top(self, made: Requests, exclusions: Exclusions, k: int) -> tuple[TopTitles, np.ndarray]:
+        """Return the k best titles of each request, and a mask [U] of requests served by popularity."""
+        return self._top(made, exclusions, k)
+
+    def genres(self) -> Genres | None:
+        """Return the genre-like feature of the titles; None without one."""
+        return find_genres(self._layout, self.arrays, self._categories)
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "ExportedRecommender":
@@ -208,7 +253,7 @@ class ExportedRecommender(BaseRecommender):
             for name in contents
             if name.startswith("arrays/")
         }
-        log_q_V, vectors_VxF = stored.pop(LOG_Q), stored.pop(VECTORS)
+        log_q_V, vectors_VxF, names = stored.pop(LOG_Q), stored.pop(VECTORS), stored.pop(NAMES, None)
         served = Served(
             decode(manifest["config"], Config),
             Layout.from_json(manifest["layout"]),
@@ -217,7 +262,7 @@ class ExportedRecommender(BaseRecommender):
             manifest["step"],
         )
         scorer = ExportedScorer(manifest, programs, parameters, served.arrays, log_q_V, vectors_VxF)
-        return cls(manifest, served, scorer)
+        return cls(manifest, served, scorer, names)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -58,7 +58,10 @@ class Exclusions(NamedTuple):
         number = np.full(len(self.group), -1)
         number[users] = np.arange(len(users))
         kept = number[self.user] >= 0
-        return self._replace(user=number[self.user[kept]], rank=self.rank[kept], group=self.group[users])
+        groups, group = np.unique(self.group[users], return_inverse=True)
+        return Exclusions(
+            number[self.user[kept]], self.rank[kept], group.astype(np.int32), self.eligible_GxV[groups]
+        )
 
     def pad_by_user(self, users: int, titles: int) -> np.ndarray:
         """Return the excluded ranks of each user, [users, M] int32, padded with `titles`.
@@ -217,7 +220,7 @@ class RequestBuilder:
             log, self._catalogue, self._layout, self._config.data, time,
             (at_request.categories, at_request.numbers),
         )  # fmt: skip
-        return _reordered(Requests(keys[first], rows, played, declared.region), appearance)
+        return reordered(Requests(keys[first], rows, played, declared.region), appearance)
 
     def _log(
         self, chunks: list[CleanChunk], hashes: np.ndarray, time_of_user: np.ndarray, counts: RequestCounts
@@ -281,7 +284,7 @@ class _DeclaredUsers(NamedTuple):
     time: np.ndarray  # [U] int64 milliseconds of the request, MISSING where not declared
 
 
-def _reordered(made: Requests, order: np.ndarray) -> Requests:
+def reordered(made: Requests, order: np.ndarray) -> Requests:
     """Return the requests in the order `order` [U] of their users."""
     number = np.empty(len(order), np.int64)
     number[order] = np.arange(len(order))

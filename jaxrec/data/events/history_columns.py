@@ -40,27 +40,40 @@ def milliseconds_of(time: Any, key: str = "now") -> int | None:
     return round((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
-def title_rows(titles: Any, title_key: np.ndarray) -> np.ndarray:
-    """Return the index [N] of titles in `title_key`, -1 for an unknown title.
-
-    A whole number and its text are the same title.
+class TitleIndex:
+    """Index of titles by key, sorted once.
 
     Args:
-        titles: Sequence of N keys.
         title_key: [V] keys of the known titles, unique.
     """
-    keys = np.asarray(titles)
-    if not len(keys) or not len(title_key):
-        return np.full(len(keys), -1, np.int64)
-    is_key = np.ones(len(keys), bool)
-    if title_key.dtype.kind in "iu":
-        keys, is_key = _whole_numbers(keys)
-    else:
-        keys = keys.astype(str)
-    order = np.argsort(title_key, kind="stable")
-    at = np.searchsorted(title_key, keys, sorter=order)
-    row = order[np.minimum(at, len(order) - 1)]
-    return np.where(is_key & (title_key[row] == keys), row, -1).astype(np.int64)
+
+    def __init__(self, title_key: np.ndarray) -> None:
+        self._key, self._order = title_key, np.argsort(title_key, kind="stable")
+
+    def rows(self, titles: Any) -> np.ndarray:
+        """Return the index [N] of titles in `title_key`, -1 for an unknown title.
+
+        A whole number and its text are the same title.
+
+        Args:
+            titles: Sequence of N keys.
+        """
+        keys = np.asarray(titles)
+        if not len(keys) or not len(self._key):
+            return np.full(len(keys), -1, np.int64)
+        is_key = np.ones(len(keys), bool)
+        if self._key.dtype.kind in "iu":
+            keys, is_key = _whole_numbers(keys)
+        else:
+            keys = keys.astype(str)
+        at = np.searchsorted(self._key, keys, sorter=self._order)
+        row = self._order[np.minimum(at, len(self._order) - 1)]
+        return np.where(is_key & (self._key[row] == keys), row, -1).astype(np.int64)
+
+
+def title_rows(titles: Any, title_key: np.ndarray) -> np.ndarray:
+    """Return the index [N] of titles in `title_key`, as `TitleIndex.rows`."""
+    return TitleIndex(title_key).rows(titles)
 
 
 def _whole_numbers(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +100,7 @@ class HistoryColumns:
     """
 
     def __init__(self, columns: dict[str, Any], title_key: np.ndarray, runtime: np.ndarray) -> None:
-        self._columns, self._title_key = columns, title_key
+        self._columns, self.titles = columns, TitleIndex(title_key)
         self._seconds = np.append(60.0 * np.nan_to_num(runtime), 0.0)  # the last one: an unknown title
 
     def plays(self, table: Mapping[str, Any]) -> Interactions:
@@ -99,7 +112,7 @@ class HistoryColumns:
         roles = self._read("histories", table, self._columns["plays"], required=True)
         features = self._read("histories", table, self._columns["context"])
         keys = roles["title"]
-        title = title_rows(keys, self._title_key)
+        title = self.titles.rows(keys)
         unknown = np.flatnonzero(title < 0)
         seconds = np.full(len(title), np.nan)
         if "seconds" in roles:

@@ -1,0 +1,1 @@
+"""HTTP service of an export: batching, cache, limits, reload."""

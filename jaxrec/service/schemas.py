@@ -1,0 +1,245 @@
+"""Schemas of requests and answers: strict pydantic models in the columns of an export."""
+
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from jaxrec.core.tables import REGION, TIME
+from jaxrec.service.options import ServiceOptions
+
+_INT64 = 2**63
+_MOST_TIME = {"s": 10**11, "ms": 10**14, "us": 10**17}  # by unit: year 5138
+_MOST_TEXT = 200  # characters of a key or of a category
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+Whole = Annotated[int, Field(ge=-_INT64, lt=_INT64)]
+Text = Annotated[str, Field(max_length=_MOST_TEXT)]
+Key = Whole | Text
+Number = Annotated[float, Field(ge=-1e15, le=1e15)]
+
+
+class Column(NamedTuple):
+    """Column of a request: the attribute of its schema, its name for the caller, its kind."""
+
+    attribute: str
+    name: str
+    kind: str  # as in `core.tables.Titles`
+
+
+class RequestSchemas(NamedTuple):
+    """Schemas of the requests of an export, and the columns of their plays and features."""
+
+    recommend: type[BaseModel]
+    score: type[BaseModel]
+    similar: type[BaseModel]
+    plays: tuple[Column, ...]
+    features: tuple[Column, ...]
+
+
+class ErrorAnswer(BaseModel):
+    """Answer to a request that is not served."""
+
+    error: str = Field(description="One line: the value and what is allowed.")
+
+
+class Weight(BaseModel):
+    """Weight of a played title: the score minus the score without its plays."""
+
+    title: Key
+    name: str | None = None
+    weight: float | None
+
+
+class Reasons(BaseModel):
+    """Reasons of a recommended title."""
+
+    plays: list[Weight] = Field(description="Played titles that raise the score most, the highest first.")
+    genres: list[str] = Field(description="Values that the title shares with titles of the history.")
+    popularity_rank: int = Field(description="1: the title with the most plays in training.")
+
+
+class ListedTitle(BaseModel):
+    """Title of a list."""
+
+    title: Key
+    name: str | None = None
+    rank: int
+    score: float | None = Field(description="Orders the titles; null where the order is that of popularity.")
+    completion: float | None = Field(description="Predicted completion; null without such a head.")
+    reasons: Reasons | None = None
+
+
+class RecommendAnswer(BaseModel):
+    """Answer of /v1/recommend."""
+
+    user: Key | None
+    titles: list[ListedTitle] = Field(description="Empty where the filters leave no title.")
+    order: str = Field(description='"top picks" or "popularity"')
+    empty_history: bool = Field(description="True where the history has no known title.")
+    plays_of_unknown_titles: int
+    model: str = Field(description="Fingerprint of the export.")
+
+
+class TitleScore(BaseModel):
+    """Score of a title."""
+
+    title: Key
+    score: float | None
+
+
+class ScoreAnswer(BaseModel):
+    """Answer of /v1/score."""
+
+    user: Key | None
+    scores: list[TitleScore] = Field(description="In the order of the request.")
+    empty_history: bool
+    plays_of_unknown_titles: int
+    model: str
+
+
+class SimilarTitle(BaseModel):
+    """Title that is similar to another."""
+
+    title: Key
+    name: str | None = None
+    rank: int
+    cosine: float | None
+
+
+class SimilarAnswer(BaseModel):
+    """Answer of /v1/similar."""
+
+    title: Key
+    titles: list[SimilarTitle]
+    model: str
+
+
+class CatalogueTitle(BaseModel):
+    """Title of the catalogue."""
+
+    title: Key
+    name: str | None = None
+    genres: list[str]
+    popularity_rank: int
+
+
+class TitlesAnswer(BaseModel):
+    """Answer of /v1/titles."""
+
+    titles: list[CatalogueTitle]
+
+
+class ManifestAnswer(BaseModel):
+    """Answer of /v1/manifest: the manifest of the export without its files and its config."""
+
+    model: str
+    columns: dict[str, Any]
+    manifest: dict[str, Any]
+
+
+class HealthAnswer(BaseModel):
+    """Answer of /healthz and /readyz."""
+
+    status: str
+    model: str | None = None
+    reload_error: str | None = None
+
+
+def request_schemas(columns: dict[str, Any], titles: list[Any], options: ServiceOptions) -> RequestSchemas:
+    """Return the schemas of the requests of an export.
+
+    Args:
+        columns: Columns of the manifest.
+        titles: A few titles, for the examples.
+        options: Limits.
+    """
+    unit = columns["time_unit"]
+    roles = {role: spec for role, spec in columns["plays"].items() if role != "user"}
+    plays = _columns("play_", roles | columns["context"])
+    declared = {n: s for n, s in columns["user"].items() if n not in (REGION, TIME)}
+    features = _columns("feature_", columns["context"] | declared)
+    required = {spec.name for spec in _columns("", roles)}
+    play_fields: dict[str, Any] = {c.attribute: _field(c, unit, c.name in required) for c in plays}
+    feature_fields: dict[str, Any] = {c.attribute: _field(c, unit, False) for c in features}
+    play = create_model(
+        "Play", __config__=_STRICT, __doc__="One play, in the columns of the config.",
+        **play_fields,
+    )  # fmt: skip
+    of_user = create_model(
+        "Features", __config__=_STRICT,
+        __doc__="Features of the user, and context of the request; without a value: unknown.",
+        **feature_fields,
+    )  # fmt: skip
+    most = options.max_titles
+    listed = Annotated[list[Key], Field(max_length=most)]
+    history: Any = Annotated[list[play], Field(max_length=options.max_plays)]  # type: ignore[valid-type]
+    user_fields: dict[str, Any] = {
+        "user": (Key | None, Field(None, description="Returned, and part of the key of the cache.")),
+        "history": (history, Field([], description="Plays in any order.")),
+        "features": (of_user | None, None),
+        "time": (
+            _time(unit) | None,
+            Field(None, description="Of the request; null: just after the last play."),
+        ),
+    }
+    example = _example(plays, titles)
+    recommend = create_model(
+        "RecommendRequest", __config__=_with_example(example | {"k": 5}), **user_fields,
+        k=(Annotated[int, Field(ge=1, le=options.max_k)], 20),
+        filter_watched=(bool, True),
+        filter_abandoned=(bool, True),
+        allow=(listed | None, Field(None, description="The only titles to recommend.")),
+        deny=(listed, Field([], description="Titles to leave out.")),
+        explain=(bool, Field(False, description=f"Give reasons; k up to {options.explained_titles} then.")),
+    )  # fmt: skip
+    score = create_model(
+        "ScoreRequest", __config__=_with_example(example | {"titles": titles[:2]}), **user_fields,
+        titles=(Annotated[list[Key], Field(min_length=1, max_length=most)], ...),
+    )  # fmt: skip
+    similar = create_model(
+        "SimilarRequest", __config__=_with_example({"title": titles[0], "k": 5}), title=(Key, ...),
+        k=(Annotated[int, Field(ge=1, le=options.max_k)], 10),
+    )  # fmt: skip
+    return RequestSchemas(recommend, score, similar, plays, features)
+
+
+def _columns(prefix: str, specs: dict[str, Any]) -> tuple[Column, ...]:
+    """Return the columns of specs of the manifest; of names separated by "|" the first is taken."""
+    return tuple(
+        Column(f"{prefix}{i}", spec["column"].split("|")[0], spec["kind"])
+        for i, spec in enumerate(specs.values())
+    )
+
+
+def _field(column: Column, unit: str, required: bool) -> tuple[Any, Any]:
+    types: dict[str, Any] = {"key": Key, "time": _time(unit), "number": Number, "whole": Whole}
+    kind = types.get(column.kind, Key)
+    if required:
+        return kind, Field(alias=column.name)
+    return kind | None, Field(None, alias=column.name)
+
+
+def _time(unit: str) -> Any:
+    most = _MOST_TIME[unit]
+    whole = Annotated[int, Field(ge=-most, le=most, description=f"{unit} since 1970")]
+    text = Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time"})]
+    return whole | text
+
+
+def _with_example(example: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(**_STRICT, json_schema_extra={"examples": [example]})
+
+
+def _example(plays: tuple[Column, ...], titles: list[Any]) -> dict[str, Any]:
+    """Return a user with two plays."""
+    times, seconds = iter(titles), iter((5000.0, 40.0))
+    history: list[dict[str, Any]] = [{}, {}]
+    for play, when in zip(history, ("2025-01-01T20:00:00Z", "2025-01-02T21:30:00Z"), strict=True):
+        for column in plays:
+            if column.kind == "key":
+                play[column.name] = next(times, titles[0])
+            elif column.kind == "time":
+                play[column.name] = when
+            elif column.kind == "number" and column.attribute == "play_2":
+                play[column.name] = next(seconds)
+    return {"user": "ann", "history": history}

@@ -1,0 +1,211 @@
+"""The server as a process: reloads and a stop under load, tokens, the demo page in a browser."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HISTORIES = 7
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def change(folder, number):
+    """Make another export of a folder: a new manifest, in one step."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "new").write_text(json.dumps(manifest | {"number": number}))
+    os.replace(folder / "new", folder / "manifest.json")
+
+
+@pytest.fixture
+def copied(export_folder, tmp_path):
+    return Path(shutil.copytree(export_folder, tmp_path / "export"))
+
+
+@pytest.fixture
+def start():
+    """Return a function that starts the command and returns its process and address, ready to serve."""
+    processes = []
+
+    def start(folder, *arguments, **variables):
+        words = ["-m", "jaxrec.serve", "--export", folder, "--port", 0, "--max_batch", 2, "--max_k", 10]
+        env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | variables
+        process = subprocess.Popen(
+            [sys.executable, *map(str, words), *map(str, arguments)],
+            env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        processes.append(process)
+        line = process.stdout.readline()
+        assert "serving" in line, process.communicate()[1]
+        address = re.search(r"http://\S+", line)[0]
+        while httpx.get(f"{address}/readyz").status_code != 200:
+            assert process.poll() is None
+        return process, address
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+async def send_all(address, bodies, events):
+    """Send requests from eight clients, with an event before some; return the answers in order."""
+    answers, numbers = [None] * len(bodies), iter(range(len(bodies)))
+
+    async def one_client():
+        async with httpx.AsyncClient(base_url=address, timeout=60) as client:
+            for number in numbers:
+                if number in events:
+                    await events[number](client)
+                # After the stop a connection is refused: the request was not accepted.
+                with contextlib.suppress(httpx.ConnectError):
+                    answers[number] = await client.post("/v1/recommend", json=bodies[number])
+
+    await asyncio.gather(*(one_client() for _ in range(8)))
+    return answers
+
+
+@pytest.mark.parametrize(
+    "requests, reloads", [(200, 1), pytest.param(1000, 3, marks=pytest.mark.slow)], ids=["short", "long"]
+)
+def test_no_request_is_lost_in_reloads_and_a_stop(copied, start, plays, requests, reloads):
+    process, address = start(copied, "--reload_every", 0, "--cache", 0, "--drain", 1)
+    models, lock = [], asyncio.Lock()
+
+    async def reload(client):  # seven clients go on meanwhile
+        async with lock:
+            models.append((await client.get("/readyz")).json()["model"])
+            change(copied, len(models))
+            process.send_signal(signal.SIGHUP)
+            while (await client.get("/readyz")).json()["model"] == models[-1]:
+                await asyncio.sleep(0.05)
+
+    async def stop(client):
+        process.send_signal(signal.SIGTERM)
+
+    stopped = requests - 50
+    events = {50 + i * stopped // reloads: reload for i in range(reloads)} | {stopped: stop}
+    bodies = [{"history": plays(3, i % HISTORIES), "k": 5} for i in range(requests)]
+    answers = asyncio.run(send_all(address, bodies, events))
+    process.wait(60)
+    assert process.returncode == 0, process.communicate()[1]
+    served = {i: answer for i, answer in enumerate(answers) if answer is not None}
+    assert {answer.status_code for answer in served.values()} == {200}
+    # A connection is refused after the stop alone: such a request goes to another replica.
+    assert set(range(requests)) - set(served) <= set(range(stopped - 8, requests))
+    assert len(set(models)) == reloads
+    assert len({answer.json()["model"] for answer in served.values()}) == reloads + 1
+    # The reloads changed the manifest alone, so that the scores of a history stay.
+    best = [[] for _ in range(HISTORIES)]
+    for i, answer in served.items():
+        best[i % HISTORIES].append(answer.json()["titles"][0]["score"])
+    assert all(max(scores) - min(scores) < 1e-5 for scores in best)
+    assert len({scores[0] for scores in best}) == HISTORIES
+
+
+def test_a_damaged_export_leaves_the_old_one(make_client, copied):
+    client = make_client(copied, max_batch=1)
+    holder, old = client.service.holder, client.service.holder.model
+    assert not holder.reload() and holder.error is None
+    vectors = copied / "arrays/title_vectors.npy"
+    contents = vectors.read_bytes()
+    vectors.write_bytes(contents[:-1] + b"\x01")
+    change(copied, 1)
+    assert not holder.reload() and holder.model is old
+    ready = client.get("/readyz")
+    assert ready.status_code == 200
+    assert "arrays/title_vectors.npy is damaged" in ready.json()["reload_error"]
+    assert 'jaxrec_reloads_total{result="failed"} 1.0' in client.get("/metrics").text
+    assert client.post("/v1/recommend", {"k": 3}).status_code == 200
+    vectors.write_bytes(contents)
+    assert holder.reload() and holder.model is not old and holder.error is None
+    assert client.post("/v1/recommend", {"k": 3}).json()["model"] == holder.model.fingerprint
+    (copied / "manifest.json").unlink()
+    assert not holder.reload() and holder.error is None  # a folder is being replaced
+    assert not holder.reload(is_wanted=True) and "manifest.json" in holder.error
+
+
+def test_a_token_is_needed_where_one_is_set(make_client, export_folder):
+    client = make_client(export_folder, max_batch=1, token="secret")
+    right = {"headers": {"Authorization": "Bearer secret"}}
+    assert client.post("/v1/recommend", {"k": 3}, **right).status_code == 200
+    for headers in ({}, {"Authorization": "Bearer secret2"}, {"Authorization": "secret"}):
+        response = client.post("/v1/recommend", {"k": 3}, headers=headers)
+        assert response.status_code == 401 and response.headers["www-authenticate"] == "Bearer"
+        assert response.json() == {"error": "the token is missing or wrong; send Authorization: Bearer TOKEN"}
+    assert [client.get(path).status_code for path in ("/healthz", "/readyz", "/metrics", "/")] == [200] * 4
+    assert client.get("/openapi.json").json()["paths"]["/v1/score"]["post"]["security"] == [{"token": []}]
+
+
+def test_requests_wait_for_the_compilation(make_client, export_folder):
+    client = make_client(export_folder, max_batch=1)
+    client.service.holder.is_compiled = False
+    response = client.post("/v1/recommend", {})
+    assert response.status_code == 503 and response.headers["retry-after"] == "5"
+    assert client.get("/readyz").json()["status"] == "compiling"
+    client.service.holder.is_compiled, client.service.is_stopping = True, True
+    assert client.get("/readyz").status_code == 503
+    response = client.post("/v1/recommend", {"k": 3})
+    assert response.status_code == 200 and response.headers["connection"] == "close"
+
+
+def test_wrong_flags_end_with_one_line(tmp_path, export_folder):
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    for arguments, message in (
+        (["--export", tmp_path], "no manifest.json; allowed: a folder that python -m jaxrec.export wrote"),
+        (["--export", export_folder, "--token_file", tmp_path / "none"], "No such file or directory"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "jaxrec.serve", *map(str, arguments)],
+            env=env, cwd=ROOT, capture_output=True, text=True, timeout=200,
+        )  # fmt: skip
+        assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+PICKS = """
+<script>
+addEventListener("load", async () => {
+  const wait = async (test) => { while (!test()) await new Promise((done) => setTimeout(done, 20)); };
+  await wait(() => document.querySelector("#titles li"));
+  const first = document.querySelector("#results .row span").textContent;
+  document.querySelector("#results button").click();
+  await wait(() => document.querySelector("#titles").textContent.includes("Because of"));
+  document.body.dataset.picked = first;
+});
+</script>
+"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs chromium")
+def test_the_page_shows_reasons_after_a_click(export_folder, start, tmp_path, monkeypatch):
+    """The served page, with a script that clicks, is loaded from a copy of its HTML by the browser."""
+    page = (ROOT / "jaxrec/service/page.html").read_text()
+    _, address = start(export_folder)
+    assert httpx.get(f"{address}/").text == page
+    assert not re.search(r"https?://", page)  # nothing comes from the internet
+    clicking = page.replace("</body>", f"{PICKS}</body>").replace(
+        "fetch(path, options)", f'fetch("{address}" + path, options)'
+    )
+    (tmp_path / "page.html").write_text(clicking)
+    done = subprocess.run(
+        [
+            BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync",
+            "--disable-web-security", f"--user-data-dir={tmp_path / 'user'}", "--virtual-time-budget=20000",
+            "--dump-dom", f"file://{tmp_path / 'page.html'}",
+        ],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    shown = done.stdout
+    assert 'data-picked="Title ' in shown, shown[-3000:] + done.stderr[-1000:]
+    assert "Because of Title" in shown and "Popularity rank" in shown and "Parameters" in shown
+    assert re.search(r'<p id="error" role="alert"></p>', shown)
