@@ -35,21 +35,21 @@ LINES = (
     # ------------------------------------------------------------ service
     Line(
         "the cache keeps users apart",
-        "jaxrec/service/cache.py",
+        "jaxrec/service/answers/cache.py",
         "for part in (model.encode(), route.encode(), request):",
         "for part in (model.encode(), route.encode()):",
         ("tests/service/test_answers.py::test_a_repeated_request_is_answered_by_the_cache",),
     ),
     Line(
         "each request of a batch has its own filters",
-        "jaxrec/service/model.py",
+        "jaxrec/service/answers/model.py",
         "group = np.arange(len(jobs), dtype=np.int32)",
         "group = np.zeros(len(jobs), np.int32)",
         ("tests/service/test_answers.py::test_answers_are_those_of_the_library_in_every_batch",),
     ),
     Line(
         "a request of a batch keeps its place",
-        "jaxrec/service/model.py",
+        "jaxrec/service/answers/model.py",
         "return reordered(made, np.argsort(made.key))",
         "return reordered(made, np.argsort(-made.key))",
         ("tests/service/test_answers.py::test_answers_are_those_of_the_library_in_every_batch",),

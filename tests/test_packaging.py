@@ -96,9 +96,13 @@ def imported(folder):
 @pytest.mark.parametrize("folder", ["jaxrec", "benchmarks", "tests", "configs"])
 def test_every_import_is_declared(folder):
     declared = {canonicalize_name(one.name) for one in requirements()}
-    if folder == "jaxrec":  # what the package itself imports is installed with it, but for the extra `beam`
+    if (
+        folder == "jaxrec"
+    ):  # what the package itself imports is installed with it, but for the extras `beam` and `serve`
         declared = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
         declared |= {"apache-beam"}
+        extra = PROJECT["optional-dependencies"]["serve"]
+        declared |= {canonicalize_name(Requirement(line).name) for line in extra}
     local = (
         {p.stem for p in ROOT.rglob("tests/**/*.py")}
         | {p.stem for p in (ROOT / "docs").rglob("*.py")}

@@ -16,11 +16,12 @@ from starlette.exceptions import HTTPException
 
 from jaxrec.core.errors import InputError
 from jaxrec.service import schemas
+from jaxrec.service.answers.cache import AnswerCache, cache_key
+from jaxrec.service.answers.columns import to_bytes
+from jaxrec.service.answers.model import ServedModel
 from jaxrec.service.batching import Batcher
-from jaxrec.service.cache import AnswerCache, cache_key
 from jaxrec.service.limits import RequestLimits, error_body
 from jaxrec.service.metrics import Metrics
-from jaxrec.service.model import ServedModel, to_bytes
 from jaxrec.service.openapi import ERRORS, describe
 from jaxrec.service.options import ServiceError, ServiceOptions
 from jaxrec.service.reloading import ModelHolder

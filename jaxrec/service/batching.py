@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxrec.service.answers.model import AnswerJob
 from jaxrec.service.metrics import Metrics
-from jaxrec.service.model import Job
 from jaxrec.service.options import ServiceError, ServiceOptions
 
 _LOG = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ BUSY = "the queue is full; send the request again"
 class _Waiting:
     """Work that waits: a job of a batch, or a call of its own."""
 
-    work: Job | Callable[[], Any]
+    work: AnswerJob | Callable[[], Any]
     future: asyncio.Future
     loop: asyncio.AbstractEventLoop
     arrived: float = field(default_factory=time.monotonic)
@@ -58,7 +58,7 @@ class Batcher:
             self._changed.notify()
         self._thread.join()
 
-    async def submit(self, work: Job | Callable[[], Any]) -> Any:
+    async def submit(self, work: AnswerJob | Callable[[], Any]) -> Any:
         """Return the answer to a job of a batch, or the result of a call on the computing thread.
 
         Raises:
@@ -100,7 +100,7 @@ class Batcher:
                     self._changed.wait()
                     continue
                 first = self._waiting[0]
-                most = first.work.model.max_batch if isinstance(first.work, Job) else 1
+                most = first.work.model.max_batch if isinstance(first.work, AnswerJob) else 1
                 left = first.arrived + self._options.batch_deadline - time.monotonic()
                 if len(self._waiting) >= most or left <= 0 or self._stopped:
                     break
@@ -115,9 +115,9 @@ class Batcher:
         """Return the result of each, an exception where it failed."""
         try:
             first = batch[0].work
-            if not isinstance(first, Job):
+            if not isinstance(first, AnswerJob):
                 return [first()]
-            return first.model.answer([one.work for one in batch if isinstance(one.work, Job)])
+            return first.model.answer([one.work for one in batch if isinstance(one.work, AnswerJob)])
         except Exception as error:
             if len(batch) == 1:
                 if not isinstance(error, ServiceError):
@@ -129,7 +129,9 @@ class Batcher:
 
 def _can_join(first: _Waiting, other: _Waiting) -> bool:
     return (
-        isinstance(first.work, Job) and isinstance(other.work, Job) and first.work.model is other.work.model
+        isinstance(first.work, AnswerJob)
+        and isinstance(other.work, AnswerJob)
+        and first.work.model is other.work.model
     )
 
 

@@ -9,8 +9,8 @@ import os
 import threading
 
 from jaxrec.core.errors import InputError
+from jaxrec.service.answers.model import ServedModel, export_fingerprint
 from jaxrec.service.metrics import Metrics
-from jaxrec.service.model import ServedModel, export_fingerprint
 from jaxrec.service.options import ServiceOptions
 
 _LOG = logging.getLogger(__name__)

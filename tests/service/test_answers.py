@@ -156,7 +156,7 @@ def test_a_repeated_request_is_answered_by_the_cache(client, plays):
 
 
 def test_the_cache_drops_the_least_recent_answer():
-    from jaxrec.service.cache import AnswerCache, cache_key
+    from jaxrec.service.answers.cache import AnswerCache, cache_key
 
     cache = AnswerCache(2)
     for key in (b"a", b"b"):

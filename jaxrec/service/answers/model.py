@@ -5,7 +5,6 @@ Axis letters: B requests of a batch, V titles, N titles to score.
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +15,9 @@ import numpy as np
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.core.row_format import Layout
 from jaxrec.core.tables import Interactions, Users
+from jaxrec.service.answers.columns import finite, join_plays, numbered, raw_column, without_title
 from jaxrec.service.options import ServiceError, ServiceOptions
-from jaxrec.service.schemas import Column, RequestSchemas, request_schemas
+from jaxrec.service.schemas import RequestSchemas, request_schemas
 from jaxrec.serving.exported import MANIFEST, ExportedRecommender
 from jaxrec.serving.filters import Filters, TitleFilter
 from jaxrec.serving.pages import TOP_PICKS
@@ -30,7 +30,7 @@ _TITLES = 256  # of a call of the program `scores`: one size, so that few progra
 
 
 @dataclasses.dataclass(eq=False)
-class Job:
+class AnswerJob:
     """Request that is parsed, for one model."""
 
     model: "ServedModel"
@@ -98,7 +98,7 @@ class ServedModel:
 
     # ------------------------------------------------------------ requests
 
-    def recommend_job(self, request: Any) -> Job:
+    def recommend_job(self, request: Any) -> AnswerJob:
         """Return the job of a RecommendRequest.
 
         Raises:
@@ -117,7 +117,7 @@ class ServedModel:
             job.filter = self._filter(Filters(*settings, allow=request.allow, deny=request.deny))
         return job
 
-    def score_job(self, request: Any) -> Job:
+    def score_job(self, request: Any) -> AnswerJob:
         """Return the job of a ScoreRequest.
 
         Raises:
@@ -138,9 +138,9 @@ class ServedModel:
             )  # fmt: skip
         return rows + FIRST_TITLE
 
-    def _user_job(self, request: Any) -> Job:
+    def _user_job(self, request: Any) -> AnswerJob:
         columns = {
-            column.name: _raw(column, [getattr(play, column.attribute) for play in request.history])
+            column.name: raw_column(column, [getattr(play, column.attribute) for play in request.history])
             for column in self.schemas.plays
         }
         history = self.recommender.builder.history_columns
@@ -149,27 +149,27 @@ class ServedModel:
         plays = history.plays(known | {user: np.zeros(len(request.history), np.int64)})
         features: dict[str, Any] = {}
         for column in self.schemas.features if request.features is not None else ():
-            values = _raw(column, [getattr(request.features, column.attribute)])
+            values = raw_column(column, [getattr(request.features, column.attribute)])
             if values is not None:
                 features[column.name] = values
         if request.time is not None:
             features |= {name: [request.time] for name in self._time_column}
-        job = Job(self, request.user, plays, features)
+        job = AnswerJob(self, request.user, plays, features)
         if features:  # a value that cannot be parsed must not fail a batch
             self._users_row(job, 0)
         return job
 
-    def _users_row(self, job: Job, number: int) -> Users:
+    def _users_row(self, job: AnswerJob, number: int) -> Users:
         (key,) = self.recommender.manifest["columns"]["user_key"].values()
         table = {key["column"].split("|")[0]: np.array([number])} | job.features
-        return self.recommender.builder.history_columns.users(table, _numbered(job.plays, number))
+        return self.recommender.builder.history_columns.users(table, numbered(job.plays, number))
 
     def _filter(self, filters: Filters) -> TitleFilter:
         return TitleFilter(filters, self.recommender.config, self.recommender.arrays, None)
 
     # ------------------------------------------------------------ answers
 
-    def answer(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    def answer(self, jobs: Sequence[AnswerJob]) -> list[dict[str, Any]]:
         """Return the answers to a batch of at most `max_batch` jobs, in their order."""
         answers: dict[int, dict[str, Any]] = {}
         for number in {job.k > 0 for job in jobs}:
@@ -189,7 +189,7 @@ class ServedModel:
         """Return the answer of /v1/similar for a known title."""
         columns = self.recommender.similar([title], k)
         titles = [
-            {"title": key, **self._name(key), "rank": rank, "cosine": _finite(cosine)}
+            {"title": key, **self._name(key), "rank": rank, "cosine": finite(cosine)}
             for key, rank, cosine in zip(
                 *(columns[name].tolist() for name in ("similar", "rank", "cosine")), strict=True
             )
@@ -208,21 +208,21 @@ class ServedModel:
                     break
         return out
 
-    def _requests(self, jobs: Sequence[Job]) -> Requests:
+    def _requests(self, jobs: Sequence[AnswerJob]) -> Requests:
         """Return the requests of jobs, in their order."""
         plays: dict[tuple[str, ...], list[Interactions]] = {}
         chunks: list[Interactions | Users] = []
         for number, job in enumerate(jobs):
             if len(job.plays.title):
-                plays.setdefault(tuple(job.plays.context), []).append(_numbered(job.plays, number))
+                plays.setdefault(tuple(job.plays.context), []).append(numbered(job.plays, number))
             if job.features or not len(job.plays.title):
                 chunks.append(self._users_row(job, number))
         # A chunk costs about 0.2 ms whatever its rows: those with the same columns are joined.
-        chunks += [_joined(parts) for parts in plays.values()]
+        chunks += [join_plays(parts) for parts in plays.values()]
         made = self.recommender.builder.build(chunks, None, RequestCounts())
         return reordered(made, np.argsort(made.key))  # they are in the order of the chunks
 
-    def _lists(self, jobs: Sequence[Job], made: Requests) -> list[dict[str, Any]]:
+    def _lists(self, jobs: Sequence[AnswerJob], made: Requests) -> list[dict[str, Any]]:
         eligible_BxV = np.ones((len(jobs), len(self.titles)), bool)
         of_filter: dict[int, Exclusions] = {}
         for i, job in enumerate(jobs):
@@ -243,7 +243,7 @@ class ServedModel:
             titles = [
                 {
                     "title": self.titles[id_ - FIRST_TITLE], **self._name(self.titles[id_ - FIRST_TITLE]),
-                    "rank": rank, "score": _finite(score), "completion": _finite(completion),
+                    "rank": rank, "score": finite(score), "completion": finite(completion),
                 }
                 for rank, (id_, score, completion) in enumerate(
                     zip(ids.tolist(), top.score[i].tolist(), top.completion[i].tolist(), strict=False), 1
@@ -255,14 +255,14 @@ class ServedModel:
             results.append({"titles": titles, "order": POPULARITY if popular[i] else TOP_PICKS})
         return results
 
-    def _scores(self, jobs: Sequence[Job], made: Requests) -> list[dict[str, Any]]:
+    def _scores(self, jobs: Sequence[AnswerJob], made: Requests) -> list[dict[str, Any]]:
         union, inverse = np.unique(np.concatenate([job.ids for job in jobs]), return_inverse=True)
         scores = self._scores_of(made, union)
         ends = np.cumsum([len(job.ids) for job in jobs])
         return [
             {
                 "scores": [
-                    {"title": self.titles[id_ - FIRST_TITLE], "score": _finite(score)}
+                    {"title": self.titles[id_ - FIRST_TITLE], "score": finite(score)}
                     for id_, score in zip(job.ids.tolist(), scores[i, places].tolist(), strict=True)
                 ]
             }
@@ -280,13 +280,13 @@ class ServedModel:
 
     # ------------------------------------------------------------ reasons
 
-    def _reasons(self, job: Job, ids: np.ndarray) -> list[dict[str, Any]]:
+    def _reasons(self, job: AnswerJob, ids: np.ndarray) -> list[dict[str, Any]]:
         """Return the reasons of the titles `ids` of a list, by leaving out one played title at a time."""
         known = job.plays.title >= 0
         latest = job.plays.title[known][np.argsort(-job.plays.time[known], kind="stable")]
         _, first = np.unique(latest, return_index=True)
         played = latest[np.sort(first)][: self._options.explained_plays]
-        variants = [job, *(dataclasses.replace(job, plays=_without(job.plays, row)) for row in played)]
+        variants = [job, *(dataclasses.replace(job, plays=without_title(job.plays, row)) for row in played)]
         if known.any() and not set(job.features) & set(self._time_column):  # the same time without the last
             after = np.array([job.plays.time[known].max() + 1], "datetime64[ms]")
             features = job.features | dict.fromkeys(self._time_column, after)
@@ -301,7 +301,7 @@ class ServedModel:
             plays = [
                 {
                     "title": self.titles[played[i]], **self._name(self.titles[played[i]]),
-                    "weight": _finite(weights[i, column]),
+                    "weight": finite(weights[i, column]),
                 }
                 for i in order[:_EXPLAINING_PLAYS].tolist()
                 if weights[i, column] > 0
@@ -327,55 +327,3 @@ class ServedModel:
 def export_fingerprint(folder: str | os.PathLike) -> str:
     """Return 16 digits of the sha256 of a manifest, which has the sha256 of every other file."""
     return hashlib.sha256((Path(folder) / MANIFEST).read_bytes()).hexdigest()[:16]
-
-
-def _raw(column: Column, values: list[Any]) -> Any:
-    """Return the values of a column for `HistoryColumns`, of a type that the batch does not change.
-
-    None where an optional column has no value.
-    """
-    if not values:
-        return np.empty(0, float if column.kind == "number" else np.int64)
-    if column.kind not in ("key", "time") and all(value is None for value in values):
-        return None
-    if column.kind == "number":
-        return [np.nan if value is None else value for value in values]
-    if column.kind in ("key", "time", "whole"):
-        return values
-    return [None if value is None else str(value) for value in values]
-
-
-def _numbered(plays: Interactions, number: int) -> Interactions:
-    """Return plays of the user `number`."""
-    return dataclasses.replace(plays, user=np.full(len(plays.title), number))
-
-
-def _joined(parts: list[Interactions]) -> Interactions:
-    """Return plays with the same columns as one chunk."""
-    context = {name: np.concatenate([part.context[name] for part in parts]) for name in parts[0].context}
-    return dataclasses.replace(
-        parts[0], context=context,
-        user=np.concatenate([part.user for part in parts]),
-        title=np.concatenate([part.title for part in parts]),
-        time=np.concatenate([part.time for part in parts]),
-        seconds=np.concatenate([part.seconds for part in parts]),
-    )  # fmt: skip
-
-
-def _without(plays: Interactions, row: int) -> Interactions:
-    """Return plays without those of one title."""
-    kept = plays.title != row
-    return dataclasses.replace(
-        plays, user=plays.user[kept], title=plays.title[kept], time=plays.time[kept],
-        seconds=plays.seconds[kept], context={n: column[kept] for n, column in plays.context.items()},
-    )  # fmt: skip
-
-
-def _finite(value: float) -> float | None:
-    """Return a number for JSON, None for NaN and infinity."""
-    return float(value) if np.isfinite(value) else None
-
-
-def to_bytes(answer: dict[str, Any]) -> bytes:
-    """Return an answer as JSON."""
-    return json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()

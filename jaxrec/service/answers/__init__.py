@@ -1,0 +1,1 @@
+"""Answers of the service: an export behind parsed requests, and a cache."""
