@@ -777,14 +777,14 @@ LINES = (
         "jaxrec/data/runners/statistics.py",
         "if reason != COPY)",
         "if True)",
-        ("tests/data/runners/test_statistics.py",),
+        ("tests/data/runners/test_log_statistics.py",),
     ),
     Line(
         "pools fit small catalogues",
         "jaxrec/data/runners/settings.py",
         "        if sum(widths) <= left:",
         "        if sum(widths) < left:",
-        ("tests/data/runners/test_statistics.py",),
+        ("tests/data/runners/test_log_statistics.py",),
     ),
     Line(
         "reasons of a written config",
@@ -812,7 +812,7 @@ LINES = (
         "jaxrec/data/runners/statistics.py",
         "filled += int(pool.filled.sum())",
         "filled += len(chunk)",
-        ("tests/data/runners/test_statistics.py",),
+        ("tests/data/runners/test_log_statistics.py",),
     ),
 )
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import jaxrec.__main__
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "jaxrec"
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.stat().st_size)
-COMMANDS = {"train", "evaluate", "prepare", "compare", "study", "recommend", "export", "serve", "__init__", "__main__"}
+COMMANDS = {*jaxrec.__main__.COMMANDS, "__init__", "__main__"}
 # A first word that hides what a function does, or what it returns.
 VAGUE = re.compile(r"^(What|How|Whether|Of|Where|Which|Who|Whose|As)\b")
 # Programs do not act like people; a variable is named after its content.

@@ -12,7 +12,7 @@ from jaxrec.core.ids import FIRST_TITLE, RETRIEVAL_HEAD
 from jaxrec.data.loading.batches import EvalBatches, PackedEvalBatches, stream
 from jaxrec.data.loading.left_out import Seen, bit_words
 from jaxrec.data.storage.dataset import Rows
-from jaxrec.models.diversity import intra_list_distance, rank_diversely, unit_vectors
+from jaxrec.models.diversity import CANDIDATES, intra_list_distance, rank_diversely, unit_vectors
 from jaxrec.models.outputs import Correction
 from jaxrec.models.two_stage import overlap, rank_among, top_titles
 from jaxrec.runtime.device_batch import DeviceBatch, transfer
@@ -279,7 +279,9 @@ def _rank_step(
         distances = jnp.zeros((B, 0))
         if diversity:
             unit_VxF = unit_vectors(task.embed_titles(params, table).astype(jnp.float32))
-            order = rank_diversely(shown[0], ranks[0], target_B, table.rank, unit_VxF, top, diversity)
+            number = min(top * CANDIDATES, task.layout.num_titles - FIRST_TITLE)
+            candidates = top_titles(shown[0], number, table.rank)
+            order = rank_diversely(*candidates, ranks[0], target_B, unit_VxF, top, diversity)
             ranks, tops = (*ranks, order[0]), (*tops, order[1])
             distances = jnp.stack([intra_list_distance(id_Bxk, unit_VxF) for id_Bxk in tops], 1)
         two_stage_outputs = 2 * (jnp.zeros((B, 0)),)

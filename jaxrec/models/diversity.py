@@ -10,9 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.core.ids import FIRST_TITLE
-from jaxrec.models.two_stage import top_titles
-
 CANDIDATES = 5  # candidates of a diverse list, in multiples of its length
 _CELLS = 2**25  # numbers of gathered title vectors in memory at a time
 
@@ -91,19 +88,19 @@ def _repeat(times: int, body: Callable[[Any, Any], Any], state: Any, on_device: 
 
 
 def rank_diversely(
-    scores_BxV: jax.Array, rank_B: jax.Array, target_B: jax.Array, rank_V: jax.Array | None,
-    unit_VxF: jax.Array, k: int, diversity: float,
+    score_BxN: jax.Array, id_BxN: jax.Array, rank_B: jax.Array, target_B: jax.Array, unit_VxF: jax.Array,
+    k: int, diversity: float,
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-    """Rank each target in the order of MMR over the `CANDIDATES` * k best titles.
+    """Rank each target in the order of MMR over the N best titles.
 
     The ranks change by the number of places that the target moves, so that ties and NaN count against the
     target as in `rank_B`. A target that is no candidate has its rank in `rank_B`.
 
     Args:
-        scores_BxV: Scores by title id; -inf for a title that is not eligible.
+        score_BxN: Scores of the candidates, the best first; -inf after the last one.
+        id_BxN: Title ids of the candidates.
         rank_B: Ranks of the targets by the scores, from 1.
         target_B: Title ids.
-        rank_V: Popularity rank of each id, as in `top_titles`.
         unit_VxF: Vectors of length 1 of all titles.
         k: Number of titles of a list.
         diversity: As in `choose`.
@@ -111,10 +108,8 @@ def rank_diversely(
     Returns:
         Ranks [B] and ids [B, k] of the list, 0 after the last title.
     """
-    number = min(k * CANDIDATES, scores_BxV.shape[1] - FIRST_TITLE)
-    best_BxN, id_BxN = top_titles(scores_BxV, number, rank_V)
-    id_BxN = jnp.where(best_BxN > -jnp.inf, id_BxN, 0)
-    order_BxN = choose(id_BxN, best_BxN, unit_VxF, number, diversity)
+    id_BxN = jnp.where(score_BxN > -jnp.inf, id_BxN, 0)
+    order_BxN = choose(id_BxN, score_BxN, unit_VxF, id_BxN.shape[1], diversity)
     diverse_BxN = jnp.take_along_axis(id_BxN, order_BxN, axis=1)
     before_BxN, after_BxN = ((ids == target_B[:, None]) & (ids > 0) for ids in (id_BxN, diverse_BxN))
     moved_B = after_BxN.argmax(axis=1) - before_BxN.argmax(axis=1)  # 0 without the target

@@ -41,16 +41,15 @@ def test_a_device_chooses_as_the_host(weight):
     assert host[2].tolist() == [0, 1, 2, 3]
 
 
-def test_a_target_moves_with_the_order_and_ties_count_against_it(monkeypatch):
+def test_a_target_moves_with_the_order_and_ties_count_against_it():
     """Titles 2 to 5 in the order 2, 5, 3, 4, as above; title 6 is no candidate of two times two."""
     vectors = jnp.asarray(np.append(VECTORS, [[0.0, 1.0]], axis=0), jnp.float32)
     scores = jnp.array([[-jnp.inf, -jnp.inf, 4.0, 3.0, 2.0, 1.0, 0.5]] * 5)
     target, rank = jnp.array([2, 3, 4, 5, 6]), jnp.array([1, 2, 3, 4, 5])
 
     def ranked(scores, rank, weight):
-        return diversity.rank_diversely(scores, rank, target, None, vectors, 2, weight)
+        return diversity.rank_diversely(*jax.lax.top_k(scores, 4), rank, target, vectors, 2, weight)
 
-    monkeypatch.setattr(diversity, "CANDIDATES", 2)
     ranks, shown = ranked(scores, rank, 0.5)
     same, _ = ranked(jnp.full_like(scores, 1.0).at[:, :2].set(-jnp.inf), jnp.full(5, 5), 0.0)
     assert ranks.tolist() == [1, 3, 4, 2, 5]

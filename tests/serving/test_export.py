@@ -215,7 +215,7 @@ def test_a_wrong_folder_is_refused(folder, tmp_path):
 SERVED = """
 import sys
 for name in ("flax", "orbax", "optax", "grain", "polars", "absl", "etils", "fsspec", "array_record", "chex",
-             "ml_collections", "jaxrec.models", "jaxrec.tasks", "jaxrec.evaluation", "jaxrec.runtime",
+             "ml_collections", "jaxrec.models.ranker", "jaxrec.tasks", "jaxrec.evaluation", "jaxrec.runtime",
              "jaxrec.checkpoints", "jaxrec.sources", "jaxrec.core.paths"):
     sys.modules[name] = None
 import numpy as np
