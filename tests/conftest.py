@@ -1,13 +1,13 @@
 """Share fixtures that are made once a session: the tiny dataset, its trained run, compiled programs."""
 
-import atexit
+import contextlib
 import fcntl
 import gc
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,11 +23,19 @@ if version("jaxlib").startswith("0.10.") and _QUICK not in os.environ.get("XLA_F
     # Another jaxlib may not have these flags, and then ends the process.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}".strip()
 
-# Commands that tests run as subprocesses compile the same programs, so they share a cache, new every session.
+# Tests, and the commands that they run as subprocesses, compile the same programs in every session, so they
+# share a cache that is kept. The key of a program covers its operations and the versions and flags of the
+# compiler. A program that no session has read or written for a week is deleted.
+_KEPT_SECONDS = 7 * 86_400
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the first of pytest's processes; its workers inherit it
-    _COMPILED = tempfile.mkdtemp(prefix="jaxrec-tests-")
-    atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED
+    _COMPILED = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxrec/tests"
+    _COMPILED.mkdir(parents=True, exist_ok=True)
+    for _program in _COMPILED.glob("*"):
+        with contextlib.suppress(FileNotFoundError):  # another session may delete it too
+            _times = _program.stat()
+            if max(_times.st_atime, _times.st_mtime) < time.time() - _KEPT_SECONDS:
+                _program.unlink()
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_COMPILED)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -184,7 +184,9 @@ def _add_catalogue(app: FastAPI, service: Service) -> None:
         """Return the manifest of the export, without its files and its config."""
         model = service.holder.model
         kept = {k: v for k, v in model.recommender.manifest.items() if k not in _HIDDEN}
-        columns = {c.attribute: {"name": c.name, "kind": c.kind} for c in model.schemas.plays}
+        columns: dict[str, Any] = {c.role: {"name": c.name, "kind": c.kind} for c in model.schemas.plays}
+        if "seconds" in columns:
+            columns["seconds"]["examples"] = schemas.watch_times(model.recommender.manifest["columns"])
         return _json(to_bytes({"model": model.fingerprint, "columns": columns, "manifest": kept}))
 
 

@@ -8,7 +8,7 @@ from jaxrec.core.tables import REGION, TIME
 from jaxrec.service.options import ServiceOptions
 
 _INT64 = 2**63
-_MOST_TIME = {"s": 10**11, "ms": 10**14, "us": 10**17}  # by unit: year 5138
+_MOST_TIME = {"s": 10**11, "ms": 10**14, "us": 10**17, "ns": 9 * 10**18}  # by unit: year 5138; 2255
 _MOST_TEXT = 200  # characters of a key or of a category
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -23,7 +23,8 @@ class Column(NamedTuple):
 
     attribute: str
     name: str
-    kind: str  # as in `core.tables.Titles`
+    kind: str  # as in `core.tables.Titles`, and "decimal time"
+    role: str  # title, time or seconds; another name: a feature
 
 
 class RequestSchemas(NamedTuple):
@@ -182,7 +183,7 @@ def request_schemas(columns: dict[str, Any], titles: list[Any], options: Service
             Field(None, description="Of the request; null: just after the last play."),
         ),
     }
-    example = _example(plays, titles)
+    example = _example(plays, titles, columns)
     recommend = create_model(
         "RecommendRequest", __config__=_with_example(example | {"k": 5}), **user_fields,
         k=(Annotated[int, Field(ge=1, le=options.max_k)], 20),
@@ -206,13 +207,14 @@ def request_schemas(columns: dict[str, Any], titles: list[Any], options: Service
 def _columns(prefix: str, specs: dict[str, Any]) -> tuple[Column, ...]:
     """Return the columns of specs of the manifest; of names separated by "|" the first is taken."""
     return tuple(
-        Column(f"{prefix}{i}", spec["column"].split("|")[0], spec["kind"])
-        for i, spec in enumerate(specs.values())
+        Column(f"{prefix}{i}", spec["column"].split("|")[0], spec["kind"], role)
+        for i, (role, spec) in enumerate(specs.items())
     )
 
 
 def _field(column: Column, unit: str, required: bool) -> tuple[Any, Any]:
-    types: dict[str, Any] = {"key": Key, "time": _time(unit), "number": Number, "whole": Whole}
+    times = {"time": _time(unit), "decimal time": _time(unit) | Number}
+    types: dict[str, Any] = {"key": Key, "number": Number, "whole": Whole, **times}
     kind = types.get(column.kind, Key)
     if required:
         return kind, Field(alias=column.name)
@@ -230,16 +232,22 @@ def _with_example(example: dict[str, Any]) -> ConfigDict:
     return ConfigDict(**_STRICT, json_schema_extra={"examples": [example]})
 
 
-def _example(plays: tuple[Column, ...], titles: list[Any]) -> dict[str, Any]:
-    """Return a user with two plays."""
-    times, seconds = iter(titles), iter((5000.0, 40.0))
+def watch_times(columns: dict[str, Any]) -> tuple[float, float]:
+    """Return watch times of a title watched for long and of a title that was abandoned, in the log's unit.
+
+    Args:
+        columns: Columns of the manifest.
+    """
+    long, short = (0.95, 0.01) if columns["fractions"] else (5000.0, 40.0)
+    return round(long / columns["seconds"], 6), round(short / columns["seconds"], 6)
+
+
+def _example(plays: tuple[Column, ...], titles: list[Any], columns: dict[str, Any]) -> dict[str, Any]:
+    """Return a user with two plays, the second abandoned."""
     history: list[dict[str, Any]] = [{}, {}]
-    for play, when in zip(history, ("2025-01-01T20:00:00Z", "2025-01-02T21:30:00Z"), strict=True):
-        for column in plays:
-            if column.kind == "key":
-                play[column.name] = next(times, titles[0])
-            elif column.kind == "time":
-                play[column.name] = when
-            elif column.kind == "number" and column.attribute == "play_2":
-                play[column.name] = next(seconds)
+    times = "2025-01-01T20:00:00Z", "2025-01-02T21:30:00Z"
+    values = {"title": (titles[0], titles[-1]), "time": times, "seconds": watch_times(columns)}
+    for column in plays:
+        for play, value in zip(history, values.get(column.role, ()), strict=False):
+            play[column.name] = value
     return {"user": "ann", "history": history}

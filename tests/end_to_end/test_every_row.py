@@ -259,6 +259,7 @@ def test_every_claim_has_its_verdicts_and_the_page_is_written(study, result, eve
             assert f"| {label} |" in text
 
 
+@pytest.mark.slow
 def test_a_row_computed_again_from_its_config_gives_the_studys_figures(done, result, tmp_path):
     row = result["tables"]["4"]["rows"][0]
     run = next(run for run in done if run.name == row["row"])

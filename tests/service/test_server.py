@@ -171,3 +171,50 @@ def test_the_page_is_served_and_loads_nothing_else(make_client, export_folder):
     page = (ROOT / "jaxrec/service/page.html").read_text()
     assert make_client(export_folder, max_batch=1).get("/").text == page
     assert not re.search(r"https?://|<link|src=", page)
+
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+def test_a_picked_title_gives_reasons_and_leaves_the_list(start, export_folder, browser):
+    _, address = start(export_folder, "--max_batch", 1)
+    for width in (1280, 480):
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        pick_and_remove(page, address)
+        page.close()
+
+
+def pick_and_remove(page, address):
+    """Pick the first title, see that it is no recommendation any more, and remove it."""
+    errors, requested = [], []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: requested.append(request.url))
+    page.goto(address)
+    page.wait_for_selector("#titles li")
+    before = page.locator("#titles").inner_text()
+    page.locator("#results button").first.click()
+    page.wait_for_function("before => document.querySelector('#titles').innerText !== before", arg=before)
+    picked = page.locator("#history span").first.inner_text()
+    assert picked not in page.locator("#titles strong").all_inner_texts()
+    assert "Popularity rank" in page.locator("#titles").inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page is cut"
+    page.locator("#history button").first.click()
+    page.wait_for_function("before => document.querySelector('#titles').innerText === before", arg=before)
+    assert page.locator("#none").is_visible() and page.locator("#manifest dt").count() > 5
+    assert errors == [] and all(url.startswith(address) for url in requested)
+    assert not page.locator("#error").is_visible()

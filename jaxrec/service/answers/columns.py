@@ -9,6 +9,8 @@ import numpy as np
 from jaxrec.core.tables import Interactions
 from jaxrec.service.schemas import Column
 
+_TIMES = ("time", "decimal time")
+
 
 def raw_column(column: Column, values: list[Any]) -> Any:
     """Return the values of a column for `HistoryColumns`, of a type that the batch does not change.
@@ -17,11 +19,11 @@ def raw_column(column: Column, values: list[Any]) -> Any:
     """
     if not values:
         return np.empty(0, float if column.kind == "number" else np.int64)
-    if column.kind not in ("key", "time") and all(value is None for value in values):
+    if column.kind not in ("key", *_TIMES) and all(value is None for value in values):
         return None
     if column.kind == "number":
         return [np.nan if value is None else value for value in values]
-    if column.kind in ("key", "time", "whole"):
+    if column.kind in ("key", "whole", *_TIMES):
         return values
     return [None if value is None else str(value) for value in values]
 

@@ -64,7 +64,7 @@ class ServedModel:
             recommender.manifest["columns"], self.titles[:2],
             dataclasses.replace(options, max_k=self.max_k),
         )  # fmt: skip
-        self._time_column = [column.name for column in self.schemas.plays if column.kind == "time"][:1]
+        self._time_column = [column.name for column in self.schemas.plays if column.role == "time"]
         self._filters = {
             (watched, abandoned): self._filter(Filters(watched, abandoned))
             for watched in (False, True)
