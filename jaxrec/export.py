@@ -52,7 +52,8 @@ def main(args: flags.FlagValues) -> None:
         f"step {result['step']}: {result['titles']:,} titles, {result['parameters']:,} parameters\n"
         f"programs {', '.join(result['programs'])} for {', '.join(result['platforms'])}\n"
         f"jax reads them until {result['readable_until'][:10]}; then run this command again\n"
-        f"{size / 1e6:.1f} MB written to {args.out}"
+        f"{size / 1e6:.1f} MB written to {args.out}\n"
+        f"next: python -m jaxrec.serve --export {args.out}"
     )
     print_result(plain(result), table)
 

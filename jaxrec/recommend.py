@@ -112,7 +112,8 @@ def main(args: flags.FlagValues) -> None:
         "seconds": seconds,
         "first": _first_rows(first or {}),
     }
-    print_result(plain(result), _table(result))
+    following = f"next: python -m jaxrec.export --checkpoint {args.checkpoint} --out DIR"
+    print_result(plain(result), f"{_table(result)}\n{following}")
 
 
 def _first_rows(columns: dict[str, Any]) -> list[dict[str, Any]]:

@@ -111,7 +111,11 @@ def _train_on_host(
         html_report.write_report(workdir, result)
         if per_user:
             write_result(workdir, evaluation, each=True)  # last, because a study takes it as completion
-        print_result(result, html_report.format_table(result))
+        following = (
+            f"next: python -m jaxrec.recommend --checkpoint {workdir} --histories H.parquet, or "
+            f"python -m jaxrec.export --checkpoint {workdir} --out DIR"
+        )
+        print_result(result, f"{html_report.format_table(result)}\n{following}")
     return 0
 
 
