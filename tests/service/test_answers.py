@@ -24,15 +24,20 @@ def columns(user, plays):
 
 
 def test_answers_are_those_of_the_library_in_every_batch(client, served, recommender_of_checkpoint, plays):
+    answer = client.post("/v1/recommend", {"history": plays(3), "k": 3}).json()
+    best = [title["title"] for title in answer["titles"]]  # of every request: every second one denies them
     bodies = [
-        {"user": f"u{i}", "history": plays(3 + i, i), "k": 5 + i % 2, "filter_watched": i % 2 == 0}
+        {
+            "user": f"u{i}", "history": plays(3 + i, i), "k": 5 + i % 2, "filter_watched": i % 2 == 0,
+            "deny": best if i % 2 else [],
+        }
         for i in range(6)
-    ]
+    ]  # fmt: skip
     alone = [client.post("/v1/recommend", body).json() for body in bodies]
     client.service.cache.clear()
     together = client.gather(*[("POST", "/v1/recommend", {"json": body}) for body in bodies])
     for body, one, other in zip(bodies, alone, [r.json() for r in together], strict=True):
-        filters = jaxrec.Filters(watched=body["filter_watched"])
+        filters = jaxrec.Filters(watched=body["filter_watched"], deny=body["deny"])
         for recommender in (served, recommender_of_checkpoint):
             expected = recommender.recommend(columns(body["user"], body["history"]), body["k"], filters)
             spread = np.ptp(expected["score"]) or 1.0
