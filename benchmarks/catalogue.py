@@ -95,7 +95,7 @@ class SameQueries:
         """Return the queries as rows of the next-item model, its latest titles last."""
         rows = np.zeros(len(self._rows), loaded.task.layout.query_dtype())
         length = min(rows["history_title"].shape[1], self._rows["history_title"].shape[1])
-        for name in ("history_title", "history_time", "history_viewed", "history_completion"):
+        for name in ("history_title", "history_time", "history_completion"):
             if name in (rows.dtype.names or ()) and name in (self._rows.dtype.names or ()):
                 rows[name][:, -length:] = self._rows[name][:, -length:]
         rows["history_title"] = own_id_V[rows["history_title"]]

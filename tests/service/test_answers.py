@@ -224,3 +224,24 @@ def test_answers_fit_the_openapi_description(client, plays):
         response = client.post("/v1/recommend", body)
         assert str(response.status_code) in description["paths"]["/v1/recommend"]["post"]["responses"]
         assert set(json.loads(response.text)) == {"error"}
+
+
+def test_titles_are_found_by_name_and_shown_with_it(client, monkeypatch):
+    """Names of the popular titles 1 and 3; the key of title 2 is no part of them."""
+    model = client.service.holder.model
+    first, second, third = model.find_titles("", 3)
+    assert [title["popularity_rank"] for title in (first, second, third)] == [1, 2, 3]
+    names = np.array([""] * len(model.titles), object)
+    for title, name in ((first, "The Long Night"), (third, "Night Train")):
+        names[model.titles.index(title["title"])] = name
+    by_rank = model.recommender.arrays.id_of_rank - 2
+    texts = np.array([f"{names[row]}\n{model.titles[row]}".lower() for row in by_rank.tolist()])
+    monkeypatch.setattr(model, "names", names)
+    monkeypatch.setattr(model, "_texts", texts)
+    matches = client.get("/v1/titles?text=NIGHT&limit=5").json()["titles"]
+    assert [(t["title"], t["name"]) for t in matches] == [
+        (first["title"], "The Long Night"), (third["title"], "Night Train"),
+    ]  # fmt: skip
+    assert [t["title"] for t in client.get(f"/v1/titles?text={second['title']}").json()["titles"]] == [
+        second["title"]
+    ]

@@ -22,27 +22,20 @@ from jaxrec.core.errors import InputError
 from jaxrec.data.storage.arrays import as_words
 from jaxrec.evaluation.correction import uncorrected
 from jaxrec.models.kernels import pallas
-from jaxrec.models.outputs import Correction
 from jaxrec.serving import export, exported
 from jaxrec.serving.filters import Filters
 from jaxrec.serving.pages import PageLayout
 from jaxrec.serving.recommender import Recommender
 from jaxrec.tasks.build import build_task
-from jaxrec.tasks.loading import LoadedCheckpoint, load_checkpoint
+from jaxrec.tasks.loading import LoadedCheckpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 USERS, MAX_K = 64, 20
 
 
 @pytest.fixture(scope="module")
-def loaded(tiny_run):
-    return load_checkpoint(tiny_run / "run", "best")
-
-
-@pytest.fixture(scope="module")
-def recommender(loaded):
-    log_q = np.random.default_rng(0).normal(size=loaded.task.layout.num_titles).astype(np.float32)
-    return Recommender(loaded, Correction("ctr", 0.5, log_q))
+def recommender(loaded, correction):
+    return Recommender(loaded, correction)
 
 
 @pytest.fixture(scope="module")

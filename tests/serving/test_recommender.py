@@ -15,7 +15,6 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import RETRIEVAL_HEAD
 from jaxrec.data.storage.dataset import as_words
 from jaxrec.evaluation.correction import uncorrected
-from jaxrec.models.outputs import Correction
 from jaxrec.runtime.mesh import replicate
 from jaxrec.serving.catalogue import CatalogueScorer
 from jaxrec.serving.filters import Filters
@@ -23,18 +22,7 @@ from jaxrec.serving.pages import PageLayout
 from jaxrec.serving.recommender import Recommender, milliseconds_of
 from jaxrec.sources import open_source
 from jaxrec.tasks.build import build_task
-from jaxrec.tasks.loading import LoadedCheckpoint, load_checkpoint
-
-
-@pytest.fixture(scope="module")
-def loaded(tiny_run):
-    return load_checkpoint(tiny_run / "run", "best")
-
-
-@pytest.fixture(scope="module")
-def correction(loaded):
-    log_q = np.random.default_rng(0).normal(size=loaded.task.layout.num_titles).astype(np.float32)
-    return Correction("ctr", 0.5, log_q)
+from jaxrec.tasks.loading import LoadedCheckpoint
 
 
 @pytest.fixture(scope="module")

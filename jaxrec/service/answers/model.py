@@ -60,6 +60,9 @@ class ServedModel:
         arrays, self._genres = recommender.arrays, recommender.genres()
         self.titles, self.names = recommender.titles.tolist(), recommender.names
         self._rank_of_id = arrays.rank_of_id
+        by_rank = (arrays.id_of_rank - FIRST_TITLE).tolist()
+        names = [""] * len(self.titles) if self.names is None else self.names
+        self._texts = np.array([f"{names[row]}\n{self.titles[row]}".lower() for row in by_rank])
         self.schemas: RequestSchemas = request_schemas(
             recommender.manifest["columns"], self.titles[:2],
             dataclasses.replace(options, max_k=self.max_k),
@@ -189,24 +192,23 @@ class ServedModel:
         """Return the answer of /v1/similar for a known title."""
         columns = self.recommender.similar([title], k)
         titles = [
-            {"title": key, **self._name(key), "rank": rank, "cosine": finite(cosine)}
-            for key, rank, cosine in zip(
-                *(columns[name].tolist() for name in ("similar", "rank", "cosine")), strict=True
+            {**self._title(id_), "rank": rank, "cosine": finite(cosine)}
+            for id_, rank, cosine in zip(
+                self.ids(columns["similar"].tolist()).tolist(), columns["rank"].tolist(),
+                columns["cosine"].tolist(), strict=True,
             )
-        ]
+        ]  # fmt: skip
         return {"title": columns["title"][0].item(), "titles": titles, "model": self.fingerprint}
 
     def find_titles(self, text: str, limit: int) -> list[dict[str, Any]]:
         """Return the titles whose name or key contains a text, the most popular first."""
-        text, out = text.lower(), list[dict[str, Any]]()
-        for rank, id_ in enumerate(self.recommender.arrays.id_of_rank.tolist(), 1):
-            key = self.titles[id_ - FIRST_TITLE]
-            name = self._name(key)
-            if text in str(name.get("name", "")).lower() or text in str(key).lower():
-                out.append({"title": key, **name, "genres": self._genres_of(id_), "popularity_rank": rank})
-                if len(out) == limit:
-                    break
-        return out
+        ranks = np.flatnonzero(np.char.find(self._texts, text.lower()) >= 0)[:limit]
+        return [
+            {**self._title(id_), "genres": self._genres_of(id_), "popularity_rank": rank + 1}
+            for rank, id_ in zip(
+                ranks.tolist(), self.recommender.arrays.id_of_rank[ranks].tolist(), strict=True
+            )
+        ]
 
     def _requests(self, jobs: Sequence[AnswerJob]) -> Requests:
         """Return the requests of jobs, in their order."""
@@ -242,8 +244,8 @@ class ServedModel:
             ids = ids[ids > 0]
             titles = [
                 {
-                    "title": self.titles[id_ - FIRST_TITLE], **self._name(self.titles[id_ - FIRST_TITLE]),
-                    "rank": rank, "score": finite(score), "completion": finite(completion),
+                    **self._title(id_), "rank": rank, "score": finite(score),
+                    "completion": finite(completion),
                 }
                 for rank, (id_, score, completion) in enumerate(
                     zip(ids.tolist(), top.score[i].tolist(), top.completion[i].tolist(), strict=False), 1
@@ -300,8 +302,7 @@ class ServedModel:
             order = np.argsort(-np.nan_to_num(weights[:, column], nan=-np.inf), kind="stable")
             plays = [
                 {
-                    "title": self.titles[played[i]], **self._name(self.titles[played[i]]),
-                    "weight": finite(weights[i, column]),
+                    **self._title(int(played[i]) + FIRST_TITLE), "weight": finite(weights[i, column]),
                 }
                 for i in order[:_EXPLAINING_PLAYS].tolist()
                 if weights[i, column] > 0
@@ -316,12 +317,11 @@ class ServedModel:
             return []
         return [str(self._genres.values[i]) for i in self._genres.of_id[id_].tolist() if i >= 0]
 
-    def _name(self, key: Any) -> dict[str, str]:
-        """Return the name of a title as a field; nothing without names."""
-        if self.names is None:
-            return {}
-        row = int(self.recommender.builder.history_columns.titles.rows([key])[0])
-        return {"name": str(self.names[row])}
+    def _title(self, id_: int) -> dict[str, Any]:
+        """Return the key of a title, and its name where the export has names."""
+        row = id_ - FIRST_TITLE
+        name = {} if self.names is None else {"name": str(self.names[row])}
+        return {"title": self.titles[row], **name}
 
 
 def export_fingerprint(folder: str | os.PathLike) -> str:
