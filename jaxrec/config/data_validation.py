@@ -42,7 +42,7 @@ def _check_tables(source: Tables, path: str) -> None:
         not (log and path), "data.path", path, f"be empty where source.interactions={log!r} names the log"
     )
     for name, value in vars(columns).items():
-        if name == "time_decimals":
+        if not isinstance(value, str):  # time_decimals, null_words
             continue
         key, optional = f"source.columns.{name}", name in ("seconds", "runtime", "log_runtime")
         require(bool(value) or optional, key, value, "not be empty")

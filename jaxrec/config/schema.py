@@ -96,6 +96,18 @@ class Columns:
     runtime_unit: Literal["min", "s", "ms", "h"] = "min"  # unit of `runtime` and `log_runtime`
     log_runtime: str = ""  # runtime of the title in the log; the longest of a title counts where the titles
     # table has none; "": the log has no runtimes
+    null_words: tuple[str, ...] = (
+        "NA",
+        "N/A",
+        "<NA>",
+        "NULL",
+        "null",
+        "None",
+        "nan",
+        "NaN",
+        "\\N",
+    )  # text that
+    # means a missing value in keys, times and numbers; in categories these words are values
 
 
 @dataclass

@@ -23,7 +23,7 @@ _NOT_IN_DIGEST = ("directory", "workers", "partitions")  # they move the dataset
 # Left out of a digest at their defaults: datasets prepared before these fields existed stay valid.
 _LATER = ("path", "split", "validation_from", "test_from")
 _LATER_FORMATS = ("interactions_format", "titles_format", "users_format")
-_LATER_COLUMNS = ("time_decimals", "seconds_unit", "runtime_unit", "log_runtime")
+_LATER_COLUMNS = ("time_decimals", "seconds_unit", "runtime_unit", "log_runtime", "null_words")
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def _source_for_digest(config: Config, tree: dict[str, Any]) -> dict[str, Any]:
     """Return the JSON of the source without fields of `Tables` that are newer than FORMAT 3, at defaults."""
     if not isinstance(config.source, Tables):
         return tree
-    columns, source = vars(Columns()), dict(tree)
+    columns, source = encode(Columns(), Columns), dict(tree)
     source["columns"] = {
         k: v for k, v in tree["columns"].items() if k not in _LATER_COLUMNS or v != columns[k]
     }

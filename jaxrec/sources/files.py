@@ -1,61 +1,22 @@
 """Readers of text and Parquet files: polars frames of a bounded number of rows.
 
+The files of a table are found by `sources/finding.py`.
+
 Text files are read by `sources/text.py`. Parquet columns keep their types and are read by slices of rows.
 Paths are local; hive-style partition columns are not read.
 """
 
-import glob
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from jaxrec.config.schema import FileFormat
 from jaxrec.core.errors import InputError
-from jaxrec.sources.text import CSV, TAB_SUFFIXES, FileRows, read_text, suffix_of, text_columns
+from jaxrec.sources.finding import is_text
+from jaxrec.sources.text import CSV, EmptyFileError, FileRows, read_text, text_columns
 
 SLICE_ROWS = 500_000  # rows per slice of Parquet
-SUFFIXES = (".csv", ".parquet")  # of files that jaxrec writes, and of the files of a folder
-TEXT_SUFFIXES = (".csv", *TAB_SUFFIXES, ".txt", ".dat", ".data")  # each may be followed by .gz, .zst or .zstd
-_ALLOWED = f"{', '.join(TEXT_SUFFIXES)} (also .gz and .zst) or .parquet"
-
-
-def find_files(key: str, pattern: str) -> list[str]:
-    """Return the sorted files of one table.
-
-    Args:
-        key: Config key of the pattern, for error messages.
-        pattern: A file, a folder or a glob. A folder is searched recursively, without names that start with
-            "." or "_", for .csv and .parquet files; only where it has none, for other text files.
-
-    Raises:
-        InputError: No file matches, a file is neither text nor Parquet, or text and Parquet are mixed.
-    """
-    if not pattern:
-        raise InputError(f"{key} is empty; allowed: a text or Parquet file, a folder of such files or a glob")
-    path = Path(pattern).expanduser()
-    if path.is_dir():
-        paths = [p for p in path.rglob("*") if p.name[0] not in "._" and p.is_file()]
-        paths = [p for p in paths if p.suffix in SUFFIXES] or [p for p in paths if is_text(str(p))]
-    elif path.exists():
-        paths = [path]
-    else:
-        paths = [Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file()]
-    files = sorted(str(p) for p in paths)
-    if not files:
-        raise InputError(f"{key}={pattern!r} matches no file {_ALLOWED} (current folder: {Path.cwd()})")
-    for file in files:
-        if not is_text(file) and Path(file).suffix != ".parquet":
-            raise InputError(f"{key}: {file} is not a file {_ALLOWED}")
-        if is_text(file) != is_text(files[0]):
-            raise InputError(f"{key}={pattern!r} mixes text and Parquet: {files[0]}, {file}")
-    return files
-
-
-def is_text(file: str) -> bool:
-    """Return True if the file name is that of a text table, compressed or not."""
-    return suffix_of(file) in TEXT_SUFFIXES
 
 
 def column_types(file: str, form: FileFormat = CSV) -> dict[str, pl.DataType]:
@@ -66,7 +27,8 @@ def column_types(file: str, form: FileFormat = CSV) -> dict[str, pl.DataType]:
         form: Format of a text file.
 
     Raises:
-        InputError: The file is empty, has no rows, or cannot be read.
+        EmptyFileError: The file is empty or has no rows.
+        InputError: The file cannot be read.
     """
     if is_text(file):
         return dict.fromkeys(text_columns(file, form), pl.String())
@@ -77,7 +39,7 @@ def column_types(file: str, form: FileFormat = CSV) -> dict[str, pl.DataType]:
     except (pl.exceptions.PolarsError, OSError) as e:
         raise InputError(f"{file} is not a Parquet file: {str(e).splitlines()[0]}") from e
     if not rows:
-        raise InputError(f"{file} has columns but no rows")
+        raise EmptyFileError(f"{file} has columns but no rows")
     return columns
 
 

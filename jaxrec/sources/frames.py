@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from jaxrec.core.errors import InputError
-from jaxrec.sources.files import SUFFIXES, is_text
+from jaxrec.sources.finding import SUFFIXES, is_text
 
 
 def to_frame(key: str, table: Any) -> pl.DataFrame:

@@ -54,14 +54,15 @@ class Histories(ThreeTables):
         """
         log, context, unit, seconds, fractions = _columns_of(source, features)
         own = source if isinstance(source, schema.Tables) else schema.Tables()
-        plays_table = _open("histories", plays, log, context, unit, own.interactions_format)
+        words = own.columns.null_words
+        plays_table = _open("histories", plays, log, context, unit, own.interactions_format, words)
         users_table = None
         if users is not None:
             key = log["user"]._replace(column=_user_key(source))
             if isinstance(users, Sequence | np.ndarray) and not isinstance(users, str):
                 users = pl.DataFrame({key.column.split("|")[0]: np.asarray(users)})
             requests = context | _request_features(features, log)
-            users_table = _open("users", users, {"user": key}, requests, unit, own.users_format)
+            users_table = _open("users", users, {"user": key}, requests, unit, own.users_format, words)
         super().__init__(plays_table, None, users_table, seconds=seconds, fractions=fractions)
         keys = np.empty(0, np.int64) if title_key is None else title_key
         minutes = np.full(len(keys), np.nan) if runtime is None else runtime
@@ -125,14 +126,14 @@ def _user_key(source: Source) -> str:
 
 def _open(
     key: str, table: Any, roles: dict[str, ColumnRequest], features: dict[str, ColumnRequest], unit: str,
-    form: schema.FileFormat,
+    form: schema.FileFormat, null_words: tuple[str, ...],
 ) -> SourceTable:  # fmt: skip
     """Open a table; features that it does not have are left out."""
     opened = table if isinstance(table, str) else to_frame(key, table)
     names = next(iter(table_types(key, opened, form).values()))
     present = {name: request._replace(required=False) for name, request in features.items()
                if request.column in names}  # fmt: skip
-    return SourceTable(key, opened, roles, present, unit, form=form)
+    return SourceTable(key, opened, roles, present, unit, form=form, null_words=null_words)
 
 
 def title_column(source: Source) -> str:

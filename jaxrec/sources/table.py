@@ -1,16 +1,20 @@
 """One table of a source: column checks, parsed rows and bad rows."""
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+from absl import logging
 
-from jaxrec.config.schema import FileFormat
+from jaxrec.config.schema import Columns, FileFormat
 from jaxrec.core.errors import InputError
 from jaxrec.core.tables import Lists
-from jaxrec.sources import columns, files, text
+from jaxrec.sources import columns, files, finding, text
 from jaxrec.sources.columns import ColumnRequest
+
+_LIST_TEXT = r"^\s*\[.*\]\s*$"  # a list of another program, written as text
 
 
 class ParsedRows(NamedTuple):
@@ -18,13 +22,15 @@ class ParsedRows(NamedTuple):
 
     Attributes:
         frame: One column per role and one per feature.
-        bad: [N] bool: malformed, without a required value, or with an invalid number.
+        bad: [N] bool: malformed, without a required value, or with an invalid value.
         raw: The rows as read.
+        invalid: Column of `frame` -> [N] bool: no required value, or an invalid value.
     """
 
     frame: pl.DataFrame
     bad: np.ndarray
     raw: files.FileRows
+    invalid: dict[str, np.ndarray]
 
 
 class FilePart(NamedTuple):
@@ -48,7 +54,7 @@ class SourceTable:
     def __init__(
         self, key: str, pattern: str | pl.DataFrame, roles: dict[str, ColumnRequest],
         features: dict[str, ColumnRequest], time_unit: str = "ms", separator: str = ",",
-        form: FileFormat = text.CSV,
+        form: FileFormat = text.CSV, null_words: tuple[str, ...] = Columns().null_words,
     ) -> None:  # fmt: skip
         """Find the files and check their columns.
 
@@ -61,10 +67,11 @@ class SourceTable:
             time_unit: Unit of times that are numbers: "s", "ms", "us" or "ns".
             separator: Separator of list-valued text.
             form: Format of text files.
+            null_words: Text that means a missing value, except in categories.
 
         Raises:
-            InputError: A file or column is missing, a file is empty, or the type of a column does not allow
-                the requested kind or differs between files.
+            InputError: A file or column is missing, all files are empty, or the type of a column does not
+                allow the requested kind or differs between files.
         """
         self._frame = pattern if isinstance(pattern, pl.DataFrame) else None
         self._types: dict[str, dict[str, pl.DataType]] = table_types(key, pattern, form)
@@ -75,9 +82,9 @@ class SourceTable:
         self._requests = self.roles | {_feature(name): request for name, request in features.items()}
         self._features = tuple(features)
         self._time_unit, self._separator, self._form = time_unit, separator, form
-        for file in self.files:
-            for request in self._requests.values():
-                self._check_type(file, request)
+        self._null_words = tuple(word for word in null_words if word)
+        self._words_found: Counter[tuple[str, str]] = Counter()  # by column and word, in the rows read
+        self._families = {name: self._family(request) for name, request in self._requests.items()}
 
     def _existing_column(self, request: ColumnRequest) -> str:
         """Return the first of the allowed names that exists in the first file."""
@@ -90,30 +97,41 @@ class SourceTable:
             f"{self.files[0]}: no column {missing} ({request.requested_by}); columns: {', '.join(types)}"
         )
 
-    def _check_type(self, file: str, request: ColumnRequest) -> None:
-        """Raise InputError if a file lacks a requested column or its type is not allowed."""
-        types, first = self._types[file], self._types[self.files[0]]
-        if request.column not in types:
-            raise InputError(
-                f"{file}: no column {request.column!r} ({request.requested_by}); columns: {', '.join(types)}"
-            )
-        dtype, where = types[request.column], f"{file}, column {request.column!r} ({request.requested_by})"
-        if not columns.allows_kind(request.kind, dtype, files.is_text(file)):
-            raise InputError(f"{where}: {dtype} values; allowed: {columns.ALLOWED[request.kind]}")
-        family, first_family = (
-            columns.type_family(request.kind, dtype),
-            columns.type_family(request.kind, first[request.column]),
-        )
-        if family != first_family:
-            raise InputError(f"{where}: {family}, but {first_family} in {self.files[0]}; allowed: one type")
+    def _family(self, request: ColumnRequest) -> str:
+        """Return the class of a column's type in all files, as `columns.common_family`.
+
+        Raises:
+            InputError: A file lacks the column, its type is not allowed, or the files do not agree.
+        """
+        families: dict[str, str] = {}
+        for file, types in self._types.items():
+            if request.column not in types:
+                raise InputError(
+                    f"{file}: no column {request.column!r} ({request.requested_by}); "
+                    f"columns: {', '.join(types)}"
+                )
+            dtype = types[request.column]
+            where = f"{file}, column {request.column!r} ({request.requested_by})"
+            if not columns.allows_kind(request.kind, dtype, self._is_text(file)):
+                raise InputError(f"{where}: {dtype} values; allowed: {columns.ALLOWED[request.kind]}")
+            families[file] = columns.type_family(request.kind, dtype)
+            common = columns.common_family([*families.values()])
+            if not common:
+                first, other = next(
+                    (f, g) for f, g in families.items() if g not in ("no values", families[file])
+                )
+                raise InputError(f"{where}: {families[file]}, but {other} in {first}; allowed: one type")
+        return common
+
+    def _is_text(self, file: str) -> bool:
+        return self._frame is None and finding.is_text(file)
 
     def dtype(self, role: str) -> pl.DataType:
         """Return the type to which a key is parsed, the same for all files."""
-        request, types = self.roles[role], self._types[self.files[0]]
-        if request.kind == "whole":
+        if self.roles[role].kind == "whole":
             return pl.Int64()
-        dtype = types[request.column]
-        return (dtype if isinstance(dtype, pl.UInt64) else pl.Int64()) if dtype.is_integer() else pl.String()
+        family = self._families[role]
+        return {"unsigned whole numbers": pl.UInt64(), "whole numbers": pl.Int64()}.get(family, pl.String())
 
     def parts(self) -> tuple[FilePart, ...]:
         """Return the parts that can be read independently, in the order of `read`.
@@ -143,6 +161,7 @@ class SourceTable:
                     self._check_values(parsed)
                 first_chunk = False
                 yield parsed
+        self._say_words_found()
 
     def _read_rows(self, file: str, names: list[str], start: int | None) -> Iterator[files.FileRows]:
         if self._frame is not None:
@@ -166,67 +185,129 @@ class SourceTable:
     def _parse(self, rows: files.FileRows) -> ParsedRows:
         """Parse the requested columns and mark the bad rows."""
         types = self._types[rows.file]
-        frame = rows.frame.select(
-            columns.parse(request, types[request.column], self._time_unit, self._separator).alias(name)
+        # A column by the name of its request, with null for the words that mean missing.
+        present = rows.frame.select(
+            self._without_words(request, types[request.column], rows.frame).alias(name)
             for name, request in self._requests.items()
         )
+        frame = present.select(
+            columns.parse(
+                request._replace(column=name), types[request.column], self._families[name], self._time_unit,
+                self._separator,
+            ).alias(name)
+            for name, request in self._requests.items()
+        )  # fmt: skip
         # Parsing dates costs as much as parsing all other columns, so it is skipped where there are none.
         for name, request in self._requests.items():
-            raw = rows.frame[request.column]
-            if request.kind in columns.TIMES and frame[name].null_count() > raw.null_count():
-                text_column = pl.col(request.column).cast(pl.String)
-                others = [columns.parse_iso(text_column)]
-                if request.kind == "decimal time":
-                    others += [columns.parse_decimal(text_column, self._time_unit)]
-                frame = frame.with_columns(
-                    frame[name].fill_null(rows.frame.select(pl.coalesce(others)).to_series())
+            if request.kind in columns.TIMES and frame[name].null_count() > present[name].null_count():
+                others = columns.parse_time_text(
+                    pl.col(name).cast(pl.String), self._time_unit, decimals=request.kind == "decimal time"
                 )
-        bad = rows.malformed.copy()
-        for name in self._requests:
-            bad |= self._invalid(name, frame, rows)
-        return ParsedRows(frame, bad, rows)
+                frame = frame.with_columns(frame[name].fill_null(present.select(others).to_series()))
+        bad, invalid = rows.malformed.copy(), {}
+        for name, request in self._requests.items():
+            wrong = frame[name].is_null()
+            if not request.required:
+                text = columns.is_string(present[name].dtype)  # empty text is a missing category
+                optional = request.kind != "categories" and not (request.kind == "category" and text)
+                wrong &= present[name].is_not_null() if optional else False
+            if request.kind != "number" or name not in self.roles:  # roles have their own limits
+                wrong |= columns.is_unrepresentable(frame[name], request.kind)
+            invalid[name] = wrong.to_numpy()
+            bad |= invalid[name]
+        return ParsedRows(frame, bad, rows, invalid)
 
-    def _invalid(self, name: str, frame: pl.DataFrame, rows: files.FileRows) -> np.ndarray:
-        """Return [N] bool: True where a required value is missing or a number is invalid."""
-        request, null = self._requests[name], frame[name].is_null()
-        if not request.required:
-            present = rows.frame[request.column].is_not_null()
-            null = null & present if request.kind in ("number", "whole") else null & False
-        return null.to_numpy()
+    def _without_words(self, request: ColumnRequest, dtype: pl.DataType, raw: pl.DataFrame) -> pl.Expr:
+        """Return a column in which the words that mean missing are null, and count these words.
+
+        In categories they are values like others, and are only counted.
+        """
+        column = pl.col(request.column)
+        if not self._null_words or not columns.is_string(dtype) or request.kind == "categories":
+            return column
+        is_word = column.cast(pl.String).is_in(self._null_words)
+        words = raw.select(pl.when(is_word).then(column.cast(pl.String)).drop_nulls()).to_series()
+        if not len(words):
+            return column
+        for word, count in words.value_counts().rows():
+            self._words_found[request.column, word] += count
+        return column if request.kind == "category" else pl.when(~is_word).then(column)
+
+    def _say_words_found(self) -> None:
+        """Log the words that mean missing, by column, and forget them."""
+        categories = {r.column for r in self._requests.values() if r.kind == "category"}
+        for (column, word), count in sorted(self._words_found.items()):
+            meaning = "a category like others" if column in categories else "a missing value"
+            logging.warning(
+                "%s, column %r: %r in %s rows is %s (source.columns.null_words)",
+                self.files[0] if len(self.files) == 1 else f"{len(self.files)} files, {self.files[0]} first",
+                column, word, f"{count:,}", meaning,
+            )  # fmt: skip
+        self._words_found.clear()
 
     def _check_values(self, parsed: ParsedRows) -> None:
-        """Raise InputError if all values of a column are invalid."""
+        """Raise InputError if all values of a column are invalid, or are lists written as text."""
         for name, request in self._requests.items():
             raw = parsed.raw.frame[request.column]
             present = raw.is_not_null().to_numpy() & ~parsed.raw.malformed
-            if present.any() and self._invalid(name, parsed.frame, parsed.raw)[present].all():
-                i = int(np.flatnonzero(present)[0])
+            if not present.any():
+                continue
+            i = int(np.flatnonzero(present)[0])
+            where = (
+                f"{parsed.raw.file}, row {parsed.raw.row[i]}, column {request.column!r} "
+                f"({request.requested_by}): {_shown(raw[i])}, and all other values in the first rows"
+            )
+            if parsed.invalid[name][present].all():
+                raise InputError(f"{where} are invalid; allowed: {columns.ALLOWED[request.kind]}")
+            is_text = columns.is_string(raw.dtype) and request.kind == "categories"
+            if is_text and raw.cast(pl.String).filter(pl.Series(present)).str.contains(_LIST_TEXT).all():
                 raise InputError(
-                    f"{parsed.raw.file}, row {parsed.raw.row[i]}, column {request.column!r} "
-                    f"({request.requested_by}): {raw[i]!r}, and all other values in the first rows are "
-                    f"invalid; allowed: {columns.ALLOWED[request.kind]}"
+                    f"{where} are lists written as text; allowed: values separated by "
+                    f"source.columns.list_separator={self._separator!r}, or Parquet lists"
                 )
 
     def example(self, parsed: ParsedRows, i: int) -> str:
         """Return the file, row, column and value that make row `i` bad."""
         where = f"{parsed.raw.file}, row {parsed.raw.row[i]}"
         for name, request in self._requests.items():
-            if not parsed.raw.malformed[i] and self._invalid(name, parsed.frame, parsed.raw)[i]:
-                value = parsed.raw.frame[request.column][i]
-                shown = "empty" if value is None else repr(value)
-                return (
-                    f"{where}, column {request.column!r}: {shown}; allowed: {columns.ALLOWED[request.kind]}"
-                )
+            if not parsed.raw.malformed[i] and parsed.invalid[name][i]:
+                value, allowed = parsed.raw.frame[request.column][i], columns.ALLOWED[request.kind]
+                if isinstance(value, str) and value in self._null_words:
+                    shown = f"{value!r}, which means missing (source.columns.null_words)"
+                elif not parsed.frame[name].is_null()[i]:
+                    shown, allowed = _shown(value), columns.REPRESENTABLE[request.kind]
+                else:
+                    shown = "empty" if value is None else _shown(value)
+                return f"{where}, column {request.column!r}: {shown}; allowed: {allowed}"
         return f"{where}: more fields than the header, an open quote, or not UTF-8"
+
+
+def _shown(value: object) -> str:
+    """Return a value for an error message, cut after 100 characters."""
+    shown = repr(value)
+    return shown if len(shown) <= 100 else f"{shown[:100]}... ({len(str(value)):,} characters)"
 
 
 def table_types(
     key: str, pattern: str | pl.DataFrame, form: FileFormat = text.CSV
 ) -> dict[str, dict[str, pl.DataType]]:
-    """Return the column types of each file of a table; of a table in memory, under `key`."""
+    """Return the column types of each file of a table; of a table in memory, under `key`.
+
+    Files without rows are left out, with a warning, unless all files are.
+    """
     if isinstance(pattern, pl.DataFrame):
         return {key: dict(pattern.schema)}
-    return {file: files.column_types(file, form) for file in files.find_files(key, pattern)}
+    types: dict[str, dict[str, pl.DataType]] = {}
+    empty: dict[str, text.EmptyFileError] = {}
+    for file in finding.find_files(key, pattern):
+        try:
+            types[file] = files.column_types(file, form)
+        except text.EmptyFileError as error:
+            empty[file] = error
+    if not types:
+        raise next(iter(empty.values()))
+    finding.warn_of_left_out(key, dict.fromkeys(empty, "no rows"))
+    return types
 
 
 def _feature(name: str) -> str:

@@ -21,6 +21,7 @@ from jaxrec.sources.columns import ColumnRequest, feature_requests
 from jaxrec.sources.table import FilePart, ParsedRows, SourceTable
 
 UNPARSABLE = "row that cannot be parsed"
+MAX_MINUTES = 1e6  # of a runtime, about two years
 NOMINAL_MINUTES = 100.0  # runtime of all titles where the log holds the fractions seen, and no runtimes
 _MINUTES = {"min": 1.0, "s": 1 / 60, "ms": 1 / 60_000, "h": 60.0}
 _SECONDS = {"s": 1.0, "ms": 1 / 1000, "min": 60.0, "fraction": 1.0, "percent": 0.01}
@@ -57,7 +58,7 @@ def read_titles(table: SourceTable, minutes: float) -> SourceTitles:
         minutes: Length in minutes of one unit of the runtime.
 
     Raises:
-        InputError: A row is bad, a key occurs twice, or a runtime is negative or infinite.
+        InputError: A row is bad, a key occurs twice, or a runtime is negative or above `MAX_MINUTES`.
     """
     chunks = list(table.read_strictly())
     frame = pl.concat([chunk.frame for chunk in chunks])
@@ -73,12 +74,13 @@ def read_titles(table: SourceTable, minutes: float) -> SourceTitles:
     if "runtime" not in table.roles:
         return SourceTitles(keys, np.full(len(keys), np.nan), table.features(frame))
     runtime = frame["runtime"].to_numpy()
-    invalid = np.flatnonzero((runtime < 0) | np.isinf(runtime))
+    invalid = np.flatnonzero((runtime < 0) | (runtime * minutes > MAX_MINUTES))
     if len(invalid):
         i = int(invalid[0])
         raise InputError(
             f"{_location(chunks, i)}, column {table.roles['runtime'].column!r}: {runtime[i]:g}; "
-            "allowed: a number above 0, or 0 or empty for an unknown runtime"
+            f"allowed: a number above 0, at most {MAX_MINUTES / minutes:g}, or 0 or empty for an unknown "
+            "runtime"
         )
     return SourceTitles(keys, runtime * minutes, table.features(frame))
 
@@ -169,6 +171,7 @@ class ThreeTables:
                 title = self.catalogue.rows(frame["title"])
                 known = title >= 0
                 logged = frame["runtime"].fill_null(0.0).to_numpy()
+                logged = np.where(logged * self._minutes <= MAX_MINUTES, logged, 0.0)  # else unknown
                 np.maximum.at(longest, title[known], logged[known])
             return np.where(missing, longest * self._minutes, runtime)
         nominal = self._fractions and (self._titles is None or "runtime" not in self._titles.roles)
@@ -311,17 +314,21 @@ class TablesSource(ThreeTables):
         if has_titles:
             titles_table = SourceTable(
                 "source.titles", source.titles, titles, requests["title"],
-                separator=c.list_separator, form=source.titles_format,
+                separator=c.list_separator, form=source.titles_format, null_words=c.null_words,
             )  # fmt: skip
         if source.users:
             users_table = SourceTable(
-                "source.users", source.users, users, requests["user"], form=source.users_format
-            )
+                "source.users", source.users, users, requests["user"],
+                form=source.users_format, null_words=c.null_words,
+            )  # fmt: skip
         if c.log_runtime:
             runtime = ColumnRequest(c.log_runtime, "number", prefix + "log_runtime")
-            durations = SourceTable(key, pattern, {"title": log["title"], "runtime": runtime}, {}, form=form)
+            roles = {"title": log["title"], "runtime": runtime}
+            durations = SourceTable(key, pattern, roles, {}, form=form, null_words=c.null_words)
         super().__init__(
-            SourceTable(key, pattern, log, requests["context"], c.time_unit, form=form),
+            SourceTable(
+                key, pattern, log, requests["context"], c.time_unit, form=form, null_words=c.null_words
+            ),
             titles_table, users_table, minutes_of_unit(c), seconds,
             durations=durations, fractions=fractions,
         )  # fmt: skip

@@ -34,6 +34,10 @@ _UNIT_SEPARATOR = "\x1f"  # stands for a separator of several bytes
 _TYPED = re.compile(r":(token|token_seq|float|float_seq)$")  # in the header of a RecBole file
 
 
+class EmptyFileError(InputError):
+    """A file without rows, which may be one of several files of a table."""
+
+
 class FileRows(NamedTuple):
     """Consecutive rows of one file, without blank lines.
 
@@ -62,8 +66,8 @@ class _Dialect(NamedTuple):
 
 
 def suffix_of(file: str) -> str:
-    """Return the last suffix of a file name without the suffix of its compression: ".csv" of "a.csv.gz"."""
-    path = Path(file)
+    """Return the last suffix, in lower case, without that of a compression: ".csv" of "a.CSV.gz"."""
+    path = Path(file.lower())
     return (path.with_suffix("") if path.suffix in _COMPRESSIONS else path).suffix
 
 
@@ -75,7 +79,8 @@ def text_columns(file: str, form: FileFormat = CSV) -> list[str]:
         form: Format of the file.
 
     Raises:
-        InputError: The file is empty, has no rows, cannot be read, or has another number of columns than
+        EmptyFileError: The file is empty or has no rows.
+        InputError: The file cannot be read, a column is named twice, or the number of columns is not that of
             `form.header`.
     """
     with _readable(file, form), open_text(file, form.encoding) as f:
@@ -91,11 +96,14 @@ def text_columns(file: str, form: FileFormat = CSV) -> list[str]:
                 f"{len(names)} names; allowed: one name for each field"
             )
     elif not header.strip():
-        raise InputError(f"{file} is empty: the first line must name the columns")
+        raise EmptyFileError(f"{file} is empty: the first line must name the columns")
     else:
         names = _header(file, header, _dialect(file, form))
+    for name in names:
+        if name and names.count(name) > 1:
+            raise InputError(f"{file}: the header names column {name!r} twice; allowed: each name once")
     if not rest:
-        raise InputError(f"{file} has columns but no rows")
+        raise EmptyFileError(f"{file} has columns but no rows")
     return names
 
 
@@ -245,9 +253,11 @@ def _names(file: str, line: bytes, dialect: _Dialect) -> list[str]:
     if dialect.replaced:
         line = line.replace(dialect.replaced, dialect.separator.encode())
     try:
-        return pl.read_csv(
-            line, n_rows=0, infer_schema=False, separator=dialect.separator, quote_char=dialect.quote or None
-        ).columns
+        fields = pl.read_csv(
+            line, has_header=False, n_rows=1, infer_schema=False, separator=dialect.separator,
+            quote_char=dialect.quote or None,
+        )  # fmt: skip
+        return [name or "" for name in fields.row(0)]
     except pl.exceptions.PolarsError as e:
         raise InputError(f"{file}, header: not CSV: {str(e).splitlines()[0]}") from e
 

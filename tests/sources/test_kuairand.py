@@ -24,7 +24,7 @@ SAMPLE = Path(
     if "JAXREC_KUAIRAND" in os.environ
     else Path(__file__).parents[2] / "../shared/data/kuairand_pure_sample"
 )
-ALLOWED = ".csv, .tsv, .inter, .user, .item, .txt, .dat, .data (also .gz and .zst) or .parquet"
+ALLOWED = ".csv, .tsv, .inter, .user, .item, .txt, .dat, .data (also .gz and .zst) or .parquet, .parq, .pq"
 needs_sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"no KuaiRand sample at {SAMPLE}")
 
 

@@ -17,7 +17,7 @@ COLUMNS = Columns(
     user="user|user_id|userId", title="item|item_id|movieId", time="time|timestamp", time_unit="s",
     seconds="", runtime="",
 )  # fmt: skip
-ALLOWED = ".csv, .tsv, .inter, .user, .item, .txt, .dat, .data (also .gz and .zst) or .parquet"
+ALLOWED = ".csv, .tsv, .inter, .user, .item, .txt, .dat, .data (also .gz and .zst) or .parquet, .parq, .pq"
 PLAIN = Tables(columns=COLUMNS)
 TITLE = Feature("title_id", "category", "title", 8)
 ROWS = ["ann,10,1000000000", "bob,9,1000000001", "ann,9,1000000500", "bob,,1000000002", "bob,10,1000000500"]

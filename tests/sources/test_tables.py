@@ -22,8 +22,8 @@ LOG = (
 )
 TITLES = 'title_id,runtime_minutes,year,genres\nt1,90,1999,"Drama, Crime"\nt2,,,\n'
 USERS = "user_id,segment,age\nu1,gold,30\nu3,,\n"
-RUNTIMES = "allowed: a number above 0, or 0 or empty for an unknown runtime"
-ALLOWED = ".csv, .tsv, .inter, .user, .item, .txt, .dat, .data (also .gz and .zst) or .parquet"
+RUNTIMES = "allowed: a number above 0, at most 1e+06, or 0 or empty for an unknown runtime"
+ALLOWED = ".csv, .tsv, .inter, .user, .item, .txt, .dat, .data (also .gz and .zst) or .parquet, .parq, .pq"
 SINGLE = "allowed: single values"
 TIMES = "allowed: whole numbers, timestamps, dates or ISO 8601 strings"
 FEATURES = (
@@ -361,9 +361,10 @@ def test_errors_for_missing_columns(folder):
 @pytest.mark.parametrize(
     ("column", "values", "message"),
     [
-        ("user_id", [1.5], "(source.columns.user): Float64 values; allowed: whole numbers or strings"),
+        ("user_id", [True], "(source.columns.user): Boolean values; allowed: whole numbers or strings"),
         ("seconds_viewed", ["5"], "(source.columns.seconds): String values; allowed: numbers"),
-        ("time", [1.5], "(source.columns.time): Float64 values; " + TIMES),
+        ("time", [b"5"], "(source.columns.time): Binary values; " + TIMES),
+        ("seconds_viewed", [[5.0]], "(source.columns.seconds): List(Float64) values; allowed: numbers"),
         ("device", [["t"]], "(feature 'device', where='context'): List(String) values; " + SINGLE),
     ],
 )  # fmt: skip
@@ -413,6 +414,8 @@ def test_errors_for_bad_rows_of_titles_and_users(folder):
     assert_rejected("titles.csv, row 3, column 'runtime_minutes': -5; " + RUNTIMES)
     write(titles=TITLES + "t4,inf,,\n")
     assert_rejected("titles.csv, row 3, column 'runtime_minutes': inf; " + RUNTIMES)
+    write(titles=TITLES + "t4,1e300,,\n")
+    assert_rejected("titles.csv, row 3, column 'runtime_minutes': 1e+300; " + RUNTIMES)
     write(titles=TITLES + "t4,long,,\n")
     assert_rejected("titles.csv, row 3, column 'runtime_minutes': 'long'; allowed: numbers")
     write(titles=TITLES + ",5,,\n")

@@ -6,7 +6,7 @@ import polars as pl
 
 from jaxrec.config.schema import FileFormat
 from jaxrec.core.errors import InputError
-from jaxrec.sources import files
+from jaxrec.sources import files, finding
 from jaxrec.sources.proposals.formats import detect_format
 
 _EXAMPLES = 3  # values shown for a column
@@ -84,11 +84,11 @@ def sample_table(key: str, pattern: str, form: FileFormat | None = None) -> Tabl
     Raises:
         InputError: No file matches, or the first file cannot be read.
     """
-    paths = files.find_files(key, pattern)
+    paths = finding.find_files(key, pattern)
     reasons: dict[str, str] = {}
     if form is None:
         form = FileFormat()
-        if files.is_text(paths[0]):
+        if finding.is_text(paths[0]):
             form, reasons = detect_format(paths[0])
     names = list(files.column_types(paths[0], form))
     if len(set(names)) < len(names):
