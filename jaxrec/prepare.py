@@ -62,6 +62,7 @@ def table(manifest: dict) -> str:
     lines += [f"rows dropped: {reason} {count:,}" for reason, count in rows["dropped"].items()]
     if "hard_fill_rate" in manifest:
         lines += [f"filled fraction of the pool of hard negatives {manifest['hard_fill_rate']:.1%}"]
+    lines += [f"note: {note}" for note in manifest.get("notes", ())]
     return "\n".join([*lines, f"fingerprint {manifest['fingerprint']}"])
 
 

@@ -53,11 +53,15 @@ class Users:
         key: [U] whole numbers or strings, which may be UTF-8 bytes.
         features: Feature name -> raw column [U].
         split: [U] int8 index into SPLITS, -1 for "by hash"; None: all by hash.
+        file: File that the chunk was read from, for error messages.
+        row: [U] int64 row in `file`, counted from 1 without the header.
     """
 
     key: np.ndarray
     features: dict[str, np.ndarray] = field(default_factory=dict)
     split: np.ndarray | None = None
+    file: str = "users table"
+    row: np.ndarray | None = None
 
 
 @dataclass
@@ -96,10 +100,12 @@ class Drops:
     Attributes:
         counts: Reason -> number of rows.
         examples: Reason -> file, row, column and value of the first row.
+        kept: Property -> number of rows that have it and are kept, such as a watch time above the runtime.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)
 
     def add(self, reason: str, count: int, example: str) -> None:
         """Add `count` dropped rows.
@@ -112,6 +118,17 @@ class Drops:
         if count:
             self.counts[reason] = self.counts.get(reason, 0) + int(count)
             self.examples.setdefault(reason, example)
+
+    def add_kept(self, name: str, count: int) -> None:
+        """Add `count` kept rows that have the property `name`."""
+        self.kept[name] = self.kept.get(name, 0) + int(count)
+
+    def merge(self, other: "Drops") -> None:
+        """Add the rows of another instance."""
+        for reason, count in other.counts.items():
+            self.add(reason, count, other.examples[reason])
+        for name, count in other.kept.items():
+            self.add_kept(name, count)
 
 
 class Truth(Protocol):
@@ -184,4 +201,8 @@ class Source(Protocol):
 
     def truth(self) -> Truth | None:
         """Return the ground truth, or None for a real log."""
+        ...
+
+    def files(self) -> list[str]:
+        """Return the files that the rows come from; none for a simulator."""
         ...

@@ -176,9 +176,8 @@ class RequestBuilder:
             config.source, config.features, plays, users, arrays.title_key, arrays.title_runtime
         )
         yield from histories.interactions()
-        for reason, count in histories.drops.counts.items():
-            counts.skipped.add(reason, count, histories.drops.examples[reason])
-            counts.plays += count
+        counts.skipped.merge(histories.drops)
+        counts.plays += sum(histories.drops.counts.values())
         yield from histories.users()
 
     def build(self, group: list[Chunk], now: int | None, counts: RequestCounts) -> Requests:

@@ -4,7 +4,7 @@ Every expression is elementwise and never raises. A value that is not of the col
 caller decides whether a null drops the row or stops the run.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -106,7 +106,7 @@ def is_string(dtype: pl.DataType) -> bool:
     return isinstance(dtype, pl.String | pl.Categorical | pl.Enum)
 
 
-def _is_single(dtype: pl.DataType) -> bool:
+def _is_single(dtype: Any) -> bool:
     """Return True for a type of single values, which have a text or a number."""
     return not dtype.is_nested() and not isinstance(dtype, pl.Binary | pl.Object)
 
@@ -183,7 +183,7 @@ def parse(request: ColumnRequest, dtype: pl.DataType, family: str, time_unit: st
     return values.cast(pl.List(pl.Int64 if family == "whole numbers" else pl.String)).list.drop_nulls()
 
 
-def _whole(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+def _whole(column: pl.Expr, dtype: Any) -> pl.Expr:
     """Cast to Int64, UInt64 by its bits; null for text and floats that are not whole numbers."""
     if isinstance(dtype, pl.UInt64):
         return column.reinterpret(signed=True)

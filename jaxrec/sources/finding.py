@@ -55,7 +55,8 @@ def find_files(key: str, pattern: str) -> list[str]:
         tables = tables or [p for p in inside if suffix_of(p.name) in _OTHER_TEXT]
         found += tables
         left_out |= {str(p): "not a table" for p in inside if p not in set(tables)}
-    files, seen = [], {}
+    files: list[str] = []
+    seen: dict[str, str] = {}
     for file in sorted({str(p) for p in found}):
         same = seen.setdefault(os.path.realpath(file), file)
         if same == file:

@@ -206,8 +206,9 @@ class ThreeTables:
                 )
             features = self._users.features(parsed.frame)
             yield Users(
-                columns.keys_to_numpy(key), {n: c for n, c in features.items() if isinstance(c, np.ndarray)}
-            )
+                columns.keys_to_numpy(key), {n: c for n, c in features.items() if isinstance(c, np.ndarray)},
+                file=parsed.raw.file, row=parsed.raw.row,
+            )  # fmt: skip
 
     def parts(self) -> tuple[FilePart, ...]:
         """Return the parts of the log that can be read independently."""
@@ -244,6 +245,11 @@ class ThreeTables:
     def truth(self) -> None:
         """Return None: the truth of a real log is unknown."""
         return None
+
+    def files(self) -> list[str]:
+        """Return the files of all tables."""
+        tables = (self._log, self._titles, self._users)
+        return [file for table in tables if table is not None for file in table.files]
 
 
 def log_requests(c: schema.Columns) -> dict[str, ColumnRequest]:

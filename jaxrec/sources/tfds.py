@@ -11,6 +11,7 @@ of ratings, write a Parquet file and read the file as `Tables`. TFDS downloads a
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -139,6 +140,10 @@ class TfdsSource:
     def truth(self) -> None:
         """Return None: the truth of real ratings is unknown."""
         return None
+
+    def files(self) -> list[str]:
+        """Return the files of the dataset's folder."""
+        return [str(path) for path in Path(self._data.dataset_info.data_dir).iterdir() if path.is_file()]
 
     @property
     def _ratings(self) -> _Ratings:

@@ -114,6 +114,9 @@ class Ratings:
     def truth(self):
         return None
 
+    def files(self):
+        return []
+
     def interactions(self):
         rng = np.random.default_rng(0)
         n = 4000

@@ -21,6 +21,9 @@ NOT_FINITE = "seconds not finite"
 NEGATIVE = "seconds negative"
 RUNTIME = "title without a runtime"
 COPY = "copy of another row"
+WATCHED = "play with a watch time"  # properties of rows that are kept
+LONG = "watch time above twice the runtime"
+SHORT = "completion below data.abandon_threshold"
 _COLUMNS = {
     UNKNOWN_TITLE: "title",
     TIME: "time",
@@ -107,13 +110,12 @@ def clean(chunk: Interactions, titles: Titles, data: Data, drops: Drops, has_com
     earliest = milliseconds_of(data.earliest, "data.earliest")
     latest = milliseconds_of(data.latest, "data.latest")
     title, seconds = chunk.title, chunk.seconds
-    allowed = f"allowed: {data.earliest} up to {data.latest}"
     good = np.ones(len(title), bool)
 
     def reject(reason: str, wrong: np.ndarray) -> None:
         rows = np.flatnonzero(good & wrong)
         if len(rows):
-            drops.add(reason, len(rows), _example(reason, chunk, titles, int(rows[0]), allowed))
+            drops.add(reason, len(rows), _example(reason, chunk, titles, int(rows[0]), earliest, latest))
             good[rows] = False
 
     reject(UNKNOWN_TITLE, title < 0)
@@ -125,6 +127,10 @@ def clean(chunk: Interactions, titles: Titles, data: Data, drops: Drops, has_com
         reject(NEGATIVE, seconds < 0)
         reject(RUNTIME, ~(_milliseconds(titles.runtime[title]) > 0))  # rows with title -1 are left out above
         milliseconds = viewed[good].astype(np.int64)
+        seen = milliseconds / _milliseconds(titles.runtime[title[good]])
+        drops.add_kept(WATCHED, len(seen))
+        drops.add_kept(LONG, int(np.count_nonzero(seen > 2.0)))
+        drops.add_kept(SHORT, int(np.count_nonzero(seen < data.abandon_threshold)))
     else:
         milliseconds = np.full(int(good.sum()), -1, np.int64)
     return CleanChunk(
@@ -136,15 +142,25 @@ def clean(chunk: Interactions, titles: Titles, data: Data, drops: Drops, has_com
     )
 
 
-def _example(reason: str, chunk: Interactions, titles: Titles, i: int, allowed_times: str) -> str:
-    """Return file, row, column and value of row `i`, which is left out."""
+def _example(reason: str, chunk: Interactions, titles: Titles, i: int, earliest: int, latest: int) -> str:
+    """Return file, row, column and value of row `i`, which is left out.
+
+    Allowed times are from `earliest` to below `latest`, in milliseconds since 1970.
+    """
     column = chunk.names[_COLUMNS[reason]] if chunk.names else _COLUMNS[reason]
     row = i + 1 if chunk.row is None else chunk.row[i]
     where = f"{chunk.file or 'source'}, row {row}, column {column!r}"
     if reason == UNKNOWN_TITLE:
         return f"{where}: {chunk.unknown!r}"
     if reason == TIME:
-        return f"{where}: {chunk.time[i]} ms since 1970 ({_date(int(chunk.time[i]))}); {allowed_times}"
+        time = int(chunk.time[i])
+        other_unit = "".join(
+            f"; in another unit (source.columns.time_unit) it is {_date(other)}"
+            for other in (time * 1000, time // 1000, time // 1_000_000)
+            if earliest <= other < latest
+        )
+        allowed = f"allowed: {_date(earliest)} up to {_date(latest)}"
+        return f"{where}: {time} ms since 1970 ({_date(time)}); {allowed}{other_unit}"
     if reason == RUNTIME:
         key = titles.key[chunk.title[i]].item()
         return f"{where}: title {key!r} has runtime {titles.runtime[chunk.title[i]]:g}"

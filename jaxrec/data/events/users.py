@@ -102,15 +102,28 @@ def read_users(source: Source, columns: FeatureColumns) -> UserTable:
     order = np.argsort(all_hashes, kind="stable")
     duplicates = np.nonzero(np.diff(all_hashes[order].view(np.int64)) == 0)[0]
     if len(duplicates):
-        raise InputError(
-            f"users table: row {int(order[duplicates[0] + 1]) + 1} repeats a user; allowed: one row per user"
-        )
+        raise InputError(_repeated_user(source, int(order[duplicates[0]]), int(order[duplicates[0] + 1])))
     if not categories:
         return UserTable(
             all_hashes, np.concatenate(splits), np.empty((0, 0), np.int32), np.empty((0, 0), np.float32)
         )
     ids, scaled = columns.encode(np.concatenate(categories)[order], np.concatenate(numbers)[order])
     return UserTable(all_hashes[order], np.concatenate(splits)[order], ids, scaled)
+
+
+def _repeated_user(source: Source, first: int, second: int) -> str:
+    """Return the message for two rows of the users table, counted over all chunks, with one user."""
+    places, start = [], 0
+    for chunk in source.users():
+        for row in (first, second):
+            if 0 <= row - start < len(chunk.key):
+                number = row - start + 1 if chunk.row is None else chunk.row[row - start]
+                key = chunk.key[row - start]
+                places.append((key.decode() if isinstance(key, bytes) else key.item(), chunk.file, number))
+        start += len(chunk.key)
+    (key, file, row), (_, other_file, other_row) = places
+    where = f"{other_file}, row {other_row}: user {key!r}"
+    return f"{where} is already in {file}, row {row}; allowed: one row per user"
 
 
 @dataclass

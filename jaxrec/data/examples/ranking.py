@@ -25,6 +25,7 @@ from jaxrec.data.examples import negatives
 from jaxrec.data.examples.histories import Past, fill_features, fill_history
 
 _TRAIN_DRAW, _HARD_DRAW = 0, 1000  # salts of the draws; list l of next title k has 1 + l * num_targets + k
+TOO_FEW = "{split} examples with too few titles left"  # a count
 _CHUNK = 16_384  # queries processed at once, which bounds memory
 _MAX_ABANDONED = 512  # latest abandoned plays that make the hard pool of a query
 
@@ -225,7 +226,7 @@ def _fill_rows(
         enough = drawn.enough
     else:
         enough = _fill_lists(rows, partition, users.universe, user, key, rank, hard)
-    _add_counts(counts, {f"{users.name} examples with too few titles left": int((~enough).sum())})
+    _add_counts(counts, {TOO_FEW.format(split=users.name): int((~enough).sum())})
 
     rows["user"], rows["position"] = users.number[user], position
     rows["target"] = np.where(rank >= 0, id_of_rank[rank], 0)

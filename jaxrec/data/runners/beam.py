@@ -27,6 +27,7 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.tables import Source
 from jaxrec.data.runners import messages, stages
 from jaxrec.data.runners.manifest import manifest
+from jaxrec.data.storage.source_files import describe
 from jaxrec.data.storage.writer import DatasetWriter
 
 _WORKER_LOG = logging.getLogger("apache_beam.runners.common")
@@ -62,7 +63,7 @@ def prepare(source: Source, config: Config, directory: str, flags: str = "") -> 
         _run(pipeline, partial)
         arrays, users, evaluation, result = pickle.loads((partial / _RESULT).read_bytes())
         (partial / _RESULT).unlink()
-        writer.finish(arrays, users, manifest(config, result), evaluation)
+        writer.finish(arrays, users, manifest(config, result, describe(source.files())), evaluation)
 
 
 def parse_options(flags: str) -> PipelineOptions:
@@ -187,7 +188,7 @@ def _build(pipeline: beam.Pipeline, source: Source, config: Config, directory: s
     building = step("build", sorting.sorted, stages.build, titles, stats, ranked, config)
 
     sizes = total("add sizes", building.sizes, messages.ByPartition)
-    offsets = AsSingleton(step("offsets", sizes, stages.offsets, stats).offsets)
+    offsets = AsSingleton(step("offsets", sizes, stages.offsets, stats, config).offsets)
     shard_rows = step("assign shards", building.rows, stages.assign_shards, offsets).shard_rows
     shards = shard_rows | "group by shard" >> beam.GroupByKey()
     sums = total("add sums", step("write", shards, stages.write, directory).sums, messages.RowSums)

@@ -35,6 +35,7 @@ from jaxrec.data.storage.evaluation_arrays import (
     SeenTitles,
     concatenate_seen,
 )
+from jaxrec.data.storage.source_files import describe
 from jaxrec.data.storage.writer import DatasetWriter, catalogue_arrays
 
 T = TypeVar("T")
@@ -111,7 +112,8 @@ class _Preparation:
         )
         keys = {s: user_keys.keys(u) for s, u in users.items()}
         daily = DailyPlays.total(daily_plays, ranked.id_of_row())
-        self.writer.finish(arrays, keys, manifest(self.config, result), EvaluationArrays(seen, daily))
+        described = manifest(self.config, result, describe(self.source.files()))
+        self.writer.finish(arrays, keys, described, EvaluationArrays(seen, daily))
 
     def _route(self) -> tuple[int, UserKeys]:
         """Clean all chunks and route their events to partitions.
@@ -132,8 +134,7 @@ class _Preparation:
             hashes.append(user_hashes[held_out])
             keys.append(chunk.user[first[held_out]])
             self.progress("reading rows", rows, 0)
-        for reason, count in self.source.drops.counts.items():
-            self.drops.add(reason, count, self.source.drops.examples[reason])
+        self.drops.merge(self.source.drops)
         rows += sum(self.source.drops.counts.values())
         check_dropped(self.drops, rows, self.config.data)
         if not keys:

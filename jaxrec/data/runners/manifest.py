@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import digest
-from jaxrec.core.errors import InputError
 from jaxrec.core.ids import SPLITS
 from jaxrec.core.row_format import Layout, old_layout
 from jaxrec.core.tables import Drops
 from jaxrec.data.examples.ranking import Examples
+from jaxrec.data.runners.notes import Counts, check_splits, notes
+from jaxrec.data.runners.partition_job import KNOWN_USERS
 from jaxrec.data.storage.dataset import FORMAT
 
 
@@ -61,12 +62,6 @@ class SplitSizes:
         self.completion_sum += more.completion_sum
         self.completions += more.completions
 
-    def check(self) -> None:
-        """Raise InputError where a split has no example."""
-        for split in SPLITS:
-            if not self.examples[split]:
-                raise InputError(f"source: no {split} example is left; allowed: at least one in every split")
-
 
 @dataclass
 class PreparationResult:
@@ -101,16 +96,23 @@ class PreparationResult:
     row_sums: dict[str, int]
 
 
-def manifest(config: Config, result: PreparationResult) -> dict:
+def manifest(config: Config, result: PreparationResult, source_files: list[dict]) -> dict:
     """Return the manifest, with the fingerprint of its content and of the rows.
 
-    The manifest holds values that JSON can represent.
+    The manifest holds values that JSON can represent. The notes and the files are not part of
+    the fingerprint.
+
+    Args:
+        config: Config of the dataset.
+        result: Results of the preparation.
+        source_files: Identity of the source's files, from `source_files.describe`.
 
     Raises:
         InputError: A split has no example.
     """
     sizes, counts = result.sizes, result.sizes.counts
-    sizes.check()
+    noted = Counts(result.rows, result.drops.kept, sizes.examples, sizes.users, counts)
+    check_splits(config, noted)
     completion = sizes.completion_sum / 2**32 / max(sizes.completions, 1)
     content = {
         "format": FORMAT,
@@ -130,7 +132,7 @@ def manifest(config: Config, result: PreparationResult) -> dict:
             "dropped": dict(sorted(result.drops.counts.items())),
         },
         "splits": {s: {"users": sizes.users[s], "examples": sizes.examples[s]} for s in SPLITS},
-        "counts": dict(sorted(counts.items())),
+        "counts": {name: n for name, n in sorted(counts.items()) if name != KNOWN_USERS},
     }
     if result.layout.rows == "ranking":
         content["hard_fill_rate"] = counts["hard columns filled"] / counts["hard columns"]
@@ -138,5 +140,6 @@ def manifest(config: Config, result: PreparationResult) -> dict:
     # the names of FORMAT 2 here, so that a dataset prepared again has the same fingerprint and runs resume.
     old_names = content | {"format": 2, "layout": old_layout(result.layout.to_json())}
     hashed = [old_names, {s: f"{v:032x}" for s, v in result.row_sums.items()}]
-    content["fingerprint"] = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:32]
-    return content
+    fingerprint = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:32]
+    beside = {"notes": notes(config, noted), "source_files": source_files}
+    return content | beside | {"fingerprint": fingerprint}

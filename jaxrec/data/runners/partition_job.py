@@ -25,6 +25,8 @@ from jaxrec.data.examples.ranking import Examples
 from jaxrec.data.storage.dataset import Arrays
 from jaxrec.data.storage.evaluation_arrays import DailyPlays, SeenTitles
 
+KNOWN_USERS = "users of the log in the users table"  # a count
+
 
 class PreparationInputs(NamedTuple):
     """Inputs known before plays are counted.
@@ -119,10 +121,13 @@ def build(
         truth: Truth of a simulated source, or None.
     """
     log, data = _log(records, tables, ranked), tables.config.data
+    known = int(np.count_nonzero(tables.users.locate(log.hash)[1]))
     if ranked.layout.rows == "next_item":
         examples = next_item.build(log, ranked.catalogue, ranked.layout, data)
+        examples.counts[KNOWN_USERS] = known
         return examples, seen_titles.build(log, examples, ranked.catalogue, data, strictly_earlier=False)
     examples, universe = ranking.build(log, ranked.catalogue, ranked.layout, data)
+    examples.counts[KNOWN_USERS] = known
     _fill_oracle(examples, log, universe, user_keys, ranked, truth)
     return examples, seen_titles.build(log, examples, ranked.catalogue, data, strictly_earlier=True)
 

@@ -15,6 +15,7 @@ from jaxrec.core.paths import AnyPath, as_path, scheme_of
 from jaxrec.core.tables import Source
 from jaxrec.data.runners.local import Progress, prepare
 from jaxrec.data.storage.dataset import MANIFEST, Dataset
+from jaxrec.data.storage.source_files import differences
 from jaxrec.sources import open_source
 
 RUNNERS = ("threads", "beam")
@@ -55,15 +56,41 @@ def ensure_dataset(
         if runner == "beam":
             prepare_on_beam = _import_beam()
             source = open_source(config.source, config.features, config.data.path)
-            return prepare_on_beam(source, config, str(directory), beam_args)
-        with progress() as report:
-            source = open_source(config.source, config.features, config.data.path)
-            prepare(source, config, directory, report)
+            prepare_on_beam(source, config, str(directory), beam_args)
+        else:
+            with progress() as report:
+                source = open_source(config.source, config.features, config.data.path)
+                prepare(source, config, directory, report)
+        for note in json.loads(manifest.read_bytes())["notes"]:
+            logging.warning("note on %s: %s", directory, note)
         return
-    if json.loads(manifest.read_bytes())["digest"] != digest(config):
+    kept = json.loads(manifest.read_bytes())
+    if kept["digest"] != digest(config):
         raise InputError(
             f"dataset {directory}: was prepared with other source, features or data settings; "
             "allowed: the same settings, or another data.directory"
+        )
+    _check_source_files(config, directory, kept.get("source_files", []))
+
+
+def _check_source_files(config: Config, directory: str | AnyPath, described: list[dict]) -> None:
+    """Raise InputError if the files of a config's source are not those that a dataset was prepared from.
+
+    Files that are no longer here are not compared: a dataset may be used on another machine.
+    """
+    if not described:  # a simulator, or a dataset that was prepared before files were recorded
+        return
+    try:
+        files = open_source(config.source, config.features, config.data.path).files()
+    except InputError as error:
+        logging.info("dataset %s: the source's files were not compared: %s", directory, error)
+        return
+    changed = differences(described, files)
+    if changed:
+        more = f" and {len(changed) - 1:,} more differences" if len(changed) > 1 else ""
+        raise InputError(
+            f"dataset {directory}: was prepared from files that have changed: {changed[0]}{more}; allowed: "
+            "the same files, another data.directory, or none there (remove it to prepare it again)"
         )
 
 

@@ -50,6 +50,7 @@ from jaxrec.data.runners.messages import (
     TitlesMessage,
     UserShare,
 )
+from jaxrec.data.runners.notes import Counts, check_splits
 from jaxrec.data.storage.dataset import SHARD_ROWS
 from jaxrec.data.storage.evaluation_arrays import DailyPlays, EvaluationArrays, concatenate_seen
 from jaxrec.data.storage.writer import catalogue_arrays, write_shard
@@ -118,8 +119,7 @@ def combine_tallies(tally: Tally, parts: int, config: Config) -> Iterator[Output
     drops = Drops()
     for origin in range(2):
         for _, part_drops in sorted(tally.drops.items(), key=lambda item: item[0]):
-            for reason, count in part_drops[origin].counts.items():
-                drops.add(reason, count, part_drops[origin].examples[reason])
+            drops.merge(part_drops[origin])
     check_dropped(drops, tally.rows, config.data)
     if not tally.chunks:
         raise InputError("source: no interactions; allowed: at least one")
@@ -248,7 +248,7 @@ def build(
             yield "rows", (number, split, first, examples.rows[split][first : first + PIECE_ROWS])
 
 
-def offsets(sizes: ByPartition, stats: GlobalStats) -> Iterator[Output]:
+def offsets(sizes: ByPartition, stats: GlobalStats, config: Config) -> Iterator[Output]:
     """Compute the number of rows and users before each partition: yield "offsets".
 
     Raises:
@@ -258,7 +258,7 @@ def offsets(sizes: ByPartition, stats: GlobalStats) -> Iterator[Output]:
     total, in_order = SplitSizes(), [sizes.values[p] for p in range(len(sizes.values))]
     for partition_sizes in in_order:
         total.add(partition_sizes)
-    total.check()
+    check_splits(config, Counts(stats.rows, stats.drops.kept, total.examples, total.users, total.counts))
     rows = {s: np.cumsum([0] + [partition_sizes.examples[s] for partition_sizes in in_order]) for s in SPLITS}
     users = {s: np.cumsum([0] + [partition_sizes.users[s] for partition_sizes in in_order]) for s in SPLITS}
     yield "offsets", OutputOffsets(rows, users, total)

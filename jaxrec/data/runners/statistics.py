@@ -119,8 +119,7 @@ def log_statistics(source: Source, config: Config) -> LogStatistics:
             one_in *= 2
             kept = [_of_users(c, one_in) for c in kept]
             events = sum(len(c.user_hash) for c in kept)
-    for reason, count in source.drops.counts.items():
-        drops.add(reason, count, source.drops.examples[reason])
+    drops.merge(source.drops)
     rows += sum(source.drops.counts.values())
     if not events:
         worst = max(drops.counts, key=lambda r: drops.counts[r], default="")

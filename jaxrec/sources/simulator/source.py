@@ -105,6 +105,10 @@ class SimulatorSource:
         """Return the ground truth of the service."""
         return SimulatorTruth(self.config, self.catalogue)
 
+    def files(self) -> list[str]:
+        """Return no file: the rows are drawn."""
+        return []
+
 
 def to_interactions(c: Simulator, latents: LatentStates, plays: SimulatedPlays) -> Interactions:
     """Convert plays to watch events in order of time, milliseconds since 1970.

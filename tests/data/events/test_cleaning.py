@@ -80,12 +80,18 @@ def test_each_reason_has_its_example():
     times = "; allowed: 1990-01-01 up to 2100-01-01"
     assert rejected_row(time=1_700_000_000) == (
         "time out of range",
-        location + "1700000000 ms since 1970 (1970-01-20)" + times,
+        location
+        + "1700000000 ms since 1970 (1970-01-20)"
+        + times
+        + "; in another unit (source.columns.time_unit) it is 2023-11-14",
     )
     far = NOON * 1000
     assert rejected_row(time=far) == (
         "time out of range",
-        location + f"{far} ms since 1970 (far future)" + times,
+        location
+        + f"{far} ms since 1970 (far future)"
+        + times
+        + "; in another unit (source.columns.time_unit) it is 2023-11-14",
     )
     assert rejected_row(seconds=-0.5) == ("seconds negative", location + "-0.5 seconds")
     assert rejected_row(seconds=np.nan) == ("seconds not finite", location + "nan seconds")
