@@ -18,6 +18,12 @@ from jaxrec.core.ids import SPLITS
 def _flags() -> None:
     flags.DEFINE_string("split", "test", f"split: one of {', '.join(SPLITS[1:])}")
     flags.DEFINE_enum("which", None, ["best", "last"], "checkpoint; empty: the evaluated one")
+    flags.DEFINE_string(
+        "protocol",
+        None,
+        "protocol in the files' names, such as catalogue for eval-test-best-catalogue-per-user.parquet; "
+        "unset: that of the training's report or, where it has no results, the only one",
+    )
 
 
 def table(result: dict[str, Any]) -> str:
@@ -63,7 +69,7 @@ def main(args: flags.FlagValues, first: str, second: str) -> None:
     from jaxrec.evaluation import per_user
 
     result = per_user.compare(
-        *(per_user.read(workdir, args.split, args.which) for workdir in (first, second))
+        *(per_user.read(workdir, args.split, args.which, args.protocol) for workdir in (first, second))
     )
     print_result(result, table(result))
 

@@ -6,9 +6,9 @@ The module of a command ends with
         run(main, config_flag, json_flag, _flags)
 
 Each argument after `main` declares absl flags. `main(flags) -> int | None` returns the exit status: 0 for
-success, 2 for wrong input (reported in one line on standard error), 1 for any other error (reported with a
-traceback), 130 after Ctrl-C. This module imports neither jax nor polars, so `--help` and the error for a
-misspelt key appear at once.
+success, 2 for wrong input (reported in one line on standard error), 1 for a run that cannot go on (one line)
+and for any other error (with a traceback), 130 after Ctrl-C. This module imports neither jax nor polars, so
+`--help` and the error for a misspelt key appear at once.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from absl import app, flags, logging
 from jaxrec.cli.flags import NO_CONFIG, json_flag
 from jaxrec.config.schema import Config
 from jaxrec.config.validation import check
-from jaxrec.core.errors import InputError
+from jaxrec.core.errors import InputError, RunError
 from jaxrec.core.json_io import dumps
 from jaxrec.runtime.preemption import INTERRUPTED_EXIT, TERMINATED_EXIT
 
@@ -59,6 +59,9 @@ def report_failure(error: BaseException) -> int:
     """
     if isinstance(error, InputError):
         return _print_input_error(error)
+    if isinstance(error, RunError):
+        print(f"error: {error}", file=sys.stderr)
+        return DEFECT
     if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         return INTERRUPTED_EXIT
@@ -138,7 +141,7 @@ def run(
         try:
             with contextlib.redirect_stdout(sys.stderr) if json_only else contextlib.nullcontext():
                 return main(flags.FLAGS, *argv[1:]) or 0
-        except (InputError, KeyboardInterrupt) as error:
+        except (InputError, RunError, KeyboardInterrupt) as error:
             return report_failure(error)
 
     try:

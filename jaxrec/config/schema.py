@@ -383,6 +383,8 @@ class Train:
     # else the whole per-device batch. The gradients of all microbatches give one update
     steps_per_call: int = 0  # steps of one compiled call, whose batches are on the device; 0: 8 on a GPU,
     # else 1
+    on_nonfinite: Literal["stop", "skip"] = "stop"  # a step whose loss or gradient is not finite stops the
+    # run, or is left out
     log_seconds: float = 5.0  # seconds between lines of metrics.jsonl
     checkpoint_every_seconds: float = 600.0  # seconds between checkpoints; each validation saves one too
     prefetch: int = 2  # number of calls whose batches are read ahead

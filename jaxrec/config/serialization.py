@@ -13,7 +13,7 @@ from jaxrec.config.validation import check
 _FREE = {
     "train": (
         "log_seconds", "checkpoint_every_seconds", "prefetch", "preemption_exit_code", "grace_seconds",
-        "heartbeat_seconds", "join_seconds", "microbatch_size", "steps_per_call",
+        "heartbeat_seconds", "join_seconds", "microbatch_size", "steps_per_call", "on_nonfinite",
     ),
     "data": ("directory", "workers", "partitions"),
     "evaluate": ("batch_size", "checkpoint", "next_k", "seen"),

@@ -30,7 +30,7 @@ from jaxrec.evaluation.scorers import CatalogueOrder, CatalogueRanker, Catalogue
 from jaxrec.models.outputs import Correction
 from jaxrec.runtime.mesh import replicate
 from jaxrec.tasks.base import Task
-from jaxrec.tasks.loading import CHECKPOINTS, LoadedCheckpoint, load_checkpoint
+from jaxrec.tasks.loading import CHECKPOINTS, LoadedCheckpoint, check_same_catalogue, load_checkpoint
 from jaxrec.tasks.metric_sums import mean_metrics
 
 
@@ -121,9 +121,9 @@ def evaluate(
         data: folder of the dataset. None: the dataset of the training.
 
     Raises:
-        InputError: the layout of the dataset is not the layout of the checkpoint; a frozen list for a
-            next-item model; K larger than the dataset stores; `retrieve` without a retrieval head;
-            `diversity` outside 0 to 1 or without CATALOGUE.
+        InputError: the layout, the titles or the categories of the dataset are not those of the
+            checkpoint; a frozen list for a next-item model; K larger than the dataset stores; `retrieve`
+            without a retrieval head; `diversity` outside 0 to 1 or without CATALOGUE.
     """
     started = time.perf_counter()
     workdir = as_path(workdir)
@@ -133,11 +133,7 @@ def evaluate(
             which = which if checkpoints.best_step() is not None else "last"
     loaded = load_checkpoint(workdir, which)
     dataset = Dataset(data or loaded.meta["dataset_directory"])
-    if dataset.layout != loaded.task.layout:
-        raise InputError(
-            f"dataset {dataset.directory}: its layout differs from the layout of the checkpoint; "
-            "prepare the dataset with the config of the checkpoint"
-        )
+    check_same_catalogue(dataset, loaded)
     split_rows = dataset.rows(options.split)
     table = replicate(loaded.arrays.title_table())
     queries = _Queries(loaded, dataset, table, split_rows, split_rows.all())
@@ -157,7 +153,9 @@ def evaluate(
     if protocols.lists:
         scores, other_scores, by_list = _evaluate_lists(queries, frozen, ks, options.heads)
         result |= by_list
+    seen = options.seen or loaded.config.evaluate.seen
     result |= {
+        "protocol": _protocol(options, lists, protocols.lists or (CATALOGUE,), seen, queries),
         "dataset": dataset.fingerprint,
         "step": loaded.step,
         "seed": loaded.config.train.seed,
@@ -165,6 +163,20 @@ def evaluate(
     }
     users = dataset.user_keys(options.split)
     return EvaluationResult(result, queries.rows, scores, users, frozen, ks, other_scores, ranked)
+
+
+def _protocol(
+    options: EvaluationOptions, lists: tuple[str, ...], usual: tuple[str, ...], seen: str, queries: _Queries
+) -> dict[str, Any]:
+    """Return what was ranked and how; `name` is empty for the protocol that the training reports."""
+    config, dataset = queries.loaded.config, queries.dataset
+    parts = [] if set(lists) == set(usual) else list(lists)
+    if CATALOGUE in lists:
+        parts += [seen] * (seen != config.evaluate.seen)
+        parts += [f"retrieve{options.retrieve}"] * bool(options.retrieve)
+        parts += [f"mmr{options.diversity:g}"] * bool(options.diversity)
+    parts += [f"on-{dataset.fingerprint[:8]}"] * (dataset.fingerprint != queries.loaded.meta["dataset"])
+    return {"name": "-".join(parts), "lists": list(lists), "seen": seen if CATALOGUE in lists else None}
 
 
 def _evaluate_catalogue(

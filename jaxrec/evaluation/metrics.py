@@ -88,7 +88,7 @@ FULL: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 SHOWN = 10  # titles of each recommended list that `shown` covers
 
 
-def shown(top: np.ndarray, plays: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+def shown(top: np.ndarray, plays: np.ndarray, targets: np.ndarray) -> dict[str, float | None]:
     """Return coverage, novelty and popularity lift of the recommended titles.
 
     - `coverage`: the fraction, in [0, 1], of all titles that at least one user is shown.
@@ -96,7 +96,7 @@ def shown(top: np.ndarray, plays: np.ndarray, targets: np.ndarray) -> dict[str, 
       RecSys 2011). A title without plays counts as played once.
     - `popularity_lift`: the mean plays of the titles shown, divided by the mean plays of the titles that
       users watched next. Above 1, popular titles are shown more often than they are chosen (after
-      Abdollahpouri et al., 2020).
+      Abdollahpouri et al., 2020). None where training users played none of the titles watched next.
 
     Args:
         top: ids [Q, SHOWN] of the titles shown, the best first; 0 for none.
@@ -108,11 +108,11 @@ def shown(top: np.ndarray, plays: np.ndarray, targets: np.ndarray) -> dict[str, 
         Metric name, with the cutoff -> value.
     """
     shown_ids = top[top > 0]
-    at = f"@{SHOWN}"
+    at, chosen = f"@{SHOWN}", float(plays[targets].mean())
     return {
         f"coverage{at}": len(np.unique(shown_ids)) / (len(plays) - FIRST_TITLE),
         f"novelty{at}": float(-np.log2(np.maximum(plays[shown_ids], 1) / plays.sum()).mean()),
-        f"popularity_lift{at}": float(plays[shown_ids].mean() / plays[targets].mean()),
+        f"popularity_lift{at}": float(plays[shown_ids].mean() / chosen) if chosen else None,
     }
 
 

@@ -87,24 +87,36 @@ def write(
         write_bytes(as_path(workdir) / f"{stem}-{suffix}.parquet", data.getvalue())
 
 
-def read(workdir: str | AnyPath, split: str = "test", which: str | None = None) -> PerUserResults:
+def read(
+    workdir: str | AnyPath, split: str = "test", which: str | None = None, protocol: str | None = None
+) -> PerUserResults:
     """Read the files that `evaluate --per-user` wrote to a workdir.
 
     Args:
         workdir: folder of the run.
         split: the evaluated split.
         which: the evaluated checkpoint, "best" or "last". None: the only one with results.
+        protocol: name of the protocol, such as "catalogue"; "": that of the training's report. None: that of
+            the report or, where it has no results, the only one with results.
 
     Raises:
-        InputError: there are no results, results of both checkpoints, or a file is missing.
+        InputError: there are no results, results of both checkpoints or of several protocols, or a file is
+            missing.
     """
-    pattern = f"eval-{split}-{which or '*'}-per-user.parquet"
-    matches = sorted(as_path(workdir).glob(pattern))
+    pattern = f"eval-{split}-{which or '*'}{f'-{protocol}' * bool(protocol)}-per-user.parquet"
+    end = "-per-user.parquet"
+    found = {path: _which_and_protocol(path.name.removesuffix(end), split)
+             for path in as_path(workdir).glob(f"eval-{split}-*{end}")}  # fmt: skip
+    matches = sorted(path for path, (w, p) in found.items() if w == (which or w) and p == (protocol or p))
+    if protocol is None:
+        matches = [path for path in matches if not found[path][1]] or matches
+    elif not protocol:
+        matches = [path for path in matches if not found[path][1]]
     if len(matches) != 1:
         names = ", ".join(path.name for path in matches) or "nothing"
         raise InputError(
             f"{workdir}: holds {names} where one {pattern} is needed; "
-            + ("use --which=best or --which=last" if matches else "run evaluate --per-user first")
+            + ("use --which or --protocol" if matches else "run evaluate --per-user first")
         )
     stem = matches[0].name.removesuffix("-per-user.parquet")
     result, queries = (matches[0].with_name(f"{stem}{end}") for end in (".json", "-per-query.parquet"))
@@ -116,14 +128,27 @@ def read(workdir: str | AnyPath, split: str = "test", which: str | None = None) 
     return PerUserResults(workdir, matches[0], queries, json.loads(result.read_bytes()))
 
 
+def _which_and_protocol(stem: str, split: str) -> tuple[str, str]:
+    """Return the checkpoint and the protocol of a file name, "eval-test-best-catalogue" for example."""
+    which, _, protocol = stem.removeprefix(f"eval-{split}-").partition("-")
+    return which, protocol
+
+
 def matched(runs: Sequence[PerUserResults]) -> None:
-    """Check that all runs were evaluated on the same users of the same dataset.
+    """Check that all runs were evaluated on the same users of the same dataset, by the same protocol.
 
     Raises:
-        InputError: two runs differ in dataset or in users.
+        InputError: two runs differ in dataset, in the titles left out of the catalogue, or in users.
     """
     first = runs[0]
+    seen = first.result.get(CATALOGUE, {}).get("seen")
     for other in runs[1:]:
+        other_seen = other.result.get(CATALOGUE, {}).get("seen")
+        if seen and other_seen and seen != other_seen:
+            raise InputError(
+                f"{other.workdir}: its catalogue was ranked with --seen={other_seen}, that of "
+                f"{first.workdir} with --seen={seen}; allowed: runs evaluated with the same --seen"
+            )
         if other.result["dataset"] != first.result["dataset"]:
             raise InputError(
                 f"{other.workdir}: was evaluated on dataset {other.result['dataset']}, {first.workdir} on "

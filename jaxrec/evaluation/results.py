@@ -121,7 +121,7 @@ def catalogue_result(
         rows: the Q held-out rows.
         arrays: statistics of titles.
         left_out: titles that were left out. The targets among them, which compete in any case, are counted
-            as "repeated_targets".
+            as "repeated_targets". Targets that no training user played are counted as "cold_targets".
         retrieve: number of retrieved titles of the two-stage ranking; 0: none.
         diversity: weight of dissimilarity of the order by MMR; 0: none.
     """
@@ -144,6 +144,7 @@ def catalogue_result(
         }
     titles = len(arrays.id_of_rank)
     seen = {"seen": left_out.seen, "repeated_targets": int(left_out.contain(targets).sum())}
+    seen["cold_targets"] = int((arrays.title_plays[targets] == 0).sum())
     return out | seen | {"titles": titles, "users": users, "examples": len(rows)}
 
 
@@ -212,13 +213,18 @@ def per_query(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
 def write_result(workdir: str | AnyPath, evaluation: EvaluationResult, each: bool) -> None:
     """Write the result to `eval-<split>-<which>.json` in a workdir.
 
+    Another protocol than that of the training's report has its name at the end, as in
+    `eval-test-best-catalogue.json`, so that no protocol overwrites the result of another.
+
     Args:
         workdir: folder to write to.
         evaluation: the result of `evaluate`.
         each: True to write also the means of each user and the ranks of each query, as Parquet, for
             `per_user.read`.
     """
-    name = f"eval-{evaluation.result['split']}-{evaluation.result['which']}"
+    result = evaluation.result
+    protocol = result["protocol"]["name"]
+    name = f"eval-{result['split']}-{result['which']}" + f"-{protocol}" * bool(protocol)
     write_json(as_path(workdir) / f"{name}.json", evaluation.result)
     if each:
         # Imports polars, which an evaluation without Parquet files does not need.

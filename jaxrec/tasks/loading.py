@@ -3,15 +3,18 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.checkpoints.state_tree import with_shardings
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import from_run_json
 from jaxrec.config.validation import check_sharding
 from jaxrec.core.errors import InputError
+from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.core.row_format import Layout
-from jaxrec.data.storage.dataset import Arrays
+from jaxrec.data.storage.dataset import Arrays, Dataset
 from jaxrec.runtime.mesh import device_count, state_shardings
 from jaxrec.tasks import build
 from jaxrec.tasks.base import Task
@@ -81,3 +84,30 @@ def restore_task(config: Config, meta: dict[str, Any]) -> Task:
         meta["steps_per_epoch"],
         meta["total_steps"],
     )
+
+
+def check_same_catalogue(dataset: Dataset, loaded: LoadedCheckpoint) -> None:
+    """Check that ids of titles and of categories mean the same in a dataset as in a checkpoint.
+
+    Raises:
+        InputError: the layouts, the keys of the titles, or the values of a category differ.
+    """
+    if dataset.fingerprint == loaded.meta["dataset"]:
+        return
+    where = f"dataset {dataset.directory} ({dataset.fingerprint})"
+    trained = f"the training's dataset {loaded.meta['dataset_directory']} ({loaded.meta['dataset']})"
+    allowed = "allowed: a dataset with the same titles, in the same order of popularity, and categories"
+    if dataset.layout != loaded.task.layout:
+        raise InputError(f"{where}: its layout differs from that of {trained}; {allowed}")
+    keys, expected = dataset.arrays.title_key, loaded.arrays.title_key
+    differs = np.flatnonzero(keys != expected)  # the layouts have the number of titles
+    if len(differs):
+        first = int(differs[0])
+        raise InputError(
+            f"{where}: {len(differs):,} of {len(keys):,} title ids stand for other titles than in {trained}: "
+            f"id {first + FIRST_TITLE} is {keys[first]!s}, there {expected[first]!s}; {allowed}"
+        )
+    categories = loaded.meta.get("categories", dataset.manifest["categories"])
+    for feature, values in dataset.manifest["categories"].items():
+        if values != categories[feature]:
+            raise InputError(f"{where}: feature {feature} has other categories than in {trained}; {allowed}")

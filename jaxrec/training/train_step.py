@@ -19,6 +19,7 @@ from jaxrec.runtime.parallel_step import example_rows
 from jaxrec.tasks.base import Task
 from jaxrec.tasks.metric_sums import Sums
 from jaxrec.training import optimizer
+from jaxrec.training.nonfinite import skip_nonfinite
 from jaxrec.training.train_state import TrainState
 
 
@@ -61,6 +62,8 @@ class TrainStep:
             task_state,
             average,
         )
+        if self.task.config.train.on_nonfinite == "skip":
+            return skip_nonfinite(state, after, sums)
         return after, sums
 
     def gradients(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[Any, Sums]:

@@ -23,7 +23,7 @@ from jaxrec.checkpoints.state_tree import with_shardings
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import run_differences, to_json
 from jaxrec.config.validation import parse_length
-from jaxrec.core.errors import InputError
+from jaxrec.core.errors import InputError, RunError
 from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.data.loading.batches import BatchGroups, stream
@@ -39,9 +39,10 @@ from jaxrec.runtime.parallel_step import parallelize_step
 from jaxrec.runtime.preemption import PreemptionHandler
 from jaxrec.tasks import build
 from jaxrec.tasks.loading import CHECKPOINTS
-from jaxrec.tasks.metric_sums import mean_metrics
+from jaxrec.tasks.metric_sums import Sums, mean_metrics
 from jaxrec.training.batch_size import fit_batch_size
 from jaxrec.training.input_pipeline import StallTimer, steps_per_call, training_batches
+from jaxrec.training.nonfinite import nonfinite_metrics, stop_nonfinite
 from jaxrec.training.train_state import StateInit, TrainState, count_parameters
 from jaxrec.training.train_step import TrainStep
 
@@ -180,7 +181,8 @@ class _Run:
             state, validated = self._validate(state, start, writer)
             self._save(checkpoints, start, state, validated, writer)
         self.last_save = time.monotonic()
-        step, groups = start, BatchGroups(self.batches, self.steps_per_call, start)
+        step, previous = start, start
+        groups = BatchGroups(self.batches, self.steps_per_call, start)
         transfer = partial(transfer_group, most=self.steps_per_call)
         batches = StallTimer(stream(groups, prefetch=self.config.train.prefetch, then=transfer))
         write_progress, sync = ProgressFile(), SyncSchedule(start, self._reaction_seconds())
@@ -189,7 +191,8 @@ class _Run:
             before, step = step, step + batch.steps
             # Keep at most two calls in flight, to bound memory and shutdown latency.
             jax.block_until_ready(previous_sums)
-            previous_sums = sums
+            self._check_finite(previous_sums, previous, before, checkpoints)
+            previous_sums, previous = sums, before
             write_progress(before)
             # The running sums end before this call, so reading them does not wait for this call.
             if running_sums is not None and writer.due(before):
@@ -198,6 +201,8 @@ class _Run:
             running_sums = sums if running_sums is None else add(running_sums, sums)
             reason = self._save_reason(sync, step, sums)
             scores: dict[str, Any] | None = None
+            if self._is_validated(step) or reason > _NO_SAVE:
+                self._check_finite(sums, before, step, checkpoints)
             if self._is_validated(step):
                 self._log(step, running_sums, batches, writer)
                 running_sums = None
@@ -210,6 +215,18 @@ class _Run:
             if reason >= _SIGINT:
                 return step
         return self.total
+
+    def _check_finite(self, sums: Sums | None, before: int, step: int, checkpoints: Checkpointer) -> None:
+        """Raise RunError if the call after step `before`, up to `step`, has a value that is not finite.
+
+        The sums are equal on all processes, which therefore stop together.
+        """
+        if sums is None or self.config.train.on_nonfinite == "skip":
+            return
+        if names := nonfinite_metrics(sums):
+            checkpoints.wait()
+            newest = checkpoints.latest_step()
+            stop_nonfinite(names, before + 1, step, self.batches, self.workdir, newest)
 
     def _is_validated(self, step: int) -> bool:
         """Return True after the last step of an epoch or of the run."""
@@ -265,6 +282,8 @@ class _Run:
             candidate list.
         """
         values, lists = self.validator(state.eval_params)
+        if not np.isfinite(values["loss"]):
+            raise RunError(f"step {step}: the validation loss is {values['loss']}; no checkpoint is written")
         if values.get("gate_information", COLLAPSED) < COLLAPSED:
             information = values["gate_information"]
             logging.warning(
@@ -295,10 +314,20 @@ def _submit(executor: Executor, call: Callable[[], Any]) -> Future:
 
 
 def count_steps(config: Config, rows: Rows) -> tuple[int, int]:
-    """Return the number of steps of the run (`train.duration`) and of an epoch."""
+    """Return the number of steps of the run (`train.duration`) and of an epoch.
+
+    Raises:
+        InputError: The warm-up is longer than the run.
+    """
     number, unit = parse_length(config.train.duration)
     per_epoch = max(rows.rows // config.train.batch_size, 1)
     total = number * per_epoch if unit == "epochs" else number
+    warmup = config.optimizer.warmup_steps
+    if warmup > total:
+        raise InputError(
+            f"optimizer.warmup_steps={warmup} must be at most the {total} steps of train.duration="
+            f"{config.train.duration!r}; the learning rate would never be reached"
+        )
     return total, per_epoch
 
 

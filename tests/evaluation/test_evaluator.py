@@ -3,17 +3,20 @@
 import copy
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE, RETRIEVAL_HEAD
 from jaxrec.data.loading.left_out import left_out_titles
 from jaxrec.evaluation import scorers
 from jaxrec.models import diversity
 from jaxrec.runtime.mesh import replicate
+from jaxrec.tasks.loading import check_same_catalogue
 from jaxrec.tasks.metric_sums import mean_metrics
 from jaxrec.tasks.ranking import RankingTask
 from jaxrec.tasks.ranking_inputs import queries
@@ -197,3 +200,37 @@ def test_two_stages_equal_exact_ranking_if_all_titles_are_retrieved(tiny, tiny_c
         left_out = {0, 1, target, *row["history_title"]}
         rivals = [v for v in range(len(row_scores)) if v not in left_out]
         assert rank == 1 + (row_scores[rivals] >= row_scores[target]).sum()
+
+
+def test_a_dataset_whose_ids_mean_something_else_is_refused(tiny, tiny_config):
+    """Of a dataset with another fingerprint, the keys of titles and the categories are compared."""
+
+    def other(**changes):
+        fields = {"directory": "d", "fingerprint": "f", "layout": tiny.layout, "arrays": tiny.arrays,
+                  "manifest": tiny.manifest}  # fmt: skip
+        return SimpleNamespace(**fields | changes)
+
+    task = RankingTask(tiny_config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
+    categories = tiny.manifest["categories"]
+    meta = {"dataset": tiny.fingerprint, "dataset_directory": "t", "categories": categories}
+    loaded = SimpleNamespace(meta=meta, task=task, arrays=tiny.arrays)
+    check_same_catalogue(other(), loaded)
+
+    keys = tiny.arrays.title_key.copy()
+    keys[[3, 5]] = keys[[5, 3]]
+    exchanged = other(arrays=replace(tiny.arrays, title_key=keys))
+    with pytest.raises(InputError) as error:
+        check_same_catalogue(exchanged, loaded)
+    assert str(error.value) == (
+        f"dataset d (f): 2 of {len(keys)} title ids stand for other titles than in the training's dataset t "
+        f"({tiny.fingerprint}): id 5 is {keys[3]}, there {keys[5]}; allowed: a dataset with the same titles, "
+        "in the same order of popularity, and categories"
+    )
+    name = next(name for name, values in categories.items() if len(values) > 1)
+    renamed = {**categories, name: categories[name][::-1]}
+    with pytest.raises(InputError, match=f"feature {name} has other categories"):
+        check_same_catalogue(other(manifest={**tiny.manifest, "categories": renamed}), loaded)
+    narrow = replace(tiny.layout, max_history=4)
+    with pytest.raises(InputError, match="its layout differs"):
+        check_same_catalogue(other(layout=narrow), loaded)
+    check_same_catalogue(other(fingerprint=tiny.fingerprint, arrays=None), loaded)

@@ -64,3 +64,4 @@ def test_coverage_novelty_and_popularity_lift():
     assert values["coverage@10"] == 3 / 4
     assert values["novelty@10"] == pytest.approx((3 * 1 + 2 + 4) / 5)  # of 16 plays: 1, 1, 1, 2, 4 bits
     assert values["popularity_lift@10"] == pytest.approx((8 + 8 + 8 + 4 + 0) / 5 / (8 / 3))
+    assert metrics.shown(top, plays, np.array([5, 5, 5]))["popularity_lift@10"] is None  # nobody played it

@@ -74,10 +74,40 @@ def test_incomparable_runs_raise_errors(tmp_path):
         per_user.read(tmp_path / "a", "validation")
     write(tmp_path / "a", [1.0, 0.0, 1.0, 0.0], which="last")
     with pytest.raises(
-        InputError, match=r"holds eval-test-best-per-user.parquet, eval-test-last.*--which=best"
+        InputError, match=r"holds eval-test-best-per-user.parquet, eval-test-last.*use --which or --protocol"
     ):
         per_user.read(tmp_path / "a")
     assert per_user.read(tmp_path / "a", which="best").result == {"dataset": "d"}
     (tmp_path / "a" / "eval-test-last-per-query.parquet").unlink()
     with pytest.raises(InputError, match=r"per-query.parquet: does not exist beside"):
         per_user.read(tmp_path / "a", which="last")
+
+
+def test_results_of_several_protocols_lie_side_by_side(tmp_path):
+    a = write(tmp_path / "a", [1.0, 0.0, 1.0, 0.0], which="best-catalogue-kept")
+    assert per_user.read(a).columns  # the only one
+    write(tmp_path / "a", [0.0, 0.0, 1.0, 0.0])
+    assert per_user.read(a).of_user("enabled/ndcg@1").tolist() == [0.0, 0.0, 1.0, 0.0]
+    kept = per_user.read(a, protocol="catalogue-kept")
+    assert kept.of_user("enabled/ndcg@1").tolist() == [1.0, 0.0, 1.0, 0.0]
+    with pytest.raises(InputError, match=r"a: holds nothing where one eval-test-\*-catalogue-per-user"):
+        per_user.read(a, protocol="catalogue")
+    write(tmp_path / "b", [1.0, 0.0, 1.0, 0.0], which="best-catalogue-kept")
+    with pytest.raises(InputError, match="b: holds nothing where one"):
+        per_user.read(tmp_path / "b", protocol="")
+
+
+def test_catalogues_ranked_without_other_titles_are_not_compared(tmp_path):
+    runs = []
+    for seen in ("all", "kept"):
+        folder = write(tmp_path / seen, [1.0, 0.0, 1.0, 0.0])
+        result = {"dataset": "d", "catalogue": {"seen": seen}}
+        (folder / "eval-test-best.json").write_text(json.dumps(result))
+        runs.append(per_user.read(folder))
+    with pytest.raises(InputError) as error:
+        per_user.compare(*runs)
+    assert str(error.value) == (
+        f"{tmp_path}/kept: its catalogue was ranked with --seen=kept, that of {tmp_path}/all with --seen=all"
+        "; allowed: runs evaluated with the same --seen"
+    )
+    per_user.compare(runs[0], runs[0])
