@@ -17,10 +17,9 @@ from jaxrec.runtime.mesh import replicate, state_shardings
 from jaxrec.runtime.parallel_step import ParallelStep, parallelize_step
 from jaxrec.tasks import build
 from jaxrec.training.batch_size import fit_batch_size
-from jaxrec.training.input_pipeline import steps_per_call, training_batches
+from jaxrec.training.input_pipeline import count_steps, steps_per_call, training_batches
 from jaxrec.training.train_state import StateInit, count_parameters
 from jaxrec.training.train_step import TrainStep
-from jaxrec.training.trainer import count_steps
 
 _TIMED_CALLS = 5  # calls of the step that are timed, after one that is not
 

@@ -1,4 +1,4 @@
-"""Training input pipeline: batches, steps per call, input-stall measurement."""
+"""Training input pipeline: steps of a run, batches, steps per call, input-stall measurement."""
 
 import time
 from collections.abc import Iterator
@@ -7,6 +7,8 @@ import jax
 import numpy as np
 
 from jaxrec.config.schema import Config
+from jaxrec.config.validation import parse_length
+from jaxrec.core.errors import InputError
 from jaxrec.data.loading.batches import Shards, TrainBatches
 from jaxrec.data.storage.dataset import Rows
 from jaxrec.runtime.device_batch import DeviceBatch
@@ -26,6 +28,24 @@ def steps_per_call(config: Config, most: int) -> int:
         most: Upper bound: the steps of an epoch or of the run.
     """
     return min(config.train.steps_per_call or _STEPS_PER_CALL.get(jax.default_backend(), 1), most)
+
+
+def count_steps(config: Config, rows: Rows) -> tuple[int, int]:
+    """Return the number of steps of the run (`train.duration`) and of an epoch.
+
+    Raises:
+        InputError: The warm-up is longer than the run.
+    """
+    number, unit = parse_length(config.train.duration)
+    per_epoch = max(rows.rows // config.train.batch_size, 1)
+    total = number * per_epoch if unit == "epochs" else number
+    warmup = config.optimizer.warmup_steps
+    if warmup > total:
+        raise InputError(
+            f"optimizer.warmup_steps={warmup} must be at most the {total} steps of train.duration="
+            f"{config.train.duration!r}; the learning rate would never be reached"
+        )
+    return total, per_epoch
 
 
 def training_batches(task: Task, rows: Rows) -> TrainBatches:

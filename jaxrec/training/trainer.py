@@ -7,6 +7,7 @@ killed continues from its last checkpoint with the same results as a run without
 checkpoint is evaluated on the test split outside this module, after training.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -22,17 +23,17 @@ from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.checkpoints.state_tree import with_shardings
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import run_differences, to_json
-from jaxrec.config.validation import parse_length
 from jaxrec.core.errors import InputError, RunError
 from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.data.loading.batches import BatchGroups, stream
-from jaxrec.data.storage.dataset import Dataset, Rows
+from jaxrec.data.storage.dataset import Dataset
 from jaxrec.evaluation.evaluator import Validator
 from jaxrec.evaluation.gate_analysis import COLLAPSED
 from jaxrec.reporting.metric_writer import Writer
 from jaxrec.runtime.device_batch import transfer_group
 from jaxrec.runtime.host_memory import gc_paused
+from jaxrec.runtime.locks import exclusive
 from jaxrec.runtime.mesh import as_global_arrays, replicate, state_shardings
 from jaxrec.runtime.multihost import ProgressFile, SyncSchedule, all_reduce_max, is_first_process
 from jaxrec.runtime.parallel_step import parallelize_step
@@ -41,11 +42,12 @@ from jaxrec.tasks import build
 from jaxrec.tasks.loading import CHECKPOINTS
 from jaxrec.tasks.metric_sums import Sums, mean_metrics
 from jaxrec.training.batch_size import fit_batch_size
-from jaxrec.training.input_pipeline import StallTimer, steps_per_call, training_batches
+from jaxrec.training.input_pipeline import StallTimer, count_steps, steps_per_call, training_batches
 from jaxrec.training.nonfinite import nonfinite_metrics, stop_nonfinite
 from jaxrec.training.train_state import StateInit, TrainState, count_parameters
 from jaxrec.training.train_step import TrainStep
 
+LOCK = ".lock"  # in a workdir
 # Reasons to save after a step, in increasing priority; after _SIGINT and _SIGTERM the run also stops.
 _NO_SAVE, _SAVE_DUE, _SIGINT, _SIGTERM = range(4)
 _SIGNAL_REASONS = {None: _NO_SAVE, "SIGINT": _SIGINT, "SIGTERM": _SIGTERM}
@@ -66,11 +68,15 @@ def train(config: Config, dataset: Dataset, workdir: str | AnyPath, interrupt: P
         The last step.
 
     Raises:
-        InputError: `workdir` holds a run with another config or dataset.
+        InputError: `workdir` holds a run with another config or dataset, or another process trains in it.
+        RunError: A loss or a gradient is not finite.
     """
-    with gc_paused():
-        run = _Run(config, dataset, as_path(workdir), interrupt)
-    return run.run()
+    workdir = as_path(workdir)
+    alone = exclusive(workdir / LOCK, f"workdir {workdir}", wait=False)
+    with alone if is_first_process() else contextlib.nullcontext():
+        with gc_paused():
+            run = _Run(config, dataset, workdir, interrupt)
+        return run.run()
 
 
 def is_stopped(interrupt: PreemptionHandler) -> bool:
@@ -311,24 +317,6 @@ def _submit(executor: Executor, call: Callable[[], Any]) -> Future:
             return call()
 
     return executor.submit(call_with_precision)
-
-
-def count_steps(config: Config, rows: Rows) -> tuple[int, int]:
-    """Return the number of steps of the run (`train.duration`) and of an epoch.
-
-    Raises:
-        InputError: The warm-up is longer than the run.
-    """
-    number, unit = parse_length(config.train.duration)
-    per_epoch = max(rows.rows // config.train.batch_size, 1)
-    total = number * per_epoch if unit == "epochs" else number
-    warmup = config.optimizer.warmup_steps
-    if warmup > total:
-        raise InputError(
-            f"optimizer.warmup_steps={warmup} must be at most the {total} steps of train.duration="
-            f"{config.train.duration!r}; the learning rate would never be reached"
-        )
-    return total, per_epoch
 
 
 def _check_same_run(saved: dict[str, Any], current: dict[str, Any], workdir: AnyPath) -> None:

@@ -14,7 +14,7 @@ from jaxrec.runtime.preemption import PreemptionHandler
 from jaxrec.tasks.loading import CHECKPOINTS
 from jaxrec.tasks.ranking import RankingTask
 from jaxrec.training import trainer
-from jaxrec.training.input_pipeline import training_batches
+from jaxrec.training.input_pipeline import count_steps, training_batches
 from jaxrec.training.nonfinite import NONFINITE, nonfinite_metrics
 from jaxrec.training.train_state import StateInit
 from jaxrec.training.train_step import TrainStep
@@ -98,9 +98,7 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run(tiny, config, tmp_pa
 
 def test_a_warm_up_longer_than_the_run_is_refused(tiny, config):
     config.optimizer.warmup_steps = 7
-    with pytest.raises(
-        InputError, match="warmup_steps=7 must be at most the 6 steps"
-    ):
-        trainer.count_steps(config, tiny.rows("train"))
+    with pytest.raises(InputError, match="warmup_steps=7 must be at most the 6 steps"):
+        count_steps(config, tiny.rows("train"))
     config.optimizer.warmup_steps = 6
-    assert trainer.count_steps(config, tiny.rows("train"))[0] == 6
+    assert count_steps(config, tiny.rows("train"))[0] == 6

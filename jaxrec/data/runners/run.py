@@ -16,6 +16,7 @@ from jaxrec.core.tables import Source
 from jaxrec.data.runners.local import Progress, prepare
 from jaxrec.data.storage.dataset import MANIFEST, Dataset
 from jaxrec.data.storage.source_files import differences
+from jaxrec.runtime.locks import exclusive
 from jaxrec.sources import open_source
 
 RUNNERS = ("threads", "beam")
@@ -34,6 +35,8 @@ def ensure_dataset(
 ) -> None:
     """Prepare the dataset of `config` unless `directory` already contains it.
 
+    If another process prepares it, wait and use it.
+
     Args:
         config: Config of the dataset.
         directory: Local directory or bucket URL.
@@ -50,20 +53,15 @@ def ensure_dataset(
     if runner == "beam" and scheme_of(str(directory)):
         allowed = "a folder that all workers share; copy the finished dataset to a bucket"
         raise InputError(f"dataset {directory}: allowed with --runner=beam: {allowed}")
-    manifest = as_path(directory) / MANIFEST
+    folder = as_path(directory)
+    manifest = folder / MANIFEST
     if not manifest.exists():
-        logging.info("preparing %s", directory)
-        if runner == "beam":
-            prepare_on_beam = _import_beam()
-            source = open_source(config.source, config.features, config.data.path)
-            prepare_on_beam(source, config, str(directory), beam_args)
-        else:
-            with progress() as report:
-                source = open_source(config.source, config.features, config.data.path)
-                prepare(source, config, directory, report)
-        for note in json.loads(manifest.read_bytes())["notes"]:
-            logging.warning("note on %s: %s", directory, note)
-        return
+        with exclusive(folder.parent / f".{folder.name}.lock", f"dataset {directory}", wait=True):
+            if not manifest.exists():  # else another process prepared it
+                _prepare(config, directory, runner, beam_args, progress)
+                for note in json.loads(manifest.read_bytes())["notes"]:
+                    logging.warning("note on %s: %s", directory, note)
+                return
     kept = json.loads(manifest.read_bytes())
     if kept["digest"] != digest(config):
         raise InputError(
@@ -71,6 +69,20 @@ def ensure_dataset(
             "allowed: the same settings, or another data.directory"
         )
     _check_source_files(config, directory, kept.get("source_files", []))
+
+
+def _prepare(
+    config: Config, directory: str | AnyPath, runner: str, beam_args: str,
+    progress: Callable[[], contextlib.AbstractContextManager[Progress]],
+) -> None:  # fmt: skip
+    logging.info("preparing %s", directory)
+    if runner == "beam":
+        prepare_on_beam = _import_beam()
+        source = open_source(config.source, config.features, config.data.path)
+        return prepare_on_beam(source, config, str(directory), beam_args)
+    with progress() as report:
+        source = open_source(config.source, config.features, config.data.path)
+        prepare(source, config, directory, report)
 
 
 def _check_source_files(config: Config, directory: str | AnyPath, described: list[dict]) -> None:
