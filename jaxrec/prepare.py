@@ -4,7 +4,6 @@ Usage: python -m jaxrec.prepare --config C [--out DIR] [--runner beam]
        python -m jaxrec.prepare --check --interactions LOG [--titles T] [--users U] [--write-config my.py]
 """
 
-import json
 import re
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import SPLITS
 from jaxrec.core.paths import as_path
 from jaxrec.data.runners.run import RUNNERS, ensure_dataset
-from jaxrec.data.storage.dataset import MANIFEST
+from jaxrec.data.storage.dataset import MANIFEST, read_manifest
 from jaxrec.reporting.check_report import format_check
 from jaxrec.reporting.progress import stage_progress
 
@@ -83,7 +82,7 @@ def main(args: flags.FlagValues) -> None:
             )
     directory = args.out or dataset_directory(args.config)
     ensure_dataset(args.config, directory, args.runner, args.beam_args, stage_progress)
-    manifest = json.loads((as_path(directory) / MANIFEST).read_bytes())
+    manifest = read_manifest(as_path(directory) / MANIFEST)
     following = f"next: python -m jaxrec.train {config_arguments()}"
     if args.out:
         following += f" --config.data.directory={args.out}"

@@ -1,7 +1,6 @@
 """Preparation of a config's dataset: opens the source and picks the runner."""
 
 import contextlib
-import json
 import logging as python_logging
 from collections.abc import Callable
 
@@ -14,7 +13,7 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.paths import AnyPath, as_path, scheme_of
 from jaxrec.core.tables import Source
 from jaxrec.data.runners.local import Progress, prepare
-from jaxrec.data.storage.dataset import MANIFEST, Dataset
+from jaxrec.data.storage.dataset import MANIFEST, Dataset, read_manifest
 from jaxrec.data.storage.source_files import differences
 from jaxrec.runtime.locks import exclusive
 from jaxrec.sources import open_source
@@ -59,10 +58,10 @@ def ensure_dataset(
         with exclusive(folder.parent / f".{folder.name}.lock", f"dataset {directory}", wait=True):
             if not manifest.exists():  # else another process prepared it
                 _prepare(config, directory, runner, beam_args, progress)
-                for note in json.loads(manifest.read_bytes())["notes"]:
+                for note in read_manifest(manifest)["notes"]:
                     logging.warning("note on %s: %s", directory, note)
                 return
-    kept = json.loads(manifest.read_bytes())
+    kept = read_manifest(manifest)
     if kept["digest"] != digest(config):
         raise InputError(
             f"dataset {directory}: was prepared with other source, features or data settings; "

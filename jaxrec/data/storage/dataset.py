@@ -30,6 +30,7 @@ from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.arrays import Arrays, as_words
 from jaxrec.data.storage.evaluation_arrays import DAILY_PLAYS, DailyPlays, SeenTitles, seen_prefix
 from jaxrec.data.storage.shard_cache import local_shards
+from jaxrec.runtime.checksums import DamagedFileError, verify
 
 __all__ = ["Arrays", "Dataset", "Rows", "as_words"]
 
@@ -37,6 +38,8 @@ _Stored = TypeVar("_Stored", SeenTitles, DailyPlays)
 
 FORMAT = 3
 _READABLE = (2, FORMAT)  # FORMAT 2: other names in the layout, the same bytes in the rows
+PREPARE_AGAIN = "remove the folder and prepare it again"
+_CHECKSUM = "checksum"  # in the manifest, of the rest of it
 MANIFEST = "manifest.json"  # written last: a directory without it is not a dataset
 BLOCK_ROWS = 512
 SHARD_BLOCKS = 512
@@ -146,11 +149,20 @@ class Rows:
 
         Threads may share an instance; most of the work runs without Python's lock.
         """
-        flat, first = out.reshape(-1), 0
+        flat, first, sizes = out.reshape(-1), 0, self.block_rows()
         # One record per read: many records at once need fresh memory pages, which takes twice the time.
         for block in blocks.tolist():
-            [record] = self._readers[block // SHARD_BLOCKS].read([block % SHARD_BLOCKS])
-            words = np.frombuffer(record, "<u4")
+            try:
+                [record] = self._readers[block // SHARD_BLOCKS].read([block % SHARD_BLOCKS])
+                words = np.frombuffer(record, "<u4")
+                if len(words) != sizes[block] * out.shape[1]:
+                    raise ValueError(f"block {block} has {len(record):,} bytes")
+            except (RuntimeError, IndexError, ValueError) as error:  # of array_record: a hash differs
+                name, reason = self._names[block // SHARD_BLOCKS], str(error).splitlines()[0]
+                advice = PREPARE_AGAIN if self._cache is None else f"remove the copy {self._cache / name}"
+                raise DamagedFileError(
+                    f"dataset {self._directory}: {name} is damaged: {reason}; {advice}"
+                ) from error
             flat[first : first + len(words)] = words
             first += len(words)
 
@@ -162,21 +174,26 @@ class Rows:
 class Dataset:
     """A prepared dataset, open for reading.
 
+    Arrays are compared with the checksums of the manifest when they are read, and blocks of rows with those
+    of array_record.
+
     Args:
         directory: Local directory or bucket URL.
+        verify: False: arrays are not compared.
 
     Raises:
-        InputError: The directory is not a dataset, or its format or a name in its layout is unknown.
+        InputError: The directory is not a dataset, its manifest is damaged, or its format or a name in its
+            layout is unknown.
     """
 
-    def __init__(self, directory: str | os.PathLike) -> None:
-        self.directory = as_path(directory)
+    def __init__(self, directory: str | os.PathLike, *, verify: bool = True) -> None:
+        self.directory, self._verify = as_path(directory), verify
         path = self.directory / MANIFEST
         if not path.exists():
             raise InputError(
                 f"dataset {self.directory}: no manifest.json; prepare it with python -m jaxrec.prepare"
             )
-        self.manifest = json.loads(path.read_bytes())
+        self.manifest = read_manifest(path)
         if self.manifest["format"] not in _READABLE:
             allowed = " or ".join(map(str, _READABLE))
             raise InputError(
@@ -202,7 +219,7 @@ class Dataset:
     def arrays(self) -> Arrays:
         """Arrays of the catalogue, read on first use."""
         names = Arrays.__dataclass_fields__
-        return Arrays(**{name: _load_array(self.directory / f"{name}.npy") for name in names})
+        return Arrays(**{name: self._load(name) for name in names})
 
     def rows(self, split: str) -> Rows:
         """Return the rows of a split, which are read on demand.
@@ -225,7 +242,7 @@ class Dataset:
         Args:
             split: "validation" or "test".
         """
-        return _load_array(self.directory / f"users_{split}.npy")
+        return self._load(f"users_{split}")
 
     def seen_titles(self, split: str) -> SeenTitles | None:
         """Return the titles that a held-out split's users played.
@@ -239,9 +256,52 @@ class Dataset:
         return self._evaluation_arrays(DAILY_PLAYS, DailyPlays)
 
     def _evaluation_arrays(self, prefix: str, kind: type[_Stored]) -> _Stored | None:
-        paths = [self.directory / f"{prefix}_{name}.npy" for name in kind._fields]
-        return kind(*map(_load_array, paths)) if all(path.exists() for path in paths) else None
+        names = [f"{prefix}_{name}" for name in kind._fields]
+        stored = [f"{name}.npy" in self._files or (self.directory / f"{name}.npy").exists() for name in names]
+        return kind(*map(self._load, names)) if all(stored) else None
+
+    @property
+    def _files(self) -> dict[str, dict]:
+        """Checksums by file name; empty for a dataset prepared before they were stored."""
+        return self.manifest.get("files", {})
+
+    def _load(self, name: str) -> np.ndarray:
+        """Return an array of the dataset.
+
+        Raises:
+            InputError: The file is missing or damaged.
+        """
+        path, what = self.directory / f"{name}.npy", f"dataset {self.directory}"
+        if self._verify and path.name in self._files:
+            verify(path, self._files[path.name], what, PREPARE_AGAIN)
+        try:
+            file = path if isinstance(path, Path) else io.BytesIO(path.read_bytes())
+            return np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            reason = str(error).splitlines()[0]
+            raise DamagedFileError(f"{what}: {path.name} is damaged: {reason}; {PREPARE_AGAIN}") from error
 
 
-def _load_array(path: AnyPath) -> np.ndarray:
-    return np.load(path if isinstance(path, Path) else io.BytesIO(path.read_bytes()), allow_pickle=False)
+def sealed(manifest: dict) -> dict:
+    """Return a manifest with its own checksum, as the writer stores it."""
+    content = {name: value for name, value in manifest.items() if name != _CHECKSUM}
+    text = json.dumps(content, sort_keys=True)
+    return content | {_CHECKSUM: hashlib.sha256(text.encode()).hexdigest()}
+
+
+def read_manifest(path: AnyPath) -> dict:
+    """Return the manifest of a dataset.
+
+    Raises:
+        InputError: The file cannot be read, is no manifest, or was changed after it was written.
+    """
+    what = f"dataset {path.parent}: {MANIFEST}"
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DamagedFileError(f"{what} is damaged: {error}; {PREPARE_AGAIN}") from error
+    if not isinstance(manifest, dict) or "format" not in manifest:
+        raise InputError(f"{what} is not the manifest of a dataset; {PREPARE_AGAIN}")
+    if _CHECKSUM in manifest and sealed(manifest) != manifest:
+        raise DamagedFileError(f"{what} was changed after the preparation; {PREPARE_AGAIN}")
+    return manifest

@@ -4,10 +4,11 @@ The manifest keeps it beside the dataset's fingerprint: the same rows have the s
 their files are called or dated.
 """
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
+
+from jaxrec.runtime.checksums import checksum
 
 
 def describe(files: list[str]) -> list[dict[str, Any]]:
@@ -16,7 +17,7 @@ def describe(files: list[str]) -> list[dict[str, Any]]:
     Raises:
         OSError: A file cannot be read.
     """
-    return [_stat(file) | {"sha256": _sha256(file)} for file in sorted(files)]
+    return [_stat(file) | {"sha256": checksum(Path(file))["sha256"]} for file in sorted(files)]
 
 
 def differences(described: list[dict[str, Any]], files: list[str]) -> list[str]:
@@ -40,7 +41,7 @@ def differences(described: list[dict[str, Any]], files: list[str]) -> list[str]:
     out = []
     for now in others:
         same = [name for name, entry in left.items() if entry["bytes"] == now["bytes"]]
-        content = _sha256(now["file"]) if same else ""
+        content = checksum(Path(now["file"]))["sha256"] if same else ""
         match = next((name for name in same if left[name]["sha256"] == content), None)
         if match is not None:
             del left[match]
@@ -56,8 +57,3 @@ def differences(described: list[dict[str, Any]], files: list[str]) -> list[str]:
 def _stat(file: str) -> dict[str, Any]:
     stat = os.stat(file)
     return {"file": file, "bytes": stat.st_size, "modified": stat.st_mtime_ns}
-
-
-def _sha256(file: str) -> str:
-    with Path(file).open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()

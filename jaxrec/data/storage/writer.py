@@ -16,8 +16,9 @@ from jaxrec.core.hashing import finalise, mix
 from jaxrec.core.ids import FIRST_TITLE, SPLITS
 from jaxrec.core.paths import as_path, send_folder
 from jaxrec.core.row_format import Layout
-from jaxrec.data.storage.dataset import BLOCK_ROWS, MANIFEST, SHARD_BLOCKS, Arrays, as_words
+from jaxrec.data.storage.dataset import BLOCK_ROWS, MANIFEST, SHARD_BLOCKS, Arrays, as_words, sealed
 from jaxrec.data.storage.evaluation_arrays import EvaluationArrays
+from jaxrec.runtime.checksums import checksum
 
 # Blocks are read whole, in random order; compression costs 3 times the read.
 _OPTIONS = "group_size:1,uncompressed"
@@ -196,7 +197,8 @@ class DatasetWriter:
             np.save(self.partial / f"users_{name}.npy", keys)
         for name, array in (evaluation.files() if evaluation else {}).items():
             np.save(self.partial / f"{name}.npy", array)
-        text = json.dumps(manifest, indent=2, sort_keys=True, allow_nan=False)
+        files = {path.name: checksum(path) for path in sorted(self.partial.glob("*.npy"))}
+        text = json.dumps(sealed(manifest | {"files": files}), indent=2, sort_keys=True, allow_nan=False)
         (self.partial / MANIFEST).write_text(text + "\n")
         if isinstance(self._final, Path):
             os.rename(self.partial, self._final)

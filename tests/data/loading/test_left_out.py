@@ -1,5 +1,6 @@
 """Titles left out of rankings: pairs, bits, repeated targets, and batches that carry the bits."""
 
+import json
 import shutil
 from functools import partial
 
@@ -83,7 +84,10 @@ def test_without_seen_sets_the_stored_history_is_left_out(tiny, tiny_directory, 
     monkeypatch.setattr(logging, "warning", lambda text, *values: messages.append(text % values))
     assert left_out_titles(tiny, "test", rows, "all").seen == "all" and messages == []
     without = shutil.ignore_patterns("seen_*", "daily_*")
-    old = Dataset(shutil.copytree(tiny_directory, tmp_path / "d", ignore=without))
+    folder = shutil.copytree(tiny_directory, tmp_path / "d", ignore=without)
+    manifest = {k: v for k, v in tiny.manifest.items() if k not in ("files", "checksum")}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    old = Dataset(folder)
     assert old.fingerprint == tiny.fingerprint
     assert old.seen_titles("test") is None and old.daily_plays() is None
     left_out = left_out_titles(old, "test", rows, "all")

@@ -123,7 +123,7 @@ def test_a_changed_byte_of_a_copy_is_an_error_on_reading(sent, tmp_path):
     changed = bytearray(path.read_bytes())
     changed[len(changed) // 2] ^= 1
     path.write_bytes(changed)
-    with pytest.raises(RuntimeError, match="hash mismatch"):
+    with pytest.raises(InputError, match=f"hash mismatch.*; remove the copy {path}$"):
         Dataset(sent).rows("test").all()
 
 

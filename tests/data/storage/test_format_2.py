@@ -11,7 +11,7 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import SPLITS
 from jaxrec.core.row_format import FeatureSpec, Layout
 from jaxrec.data.runners.run import ensure_dataset
-from jaxrec.data.storage.dataset import FORMAT, Dataset
+from jaxrec.data.storage.dataset import FORMAT, Dataset, sealed
 from jaxrec.data.storage.writer import Fingerprint
 
 FEATURES = (FeatureSpec("g", "category", "user", 4, size=5), FeatureSpec("n", "number", "context", 4))
@@ -39,7 +39,7 @@ def rewritten(tiny_directory, tmp_path):
     def copy(**changes):
         shutil.copytree(tiny_directory, tmp_path / "d")
         path = tmp_path / "d/manifest.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        path.write_text(json.dumps(sealed(json.loads(path.read_text()) | changes)))
         return tmp_path / "d"
 
     return copy
@@ -95,6 +95,7 @@ def test_the_fingerprint_is_of_the_manifest_with_old_names(tiny):
     content = tiny.manifest | {"format": 2, "layout": old_layout(tiny.layout)}
     fingerprint = content.pop("fingerprint")
     assert content.pop("notes") == content.pop("source_files") == []  # beside the fingerprint
+    assert content.pop("files") and content.pop("checksum")
     sums = {}
     for split in SPLITS:
         rows = Fingerprint()

@@ -1,0 +1,49 @@
+"""Size and sha256 of files, written when a file is complete and compared when it is opened."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from jaxrec.core.errors import InputError
+from jaxrec.core.paths import AnyPath
+
+
+class DamagedFileError(InputError):
+    """A file of jaxrec's own that is not what was written."""
+
+
+def checksum(path: AnyPath) -> dict[str, Any]:
+    """Return the bytes and the sha256 of a file.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    if not isinstance(path, Path):
+        content = path.read_bytes()
+        return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def verify(path: AnyPath, expected: dict[str, Any], what: str, advice: str) -> None:
+    """Compare a file with its checksum.
+
+    Args:
+        path: The file.
+        expected: From `checksum`.
+        what: Name of the artifact that the file belongs to, for the message.
+        advice: What the user may do.
+
+    Raises:
+        DamagedFileError: The file is missing or has another content.
+    """
+    try:
+        found = checksum(path)
+    except OSError as error:
+        raise DamagedFileError(f"{what}: {path.name} cannot be read: {error.strerror}; {advice}") from error
+    if found["bytes"] != expected["bytes"]:
+        sizes = f"{found['bytes']:,} bytes in place of {expected['bytes']:,}"
+        raise DamagedFileError(f"{what}: {path.name} is damaged: {sizes}; {advice}")
+    if found != expected:
+        digests = f"sha256 {found['sha256'][:12]} in place of {expected['sha256'][:12]}"
+        raise DamagedFileError(f"{what}: {path.name} is damaged: {digests}; {advice}")
