@@ -7,7 +7,10 @@ with the best metric are kept. A bucket that Orbax cannot write holds the same f
 """
 
 import math
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +20,16 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
+from jaxrec.checkpoints.array_codec import decode_arrays, encode_arrays
 from jaxrec.checkpoints.bucket_mirror import BucketMirror
+from jaxrec.checkpoints.seals import seal, seal_when_complete, set_damaged_aside, verify_step
 from jaxrec.checkpoints.state_tree import leaf_shapes, replace_leaves, to_host
 from jaxrec.config.schema import Evaluate
 from jaxrec.config.tree import among, choices
 from jaxrec.core.errors import InputError
 from jaxrec.core.json_io import plain
 from jaxrec.core.paths import AnyPath, as_path, scheme_of
+from jaxrec.runtime.checksums import unreadable
 from jaxrec.runtime.multihost import barrier, is_first_process
 
 CHECKPOINT_NAMES = choices(Evaluate, "checkpoint")
@@ -69,28 +75,42 @@ class Checkpointer:
             folder, process = self._mirror.folder, jax.process_index()
             multiprocessing = ocp.options.MultiprocessingOptions(process, {process}, f"process_{process}")
             barrier("checkpoints are open")  # all processes list the same steps before the first write
-        self._folder = folder
+        self._folder, self._verified = folder, set[tuple[int, str]]()
+        self._closing = threading.Event()
+        self._sealing: Future | None = None
+        self._sealer = ThreadPoolExecutor(1)
+        if writing and self._mirror is None and isinstance(folder, Path):
+            if is_first_process():
+                set_damaged_aside(folder)
+            barrier("damaged checkpoints are set aside")
         best = policies.BestN(get_metric_fn=self._metric_value, n=1, keep_checkpoints_without_metrics=False)
-        self._manager = ocp.CheckpointManager(
-            folder,
-            item_handlers={  # explicit handlers, so that shapes can be read before a restore
-                "state": ocp.StandardCheckpointHandler(multiprocessing_options=multiprocessing),
-                "meta": ocp.JsonCheckpointHandler(multiprocessing_options=multiprocessing),
-                "arrays": ocp.StandardCheckpointHandler(multiprocessing_options=multiprocessing),
-            },
-            options=ocp.CheckpointManagerOptions(
-                # max_to_keep with best_fn would delete the newest step; Orbax needs best_fn to write metrics.
-                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(1), best]),
-                best_fn=self._metric_value,
-                create=writing and self._mirror is None,
-                read_only=not self._writable,
-                save_interval_steps=int(self._writable),
-                cleanup_tmp_directories=self._writable,  # incomplete steps of a killed process
-                multiprocessing_options=multiprocessing,
-            ),
-        )
+        self._manager = self._open_manager(folder, multiprocessing, best, create=writing and not self._mirror)
         if not writing and self.latest_step() is None:
             raise InputError(f"checkpoint {directory}: holds no complete checkpoint")
+
+    def _open_manager(self, folder: Any, multiprocessing: Any, best: Any, create: bool) -> Any:
+        """Return Orbax's manager of a folder; InputError where a file of a step cannot be read."""
+        try:
+            return ocp.CheckpointManager(
+                folder,
+                item_handlers={  # explicit handlers, so that shapes can be read before a restore
+                    "state": ocp.StandardCheckpointHandler(multiprocessing_options=multiprocessing),
+                    "meta": ocp.JsonCheckpointHandler(multiprocessing_options=multiprocessing),
+                    "arrays": ocp.StandardCheckpointHandler(multiprocessing_options=multiprocessing),
+                },
+                options=ocp.CheckpointManagerOptions(
+                    # Orbax needs best_fn to write metrics; max_to_keep would delete the newest step then.
+                    preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(1), best]),
+                    best_fn=self._metric_value,
+                    create=create,
+                    read_only=not self._writable,
+                    save_interval_steps=int(self._writable),
+                    cleanup_tmp_directories=self._writable,  # incomplete steps of a killed process
+                    multiprocessing_options=multiprocessing,
+                ),
+            )
+        except (ValueError, OSError, KeyError) as error:
+            raise unreadable(f"checkpoint {self.directory}", error) from error
 
     def _metric_value(self, metrics: Mapping[str, float]) -> float:
         return metrics[self.metric]
@@ -139,7 +159,7 @@ class Checkpointer:
                 self._mirror.delete(step)
         if self._mirror:
             self._mirror.wait()
-        encoded, specs = _encode_arrays(arrays)
+        encoded, specs = encode_arrays(arrays)
         document = {"format": _FORMAT, "step": step, "arrays": specs, "meta": plain(meta)}
         items = {"state": ocp.args.StandardSave(state), "meta": ocp.args.JsonSave(document)}
         if encoded:  # Orbax rejects an empty item
@@ -148,11 +168,22 @@ class Checkpointer:
             step, args=ocp.args.Composite(**items), metrics=plain(metrics) if has_metric else None, force=True
         )
         if self._mirror:
-            self._mirror.send(self._manager.wait_until_finished)
+            self._mirror.send(partial(self._finish_and_seal, step))
+        elif isinstance(self._folder, Path) and is_first_process():
+            arguments = self._folder / str(step), self._closing
+            self._sealing = self._sealer.submit(seal_when_complete, *arguments)
+
+    def _finish_and_seal(self, step: int) -> None:
+        """Wait until Orbax has written a step for the mirror, and seal it before it is sent."""
+        self._manager.wait_until_finished()
+        if isinstance(self._folder, Path) and (self._folder / str(step)).exists():
+            seal(self._folder / str(step))
 
     def wait(self) -> None:
         """Wait until all saves are complete, and raise the error of a failed save."""
         self._manager.wait_until_finished()
+        if self._sealing is not None:
+            self._sealing.result()
         if self._mirror:
             self._mirror.wait()
             barrier("checkpoints are sent")
@@ -162,6 +193,8 @@ class Checkpointer:
         try:
             self._manager.close()
         finally:
+            self._closing.set()
+            self._sealer.shutdown()
             if self._mirror:
                 self._mirror.close()
 
@@ -195,7 +228,29 @@ class Checkpointer:
 
     def _read_document(self, step: int) -> dict[str, Any]:
         """Return the JSON document that `save` wrote as the item `meta`."""
-        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        document = self._read(step, "meta", lambda: self._manager.restore(step, args=args)["meta"])
+        if not isinstance(document, dict) or document.get("format") != _FORMAT:
+            found = document.get("format") if isinstance(document, dict) else None
+            raise InputError(
+                f"checkpoint {self.directory}, step {step}: format={found}; allowed: {_FORMAT}; read it with "
+                "the version of jaxrec that wrote it"
+            )
+        return document
+
+    def _read(self, step: int, item: str, restore: Callable[[], Any]) -> Any:
+        """Return an item of a step, compared with its checksums before the first read.
+
+        Raises:
+            DamagedFileError: A file of the item is missing or damaged.
+        """
+        if isinstance(self._folder, Path) and (step, item) not in self._verified:
+            verify_step(self._folder / str(step), (item,))
+            self._verified.add((step, item))
+        try:
+            return restore()
+        except (ValueError, OSError, KeyError, TypeError) as error:  # of Orbax, without checksums
+            raise unreadable(f"checkpoint {self.directory}, step {step}, {item}", error) from error
 
     def _fetch_item(self, step: int, item: str) -> None:
         """Download an item of a step if a bucket is mirrored."""
@@ -211,10 +266,11 @@ class Checkpointer:
         step = self.step(which)
         specs = self._read_document(step)["arrays"]
         if all(0 in shape for _, shape in specs.values()):
-            return _decode_arrays({}, specs)
+            return decode_arrays({}, specs)
         self._fetch_item(step, "arrays")
         args = ocp.args.Composite(arrays=ocp.args.StandardRestore())
-        return _decode_arrays(self._manager.restore(step, args=args)["arrays"], specs)
+        encoded = self._read(step, "arrays", lambda: self._manager.restore(step, args=args)["arrays"])
+        return decode_arrays(encoded, specs)
 
     def restore(self, which: str, abstract_state: Any) -> Any:
         """Restore `state` onto the devices of `abstract_state`, from any devices.
@@ -233,7 +289,8 @@ class Checkpointer:
         self._check_shapes(step, leaf_shapes(saved_tree), leaf_shapes(abstract_state))
         target = replace_leaves(saved_tree, abstract_state)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        return replace_leaves(abstract_state, self._manager.restore(step, args=args)["state"])
+        restored = self._read(step, "state", lambda: self._manager.restore(step, args=args)["state"])
+        return replace_leaves(abstract_state, restored)
 
     def restore_params(self, which: str, abstract_params: Any) -> Any:
         """Restore the parameters for evaluation and serving, without the optimizer.
@@ -258,14 +315,15 @@ class Checkpointer:
             partial_restore=True,
         )
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            restored = reader.restore(self._folder / str(step) / "state", args=args)
+            path = self._folder / str(step) / "state"
+            restored = self._read(step, "state", lambda: reader.restore(path, args=args))
         return replace_leaves(abstract_params, restored[field])
 
     def _state_tree(self, which: str) -> tuple[int, Any]:
         """Return the step of `which` and the metadata of its `state`, once on disk."""
         step = self.step(which)
         self._fetch_item(step, "state")
-        return step, self._manager.item_metadata(step)["state"]
+        return step, self._read(step, "state", lambda: self._manager.item_metadata(step)["state"])
 
     def _check_shapes(
         self, step: int, saved: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]
@@ -288,34 +346,3 @@ def describe_latest(directory: str | AnyPath) -> str:
     path = as_path(directory)
     steps = ocp.utils.checkpoint_steps(path) if path.is_dir() else []
     return f"the last checkpoint is step {max(steps)}" if steps else "there is no checkpoint"
-
-
-def _encode_arrays(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, list]]:
-    """Encode arrays for Orbax.
-
-    Returns:
-        The encoded arrays by name, and [dtype, shape] of each original array. Strings [...] become bytes
-        [..., itemsize]. Empty arrays, which TensorStore rejects, have a shape but no encoded array.
-    """
-    encoded, specs = {}, {}
-    for name, array in arrays.items():
-        array = np.ascontiguousarray(array)
-        specs[name] = [array.dtype.str, list(array.shape)]
-        if array.dtype.kind in "US":
-            array = array.view(np.uint8).reshape(*array.shape, -1)
-        if array.size:
-            encoded[name] = array
-    return encoded, specs
-
-
-def _decode_arrays(encoded: Mapping[str, Any], specs: Mapping[str, list]) -> dict[str, np.ndarray]:
-    """Decode arrays; inverse of `_encode_arrays`."""
-    arrays = {}
-    for name, (dtype_text, shape) in specs.items():
-        dtype = np.dtype(dtype_text)
-        if 0 in shape:
-            arrays[name] = np.empty(shape, dtype)
-        else:
-            array = np.ascontiguousarray(encoded[name])
-            arrays[name] = array.view(dtype).reshape(shape) if dtype.kind in "US" else array
-    return arrays

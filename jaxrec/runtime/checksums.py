@@ -47,3 +47,9 @@ def verify(path: AnyPath, expected: dict[str, Any], what: str, advice: str) -> N
     if found != expected:
         digests = f"sha256 {found['sha256'][:12]} in place of {expected['sha256'][:12]}"
         raise DamagedFileError(f"{what}: {path.name} is damaged: {digests}; {advice}")
+
+
+def unreadable(what: str, error: Exception) -> DamagedFileError:
+    """Return the error for a file that another library could not read, with the library's reason."""
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return DamagedFileError(f"{what}: cannot be read: {reason}")

@@ -1,0 +1,37 @@
+"""NumPy arrays, strings and empty ones included, as arrays that Orbax can write."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def encode_arrays(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, list]]:
+    """Encode arrays for Orbax.
+
+    Returns:
+        The encoded arrays by name, and [dtype, shape] of each original array. Strings [...] become bytes
+        [..., itemsize]. Empty arrays, which TensorStore rejects, have a shape but no encoded array.
+    """
+    encoded, specs = {}, {}
+    for name, array in arrays.items():
+        array = np.ascontiguousarray(array)
+        specs[name] = [array.dtype.str, list(array.shape)]
+        if array.dtype.kind in "US":
+            array = array.view(np.uint8).reshape(*array.shape, -1)
+        if array.size:
+            encoded[name] = array
+    return encoded, specs
+
+
+def decode_arrays(encoded: Mapping[str, Any], specs: Mapping[str, list]) -> dict[str, np.ndarray]:
+    """Decode arrays; inverse of `encode_arrays`."""
+    arrays = {}
+    for name, (dtype_text, shape) in specs.items():
+        dtype = np.dtype(dtype_text)
+        if 0 in shape:
+            arrays[name] = np.empty(shape, dtype)
+        else:
+            array = np.ascontiguousarray(encoded[name])
+            arrays[name] = array.view(dtype).reshape(shape) if dtype.kind in "US" else array
+    return arrays
