@@ -54,12 +54,12 @@ def blocks(result: Mapping[str, Any]) -> list[tuple[int, dict[str, Any], dict[st
         for key in result
         if key == "lists" or key.startswith("lists_k")
     ]
-    blocks = []
+    out = []
     for k, key in sorted(keys):
         corrected = result.get(key.replace("lists", "corrected"))
         others = {"model, corrected": corrected} if corrected else {}
-        blocks.append((k, result[key], others | result[key.replace("lists", "baselines")]))
-    return blocks
+        out.append((k, result[key], others | result[key.replace("lists", "baselines")]))
+    return out
 
 
 def list_rows(lists: Mapping[str, Any], baselines: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -13,7 +13,7 @@ from jaxrec.data.storage.arrays import Arrays
 _LENGTHS = (1, 2, 3, 5, 8, 13, 21, 50, 100)  # first of each group of history lengths
 _COMPLETIONS = {"under 25%": 0.25, "25 to 50%": 0.5, "50 to 75%": 0.75, "75 to 95%": 0.95}
 _DECILES = 10
-_MOST_VALUES, _MOST_SEGMENTS = 12, 3  # of a segment feature, and of these features
+_MOST_VALUES, _MOST_SEGMENTS = 20, 3  # of a segment feature, and of these features
 
 
 class Grouping(NamedTuple):

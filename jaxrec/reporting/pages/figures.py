@@ -74,7 +74,8 @@ def dots(groups: Sequence[str], panels: Mapping[str, Sequence[Series]]) -> Html:
                 errors = _floats(one.halves) or None
                 ax.errorbar(_floats(one.values), ys, xerr=errors, label=one.label, capsize=2.5, **style)
             ax.set_xlabel(label)
-            ax.set_xlim(left=0)
+            right = min(ax.get_xlim()[1], 1.05)  # metrics are at most 1, intervals may be wider
+            ax.set_xlim(-0.03 * right, right)  # room for markers at 0
             ax.locator_params(axis="x", nbins=4 if len(panels) > 1 else 8)
             ax.grid(axis="x", alpha=0.4)
         row[0].set_yticks(range(len(groups)), groups)
@@ -207,7 +208,7 @@ def _legend(figure: Figure, ax: Axes) -> None:
     if len(labels) < 2:
         return
     longest = max(map(len, labels))
-    columns = next(n for n in itertools.chain((4, 3, 2), (1,)) if n * (longest + 8) <= 76 or n == 1)
+    columns = next(n for n in itertools.chain((4, 3, 2), (1,)) if n * (longest + 8) <= 84 or n == 1)
     figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, handlelength=3)
 
 

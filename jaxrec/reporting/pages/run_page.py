@@ -18,7 +18,7 @@ def run_page(run: RunFiles) -> str:
     result = run.result
     text = f"{result['which']} checkpoint, step {result['step']:,}; {result['split']} split of dataset "
     seconds = result.get("seconds")
-    took = f"; {seconds:,.0f} s" if seconds is not None else ""
+    took = f"; took {seconds:,.0f} s" if seconds is not None else ""
     introduction = Html(
         tag("p", f"{text}{str(result['dataset'])[:12]}{took}", class_="note") + quality.cards(run)
     )
