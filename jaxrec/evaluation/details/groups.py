@@ -65,7 +65,8 @@ def group_queries(
 
 def _by_completion(completion: np.ndarray) -> Iterator[Grouping]:
     """Yield the groups by the completion [Q] of the title that was watched next."""
-    group = np.searchsorted(list(_COMPLETIONS.values()), completion, side="right")
+    edges = np.array(list(_COMPLETIONS.values()), completion.dtype)
+    group = np.searchsorted(edges, completion, side="right")
     group = np.where(np.isnan(completion), -1, group)
     yield Grouping(
         "completion", "completion of the title that was watched next", group, [*_COMPLETIONS, "95% or more"]

@@ -1,5 +1,6 @@
 """Page of several runs side by side: metrics, paired tests, curves, settings that differ."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,18 +10,19 @@ from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.reporting.dry_run_report import config_leaves
 from jaxrec.reporting.pages import figures
 from jaxrec.reporting.pages.context import series_of
-from jaxrec.reporting.pages.elements import Html, join, number, page, section, section_key, table, tag
+from jaxrec.reporting.pages.elements import Html, folded, join, number, page, section, section_key, table, tag
 from jaxrec.reporting.pages.quality import ACCURACY, EXPOSURE, halves
 from jaxrec.reporting.pages.run_files import RunFiles
 from jaxrec.reporting.result_table import METRICS, blocks
 
-_CURVES = {
-    "Validation loss": ("validation", "loss"),
-    "Validation NDCG@1, enabled list": ("validation", "enabled/ndcg@1"),
-    "Validation NDCG@10, all titles": ("validation", f"{CATALOGUE}/ndcg@10"),
-    "Training speed, examples per second": ("train", "examples_per_second"),
+_CURVES = {  # title -> split, key and vertical axis
+    "Validation loss": ("validation", "loss", "loss"),
+    "Validation NDCG@1, enabled list": ("validation", "enabled/ndcg@1", "NDCG@1"),
+    "Validation NDCG@10, all titles": ("validation", f"{CATALOGUE}/ndcg@10", "NDCG@10"),
+    "Training speed": ("train", "examples_per_second", "examples per second"),
 }
 _MISSING = "–"
+_UNFOLDED = 30  # rows of a table that is not folded
 
 
 def comparison_page(runs: Sequence[RunFiles], tests: Sequence[Mapping[str, Any] | str]) -> str:
@@ -94,7 +96,7 @@ def _table(
         present = [value for value in of_runs if value is not None]
         if not present:
             continue
-        best = max(present) if metric not in EXPOSURE and len(present) > 1 else None
+        best = max(present) if metric not in EXPOSURE and len({*present}) > 1 else None
         cells = [
             _marked(number(value, half.get(metric)), value is not None and value == best)
             for value, half in zip(of_runs, measured, strict=True)
@@ -115,11 +117,11 @@ def _tests(letters: Sequence[str], tests: Sequence[Mapping[str, Any] | str]) -> 
             yield tag("p", f"{title}: no test. {result}")
             continue
         rows = []
-        for column, by_test in result["metrics"].items():
-            users = by_test["users"]
+        for column, label in _tested_columns(result["metrics"]).items():
+            users = result["metrics"][column]["users"]
             low, high = users["interval"]
             rows.append([
-                column, join([f"{users['mean']:+.4f}", tag("small", f"{low:+.4f} to {high:+.4f}")]),
+                label, join([f"{users['mean']:+.4f}", tag("small", f"{low:+.4f} to {high:+.4f}")]),
                 number(users["t_p"], form=".2g"), number(users["wilcoxon_p"], form=".2g"),
                 number(users["effect"], form=".3f"),
             ])  # fmt: skip
@@ -134,16 +136,27 @@ def _tests(letters: Sequence[str], tests: Sequence[Mapping[str, Any] | str]) -> 
         yield tag("p", note, class_="note")
 
 
+def _tested_columns(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Return the columns of a comparison that the page shows, each with its label."""
+    names = {name: f"{name} list" for name in LISTS} | {CATALOGUE: "all titles"}
+    shown = {name: ACCURACY if name == CATALOGUE else METRICS for name in names}
+    return {
+        f"{name}/{metric}": f"{label}, {names[name]}"
+        for name in names
+        for metric, label in shown[name].items()
+        if f"{name}/{metric}" in metrics
+    }
+
+
 def _training(runs: Sequence[RunFiles], letters: Sequence[str]) -> Html:
     drawn = []
-    for title, (split, key) in _CURVES.items():
+    for title, (split, key, ylabel) in _CURVES.items():
         series = [
             series_of(run.lines, split, key, f"run {letter}")
             for letter, run in zip(letters, runs, strict=True)
         ]
         if any(len(one.at) for one in series):
-            svg = figures.curves(series, "epoch", title.rpartition(", ")[2])
-            drawn.append(figures.figure_element(title, svg))
+            drawn.append(figures.figure_element(title, figures.curves(series, "epoch", ylabel)))
     return tag("div", *drawn, class_="figures") if drawn else Html("")
 
 
@@ -152,8 +165,10 @@ def _settings(runs: Sequence[RunFiles], letters: Sequence[str]) -> Html:
     leaves = [dict(config_leaves(run.config)) for run in runs]
     keys = dict.fromkeys(key for one in leaves for key in one)
     rows = [
-        [key, *(one.get(key, _MISSING) for one in leaves)]
+        # A long name may be broken after a dot or an underscore.
+        [join(re.split(r"(?<=[._])", key), "<wbr>"), *(one.get(key, _MISSING) for one in leaves)]
         for key in keys
         if len({str(one.get(key, _MISSING)) for one in leaves}) > 1
     ]
-    return table(["field", *letters], rows, words=True) if rows else Html("")
+    fields = table(["field", *letters], rows, words=True) if rows else Html("")
+    return folded(f"{len(rows)} fields", fields) if len(rows) > _UNFOLDED else fields

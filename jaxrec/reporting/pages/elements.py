@@ -34,7 +34,8 @@ tbody th{font-weight:400}
 thead th{border-bottom:2px solid #888;vertical-align:bottom}
 tr.own th,tr.own td{font-weight:700}
 small{display:block;font-weight:400;color:#444;white-space:nowrap}
-.words td{text-align:left;overflow-wrap:anywhere}
+.words td,.words th{text-align:left;overflow-wrap:anywhere}
+.words tbody th{overflow-wrap:break-word}
 .users section{display:grid;grid-template-columns:1fr 1fr;gap:0 1rem}
 .users h3,.users h4{margin:.2rem 0;font-size:.95rem}
 .users ol,.users ul{margin:.2rem 0;padding-left:1.4rem;font-size:.9rem}

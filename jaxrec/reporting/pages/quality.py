@@ -155,25 +155,24 @@ def breakdowns(run: RunFiles) -> Html:
 
 
 def _breakdown(one: Mapping[str, Any]) -> Iterator[Html]:
-    panels, columns = {}, []
+    """Yield the figure of a grouping, and its numbers in one folded table per list."""
+    panels, tables = {}, []
     for key, by_order in one["values"].items():
         name, _, metric = key.partition("/")
         label = f"{(METRICS | ACCURACY)[metric]}, {_LABELS.get(name, name)}"
         panels[label] = [figures.Series(order, v["mean"], v["half"]) for order, v in by_order.items()]
-        columns += [(f"{label}: {order}", v) for order, v in by_order.items()]
-    if not panels:
-        return
+        rows = [
+            [group, f"{one['queries'][i]:,}", f"{one['users'][i]:,}",
+             *(number(v["mean"][i], v["half"][i]) for v in by_order.values())]
+            for i, group in enumerate(one["groups"])
+        ]  # fmt: skip
+        tables.append(table(["", "queries", "users", *by_order], rows, label))
     names = [f"{name[:28]}…" if len(name) > 29 else name for name in one["groups"]]
-    rows = [
-        [group, f"{one['queries'][i]:,}", f"{one['users'][i]:,}",
-         *(number(v["mean"][i], v["half"][i]) for _, v in columns)]
-        for i, group in enumerate(one["groups"])
-    ]  # fmt: skip
-    numbers = folded("Numbers", table(["", "queries", "users", *(label for label, _ in columns)], rows))
     # Three panels are too narrow side by side.
     drawn = [dict(list(panels.items())[i : i + 2]) for i in range(0, len(panels), 2)]
-    svgs = join(figures.dots(names, two) for two in drawn)
-    yield tag("div", figures.figure_element(f"By {one['title']}", svgs), numbers)
+    if drawn:
+        svgs = join(figures.dots(names, two) for two in drawn)
+        yield tag("div", figures.figure_element(f"By {one['title']}", svgs), folded("Numbers", *tables))
 
 
 def calibration(run: RunFiles) -> Html:
