@@ -128,10 +128,7 @@ def evaluate(
     """
     started = time.perf_counter()
     workdir = as_path(workdir)
-    if which is None:
-        with Checkpointer(workdir / CHECKPOINTS) as checkpoints:
-            which = from_run_json(checkpoints.restore_meta("last")["config"]).evaluate.checkpoint
-            which = which if checkpoints.best_step() is not None else "last"
+    which = which or _configured_checkpoint(workdir)
     loaded = load_checkpoint(workdir, which)
     dataset = Dataset(data or loaded.meta["dataset_directory"])
     if dataset.layout != loaded.task.layout:
@@ -163,13 +160,18 @@ def evaluate(
         "seed": loaded.config.train.seed,
         "seconds": time.perf_counter() - started,
     }
-    count = loaded.config.evaluate.report_users if options.report_users is None else options.report_users
-    measured = _measure(queries, scored, ranked)
-    measured["examples"] = _examples(workdir, queries, ranked, count)
+    measured = _measure(workdir, queries, options, scored, ranked)
     users = dataset.user_keys(options.split)
     return EvaluationResult(
         result, queries.rows, scored.scores, users, frozen, ks, scored.other_heads, ranked, measured
     )
+
+
+def _configured_checkpoint(workdir: AnyPath) -> str:
+    """Return "best" or "last": the value of the config, and "last" if there is no best checkpoint."""
+    with Checkpointer(workdir / CHECKPOINTS) as checkpoints:
+        which = from_run_json(checkpoints.restore_meta("last")["config"]).evaluate.checkpoint
+        return which if checkpoints.best_step() is not None else "last"
 
 
 def _evaluate_catalogue(
@@ -232,15 +234,19 @@ def _popular_orders(
     return {name: CatalogueOrder(*ranks) for name, ranks in orders.items()}
 
 
-def _measure(queries: Queries, scored: ListEvaluation, ranked: CatalogueRanks | None) -> dict[str, Any]:
-    """Return the measurements for the report, without example users."""
+def _measure(
+    workdir: AnyPath, queries: Queries, options: EvaluationOptions, scored: ListEvaluation,
+    ranked: CatalogueRanks | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the measurements for the report."""
     loaded, ranks = queries.loaded, dict(scored.ranks)
     if ranked is not None:
         ranks[CATALOGUE] = {name: order.ranks for name, order in ranked.by_order.items()}
     measured = measure(loaded, queries.dataset, queries.rows, ranks)
     if scored.calibration:
         measured["calibration"] = scored.calibration
-    return measured
+    count = loaded.config.evaluate.report_users if options.report_users is None else options.report_users
+    return measured | {"examples": _examples(workdir, queries, ranked, count)}
 
 
 def _examples(
