@@ -163,9 +163,10 @@ def test_measurements_of_one_checkpoint_are_joined(tmp_path):
         "examples": None,
     }
     path = tmp_path / "report-test-best.json"
-    measurements.write_measurements(tmp_path, result, first)
-    measurements.write_measurements(tmp_path, result, second)
+    measurements.write_measurements(tmp_path, result | {"lists": {"enabled": 1}}, first)
+    measurements.write_measurements(tmp_path, result | {"lists": {}, "catalogue": 2}, second)
     stored = json.loads(path.read_text())
+    assert stored["result"] == result | {"lists": {"enabled": 1}, "catalogue": 2}
     assert stored["intervals"] == {
         "enabled": {"model": {"ndcg@1": 0.1}},
         "catalogue": {"model": {"hr@10": None}},

@@ -116,7 +116,9 @@ def test_no_examples_where_they_are_switched_off(light):
     assert "Example users" not in headings(page(light)) and "Next &amp; last" not in page(light)
 
 
-def test_later_evaluations_are_joined_or_listed(light, result):
+@pytest.mark.parametrize("stored", [False, True])
+def test_later_evaluations_are_joined_or_listed(light, result, stored):
+    """The result of a later evaluation is in eval-*.json until the next one, and in report-*.json."""
     values = {"hr@1": 0.1, "hr@10": 0.3, "ndcg@10": 0.2, "mrr@10": 0.15, "coverage@10": 1.0}
     catalogue = {
         "model": values,
@@ -128,7 +130,11 @@ def test_later_evaluations_are_joined_or_listed(light, result):
     }
     same = {key: result[key] for key in ("name", "split", "which", "dataset", "step")}
     later = same | {"lists": {}, "catalogue": catalogue, "seconds": 5.0}
-    (light / "eval-test-best.json").write_text(json.dumps(later))
+    measured = json.loads((light / "report-test-best.json").read_text())
+    if stored:
+        (light / "report-test-best.json").write_text(json.dumps(measured | {"result": later}))
+    else:
+        (light / "eval-test-best.json").write_text(json.dumps(later))
     (light / "eval-validation-best.json").write_text(json.dumps(result | {"split": "validation"}))
     text = page(light)
     assert (

@@ -119,9 +119,9 @@ def measurements_file(split: str, which: str) -> str:
 
 
 def write_measurements(workdir: AnyPath, result: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
-    """Write measurements to a workdir.
+    """Write measurements, and the result beside them, to a workdir.
 
-    Measurements of the same checkpoint on the same dataset are kept where this evaluation has none, such as
+    Those of the same checkpoint on the same dataset are kept where this evaluation has none, such as
     those of the candidate lists when only the whole catalogue was ranked.
 
     Args:
@@ -130,6 +130,7 @@ def write_measurements(workdir: AnyPath, result: Mapping[str, Any], measured: Ma
         measured: The measurements.
     """
     path = workdir / measurements_file(result["split"], result["which"])
-    new, stored = plain(measured), json.loads(path.read_bytes()) if path.exists() else {}
+    new = plain({**measured, "result": result})
+    stored = json.loads(path.read_bytes()) if path.exists() else {}
     same = all(stored.get(key) == new.get(key) for key in ("dataset", "step"))
     write_json(path, merged(stored, new) if same else new)

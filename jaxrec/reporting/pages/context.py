@@ -23,6 +23,8 @@ _PLOTS = {  # title -> vertical axis, and (split, key, label) of each curve
     "Training speed": ("examples per second", (("train", "examples_per_second", "training"),)),
 }  # fmt: skip
 
+_FROM_ZERO = ("Learning rate", "Training speed")
+
 
 def series_of(lines: Iterable[Mapping[str, Any]], split: str, key: str, label: str) -> figures.Series:
     """Return a key of metrics.jsonl as a curve over epochs; null, for a value not finite, becomes NaN."""
@@ -37,7 +39,8 @@ def training(run: RunFiles) -> Html:
     for title, (ylabel, keys) in _PLOTS.items():
         series = [s for key in keys if len((s := series_of(run.lines, *key)).at)]
         if _has_points(series):
-            drawn.append(figures.figure_element(title, figures.curves(series, "epoch", ylabel)))
+            svg = figures.curves(series, "epoch", ylabel, from_zero=title in _FROM_ZERO)
+            drawn.append(figures.figure_element(title, svg))
     gate = [key for key in dict.fromkeys(k for line in run.lines for k in line) if _is_weight(key)]
     weights = [series_of(run.lines, "train", key, f"expert {int(key[5:]) + 1}") for key in gate]
     if _has_points(weights):

@@ -40,14 +40,23 @@ class Series(NamedTuple):
     at: Sequence[float] = ()
 
 
-def curves(series: Sequence[Series], xlabel: str, ylabel: str) -> Html:
-    """Plot curves; a series without points is left out."""
+def curves(series: Sequence[Series], xlabel: str, ylabel: str, from_zero: bool = False) -> Html:
+    """Plot curves; a series without points is left out.
+
+    Args:
+        series: Curves.
+        xlabel: Label of the horizontal axis.
+        ylabel: Label of the vertical axis.
+        from_zero: True to begin the vertical axis at 0, so that a constant with rounding errors is a line.
+    """
 
     def draw(figure: Figure) -> None:
         ax = figure.subplots()
         for i, one in enumerate(s for s in series if len(s.at)):
             every = max(1, math.ceil(len(one.at) / _MARKED))
             ax.plot(one.at, _floats(one.values), label=one.label, markevery=every, **_style(i))
+        if from_zero:
+            ax.set_ylim(bottom=0)
         _finish(figure, ax, xlabel, ylabel)
 
     return _svg(draw, _HEIGHT)
@@ -217,6 +226,7 @@ def _svg(draw: Callable[[Figure], None], height: float) -> Html:
     settings: Any = {
         "svg.hashsalt": "jaxrec", "svg.fonttype": "path", "font.size": 10, "hatch.color": "white",
         "text.parse_math": False,  # names of groups may hold "$"
+        "axes.formatter.useoffset": False,
     }  # fmt: skip
     with rc_context(settings):
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")

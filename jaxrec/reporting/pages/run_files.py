@@ -61,6 +61,7 @@ def read_run(workdir: str | AnyPath) -> RunFiles:
     measured = _read_json(folder / f"report-{result['split']}-{result['which']}.json")
     if any(measured.get(key) != result.get(key) for key in ("dataset", "step")):
         measured = {}
+    result = merged(result, measured.get("result", {})) | {"seconds": result.get("seconds")}
     lines = read_metrics(folder / METRICS_FILE)
     config, check = _read_json(folder / "config.json"), _read_json(folder / "check.json")
     return RunFiles(str(workdir), config, lines, result, measured, others, check)
