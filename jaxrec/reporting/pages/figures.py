@@ -7,6 +7,7 @@ colour. Text is drawn as paths: a font of the reader's browser, of another width
 import io
 import itertools
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 _HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++")
 _WIDTH, _HEIGHT = 6.0, 3.2  # inches
 _MARKED = 8  # markers of a curve
+_LABEL = 24  # characters of a line of a group's name
 
 
 class Series(NamedTuple):
@@ -87,11 +89,12 @@ def dots(groups: Sequence[str], panels: Mapping[str, Sequence[Series]]) -> Html:
             ax.set_xlim(-0.03 * right, right)  # room for markers at 0
             ax.locator_params(axis="x", nbins=4 if len(panels) > 1 else 8)
             ax.grid(axis="x", alpha=0.4)
-        row[0].set_yticks(range(len(groups)), groups)
+        row[0].set_yticks(range(len(groups)), names)
         row[0].set_ylim(len(groups) - 0.5, -0.5)
         _legend(figure, row[0])
 
-    return _svg(draw, 1.2 + 0.33 * len(groups))
+    names, height = _wrapped(groups)
+    return _svg(draw, height)
 
 
 def calibration(series: Sequence[Series], xlabel: str, ylabel: str) -> Html:
@@ -125,12 +128,13 @@ def stacked_bars(groups: Sequence[str], series: Sequence[Series], xlabel: str) -
             }
             ax.barh(range(len(groups)), values, left=base, label=one.label, edgecolor="white", **look)
             base = [b + v for b, v in zip(base, values, strict=True)]
-        ax.set_yticks(range(len(groups)), groups)
+        ax.set_yticks(range(len(groups)), names)
         ax.invert_yaxis()
         ax.set_xlim(0, max(base))
         _finish(figure, ax, xlabel, "")
 
-    return _svg(draw, 1.2 + 0.33 * len(groups))
+    names, height = _wrapped(groups)
+    return _svg(draw, height)
 
 
 def histogram(shares: Sequence[float], xlabel: str, ylabel: str) -> Html:
@@ -184,6 +188,13 @@ def figure_element(title: str, svg: Html, note: str = "") -> Html:
     caption = tag("figcaption", title)
     below = tag("p", note, class_="note") if note else ""
     return tag("figure", caption, below, tag("div", svg, role="img", aria_label=title))
+
+
+def _wrapped(groups: Sequence[str]) -> tuple[list[str], float]:
+    """Return names broken into lines, and the height in inches of a figure with a row for each."""
+    names = [textwrap.fill(name, _LABEL) or " " for name in groups]
+    lines = max((name.count("\n") + 1 for name in names), default=1)
+    return names, 1.2 + len(names) * max(0.33, 0.18 * lines + 0.06)
 
 
 def _style(i: int) -> dict[str, Any]:

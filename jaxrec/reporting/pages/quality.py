@@ -167,11 +167,10 @@ def _breakdown(one: Mapping[str, Any]) -> Iterator[Html]:
             for i, group in enumerate(one["groups"])
         ]  # fmt: skip
         tables.append(table(["", "queries", "users", *by_order], rows, label))
-    names = [f"{name[:28]}…" if len(name) > 29 else name for name in one["groups"]]
     # Three panels are too narrow side by side.
     drawn = [dict(list(panels.items())[i : i + 2]) for i in range(0, len(panels), 2)]
     if drawn:
-        svgs = join(figures.dots(names, two) for two in drawn)
+        svgs = join(figures.dots(one["groups"], two) for two in drawn)
         yield tag("div", figures.figure_element(f"By {one['title']}", svgs), folded("Numbers", *tables))
 
 
