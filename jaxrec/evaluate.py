@@ -45,6 +45,10 @@ def _flags() -> None:
     flags.DEFINE_string("split", "test", f"split: one of {', '.join(SPLITS[1:])}")
     flags.DEFINE_enum("which", None, ["best", "last"], "checkpoint; empty: the value of the config")
     flags.DEFINE_bool("heads", False, "also evaluate every other head that can rank titles")
+    flags.DEFINE_integer(
+        "report_users", None, "number of users whose histories and recommendations are in report.html; 0: "
+        "none; empty: the value of the config", lower_bound=0,
+    )  # fmt: skip
     flags.DEFINE_bool(
         "per_user", False, "also write the mean metrics of each user and the ranks of each query as Parquet"
     )
@@ -87,7 +91,7 @@ def _evaluate_on_host(args: flags.FlagValues, workdir: AnyPath, data: AnyPath | 
     from jaxrec.runtime import host_memory, multihost
 
     with hide_libraries(*UNUSED_LIBRARIES):  # tensorboardX imports them without need
-        from jaxrec.reporting import html_report
+        from jaxrec.reporting.result_table import format_table
 
     host_memory.retain_freed_memory()
     options = EvaluationOptions(
@@ -98,11 +102,12 @@ def _evaluate_on_host(args: flags.FlagValues, workdir: AnyPath, data: AnyPath | 
         seen=_OLD_SEEN.get(args.seen, args.seen),
         retrieve=args.retrieve,
         diversity=args.diversity,
+        report_users=args.report_users,
     )
     evaluation = evaluate(workdir, options, which=args.which, data=data or None)
     if multihost.is_first_process():
         write_result(workdir, evaluation, args.per_user)
-        print_result(evaluation.result, html_report.format_table(evaluation.result))
+        print_result(evaluation.result, format_table(evaluation.result))
 
 
 if __name__ == "__main__":

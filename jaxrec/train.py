@@ -74,9 +74,10 @@ def _train_on_host(
         from jaxrec.data.runners.run import ensure_dataset
         from jaxrec.data.storage.dataset import Dataset
         from jaxrec.evaluation.evaluator import EvaluationOptions, evaluate
-        from jaxrec.evaluation.results import write_result
+        from jaxrec.evaluation.results import write_report, write_result
         from jaxrec.models.layers import attention
         from jaxrec.reporting.progress import stage_progress
+        from jaxrec.reporting.result_table import format_table, write_test_json
         from jaxrec.runtime import host_memory, multihost
         from jaxrec.runtime.mesh import device_count
         from jaxrec.training import trainer
@@ -102,20 +103,20 @@ def _train_on_host(
             return interrupt.exit_status(config.train.preemption_exit_code)
     if interrupt.requested:  # too late to notify the other processes
         sys.exit(grace.status)
-    from jaxrec.reporting import html_report  # imported late, so that the first step does not wait for plots
-
     evaluation = evaluate(workdir, EvaluationOptions(heads=per_user), data=directory)
     result = evaluation.result
     result["seconds"] = time.perf_counter() - started
     if multihost.is_first_process():
-        html_report.write_report(workdir, result)
+        write_test_json(workdir, result)
         if per_user:
             write_result(workdir, evaluation, each=True)  # last, because a study takes it as completion
+        else:
+            write_report(workdir, evaluation)
         following = (
             f"next: python -m jaxrec.recommend --checkpoint {workdir} --histories H.parquet, or "
             f"python -m jaxrec.export --checkpoint {workdir} --out DIR"
         )
-        print_result(result, f"{html_report.format_table(result)}\n{following}")
+        print_result(result, f"{format_table(result)}\n{following}")
     return 0
 
 

@@ -323,6 +323,27 @@ LINES = (
         ("tests/evaluation/test_gate_analysis.py",),
     ),
     Line(
+        "the queries of a user are one cluster of an interval",
+        "jaxrec/evaluation/details/grouped_means.py",
+        "residual = sums - mean[self._group_of_cell] * self._cell_sizes",
+        "residual = sums - mean[self._group_of_cell]",
+        ("tests/evaluation/test_details.py",),
+    ),
+    Line(
+        "text of users is escaped in a report",
+        "jaxrec/reporting/pages/elements.py",
+        'return Html("" if value is None else html.escape(str(value)))',
+        'return Html("" if value is None else str(value))',
+        ("tests/reporting/test_pages.py::test_elements_escape_children_and_attributes",),
+    ),
+    Line(
+        "examples of an earlier evaluation go when they are switched off",
+        "jaxrec/evaluation/evaluator.py",
+        'return measured | {"examples": _examples(workdir, queries, ranked, count)}',
+        "return measured",
+        ("tests/end_to_end/test_commands.py::test_evaluate_writes_the_report_again_without_keys_of_users",),
+    ),
+    Line(
         "averaged task weights start after two epochs",
         "jaxrec/losses/task_weights.py",
         "return fixed * jnp.where(epoch < 2, 1.0, relative)",

@@ -84,7 +84,8 @@ def _parse(argv: list[str], positional: tuple[str, ...]) -> list[str]:
 
     Args:
         argv: The command line, including the name of the program.
-        positional: Names of the required positional arguments.
+        positional: Names of the positional arguments; a last name in brackets, such as "[W2 ...]", stands
+            for any number of them.
 
     Returns:
         The name of the program and the positional arguments.
@@ -97,9 +98,10 @@ def _parse(argv: list[str], positional: tuple[str, ...]) -> list[str]:
                 flags.FLAGS([argv[0], help_flags[0]])
             sys.exit(0)
         values = flags.FLAGS(argv)[1:]
-        if len(values) > len(positional):
+        required = [name for name in positional if not name.startswith("[")]
+        if len(values) > len(required) == len(positional):
             raise InputError(f"{values[len(positional)]!r} is no flag; --help lists the flags")
-        if len(values) < len(positional):
+        if len(values) < len(required):
             raise InputError(f"{positional[len(values)]} is missing; give {' '.join(positional)}")
         if "config" in flags.FLAGS and isinstance(flags.FLAGS["config"].value, Config):  # from `config_flag`
             if not flags.FLAGS["config"].present:
@@ -130,7 +132,7 @@ def run(
         main: Called with the flag values and then the positional arguments; returns the exit status or None.
         *declare: Functions that declare flags. Declaration at import time would prevent one command from
             importing another.
-        positional: Names of the required positional arguments.
+        positional: Names of the positional arguments, as in `_parse`.
     """
 
     def guarded(argv: list[str]) -> int:

@@ -16,7 +16,7 @@ _FREE = {
         "heartbeat_seconds", "join_seconds", "microbatch_size", "steps_per_call", "on_nonfinite",
     ),
     "data": ("directory", "workers", "partitions"),
-    "evaluate": ("batch_size", "checkpoint", "next_k", "seen"),
+    "evaluate": ("batch_size", "checkpoint", "next_k", "seen", "report_users"),
     "model": ("attention_impl", "remat"),
 }  # fmt: skip
 _NOT_IN_DIGEST = ("directory", "workers", "partitions")  # they move the dataset, never its bytes

@@ -273,6 +273,7 @@ def _check_run(config: Config) -> None:
         train.preemption_exit_code,
         "be in [0, 255]",
     )
+    _at_least(config, 0, "evaluate.report_users")
     ks = evaluate.next_k
     require(
         bool(ks) and len(set(ks)) == len(ks), "evaluate.next_k", ks, "hold at least one number, each once"

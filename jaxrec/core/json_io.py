@@ -37,6 +37,15 @@ def plain(tree: Any) -> Any:
     raise TypeError(f"{tree!r} is a {type(tree).__name__}, which JSON cannot represent")
 
 
+def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `old` with the values of `new`, dictionary by dictionary."""
+    out = dict(old)
+    for key, value in new.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = merged(out[key], value) if both else value
+    return out
+
+
 def dumps(tree: Any) -> str:
     """Return the tree as one line of JSON; arguments and errors are those of `plain`."""
     return json.dumps(plain(tree), allow_nan=False, ensure_ascii=False)

@@ -12,15 +12,24 @@ from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import CATALOGUE, LISTS
 from jaxrec.core.paths import AnyPath, as_path
-from jaxrec.core.registry import HEADS, resolve
 from jaxrec.data.loading.left_out import LeftOutTitles, Seen, left_out_titles
-from jaxrec.data.storage.dataset import Dataset, Rows
-from jaxrec.evaluation import baselines, gate_analysis, metrics, popularity
-from jaxrec.evaluation.correction import candidate_shifts, load_or_fit_correction
+from jaxrec.data.storage.dataset import Dataset, Rows, SelectedRows
+from jaxrec.evaluation import metrics, popularity
+from jaxrec.evaluation.correction import (
+    load_or_fit_correction,
+    read_correction,
+    uncorrected,
+)
+from jaxrec.evaluation.details.example_users import (
+    Ranking,
+    describe_examples,
+    example_queries,
+    names_of_titles,
+)
+from jaxrec.evaluation.details.frozen_lists import ListEvaluation, Queries, evaluate_lists
+from jaxrec.evaluation.details.measurements import measure
 from jaxrec.evaluation.results import (
     EvaluationResult,
-    baseline_lists,
-    by_hard,
     catalogue_result,
     full_metrics,
     model_lists,
@@ -30,7 +39,7 @@ from jaxrec.evaluation.scorers import CatalogueOrder, CatalogueRanker, Catalogue
 from jaxrec.models.outputs import Correction
 from jaxrec.runtime.mesh import replicate
 from jaxrec.tasks.base import Task
-from jaxrec.tasks.loading import CHECKPOINTS, LoadedCheckpoint, check_same_catalogue, load_checkpoint
+from jaxrec.tasks.loading import CHECKPOINTS, check_same_catalogue, load_checkpoint
 from jaxrec.tasks.metric_sums import mean_metrics
 
 
@@ -81,6 +90,7 @@ class EvaluationOptions(NamedTuple):
             head selects the titles, the ranking head orders them. 0: no two-stage ranking.
         diversity: weight of dissimilarity in lists that are chosen by MMR, from 0 to 1, as an additional
             row of CATALOGUE. 0: no such row.
+        report_users: number of example users in the report. None: the value of the config.
     """
 
     split: str = "test"
@@ -90,19 +100,10 @@ class EvaluationOptions(NamedTuple):
     seen: Seen | None = None
     retrieve: int = 0
     diversity: float = 0.0
+    report_users: int | None = None
 
 
 _DEFAULTS = EvaluationOptions()
-
-
-class _Queries(NamedTuple):
-    """Queries of a split, and the checkpoint that is evaluated on these queries."""
-
-    loaded: LoadedCheckpoint
-    dataset: Dataset
-    table: TitleTable  # on the devices
-    on_disk: Rows
-    rows: np.ndarray  # the same rows, in memory
 
 
 def evaluate(
@@ -127,16 +128,13 @@ def evaluate(
     """
     started = time.perf_counter()
     workdir = as_path(workdir)
-    if which is None:
-        with Checkpointer(workdir / CHECKPOINTS) as checkpoints:
-            which = from_run_json(checkpoints.restore_meta("last")["config"]).evaluate.checkpoint
-            which = which if checkpoints.best_step() is not None else "last"
+    which = which or _configured_checkpoint(workdir)
     loaded = load_checkpoint(workdir, which)
     dataset = Dataset(data or loaded.meta["dataset_directory"])
     check_same_catalogue(dataset, loaded)
     split_rows = dataset.rows(options.split)
     table = replicate(loaded.arrays.title_table())
-    queries = _Queries(loaded, dataset, table, split_rows, split_rows.all())
+    queries = Queries(loaded, dataset, table, split_rows, split_rows.all())
     protocols = loaded.task.protocols()
     lists = options.lists or protocols.lists or (CATALOGUE,)
     frozen = tuple(name for name in lists if name != CATALOGUE)
@@ -149,24 +147,33 @@ def evaluate(
     if CATALOGUE in lists:
         ranked, result[CATALOGUE] = _evaluate_catalogue(workdir, queries, options)
     ks = (options.next_k or loaded.config.evaluate.next_k) if protocols.lists else (1,)
-    scores, other_scores = np.empty((len(queries.rows), 0)), dict[str, np.ndarray]()
+    scored = ListEvaluation(np.empty((len(queries.rows), 0)), {}, {}, {}, {})
     if protocols.lists:
-        scores, other_scores, by_list = _evaluate_lists(queries, frozen, ks, options.heads)
-        result |= by_list
+        scored = evaluate_lists(queries, frozen, ks, options.heads)
     seen = options.seen or loaded.config.evaluate.seen
-    result |= {
+    result |= scored.result | {
         "protocol": _protocol(options, lists, protocols.lists or (CATALOGUE,), seen, queries),
         "dataset": dataset.fingerprint,
         "step": loaded.step,
         "seed": loaded.config.train.seed,
         "seconds": time.perf_counter() - started,
     }
+    measured = _measure(workdir, queries, options, scored, ranked)
     users = dataset.user_keys(options.split)
-    return EvaluationResult(result, queries.rows, scores, users, frozen, ks, other_scores, ranked)
+    return EvaluationResult(
+        result, queries.rows, scored.scores, users, frozen, ks, scored.other_heads, ranked, measured
+    )
+
+
+def _configured_checkpoint(workdir: AnyPath) -> str:
+    """Return "best" or "last": the value of the config, and "last" if there is no best checkpoint."""
+    with Checkpointer(workdir / CHECKPOINTS) as checkpoints:
+        which = from_run_json(checkpoints.restore_meta("last")["config"]).evaluate.checkpoint
+        return which if checkpoints.best_step() is not None else "last"
 
 
 def _protocol(
-    options: EvaluationOptions, lists: tuple[str, ...], usual: tuple[str, ...], seen: str, queries: _Queries
+    options: EvaluationOptions, lists: tuple[str, ...], usual: tuple[str, ...], seen: str, queries: Queries
 ) -> dict[str, Any]:
     """Return what was ranked and how; `name` is empty for the protocol that the training reports."""
     config, dataset = queries.loaded.config, queries.dataset
@@ -175,12 +182,18 @@ def _protocol(
         parts += [seen] * (seen != config.evaluate.seen)
         parts += [f"retrieve{options.retrieve}"] * bool(options.retrieve)
         parts += [f"mmr{options.diversity:g}"] * bool(options.diversity)
-    parts += [f"on-{dataset.fingerprint[:8]}"] * (dataset.fingerprint != queries.loaded.meta["dataset"])
-    return {"name": "-".join(parts), "lists": list(lists), "seen": seen if CATALOGUE in lists else None}
+    own = dataset.fingerprint == queries.loaded.meta["dataset"]
+    parts += [f"on-{dataset.fingerprint[:8]}"] * (not own)
+    return {
+        "name": "-".join(parts),
+        "lists": list(lists),
+        "seen": seen if CATALOGUE in lists else None,
+        "own_dataset": own,
+    }
 
 
 def _evaluate_catalogue(
-    workdir: AnyPath, queries: _Queries, options: EvaluationOptions
+    workdir: AnyPath, queries: Queries, options: EvaluationOptions
 ) -> tuple[CatalogueRanks, dict[str, Any]]:
     """Rank all titles by the corrected and the plain scores, and by popularity.
 
@@ -226,7 +239,7 @@ def _evaluate_catalogue(
 
 
 def _popular_orders(
-    queries: _Queries, split: str, left_out: LeftOutTitles, num_shown: int
+    queries: Queries, split: str, left_out: LeftOutTitles, num_shown: int
 ) -> dict[str, CatalogueOrder]:
     """Rank all titles by popularity and, if the dataset has play times, by popularity of the last 7 days."""
     arrays, target = queries.loaded.arrays, queries.rows["target"][:, 0]
@@ -239,56 +252,43 @@ def _popular_orders(
     return {name: CatalogueOrder(*ranks) for name, ranks in orders.items()}
 
 
-def _evaluate_lists(
-    queries: _Queries, lists: tuple[str, ...], ks: tuple[int, ...], heads: bool
-) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]:
-    """Score the frozen lists and compute their metrics.
+def _measure(
+    workdir: AnyPath, queries: Queries, options: EvaluationOptions, scored: ListEvaluation,
+    ranked: CatalogueRanks | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the measurements for the report."""
+    loaded, ranks = queries.loaded, dict(scored.ranks)
+    if ranked is not None:
+        ranks[CATALOGUE] = {name: order.ranks for name, order in ranked.by_order.items()}
+    measured = measure(loaded, queries.dataset, queries.rows, ranks)
+    if scored.calibration:
+        measured["calibration"] = scored.calibration
+    count = loaded.config.evaluate.report_users if options.report_users is None else options.report_users
+    return measured | {"examples": _examples(workdir, queries, ranked, count)}
 
-    Args:
-        queries: the queries; item-to-item counts the training rows of their dataset.
-        lists: names of the frozen lists to evaluate.
-        ks: numbers of next titles K to evaluate.
-        heads: True to evaluate also every other head that can rank.
 
-    Returns:
-        Scores [Q, lists, K, 1 + negatives] by the head that ranks, those by each other head, and JSON values.
-
-    Raises:
-        InputError: K is larger than the dataset stores.
-    """
-    loaded, dataset, rows = queries.loaded, queries.dataset, queries.rows
-    if max(ks) > dataset.layout.num_targets:
-        raise InputError(
-            f"next_k={max(ks)} must be at most {dataset.layout.num_targets}, the next titles in the dataset"
-        )
-    other_heads, measured = loaded.task.ranking_heads[1:] if heads else (), loaded.task.measured_heads
-    scorer = ListScorer(loaded.task, queries.table, False, max(ks), (*other_heads, *measured))
-    scores, gate, _, by_head = scorer(loaded.params, queries.on_disk)
-    other_scores = {head: by_head[head] for head in other_heads}
-    shown = loaded.config.sampling.history_keeps_abandoned
-    item_to_item = baselines.item_to_item(dataset.rows("train"), loaded.arrays, shown)
-    rules = baselines.RULES | {"item_to_item": item_to_item}
-    result: dict[str, Any] = {}
-    shifted = scores + candidate_shifts(loaded.task, dataset, rows, scores.shape)
-    for k in ks:
-        result[f"lists{metrics.suffix(k)}"] = model_lists(scores, rows, k, lists)
-        result[f"corrected{metrics.suffix(k)}"] = model_lists(shifted, rows, k, lists)
-        result[f"baselines{metrics.suffix(k)}"] = baseline_lists(rows, loaded.arrays, k, lists, shown, rules)
-    if gate.shape[1] > 1:
-        result["gate"] = gate_analysis.gate_report(gate, rows, shown)
-    if "enabled" in lists:
-        result["by_hard"] = by_hard(scores, rows)
-    if measured:  # of the first target of each query
-        completion = rows["target_completion"][:, 0]
-        result["heads"] = {
-            head: resolve(HEADS[head].metrics)(by_head[head][:, 0, 0, 0], completion) for head in measured
-        }
-    if other_scores:
-        result["other_heads"] = {
-            head: {f"lists{metrics.suffix(k)}": model_lists(head_scores, rows, k, lists) for k in ks}
-            for head, head_scores in other_scores.items()
-        }
-    return scores, other_scores, result
+def _examples(
+    workdir: AnyPath, queries: Queries, ranked: CatalogueRanks | None, count: int
+) -> dict[str, Any] | None:
+    """Return `count` example users; None if there are none or no head can rank all titles."""
+    loaded = queries.loaded
+    if not count or not len(queries.rows) or not loaded.task.catalogue_heads:
+        return None
+    chosen = example_queries(queries.rows["user"], count)
+    rows = queries.rows[chosen]
+    if ranked is not None:
+        model = ranked.by_order["model"]
+        ranking = Ranking(model.top[chosen], model.ranks[chosen], "as recommended")
+    else:
+        correction = read_correction(workdir, loaded.step)
+        orders = {"model": correction or uncorrected(loaded.task)}
+        top = min(metrics.SHOWN, len(loaded.arrays.id_of_rank))
+        few = CatalogueRanker(loaded.task, queries.table, orders, "stored", top)
+        model = few(loaded.params, SelectedRows(rows)).by_order["model"]
+        ranking = Ranking(model.top, model.ranks, "as recommended" if correction else "by plain scores")
+    names = names_of_titles(loaded.config.source, loaded.arrays)
+    has_completion = bool(queries.dataset.manifest.get("has_completion", False))
+    return describe_examples(rows, ranking, names, has_completion)
 
 
 class Evaluator:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.core.ids import PAD
+from jaxrec.evaluation.details.groups import span_names
 
 COLLAPSED = 0.01  # nats of mutual information; below, the gate does not depend on the user
 
@@ -75,10 +76,7 @@ def _groups(gate: np.ndarray, group: np.ndarray, names: list[str]) -> dict[str, 
 
 def _by_history(titles: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Group queries by number of titles [Q]; return group indices [Q] and names."""
-    last = [str(n - 1) for n in _TITLES[1:]]
-    spans = zip(map(str, _TITLES), last, strict=False)
-    names = [a if a == b else f"{a} to {b}" for a, b in spans]
-    return np.searchsorted(_TITLES, titles, side="right"), ["none", *names, f"{_TITLES[-1]} or more"]
+    return np.searchsorted(_TITLES, titles, side="right"), ["none", *span_names(_TITLES)]
 
 
 def _by_gap(age: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, list[str]]:

@@ -10,6 +10,7 @@ from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.data.loading.left_out import LeftOutTitles
 from jaxrec.data.storage.dataset import Arrays
 from jaxrec.evaluation import baselines, metrics
+from jaxrec.evaluation.details.measurements import write_measurements
 from jaxrec.evaluation.scorers import CatalogueRanks
 
 
@@ -33,9 +34,19 @@ def summary(scores: np.ndarray, rows: np.ndarray, next_k: int) -> dict[str, Any]
         rows: the Q held-out rows.
         next_k: number of next titles K to evaluate.
     """
-    rank, users = _ranks(scores, rows, next_k)
+    return list_metrics(_ranks(scores, rows, next_k)[0], rows, next_k)
+
+
+def list_metrics(rank: np.ndarray, rows: np.ndarray, next_k: int) -> dict[str, Any]:
+    """Return the mean metrics of ranks [N] of one list, and the number of users and examples.
+
+    Args:
+        rank: ranks of the targets present among `next_k`.
+        rows: the Q held-out rows.
+        next_k: number of next titles K of the ranks.
+    """
     out: dict[str, Any] = {name: float(f(rank).mean()) for name, f in metrics.METRICS.items()}
-    return out | {"users": len(np.unique(users)), "examples": len(rank)}
+    return out | {"users": len(np.unique(_present_targets(rows, next_k)[1])), "examples": len(rank)}
 
 
 def model_lists(scores: np.ndarray, rows: np.ndarray, next_k: int, lists: tuple[str, ...]) -> dict[str, Any]:
@@ -53,11 +64,16 @@ def model_lists(scores: np.ndarray, rows: np.ndarray, next_k: int, lists: tuple[
     return {name: summary(scores[:, LISTS.index(name)], rows, next_k) for name in lists}
 
 
-def baseline_lists(
+def model_ranks(scores: np.ndarray, rows: np.ndarray, lists: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Return list -> ranks [Q] of the next titles (K=1); arguments are those of `model_lists`."""
+    return {name: _ranks(scores[:, LISTS.index(name)], rows, 1)[0] for name in lists}
+
+
+def baseline_ranks(
     rows: np.ndarray, arrays: Arrays, next_k: int, lists: tuple[str, ...], shown_abandoned: bool,
     rules: dict[str, baselines.Rule],
-) -> dict[str, Any]:  # fmt: skip
-    """Return the metrics of each baseline on each of `lists`.
+) -> dict[str, dict[str, np.ndarray]]:  # fmt: skip
+    """Return the ranks of the targets by each baseline on each of `lists`.
 
     For K=1 the oracles are included, if the source stores the true probabilities.
 
@@ -70,15 +86,15 @@ def baseline_lists(
         rules: name -> baseline.
 
     Returns:
-        Baseline -> list -> metrics.
+        Baseline -> list -> ranks [N] of the targets present among `next_k`.
     """
     out = {
-        rule: {name: summary(score(rows, name, arrays), rows, next_k) for name in lists}
+        rule: {name: _ranks(score(rows, name, arrays), rows, next_k)[0] for name in lists}
         for rule, score in rules.items()
     }
     if next_k == 1 and len(rows) and np.isfinite(rows["oracle_enabled"]).all():
         out |= {
-            row: {name: summary(score(rows, name, shown_abandoned), rows, 1) for name in lists}
+            row: {name: _ranks(score(rows, name, shown_abandoned), rows, 1)[0] for name in lists}
             for row, score in baselines.ORACLES.items()
         }
     return out
@@ -152,7 +168,7 @@ class EvaluationResult(NamedTuple):
     """Result of a checkpoint, and the scores and rows behind the result.
 
     Attributes:
-        result: JSON values, as `html_report` prints them.
+        result: JSON values, as `reporting.result_table` prints them.
         rows: [Q] of `Layout.query_dtype`.
         scores: [Q, lists, K, 1 + negatives], the target first.
         user_keys: Keys of the source, indexed by `user` of a row.
@@ -160,6 +176,7 @@ class EvaluationResult(NamedTuple):
         next_k: Values of K, the number of next titles.
         other_heads: Head -> scores of the other heads; empty unless requested.
         ranked: Ranks among all titles; None unless requested.
+        measured: Measurements for the report, as `details.measurements` writes them.
     """
 
     result: dict[str, Any]
@@ -170,6 +187,7 @@ class EvaluationResult(NamedTuple):
     next_k: tuple[int, ...]
     other_heads: dict[str, np.ndarray]
     ranked: CatalogueRanks | None
+    measured: dict[str, Any]
 
 
 def per_user(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
@@ -211,7 +229,7 @@ def per_query(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
 
 
 def write_result(workdir: str | AnyPath, evaluation: EvaluationResult, each: bool) -> None:
-    """Write the result to `eval-<split>-<which>.json` in a workdir.
+    """Write the result to `eval-<split>-<which>.json` in a workdir, and write its report again.
 
     Another protocol than that of the training's report has its name at the end, as in
     `eval-test-best-catalogue.json`, so that no protocol overwrites the result of another.
@@ -226,8 +244,25 @@ def write_result(workdir: str | AnyPath, evaluation: EvaluationResult, each: boo
     protocol = result["protocol"]["name"]
     name = f"eval-{result['split']}-{result['which']}" + f"-{protocol}" * bool(protocol)
     write_json(as_path(workdir) / f"{name}.json", evaluation.result)
+    write_report(workdir, evaluation)
     if each:
         # Imports polars, which an evaluation without Parquet files does not need.
         from jaxrec.evaluation import per_user as per_user_module
 
         per_user_module.write(workdir, name, per_user(evaluation), per_query(evaluation))
+
+
+def write_report(workdir: str | AnyPath, evaluation: EvaluationResult) -> None:
+    """Write the measurements of an evaluation and report.html to a workdir that holds its result.
+
+    Measurements on another dataset than the training's do not replace those of the run.
+
+    Args:
+        workdir: folder of the run.
+        evaluation: the result of `evaluate`.
+    """
+    from jaxrec.reporting.pages.run_page import write_run_page  # imports matplotlib
+
+    if evaluation.result["protocol"]["own_dataset"]:
+        write_measurements(as_path(workdir), evaluation.result, evaluation.measured)
+    write_run_page(workdir)

@@ -5,7 +5,7 @@ from typing import Any
 
 def format_dry_run(report: dict[str, Any]) -> str:
     """Return the text of a report, the JSON object that `train --dry-run --json` prints."""
-    lines = ["config", *(f"  {key} = {value!r}" for key, value in _leaves(report["config"], ""))]
+    lines = ["config", *(f"  {key} = {value!r}" for key, value in config_leaves(report["config"]))]
     parameters = report["parameters"]
     width = max(len(p["name"]) for p in parameters)
     lines += ["", f"{'parameter':<{width}}  {'shape':<16}  {'count':>12}  {'bytes':>14}"]
@@ -31,12 +31,13 @@ def format_dry_run(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _leaves(value: Any, key: str) -> list[tuple[str, Any]]:
+def config_leaves(value: Any, key: str = "") -> list[tuple[str, Any]]:
     """Return dotted key and value of each leaf of a config's JSON."""
     if isinstance(value, dict):
-        return [leaf for name, inner in value.items() for leaf in _leaves(inner, f"{key}.{name}".lstrip("."))]
+        below = ((inner, f"{key}.{name}".lstrip(".")) for name, inner in value.items())
+        return [leaf for one in below for leaf in config_leaves(*one)]
     if isinstance(value, list) and any(isinstance(v, dict) for v in value):
-        return [leaf for i, inner in enumerate(value) for leaf in _leaves(inner, f"{key}[{i}]")]
+        return [leaf for i, inner in enumerate(value) for leaf in config_leaves(inner, f"{key}[{i}]")]
     return [(key, value)]
 
 

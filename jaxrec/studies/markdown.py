@@ -170,9 +170,9 @@ def _premise(premise: Mapping[str, Any], folder: Path) -> list[str]:
     setting = premise["key"].rpartition(".")[2]
     path = folder / f"premise-{setting}-{first['better'].split('-')[0]}-{first['worse'].split('-')[0]}.svg"
     with hide_libraries(*UNUSED_LIBRARIES):  # see jaxrec.train
-        from jaxrec.reporting import html_report
+        from jaxrec.reporting.pages import figures
 
-    write_text(path, html_report.effects(series, premise["key"], "difference in NDCG@1"))
+    write_text(path, figures.effects(series, premise["key"], "difference in NDCG@1"))
     lines += [f"![{premise['name']}]({path.name})", ""]
     lines += _header(
         "list", premise["key"], "verdict", "difference", "95% interval", "seeds: mean ± sd (p, n)"

@@ -283,6 +283,11 @@ class Task:
         return ()
 
     @property
+    def calibrated_heads(self) -> tuple[str, ...]:
+        """Names of the heads that predict a click ("ctr": a logit) or a completion ("completion": (0, 1))."""
+        return ()
+
+    @property
     def pool_mix(self) -> tuple[int, int, int, int] | None:
         """Negatives of an example by pool: hard, trending, tailing, random; None for tasks without pools."""
         return None

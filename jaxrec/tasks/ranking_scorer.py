@@ -90,6 +90,10 @@ class RankingScorer(Task):
     def measured_heads(self) -> tuple[str, ...]:
         return tuple(h for h in self.heads if HEADS[h].metrics)
 
+    @property
+    def calibrated_heads(self) -> tuple[str, ...]:
+        return tuple(h for h in self.heads if h in ("ctr", "completion"))
+
     def packer(self, dtype: np.dtype) -> Packer | None:
         """Return the packer of histories; None with the target in the sequence."""
         if not self.shares_histories:

@@ -89,9 +89,7 @@ def test_a_damaged_best_step_is_set_aside_by_its_small_files(directory):
 def test_a_run_without_an_undamaged_step_is_refused(directory):
     for step in ("1", "2"):
         flip(max(files_of(directory / step / "state"), key=lambda p: p.stat().st_size))
-    with pytest.raises(
-        InputError, match="all 2 steps are damaged and were renamed to damaged-<step>"
-    ):
+    with pytest.raises(InputError, match="all 2 steps are damaged and were renamed to damaged-<step>"):
         read_all(directory, writing=True)
 
 

@@ -111,6 +111,51 @@ def test_evaluate_ranks_the_whole_catalogue(trained, tiny, tmp_path):
     assert (ranks <= 20).mean() == pytest.approx(catalogue["model"]["hr@20"], abs=1e-12)
 
 
+def test_evaluate_writes_the_report_again_without_keys_of_users(trained, evaluated, tiny):
+    """`evaluated` ran the command on the workdir of `train`, whose report had no Parquet files beside it."""
+    workdir = trained[0]
+    measured = json.loads((workdir / "report-test-best.json").read_text())
+    assert set(measured["breakdowns"]) == {"history", "completion", "popularity", "user/segment"}
+    for one in measured["breakdowns"].values():  # the groups add up to the result
+        means = one["values"]["enabled/ndcg@1"]["model"]["mean"]
+        total = np.dot(means, one["queries"]) / sum(one["queries"])
+        assert total == pytest.approx(evaluated["lists"]["enabled"]["ndcg@1"], abs=1e-12)
+    for bins in measured["calibration"]["click"].values():
+        queries = evaluated["lists"]["enabled"]["examples"]
+        assert sum(bins["count"]) == 21 * queries
+        assert np.dot(bins["count"], bins["observed"]) == pytest.approx(queries)
+    users = measured["examples"]["users"]
+    assert [user["user"] for user in users] == [*range(1, 11)] and all(u["recommended"] for u in users)
+    text = (workdir / "report.html").read_text()
+    section = text[text.index('id="example-users"') : text.index('id="data"')]
+    words = set(re.findall(r"\b\d+\b", re.sub("<[^>]*>", " ", section)))
+    titles = set(map(str, tiny.arrays.title_key))
+    keys = set(map(str, tiny.user_keys("test"))) - set(map(str, range(201)))  # ranks are at most 200
+    assert words & titles and keys and not words & keys
+    (workdir / "report.html").unlink()
+    done = type_in("-m", "jaxrec.evaluate", "--checkpoint", workdir, "--report-users=0", "--lists=disabled")
+    assert done.returncode == 0, done.stderr[-3000:]
+    after = (workdir / "report.html").read_text()
+    assert 'id="example-users"' not in after and "enabled list, K=3" in after
+
+
+@pytest.mark.usefixtures("evaluated")
+def test_report_of_one_run_and_of_two(trained, tmp_path):
+    workdir, _ = trained
+    done = type_in("-m", "jaxrec.report", workdir, "--out", tmp_path / "one.html")
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'one.html'}\n"), done.stderr[-3000:]
+    assert (tmp_path / "one.html").read_text() == (workdir / "report.html").read_text()
+    done = type_in("-m", "jaxrec.report", workdir, workdir, "--out", tmp_path / "two.html", "--json")
+    assert json.loads(done.stdout) == {"page": str(tmp_path / "two.html"), "runs": [str(workdir)] * 2}
+    assert "B minus A, over 83 users" in (tmp_path / "two.html").read_text()
+    for arguments, message in (
+        ((), "error: W1 is missing; give W1 [W2 ...]"),
+        ((tmp_path,), f"error: {tmp_path}: holds neither test.json nor eval-*.json; run evaluate first"),
+    ):
+        done = type_in("-m", "jaxrec.report", *arguments)
+        assert (done.returncode, done.stderr.strip()) == (2, message)
+
+
 @pytest.mark.usefixtures("evaluated")
 def test_compare_two_runs(trained, tmp_path):
     """The run, and one whose users had one another's values."""

@@ -32,7 +32,7 @@ from jaxrec.data.storage.evaluation_arrays import DAILY_PLAYS, DailyPlays, SeenT
 from jaxrec.data.storage.shard_cache import local_shards
 from jaxrec.runtime.checksums import DamagedFileError, verify
 
-__all__ = ["Arrays", "Dataset", "Rows", "as_words"]
+__all__ = ["Arrays", "Dataset", "Rows", "SelectedRows", "as_words"]
 
 _Stored = TypeVar("_Stored", SeenTitles, DailyPlays)
 
@@ -169,6 +169,24 @@ class Rows:
     def all(self) -> np.ndarray:
         """Return all rows [N] as a structured array; meant for held-out splits and tests."""
         return self.read(np.arange(self.blocks)).reshape(-1).view(self.dtype)
+
+
+class SelectedRows(Rows):
+    """Selected rows of a split, in memory.
+
+    Args:
+        rows: [N] structured rows.
+    """
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self.rows, self.dtype, self._words = len(rows), rows.dtype, as_words(rows)
+        self._more_words = None
+        self.blocks = -(-self.rows // BLOCK_ROWS)
+
+    def read_into(self, blocks: np.ndarray, out: np.ndarray) -> None:
+        """Copy these blocks, in this order, into `out`."""
+        parts = [self._words[block * BLOCK_ROWS :][:BLOCK_ROWS] for block in blocks.tolist()]
+        out[:] = np.concatenate(parts) if parts else out
 
 
 class Dataset:
