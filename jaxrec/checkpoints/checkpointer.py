@@ -231,9 +231,9 @@ class Checkpointer:
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
         document = self._read(step, "meta", lambda: self._manager.restore(step, args=args)["meta"])
         if not isinstance(document, dict) or document.get("format") != _FORMAT:
-            found = document.get("format") if isinstance(document, dict) else None
+            version = document.get("format") if isinstance(document, dict) else None
             raise InputError(
-                f"checkpoint {self.directory}, step {step}: format={found}; allowed: {_FORMAT}; read it with "
+                f"checkpoint {self.directory}, step {step}: format={version}; allowed: {_FORMAT}; read it with "
                 "the version of jaxrec that wrote it"
             )
         return document

@@ -105,13 +105,13 @@ def read(
     """
     pattern = f"eval-{split}-{which or '*'}{f'-{protocol}' * bool(protocol)}-per-user.parquet"
     end = "-per-user.parquet"
-    found = {path: _which_and_protocol(path.name.removesuffix(end), split)
+    names_of = {path: _which_and_protocol(path.name.removesuffix(end), split)
              for path in as_path(workdir).glob(f"eval-{split}-*{end}")}  # fmt: skip
-    matches = sorted(path for path, (w, p) in found.items() if w == (which or w) and p == (protocol or p))
+    matches = sorted(path for path, (w, p) in names_of.items() if w == (which or w) and p == (protocol or p))
     if protocol is None:
-        matches = [path for path in matches if not found[path][1]] or matches
+        matches = [path for path in matches if not names_of[path][1]] or matches
     elif not protocol:
-        matches = [path for path in matches if not found[path][1]]
+        matches = [path for path in matches if not names_of[path][1]]
     if len(matches) != 1:
         names = ", ".join(path.name for path in matches) or "nothing"
         raise InputError(

@@ -38,14 +38,14 @@ def verify(path: AnyPath, expected: dict[str, Any], what: str, advice: str) -> N
         DamagedFileError: The file is missing or has another content.
     """
     try:
-        found = checksum(path)
+        actual = checksum(path)
     except OSError as error:
         raise DamagedFileError(f"{what}: {path.name} cannot be read: {error.strerror}; {advice}") from error
-    if found["bytes"] != expected["bytes"]:
-        sizes = f"{found['bytes']:,} bytes in place of {expected['bytes']:,}"
+    if actual["bytes"] != expected["bytes"]:
+        sizes = f"{actual['bytes']:,} bytes in place of {expected['bytes']:,}"
         raise DamagedFileError(f"{what}: {path.name} is damaged: {sizes}; {advice}")
-    if found != expected:
-        digests = f"sha256 {found['sha256'][:12]} in place of {expected['sha256'][:12]}"
+    if actual != expected:
+        digests = f"sha256 {actual['sha256'][:12]} in place of {expected['sha256'][:12]}"
         raise DamagedFileError(f"{what}: {path.name} is damaged: {digests}; {advice}")
 
 

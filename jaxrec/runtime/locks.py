@@ -27,7 +27,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP)  # errors of file systems without lock
 def exclusive(path: AnyPath, what: str, *, wait: bool) -> Iterator[None]:
     """Hold the lock of a file in a block.
 
-    A bucket, and a file system without locks, has no lock; a line of the log says so.
+    A bucket, and a file system without locks, has no lock, which is logged.
 
     Args:
         path: Lock file; its folder is created.
@@ -83,7 +83,7 @@ def _acquire(path: Path, what: str, wait: bool) -> IO[str]:
 def _holder(path: Path) -> str:
     """Return the process that holds a lock, in words."""
     try:
-        found = json.loads(path.read_text())
-        return f"process {found['pid']} on {found['host']} since {found['since']}"
+        content = json.loads(path.read_text())
+        return f"process {content['pid']} on {content['host']} since {content['since']}"
     except (OSError, ValueError, KeyError):  # it has just started or ended
         return "another process"

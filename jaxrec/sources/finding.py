@@ -44,20 +44,20 @@ def find_files(key: str, pattern: str) -> list[str]:
         marks = path.name.startswith("_")  # a pattern of underscored names
         matches = [Path(p) for p in glob.glob(str(path), recursive=True)]
         named = [p for p in matches if marks or not p.name.startswith("_")]
-    found: list[Path] = []
+    paths: list[Path] = []
     left_out: dict[str, str] = {}  # file -> reason
     for entry in named:
         if not entry.is_dir():
-            found.append(entry)
+            paths.append(entry)
             continue
         inside = _files_in(entry)
         tables = [p for p in inside if suffix_of(p.name) in _TABLE_SUFFIXES]
         tables = tables or [p for p in inside if suffix_of(p.name) in _OTHER_TEXT]
-        found += tables
+        paths += tables
         left_out |= {str(p): "not a table" for p in inside if p not in set(tables)}
     files: list[str] = []
     seen: dict[str, str] = {}
-    for file in sorted({str(p) for p in found}):
+    for file in sorted({str(p) for p in paths}):
         same = seen.setdefault(os.path.realpath(file), file)
         if same == file:
             files.append(file)

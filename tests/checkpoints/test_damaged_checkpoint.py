@@ -54,7 +54,7 @@ def test_a_step_is_sealed_when_it_is_complete(two_steps):
 
 
 def test_each_flipped_or_cut_file_is_refused_in_one_line(two_steps, tmp_path):
-    """Of the items that are read: Orbax itself reads the metrics, when it opens the folder."""
+    """All items but the metrics, which Orbax itself reads when it opens the folder."""
     paths = [p.relative_to(two_steps) for p in files_of(two_steps / "2")]
     read = [p for p in paths if p.parts[1] in ("state", "meta", "arrays")]
     assert len(read) >= 10

@@ -104,10 +104,11 @@ def test_evaluate_ranks_the_whole_catalogue(trained, tiny, tmp_path):
     assert catalogue["diversity"] == 0.5 and "ild@10" not in catalogue["popularity"]
     assert 2 > catalogue["model_mmr"]["ild@10"] > catalogue["model"]["ild@10"] > 0
     assert catalogue["model_mmr"]["hr@100"] == catalogue["model"]["hr@100"]  # among the same candidates
-    users = pl.read_parquet(workdir / "eval-test-best-per-user.parquet")
+    stem = "eval-test-best-catalogue-kept-mmr0.5"
+    users = pl.read_parquet(workdir / f"{stem}-per-user.parquet")
     mean = (users["catalogue/ndcg@10"] * users["queries"]).sum() / users["queries"].sum()
     assert mean == pytest.approx(catalogue["model"]["ndcg@10"], abs=1e-12)
-    ranks = pl.read_parquet(workdir / "eval-test-best-per-query.parquet")["catalogue"]
+    ranks = pl.read_parquet(workdir / f"{stem}-per-query.parquet")["catalogue"]
     assert (ranks <= 20).mean() == pytest.approx(catalogue["model"]["hr@20"], abs=1e-12)
 
 

@@ -203,7 +203,7 @@ def test_two_stages_equal_exact_ranking_if_all_titles_are_retrieved(tiny, tiny_c
 
 
 def test_a_dataset_whose_ids_mean_something_else_is_refused(tiny, tiny_config):
-    """Of a dataset with another fingerprint, the keys of titles and the categories are compared."""
+    """The keys of titles and the categories are compared where the fingerprint differs."""
 
     def other(**changes):
         fields = {"directory": "d", "fingerprint": "f", "layout": tiny.layout, "arrays": tiny.arrays,

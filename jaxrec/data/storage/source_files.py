@@ -24,7 +24,7 @@ def differences(described: list[dict[str, Any]], files: list[str]) -> list[str]:
     """Return how files differ from those described, a phrase for each; empty for the same content.
 
     A file of the same size and time is taken for unchanged. The content of others is read, so that a file
-    that was copied, renamed or dated anew is not a difference.
+    that was copied, renamed or has another date is not a difference.
 
     Args:
         described: From `describe`.

@@ -119,7 +119,7 @@ def test_a_log_that_changed_is_refused_and_one_that_moved_is_not(folder):
     changed = r"^dataset d: was prepared from files that have changed: log\.csv had .* bytes now; allowed"
     with pytest.raises(InputError, match=changed):
         ensure_dataset(config(), "d")
-    tables()  # the same content, dated anew
+    tables()  # the same content with another date
     ensure_dataset(config(), "d")
     ensure_dataset(config(), "again")
     assert manifest("again")["fingerprint"] == before["fingerprint"]
