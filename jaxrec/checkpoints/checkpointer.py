@@ -233,8 +233,8 @@ class Checkpointer:
         if not isinstance(document, dict) or document.get("format") != _FORMAT:
             version = document.get("format") if isinstance(document, dict) else None
             raise InputError(
-                f"checkpoint {self.directory}, step {step}: format={version}; allowed: {_FORMAT}; read it with "
-                "the version of jaxrec that wrote it"
+                f"checkpoint {self.directory}, step {step}: format={version}; allowed: {_FORMAT}; read it "
+                "with the version of jaxrec that wrote it"
             )
         return document
 

@@ -48,8 +48,8 @@ def test_a_step_is_sealed_when_it_is_complete(two_steps):
     for step in ("1", "2"):
         files = json.loads((two_steps / step / CHECKSUMS).read_text())
         assert {n.partition("/")[0] for n in files} >= {"state", "meta", "arrays", "metrics"}
-        found = {str(p.relative_to(two_steps / step)) for p in (two_steps / step).rglob("*") if p.is_file()}
-        assert set(files) == found - {CHECKSUMS}
+        stored = {str(p.relative_to(two_steps / step)) for p in (two_steps / step).rglob("*") if p.is_file()}
+        assert set(files) == stored - {CHECKSUMS}
     assert read_all(two_steps)[0] == 2
 
 
