@@ -6,12 +6,13 @@ The module of a command ends with
         run(main, config_flag, json_flag, _flags)
 
 Each argument after `main` declares absl flags. `main(flags) -> int | None` returns the exit status: 0 for
-success, 2 for wrong input (reported in one line on standard error), 1 for a run that cannot go on (one line)
-and for any other error (with a traceback), 130 after Ctrl-C. This module imports neither jax nor polars, so
-`--help` and the error for a misspelt key appear at once.
+success, 2 for wrong input (reported in one line on standard error), 1 for a run or a place that cannot be
+used further (one line) and for any other error (with a traceback), 130 after Ctrl-C. This module imports
+neither jax nor polars, so `--help` and the error for a misspelt key appear at once.
 """
 
 import contextlib
+import errno
 import logging as python_logging
 import re
 import signal
@@ -67,8 +68,34 @@ def report_failure(error: BaseException) -> int:
         return INTERRUPTED_EXIT
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else DEFECT
+    if place := _place_error(error):
+        print(f"error: {place}", file=sys.stderr)
+        return DEFECT
     traceback.print_exception(error)
     return DEFECT
+
+
+# Errors of a place that a command was told to use: a file in place of a folder, no permission, a full disk.
+_PLACE_ERRORS = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOSPC,
+    errno.EDQUOT, errno.ENAMETOOLONG,
+)  # fmt: skip
+_FULL = "No space left on device"
+
+
+def _place_error(error: BaseException) -> str:
+    """Return an error of the place of a file in one line; "" for another error.
+
+    Orbax and TensorStore report a full disk in the text of errors of other types.
+    """
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.errno in _PLACE_ERRORS:
+            return f"{inner.filename}: {inner.strerror}" if inner.filename else str(inner.strerror)
+        if _FULL in str(inner) or "RESOURCE_EXHAUSTED: Error writing" in str(inner):
+            return f"the disk is full: {str(inner).splitlines()[0][:300]}"
+        inner = inner.__cause__ or inner.__context__
+    return ""
 
 
 def _underscored(argument: str) -> str:
@@ -144,6 +171,10 @@ def run(
             with contextlib.redirect_stdout(sys.stderr) if json_only else contextlib.nullcontext():
                 return main(flags.FLAGS, *argv[1:]) or 0
         except (InputError, RunError, KeyboardInterrupt) as error:
+            return report_failure(error)
+        except Exception as error:
+            if not _place_error(error):
+                raise
             return report_failure(error)
 
     try:

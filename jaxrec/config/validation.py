@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from jaxrec.config.data_validation import DATA_RULES, whole
+from jaxrec.config.limits import check_limits
 from jaxrec.config.migrations import adopt_task
 from jaxrec.config.schema import Config, Mix
 from jaxrec.config.tree import among, require, walk
@@ -85,15 +86,20 @@ def mix_counts(mix: Mix, negatives: int, key: str = "sampling.mix") -> tuple[int
     return hard, trending, tailing, random
 
 
+_MAX_DURATION = 10**9  # epochs or steps
+
+
 def parse_length(text: str) -> tuple[int, str]:
     """Return number and unit of a duration: "20 epochs" gives (20, "epochs").
 
     Raises:
-        InputError: The number is below 1, or the unit is not one of UNITS.
+        InputError: The number is below 1 or too large, or the unit is not one of UNITS.
     """
     match = re.fullmatch(r"([0-9]+) (epoch|step)s?", text)
     if not match or int(match[1]) < 1:
         raise InputError(f"train.duration={text!r} must be a whole number of epochs or steps, as '20 epochs'")
+    if int(match[1]) > _MAX_DURATION:
+        raise InputError(f"train.duration={text!r} must be at most {_MAX_DURATION:,} epochs or steps")
     return int(match[1]), match[2] + "s"
 
 
@@ -301,6 +307,7 @@ def check(config: Config) -> None:
     """
     adopt_task(config)
     walk(config, Config)
+    check_limits(config)
     for key, names in NAMES.items():
         among(key, at(config, key), names)
     for rule in _RULES:

@@ -266,3 +266,32 @@ def test_a_shipped_config_is_found_by_its_name_from_any_folder(tmp_path, monkeyp
         InputError, match=r"^--config=no_such: no file .*no_such\.py; it must be a Python file"
     ):
         loading.load_config("no_such")
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda folder: open(folder / "file" / "x", "w"), "{folder}/file/x: Not a directory"),
+        (lambda folder: (folder / "file").mkdir(), "{folder}/file: File exists"),
+        (lambda folder: open(folder, "w"), "{folder}: Is a directory"),
+        (lambda folder: open("/proc/version", "w"), "/proc/version: "),
+    ],
+)  # fmt: skip
+def test_a_place_that_cannot_be_used_is_one_line(make, line, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError) as error:
+        make(tmp_path)
+    assert app.report_failure(error.value) == app.DEFECT
+    assert capsys.readouterr().err.startswith("error: " + line.format(folder=tmp_path))
+
+
+def test_a_full_disk_is_one_line_whatever_reports_it(capsys):
+    full = OSError(28, "No space left on device")
+    wrapped = ValueError("UNKNOWN: Error writing; No space left on device\nat line 3")
+    for error, line in ((full, "No space left on device"), (wrapped, "the disk is full: UNKNOWN: Error")):
+        outer = RuntimeError("a save failed")
+        outer.__cause__ = error
+        assert app.report_failure(outer) == app.DEFECT
+        assert capsys.readouterr().err.startswith(f"error: {line}")
+    app.report_failure(RuntimeError("a defect"))
+    assert "RuntimeError: a defect" in capsys.readouterr().err
