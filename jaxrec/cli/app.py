@@ -75,7 +75,7 @@ def report_failure(error: BaseException) -> int:
     return DEFECT
 
 
-# Errors of a place that a command was told to use: a file in place of a folder, no permission, a full disk.
+# Errors of the place of a file or folder: a file in place of a folder, no permission, a full disk.
 _PLACE_ERRORS = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOSPC,
     errno.EDQUOT, errno.ENAMETOOLONG,

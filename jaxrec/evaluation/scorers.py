@@ -89,16 +89,12 @@ class _QueryRunner:
     def _batches(self, rows: Rows) -> EvalBatches | PackedEvalBatches:
         """Return the batches of a split, packed if there is a single process.
 
-        Packing changes the order of the rows, and several processes would have to agree on one order. A batch
-        has no more queries per device than the next power of two of the rows per device.
+        Packing changes the order of the rows, and several processes would have to agree on one order.
         """
-        devices = jax.device_count()
-        most = devices * (1 << max(-(-rows.rows // devices) - 1, 0).bit_length())
-        batch_size = min(self._batch_size, most)
         packer = None if jax.process_count() > 1 else self._task.packer(rows.dtype)
         if packer is None:
-            return EvalBatches(rows, batch_size, jax.process_index(), jax.process_count())
-        return PackedEvalBatches(rows, batch_size, devices, packer)
+            return EvalBatches(rows, self._batch_size, jax.process_index(), jax.process_count())
+        return PackedEvalBatches(rows, self._batch_size, jax.device_count(), packer)
 
     def _run(self, inputs: Any, rows: Rows) -> Iterator[tuple[Any, np.ndarray | None]]:
         """Yield outputs and row indices of each batch, after the next batch starts.
