@@ -1,4 +1,4 @@
-"""The index of titles: exact scores and filters around it, its file, its recall."""
+"""Titles by an index: exact scores, ties and filters, calibration, and the choice of the scorer."""
 
 import numpy as np
 import pytest
@@ -6,25 +6,35 @@ import pytest
 from benchmarks.title_index import VectorTask, catalogue, user_rows
 from jaxrec.core.errors import InputError
 from jaxrec.models.outputs import Correction
-from jaxrec.serving import indexed_scorer, title_index
-from jaxrec.serving.catalogue import CatalogueScorer, Exclusions
-from jaxrec.serving.indexed_scorer import IndexedScorer, IndexOptions, open_scorer
-from jaxrec.serving.title_index import TitleIndex
+from jaxrec.serving.catalogue import CatalogueScorer
+from jaxrec.serving.index import indexed_scorer
+from jaxrec.serving.index.indexed_scorer import IndexedScorer, IndexOptions, open_scorer, recall
+from jaxrec.serving.index.title_index import Calibration
+from jaxrec.serving.requests import Exclusions
 
 V, U, D, K = 900, 12, 6, 10
-needs_usearch = pytest.mark.skipif(not title_index.is_installed(), reason="usearch is not installed")
 
 
 class BruteForce:
-    """Index of all titles whose rank is a multiple of `every`, the best first."""
+    """Index of all titles whose rank is a multiple of `every`, the best first.
 
-    build_seconds = None
+    A search that keeps fewer than `needs` candidates returns the worst titles.
+    """
 
-    def __init__(self, vectors, every=1):
-        self.vectors, self.every = vectors, every
+    build_seconds, is_new = 1.0, True
 
-    def search(self, vectors, number):
+    def __init__(self, vectors, every=1, needs=0):
+        self.vectors, self.every, self.needs = vectors, every, needs
+        self.calibration, self.stored = Calibration(), []
+
+    def calibrate(self, calibration):
+        self.calibration = calibration
+        self.stored.append(calibration)
+
+    def search(self, vectors, number, expansion=0):
         scores = (vectors @ self.vectors.T).astype(np.float64)
+        if (expansion or self.calibration.expansion_search) < self.needs:
+            scores = -scores
         scores[:, np.arange(len(self.vectors)) % self.every != 0] = -np.inf
         ranks = np.argsort(-scores, axis=1, kind="stable")[:, :number]
         return np.where(np.take_along_axis(scores, ranks, axis=1) > -np.inf, ranks, len(self.vectors))
@@ -55,12 +65,23 @@ def test_with_all_candidates_the_titles_are_the_exact_ones(inputs, exclusions):
     """Ties, titles left out, the correction, and requests by popularity included."""
     scorer, popular = IndexedScorer(*inputs, BruteForce), np.arange(U) == 3
     assert scorer.index.vectors.shape == (V, D + 1)  # one component is the log density
+    assert abs(scorer.index.vectors[:, D].mean()) < 1e-6
     exact = CatalogueScorer(*inputs).top(user_rows(U), K, exclusions, popular)
     assert_equal(scorer.top(user_rows(U), K, exclusions, popular), exact)
     assert (exact.score[:, 1:] == exact.score[:, :-1]).any()
     report = scorer.report()["index"]
-    assert report["recall@100"] == 1 and report["measured_requests"] == report["requests"] == U - 1
-    assert report["exact_requests"] == 0
+    assert report["recall@100"] > 0.98 and report["measured_requests"] == report["requests"] == U - 1
+    assert report["exact_requests"] == 0 and CatalogueScorer(*inputs).report() == {}
+
+
+def test_filters_are_honoured(inputs, exclusions):
+    """No title that is left out for a user, or not eligible for the user's group, is returned."""
+    scorer = IndexedScorer(*inputs, lambda vectors: BruteForce(vectors, 3))
+    rank = scorer.top(user_rows(U), K, exclusions).id - 2
+    assert (rank >= 0).all() and exclusions.eligible_GxV[exclusions.group[:, None], rank].all()
+    left_out = set(zip(exclusions.user.tolist(), exclusions.rank.tolist(), strict=True))
+    assert not left_out & {(user, r) for user in range(U) for r in rank[user].tolist()}
+    assert scorer.report()["index"]["exact_requests"] == 0 and (rank % 3 == 0).all()
 
 
 def test_requests_whose_candidates_run_out_are_ranked_exactly(inputs, exclusions):
@@ -75,13 +96,38 @@ def test_requests_whose_candidates_run_out_are_ranked_exactly(inputs, exclusions
     assert ((top.id[::2] - 2) % 10 == 0).all()  # candidates of the index alone
 
 
-def test_recall_is_the_fraction_of_the_exact_titles(inputs):
+def test_recall_by_hand():
+    exact = np.array([[5, 6, 7], [8, 9, 0]])
+    assert recall(exact, np.array([[7, 1, 5], [0, 2, 9]])) == 3 / 5
+    assert recall(np.zeros((2, 3), int), np.zeros((2, 3), int)) == 0
+
+
+def untied(inputs):
     task, params, arrays, correction = inputs
     rng = np.random.default_rng(2)
-    params = tuple(x + rng.normal(0, 0.1, x.shape).astype(np.float32) for x in params)
-    scorer = IndexedScorer(task, params, arrays, correction, lambda vectors: BruteForce(vectors, 2))
-    recall, requests = scorer.measure_recall(user_rows(U))
-    assert requests == U and recall == pytest.approx(0.5, abs=0.1)
+    return task, tuple(x + rng.normal(0, 0.1, x.shape).astype(np.float32) for x in params), arrays, correction
+
+
+def test_calibration_takes_the_fewest_candidates_that_reach_the_recall(inputs):
+    scorer = IndexedScorer(*untied(inputs), lambda vectors: BruteForce(vectors, needs=500))
+    assert scorer.calibrate(user_rows(U)) == Calibration(512, 1.0, U, True)
+    assert scorer.calibrate(user_rows(U)) == Calibration(512, 1.0, U, True)
+    assert len(scorer.index.stored) == 1  # stored once
+
+
+def test_a_recall_that_is_not_reached_is_reported(inputs, exclusions, caplog):
+    """Half of the titles are absent: recall is one half. "auto" then ranks exactly."""
+    half = lambda vectors: BruteForce(vectors, 2)  # noqa: E731
+    scorer = IndexedScorer(*untied(inputs), half)
+    top = scorer.top(user_rows(U), K, exclusions)
+    report = scorer.report()["index"]
+    assert report["recall@100"] == pytest.approx(0.5, abs=0.1) and report["expansion_search"] == 512
+    assert report["requests"] == U and (top.id % 2 == 0).all()
+    assert "with 512 candidates, below 0.98; --index=exact scores all titles" in caplog.text
+    auto = IndexedScorer(*untied(inputs), half, True)
+    exact = CatalogueScorer(*untied(inputs)).top(user_rows(U), K, exclusions)
+    assert_equal(auto.top(user_rows(U), K, exclusions), exact)
+    assert auto.report()["index"]["requests"] == 0
 
 
 def test_a_long_list_is_ranked_exactly(inputs, exclusions):
@@ -94,7 +140,7 @@ def test_a_long_list_is_ranked_exactly(inputs, exclusions):
 def test_the_kind_of_index(inputs, monkeypatch):
     task, params, arrays, correction = inputs
     assert type(open_scorer(*inputs, IndexOptions())) is CatalogueScorer
-    monkeypatch.setattr(indexed_scorer, "TitleIndex", lambda vectors, folder: BruteForce(vectors))
+    monkeypatch.setattr(indexed_scorer, "open_or_build", lambda vectors, folder, step: BruteForce(vectors))
     assert type(open_scorer(*inputs, IndexOptions("ann"))) is IndexedScorer
     monkeypatch.setattr(indexed_scorer, "EXACT_TITLES", V - 1)
     assert type(open_scorer(*inputs, IndexOptions("exact"))) is CatalogueScorer
@@ -106,49 +152,3 @@ def test_the_kind_of_index(inputs, monkeypatch):
         open_scorer(*inputs, IndexOptions("fast"))
     with pytest.raises(InputError, match="index=ann: the score of the head 'mlp' is not an inner product"):
         open_scorer(task, params, arrays, correction._replace(head="mlp"), IndexOptions("ann"))
-
-
-def test_without_usearch_the_message_names_the_extra(monkeypatch):
-    monkeypatch.setattr(title_index, "is_installed", lambda: False)
-    with pytest.raises(InputError, match=r"pip install 'jaxrec\[ann\]'"):
-        TitleIndex(np.zeros((3, 2), np.float32))
-
-
-@needs_usearch
-def test_the_index_has_the_titles_of_the_largest_products():
-    rng = np.random.default_rng(0)
-    vectors = (rng.standard_normal((3_000, 8)) * rng.lognormal(0, 0.5, (3_000, 1))).astype(np.float32)
-    queries = rng.standard_normal((40, 8)).astype(np.float32)
-    queries[0, 0] = np.nan
-    index = TitleIndex(vectors)
-    index.expansion_search = 2_000
-    expected = np.argsort(-(np.nan_to_num(queries) @ vectors.T), axis=1)[:, :100]
-    ranks = index.search(queries, 100)
-    # Of few titles with vectors of different lengths, some are not reached from the others.
-    assert (ranks[:, :, None] == expected[:, None]).any(axis=2).mean() > 0.95
-    assert index.search(queries[:0], 5).shape == (0, 5) and index.search(queries[1:2], 5).shape == (1, 5)
-
-
-@needs_usearch
-def test_the_file_belongs_to_its_vectors(tmp_path):
-    vectors = np.random.default_rng(0).standard_normal((500, 8)).astype(np.float32)
-    first = TitleIndex(vectors, tmp_path)
-    (file,) = tmp_path.iterdir()
-    again = TitleIndex(vectors, tmp_path)
-    assert first.build_seconds is not None and again.build_seconds is None
-    np.testing.assert_array_equal(first.search(vectors[:5], 20), again.search(vectors[:5], 20))
-    changed = vectors.copy()
-    changed[7, 0] += 1e-3
-    assert TitleIndex(changed, tmp_path).build_seconds is not None
-    (replaced,) = tmp_path.iterdir()
-    assert replaced != file
-
-
-@needs_usearch
-def test_the_index_in_a_bucket(bucket):
-    from jaxrec.core.paths import as_path
-
-    vectors = np.random.default_rng(0).standard_normal((200, 4)).astype(np.float32)
-    folder = as_path(f"{bucket}/run")
-    assert TitleIndex(vectors, folder).build_seconds is not None
-    assert TitleIndex(vectors, folder).build_seconds is None
