@@ -681,6 +681,27 @@ LINES = (
         ("tests/serving/test_catalogue.py",),
     ),
     Line(
+        "an index of other vectors is refused",
+        "jaxrec/serving/index/title_index.py",
+        "if manifest.get(field) != expected:",
+        "if False:",
+        ("tests/serving/index/test_title_index.py",),
+    ),
+    Line(
+        "the vectors of an index have no common part",
+        "jaxrec/serving/index/title_index.py",
+        "vectors - vectors.mean(axis=0, dtype=np.float64)",
+        "vectors - 0.0",
+        ("tests/serving/index/test_title_index.py",),
+    ),
+    Line(
+        "candidates of an index that are left out for a user are not recommended",
+        "jaxrec/serving/index/indexed_scorer.py",
+        "eligible_UxN & (excluded[place] != pair_UxN)",
+        "eligible_UxN",
+        ("tests/serving/index/test_indexed_scorer.py",),
+    ),
+    Line(
         "a diverse title is unlike all titles chosen before",
         "jaxrec/models/diversity.py",
         "similarity_BxN = xp.maximum(similarity_BxN, ",

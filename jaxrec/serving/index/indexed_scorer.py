@@ -90,10 +90,9 @@ class IndexedScorer(CatalogueScorer):
         vectors = self._embed_titles(("dot titles",), lambda p, table: task.dot_titles(p, table, head))
         vectors = vectors[arrays.id_of_rank]
         log_q_V = self._log_q_V[arrays.id_of_rank].astype(np.float32)
-        # The log density is one more component, centred because the graph rounds it to bfloat16.
+        # The log density is one more component; without it, one that is constant would be of no use.
         self._reads_log_q = bool(np.ptp(log_q_V)) if len(log_q_V) else False
-        columns = [vectors, log_q_V - log_q_V.mean()] if self._reads_log_q else [vectors]
-        self.index = make_index(np.column_stack(columns))
+        self.index = make_index(np.column_stack([vectors, log_q_V]) if self._reads_log_q else vectors)
         # One more row of zeros, for absent candidates.
         padded = np.pad(vectors, ((0, 1), (0, 0))), np.pad(arrays.id_of_rank, (0, 1)), np.pad(log_q_V, (0, 1))
         self._by_rank = replicate(padded)

@@ -1,8 +1,16 @@
 """Approximate index of title vectors (usearch, an HNSW graph), kept beside the checkpoint.
 
-The graph is built and searched by inner product, as ip-NSW (Morozov & Babenko, NeurIPS 2018). Its vectors are
-bfloat16: half the memory and less time of float32, at a recall that is equal within .001 once the candidates
-are scored exactly. The folder of the index:
+The graph is built and searched by inner product, as ip-NSW (Morozov & Babenko, NeurIPS 2018), with two changes
+so that a search reaches all titles:
+
+- The mean of the vectors is subtracted, which changes the products of a user by one number. For 30,000 vectors
+  resampled from a trained table, recall@100 was .983 with it and .714 without it (256 candidates, 16 links).
+- Short vectors are added first. For 5,000 vectors of width 16 with log-normal lengths, recall@100 was .999, and
+  .893 in another order (128 candidates), with an upper limit of .950.
+
+Vectors of one length by one more component (Bachrach et al., RecSys 2014) had .913 on the table. The stored
+vectors are bfloat16: half the memory and less time than float32, at a recall that was lower by .002 at most,
+because the candidates are scored exactly. The folder of the index:
 
     title_index-<hash>.usearch   the graph, with its vectors
     title_index.json             checkpoint step, hash of the float32 vectors, settings, sha256 of the graph,
@@ -37,8 +45,8 @@ class IndexSettings(NamedTuple):
         dtype: Type of the stored vectors.
     """
 
-    connectivity: int = 16
-    expansion_add: int = 64
+    connectivity: int = 24
+    expansion_add: int = 48
     dtype: str = "bf16"
 
 
@@ -141,7 +149,9 @@ def open_or_build(
         logging.info("building the index of %s titles, once for this checkpoint", f"{len(vectors):,}")
     started = time.perf_counter()
     graph = _new_graph(vectors.shape[1], settings)
-    graph.add(np.arange(len(vectors), dtype=np.uint64), vectors.astype(np.float32, copy=False))
+    centred = (vectors - vectors.mean(axis=0, dtype=np.float64)).astype(np.float32)
+    order = np.argsort(np.linalg.norm(centred, axis=1), kind="stable")
+    graph.add(order.astype(np.uint64), centred[order])
     seconds = time.perf_counter() - started
     manifest = _identity(vectors, step, settings) | {
         "build_seconds": seconds,

@@ -35,9 +35,15 @@ def test_without_usearch_the_message_names_the_extra(vectors, tmp_path, monkeypa
 
 
 @needs_usearch
-def test_the_index_has_the_titles_of_the_largest_products():
+@pytest.mark.parametrize("kind", ["normals", "a common part", "long and short vectors"])
+def test_the_index_has_the_titles_of_the_largest_products(kind):
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((5_000, 16)).astype(np.float32)
+    if kind == "a common part":
+        vectors = 0.3 * vectors + 2.0
+    elif kind == "long and short vectors":
+        vectors = vectors @ rng.standard_normal((16, 16)).astype(np.float32)
+        vectors *= rng.lognormal(0.0, 0.5, (5_000, 1)).astype(np.float32)
     queries = rng.standard_normal((40, 16)).astype(np.float32)
     queries[0, 0] = np.nan
     index = open_or_build(vectors)
@@ -67,7 +73,7 @@ def test_the_files_belong_to_their_vectors_and_step(vectors, tmp_path):
         (changed, 7, "vectors='", IndexSettings()),
         (vectors, 8, "step=7; that of this checkpoint: 8", IndexSettings()),
         (vectors[:-1], 7, "titles=500; that of this checkpoint: 499", IndexSettings()),
-        (vectors, 7, "connectivity=16; that of this checkpoint: 8", IndexSettings(8)),
+        (vectors, 7, "connectivity=24; that of this checkpoint: 8", IndexSettings(8)),
     ]
     for content, step, message, settings in stale:
         with pytest.raises(InputError, match=message):
