@@ -13,6 +13,7 @@ index has. The candidates of a search are calibrated on other requests. There ar
 - "normals": independent standard normals, a hard case, because all titles are about equally far.
 """
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -146,7 +147,7 @@ def make_vectors(kind: str, args: Any) -> tuple[np.ndarray, np.ndarray, str]:
     return resample(table, users, rng), resample(table, args.titles, rng), description
 
 
-def open_indexed(kind: str, inputs: Any, args: Any) -> Any:
+def open_indexed(kind: str, inputs: tuple[Any, Any, Arrays, Any], args: Any) -> Any:
     """Return the scorer with an index, which is kept in `--folder`."""
     from jaxrec.serving.index.indexed_scorer import IndexedScorer
     from jaxrec.serving.index.title_index import IndexSettings, open_or_build
@@ -160,7 +161,11 @@ def open_indexed(kind: str, inputs: Any, args: Any) -> Any:
     folder = as_path(args.folder) / kind if args.folder else None
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    return IndexedScorer(*inputs, lambda vectors: open_or_build(vectors, folder, None, settings)), settings
+
+    def make(vectors: np.ndarray) -> Any:
+        return open_or_build(vectors, folder, None, settings)
+
+    return IndexedScorer(*inputs, make_index=make), settings
 
 
 def measure_vectors(kind: str, users: np.ndarray, titles: np.ndarray, args: Any) -> dict[str, Any]:
@@ -195,7 +200,7 @@ def measure_vectors(kind: str, users: np.ndarray, titles: np.ndarray, args: Any)
         if recalls[expansion] >= _ENOUGH and expansion >= calibration.expansion_search:
             break
     rivals: dict[str, Any] = {"exact": lambda: exact.top(rows, args.k, nothing)}
-    rivals |= {str(e): lambda e=e: by_index(e) for e in recalls}
+    rivals |= {str(e): partial(by_index, e) for e in recalls}
     seconds = interleaved(rivals, args.rounds, warmup=0)
     return {
         "settings": settings._asdict(),
@@ -213,7 +218,7 @@ def measure_vectors(kind: str, users: np.ndarray, titles: np.ndarray, args: Any)
     }
 
 
-def main(args: flags.FlagValues) -> Report:
+def main(args: Any) -> Report:
     from jaxrec.serving.index.title_index import is_installed
 
     if not is_installed():

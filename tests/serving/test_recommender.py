@@ -358,6 +358,7 @@ def test_the_retrieval_head_may_order_the_catalogue(loaded, plays):
     np.testing.assert_allclose(scorer.scores(made.rows, ids), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["next_item", "retrieval", "dot"])
 def test_an_inner_product_is_the_score_of_its_head(loaded, plays, kind):
     """The products of the vectors of the index are the scores that order the titles."""
 
@@ -424,14 +425,14 @@ def test_with_an_index_the_recommendations_are_the_exact_ones(loaded, plays, mon
 
 
 @pytest.mark.skipif(not is_installed(), reason="usearch is not installed: pip install 'jaxrec[ann]'")
-def test_the_index_is_kept_in_the_folder_and_names_its_step(loaded, plays, tmp_path):
+def test_the_index_is_kept_in_the_folder_and_names_its_step(loaded, tmp_path):
     def change(config):
-        config.model.retrieval_dim = 4
+        config.task.name, config.model.features = "next_item", ("title_id",)
+        config.model.experts = (Expert(8, 1, 2, 1.0, 0.1, "sasrec"),)
 
-    def recommender(step):
-        out = untrained(loaded, change, None, IndexOptions("ann", tmp_path, step))
-        return out._scorer.index
+    def index(step):
+        return untrained(loaded, change, None, IndexOptions("ann", tmp_path, step))._scorer.index
 
-    first, again, other = recommender(5), recommender(5), recommender(6)
+    first, again, other = index(5), index(5), index(6)
     assert first.is_new and not again.is_new and other.is_new
     assert len(list(tmp_path.glob("*.usearch"))) == 1

@@ -47,7 +47,7 @@ class IndexOptions(NamedTuple):
 
 
 class VectorIndex(Protocol):
-    """Interface of `TitleIndex`."""
+    """Interface of `GraphIndex`."""
 
     build_seconds: float
     is_new: bool
@@ -62,7 +62,7 @@ class VectorIndex(Protocol):
         ...
 
     def search(self, vectors: np.ndarray, number: int, expansion: int = 0) -> np.ndarray:
-        """Return ranks [U, number] of titles with large inner products; see `TitleIndex.search`."""
+        """Return ranks [U, number] of titles with large inner products; see `GraphIndex.search`."""
         ...
 
 

@@ -71,7 +71,7 @@ def is_installed() -> bool:
     return importlib.util.find_spec("usearch") is not None
 
 
-class TitleIndex:
+class GraphIndex:
     """Index of the vectors of titles by popularity rank; `open_or_build` makes one.
 
     Args:
@@ -127,7 +127,7 @@ class TitleIndex:
 def open_or_build(
     vectors: np.ndarray, folder: AnyPath | None = None, step: int | None = None,
     settings: IndexSettings = IndexSettings(),  # noqa: B008
-) -> TitleIndex:  # fmt: skip
+) -> GraphIndex:  # fmt: skip
     """Return the index of a folder; build it if it is absent, of other vectors or damaged.
 
     Args:
@@ -159,13 +159,13 @@ def open_or_build(
     }
     if folder is not None:
         _write(folder, graph, manifest)
-    return TitleIndex(graph, manifest, folder)
+    return GraphIndex(graph, manifest, folder)
 
 
 def open_index(
     vectors: np.ndarray, folder: AnyPath, step: int | None = None,
     settings: IndexSettings = IndexSettings(),  # noqa: B008
-) -> TitleIndex:  # fmt: skip
+) -> GraphIndex:  # fmt: skip
     """Open the index of a folder; arguments as for `open_or_build`.
 
     Raises:
@@ -201,7 +201,7 @@ def open_index(
     if len(graph) != len(vectors):
         raise InputError(f"{file}: {len(graph):,} titles; those of this checkpoint: {len(vectors):,}")
     manifest["calibration"] = calibration._asdict()
-    return TitleIndex(graph, manifest, folder, is_new=False)
+    return GraphIndex(graph, manifest, folder, is_new=False)
 
 
 def _require_usearch() -> None:
