@@ -44,6 +44,7 @@ def _flags() -> None:
     flags.DEFINE_integer("connectivity", 0, "links of a title in the graph; 0: the default of the index")
     flags.DEFINE_integer("expansion_add", 0, "candidates for links; 0: the default of the index")
     flags.DEFINE_string("dtype", "", "type of the vectors of the index; empty: the default of the index")
+    flags.DEFINE_enum("metric", "l2sq", ["l2sq", "ip"], "metric of the graph")
     flags.DEFINE_string("folder", "", "folder to keep the indexes in; empty: they are built and not kept")
     flags.DEFINE_list("vectors", ["table", "normals"], "sets of vectors")
     flags.DEFINE_integer("rounds", 5, "rounds; each times all rivals once", lower_bound=1)
@@ -157,6 +158,7 @@ def open_indexed(kind: str, inputs: tuple[Any, Any, Arrays, Any], args: Any) -> 
         args.connectivity or default.connectivity,
         args.expansion_add or default.expansion_add,
         args.dtype or default.dtype,
+        args.metric,
     )
     folder = as_path(args.folder) / kind if args.folder else None
     if folder is not None:

@@ -8,7 +8,14 @@ from jaxrec.serving.index.title_index import is_installed
 
 
 class Flags:
-    checkpoint, dtype, folder, vectors, expansions = "", "", "", ["table", "normals"], ["64", "1024"]
+    checkpoint, dtype, metric, folder, vectors, expansions = (
+        "",
+        "",
+        "l2sq",
+        "",
+        ["table", "normals"],
+        ["64", "1024"],
+    )
     titles = requests = k = rounds = connectivity = expansion_add = 0
     width, quick = 16, True
 

@@ -1,16 +1,11 @@
 """Approximate index of title vectors (usearch, an HNSW graph), kept beside the checkpoint.
 
-The graph is built and searched by inner product, as ip-NSW (Morozov & Babenko, NeurIPS 2018), with two changes
-so that a search reaches all titles:
-
-- The mean of the vectors is subtracted, which changes the products of a user by one number. For 30,000 vectors
-  resampled from a trained table, recall@100 was .983 with it and .714 without it (256 candidates, 16 links).
-- Short vectors are added first. For 5,000 vectors of width 16 with log-normal lengths, recall@100 was .999, and
-  .893 in another order (128 candidates), with an upper limit of .950.
-
-Vectors of one length by one more component (Bachrach et al., RecSys 2014) had .913 on the table. The stored
-vectors are bfloat16: half the memory and less time than float32, at a recall that was lower by .002 at most,
-because the candidates are scored exactly. The folder of the index:
+The largest inner products become the smallest distances (Bachrach et al., RecSys 2014): the mean of the
+vectors is subtracted, which changes the products of a user by one number, and one more component makes all
+vectors of one length. The stored vectors are float32, because bfloat16 rounds that component: recall@100 of
+vectors with log-normal lengths was .79 in place of .99. A graph by plain inner product (ip-NSW; Morozov &
+Babenko, NeurIPS 2018) needs fewer candidates for standard normals, but its search does not reach groups of
+similar titles: `benchmarks/results/title-index.md`. The folder of the index:
 
     title_index-<hash>.usearch   the graph, with its vectors
     title_index.json             checkpoint step, hash of the float32 vectors, settings, sha256 of the graph,
@@ -43,11 +38,13 @@ class IndexSettings(NamedTuple):
         connectivity: Links of a title in the graph.
         expansion_add: Candidates for the links of a new title.
         dtype: Type of the stored vectors.
+        metric: "l2sq", or "ip" for the plain inner product.
     """
 
-    connectivity: int = 24
-    expansion_add: int = 48
-    dtype: str = "bf16"
+    connectivity: int = 32
+    expansion_add: int = 64
+    dtype: str = "f32"
+    metric: str = "l2sq"
 
 
 class Calibration(NamedTuple):
@@ -115,6 +112,7 @@ class GraphIndex:
         if not len(vectors):
             return np.empty((0, number), np.int64)
         queries = np.nan_to_num(vectors.astype(np.float32))
+        queries = np.pad(queries, ((0, 0), (0, self._graph.ndim - queries.shape[1])))
         self._graph.expansion_search = max(expansion or self._calibration.expansion_search, number)
         if len(queries) == 1:  # usearch has another type of result for one query
             queries = np.repeat(queries, 2, axis=0)
@@ -149,9 +147,9 @@ def open_or_build(
         logging.info("building the index of %s titles, once for this checkpoint", f"{len(vectors):,}")
     started = time.perf_counter()
     graph = _new_graph(vectors.shape[1], settings)
-    centred = (vectors - vectors.mean(axis=0, dtype=np.float64)).astype(np.float32)
-    order = np.argsort(np.linalg.norm(centred, axis=1), kind="stable")
-    graph.add(order.astype(np.uint64), centred[order])
+    stored = _stored_vectors(vectors, settings)
+    order = np.random.default_rng(0).permutation(len(stored))  # neighbours in popularity may be alike
+    graph.add(order.astype(np.uint64), stored[order])
     seconds = time.perf_counter() - started
     manifest = _identity(vectors, step, settings) | {
         "build_seconds": seconds,
@@ -215,7 +213,16 @@ def _require_usearch() -> None:
 def _new_graph(width: int, settings: IndexSettings) -> Any:
     from usearch.index import Index
 
-    return Index(ndim=width, metric="ip", **settings._asdict())
+    return Index(ndim=width + (settings.metric == "l2sq"), **settings._asdict())
+
+
+def _stored_vectors(vectors: np.ndarray, settings: IndexSettings) -> np.ndarray:
+    """Return the vectors of the graph, [titles, D] or [titles, D + 1] float32."""
+    centred = (vectors - vectors.mean(axis=0, dtype=np.float64)).astype(np.float32)
+    if settings.metric == "ip":
+        return centred
+    square = (centred**2).sum(axis=1)
+    return np.column_stack([centred, np.sqrt(square.max(initial=0) - square)])
 
 
 def _identity(vectors: np.ndarray, step: int | None, settings: IndexSettings) -> dict[str, Any]:
