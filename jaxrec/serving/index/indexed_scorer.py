@@ -25,6 +25,9 @@ INDEX_KINDS = ("auto", "exact", "ann")
 EXACT_TITLES = 1_000_000  # "auto" ranks catalogues up to this size exactly
 TARGET_RECALL = 0.98
 _LEAST_EXPANSION, _MOST_EXPANSION = 128, 2**15
+# Titles for each candidate of a search, at least, where "auto" uses the index. At a million titles of width
+# 64 the speed of exact ranking was reached with 8,192 candidates on resampled vectors, 2,048 on normals.
+_TITLES_PER_CANDIDATE = 512
 _LEAST_CANDIDATES = 64
 _MOST_EXCLUDED = 1024  # candidates that are fetched in place of excluded titles, at most
 _MEASURED_REQUESTS, _MEASURED_TITLES = 64, 100
@@ -36,7 +39,7 @@ class IndexOptions(NamedTuple):
     Args:
         kind: "exact": all titles are scored. "ann": the approximate index. "auto": "ann" for more than
             `EXACT_TITLES` titles, if the score is an inner product, usearch is installed and the recall
-            reaches `TARGET_RECALL`; else "exact".
+            reaches `TARGET_RECALL` with few candidates; else "exact".
         folder: Folder in which the index is kept. None: in memory only.
         step: Step of the checkpoint.
     """
@@ -78,12 +81,13 @@ class IndexedScorer(CatalogueScorer):
         arrays: Arrays of the catalogue.
         correction: Rule of the final scores, whose head is in `task.dot_heads`.
         make_index: Function from vectors [V, D], by popularity rank, to their index.
-        needs_recall: True to score all titles if the recall does not reach `TARGET_RECALL`.
+        only_if_faster: True to score all titles if the recall does not reach `TARGET_RECALL`, or reaches it
+            with so many candidates that exact ranking is faster.
     """
 
     def __init__(
         self, task: Task, params: Any, arrays: Arrays, correction: Correction,
-        make_index: Callable[[np.ndarray], VectorIndex], needs_recall: bool = False,
+        make_index: Callable[[np.ndarray], VectorIndex], only_if_faster: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(task, params, arrays, correction)
         head = correction.head
@@ -96,7 +100,7 @@ class IndexedScorer(CatalogueScorer):
         # One more row of zeros, for absent candidates.
         padded = np.pad(vectors, ((0, 1), (0, 0))), np.pad(arrays.id_of_rank, (0, 1)), np.pad(log_q_V, (0, 1))
         self._by_rank = replicate(padded)
-        self._needs_recall, self._requests, self._run_out = needs_recall, 0, 0
+        self._only_if_faster, self._requests, self._run_out = only_if_faster, 0, 0
         self._measured: Calibration | None = None
 
     def top(
@@ -110,7 +114,7 @@ class IndexedScorer(CatalogueScorer):
             return super().top(rows, k, exclusions, popular)
         if self._measured is None:
             self._measured = self.calibrate(rows[modelled[:_MEASURED_REQUESTS]])
-        if self._needs_recall and not self._measured.reached:
+        if self._only_if_faster and not self._is_faster(self._measured):
             return super().top(rows, k, exclusions, popular)
         top = self.indexed_top(rows[modelled], k, exclusions.select(modelled), number)
         out = TopTitles(*(np.empty((len(rows), k), column.dtype) for column in top))
@@ -174,6 +178,9 @@ class IndexedScorer(CatalogueScorer):
                 k, value, expansion, TARGET_RECALL,
             )  # fmt: skip
         return calibration
+
+    def _is_faster(self, measured: Calibration) -> bool:
+        return measured.reached and measured.expansion_search * _TITLES_PER_CANDIDATE <= self.titles
 
     def report(self) -> dict[str, Any]:
         """Return the recall of the index and the number of requests, as JSON values."""

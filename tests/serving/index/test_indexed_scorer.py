@@ -114,7 +114,7 @@ def test_calibration_takes_the_fewest_candidates_that_reach_the_recall(inputs):
     assert len(scorer.index.stored) == 1  # stored once
 
 
-def test_a_recall_that_is_not_reached_is_reported(inputs, exclusions, caplog):
+def test_a_recall_that_is_not_reached_is_reported(inputs, exclusions, caplog, monkeypatch):
     """Half of the titles are absent: recall is one half. "auto" then ranks exactly."""
     half = lambda vectors: BruteForce(vectors, 2)  # noqa: E731
     scorer = IndexedScorer(*untied(inputs), half)
@@ -123,10 +123,23 @@ def test_a_recall_that_is_not_reached_is_reported(inputs, exclusions, caplog):
     assert report["recall@100"] == pytest.approx(0.5, abs=0.1) and report["expansion_search"] == 512
     assert report["requests"] == U and (top.id % 2 == 0).all()
     assert "with 512 candidates, below 0.98; --index=exact scores all titles" in caplog.text
+    monkeypatch.setattr(indexed_scorer, "_TITLES_PER_CANDIDATE", 1)
     auto = IndexedScorer(*untied(inputs), half, True)
     exact = CatalogueScorer(*untied(inputs)).top(user_rows(U), K, exclusions)
     assert_equal(auto.top(user_rows(U), K, exclusions), exact)
     assert auto.report()["index"]["requests"] == 0
+
+
+@pytest.mark.parametrize("titles_per_candidate, requests", [(1, U), (2, 0)])
+def test_auto_uses_the_index_if_few_candidates_suffice(
+    inputs, exclusions, titles_per_candidate, requests, monkeypatch
+):
+    """512 candidates of 900 titles reach the recall: at most 900 or 450 may be searched."""
+    monkeypatch.setattr(indexed_scorer, "_TITLES_PER_CANDIDATE", titles_per_candidate)
+    scorer = IndexedScorer(*untied(inputs), lambda vectors: BruteForce(vectors, needs=500), True)
+    exact = CatalogueScorer(*untied(inputs)).top(user_rows(U), K, exclusions)
+    np.testing.assert_array_equal(scorer.top(user_rows(U), K, exclusions).id, exact.id)
+    assert scorer.report()["index"]["requests"] == requests
 
 
 def test_a_long_list_is_ranked_exactly(inputs, exclusions):
