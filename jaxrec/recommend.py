@@ -53,6 +53,11 @@ def _flags() -> None:
     )
     flags.DEFINE_string("licences", "", "table of the regions of titles, with the column region")
     flags.DEFINE_string("region", "", "region of users for whom the users table has none")
+    flags.DEFINE_enum(
+        "index", "auto", ["auto", "exact", "ann"], "ranking of the catalogue: exact scores all titles; ann "
+        "scores the candidates of an approximate index (extra ann), for models whose score is an inner "
+        "product; auto: ann above a million titles",
+    )  # fmt: skip
     flags.DEFINE_float("diversity", 0.0, "weight of dissimilarity (MMR) in a list, from 0 to 1")
     flags.DEFINE_bool("page", False, "pages of named rows, without a title twice, in place of lists")
     flags.DEFINE_integer("page_rows", 6, "rows of a page", lower_bound=1)
@@ -85,7 +90,7 @@ def main(args: flags.FlagValues) -> None:
         args.licences or None,
         args.region,
     )
-    recommender = Recommender.load(as_path(args.checkpoint), args.which, args.titles or None)
+    recommender = Recommender.load(as_path(args.checkpoint), args.which, args.titles or None, args.index)
     names = title_names(recommender.config.source, recommender.titles)
     first: dict[str, Any] | None = None
     counts: dict[str, Any] = {}
@@ -144,13 +149,22 @@ def _table(result: dict[str, Any]) -> str:
         f"plays {result['plays']:,}, of which {result['plays_of_unknown_titles']:,} of unknown titles "
         "(skipped)",
     ]
+    if "index" in result:
+        index = result["index"]
+        built = f"built in {index['build_seconds']:,.0f} s" if index["is_new"] else "opened"
+        lines.append(
+            f"index: {built}; recall@100 {_cell(index['recall@100'])} against exact ranking, on "
+            f"{index['measured_requests']:,} requests, with {_cell(index['expansion_search'])} candidates; "
+            f"{index['exact_requests']:,} of {index['requests']:,} requests ran out of candidates and were "
+            "ranked exactly"
+        )
     return "\n".join([*lines, f"written to {result['out']}"] if result["out"] else lines)
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:.4f}" if isinstance(value, float) else "-" if value is None else str(value)
 
 
 if __name__ == "__main__":

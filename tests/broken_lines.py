@@ -702,6 +702,27 @@ LINES = (
         ("tests/serving/test_catalogue.py",),
     ),
     Line(
+        "an index of other vectors is refused",
+        "jaxrec/serving/index/title_index.py",
+        "if manifest.get(field) != expected:",
+        "if False:",
+        ("tests/serving/index/test_title_index.py",),
+    ),
+    Line(
+        "the vectors of an index are of one length",
+        "jaxrec/serving/index/title_index.py",
+        "np.sqrt(square.max(initial=0) - square)",
+        "0 * square",
+        ("tests/serving/index/test_title_index.py",),
+    ),
+    Line(
+        "candidates of an index that are left out for a user are not recommended",
+        "jaxrec/serving/index/indexed_scorer.py",
+        "eligible_UxN & (excluded[place] != pair_UxN)",
+        "eligible_UxN",
+        ("tests/serving/index/test_indexed_scorer.py",),
+    ),
+    Line(
         "a diverse title is unlike all titles chosen before",
         "jaxrec/models/diversity.py",
         "similarity_BxN = xp.maximum(similarity_BxN, ",

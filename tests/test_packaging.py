@@ -98,9 +98,9 @@ def test_every_import_is_declared(folder):
     declared = {canonicalize_name(one.name) for one in requirements()}
     if (
         folder == "jaxrec"
-    ):  # what the package itself imports is installed with it, but for the extras `beam` and `serve`
+    ):  # what the package itself imports is installed with it, but for the extras `beam`, `ann` and `serve`
         declared = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
-        declared |= {"apache-beam"}
+        declared |= {"apache-beam", "usearch"}
         extra = PROJECT["optional-dependencies"]["serve"]
         declared |= {canonicalize_name(Requirement(line).name) for line in extra}
     local = (

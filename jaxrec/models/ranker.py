@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrec.core.batch import History, TitleTable
-from jaxrec.core.ids import FIRST_TITLE
+from jaxrec.core.ids import FIRST_TITLE, RETRIEVAL_HEAD
 from jaxrec.core.registry import HEADS
 from jaxrec.models.heads import MlpHead, ProductFeatures, RetrievalHead, dot_score
 from jaxrec.models.layers.dense import at_least_float32
@@ -138,6 +138,22 @@ class RankingModel(UserEncoder):
     def title_vectors(self, table: TitleTable) -> jax.Array:
         """Return the vectors [V, F] of all titles of the table (Eq. 3)."""
         return self.title.vectors(jnp.arange(table.categories.shape[0]), table)
+
+    def dot_users(self, user: UserEncoding, head: str) -> jax.Array:
+        """Return the vectors [B, D] whose products with `dot_titles` are the scores of a head.
+
+        Args:
+            user: Encoded examples.
+            head: RETRIEVAL_HEAD, or any other head of a model with `head="dot"`.
+        """
+        if head == RETRIEVAL_HEAD:
+            return user.vector_BxF @ self.retrieving.of_user
+        return user.vector_BxF[:, : self.config.width]
+
+    def dot_titles(self, table: TitleTable, head: str) -> jax.Array:
+        """Return the vectors [V, D] of all titles of the table; `head` is that of `dot_users`."""
+        kernel = self.retrieving.of_title if head == RETRIEVAL_HEAD else self.rows.of_title
+        return self.title_vectors(table) @ kernel
 
     def retrieve(
         self, user: UserEncoding, table: TitleTable, catalogue: TitleProjections | None = None,

@@ -111,11 +111,15 @@ class CatalogueScorer:
 
     def embed_titles(self) -> np.ndarray:
         """Return the vectors [V, F] of all titles, by id."""
+        return self._embed_titles(("titles",), self._task.embed_titles)
 
-        def make() -> Callable:
-            return lambda params, queries, table: self._task.embed_titles(params, table)
+    def report(self) -> dict[str, Any]:
+        """Return counts of the ranking as JSON values; none if all titles are scored."""
+        return {}
 
-        step = self._step(("titles",), make)
+    def _embed_titles(self, key: tuple, embed: Callable[[Any, TitleTable], jax.Array]) -> np.ndarray:
+        """Return `embed(params, table)` as float32, computed by the step of a key."""
+        step = self._step(key, lambda: lambda params, queries, table: embed(params, table))
         host = HostBatch(
             np.zeros((jax.local_device_count(), 1), np.uint32), np.zeros(jax.local_device_count(), bool)
         )

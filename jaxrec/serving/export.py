@@ -61,7 +61,7 @@ def export(
         The manifest.
     """
     _check(out, platforms)
-    return write(Recommender.load(workdir, which, titles), out, platforms, max_k)
+    return write(Recommender.load(workdir, which, titles, "exact"), out, platforms, max_k)
 
 
 def write(

@@ -165,6 +165,10 @@ class ExportedScorer:
         """Return the vectors [V, F] of all titles, by id."""
         return self._vectors
 
+    def report(self) -> dict[str, Any]:
+        """Return no counts: all titles are scored."""
+        return {}
+
     def _run(self, name: str, words: np.ndarray, *inputs: Any) -> Any:
         return self._programs[name](self._parameters, self._catalogue, words, *inputs)
 

@@ -21,6 +21,7 @@ from jaxrec.serving.requests import Exclusions, RequestBuilder, RequestCounts, R
 if TYPE_CHECKING:
     from jaxrec.core.paths import AnyPath
     from jaxrec.models.outputs import Correction
+    from jaxrec.serving.index.indexed_scorer import IndexOptions
     from jaxrec.tasks.loading import LoadedCheckpoint
 
 POPULARITY = "popularity"
@@ -134,7 +135,8 @@ class BaseRecommender:
             else:
                 columns = self._pages(made, exclusions, page)
             empty_lists += len(made.key) - len(np.unique(columns["user"]))
-            yield Recommendations(columns, counts.to_json() | {"empty_lists": empty_lists})
+            counted = counts.to_json() | {"empty_lists": empty_lists} | self._scorer.report()
+            yield Recommendations(columns, counted)
         if is_first:
             raise InputError("histories: no user; allowed: at least one row of histories or of users")
 
@@ -144,9 +146,8 @@ class BaseRecommender:
         top = self._scorer.top(made.rows, k, exclusions, popular)
         failed = np.flatnonzero(made.is_empty & (top.id[:, 0] == 0) & ~popular)
         if len(failed):  # the model has no finite score for an empty history
-            again = self._scorer.top(
-                made.rows[failed], k, exclusions.select(failed), np.ones(len(failed), bool)
-            )
+            everyone = np.ones(len(failed), bool)
+            again = self._scorer.top(made.rows[failed], k, exclusions.select(failed), everyone)
             for column, values in zip(top, again, strict=True):
                 column[failed] = values
             popular[failed] = True
@@ -272,8 +273,7 @@ class BaseRecommender:
             raise InputError("embed: give either users or titles")
         if titles is not None:
             return self._scorer.embed_titles()[self._ids(titles)]
-        parts = [self._scorer.embed_users(made.rows) for made in self._builder.read(users)]
-        return np.concatenate(parts)
+        return np.concatenate([self._scorer.embed_users(made.rows) for made in self._builder.read(users)])
 
     def _ids(self, titles: Any) -> np.ndarray:
         """Return the ids of titles; raise InputError for an unknown title."""
@@ -301,26 +301,32 @@ class Recommender(BaseRecommender):
         correction: Rule that orders the titles.
         titles: Table of titles; those launched since the training are served from their features. None: the
             titles of the training.
+        index: Choice of the approximate index. None: `IndexOptions()`.
     """
 
-    def __init__(self, loaded: "LoadedCheckpoint", correction: "Correction", titles: Any = None) -> None:
-        from jaxrec.serving.catalogue import CatalogueScorer
+    def __init__(
+        self, loaded: "LoadedCheckpoint", correction: "Correction", titles: Any = None,
+        index: "IndexOptions | None" = None,
+    ) -> None:  # fmt: skip
+        from jaxrec.serving.index.indexed_scorer import IndexOptions, open_scorer
         from jaxrec.serving.new_titles import append_titles, extend_correction
 
         self.loaded, self._task = loaded, loaded.task
-        config, layout, arrays = loaded.config, loaded.task.layout, loaded.arrays
-        categories = loaded.meta["categories"]
+        config, layout, categories = loaded.config, loaded.task.layout, loaded.meta["categories"]
+        arrays = loaded.arrays
         if titles is not None:
             arrays = append_titles(arrays, titles, config, layout, categories)
         self.correction = extend_correction(correction, layout.num_titles, len(arrays.rank_of_id))
         super().__init__(
             Served(config, layout, arrays, categories, loaded.step),
-            CatalogueScorer(loaded.task, loaded.params, arrays, self.correction),
+            open_scorer(loaded.task, loaded.params, arrays, self.correction, index or IndexOptions()),
             RequestBuilder(config, layout, arrays, categories),
         )
 
     @classmethod
-    def load(cls, workdir: "str | AnyPath", which: str | None = None, titles: Any = None) -> "Recommender":
+    def load(
+        cls, workdir: "str | AnyPath", which: str | None = None, titles: Any = None, index: str = "auto"
+    ) -> "Recommender":
         """Load a checkpoint.
 
         Args:
@@ -328,21 +334,17 @@ class Recommender(BaseRecommender):
             which: "best" or "last" checkpoint. None: the value of the config; "last" if there is no best.
             titles: Table of titles in the columns of the config's titles table; those launched since the
                 training are served from their features. None: the titles of the training.
+            index: "exact", "ann" or "auto" (`index.indexed_scorer.IndexOptions`); kept in the workdir.
 
         Raises:
-            InputError: There is no such checkpoint, or the table is invalid.
+            InputError: There is no such checkpoint, the table is invalid, or no index can be used.
         """
-        from jaxrec.checkpoints.checkpointer import Checkpointer
-        from jaxrec.config.serialization import from_run_json
         from jaxrec.core.paths import as_path
         from jaxrec.evaluation.correction import load_or_fit_correction
         from jaxrec.runtime.mesh import replicate
-        from jaxrec.tasks.loading import CHECKPOINTS, load_checkpoint
+        from jaxrec.serving.index.indexed_scorer import IndexOptions
+        from jaxrec.tasks.loading import default_checkpoint, load_checkpoint
 
-        if which is None:
-            with Checkpointer(as_path(workdir) / CHECKPOINTS) as checkpoints:
-                which = from_run_json(checkpoints.restore_meta("last")["config"]).evaluate.checkpoint
-                which = which if checkpoints.best_step() is not None else "last"
-        loaded = load_checkpoint(workdir, which)
-        table = replicate(loaded.arrays.title_table())
-        return cls(loaded, load_or_fit_correction(as_path(workdir), loaded, table), titles)
+        loaded, path = load_checkpoint(workdir, which or default_checkpoint(workdir)), as_path(workdir)
+        correction = load_or_fit_correction(path, loaded, replicate(loaded.arrays.title_table()))
+        return cls(loaded, correction, titles, IndexOptions(index, path, loaded.step))

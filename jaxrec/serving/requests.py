@@ -95,6 +95,9 @@ class Scorer(Protocol):
     def embed_titles(self) -> np.ndarray:
         """Return the vectors [V, F] of all titles, by id."""
 
+    def report(self) -> dict[str, Any]:
+        """Return counts of the ranking as JSON values."""
+
 
 @dataclass
 class RequestCounts:

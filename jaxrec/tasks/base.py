@@ -256,6 +256,19 @@ class Task:
         """Return the vectors [V, F] of all titles."""
         raise NotImplementedError
 
+    @property
+    def dot_heads(self) -> tuple[str, ...]:
+        """Names of the heads whose scores are the products of `dot_users` and `dot_titles`."""
+        return ()
+
+    def dot_users(self, params: Any, encoded: Any, head: str) -> jax.Array:
+        """Return the vectors [B, D] of queries for a head of `dot_heads`."""
+        raise NotImplementedError
+
+    def dot_titles(self, params: Any, table: TitleTable, head: str) -> jax.Array:
+        """Return the vectors [V, D] of all titles for a head of `dot_heads`."""
+        raise NotImplementedError
+
     def two_stages(
         self, params: Any, host: HostBatch, table: TitleTable, eligible_BxV: jax.Array, limit: int,
         correction: Correction,

@@ -70,6 +70,13 @@ def load_checkpoint(workdir: str | AnyPath, which: str) -> LoadedCheckpoint:
         return LoadedCheckpoint(config, task, arrays, params, step, meta)
 
 
+def default_checkpoint(workdir: str | AnyPath) -> str:
+    """Return "best" or "last": the value of the run's config, and "last" if there is no best checkpoint."""
+    with Checkpointer(as_path(workdir) / CHECKPOINTS) as checkpoints:
+        which = from_run_json(checkpoints.restore_meta("last")["config"]).evaluate.checkpoint
+        return which if checkpoints.best_step() is not None else "last"
+
+
 def restore_task(config: Config, meta: dict[str, Any]) -> Task:
     """Return the task of a checkpoint, from its config and its metadata.
 

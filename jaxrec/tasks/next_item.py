@@ -208,3 +208,13 @@ class NextItemTask(Task):
             variables, self.project_titles(params, table), method="candidates"
         )
         return vectors_VxD
+
+    @property
+    def dot_heads(self) -> tuple[str, ...]:
+        return self.catalogue_heads
+
+    def dot_users(self, params: Any, encoded: Any, head: str) -> jax.Array:
+        return encoded[0]
+
+    def dot_titles(self, params: Any, table: TitleTable, head: str) -> jax.Array:
+        return self.embed_titles(params, table)

@@ -220,6 +220,21 @@ class RankingScorer(Task):
         apply: Any = self.model.apply
         return apply({"params": params}, table, method="title_vectors")
 
+    @property
+    def dot_heads(self) -> tuple[str, ...]:
+        if not self.shares_histories:
+            return ()
+        ranking = self.ranking_heads if self.config.model.head == "dot" else ()
+        return (*ranking, *((RETRIEVAL_HEAD,) if self.config.model.retrieval_dim else ()))
+
+    def dot_users(self, params: Any, encoded: Any, head: str) -> jax.Array:
+        apply: Any = self.model.apply
+        return apply({"params": params}, encoded, head, method="dot_users")
+
+    def dot_titles(self, params: Any, table: TitleTable, head: str) -> jax.Array:
+        apply: Any = self.model.apply
+        return apply({"params": params}, table, head, method="dot_titles")
+
     def two_stages(
         self, params: Any, host: HostBatch, table: TitleTable, eligible_BxV: jax.Array, limit: int,
         correction: Correction,

@@ -18,6 +18,9 @@ from jaxrec.evaluation.correction import uncorrected
 from jaxrec.runtime.mesh import replicate
 from jaxrec.serving.catalogue import CatalogueScorer
 from jaxrec.serving.filters import Filters
+from jaxrec.serving.index import indexed_scorer
+from jaxrec.serving.index.indexed_scorer import IndexOptions
+from jaxrec.serving.index.title_index import Calibration, is_installed
 from jaxrec.serving.pages import PageLayout
 from jaxrec.serving.recommender import Recommender, milliseconds_of
 from jaxrec.sources import open_source
@@ -282,7 +285,7 @@ def test_a_title_launched_since_the_training_is_served_from_its_features(recomme
 # ---------------------------------------------------------------- other tasks, with random parameters
 
 
-def untrained(loaded, change, titles=None):
+def untrained(loaded, change, titles=None, index=None):
     """Return a recommender of a changed config with random parameters."""
     config = copy.deepcopy(loaded.config)
     change(config)
@@ -292,7 +295,7 @@ def untrained(loaded, change, titles=None):
     task = build_task(config, layout, 0.5, 1, 1)
     params = jax.jit(task.init_params)(jax.random.key(0), loaded.arrays.title_table())
     checkpoint = LoadedCheckpoint(config, task, loaded.arrays, params, 0, loaded.meta)
-    return Recommender(checkpoint, uncorrected(task), titles)
+    return Recommender(checkpoint, uncorrected(task), titles, index)
 
 
 def test_a_next_item_model_serves_an_empty_history_by_popularity(loaded, plays):
@@ -353,3 +356,83 @@ def test_the_retrieval_head_may_order_the_catalogue(loaded, plays):
 
     expected = np.asarray(jax.jit(retrieve)(params, host, table))[:, ids]
     np.testing.assert_allclose(scorer.scores(made.rows, ids), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["next_item", "retrieval", "dot"])
+def test_an_inner_product_is_the_score_of_its_head(loaded, plays, kind):
+    """The products of the vectors of the index are the scores that order the titles."""
+
+    def change(config):
+        if kind == "next_item":
+            config.task.name, config.model.features = "next_item", ("title_id",)
+            config.model.experts = (Expert(8, 1, 2, 1.0, 0.1, "sasrec"),)
+        elif kind == "retrieval":
+            config.model.retrieval_dim = 4
+        else:
+            config.model.head, config.objective.ctr, config.objective.regression = "dot", 0.0, 0.0
+
+    recommender = untrained(loaded, change)
+    task, params, table = recommender._task, recommender._scorer._params, loaded.arrays.title_table()
+    head = task.dot_heads[-1]
+    (made,) = recommender._builder.read(plays)
+    host, ids = HostBatch(as_words(made.rows), np.ones(len(made.rows), bool)), np.array([5, 2, 90])
+
+    def scores(params, host, table):
+        encoded = task.encode_queries(params, host, table)
+        product = task.dot_users(params, encoded, head) @ task.dot_titles(params, table, head).T
+        return product[:, ids], task.score_titles(params, encoded, table, head, ids)
+
+    product, score = jax.jit(scores)(params, host, replicate(table))
+    assert np.ptp(score) > 0
+    np.testing.assert_allclose(product, score, rtol=1e-4, atol=1e-6)
+    assert loaded.task.dot_heads == ()
+
+
+def test_with_an_index_the_recommendations_are_the_exact_ones(loaded, plays, monkeypatch):
+    """The index has all titles; the user without plays is served by popularity; filters are honoured."""
+
+    class AllTitles:
+        build_seconds, is_new, calibration = 1.0, True, Calibration()
+
+        def __init__(self, vectors, folder, step):
+            self.vectors = vectors
+
+        def calibrate(self, calibration):
+            self.calibration = calibration
+
+        def search(self, vectors, number, expansion=0):
+            return np.argsort(-(vectors @ self.vectors.T), axis=1, kind="stable")[:, :number]
+
+    def change(config):
+        config.task.name, config.model.features = "next_item", ("title_id",)
+        config.model.experts = (Expert(8, 1, 2, 1.0, 0.1, "sasrec"),)
+
+    monkeypatch.setattr(indexed_scorer, "open_or_build", AllTitles)
+    users = [*plays["user_id"].unique().to_list(), 7_000_002]
+    plain = untrained(loaded, change)
+    filters = Filters(deny=plain.titles[::7].tolist())
+    exact = plain.recommend(plays, 3, filters, users=users)
+    indexed = untrained(loaded, change, None, IndexOptions("ann"))
+    result = indexed.recommend(plays, 3, filters, users=users)
+    for name, column in exact.columns.items():
+        if name == "score":
+            np.testing.assert_allclose(result[name], column, rtol=1e-4, atol=1e-5)
+        else:
+            np.testing.assert_array_equal(result[name], column)
+    report = result.counts["index"]
+    assert report["requests"] == 30 and report["exact_requests"] == 0 and report["recall@100"] == 1
+    assert "index" not in exact.counts
+
+
+@pytest.mark.skipif(not is_installed(), reason="usearch is not installed: pip install 'jaxrec[ann]'")
+def test_the_index_is_kept_in_the_folder_and_names_its_step(loaded, tmp_path):
+    def change(config):
+        config.task.name, config.model.features = "next_item", ("title_id",)
+        config.model.experts = (Expert(8, 1, 2, 1.0, 0.1, "sasrec"),)
+
+    def index(step):
+        return untrained(loaded, change, None, IndexOptions("ann", tmp_path, step))._scorer.index
+
+    first, again, other = index(5), index(5), index(6)
+    assert first.is_new and not again.is_new and other.is_new
+    assert len(list(tmp_path.glob("*.usearch"))) == 1

@@ -1,0 +1,1 @@
+"""Approximate index of titles: candidates by usearch, scored and filtered exactly."""
