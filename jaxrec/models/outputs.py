@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -92,7 +93,7 @@ class Correction(NamedTuple):
         scaled = self.scale * scores_BxV if self.scale != 1.0 else scores_BxV
         if self.log_q_V is None:
             return scaled
-        return scaled + (self.log_q_V if id_BxN is None else self.log_q_V[id_BxN])
+        return scaled + (self.log_q_V if id_BxN is None else jnp.asarray(self.log_q_V)[id_BxN])
 
     def to_json(self) -> dict[str, Any]:
         """Return the head, the scale and the estimate of q, without the array."""

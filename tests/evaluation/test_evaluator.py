@@ -15,6 +15,7 @@ from jaxrec.core.ids import FIRST_TITLE, RETRIEVAL_HEAD
 from jaxrec.data.loading.left_out import left_out_titles
 from jaxrec.evaluation import scorers
 from jaxrec.models import diversity
+from jaxrec.models.outputs import Correction
 from jaxrec.runtime.mesh import replicate
 from jaxrec.tasks.loading import check_same_catalogue
 from jaxrec.tasks.metric_sums import mean_metrics
@@ -175,8 +176,10 @@ def test_two_stages_equal_exact_ranking_if_all_titles_are_retrieved(tiny, tiny_c
         replicate(tiny.arrays.title_table()),
         tiny.rows("test"),
     )
+    log_q_V = np.random.default_rng(0).normal(0, 0.01, tiny.layout.num_titles).astype(np.float32)
+    orders = {"model": Correction(task.catalogue_heads[0], log_q_V=log_q_V)}  # in the order of two stages too
     all_titles, few_titles = (
-        scorers.CatalogueRanker(task, table, None, "stored", 10, retrieve=retrieve)(params, rows)
+        scorers.CatalogueRanker(task, table, orders, "stored", 10, retrieve=retrieve)(params, rows)
         for retrieve in (tiny.layout.num_titles, 20)
     )
     ranks = all_titles.by_order["model"].ranks
