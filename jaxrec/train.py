@@ -31,6 +31,12 @@ def _flags() -> None:
         "prepare the dataset if it is missing, compile the step, time a few steps, and print config, "
         "parameters, memory, FLOPs and the estimated time; no training",
     )
+    flags.DEFINE_bool(
+        "extend",
+        False,
+        "continue the run of the workdir up to a longer train.duration than it had; schedules over the whole "
+        "run, as that of the gate's temperature, then have the new length from here on",
+    )
     flags.DEFINE_bool("per_user", False, "evaluate the trained model as `evaluate --heads --per-user` does")
 
 
@@ -97,7 +103,7 @@ def _train_on_host(
         _dry_run(config, directory)
         return 0
     with PreemptionHandler(grace) as interrupt:
-        step = trainer.train(config, Dataset(directory), workdir, interrupt)
+        step = trainer.train(config, Dataset(directory), workdir, interrupt, extend=args.extend)
         if trainer.is_stopped(interrupt):
             logging.info("%s: saved at step %d in %s", interrupt.requested, step, workdir)
             return interrupt.exit_status(config.train.preemption_exit_code)

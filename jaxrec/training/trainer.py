@@ -53,7 +53,10 @@ _NO_SAVE, _SAVE_DUE, _SIGINT, _SIGTERM = range(4)
 _SIGNAL_REASONS = {None: _NO_SAVE, "SIGINT": _SIGINT, "SIGTERM": _SIGTERM}
 
 
-def train(config: Config, dataset: Dataset, workdir: str | AnyPath, interrupt: PreemptionHandler) -> int:
+def train(
+    config: Config, dataset: Dataset, workdir: str | AnyPath, interrupt: PreemptionHandler, *,
+    extend: bool = False,
+) -> int:  # fmt: skip
     """Train for `train.duration`, from the last checkpoint in `workdir` if it exists.
 
     Training stops early, after a save, once `interrupt.requested` is set.
@@ -63,6 +66,7 @@ def train(config: Config, dataset: Dataset, workdir: str | AnyPath, interrupt: P
         dataset: The training and validation rows.
         workdir: Directory of checkpoints and metrics.
         interrupt: Handler of SIGINT and SIGTERM.
+        extend: True: the duration may be longer than that of the run in `workdir`.
 
     Returns:
         The last step.
@@ -75,7 +79,7 @@ def train(config: Config, dataset: Dataset, workdir: str | AnyPath, interrupt: P
     alone = exclusive(workdir / LOCK, f"workdir {workdir}", wait=False)
     with alone if is_first_process() else contextlib.nullcontext():
         with gc_paused():
-            run = _Run(config, dataset, workdir, interrupt)
+            run = _Run(config, dataset, workdir, interrupt, extend)
         return run.run()
 
 
@@ -98,11 +102,12 @@ class _Run:
     """Training run in a workdir."""
 
     def __init__(
-        self, config: Config, dataset: Dataset, workdir: AnyPath, interrupt: PreemptionHandler
-    ) -> None:
+        self, config: Config, dataset: Dataset, workdir: AnyPath, interrupt: PreemptionHandler,
+        extend: bool = False,
+    ) -> None:  # fmt: skip
         rows, threshold = dataset.rows("train"), dataset.manifest["completion_threshold"]
         config = fit_batch_size(config, rows.rows, jax.device_count())
-        self.config, self.workdir, self.interrupt = config, workdir, interrupt
+        self.config, self.workdir, self.interrupt, self.extend = config, workdir, interrupt, extend
         self.last_save = time.monotonic()
         self.save_stall = 0.0  # seconds that saves delayed the steps since the last line of metrics
         self.total, per_epoch = count_steps(config, rows)
@@ -151,7 +156,10 @@ class _Run:
             state, tail = self._init_and_compile(executor)
             return state, 0, tail
         saved_meta = checkpoints.restore_meta("last")
-        _check_same_run(saved_meta, self.meta, self.workdir)
+        _check_same_run(saved_meta, self.meta, self.workdir, self.extend)
+        self.meta["extended"] = saved_meta.get("extended", [])
+        if saved_meta["total_steps"] != self.total:
+            self.meta["extended"] = [*self.meta["extended"], [step, saved_meta["total_steps"], self.total]]
         return checkpoints.restore("last", self.abstract_state), step, _submit(executor, self._compile_tail)
 
     def _init_and_compile(self, executor: Executor) -> tuple[TrainState, Future[None]]:
@@ -319,15 +327,23 @@ def _submit(executor: Executor, call: Callable[[], Any]) -> Future:
     return executor.submit(call_with_precision)
 
 
-def _check_same_run(saved: dict[str, Any], current: dict[str, Any], workdir: AnyPath) -> None:
-    """Raise InputError at the first setting that differs from the saved run."""
+def _check_same_run(saved: dict[str, Any], current: dict[str, Any], workdir: AnyPath, extend: bool) -> None:
+    """Raise InputError at the first setting that differs from the saved run.
+
+    With `extend` the duration may differ if it is longer.
+    """
     if saved["dataset"] != current["dataset"]:
         raise InputError(
             f"workdir {workdir}: holds a run on dataset {saved['dataset']}, this is {current['dataset']}; "
             "allowed: the same dataset, or another --workdir"
         )
     for key, (before, after) in run_differences(saved["config"], current["config"]).items():
+        allowed = "the same config, or another --workdir"
+        if key == "train.duration" and current["total_steps"] > saved["total_steps"]:
+            if extend:
+                continue
+            allowed += ", or --extend to continue the run"
         raise InputError(
             f"workdir {workdir}: holds a run with {key}={before!r}, this config has {after!r}; "
-            "allowed: the same config, or another --workdir"
+            f"allowed: {allowed}"
         )

@@ -4,8 +4,12 @@ import copy
 
 import pytest
 
+from jaxrec.checkpoints.checkpointer import Checkpointer
+from jaxrec.config.serialization import to_json
+from jaxrec.core.errors import InputError
 from jaxrec.runtime import parallel_step
 from jaxrec.runtime.preemption import PreemptionHandler
+from jaxrec.tasks.loading import CHECKPOINTS
 from jaxrec.training import trainer
 
 
@@ -33,3 +37,33 @@ def test_the_call_and_the_tail_of_an_epoch_are_compiled(
     assert tiny.rows("train").rows // config.train.batch_size == per_epoch
     assert trainer.train(config, tiny, tmp_path, PreemptionHandler(1.0)) == 0
     assert lowered_steps == compiled
+
+
+def test_only_a_longer_run_may_be_extended(tiny_config, tmp_path):
+    def meta(duration, steps):
+        config = copy.deepcopy(tiny_config)
+        config.train.duration = duration
+        return {"dataset": "d", "config": to_json(config), "total_steps": steps}
+
+    def check(after, steps, extend):
+        trainer._check_same_run(meta("3 steps", 3), meta(after, steps), tmp_path, extend)
+
+    check("5 steps", 5, True)
+    check("3 steps", 3, False)
+    with pytest.raises(InputError, match="duration='3 steps', .* or --extend to continue the run"):
+        check("5 steps", 5, False)
+    for extend in (True, False):
+        with pytest.raises(InputError, match=r"allowed: the same config, or another --workdir$"):
+            check("2 steps", 2, extend)
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_extended_on_request(tiny, tiny_config, tmp_path):
+    config = copy.deepcopy(tiny_config)
+    config.train.duration = "3 steps"
+    assert trainer.train(config, tiny, tmp_path, PreemptionHandler()) == 3
+    config.train.duration = "5 steps"
+    assert trainer.train(config, tiny, tmp_path, PreemptionHandler(), extend=True) == 5
+    with Checkpointer(tmp_path / CHECKPOINTS) as checkpoints:
+        meta = checkpoints.restore_meta("last")
+    assert meta["extended"] == [[3, 3, 5]] and meta["config"]["train"]["duration"] == "5 steps"
