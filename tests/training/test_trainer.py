@@ -50,7 +50,7 @@ def test_only_a_longer_run_may_be_extended(tiny_config, tmp_path):
 
     check("5 steps", 5, True)
     check("3 steps", 3, False)
-    with pytest.raises(InputError, match="duration='3 steps', .* or --extend to continue the run"):
+    with pytest.raises(InputError, match=r"duration='3 steps', .* or --extend to continue the run"):
         check("5 steps", 5, False)
     for extend in (True, False):
         with pytest.raises(InputError, match=r"allowed: the same config, or another --workdir$"):
