@@ -109,8 +109,8 @@ LINES = (
     Line(
         "the catalogue is ranked by scores plus log q",
         "jaxrec/models/outputs.py",
-        "return scaled + (self.log_q_V if id_BxN is None else self.log_q_V[id_BxN])",
-        "return scaled - (self.log_q_V if id_BxN is None else self.log_q_V[id_BxN])",
+        "return scaled + (self.log_q_V if id_BxN is None else jnp.asarray(self.log_q_V)[id_BxN])",
+        "return scaled - (self.log_q_V if id_BxN is None else jnp.asarray(self.log_q_V)[id_BxN])",
         ("tests/evaluation/test_correction.py",),
     ),
     Line(
@@ -592,8 +592,8 @@ LINES = (
     Line(
         "a resumed run starts at the batch where it stopped",
         "jaxrec/training/trainer.py",
-        "step, groups = start, BatchGroups(self.batches, self.steps_per_call, start)",
-        "step, groups = start, BatchGroups(self.batches, self.steps_per_call)",
+        "groups = BatchGroups(self.batches, self.steps_per_call, start)",
+        "groups = BatchGroups(self.batches, self.steps_per_call)",
         ("tests/end_to_end/test_dispatch.py",),
     ),
     Line(

@@ -184,7 +184,8 @@ class Shuffled:
     def __init__(self, source):
         self._source = source
         self.drops, self.has_completion = source.drops, source.has_completion
-        self.titles, self.users, self.truth = source.titles, source.users, source.truth
+        self.titles, self.users = source.titles, source.users
+        self.truth, self.files = source.truth, source.files
 
     def interactions(self):
         chunks = list(self._source.interactions())
