@@ -3,7 +3,8 @@
     python -m jaxrec.train --config configs/smoe.py:small --config.model.retrieval_dim=48 \
         --config.objective.retrieval=0.5 --config.train.seed=0 --config.data.directory=D --workdir W0
     python -m jaxrec.train --config configs/sequences.py:simulated --config.source.users=20000 \
-        --config.source.test_only_users=20000 --config.data.split=users --config.train.seed=0 --workdir N0
+        --config.source.test_only_users=20000 --config.data.split=users \
+        --config.data.validation_share=0.1 --config.train.seed=0 --workdir N0
     python -m benchmarks.catalogue --runs W0,W1,W2 [--next_item N0,N1,N2] [--retrieve 50] [--json F]
 
 The runs differ in `train.seed` alone. All orders rank the same queries: the test queries of the runs'
