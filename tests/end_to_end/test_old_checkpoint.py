@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from jaxrec.checkpoints.seals import CHECKSUMS
 from jaxrec.core.errors import InputError
 from jaxrec.evaluation.evaluator import evaluate
 from jaxrec.tasks.loading import CHECKPOINTS, load_checkpoint
@@ -20,13 +21,14 @@ def with_old_names(layout):
 
 
 def change_layouts(workdir, change):
-    """Replace the layout in each checkpoint of a run."""
+    """Replace the layout in each checkpoint of a run, and remove its checksums: old ones have none."""
     documents = list((workdir / CHECKPOINTS).glob("*/meta/*metadata*"))
     assert documents
     for path in documents:
         document = json.loads(path.read_text())
         document["meta"]["layout"] = change(document["meta"]["layout"])
         path.write_text(json.dumps(document))
+        (path.parents[1] / CHECKSUMS).unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def old_directory(tiny_directory, tmp_path):
     """The tiny dataset in FORMAT 2."""
     shutil.copytree(tiny_directory, tmp_path / "data")
     path = tmp_path / "data/manifest.json"
-    manifest = json.loads(path.read_text())
+    manifest = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("files", "checksum")}
     path.write_text(json.dumps(manifest | {"format": 2, "layout": with_old_names(manifest["layout"])}))
     return tmp_path / "data"
 
