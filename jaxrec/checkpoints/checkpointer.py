@@ -22,7 +22,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxrec.checkpoints.array_codec import decode_arrays, encode_arrays
 from jaxrec.checkpoints.bucket_mirror import BucketMirror
-from jaxrec.checkpoints.seals import seal, seal_when_complete, set_damaged_aside, verify_step
+from jaxrec.checkpoints.seals import finish_and_seal, seal_when_complete, set_damaged_aside, verify_step
 from jaxrec.checkpoints.state_tree import leaf_shapes, replace_leaves, to_host
 from jaxrec.config.schema import Evaluate
 from jaxrec.config.tree import among, choices
@@ -157,6 +157,8 @@ class Checkpointer:
             self._manager.delete(step)
             if self._mirror:
                 self._mirror.delete(step)
+        self._manager.wait_until_finished()  # raises the error of the save before
+        self._wait_for_seal()  # this save may delete the step that is being sealed
         if self._mirror:
             self._mirror.wait()
         encoded, specs = encode_arrays(arrays)
@@ -168,25 +170,24 @@ class Checkpointer:
             step, args=ocp.args.Composite(**items), metrics=plain(metrics) if has_metric else None, force=True
         )
         if self._mirror:
-            self._mirror.send(partial(self._finish_and_seal, step))
+            path = Path(self._folder) / str(step)
+            self._mirror.send(partial(finish_and_seal, self._manager.wait_until_finished, path))
         elif isinstance(self._folder, Path) and is_first_process():
             arguments = self._folder / str(step), self._closing
             self._sealing = self._sealer.submit(seal_when_complete, *arguments)
 
-    def _finish_and_seal(self, step: int) -> None:
-        """Wait until Orbax has written a step for the mirror, and seal it before it is sent."""
-        self._manager.wait_until_finished()
-        if isinstance(self._folder, Path) and (self._folder / str(step)).exists():
-            seal(self._folder / str(step))
-
     def wait(self) -> None:
         """Wait until all saves are complete, and raise the error of a failed save."""
         self._manager.wait_until_finished()
-        if self._sealing is not None:
-            self._sealing.result()
+        self._wait_for_seal()
         if self._mirror:
             self._mirror.wait()
             barrier("checkpoints are sent")
+
+    def _wait_for_seal(self) -> None:
+        sealing, self._sealing = self._sealing, None
+        if sealing is not None:
+            sealing.result()
 
     def close(self) -> None:
         """Wait until all saves are complete, and release the directory."""
@@ -194,6 +195,7 @@ class Checkpointer:
             self._manager.close()
         finally:
             self._closing.set()
+            self._wait_for_seal()
             self._sealer.shutdown()
             if self._mirror:
                 self._mirror.close()

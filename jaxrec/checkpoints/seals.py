@@ -6,7 +6,7 @@ its process was killed just after the step was complete; it is read without the 
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import logging
@@ -29,6 +29,13 @@ def seal(step: Path) -> None:
         write_json(step / CHECKSUMS, {str(path.relative_to(step)): checksum(path) for path in files})
     except FileNotFoundError:
         logging.info("checkpoint %s: was deleted before its checksums were written", step)
+
+
+def finish_and_seal(wait_until_finished: Callable[[], None], step: Path) -> None:
+    """Wait until Orbax has written a step, and seal it."""
+    wait_until_finished()
+    if step.exists():
+        seal(step)
 
 
 def seal_when_complete(step: Path, closing: threading.Event) -> None:

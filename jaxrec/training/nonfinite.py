@@ -15,6 +15,7 @@ import numpy as np
 from jaxrec.core.errors import RunError
 from jaxrec.core.json_io import write_bytes
 from jaxrec.core.paths import AnyPath
+from jaxrec.runtime.multihost import is_first_process
 from jaxrec.tasks.metric_sums import Sums
 from jaxrec.training.train_state import TrainState
 
@@ -52,7 +53,7 @@ def nonfinite_metrics(sums: Sums) -> list[str]:
 def stop_nonfinite(
     names: list[str], first: int, last: int, batches: Any, workdir: AnyPath, checkpoint: int | None
 ) -> None:
-    """Write the batches of a call to the workdir and raise.
+    """Write the batches of a call to the workdir, those of the first process, and raise.
 
     Args:
         names: Metrics that are not finite.
@@ -69,9 +70,10 @@ def stop_nonfinite(
     for step in range(first, last + 1):
         for i, leaf in enumerate(jax.tree.leaves(batches[step - 1])):
             arrays[f"step_{step}_{i}"] = np.asarray(leaf)
-    data = io.BytesIO()
-    np.savez_compressed(data, **arrays)
-    write_bytes(workdir / NONFINITE, data.getvalue())
+    if is_first_process():  # the batches of other processes have the same steps
+        data = io.BytesIO()
+        np.savez_compressed(data, **arrays)
+        write_bytes(workdir / NONFINITE, data.getvalue())
     steps = f"step {last}" if first == last else f"steps {first} to {last}"
     kept = "no checkpoint" if checkpoint is None else f"the checkpoint of step {checkpoint}"
     raise RunError(

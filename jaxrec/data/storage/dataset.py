@@ -197,15 +197,14 @@ class Dataset:
 
     Args:
         directory: Local directory or bucket URL.
-        verify: False: arrays are not compared.
 
     Raises:
         InputError: The directory is not a dataset, its manifest is damaged, or its format or a name in its
             layout is unknown.
     """
 
-    def __init__(self, directory: str | os.PathLike, *, verify: bool = True) -> None:
-        self.directory, self._verify = as_path(directory), verify
+    def __init__(self, directory: str | os.PathLike) -> None:
+        self.directory = as_path(directory)
         path = self.directory / MANIFEST
         if not path.exists():
             raise InputError(
@@ -290,7 +289,7 @@ class Dataset:
             InputError: The file is missing or damaged.
         """
         path, what = self.directory / f"{name}.npy", f"dataset {self.directory}"
-        if self._verify and path.name in self._files:
+        if path.name in self._files:
             verify(path, self._files[path.name], what, PREPARE_AGAIN)
         try:
             file = path if isinstance(path, Path) else io.BytesIO(path.read_bytes())
