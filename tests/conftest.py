@@ -36,10 +36,20 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the first of pytest's proce
             if max(_times.st_atime, _times.st_mtime) < time.time() - _KEPT_SECONDS:
                 _program.unlink()
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_COMPILED)
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    # All of them: operations outside of jit are half of the programs, and are read in less time than compiled.
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+
+_WORKER_BYTES = 5 << 30
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Return the workers of `-n auto`: a core each, as far as the memory goes."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(len(os.sched_getaffinity(0)), memory // _WORKER_BYTES))
 
 
 def pytest_configure(config):

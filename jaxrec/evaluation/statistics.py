@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, stats
+import scipy  # which loads its parts where they are first used
 
 LEVEL, POWER = 0.05, 0.8
 SHOWN, REVERSED, NOT_SIGNIFICANT = VERDICTS = "shown", "reversed", "not significant"
@@ -91,7 +91,7 @@ def tests(differences: np.ndarray) -> TestResults:
     t, t_p = _student(d)
     nonzero = d[d != 0]
     # "wilcox" drops zeros too. Differences that are all zero are no evidence (p = 1) rather than an error.
-    rank, rank_p = stats.wilcoxon(nonzero, zero_method="wilcox") if len(nonzero) else (0.0, 1.0)
+    rank, rank_p = scipy.stats.wilcoxon(nonzero, zero_method="wilcox") if len(nonzero) else (0.0, 1.0)
     return TestResults(len(d), mean, sd, t, t_p, float(rank), float(rank_p), len(d) - len(nonzero))
 
 
@@ -104,7 +104,7 @@ def _student(d: np.ndarray) -> tuple[float, float]:
         return math.nan, math.nan
     if np.ptp(d) == 0:  # scipy returns NaN
         return (math.copysign(math.inf, d[0]), 0.0) if d[0] else (0.0, 1.0)
-    test = stats.ttest_1samp(d, 0.0)
+    test = scipy.stats.ttest_1samp(d, 0.0)
     return float(test.statistic), float(test.pvalue)
 
 
@@ -120,12 +120,12 @@ def smallest_difference(sd: float, n: int) -> float:
     """
     if n < 2:
         return math.nan
-    critical = stats.t.ppf(1 - LEVEL / 2, n - 1)
+    critical = scipy.stats.t.ppf(1 - LEVEL / 2, n - 1)
 
     def excess_power(noncentrality: float) -> float:  # the chance of the wrong sign is negligible
-        return float(stats.nct.sf(critical, n - 1, noncentrality)) - POWER
+        return float(scipy.stats.nct.sf(critical, n - 1, noncentrality)) - POWER
 
-    return optimize.brentq(excess_power, 1, 2 * critical) * sd / math.sqrt(n)
+    return scipy.optimize.brentq(excess_power, 1, 2 * critical) * sd / math.sqrt(n)
 
 
 def bootstrap(differences: np.ndarray, resamples: int = 2_000, seed: int = 0) -> tuple[float, float]:
@@ -181,7 +181,7 @@ def over_seeds(differences: np.ndarray) -> Seeds:
         return Seeds(n, mean, math.nan, (math.nan, math.nan), math.nan, math.nan, math.nan)
     sd = float(d.std(ddof=1))
     t, p = _student(d)
-    half = float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * sd / math.sqrt(n)
+    half = float(scipy.stats.t.ppf(1 - LEVEL / 2, n - 1)) * sd / math.sqrt(n)
     return Seeds(n, mean, sd, (mean - half, mean + half), t, p, smallest_difference(sd, n))
 
 
