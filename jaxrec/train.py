@@ -11,7 +11,7 @@ import time
 from absl import flags, logging
 
 from jaxrec.cli.app import UNUSED_LIBRARIES, hide_libraries, print_result, report_failure, run
-from jaxrec.cli.flags import config_arguments, config_flag, hosts_flags, json_flag
+from jaxrec.cli.flags import config_arguments, config_flag, hosts_flags, json_flag, verify_flag
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import dataset_directory
 from jaxrec.config.validation import check_devices
@@ -77,12 +77,10 @@ def _train_on_host(
     import jax
 
     with gc_paused(), hide_libraries(*UNUSED_LIBRARIES):
-        from jaxrec.data.runners.run import ensure_dataset
         from jaxrec.data.storage.dataset import Dataset
         from jaxrec.evaluation.evaluator import EvaluationOptions, evaluate
         from jaxrec.evaluation.results import write_report, write_result
         from jaxrec.models.layers import attention
-        from jaxrec.reporting.progress import stage_progress
         from jaxrec.reporting.result_table import format_table, write_test_json
         from jaxrec.runtime import host_memory, multihost
         from jaxrec.runtime.mesh import device_count
@@ -97,13 +95,15 @@ def _train_on_host(
                 config.model.attention_impl, jax.default_backend(), config.model.dtype, width
             )
     if multihost.is_first_process():
-        ensure_dataset(config, directory, progress=stage_progress)
+        _prepare(config, directory, args.verify)
     multihost.barrier("dataset")
     if args.dry_run:
         _dry_run(config, directory)
         return 0
     with PreemptionHandler(grace) as interrupt:
-        step = trainer.train(config, Dataset(directory), workdir, interrupt, extend=args.extend)
+        step = trainer.train(
+            config, Dataset(directory, config.data.verify), workdir, interrupt, extend=args.extend
+        )
         if trainer.is_stopped(interrupt):
             logging.info("%s: saved at step %d in %s", interrupt.requested, step, workdir)
             return interrupt.exit_status(config.train.preemption_exit_code)
@@ -126,6 +126,17 @@ def _train_on_host(
     return 0
 
 
+def _prepare(config: Config, directory: AnyPath, verify: bool) -> None:
+    """Prepare the dataset unless it exists, and read all of it where `verify` is True."""
+    from jaxrec.data.runners.run import ensure_dataset
+    from jaxrec.data.storage.audit import log_verified
+    from jaxrec.reporting.progress import stage_progress
+
+    ensure_dataset(config, directory, progress=stage_progress)
+    if verify:
+        log_verified(directory)
+
+
 def _dry_run(config: Config, directory: AnyPath) -> None:
     """Print what a training would take."""
     from jaxrec.data.storage.dataset import Dataset
@@ -133,11 +144,11 @@ def _dry_run(config: Config, directory: AnyPath) -> None:
     from jaxrec.runtime import multihost
     from jaxrec.training.dry_run import dry_run
 
-    report = dry_run(config, Dataset(directory))
+    report = dry_run(config, Dataset(directory, config.data.verify))
     if multihost.is_first_process():
         following = f"next: python -m jaxrec.train {config_arguments()}"
         print_result(report, f"{format_dry_run(report)}\n{following}")
 
 
 if __name__ == "__main__":
-    run(main, config_flag, json_flag, hosts_flags, _flags)
+    run(main, config_flag, json_flag, hosts_flags, verify_flag, _flags)

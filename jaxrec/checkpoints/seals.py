@@ -74,6 +74,26 @@ def verify_step(step: Path, items: Sequence[str] = ()) -> None:
         verify(step / name, expected, f"{what}, {name.partition('/')[0]}", _ADVICE)
 
 
+def verify_steps(folder: Path) -> dict[int, int]:
+    """Compare all files of all steps with their checksums.
+
+    Args:
+        folder: Folder of the checkpoints of a run.
+
+    Returns:
+        Step -> number of files compared; 0 for a step without checksums.
+
+    Raises:
+        DamagedFileError: A file is missing or damaged.
+    """
+    files = {}
+    for step in sorted((path for path in folder.glob("*") if path.name.isdigit()), key=lambda p: int(p.name)):
+        verify_step(step)
+        sealed = step / CHECKSUMS
+        files[int(step.name)] = len(json.loads(sealed.read_bytes())) if sealed.exists() else 0
+    return files
+
+
 def set_damaged_aside(folder: Path) -> None:
     """Rename damaged steps, so that a run resumes from the newest undamaged one.
 
