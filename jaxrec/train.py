@@ -1,12 +1,14 @@
 """Prepare the dataset if it is missing, train or resume, evaluate and report.
 
 Usage: python -m jaxrec.train --config C [--workdir W] [--dry-run]
+       python -m jaxrec.train --repeat W [--workdir W2]
 """
 
 import os
 import signal
 import sys
 import time
+from functools import partial
 
 from absl import flags, logging
 
@@ -15,6 +17,7 @@ from jaxrec.cli.flags import config_arguments, config_flag, hosts_flags, json_fl
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import dataset_directory
 from jaxrec.config.validation import check_devices
+from jaxrec.core.errors import InputError
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.core.registry import SOFTMAX_ENCODERS
 from jaxrec.runtime.host_memory import gc_paused
@@ -37,6 +40,13 @@ def _flags() -> None:
         "continue the run of the workdir up to a longer train.duration than it had; schedules over the whole "
         "run, as that of the gate's temperature, then have the new length from here on",
     )
+    flags.DEFINE_string(
+        "repeat",
+        "",
+        "in place of --config: workdir of a finished run, whose config is trained once more in --workdir "
+        "(empty: <workdir>-repeated); prints value by value whether it came out the same; exit status 1 if "
+        "not",
+    )
     flags.DEFINE_bool("per_user", False, "evaluate the trained model as `evaluate --heads --per-user` does")
 
 
@@ -46,9 +56,18 @@ def main(args: flags.FlagValues) -> int:
     Raises:
         InputError: A flag or the config is invalid, or the workdir holds another run.
     """
+    started = time.perf_counter()
+    if args.repeat:
+        return _repeat(args, started)
     config = args.config
     workdir, directory = as_path(args.workdir or f"runs/{config.name}"), as_path(dataset_directory(config))
-    started = time.perf_counter()
+    return _join_and_train(args, config, workdir, directory, started)
+
+
+def _join_and_train(
+    args: flags.FlagValues, config: Config, workdir: AnyPath, directory: AnyPath, started: float
+) -> int:
+    """Join the cluster and run the training on this process; return the exit status."""
     # Imported here, so that --help and errors in the config do not wait for jax.
     with gc_paused():
         from jaxrec.checkpoints.checkpointer import describe_latest
@@ -63,17 +82,18 @@ def main(args: flags.FlagValues) -> int:
     compilation_cache.enable()
     with multihost.multihost_session(report_failure):
         multihost.initialize(cluster, config.train.heartbeat_seconds, config.train.join_seconds)
-        return _train_on_host(args, workdir, directory, grace, started)
+        return _train_on_host(args, config, workdir, directory, grace, started)
 
 
 def _train_on_host(
-    args: flags.FlagValues, workdir: AnyPath, directory: AnyPath, grace: GracePeriod, started: float
-) -> int:
+    args: flags.FlagValues, config: Config, workdir: AnyPath, directory: AnyPath, grace: GracePeriod,
+    started: float,
+) -> int:  # fmt: skip
     """Prepare, train, evaluate and report on every process; return the exit status.
 
     `started` is the time of the start on the clock of time.perf_counter.
     """
-    config, per_user = args.config, args.per_user
+    per_user = args.per_user
     import jax
 
     with gc_paused(), hide_libraries(*UNUSED_LIBRARIES):
@@ -126,6 +146,38 @@ def _train_on_host(
     return 0
 
 
+def _repeat(args: flags.FlagValues, started: float) -> int:
+    """Train the config of a finished run once more, and print whether it came out the same.
+
+    Raises:
+        InputError: The run cannot be repeated, or its dataset is another one today.
+    """
+    if "config" in args or args.processes or args.extend or args.dry_run:
+        others = "--config, --processes, --extend and --dry-run"
+        raise InputError(f"--repeat={args.repeat}: allowed without {others}")
+    from jaxrec.data.storage.dataset import Dataset
+    from jaxrec.training.repetition import compare_runs, format_repetition, read_origin
+
+    first = as_path(args.repeat)
+    second = as_path(args.workdir or f"{str(args.repeat).rstrip('/')}-repeated")
+    origin = read_origin(first)
+    directory = as_path(origin.dataset_directory)
+    _prepare(origin.config, directory, args.verify)
+    fingerprint = Dataset(directory).fingerprint
+    if fingerprint != origin.dataset:
+        raise InputError(
+            f"--repeat={first}: was trained on the dataset {origin.dataset}, and {directory} holds "
+            f"{fingerprint}"
+        )
+    status = _join_and_train(args, origin.config, second, directory, started)
+    if status:
+        return status
+    values = compare_runs(first, second)
+    result = [value._asdict() for value in values]
+    print_result({"repeated": result}, f"\n{first} and its repetition {second}\n{format_repetition(values)}")
+    return int(any(value.different for value in values))
+
+
 def _prepare(config: Config, directory: AnyPath, verify: bool) -> None:
     """Prepare the dataset unless it exists, and read all of it where `verify` is True."""
     from jaxrec.data.runners.run import ensure_dataset
@@ -151,4 +203,4 @@ def _dry_run(config: Config, directory: AnyPath) -> None:
 
 
 if __name__ == "__main__":
-    run(main, config_flag, json_flag, hosts_flags, verify_flag, _flags)
+    run(main, partial(config_flag, replaced_by="repeat"), json_flag, hosts_flags, verify_flag, _flags)
