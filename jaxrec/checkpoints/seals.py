@@ -13,6 +13,7 @@ from absl import logging
 
 from jaxrec.core.errors import InputError
 from jaxrec.core.json_io import write_json
+from jaxrec.core.paths import inside
 from jaxrec.runtime.checksums import DamagedFileError, checksum, verify
 
 CHECKSUMS = "checksums.json"  # in the folder of a step
@@ -71,7 +72,7 @@ def verify_step(step: Path, items: Sequence[str] = ()) -> None:
     except (ValueError, AttributeError) as error:
         raise DamagedFileError(f"{what}: {CHECKSUMS} is damaged: {error}; {_ADVICE}") from error
     for name, expected in selected.items():
-        verify(step / name, expected, f"{what}, {name.partition('/')[0]}", _ADVICE)
+        verify(inside(step, name), expected, f"{what}, {name.partition('/')[0]}", _ADVICE)
 
 
 def verify_steps(folder: Path) -> dict[int, int]:

@@ -38,7 +38,7 @@ class RepeatedValue(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """What a run that is repeated was made from."""
+    """Config and dataset of a run that is repeated."""
 
     config: Config
     dataset_directory: str

@@ -25,7 +25,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from jaxrec.core.errors import InputError
-from jaxrec.core.paths import AnyPath, as_path, cache_folder
+from jaxrec.core.paths import AnyPath, as_path, cache_folder, inside
 from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.arrays import Arrays, as_words
 from jaxrec.data.storage.evaluation_arrays import DAILY_PLAYS, DailyPlays, SeenTitles, seen_prefix
@@ -280,6 +280,7 @@ class Dataset:
             DamagedFileError: An array is missing or damaged.
         """
         for name in self._files:
+            inside(self.directory, name)
             self._load(name.removesuffix(".npy"))
 
     def _evaluation_arrays(self, prefix: str, kind: type[_Stored]) -> _Stored | None:
