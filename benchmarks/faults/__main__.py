@@ -17,17 +17,20 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
 from benchmarks.faults import damage, places, signals
-from benchmarks.faults.lab import Lab, Trial
+from benchmarks.faults.lab import Lab, Trial, Verdict
 from benchmarks.faults.processes import HangError
 from benchmarks.faults.summary import TRIALS, about, read_trials, summarize
 from benchmarks.faults.verdicts import FaultError
 
-KINDS = signals.KINDS | places.KINDS | damage.KINDS
+KINDS: dict[str, Callable[[Trial], Verdict]] = signals.KINDS | places.KINDS | damage.KINDS
 _WRITING = threading.Lock()
 
 
@@ -101,6 +104,7 @@ def main(argv: list[str]) -> int:
     kinds = options.kinds.split(",")
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         parser.error(f"--kinds: {unknown[0]!r} is none of {', '.join(KINDS)}")
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of each state that is read without its folder
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     lines = run_trials(options.out, options.count, options.seed, options.jobs, kinds)
     faults = sum(line["verdict"] == "FAULT" for line in lines)

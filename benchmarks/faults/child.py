@@ -29,7 +29,7 @@ def _raise_in_reader(number: int, error: str) -> None:
             raise RuntimeError("planted: a defect in a reading thread")
         return read_into(self, *args)
 
-    Rows.read_into = read_or_raise  # type: ignore[method-assign]
+    Rows.read_into = read_or_raise  # type: ignore[method-assign, assignment]
 
 
 def _write_nan(batch: int) -> None:

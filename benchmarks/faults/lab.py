@@ -5,7 +5,7 @@ import re
 import shutil
 import signal
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +40,7 @@ class Lab:
         self._once("alone", lambda: self._finish(training(self.alone, self.data), self.alone))
         self._once("pair", lambda: self._finish(pod(self.pair, self.data), self.pair))
         for lines in _STOPPED_AT:
-            self._once(f"stopped-{lines}", lambda lines=lines: self._stop(lines))
+            self._once(f"stopped-{lines}", partial(self._stop, lines))
 
     def _once(self, name: str, make: Callable[[], None]) -> None:
         done = self.folder / f"{name}.done"

@@ -16,7 +16,7 @@ from benchmarks.faults.processes import unusual_lines
 from jaxrec.reporting.metric_writer import METRICS_FILE, read_metrics
 
 _RESULTS = ("test.json", "report-test-best.json", "config.json")
-_TIMES = ("seconds", "examples_per_second", "input_stall", "save_stall")
+_LEFT_OUT = ("seconds", "examples_per_second", "input_stall", "save_stall", "directory")
 REFUSED_STATUSES = (1, 2)
 _LEAST_COMPARED = 10  # lines of training metrics
 
@@ -29,14 +29,14 @@ class Outcome(NamedTuple):
     """What a finished run left behind."""
 
     arrays: dict[str, np.ndarray]  # "step/name" -> array of a checkpoint
-    results: dict[str, Any]  # file or "validation at step" -> contents without times
+    results: dict[str, Any]  # file or "validation at step" -> compared contents
     steps: dict[int, dict[str, Any]]  # step -> training metrics, where a line covers this step alone
 
 
-def _without_times(tree: Any) -> Any:
+def _compared(tree: Any) -> Any:
     if isinstance(tree, dict):
-        return {key: _without_times(value) for key, value in tree.items() if key not in _TIMES}
-    return [_without_times(value) for value in tree] if isinstance(tree, list) else tree
+        return {key: _compared(value) for key, value in tree.items() if key not in _LEFT_OUT}
+    return [_compared(value) for value in tree] if isinstance(tree, list) else tree
 
 
 def read_state(step: Path) -> dict[str, np.ndarray]:
@@ -61,7 +61,7 @@ def read_outcome(workdir: Path) -> Outcome:
     try:
         steps = [p for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()]
         arrays = {f"{p.name}{name}": leaf for p in steps for name, leaf in read_state(p).items()}
-        results = {name: _without_times(json.loads((workdir / name).read_text())) for name in _RESULTS}
+        results = {name: _compared(json.loads((workdir / name).read_text())) for name in _RESULTS}
         results["report.html"] = "<svg" in (workdir / "report.html").read_text()
     except Exception as error:  # of Orbax: any
         raise FaultError(f"cannot be read: {type(error).__name__}: {error}") from error
@@ -72,9 +72,9 @@ def read_outcome(workdir: Path) -> Outcome:
     before = 0
     for line in lines:
         if line["split"] == "validation":
-            results[f"validation at {line['step']}"] = _without_times(line)
+            results[f"validation at {line['step']}"] = _compared(line)
         elif line["step"] == before + 1:
-            covered[line["step"]] = _without_times(line)
+            covered[line["step"]] = _compared(line)
         before = line["step"]
     return Outcome(arrays, results, covered)
 

@@ -287,7 +287,10 @@ def test_a_place_that_cannot_be_used_is_one_line(make, line, tmp_path, capsys):
 def test_a_full_disk_is_one_line_whatever_reports_it(capsys):
     full = OSError(28, "No space left on device")
     wrapped = ValueError("UNKNOWN: Error writing; No space left on device\nat line 3")
-    for error, line in ((full, "No space left on device"), (wrapped, "the disk is full: UNKNOWN: Error")):
+    for error, line in (
+        (full, "the disk is full: No space left"),
+        (wrapped, "the disk is full: UNKNOWN: Error"),
+    ):
         outer = RuntimeError("a save failed")
         outer.__cause__ = error
         assert app.report_failure(outer) == app.DEFECT
