@@ -30,11 +30,11 @@ from benchmarks.faults.processes import HangError
 from benchmarks.faults.summary import TRIALS, about, read_trials, summarize
 from benchmarks.faults.verdicts import FaultError
 
-KINDS: dict[str, Callable[[Trial], Verdict]] = signals.KINDS | places.KINDS | damage.KINDS
+KINDS: dict[str, Callable[[Trial], Verdict]] = {**signals.KINDS, **places.KINDS, **damage.KINDS}
 _WRITING = threading.Lock()
 
 
-def run_trial(lab: Lab, out: Path, number: int, seed: int, kinds: list[str]) -> dict[str, Any]:
+def run_trial(lab: Lab, out: Path, number: int, seed: int, kinds: list[str]) -> None:
     """Run one trial and append its line; the folder is kept where the verdict is FAULT."""
     kind, began = kinds[number % len(kinds)], time.monotonic()
     folder = (out / f"trial-{number:04d}").resolve()
@@ -49,16 +49,16 @@ def run_trial(lab: Lab, out: Path, number: int, seed: int, kinds: list[str]) -> 
     except HangError as error:
         verdict, text, hang = "FAULT", f"hang: {error}", True
     seconds = round(time.monotonic() - began, 1)
+    text = text.replace(str(folder), "TRIAL")
     line = {
         "number": number, "kind": kind, "seed": seed, "moment": trial.moment, "verdict": verdict,
-        "hang": hang, "seconds": seconds, "text": text.replace(str(folder), "TRIAL"),
+        "hang": hang, "seconds": seconds, "text": text,
     }  # fmt: skip
     with _WRITING, (out / TRIALS).open("a") as file:
         file.write(json.dumps(line) + "\n")
     if verdict != "FAULT":
         shutil.rmtree(folder)
-    print(f"{number} {kind}, {trial.moment}: {verdict} ({seconds} s) {line['text'][:300]}", flush=True)
-    return line
+    print(f"{number} {kind}, {trial.moment}: {verdict} ({seconds} s) {text[:300]}", flush=True)
 
 
 def run_trials(out: Path, count: int, seed: int, jobs: int, kinds: list[str]) -> list[dict[str, Any]]:
@@ -106,6 +106,7 @@ def main(argv: list[str]) -> int:
         parser.error(f"--kinds: {unknown[0]!r} is none of {', '.join(KINDS)}")
     logging.set_verbosity(logging.ERROR)  # Orbax warns of each state that is read without its folder
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # else processes inherit that it is ignored
     lines = run_trials(options.out, options.count, options.seed, options.jobs, kinds)
     faults = sum(line["verdict"] == "FAULT" for line in lines)
     hangs = sum(line["hang"] for line in lines)

@@ -1,12 +1,15 @@
 """Tests of damaged checkpoints: refused in one line, or set aside for the step before."""
 
 import json
+import logging
 import shutil
+import sys
 
 import pytest
 from test_checkpointer import ARRAYS, make_state, replicated, same, save
 
 from jaxrec.checkpoints.checkpointer import Checkpointer
+from jaxrec.checkpoints.orbax_log import is_unexpected
 from jaxrec.checkpoints.seals import CHECKSUMS
 from jaxrec.checkpoints.state_tree import with_shardings
 from jaxrec.core.errors import InputError
@@ -110,6 +113,31 @@ def test_without_checksums_a_file_that_orbax_cannot_read_is_one_line(directory, 
         path.write_text("{" if damage == "cut" else "[1, 2]")
     with pytest.raises(InputError, match=r"step 2"):
         read_all(directory)
+
+
+def test_without_checksums_cut_arrays_are_one_line(directory):
+    """Orbax raises a bare Exception here."""
+    (directory / "2" / CHECKSUMS).unlink()
+    for path in (directory / "2" / "state").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(
+        InputError, match=r"step 2, state: cannot be read: .*; give another checkpoint, or"
+    ) as e:
+        read_all(directory)
+    assert "\n" not in str(e.value)
+
+
+def test_the_traceback_of_a_failed_save_is_hidden_and_its_error_raised():
+    def record(text, error=None):
+        return logging.LogRecord("absl", logging.ERROR, "future.py", 1, text, (), error)
+
+    try:
+        raise OSError("full")
+    except OSError:
+        raised = sys.exc_info()
+    assert not is_unexpected(record("[process=%s] Failed to run", raised))
+    assert is_unexpected(record("[process=%s] a line without an error"))
+    assert is_unexpected(record("another error", raised))
 
 
 def test_another_format_is_refused(directory):
