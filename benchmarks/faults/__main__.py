@@ -68,7 +68,7 @@ def run_trials(out: Path, count: int, seed: int, jobs: int, kinds: list[str]) ->
     print(f"seed {seed}, {count} trials of {len(kinds)} kinds in {out}", flush=True)
     lab = Lab(out.resolve() / "lab")
     places.unmount_all(out.resolve())
-    lab.make()
+    lab.make(has_pair="lost host" in kinds)
     done = {line["number"] for line in read_trials(out)}
     with ThreadPoolExecutor(jobs) as pool:
         trials = [

@@ -34,11 +34,12 @@ class Lab:
         self.data, self.cache = folder / "data", folder / "programs"
         self.alone, self.pair = folder / "alone", folder / "pair"
 
-    def make(self) -> None:
-        """Make what is missing."""
+    def make(self, has_pair: bool) -> None:
+        """Make what is missing, the run of two processes only with `has_pair`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._once("alone", lambda: self._finish(training(self.alone, self.data), self.alone))
-        self._once("pair", lambda: self._finish(pod(self.pair, self.data), self.pair))
+        if has_pair:
+            self._once("pair", lambda: self._finish(pod(self.pair, self.data), self.pair))
         for lines in _STOPPED_AT:
             self._once(f"stopped-{lines}", partial(self._stop, lines))
 
