@@ -14,8 +14,8 @@ def get_config() -> Config:
         duration="5 epochs",
         batch_size=64,
         log_seconds=1e-3,
-        checkpoint_every_seconds=1.0,
-        heartbeat_seconds=5,
+        checkpoint_every_seconds=2.5,
+        heartbeat_seconds=10,
     )
     config.model.experts = (Expert(4, num_layers=1, num_heads=2, mlp_ratio=1.0, dropout=0.1),)
     config.model.features = ("title_id", "segment", "completion")

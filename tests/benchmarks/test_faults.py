@@ -162,7 +162,7 @@ def finished(tiny_run, tiny_directory, tmp_path, monkeypatch):
     monkeypatch.setattr(harness, "Lab", lab)
 
 
-def test_a_damaged_checkpoint_and_an_edited_manifest_end_equal_or_refused(finished, tmp_path):
+def test_a_trial_with_a_damaged_checkpoint_ends_equal_or_refused(finished, tmp_path):
     out = tmp_path / "out"
     arguments = [
         "--out",
@@ -196,7 +196,7 @@ def test_a_run_that_ends_otherwise_is_a_fault(finished, tiny_run, tmp_path, monk
 
 @pytest.mark.slow
 def test_faults_in_mid_training_end_equal_or_refused(tmp_path):
-    kinds = "kill -9,SIGINT,full disk,input thread raises"
-    assert harness.main(["--out", str(tmp_path), "--count", "4", "--kinds", kinds]) == 0, read_trials(
+    kinds = "kill -9,SIGINT,full disk,input thread raises,manifest edited"
+    assert harness.main(["--out", str(tmp_path), "--count", "5", "--kinds", kinds]) == 0, read_trials(
         tmp_path
     )
