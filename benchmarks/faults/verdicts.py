@@ -1,4 +1,4 @@
-"""Verdicts: what a run left behind, compared with that of a run left alone, and what a refusal is.
+"""Verdicts: the files of a run compared with those of a run left alone, and refusals in one line.
 
 Parameters, optimizer and all else in the checkpoints, result files and validation metrics are equal bit for
 bit; so is each line of training metrics that covers the same step alone. Times and rates are left out.
@@ -26,7 +26,7 @@ class FaultError(Exception):
 
 
 class Outcome(NamedTuple):
-    """What a finished run left behind."""
+    """Checkpoints, results and metrics of a finished run."""
 
     arrays: dict[str, np.ndarray]  # "step/name" -> array of a checkpoint
     results: dict[str, Any]  # file or "validation at step" -> compared contents
