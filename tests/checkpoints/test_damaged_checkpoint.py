@@ -115,16 +115,22 @@ def test_without_checksums_a_file_that_orbax_cannot_read_is_one_line(directory, 
         read_all(directory)
 
 
-def test_without_checksums_cut_arrays_are_one_line(directory):
-    """Orbax raises a bare Exception here."""
-    (directory / "2" / CHECKSUMS).unlink()
-    for path in (directory / "2" / "state").rglob("d/*"):
-        path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(
-        InputError, match=r"step 2, state: cannot be read: .*; give another checkpoint, or"
-    ) as e:
-        read_all(directory)
-    assert "\n" not in str(e.value)
+def test_a_bare_exception_of_orbax_is_one_line_and_a_defect_is_raised(directory, monkeypatch):
+    """Orbax wraps TensorStore's errors, such as those of a cut array, in a bare Exception."""
+
+    def restore(*_, **__):
+        raise error
+
+    with Checkpointer(directory) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "restore", restore)
+        error = Exception("Encountered error while reading\nTensorStore({})")
+        with pytest.raises(InputError) as refused:
+            checkpoints.restore_meta("last")
+        message = "step 2, meta: cannot be read: Encountered error while reading; give another checkpoint, or"
+        assert message in str(refused.value) and "\n" not in str(refused.value)
+        error = RuntimeError("a defect")
+        with pytest.raises(RuntimeError, match="^a defect$"):
+            checkpoints.restore_meta("last")
 
 
 def test_the_traceback_of_a_failed_save_is_hidden_and_its_error_raised():
