@@ -129,7 +129,7 @@ def test_a_bare_exception_of_orbax_is_one_line_and_a_defect_is_raised(directory,
         message = "step 2, meta: cannot be read: Encountered error while reading; give another checkpoint, or"
         assert message in str(refused.value) and "\n" not in str(refused.value)
         error = RuntimeError("a defect")
-        with pytest.raises(RuntimeError, match="^a defect$"):
+        with pytest.raises(RuntimeError, match="a defect"):
             checkpoints.restore_meta("last")
 
 
