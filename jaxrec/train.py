@@ -18,7 +18,7 @@ from jaxrec.config.validation import check_devices
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.core.registry import SOFTMAX_ENCODERS
 from jaxrec.runtime.host_memory import gc_paused
-from jaxrec.runtime.preemption import TERMINATED_EXIT, GracePeriod, PreemptionHandler
+from jaxrec.runtime.preemption import TERMINATED_EXIT, GracePeriod, PreemptionHandler, deferred_signals
 
 
 def _flags() -> None:
@@ -50,7 +50,7 @@ def main(args: flags.FlagValues) -> int:
     workdir, directory = as_path(args.workdir or f"runs/{config.name}"), as_path(dataset_directory(config))
     started = time.perf_counter()
     # Imported here, so that --help and errors in the config do not wait for jax.
-    with gc_paused():
+    with deferred_signals(), gc_paused():
         from jaxrec.checkpoints.checkpointer import describe_latest
         from jaxrec.runtime import compilation_cache, multihost
         from jaxrec.tasks.loading import CHECKPOINTS
@@ -76,7 +76,7 @@ def _train_on_host(
     config, per_user = args.config, args.per_user
     import jax
 
-    with gc_paused(), hide_libraries(*UNUSED_LIBRARIES):
+    with deferred_signals(), gc_paused(), hide_libraries(*UNUSED_LIBRARIES):
         from jaxrec.data.runners.run import ensure_dataset
         from jaxrec.data.storage.dataset import Dataset
         from jaxrec.evaluation.evaluator import EvaluationOptions, evaluate
