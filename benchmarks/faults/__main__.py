@@ -27,7 +27,7 @@ from absl import logging
 from benchmarks.faults import damage, places, signals
 from benchmarks.faults.lab import Lab, Trial, Verdict
 from benchmarks.faults.processes import HangError
-from benchmarks.faults.summary import TRIALS, about, read_trials, summarize
+from benchmarks.faults.summary import TRIALS, about, read_trials, remove_cut_line, summarize
 from benchmarks.faults.verdicts import FaultError
 
 KINDS: dict[str, Callable[[Trial], Verdict]] = {**signals.KINDS, **places.KINDS, **damage.KINDS}
@@ -48,6 +48,8 @@ def run_trial(lab: Lab, out: Path, number: int, seed: int, kinds: list[str]) -> 
         verdict, text = "FAULT", str(error)
     except HangError as error:
         verdict, text, hang = "FAULT", f"hang: {error}", True
+    except Exception as error:  # of the harness: recorded, and the other trials run
+        verdict, text = "FAULT", f"harness: {type(error).__name__}: {error}"
     seconds = round(time.monotonic() - began, 1)
     text = text.replace(str(folder), "TRIAL")
     line = {
@@ -69,6 +71,7 @@ def run_trials(out: Path, count: int, seed: int, jobs: int, kinds: list[str]) ->
     lab = Lab(out.resolve() / "lab")
     places.unmount_all(out.resolve())
     lab.make(has_pair="lost host" in kinds)
+    remove_cut_line(out)
     done = {line["number"] for line in read_trials(out)}
     with ThreadPoolExecutor(jobs) as pool:
         trials = [

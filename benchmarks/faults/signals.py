@@ -1,5 +1,6 @@
 """Kinds of faults of processes: signals, threads that raise, clocks, second starts, lost hosts, NaN."""
 
+import contextlib
 import os
 import re
 import signal
@@ -161,7 +162,8 @@ def lost_host(trial: Trial) -> Verdict:
         lost = _processes_of(start)
         trial.moment = f"process {process}, {moment}"
         if len(lost) > process:
-            os.kill(lost[process], signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(lost[process], signal.SIGKILL)
         status, stderr = start.wait(), start.stderr()
     if status and not re.search(r"local\.sh: lost process \d", stderr):
         raise FaultError(f"the launcher names no lost process: status {status}: {stderr[-600:]}")
@@ -174,9 +176,12 @@ def lost_host(trial: Trial) -> Verdict:
 
 def _processes_of(start: Start) -> list[int]:
     """Return the ids of the trainings of a launcher, in the order of their numbers."""
-    children = Path(f"/proc/{start.pid}/task/{start.pid}/children")
-    ids = [int(pid) for pid in children.read_text().split()] if children.exists() else []
-    return [pid for pid in ids if b"jaxrec.train" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    ids = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # one has just ended
+        for pid in Path(f"/proc/{start.pid}/task/{start.pid}/children").read_text().split():
+            if b"jaxrec.train" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                ids.append(int(pid))
+    return ids
 
 
 KINDS = {

@@ -19,6 +19,14 @@ def read_trials(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
+def remove_cut_line(out: Path) -> None:
+    """Remove the last line of the trials if a stop cut it short."""
+    path = out / TRIALS
+    if path.exists():
+        content = path.read_bytes()
+        path.write_bytes(content[: content.rfind(b"\n") + 1])
+
+
 def about(out: Path, seed: int, kinds: list[str]) -> dict[str, Any]:
     """Record seed, kinds and versions of a folder of trials, or compare them with its record.
 
