@@ -125,7 +125,7 @@ def test_trials_are_recorded_resumed_and_counted(tmp_path, monkeypatch):
     table = summarize(tmp_path)
     assert "| a | 2 | 2 | 0 | 0 | 0 | 0 |" in table and "| all | 4 | 2 | 0 | 0 | 2 | 1 |" in table
     assert "- trial 1, b, : hang: still running" in table and "--count 4 --seed 7" in table
-    assert harness.main([*arguments, "6"]) == 1
+    assert harness.main([*arguments, "6", "--jobs", "1"]) == 1
     assert read_trials(tmp_path)[-1]["text"] == "harness: KeyError: 'planted'"
     with pytest.raises(SystemExit, match="holds trials of seed 7"):
         harness.main([*arguments[:3], "8", *arguments[4:], "4"])
