@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "benchmarks/faults/config.py"
 LIMIT_SECONDS = 900.0  # a process that lives longer hangs: a run takes 15 s, on a busy machine 200 s
 _POLL_SECONDS = 0.005
+_LINES = 50  # of metrics in a run: 45 steps and 5 validations
 _CHILD = "benchmarks.faults.child"
 PHASES = ("import", "preparation", "compile", "steps", "save", "evaluation")
 
@@ -111,7 +112,7 @@ class Start:
 
     def wait_for_phase(self, phase: str, draws: random.Random) -> str:
         """Wait until a random moment of a phase; return the moment in words."""
-        lines = draws.randint(1, 50)  # of 50: 45 steps and 5 validations
+        lines = draws.randint(1, max(_LINES - self._lines_before, 1))
         saves, checkpoints = draws.randint(1, 4), self.workdir / "checkpoints"
         seen = set[str]()
 
