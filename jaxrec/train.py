@@ -21,7 +21,7 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.core.registry import SOFTMAX_ENCODERS
 from jaxrec.runtime.host_memory import gc_paused
-from jaxrec.runtime.preemption import TERMINATED_EXIT, GracePeriod, PreemptionHandler
+from jaxrec.runtime.preemption import TERMINATED_EXIT, GracePeriod, PreemptionHandler, deferred_signals
 
 
 def _flags() -> None:
@@ -69,7 +69,7 @@ def _join_and_train(
 ) -> int:
     """Join the cluster and run the training on this process; return the exit status."""
     # Imported here, so that --help and errors in the config do not wait for jax.
-    with gc_paused():
+    with deferred_signals(), gc_paused():
         from jaxrec.checkpoints.checkpointer import describe_latest
         from jaxrec.runtime import compilation_cache, multihost
         from jaxrec.tasks.loading import CHECKPOINTS
@@ -96,7 +96,7 @@ def _train_on_host(
     per_user = args.per_user
     import jax
 
-    with gc_paused(), hide_libraries(*UNUSED_LIBRARIES):
+    with deferred_signals(), gc_paused(), hide_libraries(*UNUSED_LIBRARIES):
         from jaxrec.data.storage.dataset import Dataset
         from jaxrec.evaluation.evaluator import EvaluationOptions, evaluate
         from jaxrec.evaluation.results import write_report, write_result

@@ -20,7 +20,7 @@ CHECKSUMS = "checksums.json"  # in the folder of a step
 DAMAGED = "damaged-"  # start of the name of a step that was set aside
 _POLL_SECONDS = 0.05
 _SMALL_ITEMS = ("meta", "metrics")
-_ADVICE = "give another checkpoint, or remove the folder of this step"
+ADVICE = "give another checkpoint, or remove the folder of this step"
 
 
 def seal(step: Path) -> None:
@@ -70,9 +70,9 @@ def verify_step(step: Path, items: Sequence[str] = ()) -> None:
         files = json.loads(path.read_bytes())
         selected = {n: e for n, e in files.items() if not items or n.partition("/")[0] in items}
     except (ValueError, AttributeError) as error:
-        raise DamagedFileError(f"{what}: {CHECKSUMS} is damaged: {error}; {_ADVICE}") from error
+        raise DamagedFileError(f"{what}: {CHECKSUMS} is damaged: {error}; {ADVICE}") from error
     for name, expected in selected.items():
-        verify(inside(step, name), expected, f"{what}, {name.partition('/')[0]}", _ADVICE)
+        verify(inside(step, name), expected, f"{what}, {name.partition('/')[0]}", ADVICE)
 
 
 def verify_steps(folder: Path) -> dict[int, int]:

@@ -1,5 +1,6 @@
 """The command line, mostly through subprocesses: output and exit status."""
 
+import errno
 import importlib
 import os
 import re
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -287,10 +289,41 @@ def test_a_place_that_cannot_be_used_is_one_line(make, line, tmp_path, capsys):
 def test_a_full_disk_is_one_line_whatever_reports_it(capsys):
     full = OSError(28, "No space left on device")
     wrapped = ValueError("UNKNOWN: Error writing; No space left on device\nat line 3")
-    for error, line in ((full, "No space left on device"), (wrapped, "the disk is full: UNKNOWN: Error")):
+    for error, line in (
+        (full, "the disk is full: No space left"),
+        (wrapped, "the disk is full: UNKNOWN: Error"),
+    ):
         outer = RuntimeError("a save failed")
         outer.__cause__ = error
         assert app.report_failure(outer) == app.DEFECT
         assert capsys.readouterr().err.startswith(f"error: {line}")
+    app.report_failure(OSError(errno.EIO, "Input/output error", "train-00000.rows"))
+    assert capsys.readouterr().err == "error: train-00000.rows: Input/output error\n"
     app.report_failure(RuntimeError("a defect"))
     assert "RuntimeError: a defect" in capsys.readouterr().err
+
+
+def test_a_late_report_to_a_failed_save_is_not_printed(monkeypatch):
+    printed = []
+    monkeypatch.setattr(sys, "__unraisablehook__", printed.append)
+    late, other = (
+        SimpleNamespace(exc_value=RuntimeError(text)) for text in ("Event loop is closed", "another defect")
+    )
+    app.report_unraisable(late)
+    app.report_unraisable(other)
+    assert printed == [other]
+
+
+@pytest.mark.parametrize("is_ignored", [False, True])
+def test_ctrl_c_while_a_command_imports_its_modules_ends_it_silently(tmp_path, is_ignored):
+    """A process that ignores Ctrl-C goes on, here to the missing flags of absl."""
+    (tmp_path / "absl.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    ignore = "trap '' INT; " if is_ignored else ""
+    done = subprocess.run(
+        ["sh", "-c", f"{ignore}exec {sys.executable} -m jaxrec.prepare"],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    if is_ignored:
+        assert done.returncode == 1 and "ImportError" in done.stderr
+    else:
+        assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
