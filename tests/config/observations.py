@@ -213,7 +213,7 @@ def loss(config: Config, host=None, params=None) -> str:
 def terms(config: Config) -> str:
     """Return the program of the loss of outputs of the model that are inputs of the program."""
     task, dataset = _task(config), dataset_of(config)
-    host, table = _host(config, task), dataset.arrays.title_table()
+    host = _host(config, task)
     B, K = config.train.batch_size, config.sampling.next_k
     L, V, N = config.model.experts[0].max_len, dataset.layout.num_titles, config.sampling.negatives
     shapes = {"scores": (B, K + N), "gate": (B, 2), "h": (B, L, 4), "titles": (V, 4)}
@@ -223,7 +223,9 @@ def terms(config: Config) -> str:
 
     def output(self, variables, *_, **__):
         made = variables["params"]
-        scores = {head: made["scores"][:, :K] if head == "completion" else made["scores"] for head in task.heads}
+        scores = {
+            head: made["scores"][:, :K] if head == "completion" else made["scores"] for head in task.heads
+        }
         return RankingOutput(scores, made["gate"], made["gate"])
 
     def positions(self, variables, *_, method=None):
@@ -481,6 +483,7 @@ def evaluated(config: Config) -> dict:
         return left_out.left_out_titles(dataset, split, rows, seen)
 
     lists = evaluator.EvaluationOptions(lists=("enabled", "catalogue"))
+
     class Checkpoints:
         def __init__(self, directory):
             pass

@@ -12,7 +12,7 @@ import observations as o
 import pytest
 
 from jaxrec.config import schema
-from jaxrec.config.schema import Expert, FileFormat, KuaiRand, Mix, Tables, Tfds
+from jaxrec.config.schema import FileFormat, KuaiRand, Mix, Tables, Tfds
 from jaxrec.config.serialization import dataset_directory
 from jaxrec.config.validation import check
 from jaxrec.sources import tfds
@@ -146,9 +146,17 @@ def _columns() -> dict[str, list[Case]]:
 
 
 FEATURE_CASES = {
-    "name": [Case("features", ("name", "segment2"), o.rows, edits={
-        "features": tuple(f for f in o.ranking().features if f.name != "segment2"), "model.features": ()
-    })],
+    "name": [
+        Case(
+            "features",
+            ("name", "segment2"),
+            o.rows,
+            edits={
+                "features": tuple(f for f in o.ranking().features if f.name != "segment2"),
+                "model.features": (),
+            },
+        )
+    ],
     "kind": [Case("features", ("kind", "number"), o.features, edits={"model.features": ()})],
     "where": [Case("features", ("where", "context"), o.read, "tables")],
     "width": [Case("features", ("width", 3), o.params)],
@@ -229,18 +237,18 @@ GATE = table(
 GATE["temperature"].append(Case("model.gate.temperature", 0.7, o.scores))
 
 MODEL = table(
-    "model", o.params, width=8, experts=o.ranking().model.experts[:1], head_hidden=(4,), features=("title_id",),
-    matcher_product=False, item_table_sharding="split", position="time_gap",
+    "model", o.params, width=8, experts=o.ranking().model.experts[:1], head_hidden=(4,),
+    features=("title_id",), matcher_product=False, item_table_sharding="split", position="time_gap",
 ) | table(
     "model", o.loss, "one_expert", dropout=0.3, target_in_sequence=True, attention_impl="dot_product",
     dtype="bfloat16",
 ) | {
-    "head": [Case("model.head", "dot", o.params, edits={"objective.ranking": 0.0, "objective.regression": 0.0})],
+    "head": [Case("model.head", "dot", o.params, "one_expert", {"model.head": "matcher"})],
     "cosine": [Case("model.cosine", True, o.loss, "next_item")],
     "untied_item_embeddings": [Case("model.untied_item_embeddings", True, o.params, "next_item")],
     "embedding_init_std": [Case("model.embedding_init_std", 0.1, o.initial)],
     "retrieval_dim": [Case("model.retrieval_dim", 6, o.params, edits={}, also={"objective.retrieval": 0.5})],
-    "remat": [Case("model.remat", True, o.loss, "one_expert"), Case("model.remat", True, o.loss, "next_item")],
+    "remat": [Case("model.remat", True, o.loss, base) for base in ("one_expert", "next_item")],
 }  # fmt: skip
 MODEL["dropout"].append(Case("model.dropout", 0.3, o.loss, "next_item"))
 
@@ -261,9 +269,7 @@ NEXT_ITEM = {
     "negative_distribution": [
         Case("next_item.negative_distribution", "in_batch", o.terms, "next_item", SAMPLED)
     ],
-    "negatives_shared_by": [
-        Case("next_item.negatives_shared_by", "sequence", o.terms, "next_item", SAMPLED)
-    ],
+    "negatives_shared_by": [Case("next_item.negatives_shared_by", "sequence", o.terms, "next_item", SAMPLED)],
     "logq_correction": [Case("next_item.logq_correction", True, o.terms, "next_item", SAMPLED)],
     "calibration": [Case("next_item.calibration", 0.5, o.terms, "next_item", {"next_item.loss": "gbce"})],
     "temperature": [
@@ -299,9 +305,7 @@ TRAIN = {
         Case("train.on_nonfinite", "skip", o.stops_at_nan),
     ],
     "log_seconds": [Case("train.log_seconds", 9.0, o.log_seconds)],
-    "checkpoint_every_seconds": [
-        Case("train.checkpoint_every_seconds", 2000.0, o.saves_after_1000_seconds)
-    ],
+    "checkpoint_every_seconds": [Case("train.checkpoint_every_seconds", 2000.0, o.saves_after_1000_seconds)],
     "prefetch": [Case("train.prefetch", 5, o.prefetch)],
     "preemption_exit_code": [Case("train.preemption_exit_code", 75, o.command("status"))],
     "grace_seconds": [Case("train.grace_seconds", 9.0, o.command("grace"))],

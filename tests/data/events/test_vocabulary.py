@@ -1,4 +1,4 @@
-"""Features by id: values of known columns, whatever the order of rows and chunks, up to the dataset's arrays."""
+"""Features by id: values of known columns, in any order of rows and chunks, up to the dataset's arrays."""
 
 import math
 
