@@ -174,6 +174,18 @@ def test_rows_of_two_datasets_are_not_compared(study, run_results):
     assert not any("low" in claim["claim"] for claim in result["claims"])
 
 
+def test_each_figure_of_a_claim_is_in_its_column():
+    users = {"mean": 0.01, "interval": (-0.02, 0.03), "effect": 0.04, "t": 5.5, "t_p": 0.06,
+             "wilcoxon_p": 0.07, "zeros": 8, "n": 9, "smallest": 0.1}  # fmt: skip
+    seeds = {"mean": 0.11, "sd": 0.12, "p": 0.13, "n": 14, "smallest": 0.15}
+    comparison = {"list": "enabled", "next_k": 3, "paper": 0.16, "over_users": users, "over_seeds": seeds}
+    cells = markdown._comparison_line("A over B", "shown", comparison).strip("| ").split(" | ")
+    assert cells == [
+        "A over B", "enabled", "3", "shown", "+.0100", "[-.0200, +.0300]", "+.1600", "+.040", "5.50 (.0600)",
+        ".0700 (8 of 9)", "+.1100 ± .1200 (.1300, 14)", ".1000", ".1500",
+    ]  # fmt: skip
+
+
 def test_study_md_and_json(study, run_results, tmp_path):
     header = {"study": "made up", "date": "2026-01-02", "machine": "a machine", "seeds": [0, 1, 2],
              "runs": 15, "done": 11}  # fmt: skip
