@@ -2,8 +2,8 @@
 
     python docs/result_tables.py [WORKDIR]
 
-The file holds the `test.json` of a run of the first command, with its date and environment. With a workdir, the
-result and the environment of its run replace those in the file first. `tests/test_docs.py` compares the
+The file holds the `test.json` of a run of the first command, with its date and environment. With a workdir,
+the result and the environment of its run replace those in the file first. `tests/test_docs.py` compares the
 committed tables with what this script writes.
 """
 
@@ -58,12 +58,12 @@ def rows(result: dict[str, Any]) -> str:
     for label, lists in by_label.items():
         cells = [f"{lists[name][m]:.4f}".lstrip("0") for name in ("enabled", "disabled") for m in METRICS]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    enabled, count = oracle_fraction(result), result["lists"]["enabled"]
+    covered, count = oracle_fraction(result), result["lists"]["enabled"]
     text = (
-        f"The test set has {count['examples']:,} queries of {count['users']:,} users that were not in the training "
-        f"set; `train.seed` is {result['seed']}\nand `data.seed` is 0. On NDCG@1 the model covers "
-        f"{enabled['enabled']:.0%} of the distance from popularity to the oracle on the enabled list,\n"
-        f"and {enabled['disabled']:.0%} on the disabled list (`benchmarks/results/smoe-small.json`, "
+        f"The test set has {count['examples']:,} queries of {count['users']:,} users that were not in the "
+        f"training set; `train.seed` is {result['seed']}\nand `data.seed` is 0. On NDCG@1 the model covers "
+        f"{covered['enabled']:.0%} of the distance from popularity to the oracle on the enabled list,\n"
+        f"and {covered['disabled']:.0%} on the disabled list (`benchmarks/results/smoe-small.json`, "
         f"{stored()['date']})."
     )
     return "\n".join([*lines, "", text, ""])
