@@ -222,4 +222,18 @@ LINES = (
         "| BST (PHNS+STL) | .3706 ± .0021 |",
         ("tests/test_docs.py::test_figures_of_the_paper_page_are_those_of_the_stored_study",),
     ),
+    Line(
+        "each list has the shift of its own negatives",
+        "jaxrec/evaluation/correction.py",
+        "widths = list_widths(name, dataset.layout.negatives)",
+        'widths = list_widths("disabled", dataset.layout.negatives)',
+        ("tests/end_to_end/test_by_hand.py::test_scores_corrected_for_the_negatives_of_a_list",),
+    ),
+    Line(
+        "the columns of a user are those of its head",
+        "jaxrec/evaluation/results.py",
+        "rank, user = _ranks(scores[:, LISTS.index(name)], rows, k)",
+        "rank, user = _ranks(evaluation.scores[:, LISTS.index(name)], rows, k)",
+        ("tests/end_to_end/test_by_hand.py::test_columns_of_each_user",),
+    ),
 )

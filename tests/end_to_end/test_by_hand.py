@@ -1,6 +1,5 @@
 """From raw plays to the final tables, on a service of twelve users: every figure again by plain loops."""
 
-import copy
 import json
 import math
 from collections import defaultdict
@@ -16,11 +15,13 @@ from scipy import stats
 
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.ids import FIRST_TITLE
+from jaxrec.core.json_io import write_json
 from jaxrec.data.runners.local import prepare
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.evaluation import per_user
 from jaxrec.evaluation.evaluator import EvaluationOptions, Validator, evaluate
-from jaxrec.evaluation.results import write_result
+from jaxrec.evaluation.results import per_query
+from jaxrec.evaluation.results import per_user as per_user_columns
 from jaxrec.runtime.mesh import replicate
 from jaxrec.tasks.base import TitleScores
 from jaxrec.tasks.next_item import NextItemTask
@@ -211,6 +212,42 @@ def test_model(run, which, k):
         )  # fmt: skip
 
 
+def mean_draws(dataset):
+    """Return title -> how often a training row shows it as a negative that was not abandoned, of ten."""
+    rows, draws = dataset.rows("train").all(), defaultdict(float)
+    for row in rows:
+        filled = row["pool_hard_filled"] != 0
+        real, fills = 4 - sum(filled), sum(filled)
+        for title, is_fill in zip(titles_of(dataset, row["pool_hard"]), filled, strict=True):
+            draws[title] += is_fill * (3 - min(real, 3)) / max(fills, 1)
+        for pool, count in (("trending", 4), ("tailing", 3)):
+            for title in titles_of(dataset, row[f"pool_{pool}"]):
+                draws[title] += count / 4
+    return {title: draws[title] / len(rows) for title in TITLES}
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_scores_corrected_for_the_negatives_of_a_list(run, k):
+    """Titles of each half are shifted by how often training and the list draw them, in nats."""
+    draws, popular = mean_draws(run.dataset), loops.trending()
+    trained = [np.mean([draws[t] for t in TITLES if (t in popular) == half]) for half in (True, False)]
+    hard = np.mean([min(3, len(query.hard)) for query, _ in queries_of(run.dataset)])
+    shares = {"enabled": (3 + 3 - hard, 2), "disabled": (5, 3)}
+    ranks = defaultdict(list)
+    for name, (in_trending, in_tailing) in shares.items():
+        of_list = (in_trending / len(popular) + 2 / 24, in_tailing / (24 - len(popular)) + 2 / 24)
+        shift = math.log(trained[0] / trained[1]) - math.log(of_list[0] / of_list[1])
+        for query, row in queries_of(run.dataset):
+            scores = FIRST.scores[USERS.index(query.user)]
+            for j in range(min(k, len(query.titles))):
+                chosen = candidates(run.dataset, row, name, j)
+                shifted = [scores[TITLES.index(t)] + shift * (t in popular) for t in chosen]
+                ranks[name].append(loops.rank([np.float32(s) for s in shifted]))
+    key = {1: "corrected", 3: "corrected_k3"}[k]
+    check_block(run.best.result[key], ranks)
+    assert run.best.result[key] != run.best.result[key.replace("corrected", "lists")]
+
+
 RULES = {
     "popularity": loops.popularity,
     "abandoned_rule": loops.abandoned_last,
@@ -236,7 +273,7 @@ def test_baselines(run, name, k):
 
 
 def test_the_rows_of_baselines_differ(run):
-    """Where two rows were equal, a test could not tell which is which."""
+    """Rows that were equal could be exchanged unseen: each differs from the others."""
     rows = run.best.result["baselines"]
     enabled = {name: rows[name]["enabled"]["ndcg@5"] for name in rows}
     # No target is in the history here: "abandoned last" is "in history last".
@@ -385,15 +422,34 @@ def test_validation_of_sequences_leaves_out_the_titles_of_the_history(tmp_path, 
 # ---------------------------------------------------------------- users and tests
 
 
+def test_columns_of_each_user(run):
+    """Means over the queries of a user: of both heads, for one and for three next titles, of all titles."""
+    columns = per_user_columns(run.best)
+    users = [str(user) for user in columns["user"]]
+    assert sorted(users) == ["ida", "jan", "kim", "lou"]
+    ranks = run.best.ranked.by_order["model"].ranks
+    of_all = list(zip([q.user for q, _ in queries_of(run.dataset)], ranks, strict=True))
+    for i, user in enumerate(users):
+        for k, suffix in ((1, ""), (3, "_k3")):
+            for head, sign in (("", 1), ("_ctr", -1)):
+                for name in LISTS:
+                    by_user = model_ranks(run.dataset, FIRST, "test", name, k, sign)
+                    own = [rank for other, rank in by_user if other == user]
+                    assert columns[f"queries{suffix}"][i] == len(own)
+                    for metric, value in loops.metrics(own).items():
+                        column = f"{name}{head}{suffix}/{metric}"
+                        assert columns[column][i] == pytest.approx(value, **EXACT), column
+        own = [int(rank) for other, rank in of_all if other == user]
+        for metric, value in loops.catalogue_metrics(own).items():
+            assert columns[f"catalogue/{metric}"][i] == pytest.approx(value, **EXACT), metric
+
+
 def test_two_checkpoints_are_compared_user_by_user(run, tmp_path):
     for which, evaluation in (("best", run.best), ("last", run.last)):
-        folder = tmp_path / which
-        folder.mkdir()
-        evaluation = evaluation._replace(result=copy.deepcopy(evaluation.result))
-        evaluation.result["protocol"] |= {"name": "", "own_dataset": False}
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("jaxrec.reporting.pages.run_page.write_run_page", lambda workdir: None)
-            write_result(folder, evaluation, each=True)
+        (tmp_path / which).mkdir()
+        write_json(tmp_path / which / "eval-test-best.json", evaluation.result)
+        columns = per_user_columns(evaluation), per_query(evaluation)
+        per_user.write(tmp_path / which, "eval-test-best", *columns)
     compared = per_user.compare(*(per_user.read(tmp_path / which) for which in ("best", "last")))["metrics"]
     assert [*compared] == [f"{n}/{m}" for n in LISTS for m in ("ndcg@1", "ndcg@5", "recall@5", "mrr@5")]
     for column, tests in compared.items():
