@@ -141,7 +141,7 @@ LINES = (
         "jaxrec/training/trainer.py",
         "values, lists = self.validator(state.eval_params)",
         "values, lists = self.validator(state.params)",
-        ("tests/training/test_parameter_average.py",),
+        ("tests/end_to_end/test_by_hand.py::test_lines_of_metrics_hold_both_lists_of_the_validation_users",),
     ),
     Line(
         "memory of the logits",

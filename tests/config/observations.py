@@ -69,6 +69,13 @@ def one_expert() -> Config:
     return config
 
 
+def two_experts() -> Config:
+    """Return the same with a gate."""
+    config = one_expert()
+    config.model.experts = tuple(Expert(n, 1, 2, 1.0, 0.1) for n in (3, 8))
+    return config
+
+
 def next_item() -> Config:
     """Return a config of next-item prediction."""
     config = ranking()
@@ -303,17 +310,16 @@ def drawn_from(pool: int):
     return observe
 
 
-def updates(config: Config) -> list[float]:
-    """Return parameters after six updates, with a plateau of the validation loss."""
-    state = None
-    values = {"kernel": jnp.array([2.0, -4.0])}
-    state = optimizer.make(config.optimizer).init(values)
-    for n, gradient in enumerate([1.0, 0.2, -0.5, 0.1, 0.3, 0.3]):
-        grads = {"kernel": jnp.array([gradient, 2 * gradient])}
-        values, state = optimizer.step(
-            config.optimizer, grads, state, values, value=jnp.float32(1.0), fresh=jnp.bool_(n > 0)
-        )
-    return [*values["kernel"].tolist(), float(optimizer.learning_rate(state, config.optimizer))]
+def updates(config: Config) -> str:
+    """Return the program of an update of the parameters, and of its rate."""
+    params, chosen = {"kernel": jnp.zeros(2)}, config.optimizer
+    state = jax.eval_shape(optimizer.make(chosen).init, params)
+
+    def run(grads, state, params, value, fresh):
+        params, state = optimizer.step(chosen, grads, state, params, value=value, fresh=fresh)
+        return params, state, optimizer.learning_rate(state, chosen)
+
+    return program(run, params, state, params, jnp.float32(0), jnp.bool_(False))
 
 
 # ---------------------------------------------------------------- the run

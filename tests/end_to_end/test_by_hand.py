@@ -29,13 +29,14 @@ from jaxrec.training import trainer
 
 LISTS = ("enabled", "disabled")
 FIRST, SECOND = service.parameters(11), service.parameters(9)  # after the first epoch, and after the second
+UNUSED = service.parameters(1)
 EXACT = {"rel": 1e-6, "abs": 1e-9}
 
 
 class FixedSteps:
-    """Steps without gradients: at the end of an epoch the parameters are those of a table.
+    """Steps without gradients: at the end of an epoch the averaged parameters are those of a table.
 
-    `seen` collects (step, validation loss, whether it is fresh) before each step.
+    The parameters themselves are others, which no evaluation reads. `seen` collects (step, validation loss, whether it is fresh) before each step.
     """
 
     def __init__(self, dataset, per_epoch):
@@ -50,7 +51,7 @@ class FixedSteps:
         chosen = FIRST if step <= self._per_epoch else SECOND
         params, at, used = replicate((service.as_params(chosen, self._keys), np.int32(step), np.bool_(False)))
         sums = {"loss": (np.float32(8), np.float32(8)), "gradient_norm": (np.float32(1), np.float32(1))}
-        return state._replace(params=params, step=at, fresh=used), replicate(sums)
+        return state._replace(params=params, average=average, step=at, fresh=used), replicate(sums)
 
 
 class Run(NamedTuple):
@@ -67,7 +68,7 @@ class Run(NamedTuple):
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hand")
     config = service.config()
-    config.data.directory = str(folder / "data")
+    config.data.directory, config.optimizer.ema_decay = str(folder / "data"), 0.5
     prepare(service.HandSource(), config, folder / "data")
     dataset = Dataset(folder / "data")
     steps = FixedSteps(dataset, dataset.rows("train").rows // 8)
