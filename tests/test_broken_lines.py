@@ -43,3 +43,10 @@ def test_a_break_is_seen_where_a_test_fails_and_the_file_is_left_as_it_was(
     line = Line("one", "a.py", "ONE = 1", "ONE = 3", ("test_a.py",))
     assert __main__.is_seen(line, tmp_path, {}) == (seen, "1 failed")
     assert texts == ["ONE = 3\nTWO = 2\n"] and path.read_text() == "ONE = 1\nTWO = 2\n"
+
+
+def test_nothing_is_broken_where_a_test_fails_already(monkeypatch, capsys):
+    monkeypatch.setattr(__main__, "copy_tracked", lambda to: None)
+    monkeypatch.setattr(__main__, "run_tests", lambda tests, folder, environment: (1, "1 failed"))
+    assert __main__.main([0, 1]) == 1
+    assert capsys.readouterr().out == "no line is broken: a test fails without a break: 1 failed\n"

@@ -13,7 +13,7 @@ import pytest
 
 from jaxrec.cli import app
 from jaxrec.config import loading
-from jaxrec.config.schema import Config
+from jaxrec.config.schema import TRAIN_MIXES, Config
 from jaxrec.config.validation import check
 from jaxrec.core.errors import InputError
 from jaxrec.runtime.preemption import PreemptionHandler
@@ -253,6 +253,17 @@ def test_each_load_is_a_config_of_its_own(name):
     assert repr(first) != text and repr(first).count("scrambled") > 50
     assert repr(loading.load_config(path)) == text
     assert repr(Config()) == fresh
+
+
+def test_a_load_shares_no_object_with_its_file(tmp_path):
+    """The mixes of the schema, and what a file keeps, are copied: an override must not reach them."""
+    (tmp_path / "shared.py").write_text(
+        "from jaxrec.config import TRAIN_MIXES, Config\n\n\ndef get_config():\n    config = Config()\n"
+        "    config.sampling.mix = TRAIN_MIXES['hard']\n    return config\n"
+    )
+    text = repr(TRAIN_MIXES)
+    scramble(loading.load_config(str(tmp_path / "shared.py")))
+    assert repr(TRAIN_MIXES) == text
 
 
 def test_three_mixtures_differ_as_in_the_paper():

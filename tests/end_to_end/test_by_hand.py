@@ -49,7 +49,8 @@ class FixedSteps:
         self.seen.append((int(state.step), float(state.validation), bool(state.fresh)))
         step = int(state.step) + batch.steps
         chosen = FIRST if step <= self._per_epoch else SECOND
-        params, at, used = replicate((service.as_params(chosen, self._keys), np.int32(step), np.bool_(False)))
+        tables = [service.as_params(p, self._keys) for p in (UNUSED, chosen)]
+        params, average, at, used = replicate((*tables, np.int32(step), np.bool_(False)))
         sums = {"loss": (np.float32(8), np.float32(8)), "gradient_norm": (np.float32(1), np.float32(1))}
         return state._replace(params=params, average=average, step=at, fresh=used), replicate(sums)
 
