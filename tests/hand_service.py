@@ -168,7 +168,7 @@ class Parameters(NamedTuple):
 
 def parameters(seed: int) -> Parameters:
     """Return parameters with ties; each seed gives other scores."""
-    scores = np.random.default_rng(seed).integers(0, 13, (len(USERS), len(TITLES))) / 4
+    scores = np.random.default_rng(seed).integers(0, 13, (len(USERS), len(TITLES))) / 8
     first = np.array([0.1 + 0.06 * u for u in range(len(USERS))])
     return Parameters(scores, np.stack([first, 1 - first], 1))
 

@@ -36,7 +36,8 @@ EXACT = {"rel": 1e-6, "abs": 1e-9}
 class FixedSteps:
     """Steps without gradients: at the end of an epoch the averaged parameters are those of a table.
 
-    The parameters themselves are others, which no evaluation reads. `seen` collects (step, validation loss, whether it is fresh) before each step.
+    The parameters themselves are others, which no evaluation reads. `seen` collects (step, validation loss,
+    whether it is fresh) before each step.
     """
 
     def __init__(self, dataset, per_epoch):
