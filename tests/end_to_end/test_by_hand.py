@@ -19,12 +19,14 @@ from jaxrec.core.json_io import write_json
 from jaxrec.data.runners.local import prepare
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.evaluation import per_user
+from jaxrec.evaluation.correction import candidate_shifts
 from jaxrec.evaluation.evaluator import EvaluationOptions, Validator, evaluate
 from jaxrec.evaluation.results import per_query
 from jaxrec.evaluation.results import per_user as per_user_columns
 from jaxrec.runtime.mesh import replicate
 from jaxrec.tasks.base import TitleScores
 from jaxrec.tasks.next_item import NextItemTask
+from jaxrec.tasks.ranking import RankingTask
 from jaxrec.training import trainer
 
 LISTS = ("enabled", "disabled")
@@ -236,14 +238,19 @@ def test_scores_corrected_for_the_negatives_of_a_list(run, k):
     trained = [np.mean([draws[t] for t in TITLES if (t in popular) == half]) for half in (True, False)]
     hard = np.mean([min(3, len(query.hard)) for query, _ in queries_of(run.dataset)])
     shares = {"enabled": (3 + 3 - hard, 2), "disabled": (5, 3)}
-    ranks = defaultdict(list)
-    for name, (in_trending, in_tailing) in shares.items():
+    ranks, rows = defaultdict(list), run.dataset.rows("test").all()
+    task = RankingTask(service.config(), run.dataset.layout, 0.5, 4, 8)
+    shifts = candidate_shifts(task, run.dataset, rows, (len(rows), 2, 3, 11))
+    for l, (name, (in_trending, in_tailing)) in enumerate(shares.items()):
         of_list = (in_trending / len(popular) + 2 / 24, in_tailing / (24 - len(popular)) + 2 / 24)
         shift = math.log(trained[0] / trained[1]) - math.log(of_list[0] / of_list[1])
-        for query, row in queries_of(run.dataset):
+        for i, (query, row) in enumerate(queries_of(run.dataset)):
             scores = FIRST.scores[USERS.index(query.user)]
             for j in range(min(k, len(query.titles))):
                 chosen = candidates(run.dataset, row, name, j)
+                assert shifts[i, l, j].tolist() == pytest.approx(
+                    [shift * (t in popular) for t in chosen], rel=1e-5
+                )
                 shifted = [scores[TITLES.index(t)] + shift * (t in popular) for t in chosen]
                 ranks[name].append(loops.rank([np.float32(s) for s in shifted]))
     key = {1: "corrected", 3: "corrected_k3"}[k]
@@ -348,7 +355,7 @@ def test_gate(run):
 
 
 def test_rankings_of_all_titles(run):
-    """What the user played before the query is left out, whether it is in the stored history or not."""
+    """All that the user played before the query is left out, in the stored history or not."""
     catalogue, expected, shown = run.best.result["catalogue"], defaultdict(list), defaultdict(list)
     with np.load(run.workdir / "correction.npz") as stored:
         assert str(stored["head"]) == "ranking" and len(stored["log_q"])
