@@ -1,5 +1,6 @@
 """The command line, mostly through subprocesses: output and exit status."""
 
+import dataclasses
 import errno
 import importlib
 import os
@@ -14,7 +15,7 @@ import pytest
 
 from jaxrec.cli import app
 from jaxrec.config import loading
-from jaxrec.config.schema import Config
+from jaxrec.config.schema import TRAIN_MIXES, Config
 from jaxrec.config.validation import check
 from jaxrec.core.errors import InputError
 from jaxrec.runtime.preemption import PreemptionHandler
@@ -230,13 +231,41 @@ def test_every_config_loads_and_passes_validation(name, monkeypatch, tmp_path):
     check(config)
 
 
-def test_each_load_returns_a_separate_config():
-    first = loading.load_config(f"{ROOT}/configs/smoe.py:paper")
-    first.model.experts[0].max_len = 3
-    first.model.gate.noise_std = 9.0
-    second = loading.load_config(f"{ROOT}/configs/smoe.py:paper")
-    assert (second.model.experts[0].max_len, second.model.gate.noise_std) == (7, 0.1)
-    assert Config().model.experts[0].max_len == 7
+def scramble(tree):
+    """Change every number, text and tuple of a config in place, as far as its objects can be changed."""
+    for field in dataclasses.fields(tree):
+        value = getattr(tree, field.name)
+        items = value if isinstance(value, tuple) else (value,)
+        for item in filter(dataclasses.is_dataclass, items):
+            scramble(item)
+        if not dataclasses.is_dataclass(value):
+            setattr(tree, field.name, "scrambled")
+
+
+WHOLE = [f for f in FILES if not f.startswith(PLAIN) or f in ("tiny.py", "kuairand.py", "own_data.py")]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_each_load_is_a_config_of_its_own(name):
+    """Neither another load nor a config from the defaults shares an object with a config that was changed."""
+    path = f"{ROOT}/configs/{name}"
+    first, fresh = loading.load_config(path), repr(Config())
+    text = repr(first)
+    scramble(first)
+    assert repr(first) != text and repr(first).count("scrambled") > 50
+    assert repr(loading.load_config(path)) == text
+    assert repr(Config()) == fresh
+
+
+def test_a_load_shares_no_object_with_its_file(tmp_path):
+    """The mixes of the schema, and what a file keeps, are copied: an override must not reach them."""
+    (tmp_path / "shared.py").write_text(
+        "from jaxrec.config import TRAIN_MIXES, Config\n\n\ndef get_config():\n    config = Config()\n"
+        "    config.sampling.mix = TRAIN_MIXES['hard']\n    return config\n"
+    )
+    text = repr(TRAIN_MIXES)
+    scramble(loading.load_config(str(tmp_path / "shared.py")))
+    assert repr(TRAIN_MIXES) == text
 
 
 def test_three_mixtures_differ_as_in_the_paper():
