@@ -171,6 +171,16 @@ def _programs_let_go():
         gc.collect()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _log_level_kept():
+    """The level of absl's log after a file is that before it: commands and quiet tests set it."""
+    from absl import logging
+
+    before = logging.get_verbosity()
+    yield
+    logging.set_verbosity(before)
+
+
 @pytest.fixture
 def as_compiled_for_users():
     """The environment of a command, without what makes this suite's programs quick to compile."""

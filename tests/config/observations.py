@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import logging
 from jax.interpreters import partial_eval
 
 from jaxrec import train
@@ -447,7 +446,14 @@ def _command(config: Config) -> dict:
         raise _Stopped
 
     args = SimpleNamespace(
-        config=config, workdir="", coordinator="", processes=None, process=None, hosts="", per_user=False
+        config=config,
+        workdir="",
+        coordinator="",
+        processes=None,
+        process=None,
+        hosts="",
+        per_user=False,
+        repeat="",
     )
     patches = (
         (train, "GracePeriod", Grace),
@@ -547,6 +553,3 @@ def queries_of_a_step(config: Config) -> int:
 
 def head(config: Config) -> str:
     return _task(config).ranking_heads[0]
-
-
-logging.set_verbosity(logging.ERROR)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import observations as o
 import pytest
+from absl import logging
 
 from jaxrec.config import schema
 from jaxrec.config.schema import FileFormat, KuaiRand, Mix, Tables, Tfds
@@ -438,6 +439,11 @@ def observed(observe: Callable, config: schema.Config) -> Any:
         if is_first:
             assert _VALUES[key] == observe(copy.deepcopy(config))
     return _VALUES[key]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quiet():
+    logging.set_verbosity(logging.ERROR)  # the level before is set again after the file
 
 
 CASES = [
