@@ -23,7 +23,7 @@ from jax.interpreters import partial_eval
 
 from jaxrec import train
 from jaxrec.config.loading import load_config
-from jaxrec.config.schema import Config, Expert, Objective
+from jaxrec.config.schema import Config, Expert, Gate, Objective
 from jaxrec.config.serialization import digest, to_json
 from jaxrec.core.errors import InputError
 from jaxrec.core.tables import Lists
@@ -212,6 +212,22 @@ def _host(config: Config, task):
     return input_pipeline.training_batches(task, dataset_of(config).rows("train"))[0]
 
 
+def _shapes(config: Config, task):
+    """Return the shapes of the parameters, made once for models that differ in rates and the like alone."""
+    model = copy.deepcopy(config.model)
+    model.gate, model.dropout, model.dtype = Gate(hidden=model.gate.hidden), 0.0, "float32"
+    model.attention_impl, model.remat = "auto", False
+    for expert in model.experts:
+        expert.dropout = 0.0
+    key = digest(config), config.task.name, repr(model), repr(config.objective)
+    if key not in _SHAPES:
+        _SHAPES[key] = task.abstract_params
+    return _SHAPES[key]
+
+
+_SHAPES: dict = {}
+
+
 def loss(config: Config, host=None, params=None) -> str:
     """Return the program of a step's loss, metrics and task state, without gradients."""
     task, table = _task(config), dataset_of(config).arrays.title_table()
@@ -223,7 +239,7 @@ def loss(config: Config, host=None, params=None) -> str:
         return total, task.update_task_state(state, params, step, sums)
 
     state = jax.eval_shape(task.init_task_state)
-    params = params or task.abstract_params
+    params = params or _shapes(config, task)
     return program(run, params, host or _host(config, task), table, state, jnp.int32(0))
 
 
@@ -294,7 +310,7 @@ def scores(config: Config) -> str:
     def run(params, host, table):
         return task.score_lists(params, None, host, table, 1, heads, False)
 
-    return program(run, task.abstract_params, host, dataset.arrays.title_table())
+    return program(run, _shapes(config, task), host, dataset.arrays.title_table())
 
 
 def validation_loss(config: Config) -> str:
