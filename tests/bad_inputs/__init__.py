@@ -1,5 +1,5 @@
 """Corpus of wrong and unusual inputs, with the right answer to each."""
 
-from tests.bad_inputs import tables
+from tests.bad_inputs import configs, lines, tables
 
-DOORS = {"tables": tables.CASES}
+DOORS = {"tables": tables.CASES, "configs and flags": [*configs.CASES, *lines.CASES]}

@@ -1,9 +1,8 @@
 """The stock: undamaged inputs, made once."""
 
-import json
 from pathlib import Path
 
-from tests.bad_inputs.case import Stock
+from tests.bad_inputs.case import Stock, content_of
 from tests.bad_inputs.command import run_command
 from tests.bad_inputs.service import write
 
@@ -24,8 +23,8 @@ def make_stock(folder: Path, trained: Path | None = None, dataset: Path | None =
         tables.mkdir()
         write(tables)
         _succeed("prepare", "--config", "own.py", "--out", "out", folder=tables)
-    fingerprint = json.loads((tables / "out" / "manifest.json").read_bytes())["fingerprint"]
-    return Stock(dataset or folder / "dataset", trained or folder / "run", folder / "export", fingerprint)
+    content = content_of(tables / "out")
+    return Stock(dataset or folder / "dataset", trained or folder / "run", folder / "export", content)
 
 
 def _succeed(*arguments: str, folder: Path) -> None:
