@@ -68,6 +68,7 @@ def _is_own(module: str) -> bool:
 
 
 def _run_without_start(main, argv=None, flags_parser=None):
+    app.define_help_flags()
     sys.exit(main(flags_parser(sys.argv)))
 
 

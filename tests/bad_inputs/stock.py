@@ -1,7 +1,12 @@
 """The stock: undamaged inputs, made once."""
 
+import shutil
 from pathlib import Path
 
+import numpy as np
+
+from jaxrec.evaluation import per_user
+from jaxrec.evaluation.metrics import METRICS
 from tests.bad_inputs.case import Stock, content_of
 from tests.bad_inputs.command import run_command
 from tests.bad_inputs.service import write
@@ -23,8 +28,26 @@ def make_stock(folder: Path, trained: Path | None = None, dataset: Path | None =
         tables.mkdir()
         write(tables)
         _succeed("prepare", "--config", "own.py", "--out", "out", folder=tables)
-    content = content_of(tables / "out")
-    return Stock(dataset or folder / "dataset", trained or folder / "run", folder / "export", content)
+    run = folder / "run"
+    if not run.exists():
+        _make_run(run, trained, folder)
+    if not (folder / "export").exists():
+        _succeed("export", f"--checkpoint={run}", "--out=export", "--platforms=cpu", "--max_k=20", folder=folder)
+    return Stock(dataset or folder / "dataset", run, folder / "export", content_of(tables / "out"))
+
+
+def _make_run(run: Path, trained: Path | None, folder: Path) -> None:
+    """Copy a trained run, or train one, and add results by user."""
+    if trained is None:
+        data = f"--config.data.directory={folder / 'dataset'}"
+        _succeed("train", f"--config={ROOT / 'configs/tiny.py'}", "--workdir=trained", data, folder=folder)
+        trained = folder / "trained"
+    shutil.copytree(trained, run)
+    users = np.arange(83)
+    values = {f"{name}/{metric}": (users % 7) / 7 for name in ("enabled", "disabled") for metric in METRICS}
+    ranks = {name: (users % 9 + 1).astype(np.uint16) for name in ("enabled", "disabled")}
+    per_user.write(run, "eval-test-best", {"user": users} | values, {"user": users} | ranks)
+    shutil.copy(run / "test.json", run / "eval-test-best.json")
 
 
 def _succeed(*arguments: str, folder: Path) -> None:

@@ -10,7 +10,7 @@ import polars as pl
 import zstandard
 
 from tests.bad_inputs.case import SAME, Case, Stock
-from tests.bad_inputs.service import HOUR, START, cell, csv, log, parquet, titles, users, write
+from tests.bad_inputs.service import START, cell, csv, log, parquet, titles, users, write
 
 Content = bytes | str | None | Callable[[], bytes | str]
 
@@ -88,13 +88,10 @@ def beside(make: Callable[[Path, Stock], None], more: Callable[[Path], Any]) -> 
 
 STOCK = tables()
 FOLDER = source("interactions", "log")
-PARQUET = source("interactions", "log.parquet")
 DROPPED = "rows dropped: row that cannot be parsed {}"
 ONE = DROPPED.format(1)
 TIME = pl.col("time")
 ISO = pl.from_epoch(TIME, "ms")
-SECONDS = ("s", 1000), ("us", 0), ("ns", 0)
-EVERY_ROW = DROPPED
 
 # ---------------------------------------------------------------- other spellings of the same tables
 
