@@ -84,7 +84,7 @@ FILE_CASES = [
     file("sys.exit with 0", "import sys\n" + GET.format("", "sys.exit(0)"), "the config ended the program: SystemExit: 0"),
     file("sys.exit with a text", "import sys\n" + GET.format("", "sys.exit('no data')"), "the config ended the program: SystemExit: no data"),
     file("exit()", GET.format("", "exit(1)"), "the config ended the program: SystemExit: 1"),
-    file("argparse in a config", "import argparse\n" + GET.format("", "argparse.ArgumentParser().parse_args(['--x'])"), "the config ended the program"),
+    file("argparse in a config", "import argparse\n" + GET.format("", "argparse.ArgumentParser(exit_on_error=True).parse_args(['--x'])"), "the config ended the program: SystemExit: 2"),
     file("endless recursion", GET.format("", "return get_config()"), "RecursionError"),
     file("KeyError of a variable that is not set", "import os\n" + GET.format("", "return os.environ['NO_SUCH_VARIABLE']"), "KeyError: 'NO_SUCH_VARIABLE'"),
     file("returns None", GET.format("", "pass"), "get_config() gave a NoneType, not a jaxrec.config.Config"),
@@ -93,7 +93,6 @@ FILE_CASES = [
     file("returns a part", GET.format("", "return Model()"), "get_config() gave a Model, not a jaxrec.config.Config"),
     file("returns a list", GET.format("", "return [Config()]"), "get_config() gave a list, not a jaxrec.config.Config"),
     file("a generator", GET.format("", "yield Config()"), "get_config() gave a generator, not a jaxrec.config.Config"),
-    file("a coroutine", "from jaxrec.config import *\nasync def get_config():\n    return Config()\n", "get_config() gave a coroutine, not a jaxrec.config.Config"),
     file("needs two arguments", GET.format("a, b", "return Config()"), C),
     file("needs an argument", GET.format("a", "return Config()"), "missing 1 required positional argument: 'a'"),
     file("a warning that is an error", "import warnings\n" + GET.format("", "warnings.warn('beware', UserWarning); return None"), "NoneType"),
@@ -113,14 +112,14 @@ FILE_CASES = [
     line("a name with NUL", "train", "--config=a\0b", text="--config=a"),
     line("a very long name", "train", f"--config={'x' * 5000}.py", text="no file"),
     line("a home folder that does not exist", "train", "--config=~nobody/c.py", text="no file"),
-    line("a config in a bucket", "train", "--config=gs://b/c.py", text="no file gs"),
+    line("a config in a bucket", "train", "--config=gs://b/c.py", text="gs://b/c.py: no file of this machine"),
     line("a study where a config is needed", "train", f"--config={STUDY}", text="gave a Study, not a jaxrec.config.Config"),
     line("a config where a study is needed", "study", f"--config={TINY}", "--workdir=s", text="gave a Config, not a jaxrec.studies.plan.Study"),
 ]  # fmt: skip
 
 TREE_CASES = [
-    edit("a misspelt attribute", "c.train.batchsize = 3", text="train.batchsize does not exist; did you mean batch_size?"),
-    edit("a misspelt part", "c.modle = Model()", text="modle does not exist; did you mean model?"),
+    edit("a misspelt attribute", "c.train.batchsize = 3", text="did you mean batch_size?"),
+    edit("a misspelt part", "c.modle = Model()", text="did you mean model?"),
     edit("None for a number", "c.train.batch_size = None", text="train.batch_size=None must be a whole number"),
     edit("text for a number", "c.train.batch_size = '64'", text="train.batch_size='64' must be a whole number"),
     edit("a float for a whole number", "c.train.batch_size = 64.0", text="train.batch_size=64.0 must be a whole number"),
@@ -146,7 +145,7 @@ TREE_CASES = [
     edit("a whole number of 400 digits", "c.train.seed = 10 ** 400", text="train.seed"),
     edit("a negative whole number of 400 digits", "c.train.seed = -10 ** 400", text="train.seed"),
     edit("a float of 400 digits", "c.optimizer.learning_rate = 10 ** 400", text="optimizer.learning_rate"),
-    edit("a text of a megabyte", "c.name = 'x' * 1_000_000", text="name="),
+    edit("a text of a megabyte", "c.name = 'x' * 1_000_000", text="at most 200: it names a directory"),
     edit("a name that climbs", "c.name = '../../x'", text="name='../../x' must be letters, digits"),
     edit("an empty name of a run", "c.name = ''", text="name='' must be letters"),
     edit("a name with a newline", "c.name = 'a\\nb'", text="name='a\\nb' must be"),
@@ -154,8 +153,8 @@ TREE_CASES = [
 ]  # fmt: skip
 
 VALUE_CASES = [
-    value("train.batchsize", "3", "train.batchsize does not exist; did you mean batch_size?"),
-    value("trian.batch_size", "3", "trian does not exist; did you mean train?"),
+    value("train.batchsize", "3", "did you mean batch_size?"),
+    value("trian.batch_size", "3", "did you mean train?"),
     value("train", "3", "train cannot be set as a whole"),
     value("train.batch_size.x", "3", "train.batch_size.x does not exist"),
     value("train.batch_size[0]", "3", "train.batch_size"),
