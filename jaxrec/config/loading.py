@@ -98,10 +98,11 @@ def _beside(path: Path) -> list[Path]:
 
 def _shipped(name: str) -> Path:
     """Return the path of a config that ships with jaxrec: in a clone, or where the wheel was installed."""
-    clone = Path(__file__).resolve().parents[2] / "configs" / f"{name}.py"
-    return (
-        clone if clone.is_file() else Path(sysconfig.get_path("data"), "share/jaxrec/configs", f"{name}.py")
-    )
+    clone = Path(__file__).resolve().parents[2] / "configs"
+    installed = Path(sysconfig.get_path("data"), "share/jaxrec/configs")
+    paths = [folder / f"{name}.py" for folder in (clone, installed)]
+    present = [path for path in paths if path.is_file()] + [path for path in paths if path.parent.is_dir()]
+    return present[0] if present else paths[-1]
 
 
 def _where(error: BaseException, name: str) -> str:
