@@ -3,6 +3,8 @@
 The public names are imported on first use, so that `import jaxrec` loads neither jax nor polars.
 """
 
+import signal
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,11 @@ if TYPE_CHECKING:
     from jaxrec.serving.pages import PageLayout
     from jaxrec.serving.recommender import Recommender
     from jaxrec.training.api import Trainer
+
+# `python -m jaxrec.<command>` has nothing to clean up while it imports its modules: Ctrl-C ends it at once,
+# without a traceback, until `cli.app.run` handles Ctrl-C. A process that ignores Ctrl-C still does.
+if getattr(sys, "argv", [])[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 __all__ = [
     "Config",

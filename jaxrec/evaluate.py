@@ -5,11 +5,12 @@ Usage: python -m jaxrec.evaluate --checkpoint W
 
 import os
 import sys
+from pathlib import Path
 
-from absl import flags
+from absl import flags, logging
 
 from jaxrec.cli.app import UNUSED_LIBRARIES, hide_libraries, print_result, report_failure, run
-from jaxrec.cli.flags import hosts_flags, json_flag
+from jaxrec.cli.flags import hosts_flags, json_flag, verify_flag
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import CATALOGUE, LISTS, SPLITS
 from jaxrec.core.paths import AnyPath, as_path
@@ -21,6 +22,10 @@ _OLD_SEEN = {"filtered": "stored"}
 def _flags() -> None:
     flags.DEFINE_string("checkpoint", None, "workdir of a training run", required=True)
     flags.DEFINE_string("data", "", "dataset; empty: the dataset of the training")
+    flags.DEFINE_string(
+        "out", "", "folder for the result and the Parquet files, in place of the workdir and its report; "
+        "empty: the workdir",
+    )  # fmt: skip
     flags.DEFINE_list(
         "lists", [], f"candidate lists, out of {', '.join(_LISTS)}; {CATALOGUE} ranks all titles; empty: the "
         "stored lists, or all titles for a next-item model"
@@ -96,6 +101,8 @@ def _evaluate_on_host(args: flags.FlagValues, workdir: AnyPath, data: AnyPath | 
         from jaxrec.reporting.result_table import format_table
 
     host_memory.retain_freed_memory()
+    if args.verify and multihost.is_first_process():
+        _verify(workdir, data)
     options = EvaluationOptions(
         split=args.split,
         lists=tuple(args.lists),
@@ -108,9 +115,29 @@ def _evaluate_on_host(args: flags.FlagValues, workdir: AnyPath, data: AnyPath | 
     )
     evaluation = evaluate(workdir, options, which=args.which, data=data or None)
     if multihost.is_first_process():
-        write_result(workdir, evaluation, args.per_user)
+        write_result(workdir, evaluation, args.per_user, args.out and as_path(args.out))
         print_result(evaluation.result, format_table(evaluation.result))
 
 
+def _verify(workdir: AnyPath, data: AnyPath | None) -> None:
+    """Compare all files of the checkpoints and the dataset with their checksums, and check the rows.
+
+    Raises:
+        InputError: A file is damaged, or the workdir is in a bucket.
+    """
+    from jaxrec.checkpoints.checkpointer import Checkpointer
+    from jaxrec.checkpoints.seals import verify_steps
+    from jaxrec.data.storage.audit import log_verified
+    from jaxrec.tasks.loading import CHECKPOINTS
+
+    if not isinstance(workdir, Path):
+        raise InputError(f"--verify: {workdir} is in a bucket, where files are compared as they are read")
+    for step, files in verify_steps(workdir / CHECKPOINTS).items():
+        state = f"{files} files are as written" if files else "has no checksums"
+        logging.info("checkpoint %s, step %d: %s", workdir / CHECKPOINTS, step, state)
+    with Checkpointer(workdir / CHECKPOINTS) as checkpoints:
+        log_verified(data or checkpoints.restore_meta("last")["dataset_directory"])
+
+
 if __name__ == "__main__":
-    run(main, json_flag, hosts_flags, _flags)
+    run(main, json_flag, hosts_flags, verify_flag, _flags)

@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 
 from jaxrec.cli.app import print_result, require_value, run
-from jaxrec.cli.flags import config_arguments, config_flag, json_flag
+from jaxrec.cli.flags import config_arguments, config_flag, json_flag, verify_flag
 from jaxrec.config.python_text import python_text
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import dataset_directory, to_json
@@ -21,6 +21,7 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import SPLITS
 from jaxrec.core.paths import as_path
 from jaxrec.data.runners.run import RUNNERS, ensure_dataset
+from jaxrec.data.storage.audit import log_verified
 from jaxrec.data.storage.dataset import MANIFEST, read_manifest
 from jaxrec.reporting.check_report import format_check
 from jaxrec.reporting.progress import stage_progress
@@ -85,6 +86,8 @@ def main(args: flags.FlagValues) -> None:
     directory = args.out or dataset_directory(args.config)
     ensure_dataset(args.config, directory, args.runner, args.beam_args, stage_progress)
     manifest = read_manifest(as_path(directory) / MANIFEST)
+    if args.verify:
+        log_verified(directory)
     following = f"next: python -m jaxrec.train {config_arguments()}"
     if args.out:
         following += f" --config.data.directory={args.out}"
@@ -167,4 +170,4 @@ def _check_flags(args: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    run(main, partial(config_flag, replaced_by="interactions"), json_flag, _flags)
+    run(main, partial(config_flag, replaced_by="interactions"), json_flag, verify_flag, _flags)

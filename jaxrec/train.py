@@ -1,24 +1,27 @@
 """Prepare the dataset if it is missing, train or resume, evaluate and report.
 
 Usage: python -m jaxrec.train --config C [--workdir W] [--dry-run]
+       python -m jaxrec.train --repeat W [--workdir W2]
 """
 
 import os
 import signal
 import sys
 import time
+from functools import partial
 
 from absl import flags, logging
 
 from jaxrec.cli.app import UNUSED_LIBRARIES, hide_libraries, print_result, report_failure, run
-from jaxrec.cli.flags import config_arguments, config_flag, hosts_flags, json_flag
+from jaxrec.cli.flags import config_arguments, config_flag, hosts_flags, json_flag, verify_flag
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import dataset_directory
 from jaxrec.config.validation import check_devices
+from jaxrec.core.errors import InputError
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.core.registry import SOFTMAX_ENCODERS
 from jaxrec.runtime.host_memory import gc_paused
-from jaxrec.runtime.preemption import TERMINATED_EXIT, GracePeriod, PreemptionHandler
+from jaxrec.runtime.preemption import TERMINATED_EXIT, GracePeriod, PreemptionHandler, deferred_signals
 
 
 def _flags() -> None:
@@ -37,6 +40,13 @@ def _flags() -> None:
         "continue the run of the workdir up to a longer train.duration than it had; schedules over the whole "
         "run, as that of the gate's temperature, then have the new length from here on",
     )
+    flags.DEFINE_string(
+        "repeat",
+        "",
+        "in place of --config: workdir of a finished run, whose config is trained once more in --workdir "
+        "(empty: <workdir>-repeated); prints value by value whether it came out the same; exit status 1 if "
+        "not",
+    )
     flags.DEFINE_bool("per_user", False, "evaluate the trained model as `evaluate --heads --per-user` does")
 
 
@@ -46,11 +56,20 @@ def main(args: flags.FlagValues) -> int:
     Raises:
         InputError: A flag or the config is invalid, or the workdir holds another run.
     """
+    started = time.perf_counter()
+    if args.repeat:
+        return _repeat(args, started)
     config = args.config
     workdir, directory = as_path(args.workdir or f"runs/{config.name}"), as_path(dataset_directory(config))
-    started = time.perf_counter()
+    return _join_and_train(args, config, workdir, directory, started)
+
+
+def _join_and_train(
+    args: flags.FlagValues, config: Config, workdir: AnyPath, directory: AnyPath, started: float
+) -> int:
+    """Join the cluster and run the training on this process; return the exit status."""
     # Imported here, so that --help and errors in the config do not wait for jax.
-    with gc_paused():
+    with deferred_signals(), gc_paused():
         from jaxrec.checkpoints.checkpointer import describe_latest
         from jaxrec.runtime import compilation_cache, multihost
         from jaxrec.tasks.loading import CHECKPOINTS
@@ -63,26 +82,25 @@ def main(args: flags.FlagValues) -> int:
     compilation_cache.enable()
     with multihost.multihost_session(report_failure):
         multihost.initialize(cluster, config.train.heartbeat_seconds, config.train.join_seconds)
-        return _train_on_host(args, workdir, directory, grace, started)
+        return _train_on_host(args, config, workdir, directory, grace, started)
 
 
 def _train_on_host(
-    args: flags.FlagValues, workdir: AnyPath, directory: AnyPath, grace: GracePeriod, started: float
-) -> int:
+    args: flags.FlagValues, config: Config, workdir: AnyPath, directory: AnyPath, grace: GracePeriod,
+    started: float,
+) -> int:  # fmt: skip
     """Prepare, train, evaluate and report on every process; return the exit status.
 
     `started` is the time of the start on the clock of time.perf_counter.
     """
-    config, per_user = args.config, args.per_user
+    per_user = args.per_user
     import jax
 
-    with gc_paused(), hide_libraries(*UNUSED_LIBRARIES):
-        from jaxrec.data.runners.run import ensure_dataset
+    with deferred_signals(), gc_paused(), hide_libraries(*UNUSED_LIBRARIES):
         from jaxrec.data.storage.dataset import Dataset
         from jaxrec.evaluation.evaluator import EvaluationOptions, evaluate
         from jaxrec.evaluation.results import write_report, write_result
         from jaxrec.models.layers import attention
-        from jaxrec.reporting.progress import stage_progress
         from jaxrec.reporting.result_table import format_table, write_test_json
         from jaxrec.runtime import host_memory, multihost
         from jaxrec.runtime.mesh import device_count
@@ -97,13 +115,15 @@ def _train_on_host(
                 config.model.attention_impl, jax.default_backend(), config.model.dtype, width
             )
     if multihost.is_first_process():
-        ensure_dataset(config, directory, progress=stage_progress)
+        _prepare(config, directory, args.verify)
     multihost.barrier("dataset")
     if args.dry_run:
         _dry_run(config, directory)
         return 0
     with PreemptionHandler(grace) as interrupt:
-        step = trainer.train(config, Dataset(directory), workdir, interrupt, extend=args.extend)
+        step = trainer.train(
+            config, Dataset(directory, config.data.verify), workdir, interrupt, extend=args.extend
+        )
         if trainer.is_stopped(interrupt):
             logging.info("%s: saved at step %d in %s", interrupt.requested, step, workdir)
             return interrupt.exit_status(config.train.preemption_exit_code)
@@ -126,6 +146,49 @@ def _train_on_host(
     return 0
 
 
+def _repeat(args: flags.FlagValues, started: float) -> int:
+    """Train the config of a finished run once more, and print whether it came out the same.
+
+    Raises:
+        InputError: The run cannot be repeated, or its dataset is another one today.
+    """
+    if "config" in args or args.processes or args.extend or args.dry_run:
+        others = "--config, --processes, --extend and --dry-run"
+        raise InputError(f"--repeat={args.repeat}: allowed without {others}")
+    from jaxrec.data.storage.dataset import Dataset
+    from jaxrec.training.repetition import compare_runs, format_repetition, read_origin
+
+    first = as_path(args.repeat)
+    second = as_path(args.workdir or f"{str(args.repeat).rstrip('/')}-repeated")
+    origin = read_origin(first)
+    directory = as_path(origin.dataset_directory)
+    _prepare(origin.config, directory, args.verify)
+    fingerprint = Dataset(directory).fingerprint
+    if fingerprint != origin.dataset:
+        raise InputError(
+            f"--repeat={first}: was trained on the dataset {origin.dataset}, and {directory} holds "
+            f"{fingerprint}"
+        )
+    status = _join_and_train(args, origin.config, second, directory, started)
+    if status:
+        return status
+    values = compare_runs(first, second)
+    result = [value._asdict() for value in values]
+    print_result({"repeated": result}, f"\n{first} and its repetition {second}\n{format_repetition(values)}")
+    return int(any(value.different for value in values))
+
+
+def _prepare(config: Config, directory: AnyPath, verify: bool) -> None:
+    """Prepare the dataset unless it exists, and read all of it where `verify` is True."""
+    from jaxrec.data.runners.run import ensure_dataset
+    from jaxrec.data.storage.audit import log_verified
+    from jaxrec.reporting.progress import stage_progress
+
+    ensure_dataset(config, directory, progress=stage_progress)
+    if verify:
+        log_verified(directory)
+
+
 def _dry_run(config: Config, directory: AnyPath) -> None:
     """Print what a training would take."""
     from jaxrec.data.storage.dataset import Dataset
@@ -133,11 +196,11 @@ def _dry_run(config: Config, directory: AnyPath) -> None:
     from jaxrec.runtime import multihost
     from jaxrec.training.dry_run import dry_run
 
-    report = dry_run(config, Dataset(directory))
+    report = dry_run(config, Dataset(directory, config.data.verify))
     if multihost.is_first_process():
         following = f"next: python -m jaxrec.train {config_arguments()}"
         print_result(report, f"{format_dry_run(report)}\n{following}")
 
 
 if __name__ == "__main__":
-    run(main, config_flag, json_flag, hosts_flags, _flags)
+    run(main, partial(config_flag, replaced_by="repeat"), json_flag, hosts_flags, verify_flag, _flags)

@@ -36,7 +36,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the first of pytest's proce
             if max(_times.st_atime, _times.st_mtime) < time.time() - _KEPT_SECONDS:
                 _program.unlink()
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_COMPILED)
-    # All of them: operations outside of jit are half of the programs, and are read in less time than compiled.
+    # All of them: operations outside of jit are half of the programs, and are read sooner than compiled.
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 ROOT = Path(__file__).resolve().parents[1]

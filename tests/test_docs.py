@@ -422,3 +422,51 @@ def test_the_pages_build_without_warnings(tmp_path):
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-5000:]
     assert (tmp_path / "html/config-reference.html").exists()
+
+
+# ---------------------------------------------------------------- figures
+
+
+def test_tables_of_the_first_command_are_those_of_its_stored_result():
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        import result_tables
+    finally:
+        sys.path.pop(0)
+    stored = result_tables.stored()
+    assert stored["command"] in README.read_text() and stored["date"] and stored["environment"]["jax"]
+    best = stored["result"]["lists"]["enabled"]["ndcg@1"]
+    for path, text in result_tables.pages().items():
+        assert f"{best:.4f}".lstrip("0") in text and path.read_text() == text, "run docs/result_tables.py"
+
+
+STUDIES = {"three seeds | enabled | paper": "study-small.md", "three seeds, KuaiRand": "study-kuairand.md"}
+
+
+@pytest.mark.parametrize("title", STUDIES)
+def test_figures_of_the_paper_page_are_those_of_the_stored_study(title):
+    """Rows of Table 4 on docs/paper.md: NDCG@1 on both lists, by label, in benchmarks/results."""
+    stored = (ROOT / "benchmarks/results" / STUDIES[title]).read_text()
+    table_4 = stored[stored.index("## Table 4") :]
+    blocks = [re.split(r"\n##+ ", table_4)[1:3][i] for i in (0, 1)]
+    assert [block.splitlines()[0] for block in blocks] == ["PHNS-enabled, K=1", "PHNS-disabled, K=1"]
+    by_list = [
+        {cells[0]: cells[1:3] for line in block.splitlines() if (cells := cells_of(line))} for block in blocks
+    ]
+    page = (ROOT / "docs/paper.md").read_text()
+    start = page.index(title)
+    lines = page[page.index("|---|", start) :].split("\n\n")[0].splitlines()[1:]
+    compared = 0
+    for label, *figures in map(cells_of, lines):
+        expected = [of_list[label.replace("our MLP head", "our matcher")] for of_list in by_list]
+        if len(figures) == 4:  # beside the paper's
+            assert figures == [*expected[0], *expected[1]], label
+        else:
+            assert figures == [figure for figure, _ in expected], label
+        compared += 1
+    assert compared >= 11
+
+
+def cells_of(line):
+    """Return the cells of a line of a Markdown table; [] of another line."""
+    return [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []

@@ -17,29 +17,34 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxrec.checkpoints.array_codec import decode_arrays, encode_arrays
 from jaxrec.checkpoints.bucket_mirror import BucketMirror
 from jaxrec.checkpoints.documents import FORMAT, checked_document, checked_metric
-from jaxrec.checkpoints.seals import finish_and_seal, seal_when_complete, set_damaged_aside, verify_step
-from jaxrec.checkpoints.state_tree import leaf_shapes, replace_leaves, to_host
+from jaxrec.checkpoints.orbax_log import hide_expected_records
+from jaxrec.checkpoints.seals import (
+    ADVICE,
+    finish_and_seal,
+    seal_when_complete,
+    set_damaged_aside,
+    verify_step,
+)
+from jaxrec.checkpoints.state_tree import check_shapes, replace_leaves, to_host
 from jaxrec.config.schema import Evaluate
 from jaxrec.config.tree import among, choices
 from jaxrec.core.errors import InputError
 from jaxrec.core.json_io import plain
 from jaxrec.core.paths import AnyPath, as_path, scheme_of
-from jaxrec.runtime.checksums import unreadable
+from jaxrec.runtime.checksums import DamagedFileError, unreadable
 from jaxrec.runtime.multihost import barrier, is_first_process
 
 CHECKPOINT_NAMES = choices(Evaluate, "checkpoint")
 _LARGE_ITEMS = ("state", "arrays")  # downloaded from a bucket only on request
 _ORBAX_SCHEMES = ("", "gs")  # schemes of the paths that Orbax can write
+_ORBAX_ERRORS = (ValueError, OSError, KeyError, TypeError)  # of files that cannot be read
 
-# Orbax warns about two intended uses: saves without metrics between validations, and read-only access.
-_EXPECTED_WARNINGS = ("Requested `tracked_metric`", "Given directory is read only")
-logging.get_absl_logger().addFilter(lambda record: not str(record.msg).startswith(_EXPECTED_WARNINGS))
+hide_expected_records()
 
 
 class Checkpointer:
@@ -243,8 +248,11 @@ class Checkpointer:
         self._verify(step, item)
         try:
             return restore()
-        except (ValueError, OSError, KeyError, TypeError) as error:  # of Orbax, without checksums
-            raise unreadable(f"checkpoint {self.directory}, step {step}, {item}", error) from error
+        except Exception as error:  # of Orbax, without checksums
+            if not isinstance(error, _ORBAX_ERRORS) and type(error) is not Exception:  # Orbax raises that too
+                raise
+            unread = unreadable(f"checkpoint {self.directory}, step {step}, {item}", error)
+            raise DamagedFileError(f"{unread}; {ADVICE}") from error
 
     def _verify(self, step: int, item: str) -> None:
         if isinstance(self._folder, Path) and (step, item) not in self._verified:
@@ -285,7 +293,7 @@ class Checkpointer:
             InputError: The checkpoint does not exist, or the name or shape of an array differs.
         """
         step, saved_tree = self._state_tree(which)
-        self._check_shapes(step, leaf_shapes(saved_tree), leaf_shapes(abstract_state))
+        check_shapes(f"checkpoint {self.directory}, step {step}", saved_tree, abstract_state)
         target = replace_leaves(saved_tree, abstract_state)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         restored = self._read(step, "state", lambda: self._manager.restore(step, args=args)["state"])
@@ -306,7 +314,7 @@ class Checkpointer:
         """
         step, saved_tree = self._state_tree(which)
         field = "average" if jax.tree.leaves(saved_tree["average"]) else "params"
-        self._check_shapes(step, leaf_shapes(saved_tree[field]), leaf_shapes(abstract_params))
+        check_shapes(f"checkpoint {self.directory}, step {step}", saved_tree[field], abstract_params)
         target = {field: replace_leaves(saved_tree[field], abstract_params)}
         args = ocp.args.PyTreeRestore(
             item=target,
@@ -325,18 +333,6 @@ class Checkpointer:
         if self._mirror is None:
             self._verify(step, "arrays")  # Orbax reads the metadata of all items
         return step, self._read(step, "state", lambda: dict(self._manager.item_metadata(step)["state"]))
-
-    def _check_shapes(
-        self, step: int, saved: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]
-    ) -> None:
-        """Raise InputError unless all names and shapes are equal."""
-        for name in sorted(saved.keys() | expected.keys()):
-            a, b = saved.get(name, "missing"), expected.get(name, "missing")
-            if a != b:
-                raise InputError(
-                    f"checkpoint {self.directory}, step {step}: {name} is {a} in the checkpoint, "
-                    f"but {b} in the model of the config"
-                )
 
 
 def describe_latest(directory: str | AnyPath) -> str:

@@ -12,13 +12,14 @@ from absl import logging
 
 from jaxrec.core.errors import InputError
 from jaxrec.core.json_io import ANY_KEY, check_shape, parse_json, write_json
+from jaxrec.core.paths import inside
 from jaxrec.runtime.checksums import DamagedFileError, checksum, verify
 
 CHECKSUMS = "checksums.json"  # in the folder of a step
 DAMAGED = "damaged-"  # start of the name of a step that was set aside
 _POLL_SECONDS = 0.05
 _SMALL_ITEMS = ("meta", "metrics")
-_ADVICE = "give another checkpoint, or remove the folder of this step"
+ADVICE = "give another checkpoint, or remove the folder of this step"
 
 
 def seal(step: Path) -> None:
@@ -69,9 +70,29 @@ def verify_step(step: Path, items: Sequence[str] = ()) -> None:
         check_shape(files, {ANY_KEY: {"bytes": int, "sha256": str}}, CHECKSUMS)
         selected = {n: e for n, e in files.items() if not items or n.partition("/")[0] in items}
     except (ValueError, OSError) as error:
-        raise DamagedFileError(f"{what}: {CHECKSUMS} is damaged: {error}; {_ADVICE}") from error
+        raise DamagedFileError(f"{what}: {CHECKSUMS} is damaged: {error}; {ADVICE}") from error
     for name, expected in selected.items():
-        verify(step / name, expected, f"{what}, {name.partition('/')[0]}", _ADVICE)
+        verify(inside(step, name), expected, f"{what}, {name.partition('/')[0]}", ADVICE)
+
+
+def verify_steps(folder: Path) -> dict[int, int]:
+    """Compare all files of all steps with their checksums.
+
+    Args:
+        folder: Folder of the checkpoints of a run.
+
+    Returns:
+        Step -> number of files compared; 0 for a step without checksums.
+
+    Raises:
+        DamagedFileError: A file is missing or damaged.
+    """
+    files = {}
+    for step in sorted((path for path in folder.glob("*") if path.name.isdigit()), key=lambda p: int(p.name)):
+        verify_step(step)
+        sealed = step / CHECKSUMS
+        files[int(step.name)] = len(parse_json(sealed.read_bytes())) if sealed.exists() else 0
+    return files
 
 
 def set_damaged_aside(folder: Path) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxrec.core.errors import InputError
+
 
 def with_shardings(state: Any, shardings: Any) -> Any:
     """Return an abstract state, a tree of jax.ShapeDtypeStruct, with shardings.
@@ -63,3 +65,14 @@ def leaf_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
             leaf = jax.eval_shape(jax.random.key_data, leaf)
         shapes[_dotted_name(path)] = tuple(leaf.shape)
     return shapes
+
+
+def check_shapes(what: str, saved: Any, expected: Any) -> None:
+    """Raise InputError unless two trees have leaves of equal names and shapes; `what` is the checkpoint."""
+    a, b = leaf_shapes(saved), leaf_shapes(expected)
+    for name in sorted(a.keys() | b.keys()):
+        before, after = a.get(name, "missing"), b.get(name, "missing")
+        if before != after:
+            raise InputError(
+                f"{what}: {name} is {before} in the checkpoint, but {after} in the model of the config"
+            )

@@ -75,10 +75,10 @@ def report_failure(error: BaseException) -> int:
     return DEFECT
 
 
-# Errors of the place of a file or folder: a file in place of a folder, no permission, a full disk.
+# Errors of the place of a file or folder: a file in place of a folder, no permission, a full or failing disk.
 _PLACE_ERRORS = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOSPC,
-    errno.EDQUOT, errno.ENAMETOOLONG,
+    errno.EDQUOT, errno.ENAMETOOLONG, errno.EIO, errno.ESTALE,
 )  # fmt: skip
 _FULL = "No space left on device"
 
@@ -91,11 +91,22 @@ def _place_error(error: BaseException) -> str:
     inner: BaseException | None = error
     while inner is not None:
         if isinstance(inner, OSError) and inner.errno in _PLACE_ERRORS:
-            return f"{inner.filename}: {inner.strerror}" if inner.filename else str(inner.strerror)
+            full = "the disk is full: " if inner.errno == errno.ENOSPC else ""
+            return f"{inner.filename}: {inner.strerror}" if inner.filename else f"{full}{inner.strerror}"
         if _FULL in str(inner) or "RESOURCE_EXHAUSTED: Error writing" in str(inner):
             return f"the disk is full: {str(inner).splitlines()[0][:300]}"
         inner = inner.__cause__ or inner.__context__
     return ""
+
+
+def report_unraisable(unraisable: Any) -> None:
+    """Print an error that cannot be raised, as `sys.unraisablehook` does.
+
+    Threads of TensorStore report to the event loop of a save that has failed: such reports are not printed.
+    """
+    error = unraisable.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        sys.__unraisablehook__(unraisable)
 
 
 def _underscored(argument: str) -> str:
@@ -177,6 +188,9 @@ def run(
         logging.get_absl_handler().addFilter(_is_shown)  # the log lines of all libraries pass this handler
         # An exception on SIGTERM cleans up incomplete directories. A training loop polls the signal instead.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED_EXIT))
+        sys.unraisablehook = report_unraisable
+        if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # set by the package, for the imports
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         json_only = json_flag in declare and flags.FLAGS.json
         try:
             with contextlib.redirect_stdout(sys.stderr) if json_only else contextlib.nullcontext():

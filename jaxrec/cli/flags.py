@@ -136,6 +136,14 @@ def json_flag() -> None:
     flags.DEFINE_boolean("json", False, "print only the result, as one JSON object, to standard output")
 
 
+def verify_flag() -> None:
+    """Declare --verify."""
+    flags.DEFINE_boolean(
+        "verify", False, "first read all files and compare them with their checksums, and check every row of "
+        "the dataset",
+    )  # fmt: skip
+
+
 def hosts_flags() -> None:
     """Declare the flags of `multihost.find_cluster`."""
     flags.DEFINE_string("coordinator", "", "host:port of process 0, reachable from all processes")

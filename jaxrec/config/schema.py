@@ -184,8 +184,8 @@ class Task:
 class Data:
     """Settings of the prepared dataset.
 
-    All fields but `directory`, `workers` and `partitions` enter its digest. Dates are ISO dates, midnight
-    UTC. Thresholds and shares are fractions, in [0, 1].
+    All fields but `directory`, `workers`, `partitions` and `verify` enter its digest. Dates are ISO dates,
+    midnight UTC. Thresholds and shares are fractions, in [0, 1].
     """
 
     directory: str = ""  # folder of the prepared dataset; "": data/<source>-<digest>
@@ -213,6 +213,8 @@ class Data:
     latest: str = "2100-01-01"  # events from this day on are dropped and counted
     partitions: int = 8  # minimum number of partitions of users; affects memory, not the dataset
     workers: int = 0  # threads; 0: one per core; affects time, not the dataset
+    verify: bool = True  # after preparation read a sample of the rows back and check it; compare arrays with
+    # their checksums when they are read
 
 
 @dataclass

@@ -15,11 +15,11 @@ _FREE = {
         "log_seconds", "checkpoint_every_seconds", "prefetch", "preemption_exit_code", "grace_seconds",
         "heartbeat_seconds", "join_seconds", "microbatch_size", "steps_per_call", "on_nonfinite",
     ),
-    "data": ("directory", "workers", "partitions"),
+    "data": ("directory", "workers", "partitions", "verify"),
     "evaluate": ("batch_size", "checkpoint", "next_k", "seen", "report_users"),
     "model": ("attention_impl", "remat"),
 }  # fmt: skip
-_NOT_IN_DIGEST = ("directory", "workers", "partitions")  # they move the dataset, never its bytes
+_NOT_IN_DIGEST = ("directory", "workers", "partitions", "verify")  # they move the dataset, never its bytes
 # Left out of a digest at their defaults: datasets prepared before these fields existed stay valid.
 _LATER = ("path", "split", "validation_from", "test_from")
 _LATER_FORMATS = ("interactions_format", "titles_format", "users_format")

@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 import fsspec
@@ -75,6 +75,22 @@ def as_path(path: str | os.PathLike) -> AnyPath:
             f"pip install {library}; allowed without it: a path of this machine"
         ) from error
     return Remote(text)
+
+
+def inside(folder: AnyPath, name: str) -> AnyPath:
+    """Return the path of a file whose name was read from a file, which must stay in its folder.
+
+    Args:
+        folder: The folder.
+        name: Relative path of the file, with "/" between its parts.
+
+    Raises:
+        InputError: The name leads out of the folder.
+    """
+    parts = PurePosixPath(name).parts
+    if not parts or parts[0] == "/" or ".." in parts or "\\" in name or "\0" in name:
+        raise InputError(f"{folder}: {name!r} is no file of this folder; the file that names it was changed")
+    return folder / name
 
 
 def cache_folder(name: str) -> Path:

@@ -15,6 +15,7 @@ Rule = Callable[[np.ndarray, str, Arrays], np.ndarray]
 _COUNTED = 1_000_000  # maximum of training rows that item-to-item counts
 _TITLES = 8_192  # most played titles, whose pairs item-to-item counts: 256 MiB
 _BLOCKS = 64  # blocks of rows read at a time
+_DECIMALS = 6  # of the sums of cosines, which are float32
 _FIRST = 1e9  # more than any rank; a rule adds this value to rank a title before all others
 
 
@@ -146,11 +147,13 @@ def item_to_item(training: Rows, arrays: Arrays, shown_abandoned: bool) -> Rule:
 
     def score(rows: np.ndarray, name: str, arrays: Arrays) -> np.ndarray:
         candidate = np.minimum(arrays.rank_of_id[candidates(rows, name)], titles)
-        out = popularity(rows, name, arrays) / _FIRST**2  # far below any cosine
+        out = np.zeros(candidate.shape)
         for ranks in _history_ranks(rows, arrays, titles, shown_abandoned).T:
             query = np.flatnonzero(ranks < titles)
             out[query] += cosine[ranks[query, None, None], candidate[query]]
-        return out
+        # Sums that differ by rounding alone are equal, and popularity decides between them.
+        lead = popularity(rows, name, arrays) / len(arrays.rank_of_id)  # in [-1, 0]
+        return np.round(out, _DECIMALS) + 10.0 ** -(_DECIMALS + 1) * lead
 
     return score
 

@@ -6,7 +6,9 @@ recommendation and export rank alike.
 """
 
 import io
+import zlib
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from absl import logging
@@ -14,6 +16,7 @@ from absl import logging
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE, LISTS, RETRIEVAL_HEAD
+from jaxrec.core.json_io import write_bytes
 from jaxrec.core.paths import AnyPath
 from jaxrec.data.examples.ranking import list_widths
 from jaxrec.data.examples.sampling_density import SamplingDensity, count_negatives
@@ -158,7 +161,7 @@ def candidate_shifts(task: Task, dataset: Dataset, rows: np.ndarray, shape: tupl
 
 
 def write_correction(workdir: AnyPath, step: int, correction: Correction) -> None:
-    """Write the correction of a checkpoint to the workdir.
+    """Write the correction of a checkpoint to the workdir; log a warning where nothing can be written.
 
     Args:
         workdir: Folder of the run.
@@ -169,19 +172,26 @@ def write_correction(workdir: AnyPath, step: int, correction: Correction) -> Non
     file = io.BytesIO()
     stored = np.empty(0, np.float32) if log_q_V is None else log_q_V
     np.savez(file, step=step, head=head, scale=scale, log_q=stored, form=form)
-    (workdir / _FILE).write_bytes(file.getvalue())
+    try:
+        write_bytes(workdir / _FILE, file.getvalue())
+    except OSError as error:
+        logging.warning("%s is not kept, and is fitted again next time: %s", workdir / _FILE, error.strerror)
 
 
 def read_correction(workdir: AnyPath, step: int) -> Correction | None:
-    """Return the correction of a checkpoint; None if there is none for `step`."""
+    """Return the correction of a checkpoint; None if there is none for `step`, or the file is damaged."""
     path = workdir / _FILE
     if not path.exists():
         return None
-    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
-        if int(stored["step"]) != step:
-            return None
-        log_q_V = stored["log_q"] if len(stored["log_q"]) else None
-        return Correction(str(stored["head"]), float(stored["scale"]), log_q_V, str(stored["form"]))
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
+            if int(stored["step"]) != step:
+                return None
+            log_q_V = stored["log_q"] if len(stored["log_q"]) else None
+            return Correction(str(stored["head"]), float(stored["scale"]), log_q_V, str(stored["form"]))
+    except (ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+        logging.warning("%s is damaged, and the correction is fitted again: %s", path, error)
+        return None
 
 
 def load_or_fit_correction(

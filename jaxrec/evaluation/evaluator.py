@@ -130,7 +130,7 @@ def evaluate(
     workdir = as_path(workdir)
     which = which or _configured_checkpoint(workdir)
     loaded = load_checkpoint(workdir, which)
-    dataset = Dataset(data or loaded.meta["dataset_directory"])
+    dataset = Dataset(data or loaded.meta["dataset_directory"], loaded.config.data.verify)
     check_same_catalogue(dataset, loaded)
     split_rows = dataset.rows(options.split)
     table = replicate(loaded.arrays.title_table())

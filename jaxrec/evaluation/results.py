@@ -228,7 +228,9 @@ def per_query(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
     return {"user": evaluation.user_keys[evaluation.rows["user"]], **ranks}
 
 
-def write_result(workdir: str | AnyPath, evaluation: EvaluationResult, each: bool) -> None:
+def write_result(
+    workdir: str | AnyPath, evaluation: EvaluationResult, each: bool, out: AnyPath | str = ""
+) -> None:
     """Write the result to `eval-<split>-<which>.json` in a workdir, and write its report again.
 
     Another protocol than that of the training's report has its name at the end, as in
@@ -239,17 +241,24 @@ def write_result(workdir: str | AnyPath, evaluation: EvaluationResult, each: boo
         evaluation: the result of `evaluate`.
         each: True to write also the means of each user and the ranks of each query, as Parquet, for
             `per_user.read`.
+        out: another folder for the files; the workdir and its report are then left as they are.
+
+    Raises:
+        InputError: `out` cannot be a folder.
     """
     result = evaluation.result
     protocol = result["protocol"]["name"]
     name = f"eval-{result['split']}-{result['which']}" + f"-{protocol}" * bool(protocol)
-    write_json(as_path(workdir) / f"{name}.json", evaluation.result)
-    write_report(workdir, evaluation)
+    folder = as_path(out or workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / f"{name}.json", evaluation.result)
+    if not out:
+        write_report(workdir, evaluation)
     if each:
         # Imports polars, which an evaluation without Parquet files does not need.
         from jaxrec.evaluation import per_user as per_user_module
 
-        per_user_module.write(workdir, name, per_user(evaluation), per_query(evaluation))
+        per_user_module.write(folder, name, per_user(evaluation), per_query(evaluation))
 
 
 def write_report(workdir: str | AnyPath, evaluation: EvaluationResult) -> None:

@@ -24,6 +24,7 @@ NAMES = {
     "oracle": "oracle, p/q",
     "oracle_p": "oracle, p alone",
 }
+TEST_JSON = "test.json"
 _LABEL_WIDTH, _COLUMN_WIDTH = 18, 9  # characters
 
 
@@ -180,6 +181,6 @@ def _by_hard_columns(by_hard: Mapping[str, Mapping[str, Any]]) -> tuple[list[str
 
 def write_test_json(workdir: AnyPath, result: Mapping[str, Any]) -> AnyPath:
     """Write test.json to a workdir and return its path."""
-    path = workdir / "test.json"
+    path = workdir / TEST_JSON
     write_json(path, result)
     return path

@@ -5,16 +5,38 @@ Python runs only when the main thread returns to the interpreter. A process that
 therefore never handles the signal. `GracePeriod` works without the main thread.
 """
 
+import contextlib
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 INTERRUPTED_EXIT, TERMINATED_EXIT = 130, 143  # exit statuses of shells after SIGINT and SIGTERM
 _DESCRIBE_SECONDS = 2.0  # limit for describing the last checkpoint, which requires access to its storage
+
+
+@contextlib.contextmanager
+def deferred_signals() -> Iterator[None]:
+    """Handle SIGINT and SIGTERM at the end of a block of imports instead of within it; for the main thread.
+
+    A handler that raises within the initialisation of an extension module, such as jaxlib's, ends the process
+    by a segmentation fault.
+    """
+    received: list[int] = []
+    previous = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) not in (signal.SIG_IGN, None):
+            previous[number] = signal.signal(number, lambda number, _: received.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        for late in dict.fromkeys(received):
+            signal.raise_signal(late)
 
 
 class GracePeriod:

@@ -314,9 +314,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _read_checked(path: Path, name: str, entry: dict[str, Any]) -> bytes:
     """Return the contents of a file of the export."""
-    if not (path / name).is_file():
+    file = path / name
+    if ".." in file.parts or not file.is_relative_to(path) or not file.is_file():
         raise InputError(f"{path}: {name} is missing; {AGAIN}")
-    contents = (path / name).read_bytes()
+    contents = file.read_bytes()
     digest = hashlib.sha256(contents).hexdigest()
     if digest != entry["sha256"]:
         raise InputError(

@@ -47,7 +47,7 @@ class Trainer:
         directory = as_path(dataset_directory(self.config))
         ensure_dataset(self.config, directory)
         with PreemptionHandler() as interrupt:
-            trainer.train(self.config, Dataset(directory), folder, interrupt)
+            trainer.train(self.config, Dataset(directory, self.config.data.verify), folder, interrupt)
         if interrupt.requested == "SIGINT":
             raise KeyboardInterrupt
         if interrupt.requested == "SIGTERM":

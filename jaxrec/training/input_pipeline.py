@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from absl import logging
 
 from jaxrec.config.schema import Config
 from jaxrec.config.validation import parse_length
@@ -12,8 +13,10 @@ from jaxrec.core.errors import InputError
 from jaxrec.data.loading.batches import Shards, TrainBatches
 from jaxrec.data.storage.dataset import Rows
 from jaxrec.runtime.device_batch import DeviceBatch
+from jaxrec.runtime.multihost import is_first_process
 from jaxrec.tasks.base import Task
 
+_FEW_STEPS = 1000  # a run of fewer is logged
 _SAMPLE_BLOCKS = 64  # dataset blocks that are read to size the rows of packed histories
 # Steps per call if `train.steps_per_call` is 0. An H200 takes 3.9 ms for a step of Table 3 at batch 8192,
 # and its host takes 4.1 ms to launch a call. With several steps per call the host has time to read batches.
@@ -33,6 +36,8 @@ def steps_per_call(config: Config, most: int) -> int:
 def count_steps(config: Config, rows: Rows) -> tuple[int, int]:
     """Return the number of steps of the run (`train.duration`) and of an epoch.
 
+    A run of few steps is logged as a warning.
+
     Raises:
         InputError: The warm-up is longer than the run.
     """
@@ -45,6 +50,12 @@ def count_steps(config: Config, rows: Rows) -> tuple[int, int]:
             f"optimizer.warmup_steps={warmup} must be at most the {total} steps of train.duration="
             f"{config.train.duration!r}; the learning rate would never be reached"
         )
+    if total < _FEW_STEPS and is_first_process():
+        logging.warning(
+            "the run takes %d updates; a model seldom learns much in fewer than %d: check train.duration=%r "
+            "and train.batch_size=%d with %d training examples",
+            total, _FEW_STEPS, config.train.duration, config.train.batch_size, rows.rows,
+        )  # fmt: skip
     return total, per_epoch
 
 

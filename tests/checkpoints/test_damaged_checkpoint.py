@@ -1,12 +1,15 @@
 """Tests of damaged checkpoints: refused in one line, or set aside for the step before."""
 
 import json
+import logging
 import shutil
+import sys
 
 import pytest
 from test_checkpointer import ARRAYS, make_state, replicated, same, save
 
 from jaxrec.checkpoints.checkpointer import Checkpointer
+from jaxrec.checkpoints.orbax_log import is_unexpected
 from jaxrec.checkpoints.seals import CHECKSUMS
 from jaxrec.checkpoints.state_tree import with_shardings
 from jaxrec.core.errors import InputError
@@ -110,6 +113,37 @@ def test_without_checksums_a_file_that_orbax_cannot_read_is_one_line(directory, 
         path.write_text("{" if damage == "cut" else "[1, 2]")
     with pytest.raises(InputError, match=r"step 2"):
         read_all(directory)
+
+
+def test_a_bare_exception_of_orbax_is_one_line_and_a_defect_is_raised(directory, monkeypatch):
+    """Orbax wraps TensorStore's errors, such as those of a cut array, in a bare Exception."""
+
+    def restore(*_, **__):
+        raise error
+
+    with Checkpointer(directory) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "restore", restore)
+        error = Exception("Encountered error while reading\nTensorStore({})")
+        with pytest.raises(InputError) as refused:
+            checkpoints.restore_meta("last")
+        message = "step 2, meta: cannot be read: Encountered error while reading; give another checkpoint, or"
+        assert message in str(refused.value) and "\n" not in str(refused.value)
+        error = RuntimeError("a defect")
+        with pytest.raises(RuntimeError, match="a defect"):
+            checkpoints.restore_meta("last")
+
+
+def test_the_traceback_of_a_failed_save_is_hidden_and_its_error_raised():
+    def record(text, error=None):
+        return logging.LogRecord("absl", logging.ERROR, "future.py", 1, text, (), error)
+
+    try:
+        raise OSError("full")
+    except OSError:
+        raised = sys.exc_info()
+    assert not is_unexpected(record("[process=%s] Failed to run", raised))
+    assert is_unexpected(record("[process=%s] a line without an error"))
+    assert is_unexpected(record("another error", raised))
 
 
 def test_another_format_is_refused(directory):

@@ -1,5 +1,7 @@
 """The command line, mostly through subprocesses: output and exit status."""
 
+import dataclasses
+import errno
 import importlib
 import os
 import re
@@ -7,12 +9,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from jaxrec.cli import app
 from jaxrec.config import loading
-from jaxrec.config.schema import Config
+from jaxrec.config.schema import TRAIN_MIXES, Config
 from jaxrec.config.validation import check
 from jaxrec.core.errors import InputError
 from jaxrec.runtime.preemption import PreemptionHandler
@@ -228,13 +231,41 @@ def test_every_config_loads_and_passes_validation(name, monkeypatch, tmp_path):
     check(config)
 
 
-def test_each_load_returns_a_separate_config():
-    first = loading.load_config(f"{ROOT}/configs/smoe.py:paper")
-    first.model.experts[0].max_len = 3
-    first.model.gate.noise_std = 9.0
-    second = loading.load_config(f"{ROOT}/configs/smoe.py:paper")
-    assert (second.model.experts[0].max_len, second.model.gate.noise_std) == (7, 0.1)
-    assert Config().model.experts[0].max_len == 7
+def scramble(tree):
+    """Change every number, text and tuple of a config in place, as far as its objects can be changed."""
+    for field in dataclasses.fields(tree):
+        value = getattr(tree, field.name)
+        items = value if isinstance(value, tuple) else (value,)
+        for item in filter(dataclasses.is_dataclass, items):
+            scramble(item)
+        if not dataclasses.is_dataclass(value):
+            setattr(tree, field.name, "scrambled")
+
+
+WHOLE = [f for f in FILES if not f.startswith(PLAIN) or f in ("tiny.py", "kuairand.py", "own_data.py")]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_each_load_is_a_config_of_its_own(name):
+    """Neither another load nor a config from the defaults shares an object with a config that was changed."""
+    path = f"{ROOT}/configs/{name}"
+    first, fresh = loading.load_config(path), repr(Config())
+    text = repr(first)
+    scramble(first)
+    assert repr(first) != text and repr(first).count("scrambled") > 50
+    assert repr(loading.load_config(path)) == text
+    assert repr(Config()) == fresh
+
+
+def test_a_load_shares_no_object_with_its_file(tmp_path):
+    """The mixes of the schema, and what a file keeps, are copied: an override must not reach them."""
+    (tmp_path / "shared.py").write_text(
+        "from jaxrec.config import TRAIN_MIXES, Config\n\n\ndef get_config():\n    config = Config()\n"
+        "    config.sampling.mix = TRAIN_MIXES['hard']\n    return config\n"
+    )
+    text = repr(TRAIN_MIXES)
+    scramble(loading.load_config(str(tmp_path / "shared.py")))
+    assert repr(TRAIN_MIXES) == text
 
 
 def test_three_mixtures_differ_as_in_the_paper():
@@ -287,10 +318,41 @@ def test_a_place_that_cannot_be_used_is_one_line(make, line, tmp_path, capsys):
 def test_a_full_disk_is_one_line_whatever_reports_it(capsys):
     full = OSError(28, "No space left on device")
     wrapped = ValueError("UNKNOWN: Error writing; No space left on device\nat line 3")
-    for error, line in ((full, "No space left on device"), (wrapped, "the disk is full: UNKNOWN: Error")):
+    for error, line in (
+        (full, "the disk is full: No space left"),
+        (wrapped, "the disk is full: UNKNOWN: Error"),
+    ):
         outer = RuntimeError("a save failed")
         outer.__cause__ = error
         assert app.report_failure(outer) == app.DEFECT
         assert capsys.readouterr().err.startswith(f"error: {line}")
+    app.report_failure(OSError(errno.EIO, "Input/output error", "train-00000.rows"))
+    assert capsys.readouterr().err == "error: train-00000.rows: Input/output error\n"
     app.report_failure(RuntimeError("a defect"))
     assert "RuntimeError: a defect" in capsys.readouterr().err
+
+
+def test_a_late_report_to_a_failed_save_is_not_printed(monkeypatch):
+    printed = []
+    monkeypatch.setattr(sys, "__unraisablehook__", printed.append)
+    late, other = (
+        SimpleNamespace(exc_value=RuntimeError(text)) for text in ("Event loop is closed", "another defect")
+    )
+    app.report_unraisable(late)
+    app.report_unraisable(other)
+    assert printed == [other]
+
+
+@pytest.mark.parametrize("is_ignored", [False, True])
+def test_ctrl_c_while_a_command_imports_its_modules_ends_it_silently(tmp_path, is_ignored):
+    """A process that ignores Ctrl-C goes on, here to the missing flags of absl."""
+    (tmp_path / "absl.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    ignore = "trap '' INT; " if is_ignored else ""
+    done = subprocess.run(
+        ["sh", "-c", f"{ignore}exec {sys.executable} -m jaxrec.prepare"],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    if is_ignored:
+        assert done.returncode == 1 and "ImportError" in done.stderr
+    else:
+        assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")

@@ -34,11 +34,13 @@ def trained(tiny_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def evaluated(trained, tmp_path_factory):
-    """`evaluate` of the run, from a folder that is not the repository's."""
-    flags = ("--json", "--per-user", "--heads")
+    """`evaluate` of the run with --verify, from a folder that is not the repository's."""
+    flags = ("--json", "--per-user", "--heads", "--verify")
     cwd = tmp_path_factory.mktemp("elsewhere")
     done = type_in("-m", "jaxrec.evaluate", "--checkpoint", trained[0], *flags, cwd=cwd)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(r"checkpoints, step \d+: \d+ files are as written", done.stderr)
+    assert re.search(r"dataset .*: all files are as written, and 2,688 rows hold", done.stderr)
     return json.loads(done.stdout)
 
 
@@ -88,9 +90,11 @@ def test_evaluate_needs_the_checkpoint_alone_and_agrees_with_the_run(trained, ev
 
 
 def test_evaluate_ranks_the_whole_catalogue(trained, tiny, tmp_path):
-    workdir = tmp_path / "run"
-    shutil.copytree(trained[0], workdir)
-    flags = ("--lists=catalogue", "--seen=kept", "--json", "--per-user", "--diversity=0.5")
+    """With --out the workdir stays as it is, but for the correction of the checkpoint, kept on first use."""
+    workdir = trained[0]
+    before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
+    out = tmp_path / "results" / "kept"
+    flags = ("--lists=catalogue", "--seen=kept", "--json", "--per-user", "--diversity=0.5", f"--out={out}")
     done = type_in("-m", "jaxrec.evaluate", "--checkpoint", workdir, *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout)
@@ -104,11 +108,16 @@ def test_evaluate_ranks_the_whole_catalogue(trained, tiny, tmp_path):
     assert catalogue["diversity"] == 0.5 and "ild@10" not in catalogue["popularity"]
     assert 2 > catalogue["model_mmr"]["ild@10"] > catalogue["model"]["ild@10"] > 0
     assert catalogue["model_mmr"]["hr@100"] == catalogue["model"]["hr@100"]  # among the same candidates
+    after = {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
+    assert {p: t for p, t in after.items() if p.name != "correction.npz"} == before
     stem = "eval-test-best-catalogue-kept-mmr0.5"
-    users = pl.read_parquet(workdir / f"{stem}-per-user.parquet")
+    assert {path.name for path in out.iterdir()} == {
+        f"{stem}{end}" for end in (".json", "-per-user.parquet", "-per-query.parquet")
+    }
+    users = pl.read_parquet(out / f"{stem}-per-user.parquet")
     mean = (users["catalogue/ndcg@10"] * users["queries"]).sum() / users["queries"].sum()
     assert mean == pytest.approx(catalogue["model"]["ndcg@10"], abs=1e-12)
-    ranks = pl.read_parquet(workdir / f"{stem}-per-query.parquet")["catalogue"]
+    ranks = pl.read_parquet(out / f"{stem}-per-query.parquet")["catalogue"]
     assert (ranks <= 20).mean() == pytest.approx(catalogue["model"]["hr@20"], abs=1e-12)
 
 

@@ -98,3 +98,23 @@ def test_a_stored_correction_belongs_to_one_step(tmp_path):
     np.testing.assert_array_equal(stored.log_q_V, rule.log_q_V)
     correction.write_correction(tmp_path, 20, Correction("next_item"))
     assert correction.read_correction(tmp_path, 20) == Correction("next_item")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "other", "empty"])
+def test_a_damaged_correction_is_fitted_again(tmp_path, caplog, damage):
+    correction.write_correction(tmp_path, 20, Correction("ranking", 1.5, np.ones(50, np.float32), "counted"))
+    path = tmp_path / "correction.npz"
+    data = bytearray(path.read_bytes())
+    if damage == "flipped":
+        at = data.index(np.ones(8, np.float32).tobytes())
+        data[at] ^= 255
+    path.write_bytes(
+        {"cut": data[: len(data) // 2], "other": b"PK" + data[5:], "empty": b""}.get(damage, data)
+    )
+    assert correction.read_correction(tmp_path, 20) is None
+    assert f"{path} is damaged, and the correction is fitted again" in caplog.text
+
+
+def test_a_correction_that_cannot_be_kept_is_no_error(tmp_path, caplog):
+    correction.write_correction(tmp_path / "nowhere", 20, Correction("ranking"))
+    assert "is not kept, and is fitted again next time: No such file or directory" in caplog.text

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from jaxrec import compare
 from jaxrec.core.errors import InputError
 from jaxrec.evaluation import metrics, per_user
 
@@ -111,3 +112,29 @@ def test_catalogues_ranked_without_other_titles_are_not_compared(tmp_path):
         "; allowed: runs evaluated with the same --seen"
     )
     per_user.compare(runs[0], runs[0])
+
+
+def test_each_figure_of_the_printed_comparison_is_in_its_column(tmp_path):
+    """Tests over users and over queries, t and Wilcoxon: all p-values differ, each in its place."""
+    runs = [
+        per_user.read(write(tmp_path / name, values))
+        for name, values in (("a", [1.0, 1.0, 1.0, 0.0]), ("b", [0.0, 0.0, 1.0, 0.0]))
+    ]
+    compared = per_user.compare(*runs)
+    lines = compare.table(compared).splitlines()
+    tests = compared["metrics"]["enabled/ndcg@1"]
+    head = lines[1].split("95% interval")[1].split()
+    assert head == ["d", "visible", "t", "p", "Wilcoxon", "p", "equal"]
+    rows = [line.split() for line in lines if line.startswith("enabled/ndcg@1")]
+    for row, test in zip(rows, (tests["users"], tests["queries_as_the_paper"]), strict=True):
+        t, t_p, wilcoxon_p, zeros = row[-4:]
+        assert t == f"{test['t']:.2f}" and zeros == str(test["zeros"])
+        assert (t_p, wilcoxon_p) == (f"{test['t_p']:.2g}", f"{test['wilcoxon_p']:.2g}")
+        assert float(row[1]) == test["mean"] == 0.5
+    # Differences 1, 1, 0, 0: t = .5 / (.57735 / 2) with 3 degrees of freedom. Of queries twice as many.
+    assert tests["users"]["t"] == pytest.approx(3**0.5) and tests["users"]["t_p"] == pytest.approx(
+        0.1817, abs=1e-4
+    )
+    assert rows[0][-4:] == ["1.73", "0.18", "0.5", "2"] and rows[1][-4:] == ["2.65", "0.033", "0.12", "4"]
+    low, high = lines[2].split("[")[1].split("]")[0].split(",")
+    assert (float(low), float(high)) == tuple(tests["users"]["interval"]) == (0.0, 1.0)

@@ -93,24 +93,29 @@ def compute_terms(config, scores, gate, labels=(1.0,), candidates=None, threshol
 
 
 def test_eq_15_total():
+    """Scores at which every label counts: at 0 the cross-entropy is ln 2 whatever the label."""
     scores = {
-        "ctr": jnp.zeros((1, 3)),
-        "ranking": jnp.zeros((1, 3)),
+        "ctr": jnp.log(jnp.array([[3.0, 2.0, 1.0]])),
+        "ranking": jnp.array([[2.0, 1.5, -1.0]]),
         "completion": jnp.full((1, 3), 0.5),
     }
-    total, terms = compute_terms(Objective(soft_on="none"), scores, jnp.array([[0.5, 0.5]]))
-    # W = 1 + (.8 - .5) = 1.3; BCE ln 2, hinge 1, squared error .09, (ln 2 - .52)^2 = .0299799
-    assert_close(terms["ctr"], [1.3 * LN2])
-    assert_close(terms["ranking"], [1.3])
+    total, terms = compute_terms(Objective(), scores, jnp.array([[0.5, 0.5]]))
+    # W = 1 + (.8 - .5) = 1.3. BCE: positive ln 4 - ln 3, hard negative with label .1 ln 3 - .1 ln 2, the
+    # other ln 2. Hinge: gaps .5 and 3, so .25. Squared error .09, (ln 2 - .52)^2 = .0299799.
+    bce = (0.2876821 + 1.0986123 - 0.1 * LN2 + LN2) / 3
+    assert_close(terms["ctr"], [1.3 * bce])
+    assert_close(terms["ranking"], [1.3 * 0.25])
     assert_close(terms["regression"], [0.09])
     assert_close(terms["entropy"], [(LN2 - 0.52) ** 2])
-    assert_close(total, [1.3 * LN2 + 1.3 + 0.2 * 0.09 + 0.1 * 0.02998])
+    assert_close(total, [1.3 * bce + 1.3 * 0.25 + 0.2 * 0.09 + 0.1 * 0.02998])
     softmax_terms = compute_terms(Objective(ranking_loss="softmax"), scores, jnp.array([[0.5, 0.5]]))[1]
-    assert_close(softmax_terms["ranking"], [1.3 * 1.0986123])  # three equal scores: ln 3
-    unweighted, _ = compute_terms(
-        Objective(soft_on="none", personalised=False), scores, jnp.array([[0.5, 0.5]])
-    )
-    assert_close(unweighted, [LN2 + 1.0 + 0.2 * 0.09 + 0.1 * 0.02998])
+    # ln(e^2 + e^1.5 + e^-1) - 2 = ln(7.3890561 + 4.4816891 + .3678794) - 2 = .5046089
+    assert_close(softmax_terms["ranking"], [1.3 * (np.log(7.3890561 + 4.4816891 + 0.3678794) - 2)])
+    unweighted, _ = compute_terms(Objective(personalised=False), scores, jnp.array([[0.5, 0.5]]))
+    assert_close(unweighted, [bce + 0.25 + 0.2 * 0.09 + 0.1 * 0.02998])
+    weights = Objective(ctr=0.5, ranking=3.0, regression=0.0, entropy=0.0)
+    weighted, _ = compute_terms(weights, scores, jnp.array([[0.5, 0.5]]))
+    assert_close(weighted, [1.3 * (0.5 * bce + 3 * 0.25)])
 
 
 def test_single_task_has_one_term():
@@ -173,15 +178,17 @@ def test_gates_per_candidate_are_averaged_over_present_candidates():
 
 def test_sums_exclude_padding_and_give_gate_statistics():
     gate = jnp.array([[1.0, 0.0], [0.0, 1.0], [jnp.nan, jnp.nan]])
-    scores = {"ctr": jnp.array([[0.0, 0.0], [0.0, 0.0], [jnp.nan, 0]])}
+    # ln 3 and ln 2: positive ln 4 - ln 3, negative ln 3; the second example has them exchanged
+    scores = {"ctr": jnp.log(jnp.array([[3.0, 2.0], [2.0, 3.0], [jnp.nan, 1.0]]))}
     outputs = SimpleNamespace(scores=scores, clean_gate_BxE=gate, retrieved=None)
     batch = Batch(
         None, jnp.full((3, 1), 5), jnp.ones((3, 1)), jnp.full((3, 1), 6), jnp.zeros((3, 1), bool),
         jnp.array([True, True, False]),
     )  # fmt: skip
-    config = Objective(ranking=0.0, regression=0.0, personalised=False, entropy=1.0)
+    config = Objective(ranking=0.0, regression=0.0, personalised=False, entropy=1.0, soft_on="none")
     value, sums = ranking.objective(outputs, batch, config, Sampling(), 0.5, 0.5)
-    assert_close(value, 2 * (LN2 + 0.25))  # entropy 0, target .5: .25 each
+    bce = (0.2876821 + 1.0986123) / 2 + (0.4054651 + 1.3862944) / 2
+    assert_close(value, bce + 2 * 0.25)  # entropy 0, target .5: .25 each
     assert {name: int(n) for name, (_, n) in sums.items()} == dict.fromkeys(sums, 2)
     means = {name: float(s / n) for name, (s, n) in sums.items()}
     statistics = gate_losses.gate_statistics(means)

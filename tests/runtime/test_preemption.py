@@ -81,3 +81,27 @@ def test_notify_does_not_replace_an_earlier_request():
     handler.notify("SIGINT")
     handler.notify("SIGTERM")
     assert handler.requested == "SIGINT"
+
+
+def test_signals_during_imports_are_handled_at_the_end_of_the_block():
+    """Each once, in their order, by the handlers from before; an ignored signal stays ignored."""
+    handled = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _: handled.append(number)) for number in numbers}
+    try:
+        with preemption.deferred_signals():
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+                signal.raise_signal(number)
+            assert handled == []
+        assert handled == [signal.SIGTERM, signal.SIGINT]
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with preemption.deferred_signals():
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with pytest.raises(KeyboardInterrupt), preemption.deferred_signals():
+            signal.raise_signal(signal.SIGINT)
+            handled.append("the rest of the block")
+        assert handled[-1] == "the rest of the block"
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,6 +1,7 @@
 """Tables, verdicts and premises of made-up results whose answers are known."""
 
 import json
+import math
 import re
 from xml.etree import ElementTree
 
@@ -125,6 +126,29 @@ def test_verdicts(study, run_results):
     assert claims["best over low", "disabled", 1]["verdict"] == "shown"
 
 
+def test_a_user_counts_once_whatever_the_number_of_seeds(study, run_results):
+    """Tests over users are of 40 means over the seeds, those over seeds of three means over the users."""
+    claims = results.compute_results(study, ("4",), run_results)["claims"]
+    part = next(c for c in claims if c["claim"] == "best over mid over low")["parts"][0]
+    sign = np.where(np.arange(USERS) % 2, 1, -1)
+    by_user = [sum((0.5 + 0.001 * s + 0.05 * x) - (0.4 + 0.02 * x) for s in range(3)) / 3 for x in sign]
+    mean = sum(by_user) / USERS
+    sd = math.sqrt(sum((d - mean) ** 2 for d in by_user) / (USERS - 1))
+    users, seeds = part["over_users"], part["over_seeds"]
+    assert (users["n"], seeds["n"]) == (USERS, 3)
+    assert (users["mean"], users["sd"]) == pytest.approx((mean, sd), rel=1e-6)
+    assert users["t"] == pytest.approx(mean / sd * math.sqrt(USERS), rel=1e-6)
+    # The bootstrap's interval is within a tenth of that of the normal law; of 120 values it would be .58 as
+    # wide.
+    half = 1.96 * sd / math.sqrt(USERS)
+    assert users["interval"] == pytest.approx((mean - half, mean + half), abs=0.2 * half)
+    by_seed = [0.1, 0.101, 0.102]
+    assert (seeds["mean"], seeds["sd"]) == pytest.approx((0.101, 0.001), rel=1e-6)
+    # Student's t at 97.5% with two degrees of freedom is 4.3027.
+    half = 4.302653 * np.std(by_seed, ddof=1) / math.sqrt(3)
+    assert seeds["interval"] == pytest.approx((0.101 - half, 0.101 + half), rel=1e-6)
+
+
 def test_rows_are_also_compared_by_a_common_head(study, run_results):
     """`best` ranks by another head; by the CTR head of both rows it is below `mid`."""
     claims = results.compute_results(study, ("4",), run_results)["claims"]
@@ -148,6 +172,18 @@ def test_rows_of_two_datasets_are_not_compared(study, run_results):
     result = results.compute_results(study, ("4",), run_results)
     assert result["tables"]["4"]["rows"][2]["differences"]["enabled"] is None
     assert not any("low" in claim["claim"] for claim in result["claims"])
+
+
+def test_each_figure_of_a_claim_is_in_its_column():
+    users = {"mean": 0.01, "interval": (-0.02, 0.03), "effect": 0.04, "t": 5.5, "t_p": 0.06,
+             "wilcoxon_p": 0.07, "zeros": 8, "n": 9, "smallest": 0.1}  # fmt: skip
+    seeds = {"mean": 0.11, "sd": 0.12, "p": 0.13, "n": 14, "smallest": 0.15}
+    comparison = {"list": "enabled", "next_k": 3, "paper": 0.16, "over_users": users, "over_seeds": seeds}
+    cells = markdown._comparison_line("A over B", "shown", comparison).strip("| ").split(" | ")
+    assert cells == [
+        "A over B", "enabled", "3", "shown", "+.0100", "[-.0200, +.0300]", "+.1600", "+.040", "5.50 (.0600)",
+        ".0700 (8 of 9)", "+.1100 ± .1200 (.1300, 14)", ".1000", ".1500",
+    ]  # fmt: skip
 
 
 def test_study_md_and_json(study, run_results, tmp_path):

@@ -96,9 +96,10 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run(tiny, config, tmp_pa
         run._validate(StateInit(run.task).init(), 6, None)
 
 
-def test_a_warm_up_longer_than_the_run_is_refused(tiny, config):
+def test_a_warm_up_longer_than_the_run_is_refused(tiny, config, caplog):
     config.optimizer.warmup_steps = 7
     with pytest.raises(InputError, match="warmup_steps=7 must be at most the 6 steps"):
         count_steps(config, tiny.rows("train"))
     config.optimizer.warmup_steps = 6
     assert count_steps(config, tiny.rows("train"))[0] == 6
+    assert "the run takes 6 updates; a model seldom learns much in fewer than 1000" in caplog.text

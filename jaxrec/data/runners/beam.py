@@ -63,7 +63,8 @@ def prepare(source: Source, config: Config, directory: str, flags: str = "") -> 
         _run(pipeline, partial)
         arrays, users, evaluation, result = pickle.loads((partial / _RESULT).read_bytes())
         (partial / _RESULT).unlink()
-        writer.finish(arrays, users, manifest(config, result, describe(source.files())), evaluation)
+        described = manifest(config, result, describe(source.files()))
+        writer.finish(arrays, users, described, evaluation, audited=config.data.verify)
 
 
 def parse_options(flags: str) -> PipelineOptions:

@@ -113,7 +113,9 @@ class _Preparation:
         keys = {s: user_keys.keys(u) for s, u in users.items()}
         daily = DailyPlays.total(daily_plays, ranked.id_of_row())
         described = manifest(self.config, result, describe(self.source.files()))
-        self.writer.finish(arrays, keys, described, EvaluationArrays(seen, daily))
+        self.writer.finish(
+            arrays, keys, described, EvaluationArrays(seen, daily), audited=self.config.data.verify
+        )
 
     def _route(self) -> tuple[int, UserKeys]:
         """Clean all chunks and route their events to partitions.

@@ -11,7 +11,7 @@ from jaxrec.core.row_format import Layout, old_layout
 from jaxrec.core.tables import Drops
 from jaxrec.data.examples.ranking import Examples
 from jaxrec.data.runners.notes import Counts, check_splits, notes
-from jaxrec.data.runners.partition_job import KNOWN_USERS
+from jaxrec.data.runners.partition_job import BUSIEST_USER, ONLY_NOTED
 from jaxrec.data.storage.dataset import FORMAT
 
 
@@ -58,7 +58,8 @@ class SplitSizes:
             (self.counts, more.counts),
         ):
             for name, n in added.items():
-                own[name] = own.get(name, 0) + n
+                kept = own.get(name, 0)
+                own[name] = max(kept, n) if name == BUSIEST_USER else kept + n
         self.completion_sum += more.completion_sum
         self.completions += more.completions
 
@@ -132,7 +133,7 @@ def manifest(config: Config, result: PreparationResult, source_files: list[dict]
             "dropped": dict(sorted(result.drops.counts.items())),
         },
         "splits": {s: {"users": sizes.users[s], "examples": sizes.examples[s]} for s in SPLITS},
-        "counts": {name: n for name, n in sorted(counts.items()) if name != KNOWN_USERS},
+        "counts": {name: n for name, n in sorted(counts.items()) if name not in ONLY_NOTED},
     }
     if result.layout.rows == "ranking":
         content["hard_fill_rate"] = counts["hard columns filled"] / counts["hard columns"]

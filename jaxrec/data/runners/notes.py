@@ -7,10 +7,11 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import SPLITS
 from jaxrec.data.events.cleaning import LONG, SHORT, WATCHED
 from jaxrec.data.examples.ranking import TOO_FEW
-from jaxrec.data.runners.partition_job import KNOWN_USERS
+from jaxrec.data.runners.partition_job import BUSIEST_USER, KNOWN_USERS, PLAYS
 
 _LONG_SHARE = 0.5  # of the plays, above which units are probably wrong
 _SHORT_SHARE = 0.95
+_USER_SHARE, _USER_TIMES = 0.01, 20  # of all plays, and of the mean of a user
 _UNITS = "check source.columns.seconds_unit and source.columns.runtime_unit"
 
 
@@ -52,6 +53,14 @@ def notes(config: Config, counts: Counts) -> list[str]:
         out.append(
             f"{kept[SHORT]:,} of {watched:,} plays ({kept[SHORT] / watched:.1%}) have a completion below "
             f"data.abandon_threshold={config.data.abandon_threshold:g}: {_UNITS}"
+        )
+    most, plays = counts.other.get(BUSIEST_USER, 0), counts.other.get(PLAYS, 0)
+    mean = plays / max(sum(counts.users.values()), 1)
+    if most > max(_USER_SHARE * plays, _USER_TIMES * mean):
+        out.append(
+            f"one user has {most:,} of {plays:,} plays ({most / plays:.1%}), {most / mean:.0f} "
+            "times the mean: a key that stands for many users, or a program? source.columns.null_words names "
+            "words that are no key"
         )
     for split in SPLITS:
         lost = counts.other.get(TOO_FEW.format(split=split), 0)

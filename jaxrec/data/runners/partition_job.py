@@ -25,7 +25,11 @@ from jaxrec.data.examples.ranking import Examples
 from jaxrec.data.storage.dataset import Arrays
 from jaxrec.data.storage.evaluation_arrays import DailyPlays, SeenTitles
 
-KNOWN_USERS = "users of the log in the users table"  # a count
+# Counts for the notes; ONLY_NOTED do not enter the manifest and its fingerprint.
+KNOWN_USERS = "users of the log in the users table"
+BUSIEST_USER = "plays of the busiest user"
+PLAYS = "plays of all users"
+ONLY_NOTED = (KNOWN_USERS, BUSIEST_USER, PLAYS)
 
 
 class PreparationInputs(NamedTuple):
@@ -121,13 +125,17 @@ def build(
         truth: Truth of a simulated source, or None.
     """
     log, data = _log(records, tables, ranked), tables.config.data
-    known = int(np.count_nonzero(tables.users.locate(log.hash)[1]))
+    noted = {
+        KNOWN_USERS: int(np.count_nonzero(tables.users.locate(log.hash)[1])),
+        PLAYS: len(log.user),
+        BUSIEST_USER: int(np.bincount(log.user, minlength=1).max()),
+    }
     if ranked.layout.rows == "next_item":
         examples = next_item.build(log, ranked.catalogue, ranked.layout, data)
-        examples.counts[KNOWN_USERS] = known
+        examples.counts |= noted
         return examples, seen_titles.build(log, examples, ranked.catalogue, data, strictly_earlier=False)
     examples, universe = ranking.build(log, ranked.catalogue, ranked.layout, data)
-    examples.counts[KNOWN_USERS] = known
+    examples.counts |= noted
     _fill_oracle(examples, log, universe, user_keys, ranked, truth)
     return examples, seen_titles.build(log, examples, ranked.catalogue, data, strictly_earlier=True)
 

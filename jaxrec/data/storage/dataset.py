@@ -26,7 +26,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from jaxrec.core.errors import InputError
 from jaxrec.core.json_io import parse_json
-from jaxrec.core.paths import AnyPath, as_path, cache_folder
+from jaxrec.core.paths import AnyPath, as_path, cache_folder, inside
 from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.arrays import Arrays, as_words, check_lengths
 from jaxrec.data.storage.evaluation_arrays import DAILY_PLAYS, DailyPlays, SeenTitles, seen_prefix
@@ -199,14 +199,15 @@ class Dataset:
 
     Args:
         directory: Local directory or bucket URL.
+        verify: False to read arrays without comparing them with their checksums.
 
     Raises:
         InputError: The directory is not a dataset, its manifest is damaged, or its format or a name in its
             layout is unknown.
     """
 
-    def __init__(self, directory: str | os.PathLike) -> None:
-        self.directory = as_path(directory)
+    def __init__(self, directory: str | os.PathLike, verify: bool = True) -> None:
+        self.directory, self._verify = as_path(directory), verify
         path = self.directory / MANIFEST
         if not path.exists():
             raise InputError(
@@ -270,6 +271,16 @@ class Dataset:
         """Return the plays by day; None for a dataset that was prepared before they were stored."""
         return self._evaluation_arrays(DAILY_PLAYS, DailyPlays)
 
+    def load_all(self) -> None:
+        """Read every array of the dataset once, for the comparison with its checksum.
+
+        Raises:
+            DamagedFileError: An array is missing or damaged.
+        """
+        for name in self._files:
+            inside(self.directory, name)
+            self._load(name.removesuffix(".npy"))
+
     def _evaluation_arrays(self, prefix: str, kind: type[_Stored]) -> _Stored | None:
         names = [f"{prefix}_{name}" for name in kind._fields]
         stored = [f"{name}.npy" in self._files or (self.directory / f"{name}.npy").exists() for name in names]
@@ -287,7 +298,7 @@ class Dataset:
             InputError: The file is missing or damaged.
         """
         path, what = self.directory / f"{name}.npy", f"dataset {self.directory}"
-        if path.name in self._files:
+        if self._verify and path.name in self._files:
             verify(path, self._files[path.name], what, PREPARE_AGAIN)
         try:
             file = path if isinstance(path, Path) else io.BytesIO(path.read_bytes())

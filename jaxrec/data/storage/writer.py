@@ -16,7 +16,17 @@ from jaxrec.core.hashing import finalise, mix
 from jaxrec.core.ids import FIRST_TITLE, SPLITS
 from jaxrec.core.paths import as_path, send_folder
 from jaxrec.core.row_format import Layout
-from jaxrec.data.storage.dataset import BLOCK_ROWS, MANIFEST, SHARD_BLOCKS, Arrays, as_words, sealed
+from jaxrec.data.storage.audit import SAMPLE_ROWS
+from jaxrec.data.storage.audit import audit as audit_dataset
+from jaxrec.data.storage.dataset import (
+    BLOCK_ROWS,
+    MANIFEST,
+    SHARD_BLOCKS,
+    Arrays,
+    Dataset,
+    as_words,
+    sealed,
+)
 from jaxrec.data.storage.evaluation_arrays import EvaluationArrays
 from jaxrec.runtime.checksums import checksum
 
@@ -179,15 +189,21 @@ class DatasetWriter:
 
     def finish(
         self, arrays: Arrays, users: dict[str, np.ndarray], manifest: dict,
-        evaluation: EvaluationArrays | None = None,
+        evaluation: EvaluationArrays | None = None, audited: bool = False,
     ) -> None:  # fmt: skip
         """Write arrays, users' keys and manifest, then move or upload the dataset.
+
+        An audit reads a sample of the rows back; its notes join those of the manifest.
 
         Args:
             arrays: Arrays of the catalogue.
             users: Users' keys by held-out split.
             manifest: Content of the manifest.
             evaluation: Arrays that evaluation reads beside the rows; None: they are not stored.
+            audited: True to audit the rows that were written.
+
+        Raises:
+            RuntimeError: A row is not what preparation promises: a defect of jaxrec or of a source.
         """
         for split in self._splits.values():
             split.close()
@@ -198,12 +214,21 @@ class DatasetWriter:
         for name, array in (evaluation.files() if evaluation else {}).items():
             np.save(self.partial / f"{name}.npy", array)
         files = {path.name: checksum(path) for path in sorted(self.partial.glob("*.npy"))}
-        text = json.dumps(sealed(manifest | {"files": files}), indent=2, sort_keys=True, allow_nan=False)
-        (self.partial / MANIFEST).write_text(text + "\n")
+        self._write_manifest(manifest | {"files": files})
+        if audited:
+            audit = audit_dataset(Dataset(self.partial), SAMPLE_ROWS)
+            if audit.problems:
+                raise RuntimeError(f"dataset {self._final}: " + "; ".join(audit.problems))
+            notes = [*manifest.get("notes", ()), *audit.notes]
+            self._write_manifest(manifest | {"files": files, "notes": notes})
         if isinstance(self._final, Path):
             os.rename(self.partial, self._final)
         else:
             send_folder(self.partial, self._final, last=MANIFEST)
+
+    def _write_manifest(self, manifest: dict) -> None:
+        text = json.dumps(sealed(manifest), indent=2, sort_keys=True, allow_nan=False)
+        (self.partial / MANIFEST).write_text(text + "\n")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -14,6 +14,7 @@ from jaxrec.core.hashing import finalise, mix
 from jaxrec.core.ids import SPLITS
 from jaxrec.data.events import partitions
 from jaxrec.data.runners.local import prepare
+from jaxrec.data.runners.run import ensure_dataset
 from jaxrec.data.storage import dataset
 from jaxrec.data.storage import writer as writer_module
 from jaxrec.data.storage.dataset import Dataset
@@ -185,3 +186,23 @@ def test_row_sums_and_blocks_do_not_depend_on_chunks_of_rows(tmp_path, cuts):
         expected = expected << 64 | sum(finalise(np.array(sums, np.uint64)).tolist()) % 2**64
     assert writer.fingerprint.value() == expected
     np.testing.assert_array_equal(dataset.Rows(tmp_path / "out", "train", 2000, rows.dtype).all(), rows)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("data.seed", 7), ("data.negatives", 10), ("source.mood", 0.5), ("features", None)],
+)
+def test_a_dataset_of_other_settings_is_refused(tiny_config, tiny_directory, key, value):
+    """Settings that decide the rows must be those of the dataset; settings that do not may differ."""
+    config = copy.deepcopy(tiny_config)
+    config.data.workers, config.data.partitions, config.train.seed = 3, 5, 9
+    ensure_dataset(config, tiny_directory)
+    part, _, name = key.rpartition(".")
+    value = config.features[:4] if value is None else value
+    setattr(getattr(config, part) if part else config, name, value)
+    with pytest.raises(InputError) as error:
+        ensure_dataset(config, tiny_directory)
+    assert str(error.value) == (
+        f"dataset {tiny_directory}: was prepared with other source, features or data settings; allowed: the "
+        "same settings, or another data.directory"
+    )

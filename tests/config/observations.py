@@ -1,0 +1,552 @@
+"""Observations of what a config changes, for test_no_dead_field.py.
+
+An observation is a function of a config whose values can be compared: a traced program without operations
+that reach no output, shapes of parameters, rows of a dataset, arguments of a collaborator.
+"""
+
+import copy
+import hashlib
+import re
+import tempfile
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import hand_service
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import logging
+from jax.interpreters import partial_eval
+
+from jaxrec import train
+from jaxrec.config.loading import load_config
+from jaxrec.config.schema import Config, Expert, Objective
+from jaxrec.config.serialization import digest, to_json
+from jaxrec.core.errors import InputError
+from jaxrec.core.tables import Lists
+from jaxrec.data.loading import left_out
+from jaxrec.data.runners import local
+from jaxrec.data.storage import writer
+from jaxrec.data.storage.dataset import Dataset
+from jaxrec.evaluation import evaluator, scorers
+from jaxrec.losses import next_item as losses
+from jaxrec.losses import task_weights
+from jaxrec.models.layers import rng
+from jaxrec.models.next_item import NextItemModel
+from jaxrec.models.outputs import RankingOutput
+from jaxrec.models.ranker import RankingModel
+from jaxrec.runtime import compilation_cache, mesh, multihost
+from jaxrec.runtime.multihost import SyncSchedule
+from jaxrec.sources import open_source
+from jaxrec.tasks import ranking_inputs
+from jaxrec.tasks.build import build_task
+from jaxrec.tasks.loading import LoadedCheckpoint
+from jaxrec.training import input_pipeline, optimizer, trainer
+from jaxrec.training.train_state import StateInit
+from jaxrec.training.train_step import TrainStep
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS_PER_EPOCH, TOTAL_STEPS = 4, 8
+
+
+def ranking() -> Config:
+    """Return a ranking config whose programs are traced in a fraction of a second."""
+    config = load_config(str(ROOT / "configs/tiny.py"))
+    config.source.users, config.source.test_only_users, config.source.titles = 60, 10, 110
+    config.data.partitions, config.train.batch_size = 1, 8
+    config.model.features = ("title_id", "segment", "completion")
+    config.model.experts = tuple(Expert(n, 1, 2, 1.0, 0.1) for n in (3, 8))
+    return config
+
+
+def one_expert() -> Config:
+    """Return a ranking config with one expert and a dot product, whose programs are shortest."""
+    config = ranking()
+    config.model.experts, config.model.head = (Expert(4, 1, 2, 1.0, 0.1),), "dot"
+    config.model.features, config.objective = ("title_id",), Objective(ranking=0.0, regression=0.0)
+    return config
+
+
+def two_experts() -> Config:
+    """Return the same with a gate."""
+    config = one_expert()
+    config.model.experts = tuple(Expert(n, 1, 2, 1.0, 0.1) for n in (3, 8))
+    return config
+
+
+def next_item() -> Config:
+    """Return a config of next-item prediction."""
+    config = ranking()
+    config.task.name, config.data.num_targets, config.model.head = "next_item", 1, "dot"
+    config.features = tuple(f for f in config.features if f.where == "title")
+    config.model.features, config.evaluate.next_k = ("title_id",), (1,)
+    config.model.experts = (Expert(4, 1, 2, 1.0, 0.1, "sasrec"),)
+    return config
+
+
+# ---------------------------------------------------------------- data
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="jaxrec-fields-")
+
+
+@cache
+def _dataset(name: str) -> Dataset:
+    return Dataset(Path(_folder().name) / name)
+
+
+def dataset_of(config: Config) -> Dataset:
+    """Return the dataset of a config, prepared once for each digest."""
+    name = digest(config)[:20]
+    if not (Path(_folder().name) / name).exists():
+        source = open_source(config.source, config.features, config.data.path)
+        local.prepare(source, config, f"{_folder().name}/{name}")
+    return _dataset(name)
+
+
+def rows(config: Config) -> dict[str, str]:
+    """Return the hashes of all arrays and rows of the prepared dataset, without its manifest."""
+    dataset = dataset_of(config)
+    out = {path.name: path.read_bytes() for path in sorted(Path(dataset.directory).glob("*.npy"))}
+    for split in ("train", "validation", "test"):
+        out[split] = dataset.rows(split).all().tobytes()
+    return {name: hashlib.sha256(content).hexdigest() for name, content in out.items()}
+
+
+def _plain(value):
+    if isinstance(value, Lists):
+        return [value.values.tolist(), value.offsets.tolist()]
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def read(config: Config):
+    """Return the three tables of a source, or the line of an InputError."""
+    try:
+        source = open_source(config.source, config.features, config.data.path)
+        titles, log = source.titles(), list(source.interactions())
+        users = list(source.users())
+    except InputError as error:
+        return str(error)
+    chunks = [titles, *users, *log]
+    arrays = [{k: _plain(v) for k, v in vars(c).items() if k not in ("features", "context")} for c in chunks]
+    features = [{k: _plain(v) for k, v in getattr(c, "features", {}).items()} for c in chunks]
+    context = [{k: _plain(v) for k, v in getattr(c, "context", {}).items()} for c in chunks]
+    return repr((arrays, features, context, source.drops.counts))
+
+
+def features(config: Config):
+    """Return names, kinds, places, sizes and columns of the features of a dataset."""
+    specs = dataset_of(config).layout.features
+    return [(s.name, s.kind, s.where, s.size, s.columns) for s in specs]
+
+
+def partitions(config: Config) -> set[int]:
+    """Return the number of partitions of a preparation, as its progress reports it."""
+    totals = set()
+    with tempfile.TemporaryDirectory() as folder:
+        source = open_source(config.source, config.features, config.data.path)
+        report = lambda stage, done, total: totals.add(total)  # noqa: E731
+        local.prepare(source, config, f"{folder}/d", report)
+    return totals - {0}
+
+
+def threads(config: Config) -> int:
+    """Return the number of threads of a preparation."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = open_source(config.source, config.features, config.data.path)
+        writer = SimpleNamespace(partial=folder)
+        return local._Preparation(source, config, writer, lambda *_: None).workers
+
+
+def audits(config: Config) -> int:
+    """Return the number of audits of a preparation."""
+    source = open_source(config.source, config.features, config.data.path)
+    audit = mock.patch.object(writer, "audit_dataset", wraps=writer.audit_dataset)
+    with tempfile.TemporaryDirectory() as folder, audit as called:
+        local.prepare(source, config, f"{folder}/d")
+    return called.call_count
+
+
+def invalid_rows(config: Config) -> str:
+    """Return the line about one invalid row of ten."""
+    drops = local.Drops({"a reason": 1}, {"a reason": "a row"})
+    try:
+        local.check_dropped(drops, 10, config.data)
+    except InputError as error:
+        return str(error)
+    return "allowed"
+
+
+def batch(config: Config) -> list[bytes]:
+    """Return the arrays of the first training batch."""
+    dataset = dataset_of(config)
+    made = input_pipeline.training_batches(_task(config), dataset.rows("train"))[0]
+    return [np.asarray(x).tobytes() for x in jax.tree.leaves(made)]
+
+
+def batches_of_last_epoch(config: Config) -> int:
+    return input_pipeline.count_steps(config, dataset_of(config).rows("train"))[0]
+
+
+# ---------------------------------------------------------------- programs
+
+
+def program(function, *arguments) -> str:
+    """Return the text of a traced program, without operations that reach no output."""
+    closed = jax.make_jaxpr(function, axis_env=[(mesh.AXIS, 1)])(*arguments)
+    live, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
+    text = re.sub(r"0x[0-9a-f]+", "", str(live))
+    return text + "".join(str(np.asarray(x).tobytes()) for x in closed.consts if hasattr(x, "dtype"))
+
+
+def _task(config: Config):
+    return build_task(config, dataset_of(config).layout, 0.5, STEPS_PER_EPOCH, TOTAL_STEPS)
+
+
+def _host(config: Config, task):
+    return input_pipeline.training_batches(task, dataset_of(config).rows("train"))[0]
+
+
+def loss(config: Config, host=None, params=None) -> str:
+    """Return the program of a step's loss, metrics and task state, without gradients."""
+    task, table = _task(config), dataset_of(config).arrays.title_table()
+
+    def run(params, host, table, state, step):
+        key = rng.row_keys(config.train.seed, step, jnp.arange(len(host.valid)))
+        context = task.device_context(state, step, host, table)
+        total, sums = task.loss(params, host, table, state, step, key, None, context)
+        return total, task.update_task_state(state, params, step, sums)
+
+    state = jax.eval_shape(task.init_task_state)
+    params = params or task.abstract_params
+    return program(run, params, host or _host(config, task), table, state, jnp.int32(0))
+
+
+def terms(config: Config) -> str:
+    """Return the program of the loss of outputs of the model that are inputs of the program."""
+    task, dataset = _task(config), dataset_of(config)
+    host = _host(config, task)
+    B, K = config.train.batch_size, config.sampling.next_k
+    L, V, N = config.model.experts[0].max_len, dataset.layout.num_titles, config.sampling.negatives
+    shapes = {"scores": (B, K + N), "gate": (B, 2), "h": (B, L, 4), "titles": (V, 4)}
+    params = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    if config.objective.weighting == "uncertainty":
+        params[task_weights.PARAMETERS] = task_weights.init_log_variances(task.fixed_weights)
+
+    def output(self, variables, *_, **__):
+        made = variables["params"]
+        scores = {
+            head: made["scores"][:, :K] if head == "completion" else made["scores"] for head in task.heads
+        }
+        return RankingOutput(scores, made["gate"], made["gate"])
+
+    def positions(self, variables, *_, method=None):
+        return variables["params"]["h" if method is None else "titles"]
+
+    with _patched((RankingModel, "apply", output), (NextItemModel, "apply", positions)):
+        return loss(config, host, params)
+
+
+def chunks(config: Config) -> str:
+    """Return the program of the loss over 4,096 titles at 1,024 positions."""
+    inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((128, 8, 4), (4096, 4))]
+
+    def run(h, titles, target):
+        return losses.next_item_loss(losses.Positions(h, titles, target, None, None), config.next_item)
+
+    return program(run, *inputs, jax.ShapeDtypeStruct((128, 8), jnp.int32))
+
+
+def step(config: Config) -> str:
+    """Return the program of a whole training step."""
+    task = _task(config)
+    arguments = StateInit(task).abstract(), _host(config, task), dataset_of(config).arrays.title_table()
+    return program(TrainStep(task), *arguments)
+
+
+def initial(config: Config) -> str:
+    """Return the program of the initial parameters."""
+    task = _task(config)
+    return program(task.init_params, jax.random.key(0), task.empty_table())
+
+
+def key(config: Config) -> list[int]:
+    """Return the key of the initial parameters."""
+    return jax.random.key_data(StateInit(_task(config))._key()).tolist()
+
+
+def params(config: Config) -> str:
+    """Return names and shapes of the parameters."""
+    return str(jax.tree_util.tree_leaves_with_path(_task(config).abstract_params))
+
+
+def scores(config: Config) -> str:
+    """Return the program that scores frozen lists."""
+    task, dataset = _task(config), dataset_of(config)
+    host = scorers.EvalBatches(dataset.rows("test"), 8)[0]
+    heads = task.ranking_heads[:1]
+
+    def run(params, host, table):
+        return task.score_lists(params, None, host, table, 1, heads, False)
+
+    return program(run, task.abstract_params, host, dataset.arrays.title_table())
+
+
+def validation_loss(config: Config) -> str:
+    """Return the program of the validation loss of a next-item model."""
+    task, dataset = _task(config), dataset_of(config)
+    temperature = task.protocols().temperature
+    orders = {"model": scorers.Correction(task.catalogue_heads[0])}
+    run = scorers._rank_step(task, orders, "stored", 0, temperature)
+    host = scorers.EvalBatches(dataset.rows("validation"), 8)[0]
+    return program(run, task.abstract_params, host, dataset.arrays.title_table())
+
+
+def drawn_from(pool: int):
+    """Return an observation: the number of negatives that a step draws from a pool."""
+
+    def observe(config: Config) -> int:
+        task, widths = _task(config), {"hard": 16, "trending": 32, "tailing": 20, "random": 8}
+        stored = {f"pool_{n}": np.full((1, w), i, np.int32) for i, (n, w) in enumerate(widths.items())}
+        stored["pool_hard_filled"] = np.zeros((1, 16), np.uint8)
+        chosen, _ = ranking_inputs.choose_negatives(stored, task.pool_mix, jnp.int32(0))
+        return int((np.asarray(chosen) == pool).sum())
+
+    return observe
+
+
+def updates(config: Config) -> str:
+    """Return the program of an update of the parameters, and of its rate."""
+    params, chosen = {"kernel": jnp.zeros(2)}, config.optimizer
+    state = jax.eval_shape(optimizer.make(chosen).init, params)
+
+    def run(grads, state, params, value, fresh):
+        params, state = optimizer.step(chosen, grads, state, params, value=value, fresh=fresh)
+        return params, state, optimizer.learning_rate(state, chosen)
+
+    return program(run, params, state, params, jnp.float32(0), jnp.bool_(False))
+
+
+# ---------------------------------------------------------------- the run
+
+_MADE: dict = {}
+
+
+def _once(make, config: Config):
+    """Return `make(config)`, made once for equal configs."""
+    key = make, repr(config)
+    if key not in _MADE:
+        _MADE[key] = make(config)
+    return _MADE[key]
+
+
+class _Stopped(Exception):
+    """Ends a command at the call that is observed."""
+
+
+@contextmanager
+def _patched(*patches):
+    with pytest.MonkeyPatch.context() as patch:
+        for where, name, value in patches:
+            patch.setattr(where, name, value)
+        yield
+
+
+def _run(config: Config, folder: str) -> trainer._Run:
+    return trainer._Run(config, dataset_of(config), Path(folder), SimpleNamespace(requested=None))
+
+
+def _loop(config: Config) -> dict[str, float]:
+    """Return arguments with which the training loop opens its log and reads its batches."""
+    made = {}
+
+    class Writer:
+        def __init__(self, workdir, start, total, log_seconds):
+            made["log_seconds"] = log_seconds
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def start(self, *_):
+            return None
+
+    def stream(groups, prefetch, then):
+        made["prefetch"] = prefetch
+        return iter(())
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = _run(config, folder)
+        state = SimpleNamespace(params={}, fresh=True)
+        run._init_or_restore = lambda *_: (state, 0, SimpleNamespace(result=lambda: None))
+        with _patched((trainer, "Writer", Writer), (trainer, "stream", stream)):
+            run.run()
+    return made
+
+
+def log_seconds(config: Config) -> float:
+    return _once(_loop, config)["log_seconds"]
+
+
+def prefetch(config: Config) -> float:
+    return _once(_loop, config)["prefetch"]
+
+
+def saves_after_1000_seconds(config: Config) -> int:
+    """Return the reason to save where the last save was 1,000 seconds ago."""
+    run = _run(config, "unused")
+    with _patched((trainer.time, "monotonic", lambda: 1_000_000.0)):
+        run.last_save = 999_000.0
+        return run._save_reason(SyncSchedule(0, 1e9), 1, None)
+
+
+def stops_at_nan(config: Config) -> bool:
+    """Return True if a loss that is not finite ends the run."""
+    run = _run(config, "unused")
+    store = SimpleNamespace(wait=lambda: None, latest_step=lambda: None)
+
+    def stop(*_):
+        raise _Stopped
+
+    with _patched((trainer, "stop_nonfinite", stop)):
+        try:
+            run._check_finite({"loss": (np.float32("nan"), np.float32(1))}, 0, 1, store)
+        except _Stopped:
+            return True
+    return False
+
+
+def steps_of_a_call(config: Config) -> int:
+    return input_pipeline.steps_per_call(config, 100)
+
+
+def microbatches(config: Config) -> int:
+    return _task(config).microbatches(8)
+
+
+def _command(config: Config) -> dict:
+    """Return what `python -m jaxrec.train` sets before it joins the cluster."""
+    made, graces = {}, []
+
+    class Grace:
+        def __init__(self, seconds, status):
+            made["grace"], made["status"] = seconds, status
+            self.status = status
+            graces.append(self)
+
+    def initialize(cluster, heartbeat, join):
+        made["heartbeat"], made["join"], made["saved"] = heartbeat, join, graces[0].describe_saved()
+        raise _Stopped
+
+    args = SimpleNamespace(
+        config=config, workdir="", coordinator="", processes=None, process=None, hosts="", per_user=False
+    )
+    patches = (
+        (train, "GracePeriod", Grace),
+        (train.signal, "signal", lambda *_: None),
+        (multihost, "initialize", initialize),
+        (multihost, "multihost_session", lambda report: nullcontext()),
+        (compilation_cache, "enable", lambda: None),
+    )
+    with _patched(*patches):
+        try:
+            train.main(args)
+        except _Stopped:
+            return made
+    raise AssertionError("the command did not join the cluster")
+
+
+def command(name: str):
+    """Return an observation of one value of the command."""
+
+    def observe(config: Config):
+        return _once(_command, config)[name]
+
+    return observe
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+@cache
+def _hand_dataset() -> Dataset:
+    local.prepare(hand_service.HandSource(), hand_service.config(), f"{_folder().name}/hand")
+    return _dataset("hand")
+
+
+def evaluated(config: Config) -> dict:
+    """Evaluate the hand service with the settings of a config's `evaluate`; return result and calls."""
+    dataset, made = _hand_dataset(), {}
+    hand = hand_service.config()
+    hand.name, hand.evaluate = config.name, copy.deepcopy(config.evaluate)
+    task = build_task(hand, dataset.layout, 0.5, 4, 8)
+    values = hand_service.as_params(hand_service.parameters(1), dataset.arrays.title_key)
+    meta = {"dataset": dataset.fingerprint, "categories": dataset.manifest["categories"]}
+
+    def load(workdir, which):
+        made["which"] = which
+        return LoadedCheckpoint(hand, task, dataset.arrays, mesh.replicate(values), 1, meta)
+
+    def leave_out(dataset, split, rows, seen):
+        made["seen"] = seen
+        return left_out.left_out_titles(dataset, split, rows, seen)
+
+    lists = evaluator.EvaluationOptions(lists=("enabled", "catalogue"))
+
+    class Checkpoints:
+        def __init__(self, directory):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def restore_meta(self, which):
+            return {"config": to_json(hand)}
+
+        def best_step(self):
+            return 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        hand_service.use_table(patch)
+        patch.setattr(evaluator, "load_checkpoint", load)
+        patch.setattr(evaluator, "left_out_titles", leave_out)
+        patch.setattr(evaluator, "Checkpointer", Checkpoints)
+        patch.setattr(evaluator, "load_or_fit_correction", lambda *_: evaluator.uncorrected(task))
+        evaluation = evaluator.evaluate(tempfile.gettempdir(), lists, data=dataset.directory)
+    examples = evaluation.measured["examples"]
+    shown = {"which": made["which"], "seen": made["seen"], "name": evaluation.result["name"]}
+    shown["blocks"] = sorted(key for key in evaluation.result if key.startswith("lists"))
+    return shown | {"examples": len(examples["users"]) if examples else 0}
+
+
+def evaluation(name: str):
+    """Return an observation of one value of an evaluation."""
+
+    def observe(config: Config):
+        return _once(evaluated, config)[name]
+
+    return observe
+
+
+def queries_of_a_step(config: Config) -> int:
+    """Return the number of queries that are scored at a time."""
+    table = dataset_of(config).arrays.title_table()
+    return scorers.ListScorer(_task(config), table, False, 1)._batch_size
+
+
+def head(config: Config) -> str:
+    return _task(config).ranking_heads[0]
+
+
+logging.set_verbosity(logging.ERROR)
