@@ -21,6 +21,9 @@ def checked_document(document: Any, what: str) -> dict[str, Any]:
             f"{what}: format={version}; allowed: {FORMAT}; read it with the version of jaxrec that wrote it"
         )
     check_shape(document, _DOCUMENT, what)
+    for name, spec in document["arrays"].items():
+        if len(spec) != 2 or not isinstance(spec[0], str) or not isinstance(spec[1], list):
+            raise InputError(f"{what}: arrays: {name} is {spec}; allowed: a dtype and a shape")
     return document
 
 

@@ -149,7 +149,10 @@ def _parse(argv: list[str], positional: tuple[str, ...]) -> list[str]:
             require_value(name, value, "the workdir of a run")
         if len(values) < len(required):
             raise InputError(f"{positional[len(values)]} is missing; give {' '.join(positional)}")
-        for name, allowed in (("checkpoint", "the workdir of a training run"), ("export", "a folder of an export")):
+        for name, allowed in (
+            ("checkpoint", "the workdir of a training run"),
+            ("export", "a folder of an export"),
+        ):
             if name in flags.FLAGS and flags.FLAGS[name].value is not None:
                 require_value(f"--{name}", flags.FLAGS[name].value, allowed)
         if "config" in flags.FLAGS and isinstance(flags.FLAGS["config"].value, Config):  # from `config_flag`

@@ -19,7 +19,9 @@ from jaxrec.config.tree import near
 from jaxrec.core.errors import InputError
 
 Kind = TypeVar("Kind")
-_ALLOWED = "a Python file with get_config(), such as configs/smoe.py, or the name of a shipped config, such as smoe"
+_ALLOWED = (
+    "a Python file with get_config(), such as configs/smoe.py, or the name of a shipped config, such as smoe"
+)
 
 
 # ---------------------------------------------------------------- the config file

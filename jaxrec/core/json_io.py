@@ -81,8 +81,8 @@ def write_json(path: AnyPath, tree: Any) -> None:
 # ---------------------------------------------------------------- reading
 
 _WORDS = {
-    dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number", bool: "true or false",
-    type(None): "null",
+    dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number",
+    bool: "true or false", type(None): "null",
 }  # fmt: skip
 ANY_KEY = "*"
 
@@ -104,8 +104,8 @@ def check_shape(tree: Any, shape: Any, what: str, advice: str = "") -> None:
 
     Args:
         tree: The tree.
-        shape: A type of JSON; a list of one shape, for lists; or a dict of shapes by key. A key that ends with
-            "?" may be absent, and ANY_KEY stands for all keys. An int is allowed for a float.
+        shape: A type of JSON; a list of one shape, for lists; or a dict of shapes by key. A key that ends
+            with "?" may be absent, and ANY_KEY stands for all keys. An int is allowed for a float.
         what: File and key of the tree, for the message.
         advice: End of the message: what the user may do.
 

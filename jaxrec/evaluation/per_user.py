@@ -83,7 +83,9 @@ class PerUserResults:
         try:
             return read(self._files[file])
         except (pl.exceptions.PolarsError, OSError, ValueError) as error:
-            raise DamagedFileError(f"{file}: cannot be read: {str(error).splitlines()[0]}; {_AGAIN}") from error
+            raise DamagedFileError(
+                f"{file}: cannot be read: {str(error).splitlines()[0]}; {_AGAIN}"
+            ) from error
 
 
 def _schema(file: Path | io.BytesIO, column: str) -> list[str]:
@@ -196,7 +198,10 @@ def matched(runs: Sequence[PerUserResults]) -> None:
                 f"{other.workdir}: was evaluated on dataset {other.result['dataset']}, {first.workdir} on "
                 f"{first.result['dataset']}; allowed: runs evaluated on the same dataset"
             )
-        if other.users.dtype != first.users.dtype and {other.users.dtype.kind, first.users.dtype.kind} & {"O", "U"}:
+        if other.users.dtype != first.users.dtype and {other.users.dtype.kind, first.users.dtype.kind} & {
+            "O",
+            "U",
+        }:
             raise InputError(
                 f"{other.workdir}: its users are {other.users.dtype}, those of {first.workdir} are "
                 f"{first.users.dtype}; allowed: runs evaluated on the same split"

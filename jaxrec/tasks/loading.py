@@ -44,6 +44,17 @@ class LoadedCheckpoint:
     step: int
     meta: dict[str, Any]
 
+    @property
+    def categories(self) -> dict[str, list]:
+        """Return the values of each categorical feature, in the order of their ids.
+
+        Raises:
+            InputError: The checkpoint is of a version that did not store them.
+        """
+        if "categories" not in self.meta:
+            raise InputError(f"checkpoint of step {self.step}: meta: categories is missing; train again")
+        return self.meta["categories"]
+
 
 _META = {  # metadata of a run's checkpoint; `from_run_json` and `Layout.from_json` check the first two
     "config": dict, "layout": dict, "threshold": float, "steps_per_epoch": int, "total_steps": int,

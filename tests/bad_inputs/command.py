@@ -16,7 +16,6 @@ from absl import app, flags, logging
 
 import jaxrec
 
-
 _PACKAGE = Path(jaxrec.__file__).parent
 
 

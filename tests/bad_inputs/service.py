@@ -11,7 +11,7 @@ USERS, PLAYS, TITLES = 60, 12, 40
 START = 1_700_000_000_000  # ms since 1970
 HOUR = 3_600_000
 
-CONFIG = '''from jaxrec.config import Config, Data, Evaluate, Expert, Feature, Gate, Model, Sampling, Tables
+CONFIG = """from jaxrec.config import Config, Data, Evaluate, Expert, Feature, Gate, Model, Sampling, Tables
 
 
 def get_config():
@@ -30,7 +30,7 @@ def get_config():
         model=Model(width=8, experts=(Expert(max_len=8, num_heads=2),), gate=Gate(hidden=(4,))),
         evaluate=Evaluate(batch_size=64),
     )
-'''
+"""
 
 
 def log() -> pl.DataFrame:

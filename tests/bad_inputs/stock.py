@@ -32,7 +32,9 @@ def make_stock(folder: Path, trained: Path | None = None, dataset: Path | None =
     if not run.exists():
         _make_run(run, trained, folder)
     if not (folder / "export").exists():
-        _succeed("export", f"--checkpoint={run}", "--out=export", "--platforms=cpu", "--max_k=20", folder=folder)
+        _succeed(
+            "export", f"--checkpoint={run}", "--out=export", "--platforms=cpu", "--max_k=20", folder=folder
+        )
     return Stock(dataset or folder / "dataset", run, folder / "export", content_of(tables / "out"))
 
 

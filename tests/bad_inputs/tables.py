@@ -1,7 +1,6 @@
 """Door "tables": logs, titles and users as users of other programs write them."""
 
 import gzip
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -57,7 +57,14 @@ def a_folder(path: Path) -> None:
     path.mkdir()
 
 
-DAMAGES = {"flipped": flip, "cut": cut, "empty": empty, "removed": remove, "of zeros": zeros, "a folder": a_folder}
+DAMAGES = {
+    "flipped": flip,
+    "cut": cut,
+    "empty": empty,
+    "removed": remove,
+    "of zeros": zeros,
+    "a folder": a_folder,
+}
 
 
 def content(text: str | bytes) -> Damage:
@@ -97,7 +104,15 @@ def one_file(folder: Path, pattern: str) -> Path:
     return max(step_of(folder).glob(pattern), key=lambda p: p.stat().st_size)
 
 
-def in_step(name: str, pattern: str, damage: Damage, command: tuple[str, ...], text: str, seals: str = "kept", slow: bool = False) -> Case:
+def in_step(
+    name: str,
+    pattern: str,
+    damage: Damage,
+    command: tuple[str, ...],
+    text: str,
+    seals: str = "kept",
+    slow: bool = False,
+) -> Case:
     """Return a case of a file of a checkpoint.
 
     Args:
@@ -123,7 +138,15 @@ def in_step(name: str, pattern: str, damage: Damage, command: tuple[str, ...], t
     return Case(name, make, command, text, slow=slow)
 
 
-def of_folder(name: str, kind: str, damage: Damage, command: tuple[str, ...], text: str, status: int = 2, slow: bool = False) -> Case:
+def of_folder(
+    name: str,
+    kind: str,
+    damage: Damage,
+    command: tuple[str, ...],
+    text: str,
+    status: int = 2,
+    slow: bool = False,
+) -> Case:
     """Return a case of a folder of the stock: "run", "dataset", "export", or "run and dataset"."""
 
     def make(folder: Path, stock: Stock) -> None:
@@ -134,12 +157,18 @@ def of_folder(name: str, kind: str, damage: Damage, command: tuple[str, ...], te
     return Case(name, make, command, text, status, slow)
 
 
-def in_folder(name: str, file: str, damage: Damage, command: tuple[str, ...], text: str, status: int = 2, slow: bool = False) -> Case:
+def in_folder(
+    name: str,
+    file: str,
+    damage: Damage,
+    command: tuple[str, ...],
+    text: str,
+    status: int = 2,
+    slow: bool = False,
+) -> Case:
     """Return a case of one file of the run, the dataset or the export."""
     kind = file.partition("/")[0]
-    if command[0] == "train" and kind == "run":
-        kind = "run and dataset"
-    elif "--data=dataset" in command:
+    if (command[0] == "train" and kind == "run") or "--data=dataset" in command:
         kind = "run and dataset"
     return of_folder(name, kind, lambda f: damage(f / file), command, text, status, slow)
 
@@ -163,8 +192,20 @@ UNSEALED = [
     for how in ("cut", "empty", "removed", "of zeros")
 ]
 RESUMED = [
-    in_step(f"a run to resume, {file} {how}", file, DAMAGES[how], TRAIN, "all 1 steps are damaged and were renamed to damaged-<step>")
-    for file, how in (("state/d/*", "flipped"), ("arrays/d/*", "cut"), (META, "empty"), ("metrics/metrics", "removed"), (CHECKSUMS, "empty"))
+    in_step(
+        f"a run to resume, {file} {how}",
+        file,
+        DAMAGES[how],
+        TRAIN,
+        "all 1 steps are damaged and were renamed to damaged-<step>",
+    )
+    for file, how in (
+        ("state/d/*", "flipped"),
+        ("arrays/d/*", "cut"),
+        (META, "empty"),
+        ("metrics/metrics", "removed"),
+        (CHECKSUMS, "empty"),
+    )
 ]
 OTHER_FILES = [
     in_step("checksums that are no JSON", CHECKSUMS, content("{"), EVALUATE, "checksums.json is damaged"),
@@ -201,8 +242,8 @@ METADATA = [
     of_meta("one array less", edit("arrays", "title_key"), "title_key"),
     of_meta("one array more", edit("arrays", "more", value=["<i8", [2]]), "more"),
     of_meta("no config", edit("meta", "config"), "config"),
-    of_meta("a config of text", edit("meta", "config", value="tiny"), "config='tiny' must be an object"),
-    of_meta("a config of a list", edit("meta", "config", value=[1]), "config=[1] must be an object"),
+    of_meta("a config of text", edit("meta", "config", value="tiny"), "meta: config is text; allowed: an object"),
+    of_meta("a config of a list", edit("meta", "config", value=[1]), "meta: config is a list; allowed: an object"),
     of_meta("a part of text", edit("meta", "config", "train", value="x"), "train='x' must be an object"),
     of_meta("a field of the future", edit("meta", "config", "train", "magic", value=3), "train.magic does not exist"),
     of_meta("a number of text", edit("meta", "config", "model", "width", value="12"), "model.width='12' must be a whole number"),
@@ -273,22 +314,22 @@ WORKDIRS = [
     of_folder("an incomplete step", "run", another_name("56.orbax-checkpoint-tmp"), EVALUATE, "holds no complete checkpoint"),
     of_folder("a step called 0056", "run", another_name("0056"), EVALUATE, "checkpoint"),
     of_folder("a step called -1", "run", another_name("-1"), EVALUATE, "holds no complete checkpoint"),
-    of_folder("an empty newer step", "run", lambda f: (f / "run/checkpoints/99").mkdir(), EVALUATE + ("--which=last",), "step 99"),
-    of_folder("a file for a step", "run", lambda f: (f / "run/checkpoints/99").write_text("x"), EVALUATE + ("--which=last",), "step 56", 0, slow=True),
+    of_folder("an empty newer step", "run", lambda f: (f / "run/checkpoints/99").mkdir(), (*EVALUATE, "--which=last"), "step 99"),
+    of_folder("a file for a step", "run", lambda f: (f / "run/checkpoints/99").write_text("x"), (*EVALUATE, "--which=last"), "step 56", 0, slow=True),
     of_folder("a step without items", "run", only_metrics, EVALUATE, "step 56"),
     of_folder("a step without its state", "run", without_item("state"), EVALUATE, "step 56, state"),
     of_folder("a step without its arrays", "run", without_item("arrays"), EVALUATE, "step 56, arrays"),
     of_folder("a step without its meta", "run", without_item("meta"), EVALUATE, "step 56, meta"),
-    of_folder("a step without its metrics", "run", without_item("metrics"), EVALUATE + ("--which=best",), "which='best' does not exist"),
+    of_folder("a step without its metrics", "run", without_item("metrics"), (*EVALUATE, "--which=best"), "which='best' does not exist"),
     of_folder("a workdir of a step alone", "run", lambda f: step_of(f).rename(f / "56"), ("evaluate", "--checkpoint=56"), "no such directory"),
     of_folder("the folder of the checkpoints for a workdir", "run", lambda f: None, ("evaluate", "--checkpoint=run/checkpoints"), "no such directory"),
     of_folder("a dataset for a workdir", "dataset", lambda f: None, ("evaluate", "--checkpoint=dataset"), "no such directory"),
     of_folder("a workdir for an export", "run", lambda f: None, ("serve", "--export=run"), "no manifest.json"),
-    of_folder("a workdir for a dataset", "run", lambda f: None, EVALUATE + ("--data=run",), "no manifest.json"),
-    of_folder("another config", "run and dataset", lambda f: None, TRAIN + ("--config.model.dropout=.3",), "holds a run with model.dropout=0.1, this config has 0.3"),
-    of_folder("a dataset of other settings", "run and dataset", lambda f: None, TRAIN + ("--config.data.seed=3",), "was prepared with other source, features or data settings"),
-    of_folder("a shorter training", "run and dataset", lambda f: None, TRAIN + ("--config.train.duration=1 epochs",), "train.duration"),
-    of_folder("a longer training without --extend", "run and dataset", lambda f: None, TRAIN + ("--config.train.duration=9 epochs",), "--extend"),
+    of_folder("a workdir for a dataset", "run", lambda f: None, (*EVALUATE, "--data=run"), "no manifest.json"),
+    of_folder("another config", "run and dataset", lambda f: None, (*TRAIN, "--config.model.dropout=.3"), "holds a run with model.dropout=0.1, this config has 0.3"),
+    of_folder("a dataset of other settings", "run and dataset", lambda f: None, (*TRAIN, "--config.data.seed=3"), "was prepared with other source, features or data settings"),
+    of_folder("a shorter training", "run and dataset", lambda f: None, (*TRAIN, "--config.train.duration=1 epochs"), "train.duration"),
+    of_folder("a longer training without --extend", "run and dataset", lambda f: None, (*TRAIN, "--config.train.duration=9 epochs"), "--extend"),
     in_folder("config.json that is no JSON, to resume", "run/config.json", content("{"), REPORT, "config.json: is no JSON"),
     in_folder("config.json of a list, to report", "run/config.json", content("[]"), REPORT, "config.json: holds no JSON object"),
     in_folder("test.json that is no JSON", "run/test.json", content("{"), REPORT, "test.json: is no JSON"),
@@ -309,14 +350,16 @@ WORKDIRS = [
     in_folder("no metrics.jsonl", "run/metrics.jsonl", remove, REPORT, "report.html", 0),
     in_folder("no measurements", "run/report-test-best.json", remove, REPORT, "report.html", 0),
     in_folder("no config.json", "run/config.json", remove, REPORT, "report.html", 0),
-    in_folder("a report in a folder that is missing", "run/config.json", lambda p: None, REPORT + ("--out=no/r.html",), "no/r.html", 2),
-    of_folder("a report over a folder", "run", lambda f: (f / "r.html").mkdir(), REPORT + ("--out=r.html",), "r.html", 1),
+    in_folder("a report in a folder that is missing", "run/config.json", lambda p: None, (*REPORT, "--out=no/r.html"), "no/r.html", 2),
+    of_folder("a report over a folder", "run", lambda f: (f / "r.html").mkdir(), (*REPORT, "--out=r.html"), "r.html", 1),
 ]  # fmt: skip
 
 # ---------------------------------------------------------------- results by user
 
 
-def compared(name: str, damage: Damage, text: str, status: int = 2, command: tuple[str, ...] = COMPARE) -> Case:
+def compared(
+    name: str, damage: Damage, text: str, status: int = 2, command: tuple[str, ...] = COMPARE
+) -> Case:
     """Return a case of two runs, of which the second is damaged."""
 
     def make(folder: Path, stock: Stock) -> None:
@@ -328,7 +371,11 @@ def compared(name: str, damage: Damage, text: str, status: int = 2, command: tup
     return Case(f"compare: {name}", make, command, text, status)
 
 
-USER, QUERY, RESULT = "eval-test-best-per-user.parquet", "eval-test-best-per-query.parquet", "eval-test-best.json"
+USER, QUERY, RESULT = (
+    "eval-test-best-per-user.parquet",
+    "eval-test-best-per-query.parquet",
+    "eval-test-best.json",
+)
 
 
 def on(file: str, damage: Damage) -> Damage:
@@ -344,6 +391,8 @@ def frame(file: str, change: Callable[[pl.DataFrame], pl.DataFrame]) -> Damage:
     return damage
 
 
+# Parquet as Polars writes it has no checksums: a changed value that stays a number is not noticed.
+KNOWN_OPEN = [compared("a table of users flipped", on(USER, flip), f"{USER}: ")]
 COMPARISONS = [
     compared("two equal runs", lambda f: None, "over 83 users", 0),
     compared("no table of users", on(USER, remove), "other: holds nothing where one eval-test-*"),
@@ -351,7 +400,6 @@ COMPARISONS = [
     compared("no result", on(RESULT, remove), f"{RESULT}: does not exist"),
     *(compared(f"a table of users {how}", on(USER, DAMAGES[how]), f"{USER}: ") for how in ("cut", "empty", "of zeros", "a folder")),
     *(compared(f"a table of queries {how}", on(QUERY, DAMAGES[how]), f"{QUERY}: ") for how in ("cut", "empty", "of zeros")),
-    compared("a table of users flipped", on(USER, flip), f"{USER}: "),
     compared("a table of users that is CSV", on(USER, content("user,a\n1,2\n")), f"{USER}: "),
     compared("a table of users without users", frame(USER, lambda f: f.drop("user")), f"{USER}: "),
     compared("a table of queries without users", frame(QUERY, lambda f: f.drop("user")), f"{QUERY}: "),
@@ -370,18 +418,18 @@ COMPARISONS = [
     compared("one query less", frame(QUERY, lambda f: f[1:]), "its queries differ from the queries of run"),
     compared("no list in common", frame(USER, lambda f: f.select("user")), "has no list in common"),
     compared("a result that is no JSON", on(RESULT, content("{")), f"{RESULT}: is no JSON"),
-    compared("a result that is a list", on(RESULT, content("[]")), f"{RESULT}: holds no JSON object"),
+    compared("a result that is a list", on(RESULT, content("[]")), f"{RESULT} is a list; allowed: an object"),
     compared("a result without a dataset", on(RESULT, edit("dataset")), f"{RESULT}: "),
     compared("a result of another dataset", on(RESULT, edit("dataset", value="x")), "other: was evaluated on dataset x"),
     compared("a result whose catalogue is text", on(RESULT, edit("catalogue", value="x")), f"{RESULT}: "),
-    compared("a copy of the tables under another split", lambda f: None, "holds nothing where one eval-validation-", 2, COMPARE + ("--split=validation",)),
-    compared("the last checkpoint", lambda f: None, "holds nothing where one eval-test-last-per-user.parquet", 2, COMPARE + ("--which=last",)),
+    compared("a copy of the tables under another split", lambda f: None, "holds nothing where one eval-validation-", 2, (*COMPARE, "--split=validation")),
+    compared("the last checkpoint", lambda f: None, "holds nothing where one eval-test-last-per-user.parquet", 2, (*COMPARE, "--which=last")),
 ]  # fmt: skip
 
 # ---------------------------------------------------------------- datasets
 
 MANIFEST = "dataset/manifest.json"
-DATA = EVALUATE + ("--data=dataset",)
+DATA = (*EVALUATE, "--data=dataset")
 
 
 def array(change: Callable[[np.ndarray], np.ndarray], seal_again: bool) -> Damage:
@@ -482,4 +530,15 @@ EXPORTS = [
     in_folder("export: vocabulary that is no JSON", "export/vocabulary.json", content("{"), SERVE, "vocabulary.json is damaged"),
 ]  # fmt: skip
 
-CASES = [*SEALED, *UNSEALED, *RESUMED, *OTHER_FILES, *METADATA, *WORKDIRS, *COMPARISONS, *DATASETS, *EXPORTS]
+CASES = [
+    *SEALED,
+    *UNSEALED,
+    *RESUMED,
+    *OTHER_FILES,
+    *METADATA,
+    *WORKDIRS,
+    *COMPARISONS,
+    *DATASETS,
+    *EXPORTS,
+    *KNOWN_OPEN,
+]

@@ -36,8 +36,8 @@ def check_manifest(manifest: dict[str, Any], what: str, formats: Sequence[int], 
     if manifest["format"] not in formats:
         allowed = " or ".join(map(str, formats))
         raise InputError(
-            f"{what}: format={manifest['format']}; allowed: {allowed}; {advice.rpartition(' and ')[2]}, or read it "
-            "with the version of jaxrec that prepared it"
+            f"{what}: format={manifest['format']}; allowed: {allowed}; {advice.rpartition(' and ')[2]}, or "
+            "read it with the version of jaxrec that prepared it"
         )
     what = f"{what}: manifest.json"
     check_shape(manifest, _SHAPE, what, advice)
