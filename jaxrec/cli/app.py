@@ -154,7 +154,7 @@ def _parse(argv: list[str], positional: tuple[str, ...]) -> list[str]:
             ("export", "a folder of an export"),
         ):
             if name in flags.FLAGS and flags.FLAGS[name].value is not None:
-                require_value(f"--{name}", flags.FLAGS[name].value, allowed)
+                require_value(f"--{name}", str(flags.FLAGS[name].value), allowed)
         if "config" in flags.FLAGS and isinstance(flags.FLAGS["config"].value, Config):  # from `config_flag`
             if not flags.FLAGS["config"].present:
                 raise InputError(NO_CONFIG)

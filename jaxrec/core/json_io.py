@@ -99,6 +99,13 @@ def parse_json(data: bytes) -> Any:
         raise ValueError("nested too deeply") from None
 
 
+def _is_kind(value: Any, kind: type) -> bool:
+    """Return True for a value of a type of JSON; a bool is no number, and an int is a float."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
 def check_shape(tree: Any, shape: Any, what: str, advice: str = "") -> None:
     """Check the keys and types of a JSON tree that this program wrote.
 
@@ -112,9 +119,8 @@ def check_shape(tree: Any, shape: Any, what: str, advice: str = "") -> None:
     Raises:
         InputError: A key is missing, or a value is of another type.
     """
-    kind = shape if isinstance(shape, type) else type(shape)
-    allowed = (int, float) if kind is float else kind
-    if not isinstance(tree, allowed) or (isinstance(tree, bool) and kind is not bool):
+    kind: type = shape if isinstance(shape, type) else type(shape)
+    if not _is_kind(tree, kind):
         end = f"; {advice}" if advice else ""
         raise InputError(f"{what} is {_WORDS[type(tree)]}; allowed: {_WORDS[kind]}{end}")
     if isinstance(shape, list):

@@ -50,7 +50,8 @@ SUFFIX, TOP = ".stablehlo", "top_"  # end of the files of programs; first part o
 AGAIN = "export it again: python -m jaxrec.export --checkpoint W --out DIR"
 _MANIFEST = {  # `decode` and `Layout.from_json` check the config and the layout
     "readable_until": str, "jax": str, "files": {ANY_KEY: {"sha256": str}},
-    "programs": {ANY_KEY: {"file": str}}, "platforms": [str], "config": dict, "layout": dict, "columns": dict, "step": int, "block": int,
+    "programs": {ANY_KEY: {"file": str}}, "platforms": [str], "config": dict, "layout": dict,
+    "columns": dict, "step": int, "block": int,
     "queries": int,
 }  # fmt: skip
 _PLATFORMS = {"gpu": "cuda"}  # name of a backend in jax -> name of the platform in an export

@@ -40,10 +40,10 @@ def edit(name: str, *lines: str, text: str) -> Case:
     return Case(name, config(*lines), ("train", "--config", "configs2/c.py", "--workdir", "w"), text)
 
 
-def value(key: str, given: str, text: str) -> Case:
+def value(key: str, content: str, text: str) -> Case:
     """Return a case of one value on the command line."""
-    command = ("train", "--config", TINY, "--workdir", "w", f"--config.{key}={given}")
-    return Case(f"{key}={given}", nothing, command, text)
+    command = ("train", "--config", TINY, "--workdir", "w", f"--config.{key}={content}")
+    return Case(f"{key}={content}", nothing, command, text)
 
 
 def file(name: str, content: str | bytes, text_: str, status: int = 2) -> Case:

@@ -212,7 +212,7 @@ OTHER_FILES = [
     in_step("checksums that are a list", CHECKSUMS, content("[]"), EVALUATE, "checksums.json is damaged"),
     in_step("checksums of numbers", CHECKSUMS, content('{"meta/metadata": 3}'), EVALUATE, "checksums.json is damaged"),
     in_step("checksums without bytes", CHECKSUMS, content('{"meta/metadata": {}}'), EVALUATE, "checksums.json is damaged"),
-    in_step("checksums that name a file outside", CHECKSUMS, content('{"meta/../../../../../x": {"bytes": 1, "sha256": ""}}'), EVALUATE, "step 56"),
+    in_step("checksums that name a file outside", CHECKSUMS, content('{"meta/../../../../../x": {"bytes": 1, "sha256": ""}}'), EVALUATE, "is no file of this folder; the file that names it was changed"),
     in_step("metrics that are no JSON", "metrics/metrics", content("{"), EVALUATE, "checkpoint", "none"),
     in_step("metrics that are a list", "metrics/metrics", content("[]"), EVALUATE, "checkpoint", "none"),
     in_step("metrics without the one of the best step", "metrics/metrics", content('{"loss": 1}'), EVALUATE, "checkpoint", "none"),
@@ -505,8 +505,8 @@ DATASETS = [
     in_folder("train rows flipped", "dataset/train-00000.rows", flip, DRY_RUN, "train-00000.rows is damaged", slow=True),
     of_folder("no manifest", "dataset and run", lambda f: (f / MANIFEST).unlink(), DATA, "no manifest.json; prepare it with"),
     of_folder("a file for a dataset", "run", lambda f: (f / "dataset").write_text("x"), DATA, "dataset"),
-    of_folder("a file for a dataset, to prepare", "run", lambda f: (f / "dataset").write_text("x"), PREPARE, "dataset", 1),
-    of_folder("an export for a dataset", "run and export", lambda f: (f / "export").rename(f / "dataset"), DATA, "export"),
+    of_folder("a file for a dataset, to prepare", "run", lambda f: (f / "dataset").write_text("x"), PREPARE, "dataset dataset: exists; remove it, or name another directory"),
+    of_folder("an export for a dataset", "run and export", lambda f: (f / "export").rename(f / "dataset"), DATA, "format=1; allowed: 2 or 3"),
 ]  # fmt: skip
 
 # ---------------------------------------------------------------- exports
