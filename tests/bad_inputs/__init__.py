@@ -19,8 +19,8 @@ def is_short(door: str, case: Case) -> bool:
     if case.slow:
         return False
     if door == "tables":
-        return case.status != 0 or tables.CASES.index(case) % 6 == 0
+        return case.status != 0 or tables.CASES.index(case) % 12 == 0
     if door == "workdirs and checkpoints":
         takes_long = case.command[0] in _LOADING or case.status == 0
-        return not takes_long or workdirs.CASES.index(case) % 20 == 0
+        return not takes_long or workdirs.CASES.index(case) % 30 == 0
     return True

@@ -60,7 +60,7 @@ GET = "from jaxrec.config import *\n\n\ndef get_config({}):\n    {}\n"
 C = "--config=c.py: "
 
 FILE_CASES = [
-    file("an empty file", "", C + "c.py must define get_config()"),
+    file("an empty config", "", C + "c.py must define get_config()"),
     file("no get_config", "config = 1\n", C + "c.py must define get_config()"),
     file("get_config is a value", "get_config = 3\n", C + "c.py must define get_config()"),
     file("a syntax error", "def get_config(:\n    pass\n", "SyntaxError"),
@@ -95,10 +95,10 @@ FILE_CASES = [
     file("a generator", GET.format("", "yield Config()"), "get_config() gave a generator, not a jaxrec.config.Config"),
     file("needs two arguments", GET.format("a, b", "return Config()"), C),
     file("needs an argument", GET.format("a", "return Config()"), "missing 1 required positional argument: 'a'"),
-    file("a warning that is an error", "import warnings\n" + GET.format("", "warnings.warn('beware', UserWarning); return None"), "NoneType"),
+    file("a warning that is an error", "import warnings\n" + GET.format("", "warnings.simplefilter('error'); warnings.warn('beware')"), "line 6: UserWarning: beware"),
     Case("a config that prints, on a wrong value", config("print('hello')", "c.model.width = 13"), ("train", "--config", "configs2/c.py", "--workdir", "w"), "model.width=13 must divide by num_heads=2"),
     Case("a folder", lambda f, s: (f / "c.py").mkdir(), ("train", "--config", "c.py"), "no file c.py"),
-    Case("a broken link", lambda f, s: (f / "c.py").symlink_to("gone.py"), ("train", "--config", "c.py"), "no file c.py"),
+    Case("a broken link to a config", lambda f, s: (f / "c.py").symlink_to("gone.py"), ("train", "--config", "c.py"), "no file c.py"),
     Case("a pipe", lambda f, s: os.mkfifo(f / "c.py"), ("train", "--config", "c.py"), "no file c.py"),
     line("an empty name", "train", "--config=", text="--config is empty"),
     line("a colon alone", "train", "--config=:", text="--config=:"),

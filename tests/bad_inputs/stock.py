@@ -14,13 +14,16 @@ from tests.bad_inputs.service import write
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def make_stock(folder: Path, trained: Path | None = None, dataset: Path | None = None) -> Stock:
+def make_stock(
+    folder: Path, trained: Path | None = None, dataset: Path | None = None, export: Path | None = None
+) -> Stock:
     """Make what is missing of the stock in a folder, and return it.
 
     Args:
         folder: Where to write.
         trained: Workdir of a training of configs/tiny.py; None: it is trained here.
         dataset: Its dataset.
+        export: Its export.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tables = folder / "tables"
@@ -31,11 +34,11 @@ def make_stock(folder: Path, trained: Path | None = None, dataset: Path | None =
     run = folder / "run"
     if not run.exists():
         _make_run(run, trained, folder)
-    if not (folder / "export").exists():
+    if export is None and not (folder / "export").exists():
         _succeed(
             "export", f"--checkpoint={run}", "--out=export", "--platforms=cpu", "--max_k=20", folder=folder
         )
-    return Stock(dataset or folder / "dataset", run, folder / "export", content_of(tables / "out"))
+    return Stock(dataset or folder / "dataset", run, export or folder / "export", content_of(tables / "out"))
 
 
 def _make_run(run: Path, trained: Path | None, folder: Path) -> None:

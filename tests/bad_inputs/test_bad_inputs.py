@@ -11,21 +11,20 @@ from tests.bad_inputs.workdirs import KNOWN_OPEN
 
 
 @pytest.fixture(scope="session")
-def stock(once, tiny_run, tiny_directory):
+def stock(once, tiny_run, tiny_directory, export_folder):
     """The stock, made from the tiny run and an export of it."""
-
-    def make(folder):
-        make_stock(folder, tiny_run / "run", tiny_directory)
-
-    return make_stock(once("bad-inputs", make), tiny_run / "run", tiny_directory)
+    made = {"trained": tiny_run / "run", "dataset": tiny_directory, "export": export_folder}
+    return make_stock(once("bad-inputs", lambda folder: make_stock(folder, **made)), **made)
 
 
 def _parameters(door):
+    parameters = []
     for case in DOORS[door]:
         marks = [] if is_short(door, case) else [pytest.mark.slow]
         if case in KNOWN_OPEN:
             marks.append(pytest.mark.xfail(reason="known and open", strict=True))
-        yield pytest.param(case, id=case.name[:80], marks=marks)
+        parameters.append(pytest.param(case, id=case.name[:80], marks=marks))
+    return parameters
 
 
 @pytest.mark.parametrize("case", _parameters("tables"))

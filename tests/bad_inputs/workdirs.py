@@ -351,7 +351,7 @@ WORKDIRS = [
     in_folder("no measurements", "run/report-test-best.json", remove, REPORT, "report.html", 0),
     in_folder("no config.json", "run/config.json", remove, REPORT, "report.html", 0),
     in_folder("a report in a folder that is missing", "run/config.json", lambda p: None, (*REPORT, "--out=no/r.html"), "no/r.html", 2),
-    of_folder("a report over a folder", "run", lambda f: (f / "r.html").mkdir(), (*REPORT, "--out=r.html"), "r.html", 1),
+    of_folder("a report over a folder", "run", lambda f: (f / "r.html").mkdir(), (*REPORT, "--out=r.html"), "r.html", 1, slow=True),
 ]  # fmt: skip
 
 # ---------------------------------------------------------------- results by user

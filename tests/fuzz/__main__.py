@@ -100,7 +100,9 @@ def _atheris(args: argparse.Namespace, finds: Finds) -> int:
     try:
         import atheris
     except ModuleNotFoundError:
-        print("error: atheris is not installed; pip install 'jaxrec[fuzz]', or --engine mutate", file=sys.stderr)
+        print(
+            "error: atheris is not installed; pip install 'jaxrec[fuzz]', or --engine mutate", file=sys.stderr
+        )
         return 2
     with atheris.instrument_imports(include=["jaxrec"], enable_loader_override=False):
         from tests.fuzz.targets import SEEDS

@@ -13,8 +13,8 @@ from jaxrec.sources import open_source
 from jaxrec.sources.columns import MAX_TEXT_BYTES
 
 pytest.importorskip("hypothesis", reason="hypothesis is of the extra `test`")
-from hypothesis import example, given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 SHORT = settings(max_examples=12, derandomize=True, database=None, deadline=None)
 LONG = settings(max_examples=1500, derandomize=True, database=None, deadline=None)
@@ -22,7 +22,9 @@ FIRST, LAST = 631_152_000_000, 4_102_444_799_999  # ms of 1990-01-01 and just be
 WORDS = Columns().null_words
 # Keys as users write them: a few letters, so that near ones meet, and any other text.
 NEAR = st.text(st.sampled_from("aA0 .,;\"'\n\r\t-_\\e\u00e9\u0301\u200b\u00a0\ufeff"), min_size=1, max_size=4)
-TEXT = NEAR | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12) | st.sampled_from(WORDS)
+TEXT = (
+    NEAR | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12) | st.sampled_from(WORDS)
+)
 KEYS = st.lists(TEXT, min_size=1, max_size=8, unique=True)
 TIMES = st.integers(FIRST, LAST)
 
@@ -124,7 +126,9 @@ UNITS = {"s": 0.001, "ms": 1, "us": 1000, "ns": 1_000_000}
 
 
 @SHORT
-@given(st.sampled_from([*UNITS]), st.lists(TIMES, min_size=1, max_size=8), st.sampled_from([".csv", ".parquet"]))
+@given(
+    st.sampled_from([*UNITS]), st.lists(TIMES, min_size=1, max_size=8), st.sampled_from([".csv", ".parquet"])
+)
 def test_whole_times_of_each_unit(unit, times, suffix):
     stored = [time // 1000 if unit == "s" else time * int(UNITS[unit]) for time in times]
     rows, dropped = read(log_of(["u"] * len(times), stored), suffix, time_unit=unit)
