@@ -75,8 +75,10 @@ def main(args: flags.FlagValues) -> None:
     without_catalogue = args.lists and CATALOGUE not in args.lists
     if args.diversity and (without_catalogue or not 0.0 <= args.diversity <= 1.0):
         raise InputError(f"--diversity={args.diversity:g}; allowed: 0 to 1, with --lists={CATALOGUE}")
-    if not all(k.isdigit() and int(k) > 0 for k in args.next_k):
-        raise InputError(f"--next-k={','.join(args.next_k)}; allowed: whole numbers above 0, such as 1,3")
+    whole = all(k.isdecimal() and int(k) > 0 for k in args.next_k)
+    if not whole or len(set(args.next_k)) < len(args.next_k):
+        allowed = "whole numbers above 0, such as 1,3, each once"
+        raise InputError(f"--next-k={','.join(args.next_k)}; allowed: {allowed}")
     if args.seen in _OLD_SEEN:
         print(f"--seen={args.seen} is now --seen={_OLD_SEEN[args.seen]}", file=sys.stderr, flush=True)
     workdir, data = as_path(args.checkpoint), args.data and as_path(args.data)

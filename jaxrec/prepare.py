@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from jaxrec.cli.app import print_result, run
+from jaxrec.cli.app import print_result, require_value, run
 from jaxrec.cli.flags import config_arguments, config_flag, json_flag, verify_flag
 from jaxrec.config.python_text import python_text
 from jaxrec.config.schema import Config
@@ -72,6 +72,8 @@ def main(args: flags.FlagValues) -> None:
     Raises:
         InputError: A flag or the input is invalid.
     """
+    if "config" not in args:
+        require_value("--interactions", args.interactions, "a file, a folder or a glob; or give --config")
     if args.check:
         return _check(args)
     if "config" not in args:

@@ -69,6 +69,8 @@ def main(args: flags.FlagValues) -> None:
     started = time.perf_counter()
     if args.available and not args.now:
         raise InputError(f"--available={args.available}: needs --now, such as --now=2024-01-31T20:00:00Z")
+    if not 0.0 <= args.diversity <= 1.0:
+        raise InputError(f"--diversity={args.diversity:g}; allowed: 0 to 1")
     if args.page and args.diversity:
         raise InputError(f"--diversity={args.diversity:g}; allowed without --page")
     from jaxrec.sources.frames import TableWriter

@@ -10,6 +10,7 @@ from absl import flags
 from jaxrec.cli.app import UNUSED_LIBRARIES, hide_libraries, print_result, run
 from jaxrec.cli.flags import json_flag
 from jaxrec.core.errors import InputError
+from jaxrec.core.paths import as_path
 
 if TYPE_CHECKING:
     from jaxrec.reporting.pages.run_files import RunFiles
@@ -33,6 +34,8 @@ def main(args: flags.FlagValues, first: str, *others: str) -> None:
         from jaxrec.reporting.pages.run_files import read_run
         from jaxrec.reporting.pages.run_page import write_run_page
 
+    if args.out and not as_path(args.out).parent.is_dir():
+        raise InputError(f"--out={args.out}: the folder {as_path(args.out).parent} does not exist")
     workdirs = (first, *others)
     if not others:
         path = write_run_page(first, args.out)

@@ -3,6 +3,7 @@
 Usage: python -m jaxrec.serve --export DIR
 """
 
+import math
 import os
 from pathlib import Path
 
@@ -43,8 +44,9 @@ def main(args: flags.FlagValues) -> None:
     if args.token_file:
         try:
             token = Path(args.token_file).read_text("utf-8").strip()
-        except OSError as error:
-            raise InputError(f"--token_file={args.token_file}: {error.strerror}; allowed: a file") from error
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
+            raise InputError(f"--token_file={args.token_file}: {reason}; allowed: a file") from error
         if not token:
             raise InputError(f"--token_file={args.token_file} is empty; allowed: a file with a token")
     # Read when jax starts. A call uses all cores otherwise, also those of the thread that reads requests.
@@ -59,6 +61,9 @@ def main(args: flags.FlagValues) -> None:
         if error.name not in ("fastapi", "uvicorn", "prometheus_client", "pydantic", "starlette"):
             raise
         raise InputError(f"{error.name} is not installed; pip install 'jaxrec[serve]'") from error
+    for name in ("batch_deadline_ms", "timeout", "drain", "reload_every"):
+        if not math.isfinite(getattr(args, name)):
+            raise InputError(f"--{name}={getattr(args, name):g}; allowed: a finite number")
     options = ServiceOptions(
         args.max_batch, args.batch_deadline_ms / 1000, args.timeout, args.max_queue, args.max_body,
         args.max_k, args.max_plays, args.max_titles, args.cache, args.drain, args.reload_every, token,

@@ -142,6 +142,28 @@ def tiny_run(tiny_directory, once):
 
 
 @pytest.fixture(scope="session")
+def recommender_of_checkpoint(tiny_run):
+    """The recommender of the tiny run's best checkpoint, without a correction."""
+    import numpy as np
+
+    from jaxrec.models.outputs import Correction
+    from jaxrec.serving.recommender import Recommender
+    from jaxrec.tasks.loading import load_checkpoint
+
+    loaded = load_checkpoint(tiny_run / "run", "best")
+    log_q = np.zeros(loaded.task.layout.num_titles, np.float32)
+    return Recommender(loaded, Correction("ctr", 1.0, log_q))
+
+
+@pytest.fixture(scope="session")
+def export_folder(recommender_of_checkpoint, once):
+    """An export of the tiny run."""
+    from jaxrec.serving import export
+
+    return once("served-export", lambda folder: export.write(recommender_of_checkpoint, folder, ("cpu",), 20))
+
+
+@pytest.fixture(scope="session")
 def tiny(tiny_directory):
     from jaxrec.data.storage.dataset import Dataset
 

@@ -21,6 +21,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxrec.checkpoints.array_codec import decode_arrays, encode_arrays
 from jaxrec.checkpoints.bucket_mirror import BucketMirror
+from jaxrec.checkpoints.documents import FORMAT, checked_document, checked_metric
 from jaxrec.checkpoints.orbax_log import hide_expected_records
 from jaxrec.checkpoints.seals import (
     ADVICE,
@@ -39,7 +40,6 @@ from jaxrec.runtime.checksums import DamagedFileError, unreadable
 from jaxrec.runtime.multihost import barrier, is_first_process
 
 CHECKPOINT_NAMES = choices(Evaluate, "checkpoint")
-_FORMAT = 1  # version of the layout of meta and arrays
 _LARGE_ITEMS = ("state", "arrays")  # downloaded from a bucket only on request
 _ORBAX_SCHEMES = ("", "gs")  # schemes of the paths that Orbax can write
 _ORBAX_ERRORS = (ValueError, OSError, KeyError, TypeError)  # of files that cannot be read
@@ -118,7 +118,7 @@ class Checkpointer:
             raise unreadable(f"checkpoint {self.directory}", error) from error
 
     def _metric_value(self, metrics: Mapping[str, float]) -> float:
-        return metrics[self.metric]
+        return checked_metric(metrics, self.metric, f"checkpoint {self.directory}")
 
     def __enter__(self) -> "Checkpointer":
         return self
@@ -167,7 +167,7 @@ class Checkpointer:
         if self._mirror:
             self._mirror.wait()
         encoded, specs = encode_arrays(arrays)
-        document = {"format": _FORMAT, "step": step, "arrays": specs, "meta": plain(meta)}
+        document = {"format": FORMAT, "step": step, "arrays": specs, "meta": plain(meta)}
         items = {"state": ocp.args.StandardSave(state), "meta": ocp.args.JsonSave(document)}
         if encoded:  # Orbax rejects an empty item
             items["arrays"] = ocp.args.StandardSave(encoded)
@@ -237,13 +237,7 @@ class Checkpointer:
         """Return the JSON document that `save` wrote as the item `meta`."""
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
         document = self._read(step, "meta", lambda: self._manager.restore(step, args=args)["meta"])
-        if not isinstance(document, dict) or document.get("format") != _FORMAT:
-            version = document.get("format") if isinstance(document, dict) else None
-            raise InputError(
-                f"checkpoint {self.directory}, step {step}: format={version}; allowed: {_FORMAT}; read it "
-                "with the version of jaxrec that wrote it"
-            )
-        return document
+        return checked_document(document, f"checkpoint {self.directory}, step {step}")
 
     def _read(self, step: int, item: str, restore: Callable[[], Any]) -> Any:
         """Return an item of a step, compared with its checksums before the first read.
@@ -251,9 +245,7 @@ class Checkpointer:
         Raises:
             DamagedFileError: A file of the item is missing or damaged.
         """
-        if isinstance(self._folder, Path) and (step, item) not in self._verified:
-            verify_step(self._folder / str(step), (item,))
-            self._verified.add((step, item))
+        self._verify(step, item)
         try:
             return restore()
         except Exception as error:  # of Orbax, without checksums
@@ -261,6 +253,11 @@ class Checkpointer:
                 raise
             unread = unreadable(f"checkpoint {self.directory}, step {step}, {item}", error)
             raise DamagedFileError(f"{unread}; {ADVICE}") from error
+
+    def _verify(self, step: int, item: str) -> None:
+        if isinstance(self._folder, Path) and (step, item) not in self._verified:
+            verify_step(self._folder / str(step), (item,))
+            self._verified.add((step, item))
 
     def _fetch_item(self, step: int, item: str) -> None:
         """Download an item of a step if a bucket is mirrored."""
@@ -279,8 +276,8 @@ class Checkpointer:
             return decode_arrays({}, specs)
         self._fetch_item(step, "arrays")
         args = ocp.args.Composite(arrays=ocp.args.StandardRestore())
-        encoded = self._read(step, "arrays", lambda: self._manager.restore(step, args=args)["arrays"])
-        return decode_arrays(encoded, specs)
+        restore = lambda: decode_arrays(self._manager.restore(step, args=args)["arrays"], specs)  # noqa: E731
+        return self._read(step, "arrays", restore)
 
     def restore(self, which: str, abstract_state: Any) -> Any:
         """Restore `state` onto the devices of `abstract_state`, from any devices.
@@ -333,7 +330,9 @@ class Checkpointer:
         """Return the step of `which` and the metadata of its `state`, once on disk."""
         step = self.step(which)
         self._fetch_item(step, "state")
-        return step, self._read(step, "state", lambda: self._manager.item_metadata(step)["state"])
+        if self._mirror is None:
+            self._verify(step, "arrays")  # Orbax reads the metadata of all items
+        return step, self._read(step, "state", lambda: dict(self._manager.item_metadata(step)["state"]))
 
 
 def describe_latest(directory: str | AnyPath) -> str:

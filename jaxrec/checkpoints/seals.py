@@ -4,7 +4,6 @@ Orbax stores no hash of the values of an array. A step without checksums was wri
 its process was killed just after the step was complete; it is read without the comparison.
 """
 
-import json
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from absl import logging
 
 from jaxrec.core.errors import InputError
-from jaxrec.core.json_io import write_json
+from jaxrec.core.json_io import ANY_KEY, check_shape, parse_json, write_json
 from jaxrec.core.paths import inside
 from jaxrec.runtime.checksums import DamagedFileError, checksum, verify
 
@@ -67,9 +66,10 @@ def verify_step(step: Path, items: Sequence[str] = ()) -> None:
         return
     what = f"checkpoint {step.parent}, step {step.name}"
     try:
-        files = json.loads(path.read_bytes())
+        files = parse_json(path.read_bytes())
+        check_shape(files, {ANY_KEY: {"bytes": int, "sha256": str}}, CHECKSUMS)
         selected = {n: e for n, e in files.items() if not items or n.partition("/")[0] in items}
-    except (ValueError, AttributeError) as error:
+    except (ValueError, OSError) as error:
         raise DamagedFileError(f"{what}: {CHECKSUMS} is damaged: {error}; {ADVICE}") from error
     for name, expected in selected.items():
         verify(inside(step, name), expected, f"{what}, {name.partition('/')[0]}", ADVICE)
@@ -91,7 +91,7 @@ def verify_steps(folder: Path) -> dict[int, int]:
     for step in sorted((path for path in folder.glob("*") if path.name.isdigit()), key=lambda p: int(p.name)):
         verify_step(step)
         sealed = step / CHECKSUMS
-        files[int(step.name)] = len(json.loads(sealed.read_bytes())) if sealed.exists() else 0
+        files[int(step.name)] = len(parse_json(sealed.read_bytes())) if sealed.exists() else 0
     return files
 
 

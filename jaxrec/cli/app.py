@@ -117,6 +117,12 @@ def _underscored(argument: str) -> str:
     return f"--{name.replace('-', '_')}{equals}{value}"
 
 
+def require_value(flag: str, value: str, allowed: str) -> None:
+    """Raise InputError where a flag or a positional argument is empty, as of a variable that is not set."""
+    if not value.strip():
+        raise InputError(f"{flag} is empty; allowed: {allowed}")
+
+
 def _parse(argv: list[str], positional: tuple[str, ...]) -> list[str]:
     """Parse the command line; exit after --help (status 0) or an error (status 2).
 
@@ -139,8 +145,16 @@ def _parse(argv: list[str], positional: tuple[str, ...]) -> list[str]:
         required = [name for name in positional if not name.startswith("[")]
         if len(values) > len(required) == len(positional):
             raise InputError(f"{values[len(positional)]!r} is no flag; --help lists the flags")
+        for name, value in zip(required, values, strict=False):
+            require_value(name, value, "the workdir of a run")
         if len(values) < len(required):
             raise InputError(f"{positional[len(values)]} is missing; give {' '.join(positional)}")
+        for name, allowed in (
+            ("checkpoint", "the workdir of a training run"),
+            ("export", "a folder of an export"),
+        ):
+            if name in flags.FLAGS and flags.FLAGS[name].value is not None:
+                require_value(f"--{name}", str(flags.FLAGS[name].value), allowed)
         if "config" in flags.FLAGS and isinstance(flags.FLAGS["config"].value, Config):  # from `config_flag`
             if not flags.FLAGS["config"].present:
                 raise InputError(NO_CONFIG)

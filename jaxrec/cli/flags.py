@@ -32,6 +32,8 @@ def _check_override(config: Config, path: str) -> None:
     """Raise InputError unless `path` is the key of a value that a flag can set."""
     try:
         segments = config_path.split(path)
+        if not all(isinstance(segment, str | int) for segment in segments):
+            raise ValueError(path)
     except ValueError:
         raise InputError(
             f"--config.{path} is not a key; write a key such as --config.train.batch_size=512"

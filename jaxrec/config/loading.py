@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import inspect
+import os
 import re
 import runpy
 import sys
@@ -14,9 +15,13 @@ from typing import TypeVar
 
 from jaxrec.config.migrations import adopt_task
 from jaxrec.config.schema import Config
+from jaxrec.config.tree import near
 from jaxrec.core.errors import InputError
 
 Kind = TypeVar("Kind")
+_ALLOWED = (
+    "a Python file with get_config(), such as configs/smoe.py, or the name of a shipped config, such as smoe"
+)
 
 
 # ---------------------------------------------------------------- the config file
@@ -52,13 +57,19 @@ def load_file(spec: str, kind: type[Kind]) -> Kind:
     Raises:
         InputError: The file, its get_config or its argument is wrong.
     """
+    if not spec:
+        raise InputError(f"--config is empty; allowed: {_ALLOWED}")
     name, colon, argument = spec.partition(":")
+    if argument.startswith("//"):
+        raise InputError(f"--config={spec}: no file of this machine; allowed: {_ALLOWED}")
     path = Path(name)
     if re.fullmatch(r"[A-Za-z_]\w*", name):
         path = _shipped(name)
         name = str(path)
-    if not path.is_file():
-        raise InputError(f"--config={spec}: no file {path}; it must be a Python file with get_config()")
+    if not os.path.isfile(path):  # False for a name that no file may have
+        names = [p.stem if path.stem == spec.partition(":")[0] else p.name for p in _beside(path)]
+        text = f"--config={spec[:300]}: no file {str(path)[:300]}; it must be a Python file with get_config()"
+        raise InputError(text + near(path.stem if path.stem == spec.partition(":")[0] else path.name, names))
     with _importable_beside(path):
         try:
             get_config = runpy.run_path(name).get("get_config")
@@ -69,9 +80,10 @@ def load_file(spec: str, kind: type[Kind]) -> Kind:
             config = get_config(argument) if colon else get_config()
         except InputError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            ended = "the config ended the program: " if isinstance(error, SystemExit) else ""
             raise InputError(
-                f"--config={spec}: {_where(error, name)}{type(error).__name__}: {error}"
+                f"--config={spec}: {_where(error, name)}{ended}{type(error).__name__}: {error}"
             ) from error
     if not isinstance(config, kind):
         wanted = f"{kind.__module__.removesuffix('.schema')}.{kind.__name__}"
@@ -81,15 +93,21 @@ def load_file(spec: str, kind: type[Kind]) -> Kind:
     return copy.deepcopy(config)  # TRAIN_MIXES and the like are shared; an override must not reach them
 
 
+def _beside(path: Path) -> list[Path]:
+    """Return the Python files of the folder in which a config was looked for."""
+    return sorted(path.parent.glob("*.py")) if os.path.isdir(path.parent) else []
+
+
 def _shipped(name: str) -> Path:
     """Return the path of a config that ships with jaxrec: in a clone, or where the wheel was installed."""
-    clone = Path(__file__).resolve().parents[2] / "configs" / f"{name}.py"
-    return (
-        clone if clone.is_file() else Path(sysconfig.get_path("data"), "share/jaxrec/configs", f"{name}.py")
-    )
+    clone = Path(__file__).resolve().parents[2] / "configs"
+    installed = Path(sysconfig.get_path("data"), "share/jaxrec/configs")
+    paths = [folder / f"{name}.py" for folder in (clone, installed)]
+    present = [path for path in paths if path.is_file()] + [path for path in paths if path.parent.is_dir()]
+    return present[0] if present else paths[-1]
 
 
-def _where(error: Exception, name: str) -> str:
+def _where(error: BaseException, name: str) -> str:
     """Return the last line of the config file that an error came through."""
     if isinstance(error, SyntaxError):
         return ""  # names file and line itself

@@ -286,7 +286,10 @@ def _accept_old_names(cls: type) -> None:
 
 def adopt_task(config: schema.Config) -> None:
     """Set `task.name` from an old `Data(examples=...)`, after reading a config file."""
-    name = vars(config.data).pop("_task_name", None)
+    data = config.data
+    name = (
+        vars(data).pop("_task_name", None) if isinstance(data, schema.Data) else None
+    )  # `check` refuses others
     if name is not None:
         config.task = dataclasses.replace(config.task, name=name)
 

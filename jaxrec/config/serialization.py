@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxrec.config import migrations
 from jaxrec.config.schema import Columns, Config, Data, FileFormat, Tables
-from jaxrec.config.tree import decode, differences, encode
+from jaxrec.config.tree import decode, differences, encode, require
 from jaxrec.config.validation import check
 
 # Fields that may change between a run and its resumption: none changes what is computed.
@@ -40,6 +40,7 @@ def from_json(tree: dict[str, Any]) -> Config:
     Raises:
         InputError: A key is unknown, a key without a default is missing, or a value is wrong.
     """
+    require(isinstance(tree, dict), "config", tree, "be an object")
     config = decode(migrations.upgrade(tree), Config)
     check(config)
     return config

@@ -7,7 +7,9 @@ The root's key is "", so that messages have `train.batch_size` and not `config.t
 """
 
 import dataclasses
+import difflib
 import math
+import sys
 import types
 import typing
 from collections.abc import Iterable
@@ -19,12 +21,28 @@ from jaxrec.core.errors import InputError
 def require(holds: bool, key: str, value: Any, allowed: str) -> None:
     """Raise InputError `key=value must allowed` unless `holds`."""
     if not holds:
-        raise InputError(f"{key or 'config'}={value!r} must {allowed}")
+        raise InputError(f"{key or 'config'}={_shown(value)} must {allowed}")
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message, cut after 300 characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more digits than Python converts to text
+        text = f"a {type(value).__name__} too long to show"
+    return text if len(text) <= 300 else f"{text[:300]}... ({len(text):,} characters)"
 
 
 def among(key: str, value: Any, names: Iterable[str]) -> None:
     """Raise InputError unless `value` is one of `names`; the message lists the names."""
-    require(value in names, key, value, f"be one of {', '.join(names)}")
+    names = [*names]
+    require(value in names, key, value, f"be one of {', '.join(names)}{near(value, names)}")
+
+
+def near(value: Any, names: Iterable[str]) -> str:
+    """Return the name that a misspelt one is near to, as the end of a message; "" for none."""
+    close = difflib.get_close_matches(value, names, 1, 0.75) if isinstance(value, str) else []
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def known_key(key: str, name: str, known: Iterable[str]) -> None:
@@ -36,7 +54,8 @@ def known_key(key: str, name: str, known: Iterable[str]) -> None:
         known: Names of the fields.
     """
     if name not in known:
-        raise InputError(f"{join(key, name)} does not exist; there are {', '.join(known)}")
+        names = [*known]
+        raise InputError(f"{join(key, name)} does not exist; there are {', '.join(names)}{near(name, names)}")
 
 
 def join(key: str, name: str) -> str:
@@ -89,7 +108,9 @@ def _fits(value: Any, annotation: Any) -> bool:
     if typing.get_origin(annotation) is tuple:
         return isinstance(value, tuple)
     if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return abs(value) <= sys.float_info.max
+        return isinstance(value, float) and math.isfinite(value)
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return (

@@ -258,8 +258,8 @@ def _check_objective(config: Config) -> None:
 def _check_run(config: Config) -> None:
     optimizer, train, evaluate = config.optimizer, config.train, config.evaluate
     require(
-        re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name) is not None,
-        "name", config.name, "be letters, digits, '.', '_' or '-': it names a directory",
+        re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", config.name) is not None,
+        "name", config.name, "be letters, digits, '.', '_' or '-', at most 200: it names a directory",
     )  # fmt: skip
     _positive(config, "optimizer.learning_rate", "train.log_seconds", "train.checkpoint_every_seconds")
     _positive(config, "train.grace_seconds")

@@ -1,4 +1,4 @@
-"""JSON results without NaN, infinity or NumPy scalars, and atomic writes of files."""
+"""JSON without NaN, infinity or NumPy scalars: atomic writes, and checks of what is read."""
 
 import json
 import math
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrec.core.errors import InputError
 from jaxrec.core.paths import AnyPath
 
 
@@ -75,3 +76,61 @@ def write_json(path: AnyPath, tree: Any) -> None:
     The tree and the errors are those of `plain`.
     """
     write_text(path, json.dumps(plain(tree), allow_nan=False, ensure_ascii=False, indent=1) + "\n")
+
+
+# ---------------------------------------------------------------- reading
+
+_WORDS = {
+    dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number",
+    bool: "true or false", type(None): "null",
+}  # fmt: skip
+ANY_KEY = "*"
+
+
+def parse_json(data: bytes) -> Any:
+    """Return the tree of a JSON file.
+
+    Raises:
+        ValueError: The bytes are no JSON, or are nested too deeply.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _is_kind(value: Any, kind: type) -> bool:
+    """Return True for a value of a type of JSON; a bool is no number, and an int is a float."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def check_shape(tree: Any, shape: Any, what: str, advice: str = "") -> None:
+    """Check the keys and types of a JSON tree that this program wrote.
+
+    Args:
+        tree: The tree.
+        shape: A type of JSON; a list of one shape, for lists; or a dict of shapes by key. A key that ends
+            with "?" may be absent, and ANY_KEY stands for all keys. An int is allowed for a float.
+        what: File and key of the tree, for the message.
+        advice: End of the message: what the user may do.
+
+    Raises:
+        InputError: A key is missing, or a value is of another type.
+    """
+    kind: type = shape if isinstance(shape, type) else type(shape)
+    if not _is_kind(tree, kind):
+        end = f"; {advice}" if advice else ""
+        raise InputError(f"{what} is {_WORDS[type(tree)]}; allowed: {_WORDS[kind]}{end}")
+    if isinstance(shape, list):
+        for i, value in enumerate(tree):
+            check_shape(value, shape[0], f"{what}[{i}]", advice)
+    elif isinstance(shape, dict):
+        for key, inner in shape.items():
+            names = [*tree] if key == ANY_KEY else [key.removesuffix("?")]
+            for name in names:
+                if name in tree:
+                    check_shape(tree[name], inner, f"{what}: {name}", advice)
+                elif not key.endswith("?"):
+                    raise InputError(f"{what}: {name} is missing{f'; {advice}' if advice else ''}")

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import LISTS, POOLS
+from jaxrec.core.json_io import check_shape
 
 ROWS = ("ranking", "next_item")  # kinds of rows: examples of a query, and sequences of a user's plays
 
@@ -160,14 +161,24 @@ class Layout:
         Raises:
             InputError: A name is unknown or missing, or the kind of the rows is unknown.
         """
+        check_shape(tree, dict, "layout")
         tree = upgrade_layout(tree)
         _check_names(cls, "layout", tree)
+        check_shape(tree, _LAYOUT, "layout")
         if tree.get("rows", ROWS[0]) not in ROWS:
             raise InputError(f"layout.rows={tree['rows']!r} must be one of {', '.join(ROWS)}")
         for i, feature in enumerate(tree["features"]):
             _check_names(FeatureSpec, f"layout.features[{i}]", feature)
+            check_shape(feature, _FEATURE, f"layout.features[{i}]")
         specs = tuple(FeatureSpec(**feature) for feature in tree["features"])
         return cls(**{**tree, "pools": tuple(tree["pools"]), "features": specs})
+
+
+_FEATURE = {"name": str, "kind": str, "where": str, "width": int, "size?": int, "columns?": int}
+_LAYOUT = {  # JSON of a layout
+    "num_titles": int, "max_history": int, "num_targets": int, "pools": [int], "negatives": int,
+    "features": [dict], "rows?": str,
+}  # fmt: skip
 
 
 def _check_names(cls: type, key: str, tree: dict[str, Any]) -> None:

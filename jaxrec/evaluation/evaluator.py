@@ -39,7 +39,7 @@ from jaxrec.evaluation.scorers import CatalogueOrder, CatalogueRanker, Catalogue
 from jaxrec.models.outputs import Correction
 from jaxrec.runtime.mesh import replicate
 from jaxrec.tasks.base import Task
-from jaxrec.tasks.loading import CHECKPOINTS, check_same_catalogue, load_checkpoint
+from jaxrec.tasks.loading import CHECKPOINTS, check_same_catalogue, load_checkpoint, read_meta
 from jaxrec.tasks.metric_sums import mean_metrics
 
 
@@ -168,7 +168,7 @@ def evaluate(
 def _configured_checkpoint(workdir: AnyPath) -> str:
     """Return "best" or "last": the value of the config, and "last" if there is no best checkpoint."""
     with Checkpointer(workdir / CHECKPOINTS) as checkpoints:
-        which = from_run_json(checkpoints.restore_meta("last")["config"]).evaluate.checkpoint
+        which = from_run_json(read_meta(checkpoints, "last")["config"]).evaluate.checkpoint
         return which if checkpoints.best_step() is not None else "last"
 
 

@@ -5,21 +5,24 @@ the user cancels.
 """
 
 import io
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
 
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import CATALOGUE, LISTS
-from jaxrec.core.json_io import write_bytes
+from jaxrec.core.json_io import check_shape, parse_json, write_bytes
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.evaluation import metrics, statistics
+from jaxrec.runtime.checksums import DamagedFileError
 
+T = TypeVar("T")
+
+_AGAIN = "run evaluate --per-user again"
 DECIMALS = 12  # smaller differences of means are rounding errors
 
 
@@ -41,22 +44,58 @@ class PerUserResults:
             result: the result that `evaluate` printed.
         """
         self.workdir, self.result = str(workdir), result
-        self._user_file, self._query_file = _open_for_polars(user_file), _open_for_polars(query_file)
-        self.columns = pl.read_parquet_schema(self._user_file).keys()  # named by `results.per_user`
+        self._files = {file: _open_for_polars(file) for file in (user_file, query_file)}
+        self._user_file, self._query_file = user_file, query_file
+        self.columns = self._read(user_file, lambda f: _schema(f, "user"))  # named by `results.per_user`
+        self._read(query_file, lambda f: _schema(f, "user"))
 
     @cached_property
     def users(self) -> np.ndarray:
         """User keys [U] of the source, ascending."""
-        return pl.read_parquet(self._user_file, columns=["user"])["user"].sort().to_numpy()
+        return self._columns(self._user_file, "user")["user"].sort().to_numpy()
 
     @cached_property
     def queries(self) -> pl.DataFrame:
         """Table with a row per query: the user, and the rank of the target in each list."""
-        return pl.read_parquet(self._query_file)
+        lists = [name for name in (*LISTS, CATALOGUE) if f"{name}/ndcg@1" in self.columns]
+        return self._columns(self._query_file, "user", *lists)
 
     def of_user(self, column: str) -> np.ndarray:
         """Return the means [U] float64 of a column, in the order of `users`."""
-        return pl.read_parquet(self._user_file, columns=["user", column]).sort("user")[column].to_numpy()
+        return self._columns(self._user_file, "user", column).sort("user")[column].to_numpy()
+
+    def _columns(self, file: AnyPath, *names: str) -> pl.DataFrame:
+        """Return columns of a table, of which all but the users are numbers.
+
+        Raises:
+            DamagedFileError: The file cannot be read, or a column is missing, no number or not finite.
+        """
+        frame = self._read(file, lambda f: pl.read_parquet(f, columns=list(names)))
+        for name in names:
+            column = frame[name]
+            finite = name == "user" or (column.dtype.is_numeric() and bool(column.is_finite().all()))
+            if column.has_nulls() or not finite:
+                raise DamagedFileError(f"{file}: column {name!r} holds values that are no numbers; {_AGAIN}")
+        return frame
+
+    def _read(self, file: AnyPath, read: Callable[[Path | io.BytesIO], T]) -> T:
+        """Return what `read` gives for a file; raise DamagedFileError where Polars cannot read it."""
+        try:
+            return read(self._files[file])
+        except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+            raise DamagedFileError(
+                f"{file}: cannot be read: {str(error).splitlines()[0]}; {_AGAIN}"
+            ) from error
+
+
+def _schema(file: Path | io.BytesIO, column: str) -> list[str]:
+    """Return the columns of a Parquet file, one of which must be `column`."""
+    if isinstance(file, Path) and file.is_dir():
+        raise IsADirectoryError("is a folder")
+    names = [*pl.read_parquet_schema(file)]
+    if column not in names:
+        raise ValueError(f"no column {column!r}")
+    return names
 
 
 def _open_for_polars(path: AnyPath) -> Path | io.BytesIO:
@@ -125,7 +164,12 @@ def read(
             raise InputError(
                 f"{path}: does not exist beside {matches[0].name}; run evaluate --per-user again"
             )
-    return PerUserResults(workdir, matches[0], queries, json.loads(result.read_bytes()))
+    try:
+        tree = parse_json(result.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{result}: is no JSON: {error}; {_AGAIN}") from error
+    check_shape(tree, {"dataset": str, f"{CATALOGUE}?": dict}, str(result), _AGAIN)
+    return PerUserResults(workdir, matches[0], queries, tree)
 
 
 def _which_and_protocol(stem: str, split: str) -> tuple[str, str]:
@@ -153,6 +197,14 @@ def matched(runs: Sequence[PerUserResults]) -> None:
             raise InputError(
                 f"{other.workdir}: was evaluated on dataset {other.result['dataset']}, {first.workdir} on "
                 f"{first.result['dataset']}; allowed: runs evaluated on the same dataset"
+            )
+        if other.users.dtype != first.users.dtype and {other.users.dtype.kind, first.users.dtype.kind} & {
+            "O",
+            "U",
+        }:
+            raise InputError(
+                f"{other.workdir}: its users are {other.users.dtype}, those of {first.workdir} are "
+                f"{first.users.dtype}; allowed: runs evaluated on the same split"
             )
         if not np.array_equal(other.users, first.users):
             unmatched = len(np.setxor1d(other.users, first.users))

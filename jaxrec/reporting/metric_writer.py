@@ -34,16 +34,20 @@ _UPLOAD_SECONDS = 60.0  # between uploads to a bucket
 def read_metrics(path: AnyPath) -> list[dict[str, Any]]:
     """Return the lines of a metrics.jsonl, or [] if there is no file.
 
-    A line that a crash has truncated is skipped.
+    A line that a crash has truncated, or that is no record of a step, is skipped.
     """
-    lines = path.read_bytes().decode().splitlines() if path.exists() else []
+    lines = path.read_bytes().decode(errors="replace").splitlines() if path.exists() else []
     records = []
     for line in lines:
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:
             continue
-    return [record for record in records if isinstance(record, dict)]
+    return [
+        record
+        for record in records
+        if isinstance(record, dict) and isinstance(record.get("step"), int) and "split" in record
+    ]
 
 
 class Writer:

@@ -139,7 +139,7 @@ def _write_files(
         file = io.BytesIO()
         np.save(file, array, allow_pickle=False)
         (folder / "arrays" / f"{name}.npy").write_bytes(file.getvalue())
-    write_json(folder / exported.VOCABULARY, recommender.loaded.meta["categories"])
+    write_json(folder / exported.VOCABULARY, recommender.loaded.categories)
     manifest = _manifest(recommender, platforms) | {
         "block": programs.block,
         "queries": programs.queries,

@@ -33,6 +33,7 @@ from jaxrec.config.schema import Config
 from jaxrec.config.tree import decode
 from jaxrec.core import safetensors
 from jaxrec.core.errors import InputError
+from jaxrec.core.json_io import ANY_KEY, check_shape, parse_json
 from jaxrec.core.row_format import Layout
 from jaxrec.data.events.history_columns import HistoryColumns
 from jaxrec.data.events.user_groups import Chunk
@@ -47,6 +48,12 @@ MANIFEST, PARAMETERS, VOCABULARY = "manifest.json", "parameters.safetensors", "v
 LOG_Q, VECTORS, NAMES = "log_q", "title_vectors", "title_names"
 SUFFIX, TOP = ".stablehlo", "top_"  # end of the files of programs; first part of top_<k>
 AGAIN = "export it again: python -m jaxrec.export --checkpoint W --out DIR"
+_MANIFEST = {  # `decode` and `Layout.from_json` check the config and the layout
+    "readable_until": str, "jax": str, "files": {ANY_KEY: {"sha256": str}},
+    "programs": {ANY_KEY: {"file": str}}, "platforms": [str], "config": dict, "layout": dict,
+    "columns": dict, "step": int, "block": int,
+    "queries": int,
+}  # fmt: skip
 _PLATFORMS = {"gpu": "cuda"}  # name of a backend in jax -> name of the platform in an export
 _CPU_PAIRS, _PAIRS = 2**18, 2**22  # (query, title) pairs that a device scores at a time, as in `catalogue`
 _LEAST_QUERIES, _LEAST_TITLES = 8, 64  # of a step, so that few programs are compiled
@@ -274,15 +281,23 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not (path / MANIFEST).is_file():
         raise InputError(f"{path}: no {MANIFEST}; allowed: a folder that python -m jaxrec.export wrote")
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
-    except ValueError as error:
+        manifest = parse_json((path / MANIFEST).read_bytes())
+        check_shape(manifest, {}, MANIFEST)
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: {MANIFEST} is damaged: {error}; {AGAIN}") from error
     if manifest.get("format") != FORMAT:
         raise InputError(
             f"{path}: format={manifest.get('format')!r}; allowed: {FORMAT}; load it with the jaxrec that "
             f"wrote it, or {AGAIN}"
         )
-    until = datetime.fromisoformat(manifest["readable_until"])
+    check_shape(manifest, _MANIFEST, f"{path}: {MANIFEST}", AGAIN)
+    for name in manifest["files"]:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise InputError(f"{path}: {MANIFEST}: files: {name} is outside of the folder; {AGAIN}")
+    try:
+        until = datetime.fromisoformat(manifest["readable_until"])
+    except ValueError as error:
+        raise InputError(f"{path}: {MANIFEST}: readable_until: {error}; {AGAIN}") from error
     if datetime.now(UTC) > until:
         warnings.warn(
             f"{path}: jax {manifest['jax']} promised to be readable until {until:%Y-%m-%d}; {AGAIN}",

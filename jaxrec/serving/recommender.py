@@ -312,7 +312,7 @@ class Recommender(BaseRecommender):
         from jaxrec.serving.new_titles import append_titles, extend_correction
 
         self.loaded, self._task = loaded, loaded.task
-        config, layout, categories = loaded.config, loaded.task.layout, loaded.meta["categories"]
+        config, layout, categories = loaded.config, loaded.task.layout, loaded.categories
         arrays = loaded.arrays
         if titles is not None:
             arrays = append_titles(arrays, titles, config, layout, categories)

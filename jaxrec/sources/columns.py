@@ -42,6 +42,15 @@ REPRESENTABLE = dict.fromkeys(ALLOWED, _TEXT_LIMIT) | {"number": f"numbers withi
 TIMES = ("time", "decimal time")  # kinds of times
 
 
+def advice(kind: str, raw: pl.Series, present: np.ndarray) -> str:
+    """Return the field that makes invalid values valid, as the end of a message; "" for none."""
+    if kind != "time" or not (is_string(raw.dtype) or raw.dtype.is_float()):
+        return ""
+    numbers = raw.filter(pl.Series(present)).cast(pl.Float64, strict=False)
+    is_decimal = not numbers.has_nulls() and bool(numbers.is_finite().all())
+    return "; with source.columns.time_decimals=True also numbers with decimals" if is_decimal else ""
+
+
 class ColumnRequest(NamedTuple):
     """Column to read, and how to parse its values.
 

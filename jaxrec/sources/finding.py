@@ -40,7 +40,9 @@ def find_files(key: str, pattern: str) -> list[str]:
         raise InputError(f"{key} is empty; allowed: a text or Parquet file, a folder of such files or a glob")
     path = Path(pattern).expanduser()
     named = [path]
-    if not path.exists():
+    if path.is_symlink() and not os.path.exists(path):  # Path.exists raises an error for a link to itself
+        raise InputError(f"{key}={pattern!r} is a link to a file that does not exist")
+    if not os.path.exists(path):
         marks = path.name.startswith("_")  # a pattern of underscored names
         matches = [Path(p) for p in glob.glob(str(path), recursive=True)]
         named = [p for p in matches if marks or not p.name.startswith("_")]
@@ -58,6 +60,9 @@ def find_files(key: str, pattern: str) -> list[str]:
     files: list[str] = []
     seen: dict[str, str] = {}
     for file in sorted({str(p) for p in paths}):
+        if not os.path.exists(file):
+            left_out[file] = "a link to a file that does not exist"
+            continue
         same = seen.setdefault(os.path.realpath(file), file)
         if same == file:
             files.append(file)

@@ -14,7 +14,7 @@ from jaxrec.core.tables import Lists
 from jaxrec.sources import columns, files, finding, text
 from jaxrec.sources.columns import ColumnRequest
 
-_LIST_TEXT = r"^\s*\[.*\]\s*$"  # a list of another program, written as text
+_LIST_TEXT = r"^\s*(\[.*\]|\{.*\})\s*$"  # a list of another program, written as text
 
 
 class ParsedRows(NamedTuple):
@@ -258,7 +258,8 @@ class SourceTable:
                 f"({request.requested_by}): {_shown(raw[i])}, and all other values in the first rows"
             )
             if parsed.invalid[name][present].all():
-                raise InputError(f"{where} are invalid; allowed: {columns.ALLOWED[request.kind]}")
+                allowed = columns.ALLOWED[request.kind] + columns.advice(request.kind, raw, present)
+                raise InputError(f"{where} are invalid; allowed: {allowed}")
             is_text = columns.is_string(raw.dtype) and request.kind == "categories"
             if is_text and raw.cast(pl.String).filter(pl.Series(present)).str.contains(_LIST_TEXT).all():
                 raise InputError(

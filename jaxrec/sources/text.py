@@ -83,7 +83,7 @@ def text_columns(file: str, form: FileFormat = CSV) -> list[str]:
         InputError: The file cannot be read, a column is named twice, or the number of columns is not that of
             `form.header`.
     """
-    with _readable(file, form), open_text(file, form.encoding) as f:
+    with readable(file, form), open_text(file, form.encoding) as f:
         header, rest = b"" if form.header else f.readline(), f.readline()
         while rest and not rest.strip():
             rest = f.readline()
@@ -95,7 +95,7 @@ def text_columns(file: str, form: FileFormat = CSV) -> list[str]:
                 f"{file}, line 1: {fields} fields, but header={form.header!r} of the table's format has "
                 f"{len(names)} names; allowed: one name for each field"
             )
-    elif not header.strip():
+    elif not header.removeprefix(codecs.BOM_UTF8).strip():
         raise EmptyFileError(f"{file} is empty: the first line must name the columns")
     else:
         names = _header(file, header, _dialect(file, form))
@@ -121,7 +121,7 @@ def read_text(file: str, columns: list[str], form: FileFormat = CSV) -> Iterator
         InputError: The file cannot be read, or too many rows of a block are malformed.
     """
     dialect = _dialect(file, form)
-    with _readable(file, form), open_text(file, form.encoding) as f:
+    with readable(file, form), open_text(file, form.encoding) as f:
         header = list(form.header) or _header(file, f.readline(), dialect)
         indices = [header.index(column) for column in columns]
         rows_read, rest = 0, b""
@@ -202,7 +202,7 @@ def _zstandard(file: str) -> Any:
 
 
 @contextlib.contextmanager
-def _readable(file: str, form: FileFormat) -> Iterator[None]:
+def readable(file: str, form: FileFormat) -> Iterator[None]:
     """Raise InputError for bytes that are not of the format's encoding, or a damaged compressed file."""
     try:
         yield

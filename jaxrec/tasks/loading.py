@@ -12,8 +12,10 @@ from jaxrec.config.serialization import from_run_json
 from jaxrec.config.validation import check_sharding
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE
+from jaxrec.core.json_io import ANY_KEY, check_shape
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.core.row_format import Layout
+from jaxrec.data.storage.arrays import check_lengths
 from jaxrec.data.storage.dataset import Arrays, Dataset
 from jaxrec.runtime.mesh import device_count, state_shardings
 from jaxrec.tasks import build
@@ -42,6 +44,34 @@ class LoadedCheckpoint:
     step: int
     meta: dict[str, Any]
 
+    @property
+    def categories(self) -> dict[str, list]:
+        """Return the values of each categorical feature, in the order of their ids.
+
+        Raises:
+            InputError: The checkpoint is of a version that did not store them.
+        """
+        if "categories" not in self.meta:
+            raise InputError(f"checkpoint of step {self.step}: meta: categories is missing; train again")
+        return self.meta["categories"]
+
+
+_META = {  # metadata of a run's checkpoint; `from_run_json` and `Layout.from_json` check the first two
+    "config": dict, "layout": dict, "threshold": float, "steps_per_epoch": int, "total_steps": int,
+    "dataset": str, "dataset_directory": str, "categories?": {ANY_KEY: list},
+}  # fmt: skip
+
+
+def read_meta(checkpoints: Checkpointer, which: str) -> dict[str, Any]:
+    """Return the metadata of a run's checkpoint.
+
+    Raises:
+        InputError: There is no such checkpoint, or a key is missing or of another type.
+    """
+    meta = checkpoints.restore_meta(which)
+    check_shape(meta, _META, f"checkpoint {checkpoints.directory}, step {checkpoints.step(which)}: meta")
+    return meta
+
 
 def load_checkpoint(workdir: str | AnyPath, which: str) -> LoadedCheckpoint:
     """Load a checkpoint without its dataset.
@@ -55,7 +85,7 @@ def load_checkpoint(workdir: str | AnyPath, which: str) -> LoadedCheckpoint:
             table cannot be split over these devices.
     """
     with Checkpointer(as_path(workdir) / CHECKPOINTS) as checkpoints:
-        meta = checkpoints.restore_meta(which)
+        meta = read_meta(checkpoints, which)
         config = from_run_json(meta["config"])
         config.model.attention_impl = "auto"  # the stored value suits the training machine
         check_sharding(config, device_count())
@@ -65,7 +95,11 @@ def load_checkpoint(workdir: str | AnyPath, which: str) -> LoadedCheckpoint:
             raise InputError(f"checkpoint {checkpoints.directory}: {error}") from None
         abstract = task.abstract_params
         params = checkpoints.restore_params(which, with_shardings(abstract, state_shardings(abstract)))
-        arrays = Arrays(**checkpoints.restore_arrays(which))
+        stored, names = checkpoints.restore_arrays(which), Arrays.__dataclass_fields__
+        for name in stored.keys() ^ names.keys():
+            raise InputError(f"checkpoint {checkpoints.directory}: the array {name} is missing or unknown")
+        arrays = Arrays(**stored)
+        check_lengths(arrays, task.layout, f"checkpoint {checkpoints.directory}", "give another checkpoint")
         step = checkpoints.step(which)
         return LoadedCheckpoint(config, task, arrays, params, step, meta)
 
@@ -73,7 +107,7 @@ def load_checkpoint(workdir: str | AnyPath, which: str) -> LoadedCheckpoint:
 def default_checkpoint(workdir: str | AnyPath) -> str:
     """Return "best" or "last": the value of the run's config, and "last" if there is no best checkpoint."""
     with Checkpointer(as_path(workdir) / CHECKPOINTS) as checkpoints:
-        which = from_run_json(checkpoints.restore_meta("last")["config"]).evaluate.checkpoint
+        which = from_run_json(read_meta(checkpoints, "last")["config"]).evaluate.checkpoint
         return which if checkpoints.best_step() is not None else "last"
 
 

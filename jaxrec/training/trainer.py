@@ -39,7 +39,7 @@ from jaxrec.runtime.multihost import ProgressFile, SyncSchedule, all_reduce_max,
 from jaxrec.runtime.parallel_step import parallelize_step
 from jaxrec.runtime.preemption import PreemptionHandler
 from jaxrec.tasks import build
-from jaxrec.tasks.loading import CHECKPOINTS
+from jaxrec.tasks.loading import CHECKPOINTS, read_meta
 from jaxrec.tasks.metric_sums import Sums, mean_metrics
 from jaxrec.training.batch_size import fit_batch_size
 from jaxrec.training.input_pipeline import StallTimer, count_steps, steps_per_call, training_batches
@@ -155,7 +155,7 @@ class _Run:
         if step is None:
             state, tail = self._init_and_compile(executor)
             return state, 0, tail
-        saved_meta = checkpoints.restore_meta("last")
+        saved_meta = read_meta(checkpoints, "last")
         _check_same_run(saved_meta, self.meta, self.workdir, self.extend)
         self.meta["extended"] = saved_meta.get("extended", [])
         if saved_meta["total_steps"] != self.total:

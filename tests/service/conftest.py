@@ -8,24 +8,8 @@ import httpx
 import numpy as np
 import pytest
 
-from jaxrec.models.outputs import Correction
 from jaxrec.service.app import Service, make_app
 from jaxrec.service.options import ServiceOptions
-from jaxrec.serving import export
-from jaxrec.serving.recommender import Recommender
-from jaxrec.tasks.loading import load_checkpoint
-
-
-@pytest.fixture(scope="session")
-def recommender_of_checkpoint(tiny_run):
-    loaded = load_checkpoint(tiny_run / "run", "best")
-    log_q = np.zeros(loaded.task.layout.num_titles, np.float32)
-    return Recommender(loaded, Correction("ctr", 1.0, log_q))
-
-
-@pytest.fixture(scope="session")
-def export_folder(recommender_of_checkpoint, once):
-    return once("served-export", lambda folder: export.write(recommender_of_checkpoint, folder, ("cpu",), 20))
 
 
 class Client:

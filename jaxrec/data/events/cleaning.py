@@ -156,10 +156,10 @@ def _example(reason: str, chunk: Interactions, titles: Titles, i: int, earliest:
         time = int(chunk.time[i])
         other_unit = "".join(
             f"; in another unit (source.columns.time_unit) it is {_date(other)}"
-            for other in (time * 1000, time // 1000, time // 1_000_000)
+            for other in (time * 1000, time * 10**6, time // 1000, time // 10**6)
             if earliest <= other < latest
         )
-        allowed = f"allowed: {_date(earliest)} up to {_date(latest)}"
+        allowed = f"allowed: data.earliest={_date(earliest)} up to data.latest={_date(latest)}"
         return f"{where}: {time} ms since 1970 ({_date(time)}); {allowed}{other_unit}"
     if reason == RUNTIME:
         key = titles.key[chunk.title[i]].item()

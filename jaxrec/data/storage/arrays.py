@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxrec.core.batch import TitleTable
+from jaxrec.core.errors import InputError
+from jaxrec.core.ids import FIRST_TITLE
+from jaxrec.core.row_format import Layout
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,16 @@ class Arrays:
     def title_table(self) -> TitleTable:
         """Return the titles' features and popularity ranks for the device."""
         return TitleTable(self.title_categories, self.title_numbers, self.rank_of_id)
+
+
+def check_lengths(arrays: Arrays, layout: Layout, what: str, advice: str) -> None:
+    """Raise InputError unless each array has a row for each title of the layout."""
+    titles = layout.num_titles
+    for name in Arrays.__dataclass_fields__:
+        by_id = name in ("title_plays", "rank_of_id", "title_categories", "title_numbers")
+        expected, rows = titles if by_id else titles - FIRST_TITLE, len(getattr(arrays, name))
+        if rows != expected:
+            raise InputError(f"{what}: {name} has {rows:,} rows in place of {expected:,}; {advice}")
 
 
 def as_words(rows: np.ndarray) -> np.ndarray:

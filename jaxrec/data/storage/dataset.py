@@ -25,10 +25,12 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from jaxrec.core.errors import InputError
+from jaxrec.core.json_io import parse_json
 from jaxrec.core.paths import AnyPath, as_path, cache_folder, inside
 from jaxrec.core.row_format import Layout
-from jaxrec.data.storage.arrays import Arrays, as_words
+from jaxrec.data.storage.arrays import Arrays, as_words, check_lengths
 from jaxrec.data.storage.evaluation_arrays import DAILY_PLAYS, DailyPlays, SeenTitles, seen_prefix
+from jaxrec.data.storage.manifest_shape import check_manifest
 from jaxrec.data.storage.shard_cache import local_shards
 from jaxrec.runtime.checksums import DamagedFileError, verify
 
@@ -212,12 +214,6 @@ class Dataset:
                 f"dataset {self.directory}: no manifest.json; prepare it with python -m jaxrec.prepare"
             )
         self.manifest = read_manifest(path)
-        if self.manifest["format"] not in _READABLE:
-            allowed = " or ".join(map(str, _READABLE))
-            raise InputError(
-                f"dataset {self.directory}: format={self.manifest['format']}; allowed: {allowed}; "
-                "prepare it again, or read it with the version of jaxrec that prepared it"
-            )
         try:
             self.layout = Layout.from_json(self.manifest["layout"])
         except InputError as error:
@@ -237,7 +233,9 @@ class Dataset:
     def arrays(self) -> Arrays:
         """Arrays of the catalogue, read on first use."""
         names = Arrays.__dataclass_fields__
-        return Arrays(**{name: self._load(name) for name in names})
+        arrays = Arrays(**{name: self._load(name) for name in names})
+        check_lengths(arrays, self.layout, f"dataset {self.directory}", PREPARE_AGAIN)
+        return arrays
 
     def rows(self, split: str) -> Rows:
         """Return the rows of a split, which are read on demand.
@@ -325,11 +323,12 @@ def read_manifest(path: AnyPath) -> dict:
     """
     what = f"dataset {path.parent}: {MANIFEST}"
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise DamagedFileError(f"{what} is damaged: {error}; {PREPARE_AGAIN}") from error
     if not isinstance(manifest, dict) or "format" not in manifest:
         raise InputError(f"{what} is not the manifest of a dataset; {PREPARE_AGAIN}")
     if _CHECKSUM in manifest and sealed(manifest) != manifest:
         raise DamagedFileError(f"{what} was changed after the preparation; {PREPARE_AGAIN}")
+    check_manifest(manifest, f"dataset {path.parent}", _READABLE, PREPARE_AGAIN)
     return manifest

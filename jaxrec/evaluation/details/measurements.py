@@ -38,9 +38,7 @@ def measure(loaded: LoadedCheckpoint, dataset: Dataset, rows: np.ndarray, ranks:
     out = {"dataset": dataset.fingerprint, "step": loaded.step}
     keeps_abandoned = loaded.config.sampling.history_keeps_abandoned
     if len(rows):
-        groupings = group_queries(
-            rows, loaded.arrays, loaded.task.layout, loaded.meta["categories"], keeps_abandoned
-        )
+        groupings = group_queries(rows, loaded.arrays, loaded.task.layout, loaded.categories, keeps_abandoned)
         out["intervals"] = intervals(rows["user"], ranks)
         out["breakdowns"] = {g.key: breakdown(g, rows["user"], ranks) for g in groupings}
     out["data"] = {name: dataset.manifest[name] for name in _MANIFEST if name in dataset.manifest}

@@ -1,13 +1,13 @@
 """Files of a workdir that a report reads."""
 
-import json
 from typing import Any, NamedTuple
 
 from jaxrec.core.errors import InputError
-from jaxrec.core.json_io import merged
+from jaxrec.core.json_io import ANY_KEY, check_shape, merged, parse_json
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.reporting.metric_writer import METRICS_FILE, read_metrics
 
+_RESULT = {"split": str, "which": str, "dataset?": str, "lists?": {ANY_KEY: {ANY_KEY: float}}}
 _SAME = ("split", "which", "dataset", "step")  # of evaluations whose results are joined
 
 
@@ -49,6 +49,8 @@ def read_run(workdir: str | AnyPath) -> RunFiles:
         results = {"test.json": test} | results
     if not results:
         raise InputError(f"{workdir}: holds neither test.json nor eval-*.json; run evaluate first")
+    for name, tree in results.items():
+        check_shape(tree, _RESULT, str(folder / name), "run evaluate again")
     first = next(iter(results))
     result, others = results[first], {}
     for name, other in results.items():
@@ -83,7 +85,7 @@ def _read_json(path: AnyPath) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        tree = json.loads(path.read_bytes())
+        tree = parse_json(path.read_bytes())
     except ValueError as error:
         raise InputError(f"{path}: is no JSON: {error}") from None
     if not isinstance(tree, dict):

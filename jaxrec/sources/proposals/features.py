@@ -78,6 +78,8 @@ def _kind(table: TableSample, column: str, where: str) -> tuple[str, str, str]:
     """Return the kind of a column, "" to leave it out, with the reason and the separator of lists."""
     values = table.frame[column]
     rows, present = len(values), len(values) - values.null_count()
+    if isinstance(values.dtype, pl.Struct | pl.Binary):
+        return "", f"{values.dtype} values; allowed: single values, and lists of titles", ""
     if where == "context" and normalised(column) not in CONTEXT_NAMES:
         return "", "may be an outcome of the play; declare it if it is known before the title is played", ""
     if present < (1 - _MOST_MISSING) * rows:

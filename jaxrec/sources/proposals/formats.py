@@ -7,7 +7,7 @@ from typing import NamedTuple
 from jaxrec.config.schema import FileFormat
 from jaxrec.core.errors import InputError
 from jaxrec.sources.columns import ISO_TIME
-from jaxrec.sources.text import RECBOLE_SUFFIXES, TAB_SUFFIXES, open_text, suffix_of
+from jaxrec.sources.text import RECBOLE_SUFFIXES, TAB_SUFFIXES, open_text, readable, suffix_of
 
 _SAMPLE_BYTES = 1 << 20
 _LINES = 200  # lines whose fields are counted
@@ -36,7 +36,7 @@ def detect_format(file: str) -> DetectedFormat:
     Raises:
         InputError: The file is empty, damaged, or no separator splits its lines into equally many fields.
     """
-    with open_text(file) as f:
+    with readable(file, FileFormat()), open_text(file) as f:
         data = f.read(_SAMPLE_BYTES)
     encoding, reasons = _encoding(data)
     lines = data.decode(encoding, "ignore").splitlines()

@@ -1,0 +1,26 @@
+"""Corpus of wrong and unusual inputs, with the right answer to each."""
+
+from tests.bad_inputs import configs, lines, tables, workdirs
+from tests.bad_inputs.case import Case
+
+DOORS = {
+    "tables": tables.CASES,
+    "configs and flags": [*configs.CASES, *lines.CASES],
+    "workdirs and checkpoints": workdirs.CASES,
+}
+_LOADING = ("evaluate", "recommend", "export", "train")  # commands that open a checkpoint: a second each
+
+
+def is_short(door: str, case: Case) -> bool:
+    """Return True for a case of the default suite: those that take milliseconds, and some of the others.
+
+    A preparation that succeeds takes a tenth of a second, and a checkpoint up to seconds.
+    """
+    if case.slow:
+        return False
+    if door == "tables":
+        return case.status != 0 or tables.CASES.index(case) % 12 == 0
+    if door == "workdirs and checkpoints":
+        takes_long = case.command[0] in _LOADING or case.status == 0
+        return not takes_long or workdirs.CASES.index(case) % 30 == 0
+    return True

@@ -1,0 +1,272 @@
+"""Door "configs and flags": config files, their values, and command lines of all commands."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.bad_inputs.case import Case, Stock
+
+TINY = str(Path(__file__).resolve().parents[2] / "configs" / "tiny.py")
+STUDY = str(Path(__file__).resolve().parents[2] / "configs" / "study.py")
+
+
+def nothing(folder: Path, stock: Stock) -> None:
+    """Make no file."""
+
+
+def text(content: str | bytes, name: str = "c.py") -> Callable[[Path, Stock], None]:
+    """Return a function that writes a config file."""
+
+    def make(folder: Path, stock: Stock) -> None:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    return make
+
+
+def config(*lines: str) -> Callable[[Path, Stock], None]:
+    """Return a function that writes the tiny config with edits; each line may read `c`."""
+    body = "".join(f"    {line}\n" for line in lines)
+    return text(
+        f"from configs import tiny\nfrom jaxrec.config import *\n\n\ndef get_config():\n"
+        f"    c = tiny.get_config()\n{body}    return c\n",
+        "configs2/c.py",
+    )
+
+
+def edit(name: str, *lines: str, text: str) -> Case:
+    """Return a case of a config file that is the tiny config with edits."""
+    return Case(name, config(*lines), ("train", "--config", "configs2/c.py", "--workdir", "w"), text)
+
+
+def value(key: str, content: str, text: str) -> Case:
+    """Return a case of one value on the command line."""
+    command = ("train", "--config", TINY, "--workdir", "w", f"--config.{key}={content}")
+    return Case(f"{key}={content}", nothing, command, text)
+
+
+def file(name: str, content: str | bytes, text_: str, status: int = 2) -> Case:
+    """Return a case of a config file."""
+    return Case(name, text(content), ("train", "--config", "c.py", "--workdir", "w"), text_, status)
+
+
+def line(name: str, *command: str, text: str, status: int = 2) -> Case:
+    """Return a case of a command line alone."""
+    return Case(name, nothing, command, text, status)
+
+
+GET = "from jaxrec.config import *\n\n\ndef get_config({}):\n    {}\n"
+C = "--config=c.py: "
+
+FILE_CASES = [
+    file("an empty config", "", C + "c.py must define get_config()"),
+    file("no get_config", "config = 1\n", C + "c.py must define get_config()"),
+    file("get_config is a value", "get_config = 3\n", C + "c.py must define get_config()"),
+    file("a syntax error", "def get_config(:\n    pass\n", "SyntaxError"),
+    file("tabs and blanks mixed", "def get_config():\n\tx = 1\n        return x\n", "TabError"),
+    file("bytes that are no text", bytes(range(128, 256)), C),
+    file("NUL bytes", b"def get_config():\n    return 1\0\n", C),
+    file("UTF-16", GET.format("", "return Config()").encode("utf-16"), C),
+    file("JSON", '{"name": "tiny", "train": null}', C),
+    file("YAML", "name: tiny\ntrain:\n  batch_size: 3\n", C),
+    file("an import that is missing", "import no_such_library\n" + GET.format("", "return Config()"), "line 1: ModuleNotFoundError: No module named 'no_such_library'"),
+    file("an old name of a class", "from jaxrec.config import Dataset\n", "ImportError: cannot import name 'Dataset'"),
+    file("get_config raises", GET.format("", "raise RuntimeError('my own')"), "line 5: RuntimeError: my own"),
+    file("get_config raises without a text", GET.format("", "raise RuntimeError"), "line 5: RuntimeError"),
+    file("get_config raises with many lines", GET.format("", "raise RuntimeError('one\\ntwo\\n\\nthree')"), "RuntimeError: one two three"),
+    file("an assertion", GET.format("", "assert False, 'width'"), "line 5: AssertionError: width"),
+    file("a division by zero", GET.format("", "return 1 / 0"), "line 5: ZeroDivisionError"),
+    file("a misspelt field", GET.format("", "return Config(modle=Model())"), "unexpected keyword argument 'modle'"),
+    file("a positional argument too many", GET.format("", "return Mix(1, 2, 3, 4, 5)"), "line 5: TypeError"),
+    file("sys.exit with a status", "import sys\n" + GET.format("", "sys.exit(3)"), C + "line 6: the config ended the program: SystemExit: 3"),
+    file("sys.exit without a status", "import sys\nsys.exit()\n", C + "line 2: the config ended the program: SystemExit"),
+    file("sys.exit with 0", "import sys\n" + GET.format("", "sys.exit(0)"), "the config ended the program: SystemExit: 0"),
+    file("sys.exit with a text", "import sys\n" + GET.format("", "sys.exit('no data')"), "the config ended the program: SystemExit: no data"),
+    file("exit()", GET.format("", "exit(1)"), "the config ended the program: SystemExit: 1"),
+    file("argparse in a config", "import argparse\n" + GET.format("", "argparse.ArgumentParser(exit_on_error=True).parse_args(['--x'])"), "the config ended the program: SystemExit: 2"),
+    file("endless recursion", GET.format("", "return get_config()"), "RecursionError"),
+    file("KeyError of a variable that is not set", "import os\n" + GET.format("", "return os.environ['NO_SUCH_VARIABLE']"), "KeyError: 'NO_SUCH_VARIABLE'"),
+    file("returns None", GET.format("", "pass"), "get_config() gave a NoneType, not a jaxrec.config.Config"),
+    file("returns a dict", GET.format("", "return {'name': 'x'}"), "get_config() gave a dict, not a jaxrec.config.Config"),
+    file("returns the class", GET.format("", "return Config"), "get_config() gave a type, not a jaxrec.config.Config"),
+    file("returns a part", GET.format("", "return Model()"), "get_config() gave a Model, not a jaxrec.config.Config"),
+    file("returns a list", GET.format("", "return [Config()]"), "get_config() gave a list, not a jaxrec.config.Config"),
+    file("a generator", GET.format("", "yield Config()"), "get_config() gave a generator, not a jaxrec.config.Config"),
+    file("needs two arguments", GET.format("a, b", "return Config()"), C),
+    file("needs an argument", GET.format("a", "return Config()"), "missing 1 required positional argument: 'a'"),
+    file("a warning that is an error", "import warnings\n" + GET.format("", "warnings.simplefilter('error'); warnings.warn('beware')"), "line 6: UserWarning: beware"),
+    Case("a config that prints, on a wrong value", config("print('hello')", "c.model.width = 13"), ("train", "--config", "configs2/c.py", "--workdir", "w"), "model.width=13 must divide by num_heads=2"),
+    Case("a folder", lambda f, s: (f / "c.py").mkdir(), ("train", "--config", "c.py"), "no file c.py"),
+    Case("a broken link to a config", lambda f, s: (f / "c.py").symlink_to("gone.py"), ("train", "--config", "c.py"), "no file c.py"),
+    Case("a pipe", lambda f, s: os.mkfifo(f / "c.py"), ("train", "--config", "c.py"), "no file c.py"),
+    line("an empty name", "train", "--config=", text="--config is empty"),
+    line("a colon alone", "train", "--config=:", text="--config=:"),
+    line("an argument without a file", "train", "--config=:small", text="--config=:small"),
+    line("two colons", "train", f"--config={TINY}:a:b", text="takes no argument"),
+    line("an unknown argument", "train", f"--config={Path(TINY).with_name('smoe.py')}:huge", text="huge"),
+    line("an empty argument", "train", f"--config={TINY}:", text="takes no argument"),
+    line("a name near a config's", "train", "--config=smoee", text="did you mean smoe"),
+    line("a file near another", "train", f"--config={TINY[:-3]}s.py", text="did you mean"),
+    line("a module's name", "train", "--config=configs.tiny", text="no file configs.tiny"),
+    line("a name with NUL", "train", "--config=a\0b", text="--config=a"),
+    line("a very long name", "train", f"--config={'x' * 5000}.py", text="no file"),
+    line("a home folder that does not exist", "train", "--config=~nobody/c.py", text="no file"),
+    line("a config in a bucket", "train", "--config=gs://b/c.py", text="gs://b/c.py: no file of this machine"),
+    line("a study where a config is needed", "train", f"--config={STUDY}", text="gave a Study, not a jaxrec.config.Config"),
+    line("a config where a study is needed", "study", f"--config={TINY}", "--workdir=s", text="gave a Config, not a jaxrec.studies.plan.Study"),
+]  # fmt: skip
+
+TREE_CASES = [
+    edit("a misspelt attribute", "c.train.batchsize = 3", text="did you mean batch_size?"),
+    edit("a misspelt part", "c.modle = Model()", text="did you mean model?"),
+    edit("None for a number", "c.train.batch_size = None", text="train.batch_size=None must be a whole number"),
+    edit("text for a number", "c.train.batch_size = '64'", text="train.batch_size='64' must be a whole number"),
+    edit("a float for a whole number", "c.train.batch_size = 64.0", text="train.batch_size=64.0 must be a whole number"),
+    edit("True for a number", "c.train.batch_size = True", text="train.batch_size=True must be a whole number"),
+    edit("1 for True", "c.objective.personalised = 1", text="objective.personalised=1 must be True or False"),
+    edit("NaN", "c.optimizer.learning_rate = float('nan')", text="optimizer.learning_rate=nan must be a finite number"),
+    edit("infinity", "c.optimizer.learning_rate = float('inf')", text="optimizer.learning_rate=inf must be a finite number"),
+    edit("a NumPy number", "import numpy; c.train.batch_size = numpy.int64(64)", text="train.batch_size"),
+    edit("a list for a tuple", "c.model.head_hidden = [16]", text="model.head_hidden=[16] must be a tuple"),
+    edit("one expert without a tuple", "c.model.experts = Expert()", text="must be a tuple, each an Expert"),
+    edit("a tuple of other things", "c.model.experts = (1,)", text="model.experts[0]=1 must be an Expert"),
+    edit("no expert", "c.model.experts = ()", text="model.experts=() must hold at least one Expert"),
+    edit("a part of another class", "c.model = Data()", text="must be a Model"),
+    edit("a dict for a part", "c.train = {'batch_size': 3}", text="must be a Train"),
+    edit("a class for a part", "c.train = Train", text="must be a Train"),
+    edit("None for a part", "c.data = None", text="data=None must be a Data"),
+    edit("a feature twice", "c.features += (c.features[0],)", text="must be unlike the features before it"),
+    edit("a feature without a name", "c.features[0].name = ''", text="features[0].name='' must not be empty"),
+    edit("a feature of an unknown kind", "c.features[0].kind = 'categry'", text="features[0].kind='categry' must be one of"),
+    edit("a feature of an unknown place", "c.features[0].where = 'item'", text="features[0].where='item' must be one of"),
+    edit("no feature", "c.features = ()", text="features=() must hold at least one of where='title'"),
+    edit("a list of a user", "c.features += (Feature('x', 'categories', 'user', 3, 2),)", text="must be title: only titles have lists"),
+    edit("a whole number of 400 digits", "c.train.seed = 10 ** 400", text="train.seed"),
+    edit("a negative whole number of 400 digits", "c.train.seed = -10 ** 400", text="train.seed"),
+    edit("a float of 400 digits", "c.optimizer.learning_rate = 10 ** 400", text="optimizer.learning_rate"),
+    edit("a text of a megabyte", "c.name = 'x' * 1_000_000", text="at most 200: it names a directory"),
+    edit("a name that climbs", "c.name = '../../x'", text="name='../../x' must be letters, digits"),
+    edit("an empty name of a run", "c.name = ''", text="name='' must be letters"),
+    edit("a name with a newline", "c.name = 'a\\nb'", text="name='a\\nb' must be"),
+    edit("a loop of parts", "c.train.seed = c", text="train.seed"),
+]  # fmt: skip
+
+VALUE_CASES = [
+    value("train.batchsize", "3", "did you mean batch_size?"),
+    value("trian.batch_size", "3", "did you mean train?"),
+    value("train", "3", "train cannot be set as a whole"),
+    value("train.batch_size.x", "3", "train.batch_size.x does not exist"),
+    value("train.batch_size[0]", "3", "train.batch_size"),
+    value("train.batch_size", "", "train.batch_size=: must be a whole number"),
+    value("train.batch_size", "64.0", "must be a whole number"),
+    value("train.batch_size", "6 4", "must be a whole number"),
+    value("train.batch_size", "1e3", "must be a whole number"),
+    value("train.batch_size", "0x40", "must be a whole number"),
+    value("train.batch_size", "-1", "train.batch_size=-1 must be at least 1"),
+    value("train.batch_size", "0", "train.batch_size=0 must be at least 1"),
+    value("train.batch_size", "99999999999", "train.batch_size=99999999999 must be at most"),
+    value("train.batch_size", "9" * 5000, "train.batch_size"),
+    value("train.microbatch_size", "-1", "train.microbatch_size=-1 must be at least 0"),
+    value("train.steps_per_call", "-1", "train.steps_per_call=-1 must be at least 0"),
+    value("train.duration", "20", "train.duration='20' must be a whole number of epochs or steps"),
+    value("train.duration", "0 epochs", "train.duration='0 epochs' must be"),
+    value("train.duration", "2.5 epochs", "train.duration='2.5 epochs' must be"),
+    value("train.duration", "two epochs", "train.duration='two epochs' must be"),
+    value("train.duration", "20 epoks", "train.duration='20 epoks' must be"),
+    value("train.duration", "9999999999999 steps", "must be at most 1,000,000,000"),
+    value("train.log_seconds", "0", "train.log_seconds=0.0 must be above 0"),
+    value("train.checkpoint_every_seconds", "-3", "train.checkpoint_every_seconds=-3.0 must be above 0"),
+    value("train.grace_seconds", "inf", "train.grace_seconds=inf must be a finite number"),
+    value("train.preemption_exit_code", "256", "train.preemption_exit_code=256 must be in [0, 255]"),
+    value("train.seed", "-1", "train.seed=-1 must be in [0, 2**32)"),
+    value("train.on_nonfinite", "ignore", "train.on_nonfinite='ignore' must be one of stop, skip"),
+    value("train.prefetch", "100000", "train.prefetch=100000 must be at most"),
+    value("optimizer.learning_rate", "0", "optimizer.learning_rate=0.0 must be above 0"),
+    value("optimizer.learning_rate", "1,5", "must be a number"),
+    value("optimizer.learning_rate", "fast", "must be a number"),
+    value("optimizer.learning_rate", "nan", "optimizer.learning_rate=nan must be a finite"),
+    value("optimizer.learning_rate", "1e400", "optimizer.learning_rate=inf must be a finite"),
+    value("optimizer.beta2", "1", "optimizer.beta2=1.0 must be in [0, 1)"),
+    value("optimizer.ema_decay", "1", "optimizer.ema_decay=1.0 must be in [0, 1)"),
+    value("optimizer.plateau_factor", "0", "optimizer.plateau_factor=0.0 must be in (0, 1]"),
+    value("optimizer.weight_decay_mode", "adamw", "optimizer.weight_decay_mode='adamw' must be one of decoupled, coupled"),
+    value("optimizer.warmup_steps", "-1", "optimizer.warmup_steps=-1 must be at least 0"),
+    value("model.width", "0", "model.width=0 must be at least 1"),
+    value("model.width", "13", "model.width=13 must divide by num_heads=2"),
+    value("model.width", "1000000000", "model.width=1000000000 must be at most"),
+    value("model.experts[5].max_len", "3", "model.experts[5] does not exist; the length of model.experts is 2"),
+    value("model.experts[-1].max_len", "3", "model.experts"),
+    value("model.experts[0].max_len", "9", "model.experts[0].max_len=9 must be at most data.max_history=8"),
+    value("model.experts[0].encoder", "lstm", "model.experts[0].encoder='lstm' must be one of"),
+    value("model.experts[0].encoder", "gru4rek", "did you mean gru4rec?"),
+    value("model.experts[0].num_layers", "100000", "model.experts[0].num_layers=100000 must be at most"),
+    value("model.experts[0].dropout", "1", "model.experts[0].dropout=1.0 must be in [0, 1)"),
+    value("model.experts", "()", "model.experts cannot be set as a whole"),
+    value("model.dropout", "-0.1", "model.dropout=-0.1 must be in [0, 1)"),
+    value("model.dtype", "float16", "model.dtype='float16' must be one of float32, bfloat16"),
+    value("model.head", "mlp", "model.head='mlp' must be one of"),
+    value("model.head", "dot", "model.head='dot' must be matcher unless"),
+    value("model.head_hidden", "16,x", "model.head_hidden[0]='16,x' must be a whole number"),
+    value("model.head_hidden", "0", "model.head_hidden[0]=0 must be at least 1"),
+    value("model.features", "gneres", "model.features[0]='gneres' must be one of"),
+    value("model.gate.target_entropy", "5", "model.gate.target_entropy=5.0 must be in [0, 0.693)"),
+    value("model.gate.temperature", "0", "model.gate.temperature=0.0 must be above 0"),
+    value("model.position", "relative", "model.position='relative' must be one of"),
+    value("model.attention_impl", "flash", "model.attention_impl='flash' must be one of"),
+    value("model.cosine", "maybe", "must be true or false"),
+    value("model.cosine", "true", "model.cosine=True must be False where task.name is 'ranking'"),
+    value("model.retrieval_dim", "8", "objective.retrieval=0.0 must be above 0"),
+    value("objective.ctr", "-1", "objective.ctr=-1.0 must be at least 0"),
+    value("objective.ranking_loss", "hing", "objective.ranking_loss='hing' must be one of"),
+    value("objective.soft_negative", "2", "objective.soft_negative=2.0 must be in [0, 1]"),
+    value("objective.retrieval", "1", "objective.retrieval=1.0 must be 0 with model.retrieval_dim=0"),
+    value("evaluate.ranking_head", "dot", "evaluate.ranking_head='dot' must be one of auto, ranking, ctr"),
+    value("evaluate.next_k", "0", "evaluate.next_k[0]=0 must be in 1..3"),
+    value("evaluate.next_k", "1,1", "evaluate.next_k=(1, 1) must hold at least one number, each once"),
+    value("evaluate.next_k", "()", "evaluate.next_k"),
+    value("evaluate.batch_size", "0", "evaluate.batch_size=0 must be at least 1"),
+    value("evaluate.seen", "none", "evaluate.seen='none' must be one of all, stored, kept"),
+    value("evaluate.report_users", "-1", "evaluate.report_users=-1 must be at least 0"),
+    value("sampling.mix.hard", "0.9", "sampling.mix=(0.9, 0.4, 0.3, 0.0) must add to 1"),
+    value("sampling.mix.hard", "-1", "sampling.mix.hard=-1.0 must be in [0, 1]"),
+    value("sampling.negatives", "21", "must give a whole count of 21 negatives"),
+    value("sampling.negatives", "10000", "must be at least"),
+    value("sampling.next_k", "4", "sampling.next_k=4 must be at most 3"),
+    value("sampling.id_dropout", "2", "sampling.id_dropout=2.0 must be in [0, 1]"),
+    value("sampling.target_weights", "2.0,1.0", "sampling.target_weights[0]=2.0 must be in (0, 1]"),
+    value("data.max_history", "10", "data.max_history=10 must be a multiple of 4"),
+    value("data.max_history", "-4", "data.max_history=-4 must be a multiple of 4, at least 4"),
+    value("data.hard", "3", "data.hard=3 must be a multiple of 4"),
+    value("data.negatives", "7", "data.negatives=7 must give the enabled list"),
+    value("data.train_share", "1", "data.validation_share=0.1 must leave a share of users for the test"),
+    value("data.train_share", "0", "data.train_share=0.0 must be above 0"),
+    value("data.validation_share", "1.5", "data.validation_share=1.5 must leave a share"),
+    value("data.split", "user", "data.split='user' must be one of users, last, time"),
+    value("data.split", "time", "data.validation_from='' must be a date, as '2024-01-31'"),
+    value("data.test_from", "2024-01-01", "data.test_from='2024-01-01' must be empty unless split is 'time'"),
+    value("data.earliest", "01.02.2003", "data.earliest='01.02.2003' must be a date"),
+    value("data.earliest", "2101-01-01", "data.earliest='2101-01-01' must be before latest"),
+    value("data.abandon_threshold", "5", "data.abandon_threshold=5.0 must be in [0, 1]"),
+    value("data.max_invalid_fraction", "50%", "must be a number"),
+    value("data.partitions", "0", "data.partitions=0 must be at least 1"),
+    value("data.workers", "-2", "data.workers=-2 must be at least 0"),
+    value("data.directory", "http://x/y", "data.directory=http://x/y: http:// is not supported"),
+    value("data.directory", "gs://", "data.directory=gs://: the bucket name is empty"),
+    value("data.targets", "all", "data.targets='all' must be one of new, any"),
+    value("source.users", "-1", "source.users=-1 must be"),
+    value("source.titles", "0", "source.titles=0 must be"),
+    value("source.slate", "100000", "source.slate=100000 must be"),
+    value("source.interactions", "log.csv", "source.interactions does not exist"),
+    value("task.name", "rank", "task.name='rank' must be one of"),
+    value("task.name", "next_item", "must"),
+    value("name", "a/b", "name='a/b' must be letters, digits"),
+    value("name", "-x", "name='-x' must be letters, digits"),
+    value("", "3", "--config. is not a key"),
+    value("train..batch_size", "3", "is not a key"),
+    value("train.batch_size[", "3", "is not a key"),
+    value("__class__", "3", "__class__ does not exist"),
+    value("train.__dict__", "3", "train.__dict__ does not exist"),
+]  # fmt: skip
+
+CASES = [*FILE_CASES, *TREE_CASES, *VALUE_CASES]
