@@ -30,7 +30,7 @@ TIMES = st.integers(FIRST, LAST)
 
 
 def read(frame: pl.DataFrame, suffix: str = ".csv", **columns):
-    """Write a log, read it, and return its parsed rows: user, title's row, time and seconds; and the drops."""
+    """Write a log, read it, and return user, title's row, time and seconds of its rows, and the drops."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, f"log{suffix}"))
         frame.write_csv(path, quote_style="always") if suffix == ".csv" else frame.write_parquet(path)
