@@ -15,14 +15,17 @@ import polars as pl
 
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import CATALOGUE, LISTS
-from jaxrec.core.json_io import check_shape, parse_json, write_bytes
+from jaxrec.core.json_io import ANY_KEY, check_shape, parse_json, write_bytes
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.evaluation import metrics, statistics
-from jaxrec.runtime.checksums import DamagedFileError
+from jaxrec.runtime.checksums import DamagedFileError, verify
 
 T = TypeVar("T")
 
 _AGAIN = "run evaluate --per-user again"
+_RESULT = {
+    "dataset": str, f"{CATALOGUE}?": dict, "files?": {ANY_KEY: {"bytes": int, "sha256": str}},
+}  # fmt: skip
 DECIMALS = 12  # smaller differences of means are rounding errors
 
 
@@ -106,24 +109,29 @@ def _open_for_polars(path: AnyPath) -> Path | io.BytesIO:
     return path if isinstance(path, Path) else io.BytesIO(path.read_bytes())
 
 
-def write(
-    workdir: str | AnyPath, stem: str, user_columns: Mapping[str, Any], query_columns: Mapping[str, Any]
-) -> None:
-    """Write `<stem>-per-user.parquet`, then `<stem>-per-query.parquet`.
-
-    Each file is written atomically. A study takes the second file as the sign that the evaluation is
-    complete.
+def encode(stem: str, user_columns: Mapping[str, Any], query_columns: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the contents of `<stem>-per-user.parquet` and `<stem>-per-query.parquet` by file name.
 
     Args:
-        workdir: folder to write to.
         stem: start of the file names.
         user_columns: columns of `results.per_user`.
         query_columns: columns of `results.per_query`.
     """
+    files = {}
     for suffix, columns in {"per-user": user_columns, "per-query": query_columns}.items():
         data = io.BytesIO()
         pl.DataFrame(columns).write_parquet(data)
-        write_bytes(as_path(workdir) / f"{stem}-{suffix}.parquet", data.getvalue())
+        files[f"{stem}-{suffix}.parquet"] = data.getvalue()
+    return files
+
+
+def write(workdir: str | AnyPath, files: Mapping[str, bytes]) -> None:
+    """Write the files of `encode` to a folder, each atomically.
+
+    A study takes the last file as the sign that the evaluation is complete.
+    """
+    for name, data in files.items():
+        write_bytes(as_path(workdir) / name, data)
 
 
 def read(
@@ -168,7 +176,10 @@ def read(
         tree = parse_json(result.read_bytes())
     except ValueError as error:
         raise InputError(f"{result}: is no JSON: {error}; {_AGAIN}") from error
-    check_shape(tree, {"dataset": str, f"{CATALOGUE}?": dict}, str(result), _AGAIN)
+    check_shape(tree, _RESULT, str(result), _AGAIN)
+    for path in (matches[0], queries):
+        if path.name in tree.get("files", {}):  # absent from the results of earlier versions
+            verify(path, tree["files"][path.name], str(workdir), _AGAIN)
     return PerUserResults(workdir, matches[0], queries, tree)
 
 

@@ -12,6 +12,7 @@ from jaxrec.data.storage.dataset import Arrays
 from jaxrec.evaluation import baselines, metrics
 from jaxrec.evaluation.details.measurements import write_measurements
 from jaxrec.evaluation.scorers import CatalogueRanks
+from jaxrec.runtime.checksums import checksum_of
 
 
 def _ranks(scores: np.ndarray, rows: np.ndarray, next_k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -251,14 +252,18 @@ def write_result(
     name = f"eval-{result['split']}-{result['which']}" + f"-{protocol}" * bool(protocol)
     folder = as_path(out or workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / f"{name}.json", evaluation.result)
-    if not out:
-        write_report(workdir, evaluation)
+    files: dict[str, bytes] = {}
     if each:
         # Imports polars, which an evaluation without Parquet files does not need.
         from jaxrec.evaluation import per_user as per_user_module
 
-        per_user_module.write(folder, name, per_user(evaluation), per_query(evaluation))
+        files = per_user_module.encode(name, per_user(evaluation), per_query(evaluation))
+        result = result | {"files": {file: checksum_of(data) for file, data in files.items()}}
+    write_json(folder / f"{name}.json", result)
+    if not out:
+        write_report(workdir, evaluation)
+    if each:
+        per_user_module.write(folder, files)
 
 
 def write_report(workdir: str | AnyPath, evaluation: EvaluationResult) -> None:

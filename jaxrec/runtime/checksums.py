@@ -19,10 +19,14 @@ def checksum(path: AnyPath) -> dict[str, Any]:
         OSError: The file cannot be read.
     """
     if not isinstance(path, Path):
-        content = path.read_bytes()
-        return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        return checksum_of(path.read_bytes())
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def checksum_of(content: bytes) -> dict[str, Any]:
+    """Return the checksum of a file with this content."""
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def verify(path: AnyPath, expected: dict[str, Any], what: str, advice: str) -> None:

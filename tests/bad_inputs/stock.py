@@ -51,7 +51,7 @@ def _make_run(run: Path, trained: Path | None, folder: Path) -> None:
     users = np.arange(83)
     values = {f"{name}/{metric}": (users % 7) / 7 for name in ("enabled", "disabled") for metric in METRICS}
     ranks = {name: (users % 9 + 1).astype(np.uint16) for name in ("enabled", "disabled")}
-    per_user.write(run, "eval-test-best", {"user": users} | values, {"user": users} | ranks)
+    per_user.write(run, per_user.encode("eval-test-best", {"user": users} | values, {"user": users} | ranks))
     shutil.copy(run / "test.json", run / "eval-test-best.json")
 
 

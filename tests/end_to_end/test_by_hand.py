@@ -459,7 +459,7 @@ def test_two_checkpoints_are_compared_user_by_user(run, tmp_path):
         (tmp_path / which).mkdir()
         write_json(tmp_path / which / "eval-test-best.json", evaluation.result)
         columns = per_user_columns(evaluation), per_query(evaluation)
-        per_user.write(tmp_path / which, "eval-test-best", *columns)
+        per_user.write(tmp_path / which, per_user.encode("eval-test-best", *columns))
     compared = per_user.compare(*(per_user.read(tmp_path / which) for which in ("best", "last")))["metrics"]
     assert [*compared] == [f"{n}/{m}" for n in LISTS for m in ("ndcg@1", "ndcg@5", "recall@5", "mrr@5")]
     for column, tests in compared.items():

@@ -175,6 +175,12 @@ def test_compare_two_runs(trained, tmp_path):
     ours = pl.read_parquet(next(tmp_path.glob("*-per-user.parquet")))
     theirs = ours.with_columns(ours["enabled/ndcg@5"].shuffle(seed=0) / 2)
     theirs.write_parquet(next(tmp_path.glob("*-per-user.parquet")))
+    done = type_in("-m", "jaxrec.compare", workdir, tmp_path)
+    damaged = f"error: {tmp_path}: eval-test-best-per-user.parquet is damaged: "
+    assert done.returncode == 2 and done.stderr.startswith(damaged), done.stderr[-3000:]
+    result = json.loads((tmp_path / "eval-test-best.json").read_text())
+    assert len(result.pop("files")) == 2
+    (tmp_path / "eval-test-best.json").write_text(json.dumps(result))  # as an earlier version wrote it
     done = type_in("-m", "jaxrec.compare", workdir, tmp_path, "--json")
     assert done.returncode == 0, done.stderr[-3000:]
     difference = json.loads(done.stdout)["metrics"]["enabled/ndcg@5"]

@@ -78,7 +78,8 @@ def trained(run):
     evaluation = evaluate(run.workdir, EvaluationOptions(heads=True))
     write_json(run.workdir / "test.json", evaluation.result)
     write_json(run.workdir / "eval-test-best.json", evaluation.result)
-    per_user_module.write(run.workdir, "eval-test-best", per_user(evaluation), per_query(evaluation))
+    files = per_user_module.encode("eval-test-best", per_user(evaluation), per_query(evaluation))
+    per_user_module.write(run.workdir, files)
     jax.clear_caches()  # three hundred programs kept in one process end in XLA's segmentation fault
 
 
