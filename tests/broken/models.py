@@ -186,4 +186,18 @@ LINES = (
         "rounds = jnp.minimum((jax.lax.pmax(longest, axis) + capacity - 1) // capacity, 1)",
         ("tests/models/layers/test_sharded_embedding.py::test_ids_beyond_the_capacity_take_more_rounds",),
     ),
+    Line(
+        "a gradient of a table of numbers on a GPU has no columns",
+        "jaxrec/models/layers/dense.py",
+        "_scatter_sum if x.ndim > 1 else _bucket_sum",
+        "_bucket_sum if x.ndim > 1 else _scatter_sum",
+        ("tests/models/test_gpu_branches.py::test_gpu_branch_of_every_encoder",),
+    ),
+    Line(
+        "a gradient goes to the bucket of its id",
+        "jaxrec/models/layers/dense.py",
+        "jnp.where(ids_N == jnp.arange(rows)[:, None], g_N, 0)",
+        "jnp.where(ids_N <= jnp.arange(rows)[:, None], g_N, 0)",
+        ("tests/models/test_gpu_branches.py::test_gpu_branch_of_the_lookup",),
+    ),
 )

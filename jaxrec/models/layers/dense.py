@@ -4,6 +4,7 @@ Parameters are float32, or float64 if the compute is. Statistics, softmax and ou
 Parameter names must not change: the optimizer excludes "bias" and "scale" from weight decay by name.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -61,8 +62,8 @@ def embedding_lookup(
 ) -> jax.Array:
     """Select rows by `jnp.take`, with gradients summed in at least float32.
 
-    On a GPU the gradients of a small table are summed by a matrix product, because many atomic additions to
-    one row wait for each other.
+    On a GPU the gradients of a small table are summed by a matrix product, and those of a small table of
+    numbers by comparisons, because many atomic additions to one row wait for each other.
 
     Args:
         x: table [V, ...].
@@ -75,21 +76,36 @@ def embedding_lookup(
     """
     backward = None
     if jax.default_backend() == "gpu" and len(x) <= _FEW_ROWS:
-        backward = partial(_scatter_sum, ids, len(x), mode)
+        backward = partial(_scatter_sum if x.ndim > 1 else _bucket_sum, ids, len(x), mode)
     return _sum_in_float32(x, lambda y: jnp.take(y, ids, axis=0, mode=mode, fill_value=fill), backward)
 
 
 def _scatter_sum(ids: jax.Array, rows: int, mode: str | None, g: jax.Array) -> jax.Array:
-    """Sum gradients g [..., D] by row, [rows, D], in at least float32.
+    """Sum gradients g [*ids.shape, ...] of a table [V, ...] by row, in at least float32.
 
     The precision is HIGHEST, because the default matrix product of float32 on a GPU drops bits.
     """
     ids = jnp.clip(ids, 0, rows - 1) if mode == "clip" else ids
     one_hot_NxV = jax.nn.one_hot(ids.reshape(-1), rows, dtype=g.dtype)  # zeros for ids out of range
-    return jax.lax.dot_general(
-        one_hot_NxV, g.reshape(-1, g.shape[-1]), (((0,), (0,)), ((), ())),
+    row = g.shape[ids.ndim :]
+    sums = jax.lax.dot_general(
+        one_hot_NxV, g.reshape(ids.size, math.prod(row)), (((0,), (0,)), ((), ())),
         precision=jax.lax.Precision.HIGHEST, preferred_element_type=at_least_float32(g.dtype),
     )  # fmt: skip
+    return sums.reshape(rows, *row)
+
+
+def _bucket_sum(ids: jax.Array, rows: int, mode: str | None, g: jax.Array) -> jax.Array:
+    """Sum gradients g [*ids.shape] of a table of numbers [rows] by row, in at least float32.
+
+    Each row selects its gradients among all. XLA makes one fusion of comparison, selection and sum, so that
+    no array of [rows, N] is stored: HSTU's 5.1 million time gaps in 45 buckets are read 45 times, 1.8 GB from
+    the cache of a GPU, where the one-hot matrix of a product would be written and read, 0.9 GB each.
+    """
+    ids = jnp.clip(ids, 0, rows - 1) if mode == "clip" else ids
+    ids_N, g_N = ids.reshape(-1), g.reshape(-1).astype(at_least_float32(g.dtype))
+    selected_VxN = jnp.where(ids_N == jnp.arange(rows)[:, None], g_N, 0)
+    return selected_VxN.sum(axis=1)
 
 
 def _sum_in_float32(
