@@ -98,9 +98,10 @@ def _scatter_sum(ids: jax.Array, rows: int, mode: str | None, g: jax.Array) -> j
 def _bucket_sum(ids: jax.Array, rows: int, mode: str | None, g: jax.Array) -> jax.Array:
     """Sum gradients g [*ids.shape] of a table of numbers [rows] by row, in at least float32.
 
-    Each row selects its gradients among all. XLA makes one fusion of comparison, selection and sum, so that
-    no array of [rows, N] is stored: HSTU's 5.1 million time gaps in 45 buckets are read 45 times, 1.8 GB from
-    the cache of a GPU, where the one-hot matrix of a product would be written and read, 0.9 GB each.
+    Each row selects its gradients among all. XLA on a GPU fuses comparison, selection and sum, so that no
+    array of [rows, N] is stored. By bytes, HSTU's 5.1 million time gaps in 45 buckets take 0.4 ms of an H200:
+    they are read 45 times, mostly from its cache. The one-hot matrix of a product would be 0.9 GB, written
+    and read. Neither was timed.
     """
     ids = jnp.clip(ids, 0, rows - 1) if mode == "clip" else ids
     ids_N, g_N = ids.reshape(-1), g.reshape(-1).astype(at_least_float32(g.dtype))
