@@ -106,7 +106,7 @@ def test_every_import_is_declared(folder):
     local = (
         {p.stem for p in ROOT.rglob("tests/**/*.py")}
         | {p.stem for p in (ROOT / "docs").rglob("*.py")}
-        | {"jaxrec", "benchmarks", "configs"}
+        | {"jaxrec", "benchmarks", "configs", "tests"}
         | ELSEWHERE
     )
     distributions = packages_distributions()

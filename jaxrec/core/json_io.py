@@ -5,12 +5,14 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxrec.core.errors import InputError
-from jaxrec.core.paths import AnyPath
+
+if TYPE_CHECKING:  # the loader of exports has no fsspec
+    from jaxrec.core.paths import AnyPath
 
 
 def plain(tree: Any) -> Any:
@@ -52,7 +54,7 @@ def dumps(tree: Any) -> str:
     return json.dumps(plain(tree), allow_nan=False, ensure_ascii=False)
 
 
-def write_bytes(path: AnyPath, data: bytes) -> None:
+def write_bytes(path: "AnyPath", data: bytes) -> None:
     """Write a file atomically.
 
     A reader gets the old contents or the new contents, never a mixture.
@@ -65,12 +67,12 @@ def write_bytes(path: AnyPath, data: bytes) -> None:
     temporary.replace(path)
 
 
-def write_text(path: AnyPath, text: str) -> None:
+def write_text(path: "AnyPath", text: str) -> None:
     """Write text as UTF-8, atomically."""
     write_bytes(path, text.encode())
 
 
-def write_json(path: AnyPath, tree: Any) -> None:
+def write_json(path: "AnyPath", tree: Any) -> None:
     """Write a tree as indented JSON with a final newline, atomically.
 
     The tree and the errors are those of `plain`.

@@ -34,7 +34,7 @@ _UPLOAD_SECONDS = 60.0  # between uploads to a bucket
 def read_metrics(path: AnyPath) -> list[dict[str, Any]]:
     """Return the lines of a metrics.jsonl, or [] if there is no file.
 
-    A line that a crash has truncated, or that is no record of a step, is skipped.
+    A line that a crash has truncated, or that is no JSON object, is skipped.
     """
     lines = path.read_bytes().decode(errors="replace").splitlines() if path.exists() else []
     records = []
@@ -43,11 +43,7 @@ def read_metrics(path: AnyPath) -> list[dict[str, Any]]:
             records.append(json.loads(line))
         except json.JSONDecodeError:
             continue
-    return [
-        record
-        for record in records
-        if isinstance(record, dict) and isinstance(record.get("step"), int) and "split" in record
-    ]
+    return [record for record in records if isinstance(record, dict)]
 
 
 class Writer:

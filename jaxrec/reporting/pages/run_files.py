@@ -64,7 +64,11 @@ def read_run(workdir: str | AnyPath) -> RunFiles:
     if any(measured.get(key) != result.get(key) for key in ("dataset", "step")):
         measured = {}
     result = merged(result, measured.get("result", {})) | {"seconds": result.get("seconds")}
-    lines = read_metrics(folder / METRICS_FILE)
+    lines = [
+        line
+        for line in read_metrics(folder / METRICS_FILE)
+        if isinstance(line.get("step"), int) and isinstance(line.get("split"), str)
+    ]
     config, check = _read_json(folder / "config.json"), _read_json(folder / "check.json")
     return RunFiles(str(workdir), config, lines, result, measured, others, check)
 

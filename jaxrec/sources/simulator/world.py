@@ -169,7 +169,7 @@ def check(c: Simulator) -> None:
     for name, (low, high) in limits.items():
         value = getattr(c, name)
         if not low <= value <= high:
-            raise InputError(f"source.{name}={value} must be within {low:g} to {high:g}")
+            raise InputError(f"source.{name}={value} is not within {low:g} to {high:g}")
 
 
 # ---------------------------------------------------------------- the catalogue
