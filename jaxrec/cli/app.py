@@ -80,7 +80,8 @@ _PLACE_ERRORS = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOSPC,
     errno.EDQUOT, errno.ENAMETOOLONG, errno.EIO, errno.ESTALE,
 )  # fmt: skip
-_FULL = "No space left on device"
+# Texts of libraries whose errors have no errno: Polars, array_record, NumPy.
+_FULL = ("No space left on device", "RESOURCE_EXHAUSTED: Error writing", r"^\d+ requested and \d+ written$")
 
 
 def _place_error(error: BaseException) -> str:
@@ -93,7 +94,7 @@ def _place_error(error: BaseException) -> str:
         if isinstance(inner, OSError) and inner.errno in _PLACE_ERRORS:
             full = "the disk is full: " if inner.errno == errno.ENOSPC else ""
             return f"{inner.filename}: {inner.strerror}" if inner.filename else f"{full}{inner.strerror}"
-        if _FULL in str(inner) or "RESOURCE_EXHAUSTED: Error writing" in str(inner):
+        if any(re.search(text, str(inner)) for text in _FULL):
             return f"the disk is full: {str(inner).splitlines()[0][:300]}"
         inner = inner.__cause__ or inner.__context__
     return ""
