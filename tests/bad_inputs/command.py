@@ -95,12 +95,16 @@ def _kept_state(folder: Path) -> Iterator[None]:
     before, argv, path, environment = Path.cwd(), [*sys.argv], [*sys.path], dict(os.environ)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     names, values = set(flags.FLAGS), flags.FLAGS.flag_values_dict()
+    # The thread of `GracePeriod` would end this process after a later test's SIGTERM.
+    wakeup, unraisable = signal.set_wakeup_fd(-1), sys.unraisablehook
     run, app.run = app.run, _run_without_start
     os.chdir(folder)
     try:
         yield
     finally:
         app.run = run
+        signal.set_wakeup_fd(wakeup)
+        sys.unraisablehook = unraisable
         os.chdir(before)
         sys.argv[:], sys.path[:] = argv, path
         os.environ.clear()
