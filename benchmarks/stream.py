@@ -117,7 +117,13 @@ def write(directory: Path, count: int) -> Path:
         titles = np.arange(layout.num_titles - FIRST_TITLE)
         empty = np.zeros((len(titles), 0))
         arrays = catalogue_arrays(titles, np.ones(len(titles)), titles[::-1], titles, empty, empty)
-        manifest = {"format": FORMAT, "layout": layout.to_json(), "splits": {"train": {"examples": count}}}
+        sizes = {"train": count, "validation": 0, "test": 0}
+        manifest = {
+            "format": FORMAT, "digest": "", "fingerprint": "", "layout": layout.to_json(),
+            "splits": {split: {"examples": n, "users": n} for split, n in sizes.items()},
+            "rows": {"read": count, "copies": 0, "dropped": {}}, "titles": len(arrays.title_key),
+            "categories": {},
+        }  # fmt: skip
         writer.finish(arrays, {}, manifest)
     return flat
 

@@ -166,6 +166,7 @@ def finished(tiny_run, tiny_directory, tmp_path, monkeypatch):
     monkeypatch.setattr(harness, "Lab", lab)
 
 
+@pytest.mark.slow
 def test_a_trial_with_a_damaged_checkpoint_ends_equal_or_refused(finished, tmp_path):
     out = tmp_path / "out"
     arguments = [
