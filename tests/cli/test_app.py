@@ -321,7 +321,10 @@ def test_a_full_disk_is_one_line_whatever_reports_it(capsys):
     for error, line in (
         (full, "the disk is full: No space left"),
         (wrapped, "the disk is full: UNKNOWN: Error"),
-        (OSError("1068 requested and 0 written"), "the disk is full: 1068 requested and 0 written"),  # NumPy's
+        (
+            OSError("1068 requested and 0 written"),
+            "the disk is full: 1068 requested and 0 written",
+        ),  # NumPy's
     ):
         outer = RuntimeError("a save failed")
         outer.__cause__ = error
