@@ -22,5 +22,5 @@ def is_short(door: str, case: Case) -> bool:
         return tables.CASES.index(case) % (2 if case.status else 12) == 0
     if door == "workdirs and checkpoints":
         takes_long = case.command[0] in _LOADING or case.status == 0
-        return not takes_long or workdirs.CASES.index(case) % 30 == 0
+        return not takes_long or workdirs.CASES.index(case) % 60 == 0
     return True
