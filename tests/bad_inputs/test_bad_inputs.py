@@ -7,7 +7,6 @@ import pytest
 from tests.bad_inputs import DOORS, is_short
 from tests.bad_inputs.case import fault_of
 from tests.bad_inputs.stock import make_stock
-from tests.bad_inputs.workdirs import KNOWN_OPEN
 
 
 @pytest.fixture(scope="session")
@@ -21,8 +20,6 @@ def _parameters(door):
     parameters = []
     for case in DOORS[door]:
         marks = [] if is_short(door, case) else [pytest.mark.slow]
-        if case in KNOWN_OPEN:
-            marks.append(pytest.mark.xfail(reason="known and open", strict=True))
         parameters.append(pytest.param(case, id=case.name[:80], marks=marks))
     return parameters
 

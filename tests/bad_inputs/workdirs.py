@@ -391,9 +391,22 @@ def frame(file: str, change: Callable[[pl.DataFrame], pl.DataFrame]) -> Damage:
     return damage
 
 
-# Parquet as Polars writes it has no checksums: a changed value that stays a number is not noticed.
-KNOWN_OPEN = [compared("a table of users flipped", on(USER, flip), f"{USER}: ")]
+def with_checksums(damage: Damage) -> Damage:
+    """Return a damage of tables whose checksums are in the result, as `evaluate` writes it."""
+
+    def seal_and_damage(folder: Path) -> None:
+        path = folder / RESULT
+        files = {name: checksum(folder / name) for name in (USER, QUERY)}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"files": files}))
+        damage(folder)
+
+    return seal_and_damage
+
+
 COMPARISONS = [
+    compared("two runs with checksums", with_checksums(lambda f: None), "over 83 users", 0),
+    compared("a table of users flipped", with_checksums(on(USER, flip)), f"{USER} is damaged: sha256"),
+    compared("a table of queries cut", with_checksums(on(QUERY, DAMAGES["cut"])), f"{QUERY} is damaged: "),
     compared("two equal runs", lambda f: None, "over 83 users", 0),
     compared("no table of users", on(USER, remove), "other: holds nothing where one eval-test-*"),
     compared("no table of queries", on(QUERY, remove), f"{QUERY}: does not exist"),
@@ -540,5 +553,4 @@ CASES = [
     *COMPARISONS,
     *DATASETS,
     *EXPORTS,
-    *KNOWN_OPEN,
 ]
