@@ -1,6 +1,6 @@
 """Branches that only an accelerator takes, and the tests that reach each on a CPU.
 
-A new function that asks for the backend must be entered in BRANCHES, with a test that forces the branch.
+A new function that depends on the backend is entered in BRANCHES, with a test that forces the branch.
 """
 
 import ast
