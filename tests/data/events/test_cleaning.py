@@ -77,7 +77,7 @@ def test_seconds_become_whole_milliseconds_without_drift():
 def test_each_reason_has_its_example():
     location = "log.csv, row 7, column 'c': "
     assert rejected_row(title=-1, unknown="x9") == ("title not in the catalogue", location + "'x9'")
-    times = "; allowed: 1990-01-01 up to 2100-01-01"
+    times = "; allowed: data.earliest=1990-01-01 up to data.latest=2100-01-01"
     assert rejected_row(time=1_700_000_000) == (
         "time out of range",
         location
