@@ -32,6 +32,13 @@ def compiled_programs(jitted: Any) -> int:
     return jitted._cache_size()
 
 
+def live_jaxpr(jaxpr: Any) -> Any:
+    """Return a jaxpr without the operations that reach no output, for comparisons of programs in tests."""
+    from jax.interpreters import partial_eval
+
+    return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
+
+
 def jaxpr_types() -> tuple[type, type]:
     """Return the types of a closed jaxpr and of a jaxpr."""
     from jax.extend import core

@@ -67,6 +67,14 @@ if __name__ == "__main__":
 '''
 
 
+@pytest.fixture(autouse=True)
+def _interruptible():
+    """Start commands that Ctrl-C reaches, also where the suite runs in the background and ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def script(tmp_path_factory):
     path = tmp_path_factory.mktemp("command") / "test_command.py"

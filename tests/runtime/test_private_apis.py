@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from jaxrec.runtime import private_apis
@@ -25,6 +26,10 @@ REPLACEMENTS = {
     "jaxpr_types": (
         "jax.extend.core.ClosedJaxpr and Jaxpr: test hasattr(value, 'jaxpr') and hasattr(value, 'eqns'), or "
         "take the types from jax.make_jaxpr(...)'s result: type(closed), type(closed.jaxpr)"
+    ),
+    "live_jaxpr": (
+        "jax.interpreters.partial_eval.dce_jaxpr: compare programs with their dead operations, as "
+        "str(jax.make_jaxpr(...)), and give cases of tests/config/test_no_dead_field.py other observations"
     ),
     "gcs_utils": (
         "orbax.checkpoint._src.path.gcs_utils.is_hierarchical_namespace_enabled: have tests/gcs_server.py "
@@ -57,11 +62,19 @@ def jaxprs():
     assert isinstance(jaxpr, closed) and isinstance(jaxpr.jaxpr, plain)
 
 
+def live():
+    jaxpr = jax.make_jaxpr(lambda x: [x + 1, jnp.sin(x)][0])(1.0)
+    assert "sin" in str(jaxpr) and "sin" not in str(private_apis.live_jaxpr(jaxpr.jaxpr))
+
+
 def gcs():
     assert callable(private_apis.gcs_utils().is_hierarchical_namespace_enabled)
 
 
-USES = {"wait_at_barrier": barrier, "compiled_programs": compiled, "jaxpr_types": jaxprs, "gcs_utils": gcs}
+USES = {
+    "wait_at_barrier": barrier, "compiled_programs": compiled, "jaxpr_types": jaxprs, "live_jaxpr": live,
+    "gcs_utils": gcs,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REPLACEMENTS)
