@@ -523,16 +523,13 @@ def evaluated(config: Config) -> dict:
 
     class Checkpoints:
         def __init__(self, directory):
-            self.directory = directory
+            pass
 
         def __enter__(self):
             return self
 
         def __exit__(self, *_):
             return None
-
-        def restore_meta(self, which):
-            return {"config": to_json(hand)}
 
         def best_step(self):
             return 1
@@ -542,6 +539,7 @@ def evaluated(config: Config) -> dict:
         patch.setattr(evaluator, "load_checkpoint", load)
         patch.setattr(evaluator, "left_out_titles", leave_out)
         patch.setattr(evaluator, "Checkpointer", Checkpoints)
+        patch.setattr(evaluator, "read_meta", lambda *_: {"config": to_json(hand)})
         patch.setattr(evaluator, "load_or_fit_correction", lambda *_: evaluator.uncorrected(task))
         evaluation = evaluator.evaluate(tempfile.gettempdir(), lists, data=dataset.directory)
     examples = evaluation.measured["examples"]
