@@ -406,7 +406,7 @@ def with_checksums(damage: Damage) -> Damage:
 COMPARISONS = [
     compared("two runs with checksums", with_checksums(lambda f: None), "over 83 users", 0),
     compared("a table of users flipped", with_checksums(on(USER, flip)), f"{USER} is damaged: sha256"),
-    compared("a table of queries cut", with_checksums(on(QUERY, DAMAGES["cut"])), f"{QUERY} is damaged: "),
+    compared("a table of queries cut beside checksums", with_checksums(on(QUERY, DAMAGES["cut"])), f"{QUERY} is damaged: "),
     compared("two equal runs", lambda f: None, "over 83 users", 0),
     compared("no table of users", on(USER, remove), "other: holds nothing where one eval-test-*"),
     compared("no table of queries", on(QUERY, remove), f"{QUERY}: does not exist"),
