@@ -128,7 +128,7 @@ def _verify(workdir: AnyPath, data: AnyPath | None) -> None:
     from jaxrec.checkpoints.checkpointer import Checkpointer
     from jaxrec.checkpoints.seals import verify_steps
     from jaxrec.data.storage.audit import log_verified
-    from jaxrec.tasks.loading import CHECKPOINTS
+    from jaxrec.tasks.loading import CHECKPOINTS, read_meta
 
     if not isinstance(workdir, Path):
         raise InputError(f"--verify: {workdir} is in a bucket, where files are compared as they are read")
@@ -136,7 +136,7 @@ def _verify(workdir: AnyPath, data: AnyPath | None) -> None:
         state = f"{files} files are as written" if files else "has no checksums"
         logging.info("checkpoint %s, step %d: %s", workdir / CHECKPOINTS, step, state)
     with Checkpointer(workdir / CHECKPOINTS) as checkpoints:
-        log_verified(data or checkpoints.restore_meta("last")["dataset_directory"])
+        log_verified(data or read_meta(checkpoints, "last")["dataset_directory"])
 
 
 if __name__ == "__main__":

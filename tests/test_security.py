@@ -2,6 +2,7 @@
 
 import ast
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,6 @@ def test_a_name_inside_its_folder_is_a_path_of_it(tmp_path, bucket):
 
 
 def test_a_manifest_or_a_checkpoint_that_names_a_file_outside_is_refused(tiny_run, tiny_directory, tmp_path):
-    import shutil
 
     from jaxrec.checkpoints.seals import CHECKSUMS, verify_steps
     from jaxrec.data.storage.dataset import MANIFEST, Dataset, sealed
@@ -74,18 +74,20 @@ def test_a_manifest_or_a_checkpoint_that_names_a_file_outside_is_refused(tiny_ru
         verify_steps(tmp_path / "c")
 
 
-def test_an_export_that_names_a_file_outside_is_refused(tmp_path):
-    from jaxrec.serving.exported import _read_checked
+def test_an_export_that_names_a_file_outside_is_refused(export_folder, tmp_path):
+    from jaxrec.serving.exported import MANIFEST, ExportedRecommender
 
-    (tmp_path / "secret").write_bytes(b"x")
-    (tmp_path / "export").mkdir()
-    with pytest.raises(InputError, match=r"\.\./secret is missing"):
-        _read_checked(tmp_path / "export", "../secret", {"sha256": ""})
+    shutil.copytree(export_folder, tmp_path / "export")
+    path = tmp_path / "export" / MANIFEST
+    manifest = json.loads(path.read_text())
+    manifest["files"]["../secret"] = {"sha256": ""}
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"files: \.\./secret is outside of the folder"):
+        ExportedRecommender.load(tmp_path / "export")
 
 
 def test_no_array_of_objects_is_read(tiny_directory, tmp_path):
     """A pickle in a dataset's array is a damaged file, and is not run."""
-    import shutil
 
     import numpy as np
 
