@@ -40,6 +40,21 @@ class HostBatch(NamedTuple):
     place: np.ndarray | None = None
 
 
+class IndexBatch(NamedTuple):
+    """Training batch on the host whose rows the devices hold: indices instead of packed rows.
+
+    Attributes:
+        rows: [local devices * B] int32, the rows of the global batch, one shard after another, once for each
+            local device.
+        valid: [B / processes] bool; False for padding.
+        packing: As in `HostBatch`.
+    """
+
+    rows: np.ndarray
+    valid: np.ndarray
+    packing: Packing | None = None
+
+
 class TitleTable(NamedTuple):
     """Features of all titles, indexed by id and transferred to the device once.
 

@@ -1,38 +1,33 @@
 """Batches of a prepared dataset: batch t is a function of (seed, t) alone.
 
-Batches are read through Grain.
-
-Shuffling has two levels, so that no permutation is as long as the dataset: (seed, epoch) permutes the
-blocks, and the rows are permuted within a window of many blocks. A batch is one gather from the windows
-that contain its rows, while the next window is being read. An epoch has floor(rows / batch size) batches;
-the remaining rows, which no batch of the epoch contains, differ from epoch to epoch.
+Batches are read through Grain, in the order of `row_order`. A batch is one gather from the windows that
+contain its rows, while the next window is being read.
 """
 
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import grain
 import numpy as np
 
 from jaxrec.core.batch import HostBatch, Packing
-from jaxrec.core.errors import InputError
 from jaxrec.data.loading.packing import Packer
+from jaxrec.data.loading.row_order import ONE_SHARD, RowOrder, Shards
 from jaxrec.data.storage.dataset import BLOCK_ROWS, Rows
 
-WINDOW_BLOCKS = 128
 
+class TrainingSource(Protocol):
+    """Random-access source of training batches; record t is batch t."""
 
-def _generator(*key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+    steps_per_epoch: int
 
+    def __len__(self) -> int:
+        """Return the number of batches of the run."""
 
-class _Epoch(NamedTuple):
-    """Block order of an epoch, with the first row of each window."""
-
-    blocks: np.ndarray  # [blocks]
-    starts: np.ndarray  # [windows + 1] rows before each window
+    def __getitem__(self, t: int) -> Any:
+        """Return batch t of this process."""
 
 
 class _Window(NamedTuple):
@@ -46,23 +41,10 @@ class _Window(NamedTuple):
     reads: list[Future]  # the result is the lengths of the rows read; None where batches are not sorted
 
 
-class Shards(NamedTuple):
-    """Distribution of a global batch over devices, and the process whose rows are read."""
-
-    devices: int = 1  # a multiple of `processes`, raised to `processes` where it is less
-    process: int = 0  # index of this process
-    processes: int = 1
-
-
-_ONE_SHARD = Shards()
-
-
 class TrainBatches:
     """Training batches: a Grain random-access source whose record t is batch t.
 
-    The global batch is distributed round robin over n = `shards.devices` devices: row s of the global batch
-    is row s // n of shard s % n. Each process takes a contiguous range of the shards, each
-    [batch_size / n, words], one after another.
+    The global batch is distributed over devices and processes as `RowOrder` has it.
 
     Args:
         rows: Rows of the training split.
@@ -82,32 +64,20 @@ class TrainBatches:
     """
 
     def __init__(
-        self, rows: Rows, batch_size: int, seed: int, steps: int, shards: Shards = _ONE_SHARD,
+        self, rows: Rows, batch_size: int, seed: int, steps: int, shards: Shards = ONE_SHARD,
         lengths: Callable[[np.ndarray], np.ndarray] | None = None,
         pack: Callable[[np.ndarray, np.ndarray], Packing | None] | None = None, ahead: int = 1,
     ):  # fmt: skip
-        if rows.rows < batch_size:
-            raise InputError(
-                f"train.batch_size={batch_size} is more than the dataset's {rows.rows} training examples; "
-                f"allowed: at most {rows.rows}, better a tenth of them (--config.train.batch_size=N)"
-            )
-        num_shards = max(shards.devices, shards.processes)
-        if batch_size % num_shards:
-            raise InputError(f"train.batch_size={batch_size} must divide by the {num_shards} devices")
-        self._rows, self._seed, self._steps, self._batch = rows, seed, steps, batch_size
-        self._lengths, self._pack, self._shards = lengths, pack, num_shards
-        self.steps_per_epoch = rows.rows // batch_size
-        self._epoch_rows = self.steps_per_epoch * batch_size
-        rows_of_shard = np.arange(batch_size).reshape(-1, num_shards).T  # [shards, batch / shards]
-        self._process_rows = np.split(rows_of_shard, shards.processes)[shards.process].reshape(-1)
+        self.order = RowOrder(rows.block_rows(), batch_size, seed, shards)
+        self.steps_per_epoch = self.order.steps_per_epoch
+        self._rows, self._steps, self._lengths, self._pack = rows, steps, lengths, pack
         # Slots are reused: fresh memory pages add half of the time of a read. The batches made at a time use
         # all slots but one, into which the next window is read. Memory is allocated when a slot is first
         # filled.
-        self._slot_rows = WINDOW_BLOCKS * BLOCK_ROWS
+        self._slot_rows = self.order.blocks_per_window * BLOCK_ROWS
         self._slots = -(-ahead * batch_size // self._slot_rows) + 2
         self._words = np.empty((self._slots * self._slot_rows, rows.dtype.itemsize // 4), np.uint32)
         self._windows: dict[tuple[int, int], _Window] = {}  # least recently used first
-        self._epochs: dict[int, _Epoch] = {}
         self._readers = ThreadPoolExecutor(2, "window")
         self._lock = threading.Lock()
 
@@ -115,51 +85,36 @@ class TrainBatches:
         return self._steps
 
     def __getitem__(self, t: int) -> HostBatch:
-        epoch, step = divmod(int(t), self.steps_per_epoch)
         # One thread at a time: threads share windows, and no slot may be refilled during a gather.
         with self._lock:
-            slot_rows, longest = self._batch_rows(epoch, step * self._batch, (step + 1) * self._batch)
+            slot_rows, longest = self._batch_rows(t)
             words = np.empty((len(slot_rows), self._words.shape[1]), np.uint32)
             # No index is out of range; with mode="raise" NumPy gathers into a copy first.
             np.take(self._words, slot_rows, axis=0, out=words, mode="clip")
         packing = self._pack(words, longest) if self._pack else None
         return HostBatch(words, np.ones(len(words), bool), packing)
 
-    def _batch_rows(self, epoch: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Wait for rows [first, last) of an epoch and locate this process's rows.
+    def _batch_rows(self, t: int) -> tuple[np.ndarray, np.ndarray]:
+        """Wait for the rows of batch t and locate this process's rows.
 
         Returns:
             Indices into the row buffer, and the lengths of the last shard of the global batch (empty where
             batches are not sorted).
         """
-        starts = self._epoch(epoch).starts
-        begin, end = np.searchsorted(starts, first, side="right") - 1, np.searchsorted(starts, last)
-        windows = [self._window(epoch, w) for w in range(begin, end)]
+        epoch, slices = self.order.slices(t)
+        windows = [self._window(epoch, part.window) for part in slices]
         if len(windows) < self._slots:  # a slot is free: read ahead
-            self._window(*((epoch, end) if starts[end] < self._epoch_rows else (epoch + 1, 0)))
+            self._window(*self.order.after(epoch, slices[-1].window))
         slot_rows, lengths = [], []
-        for start, window in zip(starts[begin:end], windows, strict=True):
-            rows = window.order[max(first - start, 0) : last - start]
+        for part, window in zip(slices, windows, strict=True):
+            rows = window.order[part.first : part.last]
             slot_rows.append(window.slot * self._slot_rows + rows)
             window_lengths = [read.result() for read in window.reads]
             if self._lengths:
                 lengths.append(np.concatenate(window_lengths)[rows])
-        global_rows = np.concatenate(slot_rows)
-        if not self._lengths:
-            return global_rows[self._process_rows], np.empty(0, np.uint8)
-        global_lengths = np.concatenate(lengths)
-        order = np.argsort(global_lengths, kind="stable")
-        return global_rows[order][self._process_rows], global_lengths[order][self._shards - 1 :: self._shards]
-
-    def _epoch(self, epoch: int) -> _Epoch:
-        """Return the block order of an epoch; the two latest epochs are cached."""
-        if epoch not in self._epochs:
-            blocks = _generator(self._seed, epoch).permutation(self._rows.blocks)
-            ends = np.cumsum(self._rows.block_rows()[blocks])
-            starts = np.concatenate([[0], ends[WINDOW_BLOCKS - 1 : -1 : WINDOW_BLOCKS], ends[-1:]])
-            kept = dict(list(self._epochs.items())[-1:])
-            self._epochs = {**kept, epoch: _Epoch(blocks, starts)}
-        return self._epochs[epoch]
+        global_lengths = np.concatenate(lengths) if self._lengths else None
+        rows, longest = self.order.by_length(np.concatenate(slot_rows), global_lengths)
+        return self.order.of_process(rows), longest
 
     def _window(self, epoch: int, w: int) -> _Window:
         """Return a window, starting its reads if it has no slot yet."""
@@ -170,14 +125,14 @@ class TrainBatches:
                 oldest = self._windows.pop(next(iter(self._windows)))
                 wait(oldest.reads)
                 slot = oldest.slot
-            blocks = self._epoch(epoch).blocks[w * WINDOW_BLOCKS : (w + 1) * WINDOW_BLOCKS]
+            blocks = self.order.window_blocks(epoch, w)
             ends = np.cumsum(self._rows.block_rows()[blocks])
             words = self._words[slot * self._slot_rows :][: ends[-1]]
             middle = len(blocks) // 2  # one half for each of the two reader threads
             cut = ends[middle - 1] if middle else 0
             halves = ((blocks[:middle], words[:cut]), (blocks[middle:], words[cut:]))
             reads = [self._readers.submit(self._read, *half) for half in halves if len(half[0])]
-            window = _Window(slot, _generator(self._seed, epoch, w).permutation(ends[-1]), reads)
+            window = _Window(slot, self.order.permutation(epoch, w), reads)
         self._windows[epoch, w] = window
         return window
 
@@ -199,7 +154,7 @@ class BatchGroups:
         start: First batch, as a step of the run.
     """
 
-    def __init__(self, batches: TrainBatches, size: int, start: int = 0):
+    def __init__(self, batches: TrainingSource, size: int, start: int = 0):
         self._batches, self._size, self._start = batches, size, start
         self._per_epoch = -(-batches.steps_per_epoch // size)
         self._first = self._group_of(start)
@@ -213,7 +168,7 @@ class BatchGroups:
         last = len(self._batches) - 1
         return self._group_of(last) + 1 - self._first if self._start <= last else 0
 
-    def __getitem__(self, i: int) -> list[HostBatch]:
+    def __getitem__(self, i: int) -> list[Any]:
         epoch, group = divmod(self._first + int(i), self._per_epoch)
         per_epoch = self._batches.steps_per_epoch
         begin = epoch * per_epoch + group * self._size

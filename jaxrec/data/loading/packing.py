@@ -119,8 +119,12 @@ class Packer:
             self._planned = longest, plans  # one assignment: several threads read the cache
         return plans
 
-    def _kept_titles(self, words: np.ndarray) -> np.ndarray:
-        """Return a mask [N, history]: the titles that the model reads."""
+    def kept_titles(self, words: np.ndarray) -> np.ndarray:
+        """Return a mask [N, history]: the titles that the model reads.
+
+        Args:
+            words: [N, words] uint32 rows of the dataset.
+        """
         rows = words.view(self._dtype)[:, 0]
         kept = rows["history_title"] != PAD
         return kept if self._keeps_abandoned else kept & (rows["history_abandoned"] == 0)
@@ -131,7 +135,7 @@ class Packer:
         Args:
             words: [N, words] uint32 rows of the dataset.
         """
-        return np.minimum(_count_true(self._kept_titles(words)), self._windows[0]).astype(np.uint8)
+        return np.minimum(_count_true(self.kept_titles(words)), self._windows[0]).astype(np.uint8)
 
     def __call__(self, words: np.ndarray, longest: np.ndarray) -> Packing | None:
         """Pack the shards of this process.
@@ -143,12 +147,20 @@ class Packer:
         Returns:
             The packing, or None where a plan needs more rows than `self.rows`.
         """
+        return self.pack(self.kept_titles(words), longest)
+
+    def pack(self, kept: np.ndarray, longest: np.ndarray) -> Packing | None:
+        """Pack the shards of this process, as `__call__` does, by the mask of their titles.
+
+        Args:
+            kept: [shards * examples per shard, history] bool, as `kept_titles` returns it.
+            longest: [examples per shard] lengths of the last shard of the global batch.
+        """
         plans = self._cached_plans(longest)
         if any(used > rows for (_, _, used), rows in zip(plans, self.rows, strict=True)):
             return None
-        kept = self._kept_titles(words)
         shard_size, history, width = len(longest), kept.shape[1], self._windows[0]
-        shards = len(words) // shard_size
+        shards = len(kept) // shard_size
         total, source = _count_true(kept), np.flatnonzero(kept).astype(np.int32)
         # The titles of a history are contiguous in its packed row, oldest first.
         shown_counts, starts = [], []
