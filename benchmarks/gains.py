@@ -177,7 +177,7 @@ def fed(program: Any, table: Any, rows: np.ndarray, steps_per_call: int, packed:
     from jaxrec.runtime.device_batch import transfer_group
     from jaxrec.runtime.mesh import AXIS, replicate
     from jaxrec.runtime.parallel_step import parallelize_step
-    from jaxrec.training.input_pipeline import training_batches
+    from jaxrec.training.inputs.input_pipeline import training_batches
     from jaxrec.training.train_state import StateInit
     from jaxrec.training.train_step import TrainStep
 

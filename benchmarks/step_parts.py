@@ -118,7 +118,7 @@ def decoded(program: Any, host: HostBatch, packed: bool = False) -> Batch:
 
 def host_batch(program: Any, rows: Rows, t: int = 0) -> HostBatch:
     """Return batch t as the input pipeline streams it."""
-    from jaxrec.training.input_pipeline import training_batches
+    from jaxrec.training.inputs.input_pipeline import training_batches
 
     return training_batches(program, rows)[t]
 
@@ -150,7 +150,7 @@ def ours(program: Any, table: TitleTable, rows: Rows) -> tuple[Run, int]:
     from jaxrec.runtime.device_batch import transfer_group
     from jaxrec.runtime.mesh import replicate
     from jaxrec.runtime.parallel_step import parallelize_step
-    from jaxrec.training.input_pipeline import steps_per_call, training_batches
+    from jaxrec.training.inputs.input_pipeline import steps_per_call, training_batches
     from jaxrec.training.train_state import StateInit
     from jaxrec.training.train_step import TrainStep
 

@@ -4,7 +4,8 @@
 
 A dataset of random rows, in the layout of configs/smoe.py:paper, is written to a temporary folder by the
 dataset writer, and the same rows to a flat file for the peers. All pipelines shuffle, repeat and return
-batches with all fields. Each peer runs with the best of its settings. All pipelines read from the page
+batches with all fields, but for "rows on the device, host": the host's part where `train.resident` keeps the
+rows on the device. Each peer runs with the best of its settings. All pipelines read from the page
 cache.
 """
 
@@ -142,7 +143,7 @@ def ours(directory: Path, batch: int, packed: bool = False) -> Iterator[dict[str
     batches = TrainBatches(rows, batch, seed=0, steps=10**9)
     if packed:
         from jaxrec.tasks.ranking import RankingTask
-        from jaxrec.training.input_pipeline import training_batches
+        from jaxrec.training.inputs.input_pipeline import training_batches
 
         config = load_config(_CONFIG)
         config.train.batch_size = batch
@@ -150,6 +151,36 @@ def ours(directory: Path, batch: int, packed: bool = False) -> Iterator[dict[str
     for host_batch in stream(batches):
         fields = host_batch.words.view(rows.dtype)[:, 0]
         yield {name: fields[name] for name in rows.dtype.names or ()}
+
+
+def resident(directory: Path, batch: int, gathered: bool) -> Iterator[Any]:
+    """Yield batches of rows that the device holds, with a plan of the histories that share a row.
+
+    Args:
+        directory: The dataset.
+        batch: Examples per batch.
+        gathered: True: the device gathers the rows, as in a step. False: what the host does for a batch, up
+            to its transfer.
+    """
+    import jax
+
+    from jaxrec.runtime import device_batch
+    from jaxrec.runtime.parallel_step import parallelize_step
+    from jaxrec.tasks.ranking import RankingTask
+    from jaxrec.training.inputs.input_pipeline import training_input
+
+    config = load_config(_CONFIG)
+    config.train.batch_size, config.train.resident = batch, "always"
+    dataset = Dataset(directory)
+    rows = dataset.rows("train")
+    inputs = training_input(RankingTask(config, dataset.layout, 0.5, rows.rows // batch, 10**9), rows)
+    step = parallelize_step(lambda state, shard, _: (state, shard), rows=inputs.rows)
+    state, before = np.uint32(0), None
+    for on_device in stream(inputs.source, then=device_batch.transfer):
+        arrived = step(state, on_device, None)[1] if gathered else on_device.words
+        jax.block_until_ready(before)  # one call in flight, as in training
+        before = arrived
+        yield arrived
 
 
 class Track:
@@ -277,6 +308,8 @@ def _rates(track: Track, directory: Path, flat: Path, batch: int, rounds: int) -
     pipelines: dict[str, Open] = {
         "ours": partial(ours, directory, batch),
         "ours, histories packed": partial(ours, directory, batch, packed=True),
+        "ours, rows on the device": partial(resident, directory, batch, gathered=True),
+        "ours, rows on the device, host": partial(resident, directory, batch, gathered=False),
     }
     counts = dict.fromkeys(pipelines, max(min(_OURS_EXAMPLES, rows.rows) // batch, 1))
     settings = {}

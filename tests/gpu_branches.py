@@ -13,6 +13,7 @@ MARKS = {"default_backend", "is_available", "microbatch_limit", "allowed_forms",
 KINDS = {"gpu", "tpu", "cuda", "rocm"}
 
 KERNELS = "tests/models/kernels/test_kernels.py"
+PIPELINE = "tests/training/inputs/test_input_pipeline.py"
 COMMANDS = "tests/end_to_end/test_commands.py"
 EXPORT = "tests/serving/test_export.py"
 FORCED = "tests/models/test_gpu_branches.py"
@@ -59,8 +60,8 @@ BRANCHES = {
     ("tasks/base.py", "Task.microbatches"): (f"{FORCED}::test_gpu_branch_of_microbatches",),
     ("train.py", "_train_on_host"): (f"{COMMANDS}::test_wrong_input_is_one_line_and_status_2",),
     ("training/dry_run.py", "dry_run"): ("tests/training/test_dry_run.py",),
-    ("training/input_pipeline.py", ""): ("tests/training/test_input_pipeline.py",),
-    ("training/input_pipeline.py", "steps_per_call"): ("tests/training/test_input_pipeline.py",),
+    ("training/inputs/input_pipeline.py", ""): (PIPELINE,),
+    ("training/inputs/input_pipeline.py", "steps_per_call"): (PIPELINE,),
     ("training/train_state.py", "StateInit.init"): (f"{FORCED}::test_gpu_branch_of_the_initial_state",),
 }  # fmt: skip
 

@@ -390,6 +390,8 @@ class Train:
     log_seconds: float = 5.0  # seconds between lines of metrics.jsonl
     checkpoint_every_seconds: float = 600.0  # seconds between checkpoints; each validation saves one too
     prefetch: int = 2  # number of calls whose batches are read ahead
+    resident: Literal["auto", "always", "never"] = "auto"  # training rows in the memory of the devices, so
+    # that a batch is transferred as row indices; "auto": on accelerators where they take at most a quarter
     preemption_exit_code: int = 0  # exit status after SIGTERM; 75 in launch/, to restart the run
     grace_seconds: float = 25.0  # seconds to save and exit after SIGTERM; later steps are lost
     heartbeat_seconds: int = 30  # seconds without a sign of a process after which all processes end

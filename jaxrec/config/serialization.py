@@ -14,6 +14,7 @@ _FREE = {
     "train": (
         "log_seconds", "checkpoint_every_seconds", "prefetch", "preemption_exit_code", "grace_seconds",
         "heartbeat_seconds", "join_seconds", "microbatch_size", "steps_per_call", "on_nonfinite",
+        "resident",
     ),
     "data": ("directory", "workers", "partitions", "verify"),
     "evaluate": ("batch_size", "checkpoint", "next_k", "seen", "report_users"),

@@ -144,7 +144,11 @@ def as_global_batch(batch: DeviceBatch) -> DeviceBatch:
     Args:
         batch: A batch whose words [local devices, batches, words] are on the devices of this process.
     """
-    words = batch.words
-    shards = [shard.data for shard in words.addressable_shards]
-    sharding, shape = NamedSharding(mesh(), PartitionSpec(AXIS)), (device_count(), *words.shape[1:])
-    return DeviceBatch(jax.make_array_from_single_device_arrays(shape, sharding, shards), batch.spec)
+    return DeviceBatch(as_global_array(batch.words), batch.spec)
+
+
+def as_global_array(local: jax.Array) -> jax.Array:
+    """Combine the arrays [local devices, ...] of all processes into one [devices, ...], without a copy."""
+    shards = [shard.data for shard in local.addressable_shards]
+    sharding, shape = NamedSharding(mesh(), PartitionSpec(AXIS)), (device_count(), *local.shape[1:])
+    return jax.make_array_from_single_device_arrays(shape, sharding, shards)

@@ -3,28 +3,43 @@
 A step is written for one device with `axis_name=AXIS`. Its arguments are the replicated state, the
 per-device shard of the batch and the replicated title table. Outside the step, the state is one ordinary
 replicated array per leaf.
+
+Where the devices hold the training rows, a batch has the indices of its rows. Each device then looks up the
+rows that it holds for the batch of every device, and the devices exchange them.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxrec.runtime.device_batch import DeviceBatch, as_global_batch, device_words, ensure_transferred, unpack
+from jaxrec.core.batch import HostBatch, IndexBatch
+from jaxrec.runtime.device_batch import (
+    DeviceBatch,
+    as_global_array,
+    as_global_batch,
+    device_words,
+    ensure_transferred,
+    unpack,
+)
 from jaxrec.runtime.mesh import AXIS, mesh, partition_specs
 
 
 class ParallelStep:
     """A mapped `step(state, batch, table) -> (state, sums)`; the state is donated."""
 
-    def __init__(self, mapped: Any, mapping: str) -> None:
+    def __init__(self, mapped: Any, mapping: str, rows: jax.Array | None = None) -> None:
         self._mapped, self._mapping = mapped, mapping
         self._to_input = as_global_batch if mapping == "shard_map" else lambda batch: batch
+        if rows is not None and mapping == "shard_map":
+            rows = as_global_array(rows)
+        self._rows = () if rows is None else (rows,)
 
     def __call__(self, state: Any, batch: Any, table: Any) -> Any:
         """Take one step on each batch and return (state, sums)."""
-        return self._mapped(state, self._to_input(ensure_transferred(batch)), table)
+        return self._mapped(state, self._to_input(ensure_transferred(batch)), table, *self._rows)
 
     def lower(self, state: Any, batch: Any, table: Any) -> Callable[[], Any]:
         """Trace the step for arguments of these shapes; return its compile function.
@@ -39,10 +54,13 @@ class ParallelStep:
         """
         if self._mapping == "pmap" and jax.process_count() > 1:
             return lambda: None
-        return self._mapped.lower(state, self._to_input(ensure_transferred(batch)), table).compile
+        batch = self._to_input(ensure_transferred(batch))
+        return self._mapped.lower(state, batch, table, *self._rows).compile
 
 
-def parallelize_step(step: Callable, mapping: str = "pmap", like: Any = None) -> ParallelStep:
+def parallelize_step(
+    step: Callable, mapping: str = "pmap", like: Any = None, rows: jax.Array | None = None
+) -> ParallelStep:
     """Map a per-device step over all devices.
 
     If the batch is a group of several batches, the mapped step takes one step on each batch in order, and
@@ -53,34 +71,41 @@ def parallelize_step(step: Callable, mapping: str = "pmap", like: Any = None) ->
         mapping: "pmap", or "shard_map" for the same function under `jit` and `shard_map`.
         like: A concrete or abstract state that determines, with "shard_map", which leaves are sharded. None:
             the whole state is replicated.
+        rows: [local devices, rows per device, words] uint32 training rows on the devices of this process, for
+            batches that are an `IndexBatch`.
 
     Returns:
         The mapped step. Its batch is a `DeviceBatch`, or the host batch [B / processes, ...] of this
         process, which the step then transfers itself.
     """
     if mapping == "pmap":
-        axes = (None, 0, None)
+        axes = (None, 0, None) if rows is None else (None, 0, None, 0)
         mapped = jax.pmap(_scan_batches(step), AXIS, in_axes=axes, out_axes=(None, None), donate_argnums=0)
-        return ParallelStep(mapped, mapping)
-    return ParallelStep(shard_map_step(step, like), mapping)
+        return ParallelStep(mapped, mapping, rows)
+    return ParallelStep(shard_map_step(step, like, rows is not None), mapping, rows)
 
 
-def shard_map_step(step: Callable, like: Any = None) -> Any:
+def shard_map_step(step: Callable, like: Any = None, with_rows: bool = False) -> Any:
     """Return the jitted function that `parallelize_step` uses for "shard_map".
 
-    The arguments of the function are a state, the global `DeviceBatch` of all processes and a table. With
-    abstract arguments the function can be lowered without running it. `like` is as in `parallelize_step`.
+    The arguments of the function are a state, the global `DeviceBatch` of all processes, a table and, with
+    `with_rows`, the rows of all devices. With abstract arguments the function can be lowered without running
+    it. `like` is as in `parallelize_step`.
     """
     out_specs = partition_specs(like), PartitionSpec()
-    return jax.jit(_shard_mapped(_scan_batches(step), partition_specs(like), out_specs), donate_argnums=0)
+    mapped = _shard_mapped(_scan_batches(step), partition_specs(like), out_specs, with_rows)
+    return jax.jit(mapped, donate_argnums=0)
 
 
 def _scan_batches(step: Callable) -> Callable:
     """Return a step on one device that takes `step` on each batch of a group."""
 
-    def on_device(state: Any, batch: DeviceBatch, table: Any) -> Any:
+    def on_device(state: Any, batch: DeviceBatch, table: Any, rows: jax.Array | None = None) -> Any:
         def one_step(state: Any, words: jax.Array) -> Any:
-            return step(state, unpack(words, batch.spec), table)
+            shard = unpack(words, batch.spec)
+            if rows is not None:
+                shard = _with_words(shard, rows.reshape(-1, rows.shape[-1]))
+            return step(state, shard, table)
 
         words_of_batches = device_words(batch)
         if len(words_of_batches) == 1:
@@ -91,9 +116,28 @@ def _scan_batches(step: Callable) -> Callable:
     return on_device
 
 
-def _shard_mapped(on_device: Callable, state_specs: Any, out_specs: Any) -> Callable:
+def _with_words(batch: IndexBatch, rows_RxW: jax.Array) -> HostBatch:
+    """Return the per-device batch with the words of its rows, inside a mapped step.
+
+    A barrier keeps the compiler from merging the lookup with the step: the step is then the same program as
+    for transferred words.
+
+    Args:
+        batch: Indices of the rows of the global batch, the same on all devices.
+        rows_RxW: Rows of this device, a range of the split.
+    """
+    size = len(rows_RxW)
+    index = batch.rows - jax.lax.axis_index(AXIS) * size
+    is_here = (index >= 0) & (index < size)
+    words = jnp.where(is_here[:, None], rows_RxW.at[index].get(mode="clip"), jnp.uint32(0))
+    # One device holds each row, so that the sum over devices is its words. Each device receives its shard.
+    words = jax.lax.psum_scatter(words, AXIS, scatter_dimension=0, tiled=True)
+    return jax.lax.optimization_barrier(HostBatch(words, batch.valid, batch.packing))
+
+
+def _shard_mapped(on_device: Callable, state_specs: Any, out_specs: Any, with_rows: bool = False) -> Callable:
     """Map `on_device` over all devices with shard_map and trees of PartitionSpec."""
-    in_specs = (state_specs, PartitionSpec(AXIS), PartitionSpec())
+    in_specs = (state_specs, PartitionSpec(AXIS), PartitionSpec(), *[PartitionSpec(AXIS)] * with_rows)
     # With check_vma the gradients of a per-device step are n times too large on n devices.
     return jax.shard_map(on_device, mesh=mesh(), in_specs=in_specs, out_specs=out_specs, check_vma=False)
 

@@ -16,8 +16,8 @@ from jaxrec.runtime.device_batch import transfer_group
 from jaxrec.runtime.mesh import replicate, state_shardings
 from jaxrec.runtime.parallel_step import ParallelStep, parallelize_step
 from jaxrec.tasks import build
-from jaxrec.training.batch_size import fit_batch_size
-from jaxrec.training.input_pipeline import count_steps, steps_per_call, training_batches
+from jaxrec.training.inputs.batch_size import fit_batch_size
+from jaxrec.training.inputs.input_pipeline import count_steps, steps_per_call, training_input
 from jaxrec.training.train_state import StateInit, count_parameters
 from jaxrec.training.train_step import TrainStep
 
@@ -47,12 +47,12 @@ def dry_run(config: Config, dataset: Dataset) -> dict[str, Any]:
     total, per_epoch = count_steps(config, rows)
     threshold = dataset.manifest["completion_threshold"] or 0.0
     task = build.build_task(config, dataset.layout, threshold, per_epoch, total)
-    batches, init = training_batches(task, rows), StateInit(task)
+    inputs, init = training_input(task, rows), StateInit(task)
     size, abstract = steps_per_call(config, min(per_epoch, total)), init.abstract()
     step = TrainStep(task)
-    train_step = parallelize_step(step, step.mapping, abstract)
+    train_step = parallelize_step(step, step.mapping, abstract, inputs.rows)
     table = replicate(dataset.arrays.title_table())
-    groups = BatchGroups(batches, size)
+    groups = BatchGroups(inputs.source, size)
     batch = transfer_group(groups[0], size)[0]
     compiled = train_step.lower(with_shardings(abstract, state_shardings(abstract)), batch, table)()
     microbatches = task.microbatches(config.train.batch_size // jax.device_count())
@@ -69,7 +69,7 @@ def dry_run(config: Config, dataset: Dataset) -> dict[str, Any]:
         | {
             "steps_per_call": batch.steps,
             "microbatches": microbatches,
-            "flops": _flops_of(compiled) if loops == 1 else _flops(config, dataset, batches[0], table),
+            "flops": _flops_of(compiled) if loops == 1 else _flops(config, dataset, inputs.stored[0], table),
         },
         "devices": jax.device_count(),
         "platform": jax.default_backend(),

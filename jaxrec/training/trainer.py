@@ -41,8 +41,8 @@ from jaxrec.runtime.preemption import PreemptionHandler
 from jaxrec.tasks import build
 from jaxrec.tasks.loading import CHECKPOINTS, read_meta
 from jaxrec.tasks.metric_sums import Sums, mean_metrics
-from jaxrec.training.batch_size import fit_batch_size
-from jaxrec.training.input_pipeline import StallTimer, count_steps, steps_per_call, training_batches
+from jaxrec.training.inputs.batch_size import fit_batch_size
+from jaxrec.training.inputs.input_pipeline import StallTimer, count_steps, steps_per_call, training_input
 from jaxrec.training.nonfinite import nonfinite_metrics, stop_nonfinite
 from jaxrec.training.train_state import StateInit, TrainState, count_parameters
 from jaxrec.training.train_step import TrainStep
@@ -112,7 +112,8 @@ class _Run:
         self.save_stall = 0.0  # seconds that saves delayed the steps since the last line of metrics
         self.total, per_epoch = count_steps(config, rows)
         self.task = build.build_task(config, dataset.layout, threshold or 0.0, per_epoch, self.total)
-        self.batches = training_batches(self.task, rows)
+        self.input = training_input(self.task, rows)
+        self.batches = self.input.stored
         self.steps_per_call = steps_per_call(config, min(self.batches.steps_per_epoch, self.total))
         self.arrays = vars(dataset.arrays)
         self.table = replicate(dataset.arrays.title_table())
@@ -120,7 +121,7 @@ class _Run:
         abstract = self.init.abstract()
         self.abstract_state = with_shardings(abstract, state_shardings(abstract))
         step = TrainStep(self.task)
-        self.train_step = parallelize_step(step, step.mapping, abstract)
+        self.train_step = parallelize_step(step, step.mapping, abstract, self.input.rows)
         self.validator = Validator(self.task, self.table, dataset.rows("validation"))
         self.meta = {
             "config": to_json(config),
@@ -168,7 +169,7 @@ class _Run:
         The state is computed while the step is compiled, because a large part of the compilation uses only
         one core.
         """
-        batch = transfer_group(BatchGroups(self.batches, self.steps_per_call)[0], self.steps_per_call)[0]
+        batch = transfer_group(BatchGroups(self.input.source, self.steps_per_call)[0], self.steps_per_call)[0]
         state = _submit(executor, self.init.init_sharded)
         compile_step = self.train_step.lower(self.abstract_state, batch, self.table)
         tail = _submit(executor, self._compile_tail)  # after `lower`: two threads trace no faster than one
@@ -183,7 +184,7 @@ class _Run:
         """
         per_epoch, size = self.batches.steps_per_epoch, self.steps_per_call
         if size > 1 and (per_epoch % size or self.total % per_epoch % size):
-            self.train_step.lower(self.abstract_state, self.batches[0], self.table)()
+            self.train_step.lower(self.abstract_state, self.input.source[0], self.table)()
 
     def _train(self, state: TrainState, start: int, checkpoints: Checkpointer, writer: Writer) -> int:
         """Run the steps after `start` and return the last step."""
@@ -196,7 +197,7 @@ class _Run:
             self._save(checkpoints, start, state, validated, writer)
         self.last_save = time.monotonic()
         step, previous = start, start
-        groups = BatchGroups(self.batches, self.steps_per_call, start)
+        groups = BatchGroups(self.input.source, self.steps_per_call, start)
         transfer = partial(transfer_group, most=self.steps_per_call)
         batches = StallTimer(stream(groups, prefetch=self.config.train.prefetch, then=transfer))
         write_progress, sync = ProgressFile(), SyncSchedule(start, self._reaction_seconds())

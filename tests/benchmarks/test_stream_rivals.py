@@ -70,6 +70,16 @@ def test_ours_returns_all_fields(written, rows, histories_packed):
     assert all(ascend) if histories_packed else not any(ascend)
 
 
+def test_rows_on_the_device_are_our_packed_batches(written, rows):
+    by_words, by_index = benchmark.ours(written[0], BATCH, True), benchmark.resident(written[0], BATCH, True)
+    for _ in range(3):
+        words = np.asarray(next(by_index).words)
+        fields = words.view(rows.dtype)[:, 0]
+        for name, expected in next(by_words).items():
+            np.testing.assert_array_equal(fields[name], expected)
+    assert next(benchmark.resident(written[0], BATCH, False)).shape[:2] == (1, 1)
+
+
 @pytest.mark.parametrize("setting", [*grain_examples.SETTINGS[:2], grain_examples.WHOLE_SETTINGS[0]])
 def test_grain_returns_every_row_once(written, rows, setting):
     assert not setting.processes

@@ -57,8 +57,8 @@ LINES = (
     Line(
         "a resumed run starts at the batch where it stopped",
         "jaxrec/training/trainer.py",
-        "groups = BatchGroups(self.batches, self.steps_per_call, start)",
-        "groups = BatchGroups(self.batches, self.steps_per_call)",
+        "groups = BatchGroups(self.input.source, self.steps_per_call, start)",
+        "groups = BatchGroups(self.input.source, self.steps_per_call)",
         ("tests/end_to_end/test_dispatch.py",),
     ),
     Line(

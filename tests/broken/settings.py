@@ -65,7 +65,7 @@ LINES = (
     ),
     Line(
         "the seed of the order",
-        "jaxrec/training/input_pipeline.py",
+        "jaxrec/training/inputs/input_pipeline.py",
         "order = (rows, train.batch_size, train.seed,",
         "order = (rows, train.batch_size, 0,",
         (

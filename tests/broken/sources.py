@@ -83,7 +83,7 @@ LINES = (
     ),
     Line(
         "a batch larger than the data",
-        "jaxrec/training/batch_size.py",
+        "jaxrec/training/inputs/batch_size.py",
         "fitting = max(fitting // devices, 1) * devices",
         "fitting = max(fitting // devices, 1)",
         ("tests/training/test_dry_run.py::test_a_batch_larger_than_the_data_is_adapted",),

@@ -43,7 +43,8 @@ from jaxrec.sources import open_source
 from jaxrec.tasks import ranking_inputs
 from jaxrec.tasks.build import build_task
 from jaxrec.tasks.loading import LoadedCheckpoint
-from jaxrec.training import input_pipeline, optimizer, trainer
+from jaxrec.training import optimizer, trainer
+from jaxrec.training.inputs import input_pipeline, resident_rows
 from jaxrec.training.train_state import StateInit
 from jaxrec.training.train_step import TrainStep
 
@@ -190,6 +191,10 @@ def batch(config: Config) -> list[bytes]:
 
 def batches_of_last_epoch(config: Config) -> int:
     return input_pipeline.count_steps(config, dataset_of(config).rows("train"))[0]
+
+
+def rows_on_devices(config: Config) -> bool:
+    return resident_rows.keeps_rows_on_devices(config, dataset_of(config).rows("train"))
 
 
 # ---------------------------------------------------------------- programs

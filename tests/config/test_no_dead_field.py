@@ -319,6 +319,7 @@ TRAIN = {
         Case("train.checkpoint_every_seconds", 2000.0, o.saves_after_1000_seconds, "one_expert")
     ],
     "prefetch": [Case("train.prefetch", 5, o.prefetch, "one_expert")],
+    "resident": [Case("train.resident", "always", o.rows_on_devices)],
     "preemption_exit_code": [Case("train.preemption_exit_code", 75, o.command("status"))],
     "grace_seconds": [Case("train.grace_seconds", 9.0, o.command("grace"))],
     "heartbeat_seconds": [Case("train.heartbeat_seconds", 9, o.command("heartbeat"))],

@@ -38,12 +38,15 @@ class Pod:
 
     def __init__(
         self, workdir: Path, dataset: Path, config: str = SMALL, devices: int = 1, steps: int = STEPS,
-        every: float = 0.5, **environment: str,
+        every: float = 0.5, resident: str = "never", **environment: str,
     ) -> None:  # fmt: skip
         self.workdir, self.log = workdir, workdir.with_name(workdir.name + ".log")
         self.reached = workdir.with_name(workdir.name + ".reached")
         self.begun = len(self.log_text())  # of the log, where this start's part begins
-        options = {"train.heartbeat_seconds": HEARTBEAT, "train.checkpoint_every_seconds": every}
+        options = {
+            "train.heartbeat_seconds": HEARTBEAT, "train.checkpoint_every_seconds": every,
+            "train.resident": resident,
+        }  # fmt: skip
         command = [
             ROOT / "launch/local.sh", "--processes", "2", "--devices", str(devices), "--",
             *arguments(workdir, dataset, steps, config), *(f"--config.{k}={v}" for k, v in options.items()),

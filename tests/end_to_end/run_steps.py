@@ -42,7 +42,7 @@ def main(dataset: str, out: str, *names: str) -> None:
     from jaxrec.data.storage.dataset import Dataset
     from jaxrec.models.layers import sharded_embedding
     from jaxrec.runtime import device_batch, mesh, multihost, parallel_step
-    from jaxrec.training.input_pipeline import training_batches
+    from jaxrec.training.inputs.input_pipeline import training_batches
     from jaxrec.training.train_state import StateInit
     from jaxrec.training.train_step import TrainStep
 

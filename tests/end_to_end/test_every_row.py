@@ -34,7 +34,7 @@ from jaxrec.studies.paper import ALL
 from jaxrec.studies.plan import Study, configs, datasets, every_run
 from jaxrec.tasks.loading import CHECKPOINTS
 from jaxrec.tasks.ranking import RankingTask
-from jaxrec.training.input_pipeline import training_batches
+from jaxrec.training.inputs.input_pipeline import training_batches
 from jaxrec.training.train_state import StateInit
 from jaxrec.training.train_step import TrainStep
 from jaxrec.training.trainer import train

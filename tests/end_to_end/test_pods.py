@@ -29,8 +29,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(folder, tiny_directory):
-    """Two processes of two devices, which nobody stops."""
-    with Pod(folder / "whole", tiny_directory, devices=2, every=600) as pod:
+    """Two processes of two devices, each with a quarter of the rows, which nobody stops."""
+    with Pod(folder / "whole", tiny_directory, devices=2, every=600, resident="always") as pod:
         status, stderr = pod.end()
         assert status == 0, stderr[-3000:]
     return pod.workdir

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrec.core.batch import HostBatch, Packing
+from jaxrec.core.batch import HostBatch, IndexBatch, Packing
 from jaxrec.runtime import device_batch, mesh, parallel_step
 from jaxrec.tasks.ranking import RankingTask
-from jaxrec.training.input_pipeline import training_batches
+from jaxrec.training.inputs.input_pipeline import training_batches
 
 
 def make_batch():
@@ -124,3 +124,17 @@ def test_transferred_batch_is_not_transferred_again(mapping):
         with pytest.raises(jax.errors.JaxRuntimeError, match="host-to-device"):
             step(state, batch, None)
     assert state == 2 * batch.words.sum(dtype=np.uint32)
+
+
+@pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
+def test_step_receives_the_words_of_the_rows_of_an_index_batch(mapping):
+    """One device; four, and two processes of two, are in end_to_end/test_resident.py."""
+    batch = make_batch()
+    split = np.arange(30, dtype=np.uint32).reshape(10, 3) + 2**31
+    index = np.array([7, 0, 9, 7], np.int32)
+    identity = parallel_step.parallelize_step(
+        lambda state, host, _: (state, host), mapping, rows=jax.numpy.asarray(split[None])
+    )
+    expected = batch._replace(words=split[index])
+    by_index = IndexBatch(index, batch.valid, batch.packing)
+    jax.tree.map(np.testing.assert_array_equal, identity(np.uint32(0), by_index, None)[1], expected)

@@ -9,7 +9,7 @@ import pytest
 from jaxrec.config.schema import Expert, Objective
 from jaxrec.runtime import mesh, parallel_step
 from jaxrec.tasks.ranking import RankingTask
-from jaxrec.training.input_pipeline import training_batches
+from jaxrec.training.inputs.input_pipeline import training_batches
 from jaxrec.training.train_state import StateInit
 from jaxrec.training.train_step import TrainStep
 

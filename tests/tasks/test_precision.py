@@ -15,7 +15,7 @@ from jaxrec.models.outputs import Correction
 from jaxrec.runtime import mesh, parallel_step
 from jaxrec.runtime.private_apis import jaxpr_types
 from jaxrec.tasks.ranking import RankingTask
-from jaxrec.training.input_pipeline import training_batches
+from jaxrec.training.inputs.input_pipeline import training_batches
 from jaxrec.training.train_state import StateInit
 from jaxrec.training.train_step import TrainStep
 

@@ -14,7 +14,7 @@ from jaxrec.runtime.preemption import PreemptionHandler
 from jaxrec.tasks.loading import CHECKPOINTS
 from jaxrec.tasks.ranking import RankingTask
 from jaxrec.training import trainer
-from jaxrec.training.input_pipeline import count_steps, training_batches
+from jaxrec.training.inputs.input_pipeline import count_steps, training_batches
 from jaxrec.training.nonfinite import NONFINITE, nonfinite_metrics
 from jaxrec.training.train_state import StateInit
 from jaxrec.training.train_step import TrainStep

@@ -14,7 +14,7 @@ from jaxrec.runtime import mesh, parallel_step
 from jaxrec.runtime.preemption import PreemptionHandler
 from jaxrec.tasks.loading import CHECKPOINTS, load_checkpoint
 from jaxrec.tasks.ranking import RankingTask
-from jaxrec.training.input_pipeline import training_batches
+from jaxrec.training.inputs.input_pipeline import training_batches
 from jaxrec.training.train_state import StateInit
 from jaxrec.training.train_step import TrainStep
 from jaxrec.training.trainer import train

@@ -242,7 +242,7 @@ class PackedEvalBatches:
 
 
 def stream(
-    batches: TrainBatches | BatchGroups | EvalBatches | PackedEvalBatches,
+    batches: TrainingSource | BatchGroups | EvalBatches | PackedEvalBatches,
     start: int = 0,
     prefetch: int = 2,
     then: Callable[[Any], Any] = lambda record: record,

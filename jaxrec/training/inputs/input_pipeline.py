@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -10,11 +11,14 @@ from absl import logging
 from jaxrec.config.schema import Config
 from jaxrec.config.validation import parse_length
 from jaxrec.core.errors import InputError
-from jaxrec.data.loading.batches import Shards, TrainBatches
+from jaxrec.data.loading.batches import TrainBatches, TrainingSource
+from jaxrec.data.loading.packing import Packer
+from jaxrec.data.loading.row_order import Shards
 from jaxrec.data.storage.dataset import Rows
 from jaxrec.runtime.device_batch import DeviceBatch
 from jaxrec.runtime.multihost import is_first_process
 from jaxrec.tasks.base import Task
+from jaxrec.training.inputs.resident_rows import ResidentRows, keeps_rows_on_devices
 
 _FEW_STEPS = 1000  # a run of fewer is logged
 _SAMPLE_BLOCKS = 64  # dataset blocks that are read to size the rows of packed histories
@@ -59,11 +63,47 @@ def count_steps(config: Config, rows: Rows) -> tuple[int, int]:
     return total, per_epoch
 
 
+class TrainingInput(NamedTuple):
+    """Training batches of this process.
+
+    Attributes:
+        stored: Batches with the words of their rows, read from the dataset.
+        source: The batches that are transferred for the steps: `stored`, or the same batches by row index.
+        rows: [local devices, rows per device, words] rows on the devices, for a `source` by row index.
+    """
+
+    stored: TrainBatches
+    source: TrainingSource
+    rows: jax.Array | None = None
+
+
+def training_input(task: Task, rows: Rows) -> TrainingInput:
+    """Return the training batches of this process, with the rows on its devices if `train.resident` is so.
+
+    All processes must call this function together.
+
+    Raises:
+        InputError: The rows must be on the devices and do not fit.
+    """
+    packer, stored = _stored_batches(task, rows)
+    if not keeps_rows_on_devices(task.config, rows):
+        return TrainingInput(stored, stored)
+    resident = ResidentRows.load(rows, packer)
+    return TrainingInput(
+        stored, resident.batches(rows, stored.order, task.total_steps, packer), resident.words
+    )
+
+
 def training_batches(task: Task, rows: Rows) -> TrainBatches:
-    """Return the training batches of this process.
+    """Return the training batches of this process, with the words of their rows.
 
     Histories are packed if the task has a packer.
     """
+    return _stored_batches(task, rows)[1]
+
+
+def _stored_batches(task: Task, rows: Rows) -> tuple[Packer | None, TrainBatches]:
+    """Return the fitted packer, if the task has one, and the batches of `training_batches`."""
     train = task.config.train
     devices = jax.device_count()
     microbatches = devices * task.microbatches(train.batch_size // devices)
@@ -72,10 +112,10 @@ def training_batches(task: Task, rows: Rows) -> TrainBatches:
     ahead = train.prefetch * steps_per_call(task.config, max(rows.rows // train.batch_size, 1))
     packer = task.packer(rows.dtype)
     if packer is None:
-        return TrainBatches(*order, ahead=ahead)
+        return None, TrainBatches(*order, ahead=ahead)
     sample = rows.read(np.unique(np.linspace(0, rows.blocks - 1, _SAMPLE_BLOCKS).astype(int)))
     packer.fit(sample, train.batch_size, microbatches)
-    return TrainBatches(*order, packer.lengths, packer, ahead)
+    return packer, TrainBatches(*order, packer.lengths, packer, ahead)
 
 
 class StallTimer:

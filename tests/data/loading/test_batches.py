@@ -3,26 +3,29 @@
 import time
 from concurrent.futures import wait
 
+import jax
 import numpy as np
 import pytest
 
 from jaxrec.core.errors import InputError
 from jaxrec.data.loading import batches as batches_module
+from jaxrec.data.loading import row_order
 from jaxrec.data.loading.batches import (
     BatchGroups,
     EvalBatches,
     PackedEvalBatches,
-    Shards,
     TrainBatches,
     stream,
 )
+from jaxrec.data.loading.indexed_batches import IndexedBatches, RowLengths
 from jaxrec.data.loading.packing import Packer
+from jaxrec.data.loading.row_order import RowOrder, Shards
 from jaxrec.data.storage.dataset import BLOCK_ROWS, as_words
 
 
 @pytest.fixture
 def rows(tiny, monkeypatch):
-    monkeypatch.setattr(batches_module, "WINDOW_BLOCKS", 1)  # so that batches cross windows
+    monkeypatch.setattr(row_order, "WINDOW_BLOCKS", 1)  # so that batches cross windows
     return tiny.rows("train")
 
 
@@ -63,12 +66,12 @@ def plain_batch(rows, t, batch=100, seed=5):
     epoch, step = divmod(t, rows.rows // batch)
     words, block_rows = as_words(rows.all()), rows.block_rows()
     first = np.cumsum(block_rows) - block_rows
-    order = batches_module._generator(seed, epoch).permutation(rows.blocks)
+    order = row_order._generator(seed, epoch).permutation(rows.blocks)
     windows = []
-    for w, begin in enumerate(range(0, rows.blocks, batches_module.WINDOW_BLOCKS)):
-        blocks = order[begin : begin + batches_module.WINDOW_BLOCKS]
+    for w, begin in enumerate(range(0, rows.blocks, row_order.WINDOW_BLOCKS)):
+        blocks = order[begin : begin + row_order.WINDOW_BLOCKS]
         window = np.concatenate([words[first[b] : first[b] + block_rows[b]] for b in blocks])
-        windows.append(window[batches_module._generator(seed, epoch, w).permutation(len(window))])
+        windows.append(window[row_order._generator(seed, epoch, w).permutation(len(window))])
     return np.concatenate(windows)[step * batch : (step + 1) * batch]
 
 
@@ -76,7 +79,7 @@ def plain_batch(rows, t, batch=100, seed=5):
 @pytest.mark.parametrize(("window", "batch"), [(1, 5), (1, 8), (2, 16), (2, 17), (3, 100), (50, 60)])
 def test_batches_equal_the_plain_implementation(monkeypatch, window, batch, by_length):
     """Batches inside a window, across windows and at the short block, in any order."""
-    monkeypatch.setattr(batches_module, "WINDOW_BLOCKS", window)
+    monkeypatch.setattr(row_order, "WINDOW_BLOCKS", window)
     rows = Blocks(monkeypatch)
     batches = make_batches(rows, batch, lengths=by_length)
     n = len(batches)
@@ -176,15 +179,50 @@ def test_processes_take_their_range_of_the_shards(rows, processes, shards):
         assert all(len(p[t].valid) == 100 // processes for p in by_process)
 
 
+@pytest.mark.parametrize(("process", "processes", "shards"), [(0, 1, 1), (0, 1, 4), (1, 2, 4)])
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_batches_by_row_index_are_the_batches_of_words(tiny, rows, is_packed, process, processes, shards):
+    """Rows, order and packing, whichever rows the devices of this process hold."""
+    words, packer, lengths_of_rows = as_words(rows.all()), None, None
+    if is_packed:
+        packer = Packer(rows.dtype, (8, 3), False).fit(words, 100, shards)
+        lengths_of_rows = RowLengths.empty(rows.rows, tiny.layout.max_history)
+        for first in range(0, rows.rows, 512):
+            lengths_of_rows.fill(first, words[first : first + 512], packer)
+    distribution = Shards(shards, process, processes)
+    by_words = make_batches(rows, shards=distribution, lengths=packer and packer.lengths, pack=packer)
+    by_index = IndexedBatches(by_words.order, rows.block_rows(), len(by_words), 2, packer, lengths_of_rows)
+    assert len(by_index) == len(by_words) and by_index.steps_per_epoch == by_words.steps_per_epoch
+    for t in [0, 3, len(by_words) - 1, 1]:
+        expected, actual = by_words[t], by_index[t]
+        global_rows = actual.rows[:100]
+        np.testing.assert_array_equal(actual.rows, np.tile(global_rows, 2))  # for each of two devices
+        own = np.split(global_rows, processes)[process]
+        np.testing.assert_array_equal(words[own], expected.words)
+        np.testing.assert_array_equal(actual.valid, expected.valid)
+        assert (actual.packing is None) == (expected.packing is None) == (not is_packed)
+        for a, b in zip(*map(jax.tree.leaves, (actual.packing, expected.packing)), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_batches_by_row_index_reach_the_short_block(monkeypatch):
+    monkeypatch.setattr(row_order, "WINDOW_BLOCKS", 3)
+    rows = Blocks(monkeypatch)
+    order = RowOrder(rows.block_rows(), 17, 5)
+    batches = IndexedBatches(order, rows.block_rows(), 40, 1)
+    for t in [*range(40), 3, 39]:
+        np.testing.assert_array_equal(rows.words[batches[t].rows], plain_batch(rows, t, 17))
+
+
 def test_a_block_is_read_once_per_epoch_and_one_window_ahead(monkeypatch):
-    monkeypatch.setattr(batches_module, "WINDOW_BLOCKS", 2)
+    monkeypatch.setattr(row_order, "WINDOW_BLOCKS", 2)
     rows = Blocks(monkeypatch)
     batches = make_batches(rows, 43)  # 7 batches; 22 rows remain, more than a window
-    order = [batches._epoch(e).blocks for e in range(3)]
+    order = [batches.order.epoch(e).blocks for e in range(3)]
     batches[0]  # its rows are in three windows
     wait([read for window in batches._windows.values() for read in window.reads])
     assert sorted(rows.reads) == sorted(order[0][:8])
-    used = [np.searchsorted(batches._epoch(e).starts, 301) * 2 for e in range(2)]
+    used = [np.searchsorted(batches.order.epoch(e).starts, 301) * 2 for e in range(2)]
     for t in range(1, 14):
         batches[t]
     batches._readers.shutdown()  # returns once all reads are done
@@ -198,7 +236,7 @@ def test_a_block_is_read_once_when_threads_make_several_batches(monkeypatch, ahe
 
     With room for one batch only, windows are read repeatedly.
     """
-    monkeypatch.setattr(batches_module, "WINDOW_BLOCKS", 2)
+    monkeypatch.setattr(row_order, "WINDOW_BLOCKS", 2)
     rows = Blocks(monkeypatch)
     batches = make_batches(rows, 13, ahead=ahead)
     for step in range(4):
@@ -212,10 +250,10 @@ def test_a_block_is_read_once_when_threads_make_several_batches(monkeypatch, ahe
 
 def test_a_slot_is_not_refilled_while_it_is_being_filled(monkeypatch):
     """Random access evicts a window that is still being read ahead, slowly."""
-    monkeypatch.setattr(batches_module, "WINDOW_BLOCKS", 1)
+    monkeypatch.setattr(row_order, "WINDOW_BLOCKS", 1)
     rows = Blocks(monkeypatch)
     batches = make_batches(rows, 5)
-    blocks, starts = batches._epoch(0)
+    blocks, starts = batches.order.epoch(0)
     inside = [next(t for t in range(65) if starts[w] <= 5 * t <= starts[w + 1] - 5) for w in (0, 10, 20)]
     read_into = rows.read_into
 

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from jaxrec.training import input_pipeline
+from jaxrec.training.inputs import input_pipeline
 
 
 def test_the_stall_is_the_fraction_of_waiting_time(monkeypatch):
