@@ -93,14 +93,22 @@ class SameQueries:
         return np.append(np.arange(FIRST_TITLE), order[at] + FIRST_TITLE)
 
     def _requests(self, loaded: LoadedCheckpoint, own_id_V: np.ndarray) -> np.ndarray:
-        """Return the queries as rows of the next-item model, its latest titles last."""
+        """Return the queries as rows of the next-item model, its latest titles last.
+
+        Raises:
+            InputError: The model reads times, which the rows of a ranker do not have.
+        """
+        if loaded.task.config.model.position == "time_gap":
+            raise InputError(
+                "next_item: the model reads times of plays, which the rows of a ranker do not have; allowed: "
+                "a run with model.position='index' or 'none'"
+            )
         rows = np.zeros(len(self._rows), loaded.task.layout.query_dtype())
         length = min(rows["history_title"].shape[1], self._rows["history_title"].shape[1])
-        for name in ("history_title", "history_time", "history_completion"):
-            if name in (rows.dtype.names or ()) and name in (self._rows.dtype.names or ()):
+        for name in ("history_title", "history_completion"):
+            if name in (rows.dtype.names or ()):
                 rows[name][:, -length:] = self._rows[name][:, -length:]
         rows["history_title"] = own_id_V[rows["history_title"]]
-        rows["target_time"] = self._rows["target_time"].reshape(len(rows), -1)[:, 0]
         return rows
 
 

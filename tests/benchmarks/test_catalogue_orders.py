@@ -13,8 +13,8 @@ from jaxrec.data.loading.left_out import LeftOutTitles
 KEYS, OWN_KEYS = np.array(["a", "b", "c", "d"]), np.array(["d", "x", "b", "a", "c"])
 SCORES = [9.0, 9.0, 1.0, 5.0, 3.0, 2.0, 3.0]  # by the model's own id: reserved, reserved, d, x, b, a, c
 ROWS = np.array(
-    [([2, 3], [5], [7]), ([0, 4], [2], [8]), ([0, 0], [4], [9])],
-    [("history_title", np.int32, 2), ("target", np.int32, 1), ("target_time", np.int64, 1)],
+    [([2, 3], [0.5, 1.0], [5]), ([0, 4], [0.0, 0.25], [2]), ([0, 0], [0.0, 0.0], [4])],
+    [("history_title", np.int32, 2), ("history_completion", np.float32, 2), ("target", np.int32, 1)],
 )
 
 
@@ -24,9 +24,12 @@ class FixedTask:
     catalogue_heads = ("next_item",)
     layout = SimpleNamespace(
         query_dtype=lambda: np.dtype(
-            [("history_title", np.int32, 3), ("target_time", np.int64), ("user", np.int32)]
+            [("history_title", np.int32, 3), ("history_completion", np.float32, 3), ("target_time", "<u4")]
         )
     )
+
+    def __init__(self, position="index"):
+        self.config = SimpleNamespace(model=SimpleNamespace(position=position))
 
     def score_all_titles(self, params, host, table, heads):
         return SimpleNamespace(by_head={heads[0]: jnp.tile(jnp.array(SCORES), (len(host.words), 1))})
@@ -37,9 +40,9 @@ def queries():
     return catalogue.SameQueries(dataset, ROWS, LeftOutTitles.of_histories(ROWS["history_title"]))
 
 
-def loaded(keys):
+def loaded(keys, position="index"):
     arrays = SimpleNamespace(title_key=keys, title_table=lambda: None)
-    return SimpleNamespace(task=FixedTask(), arrays=arrays, params=None)
+    return SimpleNamespace(task=FixedTask(position), arrays=arrays, params=None)
 
 
 def test_ranks_are_among_the_titles_of_the_dataset_that_were_not_left_out():
@@ -50,7 +53,12 @@ def test_ranks_are_among_the_titles_of_the_dataset_that_were_not_left_out():
 def test_histories_are_in_the_models_own_ids_the_newest_last():
     rows = queries()._requests(loaded(OWN_KEYS), queries()._own_ids(OWN_KEYS))
     assert rows["history_title"].tolist() == [[0, 5, 4], [0, 0, 6], [0, 0, 0]]
-    assert rows["target_time"].tolist() == [7, 8, 9]
+    assert rows["history_completion"].tolist() == [[0, 0.5, 1], [0, 0, 0.25], [0, 0, 0]]
+
+
+def test_a_model_that_reads_times_is_refused():
+    with pytest.raises(InputError, match="the model reads times of plays"):
+        queries().ranks(loaded(OWN_KEYS, "time_gap"))
 
 
 def test_a_catalogue_that_lacks_titles_is_an_error():
