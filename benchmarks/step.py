@@ -48,6 +48,7 @@ def _flags() -> None:
     flags.DEFINE_list(
         "rows", list(KINDS), "service: histories of the service; full: histories without padding"
     )
+    flags.DEFINE_enum("resident", "auto", ["auto", "always", "never"], "`train.resident` of jaxrec's step")
     flags.DEFINE_list("parts", list(PARTS), "measurements: rate, memory, first (time to the first step)")
     flags.DEFINE_list("peers", ["eager", "compiled"], "PyTorch variants; empty: jaxrec alone")
     flags.DEFINE_integer("rounds", 7, "rounds; each times all rivals once", lower_bound=1)
@@ -60,6 +61,7 @@ def settings(args: flags.FlagValues, directory: str) -> Config:
     """Return the config to measure, with a simulated service of `users` users."""
     config = load_config(args.config)
     config.data.directory, config.model.dtype = directory, args.dtype
+    config.train.resident = args.resident
     if isinstance(config.source, Simulator):
         config.source.users, config.source.test_only_users, config.data.partitions = args.users, 0, 8
     check(config)
@@ -85,7 +87,7 @@ class _Bench:
     def __init__(self, args: flags.FlagValues, config: Config):
         self.args, self.config, self.dataset = args, config, Dataset(config.data.directory)
         self.table = self.dataset.arrays.title_table()
-        self.figures: dict[str, Any] = {"config": args.config, "dtype": args.dtype}
+        self.figures: dict[str, Any] = {n: getattr(args, n) for n in ("config", "dtype", "resident")}
         self.rows: list[tuple[str, str, str]] = []
         self.peers = [name for flag, name in PEERS.items() if flag in args.peers]
         for name in list(self.peers):

@@ -137,7 +137,8 @@ Run = Callable[[int], None]  # performs that number of steps and returns when th
 def ours(program: Any, table: TitleTable, rows: Rows) -> tuple[Run, int]:
     """Return our training step with its input pipeline, and the steps per call.
 
-    Batches are read, packed and transferred during the run. The last batches of an epoch, where they are
+    Batches are read, packed and transferred during the run, or by row index where `train.resident` keeps the
+    rows on the device. The last batches of an epoch, where they are
     fewer than the steps per call, are read and skipped.
 
     Returns:
@@ -150,12 +151,13 @@ def ours(program: Any, table: TitleTable, rows: Rows) -> tuple[Run, int]:
     from jaxrec.runtime.device_batch import transfer_group
     from jaxrec.runtime.mesh import replicate
     from jaxrec.runtime.parallel_step import parallelize_step
-    from jaxrec.training.inputs.input_pipeline import steps_per_call, training_batches
+    from jaxrec.training.inputs.input_pipeline import steps_per_call, training_input
     from jaxrec.training.train_state import StateInit
     from jaxrec.training.train_step import TrainStep
 
-    step, device_table = parallelize_step(TrainStep(program)), replicate(table)
-    state, batches = replicate(StateInit(program).init()), training_batches(program, rows)
+    inputs = training_input(program, rows)
+    step, device_table = parallelize_step(TrainStep(program), rows=inputs.rows), replicate(table)
+    state, batches = replicate(StateInit(program).init()), inputs.source
     size = steps_per_call(program.config, batches.steps_per_epoch)
     transfer = functools.partial(transfer_group, most=size)
     lists = stream(BatchGroups(batches, size), 0, program.config.train.prefetch, transfer)

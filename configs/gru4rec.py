@@ -15,6 +15,6 @@ def get_config(scale: str = "small") -> Config:
     """Return the config for "small" or "paper"."""
     config = sasrec.get_config(scale)
     config.name = f"gru4rec-{scale}"
-    config.model.experts = (replace(config.model.experts[0], kind="gru4rec", layers=1),)
+    config.model.experts = (replace(config.model.experts[0], encoder="gru4rec", num_layers=1),)
     config.model.position = "none"
     return config

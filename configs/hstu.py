@@ -19,5 +19,5 @@ def get_config(scale: str = "small") -> Config:
     """Return the config for "small" or "paper"."""
     config = sasrec.get_config(scale)
     config.name = f"hstu-{scale}"
-    config.model.experts = (replace(config.model.experts[0], kind="hstu"),)
+    config.model.experts = (replace(config.model.experts[0], encoder="hstu"),)
     return config

@@ -18,7 +18,7 @@ def get_config(scale: str = "small") -> Config:
     """Return the config for "small" or "paper"."""
     config = smoe.get_config(scale)
     config.name = f"sasrec-{scale}"
-    config.model.experts = (replace(config.model.experts[-1], kind="sasrec", feedforward=1.0),)
+    config.model.experts = (replace(config.model.experts[-1], encoder="sasrec", mlp_ratio=1.0),)
     config.model.head, config.model.features = "dot", ("title_id",)
     config.objective = Objective(ranking=0.0, regression=0.0, personalised=False)
     return config

@@ -167,14 +167,14 @@ def gsasrec() -> Config:
 def hstu() -> Config:
     """Return HSTU with the settings of [1]."""
     config = sasrec()
-    config.model.experts = (replace(config.model.experts[0], kind="hstu"),)
+    config.model.experts = (replace(config.model.experts[0], encoder="hstu"),)
     return config
 
 
 def hstu_large() -> Config:
     """Return the large HSTU of [1]."""
     config = hstu()
-    config.model.experts = (replace(config.model.experts[0], layers=8, heads=2),)
+    config.model.experts = (replace(config.model.experts[0], num_layers=8, num_heads=2),)
     return config
 
 

@@ -86,8 +86,9 @@ def steps_trace(config: Config) -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a_config_loads(name):
+def test_a_config_loads(name, capsys):
     check(load_config(str(CONFIGS / name)))
+    assert capsys.readouterr().err == ""  # no old name of a field
 
 
 @pytest.mark.parametrize(

@@ -112,11 +112,13 @@ def stand_in(folder: Path, name: str, script: str) -> None:
     path.chmod(0o755)
 
 
-def run(folder: Path, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, script: str, *arguments: str, limit: int = 60, **environment: str
+) -> subprocess.CompletedProcess[str]:
     path = f"{folder}:{os.environ['PATH']}"
     return subprocess.run(
         [LAUNCH / script, *arguments], cwd=folder, env=os.environ | {"PATH": path} | environment,
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=limit,
     )  # fmt: skip
 
 
@@ -182,6 +184,23 @@ def test_local_reports_errors_in_one_line(tmp_path, arguments, message):
     process = run(tmp_path, "local.sh", *arguments)
     assert process.returncode == 2
     assert process.stderr.startswith(f"error: {message}; usage: ") and process.stderr.count("\n") == 1
+
+
+def test_gpu_refuses_a_wrong_option_in_one_line(tmp_path):
+    process = run(tmp_path, "gpu.sh", "--fast")
+    assert process.returncode == 2
+    assert (
+        process.stderr.startswith("error: --fast is no option; usage: ") and process.stderr.count("\n") == 1
+    )
+
+
+@pytest.mark.slow
+def test_gpu_ends_on_a_cpu_in_a_rehearsal(tmp_path):
+    process = run(
+        tmp_path, "gpu.sh", "--quick", "--rehearse", str(tmp_path / "out"), limit=1800, PYTHON=sys.executable
+    )
+    assert process.returncode == 0, process.stdout[-2000:]
+    assert process.stdout.endswith("gpu.sh: all stages ended\n")
 
 
 def test_image_contains_the_files_of_its_command():
