@@ -25,7 +25,7 @@ from jaxrec.config.validation import mix_counts
 from jaxrec.core.batch import Batch, HostBatch, TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.row_format import Layout
-from jaxrec.data.storage.dataset import BLOCK_ROWS, Dataset, Rows, as_words
+from jaxrec.data.storage.dataset import Dataset, Rows, SelectedRows
 
 OURS, EAGER, COMPILED = "jaxrec", "torch eager", "torch.compile"
 _BATCHES = 4  # different batches, which the peers use in turn
@@ -34,21 +34,6 @@ _FIRST_LIMIT = 300.0  # largest allowed time to the first step, in seconds
 
 
 # ---------------------------------------------------------------- inputs
-
-
-class MemoryRows(Rows):
-    """Rows in memory with the interface of a split's rows on disk."""
-
-    def __init__(self, rows: np.ndarray) -> None:
-        self.rows, self.dtype, self.blocks = len(rows), rows.dtype, -(-len(rows) // BLOCK_ROWS)
-        self._words = as_words(rows)
-        self._more_words = None
-
-    def read(self, blocks: np.ndarray) -> np.ndarray:
-        return np.concatenate([self._words[b * BLOCK_ROWS : (b + 1) * BLOCK_ROWS] for b in blocks])
-
-    def read_into(self, blocks: np.ndarray, out: np.ndarray) -> None:
-        out[:] = self.read(blocks)
 
 
 def training_rows(dataset: Dataset, config: Config, kind: str) -> Rows:
@@ -70,7 +55,7 @@ def training_rows(dataset: Dataset, config: Config, kind: str) -> Rows:
     rows = rows[shown(rows, config) >= window]
     if not len(rows):
         raise InputError(f"--rows={kind}: no row shows {window} titles; --users must be larger")
-    return MemoryRows(np.resize(rows, max(len(rows), _BATCHES * config.train.batch_size)))
+    return SelectedRows(np.resize(rows, max(len(rows), _BATCHES * config.train.batch_size)))
 
 
 def shown(rows: np.ndarray, config: Config) -> np.ndarray:

@@ -35,7 +35,7 @@ def test_full_rows_are_full_and_service_rows_vary(tiny, tiny_config):
 
 def test_rows_in_memory_are_read_like_rows_on_disk(tiny):
     disk = tiny.rows("train")
-    memory_rows, blocks = step_parts.MemoryRows(disk.all()), np.arange(disk.blocks)[::-1]
+    memory_rows, blocks = step_parts.SelectedRows(disk.all()), np.arange(disk.blocks)[::-1]
     assert np.array_equal(memory_rows.block_rows(), disk.block_rows())
     assert np.array_equal(memory_rows.read(blocks), disk.read(blocks))
     out = np.zeros_like(memory_rows.read(blocks))
@@ -103,7 +103,7 @@ def test_a_run_must_be_a_multiple_of_the_steps_per_call(tiny, tiny_config, monke
         performed.append(batch.steps)
         return state, {}
 
-    monkeypatch.setattr("jaxrec.runtime.parallel_step.parallelize_step", lambda _: step)
+    monkeypatch.setattr("jaxrec.runtime.parallel_step.parallelize_step", lambda _, rows: step)
     config = copy.deepcopy(tiny_config)
     config.train.steps_per_call = 2
     program = step_parts.program_of(config, tiny, tiny.rows("train").rows // 5)  # two calls and one step left
