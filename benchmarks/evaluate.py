@@ -21,14 +21,13 @@ from absl import flags
 from benchmarks.command import Report, run, spread
 from benchmarks.measure import Timing, interleaved, matrix_rate, ratio
 from benchmarks.peers import numpy_evaluate as peer
-from benchmarks.step_parts import MemoryRows
 from jaxrec.config.loading import load_config
 from jaxrec.config.schema import Config, Simulator
 from jaxrec.config.validation import check
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE, LISTS
 from jaxrec.data.runners.run import ensure_dataset
-from jaxrec.data.storage.dataset import Dataset
+from jaxrec.data.storage.dataset import Dataset, SelectedRows
 from jaxrec.training.train_state import StateInit
 
 SCORES, METRICS = 1e-4, 1e-6  # largest allowed difference between the peer and jaxrec
@@ -93,7 +92,7 @@ class Setting:
 
     def ranks(self, queries: int) -> np.ndarray:
         """Return the ranks [queries] of the first queries' targets among all titles."""
-        return self.ranker(self.params, MemoryRows(self.rows[:queries])).by_order["model"].ranks
+        return self.ranker(self.params, SelectedRows(self.rows[:queries])).by_order["model"].ranks
 
 
 _RANKED = 1_000  # queries ranked among all titles per round

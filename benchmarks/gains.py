@@ -29,7 +29,7 @@ from jaxrec.config.loading import load_config
 from jaxrec.core.batch import HostBatch
 from jaxrec.core.errors import InputError
 from jaxrec.data.runners.run import ensure_dataset
-from jaxrec.data.storage.dataset import Dataset
+from jaxrec.data.storage.dataset import Dataset, SelectedRows
 
 Rival = Callable[[], None]
 AS_IT_IS = "as it is"
@@ -187,7 +187,7 @@ def fed(program: Any, table: Any, rows: np.ndarray, steps_per_call: int, packed:
     program = replace(program, config=config)
     # A multiple of the round, so that no epoch ends with a smaller group.
     whole = max(len(rows) // (size * _FED_STEPS), 1) * size * _FED_STEPS
-    batches, prefetch = training_batches(program, step_parts.MemoryRows(np.resize(rows, whole))), 2
+    batches, prefetch = training_batches(program, SelectedRows(np.resize(rows, whole))), 2
     device_table, state = replicate(table), replicate(StateInit(program).init())
     step: Callable[[Any, Any, Any], Any]
     if packed:
