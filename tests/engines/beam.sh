@@ -64,7 +64,7 @@ same_dataset() { # NAME: is the local one, file by file
   diff -r "$WORK/local" "$WORK/$1" >"$WORK/$1.diff" || fail "$1 and local differ in files: $WORK/$1.diff"
 }
 
-inside
+inside engines
 servers
 began=$SECONDS
 prepare local

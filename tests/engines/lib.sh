@@ -80,7 +80,7 @@ enclose() { # end this run of the script; run it again within namespaces, with E
   exit "$status"
 }
 
-inside() { # HOST...: name this machine `engines`; give it and each HOST an address of a network that nothing else is on
+inside() { # HOST...: name this machine `engines`; give each HOST an address of a network that nothing else is on
   local host last=1
   mount --make-rprivate /
   hostname engines
@@ -89,7 +89,7 @@ inside() { # HOST...: name this machine `engines`; give it and each HOST an addr
   ip link set network up
   ip link set unused up
   echo '127.0.0.1 localhost' >"$WORK/hosts"
-  for host in engines "$@"; do
+  for host in "$@"; do
     ip address add "10.77.0.$last/24" dev network
     echo "10.77.0.$last $host" >>"$WORK/hosts"
     last=$((last + 1))

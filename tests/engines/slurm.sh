@@ -9,7 +9,8 @@
 #   whole      nobody stops it
 #   requeued   scontrol requeue, in the middle
 #   signalled  scancel --signal=TERM, as before a time limit or for preemption; the job queues itself again
-#   lost       kill -KILL of a node's slurmd, slurmstepd and task; the job names what happened, and is submitted again
+#   lost       kill -KILL of a node's slurmd, slurmstepd and task; the job names the node, Slurm queues it again, and the node
+#              returns
 # shellcheck source=tests/engines/lib.sh
 source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/lib.sh"
 begin "$0" "$@"
@@ -27,7 +28,7 @@ SLURM_CONF=$WORK/slurm.conf
 export SLURM_CONF
 
 daemons() { # start munged, slurmctld and both slurmd
-  inside nodeA nodeB
+  inside engines nodeA nodeB
   mkdir -p "$WORK"/{state,spool.nodeA,spool.nodeB,munge}
   chmod 0700 "$WORK/munge"
   dd if=/dev/urandom of="$WORK/munge/key" bs=128 count=1 status=none
@@ -74,6 +75,7 @@ daemons() { # start munged, slurmctld and both slurmd
 
 slurmd_of() { # NODE
   slurmd -D -N "$1" >>"$WORK/slurmd.$1.out" 2>&1 &
+  disown # so that its end is not reported
 }
 
 idle() { # COUNT: whether so many nodes are idle
@@ -82,7 +84,7 @@ idle() { # COUNT: whether so many nodes are idle
 
 submit() { # NAME: submit the run NAME; set JOB
   JOB=$(
-    cd "$ROOT"
+    cd "$ROOT" || exit
     JAXREC_REACHED=$WORK/$1.reached sbatch --parsable --nodes=2 --gpus-per-node=0 --time=30 --output="$WORK/$1.out" \
       launch/slurm.sbatch --config configs/tiny.py --workdir "$WORK/$1" --config.data.directory="$WORK/data" \
       --config.train.duration="$STEPS steps" --config.train.log_seconds=0.001 --config.train.heartbeat_seconds=10
@@ -139,23 +141,45 @@ submit whole
 finish whole
 [[ $(table whole) ]] || fail "whole printed no table"
 
-submit requeued
-wait_until 200 "step $AT" reached "$WORK/requeued" "$AT"
-note "scontrol requeue"
-scontrol requeue "$JOB"
-finish requeued
-echo "starts of requeued at steps: $(resumed requeued)"
+requeued() {
+  submit requeued
+  wait_until 300 "step $AT" reached "$WORK/requeued" "$AT"
+  note "scontrol requeue"
+  scontrol requeue "$JOB"
+  finish requeued
+  grep -q 'Slurm has done so itself' "$WORK/requeued.out" || fail "requeued: the job's output does not say who queued it again"
+}
 
-submit signalled
-wait_until 200 "step $AT" reached "$WORK/signalled" "$AT"
-note "scancel --signal=TERM"
-scancel --signal=TERM "$JOB"
-finish signalled
-echo "starts of signalled at steps: $(resumed signalled)"
+signalled() {
+  submit signalled
+  wait_until 300 "step $AT" reached "$WORK/signalled" "$AT"
+  note "scancel --signal=TERM"
+  scancel --signal=TERM "$JOB"
+  finish signalled
+  grep -q 'having saved; queued again' "$WORK/signalled.out" || fail "signalled: the job did not queue itself again"
+}
 
-submit lost
-wait_until 200 "step $AT" reached "$WORK/lost" "$AT"
-kill_node nodeB
-wait_until 200 "the end of job $JOB" ended "$JOB"
-in_state "$JOB" FAILED || in_state "$JOB" NODE_FAIL || fail "lost: job $JOB ended as $(state "$JOB")"
-cat "$WORK/lost.out"
+lost() {
+  submit lost
+  wait_until 300 "step $AT" reached "$WORK/lost" "$AT"
+  kill_node nodeB
+  local began=$SECONDS
+  wait_until 200 "the end of job $JOB" left "$JOB"
+  note "job $JOB left the nodes after $((SECONDS - began)) s, and is $(state "$JOB")"
+  grep -E 'srun: error|NODE FAILURE|slurm.sbatch:|"process"' "$WORK/lost.out"
+  grep -q 'Node failure on nodeB' "$WORK/lost.out" || fail "lost: the job's output does not name the node"
+  grep -q 'slurm.sbatch: ended with' "$WORK/lost.out" || fail "lost: the job's output does not have its status"
+  slurmd_of nodeB
+  in_state "$JOB" FAILED && submit lost # otherwise Slurm itself has queued it again, because of --requeue
+  finish lost
+}
+
+left() { # JOB: whether it no longer runs
+  case $(state "$1") in RUNNING | COMPLETING) return 1 ;; *) return 0 ;; esac
+}
+
+for run in ${RUNS:-requeued signalled lost}; do
+  "$run"
+  echo "$run: its starts began at steps: 0 $(resumed "$run")"
+done
+echo "ok: on a Slurm of two nodes, ${RUNS:-requeued signalled lost} ended as the run that nobody stopped"
