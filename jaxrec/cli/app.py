@@ -68,7 +68,7 @@ def report_failure(error: BaseException) -> int:
         return INTERRUPTED_EXIT
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else DEFECT
-    if place := _place_error(error):
+    if place := _place_error(error) or _bucket_error(error):
         print(f"error: {place}", file=sys.stderr)
         return DEFECT
     traceback.print_exception(error)
@@ -96,6 +96,29 @@ def _place_error(error: BaseException) -> str:
             return f"{inner.filename}: {inner.strerror}" if inner.filename else f"{full}{inner.strerror}"
         if any(re.search(text, str(inner)) for text in _FULL):
             return f"the disk is full: {str(inner).splitlines()[0][:300]}"
+        inner = inner.__cause__ or inner.__context__
+    return ""
+
+
+# Libraries that access buckets; the text is that of TensorStore, whose errors are of built-in types.
+_OF_BUCKETS = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "s3fs")
+_NO_CONNECTION = "CURL error"
+
+
+def _bucket_error(error: BaseException) -> str:
+    """Return an error of access to a bucket in one line; "" for another error.
+
+    The libraries have tried several times before they raise it.
+    """
+    inner: BaseException | None = error
+    while inner is not None:
+        library = type(inner).__module__.partition(".")[0]
+        if library in _OF_BUCKETS or _NO_CONNECTION in str(inner):
+            text = " ".join(str(inner).split())[:300]
+            return (
+                f"a bucket cannot be accessed: {type(inner).__name__}: {text}; start the command again once "
+                "it can: a training then resumes from its last checkpoint"
+            )
         inner = inner.__cause__ or inner.__context__
     return ""
 

@@ -323,6 +323,21 @@ def test_a_place_that_cannot_be_used_is_one_line(make, line, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("error: " + line.format(folder=tmp_path))
 
 
+def test_a_bucket_that_cannot_be_reached_is_one_line(capsys):
+    """An error of a library of buckets, or of TensorStore, also behind that of a save."""
+    of_library = type("EndpointConnectionError", (Exception,), {"__module__": "botocore.exceptions"})
+    of_tensorstore = ValueError("UNAVAILABLE: CURL error Couldn't connect to server\nat file 3")
+    for error in (of_library("Could not connect"), of_tensorstore):
+        outer = RuntimeError("a save failed")
+        outer.__context__ = error
+        assert app.report_failure(outer) == app.DEFECT
+        line = capsys.readouterr().err
+        assert line.startswith(
+            f"error: a bucket cannot be accessed: {type(error).__name__}: {str(error)[:9]}"
+        )
+        assert line.count("\n") == 1 and "resumes from its last checkpoint" in line
+
+
 def test_a_full_disk_is_one_line_whatever_reports_it(capsys):
     full = OSError(28, "No space left on device")
     wrapped = ValueError("UNKNOWN: Error writing; No space left on device\nat line 3")
