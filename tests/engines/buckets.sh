@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Prepare, train, evaluate and recommend in buckets: s3:// of moto's server, gs:// of gcp-storage-emulator.
+# Prepare, train, evaluate and recommend in buckets: s3:// of moto's server, gs:// of gcp-storage-emulator
+# (gcs_emulator.py).
 #
 #   tests/engines/buckets.sh [--work DIR] [--python PYTHON]
 #
@@ -34,7 +35,7 @@ answers() { (: <"/dev/tcp/localhost/$1") 2>/dev/null; }
 servers() {
   local scheme
   "$PYTHON" -m moto.server -H localhost -p 6001 >"$WORK/moto.log" 2>&1 &
-  (cd "$WORK" && exec "$PYTHON" -m gcp_storage_emulator start --host=localhost --port=6002 --default-bucket=bucket) \
+  (cd "$WORK" && exec "$PYTHON" "$ROOT/tests/engines/gcs_emulator.py" start --host=localhost --port=6002 --default-bucket=bucket) \
     >"$WORK/gcs.log" 2>&1 &
   for scheme in s3 gs; do
     wait_until 60 "the server of $scheme" answers $((PORT[$scheme] + 1000))
@@ -73,7 +74,7 @@ in_bucket() { # SCHEME
   job=$!
   wait_until 300 "epoch 2" printed "$scheme-killed" '^epoch 2:'
   pkill -KILL -P "$job" # the command; $job is a shell that waits for it
-  wait "$job" || note "$scheme: killed after epoch 2"
+  wait "$job" 2>/dev/null || note "$scheme: killed after epoch 2"
   train "$scheme-killed" "$bucket/data" "$bucket/killed" || fail "$scheme: resumed: $(tail -n 1 "$WORK/$scheme-killed.err")"
   same_runs "$WORK/run" "$bucket/killed" || fail "$scheme: the killed run is not the local one"
 
