@@ -68,11 +68,16 @@ def report_failure(error: BaseException) -> int:
         return INTERRUPTED_EXIT
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else DEFECT
-    if place := _place_error(error) or _bucket_error(error):
-        print(f"error: {place}", file=sys.stderr)
+    if outside := _outside_error(error):
+        print(f"error: {outside}", file=sys.stderr)
         return DEFECT
     traceback.print_exception(error)
     return DEFECT
+
+
+def _outside_error(error: BaseException) -> str:
+    """Return an error that no change of the program can prevent in one line; "" for another error."""
+    return _place_error(error) or _bucket_error(error)
 
 
 # Errors of the place of a file or folder: a file in place of a folder, no permission, a full or failing disk.
@@ -100,20 +105,30 @@ def _place_error(error: BaseException) -> str:
     return ""
 
 
-# Libraries that access buckets; the text is that of TensorStore, whose errors are of built-in types.
-_OF_BUCKETS = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "s3fs")
-_NO_CONNECTION = "CURL error"
+_OF_BUCKETS = {
+    "aiobotocore",
+    "aiohttp",
+    "botocore",
+    "gcsfs",
+    "google",
+    "s3fs",
+}  # libraries that access buckets
+_NO_CONNECTION = "CURL error"  # in errors of TensorStore, which are of built-in types
 
 
 def _bucket_error(error: BaseException) -> str:
     """Return an error of access to a bucket in one line; "" for another error.
 
-    The libraries have tried several times before they raise it.
+    The libraries have tried several times before they raise it. They raise OSError for a bucket that is
+    missing or forbidden.
     """
     inner: BaseException | None = error
     while inner is not None:
-        library = type(inner).__module__.partition(".")[0]
-        if library in _OF_BUCKETS or _NO_CONNECTION in str(inner):
+        libraries = {type(inner).__module__.partition(".")[0]}
+        if isinstance(inner, OSError):
+            frames = (frame for frame, _ in traceback.walk_tb(inner.__traceback__))
+            libraries |= {frame.f_globals.get("__name__", "").partition(".")[0] for frame in frames}
+        if libraries & _OF_BUCKETS or _NO_CONNECTION in str(inner):
             text = " ".join(str(inner).split())[:300]
             return (
                 f"a bucket cannot be accessed: {type(inner).__name__}: {text}; start the command again once "
@@ -225,7 +240,7 @@ def run(
         except (InputError, RunError, KeyboardInterrupt) as error:
             return report_failure(error)
         except Exception as error:
-            if not _place_error(error):
+            if not _outside_error(error):
                 raise
             return report_failure(error)
 

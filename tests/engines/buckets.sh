@@ -7,8 +7,8 @@
 # The servers are reached through a proxy (proxy.py) that cuts connections. For each scheme, beside a run on this machine:
 #   data     prepared in the bucket; the fingerprint must be the local one
 #   killed   a run that is killed (SIGKILL) while it saves a checkpoint, and started again
-#   cut      a run whose connections are cut for some seconds, which it must survive, and later until it ends, which must be
-#            in one line of error; then it is started again
+#   cut      a run whose connections are cut for some seconds, and later until it ends; each end must be in one line of error,
+#            and the run is started again
 # Both must end as the local run; the last one is then evaluated, and recommends, from the bucket.
 # shellcheck source=tests/engines/lib.sh
 source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/lib.sh"
@@ -22,7 +22,7 @@ if [[ ! ${ENCLOSED:-} ]]; then
 fi
 
 EPOCHS=5
-SHORT=4 # seconds of the cut that a run must survive
+SHORT=4 # seconds of the first cut
 declare -A PORT=([s3]=5001 [gs]=5002) PROXY
 export AWS_ENDPOINT_URL=http://localhost:5001 AWS_ACCESS_KEY_ID=engine AWS_SECRET_ACCESS_KEY=engine
 export AWS_DEFAULT_REGION=us-east-1 AWS_EC2_METADATA_DISABLED=true
@@ -58,7 +58,7 @@ train() { # NAME DATA WORKDIR
 }
 
 printed() { # NAME TEXT: whether its standard error has a text
-  grep -q -- "$2" "$WORK/$1.err"
+  grep -qs -- "$2" "$WORK/$1.err"
 }
 
 fingerprint() { grep -oE 'fingerprint [0-9a-f]+' "$WORK/$1.out"; }
@@ -84,15 +84,17 @@ in_bucket() { # SCHEME
   kill -USR1 "${PROXY[$scheme]}"
   sleep "$SHORT"
   kill -USR2 "${PROXY[$scheme]}"
-  wait_until 300 "epoch 3, after a cut of $SHORT s" printed "$scheme-cut" '^epoch 3:'
+  wait_until 300 "epoch 3, after a cut of $SHORT s" past_the_cut "$scheme" "$job"
+  if running "$job"; then
+    note "$scheme: survived a cut of $SHORT s"
+  else
+    one_line "$scheme" "$job"
+    train "$scheme-cut" "$bucket/data" "$bucket/cut" &
+    job=$!
+    wait_until 300 "epoch 3" printed "$scheme-cut" '^epoch 3:'
+  fi
   kill -USR1 "${PROXY[$scheme]}"
-  status=0
-  wait "$job" || status=$?
-  note "$scheme: the run without connections ended with status $status"
-  message=$(grep -v '^step \|^epoch \|^[WI][0-9]\|^[0-9,]* parameters' "$WORK/$scheme-cut.err")
-  echo "$message"
-  ((status == 1)) && [[ $message =~ ^error:\ a\ bucket\ cannot\ be\ accessed && $message != *$'\n'* ]] ||
-    fail "$scheme: not one line of error: $WORK/$scheme-cut.err"
+  one_line "$scheme" "$job"
   kill -USR2 "${PROXY[$scheme]}"
   wait_until 30 "the proxy of $scheme" answers "${PORT[$scheme]}"
   train "$scheme-cut" "$bucket/data" "$bucket/cut" || fail "$scheme: resumed: $(tail -n 1 "$WORK/$scheme-cut.err")"
@@ -108,6 +110,22 @@ in_bucket() { # SCHEME
 	assert all(first[part] == second[part] for part in ("lists", "lists_k3", "baselines", "dataset", "step"))
 	CODE
   note "$scheme: evaluated and recommended from the bucket, as on this machine"
+}
+
+running() { [[ -e /proc/$1/stat && $(cut -d' ' -f3 "/proc/$1/stat") != Z ]]; } # PID
+
+past_the_cut() { # SCHEME JOB
+  printed "$1-cut" '^epoch 3:' || ! running "$2"
+}
+
+one_line() { # SCHEME JOB: wait for the end of the job, which must be in one line of error
+  local message status=0
+  wait "$2" || status=$?
+  message=$(tac "$WORK/$1-cut.err" | sed '/ parameters, /Q' | tac | grep -v '^step \|^epoch \|^[WI][0-9]')
+  note "$1: without a connection the run ended with status $status"
+  echo "$message"
+  ((status == 1)) && [[ $message =~ ^error:\ a\ bucket\ cannot\ be\ accessed && $message != *$'\n'* ]] ||
+    fail "$1: not one line of error: $WORK/$1-cut.err"
 }
 
 starts() { # NAME: the steps at which its starts began

@@ -3,8 +3,8 @@
     python tests/engines/gcs_emulator.py start --host=localhost --port=6002 --default-bucket=bucket
 
 TensorStore refuses an object without x-goog-generation ("Malformed StorageGeneration"); the emulator has the
-number in the JSON of the object alone. It checks no precondition (ifGenerationMatch), which one writer does not
-need.
+number in the JSON of the object alone. It checks no precondition (ifGenerationMatch), which one writer does
+not need, and answers 404 to the repetition of an upload that it has finished, where Google answers 200.
 """
 
 import sys
