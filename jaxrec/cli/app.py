@@ -208,6 +208,8 @@ def _is_shown(record: python_logging.LogRecord) -> bool:
 
     At lower levels the libraries report every phase of every save.
     """
+    if record.exc_info and record.name.partition(".")[0] in _OF_BUCKETS:  # of an error that is raised too
+        return False
     return record.levelno >= python_logging.WARNING or Path(record.pathname).is_relative_to(_PACKAGE)
 
 

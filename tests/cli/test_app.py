@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import importlib
+import logging
 import os
 import re
 import signal
@@ -352,6 +353,15 @@ def test_a_bucket_that_cannot_be_reached_is_one_line(capsys, monkeypatch):
         assert "resumes from its last checkpoint" in line
     with pytest.raises(ZeroDivisionError):
         app.run(lambda _: 1 // 0)
+
+
+def test_an_error_that_a_library_of_buckets_logs_and_raises_is_raised_alone():
+    record = logging.LogRecord("gcsfs", logging.ERROR, "retry.py", 185, "out of retries", (), None)
+    assert app._is_shown(record)
+    record.exc_info = (OSError, OSError("refused"), None)
+    assert not app._is_shown(record)
+    record.name = "jaxrec"
+    assert app._is_shown(record)
 
 
 def test_a_full_disk_is_one_line_whatever_reports_it(capsys):

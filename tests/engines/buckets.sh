@@ -72,10 +72,11 @@ in_bucket() { # SCHEME
 
   train "$scheme-killed" "$bucket/data" "$bucket/killed" &
   job=$!
-  wait_until 300 "epoch 2" printed "$scheme-killed" '^epoch 2:'
+  wait_until 300 "epoch 3" printed "$scheme-killed" '^epoch 3:'
   pkill -KILL -P "$job" # the command; $job is a shell that waits for it
-  wait "$job" 2>/dev/null || note "$scheme: killed after epoch 2"
+  wait "$job" 2>/dev/null || note "$scheme: killed after epoch 3"
   train "$scheme-killed" "$bucket/data" "$bucket/killed" || fail "$scheme: resumed: $(tail -n 1 "$WORK/$scheme-killed.err")"
+  [[ $(starts "$scheme-killed") =~ ^0\ [1-9] ]] || fail "$scheme: started again at $(starts "$scheme-killed")"
   same_runs "$WORK/run" "$bucket/killed" || fail "$scheme: the killed run is not the local one"
 
   train "$scheme-cut" "$bucket/data" "$bucket/cut" &
@@ -121,7 +122,7 @@ past_the_cut() { # SCHEME JOB
 one_line() { # SCHEME JOB: wait for the end of the job, which must be in one line of error
   local message status=0
   wait "$2" || status=$?
-  message=$(tac "$WORK/$1-cut.err" | sed '/ parameters, /Q' | tac | grep -v '^step \|^epoch \|^[WI][0-9]')
+  message=$(tac "$WORK/$1-cut.err" | sed '/ parameters, /Q' | tac | grep -v '^step \|^epoch \|^[WI][0-9]\|google_auth_provider')
   note "$1: without a connection the run ended with status $status"
   echo "$message"
   ((status == 1)) && [[ $message =~ ^error:\ a\ bucket\ cannot\ be\ accessed && $message != *$'\n'* ]] ||
