@@ -68,11 +68,16 @@ def report_failure(error: BaseException) -> int:
         return INTERRUPTED_EXIT
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else DEFECT
-    if place := _place_error(error):
-        print(f"error: {place}", file=sys.stderr)
+    if outside := _outside_error(error):
+        print(f"error: {outside}", file=sys.stderr)
         return DEFECT
     traceback.print_exception(error)
     return DEFECT
+
+
+def _outside_error(error: BaseException) -> str:
+    """Return an error that no change of the program can prevent in one line; "" for another error."""
+    return _place_error(error) or _bucket_error(error)
 
 
 # Errors of the place of a file or folder: a file in place of a folder, no permission, a full or failing disk.
@@ -96,6 +101,39 @@ def _place_error(error: BaseException) -> str:
             return f"{inner.filename}: {inner.strerror}" if inner.filename else f"{full}{inner.strerror}"
         if any(re.search(text, str(inner)) for text in _FULL):
             return f"the disk is full: {str(inner).splitlines()[0][:300]}"
+        inner = inner.__cause__ or inner.__context__
+    return ""
+
+
+_OF_BUCKETS = {
+    "aiobotocore",
+    "aiohttp",
+    "botocore",
+    "gcsfs",
+    "google",
+    "s3fs",
+}  # libraries that access buckets
+_NO_CONNECTION = "CURL error"  # in errors of TensorStore, which are of built-in types
+
+
+def _bucket_error(error: BaseException) -> str:
+    """Return an error of access to a bucket in one line; "" for another error.
+
+    The libraries have tried several times before they raise it. They raise OSError for a bucket that is
+    missing or forbidden.
+    """
+    inner: BaseException | None = error
+    while inner is not None:
+        libraries = {type(inner).__module__.partition(".")[0]}
+        if isinstance(inner, OSError):
+            frames = (frame for frame, _ in traceback.walk_tb(inner.__traceback__))
+            libraries |= {frame.f_globals.get("__name__", "").partition(".")[0] for frame in frames}
+        if libraries & _OF_BUCKETS or _NO_CONNECTION in str(inner):
+            text = " ".join(str(inner).split())[:300]
+            return (
+                f"a bucket cannot be accessed: {type(inner).__name__}: {text}; start the command again once "
+                "it can: a training then resumes from its last checkpoint"
+            )
         inner = inner.__cause__ or inner.__context__
     return ""
 
@@ -170,6 +208,8 @@ def _is_shown(record: python_logging.LogRecord) -> bool:
 
     At lower levels the libraries report every phase of every save.
     """
+    if record.exc_info and record.name.partition(".")[0] in _OF_BUCKETS:  # of an error that is raised too
+        return False
     return record.levelno >= python_logging.WARNING or Path(record.pathname).is_relative_to(_PACKAGE)
 
 
@@ -202,7 +242,7 @@ def run(
         except (InputError, RunError, KeyboardInterrupt) as error:
             return report_failure(error)
         except Exception as error:
-            if not _place_error(error):
+            if not _outside_error(error):
                 raise
             return report_failure(error)
 

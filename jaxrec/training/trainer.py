@@ -218,12 +218,11 @@ class _Run:
             scores: dict[str, Any] | None = None
             if self._is_validated(step) or reason > _NO_SAVE:
                 self._check_finite(sums, before, step, checkpoints)
-            if self._is_validated(step):
-                self._log(step, running_sums, batches, writer)
+                self._log(step, running_sums, batches, writer)  # a resumed run begins its means here
                 running_sums = None
-                if reason < _SIGINT:
-                    state, scores = self._validate(state, step, writer)
-                    batches.stall()  # resets the timer: validation is not training time
+            if self._is_validated(step) and reason < _SIGINT:
+                state, scores = self._validate(state, step, writer)
+                batches.stall()  # resets the timer: validation is not training time
             if scores is not None or reason > _NO_SAVE:
                 jax.block_until_ready(sums)  # excludes the remaining time of the steps from the save stall
                 self._save(checkpoints, step, state, scores, writer)

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import importlib
+import logging
 import os
 import re
 import signal
@@ -321,6 +322,46 @@ def test_a_place_that_cannot_be_used_is_one_line(make, line, tmp_path, capsys):
         make(tmp_path)
     assert app.report_failure(error.value) == app.DEFECT
     assert capsys.readouterr().err.startswith("error: " + line.format(folder=tmp_path))
+
+
+def test_a_bucket_that_cannot_be_reached_is_one_line(capsys, monkeypatch):
+    """An error of a library of buckets, or of TensorStore, also behind that of a save."""
+    monkeypatch.setattr(app.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(app.app, "run", lambda guarded, flags_parser: sys.exit(guarded([""])))
+    of_library = type("EndpointConnectionError", (Exception,), {"__module__": "botocore.exceptions"})
+    of_tensorstore = ValueError("UNAVAILABLE: CURL error Couldn't connect to server\nat file 3")
+    missing = FileNotFoundError("The specified bucket does not exist")
+    gcsfs = {"__name__": "gcsfs.retry", "error": missing}
+    exec("def call():\n    raise error", gcsfs)
+    for error in (of_library("Could not connect"), of_tensorstore, missing):
+
+        def main(_, error=error):
+            try:
+                gcsfs["call"]()
+            except FileNotFoundError:
+                missing.__traceback__ = missing.__traceback__ if error is missing else None
+                raise RuntimeError("a save failed") from error
+
+        with pytest.raises(SystemExit) as left:
+            app.run(main)
+        line = capsys.readouterr().err
+        assert left.value.code == app.DEFECT and line.count("\n") == 1
+        assert line.startswith(
+            f"error: a bucket cannot be accessed: {type(error).__name__}: {str(error)[:9]}"
+        )
+        assert "resumes from its last checkpoint" in line
+    with pytest.raises(ZeroDivisionError):
+        app.run(lambda _: 1 // 0)
+
+
+def test_an_error_that_a_library_of_buckets_logs_and_raises_is_raised_alone():
+    record = logging.LogRecord("gcsfs", logging.ERROR, "retry.py", 185, "out of retries", (), None)
+    assert app._is_shown(record)
+    record.exc_info = (OSError, OSError("refused"), None)
+    assert not app._is_shown(record)
+    record.name = "jaxrec"
+    assert app._is_shown(record)
 
 
 def test_a_full_disk_is_one_line_whatever_reports_it(capsys):

@@ -73,6 +73,13 @@ def test_groups_of_steps_stopped_and_resumed_in_other_groups_are_the_same_steps(
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(actual), strict=True):
         np.testing.assert_allclose(b, a, rtol=0, atol=1e-8)
     plain, grouped = logged(one), logged(some)
+    # A stop logs the mean up to it, so that the lines of the second epoch are of all of its steps.
+    parts = [x for x in grouped if x["split"] == "train" and per_epoch < x["step"] <= 2 * per_epoch]
+    assert [x["step"] - per_epoch for x in parts] == [10, 17, per_epoch]
+    (whole,) = (x for x in plain if x["split"] == "train" and x["step"] == 2 * per_epoch)
+    mean = np.average([x["loss"] for x in parts], weights=[10, 7, per_epoch - 17])
+    assert mean == pytest.approx(whole["loss"], rel=1e-9)
+    grouped = [x for x in grouped if x not in parts[:2]]
     assert [x["step"] for x in plain] == [x["step"] for x in grouped]
     assert len({x["learning_rate"] for x in plain if x["split"] == "train"}) > 1  # the plateau acted
     stalls = [line["save_stall"] for line in plain if line["split"] == "train"]

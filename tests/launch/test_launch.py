@@ -22,6 +22,7 @@ from jaxrec.config.validation import check
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"
 SHELL = sorted(p for p in LAUNCH.iterdir() if p.suffix in (".sh", ".sbatch"))
+ENGINES = sorted((ROOT / "tests/engines").glob("*.sh"))
 MANIFESTS = sorted((LAUNCH / "kubernetes").glob("*.yaml"))
 
 
@@ -40,6 +41,12 @@ def test_shellcheck_passes_and_script_is_executable(path):
     )
     assert (process.returncode, process.stdout) == (0, "")
     assert os.access(path, os.X_OK) and path.read_text().startswith("#!/usr/bin/env bash\n#")
+
+
+def test_shellcheck_passes_for_the_scripts_of_real_engines():
+    command = [Path(sys.executable).with_name("shellcheck"), "-x", *(p.relative_to(ROOT) for p in ENGINES)]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert len(ENGINES) >= 4 and (process.returncode, process.stdout) == (0, "")
 
 
 def test_readme_names_every_launcher():
@@ -146,6 +153,15 @@ def test_slurm_requeues_preempted_jobs(tmp_path, status, restarts, queued):
     if queued:
         assert (tmp_path / "scontrol.args").read_text().split() == ["requeue", "12"]
     assert ('{"step": 7}' in process.stderr) == (status != 0 and not queued)
+
+
+def test_slurm_says_that_it_cannot_requeue_a_job_that_slurm_has_requeued(tmp_path):
+    """After `scontrol requeue` by an administrator; the message is that of Slurm 22.05."""
+    stand_in(tmp_path, "srun", "exit 75")
+    stand_in(tmp_path, "scontrol", "echo 'Job is pending execution for job 12' >&2; exit 1")
+    process = run(tmp_path, "slurm.sbatch", SLURM_JOB_ID="12")
+    assert process.returncode == 75 and "queued again" not in process.stdout
+    assert "Slurm has done so itself; otherwise submit it again, and it resumes" in process.stdout
 
 
 def test_slurm_signals_a_step_before_the_time_limit():

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import pickle
+import re
 import shlex
 import uuid
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from apache_beam.pvalue import AsSingleton, TaggedOutput
 from apache_beam.runners.runner import PipelineState, create_runner
 
 from jaxrec.config.schema import Config
-from jaxrec.core.errors import InputError
+from jaxrec.core.errors import InputError, RunError
 from jaxrec.core.tables import Source
 from jaxrec.data.runners import messages, stages
 from jaxrec.data.runners.manifest import manifest
@@ -32,7 +33,7 @@ from jaxrec.data.storage.writer import DatasetWriter
 
 _WORKER_LOG = logging.getLogger("apache_beam.runners.common")
 _SIGNALS = (SystemExit, KeyboardInterrupt)
-_INPUT_ERROR, _RESULT = "wrong.txt", "found.pickle"
+_INPUT_ERROR, _DEFECT, _RESULT = "wrong.txt", "defect.txt", "found.pickle"
 # Beam's direct runner. Under the name DirectRunner, Beam would first look for a Go program.
 _DIRECT_RUNNER = "FnApiRunner"
 _DIRECT_RUNNERS = (_DIRECT_RUNNER, "DirectRunner")
@@ -105,7 +106,7 @@ def parse_options(flags: str) -> PipelineOptions:
 
 
 class _Step(beam.DoFn):
-    """DoFn of a stage, which also writes the message of an InputError to a file.
+    """DoFn of a stage, which also writes the message of its error to a file.
 
     The driver reads the file, because runners do not preserve exceptions.
     """
@@ -119,6 +120,9 @@ class _Step(beam.DoFn):
                 yield TaggedOutput(name, value)
         except InputError as error:
             _write_atomically(Path(self._directory) / _INPUT_ERROR, str(error).encode())
+            raise
+        except Exception as error:
+            _write_atomically(Path(self._directory) / _DEFECT, repr(error).encode())
             raise
 
 
@@ -209,19 +213,47 @@ def _is_unexpected(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], (InputError, *_SIGNALS)))
 
 
+def _is_one_line(record: logging.LogRecord) -> bool:
+    """Return False for a traceback among the messages of a job, which Beam logs and raises too."""
+    return record.module != "portable_runner" or "Traceback" not in record.getMessage()
+
+
+def _name_error(text: str) -> str:
+    """Return the line that names the error in the message of a failed job, which may hold a traceback."""
+    lines = text.splitlines() or [""]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return (errors or lines[:1])[-1].strip()[:300]
+
+
+def _wait(job: Any, directory: Path) -> str:
+    """Wait for the end of a job; return its state.
+
+    Raises:
+        RunError: The job failed, and none of its stages did: the engine lost a worker, for example.
+    """
+    try:
+        return job.wait_until_finish()
+    except _SIGNALS:
+        job.cancel()  # otherwise a cluster would continue the job
+        raise
+    except RuntimeError as error:  # of Beam's portable runner
+        if any((directory / name).exists() for name in (_INPUT_ERROR, _DEFECT)):
+            raise
+        raise RunError(
+            f"the Beam job failed, and none of its stages did: {_name_error(str(error))}; no dataset was "
+            "written. If a worker was lost, start the command again; the log of the job server has more"
+        ) from error
+
+
 def _run(pipeline: beam.Pipeline, directory: Path) -> None:
     """Run the pipeline, with the errors and signals of a single process.
 
     A worker's InputError, or the signal that stopped the job, is raised again.
     """
     _WORKER_LOG.addFilter(_is_unexpected)
+    logging.getLogger().addFilter(_is_one_line)
     try:
-        job = pipeline.run()
-        try:
-            state = job.wait_until_finish()
-        except _SIGNALS:
-            job.cancel()  # otherwise a cluster would continue the job
-            raise
+        state = _wait(pipeline.run(), directory)
     except Exception as error:
         inner: BaseException | None = error
         while inner is not None:  # Beam wraps a signal raised during a step in this process
@@ -233,5 +265,6 @@ def _run(pipeline: beam.Pipeline, directory: Path) -> None:
         raise
     finally:
         _WORKER_LOG.removeFilter(_is_unexpected)
+        logging.getLogger().removeFilter(_is_one_line)
     if state != PipelineState.DONE:
         raise RuntimeError(f"the Beam job ended as {state}")

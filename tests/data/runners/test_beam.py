@@ -6,6 +6,7 @@ checkout. The long form is `pytest -m slow tests/data/runners/test_beam.py`.
 
 import copy
 import filecmp
+import logging
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 
 from jaxrec.config.loading import load_config
 from jaxrec.config.schema import Columns, Feature, Tables
-from jaxrec.core.errors import InputError
+from jaxrec.core.errors import InputError, RunError
 from jaxrec.core.ids import SPLITS
 from jaxrec.data.events import partitions
 from jaxrec.data.runners import beam, local, stages
@@ -203,6 +204,61 @@ def test_a_defect_is_not_an_input_error_and_leaves_no_file(tiny_config, tmp_path
     with pytest.raises(Exception, match="a defect") as caught:
         beam.prepare(open_source(tiny_config.source, ()), tiny_config, str(tmp_path / "bad"))
     assert not isinstance(caught.value, InputError) and list(tmp_path.iterdir()) == []
+
+
+class FailedJob:
+    """Pipeline and job of a portable runner that failed; its messages are those of Beam 2.77."""
+
+    TEXT = (
+        "Pipeline job-1 failed in state FAILED: Error running.\n\nTraceback (most recent call last):\n"
+        '  File "data_plane.py", line 594, in input_elements\n    raise RuntimeError(...)\n'
+        "RuntimeError: Channel closed prematurely.\n"
+    )
+
+    def run(self):
+        return self
+
+    def wait_until_finish(self):
+        logger = logging.getLogger()
+        for message in (self.TEXT, "a message"):
+            record = logger.makeRecord("root", logging.ERROR, "portable_runner.py", 1, "%s", (message,), None)
+            logger.handle(record)
+        raise RuntimeError(self.TEXT)
+
+
+def test_a_job_that_lost_a_worker_fails_in_one_line(tmp_path, caplog):
+    with pytest.raises(RunError, match=r"none of its stages did: RuntimeError: Channel closed prem") as error:
+        beam._run(FailedJob(), tmp_path)
+    assert "\n" not in str(error.value) and [r.getMessage() for r in caplog.records] == ["a message"]
+
+
+@pytest.mark.parametrize(
+    "wrong, kind", [(ZeroDivisionError("a defect"), RuntimeError), (InputError("x=1"), InputError)]
+)
+def test_a_stage_that_failed_on_a_worker_is_no_lost_worker(tmp_path, wrong, kind):
+    def broken(_):
+        raise wrong
+        yield
+
+    with pytest.raises(type(wrong)):
+        next(beam._Step(broken, str(tmp_path)).process(None))
+    with pytest.raises(kind, match="x=1" if kind is InputError else "Traceback"):
+        beam._run(FailedJob(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text, line",
+    [
+        ("Pipeline failed.", "Pipeline failed."),
+        ("", ""),
+        (
+            "java.lang.RuntimeException: lost\n\tat X.run(X.java:3)\n\t... 3 more",
+            "java.lang.RuntimeException: lost",
+        ),
+    ],
+)
+def test_the_line_of_a_job_that_names_its_error(text, line):
+    assert beam._name_error(text) == line
 
 
 def test_an_existing_dataset_is_not_overwritten(tiny_config, tiny_directory):
