@@ -6,9 +6,9 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib import resources
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ValidationError
@@ -26,6 +26,7 @@ from jaxrec.service.openapi import ERRORS, describe
 from jaxrec.service.options import ServiceError, ServiceOptions
 from jaxrec.service.reloading import ModelHolder
 
+_MOST_TEXT = 200  # characters of a search
 _MOST_FOUND = 50  # titles of a search
 _HIDDEN = ("files", "config", "layout")  # of the manifest: long
 
@@ -173,10 +174,11 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
 
 def _add_catalogue(app: FastAPI, service: Service) -> None:
     @app.get("/v1/titles", response_model=schemas.TitlesAnswer, responses=ERRORS["query"])
-    def titles(text: str = "", limit: int = 10) -> Response:
+    def titles(
+        text: Annotated[str, Query(max_length=_MOST_TEXT)] = "",
+        limit: Annotated[int, Query(ge=1, le=_MOST_FOUND)] = 10,
+    ) -> Response:
         """Find titles by name or key, the most popular first."""
-        if len(text) > 200 or not 1 <= limit <= _MOST_FOUND:
-            raise ServiceError(422, f"text, limit={limit}; allowed: 200 characters, 1 to {_MOST_FOUND}")
         return _json(to_bytes({"titles": service.holder.model.find_titles(text, limit)}))
 
     @app.get("/v1/manifest", response_model=schemas.ManifestAnswer, responses=ERRORS["get"])

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from jaxrec.core.tables import REGION, TIME
 from jaxrec.service.options import ServiceOptions
@@ -12,7 +12,14 @@ _MOST_TIME = {"s": 10**11, "ms": 10**14, "us": 10**17, "ns": 9 * 10**18}  # by u
 _MOST_TEXT = 200  # characters of a key or of a category
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
-Whole = Annotated[int, Field(ge=-_INT64, lt=_INT64)]
+
+def _as_whole(value: Any) -> Any:
+    """Return a number without a fraction as an int: in JSON Schema `1.0` is a whole number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_Int = Annotated[int, BeforeValidator(_as_whole)]
+Whole = Annotated[_Int, Field(ge=-_INT64, lt=_INT64)]
 Text = Annotated[str, Field(max_length=_MOST_TEXT)]
 Key = Whole | Text
 Number = Annotated[float, Field(ge=-1e15, le=1e15)]
@@ -186,7 +193,7 @@ def request_schemas(columns: dict[str, Any], titles: list[Any], options: Service
     example = _example(plays, titles, columns)
     recommend = create_model(
         "RecommendRequest", __config__=_with_example(example | {"k": 5}), **user_fields,
-        k=(Annotated[int, Field(ge=1, le=options.max_k)], 20),
+        k=(Annotated[_Int, Field(ge=1, le=options.max_k)], 20),
         filter_watched=(bool, True),
         filter_abandoned=(bool, True),
         allow=(listed | None, Field(None, description="The only titles to recommend.")),
@@ -199,7 +206,7 @@ def request_schemas(columns: dict[str, Any], titles: list[Any], options: Service
     )  # fmt: skip
     similar = create_model(
         "SimilarRequest", __config__=_with_example({"title": titles[0], "k": 5}), title=(Key, ...),
-        k=(Annotated[int, Field(ge=1, le=options.max_k)], 10),
+        k=(Annotated[_Int, Field(ge=1, le=options.max_k)], 10),
     )  # fmt: skip
     return RequestSchemas(recommend, score, similar, plays, features)
 
@@ -223,7 +230,7 @@ def _field(column: Column, unit: str, required: bool) -> tuple[Any, Any]:
 
 def _time(unit: str) -> Any:
     most = _MOST_TIME[unit]
-    whole = Annotated[int, Field(ge=-most, le=most, description=f"{unit} since 1970")]
+    whole = Annotated[_Int, Field(ge=-most, le=most, description=f"{unit} since 1970")]
     text = Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time"})]
     return whole | text
 

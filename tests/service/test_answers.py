@@ -145,6 +145,17 @@ def test_bodies_that_are_not_served(client):
     assert client.get("/nowhere").status_code == 404
     assert client.get("/v1/recommend").json() == {"error": "Method Not Allowed"}
     assert client.get("/v1/titles?limit=0").status_code == 422
+    assert client.get(f"/v1/titles?text={'a' * 201}").status_code == 422
+
+
+def test_a_number_without_a_fraction_is_a_whole_number(client, plays):
+    """JSON Schema's integer: 5.0 is one, 5.5 is none."""
+    body = {"history": plays(4, 12), "k": 5}
+    as_floats = [play | {"title_id": float(play["title_id"])} for play in body["history"]]
+    expected = client.post("/v1/recommend", body).json()
+    assert client.post("/v1/recommend", {"history": as_floats, "k": 5.0}).json() == expected
+    refused = client.post("/v1/recommend", body | {"k": 5.5})
+    assert refused.status_code == 422 and "k" in refused.json()["error"]
 
 
 def test_a_repeated_request_is_answered_by_the_cache(client, plays):
