@@ -70,7 +70,7 @@ def _join_and_train(
     """Join the cluster and run the training on this process; return the exit status."""
     # Imported here, so that --help and errors in the config do not wait for jax.
     with deferred_signals(), gc_paused():
-        from jaxrec.checkpoints.checkpointer import describe_latest
+        from jaxrec.checkpoints.steps import describe_latest
         from jaxrec.runtime import compilation_cache, multihost
         from jaxrec.tasks.loading import CHECKPOINTS
 
