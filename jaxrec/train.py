@@ -104,9 +104,10 @@ def _train_on_host(
         from jaxrec.reporting.result_table import format_table, write_test_json
         from jaxrec.runtime import host_memory, multihost
         from jaxrec.runtime.mesh import device_count
-        from jaxrec.training import trainer
+        from jaxrec.training import starting, trainer
 
     check_devices(config, device_count())
+    starting.check_start(config, workdir)  # before a preparation that may take hours
     host_memory.retain_freed_memory()
     for expert in config.model.experts:
         if expert.encoder in SOFTMAX_ENCODERS:

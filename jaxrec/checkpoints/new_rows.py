@@ -68,7 +68,8 @@ class TitleFeatures:
         for first in range(0, len(new), _BLOCK):
             block = new[first : first + _BLOCK]
             cosines = np.concatenate(
-                [self._cosines(block, old[i : i + _OLD_BLOCK]) for i in range(0, len(old), _OLD_BLOCK)], axis=1
+                [self._cosines(block, old[i : i + _OLD_BLOCK]) for i in range(0, len(old), _OLD_BLOCK)],
+                axis=1,
             )
             for i, row in enumerate(cosines):
                 if self.norms[block[i]] > 0:
