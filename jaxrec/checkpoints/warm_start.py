@@ -204,8 +204,9 @@ def map_rows(old: Sequence, new: Sequence) -> RowMap:
         old: Keys of the older vocabulary, by id from the first that is not reserved.
         new: Keys of the newer vocabulary.
     """
-    ids = {key: FIRST_TITLE + i for i, key in enumerate(np.asarray(old).tolist())}
-    source = [*_RESERVED, *(ids.get(key, -1) for key in np.asarray(new).tolist())]
+    old, new = (x.tolist() if isinstance(x, np.ndarray) else x for x in (old, new))
+    ids = {key: FIRST_TITLE + i for i, key in enumerate(old)}
+    source = [*_RESERVED, *(ids.get(key, -1) for key in new)]
     return RowMap(np.array(source, np.int64), len(ids))
 
 

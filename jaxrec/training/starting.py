@@ -139,7 +139,7 @@ def _restore(checkpoints: Checkpointer, start: Start) -> dict[str, np.ndarray]:
 
 def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """Return the arrays whose names start with a prefix and a slash, without them."""
-    return {name.partition("/")[2]: x for name, x in arrays.items() if name.startswith(f"{prefix}/")}
+    return {name[len(prefix) + 1 :]: x for name, x in arrays.items() if name.startswith(f"{prefix}/")}
 
 
 def _adam(names: Mapping[str, Any]) -> str:

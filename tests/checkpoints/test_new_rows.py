@@ -35,6 +35,7 @@ def titles():
 
 def cosine(categories, numbers, a, b):
     """Return the cosine of two titles by dictionaries: multi-hot values weighted by idf, and the number."""
+
     def vector(title):
         values = {("genre", g) for g in categories[title, :3] if g > 1}
         return values | {("form", f) for f in categories[title, 3:] if f > 1}
