@@ -122,7 +122,7 @@ def test_what_is_not_taken_is_initialised_or_dropped():
     ({"x": OLD}, ("*",), {}, r"start\.take\[0\]='\*' must match .*; there are none$"),
     ({KERNEL: np.ones((2, 2))}, ("*",), {}, r"^start\.workdir=w: gate/kernel is \(2, 2\) in the "
      r"checkpoint, but \(1, 2\) in this run; allowed: equal shapes, or a start\.take without it$"),
-    ({TABLE: OLD[:, :1]}, ("*",), {}, r"title/title_id/embedding is \(5, 1\) in the checkpoint, but \(5, 2\)"),
+    ({TABLE: OLD[:, :1]}, ("*",), {}, r"title_id/embedding is \(5, 1\) in the checkpoint, but \(5, 2\)"),
     ({TABLE: OLD[:4]}, ("*",), {}, r"title/title_id/embedding is \(4, 2\) in the checkpoint, but \(5, 2\)"),
     ({TABLE: OLD}, ("*",), {TABLE: (6, 2)}, r"is \(5, 2\) in the checkpoint, but \(6, 2\)"),
     ({KERNEL: np.array([[1, np.inf]])}, ("*",), {}, r"^start\.workdir=w: gate/kernel has values that are"),
