@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.checkpoints.new_rows import TitleFeatures, fill_new_rows
@@ -121,7 +122,18 @@ def read_start(task: Task, dataset: Dataset, state: TrainState) -> StartPoint:
         "optimizer": start.optimizer, **mapped.record,
         "frozen": sorted(name for name in names if matches(name, start.freeze)),
     }  # fmt: skip
+    _log(what, record)
     return StartPoint(values, record)
+
+
+def _log(what: str, record: Mapping[str, Any]) -> None:
+    counts = [
+        f"{len(record[part])} {part}" for part in ("taken", "grown", "initialised", "frozen", "dropped")
+    ]
+    logging.info("%s, step %d: parameters: %s", what, record["step"], ", ".join(counts))
+    for name, rows in record["grown"].items():
+        if not rows["old_rows"]:
+            logging.warning("%s: no key of %s is the same in both runs: all rows are new", what, name)
 
 
 def _restore(checkpoints: Checkpointer, start: Start) -> dict[str, np.ndarray]:

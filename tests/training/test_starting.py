@@ -20,7 +20,7 @@ from jaxrec.models.layers.sharded_embedding import row_positions
 from jaxrec.runtime.mesh import replicated_sharding
 from jaxrec.tasks.build import build_task
 from jaxrec.tasks.loading import CHECKPOINTS, load_checkpoint, restore_task
-from jaxrec.training import trainer
+from jaxrec.training import starting, trainer
 from jaxrec.training.starting import START_JSON, StartPoint, check_start, read_start
 from jaxrec.training.train_state import StateInit, TrainState
 
@@ -73,7 +73,12 @@ def config(small_config, old_run):
     return config
 
 
-def test_a_second_stage_stopped_and_resumed_equals_one_left_alone(config, tiny, old_run, tmp_path):
+def test_a_second_stage_stopped_and_resumed_equals_one_left_alone(
+    config, tiny, old_run, tmp_path, monkeypatch
+):
+    # A validation takes longer to compile than the steps.
+    validated = lambda run, state, *_: (state, {run.validator.metric: 0.5})  # noqa: E731
+    monkeypatch.setattr(trainer._Run, "_validate", validated)
     first = saved(old_run)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert trainer.train(config, tiny, whole, Stop()) == 6
@@ -194,6 +199,22 @@ def test_a_fresh_optimizer_starts_from_the_moving_average(tiny_config, tiny, tin
         values = start_of(task_of(config, tiny.layout), tiny).values
         np.testing.assert_array_equal(values[f"params/{TITLES}"], both[f"{of_params}/{TITLES}"])
         np.testing.assert_array_equal(values[f"average/{TITLES}"], both[f"average/{TITLES}"])
+
+
+def test_a_vocabulary_without_a_common_key_is_logged(tiny_config, tiny, tiny_run, monkeypatch):
+    """Keys may be numbers in one log and text in the other."""
+    lines = []
+    monkeypatch.setattr(starting.logging, "warning", lambda text, *args: lines.append(text % args))
+    config = copy.deepcopy(tiny_config)
+    config.start = Start(str(tiny_run / "run"))
+    arrays = replace(tiny.arrays, title_key=tiny.arrays.title_key.astype(str))
+    values = start_of(
+        task_of(config, tiny.layout), SimpleNamespace(manifest=tiny.manifest, arrays=arrays)
+    ).values[f"params/{TITLES}"]
+    assert [line for line in lines if "start" in line] == [
+        f"start.workdir={tiny_run / 'run'}: no key of {TITLES} is the same in both runs: all rows are new"
+    ]
+    assert np.isfinite(values).all()
 
 
 def test_values_are_placed_where_there_are_some():
