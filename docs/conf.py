@@ -8,8 +8,8 @@ sys.path[:0] = [str(DOCS), str(DOCS.parent)]  # config_reference.py, and jaxrec 
 
 import config_reference  # noqa: E402
 
-# Not committed: the page is a function of the schema alone, so every build writes it.
-config_reference.PAGE.write_text(config_reference.page(config_reference.SCHEMA), encoding="utf-8")
+# Not committed: the page is a function of the schema's modules alone, so every build writes it.
+config_reference.PAGE.write_text(config_reference.page(*config_reference.MODULES), encoding="utf-8")
 
 project = "jaxrec"
 copyright = "the jaxrec authors"

@@ -2,8 +2,8 @@
 
     python docs/config_reference.py
 
-The schema is parsed, not imported. The text of a field is its comment: behind the field, on the lines that
-follow it, or a string literal below it. `conf.py` writes the page at every build.
+The schema and its declarations are parsed, not imported. The text of a field is its comment: behind the
+field, on the lines that follow it, or a string literal below it. `conf.py` writes the page at every build.
 """
 
 import ast
@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = ROOT / "jaxrec/config/schema.py"
+MODULES = (SCHEMA, ROOT / "jaxrec/config/declarations.py")  # the second is imported by the first
 PAGE = Path(__file__).with_name("config-reference.md")
 TOP = "Config"  # the class of a whole config
 HEAD = """\
@@ -141,9 +142,14 @@ def _code(text: str) -> str:
     return f"`{text.replace('|', chr(92) + '|')}`" if text else ""
 
 
-def page(schema: Path) -> str:
+def read(*modules: Path) -> str:
+    """Return the text of modules, one after the other."""
+    return "\n".join(module.read_text(encoding="utf-8") for module in modules)
+
+
+def page(schema: Path, *declarations: Path) -> str:
     """Return the page as Markdown."""
-    source = schema.read_text(encoding="utf-8")
+    source = read(schema, *declarations)
     every = sections(source)
     keys = prefixes(every)
     by_name = {s.name: s for s in every}
@@ -166,4 +172,4 @@ def page(schema: Path) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(SCHEMA), encoding="utf-8")
+    PAGE.write_text(page(*MODULES), encoding="utf-8")

@@ -70,7 +70,7 @@ def _join_and_train(
     """Join the cluster and run the training on this process; return the exit status."""
     # Imported here, so that --help and errors in the config do not wait for jax.
     with deferred_signals(), gc_paused():
-        from jaxrec.checkpoints.checkpointer import describe_latest
+        from jaxrec.checkpoints.steps import describe_latest
         from jaxrec.runtime import compilation_cache, multihost
         from jaxrec.tasks.loading import CHECKPOINTS
 
@@ -104,9 +104,10 @@ def _train_on_host(
         from jaxrec.reporting.result_table import format_table, write_test_json
         from jaxrec.runtime import host_memory, multihost
         from jaxrec.runtime.mesh import device_count
-        from jaxrec.training import trainer
+        from jaxrec.training import starting, trainer
 
     check_devices(config, device_count())
+    starting.check_start(config, workdir)  # before a preparation that may take hours
     host_memory.retain_freed_memory()
     for expert in config.model.experts:
         if expert.encoder in SOFTMAX_ENCODERS:

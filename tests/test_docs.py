@@ -320,7 +320,7 @@ def backticked(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_config_fields_that_a_page_names_exist(page):
-    every = config_reference.sections(config_reference.SCHEMA.read_text())
+    every = config_reference.sections(config_reference.read(*config_reference.MODULES))
     keys = config_reference.prefixes(every)
     fields = {f"{keys[s.name]}{f.name}".replace("[i]", "") for s in every if s.name in keys for f in s.fields}
     sections = "|".join(sorted(f for f in fields if "." not in f))
@@ -398,8 +398,8 @@ def test_a_config_page_of_a_small_schema(tmp_path):
 
 
 def test_the_config_page_has_every_field():
-    page = config_reference.page(config_reference.SCHEMA)
-    every = config_reference.sections(config_reference.SCHEMA.read_text())
+    page = config_reference.page(*config_reference.MODULES)
+    every = config_reference.sections(config_reference.read(*config_reference.MODULES))
     fields = [f for s in every for f in s.fields]
     assert len(fields) > 100 and page.count("\n| `") == len(fields)
 

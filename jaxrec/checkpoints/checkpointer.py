@@ -30,7 +30,7 @@ from jaxrec.checkpoints.seals import (
     set_damaged_aside,
     verify_step,
 )
-from jaxrec.checkpoints.state_tree import check_shapes, replace_leaves, to_host
+from jaxrec.checkpoints.state_tree import check_shapes, replace_leaves, slashed_leaves, to_host
 from jaxrec.config.schema import Evaluate
 from jaxrec.config.tree import among, choices
 from jaxrec.core.errors import InputError
@@ -316,15 +316,23 @@ class Checkpointer:
         field = "average" if jax.tree.leaves(saved_tree["average"]) else "params"
         check_shapes(f"checkpoint {self.directory}, step {step}", saved_tree[field], abstract_params)
         target = {field: replace_leaves(saved_tree[field], abstract_params)}
-        args = ocp.args.PyTreeRestore(
-            item=target,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(target),
-            partial_restore=True,
-        )
+        arguments = ocp.checkpoint_utils.construct_restore_args(target)
+        restored = self._restore_fields(step, target, arguments)
+        return replace_leaves(abstract_params, restored[field])
+
+    def restore_on_host(self, which: str, *fields: str) -> dict[str, np.ndarray]:
+        """Restore whole arrays of fields of the state by their names with slashes; errors as in `step`."""
+        step, saved_tree = self._state_tree(which)
+        target = {field: saved_tree[field] for field in fields if jax.tree.leaves(saved_tree.get(field))}
+        arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
+        return slashed_leaves(self._restore_fields(step, target, arguments) if target else {})
+
+    def _restore_fields(self, step: int, target: dict[str, Any], arguments: Any) -> dict[str, Any]:
+        """Restore some fields of the state of a step; nothing of the others is read."""
+        args = ocp.args.PyTreeRestore(item=target, restore_args=arguments, partial_restore=True)
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             path = self._folder / str(step) / "state"
-            restored = self._read(step, "state", lambda: reader.restore(path, args=args))
-        return replace_leaves(abstract_params, restored[field])
+            return self._read(step, "state", lambda: reader.restore(path, args=args))
 
     def _state_tree(self, which: str) -> tuple[int, Any]:
         """Return the step of `which` and the metadata of its `state`, once on disk."""
@@ -333,13 +341,3 @@ class Checkpointer:
         if self._mirror is None:
             self._verify(step, "arrays")  # Orbax reads the metadata of all items
         return step, self._read(step, "state", lambda: dict(self._manager.item_metadata(step)["state"]))
-
-
-def describe_latest(directory: str | AnyPath) -> str:
-    """Describe the newest complete checkpoint of a directory in words.
-
-    Any thread of a single process may call this function.
-    """
-    path = as_path(directory)
-    steps = ocp.utils.checkpoint_steps(path) if path.is_dir() else []
-    return f"the last checkpoint is step {max(steps)}" if steps else "there is no checkpoint"

@@ -67,6 +67,12 @@ def leaf_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def slashed_leaves(tree: Any) -> dict[str, Any]:
+    """Return the leaves of a tree by their names, such as "params/title/kernel"."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
 def check_shapes(what: str, saved: Any, expected: Any) -> None:
     """Raise InputError unless two trees have leaves of equal names and shapes; `what` is the checkpoint."""
     a, b = leaf_shapes(saved), leaf_shapes(expected)

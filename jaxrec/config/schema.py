@@ -7,13 +7,14 @@ are in the other modules of this package.
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from jaxrec.config.declarations import Start
 from jaxrec.core.registry import TASKS
 
 # Exported by `jaxrec.config`.
 __all__ = [
     "LIST_MIXES", "TRAIN_MIXES", "Columns", "Config", "Data", "Evaluate", "Expert", "Feature",
     "FileFormat", "Gate", "KuaiRand", "Mix", "Model", "NextItem", "Objective", "Optimizer",
-    "Sampling", "Simulator", "Tables", "Task", "Tfds", "Train",
+    "Sampling", "Simulator", "Start", "Tables", "Task", "Tfds", "Train",
 ]  # fmt: skip
 
 
@@ -425,6 +426,7 @@ class Config:
     objective: Objective = field(default_factory=Objective)
     next_item: NextItem = field(default_factory=NextItem)  # for the task "next_item"
     optimizer: Optimizer = field(default_factory=Optimizer)
+    start: Start = field(default_factory=Start)  # the run whose parameters this one starts from
     train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)
 

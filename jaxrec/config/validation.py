@@ -11,7 +11,7 @@ from typing import Any
 from jaxrec.config.data_validation import DATA_RULES, whole
 from jaxrec.config.limits import check_limits
 from jaxrec.config.migrations import adopt_task
-from jaxrec.config.schema import Config, Mix
+from jaxrec.config.schema import Config, Mix, Start
 from jaxrec.config.tree import among, require, walk
 from jaxrec.core import registry
 from jaxrec.core.errors import InputError
@@ -293,9 +293,19 @@ def _check_run(config: Config) -> None:
         )
 
 
+def _check_start(config: Config) -> None:
+    start, default = config.start, Start()
+    _at_least(config, 0, "start.anchor", "start.noise")
+    require(bool(start.take), "start.take", start.take, "hold at least one pattern")
+    if not start.workdir:
+        for name, value in vars(default).items():
+            set_to = getattr(start, name)
+            require(set_to == value, f"start.{name}", set_to, f"be {value!r} with an empty start.workdir")
+
+
 _RULES: tuple[Callable[[Config], None], ...] = (
     *DATA_RULES, _check_sampling, _check_model, _check_sequences, _check_split, _check_objective,
-    _check_run,
+    _check_start, _check_run,
 )  # fmt: skip
 
 

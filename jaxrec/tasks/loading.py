@@ -1,4 +1,4 @@
-"""Loading of a checkpoint: config, task, arrays of the catalogue and parameters."""
+"""Loading of a checkpoint, and comparison of its run and catalogue with others."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.checkpoints.state_tree import with_shardings
 from jaxrec.config.schema import Config
-from jaxrec.config.serialization import from_run_json
+from jaxrec.config.serialization import from_run_json, run_differences
 from jaxrec.config.validation import check_sharding
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE
@@ -152,3 +152,31 @@ def check_same_catalogue(dataset: Dataset, loaded: LoadedCheckpoint) -> None:
     for feature, values in dataset.manifest["categories"].items():
         if values != categories[feature]:
             raise InputError(f"{where}: feature {feature} has other categories than in {trained}; {allowed}")
+
+
+def check_same_run(saved: dict[str, Any], current: dict[str, Any], workdir: AnyPath, extend: bool) -> None:
+    """Raise InputError at the first setting that differs from the saved run.
+
+    With `extend` the duration may differ if it is longer.
+
+    Args:
+        saved: metadata of the run's checkpoint.
+        current: metadata of the run that resumes it.
+        workdir: folder of the run, for messages.
+        extend: the duration may differ.
+    """
+    if saved["dataset"] != current["dataset"]:
+        raise InputError(
+            f"workdir {workdir}: holds a run on dataset {saved['dataset']}, this is {current['dataset']}; "
+            "allowed: the same dataset, or another --workdir"
+        )
+    for key, (before, after) in run_differences(saved["config"], current["config"]).items():
+        allowed = "the same config, or another --workdir"
+        if key == "train.duration" and current["total_steps"] > saved["total_steps"]:
+            if extend:
+                continue
+            allowed += ", or --extend to continue the run"
+        raise InputError(
+            f"workdir {workdir}: holds a run with {key}={before!r}, this config has {after!r}; "
+            f"allowed: {allowed}"
+        )

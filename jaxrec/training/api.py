@@ -9,6 +9,7 @@ from jaxrec.data.storage.dataset import Dataset
 from jaxrec.runtime.mesh import device_count
 from jaxrec.runtime.preemption import PreemptionHandler
 from jaxrec.training import trainer
+from jaxrec.training.starting import check_start
 
 
 class Trainer:
@@ -45,6 +46,7 @@ class Trainer:
         """
         folder = as_path(workdir or f"runs/{self.config.name}")
         directory = as_path(dataset_directory(self.config))
+        check_start(self.config, folder)
         ensure_dataset(self.config, directory)
         with PreemptionHandler() as interrupt:
             trainer.train(self.config, Dataset(directory, self.config.data.verify), folder, interrupt)

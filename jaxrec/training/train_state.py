@@ -11,6 +11,7 @@ import numpy as np
 from jaxrec.runtime.mesh import replicate, state_shardings
 from jaxrec.tasks.base import Task
 from jaxrec.training import optimizer
+from jaxrec.training.restraints import empty_reference
 
 
 class TrainState(NamedTuple):
@@ -24,6 +25,7 @@ class TrainState(NamedTuple):
         fresh: bool, True if no step has used the validation loss yet.
         task_state: State from `Task.init_task_state`.
         average: Moving average of the parameters; () unless `optimizer.ema_decay` is set.
+        reference: Values that the anchor pulls parameters to, NaN for none; () without `start.anchor`.
     """
 
     params: Any
@@ -33,6 +35,7 @@ class TrainState(NamedTuple):
     fresh: jax.Array
     task_state: Any = ()
     average: Any = ()
+    reference: Any = ()
 
     @property
     def eval_params(self) -> Any:
@@ -88,7 +91,7 @@ class StateInit:
         average = jax.tree.map(jnp.copy, params) if config.ema_decay else ()
         return TrainState(
             params, optimizer.make(config).init(params), jnp.int32(0), jnp.float32(0), jnp.bool_(False),
-            self.task.init_task_state(), average,
+            self.task.init_task_state(), average, empty_reference(self.task.config.start, params),
         )  # fmt: skip
 
 

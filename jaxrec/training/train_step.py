@@ -20,6 +20,7 @@ from jaxrec.tasks.base import Task
 from jaxrec.tasks.metric_sums import Sums
 from jaxrec.training import optimizer
 from jaxrec.training.nonfinite import skip_nonfinite
+from jaxrec.training.restraints import keep_frozen, restrain_gradients
 from jaxrec.training.train_state import TrainState
 
 
@@ -39,11 +40,13 @@ class TrainStep:
 
     def __call__(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[TrainState, Sums]:
         """Return the state after one step, and metric sums; called inside a mapped step."""
-        config = self.task.config.optimizer
+        config, start = self.task.config.optimizer, self.task.config.start
         grads, sums = self.gradients(state, host, table)
+        grads = restrain_gradients(start, grads, state.params, state.reference)
         params, optimizer_state = optimizer.step(
             config, grads, state.optimizer, state.params, value=state.validation, fresh=state.fresh
         )
+        params = keep_frozen(start, state.params, params)
         one = jnp.float32(1)
         sums |= {
             "gradient_norm": (global_norm(grads), one),
@@ -61,6 +64,7 @@ class TrainStep:
             jnp.bool_(False),
             task_state,
             average,
+            state.reference,
         )
         if self.task.config.train.on_nonfinite == "skip":
             return skip_nonfinite(state, after, sums)

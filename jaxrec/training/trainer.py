@@ -22,8 +22,8 @@ from absl import logging
 from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.checkpoints.state_tree import with_shardings
 from jaxrec.config.schema import Config
-from jaxrec.config.serialization import run_differences, to_json
-from jaxrec.core.errors import InputError, RunError
+from jaxrec.config.serialization import to_json
+from jaxrec.core.errors import RunError
 from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.data.loading.batches import BatchGroups, stream
@@ -39,11 +39,12 @@ from jaxrec.runtime.multihost import ProgressFile, SyncSchedule, all_reduce_max,
 from jaxrec.runtime.parallel_step import parallelize_step
 from jaxrec.runtime.preemption import PreemptionHandler
 from jaxrec.tasks import build
-from jaxrec.tasks.loading import CHECKPOINTS, read_meta
+from jaxrec.tasks.loading import CHECKPOINTS, check_same_run, read_meta
 from jaxrec.tasks.metric_sums import Sums, mean_metrics
 from jaxrec.training.inputs.batch_size import fit_batch_size
 from jaxrec.training.inputs.input_pipeline import StallTimer, count_steps, steps_per_call, training_input
 from jaxrec.training.nonfinite import nonfinite_metrics, stop_nonfinite
+from jaxrec.training.starting import START_JSON, read_start, starts_here
 from jaxrec.training.train_state import StateInit, TrainState, count_parameters
 from jaxrec.training.train_step import TrainStep
 
@@ -72,14 +73,15 @@ def train(
         The last step.
 
     Raises:
-        InputError: `workdir` holds a run with another config or dataset, or another process trains in it.
+        InputError: `workdir` holds a run with another config or dataset, another process trains in it, or
+            the checkpoint of `config.start` does not fit.
         RunError: A loss or a gradient is not finite.
     """
     workdir = as_path(workdir)
+    with gc_paused():  # before the lock: a config that does not fit the data leaves no folder
+        run = _Run(config, dataset, workdir, interrupt, extend)
     alone = exclusive(workdir / LOCK, f"workdir {workdir}", wait=False)
     with alone if is_first_process() else contextlib.nullcontext():
-        with gc_paused():
-            run = _Run(config, dataset, workdir, interrupt, extend)
         return run.run()
 
 
@@ -120,6 +122,8 @@ class _Run:
         self.init = StateInit(self.task)
         abstract = self.init.abstract()
         self.abstract_state = with_shardings(abstract, state_shardings(abstract))
+        self._read_start = partial(read_start, self.task, dataset, abstract)
+        self.start = self._read_start() if starts_here(config, workdir) else None
         step = TrainStep(self.task)
         self.train_step = parallelize_step(step, step.mapping, abstract, self.input.rows)
         self.validator = Validator(self.task, self.table, dataset.rows("validation"))
@@ -142,6 +146,8 @@ class _Run:
                     state, start, tail = self._init_or_restore(checkpoints, executor)
                 if is_first_process():
                     write_json(self.workdir / "config.json", self.meta["config"])
+                    if self.start:
+                        write_json(self.workdir / START_JSON, self.start.record)
                 with Writer(self.workdir, start, self.total, self.config.train.log_seconds) as writer:
                     step = self._train(state, start, checkpoints, writer)
                 tail.result()
@@ -154,10 +160,12 @@ class _Run:
         """Return the initial or restored state, its step, and `_compile_tail`'s future."""
         step = checkpoints.latest_step()
         if step is None:
+            if self.config.start.workdir and not self.start:  # its own checkpoints are incomplete
+                self.start = self._read_start()
             state, tail = self._init_and_compile(executor)
             return state, 0, tail
         saved_meta = read_meta(checkpoints, "last")
-        _check_same_run(saved_meta, self.meta, self.workdir, self.extend)
+        check_same_run(saved_meta, self.meta, self.workdir, self.extend)
         self.meta["extended"] = saved_meta.get("extended", [])
         if saved_meta["total_steps"] != self.total:
             self.meta["extended"] = [*self.meta["extended"], [step, saved_meta["total_steps"], self.total]]
@@ -170,11 +178,16 @@ class _Run:
         one core.
         """
         batch = transfer_group(BatchGroups(self.input.source, self.steps_per_call)[0], self.steps_per_call)[0]
-        state = _submit(executor, self.init.init_sharded)
+        state = _submit(executor, self._init_state)
         compile_step = self.train_step.lower(self.abstract_state, batch, self.table)
         tail = _submit(executor, self._compile_tail)  # after `lower`: two threads trace no faster than one
         compile_step()
         return state.result(), tail
+
+    def _init_state(self) -> TrainState:
+        """Return the initial state, with values from the run that this one starts from."""
+        state = self.init.init_sharded()
+        return self.start.apply(state) if self.start else state
 
     def _compile_tail(self) -> None:
         """Compile the step for a single batch, if an epoch has a tail shorter than a call.
@@ -325,25 +338,3 @@ def _submit(executor: Executor, call: Callable[[], Any]) -> Future:
             return call()
 
     return executor.submit(call_with_precision)
-
-
-def _check_same_run(saved: dict[str, Any], current: dict[str, Any], workdir: AnyPath, extend: bool) -> None:
-    """Raise InputError at the first setting that differs from the saved run.
-
-    With `extend` the duration may differ if it is longer.
-    """
-    if saved["dataset"] != current["dataset"]:
-        raise InputError(
-            f"workdir {workdir}: holds a run on dataset {saved['dataset']}, this is {current['dataset']}; "
-            "allowed: the same dataset, or another --workdir"
-        )
-    for key, (before, after) in run_differences(saved["config"], current["config"]).items():
-        allowed = "the same config, or another --workdir"
-        if key == "train.duration" and current["total_steps"] > saved["total_steps"]:
-            if extend:
-                continue
-            allowed += ", or --extend to continue the run"
-        raise InputError(
-            f"workdir {workdir}: holds a run with {key}={before!r}, this config has {after!r}; "
-            f"allowed: {allowed}"
-        )

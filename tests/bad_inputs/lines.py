@@ -26,6 +26,8 @@ CASES = [
     train("an empty word", "", text="is no flag"),
     train("a number for a workdir of a bucket", "--workdir=s3://", text="s3://: the bucket name is empty"),
     train("an unknown scheme", "--workdir=ftp://a/b", text="ftp:// is not supported"),
+    train("a start without checkpoints", "--config.start.workdir=nowhere", text="checkpoint nowhere/checkpoints: no such directory"),
+    train("a start in an unknown place", "--config.start.workdir=abc://x", text="abc:// is not supported"),
     train("processes without a coordinator", "--processes=2", text="--processes=2 without --coordinator; allowed: all"),
     train("a coordinator alone", "--coordinator=localhost:1", text="--coordinator"),
     train("processes that are no number", "--processes=two", text="processes"),

@@ -21,6 +21,13 @@ EVALUATE = ("evaluate", "--checkpoint=run")
 TRAIN = ("train", f"--config={TINY}", "--workdir=run", "--config.data.directory=dataset")
 PREPARE = ("prepare", f"--config={TINY}", "--out=dataset")
 DRY_RUN = ("train", f"--config={TINY}", "--workdir=w", "--config.data.directory=dataset", "--dry-run")
+START = (
+    "train",
+    f"--config={TINY}",
+    "--workdir=w",
+    "--config.data.directory=dataset",
+    "--config.start.workdir=run",
+)
 COMPARE = ("compare", "run", "other")
 REPORT = ("report", "run")
 RECOMMEND = ("recommend", "--checkpoint=run", "--histories=h.csv")
@@ -327,6 +334,9 @@ WORKDIRS = [
     of_folder("a workdir for an export", "run", lambda f: None, ("serve", "--export=run"), "no manifest.json"),
     of_folder("a workdir for a dataset", "run", lambda f: None, (*EVALUATE, "--data=run"), "no manifest.json"),
     of_folder("another config", "run and dataset", lambda f: None, (*TRAIN, "--config.model.dropout=.3"), "holds a run with model.dropout=0.1, this config has 0.3"),
+    of_folder("a start whose patterns match nothing", "run and dataset", lambda f: None, (*START, "--config.start.take=gaet/*"), "start.take[0]='gaet/*' must match a parameter of start.workdir=run"),
+    of_folder("a start of another width", "run and dataset", lambda f: None, (*START, "--config.model.width=24"), "start.workdir=run: expert_0/"),
+    of_folder("a start of a step alone", "run and dataset", lambda f: step_of(f).rename(f / "56"), START, "holds no complete checkpoint"),
     of_folder("a dataset of other settings", "run and dataset", lambda f: None, (*TRAIN, "--config.data.seed=3"), "was prepared with other source, features or data settings"),
     of_folder("a shorter training", "run and dataset", lambda f: None, (*TRAIN, "--config.train.duration=1 epochs"), "train.duration"),
     of_folder("a longer training without --extend", "run and dataset", lambda f: None, (*TRAIN, "--config.train.duration=9 epochs"), "--extend"),

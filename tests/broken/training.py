@@ -62,4 +62,43 @@ LINES = (
         "decay = jnp.asarray(config.ema_decay)",
         ("tests/training/test_parameter_average.py::test_the_average_equals_its_recursion",),
     ),
+    # ------------------------------------------------------------ the start from another run
+    Line(
+        "moments of new rows are 0",
+        "jaxrec/checkpoints/warm_start.py",
+        "rows = np.where(table.row_map.source[:, None] < 0, missing, table.rows)",
+        "rows = table.rows",
+        ("tests/checkpoints/test_warm_start.py::test_moments_of_new_rows_are_zero_and_others_go_by_key",),
+    ),
+    Line(
+        "the nearest titles are weighted by their cosines",
+        "jaxrec/checkpoints/new_rows.py",
+        "exponents / exponents.sum()",
+        "np.full(count, 1 / count)",
+        ("tests/checkpoints/test_new_rows.py::test_a_new_title_has_the_weighted_mean_of_the_nearest",),
+    ),
+    Line(
+        "what was not taken has no anchor",
+        "jaxrec/training/restraints.py",
+        "jnp.where(jnp.isnan(first), p, first)",
+        "jnp.nan_to_num(first)",
+        (
+            "tests/training/test_restraints.py"
+            "::test_the_anchors_gradient_is_its_weight_times_the_distance_from_the_reference",
+        ),
+    ),
+    Line(
+        "the update of a frozen parameter is masked, not its gradient alone",
+        "jaxrec/training/train_step.py",
+        "params = keep_frozen(start, state.params, params)",
+        "params = keep_frozen(start, params, params)",
+        ("tests/training/test_starting.py::test_a_second_stage_stopped_and_resumed_equals_one_left_alone",),
+    ),
+    Line(
+        "a run with a checkpoint of its own does not start again",
+        "jaxrec/training/starting.py",
+        "return bool(config.start.workdir) and not complete_steps(workdir / CHECKPOINTS)",
+        "return bool(config.start.workdir)",
+        ("tests/training/test_starting.py::test_a_second_stage_stopped_and_resumed_equals_one_left_alone",),
+    ),
 )

@@ -325,6 +325,17 @@ TRAIN = {
     "heartbeat_seconds": [Case("train.heartbeat_seconds", 9, o.command("heartbeat"))],
     "join_seconds": [Case("train.join_seconds", 9, o.command("join"))],
 }
+STARTED = {"start.workdir": "old"}
+START = {
+    name: [Case(f"start.{name}", value, o.started, "one_expert", STARTED)]
+    for name, value in {
+        "workdir": "other", "which": "last", "take": ("title/*",), "optimizer": "kept", "rows": "mean",
+        "noise": 0.1,
+    }.items()
+} | {
+    "freeze": [Case("start.freeze", ("title/*",), o.step, "one_expert", STARTED)],
+    "anchor": [Case("start.anchor", 0.1, observe, "one_expert", STARTED) for observe in (o.started, o.step)],
+}  # fmt: skip
 EVALUATE = {
     "batch_size": [Case("evaluate.batch_size", 32, o.queries_of_a_step)],
     "ranking_head": [Case("evaluate.ranking_head", "ctr", o.head)],
@@ -377,6 +388,7 @@ FIELDS: dict[str, dict[str, list[Case]]] = {
     "Objective": OBJECTIVE,
     "NextItem": NEXT_ITEM,
     "Optimizer": OPTIMIZER,
+    "Start": START,
     "Train": TRAIN,
     "Evaluate": EVALUATE,
     "Config": {

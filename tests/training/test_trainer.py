@@ -9,7 +9,7 @@ from jaxrec.config.serialization import to_json
 from jaxrec.core.errors import InputError
 from jaxrec.runtime import parallel_step
 from jaxrec.runtime.preemption import PreemptionHandler
-from jaxrec.tasks.loading import CHECKPOINTS
+from jaxrec.tasks.loading import CHECKPOINTS, check_same_run
 from jaxrec.training import trainer
 
 
@@ -46,7 +46,7 @@ def test_only_a_longer_run_may_be_extended(tiny_config, tmp_path):
         return {"dataset": "d", "config": to_json(config), "total_steps": steps}
 
     def check(after, steps, extend):
-        trainer._check_same_run(meta("3 steps", 3), meta(after, steps), tmp_path, extend)
+        check_same_run(meta("3 steps", 3), meta(after, steps), tmp_path, extend)
 
     check("5 steps", 5, True)
     check("3 steps", 3, False)

@@ -46,6 +46,12 @@ def shape(rows: int, width: int) -> tuple[int, int, int]:
     return SHARD_SLOTS, -(-rows // SHARD_SLOTS), width
 
 
+def row_positions(rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return slot and depth of each id in the whole table, both [rows]."""
+    ids = np.arange(rows)
+    return _REVERSED[ids % SHARD_SLOTS], ids // SHARD_SLOTS
+
+
 def in_order(table: jax.Array, rows: int) -> jax.Array:
     """Return the rows [rows, W] of the whole table in the order of ids.
 
