@@ -13,20 +13,7 @@ from jaxrec.runtime.mesh import replicated_sharding
 from jaxrec.tasks.loading import CHECKPOINTS, restore_task
 from jaxrec.training import trainer
 from jaxrec.training.train_state import StateInit
-
-
-class Stop:
-    """An interrupt that is set after `polls` reads of it."""
-
-    def __init__(self, polls=None):
-        self._left = polls
-
-    @property
-    def requested(self):
-        if self._left is None:
-            return None
-        self._left -= 1
-        return "SIGTERM" if self._left < 0 else None
+from tests.stop import Stop
 
 
 def train(tiny, tiny_config, workdir, dispatch, stop=None):

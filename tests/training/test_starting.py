@@ -23,6 +23,7 @@ from jaxrec.tasks.loading import CHECKPOINTS, load_checkpoint, restore_task
 from jaxrec.training import starting, trainer
 from jaxrec.training.starting import START_JSON, StartPoint, check_start, read_start
 from jaxrec.training.train_state import StateInit, TrainState
+from tests.stop import Stop
 
 TITLES, SEGMENTS = "title/title_id/embedding", "user/segment/embedding"
 
@@ -39,20 +40,6 @@ def start_of(task, dataset):
 
 def task_of(config, layout):
     return build_task(config, layout, 0.5, 4, 8)
-
-
-class Stop:
-    """Interrupt that is set after `polls` reads of it."""
-
-    def __init__(self, polls=None):
-        self._left = polls
-
-    @property
-    def requested(self):
-        if self._left is None:
-            return None
-        self._left -= 1
-        return "SIGTERM" if self._left < 0 else None
 
 
 @pytest.fixture(scope="module")
