@@ -9,7 +9,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # Names whose use makes code depend on the kind of device.
-MARKS = {"default_backend", "is_available", "microbatch_limit", "allowed_forms", "choose_form", "check_form"}
+MARKS = {
+    "default_backend",
+    "is_available",
+    "microbatch_limit",
+    "allowed_forms",
+    "choose_form",
+    "check_form",
+    "memory_stats",
+}
 KINDS = {"gpu", "tpu", "cuda", "rocm"}
 
 KERNELS = "tests/models/kernels/test_kernels.py"
@@ -56,12 +64,17 @@ BRANCHES = {
     ("serving/export.py", ""): (f"{EXPORT}::test_the_folder_holds_no_kernel_and_no_pickle",),
     ("serving/exported.py", ""): (f"{EXPORT}::test_a_wrong_folder_is_refused",),
     ("serving/exported.py", "ExportedScorer.__init__"): (f"{FORCED}::test_gpu_branch_of_serving",),
-    ("serving/exported.py", "_read_manifest"): (f"{EXPORT}::test_a_wrong_folder_is_refused",),
+    ("serving/exported.py", "_read_manifest"): (
+        f"{EXPORT}::test_a_wrong_folder_is_refused", f"{FORCED}::test_gpu_branch_of_an_export",
+    ),
     ("tasks/base.py", "Task.microbatches"): (f"{FORCED}::test_gpu_branch_of_microbatches",),
     ("train.py", "_train_on_host"): (f"{COMMANDS}::test_wrong_input_is_one_line_and_status_2",),
     ("training/dry_run.py", "dry_run"): ("tests/training/test_dry_run.py",),
     ("training/inputs/input_pipeline.py", ""): (PIPELINE,),
     ("training/inputs/input_pipeline.py", "steps_per_call"): (PIPELINE,),
+    ("training/inputs/resident_rows.py", "device_memory"): (
+        "tests/training/inputs/test_resident_rows.py::test_the_memory_is_that_of_the_smallest_device",
+    ),
     ("training/train_state.py", "StateInit.init"): (f"{FORCED}::test_gpu_branch_of_the_initial_state",),
 }  # fmt: skip
 

@@ -22,7 +22,13 @@ PYTHONS = {  # of each file, as its lines have it
 }
 UNPINNED = {"torch"}  # the header of the constraints files gives the reason
 # Imported by a file that runs in an environment of its own, which the docstring of that file describes.
-ELSEWHERE = {"rectools", "pytorch_lightning", "rectools_sasrec", "kubeflow_trainer_api"}
+ELSEWHERE = {
+    "rectools",
+    "pytorch_lightning",
+    "rectools_sasrec",
+    "kubeflow_trainer_api",
+    "gcp_storage_emulator",
+}
 
 
 def requirements():

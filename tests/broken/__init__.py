@@ -1,8 +1,19 @@
 """Important lines of jaxrec, by area, which `python -m tests.broken` breaks one at a time."""
 
-from tests.broken import data, evaluation, integrity, models, runs, settings, sources, training, wiring
+from tests.broken import (
+    backends,
+    data,
+    evaluation,
+    integrity,
+    models,
+    runs,
+    settings,
+    sources,
+    training,
+    wiring,
+)
 from tests.broken.line import ROOT as ROOT
 from tests.broken.line import Line as Line
 
-AREAS = (evaluation, models, training, data, sources, runs, integrity, wiring, settings)
+AREAS = (evaluation, models, training, data, sources, runs, integrity, wiring, settings, backends)
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)

@@ -4,6 +4,7 @@ The list is tests/gpu_branches.py. Kernels are interpreted.
 """
 
 import copy
+import json
 
 import gpu_branches
 import jax
@@ -13,6 +14,7 @@ import pytest
 from gpu_branches import BRANCHES, ROOT
 
 from jaxrec.config.schema import Expert
+from jaxrec.core.errors import InputError
 from jaxrec.core.registry import ENCODERS, resolve
 from jaxrec.evaluation import scorers
 from jaxrec.losses import full_softmax, sampled_losses
@@ -208,3 +210,16 @@ def test_gpu_branch_of_serving(task, tiny, on_gpu):
     log_q = np.zeros(len(arrays.rank_of_id), np.float32)
     make = lambda: exported.ExportedScorer(manifest, {}, {}, arrays, log_q, log_q[:, None])  # noqa: E731
     assert make()._queries == exported._CPU_PAIRS // 2**10 < on_gpu(make)._queries == exported._PAIRS // 2**10
+
+
+def test_gpu_branch_of_an_export(export_folder, on_gpu, tmp_path):
+    """Programs for "cuda" are those of jax's backend "gpu"."""
+    manifest = json.loads((export_folder / exported.MANIFEST).read_text())
+    for platforms in (["cpu", "cuda"], ["cpu"]):
+        (tmp_path / exported.MANIFEST).write_text(json.dumps(manifest | {"platforms": platforms}))
+        read = lambda: on_gpu(lambda: exported._read_manifest(tmp_path))  # noqa: E731
+        if "cuda" in platforms:
+            assert read()["platforms"] == platforms
+        else:
+            with pytest.raises(InputError, match="platforms=cpu; this process runs on cuda"):
+                read()
