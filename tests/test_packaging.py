@@ -28,6 +28,7 @@ ELSEWHERE = {
     "rectools_sasrec",
     "kubeflow_trainer_api",
     "gcp_storage_emulator",
+    "grpc",
 }
 
 
