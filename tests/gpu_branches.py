@@ -38,6 +38,7 @@ BRANCHES = {
     ("models/kernels/pallas.py", "pallas_call"): (
         f"{KERNELS}::test_layer_norm_kernel_equals_plain_layer_norm",
         "tests/tasks/test_precision.py::test_gpu_kernels_multiply_in_bfloat16_and_add_in_float32",
+        f"{FORCED}::test_gpu_branch_of_kernels_is_compiled",
     ),
     ("models/layers/attention.py", ""): (f"{KERNELS}::test_kernels_are_available_on_supported_devices",),
     ("models/layers/attention.py", "_form"): (

@@ -18,15 +18,15 @@ LINES = (
     Line(
         "chunks of the full softmax on an accelerator",
         "jaxrec/losses/full_softmax.py",
-        "size = chunk_size(R * L, max_positions)",
-        'size = chunk_size(R * L, max_positions) + (jax.default_backend() != "cpu")',
+        'if jax.default_backend() == "cpu":\n        max_positions',
+        "if True:\n        max_positions",
         (f"{_FORCED}::test_gpu_branch_of_the_full_softmax",),
     ),
     Line(
         "chunks of sampled losses on an accelerator",
         "jaxrec/losses/sampled_losses.py",
-        "_CHUNK_BYTES_ELSEWHERE = 2**28",
-        "_CHUNK_BYTES_ELSEWHERE = 2**21",
+        "chunk_bytes = _CHUNK_BYTES.get(jax.default_backend(), _CHUNK_BYTES_ELSEWHERE)",
+        'chunk_bytes = _CHUNK_BYTES["cpu"]',
         (f"{_FORCED}::test_gpu_branch_of_sampled_losses",),
     ),
     Line(
@@ -48,7 +48,7 @@ LINES = (
         "jaxrec/models/kernels/pallas.py",
         'interpret=jax.default_backend() == "cpu",',
         "interpret=True,",
-        ("tests/tasks/test_precision.py::test_gpu_kernels_multiply_in_bfloat16_and_add_in_float32",),
+        (f"{_FORCED}::test_gpu_branch_of_kernels_is_compiled",),
     ),
     Line(
         "a GPU computes attention by the kernel",
@@ -118,7 +118,7 @@ LINES = (
         "jaxrec/serving/export.py",
         '\nPLATFORMS = ("cpu", "cuda")',
         '\nPLATFORMS = ("cpu",)',
-        ("tests/serving/test_export.py::test_the_folder_holds_no_kernel_and_no_pickle",),
+        ("tests/serving/test_export.py::test_programs_are_for_cpu_and_cuda_by_default",),
     ),
     Line(
         "the batch of an accelerator is one microbatch",

@@ -139,8 +139,8 @@ def test_gpu_branch_of_the_full_softmax(on_gpu):
     loss = lambda h, t: full_softmax.softmax(h, t, target, 0.7, 2**28)  # noqa: E731
     expected = gradients(loss, h, titles)
     close(on_gpu(lambda: gradients(loss, h, titles)), expected)
-    one_chunk = on_gpu(lambda: str(jax.make_jaxpr(lambda: loss(h, titles))()))
-    assert "662,6" in one_chunk and "221,6" in str(jax.make_jaxpr(lambda: loss(h, titles))())
+    trace = lambda: str(jax.make_jaxpr(lambda: loss(h, titles))())  # noqa: E731
+    assert "221,6" in trace() and "221,6" not in on_gpu(trace)
 
 
 @pytest.mark.parametrize("titles_of_a_position", [3, 1], ids=["dense", "gathered"])
@@ -150,9 +150,15 @@ def test_gpu_branch_of_sampled_losses(titles_of_a_position, on_gpu, monkeypatch)
         monkeypatch.setattr(sampled_losses, "_DENSE_UP_TO", 0)
     monkeypatch.setattr(sampled_losses, "_CHUNK_BYTES", {"cpu": 4 * 6 * 8})  # of the CPU alone
     negatives = jnp.asarray(np.random.default_rng(1).integers(2, 11, (2, 23, titles_of_a_position)))
+    sizes, chunk_size = [], sampled_losses.chunk_size
+    monkeypatch.setattr(
+        sampled_losses, "chunk_size", lambda *arguments: sizes.append(chunk_size(*arguments)) or sizes[-1]
+    )
     loss = lambda h, t: sampled_losses.sampled_softmax(h, t, target, negatives, None, 0.7)  # noqa: E731
     expected = gradients(loss, h, titles)
+    on_cpu = sizes.pop()
     close(on_gpu(lambda: gradients(loss, h, titles)), expected)
+    assert on_cpu < 46 == sizes.pop()  # all positions at once
 
 
 def test_gpu_branch_of_scores_in_tiles(on_gpu):
@@ -210,6 +216,19 @@ def test_gpu_branch_of_serving(task, tiny, on_gpu):
     log_q = np.zeros(len(arrays.rank_of_id), np.float32)
     make = lambda: exported.ExportedScorer(manifest, {}, {}, arrays, log_q, log_q[:, None])  # noqa: E731
     assert make()._queries == exported._CPU_PAIRS // 2**10 < on_gpu(make)._queries == exported._PAIRS // 2**10
+
+
+def test_gpu_branch_of_kernels_is_compiled(monkeypatch):
+    """A CPU interprets kernels."""
+    settings = []
+    monkeypatch.setattr(
+        "jax.experimental.pallas.pallas_call",
+        lambda kernel, **more: settings.append(more["interpret"]) or (lambda *inputs: []),
+    )
+    for backend in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        pallas.pallas_call(lambda *_: None, "nothing", (1,), 1, [])
+    assert settings == [True, False]
 
 
 def test_gpu_branch_of_an_export(export_folder, on_gpu, tmp_path):

@@ -1,6 +1,7 @@
 """Exports: scores and titles of the checkpoint, limits, damaged folders, imports of the loader."""
 
 import copy
+import inspect
 import json
 import os
 import re
@@ -151,6 +152,11 @@ def test_limits(recommender, served, histories):
         with pytest.raises(InputError) as error:
             call()
         assert str(error.value).startswith(message)
+
+
+def test_programs_are_for_cpu_and_cuda_by_default():
+    for function in (export.write, export.export):
+        assert inspect.signature(function).parameters["platforms"].default == ("cpu", "cuda")
 
 
 def test_the_folder_holds_no_kernel_and_no_pickle(folder, recommender):
