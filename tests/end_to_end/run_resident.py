@@ -25,7 +25,7 @@ def main(dataset: str) -> None:
     from jaxrec.training.inputs.input_pipeline import training_input
 
     multihost.initialize(multihost.find_cluster(os.environ))
-    resident_rows._CHUNK_BLOCKS = 1  # so that chunks are of several devices
+    resident_rows._CHUNK_BLOCKS = 2  # so that there are several chunks, each with rows of two devices
     config = load_config(str(ROOT / "configs/tiny.py"))
     config.train.resident = "always"
     data = Dataset(dataset)
