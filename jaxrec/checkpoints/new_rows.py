@@ -71,11 +71,14 @@ class TitleFeatures:
                 [self._cosines(block, old[i : i + _OLD_BLOCK]) for i in range(0, len(old), _OLD_BLOCK)],
                 axis=1,
             )
-            for i, row in enumerate(cosines):
-                if self.norms[block[i]] > 0:
-                    best = _largest(row, count)
-                    exponents = np.exp(row[best] - row[best].max())
-                    ids[first + i], weights[first + i] = old[best], exponents / exponents.sum()
+            best = np.argsort(-cosines, axis=1, kind="stable")[:, :count]  # of equal ones the first
+            nearest = np.take_along_axis(cosines, best, axis=1)
+            exponents = np.exp(nearest - nearest[:, :1])
+            has_features = self.norms[block] > 0
+            ids[first : first + len(block)] = old[best]
+            weights[first : first + len(block)] = (
+                exponents / exponents.sum(1, keepdims=True) * has_features[:, None]
+            )
         return Nearest(ids, weights)
 
     def _cosines(self, new: np.ndarray, old: np.ndarray) -> np.ndarray:
@@ -88,13 +91,6 @@ class TitleFeatures:
             products += weights[column]
         norms = self.norms[old][:, None] * self.norms[new]
         return np.divide(products, norms, out=np.zeros_like(products), where=norms > 0).T
-
-
-def _largest(values: np.ndarray, count: int) -> np.ndarray:
-    """Return the indices of the largest values, in descending order; of equal ones the first."""
-    threshold = np.partition(values, len(values) - count)[len(values) - count]
-    candidates = np.flatnonzero(values >= threshold)
-    return candidates[np.argsort(-values[candidates], kind="stable")[:count]]
 
 
 def fill_new_rows(

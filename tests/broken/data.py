@@ -114,8 +114,8 @@ LINES = (
     Line(
         "the order of data depends on the epoch",
         "jaxrec/data/loading/row_order.py",
-        "blocks = _generator(self._seed, epoch).permutation(len(self._block_rows))",
-        "blocks = _generator(self._seed).permutation(len(self._block_rows))",
+        "blocks = _generator(self._seed, epoch).permutation(len(self.block_rows))",
+        "blocks = _generator(self._seed).permutation(len(self.block_rows))",
         ("tests/data/loading/test_batches.py::test_the_order_of_blocks_differs_between_epochs",),
     ),
     Line(

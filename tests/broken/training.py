@@ -73,8 +73,8 @@ LINES = (
     Line(
         "the nearest titles are weighted by their cosines",
         "jaxrec/checkpoints/new_rows.py",
-        "exponents / exponents.sum()",
-        "np.full(count, 1 / count)",
+        "exponents = np.exp(nearest - nearest[:, :1])",
+        "exponents = np.ones_like(nearest)",
         ("tests/checkpoints/test_new_rows.py::test_a_new_title_has_the_weighted_mean_of_the_nearest",),
     ),
     Line(

@@ -55,7 +55,6 @@ class IndexedBatches:
 
     Args:
         order: Order of the rows.
-        block_rows: [blocks] rows of each block of the split.
         steps: Number of batches.
         local_devices: Devices of this process.
         packer: Packer of the histories, fitted; None: each history has its own row.
@@ -63,11 +62,11 @@ class IndexedBatches:
     """
 
     def __init__(
-        self, order: RowOrder, block_rows: np.ndarray, steps: int, local_devices: int,
+        self, order: RowOrder, steps: int, local_devices: int,
         packer: Packer | None = None, lengths: RowLengths | None = None,
     ) -> None:  # fmt: skip
-        self._order, self._block_rows, self._steps, self._copies = order, block_rows, steps, local_devices
-        self._first_rows = np.cumsum(block_rows) - block_rows
+        self._order, self._steps, self._copies = order, steps, local_devices
+        self._first_rows = np.cumsum(order.block_rows) - order.block_rows
         self._packer, self._lengths = packer, lengths
         self.steps_per_epoch = order.steps_per_epoch
         self._windows: dict[tuple[int, int], np.ndarray] = {}  # least recently used first
@@ -95,7 +94,7 @@ class IndexedBatches:
         rows = self._windows.pop((epoch, w), None)
         if rows is None:
             blocks = self._order.window_blocks(epoch, w)
-            sizes = self._block_rows[blocks]
+            sizes = self._order.block_rows[blocks]
             starts = np.repeat(self._first_rows[blocks] - (np.cumsum(sizes) - sizes), sizes)
             stored = (starts + np.arange(sizes.sum())).astype(np.int32)
             rows = stored[self._order.permutation(epoch, w)]

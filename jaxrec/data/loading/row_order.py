@@ -71,7 +71,7 @@ class RowOrder:
         self._num_shards = max(shards.devices, shards.processes)
         if batch_size % self._num_shards:
             raise InputError(f"train.batch_size={batch_size} must divide by the {self._num_shards} devices")
-        self._block_rows, self._batch, self._seed = block_rows, batch_size, seed
+        self.block_rows, self._batch, self._seed = block_rows, batch_size, seed
         self.blocks_per_window = WINDOW_BLOCKS
         self.steps_per_epoch = rows // batch_size
         self.epoch_rows = self.steps_per_epoch * batch_size
@@ -83,8 +83,8 @@ class RowOrder:
     def epoch(self, epoch: int) -> _Epoch:
         """Return the block order of an epoch; the two latest epochs are cached."""
         if epoch not in self._epochs:
-            blocks = _generator(self._seed, epoch).permutation(len(self._block_rows))
-            ends = np.cumsum(self._block_rows[blocks])
+            blocks = _generator(self._seed, epoch).permutation(len(self.block_rows))
+            ends = np.cumsum(self.block_rows[blocks])
             size = self.blocks_per_window
             starts = np.concatenate([[0], ends[size - 1 : -1 : size], ends[-1:]])
             kept = dict(list(self._epochs.items())[-1:])

@@ -89,9 +89,7 @@ def training_input(task: Task, rows: Rows) -> TrainingInput:
     if not keeps_rows_on_devices(task.config, rows):
         return TrainingInput(stored, stored)
     resident = ResidentRows.load(rows, packer)
-    return TrainingInput(
-        stored, resident.batches(rows, stored.order, task.total_steps, packer), resident.words
-    )
+    return TrainingInput(stored, resident.batches(stored.order, task.total_steps, packer), resident.words)
 
 
 def training_batches(task: Task, rows: Rows) -> TrainBatches:

@@ -107,16 +107,15 @@ class ResidentRows(NamedTuple):
             logging.info("%d training rows are on the devices, %d bytes on each", rows.rows, taken)
         return cls(on_devices, lengths)
 
-    def batches(self, rows: Rows, order: RowOrder, steps: int, packer: Packer | None) -> IndexedBatches:
+    def batches(self, order: RowOrder, steps: int, packer: Packer | None) -> IndexedBatches:
         """Return the training batches of this process, by row index.
 
         Args:
-            rows: Rows of the training split.
             order: Order of the rows.
             steps: Number of batches.
             packer: The packer that `load` was called with, fitted.
         """
-        return IndexedBatches(order, rows.block_rows(), steps, jax.local_device_count(), packer, self.lengths)
+        return IndexedBatches(order, steps, jax.local_device_count(), packer, self.lengths)
 
 
 def _rows_per_device(rows: Rows) -> int:

@@ -191,7 +191,7 @@ def test_batches_by_row_index_are_the_batches_of_words(tiny, rows, is_packed, pr
             lengths_of_rows.fill(first, words[first : first + 512], packer)
     distribution = Shards(shards, process, processes)
     by_words = make_batches(rows, shards=distribution, lengths=packer and packer.lengths, pack=packer)
-    by_index = IndexedBatches(by_words.order, rows.block_rows(), len(by_words), 2, packer, lengths_of_rows)
+    by_index = IndexedBatches(by_words.order, len(by_words), 2, packer, lengths_of_rows)
     assert len(by_index) == len(by_words) and by_index.steps_per_epoch == by_words.steps_per_epoch
     for t in [0, 3, len(by_words) - 1, 1]:
         expected, actual = by_words[t], by_index[t]
@@ -209,7 +209,7 @@ def test_batches_by_row_index_reach_the_short_block(monkeypatch):
     monkeypatch.setattr(row_order, "WINDOW_BLOCKS", 3)
     rows = Blocks(monkeypatch)
     order = RowOrder(rows.block_rows(), 17, 5)
-    batches = IndexedBatches(order, rows.block_rows(), 40, 1)
+    batches = IndexedBatches(order, 40, 1)
     for t in [*range(40), 3, 39]:
         np.testing.assert_array_equal(rows.words[batches[t].rows], plain_batch(rows, t, 17))
 
