@@ -1,4 +1,4 @@
-"""Declarations of what a run learns from: the run that it starts from.
+"""Declarations of what a run learns from: signals, labels, rewards, and the run that it starts from.
 
 `config.schema` holds them in its tree and exports their names.
 """
@@ -27,4 +27,62 @@ class Start:
     # the table
 
 
-__all__ = ["Start"]
+@dataclass
+class Signal:
+    """Kind of event beside plays, such as a thumb, a list add or a search.
+
+    Events are read from a column of the interactions, or from a table of their own: one of `column` and
+    `table` is set for a source of files.
+    """
+
+    name: str
+    value: Literal["event", "seconds", "number", "sign", "text"] = "event"  # what an event carries beside its
+    # time; "event": nothing, value 1; "sign": -1 or 1
+    about: Literal["title", "user"] = "title"  # "user": events without a title, such as a search
+    column: str = ""  # column of the interactions; "*": every row is an event; a name: the rows where it is
+    # neither 0 nor empty
+    table: str = ""  # pattern of files with the columns user, title, time and value of `source.columns`
+    unit: float = 1.0  # seconds per unit of the values, for "seconds"
+
+
+@dataclass
+class Label:
+    """Outcome of a user and a title within a time after the request, by a rule.
+
+    A label is known only where its rule is defined and the request's time plus `hours` lies within what the
+    split may see.
+    """
+
+    name: str
+    rule: str  # name of a rule: a key of `core.registry.LABEL_RULES`, or an entry point of "jaxrec.labels"
+    signal: str = "play"  # kind of event that the rule reads: "play" or the name of a signal
+    hours: float = 24.0  # length of the window after the request
+    at: float = 0.0  # threshold of the rules "at_least" and "quick"
+    feature: str = ""  # category feature of titles, for the rule "discovery"
+    of_drawn: Literal["zero", "unknown"] = "zero"  # label of titles that are drawn as negatives
+
+
+@dataclass
+class Term:
+    """Term of a reward: weight * shape(label)."""
+
+    label: str  # name of a label
+    weight: float = 1.0
+    shape: Literal["linear", "log1p", "step"] = "linear"
+    at: float = 0.0  # threshold of "step", which is 1 from there on and 0 below
+
+
+@dataclass
+class Reward:
+    """Reward of a title at a request: clip(base + sum of the terms, low, high)."""
+
+    name: str
+    terms: tuple[Term, ...] = ()
+    base: float = 3.0
+    low: float = 1.0
+    high: float = 5.0
+    unknown: Literal["drop", "observed", "filled"] = "drop"  # requests with an unknown label have: no
+    # reward; that of the events so far; that of the predictions that `python -m jaxrec.fill` wrote
+
+
+__all__ = ["Label", "Reward", "Signal", "Start", "Term"]
