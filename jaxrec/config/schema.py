@@ -409,6 +409,7 @@ class Evaluate:
     next_k: tuple[int, ...] = (1, 3)  # evaluated numbers of next titles
     seen: Literal["all", "stored", "kept"] = "all"  # titles left out of rankings of all titles: all that the
     # user played before the query; those of the stored history; none
+    report: bool = True  # training and evaluations write report.html
     report_users: int = 10  # users whose histories and recommendations are in report.html; 0: none
 
 

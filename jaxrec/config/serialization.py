@@ -17,7 +17,7 @@ _FREE = {
         "resident",
     ),
     "data": ("directory", "workers", "partitions", "verify"),
-    "evaluate": ("batch_size", "checkpoint", "next_k", "seen", "report_users"),
+    "evaluate": ("batch_size", "checkpoint", "next_k", "seen", "report", "report_users"),
     "model": ("attention_impl", "remat"),
 }  # fmt: skip
 _NOT_IN_DIGEST = ("directory", "workers", "partitions", "verify")  # they move the dataset, never its bytes

@@ -161,8 +161,9 @@ def evaluate(
     measured = _measure(workdir, queries, options, scored, ranked)
     users = dataset.user_keys(options.split)
     return EvaluationResult(
-        result, queries.rows, scored.scores, users, frozen, ks, scored.other_heads, ranked, measured
-    )
+        result, queries.rows, scored.scores, users, frozen, ks, scored.other_heads, ranked, measured,
+        loaded.config.evaluate.report,
+    )  # fmt: skip
 
 
 def _configured_checkpoint(workdir: AnyPath) -> str:

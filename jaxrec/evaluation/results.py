@@ -178,6 +178,7 @@ class EvaluationResult(NamedTuple):
         other_heads: Head -> scores of the other heads; empty unless requested.
         ranked: Ranks among all titles; None unless requested.
         measured: Measurements for the report, as `details.measurements` writes them.
+        report: True to write report.html beside the result.
     """
 
     result: dict[str, Any]
@@ -189,6 +190,7 @@ class EvaluationResult(NamedTuple):
     other_heads: dict[str, np.ndarray]
     ranked: CatalogueRanks | None
     measured: dict[str, Any]
+    report: bool
 
 
 def per_user(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
@@ -269,14 +271,15 @@ def write_result(
 def write_report(workdir: str | AnyPath, evaluation: EvaluationResult) -> None:
     """Write the measurements of an evaluation and report.html to a workdir that holds its result.
 
-    Measurements on another dataset than the training's do not replace those of the run.
+    Without `evaluate.report` only the measurements are written. Measurements on another dataset than the training's do not replace those of the run.
 
     Args:
         workdir: folder of the run.
         evaluation: the result of `evaluate`.
     """
-    from jaxrec.reporting.pages.run_page import write_run_page  # imports matplotlib
-
     if evaluation.result["protocol"]["own_dataset"]:
         write_measurements(as_path(workdir), evaluation.result, evaluation.measured)
-    write_run_page(workdir)
+    if evaluation.report:
+        from jaxrec.reporting.pages.run_page import write_run_page  # imports matplotlib
+
+        write_run_page(workdir)

@@ -597,6 +597,7 @@ def evaluated(config: Config) -> dict:
         evaluation = evaluator.evaluate(tempfile.gettempdir(), lists, data=dataset.directory)
     examples = evaluation.measured["examples"]
     shown = {"which": made["which"], "seen": made["seen"], "name": evaluation.result["name"]}
+    shown["report"] = evaluation.report
     shown["blocks"] = sorted(key for key in evaluation.result if key.startswith("lists"))
     return shown | {"examples": len(examples["users"]) if examples else 0}
 

@@ -342,6 +342,7 @@ EVALUATE = {
     "checkpoint": [Case("evaluate.checkpoint", "last", o.evaluation("which"))],
     "next_k": [Case("evaluate.next_k", (1, 2), o.evaluation("blocks"))],
     "seen": [Case("evaluate.seen", "kept", o.evaluation("seen"))],
+    "report": [Case("evaluate.report", False, o.evaluation("report"))],
     "report_users": [Case("evaluate.report_users", 2, o.evaluation("examples"))],
 }
 SEMICOLONS = FileFormat(separator=";")

@@ -1,18 +1,11 @@
 """Scripts of this folder as processes: the number of devices is fixed before JAX starts."""
 
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
+from commands import Command, environment
+
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-
-
-def environment(devices=1, **more):
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | more
 
 
 def environments(processes, devices=1):
@@ -26,9 +19,7 @@ def environments(processes, devices=1):
 
 def launch(script, log, env, *arguments):
     """The process, and the file that its standard error goes to."""
-    command = [sys.executable, str(HERE / script), *map(str, arguments)]
-    with log.open("w") as file:
-        return subprocess.Popen(command, env=env, stderr=file), log
+    return Command([HERE / script, *arguments], log.with_name(f"{log.name}-out"), log, env=env), log
 
 
 def finish(*launched):

@@ -9,6 +9,7 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import commands
 import numpy as np
 import polars as pl
 import pytest
@@ -28,15 +29,7 @@ SAMPLE = Path(os.environ.get("JAXREC_KUAIRAND", ROOT.parent / "shared/data/kuair
 
 def run(folder, *words, status=0):
     """Run a command of the console script and return the process."""
-    env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-m", "jaxrec", *words],
-        cwd=folder,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
+    done = commands.run("-m", "jaxrec", *words, cwd=folder)
     assert done.returncode == status, done.stderr[-3000:]
     return done
 

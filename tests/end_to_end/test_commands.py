@@ -12,16 +12,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from commands import run as type_in
 
 ROOT = Path(__file__).resolve().parents[2]
 METRICS = {"ndcg@1", "ndcg@5", "recall@5", "mrr@5", "users", "examples"}
-
-
-def type_in(*arguments, cwd=ROOT, env=os.environ):
-    env = env | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=cwd, env=env, capture_output=True, text=True, timeout=400
-    )
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +277,10 @@ def test_the_readmes_first_command_runs(tmp_path, as_compiled_for_users, compile
         f"--config.data.directory={tmp_path / 'd'}", f"--workdir={tmp_path / 'w'}",
     ]  # fmt: skip
     env = as_compiled_for_users if compiled == "as for users" else os.environ
-    done = type_in("-m", *shlex.split(line), *fewer, env=env)
+    done = subprocess.run(
+        [sys.executable, "-m", *shlex.split(line), *fewer], cwd=ROOT, env=env | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "of the way from popularity to the oracle" in done.stdout
 

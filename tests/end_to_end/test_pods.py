@@ -5,16 +5,15 @@ them more often.
 """
 
 import json
-import os
 import random
 import re
 import signal
 import socket
-import subprocess
 import sys
 
 import pytest
-from pods import ENVIRONMENT, ROOT, SMALL, STEPS, Pod, arguments, final_parameters, resumed_from, same
+from commands import Command, environment, run
+from pods import SMALL, STEPS, Pod, arguments, final_parameters, resumed_from, same
 
 from jaxrec.reporting.metric_writer import METRICS_FILE, read_metrics
 
@@ -36,19 +35,11 @@ def whole(folder, tiny_directory):
     return pod.workdir
 
 
-def with_devices(devices: int) -> dict[str, str]:
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    return ENVIRONMENT | {"XLA_FLAGS": flags}
-
-
 @pytest.fixture(scope="module")
 def alone(folder, tiny_directory):
     """One process of one device, as a laptop runs it; of four, in float64, it is in test_exactness."""
     workdir = folder / "alone"
-    command = [sys.executable, "-m", "jaxrec.train", *arguments(workdir, tiny_directory, config=SMALL)]
-    done = subprocess.run(
-        command, cwd=ROOT, env=with_devices(1), capture_output=True, text=True, timeout=300
-    )  # fmt: skip
+    done = run("-m", "jaxrec.train", *arguments(workdir, tiny_directory, config=SMALL))
     assert done.returncode == 0, done.stderr[-3000:]
     return workdir
 
@@ -78,22 +69,22 @@ def lines(workdir):
     return validations
 
 
-def test_two_processes_evaluate_a_checkpoint_as_the_run_did(whole):
+def test_two_processes_evaluate_a_checkpoint_as_the_run_did(whole, tmp_path):
     with socket.socket() as s:
         s.bind(("localhost", 0))
         address = f"localhost:{s.getsockname()[1]}"
+    outs, errs = ([tmp_path / f"{name}-{process}" for process in range(2)] for name in ("out", "err"))
     both = [
-        subprocess.Popen(
-            [
-                sys.executable, "-m", "jaxrec.evaluate", "--checkpoint", str(whole), "--json",
-                f"--coordinator={address}", "--processes=2", f"--process={process}",
-            ],
-            cwd=ROOT, env=with_devices(2), stdout=subprocess.PIPE, text=True,
+        Command(
+            ["-m", "jaxrec.evaluate", "--checkpoint", whole, "--json",
+             f"--coordinator={address}", "--processes=2", f"--process={process}"],
+            outs[process], errs[process], env=environment(2),
         )
         for process in range(2)
     ]  # fmt: skip
-    (printed, _), (nothing, _) = (process.communicate(timeout=300) for process in both)
-    assert [process.returncode for process in both] == [0, 0] and nothing == ""
+    assert [process.wait(300) for process in both] == [0, 0], [err.read_text()[-3000:] for err in errs]
+    printed, nothing = (out.read_text() for out in outs)
+    assert nothing == ""
     expected = json.loads((whole / "test.json").read_text())
     for part in ("lists", "lists_k3", "baselines", "by_hard", "dataset", "step"):
         assert json.loads(printed)[part] == expected[part]

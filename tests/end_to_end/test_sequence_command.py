@@ -1,11 +1,9 @@
 """A published model on a user's file: one command, and its results over the whole catalogue."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
@@ -36,12 +34,7 @@ def run(*arguments, devices=1):
 
 def run_both(*arguments, devices=1):
     """Return what a command writes to standard output and standard error."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
-    done = subprocess.run(
-        [sys.executable, "-m", *map(str, arguments)],
-        cwd=ROOT, env=env, capture_output=True, text=True, timeout=400,
-    )  # fmt: skip
+    done = commands.run("-m", *arguments, env=commands.environment(devices))
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout, done.stderr
 

@@ -1,14 +1,12 @@
 """A title table split over devices, by the commands: trained on four devices, evaluated on fewer."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from commands import environment, run
 
 from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.models.layers import sharded_embedding
@@ -18,11 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def type_in(*arguments, devices):
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
-    return subprocess.run(
-        [sys.executable, "-m", *map(str, arguments)], cwd=ROOT, env=env, capture_output=True, text=True
-    )
+    return run("-m", *arguments, env=environment(devices))
 
 
 @pytest.fixture(scope="module")

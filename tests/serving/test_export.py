@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from commands import run
 
 import jaxrec.serving
 from jaxrec.config.schema import Expert
@@ -264,12 +265,7 @@ def test_an_export_replaces_an_export_and_nothing_else(recommender, tmp_path, mo
 
 
 def test_a_wrong_flag_is_one_line(tmp_path):
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    command = ("--checkpoint=W", "--out=o", "--platforms=cpu,mars")
-    done = subprocess.run(
-        [sys.executable, "-m", "jaxrec.export", *command],
-        cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+    done = run("-m", "jaxrec.export", "--checkpoint=W", "--out=o", "--platforms=cpu,mars", cwd=tmp_path)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
     assert "platforms=cpu,mars; allowed: cpu, cuda, rocm, tpu" in done.stderr
 

@@ -1,23 +1,17 @@
 """The command `recommend` as a user types it: files, printed table, messages."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
+from commands import run
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def type_in(*arguments, cwd):
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-m", "jaxrec.recommend", *map(str, arguments)],
-        cwd=cwd, env=env, capture_output=True, text=True, timeout=400,
-    )  # fmt: skip
+    return run("-m", "jaxrec.recommend", *arguments, cwd=cwd)
 
 
 def test_a_file_of_histories_becomes_a_file_of_recommendations(tiny_run, tiny, tmp_path):
