@@ -9,6 +9,7 @@ import atexit
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -35,8 +36,8 @@ class Command:
 
     Args:
         words: What follows `python`: "-m", a module and its arguments, or a script and its arguments.
-        out: File of its standard output.
-        err: File of its standard error.
+        out: File that its standard output is appended to.
+        err: File that its standard error is appended to; it may be `out`.
         cwd: Working folder.
         env: Its environment.
 
@@ -54,9 +55,20 @@ class Command:
     ) -> None:
         self.words = [str(word) for word in words]
         environ = dict(environment() if env is None else env)
+        out.touch()
+        err.touch()
         _start_server()
         self._process = _FORKS.Process(target=_run, args=(self.words, str(out), str(err), str(cwd), environ))
         self._process.start()
+
+    def poll(self) -> int | None:
+        """Return the exit status, negative for a signal; None while it runs."""
+        return self._process.exitcode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to a command that runs."""
+        assert self.poll() is None and self._process.pid is not None
+        os.kill(self._process.pid, number)
 
     def wait(self, timeout: float) -> int:
         """Return the exit status, negative for a signal.
@@ -100,12 +112,12 @@ def _start_server() -> None:
 def _run(words: list[str], out: str, err: str, cwd: str, environ: dict[str, str]) -> None:
     """Be the command: in the forked process."""
     for path, number in ((out, 1), (err, 2)):
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)
         os.close(file)
     # jax reads its variables when it is imported, which was in the server.
     changed = {k for k in os.environ.keys() | environ.keys() if os.environ.get(k) != environ.get(k)}
-    read = sorted(k for k in changed if k.startswith(("JAX_", "PYTHON")) and k != "PYTHONPATH")
+    read = sorted(k for k in changed - {"PYTHON", "PYTHONPATH"} if k.startswith(("JAX_", "PYTHON")))
     assert not read, f"{read} differ from those of the fork server: start Python itself"
     os.environ.clear()
     os.environ.update(environ)

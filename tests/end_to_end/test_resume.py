@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bucket import S3
+from commands import Command
 
 from jaxrec.core.paths import as_path
 from jaxrec.reporting.metric_writer import read_metrics
@@ -26,12 +27,12 @@ ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
 
 
 def train(workdir, dataset, *more, config=SMALL):
-    command = [
-        sys.executable, "-m", "jaxrec.train", "--config", config, "--workdir", str(workdir),
+    words = [
+        "-m", "jaxrec.train", "--config", config, "--workdir", workdir,
         f"--config.data.directory={dataset}", "--config.train.duration=6 epochs", *more,
     ]  # fmt: skip
-    with Path(f"{workdir}.log").open("a") as log:
-        return subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT, stdout=log, stderr=log)
+    log = Path(f"{workdir}.log")
+    return Command(words, log, log)
 
 
 def final_parameters(workdir):
