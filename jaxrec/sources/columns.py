@@ -167,7 +167,8 @@ def parse(request: ColumnRequest, dtype: pl.DataType, family: str, time_unit: st
     Returns:
         Values by kind. key: Int64, UInt64 or String. whole: Int64. time: Int64 milliseconds since 1970, UTC;
         text is parsed only where it is a whole number; `parse_iso` and `parse_decimal` parse the rest.
-        number: Float64. flag: Float64, 0 for zero and "false", else 1. text: String. category: Int64 or String. categories: a list of Int64 or String.
+        number: Float64. category: Int64 or String. categories: a list of Int64 or String. flag: Float64, 0
+        for zero and "false", else 1. text: String.
     """
     column, text = pl.col(request.column), is_string(dtype)
     if request.kind == "whole":
