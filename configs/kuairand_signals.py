@@ -2,9 +2,9 @@
 
 python -m jaxrec.prepare --config configs/kuairand_signals.py --config.source.directory=DIR
 
-The rows of the dataset are those of `configs/kuairand.py`; DIR is described there. On the sample of 228,329 rows
-the command prints, of the events read: click 100,900, long_view 70,963, comment_stay 9,966, profile_enter 4,231,
-like 3,915, comment 579, follow 304, forward 195, hate 190, profile_stay 18.
+The rows of the dataset are those of `configs/kuairand.py`, which describes DIR. On the sample of 228,329 rows
+the command prints these numbers of events read: click 100,900, long_view 70,963, comment_stay 9,966,
+profile_enter 4,231, like 3,915, comment 579, follow 304, forward 195, hate 190, profile_stay 18.
 """
 
 from configs import kuairand

@@ -1,7 +1,7 @@
 """Stages of distributed preparation: functions of messages, run by an engine.
 
     open_titles       one worker reads the source's titles, which go to all workers
-    read              a part of the source -> cleaned records, a tally of the part (of signals: signals/stages.py)
+    read              a part of the source -> cleaned records, a tally; of signals: signals/stages.py
     combine_tallies   all tallies -> the partitions of users, the ids of the context's values
     distribute_users  one worker reads the users table -> the users of each partition
     route             a chunk's records and users' keys -> their partitions
@@ -132,8 +132,8 @@ def combine_tallies(tally: Tally, parts: int, config: Config, signal_parts: int 
     signals = np.broadcast_to(tally.signals.ranges, tally.events.shape)
     partition = merge_ranges(events_beside(tally.events, signals), config.data.partitions)
     full = partition >= 0
-    events = [np.bincount(partition[full], of[full]).astype(np.int64) for of in (tally.events, signals)]
-    yield "stats", GlobalStats(context, partition, *events, tally.rows, drops, tally.signals)
+    plays, others = (np.bincount(partition[full], n[full]).astype(np.int64) for n in (tally.events, signals))
+    yield "stats", GlobalStats(context, partition, plays, others, tally.rows, drops, tally.signals)
 
 
 def distribute_users(_: Any, titles: TitlesMessage, stats: GlobalStats, config: Config) -> Iterator[Output]:

@@ -41,14 +41,14 @@ def sort_events(records: np.ndarray, users: np.ndarray, kinds: int) -> tuple[np.
         return records[:0], np.zeros(kinds, np.int64)
     at = np.minimum(np.searchsorted(users, records["user"]), len(users) - 1)
     records = records[users[at] == records["user"]]
-    names = [
-        name for name in ("user", "title", "time", "kind", "value", "text") if name in records.dtype.names
-    ]
-    records = records[np.lexsort([records[name] for name in reversed(names)])]
+    columns = [np.ascontiguousarray(records[name]) for name in records.dtype.names or ()]
+    order = np.lexsort(columns[::-1])
     copy = np.ones(len(records), bool)
     copy[:1] = False
-    for name in names:
-        copy[1:] &= records[name][1:] == records[name][:-1]
+    for column in columns:
+        ordered = column[order]
+        copy[1:] &= ordered[1:] == ordered[:-1]
+    records = records[order]
     return records[~copy], np.bincount(records["kind"][copy], minlength=kinds)
 
 

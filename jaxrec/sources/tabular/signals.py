@@ -102,7 +102,7 @@ def read_signals(
         InputError: A file cannot be read, or a user cannot be converted to the type of the log's users.
     """
     roles = signals.table.roles
-    names = {role: roles[role].column for role in ("user", "title", "time") if role in roles}
+    names: dict[str, str] = {role: roles[role].column for role in ("user", "title", "time") if role in roles}
     for signal in signals.kinds.values():
         role = "value" if signals.own else _role(signal)
         if role in roles:
@@ -174,9 +174,6 @@ def _joined(chunks: list[Signals], file: str, names: dict[str, str], unreadable:
             [np.zeros(len(c.user), "S1") if c.text is None else np.asarray(c.text) for c in chunks]
         )
     unknown = next((chunk.unknown for chunk in chunks if chunk.unknown), "")
-    columns = (
-        np.concatenate([getattr(chunk, name) for chunk in chunks])
-        for name in ("user", "title", "time", "kind", "value")
-    )
-    row = np.concatenate([np.asarray(chunk.row) for chunk in chunks])
-    return Signals(*columns, text, file, row, names, unknown, unreadable)
+    fields = ("user", "title", "time", "kind", "value", "row")
+    columns = {name: np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in fields}
+    return Signals(**columns, text=text, file=file, names=names, unknown=unknown, unreadable=unreadable)
