@@ -123,6 +123,27 @@ def test_a_table_of_its_own_has_an_event_a_row(folder, monkeypatch, form):
     assert sum(n for d in unreadable for n in d.counts.values()) == 1  # of the rating without a number
 
 
+def test_missing_values_of_parquet_are_no_events(folder):
+    columns = {"user_id": ["u1"] * 4, "title_id": ["t1"] * 4, "time": range(1700000000000, 1700000000004)}
+    columns |= {
+        "seconds_viewed": [1.0] * 4,
+        "like": [True, False, None, True],
+        "score": [float("nan"), None, 0.0, 2.5],
+        "word": ["", None, "0", "a"],
+    }
+    pl.DataFrame(columns).write_parquet("log.parquet")
+    signals = (
+        Signal("like", column="like"), Signal("scored", column="score"), Signal("wrote", column="word"),
+        Signal("score", "number", column="score"), Signal("word", "text", column="word"),
+    )  # fmt: skip
+    source = open_source(Tables("log.parquet", "titles.csv"), (), "", signals)
+    assert {name: [e[2] for e in rows] for name, rows in events(source, signals).items()} == {
+        "like": [0, 3], "scored": [3], "wrote": [3], "score": [3], "word": [2, 3],
+    }  # fmt: skip
+    [chunk] = source.signals()
+    assert chunk.unreadable == {}
+
+
 def test_the_value_and_format_of_a_table_of_its_own_are_those_of_the_source(folder):
     (folder / "own.txt").write_text("u1;t1;1700000000000;7\n")
     form = FileFormat(";", header=("user_id", "title_id", "time", "stars"))

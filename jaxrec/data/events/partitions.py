@@ -148,6 +148,8 @@ class Spill:
 
     def replace(self, partition: int, records: np.ndarray) -> None:
         """Replace the partition's records by other records [N] of the same users."""
+        if not self._partitions[partition]:
+            return  # there are no records
         path = self._directory / f"partition-{partition:05d}"
         records.tofile(path)
         for file in self._partitions[partition]:

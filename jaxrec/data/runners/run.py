@@ -64,7 +64,7 @@ def ensure_dataset(
     kept = read_manifest(manifest)
     if kept["digest"] != digest(config):
         raise InputError(
-            f"dataset {directory}: was prepared with other source, features or data settings; "
+            f"dataset {directory}: was prepared with other source, features, signals or data settings; "
             "allowed: the same settings, or another data.directory"
         )
     _check_source_files(config, directory, kept.get("source_files", []))

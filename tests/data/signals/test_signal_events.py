@@ -30,9 +30,9 @@ def chunk(*rows, **fields):
     )  # fmt: skip
 
 
-def cleaned(events, part=0, tally=None, data=Data()):
-    tally = tally or SignalTally()
-    return clean_signals(events, KINDS, data, tally, part), tally
+def cleaned(events, part=0):
+    tally = SignalTally()
+    return clean_signals(events, KINDS, Data(), tally, part), tally
 
 
 def test_an_invalid_event_is_counted_under_its_first_reason_with_an_example():
@@ -50,13 +50,15 @@ def test_an_invalid_event_is_counted_under_its_first_reason_with_an_example():
         ("a", 3, NOW, STARS, NAN, ""),
         ("a", -1, NOW, SEARCH, 0, "western"),
         ("a", -1, -(2**62), SEARCH, 0, "western"),
-        file="f.csv", row=np.arange(101, 114), names={"title": "film", "time": "when", "thumb": "up"}, unknown="x9",
+        file="f.csv", row=np.arange(101, 114), unknown="x9",
+        names={"title": "film", "time": "when", "thumb": "up"},
     )  # fmt: skip
     records, tally = cleaned(events)
     kept = [(r["kind"], r["title"], r["value"]) for r in records]
     assert kept == [(THUMB, 3, 1), (THUMB, 3, -1), (STAY, 3, 0), (STARS, 3, -0.5), (SEARCH, -1, 0)]
     assert tally.events == {THUMB: 6, STAY: 3, SEARCH: 2, STARS: 2}
     dropped = tally.dropped()
+    far = -(2**62)
     allowed = "allowed: data.earliest=1990-01-01 up to data.latest=2100-01-01"
     assert {k: d.examples for k, d in dropped.items()} == {
         THUMB: {
@@ -71,7 +73,7 @@ def test_an_invalid_event_is_counted_under_its_first_reason_with_an_example():
         },
         STARS: {"value not finite": "f.csv, row 111, column 'stars': nan"},
         SEARCH: {
-            "time out of range": f"f.csv, row 113, column 'when': {-(2**62)} ms since 1970 (far past); {allowed}"
+            "time out of range": f"f.csv, row 113, column 'when': {far} ms since 1970 (far past); {allowed}"
         },
     }
     assert dropped[THUMB].counts == {
@@ -103,8 +105,9 @@ def test_the_share_of_each_signal_is_compared_with_the_limit(wrong, allowed):
     with pytest.raises(InputError) as error:
         tally.check(KINDS, data)
     assert str(error.value) == (
-        "1 of 20 events of signal 'thumb' (5.0%) would be left out, more than data.max_invalid_fraction=0.02; "
-        "most of them: sign neither -1 nor 1, 1 events, the first at source, row 1001, column 'thumb': 7"
+        "1 of 20 events of signal 'thumb' (5.0%) would be left out, more than "
+        "data.max_invalid_fraction=0.02; most of them: sign neither -1 nor 1, 1 events, the first at source, "
+        "row 1001, column 'thumb': 7"
     )
 
 
