@@ -221,6 +221,6 @@ def test_commands_print_the_counts(config, prepared):
     }
     report = format_check({"statistics": counts, "proposed": {}, "next": "x"})
     thumb = manifest["signals"]["thumb"]
-    assert f"  signal thumb: {thumb['read']} events, {thumb['read'] / ROWS:.4f} a row of the log\n" in report
+    assert f"  signal thumb: {thumb['read']} events, {thumb['read'] / ROWS:.3g} a row of the log\n" in report
     wrong = thumb["dropped"]["sign neither -1 nor 1"]
     assert f"    dropped {wrong}, sign neither -1 nor 1: {config.source.interactions}, row " in report
