@@ -9,6 +9,7 @@ from configs import kuairand_signals
 from jaxrec.config.schema import Columns, FileFormat, KuaiRand, Signal, Simulator, Tables
 from jaxrec.core.errors import InputError
 from jaxrec.data.signals.cleaning import SignalTally, clean_signals
+from jaxrec.data.storage.source_files import describe, differences
 from jaxrec.sources import files, open_source
 
 LOG = """user_id,title_id,time,seconds_viewed,liked,thumb,read,query
@@ -121,6 +122,16 @@ def test_a_table_of_its_own_has_an_event_a_row(folder, monkeypatch, form):
     assert sorted(source.files()) == ["log.csv", f"own.{form}", "titles.csv"]
     unreadable = [d for c in whole for d in c.unreadable.values()]
     assert sum(n for d in unreadable for n in d.counts.values()) == 1  # of the rating without a number
+
+
+def test_a_file_that_is_read_as_several_tables_is_listed_once(folder):
+    """A file listed twice would look new when the files are compared with a dataset's."""
+    source = open_source(
+        Tables("log.csv", "log.csv", columns=Columns(runtime="seconds_viewed")), (), "",
+        (Signal("like", column="liked"), Signal("row", table="log.csv")),
+    )  # fmt: skip
+    assert source.files() == ["log.csv"]
+    assert differences(describe(source.files()), source.files()) == []
 
 
 def test_missing_values_of_parquet_are_no_events(folder):

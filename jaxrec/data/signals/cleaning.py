@@ -92,13 +92,15 @@ def clean_signals(
             drops_of_kind.setdefault(kind, Drops()).add(reason, count, example)
         good[rows] = False
 
+    def has_value(value: str) -> np.ndarray:
+        return np.array([signal.value == value for signal in signals])[chunk.kind]
+
     about_title = np.array([signal.about == "title" for signal in signals])[chunk.kind]
-    values = np.array([signal.value for signal in signals])[chunk.kind]
     reject(UNKNOWN_TITLE, about_title & (chunk.title < 0))
     reject(TIME, (chunk.time < earliest) | (chunk.time >= latest))
     reject(NOT_FINITE, ~np.isfinite(chunk.value))
-    reject(NEGATIVE, (values == "seconds") & (chunk.value < 0))
-    reject(NO_SIGN, (values == "sign") & (np.abs(chunk.value) != 1))
+    reject(NEGATIVE, has_value("seconds") & (chunk.value < 0))
+    reject(NO_SIGN, has_value("sign") & (np.abs(chunk.value) != 1))
     for kind, count in enumerate(np.bincount(chunk.kind, minlength=len(signals)).tolist()):
         tally.events[kind] = tally.events.get(kind, 0) + count
     for kind, unreadable in chunk.unreadable.items():
@@ -110,7 +112,7 @@ def clean_signals(
     records["time"], records["kind"] = chunk.time[good], chunk.kind[good]
     records["value"] = chunk.value[good] + np.float32(0)  # -0 becomes 0: equal values have equal bytes
     if chunk.text is not None:
-        has_text = values[good] == "text"
+        has_text = has_value("text")[good]
         records["text"][has_text] = of_keys(np.asarray(chunk.text)[good][has_text])
     return records
 
