@@ -60,6 +60,12 @@ def table(manifest: dict) -> str:
     lines += [f"{s:<12}{splits[s]['users']:>12,}{splits[s]['examples']:>12,}" for s in SPLITS]
     lines += [f"rows read {rows['read']:,}; duplicates {rows['copies']:,}; titles {manifest['titles']:,}"]
     lines += [f"rows dropped: {reason} {count:,}" for reason, count in rows["dropped"].items()]
+    for name, signal in manifest.get("signals", {}).items():
+        lines += [
+            f"signal {name}: events read {signal['read']:,}; duplicates {signal['copies']:,}; "
+            f"kept {signal['kept']:,}"
+        ]
+        lines += [f"  dropped: {reason} {count:,}" for reason, count in signal["dropped"].items()]
     if "hard_fill_rate" in manifest:
         lines += [f"filled fraction of the pool of hard negatives {manifest['hard_fill_rate']:.1%}"]
     lines += [f"note: {note}" for note in manifest.get("notes", ())]
@@ -119,7 +125,7 @@ def _check(args: flags.FlagValues) -> None:
         }
     else:
         config, reasons = args.config, {}
-    source = open_source(config.source, config.features, config.data.path)
+    source = open_source(config.source, config.features, config.data.path, config.signals)
     statistics = log_statistics(source, config)
     config, settings = fit_settings(config, statistics)
     check(config)

@@ -32,12 +32,12 @@ class Signal:
     """Kind of event beside plays, such as a thumb, a list add or a search.
 
     Events are read from a column of the interactions, or from a table of their own: one of `column` and
-    `table` is set for a source of files.
+    `table` is set for `Tables`, and `column` for `KuaiRand`. An event is kept if its user has a play.
     """
 
-    name: str
+    name: str  # a Python identifier other than "play"
     value: Literal["event", "seconds", "number", "sign", "text"] = "event"  # what an event carries beside its
-    # time; "event": nothing, value 1; "sign": -1 or 1
+    # time; "event": nothing, value 1; "sign": -1 or 1; "text": text, of which a hash is kept
     about: Literal["title", "user"] = "title"  # "user": events without a title, such as a search
     column: str = ""  # column of the interactions; "*": every row is an event; a name: the rows where it is
     # neither 0 nor empty

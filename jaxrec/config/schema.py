@@ -7,14 +7,14 @@ are in the other modules of this package.
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from jaxrec.config.declarations import Start
+from jaxrec.config.declarations import Signal, Start
 from jaxrec.core.registry import TASKS
 
 # Exported by `jaxrec.config`.
 __all__ = [
     "LIST_MIXES", "TRAIN_MIXES", "Columns", "Config", "Data", "Evaluate", "Expert", "Feature",
     "FileFormat", "Gate", "KuaiRand", "Mix", "Model", "NextItem", "Objective", "Optimizer",
-    "Sampling", "Simulator", "Start", "Tables", "Task", "Tfds", "Train",
+    "Sampling", "Signal", "Simulator", "Start", "Tables", "Task", "Tfds", "Train",
 ]  # fmt: skip
 
 
@@ -35,9 +35,10 @@ class Feature:
 class Source:
     """Declarations of the class of a source, besides its fields."""
 
-    reader: ClassVar[str]  # "module:object", called as object(source, features, data.path)
+    reader: ClassVar[str]  # "module:object", called as object(source, features, data.path, signals)
     required: ClassVar[tuple[str, ...]] = ()  # names of the fields that must not be empty
     has_watch_times: ClassVar[bool] = True  # False: ratings, without the seconds viewed
+    signal_columns: ClassVar[tuple[str, ...]] = ()  # columns of the log that signals may read
 
 
 @dataclass
@@ -95,6 +96,7 @@ class Columns:
     seconds_unit: Literal["s", "ms", "min", "fraction", "percent"] = "s"  # "fraction", "percent": of the
     # title's runtime
     runtime_unit: Literal["min", "s", "ms", "h"] = "min"  # unit of `runtime` and `log_runtime`
+    value: str = "value"  # value of an event in a signal's own table
     log_runtime: str = ""  # runtime of the title in the log; the longest of a title counts where the titles
     # table has none; "": the log has no runtimes
     null_words: tuple[str, ...] = (
@@ -137,6 +139,7 @@ class Tables(Source):
     interactions_format: FileFormat = field(default_factory=FileFormat)  # of the files of `interactions`
     titles_format: FileFormat = field(default_factory=FileFormat)  # of the files of `titles`
     users_format: FileFormat = field(default_factory=FileFormat)  # of the files of `users`
+    signals_format: FileFormat = field(default_factory=FileFormat)  # of the files of signals' own tables
 
     reader: ClassVar[str] = "jaxrec.sources.tables:TablesSource"
 
@@ -150,6 +153,10 @@ class KuaiRand(Source):
 
     reader: ClassVar[str] = "jaxrec.sources.kuairand:open_kuairand"
     required: ClassVar[tuple[str, ...]] = ("directory", "logs")
+    signal_columns: ClassVar[tuple[str, ...]] = (
+        "is_click", "is_like", "is_follow", "is_comment", "is_forward", "is_hate", "long_view",
+        "profile_stay_time", "comment_stay_time", "is_profile_enter",
+    )  # fmt: skip
 
 
 @dataclass
@@ -420,6 +427,7 @@ class Config:
     name: str = "smoe"
     source: Simulator | Tables | KuaiRand | Tfds = field(default_factory=Simulator)
     features: tuple[Feature, ...] = ()
+    signals: tuple[Signal, ...] = ()  # kinds of events beside plays
     task: Task = field(default_factory=Task)
     data: Data = field(default_factory=Data)
     sampling: Sampling = field(default_factory=Sampling)

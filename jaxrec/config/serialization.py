@@ -23,8 +23,8 @@ _FREE = {
 _NOT_IN_DIGEST = ("directory", "workers", "partitions", "verify")  # they move the dataset, never its bytes
 # Left out of a digest at their defaults: datasets prepared before these fields existed stay valid.
 _LATER = ("path", "split", "validation_from", "test_from")
-_LATER_FORMATS = ("interactions_format", "titles_format", "users_format")
-_LATER_COLUMNS = ("time_decimals", "seconds_unit", "runtime_unit", "log_runtime", "null_words")
+_LATER_FORMATS = ("interactions_format", "titles_format", "users_format", "signals_format")
+_LATER_COLUMNS = ("time_decimals", "seconds_unit", "runtime_unit", "log_runtime", "null_words", "value")
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def from_run_json(tree: dict[str, Any]) -> Config:
 
 
 def digest(config: Config) -> str:
-    """Return the hex sha256 of the config's source, features and data settings.
+    """Return the hex sha256 of the config's source, features, signals and data settings.
 
     These settings determine the dataset's bytes. Fields go by their old names (`config.migrations`), so that
     datasets prepared before a renaming are found.
@@ -68,11 +68,13 @@ def digest(config: Config) -> str:
     examples = migrations.old_examples(config)
     if examples != "requests":
         data["examples"] = examples
-    hashed = {
+    hashed: dict[str, Any] = {
         "source": _source_for_digest(config, tree["source"]),
         "features": tree["features"],
         "data": data,
     }
+    if config.signals:  # datasets without signals keep the digests of before there were any
+        hashed["signals"] = tree["signals"]
     return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
 
 

@@ -8,9 +8,9 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from jaxrec.config.data_validation import DATA_RULES, whole
-from jaxrec.config.limits import check_limits
 from jaxrec.config.migrations import adopt_task
+from jaxrec.config.rules.data import DATA_RULES, whole
+from jaxrec.config.rules.limits import check_limits
 from jaxrec.config.schema import Config, Mix, Start
 from jaxrec.config.tree import among, require, walk
 from jaxrec.core import registry

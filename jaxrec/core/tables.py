@@ -9,7 +9,7 @@ import numpy as np
 REGION = "region"  # column of the users table that licences are read by
 TIME = "time of the request"  # feature name of the column of the users table with the name of the plays' time
 
-# ---------------------------------------------------------------- the three tables of a source
+# ---------------------------------------------------------------- the tables of a source
 
 
 class Lists(NamedTuple):
@@ -94,6 +94,37 @@ class Interactions:
 
 
 @dataclass
+class Signals:
+    """Chunk of events beside plays, of one or several kinds, in any order.
+
+    Attributes:
+        user: [N] same type as Users.key.
+        title: [N] int64 row of Titles; -1 for a title missing from the catalogue, and for events without one.
+        time: [N] int64 milliseconds since 1970, UTC.
+        kind: [N] int8 index into the config's `signals`.
+        value: [N] float32; 1 for "event", seconds for "seconds", 0 for "text".
+        text: [N] UTF-8 bytes or strings, "" for kinds without text; None: no kind of the chunk has text.
+        file: File that the chunk was read from, for error messages.
+        row: [N] int64 row in `file`, counted from 1 without the header.
+        names: "user", "title", "time", or the name of a signal for its values -> column name.
+        unknown: First key of the chunk that is missing from the catalogue.
+        unreadable: Kind -> events that the reader could not parse, which are not among the N.
+    """
+
+    user: np.ndarray
+    title: np.ndarray
+    time: np.ndarray
+    kind: np.ndarray
+    value: np.ndarray
+    text: np.ndarray | None = None
+    file: str = ""
+    row: np.ndarray | None = None
+    names: dict[str, str] = field(default_factory=dict)
+    unknown: str = ""
+    unreadable: "dict[int, Drops]" = field(default_factory=dict)
+
+
+@dataclass
 class Drops:
     """Numbers of dropped rows by reason, with examples for error messages.
 
@@ -165,6 +196,18 @@ class Truth(Protocol):
         """
 
 
+class WithoutSignals:
+    """Methods of a source that has no signals, to inherit from."""
+
+    def signal_parts(self) -> tuple[Any, ...]:
+        """Return no part."""
+        return ()
+
+    def signals(self, part: Any = None) -> Iterator[Signals]:
+        """Yield nothing."""
+        return iter(())
+
+
 class Source(Protocol):
     """Reader of interaction logs.
 
@@ -198,6 +241,17 @@ class Source(Protocol):
 
         Both ways give the same chunks.
         """
+
+    def signal_parts(self) -> tuple[Any, ...]:
+        """Return descriptions of the parts of the signals that can be read independently, as `parts`."""
+        ...
+
+    def signals(self, part: Any = None) -> Iterator[Signals]:
+        """Yield the events of one part of `signal_parts`, or of all parts in order.
+
+        Both ways give the same chunks.
+        """
+        ...
 
     def truth(self) -> Truth | None:
         """Return the ground truth, or None for a real log."""

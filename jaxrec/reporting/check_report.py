@@ -52,6 +52,11 @@ def _rows(statistics: dict[str, Any]) -> list[str]:
     for reason, entry in statistics["dropped"].items():
         share = entry["rows"] / max(statistics["rows"], 1)
         lines.append(f"  dropped {entry['rows']:,} ({share:.1%}), {reason}: {entry['example']}")
+    for name, signal in statistics.get("signals", {}).items():
+        share = signal["read"] / max(statistics["rows"], 1)
+        lines.append(f"  signal {name}: {signal['read']:,} events, {share:.3g} a row of the log")
+        for reason, entry in signal["dropped"].items():
+            lines.append(f"    dropped {entry['rows']:,}, {reason}: {entry['example']}")
     return lines
 
 

@@ -13,6 +13,7 @@ def open_source(
     source: schema.Source,
     features: tuple[schema.Feature, ...],
     path: str = "",
+    signals: tuple[schema.Signal, ...] = (),
 ) -> Source:
     """Open the reader of a config's `source`.
 
@@ -20,8 +21,9 @@ def open_source(
         source: The config's `source`.
         features: Declared features, whose columns are loaded.
         path: The config's data.path, the log of a Tables source without `interactions`.
+        signals: Declared signals, for `Source.signals`; empty for a source that only gives plays.
 
     Raises:
         InputError: The source is invalid, as far as can be checked without reading a row.
     """
-    return resolve(source.reader)(source, features, path)
+    return resolve(source.reader)(source, features, path, signals)

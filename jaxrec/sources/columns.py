@@ -34,6 +34,8 @@ ALLOWED = {  # values of a typed column, by kind; a CSV column is text, and is c
     "number": "numbers",
     "category": "single values",
     "categories": "lists of single values, or strings with a separator",
+    "flag": "single values",
+    "text": "strings",
 }
 
 _TEXT_LIMIT = f"text of at most {MAX_TEXT_BYTES} bytes without the character NUL"
@@ -105,6 +107,8 @@ def allows_kind(kind: str, dtype: pl.DataType, text: bool) -> bool:
         return string or dtype.is_numeric() or isinstance(dtype, pl.Datetime | pl.Date)
     if kind == "number":
         return dtype.is_numeric()
+    if kind == "text":
+        return string
     if kind == "categories":
         return string or (isinstance(dtype, pl.List | pl.Array) and _is_single(dtype.inner))
     return _is_single(dtype)
@@ -163,7 +167,8 @@ def parse(request: ColumnRequest, dtype: pl.DataType, family: str, time_unit: st
     Returns:
         Values by kind. key: Int64, UInt64 or String. whole: Int64. time: Int64 milliseconds since 1970, UTC;
         text is parsed only where it is a whole number; `parse_iso` and `parse_decimal` parse the rest.
-        number: Float64. category: Int64 or String. categories: a list of Int64 or String.
+        number: Float64. category: Int64 or String. categories: a list of Int64 or String. flag: Float64, 0
+        for zero and "false", else 1. text: String.
     """
     column, text = pl.col(request.column), is_string(dtype)
     if request.kind == "whole":
@@ -174,6 +179,10 @@ def parse(request: ColumnRequest, dtype: pl.DataType, family: str, time_unit: st
         return _time(column.cast(pl.String) if text else column, pl.String() if text else dtype, time_unit)
     if request.kind == "number":
         return column.cast(pl.Float64, strict=False)
+    if request.kind == "flag":
+        return _flag(_string(column) if text else column, text)
+    if request.kind == "text":
+        return _string(column)
     if request.kind == "key":
         if family == "unsigned whole numbers":
             return column.cast(pl.UInt64)
@@ -200,6 +209,15 @@ def _whole(column: pl.Expr, dtype: Any) -> pl.Expr:
         exact = (column == column.floor()) & (column.abs() <= _EXACT_FLOAT)
         return pl.when(exact).then(column).cast(pl.Int64, strict=False)
     return column.cast(pl.Int64, strict=False)
+
+
+def _flag(column: pl.Expr, text: bool) -> pl.Expr:
+    """Return 0.0 for zero, and for "false" in text, else 1.0; null for null and NaN."""
+    number = column.cast(pl.Float64, strict=False)
+    if not text:
+        return (number.fill_nan(None) != 0).cast(pl.Float64)
+    none = (number == 0).fill_null(False) | (column.str.to_lowercase() == "false")
+    return pl.when(column.is_not_null()).then((~none).cast(pl.Float64))
 
 
 def _string(column: pl.Expr) -> pl.Expr:

@@ -14,13 +14,12 @@ from jaxrec.sources.columns import ColumnRequest, feature_requests
 from jaxrec.sources.frames import to_frame
 from jaxrec.sources.table import SourceTable, table_types
 from jaxrec.sources.tables import (
-    SourceTitles,
     ThreeTables,
     log_requests,
     minutes_of_unit,
-    read_titles,
     seconds_of_unit,
 )
+from jaxrec.sources.tabular.titles import SourceTitles, read_titles
 
 Source = schema.Simulator | schema.Tables | schema.KuaiRand | schema.Tfds
 

@@ -22,12 +22,9 @@ from jaxrec.core.errors import InputError
 from jaxrec.sources.columns import ColumnRequest, feature_requests
 from jaxrec.sources.table import SourceTable
 from jaxrec.sources.tables import ThreeTables
+from jaxrec.sources.tabular.signals import SignalTable, of_log
 
 MINUTES, SECONDS = 1 / 60_000, 1 / 1000  # one millisecond in minutes and in seconds
-_OUTCOMES = (
-    "is_click", "is_like", "is_follow", "is_comment", "is_forward", "is_hate", "long_view", "play_time_ms",
-    "profile_stay_time", "comment_stay_time", "is_profile_enter",
-)  # fmt: skip
 
 
 def log_requests() -> dict[str, ColumnRequest]:
@@ -55,12 +52,16 @@ class KuaiRandSource(ThreeTables):
     context feature `hour` is the hour of `hourmin`, 0 to 23.
     """
 
-    def __init__(self, source: schema.KuaiRand, features: tuple[schema.Feature, ...]) -> None:
+    def __init__(
+        self, source: schema.KuaiRand, features: tuple[schema.Feature, ...],
+        signals: tuple[schema.Signal, ...] = (),
+    ) -> None:  # fmt: skip
         """Open the tables and check their columns.
 
         Args:
             source: Folder and pattern of the logs.
             features: Declared features.
+            signals: Declared signals, columns of the logs.
 
         Raises:
             InputError: The folder does not have the KuaiRand layout, or a context feature is an outcome of
@@ -71,7 +72,7 @@ class KuaiRandSource(ThreeTables):
                 f"source.directory={source.directory!r} is not a folder (current folder: {Path.cwd()})"
             )
         for name in feature_requests(features, "context"):
-            if name in _OUTCOMES:
+            if name in (*schema.KuaiRand.signal_columns, "play_time_ms"):
                 raise InputError(
                     f"feature {name!r}, where='context': an outcome of the play, unknown when the video is "
                     "requested; allowed: hour, tab and other columns known by then"
@@ -83,6 +84,9 @@ class KuaiRandSource(ThreeTables):
         titles = {"title": video, "runtime": ColumnRequest("video_duration", "number", "KuaiRand")}
         durations = {"title": video, "runtime": ColumnRequest("duration_ms", "number", "KuaiRand")}
         logs, key = f"{folder}/{source.logs}", "source.directory"
+        kinds, columns = of_log(signals)
+        without_seconds = {role: log[role] for role in ("user", "title", "time")}
+        events = SourceTable("source.logs", logs, without_seconds | columns, {}) if kinds else None
         videos, users = f"{folder}/video_features_basic_*.csv", f"{folder}/user_features_*.csv"
         super().__init__(
             SourceTable("source.logs", logs, log, context),
@@ -91,18 +95,23 @@ class KuaiRandSource(ThreeTables):
             MINUTES,
             SECONDS,
             SourceTable("source.logs", logs, durations, {}),
+            signals=(SignalTable(events, kinds, own=False),) if events else (),
         )
 
 
-def open_kuairand(source: schema.KuaiRand, features: tuple[schema.Feature, ...], path: str) -> KuaiRandSource:
+def open_kuairand(
+    source: schema.KuaiRand, features: tuple[schema.Feature, ...], path: str,
+    signals: tuple[schema.Signal, ...],
+) -> KuaiRandSource:  # fmt: skip
     """Open a KuaiRand source, the reader that its config class names.
 
     Args:
         source: Folder and pattern of the logs.
         features: Declared features.
         path: Not used.
+        signals: Declared signals.
 
     Raises:
         InputError: The folder, a table or a feature is invalid.
     """
-    return KuaiRandSource(source, features)
+    return KuaiRandSource(source, features, signals)

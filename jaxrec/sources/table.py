@@ -14,6 +14,7 @@ from jaxrec.core.tables import Lists
 from jaxrec.sources import columns, files, finding, text
 from jaxrec.sources.columns import ColumnRequest
 
+UNPARSABLE = "row that cannot be parsed"  # reason of rows left out
 _LIST_TEXT = r"^\s*(\[.*\]|\{.*\})\s*$"  # a list of another program, written as text
 
 
@@ -209,7 +210,8 @@ class SourceTable:
             wrong = frame[name].is_null()
             if not request.required:
                 text = columns.is_string(present[name].dtype)  # empty text is a missing category
-                optional = request.kind != "categories" and not (request.kind == "category" and text)
+                optional = request.kind not in ("categories", "flag", "text")
+                optional &= not (request.kind == "category" and text)
                 wrong &= present[name].is_not_null() if optional else False
             if request.kind != "number" or name not in self.roles:  # roles have their own limits
                 wrong |= columns.is_unrepresentable(frame[name], request.kind)
@@ -267,10 +269,33 @@ class SourceTable:
                     f"source.columns.list_separator={self._separator!r}, or Parquet lists"
                 )
 
-    def example(self, parsed: ParsedRows, i: int) -> str:
-        """Return the file, row, column and value that make row `i` bad."""
+    def users_as_in(self, log: "SourceTable", users: pl.Series, file: str, row: np.ndarray) -> np.ndarray:
+        """Convert users [N] of this table to the type of the log's users, as `columns.keys_to_numpy`.
+
+        Args:
+            log: The log.
+            users: [N] parsed users.
+            file: File of the users, for the message.
+            row: [N] row in the file.
+
+        Raises:
+            InputError: A user cannot be converted.
+        """
+        key = users.cast(log.dtype("user"), strict=False)
+        if key.has_nulls():
+            i = int(np.argmax(key.is_null().to_numpy()))
+            raise InputError(
+                f"{file}, row {row[i]}, column {self.roles['user'].column!r}: {users[i]!r}; "
+                f"allowed: whole numbers, as in {log.files[0]}"
+            )
+        return columns.keys_to_numpy(key)
+
+    def example(self, parsed: ParsedRows, i: int, roles: tuple[str, ...] = ()) -> str:
+        """Return the file, row, column and value that make row `i` bad, among `roles`; empty: among all."""
         where = f"{parsed.raw.file}, row {parsed.raw.row[i]}"
         for name, request in self._requests.items():
+            if roles and name not in roles:
+                continue
             if not parsed.raw.malformed[i] and parsed.invalid[name][i]:
                 value, allowed = parsed.raw.frame[request.column][i], columns.ALLOWED[request.kind]
                 if isinstance(value, str) and value in self._null_words:

@@ -13,94 +13,18 @@ import numpy as np
 import polars as pl
 
 from jaxrec.config import schema
-from jaxrec.config.data_validation import PARTS_OF_RUNTIME
+from jaxrec.config.rules.data import PARTS_OF_RUNTIME
 from jaxrec.core.errors import InputError
-from jaxrec.core.tables import Drops, Interactions, Lists, Titles, Users
+from jaxrec.core.tables import Drops, Interactions, Signals, Titles, Users
 from jaxrec.sources import columns
 from jaxrec.sources.columns import ColumnRequest, feature_requests
-from jaxrec.sources.table import FilePart, ParsedRows, SourceTable
+from jaxrec.sources.table import UNPARSABLE, FilePart, SourceTable
+from jaxrec.sources.tabular.signals import SignalPart, SignalTable, of_log, own_tables, read_signals
+from jaxrec.sources.tabular.titles import MAX_MINUTES, SourceTitles, collect_titles, read_titles
 
-UNPARSABLE = "row that cannot be parsed"
-MAX_MINUTES = 1e6  # of a runtime, about two years
 NOMINAL_MINUTES = 100.0  # runtime of all titles where the log holds the fractions seen, and no runtimes
 _MINUTES = {"min": 1.0, "s": 1 / 60, "ms": 1 / 60_000, "h": 60.0}
 _SECONDS = {"s": 1.0, "ms": 1 / 1000, "min": 60.0, "fraction": 1.0, "percent": 0.01}
-
-
-class SourceTitles:
-    """Catalogue in memory, with a lookup from keys to rows."""
-
-    def __init__(self, keys: pl.Series, runtime: np.ndarray, features: dict[str, np.ndarray | Lists]) -> None:
-        """Build the catalogue.
-
-        Args:
-            keys: [V] unique keys.
-            runtime: [V] minutes, NaN where unknown.
-            features: Raw feature columns, as in Titles.
-        """
-        self._keys = keys
-        self._rows = pl.DataFrame({"title": keys, "at": np.arange(len(keys))})
-        key = keys.to_numpy() if keys.dtype.is_integer() else keys.to_numpy().astype(str)
-        self.titles = Titles(key, runtime, features)
-
-    def rows(self, title: pl.Series) -> np.ndarray:
-        """Return the row [N] int64 of each key, -1 for a key that is not in the catalogue."""
-        lookup = pl.DataFrame({"title": title.cast(self._keys.dtype, strict=False)})
-        rows = lookup.join(self._rows, on="title", how="left", maintain_order="left")["at"]
-        return rows.fill_null(-1).to_numpy().astype(np.int64)
-
-
-def read_titles(table: SourceTable, minutes: float) -> SourceTitles:
-    """Read a titles table, in the order of the rows.
-
-    Args:
-        table: Table with the roles title and, optionally, runtime.
-        minutes: Length in minutes of one unit of the runtime.
-
-    Raises:
-        InputError: A row is bad, a key occurs twice, or a runtime is negative or above `MAX_MINUTES`.
-    """
-    chunks = list(table.read_strictly())
-    frame = pl.concat([chunk.frame for chunk in chunks])
-    keys = frame["title"]
-    duplicates = np.flatnonzero((~keys.is_first_distinct()).to_numpy())
-    if len(duplicates):
-        value = keys[int(duplicates[0])]
-        first = int(np.argmax((keys == value).to_numpy()))
-        raise InputError(
-            f"{_location(chunks, int(duplicates[0]))}, column {table.roles['title'].column!r}: {value!r} is "
-            f"already in {_location(chunks, first)}; allowed: each title once"
-        )
-    if "runtime" not in table.roles:
-        return SourceTitles(keys, np.full(len(keys), np.nan), table.features(frame))
-    runtime = frame["runtime"].to_numpy()
-    invalid = np.flatnonzero((runtime < 0) | (runtime * minutes > MAX_MINUTES))
-    if len(invalid):
-        i = int(invalid[0])
-        raise InputError(
-            f"{_location(chunks, i)}, column {table.roles['runtime'].column!r}: {runtime[i]:g}; "
-            f"allowed: a number above 0, at most {MAX_MINUTES / minutes:g}, or 0 or empty for an unknown "
-            "runtime"
-        )
-    return SourceTitles(keys, runtime * minutes, table.features(frame))
-
-
-def _collect_titles(log: SourceTable) -> SourceTitles:
-    """Return the titles of a log's parsable rows, sorted by key.
-
-    Text is sorted by its bytes, numbers by value, so that the catalogue does not depend on the order of the
-    rows.
-    """
-    unique = [parsed.frame.filter(~parsed.bad)["title"].unique() for parsed in log.read()]
-    keys = pl.concat(unique).unique().sort()
-    return SourceTitles(keys, np.full(len(keys), np.nan), {})
-
-
-def _location(chunks: list[ParsedRows], i: int) -> str:
-    """Return the file and row number of row `i` of the concatenated chunks."""
-    starts = np.cumsum([0] + [chunk.frame.height for chunk in chunks])
-    at = int(np.searchsorted(starts, i, side="right")) - 1
-    return f"{chunks[at].raw.file}, row {chunks[at].raw.row[i - starts[at]]}"
 
 
 class ThreeTables:
@@ -119,6 +43,7 @@ class ThreeTables:
         seconds: float = 1.0,
         durations: SourceTable | None = None,
         fractions: bool = False,
+        signals: tuple[SignalTable, ...] = (),
     ) -> None:
         """Combine the tables.
 
@@ -132,12 +57,14 @@ class ThreeTables:
                 the runtime that is one unit.
             durations: The log with the roles title and runtime, read where the titles table has no runtime.
             fractions: True: the log holds parts of the runtime that were seen, in place of seconds.
+            signals: Tables of the signals, of which the first may be the log.
         """
         self.drops = Drops()
         self.has_completion = "seconds" in log.roles
         self._log, self._titles, self._users = log, titles, users
         self._minutes, self._seconds, self._fractions = minutes, seconds, fractions
         self._durations, self._filled = durations, False
+        self._signals = signals
         self._catalogue: SourceTitles | None = None
 
     @property
@@ -145,7 +72,7 @@ class ThreeTables:
         """Return the catalogue, read on first use."""
         if self._catalogue is None:
             titles = self._titles
-            self._catalogue = read_titles(titles, self._minutes) if titles else _collect_titles(self._log)
+            self._catalogue = read_titles(titles, self._minutes) if titles else collect_titles(self._log)
         return self._catalogue
 
     def titles(self) -> Titles:
@@ -195,18 +122,12 @@ class ThreeTables:
         """
         if self._users is None:
             return
-        dtype, column = self._log.dtype("user"), self._users.roles["user"].column
         for parsed in self._users.read_strictly():
-            key = parsed.frame["user"].cast(dtype, strict=False)
-            if key.has_nulls():
-                i = int(np.argmax(key.is_null().to_numpy()))
-                raise InputError(
-                    f"{parsed.raw.file}, row {parsed.raw.row[i]}, column {column!r}: "
-                    f"{parsed.frame['user'][i]!r}; allowed: whole numbers, as in {self._log.files[0]}"
-                )
+            users = parsed.frame["user"]
+            key = self._users.users_as_in(self._log, users, parsed.raw.file, parsed.raw.row)
             features = self._users.features(parsed.frame)
             yield Users(
-                columns.keys_to_numpy(key), {n: c for n, c in features.items() if isinstance(c, np.ndarray)},
+                key, {n: c for n, c in features.items() if isinstance(c, np.ndarray)},
                 file=parsed.raw.file, row=parsed.raw.row,
             )  # fmt: skip
 
@@ -242,14 +163,27 @@ class ThreeTables:
                 unknown=str(frame["title"][int(unknown[0])]) if len(unknown) else "",
             )
 
+    def signal_parts(self) -> tuple[SignalPart, ...]:
+        """Return the parts of the signals' tables that can be read independently."""
+        return tuple(SignalPart(i, part) for i, of in enumerate(self._signals) for part in of.table.parts())
+
+    def signals(self, part: SignalPart | None = None) -> Iterator[Signals]:
+        """Yield the events of the signals' tables: of the log, as read, and of tables of their own.
+
+        Raises:
+            InputError: A file cannot be read, or a user cannot be converted to the type of the log's users.
+        """
+        for table, rows in self.signal_parts() if part is None else [part]:
+            yield from read_signals(self._signals[table], rows, self.catalogue, self._log)
+
     def truth(self) -> None:
         """Return None: the truth of a real log is unknown."""
         return None
 
     def files(self) -> list[str]:
         """Return the files of all tables."""
-        tables = (self._log, self._titles, self._users)
-        return [file for table in tables if table is not None for file in table.files]
+        tables = (self._log, self._titles, self._users, *(signal.table for signal in self._signals))
+        return [*dict.fromkeys(file for table in tables if table is not None for file in table.files)]
 
 
 def log_requests(c: schema.Columns) -> dict[str, ColumnRequest]:
@@ -286,13 +220,17 @@ class TablesSource(ThreeTables):
     Units are those of `source.columns`; times may also be ISO 8601.
     """
 
-    def __init__(self, source: schema.Tables, features: tuple[schema.Feature, ...], path: str = "") -> None:
+    def __init__(
+        self, source: schema.Tables, features: tuple[schema.Feature, ...], path: str = "",
+        signals: tuple[schema.Signal, ...] = (),
+    ) -> None:  # fmt: skip
         """Open the tables and check their columns.
 
         Args:
             source: Files and columns.
             features: Declared features.
             path: The config's data.path, the log where source.interactions is empty.
+            signals: Declared signals.
 
         Raises:
             InputError: A table, a column or a feature is invalid. Rows are checked later, when they are read.
@@ -335,6 +273,31 @@ class TablesSource(ThreeTables):
             SourceTable(
                 key, pattern, log, requests["context"], c.time_unit, form=form, null_words=c.null_words
             ),
-            titles_table, users_table, minutes_of_unit(c), seconds,
-            durations=durations, fractions=fractions,
+            titles_table, users_table, minutes_of_unit(c), seconds, durations, fractions,
+            _signal_tables(source, key, pattern, signals),
         )  # fmt: skip
+
+
+def _signal_tables(
+    source: schema.Tables, key: str, pattern: str, signals: tuple[schema.Signal, ...]
+) -> tuple[SignalTable, ...]:
+    """Open the tables of the signals.
+
+    Args:
+        source: Files and columns.
+        key: Config key of the log.
+        pattern: Files of the log.
+        signals: Declared signals.
+
+    Raises:
+        InputError: A table or a column is missing, or of a wrong type.
+    """
+    c, log = source.columns, log_requests(source.columns)
+    log.pop("seconds", None)
+    kinds, requests = of_log(signals)
+    own = own_tables(signals, log, c, source.signals_format)
+    if not kinds:
+        return own
+    form, words = source.interactions_format, c.null_words
+    table = SourceTable(key, pattern, log | requests, {}, c.time_unit, form=form, null_words=words)
+    return (SignalTable(table, kinds, own=False), *own)

@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 from jaxrec.config import schema
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import TITLE_ID
-from jaxrec.core.tables import Drops, Interactions, Lists, Titles, Users
+from jaxrec.core.tables import Drops, Interactions, Lists, Titles, Users, WithoutSignals
 
 BATCH = 10_000  # ratings decoded at a time
 CHUNK = 500_000  # ratings per yielded chunk
@@ -45,7 +45,7 @@ class _Ratings(NamedTuple):
     users: Users
 
 
-class TfdsSource:
+class TfdsSource(WithoutSignals):
     """Source over one split of a TensorFlow Datasets dataset of ratings.
 
     A rating is an interaction without watch time. The dataset's times are seconds since 1970, UTC.
@@ -230,13 +230,16 @@ def _column(values: list[Any], kind: str) -> np.ndarray:
     return column.astype(np.int64) if whole else _decode(column).astype(str)
 
 
-def open_tfds(source: schema.Tfds, features: tuple[schema.Feature, ...], path: str) -> TfdsSource:
+def open_tfds(
+    source: schema.Tfds, features: tuple[schema.Feature, ...], path: str, signals: tuple[schema.Signal, ...]
+) -> TfdsSource:
     """Open a TensorFlow Datasets source, the reader that its config class names.
 
     Args:
         source: Dataset, split and columns.
         features: Declared features.
         path: Not used.
+        signals: Not used: ratings have none.
 
     Raises:
         InputError: The dataset is unknown or has the wrong format, or a column is invalid.

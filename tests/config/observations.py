@@ -127,14 +127,14 @@ def _plain(value):
 
 
 def read(config: Config):
-    """Return the three tables of a source, or the line of an InputError."""
+    """Return the tables of a source, its signals among them, or the line of an InputError."""
     try:
-        source = open_source(config.source, config.features, config.data.path)
+        source = open_source(config.source, config.features, config.data.path, config.signals)
         titles, log = source.titles(), list(source.interactions())
-        users = list(source.users())
+        users, signals = list(source.users()), list(source.signals())
     except InputError as error:
         return str(error)
-    chunks = [titles, *users, *log]
+    chunks = [titles, *users, *log, *signals]
     arrays = [{k: _plain(v) for k, v in vars(c).items() if k not in ("features", "context")} for c in chunks]
     features = [{k: _plain(v) for k, v in getattr(c, "features", {}).items()} for c in chunks]
     context = [{k: _plain(v) for k, v in getattr(c, "context", {}).items()} for c in chunks]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxrec.config.limits import _LIMITS, check_limits
+from jaxrec.config.rules.limits import _LIMITS, check_limits
 from jaxrec.config.schema import Config, Feature
 from jaxrec.config.validation import check, parse_length
 from jaxrec.core.errors import InputError

@@ -13,7 +13,7 @@ import pytest
 from absl import logging
 
 from jaxrec.config import schema
-from jaxrec.config.schema import FileFormat, KuaiRand, Mix, Tables, Tfds
+from jaxrec.config.schema import FileFormat, KuaiRand, Mix, Signal, Tables, Tfds
 from jaxrec.config.serialization import dataset_directory
 from jaxrec.config.validation import check
 from jaxrec.sources import tfds
@@ -146,7 +146,12 @@ def _columns() -> dict[str, list[Case]]:
         runtime="minutes", user_key="person", list_separator=";", time_decimals=True, seconds_unit="min",
         runtime_unit="s", log_runtime="length", null_words=(),
     )  # fmt: skip
-    return table("source.columns", o.read, "tables", **values)
+    own = {"value": [Case("source.columns.value", "watched", o.read, "tables", OWN)]}
+    return table("source.columns", o.read, "tables", **values) | own
+
+
+OWN = {"signals": (Signal("visit", "number", table="log.csv"),)}
+OF_LOG = {"signals": (Signal("extra", "seconds", column="watched"),)}
 
 
 FEATURE_CASES = {
@@ -368,7 +373,15 @@ FIELDS: dict[str, dict[str, list[Case]]] = {
         "interactions_format": [Case("source.interactions_format", SEMICOLONS, o.read, "tables")],
         "titles_format": [Case("source.titles_format", SEMICOLONS, o.read, "tables")],
         "users_format": [Case("source.users_format", SEMICOLONS, o.read, "tables")],
+        "signals_format": [Case("source.signals_format", SEMICOLONS, o.read, "tables", OWN)],
     },
+    "Signal": {
+        name: [Case(f"signals.0.{name}", value, o.read, "tables", OF_LOG)]
+        for name, value in {
+            "name": "other", "value": "event", "about": "user", "column": "length", "unit": 60.0,
+        }.items()
+    } | {"table": [Case("signals.0.table", "other_log.csv", o.read, "tables",
+                        {"signals": (Signal("visit", table="log.csv"),)})]},
     "KuaiRand": {
         "directory": [Case("source.directory", "two", o.read, "kuairand")],
         "logs": [Case("source.logs", "log_*.csv", o.read, "kuairand")],
@@ -394,6 +407,7 @@ FIELDS: dict[str, dict[str, list[Case]]] = {
     "Evaluate": EVALUATE,
     "Config": {
         "name": [Case("name", "other", o.evaluation("name")), Case("name", "other", o.command("saved"))],
+        "signals": [Case("signals", OF_LOG["signals"], o.read, "tables")],
         "features": [Case("features", o.ranking().features[:4], o.features, edits={"model.features": ()})],
     },
 }  # fmt: skip

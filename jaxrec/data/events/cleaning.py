@@ -153,18 +153,22 @@ def _example(reason: str, chunk: Interactions, titles: Titles, i: int, earliest:
     if reason == UNKNOWN_TITLE:
         return f"{where}: {chunk.unknown!r}"
     if reason == TIME:
-        time = int(chunk.time[i])
-        other_unit = "".join(
-            f"; in another unit (source.columns.time_unit) it is {_date(other)}"
-            for other in (time * 1000, time * 10**6, time // 1000, time // 10**6)
-            if earliest <= other < latest
-        )
-        allowed = f"allowed: data.earliest={_date(earliest)} up to data.latest={_date(latest)}"
-        return f"{where}: {time} ms since 1970 ({_date(time)}); {allowed}{other_unit}"
+        return f"{where}: {out_of_range(int(chunk.time[i]), earliest, latest)}"
     if reason == RUNTIME:
         key = titles.key[chunk.title[i]].item()
         return f"{where}: title {key!r} has runtime {titles.runtime[chunk.title[i]]:g}"
     return f"{where}: {chunk.seconds[i]:g} seconds"
+
+
+def out_of_range(time: int, earliest: int, latest: int) -> str:
+    """Return a time that is out of range, the allowed times, and another unit that fits, for a message."""
+    other_unit = "".join(
+        f"; in another unit (source.columns.time_unit) it is {_date(other)}"
+        for other in (time * 1000, time * 10**6, time // 1000, time // 10**6)
+        if earliest <= other < latest
+    )
+    allowed = f"allowed: data.earliest={_date(earliest)} up to data.latest={_date(latest)}"
+    return f"{time} ms since 1970 ({_date(time)}); {allowed}{other_unit}"
 
 
 def _date(milliseconds: int) -> str:
@@ -214,7 +218,7 @@ def drop_copies(
     return order[~repeated]
 
 
-def check_dropped(drops: Drops, total: int, data: Data) -> None:
+def check_dropped(drops: Drops, total: int, data: Data, rows: str = "rows") -> None:
     """Check the fraction of rows left out against data.max_invalid_fraction.
 
     Duplicates do not count as left out.
@@ -223,6 +227,7 @@ def check_dropped(drops: Drops, total: int, data: Data) -> None:
         drops: Rows left out, by reason.
         total: Number of all rows, including rows that the reader could not parse.
         data: Settings with `max_invalid_fraction`.
+        rows: Name of the rows, for the message.
 
     Raises:
         InputError: More than data.max_invalid_fraction of the rows were left out.
@@ -233,7 +238,7 @@ def check_dropped(drops: Drops, total: int, data: Data) -> None:
         return
     worst = max(losses, key=lambda reason: losses[reason])
     raise InputError(
-        f"{dropped} of {total} rows ({dropped / total:.1%}) would be left out, more than "
+        f"{dropped} of {total} {rows} ({dropped / total:.1%}) would be left out, more than "
         f"data.max_invalid_fraction={data.max_invalid_fraction:g}; most of them: {worst}, "
-        f"{losses[worst]} rows, the first at {drops.examples[worst]}"
+        f"{losses[worst]} {rows.split()[0]}, the first at {drops.examples[worst]}"
     )

@@ -83,6 +83,16 @@ def merge_ranges(events: np.ndarray, least: int) -> np.ndarray:
     return out
 
 
+def events_beside(plays: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the events [F] of ranges of hashes for `merge_ranges`: all events of ranges with plays.
+
+    Args:
+        plays: [F] number of plays of each range.
+        others: [F] number of other events; those of a range without plays are in no partition.
+    """
+    return np.where(plays > 0, plays + others, 0)
+
+
 class Spill:
     """Files of event records, merged into partitions once all events are written."""
 
@@ -92,7 +102,7 @@ class Spill:
         Args:
             directory: Directory to create.
             least: Minimum number of partitions, reached where there are enough users.
-            dtype: Result of `record_dtype`.
+            dtype: Dtype of the records, with a field "user" of hashes.
         """
         directory.mkdir()
         self._directory, self._least, self.dtype = directory, least, dtype
@@ -102,8 +112,11 @@ class Spill:
 
     def add(self, chunk: CleanChunk, categories: np.ndarray, numbers: np.ndarray) -> None:
         """Append a chunk's events to their files; arguments as for `records_of`."""
-        records = records_of(chunk, categories, numbers, self.dtype)
-        file_of_event = partition_of(chunk.user_hash, len(self._files))
+        self.append(records_of(chunk, categories, numbers, self.dtype))
+
+    def append(self, records: np.ndarray) -> None:
+        """Append records [N] of the spill's dtype to the files of their users."""
+        file_of_event = partition_of(records["user"], len(self._files))
         records = records[np.argsort(file_of_event, kind="stable")]
         counts = np.bincount(file_of_event, minlength=len(self._files))
         ends = np.cumsum(counts)
@@ -112,24 +125,31 @@ class Spill:
                 records[ends[f] - counts[f] : ends[f]].tofile(file)
         self._events += counts
 
-    def make_partitions(self) -> int:
+    def make_partitions(self, beside: "Spill") -> int:
         """Merge consecutive files into partitions and return their number.
 
         All events must be added before. No partition has too many events, unless a single file has.
+
+        Args:
+            beside: Events of other kinds, of the same number of files, which get the same partitions.
         """
-        of_file = merge_ranges(self._events, self._least)
-        self._partitions = [[] for _ in range(int(of_file.max(initial=-1)) + 1)]
-        for file, partition in zip(self._files, of_file.tolist(), strict=True):
-            if partition >= 0:
-                self._partitions[partition].append(file)
+        of_file = merge_ranges(events_beside(self._events, beside._events), self._least)
+        for spill in (self, beside):
+            spill._partitions = [[] for _ in range(int(of_file.max(initial=-1)) + 1)]
+            for file, events, partition in zip(spill._files, spill._events, of_file.tolist(), strict=True):
+                if events and partition >= 0:
+                    spill._partitions[partition].append(file)
         return len(self._partitions)
 
     def load(self, partition: int) -> np.ndarray:
-        """Return the partition's records [N] of `record_dtype`, in no particular order."""
-        return np.concatenate([np.fromfile(path, self.dtype) for path in self._partitions[partition]])
+        """Return the partition's records [N] of the spill's dtype, in no particular order."""
+        files = [np.fromfile(path, self.dtype) for path in self._partitions[partition]]
+        return np.concatenate(files) if files else np.empty(0, self.dtype)
 
     def replace(self, partition: int, records: np.ndarray) -> None:
         """Replace the partition's records by other records [N] of the same users."""
+        if not self._partitions[partition]:
+            return  # there are no records
         path = self._directory / f"partition-{partition:05d}"
         records.tofile(path)
         for file in self._partitions[partition]:

@@ -28,6 +28,7 @@ from jaxrec.core.errors import InputError, RunError
 from jaxrec.core.tables import Source
 from jaxrec.data.runners import messages, stages
 from jaxrec.data.runners.manifest import manifest
+from jaxrec.data.signals import stages as signal_stages
 from jaxrec.data.storage.source_files import describe
 from jaxrec.data.storage.writer import DatasetWriter
 
@@ -179,11 +180,20 @@ def _build(pipeline: beam.Pipeline, source: Source, config: Config, directory: s
     parts = list(enumerate(source.parts()))
     shuffled_parts = pipeline | "parts" >> beam.Create(parts) | "reshuffle" >> beam.Reshuffle()
     reading = step("read", shuffled_parts, stages.read, titles, config)
-    tally = total("add tallies", reading.tallies, messages.Tally)
-    stats = AsSingleton(step("combine tallies", tally, stages.combine_tallies, len(parts), config).stats)
+    signal_parts = list(enumerate(source.signal_parts())) if config.signals else []
+    shuffled_signals = (
+        pipeline | "signal parts" >> beam.Create(signal_parts) | "reshuffle signals" >> beam.Reshuffle()
+    )
+    signals = step("read signals", shuffled_signals, signal_stages.read_signals, titles, config)
+    tallies = (reading.tallies, signals.tallies) | "all tallies" >> beam.Flatten()
+    tally = total("add tallies", tallies, messages.Tally)
+    combined = step("combine tallies", tally, stages.combine_tallies, len(parts), config, len(signal_parts))
+    stats = AsSingleton(combined.stats)
     users = step("distribute users", source_once, stages.distribute_users, titles, stats, config)
     shares = step("route", reading.chunks, stages.route, stats).shares
-    by_partition = {"shares": shares, "users": users.users} | "group by partition" >> beam.CoGroupByKey()
+    routed = step("route signals", signals.signal_chunks, signal_stages.route_signals, stats)
+    grouped = {"shares": shares, "users": users.users, "signal_shares": routed.signal_shares}
+    by_partition = grouped | "group by partition" >> beam.CoGroupByKey()
     sorting = step("sort", by_partition, stages.sort, titles, stats, config)
 
     plays = total("add plays", sorting.plays, messages.PlayCounts)

@@ -1,4 +1,4 @@
-"""Preparation on one machine: three source tables become a dataset, or none.
+"""Preparation on one machine: the tables of a source become a dataset, or none.
 
 Events are cleaned and routed to partitions of users. Each partition is sorted, its duplicates are dropped
 and its plays counted; then rows are built from the global counts. The result of a partition is a vectorised
@@ -29,6 +29,9 @@ from jaxrec.data.events.vocabulary import FeatureColumns
 from jaxrec.data.examples.ranking import Examples
 from jaxrec.data.runners import partition_job
 from jaxrec.data.runners.manifest import PreparationResult, SplitSizes, manifest
+from jaxrec.data.runners.partition_job import PartitionEvents, SortedPartition
+from jaxrec.data.signals.cleaning import SignalTally, clean_signals
+from jaxrec.data.signals.records import record_dtype as signal_dtype
 from jaxrec.data.storage.evaluation_arrays import (
     DailyPlays,
     EvaluationArrays,
@@ -82,6 +85,9 @@ class _Preparation:
         )
         spill = Path(writer.partial) / "spill"
         self.spill = Spill(spill, config.data.partitions, record_dtype(config.features))
+        dtype = signal_dtype(config.signals)
+        self.signals = Spill(spill / "signals", config.data.partitions, dtype)
+        self.signal_tally, self.signal_copies = SignalTally(), np.zeros(len(config.signals), np.int64)
 
     def run(self) -> None:
         """Run all stages and write the dataset."""
@@ -109,6 +115,8 @@ class _Preparation:
             drops=self.drops,
             sizes=sizes,
             row_sums=self.writer.row_sums(),
+            signals=self.signal_tally,
+            signal_copies=self.signal_copies,
         )
         keys = {s: user_keys.keys(u) for s, u in users.items()}
         daily = DailyPlays.total(daily_plays, ranked.id_of_row())
@@ -142,9 +150,18 @@ class _Preparation:
         if not keys:
             raise InputError("source: no interactions; allowed: at least one")
         self.context.finish()
-        self.partitions = self.spill.make_partitions()
+        self._route_signals()
+        self.partitions = self.spill.make_partitions(beside=self.signals)
         user_hashes, first = np.unique(np.concatenate(hashes), return_index=True)
         return rows, UserKeys(user_hashes, np.concatenate(keys)[first])
+
+    def _route_signals(self) -> None:
+        """Clean the events of the declared signals and route them to partitions."""
+        config, tally = self.config, self.signal_tally
+        for chunk in self.source.signals() if config.signals else ():
+            self.signals.append(clean_signals(chunk, config.signals, config.data, tally))
+            self.progress("reading signals", sum(tally.events.values()), 0)
+        tally.check(config.signals, config.data)
 
     def _count_plays(self) -> tuple[np.ndarray, int, list[DailyPlays]]:
         """Sort all partitions and count plays.
@@ -154,21 +171,22 @@ class _Preparation:
             dropped, and the daily plays of each partition.
         """
         plays, copies, daily_plays = np.zeros(len(self.titles.key), np.int64), 0, []
-        for title, dropped, daily in self._in_order("counting plays", self._sort_partition):
-            plays += np.bincount(title, minlength=len(plays))
-            copies += dropped
-            daily_plays.append(daily)
+        for result in self._in_order("counting plays", self._sort_partition):
+            plays += np.bincount(result.plays, minlength=len(plays))
+            copies += result.copies
+            daily_plays.append(result.daily_plays)
+            self.signal_copies += result.signal_copies
         return plays, copies, daily_plays
 
-    def _sort_partition(self, partition: int) -> tuple[np.ndarray, int, DailyPlays]:
-        """Sort a partition on disk, without duplicates.
+    def _load(self, partition: int) -> PartitionEvents:
+        return PartitionEvents(self.spill.load(partition), self.signals.load(partition))
 
-        Returns:
-            `SortedPartition.plays`, the number of duplicates dropped, and the daily plays.
-        """
-        records, plays, copies, daily = partition_job.sort(self.spill.load(partition), self.tables)
-        self.spill.replace(partition, records)
-        return plays, copies, daily
+    def _sort_partition(self, partition: int) -> SortedPartition:
+        """Sort a partition on disk, without duplicates, and return its counts, without the events."""
+        result = partition_job.sort(self._load(partition), self.tables)
+        self.spill.replace(partition, result.events.plays)
+        self.signals.replace(partition, result.events.signals)
+        return result._replace(events=PartitionEvents(np.empty(0), np.empty(0)))
 
     def _build(
         self, ranked: partition_job.RankedTitles, user_keys: UserKeys
@@ -184,7 +202,7 @@ class _Preparation:
         sizes, seen = SplitSizes(), []
 
         def build(partition: int) -> tuple[Examples, dict[str, SeenTitles]]:
-            return partition_job.build(self.spill.load(partition), self.tables, ranked, user_keys, truth)
+            return partition_job.build(self._load(partition), self.tables, ranked, user_keys, truth)
 
         for examples, partition_seen in self._in_order("building rows", build):
             seen.append(partition_seen)

@@ -4,6 +4,8 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import digest
 from jaxrec.core.ids import SPLITS
@@ -12,6 +14,8 @@ from jaxrec.core.tables import Drops
 from jaxrec.data.examples.ranking import Examples
 from jaxrec.data.runners.notes import Counts, check_splits, notes
 from jaxrec.data.runners.partition_job import BUSIEST_USER, ONLY_NOTED
+from jaxrec.data.signals.cleaning import SignalTally
+from jaxrec.data.signals.records import describe
 from jaxrec.data.storage.dataset import FORMAT
 
 
@@ -81,6 +85,8 @@ class PreparationResult:
         drops: Rows left out.
         sizes: Numbers of examples and users by split.
         row_sums: Split -> `Fingerprint.value`.
+        signals: Counts of the events of signals.
+        signal_copies: [signals] number of duplicates dropped of each signal.
     """
 
     has_completion: bool
@@ -95,6 +101,8 @@ class PreparationResult:
     drops: Drops
     sizes: SplitSizes
     row_sums: dict[str, int]
+    signals: SignalTally
+    signal_copies: np.ndarray
 
 
 def manifest(config: Config, result: PreparationResult, source_files: list[dict]) -> dict:
@@ -114,6 +122,8 @@ def manifest(config: Config, result: PreparationResult, source_files: list[dict]
     sizes, counts = result.sizes, result.sizes.counts
     noted = Counts(result.rows, result.drops.kept, sizes.examples, sizes.users, counts)
     check_splits(config, noted)
+    read, dropped = result.signals.events, result.signals.dropped()
+    signals, counts = describe(config.signals, counts, result.signal_copies, read, dropped)
     completion = sizes.completion_sum / 2**32 / max(sizes.completions, 1)
     content = {
         "format": FORMAT,
@@ -134,6 +144,7 @@ def manifest(config: Config, result: PreparationResult, source_files: list[dict]
         },
         "splits": {s: {"users": sizes.users[s], "examples": sizes.examples[s]} for s in SPLITS},
         "counts": {name: n for name, n in sorted(counts.items()) if name not in ONLY_NOTED},
+        **signals,
     }
     if result.layout.rows == "ranking":
         content["hard_fill_rate"] = counts["hard columns filled"] / counts["hard columns"]

@@ -14,6 +14,8 @@ from jaxrec.data.events.partitions import partition_of
 from jaxrec.data.events.users import UserKeys, UserTable
 from jaxrec.data.events.vocabulary import FeatureColumns, FittedColumn
 from jaxrec.data.runners.manifest import SplitSizes
+from jaxrec.data.runners.partition_job import PartitionEvents
+from jaxrec.data.signals.cleaning import SignalTally
 from jaxrec.data.storage.dataset import Arrays
 from jaxrec.data.storage.evaluation_arrays import DailyPlays
 from jaxrec.data.storage.writer import Fingerprint
@@ -66,12 +68,12 @@ class PartitionMessage(NamedTuple):
     """A sorted partition.
 
     Attributes:
-        records: [N] of `partitions.record_dtype`.
+        events: Sorted plays and events of signals.
         users: Features and splits of the users.
         user_keys: Keys of all users of the partition.
     """
 
-    records: np.ndarray
+    events: PartitionEvents
     users: UserTable
     user_keys: UserKeys
 
@@ -82,16 +84,20 @@ class GlobalStats(NamedTuple):
     Attributes:
         context: Finished columns of the context.
         partition: [ranges] partition of each range of hashes, -1 for a range without events.
-        events: [partitions] number of events.
+        events: [partitions] number of plays.
+        signal_events: [partitions] number of events of signals.
         rows: Number of rows read.
         drops: Rows left out.
+        signals: Counts of the events of signals.
     """
 
     context: FeatureColumns
     partition: np.ndarray
     events: np.ndarray
+    signal_events: np.ndarray
     rows: int
     drops: Drops
+    signals: SignalTally
 
     def partitions_of(self, hashes: np.ndarray) -> np.ndarray:
         """Return the partition [N] of user hashes [N] uint64.
@@ -114,6 +120,7 @@ class CatalogueMessage(NamedTuple):
         trending: Number of trending titles.
         plays: Number of (user, title) pairs that training may count.
         copies: Number of duplicates dropped.
+        signal_copies: [signals] number of duplicates dropped of each signal.
     """
 
     arrays: Arrays
@@ -122,6 +129,7 @@ class CatalogueMessage(NamedTuple):
     plays: int
     copies: int
     daily_plays: DailyPlays  # of ids
+    signal_copies: np.ndarray
 
 
 class OutputOffsets(NamedTuple):
@@ -151,6 +159,7 @@ class Tally:
         events: [ranges] number of events by range of hashes; 0 without chunks.
         drops: Part -> rows left out by cleaning, and by the reader.
         fitted: Values and sums of the context.
+        signals: Counts of the events of signals.
     """
 
     chunks: int = 0
@@ -158,6 +167,7 @@ class Tally:
     events: Any = 0
     drops: dict[int, tuple[Drops, Drops]] = field(default_factory=dict)
     fitted: FittedColumn = field(default_factory=FittedColumn)
+    signals: SignalTally = field(default_factory=SignalTally)
 
     def add(self, more: "Tally") -> None:
         """Add the counts of other parts."""
@@ -165,6 +175,7 @@ class Tally:
         self.events = self.events + more.events
         self.drops.update(more.drops)
         self.fitted.add(more.fitted)
+        self.signals.add(more.signals)
 
 
 @dataclass
@@ -175,12 +186,14 @@ class PlayCounts:
         plays: [rows] int64 plays by row of the catalogue, without trailing zeros.
         copies: Number of duplicates dropped.
         partitions: Number of partitions counted.
+        signal_copies: [signals] number of duplicates dropped of each signal; 0 without partitions.
     """
 
     plays: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     copies: int = 0
     partitions: int = 0
     daily_plays: list[DailyPlays] = field(default_factory=list)  # of rows, by partition in any order
+    signal_copies: Any = 0
 
     def add(self, more: "PlayCounts") -> None:
         """Add the counts of other partitions."""
@@ -189,6 +202,7 @@ class PlayCounts:
         self.copies += more.copies
         self.partitions += more.partitions
         self.daily_plays = [*self.daily_plays, *more.daily_plays]
+        self.signal_copies = self.signal_copies + more.signal_copies
 
     def padded(self, titles: int) -> np.ndarray:
         """Return the plays with trailing zeros, as [titles] int64."""

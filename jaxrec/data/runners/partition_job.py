@@ -22,6 +22,7 @@ from jaxrec.data.events.users import UserKeys, UserTable
 from jaxrec.data.events.vocabulary import FeatureColumns
 from jaxrec.data.examples import negatives, next_item, ranking, seen_titles
 from jaxrec.data.examples.ranking import Examples
+from jaxrec.data.signals.records import counts_of, sort_events
 from jaxrec.data.storage.dataset import Arrays
 from jaxrec.data.storage.evaluation_arrays import DailyPlays, SeenTitles
 
@@ -71,29 +72,44 @@ class RankedTitles(NamedTuple):
         return self.catalogue.id_of_rank[self.rank_of_row]
 
 
+class PartitionEvents(NamedTuple):
+    """Events of a partition's users.
+
+    Attributes:
+        plays: [N] of `partitions.record_dtype`; after `sort` by user, time and title.
+        signals: [M] of `signals.records.record_dtype`; after `sort` by user, title and time.
+    """
+
+    plays: np.ndarray
+    signals: np.ndarray
+
+
 class SortedPartition(NamedTuple):
     """A sorted partition without duplicates.
 
     Attributes:
-        records: Records sorted by user, time and title.
+        events: Sorted plays and events of signals.
         plays: Rows of the titles played, one for each (user, title) that training may count.
         copies: Number of duplicates dropped.
         daily_plays: Plays by day, of rows of titles.
+        signal_copies: [signals] number of duplicates dropped of each signal.
     """
 
-    records: np.ndarray
+    events: PartitionEvents
     plays: np.ndarray
     copies: int
     daily_plays: DailyPlays
+    signal_copies: np.ndarray
 
 
-def sort(records: np.ndarray, tables: PreparationInputs) -> SortedPartition:
-    """Sort a partition's records and drop duplicates.
+def sort(events: PartitionEvents, tables: PreparationInputs) -> SortedPartition:
+    """Sort a partition's events, and drop duplicates and the signals of users without plays.
 
     Args:
-        records: [N] of `partitions.record_dtype`, in any order.
+        events: Events in any order.
         tables: Inputs of the preparation.
     """
+    records = events.plays
     # Ties use final ids: provisional codes depend on the order of rows.
     ties = tables.context.encode(records["categories"], records["numbers"])
     kept = drop_copies(*(records[name] for name in ("user", "title", "time", "viewed")), *ties)
@@ -105,11 +121,13 @@ def sort(records: np.ndarray, tables: PreparationInputs) -> SortedPartition:
     pairs, index = np.unique(log.user[daily] * np.int64(2**31) + log.rank[daily], return_index=True)
     first = daily[index]  # the earliest play: the log is sorted by time
     plays = pairs[counted[first]] % 2**31
-    return SortedPartition(records, plays, copies, DailyPlays.of_plays(log.time[first], log.rank[first]))
+    days = DailyPlays.of_plays(log.time[first], log.rank[first])
+    signals, signal_copies = sort_events(events.signals, log.hash, len(tables.config.signals))
+    return SortedPartition(PartitionEvents(records, signals), plays, copies, days, signal_copies)
 
 
 def build(
-    records: np.ndarray,
+    events: PartitionEvents,
     tables: PreparationInputs,
     ranked: RankedTitles,
     user_keys: UserKeys,
@@ -118,17 +136,18 @@ def build(
     """Build all rows of a partition, and the seen titles of its held-out users by split.
 
     Args:
-        records: [N] of `partitions.record_dtype`, from `sort`.
+        events: Events from `sort`.
         tables: Inputs of the preparation.
         ranked: Titles by popularity, and the layout.
         user_keys: Keys of the partition's held-out users at least.
         truth: Truth of a simulated source, or None.
     """
-    log, data = _log(records, tables, ranked), tables.config.data
+    log, data = _log(events.plays, tables, ranked), tables.config.data
     noted = {
         KNOWN_USERS: int(np.count_nonzero(tables.users.locate(log.hash)[1])),
         PLAYS: len(log.user),
         BUSIEST_USER: int(np.bincount(log.user, minlength=1).max()),
+        **counts_of(events.signals, tables.config.signals, tables.key_hash),
     }
     if ranked.layout.rows == "next_item":
         examples = next_item.build(log, ranked.catalogue, ranked.layout, data)

@@ -64,7 +64,7 @@ def ensure_dataset(
     kept = read_manifest(manifest)
     if kept["digest"] != digest(config):
         raise InputError(
-            f"dataset {directory}: was prepared with other source, features or data settings; "
+            f"dataset {directory}: was prepared with other source, features, signals or data settings; "
             "allowed: the same settings, or another data.directory"
         )
     _check_source_files(config, directory, kept.get("source_files", []))
@@ -77,11 +77,15 @@ def _prepare(
     logging.info("preparing %s", directory)
     if runner == "beam":
         prepare_on_beam = _import_beam()
-        source = open_source(config.source, config.features, config.data.path)
+        source = _open(config)
         return prepare_on_beam(source, config, str(directory), beam_args)
     with progress() as report:
-        source = open_source(config.source, config.features, config.data.path)
+        source = _open(config)
         prepare(source, config, directory, report)
+
+
+def _open(config: Config) -> Source:
+    return open_source(config.source, config.features, config.data.path, config.signals)
 
 
 def _check_source_files(config: Config, directory: str | AnyPath, described: list[dict]) -> None:
@@ -92,7 +96,7 @@ def _check_source_files(config: Config, directory: str | AnyPath, described: lis
     if not described:  # a simulator, or a dataset that was prepared before files were recorded
         return
     try:
-        files = open_source(config.source, config.features, config.data.path).files()
+        files = _open(config).files()
     except InputError as error:
         logging.info("dataset %s: the source's files were not compared: %s", directory, error)
         return

@@ -1,7 +1,7 @@
 """Stages of distributed preparation: functions of messages, run by an engine.
 
     open_titles       one worker reads the source's titles, which go to all workers
-    read              a part of the source -> cleaned records, a tally of the part
+    read              a part of the source -> cleaned records, a tally; of signals: signals/stages.py
     combine_tallies   all tallies -> the partitions of users, the ids of the context's values
     distribute_users  one worker reads the users table -> the users of each partition
     route             a chunk's records and users' keys -> their partitions
@@ -31,7 +31,7 @@ from jaxrec.core.hashing import of_keys
 from jaxrec.core.ids import SPLITS
 from jaxrec.core.tables import Drops, Source
 from jaxrec.data.events.cleaning import check_dropped, clean
-from jaxrec.data.events.partitions import merge_ranges, partition_of, record_dtype, records_of
+from jaxrec.data.events.partitions import events_beside, merge_ranges, partition_of, record_dtype, records_of
 from jaxrec.data.events.title_features import title_columns
 from jaxrec.data.events.users import UserKeys, UserTable, read_users
 from jaxrec.data.events.vocabulary import FeatureColumns
@@ -51,6 +51,7 @@ from jaxrec.data.runners.messages import (
     UserShare,
 )
 from jaxrec.data.runners.notes import Counts, check_splits
+from jaxrec.data.signals.records import record_dtype as signal_dtype
 from jaxrec.data.storage.dataset import SHARD_ROWS
 from jaxrec.data.storage.evaluation_arrays import DailyPlays, EvaluationArrays, concatenate_seen
 from jaxrec.data.storage.writer import catalogue_arrays, write_shard
@@ -104,31 +105,35 @@ def read(part: tuple[int, Any], titles: TitlesMessage, config: Config) -> Iterat
     yield "tallies", tally
 
 
-def combine_tallies(tally: Tally, parts: int, config: Config) -> Iterator[Output]:
+def combine_tallies(tally: Tally, parts: int, config: Config, signal_parts: int = 0) -> Iterator[Output]:
     """Define the partitions of users and the context's ids: yield "stats".
 
     Args:
         tally: Sum of all tallies.
         parts: Number of parts of the source.
         config: Config of the dataset.
+        signal_parts: Number of parts of the signals.
 
     Raises:
         InputError: Too many rows were left out, or the source has no interactions.
     """
     _check_count("tallies", len(tally.drops), parts)
+    _check_count("tallies of signals", len(tally.signals.drops), signal_parts)
     drops = Drops()
     for origin in range(2):
         for _, part_drops in sorted(tally.drops.items(), key=lambda item: item[0]):
             drops.merge(part_drops[origin])
     check_dropped(drops, tally.rows, config.data)
+    tally.signals.check(config.signals, config.data)
     if not tally.chunks:
         raise InputError("source: no interactions; allowed: at least one")
     context = FeatureColumns(config.features, "context")
     context.finish_from(tally.fitted)
-    partition = merge_ranges(tally.events, config.data.partitions)
-    nonempty = partition >= 0
-    events = np.bincount(partition[nonempty], tally.events[nonempty]).astype(np.int64)
-    yield "stats", GlobalStats(context, partition, events, tally.rows, drops)
+    signals = np.broadcast_to(tally.signals.ranges, tally.events.shape)
+    partition = merge_ranges(events_beside(tally.events, signals), config.data.partitions)
+    full = partition >= 0
+    plays, others = (np.bincount(partition[full], n[full]).astype(np.int64) for n in (tally.events, signals))
+    yield "stats", GlobalStats(context, partition, plays, others, tally.rows, drops, tally.signals)
 
 
 def distribute_users(_: Any, titles: TitlesMessage, stats: GlobalStats, config: Config) -> Iterator[Output]:
@@ -163,7 +168,7 @@ def sort(
     """Sort a partition and drop duplicates: yield "sorted" and "plays".
 
     Args:
-        partition: Number of the partition, and its groups of "shares" and "users".
+        partition: Number of the partition, and its groups of "shares", "users" and "signal_shares".
         titles: Source with its titles.
         stats: Result of `combine_tallies`.
         config: Config of the dataset.
@@ -174,12 +179,16 @@ def sort(
     _check_count(f"events of partition {number}", sum(len(s.records) for s in shares), sent)
     _check_count(f"users tables of partition {number}", len(tables), 1)
     [users] = tables
-    records = np.concatenate([s.records for s in shares])
+    signals = np.concatenate([np.empty(0, signal_dtype(config.signals)), *groups["signal_shares"]])
+    sent = int(stats.signal_events[number])
+    _check_count(f"events of signals of partition {number}", len(signals), sent)
+    events = partition_job.PartitionEvents(np.concatenate([s.records for s in shares]), signals)
     hashes, first = np.unique(np.concatenate([s.hash for s in shares]), return_index=True)
     user_keys = UserKeys(hashes, np.concatenate([s.key for s in shares])[first])
-    records, plays, copies, daily = partition_job.sort(records, _inputs(titles, stats, users, config))
-    yield "sorted", (number, PartitionMessage(records, users, user_keys))
-    yield "plays", PlayCounts(np.bincount(plays).astype(np.int64), copies, 1, [daily])
+    result = partition_job.sort(events, _inputs(titles, stats, users, config))
+    yield "sorted", (number, PartitionMessage(result.events, users, user_keys))
+    plays = np.bincount(result.plays).astype(np.int64)
+    yield "plays", PlayCounts(plays, result.copies, 1, [result.daily_plays], result.signal_copies)
 
 
 def _inputs(
@@ -222,7 +231,8 @@ def rank(
     yield "ranked", ranked
     values = {**values, **users.values, **stats.context.values}
     daily = DailyPlays.total(plays.daily_plays, ranked.id_of_row())
-    yield "catalogue", CatalogueMessage(arrays, values, trending, int(all_plays.sum()), plays.copies, daily)
+    counts = (trending, int(all_plays.sum()), plays.copies, daily, plays.signal_copies)
+    yield "catalogue", CatalogueMessage(arrays, values, *counts)
 
 
 def build(
@@ -236,10 +246,10 @@ def build(
 
     The keys and the seen titles are those of the held-out users; rows come in pieces.
     """
-    number, (records, users, user_keys) = partition
+    number, (events, users, user_keys) = partition
     truth = titles.source.truth()
     inputs = _inputs(titles, stats, users, config)
-    examples, seen = partition_job.build(records, inputs, ranked, user_keys, truth)
+    examples, seen = partition_job.build(events, inputs, ranked, user_keys, truth)
     yield "sizes", ByPartition({number: SplitSizes.from_examples(examples)})
     yield "keys", ByPartition({number: {s: user_keys.keys(examples.users[s]) for s in SPLITS[1:]}})
     yield "seen", ByPartition({number: seen})
@@ -332,6 +342,8 @@ def finish(
         drops=stats.drops,
         sizes=offsets.total,
         row_sums={s: f.value() for s, f in sums.fingerprints.items()},
+        signals=stats.signals,
+        signal_copies=catalogue.signal_copies,
     )
     seen_titles = concatenate_seen(seen.values[p] for p in range(len(seen.values)))
     yield "result", (catalogue.arrays, users, EvaluationArrays(seen_titles, catalogue.daily_plays), result)

@@ -16,6 +16,7 @@ from jaxrec.core.tables import Drops, Source
 from jaxrec.data.events.cleaning import COPY, CleanChunk, clean, drop_copies
 from jaxrec.data.events.event_log import EventState, Log, event_states
 from jaxrec.data.examples import ranking
+from jaxrec.data.signals.cleaning import SignalTally, clean_signals
 
 MAX_EVENTS = 20_000_000
 THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
@@ -60,6 +61,7 @@ class LogStatistics:
         completion: Fraction of pairs of a user and a title in each of 20 equal ranges of completion.
         thresholds: The thresholds of THRESHOLDS and of the config; empty without watch times.
         examples: Number of targets, of one in `one_in` users.
+        signals: Signal -> number of events read, and of those left out by reason.
     """
 
     rows: int
@@ -74,6 +76,7 @@ class LogStatistics:
     completion: list[float] = field(default_factory=list)
     thresholds: list[Threshold] = field(default_factory=list)
     examples: int = 0
+    signals: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def dropped_share(self) -> float:
@@ -93,6 +96,7 @@ class LogStatistics:
             "completion_histogram": self.completion,
             "thresholds": [t._asdict() for t in self.thresholds],
             "examples": self.examples,
+            "signals": self.signals,
         }  # fmt: skip
 
 
@@ -143,7 +147,28 @@ def log_statistics(source: Source, config: Config) -> LogStatistics:
             _threshold(log, states, replace(config.data, abandon_threshold=t)) for t in wanted
         ]
     result.examples = len(ranking.targets(log, states, config.data))
+    result.signals = _count_signals(source, config)
     return result
+
+
+def _count_signals(source: Source, config: Config) -> dict[str, dict[str, Any]]:
+    """Return the numbers of events read and left out of the declared signals, by name."""
+    tally = SignalTally()
+    for chunk in source.signals() if config.signals else ():
+        clean_signals(chunk, config.signals, config.data, tally)
+    dropped = tally.dropped()
+    return {
+        signal.name: {
+            "read": tally.events.get(kind, 0),
+            "dropped": {
+                reason: {"rows": count, "example": dropped[kind].examples[reason]}
+                for reason, count in dropped[kind].counts.items()
+            }
+            if kind in dropped
+            else {},
+        }
+        for kind, signal in enumerate(config.signals)
+    }
 
 
 def propose_threshold(statistics: LogStatistics) -> tuple[float, str]:

@@ -16,6 +16,8 @@ _SHAPE = {  # `Layout.from_json` checks the layout
     "titles": int,
     "categories": {ANY_KEY: list},
     "files?": {ANY_KEY: {"bytes": int, "sha256": str}},
+    "signals?": {ANY_KEY: {"read": int, "copies": int, "dropped": dict, "kept": int}},
+    "signals_sum?": str,
     "notes?": [str],
     "source_files?": [dict],
 }

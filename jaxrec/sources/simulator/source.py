@@ -15,9 +15,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxrec.config.schema import Feature, Simulator
+from jaxrec.config.schema import Feature, Signal, Simulator
 from jaxrec.core import hashing
-from jaxrec.core.tables import Drops, Interactions, Titles, Users
+from jaxrec.core.tables import Drops, Interactions, Titles, Users, WithoutSignals
 from jaxrec.sources.simulator.plays import make_plays
 from jaxrec.sources.simulator.truth import SimulatorTruth
 from jaxrec.sources.simulator.world import (
@@ -38,7 +38,7 @@ BLOCK = 4096  # users per chunk; affects memory use, never the plays
 _FIRST_KEY, _KEY_STEP = 70_001, 13  # keys of titles differ from rows, so that a mix-up shows
 
 
-class SimulatorSource:
+class SimulatorSource(WithoutSignals):
     """Source over the simulated service.
 
     User keys are 0 to users + test_only_users - 1; the last `test_only_users` users are in the test split.
@@ -143,13 +143,16 @@ def _device(c: Simulator, user: np.ndarray, time: np.ndarray, hour: np.ndarray) 
     return np.minimum((ends <= draw[:, None]).sum(axis=1), len(DEVICES) - 1)
 
 
-def open_simulator(source: Simulator, features: tuple[Feature, ...], path: str) -> SimulatorSource:
+def open_simulator(
+    source: Simulator, features: tuple[Feature, ...], path: str, signals: tuple[Signal, ...]
+) -> SimulatorSource:
     """Open a simulated source, the reader that its config class names.
 
     Args:
         source: Settings of the simulator.
         features: Not used: every feature is generated.
         path: Not used.
+        signals: Not used: there are none yet.
 
     Raises:
         InputError: A setting is out of range.

@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 
 from jaxrec.config.loading import load_config
-from jaxrec.config.schema import Columns, Feature, Tables
+from jaxrec.config.schema import Columns, Feature, Signal, Tables
 from jaxrec.core.errors import InputError, RunError
 from jaxrec.core.ids import SPLITS
 from jaxrec.data.events import partitions
@@ -33,7 +33,9 @@ SAMPLE = Path(os.environ.get("JAXREC_KUAIRAND", ROOT.parent / "shared/data/kuair
 
 def prepare_both(config, directory, monkeypatch):
     """Prepare on one machine and on Beam, compare all files, return the dataset."""
-    open_ = lambda: open_source(config.source, config.features, config.data.path)  # noqa: E731
+    open_ = lambda: open_source(  # noqa: E731
+        config.source, config.features, config.data.path, config.signals
+    )
     local.prepare(open_(), config, str(directory / "one"))
     partitions_ = []
     monkeypatch.setattr(
@@ -122,12 +124,20 @@ def logs(tiny_config, tmp_path):
             "load": np.random.default_rng(0).lognormal(0, 5, len(plays.user)),
         }
     )
+    rng = np.random.default_rng(1)
     log = log.with_columns(
+        thumb=rng.choice([-1, 0, 0, 1, 2], len(log), p=[0.1, 0.4, 0.3, 0.19, 0.01]),
+        query=rng.choice(["", "drama", "a western"], len(log)),
+    ).with_columns(
         title_id=pl.when(pl.int_range(pl.len()) % 97 == 5).then(-7).otherwise("title_id"),
         seconds_viewed=pl.when(pl.int_range(pl.len()) % 89 == 3).then(None).otherwise("seconds_viewed"),
     )
     here = tmp_path / "logs"
     here.mkdir()
+    pages = log.select("user_id", "time").sample(400, with_replacement=True, seed=2)
+    pages.with_columns(
+        user_id=pl.when(pl.int_range(400) == 9).then(pl.lit("x")).otherwise("user_id")
+    ).write_csv(here / "pages.csv")
     pl.DataFrame({"title_id": titles.key, "runtime_minutes": titles.runtime}).write_csv(here / "titles.csv")
     pl.DataFrame({"user_id": name(users.key), **users.features}).write_csv(here / "users.csv")
     config = copy.deepcopy(tiny_config)
@@ -138,6 +148,11 @@ def logs(tiny_config, tmp_path):
         Feature("load", "number", "context", 4),
     )
     config.data.partitions = 4
+    config.signals = (
+        Signal("thumb", "sign", column="thumb"),
+        Signal("search", "text", "user", column="query"),
+        Signal("page", about="user", table=str(here / "pages.csv")),
+    )
 
     def written(form):
         half = log.height // 2
@@ -165,6 +180,10 @@ def test_files_on_beam_equal_files_on_one_machine(logs, tmp_path, monkeypatch, f
         "title not in the catalogue": 55,
     }
     assert dataset.user_keys("test").dtype.itemsize == 14
+    thumb, search, page = (dataset.manifest["signals"][s.name] for s in config.signals)
+    assert thumb["dropped"].keys() == {"sign neither -1 nor 1", "title not in the catalogue"}
+    assert page["dropped"] == {"user without a valid play": 1} and page["copies"] > 9
+    assert search["kept"] > 3_000 and search["dropped"] == {}
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from jaxrec.data.events import partitions
 from jaxrec.data.events.vocabulary import FeatureColumns, FittedColumn
 from jaxrec.data.runners import local, messages, stages
 from jaxrec.data.runners.manifest import SplitSizes, manifest
+from jaxrec.data.signals import stages as signal_stages
 from jaxrec.data.storage import dataset as dataset_module
 from jaxrec.data.storage import writer as writer_module
 from jaxrec.sources import open_source
@@ -83,13 +84,25 @@ def run_stages(source, config, directory, engine=None):
     opened = engine_.run(stages.open_titles, [source], config)
     [titles], [features] = opened["titles"], opened["features"]
     read = engine_.run(stages.read, enumerate(source.parts()), titles, config)
-    tally = engine_.total(read["tallies"], messages.Tally)
-    [stats] = engine_.run(stages.combine_tallies, [tally], len(source.parts()), config)["stats"]
+    signal_parts = source.signal_parts()
+    signals = engine_.run(signal_stages.read_signals, enumerate(signal_parts), titles, config)
+    tally = engine_.total([*read["tallies"], *signals.get("tallies", [])], messages.Tally)
+    numbers = (len(source.parts()), config, len(signal_parts))
+    [stats] = engine_.run(stages.combine_tallies, [tally], *numbers)["stats"]
     users = engine_.run(stages.distribute_users, [None], titles, stats, config)
     shares = engine_.grouped(engine_.run(stages.route, read["chunks"], stats)["shares"])
+    routed = engine_.run(signal_stages.route_signals, signals.get("signal_chunks", []), stats)
+    signals_of = engine_.grouped(routed.get("signal_shares", []))
     users_of_partition = engine_.grouped(users["users"])
     partitions_ = [
-        (p, {"shares": shares.get(p, []), "users": users_of_partition.get(p, [])})
+        (
+            p,
+            {
+                "shares": shares.get(p, []),
+                "users": users_of_partition.get(p, []),
+                "signal_shares": signals_of.get(p, []),
+            },
+        )
         for p in shares | users_of_partition
     ]
     sorted_ = engine_.run(stages.sort, partitions_, titles, stats, config)

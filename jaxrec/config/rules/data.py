@@ -2,6 +2,7 @@
 
 from datetime import date
 
+from jaxrec.config.rules.signals import check_signals
 from jaxrec.config.schema import LIST_MIXES, Config, FileFormat, Tables
 from jaxrec.config.tree import among, require
 from jaxrec.core import registry
@@ -48,7 +49,7 @@ def _check_tables(source: Tables, path: str) -> None:
         require(bool(value) or optional, key, value, "not be empty")
         if value and name != "list_separator":
             require(all(value.split("|")), key, value, "name a column on both sides of each '|'")
-    for name in ("interactions", "titles", "users"):
+    for name in ("interactions", "titles", "users", "signals"):
         _check_format(f"source.{name}_format", getattr(source, f"{name}_format"))
     if columns.seconds and not columns.log_runtime and columns.seconds_unit not in PARTS_OF_RUNTIME:
         why = f"source.columns.seconds={columns.seconds!r} needs the runtimes of titles, or log_runtime"
@@ -201,4 +202,4 @@ def _check_examples(config: Config) -> None:
     require(last <= _LAST_DAY, "data.latest", data.latest, f"be {_LAST_DAY} or earlier, {reason}")
 
 
-DATA_RULES = (_check_source, _check_features, _check_data, _check_split, _check_examples)
+DATA_RULES = (_check_source, _check_features, check_signals, _check_data, _check_split, _check_examples)
