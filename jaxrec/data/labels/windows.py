@@ -1,0 +1,216 @@
+"""Windows of anchors in the events of their users: the join that all rules share."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from jaxrec.config.declarations import Label
+from jaxrec.data.labels.tables import NEVER, Anchors, Events, add_saturating, window_ms
+from jaxrec.data.labels.timeline import Timeline, sort_pairs, sums_between
+
+_MOST_SECONDS = 2**43  # milliseconds up to 2**53 are whole numbers in float64
+PLAYS = "play"  # signal of a label that reads plays
+_T = TypeVar("_T")
+
+
+class Window(NamedTuple):
+    """Positions of events, from `first` [A] to before `last` [A]."""
+
+    first: np.ndarray
+    last: np.ndarray
+
+
+class Observed(NamedTuple):
+    """Events of a source, and what the split may see of them.
+
+    Attributes:
+        plays: Plays, sorted by (user, title, time).
+        events: Events of all signals, sorted in the same way.
+        signals: Names of the signals, in the order of `events.kind`.
+        end: [A] int64: later events, and those at this time, are not visible to the anchor.
+        titles: Number of titles V.
+        abandon_threshold: Completion below which a play is abandoned.
+    """
+
+    plays: Events
+    events: Events
+    signals: tuple[str, ...]
+    end: np.ndarray
+    titles: int
+    abandon_threshold: float
+
+
+class EventWindows:
+    """Events that rules read, and the windows of the anchors in them.
+
+    No window reaches past `observed.end`, so that an event after it changes no label. Windows of users and titles
+    exist only for anchors with a title. What several labels share is computed once.
+
+    Attributes:
+        anchors: The anchors, sorted by (user, title, time).
+        observed: The events.
+    """
+
+    def __init__(self, anchors: Anchors, observed: Observed):
+        self.anchors, self.observed = anchors, observed
+        self._kept: dict[tuple[Any, ...], Any] = {}
+
+    def once(self, key: tuple[Any, ...], compute: Callable[[], _T]) -> _T:
+        """Return `compute()`, which is called once for each key."""
+        if key not in self._kept:
+            self._kept[key] = compute()
+        return self._kept[key]
+
+    def events(self, signal: str) -> Events:
+        """Return the events of a signal, or the plays."""
+        if signal == PLAYS:
+            return self.observed.plays
+        kind = self.observed.signals.index(signal)
+        events = self.observed.events
+        return self.once(("events", signal), lambda: events.take(events.kind == kind))
+
+    # ------------------------------------------------------------ windows of a user and a title
+
+    def available_at(self, label: Label) -> np.ndarray:
+        """Return the end [A] of the label's windows: request time + hours."""
+        length = window_ms(label.hours)
+        return self.once(("until", length), lambda: add_saturating(self.anchors.time, length))
+
+    def owned(self, label: Label) -> Window:
+        """Return the events of the label's signal in [time, time + hours) that the anchor owns.
+
+        An event belongs to the last anchor of its user and title at or before it. The window of an anchor thus
+        ends where the next anchor of the same user and title begins. Anchors of one time share their events.
+        """
+
+        def window() -> Window:
+            return self._pair_window(label.signal, np.minimum(self.available_at(label), self._next_anchor()))
+
+        return self.once(("owned", label.signal, label.hours), window)
+
+    def whole(self, label: Label) -> Window:
+        """Return the events of the label's signal in [time, time + hours), also those of later anchors."""
+        return self._pair_window(label.signal, self.available_at(label))
+
+    def before(self, signal: str) -> Window:
+        """Return the events of the anchor's user and title before the request."""
+        group = self._groups(signal)
+        timeline = self._pair_timeline(signal)
+        last = timeline.first(group, np.minimum(self.anchors.time, self.observed.end))
+        return Window(timeline.begin(group), last)
+
+    def _pair_window(self, signal: str, until: np.ndarray) -> Window:
+        group, timeline = self._groups(signal), self._pair_timeline(signal)
+        first = self.once(("first", signal), lambda: timeline.first(group, self.anchors.time))
+        last = timeline.first(group, np.minimum(until, self.observed.end))
+        return Window(first, np.maximum(first, last))
+
+    def _pair_key(self, user: np.ndarray, title: np.ndarray) -> np.ndarray:
+        return user * (self.observed.titles + 1) + (title + 1)
+
+    def _pair_timeline(self, signal: str) -> Timeline:
+        def index() -> Timeline:
+            events = self.events(signal)
+            return Timeline(self._pair_key(events.user, events.title), events.time)
+
+        return self.once(("pairs", signal), index)
+
+    def _groups(self, signal: str) -> np.ndarray:
+        def numbers() -> np.ndarray:
+            group = self._pair_timeline(signal).groups(self._pair_key(self.anchors.user, self.anchors.title))
+            return np.where(self.anchors.title < 0, -1, group)
+
+        return self.once(("groups", signal), numbers)
+
+    def _next_anchor(self) -> np.ndarray:
+        """Return the time [A] of the next later anchor of the same user and title; `NEVER` for none."""
+
+        def times() -> np.ndarray:
+            user, title, time = self.anchors
+            same_pair = (user[1:] == user[:-1]) & (title[1:] == title[:-1])
+            begins = np.flatnonzero(np.append(True, ~same_pair | (time[1:] != time[:-1])))
+            later = np.full(len(begins), NEVER)
+            follows = np.append(same_pair, False)[begins[1:] - 1]
+            later[:-1] = np.where(follows, time[begins[1:]], NEVER)
+            return np.repeat(later, np.diff(np.append(begins, len(time))))
+
+        return self.once(("next",), times)
+
+    def milliseconds(self, signal: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the values of a signal of seconds in milliseconds, and a mask of missing values.
+
+        Returns:
+            [N] int64, 0 where missing; [N] bool, True for NaN, a negative number, or one out of range.
+        """
+
+        def values() -> tuple[np.ndarray, np.ndarray]:
+            value = self.events(signal).value.astype(np.float64)
+            missing = ~((value >= 0) & (value < _MOST_SECONDS))
+            return np.rint(np.where(missing, 0, value) * 1000).astype(np.int64), missing
+
+        return self.once(("milliseconds", signal), values)
+
+    def viewed(self, signal: str, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """Return the sum of seconds in each window, and a mask that is False where a value is missing.
+
+        Args:
+            signal: Signal whose values are seconds.
+            window: Windows in its events.
+
+        Returns:
+            [A] int64 milliseconds, exact; [A] bool.
+        """
+        milliseconds, missing = self.milliseconds(signal)
+        total = sums_between(milliseconds, *window)
+        if not missing.any():
+            return total, np.ones(len(total), bool)
+        return total, sums_between(missing, *window) == 0
+
+    def last_values(self, signal: str) -> np.ndarray:
+        """Return the largest value [N] among the events of the same user, title and time."""
+        events = self.events(signal)
+        if not len(events.time):
+            return events.value
+        is_first = np.ones(len(events.time), bool)
+        is_first[1:] = np.diff(self._pair_timeline(signal).packed) != 0
+        begins = np.flatnonzero(is_first)
+        return np.fmax.reduceat(events.value, begins)[np.cumsum(is_first) - 1]
+
+    # ------------------------------------------------------------ events of a user, about any title
+
+    def user_order(self, signal: str) -> np.ndarray:
+        """Return the positions that sort the events of a signal by (user, time), ties by title."""
+
+        def positions() -> np.ndarray:
+            events = self.events(signal)
+            order = sort_pairs(events.user, events.time, stable=True)
+            return np.arange(len(events.user)) if order is None else order
+
+        return self.once(("order", signal), positions)
+
+    def user_timeline(self, signal: str) -> Timeline:
+        """Return the index of the events of a signal in `user_order`."""
+
+        def index() -> Timeline:
+            events, order = self.events(signal), self.user_order(signal)
+            return Timeline(events.user[order], events.time[order])
+
+        return self.once(("users", signal), index)
+
+    def count_of_user(self, timeline: Timeline, since: np.ndarray, until: np.ndarray) -> np.ndarray:
+        """Return the number [A] of events of the anchor's user in [since, until)."""
+        group = timeline.groups(self.anchors.user)
+        first = timeline.first(group, since)
+        return np.maximum(timeline.first(group, np.minimum(until, self.observed.end)) - first, 0)
+
+    def all_events(self) -> Timeline:
+        """Return the index by user of plays and events of all signals together."""
+
+        def index() -> Timeline:
+            plays, events = self.observed.plays, self.observed.events
+            user, time = np.append(plays.user, events.user), np.append(plays.time, events.time)
+            order = sort_pairs(user, time)
+            return Timeline(user, time) if order is None else Timeline(user[order], time[order])
+
+        return self.once(("all",), index)
