@@ -52,13 +52,13 @@ def extract(
         InputError: A rule has no such name, or an own rule returned wrong arrays.
         ValueError: Plays or events are not sorted.
     """
-    end = np.broadcast_to(np.asarray(end, np.int64), len(anchors.time))
+    ends = np.broadcast_to(np.asarray(end, np.int64), len(anchors.time))
     anchors, plays, events = _numbered(anchors, plays, events, len(titles.runtime))
     order = sort_pairs(anchors.user * (len(titles.runtime) + 1) + anchors.title + 1, anchors.time)
     if order is not None:
-        anchors, end = Anchors(*(column[order] for column in anchors)), end[order]
-    plays, events = (_visible(table, end) for table in (plays, events))
-    observed = Observed(plays, events, signals, end, len(titles.runtime), abandon_threshold)
+        anchors, ends = Anchors(*(column[order] for column in anchors)), ends[order]
+    plays, events = (_visible(table, ends) for table in (plays, events))
+    observed = Observed(plays, events, signals, ends, len(titles.runtime), abandon_threshold)
     windows = EventWindows(anchors, observed)
     return {label.name: _apply(label, windows, titles, order) for label in labels}
 
@@ -82,12 +82,16 @@ def _apply(label: Label, windows: EventWindows, titles: LabelTitles, order: np.n
             f"rule {label.rule!r} of label {label.name!r}: known values must be finite in float32"
         )
     known = defined & (available_at <= windows.observed.end) & (available_at < NEVER)
-    values = Extracted(y, known, available_at)
     if order is None:
-        return values
-    out = Extracted(*(np.empty_like(array) for array in values))
-    for array, sorted_array in zip(out, values, strict=True):
-        array[order] = sorted_array
+        return Extracted(y, known, available_at)
+    y, known, available_at = (_restored(array, order) for array in (y, known, available_at))
+    return Extracted(y, known, available_at)
+
+
+def _restored(array: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Return the array in the order before sorting."""
+    out = np.empty_like(array)
+    out[order] = array
     return out
 
 
@@ -111,8 +115,8 @@ def _numbered(anchors: Anchors, plays: Events, events: Events, titles: int) -> t
             users = [user.astype(np.uint64) for user in users]
         _, number = np.unique(np.concatenate(users), return_inverse=True)
         users = np.split(number, np.cumsum([len(user) for user in users])[:-1])
-    columns = [
-        {"user": user.astype(np.int64), "title": table.title.astype(np.int64)}
-        for user, table in zip(users, tables, strict=True)
-    ]
-    return anchors._replace(**columns[0]), plays._replace(**columns[1]), events._replace(**columns[2])
+    numbered = []
+    for user, table in zip(users, tables, strict=True):
+        columns = {"user": user.astype(np.int64, copy=False), "title": table.title.astype(np.int64, copy=False)}
+        numbered.append(table._replace(**columns))
+    return tuple(numbered)

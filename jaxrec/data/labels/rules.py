@@ -123,7 +123,7 @@ def switched_off(anchors: Anchors, events: EventWindows, titles: LabelTitles, la
     since = anchors.time.copy()
     since[rows] = add_saturating(events.observed.plays.time[play], 1)
     until = events.available_at(label)
-    number = events.count_of_user(events.all_events(), since, until)
+    number = events.count_all(since, until)
     return number == 0, is_abandoned, until
 
 

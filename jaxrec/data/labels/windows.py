@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxrec.config.declarations import Label
 from jaxrec.data.labels.tables import NEVER, Anchors, Events, add_saturating, window_ms
-from jaxrec.data.labels.timeline import Timeline, sort_pairs, sums_between
+from jaxrec.data.labels.timeline import Timeline, sums_between
 
 _MOST_SECONDS = 2**43  # milliseconds up to 2**53 are whole numbers in float64
 PLAYS = "play"  # signal of a label that reads plays
@@ -103,11 +103,13 @@ class EventWindows:
     def _pair_window(self, signal: str, until: np.ndarray) -> Window:
         group, timeline = self._groups(signal), self._pair_timeline(signal)
         first = self.once(("first", signal), lambda: timeline.first(group, self.anchors.time))
-        last = timeline.first(group, np.minimum(until, self.observed.end))
-        return Window(first, np.maximum(first, last))
+        return Window(first, timeline.next(first, group, np.minimum(until, self.observed.end)))
 
     def _pair_key(self, user: np.ndarray, title: np.ndarray) -> np.ndarray:
         return user * (self.observed.titles + 1) + (title + 1)
+
+    def _anchor_key(self) -> np.ndarray:
+        return self.once(("anchor",), lambda: self._pair_key(self.anchors.user, self.anchors.title))
 
     def _pair_timeline(self, signal: str) -> Timeline:
         def index() -> Timeline:
@@ -118,8 +120,9 @@ class EventWindows:
 
     def _groups(self, signal: str) -> np.ndarray:
         def numbers() -> np.ndarray:
-            group = self._pair_timeline(signal).groups(self._pair_key(self.anchors.user, self.anchors.title))
-            return np.where(self.anchors.title < 0, -1, group)
+            group = self._pair_timeline(signal).groups(self._anchor_key())
+            no_title = self.anchors.title < 0  # not the events without a title
+            return np.where(no_title & (group >= 0), ~group, group) if no_title.any() else group
 
         return self.once(("groups", signal), numbers)
 
@@ -184,8 +187,7 @@ class EventWindows:
 
         def positions() -> np.ndarray:
             events = self.events(signal)
-            order = sort_pairs(events.user, events.time, stable=True)
-            return np.arange(len(events.user)) if order is None else order
+            return np.lexsort((events.time, events.user))
 
         return self.once(("order", signal), positions)
 
@@ -193,24 +195,26 @@ class EventWindows:
         """Return the index of the events of a signal in `user_order`."""
 
         def index() -> Timeline:
-            events, order = self.events(signal), self.user_order(signal)
-            return Timeline(events.user[order], events.time[order])
+            events = self.events(signal)
+            return Timeline(events.user, events.time, sort_times=True)
 
         return self.once(("users", signal), index)
 
     def count_of_user(self, timeline: Timeline, since: np.ndarray, until: np.ndarray) -> np.ndarray:
-        """Return the number [A] of events of the anchor's user in [since, until)."""
+        """Return the number [A] of events of the anchor's user in [since, until).
+
+        Args:
+            timeline: Index of events by user.
+            since: [A] times.
+            until: [A] times; later ones than the end of what the split may see are cut there.
+        """
         group = timeline.groups(self.anchors.user)
         first = timeline.first(group, since)
-        return np.maximum(timeline.first(group, np.minimum(until, self.observed.end)) - first, 0)
+        return timeline.next(first, group, np.minimum(until, self.observed.end)) - first
 
-    def all_events(self) -> Timeline:
-        """Return the index by user of plays and events of all signals together."""
-
-        def index() -> Timeline:
-            plays, events = self.observed.plays, self.observed.events
-            user, time = np.append(plays.user, events.user), np.append(plays.time, events.time)
-            order = sort_pairs(user, time)
-            return Timeline(user, time) if order is None else Timeline(user[order], time[order])
-
-        return self.once(("all",), index)
+    def count_all(self, since: np.ndarray, until: np.ndarray) -> np.ndarray:
+        """Return the number [A] of plays and events of the anchor's user in [since, until)."""
+        events = self.observed.events
+        signals = self.once(("signals",), lambda: Timeline(events.user, events.time, sort_times=True))
+        plays = self.count_of_user(self.user_timeline(PLAYS), since, until)
+        return plays + self.count_of_user(signals, since, until)
