@@ -5,8 +5,8 @@ Config validation takes the allowed names from here. To add a loss, an encoder, 
 module and add one line to the table it belongs to; `tests/core/test_registry.py` resolves every entry. The
 class of a source, in `config/schema.py`, names its reader in the same form.
 
-Rules of labels and encoders may also come from an installed distribution, by the entry points of the groups that
-`Extensible` tables name. They are read when a name is first looked up, and nothing is imported for the names.
+Rules of labels and encoders may also come from an installed distribution, by the entry points of the groups
+that `Extensible` tables name. They are read when a name is first looked up, and listing them imports nothing.
 """
 
 import functools
@@ -61,7 +61,8 @@ class Extensible(Mapping[str, str]):
         """Import and return the object of a name.
 
         Raises:
-            InputError: There is no such name, or the entry point cannot be imported or has the name of another one.
+            InputError: There is no such name, or the entry point cannot be imported, or it has the name of
+                another one.
         """
         if name in self.built_in:
             return resolve(self.built_in[name])
@@ -124,8 +125,8 @@ SEQUENCE_ENCODERS = {
     "gru4rec": "jaxrec.models.encoders.gru4rec:encode_positions",
 }
 
-# The same with the encoders of other distributions, group "jaxrec.encoders". An entry point names a SequenceEncoder;
-# if it has a static method `encode_positions`, a PositionEncoder, it also encodes whole sequences.
+# The same with the encoders of other distributions, group "jaxrec.encoders". An entry point names a
+# SequenceEncoder; with a static method `encode_positions`, a PositionEncoder, it encodes whole sequences too.
 ALL_ENCODERS = Extensible(ENCODERS, "jaxrec.encoders")
 ALL_SEQUENCE_ENCODERS = Extensible(SEQUENCE_ENCODERS, "jaxrec.encoders", attribute="encode_positions")
 

@@ -16,8 +16,8 @@ def discovery(
     """Return 1 where no category of the title is one of the user's last titles, otherwise 0.
 
     The last titles are the `LAST_TITLES` distinct ones that the user played last before the request. The
-    categories are those of the feature `label.feature`. The label is final at the request. It is undefined for a
-    title without categories, and for a user without an earlier play. Anchors own nothing here.
+    categories are those of the feature `label.feature`. The label is final at the request. It is undefined
+    for a title without categories, and for a user without an earlier play. Anchors own nothing here.
 
     Returns:
         y, known, available_at, as `rules` describes.
@@ -79,8 +79,8 @@ def _fewer_than(
     repeated = np.append(0, np.cumsum(previous >= 0))
     open_ = open_[(plays - repeated[before] + repeated[after + 1])[open_] < limit]
     if len(open_):
-        # A play is the first of its title behind `after` if the title's previous play is not behind it. All plays
-        # up to `after` have this property.
+        # A play is the first of its title behind `after` if the title's previous play is not behind it. All
+        # plays up to `after` have this property.
         count = _count_below(previous + 1, before[open_], after[open_] + 2) - (after[open_] + 1)
         fewer[open_] = count < limit
     return fewer
@@ -99,8 +99,8 @@ def _previous(group: np.ndarray, title: np.ndarray) -> np.ndarray:
 def _count_below(values: np.ndarray, prefix: np.ndarray, bound: np.ndarray) -> np.ndarray:
     """Return the number [Q] of values below a bound among the first `prefix` ones.
 
-    A wavelet matrix: values are sorted by one bit after the other, from the highest, and each bit moves a prefix
-    by one table. The time is (N + Q) times the number of bits, for any values.
+    A wavelet matrix: values are sorted by one bit after the other, from the highest, and each bit moves a
+    prefix by one table. The time is (N + Q) times the number of bits, for any values.
 
     Args:
         values: [N] int64, not negative.

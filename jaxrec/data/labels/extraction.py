@@ -4,6 +4,7 @@ The module uses NumPy only. Its time grows with anchors and events, and with no 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -29,10 +30,10 @@ def extract(
 ) -> dict[str, Extracted]:
     """Return the values of labels at anchors.
 
-    The window of a label is [time, time + hours). An event belongs to the last anchor of its user and title at or
-    before it, among the anchors of one call: two requests never count one event. Exposures that should not
-    compete, such as the first and the second target of a request, are extracted by calls of their own. The
-    docstrings of the rules say where this does not apply.
+    The window of a label is [time, time + hours). An event belongs to the last anchor of its user and title
+    at or before it, among the anchors of one call: two requests never count one event. Exposures that should
+    not compete, such as the first and the second target of a request, are extracted by calls of their own.
+    The docstrings of the rules state where this does not apply.
 
     Args:
         anchors: Anchors in any order.
@@ -107,7 +108,7 @@ def _numbered(anchors: Anchors, plays: Events, events: Events, titles: int) -> t
 
     Users, such as hashes, that do not fit are numbered in their order.
     """
-    tables = anchors, plays, events
+    tables: tuple[Any, ...] = (anchors, plays, events)
     most = _MOST_KEYS // (titles + 1)
     users = [table.user for table in tables]
     if any(len(user) and not (int(user.min()) >= 0 and int(user.max()) < most) for user in users):
@@ -115,8 +116,12 @@ def _numbered(anchors: Anchors, plays: Events, events: Events, titles: int) -> t
             users = [user.astype(np.uint64) for user in users]
         _, number = np.unique(np.concatenate(users), return_inverse=True)
         users = np.split(number, np.cumsum([len(user) for user in users])[:-1])
-    numbered = []
+    numbered: list[Any] = []
     for user, table in zip(users, tables, strict=True):
-        columns = {"user": user.astype(np.int64, copy=False), "title": table.title.astype(np.int64, copy=False)}
+        columns = {
+            "user": user.astype(np.int64, copy=False),
+            "title": table.title.astype(np.int64, copy=False),
+        }
         numbered.append(table._replace(**columns))
-    return tuple(numbered)
+    anchors, plays, events = numbered
+    return anchors, plays, events

@@ -10,8 +10,8 @@ A rule is a function `(anchors, events, titles, label) -> (y, known, available_a
 - known [A]: bool, False where the rule is undefined.
 - available_at [A]: int64 time at which the label is final, in milliseconds.
 
-A positive label is not final earlier than a negative one: both are at the end of the window. Otherwise the last
-hours of a log would hold known labels of one kind only.
+A positive label is not final earlier than a negative one: both are at the end of the window. Otherwise the
+last hours of a log would hold known labels of one kind only.
 """
 
 import numpy as np
@@ -39,7 +39,10 @@ def count(anchors: Anchors, events: EventWindows, titles: LabelTitles, label: La
 
 
 def seconds(anchors: Anchors, events: EventWindows, titles: LabelTitles, label: Label) -> Values:
-    """Return the sum of the seconds that the anchor owns, 0 without events; undefined if a value is missing."""
+    """Return the sum of the seconds that the anchor owns, 0 without events.
+
+    It is undefined where a value is missing.
+    """
     milliseconds, is_complete = events.viewed(label.signal, events.owned(label))
     return milliseconds / 1000, is_complete & (anchors.title >= 0), events.available_at(label)
 
@@ -77,8 +80,8 @@ def at_least(anchors: Anchors, events: EventWindows, titles: LabelTitles, label:
 def quick(anchors: Anchors, events: EventWindows, titles: LabelTitles, label: Label) -> Values:
     """Return 1 where user and title reach the completion `label.at` within the hours, otherwise 0.
 
-    Unlike `at_least` it counts all events of the window, also those that a later anchor owns: the completion is
-    one of the user and the title, and not of one request.
+    Unlike `at_least` it counts all events of the window, also those that a later anchor owns: the completion
+    is one of the user and the title, and not of one request.
     """
     share, known = _completion(anchors, events, titles, label, events.whole(label))
     return share >= label.at, known, events.available_at(label)
@@ -87,8 +90,8 @@ def quick(anchors: Anchors, events: EventWindows, titles: LabelTitles, label: La
 def continues(anchors: Anchors, events: EventWindows, titles: LabelTitles, label: Label) -> Values:
     """Return 1 for a title that the user began and did not finish before the request, otherwise 0.
 
-    There is a play before the request, and each of them has a completion below `FINISHED`. The label is final at
-    the request. Anchors own nothing here, for the events are those before them.
+    There is a play before the request, and each of them has a completion below `FINISHED`. The label is final
+    at the request. Anchors own nothing here, for the events are those before them.
     """
     window = events.before(PLAYS)
     has_play = window.last > window.first
@@ -112,8 +115,8 @@ def returned(anchors: Anchors, events: EventWindows, titles: LabelTitles, label:
 def switched_off(anchors: Anchors, events: EventWindows, titles: LabelTitles, label: Label) -> Values:
     """Return 1 where no event of the user follows an abandoned play within the window, otherwise 0.
 
-    The play is the first that the anchor owns. Any later event counts, also of another title or a signal; those
-    at the time of the play do not. The label is undefined without a play, and where it is not abandoned.
+    The play is the first that the anchor owns. Any later event counts, also of another title or a signal;
+    those at the time of the play do not. The label is undefined without a play, or one not abandoned.
     """
     window = events.owned(label)
     rows = np.flatnonzero(window.last > window.first)

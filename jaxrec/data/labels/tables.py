@@ -31,6 +31,8 @@ class Anchors(NamedTuple):
 class Events(NamedTuple):
     """Events of users, sorted by (user, title, time).
 
+    Of a user, a title and a time there is one play, as cleaning leaves it; of signals there may be several.
+
     Attributes:
         user: [N] number of the user.
         title: [N] row of Titles, or -1 for none.

@@ -44,8 +44,8 @@ class Observed(NamedTuple):
 class EventWindows:
     """Events that rules read, and the windows of the anchors in them.
 
-    No window reaches past `observed.end`, so that an event after it changes no label. Windows of users and titles
-    exist only for anchors with a title. What several labels share is computed once.
+    No window reaches past `observed.end`, so that an event after it changes no label. Windows of users and
+    titles are empty for anchors without a title. What several labels share is computed once.
 
     Attributes:
         anchors: The anchors, sorted by (user, title, time).
@@ -80,8 +80,8 @@ class EventWindows:
     def owned(self, label: Label) -> Window:
         """Return the events of the label's signal in [time, time + hours) that the anchor owns.
 
-        An event belongs to the last anchor of its user and title at or before it. The window of an anchor thus
-        ends where the next anchor of the same user and title begins. Anchors of one time share their events.
+        An event belongs to the last anchor of its user and title at or before it. The window of an anchor
+        thus ends where the next anchor of the same user and title begins. Anchors of one time share events.
         """
 
         def window() -> Window:
