@@ -34,13 +34,15 @@ def discovery(
     anchor, category = _expand(lists.offsets, size, anchors.title, number)
     played = events.observed.plays.title[events.user_order(PLAYS)]
     play, play_category = _expand(lists.offsets, sizes[played], played, number)
+    # Pairs of a user and a category, with their plays in order: sorted as one whole number, below 2**62 up to
+    # a hundred million plays of a hundred categories.
     key = users.group[play] * len(names) + play_category
-    order = np.argsort(key, stable=True)
-    index = Timeline(key[order], play[order])
+    sorted_key, sorted_play = np.divmod(np.sort(key * len(played) + play), max(len(played), 1))
+    index = Timeline(sorted_key, sorted_play)
     wanted = index.groups(group[anchor] * len(names) + category)
     at = index.first(wanted, now[anchor])
     there = np.flatnonzero(at > index.begin(wanted))
-    latest = play[order][at[there] - 1]  # the last play of a title of the category
+    latest = sorted_play[at[there] - 1]  # the last play of a title of the category
 
     y = has_history & (size > 0)
     known = y.copy()

@@ -2,7 +2,7 @@
 
 A rule is a function `(anchors, events, titles, label) -> (y, known, available_at)`:
 
-- anchors: `Anchors`, sorted by (user, title, time).
+- anchors: `Anchors`, sorted by (user, title, time): all those of some users. A rule is called several times.
 - events: `EventWindows`, the windows of the anchors in plays and signals.
 - titles: `LabelTitles`.
 - label: `config.Label`.

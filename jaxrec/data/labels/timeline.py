@@ -73,14 +73,14 @@ class Timeline:
         Where there is no such event it is the position after the key's last event. For a key without events
         it is always the same position.
         """
-        return np.searchsorted(self.packed, self._pack(group, time))
+        return np.searchsorted(self.packed, self.pack(group, time))
 
     def next(self, begin: np.ndarray, group: np.ndarray, time: np.ndarray) -> np.ndarray:
         """Return what `first` does, but not less than `begin` [A], a position of the same key.
 
         It takes less time if few events lie between: most windows hold one event or none.
         """
-        wanted = self._pack(group, time)
+        wanted = self.pack(group, time)
         at = begin.copy()
         for _ in range(_STEPS):
             at += self._padded[at] < wanted
@@ -88,7 +88,8 @@ class Timeline:
         at[rest] = np.searchsorted(self.packed, wanted[rest])
         return at
 
-    def _pack(self, group: np.ndarray, time: np.ndarray) -> np.ndarray:
+    def pack(self, group: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """Return keys and times [A] in one whole number; the same for all times of a key without events."""
         offset = self._offset(time)
         absent = group < 0
         if absent.any():

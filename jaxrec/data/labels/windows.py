@@ -68,7 +68,7 @@ class EventWindows:
             return self.observed.plays
         kind = self.observed.signals.index(signal)
         events = self.observed.events
-        return self.once(("events", signal), lambda: events.take(events.kind == kind))
+        return self.once(("events", signal), lambda: events.take(np.flatnonzero(events.kind == kind)))
 
     # ------------------------------------------------------------ windows of a user and a title
 
@@ -102,7 +102,11 @@ class EventWindows:
 
     def _pair_window(self, signal: str, until: np.ndarray) -> Window:
         group, timeline = self._groups(signal), self._pair_timeline(signal)
-        first = self.once(("first", signal), lambda: timeline.first(group, self.anchors.time))
+
+        def first_events() -> np.ndarray:
+            return timeline.next(timeline.begin(group), group, self.anchors.time)
+
+        first = self.once(("first", signal), first_events)
         return Window(first, timeline.next(first, group, np.minimum(until, self.observed.end)))
 
     def _pair_key(self, user: np.ndarray, title: np.ndarray) -> np.ndarray:
@@ -186,8 +190,8 @@ class EventWindows:
         """Return the positions that sort the events of a signal by (user, time), ties by title."""
 
         def positions() -> np.ndarray:
-            events = self.events(signal)
-            return np.lexsort((events.time, events.user))
+            timeline = self.user_timeline(signal)
+            return np.argsort(timeline.pack(timeline.group, self.events(signal).time), stable=True)
 
         return self.once(("order", signal), positions)
 

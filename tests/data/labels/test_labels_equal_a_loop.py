@@ -7,7 +7,7 @@ from naive_labels import MS_PER_HOUR, NEVER, one_label
 from jaxrec.config.declarations import Label
 from jaxrec.core.registry import LABEL_RULES
 from jaxrec.core.tables import Lists
-from jaxrec.data.labels import discovery
+from jaxrec.data.labels import discovery, extraction
 from jaxrec.data.labels.extraction import extract
 from jaxrec.data.labels.tables import Anchors, Events, LabelTitles
 
@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 SHORT = settings(max_examples=300, derandomize=True, database=None, deadline=None)
 LONG = settings(max_examples=20_000, derandomize=True, database=None, deadline=None)
 SIGNALS = ("thumb", "trailer")
+BLOCK = 4  # anchors of a block
 LAST = 3  # titles that discovery looks back to, so that small logs have more
 FEW = 8  # titles
 # Times are few, so that many are equal and at the ends of windows. The extremes are those of int64.
@@ -95,9 +96,10 @@ def check(log):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def few_last_titles():
+def small_limits():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(discovery, "LAST_TITLES", LAST)
+        patch.setattr(extraction, "_BLOCK", BLOCK)
         yield
 
 
