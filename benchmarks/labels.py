@@ -5,7 +5,7 @@
 Half of the events are plays, over 90 days, of a user for each 20 anchors, and of popular titles more often. A
 third of the plays repeat user and title of another. The other half are events of three signals, each some
 hours after a play of its user and title. Anchors are the plays, sorted by user and time, as a dataset's rows
-are. With fewer plays than anchors, plays are anchors several times. Calls share nothing: each sorts the anchors.
+are. With fewer plays than anchors, plays are anchors several times. Calls share nothing: each sorts anchors.
 """
 
 from functools import partial

@@ -76,8 +76,8 @@ def extract(
 def _blocks(user: np.ndarray) -> list[slice]:
     """Return slices of sorted anchors with all anchors of their users, of about `_BLOCK` anchors.
 
-    What the rules compute of a block stays in the processor's cache: five labels of a million anchors took .9 s
-    of processor time in place of 1.3 s.
+    What the rules compute of a block stays in the processor's cache: five labels of a million anchors took
+    .9 s of processor time in place of 1.3 s.
     """
     begins = np.searchsorted(user, user[::_BLOCK])
     bounds = np.unique(np.append(begins, len(user))).tolist()
