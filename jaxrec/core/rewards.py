@@ -90,10 +90,8 @@ def version(reward: RewardLike) -> str:
 
 def _canonical(tree: Any) -> Any:
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        fields = {
-            field.name: (field.default, getattr(tree, field.name)) for field in dataclasses.fields(tree)
-        }
-        return {name: _canonical(value) for name, (default, value) in fields.items() if value != default}
+        values = [(field, getattr(tree, field.name)) for field in dataclasses.fields(tree)]
+        return {field.name: _canonical(x) for field, x in values if x != field.default}
     if isinstance(tree, list | tuple):
         return [_canonical(element) for element in tree]
     return float(tree) if isinstance(tree, int) and not isinstance(tree, bool) else tree

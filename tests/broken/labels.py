@@ -60,8 +60,8 @@ LINES = (
     Line(
         "a new field of a reward keeps its version",
         "jaxrec/core/rewards.py",
-        "for field, x in values.items() if x != field.default",
-        "for field, x in values.items()",
+        "for field, x in values if x != field.default",
+        "for field, x in values",
         ("tests/core/test_rewards.py::test_a_new_field_and_the_order_of_fields_keep_versions",),
     ),
     Line(
