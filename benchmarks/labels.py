@@ -8,6 +8,7 @@ hours after a play of its user and title. Anchors are the plays, sorted by user 
 are. With fewer plays than anchors, plays are anchors several times. Calls share nothing: each sorts anchors.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -89,11 +90,13 @@ def label_of(rule: str) -> Label:
 
 def measure(anchors: int, events: int, rounds: int) -> dict[str, Any]:
     """Return anchors per second of each rule alone, of five labels, and of all rules together."""
-    *tables, titles = draw_inputs(anchors, events)
+    tables = draw_inputs(anchors, events)
     sets: dict[str, tuple[Label, ...]] = {rule: (label_of(rule),) for rule in LABEL_RULES}
     sets |= {"five labels": FIVE, "all rules": tuple(label_of(rule) for rule in LABEL_RULES)}
     end = _BEGIN + _SPAN
-    rivals = {name: partial(extract, *tables, titles, labels, end, SIGNALS) for name, labels in sets.items()}
+    rivals: dict[str, Callable[[], Any]] = {
+        name: partial(extract, *tables, labels, end, SIGNALS) for name, labels in sets.items()
+    }
     times = interleaved(rivals, rounds)
     known = {name: float(np.mean(one.known)) for name, one in rivals["all rules"]().items()}
     return {

@@ -63,8 +63,14 @@ def extract(
     out = {label.name: _empty(len(anchors.time)) for label in labels}
     for block in _blocks(anchors.user):
         part = Anchors(*(column[block] for column in anchors))
-        tables = [_of_users(table, part.user, ends[block]) for table in (plays, events)]
-        observed = Observed(*tables, signals, ends[block], len(titles.runtime), abandon_threshold)
+        observed = Observed(
+            _of_users(plays, part.user, ends[block]),
+            _of_users(events, part.user, ends[block]),
+            signals,
+            ends[block],
+            len(titles.runtime),
+            abandon_threshold,
+        )
         order, windows = _windows(part, observed)
         rows = order + block.start if by_user is None else by_user[order + block.start]
         for label in labels:
