@@ -57,7 +57,7 @@ class Label:
     rule: str  # name of a rule: a key of `core.registry.LABEL_RULES`, or an entry point of "jaxrec.labels"
     signal: str = "play"  # kind of event that the rule reads: "play" or the name of a signal
     hours: float = 24.0  # length of the window after the request
-    at: float = 0.0  # threshold of the rules "at_least" and "quick"
+    at: float = 0.0  # completion from which the rules "at_least" and "quick" are 1
     feature: str = ""  # category feature of titles, for the rule "discovery"
     of_drawn: Literal["zero", "unknown"] = "zero"  # label of titles that are drawn as negatives
 

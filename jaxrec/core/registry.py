@@ -4,11 +4,101 @@ An entry is text, "module:object", so that listing the names imports nothing; `r
 Config validation takes the allowed names from here. To add a loss, an encoder, a head or a task, write its
 module and add one line to the table it belongs to; `tests/core/test_registry.py` resolves every entry. The
 class of a source, in `config/schema.py`, names its reader in the same form.
+
+Rules of labels and encoders may also come from an installed distribution, by the entry points of the groups
+that `Extensible` tables name. They are read when a name is first looked up, and listing them imports nothing.
 """
 
+import functools
 import importlib
-from collections.abc import Mapping
+import importlib.metadata
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
+
+from jaxrec.core.errors import InputError
+
+
+def resolve(entry: str) -> Any:
+    """Import and return the object of a "module:object" entry.
+
+    Raises:
+        ImportError: The module, or a library that it needs, is not installed.
+        AttributeError: The module has no such object.
+    """
+    module, _, name = entry.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+class Extensible(Mapping[str, str]):
+    """Table of the registry with the entry points of other distributions: name -> "module:object".
+
+    Attributes:
+        group: Group of the entry points.
+        attribute: Attribute of an entry point's object that is used in its place; empty: the object.
+    """
+
+    def __init__(self, built_in: Mapping[str, str], group: str, attribute: str = ""):
+        self.built_in, self.group, self.attribute = built_in, group, attribute
+
+    def _own(self) -> Mapping[str, importlib.metadata.EntryPoint]:
+        own = entry_points(self.group)
+        for name in own:
+            if name in self.built_in:
+                raise InputError(f"{_place(own[name])} must not have the name of a built-in one")
+        return own
+
+    def __getitem__(self, name: str) -> str:
+        return self.built_in[name] if name in self.built_in else self._own()[name].value
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.built_in
+        yield from self._own()
+
+    def __len__(self) -> int:
+        return len(self.built_in) + len(self._own())
+
+    def resolve(self, name: str) -> Any:
+        """Import and return the object of a name.
+
+        Raises:
+            InputError: There is no such name, or the entry point cannot be imported, or it has the name of
+                another one.
+        """
+        if name in self.built_in:
+            return resolve(self.built_in[name])
+        own = self._own()
+        if name not in own:
+            raise InputError(f"{self.group}: {name!r} must be one of {', '.join(self)}")
+        try:
+            target = own[name].load()
+        except Exception as error:  # whatever a foreign module raises while it is imported
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            raise InputError(f"{_place(own[name])} cannot be imported: {text}") from error
+        if self.attribute and not hasattr(target, self.attribute):
+            raise InputError(f"{_place(own[name])} must have an attribute {self.attribute!r} for this task")
+        return getattr(target, self.attribute) if self.attribute else target
+
+
+def _place(entry: importlib.metadata.EntryPoint) -> str:
+    """Return group, name, value and distribution of an entry point, for a message."""
+    owner = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown distribution"
+    return f"entry point {entry.name!r} = {entry.value!r} of group {entry.group!r} in {owner}"
+
+
+@functools.cache
+def entry_points(group: str) -> Mapping[str, importlib.metadata.EntryPoint]:
+    """Return the entry points of a group by name, in the order of the names; read once a process.
+
+    Raises:
+        InputError: Two entry points have one name.
+    """
+    out: dict[str, importlib.metadata.EntryPoint] = {}
+    for entry in sorted(importlib.metadata.entry_points(group=group), key=lambda entry: entry.name):
+        if entry.name in out:
+            raise InputError(f"{_place(entry)} must not have the name of {_place(out[entry.name])}")
+        out[entry.name] = entry
+    return out
+
 
 # Kind of a feature -> the module that turns its columns into a vector.
 FEATURE_KINDS = {
@@ -34,6 +124,27 @@ SEQUENCE_ENCODERS = {
     "hstu": "jaxrec.models.encoders.hstu:encode_positions",
     "gru4rec": "jaxrec.models.encoders.gru4rec:encode_positions",
 }
+
+# The same with the encoders of other distributions, group "jaxrec.encoders". An entry point names a
+# SequenceEncoder; with a static method `encode_positions`, a PositionEncoder, it encodes whole sequences too.
+ALL_ENCODERS = Extensible(ENCODERS, "jaxrec.encoders")
+ALL_SEQUENCE_ENCODERS = Extensible(SEQUENCE_ENCODERS, "jaxrec.encoders", attribute="encode_positions")
+
+# Rule of a label -> a function of anchors, events, titles and the label; see `data.labels.rules`.
+LABEL_RULES = {
+    "happened": "jaxrec.data.labels.rules:happened",
+    "count": "jaxrec.data.labels.rules:count",
+    "seconds": "jaxrec.data.labels.rules:seconds",
+    "last": "jaxrec.data.labels.rules:last",
+    "completion": "jaxrec.data.labels.rules:completion",
+    "at_least": "jaxrec.data.labels.rules:at_least",
+    "quick": "jaxrec.data.labels.rules:quick",
+    "discovery": "jaxrec.data.labels.discovery:discovery",
+    "continues": "jaxrec.data.labels.rules:continues",
+    "returned": "jaxrec.data.labels.rules:returned",
+    "switched_off": "jaxrec.data.labels.rules:switched_off",
+}
+ALL_LABEL_RULES = Extensible(LABEL_RULES, "jaxrec.labels")
 
 
 class HeadEntry(NamedTuple):
@@ -94,17 +205,6 @@ class TaskEntry(NamedTuple):
 
 
 TASKS = {
-    "ranking": TaskEntry("jaxrec.tasks.ranking:RankingTask", "ranking", ENCODERS),
-    "next_item": TaskEntry("jaxrec.tasks.next_item:NextItemTask", "next_item", SEQUENCE_ENCODERS),
+    "ranking": TaskEntry("jaxrec.tasks.ranking:RankingTask", "ranking", ALL_ENCODERS),
+    "next_item": TaskEntry("jaxrec.tasks.next_item:NextItemTask", "next_item", ALL_SEQUENCE_ENCODERS),
 }
-
-
-def resolve(entry: str) -> Any:
-    """Import and return the object of a "module:object" entry.
-
-    Raises:
-        ImportError: The module, or a library that it needs, is not installed.
-        AttributeError: The module has no such object.
-    """
-    module, _, name = entry.partition(":")
-    return getattr(importlib.import_module(module), name)

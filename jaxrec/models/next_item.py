@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from jaxrec.config.schema import Expert, Model
 from jaxrec.core.batch import TitleTable
-from jaxrec.core.registry import SEQUENCE_ENCODERS, resolve
+from jaxrec.core.registry import ALL_SEQUENCE_ENCODERS, resolve
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.models.encoders.base import PositionEncoder, SequencePositions
 from jaxrec.models.layers.dense import (
@@ -84,7 +84,9 @@ class LayerStack(Parameters):
 
     @nn.compact
     def __call__(self, window: ItemWindow, x_BxLxD: jax.Array, key_BxLx2: jax.Array | None) -> jax.Array:
-        encode: PositionEncoder = resolve(self.encoder or SEQUENCE_ENCODERS[self.fields.encoder])
+        encode: PositionEncoder = (
+            resolve(self.encoder) if self.encoder else ALL_SEQUENCE_ENCODERS.resolve(self.fields.encoder)
+        )
         positions = SequencePositions(x_BxLxD, window.title_BxL > 0, time_since_previous(window), key_BxLx2)
         return encode(self.dtype, self.fields, self.attention, self.path, positions)
 
@@ -150,9 +152,9 @@ class NextItemModel(Parameters):
         Raises:
             ValueError: No position encoder has the configured name.
         """
-        if not self.encoder and self.config.experts[0].encoder not in SEQUENCE_ENCODERS:
+        if not self.encoder and self.config.experts[0].encoder not in ALL_SEQUENCE_ENCODERS:
             raise ValueError(
-                f"kind={self.config.experts[0].encoder!r} must be one of {(*SEQUENCE_ENCODERS,)}"
+                f"kind={self.config.experts[0].encoder!r} must be one of {(*ALL_SEQUENCE_ENCODERS,)}"
             )
         of_titles = tuple(f for f in self.features if f.where == "title")
         fields = (

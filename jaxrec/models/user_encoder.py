@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxrec.config.schema import Model
 from jaxrec.core.batch import History, TitleTable
-from jaxrec.core.registry import ENCODERS, resolve
+from jaxrec.core.registry import ALL_ENCODERS
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.models.encoders.base import PackedTitles
 from jaxrec.models.layers.dense import (
@@ -71,7 +71,7 @@ class UserEncoder(Parameters):
             self.config.target_in_sequence, name="history",
         )  # fmt: skip
         self.expert = [
-            resolve(ENCODERS[f.encoder])(self.dtype, f, self.config.attention_impl, name=f"expert_{e}")
+            ALL_ENCODERS.resolve(f.encoder)(self.dtype, f, self.config.attention_impl, name=f"expert_{e}")
             for e, f in enumerate(self.config.experts)
         ]
         if len(self.config.experts) > 1:

@@ -21,14 +21,13 @@ import numpy as np
 from jax import export as jax_export
 
 from jaxrec.config.serialization import to_json
-from jaxrec.core import safetensors
 from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.models.kernels import pallas
-from jaxrec.serving import exported
+from jaxrec.serving import exported, safetensors
 from jaxrec.serving.catalogue import DeviceCatalogue, best_titles
 from jaxrec.serving.recommender import Recommender
 from jaxrec.sources.histories import columns_to_json, title_names

@@ -31,13 +31,13 @@ from jax import export as jax_export
 
 from jaxrec.config.schema import Config
 from jaxrec.config.tree import decode
-from jaxrec.core import safetensors
 from jaxrec.core.errors import InputError
 from jaxrec.core.json_io import ANY_KEY, check_shape, parse_json
 from jaxrec.core.row_format import Layout
 from jaxrec.data.events.history_columns import HistoryColumns
 from jaxrec.data.events.user_groups import Chunk
 from jaxrec.data.storage.arrays import Arrays, as_words
+from jaxrec.serving import safetensors
 from jaxrec.serving.pages import Genres, find_genres
 from jaxrec.serving.recommender import BaseRecommender, Served
 from jaxrec.serving.requests import Exclusions, RequestBuilder, RequestCounts, Requests, TopTitles

@@ -5,6 +5,7 @@ from tests.broken import (
     data,
     evaluation,
     integrity,
+    labels,
     models,
     runs,
     settings,
@@ -16,5 +17,18 @@ from tests.broken import (
 from tests.broken.line import ROOT as ROOT
 from tests.broken.line import Line as Line
 
-AREAS = (evaluation, models, training, data, sources, runs, integrity, wiring, settings, backends, signals)
+AREAS = (
+    evaluation,
+    models,
+    training,
+    data,
+    sources,
+    runs,
+    integrity,
+    wiring,
+    settings,
+    backends,
+    signals,
+    labels,
+)
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)

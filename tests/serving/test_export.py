@@ -19,12 +19,11 @@ from commands import run
 
 import jaxrec.serving
 from jaxrec.config.schema import Expert
-from jaxrec.core import safetensors
 from jaxrec.core.errors import InputError
 from jaxrec.data.storage.arrays import as_words
 from jaxrec.evaluation.correction import uncorrected
 from jaxrec.models.kernels import pallas
-from jaxrec.serving import export, exported
+from jaxrec.serving import export, exported, safetensors
 from jaxrec.serving.filters import Filters
 from jaxrec.serving.pages import PageLayout
 from jaxrec.serving.recommender import Recommender

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.core import safetensors
 from jaxrec.core.errors import InputError
+from jaxrec.serving import safetensors
 
 
 def test_the_bytes_of_a_file(tmp_path):

@@ -1,0 +1,149 @@
+"""Rules of declared labels and rewards.
+
+The functions take the parts of a config that they compare, and import no source and no rule.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Protocol
+
+from jaxrec.config.declarations import Label, Reward, Signal
+from jaxrec.config.tree import among, require
+from jaxrec.core.registry import ALL_LABEL_RULES, LABEL_RULES
+
+PLAY = "play"  # signal of the plays, which every source has
+_CATEGORIES = ("category", "categories")
+# Rules by what they read.
+THRESHOLDS = ("at_least", "quick")  # of a completion
+SECONDS = ("seconds", "completion", *THRESHOLDS)  # the values of a signal of seconds
+PLAYS_ONLY = ("discovery", "continues", "switched_off")
+OF_USERS = ("returned",)  # events without a title
+_NO_VALUES = ("text", "event")
+# A label of these rules on ratings would have no values: plays there have no watch time.
+WATCH_TIMES = (*SECONDS, "continues", "switched_off")
+
+
+class FeatureLike(Protocol):
+    """Fields of `config.Feature`."""
+
+    name: str
+    kind: str
+    where: str
+
+
+def check_labels(
+    labels: Sequence[Label],
+    signals: Sequence[Signal],
+    features: Iterable[FeatureLike],
+    with_own_rules: bool = True,
+) -> None:
+    """Check the labels of a config.
+
+    Args:
+        labels: Labels.
+        signals: Signals, which have been checked.
+        features: Features, which have been checked.
+        with_own_rules: False: a rule that is not built in is not looked up. The config of a checkpoint is
+            read where the distribution of the rule may be missing; only preparation applies rules.
+
+    Raises:
+        InputError: One line for the first wrong value.
+    """
+    by_name = {signal.name: signal for signal in signals}
+    categories = [f.name for f in features if f.where == "title" and f.kind in _CATEGORIES]
+    _check_names("labels", [label.name for label in labels])
+    for i, label in enumerate(labels):
+        key = f"labels[{i}]"
+        if with_own_rules:
+            among(f"{key}.rule", label.rule, ALL_LABEL_RULES)
+        among(f"{key}.signal", label.signal, (PLAY, *by_name))
+        hours = math.isfinite(label.hours) and label.hours > 0
+        require(hours, f"{key}.hours", label.hours, "be a finite number above 0")
+        if label.rule in LABEL_RULES:
+            _check_rule(key, label, by_name.get(label.signal), categories)
+
+
+def _check_rule(key: str, label: Label, signal: Signal | None, categories: Sequence[str]) -> None:
+    """Check the fields that a built-in rule reads; `signal` is None for plays."""
+    rule = f"with rule={label.rule!r}"
+    if label.rule in THRESHOLDS:
+        require(0 <= label.at <= 1, f"{key}.at", label.at, f"be a completion in [0, 1] {rule}")
+    else:
+        readers = " and ".join(THRESHOLDS)
+        require(label.at == 0, f"{key}.at", label.at, f"be 0 {rule}: only {readers} read it")
+    if label.rule == "discovery":
+        allowed = f"be a category feature of titles {rule}: {', '.join(categories) or 'there is none'}"
+        require(label.feature in categories, f"{key}.feature", label.feature, allowed)
+    else:
+        require(
+            not label.feature, f"{key}.feature", label.feature, f"be empty {rule}: only discovery reads it"
+        )
+    if signal is None:
+        return
+    where = f"{key}.signal"
+    require(label.rule not in PLAYS_ONLY, where, label.signal, f"be {PLAY!r} {rule}")
+    if label.rule in SECONDS:
+        require(signal.value == "seconds", where, label.signal, f"be {PLAY!r} or a signal of seconds {rule}")
+    if label.rule == "last":
+        allowed = f"be a signal of seconds, numbers or signs {rule}, not of value={signal.value!r}"
+        require(signal.value not in _NO_VALUES, where, label.signal, allowed)
+    if signal.about == "user":
+        allowed = f"be about titles {rule}: a label is of a user and a title"
+        require(label.rule in OF_USERS, where, label.signal, allowed)
+
+
+def check_watch_times(labels: Sequence[Label], why: str) -> None:
+    """Refuse labels that read watch times, for a source without them.
+
+    Args:
+        labels: Labels that `check_labels` has passed.
+        why: End of the message, such as "the source holds ratings".
+
+    Raises:
+        InputError: A label reads the watch times of plays.
+    """
+    for i, label in enumerate(labels):
+        reads = label.rule in WATCH_TIMES and label.signal == PLAY
+        require(not reads, f"labels[{i}].rule", label.rule, f"not read the watch times of plays: {why}")
+
+
+def check_rewards(rewards: Sequence[Reward], labels: Sequence[Label]) -> None:
+    """Check the rewards of a config.
+
+    Args:
+        rewards: Rewards.
+        labels: Labels, which have been checked.
+
+    Raises:
+        InputError: One line for the first wrong value.
+    """
+    names = [label.name for label in labels]
+    _check_names("rewards", [reward.name for reward in rewards])
+    for i, reward in enumerate(rewards):
+        key = f"rewards[{i}]"
+        require(bool(reward.terms), f"{key}.terms", reward.terms, "hold at least one Term")
+        for j, term in enumerate(reward.terms):
+            where = f"{key}.terms[{j}]"
+            require(bool(names), f"{where}.label", term.label, "be a label: the config declares none")
+            among(f"{where}.label", term.label, names)
+            _check_finite(where, term, ("weight", "at"))
+            step = term.shape == "step"
+            require(step or term.at == 0, f"{where}.at", term.at, f"be 0 with shape={term.shape!r}")
+        _check_finite(key, reward, ("base", "low", "high"))
+        require(reward.low < reward.high, f"{key}.low", reward.low, f"be below high={reward.high!r}")
+
+
+def _check_finite(key: str, tree: Any, names: Iterable[str]) -> None:
+    for name in names:
+        number = getattr(tree, name)
+        require(math.isfinite(number), f"{key}.{name}", number, "be a finite number")
+
+
+def _check_names(key: str, names: Collection[str]) -> None:
+    """Check that names are identifiers, each of one entry: they name stored fields and metrics."""
+    seen: set[str] = set()
+    for i, name in enumerate(names):
+        allowed = "be a name of letters, digits and '_' that begins with no digit"
+        require(name.isascii() and name.isidentifier(), f"{key}[{i}].name", name, allowed)
+        require(name not in seen, f"{key}[{i}].name", name, f"be unlike the {key} before it")
+        seen.add(name)

@@ -1,0 +1,74 @@
+"""Lines of labels, rewards and entry points."""
+
+from tests.broken.line import Line
+
+_RULES = "tests/data/labels/test_label_rules.py"
+
+LINES = (
+    Line(
+        "an event belongs to the last anchor before it",
+        "jaxrec/data/labels/windows.py",
+        "np.minimum(self.available_at(label), self._next_anchor())",
+        "self.available_at(label)",
+        (f"{_RULES}::test_the_last_anchor_before_an_event_owns_it",),
+    ),
+    Line(
+        "no window of a label reaches past the end of what the split may see",
+        "jaxrec/data/labels/windows.py",
+        "timeline.next(first, group, np.minimum(until, self.observed.end)))",
+        "timeline.next(first, group, until))",
+        (f"{_RULES}::test_a_label_is_unknown_whose_window_ends_after_the_end",),
+    ),
+    Line(
+        "a label that is not final at the end is unknown",
+        "jaxrec/data/labels/extraction.py",
+        "known = defined & (available_at <= windows.observed.end) & (available_at < NEVER)",
+        "known = defined & (available_at < NEVER)",
+        (
+            f"{_RULES}::test_a_label_is_unknown_whose_window_ends_after_the_end",
+            f"{_RULES}::test_a_positive_label_is_not_final_before_a_negative_one",
+        ),
+    ),
+    Line(
+        "no thumb is not a thumb down",
+        "jaxrec/data/labels/rules.py",
+        "    known = has_event.copy()",
+        "    known = np.ones_like(has_event)",
+        (f"{_RULES}::test_the_last_value_is_unknown_without_events",),
+    ),
+    Line(
+        "seconds of a label are summed in whole milliseconds",
+        "jaxrec/data/labels/timeline.py",
+        "before = np.zeros(len(values) + 1, np.int64)",
+        "before = np.zeros(len(values) + 1, np.float32)",
+        (f"{_RULES}::test_many_seconds_are_summed_to_the_millisecond",),
+    ),
+    Line(
+        "discovery looks back to distinct titles",
+        "jaxrec/data/labels/discovery.py",
+        "fewer[open_] = count < limit",
+        "fewer[open_] = False",
+        (f"{_RULES}::test_discovery_is_of_genres_and_distinct_titles",),
+    ),
+    Line(
+        "a threshold of a reward is rounded like the labels",
+        "jaxrec/core/rewards.py",
+        "xp.asarray(term.at, y.dtype)",
+        "xp.asarray(term.at, xp.float32)",
+        ("tests/core/test_rewards.py::test_shapes",),
+    ),
+    Line(
+        "a new field of a reward keeps its version",
+        "jaxrec/core/rewards.py",
+        "for field, x in values if x != field.default",
+        "for field, x in values",
+        ("tests/core/test_rewards.py::test_a_new_field_and_the_order_of_fields_keep_versions",),
+    ),
+    Line(
+        "an entry point has no name of a built-in rule",
+        "jaxrec/core/registry.py",
+        'raise InputError(f"{_place(own[name])} must not have the name of a built-in one")',
+        "pass",
+        ("tests/core/test_entry_points.py::test_a_name_of_a_built_in_rule_is_one_line",),
+    ),
+)
