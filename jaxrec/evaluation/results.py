@@ -271,7 +271,8 @@ def write_result(
 def write_report(workdir: str | AnyPath, evaluation: EvaluationResult) -> None:
     """Write the measurements of an evaluation and report.html to a workdir that holds its result.
 
-    Without `evaluate.report` only the measurements are written. Measurements on another dataset than the training's do not replace those of the run.
+    Without `evaluate.report` only the measurements are written. Measurements on another dataset than the
+    training's do not replace those of the run.
 
     Args:
         workdir: folder of the run.
