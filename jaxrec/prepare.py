@@ -66,6 +66,9 @@ def table(manifest: dict) -> str:
             f"kept {signal['kept']:,}"
         ]
         lines += [f"  dropped: {reason} {count:,}" for reason, count in signal["dropped"].items()]
+    for name, label in manifest.get("labels", {}).items():
+        known = f"known for {label['known']:.1%} of {label['entries']:,} training targets"
+        lines.append(f"label {name}: {known}" + (f", mean {label['mean']:.4g}" if label["known"] else ""))
     if "hard_fill_rate" in manifest:
         lines += [f"filled fraction of the pool of hard negatives {manifest['hard_fill_rate']:.1%}"]
     lines += [f"note: {note}" for note in manifest.get("notes", ())]

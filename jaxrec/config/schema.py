@@ -7,14 +7,14 @@ are in the other modules of this package.
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from jaxrec.config.declarations import Signal, Start
+from jaxrec.config.declarations import Label, Reward, Signal, Start, Term
 from jaxrec.core.registry import TASKS
 
 # Exported by `jaxrec.config`.
 __all__ = [
     "LIST_MIXES", "TRAIN_MIXES", "Columns", "Config", "Data", "Evaluate", "Expert", "Feature",
-    "FileFormat", "Gate", "KuaiRand", "Mix", "Model", "NextItem", "Objective", "Optimizer",
-    "Sampling", "Signal", "Simulator", "Start", "Tables", "Task", "Tfds", "Train",
+    "FileFormat", "Gate", "KuaiRand", "Label", "Mix", "Model", "NextItem", "Objective", "Optimizer",
+    "Reward", "Sampling", "Signal", "Simulator", "Start", "Tables", "Task", "Term", "Tfds", "Train",
 ]  # fmt: skip
 
 
@@ -428,6 +428,8 @@ class Config:
     source: Simulator | Tables | KuaiRand | Tfds = field(default_factory=Simulator)
     features: tuple[Feature, ...] = ()
     signals: tuple[Signal, ...] = ()  # kinds of events beside plays
+    labels: tuple[Label, ...] = ()  # outcomes of targets, which rows store
+    rewards: tuple[Reward, ...] = ()  # functions of the labels
     task: Task = field(default_factory=Task)
     data: Data = field(default_factory=Data)
     sampling: Sampling = field(default_factory=Sampling)

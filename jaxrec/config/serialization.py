@@ -57,7 +57,7 @@ def from_run_json(tree: dict[str, Any]) -> Config:
 
 
 def digest(config: Config) -> str:
-    """Return the hex sha256 of the config's source, features, signals and data settings.
+    """Return the hex sha256 of the config's source, features, signals, labels and data settings.
 
     These settings determine the dataset's bytes. Fields go by their old names (`config.migrations`), so that
     datasets prepared before a renaming are found.
@@ -75,6 +75,8 @@ def digest(config: Config) -> str:
     }
     if config.signals:  # datasets without signals keep the digests of before there were any
         hashed["signals"] = tree["signals"]
+    if config.labels:
+        hashed["labels"] = tree["labels"]
     return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
 
 

@@ -63,6 +63,7 @@ class Layout:
         negatives: Number of negatives in each frozen candidate list.
         features: Specs of all features.
         rows: Kind of rows, one of `ROWS`.
+        labels: Names of the stored labels, at most 32: label i is known where bit i of `label_known` is set.
     """
 
     num_titles: int
@@ -72,6 +73,7 @@ class Layout:
     negatives: int
     features: tuple[FeatureSpec, ...]
     rows: str = "ranking"
+    labels: tuple[str, ...] = ()
 
     def of(self, where: str) -> tuple[FeatureSpec, ...]:
         """Return the features of "title", "user", "context" or "interaction"."""
@@ -110,16 +112,26 @@ class Layout:
             ("history_abandoned", "<u1", length),  # 1: below abandon_threshold at the query's time
         ]
 
+    def _label_fields(self, positions: int, kind: str = "<f4") -> list[tuple[str, str, tuple[int, ...]]]:
+        """Return the fields of the labels of targets; none where no label is declared."""
+        fields_of_labels = [
+            ("label", kind, (positions, len(self.labels))),
+            ("label_known", "<u4", (positions,)),
+        ]
+        return fields_of_labels if self.labels else []
+
     def row_dtype(self) -> np.dtype:
         """Return the dtype of the training row.
 
         The row is little-endian and a multiple of four bytes; each field starts at a multiple of four bytes.
         """
         if self.rows == "next_item":
-            return np.dtype([("user", "<u4"), *_play_fields("", 2 * (self.max_history + 1), completion=True)])
+            plays = 2 * (self.max_history + 1)
+            fields_of_plays = _play_fields("", plays, completion=True)
+            return np.dtype([("user", "<u4"), *fields_of_plays, *self._label_fields(plays, "<f2")])
         pools = [(f"pool_{p}", "<i4", (w,)) for p, w in zip(POOLS, self.pools, strict=True)]
         filled = ("pool_hard_filled", "<u1", (self.pools[0],))  # 1: not a hard negative but a filler
-        return np.dtype([*self._example_fields(), *pools, filled])
+        return np.dtype([*self._example_fields(), *pools, filled, *self._label_fields(self.num_targets)])
 
     def query_dtype(self) -> np.dtype:
         """Return the dtype of the evaluation row.
@@ -137,7 +149,8 @@ class Layout:
                 ("target_time", "<u4"),
             ]
             start = [("user", "<u4"), ("position", "<u4"), *target_fields]
-            return np.dtype([*start, *_play_fields("history_", self.max_history, completion=False)])
+            past = _play_fields("history_", self.max_history, completion=False)
+            return np.dtype([*start, *past, *self._label_fields(1)])
         shape, k1 = (self.num_targets, self.negatives), (1 + self.negatives,)
         list_fields: list[tuple[str, str, tuple[int, ...]]] = []
         for name in LISTS:
@@ -148,11 +161,12 @@ class Layout:
             ]
         list_fields += [("num_hard", "<i4", (self.num_targets,))]  # hard negatives in the enabled list
         list_fields += [("mood", "<f4", ())]  # `Truth.mood`; NaN where no truth is known
-        return np.dtype([*self._example_fields(), *list_fields])
+        return np.dtype([*self._example_fields(), *list_fields, *self._label_fields(self.num_targets)])
 
     def to_json(self) -> dict[str, Any]:
         """Return the layout as plain values for JSON."""
-        return asdict(self)
+        tree = asdict(self)
+        return tree if self.labels else {name: value for name, value in tree.items() if name != "labels"}
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> "Layout":
@@ -171,13 +185,14 @@ class Layout:
             _check_names(FeatureSpec, f"layout.features[{i}]", feature)
             check_shape(feature, _FEATURE, f"layout.features[{i}]")
         specs = tuple(FeatureSpec(**feature) for feature in tree["features"])
-        return cls(**{**tree, "pools": tuple(tree["pools"]), "features": specs})
+        of_lists = {"pools": tuple(tree["pools"]), "labels": tuple(tree.get("labels", ()))}
+        return cls(**{**tree, **of_lists, "features": specs})
 
 
 _FEATURE = {"name": str, "kind": str, "where": str, "width": int, "size?": int, "columns?": int}
 _LAYOUT = {  # JSON of a layout
     "num_titles": int, "max_history": int, "num_targets": int, "pools": [int], "negatives": int,
-    "features": [dict], "rows?": str,
+    "features": [dict], "rows?": str, "labels?": [str],
 }  # fmt: skip
 
 

@@ -337,7 +337,7 @@ WORKDIRS = [
     of_folder("a start whose patterns match nothing", "run and dataset", lambda f: None, (*START, "--config.start.take=gaet/*"), "start.take[0]='gaet/*' must match a parameter of start.workdir=run"),
     of_folder("a start of another width", "run and dataset", lambda f: None, (*START, "--config.model.width=24"), "start.workdir=run: expert_0/"),
     of_folder("a start of a step alone", "run and dataset", lambda f: step_of(f).rename(f / "56"), START, "holds no complete checkpoint"),
-    of_folder("a dataset of other settings", "run and dataset", lambda f: None, (*TRAIN, "--config.data.seed=3"), "was prepared with other source, features, signals or data settings"),
+    of_folder("a dataset of other settings", "run and dataset", lambda f: None, (*TRAIN, "--config.data.seed=3"), "was prepared with other source, features, signals, labels or data settings"),
     of_folder("a shorter training", "run and dataset", lambda f: None, (*TRAIN, "--config.train.duration=1 epochs"), "train.duration"),
     of_folder("a longer training without --extend", "run and dataset", lambda f: None, (*TRAIN, "--config.train.duration=9 epochs"), "--extend"),
     in_folder("config.json that is no JSON, to resume", "run/config.json", content("{"), REPORT, "config.json: is no JSON"),

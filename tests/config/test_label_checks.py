@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from jaxrec.config.declarations import Label, Reward, Signal, Term
-from jaxrec.config.rules.labels import check_labels, check_rewards, check_watch_times
+from jaxrec.config.rules.labels import check_labels, check_rewards, check_rules, check_watch_times
 from jaxrec.config.schema import Feature
 from jaxrec.core.errors import InputError
 from jaxrec.core.registry import LABEL_RULES
@@ -42,10 +42,6 @@ def test_every_built_in_rule_may_be_declared():
 
 
 WRONG_LABELS = [
-    (
-        {"rule": "atleast"},
-        r"rule='atleast' must be one of happened, .*switched_off.*; did you mean at_least\?",
-    ),
     ({"signal": "thumbs"}, r"signal='thumbs' must be one of play, thumb, .*; did you mean thumb\?"),
     ({"name": "a b"}, r"name='a b' must be a name of letters"),
     ({"name": ""}, r"name='' must be a name of letters"),
@@ -77,9 +73,14 @@ def test_a_wrong_label_is_one_line(changes, message):
 
 def test_a_missing_rule_of_a_checkpoint_is_not_looked_up():
     label = dataclasses.replace(LABEL, rule="of_another_distribution", at=7)
-    check_labels([label], SIGNALS, FEATURES, with_own_rules=False)
+    check_labels([label], SIGNALS, FEATURES)
+    every = r"must be one of happened, .*switched_off"
+    with pytest.raises(InputError, match=rf"^labels\[0\].rule='of_another_distribution' {every}"):
+        check_rules([label])
+    with pytest.raises(InputError, match=rf"^labels\[1\].rule='atleast' {every}.*; did you mean at_least\?"):
+        check_rules([LABEL, dataclasses.replace(LABEL, rule="atleast")])
     with pytest.raises(InputError, match="signal='x' must be one of play"):
-        check_labels([dataclasses.replace(label, signal="x")], SIGNALS, FEATURES, with_own_rules=False)
+        check_labels([dataclasses.replace(label, signal="x")], SIGNALS, FEATURES)
 
 
 def test_ratings_have_no_watch_times():

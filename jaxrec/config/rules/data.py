@@ -2,6 +2,7 @@
 
 from datetime import date
 
+from jaxrec.config.rules.labels import check_stored_labels, check_watch_times
 from jaxrec.config.rules.signals import check_signals
 from jaxrec.config.schema import LIST_MIXES, Config, FileFormat, Tables
 from jaxrec.config.tree import among, require
@@ -78,6 +79,7 @@ def _check_format(key: str, form: FileFormat) -> None:
 def _check_without_watch_time(config: Config, such: str) -> None:
     """Check the settings of a source without watch times, which trains one task, or sequences."""
     why = f"{such} not contain watch times"
+    check_watch_times(config.labels, why)
     if config.rows == "next_item":
         personalised = config.next_item.personalised
         allowed = f"be False, for Eq. 13 weighs by completion: {why}"
@@ -202,4 +204,7 @@ def _check_examples(config: Config) -> None:
     require(last <= _LAST_DAY, "data.latest", data.latest, f"be {_LAST_DAY} or earlier, {reason}")
 
 
-DATA_RULES = (_check_source, _check_features, check_signals, _check_data, _check_split, _check_examples)
+DATA_RULES = (
+    _check_source, _check_features, check_signals, check_stored_labels, _check_data, _check_split,
+    _check_examples,
+)  # fmt: skip

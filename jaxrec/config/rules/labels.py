@@ -8,14 +8,25 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 from jaxrec.config.declarations import Label, Reward, Signal
+from jaxrec.config.schema import Config
 from jaxrec.config.tree import among, require
 from jaxrec.core.registry import ALL_LABEL_RULES, LABEL_RULES
 
+MOST_LABELS = 32  # bits of a row's `label_known`
 PLAY = "play"  # signal of the plays, which every source has
 _CATEGORIES = ("category", "categories")
 # Rules by what they read.
 THRESHOLDS = ("at_least", "quick")  # of a completion
 SECONDS = ("seconds", "completion", *THRESHOLDS)  # the values of a signal of seconds
+ZERO_OR_ONE = (
+    "happened",
+    "at_least",
+    "quick",
+    "discovery",
+    "continues",
+    "returned",
+    "switched_off",
+)  # values
 PLAYS_ONLY = ("discovery", "continues", "switched_off")
 OF_USERS = ("returned",)  # events without a title
 _NO_VALUES = ("text", "event")
@@ -35,16 +46,13 @@ def check_labels(
     labels: Sequence[Label],
     signals: Sequence[Signal],
     features: Iterable[FeatureLike],
-    with_own_rules: bool = True,
 ) -> None:
-    """Check the labels of a config.
+    """Check the labels of a config, but not the names of their rules (`check_rules`).
 
     Args:
         labels: Labels.
         signals: Signals, which have been checked.
         features: Features, which have been checked.
-        with_own_rules: False: a rule that is not built in is not looked up. The config of a checkpoint is
-            read where the distribution of the rule may be missing; only preparation applies rules.
 
     Raises:
         InputError: One line for the first wrong value.
@@ -54,13 +62,42 @@ def check_labels(
     _check_names("labels", [label.name for label in labels])
     for i, label in enumerate(labels):
         key = f"labels[{i}]"
-        if with_own_rules:
-            among(f"{key}.rule", label.rule, ALL_LABEL_RULES)
         among(f"{key}.signal", label.signal, (PLAY, *by_name))
         hours = math.isfinite(label.hours) and label.hours > 0
         require(hours, f"{key}.hours", label.hours, "be a finite number above 0")
         if label.rule in LABEL_RULES:
             _check_rule(key, label, by_name.get(label.signal), categories)
+
+
+def check_rules(labels: Sequence[Label]) -> None:
+    """Check that the rule of each label exists.
+
+    Preparation alone applies rules: a checkpoint is also evaluated where the distribution that brings an own
+    rule is not installed.
+
+    Raises:
+        InputError: One line for the first unknown rule.
+    """
+    for i, label in enumerate(labels):
+        among(f"labels[{i}].rule", label.rule, ALL_LABEL_RULES)
+
+
+def check_stored_labels(config: Config) -> None:
+    """Check the labels and rewards of a config, and that its rows can store the labels.
+
+    Raises:
+        InputError: One line for the first wrong value.
+    """
+    labels = config.labels
+    allowed = f"hold at most {MOST_LABELS} labels, not {len(labels)}"
+    require(len(labels) <= MOST_LABELS, "labels", [label.name for label in labels], allowed)
+    check_labels(labels, config.signals, config.features)
+    check_rewards(config.rewards, labels)
+    seconds = {signal.name for signal in config.signals if signal.value == "seconds"}
+    for i, label in enumerate(labels if config.rows == "next_item" else ()):
+        of_seconds = label.rule == "seconds" or (label.rule == "last" and label.signal in seconds)
+        allowed = "not be of seconds for the task next_item, whose rows hold float16; completion is allowed"
+        require(not of_seconds, f"labels[{i}].rule", label.rule, allowed)
 
 
 def _check_rule(key: str, label: Label, signal: Signal | None, categories: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from jaxrec.core.row_format import Layout
 from jaxrec.data.events import splits
 from jaxrec.data.events.event_log import EventState, Log, TitleStats, event_states, ranges
 from jaxrec.data.examples.ranking import Examples
+from jaxrec.data.labels.of_targets import PartitionLabels, check_half
 
 MIN_TITLES = 2  # titles of a training row: one of history, one to predict
 _CELLS = 4_000_000  # plays copied at once, which bounds memory
@@ -34,6 +35,8 @@ class Sequences(NamedTuple):
     time: np.ndarray  # [T] uint32 seconds
     completion: np.ndarray  # [T] float32, final
     event: np.ndarray  # [T] int64 index in the log
+    label: np.ndarray = np.empty(0)  # [T, labels], where there are some
+    label_known: np.ndarray = np.empty(0)  # [T] uint32, a bit for each label
 
 
 def targets(log: Log, states: EventState, key_hash: np.ndarray, data: Data) -> np.ndarray:
@@ -58,7 +61,9 @@ def targets(log: Log, states: EventState, key_hash: np.ndarray, data: Data) -> n
     return event[splits.sort_order(data, log.hash, user, time, key_hash[log.rank[event]])]
 
 
-def build(log: Log, catalogue: TitleStats, layout: Layout, data: Data) -> Examples:
+def build(
+    log: Log, catalogue: TitleStats, layout: Layout, data: Data, labels: PartitionLabels | None = None
+) -> Examples:
     """Build all rows of a partition's users.
 
     Rows are training pieces of sequences, and one query for each held-out target that has an earlier title.
@@ -69,11 +74,16 @@ def build(log: Log, catalogue: TitleStats, layout: Layout, data: Data) -> Exampl
         catalogue: Titles in the order of rank.
         layout: Layout of the rows.
         data: Settings of the targets and of the split.
+        labels: Labels of the partition, where the layout has some.
 
     Returns:
         Rows of `layout.row_dtype()` for training, and of `layout.query_dtype()` for the held-out splits.
     """
     sequences = sequences_of(log, event_states(log, catalogue.runtime), catalogue, data)
+    if labels:
+        values = labels.at(sequences.event, sequences.split)
+        check_half(values, layout.labels)
+        sequences = sequences._replace(label=values.y, label_known=values.known)
     out = Examples({}, {}, {})
     _add_training_rows(out, sequences, log, layout, data)
     for split in range(1, len(SPLITS)):
@@ -141,6 +151,8 @@ def _add_queries(
     rows["position"] = np.arange(len(at)) - np.searchsorted(user, user)
     rows["target"][:, 0], rows["target_time"] = sequences.title[at], sequences.time[at]
     rows["target_completion"][:, 0] = sequences.completion[at]
+    if layout.labels:
+        rows["label"][:, 0], rows["label_known"][:, 0] = sequences.label[at], sequences.label_known[at]
     name = SPLITS[split]
     out.rows[name], out.users[name], out.query[name] = rows, log.hash[in_split], sequences.event[at]
     out.counts[f"{name} targets with no title before them"] = int((held_out & ~has_past).sum())
@@ -158,7 +170,8 @@ def copy_plays(
 
     The rows are initially zero.
     """
-    names = [n for n in ("title", "time", "completion") if f"{prefix}{n}" in (rows.dtype.names or ())]
+    columns = ("title", "time", "completion", "label", "label_known")
+    names = [n for n in columns if f"{prefix}{n}" in (rows.dtype.names or ())]
     width = rows.dtype[f"{prefix}title"].shape[0]
     step = max(_CELLS // width, 1)
     for i in range(0, len(rows), step):

@@ -23,6 +23,7 @@ from jaxrec.data.events.event_log import (
 )
 from jaxrec.data.examples import negatives
 from jaxrec.data.examples.histories import Past, fill_features, fill_history
+from jaxrec.data.labels.of_targets import PartitionLabels, TargetLabels
 
 _TRAIN_DRAW, _HARD_DRAW = 0, 1000  # salts of the draws; list l of next title k has 1 + l * num_targets + k
 TOO_FEW = "{split} examples with too few titles left"  # a count
@@ -131,7 +132,7 @@ def target_splits(log: Log, query: np.ndarray, key_hash: np.ndarray, data: Data)
 
 
 def build(
-    log: Log, catalogue: TitleStats, layout: Layout, data: Data
+    log: Log, catalogue: TitleStats, layout: Layout, data: Data, labels: PartitionLabels | None = None
 ) -> tuple["Examples", negatives.NegativeUniverse]:
     """Build all rows of a partition's users.
 
@@ -144,6 +145,7 @@ def build(
         catalogue: Titles in the order of rank.
         layout: Layout of the rows.
         data: Settings of the targets, the split and the pools.
+        labels: Labels of the partition, where the layout has some.
 
     Returns:
         The rows, and the universe of negatives of the whole log, for the densities of the oracle.
@@ -156,6 +158,7 @@ def build(
     upcoming = _upcoming_targets(log.user[query], split, query, layout.num_targets)
     queries = _Queries(query, position, upcoming)
     partition = _Partition(log, states, catalogue.id_of_rank, layout, data)
+    label_values = labels.at(query, split) if labels else None
     out = Examples({}, {}, {})
     for s, name in enumerate(SPLITS):
         selected = np.flatnonzero(split == s)
@@ -172,6 +175,8 @@ def build(
         for i in range(0, len(selected), _CHUNK):
             chunk, span = selected[i : i + _CHUNK], slice(i, i + _CHUNK)
             enough[span] = _fill_rows(rows[span], partition, split_users, queries.at(chunk), out.counts)
+        if label_values:
+            _fill_labels(rows, label_values, query, upcoming[selected])
         rows, kept = (rows, query[selected]) if enough.all() else (rows[enough], query[selected[enough]])
         out.users[name] = log.hash[users]
         out.rows[name], out.user_time[name] = rows, (log.user[kept], log.time[kept])
@@ -179,6 +184,20 @@ def build(
     exact = out.rows["train"]["target_completion"][:, 0] * 2.0**32  # exact: a power of two
     out.completion_sum, out.completions = int(np.rint(exact).astype(np.int64).sum()), len(exact)
     return out, full_universe
+
+
+def _fill_labels(rows: np.ndarray, labels: TargetLabels, query: np.ndarray, upcoming: np.ndarray) -> None:
+    """Fill the labels of next titles; those of absent ones stay 0 and unknown.
+
+    Args:
+        rows: [N] rows of a split, changed in place.
+        labels: Labels of the partition's targets.
+        query: [Q] their events, ascending.
+        upcoming: [N, next k] events of the next titles, -1 where there are fewer.
+    """
+    row, k = np.nonzero(upcoming >= 0)
+    at = np.searchsorted(query, upcoming[row, k])
+    rows["label"][row, k], rows["label_known"][row, k] = labels.y[at], labels.known[at]
 
 
 def _universe(

@@ -92,14 +92,15 @@ class _Preparation:
     def run(self) -> None:
         """Run all stages and write the dataset."""
         rows, user_keys = self._route()
-        plays, copies, daily_plays = self._count_plays()
+        plays, copies, daily_plays, end = self._count_plays()
         order, trending = partition_job.popularity(plays)
         arrays = catalogue_arrays(
             self.titles.key, self.titles.runtime, plays, order, self.title_categories, self.title_numbers
         )
         specs = (self.title_specs, self.user_columns.specs, self.context.specs)
         layout = partition_job.layout_of(self.config, len(order), *specs)
-        ranked = partition_job.rank(order, trending, arrays, self.tables.key_hash, layout)
+        key_hash = self.tables.key_hash
+        ranked = partition_job.rank(order, trending, arrays, key_hash, layout, self.config, end)
         sizes, users, seen = self._build(ranked, user_keys)
         shutil.rmtree(self.writer.partial / "spill")
         result = PreparationResult(
@@ -163,20 +164,22 @@ class _Preparation:
             self.progress("reading signals", sum(tally.events.values()), 0)
         tally.check(config.signals, config.data)
 
-    def _count_plays(self) -> tuple[np.ndarray, int, list[DailyPlays]]:
+    def _count_plays(self) -> tuple[np.ndarray, int, list[DailyPlays], int]:
         """Sort all partitions and count plays.
 
         Returns:
             Plays [titles] that training may count, at most one per user and title, the number of duplicates
-            dropped, and the daily plays of each partition.
+            dropped, the daily plays of each partition, and the time after the last play.
         """
         plays, copies, daily_plays = np.zeros(len(self.titles.key), np.int64), 0, []
+        end = partition_job.NO_PLAYS
         for result in self._in_order("counting plays", self._sort_partition):
             plays += np.bincount(result.plays, minlength=len(plays))
             copies += result.copies
             daily_plays.append(result.daily_plays)
             self.signal_copies += result.signal_copies
-        return plays, copies, daily_plays
+            end = max(end, result.end)
+        return plays, copies, daily_plays, end
 
     def _load(self, partition: int) -> PartitionEvents:
         return PartitionEvents(self.spill.load(partition), self.signals.load(partition))

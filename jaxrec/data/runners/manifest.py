@@ -12,6 +12,8 @@ from jaxrec.core.ids import SPLITS
 from jaxrec.core.row_format import Layout, old_layout
 from jaxrec.core.tables import Drops
 from jaxrec.data.examples.ranking import Examples
+from jaxrec.data.labels.of_targets import describe as describe_labels
+from jaxrec.data.labels.of_targets import notes as label_notes
 from jaxrec.data.runners.notes import Counts, check_splits, notes
 from jaxrec.data.runners.partition_job import BUSIEST_USER, ONLY_NOTED
 from jaxrec.data.signals.cleaning import SignalTally
@@ -124,6 +126,7 @@ def manifest(config: Config, result: PreparationResult, source_files: list[dict]
     check_splits(config, noted)
     read, dropped = result.signals.events, result.signals.dropped()
     signals, counts = describe(config.signals, counts, result.signal_copies, read, dropped)
+    labels, counts = describe_labels(result.layout.labels, counts)
     completion = sizes.completion_sum / 2**32 / max(sizes.completions, 1)
     content = {
         "format": FORMAT,
@@ -145,6 +148,7 @@ def manifest(config: Config, result: PreparationResult, source_files: list[dict]
         "splits": {s: {"users": sizes.users[s], "examples": sizes.examples[s]} for s in SPLITS},
         "counts": {name: n for name, n in sorted(counts.items()) if name not in ONLY_NOTED},
         **signals,
+        **labels,
     }
     if result.layout.rows == "ranking":
         content["hard_fill_rate"] = counts["hard columns filled"] / counts["hard columns"]
@@ -153,5 +157,6 @@ def manifest(config: Config, result: PreparationResult, source_files: list[dict]
     old_names = content | {"format": 2, "layout": old_layout(result.layout.to_json())}
     hashed = [old_names, {s: f"{v:032x}" for s, v in result.row_sums.items()}]
     fingerprint = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:32]
-    beside = {"notes": notes(config, noted), "source_files": source_files}
+    all_notes = notes(config, noted) + label_notes(config.labels, labels.get("labels", {}))
+    beside = {"notes": all_notes, "source_files": source_files}
     return content | beside | {"fingerprint": fingerprint}

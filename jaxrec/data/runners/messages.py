@@ -14,7 +14,7 @@ from jaxrec.data.events.partitions import partition_of
 from jaxrec.data.events.users import UserKeys, UserTable
 from jaxrec.data.events.vocabulary import FeatureColumns, FittedColumn
 from jaxrec.data.runners.manifest import SplitSizes
-from jaxrec.data.runners.partition_job import PartitionEvents
+from jaxrec.data.runners.partition_job import NO_PLAYS, PartitionEvents
 from jaxrec.data.signals.cleaning import SignalTally
 from jaxrec.data.storage.dataset import Arrays
 from jaxrec.data.storage.evaluation_arrays import DailyPlays
@@ -187,6 +187,7 @@ class PlayCounts:
         copies: Number of duplicates dropped.
         partitions: Number of partitions counted.
         signal_copies: [signals] number of duplicates dropped of each signal; 0 without partitions.
+        end: Time after the last play, in milliseconds.
     """
 
     plays: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -194,6 +195,7 @@ class PlayCounts:
     partitions: int = 0
     daily_plays: list[DailyPlays] = field(default_factory=list)  # of rows, by partition in any order
     signal_copies: Any = 0
+    end: int = NO_PLAYS
 
     def add(self, more: "PlayCounts") -> None:
         """Add the counts of other partitions."""
@@ -203,6 +205,7 @@ class PlayCounts:
         self.partitions += more.partitions
         self.daily_plays = [*self.daily_plays, *more.daily_plays]
         self.signal_copies = self.signal_copies + more.signal_copies
+        self.end = max(self.end, more.end)
 
     def padded(self, titles: int) -> np.ndarray:
         """Return the plays with trailing zeros, as [titles] int64."""

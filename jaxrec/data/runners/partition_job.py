@@ -22,6 +22,8 @@ from jaxrec.data.events.users import UserKeys, UserTable
 from jaxrec.data.events.vocabulary import FeatureColumns
 from jaxrec.data.examples import negatives, next_item, ranking, seen_titles
 from jaxrec.data.examples.ranking import Examples
+from jaxrec.data.labels.of_targets import LabelInputs, PartitionLabels, label_titles
+from jaxrec.data.labels.of_targets import counts_of as counts_of_labels
 from jaxrec.data.signals.records import counts_of, sort_events
 from jaxrec.data.storage.dataset import Arrays
 from jaxrec.data.storage.evaluation_arrays import DailyPlays, SeenTitles
@@ -31,6 +33,7 @@ KNOWN_USERS = "users of the log in the users table"
 BUSIEST_USER = "plays of the busiest user"
 PLAYS = "plays of all users"
 ONLY_NOTED = (KNOWN_USERS, BUSIEST_USER, PLAYS)
+NO_PLAYS = int(np.iinfo(np.int64).min)  # end of a log without plays
 
 
 class PreparationInputs(NamedTuple):
@@ -59,6 +62,7 @@ class RankedTitles(NamedTuple):
         order: [V] row of the catalogue at each rank.
         rank_of_row: [V] rank of each row.
         rank_of_id: [V + FIRST_TITLE] rank of each id.
+        labels: Inputs of the labels; None where no label is declared.
     """
 
     order: np.ndarray
@@ -66,6 +70,7 @@ class RankedTitles(NamedTuple):
     rank_of_id: np.ndarray
     catalogue: TitleStats
     layout: Layout
+    labels: LabelInputs | None = None
 
     def id_of_row(self) -> np.ndarray:
         """Return the title id [V] of each row of the catalogue."""
@@ -93,6 +98,7 @@ class SortedPartition(NamedTuple):
         copies: Number of duplicates dropped.
         daily_plays: Plays by day, of rows of titles.
         signal_copies: [signals] number of duplicates dropped of each signal.
+        end: Time after the last play, in milliseconds; the least int64 without plays.
     """
 
     events: PartitionEvents
@@ -100,6 +106,7 @@ class SortedPartition(NamedTuple):
     copies: int
     daily_plays: DailyPlays
     signal_copies: np.ndarray
+    end: int
 
 
 def sort(events: PartitionEvents, tables: PreparationInputs) -> SortedPartition:
@@ -123,7 +130,8 @@ def sort(events: PartitionEvents, tables: PreparationInputs) -> SortedPartition:
     plays = pairs[counted[first]] % 2**31
     days = DailyPlays.of_plays(log.time[first], log.rank[first])
     signals, signal_copies = sort_events(events.signals, log.hash, len(tables.config.signals))
-    return SortedPartition(PartitionEvents(records, signals), plays, copies, days, signal_copies)
+    end = int(log.time.max()) + 1 if len(log.time) else NO_PLAYS
+    return SortedPartition(PartitionEvents(records, signals), plays, copies, days, signal_copies, end)
 
 
 def build(
@@ -149,12 +157,13 @@ def build(
         BUSIEST_USER: int(np.bincount(log.user, minlength=1).max()),
         **counts_of(events.signals, tables.config.signals, tables.key_hash),
     }
+    labels = PartitionLabels(tables.config, log, events.signals, ranked.labels) if ranked.labels else None
     if ranked.layout.rows == "next_item":
-        examples = next_item.build(log, ranked.catalogue, ranked.layout, data)
-        examples.counts |= noted
+        examples = next_item.build(log, ranked.catalogue, ranked.layout, data, labels)
+        examples.counts |= noted | counts_of_labels(examples.rows[SPLITS[splits.TRAIN]], ranked.layout)
         return examples, seen_titles.build(log, examples, ranked.catalogue, data, strictly_earlier=False)
-    examples, universe = ranking.build(log, ranked.catalogue, ranked.layout, data)
-    examples.counts |= noted
+    examples, universe = ranking.build(log, ranked.catalogue, ranked.layout, data, labels)
+    examples.counts |= noted | counts_of_labels(examples.rows[SPLITS[splits.TRAIN]], ranked.layout)
     _fill_oracle(examples, log, universe, user_keys, ranked, truth)
     return examples, seen_titles.build(log, examples, ranked.catalogue, data, strictly_earlier=True)
 
@@ -179,7 +188,13 @@ def popularity(plays: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def rank(
-    order: np.ndarray, trending: int, arrays: Arrays, key_hash: np.ndarray, layout: Layout
+    order: np.ndarray,
+    trending: int,
+    arrays: Arrays,
+    key_hash: np.ndarray,
+    layout: Layout,
+    config: Config,
+    log_end: int,
 ) -> RankedTitles:
     """Collect the inputs of row building.
 
@@ -189,12 +204,17 @@ def rank(
         arrays: Arrays of the catalogue.
         key_hash: [V] uint64 hash of the titles' keys, by row.
         layout: Layout of the rows.
+        config: Config of the dataset.
+        log_end: Time after the last play of all partitions, in milliseconds.
     """
     rank_of_row = np.empty(len(order), np.int64)
     rank_of_row[order] = np.arange(len(order))
     runtime = arrays.title_runtime[arrays.id_of_rank - FIRST_TITLE]  # from order of ids to order of ranks
     catalogue = TitleStats(runtime, arrays.id_of_rank, trending, key_hash[order])
-    return RankedTitles(order, rank_of_row, arrays.rank_of_id, catalogue, layout)
+    labels = None
+    if config.labels:
+        labels = LabelInputs(label_titles(config, arrays, layout.of("title")), rank_of_row, log_end)
+    return RankedTitles(order, rank_of_row, arrays.rank_of_id, catalogue, layout, labels)
 
 
 def layout_of(config: Config, titles: int, *groups: tuple[FeatureSpec, ...]) -> Layout:
@@ -211,10 +231,11 @@ def layout_of(config: Config, titles: int, *groups: tuple[FeatureSpec, ...]) -> 
     )
     spec_of = {(s.where, s.name): s for specs in (*groups, interaction_specs) for s in specs}
     ids, declared = titles + FIRST_TITLE, tuple(spec_of[f.where, f.name] for f in features)
+    labels = tuple(label.name for label in config.labels)
     if config.rows == "next_item":
-        return Layout(ids, data.max_history, 1, (0, 0, 0, 0), 0, declared, "next_item")
+        return Layout(ids, data.max_history, 1, (0, 0, 0, 0), 0, declared, "next_item", labels)
     pools = (data.hard, data.trending, data.tailing, data.random)
-    return Layout(ids, data.max_history, data.num_targets, pools, data.negatives, declared)
+    return Layout(ids, data.max_history, data.num_targets, pools, data.negatives, declared, labels=labels)
 
 
 def _training_events(log: Log, tables: PreparationInputs) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from absl import logging
 
+from jaxrec.config.rules.labels import check_rules
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import dataset_directory, digest
 from jaxrec.config.validation import check
@@ -64,8 +65,8 @@ def ensure_dataset(
     kept = read_manifest(manifest)
     if kept["digest"] != digest(config):
         raise InputError(
-            f"dataset {directory}: was prepared with other source, features, signals or data settings; "
-            "allowed: the same settings, or another data.directory"
+            f"dataset {directory}: was prepared with other source, features, signals, labels or data "
+            "settings; allowed: the same settings, or another data.directory"
         )
     _check_source_files(config, directory, kept.get("source_files", []))
 
@@ -75,6 +76,7 @@ def _prepare(
     progress: Callable[[], contextlib.AbstractContextManager[Progress]],
 ) -> None:  # fmt: skip
     logging.info("preparing %s", directory)
+    check_rules(config.labels)
     if runner == "beam":
         prepare_on_beam = _import_beam()
         source = _open(config)

@@ -188,7 +188,8 @@ def sort(
     result = partition_job.sort(events, _inputs(titles, stats, users, config))
     yield "sorted", (number, PartitionMessage(result.events, users, user_keys))
     plays = np.bincount(result.plays).astype(np.int64)
-    yield "plays", PlayCounts(plays, result.copies, 1, [result.daily_plays], result.signal_copies)
+    daily = [result.daily_plays]
+    yield "plays", PlayCounts(plays, result.copies, 1, daily, result.signal_copies, result.end)
 
 
 def _inputs(
@@ -227,7 +228,7 @@ def rank(
     order, trending = partition_job.popularity(all_plays)
     arrays = catalogue_arrays(table.key, table.runtime, all_plays, order, categories, numbers)
     layout = partition_job.layout_of(config, len(order), specs, users.specs, stats.context.specs)
-    ranked = partition_job.rank(order, trending, arrays, titles.key_hash, layout)
+    ranked = partition_job.rank(order, trending, arrays, titles.key_hash, layout, config, plays.end)
     yield "ranked", ranked
     values = {**values, **users.values, **stats.context.values}
     daily = DailyPlays.total(plays.daily_plays, ranked.id_of_row())

@@ -18,6 +18,7 @@ _SHAPE = {  # `Layout.from_json` checks the layout
     "files?": {ANY_KEY: {"bytes": int, "sha256": str}},
     "signals?": {ANY_KEY: {"read": int, "copies": int, "dropped": dict, "kept": int}},
     "signals_sum?": str,
+    "labels?": {ANY_KEY: {"entries": int, "known": float, "mean?": float}},
     "notes?": [str],
     "source_files?": [dict],
 }

@@ -203,6 +203,6 @@ def test_a_dataset_of_other_settings_is_refused(tiny_config, tiny_directory, key
     with pytest.raises(InputError) as error:
         ensure_dataset(config, tiny_directory)
     assert str(error.value) == (
-        f"dataset {tiny_directory}: was prepared with other source, features, signals or data settings; "
-        "allowed: the same settings, or another data.directory"
+        f"dataset {tiny_directory}: was prepared with other source, features, signals, labels or data "
+        "settings; allowed: the same settings, or another data.directory"
     )

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from jaxrec.config.schema import Config
 from jaxrec.data.runners import partition_job
 from jaxrec.data.storage.dataset import Arrays
 
@@ -18,7 +19,7 @@ def test_running_times_are_in_order_of_ranks():
         title_numbers=np.zeros((5, 0), np.float32),
     )
     key_hash = np.array([100, 200, 300], np.uint64)  # here rows are in order of ids
-    ranked = partition_job.rank(np.array([1, 2, 0]), 1, arrays, key_hash, None)
+    ranked = partition_job.rank(np.array([1, 2, 0]), 1, arrays, key_hash, None, Config(), 0)
     assert ranked.catalogue.runtime.tolist() == [20.0, 30.0, 10.0]
     assert ranked.catalogue.hash.tolist() == [200, 300, 100]
     assert ranked.catalogue.id_of_rank.tolist() == [3, 4, 2]

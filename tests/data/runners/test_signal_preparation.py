@@ -205,7 +205,9 @@ def test_too_many_invalid_events_of_one_signal_end_the_preparation(config, tmp_p
 def test_a_dataset_of_other_signals_is_refused_and_the_same_is_opened(config, prepared):
     ensure_dataset(config, prepared)
     config.signals = config.signals[:3]
-    with pytest.raises(InputError, match="prepared with other source, features, signals or data settings"):
+    with pytest.raises(
+        InputError, match="prepared with other source, features, signals, labels or data settings"
+    ):
         ensure_dataset(config, prepared)
 
 
