@@ -395,7 +395,9 @@ FIELDS: dict[str, dict[str, list[Case]]] = {
         for name, value in {
             "name": "y", "signal": "play", "hours": 0.5, "at": 0.1,
         }.items()
-    } | {"rule": [Case("labels.0.rule", "seconds", o.labels, "tables", {"labels": (Label("x", "count"),)})]} | {"feature": [Case("labels.0.feature", "title_id", o.labels, "tables",
+    } | {"rule": [Case("labels.0.rule", "seconds", o.labels, "tables",
+                       {"labels": (Label("x", "count"),)})],
+        "feature": [Case("labels.0.feature", "title_id", o.labels, "tables",
                           {"labels": (Label("x", "discovery", feature="genres"),)})]},
     "Term": {
         name: [Case(f"rewards.0.terms.0.{name}", value, o.reward, "tables", REWARDED)]
