@@ -166,18 +166,22 @@ def measure_alone() -> None:
     started = time.perf_counter()
     dataset = ours(Path(sys.argv[1]), Path(sys.argv[2]))
     seconds = time.perf_counter() - started
-    # Not ru_maxrss, which includes the parent's memory at the fork.
-    [peak] = [
-        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")
-    ]
     examples = sum(split["examples"] for split in dataset.manifest["splits"].values())
     figures = {
         "seconds": seconds,
         "events": dataset.manifest["rows"]["read"],
         "examples": examples,
-        "peak_bytes": int(peak.split()[1]) * 1024,
+        "peak_bytes": peak_bytes(),
     }
     print(json.dumps(figures))
+
+
+def peak_bytes() -> int:
+    """Return the largest memory of this process; ru_maxrss includes that of the parent at the fork."""
+    [peak] = [
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")
+    ]
+    return int(peak.split()[1]) * 1024
 
 
 def _alone(folder: Path, out: Path) -> dict:
@@ -193,7 +197,7 @@ def _alone(folder: Path, out: Path) -> dict:
 
 
 def main(args: flags.FlagValues) -> Report:
-    sizes = [_size(text, "events") for text in args.events]
+    sizes = [parse_size(text, "events") for text in args.events]
     figures: dict = {"alone": []}
     with tempfile.TemporaryDirectory(prefix="jaxrec-prepare-", dir=args.scratch or None) as scratch:
         root = Path(scratch)
@@ -239,7 +243,16 @@ def main(args: flags.FlagValues) -> Report:
     return Report("prepare", figures, rows)
 
 
-def _size(text: str, key: str) -> int:
+def parse_size(text: str, key: str) -> int:
+    """Return a number of events, at least 1000.
+
+    Args:
+        text: Number, such as "5.5e6".
+        key: Name of its flag, for the error message.
+
+    Raises:
+        InputError: It is no such number.
+    """
     try:
         size = int(float(text))
     except (ValueError, OverflowError):

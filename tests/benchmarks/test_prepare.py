@@ -73,4 +73,4 @@ def test_a_separate_process_reports_its_peak_memory(tables, tmp_path):
 @pytest.mark.parametrize("text", ["many", "12", "1e999", "nan", "-5e6"])
 def test_an_invalid_size_is_rejected(text):
     with pytest.raises(InputError, match=f"--events={text}; allowed"):
-        prepare._size(text, "events")
+        prepare.parse_size(text, "events")
