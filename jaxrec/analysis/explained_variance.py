@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxrec.core.hashing import mix
 
+FOLDS = 5
 _PASSES = 5  # alternating fits of titles and users
 
 
@@ -41,10 +42,10 @@ class _Factor(NamedTuple):
 def explained_variance(user: np.ndarray, title: np.ndarray, value: np.ndarray) -> Explained:
     """Return R^2 = 1 - sum((value - prediction)^2) / sum((value - mean)^2) of three predictions.
 
-    Each row is predicted from the other half of the rows. A hash of the row's index decides the half, so that
-    rows of a user are in both. Means are shrunken towards the overall mean by the ratio of the variance within
-    groups to that between groups, as in a random-effects model; a group without rows in the other half has the
-    overall mean. The effects of "both" are fitted in turn, titles first.
+    A hash of the row's index draws one of five folds, so that rows of a user are in several. Each row is
+    predicted from the other four folds. Means are shrunken towards the overall mean by the ratio of the
+    variance within groups to that between groups, as in a random-effects model; a group without rows in the
+    other folds has the overall mean. The effects of "both" are fitted in turn, titles first.
 
     Args:
         user: [N] users.
@@ -52,9 +53,10 @@ def explained_variance(user: np.ndarray, title: np.ndarray, value: np.ndarray) -
         value: [N] values.
     """
     factors = [_Factor(*_numbered(column)) for column in (user, title)]
-    half = mix(np.arange(len(value))) % np.uint64(2) == 0
+    fold = mix(np.arange(len(value))) % np.uint64(FOLDS)
     errors, total = np.zeros(3), 0.0
-    for fit in (half, ~half):
+    for i in range(FOLDS):
+        fit = fold != i
         if not fit.any():
             continue
         fitted, tested = value[fit].astype(np.float64), value[~fit].astype(np.float64)
@@ -63,10 +65,10 @@ def explained_variance(user: np.ndarray, title: np.ndarray, value: np.ndarray) -
         of_tested = [factor.group[~fit] for factor in factors]
         residual = tested - mean
         total += float((residual**2).sum())
-        for i, columns in enumerate(((0,), (1,), (1, 0))):
+        for j, columns in enumerate(((0,), (1,), (1, 0))):
             effects = _fit([of_fit[c] for c in columns], fitted - mean)
             predicted = sum(effect[of_tested[c]] for c, effect in zip(columns, effects, strict=True))
-            errors[i] += ((residual - predicted) ** 2).sum()
+            errors[j] += ((residual - predicted) ** 2).sum()
     if not total > 0:
         return Explained(np.nan, np.nan, np.nan)
     return Explained(*(1 - errors / total).tolist())

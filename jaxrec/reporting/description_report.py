@@ -70,7 +70,7 @@ def _rewards(rewards: list[dict[str, Any]], sample: str) -> list[str]:
         + [_shown(r["r2"][name], ".3f") for name in ("user", "title", "both")]
         for r in rewards
     ]
-    note = f"rewards of {sample}; R^2 of shrunken means, each row predicted from the other half of the rows"
+    note = f"rewards of {sample}; R^2 of shrunken means, each row predicted from four fifths of the others"
     return [*_table(head, rows, left=2), note]
 
 
