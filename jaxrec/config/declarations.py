@@ -59,7 +59,6 @@ class Label:
     hours: float = 24.0  # length of the window after the request
     at: float = 0.0  # completion from which the rules "at_least" and "quick" are 1
     feature: str = ""  # category feature of titles, for the rule "discovery"
-    of_drawn: Literal["zero", "unknown"] = "zero"  # label of titles that are drawn as negatives
 
 
 @dataclass

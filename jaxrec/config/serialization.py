@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+from dataclasses import fields
 from typing import Any
 
 from jaxrec.config import migrations
-from jaxrec.config.schema import Columns, Config, Data, FileFormat, Tables
+from jaxrec.config.schema import Columns, Config, Data, FileFormat, Label, Signal, Tables
 from jaxrec.config.tree import decode, differences, encode, require
 from jaxrec.config.validation import check
 
@@ -73,11 +74,19 @@ def digest(config: Config) -> str:
         "features": tree["features"],
         "data": data,
     }
-    if config.signals:  # datasets without signals keep the digests of before there were any
-        hashed["signals"] = tree["signals"]
-    if config.labels:
-        hashed["labels"] = tree["labels"]
+    # Datasets without signals and labels keep the digests of before there were any, and those with them keep
+    # theirs if a field is added.
+    hashed |= {name: list(map(_not_at_defaults, declared)) for name, declared in (
+        ("signals", config.signals), ("labels", config.labels),
+    ) if declared}  # fmt: skip
     return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
+
+
+def _not_at_defaults(declaration: Signal | Label) -> dict[str, Any]:
+    """Return the JSON of a declaration without the fields that have their defaults."""
+    defaults = {field.name: field.default for field in fields(declaration)}
+    tree = encode(declaration, type(declaration))
+    return {name: value for name, value in tree.items() if getattr(declaration, name) != defaults[name]}
 
 
 def _source_for_digest(config: Config, tree: dict[str, Any]) -> dict[str, Any]:

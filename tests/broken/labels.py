@@ -4,7 +4,47 @@ from tests.broken.line import Line
 
 _RULES = "tests/data/labels/test_label_rules.py"
 
+_STORED = "tests/data/examples/test_stored_labels.py"
+
 LINES = (
+    Line(
+        "training labels end where validation begins",
+        "jaxrec/data/labels/of_targets.py",
+        "ends = np.minimum(ends, np.append(edges, log_end)[split])",
+        "pass",
+        (f"{_STORED}::test_a_split_sees_nothing_of_later_splits",),
+    ),
+    Line(
+        "training labels end at the user's first held-out target",
+        "jaxrec/data/labels/of_targets.py",
+        "ends[earlier] = np.minimum(ends, first[user])[earlier]",
+        "pass",
+        (
+            f"{_STORED}::test_a_split_sees_nothing_of_later_splits",
+            f"{_STORED}::test_a_query_of_sequences_has_the_label_of_its_target",
+        ),
+    ),
+    Line(
+        "a row holds the labels of its own next titles",
+        "jaxrec/data/examples/ranking.py",
+        "at = np.searchsorted(query, upcoming[row, k])",
+        "at = np.searchsorted(query, upcoming[row, 0])",
+        (f"{_STORED}::test_rows_hold_the_labels_of_all_next_titles",),
+    ),
+    Line(
+        "absent targets are no entries of a label",
+        "jaxrec/data/labels/of_targets.py",
+        'present = rows["target" if layout.rows == "ranking" else "title"] > 0',
+        'present = rows["target" if layout.rows == "ranking" else "title"] >= 0',
+        (f"{_STORED}::test_counts_are_those_of_the_targets_of_training_rows",),
+    ),
+    Line(
+        "a dataset with other labels is another dataset",
+        "jaxrec/config/serialization.py",
+        '("signals", config.signals), ("labels", config.labels),',
+        '("signals", config.signals),',
+        ("tests/data/runners/test_signal_preparation.py::test_labels_are_described_from_the_rows",),
+    ),
     Line(
         "an event belongs to the last anchor before it",
         "jaxrec/data/labels/windows.py",

@@ -24,12 +24,20 @@ import pytest
 from jaxrec import train
 from jaxrec.checkpoints.state_tree import slashed_leaves
 from jaxrec.config.loading import load_config
+from jaxrec.config.rules.labels import check_rules
 from jaxrec.config.schema import Config, Expert, Gate, Objective
 from jaxrec.config.serialization import digest, to_json
+from jaxrec.core import rewards
 from jaxrec.core.errors import InputError
+from jaxrec.core.row_format import FeatureSpec
 from jaxrec.core.tables import Lists
+from jaxrec.data.events.event_log import Log
+from jaxrec.data.labels.of_targets import LabelInputs, PartitionLabels
+from jaxrec.data.labels.tables import LabelTitles
 from jaxrec.data.loading import left_out
 from jaxrec.data.runners import local
+from jaxrec.data.runners.partition_job import layout_of
+from jaxrec.data.signals.records import record_dtype
 from jaxrec.data.storage import writer
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.evaluation import evaluator, scorers
@@ -139,6 +147,40 @@ def read(config: Config):
     features = [{k: _plain(v) for k, v in getattr(c, "features", {}).items()} for c in chunks]
     context = [{k: _plain(v) for k, v in getattr(c, "context", {}).items()} for c in chunks]
     return repr((arrays, features, context, source.drops.counts))
+
+
+def labels(config: Config):
+    """Return the labels of one user's three plays, which events of each signal follow."""
+    hours = np.array([0, 1, 5])
+    nothing = np.zeros((3, 0))
+    log = Log(
+        np.array([7], np.uint64), np.zeros(1, np.int8), np.zeros(3, np.int64), np.arange(3),
+        hours * 3_600_000, np.array([600_000, 2_400_000, 3_000_000]),
+        nothing, nothing, nothing[:1], nothing[:1],
+    )  # fmt: skip
+    signals = np.zeros(3 * len(config.signals), record_dtype(config.signals))
+    signals["user"], signals["time"] = 7, 19_000_000
+    signals["title"] = np.arange(3).repeat(len(config.signals))
+    signals["kind"] = np.tile(np.arange(len(config.signals)), 3)
+    signals["value"] = 1000.0 * (1 + np.arange(len(config.signals)))[signals["kind"]]
+    categories = {
+        f.name: Lists(np.array([2, 3, 2 if f.name == "genres" else 4]), np.arange(4))
+        for f in config.features
+        if f.where == "title" and f.kind != "number"
+    }
+    inputs = LabelInputs(LabelTitles(np.full(3, 50.0), categories), np.arange(3), 10 * 3_600_000)
+    check_rules(config.labels)
+    values = PartitionLabels(config, log, signals, inputs).at(np.arange(3), np.zeros(3, np.int8))
+    specs = tuple(FeatureSpec(f.name, f.kind, f.where, 4) for f in config.features)
+    names = layout_of(config, 3, specs).labels
+    return repr((names, values.y.tolist(), values.known.tolist()))
+
+
+def reward(config: Config):
+    """Return the values and versions of rewards of two labels, one unknown at the second title."""
+    y = {"x": np.array([0.2, 0.8, 0.9]), "z": np.array([1.0, 2.0, 300.0])}
+    known = {"x": np.ones(3, bool), "z": np.array([True, False, True])}
+    return repr([(r.name, rewards.value(r, y, known, np), rewards.version(r)) for r in config.rewards])
 
 
 def features(config: Config):

@@ -13,7 +13,7 @@ import pytest
 from absl import logging
 
 from jaxrec.config import schema
-from jaxrec.config.schema import FileFormat, KuaiRand, Mix, Signal, Tables, Tfds
+from jaxrec.config.schema import FileFormat, KuaiRand, Label, Mix, Reward, Signal, Tables, Term, Tfds
 from jaxrec.config.serialization import dataset_directory
 from jaxrec.config.validation import check
 from jaxrec.sources import tfds
@@ -151,6 +151,14 @@ def _columns() -> dict[str, list[Case]]:
 
 
 OWN = {"signals": (Signal("visit", "number", table="log.csv"),)}
+LABELLED = {
+    "signals": (Signal("extra", "seconds", column="watched"),),
+    "labels": (Label("x", "at_least", "extra", hours=6, at=0.9),),
+}
+REWARDED = {
+    "labels": (Label("x", "count"), Label("z", "count")),
+    "rewards": (Reward("r", (Term("x", 2.0, "step", 0.5), Term("z", 0.1))),),
+}
 OF_LOG = {"signals": (Signal("extra", "seconds", column="watched"),)}
 
 
@@ -382,6 +390,27 @@ FIELDS: dict[str, dict[str, list[Case]]] = {
         }.items()
     } | {"table": [Case("signals.0.table", "other_log.csv", o.read, "tables",
                         {"signals": (Signal("visit", table="log.csv"),)})]},
+    "Label": {
+        name: [Case(f"labels.0.{name}", value, o.labels, "tables", LABELLED)]
+        for name, value in {
+            "name": "y", "signal": "play", "hours": 0.5, "at": 0.1,
+        }.items()
+    } | {"rule": [Case("labels.0.rule", "seconds", o.labels, "tables",
+                       {"labels": (Label("x", "count"),)})],
+        "feature": [Case("labels.0.feature", "title_id", o.labels, "tables",
+                          {"labels": (Label("x", "discovery", feature="genres"),)})]},
+    "Term": {
+        name: [Case(f"rewards.0.terms.0.{name}", value, o.reward, "tables", REWARDED)]
+        for name, value in {"label": "z", "weight": 3.0, "at": 0.85}.items()
+    } | {"shape": [Case("rewards.0.terms.0.shape", "linear", o.reward, "tables",
+                        REWARDED | {"rewards": (Reward("r", (Term("x", 2.0, "log1p"),)),)})]},
+    "Reward": {
+        name: [Case(f"rewards.0.{name}", value, o.reward, "tables", REWARDED)]
+        for name, value in {
+            "name": "other", "terms": (Term("x"),), "base": 2.0, "low": 0.0, "high": 3.5,
+            "unknown": "observed",
+        }.items()
+    },
     "KuaiRand": {
         "directory": [Case("source.directory", "two", o.read, "kuairand")],
         "logs": [Case("source.logs", "log_*.csv", o.read, "kuairand")],
@@ -408,6 +437,10 @@ FIELDS: dict[str, dict[str, list[Case]]] = {
     "Config": {
         "name": [Case("name", "other", o.evaluation("name")), Case("name", "other", o.command("saved"))],
         "signals": [Case("signals", OF_LOG["signals"], o.read, "tables")],
+        "labels": [Case("labels", (Label("x", "count"), Label("y", "count")), o.labels, "tables",
+                        {"labels": (Label("x", "count"),)})],
+        "rewards": [Case("rewards", REWARDED["rewards"], o.reward, "tables",
+                         {"labels": REWARDED["labels"]})],
         "features": [Case("features", o.ranking().features[:4], o.features, edits={"model.features": ()})],
     },
 }  # fmt: skip

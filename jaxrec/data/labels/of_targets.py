@@ -163,9 +163,9 @@ def label_titles(config: Config, arrays: Arrays, features: tuple[FeatureSpec, ..
 
 def check_half(labels: TargetLabels, names: tuple[str, ...]) -> None:
     """Raise InputError where a value is beyond float16, in which sequences store labels."""
-    largest = np.abs(labels.y).max(axis=0, initial=0)
+    largest, most = np.abs(labels.y).max(axis=0, initial=0), float(np.finfo(np.float16).max)
     for name, value in zip(names, largest.tolist(), strict=True):
-        if value > np.finfo(np.float16).max:
+        if value > most:
             allowed = "at most 65,504, in rows of the task next_item"
             raise InputError(f"label {name!r} has the value {value:g}; allowed: {allowed}")
 

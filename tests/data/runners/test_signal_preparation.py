@@ -10,11 +10,13 @@ import pytest
 from test_stages import Engine, run_stages
 
 from jaxrec import prepare as command
-from jaxrec.config.schema import Feature, Signal, Tables
+from jaxrec.config.schema import Feature, Label, Reward, Signal, Tables, Term
+from jaxrec.config.serialization import digest
 from jaxrec.core.errors import InputError
 from jaxrec.data.events import partitions
 from jaxrec.data.runners import local, partition_job, statistics
 from jaxrec.data.runners.run import ensure_dataset
+from jaxrec.data.storage.dataset import Dataset
 from jaxrec.reporting.check_report import format_check
 from jaxrec.sources import files, open_source
 
@@ -71,6 +73,12 @@ def with_signals(tiny_config, tables, order="in order"):
         Signal("add", table=str(tables / order / "adds.parquet")),
         Signal("shown", about="user", column="*"),
     )
+    config.labels = (
+        Label("liked", "last", "thumb"),
+        Label("stayed", "seconds", "stay", hours=100),
+        Label("back", "returned", hours=48),
+        Label("finished", "at_least", hours=500, at=0.5),
+    )
     return config
 
 
@@ -94,7 +102,9 @@ def same_files(one, two, without=()):
     return filecmp.cmpfiles(one, two, names, shallow=False)[1:] == ([], [])
 
 
-def test_signals_are_counted_in_the_manifest_and_change_no_row(config, prepared, tmp_path):
+def test_signals_are_counted_in_the_manifest_and_change_no_row(config, tmp_path):
+    prepared, config.labels = tmp_path / "with", ()
+    local.prepare(opened(config), config, str(prepared))
     log = pl.read_parquet(config.source.interactions)
     adds = pl.read_parquet(config.signals[2].table)
     known, in_log = adds.filter(pl.col("title_id") < 120), pl.col("user_id") < 100
@@ -128,6 +138,27 @@ def test_signals_are_counted_in_the_manifest_and_change_no_row(config, prepared,
         k: v for k, v in without.items() if k not in new
     }
     assert with_signals["fingerprint"] != without["fingerprint"]
+
+
+def test_labels_are_described_from_the_rows(config, prepared):
+    dataset = Dataset(prepared)
+    rows = dataset.rows("train").all()
+    described = dataset.manifest["labels"]
+    names = [label.name for label in config.labels]
+    assert [*dataset.layout.labels] == names and described.keys() == {*names}
+    present = rows["target"] > 0
+    for i, name in enumerate(names):
+        entry = described[name]
+        known = (rows["label_known"] >> i & 1 == 1) & present
+        assert entry["entries"] == present.sum() and 0.01 < entry["known"] == known.sum() / present.sum() < 1
+        assert entry["mean"] == pytest.approx(rows["label"][..., i][known].mean(), rel=1e-3)
+        line = f"label {name}: known for {entry['known']:.1%} of {entry['entries']:,} training targets, mean "
+        assert line in command.table(dataset.manifest)
+    config.labels = config.labels[:3]
+    assert digest(config) != dataset.manifest["digest"]
+    config.rewards = (Reward("r", (Term("liked"),)),)
+    with_reward, config.rewards = digest(config), ()
+    assert with_reward == digest(config)  # rewards are computed from stored labels
 
 
 @pytest.mark.parametrize(
