@@ -2,8 +2,8 @@
 
 python -m jaxrec.describe --config configs/kuairand_labels.py --config.source.directory=DIR
 
-`configs/kuairand.py` describes DIR, and `configs/kuairand_signals.py` the signals. The feedback on an exposure is
-logged with it, so that an hour after the request is enough.
+`configs/kuairand.py` describes DIR, and `configs/kuairand_signals.py` the signals. The feedback on an
+exposure is logged with it, so that an hour after the request is enough.
 """
 
 from configs import kuairand_signals

@@ -23,10 +23,10 @@ SAMPLE_TARGETS = 500_000  # training targets in memory, which bound it
 def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
     """Return what a config learns from, as JSON values; NaN is None.
 
-    The memory does not depend on the size of the dataset: held-out rows are read block by block, the labels of
-    training rows are those of the manifest, and rewards and features are measured on the training targets of
-    the first users, `SAMPLE_TARGETS` in all. Users are in the order of a hash, so that these are a random
-    sample.
+    The memory does not depend on the number of rows: held-out rows are read block by block, the labels of
+    training rows are those of the manifest, and rewards and features are measured on the training targets
+    of the first users, about `SAMPLE_TARGETS` in all. Users are in the order of a hash, so that these are a
+    random sample.
 
     Args:
         config: Config of the dataset.
@@ -134,7 +134,9 @@ def _rewards(config: Config, targets: Targets) -> list[dict[str, Any]]:
 def _tasks(config: Config, targets: Targets) -> list[dict[str, Any]]:
     """Return the terms of the objective; the loss of a task is its weight / `known` times the known sum."""
     if config.rows == "next_item":
-        return [{"name": f"next title, {config.next_item.loss}", "weight": 1.0, "known": 1.0, "normaliser": 1.0}]
+        return [
+            {"name": f"next title, {config.next_item.loss}", "weight": 1.0, "known": 1.0, "normaliser": 1.0}
+        ]
     known = {"completion": float((~np.isnan(targets.completion)).mean())}
     weights = {name: getattr(config.objective, head.weight) for name, head in registry.HEADS.items()}
     weights["retrieval"] = config.objective.retrieval

@@ -29,14 +29,14 @@ class _Factor(NamedTuple):
 
     Attributes:
         group: [N] group of each row, from 0.
-        count: Number of groups.
+        groups: Number of groups.
     """
 
     group: np.ndarray
-    count: int
+    groups: int
 
     def of(self, rows: np.ndarray) -> "_Factor":
-        return _Factor(self.group[rows], self.count)
+        return _Factor(self.group[rows], self.groups)
 
 
 def explained_variance(user: np.ndarray, title: np.ndarray, value: np.ndarray) -> Explained:
@@ -81,7 +81,7 @@ def _numbered(column: np.ndarray) -> tuple[np.ndarray, int]:
 
 def _fit(factors: list[_Factor], value: np.ndarray) -> list[np.ndarray]:
     """Return an effect [groups] for each factor, whose sum predicts centred values [N]."""
-    effects = [np.zeros(factor.count) for factor in factors]
+    effects = [np.zeros(factor.groups) for factor in factors]
     for _ in range(_PASSES if len(factors) > 1 else 1):
         for i, factor in enumerate(factors):
             others = [e[f.group] for j, (e, f) in enumerate(zip(effects, factors, strict=True)) if j != i]
@@ -94,15 +94,15 @@ def _shrunken_means(factor: _Factor, value: np.ndarray) -> np.ndarray:
 
     The variances within and between groups are estimated by the method of moments.
     """
-    sizes = np.bincount(factor.group, minlength=factor.count)
-    sums = np.bincount(factor.group, value, factor.count)
+    sizes = np.bincount(factor.group, minlength=factor.groups)
+    sums = np.bincount(factor.group, value, factor.groups)
     means = sums / np.maximum(sizes, 1)
     rows, groups = len(value), int((sizes > 0).sum())
     if groups in (1, rows):  # a variance is not estimable
-        return np.zeros(factor.count)
+        return np.zeros(factor.groups)
     within = ((value - means[factor.group]) ** 2).sum() / (rows - groups)
     spread = (sizes * (means - value.mean()) ** 2).sum() - (groups - 1) * within
     between = spread / (rows - (sizes.astype(np.float64) ** 2).sum() / rows)
     if between <= 0:
-        return np.zeros(factor.count)
+        return np.zeros(factor.groups)
     return sums / np.maximum(sizes + within / between, 1e-12)

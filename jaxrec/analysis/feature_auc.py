@@ -48,10 +48,11 @@ def category_auc(ids: np.ndarray, positive: np.ndarray, fit: np.ndarray) -> floa
         return np.nan
     used = np.ones(ids.shape, bool) if ids.shape[1] == 1 else ids > 0
     size = int(ids.max(initial=0)) + 1
-    of_rows, weight = ids[fit][used[fit]], np.broadcast_to(positive[fit, None], used[fit].shape)[used[fit]]
+    row, _ = np.nonzero(used & fit[:, None])
+    fitted = ids[used & fit[:, None]]
     overall = positive[fit].mean()
-    rate = np.bincount(of_rows, weight, size) + _PRIOR * overall
-    rate /= np.bincount(of_rows, minlength=size) + _PRIOR
+    rate = np.bincount(fitted, positive[row], size) + _PRIOR * overall
+    rate /= np.bincount(fitted, minlength=size) + _PRIOR
     positive = positive[~fit]
     if ids.shape[1] == 1:  # counts by category instead of a sort of the rows
         one = ids[~fit, 0]

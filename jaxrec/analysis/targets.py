@@ -9,6 +9,7 @@ from jaxrec.core.row_format import FeatureSpec
 from jaxrec.data.storage.dataset import Dataset, Rows
 
 _BLOCKS = 16  # blocks that are read at once
+_COLUMNS, _GROUPS = ("user", "title", "completion"), ("y", "known", "features")  # fields of `Targets`
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,14 +56,13 @@ def read_targets(dataset: Dataset, most: int) -> Targets:
         total += len(parts[-1].user)
         if total >= most:
             break
-    first = parts[0]
-    return Targets(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("user", "title", "completion")),
-        *(
-            {name: np.concatenate([getattr(part, group)[name] for part in parts]) for name in getattr(first, group)}
-            for group in ("y", "known", "features")
-        ),
-    )
+    user, title, completion = (np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS)
+    y, known, features = (_joined([getattr(part, name) for part in parts]) for name in _GROUPS)
+    return Targets(user, title, completion, y, known, features)
+
+
+def _joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _targets_of(rows: np.ndarray, dataset: Dataset) -> Targets:
@@ -72,14 +72,16 @@ def _targets_of(rows: np.ndarray, dataset: Dataset) -> Targets:
         title, completion = rows["title"][row, at], rows["completion"][row, at].astype(np.float32)
     else:
         row, at = np.arange(len(rows)), np.zeros(len(rows), np.int64)
-        title, completion = rows["target"][:, 0], rows["target_completion"][:, 0]
+        # Copies: a view would keep the whole rows in memory.
+        title, completion = rows["target"][row, at], rows["target_completion"][row, at]
     if not dataset.manifest["has_completion"]:
         completion = np.full(len(title), np.nan, np.float32)
-    y, known = {}, {}
+    y: dict[str, np.ndarray] = {}
+    known: dict[str, np.ndarray] = {}
     for i, name in enumerate(layout.labels):
         y[name] = rows["label"][row, at, i].astype(np.float32)
         known[name] = rows["label_known"][row, at] >> np.uint32(i) & np.uint32(1) == 1
-    features = {}
+    features: dict[str, np.ndarray] = {}
     for where in ("user", "context"):
         stored = {
             kind: rows[f"{where}_{kind}"][row] if f"{where}_{kind}" in (rows.dtype.names or ()) else None
@@ -99,7 +101,8 @@ def split_columns(
         categories: [N, columns] ids; None: rows do not store them.
         numbers: [N, columns]; None: rows do not store them.
     """
-    features, used = {}, {True: 0, False: 0}
+    features: dict[str, np.ndarray] = {}
+    used = {True: 0, False: 0}
     for spec in specs:
         is_number = spec.kind == "number"
         first = used[is_number]

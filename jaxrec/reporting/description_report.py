@@ -100,8 +100,8 @@ def _aucs(description: dict[str, Any], sample: str) -> list[list[str]]:
             rows.append([feature["name"], *cells])
         tables.append(_table(["AUC of a feature alone", *columns], rows))
     tables[-1].append(
-        f"AUC over {sample}; categories by their rate among one half of the users, on the other half; numbers in "
-        "their better direction; labels of two values"
+        f"AUC over {sample}, for labels of two values; categories by their rate among one half of the users, "
+        "on the other half; numbers in their better direction"
     )
     return tables
 

@@ -37,7 +37,7 @@ REWARDS = (
 
 
 def write_log(folder):
-    """Write a log of a play a day, whose thumbs are an hour after the play and whose votes are at the play."""
+    """Write a log of a play a day, with thumbs an hour after plays and votes at the time of plays."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     user = np.repeat(np.arange(USERS), PLAYS)
@@ -224,7 +224,9 @@ def test_sequences_are_described_too(config, dataset, tmp_path):
     assert result["targets"] == len(users_of(dataset)["train"]) * min(2 * first, PLAYS)
     assert labels["thumb"]["test"]["entries"] == len(users_of(dataset)["test"]) * (PLAYS - 1)
     assert result["rewards"][0]["r2"]["title"] > 0.999
-    assert result["tasks"] == [{"name": "next title, softmax", "weight": 1.0, "known": 1.0, "normaliser": 1.0}]
+    assert result["tasks"] == [
+        {"name": "next title, softmax", "weight": 1.0, "known": 1.0, "normaliser": 1.0}
+    ]
     assert list(result["features"][0]["auc"]) == ["thumb", "vote", "late"]
 
 
@@ -240,7 +242,12 @@ def test_a_config_without_declarations_is_described_without_jax(tiny_directory):
     words = ["--config", "configs/tiny.py", "--data", str(tiny_directory)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", _COMMAND, *words], cwd=ROOT, env=env, capture_output=True, text=True, timeout=100
+        [sys.executable, "-c", _COMMAND, *words],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "False"), done.stderr
     for line in ("no signals are declared", "no labels are declared", "no rewards are declared"):
