@@ -34,6 +34,8 @@ def test_categories_are_scored_by_their_rate_among_other_users():
     # Overall rate 1/4: category 1 has (1 + 2.5)/12, category 2 (0 + 2.5)/12, and category 3, unseen, 1/4.
     rate = np.array([2.5, 3.5, 2.5, 3.0]) / 12
     assert category_auc(ids, positive, fit) == pairs(rate[[2, 1, 2, 3]], positive[4:]) == 2.5 / 3
+    # Categories of a single row each reveal nothing, although their own rates would order all rows.
+    assert category_auc(np.arange(8)[:, None], positive, fit) == 0.5
     assert np.isnan(category_auc(ids, positive, np.zeros(8, bool)))
     assert np.isnan(category_auc(ids, positive, np.ones(8, bool)))
 
