@@ -10,6 +10,7 @@ COMMANDS = {
     "prepare": "prepare a dataset from a source, or check raw files",
     "train": "prepare if needed, train or resume, evaluate",
     "evaluate": "evaluate a checkpoint",
+    "describe": "describe signals, labels, rewards, tasks and features, and flag leaks",
     "report": "write the page of a run, or of several runs side by side",
     "compare": "test the difference between two evaluated runs",
     "recommend": "recommend titles to any users, from a checkpoint",

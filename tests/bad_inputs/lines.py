@@ -91,6 +91,10 @@ CASES = [
     line("compare: which of another name", "compare", "a", "b", "--which=x", text="which"),
     line("compare: empty names", "compare", "", "", text="W1 is empty"),
     line("compare: a protocol with a slash", "compare", "a", "b", "--protocol=../x", text="a: holds nothing"),
+    # describe
+    line("describe alone", "describe", text="--config is missing"),
+    line("describe: a stray word", "describe", f"--config={TINY}", "d", text="'d' is no flag; --help lists the flags"),
+    line("describe: a dataset of an unknown scheme", "describe", f"--config={TINY}", "--data=abc://x", text="abc:// is not supported"),
     # report
     line("report alone", "report", text="W1 is missing; give W1 [W2 ...]"),
     line("report: no such workdir", "report", "nowhere", text="nowhere: holds neither test.json nor eval-*.json"),
@@ -138,6 +142,7 @@ CASES = [
     line("help of train", "train", "--help", text="Prepare the dataset if it is missing", status=0),
     line("help of prepare", "prepare", "--help", text="Prepare the dataset of a config", status=0),
     line("help of evaluate", "evaluate", "--help", text="Evaluate a checkpoint", status=0),
+    line("help of describe", "describe", "--help", text="Describe what a config learns from", status=0),
     line("help of compare", "compare", "--help", text="Compare two evaluated runs", status=0),
     line("help of report", "report", "--help", text="Write the page", status=0),
     line("help of recommend", "recommend", "--help", text="Recommend titles", status=0),

@@ -1,6 +1,7 @@
 """Important lines of jaxrec, by area, which `python -m tests.broken` breaks one at a time."""
 
 from tests.broken import (
+    analysis,
     backends,
     data,
     evaluation,
@@ -18,6 +19,7 @@ from tests.broken.line import ROOT as ROOT
 from tests.broken.line import Line as Line
 
 AREAS = (
+    analysis,
     evaluation,
     models,
     training,

@@ -34,8 +34,8 @@ LINES = (
     Line(
         "absent targets are no entries of a label",
         "jaxrec/data/labels/of_targets.py",
-        'present = rows["target" if layout.rows == "ranking" else "title"] > 0',
-        'present = rows["target" if layout.rows == "ranking" else "title"] >= 0',
+        'present = rows["target" if "target" in (rows.dtype.names or ()) else "title"] > 0',
+        'present = rows["target" if "target" in (rows.dtype.names or ()) else "title"] >= 0',
         (f"{_STORED}::test_counts_are_those_of_the_targets_of_training_rows",),
     ),
     Line(

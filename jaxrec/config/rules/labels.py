@@ -27,6 +27,7 @@ ZERO_OR_ONE = (
     "returned",
     "switched_off",
 )  # values
+AT_REQUEST = ("continues", "discovery")  # read what was before the request, and are final then
 PLAYS_ONLY = ("discovery", "continues", "switched_off")
 OF_USERS = ("returned",)  # events without a title
 _NO_VALUES = ("text", "event")

@@ -170,19 +170,19 @@ def check_half(labels: TargetLabels, names: tuple[str, ...]) -> None:
             raise InputError(f"label {name!r} has the value {value:g}; allowed: {allowed}")
 
 
-# ---------------------------------------------------------------- counts of training rows
+# ---------------------------------------------------------------- counts of rows
 
 
 def counts_of(rows: np.ndarray, layout: Layout) -> dict[str, int]:
-    """Return the counts of the labels of a partition's training rows, which are added up in any order.
+    """Return the counts of the labels of rows, which are added up in any order.
 
     Args:
-        rows: [N] training rows.
+        rows: [N] rows of a split.
         layout: Layout of the rows; without labels there are no counts.
     """
     if not layout.labels:
         return {}
-    present = rows["target" if layout.rows == "ranking" else "title"] > 0
+    present = rows["target" if "target" in (rows.dtype.names or ()) else "title"] > 0
     y, bits = rows["label"][present], rows["label_known"][present]
     counts: dict[str, int] = {}
     for i, name in enumerate(layout.labels):

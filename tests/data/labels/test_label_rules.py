@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxrec.config.declarations import Label
+from jaxrec.config.rules.labels import AT_REQUEST
 from jaxrec.core import registry
 from jaxrec.core.errors import InputError
 from jaxrec.core.tables import Lists
@@ -254,3 +255,10 @@ def test_wrong_arrays_of_an_own_rule_are_one_line(monkeypatch, returned, message
     monkeypatch.setattr("jaxrec.data.labels.rules.own", lambda *_: returned, raising=False)
     with pytest.raises(InputError, match=f"rule 'own' of label 'label': .*{message}"):
         labels_of("own", [(7, 0, 10)])
+
+
+def test_rules_that_are_final_at_the_request_are_named():
+    for rule in registry.LABEL_RULES:
+        feature = {"feature": "genre"} if rule == "discovery" else {}
+        final = labels_of(rule, [(7, 0, 10)], [play(10, 60)], **feature)[2]
+        assert final == [10 if rule in AT_REQUEST else 34]

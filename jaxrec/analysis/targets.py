@@ -1,0 +1,113 @@
+"""Training targets of a dataset, in memory: titles, labels and features as of the request."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxrec.core.row_format import FeatureSpec
+from jaxrec.data.storage.dataset import Dataset, Rows
+
+_BLOCKS = 16  # blocks that are read at once
+_COLUMNS, _GROUPS = ("user", "title", "completion"), ("y", "known", "features")  # fields of `Targets`
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """Targets of requests, N in all.
+
+    Of the next titles of a request the first is a target: the others are targets of later requests.
+
+    Attributes:
+        user: [N] index of the user in the split, ascending.
+        title: [N] ids.
+        completion: [N] float32; NaN where unknown.
+        y: Label -> [N] float32.
+        known: Label -> [N] bool.
+        features: Feature of users or of the context -> [N, columns].
+    """
+
+    user: np.ndarray
+    title: np.ndarray
+    completion: np.ndarray
+    y: dict[str, np.ndarray]
+    known: dict[str, np.ndarray]
+    features: dict[str, np.ndarray]
+
+
+def row_blocks(rows: Rows) -> Iterator[np.ndarray]:
+    """Yield the rows of a split, some blocks at a time, as structured arrays."""
+    for first in range(0, rows.blocks, _BLOCKS):
+        blocks = np.arange(first, min(first + _BLOCKS, rows.blocks))
+        yield rows.read(blocks).reshape(-1).view(rows.dtype)
+
+
+def read_targets(dataset: Dataset, most: int) -> Targets:
+    """Return the training targets of the first users, whose order is that of a hash.
+
+    Args:
+        dataset: Dataset to read.
+        most: Number of targets after which no further block is read; it bounds the memory.
+    """
+    parts: list[Targets] = []
+    total = 0
+    for rows in row_blocks(dataset.rows("train")):
+        parts.append(_targets_of(rows, dataset))
+        total += len(parts[-1].user)
+        if total >= most:
+            break
+    user, title, completion = (np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS)
+    y, known, features = (_joined([getattr(part, name) for part in parts]) for name in _GROUPS)
+    return Targets(user, title, completion, y, known, features)
+
+
+def _joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _targets_of(rows: np.ndarray, dataset: Dataset) -> Targets:
+    layout = dataset.layout
+    if layout.rows == "next_item":
+        row, at = np.nonzero(rows["title"] > 0)
+        title, completion = rows["title"][row, at], rows["completion"][row, at].astype(np.float32)
+    else:
+        row, at = np.arange(len(rows)), np.zeros(len(rows), np.int64)
+        # Copies: a view would keep the whole rows in memory.
+        title, completion = rows["target"][row, at], rows["target_completion"][row, at]
+    if not dataset.manifest["has_completion"]:
+        completion = np.full(len(title), np.nan, np.float32)
+    y: dict[str, np.ndarray] = {}
+    known: dict[str, np.ndarray] = {}
+    for i, name in enumerate(layout.labels):
+        y[name] = rows["label"][row, at, i].astype(np.float32)
+        known[name] = rows["label_known"][row, at] >> np.uint32(i) & np.uint32(1) == 1
+    features: dict[str, np.ndarray] = {}
+    for where in ("user", "context"):
+        stored = {
+            kind: rows[f"{where}_{kind}"][row] if f"{where}_{kind}" in (rows.dtype.names or ()) else None
+            for kind in ("categories", "numbers")
+        }
+        features |= split_columns(layout.of(where), stored["categories"], stored["numbers"])
+    return Targets(rows["user"][row].astype(np.int64), title, completion, y, known, features)
+
+
+def split_columns(
+    specs: Sequence[FeatureSpec], categories: np.ndarray | None, numbers: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """Return the columns of each feature, [N, columns], from the arrays that hold all of them.
+
+    Args:
+        specs: Features in the order of their columns.
+        categories: [N, columns] ids; None: rows do not store them.
+        numbers: [N, columns]; None: rows do not store them.
+    """
+    features: dict[str, np.ndarray] = {}
+    used = {True: 0, False: 0}
+    for spec in specs:
+        is_number = spec.kind == "number"
+        first = used[is_number]
+        used[is_number] += spec.columns
+        array = numbers if is_number else categories
+        if array is not None:
+            features[spec.name] = array[:, first : first + spec.columns]
+    return features
