@@ -97,7 +97,7 @@ def run(
 
 
 def _start_server() -> None:
-    """Start the fork server, if it does not run, where jax sees the CPU alone."""
+    """Start the fork server, if it does not run, with jax on the CPU alone."""
     before = os.environ.get("JAX_PLATFORMS")
     os.environ["JAX_PLATFORMS"] = "cpu"
     try:

@@ -12,7 +12,7 @@ LINES = (
         "jaxrec/data/labels/of_targets.py",
         "ends = np.minimum(ends, np.append(edges, log_end)[split])",
         "pass",
-        (f"{_STORED}::test_a_split_sees_nothing_of_later_splits",),
+        (f"{_STORED}::test_labels_of_a_split_end_where_later_splits_begin",),
     ),
     Line(
         "training labels end at the user's first held-out target",
@@ -20,7 +20,7 @@ LINES = (
         "ends[earlier] = np.minimum(ends, first[user])[earlier]",
         "pass",
         (
-            f"{_STORED}::test_a_split_sees_nothing_of_later_splits",
+            f"{_STORED}::test_labels_of_a_split_end_where_later_splits_begin",
             f"{_STORED}::test_a_query_of_sequences_has_the_label_of_its_target",
         ),
     ),

@@ -59,8 +59,8 @@ LINES = (
     Line(
         "a dataset without signals keeps its digest",
         "jaxrec/config/serialization.py",
-        "    if config.signals:  #",
-        "    if True:  #",
+        ") if declared}",
+        ")}",
         ("tests/config/test_signal_rules.py::test_signals_enter_a_digest_where_they_are_declared",),
     ),
 )

@@ -112,7 +112,7 @@ def test_a_query_of_sequences_has_the_label_of_its_target():
     examples = next_item.build(labels.log, catalogue, layout_of(config, 1), config.data, labels)
     [query] = examples.rows["test"]
     assert query["target"].tolist() == [7] and query["label"].tolist() == [Y[3]]
-    # Training sees nothing from hour 6 on, the time of the test's target: there the window of title 4 ends.
+    # Training ends at hour 6, the time of the test's target, where the window of title 4 is over.
     assert examples.rows["train"][0]["label_known"][-4:].tolist() == [0b101, 0b101, 0b111, 0b001]
 
 
@@ -138,7 +138,7 @@ USER, TIME, SPLIT = (np.array(x) for x in ([0, 0, 0, 1, 1], [1, 2, 3, 1, 5], [0,
         ({"split": "last"}, 9, [2, 3, 9, 5, 9]),
     ],
 )
-def test_a_split_sees_nothing_of_later_splits(settings, log_end, expected):
+def test_labels_of_a_split_end_where_later_splits_begin(settings, log_end, expected):
     ends = of_targets.split_ends(Data(**settings), USER, TIME * DAY, SPLIT, log_end * DAY)
     assert (ends / DAY).tolist() == expected
 
