@@ -47,18 +47,10 @@ def check_availability(config: Config) -> None:
         require(config.offline or available == "request", f"{key}.available", available, allowed)
 
 
-def check_ranks(config: Config, action: str) -> None:
-    """Refuse to rank titles with an offline model.
-
-    Args:
-        config: Config of the run.
-        action: Name of what ranks titles, such as "recommend".
-
-    Raises:
-        InputError: The config is offline.
-    """
+def check_ranks_titles(config: Config) -> None:
+    """Raise InputError for a run whose model must not rank titles."""
     if config.offline:
         raise InputError(
-            f"{action}: offline=True in the config of this run; its model reads what is known after a "
-            "request, so it ranks no titles; allowed: a run with offline=False"
+            f"the run {config.name!r} has offline=True: its model reads what is known after a request, so it "
+            "ranks no titles; allowed: a run with offline=False"
         )
