@@ -9,7 +9,7 @@ import pytest
 
 from jaxrec.config.schema import Expert, Objective, Optimizer, Sampling
 from jaxrec.config.schema import Gate as GateConfig
-from jaxrec.core.batch import Batch
+from jaxrec.core.batch import Batch, Outcome
 from jaxrec.losses import ranking
 from jaxrec.models.layers import rng as rng_module
 from jaxrec.tasks.ranking_inputs import alone
@@ -226,8 +226,8 @@ def batch_of(c) -> Batch:
     rows = len(c.candidate)
     r = np.random.default_rng(2)
     return Batch(
-        c.history, c.candidate[:, :1], jnp.asarray(r.random((rows, 1)), jnp.float32), c.candidate[:, 1:],
-        jnp.zeros((rows, 3), bool), jnp.ones(rows, bool),
+        c.history, c.candidate[:, :1], Outcome(jnp.asarray(r.random((rows, 1)), jnp.float32)),
+        c.candidate[:, 1:], jnp.zeros((rows, 3), bool), jnp.ones(rows, bool),
     )  # fmt: skip
 
 
@@ -245,7 +245,7 @@ def test_the_first_loss_is_near_its_closed_form(small):
     assert means["loss_ctr"] == pytest.approx(np.log(2), abs=0.02)
     assert means["loss_ranking"] == pytest.approx(1.0, abs=0.02)
     assert means["loss_regression"] == pytest.approx(
-        float(jnp.square(batch.completion - 0.5).mean()), abs=0.02
+        float(jnp.square(batch.outcome.completion - 0.5).mean()), abs=0.02
     )
     assert means["loss_entropy"] == pytest.approx((np.log(2) - 0.52) ** 2, abs=0.005)
     assert means["gate_0"] == pytest.approx(0.5, abs=0.02)
