@@ -16,7 +16,7 @@ from jaxrec.tasks.ranking_inputs import alone
 from jaxrec.training import optimizer
 
 TOLERATED = 0.1  # of the largest score, in bfloat16
-PER_TITLE = ("title", "completion", "sessions", "age")
+PER_TITLE = ("title", "past", "sessions", "age")
 
 
 def same(a, b, **tolerance):
@@ -33,7 +33,9 @@ def with_titles(history, **columns):
 def test_the_content_of_padding_changes_nothing_bit_for_bit(small):
     h, pad = small.history, small.history.title == 0
     assert pad.any()
-    dirty = {name: jnp.where(pad, jnp.nan, getattr(h, name)) for name in PER_TITLE[1:]}
+    dirty = {
+        name: jax.tree.map(lambda x: jnp.where(pad, jnp.nan, x), getattr(h, name)) for name in PER_TITLE[1:]
+    }
     same(small(), small(h._replace(**dirty)), rtol=0)
 
 
@@ -50,7 +52,9 @@ def rows_shared(history, rng):
     def moved(x, fill):
         return jnp.asarray(np.append(np.asarray(x).reshape(-1), fill)[source].astype(x.dtype))
 
-    places = {name: moved(getattr(history, name), 0) for name in (*PER_TITLE, "newer")}
+    places = {
+        name: jax.tree.map(lambda x: moved(x, 0), getattr(history, name)) for name in (*PER_TITLE, "newer")
+    }
     places["example"] = moved(history.example, B)
     shorter = {w: jnp.asarray(where[at]) for w, at in history.shorter.items()}
     return history._replace(**places, shorter=shorter)
@@ -83,7 +87,7 @@ def test_histories_that_share_rows_are_scored_as_if_alone(case, training):
 
 
 def test_an_empty_history_is_finite_and_learns_its_own_vector(small):
-    empty = {name: jnp.zeros_like(getattr(small.history, name)) for name in PER_TITLE}
+    empty = {name: jax.tree.map(jnp.zeros_like, getattr(small.history, name)) for name in PER_TITLE}
     history = with_titles(small.history, **empty)
 
     def total(variables):

@@ -199,7 +199,7 @@ def swapped(history, columns):
     def swap(x):
         return jnp.where(both, x.at[:, -2:].set(x[:, :-3:-1]), x)
 
-    return history._replace(**{name: swap(getattr(history, name)) for name in columns})
+    return history._replace(**{name: jax.tree.map(swap, getattr(history, name)) for name in columns})
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def swapped(history, columns):
 )
 def test_positions_and_order_of_titles(case, position, depends_on_order):
     c = case(position=position, reads=("title_id",))  # age is then read by the position only
-    swapped_history = swapped(c.history, ("title", "completion", "sessions", "age"))
+    swapped_history = swapped(c.history, ("title", "past", "sessions", "age"))
     unchanged = [
         np.allclose(c(h).scores["ctr"], c().scores["ctr"], atol=1e-6) for h in (c.history, swapped_history)
     ]
