@@ -1,6 +1,7 @@
 """Important lines of jaxrec, by area, which `python -m tests.broken` breaks one at a time."""
 
 from tests.broken import (
+    availability,
     backends,
     data,
     evaluation,
@@ -16,5 +17,8 @@ from tests.broken import (
 from tests.broken.line import ROOT as ROOT
 from tests.broken.line import Line as Line
 
-AREAS = (evaluation, models, training, data, sources, runs, integrity, wiring, settings, backends, signals)
+AREAS = (
+    evaluation, models, training, data, sources, runs, integrity, wiring, settings, backends, signals,
+    availability,
+)  # fmt: skip
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)

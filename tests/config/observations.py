@@ -10,6 +10,7 @@ import re
 import tempfile
 import zlib
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,8 +25,9 @@ import pytest
 from jaxrec import train
 from jaxrec.checkpoints.state_tree import slashed_leaves
 from jaxrec.config.loading import load_config
-from jaxrec.config.schema import Config, Expert, Gate, Objective
+from jaxrec.config.schema import Config, Expert, Feature, Gate, Objective
 from jaxrec.config.serialization import digest, to_json
+from jaxrec.config.validation import check
 from jaxrec.core.errors import InputError
 from jaxrec.core.tables import Lists
 from jaxrec.data.loading import left_out
@@ -41,6 +43,7 @@ from jaxrec.models.outputs import RankingOutput
 from jaxrec.models.ranker import RankingModel
 from jaxrec.runtime import compilation_cache, mesh, multihost, private_apis
 from jaxrec.runtime.multihost import SyncSchedule
+from jaxrec.serving.requests import RequestBuilder
 from jaxrec.sources import open_source
 from jaxrec.tasks import ranking_inputs
 from jaxrec.tasks.build import build_task
@@ -182,6 +185,33 @@ def invalid_rows(config: Config) -> str:
     except InputError as error:
         return str(error)
     return "allowed"
+
+
+def _refused(action) -> str:
+    """Return the line that an action is refused with."""
+    try:
+        action()
+    except InputError as error:
+        return str(error)
+    return "allowed"
+
+
+def refused_online(config: Config) -> str:
+    """Return the line about a config whose model may rank titles."""
+    return _refused(lambda: check(replace(config, offline=False)))
+
+
+def refused_feature(name: str):
+    """Return an observation of the line about a context feature of this name."""
+    feature = Feature(name, "number", "context", 4)
+    return lambda config: _refused(lambda: check(replace(config, features=(*config.features, feature))))
+
+
+def requests(config: Config) -> str:
+    """Return the line about requests of a checkpoint of the config."""
+    dataset = dataset_of(config)
+    categories = dataset.manifest["categories"]
+    return _refused(lambda: RequestBuilder(config, dataset.layout, dataset.arrays, categories))
 
 
 def batch(config: Config) -> list[bytes]:
