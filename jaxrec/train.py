@@ -130,6 +130,10 @@ def _train_on_host(
             return interrupt.exit_status(config.train.preemption_exit_code)
     if interrupt.requested:  # too late to notify the other processes
         sys.exit(grace.status)
+    if config.offline:
+        if multihost.is_first_process():
+            _print_offline(config, workdir, step, started)
+        return 0
     evaluation = evaluate(workdir, EvaluationOptions(heads=per_user), data=directory)
     result = evaluation.result
     result["seconds"] = time.perf_counter() - started
@@ -139,12 +143,24 @@ def _train_on_host(
             write_result(workdir, evaluation, each=True)  # last, because a study takes it as completion
         else:
             write_report(workdir, evaluation)
-        following = (
-            f"next: python -m jaxrec.recommend --checkpoint {workdir} --histories H.parquet, or "
-            f"python -m jaxrec.export --checkpoint {workdir} --out DIR"
-        )
-        print_result(result, f"{format_table(result)}\n{following}")
+        print_result(result, f"{format_table(result)}\n{_following(workdir)}")
     return 0
+
+
+def _following(workdir: AnyPath) -> str:
+    """Return the line that names the commands after a training."""
+    return (
+        f"next: python -m jaxrec.recommend --checkpoint {workdir} --histories H.parquet, or "
+        f"python -m jaxrec.export --checkpoint {workdir} --out DIR"
+    )
+
+
+def _print_offline(config: Config, workdir: AnyPath, step: int, started: float) -> None:
+    """Print the end of an offline run, whose test would be a ranking."""
+    result = {"name": config.name, "offline": True, "step": step, "seconds": time.perf_counter() - started}
+    print_result(
+        result, f"{workdir}: trained to step {step:,}; an offline model ranks no titles, so it is not tested"
+    )
 
 
 def _repeat(args: flags.FlagValues, started: float) -> int:

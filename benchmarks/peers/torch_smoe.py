@@ -50,8 +50,11 @@ class Examples(NamedTuple):
 
 def examples(batch: Batch) -> Examples:
     """Return our batch, one history per row, in the peer's form, integers as int64."""
-    history = Histories(*(tensor(getattr(batch.history, name)) for name in Histories._fields))
-    return Examples(history, *(tensor(getattr(batch, name)) for name in Examples._fields[1:]))
+    ours, outcomes = batch.history._asdict(), {"completion": batch.outcome.completion}
+    ours |= ours["past"]._asdict()
+    history = Histories(*(tensor(ours[name]) for name in Histories._fields))
+    fields = batch._asdict() | outcomes
+    return Examples(history, *(tensor(fields[name]) for name in Examples._fields[1:]))
 
 
 def tensor(x: Any) -> Tensor:

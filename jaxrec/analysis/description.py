@@ -162,8 +162,8 @@ def _positive(targets: Targets, name: str) -> np.ndarray | None:
 
 
 def _available(feature: Feature) -> str:
-    """Return when a feature is known: "request", or "history" for outcomes of earlier plays."""
-    return "history" if feature.where == "interaction" else "request"
+    """Return when a feature is known: "request", "after", or "history" for outcomes of earlier plays."""
+    return "history" if feature.where == "interaction" else feature.available
 
 
 def _features(

@@ -27,6 +27,7 @@ class Feature:
     where: str  # "title", "user", "context" or "interaction"
     width: int  # width of the embedding
     most: int = 0  # maximum number of values that are read from a list, for "categories"
+    available: Literal["request", "after"] = "request"  # "after": an outcome, which offline models alone read
 
 
 # ---------------------------------------------------------------- sources, one of which is `Config.source`
@@ -39,6 +40,7 @@ class Source:
     required: ClassVar[tuple[str, ...]] = ()  # names of the fields that must not be empty
     has_watch_times: ClassVar[bool] = True  # False: ratings, without the seconds viewed
     signal_columns: ClassVar[tuple[str, ...]] = ()  # columns of the log that signals may read
+    outcome_columns: ClassVar[tuple[str, ...]] = ()  # columns of the log that hold outcomes of a request
 
 
 @dataclass
@@ -99,18 +101,10 @@ class Columns:
     value: str = "value"  # value of an event in a signal's own table
     log_runtime: str = ""  # runtime of the title in the log; the longest of a title counts where the titles
     # table has none; "": the log has no runtimes
-    null_words: tuple[str, ...] = (
-        "NA",
-        "N/A",
-        "<NA>",
-        "NULL",
-        "null",
-        "None",
-        "nan",
-        "NaN",
-        "\\N",
-    )  # text that
-    # means a missing value in keys, times and numbers; in categories these words are values
+    null_words: tuple[str, ...] = ("NA", "N/A", "<NA>", "NULL", "null", "None", "nan", "NaN", "\\N")
+    # text that means a missing value in keys, times and numbers; in categories these words are values
+    outcomes: tuple[str, ...] = ()  # columns of any table, known after the request only, beside signals' and
+    # `seconds`: features of requests must not read them
 
 
 @dataclass
@@ -157,6 +151,7 @@ class KuaiRand(Source):
         "is_click", "is_like", "is_follow", "is_comment", "is_forward", "is_hate", "long_view",
         "profile_stay_time", "comment_stay_time", "is_profile_enter",
     )  # fmt: skip
+    outcome_columns: ClassVar[tuple[str, ...]] = (*signal_columns, "play_time_ms")
 
 
 @dataclass
@@ -176,6 +171,7 @@ class Tfds(Source):
     reader: ClassVar[str] = "jaxrec.sources.tfds:open_tfds"
     required: ClassVar[tuple[str, ...]] = ("name", "split")
     has_watch_times: ClassVar[bool] = False
+    outcome_columns: ClassVar[tuple[str, ...]] = ("user_rating",)  # of MovieLens
 
 
 # ---------------------------------------------------------------- preparation
@@ -430,6 +426,7 @@ class Config:
     signals: tuple[Signal, ...] = ()  # kinds of events beside plays
     labels: tuple[Label, ...] = ()  # outcomes of targets, which rows store
     rewards: tuple[Reward, ...] = ()  # functions of the labels
+    offline: bool = False  # True: features of "after" are allowed, and the model must not rank titles
     task: Task = field(default_factory=Task)
     data: Data = field(default_factory=Data)
     sampling: Sampling = field(default_factory=Sampling)

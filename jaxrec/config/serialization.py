@@ -25,7 +25,9 @@ _NOT_IN_DIGEST = ("directory", "workers", "partitions", "verify")  # they move t
 # Left out of a digest at their defaults: datasets prepared before these fields existed stay valid.
 _LATER = ("path", "split", "validation_from", "test_from")
 _LATER_FORMATS = ("interactions_format", "titles_format", "users_format", "signals_format")
-_LATER_COLUMNS = ("time_decimals", "seconds_unit", "runtime_unit", "log_runtime", "null_words", "value")
+_LATER_COLUMNS = (
+    "time_decimals", "seconds_unit", "runtime_unit", "log_runtime", "null_words", "value", "outcomes",
+)  # fmt: skip
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -71,7 +73,7 @@ def digest(config: Config) -> str:
         data["examples"] = examples
     hashed: dict[str, Any] = {
         "source": _source_for_digest(config, tree["source"]),
-        "features": tree["features"],
+        "features": [_feature_for_digest(feature) for feature in tree["features"]],
         "data": data,
     }
     # Datasets without signals and labels keep the digests of before there were any, and those with them keep
@@ -87,6 +89,11 @@ def _not_at_defaults(declaration: Signal | Label) -> dict[str, Any]:
     defaults = {field.name: field.default for field in fields(declaration)}
     tree = encode(declaration, type(declaration))
     return {name: value for name, value in tree.items() if getattr(declaration, name) != defaults[name]}
+
+
+def _feature_for_digest(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON of a feature without `available` at its default, which is newer than FORMAT 3."""
+    return {name: value for name, value in tree.items() if (name, value) != ("available", "request")}
 
 
 def _source_for_digest(config: Config, tree: dict[str, Any]) -> dict[str, Any]:

@@ -70,14 +70,74 @@ class TitleTable(NamedTuple):
     rank: Any = None
 
 
-class History(NamedTuple):
+# ---------------------------------------------------------------- what is known when, checked by mypy
+
+
+class Known:
+    """Base of the inputs of models: what is known when a title is requested.
+
+    Models take subclasses of `Known`, losses take `Outcome`. `after` is the only way from one to the other.
+    """
+
+    __slots__ = ()
+
+
+class Outcome(NamedTuple):
+    """Outcomes of requests: what is known after them, which losses read and models must not.
+
+    Attributes:
+        completion: [...] float32 completion of each title, in [0, 1].
+    """
+
+    completion: Any
+
+
+class PastOutcome(NamedTuple):
+    """Outcomes of plays before the request, known input of a model; made by `after` alone.
+
+    Attributes:
+        completion: As of `Outcome`.
+    """
+
+    completion: Any
+
+
+def after(outcome: Outcome) -> PastOutcome:
+    """Return the outcomes of plays as input for later requests.
+
+    Args:
+        outcome: Outcomes of plays that all precede the request, as the history of a row holds them.
+    """
+    return PastOutcome(outcome.completion)
+
+
+# ---------------------------------------------------------------- decoded batches
+
+
+class _HistoryFields(NamedTuple):
+    """Fields of `History`: a NamedTuple has no other base class."""
+
+    title: Any
+    past: PastOutcome
+    sessions: Any
+    age: Any
+    example: Any
+    newer: Any
+    shorter: Any
+    user_categories: Any
+    user_numbers: Any
+    context_categories: Any
+    context_numbers: Any
+
+
+class History(_HistoryFields, Known):
     """Model inputs of B examples.
 
     A row holds the titles of one example, or of several packed examples.
 
     Attributes:
         title: [R, L] int32, 0 for padding.
-        completion: [R, L] float32 in [0, 1].
+        past: [R, L] outcomes of the plays of the history.
         sessions: [R, L] float32 number of plays of the title so far.
         age: [R, L] float32 log1p(seconds since the title's last play).
         example: [R, L] int32 index of the example that owns the title; B for padding.
@@ -90,17 +150,7 @@ class History(NamedTuple):
         context_numbers: [B, columns] float32.
     """
 
-    title: Any
-    completion: Any
-    sessions: Any
-    age: Any
-    example: Any
-    newer: Any
-    shorter: Any
-    user_categories: Any
-    user_numbers: Any
-    context_categories: Any
-    context_numbers: Any
+    __slots__ = ()
 
 
 class Batch(NamedTuple):
@@ -108,8 +158,8 @@ class Batch(NamedTuple):
 
     Attributes:
         history: Inputs of the model.
-        positive: [B, K] int32, 0 where absent.
-        completion: [B, K] float32 completion of each positive.
+        positive: [B, K] int32, 0 where absent. Models score them as candidates.
+        outcome: [B, K] outcomes of the positives.
         negative: [B, N] int32.
         hard: [B, N] bool, True for a title that the user abandoned.
         valid: [B] bool, False for padding.
@@ -117,7 +167,7 @@ class Batch(NamedTuple):
 
     history: History
     positive: Any
-    completion: Any
+    outcome: Outcome
     negative: Any
     hard: Any
     valid: Any

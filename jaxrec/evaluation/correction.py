@@ -13,6 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 from absl import logging
 
+from jaxrec.config.rules.availability import check_ranks_titles
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE, LISTS, RETRIEVAL_HEAD
@@ -207,7 +208,11 @@ def load_or_fit_correction(
         loaded: The checkpoint.
         table: Title features, on the devices.
         dataset: An open dataset, which may be that of the training.
+
+    Raises:
+        InputError: The run is offline.
     """
+    check_ranks_titles(loaded.config)
     correction = read_correction(workdir, loaded.step)
     if correction is not None:
         return correction

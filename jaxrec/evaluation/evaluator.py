@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrec.checkpoints.checkpointer import Checkpointer
+from jaxrec.config.rules.availability import check_ranks_titles
 from jaxrec.config.serialization import from_run_json
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
@@ -123,13 +124,14 @@ def evaluate(
 
     Raises:
         InputError: the layout, the titles or the categories of the dataset are not those of the
-            checkpoint; a frozen list for a next-item model; K larger than the dataset stores; `retrieve`
-            without a retrieval head; `diversity` outside 0 to 1 or without CATALOGUE.
+            checkpoint; the run is offline; a frozen list for a next-item model; K larger than the dataset
+            stores; `retrieve` without a retrieval head; `diversity` outside 0 to 1 or without CATALOGUE.
     """
     started = time.perf_counter()
     workdir = as_path(workdir)
     which = which or _configured_checkpoint(workdir)
     loaded = load_checkpoint(workdir, which)
+    check_ranks_titles(loaded.config)
     dataset = Dataset(data or loaded.meta["dataset_directory"], loaded.config.data.verify)
     check_same_catalogue(dataset, loaded)
     split_rows = dataset.rows(options.split)

@@ -294,7 +294,7 @@ def objective(
     chex.assert_type(batch.valid, bool, custom_message="batch.valid")
     weights, addend = moving_weights or (None, 0.0)
     gate = outputs.clean_gate_BxE
-    candidates = CandidateLoss(batch.positive > 0, batch.completion, batch.negative > 0, batch.hard)
+    candidates = CandidateLoss(batch.positive > 0, batch.outcome.completion, batch.negative > 0, batch.hard)
     labels = sampling.target_weights[: batch.positive.shape[1]]
     total, terms = per_example(
         outputs, candidates, config, labels, threshold, target_entropy, weights, expert_load

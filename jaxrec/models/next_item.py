@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrec.config.schema import Expert, Model
-from jaxrec.core.batch import TitleTable
+from jaxrec.core.batch import Known, TitleTable
 from jaxrec.core.registry import ALL_SEQUENCE_ENCODERS, resolve
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.models.encoders.base import PositionEncoder, SequencePositions
@@ -36,18 +36,24 @@ from jaxrec.models.layers.title_encoder import TitleEncoder
 _MIN_NORM = 1e-6  # lower bound of the norm that a vector is divided by, as in Meta's code
 
 
-class ItemWindow(NamedTuple):
+class _WindowFields(NamedTuple):
+    """Fields of `ItemWindow`: a NamedTuple has no other base class."""
+
+    title_BxL: jax.Array
+    time_BxL: jax.Array
+    until_BxL: jax.Array
+
+
+class ItemWindow(_WindowFields, Known):
     """Consecutive plays of B users, right-aligned, with the time of each next play.
 
     Attributes:
         title_BxL: int32, 0 for padding.
         time_BxL: uint32 seconds since 1970.
-        until_BxL: uint32 seconds since 1970, the time of the next play.
+        until_BxL: uint32 seconds since 1970, the time of the next play, which is the time of the request.
     """
 
-    title_BxL: jax.Array
-    time_BxL: jax.Array
-    until_BxL: jax.Array
+    __slots__ = ()
 
 
 def time_since_previous(window: ItemWindow) -> jax.Array:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from jaxrec.config.rules.availability import check_ranks_titles
 from jaxrec.config.schema import Config, Tables, Tfds
 from jaxrec.core.errors import InputError
 from jaxrec.core.hashing import of_keys
@@ -127,9 +128,13 @@ class RequestBuilder:
         layout: Layout of the rows.
         arrays: Arrays of the catalogue.
         categories: Values of each categorical feature, in the order of their ids.
+
+    Raises:
+        InputError: The run is offline: a request lacks what its model reads.
     """
 
     def __init__(self, config: Config, layout: Layout, arrays: Arrays, categories: dict[str, list]) -> None:
+        check_ranks_titles(config)
         self._config, self._layout, self._arrays = config, layout, arrays
         self._vocabulary = StoredVocabulary(layout, categories)
         self._titles = Titles(arrays.title_key, arrays.title_runtime)

@@ -64,19 +64,12 @@ class KuaiRandSource(ThreeTables):
             signals: Declared signals, columns of the logs.
 
         Raises:
-            InputError: The folder does not have the KuaiRand layout, or a context feature is an outcome of
-                the play.
+            InputError: The folder does not have the KuaiRand layout.
         """
         if not Path(source.directory).expanduser().is_dir():
             raise InputError(
                 f"source.directory={source.directory!r} is not a folder (current folder: {Path.cwd()})"
             )
-        for name in feature_requests(features, "context"):
-            if name in (*schema.KuaiRand.signal_columns, "play_time_ms"):
-                raise InputError(
-                    f"feature {name!r}, where='context': an outcome of the play, unknown when the video is "
-                    "requested; allowed: hour, tab and other columns known by then"
-                )
         folder = glob.escape(str(Path(source.directory).expanduser()))
         video = ColumnRequest("video_id", "whole", "KuaiRand", required=True)
         user = ColumnRequest("user_id", "whole", "KuaiRand", required=True)

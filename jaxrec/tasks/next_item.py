@@ -12,6 +12,7 @@ from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.core.ids import CATALOGUE
 from jaxrec.losses import next_item
 from jaxrec.losses.ranking import engagement_weight
+from jaxrec.models.layers.dense import applied
 from jaxrec.models.next_item import ItemWindow, NextItemModel
 from jaxrec.runtime.mesh import AXIS
 from jaxrec.tasks import negative_sampling, next_item_inputs
@@ -148,7 +149,7 @@ class NextItemTask(Task):
             key: [B, 2] uint32, one key for each row.
         """
         objective, variables, positions = self.config.next_item, {"params": params}, windows.target.shape[1]
-        h_BxLxD: Any = self.model.apply(variables, windows.window, projections, key)
+        h_BxLxD = applied(NextItemModel.__call__, self.model, params)(windows.window, projections, key)
         candidates_VxD: Any = self.model.apply(variables, projections, method="candidates")
         negatives, log_q = None, None
         if objective.loss != "softmax":
@@ -164,7 +165,9 @@ class NextItemTask(Task):
             next_item.Positions(h_BxLxD, candidates_VxD, windows.target, negatives, log_q), objective
         )
         if objective.personalised:
-            loss_BxL = loss_BxL * engagement_weight(windows.completion, objective.alpha, self.threshold)
+            loss_BxL = loss_BxL * engagement_weight(
+                windows.outcome.completion, objective.alpha, self.threshold
+            )
         total, count = jnp.where(windows.target > 0, loss_BxL, 0.0).sum(), (windows.target > 0).sum()
         return total, {"loss": (total, count)}
 
@@ -179,7 +182,7 @@ class NextItemTask(Task):
         window, rows = next_item_inputs.queries(host.words, self.layout, self.size)
         variables: Any = {"params": params}
         projections = self.project_titles(params, table)
-        h_BxLxD: Any = self.model.apply(variables, window, projections)
+        h_BxLxD = applied(NextItemModel.__call__, self.model, params)(window, projections)
         candidates_VxD: Any = self.model.apply(variables, projections, method="candidates")
         scores_BxV = h_BxLxD[:, -1] @ candidates_VxD.T
         return TitleScores({"next_item": scores_BxV}, rows["target"][:, 0], rows["history_title"])
@@ -189,7 +192,7 @@ class NextItemTask(Task):
         window, _ = next_item_inputs.queries(host.words, self.layout, self.size)
         variables: Any = {"params": params}
         projections = self.project_titles(params, table)
-        h_BxLxD: Any = self.model.apply(variables, window, projections)
+        h_BxLxD = applied(NextItemModel.__call__, self.model, params)(window, projections)
         candidates_VxD: Any = self.model.apply(variables, projections, method="candidates")
         return h_BxLxD[:, -1], candidates_VxD
 

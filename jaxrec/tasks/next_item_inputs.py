@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrec.core.batch import Outcome
 from jaxrec.core.ids import PAD
 from jaxrec.core.row_format import Layout
 from jaxrec.models.layers import rng
@@ -25,12 +26,12 @@ class TargetWindows(NamedTuple):
     Attributes:
         window: Plays of the input.
         target: [B, L] int32 id of the next title, 0 at padding.
-        completion: [B, L] float32 completion of the target, in [0, 1].
+        outcome: [B, L] outcomes of the targets.
     """
 
     window: ItemWindow
     target: jax.Array
-    completion: jax.Array
+    outcome: Outcome
 
 
 def training(
@@ -62,9 +63,8 @@ def training(
     inputs, target = title[:, :-1], jnp.where(title[:, :-1] != PAD, title[:, 1:], PAD)
     if unknown_rate:
         inputs = mask_to_unknown(inputs, unknown_rate, rng.fold_in(key[:, None], jnp.arange(size)))
-    return TargetWindows(
-        ItemWindow(inputs, time[:, :-1], time[:, 1:]), target, completion[:, 1:].astype(jnp.float32)
-    )
+    outcome = Outcome(completion[:, 1:].astype(jnp.float32))
+    return TargetWindows(ItemWindow(inputs, time[:, :-1], time[:, 1:]), target, outcome)
 
 
 def kept_positions(size: int, alpha: float) -> int:

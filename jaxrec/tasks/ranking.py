@@ -13,9 +13,10 @@ from jaxrec.core.batch import Batch, HostBatch, TitleTable
 from jaxrec.core.ids import UNKNOWN
 from jaxrec.losses import ranking, task_weights
 from jaxrec.models.layers import sharded_embedding
-from jaxrec.models.layers.dense import at_least_float32
+from jaxrec.models.layers.dense import applied, at_least_float32
 from jaxrec.models.layers.title_encoder import TitleProjections
 from jaxrec.models.mixture import gate_temperature
+from jaxrec.models.ranker import RankingModel
 from jaxrec.tasks import ranking_inputs
 from jaxrec.tasks.metric_sums import Sums
 from jaxrec.tasks.ranking_scorer import RankingScorer
@@ -172,10 +173,13 @@ class RankingTask(RankingScorer):
             usage: [E] mean gate of the previous step, for `losses.gate.load_balancing_loss`.
         """
         chex.assert_rank([batch.positive, batch.negative], 2, custom_message="batch.positive, batch.negative")
-        chex.assert_equal_shape([batch.positive, batch.completion], custom_message="batch.completion [B, K]")
+        completion = batch.outcome.completion
+        chex.assert_equal_shape(
+            [batch.positive, completion], custom_message="batch.outcome.completion [B, K]"
+        )
         candidates = jnp.concatenate([batch.positive, batch.negative], axis=1)
-        out: Any = self.model.apply(
-            {"params": params}, batch.history, candidates, table, tau, key, batch.positive.shape[1], catalogue
+        out = applied(RankingModel.__call__, self.model, params)(
+            batch.history, candidates, table, tau, key, batch.positive.shape[1], catalogue
         )
         c = self.config
         return ranking.objective(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.core.batch import Batch, History, Packing
+from jaxrec.core.batch import Batch, History, Outcome, Packing, after
 from jaxrec.core.ids import LISTS, PAD, POOLS, UNKNOWN
 from jaxrec.core.row_format import Layout
 from jaxrec.models.layers import rng
@@ -160,6 +160,7 @@ def _history(
     if key is not None and view.unknown_rate:
         of_title = rng.fold_in(jnp.take(key, columns["example"], axis=0, mode="clip"), columns["newer"])
         columns["title"] = mask_to_unknown(columns["title"], view.unknown_rate, of_title)
+    past = after(Outcome(columns.pop("completion")))
     count = len(rows["history_title"])
     empty = {
         "categories": jnp.zeros((count, 0), jnp.int32),
@@ -170,7 +171,7 @@ def _history(
         for where in ("user", "context")
         for kind in empty
     }
-    return History(**columns, shorter=shorter, **features)
+    return History(past=past, **columns, shorter=shorter, **features)
 
 
 def choose_negatives(
@@ -233,7 +234,7 @@ def training(
     return Batch(
         history(rows, view, key) if packing is None else packed(rows, view, packing, key),
         rows["target"][:, :next_k],
-        rows["target_completion"][:, :next_k],
+        Outcome(rows["target_completion"][:, :next_k]),
         negative,
         hard,
         valid,
@@ -285,7 +286,7 @@ def validation(query_batch: QueryBatch, valid: Any, next_k: int) -> Batch:
     return Batch(
         query_batch.history,
         rows["target"][:, :next_k],
-        rows["target_completion"][:, :next_k],
+        Outcome(rows["target_completion"][:, :next_k]),
         negative,
         hard,
         valid,

@@ -14,6 +14,7 @@ from jaxrec.core.ids import LISTS, RETRIEVAL_HEAD
 from jaxrec.core.registry import HEADS
 from jaxrec.data.loading.packing import Packer
 from jaxrec.models.cached_scoring import score_in_groups
+from jaxrec.models.layers.dense import applied
 from jaxrec.models.outputs import Correction
 from jaxrec.models.ranker import RankingModel
 from jaxrec.models.two_stage import TwoStageResult, two_stage
@@ -141,7 +142,7 @@ class RankingScorer(Task):
         apply: Any = partial(self.model.apply, {"params": params})
         ids_BxC = candidates.reshape(len(candidates), -1)
         if self.shares_histories:
-            user = apply(history, table, tau, None, projections, method="encode")
+            user = applied(RankingModel.encode, self.model, params)(history, table, tau, None, projections)
             scores = apply(user, ids_BxC, table, heads, projections, method="score")
             gate = user.clean_gate_BxE
         else:
@@ -165,7 +166,7 @@ class RankingScorer(Task):
         """Score all titles [B, V] by each of `heads`; see `Task.score_all_titles`."""
         variables, tau = {"params": params}, self.config.model.gate.temperature
         queries = ranking_inputs.queries(host.words, self.view, host.packing)
-        user = self.model.apply(variables, queries.history, table, tau, method="encode")
+        user = applied(RankingModel.encode, self.model, params)(queries.history, table, tau)
 
         def scores(head: str) -> Any:
             if head == RETRIEVAL_HEAD:
@@ -176,12 +177,11 @@ class RankingScorer(Task):
         return TitleScores(by_head, queries.rows["target"][:, 0], queries.rows["history_title"])
 
     def encode_queries(self, params: Any, host: HostBatch, table: TitleTable) -> Any:
-        apply: Any = self.model.apply
-        variables = {"params": params}
         history = ranking_inputs.queries(host.words, self.view, host.packing).history
         if not self.shares_histories:
-            return apply(variables, history, table, method="encode_history")
-        return apply(variables, history, table, self.config.model.gate.temperature, method="encode")
+            return applied(RankingModel.encode_history, self.model, params)(history, table)
+        tau = self.config.model.gate.temperature
+        return applied(RankingModel.encode, self.model, params)(history, table, tau)
 
     def score_titles(
         self, params: Any, encoded: Any, table: TitleTable, head: str, id_N: jax.Array
@@ -241,5 +241,5 @@ class RankingScorer(Task):
     ) -> TwoStageResult:  # fmt: skip
         variables, tau = {"params": params}, self.config.model.gate.temperature
         queries = ranking_inputs.queries(host.words, self.view, host.packing)
-        user: Any = self.model.apply(variables, queries.history, table, tau, method="encode")
+        user = applied(RankingModel.encode, self.model, params)(queries.history, table, tau)
         return two_stage(self.model, variables, user, table, correction, eligible_BxV, limit)

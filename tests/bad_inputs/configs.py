@@ -141,6 +141,8 @@ TREE_CASES = [
     edit("a dict for a part", "c.train = {'batch_size': 3}", text="must be a Train"),
     edit("a class for a part", "c.train = Train", text="must be a Train"),
     edit("None for a part", "c.data = None", text="data=None must be a Data"),
+    edit("an outcome as a feature", "c.source = KuaiRand('.')", "c.features += (Feature('long_view', 'category', 'context', 3),)", text="the feature 'long_view' left out: it is an outcome (by the columns of a KuaiRand source)"),
+    edit("a feature of after", "c.features[6].available = 'after'", text="features[6].available='after' must be request: 'device' is known after the request"),
     edit("a feature twice", "c.features += (c.features[0],)", text="must be unlike the features before it"),
     edit("a feature without a name", "c.features[0].name = ''", text="features[0].name='' must not be empty"),
     edit("a feature of an unknown kind", "c.features[0].kind = 'categry'", text="features[0].kind='categry' must be one of"),

@@ -2,6 +2,7 @@
 
 from tests.broken import (
     analysis,
+    availability,
     backends,
     data,
     evaluation,
@@ -32,5 +33,6 @@ AREAS = (
     backends,
     signals,
     labels,
+    availability,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)

@@ -10,6 +10,7 @@ import re
 import tempfile
 import zlib
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,8 +26,9 @@ from jaxrec import train
 from jaxrec.checkpoints.state_tree import slashed_leaves
 from jaxrec.config.loading import load_config
 from jaxrec.config.rules.labels import check_rules
-from jaxrec.config.schema import Config, Expert, Gate, Objective
+from jaxrec.config.schema import Config, Expert, Feature, Gate, Objective
 from jaxrec.config.serialization import digest, to_json
+from jaxrec.config.validation import check
 from jaxrec.core import rewards
 from jaxrec.core.errors import InputError
 from jaxrec.core.row_format import FeatureSpec
@@ -49,6 +51,7 @@ from jaxrec.models.outputs import RankingOutput
 from jaxrec.models.ranker import RankingModel
 from jaxrec.runtime import compilation_cache, mesh, multihost, private_apis
 from jaxrec.runtime.multihost import SyncSchedule
+from jaxrec.serving.requests import RequestBuilder
 from jaxrec.sources import open_source
 from jaxrec.tasks import ranking_inputs
 from jaxrec.tasks.build import build_task
@@ -226,6 +229,33 @@ def invalid_rows(config: Config) -> str:
     return "allowed"
 
 
+def _refused(action) -> str:
+    """Return the line that an action is refused with."""
+    try:
+        action()
+    except InputError as error:
+        return str(error)
+    return "allowed"
+
+
+def refused_online(config: Config) -> str:
+    """Return the line about a config whose model may rank titles."""
+    return _refused(lambda: check(replace(config, offline=False)))
+
+
+def refused_feature(name: str):
+    """Return an observation of the line about a context feature of this name."""
+    feature = Feature(name, "number", "context", 4)
+    return lambda config: _refused(lambda: check(replace(config, features=(*config.features, feature))))
+
+
+def requests(config: Config) -> str:
+    """Return the line about requests of a checkpoint of the config."""
+    dataset = dataset_of(config)
+    categories = dataset.manifest["categories"]
+    return _refused(lambda: RequestBuilder(config, dataset.layout, dataset.arrays, categories))
+
+
 def batch(config: Config) -> list[bytes]:
     """Return the arrays of the first training batch."""
     dataset = dataset_of(config)
@@ -309,7 +339,7 @@ def terms(config: Config) -> str:
         return RankingOutput(scores, made["gate"], made["gate"])
 
     def positions(self, variables, *_, method=None):
-        return variables["params"]["h" if method is None else "titles"]
+        return variables["params"]["titles" if isinstance(method, str) else "h"]
 
     with _patched((RankingModel, "apply", output), (NextItemModel, "apply", positions)):
         return loss(config, host, params)

@@ -146,7 +146,10 @@ def _columns() -> dict[str, list[Case]]:
         runtime="minutes", user_key="person", list_separator=";", time_decimals=True, seconds_unit="min",
         runtime_unit="s", log_runtime="length", null_words=(),
     )  # fmt: skip
-    own = {"value": [Case("source.columns.value", "watched", o.read, "tables", OWN)]}
+    own = {
+        "value": [Case("source.columns.value", "watched", o.read, "tables", OWN)],
+        "outcomes": [Case("source.columns.outcomes", ("length",), o.refused_feature("length"), "tables")],
+    }
     return table("source.columns", o.read, "tables", **values) | own
 
 
@@ -178,9 +181,10 @@ FEATURE_CASES = {
     "where": [Case("features", ("where", "context"), o.read, "tables")],
     "width": [Case("features", ("width", 3), o.params, "one_expert")],
     "most": [Case("features", ("most", 2), o.features)],
+    "available": [Case("features", ("available", "after"), o.refused_online, edits={"offline": True})],
 }
 # Index in the features of configs/smoe.py that each change of a feature is made at.
-FEATURE_AT = {"name": 4, "kind": 7, "where": 2, "width": 0, "most": 1}
+FEATURE_AT = {"name": 4, "kind": 7, "where": 2, "width": 0, "most": 1, "available": 2}
 
 DATA = table(
     "data", o.rows, seed=1, max_history=12, num_targets=4, abandon_threshold=0.2, targets="any",
@@ -436,6 +440,7 @@ FIELDS: dict[str, dict[str, list[Case]]] = {
     "Evaluate": EVALUATE,
     "Config": {
         "name": [Case("name", "other", o.evaluation("name")), Case("name", "other", o.command("saved"))],
+        "offline": [Case("offline", True, o.requests, "one_expert")],
         "signals": [Case("signals", OF_LOG["signals"], o.read, "tables")],
         "labels": [Case("labels", (Label("x", "count"), Label("y", "count")), o.labels, "tables",
                         {"labels": (Label("x", "count"),)})],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrec.config.schema import Objective, Sampling
-from jaxrec.core.batch import Batch
+from jaxrec.core.batch import Batch, Outcome
 from jaxrec.core.registry import RANKING_LOSSES
 from jaxrec.losses import gate as gate_losses
 from jaxrec.losses import ranking
@@ -165,7 +165,7 @@ def test_gates_per_candidate_are_averaged_over_present_candidates():
     # the two present candidates have entropies ln 2 and 0; the gates of absent candidates are NaN
     gate = jnp.array([[[0.5, 0.5], [jnp.nan, 0.0], [1.0, 0.0], [jnp.nan, 1.0]]])
     batch = Batch(
-        None, jnp.array([[5, 0]]), jnp.ones((1, 2)), jnp.array([[6, 0]]), jnp.zeros((1, 2), bool),
+        None, jnp.array([[5, 0]]), Outcome(jnp.ones((1, 2))), jnp.array([[6, 0]]), jnp.zeros((1, 2), bool),
         jnp.array([True]),
     )  # fmt: skip
     outputs = SimpleNamespace(scores={"ctr": jnp.zeros((1, 4))}, clean_gate_BxE=gate, retrieved=None)
@@ -182,7 +182,7 @@ def test_sums_exclude_padding_and_give_gate_statistics():
     scores = {"ctr": jnp.log(jnp.array([[3.0, 2.0], [2.0, 3.0], [jnp.nan, 1.0]]))}
     outputs = SimpleNamespace(scores=scores, clean_gate_BxE=gate, retrieved=None)
     batch = Batch(
-        None, jnp.full((3, 1), 5), jnp.ones((3, 1)), jnp.full((3, 1), 6), jnp.zeros((3, 1), bool),
+        None, jnp.full((3, 1), 5), Outcome(jnp.ones((3, 1))), jnp.full((3, 1), 6), jnp.zeros((3, 1), bool),
         jnp.array([True, True, False]),
     )  # fmt: skip
     config = Objective(ranking=0.0, regression=0.0, personalised=False, entropy=1.0, soft_on="none")

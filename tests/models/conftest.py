@@ -9,7 +9,7 @@ import pytest
 
 from jaxrec.config.schema import Expert, Model
 from jaxrec.config.schema import Gate as GateConfig
-from jaxrec.core.batch import History, TitleTable
+from jaxrec.core.batch import History, PastOutcome, TitleTable
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.models.ranker import RankingModel
 from jaxrec.tasks.ranking_inputs import alone
@@ -53,7 +53,7 @@ class Case:
         title = columns(r.integers(2, V, (rows, length)))
         self.history = History(
             title,
-            columns(r.random((rows, length))),
+            PastOutcome(columns(r.random((rows, length)))),
             columns(r.integers(1, 4, (rows, length)) * 1.0),
             columns(r.random((rows, length)) * 16),
             *alone(title, tuple(e.max_len for e in self.model.config.experts)),

@@ -9,14 +9,14 @@ import pytest
 
 from jaxrec.config.schema import Expert, Objective, Optimizer, Sampling
 from jaxrec.config.schema import Gate as GateConfig
-from jaxrec.core.batch import Batch
+from jaxrec.core.batch import Batch, Outcome
 from jaxrec.losses import ranking
 from jaxrec.models.layers import rng as rng_module
 from jaxrec.tasks.ranking_inputs import alone
 from jaxrec.training import optimizer
 
 TOLERATED = 0.1  # of the largest score, in bfloat16
-PER_TITLE = ("title", "completion", "sessions", "age")
+PER_TITLE = ("title", "past", "sessions", "age")
 
 
 def same(a, b, **tolerance):
@@ -33,7 +33,9 @@ def with_titles(history, **columns):
 def test_the_content_of_padding_changes_nothing_bit_for_bit(small):
     h, pad = small.history, small.history.title == 0
     assert pad.any()
-    dirty = {name: jnp.where(pad, jnp.nan, getattr(h, name)) for name in PER_TITLE[1:]}
+    dirty = {
+        name: jax.tree.map(lambda x: jnp.where(pad, jnp.nan, x), getattr(h, name)) for name in PER_TITLE[1:]
+    }
     same(small(), small(h._replace(**dirty)), rtol=0)
 
 
@@ -50,7 +52,9 @@ def rows_shared(history, rng):
     def moved(x, fill):
         return jnp.asarray(np.append(np.asarray(x).reshape(-1), fill)[source].astype(x.dtype))
 
-    places = {name: moved(getattr(history, name), 0) for name in (*PER_TITLE, "newer")}
+    places = {
+        name: jax.tree.map(lambda x: moved(x, 0), getattr(history, name)) for name in (*PER_TITLE, "newer")
+    }
     places["example"] = moved(history.example, B)
     shorter = {w: jnp.asarray(where[at]) for w, at in history.shorter.items()}
     return history._replace(**places, shorter=shorter)
@@ -83,7 +87,7 @@ def test_histories_that_share_rows_are_scored_as_if_alone(case, training):
 
 
 def test_an_empty_history_is_finite_and_learns_its_own_vector(small):
-    empty = {name: jnp.zeros_like(getattr(small.history, name)) for name in PER_TITLE}
+    empty = {name: jax.tree.map(jnp.zeros_like, getattr(small.history, name)) for name in PER_TITLE}
     history = with_titles(small.history, **empty)
 
     def total(variables):
@@ -226,8 +230,8 @@ def batch_of(c) -> Batch:
     rows = len(c.candidate)
     r = np.random.default_rng(2)
     return Batch(
-        c.history, c.candidate[:, :1], jnp.asarray(r.random((rows, 1)), jnp.float32), c.candidate[:, 1:],
-        jnp.zeros((rows, 3), bool), jnp.ones(rows, bool),
+        c.history, c.candidate[:, :1], Outcome(jnp.asarray(r.random((rows, 1)), jnp.float32)),
+        c.candidate[:, 1:], jnp.zeros((rows, 3), bool), jnp.ones(rows, bool),
     )  # fmt: skip
 
 
@@ -245,7 +249,7 @@ def test_the_first_loss_is_near_its_closed_form(small):
     assert means["loss_ctr"] == pytest.approx(np.log(2), abs=0.02)
     assert means["loss_ranking"] == pytest.approx(1.0, abs=0.02)
     assert means["loss_regression"] == pytest.approx(
-        float(jnp.square(batch.completion - 0.5).mean()), abs=0.02
+        float(jnp.square(batch.outcome.completion - 0.5).mean()), abs=0.02
     )
     assert means["loss_entropy"] == pytest.approx((np.log(2) - 0.52) ** 2, abs=0.005)
     assert means["gate_0"] == pytest.approx(0.5, abs=0.02)

@@ -111,15 +111,6 @@ def test_error_for_a_folder_of_another_layout(tmp_path):
     )
 
 
-def test_error_for_an_outcome_as_context_feature(tmp_path):
-    with pytest.raises(InputError) as e:
-        KuaiRandSource(write_log(tmp_path), (Feature("is_click", "category", "context", 8),))
-    assert str(e.value) == (
-        "feature 'is_click', where='context': an outcome of the play, unknown when the video is "
-        "requested; allowed: hour, tab and other columns known by then"
-    )
-
-
 # ---------------------------------------------------------------- the sample, compared with its README
 
 

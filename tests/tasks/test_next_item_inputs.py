@@ -35,7 +35,7 @@ def test_latest_window_computed_by_hand():
     assert windows.target.tolist() == [[5, 6, 7, 8], [0, 0, 3, 4], [0, 0, 0, 3]]  # padding has no target
     assert windows.window.time_BxL.tolist() == [[300, 400, 500, 600], [0, 0, 100, 200], [0, 0, 0, 100]]
     assert windows.window.until_BxL.tolist()[0] == [400, 500, 600, 700]
-    np.testing.assert_allclose(windows.completion[0], np.array([5, 6, 7, 8]) / 64)
+    np.testing.assert_allclose(windows.outcome.completion[0], np.array([5, 6, 7, 8]) / 64)
 
 
 def test_a_shorter_window_holds_the_latest_plays():

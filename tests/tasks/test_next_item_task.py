@@ -90,7 +90,7 @@ def test_a_personalised_loss_weights_positions_by_eq_13():
     logits = p.model.apply({"params": state.params}, windows.window, (t_VxD,)) @ t_VxD.T
     logits = logits.at[..., :2].set(-jnp.inf)
     losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), windows.target[..., None], axis=-1)[..., 0]
-    weight = engagement_weight(windows.completion, 2.0, 0.5)
+    weight = engagement_weight(windows.outcome.completion, 2.0, 0.5)
     has_target = windows.target > 0
     np.testing.assert_allclose(sums["loss"][0], (losses * weight)[has_target].sum(), rtol=1e-5)
     assert int(sums["loss"][1]) == int(has_target.sum())  # divided by positions, not by weights

@@ -2,6 +2,7 @@
 
 from datetime import date
 
+from jaxrec.config.rules.availability import check_availability
 from jaxrec.config.rules.labels import check_stored_labels, check_watch_times
 from jaxrec.config.rules.signals import check_signals
 from jaxrec.config.schema import LIST_MIXES, Config, FileFormat, Tables
@@ -44,7 +45,7 @@ def _check_tables(source: Tables, path: str) -> None:
         not (log and path), "data.path", path, f"be empty where source.interactions={log!r} names the log"
     )
     for name, value in vars(columns).items():
-        if not isinstance(value, str):  # time_decimals, null_words
+        if not isinstance(value, str):  # time_decimals, null_words, outcomes
             continue
         key, optional = f"source.columns.{name}", name in ("seconds", "runtime", "log_runtime")
         require(bool(value) or optional, key, value, "not be empty")
@@ -205,6 +206,6 @@ def _check_examples(config: Config) -> None:
 
 
 DATA_RULES = (
-    _check_source, _check_features, check_signals, check_stored_labels, _check_data, _check_split,
-    _check_examples,
+    _check_source, _check_features, check_signals, check_stored_labels, check_availability, _check_data,
+    _check_split, _check_examples,
 )  # fmt: skip

@@ -7,7 +7,7 @@ Parameter names must not change: the optimizer excludes "bias" and "scale" from 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,9 @@ from flax import linen as nn
 from jaxrec.models.layers.rng import uniform
 
 _FEW_ROWS = 64  # of a table
+P = ParamSpec("P")
+R = TypeVar("R")
+M = TypeVar("M", bound=nn.Module)
 
 
 def at_least_float32(dtype) -> jnp.dtype:
@@ -195,6 +198,22 @@ class Parameters(nn.Module):
         if self.has_variable("params", name):  # `param` would trace `init` again to compare shapes
             return self.get_variable("params", name).astype(self.dtype)
         return self.param(name, init, shape, at_least_float32(self.dtype)).astype(self.dtype)
+
+
+def applied(method: Callable[Concatenate[M, P], R], model: M, params: Any) -> Callable[P, R]:
+    """Return a method of a model at parameters, as `apply` runs it, with the types of its arguments.
+
+    Args:
+        method: Method of the class, such as `RankingModel.encode`; mypy checks what it is called with.
+        model: The model.
+        params: Parameters of the model.
+    """
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        apply: Any = model.apply
+        return apply({"params": params}, *args, method=method, **kwargs)
+
+    return call
 
 
 class Dense(Parameters):

@@ -43,7 +43,7 @@ def time_gap_bucket(age: jax.Array) -> jax.Array:
 def _interaction_numbers(features: tuple[FeatureSpec, ...], history: History) -> jax.Array:
     """Interaction features [R, L, n], scaled to about -1 to 1."""
     scaled = {
-        "completion": lambda: 2.0 * history.completion - 1.0,
+        "completion": lambda: 2.0 * history.past.completion - 1.0,
         "sessions": lambda: jnp.log1p(history.sessions) - 1.0,
         "age": lambda: (history.age - 12.0) / 4.0,  # e**12 s is two days; e**16, three months
     }

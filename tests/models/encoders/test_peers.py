@@ -13,6 +13,7 @@ import pytest
 from jaxrec.config.schema import Expert, Model
 from jaxrec.config.tree import choices
 from jaxrec.core import registry
+from jaxrec.core.batch import PastOutcome
 from jaxrec.core.errors import InputError
 from jaxrec.core.registry import ENCODERS, resolve
 from jaxrec.core.row_format import FeatureSpec
@@ -169,7 +170,8 @@ def test_a_model_of_ids_reads_no_other_feature(case):
     names = {*c.variables["params"], *c.variables["params"]["history"]}
     assert not {"user", "context", "completion", "sessions", "age"} & names
     other = c.history._replace(
-        completion=1 - c.history.completion, sessions=c.history.sessions + 1, age=c.history.age / 2,
+        past=PastOutcome(1 - c.history.past.completion),
+        sessions=c.history.sessions + 1, age=c.history.age / 2,
         user_categories=c.history.user_categories * 0 + 4, user_numbers=c.history.user_numbers + 1,
         context_categories=c.history.context_categories * 0 + 3,
     )  # fmt: skip
@@ -197,7 +199,7 @@ def swapped(history, columns):
     def swap(x):
         return jnp.where(both, x.at[:, -2:].set(x[:, :-3:-1]), x)
 
-    return history._replace(**{name: swap(getattr(history, name)) for name in columns})
+    return history._replace(**{name: jax.tree.map(swap, getattr(history, name)) for name in columns})
 
 
 @pytest.mark.parametrize(
@@ -205,7 +207,7 @@ def swapped(history, columns):
 )
 def test_positions_and_order_of_titles(case, position, depends_on_order):
     c = case(position=position, reads=("title_id",))  # age is then read by the position only
-    swapped_history = swapped(c.history, ("title", "completion", "sessions", "age"))
+    swapped_history = swapped(c.history, ("title", "past", "sessions", "age"))
     unchanged = [
         np.allclose(c(h).scores["ctr"], c().scores["ctr"], atol=1e-6) for h in (c.history, swapped_history)
     ]

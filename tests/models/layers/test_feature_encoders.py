@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.core.batch import History
+from jaxrec.core.batch import History, PastOutcome
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.models.layers.embedding import CategoryEmbedding, FeatureEncoder
 from jaxrec.models.layers.history_encoder import HistoryEncoder
@@ -91,7 +91,8 @@ def test_padding_is_zero_and_ids_out_of_range_are_nan(titles, count):
 def encode_history(title, completion, context):
     rows, length = title.shape
     zeros = jnp.zeros((rows, length))
-    history = History(title, completion, zeros, zeros, *alone(title, (length,)), None, None, None, None)
+    past = PastOutcome(completion)
+    history = History(title, past, zeros, zeros, *alone(title, (length,)), None, None, None, None)
     module = HistoryEncoder("float32", (FeatureSpec("completion", "number", "interaction", 3),), 5, 2, 4, 8)
     vectors = TitleLookup(jax.nn.one_hot(title, 5), None)
     variables = module.init(jax.random.key(0), history, vectors, context)
