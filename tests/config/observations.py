@@ -339,7 +339,7 @@ def terms(config: Config) -> str:
         return RankingOutput(scores, made["gate"], made["gate"])
 
     def positions(self, variables, *_, method=None):
-        return variables["params"]["titles" if isinstance(method, str) else "h"]
+        return variables["params"]["h" if method is None else "titles"]
 
     with _patched((RankingModel, "apply", output), (NextItemModel, "apply", positions)):
         return loss(config, host, params)

@@ -209,9 +209,12 @@ def applied(method: Callable[Concatenate[M, P], R], model: M, params: Any) -> Ca
         params: Parameters of the model.
     """
 
+    # By name, so that a method that a subclass overrides is that of the model.
+    name = None if method.__name__ == "__call__" else method.__name__
+
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         apply: Any = model.apply
-        return apply({"params": params}, *args, method=method, **kwargs)
+        return apply({"params": params}, *args, method=name, **kwargs)
 
     return call
 
