@@ -108,9 +108,8 @@ def training_job(run: Run) -> Job:
     config, workdir = f"--config={run.workdir / 'config.py'}", f"--workdir={run.workdir}"
     train = ("-m", "jaxrec.train", config, workdir, "--per-user")
     after = f"{run.after} seed {run.seed}" if run.after else ""
-    return Job(
-        f"{run.name} seed {run.seed}", run.workdir, train, chains.EVALUATED, run.workdir / "log.txt", after
-    )
+    name, log = f"{run.name} seed {run.seed}", run.workdir / "log.txt"
+    return Job(name, run.workdir, train, chains.EVALUATED, log, after)
 
 
 def preparation_jobs(runs: Sequence[Run], folder: Path) -> list[Job]:
@@ -193,7 +192,8 @@ class Pool:
                 else:
                     self._seconds.append(time.monotonic() - running_job.since)
                     _log(f"[{ended}/{count}] {job.name}: {self._progress(count - ended)}")
-            for job in [job for job in waiting if job.after in causes]:
+            while blocked := [job for job in waiting if job.after in causes]:
+                job = blocked[0]
                 waiting.remove(job)
                 ended += 1
                 causes[job.name] = causes[job.after]
