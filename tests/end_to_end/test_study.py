@@ -1,4 +1,4 @@
-"""A study of two rows, and one after the first, as a user types it: stopped, gone on with, finished, refused."""
+"""A study of three rows, one after another, as a user types it: stopped, gone on with, finished, refused."""
 
 import json
 import os
@@ -135,14 +135,14 @@ def test_what_is_done_is_not_run_again_and_another_study_is_refused(typed, studi
         assert stderr.startswith("error: ") and message in stderr and stderr.count("\n") == 1
 
 
-def test_a_training_that_fails_is_named_and_the_study_exits_1(typed, studied, tmp_path):
+def test_a_training_that_fails_is_named_and_the_study_exits_1(typed, tmp_path):
     line, _ = typed
-    failing = start([*line, f"--workdir={tmp_path}", "--config.train.batch_size=100000"])
+    failing = start([*line, f"--workdir={tmp_path}", "--config.start.workdir=nowhere"])
     out, stderr = failing.communicate(timeout=120)
     assert failing.returncode == 1
     log = tmp_path / "runs/bst_pl/seed-0/log.txt"
     assert f"bst_pl seed 0: ended with exit status 2; its log is {log}" in stderr
-    assert "train.batch_size=100000 is more than" in stderr and "bst_stl seed 0: ended" in stderr
+    assert "checkpoint nowhere/checkpoints: no such directory" in stderr and "bst_stl seed 0: ended" in stderr
     assert "bst_tuned seed 0: not run, because bst_pl seed 0 failed\n" in stderr
     assert json.loads(out)["done"] == 0 and json.loads(out)["claims"] == []
     assert "| BST | - | - |" in (tmp_path / "study.md").read_text()
