@@ -60,21 +60,19 @@ def check_first_run(run: Run) -> None:
         check_shape(record, _RECORD, START_JSON)
     except ValueError as error:
         raise InputError(f"{path}: {error}; remove {run.workdir}") from error
-    step, checksums = record["step"], record.get("checksums", "")
-    if not is_evaluated(first):
-        difference = "is not done"
-    elif not (first / CHECKPOINTS).is_dir():  # removed for its space
-        return
-    elif not (first / CHECKPOINTS / str(step)).is_dir():
-        difference = f"has no step {step}"
-    elif checksums and checksums != digest(first / CHECKPOINTS / str(step)):
-        difference = f"has another step {step}"
+    step, checksums, checkpoints = record["step"], record.get("checksums", ""), first / CHECKPOINTS
+    if not checkpoints.is_dir():  # of a run that is done they may be removed for their space
+        difference = "" if is_evaluated(first) else "is gone"
+    elif not (checkpoints / str(step)).is_dir():
+        difference = f"has no step {step} any more"
     else:
-        return
-    raise InputError(
-        f"{run.workdir}: started from step {step} of {first}, which {difference}: it was trained again; "
-        f"remove {run.workdir} to train it again too, or use another --workdir"
-    )
+        is_same = checksums in ("", digest(checkpoints / str(step)))
+        difference = "" if is_same else f"has another step {step} now"
+    if difference:
+        raise InputError(
+            f"{run.workdir}: started from step {step} of {first}, which {difference}; "
+            f"remove {run.workdir} to train it again too, or use another --workdir"
+        )
 
 
 def _has_checkpoint(run: Run) -> bool:

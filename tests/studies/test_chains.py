@@ -227,6 +227,10 @@ def test_a_run_whose_first_run_is_as_it_was_is_resumed(pair):
     a, b = pair
     runs.check_workdir(b)
     assert load_config(str(runs.write_config(b))) == b.config
+    evaluated = a.workdir / "eval-test-best-per-query.parquet"
+    evaluated.unlink()  # to be evaluated again
+    runs.check_workdir(b)
+    evaluated.touch()
     shutil.rmtree(a.workdir / CHECKPOINTS)  # for its space: `b` has read it
     runs.check_workdir(b)
 
@@ -235,9 +239,9 @@ def test_a_run_whose_first_run_is_as_it_was_is_resumed(pair):
 @pytest.mark.parametrize(
     "change, difference",
     [
-        (lambda a: shutil.rmtree(a.workdir), "is not done"),
-        (lambda a: train_again(a, "another"), "has another step 7"),
-        (lambda a: train_again(a, "the first", step=9), "has no step 7"),
+        (lambda a: shutil.rmtree(a.workdir), "is gone"),
+        (lambda a: train_again(a, "another"), "has another step 7 now"),
+        (lambda a: train_again(a, "the first", step=9), "has no step 7 any more"),
     ],
     ids=["removed", "again", "longer"],
 )
@@ -251,7 +255,7 @@ def test_a_run_whose_first_run_was_trained_again_is_refused(pair, change, differ
     with pytest.raises(InputError) as error:
         runs.run_all(pair, tmp_path / "S", 1, PreemptionHandler())
     assert str(error.value) == (
-        f"{b.workdir}: started from step 7 of {a.workdir}, which {difference}: it was trained again; "
+        f"{b.workdir}: started from step 7 of {a.workdir}, which {difference}; "
         f"remove {b.workdir} to train it again too, or use another --workdir"
     )
     assert sorted(tmp_path.rglob("*")) == before  # nothing is written
