@@ -61,8 +61,14 @@ def _result(study: Study, tables: tuple[str, ...], all_runs: list[Run]) -> dict[
         "done": sum(len(seeds) for seeds in evaluations.values()),
         "base": base,
         "edits": {
-            r.name: {k: new for k, (_, new) in differences(base, to_json(r.config)).items()} for r in all_runs
+            r.name: {
+                k: new
+                for k, (_, new) in differences(base, to_json(r.config)).items()
+                if not (r.after and k == "start.workdir")  # of one seed
+            }
+            for r in all_runs
         },
+        "after": {r.name: r.after for r in all_runs if r.after},
         "each": {
             name: {seed: values.result for seed, values in by_seed.items()}
             for name, by_seed in evaluations.items()

@@ -12,8 +12,8 @@ from absl import logging
 
 from jaxrec.core.errors import InputError
 from jaxrec.core.json_io import ANY_KEY, check_shape, parse_json, write_json
-from jaxrec.core.paths import inside
-from jaxrec.runtime.checksums import DamagedFileError, checksum, verify
+from jaxrec.core.paths import AnyPath, inside
+from jaxrec.runtime.checksums import DamagedFileError, checksum, checksum_of, verify
 
 CHECKSUMS = "checksums.json"  # in the folder of a step
 DAMAGED = "damaged-"  # start of the name of a step that was set aside
@@ -29,6 +29,12 @@ def seal(step: Path) -> None:
         write_json(step / CHECKSUMS, {str(path.relative_to(step)): checksum(path) for path in files})
     except FileNotFoundError:
         logging.info("checkpoint %s: was deleted before its checksums were written", step)
+
+
+def digest(step: AnyPath) -> str:
+    """Return the sha256 of the checksums of a step, which no other save has; "" without checksums."""
+    path = step / CHECKSUMS
+    return checksum_of(path.read_bytes())["sha256"] if path.exists() else ""
 
 
 def finish_and_seal(wait_until_finished: Callable[[], None], step: Path) -> None:

@@ -90,9 +90,10 @@ def _block(table: Mapping[str, Any], name: str, next_k: int) -> list[str]:
         )
         if difference and row["against"] != table["rows"][0]["row"]:
             last = (f"{last[0]} to {labels.get(row['against'], row['against'])}", last[1])
+        after = f", after {labels.get(row['after'], row['after'])}" if row["after"] else ""
         lines.append(
             _figures_line(
-                row["label"], row.get("figures", {}).get(block, {}), row["paper"].get(block, {}), last
+                row["label"] + after, row.get("figures", {}).get(block, {}), row["paper"].get(block, {}), last
             )
         )
         for head, blocks in row.get("other_heads", {}).items():

@@ -1,18 +1,20 @@
 """Declaration of a study: base config, rows, result tables, claims and premises.
 
-A row is trained once per seed, even where several tables and claims read the row.
+A row is trained once per seed, even where several tables, claims and later rows of a chain read the row.
 """
 
 import copy
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxrec.config.migrations import renamed_key
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import dataset_directory, digest
-from jaxrec.config.tree import fields_of, join, known_key
+from jaxrec.config.tree import fields_of, join, known_key, near, require
 from jaxrec.config.validation import at, check
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import LISTS
@@ -32,6 +34,8 @@ class Row:
         tables: Name of a table -> label of the row in that table.
         paper: (candidate list, K) -> the paper's figures.
         against: Name of the row that differences are taken from. Empty: the first row of the table.
+        after: Name of the row whose run with the same seed is where this row's run starts: `every_run` sets
+            `start.workdir`, and `edits` may set the rest of `start`. Empty: as in `base`.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Row:
     tables: Mapping[str, str]
     paper: Mapping[tuple[str, int], Figures] = field(default_factory=dict)
     against: str = ""
+    after: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,18 +132,38 @@ class Run(NamedTuple):
         seed: `train.seed` of the run.
         config: Config of the run.
         workdir: Folder of the run.
+        after: Name of the run of the same seed that this run starts from. Empty: none of the study.
     """
 
     name: str
     seed: int
     config: Config
     workdir: Path
+    after: str = ""
 
 
-def apply_edits(base: Config, name: str, edits: Mapping[str, Any]) -> Config:
+class Variant(NamedTuple):
+    """Runs of a row, which differ in their seed.
+
+    Attributes:
+        config: Config of the runs. After another run, `start.workdir` is that of no seed.
+        after: Name of the run that a run of the same seed starts from. Empty: none of the study.
+    """
+
+    config: Config
+    after: str
+
+
+def apply_edits(base: Config, name: str, edits: Mapping[str, Any], after: str = "") -> Config:
     """Return a copy of the base with a row's name and edits, checked.
 
     Where the edits change the dataset, the digest of the data settings is appended to `data.directory`.
+
+    Args:
+        base: Config that is copied.
+        name: Name of the run.
+        edits: Dotted key -> value.
+        after: Name of the run that this run starts from. Empty: `start` is as in the base and the edits.
 
     Raises:
         InputError: A key does not exist or the edited config is invalid. The message names the row.
@@ -156,6 +181,10 @@ def apply_edits(base: Config, name: str, edits: Mapping[str, Any]) -> Config:
             setattr(node, last, copy.deepcopy(value))
         if config.data.directory and digest(config) != digest(base):
             config.data.directory += f"-{digest(config)[:12]}"  # a separate dataset next to the base's
+        if after:
+            own = config.start.workdir
+            require(own in ("", base.start.workdir), "start.workdir", own, f"be empty beside after={after!r}")
+            config.start.workdir = str(Path("runs", after))
         check(config)
     except InputError as error:
         raise InputError(f"row {name}: {error}") from error
@@ -183,14 +212,68 @@ def chosen(study: Study, names: tuple[str, ...]) -> tuple[str, ...]:
     return names or study.default
 
 
-def configs(study: Study, tables: tuple[str, ...]) -> dict[str, Config]:
-    """Return run name -> config for the selected tables, in the order of the rows.
+def chain(rows: Mapping[str, Row], name: str) -> list[Row]:
+    """Return a row and the rows that it stands on, the first of the chain first.
 
-    A run that several tables share is returned once.
+    Args:
+        rows: Name -> row of the study.
+        name: Name of the last row of the chain.
 
     Raises:
-        InputError: A row names an unknown table, a claim, premise or row names an unknown row, or an
-            edit does not fit the base.
+        InputError: A row of the chain stands on an unknown row, or on itself.
+    """
+    names = [name]
+    while after := rows[names[-1]].after:
+        if after not in rows:
+            raise InputError(
+                f"row {names[-1]}: after={after!r} does not exist; there are {', '.join(rows)}"
+                f"{near(after, [*rows])}"
+            )
+        if after in names:
+            circle = " after ".join([*names[names.index(after) :], after])
+            raise InputError(f"row {after}: stands on itself ({circle}); allowed: a chain with a first row")
+        names.append(after)
+    return [rows[name] for name in reversed(names)]
+
+
+def variants(study: Study, tables: tuple[str, ...]) -> dict[str, Variant]:
+    """Return run name -> variant for the selected tables, in the order of the rows.
+
+    A run that several tables share is returned once. A run that others start from is returned before them,
+    whether or not its row is part of a selected table.
+
+    Raises:
+        InputError: A row names an unknown table, a claim, premise or row names an unknown row, a chain
+            stands on itself, or an edit does not fit the base.
+    """
+    rows = _checked_rows(study)
+    out: dict[str, Variant] = {}
+
+    def add(last: str, rename: Callable[[str], str] = str, setting: Mapping[str, Any] | None = None) -> None:
+        """Add the runs of a chain; under another name they have the setting."""
+        for row in chain(rows, last):
+            name, after = rename(row.name), rename(row.after) if row.after else ""
+            edits = {**row.edits, **({} if name == row.name else setting or {})}
+            if name not in out:
+                out[name] = Variant(apply_edits(study.base, name, edits, after), after)
+
+    for row in rows.values():
+        if any(table in tables for table in row.tables):
+            add(row.name)
+    for premise in study.premises if PREMISE in tables else ():
+        for value in premise.values:
+            rename = partial(premise_row, study.base, premise, value=value)
+            for name in (premise.better, premise.worse):
+                add(name, rename, {premise.key: value})
+    return out
+
+
+def _checked_rows(study: Study) -> dict[str, Row]:
+    """Return name -> row.
+
+    Raises:
+        InputError: A row names an unknown table, a claim, premise or row names an unknown row, or a chain
+            stands on itself.
     """
     rows = {row.name: row for row in study.rows(study.base)}
     known = [table.name for table in study.tables]
@@ -201,33 +284,36 @@ def configs(study: Study, tables: tuple[str, ...]) -> dict[str, Config]:
     pairs += [(premise.better, premise.worse) for premise in study.premises]
     for name in [name for pair in pairs for name in pair] + [r.against for r in rows.values() if r.against]:
         known_key("rows", name, rows)
-    out = {
-        name: apply_edits(study.base, name, row.edits)
-        for name, row in rows.items()
-        if any(table in tables for table in row.tables)
-    }
-    for premise in study.premises if PREMISE in tables else ():
-        for value in premise.values:
-            for row_name in (premise.better, premise.worse):
-                name = premise_row(study.base, premise, row_name, value)
-                setting = {} if name == row_name else {premise.key: value}
-                out[name] = apply_edits(study.base, name, {**rows[row_name].edits, **setting})
-    return out
+    for name in rows:
+        chain(rows, name)
+    return rows
+
+
+def configs(study: Study, tables: tuple[str, ...]) -> dict[str, Config]:
+    """Return run name -> config of `variants`."""
+    return {name: variant.config for name, variant in variants(study, tables).items()}
 
 
 def every_run(study: Study, tables: tuple[str, ...], seeds: int, folder: Path) -> list[Run]:
     """Return the runs of the selected tables with `seeds` seeds, ordered by seed.
 
-    The order by seed gives an interrupted study complete tables of fewer seeds.
+    The order by seed gives an interrupted study complete tables of fewer seeds. A run comes after the run of
+    the same seed that it starts from.
     """
-    config_by_name = configs(study, tables)
+    variant_by_name = variants(study, tables)
     out = []
     for seed in range(study.base.train.seed, study.base.train.seed + seeds):
-        for name, config in config_by_name.items():
-            seed_config = copy.deepcopy(config)
-            seed_config.train.seed = seed
-            out.append(Run(name, seed, seed_config, folder / "runs" / name / f"seed-{seed}"))
+        for name, variant in variant_by_name.items():
+            config = copy.deepcopy(variant.config)
+            config.train.seed = seed
+            if variant.after:  # absolute: a resumed study may be named from another folder
+                config.start.workdir = os.path.abspath(_workdir(folder, variant.after, seed))
+            out.append(Run(name, seed, config, _workdir(folder, name, seed), variant.after))
     return out
+
+
+def _workdir(folder: Path, name: str, seed: int) -> Path:
+    return folder / "runs" / name / f"seed-{seed}"
 
 
 def datasets(runs: list[Run]) -> dict[str, Config]:

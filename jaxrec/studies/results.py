@@ -111,6 +111,7 @@ def _row_json(
         for (name, k), figures in row.paper.items()
     }
     out = {"row": row.name, "label": row.tables[table.name], "paper": paper, "against": against}
+    out["after"] = row.after
     runs = row_results.get(row.name, {})
     if not runs:
         return out | {"seeds": []}

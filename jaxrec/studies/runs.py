@@ -3,7 +3,7 @@
 The workdir of a run is `S/runs/<row>/seed-<n>`, as `python -m jaxrec.train` writes it. The workdir holds
 `config.py`, the log, checkpoints and the evaluation results. `config.py` alone suffices to train the run
 again. A run is done once the per-query results of its evaluation exist. Checkpoints are kept for
-`jaxrec.evaluate`.
+`jaxrec.evaluate` and for the runs that start from them.
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ from jaxrec.core.json_io import write_text
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.evaluation.per_user import PerUserResults, read
 from jaxrec.runtime.preemption import PreemptionHandler
+from jaxrec.studies import chains
 from jaxrec.studies.plan import Run, datasets
 
-EVALUATED = "eval-test-*-per-query.parquet"  # the last file that a training writes
 _POLL_SECONDS = 0.1
 
 
@@ -42,6 +42,7 @@ class Job(NamedTuple):
         arguments: Arguments of the Python interpreter.
         output_pattern: Glob in `folder`; the job is done once a file matches.
         log: File that receives the output of the process.
+        after: Name of the job that has to be done before this one. Empty: none.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Job(NamedTuple):
     arguments: tuple[str, ...]
     output_pattern: str
     log: Path
+    after: str = ""
 
     @property
     def done(self) -> bool:
@@ -74,24 +76,27 @@ def config_file(config: Config, docstring: str) -> str:
     )
 
 
-def write_config(run: Run) -> Path:
-    """Write the run's config.py and return its path.
-
-    Raises:
-        InputError: The workdir holds a run of another config.
-    """
-    run.workdir.mkdir(parents=True, exist_ok=True)
+def check_workdir(run: Run) -> None:
+    """Raise InputError if the workdir holds another run, or one that started from a run as it is no more."""
     recorded_path = run.workdir / "config.json"
     if recorded_path.exists():
         recorded = json.loads(recorded_path.read_text())
         for key, (was, now) in run_differences(recorded, to_json(run.config)).items():
+            if run.after and key == "start.workdir" and chains.is_same_place(was, now):
+                continue  # the study was moved
             raise InputError(
                 f"{run.workdir}: holds a run with {key}={was!r}, this study has {now!r}; "
                 "allowed: the same study, or another --workdir"
             )
+    chains.check_first_run(run)
+
+
+def write_config(run: Run) -> Path:
+    """Write the run's config.py and return its path."""
+    run.workdir.mkdir(parents=True, exist_ok=True)
     path = run.workdir / "config.py"
     docstring = f"{run.name}, seed {run.seed}: python -m jaxrec.train --config THIS --workdir W"
-    write_text(path, config_file(run.config, docstring))
+    write_text(path, config_file(chains.resumable_config(run), docstring))
     return path
 
 
@@ -102,7 +107,9 @@ def training_job(run: Run) -> Job:
     """
     config, workdir = f"--config={run.workdir / 'config.py'}", f"--workdir={run.workdir}"
     train = ("-m", "jaxrec.train", config, workdir, "--per-user")
-    return Job(f"{run.name} seed {run.seed}", run.workdir, train, EVALUATED, run.workdir / "log.txt")
+    after = f"{run.after} seed {run.seed}" if run.after else ""
+    name, log = f"{run.name} seed {run.seed}", run.workdir / "log.txt"
+    return Job(name, run.workdir, train, chains.EVALUATED, log, after)
 
 
 def preparation_jobs(runs: Sequence[Run], folder: Path) -> list[Job]:
@@ -162,29 +169,46 @@ class Pool:
     def run(self, jobs: Sequence[Job]) -> list[str]:
         """Run the jobs that are not done; return one line per failed job.
 
-        A failed job does not stop the other jobs. Where `interrupt.requested` is set, the method returns
-        early with trainings still running: the caller leaves the context to stop them.
+        A job starts once the job that it stands on is done. A failed job does not stop the other jobs, save
+        those that stand on it, directly or not. Where `interrupt.requested` is set, the method returns early
+        with trainings still running: the caller leaves the context to stop them.
         """
         waiting = [job for job in jobs if not job.done]
         count, ended, failures = len(waiting), 0, []
+        causes: dict[str, str] = {}  # job that failed or cannot run -> job that failed
         while (waiting or self._running) and not self._interrupt.requested:
-            for slot in range(len(self._core_sets)):
-                if slot not in self._running and waiting:
-                    self._start(slot, waiting.pop(0))
+            self._start_ready(waiting)
             time.sleep(_POLL_SECONDS)
             for slot, running_job in list(self._running.items()):
-                status = running_job.process.poll()
+                job, status = running_job.job, running_job.process.poll()
                 if status is None:
                     continue
                 del self._running[slot]
                 ended += 1
-                if status != 0 or not running_job.job.done:
-                    failures.append(_failure_line(running_job.job, status))
+                if status != 0 or not job.done:
+                    causes[job.name] = job.name
+                    failures.append(_failure_line(job, status))
                     _log(f"[{ended}/{count}] {failures[-1]}")
                 else:
                     self._seconds.append(time.monotonic() - running_job.since)
-                    _log(f"[{ended}/{count}] {running_job.job.name}: {self._progress(count - ended)}")
+                    _log(f"[{ended}/{count}] {job.name}: {self._progress(count - ended)}")
+            while blocked := [job for job in waiting if job.after in causes]:
+                job = blocked[0]
+                waiting.remove(job)
+                ended += 1
+                causes[job.name] = causes[job.after]
+                failures.append(f"{job.name}: not run, because {causes[job.name]} failed")
+                _log(f"[{ended}/{count}] {failures[-1]}")
         return failures
+
+    def _start_ready(self, waiting: list[Job]) -> None:
+        """Start jobs of `waiting` on the free core sets, in their order, and remove them from the list."""
+        for slot in range(len(self._core_sets)):
+            unfinished = {job.name for job in [*waiting, *(r.job for r in self._running.values())]}
+            ready = [job for job in waiting if job.after not in unfinished]
+            if slot not in self._running and ready:
+                waiting.remove(ready[0])
+                self._start(slot, ready[0])
 
     def _start(self, slot: int, job: Job) -> None:
         cores = ",".join(map(str, self._core_sets[slot]))
@@ -227,17 +251,20 @@ def run_all(runs: Sequence[Run], folder: Path, at_once: int, interrupt: Preempti
     No training starts where the preparation of a dataset failed.
 
     Raises:
-        InputError: A workdir holds a run of another config. Raised before any process starts.
+        InputError: A workdir holds a run of another config, or a run that started from a run as it is no
+            more; or `at_once` is wrong. Raised before anything is written.
     """
     for run in runs:
-        write_config(run)
+        check_workdir(run)
     with Pool(at_once, interrupt) as pool:
+        for run in runs:
+            write_config(run)
         return pool.run(preparation_jobs(runs, folder)) or pool.run([training_job(run) for run in runs])
 
 
 def finished(runs: Sequence[Run]) -> list[Run]:
     """Return the runs that are trained and evaluated, in the same order."""
-    return [run for run in runs if is_done(run.workdir, EVALUATED)]
+    return [run for run in runs if chains.is_evaluated(run.workdir)]
 
 
 def values(runs: Sequence[Run]) -> dict[str, dict[int, PerUserResults]]:

@@ -22,6 +22,7 @@ from jaxrec.tasks import build
 from jaxrec.tasks.base import Task
 
 CHECKPOINTS = "checkpoints"  # folder of checkpoints in a workdir
+START_JSON = "start.json"  # in a workdir: what became of each parameter of the run that it started from
 
 
 @dataclass

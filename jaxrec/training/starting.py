@@ -15,6 +15,7 @@ from absl import logging
 
 from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.checkpoints.new_rows import TitleFeatures, fill_new_rows
+from jaxrec.checkpoints.seals import digest
 from jaxrec.checkpoints.state_tree import slashed_leaves
 from jaxrec.checkpoints.steps import complete_steps
 from jaxrec.checkpoints.warm_start import MappedParameters, WarmStart, check_patterns, matches
@@ -27,8 +28,6 @@ from jaxrec.tasks.base import Task
 from jaxrec.tasks.loading import CHECKPOINTS, read_meta
 from jaxrec.training.restraints import has_anchor
 from jaxrec.training.train_state import TrainState
-
-START_JSON = "start.json"  # in the workdir: what became of each parameter
 
 
 def starts_here(config: Config, workdir: AnyPath) -> bool:
@@ -95,7 +94,8 @@ def read_start(task: Task, dataset: Dataset, state: TrainState) -> StartPoint:
     names = slashed_leaves(state.params)
     check_patterns("start.freeze", start.freeze, set(names), "of this run")
     what = f"start.workdir={start.workdir}"
-    with Checkpointer(as_path(start.workdir) / CHECKPOINTS) as checkpoints:
+    folder = as_path(start.workdir) / CHECKPOINTS
+    with Checkpointer(folder) as checkpoints:
         meta, step = read_meta(checkpoints, start.which), checkpoints.step(start.which)
         if "categories" not in meta:
             raise InputError(f"{what}: step {step}: meta: categories is missing; train that run again")
@@ -119,6 +119,7 @@ def read_start(task: Task, dataset: Dataset, state: TrainState) -> StartPoint:
         values |= _average(warm, mapped, _part(old, "average"))
     record = {
         "workdir": start.workdir, "checkpoint": start.which, "step": step, "dataset": meta["dataset"],
+        "checksums": digest(folder / str(step)),
         "optimizer": start.optimizer, **mapped.record,
         "frozen": sorted(name for name in names if matches(name, start.freeze)),
     }  # fmt: skip

@@ -39,12 +39,12 @@ from jaxrec.runtime.multihost import ProgressFile, SyncSchedule, all_reduce_max,
 from jaxrec.runtime.parallel_step import parallelize_step
 from jaxrec.runtime.preemption import PreemptionHandler
 from jaxrec.tasks import build
-from jaxrec.tasks.loading import CHECKPOINTS, check_same_run, read_meta
+from jaxrec.tasks.loading import CHECKPOINTS, START_JSON, check_same_run, read_meta
 from jaxrec.tasks.metric_sums import Sums, mean_metrics
 from jaxrec.training.inputs.batch_size import fit_batch_size
 from jaxrec.training.inputs.input_pipeline import StallTimer, count_steps, steps_per_call, training_input
 from jaxrec.training.nonfinite import nonfinite_metrics, stop_nonfinite
-from jaxrec.training.starting import START_JSON, read_start, starts_here
+from jaxrec.training.starting import read_start, starts_here
 from jaxrec.training.train_state import StateInit, TrainState, count_parameters
 from jaxrec.training.train_step import TrainStep
 

@@ -2,12 +2,27 @@
 
 from tests.bad_inputs.case import Case
 from tests.bad_inputs.configs import STUDY, TINY, line
+from tests.bad_inputs.configs import text as file_of
 
 W = "--checkpoint=nowhere"
 
 
 def train(name: str, *flags: str, text: str, status: int = 2) -> Case:
     return line(name, "train", f"--config={TINY}", *flags, text=text, status=status)
+
+
+def chain(name: str, text: str, edits: dict[str, str] | None = None, **after: str) -> Case:
+    """Return a case of a study whose rows start from other rows; the last row has the edits."""
+    rows = "".join(
+        f"        Row({row!r}, {(edits or {}) if row == [*after][-1] else {}}, {{'4': ''}}, after={before!r}),\n"
+        for row, before in after.items()
+    )
+    content = (
+        "from configs import tiny\nfrom jaxrec.studies.plan import ResultTable, Row, Study\n\n\n"
+        f"def get_config():\n    rows = (\n{rows}    )\n"
+        "    return Study('s', tiny.get_config(), lambda base: rows, (ResultTable('4', 'T'),), ('4',))\n"
+    )
+    return Case(name, file_of(content), ("study", "--config", "c.py", "--workdir", "s"), text)
 
 
 CASES = [
@@ -135,6 +150,9 @@ CASES = [
     line("study alone", "study", text="workdir"),
     line("study: no config", "study", "--workdir=s", text="--config is missing"),
     line("study: no seed", "study", f"--config={STUDY}", "--workdir=s", "--seeds=0", text="--seeds=0; allowed: 1 or more"),
+    chain("study: a row of a chain that does not exist", a="b", text="row a: after='b' does not exist; there are a"),
+    chain("study: a chain that stands on itself", a="b", b="a", text="row a: stands on itself (a after b after a)"),
+    chain("study: a row after another one that starts elsewhere", a="", b="a", edits={"start.workdir": "x"}, text="row b: start.workdir='x' must be empty beside after='a'"),
     line("study: no job", "study", f"--config={STUDY}", "--workdir=s", "--jobs=0", text="--jobs=0"),
     line("study: a table of another name", "study", f"--config={STUDY}", "--workdir=s", "--tables=12", text="12"),
     line("study: a workdir in a bucket", "study", f"--config={STUDY}", "--workdir=gs://b/s", text="--workdir=gs://b/s; allowed: a path of this machine"),

@@ -39,6 +39,38 @@ LINES = (
         "        self.error = None\n",
         ("tests/service/test_server.py::test_a_damaged_export_leaves_the_old_one",),
     ),
+    # ------------------------------------------------------------ studies
+    Line(
+        "a job waits until the job that it stands on has ended",
+        "jaxrec/studies/runs.py",
+        "[job for job in waiting if job.after not in unfinished]",
+        "waiting",
+        (
+            "tests/studies/test_chains.py::test_jobs_start_once_what_they_stand_on_is_done",
+            "tests/studies/test_chains.py::test_independent_chains_run_side_by_side",
+        ),
+    ),
+    Line(
+        "a failed job fails those that stand on it through others",
+        "jaxrec/studies/runs.py",
+        "causes[job.name] = causes[job.after]",
+        "causes[job.name] = job.after",
+        ("tests/studies/test_chains.py::test_a_failed_job_fails_what_stands_on_it_and_nothing_else",),
+    ),
+    Line(
+        "a chain starts from the run of its own seed",
+        "jaxrec/studies/plan.py",
+        "_workdir(folder, variant.after, seed))",
+        "_workdir(folder, variant.after, study.base.train.seed))",
+        ("tests/studies/test_chains.py::test_a_run_comes_after_the_one_that_it_starts_from_which_all_share",),
+    ),
+    Line(
+        "a run whose first run was trained again is refused",
+        "jaxrec/studies/chains.py",
+        "is_same = checksums in (",
+        "is_same = checksums not in (0, ",
+        ("tests/studies/test_chains.py::test_a_run_whose_first_run_was_trained_again_is_refused",),
+    ),
     # ------------------------------------------------------------ runs, checkpoints, configs
     Line(
         "the best checkpoint is kept beside the newest",

@@ -1,4 +1,4 @@
-"""A study of two rows as a user types it: stopped, gone on with, finished, refused."""
+"""A study of three rows, one after another, as a user types it: stopped, gone on with, finished, refused."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-pytestmark = pytest.mark.slow  # 100 s: four trainings by commands; test_every_row.py runs a study in process
+pytestmark = pytest.mark.slow  # 120 s: five trainings by commands; test_every_row.py runs a study in process
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = """
@@ -24,12 +24,14 @@ from jaxrec.studies.plan import Claim, ResultTable, Row, Study
 BASE = tiny.get_config()
 BASE.model.features = ("title_id", "segment", "completion")  # the fewer, the sooner all is compiled
 BST = {"model.experts": BASE.model.experts[-1:]}
+TUNED = {"start.freeze": ("title/title_id/*",), "train.duration": "1 epochs"}
 
 
 def rows(base):
     return (
         Row("bst_pl", BST, {"4": "BST, all"}, {("enabled", 1): (0.6065, 0.7864, 0.9356, 0.7363)}),
         Row("bst_stl", {**STL, **BST}, {"4": "BST"}),
+        Row("bst_tuned", {**STL, **BST, **TUNED}, {"4": "BST, tuned"}, after="bst_pl"),
     )
 
 
@@ -70,12 +72,12 @@ def studied(typed):
     study.send_signal(signal.SIGTERM)
     _, stderr = study.communicate(timeout=120)
     assert study.returncode == 0, stderr
-    assert "0 of 2 trainings are done" in stderr
+    assert "0 of 3 trainings are done" in stderr
     assert not (first / "test.json").exists() and not (folder / "study.json").exists()
     again = start(line)
     out, stderr = again.communicate(timeout=400)
     assert again.returncode == 0, stderr
-    assert re.search(r"^\[2/2\] bst_stl seed 0: \d+ s; 0 left", stderr, re.M)
+    assert re.search(r"^\[3/3\] bst_tuned seed 0: \d+ s; 0 left", stderr, re.M)
     assert re.search(r"from step [1-9]", (first / "log.txt").read_text())  # it did not begin again
     return json.loads(out)
 
@@ -83,15 +85,18 @@ def studied(typed):
 def test_a_study_that_was_stopped_goes_on_and_reports_each_row(typed, studied):
     _, folder = typed
     assert json.loads((folder / "study.json").read_text()) == studied
-    assert (studied["done"], studied["runs"], studied["seeds"]) == (2, 2, [0])
-    best, bst = studied["tables"]["4"]["rows"]
-    for row in (best, bst):
+    assert (studied["done"], studied["runs"], studied["seeds"]) == (3, 3, [0])
+    best, bst, tuned = studied["tables"]["4"]["rows"]
+    for row in (best, bst, tuned):
         kept = json.loads((folder / "runs" / row["row"] / "seed-0" / "test.json").read_text())
         for part in ("", "_k3"):
             for name, figures in kept[f"lists{part}"].items():
                 assert row["figures"][name + part]["ndcg@5"]["mean"] == figures["ndcg@5"]
     assert [*best["other_heads"]] == ["ctr"] and bst["other_heads"] == {}
     assert studied["edits"]["bst_stl"]["objective.ranking"] == 0
+    record = json.loads((folder / "runs/bst_tuned/seed-0/start.json").read_text())
+    assert record["workdir"] == str(folder / "runs/bst_pl/seed-0") and len(record["checksums"]) == 64
+    assert "title/title_id/embedding" in record["frozen"] and studied["after"] == {"bst_tuned": "bst_pl"}
     users = [
         pl.read_parquet(folder / f"runs/{row}/seed-0/eval-test-best-per-user.parquet").sort("user")
         for row in ("bst_pl", "bst_stl")
@@ -105,6 +110,7 @@ def test_a_study_that_was_stopped_goes_on_and_reports_each_row(typed, studied):
     assert disabled["list"] == "disabled" and disabled["by_ctr_head"]
     text = (folder / "study.md").read_text()
     assert "| PL over STL | enabled | 1 | **not significant** |" in text and "| BST, all | " in text
+    assert "| BST, tuned, after BST, all | " in text
 
 
 def test_what_is_done_is_not_run_again_and_another_study_is_refused(typed, studied):
@@ -129,13 +135,14 @@ def test_what_is_done_is_not_run_again_and_another_study_is_refused(typed, studi
         assert stderr.startswith("error: ") and message in stderr and stderr.count("\n") == 1
 
 
-def test_a_training_that_fails_is_named_and_the_study_exits_1(typed, studied, tmp_path):
+def test_a_training_that_fails_is_named_and_the_study_exits_1(typed, tmp_path):
     line, _ = typed
-    failing = start([*line, f"--workdir={tmp_path}", "--config.train.batch_size=100000"])
+    failing = start([*line, f"--workdir={tmp_path}", "--config.start.workdir=nowhere"])
     out, stderr = failing.communicate(timeout=120)
     assert failing.returncode == 1
     log = tmp_path / "runs/bst_pl/seed-0/log.txt"
     assert f"bst_pl seed 0: ended with exit status 2; its log is {log}" in stderr
-    assert "train.batch_size=100000 is more than" in stderr and "bst_stl seed 0: ended" in stderr
+    assert "checkpoint nowhere/checkpoints: no such directory" in stderr and "bst_stl seed 0: ended" in stderr
+    assert "bst_tuned seed 0: not run, because bst_pl seed 0 failed\n" in stderr
     assert json.loads(out)["done"] == 0 and json.loads(out)["claims"] == []
     assert "| BST | - | - |" in (tmp_path / "study.md").read_text()

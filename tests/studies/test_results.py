@@ -3,16 +3,19 @@
 import json
 import math
 import re
+from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import polars as pl
 import pytest
 
+from jaxrec import study as study_command
 from jaxrec.core.json_io import dumps, plain
 from jaxrec.evaluation import per_user
 from jaxrec.studies import markdown, results
-from jaxrec.studies.plan import Claim, Premise, ResultTable, Row, Study
+from jaxrec.studies.plan import Claim, Premise, ResultTable, Row, Study, every_run
 
 USERS = 40
 METRICS = ("ndcg@1", "ndcg@5", "recall@5", "mrr@5")
@@ -172,6 +175,42 @@ def test_rows_of_two_datasets_are_not_compared(study, run_results):
     result = results.compute_results(study, ("4",), run_results)
     assert result["tables"]["4"]["rows"][2]["differences"]["enabled"] is None
     assert not any("low" in claim["claim"] for claim in result["claims"])
+
+
+def test_a_row_names_the_row_that_it_starts_from(study, run_results, tmp_path):
+    """In its table by the label, elsewhere by the name; figures and claims are those of any row."""
+    chain = {"mid": "best", "low": "missing"}
+    tuned = replace(
+        study, rows=lambda base: tuple(replace(r, after=chain.get(r.name, "")) for r in rows(base))
+    )
+    result = results.compute_results(tuned, ("4",), run_results)
+    assert [row["after"] for row in result["tables"]["4"]["rows"]] == ["", "best", "missing"]
+    assert result["claims"] == results.compute_results(study, ("4",), run_results)["claims"] != []
+    header = {
+        "study": "made up",
+        "date": "2026-01-02",
+        "machine": "a machine",
+        "seeds": [0],
+        "runs": 9,
+        "done": 9,
+    }
+    markdown.write(tmp_path, header | result)
+    text = (tmp_path / "study.md").read_text()
+    assert "| The best | .5010" in text and "| Lowest, after missing | " in text
+    assert "| Middling, after The best | .4000 ± .0000 | " in text
+
+
+def test_study_json_has_the_edits_of_a_row_and_what_it_starts_from(tiny_config, run_results, tmp_path):
+    chain = (Row("best", {}, {"4": "a"}), Row("mid", {"start.anchor": 0.1}, {"4": "b"}, after="best"))
+    tuned = Study("chain", tiny_config, lambda base: chain, (ResultTable("4", "Table 4"),), ("4",))
+    every = [
+        run._replace(workdir=Path(run_results[run.name][run.seed].workdir))
+        for run in every_run(tuned, ("4",), 3, tmp_path)
+    ]
+    result = study_command._result(tuned, ("4",), every)
+    assert result["after"] == {"mid": "best"} and (result["runs"], result["done"]) == (6, 6)
+    assert result["edits"]["mid"].keys() == {"name", "train.seed", "start.anchor"}
+    assert result["edits"]["mid"]["start.anchor"] == 0.1
 
 
 def test_each_figure_of_a_claim_is_in_its_column():

@@ -113,12 +113,12 @@ def test_a_workdir_of_another_config_is_rejected(run):
     runs.write_config(run)
     recorded = to_json(run.config)
     write_json(run.workdir / "config.json", recorded | {"train": recorded["train"] | {"log_seconds": 99.0}})
-    runs.write_config(run)  # log_seconds does not change what is computed
+    runs.check_workdir(run)  # log_seconds does not change what is computed
     write_json(run.workdir / "config.json", recorded | {"train": recorded["train"] | {"length": "9 epochs"}})
     with pytest.raises(
         InputError, match=r"r: holds a run with train.duration='9 epochs', this study has '2 epo"
     ):
-        runs.write_config(run)
+        runs.check_workdir(run)
 
 
 def test_a_dataset_is_prepared_once_for_all_runs_that_read_it(run, tiny_directory, tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxrec.checkpoints.checkpointer import Checkpointer
+from jaxrec.checkpoints.seals import digest
 from jaxrec.checkpoints.state_tree import slashed_leaves, with_shardings
 from jaxrec.config.schema import Start
 from jaxrec.config.serialization import from_run_json, run_differences, to_json
@@ -19,9 +20,9 @@ from jaxrec.core.errors import InputError
 from jaxrec.models.layers.sharded_embedding import row_positions
 from jaxrec.runtime.mesh import replicated_sharding
 from jaxrec.tasks.build import build_task
-from jaxrec.tasks.loading import CHECKPOINTS, load_checkpoint, restore_task
+from jaxrec.tasks.loading import CHECKPOINTS, START_JSON, load_checkpoint, restore_task
 from jaxrec.training import starting, trainer
-from jaxrec.training.starting import START_JSON, StartPoint, check_start, read_start
+from jaxrec.training.starting import StartPoint, check_start, read_start
 from jaxrec.training.train_state import StateInit, TrainState
 from tests.stop import Stop
 
@@ -66,7 +67,7 @@ def test_a_second_stage_stopped_and_resumed_equals_one_left_alone(
     # A validation takes longer to compile than the steps.
     validated = lambda run, state, *_: (state, {run.validator.metric: 0.5})  # noqa: E731
     monkeypatch.setattr(trainer._Run, "_validate", validated)
-    first = saved(old_run)
+    first, checksums = saved(old_run), digest(old_run / CHECKPOINTS / "56")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert trainer.train(config, tiny, whole, Stop()) == 6
     reached = trainer.train(config, tiny, cut, Stop(2))
@@ -93,8 +94,10 @@ def test_a_second_stage_stopped_and_resumed_equals_one_left_alone(
 
     record = json.loads((whole / START_JSON).read_bytes())
     assert record == json.loads((cut / START_JSON).read_bytes())
+    assert len(checksums) == 64
     assert record.items() > {
         "workdir": str(old_run), "checkpoint": "last", "step": 56, "optimizer": "kept",
+        "checksums": checksums,
     }.items()  # fmt: skip
     assert (record["taken"], record["frozen"], record["grown"]) == ([TITLES, SEGMENTS], [SEGMENTS], {})
     own = {name[7:] for name in actual if name.startswith("params/")}
