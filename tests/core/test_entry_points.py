@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxrec.config.declarations import Label
-from jaxrec.config.rules.labels import check_labels
+from jaxrec.config.rules.labels import check_labels, check_rules
 from jaxrec.config.schema import Config, Expert, Model, Task
 from jaxrec.config.validation import check
 from jaxrec.core import registry
@@ -67,6 +67,7 @@ def test_an_own_rule_is_allowed_and_applied(install):
     install("[jaxrec.labels]\nweekday = own_module_of_a_test:weekday\n")
     label = Label("work", "weekday")
     check_labels([label], (), ())
+    check_rules([label])
     assert "own_module_of_a_test" not in sys.modules  # names are read without an import
     none = np.empty(0, np.int64)
     nothing = Events(none, none, none, none.astype(np.int8), none.astype(np.float32))
@@ -82,14 +83,14 @@ def test_a_name_of_a_built_in_rule_is_one_line(install):
     with pytest.raises(
         InputError, match=r"entry point 'count' = .* in own_rules 1.2 must not have the name of"
     ):
-        check_labels([Label("x", "happened")], (), ())
+        check_rules([Label("x", "happened")])
 
 
 def test_two_distributions_with_one_name_are_one_line(install):
     install("[jaxrec.labels]\nweekday = own_module_of_a_test:weekday\n")
     install("[jaxrec.labels]\nweekday = own_module_of_a_test:weekday\n", "other_rules")
     with pytest.raises(InputError, match=r"weekday.* in o.* 1.2 must not have the name of .* in o.* 1.2"):
-        check_labels([Label("x", "weekday")], (), ())
+        check_rules([Label("x", "weekday")])
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,8 @@ def shard_and_pack(rows, shards, keeps):
 def titles(history, window):
     """Return {(example, newer titles): the title's fields} of a window's positions."""
     example, newer = np.asarray(history.example).reshape(-1), np.asarray(history.newer).reshape(-1)
-    fields = [np.asarray(getattr(history, n)).reshape(-1) for n in ("title", "completion", "sessions", "age")]
+    columns = (history.title, history.past.completion, history.sessions, history.age)
+    fields = [np.asarray(column).reshape(-1) for column in columns]
     positions = (
         np.arange(example.size) if window == WINDOWS[0] else np.asarray(history.shorter[window]).reshape(-1)
     )
