@@ -9,12 +9,13 @@ import numpy as np
 
 from jaxrec.analysis.explained_variance import explained_variance
 from jaxrec.analysis.feature_auc import LEAK, category_auc, fitting_half, number_auc
-from jaxrec.analysis.targets import Targets, read_targets, row_blocks, split_columns
+from jaxrec.analysis.targets import Targets, read_targets, row_blocks
 from jaxrec.config.rules.labels import AT_REQUEST
 from jaxrec.config.schema import Config, Feature, Label
 from jaxrec.core import registry, rewards
 from jaxrec.core.ids import SPLITS, TITLE_ID
 from jaxrec.data.labels import of_targets
+from jaxrec.data.storage.arrays import split_columns
 from jaxrec.data.storage.dataset import Dataset
 
 SAMPLE_TARGETS = 500_000  # training targets in memory, which bound it

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxrec.core.row_format import FeatureSpec
+from jaxrec.data.storage.arrays import split_columns
 from jaxrec.data.storage.dataset import Dataset, Rows
 
 _BLOCKS = 16  # blocks that are read at once
@@ -89,25 +89,3 @@ def _targets_of(rows: np.ndarray, dataset: Dataset) -> Targets:
         }
         features |= split_columns(layout.of(where), stored["categories"], stored["numbers"])
     return Targets(rows["user"][row].astype(np.int64), title, completion, y, known, features)
-
-
-def split_columns(
-    specs: Sequence[FeatureSpec], categories: np.ndarray | None, numbers: np.ndarray | None
-) -> dict[str, np.ndarray]:
-    """Return the columns of each feature, [N, columns], from the arrays that hold all of them.
-
-    Args:
-        specs: Features in the order of their columns.
-        categories: [N, columns] ids; None: rows do not store them.
-        numbers: [N, columns]; None: rows do not store them.
-    """
-    features: dict[str, np.ndarray] = {}
-    used = {True: 0, False: 0}
-    for spec in specs:
-        is_number = spec.kind == "number"
-        first = used[is_number]
-        used[is_number] += spec.columns
-        array = numbers if is_number else categories
-        if array is not None:
-            features[spec.name] = array[:, first : first + spec.columns]
-    return features

@@ -1,14 +1,21 @@
 """Checks of declared labels and rewards: what is allowed, and the line for each wrong value."""
 
+import copy
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from jaxrec.config.declarations import Label, Reward, Signal, Term
+from jaxrec.config.loading import load_config
 from jaxrec.config.rules.labels import check_labels, check_rewards, check_rules, check_watch_times
 from jaxrec.config.schema import Feature
+from jaxrec.config.validation import check
 from jaxrec.core.errors import InputError
 from jaxrec.core.registry import LABEL_RULES
+from jaxrec.data.runners.run import ensure_dataset
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SIGNALS = (
     Signal("thumb", "sign"),
@@ -81,6 +88,42 @@ def test_a_missing_rule_of_a_checkpoint_is_not_looked_up():
         check_rules([LABEL, dataclasses.replace(LABEL, rule="atleast")])
     with pytest.raises(InputError, match="signal='x' must be one of play"):
         check_labels([dataclasses.replace(label, signal="x")], SIGNALS, FEATURES)
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        (
+            tuple(Label(f"l{i}", "count") for i in range(33)),
+            r"^labels=.*at most 32 labels, not 33",
+        ),
+        (
+            (Label("x", "seconds"),),
+            r"^labels\[0\].rule='seconds' must not be of seconds for the task next_item",
+        ),
+    ],
+)
+def test_labels_that_rows_cannot_store_are_one_line(small_next_item, labels, message):
+    small_next_item.labels = labels[:32] if len(labels) > 1 else (Label("x", "completion"),)
+    check(small_next_item)
+    small_next_item.labels = labels
+    with pytest.raises(InputError, match=message):
+        check(small_next_item)
+
+
+@pytest.fixture
+def small_next_item():
+    config = load_config(f"{ROOT / 'configs/sequences.py'}:simulated")
+
+    return config
+
+
+def test_an_unknown_rule_ends_a_preparation_before_anything_is_written(tiny_config, tmp_path):
+    config = copy.deepcopy(tiny_config)
+    config.labels = (Label("x", "hapened"),)
+    with pytest.raises(InputError, match=r"^labels\[0\].rule='hapened' must be .*did you mean happened\?"):
+        ensure_dataset(config, tmp_path / "d")
+    assert not (tmp_path / "d").exists()
 
 
 def test_ratings_have_no_watch_times():

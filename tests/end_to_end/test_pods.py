@@ -52,6 +52,7 @@ def near(a, b, most):
 def test_two_processes_of_two_devices_train_to_the_metrics_of_one(whole, alone):
     ours, theirs = (json.loads((d / "test.json").read_text()) for d in (whole, alone))
     assert ours["step"] == theirs["step"] and ours["baselines"] == theirs["baselines"]
+    assert not (alone / "report.html").exists()  # evaluate.report=False
     for name, metrics in theirs["lists"].items():
         for metric, value in metrics.items():
             assert near(ours["lists"][name][metric], value, 0.004)  # two of 604 ranks

@@ -8,12 +8,12 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 from jaxrec.config.declarations import Label, Reward, Signal
+from jaxrec.config.rules.signals import PLAY
 from jaxrec.config.schema import Config
 from jaxrec.config.tree import among, require
 from jaxrec.core.registry import ALL_LABEL_RULES, LABEL_RULES
 
 MOST_LABELS = 32  # bits of a row's `label_known`
-PLAY = "play"  # signal of the plays, which every source has
 _CATEGORIES = ("category", "categories")
 # Rules by what they read.
 THRESHOLDS = ("at_least", "quick")  # of a completion

@@ -13,7 +13,7 @@ import numpy as np
 from jaxrec.config.schema import Data
 from jaxrec.core.errors import InputError
 from jaxrec.core.hashing import of_keys
-from jaxrec.core.tables import Drops, Interactions, Titles
+from jaxrec.core.tables import Drops, Interactions, Signals, Titles
 
 UNKNOWN_TITLE = "title not in the catalogue"
 TIME = "time out of range"
@@ -142,14 +142,18 @@ def clean(chunk: Interactions, titles: Titles, data: Data, drops: Drops, has_com
     )
 
 
+def locate(chunk: Interactions | Signals, role: str, i: int) -> str:
+    """Return file, row and column of the value that row `i` has for a role."""
+    row = i + 1 if chunk.row is None else chunk.row[i]
+    return f"{chunk.file or 'source'}, row {row}, column {chunk.names.get(role, role)!r}"
+
+
 def _example(reason: str, chunk: Interactions, titles: Titles, i: int, earliest: int, latest: int) -> str:
     """Return file, row, column and value of row `i`, which is left out.
 
     Allowed times are from `earliest` to below `latest`, in milliseconds since 1970.
     """
-    column = chunk.names[_COLUMNS[reason]] if chunk.names else _COLUMNS[reason]
-    row = i + 1 if chunk.row is None else chunk.row[i]
-    where = f"{chunk.file or 'source'}, row {row}, column {column!r}"
+    where = locate(chunk, _COLUMNS[reason], i)
     if reason == UNKNOWN_TITLE:
         return f"{where}: {chunk.unknown!r}"
     if reason == TIME:

@@ -3,9 +3,10 @@
 import numpy as np
 
 from jaxrec.config.declarations import Label
+from jaxrec.config.rules.signals import PLAY as PLAYS
 from jaxrec.data.labels.tables import Anchors, LabelTitles
 from jaxrec.data.labels.timeline import Timeline
-from jaxrec.data.labels.windows import PLAYS, EventWindows
+from jaxrec.data.labels.windows import EventWindows
 
 LAST_TITLES = 20  # distinct titles that a user played last
 

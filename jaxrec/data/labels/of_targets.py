@@ -18,7 +18,7 @@ from jaxrec.data.events.cleaning import milliseconds_of
 from jaxrec.data.events.event_log import Log
 from jaxrec.data.labels.extraction import extract
 from jaxrec.data.labels.tables import PLAY, Anchors, Events, LabelTitles
-from jaxrec.data.storage.arrays import Arrays
+from jaxrec.data.storage.arrays import Arrays, split_columns
 
 _FRACTION = 2**12  # sums of values are whole numbers of this fraction, so that their order is irrelevant
 
@@ -148,16 +148,11 @@ def label_titles(config: Config, arrays: Arrays, features: tuple[FeatureSpec, ..
         features: Specs of the features of titles, in the order of their columns.
     """
     read = {label.feature for label in config.labels if label.feature}
-    ids = arrays.title_categories[arrays.id_of_rank]
-    lists, column = {}, 0
-    for spec in features:
-        if spec.kind == "number":
-            continue
-        if spec.name in read:
-            values = ids[:, column : column + spec.columns]
-            present = values > UNKNOWN
-            lists[spec.name] = Lists(values[present], np.append(0, np.cumsum(present.sum(axis=1))))
-        column += spec.columns
+    columns = split_columns(features, arrays.title_categories[arrays.id_of_rank], None)
+    lists = {}
+    for name in sorted(read):
+        present = columns[name] > UNKNOWN
+        lists[name] = Lists(columns[name][present], np.append(0, np.cumsum(present.sum(axis=1))))
     return LabelTitles(arrays.title_runtime[arrays.id_of_rank - FIRST_TITLE], lists)
 
 

@@ -17,10 +17,11 @@ last hours of a log would hold known labels of one kind only.
 import numpy as np
 
 from jaxrec.config.declarations import Label
+from jaxrec.config.rules.signals import PLAY as PLAYS
 from jaxrec.data.events.cleaning import completion as completion_of
 from jaxrec.data.labels.tables import Anchors, LabelTitles, add_saturating, window_ms
 from jaxrec.data.labels.timeline import sums_between
-from jaxrec.data.labels.windows import PLAYS, EventWindows, Window
+from jaxrec.data.labels.windows import EventWindows, Window
 
 Values = tuple[np.ndarray, np.ndarray, np.ndarray]  # y, known, available_at
 FINISHED = 0.9  # completion of a play from which on `continues` takes the title as finished

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from jaxrec.config.declarations import Label
+from jaxrec.config.rules.signals import PLAY as PLAYS
 from jaxrec.data.labels.tables import NEVER, Anchors, Events, add_saturating, window_ms
 from jaxrec.data.labels.timeline import Timeline, sums_between
 
 _MOST_SECONDS = 2**43  # milliseconds up to 2**53 are whole numbers in float64
-PLAYS = "play"  # signal of a label that reads plays
 _T = TypeVar("_T")
 
 

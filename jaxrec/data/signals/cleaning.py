@@ -17,6 +17,7 @@ from jaxrec.data.events.cleaning import (
     TIME,
     UNKNOWN_TITLE,
     check_dropped,
+    locate,
     milliseconds_of,
     out_of_range,
 )
@@ -123,8 +124,7 @@ def _example(reason: str, chunk: Signals, signal: Signal, i: int, earliest: int,
     Allowed times are from `earliest` to below `latest`, in milliseconds since 1970.
     """
     role = {UNKNOWN_TITLE: "title", TIME: "time"}.get(reason, signal.name)
-    row = i + 1 if chunk.row is None else chunk.row[i]
-    where = f"{chunk.file or 'source'}, row {row}, column {chunk.names.get(role, role)!r}"
+    where = locate(chunk, role, i)
     if reason == UNKNOWN_TITLE:
         return f"{where}: {chunk.unknown!r}"
     if reason == TIME:

@@ -1,5 +1,6 @@
 """Arrays of the catalogue, and rows as words."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE
-from jaxrec.core.row_format import Layout
+from jaxrec.core.row_format import FeatureSpec, Layout
 
 
 @dataclass(frozen=True)
@@ -55,3 +56,25 @@ def as_words(rows: np.ndarray) -> np.ndarray:
     The result is a view where the rows are contiguous.
     """
     return np.ascontiguousarray(rows).view("<u4").reshape(len(rows), rows.dtype.itemsize // 4)
+
+
+def split_columns(
+    specs: Sequence[FeatureSpec], categories: np.ndarray | None, numbers: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """Return the columns of each feature, [N, columns], from the arrays that hold all of them.
+
+    Args:
+        specs: Features in the order of their columns.
+        categories: [N, columns] ids; None: rows do not store them.
+        numbers: [N, columns]; None: rows do not store them.
+    """
+    features: dict[str, np.ndarray] = {}
+    used = {True: 0, False: 0}
+    for spec in specs:
+        is_number = spec.kind == "number"
+        first = used[is_number]
+        used[is_number] += spec.columns
+        array = numbers if is_number else categories
+        if array is not None:
+            features[spec.name] = array[:, first : first + spec.columns]
+    return features
