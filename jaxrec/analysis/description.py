@@ -14,7 +14,8 @@ from jaxrec.config.rules.labels import AT_REQUEST
 from jaxrec.config.schema import Config, Feature, Label
 from jaxrec.core import registry, rewards
 from jaxrec.core.ids import SPLITS, TITLE_ID
-from jaxrec.data.labels import of_targets
+from jaxrec.data.labels.counts import counts_of
+from jaxrec.data.labels.counts import describe as describe_labels
 from jaxrec.data.storage.arrays import split_columns
 from jaxrec.data.storage.dataset import Dataset
 
@@ -104,8 +105,8 @@ def _available_after(label: Label) -> float | None:
 def _counts_of_labels(dataset: Dataset, split: str) -> dict[str, dict[str, Any]]:
     counts: Counter[str] = Counter()
     for rows in row_blocks(dataset.rows(split)):
-        counts.update(of_targets.counts_of(rows, dataset.layout))
-    return of_targets.describe(dataset.layout.labels, counts)[0]["labels"]
+        counts.update(counts_of(rows, dataset.layout))
+    return describe_labels(dataset.layout.labels, counts)[0]["labels"]
 
 
 def _rewards(config: Config, targets: Targets) -> list[dict[str, Any]]:

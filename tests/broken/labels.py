@@ -33,7 +33,7 @@ LINES = (
     ),
     Line(
         "absent targets are no entries of a label",
-        "jaxrec/data/labels/of_targets.py",
+        "jaxrec/data/labels/counts.py",
         'present = rows["target" if "target" in (rows.dtype.names or ()) else "title"] > 0',
         'present = rows["target" if "target" in (rows.dtype.names or ()) else "title"] >= 0',
         (f"{_STORED}::test_counts_are_those_of_the_targets_of_training_rows",),

@@ -12,8 +12,8 @@ from jaxrec.core.ids import SPLITS
 from jaxrec.core.row_format import Layout, old_layout
 from jaxrec.core.tables import Drops
 from jaxrec.data.examples.ranking import Examples
-from jaxrec.data.labels.of_targets import describe as describe_labels
-from jaxrec.data.labels.of_targets import notes as label_notes
+from jaxrec.data.labels.counts import describe as describe_labels
+from jaxrec.data.labels.counts import notes as label_notes
 from jaxrec.data.runners.notes import Counts, check_splits, notes
 from jaxrec.data.runners.partition_job import BUSIEST_USER, ONLY_NOTED
 from jaxrec.data.signals.cleaning import SignalTally

@@ -22,8 +22,8 @@ from jaxrec.data.events.users import UserKeys, UserTable
 from jaxrec.data.events.vocabulary import FeatureColumns
 from jaxrec.data.examples import negatives, next_item, ranking, seen_titles
 from jaxrec.data.examples.ranking import Examples
+from jaxrec.data.labels.counts import counts_of as counts_of_labels
 from jaxrec.data.labels.of_targets import LabelInputs, PartitionLabels, label_titles
-from jaxrec.data.labels.of_targets import counts_of as counts_of_labels
 from jaxrec.data.signals.records import counts_of, sort_events
 from jaxrec.data.storage.dataset import Arrays
 from jaxrec.data.storage.evaluation_arrays import DailyPlays, SeenTitles

@@ -12,6 +12,7 @@ from jaxrec.core.row_format import FeatureSpec, Layout
 from jaxrec.core.tables import Lists
 from jaxrec.data.events.event_log import TitleStats
 from jaxrec.data.examples import next_item, ranking
+from jaxrec.data.labels import counts as label_counts
 from jaxrec.data.labels import of_targets
 from jaxrec.data.labels.of_targets import LabelInputs, PartitionLabels, TargetLabels
 from jaxrec.data.labels.tables import LabelTitles
@@ -170,8 +171,8 @@ def test_counts_are_those_of_the_targets_of_training_rows(task):
     config = make_config(task)
     layout = layout_of(config, 3 if task == "ranking" else 1)
     rows = build(config, labels_of(config))
-    counts = of_targets.counts_of(rows, layout) | {"other": 3}
-    described, others = of_targets.describe(layout.labels, counts)
+    counts = label_counts.counts_of(rows, layout) | {"other": 3}
+    described, others = label_counts.describe(layout.labels, counts)
     assert others == {"other": 3}
     # Ranking: the targets are among the next three titles of one, two, three and three rows.
     times = {"ranking": [1, 2, 3, 3], "next_item": [1, 1, 1, 1]}[task]
@@ -182,8 +183,8 @@ def test_counts_are_those_of_the_targets_of_training_rows(task):
         entry = described["labels"][name]
         assert entry["entries"] == sum(times) + extra and entry["known"] == known / entry["entries"]
         assert entry["mean"] == pytest.approx(total / known, abs=1e-3)
-    assert of_targets.counts_of(rows, layout_of(make_config(task, labels=()))) == {}
-    assert of_targets.describe((), {"other": 3}) == ({}, {"other": 3})
+    assert label_counts.counts_of(rows, layout_of(make_config(task, labels=()))) == {}
+    assert label_counts.describe((), {"other": 3}) == ({}, {"other": 3})
 
 
 def test_notes_name_labels_that_cannot_be_learned():
@@ -193,7 +194,7 @@ def test_notes_name_labels_that_cannot_be_learned():
         "all": {"entries": 7, "known": 0.5, "mean": 1.0},
         "some": {"entries": 7, "known": 0.5, "mean": 1.0},
     }
-    assert of_targets.notes(labels, entries) == [
+    assert label_counts.notes(labels, entries) == [
         "label 'never' (rule='happened', hours=9000) is known for none of 7 training targets: is its window "
         "longer than the log?",
         "label 'all' (rule='returned', hours=24) is 1 wherever it is known among 7 training targets",
