@@ -325,16 +325,17 @@ class Recommender(BaseRecommender):
 
     @classmethod
     def load(
-        cls, workdir: "str | AnyPath", which: str | None = None, titles: Any = None, index: str = "auto"
-    ) -> "Recommender":
+        cls, workdir: "str | AnyPath", which: str | None = None, titles: Any = None, index: str = "auto",
+        blend: str = "",
+    ) -> "Recommender":  # fmt: skip
         """Load a checkpoint.
 
         Args:
             workdir: Folder of the training run.
             which: "best" or "last" checkpoint. None: the value of the config; "last" if there is no best.
-            titles: Table of titles in the columns of the config's titles table; those launched since the
-                training are served from their features. None: the titles of the training.
+            titles: Titles table; launches since the training are served from features. None: of the training.
             index: "exact", "ann" or "auto" (`index.indexed_scorer.IndexOptions`); kept in the workdir.
+            blend: Head or blend that orders the titles, as `evaluate --blend`. Empty: that of the config.
 
         Raises:
             InputError: There is no such checkpoint, the table is invalid, or no index can be used.
@@ -345,6 +346,6 @@ class Recommender(BaseRecommender):
         from jaxrec.serving.index.indexed_scorer import IndexOptions
         from jaxrec.tasks.loading import default_checkpoint, load_checkpoint
 
-        loaded, path = load_checkpoint(workdir, which or default_checkpoint(workdir)), as_path(workdir)
+        loaded, path = load_checkpoint(workdir, which or default_checkpoint(workdir), blend), as_path(workdir)
         correction = load_or_fit_correction(path, loaded, replicate(loaded.arrays.title_table()))
         return cls(loaded, correction, titles, IndexOptions(index, path, loaded.step))

@@ -1,5 +1,7 @@
 """Construction of the task that a config names."""
 
+from collections.abc import Mapping
+
 from jaxrec.config.schema import Config
 from jaxrec.core.errors import InputError
 from jaxrec.core.registry import TASKS, resolve
@@ -8,8 +10,9 @@ from jaxrec.tasks.base import Task
 
 
 def build_task(
-    config: Config, layout: Layout, threshold: float, steps_per_epoch: int, total_steps: int
-) -> Task:
+    config: Config, layout: Layout, threshold: float, steps_per_epoch: int, total_steps: int,
+    label_shares: Mapping[str, float] | None = None,
+) -> Task:  # fmt: skip
     """Return the task `config.task.name` on rows of `layout`.
 
     Args:
@@ -18,9 +21,10 @@ def build_task(
         threshold: Mean completion of the training targets, in [0, 1].
         steps_per_epoch: Number of steps that read every training row once.
         total_steps: Number of steps of the whole run.
+        label_shares: Label -> share of the training targets where it is known; None without labels.
 
     Raises:
-        InputError: The rows are not those that the task trains on.
+        InputError: The rows are not those that the task trains on, or lack a label of a head.
     """
     entry = TASKS[config.task.name]
     if layout.rows != entry.rows:
@@ -29,4 +33,6 @@ def build_task(
             f"but the dataset holds {layout.rows} rows"
         )
     task: type[Task] = resolve(entry.target)
-    return task(config, layout, threshold, steps_per_epoch, total_steps)
+    built = task(config, layout, threshold, steps_per_epoch, total_steps, label_shares or {})
+    built.check()
+    return built

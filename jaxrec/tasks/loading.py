@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.checkpoints.state_tree import with_shardings
+from jaxrec.config.rules.heads import order_by
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import from_run_json, run_differences
 from jaxrec.config.validation import check_sharding
@@ -60,6 +61,7 @@ class LoadedCheckpoint:
 _META = {  # metadata of a run's checkpoint; `from_run_json` and `Layout.from_json` check the first two
     "config": dict, "layout": dict, "threshold": float, "steps_per_epoch": int, "total_steps": int,
     "dataset": str, "dataset_directory": str, "categories?": {ANY_KEY: list},
+    "label_shares?": {ANY_KEY: float},
 }  # fmt: skip
 
 
@@ -74,22 +76,25 @@ def read_meta(checkpoints: Checkpointer, which: str) -> dict[str, Any]:
     return meta
 
 
-def load_checkpoint(workdir: str | AnyPath, which: str) -> LoadedCheckpoint:
+def load_checkpoint(workdir: str | AnyPath, which: str, blend: str = "") -> LoadedCheckpoint:
     """Load a checkpoint without its dataset.
 
     Args:
         workdir: folder of the run.
         which: "best" or "last".
+        blend: head or blend that orders the titles, as for `order_by`; empty: that of the config.
 
     Raises:
-        InputError: there is no such checkpoint, the layout that it holds has an unknown name, or the item
-            table cannot be split over these devices.
+        InputError: there is no such checkpoint, the layout that it holds has an unknown name, the item
+            table cannot be split over these devices, or there is no such head or blend.
     """
     with Checkpointer(as_path(workdir) / CHECKPOINTS) as checkpoints:
         meta = read_meta(checkpoints, which)
         config = from_run_json(meta["config"])
         config.model.attention_impl = "auto"  # the stored value suits the training machine
         check_sharding(config, device_count())
+        if blend:
+            order_by(config, blend)
         try:
             task = restore_task(config, meta)
         except InputError as error:
@@ -125,6 +130,7 @@ def restore_task(config: Config, meta: dict[str, Any]) -> Task:
         meta["threshold"],
         meta["steps_per_epoch"],
         meta["total_steps"],
+        meta.get("label_shares"),
     )
 
 

@@ -234,11 +234,17 @@ def training(
     return Batch(
         history(rows, view, key) if packing is None else packed(rows, view, packing, key),
         rows["target"][:, :next_k],
-        Outcome(rows["target_completion"][:, :next_k]),
+        _outcome(rows, next_k),
         negative,
         hard,
         valid,
     )
+
+
+def _outcome(rows: dict[str, jax.Array], next_k: int) -> Outcome:
+    """Return the completions and the stored labels of the first `next_k` targets."""
+    label, known = (rows[name][:, :next_k] if name in rows else None for name in ("label", "label_known"))
+    return Outcome(rows["target_completion"][:, :next_k], label, known)
 
 
 class QueryBatch(NamedTuple):
@@ -286,7 +292,7 @@ def validation(query_batch: QueryBatch, valid: Any, next_k: int) -> Batch:
     return Batch(
         query_batch.history,
         rows["target"][:, :next_k],
-        Outcome(rows["target_completion"][:, :next_k]),
+        _outcome(rows, next_k),
         negative,
         hard,
         valid,

@@ -46,7 +46,7 @@ def dry_run(config: Config, dataset: Dataset) -> dict[str, Any]:
     config = fit_batch_size(config, rows.rows, jax.device_count())
     total, per_epoch = count_steps(config, rows)
     threshold = dataset.manifest["completion_threshold"] or 0.0
-    task = build.build_task(config, dataset.layout, threshold, per_epoch, total)
+    task = build.build_task(config, dataset.layout, threshold, per_epoch, total, dataset.label_shares)
     inputs, init = training_input(task, rows), StateInit(task)
     size, abstract = steps_per_call(config, min(per_epoch, total)), init.abstract()
     step = TrainStep(task)
@@ -137,8 +137,9 @@ def _flops(config: Config, dataset: Dataset, batch: Any, table: Any) -> float | 
     """
     whole = replace(config.train, microbatch_size=config.train.batch_size // jax.device_count())
     task = build.build_task(
-        replace(config, train=whole), dataset.layout, dataset.manifest["completion_threshold"] or 0.0, 1, 1
-    )
+        replace(config, train=whole), dataset.layout, dataset.manifest["completion_threshold"] or 0.0, 1, 1,
+        dataset.label_shares,
+    )  # fmt: skip
     abstract, step = StateInit(task).abstract(), TrainStep(task)
     lower = parallelize_step(step, step.mapping, abstract).lower
     compiled = lower(with_shardings(abstract, state_shardings(abstract)), batch, table)()

@@ -13,7 +13,20 @@ import pytest
 from absl import logging
 
 from jaxrec.config import schema
-from jaxrec.config.schema import FileFormat, KuaiRand, Label, Mix, Reward, Signal, Tables, Term, Tfds
+from jaxrec.config.schema import (
+    Blend,
+    BlendTerm,
+    FileFormat,
+    Head,
+    KuaiRand,
+    Label,
+    Mix,
+    Reward,
+    Signal,
+    Tables,
+    Term,
+    Tfds,
+)  # fmt: skip
 from jaxrec.config.serialization import dataset_directory
 from jaxrec.config.validation import check
 from jaxrec.sources import tfds
@@ -162,6 +175,13 @@ REWARDED = {
     "labels": (Label("x", "count"), Label("z", "count")),
     "rewards": (Reward("r", (Term("x", 2.0, "step", 0.5), Term("z", 0.1))),),
 }
+# Two heads on the labels of the rows, and an order by both.
+HEADS = {
+    "labels": (Label("x", "at_least", at=0.9), Label("z", "completion")),
+    "objective.heads": (Head("x", "x"), Head("z", "z")),
+    "evaluate.blends": (Blend("top", (BlendTerm("x"), BlendTerm("z", 0.5))),),
+}
+ONLY_HEADS = {name: HEADS[name] for name in ("labels", "objective.heads")}
 OF_LOG = {"signals": (Signal("extra", "seconds", column="watched"),)}
 
 
@@ -284,6 +304,8 @@ OBJECTIVE = table(
     "objective", o.terms, ctr=0.5, ranking=0.5, regression=0.5, entropy=0.5, balance=0.5, personalised=False,
     alpha=2.0, weighting="uncertainty", ranking_loss="softmax", margin=2.0, soft_negative=0.3, soft_on="all",
 ) | {
+    "heads": [Case("objective.heads", HEADS["objective.heads"], o.declared_heads,
+                   also={"labels": HEADS["labels"]})],
     "retrieval": [Case("objective.retrieval", 0.7, o.loss, "one_expert", RETRIEVAL)],
     "retrieval_negatives": [Case("objective.retrieval_negatives", 32, o.loss, "one_expert", RETRIEVAL)],
 }  # fmt: skip
@@ -356,6 +378,14 @@ START = {
 EVALUATE = {
     "batch_size": [Case("evaluate.batch_size", 32, o.queries_of_a_step)],
     "ranking_head": [Case("evaluate.ranking_head", "ctr", o.head)],
+    "blends": [
+        Case(
+            "evaluate.blends",
+            HEADS["evaluate.blends"],
+            o.declared_heads,
+            also={name: HEADS[name] for name in ("labels", "objective.heads")},
+        )
+    ],
     "checkpoint": [Case("evaluate.checkpoint", "last", o.evaluation("which"))],
     "next_k": [Case("evaluate.next_k", (1, 2), o.evaluation("blocks"))],
     "seen": [Case("evaluate.seen", "kept", o.evaluation("seen"))],
@@ -399,7 +429,8 @@ FIELDS: dict[str, dict[str, list[Case]]] = {
         for name, value in {
             "name": "y", "signal": "play", "hours": 0.5, "at": 0.1,
         }.items()
-    } | {"rule": [Case("labels.0.rule", "seconds", o.labels, "tables",
+    } | {"of_drawn": [Case("labels.0.of_drawn", "unknown", o.declared_heads, "ranking", HEADS)],
+        "rule": [Case("labels.0.rule", "seconds", o.labels, "tables",
                        {"labels": (Label("x", "count"),)})],
         "feature": [Case("labels.0.feature", "title_id", o.labels, "tables",
                           {"labels": (Label("x", "discovery", feature="genres"),)})]},
@@ -414,6 +445,19 @@ FIELDS: dict[str, dict[str, list[Case]]] = {
             "name": "other", "terms": (Term("x"),), "base": 2.0, "low": 0.0, "high": 3.5,
             "unknown": "observed",
         }.items()
+    },
+    "Head": {
+        name: [Case(f"objective.heads.0.{name}", value, o.declared_heads, "ranking", ONLY_HEADS)]
+        for name, value in {
+            "name": "y", "of": "z", "on": "state", "loss": "mse", "weight": 0.3, "personalised": True,
+        }.items()
+    },
+    "Blend": {"name": [Case("evaluate.blends.0.name", "other", o.declared_heads, "ranking", HEADS)],
+              "terms": [Case("evaluate.blends.0.terms", (BlendTerm("x"),), o.declared_heads, "ranking",
+                             HEADS)]},
+    "BlendTerm": {
+        name: [Case(f"evaluate.blends.0.terms.0.{name}", value, o.declared_heads, "ranking", HEADS)]
+        for name, value in {"head": "ctr", "weight": 2.0}.items()
     },
     "KuaiRand": {
         "directory": [Case("source.directory", "two", o.read, "kuairand")],
