@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxrec.config.heads import HeadSpec, paper_head
 from jaxrec.config.schema import Objective, Sampling
 from jaxrec.core.batch import Batch
-from jaxrec.core.heads import HeadSpec, paper_head
 from jaxrec.core.registry import HEADS, RANKING_LOSSES, resolve
 from jaxrec.losses.gate import entropy, load_balancing_loss
 

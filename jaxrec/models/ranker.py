@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrec.config.declarations import Blend
+from jaxrec.config.heads import HeadSpec
 from jaxrec.core.batch import History, TitleTable
-from jaxrec.core.heads import HeadSpec
 from jaxrec.core.ids import FIRST_TITLE, RETRIEVAL_HEAD
 from jaxrec.models.heads import MlpHead, ProductFeatures, RetrievalHead, dot_score
 from jaxrec.models.layers.dense import Mlp, at_least_float32
@@ -121,13 +121,13 @@ class RankingModel(UserEncoder):
             return {self.heads[0].name: s_BxC.astype(at_least_float32(self.dtype))}
         x = self.product(user.vector_BxF, titles) if self.config.matcher_product else None
         scores = {}
-        asked = tuple(head.name for head in self.heads) if heads is None else heads
-        for name in dict.fromkeys(part for order in asked for part in self._parts(order)):
+        wanted = tuple(head.name for head in self.heads) if heads is None else heads
+        for name in dict.fromkeys(part for order in wanted for part in self._parts(order)):
             if name in self.states:
                 scores[name] = self.states[name](user.vector_BxF).astype(at_least_float32(self.dtype))
             else:
                 scores[name] = self._activated(name, self.matchers[name](user.vector_BxF, titles, x))
-        return {name: self._blended(name, scores.__getitem__) for name in asked}
+        return {name: self._blended(name, scores.__getitem__) for name in wanted}
 
     def _blend(self, name: str) -> Blend | None:
         return next((blend for blend in self.blends if blend.name == name), None)

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.config.declarations import Head, Label, Reward
+from jaxrec.config.heads import HeadSpec
 from jaxrec.config.schema import Config
 from jaxrec.core import rewards
 from jaxrec.core.batch import Batch, Outcome, TitleTable
 from jaxrec.core.errors import InputError
-from jaxrec.core.heads import HeadSpec
 from jaxrec.core.ids import UNKNOWN
 from jaxrec.core.registry import PAIR_LOSSES, STATE_LOSSES
 from jaxrec.core.row_format import FeatureSpec, Layout

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec.config.heads import HeadSpec
 from jaxrec.core.batch import History, HostBatch, Outcome, TitleTable
 from jaxrec.core.errors import InputError
-from jaxrec.core.heads import HeadSpec
 from jaxrec.core.ids import LISTS, RETRIEVAL_HEAD
 from jaxrec.core.registry import HEADS
 from jaxrec.data.loading.packing import Packer

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec.config.heads import HeadSpec
 from jaxrec.config.schema import Objective
-from jaxrec.core.heads import HeadSpec
 from jaxrec.core.registry import PAIR_LOSSES, STATE_LOSSES
 from jaxrec.losses import ranking
 from jaxrec.losses.ranking import CandidateLoss, HeadLabels

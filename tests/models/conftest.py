@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec.config.heads import HeadSpec, paper_head
 from jaxrec.config.schema import Expert, Model
 from jaxrec.config.schema import Gate as GateConfig
 from jaxrec.core.batch import History, PastOutcome, TitleTable
-from jaxrec.core.heads import HeadSpec, paper_head
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.models.ranker import RankingModel
 from jaxrec.tasks.ranking_inputs import alone

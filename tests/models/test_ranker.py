@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec.config.heads import HeadSpec
 from jaxrec.config.schema import Blend, BlendTerm, Expert, Objective, Optimizer, Sampling
 from jaxrec.config.schema import Gate as GateConfig
 from jaxrec.core.batch import Batch, Outcome
-from jaxrec.core.heads import HeadSpec
 from jaxrec.losses import ranking
 from jaxrec.models.layers import rng as rng_module
 from jaxrec.tasks.ranking_inputs import alone
@@ -221,9 +221,9 @@ def test_a_blend_is_the_weighted_sum_of_log_probabilities_and_values(case):
     scores = c().scores
     log_p = {name: np.log(1 / (1 + np.exp(-np.asarray(scores[name], float)))) for name in ("ctr", "thumb")}
     expected = log_p["ctr"] + 0.3 * log_p["thumb"] + 2.0 * scores["completion"] - 0.5 * scores["value"]
-    asked = model.apply(c.variables, user, c.candidate, c.table, ("top", "ctr"), method="score")
-    assert {*asked} == {"top", "ctr"}
-    np.testing.assert_allclose(asked["top"], expected, rtol=1e-5)
+    both = model.apply(c.variables, user, c.candidate, c.table, ("top", "ctr"), method="score")
+    assert {*both} == {"top", "ctr"}
+    np.testing.assert_allclose(both["top"], expected, rtol=1e-5)
     every = model.apply(c.variables, user, c.table, "top", method="score_catalogue")
     np.testing.assert_allclose(np.take_along_axis(every, c.candidate, axis=1), expected, rtol=1e-4)
 
