@@ -237,7 +237,7 @@ def _check_objective(config: Config) -> None:
     _positive(config, "objective.margin")
     _rate(config, "objective.soft_negative")
     require(
-        objective.ctr > 0 or objective.ranking > 0,
+        objective.ctr > 0 or objective.ranking > 0 or config.data.examples == "impressions",
         "objective.ctr", objective.ctr, "be above 0 where ranking is 0: something must order the titles",
     )  # fmt: skip
     if config.model.head == "dot":

@@ -28,5 +28,10 @@ def build_task(
             f"task.name={config.task.name!r} trains on {entry.rows} rows, "
             f"but the dataset holds {layout.rows} rows"
         )
+    if not layout.has_candidates and entry.rows == "ranking":
+        raise InputError(
+            "data.examples='impressions': no head trains on the labels of exposures; allowed: 'requests', or "
+            "the commands prepare and describe"
+        )
     task: type[Task] = resolve(entry.target)
     return task(config, layout, threshold, steps_per_epoch, total_steps)

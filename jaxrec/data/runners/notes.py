@@ -99,10 +99,13 @@ def _reason_of_empty_split(config: Config, counts: Counts, split: str) -> str:
         causes.append(f"no user has a target {days[split]}")
     elif data.split == "users" and not counts.users[split]:
         share = f"data.train_share={data.train_share:g} and data.validation_share={data.validation_share:g}"
+        share += f" of the users outside of data.fold={data.fold!r}" if data.fold else ""
         causes.append(f"none of {users:,} users is drawn for it, with {share}")
     elif data.split == "last" and split == "validation":
         share = f"data.validation_share={data.validation_share:g}"
         causes.append(f"no user with enough titles is drawn for it, with {share} and few users")
+    if not causes and data.examples == "impressions":
+        causes.append("no exposure (an event of the signal 'impression') has an earlier play of its user")
     if not causes:
         causes.append(
             "no user has two titles, of which the first is the history and the second the target "
