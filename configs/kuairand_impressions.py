@@ -7,8 +7,8 @@ python -m jaxrec.prepare --config configs/kuairand_impressions.py:2/5 --config.s
 `configs/kuairand.py` describes DIR. Every row of the log is an exposure. The argument "2/5" tests the second
 of five folds of the users, so that five datasets test each user once.
 
-The feedback on an exposure is logged in its row, at its own time. A window of one second holds it, and a label
-is unknown for the exposures of the last second of the log alone.
+The feedback on an exposure is logged in its row, at its own time. A window of one second holds it, and labels
+are unknown for the exposures of the log's last second alone.
 """
 
 from configs import kuairand_signals

@@ -55,10 +55,11 @@ def check_impressions(config: Config) -> None:
     allowed = f"be 'requests' where task.name is {config.task.name!r}: exposures are rows of the task ranking"
     require(config.rows == "ranking", "data.examples", data.examples, allowed)
     shown = [signal for signal in config.signals if (signal.name, signal.about) == (IMPRESSION, "title")]
-    allowed = f"be 'requests' unless signals hold Signal({IMPRESSION!r}), about titles: its events are the rows"
+    allowed = f"be 'requests' unless signals hold Signal({IMPRESSION!r}) about titles: its events are rows"
     require(bool(shown), "data.examples", data.examples, allowed)
     require(data.split != "last", "data.split", data.split, f"be 'users' or 'time' {with_it}")
-    require(data.num_targets == 1, "data.num_targets", data.num_targets, f"be 1 {with_it}: a row has one title")
+    allowed = f"be 1 {with_it}: a row has one title"
+    require(data.num_targets == 1, "data.num_targets", data.num_targets, allowed)
     for name in ("ctr", "ranking", "retrieval"):
         weight = getattr(objective, name)
         require(not weight, f"objective.{name}", weight, f"be 0 {with_it}: {_NO_NEGATIVES}")
