@@ -179,6 +179,13 @@ def labels(config: Config):
     return repr((names, values.y.tolist(), values.known.tolist()))
 
 
+def stored_fields(config: Config) -> str:
+    """Return the fields of training and held-out rows."""
+    specs = tuple(FeatureSpec(f.name, f.kind, f.where, 4, size=3) for f in config.features)
+    layout = layout_of(config, 3, specs)
+    return str((layout.row_dtype(), layout.query_dtype()))
+
+
 def reward(config: Config):
     """Return the values and versions of rewards of two labels, one unknown at the second title."""
     y = {"x": np.array([0.2, 0.8, 0.9]), "z": np.array([1.0, 2.0, 300.0])}
