@@ -26,7 +26,7 @@ def test_folds_test_each_user_once(count):
 
 
 def test_a_fold_is_a_range_of_the_hash_and_validation_comes_last(monkeypatch):
-    """Of three folds the second tests from 1/3 to 2/3. The others begin there; a third is for validation."""
+    """The second of three folds tests from 1/3 to 2/3. The others begin there; a third is for validation."""
     u = np.array([0.01, 0.32, 0.34, 0.66, 0.67, 0.99, 0.15, 0.1, np.nextafter(1, 0)])
     monkeypatch.setattr(users, "uniform", lambda *_: u)
     settings = Data(fold="2/3", train_share=0.5, validation_share=0.25)

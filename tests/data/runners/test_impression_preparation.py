@@ -16,10 +16,12 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import SPLITS
 from jaxrec.data.events import partitions
 from jaxrec.data.examples.sampling_density import count_negatives
-from jaxrec.data.loading.batches import EvalBatches
+from jaxrec.data.loading.batches import EvalBatches, TrainBatches
+from jaxrec.data.loading.packing import Packer
 from jaxrec.data.runners import local
 from jaxrec.data.runners.settings import fit_settings
 from jaxrec.data.runners.statistics import log_statistics
+from jaxrec.data.storage.arrays import as_words
 from jaxrec.data.storage.audit import audit, verify_dataset
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.reporting.description_report import format_description
@@ -137,12 +139,23 @@ def test_rows_are_decoded_to_batches_without_negatives(tiny_config, exposures):
 
     dataset = Dataset(exposures)
     view = ranking_inputs.HistoryView(dataset.layout, (8, 4), False)
-    rows, host = dataset.rows("train").all()[:16], EvalBatches(dataset.rows("train"), 16)[0]
+    packer = Packer(dataset.layout.row_dtype(), view.windows, False).fit(
+        as_words(dataset.rows("train").all()), 16, 1
+    )
+    host = TrainBatches(dataset.rows("train"), 16, 0, 1, lengths=packer.lengths, pack=packer)[0]
+    rows = host.words.reshape(-1).view(dataset.layout.row_dtype())
+    assert host.packing is not None
     key = jnp.zeros((16, 2), jnp.uint32)
-    batch = ranking_inputs.training(host.words, host.valid, view, (6, 8, 6, 0), 1, jnp.int32(0), key)
-    assert batch.positive.tolist() == rows["target"].tolist()
+    batch = ranking_inputs.training(
+        host.words, host.valid, view, (6, 8, 6, 0), 1, jnp.int32(0), key, host.packing
+    )
+    assert batch.positive.tolist() == rows["target"].tolist() and rows["target"].all()
     assert batch.outcome.completion.tolist() == rows["target_completion"].tolist()
     assert batch.negative.shape == batch.hard.shape == (16, 0) and batch.negative.dtype == jnp.int32
+    kept = (rows["history_title"] > 0) & (rows["history_abandoned"] == 0)
+    assert (batch.history.title > 0).sum() == np.minimum(kept.sum(axis=1), 8).sum()
+    host = EvalBatches(dataset.rows("test"), 16)[0]
+    rows = dataset.rows("test").all()[:16]
     queries = ranking_inputs.queries(host.words, view)
     assert queries.candidate[:, 0, 0].tolist() == rows["target"].tolist()
     assert queries.candidate.shape == (16, 1, 1, 1)
