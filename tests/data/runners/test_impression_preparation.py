@@ -15,10 +15,12 @@ from jaxrec.config.schema import Feature, Label, Signal
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import SPLITS
 from jaxrec.data.events import partitions
+from jaxrec.data.events.cleaning import SHORT, WATCHED
 from jaxrec.data.examples.sampling_density import count_negatives
 from jaxrec.data.loading.batches import EvalBatches, TrainBatches
 from jaxrec.data.loading.packing import Packer
 from jaxrec.data.runners import local
+from jaxrec.data.runners.notes import Counts, check_splits
 from jaxrec.data.runners.settings import fit_settings
 from jaxrec.data.runners.statistics import log_statistics
 from jaxrec.data.storage.arrays import as_words
@@ -129,6 +131,21 @@ def test_settings_are_proposed_from_the_number_of_exposures(tiny_config, tables)
     fitted, reasons = fit_settings(config, log_statistics(opened(config), config))
     assert "about 1,600 training examples" in reasons["train.batch_size"] and fitted.train.batch_size == 8
     assert not [key for key in reasons if key.startswith("data.hard")]
+
+
+def test_the_reason_of_a_split_without_exposures(tiny_config, tables):  # noqa: F811
+    config = of_exposures(tiny_config, tables, fold="1/3")
+    users = {"train": 1, "validation": 0, "test": 2}
+    short = {WATCHED: 9, SHORT: 9}  # all plays are abandoned, which leaves out no exposure
+    counts = Counts(9, short, {"train": 0, "validation": 1, "test": 1}, users, {})
+    with pytest.raises(InputError, match=r"reason: no exposure .* has an earlier play of its user$"):
+        check_splits(config, counts)
+    counts.examples.update(train=1, validation=0)
+    with pytest.raises(InputError, match=r"none of 3 users .* outside of data\.fold='1/3'$"):
+        check_splits(config, counts)
+    config.data.split, config.data.fold = "time", ""
+    with pytest.raises(InputError, match=r"reason: no user has an exposure from data.validation_from="):
+        check_splits(config, counts)
 
 
 def test_rows_are_decoded_to_batches_without_negatives(tiny_config, exposures):
