@@ -201,12 +201,16 @@ class Data:
     abandon_threshold: float = 0.05  # a title with a lower completion is abandoned
     targets: Literal["new", "any"] = "new"  # "new": first plays of titles that are not
     # abandoned; "any": all plays of such titles
+    examples: Literal["requests", "impressions"] = "requests"  # rows of the ranking task. "impressions": a
+    # row for each event of the signal "impression", with the title that was shown, and without negatives
     split: Literal["users", "last", "time"] = "users"  # "last": the last target of each user is the test
     train_share: float = 0.8  # fraction of users for training, with split="users"
     validation_share: float = 0.1  # fraction of users for validation; with "last", fraction of users whose
     # target before the last is held out too
     validation_from: str = ""  # with "time": first day of the validation targets, until `test_from`
     test_from: str = ""  # with "time": first day of the test targets
+    fold: str = ""  # with split="users": "2/5" tests the users of the second of five equal ranges of the
+    # user hash; the two shares divide the other users. "": a range by the shares
     hard: int = 16  # stored hard negatives per row
     trending: int = 32  # stored trending negatives per row
     tailing: int = 20  # stored tailing negatives per row

@@ -23,7 +23,7 @@ _FREE = {
 }  # fmt: skip
 _NOT_IN_DIGEST = ("directory", "workers", "partitions", "verify")  # they move the dataset, never its bytes
 # Left out of a digest at their defaults: datasets prepared before these fields existed stay valid.
-_LATER = ("path", "split", "validation_from", "test_from")
+_LATER = ("path", "split", "validation_from", "test_from", "examples", "fold")
 _NOT_IN_LABELS = ("of_drawn",)  # read by heads alone
 _LATER_FORMATS = ("interactions_format", "titles_format", "users_format", "signals_format")
 _LATER_COLUMNS = (
@@ -69,9 +69,8 @@ def digest(config: Config) -> str:
     tree, old = to_json(config), migrations.old_data_fields(config)
     left_out = (*_NOT_IN_DIGEST, *(k for k in _LATER if tree["data"][k] == getattr(Data(), k)))
     data = {old[name]: value for name, value in tree["data"].items() if name not in left_out}
-    examples = migrations.old_examples(config)
-    if examples != "requests":
-        data["examples"] = examples
+    if config.rows != "ranking":
+        data["examples"] = migrations.old_examples(config)
     hashed: dict[str, Any] = {
         "source": _source_for_digest(config, tree["source"]),
         "features": [_feature_for_digest(feature) for feature in tree["features"]],

@@ -117,7 +117,7 @@ class BaseRecommender:
         self, histories: Any, k: int = 20, filters: Filters | None = None, *, users: Any = None,
         now: Any = None, diversity: float = 0.0, page: PageLayout | None = None, group_rows: int = GROUP_ROWS,
     ) -> Iterator[Recommendations]:  # fmt: skip
-        """Yield what `recommend` returns for groups of users of about `group_rows` plays, in bounded memory."""
+        """Yield what `recommend` returns, for groups of users of about `group_rows` plays at a time."""
         if not 1 <= k <= self._scorer.titles:
             raise InputError(f"k={k}; allowed: 1 to {self._scorer.titles}, the number of titles")
         if not 0.0 <= diversity <= 1.0:

@@ -66,7 +66,7 @@ def _declared(
                 "is a label's window longer than the log?"
             )
         drawn = pair and all(label.of_drawn == "zero" for label in labels)
-        negatives = config.sampling.negatives if drawn else 0
+        negatives = config.sampling.negatives if drawn and layout.has_candidates else 0
         if drawn and head.loss in ("bce", "mse"):
             share = (share + negatives) / (1 + negatives)
     ranking = head.loss in ("hinge", "softmax") and pair

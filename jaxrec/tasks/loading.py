@@ -1,5 +1,6 @@
-"""Loading of a checkpoint, and comparison of its run and catalogue with others."""
+"""Tasks of configs and checkpoints: construction, loading, and comparison of runs and catalogues."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +16,44 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.core.json_io import ANY_KEY, check_shape
 from jaxrec.core.paths import AnyPath, as_path
+from jaxrec.core.registry import TASKS, resolve
 from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.arrays import check_lengths
 from jaxrec.data.storage.dataset import Arrays, Dataset
 from jaxrec.runtime.mesh import device_count, state_shardings
-from jaxrec.tasks import build
 from jaxrec.tasks.base import Task
 
 CHECKPOINTS = "checkpoints"  # folder of checkpoints in a workdir
 START_JSON = "start.json"  # in a workdir: what became of each parameter of the run that it started from
+
+
+def build_task(
+    config: Config, layout: Layout, threshold: float, steps_per_epoch: int, total_steps: int,
+    label_shares: Mapping[str, float] | None = None,
+) -> Task:  # fmt: skip
+    """Return the task `config.task.name` on rows of `layout`.
+
+    Args:
+        config: The run's config.
+        layout: Layout of the dataset's rows.
+        threshold: Mean completion of the training targets, in [0, 1].
+        steps_per_epoch: Number of steps that read every training row once.
+        total_steps: Number of steps of the whole run.
+        label_shares: Label -> share of the training targets where it is known; None without labels.
+
+    Raises:
+        InputError: The rows are not those that the task trains on, or lack a label of a head.
+    """
+    entry = TASKS[config.task.name]
+    if layout.rows != entry.rows:
+        raise InputError(
+            f"task.name={config.task.name!r} trains on {entry.rows} rows, "
+            f"but the dataset holds {layout.rows} rows"
+        )
+    task: type[Task] = resolve(entry.target)
+    built = task(config, layout, threshold, steps_per_epoch, total_steps, label_shares or {})
+    built.check()
+    return built
 
 
 @dataclass
@@ -124,7 +154,7 @@ def restore_task(config: Config, meta: dict[str, Any]) -> Task:
         config: config of the run.
         meta: metadata, from `Checkpointer.restore_meta`.
     """
-    return build.build_task(
+    return build_task(
         config,
         Layout.from_json(meta["layout"]),
         meta["threshold"],

@@ -35,8 +35,13 @@ class RankingScorer(Task):
         raise NotImplementedError
 
     def check(self) -> None:
-        """Raise InputError if the rows lack a label of a declared head, or it is never known."""
-        _ = self.head_specs
+        """Raise InputError if the rows lack a label of a declared head, or negatives, or a label is not known."""
+        for head in self.head_specs:
+            if head.ranks and not self.layout.has_candidates:
+                raise InputError(
+                    f"objective.{head.term}={head.weight:g} compares a title with negatives, which the rows of "
+                    "exposures do not have; allowed: 0, with heads on labels"
+                )
 
     @cached_property
     def head_specs(self) -> tuple[HeadSpec, ...]:
@@ -91,12 +96,12 @@ class RankingScorer(Task):
 
     @cached_property
     def score_task(self) -> str:
-        """Head that orders the titles at evaluation."""
+        """Head or blend that orders the titles at evaluation; empty for exposures without a head on pairs."""
         score = self.config.evaluate.ranking_head
         if score != "auto":
             return score
         pairs = [head.name for head in self.head_specs if head.on == "pair" and head.name != "completion"]
-        return "ranking" if "ranking" in pairs else pairs[0]
+        return "ranking" if "ranking" in pairs else next(iter(pairs), "")
 
     @property
     def ranking_heads(self) -> tuple[str, ...]:

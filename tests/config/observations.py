@@ -56,9 +56,8 @@ from jaxrec.runtime.multihost import SyncSchedule
 from jaxrec.serving.requests import RequestBuilder
 from jaxrec.sources import open_source
 from jaxrec.tasks import ranking_inputs
-from jaxrec.tasks.build import build_task
 from jaxrec.tasks.heads import specs_of, with_labels
-from jaxrec.tasks.loading import LoadedCheckpoint
+from jaxrec.tasks.loading import LoadedCheckpoint, build_task
 from jaxrec.training import optimizer, starting, trainer
 from jaxrec.training.inputs import input_pipeline, resident_rows
 from jaxrec.training.train_state import StateInit
@@ -180,6 +179,13 @@ def labels(config: Config):
     specs = tuple(FeatureSpec(f.name, f.kind, f.where, 4) for f in config.features)
     names = layout_of(config, 3, specs).labels
     return repr((names, values.y.tolist(), values.known.tolist()))
+
+
+def stored_fields(config: Config) -> str:
+    """Return the fields of training and held-out rows."""
+    specs = tuple(FeatureSpec(f.name, f.kind, f.where, 4, size=3) for f in config.features)
+    layout = layout_of(config, 3, specs)
+    return str((layout.row_dtype(), layout.query_dtype()))
 
 
 def reward(config: Config):

@@ -206,6 +206,9 @@ FEATURE_CASES = {
 # Index in the features of configs/smoe.py that each change of a feature is made at.
 FEATURE_AT = {"name": 4, "kind": 7, "where": 2, "width": 0, "most": 1, "available": 2}
 
+EXPOSURES = {
+    "signals": (Signal("impression", column="*"),), "data.num_targets": 1, "evaluate.next_k": (1,),
+}  # fmt: skip
 DATA = table(
     "data", o.rows, seed=1, max_history=12, num_targets=4, abandon_threshold=0.2, targets="any",
     split="last", train_share=0.5, validation_share=0.15, hard=20, trending=36, tailing=24, random=12,
@@ -220,6 +223,10 @@ DATA = table(
     "workers": [Case("data.workers", 3, o.threads)],
     "verify": [Case("data.verify", False, o.audits)],
     "max_invalid_fraction": [Case("data.max_invalid_fraction", 0.2, o.invalid_rows)],
+    "examples": [Case("data.examples", "impressions", o.stored_fields, "tables", EXPOSURES,
+                      {"objective.ctr": 0.0, "objective.ranking": 0.0})],
+    "fold": [Case("data.fold", "2/3", o.rows, base, {"source.test_only_users": 0})
+             for base in ("ranking", "next_item")],
 }  # fmt: skip
 BY_TIME = {
     "data.split": "time",

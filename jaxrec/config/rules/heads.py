@@ -38,13 +38,7 @@ def check_heads(config: Config) -> None:
     for i, head in enumerate(heads):
         _check_head(f"objective.heads[{i}]", head, config)
     pairs = pair_heads(config)
-    require(
-        bool(pairs), "objective.ctr", config.objective.ctr,
-        "be above 0 where ranking is 0 and no head is on pairs: something must order the titles",
-    )  # fmt: skip
-    completion_only = pairs == ("completion",)
-    allowed = "be above 0 where ranking is 0: a completion orders no titles"
-    require(not completion_only, "objective.ctr", config.objective.ctr, allowed)
+    _check_orders(pairs, config)
     if config.model.head == "dot":
         one = len(pairs) == 1 and pairs[0] in HEADS and not any(head.weight for head in heads)
         allowed = "be matcher unless ctr or ranking is the only task: a dot product is one score"
@@ -57,6 +51,20 @@ def check_heads(config: Config) -> None:
     allowed = f"be auto, or a head with a weight or a blend: {', '.join(orders)}"
     require(evaluate.ranking_head in ("auto", *orders), "evaluate.ranking_head", evaluate.ranking_head,
             allowed)  # fmt: skip
+
+
+def _check_orders(pairs: tuple[str, ...], config: Config) -> None:
+    """Check that a head orders the titles; exposures are not ordered, but something must learn from them."""
+    ctr = config.objective.ctr
+    if config.data.examples == "impressions":
+        learns = bool(pairs) or any(head.weight for head in config.objective.heads)
+        allowed = "hold a Head with data.examples='impressions': the labels of an exposure are what it teaches"
+        require(learns, "objective.heads", (), allowed)
+        return
+    allowed = "be above 0 where ranking is 0 and no head is on pairs: something must order the titles"
+    require(bool(pairs), "objective.ctr", ctr, allowed)
+    allowed = "be above 0 where ranking is 0: a completion orders no titles"
+    require(pairs != ("completion",), "objective.ctr", ctr, allowed)
 
 
 def order_by(config: Config, blend: str) -> None:
