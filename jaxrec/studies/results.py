@@ -64,7 +64,7 @@ class Comparisons:
         of_seeds = statistics.over_seeds(np.round(user_differences.mean(axis=1), per_user.DECIMALS))
         return {
             "better": better, "worse": worse, "list": name, "next_k": next_k, "head": head or "ranks",
-            "seeds": seeds, "over_users": per_user.to_json(of_users), "over_seeds": of_seeds._asdict(),
+            "seeds": seeds, "over_users": of_users.to_json(), "over_seeds": of_seeds._asdict(),
             "verdict": statistics.verdict(of_users.tests, of_seeds),
         }  # fmt: skip
 

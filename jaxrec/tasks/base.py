@@ -43,11 +43,14 @@ class QueryScores(NamedTuple):
         by_head: Head -> [B, lists, K, 1 + negatives], the target first.
         gate_BxE: Weights of the experts without noise; each row sums to 1.
         sums: Sums of the validation loss; empty without `with_loss`.
+        outcomes: Head of `Task.label_heads` -> the label of the first target and whether it is known, [B]
+            each; the prediction is `by_head[head][:, 0, 0, 0]`.
     """
 
     by_head: dict[str, jax.Array]
     gate_BxE: jax.Array
     sums: Sums
+    outcomes: dict[str, tuple[jax.Array, jax.Array]] = {}
 
 
 class Protocols(NamedTuple):
@@ -299,6 +302,18 @@ class Task:
     def calibrated_heads(self) -> tuple[str, ...]:
         """Names of the heads that predict a click ("ctr": a logit) or a completion ("completion": (0, 1))."""
         return ()
+
+    @property
+    def label_heads(self) -> tuple[str, ...]:
+        """Names of the heads that predict a label or a reward, whose metrics are those of predictions."""
+        return ()
+
+    def head_loss(self, name: str) -> str:
+        """Return the loss of a head of `label_heads`: "bce", "mse", "hinge" or "softmax".
+
+        The scores of "bce" are logits, those of "mse" predicted values.
+        """
+        raise NotImplementedError
 
     @property
     def pool_mix(self) -> tuple[int, int, int, int] | None:
