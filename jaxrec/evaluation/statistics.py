@@ -244,21 +244,20 @@ def one_sided_interval(test: TestResults | Seeds) -> tuple[float, float]:
     return test.mean - half, test.mean + half
 
 
-def non_inferiority(users: TestResults, seeds: Seeds, margin: float) -> str:
+def non_inferiority(users: tuple[float, float], seeds: tuple[float, float], margin: float) -> str:
     """Return one of VERDICTS on the statement that a mean is not lower than zero by `margin` or more.
 
     *shown*: the lower ends over users and over seeds are above -margin. *reversed*: both upper ends are below
     -margin. Otherwise *not significant*; a single seed is never significant. The level is 5%, one-sided.
 
     Args:
-        users: Tests over users.
-        seeds: Statistics over seeds.
+        users: `one_sided_interval` over users.
+        seeds: `one_sided_interval` over seeds.
         margin: Largest acceptable loss, above 0.
     """
-    ends = [one_sided_interval(test) for test in (users, seeds)]
-    if all(low > -margin for low, _ in ends):
+    if all(low > -margin for low, _ in (users, seeds)):
         return SHOWN
-    return REVERSED if all(high < -margin for _, high in ends) else NOT_SIGNIFICANT
+    return REVERSED if all(high < -margin for _, high in (users, seeds)) else NOT_SIGNIFICANT
 
 
 def combine_verdicts(verdicts: Iterable[str]) -> str:

@@ -90,8 +90,9 @@ def label_metrics(heads: Mapping[str, HeadPredictions], user: np.ndarray) -> dic
     out = {}
     for name, head in heads.items():
         at, label, prediction = index[head.known], head.label[head.known], head.prediction[head.known]
-        chosen = _estimators(head.loss, prediction, label, at, len(everybody))
-        if np.isnan(prediction).any():
+        broken = bool(np.isnan(prediction).any())
+        chosen = _estimators(head.loss, np.nan_to_num(prediction), label, at, len(everybody))
+        if broken:
             chosen = dict.fromkeys(chosen, _undefined)
         out[name] = {
             "loss": head.loss,
@@ -102,7 +103,7 @@ def label_metrics(heads: Mapping[str, HeadPredictions], user: np.ndarray) -> dic
             metric: {"value": resampled.value, "interval": resampled.interval}
             for metric, resampled in resample(chosen, len(everybody), len(at)).items()
         }
-        if head.loss == "bce" and len(at) and not np.isnan(prediction).any():
+        if head.loss == "bce" and len(at) and not broken:
             predicted = estimators.probability(prediction)
             out[name]["calibration"] = calibration_bins(predicted, as_positive(label), at)
     return out
