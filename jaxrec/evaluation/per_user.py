@@ -65,6 +65,11 @@ class PerUserResults:
         lists = [name for name in (*LISTS, CATALOGUE) if f"{name}/ndcg@1" in self.columns]
         return self._columns(self._query_file, "user", *lists)
 
+    @cached_property
+    def query_users(self) -> np.ndarray:
+        """User keys [Q] of the queries, in the order of `queries`."""
+        return self._columns(self._query_file, "user")["user"].to_numpy()
+
     def of_user(self, column: str) -> np.ndarray:
         """Return the means [U] float64 of a column, in the order of `users`."""
         return self._columns(self._user_file, "user", column).sort("user")[column].to_numpy()

@@ -172,9 +172,7 @@ def paired(differences: np.ndarray, seed: int = 0) -> Paired:
     return Paired(results, interval, effect, smallest_difference(results.sd, results.n))
 
 
-def resampled(
-    difference: float, replicates: np.ndarray, interval: tuple[float, float], n: int
-) -> Paired:
+def resampled(difference: float, replicates: np.ndarray, interval: tuple[float, float], n: int) -> Paired:
     """Return the statistics of a difference that is no mean over users, such as a difference of AUC.
 
     The standard deviation of the resamples is the standard error; times sqrt(n) it takes the place of the

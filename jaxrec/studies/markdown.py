@@ -138,7 +138,7 @@ def _k(comparison: Mapping[str, Any]) -> str:
 
 
 def _statement(claim: Mapping[str, Any]) -> str:
-    """Return the name of a claim, with its metric unless it is NDCG@1 or named as the list, and its margin."""
+    """Return the name of a claim, its metric unless it is NDCG@1 or named as the list, and its margin."""
     parts = []
     if claim["metric"] not in ("ndcg@1", claim["list"]):
         parts.append(_METRICS[claim["metric"]])

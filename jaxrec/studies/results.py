@@ -65,8 +65,8 @@ class Comparisons:
         for run in (*ours, *theirs):
             if head not in (heads := ordering_heads(run)):
                 raise InputError(
-                    f"{run.workdir}: has no head {head!r} that the claim's metric {metric!r} needs; there are "
-                    f"{', '.join(heads) or 'none'}"
+                    f"{run.workdir}: has no head {head!r} that the claim's metric {metric!r} needs; there "
+                    f"are {', '.join(heads) or 'none'}"
                 )
         pairs = auc_differences(ours, theirs, head)[name]
         of_users = compared(pairs, len(ours[0].users))
@@ -103,8 +103,10 @@ def _comparison(
     users: statistics.Paired, of_seeds: statistics.Seeds,
 ) -> dict[str, Any]:  # fmt: skip
     """Return a comparison as JSON values, with the one-sided ends of its mean over users and over seeds."""
-    ends = {over: statistics.one_sided_interval(test) for over, test in
-            {"over_users": users.tests, "over_seeds": of_seeds}.items()}  # fmt: skip
+    ends = {
+        "over_users": statistics.one_sided_interval(users.tests),
+        "over_seeds": statistics.one_sided_interval(of_seeds),
+    }
     return {
         "better": better, "worse": worse, "list": name, "next_k": next_k, "head": head, "seeds": seeds,
         "over_users": users.to_json(), "over_seeds": of_seeds._asdict(), "one_sided": ends,
@@ -287,7 +289,8 @@ def _verdict(comparison: Mapping[str, Any], margin: float) -> str:
     """Return the verdict of a comparison: of non-inferiority with a margin above 0, else of superiority."""
     if not margin:
         return comparison["verdict"]
-    return statistics.non_inferiority(*comparison["one_sided"].values(), margin)
+    ends = comparison["one_sided"]
+    return statistics.non_inferiority(ends["over_users"], ends["over_seeds"], margin)
 
 
 def _heads_differ(row_results: RowResults, pair: tuple[str, str]) -> bool:

@@ -50,7 +50,7 @@ class QueryScores(NamedTuple):
     by_head: dict[str, jax.Array]
     gate_BxE: jax.Array
     sums: Sums
-    outcomes: dict[str, tuple[jax.Array, jax.Array]] = {}
+    outcomes: dict[str, tuple[jax.Array, jax.Array]] = {}  # noqa: RUF012 - of a NamedTuple
 
 
 class Protocols(NamedTuple):

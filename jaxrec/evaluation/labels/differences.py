@@ -21,7 +21,10 @@ def ordering_heads(run: "PerUserResults") -> list[str]:
 
 
 def auc_differences(
-    first: Sequence["PerUserResults"], second: Sequence["PerUserResults"], head: str, replicates: int = REPLICATES
+    first: Sequence["PerUserResults"],
+    second: Sequence["PerUserResults"],
+    head: str,
+    replicates: int = REPLICATES,
 ) -> dict[str, list[tuple[Resampled, Resampled]]]:
     """Return the AUC of a head in pairs of runs, on the same bootstrap resamples of the users.
 
@@ -39,7 +42,7 @@ def auc_differences(
     """
     runs = [*first, *second]
     of_runs = [_same_labels(run, runs[0], head) for run in runs]
-    users, index = np.unique(runs[0].queries["user"].to_numpy(), return_inverse=True)
+    users, index = np.unique(runs[0].query_users, return_inverse=True)
     known = of_runs[0].known
     estimators = {
         (metric, i): estimator
@@ -61,7 +64,7 @@ def check_same_queries(first: "PerUserResults", second: "PerUserResults") -> Non
     Raises:
         InputError: They were not.
     """
-    if not first.queries["user"].equals(second.queries["user"]):
+    if not np.array_equal(first.query_users, second.query_users):
         raise InputError(
             f"{second.workdir}: its queries differ from the queries of {first.workdir}; evaluate both again"
         )

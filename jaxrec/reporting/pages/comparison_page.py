@@ -150,7 +150,9 @@ def _label_tests(title: str, labels: Mapping[str, Any]) -> Iterator[Html]:
         interval = tag("small", interval_text(users["interval"], "+.4f"))
         values = (number(compared[run]) for run in ("first", "second"))
         difference = join([number(users["mean"], form="+.4f"), interval])
-        rows.append([f"{LABEL_METRICS[metric]}, {head}", *values, difference, number(users["t_p"], form=".2g")])
+        rows.append(
+            [f"{LABEL_METRICS[metric]}, {head}", *values, difference, number(users["t_p"], form=".2g")]
+        )
     if rows:
         yield table(["", *title.split(" minus "), "difference", "p"], rows, f"{title}, labels")
 

@@ -120,6 +120,29 @@ def test_regression_metrics_are_those_of_the_samples():
     assert math.isnan(flat.r_squared(np.ones((1, 2)))[0])
 
 
+def test_any_scores_labels_and_counts_equal_all_pairs():
+    pytest.importorskip("hypothesis", reason="hypothesis is of the extra `test`")
+    from hypothesis import given, settings
+    from hypothesis import strategies as st
+
+    query = st.tuples(st.integers(-2, 2), st.sampled_from([0.0, 0.25, 1.0]), st.integers(0, 3))
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.lists(query, min_size=1, max_size=12), st.lists(st.integers(0, 3), min_size=4, max_size=4))
+    def check(drawn, count):
+        score, label, user = (np.array(column) for column in zip(*drawn, strict=True))
+        value = estimators.Auc(score, label, user)(np.array([count], float))[0]
+        copied = copies(np.array(count), score, label, user)
+        assert value == pytest.approx(pairs_auc(*copied[:2]), nan_ok=True)
+        of_users = [pairs_auc(score[user == u], label[user == u]) for u in range(4)]
+        weights = np.array(count) * np.bincount(user, minlength=4) * ~np.isnan(of_users)
+        expected = (weights @ np.nan_to_num(of_users)) / weights.sum() if weights.any() else math.nan
+        grouped = estimators.grouped_auc(score, label, user, 4)(np.array([count], float))[0]
+        assert grouped == pytest.approx(expected, nan_ok=True)
+
+    check()
+
+
 # ---------------------------------------------------------------- resamples
 
 

@@ -120,7 +120,11 @@ def write(tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         keys = np.array([f"u{u:02}" for u in user])
-        columns = {f"prediction/{head}": np.float32(prediction), f"label/{head}": label, f"known/{head}": known}
+        columns = {
+            f"prediction/{head}": np.float32(prediction),
+            f"label/{head}": label,
+            f"known/{head}": known,
+        }
         queries = pl.DataFrame({"user": keys, **columns})
         pl.DataFrame({"user": np.unique(keys)}).write_parquet(folder / "eval-test-best-per-user.parquet")
         queries.write_parquet(folder / "eval-test-best-per-query.parquet")
