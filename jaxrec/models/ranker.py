@@ -6,6 +6,8 @@ Axis letters: B examples, C candidates, D width, F features, V titles, U unique 
 vector, K positives, N sampled negatives.
 """
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -17,8 +19,9 @@ from jaxrec.core.registry import HEADS
 from jaxrec.models.heads import MlpHead, ProductFeatures, RetrievalHead, dot_score
 from jaxrec.models.layers.dense import at_least_float32
 from jaxrec.models.layers.rng import layer_id, randint
-from jaxrec.models.layers.title_encoder import TitleProjections
+from jaxrec.models.layers.title_encoder import TitleLookup, TitleProjections
 from jaxrec.models.outputs import RankingOutput, RetrievalScores, UserEncoding
+from jaxrec.models.trunks import TITLE_KERNEL, Tower, Trunk
 from jaxrec.models.user_encoder import UserEncoder
 
 HEAD_NAMES = tuple(HEADS)
@@ -55,10 +58,49 @@ class RankingModel(UserEncoder):
         if self.config.matcher_product:
             self.product = ProductFeatures(self.dtype, *self.widths, hidden[-1], name="product")
         product = hidden[-1] if self.config.matcher_product else 0
+        if self.config.trunk != "shared":
+            self._create_trunk(product)
+            return
         self.matchers = {
             t: MlpHead(self.dtype, t, *self.widths, product, hidden, t != "ranking", name=f"matcher_{t}")
             for t in self.tasks
         }
+
+    def _create_trunk(self, product: int) -> None:
+        """Create the experts that the heads mix, and a tower for each head.
+
+        Args:
+            product: Width of the product features.
+        """
+        c = self.config
+        self.trunk = Trunk(
+            self.dtype, self.tasks, c.trunk, *self.widths, product, c.trunk_experts, c.trunk_width,
+            c.trunk_levels, name="trunk",
+        )  # fmt: skip
+        self.towers = {
+            t: Tower(self.dtype, c.trunk_width, c.head_hidden, t != "ranking", name=f"tower_{t}")
+            for t in self.tasks
+        }
+
+    def _matched(self, u: jax.Array, titles: TitleLookup) -> Callable[[str], jax.Array]:
+        """Return a function from a head's name to its scores [B, C] before the final activation.
+
+        Args:
+            u: User vectors, [B, U] or [B, C, U].
+            titles: Candidates [B, C].
+        """
+        x = self.product(u, titles) if self.config.matcher_product else None
+        if self.config.trunk == "shared":
+            return lambda name: self.matchers[name](u, titles, x)
+        mixtures = self.trunk(u, titles, x)
+        return lambda name: self.towers[name](mixtures[name])
+
+    def _matched_every(self, name: str, u_BxU: jax.Array, t_VxF: jax.Array) -> jax.Array:
+        """Return the scores of all titles by a head, [B, V], before the final activation."""
+        product = self.product if self.config.matcher_product else None
+        if self.config.trunk == "shared":
+            return self.matchers[name].every(u_BxU, t_VxF, product)
+        return self.trunk.every(name, self.towers[name], u_BxU, t_VxF, product)
 
     def catalogue(self, table: TitleTable, id_U: jax.Array | None = None) -> TitleProjections:
         """Compute projections of titles, shared by calls of `encode` and `score`.
@@ -75,7 +117,10 @@ class RankingModel(UserEncoder):
             t_VxF = self.title.lookup_unique(id_U, table)
         kernels = {"history": self.rows.of_title}
         if self.config.head == "matcher":
-            kernels |= {t: m.of_title for t, m in self.matchers.items()}
+            if self.config.trunk == "shared":
+                kernels |= {t: m.of_title for t, m in self.matchers.items()}
+            else:
+                kernels[TITLE_KERNEL] = self.trunk.of_title
             if self.config.matcher_product:
                 kernels["product"] = self.product.of_title
         if self.config.retrieval_dim:
@@ -107,10 +152,9 @@ class RankingModel(UserEncoder):
                 user.vector_BxF[..., : self.config.width], titles, "history", self.rows.of_title
             )
             return {self.tasks[0]: s_BxC.astype(at_least_float32(self.dtype))}
-        x = self.product(user.vector_BxF, titles) if self.config.matcher_product else None
-        scores = {}
+        matched, scores = self._matched(user.vector_BxF, titles), {}
         for task in self.tasks if tasks is None else tasks:
-            s_BxC = self.matchers[task](user.vector_BxF, titles, x)
+            s_BxC = matched(task)
             scores[task] = s_BxC if HEADS[task].ranks else nn.sigmoid(s_BxC)
         return scores
 
@@ -132,7 +176,7 @@ class RankingModel(UserEncoder):
         if self.config.head == "dot":
             s_BxV = u_BxU[:, : self.config.width] @ (t_VxF @ self.rows.of_title).T
             return s_BxV.astype(at_least_float32(self.dtype))
-        s_BxV = self.matchers[task].every(u_BxU, t_VxF, self.product if self.config.matcher_product else None)
+        s_BxV = self._matched_every(task, u_BxU, t_VxF)
         return s_BxV if HEADS[task].ranks else nn.sigmoid(s_BxV)
 
     def title_vectors(self, table: TitleTable) -> jax.Array:
