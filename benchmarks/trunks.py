@@ -36,7 +36,7 @@ def _flags() -> None:
 
 
 def step(trunk: str, tasks: int, ids_BxC: np.ndarray, dtype: str) -> tuple[Callable, Callable]:
-    """Return functions of user vectors and title vectors: initial parameters, and a step.
+    """Return functions of user vectors and title vectors: parameters, whose shapes count, and a step.
 
     Args:
         trunk: One of TRUNKS.
@@ -99,7 +99,11 @@ def measure(args: flags.FlagValues) -> dict[str, Any]:
     for trunk in TRUNKS:
         for tasks in TASKS:
             init, one = step(trunk, tasks, ids, args.dtype)
-            compiled, params = jax.jit(one), jax.jit(init)(u, titles)
+            compiled = jax.jit(one)
+            params = jax.tree.map(
+                lambda leaf: jnp.asarray(0.1 * rng.normal(size=leaf.shape), leaf.dtype),
+                jax.eval_shape(init, u, titles),
+            )
             rivals[f"{trunk}, {tasks} tasks"] = lambda f=compiled, p=params: jax.block_until_ready(
                 f(p, u, titles)
             )

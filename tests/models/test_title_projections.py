@@ -15,8 +15,13 @@ KINDS = {
     "one layer": {"matcher": (14,), "tasks": ("ranking",)},
     "no product": {"matcher_product": False, "tasks": ("ranking",)},
     "dot": {"head": "dot", "tasks": ("ranking",)},
-    "mmoe": {"trunk": "mmoe", "matcher_product": False},
-    "ple": {"trunk": "ple", "trunk_experts": 2, "trunk_width": 8, "trunk_levels": 2},
+    "ple": {
+        "tasks": ("ctr", "ranking"),
+        "trunk": "ple",
+        "trunk_experts": 3,
+        "trunk_width": 8,
+        "trunk_levels": 2,
+    },
 }
 
 
