@@ -8,6 +8,7 @@ number of tasks, so its rate with eight tasks is nearer to the rate with three.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -35,7 +36,7 @@ def _flags() -> None:
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "dtype of the computation")
 
 
-def step(trunk: str, tasks: int, ids_BxC: np.ndarray, dtype: str) -> tuple[Callable, Callable]:
+def step(trunk: str, tasks: int, ids_BxC: jax.Array, dtype: str) -> tuple[Callable, Callable]:
     """Return functions of user vectors and title vectors: parameters, whose shapes count, and a step.
 
     Args:
@@ -75,27 +76,32 @@ def step(trunk: str, tasks: int, ids_BxC: np.ndarray, dtype: str) -> tuple[Calla
         projected = {name: titles_VxF @ kernel for name, kernel in kernels.items()}  # once a title
         titles = ProjectedLookup(TitleProjections(projected), ids_BxC)
         x = bound(u, titles)
-        mixtures = None if shared is None else shared.apply(variables["trunk"], u, titles, x)
+        mixtures = None if shared is None else shared.bind(variables["trunk"])(u, titles, x)
         total = jnp.float32(0)
         for name in names:
             own = {"params": params["heads"][name]}
             if mixtures is None:
-                score_BxC = matchers[name].apply(own, u, titles, x)
+                score_BxC = matchers[name].bind(own)(u, titles, x)
             else:
-                score_BxC = tower.apply(own, mixtures[name])
+                score_BxC = tower.bind(own)(mixtures[name])
             total += (jax.nn.softplus(score_BxC) - label_BxC * score_BxC).mean()
         return total
 
     return init, jax.value_and_grad(loss, argnums=(0, 1, 2))
 
 
+def _finish(compiled: Callable, *inputs: Any) -> None:
+    """Run a step to its end."""
+    jax.block_until_ready(compiled(*inputs))
+
+
 def measure(args: flags.FlagValues) -> dict[str, Any]:
     """Return steps per second by trunk and number of tasks, and the rate of eight tasks by that of three."""
     rng = np.random.default_rng(0)
-    ids = rng.integers(0, args.titles, (args.batch, args.candidates)).astype(np.int32)
+    ids = jnp.asarray(rng.integers(0, args.titles, (args.batch, args.candidates)), jnp.int32)
     u = jnp.asarray(rng.normal(size=(args.batch, _USER)), args.dtype)
     titles = jnp.asarray(rng.normal(size=(args.titles, _TITLE)), args.dtype)
-    rivals = {}
+    rivals: dict[str, Callable[[], Any]] = {}
     for trunk in TRUNKS:
         for tasks in TASKS:
             init, one = step(trunk, tasks, ids, args.dtype)
@@ -104,9 +110,7 @@ def measure(args: flags.FlagValues) -> dict[str, Any]:
                 lambda leaf: jnp.asarray(0.1 * rng.normal(size=leaf.shape), leaf.dtype),
                 jax.eval_shape(init, u, titles),
             )
-            rivals[f"{trunk}, {tasks} tasks"] = lambda f=compiled, p=params: jax.block_until_ready(
-                f(p, u, titles)
-            )
+            rivals[f"{trunk}, {tasks} tasks"] = partial(_finish, compiled, params, u, titles)
     times = interleaved(rivals, args.rounds)
     few, many = TASKS
     return {

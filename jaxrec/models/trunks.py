@@ -144,9 +144,12 @@ class Trunk(Parameters):
         z = nn.relu(z + broadcast(self.bias, z.shape)).reshape(*z.shape[:-1], every, G)
         h_k = self._mix(z, gate[..., : K * self.gated])
         if self.levels == 2:
-            shared = _weighted(z, gate[..., K * self.gated :], self.dtype)
-            h_k = self._second(h_k, shared)
+            h_k = self._second(h_k, _weighted(self._weights(gate[..., K * self.gated :]), z))
         return {head: h_k[..., k, :] for k, head in enumerate(self.heads)}
+
+    def _weights(self, gate: jax.Array) -> jax.Array:
+        """Return the softmax of logits over their last axis, computed in at least float32."""
+        return nn.softmax(gate.astype(at_least_float32(self.dtype))).astype(self.dtype)
 
     def _mix(self, z: jax.Array, gate: jax.Array) -> jax.Array:
         """Return the mixture of each head, [..., K, G].
@@ -155,13 +158,8 @@ class Trunk(Parameters):
             z: [..., E', G] outputs of the experts, those of the heads last.
             gate: [..., K (E + 1)], or [..., K E] without own experts, logits of the gates.
         """
-        K = len(self.heads)
-        weight = nn.softmax(
-            gate.reshape(*gate.shape[:-1], K, self.gated).astype(at_least_float32(self.dtype))
-        )
-        weight = weight.astype(self.dtype)
-        # A sum over few experts is faster than products of small matrices, one for each candidate.
-        h = sum(weight[..., e, None] * z[..., None, e, :] for e in range(self.experts))
+        weight = self._weights(gate.reshape(*gate.shape[:-1], len(self.heads), self.gated))
+        h = _weighted(weight[..., : self.experts], z[..., None, : self.experts, :])
         if self.own:
             h = h + weight[..., -1, None] * z[..., self.experts :, :]
         return h
@@ -198,19 +196,20 @@ class Trunk(Parameters):
         chex.assert_shape(t_VxF, (None, self.title), custom_message="t_VxF")
         # Read before the loop: a module cannot look up its parameters inside `lax.map`.
         user_kernel, _ = self.of_user, tower.out
-        p_UxX = product.of_user if product is not None else None
+        kernels = None if product is None else (product.of_user, t_VxF @ product.of_title)
         t_VxP = t_VxF @ self.of_title
-        q_VxX = t_VxF @ product.of_title if product is not None else None
 
         def score_tile(u_TxU: jax.Array) -> jax.Array:
-            x = None if p_UxX is None else (u_TxU @ p_UxX)[:, None] * q_VxX
+            x = None if kernels is None else (u_TxU @ kernels[0])[:, None] * kernels[1]
             return tower(self._mixtures((u_TxU @ user_kernel)[:, None], t_VxP[None], x)[head])
 
         values = len(t_VxF) * (self.experts + self.own) * self.width
         return score_in_tiles(score_tile, u_BxU, max(_CPU_VALUES // values, 1))
 
 
-def _weighted(z: jax.Array, gate: jax.Array, dtype: str) -> jax.Array:
-    """Return the sum [..., G] of experts [..., E', G] by the softmax of logits [..., E']."""
-    weight = nn.softmax(gate.astype(at_least_float32(dtype))).astype(dtype)
-    return sum(weight[..., e, None] * z[..., e, :] for e in range(z.shape[-2]))
+def _weighted(weight: jax.Array, z: jax.Array) -> jax.Array:
+    """Return the sum [..., G] of experts [..., E', G] by weights [..., E']; other axes broadcast."""
+    h = weight[..., 0, None] * z[..., 0, :]
+    for e in range(1, z.shape[-2]):
+        h = h + weight[..., e, None] * z[..., e, :]
+    return h
