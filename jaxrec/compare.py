@@ -13,6 +13,9 @@ from jaxrec.cli.app import print_result, run
 from jaxrec.cli.flags import json_flag
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import SPLITS
+from jaxrec.reporting.label_tables import difference_lines
+
+_VISIBLE = "visible: smallest difference with 80% power"
 
 
 def _flags() -> None:
@@ -27,11 +30,14 @@ def _flags() -> None:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Format the differences of metrics by list, over users and then over queries.
+    """Format the differences of metrics by list, over users and then over queries, and those of AUC.
 
     Args:
         result: Result of `per_user.compare`.
     """
+    labels = ["", *difference_lines(result["labels"])] if result["labels"] else []
+    if not result["metrics"]:
+        return "\n".join([f"{result['first']} minus {result['second']}", *labels, "", _VISIBLE])
     first = next(iter(result["metrics"].values()))
     heads = ("t", "p", "Wilcoxon p", "equal")
     head = "".join(f"{name:>{width}}" for name, width in zip(heads, (9, 9, 12, 9), strict=True))
@@ -49,9 +55,7 @@ def table(result: dict[str, Any]) -> str:
     for column, tests in result["metrics"].items():
         q = tests["queries_as_the_paper"]
         lines.append(f"{column:<18}{q['mean']:>+10.4f}{'':>37}{_test_columns(q)}")
-    return "\n".join(
-        [*lines, "", "visible: smallest difference with 80% power; equal: zeros dropped by the Wilcoxon test"]
-    )
+    return "\n".join([*lines, *labels, "", f"{_VISIBLE}; equal: zeros dropped by the Wilcoxon test"])
 
 
 def _test_columns(test: dict[str, Any]) -> str:

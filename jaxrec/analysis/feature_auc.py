@@ -3,29 +3,10 @@
 import numpy as np
 
 from jaxrec.core.hashing import mix
+from jaxrec.evaluation.labels.estimators import auc
 
 LEAK = 0.95  # AUC from which a single feature probably holds what happened after the request
 _PRIOR = 10.0  # rows at the overall rate that are added to each category
-
-
-def auc(score: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> float:
-    """Return the probability that a positive row has a higher score than a negative one; ties count half.
-
-    Args:
-        score: [G] scores.
-        positives: [G] number of positive rows with each score.
-        negatives: [G] number of negative rows.
-
-    Returns:
-        The AUC in [0, 1]; NaN without positive or negative rows.
-    """
-    values, group = np.unique(score, return_inverse=True)
-    above = np.bincount(group, positives, len(values))
-    below = np.bincount(group, negatives, len(values))
-    pairs = above.sum() * below.sum()
-    if not pairs:
-        return np.nan
-    return float((above * (np.cumsum(below) - below / 2)).sum() / pairs)
 
 
 def fitting_half(user: np.ndarray) -> np.ndarray:

@@ -303,6 +303,11 @@ class Model:
     dropout: float = 0.2  # rate of the "initial dropout", on the input of the experts
     head_hidden: tuple[int, ...] = (128, 64)  # hidden widths of the tasks' MLP heads
     matcher_product: bool = True  # the heads also read the product of user and title projections
+    trunk: Literal["shared", "mmoe", "ple"] = "shared"  # "shared": each head reads user and title by itself;
+    # else the heads mix experts by gates: of all heads ("mmoe"), or shared and their own ("ple")
+    trunk_experts: int = 4  # shared experts of a trunk; "ple" has one more for each head
+    trunk_width: int = 64  # width of an expert of a trunk
+    trunk_levels: int = 1  # levels of "ple", 1 or 2
     head: Literal["matcher", "dot"] = "matcher"  # "dot", for one task: user vector times title vector
     cosine: bool = False  # for sequences: the score is the cosine of the vectors
     untied_item_embeddings: bool = False  # for sequences: separate vectors of scored titles, as in gSASRec

@@ -12,6 +12,7 @@ from jaxrec.config.migrations import adopt_task
 from jaxrec.config.rules.data import DATA_RULES, whole
 from jaxrec.config.rules.heads import check_heads
 from jaxrec.config.rules.limits import check_limits
+from jaxrec.config.rules.trunks import check_trunk
 from jaxrec.config.schema import Config, Mix, Start
 from jaxrec.config.tree import among, require, walk
 from jaxrec.core import registry
@@ -133,12 +134,8 @@ def _check_model(config: Config) -> None:
         for name in ("max_len", "num_layers", "num_heads"):
             require(getattr(expert, name) >= 1, f"{key}.{name}", getattr(expert, name), "be at least 1")
         history = config.data.max_history
-        require(
-            expert.max_len <= history,
-            f"{key}.max_len",
-            expert.max_len,
-            f"be at most data.max_history={history}",
-        )
+        allowed = f"be at most data.max_history={history}"
+        require(expert.max_len <= history, f"{key}.max_len", expert.max_len, allowed)
         require(
             model.width % expert.num_heads == 0,
             "model.width",
@@ -288,7 +285,7 @@ def _check_start(config: Config) -> None:
 
 _RULES: tuple[Callable[[Config], None], ...] = (
     *DATA_RULES, _check_sampling, _check_model, _check_sequences, _check_split, _check_objective,
-    check_heads, _check_start, _check_run,
+    check_heads, check_trunk, _check_start, _check_run,
 )  # fmt: skip
 
 

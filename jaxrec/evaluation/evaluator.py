@@ -152,7 +152,7 @@ def evaluate(
     if CATALOGUE in lists:
         ranked, result[CATALOGUE] = _evaluate_catalogue(workdir, queries, options)
     ks = (options.next_k or loaded.config.evaluate.next_k) if protocols.lists else (1,)
-    scored = ListEvaluation(np.empty((len(queries.rows), 0)), {}, {}, {}, {})
+    scored = ListEvaluation(np.empty((len(queries.rows), 0)), {}, {}, {}, {}, {})
     if protocols.lists:
         scored = evaluate_lists(queries, frozen, ks, options.heads)
     seen = options.seen or loaded.config.evaluate.seen
@@ -167,7 +167,7 @@ def evaluate(
     users = dataset.user_keys(options.split)
     return EvaluationResult(
         result, queries.rows, scored.scores, users, frozen, ks, scored.other_heads, ranked, measured,
-        loaded.config.evaluate.report,
+        loaded.config.evaluate.report, scored.labels,
     )  # fmt: skip
 
 

@@ -18,6 +18,8 @@ from jaxrec.core.ids import CATALOGUE, LISTS
 from jaxrec.core.json_io import ANY_KEY, check_shape, parse_json, write_bytes
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.evaluation import metrics, statistics
+from jaxrec.evaluation.labels.differences import check_same_queries, compare_labels
+from jaxrec.evaluation.labels.predictions import KNOWN, LABEL, PREDICTION, HeadPredictions
 from jaxrec.runtime.checksums import DamagedFileError, verify
 
 T = TypeVar("T")
@@ -63,9 +65,27 @@ class PerUserResults:
         lists = [name for name in (*LISTS, CATALOGUE) if f"{name}/ndcg@1" in self.columns]
         return self._columns(self._query_file, "user", *lists)
 
+    @cached_property
+    def query_users(self) -> np.ndarray:
+        """User keys [Q] of the queries, in the order of `queries`."""
+        return self._columns(self._query_file, "user")["user"].to_numpy()
+
     def of_user(self, column: str) -> np.ndarray:
         """Return the means [U] float64 of a column, in the order of `users`."""
         return self._columns(self._user_file, "user", column).sort("user")[column].to_numpy()
+
+    @cached_property
+    def label_heads(self) -> list[str]:
+        """Names of the heads whose predictions of a label are stored per query."""
+        columns = self._read(self._query_file, lambda f: _schema(f, "user"))
+        return [name.removeprefix(PREDICTION) for name in columns if name.startswith(PREDICTION)]
+
+    def predictions(self, head: str) -> HeadPredictions:
+        """Return the predictions of a head of `label_heads`, in the order of `queries`."""
+        frame = self._columns(self._query_file, *(f"{start}{head}" for start in (PREDICTION, LABEL, KNOWN)))
+        prediction, label, known = (column.to_numpy() for column in frame)
+        loss = self.result.get("labels", {}).get(head, {}).get("loss", "")
+        return HeadPredictions(loss, prediction, label, known != 0)
 
     def _columns(self, file: AnyPath, *names: str) -> pl.DataFrame:
         """Return columns of a table, of which all but the users are numbers.
@@ -245,22 +265,21 @@ def difference(
 def compare(first: PerUserResults, second: PerUserResults) -> dict[str, Any]:
     """Compare two runs: the first minus the second.
 
-    The comparison covers each list and metric that both runs have (K=1). Tests are over users, and also
-    over queries, as in the paper, although the queries of one user are not independent.
+    The comparison covers each list and metric that both runs have (K=1), and the AUC of each head that
+    predicts a label in both. Tests are over users, and also over queries, as in the paper, although the
+    queries of one user are not independent.
 
     Returns:
-        A dictionary of JSON values: `first`, `second` (the workdirs), `dataset`, and `metrics`: column name
-        -> means and tests.
+        A dictionary of JSON values: `first`, `second` (the workdirs), `dataset`, `metrics`: column name
+        -> means and tests, and `labels`: "auc/<head>" and "gauc/<head>" -> AUC and tests over users.
 
     Raises:
-        InputError: the runs differ in dataset, users or queries, or have no list in common.
+        InputError: the runs differ in dataset, users or queries, have no list and no head in common, or a
+            head predicts another label.
     """
     matched([first, second])
+    check_same_queries(first, second)
     first_queries, second_queries = first.queries, second.queries
-    if not first_queries["user"].equals(second_queries["user"]):
-        raise InputError(
-            f"{second.workdir}: its queries differ from the queries of {first.workdir}; evaluate both again"
-        )
     out = {}
     for name in (*LISTS, CATALOGUE):
         if f"{name}/ndcg@1" not in first.columns or f"{name}/ndcg@1" not in second.columns:
@@ -272,18 +291,13 @@ def compare(first: PerUserResults, second: PerUserResults) -> dict[str, Any]:
             out[column] = {
                 "first": float(first.of_user(column).mean()),
                 "second": float(second.of_user(column).mean()),
-                "users": to_json(statistics.paired(difference(first, second, column))),
+                "users": statistics.paired(difference(first, second, column)).to_json(),
                 "queries_as_the_paper": statistics.tests(by_query)._asdict(),
             }
-    if not out:
+    labels = compare_labels(first, second)
+    if not out and not labels:
         raise InputError(
             f"{second.workdir}: has no list in common with {first.workdir}; evaluate both on the same lists"
         )
     return {"first": first.workdir, "second": second.workdir, "dataset": first.result["dataset"],
-            "metrics": out}  # fmt: skip
-
-
-def to_json(comparison: statistics.Paired) -> dict[str, Any]:
-    """Return a flat dictionary of the tests and the other fields of a comparison."""
-    return comparison.tests._asdict() | {"interval": comparison.interval, "effect": comparison.effect,
-                                         "smallest": comparison.smallest}  # fmt: skip
+            "metrics": out, "labels": labels}  # fmt: skip

@@ -11,6 +11,7 @@ from jaxrec.data.loading.left_out import LeftOutTitles
 from jaxrec.data.storage.dataset import Arrays
 from jaxrec.evaluation import baselines, metrics
 from jaxrec.evaluation.details.measurements import write_measurements
+from jaxrec.evaluation.labels.predictions import KNOWN, LABEL, PREDICTION, HeadPredictions
 from jaxrec.evaluation.scorers import CatalogueRanks
 from jaxrec.runtime.checksums import checksum_of
 
@@ -179,6 +180,7 @@ class EvaluationResult(NamedTuple):
         ranked: Ranks among all titles; None unless requested.
         measured: Measurements for the report, as `details.measurements` writes them.
         report: True to write report.html beside the result.
+        labels: Predictions of the heads that predict a label.
     """
 
     result: dict[str, Any]
@@ -191,6 +193,7 @@ class EvaluationResult(NamedTuple):
     ranked: CatalogueRanks | None
     measured: dict[str, Any]
     report: bool
+    labels: dict[str, HeadPredictions]
 
 
 def per_user(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
@@ -221,14 +224,21 @@ def per_user(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
 
 
 def per_query(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
-    """Return columns [Q] per query (K=1): user key, rank of the target in each list."""
+    """Return columns [Q] per query (K=1): user key, rank of the target in each list, labels.
+
+    `prediction/<head>`, `label/<head>` and `known/<head>` are those of the heads that predict a label.
+    """
     ranks = {
         name: metrics.rank(evaluation.scores[:, LISTS.index(name), 0]).astype(np.uint16)
         for name in evaluation.lists
     }
     if evaluation.ranked is not None:
         ranks[CATALOGUE] = evaluation.ranked.by_order["model"].ranks.astype(np.uint32)
-    return {"user": evaluation.user_keys[evaluation.rows["user"]], **ranks}
+    labels: dict[str, np.ndarray] = {}
+    for head, of_head in evaluation.labels.items():
+        labels[f"{PREDICTION}{head}"], labels[f"{LABEL}{head}"] = of_head.prediction, of_head.label
+        labels[f"{KNOWN}{head}"] = of_head.known.astype(np.uint8)
+    return {"user": evaluation.user_keys[evaluation.rows["user"]], **ranks, **labels}
 
 
 def write_result(

@@ -34,12 +34,14 @@ class ListScores(NamedTuple):
         gate: [Q, E] weights of the experts; each row sums to 1.
         sums: Metric -> (sum, count); empty without a loss.
         by_head: Head -> scores as in `scores`, for each requested head.
+        outcomes: Head of `Task.label_heads` -> label [Q] of the first target, and mask [Q] of known labels.
     """
 
     scores: np.ndarray
     gate: np.ndarray
     sums: dict[str, tuple[np.ndarray, np.ndarray]]
     by_head: dict[str, np.ndarray]
+    outcomes: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def eval_step(task: Task, next_k: int, with_loss: bool, heads: tuple[str, ...]) -> Callable:
@@ -53,15 +55,15 @@ def eval_step(task: Task, next_k: int, with_loss: bool, heads: tuple[str, ...]) 
 
     Returns:
         A step `((params, projections), batch, table) -> (head -> scores [B, lists, next_k, 1 + negatives],
-        gate [B, E], sums)`. The outputs cover the queries of all devices, in order; `projections` are from
-        `Task.cached_projections`.
+        gate [B, E], outcomes, sums)`. The outputs cover the queries of all devices, in order; `projections`
+        are from `Task.cached_projections`.
     """
 
-    def step(inputs: tuple[Any, Any], host: HostBatch, table: TitleTable) -> tuple[Any, Any, Sums]:
+    def step(inputs: tuple[Any, Any], host: HostBatch, table: TitleTable) -> tuple[Any, Any, Any, Sums]:
         params, projections = inputs
         queries = task.score_lists(params, projections, host, table, next_k, heads, with_loss)
-        scores, gate = jax.lax.all_gather((queries.by_head, queries.gate_BxE), AXIS, tiled=True)
-        return scores, gate, jax.lax.psum(queries.sums, AXIS)
+        local = (queries.by_head, queries.gate_BxE, queries.outcomes)
+        return *jax.lax.all_gather(local, AXIS, tiled=True), jax.lax.psum(queries.sums, AXIS)
 
     return step
 
@@ -153,8 +155,10 @@ class ListScorer(_QueryRunner):
             outputs.append(jax.device_get(batch_outputs))
             sums.append(jax.device_get(batch_sums))
             row_indices.append(row_index)
-        by_head, gate = jax.tree.map(lambda *batches: _reorder(batches, row_indices, rows.rows), *outputs)
-        return ListScores(by_head[self._ranking_head], gate, _sum_batches(sums), by_head)
+        by_head, gate, outcomes = jax.tree.map(
+            lambda *batches: _reorder(batches, row_indices, rows.rows), *outputs
+        )
+        return ListScores(by_head[self._ranking_head], gate, _sum_batches(sums), by_head, outcomes)
 
 
 class CatalogueOrder(NamedTuple):

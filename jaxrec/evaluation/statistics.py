@@ -7,7 +7,7 @@ the value of the other. The level is 5%, two-sided, without correction for the n
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy  # which loads its parts where they are first used
@@ -55,6 +55,11 @@ class Paired(NamedTuple):
     interval: tuple[float, float]
     effect: float
     smallest: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a flat dictionary of the tests and the other fields."""
+        return self.tests._asdict() | {"interval": self.interval, "effect": self.effect,
+                                       "smallest": self.smallest}  # fmt: skip
 
 
 class Seeds(NamedTuple):
@@ -167,6 +172,29 @@ def paired(differences: np.ndarray, seed: int = 0) -> Paired:
     return Paired(results, interval, effect, smallest_difference(results.sd, results.n))
 
 
+def resampled(difference: float, replicates: np.ndarray, interval: tuple[float, float], n: int) -> Paired:
+    """Return the statistics of a difference that is no mean over users, such as a difference of AUC.
+
+    The standard deviation of the resamples is the standard error; times sqrt(n) it takes the place of the
+    standard deviation over users. There is no signed-rank test and no effect size: both are NaN.
+
+    Args:
+        difference: Value of all users.
+        replicates: [R] values of bootstrap resamples of the users; NaN where it is not defined.
+        interval: 95% interval of the difference.
+        n: Number of users.
+    """
+    defined = replicates[~np.isnan(replicates)]
+    sd = float(defined.std(ddof=1)) * math.sqrt(n) if len(defined) > 1 else math.nan
+    if sd == 0:
+        t, p = (math.copysign(math.inf, difference), 0.0) if difference else (0.0, 1.0)
+    else:
+        t = difference / (sd / math.sqrt(n))
+        p = float(2 * scipy.stats.t.sf(abs(t), max(n - 1, 1)))
+    results = TestResults(n, difference, sd, t, p, math.nan, math.nan, 0)
+    return Paired(results, interval, math.nan, smallest_difference(sd, n))
+
+
 def over_seeds(differences: np.ndarray) -> Seeds:
     """Return the statistics of differences, one per seed; one seed has a mean only.
 
@@ -201,6 +229,33 @@ def verdict(users: TestResults, seeds: Seeds) -> str:
     """
     sides = (_side(users.mean, users.t_p), _side(seeds.mean, seeds.p))
     return {(1, 1): SHOWN, (-1, -1): REVERSED}.get(sides, NOT_SIGNIFICANT)
+
+
+def one_sided_interval(test: TestResults | Seeds) -> tuple[float, float]:
+    """Return the lower and the upper end of the one-sided 95% intervals of a mean, by Student's t.
+
+    Each end is that of an interval which is open on the other side. NaN for fewer than two values.
+    """
+    if test.n < 2:
+        return math.nan, math.nan
+    half = float(scipy.stats.t.ppf(1 - LEVEL, test.n - 1)) * test.sd / math.sqrt(test.n)
+    return test.mean - half, test.mean + half
+
+
+def non_inferiority(users: tuple[float, float], seeds: tuple[float, float], margin: float) -> str:
+    """Return one of VERDICTS on the statement that a mean is not lower than zero by `margin` or more.
+
+    *shown*: the lower ends over users and over seeds are above -margin. *reversed*: both upper ends are below
+    -margin. Otherwise *not significant*; a single seed is never significant. The level is 5%, one-sided.
+
+    Args:
+        users: `one_sided_interval` over users.
+        seeds: `one_sided_interval` over seeds.
+        margin: Largest acceptable loss, above 0.
+    """
+    if all(low > -margin for low, _ in (users, seeds)):
+        return SHOWN
+    return REVERSED if all(high < -margin for _, high in (users, seeds)) else NOT_SIGNIFICANT
 
 
 def combine_verdicts(verdicts: Iterable[str]) -> str:

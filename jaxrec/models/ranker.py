@@ -20,8 +20,9 @@ from jaxrec.core.ids import FIRST_TITLE, RETRIEVAL_HEAD
 from jaxrec.models.heads import MlpHead, ProductFeatures, RetrievalHead, dot_score
 from jaxrec.models.layers.dense import Mlp, at_least_float32
 from jaxrec.models.layers.rng import layer_id, randint
-from jaxrec.models.layers.title_encoder import TitleProjections
+from jaxrec.models.layers.title_encoder import TitleLookup, TitleProjections
 from jaxrec.models.outputs import RankingOutput, RetrievalScores, UserEncoding
+from jaxrec.models.trunks import TITLE_KERNEL, Tower, Trunk
 from jaxrec.models.user_encoder import UserEncoder
 
 HEAD_KINDS = ("matcher", "dot")
@@ -59,6 +60,14 @@ class RankingModel(UserEncoder):
         if self.config.matcher_product:
             self.product = ProductFeatures(self.dtype, *self.widths, hidden[-1], name="product")
         product = hidden[-1] if self.config.matcher_product else 0
+        self.states = {
+            h.name: Mlp(self.dtype, hidden, h.outputs, name=f"state_{h.name}")
+            for h in self.heads
+            if h.on == "state"
+        }
+        if self.config.trunk != "shared":
+            self._create_trunk(product)
+            return
         self.matchers = {
             h.name: MlpHead(
                 self.dtype, h.name, *self.widths, product, hidden, h.last_bias, name=f"matcher_{h.name}"
@@ -66,11 +75,42 @@ class RankingModel(UserEncoder):
             for h in self.heads
             if h.on == "pair"
         }
-        self.states = {
-            h.name: Mlp(self.dtype, hidden, h.outputs, name=f"state_{h.name}")
-            for h in self.heads
-            if h.on == "state"
+
+    def _create_trunk(self, product: int) -> None:
+        """Create the experts that the heads mix, and a tower for each head.
+
+        Args:
+            product: Width of the product features.
+        """
+        c, pairs = self.config, tuple(h for h in self.heads if h.on == "pair")
+        self.trunk = Trunk(
+            self.dtype, tuple(h.name for h in pairs), c.trunk, *self.widths, product, c.trunk_experts,
+            c.trunk_width, c.trunk_levels, name="trunk",
+        )  # fmt: skip
+        self.towers = {
+            h.name: Tower(self.dtype, c.trunk_width, c.head_hidden, h.last_bias, name=f"tower_{h.name}")
+            for h in pairs
         }
+
+    def _matched(self, u: jax.Array, titles: TitleLookup) -> Callable[[str], jax.Array]:
+        """Return a function from a head's name to its scores [B, C] before the final activation.
+
+        Args:
+            u: User vectors, [B, U] or [B, C, U].
+            titles: Candidates [B, C].
+        """
+        x = self.product(u, titles) if self.config.matcher_product else None
+        if self.config.trunk == "shared":
+            return lambda name: self.matchers[name](u, titles, x)
+        mixtures = self.trunk(u, titles, x)
+        return lambda name: self.towers[name](mixtures[name])
+
+    def _matched_every(self, name: str, u_BxU: jax.Array, t_VxF: jax.Array) -> jax.Array:
+        """Return the scores of all titles by a head, [B, V], before the final activation."""
+        product = self.product if self.config.matcher_product else None
+        if self.config.trunk == "shared":
+            return self.matchers[name].every(u_BxU, t_VxF, product)
+        return self.trunk.every(name, self.towers[name], u_BxU, t_VxF, product)
 
     def catalogue(self, table: TitleTable, id_U: jax.Array | None = None) -> TitleProjections:
         """Compute projections of titles, shared by calls of `encode` and `score`.
@@ -87,7 +127,10 @@ class RankingModel(UserEncoder):
             t_VxF = self.title.lookup_unique(id_U, table)
         kernels = {"history": self.rows.of_title}
         if self.config.head == "matcher":
-            kernels |= {t: m.of_title for t, m in self.matchers.items()}
+            if self.config.trunk == "shared":
+                kernels |= {t: m.of_title for t, m in self.matchers.items()}
+            else:
+                kernels[TITLE_KERNEL] = self.trunk.of_title
             if self.config.matcher_product:
                 kernels["product"] = self.product.of_title
         if self.config.retrieval_dim:
@@ -119,14 +162,13 @@ class RankingModel(UserEncoder):
                 user.vector_BxF[..., : self.config.width], titles, "history", self.rows.of_title
             )
             return {self.heads[0].name: s_BxC.astype(at_least_float32(self.dtype))}
-        x = self.product(user.vector_BxF, titles) if self.config.matcher_product else None
-        scores = {}
+        matched, scores = self._matched(user.vector_BxF, titles), {}
         wanted = tuple(head.name for head in self.heads) if heads is None else heads
         for name in dict.fromkeys(part for order in wanted for part in self._parts(order)):
             if name in self.states:
                 scores[name] = self.states[name](user.vector_BxF).astype(at_least_float32(self.dtype))
             else:
-                scores[name] = self._activated(name, self.matchers[name](user.vector_BxF, titles, x))
+                scores[name] = self._activated(name, matched(name))
         return {name: self._blended(name, scores.__getitem__) for name in wanted}
 
     def _blend(self, name: str) -> Blend | None:
@@ -177,10 +219,8 @@ class RankingModel(UserEncoder):
         if self.config.head == "dot":
             s_BxV = u_BxU[:, : self.config.width] @ (t_VxF @ self.rows.of_title).T
             return s_BxV.astype(at_least_float32(self.dtype))
-        product = self.product if self.config.matcher_product else None
         return self._blended(
-            head,
-            lambda name: self._activated(name, self.matchers[name].every(u_BxU, t_VxF, product)),
+            head, lambda name: self._activated(name, self._matched_every(name, u_BxU, t_VxF))
         )
 
     def title_vectors(self, table: TitleTable) -> jax.Array:

@@ -3,7 +3,7 @@
 `result` is the `result` of `evaluation.evaluator.evaluate`. Its keys are `lists` and `baselines` (K=1),
 `lists_k3` and `baselines_k3` (each of the next three titles is a query), `gate`
 (`evaluation.gate_analysis.gate_report`), `by_hard`, `catalogue` (`evaluation.results.whole_catalogue`),
-`dataset`, `step` and `seconds`.
+`labels` (`evaluation.labels.predictions.label_metrics`), `dataset`, `step` and `seconds`.
 """
 
 import math
@@ -13,6 +13,7 @@ from typing import Any
 from jaxrec.core.ids import CATALOGUE
 from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath
+from jaxrec.reporting.label_tables import LABELS, label_lines
 
 METRICS = {"ndcg@1": "NDCG@1", "ndcg@5": "NDCG@5", "recall@5": "Recall@5", "mrr@5": "MRR@5"}
 NAMES = {
@@ -94,6 +95,8 @@ def format_table(result: Mapping[str, Any]) -> str:
         lines += ["", _gate_line(result["gate"])]
     for head, values in result.get("heads", {}).items():
         lines += ["", f"head {head}: " + ", ".join(f"{m} {_cell(value)}" for m, value in values.items())]
+    if result.get(LABELS):
+        lines += ["", *label_lines(result[LABELS])]
     fractions = oracle_fraction(result)
     lines += [""] if fractions else []
     for name, fraction in fractions.items():

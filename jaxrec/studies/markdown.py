@@ -19,6 +19,15 @@ _EXPLANATION = (
     "not corrected for the number of claims. *Visible* is the smallest difference that a test would detect "
     "with a power of 80%."
 )
+_NON_INFERIORITY = (
+    "A claim with a margin is one of non-inferiority: it is *shown* where the lower ends of the one-sided "
+    "95% intervals over users and over seeds are both above -margin, and *reversed* where both upper ends "
+    "are below."
+)
+_AUC = (
+    "A difference of AUC is tested over users by the standard error of bootstrap resamples of the users, and "
+    "has no signed-rank test."
+)
 
 
 def _is_finite(value: float | None) -> bool:
@@ -123,10 +132,27 @@ def _table(table: Mapping[str, Any]) -> list[str]:
 # ---------------------------------------------------------------- claims
 
 
+def _k(comparison: Mapping[str, Any]) -> str:
+    """Return K; a dash for the AUC of a label."""
+    return "-" if "/" in comparison["list"] else str(comparison["next_k"])
+
+
+def _statement(claim: Mapping[str, Any]) -> str:
+    """Return the name of a claim, its metric unless it is NDCG@1 or named as the list, and its margin."""
+    parts = []
+    if claim["metric"] not in ("ndcg@1", claim["list"]):
+        parts.append(_METRICS[claim["metric"]])
+    if claim["margin"]:
+        lows = [low for part in claim["parts"] for low, _ in part["one_sided"].values() if _is_finite(low)]
+        lowest = _number(min(lows, default=None), "+.4f")
+        parts.append(f"margin {_number(claim['margin'])}, lowest end {lowest}")
+    return claim["claim"] + (f" ({'; '.join(parts)})" if parts else "")
+
+
 def _comparison_line(label: str, verdict: str, comparison: Mapping[str, Any]) -> str:
     users, seeds = comparison["over_users"], comparison["over_seeds"]
     return _line(
-        label, comparison["list"], str(comparison["next_k"]), verdict,
+        label, comparison["list"], _k(comparison), verdict,
         _number(users["mean"], "+.4f"), _interval(users), _number(comparison.get("paper"), "+.4f"),
         _number(users["effect"], "+.3f"), f"{users['t']:.2f} ({_p(users['t_p'])})",
         f"{_p(users['wilcoxon_p'])} ({users['zeros']:,} of {users['n']:,})",
@@ -145,9 +171,9 @@ def _claims(claims: list[Mapping[str, Any]]) -> list[str]:
         comparisons = claim["parts"]
         verdict = f"**{claim['verdict']}**"
         if len(comparisons) == 1:
-            lines.append(_comparison_line(claim["claim"], verdict, comparisons[0]))
+            lines.append(_comparison_line(_statement(claim), verdict, comparisons[0]))
         else:
-            lines.append(_line(claim["claim"], claim["list"], str(claim["next_k"]), verdict, *[""] * 9))
+            lines.append(_line(_statement(claim), claim["list"], _k(claim), verdict, *[""] * 9))
             lines += [
                 _comparison_line(f"- {c['better']} over {c['worse']}", c["verdict"], c) for c in comparisons
             ]
@@ -224,6 +250,10 @@ def write(folder: Path, result: Mapping[str, Any]) -> None:
         f"{result['date']}, {result['machine']}; seeds {seeds}; {count} trainings.",
         "", _EXPLANATION,
     ]  # fmt: skip
+    if any(claim["margin"] for claim in result["claims"]):
+        lines += ["", _NON_INFERIORITY]
+    if any("/" in claim["list"] for claim in result["claims"]):
+        lines += ["", _AUC]
     if result["claims"]:
         lines += _claims(result["claims"])
     for table in result["tables"].values():
@@ -244,7 +274,7 @@ def summary(result: Mapping[str, Any]) -> str:
     lines = [f"{result['done']} of {result['runs']} trainings of study {result['study']}"]
     for claim in result["claims"]:
         means = ", ".join(_number(part["over_users"]["mean"], "+.4f") for part in claim["parts"])
-        lines.append(
-            f"{claim['claim']:<52}{claim['list']:<10}K={claim['next_k']}  {claim['verdict']:<17}{means}"
-        )
+        k = _k(claim)
+        where = f"{claim['list']:<10}" + (f"K={k}  " if k != "-" else "     ")
+        lines.append(f"{_statement(claim):<52}{where}{claim['verdict']:<17}{means}")
     return "\n".join(lines)

@@ -18,6 +18,8 @@ from jaxrec.config.tree import fields_of, join, known_key, near, require
 from jaxrec.config.validation import at, check
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import LISTS
+from jaxrec.evaluation.labels.predictions import ORDERS as LABEL_METRICS
+from jaxrec.evaluation.metrics import METRICS as LIST_METRICS
 
 PREMISE = "premise"  # value of --tables that selects the premises
 
@@ -63,21 +65,26 @@ class ResultTable:
 
 @dataclass(frozen=True)
 class Claim:
-    """Statement that the first row of each pair has a higher NDCG@1 than the second.
+    """Statement that the first row of each pair has a higher value of a metric than the second.
 
-    A claim is shown where every pair is shown. The claim is tested on each of `lists` at each K of `next_k`.
+    A claim is shown where every pair is shown. The claim is tested on each of `lists` at each K of `next_k`;
+    on an AUC it is tested once.
 
     Attributes:
         name: The statement.
         pairs: (higher row, lower row) pairs.
         lists: Candidate lists.
         next_k: Values of K, the number of next titles.
+        metric: Metric of the lists, or "auc/<head>" or "gauc/<head>" of a head that predicts a label.
+        margin: Above 0, the claim is non-inferiority: the first row is not lower by `margin` or more.
     """
 
     name: str
     pairs: tuple[tuple[str, str], ...]
     lists: tuple[str, ...] = LISTS
     next_k: tuple[int, ...] = (1,)
+    metric: str = "ndcg@1"
+    margin: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -272,14 +279,21 @@ def _checked_rows(study: Study) -> dict[str, Row]:
     """Return name -> row.
 
     Raises:
-        InputError: A row names an unknown table, a claim, premise or row names an unknown row, or a chain
-            stands on itself.
+        InputError: A row names an unknown table, a claim, premise or row names an unknown row, a claim names
+            an unknown metric or has a negative margin, or a chain stands on itself.
     """
     rows = {row.name: row for row in study.rows(study.base)}
     known = [table.name for table in study.tables]
     for row in rows.values():
         for name in row.tables:
             known_key("tables", name, known)
+    for claim in study.claims:
+        allowed = [*LIST_METRICS, *(f"{metric}/<head>" for metric in LABEL_METRICS)]
+        label, _, head = claim.metric.partition("/")
+        if claim.metric not in LIST_METRICS and not (label in LABEL_METRICS and head):
+            raise InputError(f"claim {claim.name!r}: metric={claim.metric!r}; allowed: {', '.join(allowed)}")
+        if not 0.0 <= claim.margin < 1.0:
+            raise InputError(f"claim {claim.name!r}: margin={claim.margin}; allowed: 0 to 1, 1 excluded")
     pairs = [pair for claim in study.claims for pair in claim.pairs]
     pairs += [(premise.better, premise.worse) for premise in study.premises]
     for name in [name for pair in pairs for name in pair] + [r.against for r in rows.values() if r.against]:

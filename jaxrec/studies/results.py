@@ -11,71 +11,116 @@ from typing import Any
 
 import numpy as np
 
+from jaxrec.core.errors import InputError
 from jaxrec.core.ids import LISTS
 from jaxrec.evaluation import per_user, statistics
+from jaxrec.evaluation.labels.differences import auc_differences, compared, ordering_heads
 from jaxrec.evaluation.metrics import METRICS, suffix
 from jaxrec.evaluation.per_user import PerUserResults
 from jaxrec.studies.plan import PREMISE, Claim, Premise, ResultTable, Row, Study, premise_row
 
 RowResults = Mapping[str, Mapping[int, PerUserResults]]  # row -> seed -> per-user results
-METRIC = "ndcg@1"  # metric of the claims
+METRIC = "ndcg@1"  # metric of tables and premises, and of claims that name none
 TASK = "ctr"  # head that single-task and multi-task rows have in common
 
 
 class Comparisons:
-    """Paired comparisons of two rows on NDCG@1, cached.
+    """Paired comparisons of two rows, cached, because tables and claims repeat them.
 
-    `compare` returns the tests over users and over seeds, and the verdict. Tables and claims repeat
-    comparisons.
+    `compare` compares a metric of a candidate list and `compare_auc` the AUC of a head that predicts a label.
+    Both return a JSON object with the tests over users and over seeds, and the verdict of superiority. They
+    return None where a row has no finished run for a common seed, or the rows were evaluated on different
+    datasets.
     """
 
     def __init__(self, row_results: RowResults) -> None:
         self._row_results = row_results
         self.compare = cache(self._compare)
+        self.compare_auc = cache(self._compare_auc)
 
-    def _compare(
-        self, better: str, worse: str, name: str, next_k: int, head: str = ""
-    ) -> dict[str, Any] | None:
-        """Compare two rows on one candidate list, over users and over seeds.
+    def _runs(self, better: str, worse: str) -> tuple[list[int], list[list[PerUserResults]]]:
+        """Return the common seeds and the runs of both rows, on the same users; none on other datasets."""
+        seeds = sorted(self._row_results.get(better, {}).keys() & self._row_results.get(worse, {}).keys())
+        sides = [[self._row_results[row][seed] for seed in seeds] for row in (better, worse)]
+        if len({side[0].result["dataset"] for side in sides if side}) != 1:
+            return [], [[], []]
+        per_user.matched([*sides[0], *sides[1]])
+        return seeds, sides
+
+    def _compare_auc(self, better: str, worse: str, metric: str) -> dict[str, Any] | None:
+        """Compare the AUC of a head in two rows.
 
         Args:
-            better: Name of the row whose NDCG@1 is the minuend.
-            worse: Name of the row whose NDCG@1 is subtracted.
+            better: Name of the row whose AUC is the minuend.
+            worse: Name of the row whose AUC is subtracted.
+            metric: "auc/<head>" or "gauc/<head>".
+
+        Raises:
+            InputError: A run has no such head, or the head predicts another label in another run.
+        """
+        seeds, (ours, theirs) = self._runs(better, worse)
+        if not seeds:
+            return None
+        name, _, head = metric.partition("/")
+        for run in (*ours, *theirs):
+            if head not in (heads := ordering_heads(run)):
+                raise InputError(
+                    f"{run.workdir}: has no head {head!r} that the claim's metric {metric!r} needs; there "
+                    f"are {', '.join(heads) or 'none'}"
+                )
+        pairs = auc_differences(ours, theirs, head)[name]
+        of_users = compared(pairs, len(ours[0].users))
+        of_seeds = statistics.over_seeds(np.array([first.value - second.value for first, second in pairs]))
+        return _comparison(better, worse, metric, 1, head, seeds, of_users, of_seeds)
+
+    def _compare(
+        self, better: str, worse: str, name: str, next_k: int, head: str = "", metric: str = METRIC
+    ) -> dict[str, Any] | None:
+        """Compare a metric of two rows on one candidate list.
+
+        Args:
+            better: Name of the row whose metric is the minuend.
+            worse: Name of the row whose metric is subtracted.
             name: Candidate list.
             next_k: K, the number of next titles that are targets.
             head: Head that ranks. Empty: the head that the config selects.
-
-        Returns:
-            JSON object with the tests and the verdict. None where a row has no finished run for a common
-            seed, or the rows were evaluated on different datasets.
+            metric: Metric of the list.
         """
-        seeds = sorted(self._row_results.get(better, {}).keys() & self._row_results.get(worse, {}).keys())
+        seeds, (ours, theirs) = self._runs(better, worse)
         if not seeds:
             return None
-        ours, theirs = ([self._row_results[row][seed] for seed in seeds] for row in (better, worse))
-        if ours[0].result["dataset"] != theirs[0].result["dataset"]:
-            return None
-        per_user.matched([*ours, *theirs])
-        columns = [[_column(run, name, next_k, head) for run in side] for side in (ours, theirs)]
+        columns = [[_column(run, name, next_k, head, metric) for run in side] for side in (ours, theirs)]
         user_differences = np.stack(
             [per_user.difference(*four) for four in zip(ours, theirs, *columns, strict=True)]
         )
         of_users = statistics.paired(np.round(user_differences.mean(axis=0), per_user.DECIMALS))
         of_seeds = statistics.over_seeds(np.round(user_differences.mean(axis=1), per_user.DECIMALS))
-        return {
-            "better": better, "worse": worse, "list": name, "next_k": next_k, "head": head or "ranks",
-            "seeds": seeds, "over_users": per_user.to_json(of_users), "over_seeds": of_seeds._asdict(),
-            "verdict": statistics.verdict(of_users.tests, of_seeds),
-        }  # fmt: skip
+        return _comparison(better, worse, name, next_k, head or "ranks", seeds, of_users, of_seeds)
 
 
-def _column(run: PerUserResults, name: str, next_k: int, head: str) -> str:
-    """Return the name of a head's NDCG@1 column.
+def _comparison(
+    better: str, worse: str, name: str, next_k: int, head: str, seeds: list[int],
+    users: statistics.Paired, of_seeds: statistics.Seeds,
+) -> dict[str, Any]:  # fmt: skip
+    """Return a comparison as JSON values, with the one-sided ends of its mean over users and over seeds."""
+    ends = {
+        "over_users": statistics.one_sided_interval(users.tests),
+        "over_seeds": statistics.one_sided_interval(of_seeds),
+    }
+    return {
+        "better": better, "worse": worse, "list": name, "next_k": next_k, "head": head, "seeds": seeds,
+        "over_users": users.to_json(), "over_seeds": of_seeds._asdict(), "one_sided": ends,
+        "verdict": statistics.verdict(users.tests, of_seeds),
+    }  # fmt: skip
+
+
+def _column(run: PerUserResults, name: str, next_k: int, head: str, metric: str) -> str:
+    """Return the name of the column of a head's metric.
 
     Columns of the head that the config selects for ranking do not contain the head's name.
     """
-    by_head = f"{name}_{head}{suffix(next_k)}/{METRIC}"
-    return by_head if by_head in run.columns else f"{name}{suffix(next_k)}/{METRIC}"
+    by_head = f"{name}_{head}{suffix(next_k)}/{metric}"
+    return by_head if by_head in run.columns else f"{name}{suffix(next_k)}/{metric}"
 
 
 # ---------------------------------------------------------------- tables
@@ -189,33 +234,63 @@ def _gates_json(row_results: RowResults) -> dict[str, Any]:
 def _claim_json(
     claim: Claim, study: Study, comparisons: Comparisons, row_results: RowResults
 ) -> list[dict[str, Any]]:
-    """Return one verdict per list and K.
+    """Return one verdict per list and K, or one verdict on an AUC.
 
     A list and K are left out where a pair has no comparison.
     """
-    rows = {row.name: row for row in study.rows(study.base)}
+    if claim.metric not in METRICS:
+        return _verdicts(claim, study, claim.metric, 1, [], [
+            comparisons.compare_auc(*pair, claim.metric) for pair in claim.pairs
+        ])  # fmt: skip
     out = []
     for name in claim.lists:
         for k in claim.next_k:
-            comparisons_of_pairs = [comparisons.compare(*pair, name, k) for pair in claim.pairs]
-            if any(comparison is None for comparison in comparisons_of_pairs):
-                continue
-            complete = [
-                comparison | {"paper": _paper_difference(rows, comparison)}
-                for comparison in comparisons_of_pairs
-                if comparison
-            ]
+            parts = [comparisons.compare(*pair, name, k, "", claim.metric) for pair in claim.pairs]
             by_task = [
-                comparisons.compare(*pair, name, k, TASK)
+                comparisons.compare(*pair, name, k, TASK, claim.metric)
                 for pair in claim.pairs
-                if _heads_differ(row_results, pair)
+                if all(parts) and _heads_differ(row_results, pair)
             ]
-            out.append({
-                "claim": claim.name, "list": name, "next_k": k, "parts": complete,
-                "by_ctr_head": by_task,
-                "verdict": statistics.combine_verdicts(comparison["verdict"] for comparison in complete),
-            })  # fmt: skip
+            out += _verdicts(claim, study, name, k, by_task, parts)
     return out
+
+
+def _verdicts(
+    claim: Claim, study: Study, name: str, next_k: int, by_task: list[Any], parts: list[dict[str, Any] | None]
+) -> list[dict[str, Any]]:
+    """Return the verdict of a claim on one list or AUC, or nothing where a pair has no comparison.
+
+    Args:
+        claim: The claim.
+        study: The study.
+        name: Candidate list, or name of the AUC.
+        next_k: K, the number of next titles.
+        by_task: Comparisons by the head that all rows have.
+        parts: Comparison of each pair.
+    """
+    if not all(parts):
+        return []
+    rows = {row.name: row for row in study.rows(study.base)}
+    complete = [
+        part | {"paper": _paper_difference(rows, part) if claim.metric == METRIC else None,
+                "verdict": _verdict(part, claim.margin)}
+        for part in parts
+        if part
+    ]  # fmt: skip
+    return [{
+        "claim": claim.name, "list": name, "next_k": next_k, "metric": claim.metric, "margin": claim.margin,
+        "parts": complete,
+        "by_ctr_head": [part | {"verdict": _verdict(part, claim.margin)} for part in by_task],
+        "verdict": statistics.combine_verdicts(part["verdict"] for part in complete),
+    }]  # fmt: skip
+
+
+def _verdict(comparison: Mapping[str, Any], margin: float) -> str:
+    """Return the verdict of a comparison: of non-inferiority with a margin above 0, else of superiority."""
+    if not margin:
+        return comparison["verdict"]
+    ends = comparison["one_sided"]
+    return statistics.non_inferiority(ends["over_users"], ends["over_seeds"], margin)
 
 
 def _heads_differ(row_results: RowResults, pair: tuple[str, str]) -> bool:

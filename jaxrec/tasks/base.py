@@ -260,18 +260,21 @@ class Task:
         return ()
 
     @property
-    def label_heads(self) -> tuple[str, ...]:
-        """Names of the heads that predict a label or a reward."""
-        return ()
-
-    def head_loss(self, name: str) -> str:
-        """Return the loss of a head of `label_heads`: "bce", "mse", "hinge" or "softmax"."""
-        raise NotImplementedError
-
-    @property
     def calibrated_heads(self) -> tuple[str, ...]:
         """Names of the heads that predict a click ("ctr": a logit) or a completion ("completion": (0, 1))."""
         return ()
+
+    @property
+    def label_heads(self) -> tuple[str, ...]:
+        """Names of the heads that predict a label or a reward, whose metrics are those of predictions."""
+        return ()
+
+    def head_loss(self, name: str) -> str:
+        """Return the loss of a head of `label_heads`: "bce", "mse", "hinge" or "softmax".
+
+        The scores of "bce" are logits, those of "mse" predicted values.
+        """
+        raise NotImplementedError
 
     @property
     def pool_mix(self) -> tuple[int, int, int, int] | None:

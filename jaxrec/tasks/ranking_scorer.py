@@ -35,11 +35,11 @@ class RankingScorer(Task):
         raise NotImplementedError
 
     def check(self) -> None:
-        """Raise InputError if the rows lack a label of a declared head, or negatives, or a label is not known."""
+        """Raise InputError if the rows lack negatives or a label of a head, or a label is never known."""
         for head in self.head_specs:
             if head.ranks and not self.layout.has_candidates:
                 raise InputError(
-                    f"objective.{head.term}={head.weight:g} compares a title with negatives, which the rows of "
+                    f"objective.{head.term}={head.weight:g} compares a title with negatives, which rows of "
                     "exposures do not have; allowed: 0, with heads on labels"
                 )
 

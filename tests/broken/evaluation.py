@@ -145,4 +145,46 @@ LINES = (
         "return fixed * relative",
         ("tests/losses/test_task_weights.py::test_averaged_weights_by_hand",),
     ),
+    # ------------------------------------------------------------ labels
+    Line(
+        "a tie of a positive and a negative counts half",
+        "jaxrec/evaluation/labels/estimators.py",
+        "above @ (np.take(total, self._first) + np.take(total, self._last)) / 2",
+        "above @ np.take(total, self._first)",
+        ("tests/evaluation/labels/test_estimators.py::test_auc_by_hand",),
+    ),
+    Line(
+        "AUC in users is of pairs within users",
+        "jaxrec/evaluation/labels/estimators.py",
+        "np.cumsum(below) - below / 2 - earlier_users[user_of_tie]",
+        "np.cumsum(below) - below / 2",
+        (
+            "tests/evaluation/labels/test_estimators.py::test_auc_in_users_is_weighted_by_queries_and_leaves_out_users_of_one_class",
+        ),
+    ),
+    Line(
+        "the level of a bootstrap interval",
+        "jaxrec/evaluation/labels/bootstrap.py",
+        "np.quantile(defined, [LEVEL / 2, 1 - LEVEL / 2])",
+        "np.quantile(defined, [LEVEL, 1 - LEVEL])",
+        (
+            "tests/evaluation/labels/test_estimators.py::test_an_interval_covers_the_truth_and_is_as_wide_as_the_normal_one",
+        ),
+    ),
+    Line(
+        "heads that predict other labels are not compared",
+        "jaxrec/evaluation/labels/differences.py",
+        "np.array_equal(own.known, other.known) and np.array_equal(own.label, other.label)",
+        "np.array_equal(own.known, other.known)",
+        (
+            "tests/evaluation/labels/test_predictions.py::test_runs_whose_queries_or_labels_differ_are_not_compared",
+        ),
+    ),
+    Line(
+        "non-inferiority over users and over seeds",
+        "jaxrec/evaluation/statistics.py",
+        "if all(low > -margin for",
+        "if any(low > -margin for",
+        ("tests/studies/test_label_claims.py::test_a_margin_makes_a_claim_of_non_inferiority",),
+    ),
 )

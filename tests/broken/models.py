@@ -200,4 +200,11 @@ LINES = (
         "jnp.where(ids_N <= jnp.arange(rows)[:, None], g_N, 0)",
         ("tests/models/test_gpu_branches.py::test_gpu_branch_of_the_lookup",),
     ),
+    Line(
+        "a head's own expert has the last weight of its gate",
+        "jaxrec/models/trunks.py",
+        "h = h + weight[..., -1, None] *",
+        "h = h + weight[..., 0, None] *",
+        ("tests/models/test_trunks.py::test_values_and_gradients_are_the_naive_forms",),
+    ),
 )

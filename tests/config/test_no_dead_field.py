@@ -296,6 +296,10 @@ MODEL = table(
     dtype="bfloat16",
 ) | {
     "head": [Case("model.head", "dot", o.params, "one_expert", {"model.head": "matcher"})],
+    "trunk": [Case("model.trunk", kind, o.params) for kind in ("mmoe", "ple")],
+    "trunk_experts": [Case("model.trunk_experts", 2, o.params, edits={"model.trunk": "mmoe"})],
+    "trunk_width": [Case("model.trunk_width", 8, o.params, edits={"model.trunk": "mmoe"})],
+    "trunk_levels": [Case("model.trunk_levels", 2, o.params, edits={"model.trunk": "ple"})],
     "cosine": [Case("model.cosine", True, o.loss, "next_item")],
     "untied_item_embeddings": [Case("model.untied_item_embeddings", True, o.params, "next_item")],
     "embedding_init_std": [Case("model.embedding_init_std", 0.1, o.initial, "one_expert")],

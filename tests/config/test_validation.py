@@ -94,6 +94,28 @@ def test_a_head_for_retrieval_where_there_can_be_none():
         check(config)
 
 
+def test_a_trunk_where_there_can_be_none():
+    config = good()
+    config.model.trunk, config.model.trunk_levels = "ple", 2
+    check(config)
+    config.model.trunk = "mmoe"
+    with pytest.raises(InputError, match=r"model.trunk_levels=2 must be 1 with model.trunk='mmoe'"):
+        check(config)
+    config.model.trunk, config.objective.ranking, config.objective.regression = "ple", 0, 0
+    with pytest.raises(InputError, match=r"model.trunk='ple' must be shared or mmoe with a single head"):
+        check(config)
+    config.model.trunk, config.model.trunk_levels = "mmoe", 1
+    check(config)
+    config.model.head = "dot"
+    with pytest.raises(InputError, match=r"model.trunk='mmoe' must be shared with model.head='dot'"):
+        check(config)
+    config.task.name, config.model.experts = "next_item", (Expert(encoder="sasrec"),)
+    config.data.num_targets, config.evaluate.next_k, config.sampling.next_k = 1, (1,), 1
+    config.features = tuple(f for f in config.features if f.where == "title")
+    with pytest.raises(InputError, match=r"model.trunk='mmoe' must be shared with task.name='next_item'"):
+        check(config)
+
+
 WRONG = [
     # against annotations
     ("train.batch_size", 512.0, "train.batch_size=512.0 must be a whole number"),
@@ -177,6 +199,11 @@ WRONG = [
     ("model.gate.hidden", (0,), "model.gate.hidden[0]=0 must be at least 1"),
     ("model.gate.target_entropy", 0.6932, "model.gate.target_entropy=0.6932 must be in [0, 0.693)"),
     ("model.gate.temperature", 0.0, "model.gate.temperature=0.0 must be above 0"),
+    ("model.trunk", "moe", "model.trunk='moe' must be one of shared, mmoe, ple"),
+    ("model.trunk_experts", 0, "model.trunk_experts=0 must be at least 1"),
+    ("model.trunk_width", 0, "model.trunk_width=0 must be at least 1"),
+    ("model.trunk_levels", 3, "model.trunk_levels=3 must be 1 or 2"),
+    ("model.trunk_levels", 2, "model.trunk_levels=2 must be 1 with model.trunk='shared'"),
     ("objective.ranking", -1.0, "objective.ranking=-1.0 must be at least 0"),
     ("model.retrieval_dim", -1, "model.retrieval_dim=-1 must be at least 0"),
     ("model.retrieval_dim", 8, "objective.retrieval=0.0 must be above 0, or model.retrieval_dim 0"),

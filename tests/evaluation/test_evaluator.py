@@ -40,7 +40,7 @@ def test_scores_do_not_depend_on_batch_size(tiny, tiny_config, monkeypatch):
         monkeypatch.setattr(scorers, "_CPU_QUERIES", queries)
         return scorers.ListScorer(task, table, with_loss=True, next_k=1)(params, rows)
 
-    (many, many_gate, many_sums, _), (few, gate, few_sums, _) = score(1000), score(24)
+    (many, many_gate, many_sums, *_), (few, gate, few_sums, *_) = score(1000), score(24)
     assert sizes == [tiny_config.evaluate.batch_size, 24 * jax.device_count()]
     assert rows.rows % 24  # the last batch is padded
     assert many.shape == few.shape == (rows.rows, 2, 1, 1 + tiny.layout.negatives)
@@ -59,7 +59,7 @@ def test_scores_do_not_depend_on_batch_size(tiny, tiny_config, monkeypatch):
 
     plain = scorers.ListScorer(task, table, with_loss=True, next_k=1)
     monkeypatch.setattr(plain, "_batches", lambda rows: scorers.EvalBatches(rows, 48))
-    in_order, in_order_gate, in_order_sums, _ = plain(params, rows)
+    in_order, in_order_gate, in_order_sums, *_ = plain(params, rows)
     assert np.allclose(in_order_gate, gate, atol=1e-6)
     assert np.allclose(in_order, few, atol=1e-6)  # packed scores are in the order of the rows
     assert np.isclose(mean_metrics(in_order_sums)["loss"], mean_metrics(few_sums)["loss"], rtol=1e-6)
@@ -67,7 +67,7 @@ def test_scores_do_not_depend_on_batch_size(tiny, tiny_config, monkeypatch):
 
     one_by_one = scorers.ListScorer(task, table, with_loss=True, next_k=1)
     monkeypatch.setattr(one_by_one, "_project_titles", lambda *args: None)
-    unprojected, _, unprojected_sums, _ = one_by_one(params, rows)
+    unprojected, _, unprojected_sums, *_ = one_by_one(params, rows)
     assert task.cached_projections(params, table, 24) is not None  # the other scorers use projections
     assert task.cached_projections(params, table, 0) is None
     assert np.allclose(unprojected, few, atol=1e-6)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.models import heads
+from jaxrec.models import heads, trunks
 from jaxrec.models.outputs import UserEncoding
 
 V = 30  # of the case
@@ -15,6 +15,13 @@ KINDS = {
     "one layer": {"matcher": (14,), "tasks": ("ranking",)},
     "no product": {"matcher_product": False, "tasks": ("ranking",)},
     "dot": {"head": "dot", "tasks": ("ranking",)},
+    "ple": {
+        "tasks": ("ctr", "ranking"),
+        "trunk": "ple",
+        "trunk_experts": 3,
+        "trunk_width": 8,
+        "trunk_levels": 2,
+    },
 }
 
 
@@ -53,6 +60,7 @@ IN_TILES, AT_ONCE = 2, 64  # users whose pairs with all titles are worked out at
 )
 def test_scores_are_the_plain_forms(case, kind, users, monkeypatch):
     """`pytest -m slow tests/nn/test_catalogue.py`: every kind at once, too."""
+    monkeypatch.setattr(trunks, "_CPU_VALUES", users * V * 5 * 8)  # of "ple": 5 experts
     monkeypatch.setattr(heads, "_CPU_PAIRS", users * V)  # five requests: the last tile is not full
     c = case(**KINDS[kind])
     scores = both(c)

@@ -58,7 +58,9 @@ def _check_orders(pairs: tuple[str, ...], config: Config) -> None:
     ctr = config.objective.ctr
     if config.data.examples == "impressions":
         learns = bool(pairs) or any(head.weight for head in config.objective.heads)
-        allowed = "hold a Head with data.examples='impressions': the labels of an exposure are what it teaches"
+        allowed = (
+            "hold a Head with data.examples='impressions': the labels of an exposure are what it teaches"
+        )
         require(learns, "objective.heads", (), allowed)
         return
     allowed = "be above 0 where ranking is 0 and no head is on pairs: something must order the titles"

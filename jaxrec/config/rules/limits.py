@@ -31,6 +31,8 @@ _LIMITS = {
     "model.experts.num_heads": 2**10,
     "model.head_hidden": 2**16,
     "model.gate.hidden": 2**16,
+    "model.trunk_experts": 2**8,
+    "model.trunk_width": 2**16,
     "model.retrieval_dim": 2**16,
     "objective.retrieval_negatives": 2**20,
     "next_item.negatives": 2**20,

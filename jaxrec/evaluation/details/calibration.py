@@ -11,6 +11,19 @@ SAMPLE_QUERIES = 8_192  # queries whose candidates are compared: the first, whic
 _BINS = 10
 
 
+def bin_of(predicted: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return the bin [N] of each prediction, and the number of bins: ten of about equal size.
+
+    Equal predictions share a bin, so there may be fewer bins. The bins are in the order of the predictions.
+    """
+    predicted = predicted.astype(np.float64)
+    if not len(predicted):
+        return np.zeros(0, np.int64), 0
+    edges = np.unique(np.quantile(predicted, np.arange(1, _BINS) / _BINS))
+    bins, group = np.unique(np.searchsorted(edges, predicted, side="right"), return_inverse=True)
+    return group, len(bins)
+
+
 def calibration_bins(predicted: np.ndarray, observed: np.ndarray, user: np.ndarray) -> dict[str, Any]:
     """Compare predictions with observations in bins of about equal size.
 
@@ -25,9 +38,7 @@ def calibration_bins(predicted: np.ndarray, observed: np.ndarray, user: np.ndarr
         observed| over the bins, weighted by `count`.
     """
     predicted = predicted.astype(np.float64)
-    edges = np.unique(np.quantile(predicted, np.arange(1, _BINS) / _BINS))
-    bins, group = np.unique(np.searchsorted(edges, predicted, side="right"), return_inverse=True)
-    means = GroupedMeans(user, group, len(bins))
+    means = GroupedMeans(user, *bin_of(predicted))
     mean_predicted, (mean_observed, half) = means.of(predicted).mean, means.of(observed.astype(np.float64))
     gap = np.abs(mean_predicted - mean_observed)
     return {

@@ -11,6 +11,7 @@ from jaxrec.data.storage.dataset import Dataset, Rows
 from jaxrec.evaluation import baselines, gate_analysis, metrics
 from jaxrec.evaluation.correction import candidate_shifts
 from jaxrec.evaluation.details.calibration import SAMPLE_QUERIES, calibration
+from jaxrec.evaluation.labels.predictions import HeadPredictions, head_predictions, label_metrics
 from jaxrec.evaluation.results import baseline_ranks, by_hard, list_metrics, model_lists, model_ranks
 from jaxrec.evaluation.scorers import ListScorer
 from jaxrec.tasks.loading import LoadedCheckpoint
@@ -35,6 +36,7 @@ class ListEvaluation(NamedTuple):
         result: JSON values.
         ranks: List -> order -> ranks [Q] of the next titles (K=1).
         calibration: JSON values, as `details.calibration` returns them.
+        labels: Predictions of the heads that predict a label.
     """
 
     scores: np.ndarray
@@ -42,6 +44,7 @@ class ListEvaluation(NamedTuple):
     result: dict[str, Any]
     ranks: dict[str, dict[str, np.ndarray]]
     calibration: dict[str, Any]
+    labels: dict[str, HeadPredictions]
 
 
 def evaluate_lists(
@@ -68,10 +71,12 @@ def evaluate_lists(
     calibrated = loaded.task.calibrated_heads
     # One program for a small split; for a large one, further heads on all queries would double the time.
     more = calibrated if sample.rows == queries.on_disk.rows else ()
+    label_heads = loaded.task.label_heads
     scorer = ListScorer(
-        loaded.task, queries.table, False, max(ks), tuple(dict.fromkeys((*other_heads, *measured, *more)))
-    )
-    scores, gate, _, by_head = scorer(loaded.params, queries.on_disk)
+        loaded.task, queries.table, False, max(ks),
+        tuple(dict.fromkeys((*other_heads, *measured, *label_heads, *more))),
+    )  # fmt: skip
+    scores, gate, _, by_head, outcomes = scorer(loaded.params, queries.on_disk)
     result, ranks = _list_results(queries, scores, lists, ks)
     shown = loaded.config.sampling.history_keeps_abandoned
     if gate.shape[1] > 1:
@@ -92,7 +97,14 @@ def evaluate_lists(
     if calibrated and not more:
         compared = ListScorer(loaded.task, queries.table, False, 1, calibrated)(loaded.params, sample).by_head
     bins = calibration({head: compared[head] for head in calibrated}, rows[: sample.rows])
-    return ListEvaluation(scores, {head: by_head[head] for head in other_heads}, result, ranks, bins)
+    labels = {
+        head: head_predictions(loaded.task.head_loss(head), by_head[head], outcomes[head])
+        for head in label_heads
+    }
+    if labels:
+        result["labels"] = label_metrics(labels, rows["user"])
+    by_other = {head: by_head[head] for head in other_heads}
+    return ListEvaluation(scores, by_other, result, ranks, bins, labels)
 
 
 def _list_results(

@@ -8,6 +8,8 @@ from jaxrec.core.ids import CATALOGUE, LISTS
 from jaxrec.core.json_io import write_text
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.reporting.dry_run_report import config_leaves
+from jaxrec.reporting.label_tables import LABELS, interval_text
+from jaxrec.reporting.label_tables import METRICS as LABEL_METRICS
 from jaxrec.reporting.pages import figures
 from jaxrec.reporting.pages.context import series_of
 from jaxrec.reporting.pages.elements import Html, folded, join, number, page, section, section_key, table, tag
@@ -116,6 +118,9 @@ def _tests(letters: Sequence[str], tests: Sequence[Mapping[str, Any] | str]) -> 
         if isinstance(result, str):
             yield tag("p", f"{title}: no test. {result}")
             continue
+        yield from _label_tests(title, result.get(LABELS, {}))
+        if not result["metrics"]:
+            continue
         rows = []
         for column, label in _tested_columns(result["metrics"]).items():
             users = result["metrics"][column]["users"]
@@ -134,6 +139,22 @@ def _tests(letters: Sequence[str], tests: Sequence[Mapping[str, Any] | str]) -> 
     )
     if not all(isinstance(result, str) for result in tests):
         yield tag("p", note, class_="note")
+
+
+def _label_tests(title: str, labels: Mapping[str, Any]) -> Iterator[Html]:
+    """Yield the differences of AUC of the heads that predict a label in both runs."""
+    rows = []
+    for name, compared in labels.items():
+        metric, _, head = name.partition("/")
+        users = compared["users"]
+        interval = tag("small", interval_text(users["interval"], "+.4f"))
+        values = (number(compared[run]) for run in ("first", "second"))
+        difference = join([number(users["mean"], form="+.4f"), interval])
+        rows.append(
+            [f"{LABEL_METRICS[metric]}, {head}", *values, difference, number(users["t_p"], form=".2g")]
+        )
+    if rows:
+        yield table(["", *title.split(" minus "), "difference", "p"], rows, f"{title}, labels")
 
 
 def _tested_columns(metrics: Mapping[str, Any]) -> dict[str, str]:

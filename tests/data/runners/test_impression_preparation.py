@@ -179,6 +179,6 @@ def test_rows_are_decoded_to_batches_without_negatives(tiny_config, exposures):
     validation = ranking_inputs.validation(queries, host.valid, 1)
     assert validation.positive.tolist() == rows["target"].tolist() and validation.negative.shape == (16, 0)
     np.testing.assert_array_equal(queries.rows["label"], rows["label"])
-    message = "objective.ctr=1 compares a title with negatives, which the rows of exposures do not have"
+    message = "objective.ctr=1 compares a title with negatives, which rows of exposures do not have"
     with pytest.raises(InputError, match=f"^{re.escape(message)}"):
         build_task(tiny_config, dataset.layout, 0.5, 4, 8)

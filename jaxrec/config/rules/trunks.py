@@ -1,0 +1,27 @@
+"""Rules of the trunk that several heads share."""
+
+from jaxrec.config.rules.heads import pair_heads
+from jaxrec.config.schema import Config
+from jaxrec.config.tree import require
+
+
+def check_trunk(config: Config) -> None:
+    """Raise InputError for the first setting of the trunk that does not fit the heads or the task."""
+    model = config.model
+    for name in ("trunk_experts", "trunk_width", "trunk_levels"):
+        require(getattr(model, name) >= 1, f"model.{name}", getattr(model, name), "be at least 1")
+    require(model.trunk_levels <= 2, "model.trunk_levels", model.trunk_levels, "be 1 or 2")
+    one = model.trunk_levels == 1 or model.trunk == "ple"
+    require(one, "model.trunk_levels", model.trunk_levels, f"be 1 with model.trunk={model.trunk!r}")
+    if model.trunk == "shared":
+        return
+    allowed = f"be shared with task.name={config.task.name!r}: it has a single score"
+    require(config.rows == "ranking", "model.trunk", model.trunk, allowed)
+    allowed = f"be shared with model.head={model.head!r}: a dot product has no trunk"
+    require(model.head == "matcher", "model.trunk", model.trunk, allowed)
+    heads = len(pair_heads(config))
+    require(
+        heads > 0, "model.trunk", model.trunk, "be shared without a head on pairs: they alone mix experts"
+    )
+    allowed = "be shared or mmoe with a single head: an expert of its own is one more shared expert there"
+    require(heads > 1 or model.trunk != "ple", "model.trunk", model.trunk, allowed)

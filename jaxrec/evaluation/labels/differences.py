@@ -1,0 +1,120 @@
+"""Paired differences of AUC between runs that predict the same labels of the same queries."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxrec.core.errors import InputError
+from jaxrec.evaluation import statistics
+from jaxrec.evaluation.labels.bootstrap import REPLICATES, Resampled, resample
+from jaxrec.evaluation.labels.predictions import ORDERS, REGRESSION_LOSS, HeadPredictions, order_estimators
+
+if TYPE_CHECKING:
+    from jaxrec.evaluation.per_user import PerUserResults
+
+
+def ordering_heads(run: "PerUserResults") -> list[str]:
+    """Return the heads of a run that have an AUC: all that predict a label, but not by squared error."""
+    by_head = run.result.get("labels", {})
+    return [head for head in run.label_heads if by_head.get(head, {}).get("loss") != REGRESSION_LOSS]
+
+
+def auc_differences(
+    first: Sequence["PerUserResults"],
+    second: Sequence["PerUserResults"],
+    head: str,
+    replicates: int = REPLICATES,
+) -> dict[str, list[tuple[Resampled, Resampled]]]:
+    """Return the AUC of a head in pairs of runs, on the same bootstrap resamples of the users.
+
+    Args:
+        first: Runs of one system, one per seed, on the same users as those of `second`.
+        second: Runs of the other, with the same seeds.
+        head: Name of the head, which every run has.
+        replicates: Number of resamples.
+
+    Returns:
+        "auc" and "gauc" -> for each pair, the AUC of the first run and of the second.
+
+    Raises:
+        InputError: Two runs differ in queries, or the head predicts another label.
+    """
+    runs = [*first, *second]
+    of_runs = [_same_labels(run, runs[0], head) for run in runs]
+    users, index = np.unique(runs[0].query_users, return_inverse=True)
+    known = of_runs[0].known
+    estimators = {
+        (metric, i): estimator
+        for i, of_run in enumerate(of_runs)
+        for metric, estimator in order_estimators(
+            of_run.prediction[known], of_run.label[known], index[known], len(users)
+        ).items()
+    }
+    values = resample(estimators, len(users), int(known.sum()), replicates)
+    return {
+        metric: [(values[metric, i], values[metric, len(first) + i]) for i in range(len(first))]
+        for metric in ORDERS
+    }
+
+
+def check_same_queries(first: "PerUserResults", second: "PerUserResults") -> None:
+    """Check that two runs were evaluated on the same queries, in the same order.
+
+    Raises:
+        InputError: They were not.
+    """
+    if not np.array_equal(first.query_users, second.query_users):
+        raise InputError(
+            f"{second.workdir}: its queries differ from the queries of {first.workdir}; evaluate both again"
+        )
+
+
+def _same_labels(run: "PerUserResults", like: "PerUserResults", head: str) -> HeadPredictions:
+    """Return the predictions of a run.
+
+    Raises:
+        InputError: Its queries or labels are not those of the run `like`.
+    """
+    check_same_queries(like, run)
+    own, other = run.predictions(head), like.predictions(head)
+    if not (np.array_equal(own.known, other.known) and np.array_equal(own.label, other.label)):
+        raise InputError(
+            f"{run.workdir}: its head {head!r} predicts another label than that of {like.workdir}; allowed: "
+            "heads of one name that predict one label"
+        )
+    return own
+
+
+def compared(pairs: Sequence[tuple[Resampled, Resampled]], users: int) -> statistics.Paired:
+    """Return the statistics over users of the mean difference of pairs of AUC, the first minus the second.
+
+    Args:
+        pairs: From `auc_differences`.
+        users: Number of users.
+    """
+    difference = float(np.mean([first.value - second.value for first, second in pairs]))
+    replicates = np.mean([first.replicates - second.replicates for first, second in pairs], axis=0)
+    return statistics.resampled(difference, replicates, Resampled(difference, replicates).interval, users)
+
+
+def compare_labels(first: "PerUserResults", second: "PerUserResults") -> dict[str, Any]:
+    """Compare the AUC of each head that both runs have: the first minus the second.
+
+    Returns:
+        "auc/<head>" and "gauc/<head>" -> `first`, `second` and the statistics over `users`, as JSON values.
+
+    Raises:
+        InputError: As `auc_differences`.
+    """
+    out = {}
+    for head in ordering_heads(first):
+        if head not in ordering_heads(second):
+            continue
+        for metric, (pair,) in auc_differences([first], [second], head).items():
+            out[f"{metric}/{head}"] = {
+                "first": pair[0].value,
+                "second": pair[1].value,
+                "users": compared([pair], len(first.users)).to_json(),
+            }
+    return out
