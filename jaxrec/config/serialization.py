@@ -103,9 +103,7 @@ def _source_for_digest(config: Config, tree: dict[str, Any]) -> dict[str, Any]:
     """Return the JSON of the source without fields that are newer than FORMAT 3, at their defaults."""
     if isinstance(config.source, Simulator):
         default = Simulator()
-        return {
-            k: v for k, v in tree.items() if k not in _LATER_SIMULATOR or v != getattr(default, k)
-        }
+        return {k: v for k, v in tree.items() if k not in _LATER_SIMULATOR or v != getattr(default, k)}
     if not isinstance(config.source, Tables):
         return tree
     columns, source = encode(Columns(), Columns), dict(tree)

@@ -4,6 +4,7 @@ import numpy as np
 
 from jaxrec.config.schema import Simulator
 from jaxrec.core import hashing
+from jaxrec.core.errors import InputError
 from jaxrec.sources.simulator.world import (
     ABANDON_BELOW,
     APPEAL,
@@ -27,6 +28,7 @@ HOURS = np.array([3, 2, 1, 1, 1, 1, 2, 3, 3, 3, 3, 4, 5, 5, 4, 4, 5, 7, 9, 11, 1
 HABIT_FROM = 0.85  # least completion of a play that is left running by habit
 SESSION_RATES = {True: 0.3, False: 0.12}  # film -> probability of more than one session; of three, times .3
 FIRST_SHARES = (1.0, 0.6, 0.45)  # fraction of a play in its first session, by the number of sessions
+_USER_BITS = 44  # composite keys: user row in the high bits, milliseconds since EPOCH_MS in the low 44 bits
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -239,7 +241,9 @@ def _later_sessions(
     low = completion < ABANDON_BELOW
     again = hashing.uniform(c.seed, Draw.REPLAY, key, n) < np.where(low, c.replay_abandoned, c.replay_watched)
     success = 1.0 - c.interruptions * np.sqrt(ABANDON_BELOW)  # as in `abandon_probability`
-    stays = hashing.uniform(c.seed, Draw.REPLAY_STAY, key, n) < c.habit + (1.0 - c.habit) * (watched["stay"] * success)
+    stays = hashing.uniform(c.seed, Draw.REPLAY_STAY, key, n) < c.habit + (1.0 - c.habit) * (
+        watched["stay"] * success
+    )
     fraction = hashing.uniform(c.seed, Draw.REPLAY_SHARE, key, n)
     # The completion of a failed replay is limited, so that the sum of both plays stays below the threshold.
     more = np.where(low & ~stays, 0.95 * (ABANDON_BELOW - completion) * fraction, 0.1 + 0.9 * fraction)
@@ -256,3 +260,25 @@ def _later_sessions(
         "replay_time": replay_time,
         "seen_from": np.where(low, seen_again, time),
     }
+
+
+# ---------------------------------------------------------------- the play of a request
+
+
+def play_index(latents: LatentStates, plays: SimulatedPlays, row: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Return the [N] indices of the last first play at or before each time.
+
+    Raises:
+        InputError: A user has no play at or before the time.
+    """
+    at = np.searchsorted(composite(plays.row, plays.time), composite(row, time), side="right") - 1
+    missing = (at < 0) | (plays.row[at] != row)
+    if missing.any():
+        n = np.nonzero(missing)[0][0]
+        raise InputError(f"user {latents.key[row[n]]}, time {time[n]}: no play at or before this time")
+    return at
+
+
+def composite(row: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Return whole numbers in the order of (row, time)."""
+    return (row << _USER_BITS) + np.clip(time - EPOCH_MS, 0, (1 << _USER_BITS) - 1)

@@ -23,8 +23,10 @@ def check(c: Simulator) -> None:
     limits |= {name: (0.0, 10.0) for name in ("taste", "interest", "mood", "appeal", "satisfaction", "match")}
     limits |= {name: (0.0, 10.0) for name in ("surprise", "leniency")}
     limits |= {name: (0.0, 5.0) for name in ("popularity", "clickbait", "patience")}
-    rates = ("interest_moves", "interruptions", "replay_watched", "replay_abandoned", "habit")
-    rates += ("thumbs", "ratings", "lists", "impressions_logged")
+    rates = (
+        "interest_moves", "interruptions", "replay_watched", "replay_abandoned", "habit", "thumbs", "ratings",
+        "lists", "impressions_logged",
+    )  # fmt: skip
     limits |= {name: (0.0, 1.0) for name in rates}
     for name, (low, high) in limits.items():
         value = getattr(c, name)

@@ -190,7 +190,7 @@ class _Slates(NamedTuple):
 
 def _slates(service: _Service, chosen: np.ndarray) -> Iterator[_Slates]:
     """Yield the slates of chosen plays, by ascending rows, in blocks of bounded size."""
-    c, catalogue, latents, plays = service
+    c, catalogue, plays = service.config, service.catalogue, service.plays
     basis = np.ascontiguousarray(catalogue.taste.T)
     most = max(1, _CELLS // max(c.titles, c.slate))
     for first in range(0, len(chosen), most):

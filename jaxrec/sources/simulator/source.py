@@ -7,7 +7,8 @@ that lasts a sitting. A play is a choice from a slate. The completion of a play 
 match, with interruptions that are independent of the title.
 
 `world.py` has the catalogue and the latent states, `plays.py` the plays, `enjoyment.py` what users like,
-`signals.py` the events beside plays, `truth.py` the oracle's densities, `expectations.py` those of labels. No dependency other than NumPy is imported.
+`signals.py` the events beside plays, `truth.py` the truth, `expectations.py` that of labels. No dependency
+other than NumPy is imported.
 """
 
 import itertools
