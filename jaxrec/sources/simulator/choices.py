@@ -46,6 +46,36 @@ def choice_density(weight: np.ndarray, arrival: np.ndarray, slate: int) -> np.nd
     return out
 
 
+def second_density(weight: np.ndarray, arrival: np.ndarray, slate: int) -> np.ndarray:
+    """Return the probability of each title as the second choice from a random slate, without the first.
+
+    Arguments, and the error of the integral, are those of `choice_density`. Titles race: title i of n_i slots
+    arrives at rate n_i w_i, and is second where one title came before it. With x_u(t) = arrival_u
+    (1 - e^(-w_u t)), and l(t) = 1 - sum_u x_u(t) of one slot,
+
+        P(i) = slate * arrival_i * w_i * integral over t > 0 of e^(-w_i t) (A(t) - a_i(t)),
+        a_u(t) = (l(t) + x_u(t))^(slate - 1) - l(t)^(slate - 1),  A(t) = sum_u a_u(t).
+
+    Returns:
+        [N, V] float32. The sum over titles is the probability that the slate has a second title.
+    """
+    out = np.empty(weight.shape, np.float32)
+    for first in range(0, len(weight), _ROWS):
+        block = slice(first, first + _ROWS)
+        w, pi = weight[block].astype(np.float64), arrival[block].astype(np.float64)
+        t = _FIRST / (1 + slate * (w * pi).sum(axis=1, keepdims=True))
+        total = np.zeros_like(w)
+        for _ in range(_NODES):
+            e = np.exp(np.maximum(-w * t, -80))
+            x = pi * (1 - e)
+            absent = 1 - x.sum(axis=1, keepdims=True)
+            before = (absent + x) ** (slate - 1) - absent ** (slate - 1)
+            total += e * (before.sum(axis=1, keepdims=True) - before) * t
+            t = 3 * t
+        out[block] = slate * pi * w * total * np.log(3.0)
+    return out
+
+
 def update_free(free: np.ndarray, joint: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """Apply Bayes' rule for one play of each user to the titles that can be chosen.
 

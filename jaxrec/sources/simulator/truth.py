@@ -14,9 +14,15 @@ import numpy as np
 
 from jaxrec.config.schema import Label, Simulator
 from jaxrec.core.errors import InputError
-from jaxrec.sources.simulator.choices import TINY, choice_density, take_normalised, update_free
+from jaxrec.sources.simulator.choices import (
+    TINY,
+    choice_density,
+    second_density,
+    take_normalised,
+    update_free,
+)
 from jaxrec.sources.simulator.enjoyment import enjoyment_odds, leniency, sigmoid
-from jaxrec.sources.simulator.expectations import Candidates, expectations, second_draw
+from jaxrec.sources.simulator.expectations import Candidates, expectations
 from jaxrec.sources.simulator.plays import NEVER, composite, make_plays, play_index
 from jaxrec.sources.simulator.world import (
     APPEAL,
@@ -92,18 +98,13 @@ class SimulatorTruth:
         Raises:
             InputError: A user does not exist, or has no play at or before the time.
         """
-        user, time = np.asarray(user, np.int64), np.asarray(time, np.int64)
         c, out = self.config, np.empty(len(user), np.float32)
-        for examples, row, latents, plays in self._user_blocks(user):
-            at = play_index(latents, plays, row, time[examples])
-            for first in range(0, len(at), most := max(1, _CELLS // c.titles)):
-                ids = at[first : first + most]
-                state = latents, plays.row[ids], plays.week[ids], plays.mood[ids]
-                with_mood, without = (
-                    self._density(preference(config, *state))
-                    for config in (c, dataclasses.replace(c, mood=0.0))
-                )
-                out[examples[first : first + most]] = 0.5 * np.abs(with_mood - without).sum(axis=1)
+        for examples, at, latents, plays in self._plays_of(user, time):
+            state = latents, plays.row[at], plays.week[at], plays.mood[at]
+            with_mood, without = (
+                self._density(preference(config, *state)) for config in (c, dataclasses.replace(c, mood=0.0))
+            )
+            out[examples] = 0.5 * np.abs(with_mood - without).sum(axis=1)
         return out
 
     def choice(self, user: np.ndarray, time: np.ndarray) -> np.ndarray:
@@ -167,7 +168,8 @@ class SimulatorTruth:
             match, odds = self._enjoyment(latents, plays, at, shown)
             second = None
             if reads_slates:
-                second = np.take_along_axis(second_draw(self._choice(latents, plays, at)), shown, axis=1)
+                weight, arrival = self._slots(latents, plays, at, self._is_free(latents, plays, at))
+                second = np.take_along_axis(second_density(weight, arrival, c.slate), shown, axis=1)
             candidates = Candidates(
                 stay=stay_probability(c, catalogue.satisfaction[shown], latents.patience[row, None], match),
                 opinion_odds=odds + leniency(c, latents.key[row])[:, None],
@@ -194,11 +196,15 @@ class SimulatorTruth:
 
     def _choice(self, latents: LatentStates, plays: SimulatedPlays, at: np.ndarray) -> np.ndarray:
         """Return the choice probabilities [N, V] of plays, by their indices."""
+        weight, arrival = self._slots(latents, plays, at, self._is_free(latents, plays, at))
+        chosen = choice_density(weight, arrival, self.config.slate)
+        return chosen / np.maximum(chosen.sum(axis=1, keepdims=True), TINY)
+
+    def _is_free(self, latents: LatentStates, plays: SimulatedPlays, at: np.ndarray) -> np.ndarray:
+        """Return 1 for each title that was not played before a play, otherwise 0: float32 [N, V]."""
         index_of = np.full((len(latents.key), self.config.titles), np.iinfo(np.int32).max, np.int32)
         index_of[plays.row, plays.title] = plays.index
-        free = (index_of[plays.row[at]] >= plays.index[at][:, None]).astype(np.float32)
-        chosen, _ = self._choice_and_abandonment(latents, plays, at, free)
-        return chosen / np.maximum(chosen.sum(axis=1, keepdims=True), TINY)
+        return (index_of[plays.row[at]] >= plays.index[at][:, None]).astype(np.float32)
 
     def _enjoyment(
         self, latents: LatentStates, plays: SimulatedPlays, at: np.ndarray, title: np.ndarray
@@ -323,12 +329,19 @@ class SimulatorTruth:
         Returns:
             Two arrays [N, V].
         """
-        c, catalogue = self.config, self.catalogue
-        row = plays.row[ids]
+        c, row = self.config, plays.row[ids]
+        match = preference(c, latents, row, plays.week[ids], plays.mood[ids]) @ self.catalogue.taste.T
+        stay = stay_probability(c, self.catalogue.satisfaction, latents.patience[row, None], match)
+        weight, arrival = self._slots(latents, plays, ids, free)
+        return choice_density(weight, arrival, c.slate), abandon_probability(c, stay)
+
+    def _slots(
+        self, latents: LatentStates, plays: SimulatedPlays, ids: np.ndarray, free: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the weights of titles and their probabilities in a slot, [N, V], for `choice_density`."""
+        c, catalogue, row = self.config, self.catalogue, plays.row[ids]
         match = preference(c, latents, row, plays.week[ids], plays.mood[ids]) @ catalogue.taste.T
-        stay = stay_probability(c, catalogue.satisfaction, latents.patience[row, None], match)
         utility = match + np.float32(c.appeal * APPEAL) * catalogue.appeal
         utility = np.where(free > 0, utility, -np.inf)
         weight = np.exp(utility - utility.max(axis=1, keepdims=True))
-        arrival = free * catalogue.exposure.astype(np.float32)
-        return choice_density(weight, arrival, c.slate), abandon_probability(c, stay)
+        return weight, free * catalogue.exposure.astype(np.float32)
