@@ -12,6 +12,7 @@ from tests.broken import (
     runs,
     settings,
     signals,
+    simulator,
     sources,
     training,
     wiring,
@@ -32,6 +33,7 @@ AREAS = (
     settings,
     backends,
     signals,
+    simulator,
     labels,
     availability,
 )

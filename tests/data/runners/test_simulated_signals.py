@@ -50,7 +50,7 @@ def rows_of(dataset):
 
 
 def times(config, dataset, rows):
-    """Return the keys of the users of test rows, the times of their first plays of the target, and its rows."""
+    """Return users' keys, times of the first plays of the targets, and catalogue rows of test rows."""
     title = dataset.arrays.title_key[rows["target"][:, 0] - FIRST_TITLE]
     key = dataset.user_keys("test")[rows["user"]]
     row = np.searchsorted(opened(config).titles().key, title)
