@@ -22,7 +22,9 @@ SIGNALS = tuple(Signal(name, value) for name, value in Simulator.generated_signa
 NAMES = tuple(signal.name for signal in SIGNALS)
 HOUR = 3_600_000
 # More events than by default, so that a small service decides. About 20,000 plays.
-KNOBS = dict(thumbs=0.3, ratings=0.6, lists=0.8, impressions_logged=0.7, trailers=1.5, habit=0.1)
+KNOBS = dict(
+    thumbs=0.3, ratings=0.6, lists=0.8, impressions_logged=0.7, trailers=1.5, habit=0.1, replay_watched=0.3
+)
 USERS = 1700
 
 
