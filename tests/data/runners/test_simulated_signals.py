@@ -93,7 +93,7 @@ def test_the_truth_of_test_queries_is_stored_by_title_id(tiny_config, tmp_path, 
 
 
 def check_oracle(config, dataset, rows, truth):
-    """Check that the oracle knows all titles played: a title abandoned before is never the next one."""
+    """Check the oracle, to which all titles played are known: a title abandoned before is never the next one."""
     key, time, row = times(config, dataset, rows)
     choice = truth.choice(key, time)
     np.testing.assert_allclose(rows["truth_enabled"][:, 0], choice[np.arange(len(row)), row], rtol=1e-5)
