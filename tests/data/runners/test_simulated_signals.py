@@ -26,7 +26,7 @@ LABELS = (
 def of_task(tiny_config, name):
     """Return a config of a small service with signals, whose targets are all first plays."""
     config = copy.deepcopy(tiny_config)
-    config.source.users, config.source.test_only_users, config.source.titles = 90, 30, 110
+    config.source.users, config.source.test_only_users, config.source.titles = 50, 15, 110
     config.signals, config.labels, config.data.targets = SIGNALS, LABELS, "every"
     if name == "next_item":
         config.task.name, config.data.num_targets, config.evaluate.next_k = name, 1, (1,)
@@ -67,7 +67,7 @@ def test_the_truth_of_test_queries_is_stored_by_title_id(tiny_config, tmp_path, 
     config.data.truth_queries = 50
     dataset = prepared(config, tmp_path / "one")
     stored, rows = dataset.truth(), rows_of(dataset)
-    assert len(rows) > 150 and len(stored.rows) == 50 and (np.diff(stored.rows) > 0).all()
+    assert len(rows) > 90 and len(stored.rows) == 50 and (np.diff(stored.rows) > 0).all()
     assert (stored.choice.dtype, stored.reward.dtype) == (np.float32, np.float16)
     assert stored.choice.shape == stored.reward.shape == (50, 110)
     queries = rows[stored.rows]
@@ -80,20 +80,21 @@ def test_the_truth_of_test_queries_is_stored_by_title_id(tiny_config, tmp_path, 
     assert (rows["target_completion"][:, 0] < config.data.abandon_threshold).mean() > 0.2
     if task == "ranking":
         check_oracle(config, dataset, rows, truth)
+        check_other_partitions(config, dataset, tmp_path, monkeypatch)
 
-    # Neither partitions nor an engine changes a byte; the queries are the same.
-    monkeypatch.setattr(source_module, "BLOCK", 25)
+
+def check_other_partitions(config, dataset, folder, monkeypatch):
+    """Check that neither partitions nor an engine changes a byte: the queries are the same."""
+    monkeypatch.setattr(source_module, "BLOCK", 20)
     monkeypatch.setattr(stages, "PIECE_ROWS", 40)
     config.data.partitions = 5
-    run_stages(opened(config), config, tmp_path / "stages", Engine(0))
-    assert same_files(tmp_path / "one", tmp_path / "stages")
-    assert (
-        dataset.manifest["signals"]["rating"]["kept"] > 100 < dataset.manifest["labels"]["rated"]["entries"]
-    )
+    run_stages(opened(config), config, folder / "stages", Engine(0))
+    assert same_files(folder / "one", folder / "stages")
+    assert dataset.manifest["signals"]["rating"]["kept"] > 50 < dataset.manifest["labels"]["rated"]["entries"]
 
 
 def check_oracle(config, dataset, rows, truth):
-    """Check the oracle, to which all titles played are known: a title abandoned before is never the next one."""
+    """Check the oracle, to which all plays are known: a title abandoned before is never the next one."""
     key, time, row = times(config, dataset, rows)
     choice = truth.choice(key, time)
     np.testing.assert_allclose(rows["truth_enabled"][:, 0], choice[np.arange(len(row)), row], rtol=1e-5)

@@ -66,6 +66,7 @@ def play_of_title(user, title):
     return np.where(pair[at] == user * 1000 + title, at, -1)
 
 
+@cache
 def signals_of(*names):
     return make_signals(*service(), names)
 
@@ -310,14 +311,12 @@ LABELS = (
 )
 
 
-def outcomes(c, keys, end=None):
+def outcomes(c, catalogue, latents, plays, made):
     """Return the expected and the observed values of LABELS at the first plays of users.
 
     Observed values are NaN where a label is unknown.
     """
-    catalogue, latents = world.make_catalogue(c), world.make_latents(c, keys)
-    plays = make_plays(c, catalogue, latents)
-    log, made = to_interactions(c, latents, plays), make_signals(c, catalogue, latents, plays, NAMES)
+    log = to_interactions(c, latents, plays)
 
     def ordered(user, title, time, kind, value):
         order = np.lexsort((time, title, user))
@@ -358,7 +357,7 @@ def deviations(expected, observed, label):
 
 @cache
 def small_outcomes():
-    return outcomes(service()[0], np.arange(USERS))
+    return outcomes(*service(), signals_of(*NAMES))
 
 
 @pytest.mark.parametrize("index", range(len(LABELS)), ids=[label.name for label in LABELS])
@@ -383,7 +382,7 @@ def cells(expected, chosen):
 def test_choices_and_list_adds_are_those_of_the_truth():
     """Over all titles: each play is one choice, and each list add one of the second draw."""
     c, _, latents, plays = service()
-    at = np.arange(0, len(plays.row), 12)
+    at = np.arange(0, len(plays.row), 16)
     truth = SimulatorSource(c).truth()
     key, time = latents.key[plays.row[at]], plays.time[at]
     choice = truth.choice(key, time)
@@ -399,7 +398,7 @@ def test_choices_and_list_adds_are_those_of_the_truth():
     np.testing.assert_allclose(second.sum(axis=1), c.lists, rtol=0.005)
     row = np.searchsorted(at, listed.play)
     sampled = (row < len(at)) & (at[np.minimum(row, len(at) - 1)] == listed.play)
-    assert sampled.sum() > 1000
+    assert sampled.sum() > 900
     assert abs(cells(second, second[row[sampled], listed.title[sampled]])).max() < 4
 
 
@@ -418,9 +417,13 @@ def test_labels_without_a_closed_form_are_nan():
 @pytest.mark.slow
 def test_rates_of_labels_of_200_000_plays():
     """At the default knobs, in blocks of users: 200,000 plays. Two minutes."""
-    blocks = [
-        outcomes(Simulator(users=17_000), np.arange(first, first + 3400)) for first in range(0, 17_000, 3400)
-    ]
+    c, blocks = Simulator(users=17_000), []
+    catalogue = world.make_catalogue(c)
+    for first in range(0, 17_000, 3400):
+        latents = world.make_latents(c, np.arange(first, first + 3400))
+        plays = make_plays(c, catalogue, latents)
+        made = make_signals(c, catalogue, latents, plays, NAMES)
+        blocks.append(outcomes(c, catalogue, latents, plays, made))
     expected, observed = (np.concatenate(columns) for columns in zip(*blocks, strict=True))
     assert len(expected) > 195_000
     for i, label in enumerate(LABELS):
