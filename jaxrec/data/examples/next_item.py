@@ -153,6 +153,7 @@ def _add_queries(
         rows["label"][:, 0], rows["label_known"][:, 0] = sequences.label[at], sequences.label_known[at]
     name = SPLITS[split]
     out.rows[name], out.users[name], out.query[name] = rows, log.hash[in_split], sequences.event[at]
+    out.user_time[name] = (user, log.time[sequences.event[at]])
     out.counts[f"{name} targets with no title before them"] = int((held_out & ~has_past).sum())
 
 

@@ -69,8 +69,8 @@ def select(
     """
     is_read = config.signals or config.data.targets == "every"
     limit = config.data.truth_queries if truth is not None and is_read else 0
-    event = examples.query[TEST]
-    user, time = log.hash[log.user[event]], log.time[event]
+    number, time = examples.user_time[TEST]
+    user = log.hash[number]
     drawn = mix(config.data.seed, _DRAW, user, time)
     row = np.argsort(drawn, kind="stable")[:limit]
     return TruthQueries(drawn[row], row, user_keys.keys(user[row]), time[row], limit)
