@@ -21,7 +21,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxrec.checkpoints.array_codec import decode_arrays, encode_arrays
 from jaxrec.checkpoints.bucket_mirror import BucketMirror
-from jaxrec.checkpoints.documents import FORMAT, checked_document, checked_metric
+from jaxrec.checkpoints.documents import BEST, FORMAT, checked_document, checked_metric
 from jaxrec.checkpoints.orbax_log import hide_expected_records
 from jaxrec.checkpoints.seals import (
     ADVICE,
@@ -56,7 +56,8 @@ class Checkpointer:
 
     Args:
         directory: Directory of the checkpoints, on this machine or in a bucket.
-        metric: Key of the metrics of `save` that determines the best step; larger values are better.
+        metric: Key of the metrics of `save` that determines the best step; larger values are better. A
+            reader does not need it: its value is stored.
         writing: Create the directory and allow `save`. Without `writing` the directory must hold a complete
             checkpoint, and no file of it is changed.
 
@@ -118,7 +119,11 @@ class Checkpointer:
             raise unreadable(f"checkpoint {self.directory}", error) from error
 
     def _metric_value(self, metrics: Mapping[str, float]) -> float:
-        return checked_metric(metrics, self.metric, f"checkpoint {self.directory}")
+        return checked_metric(metrics, f"checkpoint {self.directory}")
+
+    def _stored(self, metrics: Mapping[str, float] | None) -> dict[str, float]:
+        """Return the metrics of a step with the value that decides which step is the best."""
+        return plain(dict(metrics or {})) | {BEST: float((metrics or {})[self.metric])}
 
     def __enter__(self) -> "Checkpointer":
         return self
@@ -172,8 +177,9 @@ class Checkpointer:
         if encoded:  # Orbax rejects an empty item
             items["arrays"] = ocp.args.StandardSave(encoded)
         self._manager.save(
-            step, args=ocp.args.Composite(**items), metrics=plain(metrics) if has_metric else None, force=True
-        )
+            step, args=ocp.args.Composite(**items), metrics=self._stored(metrics) if has_metric else None,
+            force=True,
+        )  # fmt: skip
         if self._mirror:
             path = Path(self._folder) / str(step)
             self._mirror.send(partial(finish_and_seal, self._manager.wait_until_finished, path))

@@ -1,5 +1,6 @@
 """JSON items of a checkpoint, checked when they are read: the document of `meta`, and the metrics."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from jaxrec.core.errors import InputError
@@ -27,11 +28,20 @@ def checked_document(document: Any, what: str) -> dict[str, Any]:
     return document
 
 
-def checked_metric(metrics: Any, name: str, what: str) -> float:
-    """Return the metric that decides which step is the best.
+BEST = "best"  # key of a step's metrics: the value that decides which step is the best, larger is better
+_OLD_BEST = ("ndcg@10", "ndcg@1")  # that value in steps of before BEST was stored: of all titles, of lists
+
+
+def checked_metric(metrics: Any, what: str) -> float:
+    """Return the value that decides which step is the best.
+
+    It is stored under BEST. Steps of before are of next-item models, whose value is that of NDCG@10 of all
+    titles, or of ranking models, whose value is NDCG@1.
 
     Raises:
-        InputError: The metrics of a step are no object, or do not hold the metric as a number.
+        InputError: The metrics of a step are no object, or do not hold the value as a number.
     """
+    names = [name for name in (BEST, *_OLD_BEST) if isinstance(metrics, Mapping) and name in metrics]
+    name = names[0] if names else _OLD_BEST[-1]
     check_shape(metrics, {name: float}, f"{what}: metrics of a step")
     return metrics[name]

@@ -11,24 +11,23 @@ from jaxrec.config.rules.availability import check_ranks_titles
 from jaxrec.config.serialization import from_run_json
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import CATALOGUE, LISTS
+from jaxrec.core.ids import CATALOGUE, LABELS, LISTS
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.data.loading.left_out import LeftOutTitles, Seen, left_out_titles
-from jaxrec.data.storage.dataset import Dataset, Rows, SelectedRows
+from jaxrec.data.storage.dataset import Dataset, Rows
 from jaxrec.evaluation import metrics, popularity
 from jaxrec.evaluation.correction import (
     load_or_fit_correction,
-    read_correction,
-    uncorrected,
-)
-from jaxrec.evaluation.details.example_users import (
-    Ranking,
-    describe_examples,
-    example_queries,
-    names_of_titles,
 )
 from jaxrec.evaluation.details.frozen_lists import ListEvaluation, Queries, evaluate_lists
-from jaxrec.evaluation.details.measurements import measure
+from jaxrec.evaluation.details.of_report import measure_for_report
+from jaxrec.evaluation.labels.of_heads import (
+    label_scorer,
+    mean_metrics_of_labels,
+    predict_labels,
+    predictions,
+)
+from jaxrec.evaluation.labels.predictions import label_metrics
 from jaxrec.evaluation.results import (
     EvaluationResult,
     catalogue_result,
@@ -40,7 +39,13 @@ from jaxrec.evaluation.scorers import CatalogueOrder, CatalogueRanker, Catalogue
 from jaxrec.models.outputs import Correction
 from jaxrec.runtime.mesh import replicate
 from jaxrec.tasks.base import Task
-from jaxrec.tasks.loading import CHECKPOINTS, check_same_catalogue, load_checkpoint, read_meta
+from jaxrec.tasks.loading import (
+    CHECKPOINTS,
+    LoadedCheckpoint,
+    check_same_catalogue,
+    load_checkpoint,
+    read_meta,
+)
 from jaxrec.tasks.outputs import mean_metrics
 
 
@@ -49,7 +54,8 @@ class Validator:
 
     `metric` on the list `watched` selects the best checkpoint: NDCG@1 of the enabled list or, for next-item
     models, NDCG@10 over the catalogue without the titles of the stored history. evaluate.seen does not
-    change that: the rows suffice for it, and the values of all runs are comparable.
+    change that: the rows suffice for it, and the values of all runs are comparable. For exposures and
+    offline runs it is the mean AUC of the heads of labels.
 
     Args:
         task: The task.
@@ -60,9 +66,11 @@ class Validator:
     def __init__(self, task: Task, table: TitleTable, rows: Rows) -> None:
         protocols = task.protocols()
         self.watched, self.metric = protocols.best
-        self._rows, self._queries = rows, rows.all()
+        self._rows, self._queries, self._task = rows, rows.all(), task
         self._scorer: ListScorer | CatalogueRanker
-        if protocols.lists:
+        if self.watched == LABELS:
+            self._scorer = label_scorer(task, table, with_loss=True)
+        elif protocols.lists:
             self._scorer = ListScorer(task, table, with_loss=True, next_k=1)
         else:
             self._scorer = CatalogueRanker(task, table, seen="stored", temperature=protocols.temperature)
@@ -70,6 +78,9 @@ class Validator:
     def __call__(self, params: Any) -> tuple[dict[str, float], dict[str, Any]]:
         """Return mean metrics such as `loss`, and the ranking metrics of each list."""
         result = self._scorer(params, self._rows)
+        if self.watched == LABELS and isinstance(result, ListScores):
+            of_heads = mean_metrics_of_labels(predictions(self._task, result), self._queries["user"])
+            return mean_metrics(result.sums), {LABELS: of_heads}
         if isinstance(result, ListScores):
             return mean_metrics(result.sums), model_lists(result.scores, self._queries, 1, LISTS)
         return mean_metrics(result.sums), {CATALOGUE: full_metrics(result.by_order["model"].ranks)}
@@ -126,27 +137,21 @@ def evaluate(
 
     Raises:
         InputError: the layout, the titles or the categories of the dataset are not those of the
-            checkpoint; the run is offline; there is no such blend; a frozen list for a next-item model;
-            K larger than the dataset stores; `retrieve` without a retrieval head; `diversity` outside 0 to 1
-            or without CATALOGUE.
+            checkpoint; the run is offline and predicts no labels; there is no such blend; a list that the
+            model does not rank; K larger than the dataset stores; `retrieve` without a retrieval head;
+            `diversity` outside 0 to 1 or without CATALOGUE.
     """
     started = time.perf_counter()
     workdir = as_path(workdir)
     which = which or _configured_checkpoint(workdir)
     loaded = load_checkpoint(workdir, which, options.blend)
-    check_ranks_titles(loaded.config)
+    protocols, lists = loaded.task.protocols(), _checked_lists(options, loaded)
     dataset = Dataset(data or loaded.meta["dataset_directory"], loaded.config.data.verify)
     check_same_catalogue(dataset, loaded)
     split_rows = dataset.rows(options.split)
     table = replicate(loaded.arrays.title_table())
     queries = Queries(loaded, dataset, table, split_rows, split_rows.all())
-    protocols = loaded.task.protocols()
-    lists = options.lists or protocols.lists or (CATALOGUE,)
     frozen = tuple(name for name in lists if name != CATALOGUE)
-    if frozen and not protocols.lists:
-        raise InputError(f"lists={','.join(frozen)}; allowed for a next-item model: {CATALOGUE}")
-    if options.diversity and (CATALOGUE not in lists or not 0.0 <= options.diversity <= 1.0):
-        raise InputError(f"diversity={options.diversity:g}; allowed: 0 to 1, with lists={CATALOGUE}")
     result: dict[str, Any] = {"name": loaded.config.name, "split": options.split, "which": which}
     ranked = None
     if CATALOGUE in lists:
@@ -155,20 +160,48 @@ def evaluate(
     scored = ListEvaluation(np.empty((len(queries.rows), 0)), {}, {}, {}, {}, {})
     if protocols.lists:
         scored = evaluate_lists(queries, frozen, ks, options.heads)
+    elif not lists:
+        labels = predict_labels(loaded.task, loaded.params, table, split_rows)
+        of_heads = {LABELS: label_metrics(labels, queries.rows["user"])}
+        scored = scored._replace(result=of_heads, labels=labels)
     seen = options.seen or loaded.config.evaluate.seen
     result |= scored.result | {
-        "protocol": _protocol(options, lists, protocols.lists or (CATALOGUE,), seen, queries),
+        "protocol": _protocol(options, lists, protocols.lists or (lists and (CATALOGUE,)), seen, queries),
         "dataset": dataset.fingerprint,
         "step": loaded.step,
         "seed": loaded.config.train.seed,
         "seconds": time.perf_counter() - started,
     }
-    measured = _measure(workdir, queries, options, scored, ranked)
+    measured = measure_for_report(workdir, queries, options.report_users, scored, ranked)
     users = dataset.user_keys(options.split)
     return EvaluationResult(
         result, queries.rows, scored.scores, users, frozen, ks, scored.other_heads, ranked, measured,
         loaded.config.evaluate.report, scored.labels,
     )  # fmt: skip
+
+
+def _checked_lists(options: EvaluationOptions, loaded: LoadedCheckpoint) -> tuple[str, ...]:
+    """Return the candidate lists to score; none for a model that is measured by labels alone.
+
+    Raises:
+        InputError: The model does not rank these lists, or `diversity` does not fit them.
+    """
+    protocols = loaded.task.protocols()
+    if protocols.best[0] == LABELS:
+        if options.lists:
+            raise InputError(
+                f"lists={','.join(options.lists)}; allowed: none, for the model of {loaded.config.name!r} "
+                "ranks no titles: it is measured by the labels that its heads predict"
+            )
+        return ()
+    check_ranks_titles(loaded.config)
+    lists = options.lists or protocols.lists or (CATALOGUE,)
+    frozen = tuple(name for name in lists if name != CATALOGUE)
+    if frozen and not protocols.lists:
+        raise InputError(f"lists={','.join(frozen)}; allowed for a next-item model: {CATALOGUE}")
+    if options.diversity and (CATALOGUE not in lists or not 0.0 <= options.diversity <= 1.0):
+        raise InputError(f"diversity={options.diversity:g}; allowed: 0 to 1, with lists={CATALOGUE}")
+    return lists
 
 
 def _configured_checkpoint(workdir: AnyPath) -> str:
@@ -257,45 +290,6 @@ def _popular_orders(
             target, stored.query_time, daily, arrays, left_out, num_shown
         )
     return {name: CatalogueOrder(*ranks) for name, ranks in orders.items()}
-
-
-def _measure(
-    workdir: AnyPath, queries: Queries, options: EvaluationOptions, scored: ListEvaluation,
-    ranked: CatalogueRanks | None,
-) -> dict[str, Any]:  # fmt: skip
-    """Return the measurements for the report."""
-    loaded, ranks = queries.loaded, dict(scored.ranks)
-    if ranked is not None:
-        ranks[CATALOGUE] = {name: order.ranks for name, order in ranked.by_order.items()}
-    measured = measure(loaded, queries.dataset, queries.rows, ranks)
-    if scored.calibration:
-        measured["calibration"] = scored.calibration
-    count = loaded.config.evaluate.report_users if options.report_users is None else options.report_users
-    return measured | {"examples": _examples(workdir, queries, ranked, count)}
-
-
-def _examples(
-    workdir: AnyPath, queries: Queries, ranked: CatalogueRanks | None, count: int
-) -> dict[str, Any] | None:
-    """Return `count` example users; None if there are none or no head can rank all titles."""
-    loaded = queries.loaded
-    if not count or not len(queries.rows) or not loaded.task.catalogue_heads:
-        return None
-    chosen = example_queries(queries.rows["user"], count)
-    rows = queries.rows[chosen]
-    if ranked is not None:
-        model = ranked.by_order["model"]
-        ranking = Ranking(model.top[chosen], model.ranks[chosen], "as recommended")
-    else:
-        correction = read_correction(workdir, loaded.step, loaded.task)
-        orders = {"model": correction or uncorrected(loaded.task)}
-        top = min(metrics.SHOWN, len(loaded.arrays.id_of_rank))
-        few = CatalogueRanker(loaded.task, queries.table, orders, "stored", top)
-        model = few(loaded.params, SelectedRows(rows)).by_order["model"]
-        ranking = Ranking(model.top, model.ranks, "as recommended" if correction else "by plain scores")
-    names = names_of_titles(loaded.config.source, loaded.arrays)
-    has_completion = bool(queries.dataset.manifest.get("has_completion", False))
-    return describe_examples(rows, ranking, names, has_completion)
 
 
 class Evaluator:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-LABELS = "labels"  # key of a result, and of a comparison
 METRICS = {
     "auc": "AUC", "gauc": "AUC in users", "log_loss": "log loss", "calibration_error": "calibration error",
     "mse": "squared error", "r2": "R^2", "correlation": "correlation",

@@ -10,10 +10,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from jaxrec.core.ids import CATALOGUE
+from jaxrec.core.ids import CATALOGUE, LABELS
 from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath
-from jaxrec.reporting.label_tables import LABELS, label_lines
+from jaxrec.reporting.label_tables import label_lines
 
 METRICS = {"ndcg@1": "NDCG@1", "ndcg@5": "NDCG@5", "recall@5": "Recall@5", "mrr@5": "MRR@5"}
 NAMES = {

@@ -47,7 +47,8 @@ class Protocols(NamedTuple):
 
     Attributes:
         lists: Candidate lists that the task scores; empty if its rows have none.
-        best: (candidate list, metric) by which the best checkpoint is chosen.
+        best: (candidate list, metric) by which the best checkpoint is chosen. With LABELS the model is
+            measured by its heads of labels alone, and ranks no titles.
         temperature: Divisor of the scores in the validation loss over all titles.
     """
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxrec.config.heads import HeadSpec
 from jaxrec.core.batch import History, HostBatch, Outcome, TitleTable
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import LISTS, RETRIEVAL_HEAD
+from jaxrec.core.ids import LABELS, LISTS, RETRIEVAL_HEAD
 from jaxrec.core.registry import HEADS
 from jaxrec.data.loading.packing import Packer
 from jaxrec.models.cached_scoring import score_in_groups
@@ -83,7 +83,12 @@ class RankingScorer(Task):
         return tuple(sorted({e.max_len for e in self.config.model.experts}, reverse=True))
 
     def protocols(self) -> Protocols:
-        """Return the frozen lists; NDCG@1 on the enabled list chooses the best checkpoint."""
+        """Return the frozen lists; NDCG@1 on the enabled list chooses the best checkpoint.
+
+        For exposures, and for offline runs with heads of labels, there are no lists, and it is the mean AUC.
+        """
+        if not self.layout.has_candidates or (self.config.offline and self.label_heads):
+            return Protocols((), best=(LABELS, "auc"))
         return Protocols(LISTS, best=("enabled", "ndcg@1"))
 
     @property
@@ -96,12 +101,12 @@ class RankingScorer(Task):
 
     @cached_property
     def score_task(self) -> str:
-        """Head or blend that orders the titles at evaluation; empty for exposures without a head on pairs."""
+        """Head or blend that orders the titles at evaluation; of exposures without a pair head, the first."""
         score = self.config.evaluate.ranking_head
         if score != "auto":
             return score
         pairs = [head.name for head in self.head_specs if head.on == "pair" and head.name != "completion"]
-        return "ranking" if "ranking" in pairs else next(iter(pairs), "")
+        return "ranking" if "ranking" in pairs else next(iter(pairs), self.heads[0])
 
     @property
     def ranking_heads(self) -> tuple[str, ...]:
@@ -196,7 +201,7 @@ class RankingScorer(Task):
 
     @property
     def catalogue_heads(self) -> tuple[str, ...]:
-        if not self.shares_histories:
+        if not self.shares_histories or not self.layout.has_candidates:
             return ()
         # A blend or a declared head that orders the titles is not replaced by a head of the paper.
         orders = self.ranking_heads if self.score_task in HEADS else (self.score_task,)

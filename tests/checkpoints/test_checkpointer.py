@@ -18,6 +18,7 @@ from bucket import S3, Bucket
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrec.checkpoints.checkpointer import Checkpointer
+from jaxrec.checkpoints.documents import checked_metric
 from jaxrec.checkpoints.state_tree import with_shardings
 from jaxrec.core.errors import InputError
 from jaxrec.core.paths import as_path
@@ -143,6 +144,23 @@ def test_step_saved_again_with_metrics_may_become_the_best(directory):
         save(checkpoints, 2, 0.2)
     with Checkpointer(directory) as checkpoints:
         assert (checkpoints.latest_step(), checkpoints.best_step()) == (2, 1)
+
+
+def test_a_reader_takes_the_best_step_of_the_metric_that_the_run_chose_by(tmp_path):
+    with Checkpointer(tmp_path, metric="auc", writing=True) as checkpoints:
+        for step, auc in ((1, 0.8), (2, 0.7)):
+            metrics = {"auc": auc, "ndcg@1": 1 - auc, "ndcg@10": 1 - auc}
+            checkpoints.save(step, make_state(step), META, ARRAYS, metrics)
+    with Checkpointer(tmp_path) as checkpoints:
+        assert checkpoints.best_step() == 1
+
+
+@pytest.mark.parametrize(("metrics", "value"), [
+    ({"best": 0.1, "ndcg@1": 0.9, "ndcg@10": 0.8}, 0.1), ({"ndcg@1": 0.9, "ndcg@10": 0.8}, 0.8),
+    ({"ndcg@1": 0.9, "loss": 2.0}, 0.9),
+])  # fmt: skip
+def test_steps_of_before_have_the_value_of_their_task(metrics, value):
+    assert checked_metric(metrics, "checkpoint") == value
 
 
 def test_state_may_be_donated_as_soon_as_save_returns(tmp_path):

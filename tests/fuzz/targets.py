@@ -87,7 +87,7 @@ def checkpoint(data: bytes) -> None:
     except ValueError:
         return  # `Checkpointer` reports it, with the file
     if isinstance(tree, dict) and "ndcg@1" in tree:
-        checked_metric(tree, "ndcg@1", "checkpoint")
+        checked_metric(tree, "checkpoint")
         return
     document = checked_document(tree, "checkpoint")
     check_shape(document["meta"], _META, "meta")

@@ -37,7 +37,7 @@ def measure(loaded: LoadedCheckpoint, dataset: Dataset, rows: np.ndarray, ranks:
     """
     out = {"dataset": dataset.fingerprint, "step": loaded.step}
     keeps_abandoned = loaded.config.sampling.history_keeps_abandoned
-    if len(rows):
+    if len(rows) and ranks:
         groupings = group_queries(rows, loaded.arrays, loaded.task.layout, loaded.categories, keeps_abandoned)
         out["intervals"] = intervals(rows["user"], ranks)
         out["breakdowns"] = {g.key: breakdown(g, rows["user"], ranks) for g in groupings}

@@ -91,7 +91,7 @@ def label_metrics(heads: Mapping[str, HeadPredictions], user: np.ndarray) -> dic
     for name, head in heads.items():
         at, label, prediction = index[head.known], head.label[head.known], head.prediction[head.known]
         broken = bool(np.isnan(prediction).any())
-        chosen = _estimators(head.loss, np.nan_to_num(prediction), label, at, len(everybody))
+        chosen = head_estimators(head.loss, np.nan_to_num(prediction), label, at, len(everybody))
         if broken:
             chosen = dict.fromkeys(chosen, _undefined)
         out[name] = {
@@ -114,7 +114,7 @@ def _undefined(counts: np.ndarray) -> np.ndarray:
     return np.full(len(counts), np.nan)
 
 
-def _estimators(
+def head_estimators(
     loss: str, prediction: np.ndarray, label: np.ndarray, user: np.ndarray, users: int
 ) -> dict[str, Estimator]:
     """Return the estimators of a head by name; arguments are those of `order_estimators`."""

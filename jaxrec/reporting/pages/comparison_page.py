@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxrec.core.ids import CATALOGUE, LISTS
+from jaxrec.core.ids import CATALOGUE, LABELS, LISTS
 from jaxrec.core.json_io import write_text
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.reporting.dry_run_report import config_leaves
-from jaxrec.reporting.label_tables import LABELS, interval_text
 from jaxrec.reporting.label_tables import METRICS as LABEL_METRICS
+from jaxrec.reporting.label_tables import interval_text
 from jaxrec.reporting.pages import figures
 from jaxrec.reporting.pages.context import series_of
 from jaxrec.reporting.pages.elements import Html, folded, join, number, page, section, section_key, table, tag

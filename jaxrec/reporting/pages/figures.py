@@ -105,7 +105,7 @@ def calibration(series: Sequence[Series], xlabel: str, ylabel: str) -> Html:
         most = max(max(_finite(s.values) + list(s.at)) for s in series) * 1.08
         ax.plot([0, most], [0, most], color="#777777", linewidth=1, label="perfect calibration")
         for i, one in enumerate(series):
-            style = _style(i) | {"linestyle": _LINES[i + 1]}
+            style = _style(i) | {"linestyle": _LINES[1 + i % (len(_LINES) - 1)]}
             ax.errorbar(one.at, _floats(one.values), yerr=_floats(one.halves) or None, label=one.label,
                         capsize=2.5, **style)  # fmt: skip
         ax.set_xlim(0, most)

@@ -1,6 +1,7 @@
 """Section of a report on heads that predict a label or a reward: metrics, intervals, calibration."""
 
-from jaxrec.reporting.label_tables import LABELS, finite, interval_text, shown_metrics
+from jaxrec.core.ids import LABELS
+from jaxrec.reporting.label_tables import finite, interval_text, shown_metrics
 from jaxrec.reporting.pages import figures
 from jaxrec.reporting.pages.elements import Html, join, number, table, tag
 from jaxrec.reporting.pages.run_files import RunFiles
