@@ -20,8 +20,8 @@ from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.core.ids import TITLE_ID
 from jaxrec.core.row_format import Layout
 from jaxrec.runtime import device_batch, mesh, parallel_step
-from jaxrec.tasks import build
 from jaxrec.tasks.base import Task
+from jaxrec.tasks.loading import build_task
 from jaxrec.training.train_state import StateInit
 from jaxrec.training.train_step import TrainStep
 
@@ -47,7 +47,7 @@ def program_of(
     """
     config = load_config(spec)
     config.model.item_table_sharding, config.model.dtype, config.train.batch_size = kind, dtype, batch
-    return build.build_task(config, layout_of(titles, width), 0.5, _STEPS, _STEPS)
+    return build_task(config, layout_of(titles, width), 0.5, _STEPS, _STEPS)
 
 
 def arguments(program: Task) -> tuple[Any, device_batch.DeviceBatch, TitleTable]:

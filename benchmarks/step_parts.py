@@ -66,13 +66,13 @@ def shown(rows: np.ndarray, config: Config) -> np.ndarray:
 
 def program_of(config: Config, dataset: Dataset, size: int) -> Any:
     """Return the config's task for batches of `size` and a run that does not end."""
-    from jaxrec.tasks import build
+    from jaxrec.tasks.loading import build_task
 
     config = copy.deepcopy(config)
     config.train.batch_size = size
     steps = dataset.manifest["splits"]["train"]["examples"] // size
     threshold = dataset.manifest["completion_threshold"] or 0.0
-    return build.build_task(config, dataset.layout, threshold, steps, _STEPS)
+    return build_task(config, dataset.layout, threshold, steps, _STEPS)
 
 
 def decoded(program: Any, host: HostBatch, packed: bool = False) -> Batch:

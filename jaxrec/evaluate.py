@@ -10,7 +10,7 @@ from pathlib import Path
 from absl import flags, logging
 
 from jaxrec.cli.app import UNUSED_LIBRARIES, hide_libraries, print_result, report_failure, run
-from jaxrec.cli.flags import hosts_flags, json_flag, verify_flag
+from jaxrec.cli.flags import blend_flag, hosts_flags, json_flag, verify_flag
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import CATALOGUE, LISTS, SPLITS
 from jaxrec.core.paths import AnyPath, as_path
@@ -112,6 +112,7 @@ def _evaluate_on_host(args: flags.FlagValues, workdir: AnyPath, data: AnyPath | 
         retrieve=args.retrieve,
         diversity=args.diversity,
         report_users=args.report_users,
+        blend=args.blend,
     )
     evaluation = evaluate(workdir, options, which=args.which, data=data or None)
     if multihost.is_first_process():
@@ -140,4 +141,4 @@ def _verify(workdir: AnyPath, data: AnyPath | None) -> None:
 
 
 if __name__ == "__main__":
-    run(main, json_flag, hosts_flags, verify_flag, _flags)
+    run(main, json_flag, hosts_flags, verify_flag, blend_flag, _flags)

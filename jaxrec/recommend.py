@@ -10,7 +10,7 @@ from typing import Any
 from absl import flags
 
 from jaxrec.cli.app import print_result, run
-from jaxrec.cli.flags import json_flag
+from jaxrec.cli.flags import blend_flag, json_flag
 from jaxrec.core.errors import InputError
 from jaxrec.core.json_io import plain
 from jaxrec.core.paths import as_path
@@ -92,7 +92,9 @@ def main(args: flags.FlagValues) -> None:
         args.licences or None,
         args.region,
     )
-    recommender = Recommender.load(as_path(args.checkpoint), args.which, args.titles or None, args.index)
+    recommender = Recommender.load(
+        as_path(args.checkpoint), args.which, args.titles or None, args.index, args.blend
+    )
     names = title_names(recommender.config.source, recommender.titles)
     first: dict[str, Any] | None = None
     counts: dict[str, Any] = {}
@@ -170,4 +172,4 @@ def _cell(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    run(main, json_flag, _flags)
+    run(main, json_flag, blend_flag, _flags)

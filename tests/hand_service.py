@@ -25,7 +25,7 @@ from jaxrec.config.schema import (
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.core.tables import Drops, Interactions, Titles, Users
 from jaxrec.tasks import ranking_inputs
-from jaxrec.tasks.base import TitleScores
+from jaxrec.tasks.outputs import TitleScores
 from jaxrec.tasks.ranking import RankingTask
 
 SPACING, DAY = 5000, 86_400  # seconds

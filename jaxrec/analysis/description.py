@@ -44,7 +44,7 @@ def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
         "signals": _signals(config, dataset.manifest),
         "labels": _labels(config, dataset),
         "rewards": _rewards(config, targets),
-        "tasks": _tasks(config, targets),
+        "tasks": _tasks(config, dataset, targets),
         "binary_labels": {
             name: {"known": int(targets.known[name].sum()), "positive": int(positive.sum())}
             for name, positive in binary.items()
@@ -133,7 +133,7 @@ def _rewards(config: Config, targets: Targets) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------- tasks and features
 
 
-def _tasks(config: Config, targets: Targets) -> list[dict[str, Any]]:
+def _tasks(config: Config, dataset: Dataset, targets: Targets) -> list[dict[str, Any]]:
     """Return the terms of the objective; the loss of a task is its weight / `known` times the known sum."""
     if config.rows == "next_item":
         return [
@@ -142,6 +142,12 @@ def _tasks(config: Config, targets: Targets) -> list[dict[str, Any]]:
     known = {"completion": float((~np.isnan(targets.completion)).mean())}
     weights = {name: getattr(config.objective, head.weight) for name, head in registry.HEADS.items()}
     weights["retrieval"] = config.objective.retrieval
+    if config.objective.heads:
+        from jaxrec.tasks.heads import specs_of  # imports jax
+
+        declared = [h for h in specs_of(config, dataset.layout, dataset.label_shares) if h.loss]
+        weights |= {head.name: head.weight for head in declared}
+        known |= {head.name: head.share for head in declared}
     return [
         {
             "name": name,

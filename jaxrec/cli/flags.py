@@ -136,6 +136,14 @@ def json_flag() -> None:
     flags.DEFINE_boolean("json", False, "print only the result, as one JSON object, to standard output")
 
 
+def blend_flag() -> None:
+    """Declare --blend."""
+    flags.DEFINE_string(
+        "blend", "", "what orders the titles: a head on pairs or a blend of the config by its name, or a sum "
+        "of heads such as ctr=1,like=0.3; empty: evaluate.ranking_head of the config",
+    )  # fmt: skip
+
+
 def verify_flag() -> None:
     """Declare --verify."""
     flags.DEFINE_boolean(

@@ -59,6 +59,7 @@ class Label:
     hours: float = 24.0  # length of the window after the request
     at: float = 0.0  # completion from which the rules "at_least" and "quick" are 1
     feature: str = ""  # category feature of titles, for the rule "discovery"
+    of_drawn: Literal["zero", "unknown"] = "zero"  # value at titles that are drawn as negatives: 0 or unknown
 
 
 @dataclass
@@ -84,4 +85,36 @@ class Reward:
     # reward; that of the events so far; that of the predictions that `python -m jaxrec.fill` wrote
 
 
-__all__ = ["Label", "Reward", "Signal", "Start", "Term"]
+@dataclass
+class Head:
+    """Head of the ranking model, and the term of the objective that trains it.
+
+    The term of a candidate counts where its label is known, and is divided by the share of entries that are.
+    """
+
+    name: str  # name of the head, of its scores and of its term
+    of: str  # what it learns: a label, "reward:<name>", or "title:<feature>", a category of the next title
+    on: Literal["pair", "state"] = "pair"  # a score of each candidate, or of the user's state alone
+    loss: Literal["bce", "mse", "hinge", "softmax"] = "bce"  # "hinge" and "softmax" of a pair: positives
+    # against drawn titles, each weighed by its label; "softmax" of a state: over the categories of a feature
+    weight: float = 1.0  # weight of the term; 0: no such head
+    personalised: bool = False  # True: weights of Eq. 13
+
+
+@dataclass(unsafe_hash=True)  # models hold blends, and jax hashes a model
+class BlendTerm:
+    """Term of a blend: weight * log p of "ctr" and of a "bce" head, weight * value of any other head."""
+
+    head: str  # name of a head on a pair
+    weight: float = 1.0
+
+
+@dataclass(unsafe_hash=True)
+class Blend:
+    """Order of titles by a weighted sum of heads, named by `evaluate.ranking_head` or `--blend`."""
+
+    name: str
+    terms: tuple[BlendTerm, ...] = ()
+
+
+__all__ = ["Blend", "BlendTerm", "Head", "Label", "Reward", "Signal", "Start", "Term"]

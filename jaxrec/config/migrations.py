@@ -83,8 +83,8 @@ RENAMED_VALUES: dict[type, dict[str, dict[str, str]]] = {
     schema.NextItem: {"negatives_shared_by": {"place": "position"}},
 }
 
-# Values of the old field data.examples -> task.name.
-TASK_OF_EXAMPLES = {"requests": "ranking", "sequences": "next_item"}
+# Value of data.examples that was the rows of a task before task.name.
+OLD_EXAMPLES, TASK_OF_OLD_EXAMPLES = "sequences", "next_item"
 
 _KEYS = {  # of the classes above, for messages
     schema.Config: "", schema.Data: "data.", schema.Sampling: "sampling.", schema.Gate: "model.gate.",
@@ -104,11 +104,9 @@ def upgrade(tree: dict[str, Any]) -> dict[str, Any]:
     """
     tree = _upgrade(tree, schema.Config)
     data, train = tree.get("data"), tree.get("train")
-    if isinstance(data, dict) and "examples" in data:
-        data = dict(data)
-        examples = data.pop("examples")
-        require(examples in TASK_OF_EXAMPLES, "data.examples", examples, "be requests or sequences")
-        tree = {"task": {"name": TASK_OF_EXAMPLES[examples]}} | tree | {"data": data}
+    if isinstance(data, dict) and data.get("examples") == OLD_EXAMPLES:
+        data = {name: value for name, value in data.items() if name != "examples"}
+        tree = {"task": {"name": TASK_OF_OLD_EXAMPLES}} | tree | {"data": data}
     if isinstance(train, dict) and "save_minutes" in train:  # of before train.checkpoint_every_seconds
         walk(train["save_minutes"], float, "train.save_minutes")
         others = {name: value for name, value in train.items() if name != "save_minutes"}
@@ -216,9 +214,9 @@ def _upgrade_argument(argument: str) -> list[str]:
     if not match:
         return [argument]
     dashes, negation, key, value = match[1], match[2] or "", match[3], match[4]
-    if key == "data.examples":
-        _note(key, "task.name")
-        return [f"{dashes}config.task.name={TASK_OF_EXAMPLES.get(value or '', value)}"]
+    if key == "data.examples" and value == OLD_EXAMPLES:
+        _note(f"{key}={value}", f"task.name={TASK_OF_OLD_EXAMPLES}")
+        return [f"{dashes}config.task.name={TASK_OF_OLD_EXAMPLES}"]
     for cls, removed in REMOVED.items():
         name = key.removeprefix(_KEYS[cls])
         if key == f"{_KEYS[cls]}{name}" and name in removed and name not in fields_of(cls):
@@ -252,7 +250,7 @@ def _accept_old_names(cls: type) -> None:
 
     @functools.wraps(original)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        for old in [name for name in kwargs if name in renamed or _is_gone(cls, name)]:
+        for old in [name for name in kwargs if name in renamed or name in removed]:
             value = kwargs.pop(old)
             if old in renamed:
                 kwargs[_current(cls, old)] = value
@@ -263,11 +261,11 @@ def _accept_old_names(cls: type) -> None:
     def set_attribute(self: Any, name: str, value: Any) -> None:
         if name in renamed:
             name = _current(cls, name)
-        elif cls is schema.Data and name == "examples":
-            _note("data.examples", "task.name")
-            self.__dict__["_task_name"] = TASK_OF_EXAMPLES.get(value, value)  # until `adopt_task`
-            return
-        elif _is_gone(cls, name):
+        elif cls is schema.Data and name == "examples" and value == OLD_EXAMPLES:
+            _note(f"data.examples={value!r}", f"task.name={TASK_OF_OLD_EXAMPLES!r}")
+            self.__dict__["_task_name"] = TASK_OF_OLD_EXAMPLES  # until `adopt_task`
+            value = "requests"
+        elif name in removed:
             _refuse_unless_default(cls, name, value)
             return
         _refuse_removed_value(cls, name, value)
@@ -275,9 +273,6 @@ def _accept_old_names(cls: type) -> None:
         if now is not value:
             _note(f"{_KEYS[cls]}{name}={value!r}", repr(now))
         object.__setattr__(self, name, now)
-
-    def _is_gone(cls: type, name: str) -> bool:
-        return name in removed or (cls is schema.Data and name == "examples")
 
     patched: Callable = init
     cls.__init__ = patched  # type: ignore[misc]

@@ -7,14 +7,15 @@ are in the other modules of this package.
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from jaxrec.config.declarations import Label, Reward, Signal, Start, Term
+from jaxrec.config.declarations import Blend, BlendTerm, Head, Label, Reward, Signal, Start, Term
 from jaxrec.core.registry import TASKS
 
 # Exported by `jaxrec.config`.
 __all__ = [
-    "LIST_MIXES", "TRAIN_MIXES", "Columns", "Config", "Data", "Evaluate", "Expert", "Feature",
-    "FileFormat", "Gate", "KuaiRand", "Label", "Mix", "Model", "NextItem", "Objective", "Optimizer",
-    "Reward", "Sampling", "Signal", "Simulator", "Start", "Tables", "Task", "Term", "Tfds", "Train",
+    "LIST_MIXES", "TRAIN_MIXES", "Blend", "BlendTerm", "Columns", "Config", "Data", "Evaluate", "Expert",
+    "Feature", "FileFormat", "Gate", "Head", "KuaiRand", "Label", "Mix", "Model", "NextItem", "Objective",
+    "Optimizer", "Reward", "Sampling", "Signal", "Simulator", "Start", "Tables", "Task", "Term", "Tfds",
+    "Train",
 ]  # fmt: skip
 
 
@@ -200,12 +201,16 @@ class Data:
     abandon_threshold: float = 0.05  # a title with a lower completion is abandoned
     targets: Literal["new", "any"] = "new"  # "new": first plays of titles that are not
     # abandoned; "any": all plays of such titles
+    examples: Literal["requests", "impressions"] = "requests"  # rows of the ranking task. "impressions": a
+    # row for each event of the signal "impression", with the title that was shown, and without negatives
     split: Literal["users", "last", "time"] = "users"  # "last": the last target of each user is the test
     train_share: float = 0.8  # fraction of users for training, with split="users"
     validation_share: float = 0.1  # fraction of users for validation; with "last", fraction of users whose
     # target before the last is held out too
     validation_from: str = ""  # with "time": first day of the validation targets, until `test_from`
     test_from: str = ""  # with "time": first day of the test targets
+    fold: str = ""  # with split="users": "2/5" tests the users of the second of five equal ranges of the
+    # user hash; the two shares divide the other users. "": a range by the shares
     hard: int = 16  # stored hard negatives per row
     trending: int = 32  # stored trending negatives per row
     tailing: int = 20  # stored tailing negatives per row
@@ -343,6 +348,7 @@ class Objective:
     margin: float = 1.0  # margin of the hinge loss
     soft_negative: float = 0.1  # click label of the negatives that `soft_on` selects
     soft_on: Literal["hard", "all", "none"] = "hard"  # negatives with the label `soft_negative`
+    heads: tuple[Head, ...] = ()  # heads on labels and rewards, beside those of the paper
 
 
 @dataclass
@@ -412,7 +418,9 @@ class Evaluate:
     """Settings of the evaluation of a checkpoint."""
 
     batch_size: int = 4096  # queries per step on all devices together
-    ranking_head: Literal["auto", "ranking", "ctr"] = "auto"  # "auto": ranking if there is such a head
+    ranking_head: str = "auto"  # the head or blend that orders titles; "auto": ranking, else ctr, else the
+    # first declared head on pairs
+    blends: tuple[Blend, ...] = ()  # orders by several heads
     checkpoint: Literal["best", "last"] = "best"  # the checkpoint that is evaluated
     next_k: tuple[int, ...] = (1, 3)  # evaluated numbers of next titles
     seen: Literal["all", "stored", "kept"] = "all"  # titles left out of rankings of all titles: all that the

@@ -18,12 +18,13 @@ _FREE = {
         "resident",
     ),
     "data": ("directory", "workers", "partitions", "verify"),
-    "evaluate": ("batch_size", "checkpoint", "next_k", "seen", "report", "report_users"),
+    "evaluate": ("batch_size", "checkpoint", "next_k", "seen", "report", "report_users", "blends"),
     "model": ("attention_impl", "remat"),
 }  # fmt: skip
 _NOT_IN_DIGEST = ("directory", "workers", "partitions", "verify")  # they move the dataset, never its bytes
 # Left out of a digest at their defaults: datasets prepared before these fields existed stay valid.
-_LATER = ("path", "split", "validation_from", "test_from")
+_LATER = ("path", "split", "validation_from", "test_from", "examples", "fold")
+_NOT_IN_LABELS = ("of_drawn",)  # read by heads alone
 _LATER_FORMATS = ("interactions_format", "titles_format", "users_format", "signals_format")
 _LATER_COLUMNS = (
     "time_decimals", "seconds_unit", "runtime_unit", "log_runtime", "null_words", "value", "outcomes",
@@ -68,9 +69,8 @@ def digest(config: Config) -> str:
     tree, old = to_json(config), migrations.old_data_fields(config)
     left_out = (*_NOT_IN_DIGEST, *(k for k in _LATER if tree["data"][k] == getattr(Data(), k)))
     data = {old[name]: value for name, value in tree["data"].items() if name not in left_out}
-    examples = migrations.old_examples(config)
-    if examples != "requests":
-        data["examples"] = examples
+    if config.rows != "ranking":
+        data["examples"] = migrations.old_examples(config)
     hashed: dict[str, Any] = {
         "source": _source_for_digest(config, tree["source"]),
         "features": [_feature_for_digest(feature) for feature in tree["features"]],
@@ -88,7 +88,11 @@ def _not_at_defaults(declaration: Signal | Label) -> dict[str, Any]:
     """Return the JSON of a declaration without the fields that have their defaults."""
     defaults = {field.name: field.default for field in fields(declaration)}
     tree = encode(declaration, type(declaration))
-    return {name: value for name, value in tree.items() if getattr(declaration, name) != defaults[name]}
+    return {
+        name: value
+        for name, value in tree.items()
+        if getattr(declaration, name) != defaults[name] and name not in _NOT_IN_LABELS
+    }
 
 
 def _feature_for_digest(tree: dict[str, Any]) -> dict[str, Any]:

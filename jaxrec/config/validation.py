@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxrec.config.migrations import adopt_task
 from jaxrec.config.rules.data import DATA_RULES, whole
+from jaxrec.config.rules.heads import check_heads
 from jaxrec.config.rules.limits import check_limits
 from jaxrec.config.rules.trunks import check_trunk
 from jaxrec.config.schema import Config, Mix, Start
@@ -226,30 +227,12 @@ def _check_objective(config: Config) -> None:
     _check_retrieval(config)
     if config.rows == "next_item":
         return  # theirs is next_title
-    objective, score = config.objective, config.evaluate.ranking_head
     terms = [head.weight for head in registry.HEADS.values()]
     _at_least(
         config, 0, *(f"objective.{name}" for name in (*terms, "entropy", "balance", "retrieval", "alpha"))
     )
     _positive(config, "objective.margin")
     _rate(config, "objective.soft_negative")
-    require(
-        objective.ctr > 0 or objective.ranking > 0,
-        "objective.ctr", objective.ctr, "be above 0 where ranking is 0: something must order the titles",
-    )  # fmt: skip
-    if config.model.head == "dot":
-        trained = [head for head in registry.HEADS.values() if getattr(objective, head.weight) > 0]
-        one = len(trained) == 1 and trained[0].ranks
-        allowed = "be matcher unless ctr or ranking is the only task: a dot product is one score"
-        require(one, "model.head", "dot", allowed)
-    if score != "auto":
-        weight = getattr(objective, score)
-        require(
-            weight > 0,
-            "evaluate.ranking_head",
-            score,
-            f"be auto, or a head with a weight: objective.{score}=0",
-        )
 
 
 def _check_run(config: Config) -> None:
@@ -302,7 +285,7 @@ def _check_start(config: Config) -> None:
 
 _RULES: tuple[Callable[[Config], None], ...] = (
     *DATA_RULES, _check_sampling, _check_model, _check_sequences, _check_split, _check_objective,
-    check_trunk, _check_start, _check_run,
+    check_heads, check_trunk, _check_start, _check_run,
 )  # fmt: skip
 
 

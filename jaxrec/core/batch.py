@@ -87,9 +87,15 @@ class Outcome(NamedTuple):
 
     Attributes:
         completion: [...] float32 completion of each title, in [0, 1].
+        label: [..., T] values of the stored labels; None for rows without labels.
+        label_known: [...] uint32; bit i is set where label i is known.
+        declared: Declared heads, each with the labels of the candidates; made by `tasks.heads`.
     """
 
     completion: Any
+    label: Any = None
+    label_known: Any = None
+    declared: tuple[Any, ...] = ()
 
 
 class PastOutcome(NamedTuple):

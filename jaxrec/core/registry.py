@@ -162,6 +162,19 @@ HEADS = {
     "completion": HeadEntry("regression", "jaxrec.losses.ranking:completion_term"),
 }
 
+# Loss of a declared head -> a `losses.ranking.HeadTerm`: of candidates, and of the user's state.
+PAIR_LOSSES = {
+    "bce": "jaxrec.losses.label_terms:pair_bce",
+    "mse": "jaxrec.losses.label_terms:pair_mse",
+    "hinge": "jaxrec.losses.label_terms:pair_hinge",
+    "softmax": "jaxrec.losses.label_terms:pair_softmax",
+}
+STATE_LOSSES = {
+    "bce": "jaxrec.losses.label_terms:state_bce",
+    "mse": "jaxrec.losses.label_terms:state_mse",
+    "softmax": "jaxrec.losses.label_terms:state_softmax",
+}
+
 # Loss of the ranking head, Eq. 12 -> a function of the scores of an example's candidates.
 RANKING_LOSSES = {
     "hinge": "jaxrec.losses.ranking:hinge",

@@ -59,8 +59,8 @@ class Layout:
         num_titles: Number of titles V, including padding and unknown.
         max_history: Number of stored history titles.
         num_targets: Number of stored next titles K.
-        pools: Stored columns of the hard, trending, tailing and random pool.
-        negatives: Number of negatives in each frozen candidate list.
+        pools: Stored columns of the hard, trending, tailing and random pool; all 0 for exposures.
+        negatives: Number of negatives in each frozen candidate list; 0 for exposures, which have no lists.
         features: Specs of all features.
         rows: Kind of rows, one of `ROWS`.
         labels: Names of the stored labels, at most 32: label i is known where bit i of `label_known` is set.
@@ -74,6 +74,11 @@ class Layout:
     features: tuple[FeatureSpec, ...]
     rows: str = "ranking"
     labels: tuple[str, ...] = ()
+
+    @property
+    def has_candidates(self) -> bool:
+        """True if rows hold pools of negatives or frozen lists: those of requests do."""
+        return self.negatives > 0
 
     def of(self, where: str) -> tuple[FeatureSpec, ...]:
         """Return the features of "title", "user", "context" or "interaction"."""
@@ -124,11 +129,14 @@ class Layout:
         """Return the dtype of the training row.
 
         The row is little-endian and a multiple of four bytes; each field starts at a multiple of four bytes.
+        The row of an exposure has no pools.
         """
         if self.rows == "next_item":
             plays = 2 * (self.max_history + 1)
             fields_of_plays = _play_fields("", plays, completion=True)
             return np.dtype([("user", "<u4"), *fields_of_plays, *self._label_fields(plays, "<f2")])
+        if not self.has_candidates:
+            return np.dtype([*self._example_fields(), *self._label_fields(self.num_targets)])
         pools = [(f"pool_{p}", "<i4", (w,)) for p, w in zip(POOLS, self.pools, strict=True)]
         filled = ("pool_hard_filled", "<u1", (self.pools[0],))  # 1: not a hard negative but a filler
         return np.dtype([*self._example_fields(), *pools, filled, *self._label_fields(self.num_targets)])
@@ -139,8 +147,8 @@ class Layout:
         The row of an example holds the example's fields, then the frozen candidate lists. `list_enabled` and
         `list_disabled` [num_targets, negatives] hold negatives only, hard negatives first; the target is in
         `target`. The list of an absent next title is 0. `oracle_*` and `truth_*` [1 + negatives], target
-        first, are p/q and p of the K=1 lists; NaN where no truth is known. The query of a sequence has no
-        candidate lists.
+        first, are p/q and p of the K=1 lists; NaN where no truth is known. The query of a sequence and that
+        of an exposure have no candidate lists.
         """
         if self.rows == "next_item":
             target_fields = [
@@ -151,6 +159,8 @@ class Layout:
             start = [("user", "<u4"), ("position", "<u4"), *target_fields]
             past = _play_fields("history_", self.max_history, completion=False)
             return np.dtype([*start, *past, *self._label_fields(1)])
+        if not self.has_candidates:
+            return self.row_dtype()
         shape, k1 = (self.num_targets, self.negatives), (1 + self.negatives,)
         list_fields: list[tuple[str, str, tuple[int, ...]]] = []
         for name in LISTS:

@@ -19,6 +19,7 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE, LISTS, RETRIEVAL_HEAD
 from jaxrec.core.json_io import write_bytes
 from jaxrec.core.paths import AnyPath
+from jaxrec.core.registry import HEADS
 from jaxrec.data.examples.ranking import list_widths
 from jaxrec.data.examples.sampling_density import SamplingDensity, count_negatives
 from jaxrec.data.storage.dataset import Dataset
@@ -31,9 +32,9 @@ from jaxrec.tasks.base import Task
 from jaxrec.tasks.loading import LoadedCheckpoint
 
 METRIC = "ndcg@10"  # the best correction has the highest value on the validation queries
-_FILE = "correction.npz"
+_FILE = "correction.npz"  # of the heads of the paper; another head or blend has its name in the file's
 _QUERIES = 4_096  # validation queries that are ranked
-# Scales of the hinge's scores, which are no log ratios.
+# Scales of scores that are no log ratios: those of the hinge, of declared heads and of blends.
 _SCALES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 
 
@@ -94,9 +95,10 @@ def fit_correction(task: Task, params: Any, table: TitleTable, dataset: Dataset)
         corrections[f"{head} none x1"] = Correction(head)
         if head == RETRIEVAL_HEAD:  # trained against titles drawn uniformly
             continue
-        is_hinge = head == "ranking" and task.config.objective.ranking_loss == "hinge"
+        hinge = head == "ranking" and task.config.objective.ranking_loss == "hinge"
+        is_ratio = head in HEADS and not hinge
         for form, log_q_V in estimates.items():
-            for scale in _SCALES if is_hinge else (1.0,):
+            for scale in (1.0,) if is_ratio else _SCALES:
                 corrections[f"{head} {form} x{scale:g}"] = Correction(head, scale, log_q_V, form)
     ranker = CatalogueRanker(task, table, corrections, seen="stored")
     ranked = ranker(params, dataset.rows("validation").head(_QUERIES))
@@ -161,27 +163,41 @@ def candidate_shifts(task: Task, dataset: Dataset, rows: np.ndarray, shape: tupl
     return out
 
 
-def write_correction(workdir: AnyPath, step: int, correction: Correction) -> None:
+def _path(workdir: AnyPath, task: Task | None) -> AnyPath:
+    """Return the file of the correction of what orders the titles; None: a head of the paper."""
+    head = task.ranking_heads[0] if task is not None and task.pool_mix is not None else ""
+    if task is None or not head or head in HEADS:
+        return workdir / _FILE
+    blend = next((repr(b) for b in task.config.evaluate.blends if b.name == head), head)
+    return workdir / f"correction-{head}-{zlib.crc32(blend.encode()):08x}.npz"
+
+
+def write_correction(workdir: AnyPath, step: int, correction: Correction, task: Task | None = None) -> None:
     """Write the correction of a checkpoint to the workdir; log a warning where nothing can be written.
 
     Args:
         workdir: Folder of the run.
         step: Step of the checkpoint.
         correction: The correction.
+        task: The task, whose first head or blend orders the titles; None: a head of the paper.
     """
     head, scale, log_q_V, form = correction
     file = io.BytesIO()
     stored = np.empty(0, np.float32) if log_q_V is None else log_q_V
     np.savez(file, step=step, head=head, scale=scale, log_q=stored, form=form)
+    path = _path(workdir, task)
     try:
-        write_bytes(workdir / _FILE, file.getvalue())
+        write_bytes(path, file.getvalue())
     except OSError as error:
-        logging.warning("%s is not kept, and is fitted again next time: %s", workdir / _FILE, error.strerror)
+        logging.warning("%s is not kept, and is fitted again next time: %s", path, error.strerror)
 
 
-def read_correction(workdir: AnyPath, step: int) -> Correction | None:
-    """Return the correction of a checkpoint; None if there is none for `step`, or the file is damaged."""
-    path = workdir / _FILE
+def read_correction(workdir: AnyPath, step: int, task: Task | None = None) -> Correction | None:
+    """Return the correction of a checkpoint; None if there is none for `step`, or the file is damaged.
+
+    Arguments as for `write_correction`.
+    """
+    path = _path(workdir, task)
     if not path.exists():
         return None
     try:
@@ -213,7 +229,7 @@ def load_or_fit_correction(
         InputError: The run is offline.
     """
     check_ranks_titles(loaded.config)
-    correction = read_correction(workdir, loaded.step)
+    correction = read_correction(workdir, loaded.step, loaded.task)
     if correction is not None:
         return correction
     if dataset is None or dataset.fingerprint != loaded.meta["dataset"]:
@@ -224,5 +240,5 @@ def load_or_fit_correction(
             return uncorrected(loaded.task)
     correction = fit_correction(loaded.task, loaded.params, table, dataset).correction
     if is_first_process():
-        write_correction(workdir, loaded.step, correction)
+        write_correction(workdir, loaded.step, correction, loaded.task)
     return correction

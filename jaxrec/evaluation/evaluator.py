@@ -41,7 +41,7 @@ from jaxrec.models.outputs import Correction
 from jaxrec.runtime.mesh import replicate
 from jaxrec.tasks.base import Task
 from jaxrec.tasks.loading import CHECKPOINTS, check_same_catalogue, load_checkpoint, read_meta
-from jaxrec.tasks.metric_sums import mean_metrics
+from jaxrec.tasks.outputs import mean_metrics
 
 
 class Validator:
@@ -92,6 +92,7 @@ class EvaluationOptions(NamedTuple):
         diversity: weight of dissimilarity in lists that are chosen by MMR, from 0 to 1, as an additional
             row of CATALOGUE. 0: no such row.
         report_users: number of example users in the report. None: the value of the config.
+        blend: head or blend that orders the titles, as for `rules.heads.order_by`. Empty: that of the config.
     """
 
     split: str = "test"
@@ -102,6 +103,7 @@ class EvaluationOptions(NamedTuple):
     retrieve: int = 0
     diversity: float = 0.0
     report_users: int | None = None
+    blend: str = ""
 
 
 _DEFAULTS = EvaluationOptions()
@@ -124,13 +126,14 @@ def evaluate(
 
     Raises:
         InputError: the layout, the titles or the categories of the dataset are not those of the
-            checkpoint; the run is offline; a frozen list for a next-item model; K larger than the dataset
-            stores; `retrieve` without a retrieval head; `diversity` outside 0 to 1 or without CATALOGUE.
+            checkpoint; the run is offline; there is no such blend; a frozen list for a next-item model;
+            K larger than the dataset stores; `retrieve` without a retrieval head; `diversity` outside 0 to 1
+            or without CATALOGUE.
     """
     started = time.perf_counter()
     workdir = as_path(workdir)
     which = which or _configured_checkpoint(workdir)
-    loaded = load_checkpoint(workdir, which)
+    loaded = load_checkpoint(workdir, which, options.blend)
     check_ranks_titles(loaded.config)
     dataset = Dataset(data or loaded.meta["dataset_directory"], loaded.config.data.verify)
     check_same_catalogue(dataset, loaded)
@@ -185,6 +188,7 @@ def _protocol(
         parts += [seen] * (seen != config.evaluate.seen)
         parts += [f"retrieve{options.retrieve}"] * bool(options.retrieve)
         parts += [f"mmr{options.diversity:g}"] * bool(options.diversity)
+    parts += [f"blend-{config.evaluate.ranking_head}"] * bool(options.blend)
     own = dataset.fingerprint == queries.loaded.meta["dataset"]
     parts += [f"on-{dataset.fingerprint[:8]}"] * (not own)
     return {
@@ -192,7 +196,7 @@ def _protocol(
         "lists": list(lists),
         "seen": seen if CATALOGUE in lists else None,
         "own_dataset": own,
-    }
+    } | ({"blend": options.blend} if options.blend else {})
 
 
 def _evaluate_catalogue(
@@ -283,7 +287,7 @@ def _examples(
         model = ranked.by_order["model"]
         ranking = Ranking(model.top[chosen], model.ranks[chosen], "as recommended")
     else:
-        correction = read_correction(workdir, loaded.step)
+        correction = read_correction(workdir, loaded.step, loaded.task)
         orders = {"model": correction or uncorrected(loaded.task)}
         top = min(metrics.SHOWN, len(loaded.arrays.id_of_rank))
         few = CatalogueRanker(loaded.task, queries.table, orders, "stored", top)

@@ -19,7 +19,7 @@ from jaxrec.runtime.device_batch import DeviceBatch, transfer
 from jaxrec.runtime.mesh import AXIS, as_global_arrays
 from jaxrec.runtime.parallel_step import parallelize_queries
 from jaxrec.tasks.base import Task
-from jaxrec.tasks.metric_sums import Sums
+from jaxrec.tasks.outputs import Sums
 
 _CPU_QUERIES = 512  # per device and step: fewer are all overhead, more allocate more than malloc keeps
 _PAIRS = 2**22  # (query, title) pairs that an accelerator scores per step over the catalogue

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxrec.config.heads import HeadSpec, paper_head
 from jaxrec.config.schema import Objective, Sampling
 from jaxrec.core.batch import Batch
 from jaxrec.core.registry import HEADS, RANKING_LOSSES, resolve
@@ -24,24 +25,37 @@ from jaxrec.losses.gate import entropy, load_balancing_loss
 Sums = dict[str, tuple[jax.Array, jax.Array]]  # metric -> (sum, count); the reader divides once
 
 
-Moving = tuple[Mapping[str, jax.Array], jax.Array]  # weights of TASKS, and the addend of each example's total
-TASKS = tuple(head.weight for head in HEADS.values())  # the terms of Eq. 15 with a task weight
+Moving = tuple[Mapping[str, jax.Array], jax.Array]  # weights of terms, and the addend of each example's total
+
+
+class HeadLabels(NamedTuple):
+    """Labels of the candidates for a declared head.
+
+    Attributes:
+        y: [B, K + N] labels, the positives first. For a head of a title feature: [B, K, M] int32 categories.
+        known: [B, K + N] bool, False where a label is unknown; [B, K] for a head of a title feature.
+    """
+
+    y: Any
+    known: Any
 
 
 class CandidateLoss(NamedTuple):
-    """Masks and completions of the candidates, which the loss needs besides scores.
+    """Masks, completions and labels of the candidates, which the loss needs besides scores.
 
     Attributes:
         present: [B, K] bool, True if the positive exists.
         completion: [B, K] completion of each positive, in [0, 1].
         negative: [B, N] bool, True if the negative exists.
         hard: [B, N] bool, True if the user abandoned the negative.
+        declared: Declared heads, each with the labels of the candidates.
     """
 
     present: Any
     completion: Any
     negative: Any
     hard: Any
+    declared: tuple[tuple[HeadSpec, HeadLabels], ...] = ()
 
 
 def engagement_weight(completion: jax.Array, alpha: float, threshold: float | jax.Array) -> jax.Array:
@@ -148,13 +162,15 @@ class HeadInputs(NamedTuple):
     weight: jax.Array  # [B, K] of Eq. 13
     label: jax.Array  # [K] of the next titles
     config: Objective
+    head: HeadSpec
+    labels: Any = None  # `HeadLabels` of a declared head
 
 
 class HeadTerm(Protocol):
     """Term of a head, one value [B] per example.
 
-    The scores are [B, K + N], the positives first. A head that does not rank gives a value in (0, 1) of each
-    positive, [B, K].
+    The scores are [B, K + N], the positives first; [B, at least K] for a head that is not `drawn`, and
+    [B, outputs] for a head of the state.
     """
 
     def __call__(self, scores: jax.Array, inputs: HeadInputs, /) -> jax.Array: ...
@@ -196,14 +212,23 @@ def soft_labels(hard: jax.Array, value: float, soft_on: str) -> jax.Array:
     return jnp.where(on, value, 0.0)
 
 
-def _check_shapes(scores: dict[str, jax.Array], c: CandidateLoss, clean_gate: jax.Array) -> None:
+def _check_shapes(
+    heads: tuple[HeadSpec, ...], scores: dict[str, jax.Array], c: CandidateLoss, clean_gate: jax.Array
+) -> None:
     chex.assert_rank(clean_gate, {2, 3}, custom_message="clean_gate [B, E] or [B, K + N, E]")
     chex.assert_equal_shape([c.present, c.completion], custom_message="candidates.completion [B, K]")
     chex.assert_equal_shape([c.negative, c.hard], custom_message="candidates.hard [B, N]")
     chex.assert_type([c.present, c.negative], bool, custom_message="candidates.present, candidates.negative")
     every = (len(c.present), c.present.shape[1] + c.negative.shape[1])
-    for task, s_BxC in scores.items():
-        chex.assert_shape(s_BxC, every, custom_message=f"scores[{task!r}] [B, K + N]")
+    for head in heads:
+        if head.on == "pair" and head.drawn:
+            chex.assert_shape(scores[head.name], every, custom_message=f"scores[{head.name!r}] [B, K + N]")
+
+
+def paper_heads(config: Objective) -> tuple[HeadSpec, ...]:
+    """Return the paper's heads whose weight in the objective is not 0."""
+    weights = {name: getattr(config, entry.weight) for name, entry in HEADS.items()}
+    return tuple(paper_head(name, weight) for name, weight in weights.items() if weight)
 
 
 def per_example(
@@ -222,12 +247,12 @@ def per_example(
         outputs: the `RankingOutput` of the model. A score is read if its weight is not 0: "ctr" and "ranking"
             [B, K + N], "completion" [B, at least K]. The gate without noise is [B, E], or [B, K + N, E] with
             one gate per candidate. Retrieval scores add the term of `retrieval`.
-        candidates: masks and completions of the candidates.
+        candidates: masks, completions and labels of the candidates. Their declared heads add a term each.
         config: weights and settings of the terms.
         labels: for each of the K next titles, the label of the BCE and the weight of the ranking loss.
         threshold: that of Eq. 13.
         target_entropy: that of Eq. 10, in nats; None, or a single expert: no entropy term.
-        weights: weights of TASKS that replace those of `config`.
+        weights: weights of terms that replace those of `config` and of the declared heads.
         expert_load: [E], adds the term of `load_balancing_loss`.
 
     Returns:
@@ -236,22 +261,22 @@ def per_example(
     Raises:
         ValueError: the number of labels is not K.
     """
-    w = {task: getattr(config, task) for task in TASKS} | dict(weights or {})
     c, K = candidates, candidates.present.shape[1]
+    heads = {head: None for head in paper_heads(config)} | dict(c.declared)
     scores, clean_gate = outputs.scores, outputs.clean_gate_BxE
     if len(labels) != K:
         raise ValueError(f"{len(labels)} labels for {K} positives")
-    trained = {name: head for name, head in HEADS.items() if getattr(config, head.weight)}
-    _check_shapes({name: scores[name] for name, head in trained.items() if head.ranks}, c, clean_gate)
+    _check_shapes(tuple(heads), scores, c, clean_gate)
     label = jnp.asarray(labels, clean_gate.dtype)
-    weight = jnp.ones_like(c.completion)
-    if config.personalised:
+    plain = weight = jnp.ones_like(c.completion)
+    if config.personalised or any(head.personalised for head, _ in c.declared):
         weight = engagement_weight(jnp.where(c.present, c.completion, 0.0), config.alpha, threshold)
-    inputs = HeadInputs(c, weight, label, config)
-    weighted = [  # (term, its weight in the total, its values)
-        (head.weight, w[head.weight], resolve(head.target)(scores[name], inputs))
-        for name, head in trained.items()
-    ]
+    weighted = []  # (term, its weight in the total, its values)
+    for head, of_head in heads.items():
+        personalised = head.personalised if head.loss else config.personalised
+        inputs = HeadInputs(c, weight if personalised else plain, label, config, head, of_head)
+        value = resolve(head.target)(scores[head.name], inputs)
+        weighted.append((head.term, (weights or {}).get(head.term, head.weight), value))
     if config.entropy and target_entropy is not None and clean_gate.shape[-1] > 1:
         deviation = _example_mean(jnp.square(entropy(clean_gate) - target_entropy), c)
         weighted.append(("entropy", config.entropy, deviation))
@@ -278,7 +303,7 @@ def objective(
 
     Args:
         outputs: the `RankingOutput` of the model on `batch`.
-        batch: the decoded batch.
+        batch: the decoded batch, with the labels of the declared heads.
         config: weights and settings of the terms.
         sampling: its `labels` are those of `per_example`.
         threshold: that of Eq. 13.
@@ -294,7 +319,10 @@ def objective(
     chex.assert_type(batch.valid, bool, custom_message="batch.valid")
     weights, addend = moving_weights or (None, 0.0)
     gate = outputs.clean_gate_BxE
-    candidates = CandidateLoss(batch.positive > 0, batch.outcome.completion, batch.negative > 0, batch.hard)
+    outcome = batch.outcome
+    candidates = CandidateLoss(
+        batch.positive > 0, outcome.completion, batch.negative > 0, batch.hard, outcome.declared
+    )
     labels = sampling.target_weights[: batch.positive.shape[1]]
     total, terms = per_example(
         outputs, candidates, config, labels, threshold, target_entropy, weights, expert_load

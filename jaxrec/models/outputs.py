@@ -56,7 +56,7 @@ class RankingOutput(NamedTuple):
     """Scores in at least float32; "ctr" is a logit, "completion" is in (0, 1).
 
     Attributes:
-        scores: Task -> [B, C].
+        scores: Head -> [B, C]; [B, outputs] for a head of the state.
         gate_BxE: Weights of the experts; [B, C, E] with the target in the sequence.
         clean_gate_BxE: Weights without noise.
         retrieved: Retrieval scores in training, if the model has a retrieval head; else None.

@@ -13,37 +13,39 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxrec.config.declarations import Blend
+from jaxrec.config.heads import HeadSpec
 from jaxrec.core.batch import History, TitleTable
 from jaxrec.core.ids import FIRST_TITLE, RETRIEVAL_HEAD
-from jaxrec.core.registry import HEADS
 from jaxrec.models.heads import MlpHead, ProductFeatures, RetrievalHead, dot_score
-from jaxrec.models.layers.dense import at_least_float32
+from jaxrec.models.layers.dense import Mlp, at_least_float32
 from jaxrec.models.layers.rng import layer_id, randint
 from jaxrec.models.layers.title_encoder import TitleLookup, TitleProjections
 from jaxrec.models.outputs import RankingOutput, RetrievalScores, UserEncoding
 from jaxrec.models.trunks import TITLE_KERNEL, Tower, Trunk
 from jaxrec.models.user_encoder import UserEncoder
 
-HEAD_NAMES = tuple(HEADS)
 HEAD_KINDS = ("matcher", "dot")
 
 
 class RankingModel(UserEncoder):
-    """Model of ranking scores by task.
+    """Model of scores by head.
 
-    With one expert the model is BST and has no gate. tasks=("ctr",) is the paper's single-task learning.
+    With one expert the model is BST and has no gate. The click head alone is the paper's STL.
     """
 
-    tasks: tuple[str, ...]  # heads, a subset of HEAD_NAMES
+    heads: tuple[HeadSpec, ...]
     sampled_titles: int = 0  # titles sampled per example to train the retrieval head
+    blends: tuple[Blend, ...] = ()  # sums of heads, which `score` and `score_catalogue` take as heads
 
     def setup(self):
         """Create the encoders, the experts, the gate and the heads."""
-        if not self.tasks or set(self.tasks) - set(HEAD_NAMES):
-            raise ValueError(f"tasks={self.tasks} must be some of {HEAD_NAMES}")
-        if self.config.head not in HEAD_KINDS or (self.config.head == "dot" and len(self.tasks) > 1):
+        names = tuple(head.name for head in self.heads)
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"heads={names} must be at least one head, each once")
+        if self.config.head not in HEAD_KINDS or (self.config.head == "dot" and len(names) > 1):
             raise ValueError(
-                f"head={self.config.head!r} must be one of {HEAD_KINDS}; dot has one task, not {self.tasks}"
+                f"head={self.config.head!r} must be one of {HEAD_KINDS}; dot has one head, not {names}"
             )
         if self.config.retrieval_dim and self.config.target_in_sequence:
             raise ValueError(f"retrieval={self.config.retrieval_dim} must be 0 with target_in_sequence")
@@ -58,12 +60,20 @@ class RankingModel(UserEncoder):
         if self.config.matcher_product:
             self.product = ProductFeatures(self.dtype, *self.widths, hidden[-1], name="product")
         product = hidden[-1] if self.config.matcher_product else 0
+        self.states = {
+            h.name: Mlp(self.dtype, hidden, h.outputs, name=f"state_{h.name}")
+            for h in self.heads
+            if h.on == "state"
+        }
         if self.config.trunk != "shared":
             self._create_trunk(product)
             return
         self.matchers = {
-            t: MlpHead(self.dtype, t, *self.widths, product, hidden, t != "ranking", name=f"matcher_{t}")
-            for t in self.tasks
+            h.name: MlpHead(
+                self.dtype, h.name, *self.widths, product, hidden, h.last_bias, name=f"matcher_{h.name}"
+            )
+            for h in self.heads
+            if h.on == "pair"
         }
 
     def _create_trunk(self, product: int) -> None:
@@ -72,14 +82,14 @@ class RankingModel(UserEncoder):
         Args:
             product: Width of the product features.
         """
-        c = self.config
+        c, pairs = self.config, tuple(h for h in self.heads if h.on == "pair")
         self.trunk = Trunk(
-            self.dtype, self.tasks, c.trunk, *self.widths, product, c.trunk_experts, c.trunk_width,
-            c.trunk_levels, name="trunk",
+            self.dtype, tuple(h.name for h in pairs), c.trunk, *self.widths, product, c.trunk_experts,
+            c.trunk_width, c.trunk_levels, name="trunk",
         )  # fmt: skip
         self.towers = {
-            t: Tower(self.dtype, c.trunk_width, c.head_hidden, t != "ranking", name=f"tower_{t}")
-            for t in self.tasks
+            h.name: Tower(self.dtype, c.trunk_width, c.head_hidden, h.last_bias, name=f"tower_{h.name}")
+            for h in pairs
         }
 
     def _matched(self, u: jax.Array, titles: TitleLookup) -> Callable[[str], jax.Array]:
@@ -132,16 +142,16 @@ class RankingModel(UserEncoder):
         user: UserEncoding,
         candidate_BxC: jax.Array,
         table: TitleTable,
-        tasks: tuple[str, ...] | None = None,
+        heads: tuple[str, ...] | None = None,
         catalogue: TitleProjections | None = None,
     ) -> dict[str, jax.Array]:
-        """Score candidates by task, [B, C] each.
+        """Score candidates by head, [B, C] each; [B, outputs] by a head of the state.
 
         Args:
             user: Encoded examples.
             candidate_BxC: Title ids.
             table: Features of all titles.
-            tasks: Tasks to score; None: all tasks of the model.
+            heads: Heads and blends to score; None: all heads of the model.
             catalogue: Projections from the method `catalogue`; None: computed in this call.
         """
         chex.assert_rank(candidate_BxC, 2, custom_message="candidate_BxC")
@@ -151,17 +161,50 @@ class RankingModel(UserEncoder):
             s_BxC = dot_score(
                 user.vector_BxF[..., : self.config.width], titles, "history", self.rows.of_title
             )
-            return {self.tasks[0]: s_BxC.astype(at_least_float32(self.dtype))}
+            return {self.heads[0].name: s_BxC.astype(at_least_float32(self.dtype))}
         matched, scores = self._matched(user.vector_BxF, titles), {}
-        for task in self.tasks if tasks is None else tasks:
-            s_BxC = matched(task)
-            scores[task] = s_BxC if HEADS[task].ranks else nn.sigmoid(s_BxC)
-        return scores
+        wanted = tuple(head.name for head in self.heads) if heads is None else heads
+        for name in dict.fromkeys(part for order in wanted for part in self._parts(order)):
+            if name in self.states:
+                scores[name] = self.states[name](user.vector_BxF).astype(at_least_float32(self.dtype))
+            else:
+                scores[name] = self._activated(name, matched(name))
+        return {name: self._blended(name, scores.__getitem__) for name in wanted}
+
+    def _blend(self, name: str) -> Blend | None:
+        return next((blend for blend in self.blends if blend.name == name), None)
+
+    def _parts(self, name: str) -> tuple[str, ...]:
+        """Return the heads of a blend; a head is its own."""
+        blend = self._blend(name)
+        return (name,) if blend is None else tuple(term.head for term in blend.terms)
+
+    def _blended(self, name: str, score: Callable[[str], jax.Array]) -> jax.Array:
+        """Return the scores of a head or of a blend.
+
+        Args:
+            name: Name of the head or the blend.
+            score: Function from the name of a head to its scores.
+        """
+        blend = self._blend(name)
+        if blend is None:
+            return score(name)
+        logits = tuple(head.name for head in self.heads if head.loss == "bce" or head.name == "ctr")
+        total = jnp.float32(0)
+        for term in blend.terms:
+            value = score(term.head)
+            total = total + term.weight * (nn.log_sigmoid(value) if term.head in logits else value)
+        return total
+
+    def _activated(self, name: str, score: jax.Array) -> jax.Array:
+        """Return the scores of a head after its final activation."""
+        sigmoid = next(head.sigmoid for head in self.heads if head.name == name)
+        return nn.sigmoid(score) if sigmoid else score
 
     def score_catalogue(
-        self, user: UserEncoding, table: TitleTable, task: str, id_N: jax.Array | None = None
+        self, user: UserEncoding, table: TitleTable, head: str, id_N: jax.Array | None = None
     ) -> jax.Array:
-        """Score all titles for one task, [B, V], or the titles `id_N`, [B, N].
+        """Score all titles by one head or blend, [B, V], or the titles `id_N`, [B, N].
 
         The result equals that of `score` with these titles as candidates, in fewer operations. The other
         arguments are those of `score`.
@@ -176,8 +219,9 @@ class RankingModel(UserEncoder):
         if self.config.head == "dot":
             s_BxV = u_BxU[:, : self.config.width] @ (t_VxF @ self.rows.of_title).T
             return s_BxV.astype(at_least_float32(self.dtype))
-        s_BxV = self._matched_every(task, u_BxU, t_VxF)
-        return s_BxV if HEADS[task].ranks else nn.sigmoid(s_BxV)
+        return self._blended(
+            head, lambda name: self._activated(name, self._matched_every(name, u_BxU, t_VxF))
+        )
 
     def title_vectors(self, table: TitleTable) -> jax.Array:
         """Return the vectors [V, F] of all titles of the table (Eq. 3)."""
@@ -249,17 +293,17 @@ class RankingModel(UserEncoder):
             table: Features of all titles.
             temperature: Temperature of the gate.
             key_Bx2: uint32 keys of the examples; None for no noise and no dropout.
-            positives: Number of positives per example in training. Heads that do not rank are then computed
-                for the positives only, [B, positives], because no loss reads the rest. With a key, the
-                retrieval head scores the positives and sampled titles.
+            positives: Number of positives per example in training. Heads whose terms do not read drawn titles
+                are then computed for the positives only, [B, positives]. With a key, the retrieval head
+                scores the positives and sampled titles.
             catalogue: Projections from the method `catalogue`; None: computed in this call.
         """
         user = self.encode(history, table, temperature, key_Bx2, catalogue, candidate_BxC)
-        values = tuple(t for t in self.tasks if not HEADS[t].ranks)
+        values = tuple(h.name for h in self.heads if h.on == "pair" and not h.drawn)
         if positives is None or not values:
             scores = self.score(user, candidate_BxC, table, None, catalogue)
         else:
-            remaining = tuple(t for t in self.tasks if HEADS[t].ranks)
+            remaining = tuple(h.name for h in self.heads if h.name not in values)
             scores = self.score(user, candidate_BxC, table, remaining, catalogue)
             positive_users = (
                 UserEncoding(*(x[:, :positives] for x in user)) if self.config.target_in_sequence else user

@@ -117,10 +117,7 @@ class BaseRecommender:
         self, histories: Any, k: int = 20, filters: Filters | None = None, *, users: Any = None,
         now: Any = None, diversity: float = 0.0, page: PageLayout | None = None, group_rows: int = GROUP_ROWS,
     ) -> Iterator[Recommendations]:  # fmt: skip
-        """Yield the recommendations of groups of users, so that memory does not grow with users.
-
-        Arguments as for `recommend`; `group_rows` is the number of plays in memory at a time.
-        """
+        """Yield what `recommend` returns, for groups of users of about `group_rows` plays at a time."""
         if not 1 <= k <= self._scorer.titles:
             raise InputError(f"k={k}; allowed: 1 to {self._scorer.titles}, the number of titles")
         if not 0.0 <= diversity <= 1.0:
@@ -325,16 +322,17 @@ class Recommender(BaseRecommender):
 
     @classmethod
     def load(
-        cls, workdir: "str | AnyPath", which: str | None = None, titles: Any = None, index: str = "auto"
-    ) -> "Recommender":
+        cls, workdir: "str | AnyPath", which: str | None = None, titles: Any = None, index: str = "auto",
+        blend: str = "",
+    ) -> "Recommender":  # fmt: skip
         """Load a checkpoint.
 
         Args:
             workdir: Folder of the training run.
             which: "best" or "last" checkpoint. None: the value of the config; "last" if there is no best.
-            titles: Table of titles in the columns of the config's titles table; those launched since the
-                training are served from their features. None: the titles of the training.
+            titles: Titles table; launches since the training are served from features. None: of the training.
             index: "exact", "ann" or "auto" (`index.indexed_scorer.IndexOptions`); kept in the workdir.
+            blend: Head or blend that orders the titles, as `evaluate --blend`. Empty: that of the config.
 
         Raises:
             InputError: There is no such checkpoint, the table is invalid, or no index can be used.
@@ -345,6 +343,6 @@ class Recommender(BaseRecommender):
         from jaxrec.serving.index.indexed_scorer import IndexOptions
         from jaxrec.tasks.loading import default_checkpoint, load_checkpoint
 
-        loaded, path = load_checkpoint(workdir, which or default_checkpoint(workdir)), as_path(workdir)
+        loaded, path = load_checkpoint(workdir, which or default_checkpoint(workdir), blend), as_path(workdir)
         correction = load_or_fit_correction(path, loaded, replicate(loaded.arrays.title_table()))
         return cls(loaded, correction, titles, IndexOptions(index, path, loaded.step))

@@ -5,9 +5,10 @@ trains on examples with candidates, `tasks/next_item.py` on sequences. A task re
 own state, and no other field of a `TrainState`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,52 +20,7 @@ from jaxrec.core.row_format import Layout
 from jaxrec.data.loading.packing import Packer
 from jaxrec.models.outputs import Correction
 from jaxrec.models.two_stage import TwoStageResult
-from jaxrec.tasks.metric_sums import Sums
-
-
-class TitleScores(NamedTuple):
-    """Scores of B queries over all titles.
-
-    Attributes:
-        scores_BxV: Scores by title id, in at least float32.
-        target_B: int32 ids of the targets.
-        seen_BxL: int32 ids of the stored history, abandoned titles included, 0 for padding.
-    """
-
-    by_head: dict[str, jax.Array]
-    target_B: jax.Array
-    seen_BxL: jax.Array
-
-
-class QueryScores(NamedTuple):
-    """Scores of B queries over their fixed candidate lists, and the experts' weights.
-
-    Attributes:
-        by_head: Head -> [B, lists, K, 1 + negatives], the target first.
-        gate_BxE: Weights of the experts without noise; each row sums to 1.
-        sums: Sums of the validation loss; empty without `with_loss`.
-        outcomes: Head of `Task.label_heads` -> the label of the first target and whether it is known, [B]
-            each; the prediction is `by_head[head][:, 0, 0, 0]`.
-    """
-
-    by_head: dict[str, jax.Array]
-    gate_BxE: jax.Array
-    sums: Sums
-    outcomes: dict[str, tuple[jax.Array, jax.Array]] = {}  # noqa: RUF012 - of a NamedTuple
-
-
-class Protocols(NamedTuple):
-    """Evaluation protocols of a task's checkpoints.
-
-    Attributes:
-        lists: Candidate lists that the task scores; empty if its rows have none.
-        best: (candidate list, metric) by which the best checkpoint is chosen.
-        temperature: Divisor of the scores in the validation loss over all titles.
-    """
-
-    lists: tuple[str, ...]
-    best: tuple[str, str]
-    temperature: float = 1.0
+from jaxrec.tasks.outputs import Protocols, QueryScores, Sums, TitleScores
 
 
 @dataclass(frozen=True, eq=False)  # hashed by identity: `jax.pmap` hashes its function
@@ -77,6 +33,7 @@ class Task:
         threshold: Mean completion of the training targets, the threshold of Eq. 13.
         steps_per_epoch: Number of steps that read every training row once.
         total_steps: Number of steps of the whole run.
+        label_shares: Label -> share of the training targets where it is known.
     """
 
     rows: ClassVar[str]  # kind of dataset rows that the task trains on: a value of `Layout.rows`
@@ -86,6 +43,10 @@ class Task:
     threshold: float
     steps_per_epoch: int
     total_steps: int
+    label_shares: Mapping[str, float] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise InputError if the rows of the layout lack something that the config needs."""
 
     # ------------------------------------------------ set by each task
 

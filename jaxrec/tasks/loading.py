@@ -1,5 +1,6 @@
-"""Loading of a checkpoint, and comparison of its run and catalogue with others."""
+"""Tasks of configs and checkpoints: construction, loading, and comparison of runs and catalogues."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.checkpoints.state_tree import with_shardings
+from jaxrec.config.rules.heads import order_by
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import from_run_json, run_differences
 from jaxrec.config.validation import check_sharding
@@ -14,15 +16,44 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.core.json_io import ANY_KEY, check_shape
 from jaxrec.core.paths import AnyPath, as_path
+from jaxrec.core.registry import TASKS, resolve
 from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.arrays import check_lengths
 from jaxrec.data.storage.dataset import Arrays, Dataset
 from jaxrec.runtime.mesh import device_count, state_shardings
-from jaxrec.tasks import build
 from jaxrec.tasks.base import Task
 
 CHECKPOINTS = "checkpoints"  # folder of checkpoints in a workdir
 START_JSON = "start.json"  # in a workdir: what became of each parameter of the run that it started from
+
+
+def build_task(
+    config: Config, layout: Layout, threshold: float, steps_per_epoch: int, total_steps: int,
+    label_shares: Mapping[str, float] | None = None,
+) -> Task:  # fmt: skip
+    """Return the task `config.task.name` on rows of `layout`.
+
+    Args:
+        config: The run's config.
+        layout: Layout of the dataset's rows.
+        threshold: Mean completion of the training targets, in [0, 1].
+        steps_per_epoch: Number of steps that read every training row once.
+        total_steps: Number of steps of the whole run.
+        label_shares: Label -> share of the training targets where it is known; None without labels.
+
+    Raises:
+        InputError: The rows are not those that the task trains on, or lack a label of a head.
+    """
+    entry = TASKS[config.task.name]
+    if layout.rows != entry.rows:
+        raise InputError(
+            f"task.name={config.task.name!r} trains on {entry.rows} rows, "
+            f"but the dataset holds {layout.rows} rows"
+        )
+    task: type[Task] = resolve(entry.target)
+    built = task(config, layout, threshold, steps_per_epoch, total_steps, label_shares or {})
+    built.check()
+    return built
 
 
 @dataclass
@@ -60,6 +91,7 @@ class LoadedCheckpoint:
 _META = {  # metadata of a run's checkpoint; `from_run_json` and `Layout.from_json` check the first two
     "config": dict, "layout": dict, "threshold": float, "steps_per_epoch": int, "total_steps": int,
     "dataset": str, "dataset_directory": str, "categories?": {ANY_KEY: list},
+    "label_shares?": {ANY_KEY: float},
 }  # fmt: skip
 
 
@@ -74,22 +106,25 @@ def read_meta(checkpoints: Checkpointer, which: str) -> dict[str, Any]:
     return meta
 
 
-def load_checkpoint(workdir: str | AnyPath, which: str) -> LoadedCheckpoint:
+def load_checkpoint(workdir: str | AnyPath, which: str, blend: str = "") -> LoadedCheckpoint:
     """Load a checkpoint without its dataset.
 
     Args:
         workdir: folder of the run.
         which: "best" or "last".
+        blend: head or blend that orders the titles, as for `order_by`; empty: that of the config.
 
     Raises:
-        InputError: there is no such checkpoint, the layout that it holds has an unknown name, or the item
-            table cannot be split over these devices.
+        InputError: there is no such checkpoint, the layout that it holds has an unknown name, the item
+            table cannot be split over these devices, or there is no such head or blend.
     """
     with Checkpointer(as_path(workdir) / CHECKPOINTS) as checkpoints:
         meta = read_meta(checkpoints, which)
         config = from_run_json(meta["config"])
         config.model.attention_impl = "auto"  # the stored value suits the training machine
         check_sharding(config, device_count())
+        if blend:
+            order_by(config, blend)
         try:
             task = restore_task(config, meta)
         except InputError as error:
@@ -119,12 +154,13 @@ def restore_task(config: Config, meta: dict[str, Any]) -> Task:
         config: config of the run.
         meta: metadata, from `Checkpointer.restore_meta`.
     """
-    return build.build_task(
+    return build_task(
         config,
         Layout.from_json(meta["layout"]),
         meta["threshold"],
         meta["steps_per_epoch"],
         meta["total_steps"],
+        meta.get("label_shares"),
     )
 
 

@@ -16,8 +16,8 @@ from jaxrec.models.layers.dense import applied
 from jaxrec.models.next_item import ItemWindow, NextItemModel
 from jaxrec.runtime.mesh import AXIS
 from jaxrec.tasks import negative_sampling, next_item_inputs
-from jaxrec.tasks.base import Protocols, Task, TitleScores
-from jaxrec.tasks.metric_sums import Sums
+from jaxrec.tasks.base import Task
+from jaxrec.tasks.outputs import Protocols, Sums, TitleScores
 
 # Positions of a microbatch on a CPU: the intermediate values of more positions do not fit into its caches.
 _CPU_POSITIONS = 4096

@@ -18,7 +18,8 @@ from jaxrec.models.layers.title_encoder import TitleProjections
 from jaxrec.models.mixture import gate_temperature
 from jaxrec.models.ranker import RankingModel
 from jaxrec.tasks import ranking_inputs
-from jaxrec.tasks.metric_sums import Sums
+from jaxrec.tasks.heads import with_labels
+from jaxrec.tasks.outputs import Sums
 from jaxrec.tasks.ranking_scorer import RankingScorer
 
 # Examples of a microbatch on a CPU: the intermediate values of more examples do not fit into its caches.
@@ -46,13 +47,13 @@ class RankingTask(RankingScorer):
 
     @property
     def weighted_terms(self) -> tuple[str, ...]:
-        """Terms of Eq. 15 with a positive weight in the objective."""
-        return tuple(term for term in ranking.TASKS if getattr(self.config.objective, term) > 0)
+        """Terms of the heads, Eq. 15's first."""
+        return tuple(head.term for head in self.head_specs)
 
     @property
     def fixed_weights(self) -> jax.Array:
         """Weights [T] of `weighted_terms` in the config."""
-        weights = [getattr(self.config.objective, term) for term in self.weighted_terms]
+        weights = [head.weight for head in self.head_specs]
         return jnp.asarray(weights, at_least_float32(self.config.model.dtype))
 
     def moving_weights(self, params: Any, state: RankingState, step: jax.Array) -> ranking.Moving | None:
@@ -177,6 +178,7 @@ class RankingTask(RankingScorer):
         chex.assert_equal_shape(
             [batch.positive, completion], custom_message="batch.outcome.completion [B, K]"
         )
+        batch = with_labels(batch, self.head_specs, self.config, self.layout, table)
         candidates = jnp.concatenate([batch.positive, batch.negative], axis=1)
         out = applied(RankingModel.__call__, self.model, params)(
             batch.history, candidates, table, tau, key, batch.positive.shape[1], catalogue

@@ -181,7 +181,8 @@ def choose_negatives(
 
     Epoch e takes the `count` columns (e * count + j) mod width of each pool. The width of the hard pool is
     the row's number of real hard negatives, so a row with at most `count` of them uses all of them. The
-    missing hard negatives come from the filled columns of the hard pool, rotated in the same way.
+    missing hard negatives come from the filled columns of the hard pool, rotated in the same way. Rows of
+    exposures have no pools, and N is 0 there.
 
     Args:
         rows: Fields of B rows, from `decode`.
@@ -191,6 +192,8 @@ def choose_negatives(
     Returns:
         Ids [B, N], and a bool array [B, N] that is True for hard negatives.
     """
+    if "pool_hard" not in rows:
+        return _no_negatives(rows)
     filled = rows["pool_hard_filled"] != 0
     width = filled.shape[1]
     n_hard = (width - filled.sum(axis=1))[:, None]
@@ -211,6 +214,12 @@ def choose_negatives(
         axis=1,
     )
     return negative, hard
+
+
+def _no_negatives(rows: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Return ids [B, 0] and the mask [B, 0] of hard negatives of rows of exposures."""
+    count = len(rows["target"])
+    return jnp.zeros((count, 0), jnp.int32), jnp.zeros((count, 0), bool)
 
 
 def training(
@@ -234,11 +243,17 @@ def training(
     return Batch(
         history(rows, view, key) if packing is None else packed(rows, view, packing, key),
         rows["target"][:, :next_k],
-        Outcome(rows["target_completion"][:, :next_k]),
+        _outcome(rows, next_k),
         negative,
         hard,
         valid,
     )
+
+
+def _outcome(rows: dict[str, jax.Array], next_k: int) -> Outcome:
+    """Return the completions and the stored labels of the first `next_k` targets."""
+    label, known = (rows[name][:, :next_k] if name in rows else None for name in ("label", "label_known"))
+    return Outcome(rows["target_completion"][:, :next_k], label, known)
 
 
 class QueryBatch(NamedTuple):
@@ -247,7 +262,8 @@ class QueryBatch(NamedTuple):
     Attributes:
         rows: Fields of B rows, from `decode`.
         history: Inputs of the model.
-        candidate: [B, lists, K, 1 + negatives] int32 ids, the target first, 0 where absent.
+        candidate: [B, lists, K, 1 + negatives] int32 ids, the target first, 0 where absent; for exposures
+            [B, 1, 1, 1], the title shown.
     """
 
     rows: dict[str, jax.Array]
@@ -265,13 +281,15 @@ def queries(words: Any, view: HistoryView, packing: Packing | None = None) -> Qu
     """
     rows = decode(words, view.layout.query_dtype())
     target = rows["target"][:, :, None]
-    lists = [jnp.concatenate([target, rows[f"list_{name}"]], axis=2) for name in LISTS]
+    lists = [target]
+    if view.layout.has_candidates:
+        lists = [jnp.concatenate([target, rows[f"list_{name}"]], axis=2) for name in LISTS]
     histories = history(rows, view) if packing is None else packed(rows, view, packing)
     return QueryBatch(rows, histories, jnp.stack(lists, axis=1))
 
 
 def validation(query_batch: QueryBatch, valid: Any, next_k: int) -> Batch:
-    """Build a training batch from the "enabled" list of queries.
+    """Build a training batch from the "enabled" list of queries; exposures have no negatives.
 
     The plateau schedule monitors the loss of this batch.
 
@@ -281,12 +299,14 @@ def validation(query_batch: QueryBatch, valid: Any, next_k: int) -> Batch:
         next_k: Number of targets per example.
     """
     rows = query_batch.rows
-    negative = rows["list_enabled"][:, 0]
-    hard = jnp.arange(negative.shape[1])[None] < rows["num_hard"][:, :1]
+    negative, hard = _no_negatives(rows)
+    if "list_enabled" in rows:
+        negative = rows["list_enabled"][:, 0]
+        hard = jnp.arange(negative.shape[1])[None] < rows["num_hard"][:, :1]
     return Batch(
         query_batch.history,
         rows["target"][:, :next_k],
-        Outcome(rows["target_completion"][:, :next_k]),
+        _outcome(rows, next_k),
         negative,
         hard,
         valid,

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.core.batch import History, HostBatch, TitleTable
+from jaxrec.config.heads import HeadSpec
+from jaxrec.core.batch import History, HostBatch, Outcome, TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import LISTS, RETRIEVAL_HEAD
 from jaxrec.core.registry import HEADS
@@ -20,8 +21,9 @@ from jaxrec.models.ranker import RankingModel
 from jaxrec.models.two_stage import TwoStageResult, two_stage
 from jaxrec.runtime.mesh import AXIS
 from jaxrec.tasks import ranking_inputs
-from jaxrec.tasks.base import Protocols, QueryScores, Task, TitleScores
-from jaxrec.tasks.metric_sums import Sums
+from jaxrec.tasks.base import Task
+from jaxrec.tasks.heads import TITLE, specs_of, values
+from jaxrec.tasks.outputs import Protocols, QueryScores, Sums, TitleScores
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +34,27 @@ class RankingScorer(Task):
         """Return the loss summed over a decoded batch, and its metrics; see `RankingTask`."""
         raise NotImplementedError
 
+    def check(self) -> None:
+        """Raise InputError if the rows lack negatives or a label of a head, or a label is never known."""
+        for head in self.head_specs:
+            if head.ranks and not self.layout.has_candidates:
+                raise InputError(
+                    f"objective.{head.term}={head.weight:g} compares a title with negatives, which rows of "
+                    "exposures do not have; allowed: 0, with heads on labels"
+                )
+
+    @cached_property
+    def head_specs(self) -> tuple[HeadSpec, ...]:
+        """Heads that the objective trains, those of the paper first."""
+        return specs_of(self.config, self.layout, self.label_shares)
+
     @cached_property
     def heads(self) -> tuple[str, ...]:
-        """Heads that the objective trains, a subset of `models.ranker.HEAD_NAMES`."""
-        objective = self.config.objective
-        return tuple(name for name, head in HEADS.items() if getattr(objective, head.weight) > 0)
+        """Names of the heads that the objective trains, those of the paper first."""
+        return tuple(head.name for head in self.head_specs)
+
+    def _spec(self, name: str) -> HeadSpec:
+        return next(head for head in self.head_specs if head.name == name)
 
     @cached_property
     def model(self) -> RankingModel:
@@ -48,8 +66,9 @@ class RankingScorer(Task):
             self.layout.num_titles,
             m,
             AXIS if self.shards_titles else "",
-            self.heads,
+            self.head_specs,
             self.config.objective.retrieval_negatives,
+            self.config.evaluate.blends,
         )
 
     @cached_property
@@ -77,19 +96,29 @@ class RankingScorer(Task):
 
     @cached_property
     def score_task(self) -> str:
-        """Head that orders the titles at evaluation."""
+        """Head or blend that orders the titles at evaluation; empty for exposures without a head on pairs."""
         score = self.config.evaluate.ranking_head
-        return score if score != "auto" else "ranking" if "ranking" in self.heads else "ctr"
+        if score != "auto":
+            return score
+        pairs = [head.name for head in self.head_specs if head.on == "pair" and head.name != "completion"]
+        return "ranking" if "ranking" in pairs else next(iter(pairs), "")
 
     @property
     def ranking_heads(self) -> tuple[str, ...]:
-        """Names of the heads that order titles, `score_task` first; "completion" is none."""
-        remaining = tuple(h for h in self.heads if HEADS[h].ranks and h != self.score_task)
+        """Names of the heads and blends that order titles, `score_task` first; "completion" is none."""
+        remaining = tuple(h.name for h in self.head_specs if h.ranks and h.name != self.score_task)
         return (self.score_task, *remaining)
 
     @property
     def measured_heads(self) -> tuple[str, ...]:
-        return tuple(h for h in self.heads if HEADS[h].metrics)
+        return tuple(h for h in self.heads if h in HEADS and HEADS[h].metrics)
+
+    @property
+    def label_heads(self) -> tuple[str, ...]:
+        return tuple(h.name for h in self.head_specs if h.loss and not h.of.startswith(TITLE))
+
+    def head_loss(self, name: str) -> str:
+        return self._spec(name).loss
 
     @property
     def calibrated_heads(self) -> tuple[str, ...]:
@@ -121,11 +150,17 @@ class RankingScorer(Task):
         candidates = queries.candidate[:, :, :next_k]
         scores, gate = self._score_candidates(params, projections, queries.history, candidates, table, heads)
         sums: Sums = {}
+        batch = ranking_inputs.validation(queries, host.valid, self.config.sampling.next_k)
         if with_loss:
-            batch = ranking_inputs.validation(queries, host.valid, self.config.sampling.next_k)
             tau = self.config.model.gate.temperature
             sums = self.batch_loss(params, batch, table, tau, None, projections)[1]
-        return QueryScores(scores, gate, sums)
+        outcomes = {name: self._outcome(name, batch.outcome) for name in heads if name in self.label_heads}
+        return QueryScores(scores, gate, sums, outcomes)
+
+    def _outcome(self, head: str, outcome: Outcome) -> tuple[jax.Array, jax.Array]:
+        """Return the label of a head at the first target, [B], and where it is known."""
+        y_BxK, known_BxK = values(self._spec(head).of, outcome, self.config, self.layout)
+        return y_BxK[:, 0], known_BxK[:, 0]
 
     def _score_candidates(
         self, params: Any, projections: Any, history: History, candidates: jax.Array, table: TitleTable,
@@ -133,7 +168,8 @@ class RankingScorer(Task):
     ) -> tuple[dict[str, jax.Array], jax.Array]:  # fmt: skip
         """Return the scores of candidates by head, and the gate [B, E].
 
-        Scores have the shape of `candidates`, [B, lists, K, 1 + negatives].
+        Scores have the shape of `candidates`, [B, lists, K, 1 + negatives]; those of a state, which are the
+        same for all candidates, [B, 1, 1, 1].
 
         With the target in the sequence each candidate has its own gate, and the returned gate is the mean
         over the candidates that are present.
@@ -152,13 +188,19 @@ class RankingScorer(Task):
             )
             present = (ids_BxC > 0)[..., None]
             gate = jnp.where(present, gates_BxCxE, 0.0).sum(1) / jnp.maximum(present.sum(1), 1)
-        return jax.tree.map(lambda x: x.reshape(candidates.shape), scores), gate
+        one = (len(candidates), 1, 1, 1)
+        return {
+            name: s.reshape(candidates.shape) if s.shape == ids_BxC.shape else s[:, :1].reshape(one)
+            for name, s in scores.items()
+        }, gate
 
     @property
     def catalogue_heads(self) -> tuple[str, ...]:
         if not self.shares_histories:
             return ()
-        return (*self.ranking_heads, *((RETRIEVAL_HEAD,) if self.config.model.retrieval_dim else ()))
+        # A blend or a declared head that orders the titles is not replaced by a head of the paper.
+        orders = self.ranking_heads if self.score_task in HEADS else (self.score_task,)
+        return (*orders, *((RETRIEVAL_HEAD,) if self.config.model.retrieval_dim else ()))
 
     def score_all_titles(
         self, params: Any, host: HostBatch, table: TitleTable, heads: tuple[str, ...]

@@ -15,7 +15,7 @@ from jaxrec.data.storage.dataset import Dataset
 from jaxrec.runtime.device_batch import transfer_group
 from jaxrec.runtime.mesh import replicate, state_shardings
 from jaxrec.runtime.parallel_step import ParallelStep, parallelize_step
-from jaxrec.tasks import build
+from jaxrec.tasks.loading import build_task
 from jaxrec.training.inputs.batch_size import fit_batch_size
 from jaxrec.training.inputs.input_pipeline import count_steps, steps_per_call, training_input
 from jaxrec.training.train_state import StateInit, count_parameters
@@ -46,7 +46,7 @@ def dry_run(config: Config, dataset: Dataset) -> dict[str, Any]:
     config = fit_batch_size(config, rows.rows, jax.device_count())
     total, per_epoch = count_steps(config, rows)
     threshold = dataset.manifest["completion_threshold"] or 0.0
-    task = build.build_task(config, dataset.layout, threshold, per_epoch, total)
+    task = build_task(config, dataset.layout, threshold, per_epoch, total, dataset.label_shares)
     inputs, init = training_input(task, rows), StateInit(task)
     size, abstract = steps_per_call(config, min(per_epoch, total)), init.abstract()
     step = TrainStep(task)
@@ -136,9 +136,10 @@ def _flops(config: Config, dataset: Dataset, batch: Any, table: Any) -> float | 
     over microbatches. Loops inside a model or a loss still count once.
     """
     whole = replace(config.train, microbatch_size=config.train.batch_size // jax.device_count())
-    task = build.build_task(
-        replace(config, train=whole), dataset.layout, dataset.manifest["completion_threshold"] or 0.0, 1, 1
-    )
+    task = build_task(
+        replace(config, train=whole), dataset.layout, dataset.manifest["completion_threshold"] or 0.0, 1, 1,
+        dataset.label_shares,
+    )  # fmt: skip
     abstract, step = StateInit(task).abstract(), TrainStep(task)
     lower = parallelize_step(step, step.mapping, abstract).lower
     compiled = lower(with_shardings(abstract, state_shardings(abstract)), batch, table)()

@@ -16,7 +16,7 @@ from jaxrec.core.errors import RunError
 from jaxrec.core.json_io import write_bytes
 from jaxrec.core.paths import AnyPath
 from jaxrec.runtime.multihost import is_first_process
-from jaxrec.tasks.metric_sums import Sums
+from jaxrec.tasks.outputs import Sums
 from jaxrec.training.train_state import TrainState
 
 NONFINITE = "nonfinite.npz"  # the batches of the call, in the workdir

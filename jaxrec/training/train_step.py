@@ -17,7 +17,7 @@ from jaxrec.models.layers.dense import at_least_float32
 from jaxrec.runtime.mesh import AXIS, merge_sharded, psum_replicated, split_sharded
 from jaxrec.runtime.parallel_step import example_rows
 from jaxrec.tasks.base import Task
-from jaxrec.tasks.metric_sums import Sums
+from jaxrec.tasks.outputs import Sums
 from jaxrec.training import optimizer
 from jaxrec.training.nonfinite import skip_nonfinite
 from jaxrec.training.restraints import keep_frozen, restrain_gradients

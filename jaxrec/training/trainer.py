@@ -38,9 +38,8 @@ from jaxrec.runtime.mesh import as_global_arrays, replicate, state_shardings
 from jaxrec.runtime.multihost import ProgressFile, SyncSchedule, all_reduce_max, is_first_process
 from jaxrec.runtime.parallel_step import parallelize_step
 from jaxrec.runtime.preemption import PreemptionHandler
-from jaxrec.tasks import build
-from jaxrec.tasks.loading import CHECKPOINTS, START_JSON, check_same_run, read_meta
-from jaxrec.tasks.metric_sums import Sums, mean_metrics
+from jaxrec.tasks.loading import CHECKPOINTS, START_JSON, build_task, check_same_run, read_meta
+from jaxrec.tasks.outputs import Sums, mean_metrics
 from jaxrec.training.inputs.batch_size import fit_batch_size
 from jaxrec.training.inputs.input_pipeline import StallTimer, count_steps, steps_per_call, training_input
 from jaxrec.training.nonfinite import nonfinite_metrics, stop_nonfinite
@@ -113,7 +112,8 @@ class _Run:
         self.last_save = time.monotonic()
         self.save_stall = 0.0  # seconds that saves delayed the steps since the last line of metrics
         self.total, per_epoch = count_steps(config, rows)
-        self.task = build.build_task(config, dataset.layout, threshold or 0.0, per_epoch, self.total)
+        shares = dataset.label_shares
+        self.task = build_task(config, dataset.layout, threshold or 0.0, per_epoch, self.total, shares)
         self.input = training_input(self.task, rows)
         self.batches = self.input.stored
         self.steps_per_call = steps_per_call(config, min(self.batches.steps_per_epoch, self.total))
@@ -136,7 +136,7 @@ class _Run:
             "total_steps": self.total,
             "dataset": dataset.fingerprint,
             "dataset_directory": str(dataset.directory),
-        }
+        } | ({"label_shares": shares} if shares else {})
 
     def run(self) -> int:
         """Train, with checkpoints and metrics, and return the last step."""

@@ -6,6 +6,7 @@ from tests.broken import (
     backends,
     data,
     evaluation,
+    examples,
     integrity,
     labels,
     models,
@@ -34,5 +35,6 @@ AREAS = (
     signals,
     labels,
     availability,
+    examples,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)

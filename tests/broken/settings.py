@@ -132,8 +132,8 @@ LINES = (
     Line(
         "scores in bfloat16",
         "jaxrec/models/ranker.py",
-        "scores[task] = s_BxC if HEADS[task].ranks else",
-        'scores[task] = s_BxC * (self.dtype != "bfloat16") if HEADS[task].ranks else',
+        "return nn.sigmoid(score) if sigmoid else score",
+        'return nn.sigmoid(score) if sigmoid else score * (self.dtype != "bfloat16")',
         ("tests/models/test_ranker.py::test_bfloat16_keeps_parameters_and_outputs_wide",),
     ),
     Line(

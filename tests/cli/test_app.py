@@ -230,8 +230,8 @@ def test_error_in_a_config_file_names_the_file(tmp_path, text, message):
 FILES = [f"{p.name}{a}" for p in sorted((ROOT / "configs").glob("*.py")) for a in ("", ":small", ":paper")]
 # They accept neither argument.
 PLAIN = (
-    "tiny.py", "kuairand.py", "kuairand_signals.py", "kuairand_labels.py", "own_data.py", "study.py",
-    "sequences.py",
+    "tiny.py", "kuairand.py", "kuairand_signals.py", "kuairand_labels.py",
+    "kuairand_impressions.py", "own_data.py", "study.py", "sequences.py",
 )  # fmt: skip
 
 

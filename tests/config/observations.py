@@ -26,12 +26,13 @@ from jaxrec import train
 from jaxrec.checkpoints.state_tree import slashed_leaves
 from jaxrec.config.loading import load_config
 from jaxrec.config.rules.labels import check_rules
-from jaxrec.config.schema import Config, Expert, Feature, Gate, Objective
+from jaxrec.config.schema import Config, Expert, Feature, Gate, Objective, Sampling
 from jaxrec.config.serialization import digest, to_json
 from jaxrec.config.validation import check
 from jaxrec.core import rewards
+from jaxrec.core.batch import Batch, Outcome
 from jaxrec.core.errors import InputError
-from jaxrec.core.row_format import FeatureSpec
+from jaxrec.core.row_format import FeatureSpec, Layout
 from jaxrec.core.tables import Lists
 from jaxrec.data.events.event_log import Log
 from jaxrec.data.labels.of_targets import LabelInputs, PartitionLabels
@@ -44,6 +45,7 @@ from jaxrec.data.storage import writer
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.evaluation import evaluator, scorers
 from jaxrec.losses import next_item as losses
+from jaxrec.losses import ranking as ranking_losses
 from jaxrec.losses import task_weights
 from jaxrec.models.layers import rng
 from jaxrec.models.next_item import NextItemModel
@@ -54,8 +56,8 @@ from jaxrec.runtime.multihost import SyncSchedule
 from jaxrec.serving.requests import RequestBuilder
 from jaxrec.sources import open_source
 from jaxrec.tasks import ranking_inputs
-from jaxrec.tasks.build import build_task
-from jaxrec.tasks.loading import LoadedCheckpoint
+from jaxrec.tasks.heads import specs_of, with_labels
+from jaxrec.tasks.loading import LoadedCheckpoint, build_task
 from jaxrec.training import optimizer, starting, trainer
 from jaxrec.training.inputs import input_pipeline, resident_rows
 from jaxrec.training.train_state import StateInit
@@ -179,11 +181,37 @@ def labels(config: Config):
     return repr((names, values.y.tolist(), values.known.tolist()))
 
 
+def stored_fields(config: Config) -> str:
+    """Return the fields of training and held-out rows."""
+    specs = tuple(FeatureSpec(f.name, f.kind, f.where, 4, size=3) for f in config.features)
+    layout = layout_of(config, 3, specs)
+    return str((layout.row_dtype(), layout.query_dtype()))
+
+
 def reward(config: Config):
     """Return the values and versions of rewards of two labels, one unknown at the second title."""
     y = {"x": np.array([0.2, 0.8, 0.9]), "z": np.array([1.0, 2.0, 300.0])}
     known = {"x": np.ones(3, bool), "z": np.array([True, False, True])}
     return repr([(r.name, rewards.value(r, y, known, np), rewards.version(r)) for r in config.rewards])
+
+
+def declared_heads(config: Config) -> str:
+    """Return declared heads, the values of their terms on one example, and the scores of the blends."""
+    layout = Layout(20, 4, 2, (1, 1, 1, 1), 2, dataset_of(config).layout.features, labels=("x", "z"))
+    specs = specs_of(config, layout, {"x": 0.5, "z": 0.25})
+    outcome = Outcome(
+        jnp.array([[0.9, 0.2]]), jnp.array([[[1.0, 0.0], [0.0, 0.5]]]), jnp.array([[3, 3]], jnp.uint32)
+    )
+    batch = Batch(
+        None, jnp.array([[5, 6]]), outcome, jnp.array([[7, 8]]), jnp.zeros((1, 2), bool), jnp.ones(1, bool)
+    )
+    batch = with_labels(batch, specs, config, layout, dataset_of(config).arrays.title_table())
+    scores = {head.name: jnp.linspace(-1.0, i, 4)[None] for i, head in enumerate(specs)}
+    outputs = RankingOutput(scores, jnp.ones((1, 1)), jnp.ones((1, 1)))
+    value, _ = ranking_losses.objective(outputs, batch, config.objective, Sampling(next_k=2), 0.5, None)
+    model = RankingModel("float32", layout.features, 20, config.model, "", specs, 0, config.evaluate.blends)
+    blends = [model._blended(blend.name, scores.__getitem__).tolist() for blend in config.evaluate.blends]
+    return repr((specs, float(value), blends, [blend.name for blend in config.evaluate.blends]))
 
 
 def features(config: Config):
@@ -636,7 +664,7 @@ def evaluated(config: Config) -> dict:
     values = hand_service.as_params(hand_service.parameters(1), dataset.arrays.title_key)
     meta = {"dataset": dataset.fingerprint, "categories": dataset.manifest["categories"]}
 
-    def load(workdir, which):
+    def load(workdir, which, blend):
         made["which"] = which
         return LoadedCheckpoint(hand, task, dataset.arrays, mesh.replicate(values), 1, meta)
 

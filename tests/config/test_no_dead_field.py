@@ -13,7 +13,20 @@ import pytest
 from absl import logging
 
 from jaxrec.config import schema
-from jaxrec.config.schema import FileFormat, KuaiRand, Label, Mix, Reward, Signal, Tables, Term, Tfds
+from jaxrec.config.schema import (
+    Blend,
+    BlendTerm,
+    FileFormat,
+    Head,
+    KuaiRand,
+    Label,
+    Mix,
+    Reward,
+    Signal,
+    Tables,
+    Term,
+    Tfds,
+)  # fmt: skip
 from jaxrec.config.serialization import dataset_directory
 from jaxrec.config.validation import check
 from jaxrec.sources import tfds
@@ -162,6 +175,13 @@ REWARDED = {
     "labels": (Label("x", "count"), Label("z", "count")),
     "rewards": (Reward("r", (Term("x", 2.0, "step", 0.5), Term("z", 0.1))),),
 }
+# Two heads on the labels of the rows, and an order by both.
+HEADS = {
+    "labels": (Label("x", "at_least", at=0.9), Label("z", "completion")),
+    "objective.heads": (Head("x", "x"), Head("z", "z")),
+    "evaluate.blends": (Blend("top", (BlendTerm("x"), BlendTerm("z", 0.5))),),
+}
+ONLY_HEADS = {name: HEADS[name] for name in ("labels", "objective.heads")}
 OF_LOG = {"signals": (Signal("extra", "seconds", column="watched"),)}
 
 
@@ -186,6 +206,9 @@ FEATURE_CASES = {
 # Index in the features of configs/smoe.py that each change of a feature is made at.
 FEATURE_AT = {"name": 4, "kind": 7, "where": 2, "width": 0, "most": 1, "available": 2}
 
+EXPOSURES = {
+    "signals": (Signal("impression", column="*"),), "data.num_targets": 1, "evaluate.next_k": (1,),
+}  # fmt: skip
 DATA = table(
     "data", o.rows, seed=1, max_history=12, num_targets=4, abandon_threshold=0.2, targets="any",
     split="last", train_share=0.5, validation_share=0.15, hard=20, trending=36, tailing=24, random=12,
@@ -200,6 +223,10 @@ DATA = table(
     "workers": [Case("data.workers", 3, o.threads)],
     "verify": [Case("data.verify", False, o.audits)],
     "max_invalid_fraction": [Case("data.max_invalid_fraction", 0.2, o.invalid_rows)],
+    "examples": [Case("data.examples", "impressions", o.stored_fields, "tables", EXPOSURES,
+                      {"objective.ctr": 0.0, "objective.ranking": 0.0})],
+    "fold": [Case("data.fold", "2/3", o.rows, base, {"source.test_only_users": 0})
+             for base in ("ranking", "next_item")],
 }  # fmt: skip
 BY_TIME = {
     "data.split": "time",
@@ -288,6 +315,8 @@ OBJECTIVE = table(
     "objective", o.terms, ctr=0.5, ranking=0.5, regression=0.5, entropy=0.5, balance=0.5, personalised=False,
     alpha=2.0, weighting="uncertainty", ranking_loss="softmax", margin=2.0, soft_negative=0.3, soft_on="all",
 ) | {
+    "heads": [Case("objective.heads", HEADS["objective.heads"], o.declared_heads,
+                   also={"labels": HEADS["labels"]})],
     "retrieval": [Case("objective.retrieval", 0.7, o.loss, "one_expert", RETRIEVAL)],
     "retrieval_negatives": [Case("objective.retrieval_negatives", 32, o.loss, "one_expert", RETRIEVAL)],
 }  # fmt: skip
@@ -360,6 +389,14 @@ START = {
 EVALUATE = {
     "batch_size": [Case("evaluate.batch_size", 32, o.queries_of_a_step)],
     "ranking_head": [Case("evaluate.ranking_head", "ctr", o.head)],
+    "blends": [
+        Case(
+            "evaluate.blends",
+            HEADS["evaluate.blends"],
+            o.declared_heads,
+            also={name: HEADS[name] for name in ("labels", "objective.heads")},
+        )
+    ],
     "checkpoint": [Case("evaluate.checkpoint", "last", o.evaluation("which"))],
     "next_k": [Case("evaluate.next_k", (1, 2), o.evaluation("blocks"))],
     "seen": [Case("evaluate.seen", "kept", o.evaluation("seen"))],
@@ -403,7 +440,8 @@ FIELDS: dict[str, dict[str, list[Case]]] = {
         for name, value in {
             "name": "y", "signal": "play", "hours": 0.5, "at": 0.1,
         }.items()
-    } | {"rule": [Case("labels.0.rule", "seconds", o.labels, "tables",
+    } | {"of_drawn": [Case("labels.0.of_drawn", "unknown", o.declared_heads, "ranking", HEADS)],
+        "rule": [Case("labels.0.rule", "seconds", o.labels, "tables",
                        {"labels": (Label("x", "count"),)})],
         "feature": [Case("labels.0.feature", "title_id", o.labels, "tables",
                           {"labels": (Label("x", "discovery", feature="genres"),)})]},
@@ -418,6 +456,19 @@ FIELDS: dict[str, dict[str, list[Case]]] = {
             "name": "other", "terms": (Term("x"),), "base": 2.0, "low": 0.0, "high": 3.5,
             "unknown": "observed",
         }.items()
+    },
+    "Head": {
+        name: [Case(f"objective.heads.0.{name}", value, o.declared_heads, "ranking", ONLY_HEADS)]
+        for name, value in {
+            "name": "y", "of": "z", "on": "state", "loss": "mse", "weight": 0.3, "personalised": True,
+        }.items()
+    },
+    "Blend": {"name": [Case("evaluate.blends.0.name", "other", o.declared_heads, "ranking", HEADS)],
+              "terms": [Case("evaluate.blends.0.terms", (BlendTerm("x"),), o.declared_heads, "ranking",
+                             HEADS)]},
+    "BlendTerm": {
+        name: [Case(f"evaluate.blends.0.terms.0.{name}", value, o.declared_heads, "ranking", HEADS)]
+        for name, value in {"head": "ctr", "weight": 2.0}.items()
     },
     "KuaiRand": {
         "directory": [Case("source.directory", "two", o.read, "kuairand")],

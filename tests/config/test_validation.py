@@ -139,7 +139,7 @@ WRONG = [
     ("model.dtype", "float16", "model.dtype='float16' must be one of float32, bfloat16"),
     ("objective.soft_on", "some", "must be one of hard, all, none"),
     ("optimizer.weight_decay_mode", "l2", "must be one of decoupled, coupled"),
-    ("evaluate.ranking_head", "hinge", "must be one of auto, ranking, ctr"),
+    ("evaluate.ranking_head", "hinge", "must be auto, or a head with a weight or a blend: ctr, ranking"),
     ("evaluate.checkpoint", "first", "must be one of best, last"),
     # features
     ("features", (), "features=() must hold at least one of where='title'"),

@@ -24,8 +24,8 @@ from jaxrec.evaluation.evaluator import EvaluationOptions, Validator, evaluate
 from jaxrec.evaluation.results import per_query
 from jaxrec.evaluation.results import per_user as per_user_columns
 from jaxrec.runtime.mesh import replicate
-from jaxrec.tasks.base import TitleScores
 from jaxrec.tasks.next_item import NextItemTask
+from jaxrec.tasks.outputs import TitleScores
 from jaxrec.tasks.ranking import RankingTask
 from jaxrec.training import trainer
 

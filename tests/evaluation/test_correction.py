@@ -14,7 +14,7 @@ from jaxrec.data.examples.sampling_density import SamplingDensity
 from jaxrec.evaluation import correction, scorers
 from jaxrec.models.outputs import Correction
 from jaxrec.runtime.mesh import AXIS, replicate
-from jaxrec.tasks.base import TitleScores
+from jaxrec.tasks.outputs import TitleScores
 from jaxrec.tasks.ranking import RankingTask
 from jaxrec.training.train_state import StateInit
 

@@ -18,7 +18,7 @@ from jaxrec.models import diversity
 from jaxrec.models.outputs import Correction
 from jaxrec.runtime.mesh import replicate
 from jaxrec.tasks.loading import check_same_catalogue
-from jaxrec.tasks.metric_sums import mean_metrics
+from jaxrec.tasks.outputs import mean_metrics
 from jaxrec.tasks.ranking import RankingTask
 from jaxrec.tasks.ranking_inputs import queries
 from jaxrec.training.train_state import StateInit

@@ -14,7 +14,7 @@ from jaxrec.evaluation import baselines, popularity, results, scorers
 from jaxrec.models.outputs import Correction
 from jaxrec.models.two_stage import top_titles, two_stage
 from jaxrec.runtime.mesh import AXIS
-from jaxrec.tasks.base import TitleScores
+from jaxrec.tasks.outputs import TitleScores
 
 V, Q, HISTORY, TOP = 40, 12, 6, 8
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec.config.heads import HeadSpec, paper_head
 from jaxrec.config.schema import Expert, Model
 from jaxrec.config.schema import Gate as GateConfig
 from jaxrec.core.batch import History, PastOutcome, TitleTable
@@ -43,7 +44,8 @@ class Case:
     def __init__(self, rows=5, length=6, dtype="float32", tasks=TASKS, sampled_titles=0, **changes):
         r = np.random.default_rng(1)
         config = Model(**(FIELDS | changes))
-        self.model = RankingModel(dtype, FEATURES, V, config, "", tasks, sampled_titles)
+        heads = tuple(head if isinstance(head, HeadSpec) else paper_head(head) for head in tasks)
+        self.model = RankingModel(dtype, FEATURES, V, config, "", heads, sampled_titles)
         dtype = jnp.promote_types(self.model.dtype, jnp.float32)
         present = np.arange(length)[None] >= r.integers(0, length, (rows, 1))
 

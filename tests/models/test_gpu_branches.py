@@ -26,7 +26,7 @@ from jaxrec.models.layers import dense
 from jaxrec.models.outputs import Correction
 from jaxrec.runtime.mesh import replicate
 from jaxrec.serving import catalogue, exported
-from jaxrec.tasks.build import build_task
+from jaxrec.tasks.loading import build_task
 from jaxrec.tasks.ranking import RankingTask
 from jaxrec.training.train_state import StateInit
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.config.schema import Expert, Objective, Optimizer, Sampling
+from jaxrec.config.heads import HeadSpec
+from jaxrec.config.schema import Blend, BlendTerm, Expert, Objective, Optimizer, Sampling
 from jaxrec.config.schema import Gate as GateConfig
 from jaxrec.core.batch import Batch, Outcome
 from jaxrec.losses import ranking
@@ -173,9 +174,58 @@ def test_equal_experts_with_equal_parameters_are_one_expert(case):
     )
 
 
-def test_an_unknown_task_is_refused(case):
-    with pytest.raises(ValueError, match="tasks="):
-        case(tasks=("clicks",))
+@pytest.mark.parametrize("tasks", [(), ("ctr", "ctr")])
+def test_no_head_and_a_head_twice_are_refused(case, tasks):
+    with pytest.raises(ValueError, match="heads="):
+        case(tasks=tasks)
+
+
+THUMB = HeadSpec("thumb", "thumb", "", loss="bce", ranks=False)
+VALUE = HeadSpec("value", "value", "", loss="mse", ranks=False, drawn=False)
+MOOD = HeadSpec("mood", "mood", "", on="state", outputs=3, loss="softmax", ranks=False, drawn=False)
+
+
+def test_heads_of_the_state_ignore_the_candidates(case):
+    c = case(tasks=("ctr", THUMB, MOOD))
+    scores = c().scores
+    assert scores["mood"].shape == (5, 3)
+    other = c(candidate=c.candidate[:, ::-1])
+    np.testing.assert_array_equal(scores["mood"], other.scores["mood"])
+    assert not np.array_equal(scores["thumb"], other.scores["thumb"])
+    # the paper's head has the parameters that it has alone
+    alone = case(tasks=("ctr",))
+    assert {name for name in c.variables["params"] if name not in alone.variables["params"]} == {
+        "matcher_thumb", "state_mood",
+    }  # fmt: skip
+
+
+def test_heads_that_read_no_drawn_titles_are_scored_for_positives_alone(case):
+    c = case(tasks=("ctr", VALUE, MOOD))
+    scores = c.model.apply(
+        c.variables, c.history, c.candidate, c.table, 1.0, None, 1, method="__call__"
+    ).scores  # fmt: skip
+    assert {name: s.shape for name, s in scores.items()} == {"ctr": (5, 4), "value": (5, 1), "mood": (5, 3)}
+    np.testing.assert_allclose(scores["value"], c().scores["value"][:, :1], atol=1e-6)
+
+
+def test_a_blend_is_the_weighted_sum_of_log_probabilities_and_values(case):
+    terms = (
+        BlendTerm("ctr"),
+        BlendTerm("thumb", 0.3),
+        BlendTerm("completion", 2.0),
+        BlendTerm("value", -0.5),
+    )
+    c = case(tasks=("ctr", "completion", THUMB, VALUE))
+    model = c.model.clone(blends=(Blend("top", terms),))
+    user = model.apply(c.variables, c.history, c.table, 1.0, method="encode")
+    scores = c().scores
+    log_p = {name: np.log(1 / (1 + np.exp(-np.asarray(scores[name], float)))) for name in ("ctr", "thumb")}
+    expected = log_p["ctr"] + 0.3 * log_p["thumb"] + 2.0 * scores["completion"] - 0.5 * scores["value"]
+    both = model.apply(c.variables, user, c.candidate, c.table, ("top", "ctr"), method="score")
+    assert {*both} == {"top", "ctr"}
+    np.testing.assert_allclose(both["top"], expected, rtol=1e-5)
+    every = model.apply(c.variables, user, c.table, "top", method="score_catalogue")
+    np.testing.assert_allclose(np.take_along_axis(every, c.candidate, axis=1), expected, rtol=1e-4)
 
 
 def test_bfloat16_keeps_parameters_and_outputs_wide(case, small):

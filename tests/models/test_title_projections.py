@@ -64,7 +64,7 @@ def test_scores_are_the_plain_forms(case, kind, users, monkeypatch):
     monkeypatch.setattr(heads, "_CPU_PAIRS", users * V)  # five requests: the last tile is not full
     c = case(**KINDS[kind])
     scores = both(c)
-    assert {*scores} == {*c.model.tasks}
+    assert {*scores} == {head.name for head in c.model.heads}
     for plain, cached in scores.values():
         assert cached.shape == (5, V) and cached.dtype == jnp.float32
         assert plain.std(0).max() > 0.01 and plain.std(1).max() > 0.01

@@ -27,8 +27,7 @@ from jaxrec.serving import export, exported, safetensors
 from jaxrec.serving.filters import Filters
 from jaxrec.serving.pages import PageLayout
 from jaxrec.serving.recommender import Recommender
-from jaxrec.tasks.build import build_task
-from jaxrec.tasks.loading import LoadedCheckpoint
+from jaxrec.tasks.loading import LoadedCheckpoint, build_task
 
 ROOT = Path(__file__).resolve().parents[2]
 USERS, MAX_K = 64, 20

@@ -24,8 +24,7 @@ from jaxrec.serving.index.title_index import Calibration, is_installed
 from jaxrec.serving.pages import PageLayout
 from jaxrec.serving.recommender import Recommender, milliseconds_of
 from jaxrec.sources import open_source
-from jaxrec.tasks.build import build_task
-from jaxrec.tasks.loading import LoadedCheckpoint
+from jaxrec.tasks.loading import LoadedCheckpoint, build_task
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from absl import logging
 
 from jaxrec.reporting.dry_run_report import format_dry_run
-from jaxrec.tasks.build import build_task
+from jaxrec.tasks.loading import build_task
 from jaxrec.training.dry_run import dry_run, parameter_table
 from jaxrec.training.inputs.batch_size import fit_batch_size
 from jaxrec.training.train_state import StateInit

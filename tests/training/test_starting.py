@@ -19,8 +19,7 @@ from jaxrec.config.validation import check
 from jaxrec.core.errors import InputError
 from jaxrec.models.layers.sharded_embedding import row_positions
 from jaxrec.runtime.mesh import replicated_sharding
-from jaxrec.tasks.build import build_task
-from jaxrec.tasks.loading import CHECKPOINTS, START_JSON, load_checkpoint, restore_task
+from jaxrec.tasks.loading import CHECKPOINTS, START_JSON, build_task, load_checkpoint, restore_task
 from jaxrec.training import starting, trainer
 from jaxrec.training.starting import StartPoint, check_start, read_start
 from jaxrec.training.train_state import StateInit, TrainState

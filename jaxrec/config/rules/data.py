@@ -3,6 +3,7 @@
 from datetime import date
 
 from jaxrec.config.rules.availability import check_availability
+from jaxrec.config.rules.examples import check_fold, check_impressions
 from jaxrec.config.rules.labels import check_stored_labels, check_watch_times
 from jaxrec.config.rules.signals import check_signals
 from jaxrec.config.schema import LIST_MIXES, Config, FileFormat, Tables
@@ -207,5 +208,5 @@ def _check_examples(config: Config) -> None:
 
 DATA_RULES = (
     _check_source, _check_features, check_signals, check_stored_labels, check_availability, _check_data,
-    _check_split, _check_examples,
+    _check_split, check_fold, _check_examples, check_impressions,
 )  # fmt: skip

@@ -27,6 +27,8 @@ ZERO_OR_ONE = (
     "returned",
     "switched_off",
 )  # values
+# Values of the other rules: lowest and highest; `completion` lies in [0, 1].
+WIDE_VALUES = {"count": (0.0, math.inf), "seconds": (0.0, math.inf), "last": (-math.inf, math.inf)}
 AT_REQUEST = ("continues", "discovery")  # read what was before the request, and are final then
 PLAYS_ONLY = ("discovery", "continues", "switched_off")
 OF_USERS = ("returned",)  # events without a title
@@ -60,7 +62,7 @@ def check_labels(
     """
     by_name = {signal.name: signal for signal in signals}
     categories = [f.name for f in features if f.where == "title" and f.kind in _CATEGORIES]
-    _check_names("labels", [label.name for label in labels])
+    check_names("labels", [label.name for label in labels])
     for i, label in enumerate(labels):
         key = f"labels[{i}]"
         among(f"{key}.signal", label.signal, (PLAY, *by_name))
@@ -156,7 +158,7 @@ def check_rewards(rewards: Sequence[Reward], labels: Sequence[Label]) -> None:
         InputError: One line for the first wrong value.
     """
     names = [label.name for label in labels]
-    _check_names("rewards", [reward.name for reward in rewards])
+    check_names("rewards", [reward.name for reward in rewards])
     for i, reward in enumerate(rewards):
         key = f"rewards[{i}]"
         require(bool(reward.terms), f"{key}.terms", reward.terms, "hold at least one Term")
@@ -177,11 +179,21 @@ def _check_finite(key: str, tree: Any, names: Iterable[str]) -> None:
         require(math.isfinite(number), f"{key}.{name}", number, "be a finite number")
 
 
-def _check_names(key: str, names: Collection[str]) -> None:
-    """Check that names are identifiers, each of one entry: they name stored fields and metrics."""
+def check_names(key: str, names: Collection[str], taken: Collection[str] = ()) -> None:
+    """Check that names are identifiers, each of one entry: they name stored fields and metrics.
+
+    Args:
+        key: Key of the entries, for the message.
+        names: Name of each entry.
+        taken: Names that stand for something else.
+
+    Raises:
+        InputError: One line for the first wrong name.
+    """
     seen: set[str] = set()
     for i, name in enumerate(names):
         allowed = "be a name of letters, digits and '_' that begins with no digit"
         require(name.isascii() and name.isidentifier(), f"{key}[{i}].name", name, allowed)
         require(name not in seen, f"{key}[{i}].name", name, f"be unlike the {key} before it")
+        require(name not in taken, f"{key}[{i}].name", name, f"not be one of {', '.join(taken)}")
         seen.add(name)

@@ -1,8 +1,8 @@
 """Rules of the trunk that several heads share."""
 
+from jaxrec.config.rules.heads import pair_heads
 from jaxrec.config.schema import Config
 from jaxrec.config.tree import require
-from jaxrec.core import registry
 
 
 def check_trunk(config: Config) -> None:
@@ -19,6 +19,9 @@ def check_trunk(config: Config) -> None:
     require(config.rows == "ranking", "model.trunk", model.trunk, allowed)
     allowed = f"be shared with model.head={model.head!r}: a dot product has no trunk"
     require(model.head == "matcher", "model.trunk", model.trunk, allowed)
-    heads = sum(getattr(config.objective, head.weight) > 0 for head in registry.HEADS.values())
+    heads = len(pair_heads(config))
+    require(
+        heads > 0, "model.trunk", model.trunk, "be shared without a head on pairs: they alone mix experts"
+    )
     allowed = "be shared or mmoe with a single head: an expert of its own is one more shared expert there"
     require(heads > 1 or model.trunk != "ple", "model.trunk", model.trunk, allowed)

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxrec.config.schema import Config
+from jaxrec.config.rules.examples import parse_fold
+from jaxrec.config.schema import Config, Data
 from jaxrec.core.errors import InputError
 from jaxrec.core.hashing import of_keys, uniform
 from jaxrec.core.tables import Source
+from jaxrec.data.events.splits import TEST, TRAIN, VALIDATION
 from jaxrec.data.events.vocabulary import FeatureColumns
 
 _SPLIT_DRAW = 0x5EED
@@ -68,14 +70,39 @@ def split_of(hashes: np.ndarray, config: Config) -> np.ndarray:
 
     Args:
         hashes: [N] uint64 hashes of the users' keys.
-        config: Config with `data.seed`, `data.train_share` and `data.validation_share`.
+        config: Config with `data.seed`, `data.train_share`, `data.validation_share` and `data.fold`.
 
     Returns:
         [N] int8 index into SPLITS.
     """
-    u = uniform(config.data.seed, _SPLIT_DRAW, hashes)
-    edges = np.cumsum([config.data.train_share, config.data.validation_share])
+    data = config.data
+    u = uniform(data.seed, _SPLIT_DRAW, hashes)
+    if data.fold:
+        return _split_of_fold(u, data)
+    edges = np.cumsum([data.train_share, data.validation_share])
     return np.searchsorted(edges, u, side="right").astype(np.int8)
+
+
+def _split_of_fold(u: np.ndarray, data: Data) -> np.ndarray:
+    """Return the split of users where a fold tests one of n equal ranges of the hash.
+
+    The other ranges follow it and continue with the first. Their first users, as many as the two shares
+    imply, are for training, and the last ones for validation.
+
+    Args:
+        u: [N] in (0, 1), the hash of each user.
+        data: Settings with a fold.
+
+    Returns:
+        [N] int8 index into SPLITS.
+    """
+    number, count = parse_fold(data.fold)
+    at = np.minimum(u * count, np.nextafter(count, 0))  # the product may be rounded up to the count
+    ranges_after = (np.floor(at).astype(np.int64) - number) % count  # count - 1 for the range of the fold
+    share = data.train_share / (data.train_share + data.validation_share)
+    in_training = ranges_after + at % 1 < share * (count - 1)
+    split = np.where(in_training, TRAIN, VALIDATION)
+    return np.where(ranges_after == count - 1, TEST, split).astype(np.int8)
 
 
 def read_users(source: Source, columns: FeatureColumns) -> UserTable:

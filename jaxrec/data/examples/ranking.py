@@ -45,7 +45,7 @@ class Examples:
         completion_sum: Sum of the completions of training targets, in units of 2**-32. The sum is a whole
             number, so the order of addition is irrelevant.
         completions: Number of completions in the sum.
-        query: Held-out split -> event of each row.
+        query: Held-out split -> event of each row; empty for exposures, which are no events of the log.
     """
 
     rows: dict[str, np.ndarray]

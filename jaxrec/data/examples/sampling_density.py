@@ -39,12 +39,16 @@ class SamplingDensity(NamedTuple):
 def count_negatives(training: Rows, titles: int, mix: tuple[int, int, int, int]) -> SamplingDensity:
     """Count the negatives of the training rows, or of a sample of `_MAX_ROWS` rows.
 
+    Rows of exposures have no pools: no title is drawn.
+
     Args:
         training: Rows of the ranking task.
         titles: Number of title ids V, with padding and unknown.
         mix: Number of negatives of each pool per example, in the order of `POOLS`.
     """
     drawn, hard = np.zeros(titles), np.zeros(titles)
+    if "pool_hard" not in (training.dtype.names or ()):
+        return SamplingDensity(drawn, hard)
     blocks = np.unique(
         np.linspace(0, training.blocks - 1, min(training.blocks, _MAX_ROWS // BLOCK_ROWS)).astype(int)
     )

@@ -11,6 +11,7 @@ from jaxrec.core.ids import SPLITS
 from jaxrec.data.events import splits
 from jaxrec.data.events.event_log import Log, TitleStats
 from jaxrec.data.examples.ranking import Examples
+from jaxrec.data.labels.timeline import Timeline
 from jaxrec.data.storage.evaluation_arrays import SeenTitles
 
 
@@ -18,6 +19,8 @@ def build(
     log: Log, examples: Examples, catalogue: TitleStats, data: Data, strictly_earlier: bool
 ) -> dict[str, SeenTitles]:
     """Return the seen titles of each held-out split.
+
+    Exposures are no events of the log: the titles first played strictly before their time count.
 
     Args:
         log: Log of the partition.
@@ -32,6 +35,8 @@ def build(
         split: _split_titles(
             log, examples.users[split], examples.query[split], catalogue, data, strictly_earlier
         )
+        if split in examples.query
+        else _titles_before(log, examples.users[split], *examples.user_time[split], catalogue)
         for split in SPLITS[1:]
     }
 
@@ -62,4 +67,32 @@ def _split_titles(
         start.astype(np.int64),
         num_titles.astype(np.uint32),
         (log.time[query] // 1000).astype(np.uint32),
+    )
+
+
+def _titles_before(
+    log: Log, users: np.ndarray, query_user: np.ndarray, query_time: np.ndarray, catalogue: TitleStats
+) -> SeenTitles:
+    """Return the seen titles of users (by hash, ascending) before the times of queries.
+
+    Args:
+        log: Log of the partition.
+        users: [U] hashes of the users of the split.
+        query_user: [Q] number of each query's user in the log, ascending.
+        query_time: [Q] milliseconds.
+        catalogue: Titles by popularity rank.
+    """
+    number = np.full(len(log.hash), -1)
+    number[np.searchsorted(log.hash, users)] = np.arange(len(users))
+    pair = log.user * len(catalogue.runtime) + log.rank
+    first = np.sort(np.unique(pair, return_index=True)[1])  # the log is sorted by user, then time
+    first = first[number[log.user[first]] >= 0]
+    start = np.searchsorted(number[log.user[first]], np.arange(len(users) + 1))
+    plays = Timeline(log.user[first], log.time[first])
+    before = plays.first(plays.groups(query_user), query_time)
+    return SeenTitles(
+        catalogue.id_of_rank[log.rank[first]].astype(np.int32),
+        start.astype(np.int64),
+        (before - start[number[query_user]]).astype(np.uint32),
+        (query_time // 1000).astype(np.uint32),
     )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.config.schema import Config, Data
+from jaxrec.config.schema import Config, Data, Label
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE, UNKNOWN
 from jaxrec.core.row_format import FeatureSpec
@@ -71,17 +71,32 @@ class PartitionLabels:
         Raises:
             InputError: An own rule returned wrong arrays.
         """
-        config, log = self.config, self.log
+        log = self.log
         anchors = Anchors(log.user[event], log.rank[event], log.time[event])
+        return self.of_anchors(anchors, split, self.config.labels)
+
+    def of_anchors(self, anchors: Anchors, split: np.ndarray, labels: tuple[Label, ...]) -> TargetLabels:
+        """Return labels of anchors, which compete for events.
+
+        Args:
+            anchors: Q anchors whose users and titles are numbered as in the log; users ascend.
+            split: [Q] index into SPLITS of each.
+            labels: Labels to compute.
+
+        Raises:
+            InputError: An own rule returned wrong arrays.
+        """
+        config = self.config
         ends = split_ends(config.data, anchors.user, anchors.time, split, self.inputs.log_end)
         names = tuple(signal.name for signal in config.signals)
         values = extract(
-            anchors, self._plays, self._events, self.inputs.titles, config.labels, ends, names,
+            anchors, self._plays, self._events, self.inputs.titles, labels, ends, names,
             config.data.abandon_threshold,
         )  # fmt: skip
-        y = np.stack([values[label.name].y for label in config.labels], axis=1)
-        known = np.zeros(len(event), np.uint32)
-        for i, label in enumerate(config.labels):
+        y = np.zeros((len(anchors.time), len(labels)), np.float32)
+        known = np.zeros(len(anchors.time), np.uint32)
+        for i, label in enumerate(labels):
+            y[:, i] = values[label.name].y
             known |= values[label.name].known.astype(np.uint32) << np.uint32(i)
         return TargetLabels(y, known)
 

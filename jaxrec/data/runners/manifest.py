@@ -150,7 +150,7 @@ def manifest(config: Config, result: PreparationResult, source_files: list[dict]
         **signals,
         **labels,
     }
-    if result.layout.rows == "ranking":
+    if result.layout.has_candidates:
         content["hard_fill_rate"] = counts["hard columns filled"] / counts["hard columns"]
     # The sums of row hashes cover the rows in any order; the manifest covers the rest of the dataset. It has
     # the names of FORMAT 2 here, so that a dataset prepared again has the same fingerprint and runs resume.

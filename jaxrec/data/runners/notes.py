@@ -86,7 +86,8 @@ def _reason_of_empty_split(config: Config, counts: Counts, split: str) -> str:
     users, causes = sum(counts.users.values()), []
     if counts.other.get(TOO_FEW.format(split=split), 0):
         causes.append(_too_few(config, split))
-    if kept.get(WATCHED, 0) and kept.get(SHORT, 0) == kept[WATCHED]:
+    is_request = data.examples == "requests"
+    if is_request and kept.get(WATCHED, 0) and kept.get(SHORT, 0) == kept[WATCHED]:
         causes.append(
             f"all {kept[WATCHED]:,} plays have a completion below data.abandon_threshold="
             f"{data.abandon_threshold:g}: {_UNITS}"
@@ -96,13 +97,16 @@ def _reason_of_empty_split(config: Config, counts: Counts, split: str) -> str:
                 "validation": f"from data.validation_from={data.validation_from} to "
                               f"data.test_from={data.test_from}",
                 "test": f"from data.test_from={data.test_from}"}  # fmt: skip
-        causes.append(f"no user has a target {days[split]}")
+        causes.append(f"no user has {'a target' if is_request else 'an exposure'} {days[split]}")
     elif data.split == "users" and not counts.users[split]:
         share = f"data.train_share={data.train_share:g} and data.validation_share={data.validation_share:g}"
+        share += f" of the users outside of data.fold={data.fold!r}" if data.fold else ""
         causes.append(f"none of {users:,} users is drawn for it, with {share}")
     elif data.split == "last" and split == "validation":
         share = f"data.validation_share={data.validation_share:g}"
         causes.append(f"no user with enough titles is drawn for it, with {share} and few users")
+    if not causes and not is_request:
+        causes.append("no exposure (an event of the signal 'impression') has an earlier play of its user")
     if not causes:
         causes.append(
             "no user has two titles, of which the first is the history and the second the target "

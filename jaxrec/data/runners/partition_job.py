@@ -20,7 +20,7 @@ from jaxrec.data.events.cleaning import drop_copies
 from jaxrec.data.events.event_log import Log, TitleStats, event_states
 from jaxrec.data.events.users import UserKeys, UserTable
 from jaxrec.data.events.vocabulary import FeatureColumns
-from jaxrec.data.examples import negatives, next_item, ranking, seen_titles
+from jaxrec.data.examples import impressions, negatives, next_item, ranking, seen_titles
 from jaxrec.data.examples.ranking import Examples
 from jaxrec.data.labels.counts import counts_of as counts_of_labels
 from jaxrec.data.labels.of_targets import LabelInputs, PartitionLabels, label_titles
@@ -62,7 +62,7 @@ class RankedTitles(NamedTuple):
         order: [V] row of the catalogue at each rank.
         rank_of_row: [V] rank of each row.
         rank_of_id: [V + FIRST_TITLE] rank of each id.
-        labels: Inputs of the labels; None where no label is declared.
+        labels: Inputs of the labels; None where none is declared and rows are no exposures.
     """
 
     order: np.ndarray
@@ -158,14 +158,17 @@ def build(
         **counts_of(events.signals, tables.config.signals, tables.key_hash),
     }
     labels = PartitionLabels(tables.config, log, events.signals, ranked.labels) if ranked.labels else None
-    if ranked.layout.rows == "next_item":
-        examples = next_item.build(log, ranked.catalogue, ranked.layout, data, labels)
-        examples.counts |= noted | counts_of_labels(examples.rows[SPLITS[splits.TRAIN]], ranked.layout)
-        return examples, seen_titles.build(log, examples, ranked.catalogue, data, strictly_earlier=False)
-    examples, universe = ranking.build(log, ranked.catalogue, ranked.layout, data, labels)
-    examples.counts |= noted | counts_of_labels(examples.rows[SPLITS[splits.TRAIN]], ranked.layout)
-    _fill_oracle(examples, log, universe, user_keys, ranked, truth)
-    return examples, seen_titles.build(log, examples, ranked.catalogue, data, strictly_earlier=True)
+    catalogue, layout = ranked.catalogue, ranked.layout
+    if layout.rows == "next_item":
+        examples = next_item.build(log, catalogue, layout, data, labels)
+    elif labels and data.examples == "impressions":
+        examples = impressions.build(log, catalogue, layout, labels)
+    else:
+        examples, universe = ranking.build(log, catalogue, layout, data, labels)
+        _fill_oracle(examples, log, universe, user_keys, ranked, truth)
+    examples.counts |= noted | counts_of_labels(examples.rows[SPLITS[splits.TRAIN]], layout)
+    is_strict = layout.rows == "ranking"
+    return examples, seen_titles.build(log, examples, catalogue, data, strictly_earlier=is_strict)
 
 
 def popularity(plays: np.ndarray) -> tuple[np.ndarray, int]:
@@ -212,7 +215,7 @@ def rank(
     runtime = arrays.title_runtime[arrays.id_of_rank - FIRST_TITLE]  # from order of ids to order of ranks
     catalogue = TitleStats(runtime, arrays.id_of_rank, trending, key_hash[order])
     labels = None
-    if config.labels:
+    if config.labels or config.data.examples == "impressions":
         labels = LabelInputs(label_titles(config, arrays, layout.of("title")), rank_of_row, log_end)
     return RankedTitles(order, rank_of_row, arrays.rank_of_id, catalogue, layout, labels)
 
@@ -232,8 +235,8 @@ def layout_of(config: Config, titles: int, *groups: tuple[FeatureSpec, ...]) -> 
     spec_of = {(s.where, s.name): s for specs in (*groups, interaction_specs) for s in specs}
     ids, declared = titles + FIRST_TITLE, tuple(spec_of[f.where, f.name] for f in features)
     labels = tuple(label.name for label in config.labels)
-    if config.rows == "next_item":
-        return Layout(ids, data.max_history, 1, (0, 0, 0, 0), 0, declared, "next_item", labels)
+    if config.rows == "next_item" or data.examples == "impressions":
+        return Layout(ids, data.max_history, 1, (0, 0, 0, 0), 0, declared, config.rows, labels)
     pools = (data.hard, data.trending, data.tailing, data.random)
     return Layout(ids, data.max_history, data.num_targets, pools, data.negatives, declared, labels=labels)
 

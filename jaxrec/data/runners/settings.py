@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import numpy as np
 
+from jaxrec.config.rules.examples import IMPRESSION, training_share
 from jaxrec.config.schema import Config
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import POOLS
@@ -36,7 +37,8 @@ def fit_settings(config: Config, statistics: LogStatistics) -> tuple[Config, dic
         why = f"{dropped:.1%} of the rows are invalid; {limit:g} would stop preparation"
         reasons["data.max_invalid_fraction"] = why
         config.data.max_invalid_fraction = float(np.ceil(dropped * 100) / 100)
-    if config.rows == "ranking":
+    is_exposure = config.data.examples == "impressions"
+    if config.rows == "ranking" and not is_exposure:
         _fit_pools(config, statistics, reasons)
     examples = statistics.examples
     if statistics.thresholds:
@@ -49,9 +51,8 @@ def fit_settings(config: Config, statistics: LogStatistics) -> tuple[Config, dic
         )
     if config.rows == "next_item":  # a row is a sequence of a user
         examples = statistics.users
-    training = int(
-        examples * statistics.one_in * (config.data.train_share if config.data.split == "users" else 1)
-    )
+    total = statistics.signals[IMPRESSION]["read"] if is_exposure else examples * statistics.one_in
+    training = int(total * training_share(config.data))
     size = 2 ** int(np.log2(max(training / _STEPS_PER_EPOCH, 1)))
     config.train.batch_size = int(np.clip(size, _LEAST_BATCH, _MOST_BATCH))
     reasons["train.batch_size"] = (

@@ -194,7 +194,8 @@ class _Checker:
                 same = (titles == target[:, :1]) & (titles > 0)
             self._no(same.reshape(len(rows), -1).any(axis=1), f"{name} holds the target", split, start)
         seen = self._seen.get(split)
-        if seen is not None and (rows["user"] < self._users[split]).all():
+        has_list = "list_disabled" in _names(rows)
+        if seen is not None and has_list and (rows["user"] < self._users[split]).all():
             self._check_unseen(split, start, rows, seen)
 
     def _check_unseen(self, split: str, start: int, rows: np.ndarray, seen: SeenTitles) -> None:

@@ -229,6 +229,11 @@ class Dataset:
         """Hash of the rows, in any order, and of the rest of the manifest."""
         return self.manifest["fingerprint"]
 
+    @property
+    def label_shares(self) -> dict[str, float]:
+        """Share of the training targets where each stored label is known; empty without labels."""
+        return {name: float(entry["known"]) for name, entry in self.manifest.get("labels", {}).items()}
+
     @cached_property
     def arrays(self) -> Arrays:
         """Arrays of the catalogue, read on first use."""

@@ -1,0 +1,163 @@
+"""Heads of the ranking task: their specifications from a config, and the labels of a batch for each.
+
+The heads of the paper come first, from the weights of the objective; then those that `objective.heads`
+declares. Axis letters: B examples, K positives, N negatives, T stored labels, M values of a feature.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.config.declarations import Head, Label, Reward
+from jaxrec.config.heads import HeadSpec
+from jaxrec.config.schema import Config
+from jaxrec.core import rewards
+from jaxrec.core.batch import Batch, Outcome, TitleTable
+from jaxrec.core.errors import InputError
+from jaxrec.core.ids import UNKNOWN
+from jaxrec.core.registry import PAIR_LOSSES, STATE_LOSSES
+from jaxrec.core.row_format import FeatureSpec, Layout
+from jaxrec.losses.ranking import HeadLabels, paper_heads
+
+REWARD, TITLE = "reward:", "title:"  # prefixes of `Head.of`; without one it is a label
+
+
+def specs_of(config: Config, layout: Layout, shares: Mapping[str, float]) -> tuple[HeadSpec, ...]:
+    """Return the heads of a config on the rows of a dataset, the paper's heads first.
+
+    Args:
+        config: Config of the run.
+        layout: Layout of the rows.
+        shares: Label -> share of the training targets where it is known.
+
+    Raises:
+        InputError: The label of a head is stored nowhere, or known at no training target.
+    """
+    declared = tuple(
+        _declared(head, i, config, layout, shares) for i, head in enumerate(config.objective.heads)
+    )
+    return (*paper_heads(config.objective), *(head for head in declared if head.weight))
+
+
+def _declared(
+    head: Head, i: int, config: Config, layout: Layout, shares: Mapping[str, float]
+) -> HeadSpec:  # fmt: skip
+    """Return the specification of a declared head, whose config has been checked."""
+    pair = head.on == "pair"
+    outputs, share, drawn = 1, 1.0, False
+    if head.of.startswith(TITLE):
+        outputs = _feature(head.of, layout).size
+    else:
+        labels = _labels_of(head.of, config)
+        for label in labels:
+            if label.name not in layout.labels:
+                stored = ", ".join(layout.labels) or "no label"
+                raise InputError(
+                    f"objective.heads[{i}].of={head.of!r} reads label {label.name!r}, but the dataset's rows "
+                    f"store {stored}"
+                )
+        reward = _reward(head.of, config)
+        if reward is None or reward.unknown != "observed":
+            share = min(shares.get(label.name, 1.0) for label in labels)
+        if not share:
+            raise InputError(
+                f"objective.heads[{i}].of={head.of!r} is known at none of the training targets; "
+                "is a label's window longer than the log?"
+            )
+        drawn = pair and all(label.of_drawn == "zero" for label in labels)
+        negatives = config.sampling.negatives if drawn and layout.has_candidates else 0
+        if drawn and head.loss in ("bce", "mse"):
+            share = (share + negatives) / (1 + negatives)
+    ranking = head.loss in ("hinge", "softmax") and pair
+    return HeadSpec(
+        head.name, head.name, (PAIR_LOSSES if pair else STATE_LOSSES)[head.loss], head.weight, head.on,
+        outputs, ranks=False, drawn=drawn or ranking, last_bias=not ranking, loss=head.loss, of=head.of,
+        personalised=head.personalised, share=share,
+    )  # fmt: skip
+
+
+def _reward(of: str, config: Config) -> Reward | None:
+    return next((r for r in config.rewards if of == REWARD + r.name), None)
+
+
+def _labels_of(of: str, config: Config) -> list[Label]:
+    """Return the labels that a head reads."""
+    reward = _reward(of, config)
+    names = {of} if reward is None else {term.label for term in reward.terms}
+    return [label for label in config.labels if label.name in names]
+
+
+def _feature(of: str, layout: Layout) -> FeatureSpec:
+    return next(f for f in layout.of("title") if of == TITLE + f.name)
+
+
+def with_labels(
+    batch: Batch, specs: tuple[HeadSpec, ...], config: Config, layout: Layout, table: TitleTable
+) -> Batch:
+    """Return a batch whose outcome has the labels of each declared head.
+
+    Args:
+        batch: Decoded batch.
+        specs: Heads of the task.
+        config: Config of the run, with its labels and rewards.
+        layout: Layout of the rows.
+        table: Features of all titles.
+    """
+    declared = tuple((head, head_labels(head, batch, config, layout, table)) for head in specs if head.loss)
+    return batch._replace(outcome=batch.outcome._replace(declared=declared)) if declared else batch
+
+
+def head_labels(
+    head: HeadSpec, batch: Batch, config: Config, layout: Layout, table: TitleTable
+) -> HeadLabels:
+    """Return the labels of the candidates of a batch for a declared head.
+
+    Drawn titles have the label 0, as far as the labels that the head reads have `of_drawn` "zero"; elsewhere
+    it is unknown. The other arguments are those of `with_labels`.
+    """
+    if head.of.startswith(TITLE):
+        return _categories(_feature(head.of, layout), layout, batch.positive, table)
+    y_BxK, known_BxK = values(head.of, batch.outcome, config, layout)
+    zero = {label.name: jnp.float32(0) for label in config.labels}
+    reads_zero = jnp.asarray(all(label.of_drawn == "zero" for label in _labels_of(head.of, config)))
+    reward = _reward(head.of, config)
+    y_drawn = jnp.float32(0)
+    if reward is not None:
+        y_drawn, _ = rewards.value(reward, zero, dict.fromkeys(zero, reads_zero), jnp)
+    shape = batch.negative.shape
+    return HeadLabels(
+        jnp.concatenate([y_BxK, jnp.broadcast_to(y_drawn, shape).astype(y_BxK.dtype)], axis=1),
+        jnp.concatenate([known_BxK, jnp.broadcast_to(reads_zero, shape)], axis=1),
+    )
+
+
+def values(of: str, outcome: Outcome, config: Config, layout: Layout) -> tuple[jax.Array, jax.Array]:
+    """Return the values of a label or a reward, and where they are known, of the shape of the outcome.
+
+    Args:
+        of: `Head.of`: a label, or "reward:<name>".
+        outcome: Outcome with the stored labels [..., T].
+        config: Config of the run.
+        layout: Layout of the rows.
+    """
+    y, known = {}, {}
+    for label in _labels_of(of, config):
+        i = layout.labels.index(label.name)
+        y[label.name] = outcome.label[..., i].astype(jnp.float32)
+        known[label.name] = outcome.label_known >> jnp.uint32(i) & jnp.uint32(1) == 1
+    reward = _reward(of, config)
+    return (y[of], known[of]) if reward is None else rewards.value(reward, y, known, jnp)
+
+
+def _categories(feature: FeatureSpec, layout: Layout, title_BxK: jax.Array, table: TitleTable) -> HeadLabels:
+    """Return the categories [B, K, M] of titles, and where a title has one that is known."""
+    first = 0
+    for other in layout.of("title"):
+        if other.name == feature.name:
+            break
+        first += 0 if other.kind == "number" else other.columns
+    columns = jnp.asarray(table.categories)[:, first : first + feature.columns]
+    category_BxKxM = jnp.take(columns, title_BxK, axis=0)
+    category_BxKxM = jnp.where(category_BxKxM > UNKNOWN, category_BxKxM, 0)
+    return HeadLabels(category_BxKxM, (category_BxKxM > 0).any(-1))

@@ -1,0 +1,69 @@
+"""Outputs of a task: scores of queries, and metrics as (sum, count) pairs.
+
+Pairs are added over microbatches, devices and steps, and divided once.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxrec.losses import gate
+
+Sums = dict[str, tuple[Any, Any]]  # metric -> (sum, count)
+
+
+class TitleScores(NamedTuple):
+    """Scores of B queries over all titles.
+
+    Attributes:
+        scores_BxV: Scores by title id, in at least float32.
+        target_B: int32 ids of the targets.
+        seen_BxL: int32 ids of the stored history, abandoned titles included, 0 for padding.
+    """
+
+    by_head: dict[str, jax.Array]
+    target_B: jax.Array
+    seen_BxL: jax.Array
+
+
+class QueryScores(NamedTuple):
+    """Scores of B queries over their fixed candidate lists, and the experts' weights.
+
+    Attributes:
+        by_head: Head -> [B, lists, K, 1 + negatives], the target first.
+        gate_BxE: Weights of the experts without noise; each row sums to 1.
+        sums: Sums of the validation loss; empty without `with_loss`.
+        outcomes: Head of a label -> its label [B] at the first target, and where it is known [B].
+    """
+
+    by_head: dict[str, jax.Array]
+    gate_BxE: jax.Array
+    sums: Sums
+    outcomes: dict[str, tuple[jax.Array, jax.Array]]
+
+
+class Protocols(NamedTuple):
+    """Evaluation protocols of a task's checkpoints.
+
+    Attributes:
+        lists: Candidate lists that the task scores; empty if its rows have none.
+        best: (candidate list, metric) by which the best checkpoint is chosen.
+        temperature: Divisor of the scores in the validation loss over all titles.
+    """
+
+    lists: tuple[str, ...]
+    best: tuple[str, str]
+    temperature: float = 1.0
+
+
+def mean_metrics(sums: Sums) -> dict[str, float]:
+    """Return the mean of each metric as a Python float, NaN for a count of 0.
+
+    With a gate, the values of `losses.gate.gate_statistics` are added.
+
+    Args:
+        sums: Metric -> (sum, count), scalars on the host or on a device.
+    """
+    host = jax.device_get(sums)
+    means = {name: float(s / n) if n else float("nan") for name, (s, n) in host.items()}
+    return means | gate.gate_statistics(means)
