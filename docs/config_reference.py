@@ -15,7 +15,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = ROOT / "jaxrec/config/schema.py"
-MODULES = (SCHEMA, ROOT / "jaxrec/config/declarations.py")  # the second is imported by the first
+# The schema, and the modules that it imports its other dataclasses from.
+MODULES = (SCHEMA, ROOT / "jaxrec/config/sources.py", ROOT / "jaxrec/config/declarations.py")
 PAGE = Path(__file__).with_name("config-reference.md")
 TOP = "Config"  # the class of a whole config
 HEAD = """\

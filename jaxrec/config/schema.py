@@ -5,9 +5,11 @@ are in the other modules of this package.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from jaxrec.config.declarations import Blend, BlendTerm, Head, Label, Reward, Signal, Start, Term
+from jaxrec.config.sources import Columns, FileFormat, KuaiRand, Simulator, Tables, Tfds
+from jaxrec.config.sources import Source as Source
 from jaxrec.core.registry import TASKS
 
 # Exported by `jaxrec.config`.
@@ -29,150 +31,6 @@ class Feature:
     width: int  # width of the embedding
     most: int = 0  # maximum number of values that are read from a list, for "categories"
     available: Literal["request", "after"] = "request"  # "after": an outcome, which offline models alone read
-
-
-# ---------------------------------------------------------------- sources, one of which is `Config.source`
-
-
-class Source:
-    """Declarations of the class of a source, besides its fields."""
-
-    reader: ClassVar[str]  # "module:object", called as object(source, features, data.path, signals)
-    required: ClassVar[tuple[str, ...]] = ()  # names of the fields that must not be empty
-    has_watch_times: ClassVar[bool] = True  # False: ratings, without the seconds viewed
-    signal_columns: ClassVar[tuple[str, ...]] = ()  # columns of the log that signals may read
-    outcome_columns: ClassVar[tuple[str, ...]] = ()  # columns of the log that hold outcomes of a request
-
-
-@dataclass
-class Simulator(Source):
-    """The simulated streaming service of `jaxrec/sources/simulator/source.py`.
-
-    A strength of 1 is the default service; 0 removes its premise. `taste`, `interest` (a genre of the week),
-    `mood` (a genre of the sitting) and `appeal` change what is chosen; `satisfaction`, `match` and `patience`
-    (its spread over users) change what is abandoned.
-    """
-
-    seed: int = 0  # seed of all draws
-    users: int = 20_000  # number of users, without `test_only_users`
-    test_only_users: int = 20_000  # number of additional users, all in the test split
-    titles: int = 1_000  # number of titles
-    weeks: int = 12  # length of the log in weeks
-    plays_per_user: float = 12.0  # mean titles played per user; heavy-tailed
-    sitting: float = 4.0  # mean plays per sitting; a mood lasts one sitting
-    slate: int = 100  # titles that a play is chosen from
-    taste: float = 1.0
-    interest: float = 1.0
-    interest_moves: float = 0.15  # probability per week that the interest moves to another genre
-    mood: float = 1.0
-    popularity: float = 1.0  # Zipf exponent of exposure; 0: equal exposure of all titles
-    appeal: float = 1.0
-    satisfaction: float = 1.0
-    clickbait: float = 1.0  # strength of the difference between appeal and satisfaction; 0: no difference
-    match: float = 1.0  # strength with which a match of title and user keeps the user watching
-    patience: float = 1.0
-    interruptions: float = 0.1  # fraction of plays that are interrupted, independent of the title
-    replay_watched: float = 0.05  # fraction of watched titles that are played again later
-    replay_abandoned: float = 0.02  # fraction of abandoned titles that are played again later
-
-    reader: ClassVar[str] = "jaxrec.sources.simulator.source:open_simulator"
-
-
-@dataclass
-class Columns:
-    """Names of the columns of `Tables`.
-
-    Of several names, "user|user_id", the first that exists is read. Times are whole numbers in `time_unit`
-    since 1970, or ISO 8601 text.
-    """
-
-    user: str = "user_id"
-    title: str = "title_id"
-    time: str = "time"
-    time_unit: Literal["s", "ms", "us", "ns"] = "ms"  # unit of a time column of whole numbers
-    seconds: str = "seconds_viewed"  # watch time, in `seconds_unit`; "": the log has no watch time
-    title_key: str = "title_id"  # title in the titles table
-    runtime: str = "runtime_minutes"  # runtime in the titles table, in `runtime_unit`; "": unknown
-    user_key: str = "user_id"  # user in the users table
-    list_separator: str = ","  # separator of list values in CSV
-    time_decimals: bool = False  # True: times may have decimals, which are cut off at milliseconds
-    seconds_unit: Literal["s", "ms", "min", "fraction", "percent"] = "s"  # "fraction", "percent": of the
-    # title's runtime
-    runtime_unit: Literal["min", "s", "ms", "h"] = "min"  # unit of `runtime` and `log_runtime`
-    value: str = "value"  # value of an event in a signal's own table
-    log_runtime: str = ""  # runtime of the title in the log; the longest of a title counts where the titles
-    # table has none; "": the log has no runtimes
-    null_words: tuple[str, ...] = ("NA", "N/A", "<NA>", "NULL", "null", "None", "nan", "NaN", "\\N")
-    # text that means a missing value in keys, times and numbers; in categories these words are values
-    outcomes: tuple[str, ...] = ()  # columns of any table, known after the request only, beside signals' and
-    # `seconds`: features of requests must not read them
-
-
-@dataclass
-class FileFormat:
-    """Format of the text files of one table of `Tables`; Parquet files need none.
-
-    Files compressed by gzip or Zstandard are recognised.
-    """
-
-    separator: str = ""  # one or more characters, such as "::"; "": a tab for .tsv, .inter, .user and .item,
-    # else a comma
-    header: tuple[str, ...] = ()  # names of the columns of files without a header line; (): the first line
-    # names them
-    encoding: str = "utf-8"  # encoding, by its name in Python, such as "latin-1" or "utf-16"
-    quote: str = '"'  # character around a field that holds separators; "": none
-
-
-@dataclass
-class Tables(Source):
-    """Source of three tables in text files or Parquet, each a file, a folder or a glob."""
-
-    interactions: str = ""  # the log; "": the log is `data.path`
-    titles: str = ""  # titles table; "": the titles of the log, without features
-    users: str = ""  # users table; "": no users table
-    columns: Columns = field(default_factory=Columns)
-    interactions_format: FileFormat = field(default_factory=FileFormat)  # of the files of `interactions`
-    titles_format: FileFormat = field(default_factory=FileFormat)  # of the files of `titles`
-    users_format: FileFormat = field(default_factory=FileFormat)  # of the files of `users`
-    signals_format: FileFormat = field(default_factory=FileFormat)  # of the files of signals' own tables
-
-    reader: ClassVar[str] = "jaxrec.sources.tables:TablesSource"
-
-
-@dataclass
-class KuaiRand(Source):
-    """Source in the official KuaiRand layout: a folder, and the glob of its logs."""
-
-    directory: str = ""  # the folder with the tables
-    logs: str = "log_standard_*.csv"  # glob of the log files in the folder
-
-    reader: ClassVar[str] = "jaxrec.sources.kuairand:open_kuairand"
-    required: ClassVar[tuple[str, ...]] = ("directory", "logs")
-    signal_columns: ClassVar[tuple[str, ...]] = (
-        "is_click", "is_like", "is_follow", "is_comment", "is_forward", "is_hate", "long_view",
-        "profile_stay_time", "comment_stay_time", "is_profile_enter",
-    )  # fmt: skip
-    outcome_columns: ClassVar[tuple[str, ...]] = (*signal_columns, "play_time_ms")
-
-
-@dataclass
-class Tfds(Source):
-    """Source of ratings: a dataset of TensorFlow Datasets, stored as array_record.
-
-    `user`, `title` and `time` name columns of the dataset.
-    """
-
-    name: str = ""  # name of the dataset, such as "movielens/1m-ratings"
-    split: str = "train"  # split of the dataset
-    data_dir: str = ""  # folder of prepared TFDS datasets; "": the default of TFDS
-    user: str = "user_id"
-    title: str = "movie_id"
-    time: str = "timestamp"  # column of seconds since 1970, UTC
-
-    reader: ClassVar[str] = "jaxrec.sources.tfds:open_tfds"
-    required: ClassVar[tuple[str, ...]] = ("name", "split")
-    has_watch_times: ClassVar[bool] = False
-    outcome_columns: ClassVar[tuple[str, ...]] = ("user_rating",)  # of MovieLens
 
 
 # ---------------------------------------------------------------- preparation
@@ -199,8 +57,8 @@ class Data:
     max_history: int = 32  # titles stored per row, a multiple of 4; for sequences, per position
     num_targets: int = 3  # number of stored next titles
     abandon_threshold: float = 0.05  # a title with a lower completion is abandoned
-    targets: Literal["new", "any"] = "new"  # "new": first plays of titles that are not
-    # abandoned; "any": all plays of such titles
+    targets: Literal["new", "any", "every"] = "new"  # "new": first plays of titles that are not
+    # abandoned; "any": all plays of such titles; "every": first plays of all titles, abandoned or not
     examples: Literal["requests", "impressions"] = "requests"  # rows of the ranking task. "impressions": a
     # row for each event of the signal "impression", with the title that was shown, and without negatives
     split: Literal["users", "last", "time"] = "users"  # "last": the last target of each user is the test
@@ -221,6 +79,8 @@ class Data:
     earliest: str = "1990-01-01"  # events before this day are dropped and counted
     latest: str = "2100-01-01"  # events from this day on are dropped and counted
     partitions: int = 8  # minimum number of partitions of users; affects memory, not the dataset
+    truth_queries: int = 4096  # test queries whose choice probabilities and rewards are stored, for a
+    # simulated source with signals or targets="every"; 0: none
     workers: int = 0  # threads; 0: one per core; affects time, not the dataset
     verify: bool = True  # after preparation read a sample of the rows back and check it; compare arrays with
     # their checksums when they are read

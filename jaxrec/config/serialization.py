@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from jaxrec.config import migrations
-from jaxrec.config.schema import Columns, Config, Data, FileFormat, Label, Signal, Tables
+from jaxrec.config.schema import Columns, Config, Data, FileFormat, Label, Signal, Simulator, Tables
 from jaxrec.config.tree import decode, differences, encode, require
 from jaxrec.config.validation import check
 
@@ -23,11 +23,14 @@ _FREE = {
 }  # fmt: skip
 _NOT_IN_DIGEST = ("directory", "workers", "partitions", "verify")  # they move the dataset, never its bytes
 # Left out of a digest at their defaults: datasets prepared before these fields existed stay valid.
-_LATER = ("path", "split", "validation_from", "test_from", "examples", "fold")
+_LATER = ("path", "split", "validation_from", "test_from", "examples", "fold", "truth_queries")
 _NOT_IN_LABELS = ("of_drawn",)  # read by heads alone
 _LATER_FORMATS = ("interactions_format", "titles_format", "users_format", "signals_format")
 _LATER_COLUMNS = (
     "time_decimals", "seconds_unit", "runtime_unit", "log_runtime", "null_words", "value", "outcomes",
+)  # fmt: skip
+_LATER_SIMULATOR = (
+    "habit", "surprise", "thumbs", "leniency", "ratings", "lists", "impressions_logged", "trailers",
 )  # fmt: skip
 
 
@@ -101,7 +104,10 @@ def _feature_for_digest(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _source_for_digest(config: Config, tree: dict[str, Any]) -> dict[str, Any]:
-    """Return the JSON of the source without fields of `Tables` that are newer than FORMAT 3, at defaults."""
+    """Return the JSON of the source without fields that are newer than FORMAT 3, at their defaults."""
+    if isinstance(config.source, Simulator):
+        default = Simulator()
+        return {k: v for k, v in tree.items() if k not in _LATER_SIMULATOR or v != getattr(default, k)}
     if not isinstance(config.source, Tables):
         return tree
     columns, source = encode(Columns(), Columns), dict(tree)

@@ -1,6 +1,6 @@
 """Tables of a data source, and the ground truth of a simulator."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -193,6 +193,37 @@ class Truth(Protocol):
 
         Returns:
             [N] in [0, 1]: total variation between the densities of the next play with and without the mood.
+        """
+
+    def choice(self, user: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """Return the probability of each title as the next play, whatever becomes of it.
+
+        The plays before are known, those of abandoned titles too.
+
+        Args:
+            user: [N] keys of users.
+            time: [N] milliseconds.
+
+        Returns:
+            [N, V] by rows of Titles; sums to 1.
+        """
+
+    def reward(self, user: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """Return the reward [N, V] in [0, 1] of each title, if it is played; arguments as of `choice`."""
+
+    def labels(
+        self, user: np.ndarray, time: np.ndarray, title: np.ndarray, labels: Sequence[Any]
+    ) -> np.ndarray:
+        """Return the expectations of labels.
+
+        Args:
+            user: [N] keys of users.
+            time: [N] milliseconds.
+            title: [N, C] rows of Titles.
+            labels: Declared labels of the config.
+
+        Returns:
+            [N, C, labels]; NaN where a label has no closed form.
         """
 
 

@@ -23,10 +23,11 @@ from jaxrec.config.schema import (
     Mix,
     Reward,
     Signal,
+    Simulator,
     Tables,
     Term,
     Tfds,
-)  # fmt: skip
+)
 from jaxrec.config.serialization import dataset_directory
 from jaxrec.config.validation import check
 from jaxrec.sources import tfds
@@ -149,8 +150,15 @@ def _simulator() -> dict[str, list[Case]]:
         seed=1, users=61, test_only_users=9, titles=111, weeks=5, plays_per_user=7.0, sitting=2.0, slate=10,
         taste=0.5, interest=0.5, interest_moves=0.5, mood=0.5, popularity=0.5, appeal=0.5, satisfaction=0.5,
         clickbait=0.5, match=0.5, patience=0.5, interruptions=0.5, replay_watched=0.5, replay_abandoned=0.5,
+        habit=0.5,
     )  # fmt: skip
-    return table("source", o.read, **values)
+    signals = dict(
+        surprise=0.0, thumbs=0.5, leniency=0.0, ratings=0.5, lists=0.5, impressions_logged=0.5, trailers=0.5,
+    )  # fmt: skip
+    drawn = {"signals": tuple(Signal(name, value) for name, value in Simulator.generated_signals.items())}
+    return table("source", o.read, **values) | {
+        name: [Case(f"source.{name}", value, o.read, edits=drawn)] for name, value in signals.items()
+    }
 
 
 def _columns() -> dict[str, list[Case]]:
@@ -216,6 +224,7 @@ DATA = table(
 ) | {
     "earliest": [Case("data.earliest", "2024-11-15", o.rows, edits={"data.max_invalid_fraction": 1.0})],
     "latest": [Case("data.latest", "2025-01-10", o.rows, edits={"data.max_invalid_fraction": 1.0})],
+    "truth_queries": [Case("data.truth_queries", 9, o.rows, edits={"data.targets": "every"})],
     "directory": [Case("data.directory", "elsewhere", dataset_directory)],
     "path": [Case("data.path", "other_log.csv", o.read, "tables",
                   {"source.interactions": "", "data.path": "log.csv"})],
@@ -228,6 +237,7 @@ DATA = table(
     "fold": [Case("data.fold", "2/3", o.rows, base, {"source.test_only_users": 0})
              for base in ("ranking", "next_item")],
 }  # fmt: skip
+DATA["targets"].append(Case("data.targets", "every", o.rows))
 BY_TIME = {
     "data.split": "time",
     "data.validation_from": "2024-12-10",

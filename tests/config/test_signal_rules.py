@@ -7,12 +7,14 @@ import pytest
 
 from jaxrec.config.schema import (
     Config,
+    Data,
     Feature,
     FileFormat,
     KuaiRand,
     Objective,
     Sampling,
     Signal,
+    Simulator,
     Tables,
     Tfds,
 )
@@ -90,8 +92,6 @@ def test_a_signal_that_the_source_cannot_give_is_refused():
     )
     wrong = line(replace(kuairand, signals=(Signal("like", "text", column="is_like"),)))
     assert wrong.endswith("the columns of a KuaiRand source hold no text")
-    wrong = line(Config(features=(TITLE,), signals=(Signal("thumb", column="thumb"),)))
-    assert wrong == "signals[0].name='thumb' must not be declared: a Simulator source gives no signals"
     ratings = Config(
         source=Tfds("movielens"), features=(TITLE,), signals=(THUMB,),
         objective=Objective(personalised=False, regression=0.0),
@@ -99,6 +99,57 @@ def test_a_signal_that_the_source_cannot_give_is_refused():
     )  # fmt: skip
     wrong = line(ratings)
     assert wrong == "signals[0].name='thumb' must not be declared: a Tfds source gives no signals"
+
+
+@pytest.mark.parametrize(
+    "signal, message",
+    [
+        (
+            Signal("thumbs", "sign"),
+            ".name='thumbs' must be one of thumb, rating, list_add, impression, trailer; did you mean thumb?",
+        ),
+        (Signal("thumb"), ".value='event' must be sign: a Simulator source generates 'thumb'"),
+        (
+            Signal("trailer", "number"),
+            ".value='number' must be seconds: a Simulator source generates 'trailer'",
+        ),
+        (
+            Signal("list_add", about="user"),
+            ".about='user' must be title: the signals of a Simulator source are about titles",
+        ),
+        (
+            Signal("rating", "number", column="stars"),
+            ".column='stars' must be empty: a Simulator source generates its signals",
+        ),
+        (
+            Signal("impression", table="shown.csv"),
+            ".table='shown.csv' must be empty: a Simulator source generates its signals",
+        ),
+        (
+            Signal("trailer", "seconds", unit=60.0),
+            ".unit=60.0 must be 1: a Simulator source generates seconds",
+        ),
+    ],
+)
+def test_signals_of_the_simulated_service(signal, message):
+    assert line(Config(features=(TITLE,), signals=(signal,))) == f"signals[0]{message}"
+    check(Config(features=(TITLE,), signals=(Signal("thumb", "sign"), Signal("trailer", "seconds"))))
+
+
+def test_newer_fields_of_the_simulator_enter_a_digest_where_they_are_set():
+    """The digest at the defaults is that of the code before these fields."""
+    config = Config(features=(TITLE,))
+    base = digest(config)
+    assert base == "4dab3297baa7e6e98772910d40220c8191040328c35749d554a88cf6361c0cd5"
+    old = to_json(config)
+    knobs = ("habit", "surprise", "thumbs", "leniency", "ratings", "lists", "impressions_logged", "trailers")
+    changed = {digest(replace(config, source=Simulator(**{name: 0.5}))) for name in knobs}
+    assert len(changed | {base}) == 1 + len(knobs)
+    assert digest(replace(config, data=Data(truth_queries=7))) not in changed | {base}
+    for name in knobs:
+        del old["source"][name]
+    del old["data"]["truth_queries"]
+    assert from_json(old) == config
 
 
 def test_the_format_of_signals_tables_is_checked():

@@ -166,6 +166,8 @@ WRONG = [
     ("data.latest", "1980-01-01", "data.earliest='1990-01-01' must be before latest='1980-01-01'"),
     ("data.seed", -1, "data.seed=-1 must be in [0, 2**32)"),
     ("data.workers", -1, "data.workers=-1 must be at least 0"),
+    ("data.truth_queries", -1, "data.truth_queries=-1 must be at least 0"),
+    ("data.targets", "all", "data.targets='all' must be one of new, any, every"),
     ("data.partitions", 0, "data.partitions=0 must be at least 1"),
     # sampling
     ("sampling.mix", Mix(0.3, 0.4, 0.2, 0.0), "add to 1, not 0.9"),
@@ -368,6 +370,13 @@ def test_ratings_train_stl_with_negatives_of_nobody_in_particular():
 def test_ratings_refuse_what_needs_watch_time(wrong, message):
     with pytest.raises(InputError) as caught:
         check(ratings(**wrong))
+    assert str(caught.value) == message + RATINGS
+
+
+def test_without_watch_times_no_target_is_abandoned():
+    message = "data.targets='every' must be new or any, for no title counts as abandoned"
+    with pytest.raises(InputError) as caught:
+        check(ratings(data=Data(targets="every")))
     assert str(caught.value) == message + RATINGS
 
 

@@ -81,6 +81,8 @@ def _check_format(key: str, form: FileFormat) -> None:
 def _check_without_watch_time(config: Config, such: str) -> None:
     """Check the settings of a source without watch times, which trains one task, or sequences."""
     why = f"{such} not contain watch times"
+    allowed = f"be new or any, for no title counts as abandoned: {why}"
+    require(config.data.targets != "every", "data.targets", config.data.targets, allowed)
     check_watch_times(config.labels, why)
     if config.rows == "next_item":
         personalised = config.next_item.personalised
@@ -138,7 +140,7 @@ def _check_data(config: Config) -> None:
     require(0 <= data.seed < 2**32, "data.seed", data.seed, "be in [0, 2**32)")
     for name in ("num_targets", "negatives", "partitions"):
         require(getattr(data, name) >= 1, f"data.{name}", getattr(data, name), "be at least 1")
-    for name in ("workers", *POOLS):
+    for name in ("truth_queries", "workers", *POOLS):
         require(getattr(data, name) >= 0, f"data.{name}", getattr(data, name), "be at least 0")
     for name in ("abandon_threshold", "max_invalid_fraction"):
         require(0 <= getattr(data, name) <= 1, f"data.{name}", getattr(data, name), "be in [0, 1]")

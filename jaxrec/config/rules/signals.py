@@ -26,7 +26,25 @@ def check_signals(config: Config) -> None:
         require(0 < unit < math.inf, f"{key}.unit", unit, "be above 0")
         allowed = f"be 1 with value={signal.value!r}: only seconds have a unit"
         require(seconds or unit == 1, f"{key}.unit", unit, allowed)
-        _check_origin(key, signal, config.source)
+        if config.source.generated_signals:
+            _check_generated(key, signal, config.source)
+        else:
+            _check_origin(key, signal, config.source)
+
+
+def _check_generated(key: str, signal: Signal, source: Source) -> None:
+    """Check a signal of a source that generates its signals, by name."""
+    values, reader = source.generated_signals, type(source).__name__
+    among(f"{key}.name", signal.name, values)
+    allowed = f"be {values[signal.name]}: a {reader} source generates {signal.name!r}"
+    require(signal.value == values[signal.name], f"{key}.value", signal.value, allowed)
+    allowed = f"be title: the signals of a {reader} source are about titles"
+    require(signal.about == "title", f"{key}.about", signal.about, allowed)
+    for name in ("column", "table"):
+        allowed = f"be empty: a {reader} source generates its signals"
+        require(not getattr(signal, name), f"{key}.{name}", getattr(signal, name), allowed)
+    allowed = f"be 1: a {reader} source generates seconds"
+    require(signal.unit == 1, f"{key}.unit", signal.unit, allowed)
 
 
 def _check_origin(key: str, signal: Signal, source: Source) -> None:

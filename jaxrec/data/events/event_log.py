@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxrec.config.schema import Data
 from jaxrec.data.events.cleaning import completion
 
 
@@ -75,6 +76,13 @@ class EventState(NamedTuple):
     next: np.ndarray
     start: np.ndarray
     user_start: np.ndarray
+
+    def may_be_target(self, data: Data) -> np.ndarray:
+        """Return a mask [N] of the events that `data.targets` selects, by final completion and first play."""
+        if data.targets == "every":
+            return self.first
+        kept = self.total >= data.abandon_threshold
+        return kept & self.first if data.targets == "new" else kept
 
 
 def has_watch_time(log: Log) -> bool:

@@ -4,9 +4,10 @@ The input is the sorted log of a partition's users.
 
 The sequence of a user is the user's targets in order of time. A target is defined as in
 `examples/ranking.py`, except that no earlier event is required: the final completion is at least
-data.abandon_threshold, and with data.targets="new" the event is the first play of its title. Without watch
-time every play is a target. The final completion, and hence the set of abandoned titles, may depend on
-later sessions, including those of held-out days.
+data.abandon_threshold, and with data.targets="new" the event is the first play of its title. With "every" the
+sequence has the first plays of all titles, abandoned or not. Without watch time every play is a target. The
+final completion, and hence the set of abandoned titles, may depend on later sessions, including those of
+held-out days.
 """
 
 from typing import NamedTuple
@@ -53,10 +54,7 @@ def targets(log: Log, states: EventState, key_hash: np.ndarray, data: Data) -> n
     Returns:
         [T] indices of events.
     """
-    is_target = states.total >= data.abandon_threshold
-    if data.targets == "new":
-        is_target &= states.first
-    event = np.flatnonzero(is_target)
+    event = np.flatnonzero(states.may_be_target(data))
     user, time = log.user[event], log.time[event]
     return event[splits.sort_order(data, log.hash, user, time, key_hash[log.rank[event]])]
 
@@ -155,6 +153,7 @@ def _add_queries(
         rows["label"][:, 0], rows["label_known"][:, 0] = sequences.label[at], sequences.label_known[at]
     name = SPLITS[split]
     out.rows[name], out.users[name], out.query[name] = rows, log.hash[in_split], sequences.event[at]
+    out.user_time[name] = (user, log.time[sequences.event[at]])
     out.counts[f"{name} targets with no title before them"] = int((held_out & ~has_past).sum())
 
 

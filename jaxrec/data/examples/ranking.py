@@ -97,7 +97,8 @@ def targets(log: Log, states: EventState, data: Data) -> np.ndarray:
     """Return the events that are targets, in the order of the log.
 
     A target has a strictly earlier event of the same user, and its final completion is at least
-    data.abandon_threshold. With data.targets="new" a target is also the first play of its title.
+    data.abandon_threshold. With data.targets="new" a target is also the first play of its title. With "every"
+    all first plays are targets, whatever their completion.
 
     Args:
         log: Log of the partition, with N events.
@@ -108,8 +109,7 @@ def targets(log: Log, states: EventState, data: Data) -> np.ndarray:
         [Q] int64 indices of events.
     """
     past = states.start > states.user_start
-    new = states.first if data.targets == "new" else True
-    return np.flatnonzero(past & (states.total >= data.abandon_threshold) & new)
+    return np.flatnonzero(past & states.may_be_target(data))
 
 
 def target_splits(log: Log, query: np.ndarray, key_hash: np.ndarray, data: Data) -> np.ndarray:

@@ -27,17 +27,13 @@ from jaxrec.data.events.title_features import title_columns
 from jaxrec.data.events.users import UserKeys, read_users
 from jaxrec.data.events.vocabulary import FeatureColumns
 from jaxrec.data.examples.ranking import Examples
+from jaxrec.data.examples.truth_queries import TEST, PartitionEvaluation, evaluation_arrays
 from jaxrec.data.runners import partition_job
 from jaxrec.data.runners.manifest import PreparationResult, SplitSizes, manifest
 from jaxrec.data.runners.partition_job import PartitionEvents, SortedPartition
 from jaxrec.data.signals.cleaning import SignalTally, clean_signals
 from jaxrec.data.signals.records import record_dtype as signal_dtype
-from jaxrec.data.storage.evaluation_arrays import (
-    DailyPlays,
-    EvaluationArrays,
-    SeenTitles,
-    concatenate_seen,
-)
+from jaxrec.data.storage.evaluation_arrays import DailyPlays, EvaluationArrays
 from jaxrec.data.storage.source_files import describe
 from jaxrec.data.storage.writer import DatasetWriter, catalogue_arrays
 
@@ -101,7 +97,8 @@ class _Preparation:
         layout = partition_job.layout_of(self.config, len(order), *specs)
         key_hash = self.tables.key_hash
         ranked = partition_job.rank(order, trending, arrays, key_hash, layout, self.config, end)
-        sizes, users, seen = self._build(ranked, user_keys)
+        daily = DailyPlays.total(daily_plays, ranked.id_of_row())
+        sizes, users, evaluation = self._build(ranked, user_keys, daily)
         shutil.rmtree(self.writer.partial / "spill")
         result = PreparationResult(
             has_completion=self.source.has_completion,
@@ -120,11 +117,8 @@ class _Preparation:
             signal_copies=self.signal_copies,
         )
         keys = {s: user_keys.keys(u) for s, u in users.items()}
-        daily = DailyPlays.total(daily_plays, ranked.id_of_row())
         described = manifest(self.config, result, describe(self.source.files()))
-        self.writer.finish(
-            arrays, keys, described, EvaluationArrays(seen, daily), audited=self.config.data.verify
-        )
+        self.writer.finish(arrays, keys, described, evaluation, audited=self.config.data.verify)
 
     def _route(self) -> tuple[int, UserKeys]:
         """Clean all chunks and route their events to partitions.
@@ -192,30 +186,32 @@ class _Preparation:
         return result._replace(events=PartitionEvents(np.empty(0), np.empty(0)))
 
     def _build(
-        self, ranked: partition_job.RankedTitles, user_keys: UserKeys
-    ) -> tuple[SplitSizes, dict[str, np.ndarray], dict[str, SeenTitles]]:
+        self, ranked: partition_job.RankedTitles, user_keys: UserKeys, daily: DailyPlays
+    ) -> tuple[SplitSizes, dict[str, np.ndarray], EvaluationArrays]:
         """Write the rows of all partitions.
 
         Returns:
-            The total counts, and by held-out split the hashes and the seen titles of the users.
+            The total counts, the hashes of the users by held-out split, and the arrays for evaluation.
         """
         truth = self.source.truth()
         self.writer.begin(ranked.layout)
         users: dict[str, list[np.ndarray]] = {s: [] for s in SPLITS[1:]}
-        sizes, seen = SplitSizes(), []
+        sizes, parts, rows_before = SplitSizes(), [], []
 
-        def build(partition: int) -> tuple[Examples, dict[str, SeenTitles]]:
+        def build(partition: int) -> tuple[Examples, PartitionEvaluation]:
             return partition_job.build(self._load(partition), self.tables, ranked, user_keys, truth)
 
-        for examples, partition_seen in self._in_order("building rows", build):
-            seen.append(partition_seen)
+        for examples, evaluation in self._in_order("building rows", build):
+            parts.append(evaluation)
+            rows_before.append(sizes.examples[TEST])
             for split in SPLITS:
                 examples.rows[split]["user"] += sizes.users[split]
                 self.writer.add(split, examples.rows[split])
             for split, hashes in users.items():
                 hashes.append(examples.users[split])
             sizes.add(SplitSizes.from_examples(examples))
-        return sizes, {s: np.concatenate(u) for s, u in users.items()}, concatenate_seen(seen)
+        hashes_of = {s: np.concatenate(u) for s, u in users.items()}
+        return sizes, hashes_of, evaluation_arrays(parts, rows_before, daily, truth, ranked.row_of_id())
 
     def _in_order(self, stage: str, function: Callable[[int], T]) -> Iterator[T]:
         """Yield the results of all partitions in order.

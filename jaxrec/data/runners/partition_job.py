@@ -20,13 +20,14 @@ from jaxrec.data.events.cleaning import drop_copies
 from jaxrec.data.events.event_log import Log, TitleStats, event_states
 from jaxrec.data.events.users import UserKeys, UserTable
 from jaxrec.data.events.vocabulary import FeatureColumns
-from jaxrec.data.examples import impressions, negatives, next_item, ranking, seen_titles
+from jaxrec.data.examples import impressions, negatives, next_item, ranking, seen_titles, truth_queries
 from jaxrec.data.examples.ranking import Examples
+from jaxrec.data.examples.truth_queries import PartitionEvaluation
 from jaxrec.data.labels.counts import counts_of as counts_of_labels
 from jaxrec.data.labels.of_targets import LabelInputs, PartitionLabels, label_titles
 from jaxrec.data.signals.records import counts_of, sort_events
 from jaxrec.data.storage.dataset import Arrays
-from jaxrec.data.storage.evaluation_arrays import DailyPlays, SeenTitles
+from jaxrec.data.storage.evaluation_arrays import DailyPlays
 
 # Counts for the notes; ONLY_NOTED do not enter the manifest and its fingerprint.
 KNOWN_USERS = "users of the log in the users table"
@@ -71,6 +72,10 @@ class RankedTitles(NamedTuple):
     catalogue: TitleStats
     layout: Layout
     labels: LabelInputs | None = None
+
+    def row_of_id(self) -> np.ndarray:
+        """Return the row of the catalogue [V] of each title id from FIRST_TITLE on."""
+        return self.order[self.rank_of_id[FIRST_TITLE:]]
 
     def id_of_row(self) -> np.ndarray:
         """Return the title id [V] of each row of the catalogue."""
@@ -140,8 +145,8 @@ def build(
     ranked: RankedTitles,
     user_keys: UserKeys,
     truth: Truth | None,
-) -> tuple[Examples, dict[str, SeenTitles]]:
-    """Build all rows of a partition, and the seen titles of its held-out users by split.
+) -> tuple[Examples, PartitionEvaluation]:
+    """Build all rows of a partition, and what evaluation reads beside them.
 
     Args:
         events: Events from `sort`.
@@ -159,16 +164,18 @@ def build(
     }
     labels = PartitionLabels(tables.config, log, events.signals, ranked.labels) if ranked.labels else None
     catalogue, layout = ranked.catalogue, ranked.layout
-    if layout.rows == "next_item":
+    is_ranking = layout.rows == "ranking"
+    if not is_ranking:
         examples = next_item.build(log, catalogue, layout, data, labels)
     elif labels and data.examples == "impressions":
         examples = impressions.build(log, catalogue, layout, labels)
     else:
         examples, universe = ranking.build(log, catalogue, layout, data, labels)
-        _fill_oracle(examples, log, universe, user_keys, ranked, truth)
+        _fill_oracle(examples, log, universe, user_keys, ranked, truth, data.targets == "every")
     examples.counts |= noted | counts_of_labels(examples.rows[SPLITS[splits.TRAIN]], layout)
-    is_strict = layout.rows == "ranking"
-    return examples, seen_titles.build(log, examples, catalogue, data, strictly_earlier=is_strict)
+    seen = seen_titles.build(log, examples, catalogue, data, strictly_earlier=is_ranking)
+    stored = truth_queries.select(tables.config, truth, log, examples, user_keys)
+    return examples, PartitionEvaluation(seen, stored)
 
 
 def popularity(plays: np.ndarray) -> tuple[np.ndarray, int]:
@@ -298,10 +305,13 @@ def _fill_oracle(
     user_keys: UserKeys,
     ranked: RankedTitles,
     truth: Truth | None,
+    every: bool,
 ) -> None:
     """Fill the columns of held-out rows that depend on a simulator's truth.
 
-    The columns are p/q and p of the K=1 lists, and the mood; NaN without a truth.
+    The columns are p/q and p of the K=1 lists, and the mood; NaN without a truth. Where `every` first play is
+    a target, all earlier plays are known: p is the probability of choice, and no candidate of p above 0 is a
+    title abandoned before.
     """
     layout = ranked.layout
     for split in SPLITS[1:]:
@@ -319,6 +329,9 @@ def _fill_oracle(
         keys = user_keys.keys(log.hash[user])
         rows["mood"] = truth.mood(keys, time)
         p, abandoned = truth.densities(keys, time, ranked.order[rank])
+        if every:
+            p = truth_queries.choice_of(truth, keys, time, ranked.order[rank])
+            abandoned = np.where(p > 0, 0, abandoned)
         for l, name in enumerate(LISTS):
             columns = slice(l * (layout.negatives + 1), (l + 1) * (layout.negatives + 1))
             q = negatives.densities(

@@ -35,6 +35,7 @@ from jaxrec.data.events.partitions import events_beside, merge_ranges, partition
 from jaxrec.data.events.title_features import title_columns
 from jaxrec.data.events.users import UserKeys, UserTable, read_users
 from jaxrec.data.events.vocabulary import FeatureColumns
+from jaxrec.data.examples.truth_queries import TEST, evaluation_arrays
 from jaxrec.data.runners import partition_job
 from jaxrec.data.runners.manifest import PreparationResult, SplitSizes
 from jaxrec.data.runners.messages import (
@@ -53,7 +54,7 @@ from jaxrec.data.runners.messages import (
 from jaxrec.data.runners.notes import Counts, check_splits
 from jaxrec.data.signals.records import record_dtype as signal_dtype
 from jaxrec.data.storage.dataset import SHARD_ROWS
-from jaxrec.data.storage.evaluation_arrays import DailyPlays, EvaluationArrays, concatenate_seen
+from jaxrec.data.storage.evaluation_arrays import DailyPlays
 from jaxrec.data.storage.writer import catalogue_arrays, write_shard
 
 Output = tuple[str, Any]  # the name of an output, a value
@@ -64,9 +65,8 @@ PIECE_ROWS = 4096  # rows of a message
 def _check_count(what: str, received: int, sent: int) -> None:
     """Raise RuntimeError where the engine lost or duplicated messages."""
     if received != sent:
-        raise RuntimeError(
-            f"the engine delivered {received} {what} of {sent} sent: some were lost or duplicated"
-        )
+        counts = f"the engine delivered {received} {what} of {sent} sent"
+        raise RuntimeError(f"{counts}: some were lost or duplicated")
 
 
 def open_titles(source: Source, config: Config) -> Iterator[Output]:
@@ -195,9 +195,8 @@ def sort(
 def _inputs(
     titles: TitlesMessage, stats: GlobalStats, users: UserTable, config: Config
 ) -> partition_job.PreparationInputs:
-    return partition_job.PreparationInputs(
-        config, titles.source.titles().runtime, titles.key_hash, stats.context, users
-    )
+    runtime = titles.source.titles().runtime
+    return partition_job.PreparationInputs(config, runtime, titles.key_hash, stats.context, users)
 
 
 def rank(
@@ -245,7 +244,7 @@ def build(
 ) -> Iterator[Output]:
     """Build the rows of a partition: yield "sizes", "keys", "seen" and "rows".
 
-    The keys and the seen titles are those of the held-out users; rows come in pieces.
+    "keys" and "seen", what evaluation reads, are of the held-out users; rows come in pieces.
     """
     number, (events, users, user_keys) = partition
     truth = titles.source.truth()
@@ -322,17 +321,17 @@ def finish(
 ) -> Iterator[Output]:
     """Yield as "result" the arrays of the catalogue and of evaluation, held-out users' keys and counts.
 
-    All arguments are outputs of other stages; `sums`, `keys` and `seen` are the totals over shards and
-    partitions.
+    The arguments are outputs of other stages; `sums`, `keys`, `seen` are totals over shards and partitions.
     """
     for split in SPLITS:
         _check_count(f"{split} rows", sums.rows[split], offsets.total.examples[split])
     _check_count("partitions' keys", len(keys.values), stats.partitions())
     _check_count("partitions' seen titles", len(seen.values), stats.partitions())
     users = {s: np.concatenate([keys.values[p][s] for p in range(len(keys.values))]) for s in SPLITS[1:]}
+    truth = titles.source.truth()
     result = PreparationResult(
         has_completion=titles.source.has_completion,
-        has_truth=titles.source.truth() is not None,
+        has_truth=truth is not None,
         layout=ranked.layout,
         values=catalogue.values,
         titles=len(ranked.order),
@@ -346,5 +345,6 @@ def finish(
         signals=stats.signals,
         signal_copies=catalogue.signal_copies,
     )
-    seen_titles = concatenate_seen(seen.values[p] for p in range(len(seen.values)))
-    yield "result", (catalogue.arrays, users, EvaluationArrays(seen_titles, catalogue.daily_plays), result)
+    parts, before = [seen.values[p] for p in range(len(seen.values))], offsets.rows[TEST].tolist()
+    evaluation = evaluation_arrays(parts, before, catalogue.daily_plays, truth, ranked.row_of_id())
+    yield "result", (catalogue.arrays, users, evaluation, result)

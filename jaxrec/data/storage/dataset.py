@@ -7,6 +7,7 @@
     users_validation.npy     the caller's keys of held-out users, by user number
     seen_validation_*.npy    the titles that these users played: `evaluation_arrays.SeenTitles`
     daily_plays_*.npy        plays by day: `evaluation_arrays.DailyPlays`
+    truth_*.npy              truth of a simulated source: `evaluation_arrays.TruthArrays`
 
 Rows have a fixed width, so that a block is one read and one `frombuffer`.
 """
@@ -29,14 +30,21 @@ from jaxrec.core.json_io import parse_json
 from jaxrec.core.paths import AnyPath, as_path, cache_folder, inside
 from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.arrays import Arrays, as_words, check_lengths
-from jaxrec.data.storage.evaluation_arrays import DAILY_PLAYS, DailyPlays, SeenTitles, seen_prefix
+from jaxrec.data.storage.evaluation_arrays import (
+    DAILY_PLAYS,
+    TRUTH,
+    DailyPlays,
+    SeenTitles,
+    TruthArrays,
+    seen_prefix,
+)
 from jaxrec.data.storage.manifest_shape import check_manifest
 from jaxrec.data.storage.shard_cache import local_shards
 from jaxrec.runtime.checksums import DamagedFileError, verify
 
 __all__ = ["Arrays", "Dataset", "Rows", "SelectedRows", "as_words"]
 
-_Stored = TypeVar("_Stored", SeenTitles, DailyPlays)
+_Stored = TypeVar("_Stored", SeenTitles, DailyPlays, TruthArrays)
 
 FORMAT = 3
 _READABLE = (2, FORMAT)  # FORMAT 2: other names in the layout, the same bytes in the rows
@@ -275,6 +283,10 @@ class Dataset:
     def daily_plays(self) -> DailyPlays | None:
         """Return the plays by day; None for a dataset that was prepared before they were stored."""
         return self._evaluation_arrays(DAILY_PLAYS, DailyPlays)
+
+    def truth(self) -> TruthArrays | None:
+        """Return the truth at some test queries; None where it is not stored."""
+        return self._evaluation_arrays(TRUTH, TruthArrays)
 
     def load_all(self) -> None:
         """Read every array of the dataset once, for the comparison with its checksum.

@@ -1,4 +1,4 @@
-"""Arrays for evaluation, beside the rows: seen titles, plays by day.
+"""Arrays for evaluation, beside the rows: seen titles, plays by day, a simulator's truth.
 
 The arrays are files of the dataset, and enter neither its digest nor its fingerprint. A dataset prepared
 before they were stored has none.
@@ -77,20 +77,33 @@ class DailyPlays(NamedTuple):
         return cls(day.astype(np.int32), title.astype(np.int32), totals.astype(np.uint32))
 
 
+class TruthArrays(NamedTuple):
+    """Truth of a simulated source at some test queries; columns are title ids without padding and unknown."""
+
+    rows: np.ndarray  # [Q] int64 rows of the test split, ascending
+    choice: np.ndarray  # [Q, V] float32 probability of each title as the next play; sums to 1
+    reward: np.ndarray  # [Q, V] float16 enjoyment of each title, in [0, 1]
+
+
 class EvaluationArrays(NamedTuple):
     """All arrays of a dataset that evaluation reads beside the rows."""
 
     seen: dict[str, SeenTitles]  # by held-out split
     daily_plays: DailyPlays
+    truth: TruthArrays | None = None  # None: not stored
 
     def files(self) -> dict[str, np.ndarray]:
         """Return the arrays by the name of their file, without its suffix."""
-        groups: dict[str, SeenTitles | DailyPlays] = {seen_prefix(s): seen for s, seen in self.seen.items()}
+        groups: dict[str, SeenTitles | DailyPlays | TruthArrays] = {
+            seen_prefix(s): seen for s, seen in self.seen.items()
+        }
         groups[DAILY_PLAYS] = self.daily_plays
+        if self.truth is not None:
+            groups[TRUTH] = self.truth
         return {f"{prefix}_{name}": a for prefix, g in groups.items() for name, a in g._asdict().items()}
 
 
-DAILY_PLAYS = "daily_plays"  # first part of the names of files
+DAILY_PLAYS, TRUTH = "daily_plays", "truth"  # first parts of the names of files
 
 
 def seen_prefix(split: str) -> str:

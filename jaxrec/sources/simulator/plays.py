@@ -4,6 +4,7 @@ import numpy as np
 
 from jaxrec.config.schema import Simulator
 from jaxrec.core import hashing
+from jaxrec.core.errors import InputError
 from jaxrec.sources.simulator.world import (
     ABANDON_BELOW,
     APPEAL,
@@ -24,6 +25,10 @@ from jaxrec.sources.simulator.world import (
 NEVER = np.iinfo(np.int64).max
 # Relative number of sittings that begin in each hour, UTC: a small peak at noon, a large one in the evening.
 HOURS = np.array([3, 2, 1, 1, 1, 1, 2, 3, 3, 3, 3, 4, 5, 5, 4, 4, 5, 7, 9, 11, 12, 11, 8, 5], float)
+HABIT_FROM = 0.85  # least completion of a play that is left running by habit
+SESSION_RATES = {True: 0.3, False: 0.12}  # film -> probability of more than one session; of three, times .3
+FIRST_SHARES = (1.0, 0.6, 0.45)  # fraction of a play in its first session, by the number of sessions
+_USER_BITS = 44  # composite keys: user row in the high bits, milliseconds since EPOCH_MS in the low 44 bits
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -50,6 +55,7 @@ def make_plays(c: Simulator, catalogue: SimulatedCatalogue, latents: LatentState
         time=time,
         week=week[row, n],
         mood=mood[row, n],
+        index=n,
         **_later_sessions(c, catalogue, key, n, title, time, watched),
     )
 
@@ -122,7 +128,7 @@ def _choices(
             break
         users = order[:active]
         index = np.arange(active)
-        slate = _slate(c, catalogue.shelf, latents.key[users], n)
+        slate = slate_titles(c, catalogue.shelf, latents.key[users], n)
         match = preference(c, latents, users, week[users, n], mood[users, n]) @ basis
         flat = slate + (index * match.shape[1])[:, None]
         utility = match.ravel()[flat] + attraction[slate]
@@ -139,10 +145,10 @@ def _choices(
     return titles, matches
 
 
-def _slate(c: Simulator, shelf: np.ndarray, key: np.ndarray, n: int) -> np.ndarray:
+def slate_titles(c: Simulator, shelf: np.ndarray, key: np.ndarray, n: int | np.ndarray) -> np.ndarray:
     """Return the slate of play `n` of users, [users, slate] int32 titles.
 
-    A hash of 64 bits fills three slots of 20 bits.
+    A hash of 64 bits fills three slots of 20 bits. `n` is one number, or one for each user.
     """
     base = hashing.mix(c.seed, Draw.SLATE, key, n)[:, None]
     with np.errstate(over="ignore"):
@@ -191,11 +197,14 @@ def _watch(
     # 2.4% of the title.
     completion = np.where(stays, 0.2 + 0.8 * fraction ** (0.6 - 0.4 * stay), 0.002 + 0.022 * fraction)
     completion = np.minimum(completion, cut)
+    if c.habit:  # nobody is there to leave or to be interrupted
+        running = hashing.uniform(c.seed, Draw.HABIT, key, n) < c.habit
+        completion = np.where(running, HABIT_FROM + (1.0 - HABIT_FROM) * fraction, completion)
     split = hashing.uniform(c.seed, Draw.SESSIONS, key, n)
-    often = np.where(catalogue.film[title], 0.3, 0.12)
+    often = np.where(catalogue.film[title], SESSION_RATES[True], SESSION_RATES[False])
     sessions = 1 + (split < often) + (split < 0.3 * often)
     sessions = np.where(completion < 0.2, 1, sessions)
-    first = np.array([1.0, 0.6, 0.45])[sessions - 1]  # fraction of the play in its first session
+    first = np.array(FIRST_SHARES)[sessions - 1]  # fraction of the play in its first session
     seconds = completion * 60.0 * catalogue.runtime[title]
     return {
         "stay": stay,
@@ -232,7 +241,9 @@ def _later_sessions(
     low = completion < ABANDON_BELOW
     again = hashing.uniform(c.seed, Draw.REPLAY, key, n) < np.where(low, c.replay_abandoned, c.replay_watched)
     success = 1.0 - c.interruptions * np.sqrt(ABANDON_BELOW)  # as in `abandon_probability`
-    stays = hashing.uniform(c.seed, Draw.REPLAY_STAY, key, n) < watched["stay"] * success
+    stays = hashing.uniform(c.seed, Draw.REPLAY_STAY, key, n) < c.habit + (1.0 - c.habit) * (
+        watched["stay"] * success
+    )
     fraction = hashing.uniform(c.seed, Draw.REPLAY_SHARE, key, n)
     # The completion of a failed replay is limited, so that the sum of both plays stays below the threshold.
     more = np.where(low & ~stays, 0.95 * (ABANDON_BELOW - completion) * fraction, 0.1 + 0.9 * fraction)
@@ -249,3 +260,25 @@ def _later_sessions(
         "replay_time": replay_time,
         "seen_from": np.where(low, seen_again, time),
     }
+
+
+# ---------------------------------------------------------------- the play of a request
+
+
+def play_index(latents: LatentStates, plays: SimulatedPlays, row: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Return the [N] indices of the last first play at or before each time.
+
+    Raises:
+        InputError: A user has no play at or before the time.
+    """
+    at = np.searchsorted(composite(plays.row, plays.time), composite(row, time), side="right") - 1
+    missing = (at < 0) | (plays.row[at] != row)
+    if missing.any():
+        n = np.nonzero(missing)[0][0]
+        raise InputError(f"user {latents.key[row[n]]}, time {time[n]}: no play at or before this time")
+    return at
+
+
+def composite(row: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Return whole numbers in the order of (row, time)."""
+    return (row << _USER_BITS) + np.clip(time - EPOCH_MS, 0, (1 << _USER_BITS) - 1)

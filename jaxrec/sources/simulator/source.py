@@ -6,8 +6,9 @@ that some titles are clickbait. Users have a long-term taste, an interest that m
 that lasts a sitting. A play is a choice from a slate. The completion of a play depends on satisfaction and
 match, with interruptions that are independent of the title.
 
-`world.py` has the catalogue and the latent states, `plays.py` the plays, `truth.py` the oracle's densities.
-No dependency other than NumPy is imported.
+`world.py` has the catalogue and the latent states, `plays.py` the plays, `enjoyment.py` what users like,
+`signals.py` the events beside plays, `truth.py` the truth, `expectations.py` that of labels. No dependency
+other than NumPy is imported.
 """
 
 import itertools
@@ -17,8 +18,10 @@ import numpy as np
 
 from jaxrec.config.schema import Feature, Signal, Simulator
 from jaxrec.core import hashing
-from jaxrec.core.tables import Drops, Interactions, Titles, Users, WithoutSignals
+from jaxrec.core.tables import Drops, Interactions, Signals, Titles, Users
 from jaxrec.sources.simulator.plays import make_plays
+from jaxrec.sources.simulator.settings import check
+from jaxrec.sources.simulator.signals import make_signals
 from jaxrec.sources.simulator.truth import SimulatorTruth
 from jaxrec.sources.simulator.world import (
     DEVICES,
@@ -28,7 +31,6 @@ from jaxrec.sources.simulator.world import (
     LatentStates,
     SimulatedCatalogue,
     SimulatedPlays,
-    check,
     make_catalogue,
     make_latents,
     segments,
@@ -38,7 +40,7 @@ BLOCK = 4096  # users per chunk; affects memory use, never the plays
 _FIRST_KEY, _KEY_STEP = 70_001, 13  # keys of titles differ from rows, so that a mix-up shows
 
 
-class SimulatorSource(WithoutSignals):
+class SimulatorSource:
     """Source over the simulated service.
 
     User keys are 0 to users + test_only_users - 1; the last `test_only_users` users are in the test split.
@@ -48,14 +50,18 @@ class SimulatorSource(WithoutSignals):
 
     has_completion = True
 
-    def __init__(self, config: Simulator):
+    def __init__(self, config: Simulator, signals: tuple[Signal, ...] = ()):
         """Check the config.
+
+        Args:
+            config: Settings of the simulator.
+            signals: Declared signals, which config validation has passed.
 
         Raises:
             InputError: A config value is out of range.
         """
         check(config)
-        self.config = config
+        self.config, self.names = config, tuple(signal.name for signal in signals)
         self.drops = Drops()
         self._catalogue: SimulatedCatalogue | None = None
 
@@ -100,6 +106,18 @@ class SimulatorSource(WithoutSignals):
         for key in itertools.islice(self._blocks(), part, None if part is None else part + 1):
             latents = make_latents(self.config, key)
             yield to_interactions(self.config, latents, make_plays(self.config, self.catalogue, latents))
+
+    def signal_parts(self) -> tuple[int, ...]:
+        """Return the indices of the blocks of users; none without signals."""
+        return self.parts() if self.names else ()
+
+    def signals(self, part: int | None = None) -> Iterator[Signals]:
+        """Yield the events of the declared signals, one chunk per block of users, in order of time."""
+        blocks = self._blocks() if self.names else iter(())
+        for key in itertools.islice(blocks, part, None if part is None else part + 1):
+            latents = make_latents(self.config, key)
+            plays = make_plays(self.config, self.catalogue, latents)
+            yield make_signals(self.config, self.catalogue, latents, plays, self.names)
 
     def truth(self) -> SimulatorTruth:
         """Return the ground truth of the service."""
@@ -152,9 +170,9 @@ def open_simulator(
         source: Settings of the simulator.
         features: Not used: every feature is generated.
         path: Not used.
-        signals: Not used: there are none yet.
+        signals: Declared signals.
 
     Raises:
         InputError: A setting is out of range.
     """
-    return SimulatorSource(source)
+    return SimulatorSource(source, signals)

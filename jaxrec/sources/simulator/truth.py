@@ -1,23 +1,35 @@
-"""Oracle of the simulated service: densities of next titles and abandoned titles.
+"""Truth of the simulated service: densities of next and abandoned titles, choices, enjoyment, labels.
 
-The oracle uses the latent state of each example (taste, the week's interest, the sitting's mood) and the
-inputs of a model (titles played and not abandoned before the example). Of the plays abandoned before the
-example, the oracle uses the number and the latent states, not the titles. (Approximation: where the replay of
-an abandoned title succeeded, the first play of that title still counts as a play of an unknown title. One
-play in a hundred is affected.)
+The oracle of the densities uses the latent state of each example (taste, the week's interest, the sitting's
+mood) and the inputs of a model (titles played and not abandoned before the example). Of the plays abandoned
+before the example, the oracle uses the number and the latent states, not the titles. (Approximation: where
+the replay of an abandoned title succeeded, the first play of that title still counts as a play of an unknown
+title. One play in a hundred is affected.)
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jaxrec.config.schema import Simulator
+from jaxrec.config.schema import Label, Simulator
 from jaxrec.core.errors import InputError
-from jaxrec.sources.simulator.plays import NEVER, make_plays
+from jaxrec.sources.simulator.choices import (
+    TINY,
+    choice_density,
+    second_density,
+    take_normalised,
+    update_free,
+)
+from jaxrec.sources.simulator.enjoyment import enjoyment_odds, leniency, sigmoid
+from jaxrec.sources.simulator.expectations import Candidates, expectations
+from jaxrec.sources.simulator.plays import NEVER, composite, make_plays, play_index
 from jaxrec.sources.simulator.world import (
     APPEAL,
+    DAY_MS,
     EPOCH_MS,
+    HOUR_MS,
+    WEEK_MS,
     LatentStates,
     SimulatedCatalogue,
     SimulatedPlays,
@@ -30,49 +42,6 @@ from jaxrec.sources.simulator.world import (
 
 # Largest number of users processed at once, and of elements in their dense [users, titles] arrays.
 _USERS, _CELLS = (2048, 1 << 20)
-_ROWS, _NODES, _FIRST = 64, 13, 0.03  # integral over slates: rows processed at once, nodes, the first node
-_TINY = np.float32(1e-37)
-_USER_BITS = 44  # composite keys: user row in the high bits, milliseconds since EPOCH_MS in the low 44 bits
-
-
-def choice_density(weight: np.ndarray, arrival: np.ndarray, slate: int) -> np.ndarray:
-    """Return the probability of choosing each title from a random slate.
-
-    The relative error is about one in a thousand. For title i in one slot, with X the sum of the weights in
-    the other slots,
-
-        P(i) = slate * arrival_i * E[w_i / (w_i + X)]
-             = slate * arrival_i * w_i * integral over t > 0 of e^(-w_i t) L(t),
-        L(t) = E[e^(-t X)] = (1 - sum_j arrival_j (1 - e^(-w_j t)))^(slate - 1).
-
-    The integral is computed by the trapezoid rule over log t, in steps of log 3, whose error falls as
-    e^(-pi^2 / step). The approximation w_i / (w_i + E[X]) is off by tens of percent.
-
-    Args:
-        weight: [N, V] in [0, 1], proportional to e^utility.
-        arrival: [N, V] probability of a title in each slot of the slate. A title that may not be chosen has
-            arrival 0, and the slot taken by the title is ignored.
-        slate: Number of slots.
-
-    Returns:
-        [N, V] float32.
-    """
-    out = np.empty(weight.shape, np.float32)
-    for first in range(0, len(weight), _ROWS):
-        block = slice(first, first + _ROWS)
-        w, pi = weight[block], arrival[block]
-        t = np.float32(_FIRST) / (1 + slate * np.einsum("nv,nv->n", w, pi))
-        step = np.float32(np.log(3.0)) * t
-        total = np.zeros_like(w)
-        absent = 1 - pi.sum(axis=1)
-        for node in range(_NODES):
-            e = np.exp(np.maximum(-w * t[:, None], -80))  # e^-80 is negligible, and not a slow subnormal
-            laplace = (absent + np.einsum("nv,nv->n", pi, e)) ** (slate - 1)
-            # The first node includes all nodes below, where the integrand is flat: 1 + 1/3 + 1/9 + ...
-            total += e * (laplace * step * (1.5 if node == 0 else 1.0))[:, None].astype(np.float32)
-            t, step = 3 * t, 3 * step
-        out[block] = slate * pi * w * total
-    return out
 
 
 class SimulatorTruth:
@@ -129,19 +98,123 @@ class SimulatorTruth:
         Raises:
             InputError: A user does not exist, or has no play at or before the time.
         """
-        user, time = np.asarray(user, np.int64), np.asarray(time, np.int64)
         c, out = self.config, np.empty(len(user), np.float32)
-        for examples, row, latents, plays in self._user_blocks(user):
-            at = _play_index(latents, plays, row, time[examples])
-            for first in range(0, len(at), most := max(1, _CELLS // c.titles)):
-                ids = at[first : first + most]
-                state = latents, plays.row[ids], plays.week[ids], plays.mood[ids]
-                with_mood, without = (
-                    self._density(preference(config, *state))
-                    for config in (c, dataclasses.replace(c, mood=0.0))
-                )
-                out[examples[first : first + most]] = 0.5 * np.abs(with_mood - without).sum(axis=1)
+        for examples, at, latents, plays in self._plays_of(user, time):
+            state = latents, plays.row[at], plays.week[at], plays.mood[at]
+            with_mood, without = (
+                self._density(preference(config, *state)) for config in (c, dataclasses.replace(c, mood=0.0))
+            )
+            out[examples] = 0.5 * np.abs(with_mood - without).sum(axis=1)
         return out
+
+    def choice(self, user: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """Return the probability of each title as the next play, whatever becomes of it.
+
+        All titles played before are known, abandoned or not. The relative error is that of `choice_density`.
+        An example at a time other than that of a first play takes the state of the last first play before.
+
+        Args:
+            user: [N] keys of users.
+            time: [N] milliseconds.
+
+        Returns:
+            [N, V] float32; sums to 1.
+
+        Raises:
+            InputError: A user does not exist, or has no play at or before the time.
+        """
+        out = np.empty((len(user), self.config.titles), np.float32)
+        for examples, at, latents, plays in self._plays_of(user, time):
+            out[examples] = self._choice(latents, plays, at)
+        return out
+
+    def reward(self, user: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """Return the enjoyment of each title if it is played; arguments and errors as of `choice`.
+
+        Returns:
+            [N, V] float32 in (0, 1).
+        """
+        out = np.empty((len(user), self.config.titles), np.float32)
+        every = np.arange(self.config.titles)
+        for examples, at, latents, plays in self._plays_of(user, time):
+            title = np.broadcast_to(every, (len(at), len(every)))
+            out[examples] = sigmoid(self._enjoyment(latents, plays, at, title)[1])
+        return out
+
+    def labels(
+        self, user: np.ndarray, time: np.ndarray, title: np.ndarray, labels: Sequence[Label]
+    ) -> np.ndarray:
+        """Return the expectations of labels at requests.
+
+        `expectations` has the rules with a closed form, and what it leaves out.
+
+        Args:
+            user: [N] keys of users.
+            time: [N] milliseconds.
+            title: [N, C] rows of titles that may be played.
+            labels: Declared labels, of plays and of the simulator's signals.
+
+        Returns:
+            [N, C, labels] float64; NaN where a label has no closed form.
+
+        Raises:
+            InputError: A user does not exist, or has no play at or before the time.
+        """
+        c, catalogue = self.config, self.catalogue
+        out = np.empty((*title.shape, len(labels)))
+        reads_slates = any(label.signal == "list_add" for label in labels)
+        for examples, at, latents, plays in self._plays_of(user, time):
+            shown, row = title[examples], plays.row[at]
+            match, odds = self._enjoyment(latents, plays, at, shown)
+            second = None
+            if reads_slates:
+                weight, arrival = self._slots(latents, plays, at, self._is_free(latents, plays, at))
+                second = np.take_along_axis(second_density(weight, arrival, c.slate), shown, axis=1)
+            candidates = Candidates(
+                stay=stay_probability(c, catalogue.satisfaction[shown], latents.patience[row, None], match),
+                opinion_odds=odds + leniency(c, latents.key[row])[:, None],
+                second=second,
+                film=catalogue.film[shown],
+                runtime=catalogue.runtime[shown] / 60.0,
+                remaining=np.maximum(c.weeks * WEEK_MS + EPOCH_MS - time[examples], DAY_MS)[:, None]
+                / HOUR_MS,
+            )
+            out[examples] = expectations(c, candidates, labels)
+        return out
+
+    def _plays_of(
+        self, user: np.ndarray, time: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, LatentStates, SimulatedPlays]]:
+        """Yield blocks of examples, with the indices of their plays, as `_user_blocks` otherwise."""
+        user, time = np.asarray(user, np.int64), np.asarray(time, np.int64)
+        most = max(1, _CELLS // self.config.titles)
+        for examples, row, latents, plays in self._user_blocks(user):
+            at = play_index(latents, plays, row, time[examples])
+            for first in range(0, len(at), most):
+                part = slice(first, first + most)
+                yield examples[part], at[part], latents, plays
+
+    def _choice(self, latents: LatentStates, plays: SimulatedPlays, at: np.ndarray) -> np.ndarray:
+        """Return the choice probabilities [N, V] of plays, by their indices."""
+        weight, arrival = self._slots(latents, plays, at, self._is_free(latents, plays, at))
+        chosen = choice_density(weight, arrival, self.config.slate)
+        return chosen / np.maximum(chosen.sum(axis=1, keepdims=True), TINY)
+
+    def _is_free(self, latents: LatentStates, plays: SimulatedPlays, at: np.ndarray) -> np.ndarray:
+        """Return 1 for each title that was not played before a play, otherwise 0: float32 [N, V]."""
+        index_of = np.full((len(latents.key), self.config.titles), np.iinfo(np.int32).max, np.int32)
+        index_of[plays.row, plays.title] = plays.index
+        return (index_of[plays.row[at]] >= plays.index[at][:, None]).astype(np.float32)
+
+    def _enjoyment(
+        self, latents: LatentStates, plays: SimulatedPlays, at: np.ndarray, title: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return match and log-odds of enjoyment, [N, C], of titles [N, C] at plays, by their indices."""
+        row = plays.row[at]
+        wish = preference(self.config, latents, row, plays.week[at], plays.mood[at])
+        match = np.take_along_axis(wish @ self.catalogue.taste.T, title, axis=1)
+        key = latents.key[row][:, None]
+        return match, enjoyment_odds(self.config, self.catalogue, key, title, match)
 
     def _density(self, wish: np.ndarray) -> np.ndarray:
         """Return Luce's choice probabilities among all titles, by exposure and utility.
@@ -204,11 +277,11 @@ class SimulatorTruth:
             p and a, [N, C] float32, as `densities`.
         """
         first = np.searchsorted(plays.row, np.arange(len(latents.key)))
-        stamp = _composite(plays.row, plays.time)
-        at = _play_index(latents, plays, row, time)
+        stamp = composite(plays.row, plays.time)
+        at = play_index(latents, plays, row, time)
         # A title with a successful replay is a model input from the first play after the replay.
         late = np.nonzero((plays.seen_from > plays.time) & (plays.seen_from < NEVER))[0]
-        shown = np.searchsorted(stamp, _composite(plays.row[late], plays.seen_from[late]), side="right")
+        shown = np.searchsorted(stamp, composite(plays.row[late], plays.seen_from[late]), side="right")
         shown -= first[plays.row[late]]
 
         final = np.zeros(len(first), np.int64)  # plays of each user up to the last example
@@ -227,18 +300,18 @@ class SimulatorTruth:
             chosen, abandoned = self._choice_and_abandonment(latents, plays, play, free[users])
             examples = np.nonzero(nth == n)[0]
             index = np.searchsorted(users, row[examples])
-            p[examples] = _take_normalised(
+            p[examples] = take_normalised(
                 chosen[index] * (1 - final_abandon_probability(self.config, abandoned[index])),
                 title[examples],
             )
             taken = not_shown[row[examples]] - free[row[examples]]
-            a[examples] = _take_normalised(
+            a[examples] = take_normalised(
                 np.where(taken.any(axis=1, keepdims=True), taken, not_shown[row[examples]]), title[examples]
             )
 
             kept = plays.seen_from[play] == plays.time[play]
             chosen *= np.where(kept[:, None], 1 - abandoned, abandoned)
-            free[users] = _update_free(free[users], chosen, kept)
+            free[users] = update_free(free[users], chosen, kept)
             free[users[kept], plays.title[play[kept]]] = not_shown[users[kept], plays.title[play[kept]]] = 0
         return p, a
 
@@ -256,60 +329,19 @@ class SimulatorTruth:
         Returns:
             Two arrays [N, V].
         """
-        c, catalogue = self.config, self.catalogue
-        row = plays.row[ids]
+        c, row = self.config, plays.row[ids]
+        match = preference(c, latents, row, plays.week[ids], plays.mood[ids]) @ self.catalogue.taste.T
+        stay = stay_probability(c, self.catalogue.satisfaction, latents.patience[row, None], match)
+        weight, arrival = self._slots(latents, plays, ids, free)
+        return choice_density(weight, arrival, c.slate), abandon_probability(c, stay)
+
+    def _slots(
+        self, latents: LatentStates, plays: SimulatedPlays, ids: np.ndarray, free: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the weights of titles and their probabilities in a slot, [N, V], for `choice_density`."""
+        c, catalogue, row = self.config, self.catalogue, plays.row[ids]
         match = preference(c, latents, row, plays.week[ids], plays.mood[ids]) @ catalogue.taste.T
-        stay = stay_probability(c, catalogue.satisfaction, latents.patience[row, None], match)
         utility = match + np.float32(c.appeal * APPEAL) * catalogue.appeal
         utility = np.where(free > 0, utility, -np.inf)
         weight = np.exp(utility - utility.max(axis=1, keepdims=True))
-        arrival = free * catalogue.exposure.astype(np.float32)
-        return choice_density(weight, arrival, c.slate), abandon_probability(c, stay)
-
-
-def _play_index(
-    latents: LatentStates, plays: SimulatedPlays, row: np.ndarray, time: np.ndarray
-) -> np.ndarray:
-    """Return the [N] indices of the last first play at or before each time.
-
-    Raises:
-        InputError: A user has no play at or before the time.
-    """
-    at = np.searchsorted(_composite(plays.row, plays.time), _composite(row, time), side="right") - 1
-    missing = (at < 0) | (plays.row[at] != row)
-    if missing.any():
-        n = np.nonzero(missing)[0][0]
-        raise InputError(f"user {latents.key[row[n]]}, time {time[n]}: no play at or before this time")
-    return at
-
-
-def _update_free(free: np.ndarray, joint: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Apply Bayes' rule for one play of each user to the titles that can be chosen.
-
-    The title of a play that was not abandoned is known. Any other title was not chosen, which makes it more
-    likely that the other title was the title of an earlier play. An abandoned play may have been a play of
-    any title.
-
-    Args:
-        free: [N, V] probability before the play that a title can be chosen.
-        joint: [N, V], proportional to the probability that the title could be chosen and is the title played.
-        kept: [N] True for a play that was not abandoned.
-
-    Returns:
-        [N, V] probability after the play that a title can be chosen.
-    """
-    hazard = joint / np.maximum(free, _TINY)  # conditional on the title being free
-    hazard /= np.maximum(hazard + joint.sum(axis=1, keepdims=True) - joint, _TINY)
-    remaining = free * (1 - hazard)
-    return np.where(kept[:, None], remaining / np.maximum(1 - free * hazard, _TINY), remaining)
-
-
-def _take_normalised(density: np.ndarray, title: np.ndarray) -> np.ndarray:
-    """Normalise densities [N, V] to a sum of 1, and return those of titles [N, C]."""
-    density = density / np.maximum(density.sum(axis=1, keepdims=True), _TINY)
-    return np.take_along_axis(density, title, axis=1)
-
-
-def _composite(row: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """Return whole numbers in the order of (row, time)."""
-    return (row << _USER_BITS) + np.clip(time - EPOCH_MS, 0, (1 << _USER_BITS) - 1)
+        return weight, free * catalogue.exposure.astype(np.float32)

@@ -17,7 +17,6 @@ import numpy as np
 
 from jaxrec.config.schema import Simulator
 from jaxrec.core import hashing
-from jaxrec.core.errors import InputError
 from jaxrec.core.tables import Lists
 
 _NAMES = """
@@ -53,6 +52,9 @@ class Draw(IntEnum):
     SITTING, MOOD, DAY, HOUR, MINUTE, GAP, SLATE, CHOICE = range(16, 24)
     STAY, SHARE, CUT, CUT_AT, SESSIONS, SESSION_GAP, DEVICE = range(24, 31)
     REPLAY, REPLAY_AT, REPLAY_STAY, REPLAY_SHARE = range(31, 35)
+    HABIT, SURPRISE, LENIENCY, THUMB, THUMB_UP, THUMB_LATER, THUMB_WAIT = range(35, 42)
+    RATED, RATING_NOISE, LISTED, LIST_CHOICE, LOGGED = range(42, 47)
+    TRAILERS, TRAILER_CHOICE, TRAILER_AT, TRAILER_LENGTH = range(47, 51)
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class SimulatedPlays:
         time: [P] int64 milliseconds since 1970, UTC, strictly increasing within a user.
         week: [P] int64 week in which the sitting begins.
         mood: [P] int64 genre of the sitting's mood.
+        index: [P] int64 number of the play among the user's, whose draws it has.
         seconds: [P] float64 seconds of the play's first session.
         later: [P, 2] float64 seconds of the play's later sessions, 0 for none.
         later_time: [P, 2] int64 milliseconds.
@@ -124,6 +127,7 @@ class SimulatedPlays:
     time: np.ndarray
     week: np.ndarray
     mood: np.ndarray
+    index: np.ndarray
     seconds: np.ndarray
     later: np.ndarray
     later_time: np.ndarray
@@ -145,31 +149,6 @@ def normal(*parts) -> np.ndarray:
 def on_grid(x: np.ndarray) -> np.ndarray:
     """Round [...] to a multiple of 1 / _GRID, as float32."""
     return (np.round(x * _GRID) / _GRID).astype(np.float32)
-
-
-def check(c: Simulator) -> None:
-    """Check the settings of a simulator.
-
-    Raises:
-        InputError: A value is out of range; the message names the key and the range.
-    """
-    limits: dict[str, tuple[float, float]] = {
-        "users": (0, 1 << 40),
-        "test_only_users": (0, 1 << 40),
-        "titles": (20, 100_000),
-        "weeks": (1, 520),
-        "slate": (2, 1000),
-        "plays_per_user": (2.0, 1000.0),
-        "sitting": (1.0, 100.0),
-    }
-    limits |= {name: (0.0, 10.0) for name in ("taste", "interest", "mood", "appeal", "satisfaction", "match")}
-    limits |= {name: (0.0, 5.0) for name in ("popularity", "clickbait", "patience")}
-    rates = ("interest_moves", "interruptions", "replay_watched", "replay_abandoned")
-    limits |= {name: (0.0, 1.0) for name in rates}
-    for name, (low, high) in limits.items():
-        value = getattr(c, name)
-        if not low <= value <= high:
-            raise InputError(f"source.{name}={value} is not within {low:g} to {high:g}")
 
 
 # ---------------------------------------------------------------- the catalogue
@@ -312,7 +291,7 @@ def abandon_probability(c: Simulator, stay: np.ndarray) -> np.ndarray:
     """Return the probability that a play ends abandoned, from that of staying.
 
     A play is abandoned if the user leaves, or if it is interrupted below the threshold. An interruption cuts
-    the play at the square of a uniform fraction.
+    the play at the square of a uniform fraction. A play left running by habit is not abandoned.
 
     Args:
         c: Config.
@@ -321,7 +300,7 @@ def abandon_probability(c: Simulator, stay: np.ndarray) -> np.ndarray:
     Returns:
         [...] in [0, 1].
     """
-    return 1.0 - stay * np.float32(1.0 - c.interruptions * np.sqrt(ABANDON_BELOW))
+    return (1.0 - c.habit) * (1.0 - stay * np.float32(1.0 - c.interruptions * np.sqrt(ABANDON_BELOW)))
 
 
 def final_abandon_probability(c: Simulator, abandoned: np.ndarray) -> np.ndarray:

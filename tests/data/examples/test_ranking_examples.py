@@ -46,6 +46,12 @@ def test_any_target_takes_later_plays_too():
     assert build_examples(targets="any").rows["train"]["target"][:, 0].tolist() == [3, 4, 3, 6, 7]
 
 
+def test_every_target_takes_first_plays_of_abandoned_titles_too():
+    rows = build_examples(targets="every").rows["train"]
+    assert rows["target"][:, 0].tolist() == [3, 4, 5, 6, 7]  # not the second play of title 1
+    np.testing.assert_allclose(rows["target_completion"][:, 0], [0.61, 0.80, 0.02, 0.90, 1.0])
+
+
 def test_history_is_strictly_earlier_as_of_the_query_with_each_title_once():
     rows = build_examples().rows["train"]
     # At t=3 title 1 has 1 minute; at t=5 title 1 has 61 and is the newest; titles 3 and 4 are both at t=5.

@@ -253,6 +253,10 @@ def test_replay_rates_equal_their_knobs():
         ("mood", -1.0, "source.mood=-1.0 is not within 0 to 10"),
         ("interruptions", 1.5, "source.interruptions=1.5 is not within 0 to 1"),
         ("slate", 1, "source.slate=1 is not within 2 to 1000"),
+        ("habit", 1.5, "source.habit=1.5 is not within 0 to 1"),
+        ("ratings", 2.0, "source.ratings=2.0 is not within 0 to 1"),
+        ("trailers", 11.0, "source.trailers=11.0 is not within 0 to 10"),
+        ("surprise", -1.0, "source.surprise=-1.0 is not within 0 to 10"),
         ("clickbait", float("nan"), "source.clickbait=nan is not within 0 to 5"),
     ],
 )

@@ -37,8 +37,10 @@ def test_choice_density_agrees_with_monte_carlo():
     assert (abs(first_order - frequency) > 4 * error + 0.05 * frequency).any()
 
 
-def test_abandonment_agrees_with_its_closed_form():
-    c, catalogue, latents, plays = make_service(4000, interruptions=0.3, replay_abandoned=0.3)
+@pytest.mark.parametrize("habit", [0.0, 0.3])
+def test_abandonment_agrees_with_its_closed_form(habit):
+    knobs = dict(interruptions=0.3, replay_abandoned=0.3, habit=habit)
+    c, catalogue, latents, plays = make_service(4000 if not habit else 2000, **knobs)
     match = np.einsum(
         "pd,pd->p",
         world.preference(c, latents, plays.row, plays.week, plays.mood),
@@ -71,8 +73,9 @@ def make_targets(c, users, most=None):
     return SimulatorSource(c).truth(), catalogue, latents, plays, at[:most]
 
 
-def test_densities_agree_with_the_log():
-    truth, catalogue, _, plays, at = make_targets(SMALL, 1200)
+@pytest.mark.parametrize(("habit", "users"), [(0.0, 1200), (0.4, 400)])
+def test_densities_agree_with_the_log(habit, users):
+    truth, catalogue, _, plays, at = make_targets(dataclasses.replace(SMALL, habit=habit), users)
     all_titles = np.broadcast_to(np.arange(1000), (len(at), 1000))
     p, a = truth.densities(plays.row[at], plays.time[at], all_titles)
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-4)

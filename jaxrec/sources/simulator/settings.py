@@ -1,0 +1,34 @@
+"""Ranges of the settings of the simulated service."""
+
+from jaxrec.config.schema import Simulator
+from jaxrec.core.errors import InputError
+
+
+def check(c: Simulator) -> None:
+    """Check the settings of a simulator.
+
+    Raises:
+        InputError: A value is out of range; the message names the key and the range.
+    """
+    limits: dict[str, tuple[float, float]] = {
+        "users": (0, 1 << 40),
+        "test_only_users": (0, 1 << 40),
+        "titles": (20, 100_000),
+        "weeks": (1, 520),
+        "slate": (2, 1000),
+        "plays_per_user": (2.0, 1000.0),
+        "sitting": (1.0, 100.0),
+        "trailers": (0.0, 10.0),
+    }
+    limits |= {name: (0.0, 10.0) for name in ("taste", "interest", "mood", "appeal", "satisfaction", "match")}
+    limits |= {name: (0.0, 10.0) for name in ("surprise", "leniency")}
+    limits |= {name: (0.0, 5.0) for name in ("popularity", "clickbait", "patience")}
+    rates = (
+        "interest_moves", "interruptions", "replay_watched", "replay_abandoned", "habit", "thumbs", "ratings",
+        "lists", "impressions_logged",
+    )  # fmt: skip
+    limits |= {name: (0.0, 1.0) for name in rates}
+    for name, (low, high) in limits.items():
+        value = getattr(c, name)
+        if not low <= value <= high:
+            raise InputError(f"source.{name}={value} is not within {low:g} to {high:g}")

@@ -1,0 +1,70 @@
+"""Lines of the simulated service: its signals, its truth, and what preparation stores of it."""
+
+from tests.broken.line import Line
+
+_SIGNALS = "tests/sources/simulator/test_simulator_signals.py"
+_TRUTH = "tests/sources/simulator/test_simulator_truth.py"
+_PREPARED = (
+    "tests/data/runners/test_simulated_signals.py::test_the_truth_of_test_queries_is_stored_by_title_id"
+)
+
+LINES = (
+    Line(
+        "the oracle expects plays that are left running by habit",
+        "jaxrec/sources/simulator/world.py",
+        "return (1.0 - c.habit) * (1.0 - stay",
+        "return 1.0 * (1.0 - stay",
+        (f"{_TRUTH}::test_abandonment_agrees_with_its_closed_form",),
+    ),
+    Line(
+        "abandoned plays get no thumb",
+        "jaxrec/sources/simulator/signals.py",
+        "play = np.flatnonzero(kept & drawn)",
+        "play = np.flatnonzero(drawn)",
+        (f"{_SIGNALS}::test_rates_of_labels_are_those_of_the_truth",),
+    ),
+    Line(
+        "titles played before are not shown",
+        "jaxrec/sources/simulator/signals.py",
+        "& _first(slates.title)",
+        "& _first(slates.title) | ~slates.is_free & _first(slates.title)",
+        (f"{_SIGNALS}::test_impressions_are_the_chosen_title_and_others_of_the_slate",),
+    ),
+    Line(
+        "the second draw of a slate is another title",
+        "jaxrec/sources/simulator/choices.py",
+        "(before.sum(axis=1, keepdims=True) - before)",
+        "before.sum(axis=1, keepdims=True)",
+        (f"{_SIGNALS}::test_choices_and_list_adds_are_those_of_the_truth",),
+    ),
+    Line(
+        "replays count for labels of completion",
+        "jaxrec/sources/simulator/expectations.py",
+        "return _reaches(c, candidates, at, hours) + _reaches_by_replay(c, candidates, at, hours)",
+        "return _reaches(c, candidates, at, hours)",
+        (f"{_SIGNALS}::test_rates_of_labels_are_those_of_the_truth",),
+    ),
+    Line(
+        "columns of the stored choices are title ids",
+        "jaxrec/data/examples/truth_queries.py",
+        "truth.choice(user[block], time[block])[:, row_of_id]",
+        "truth.choice(user[block], time[block])",
+        (_PREPARED,),
+    ),
+    Line(
+        "the oracle of all first plays knows what was abandoned",
+        "jaxrec/data/runners/partition_job.py",
+        "            p = truth_queries.choice_of(truth, keys, time, ranked.order[rank])",
+        "            pass",
+        (_PREPARED,),
+    ),
+    Line(
+        "newer fields of the simulator stay out of digests at their defaults",
+        "jaxrec/config/serialization.py",
+        "k not in _LATER_SIMULATOR or v",
+        "True or v",
+        (
+            "tests/config/test_signal_rules.py::test_newer_fields_of_the_simulator_enter_a_digest_where_they_are_set",
+        ),
+    ),
+)
