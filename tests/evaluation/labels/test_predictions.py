@@ -53,7 +53,7 @@ def labelled(tiny_run, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluator, "load_checkpoint", load)
-        done = evaluator.Evaluator(workdir).run(write=True, per_user=True)
+        done = evaluator.Evaluator(workdir).run(write=True, per_user=True, next_k=(1,), report_users=0)
     return workdir, done
 
 
