@@ -11,7 +11,7 @@ from jaxrec.config.rules.availability import check_ranks_titles
 from jaxrec.config.serialization import from_run_json
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import CATALOGUE, LABELS, LISTS
+from jaxrec.core.ids import CATALOGUE, LABEL_BASELINES, LABELS, LISTS
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.data.loading.left_out import LeftOutTitles, Seen, left_out_titles
 from jaxrec.data.storage.dataset import Dataset, Rows
@@ -28,6 +28,7 @@ from jaxrec.evaluation.labels.of_heads import (
     predictions,
 )
 from jaxrec.evaluation.labels.predictions import label_metrics
+from jaxrec.evaluation.labels.rates import baseline_metrics
 from jaxrec.evaluation.results import (
     EvaluationResult,
     catalogue_result,
@@ -164,6 +165,10 @@ def evaluate(
         labels = predict_labels(loaded.task, loaded.params, table, split_rows)
         of_heads = {LABELS: label_metrics(labels, queries.rows["user"])}
         scored = scored._replace(result=of_heads, labels=labels)
+    if scored.labels:
+        result[LABEL_BASELINES] = baseline_metrics(
+            loaded.config, dataset, options.split, scored.labels, queries.rows["user"]
+        )
     seen = options.seen or loaded.config.evaluate.seen
     result |= scored.result | {
         "protocol": _protocol(options, lists, protocols.lists or (lists and (CATALOGUE,)), seen, queries),

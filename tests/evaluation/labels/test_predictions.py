@@ -82,7 +82,7 @@ def test_an_evaluation_measures_its_label_heads(labelled):
     low, high = result["ctr"]["auc"]["interval"]
     assert low < result["ctr"]["auc"]["value"] < high
     assert json.loads((workdir / "eval-test-best.json").read_text())["labels"] == plain(result)
-    assert "\n".join(label_lines(result)) in format_table(done.result)
+    assert "\n".join(label_lines(result, {})) in format_table(done.result)
     page = (workdir / "report.html").read_text()
     assert 'id="labels"' in page and f"{result['ctr']['auc']['value']:.4f}" in page
     assert "Calibration of labels" in page
@@ -192,7 +192,7 @@ def test_a_head_without_known_labels_or_without_numbers_has_no_metrics():
     assert out["value"]["r2"]["value"] == out["value"]["correlation"]["value"] == 1.0
     assert out["score"].keys() == {"loss", "queries", "users", "mean", "auc", "gauc"}
     assert out["score"]["auc"]["value"] == out["score"]["gauc"]["value"] == 1.0
-    text = "\n".join(label_lines(out))
+    text = "\n".join(label_lines(out, {}))
     assert "0 queries of 0 users with a known label, mean -" in text
     assert label_metrics({}, user) == {}
 
