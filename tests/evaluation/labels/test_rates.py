@@ -135,15 +135,17 @@ def test_a_logistic_regression_without_a_maximum_of_the_likelihood_stays_finite(
 
 
 def test_predictions_take_the_best_strength_and_multiply_odds_without_validation_rows():
-    """Titles differ and users do not: the prior of titles is weak and that of users is strong."""
+    """Titles differ, and each label is that of two users of opposite rates, which thus predict nothing."""
     rng = np.random.default_rng(2)
-    of_title = np.array([0.1, 0.9])[rng.integers(0, 2, 2_000)]
+    of_title = np.array([0.1, 0.9])[rng.integers(0, 2, 1_000)]
+    known = rng.random(1_000) < 0.9
+    y = np.where(known, rng.random(1_000) < of_title, np.nan)
+    likes = rng.integers(0, 5, 1_000).astype(float)
     counts = QueryCounts(
-        Counts(np.rint(20 * of_title), np.full(2_000, 20.0)),
-        Counts(rng.binomial(4, 0.5, 2_000).astype(float), np.full(2_000, 4.0)),
+        Counts(np.tile(np.rint(20 * of_title), 2), np.full(2_000, 20.0)),
+        Counts(np.r_[likes, 4 - likes], np.full(2_000, 4.0)),
     )
-    known = rng.random(2_000) < 0.9
-    y = labels(np.where(known, rng.random(2_000) < of_title, np.nan), known)
+    y = labels(np.tile(y, 2), np.tile(known, 2))
     assert rates.best_strength(counts.title, 0.5, y) == rates.STRENGTHS[0]
     assert rates.best_strength(counts.user, 0.5, y) == rates.STRENGTHS[-1]
     logits = rates.predict(counts, 0.5, counts, y)
