@@ -281,12 +281,14 @@ def baseline_predictions(
         for head in config.objective.heads
         if head.name in heads and heads[head.name].loss != REGRESSION_LOSS
     ]
+    if not declared:
+        return {}
     of_heads = [partial(labels_of, head, config=config, layout=dataset.layout) for head in declared]
-    queries = _held_out(dataset, split, of_heads) if declared else None
+    queries = _held_out(dataset, split, of_heads)
     validation = queries if split == VALIDATION else _held_out(dataset, VALIDATION, of_heads)
-    out: dict[str, dict[str, HeadPredictions]] = {}
     if queries is None or validation is None:
-        return out
+        return {}
+    out: dict[str, dict[str, HeadPredictions]] = {}
     totals = count_titles(dataset.rows("train"), dataset.layout.num_titles, of_heads)
     for i, (head, total) in enumerate(zip(declared, totals, strict=True)):
         window = window_seconds(head, config)
