@@ -165,24 +165,31 @@ def evaluate(
         labels = predict_labels(loaded.task, loaded.params, table, split_rows)
         of_heads = {LABELS: label_metrics(labels, queries.rows["user"])}
         scored = scored._replace(result=of_heads, labels=labels)
-    if scored.labels:
-        result[LABEL_BASELINES] = baseline_metrics(
-            loaded.config, dataset, options.split, scored.labels, queries.rows["user"]
-        )
     seen = options.seen or loaded.config.evaluate.seen
-    result |= scored.result | {
-        "protocol": _protocol(options, lists, protocols.lists or (lists and (CATALOGUE,)), seen, queries),
-        "dataset": dataset.fingerprint,
-        "step": loaded.step,
-        "seed": loaded.config.train.seed,
-        "seconds": time.perf_counter() - started,
-    }
+    result |= (
+        scored.result
+        | _label_baselines(queries, options.split, scored)
+        | {
+            "protocol": _protocol(options, lists, protocols.lists or (lists and (CATALOGUE,)), seen, queries),
+            "dataset": dataset.fingerprint,
+            "step": loaded.step,
+            "seed": loaded.config.train.seed,
+            "seconds": time.perf_counter() - started,
+        }
+    )
     measured = measure_for_report(workdir, queries, options.report_users, scored, ranked)
     users = dataset.user_keys(options.split)
     return EvaluationResult(
         result, queries.rows, scored.scores, users, frozen, ks, scored.other_heads, ranked, measured,
         loaded.config.evaluate.report, scored.labels,
     )  # fmt: skip
+
+
+def _label_baselines(queries: Queries, split: str, scored: ListEvaluation) -> dict[str, Any]:
+    """Return the metrics of the baselines of the heads of labels, as a part of the result; {} without any."""
+    config, user = queries.loaded.config, queries.rows["user"]
+    of_baselines = baseline_metrics(config, queries.dataset, split, scored.labels, user)
+    return {LABEL_BASELINES: of_baselines} if of_baselines else {}
 
 
 def _checked_lists(options: EvaluationOptions, loaded: LoadedCheckpoint) -> tuple[str, ...]:

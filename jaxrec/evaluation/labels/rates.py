@@ -14,7 +14,7 @@ User: the known labels of earlier rows of the user in the split of the query. A 
 but the dataset stores the times of held-out queries, in seconds. Earlier is a row whose request, window of
 the label and one second for the rounding end by the time of the query, so that its label is final then. In a
 split by users, held-out users have no other rows. In the other splits, training rows of the user are not
-read, so that the rate knows less than the log holds. A query without earlier rows has the rate m.
+read, so that the rate has fewer labels than the log. A query without earlier rows has the rate m.
 
 Within a user this rate orders queries the wrong way round, even where the user's taste never changes: a
 positive raises the rate of the queries after it, and is not in its own. So its AUC in users is below 1/2, and
@@ -62,7 +62,7 @@ class Labels(NamedTuple):
     known: np.ndarray
 
 
-class Counts(NamedTuple):
+class RateCounts(NamedTuple):
     """Known labels of each group, such as a title: the sum of the `positives`, and how many are `known`."""
 
     positives: np.ndarray
@@ -81,8 +81,8 @@ class Counts(NamedTuple):
 class QueryCounts(NamedTuple):
     """Known labels, at each query of a split, of its title in training and of its user before the query."""
 
-    title: Counts
-    user: Counts
+    title: RateCounts
+    user: RateCounts
 
 
 def _reward(head: Head, config: Config) -> Reward | None:
@@ -117,7 +117,7 @@ def window_seconds(head: Head, config: Config) -> int:
 
 def count_titles(
     training: Rows, titles: int, of_heads: Sequence[Callable[[np.ndarray], Labels]]
-) -> list[Counts]:
+) -> list[RateCounts]:
     """Count the known labels of the training targets of each title, [titles].
 
     Args:
@@ -125,7 +125,7 @@ def count_titles(
         titles: Number of titles.
         of_heads: For each head, a function from rows [N] to their labels [N, K].
     """
-    totals = [Counts(np.zeros(titles), np.zeros(titles)) for _ in of_heads]
+    totals = [RateCounts(np.zeros(titles), np.zeros(titles)) for _ in of_heads]
     for first in range(0, training.blocks, _BLOCKS):
         blocks = np.arange(first, min(first + _BLOCKS, training.blocks))
         rows = training.read(blocks).reshape(-1).view(training.dtype)
@@ -137,7 +137,7 @@ def count_titles(
     return totals
 
 
-def count_earlier(user: np.ndarray, time: np.ndarray, labels: Labels, window: int) -> Counts:
+def count_earlier(user: np.ndarray, time: np.ndarray, labels: Labels, window: int) -> RateCounts:
     """Count, at each of Q queries, the known labels of the user's rows that are final by then.
 
     Args:
@@ -160,10 +160,10 @@ def count_earlier(user: np.ndarray, time: np.ndarray, labels: Labels, window: in
         total = np.append(0.0, np.cumsum(weights[order], dtype=np.float64))
         return total[end] - total[begin]
 
-    return Counts(between(np.where(labels.known, labels.label, 0.0)), between(labels.known))
+    return RateCounts(between(np.where(labels.known, labels.label, 0.0)), between(labels.known))
 
 
-def best_strength(counts: Counts, mean: float, labels: Labels) -> float:
+def best_strength(counts: RateCounts, mean: float, labels: Labels) -> float:
     """Return the value of `STRENGTHS` whose rates have the lowest log loss; the first without known labels.
 
     Args:
@@ -221,9 +221,9 @@ def predict(
     """Return the logits [Q] of each baseline.
 
     Args:
-        queries: Counts at the queries.
+        queries: RateCounts at the queries.
         mean: Mean of the training labels.
-        validation: Counts at the validation rows.
+        validation: RateCounts at the validation rows.
         labels: Labels of the validation rows.
     """
     offset = float(np.log(mean) - np.log1p(-mean))
@@ -294,7 +294,7 @@ def baseline_predictions(
         window = window_seconds(head, config)
         counts = [
             QueryCounts(
-                Counts(*(count[rows.title] for count in total)),
+                RateCounts(*(count[rows.title] for count in total)),
                 count_earlier(rows.user, rows.time, rows.labels[i], window),
             )
             for rows in (queries, validation)

@@ -7,7 +7,7 @@ from jaxrec.config import Config, Head, Label, Reward, Term
 from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.dataset import BLOCK_ROWS, SelectedRows
 from jaxrec.evaluation.labels import rates
-from jaxrec.evaluation.labels.rates import Counts, Labels, QueryCounts
+from jaxrec.evaluation.labels.rates import Labels, QueryCounts, RateCounts
 
 LABELS = (Label("thumb", "last", hours=2), Label("saved", "happened", hours=1 / 3600))
 TARGETS = 3
@@ -37,7 +37,7 @@ def labels(y, known):
 
 
 def test_labels_are_shares_of_a_positive_and_unknown_ones_are_left_out():
-    """Of the second target the thumb is no number and unknown; the third target is absent."""
+    """The thumb of the second target is no number and unknown; the third target is absent."""
     config = make_config(rewards=(Reward("sum", (Term("thumb"), Term("saved", 0.5)), base=0, low=0, high=9),))
     rows = make_rows([[5, 6, 0]] * 2, [[1, np.nan, 1], [-1, 3, 1]], [[0b11, 0b10, 0b11], [0b01, 0b01, 0b11]])
     thumb = rates.labels_of(Head("up", "thumb"), rows, config, make_layout())
@@ -70,12 +70,12 @@ def test_titles_are_counted_over_all_blocks():
 
 def test_rates_are_smoothed_towards_the_mean_of_all_known_labels():
     """Three of seven labels are positive, so m = 3.5 / 8; the last title has no label in training."""
-    counts = Counts(np.array([2.0, 1.0, 0.0]), np.array([2.0, 5.0, 0.0]))
+    counts = RateCounts(np.array([2.0, 1.0, 0.0]), np.array([2.0, 5.0, 0.0]))
     mean = counts.mean()
     assert mean == 0.4375
     p = 1 / (1 + np.exp(-counts.smoothed(mean, 10.0)))
     assert p == pytest.approx([(2 + 4.375) / 12, (1 + 4.375) / 15, 0.4375])
-    for never in (Counts(np.zeros(2), np.array([9.0, 0.0])), Counts(np.zeros(0), np.zeros(0))):
+    for never in (RateCounts(np.zeros(2), np.array([9.0, 0.0])), RateCounts(np.zeros(0), np.zeros(0))):
         assert 0 < never.mean() < 1 and np.isfinite(never.smoothed(never.mean(), 1.0)).all()
 
 
@@ -142,8 +142,8 @@ def test_predictions_take_the_best_strength_and_multiply_odds_without_validation
     y = np.where(known, rng.random(1_000) < of_title, np.nan)
     likes = rng.integers(0, 5, 1_000).astype(float)
     counts = QueryCounts(
-        Counts(np.tile(np.rint(20 * of_title), 2), np.full(2_000, 20.0)),
-        Counts(np.r_[likes, 4 - likes], np.full(2_000, 4.0)),
+        RateCounts(np.tile(np.rint(20 * of_title), 2), np.full(2_000, 20.0)),
+        RateCounts(np.r_[likes, 4 - likes], np.full(2_000, 4.0)),
     )
     y = labels(np.tile(y, 2), np.tile(known, 2))
     assert rates.best_strength(counts.title, 0.5, y) == rates.STRENGTHS[0]
