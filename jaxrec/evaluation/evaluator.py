@@ -166,17 +166,14 @@ def evaluate(
         of_heads = {LABELS: label_metrics(labels, queries.rows["user"])}
         scored = scored._replace(result=of_heads, labels=labels)
     seen = options.seen or loaded.config.evaluate.seen
-    result |= (
-        scored.result
-        | _label_baselines(queries, options.split, scored)
-        | {
-            "protocol": _protocol(options, lists, protocols.lists or (lists and (CATALOGUE,)), seen, queries),
-            "dataset": dataset.fingerprint,
-            "step": loaded.step,
-            "seed": loaded.config.train.seed,
-            "seconds": time.perf_counter() - started,
-        }
-    )
+    result |= scored.result | {
+        **_label_baselines(queries, options.split, scored),
+        "protocol": _protocol(options, lists, protocols.lists or (lists and (CATALOGUE,)), seen, queries),
+        "dataset": dataset.fingerprint,
+        "step": loaded.step,
+        "seed": loaded.config.train.seed,
+        "seconds": time.perf_counter() - started,
+    }
     measured = measure_for_report(workdir, queries, options.report_users, scored, ranked)
     users = dataset.user_keys(options.split)
     return EvaluationResult(
