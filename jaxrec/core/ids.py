@@ -13,6 +13,7 @@ POOLS = ("hard", "trending", "tailing", "random")
 LISTS = ("enabled", "disabled")  # frozen candidate lists of 1 + negatives titles
 CATALOGUE = "catalogue"  # name of the evaluation over all titles, next to the names in LISTS
 LABELS = "labels"  # name of the evaluation of heads that predict labels, beside the lists
+LABEL_BASELINES = "label_baselines"  # name of the metrics of predictions of labels without a model
 SHARDED = "dealt"  # last name of row-sharded parameters: `models/layers/sharded_embedding.py`
 SHARD_SLOTS = 1024  # first axis of a row-sharded parameter, split evenly over at most as many devices
 INTERACTION_FEATURES = ("completion", "sessions", "age")

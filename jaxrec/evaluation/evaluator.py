@@ -11,7 +11,7 @@ from jaxrec.config.rules.availability import check_ranks_titles
 from jaxrec.config.serialization import from_run_json
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import CATALOGUE, LABELS, LISTS
+from jaxrec.core.ids import CATALOGUE, LABEL_BASELINES, LABELS, LISTS
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.data.loading.left_out import LeftOutTitles, Seen, left_out_titles
 from jaxrec.data.storage.dataset import Dataset, Rows
@@ -28,6 +28,7 @@ from jaxrec.evaluation.labels.of_heads import (
     predictions,
 )
 from jaxrec.evaluation.labels.predictions import label_metrics
+from jaxrec.evaluation.labels.rates import baseline_metrics
 from jaxrec.evaluation.results import (
     EvaluationResult,
     catalogue_result,
@@ -166,6 +167,7 @@ def evaluate(
         scored = scored._replace(result=of_heads, labels=labels)
     seen = options.seen or loaded.config.evaluate.seen
     result |= scored.result | {
+        **_label_baselines(queries, options.split, scored),
         "protocol": _protocol(options, lists, protocols.lists or (lists and (CATALOGUE,)), seen, queries),
         "dataset": dataset.fingerprint,
         "step": loaded.step,
@@ -178,6 +180,13 @@ def evaluate(
         result, queries.rows, scored.scores, users, frozen, ks, scored.other_heads, ranked, measured,
         loaded.config.evaluate.report, scored.labels,
     )  # fmt: skip
+
+
+def _label_baselines(queries: Queries, split: str, scored: ListEvaluation) -> dict[str, Any]:
+    """Return the metrics of the baselines of the heads of labels, as a part of the result; {} without any."""
+    config, user = queries.loaded.config, queries.rows["user"]
+    of_baselines = baseline_metrics(config, queries.dataset, split, scored.labels, user)
+    return {LABEL_BASELINES: of_baselines} if of_baselines else {}
 
 
 def _checked_lists(options: EvaluationOptions, loaded: LoadedCheckpoint) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ METRICS = {
     "auc": "AUC", "gauc": "AUC in users", "log_loss": "log loss", "calibration_error": "calibration error",
     "mse": "squared error", "r2": "R^2", "correlation": "correlation",
 }  # fmt: skip
+BASELINES = {"title_rate": "title rate", "user_rate": "user rate", "both": "both rates"}
 _WIDTHS = (18, 18, 9, 9, 22)  # head, metric, value or difference, visible; interval
 
 
@@ -28,11 +29,14 @@ def interval_text(interval: Any, form: str) -> str:
     return f"[{interval[0]:{form}}, {interval[1]:{form}}]"
 
 
-def label_lines(labels: Mapping[str, Any]) -> list[str]:
+def label_lines(labels: Mapping[str, Any], baselines: Mapping[str, Any]) -> list[str]:
     """Return the lines of the table of labels: for each head and metric the value and its interval.
+
+    A line for each baseline of a head follows.
 
     Args:
         labels: `labels` of a result.
+        baselines: `label_baselines` of the result; empty for none.
     """
     head_width, metric_width, width, _, interval_width = _WIDTHS
     heading = f"{'':<{metric_width}}{'value':>{width}}{'95% interval':>{interval_width}}"
@@ -51,7 +55,24 @@ def label_lines(labels: Mapping[str, Any]) -> list[str]:
                 )
                 name = ""
         lines.append(f"{'':<{head_width}}{counts}")
+        for baseline, of_head in of_baselines(baselines, head).items():
+            lines.append(f"{'':<{head_width}}{baseline:<12}{_baseline_text(of_head)}")
     return lines
+
+
+def of_baselines(baselines: Mapping[str, Any], head: str) -> dict[str, Mapping[str, Any]]:
+    """Return the metrics of each baseline of a head, by the baseline's name for readers."""
+    return {BASELINES.get(key, key): heads[head] for key, heads in baselines.items() if head in heads}
+
+
+def _baseline_text(values: Mapping[str, Any]) -> str:
+    """Return the metrics of a baseline in one line, the AUC with its interval."""
+    texts = {
+        metric: f"{values[metric]['value']:.4f}" if finite(values[metric]["value"]) else "-"
+        for metric in ("auc", "gauc", "log_loss")
+    }
+    interval = interval_text(values["auc"]["interval"], ".4f")
+    return f"AUC {texts['auc']} {interval}, in users {texts['gauc']}, log loss {texts['log_loss']}"
 
 
 def difference_lines(labels: Mapping[str, Any]) -> list[str]:

@@ -3,14 +3,15 @@
 `result` is the `result` of `evaluation.evaluator.evaluate`. Its keys are `lists` and `baselines` (K=1),
 `lists_k3` and `baselines_k3` (each of the next three titles is a query), `gate`
 (`evaluation.gate_analysis.gate_report`), `by_hard`, `catalogue` (`evaluation.results.whole_catalogue`),
-`labels` (`evaluation.labels.predictions.label_metrics`), `dataset`, `step` and `seconds`.
+`labels` (`evaluation.labels.predictions.label_metrics`), `label_baselines`
+(`evaluation.labels.rates.baseline_metrics`), `dataset`, `step` and `seconds`.
 """
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from jaxrec.core.ids import CATALOGUE, LABELS
+from jaxrec.core.ids import CATALOGUE, LABEL_BASELINES, LABELS
 from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath
 from jaxrec.reporting.label_tables import label_lines
@@ -96,7 +97,7 @@ def format_table(result: Mapping[str, Any]) -> str:
     for head, values in result.get("heads", {}).items():
         lines += ["", f"head {head}: " + ", ".join(f"{m} {_cell(value)}" for m, value in values.items())]
     if result.get(LABELS):
-        lines += ["", *label_lines(result[LABELS])]
+        lines += ["", *label_lines(result[LABELS], result.get(LABEL_BASELINES, {}))]
     fractions = oracle_fraction(result)
     lines += [""] if fractions else []
     for name, fraction in fractions.items():

@@ -133,7 +133,7 @@ LINES = (
     ),
     Line(
         "examples of an earlier evaluation go when they are switched off",
-        "jaxrec/evaluation/evaluator.py",
+        "jaxrec/evaluation/details/of_report.py",
         'return measured | {"examples": _examples(workdir, queries, ranked, count)}',
         "return measured",
         ("tests/end_to_end/test_commands.py::test_evaluate_writes_the_report_again_without_keys_of_users",),
@@ -186,5 +186,31 @@ LINES = (
         "if all(low > -margin for",
         "if any(low > -margin for",
         ("tests/studies/test_label_claims.py::test_a_margin_makes_a_claim_of_non_inferiority",),
+    ),
+    Line(
+        "a user's earlier labels are final by the query, also where both times are rounded down",
+        "jaxrec/evaluation/labels/rates.py",
+        "second - min(window, span) - 1",
+        "second - min(window, span)",
+        (
+            "tests/evaluation/labels/test_rates.py::test_a_users_earlier_labels_are_those_that_are_final",
+            "tests/evaluation/labels/test_predictions.py::test_an_evaluation_has_the_baselines_of_its_label_heads",
+        ),
+    ),
+    Line(
+        "unknown labels are in no rate of a title",
+        "jaxrec/evaluation/labels/rates.py",
+        'title = rows["target"][known]',
+        'title, known = rows["target"].ravel(), np.ones_like(known)',
+        ("tests/evaluation/labels/test_rates.py::test_titles_are_counted_over_all_blocks",),
+    ),
+    Line(
+        "the logistic of both rates is fitted from the odds of independent evidence",
+        "jaxrec/evaluation/labels/rates.py",
+        "np.array([0.0, 1.0, 1.0])",
+        "np.zeros(3)",
+        (
+            "tests/evaluation/labels/test_rates.py::test_predictions_take_the_best_strength_and_multiply_odds_without_validation_rows",
+        ),
     ),
 )

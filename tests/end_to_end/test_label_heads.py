@@ -16,10 +16,11 @@ from jaxrec.config.schema import (
     Signal,
 )
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import CATALOGUE, LABELS
+from jaxrec.core.ids import CATALOGUE, LABEL_BASELINES, LABELS
 from jaxrec.data.runners.local import prepare
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.evaluation.evaluator import Evaluator
+from jaxrec.evaluation.labels import rates
 from jaxrec.reporting.result_table import format_table
 from jaxrec.sources import open_source
 from jaxrec.tasks.loading import load_checkpoint
@@ -70,6 +71,16 @@ def test_exposures_train_and_are_measured_by_their_labels(exposures):
     np.testing.assert_array_equal(done.labels["played"].label[known], done.rows["label"][known, 0, 1])
     text = format_table(done.result)
     assert "played            AUC" in text and "NDCG" not in text
+    # the baselines read the labels that the model is measured by, and are printed below its metrics
+    loaded, layout = load_checkpoint(exposures, "best"), Dataset(exposures.parent / "data").layout
+    for head in loaded.config.objective.heads:
+        label, is_known = rates.labels_of(head, done.rows, loaded.config, layout)
+        np.testing.assert_array_equal(label[:, 0], done.labels[head.name].label)
+        np.testing.assert_array_equal(is_known[:, 0], done.labels[head.name].known)
+    baselines = done.result[LABEL_BASELINES]
+    assert [*baselines] == ["title_rate", "user_rate", "both"]
+    assert all([*heads] == ["played", "thumb"] for heads in baselines.values())
+    assert text.count("both rates  AUC") == 2
     assert not {"lists", CATALOGUE} & {*done.result}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxrec.evaluation.details.calibration import calibration_bins
 from jaxrec.evaluation.labels import estimators
-from jaxrec.evaluation.labels.bootstrap import resample
+from jaxrec.evaluation.labels.bootstrap import REPLICATES, resample
 from jaxrec.evaluation.labels.estimators import Estimator
 
 AUC, GAUC = "auc", "gauc"
@@ -71,7 +71,9 @@ def order_estimators(
     }
 
 
-def label_metrics(heads: Mapping[str, HeadPredictions], user: np.ndarray) -> dict[str, Any]:
+def label_metrics(
+    heads: Mapping[str, HeadPredictions], user: np.ndarray, replicates: int = REPLICATES
+) -> dict[str, Any]:
     """Return the metrics of each head, with 95% intervals by bootstrap over users.
 
     Heads of loss "bce" have `auc`, `gauc` (the mean within users), `log_loss` in nats, `calibration_error`
@@ -81,6 +83,7 @@ def label_metrics(heads: Mapping[str, HeadPredictions], user: np.ndarray) -> dic
     Args:
         heads: Predictions by head.
         user: [Q] user of each query.
+        replicates: Number of resamples.
 
     Returns:
         Head -> `loss`, `queries` and `users` with a known label, `mean` of the labels, and the metrics: each
@@ -101,7 +104,7 @@ def label_metrics(heads: Mapping[str, HeadPredictions], user: np.ndarray) -> dic
             "mean": float(label.mean(dtype=np.float64)) if len(at) else None,
         } | {
             metric: {"value": resampled.value, "interval": resampled.interval}
-            for metric, resampled in resample(chosen, len(everybody), len(at)).items()
+            for metric, resampled in resample(chosen, len(everybody), len(at), replicates).items()
         }
         if head.loss == "bce" and len(at) and not broken:
             predicted = estimators.probability(prediction)

@@ -1,7 +1,7 @@
 """Section of a report on heads that predict a label or a reward: metrics, intervals, calibration."""
 
-from jaxrec.core.ids import LABELS
-from jaxrec.reporting.label_tables import finite, interval_text, shown_metrics
+from jaxrec.core.ids import LABEL_BASELINES, LABELS
+from jaxrec.reporting.label_tables import finite, interval_text, of_baselines, shown_metrics
 from jaxrec.reporting.pages import figures
 from jaxrec.reporting.pages.elements import Html, join, number, table, tag
 from jaxrec.reporting.pages.run_files import RunFiles
@@ -10,7 +10,9 @@ _NOTE = (
     "Of the title that a user watched next, where its label is known. AUC: probability that a positive has "
     "a higher prediction than a negative, ties counting half. AUC in users: the mean of the users that have "
     "both, weighted by their queries. Log loss in nats. Calibration error: mean gap of ten bins. Intervals "
-    "are 95% bootstrap intervals over users."
+    "are 95% bootstrap intervals over users. Title rate: the label's mean in training, of the title. User "
+    "rate: the mean of the user's earlier labels in the split. Both rates: a logistic regression on their "
+    "logits, fitted on the validation rows."
 )
 
 
@@ -24,6 +26,8 @@ def labels(run: RunFiles) -> Html:
     for head, values in heads.items():
         counts = (f"{values['queries']:,}", number(values["mean"]))
         rows.append([head, *counts, *(_cell(values.get(metric)) for metric in metrics)])
+        for name, baseline in of_baselines(run.result.get(LABEL_BASELINES, {}), head).items():
+            rows.append([f"{head}: {name}", "", "", *(_cell(baseline.get(metric)) for metric in metrics)])
     parts = [
         tag("p", _NOTE, class_="note"),
         table(["head", "queries", "mean label", *metrics.values()], rows),

@@ -11,9 +11,11 @@ import polars as pl
 import pytest
 
 from jaxrec import compare
+from jaxrec.config import Head, Label
 from jaxrec.core.errors import InputError
 from jaxrec.core.json_io import plain
 from jaxrec.evaluation import evaluator, per_user
+from jaxrec.evaluation.labels import rates
 from jaxrec.evaluation.labels.predictions import HeadPredictions, head_predictions, label_metrics
 from jaxrec.reporting.label_tables import label_lines
 from jaxrec.reporting.result_table import format_table
@@ -40,19 +42,32 @@ class LabelledTask(RankingTask):
         return jnp.where(known_B, completion_B > 0.5, jnp.nan), known_B
 
 
+def clicks(rows):
+    """Return the labels of `LabelledTask` of all targets; the rows of the tiny dataset store no labels."""
+    completion = rows["target_completion"]
+    known = (np.abs(completion - np.float32(0.5)) > np.float32(0.1)) & (rows["target"] > 0)
+    return rates.Labels(np.where(known, completion > 0.5, 0.0), known)
+
+
 @pytest.fixture(scope="module")
 def labelled(tiny_run, tmp_path_factory):
-    """Return the workdir of an evaluated run with label heads, and the evaluation."""
+    """Return the workdir of an evaluated run with label heads, and the evaluation.
+
+    The config declares the click head as one of a label whose window is an hour, for the baselines.
+    """
     workdir = tmp_path_factory.mktemp("labelled") / "run"
     shutil.copytree(tiny_run / "run", workdir)
 
     def load(*args):
         loaded = load_checkpoint(*args)
         own = LabelledTask(**{f.name: getattr(loaded.task, f.name) for f in fields(RankingTask)})
-        return replace(loaded, task=own)
+        objective = replace(loaded.config.objective, heads=(Head("ctr", "clicked"),))
+        config = replace(loaded.config, labels=(Label("clicked", "happened", hours=1),), objective=objective)
+        return replace(loaded, task=own, config=config)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluator, "load_checkpoint", load)
+        patch.setattr(rates, "labels_of", lambda head, rows, config, layout: clicks(rows))
         done = evaluator.Evaluator(workdir).run(write=True, per_user=True, next_k=(1,), report_users=0)
     return workdir, done
 
@@ -78,10 +93,64 @@ def test_an_evaluation_measures_its_label_heads(labelled):
     low, high = result["ctr"]["auc"]["interval"]
     assert low < result["ctr"]["auc"]["value"] < high
     assert json.loads((workdir / "eval-test-best.json").read_text())["labels"] == plain(result)
-    assert "\n".join(label_lines(result)) in format_table(done.result)
+    assert "\n".join(label_lines(result, done.result["label_baselines"])) in format_table(done.result)
     page = (workdir / "report.html").read_text()
     assert 'id="labels"' in page and f"{result['ctr']['auc']['value']:.4f}" in page
     assert "Calibration of labels" in page
+
+
+def test_an_evaluation_has_the_baselines_of_its_label_heads(labelled, tiny):
+    """Both rates equal a loop over rows, with the strengths of the lowest log loss of the validation rows."""
+    workdir, done = labelled
+    result = done.result["label_baselines"]
+    assert [*result] == ["title_rate", "user_rate", "both"] and [*result["both"]] == ["ctr"]  # none of "mse"
+    counts = {}
+    training = tiny.rows("train").all()
+    label, known = clicks(training)
+    mean = (label.sum() + 0.5) / (known.sum() + 1)
+    for split in ("validation", "test"):
+        rows, time = tiny.rows(split).all(), tiny.seen_titles(split).query_time.astype(int)
+        y, is_known = (array[:, 0] for array in clicks(rows))
+        counts[split] = {"title_rate": [], "user_rate": []}
+        for row, now in zip(rows, time, strict=True):
+            same = (training["target"] == row["target"][0]) & known
+            counts[split]["title_rate"].append((label[same].sum(), same.sum()))
+            earlier = (rows["user"] == row["user"]) & (time + 3_600 < now) & is_known
+            counts[split]["user_rate"].append((y[earlier].sum(), earlier.sum()))
+        assert max(n for _, n in counts[split]["user_rate"]) > 1
+    y, is_known = (array[:, 0] for array in clicks(tiny.rows("validation").all()))
+
+    def logit(split, name, strength):
+        positives, number = np.array(counts[split][name], float).T
+        p = (positives + strength * mean) / (number + strength)
+        return np.log(p / (1 - p))
+
+    def loss(name, strength):
+        x = logit("validation", name, strength)[is_known]
+        return np.log1p(np.exp(x)).sum() - x[y[is_known] > 0].sum()
+
+    test = done.labels["ctr"]
+    for name in ("title_rate", "user_rate"):
+        best = min(rates.STRENGTHS, key=lambda strength, name=name: loss(name, strength))
+        of_loop = test._replace(prediction=logit("test", name, best).astype(np.float32))
+        expected = label_metrics({"ctr": of_loop}, done.rows["user"], rates.REPLICATES)["ctr"]
+        assert result[name]["ctr"]["queries"] == expected["queries"] == test.known.sum()
+        for metric in ("auc", "gauc", "log_loss"):
+            assert result[name]["ctr"][metric]["value"] == pytest.approx(expected[metric]["value"], abs=1e-5)
+            assert result[name]["ctr"][metric]["interval"] == pytest.approx(
+                expected[metric]["interval"], abs=1e-5
+            )
+    assert json.loads((workdir / "eval-test-best.json").read_text())["label_baselines"] == plain(result)
+    text = format_table(done.result)
+    lines = [line for line in text.splitlines() if " rate" in line and "AUC" in line]
+    assert len(lines) == 3 and max(map(len, text.splitlines())) < 100
+    of_title = result["title_rate"]["ctr"]
+    assert f"title rate  AUC {of_title['auc']['value']:.4f} [" in lines[0]
+    assert lines[0].endswith(
+        f"in users {of_title['gauc']['value']:.4f}, log loss {of_title['log_loss']['value']:.4f}"
+    )
+    page = (workdir / "report.html").read_text()
+    assert "ctr: both rates" in page and f"{result['both']['ctr']['auc']['value']:.4f}" in page
 
 
 def test_files_of_an_evaluation_hold_what_a_difference_needs(labelled, tmp_path):
@@ -188,7 +257,7 @@ def test_a_head_without_known_labels_or_without_numbers_has_no_metrics():
     assert out["value"]["r2"]["value"] == out["value"]["correlation"]["value"] == 1.0
     assert out["score"].keys() == {"loss", "queries", "users", "mean", "auc", "gauc"}
     assert out["score"]["auc"]["value"] == out["score"]["gauc"]["value"] == 1.0
-    text = "\n".join(label_lines(out))
+    text = "\n".join(label_lines(out, {}))
     assert "0 queries of 0 users with a known label, mean -" in text
     assert label_metrics({}, user) == {}
 
