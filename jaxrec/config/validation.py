@@ -285,8 +285,8 @@ def _check_start(config: Config) -> None:
 
 
 _RULES: tuple[Callable[[Config], None], ...] = (
-    *DATA_RULES, _check_sampling, check_strata, _check_model, _check_sequences, _check_split, _check_objective,
-    check_heads, check_trunk, _check_start, _check_run,
+    *DATA_RULES, _check_sampling, check_strata, _check_model, _check_sequences, _check_split,
+    _check_objective, check_heads, check_trunk, _check_start, _check_run,
 )  # fmt: skip
 
 

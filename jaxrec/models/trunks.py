@@ -68,13 +68,11 @@ class Tower(Parameters):
         return s.astype(at_least_float32(self.dtype))
 
 
-def shared_columns(
-    kind: str, heads: int, experts: int, width: int, levels: int
-) -> dict[str, np.ndarray]:
-    """Return for each parameter of a trunk of several heads the mask of columns that more than one head reads.
+def shared_columns(kind: str, heads: int, experts: int, width: int, levels: int) -> dict[str, np.ndarray]:
+    """Return for each parameter of a trunk the mask of the columns that more than one of its heads read.
 
     A head alone reads its gates, and its own expert on the last level. What the second level reads of the
-    first is shared. Arguments are those of `Trunk`, with the number of heads.
+    first is shared. Arguments are those of `Trunk`, with the number of heads, two or more.
     """
     own = heads if kind == "ple" else 0
     last = np.arange(experts + own).repeat(width) < experts

@@ -52,9 +52,7 @@ def build_task(
             f"but the dataset holds {layout.rows} rows"
         )
     task: type[Task] = resolve(entry.target)
-    built = task(
-        config, layout, threshold, steps_per_epoch, total_steps, label_shares or {}, tuple(strata)
-    )
+    built = task(config, layout, threshold, steps_per_epoch, total_steps, label_shares or {}, tuple(strata))
     built.check()
     return built
 

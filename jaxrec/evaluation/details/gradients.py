@@ -77,18 +77,19 @@ def _products_step(task: Task) -> Any:
 
     def step(params: Any, host: HostBatch, table: TitleTable) -> jax.Array:
         leaves, tree = jax.tree.flatten(params)
-        masks = tree.flatten_up_to(task.shared_parameters(params))
+        masks = jax.tree.leaves(task.shared_parameters(params))
         shared = [i for i, mask in enumerate(masks) if np.any(mask)]
 
         def losses(read: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
             of_leaf = dict(zip(shared, read, strict=True))
-            return task.head_losses(
-                tree.unflatten([of_leaf.get(i, x) for i, x in enumerate(leaves)]), host, table
-            )
+            whole = jax.tree.unflatten(tree, [of_leaf.get(i, x) for i, x in enumerate(leaves)])
+            return task.head_losses(whole, host, table)
 
         loss_T, pull_back, count = jax.vjp(losses, [leaves[i] for i in shared], has_aux=True)
         # One head after another, so that the backward pass takes the memory of one.
-        gradients = jax.lax.map(lambda of_head: pull_back(of_head)[0], jnp.eye(len(loss_T), dtype=loss_T.dtype))
+        gradients = jax.lax.map(
+            lambda of_head: pull_back(of_head)[0], jnp.eye(len(loss_T), dtype=loss_T.dtype)
+        )
         gradients, count = jax.lax.psum((gradients, count), AXIS)
         kept = [jnp.where(masks[i], g, 0.0) for i, g in zip(shared, gradients, strict=True)]
         return _products(kept) / jnp.square(jnp.maximum(count, 1).astype(loss_T.dtype))
@@ -103,7 +104,7 @@ def _products(gradients: list[jax.Array]) -> jax.Array:
     """
 
     def of_one(t: jax.Array) -> jax.Array:
-        total = jnp.zeros(len(gradients[0]), at_least_float32("float32"))
+        total = jnp.zeros(len(gradients[0]), at_least_float32(jnp.result_type(*gradients)))
         for g in gradients:
             g = g.reshape(*g.shape[:1], -1, g.shape[-1] if g.ndim > 1 else 1).astype(total.dtype)
             total = total + (g * g[t]).sum(2).sum(1)
@@ -125,7 +126,7 @@ def gradient_statistics(products_NxTxT: np.ndarray) -> dict[str, Any]:
     squared_NxT = np.diagonal(products_NxTxT, axis1=1, axis2=2)
     scale = np.sqrt(squared_NxT[:, :, None] * squared_NxT[:, None, :])
     cosine = np.divide(products_NxTxT, scale, out=np.full_like(scale, np.nan), where=scale > 0)
-    out = {}
+    out: dict[str, Any] = {}
     for name, values in (("cosine", cosine), ("norm", np.sqrt(squared_NxT))):
         there = np.isfinite(values)
         count = there.sum(0)
