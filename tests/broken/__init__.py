@@ -7,6 +7,7 @@ from tests.broken import (
     data,
     evaluation,
     examples,
+    gradients,
     integrity,
     labels,
     models,
@@ -38,5 +39,6 @@ AREAS = (
     labels,
     availability,
     examples,
+    gradients,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.config.schema import Feature
 from jaxrec.config.validation import check
 from jaxrec.core.batch import Batch, Outcome
 from jaxrec.core.errors import InputError
@@ -117,11 +116,12 @@ def test_refused_strata(small_config, name, power, text):
 
 def test_sequences_have_no_strata(small_config):
     config = copy.deepcopy(small_config)
-    config.features = (*config.features, Feature("region", "category", "user", 4))
+    config.features = tuple(f for f in config.features if f.where == "title")
     config.task.name, config.data.num_targets, config.evaluate.next_k = "next_item", 1, (1,)
-    config.sampling.strata = "region"
-    config.model.experts[0].encoder = "sasrec"
-    with pytest.raises(
-        InputError, match=r"sampling.strata='region' must be empty with task.name='next_item'"
-    ):
+    config.model.features, config.model.experts[0].encoder = (), "sasrec"
+    check(config)
+    config.sampling.strata = "segment"
+    allowed = "must be empty with task.name='next_item': rows of sequences hold no features of users"
+    with pytest.raises(InputError) as caught:
         check(config)
+    assert str(caught.value) == f"sampling.strata='segment' {allowed}"
