@@ -33,7 +33,7 @@ LIBRARY = "products by a library"
 REST = "loss, decoding, update"
 # A part, and what its operations have in their path ("jvp(RankingModel)/.../block_0/attention/add").
 PARTS = (
-    ("matchers", re.compile(r"/(matcher_\w+|product|retrieval)\b")),
+    ("matchers", re.compile(r"/(matcher_\w+|tower_\w+|trunk|product|retrieval)\b")),
     ("attention", re.compile(r"/attention/")),
     ("layer norm", re.compile(r"/(attention_norm|feedforward_norm|norm)/")),
     ("feed-forward", re.compile(r"/(hidden|out)\b")),

@@ -155,48 +155,54 @@ class Trunk(Parameters):
         """
         shape = jnp.broadcast_shapes(projected_u.shape, projected_t.shape)
         h = broadcast(projected_u, shape) + broadcast(projected_t, shape)
-        G, K, every = self.width, len(self.heads), self.experts + self.own
-        z, gate = h[..., : every * G], h[..., every * G :]
+        width = (self.experts + self.own) * self.width
+        z, gate = h[..., :width], h[..., width:]
         if x is not None:
             z = z + x @ self.of_product
-        z = nn.relu(z + broadcast(self.bias, z.shape)).reshape(*z.shape[:-1], every, G)
-        h_k = self._mix(z, gate[..., : K * self.gated])
+        z = nn.relu(z + broadcast(self.bias, z.shape))
+        experts = jnp.split(z, self.experts + self.own, axis=-1)
+        of_heads = gate[..., : len(self.heads) * self.gated]
+        mixtures = self._mixtures_of_heads(experts, jnp.split(of_heads, len(self.heads), axis=-1))
         if self.levels == 2:
-            h_k = self._second(h_k, _weighted(self._weights(gate[..., K * self.gated :]), z))
-        return {head: h_k[..., k, :] for k, head in enumerate(self.heads)}
+            shared = self._mixture(gate[..., len(self.heads) * self.gated :], experts)
+            mixtures = self._second(mixtures, shared)
+        return dict(zip(self.heads, mixtures, strict=True))
 
-    def _weights(self, gate: jax.Array) -> jax.Array:
-        """Return the softmax of logits over their last axis, computed in at least float32."""
-        return nn.softmax(gate.astype(at_least_float32(self.dtype))).astype(self.dtype)
+    def _mixture(self, gate: jax.Array, experts: list[jax.Array]) -> jax.Array:
+        """Return the sum [..., G] of experts by the softmax, in at least float32, of logits [..., E']."""
+        weight = nn.softmax(gate.astype(at_least_float32(self.dtype))).astype(self.dtype)
+        # The gradient of `split` is one concatenation; that of slices is a sum of padded arrays, each as wide
+        # as all experts.
+        first, *others = (w * z for w, z in zip(jnp.split(weight, len(experts), -1), experts, strict=True))
+        return sum(others, first)
 
-    def _mix(self, z: jax.Array, gate: jax.Array) -> jax.Array:
-        """Return the mixture of each head, [..., K, G].
-
-        Args:
-            z: [..., E', G] outputs of the experts, those of the heads last.
-            gate: [..., K (E + 1)], or [..., K E] without own experts, logits of the gates.
-        """
-        weight = self._weights(gate.reshape(*gate.shape[:-1], len(self.heads), self.gated))
-        h = _weighted(weight[..., : self.experts], z[..., None, : self.experts, :])
-        if self.own:
-            h = h + weight[..., -1, None] * z[..., self.experts :, :]
-        return h
-
-    def _second(self, h_k: jax.Array, shared: jax.Array) -> jax.Array:
-        """Return the mixtures [..., K, G] of the second level.
+    def _mixtures_of_heads(self, experts: list[jax.Array], gates: list[jax.Array]) -> list[jax.Array]:
+        """Return the mixture [..., G] of each head.
 
         Args:
-            h_k: [..., K, G] mixtures of the heads.
-            shared: [..., G] mixture for the shared experts.
+            experts: Outputs [..., G], those of the shared experts first.
+            gates: Logits of each head's gate.
         """
-        G, K = self.width, len(self.heads)
-        kernel_s, kernel_k = jnp.split(self.second_kernel, [self.experts * G], axis=1)
-        z_s = (shared @ kernel_s).reshape(*shared.shape[:-1], self.experts, G)
-        z_k = jnp.einsum("...kg,gkh->...kh", h_k, kernel_k.reshape(G, K, G))
-        z = jnp.concatenate([z_s, z_k], axis=-2)
-        z = nn.relu(z + broadcast(self.second_bias.reshape(-1, G), z.shape))
-        gate = jnp.einsum("...kg,gke->...ke", h_k, self.second_gate.reshape(G, K, self.gated))
-        return self._mix(z, gate.reshape(*gate.shape[:-2], K * self.gated))
+        shared, own = experts[: self.experts], experts[self.experts :]
+        return [self._mixture(gate, shared + own[k : k + 1]) for k, gate in enumerate(gates)]
+
+    def _second(self, mixtures: list[jax.Array], shared: jax.Array) -> list[jax.Array]:
+        """Return the mixtures of the second level.
+
+        Args:
+            mixtures: Mixture [..., G] of each head.
+            shared: Mixture [..., G] for the shared experts.
+        """
+        inputs = [shared] * self.experts + mixtures
+        kernels = jnp.split(self.second_kernel, len(inputs), axis=1)
+        biases = jnp.split(self.second_bias, len(inputs))
+        experts = [
+            nn.relu(z @ kernel + broadcast(bias, z.shape))
+            for z, kernel, bias in zip(inputs, kernels, biases, strict=True)
+        ]
+        of_gates = jnp.split(self.second_gate, len(mixtures), axis=1)
+        gates = [h @ kernel for h, kernel in zip(mixtures, of_gates, strict=True)]
+        return self._mixtures_of_heads(experts, gates)
 
     def every(
         self, head: str, tower: Tower, u_BxU: jax.Array, t_VxF: jax.Array, product: ProductFeatures | None
@@ -223,11 +229,3 @@ class Trunk(Parameters):
 
         values = len(t_VxF) * (self.experts + self.own) * self.width
         return score_in_tiles(score_tile, u_BxU, max(_CPU_VALUES // values, 1))
-
-
-def _weighted(weight: jax.Array, z: jax.Array) -> jax.Array:
-    """Return the sum [..., G] of experts [..., E', G] by weights [..., E']; other axes broadcast."""
-    h = weight[..., 0, None] * z[..., 0, :]
-    for e in range(1, z.shape[-2]):
-        h = h + weight[..., e, None] * z[..., e, :]
-    return h

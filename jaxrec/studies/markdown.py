@@ -8,6 +8,7 @@ from typing import Any
 from jaxrec.cli.app import UNUSED_LIBRARIES, hide_libraries
 from jaxrec.core.ids import LISTS
 from jaxrec.core.json_io import write_text
+from jaxrec.studies.label_markdown import label_tables
 
 _RULES = {"popularity": "popularity", "item_to_item": "item to item", "oracle": "oracle, p/q"}
 _METRICS = {"ndcg@1": "NDCG@1", "ndcg@5": "NDCG@5", "recall@5": "Recall@5", "mrr@5": "MRR@5"}
@@ -27,6 +28,11 @@ _NON_INFERIORITY = (
 _AUC = (
     "A difference of AUC is tested over users by the standard error of bootstrap resamples of the users, and "
     "has no signed-rank test."
+)
+_LABELS = (
+    "AUC of each predicted label, mean over the seeds; with folds each seed tests other users. Intervals and "
+    "differences are by bootstrap over users. *Higher* and *lower* where the tests over users and over seeds "
+    "agree at 5%; *visible* is the smallest difference that the test over users detects with a power of 80%."
 )
 
 
@@ -122,10 +128,13 @@ def _table(table: Mapping[str, Any]) -> list[str]:
     queries = ", ".join(f"{n:,}" for n in sorted({*table["queries"].values()}))
     users = ", ".join(f"{n:,}" for n in sorted({*table["users"].values()}))
     lines = ["", f"## {table['title']}", ""]
-    lines.append(f"{queries} queries of {users} users (K=1); differences are to the first row.")
-    for next_k in table["next_k"]:
-        for name in LISTS:
-            lines += _block(table, name, next_k)
+    if table["queries"]:
+        lines.append(f"{queries} queries of {users} users (K=1); differences are to the first row.")
+        for next_k in table["next_k"]:
+            for name in LISTS:
+                lines += _block(table, name, next_k)
+    if table["labels"]:
+        lines += ["", _LABELS, *label_tables(table["labels"], _number)]
     return lines
 
 

@@ -120,6 +120,8 @@ class Study:
         default: Names of the tables that run where --tables is empty.
         claims: Claims to test.
         premises: Premises, which run where --tables contains `premise`.
+        folds: Folds of the users, one for each seed in turn (`data.fold`), so that as many seeds test every
+            user once; 0: all seeds are trained and tested on the users of the base config.
     """
 
     name: str
@@ -129,6 +131,7 @@ class Study:
     default: tuple[str, ...]
     claims: tuple[Claim, ...] = ()
     premises: tuple[Premise, ...] = ()
+    folds: int = 0
 
 
 class Run(NamedTuple):
@@ -320,10 +323,20 @@ def every_run(study: Study, tables: tuple[str, ...], seeds: int, folder: Path) -
         for name, variant in variant_by_name.items():
             config = copy.deepcopy(variant.config)
             config.train.seed = seed
+            if study.folds:
+                _set_fold(config, f"{(seed - study.base.train.seed) % study.folds + 1}/{study.folds}")
             if variant.after:  # absolute: a resumed study may be named from another folder
                 config.start.workdir = os.path.abspath(_workdir(folder, variant.after, seed))
             out.append(Run(name, seed, config, _workdir(folder, name, seed), variant.after))
     return out
+
+
+def _set_fold(config: Config, fold: str) -> None:
+    """Test another fold of the users, on a dataset of its own."""
+    config.data.fold = fold
+    if config.data.directory:
+        config.data.directory += f"-fold-{fold.replace('/', '-of-')}"
+    check(config)
 
 
 def _workdir(folder: Path, name: str, seed: int) -> Path:

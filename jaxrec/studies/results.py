@@ -1,126 +1,23 @@
 """Results of a study as one JSON object: table rows, verdicts, premise points.
 
 Figures are means over queries, as in the paper. Tests use the users' means. A row's spread is the standard
-deviation over seeds. Two rows are compared by seed: seed n of one row with seed n of the other row.
+deviation over seeds.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 
-from jaxrec.core.errors import InputError
 from jaxrec.core.ids import LISTS
-from jaxrec.evaluation import per_user, statistics
-from jaxrec.evaluation.labels.differences import auc_differences, compared, ordering_heads
+from jaxrec.evaluation import statistics
 from jaxrec.evaluation.metrics import METRICS, suffix
-from jaxrec.evaluation.per_user import PerUserResults
+from jaxrec.studies.comparisons import METRIC, Comparisons, RowResults
+from jaxrec.studies.label_results import label_blocks
 from jaxrec.studies.plan import PREMISE, Claim, Premise, ResultTable, Row, Study, premise_row
 
-RowResults = Mapping[str, Mapping[int, PerUserResults]]  # row -> seed -> per-user results
-METRIC = "ndcg@1"  # metric of tables and premises, and of claims that name none
 TASK = "ctr"  # head that single-task and multi-task rows have in common
-
-
-class Comparisons:
-    """Paired comparisons of two rows, cached, because tables and claims repeat them.
-
-    `compare` compares a metric of a candidate list and `compare_auc` the AUC of a head that predicts a label.
-    Both return a JSON object with the tests over users and over seeds, and the verdict of superiority. They
-    return None where a row has no finished run for a common seed, or the rows were evaluated on different
-    datasets.
-    """
-
-    def __init__(self, row_results: RowResults) -> None:
-        self._row_results = row_results
-        self.compare = cache(self._compare)
-        self.compare_auc = cache(self._compare_auc)
-
-    def _runs(self, better: str, worse: str) -> tuple[list[int], list[list[PerUserResults]]]:
-        """Return the common seeds and the runs of both rows, on the same users; none on other datasets."""
-        seeds = sorted(self._row_results.get(better, {}).keys() & self._row_results.get(worse, {}).keys())
-        sides = [[self._row_results[row][seed] for seed in seeds] for row in (better, worse)]
-        if len({side[0].result["dataset"] for side in sides if side}) != 1:
-            return [], [[], []]
-        per_user.matched([*sides[0], *sides[1]])
-        return seeds, sides
-
-    def _compare_auc(self, better: str, worse: str, metric: str) -> dict[str, Any] | None:
-        """Compare the AUC of a head in two rows.
-
-        Args:
-            better: Name of the row whose AUC is the minuend.
-            worse: Name of the row whose AUC is subtracted.
-            metric: "auc/<head>" or "gauc/<head>".
-
-        Raises:
-            InputError: A run has no such head, or the head predicts another label in another run.
-        """
-        seeds, (ours, theirs) = self._runs(better, worse)
-        if not seeds:
-            return None
-        name, _, head = metric.partition("/")
-        for run in (*ours, *theirs):
-            if head not in (heads := ordering_heads(run)):
-                raise InputError(
-                    f"{run.workdir}: has no head {head!r} that the claim's metric {metric!r} needs; there "
-                    f"are {', '.join(heads) or 'none'}"
-                )
-        pairs = auc_differences(ours, theirs, head)[name]
-        of_users = compared(pairs, len(ours[0].users))
-        of_seeds = statistics.over_seeds(np.array([first.value - second.value for first, second in pairs]))
-        return _comparison(better, worse, metric, 1, head, seeds, of_users, of_seeds)
-
-    def _compare(
-        self, better: str, worse: str, name: str, next_k: int, head: str = "", metric: str = METRIC
-    ) -> dict[str, Any] | None:
-        """Compare a metric of two rows on one candidate list.
-
-        Args:
-            better: Name of the row whose metric is the minuend.
-            worse: Name of the row whose metric is subtracted.
-            name: Candidate list.
-            next_k: K, the number of next titles that are targets.
-            head: Head that ranks. Empty: the head that the config selects.
-            metric: Metric of the list.
-        """
-        seeds, (ours, theirs) = self._runs(better, worse)
-        if not seeds:
-            return None
-        columns = [[_column(run, name, next_k, head, metric) for run in side] for side in (ours, theirs)]
-        user_differences = np.stack(
-            [per_user.difference(*four) for four in zip(ours, theirs, *columns, strict=True)]
-        )
-        of_users = statistics.paired(np.round(user_differences.mean(axis=0), per_user.DECIMALS))
-        of_seeds = statistics.over_seeds(np.round(user_differences.mean(axis=1), per_user.DECIMALS))
-        return _comparison(better, worse, name, next_k, head or "ranks", seeds, of_users, of_seeds)
-
-
-def _comparison(
-    better: str, worse: str, name: str, next_k: int, head: str, seeds: list[int],
-    users: statistics.Paired, of_seeds: statistics.Seeds,
-) -> dict[str, Any]:  # fmt: skip
-    """Return a comparison as JSON values, with the one-sided ends of its mean over users and over seeds."""
-    ends = {
-        "over_users": statistics.one_sided_interval(users.tests),
-        "over_seeds": statistics.one_sided_interval(of_seeds),
-    }
-    return {
-        "better": better, "worse": worse, "list": name, "next_k": next_k, "head": head, "seeds": seeds,
-        "over_users": users.to_json(), "over_seeds": of_seeds._asdict(), "one_sided": ends,
-        "verdict": statistics.verdict(users.tests, of_seeds),
-    }  # fmt: skip
-
-
-def _column(run: PerUserResults, name: str, next_k: int, head: str, metric: str) -> str:
-    """Return the name of the column of a head's metric.
-
-    Columns of the head that the config selects for ranking do not contain the head's name.
-    """
-    by_head = f"{name}_{head}{suffix(next_k)}/{metric}"
-    return by_head if by_head in run.columns else f"{name}{suffix(next_k)}/{metric}"
 
 
 # ---------------------------------------------------------------- tables
@@ -168,7 +65,7 @@ def _row_json(
         "other_heads": {head: _blocks([result["other_heads"][head] for result in results]) for head in heads},
         "differences": {
             f"{name}{suffix(k)}": comparisons.compare(row.name, against, name, k)
-            for name in LISTS
+            for name in results[0].get("lists", {})
             for k in table.next_k
             if against != row.name
         },
@@ -185,7 +82,8 @@ def _table_json(
     rows = [row for row in study.rows(study.base) if table.name in row.tables]
     row_json = [_row_json(row, table, row.against or rows[0].name, row_results, comparisons) for row in rows]
     first = next(iter(row_results.get(rows[0].name, {}).values()), None)
-    rules = {name: {"lists": lists} for name, lists in first.result["baselines"].items()} if first else {}
+    baselines = first.result.get("baselines", {}) if first else {}
+    rules = {name: {"lists": lists} for name, lists in baselines.items()}
     visible = {}
     for block in (f"{name}{suffix(k)}" for name in LISTS for k in table.next_k):
         differences = [row["differences"][block] for row in row_json if row.get("differences", {}).get(block)]
@@ -194,13 +92,13 @@ def _table_json(
                 over: _largest_finite(difference[f"over_{over}"]["smallest"] for difference in differences)
                 for over in ("users", "seeds")
             }
+    lists = first.result.get("lists", {}) if first else {}
     return {
         "title": table.title, "next_k": table.next_k, "rows": row_json, "visible": visible,
-        "queries": (
-            {name: lists["examples"] for name, lists in first.result["lists"].items()} if first else {}
-        ),
-        "users": {name: lists["users"] for name, lists in first.result["lists"].items()} if first else {},
-        "baselines": {name: _blocks([lists]) for name, lists in rules.items()},
+        "queries": {name: values["examples"] for name, values in lists.items()},
+        "users": {name: values["users"] for name, values in lists.items()},
+        "baselines": {name: _blocks([of_rule]) for name, of_rule in rules.items()},
+        "labels": label_blocks(rows, table.name, row_results, comparisons),
     }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from tests.broken import (
     evaluation,
     examples,
     gradients,
+    heads,
     integrity,
     labels,
     models,
@@ -40,5 +41,6 @@ AREAS = (
     availability,
     examples,
     gradients,
+    heads,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)

@@ -9,9 +9,9 @@ _VARIANCE = "tests/analysis/test_explained_variance.py"
 LINES = (
     Line(
         "ties count half in an AUC",
-        "jaxrec/analysis/feature_auc.py",
-        "np.cumsum(below) - below / 2",
-        "np.cumsum(below)",
+        "jaxrec/evaluation/labels/estimators.py",
+        "(np.cumsum(below) - below / 2)).sum()",
+        "np.cumsum(below)).sum()",
         (f"{_AUC}::test_an_auc_by_hand", f"{_AUC}::test_an_auc_is_a_share_of_pairs"),
     ),
     Line(

@@ -203,8 +203,8 @@ LINES = (
     Line(
         "a head's own expert has the last weight of its gate",
         "jaxrec/models/trunks.py",
-        "h = h + weight[..., -1, None] *",
-        "h = h + weight[..., 0, None] *",
+        "shared + own[k : k + 1]) for k, gate",
+        "own[k : k + 1] + shared) for k, gate",
         ("tests/models/test_trunks.py::test_values_and_gradients_are_the_naive_forms",),
     ),
 )

@@ -77,7 +77,7 @@ def steps_trace(config: Config) -> None:
     assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
     assert {"loss", "gradient_norm", "learning_rate"} <= set(sums)
     queries = batch(layout.query_dtype(), config.evaluate.batch_size)
-    scores, gate, _ = traced(
+    scores, gate, _, _ = traced(
         eval_step(program, 3, True, (program.score_task,)), (state.params, None), queries
     )
     (scores,) = scores.values()

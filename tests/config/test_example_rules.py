@@ -7,7 +7,19 @@ import pytest
 from jaxrec.config import migrations
 from jaxrec.config.loading import load_config
 from jaxrec.config.rules.examples import parse_fold, training_share
-from jaxrec.config.schema import Columns, Config, Data, Feature, Mix, Objective, Signal, Simulator, Tables
+from jaxrec.config.schema import (
+    Columns,
+    Config,
+    Data,
+    Feature,
+    Head,
+    Label,
+    Mix,
+    Objective,
+    Signal,
+    Simulator,
+    Tables,
+)  # fmt: skip
 from jaxrec.config.serialization import digest, from_json, run_differences, to_json
 from jaxrec.config.validation import at, check
 from jaxrec.core.errors import InputError
@@ -36,8 +48,16 @@ def line(config):
 def test_a_config_of_exposures_is_allowed():
     check(make_config())
     check(make_config(data__fold="2/5"))
-    mix, ratings = Mix(0.0, 0.4, 0.3, 0.3), Objective(0.0, 0.0, 0.0, personalised=False)
-    check(make_config(source__columns=Columns(seconds=""), objective=ratings, sampling__mix=mix))
+    mix, heads = Mix(0.0, 0.4, 0.3, 0.3), (Head("seen", "seen"),)
+    ratings = Objective(0.0, 0.0, 0.0, personalised=False, heads=heads)
+    of_ratings = make_config(source__columns=Columns(seconds=""), objective=ratings, sampling__mix=mix)
+    with pytest.raises(InputError, match=r"objective.heads\[0\].of='seen' must be a label or a reward"):
+        check(of_ratings)
+    of_ratings.labels = (Label("seen", "happened"),)
+    check(of_ratings)
+    of_ratings.objective.heads = ()
+    with pytest.raises(InputError, match=r"objective.heads=\(\) must hold a Head with data.examples="):
+        check(of_ratings)
     check(make_config(features=(TITLE,), signals=(Signal("impression", table="shown.csv"),)))
     time = {"split": "time", "validation_from": "2024-01-01", "test_from": "2024-01-02"}
     check(make_config(data=Data(examples="impressions", num_targets=1, **time)))

@@ -1,5 +1,6 @@
 """Claims on the AUC of labels, and claims of non-inferiority, with made-up results."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.json_io import dumps
 from jaxrec.evaluation import per_user, statistics
 from jaxrec.studies import markdown, results
-from jaxrec.studies.plan import Claim, Row, Study, variants
+from jaxrec.studies.plan import Claim, ResultTable, Row, Study, every_run, variants
 
 USERS, SEEDS = 80, range(3)
 
@@ -157,3 +158,63 @@ def test_a_claim_is_checked_before_anything_runs(tiny_config, edit, message):
     with pytest.raises(InputError, match=message):
         variants(study(tiny_config, claim), ())
     variants(study(tiny_config, replace(claim, metric="gauc/thumb", margin=0.002)), ())
+
+
+def test_folds_compare_the_users_of_each_fold(write_run, tiny_config, tmp_path):
+    """Seeds of two folds have other users: the mean over folds, and all users in one test."""
+
+    def of_fold(row, fold, noise):
+        run = write_run(f"{row}{fold}", fold, noise=noise)
+        run.result["dataset"] = f"fold {fold}"
+        return run
+
+    runs = {row: {f: of_fold(row, f, noise) for f in (0, 1)} for row, noise in (("best", 0.5), ("mid", 1.5))}
+    (claim,) = claims(tiny_config, runs, Claim("thumbs", (("best", "mid"),), metric="auc/thumb"))
+    (part,) = claim["parts"]
+    by_fold = [naive_auc(runs["best"][f], write_run) - naive_auc(runs["mid"][f], write_run) for f in (0, 1)]
+    assert part["over_users"]["mean"] == pytest.approx(np.mean(by_fold))
+    assert part["over_users"]["n"] == 2 * USERS and part["over_seeds"]["n"] == 2
+    runs["mid"][1].result["dataset"] = "another"
+    assert claims(tiny_config, runs, Claim("thumbs", (("best", "mid"),), metric="auc/thumb")) == []
+
+
+def test_a_table_of_labels_has_a_line_for_each_row_with_the_head(write_run, tiny_config, tmp_path):
+    runs = {
+        row: {s: write_run(row, s, noise=noise) for s in SEEDS}
+        for row, noise in (("low", 1.5), ("best", 0.5))
+    }
+    for by_seed in runs.values():
+        for run in by_seed.values():
+            auc = {metric: {"value": naive_auc(run, write_run)} for metric in ("auc", "gauc")}
+            run.result |= {"labels": {"thumb": {"loss": "bce"} | auc}, "lists": {}, "baselines": {}}
+            run.result["label_baselines"] = {"title_rate": {"thumb": {"auc": {"value": 0.6}}}}
+    rows = tuple(Row(name, {}, {"heads": name}) for name in ("low", "mid", "best"))
+    of_study = Study("s", tiny_config, lambda base: rows, (ResultTable("heads", "Heads"),), ("heads",))
+    tree = results.compute_results(of_study, ("heads",), runs)
+    block = tree["tables"]["heads"]["labels"]["thumb"]
+    assert block["positives"] == int((write_run.label > 0).sum())
+    low, best = block["rows"]  # "mid" has no runs
+    each = [naive_auc(run, write_run) for run in runs["best"].values()]
+    assert best["auc"]["mean"] == pytest.approx(np.mean(each))
+    assert best["auc"]["sd"] == pytest.approx(np.std(each, ddof=1))
+    assert best["auc"]["interval"][0] < best["auc"]["mean"] < best["auc"]["interval"][1]
+    assert (low["differences"], best["against"]) == ({}, "low")
+    text = {"study": "s", "date": "d", "machine": "m", "seeds": [0], "runs": 1, "done": 1}
+    markdown.write(tmp_path, json.loads(dumps(text | tree)))
+    page = (tmp_path / "study.md").read_text()
+    assert f"### thumb: {block['positives']:,} positives" in page
+    assert "to low | [" in page and "| higher |" in page and "| title rate | .6000 |" in page
+
+
+def test_each_seed_of_a_study_with_folds_tests_another_fold(tiny_config, tmp_path):
+    tiny_config = copy.deepcopy(tiny_config)
+    tiny_config.source.test_only_users, tiny_config.data.directory = 0, "D"
+    rows = (Row("a", {}, {"t": "a"}),)
+    of_folds = Study("s", tiny_config, lambda base: rows, (ResultTable("t", "T"),), ("t",), folds=2)
+    runs = every_run(of_folds, ("t",), 3, tmp_path)
+    assert [(run.seed, run.config.data.fold, run.config.data.directory) for run in runs] == [
+        (0, "1/2", "D-fold-1-of-2"), (1, "2/2", "D-fold-2-of-2"), (2, "1/2", "D-fold-1-of-2"),
+    ]  # fmt: skip
+    tiny_config.source.test_only_users = 5
+    with pytest.raises(InputError, match=r"source.test_only_users=5 must be 0 with data.fold"):
+        every_run(of_folds, ("t",), 1, tmp_path)

@@ -50,7 +50,7 @@ def test_lists_scored_in_groups_equal_lists_scored_together(tiny, tiny_config):
     with jax.enable_x64(True):
         task, rows = make_task(tiny, tiny_config, 0), tiny.rows("test")
         params, table = mesh.replicate(StateInit(task).init().params), tiny.arrays.title_table()
-        scores, gate, sums, _ = ListScorer(task, mesh.replicate(table), with_loss=True, next_k=2)(
+        scores, gate, sums, *_ = ListScorer(task, mesh.replicate(table), with_loss=True, next_k=2)(
             params, rows
         )
         assert scores.shape == (rows.rows, 2, 2, 1 + tiny.layout.negatives)

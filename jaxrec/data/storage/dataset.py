@@ -251,10 +251,7 @@ class Dataset:
         return arrays
 
     def rows(self, split: str) -> Rows:
-        """Return the rows of a split, which are read on demand.
-
-        Args:
-            split: "train", "validation" or "test".
+        """Return the rows of "train", "validation" or "test", which are read on demand.
 
         Raises:
             InputError: A shard is missing.

@@ -58,6 +58,33 @@ def auc_differences(
     }
 
 
+def mean_auc(runs: Sequence["PerUserResults"], head: str) -> dict[str, Resampled]:
+    """Return the mean AUC of a head over runs, which may have tested different users.
+
+    Args:
+        runs: Runs of one system, with different seeds or on different folds of the users.
+        head: Name of the head, which every run has.
+
+    Returns:
+        "auc" and "gauc" -> mean over the runs of the values, and of the values on each resample.
+    """
+    each: dict[str, list[Resampled]] = {metric: [] for metric in ORDERS}
+    for run in runs:
+        of_run = run.predictions(head)
+        users, index = np.unique(run.query_users, return_inverse=True)
+        known = of_run.known
+        estimators = order_estimators(of_run.prediction[known], of_run.label[known], index[known], len(users))
+        for metric, value in resample(estimators, len(users), int(known.sum())).items():
+            each[metric].append(value)
+    return {
+        metric: Resampled(
+            float(np.mean([value.value for value in values])),
+            np.mean([value.replicates for value in values], axis=0),
+        )
+        for metric, values in each.items()
+    }
+
+
 def check_same_queries(first: "PerUserResults", second: "PerUserResults") -> None:
     """Check that two runs were evaluated on the same queries, in the same order.
 

@@ -17,7 +17,6 @@ from jaxrec.evaluation import evaluator, per_user
 from jaxrec.evaluation.labels.predictions import HeadPredictions, head_predictions, label_metrics
 from jaxrec.reporting.label_tables import label_lines
 from jaxrec.reporting.result_table import format_table
-from jaxrec.tasks import ranking_inputs
 from jaxrec.tasks.loading import load_checkpoint
 from jaxrec.tasks.ranking import RankingTask
 
@@ -33,15 +32,12 @@ class LabelledTask(RankingTask):
     def head_loss(self, name):
         return {"ctr": "bce", "completion": "mse"}[name]
 
-    def score_lists(self, params, projections, host, table, next_k, heads, with_loss):
-        scores = super().score_lists(params, projections, host, table, next_k, heads, with_loss)
-        completion_B = ranking_inputs.queries(host.words, self.view, host.packing).rows["target_completion"][
-            :, 0
-        ]
+    def _outcome(self, head, outcome):
+        completion_B = outcome.completion[:, 0]
         known_B = jnp.abs(completion_B - 0.5) > 0.1
-        label_B = jnp.where(known_B, completion_B > 0.5, jnp.nan)
-        outcomes = {"ctr": (label_B, known_B), "completion": (completion_B, jnp.ones_like(known_B))}
-        return scores._replace(outcomes=outcomes)
+        if head == "completion":
+            return completion_B, jnp.ones_like(known_B)
+        return jnp.where(known_B, completion_B > 0.5, jnp.nan), known_B
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +53,7 @@ def labelled(tiny_run, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluator, "load_checkpoint", load)
-        done = evaluator.Evaluator(workdir).run(write=True, per_user=True)
+        done = evaluator.Evaluator(workdir).run(write=True, per_user=True, next_k=(1,), report_users=0)
     return workdir, done
 
 

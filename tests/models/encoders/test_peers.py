@@ -147,7 +147,7 @@ def test_the_dot_product_uses_the_title_projection_of_histories(case):
 
 
 def test_a_dot_product_has_one_task(case):
-    with pytest.raises(ValueError, match="dot has one task"):
+    with pytest.raises(ValueError, match="dot has one head"):
         case(head="dot")
 
 

@@ -1,0 +1,109 @@
+"""Study of several heads on one model: each task alone, shared, with trunks, and with learned weights.
+
+python -m jaxrec.study --config configs/study_hydra.py --seeds 5 --jobs 2 --workdir S       # simulated
+python -m jaxrec.study --config configs/study_hydra.py:kuairand --config.source.directory=DIR \
+    --seeds 5 --jobs 2 --workdir S
+
+The simulated service has the tasks play (click), finished, thumb and returned; the labels of the last three
+are known for plays alone. `kuairand` has the feedback on exposures, and its five seeds are five folds, so
+that every user is tested once. `tiny` is the simulated study at the size of configs/tiny.py.
+"""
+
+from configs import kuairand_impressions, smoe, tiny
+from configs.kuairand_labels import FEEDBACK
+from jaxrec.config import Config, Head, Label, Signal
+from jaxrec.core.errors import InputError
+from jaxrec.studies.plan import Claim, ResultTable, Row, Study
+
+LABELS = (
+    Label("finished", "at_least", hours=24, at=0.9, of_drawn="unknown"),
+    Label("thumb", "happened", "thumb", hours=24, of_drawn="unknown"),
+    Label("returned", "returned", hours=72, of_drawn="unknown"),
+)
+TASKS = tuple(label.name for label in LABELS)
+RATES = (0.3, 1.0, 3.0)  # learning rates of a task alone, relative to that of the base
+TABLE = "heads"
+_PLAY = {"objective.ranking": 0.0, "objective.regression": 0.0}
+# KuaiRand: labels with enough positives for a verdict; of the others the study prints what would be visible.
+DECIDED = ("like", "profile_enter")
+
+
+def _row(name: str, label: str, heads: tuple[str, ...], /, **edits: object) -> Row:
+    """Return a row with heads of these labels; edits have `__` in place of dots."""
+    dotted = {key.replace("__", "."): value for key, value in edits.items()}
+    return Row(name, {"objective.heads": tuple(Head(h, h) for h in heads), **dotted}, {TABLE: label})
+
+
+def _together(heads: tuple[str, ...], **play: float) -> tuple[Row, ...]:
+    """Return the rows of all heads on one model."""
+    return (
+        _row("shared", "shared", heads, **play),
+        _row("mmoe", "MMoE", heads, model__trunk="mmoe", **play),
+        _row("ple", "PLE", heads, model__trunk="ple", **play),
+        _row("uncertainty", "shared, learned weights", heads, objective__weighting="uncertainty", **play),
+    )
+
+
+def simulated_rows(base: Config) -> tuple[Row, ...]:
+    """Return the rows of the simulated study."""
+    no_play = {"objective__ctr": 0.0}
+    rate = base.optimizer.learning_rate
+    thumbs = [
+        _row(f"thumb_alone_{factor:g}", f"thumb alone, rate {factor:g}", ("thumb",),
+             optimizer__learning_rate=rate * factor, **no_play)
+        for factor in RATES
+    ]  # fmt: skip
+    return (
+        _row("play_alone", "play alone", ()),
+        *thumbs,
+        *(_row(f"{task}_alone", f"{task} alone", (task,), **no_play) for task in TASKS if task != "thumb"),
+        *_together(TASKS),
+    )
+
+
+def kuairand_rows(base: Config) -> tuple[Row, ...]:
+    """Return the rows of the study on exposures."""
+    return (*(_row(f"{name}_alone", f"{name} alone", (name,)) for name in FEEDBACK), *_together(FEEDBACK))
+
+
+def _simulated(config: Config) -> Config:
+    """Return a config of the simulated service with the labels, and click as the only head of the paper."""
+    config.signals, config.labels = (Signal("thumb", "sign"),), LABELS
+    for key, value in _PLAY.items():
+        setattr(config.objective, key.removeprefix("objective."), value)
+    return config
+
+
+def _claims() -> tuple[Claim, ...]:
+    alone = tuple((f"thumb_alone_{factor:g}",) for factor in RATES)
+    return (
+        Claim(
+            "shared heads rank thumbs better than the task alone, at any of its rates",
+            tuple(("shared", *row) for row in alone),
+            metric="auc/thumb",
+        ),
+        Claim("shared heads cost play nothing", (("shared", "play_alone"),), margin=0.002),
+    )
+
+
+def _kuairand_claims() -> tuple[Claim, ...]:
+    return tuple(
+        Claim(f"shared heads rank {name} better than the task alone", (("shared", f"{name}_alone"),),
+              metric=f"auc/{name}")
+        for name in DECIDED
+    )  # fmt: skip
+
+
+def get_config(scale: str = "small") -> Study:
+    """Return the study for "small", "kuairand" or "tiny"."""
+    tables = (ResultTable(TABLE, "Heads"),)
+    if scale == "kuairand":
+        config = kuairand_impressions.get_config()
+        config.train.duration = "1 epochs"
+        return Study("hydra-kuairand", config, kuairand_rows, tables, (TABLE,), _kuairand_claims(), folds=5)
+    if scale not in ("small", "tiny"):
+        raise InputError(f"configs/study_hydra.py:{scale}: the argument must be small, kuairand or tiny")
+    config = _simulated(smoe.get_config("small") if scale == "small" else tiny.get_config())
+    if scale == "small":
+        config.train.duration = "3 epochs"
+    return Study(f"hydra-{scale}", config, simulated_rows, tables, (TABLE,), _claims())
