@@ -133,7 +133,7 @@ LINES = (
     ),
     Line(
         "examples of an earlier evaluation go when they are switched off",
-        "jaxrec/evaluation/evaluator.py",
+        "jaxrec/evaluation/details/of_report.py",
         'return measured | {"examples": _examples(workdir, queries, ranked, count)}',
         "return measured",
         ("tests/end_to_end/test_commands.py::test_evaluate_writes_the_report_again_without_keys_of_users",),

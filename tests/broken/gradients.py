@@ -32,7 +32,7 @@ LINES = (
         "jaxrec/models/trunks.py",
         "last = np.arange(experts + own).repeat(width) < experts",
         "last = np.arange(experts + own).repeat(width) >= 0",
-        ("tests/models/test_trunks.py::test_shared_columns_are_those_with_gradients_of_several_heads",),
+        ("tests/models/test_trunks.py::test_columns_that_several_heads_share_on_one_level",),
     ),
     Line(
         "gradients of heads are of what several heads read",

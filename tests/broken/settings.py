@@ -215,9 +215,9 @@ LINES = (
     ),
     Line(
         "the number of example users",
-        "jaxrec/evaluation/evaluator.py",
-        "count = loaded.config.evaluate.report_users if options",
-        "count = 10 if options",
+        "jaxrec/evaluation/details/of_report.py",
+        "count = loaded.config.evaluate.report_users if report_users",
+        "count = 10 if report_users",
         (
             "tests/config/test_no_dead_field.py::test_a_changed_field_changes_what_it_is_said_to_change[Evaluate.report_users]",
         ),

@@ -207,21 +207,23 @@ def test_the_last_bias_is_left_out_and_the_first_gates_are_near_uniform():
     assert abs(jax.nn.softmax(logits.reshape(B, C, 3, 4)) - 0.25).max() < 0.05
 
 
-def test_all_experts_of_mmoe_are_shared_and_no_gate_is():
-    masks = shared_columns("mmoe", 3, 4, G, 1)
-    assert masks["kernel"].all() and masks["bias"].shape == (4 * G,)
-    assert not masks["gate"].any() and masks["gate"].shape == (12,)
+def test_columns_that_several_heads_share_on_one_level():
+    mmoe, ple = shared_columns("mmoe", 3, 4, G, 1), shared_columns("ple", 2, 1, 2, 1)
+    assert mmoe["kernel"].all() and mmoe["bias"].shape == (4 * G,)
+    assert not mmoe["gate"].any() and mmoe["gate"].shape == (12,)
+    for name in ("kernel", "bias"):
+        assert ple[name].tolist() == [True, True, False, False, False, False]
+    assert ple["gate"].tolist() == [False] * 4 and ple.keys() == mmoe.keys()
 
 
-@pytest.mark.parametrize("of", [KINDS["ple"], KINDS["ple of two levels"]], ids=["one", "two"])
-def test_shared_columns_are_those_with_gradients_of_several_heads(of):
-    kind, experts, levels = of
+def test_columns_that_several_heads_share_on_two_levels_are_those_with_gradients_of_several():
+    kind, experts, levels = KINDS["ple of two levels"]
     trunk, *_ = modules(kind, experts, levels, product=0)
     u, titles = normal(0, B, U), TitleLookup(CATALOGUE, IDS)
     shapes = jax.eval_shape(lambda: trunk.init(jax.random.key(0), u, titles, None))["params"]
     leaves, tree = jax.tree.flatten(shapes)
     params = jax.tree.unflatten(tree, [0.1 * normal(10 + i, *x.shape) for i, x in enumerate(leaves)])
-    for name in ("bias", "bias_second")[:levels]:
+    for name in ("bias", "bias_second"):
         params[name] += 5  # no unit is dead
 
     def losses(params):

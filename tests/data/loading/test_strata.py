@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -69,18 +70,22 @@ def test_an_example_weighs_as_its_stratum_in_the_total_and_in_each_term(config, 
     counts = (0, 0, 1, 3, *[0] * (size - 4))
     task = RankingTask(config, tiny.layout, 0.5, 4, 40, {}, counts)
     task.check()
-    batch, plain = task._weighted(batch_of()), batch_of()
+    plain = batch_of()
+    batch = task._weighted(plain)
     np.testing.assert_allclose(batch.weight, [2, 2 / 3, 2 / 3, 1], rtol=1e-6)  # of 4 rows, 2 strata
     scores = {"ctr": jnp.array([[1.0, 0.0], [0.5, 2.0], [-1.0, 0.0], [9.0, 9.0]])}
     outputs = RankingOutput(scores, jnp.ones((4, 1)), jnp.ones((4, 1)))
     moving = {"ctr": jnp.float32(3.0)}, jnp.float32(10.0)
 
-    def sums(batch):
+    @jax.jit
+    def sums(weight, valid):
+        batch = plain._replace(weight=weight, valid=valid)
         return ranking.objective(outputs, batch, config.objective, config.sampling, 0.5, None, moving)[1]
 
-    of_terms = [float(sums(plain._replace(valid=jnp.arange(4) == i))["loss_ctr"][0]) for i in range(3)]
+    one = jnp.ones(4)
+    of_terms = [float(sums(one, jnp.arange(4) == i)["loss_ctr"][0]) for i in range(3)]
     weighted = float(np.dot(of_terms, [2, 2 / 3, 2 / 3]))
-    made = sums(batch)
+    made = sums(batch.weight, batch.valid)
     assert made["loss_ctr"] == (pytest.approx(weighted, rel=1e-6), 3)
     assert made["loss"] == (pytest.approx(3 * weighted + 30, rel=1e-6), 3)  # the addend is of no example
     off = copy.deepcopy(config)
