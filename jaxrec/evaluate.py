@@ -50,6 +50,10 @@ def _flags() -> None:
     flags.DEFINE_string("split", "test", f"split: one of {', '.join(SPLITS[1:])}")
     flags.DEFINE_enum("which", None, ["best", "last"], "checkpoint; empty: the value of the config")
     flags.DEFINE_bool("heads", False, "also evaluate every other head that can rank titles")
+    flags.DEFINE_bool(
+        "gradients", False, "also compare the gradients of every two heads with respect to the parameters "
+        "that they share, over 32 batches of validation rows",
+    )  # fmt: skip
     flags.DEFINE_integer(
         "report_users", None, "number of users whose histories and recommendations are in report.html; 0: "
         "none; empty: the value of the config", lower_bound=0,
@@ -113,6 +117,7 @@ def _evaluate_on_host(args: flags.FlagValues, workdir: AnyPath, data: AnyPath | 
         diversity=args.diversity,
         report_users=args.report_users,
         blend=args.blend,
+        gradients=args.gradients,
     )
     evaluation = evaluate(workdir, options, which=args.which, data=data or None)
     if multihost.is_first_process():

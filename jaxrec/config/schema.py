@@ -120,6 +120,14 @@ class Sampling:
     stochastic_length: float = 0.0  # alpha of HSTU, in (1, 2), which shortens long windows; 0: off
     next_k: int = 1  # number of next titles that are positives
     target_weights: tuple[float, ...] = (1.0, 0.6, 0.3)  # weights of the next titles; `next_k` are used
+    strata: str = (
+        ""  # a feature of kind "category" of the user, by whose values examples are weighed; "": all
+    )
+    # examples weigh alike
+    strata_power: float = (
+        1.0  # a stratum of n training rows weighs as n to this power: 1, as its rows do; 0, as
+    )
+    # any other stratum. The mean weight of the training rows is 1
 
 
 # ---------------------------------------------------------------- model and objective

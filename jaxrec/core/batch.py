@@ -169,6 +169,7 @@ class Batch(NamedTuple):
         negative: [B, N] int32.
         hard: [B, N] bool, True for a title that the user abandoned.
         valid: [B] bool, False for padding.
+        weight: [B] weight of each example in the loss; None: all are 1.
     """
 
     history: History
@@ -177,3 +178,4 @@ class Batch(NamedTuple):
     negative: Any
     hard: Any
     valid: Any
+    weight: Any = None

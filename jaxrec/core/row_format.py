@@ -93,6 +93,11 @@ class Layout:
         """
         return sum(f.columns for f in self.of(where) if (f.kind == "number") == (kind == "number"))
 
+    def category_column(self, where: str, name: str) -> int:
+        """Return the first column of a category in the integer array of the features of `where`."""
+        before = self.of(where)[: [f.name for f in self.of(where)].index(name)]
+        return sum(f.columns for f in before if f.kind != "number")
+
     def _example_fields(self) -> list[tuple[str, str, tuple[int, ...]]]:
         """Return the fields shared by training and evaluation rows of examples.
 

@@ -20,6 +20,7 @@ from jaxrec.evaluation.correction import (
     load_or_fit_correction,
 )
 from jaxrec.evaluation.details.frozen_lists import ListEvaluation, Queries, evaluate_lists
+from jaxrec.evaluation.details.gradients import HeadGradients
 from jaxrec.evaluation.details.of_report import measure_for_report
 from jaxrec.evaluation.labels.of_heads import (
     label_scorer,
@@ -105,6 +106,7 @@ class EvaluationOptions(NamedTuple):
             row of CATALOGUE. 0: no such row.
         report_users: number of example users in the report. None: the value of the config.
         blend: head or blend that orders the titles, as for `rules.heads.order_by`. Empty: that of the config.
+        gradients: True to compare the gradients of the heads on validation rows.
     """
 
     split: str = "test"
@@ -116,6 +118,7 @@ class EvaluationOptions(NamedTuple):
     diversity: float = 0.0
     report_users: int | None = None
     blend: str = ""
+    gradients: bool = False
 
 
 _DEFAULTS = EvaluationOptions()
@@ -140,7 +143,7 @@ def evaluate(
         InputError: the layout, the titles or the categories of the dataset are not those of the
             checkpoint; the run is offline and predicts no labels; there is no such blend; a list that the
             model does not rank; K larger than the dataset stores; `retrieve` without a retrieval head;
-            `diversity` outside 0 to 1 or without CATALOGUE.
+            `diversity` outside 0 to 1 or without CATALOGUE; `gradients` of a single head.
     """
     started = time.perf_counter()
     workdir = as_path(workdir)
@@ -154,6 +157,7 @@ def evaluate(
     queries = Queries(loaded, dataset, table, split_rows, split_rows.all())
     frozen = tuple(name for name in lists if name != CATALOGUE)
     result: dict[str, Any] = {"name": loaded.config.name, "split": options.split, "which": which}
+    result |= _gradients(queries, options)
     ranked = None
     if CATALOGUE in lists:
         ranked, result[CATALOGUE] = _evaluate_catalogue(workdir, queries, options)
@@ -211,6 +215,14 @@ def _checked_lists(options: EvaluationOptions, loaded: LoadedCheckpoint) -> tupl
     if options.diversity and (CATALOGUE not in lists or not 0.0 <= options.diversity <= 1.0):
         raise InputError(f"diversity={options.diversity:g}; allowed: 0 to 1, with lists={CATALOGUE}")
     return lists
+
+
+def _gradients(queries: Queries, options: EvaluationOptions) -> dict[str, Any]:
+    """Return the statistics of the heads' gradients as the value of "gradients"; {} unless requested."""
+    if not options.gradients:
+        return {}
+    heads = HeadGradients(queries.loaded.task, queries.table, queries.dataset.rows("validation"))
+    return {"gradients": {"split": "validation"} | heads(queries.loaded.params)}
 
 
 def _configured_checkpoint(workdir: AnyPath) -> str:

@@ -68,7 +68,7 @@ def eval_step(task: Task, next_k: int, with_loss: bool, heads: tuple[str, ...]) 
     return step
 
 
-class _QueryRunner:
+class QueryRunner:
     """Runner of a mapped step over the queries of a split.
 
     Args:
@@ -119,7 +119,7 @@ def _transfer_query(batch: HostBatch) -> tuple[DeviceBatch, np.ndarray | None]:
     return transfer(batch._replace(place=None)), batch.place
 
 
-class ListScorer(_QueryRunner):
+class ListScorer(QueryRunner):
     """Scorer of frozen lists, by the head that ranks and by `other_heads`.
 
     A scorer is compiled once, and can be called with different parameters.
@@ -191,7 +191,7 @@ class CatalogueRanks(NamedTuple):
     sums: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-class CatalogueRanker(_QueryRunner):
+class CatalogueRanker(QueryRunner):
     """Ranker of all titles for each query, by corrected scores.
 
     Ties and NaN count against the target. Among titles with equal scores, the more popular title (the lower

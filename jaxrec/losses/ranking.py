@@ -301,6 +301,8 @@ def objective(
 ) -> tuple[jax.Array, Sums]:
     """Sum the objective and its metrics over the valid examples of a batch.
 
+    The weight of an example multiplies its total and each of its terms.
+
     Args:
         outputs: the `RankingOutput` of the model on `batch`.
         batch: the decoded batch, with the labels of the declared heads.
@@ -327,6 +329,8 @@ def objective(
     total, terms = per_example(
         outputs, candidates, config, labels, threshold, target_entropy, weights, expert_load
     )
+    if batch.weight is not None:
+        total, terms = jax.tree.map(lambda value: value * batch.weight, (total, terms))
     metrics = {"loss": total + addend} | {f"loss_{name}": value for name, value in terms.items()}
     if gate.shape[-1] > 1:
         by_gate = {f"gate_{e}": gate[..., e] for e in range(gate.shape[-1])} | {"gate_entropy": entropy(gate)}

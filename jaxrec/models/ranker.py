@@ -6,7 +6,8 @@ Axis letters: B examples, C candidates, D width, F features, V titles, U unique 
 vector, K positives, N sampled negatives.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import chex
 import jax
@@ -22,7 +23,7 @@ from jaxrec.models.layers.dense import Mlp, at_least_float32
 from jaxrec.models.layers.rng import layer_id, randint
 from jaxrec.models.layers.title_encoder import TitleLookup, TitleProjections
 from jaxrec.models.outputs import RankingOutput, RetrievalScores, UserEncoding
-from jaxrec.models.trunks import TITLE_KERNEL, Tower, Trunk
+from jaxrec.models.trunks import TITLE_KERNEL, Tower, Trunk, shared_columns
 from jaxrec.models.user_encoder import UserEncoder
 
 HEAD_KINDS = ("matcher", "dot")
@@ -91,6 +92,21 @@ class RankingModel(UserEncoder):
             h.name: Tower(self.dtype, c.trunk_width, c.head_hidden, h.last_bias, name=f"tower_{h.name}")
             for h in pairs
         }
+
+    def shared_parameters(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a mask for each parameter, as a tree: True where more than one head reads it.
+
+        Args:
+            params: Parameters of a model of several heads. A mask is False or True for a whole parameter, or
+                [columns] bool for the last axis.
+        """
+        c, pairs = self.config, sum(h.on == "pair" for h in self.heads)
+        own = {f"{part}_{h.name}" for h in self.heads for part in ("matcher", "tower", "state")}
+        own |= {"retrieval"} | ({"product", "trunk"} if pairs < 2 else set())
+        masks = {name: jax.tree.map(lambda _, at=name: at not in own, tree) for name, tree in params.items()}
+        if "trunk" in masks and "trunk" not in own:
+            masks["trunk"] = shared_columns(c.trunk, pairs, c.trunk_experts, c.trunk_width, c.trunk_levels)
+        return masks
 
     def _matched(self, u: jax.Array, titles: TitleLookup) -> Callable[[str], jax.Array]:
         """Return a function from a head's name to its scores [B, C] before the final activation.

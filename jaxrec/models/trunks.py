@@ -17,6 +17,7 @@ product features, K heads, E shared experts, G width of an expert, T users of a 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from jaxrec.models.heads import ProductFeatures, per_candidate, score_in_tiles
@@ -65,6 +66,23 @@ class Tower(Parameters):
         if self.last_bias:
             s = s + broadcast(self.out_bias, s.shape)
         return s.astype(at_least_float32(self.dtype))
+
+
+def shared_columns(kind: str, heads: int, experts: int, width: int, levels: int) -> dict[str, np.ndarray]:
+    """Return for each parameter of a trunk the mask of the columns that more than one of its heads read.
+
+    A head alone reads its gates, and its own expert on the last level. What the second level reads of the
+    first is shared. Arguments are those of `Trunk`, with the number of heads, two or more.
+    """
+    own = heads if kind == "ple" else 0
+    last = np.arange(experts + own).repeat(width) < experts
+    gates = np.zeros(heads * (experts + (own > 0)), bool)
+    if levels == 1:
+        return {"kernel": last, "bias": last, "gate": gates}
+    every = np.ones_like(last)
+    gate = np.append(gates, np.ones(experts + own, bool))
+    second = {"kernel_second": last, "bias_second": last, "gate_second": gates}
+    return {"kernel": every, "bias": every, "gate": gate, **second}
 
 
 class Trunk(Parameters):

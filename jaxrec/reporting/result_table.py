@@ -4,7 +4,8 @@
 `lists_k3` and `baselines_k3` (each of the next three titles is a query), `gate`
 (`evaluation.gate_analysis.gate_report`), `by_hard`, `catalogue` (`evaluation.results.whole_catalogue`),
 `labels` (`evaluation.labels.predictions.label_metrics`), `label_baselines`
-(`evaluation.labels.rates.baseline_metrics`), `dataset`, `step` and `seconds`.
+(`evaluation.labels.rates.baseline_metrics`), `gradients` (`evaluation.details.gradients`), `dataset`, `step`
+and `seconds`.
 """
 
 import math
@@ -14,6 +15,7 @@ from typing import Any
 from jaxrec.core.ids import CATALOGUE, LABEL_BASELINES, LABELS
 from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath
+from jaxrec.reporting.gradient_table import gradient_lines
 from jaxrec.reporting.label_tables import label_lines
 
 METRICS = {"ndcg@1": "NDCG@1", "ndcg@5": "NDCG@5", "recall@5": "Recall@5", "mrr@5": "MRR@5"}
@@ -98,6 +100,8 @@ def format_table(result: Mapping[str, Any]) -> str:
         lines += ["", f"head {head}: " + ", ".join(f"{m} {_cell(value)}" for m, value in values.items())]
     if result.get(LABELS):
         lines += ["", *label_lines(result[LABELS], result.get(LABEL_BASELINES, {}))]
+    if "gradients" in result:
+        lines += ["", *gradient_lines(result["gradients"])]
     fractions = oracle_fraction(result)
     lines += [""] if fractions else []
     for name, fraction in fractions.items():

@@ -34,6 +34,7 @@ class Task:
         steps_per_epoch: Number of steps that read every training row once.
         total_steps: Number of steps of the whole run.
         label_shares: Label -> share of the training targets where it is known.
+        strata: Training rows by id of the feature `sampling.strata`; empty without strata.
     """
 
     rows: ClassVar[str]  # kind of dataset rows that the task trains on: a value of `Layout.rows`
@@ -44,6 +45,7 @@ class Task:
     steps_per_epoch: int
     total_steps: int
     label_shares: Mapping[str, float] = field(default_factory=dict)
+    strata: tuple[int, ...] = ()
 
     def check(self) -> None:
         """Raise InputError if the rows of the layout lack something that the config needs."""
@@ -285,6 +287,19 @@ class Task:
     def catalogue_heads(self) -> tuple[str, ...]:
         """Names of the heads that can score all titles, the default first; empty if none can."""
         return self.ranking_heads
+
+    @property
+    def compared_heads(self) -> tuple[str, ...]:
+        """Names of the heads whose gradients can be compared, in the order of `head_losses`; () for none."""
+        return ()
+
+    def head_losses(self, params: Any, host: HostBatch, table: TitleTable) -> tuple[jax.Array, jax.Array]:
+        """Return the unweighted loss [T] of each head, summed over B query rows, and the number of rows."""
+        raise NotImplementedError
+
+    def shared_parameters(self, params: Any) -> Any:
+        """Return a tree of masks that broadcast to the parameters: True where several heads read them."""
+        raise NotImplementedError
 
     # ------------------------------------------------ common to all tasks
 

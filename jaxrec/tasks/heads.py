@@ -152,11 +152,7 @@ def values(of: str, outcome: Outcome, config: Config, layout: Layout) -> tuple[j
 
 def _categories(feature: FeatureSpec, layout: Layout, title_BxK: jax.Array, table: TitleTable) -> HeadLabels:
     """Return the categories [B, K, M] of titles, and where a title has one that is known."""
-    first = 0
-    for other in layout.of("title"):
-        if other.name == feature.name:
-            break
-        first += 0 if other.kind == "number" else other.columns
+    first = layout.category_column("title", feature.name)
     columns = jnp.asarray(table.categories)[:, first : first + feature.columns]
     category_BxKxM = jnp.take(columns, title_BxK, axis=0)
     category_BxKxM = jnp.where(category_BxKxM > UNKNOWN, category_BxKxM, 0)

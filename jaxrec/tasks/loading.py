@@ -1,6 +1,6 @@
 """Tasks of configs and checkpoints: construction, loading, and comparison of runs and catalogues."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ START_JSON = "start.json"  # in a workdir: what became of each parameter of the 
 
 def build_task(
     config: Config, layout: Layout, threshold: float, steps_per_epoch: int, total_steps: int,
-    label_shares: Mapping[str, float] | None = None,
+    label_shares: Mapping[str, float] | None = None, strata: Sequence[int] = (),
 ) -> Task:  # fmt: skip
     """Return the task `config.task.name` on rows of `layout`.
 
@@ -40,9 +40,10 @@ def build_task(
         steps_per_epoch: Number of steps that read every training row once.
         total_steps: Number of steps of the whole run.
         label_shares: Label -> share of the training targets where it is known; None without labels.
+        strata: Training rows by id of the feature `sampling.strata`, from `count_strata`.
 
     Raises:
-        InputError: The rows are not those that the task trains on, or lack a label of a head.
+        InputError: The rows are not those that the task trains on, or lack a label of a head or the strata.
     """
     entry = TASKS[config.task.name]
     if layout.rows != entry.rows:
@@ -51,7 +52,7 @@ def build_task(
             f"but the dataset holds {layout.rows} rows"
         )
     task: type[Task] = resolve(entry.target)
-    built = task(config, layout, threshold, steps_per_epoch, total_steps, label_shares or {})
+    built = task(config, layout, threshold, steps_per_epoch, total_steps, label_shares or {}, tuple(strata))
     built.check()
     return built
 
@@ -91,7 +92,7 @@ class LoadedCheckpoint:
 _META = {  # metadata of a run's checkpoint; `from_run_json` and `Layout.from_json` check the first two
     "config": dict, "layout": dict, "threshold": float, "steps_per_epoch": int, "total_steps": int,
     "dataset": str, "dataset_directory": str, "categories?": {ANY_KEY: list},
-    "label_shares?": {ANY_KEY: float},
+    "label_shares?": {ANY_KEY: float}, "strata?": [int],
 }  # fmt: skip
 
 
@@ -161,6 +162,7 @@ def restore_task(config: Config, meta: dict[str, Any]) -> Task:
         meta["steps_per_epoch"],
         meta["total_steps"],
         meta.get("label_shares"),
+        meta.get("strata", ()),
     )
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxrec.config.validation import mix_counts
 from jaxrec.core.batch import Batch, HostBatch, TitleTable
 from jaxrec.core.ids import UNKNOWN
+from jaxrec.data.loading.strata import strata_weights
 from jaxrec.losses import ranking, task_weights
 from jaxrec.models.layers import sharded_embedding
 from jaxrec.models.layers.dense import applied, at_least_float32
@@ -178,7 +179,7 @@ class RankingTask(RankingScorer):
         chex.assert_equal_shape(
             [batch.positive, completion], custom_message="batch.outcome.completion [B, K]"
         )
-        batch = with_labels(batch, self.head_specs, self.config, self.layout, table)
+        batch = self._weighted(with_labels(batch, self.head_specs, self.config, self.layout, table))
         candidates = jnp.concatenate([batch.positive, batch.negative], axis=1)
         out = applied(RankingModel.__call__, self.model, params)(
             batch.history, candidates, table, tau, key, batch.positive.shape[1], catalogue
@@ -187,6 +188,31 @@ class RankingTask(RankingScorer):
         return ranking.objective(
             out, batch, c.objective, c.sampling, self.threshold, c.model.gate.target_entropy, moving, usage
         )
+
+    @property
+    def compared_heads(self) -> tuple[str, ...]:
+        return self.heads
+
+    def head_losses(self, params: Any, host: HostBatch, table: TitleTable) -> tuple[jax.Array, jax.Array]:
+        queries = ranking_inputs.queries(host.words, self.view, host.packing)
+        batch = ranking_inputs.validation(queries, host.valid, self.config.sampling.next_k)
+        _, sums = self.batch_loss(params, batch, table, self.config.model.gate.temperature, None)
+        terms = [sums[f"loss_{term}"] for term in self.weighted_terms]
+        return jnp.stack([total for total, _ in terms]), terms[0][1]
+
+    def shared_parameters(self, params: Any) -> Any:
+        variances = {name: False for name in (task_weights.PARAMETERS,) if name in params}
+        of_model = {name: tree for name, tree in params.items() if name not in variances}
+        return self.model.shared_parameters(of_model) | variances
+
+    def _weighted(self, batch: Batch) -> Batch:
+        """Return a batch with the weights of its examples by strata; unchanged without strata."""
+        sampling = self.config.sampling
+        if not sampling.strata:
+            return batch
+        column = self.layout.category_column("user", sampling.strata)
+        weights = jnp.asarray(strata_weights(self.strata, sampling.strata_power))
+        return batch._replace(weight=weights[batch.history.user_categories[:, column]])
 
     def loss(
         self, params: Any, host: HostBatch, table: TitleTable, task_state: RankingState, step: jax.Array,

@@ -14,6 +14,7 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import LABELS, LISTS, RETRIEVAL_HEAD
 from jaxrec.core.registry import HEADS
 from jaxrec.data.loading.packing import Packer
+from jaxrec.data.loading.strata import strata_feature
 from jaxrec.models.cached_scoring import score_in_groups
 from jaxrec.models.layers.dense import applied
 from jaxrec.models.outputs import Correction
@@ -35,12 +36,19 @@ class RankingScorer(Task):
         raise NotImplementedError
 
     def check(self) -> None:
-        """Raise InputError if the rows lack negatives or a label of a head, or a label is never known."""
+        """Raise InputError if the rows lack negatives, a label or the strata, or a label is never known."""
         for head in self.head_specs:
             if head.ranks and not self.layout.has_candidates:
                 raise InputError(
                     f"objective.{head.term}={head.weight:g} compares a title with negatives, which rows of "
                     "exposures do not have; allowed: 0, with heads on labels"
+                )
+        if strata := self.config.sampling.strata:
+            size = strata_feature(self.layout, strata).size
+            if len(self.strata) != size or not any(self.strata):
+                raise InputError(
+                    f"sampling.strata={strata!r} needs the training rows of each of its {size} ids: the "
+                    f"counts {list(self.strata)} are not those"
                 )
 
     @cached_property

@@ -11,10 +11,12 @@ from jaxrec.checkpoints.state_tree import with_shardings
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import to_json
 from jaxrec.data.loading.batches import BatchGroups
+from jaxrec.data.loading.strata import count_strata
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.runtime.device_batch import transfer_group
 from jaxrec.runtime.mesh import replicate, state_shardings
 from jaxrec.runtime.parallel_step import ParallelStep, parallelize_step
+from jaxrec.tasks.base import Task
 from jaxrec.tasks.loading import build_task
 from jaxrec.training.inputs.batch_size import fit_batch_size
 from jaxrec.training.inputs.input_pipeline import count_steps, steps_per_call, training_input
@@ -46,7 +48,8 @@ def dry_run(config: Config, dataset: Dataset) -> dict[str, Any]:
     config = fit_batch_size(config, rows.rows, jax.device_count())
     total, per_epoch = count_steps(config, rows)
     threshold = dataset.manifest["completion_threshold"] or 0.0
-    task = build_task(config, dataset.layout, threshold, per_epoch, total, dataset.label_shares)
+    strata = count_strata(dataset, config.sampling.strata)
+    task = build_task(config, dataset.layout, threshold, per_epoch, total, dataset.label_shares, strata)
     inputs, init = training_input(task, rows), StateInit(task)
     size, abstract = steps_per_call(config, min(per_epoch, total)), init.abstract()
     step = TrainStep(task)
@@ -69,7 +72,7 @@ def dry_run(config: Config, dataset: Dataset) -> dict[str, Any]:
         | {
             "steps_per_call": batch.steps,
             "microbatches": microbatches,
-            "flops": _flops_of(compiled) if loops == 1 else _flops(config, dataset, inputs.stored[0], table),
+            "flops": _flops_of(compiled) if loops == 1 else _flops(task, inputs.stored[0], table),
         },
         "devices": jax.device_count(),
         "platform": jax.default_backend(),
@@ -129,17 +132,15 @@ def _memory(compiled: Any) -> dict[str, Any]:
     }
 
 
-def _flops(config: Config, dataset: Dataset, batch: Any, table: Any) -> float | None:
+def _flops(task: Task, batch: Any, table: Any) -> float | None:
     """Return the FLOPs of one step on one device, or None where the compiler reports none.
 
     The compiler counts the body of a loop once. The step is therefore compiled a second time without a loop
     over microbatches. Loops inside a model or a loss still count once.
     """
-    whole = replace(config.train, microbatch_size=config.train.batch_size // jax.device_count())
-    task = build_task(
-        replace(config, train=whole), dataset.layout, dataset.manifest["completion_threshold"] or 0.0, 1, 1,
-        dataset.label_shares,
-    )  # fmt: skip
+    train = task.config.train
+    whole = replace(train, microbatch_size=train.batch_size // jax.device_count())
+    task = replace(task, config=replace(task.config, train=whole), steps_per_epoch=1, total_steps=1)
     abstract, step = StateInit(task).abstract(), TrainStep(task)
     lower = parallelize_step(step, step.mapping, abstract).lower
     compiled = lower(with_shardings(abstract, state_shardings(abstract)), batch, table)()

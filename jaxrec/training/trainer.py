@@ -27,6 +27,7 @@ from jaxrec.core.errors import RunError
 from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.data.loading.batches import BatchGroups, stream
+from jaxrec.data.loading.strata import count_strata
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.evaluation.evaluator import Validator
 from jaxrec.evaluation.gate_analysis import COLLAPSED
@@ -112,8 +113,10 @@ class _Run:
         self.last_save = time.monotonic()
         self.save_stall = 0.0  # seconds that saves delayed the steps since the last line of metrics
         self.total, per_epoch = count_steps(config, rows)
-        shares = dataset.label_shares
-        self.task = build_task(config, dataset.layout, threshold or 0.0, per_epoch, self.total, shares)
+        shares, strata = dataset.label_shares, count_strata(dataset, config.sampling.strata)
+        self.task = build_task(
+            config, dataset.layout, threshold or 0.0, per_epoch, self.total, shares, strata
+        )
         self.input = training_input(self.task, rows)
         self.batches = self.input.stored
         self.steps_per_call = steps_per_call(config, min(self.batches.steps_per_epoch, self.total))
@@ -136,7 +139,7 @@ class _Run:
             "total_steps": self.total,
             "dataset": dataset.fingerprint,
             "dataset_directory": str(dataset.directory),
-        } | ({"label_shares": shares} if shares else {})
+        } | {name: x for name, x in (("label_shares", shares), ("strata", list(strata))) if x}
 
     def run(self) -> int:
         """Train, with checkpoints and metrics, and return the last step."""

@@ -7,6 +7,7 @@ from tests.broken import (
     data,
     evaluation,
     examples,
+    gradients,
     heads,
     integrity,
     labels,
@@ -39,6 +40,7 @@ AREAS = (
     labels,
     availability,
     examples,
+    gradients,
     heads,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)

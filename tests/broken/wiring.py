@@ -175,16 +175,16 @@ LINES = (
     ),
     Line(
         "a user counts once, whatever the number of seeds",
-        "jaxrec/studies/results.py",
-        "np.round(user_differences.mean(axis=0), per_user.DECIMALS)",
-        "np.round(user_differences.reshape(-1), per_user.DECIMALS)",
+        "jaxrec/studies/comparisons.py",
+        "np.concatenate([differences.mean(axis=0) for differences in of_groups])",
+        "np.concatenate([differences.reshape(-1) for differences in of_groups])",
         ("tests/studies/test_results.py::test_a_user_counts_once_whatever_the_number_of_seeds",),
     ),
     Line(
         "a seed counts once, whatever the number of users",
-        "jaxrec/studies/results.py",
-        "np.round(user_differences.mean(axis=1), per_user.DECIMALS)",
-        "np.round(user_differences.mean(axis=0), per_user.DECIMALS)",
+        "jaxrec/studies/comparisons.py",
+        "np.concatenate([differences.mean(axis=1) for differences in of_groups])",
+        "np.concatenate([differences.mean(axis=0) for differences in of_groups])",
         ("tests/studies/test_results.py::test_a_user_counts_once_whatever_the_number_of_seeds",),
     ),
     Line(

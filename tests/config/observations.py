@@ -38,6 +38,7 @@ from jaxrec.data.events.event_log import Log
 from jaxrec.data.labels.of_targets import LabelInputs, PartitionLabels
 from jaxrec.data.labels.tables import LabelTitles
 from jaxrec.data.loading import left_out
+from jaxrec.data.loading.strata import count_strata
 from jaxrec.data.runners import local
 from jaxrec.data.runners.partition_job import layout_of
 from jaxrec.data.signals.records import record_dtype
@@ -310,7 +311,9 @@ def program(function, *arguments) -> str:
 
 
 def _task(config: Config):
-    return build_task(config, dataset_of(config).layout, 0.5, STEPS_PER_EPOCH, TOTAL_STEPS)
+    dataset = dataset_of(config)
+    strata = count_strata(dataset, config.sampling.strata)
+    return build_task(config, dataset.layout, 0.5, STEPS_PER_EPOCH, TOTAL_STEPS, strata=strata)
 
 
 def _host(config: Config, task):

@@ -269,6 +269,15 @@ SAMPLING = {
     "window": [Case("sampling.window", "random", o.loss, "next_item")],
     "stochastic_length": [Case("sampling.stochastic_length", 1.5, o.loss, "next_item")],
     "next_k": [Case("sampling.next_k", 2, o.terms)],
+    "strata": [Case("sampling.strata", "segment2", o.terms, also={"sampling.strata_power": 0.5})],
+    "strata_power": [
+        Case(
+            "sampling.strata_power",
+            0.0,
+            o.terms,
+            edits={"sampling.strata": "segment", "sampling.strata_power": 0.5},
+        )
+    ],
     "target_weights": [Case("sampling.target_weights", (1.0, 0.9), o.terms, edits={"sampling.next_k": 2})],
 }
 

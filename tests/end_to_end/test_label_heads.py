@@ -63,7 +63,7 @@ def exposures(base, tmp_path_factory):
 
 
 def test_exposures_train_and_are_measured_by_their_labels(exposures):
-    done = Evaluator(exposures).run(write=True, per_user=True)
+    done = Evaluator(exposures).run(write=True, per_user=True, gradients=True)
     assert {*done.result[LABELS]} == {"played", "thumb"} and done.result["protocol"]["lists"] == []
     played = done.result[LABELS]["played"]
     assert played["queries"] == len(done.rows) and 0 < played["mean"] < 0.2  # one of 21 titles shown
@@ -82,6 +82,9 @@ def test_exposures_train_and_are_measured_by_their_labels(exposures):
     assert all([*heads] == ["played", "thumb"] for heads in baselines.values())
     assert text.count("both rates  AUC") == 2
     assert not {"lists", CATALOGUE} & {*done.result}
+    of_heads = done.result["gradients"]
+    assert of_heads["heads"] == ["played", "thumb"] and of_heads["batches"] > 1
+    assert 0 < abs(of_heads["cosine"][0][1]) < 1 and "1 played" in text.partition("Gradients")[2]
 
 
 def test_the_best_checkpoint_of_exposures_has_the_best_mean_auc(exposures):

@@ -138,7 +138,7 @@ def test_equal_titles_count_against_the_target_and_are_shown_by_popularity(over_
             first.title[:, 0] if method == "encode" else jnp.broadcast_to(drawn, (len(first), len(drawn)))
         ),
     )  # fmt: skip
-    monkeypatch.setattr(scorers._QueryRunner, "_batches", lambda self, rows: scorers.EvalBatches(rows, 8))
+    monkeypatch.setattr(scorers.QueryRunner, "_batches", lambda self, rows: scorers.EvalBatches(rows, 8))
     ranked = scorers.CatalogueRanker(task, table, seen="stored", top=5)(params, rows).by_order["model"]
     for row, rank, top in zip(rows.all(), ranked.ranks, ranked.top, strict=True):
         target = row["target"][0]

@@ -9,7 +9,7 @@ import pytest
 
 from jaxrec.models.heads import ProductFeatures
 from jaxrec.models.layers.title_encoder import ProjectedLookup, TitleLookup, TitleProjections
-from jaxrec.models.trunks import TITLE_KERNEL, Tower, Trunk
+from jaxrec.models.trunks import TITLE_KERNEL, Tower, Trunk, shared_columns
 
 B, C, V, U, F, X, G = 3, 4, 9, 6, 5, 4, 8
 HEADS = ("ctr", "thumb", "list_add")
@@ -205,3 +205,35 @@ def test_the_last_bias_is_left_out_and_the_first_gates_are_near_uniform():
     gate = modules("mmoe", 4, 1, 0)[0].init(jax.random.key(0), u, titles, None)["params"]["gate"]
     logits = jnp.concatenate([jnp.broadcast_to(u[:, None], (B, C, U)), CATALOGUE[IDS]], -1) @ gate
     assert abs(jax.nn.softmax(logits.reshape(B, C, 3, 4)) - 0.25).max() < 0.05
+
+
+def test_columns_that_several_heads_share_on_one_level():
+    mmoe, ple = shared_columns("mmoe", 3, 4, G, 1), shared_columns("ple", 2, 1, 2, 1)
+    assert mmoe["kernel"].all() and mmoe["bias"].shape == (4 * G,)
+    assert not mmoe["gate"].any() and mmoe["gate"].shape == (12,)
+    for name in ("kernel", "bias"):
+        assert ple[name].tolist() == [True, True, False, False, False, False]
+    assert ple["gate"].tolist() == [False] * 4 and ple.keys() == mmoe.keys()
+
+
+def test_columns_that_several_heads_share_on_two_levels_are_those_with_gradients_of_several():
+    kind, experts, levels = KINDS["ple of two levels"]
+    trunk, *_ = modules(kind, experts, levels, product=0)
+    u, titles = normal(0, B, U), TitleLookup(CATALOGUE, IDS)
+    shapes = jax.eval_shape(lambda: trunk.init(jax.random.key(0), u, titles, None))["params"]
+    leaves, tree = jax.tree.flatten(shapes)
+    params = jax.tree.unflatten(tree, [0.1 * normal(10 + i, *x.shape) for i, x in enumerate(leaves)])
+    for name in ("bias", "bias_second"):
+        params[name] += 5  # no unit is dead
+
+    def losses(params):
+        h = trunk.apply({"params": params}, u, titles, None)
+        return jnp.stack([jnp.square(h[head]).sum() for head in HEADS])
+
+    gradients = jax.jit(jax.jacrev(losses))(params)
+    masks = shared_columns(kind, len(HEADS), experts, G, levels)
+    assert masks.keys() == params.keys()
+    for name, of_heads in gradients.items():
+        readers = (np.asarray(of_heads).reshape(len(HEADS), -1, of_heads.shape[-1]) != 0).any(1).sum(0)
+        assert masks[name].shape == readers.shape and (readers[~masks[name]] <= 1).all()
+        np.testing.assert_array_equal(masks[name], readers > 1, err_msg=name)

@@ -106,3 +106,24 @@ def test_test_json_is_the_result_with_null_for_values_that_are_not_finite(result
     assert written["lists"]["enabled"].pop("mrr@5") is None
     del result["lists"]["enabled"]["mrr@5"]
     assert written == result
+
+
+def test_table_of_gradients(result):
+    """Eight heads fit into 100 columns, a ninth begins another block; what is not defined is a dash."""
+    heads = [f"a_head_of_a_long_name_{i}" for i in range(9)]
+    cosine = [[1.0 if i == j else -(i * 10 + j) / 1000 for j in range(9)] for i in range(9)]
+    error = [[(i * 10 + j) / 10000 for j in range(9)] for i in range(9)]
+    cosine[2][0] = error[0][2] = None
+    result["gradients"] = {
+        "split": "validation", "heads": heads, "batches": 32, "batch_size": 4096, "cosine": cosine,
+        "cosine_error": error, "norm": [0.0125, *[1.0] * 8], "norm_error": [0.0] * 9,
+    }  # fmt: skip
+    lines = result_table.format_table(result).splitlines()
+    title = "Gradients of shared parameters: means over 32 batches of 4,096 validation rows"
+    table = lines[lines.index(title) :][:23]
+    assert max(map(len, table)) <= 100
+    assert table[2].split() == ["norm", *"12345678"] and table[12].split() == ["norm", "9"]
+    first = ["1", "a_head_of_a_lon", "0.0125", "1.000", "0.000", "-", "0.000", "0.000"]
+    assert table[3].split() == [*first, "0.001", "0.001", "0.001"]
+    assert table[5].split()[3:6] == ["-", "-0.021", "1.000"]
+    assert table[13].split()[-1] == "0.001" and table[21].split()[-1] == "1.000"
