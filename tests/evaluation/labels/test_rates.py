@@ -80,15 +80,15 @@ def test_rates_are_smoothed_towards_the_mean_of_all_known_labels():
 
 
 def test_a_users_earlier_labels_are_those_that_are_final():
-    """Windows of two seconds: at 4 s that of 1 s is over, whose request may have been at 1.99 s.
+    """Windows of two seconds: at 4 s that of 2 s may go on, whose request may have been at 2.99 s.
 
     The rows are of two users and in no order; the one at 1 s has an unknown label.
     """
-    user, time = np.array([7, 3, 7, 7, 7, 3, 7]), np.array([4, 9, 0, 1, 3, 9, 4], np.uint32)
+    user, time = np.array([7, 3, 7, 7, 7, 3, 7]), np.array([4, 9, 0, 1, 2, 9, 4], np.uint32)
     known = [True, True, True, False, True, True, True]
     counts = rates.count_earlier(user, time, labels([1, 1, 1, 1, 1, 0, 0], known), 2)
-    assert counts.known.tolist() == [1, 0, 0, 0, 1, 0, 1]
-    assert counts.positives.tolist() == [1, 0, 0, 0, 1, 0, 1]
+    assert counts.known.tolist() == [1, 0, 0, 0, 0, 0, 1]
+    assert counts.positives.tolist() == [1, 0, 0, 0, 0, 0, 1]
     longer = rates.count_earlier(user, time, labels([1] * 7, known), 3_600 * 10**9)  # longer than the log
     assert not longer.known.any()
     assert rates.count_earlier(user[:0], time[:0], labels([], []), 2).known.shape == (0,)
