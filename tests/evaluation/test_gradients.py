@@ -65,20 +65,20 @@ def test_statistics_are_those_of_a_gradient_for_each_head(task, tiny):
     loaded = SimpleNamespace(task=task, params=params)
     queries = SimpleNamespace(loaded=loaded, table=table, dataset=tiny)
     assert evaluator._gradients(queries, evaluator.EvaluationOptions()) == {}
-    found = evaluator._gradients(queries, evaluator.EvaluationOptions(gradients=True))["gradients"]
+    made = evaluator._gradients(queries, evaluator.EvaluationOptions(gradients=True))["gradients"]
     g = plain(task, gradients.HeadGradients(task, table, rows), params, table, rows)
-    assert (found["split"], found["heads"]) == ("validation", ["ctr", "x", "y"])
-    assert (found["batches"], found["batch_size"]) == (len(g), 64 * jax.device_count())
+    assert (made["split"], made["heads"]) == ("validation", ["ctr", "x", "y"])
+    assert (made["batches"], made["batch_size"]) == (len(g), 64 * jax.device_count())
     assert 1 < len(g) < gradients.BATCHES  # as many as there are
     norm = np.linalg.norm(g, axis=2)
     cosine = (g[:, 0] * g[:, 1]).sum(1) / norm.prod(1)
-    np.testing.assert_allclose(np.array(found["norm"])[:2], norm.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(found["norm_error"][0], norm[:, 0].std(ddof=1) / len(g) ** 0.5, rtol=1e-4)
-    assert found["cosine"][0][1] == pytest.approx(cosine.mean(), abs=1e-6)
-    assert found["cosine_error"][0][1] == pytest.approx(cosine.std(ddof=1) / len(g) ** 0.5, rel=1e-4)
+    np.testing.assert_allclose(np.array(made["norm"])[:2], norm.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(made["norm_error"][0], norm[:, 0].std(ddof=1) / len(g) ** 0.5, rtol=1e-4)
+    assert made["cosine"][0][1] == pytest.approx(cosine.mean(), abs=1e-6)
+    assert made["cosine_error"][0][1] == pytest.approx(cosine.std(ddof=1) / len(g) ** 0.5, rel=1e-4)
     assert abs(cosine).max() < 0.99
-    assert found["cosine"][1][2] == 1 and found["cosine_error"][1][2] == 0
-    assert [found["cosine"][i][i] for i in range(3)] == [1, 1, 1]
+    assert made["cosine"][1][2] == 1 and made["cosine_error"][1][2] == 0
+    assert [made["cosine"][i][i] for i in range(3)] == [1, 1, 1]
 
 
 def test_a_batch_without_a_gradient_has_no_cosine():
