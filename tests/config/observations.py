@@ -44,7 +44,7 @@ from jaxrec.data.runners.partition_job import layout_of
 from jaxrec.data.signals.records import record_dtype
 from jaxrec.data.storage import writer
 from jaxrec.data.storage.dataset import Dataset
-from jaxrec.evaluation import evaluator, scorers
+from jaxrec.evaluation import correction, evaluator, scorers
 from jaxrec.losses import next_item as losses
 from jaxrec.losses import ranking as ranking_losses
 from jaxrec.losses import task_weights
@@ -696,7 +696,7 @@ def evaluated(config: Config) -> dict:
         patch.setattr(evaluator, "left_out_titles", leave_out)
         patch.setattr(evaluator, "Checkpointer", Checkpoints)
         patch.setattr(evaluator, "read_meta", lambda *_: {"config": to_json(hand)})
-        patch.setattr(evaluator, "load_or_fit_correction", lambda *_: evaluator.uncorrected(task))
+        patch.setattr(evaluator, "load_or_fit_correction", lambda *_: correction.uncorrected(task))
         evaluation = evaluator.evaluate(tempfile.gettempdir(), lists, data=dataset.directory)
     examples = evaluation.measured["examples"]
     shown = {"which": made["which"], "seen": made["seen"], "name": evaluation.result["name"]}
