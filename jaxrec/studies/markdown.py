@@ -128,7 +128,7 @@ def _table(table: Mapping[str, Any]) -> list[str]:
     queries = ", ".join(f"{n:,}" for n in sorted({*table["queries"].values()}))
     users = ", ".join(f"{n:,}" for n in sorted({*table["users"].values()}))
     lines = ["", f"## {table['title']}", ""]
-    if table["queries"]:
+    if table["queries"] or not table["labels"]:
         lines.append(f"{queries} queries of {users} users (K=1); differences are to the first row.")
         for next_k in table["next_k"]:
             for name in LISTS:

@@ -22,7 +22,11 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SCALED = ("smoe.py", "bst.py", "vmoe.py", "sasrec.py", "gru4rec.py", "hstu.py")
 ARGUMENTS = dict.fromkeys(SCALED, (":small", ":paper"))
 ARGUMENTS["best.py"] = (":small", ":paper", ":kuairand")
-APART = ("study.py", "sequences.py")  # a list of configs; no requests: each has a test of its own
+APART = (
+    "study.py",
+    "study_hydra.py",
+    "sequences.py",
+)  # a list of configs; no requests: each has a test of its own
 FILES = [p.name for p in sorted(CONFIGS.glob("*.py")) if p.name not in APART]
 # A trace takes seconds. The other configs have the models of these in other sizes, or with other features.
 TRACED = (
@@ -52,8 +56,11 @@ def layout_of(config: Config) -> Layout:
         for f in config.features
     )
     d = config.data
+    labels = tuple(label.name for label in config.labels)
+    if d.examples == "impressions":
+        return Layout(1002, d.max_history, 1, (0, 0, 0, 0), 0, specs, labels=labels)
     pools = (d.hard, d.trending, d.tailing, d.random)
-    return Layout(1002, d.max_history, d.num_targets, pools, d.negatives, specs)
+    return Layout(1002, d.max_history, d.num_targets, pools, d.negatives, specs, labels=labels)
 
 
 def steps_trace(config: Config) -> None:
@@ -76,6 +83,8 @@ def steps_trace(config: Config) -> None:
     after, sums = traced(TrainStep(program), state, batch(layout.row_dtype(), config.train.batch_size))
     assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
     assert {"loss", "gradient_norm", "learning_rate"} <= set(sums)
+    if not layout.has_candidates:
+        return
     queries = batch(layout.query_dtype(), config.evaluate.batch_size)
     scores, gate, _, _ = traced(
         eval_step(program, 3, True, (program.score_task,)), (state.params, None), queries

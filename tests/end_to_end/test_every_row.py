@@ -19,12 +19,12 @@ import pytest
 
 from jaxrec.config.loading import load_config, load_file
 from jaxrec.core.json_io import write_json
+from jaxrec.core.registry import HEADS
 from jaxrec.data.runners.local import prepare
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.evaluation import per_user as per_user_module
 from jaxrec.evaluation.evaluator import EvaluationOptions, evaluate
 from jaxrec.evaluation.results import per_query, per_user
-from jaxrec.losses import ranking
 from jaxrec.reporting.metric_writer import METRICS_FILE
 from jaxrec.runtime.mesh import AXIS
 from jaxrec.runtime.preemption import PreemptionHandler
@@ -40,6 +40,7 @@ from jaxrec.training.train_step import TrainStep
 from jaxrec.training.trainer import train
 
 ROOT = Path(__file__).resolve().parents[2]
+TERMS = tuple(head.weight for head in HEADS.values())  # of the paper's heads
 TABLES = (*ALL, "options", "beyond")
 STUDY = load_file(f"{ROOT / 'configs/study.py'}:tiny", Study)
 NAMES = [*configs(STUDY, TABLES)]
@@ -109,13 +110,13 @@ def other_heads(config):
 def expected_figures(config):
     """Terms and weights that a row's objective has."""
     return {f"loss_{name}" for name in terms_of(config)} | {
-        f"weight_{name}" for name in ranking.TASKS if moving_weight(config, name)
+        f"weight_{name}" for name in TERMS if moving_weight(config, name)
     }
 
 
 def terms_of(config):
     o, mixes = config.objective, len(config.model.experts) > 1
-    terms = {name for name in ranking.TASKS if getattr(o, name)}
+    terms = {name for name in TERMS if getattr(o, name)}
     terms |= {"entropy"} if mixes and config.model.gate.target_entropy is not None else set()
     return terms | ({"balance"} if mixes and o.balance else set())
 
