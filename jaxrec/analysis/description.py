@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxrec.analysis.explained_variance import explained_variance
 from jaxrec.analysis.feature_auc import LEAK, category_auc, fitting_half, number_auc
-from jaxrec.analysis.targets import Targets, read_targets, row_blocks
+from jaxrec.analysis.targets import Targets, read_targets
 from jaxrec.config.rules.labels import AT_REQUEST
 from jaxrec.config.schema import Config, Feature, Label
 from jaxrec.core import registry, rewards
@@ -18,6 +18,7 @@ from jaxrec.data.labels.counts import counts_of
 from jaxrec.data.labels.counts import describe as describe_labels
 from jaxrec.data.storage.arrays import split_columns
 from jaxrec.data.storage.dataset import Dataset
+from jaxrec.data.storage.row_blocks import row_blocks
 
 SAMPLE_TARGETS = 500_000  # training targets in memory, which bound it
 

@@ -1,14 +1,15 @@
 """Training targets of a dataset, in memory: titles, labels and features as of the request."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from jaxrec.core.row_format import label_is_known
 from jaxrec.data.storage.arrays import split_columns
-from jaxrec.data.storage.dataset import Dataset, Rows
+from jaxrec.data.storage.dataset import Dataset
+from jaxrec.data.storage.row_blocks import row_blocks
 
-_BLOCKS = 16  # blocks that are read at once
 _COLUMNS, _GROUPS = ("user", "title", "completion"), ("y", "known", "features")  # fields of `Targets`
 
 
@@ -33,13 +34,6 @@ class Targets:
     y: dict[str, np.ndarray]
     known: dict[str, np.ndarray]
     features: dict[str, np.ndarray]
-
-
-def row_blocks(rows: Rows) -> Iterator[np.ndarray]:
-    """Yield the rows of a split, some blocks at a time, as structured arrays."""
-    for first in range(0, rows.blocks, _BLOCKS):
-        blocks = np.arange(first, min(first + _BLOCKS, rows.blocks))
-        yield rows.read(blocks).reshape(-1).view(rows.dtype)
 
 
 def read_targets(dataset: Dataset, most: int) -> Targets:
@@ -80,7 +74,7 @@ def _targets_of(rows: np.ndarray, dataset: Dataset) -> Targets:
     known: dict[str, np.ndarray] = {}
     for i, name in enumerate(layout.labels):
         y[name] = rows["label"][row, at, i].astype(np.float32)
-        known[name] = rows["label_known"][row, at] >> np.uint32(i) & np.uint32(1) == 1
+        known[name] = label_is_known(rows["label_known"][row, at], i)
     features: dict[str, np.ndarray] = {}
     for where in ("user", "context"):
         stored = {

@@ -1,8 +1,14 @@
-"""Specification of a head of the ranking model: what it scores, and the term of the loss that trains it."""
+"""Heads of the ranking model: what they score, the term that trains them, and the labels that they read."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
+from jaxrec.config.declarations import Label, Reward
+from jaxrec.core import rewards
 from jaxrec.core.registry import HEADS
+from jaxrec.core.row_format import label_is_known
+
+REWARD, TITLE = "reward:", "title:"  # prefixes of `Head.of`; without one it is a label
 
 
 class HeadSpec(NamedTuple):
@@ -53,3 +59,44 @@ def paper_head(name: str, weight: float = 1.0) -> HeadSpec:
         name, entry.weight, entry.target, weight, sigmoid=not entry.ranks, ranks=entry.ranks,
         drawn=entry.ranks, last_bias=name != "ranking",
     )  # fmt: skip
+
+
+class _Declarations(Protocol):
+    """Fields of `Config` that declare what heads learn."""
+
+    labels: tuple[Label, ...]
+    rewards: tuple[Reward, ...]
+
+
+def reward_of(of: str, config: _Declarations) -> Reward | None:
+    """Return the reward that a head learns, by its `of`; None for a label or a feature."""
+    return next((reward for reward in config.rewards if of == REWARD + reward.name), None)
+
+
+def labels_read(of: str, config: _Declarations) -> list[Label]:
+    """Return the labels that a head reads: its own, or those of its reward."""
+    reward = reward_of(of, config)
+    names = {of} if reward is None else {term.label for term in reward.terms}
+    return [label for label in config.labels if label.name in names]
+
+
+def head_values(
+    of: str, label: Any, label_known: Any, config: _Declarations, stored: Sequence[str], xp: Any
+) -> tuple[Any, Any]:
+    """Return the values of a label or a reward, and where they are known, [...] each.
+
+    Args:
+        of: `Head.of`: a label, or "reward:<name>".
+        label: Values [..., T] of the stored labels.
+        label_known: [...] uint32; bit i is set where label i is known.
+        config: Config of the run, with its labels and rewards.
+        stored: Names of the T stored labels.
+        xp: numpy or jax.numpy.
+    """
+    y, known = {}, {}
+    for name in (read.name for read in labels_read(of, config)):
+        i = stored.index(name)
+        y[name] = label[..., i].astype(xp.float32)
+        known[name] = label_is_known(label_known, i)
+    reward = reward_of(of, config)
+    return (y[of], known[of]) if reward is None else rewards.value(reward, y, known, xp)

@@ -222,6 +222,16 @@ def _check_names(cls: type, key: str, tree: dict[str, Any]) -> None:
             raise InputError(f"{key}.{name} is missing")
 
 
+def label_is_known(bits: Any, label: int) -> Any:
+    """Return where a label is known, [...] bool.
+
+    Args:
+        bits: `label_known` [...] uint32 of rows, on the host or on a device.
+        label: Index of the label in `Layout.labels`.
+    """
+    return bits >> np.uint32(label) & np.uint32(1) == 1
+
+
 # ---------------------------------------------------------------- names of FORMAT 2
 
 # Field of a layout in datasets of FORMAT 2, and in the checkpoints of runs on them -> the field of today.

@@ -47,6 +47,7 @@ class Comparisons:
         self._row_results = row_results
         self.compare = cache(self._compare)
         self.compare_auc = cache(self._compare_auc)
+        self._auc_pairs = cache(self._resampled_pairs)
 
     def _runs(self, better: str, worse: str) -> list[_Seeds]:
         """Return the runs of the common seeds of both rows by dataset; none where a seed has two datasets."""
@@ -86,11 +87,19 @@ class Comparisons:
                     f"{run.workdir}: has no head {head!r} that the claim's metric {metric!r} needs; there "
                     f"are {', '.join(heads) or 'none'}"
                 )
-        pairs = [pair for group in groups for pair in auc_differences(group.first, group.second, head)[name]]
+        pairs = self._auc_pairs(better, worse, head)[name]
         of_users = compared(pairs, sum(len(group.first[0].users) for group in groups))
         seeds = [seed for group in groups for seed in group.seeds]
         of_seeds = statistics.over_seeds(np.array([first.value - second.value for first, second in pairs]))
         return _comparison(better, worse, metric, 1, head, seeds, of_users, of_seeds)
+
+    def _resampled_pairs(self, better: str, worse: str, head: str) -> dict[str, list[Any]]:
+        """Return "auc" and "gauc" -> pairs of `auc_differences` of all seeds, from one resampling."""
+        out: dict[str, list[Any]] = {}
+        for group in self._runs(better, worse):
+            for metric, pairs in auc_differences(group.first, group.second, head).items():
+                out.setdefault(metric, []).extend(pairs)
+        return out
 
     def _compare(
         self, better: str, worse: str, name: str, next_k: int, head: str = "", metric: str = METRIC

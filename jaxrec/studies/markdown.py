@@ -8,7 +8,6 @@ from typing import Any
 from jaxrec.cli.app import UNUSED_LIBRARIES, hide_libraries
 from jaxrec.core.ids import LISTS
 from jaxrec.core.json_io import write_text
-from jaxrec.studies.label_markdown import label_tables
 
 _RULES = {"popularity": "popularity", "item_to_item": "item to item", "oracle": "oracle, p/q"}
 _METRICS = {"ndcg@1": "NDCG@1", "ndcg@5": "NDCG@5", "recall@5": "Recall@5", "mrr@5": "MRR@5"}
@@ -60,8 +59,8 @@ def _p(value: float | None) -> str:
     return "<.0001" if value < 1e-4 else _number(value)
 
 
-def _interval(test: Mapping[str, Any]) -> str:
-    return "[{}, {}]".format(*(_number(value, "+.4f") for value in test["interval"]))
+def _interval(test: Mapping[str, Any], form: str = "+.4f") -> str:
+    return "[{}, {}]".format(*(_number(value, form) for value in test["interval"]))
 
 
 def _line(*cells: str) -> str:
@@ -134,8 +133,46 @@ def _table(table: Mapping[str, Any]) -> list[str]:
             for name in LISTS:
                 lines += _block(table, name, next_k)
     if table["labels"]:
-        lines += ["", _LABELS, *label_tables(table["labels"], _number)]
+        lines += ["", _LABELS, *_label_tables(table["labels"])]
     return lines
+
+
+# ---------------------------------------------------------------- labels
+
+_DECIDED = {"shown": "higher", "reversed": "lower"}
+
+
+def _label_tables(labels: Mapping[str, Any]) -> list[str]:
+    """Return the lines of the tables of a study's labels, one table for each head.
+
+    Args:
+        labels: `label_results.label_blocks`.
+    """
+    lines: list[str] = []
+    for head, block in labels.items():
+        lines += ["", f"### {head}: {block['positives']:,} positives", ""]
+        lines += _header("row", "AUC", "95% interval", "AUC in users", "difference", "95% interval",
+                         "verdict", "visible")  # fmt: skip
+        lines += [_label_line(row, block["rows"]) for row in block["rows"]]
+        lines += [_line(name.replace("_", " "), _number(value), *[""] * 6)
+                  for name, value in block["baselines"].items()]  # fmt: skip
+    return lines
+
+
+def _label_line(row: Mapping[str, Any], rows: list[Mapping[str, Any]]) -> str:
+    auc, gauc, seeds = row["auc"], row["gauc"], row["seeds"]
+    spread = f" ± {_number(auc['sd'])}" if seeds > 1 else ""
+    cells = [f"{_number(auc['mean'])}{spread}", _interval(auc, ".4f"), _number(gauc["mean"])]
+    difference = row["differences"].get("auc")
+    if not difference:
+        return _line(row["label"], *cells, *[""] * 4)
+    users = difference["over_users"]
+    label = next(other["label"] for other in rows if other["row"] == row["against"])
+    verdict = _DECIDED.get(difference["verdict"], "cannot be decided")
+    return _line(
+        row["label"], *cells, f"{_number(users['mean'], '+.4f')} to {label}",
+        _interval(users), verdict, _number(users["smallest"]),
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- claims

@@ -9,18 +9,16 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from jaxrec.config.declarations import Head, Label, Reward
-from jaxrec.config.heads import HeadSpec
+from jaxrec.config.declarations import Head
+from jaxrec.config.heads import TITLE, HeadSpec, head_values, labels_read, reward_of
 from jaxrec.config.schema import Config
 from jaxrec.core import rewards
-from jaxrec.core.batch import Batch, Outcome, TitleTable
+from jaxrec.core.batch import Batch, TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import UNKNOWN
 from jaxrec.core.registry import PAIR_LOSSES, STATE_LOSSES
 from jaxrec.core.row_format import FeatureSpec, Layout
 from jaxrec.losses.ranking import HeadLabels, paper_heads
-
-REWARD, TITLE = "reward:", "title:"  # prefixes of `Head.of`; without one it is a label
 
 
 def specs_of(config: Config, layout: Layout, shares: Mapping[str, float]) -> tuple[HeadSpec, ...]:
@@ -49,7 +47,7 @@ def _declared(
     if head.of.startswith(TITLE):
         outputs = _feature(head.of, layout).size
     else:
-        labels = _labels_of(head.of, config)
+        labels = labels_read(head.of, config)
         for label in labels:
             if label.name not in layout.labels:
                 stored = ", ".join(layout.labels) or "no label"
@@ -57,7 +55,7 @@ def _declared(
                     f"objective.heads[{i}].of={head.of!r} reads label {label.name!r}, but the dataset's rows "
                     f"store {stored}"
                 )
-        reward = _reward(head.of, config)
+        reward = reward_of(head.of, config)
         if reward is None or reward.unknown != "observed":
             share = min(shares.get(label.name, 1.0) for label in labels)
         if not share:
@@ -75,17 +73,6 @@ def _declared(
         outputs, ranks=False, drawn=drawn or ranking, last_bias=not ranking, loss=head.loss, of=head.of,
         personalised=head.personalised, share=share,
     )  # fmt: skip
-
-
-def _reward(of: str, config: Config) -> Reward | None:
-    return next((r for r in config.rewards if of == REWARD + r.name), None)
-
-
-def _labels_of(of: str, config: Config) -> list[Label]:
-    """Return the labels that a head reads."""
-    reward = _reward(of, config)
-    names = {of} if reward is None else {term.label for term in reward.terms}
-    return [label for label in config.labels if label.name in names]
 
 
 def _feature(of: str, layout: Layout) -> FeatureSpec:
@@ -118,10 +105,11 @@ def head_labels(
     """
     if head.of.startswith(TITLE):
         return _categories(_feature(head.of, layout), layout, batch.positive, table)
-    y_BxK, known_BxK = values(head.of, batch.outcome, config, layout)
+    outcome = batch.outcome
+    y_BxK, known_BxK = head_values(head.of, outcome.label, outcome.label_known, config, layout.labels, jnp)
     zero = {label.name: jnp.float32(0) for label in config.labels}
-    reads_zero = jnp.asarray(all(label.of_drawn == "zero" for label in _labels_of(head.of, config)))
-    reward = _reward(head.of, config)
+    reads_zero = jnp.asarray(all(label.of_drawn == "zero" for label in labels_read(head.of, config)))
+    reward = reward_of(head.of, config)
     y_drawn = jnp.float32(0)
     if reward is not None:
         y_drawn, _ = rewards.value(reward, zero, dict.fromkeys(zero, reads_zero), jnp)
@@ -130,24 +118,6 @@ def head_labels(
         jnp.concatenate([y_BxK, jnp.broadcast_to(y_drawn, shape).astype(y_BxK.dtype)], axis=1),
         jnp.concatenate([known_BxK, jnp.broadcast_to(reads_zero, shape)], axis=1),
     )
-
-
-def values(of: str, outcome: Outcome, config: Config, layout: Layout) -> tuple[jax.Array, jax.Array]:
-    """Return the values of a label or a reward, and where they are known, of the shape of the outcome.
-
-    Args:
-        of: `Head.of`: a label, or "reward:<name>".
-        outcome: Outcome with the stored labels [..., T].
-        config: Config of the run.
-        layout: Layout of the rows.
-    """
-    y, known = {}, {}
-    for label in _labels_of(of, config):
-        i = layout.labels.index(label.name)
-        y[label.name] = outcome.label[..., i].astype(jnp.float32)
-        known[label.name] = outcome.label_known >> jnp.uint32(i) & jnp.uint32(1) == 1
-    reward = _reward(of, config)
-    return (y[of], known[of]) if reward is None else rewards.value(reward, y, known, jnp)
 
 
 def _categories(feature: FeatureSpec, layout: Layout, title_BxK: jax.Array, table: TitleTable) -> HeadLabels:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.config.heads import HeadSpec
+from jaxrec.config.heads import TITLE, HeadSpec, head_values
 from jaxrec.core.batch import History, HostBatch, Outcome, TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import LABELS, LISTS, RETRIEVAL_HEAD
@@ -23,7 +23,7 @@ from jaxrec.models.two_stage import TwoStageResult, two_stage
 from jaxrec.runtime.mesh import AXIS
 from jaxrec.tasks import ranking_inputs
 from jaxrec.tasks.base import Task
-from jaxrec.tasks.heads import TITLE, specs_of, values
+from jaxrec.tasks.heads import specs_of
 from jaxrec.tasks.outputs import Protocols, QueryScores, Sums, TitleScores
 
 
@@ -172,7 +172,8 @@ class RankingScorer(Task):
 
     def _outcome(self, head: str, outcome: Outcome) -> tuple[jax.Array, jax.Array]:
         """Return the label of a head at the first target, [B], and where it is known."""
-        y_BxK, known_BxK = values(self._spec(head).of, outcome, self.config, self.layout)
+        of, stored = self._spec(head).of, self.layout.labels
+        y_BxK, known_BxK = head_values(of, outcome.label, outcome.label_known, self.config, stored, jnp)
         return y_BxK[:, 0], known_BxK[:, 0]
 
     def _score_candidates(
@@ -181,8 +182,8 @@ class RankingScorer(Task):
     ) -> tuple[dict[str, jax.Array], jax.Array]:  # fmt: skip
         """Return the scores of candidates by head, and the gate [B, E].
 
-        Scores have the shape of `candidates`, [B, lists, K, 1 + negatives]; those of a state, which are the
-        same for all candidates, [B, 1, 1, 1].
+        Scores have the shape of `candidates`, [B, lists, K, 1 + negatives]; those of declared heads that do
+        not order the titles, [B, 1, 1, 1], of the first target or of the state.
 
         With the target in the sequence each candidate has its own gate, and the returned gate is the mean
         over the candidates that are present.
@@ -192,7 +193,13 @@ class RankingScorer(Task):
         ids_BxC = candidates.reshape(len(candidates), -1)
         if self.shares_histories:
             user = applied(RankingModel.encode, self.model, params)(history, table, tau, None, projections)
-            scores = apply(user, ids_BxC, table, heads, projections, method="score")
+            # A declared head is measured at the first target; only what orders titles scores all candidates.
+            declared = {head.name for head in self.head_specs if head.loss} - {self.score_task}
+            at_target = tuple(h for h in heads if h in declared)
+            others = tuple(h for h in heads if h not in at_target)
+            scores = apply(user, ids_BxC, table, others, projections, method="score")
+            if at_target:
+                scores |= apply(user, ids_BxC[:, :1], table, at_target, projections, method="score")
             gate = user.clean_gate_BxE
         else:
             # One list per group: each candidate has its own sequence, and all groups would not fit in memory.

@@ -206,7 +206,7 @@ def test_targets_in_memory_are_bounded(config, dataset, monkeypatch):
     whole = describe(config, dataset)
     assert whole["targets"] == whole["labels"][0]["splits"]["train"]["entries"] > 1_024
     monkeypatch.setattr(description, "SAMPLE_TARGETS", 512)
-    monkeypatch.setattr("jaxrec.analysis.targets._BLOCKS", 1)
+    monkeypatch.setattr("jaxrec.data.storage.row_blocks._BLOCKS", 1)
     first = describe(config, dataset)
     assert first["targets"] == 512 and first["users"] == -(-512 // (PLAYS - 1))
     assert first["labels"] == whole["labels"]

@@ -4,11 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec.config.heads import head_values
 from jaxrec.config.schema import Config, Feature, Head, Label, Objective, Reward, Term
 from jaxrec.core.batch import Batch, Outcome, TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.row_format import FeatureSpec, Layout
-from jaxrec.tasks.heads import head_labels, specs_of, values
+from jaxrec.tasks.heads import head_labels, specs_of
 
 FEATURES = (
     FeatureSpec("title_id", "category", "title", 4, 9, 0),
@@ -123,9 +124,13 @@ def test_categories_of_the_next_title():
 
 
 def test_values_of_a_label_and_of_a_reward():
-    config = config_of()
-    y, known = values("finished", batch_of().outcome, config, LAYOUT)
+    outcome = batch_of().outcome
+
+    def values(of):
+        return head_values(of, outcome.label, outcome.label_known, config_of(), LAYOUT.labels, jnp)
+
+    y, known = values("finished")
     np.testing.assert_array_equal(known, [[False, True], [True, False]])
     assert y[1, 0] == 1
-    y, known = values("reward:joy", batch_of().outcome, config, LAYOUT)
+    y, known = values("reward:joy")
     assert y[0, 1] == 4 and not known[0, 0]

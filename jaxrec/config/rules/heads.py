@@ -5,6 +5,7 @@ import zlib
 from typing import Any
 
 from jaxrec.config.declarations import Blend, BlendTerm, Head
+from jaxrec.config.heads import REWARD, TITLE, reward_of
 from jaxrec.config.rules.labels import WIDE_VALUES, check_names
 from jaxrec.config.schema import Config
 from jaxrec.config.tree import among, require
@@ -12,7 +13,6 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import RETRIEVAL_HEAD, TITLE_ID
 from jaxrec.core.registry import HEADS, PAIR_LOSSES, STATE_LOSSES
 
-REWARD, TITLE = "reward:", "title:"  # prefixes of `Head.of`
 _CATEGORIES = ("category", "categories")
 _TAKEN = (*HEADS, *(entry.weight for entry in HEADS.values()), "entropy", "balance", RETRIEVAL_HEAD, "auto")
 
@@ -131,7 +131,7 @@ def _check_head(key: str, head: Head, config: Config) -> None:
 
 def _bounds(of: str, config: Config) -> tuple[float, float]:
     """Return bounds of the values of a label or a reward; those of an own rule are not known: [0, 1]."""
-    reward = next((r for r in config.rewards if of == REWARD + r.name), None)
+    reward = reward_of(of, config)
     if reward is not None:
         return reward.low, reward.high
     rule = next(label.rule for label in config.labels if label.name == of)

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxrec.config.rules.labels import ZERO_OR_ONE
 from jaxrec.config.schema import Label
-from jaxrec.core.row_format import Layout
+from jaxrec.core.row_format import Layout, label_is_known
 
 _FRACTION = 2**12  # sums of values are whole numbers of this fraction, so that their order is irrelevant
 
@@ -25,7 +25,7 @@ def counts_of(rows: np.ndarray, layout: Layout) -> dict[str, int]:
     y, bits = rows["label"][present], rows["label_known"][present]
     counts: dict[str, int] = {}
     for i, name in enumerate(layout.labels):
-        known = bits >> np.uint32(i) & np.uint32(1) == 1
+        known = label_is_known(bits, i)
         total = np.rint(y[known, i].astype(np.float64) * _FRACTION).astype(np.int64).sum()
         counts |= {
             _key(name, "entries"): len(bits),

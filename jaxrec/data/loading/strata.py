@@ -7,8 +7,7 @@ import numpy as np
 from jaxrec.core.errors import InputError
 from jaxrec.core.row_format import FeatureSpec, Layout
 from jaxrec.data.storage.dataset import Dataset
-
-_BLOCKS = 32  # blocks that are read at a time
+from jaxrec.data.storage.row_blocks import row_blocks
 
 
 def strata_feature(layout: Layout, name: str) -> FeatureSpec:
@@ -38,10 +37,8 @@ def count_strata(dataset: Dataset, name: str) -> tuple[int, ...]:
     layout, rows = dataset.layout, dataset.rows("train")
     feature, column = strata_feature(layout, name), layout.category_column("user", name)
     count = np.zeros(feature.size, np.int64)
-    for first in range(0, rows.blocks, _BLOCKS):
-        words = rows.read(np.arange(first, min(first + _BLOCKS, rows.blocks)))
-        ids = words.reshape(-1).view(rows.dtype)["user_categories"][:, column]
-        count += np.bincount(ids, minlength=feature.size)
+    for block in row_blocks(rows):
+        count += np.bincount(block["user_categories"][:, column], minlength=feature.size)
     return tuple(count.tolist())
 
 

@@ -17,10 +17,10 @@ from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.dataset import PREPARE_AGAIN, Dataset
 from jaxrec.data.storage.evaluation_arrays import SeenTitles
 from jaxrec.data.storage.plausibility import time_notes, title_notes
+from jaxrec.data.storage.row_blocks import row_blocks
 from jaxrec.runtime.checksums import DamagedFileError
 
 SAMPLE_ROWS = 1 << 15  # rows of a split that are read after a preparation
-_BLOCKS = 16  # blocks in memory at a time
 _CONTEXT = 5  # last titles of a history that identify a query; shorter histories are equal by chance
 
 
@@ -100,12 +100,10 @@ def log_verified(directory: str | AnyPath) -> None:
 
 
 def _blocks(dataset: Dataset, split: str, max_rows: int | None) -> Iterator[np.ndarray]:
-    """Yield the rows of a split, some blocks at a time, as structured arrays."""
+    """Yield the first `max_rows` rows of a split, or all, some blocks at a time."""
     rows = dataset.rows(split)
     rows = rows if max_rows is None else rows.head(max_rows)
-    for first in range(0, rows.blocks, _BLOCKS):
-        blocks = np.arange(first, min(first + _BLOCKS, rows.blocks))
-        yield rows.read(blocks).reshape(-1).view(rows.dtype)
+    return row_blocks(rows)
 
 
 def query_hashes(rows: np.ndarray, layout: Layout) -> np.ndarray:

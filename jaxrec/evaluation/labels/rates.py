@@ -32,12 +32,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrec.config.declarations import Head, Reward
+from jaxrec.config.declarations import Head
+from jaxrec.config.heads import head_values, labels_read
 from jaxrec.config.schema import Config
-from jaxrec.core import rewards
 from jaxrec.core.row_format import Layout
 from jaxrec.data.labels.tables import window_ms
 from jaxrec.data.storage.dataset import Dataset, Rows
+from jaxrec.data.storage.row_blocks import row_blocks
 from jaxrec.evaluation.labels.estimators import probability
 from jaxrec.evaluation.labels.predictions import (
     REGRESSION_LOSS,
@@ -49,10 +50,8 @@ from jaxrec.evaluation.labels.predictions import (
 TITLE_RATE, USER_RATE, BOTH = "title_rate", "user_rate", "both"
 STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0)  # labels that a prior counts as
 VALIDATION = "validation"
-_BLOCKS = 64  # blocks of training rows in memory at a time
 REPLICATES = 200  # resamples of the users; a head has 1,000, and there are three baselines for each
 _STEPS, _CONVERGED = 100, 1e-9
-_REWARD = "reward:"  # prefix of `Head.of`
 
 
 class Labels(NamedTuple):
@@ -85,10 +84,6 @@ class QueryCounts(NamedTuple):
     user: RateCounts
 
 
-def _reward(head: Head, config: Config) -> Reward | None:
-    return next((reward for reward in config.rewards if head.of == _REWARD + reward.name), None)
-
-
 def labels_of(head: Head, rows: np.ndarray, config: Config, layout: Layout) -> Labels:
     """Return the labels [N, K] of the targets of rows for a head; absent targets are unknown.
 
@@ -98,21 +93,14 @@ def labels_of(head: Head, rows: np.ndarray, config: Config, layout: Layout) -> L
         config: Config of the run.
         layout: Layout of the rows.
     """
-    y, known = {}, {}
-    for i, name in enumerate(layout.labels):
-        y[name] = rows["label"][..., i]
-        known[name] = rows["label_known"] >> np.uint32(i) & np.uint32(1) == 1
-    reward = _reward(head, config)
-    value, is_known = (y[head.of], known[head.of]) if reward is None else rewards.value(reward, y, known, np)
+    value, is_known = head_values(head.of, rows["label"], rows["label_known"], config, layout.labels, np)
     is_known = is_known & (rows["target"] > 0)
     return Labels(as_positive(np.where(is_known, value, 0.0)), is_known)
 
 
 def window_seconds(head: Head, config: Config) -> int:
     """Return the seconds after a request until the label of a head is final, rounded up."""
-    reward = _reward(head, config)
-    names = {head.of} if reward is None else {term.label for term in reward.terms}
-    return max(-(-int(window_ms(label.hours)) // 1_000) for label in config.labels if label.name in names)
+    return max(-(-int(window_ms(label.hours)) // 1_000) for label in labels_read(head.of, config))
 
 
 def count_titles(
@@ -126,9 +114,7 @@ def count_titles(
         of_heads: For each head, a function from rows [N] to their labels [N, K].
     """
     totals = [RateCounts(np.zeros(titles), np.zeros(titles)) for _ in of_heads]
-    for first in range(0, training.blocks, _BLOCKS):
-        blocks = np.arange(first, min(first + _BLOCKS, training.blocks))
-        rows = training.read(blocks).reshape(-1).view(training.dtype)
+    for rows in row_blocks(training):
         for total, of_head in zip(totals, of_heads, strict=True):
             label, known = of_head(rows)
             title = rows["target"][known]

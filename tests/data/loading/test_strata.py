@@ -42,7 +42,7 @@ def test_weights_by_hand():
 
 
 def test_counts_are_those_of_all_training_rows(tiny, monkeypatch):
-    monkeypatch.setattr(strata, "_BLOCKS", 3)
+    monkeypatch.setattr("jaxrec.data.storage.row_blocks._BLOCKS", 3)
     rows = tiny.rows("train")
     assert rows.blocks > 3 and rows.blocks % 3  # the last read has fewer blocks
     users = [f for f in tiny.layout.of("user") if f.kind != "number"]
