@@ -114,24 +114,21 @@ def events_of_plays(plays: Interactions, signals: Sequence[Signal], names: Seque
         signals: Declared signals.
         names: Names of the signals to read.
     """
-    rows, kinds, values = [], [], []
+    size = len(plays.user)
+    values: dict[int, np.ndarray] = {}
     for kind, signal in enumerate(signals):
-        if signal.name not in names:
-            continue
-        if signal.column == EVERY_ROW:
-            value = np.ones(len(plays.user))
-        elif signal.name in plays.context:
-            value = np.nan_to_num(
-                plays.context[signal.name].astype(np.float64), posinf=np.inf, neginf=-np.inf
-            )
-        else:
-            continue
-        row = np.flatnonzero(value)
-        rows.append(row)
-        kinds.append(np.full(len(row), kind, np.int8))
-        values.append(np.ones(len(row)) if signal.value == "event" else value[row] * signal.unit)
-    row = np.concatenate([np.empty(0, np.int64), *rows])
+        if signal.name in names and signal.column == EVERY_ROW:
+            values[kind] = np.ones(size)
+        elif signal.name in names and signal.name in plays.context:
+            column = plays.context[signal.name].astype(np.float64)
+            values[kind] = np.where(np.isnan(column), 0.0, column)
+    row = np.concatenate([np.empty(0, np.int64), *(np.flatnonzero(column) for column in values.values())])
+    kinds = np.concatenate(
+        [np.empty(0, np.int8), *(np.full(np.count_nonzero(x), kind, np.int8) for kind, x in values.items())]
+    )
+    units = np.array([signal.unit for signal in signals])[kinds]
+    value = np.concatenate([np.empty(0), *(column[column != 0] for column in values.values())]) * units
+    is_event = np.array([signal.value == "event" for signal in signals])[kinds]
     with np.errstate(over="ignore"):  # infinite values are left out by cleaning
-        value = np.concatenate([np.empty(0), *values]).astype(np.float32)
-    kind = np.concatenate([np.empty(0, np.int8), *kinds])
-    return Signals(plays.user[row], plays.title[row], plays.time[row], kind, value)
+        value = np.where(is_event, 1.0, value).astype(np.float32)
+    return Signals(plays.user[row], plays.title[row], plays.time[row], kinds, value)

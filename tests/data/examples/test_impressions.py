@@ -123,7 +123,7 @@ def test_a_history_is_strictly_before_the_exposure_as_of_its_time():
 
 
 def test_a_history_has_the_signals_strictly_before_the_exposure():
-    """The thumb and the exposure of title 1 at hour 3 are no part of the history of the exposures at hour 3."""
+    """The thumb and the exposure of title 1 at hour 3 are not in the histories of the exposures at hour 3."""
     rows, plain = by_hand(features=OF_HISTORY)[0].rows["train"], by_hand()[0].rows["train"]
     thumb, shown = np.moveaxis(rows["history_signals"].astype(np.float32), 2, 0)
     none = np.nan

@@ -151,8 +151,8 @@ def test_columns_of_plays_are_events_at_the_times_of_the_plays():
         {"thumb": np.array([0, -1, NAN]), "clip": np.array([1500, NAN, 2.0]), "device": np.array(["a"] * 3)},
     )  # fmt: skip
     events = events_of_plays(plays, signals, ("thumb", "clip", "shown", "stars"))
-    rows = [(kind, user, title, time) for user, title, time, kind in
-            zip(*(x.tolist() for x in (events.user, events.title, events.time, events.kind)), strict=True)]  # fmt: skip
+    columns = (events.kind, events.user, events.title, events.time)
+    rows = [*zip(*(column.tolist() for column in columns), strict=True)]
     assert rows == [
         (0, 7, 1, 20),
         (4, 7, 2, 10),
