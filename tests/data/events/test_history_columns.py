@@ -61,7 +61,7 @@ def test_columns_are_parsed_as_polars_parses_them():
     "flags", [["1", "0", "false"], [True, None, False], [2.5, np.nan, 0], ["yes", "", "0.0"]]
 )
 def test_signals_of_histories_are_parsed_as_polars_parses_them(flags):
-    """Of the declared signals those are read that are interaction features, by one of two names."""
+    """Declared signals are read where they are interaction features, by one of two names."""
     signals = (
         schema.Signal("like", column="is_like"),
         schema.Signal("stay", "seconds", column="stayed", unit=0.001),
