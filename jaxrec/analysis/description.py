@@ -194,7 +194,7 @@ def _features(
             columns = of_titles[feature.name][targets.title]
         else:
             columns = targets.features.get(feature.name)
-        if columns is not None and entry["available"] == "request":
+        if columns is not None and entry["available"] != "after":
             areas = {name: _auc(feature, columns, targets.known[name], binary[name], fit) for name in binary}
             entry["auc"] = {name: _number(area) for name, area in areas.items()}
             entry["leaks"] = [name for name, area in areas.items() if area >= LEAK]

@@ -25,7 +25,8 @@ class Targets:
         completion: [N] float32; NaN where unknown.
         y: Label -> [N] float32.
         known: Label -> [N] bool.
-        features: Feature of users or of the context -> [N, columns].
+        features: Feature of users or of the context -> [N, columns]; signal of histories -> [N, 1], the mean
+            of its values over the titles of the history, in which a title without an event counts as 0.
     """
 
     user: np.ndarray
@@ -82,4 +83,15 @@ def _targets_of(rows: np.ndarray, dataset: Dataset) -> Targets:
             for kind in ("categories", "numbers")
         }
         features |= split_columns(layout.of(where), stored["categories"], stored["numbers"])
+    features |= _means_of_signals(rows, layout.history_signals)
     return Targets(rows["user"][row].astype(np.int64), title, completion, y, known, features)
+
+
+def _means_of_signals(rows: np.ndarray, signals: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the mean value [N, 1] of each signal over the titles of histories, as of `Targets.features`."""
+    if not signals:
+        return {}
+    is_title = rows["history_title"] > 0
+    values = np.nan_to_num(rows["history_signals"].astype(np.float32)) * is_title[..., None]
+    means = values.sum(axis=1) / np.maximum(is_title.sum(axis=1), 1)[:, None]
+    return {name: means[:, i : i + 1] for i, name in enumerate(signals)}

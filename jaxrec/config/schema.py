@@ -25,7 +25,7 @@ __all__ = [
 class Feature:
     """Column of a table that the model reads as a feature."""
 
-    name: str  # column of its table; for an interaction: completion, sessions or age
+    name: str  # column of its table; for an interaction: completion, sessions, age, or a signal
     kind: str  # "category", "categories" (list-valued) or "number"
     where: str  # "title", "user", "context" or "interaction"
     width: int  # width of the embedding

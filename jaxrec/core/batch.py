@@ -90,12 +90,15 @@ class Outcome(NamedTuple):
         label: [..., T] values of the stored labels; None for rows without labels.
         label_known: [...] uint32; bit i is set where label i is known.
         declared: Declared heads, each with the labels of the candidates; made by `tasks.heads`.
+        signals: [..., S] values of the signals that are interaction features, NaN without an event; None for
+            rows without such features.
     """
 
     completion: Any
     label: Any = None
     label_known: Any = None
     declared: tuple[Any, ...] = ()
+    signals: Any = None
 
 
 class PastOutcome(NamedTuple):
@@ -103,9 +106,11 @@ class PastOutcome(NamedTuple):
 
     Attributes:
         completion: As of `Outcome`.
+        signals: As of `Outcome`.
     """
 
     completion: Any
+    signals: Any = None
 
 
 def after(outcome: Outcome) -> PastOutcome:
@@ -114,7 +119,7 @@ def after(outcome: Outcome) -> PastOutcome:
     Args:
         outcome: Outcomes of plays that all precede the request, as the history of a row holds them.
     """
-    return PastOutcome(outcome.completion)
+    return PastOutcome(outcome.completion, outcome.signals)
 
 
 # ---------------------------------------------------------------- decoded batches

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import LISTS, POOLS
+from jaxrec.core.ids import INTERACTION_FEATURES, LISTS, POOLS
 from jaxrec.core.json_io import check_shape
 
 ROWS = ("ranking", "next_item")  # kinds of rows: examples of a query, and sequences of a user's plays
@@ -37,6 +37,11 @@ class FeatureSpec:
     columns: int = 1
     mean: float = 0.0
     std: float = 1.0
+
+
+def history_signals(features: tuple[FeatureSpec, ...]) -> tuple[str, ...]:
+    """Return the names of the interaction features that are signals, in their order."""
+    return tuple(f.name for f in features if f.where == "interaction" and f.name not in INTERACTION_FEATURES)
 
 
 def _play_fields(prefix: str, count: int, completion: bool) -> list[tuple[str, str, tuple[int, ...]]]:
@@ -84,6 +89,11 @@ class Layout:
         """Return the features of "title", "user", "context" or "interaction"."""
         return tuple(f for f in self.features if f.where == where)
 
+    @property
+    def history_signals(self) -> tuple[str, ...]:
+        """Signals whose values rows hold for the titles of histories, in the order of the columns."""
+        return history_signals(self.features)
+
     def columns(self, where: str, kind: str) -> int:
         """Return the number of columns of an array of features.
 
@@ -114,12 +124,15 @@ class Layout:
         for where in ("user", "context"):
             start.append((f"{where}_categories", "<i4", (self.columns(where, "category"),)))
             start.append((f"{where}_numbers", "<f4", (self.columns(where, "number"),)))
+        # Values as of the query's time, as in `data.signals.past_values`; NaN: no event of the signal so far.
+        signals = ("history_signals", "<f2", (*length, len(self.history_signals)))
         return [
             *(f for f in start if 0 not in f[2]),
             ("history_completion", "<f2", length),  # at the query's time, in [0, 1]
             ("history_age", "<f2", length),  # log1p(seconds since the last play) at the query's time
             ("history_sessions", "<u1", length),  # plays of the title so far, at most 255
             ("history_abandoned", "<u1", length),  # 1: below abandon_threshold at the query's time
+            *([signals] if self.history_signals else []),
         ]
 
     def _label_fields(self, positions: int, kind: str = "<f4") -> list[tuple[str, str, tuple[int, ...]]]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxrec.config.schema import Model
 from jaxrec.core.batch import History, TitleTable
 from jaxrec.core.registry import ALL_ENCODERS
-from jaxrec.core.row_format import FeatureSpec
+from jaxrec.core.row_format import FeatureSpec, history_signals
 from jaxrec.models.encoders.base import PackedTitles
 from jaxrec.models.layers.dense import (
     Parameters,
@@ -68,7 +68,7 @@ class UserEncoder(Parameters):
         )
         self.rows = HistoryEncoder(
             self.dtype, interactions, title, context, self.config.width, self.longest, self.config.position,
-            self.config.target_in_sequence, name="history",
+            self.config.target_in_sequence, history_signals(self.features), name="history",
         )  # fmt: skip
         self.expert = [
             ALL_ENCODERS.resolve(f.encoder)(self.dtype, f, self.config.attention_impl, name=f"expert_{e}")

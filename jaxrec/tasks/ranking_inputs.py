@@ -98,21 +98,21 @@ def history(rows: dict[str, jax.Array], view: HistoryView, key: jax.Array | None
             is replaced by the unknown title.
     """
     titles, length, width = rows["history_title"], view.layout.max_history, view.windows[0]
-    columns = {
-        "title": titles,
-        "completion": rows["history_completion"].astype(jnp.float32),
-        "sessions": rows["history_sessions"].astype(jnp.float32),
-        "age": rows["history_age"].astype(jnp.float32),
-    }
+    columns = {"title": titles}
+    columns |= {name: x.astype(jnp.float32) for name, x in _interactions(rows).items()}
     if not view.keeps_abandoned:
         kept = (titles != PAD) & (rows["history_abandoned"] == 0)
         from_right = jnp.cumsum(kept[:, ::-1], axis=1)[:, ::-1] * kept
         moves = from_right[:, None, :] == (length - jnp.arange(length))[None, :, None]  # [B, to, from]
         source = jnp.argmax(moves, axis=2)
         present = moves.any(axis=2)
-        columns = {
-            name: jnp.where(present, jnp.take_along_axis(x, source, axis=1), 0) for name, x in columns.items()
-        }
+
+        def close_gaps(x: jax.Array) -> jax.Array:
+            """Move the kept positions of [B, history] or [B, history, signals] to the right."""
+            each = (..., None) if x.ndim == 3 else ...
+            return jnp.where(present[each], jnp.take_along_axis(x, source[each], axis=1), 0)
+
+        columns = {name: close_gaps(x) for name, x in columns.items()}
     columns = {name: x[:, length - width :] for name, x in columns.items()}
     example, newer, shorter = alone(columns["title"], view.windows)
     return _history(rows, columns | {"example": example, "newer": newer}, shorter, view, key)
@@ -145,12 +145,18 @@ def packed(
     width, stored = view.windows[0], view.layout.max_history
     source = packing.titles // width
     columns = {
-        name: rows[f"history_{name}"].reshape(-1).at[source].get(mode="fill", fill_value=0)
-        for name in ("title", "completion", "sessions", "age")
+        name: x.reshape(-1, *x.shape[2:]).at[source].get(mode="fill", fill_value=0)
+        for name, x in {"title": rows["history_title"], **_interactions(rows)}.items()
     }
-    columns |= {name: columns[name].astype(jnp.float32) for name in ("completion", "sessions", "age")}
+    columns |= {name: columns[name].astype(jnp.float32) for name in _interactions(rows)}
     columns |= {"example": source // stored, "newer": packing.titles % width}
     return _history(rows, columns, dict(zip(view.windows[1:], packing.shorter, strict=True)), view, key)
+
+
+def _interactions(rows: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Return the stored interactions of histories, [B, history] and of signals [B, history, signals]."""
+    names = ("completion", "sessions", "age", "signals")
+    return {name: rows[f"history_{name}"] for name in names if f"history_{name}" in rows}
 
 
 def _history(
@@ -160,7 +166,7 @@ def _history(
     if key is not None and view.unknown_rate:
         of_title = rng.fold_in(jnp.take(key, columns["example"], axis=0, mode="clip"), columns["newer"])
         columns["title"] = mask_to_unknown(columns["title"], view.unknown_rate, of_title)
-    past = after(Outcome(columns.pop("completion")))
+    past = after(Outcome(columns.pop("completion"), signals=columns.pop("signals", None)))
     count = len(rows["history_title"])
     empty = {
         "categories": jnp.zeros((count, 0), jnp.int32),

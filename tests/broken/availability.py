@@ -59,8 +59,8 @@ LINES = (
     Line(
         "a model reads past completions, not those of the targets",
         "jaxrec/tasks/ranking_inputs.py",
-        'past = after(Outcome(columns.pop("completion")))',
-        'past = after(Outcome(columns.pop("completion") + 0 * rows["target_completion"][:1, :1]))',
+        'after(Outcome(columns.pop("completion"), ',
+        'after(Outcome(columns.pop("completion") + 0 * rows["target_completion"][:1, :1], ',
         (f"{_OUTCOMES}::test_outcomes_change_no_score_of_candidate_lists",),
     ),
     Line(
