@@ -10,7 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.config.declarations import Head
-from jaxrec.config.heads import TITLE, HeadSpec, head_values, labels_read, reward_of
+from jaxrec.config.heads import (
+    FILLED,
+    TITLE,
+    HeadSpec,
+    head_values,
+    labels_read,
+    reads_filled,
+    reward_of,
+)
 from jaxrec.config.schema import Config
 from jaxrec.core import rewards
 from jaxrec.core.batch import Batch, TitleTable
@@ -27,10 +35,11 @@ def specs_of(config: Config, layout: Layout, shares: Mapping[str, float]) -> tup
     Args:
         config: Config of the run.
         layout: Layout of the rows.
-        shares: Label -> share of the training targets where it is known.
+        shares: `Dataset.label_shares`.
 
     Raises:
-        InputError: The label of a head is stored nowhere, or known at no training target.
+        InputError: The label of a head is stored nowhere, or known at no training target, or a reward counts
+            what was observed so far where predictions have replaced it.
     """
     declared = tuple(
         _declared(head, i, config, layout, shares) for i, head in enumerate(config.objective.heads)
@@ -57,7 +66,13 @@ def _declared(
                 )
         reward = reward_of(head.of, config)
         if reward is None or reward.unknown != "observed":
-            share = min(shares.get(label.name, 1.0) for label in labels)
+            prefix = FILLED if layout.filled and reads_filled(head.of, config) else ""
+            share = min(shares.get(prefix + label.name, 1.0) for label in labels)
+        elif layout.filled:
+            raise InputError(
+                f"objective.heads[{i}].of={head.of!r} has unknown='observed', but the dataset is filled: "
+                "predictions replace what was observed so far; allowed: filled, drop, or the dataset before"
+            )
         if not share:
             raise InputError(
                 f"objective.heads[{i}].of={head.of!r} is known at none of the training targets; "
@@ -106,7 +121,9 @@ def head_labels(
     if head.of.startswith(TITLE):
         return _categories(_feature(head.of, layout), layout, batch.positive, table)
     outcome = batch.outcome
-    y_BxK, known_BxK = head_values(head.of, outcome.label, outcome.label_known, config, layout.labels, jnp)
+    y_BxK, known_BxK = head_values(
+        head.of, outcome.label, outcome.label_known, config, layout.labels, jnp, outcome.label_filled
+    )
     zero = {label.name: jnp.float32(0) for label in config.labels}
     reads_zero = jnp.asarray(all(label.of_drawn == "zero" for label in labels_read(head.of, config)))
     reward = reward_of(head.of, config)

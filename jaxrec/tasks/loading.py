@@ -1,7 +1,7 @@
 """Tasks of configs and checkpoints: construction, loading, and comparison of runs and catalogues."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -177,7 +177,7 @@ def check_same_catalogue(dataset: Dataset, loaded: LoadedCheckpoint) -> None:
     where = f"dataset {dataset.directory} ({dataset.fingerprint})"
     trained = f"the training's dataset {loaded.meta['dataset_directory']} ({loaded.meta['dataset']})"
     allowed = "allowed: a dataset with the same titles, in the same order of popularity, and categories"
-    if dataset.layout != loaded.task.layout:
+    if replace(dataset.layout, filled=loaded.task.layout.filled) != loaded.task.layout:
         raise InputError(f"{where}: its layout differs from that of {trained}; {allowed}")
     keys, expected = dataset.arrays.title_key, loaded.arrays.title_key
     differs = np.flatnonzero(keys != expected)  # the layouts have the number of titles
@@ -191,6 +191,19 @@ def check_same_catalogue(dataset: Dataset, loaded: LoadedCheckpoint) -> None:
     for feature, values in dataset.manifest["categories"].items():
         if values != categories[feature]:
             raise InputError(f"{where}: feature {feature} has other categories than in {trained}; {allowed}")
+
+
+def open_dataset(loaded: LoadedCheckpoint, data: str | AnyPath | None) -> Dataset:
+    """Return the dataset of an evaluation; the task of the checkpoint then reads its rows.
+
+    Raises:
+        InputError: The titles, the categories or the layout are not those of the checkpoint.
+    """
+    dataset = Dataset(data or loaded.meta["dataset_directory"], loaded.config.data.verify)
+    check_same_catalogue(dataset, loaded)
+    if dataset.layout != loaded.task.layout:  # predicted labels in the rows of one of the two
+        loaded.task = replace(loaded.task, layout=dataset.layout)
+    return dataset
 
 
 def check_same_run(saved: dict[str, Any], current: dict[str, Any], workdir: AnyPath, extend: bool) -> None:

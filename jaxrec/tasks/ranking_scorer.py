@@ -13,6 +13,7 @@ from jaxrec.core.batch import History, HostBatch, Outcome, TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import LABELS, LISTS, RETRIEVAL_HEAD
 from jaxrec.core.registry import HEADS
+from jaxrec.core.row_format import FeatureSpec
 from jaxrec.data.loading.packing import Packer
 from jaxrec.data.loading.strata import strata_feature
 from jaxrec.models.cached_scoring import score_in_groups
@@ -37,6 +38,12 @@ class RankingScorer(Task):
 
     def check(self) -> None:
         """Raise InputError if the rows lack negatives, a label or the strata, or a label is never known."""
+        for feature in self.observed:
+            if feature.name not in self.layout.labels:
+                stored = ", ".join(self.layout.labels) or "no label"
+                raise InputError(
+                    f"features hold label {feature.name!r}, but the dataset's rows store {stored}"
+                )
         for head in self.head_specs:
             if head.ranks and not self.layout.has_candidates:
                 raise InputError(
@@ -70,7 +77,7 @@ class RankingScorer(Task):
         m = self.config.model
         return RankingModel(
             m.dtype,
-            self.layout.features,
+            (*self.layout.features, *self.observed),
             self.layout.num_titles,
             m,
             AXIS if self.shards_titles else "",
@@ -80,10 +87,19 @@ class RankingScorer(Task):
         )
 
     @cached_property
+    def observed(self) -> tuple[FeatureSpec, ...]:
+        """Features that are labels of the target: the value, and whether it is known."""
+        return tuple(
+            FeatureSpec(f.name, f.kind, f.where, f.width, columns=2) for f in self.config.observed_labels
+        )
+
+    @cached_property
     def view(self) -> ranking_inputs.HistoryView:
         """Settings that select the titles of a history."""
-        s = self.config.sampling
-        return ranking_inputs.HistoryView(self.layout, self.windows, s.history_keeps_abandoned, s.id_dropout)
+        s, names = self.config.sampling, tuple(feature.name for feature in self.observed)
+        return ranking_inputs.HistoryView(
+            self.layout, self.windows, s.history_keeps_abandoned, s.id_dropout, names
+        )
 
     @cached_property
     def windows(self) -> tuple[int, ...]:
