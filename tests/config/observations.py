@@ -56,7 +56,7 @@ from jaxrec.runtime import compilation_cache, mesh, multihost, private_apis
 from jaxrec.runtime.multihost import SyncSchedule
 from jaxrec.serving.requests import RequestBuilder
 from jaxrec.sources import open_source
-from jaxrec.tasks import ranking_inputs
+from jaxrec.tasks import loading, ranking_inputs
 from jaxrec.tasks.heads import specs_of, with_labels
 from jaxrec.tasks.loading import LoadedCheckpoint, build_task
 from jaxrec.training import optimizer, starting, trainer
@@ -694,8 +694,8 @@ def evaluated(config: Config) -> dict:
         hand_service.use_table(patch)
         patch.setattr(evaluator, "load_checkpoint", load)
         patch.setattr(evaluator, "left_out_titles", leave_out)
-        patch.setattr(evaluator, "Checkpointer", Checkpoints)
-        patch.setattr(evaluator, "read_meta", lambda *_: {"config": to_json(hand)})
+        patch.setattr(loading, "Checkpointer", Checkpoints)
+        patch.setattr(loading, "read_meta", lambda *_: {"config": to_json(hand)})
         patch.setattr(evaluator, "load_or_fit_correction", lambda *_: correction.uncorrected(task))
         evaluation = evaluator.evaluate(tempfile.gettempdir(), lists, data=dataset.directory)
     examples = evaluation.measured["examples"]
