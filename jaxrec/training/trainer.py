@@ -21,6 +21,7 @@ from absl import logging
 
 from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.checkpoints.state_tree import with_shardings
+from jaxrec.config.heads import reward_versions
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import to_json
 from jaxrec.core.errors import RunError
@@ -151,7 +152,8 @@ class _Run:
                     write_json(self.workdir / "config.json", self.meta["config"])
                     if self.start:
                         write_json(self.workdir / START_JSON, self.start.record)
-                with Writer(self.workdir, start, self.total, self.config.train.log_seconds) as writer:
+                log_seconds, versions = self.config.train.log_seconds, reward_versions(self.config)
+                with Writer(self.workdir, start, self.total, log_seconds, versions) as writer:
                     step = self._train(state, start, checkpoints, writer)
                 tail.result()
             checkpoints.wait()
