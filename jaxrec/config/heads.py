@@ -48,6 +48,24 @@ class HeadSpec(NamedTuple):
     share: float = 1.0
 
 
+class Page(NamedTuple):
+    """Requests that a blend serves.
+
+    Attributes:
+        blend: Name of the blend.
+        where: "user" or "context".
+        column: Column of the category in the integer array of `where`.
+        id: Id of the value.
+        otherwise: Head that orders the titles of other requests.
+    """
+
+    blend: str
+    where: str
+    column: int
+    id: int
+    otherwise: str
+
+
 def paper_head(name: str, weight: float = 1.0) -> HeadSpec:
     """Return the specification of a head of the registry.
 

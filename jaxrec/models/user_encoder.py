@@ -124,11 +124,16 @@ class UserEncoder(Parameters):
                     (expert, titles_by_window[expert.fields.max_len]) for expert in self.expert
                 )
             ]
-            return self._mix(pooled, user_BxF, context_BxF, temperature, key_Bx2)
+            encoding = self._mix(pooled, user_BxF, context_BxF, temperature, key_Bx2)
+            return encoding._replace(served_BxP=self._served(history))
         if candidate_BxC is None:
             raise ValueError("candidate_BxC=None must be the ids of candidates with target_in_sequence")
         histories = self.encode_history(history, table, key_Bx2, catalogue)
         return self.join(histories, candidate_BxC, table, temperature, key_Bx2, catalogue)
+
+    def _served(self, history: History) -> jax.Array | None:
+        """Return the pages of each example, [B, pages] bool; None without pages."""
+        return None
 
     def _encode_inputs(
         self,
@@ -228,7 +233,8 @@ class UserEncoder(Parameters):
         user_NxF, context_NxF = (jnp.repeat(x, C, axis=0) for x in (user_BxF, context_BxF))
         key_Nx2 = None if key_BxCx2 is None else key_BxCx2.reshape(-1, 2)
         encoding = self._mix(pooled, user_NxF, context_NxF, temperature, key_Nx2)
-        return UserEncoding(*(x.reshape(examples, C, x.shape[-1]) for x in encoding))
+        vectors = encoding[:3]  # `served_BxP` is None here
+        return UserEncoding(*(x.reshape(examples, C, x.shape[-1]) for x in vectors))
 
     def _mix(
         self, pooled: list[jax.Array], user_BxF: jax.Array, context_BxF: jax.Array,

@@ -4,16 +4,18 @@ The heads of the paper come first, from the weights of the objective; then those
 declares. Axis letters: B examples, K positives, N negatives, T stored labels, M values of a feature.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxrec.config.declarations import Head
+from jaxrec.config.declarations import Blend, Head
 from jaxrec.config.heads import (
     FILLED,
     TITLE,
     HeadSpec,
+    Page,
     head_values,
     labels_read,
     reads_filled,
@@ -26,7 +28,10 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import UNKNOWN
 from jaxrec.core.registry import PAIR_LOSSES, STATE_LOSSES
 from jaxrec.core.row_format import FeatureSpec, Layout
+from jaxrec.data.events.vocabulary import FIRST_VALUE
 from jaxrec.losses.ranking import HeadLabels, paper_heads
+
+_SHOWN_VALUES = 20  # values of a feature in a message
 
 
 def specs_of(config: Config, layout: Layout, shares: Mapping[str, float]) -> tuple[HeadSpec, ...]:
@@ -92,6 +97,33 @@ def _declared(
 
 def _feature(of: str, layout: Layout) -> FeatureSpec:
     return next(f for f in layout.of("title") if of == TITLE + f.name)
+
+
+def page_of(
+    blend: Blend, i: int, layout: Layout, categories: Mapping[str, Sequence[Any]], otherwise: str
+) -> Page:
+    """Return the requests that a blend serves.
+
+    Args:
+        blend: Blend with `where`, which has been checked.
+        i: Index of the blend in `evaluate.blends`.
+        layout: Layout of the rows.
+        categories: Feature -> its values, in the order of their ids.
+        otherwise: Head that orders the titles of other requests.
+
+    Raises:
+        InputError: The feature has no such value.
+    """
+    feature, _, value = blend.where.partition("=")
+    values = [str(known) for known in categories.get(feature, ())]
+    if value not in values:
+        few = ", ".join(values[:_SHOWN_VALUES]) + (", ..." if len(values) > _SHOWN_VALUES else "")
+        raise InputError(
+            f"evaluate.blends[{i}].where={blend.where!r}: {feature} has no value {value!r}; allowed: {few}"
+        )
+    where = next(f.where for f in layout.features if f.name == feature and f.where in ("user", "context"))
+    own_id = FIRST_VALUE + values.index(value)
+    return Page(blend.name, where, layout.category_column(where, feature), own_id, otherwise)
 
 
 def with_labels(

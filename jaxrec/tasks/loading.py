@@ -30,6 +30,7 @@ START_JSON = "start.json"  # in a workdir: what became of each parameter of the 
 def build_task(
     config: Config, layout: Layout, threshold: float, steps_per_epoch: int, total_steps: int,
     label_shares: Mapping[str, float] | None = None, strata: Sequence[int] = (),
+    categories: Mapping[str, Sequence[Any]] | None = None,
 ) -> Task:  # fmt: skip
     """Return the task `config.task.name` on rows of `layout`.
 
@@ -41,9 +42,11 @@ def build_task(
         total_steps: Number of steps of the whole run.
         label_shares: Label -> share of the training targets where it is known; None without labels.
         strata: Training rows by id of the feature `sampling.strata`, from `count_strata`.
+        categories: Feature -> its values, in the order of their ids.
 
     Raises:
-        InputError: The rows are not those that the task trains on, or lack a label of a head or the strata.
+        InputError: The rows are not those that the task trains on, or lack a label of a head, the strata or
+            the page of a blend.
     """
     entry = TASKS[config.task.name]
     if layout.rows != entry.rows:
@@ -52,7 +55,10 @@ def build_task(
             f"but the dataset holds {layout.rows} rows"
         )
     task: type[Task] = resolve(entry.target)
-    built = task(config, layout, threshold, steps_per_epoch, total_steps, label_shares or {}, tuple(strata))
+    built = task(
+        config, layout, threshold, steps_per_epoch, total_steps, label_shares or {}, tuple(strata),
+        categories or {},
+    )  # fmt: skip
     built.check()
     return built
 
@@ -163,6 +169,7 @@ def restore_task(config: Config, meta: dict[str, Any]) -> Task:
         meta["total_steps"],
         meta.get("label_shares"),
         meta.get("strata", ()),
+        meta.get("categories"),
     )
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.config.heads import TITLE, HeadSpec, head_values
+from jaxrec.config.heads import TITLE, HeadSpec, Page, head_values
 from jaxrec.core.batch import History, HostBatch, Outcome, TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import LABELS, LISTS, RETRIEVAL_HEAD
@@ -24,7 +24,7 @@ from jaxrec.models.two_stage import TwoStageResult, two_stage
 from jaxrec.runtime.mesh import AXIS
 from jaxrec.tasks import ranking_inputs
 from jaxrec.tasks.base import Task
-from jaxrec.tasks.heads import specs_of
+from jaxrec.tasks.heads import page_of, specs_of
 from jaxrec.tasks.outputs import Protocols, QueryScores, Sums, TitleScores
 
 
@@ -37,7 +37,7 @@ class RankingScorer(Task):
         raise NotImplementedError
 
     def check(self) -> None:
-        """Raise InputError if the rows lack negatives, a label or the strata, or a label is never known."""
+        """Raise InputError if the rows lack negatives, a label, the strata or the page of a blend."""
         for feature in self.observed:
             if feature.name not in self.layout.labels:
                 stored = ", ".join(self.layout.labels) or "no label"
@@ -50,6 +50,7 @@ class RankingScorer(Task):
                     f"objective.{head.term}={head.weight:g} compares a title with negatives, which rows of "
                     "exposures do not have; allowed: 0, with heads on labels"
                 )
+        _ = self.pages  # raises for an unknown value
         if strata := self.config.sampling.strata:
             size = strata_feature(self.layout, strata).size
             if len(self.strata) != size or not any(self.strata):
@@ -84,6 +85,16 @@ class RankingScorer(Task):
             self.head_specs,
             self.config.objective.retrieval_negatives,
             self.config.evaluate.blends,
+            self.pages,
+        )
+
+    @cached_property
+    def pages(self) -> tuple[Page, ...]:
+        """Requests of the blends that serve some of them."""
+        return tuple(
+            page_of(blend, i, self.layout, self.categories, self.default_head)
+            for i, blend in enumerate(self.config.evaluate.blends)
+            if blend.where
         )
 
     @cached_property
@@ -125,10 +136,13 @@ class RankingScorer(Task):
 
     @cached_property
     def score_task(self) -> str:
-        """Head or blend that orders the titles at evaluation; of exposures without a pair head, the first."""
+        """Head or blend that orders the titles at evaluation."""
         score = self.config.evaluate.ranking_head
-        if score != "auto":
-            return score
+        return self.default_head if score == "auto" else score
+
+    @cached_property
+    def default_head(self) -> str:
+        """Head that orders the titles by default; of exposures without a pair head, the first."""
         pairs = [head.name for head in self.head_specs if head.on == "pair" and head.name != "completion"]
         return "ranking" if "ranking" in pairs else next(iter(pairs), self.heads[0])
 

@@ -116,8 +116,9 @@ class _Run:
         self.total, per_epoch = count_steps(config, rows)
         shares, strata = dataset.label_shares, count_strata(dataset, config.sampling.strata)
         self.task = build_task(
-            config, dataset.layout, threshold or 0.0, per_epoch, self.total, shares, strata
-        )
+            config, dataset.layout, threshold or 0.0, per_epoch, self.total, shares, strata,
+            dataset.manifest["categories"],
+        )  # fmt: skip
         self.input = training_input(self.task, rows)
         self.batches = self.input.stored
         self.steps_per_call = steps_per_call(config, min(self.batches.steps_per_epoch, self.total))

@@ -171,8 +171,8 @@ LINES = (
     Line(
         "the seconds between lines of metrics",
         "jaxrec/training/trainer.py",
-        "start, self.total, self.config.train.log_seconds)",
-        "start, self.total, 5.0)",
+        "log_seconds, versions = self.config.train.log_seconds,",
+        "log_seconds, versions = 5.0,",
         (
             "tests/config/test_no_dead_field.py::test_a_changed_field_changes_what_it_is_said_to_change[Train.log_seconds]",
         ),

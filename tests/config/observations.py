@@ -57,7 +57,7 @@ from jaxrec.runtime.multihost import SyncSchedule
 from jaxrec.serving.requests import RequestBuilder
 from jaxrec.sources import open_source
 from jaxrec.tasks import loading, ranking_inputs
-from jaxrec.tasks.heads import specs_of, with_labels
+from jaxrec.tasks.heads import page_of, specs_of, with_labels
 from jaxrec.tasks.loading import LoadedCheckpoint, build_task
 from jaxrec.training import optimizer, starting, trainer
 from jaxrec.training.inputs import input_pipeline, resident_rows
@@ -213,6 +213,14 @@ def declared_heads(config: Config) -> str:
     model = RankingModel("float32", layout.features, 20, config.model, "", specs, 0, config.evaluate.blends)
     blends = [model._blended(blend.name, scores.__getitem__).tolist() for blend in config.evaluate.blends]
     return repr((specs, float(value), blends, [blend.name for blend in config.evaluate.blends]))
+
+
+def pages(config: Config) -> str:
+    """Return the requests that the blends serve."""
+    dataset = dataset_of(config)
+    categories = dataset.manifest["categories"]
+    blends = config.evaluate.blends
+    return repr([page_of(b, i, dataset.layout, categories, "ctr") for i, b in enumerate(blends) if b.where])
 
 
 def features(config: Config):
