@@ -544,7 +544,7 @@ def _loop(config: Config) -> dict[str, float]:
     made = {}
 
     class Writer:
-        def __init__(self, workdir, start, total, log_seconds):
+        def __init__(self, workdir, start, total, log_seconds, constants):
             made["log_seconds"] = log_seconds
 
         def __enter__(self):
