@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrec.analysis import filling
+from jaxrec.analysis.description import describe
 from jaxrec.config.schema import Expert, Feature, Head, Label, Objective, Reward, Term
 from jaxrec.core import rewards
 from jaxrec.core.errors import InputError
@@ -144,6 +145,15 @@ def test_the_same_content_is_left_and_other_content_refused(folder, tmp_path):
     assert written and manifest["fingerprint"] == Dataset(folder / "filled").fingerprint
     assert [p.name for p in tmp_path.iterdir() if p.name.endswith("partial")] == []
     assert manifest["digest"] != read_manifest(folder / "data" / "manifest.json")["digest"]
+
+
+def test_a_description_has_the_auc_of_early_labels_and_counts_predictions(folder, offline, online):
+    of_offline = describe(offline, Dataset(folder / "data"))["features"][-1]
+    assert (of_offline["where"], of_offline["available"], of_offline["leaks"]) == ("label", "after", [])
+    assert 0.7 < of_offline["auc"]["finished"] < 1
+    known = [describe(online, Dataset(folder / name))["rewards"][0]["known"] for name in ("data", "filled")]
+    shares = Dataset(folder / "filled").label_shares
+    assert 0.3 < known[0] < known[1] <= 1 and shares["finished"] < shares["filled:finished"]
 
 
 def changed_dataset(folder, to, **edits):
