@@ -193,6 +193,9 @@ def test_another_model_is_refused_in_one_line(folder, tiny_run, tmp_path, monkey
     loaded.config.objective.heads = (Head("late", "finished", loss="hinge"),)
     with pytest.raises(InputError, match="the run 'offline' has no head that predicts the value of a label"):
         filling.check_model(loaded, Dataset(folder / "data"))
+    loaded.config.objective.heads = (Head("late", "finished"), Head("too", "finished", loss="mse"))
+    with pytest.raises(InputError, match="the run 'offline' has several heads of 'finished'; allowed: one"):
+        filling.check_model(loaded, Dataset(folder / "data"))
     assert not (tmp_path / "out").exists()
 
 
