@@ -69,6 +69,8 @@ class Layout:
         features: Specs of all features.
         rows: Kind of rows, one of `ROWS`.
         labels: Names of the stored labels, at most 32: label i is known where bit i of `label_known` is set.
+        filled: True if `python -m jaxrec.fill` wrote the rows: label i is a prediction where bit i of
+            `label_filled` is set, and unknown there.
     """
 
     num_titles: int
@@ -79,6 +81,7 @@ class Layout:
     features: tuple[FeatureSpec, ...]
     rows: str = "ranking"
     labels: tuple[str, ...] = ()
+    filled: bool = False
 
     @property
     def has_candidates(self) -> bool:
@@ -140,6 +143,7 @@ class Layout:
         fields_of_labels = [
             ("label", kind, (positions, len(self.labels))),
             ("label_known", "<u4", (positions,)),
+            *([("label_filled", "<u4", (positions,))] if self.filled else []),
         ]
         return fields_of_labels if self.labels else []
 
@@ -193,8 +197,8 @@ class Layout:
 
     def to_json(self) -> dict[str, Any]:
         """Return the layout as plain values for JSON."""
-        tree = asdict(self)
-        return tree if self.labels else {name: value for name, value in tree.items() if name != "labels"}
+        left_out = [name for name in ("labels", "filled") if not getattr(self, name)]
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> "Layout":
@@ -220,7 +224,7 @@ class Layout:
 _FEATURE = {"name": str, "kind": str, "where": str, "width": int, "size?": int, "columns?": int}
 _LAYOUT = {  # JSON of a layout
     "num_titles": int, "max_history": int, "num_targets": int, "pools": [int], "negatives": int,
-    "features": [dict], "rows?": str, "labels?": [str],
+    "features": [dict], "rows?": str, "labels?": [str], "filled?": bool,
 }  # fmt: skip
 
 
@@ -239,7 +243,7 @@ def label_is_known(bits: Any, label: int) -> Any:
     """Return where a label is known, [...] bool.
 
     Args:
-        bits: `label_known` [...] uint32 of rows, on the host or on a device.
+        bits: `label_known` or `label_filled` [...] uint32 of rows, on the host or on a device.
         label: Index of the label in `Layout.labels`.
     """
     return bits >> np.uint32(label) & np.uint32(1) == 1

@@ -1,7 +1,7 @@
 """study.md: a study's results as Markdown, with one plot for each premise."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,20 @@ def _label_tables(labels: Mapping[str, Any]) -> list[str]:
         lines += [_label_line(row, block["rows"]) for row in block["rows"]]
         lines += [_line(name.replace("_", " "), _number(value), *[""] * 6)
                   for name, value in block["baselines"].items()]  # fmt: skip
+        lines += _observed_lines(block.get("observed", ()))
     return lines
+
+
+def _observed_lines(observed: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the lines of early labels: their AUC, and that of a row which reads them minus it."""
+    if not observed:
+        return []
+    head = _header("early label alone", "AUC", "95% interval", "row", "gain of the row", "95% interval")
+    return ["", *head, *(
+        _line(line["label"], _number(line["auc"]["value"]), _interval(line["auc"], ".4f"), line["row"],
+              _number(line["gain"]["value"], "+.4f"), _interval(line["gain"], "+.4f"))
+        for line in observed
+    )]  # fmt: skip
 
 
 def _label_line(row: Mapping[str, Any], rows: list[Mapping[str, Any]]) -> str:

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.core.batch import Batch, History, Outcome, Packing, after
+from jaxrec.core.batch import Batch, History, ObservedOutcome, Outcome, Packing, after, observed
 from jaxrec.core.ids import LISTS, PAD, POOLS, UNKNOWN
-from jaxrec.core.row_format import Layout
+from jaxrec.core.row_format import Layout, label_is_known
 from jaxrec.models.layers import rng
 
 _UNKNOWN_DRAW = 0x0BAD  # layer id of the draw that replaces titles by the unknown title
@@ -76,12 +76,14 @@ class HistoryView(NamedTuple):
         windows: Unique numbers of titles that experts read, in decreasing order.
         keeps_abandoned: True to keep titles that the user abandoned.
         unknown_rate: Fraction of titles that are replaced by the unknown title, in [0, 1].
+        observed: Names of the labels of the first target that the model reads.
     """
 
     layout: Layout
     windows: tuple[int, ...]
     keeps_abandoned: bool
     unknown_rate: float = 0.0
+    observed: tuple[str, ...] = ()
 
 
 def history(rows: dict[str, jax.Array], view: HistoryView, key: jax.Array | None = None) -> History:
@@ -177,7 +179,22 @@ def _history(
         for where in ("user", "context")
         for kind in empty
     }
-    return History(past=past, **columns, shorter=shorter, **features)
+    early = _observed(rows, view) if view.observed else None
+    return History(past=past, **columns, shorter=shorter, **features, observed=early)
+
+
+def _observed(rows: dict[str, jax.Array], view: HistoryView) -> ObservedOutcome:
+    """Return the labels of the first target that the model reads.
+
+    Values are sign(y) log(1 + |y|): seconds and counts spread over orders of magnitude.
+    """
+    numbers = []
+    for name in view.observed:
+        i = view.layout.labels.index(name)
+        known = label_is_known(rows["label_known"][:, 0], i)
+        y = rows["label"][:, 0, i].astype(jnp.float32)
+        numbers += [jnp.where(known, jnp.sign(y) * jnp.log1p(jnp.abs(y)), 0.0), known.astype(jnp.float32)]
+    return observed(Outcome(None, jnp.stack(numbers, axis=1)))
 
 
 def choose_negatives(
@@ -249,17 +266,26 @@ def training(
     return Batch(
         history(rows, view, key) if packing is None else packed(rows, view, packing, key),
         rows["target"][:, :next_k],
-        _outcome(rows, next_k),
+        _outcome(rows, next_k, filled=True),
         negative,
         hard,
         valid,
     )
 
 
-def _outcome(rows: dict[str, jax.Array], next_k: int) -> Outcome:
-    """Return the completions and the stored labels of the first `next_k` targets."""
-    label, known = (rows[name][:, :next_k] if name in rows else None for name in ("label", "label_known"))
-    return Outcome(rows["target_completion"][:, :next_k], label, known)
+def _outcome(rows: dict[str, jax.Array], next_k: int, filled: bool = False) -> Outcome:
+    """Return the completions and the stored labels of the first `next_k` targets.
+
+    Args:
+        rows: Fields of B rows, from `decode`.
+        next_k: Number of targets per example.
+        filled: True to mark the labels that are predictions; otherwise they are unknown.
+    """
+    label, known, predicted = (
+        rows[name][:, :next_k] if name in rows else None for name in ("label", "label_known", "label_filled")
+    )
+    completion = rows["target_completion"][:, :next_k]
+    return Outcome(completion, label, known, label_filled=predicted if filled else None)
 
 
 class QueryBatch(NamedTuple):

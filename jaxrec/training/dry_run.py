@@ -49,7 +49,10 @@ def dry_run(config: Config, dataset: Dataset) -> dict[str, Any]:
     total, per_epoch = count_steps(config, rows)
     threshold = dataset.manifest["completion_threshold"] or 0.0
     strata = count_strata(dataset, config.sampling.strata)
-    task = build_task(config, dataset.layout, threshold, per_epoch, total, dataset.label_shares, strata)
+    task = build_task(
+        config, dataset.layout, threshold, per_epoch, total, dataset.label_shares, strata,
+        dataset.manifest["categories"],
+    )  # fmt: skip
     inputs, init = training_input(task, rows), StateInit(task)
     size, abstract = steps_per_call(config, min(per_epoch, total)), init.abstract()
     step = TrainStep(task)

@@ -21,6 +21,7 @@ from absl import logging
 
 from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.checkpoints.state_tree import with_shardings
+from jaxrec.config.heads import reward_versions
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import to_json
 from jaxrec.core.errors import RunError
@@ -115,8 +116,9 @@ class _Run:
         self.total, per_epoch = count_steps(config, rows)
         shares, strata = dataset.label_shares, count_strata(dataset, config.sampling.strata)
         self.task = build_task(
-            config, dataset.layout, threshold or 0.0, per_epoch, self.total, shares, strata
-        )
+            config, dataset.layout, threshold or 0.0, per_epoch, self.total, shares, strata,
+            dataset.manifest["categories"],
+        )  # fmt: skip
         self.input = training_input(self.task, rows)
         self.batches = self.input.stored
         self.steps_per_call = steps_per_call(config, min(self.batches.steps_per_epoch, self.total))
@@ -151,7 +153,8 @@ class _Run:
                     write_json(self.workdir / "config.json", self.meta["config"])
                     if self.start:
                         write_json(self.workdir / START_JSON, self.start.record)
-                with Writer(self.workdir, start, self.total, self.config.train.log_seconds) as writer:
+                log_seconds, versions = self.config.train.log_seconds, reward_versions(self.config)
+                with Writer(self.workdir, start, self.total, log_seconds, versions) as writer:
                     step = self._train(state, start, checkpoints, writer)
                 tail.result()
             checkpoints.wait()

@@ -7,6 +7,7 @@ from tests.broken import (
     data,
     evaluation,
     examples,
+    filling,
     gradients,
     heads,
     integrity,
@@ -44,5 +45,6 @@ AREAS = (
     examples,
     gradients,
     heads,
+    filling,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)

@@ -52,7 +52,7 @@ LINES = (
     Line(
         "an offline training ends without a test",
         "jaxrec/train.py",
-        "    if config.offline:\n",
+        "    if config.offline and not label_heads(config):\n",
         "    if False:\n",
         (f"{_OFFLINE}::test_a_training_of_an_offline_config_ends_without_a_test",),
     ),

@@ -14,7 +14,7 @@ from jaxrec.core.ids import INTERACTION_FEATURES, POOLS
 from jaxrec.core.paths import scheme_of
 
 PARTS_OF_RUNTIME = ("fraction", "percent")  # units of watch times that need no runtimes
-FEATURE_PLACES = ("title", "user", "context", "interaction")
+FEATURE_PLACES = ("title", "user", "context", "interaction", "label")
 _FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(2106, 2, 7)  # the range of unsigned seconds in 32 bits
 
 
