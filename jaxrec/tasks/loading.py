@@ -18,6 +18,7 @@ from jaxrec.core.json_io import ANY_KEY, check_shape
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.core.registry import TASKS, resolve
 from jaxrec.core.row_format import Layout
+from jaxrec.data.loading.strata import count_strata
 from jaxrec.data.storage.arrays import check_lengths
 from jaxrec.data.storage.dataset import Arrays, Dataset
 from jaxrec.runtime.mesh import device_count, state_shardings
@@ -61,6 +62,17 @@ def build_task(
     )  # fmt: skip
     built.check()
     return built
+
+
+def task_of_dataset(config: Config, dataset: Dataset, steps_per_epoch: int, total_steps: int) -> Task:
+    """Return the task of a config on a dataset, with the dataset's constants.
+
+    Arguments and errors are those of `build_task`.
+    """
+    return build_task(
+        config, dataset.layout, dataset.manifest["completion_threshold"] or 0.0, steps_per_epoch, total_steps,
+        dataset.label_shares, count_strata(dataset, config.sampling.strata), dataset.manifest["categories"],
+    )  # fmt: skip
 
 
 @dataclass
