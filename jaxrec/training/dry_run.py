@@ -47,12 +47,9 @@ def dry_run(config: Config, dataset: Dataset) -> dict[str, Any]:
     rows = dataset.rows("train")
     config = fit_batch_size(config, rows.rows, jax.device_count())
     total, per_epoch = count_steps(config, rows)
-    threshold = dataset.manifest["completion_threshold"] or 0.0
-    strata = count_strata(dataset, config.sampling.strata)
-    task = build_task(
-        config, dataset.layout, threshold, per_epoch, total, dataset.label_shares, strata,
-        dataset.manifest["categories"],
-    )  # fmt: skip
+    threshold, categories = dataset.manifest["completion_threshold"] or 0.0, dataset.manifest["categories"]
+    shares, strata = dataset.label_shares, count_strata(dataset, config.sampling.strata)
+    task = build_task(config, dataset.layout, threshold, per_epoch, total, shares, strata, categories)
     inputs, init = training_input(task, rows), StateInit(task)
     size, abstract = steps_per_call(config, min(per_epoch, total)), init.abstract()
     step = TrainStep(task)
