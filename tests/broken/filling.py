@@ -12,7 +12,7 @@ LINES = (
         "jaxrec/analysis/filling.py",
         "present = present & label_is_known(known, i)",
         "pass",
-        (f"{_FILL}::test_predictions_stand_where_a_label_is_unknown_and_are_marked",),
+        (f"{_FILL}::test_the_second_target_is_predicted_from_its_own_row",),
     ),
     Line(
         "target k is predicted from its own labels",

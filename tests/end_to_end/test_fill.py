@@ -108,6 +108,11 @@ def test_the_second_target_is_predicted_from_its_own_row(folder):
     filled, other = filler("train", rows), filler("train", exchanged)
     np.testing.assert_array_equal(filled["label_filled"], other["label_filled"][:, ::-1])
     np.testing.assert_allclose(filled["label"], other["label"][:, ::-1], rtol=1e-5)
+    hidden = rows.copy()
+    hidden["label_known"][::2] &= 1  # without the early label, which the model reads
+    unread = filler("train", hidden)
+    assert filled["label_filled"][::2].any() and not unread["label_filled"][::2].any()
+    np.testing.assert_array_equal(unread["label_filled"][1::2], filled["label_filled"][1::2])
     both = (filled["label_filled"] == 1).all(axis=1)
     first, second = filled["label"][both, :, 0].T
     assert both.sum() > 4 and (first != second).mean() > 0.5
