@@ -12,10 +12,10 @@ from absl import flags, logging
 from jaxrec.cli.app import UNUSED_LIBRARIES, hide_libraries, print_result, report_failure, run
 from jaxrec.cli.flags import blend_flag, hosts_flags, json_flag, verify_flag
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import CATALOGUE, LISTS, SPLITS
+from jaxrec.core.ids import CATALOGUE, LISTS, SPLITS, TRUTH
 from jaxrec.core.paths import AnyPath, as_path
 
-_LISTS = (*LISTS, CATALOGUE)
+_LISTS = (*LISTS, CATALOGUE, TRUTH)
 _OLD_SEEN = {"filtered": "stored"}
 
 
@@ -27,8 +27,9 @@ def _flags() -> None:
         "empty: the workdir",
     )  # fmt: skip
     flags.DEFINE_list(
-        "lists", [], f"candidate lists, out of {', '.join(_LISTS)}; {CATALOGUE} ranks all titles; empty: the "
-        "stored lists, or all titles for a next-item model"
+        "lists", [], f"candidate lists, out of {', '.join(_LISTS)}; {CATALOGUE} ranks all titles; {TRUTH} is "
+        "the value of a next-item model as a policy on the simulated service, at the queries whose truth is "
+        "stored; empty: the stored lists, or all titles for a next-item model",
     )  # fmt: skip
     flags.DEFINE_enum(
         "seen", None, ["all", "stored", "kept", *_OLD_SEEN],

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrec.core.ids import CATALOGUE, LISTS
+from jaxrec.core.ids import CATALOGUE, LISTS, TRUTH
 from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.data.loading.left_out import LeftOutTitles
@@ -181,6 +181,7 @@ class EvaluationResult(NamedTuple):
         measured: Measurements for the report, as `details.measurements` writes them.
         report: True to write report.html beside the result.
         labels: Predictions of the heads that predict a label.
+        truth: Metric -> values [Q] of the policy under the truth; empty unless requested.
     """
 
     result: dict[str, Any]
@@ -194,6 +195,7 @@ class EvaluationResult(NamedTuple):
     measured: dict[str, Any]
     report: bool
     labels: dict[str, HeadPredictions]
+    truth: dict[str, np.ndarray]
 
 
 def per_user(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
@@ -201,7 +203,7 @@ def per_user(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
 
     `user` holds the keys of the source. `enabled/ndcg@1` is for K=1, `enabled_k3/ndcg@1` for the next three
     titles, `enabled_ctr/ndcg@1` and `enabled_ctr_k3/ndcg@1` for another head, `catalogue/ndcg@10` over all
-    titles. `queries` and `queries_k3` are the number of values in each mean.
+    titles, `truth/value` of the policy. `queries` and `queries_k3` are the number of values in each mean.
     """
     rows, out = evaluation.rows, {}
     by_head = {"": evaluation.scores} | {
@@ -220,13 +222,16 @@ def per_user(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
         ranks = evaluation.ranked.by_order["model"].ranks
         for metric, f in metrics.FULL.items():
             out[f"{CATALOGUE}/{metric}"] = metrics.per_user(rows["user"], f(ranks))[1]
+    for metric, values in evaluation.truth.items():
+        out[f"{TRUTH}/{metric}"] = metrics.per_user(rows["user"], values)[1]
     return {"user": evaluation.user_keys[users], **out}
 
 
 def per_query(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
     """Return columns [Q] per query (K=1): user key, rank of the target in each list, labels.
 
-    `prediction/<head>`, `label/<head>` and `known/<head>` are those of the heads that predict a label.
+    `prediction/<head>`, `label/<head>` and `known/<head>` are those of the heads that predict a label, and
+    `truth/<metric>` the values of the policy under the truth.
     """
     ranks = {
         name: metrics.rank(evaluation.scores[:, LISTS.index(name), 0]).astype(np.uint16)
@@ -238,7 +243,8 @@ def per_query(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
     for head, of_head in evaluation.labels.items():
         labels[f"{PREDICTION}{head}"], labels[f"{LABEL}{head}"] = of_head.prediction, of_head.label
         labels[f"{KNOWN}{head}"] = of_head.known.astype(np.uint8)
-    return {"user": evaluation.user_keys[evaluation.rows["user"]], **ranks, **labels}
+    truth = {f"{TRUTH}/{metric}": values for metric, values in evaluation.truth.items()}
+    return {"user": evaluation.user_keys[evaluation.rows["user"]], **ranks, **labels, **truth}
 
 
 def write_result(

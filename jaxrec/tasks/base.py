@@ -192,6 +192,18 @@ class Task:
         """
         raise NotImplementedError
 
+    def policy_logits(self, params: Any, host: HostBatch, table: TitleTable) -> jax.Array:
+        """Return log probabilities [B, V] of the next title, up to a constant of each query.
+
+        Those below FIRST_TITLE, and of titles that may not be chosen, have no meaning.
+
+        Args:
+            params: Parameters of the model.
+            host: [B, words] packed query rows.
+            table: Features of all titles.
+        """
+        raise NotImplementedError
+
     def encode_queries(self, params: Any, host: HostBatch, table: TitleTable) -> Any:
         """Return the encodings of B queries, for `score_titles` and `predict_completion`."""
         raise NotImplementedError

@@ -48,7 +48,7 @@ class NextItemTask(Task):
 
     def protocols(self) -> Protocols:
         """Return ranking among all titles; NDCG@10 chooses the best checkpoint."""
-        return Protocols((), (CATALOGUE, "ndcg@10"), self.config.next_item.temperature)
+        return Protocols((), (CATALOGUE, "ndcg@10"), self.config.next_item.temperature, is_policy=True)
 
     def microbatch_limit(self, backend: str) -> int:
         """Return a bound from the number of positions on a CPU, else 0; see `Task`."""
@@ -186,6 +186,11 @@ class NextItemTask(Task):
         candidates_VxD: Any = self.model.apply(variables, projections, method="candidates")
         scores_BxV = h_BxLxD[:, -1] @ candidates_VxD.T
         return TitleScores({"next_item": scores_BxV}, rows["target"][:, 0], rows["history_title"])
+
+    def policy_logits(self, params: Any, host: HostBatch, table: TitleTable) -> jax.Array:
+        """Return the scores [B, V] over the temperature, the logits that the softmax loss trains."""
+        scores = self.score_all_titles(params, host, table).by_head[self.catalogue_heads[0]]
+        return scores / self.config.next_item.temperature
 
     def encode_queries(self, params: Any, host: HostBatch, table: TitleTable) -> tuple[jax.Array, jax.Array]:
         """Return the outputs [B, D] of the last positions, and the scored vectors [V, D] of all titles."""

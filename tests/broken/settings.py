@@ -233,7 +233,7 @@ LINES = (
     ),
     Line(
         "the titles left out are those of the config",
-        "jaxrec/evaluation/evaluator.py",
+        "jaxrec/evaluation/details/full_catalogue.py",
         "    seen = options.seen or loaded.config.evaluate.seen\n    left_out",
         '    seen = options.seen or "all"\n    left_out',
         (
