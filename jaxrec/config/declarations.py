@@ -28,6 +28,25 @@ class Start:
 
 
 @dataclass
+class Post:
+    """Post-training of a policy from rewards: the task "preference"."""
+
+    objective: str = "bc"  # key of `registry.POST_OBJECTIVES`: "bc" (imitation), "reward" or "exponential"
+    reward: str = ""  # name of a reward of the config; empty: none, for "bc" without reward models
+    source: Literal["observed", "model", "ensemble"] = "observed"  # rewards of the objective: those of the
+    # log, or of the reward models: their mean, or mean - pessimism * standard deviation
+    baseline: Literal["zero", "user", "title", "value", "soft"] = (
+        "value"  # V of "exponential": 0; the mean of
+    )
+    # the user's earlier rewards; that of the title; a value of the state, expected or soft
+    beta: float = 0.5  # temperature of "exponential", in units of the reward
+    clip: float = 20.0  # largest weight of "exponential"
+    reward_models: int = 0  # number of reward models, each of a bootstrap sample of the users
+    pessimism: float = 1.0  # standard deviations of the reward models that "ensemble" subtracts
+    reward_gradient: bool = False  # True: values and reward models train the encoder too
+
+
+@dataclass
 class Signal:
     """Kind of event beside plays, such as a thumb, a list add or a search.
 
@@ -117,4 +136,4 @@ class Blend:
     terms: tuple[BlendTerm, ...] = ()
 
 
-__all__ = ["Blend", "BlendTerm", "Head", "Label", "Reward", "Signal", "Start", "Term"]
+__all__ = ["Blend", "BlendTerm", "Head", "Label", "Post", "Reward", "Signal", "Start", "Term"]

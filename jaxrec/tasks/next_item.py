@@ -68,9 +68,7 @@ class NextItemTask(Task):
         """Return the vectors [V, D] of all titles, as `NextItemModel.catalogue` does."""
         return self.model.apply({"params": params}, table, method="catalogue")
 
-    def device_context(
-        self, task_state: Any, step: jax.Array, host: HostBatch, table: TitleTable
-    ) -> negative_sampling.NegativePool:
+    def device_context(self, task_state: Any, step: jax.Array, host: HostBatch, table: TitleTable) -> Any:
         """Return the pool of negatives.
 
         The pool of "in_batch" holds the targets of the global batch, in the order of the batch. The arguments
@@ -93,7 +91,7 @@ class NextItemTask(Task):
 
     def loss(
         self, params: Any, host: HostBatch, table: TitleTable, task_state: Any, step: jax.Array,
-        key: jax.Array, projections: Any, context: negative_sampling.NegativePool,
+        key: jax.Array, projections: Any, context: Any,
     ) -> tuple[jax.Array, Sums]:  # fmt: skip
         """Return the loss summed over positions with a next title, and its (sum, count).
 

@@ -327,7 +327,7 @@ def _shapes(config: Config, task):
     model.attention_impl, model.remat = "auto", False
     for expert in model.experts:
         expert.dropout = 0.0
-    key = digest(config), config.task.name, repr(model), repr(config.objective)
+    key = digest(config), config.task.name, repr(model), repr(config.objective), repr(config.post)
     if key not in _SHAPES:
         _SHAPES[key] = task.abstract_params
     return _SHAPES[key]
