@@ -33,8 +33,8 @@ from jaxrec.evaluation.results import (
     model_lists,
     write_result,
 )
-from jaxrec.evaluation.scorers import CatalogueRanker, ListScorer, ListScores
-from jaxrec.evaluation.truth.of_policy import evaluate_policy, stored_truth
+from jaxrec.evaluation.scorers import CatalogueRanker, CatalogueRanks, ListScorer, ListScores
+from jaxrec.evaluation.truth.of_policy import TruthEvaluation, evaluate_policy, stored_truth
 from jaxrec.runtime.mesh import replicate
 from jaxrec.tasks.base import Task
 from jaxrec.tasks.loading import (
@@ -154,13 +154,8 @@ def evaluate(
     frozen = tuple(name for name in lists if name in LISTS)
     result: dict[str, Any] = {"name": loaded.config.name, "split": options.split, "which": which}
     result |= _gradients(queries, options)
-    ranked = None
-    if CATALOGUE in lists:
-        of_catalogue = CatalogueOptions(options.split, options.seen, options.retrieve, options.diversity)
-        ranked, result[CATALOGUE] = evaluate_catalogue(workdir, queries, of_catalogue)
-    of_truth: dict[str, np.ndarray] = {}
-    if truth is not None:
-        of_truth, result[TRUTH] = evaluate_policy(loaded.task, loaded.params, table, queries.rows, truth)
+    ranked, of_all_titles = _rank_all_titles(workdir, queries, options) if CATALOGUE in lists else (None, {})
+    of_truth = evaluate_policy(queries, truth) if truth is not None else TruthEvaluation({}, {})
     ks = (options.next_k or loaded.config.evaluate.next_k) if protocols.lists else (1,)
     scored = ListEvaluation(np.empty((len(queries.rows), 0)), {}, {}, {}, {}, {})
     if protocols.lists:
@@ -170,7 +165,8 @@ def evaluate(
         of_heads = {LABELS: label_metrics(labels, queries.rows["user"])}
         scored = scored._replace(result=of_heads, labels=labels)
     seen = options.seen or loaded.config.evaluate.seen
-    result |= scored.result | {
+    result |= of_all_titles | of_truth.result | scored.result
+    result |= {
         **_label_baselines(queries, options.split, scored),
         "protocol": _protocol(options, lists, protocols.lists or (lists and (CATALOGUE,)), seen, queries),
         "dataset": dataset.fingerprint,
@@ -182,7 +178,7 @@ def evaluate(
     users = dataset.user_keys(options.split)
     return EvaluationResult(
         result, queries.rows, scored.scores, users, frozen, ks, scored.other_heads, ranked, measured,
-        loaded.config.evaluate.report, scored.labels, of_truth,
+        loaded.config.evaluate.report, scored.labels, of_truth.columns,
     )  # fmt: skip
 
 
@@ -196,6 +192,15 @@ def _queries(
     truth = stored_truth(dataset, split)
     rows = split_rows.all()[truth.rows]
     return Queries(loaded, dataset, table, SelectedRows(rows), rows, truth.rows), truth
+
+
+def _rank_all_titles(
+    workdir: AnyPath, queries: Queries, options: EvaluationOptions
+) -> tuple[CatalogueRanks, dict[str, Any]]:
+    """Return the rankings of all titles, and their metrics as a part of the result."""
+    of_catalogue = CatalogueOptions(options.split, options.seen, options.retrieve, options.diversity)
+    ranked, result = evaluate_catalogue(workdir, queries, of_catalogue)
+    return ranked, {CATALOGUE: result}
 
 
 def _label_baselines(queries: Queries, split: str, scored: ListEvaluation) -> dict[str, Any]:

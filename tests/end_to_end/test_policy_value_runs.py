@@ -1,4 +1,4 @@
-"""Policies end to end: imitation, post-training that starts from it, and the judge on both."""
+"""Policies end to end: imitation, post-training that starts from it, and the truth about both."""
 
 import json
 from pathlib import Path
@@ -75,11 +75,11 @@ def test_the_stored_truth_of_sequences_is_that_of_their_queries(data):
 
 def test_policy_value_of_a_run_by_brute_force(data, imitation):
     options = EvaluationOptions(lists=("truth", "catalogue"), report_users=0)
-    found = evaluate(imitation, options)
+    evaluation = evaluate(imitation, options)
     truth = Dataset(data).truth()
 
     loaded = load_checkpoint(imitation, "last")
-    host = HostBatch(as_words(found.rows), np.ones(len(found.rows), bool))
+    host = HostBatch(as_words(evaluation.rows), np.ones(len(evaluation.rows), bool))
     scores = loaded.task.score_all_titles(loaded.params, host, replicate(loaded.arrays.title_table()))
     logits = np.asarray(scores.by_head["next_item"], np.float64)[:, 2:]
     pi = np.where(truth.choice > 0, np.exp(logits - logits.max(1, keepdims=True)), 0)
@@ -92,20 +92,20 @@ def test_policy_value_of_a_run_by_brute_force(data, imitation):
     expected = {"value": (pi * reward).sum(1), "kl": kl, "entropy": entropy} | {
         f"value@{k}": np.take_along_axis(reward, best[:, :k], 1).mean(1) for k in TOPS
     }
-    assert found.truth.keys() == expected.keys()
+    assert evaluation.truth.keys() == expected.keys()
     for name, values in expected.items():
-        np.testing.assert_allclose(found.truth[name], values, rtol=1e-4, atol=1e-6, err_msg=name)
-    model = found.result["truth"]["model"]
+        np.testing.assert_allclose(evaluation.truth[name], values, rtol=1e-4, atol=1e-6, err_msg=name)
+    model = evaluation.result["truth"]["model"]
     low, high = model["interval"]
     assert low < model["value"] < high
     assert model["value"] == pytest.approx(expected["value"].mean(), rel=1e-5)
-    assert found.result["truth"]["frontier"]["value"] > model["value"]
-    choice_row = found.result["truth"]["choice"]
+    assert evaluation.result["truth"]["frontier"]["value"] > model["value"]
+    choice_row = evaluation.result["truth"]["choice"]
     assert choice_row["value"] == pytest.approx((choice * reward).sum(1).mean(), rel=1e-5)
-    assert found.result["catalogue"]["examples"] == found.result["truth"]["queries"] == 64
-    assert found.result["protocol"]["name"] == "truth-catalogue"
-    assert "best at that KL" in format_table(found.result)
-    assert len(found.ranked.by_order["popularity_7_days"].ranks) == 64
+    assert evaluation.result["catalogue"]["examples"] == evaluation.result["truth"]["queries"] == 64
+    assert evaluation.result["protocol"]["name"] == "truth-catalogue"
+    assert "best at that KL" in format_table(evaluation.result)
+    assert len(evaluation.ranked.by_order["popularity_7_days"].ranks) == 64
 
 
 def test_post_training_starts_from_the_imitation_and_is_compared_with_it(imitation, post_trained):

@@ -33,11 +33,11 @@ def choices(baseline=BASELINE, log_pi=LOG_PI):
     ],
 )
 def test_preference_objectives_by_hand(post, baseline, weight):
-    found = preference_loss(choices(baseline), post)
+    objective = preference_loss(choices(baseline), post)
     loss = np.array([[LN2, 2 * LN2], [3 * LN2, 0.0]])
-    np.testing.assert_allclose(found.weight, weight, rtol=1e-6)
-    np.testing.assert_allclose(found.total, (np.array(weight) * loss).sum(), rtol=1e-6)
-    assert found.clipped.tolist() == [[post.beta == 0.25, False], [False, False]]
+    np.testing.assert_allclose(objective.weight, weight, rtol=1e-6)
+    np.testing.assert_allclose(objective.total, (np.array(weight) * loss).sum(), rtol=1e-6)
+    assert objective.clipped.tolist() == [[post.beta == 0.25, False], [False, False]]
 
 
 def test_preference_weights_have_no_gradient_and_no_nan():

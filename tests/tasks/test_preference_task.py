@@ -77,12 +77,12 @@ def batch(seed=0, valid=B):
 
 
 def gradients(task, state, host, devices=1):
-    """Return gradients and sums with rows dealt round robin to the microbatches of all devices."""
+    """Return gradients and sums with rows that go round robin to the microbatches of all devices."""
     count = devices * task.microbatches(B // devices)
-    dealt = jax.tree.map(lambda x: np.moveaxis(x.reshape(B // count, count, *x.shape[1:]), 1, 0), host)
-    dealt = jax.tree.map(lambda x: x.reshape(devices, B // devices, *x.shape[2:]), dealt)
+    shares = jax.tree.map(lambda x: np.moveaxis(x.reshape(B // count, count, *x.shape[1:]), 1, 0), host)
+    shares = jax.tree.map(lambda x: x.reshape(devices, B // devices, *x.shape[2:]), shares)
     mapped = jax.vmap(TrainStep(task).gradients, in_axes=(None, 0, None), axis_name=AXIS)
-    return jax.tree.map(lambda x: x[0], jax.jit(mapped)(state, dealt, TABLE))
+    return jax.tree.map(lambda x: x[0], jax.jit(mapped)(state, shares, TABLE))
 
 
 def test_rewards_of_positions_are_those_of_the_next_title():
@@ -168,8 +168,8 @@ def test_a_sum_of_weights_below_1_divides_the_gradient():
     for declared in (reward, dataclasses.replace(reward, base=-25.0, low=-24.0, high=-20.0)):
         task = make_task(post)
         task.config.rewards = (declared,)
-        found, sums = gradients(task, StateInit(task).init(), host)
-        grads.append(found)
+        of_reward, sums = gradients(task, StateInit(task).init(), host)
+        grads.append(of_reward)
     assert float(sums["loss"][1]) < 1e-12  # the weights of the second are e^-40 times those of the first
     for a, b in zip(*map(jax.tree.leaves, grads), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-5 * float(jnp.abs(a).max()))
@@ -219,12 +219,12 @@ def test_values_and_reward_models_train_the_encoder_only_if_they_are_told_to():
         make_task(p) for p in (Post(reward="stars"), post, dataclasses.replace(post, reward_gradient=True))
     )
     params = StateInit(with_models).init().params
-    found = []
+    results = []
     for task in (plain, with_models, deep):
         state = StateInit(task).init()
         state = state._replace(params={name: params[name] for name in state.params})
-        found.append(gradients(task, state, host)[0])
-    trunk = [[leaf for name in ("title", "layers") for leaf in jax.tree.leaves(g[name])] for g in found]
+        results.append(gradients(task, state, host)[0])
+    trunk = [[leaf for name in ("title", "layers") for leaf in jax.tree.leaves(g[name])] for g in results]
     for a, b in zip(trunk[0], trunk[1], strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-7)
     assert any(np.abs(a - b).max() > 1e-4 for a, b in zip(trunk[0], trunk[2], strict=True))

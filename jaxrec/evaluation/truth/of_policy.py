@@ -14,6 +14,7 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE, SPLITS, TRUTH
 from jaxrec.data.storage.dataset import Dataset, SelectedRows
 from jaxrec.data.storage.evaluation_arrays import TruthArrays
+from jaxrec.evaluation.details.frozen_lists import Queries
 from jaxrec.evaluation.details.grouped_means import overall
 from jaxrec.evaluation.scorers import QueryRunner
 from jaxrec.evaluation.truth.policy_value import (
@@ -36,7 +37,7 @@ class TruthEvaluation(NamedTuple):
 
     Attributes:
         columns: Metric -> values [Q] of the queries.
-        result: JSON values.
+        result: JSON values, as a part of a result.
     """
 
     columns: dict[str, np.ndarray]
@@ -60,26 +61,22 @@ def stored_truth(dataset: Dataset, split: str) -> TruthArrays:
     return truth
 
 
-def evaluate_policy(
-    task: Task, params: Any, table: TitleTable, rows: np.ndarray, truth: TruthArrays
-) -> TruthEvaluation:
-    """Return the values of a task's policy at the queries whose truth is stored.
+def evaluate_policy(queries: Queries, truth: TruthArrays) -> TruthEvaluation:
+    """Return the values of a policy at the queries whose truth is stored.
 
     Args:
-        task: A task whose protocols have a policy.
-        params: Parameters of the model, on the devices.
-        table: Features of all titles, on the devices.
-        rows: The Q test rows of `truth`.
-        truth: Truth of these rows.
+        queries: The queries of `truth`, and a checkpoint whose protocols have a policy.
+        truth: Truth of the queries.
     """
-    values = _PolicyRunner(task, table)(params, rows, truth)
+    rows = queries.rows
+    values = _PolicyRunner(queries.loaded.task, queries.table)(queries.loaded.params, rows, truth)
     chosen = _joined([*tilt_values(truth.choice, truth.reward, _CHOICE)])
     frontier, columns = Frontier(truth.choice, truth.reward), values.columns()
     means = {name: float(x.mean()) for name, x in columns.items()}
     choice_value, best = float(chosen.value.mean()), frontier.value_at(means["kl"])
     half = float(overall(rows["user"]).of(values.value).half[0])
     interval = [means["value"] - half, means["value"] + half] if np.isfinite(half) else None
-    return TruthEvaluation(columns, {
+    return TruthEvaluation(columns, {TRUTH: {
         "model": means | {
             "efficiency": efficiency(means["value"], means["kl"], choice_value, frontier),
             "interval": interval,
@@ -88,7 +85,7 @@ def evaluate_policy(
         "frontier": {"value": best, "kl": means["kl"]},
         "queries": len(rows),
         "users": len(np.unique(rows["user"])),
-    })  # fmt: skip
+    }})  # fmt: skip
 
 
 class _PolicyRunner(QueryRunner):
