@@ -10,7 +10,7 @@ from jaxrec.config.rules.availability import check_ranks_titles
 from jaxrec.config.serialization import from_run_json
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import CATALOGUE, LABEL_BASELINES, LABELS, LISTS, TRUTH
+from jaxrec.core.ids import CATALOGUE, LABEL_BASELINES, LABELS, LISTS, SPLITS, TRUTH
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.data.loading.left_out import Seen
 from jaxrec.data.storage.dataset import Dataset, Rows, SelectedRows
@@ -146,8 +146,9 @@ def evaluate(
     workdir = as_path(workdir)
     which = which or _configured_checkpoint(workdir)
     loaded = load_checkpoint(workdir, which, options.blend)
-    protocols, lists = loaded.task.protocols(), _checked_lists(options, loaded)
     dataset = Dataset(data or loaded.meta["dataset_directory"], loaded.config.data.verify)
+    protocols, usual = loaded.task.protocols(), _usual_lists(loaded, dataset, options.split)
+    lists = _checked_lists(options, loaded, usual)
     check_same_catalogue(dataset, loaded)
     table = replicate(loaded.arrays.title_table())
     queries, truth = _queries(loaded, dataset, table, options.split, TRUTH in lists)
@@ -168,7 +169,7 @@ def evaluate(
     result |= of_all_titles | of_truth.result | scored.result
     result |= {
         **_label_baselines(queries, options.split, scored),
-        "protocol": _protocol(options, lists, protocols.lists or (lists and (CATALOGUE,)), seen, queries),
+        "protocol": _protocol(options, lists, usual, seen, queries),
         "dataset": dataset.fingerprint,
         "step": loaded.step,
         "seed": loaded.config.train.seed,
@@ -210,7 +211,18 @@ def _label_baselines(queries: Queries, split: str, scored: ListEvaluation) -> di
     return {LABEL_BASELINES: of_baselines} if of_baselines else {}
 
 
-def _checked_lists(options: EvaluationOptions, loaded: LoadedCheckpoint) -> tuple[str, ...]:
+def _usual_lists(loaded: LoadedCheckpoint, dataset: Dataset, split: str) -> tuple[str, ...]:
+    """Return the lists that the training reports; none for a model that is measured by labels alone."""
+    protocols = loaded.task.protocols()
+    if protocols.best[0] == LABELS:
+        return ()
+    with_truth = protocols.usual_truth and split == SPLITS[-1] and dataset.truth() is not None
+    return (*(protocols.lists or (CATALOGUE,)), *((TRUTH,) if with_truth else ()))
+
+
+def _checked_lists(
+    options: EvaluationOptions, loaded: LoadedCheckpoint, usual: tuple[str, ...]
+) -> tuple[str, ...]:
     """Return the candidate lists to score; none for a model that is measured by labels alone.
 
     Raises:
@@ -225,7 +237,7 @@ def _checked_lists(options: EvaluationOptions, loaded: LoadedCheckpoint) -> tupl
             )
         return ()
     check_ranks_titles(loaded.config)
-    lists = options.lists or protocols.lists or (CATALOGUE,)
+    lists = options.lists or usual
     frozen = tuple(name for name in lists if name in LISTS)
     if frozen and not protocols.lists:
         allowed = f"allowed for a next-item model: {CATALOGUE}, {TRUTH}"

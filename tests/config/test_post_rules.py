@@ -2,13 +2,21 @@
 
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from jaxrec.config.loading import load_config
 from jaxrec.config.schema import Post, Reward, Term
 from jaxrec.config.serialization import digest
 from jaxrec.config.validation import check
+from jaxrec.core.batch import HostBatch
 from jaxrec.core.errors import InputError
+from jaxrec.core.row_format import FeatureSpec, Layout
+from jaxrec.runtime.mesh import AXIS
+from jaxrec.tasks.loading import build_task
+from jaxrec.training.train_state import StateInit
+from jaxrec.training.train_step import TrainStep
 
 ROOT = Path(__file__).resolve().parents[2]
 POLICY = str(ROOT / "configs/policy.py")
@@ -69,3 +77,21 @@ def test_every_objective_of_the_config_passes_and_has_the_dataset_of_its_start()
         assert digest(config) == digest(small)
     imitation = config_with(Post(), evaluate__checkpoint="best")
     check(imitation)  # the best imitation may be chosen by NDCG
+
+
+@pytest.mark.parametrize("name", ["small", pytest.param("asft", marks=pytest.mark.slow)])
+def test_a_policy_step_traces_at_full_size(name):
+    config = load_config(f"{POLICY}:{name}")
+    feature = FeatureSpec("title_id", "category", "title", 48, 1002)
+    layout = Layout(1002, 16, 1, (0, 0, 0, 0), 0, (feature,), "next_item", ("stars",))
+    task = build_task(config, layout, 0.5, 10, 100)
+    state, size = StateInit(task).abstract(), config.train.batch_size
+    words = jax.ShapeDtypeStruct((size, layout.row_dtype().itemsize // 4), jnp.uint32)
+    host = HostBatch(words, jax.ShapeDtypeStruct((size,), jnp.bool_))
+    table = jax.eval_shape(task.empty_table)
+    step = jax.make_jaxpr(TrainStep(task), axis_env=[(AXIS, 1)], return_shape=True)
+    after, sums = step(state, host, table)[1]
+    assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
+    assert {"loss", "nll", "reward", "weight", "effective_share", "clipped"} <= set(sums)
+    heads = {"reward_0", "reward_3"} if name == "small" else {"value"}
+    assert heads <= set(state.params)

@@ -16,7 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxrec.core.ids import TRUTH
+
 TOPS = (1, 10)  # numbers of best titles whose mean reward is a value
+# Names of the columns of per-user and per-query results.
+COLUMNS = tuple(f"{TRUTH}/{name}" for name in ("value", *(f"value@{k}" for k in TOPS), "kl", "entropy"))
 _QUERIES = 512  # queries whose tilts are computed at a time, which bounds memory
 _COLDEST, _WARMEST = 1e-4, 1e4  # temperatures between which V* is searched
 _TOLERANCE = 1e-7  # nats

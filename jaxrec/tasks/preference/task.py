@@ -23,7 +23,7 @@ from jaxrec.models.layers import rng
 from jaxrec.models.layers.dense import applied
 from jaxrec.runtime.mesh import AXIS
 from jaxrec.tasks.next_item import NextItemTask
-from jaxrec.tasks.outputs import Sums
+from jaxrec.tasks.outputs import Protocols, Sums
 from jaxrec.tasks.preference import inputs
 from jaxrec.tasks.ranking_inputs import decode
 
@@ -77,6 +77,10 @@ class PreferenceTask(NextItemTask):
                 raise InputError(f"{where}, but the dataset's rows store {stored}")
             if not self.label_shares.get(label.name, 1.0):
                 raise InputError(f"{where}, which is known at none of the training targets")
+
+    def protocols(self) -> Protocols:
+        """Return the protocols of `NextItemTask`, and the truth among the usual lists."""
+        return super().protocols()._replace(usual_truth=True)
 
     @property
     def baseline(self) -> str:
