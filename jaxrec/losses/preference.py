@@ -68,7 +68,7 @@ def reward(x: Choices, post: Post) -> Objective:
 
 def exponential(x: Choices, post: Post) -> Objective:
     """Return exponentially weighted behaviour cloning: the weight is min(exp((r - V) / beta), clip)."""
-    exponent = (jnp.where(x.known, x.reward - x.baseline, 0.0)) / post.beta
+    exponent = jnp.where(x.known, x.reward - x.baseline, 0.0) / post.beta
     most = math.log(post.clip)
     weight = jnp.where(x.known, jnp.exp(jnp.minimum(exponent, most)), 0.0)
     return _weighted(x.log_pi, weight, x.known & (exponent >= most))

@@ -12,6 +12,7 @@ from tests.broken import (
     integrity,
     labels,
     models,
+    policies,
     runs,
     settings,
     signals,
@@ -42,5 +43,6 @@ AREAS = (
     examples,
     gradients,
     heads,
+    policies,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)

@@ -155,8 +155,8 @@ LINES = (
     Line(
         "the temperature of the validation of sequences",
         "jaxrec/tasks/next_item.py",
-        '"ndcg@10"), self.config.next_item.temperature)',
-        '"ndcg@10"))',
+        '"ndcg@10"), self.config.next_item.temperature, is_policy=True)',
+        '"ndcg@10"), is_policy=True)',
         (
             "tests/config/test_no_dead_field.py::test_a_changed_field_changes_what_it_is_said_to_change[NextItem.temperature-2]",
         ),
