@@ -55,6 +55,10 @@ def _flags() -> None:
         "gradients", False, "also compare the gradients of every two heads with respect to the parameters "
         "that they share, over 32 batches of validation rows",
     )  # fmt: skip
+    flags.DEFINE_string(
+        "reward_models", "", "also evaluate the policy by the reward models of this workdir, a run of the "
+        "task preference that the policy was not trained by; empty: disabled",
+    )  # fmt: skip
     flags.DEFINE_integer(
         "report_users", None, "number of users whose histories and recommendations are in report.html; 0: "
         "none; empty: the value of the config", lower_bound=0,
@@ -121,6 +125,11 @@ def _evaluate_on_host(args: flags.FlagValues, workdir: AnyPath, data: AnyPath | 
         gradients=args.gradients,
     )
     evaluation = evaluate(workdir, options, which=args.which, data=data or None)
+    if args.reward_models:
+        from jaxrec.analysis.reward_models import with_reward_models
+
+        models = as_path(args.reward_models)
+        evaluation = with_reward_models(evaluation, workdir, models, data or None)
     if multihost.is_first_process():
         write_result(workdir, evaluation, args.per_user, args.out and as_path(args.out))
         print_result(evaluation.result, format_table(evaluation.result))

@@ -13,6 +13,7 @@ POOLS = ("hard", "trending", "tailing", "random")
 LISTS = ("enabled", "disabled")  # frozen candidate lists of 1 + negatives titles
 CATALOGUE = "catalogue"  # name of the evaluation over all titles, next to the names in LISTS
 TRUTH = "truth"  # name of the evaluation of a policy under a simulator's truth, beside the lists
+REWARDS = "rewards"  # name of the values of a policy under reward models, beside the lists
 LABELS = "labels"  # name of the evaluation of heads that predict labels, beside the lists
 LABEL_BASELINES = "label_baselines"  # name of the metrics of predictions of labels without a model
 SHARDED = "dealt"  # last name of row-sharded parameters: `models/layers/sharded_embedding.py`

@@ -180,6 +180,7 @@ def evaluate(
     return EvaluationResult(
         result, queries.rows, scored.scores, users, frozen, ks, scored.other_heads, ranked, measured,
         loaded.config.evaluate.report, scored.labels, of_truth.columns,
+        queries.row_index,
     )  # fmt: skip
 
 

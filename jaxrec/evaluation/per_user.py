@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import CATALOGUE, LISTS, TRUTH
+from jaxrec.core.ids import CATALOGUE, LISTS, REWARDS, TRUTH
 from jaxrec.core.json_io import ANY_KEY, check_shape, parse_json, write_bytes
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.evaluation import metrics, statistics
@@ -75,12 +75,12 @@ class PerUserResults:
         return self._columns(self._user_file, "user", column).sort("user")[column].to_numpy()
 
     @property
-    def truth_columns(self) -> list[str]:
-        """Names of the columns of the policy's values under the truth."""
-        return [column for column in self.columns if column.startswith(f"{TRUTH}/")]
+    def policy_columns(self) -> list[str]:
+        """Names of the columns of the policy's values, under the truth and under reward models."""
+        return [column for column in self.columns if column.startswith((f"{TRUTH}/", f"{REWARDS}/"))]
 
     def of_query(self, column: str) -> np.ndarray:
-        """Return the values [Q] float64 of a column of `truth_columns`, in the order of `queries`."""
+        """Return the values [Q] float64 of a column of `policy_columns`, in the order of `queries`."""
         return self._columns(self._query_file, column)[column].to_numpy()
 
     @cached_property
@@ -298,7 +298,7 @@ def compare(first: PerUserResults, second: PerUserResults) -> dict[str, Any]:
             column = f"{name}/{metric}"
             by_query = f(first_queries[name].to_numpy()) - f(second_queries[name].to_numpy())
             out[column] = _difference_of(first, second, column, by_query)
-    for column in (c for c in first.truth_columns if c in second.truth_columns):
+    for column in (c for c in first.policy_columns if c in second.policy_columns):
         out[column] = _difference_of(first, second, column, first.of_query(column) - second.of_query(column))
     labels = compare_labels(first, second)
     if not out and not labels:

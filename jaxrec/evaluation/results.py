@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrec.core.ids import CATALOGUE, LISTS, TRUTH
+from jaxrec.core.ids import CATALOGUE, LISTS
 from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.data.loading.left_out import LeftOutTitles
@@ -181,7 +181,8 @@ class EvaluationResult(NamedTuple):
         measured: Measurements for the report, as `details.measurements` writes them.
         report: True to write report.html beside the result.
         labels: Predictions of the heads that predict a label.
-        truth: Metric -> values [Q] of the policy under the truth; empty unless requested.
+        policy: Column -> values [Q] of the policy, such as "truth/value"; empty unless requested.
+        row_index: [Q] indices of the rows in the split; None: all of it.
     """
 
     result: dict[str, Any]
@@ -195,7 +196,8 @@ class EvaluationResult(NamedTuple):
     measured: dict[str, Any]
     report: bool
     labels: dict[str, HeadPredictions]
-    truth: dict[str, np.ndarray]
+    policy: dict[str, np.ndarray]
+    row_index: np.ndarray | None
 
 
 def per_user(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
@@ -222,8 +224,8 @@ def per_user(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
         ranks = evaluation.ranked.by_order["model"].ranks
         for metric, f in metrics.FULL.items():
             out[f"{CATALOGUE}/{metric}"] = metrics.per_user(rows["user"], f(ranks))[1]
-    for metric, values in evaluation.truth.items():
-        out[f"{TRUTH}/{metric}"] = metrics.per_user(rows["user"], values)[1]
+    for column, values in evaluation.policy.items():
+        out[column] = metrics.per_user(rows["user"], values)[1]
     return {"user": evaluation.user_keys[users], **out}
 
 
@@ -231,7 +233,7 @@ def per_query(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
     """Return columns [Q] per query (K=1): user key, rank of the target in each list, labels.
 
     `prediction/<head>`, `label/<head>` and `known/<head>` are those of the heads that predict a label, and
-    `truth/<metric>` the values of the policy under the truth.
+    `truth/<metric>` and `rewards/value` the values of the policy.
     """
     ranks = {
         name: metrics.rank(evaluation.scores[:, LISTS.index(name), 0]).astype(np.uint16)
@@ -243,8 +245,8 @@ def per_query(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
     for head, of_head in evaluation.labels.items():
         labels[f"{PREDICTION}{head}"], labels[f"{LABEL}{head}"] = of_head.prediction, of_head.label
         labels[f"{KNOWN}{head}"] = of_head.known.astype(np.uint8)
-    truth = {f"{TRUTH}/{metric}": values for metric, values in evaluation.truth.items()}
-    return {"user": evaluation.user_keys[evaluation.rows["user"]], **ranks, **labels, **truth}
+    user = evaluation.user_keys[evaluation.rows["user"]]
+    return {"user": user, **ranks, **labels, **evaluation.policy}
 
 
 def write_result(

@@ -13,12 +13,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from jaxrec.core.ids import CATALOGUE, LABEL_BASELINES, LABELS, TRUTH
+from jaxrec.core.ids import CATALOGUE, LABEL_BASELINES, LABELS, REWARDS, TRUTH
 from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath
 from jaxrec.reporting.gradient_table import gradient_lines
 from jaxrec.reporting.label_tables import label_lines
-from jaxrec.reporting.truth_table import truth_lines
+from jaxrec.reporting.truth_table import reward_model_lines, truth_lines
 
 METRICS = {"ndcg@1": "NDCG@1", "ndcg@5": "NDCG@5", "recall@5": "Recall@5", "mrr@5": "MRR@5"}
 NAMES = {
@@ -92,6 +92,8 @@ def format_table(result: Mapping[str, Any]) -> str:
         lines += ["", *_catalogue_table(result[CATALOGUE])]
     if TRUTH in result:
         lines += ["", *truth_lines(result[TRUTH])]
+    if REWARDS in result:
+        lines += ["", *reward_model_lines(result[REWARDS])]
     if "by_hard" in result:
         lines += ["", "NDCG@1 by hard negatives in the enabled list (K=1)"]
         for line in zip(*_by_hard_columns(result["by_hard"]), strict=True):

@@ -5,9 +5,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec.analysis.reward_models import with_reward_models
 from jaxrec.config.loading import load_config
 from jaxrec.config.schema import Post
 from jaxrec.core.batch import HostBatch
@@ -92,9 +94,11 @@ def test_policy_value_of_a_run_by_brute_force(data, imitation):
     expected = {"value": (pi * reward).sum(1), "kl": kl, "entropy": entropy} | {
         f"value@{k}": np.take_along_axis(reward, best[:, :k], 1).mean(1) for k in TOPS
     }
-    assert evaluation.truth.keys() == expected.keys()
+    assert evaluation.policy.keys() == {f"truth/{name}" for name in expected}
     for name, values in expected.items():
-        np.testing.assert_allclose(evaluation.truth[name], values, rtol=1e-4, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(
+            evaluation.policy[f"truth/{name}"], values, rtol=1e-4, atol=1e-6, err_msg=name
+        )
     model = evaluation.result["truth"]["model"]
     low, high = model["interval"]
     assert low < model["value"] < high
@@ -106,6 +110,41 @@ def test_policy_value_of_a_run_by_brute_force(data, imitation):
     assert evaluation.result["protocol"]["name"] == ""  # the usual lists of a policy
     assert "best at that KL" in format_table(evaluation.result)
     assert len(evaluation.ranked.by_order["popularity_7_days"].ranks) == 64
+
+
+def test_policy_value_under_reward_models_by_brute_force(data, imitation, post_trained):
+    plain = evaluate(post_trained, EvaluationOptions(report_users=0))
+    evaluation = with_reward_models(plain, post_trained, imitation)
+    rows, truth = evaluation.rows, Dataset(data).truth()
+    table = replicate(load_checkpoint(imitation, "last").arrays.title_table())
+    host = HostBatch(as_words(rows), np.ones(len(rows), bool))
+    models, policy = (load_checkpoint(workdir, "last") for workdir in (imitation, post_trained))
+    logits = np.asarray(policy.task.policy_logits(policy.params, host, table), np.float64)
+    pi = np.where(truth.choice > 0, np.exp(logits - logits.max(1, keepdims=True))[:, 2:], 0)
+    pi /= pi.sum(1, keepdims=True)
+    state, titles = models.task.encode_queries(models.params, host, table)
+    pair = np.broadcast_arrays(np.asarray(state)[:, None], np.asarray(titles)[None, 2:])
+    validation = Dataset(data).rows("validation").all()
+    known = (validation["label_known"][:, 0] & 1) == 1
+    mean = validation["label"][known, 0, 0].mean(dtype=np.float64)
+    of_models = models.task.model.apply({"params": models.params}, *map(jnp.asarray, pair), method="rewards")
+    rewards = mean + np.asarray(of_models, np.float64).mean(axis=0)
+    value = (pi * rewards).sum(1)
+    np.testing.assert_allclose(evaluation.policy["rewards/value"], value, rtol=1e-5)
+    result = evaluation.result["rewards"]
+    assert result["value"] == pytest.approx(value.mean(), rel=1e-6) and result["models"] == 4
+    reward, known = rows["label"][:, 0, 0].astype(np.float64), (rows["label_known"][:, 0] & 1) == 1
+    predicted = rewards[np.arange(len(rows)), rows["target"][:, 0] - 2]
+    residual, spread = reward[known] - predicted[known], reward[known] - reward[known].mean()
+    assert result["r2"]["models"] == pytest.approx(1 - (residual**2).sum() / (spread**2).sum(), rel=1e-5)
+    assert result["r2"].keys() == {"models", "user_mean", "title_mean", "both_means"}
+    high = known & (reward >= np.quantile(reward[known], 0.8))
+    ranks = plain.ranked.by_order["model"].ranks[high]
+    assert result["high"]["targets"] == high.sum() > 0
+    assert result["high"]["recall@10"] == pytest.approx((ranks <= 10).mean())
+    assert "R^2 of the rewards of test targets: reward models" in format_table(evaluation.result)
+    with pytest.raises(InputError, match=r"post\.reward_models=0; allowed: a run of the task 'preference'"):
+        with_reward_models(plain, post_trained, post_trained)
 
 
 def test_post_training_starts_from_the_imitation_and_is_compared_with_it(imitation, post_trained):

@@ -41,15 +41,16 @@ def test_preference_objectives_by_hand(post, baseline, weight):
 
 
 def test_preference_weights_have_no_gradient_and_no_nan():
-    post = Post("exponential", "r", beta=0.01, clip=1e9)
-
-    def total(baseline, log_pi):
+    def total(baseline, log_pi, beta):
+        post = Post("exponential", "r", beta=beta, clip=1e9)
         return preference_loss(choices(baseline, log_pi), post).total
 
     baseline = jnp.asarray(BASELINE).at[1].set(jnp.nan)  # of positions without a reward
-    of_baseline, of_log_pi = jax.grad(total, (0, 1))(baseline, jnp.asarray(LOG_PI).at[1, 1].set(-jnp.inf))
-    assert (np.asarray(of_baseline) == 0).all()
-    assert np.isfinite(of_log_pi).all() and of_log_pi[0, 0] == pytest.approx(-1e9)
+    log_pi = jnp.asarray(LOG_PI).at[1, 1].set(-jnp.inf)
+    for beta, weight in ((2.0, np.exp(0.5)), (0.01, 1e9)):
+        of_baseline, of_log_pi = jax.grad(total, (0, 1))(baseline, log_pi, beta)
+        assert (np.asarray(of_baseline) == 0).all()
+        assert np.isfinite(of_log_pi).all() and of_log_pi[0, 0] == pytest.approx(-weight)
 
 
 @pytest.mark.parametrize(("baseline", "target"), [("value", 0.5), ("zero", 0.805)])

@@ -36,7 +36,7 @@ class TruthEvaluation(NamedTuple):
     """Evaluation of a policy under the truth.
 
     Attributes:
-        columns: Metric -> values [Q] of the queries.
+        columns: Column, such as "truth/value" -> values [Q] of the queries.
         result: JSON values, as a part of a result.
     """
 
@@ -76,6 +76,7 @@ def evaluate_policy(queries: Queries, truth: TruthArrays) -> TruthEvaluation:
     choice_value, best = float(chosen.value.mean()), frontier.value_at(means["kl"])
     half = float(overall(rows["user"]).of(values.value).half[0])
     interval = [means["value"] - half, means["value"] + half] if np.isfinite(half) else None
+    columns = {f"{TRUTH}/{name}": x for name, x in columns.items()}
     return TruthEvaluation(columns, {TRUTH: {
         "model": means | {
             "efficiency": efficiency(means["value"], means["kl"], choice_value, frontier),

@@ -28,6 +28,7 @@ from jaxrec.tasks.preference import inputs
 from jaxrec.tasks.ranking_inputs import decode
 
 _PRIOR = 3.0  # rewards that the mean of all users counts as, in the mean of a user
+_TITLES = 64  # titles whose rewards are predicted at a time
 _BOOTSTRAP = rng.layer_id(("bootstrap",))
 _POISSON = (0.36788, 0.73576, 0.91970, 0.98101, 0.99634)  # distribution function of a Poisson mean of 1
 
@@ -131,7 +132,7 @@ class PreferenceTask(NextItemTask):
         projections = self.project_titles(params, table) if projections is None else projections
         out = self._heads(params, x, projections, key, context)
         choices = Choices(out.log_pi, windows.target > 0, x.reward, x.known, out.baseline)
-        objective = preference_loss(self._judged(choices, out.rewards), self.config.post)
+        objective = preference_loss(self._with_source(choices, out.rewards), self.config.post)
         of_heads, sums = self._head_losses(choices, out.rewards, x.user)
         return objective.total + of_heads, _metrics(objective, choices) | sums
 
@@ -162,7 +163,29 @@ class PreferenceTask(NextItemTask):
             baseline = centre + value_BxL
         return _Heads(log_pi_BxL, baseline, context.mean + of_models)
 
-    def _judged(self, choices: Choices, rewards_MxBxL: jax.Array) -> Choices:
+    def reward_scores(self, params: Any, host: HostBatch, table: TitleTable) -> jax.Array:
+        """Return the mean prediction [B, V] of the reward models, relative to the mean reward of all users.
+
+        Titles are scored in blocks, so that the pairs of a batch and all titles are never in memory at once.
+
+        Args:
+            params: Parameters of the model.
+            host: [B, words] packed query rows.
+            table: Features of all titles.
+        """
+        state_BxD, candidates_VxD = self.encode_queries(params, host, table)
+        V, D = candidates_VxD.shape
+        blocks_NxSxD = jnp.pad(candidates_VxD, ((0, -V % _TITLES), (0, 0))).reshape(-1, _TITLES, D)
+
+        def block(title_SxD: jax.Array) -> jax.Array:
+            pair = jnp.broadcast_arrays(state_BxD[:, None], title_SxD[None])
+            rewards_MxBxS: Any = self.model.apply({"params": params}, *pair, method="rewards")
+            return rewards_MxBxS.mean(0)
+
+        rewards_NxBxS = jax.lax.map(block, blocks_NxSxD)
+        return jnp.moveaxis(rewards_NxBxS, 0, 1).reshape(len(state_BxD), -1)[:, :V]
+
+    def _with_source(self, choices: Choices, rewards_MxBxL: jax.Array) -> Choices:
         """Return the choices with the rewards of `post.source`."""
         post = self.config.post
         if post.source == "observed":
