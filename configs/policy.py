@@ -13,6 +13,7 @@ on two CPU cores. The argument is the objective, with the settings of `small`:
 | reward | reward-weighted BC |
 | exp_rsft | exp(r / beta) without a baseline |
 | asft | exp((r - V) / beta), V a value of the state: A-SFT |
+| cql | conservative Q-learning of one step |
 | tiny | `small` at the size of configs/tiny.py, for tests |
 
 All first plays are targets, abandoned or not, and a fifth of the plays runs on by habit. The reward is the
@@ -46,6 +47,7 @@ OBJECTIVES = {
     "reward": Post("reward", REWARD),
     "exp_rsft": Post("exponential", REWARD, baseline="zero", clip=_NO_CLIP),
     "asft": Post("exponential", REWARD),
+    "cql": Post("cql", REWARD),
 }
 
 

@@ -41,6 +41,7 @@ def rows(base: Config) -> tuple[Row, ...]:
         post[f"asft_{beta:g}"] = replace(objectives["asft"], beta=beta), f"A-SFT, beta {beta:g}"
     for name in BASELINES:
         post[f"asft_{name}"] = replace(objectives["asft"], baseline=name), f"baseline {name}, beta 0.5"
+    post["cql"] = objectives["cql"], "CQL"
     for source in _SOURCES:
         changed = replace(objectives["asft"], source=source, reward_models=base.post.reward_models)
         post[f"asft_{source}"] = changed, f"A-SFT, rewards of the {source}, beta 0.5"

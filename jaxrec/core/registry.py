@@ -194,6 +194,7 @@ POST_OBJECTIVES = {
     "bc": "jaxrec.losses.preference:bc",
     "reward": "jaxrec.losses.preference:reward",
     "exponential": "jaxrec.losses.preference:exponential",
+    "cql": "jaxrec.losses.preference:cql",
 }
 
 # Distribution of sampled negatives of sequences -> a NegativeSampler.

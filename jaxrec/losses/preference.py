@@ -8,14 +8,16 @@ weights, so that the loss of a batch is the first over the second, whatever the 
 | bc | -log pi(a) | 1 |
 | reward | r (-log pi(a)) | r |
 | exponential | w (-log pi(a)), w = min(exp((r - V) / beta), clip) | w |
+| cql | (Q(a) - r)^2 / 2 + alpha (logsumexp Q - Q(a)) | 1 |
 
 `exponential` with V = 0 is exponential reward-weighted fine-tuning (arXiv 2603.10279). With V the value of
 the state it is advantage-weighted regression (AWR, arXiv 1910.00177) as Netflix applies it to generative
-recommenders (A-SFT). No gradient goes through a weight.
+recommenders (A-SFT). No gradient goes through a weight. `cql` is conservative Q-learning (arXiv 2006.04779)
+of one step, whose policy is softmax(Q / tau).
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +35,8 @@ class Choices(NamedTuple):
         reward: [R, L] reward of the chosen title.
         known: [R, L] bool, True where a title was chosen and its reward is known.
         baseline: [R, L] baseline V of the reward.
+        q: [R, L] value Q of the chosen title; for "cql" alone.
+        log_softmax_q: [R, L] Q minus logsumexp of Q over the titles that may be chosen; for "cql" alone.
     """
 
     log_pi: jax.Array
@@ -40,6 +44,8 @@ class Choices(NamedTuple):
     reward: jax.Array
     known: jax.Array
     baseline: jax.Array
+    q: Any = None
+    log_softmax_q: Any = None
 
 
 class Objective(NamedTuple):
@@ -72,6 +78,13 @@ def exponential(x: Choices, post: Post) -> Objective:
     most = math.log(post.clip)
     weight = jnp.where(x.known, jnp.exp(jnp.minimum(exponent, most)), 0.0)
     return _weighted(x.log_pi, weight, x.known & (exponent >= most))
+
+
+def cql(x: Choices, post: Post) -> Objective:
+    """Return conservative Q-learning: squared errors of Q, and alpha times imitation by softmax(Q)."""
+    loss = 0.5 * jnp.square(x.q - x.reward) - post.alpha * x.log_softmax_q
+    weight = jnp.where(x.known, 1.0, 0.0)
+    return Objective(jnp.where(x.known, loss, 0.0).sum(), weight, jnp.zeros(weight.shape, bool))
 
 
 def _weighted(log_pi: jax.Array, weight: jax.Array, clipped: jax.Array | None = None) -> Objective:

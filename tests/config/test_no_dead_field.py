@@ -372,7 +372,7 @@ POST = {
 } | {
     "objective": [
         Case("post.objective", value, o.loss, "next_item", POSTED, also)
-        for value, also in (("reward", {}), ("bc", {}))
+        for value, also in (("reward", {}), ("bc", {}), ("cql", {}))
     ],
     "source": [
         Case("post.source", value, o.loss, "next_item", POSTED | {"post.reward_models": 2})
@@ -382,6 +382,10 @@ POST = {
         Case("post.baseline", value, o.loss, "next_item", POSTED)
         for value in ("zero", "user", "title", "soft")
     ],
+    **{
+        name: [Case(f"post.{name}", 2.0, o.loss, "next_item", POSTED | {"post.objective": "cql"})]
+        for name in ("alpha", "tau")
+    },
     "pessimism": [
         Case("post.pessimism", 2.0, o.loss, "next_item",
              POSTED | {"post.reward_models": 2, "post.source": "ensemble"})

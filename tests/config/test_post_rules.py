@@ -38,7 +38,11 @@ LOW = (Reward("stars", (Term("stars"),), base=-3.0, low=-2.0, high=2.0),)
 
 
 @pytest.mark.parametrize(("post", "values", "text"), [
-    (Post("dqo", "stars"), {}, "post.objective='dqo' must be one of bc, reward, exponential"),
+    (Post("dqo", "stars"), {}, "post.objective='dqo' must be one of bc, reward, exponential, cql"),
+    (Post("cql", "stars", alpha=-1.0), {}, "post.alpha=-1.0 must be a finite number above 0"),
+    (Post("cql", "stars", tau=0.0), {}, "post.tau=0.0 must be a finite number above 0"),
+    (Post("cql", "stars", beta=1.0), {}, "post.beta=1.0 must be 0.5 with post.objective='cql': only exp"),
+    (Post("exponential", "stars", tau=2.0), {}, "post.tau=2.0 must be 1.0 with post.objective='exponential'"),
     (Post("exponential", "stars", beta=0.0), {}, "post.beta=0.0 must be a finite number above 0"),
     (Post("exponential", "stars", beta=-1.0), {}, "post.beta=-1.0 must be a finite number above 0"),
     (Post("exponential", "stars", clip=0.0), {}, "post.clip=0.0 must be a finite number above 0"),
@@ -71,7 +75,7 @@ def test_a_wrong_post_is_one_line(post, values, text):
 
 def test_every_objective_of_the_config_passes_and_has_the_dataset_of_its_start():
     small = load_config(f"{POLICY}:small")
-    for name in ("bc", "reward", "exp_rsft", "asft"):
+    for name in ("bc", "reward", "exp_rsft", "asft", "cql"):
         config = load_config(f"{POLICY}:{name}")
         check(config)
         assert digest(config) == digest(small)

@@ -40,6 +40,14 @@ def test_preference_objectives_by_hand(post, baseline, weight):
     assert objective.clipped.tolist() == [[post.beta == 0.25, False], [False, False]]
 
 
+def test_conservative_q_learning_by_hand():
+    """Q is (6, 2), with shares of softmax(Q) of 1/2 and 1/4; the third choice has no known reward."""
+    x = choices()._replace(q=jnp.asarray([[6.0, 2.0], [9.0, 9.0]]), log_softmax_q=jnp.asarray(LOG_PI))
+    objective = preference_loss(x, Post("cql", "r", alpha=0.5))
+    assert objective.weight.tolist() == [[1.0, 1.0], [0.0, 0.0]]
+    np.testing.assert_allclose(objective.total, 0.5 + 0.5 + 0.5 * (LN2 + 2 * LN2), rtol=1e-6)
+
+
 def test_preference_weights_have_no_gradient_and_no_nan():
     def total(baseline, log_pi, beta):
         post = Post("exponential", "r", beta=beta, clip=1e9)

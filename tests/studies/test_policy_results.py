@@ -90,7 +90,7 @@ def test_the_rows_of_study_post_start_from_one_imitation_of_their_seed(tmp_path)
     study = load_file(f"{ROOT / 'configs/study_post.py'}:tiny", Study)
     runs = every_run(study, ("post",), 2, tmp_path)
     by_name = {(run.name, run.seed): run for run in runs}
-    assert len(by_name) == len(runs) == 2 * 18
+    assert len(by_name) == len(runs) == 2 * 19
     for (name, seed), run in by_name.items():
         check(run.config)
         assert run.config.train.seed == seed

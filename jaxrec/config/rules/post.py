@@ -7,8 +7,10 @@ from jaxrec.config.schema import Config
 from jaxrec.config.tree import among, require
 
 PREFERENCE = "preference"
-_NUMBERS = ("beta", "clip")
-_BASELINES = "exponential"  # the objective that subtracts a baseline
+# Field -> the one objective that reads it.
+_READ_BY = {
+    "baseline": "exponential", "beta": "exponential", "clip": "exponential", "alpha": "cql", "tau": "cql",
+}  # fmt: skip
 
 
 def check_post(config: Config) -> None:
@@ -26,7 +28,7 @@ def check_post(config: Config) -> None:
 
 
 def _check_numbers(post: Post) -> None:
-    for name in _NUMBERS:
+    for name in ("beta", "clip", "alpha", "tau"):
         value = getattr(post, name)
         require(math.isfinite(value) and value > 0, f"post.{name}", value, "be a finite number above 0")
     require(0 <= post.pessimism < math.inf, "post.pessimism", post.pessimism, "be finite and at least 0")
@@ -53,10 +55,10 @@ def _check_reward(config: Config) -> None:
     require(post.reward_models >= least, "post.reward_models", post.reward_models, allowed)
     allowed = f"be 'observed' with post.objective={post.objective!r}, which reads no reward"
     require(weighs or post.source == "observed", "post.source", post.source, allowed)
-    for name in ("baseline", "beta", "clip"):
+    for name, reader in _READ_BY.items():
         value, default = getattr(post, name), getattr(Post(), name)
-        allowed = f"be {default!r} with post.objective={post.objective!r}: only {_BASELINES} reads it"
-        require(post.objective == _BASELINES or value == default, f"post.{name}", value, allowed)
+        allowed = f"be {default!r} with post.objective={post.objective!r}: only {reader} reads it"
+        require(post.objective == reader or value == default, f"post.{name}", value, allowed)
 
 
 def _check_sequences(config: Config) -> None:

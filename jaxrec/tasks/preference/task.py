@@ -50,11 +50,13 @@ class _Heads(NamedTuple):
 
     Attributes:
         log_pi: [B, L] log probability of the target.
+        q: [B, L] value Q of the target, and Q minus its logsumexp; None but for the objective "cql".
         baseline: [B, L] the baseline V.
         rewards: [M, B, L] rewards of the target by the reward models.
     """
 
     log_pi: jax.Array
+    q: tuple[jax.Array, jax.Array] | None
     baseline: jax.Array
     rewards: jax.Array
 
@@ -131,7 +133,9 @@ class PreferenceTask(NextItemTask):
         x = x._replace(windows=windows, known=x.known & valid_Bx1)
         projections = self.project_titles(params, table) if projections is None else projections
         out = self._heads(params, x, projections, key, context)
-        choices = Choices(out.log_pi, windows.target > 0, x.reward, x.known, out.baseline)
+        choices = Choices(
+            out.log_pi, windows.target > 0, x.reward, x.known, out.baseline, *(out.q or (None, None))
+        )
         objective = preference_loss(self._with_source(choices, out.rewards), self.config.post)
         of_heads, sums = self._head_losses(choices, out.rewards, x.user)
         return objective.total + of_heads, _metrics(objective, choices) | sums
@@ -145,7 +149,15 @@ class PreferenceTask(NextItemTask):
         state_BxLxD = applied(Policy.__call__, self.model, params)(x.windows.window, projections, key)
         candidates_VxD: Any = self.model.apply(variables, projections, method="candidates")
         budget = config.logits_budget_mib * 2**20
-        log_pi_BxL = -softmax(state_BxLxD, candidates_VxD, target_BxL, config.temperature, budget, x.played)
+
+        def log_softmax(temperature: float) -> jax.Array:
+            return -softmax(state_BxLxD, candidates_VxD, target_BxL, temperature, budget, x.played)
+
+        log_pi_BxL, q = log_softmax(config.temperature), None
+        if self.config.post.objective == "cql":
+            scale = self.config.post.tau / config.temperature
+            logit_BxL = jnp.einsum("bld,bld->bl", state_BxLxD, candidates_VxD[target_BxL])
+            q = context.mean + scale * logit_BxL.astype(log_pi_BxL.dtype), log_softmax(1 / scale)
         shallow = (lambda y: y) if self.config.post.reward_gradient else jax.lax.stop_gradient
         state, title = shallow(state_BxLxD), shallow(candidates_VxD)[target_BxL]
         of_models: Any = self.model.apply(variables, state, title, method="rewards")
@@ -161,7 +173,7 @@ class PreferenceTask(NextItemTask):
             centre = context.mean if self.baseline == "value" else context.soft
             value_BxL: Any = self.model.apply(variables, state, facts, method="value")
             baseline = centre + value_BxL
-        return _Heads(log_pi_BxL, baseline, context.mean + of_models)
+        return _Heads(log_pi_BxL, q, baseline, context.mean + of_models)
 
     def reward_scores(self, params: Any, host: HostBatch, table: TitleTable) -> jax.Array:
         """Return the mean prediction [B, V] of the reward models, relative to the mean reward of all users.
