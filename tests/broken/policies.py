@@ -5,7 +5,6 @@ from tests.broken.line import Line
 _VALUE = "tests/evaluation/truth/test_policy_value.py"
 _LOSSES = "tests/losses/test_preference.py"
 _TASK = "tests/tasks/test_preference_task.py"
-_POLICY = "tests/models/test_policy.py"
 _WHOLE = "tests/end_to_end/test_policy_value_runs.py"
 
 LINES = (
@@ -74,12 +73,5 @@ LINES = (
         "if self.config.post.reward_gradient else jax.lax.stop_gradient",
         "if True else jax.lax.stop_gradient",
         (f"{_TASK}::test_values_and_reward_models_train_the_encoder_only_if_they_are_told_to",),
-    ),
-    Line(
-        "draws have a number of their own",
-        "jaxrec/models/generative/policy.py",
-        "rng.fold_in(keys, number)",
-        "rng.fold_in(keys, 0 * number)",
-        (f"{_POLICY}::test_draws_follow_the_policy_and_depend_on_key_and_number_alone",),
     ),
 )

@@ -1,14 +1,12 @@
-"""Policy over titles: probabilities of what may be chosen, draws by counter hash, heads."""
+"""Policy over titles: the parameters of its next-title model, and its heads."""
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxrec.config.schema import Expert, Model
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.row_format import FeatureSpec
-from jaxrec.models.generative.policy import Facts, Heads, Policy, every, sample
-from jaxrec.models.layers import rng
+from jaxrec.models.generative.policy import Facts, Heads, Policy
 from jaxrec.models.next_item import ItemWindow, NextItemModel
 
 V, L = 12, 4
@@ -21,35 +19,6 @@ def window(titles):
     title = jnp.asarray(titles, jnp.int32)
     time = jnp.arange(title.size, dtype=jnp.uint32).reshape(title.shape)
     return ItemWindow(title, time, time + 1)
-
-
-def test_a_policy_sums_to_1_over_the_titles_that_may_be_chosen():
-    logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, V)), jnp.bfloat16)
-    played = jnp.asarray([[0, 0, 5], [2, 3, 3], [0, 11, 4]])
-    log_pi = every(logits, played)
-    assert log_pi.dtype == jnp.float32
-    np.testing.assert_allclose(jnp.exp(log_pi).sum(-1), 1.0, rtol=1e-6)
-    for row, ids in enumerate(played):
-        banned = {0, 1, *ids.tolist()}
-        assert np.isneginf(log_pi[row]).nonzero()[0].tolist() == sorted(banned)
-    wide = np.asarray(logits, np.float64)
-    np.testing.assert_allclose(log_pi[0, 2] - log_pi[0, 4], wide[0, 2] - wide[0, 4], rtol=1e-6)
-
-
-def test_draws_follow_the_policy_and_depend_on_key_and_number_alone():
-    log_pi = every(jnp.asarray([[0.0, 0.0, 1.0, 0.0, -1.0, 3.0], [0.0] * 6]), jnp.asarray([[3], [5]]))
-    keys = rng.fold_in(rng.row_keys(3, 17, jnp.arange(2)), jnp.arange(2))
-    draws = np.asarray(sample(log_pi, keys, 4000))
-    assert draws.shape == (2, 4000)
-    for row in range(2):
-        share = np.bincount(draws[row], minlength=6) / 4000
-        p = np.exp(log_pi[row])
-        assert (np.abs(share - p) <= 4 * np.sqrt(p * (1 - p) / 4000)).all()
-        assert (share[p == 0] == 0).all()
-    few = np.asarray(sample(log_pi[1:], keys[1:], 10))
-    assert (few[0] == draws[1, :10]).all()
-    again = rng.fold_in(rng.row_keys(3, 18, jnp.arange(2)), jnp.arange(2))
-    assert (np.asarray(sample(log_pi, again, 200)) != draws[:, :200]).any()
 
 
 def test_a_policy_has_the_parameters_of_its_next_title_model_and_its_own_heads():

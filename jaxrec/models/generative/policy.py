@@ -3,7 +3,7 @@
 A policy is log pi(a | s) = log softmax over the titles that may be chosen: no padding, no unknown title, none
 that was played before. The state s of a position is the output of the next-title model there.
 
-Axis letters: B users, L positions, V titles, D width, N draws, M heads.
+Axis letters: B users, L positions, V titles, D width, M reward models.
 """
 
 from typing import NamedTuple
@@ -13,12 +13,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrec.core.batch import TitleTable
-from jaxrec.core.ids import FIRST_TITLE
-from jaxrec.models.layers import rng
 from jaxrec.models.layers.dense import Mlp, Parameters, at_least_float32
 from jaxrec.models.next_item import ItemWindow, NextItemModel
-
-_DRAW = rng.layer_id(("policy",))  # unlike any layer's, so that dropout is independent of the draws
 
 
 class Heads(NamedTuple):
@@ -135,36 +131,3 @@ class Policy(NextItemModel):
         pair = jnp.concatenate([state, title, state * title], axis=-1)
         out = jnp.stack([head(pair)[..., 0] for head in self.reward_heads])
         return out.astype(at_least_float32(out.dtype))
-
-
-def every(logits: jax.Array, played: jax.Array) -> jax.Array:
-    """Return log pi [..., V] of all titles in at least float32; -inf where a title may not be chosen.
-
-    Args:
-        logits: [..., V] scores over the temperature.
-        played: [..., n] ids of the titles that were played, 0 for none.
-    """
-    wide = logits.astype(at_least_float32(logits.dtype))
-    wide = jnp.where(jnp.arange(wide.shape[-1]) < FIRST_TITLE, -jnp.inf, wide)
-    wide = jnp.put_along_axis(wide, played, -jnp.inf, axis=-1, inplace=False)
-    return jax.nn.log_softmax(wide, axis=-1)
-
-
-def sample(log_pi: jax.Array, keys: jax.Array, draws: int) -> jax.Array:
-    """Draw titles from policies by the Gumbel maximum, [..., draws] int32.
-
-    A draw is a function of its key, its number and the policy. The keys hold seed, step, row and position:
-    `rng.row_keys`, then `rng.fold_in` with the position.
-
-    Args:
-        log_pi: [..., V] log probabilities, from `every`.
-        keys: [..., 2] uint32, one for each policy.
-        draws: Number of draws of each policy.
-    """
-    V = log_pi.shape[-1]
-
-    def draw(number: jax.Array) -> jax.Array:
-        uniform = rng.uniform((V,), rng.fold_in(keys, number), _DRAW, log_pi.dtype)
-        return jnp.argmax(log_pi - jnp.log(-jnp.log(uniform)), axis=-1).astype(jnp.int32)
-
-    return jnp.moveaxis(jax.lax.map(draw, jnp.arange(draws, dtype=jnp.uint32)), 0, -1)
