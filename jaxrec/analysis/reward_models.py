@@ -2,7 +2,7 @@
 
 Without a truth, a policy is measured by reward models: their mean prediction for the titles that it chooses.
 The models must not be those that the policy was trained by. What they explain of the rewards of test users,
-beside the means of users and titles, bounds what such a value says.
+beside the means of users and titles, is printed with the value.
 """
 
 from collections.abc import Callable

@@ -179,8 +179,7 @@ def evaluate(
     users = dataset.user_keys(options.split)
     return EvaluationResult(
         result, queries.rows, scored.scores, users, frozen, ks, scored.other_heads, ranked, measured,
-        loaded.config.evaluate.report, scored.labels, of_truth.columns,
-        queries.row_index,
+        loaded.config.evaluate.report, scored.labels, of_truth.columns, queries.row_index,
     )  # fmt: skip
 
 
