@@ -12,10 +12,10 @@ from absl import flags, logging
 from jaxrec.cli.app import UNUSED_LIBRARIES, hide_libraries, print_result, report_failure, run
 from jaxrec.cli.flags import blend_flag, hosts_flags, json_flag, verify_flag
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import CATALOGUE, LISTS, SPLITS
+from jaxrec.core.ids import CATALOGUE, LISTS, SPLITS, TRUTH
 from jaxrec.core.paths import AnyPath, as_path
 
-_LISTS = (*LISTS, CATALOGUE)
+_LISTS = (*LISTS, CATALOGUE, TRUTH)
 _OLD_SEEN = {"filtered": "stored"}
 
 
@@ -27,8 +27,9 @@ def _flags() -> None:
         "empty: the workdir",
     )  # fmt: skip
     flags.DEFINE_list(
-        "lists", [], f"candidate lists, out of {', '.join(_LISTS)}; {CATALOGUE} ranks all titles; empty: the "
-        "stored lists, or all titles for a next-item model"
+        "lists", [], f"candidate lists, out of {', '.join(_LISTS)}; {CATALOGUE} ranks all titles; {TRUTH} is "
+        "the value of a next-item model as a policy on the simulated service, at the queries whose truth is "
+        "stored; empty: the stored lists, or all titles for a next-item model",
     )  # fmt: skip
     flags.DEFINE_enum(
         "seen", None, ["all", "stored", "kept", *_OLD_SEEN],
@@ -53,6 +54,10 @@ def _flags() -> None:
     flags.DEFINE_bool(
         "gradients", False, "also compare the gradients of every two heads with respect to the parameters "
         "that they share, over 32 batches of validation rows",
+    )  # fmt: skip
+    flags.DEFINE_string(
+        "reward_models", "", "also evaluate the policy by the reward models of this workdir, a run of the "
+        "task preference that the policy was not trained by; empty: disabled",
     )  # fmt: skip
     flags.DEFINE_integer(
         "report_users", None, "number of users whose histories and recommendations are in report.html; 0: "
@@ -120,6 +125,11 @@ def _evaluate_on_host(args: flags.FlagValues, workdir: AnyPath, data: AnyPath | 
         gradients=args.gradients,
     )
     evaluation = evaluate(workdir, options, which=args.which, data=data or None)
+    if args.reward_models:
+        from jaxrec.analysis.reward_models import with_reward_models
+
+        models = as_path(args.reward_models)
+        evaluation = with_reward_models(evaluation, workdir, models, data or None)
     if multihost.is_first_process():
         write_result(workdir, evaluation, args.per_user, args.out and as_path(args.out))
         print_result(evaluation.result, format_table(evaluation.result))

@@ -28,6 +28,28 @@ class Start:
 
 
 @dataclass
+class Post:
+    """Post-training of a policy from rewards: the task "preference"."""
+
+    objective: str = "bc"  # key of `registry.POST_OBJECTIVES`: "bc" (imitation), "reward", "exponential"
+    # or "cql"
+    reward: str = ""  # name of a reward of the config; empty: none, for "bc" without reward models
+    source: Literal["observed", "model", "ensemble"] = "observed"  # rewards of the objective: those of the
+    # log, or of the reward models: their mean, or mean - pessimism * standard deviation
+    baseline: Literal["zero", "user", "title", "value", "soft"] = (
+        "value"  # V of "exponential": 0; the mean of
+    )
+    # the user's earlier rewards; that of the title; a value of the state, expected or soft
+    beta: float = 0.5  # temperature of "exponential", in units of the reward
+    clip: float = 20.0  # largest weight of "exponential"
+    alpha: float = 1.0  # weight of the conservative term of "cql"
+    tau: float = 1.0  # temperature of the policy of "cql", softmax(Q / tau), in units of the reward
+    reward_models: int = 0  # number of reward models, each of a bootstrap sample of the users
+    pessimism: float = 1.0  # standard deviations of the reward models that "ensemble" subtracts
+    reward_gradient: bool = False  # True: values and reward models train the encoder too
+
+
+@dataclass
 class Signal:
     """Kind of event beside plays, such as a thumb, a list add or a search.
 
@@ -119,4 +141,4 @@ class Blend:
     # context, is 1, and the head of "auto" those of other requests; empty: of all requests
 
 
-__all__ = ["Blend", "BlendTerm", "Head", "Label", "Reward", "Signal", "Start", "Term"]
+__all__ = ["Blend", "BlendTerm", "Head", "Label", "Post", "Reward", "Signal", "Start", "Term"]

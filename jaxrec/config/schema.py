@@ -7,7 +7,7 @@ are in the other modules of this package.
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jaxrec.config.declarations import Blend, BlendTerm, Head, Label, Reward, Signal, Start, Term
+from jaxrec.config.declarations import Blend, BlendTerm, Head, Label, Post, Reward, Signal, Start, Term
 from jaxrec.config.sources import Columns, FileFormat, KuaiRand, Simulator, Tables, Tfds
 from jaxrec.config.sources import Source as Source
 from jaxrec.core.registry import TASKS
@@ -16,8 +16,8 @@ from jaxrec.core.registry import TASKS
 __all__ = [
     "LIST_MIXES", "TRAIN_MIXES", "Blend", "BlendTerm", "Columns", "Config", "Data", "Evaluate", "Expert",
     "Feature", "FileFormat", "Gate", "Head", "KuaiRand", "Label", "Mix", "Model", "NextItem", "Objective",
-    "Optimizer", "Reward", "Sampling", "Signal", "Simulator", "Start", "Tables", "Task", "Term", "Tfds",
-    "Train",
+    "Optimizer", "Post", "Reward", "Sampling", "Signal", "Simulator", "Start", "Tables", "Task", "Term",
+    "Tfds", "Train",
 ]  # fmt: skip
 
 
@@ -40,7 +40,8 @@ class Feature:
 class Task:
     """The training task, which decides the rows of the dataset."""
 
-    name: str = "ranking"  # key of `registry.TASKS`: "ranking" (the paper) or "next_item" (whole sequences)
+    name: str = "ranking"  # key of `registry.TASKS`: "ranking" (the paper), "next_item" (whole sequences) or
+    # "preference" (sequences whose positions have rewards)
 
 
 @dataclass
@@ -313,7 +314,8 @@ class Config:
     sampling: Sampling = field(default_factory=Sampling)
     model: Model = field(default_factory=Model)
     objective: Objective = field(default_factory=Objective)
-    next_item: NextItem = field(default_factory=NextItem)  # for the task "next_item"
+    next_item: NextItem = field(default_factory=NextItem)  # for the tasks "next_item" and "preference"
+    post: Post = field(default_factory=Post)  # for the task "preference"
     optimizer: Optimizer = field(default_factory=Optimizer)
     start: Start = field(default_factory=Start)  # the run whose parameters this one starts from
     train: Train = field(default_factory=Train)

@@ -13,6 +13,7 @@ from jaxrec.config.rules.availability import check_observed_labels
 from jaxrec.config.rules.data import DATA_RULES, whole
 from jaxrec.config.rules.heads import check_heads
 from jaxrec.config.rules.limits import check_limits
+from jaxrec.config.rules.post import check_post
 from jaxrec.config.rules.strata import check_strata
 from jaxrec.config.rules.trunks import check_trunk
 from jaxrec.config.schema import Config, Mix, Start
@@ -30,6 +31,7 @@ NAMES: dict[str, Iterable[str]] = {
     "next_item.negative_distribution": registry.NEGATIVE_SAMPLERS,
     "next_item.loss": registry.NEXT_ITEM_LOSSES,
     "objective.ranking_loss": registry.RANKING_LOSSES,
+    "post.objective": registry.POST_OBJECTIVES,
 }
 SEQUENCE_POSITIONS = ("index", "none")
 
@@ -287,7 +289,7 @@ def _check_start(config: Config) -> None:
 
 _RULES: tuple[Callable[[Config], None], ...] = (
     *DATA_RULES, _check_sampling, check_strata, _check_model, _check_sequences, _check_split,
-    _check_objective, check_heads, check_observed_labels, check_trunk, _check_start, _check_run,
+    _check_objective, check_heads, check_observed_labels, check_trunk, check_post, _check_start, _check_run,
 )  # fmt: skip
 
 

@@ -189,6 +189,14 @@ NEXT_ITEM_LOSSES = {
     "gbce": "jaxrec.losses.next_item:gbce_loss",
 }
 
+# Objective of post-training -> a function of logged choices and `config.post`.
+POST_OBJECTIVES = {
+    "bc": "jaxrec.losses.preference:bc",
+    "reward": "jaxrec.losses.preference:reward",
+    "exponential": "jaxrec.losses.preference:exponential",
+    "cql": "jaxrec.losses.preference:cql",
+}
+
 # Distribution of sampled negatives of sequences -> a NegativeSampler.
 NEGATIVE_SAMPLERS = {
     "uniform": "jaxrec.tasks.negative_sampling:UNIFORM",
@@ -220,4 +228,7 @@ class TaskEntry(NamedTuple):
 TASKS = {
     "ranking": TaskEntry("jaxrec.tasks.ranking:RankingTask", "ranking", ALL_ENCODERS),
     "next_item": TaskEntry("jaxrec.tasks.next_item:NextItemTask", "next_item", ALL_SEQUENCE_ENCODERS),
+    "preference": TaskEntry(
+        "jaxrec.tasks.preference.task:PreferenceTask", "next_item", ALL_SEQUENCE_ENCODERS
+    ),
 }

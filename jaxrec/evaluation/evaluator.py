@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,15 +9,13 @@ import numpy as np
 from jaxrec.config.rules.availability import check_ranks_titles
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import CATALOGUE, LABEL_BASELINES, LABELS, LISTS
+from jaxrec.core.ids import CATALOGUE, LABEL_BASELINES, LABELS, LISTS, SPLITS, TRUTH
 from jaxrec.core.paths import AnyPath, as_path
-from jaxrec.data.loading.left_out import LeftOutTitles, Seen, left_out_titles
-from jaxrec.data.storage.dataset import Rows
-from jaxrec.evaluation import metrics, popularity
-from jaxrec.evaluation.correction import (
-    load_or_fit_correction,
-)
+from jaxrec.data.loading.left_out import Seen
+from jaxrec.data.storage.dataset import Dataset, Rows, SelectedRows
+from jaxrec.data.storage.evaluation_arrays import TruthArrays
 from jaxrec.evaluation.details.frozen_lists import ListEvaluation, Queries, evaluate_lists
+from jaxrec.evaluation.details.full_catalogue import CatalogueOptions, evaluate_catalogue
 from jaxrec.evaluation.details.gradients import HeadGradients
 from jaxrec.evaluation.details.of_report import measure_for_report
 from jaxrec.evaluation.labels.observed import observed_labels, observed_metrics
@@ -32,13 +29,12 @@ from jaxrec.evaluation.labels.predictions import label_metrics
 from jaxrec.evaluation.labels.rates import baseline_metrics
 from jaxrec.evaluation.results import (
     EvaluationResult,
-    catalogue_result,
     full_metrics,
     model_lists,
     write_result,
 )
-from jaxrec.evaluation.scorers import CatalogueOrder, CatalogueRanker, CatalogueRanks, ListScorer, ListScores
-from jaxrec.models.outputs import Correction
+from jaxrec.evaluation.scorers import CatalogueRanker, CatalogueRanks, ListScorer, ListScores
+from jaxrec.evaluation.truth.of_policy import TruthEvaluation, evaluate_policy, stored_truth
 from jaxrec.runtime.mesh import replicate
 from jaxrec.tasks.base import Task
 from jaxrec.tasks.loading import (
@@ -93,7 +89,8 @@ class EvaluationOptions(NamedTuple):
     Args:
         split: name of the split.
         lists: candidate lists to score; CATALOGUE ranks all titles. Empty: the frozen lists or, for a
-            next-item model, which has none, CATALOGUE.
+            next-item model, which has none, CATALOGUE. TRUTH measures the model as a policy, and all lists
+            are then evaluated at the queries whose truth is stored.
         next_k: numbers of next titles K to evaluate. None: the value of the config.
         heads: True to evaluate also every other head that can rank, which separates the effect of the
             objective from the effect of the head.
@@ -148,30 +145,30 @@ def evaluate(
     workdir = as_path(workdir)
     which = which or default_checkpoint(workdir)
     loaded = load_checkpoint(workdir, which, options.blend)
-    protocols, lists = loaded.task.protocols(), _checked_lists(options, loaded)
     dataset = open_dataset(loaded, data)
-    split_rows = dataset.rows(options.split)
+    protocols, usual = loaded.task.protocols(), _usual_lists(loaded, dataset, options.split)
+    lists = _checked_lists(options, loaded, usual)
     table = replicate(loaded.arrays.title_table())
-    queries = Queries(loaded, dataset, table, split_rows, split_rows.all())
-    frozen = tuple(name for name in lists if name != CATALOGUE)
+    queries, truth = _queries(loaded, dataset, table, options.split, TRUTH in lists)
+    frozen = tuple(name for name in lists if name in LISTS)
     result: dict[str, Any] = {"name": loaded.config.name, "split": options.split, "which": which}
     result |= _gradients(queries, options)
-    ranked = None
-    if CATALOGUE in lists:
-        ranked, result[CATALOGUE] = _evaluate_catalogue(workdir, queries, options)
+    ranked, of_all_titles = _rank_all_titles(workdir, queries, options) if CATALOGUE in lists else (None, {})
+    of_truth = evaluate_policy(queries, truth) if truth is not None else TruthEvaluation({}, {})
     ks = (options.next_k or loaded.config.evaluate.next_k) if protocols.lists else (1,)
     scored = ListEvaluation(np.empty((len(queries.rows), 0)), {}, {}, {}, {}, {})
     if protocols.lists:
         scored = evaluate_lists(queries, frozen, ks, options.heads)
     elif not lists:
-        labels = predict_labels(loaded.task, loaded.params, table, split_rows)
+        labels = predict_labels(loaded.task, loaded.params, table, queries.on_disk)
         of_heads = {LABELS: label_metrics(labels, queries.rows["user"])}
         scored = scored._replace(result=of_heads, labels=labels)
     seen = options.seen or loaded.config.evaluate.seen
     observed = observed_labels(loaded.config, queries.rows, dataset.layout)
-    result |= scored.result | {
+    result |= of_all_titles | of_truth.result | scored.result
+    result |= {
         **_label_baselines(queries, options.split, scored, observed),
-        "protocol": _protocol(options, lists, protocols.lists or (lists and (CATALOGUE,)), seen, queries),
+        "protocol": _protocol(options, lists, usual, seen, queries),
         "dataset": dataset.fingerprint,
         "step": loaded.step,
         "seed": loaded.config.train.seed,
@@ -181,8 +178,29 @@ def evaluate(
     users = dataset.user_keys(options.split)
     return EvaluationResult(
         result, queries.rows, scored.scores, users, frozen, ks, scored.other_heads, ranked, measured,
-        loaded.config.evaluate.report, scored.labels, observed,
+        loaded.config.evaluate.report, scored.labels, observed, of_truth.columns, queries.row_index,
     )  # fmt: skip
+
+
+def _queries(
+    loaded: LoadedCheckpoint, dataset: Dataset, table: TitleTable, split: str, with_truth: bool
+) -> tuple[Queries, TruthArrays | None]:
+    """Return the queries of a split, and None; with the truth those whose truth is stored, and it."""
+    split_rows = dataset.rows(split)
+    if not with_truth:
+        return Queries(loaded, dataset, table, split_rows, split_rows.all()), None
+    truth = stored_truth(dataset, split)
+    rows = split_rows.all()[truth.rows]
+    return Queries(loaded, dataset, table, SelectedRows(rows), rows, truth.rows), truth
+
+
+def _rank_all_titles(
+    workdir: AnyPath, queries: Queries, options: EvaluationOptions
+) -> tuple[CatalogueRanks, dict[str, Any]]:
+    """Return the rankings of all titles, and their metrics as a part of the result."""
+    of_catalogue = CatalogueOptions(options.split, options.seen, options.retrieve, options.diversity)
+    ranked, result = evaluate_catalogue(workdir, queries, of_catalogue)
+    return ranked, {CATALOGUE: result}
 
 
 def _label_baselines(
@@ -198,7 +216,18 @@ def _label_baselines(
     return {LABEL_BASELINES: of_baselines} if of_baselines else {}
 
 
-def _checked_lists(options: EvaluationOptions, loaded: LoadedCheckpoint) -> tuple[str, ...]:
+def _usual_lists(loaded: LoadedCheckpoint, dataset: Dataset, split: str) -> tuple[str, ...]:
+    """Return the lists that the training reports; none for a model that is measured by labels alone."""
+    protocols = loaded.task.protocols()
+    if protocols.best[0] == LABELS:
+        return ()
+    with_truth = protocols.usual_truth and split == SPLITS[-1] and dataset.truth() is not None
+    return (*(protocols.lists or (CATALOGUE,)), *((TRUTH,) if with_truth else ()))
+
+
+def _checked_lists(
+    options: EvaluationOptions, loaded: LoadedCheckpoint, usual: tuple[str, ...]
+) -> tuple[str, ...]:
     """Return the candidate lists to score; none for a model that is measured by labels alone.
 
     Raises:
@@ -213,10 +242,14 @@ def _checked_lists(options: EvaluationOptions, loaded: LoadedCheckpoint) -> tupl
             )
         return ()
     check_ranks_titles(loaded.config)
-    lists = options.lists or protocols.lists or (CATALOGUE,)
-    frozen = tuple(name for name in lists if name != CATALOGUE)
+    lists = options.lists or usual
+    frozen = tuple(name for name in lists if name in LISTS)
     if frozen and not protocols.lists:
-        raise InputError(f"lists={','.join(frozen)}; allowed for a next-item model: {CATALOGUE}")
+        allowed = f"allowed for a next-item model: {CATALOGUE}, {TRUTH}"
+        raise InputError(f"lists={','.join(frozen)}; {allowed}")
+    if TRUTH in lists and not protocols.is_policy:
+        allowed = f"allowed: {', '.join((*protocols.lists, CATALOGUE))}"
+        raise InputError(f"lists={TRUTH}: the scores of a ranking model are no probabilities; {allowed}")
     if options.diversity and (CATALOGUE not in lists or not 0.0 <= options.diversity <= 1.0):
         raise InputError(f"diversity={options.diversity:g}; allowed: 0 to 1, with lists={CATALOGUE}")
     return lists
@@ -249,66 +282,6 @@ def _protocol(
         "seen": seen if CATALOGUE in lists else None,
         "own_dataset": own,
     } | ({"blend": options.blend} if options.blend else {})
-
-
-def _evaluate_catalogue(
-    workdir: AnyPath, queries: Queries, options: EvaluationOptions
-) -> tuple[CatalogueRanks, dict[str, Any]]:
-    """Rank all titles by the corrected and the plain scores, and by popularity.
-
-    Returns:
-        The rankings, and the metrics of each.
-
-    Raises:
-        InputError: `retrieve` without a retrieval head, or each candidate has its own sequence, so that every
-            title would be encoded with every history.
-    """
-    loaded, task = queries.loaded, queries.loaded.task
-    if options.retrieve and not loaded.config.model.retrieval_dim:
-        raise InputError(
-            f"retrieve={options.retrieve} needs a retrieval head, but model.retrieval_dim=0; "
-            "allowed: retrieve=0"
-        )
-    if not task.catalogue_heads:
-        raise InputError(
-            "lists=catalogue: model.target_in_sequence=true scores a candidate with its whole history; "
-            f"allowed: lists={','.join(LISTS)}"
-        )
-    correction = load_or_fit_correction(workdir, loaded, queries.table, queries.dataset)
-    orders = {"model": correction}
-    if correction.log_q_V is not None:
-        orders["model_uncorrected"] = Correction(task.catalogue_heads[0])
-    seen = options.seen or loaded.config.evaluate.seen
-    left_out = left_out_titles(queries.dataset, options.split, queries.rows, seen)
-    rows = queries.on_disk
-    if left_out.seen == "all":
-        rows = rows.with_words(partial(left_out.bits, titles=task.layout.num_titles))
-    num_shown = min(metrics.SHOWN, len(loaded.arrays.id_of_rank))
-    ranker = CatalogueRanker(
-        task, queries.table, orders, left_out.seen, num_shown, None, options.retrieve, options.diversity
-    )
-    ranked = ranker(loaded.params, rows)
-    ranked = ranked._replace(
-        by_order=ranked.by_order | _popular_orders(queries, options.split, left_out, num_shown)
-    )
-    result = catalogue_result(
-        ranked, queries.rows, loaded.arrays, left_out, options.retrieve, options.diversity
-    )
-    return ranked, result | {"correction": correction.to_json()}
-
-
-def _popular_orders(
-    queries: Queries, split: str, left_out: LeftOutTitles, num_shown: int
-) -> dict[str, CatalogueOrder]:
-    """Rank all titles by popularity and, if the dataset has play times, by popularity of the last 7 days."""
-    arrays, target = queries.loaded.arrays, queries.rows["target"][:, 0]
-    orders = {"popularity": popularity.popularity_ranks(target, arrays, left_out, num_shown)}
-    stored, daily = queries.dataset.seen_titles(split), queries.dataset.daily_plays()
-    if stored is not None and daily is not None:
-        orders["popularity_7_days"] = popularity.recent_popularity_ranks(
-            target, stored.query_time, daily, arrays, left_out, num_shown
-        )
-    return {name: CatalogueOrder(*ranks) for name, ranks in orders.items()}
 
 
 class Evaluator:

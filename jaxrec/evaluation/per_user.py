@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import CATALOGUE, LISTS
+from jaxrec.core.ids import CATALOGUE, LISTS, REWARDS, TRUTH
 from jaxrec.core.json_io import ANY_KEY, check_shape, parse_json, write_bytes
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.evaluation import metrics, statistics
@@ -73,6 +73,15 @@ class PerUserResults:
     def of_user(self, column: str) -> np.ndarray:
         """Return the means [U] float64 of a column, in the order of `users`."""
         return self._columns(self._user_file, "user", column).sort("user")[column].to_numpy()
+
+    @property
+    def policy_columns(self) -> list[str]:
+        """Names of the columns of the policy's values, under the truth and under reward models."""
+        return [column for column in self.columns if column.startswith((f"{TRUTH}/", f"{REWARDS}/"))]
+
+    def of_query(self, column: str) -> np.ndarray:
+        """Return the values [Q] float64 of a column of `policy_columns`, in the order of `queries`."""
+        return self._columns(self._query_file, column)[column].to_numpy()
 
     @cached_property
     def label_heads(self) -> list[str]:
@@ -278,9 +287,9 @@ def difference(
 def compare(first: PerUserResults, second: PerUserResults) -> dict[str, Any]:
     """Compare two runs: the first minus the second.
 
-    The comparison covers each list and metric that both runs have (K=1), and the AUC of each head that
-    predicts a label in both. Tests are over users, and also over queries, as in the paper, although the
-    queries of one user are not independent.
+    The comparison covers each list and metric that both runs have (K=1), the values of both policies under
+    the truth, and the AUC of each head that predicts a label in both. Tests are over users, and also over
+    queries, as in the paper, although the queries of one user are not independent.
 
     Returns:
         A dictionary of JSON values: `first`, `second` (the workdirs), `dataset`, `metrics`: column name
@@ -301,12 +310,9 @@ def compare(first: PerUserResults, second: PerUserResults) -> dict[str, Any]:
         for metric, f in list_metrics.items():
             column = f"{name}/{metric}"
             by_query = f(first_queries[name].to_numpy()) - f(second_queries[name].to_numpy())
-            out[column] = {
-                "first": float(first.of_user(column).mean()),
-                "second": float(second.of_user(column).mean()),
-                "users": statistics.paired(difference(first, second, column)).to_json(),
-                "queries_as_the_paper": statistics.tests(by_query)._asdict(),
-            }
+            out[column] = _difference_of(first, second, column, by_query)
+    for column in (c for c in first.policy_columns if c in second.policy_columns):
+        out[column] = _difference_of(first, second, column, first.of_query(column) - second.of_query(column))
     labels = compare_labels(first, second)
     if not out and not labels:
         raise InputError(
@@ -314,3 +320,15 @@ def compare(first: PerUserResults, second: PerUserResults) -> dict[str, Any]:
         )
     return {"first": first.workdir, "second": second.workdir, "dataset": first.result["dataset"],
             "metrics": out, "labels": labels}  # fmt: skip
+
+
+def _difference_of(
+    first: PerUserResults, second: PerUserResults, column: str, by_query: np.ndarray
+) -> dict[str, Any]:
+    """Return the means of a column and the tests of its differences, by user and by query [Q], as JSON."""
+    return {
+        "first": float(first.of_user(column).mean()),
+        "second": float(second.of_user(column).mean()),
+        "users": statistics.paired(difference(first, second, column)).to_json(),
+        "queries_as_the_paper": statistics.tests(by_query)._asdict(),
+    }

@@ -182,6 +182,8 @@ class EvaluationResult(NamedTuple):
         report: True to write report.html beside the result.
         labels: Predictions of the heads that predict a label.
         observed: Early labels that the model reads, [Q] each; only of offline runs.
+        policy: Column -> values [Q] of the policy, such as "truth/value"; empty unless requested.
+        row_index: [Q] indices of the rows in the split; None: all of it.
     """
 
     result: dict[str, Any]
@@ -196,6 +198,8 @@ class EvaluationResult(NamedTuple):
     report: bool
     labels: dict[str, HeadPredictions]
     observed: dict[str, np.ndarray]
+    policy: dict[str, np.ndarray]
+    row_index: np.ndarray | None
 
 
 def per_user(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
@@ -203,7 +207,7 @@ def per_user(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
 
     `user` holds the keys of the source. `enabled/ndcg@1` is for K=1, `enabled_k3/ndcg@1` for the next three
     titles, `enabled_ctr/ndcg@1` and `enabled_ctr_k3/ndcg@1` for another head, `catalogue/ndcg@10` over all
-    titles. `queries` and `queries_k3` are the number of values in each mean.
+    titles, `truth/value` of the policy. `queries` and `queries_k3` are the number of values in each mean.
     """
     rows, out = evaluation.rows, {}
     by_head = {"": evaluation.scores} | {
@@ -222,6 +226,8 @@ def per_user(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
         ranks = evaluation.ranked.by_order["model"].ranks
         for metric, f in metrics.FULL.items():
             out[f"{CATALOGUE}/{metric}"] = metrics.per_user(rows["user"], f(ranks))[1]
+    for column, values in evaluation.policy.items():
+        out[column] = metrics.per_user(rows["user"], values)[1]
     return {"user": evaluation.user_keys[users], **out}
 
 
@@ -229,7 +235,8 @@ def per_query(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
     """Return columns [Q] per query (K=1): user key, rank of the target in each list, labels.
 
     `prediction/<head>`, `label/<head>` and `known/<head>` are those of the heads that predict a label,
-    `observed/<label>` the early labels that the model reads.
+    `observed/<label>` the early labels that the model reads, `truth/<metric>` and `rewards/value` the values
+    of the policy.
     """
     ranks = {
         name: metrics.rank(evaluation.scores[:, LISTS.index(name), 0]).astype(np.uint16)
@@ -242,7 +249,8 @@ def per_query(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
         labels[f"{PREDICTION}{head}"], labels[f"{LABEL}{head}"] = of_head.prediction, of_head.label
         labels[f"{KNOWN}{head}"] = of_head.known.astype(np.uint8)
     labels |= {f"{OBSERVED}{name}": values for name, values in evaluation.observed.items()}
-    return {"user": evaluation.user_keys[evaluation.rows["user"]], **ranks, **labels}
+    user = evaluation.user_keys[evaluation.rows["user"]]
+    return {"user": user, **ranks, **labels, **evaluation.policy}
 
 
 def write_result(

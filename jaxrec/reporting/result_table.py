@@ -3,7 +3,8 @@
 `result` is the `result` of `evaluation.evaluator.evaluate`. Its keys are `lists` and `baselines` (K=1),
 `lists_k3` and `baselines_k3` (each of the next three titles is a query), `gate`
 (`evaluation.gate_analysis.gate_report`), `by_hard`, `catalogue` (`evaluation.results.whole_catalogue`),
-`labels` (`evaluation.labels.predictions.label_metrics`), `label_baselines`
+`truth` (`evaluation.truth.of_policy.evaluate_policy`), `labels`
+(`evaluation.labels.predictions.label_metrics`), `label_baselines`
 (`evaluation.labels.rates.baseline_metrics`), `gradients` (`evaluation.details.gradients`), `dataset`, `step`
 and `seconds`.
 """
@@ -12,11 +13,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from jaxrec.core.ids import CATALOGUE, LABEL_BASELINES, LABELS
+from jaxrec.core.ids import CATALOGUE, LABEL_BASELINES, LABELS, REWARDS, TRUTH
 from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath
 from jaxrec.reporting.gradient_table import gradient_lines
 from jaxrec.reporting.label_tables import label_lines
+from jaxrec.reporting.truth_table import reward_model_lines, truth_lines
 
 METRICS = {"ndcg@1": "NDCG@1", "ndcg@5": "NDCG@5", "recall@5": "Recall@5", "mrr@5": "MRR@5"}
 NAMES = {
@@ -88,6 +90,10 @@ def format_table(result: Mapping[str, Any]) -> str:
         lines += ["", *_lists_table(k, lists, baselines)] if lists else []
     if CATALOGUE in result:
         lines += ["", *_catalogue_table(result[CATALOGUE])]
+    if TRUTH in result:
+        lines += ["", *truth_lines(result[TRUTH])]
+    if REWARDS in result:
+        lines += ["", *reward_model_lines(result[REWARDS])]
     if "by_hard" in result:
         lines += ["", "NDCG@1 by hard negatives in the enabled list (K=1)"]
         for line in zip(*_by_hard_columns(result["by_hard"]), strict=True):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxrec.cli.app import UNUSED_LIBRARIES, hide_libraries
-from jaxrec.core.ids import LISTS
+from jaxrec.core.ids import LISTS, TRUTH
 from jaxrec.core.json_io import write_text
 
 _RULES = {"popularity": "popularity", "item_to_item": "item to item", "oracle": "oracle, p/q"}
@@ -127,13 +127,34 @@ def _table(table: Mapping[str, Any]) -> list[str]:
     queries = ", ".join(f"{n:,}" for n in sorted({*table["queries"].values()}))
     users = ", ".join(f"{n:,}" for n in sorted({*table["users"].values()}))
     lines = ["", f"## {table['title']}", ""]
-    if table["queries"] or not table["labels"]:
+    if table["queries"] or not (table["labels"] or table["policies"]):
         lines.append(f"{queries} queries of {users} users (K=1); differences are to the first row.")
         for next_k in table["next_k"]:
             for name in LISTS:
                 lines += _block(table, name, next_k)
+    if table["policies"]:
+        lines += _policies(table["policies"])
     if table["labels"]:
         lines += ["", _LABELS, *_label_tables(table["labels"])]
+    return lines
+
+
+_POLICY = ("value", "kl", "efficiency", "value@1", "value@10", "entropy", "ndcg@10")
+
+
+def _policies(block: Mapping[str, Any]) -> list[str]:
+    """Return the lines of the values of policies: `policy_results.policy_block`."""
+    lines = [f"Values under the truth at {block['queries']:,} queries of {block['users']:,} users; the true "
+             f"choice has the value {_number(block['choice']['value'])}.", ""]  # fmt: skip
+    lines += _header("row", *_POLICY, "difference of value", "95% interval", "verdict", "visible")
+    for row in block["rows"]:
+        spreads = [_spread(row["metrics"][name]) if name in row["metrics"] else "-" for name in _POLICY]
+        difference, cells = row["difference"], [""] * 4
+        if difference:
+            users = difference["over_users"]
+            mean = f"{_number(users['mean'], '+.4f')} to {row['against']}"
+            cells = [mean, _interval(users), difference["verdict"], _number(users["smallest"])]
+        lines.append(_line(row["label"], *spreads, *cells))
     return lines
 
 
@@ -249,16 +270,18 @@ def _premise(premise: Mapping[str, Any], folder: Path) -> list[str]:
     if not premise["points"]:
         return [*lines, "Not run."]
     series = {
-        f"PHNS-{name}": [(p["value"], p["over_users"]["mean"], *p["over_users"]["interval"]) for p in points]
+        (name if name == TRUTH else f"PHNS-{name}"): [
+            (p["value"], p["over_users"]["mean"], *p["over_users"]["interval"]) for p in points
+        ]
         for name, points in premise["points"].items()
     }
     first = next(iter(premise["points"].values()))[0]
-    setting = premise["key"].rpartition(".")[2]
+    setting, metric = premise["key"].rpartition(".")[2], premise["metric"]
     path = folder / f"premise-{setting}-{first['better'].split('-')[0]}-{first['worse'].split('-')[0]}.svg"
     with hide_libraries(*UNUSED_LIBRARIES):  # see jaxrec.train
         from jaxrec.reporting.pages import figures
 
-    write_text(path, figures.effects(series, premise["key"], "difference in NDCG@1"))
+    write_text(path, figures.effects(series, premise["key"], f"difference in {_METRICS.get(metric, metric)}"))
     lines += [f"![{premise['name']}]({path.name})", ""]
     lines += _header(
         "list", premise["key"], "verdict", "difference", "95% interval", "seeds: mean ± sd (p, n)"
@@ -311,7 +334,7 @@ def write(folder: Path, result: Mapping[str, Any]) -> None:
     ]  # fmt: skip
     if any(claim["margin"] for claim in result["claims"]):
         lines += ["", _NON_INFERIORITY]
-    if any("/" in claim["list"] for claim in result["claims"]):
+    if any(claim["list"].startswith(("auc/", "gauc/")) for claim in result["claims"]):
         lines += ["", _AUC]
     if result["claims"]:
         lines += _claims(result["claims"])

@@ -20,6 +20,7 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import LISTS
 from jaxrec.evaluation.labels.predictions import ORDERS as LABEL_METRICS
 from jaxrec.evaluation.metrics import METRICS as LIST_METRICS
+from jaxrec.evaluation.truth.policy_value import COLUMNS as TRUTH_METRICS
 
 PREMISE = "premise"  # value of --tables that selects the premises
 
@@ -75,7 +76,7 @@ class Claim:
         pairs: (higher row, lower row) pairs.
         lists: Candidate lists.
         next_k: Values of K, the number of next titles.
-        metric: Metric of the lists, or "auc/<head>" or "gauc/<head>" of a head that predicts a label.
+        metric: Metric of the lists, one of TRUTH_METRICS, or "auc/<head>" or "gauc/<head>" of labels.
         margin: Above 0, the claim is non-inferiority: the first row is not lower by `margin` or more.
     """
 
@@ -91,14 +92,13 @@ class Claim:
 class Premise:
     """Gain of row `better` over row `worse` at several values of a simulator setting.
 
-    A premise shows the conditions under which a claim holds. `key` is the dotted key of the setting.
-
     Attributes:
         name: Name of the premise.
         key: Dotted config key of the setting.
-        better: Row with the higher NDCG@1.
-        worse: Row with the lower NDCG@1.
+        better: Row with the higher metric.
+        worse: Row with the lower metric.
         values: Values of the setting.
+        metric: Metric of the lists, or one of TRUTH_METRICS.
     """
 
     name: str
@@ -106,6 +106,7 @@ class Premise:
     better: str
     worse: str
     values: tuple[float, ...] = (0.0, 1.0, 2.0)
+    metric: str = "ndcg@1"
 
 
 @dataclass
@@ -291,9 +292,9 @@ def _checked_rows(study: Study) -> dict[str, Row]:
         for name in row.tables:
             known_key("tables", name, known)
     for claim in study.claims:
-        allowed = [*LIST_METRICS, *(f"{metric}/<head>" for metric in LABEL_METRICS)]
+        allowed = [*LIST_METRICS, *TRUTH_METRICS, *(f"{metric}/<head>" for metric in LABEL_METRICS)]
         label, _, head = claim.metric.partition("/")
-        if claim.metric not in LIST_METRICS and not (label in LABEL_METRICS and head):
+        if claim.metric not in (*LIST_METRICS, *TRUTH_METRICS) and not (label in LABEL_METRICS and head):
             raise InputError(f"claim {claim.name!r}: metric={claim.metric!r}; allowed: {', '.join(allowed)}")
         if not 0.0 <= claim.margin < 1.0:
             raise InputError(f"claim {claim.name!r}: margin={claim.margin}; allowed: 0 to 1, 1 excluded")

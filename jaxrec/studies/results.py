@@ -10,12 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.core.ids import LISTS
+from jaxrec.core.ids import LISTS, TRUTH
 from jaxrec.evaluation import statistics
 from jaxrec.evaluation.metrics import METRICS, suffix
 from jaxrec.studies.comparisons import METRIC, Comparisons, RowResults
 from jaxrec.studies.label_results import label_blocks
-from jaxrec.studies.plan import PREMISE, Claim, Premise, ResultTable, Row, Study, premise_row
+from jaxrec.studies.plan import (
+    PREMISE,
+    TRUTH_METRICS,
+    Claim,
+    Premise,
+    ResultTable,
+    Row,
+    Study,
+    premise_row,
+)
+from jaxrec.studies.policy_results import policy_block
 
 TASK = "ctr"  # head that single-task and multi-task rows have in common
 
@@ -99,6 +109,7 @@ def _table_json(
         "users": {name: values["users"] for name, values in lists.items()},
         "baselines": {name: _blocks([of_rule]) for name, of_rule in rules.items()},
         "labels": label_blocks(rows, table.name, row_results, comparisons),
+        "policies": policy_block(rows, table.name, row_results, comparisons),
     }  # fmt: skip
 
 
@@ -136,6 +147,11 @@ def _claim_json(
 
     A list and K are left out where a pair has no comparison.
     """
+    if claim.metric in TRUTH_METRICS:
+        metric = claim.metric.removeprefix(f"{TRUTH}/")
+        return _verdicts(claim, study, claim.metric, 1, [], [
+            comparisons.compare(*pair, TRUTH, 1, "", metric) for pair in claim.pairs
+        ])  # fmt: skip
     if claim.metric not in METRICS:
         return _verdicts(claim, study, claim.metric, 1, [], [
             comparisons.compare_auc(*pair, claim.metric) for pair in claim.pairs
@@ -210,13 +226,14 @@ def _paper_difference(rows: Mapping[str, Row], comparison: Mapping[str, Any]) ->
 def _premise_json(premise: Premise, study: Study, comparisons: Comparisons) -> dict[str, Any]:
     """Return a premise's comparisons: one per candidate list and value with results."""
     points: dict[str, list[dict[str, Any]]] = {}
-    for name in LISTS:
+    prefix, _, of_truth = premise.metric.partition("/")
+    for name in (TRUTH,) if prefix == TRUTH else LISTS:
         for value in premise.values:
             pair = (premise_row(study.base, premise, row, value) for row in (premise.better, premise.worse))
-            comparison = comparisons.compare(*pair, name, 1)
+            comparison = comparisons.compare(*pair, name, 1, "", of_truth or premise.metric)
             if comparison is not None:
                 points.setdefault(name, []).append({"value": value, **comparison})
-    return {"name": premise.name, "key": premise.key, "points": points}
+    return {"name": premise.name, "key": premise.key, "metric": premise.metric, "points": points}
 
 
 def compute_results(study: Study, tables: tuple[str, ...], row_results: RowResults) -> dict[str, Any]:

@@ -75,12 +75,7 @@ class Task:
         raise NotImplementedError
 
     def init_params(self, key: jax.Array, table: TitleTable) -> Any:
-        """Return the initial parameters; called under a JAX trace.
-
-        Args:
-            key: A key of `jax.random`.
-            table: Features of all titles.
-        """
+        """Return the initial parameters of a key of `jax.random`; called under a JAX trace."""
         raise NotImplementedError
 
     def init_task_state(self) -> Any:
@@ -130,6 +125,10 @@ class Task:
             context: From `device_context`.
         """
         raise NotImplementedError
+
+    def divisor(self, count: jax.Array) -> jax.Array:
+        """Return what a summed gradient is divided by: the count of the loss, at least 1."""
+        return jnp.maximum(count, 1)
 
     def update_task_state(
         self, task_state: Any, params: Any, step: jax.Array, sums: Sums
@@ -191,6 +190,18 @@ class Task:
             host: [B, words] packed query rows.
             table: Features of all titles.
             heads: A subset of `catalogue_heads`.
+        """
+        raise NotImplementedError
+
+    def policy_logits(self, params: Any, host: HostBatch, table: TitleTable) -> jax.Array:
+        """Return log probabilities [B, V] of the next title, up to a constant of each query.
+
+        Those below FIRST_TITLE, and of titles that may not be chosen, have no meaning.
+
+        Args:
+            params: Parameters of the model.
+            host: [B, words] packed query rows.
+            table: Features of all titles.
         """
         raise NotImplementedError
 

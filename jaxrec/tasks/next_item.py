@@ -48,7 +48,7 @@ class NextItemTask(Task):
 
     def protocols(self) -> Protocols:
         """Return ranking among all titles; NDCG@10 chooses the best checkpoint."""
-        return Protocols((), (CATALOGUE, "ndcg@10"), self.config.next_item.temperature)
+        return Protocols((), (CATALOGUE, "ndcg@10"), self.config.next_item.temperature, is_policy=True)
 
     def microbatch_limit(self, backend: str) -> int:
         """Return a bound from the number of positions on a CPU, else 0; see `Task`."""
@@ -68,9 +68,7 @@ class NextItemTask(Task):
         """Return the vectors [V, D] of all titles, as `NextItemModel.catalogue` does."""
         return self.model.apply({"params": params}, table, method="catalogue")
 
-    def device_context(
-        self, task_state: Any, step: jax.Array, host: HostBatch, table: TitleTable
-    ) -> negative_sampling.NegativePool:
+    def device_context(self, task_state: Any, step: jax.Array, host: HostBatch, table: TitleTable) -> Any:
         """Return the pool of negatives.
 
         The pool of "in_batch" holds the targets of the global batch, in the order of the batch. The arguments
@@ -93,7 +91,7 @@ class NextItemTask(Task):
 
     def loss(
         self, params: Any, host: HostBatch, table: TitleTable, task_state: Any, step: jax.Array,
-        key: jax.Array, projections: Any, context: negative_sampling.NegativePool,
+        key: jax.Array, projections: Any, context: Any,
     ) -> tuple[jax.Array, Sums]:  # fmt: skip
         """Return the loss summed over positions with a next title, and its (sum, count).
 
@@ -186,6 +184,11 @@ class NextItemTask(Task):
         candidates_VxD: Any = self.model.apply(variables, projections, method="candidates")
         scores_BxV = h_BxLxD[:, -1] @ candidates_VxD.T
         return TitleScores({"next_item": scores_BxV}, rows["target"][:, 0], rows["history_title"])
+
+    def policy_logits(self, params: Any, host: HostBatch, table: TitleTable) -> jax.Array:
+        """Return the scores [B, V] over the temperature, the logits that the softmax loss trains."""
+        scores = self.score_all_titles(params, host, table).by_head[self.catalogue_heads[0]]
+        return scores / self.config.next_item.temperature
 
     def encode_queries(self, params: Any, host: HostBatch, table: TitleTable) -> tuple[jax.Array, jax.Array]:
         """Return the outputs [B, D] of the last positions, and the scored vectors [V, D] of all titles."""

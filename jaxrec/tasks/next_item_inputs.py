@@ -34,6 +34,25 @@ class TargetWindows(NamedTuple):
     outcome: Outcome
 
 
+def window_index(title: jax.Array, size: int, random: bool, key: jax.Array) -> jax.Array:
+    """Return the indices [B, size + 1] of the plays of windows, the last play being a target only.
+
+    Args:
+        title: [B, P] int32 titles of rows, right-aligned.
+        size: Number of positions of a window.
+        random: As for `training`.
+        key: [B, 2] uint32, one key for each row.
+    """
+    stored = title.shape[1]
+    last_B = jnp.full(len(title), stored, jnp.int32)
+    if random:
+        plays_B = (title != PAD).sum(1)
+        spare_B = jnp.clip(plays_B - (size + 1), 0, stored - (size + 1))
+        uniform_B = rng.uniform((), key, _WINDOW_DRAW)
+        last_B = stored - jnp.minimum((uniform_B * (spare_B + 1)).astype(jnp.int32), spare_B)
+    return last_B[:, None] - (size + 1) + jnp.arange(size + 1)
+
+
 def training(
     words: Any, layout: Layout, size: int, random: bool, unknown_rate: float, key: jax.Array
 ) -> TargetWindows:  # fmt: skip
@@ -49,14 +68,7 @@ def training(
         key: [B, 2] uint32, one key for each row.
     """
     rows = decode(words, layout.row_dtype())
-    stored = rows["title"].shape[1]
-    last_B = jnp.full(len(words), stored, jnp.int32)
-    if random:
-        plays_B = (rows["title"] != PAD).sum(1)
-        spare_B = jnp.clip(plays_B - (size + 1), 0, stored - (size + 1))
-        uniform_B = rng.uniform((), key, _WINDOW_DRAW)
-        last_B = stored - jnp.minimum((uniform_B * (spare_B + 1)).astype(jnp.int32), spare_B)
-    index = last_B[:, None] - (size + 1) + jnp.arange(size + 1)
+    index = window_index(rows["title"], size, random, key)
     title, time, completion = (
         jnp.take_along_axis(rows[name], index, axis=1) for name in ("title", "time", "completion")
     )

@@ -50,11 +50,15 @@ class Protocols(NamedTuple):
         best: (candidate list, metric) by which the best checkpoint is chosen. With LABELS the model is
             measured by its heads of labels alone, and ranks no titles.
         temperature: Divisor of the scores in the validation loss over all titles.
+        is_policy: True if `Task.policy_logits` gives probabilities of all titles.
+        usual_truth: True if the truth is among the usual lists of the test split, where it is stored.
     """
 
     lists: tuple[str, ...]
     best: tuple[str, str]
     temperature: float = 1.0
+    is_policy: bool = False
+    usual_truth: bool = False
 
 
 def mean_metrics(sums: Sums) -> dict[str, float]:

@@ -90,7 +90,7 @@ class TrainStep:
             grads, sums = psum_replicated((grads, sums))
         else:
             grads, sums = psum_replicated(self._accumulate(state, host, table, count, context))
-        examples = jnp.maximum(sums["loss"][1], 1)
+        examples = self.task.divisor(sums["loss"][1])
         return jax.tree.map(lambda g: g / examples.astype(g.dtype), grads), sums
 
     def _accumulate(

@@ -292,4 +292,32 @@ VALUE_CASES = [
     value("train.__dict__", "3", "train.__dict__ does not exist"),
 ]  # fmt: skip
 
-CASES = [*FILE_CASES, *TREE_CASES, *VALUE_CASES]
+POLICY = str(Path(__file__).resolve().parents[2] / "configs" / "policy.py")
+
+
+def policy(argument: str, *edits: str, text: str) -> Case:
+    """Return a case of edits of a config of configs/policy.py, as key=value."""
+    flags = [f"--config.{edit}" for edit in edits]
+    name = f"policy {argument} with {', '.join(edits)}"
+    return Case(name, nothing, ("train", "--config", f"{POLICY}:{argument}", "--workdir", "w", *flags), text)
+
+
+POLICY_CASES = [
+    policy("tiny", "post.objective=dqo", text="post.objective='dqo' must be one of bc, reward, exponential"),
+    policy("asft", "post.beta=0", text="post.beta=0.0 must be a finite number above 0"),
+    policy("asft", "post.clip=-2", text="post.clip=-2.0 must be a finite number above 0"),
+    policy("asft", "post.reward=joy", text="post.reward='joy' must be one of stars"),
+    policy("asft", "post.source=ensemble", text="post.reward_models=0 must be at least 2"),
+    policy(
+        "asft",
+        "post.baseline=mean",
+        text="post.baseline='mean' must be one of zero, user, title, value, soft",
+    ),
+    policy("asft", "evaluate.checkpoint=best", text="evaluate.checkpoint='best' must be 'last'"),
+    policy("asft", "task.name=next_item", text="post.objective='exponential' must be 'bc'"),
+    policy("asft", "data.targets=any", text="data.targets='any' must be 'new' or 'every'"),
+    policy("bc", "next_item.loss=bce", text="next_item.loss='bce' must be 'softmax'"),
+    policy("smol", text="configs/policy.py:smol: the argument must be one of small, tiny, bc"),
+]
+
+CASES = [*FILE_CASES, *TREE_CASES, *VALUE_CASES, *POLICY_CASES]

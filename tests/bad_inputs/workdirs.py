@@ -331,6 +331,7 @@ WORKDIRS = [
     of_folder("a workdir of a step alone", "run", lambda f: step_of(f).rename(f / "56"), ("evaluate", "--checkpoint=56"), "no such directory"),
     of_folder("the folder of the checkpoints for a workdir", "run", lambda f: None, ("evaluate", "--checkpoint=run/checkpoints"), "no such directory"),
     of_folder("a dataset for a workdir", "dataset", lambda f: None, ("evaluate", "--checkpoint=dataset"), "no such directory"),
+    of_folder("the truth for a ranking model", "run", lambda f: None, (*EVALUATE, "--lists=truth"), "lists=truth: the scores of a ranking model are no probabilities"),
     of_folder("a workdir for an export", "run", lambda f: None, ("serve", "--export=run"), "no manifest.json"),
     of_folder("a workdir for a dataset", "run", lambda f: None, (*EVALUATE, "--data=run"), "no manifest.json"),
     of_folder("another config", "run and dataset", lambda f: None, (*TRAIN, "--config.model.dropout=.3"), "holds a run with model.dropout=0.1, this config has 0.3"),

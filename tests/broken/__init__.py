@@ -14,6 +14,7 @@ from tests.broken import (
     labels,
     models,
     past_signals,
+    policies,
     runs,
     settings,
     signals,
@@ -46,5 +47,6 @@ AREAS = (
     gradients,
     heads,
     filling,
+    policies,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)

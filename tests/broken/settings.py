@@ -155,8 +155,8 @@ LINES = (
     Line(
         "the temperature of the validation of sequences",
         "jaxrec/tasks/next_item.py",
-        '"ndcg@10"), self.config.next_item.temperature)',
-        '"ndcg@10"))',
+        '"ndcg@10"), self.config.next_item.temperature, is_policy=True)',
+        '"ndcg@10"), is_policy=True)',
         (
             "tests/config/test_no_dead_field.py::test_a_changed_field_changes_what_it_is_said_to_change[NextItem.temperature-2]",
         ),
@@ -233,7 +233,7 @@ LINES = (
     ),
     Line(
         "the titles left out are those of the config",
-        "jaxrec/evaluation/evaluator.py",
+        "jaxrec/evaluation/details/full_catalogue.py",
         "    seen = options.seen or loaded.config.evaluate.seen\n    left_out",
         '    seen = options.seen or "all"\n    left_out',
         (

@@ -140,14 +140,14 @@ LINES = (
     ),
     Line(
         "all that the user played is left out",
-        "jaxrec/evaluation/evaluator.py",
-        "left_out_titles(queries.dataset, options.split, queries.rows, seen)",
-        'left_out_titles(queries.dataset, options.split, queries.rows, "stored")',
+        "jaxrec/evaluation/details/full_catalogue.py",
+        "left_out_titles(queries.dataset, options.split, queries.rows, seen, queries.row_index)",
+        'left_out_titles(queries.dataset, options.split, queries.rows, "stored", queries.row_index)',
         ("tests/end_to_end/test_by_hand.py::test_rankings_of_all_titles",),
     ),
     Line(
         "the ranking of all titles is corrected",
-        "jaxrec/evaluation/evaluator.py",
+        "jaxrec/evaluation/details/full_catalogue.py",
         'orders = {"model": correction}',
         'orders = {"model": correction._replace(log_q_V=-1 * correction.log_q_V)}',
         ("tests/end_to_end/test_by_hand.py::test_rankings_of_all_titles",),

@@ -45,6 +45,7 @@ from jaxrec.data.signals.records import record_dtype
 from jaxrec.data.storage import writer
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.evaluation import correction, evaluator, scorers
+from jaxrec.evaluation.details import full_catalogue
 from jaxrec.losses import next_item as losses
 from jaxrec.losses import ranking as ranking_losses
 from jaxrec.losses import task_weights
@@ -335,7 +336,7 @@ def _shapes(config: Config, task):
     model.attention_impl, model.remat = "auto", False
     for expert in model.experts:
         expert.dropout = 0.0
-    key = digest(config), config.task.name, repr(model), repr(config.objective)
+    key = digest(config), config.task.name, repr(model), repr(config.objective), repr(config.post)
     if key not in _SHAPES:
         _SHAPES[key] = task.abstract_params
     return _SHAPES[key]
@@ -679,9 +680,9 @@ def evaluated(config: Config) -> dict:
         made["which"] = which
         return LoadedCheckpoint(hand, task, dataset.arrays, mesh.replicate(values), 1, meta)
 
-    def leave_out(dataset, split, rows, seen):
+    def leave_out(dataset, split, rows, seen, index):
         made["seen"] = seen
-        return left_out.left_out_titles(dataset, split, rows, seen)
+        return left_out.left_out_titles(dataset, split, rows, seen, index)
 
     lists = evaluator.EvaluationOptions(lists=("enabled", "catalogue"))
 
@@ -701,10 +702,10 @@ def evaluated(config: Config) -> dict:
     with pytest.MonkeyPatch.context() as patch:
         hand_service.use_table(patch)
         patch.setattr(evaluator, "load_checkpoint", load)
-        patch.setattr(evaluator, "left_out_titles", leave_out)
+        patch.setattr(full_catalogue, "left_out_titles", leave_out)
         patch.setattr(loading, "Checkpointer", Checkpoints)
         patch.setattr(loading, "read_meta", lambda *_: {"config": to_json(hand)})
-        patch.setattr(evaluator, "load_or_fit_correction", lambda *_: correction.uncorrected(task))
+        patch.setattr(full_catalogue, "load_or_fit_correction", lambda *_: correction.uncorrected(task))
         evaluation = evaluator.evaluate(tempfile.gettempdir(), lists, data=dataset.directory)
     examples = evaluation.measured["examples"]
     shown = {"which": made["which"], "seen": made["seen"], "name": evaluation.result["name"]}

@@ -361,6 +361,38 @@ NEXT_ITEM = {
     "alpha": [Case("next_item.alpha", 2.0, o.terms, "next_item", {"next_item.personalised": True})],
 }
 
+POSTED = {
+    "task.name": "preference", "labels": (Label("x", "count"), Label("z", "count")),
+    "rewards": (Reward("r", (Term("x"),)), Reward("s", (Term("z"),))), "evaluate.checkpoint": "last",
+    "post.objective": "exponential", "post.reward": "r",
+}  # fmt: skip
+POST = {
+    name: [Case(f"post.{name}", value, o.loss, "next_item", POSTED)]
+    for name, value in {"reward": "s", "beta": 0.3, "clip": 5.0, "reward_models": 2}.items()
+} | {
+    "objective": [
+        Case("post.objective", value, o.loss, "next_item", POSTED, also)
+        for value, also in (("reward", {}), ("bc", {}), ("cql", {}))
+    ],
+    "source": [
+        Case("post.source", value, o.loss, "next_item", POSTED | {"post.reward_models": 2})
+        for value in ("model", "ensemble")
+    ],
+    "baseline": [
+        Case("post.baseline", value, o.loss, "next_item", POSTED)
+        for value in ("zero", "user", "title", "soft")
+    ],
+    **{
+        name: [Case(f"post.{name}", 2.0, o.loss, "next_item", POSTED | {"post.objective": "cql"})]
+        for name in ("alpha", "tau")
+    },
+    "pessimism": [
+        Case("post.pessimism", 2.0, o.loss, "next_item",
+             POSTED | {"post.reward_models": 2, "post.source": "ensemble"})
+    ],
+    "reward_gradient": [Case("post.reward_gradient", True, o.step, "next_item", POSTED)],
+}  # fmt: skip
+
 OPTIMIZER = table(
     "optimizer", o.updates, learning_rate=0.01, beta2=0.9, warmup_steps=3, weight_decay=0.1,
     weight_decay_mode="coupled", plateau_factor=0.25, plateau_patience=1,
@@ -509,6 +541,7 @@ FIELDS: dict[str, dict[str, list[Case]]] = {
     "Model": MODEL,
     "Objective": OBJECTIVE,
     "NextItem": NEXT_ITEM,
+    "Post": POST,
     "Optimizer": OPTIMIZER,
     "Start": START,
     "Train": TRAIN,

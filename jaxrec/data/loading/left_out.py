@@ -90,7 +90,9 @@ def bit_words(titles: int) -> int:
     return -(-titles // 32)
 
 
-def left_out_titles(dataset: Dataset, split: str, rows: np.ndarray, seen: Seen) -> LeftOutTitles:
+def left_out_titles(
+    dataset: Dataset, split: str, rows: np.ndarray, seen: Seen, index: np.ndarray | None = None
+) -> LeftOutTitles:
     """Return the titles left out of the rankings of a split's queries.
 
     Without seen sets in the dataset, "all" becomes "stored", with a line in the log.
@@ -98,13 +100,16 @@ def left_out_titles(dataset: Dataset, split: str, rows: np.ndarray, seen: Seen) 
     Args:
         dataset: The dataset.
         split: Name of the held-out split.
-        rows: The Q rows of the split.
+        rows: Q rows of the split.
         seen: Protocol.
+        index: [Q] indices of the rows in the split; None: they are all of it.
     """
     if seen == "kept":
         return LeftOutTitles.nothing(len(rows))
     stored = dataset.seen_titles(split) if seen == "all" else None
     if stored is not None:
+        if index is not None:
+            stored = stored._replace(num_titles=stored.num_titles[index])
         return LeftOutTitles.of_users(stored, rows["user"])
     if seen == "all":
         logging.warning(

@@ -25,6 +25,7 @@ class Queries(NamedTuple):
     table: TitleTable  # on the devices
     on_disk: Rows
     rows: np.ndarray  # the same rows, in memory
+    row_index: np.ndarray | None = None  # their indices in the split; None: all of it
 
 
 class ListEvaluation(NamedTuple):

@@ -1,0 +1,106 @@
+"""Policy over titles on the simulated service: imitation, then post-training from ratings.
+
+python -m jaxrec.train --config configs/policy.py:small --workdir BC                      # 1 to 2 minutes
+python -m jaxrec.train --config configs/policy.py:asft --config.start.workdir=BC --workdir ASFT
+python -m jaxrec.evaluate --checkpoint ASFT --lists truth
+
+on two CPU cores. The argument is the objective, with the settings of `small`:
+
+| argument | objective |
+|---|---|
+| small | behaviour cloning (BC), with four reward models beside it |
+| bc | BC for as many steps as the other objectives have: the control |
+| reward | reward-weighted BC |
+| exp_rsft | exp(r / beta) without a baseline |
+| asft | exp((r - V) / beta), V a value of the state: A-SFT |
+| cql | conservative Q-learning of one step |
+| tiny | `small` at the size of configs/tiny.py, for tests |
+
+All first plays are targets, abandoned or not, and a fifth of the plays runs on by habit. The reward is the
+rating, from 1 to 5, and every play is rated. `docs/policies.md` has the results.
+"""
+
+from jaxrec.config import (
+    Config,
+    Data,
+    Evaluate,
+    Expert,
+    Feature,
+    Label,
+    Model,
+    Optimizer,
+    Post,
+    Reward,
+    Sampling,
+    Signal,
+    Simulator,
+    Task,
+    Term,
+    Train,
+)
+from jaxrec.core.errors import InputError
+
+REWARD = "stars"
+_NO_CLIP = 1e9  # above exp(4 / beta) at the lowest beta: the weights of `exp_rsft` are not clipped
+OBJECTIVES = {
+    "bc": Post(reward=REWARD),
+    "reward": Post("reward", REWARD),
+    "exp_rsft": Post("exponential", REWARD, baseline="zero", clip=_NO_CLIP),
+    "asft": Post("exponential", REWARD),
+    "cql": Post("cql", REWARD),
+}
+
+
+def _small() -> Config:
+    """Return behaviour cloning with reward models: the run that the others start from."""
+    return Config(
+        name="policy-small",
+        source=Simulator(users=20_000, test_only_users=5_000, habit=0.2, ratings=1.0),
+        features=(Feature("title_id", "category", "title", width=48),),
+        signals=(Signal("rating", "number"),),
+        labels=(Label(REWARD, "last", "rating", hours=72),),
+        rewards=(Reward(REWARD, (Term(REWARD),), base=0.0),),
+        task=Task("preference"),
+        post=Post(reward=REWARD, reward_models=4),
+        data=Data(targets="every", max_history=16, num_targets=1, train_share=0.9, validation_share=0.05),
+        sampling=Sampling(id_dropout=0.0),
+        model=Model(
+            width=48,
+            experts=(Expert(max_len=16, num_layers=2, num_heads=2, dropout=0.2, encoder="hstu"),),
+            dropout=0.2,
+            head="dot",
+            head_hidden=(64,),
+            embedding_init_std=0.02,
+        ),
+        optimizer=Optimizer(learning_rate=5e-3, weight_decay=0.0, plateau_factor=1.0),
+        train=Train(duration="16 epochs", batch_size=128),
+        evaluate=Evaluate(batch_size=512, next_k=(1,), checkpoint="last"),
+    )
+
+
+def _tiny() -> Config:
+    config = _small()
+    config.name, config.source = "policy-tiny", Simulator(
+        users=240, test_only_users=40, titles=60, slate=20, habit=0.2, ratings=1.0
+    )  # fmt: skip
+    config.features = (Feature("title_id", "category", "title", width=8),)
+    config.data.max_history, config.data.truth_queries, config.data.partitions = 8, 64, 2
+    config.model.width, config.model.head_hidden = 8, (8,)
+    config.model.experts = (Expert(max_len=8, num_layers=1, num_heads=2, dropout=0.1, encoder="hstu"),)
+    config.train, config.evaluate.batch_size = Train(duration="2 epochs", batch_size=64, log_seconds=0.5), 64
+    return config
+
+
+def get_config(name: str = "small") -> Config:
+    """Return the config of "small", "tiny" or a name in OBJECTIVES."""
+    if name == "tiny":
+        return _tiny()
+    config = _small()
+    if name == "small":
+        return config
+    if name not in OBJECTIVES:
+        names = ", ".join(("small", "tiny", *OBJECTIVES))
+        raise InputError(f"configs/policy.py:{name}: the argument must be one of {names}")
+    config.name, config.post = f"policy-{name}", OBJECTIVES[name]
+    config.optimizer.learning_rate, config.train.duration = 2e-3, "5 epochs"
+    return config

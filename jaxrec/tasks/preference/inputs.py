@@ -1,0 +1,100 @@
+"""Windows of sequence rows with the rewards of their positions, on the device.
+
+Axis letters: B rows, L positions of a window, P stored plays.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.config.heads import REWARD, head_values
+from jaxrec.config.schema import Config
+from jaxrec.core.ids import PAD
+from jaxrec.core.row_format import Layout
+from jaxrec.tasks import next_item_inputs
+from jaxrec.tasks.ranking_inputs import decode
+
+
+class RowRewards(NamedTuple):
+    """Rewards of the plays of rows.
+
+    Attributes:
+        reward: [B, P] rewards, at least float32; 0 where unknown.
+        known: [B, P] bool, False at padding.
+    """
+
+    reward: jax.Array
+    known: jax.Array
+
+
+class RewardWindows(NamedTuple):
+    """Windows with the rewards of their targets, and what the row holds before them.
+
+    Attributes:
+        windows: Windows, with the next title as the target of each position.
+        user: [B] uint32 number of the user in the split.
+        reward: [B, L] reward of the target, 0 where unknown.
+        known: [B, L] bool, True where there is a target and its reward is known.
+        earlier_sum: [B, L] sum of the known rewards of the plays before the target.
+        earlier_count: [B, L] number of these rewards.
+        played: [B, L, P] int32 stored titles that were played before the target, 0 for none.
+    """
+
+    windows: next_item_inputs.TargetWindows
+    user: jax.Array
+    reward: jax.Array
+    known: jax.Array
+    earlier_sum: jax.Array
+    earlier_count: jax.Array
+    played: jax.Array
+
+
+def row_rewards(rows: dict[str, jax.Array], config: Config, layout: Layout) -> RowRewards:
+    """Return the rewards `post.reward` of decoded rows; none is known without such a reward."""
+    present_BxP = rows["title"] != PAD
+    if not config.post.reward:
+        return RowRewards(jnp.zeros(present_BxP.shape, jnp.float32), jnp.zeros_like(present_BxP))
+    of = REWARD + config.post.reward
+    reward, known = head_values(of, rows["label"], rows["label_known"], config, layout.labels, jnp)
+    known &= present_BxP
+    return RowRewards(jnp.where(known, reward, 0.0), known)
+
+
+def training(words: Any, layout: Layout, config: Config, size: int, key: jax.Array) -> RewardWindows:
+    """Build training windows of `size` positions with the rewards of their targets.
+
+    A reward is known once the play is over, so the rewards before a target are those of earlier plays. Some
+    may be given after the target was chosen: they are for baselines, which need only be independent of the
+    choice, and never for a policy.
+
+    Args:
+        words: [B, words] uint32 packed rows.
+        layout: Shape of the dataset's rows.
+        config: Config of the run.
+        size: Number of positions of a window.
+        key: [B, 2] uint32, one key for each row.
+    """
+    sampling, rows = config.sampling, decode(words, layout.row_dtype())
+    random = sampling.window == "random"
+    windows = next_item_inputs.training(words, layout, size, random, sampling.id_dropout, key)
+    index = next_item_inputs.window_index(rows["title"], size, random, key)
+    rewards = row_rewards(rows, config, layout)
+
+    def at_targets(x_BxP: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(x_BxP, index[:, 1:], axis=1)
+
+    def before_targets(x_BxP: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(jnp.cumsum(x_BxP, axis=1), index[:, :-1], axis=1)
+
+    stored = rows["title"].shape[1]
+    is_before_BxLxP = jnp.arange(stored) <= index[:, :-1, None]
+    return RewardWindows(
+        windows,
+        rows["user"],
+        at_targets(rewards.reward),
+        at_targets(rewards.known) & (windows.target != PAD),
+        before_targets(rewards.reward),
+        before_targets(rewards.known.astype(jnp.float32)),
+        jnp.where(is_before_BxLxP, rows["title"][:, None], PAD),
+    )
