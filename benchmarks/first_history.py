@@ -23,7 +23,7 @@ from jaxrec.config.serialization import dataset_directory
 from jaxrec.core.errors import InputError
 from jaxrec.data.storage.dataset import Dataset, SelectedRows
 from jaxrec.evaluation.labels.bootstrap import Resampled, resample
-from jaxrec.evaluation.labels.estimators import Auc, grouped_auc
+from jaxrec.evaluation.labels.estimators import Auc, Estimator, grouped_auc
 from jaxrec.evaluation.labels.of_heads import predict_labels
 from jaxrec.evaluation.labels.predictions import HeadPredictions
 from jaxrec.runtime import mesh
@@ -74,7 +74,7 @@ def predict(workdir: str, split: str) -> tuple[Predicted, np.ndarray]:
 
 def measure(by_history: Predicted, user: np.ndarray) -> dict[tuple[str, str, str], Resampled]:
     """Return metrics: (head, history, "AUC" or "AUC in users") -> value and resamples."""
-    users, estimators = int(user.max()) + 1, {}
+    users, estimators = int(user.max()) + 1, dict[tuple[str, str, str], Estimator]()
     for history, heads in by_history.items():
         for head, predicted in heads.items():
             known = predicted.known
