@@ -74,8 +74,7 @@ def predict(workdir: str, split: str) -> tuple[Predicted, np.ndarray]:
 
 def measure(by_history: Predicted, user: np.ndarray) -> dict[tuple[str, str, str], Resampled]:
     """Return metrics: (head, history, "AUC" or "AUC in users") -> value and resamples."""
-    users = int(user.max()) + 1
-    estimators: dict[tuple[str, str, str], Estimator] = {}
+    users, estimators = int(user.max()) + 1, dict[tuple[str, str, str], Estimator]()
     for history, heads in by_history.items():
         for head, predicted in heads.items():
             known = predicted.known
