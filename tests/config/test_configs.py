@@ -25,6 +25,7 @@ ARGUMENTS["best.py"] = (":small", ":paper", ":kuairand")
 APART = (
     "study.py",
     "study_hydra.py",
+    "study_stages.py",
     "sequences.py",
 )  # a list of configs; no requests: each has a test of its own
 FILES = [p.name for p in sorted(CONFIGS.glob("*.py")) if p.name not in APART]
