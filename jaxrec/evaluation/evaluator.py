@@ -9,83 +9,37 @@ import numpy as np
 from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.config.rules.availability import check_ranks_titles
 from jaxrec.config.serialization import from_run_json
-from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import CATALOGUE, LABEL_BASELINES, LABELS, LISTS
+from jaxrec.core.ids import CATALOGUE, DRAWN_LISTS, LABEL_BASELINES, LABELS, SERVED
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.data.loading.left_out import LeftOutTitles, Seen, left_out_titles
-from jaxrec.data.storage.dataset import Dataset, Rows
+from jaxrec.data.storage.dataset import Dataset
 from jaxrec.evaluation import metrics, popularity
-from jaxrec.evaluation.correction import (
-    load_or_fit_correction,
-)
+from jaxrec.evaluation.correction import load_or_fit_correction
 from jaxrec.evaluation.details.frozen_lists import ListEvaluation, Queries, evaluate_lists
 from jaxrec.evaluation.details.gradients import HeadGradients
 from jaxrec.evaluation.details.of_report import measure_for_report
 from jaxrec.evaluation.labels.of_heads import (
-    label_scorer,
-    mean_metrics_of_labels,
     predict_labels,
-    predictions,
-)
+)  # fmt: skip
 from jaxrec.evaluation.labels.predictions import label_metrics
 from jaxrec.evaluation.labels.rates import baseline_metrics
 from jaxrec.evaluation.results import (
     EvaluationResult,
     catalogue_result,
-    full_metrics,
-    model_lists,
+    lists_of_queries,
     write_result,
-)
-from jaxrec.evaluation.scorers import CatalogueOrder, CatalogueRanker, CatalogueRanks, ListScorer, ListScores
+)  # fmt: skip
+from jaxrec.evaluation.scorers import CatalogueOrder, CatalogueRanker, CatalogueRanks
 from jaxrec.models.outputs import Correction
 from jaxrec.runtime.mesh import replicate
-from jaxrec.tasks.base import Task
 from jaxrec.tasks.loading import (
     CHECKPOINTS,
     LoadedCheckpoint,
     check_same_catalogue,
     load_checkpoint,
     read_meta,
-)
-from jaxrec.tasks.outputs import mean_metrics
-
-
-class Validator:
-    """Evaluation of parameters on the validation queries during training.
-
-    `metric` on the list `watched` selects the best checkpoint: NDCG@1 of the enabled list or, for next-item
-    models, NDCG@10 over the catalogue without the titles of the stored history. evaluate.seen does not
-    change that: the rows suffice for it, and the values of all runs are comparable. For exposures and
-    offline runs it is the mean AUC of the heads of labels.
-
-    Args:
-        task: The task.
-        table: Title features on the devices.
-        rows: The validation rows.
-    """
-
-    def __init__(self, task: Task, table: TitleTable, rows: Rows) -> None:
-        protocols = task.protocols()
-        self.watched, self.metric = protocols.best
-        self._rows, self._queries, self._task = rows, rows.all(), task
-        self._scorer: ListScorer | CatalogueRanker
-        if self.watched == LABELS:
-            self._scorer = label_scorer(task, table, with_loss=True)
-        elif protocols.lists:
-            self._scorer = ListScorer(task, table, with_loss=True, next_k=1)
-        else:
-            self._scorer = CatalogueRanker(task, table, seen="stored", temperature=protocols.temperature)
-
-    def __call__(self, params: Any) -> tuple[dict[str, float], dict[str, Any]]:
-        """Return mean metrics such as `loss`, and the ranking metrics of each list."""
-        result = self._scorer(params, self._rows)
-        if self.watched == LABELS and isinstance(result, ListScores):
-            of_heads = mean_metrics_of_labels(predictions(self._task, result), self._queries["user"])
-            return mean_metrics(result.sums), {LABELS: of_heads}
-        if isinstance(result, ListScores):
-            return mean_metrics(result.sums), model_lists(result.scores, self._queries, 1, LISTS)
-        return mean_metrics(result.sums), {CATALOGUE: full_metrics(result.by_order["model"].ranks)}
+)  # fmt: skip
 
 
 class EvaluationOptions(NamedTuple):
@@ -149,12 +103,13 @@ def evaluate(
     workdir = as_path(workdir)
     which = which or _configured_checkpoint(workdir)
     loaded = load_checkpoint(workdir, which, options.blend)
-    protocols, lists = loaded.task.protocols(), _checked_lists(options, loaded)
+    protocols = loaded.task.protocols()
     dataset = Dataset(data or loaded.meta["dataset_directory"], loaded.config.data.verify)
     check_same_catalogue(dataset, loaded)
     split_rows = dataset.rows(options.split)
     table = replicate(loaded.arrays.title_table())
     queries = Queries(loaded, dataset, table, split_rows, split_rows.all())
+    lists = _checked_lists(options, loaded, queries.rows)
     frozen = tuple(name for name in lists if name != CATALOGUE)
     result: dict[str, Any] = {"name": loaded.config.name, "split": options.split, "which": which}
     result |= _gradients(queries, options)
@@ -172,17 +127,16 @@ def evaluate(
     seen = options.seen or loaded.config.evaluate.seen
     result |= scored.result | {
         **_label_baselines(queries, options.split, scored),
-        "protocol": _protocol(options, lists, protocols.lists or (lists and (CATALOGUE,)), seen, queries),
+        "protocol": _protocol(options, lists, seen, queries),
         "dataset": dataset.fingerprint,
         "step": loaded.step,
         "seed": loaded.config.train.seed,
         "seconds": time.perf_counter() - started,
     }
     measured = measure_for_report(workdir, queries, options.report_users, scored, ranked)
-    users = dataset.user_keys(options.split)
     return EvaluationResult(
-        result, queries.rows, scored.scores, users, frozen, ks, scored.other_heads, ranked, measured,
-        loaded.config.evaluate.report, scored.labels,
+        result, queries.rows, scored.scores, dataset.user_keys(options.split), frozen, ks, scored.other_heads,
+        ranked, measured, loaded.config.evaluate.report, scored.labels,
     )  # fmt: skip
 
 
@@ -193,8 +147,13 @@ def _label_baselines(queries: Queries, split: str, scored: ListEvaluation) -> di
     return {LABEL_BASELINES: of_baselines} if of_baselines else {}
 
 
-def _checked_lists(options: EvaluationOptions, loaded: LoadedCheckpoint) -> tuple[str, ...]:
+def _checked_lists(options: EvaluationOptions, loaded: LoadedCheckpoint, rows: np.ndarray) -> tuple[str, ...]:
     """Return the candidate lists to score; none for a model that is measured by labels alone.
+
+    Args:
+        options: options of the evaluation.
+        loaded: the checkpoint.
+        rows: the held-out rows. Without a slate in them there is no served list.
 
     Raises:
         InputError: The model does not rank these lists, or `diversity` does not fit them.
@@ -208,10 +167,13 @@ def _checked_lists(options: EvaluationOptions, loaded: LoadedCheckpoint) -> tupl
             )
         return ()
     check_ranks_titles(loaded.config)
-    lists = options.lists or protocols.lists or (CATALOGUE,)
+    lists = options.lists or lists_of_queries(protocols.lists, rows) or (CATALOGUE,)
     frozen = tuple(name for name in lists if name != CATALOGUE)
     if frozen and not protocols.lists:
         raise InputError(f"lists={','.join(frozen)}; allowed for a next-item model: {CATALOGUE}")
+    if SERVED in frozen and SERVED not in lists_of_queries(protocols.lists, rows):
+        has_none = "no query of the dataset has a slate" if SERVED in protocols.lists else "data.served is 0"
+        raise InputError(f"lists={SERVED}: {has_none}; allowed: {','.join(DRAWN_LISTS)},{CATALOGUE}")
     if options.diversity and (CATALOGUE not in lists or not 0.0 <= options.diversity <= 1.0):
         raise InputError(f"diversity={options.diversity:g}; allowed: 0 to 1, with lists={CATALOGUE}")
     return lists
@@ -233,10 +195,11 @@ def _configured_checkpoint(workdir: AnyPath) -> str:
 
 
 def _protocol(
-    options: EvaluationOptions, lists: tuple[str, ...], usual: tuple[str, ...], seen: str, queries: Queries
+    options: EvaluationOptions, lists: tuple[str, ...], seen: str, queries: Queries
 ) -> dict[str, Any]:
     """Return what was ranked and how; `name` is empty for the protocol that the training reports."""
-    config, dataset = queries.loaded.config, queries.dataset
+    config, dataset, stored = queries.loaded.config, queries.dataset, queries.loaded.task.protocols().lists
+    usual = lists_of_queries(stored, queries.rows) or (lists and (CATALOGUE,))
     parts = [] if set(lists) == set(usual) else list(lists)
     if CATALOGUE in lists:
         parts += [seen] * (seen != config.evaluate.seen)
@@ -274,7 +237,7 @@ def _evaluate_catalogue(
     if not task.catalogue_heads:
         raise InputError(
             "lists=catalogue: model.target_in_sequence=true scores a candidate with its whole history; "
-            f"allowed: lists={','.join(LISTS)}"
+            f"allowed: lists={','.join(DRAWN_LISTS)}"
         )
     correction = load_or_fit_correction(workdir, loaded, queries.table, queries.dataset)
     orders = {"model": correction}

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import CATALOGUE, LISTS
+from jaxrec.core.ids import CATALOGUE, LISTS, SERVED
 from jaxrec.core.json_io import ANY_KEY, check_shape, parse_json, write_bytes
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.evaluation import metrics, statistics
@@ -71,8 +71,12 @@ class PerUserResults:
         return self._columns(self._query_file, "user")["user"].to_numpy()
 
     def of_user(self, column: str) -> np.ndarray:
-        """Return the means [U] float64 of a column, in the order of `users`."""
+        """Return the means [U] float64 of a column, in the order of `users`; NaN without a served list."""
         return self._columns(self._user_file, "user", column).sort("user")[column].to_numpy()
+
+    def mean(self, column: str) -> float:
+        """Return the mean of a column over the users who have a value."""
+        return float(np.nanmean(self.of_user(column)))
 
     @cached_property
     def label_heads(self) -> list[str]:
@@ -91,12 +95,16 @@ class PerUserResults:
         """Return columns of a table, of which all but the users are numbers.
 
         Raises:
-            DamagedFileError: The file cannot be read, or a column is missing, no number or not finite.
+            DamagedFileError: The file cannot be read, or a column is missing, no number or not finite. NaN is
+                allowed for a served list, which some users lack.
         """
         frame = self._read(file, lambda f: pl.read_parquet(f, columns=list(names)))
         for name in names:
             column = frame[name]
-            finite = name == "user" or (column.dtype.is_numeric() and bool(column.is_finite().all()))
+            finite = name == "user" or column.dtype.is_numeric()
+            if finite and name != "user":
+                is_allowed = column.is_finite() | (column.is_nan() & name.startswith(f"{SERVED}"))
+                finite = bool(is_allowed.all())
             if column.has_nulls() or not finite:
                 raise DamagedFileError(f"{file}: column {name!r} holds values that are no numbers; {_AGAIN}")
         return frame
@@ -257,9 +265,10 @@ def difference(
         second_column: column of the second run; empty for the same column.
 
     Returns:
-        [U] float64, in the order of `first.users`.
+        [N] float64, in the order of `first.users`; users without a served list have no difference on it.
     """
-    return np.round(first.of_user(column) - second.of_user(second_column or column), DECIMALS)
+    values = first.of_user(column) - second.of_user(second_column or column)
+    return np.round(values[~np.isnan(values)], DECIMALS)
 
 
 def compare(first: PerUserResults, second: PerUserResults) -> dict[str, Any]:
@@ -287,10 +296,12 @@ def compare(first: PerUserResults, second: PerUserResults) -> dict[str, Any]:
         list_metrics = metrics.FULL if name == CATALOGUE else metrics.METRICS
         for metric, f in list_metrics.items():
             column = f"{name}/{metric}"
-            by_query = f(first_queries[name].to_numpy()) - f(second_queries[name].to_numpy())
+            ranks = [queries[name].to_numpy() for queries in (first_queries, second_queries)]
+            has_list = ranks[0] > 0
+            by_query = f(ranks[0][has_list]) - f(ranks[1][has_list])
             out[column] = {
-                "first": float(first.of_user(column).mean()),
-                "second": float(second.of_user(column).mean()),
+                "first": first.mean(column),
+                "second": second.mean(column),
                 "users": statistics.paired(difference(first, second, column)).to_json(),
                 "queries_as_the_paper": statistics.tests(by_query)._asdict(),
             }

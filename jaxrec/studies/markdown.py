@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxrec.cli.app import UNUSED_LIBRARIES, hide_libraries
-from jaxrec.core.ids import LISTS
+from jaxrec.core.ids import DRAWN_LISTS, LISTS, SERVED
 from jaxrec.core.json_io import write_text
 
 _RULES = {"popularity": "popularity", "item_to_item": "item to item", "oracle": "oracle, p/q"}
@@ -93,7 +93,8 @@ def _block(table: Mapping[str, Any], name: str, next_k: int) -> list[str]:
     """
     block = name if next_k == 1 else f"{name}_k{next_k}"
     metrics = [cell for label in _METRICS.values() for cell in (label, "paper")]
-    lines = ["", f"### PHNS-{name}, K={next_k}", "", *_header("row", *metrics, "difference", "95% interval")]
+    title = f"{name} list" if name == SERVED else f"PHNS-{name}"
+    lines = ["", f"### {title}, K={next_k}", "", *_header("row", *metrics, "difference", "95% interval")]
     labels = {row["row"]: row["label"] for row in table["rows"]}
     for row in table["rows"]:
         difference = row.get("differences", {}).get(block)
@@ -130,7 +131,7 @@ def _table(table: Mapping[str, Any]) -> list[str]:
     if table["queries"] or not table["labels"]:
         lines.append(f"{queries} queries of {users} users (K=1); differences are to the first row.")
         for next_k in table["next_k"]:
-            for name in LISTS:
+            for name in (name for name in LISTS if name in table["queries"] or name in DRAWN_LISTS):
                 lines += _block(table, name, next_k)
     if table["labels"]:
         lines += ["", _LABELS, *_label_tables(table["labels"])]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.core.ids import LISTS
+from jaxrec.core.ids import DRAWN_LISTS, LISTS
 from jaxrec.evaluation import statistics
 from jaxrec.evaluation.metrics import METRICS, suffix
 from jaxrec.studies.comparisons import METRIC, Comparisons, RowResults
@@ -210,7 +210,7 @@ def _paper_difference(rows: Mapping[str, Row], comparison: Mapping[str, Any]) ->
 def _premise_json(premise: Premise, study: Study, comparisons: Comparisons) -> dict[str, Any]:
     """Return a premise's comparisons: one per candidate list and value with results."""
     points: dict[str, list[dict[str, Any]]] = {}
-    for name in LISTS:
+    for name in DRAWN_LISTS:
         for value in premise.values:
             pair = (premise_row(study.base, premise, row, value) for row in (premise.better, premise.worse))
             comparison = comparisons.compare(*pair, name, 1)
