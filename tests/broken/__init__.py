@@ -13,6 +13,7 @@ from tests.broken import (
     labels,
     models,
     runs,
+    served,
     settings,
     signals,
     simulator,
@@ -42,5 +43,6 @@ AREAS = (
     examples,
     gradients,
     heads,
+    served,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)
