@@ -95,7 +95,7 @@ def random_rows(layout: Layout, first: int, count: int, rng: np.random.Generator
     rows["history_abandoned"] = filled & (rows["history_completion"] < 0.05)
     for name in ("user_categories", "context_categories"):
         rows[name] = rng.integers(1, _CATEGORIES, rows[name].shape, np.int32)
-    for name, width in zip(POOLS, layout.pools, strict=True):
+    for name, width in zip(POOLS, layout.pools, strict=False):
         rows[f"pool_{name}"] = titles(width)
     rows["pool_hard_filled"] = np.arange(layout.pools[0]) >= rng.integers(0, 9, count)[:, None]
     return rows

@@ -1,6 +1,7 @@
 """Share fixtures that are made once a session: the tiny dataset, its trained run, compiled programs."""
 
 import contextlib
+import copy
 import fcntl
 import gc
 import os
@@ -168,6 +169,26 @@ def tiny(tiny_directory):
     from jaxrec.data.storage.dataset import Dataset
 
     return Dataset(tiny_directory)
+
+
+@pytest.fixture(scope="session")
+def served_config(tiny_config):
+    """The tiny config with served titles; half of the slates are logged, all of the test-only users'."""
+    from jaxrec.config import Signal
+
+    config = copy.deepcopy(tiny_config)
+    config.signals, config.data.served = (Signal("impression"),), 20
+    config.source.impressions_logged, config.source.test_impressions_logged = 0.5, 1.0
+    return config
+
+
+@pytest.fixture(scope="session")
+def served(served_config, once):
+    """The dataset of `served_config`."""
+    from jaxrec.data.runners.run import ensure_dataset
+    from jaxrec.data.storage.dataset import Dataset
+
+    return Dataset(once("served", lambda folder: ensure_dataset(served_config, folder)))
 
 
 @pytest.fixture

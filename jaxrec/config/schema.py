@@ -74,6 +74,10 @@ class Data:
     trending: int = 32  # stored trending negatives per row
     tailing: int = 20  # stored tailing negatives per row
     random: int = 8  # stored random negatives per row
+    served: int = 0  # stored titles per row that were shown at the request and not chosen: events of the
+    # signal "impression"; 0: none, and no served list
+    request_window_seconds: int = 0  # longest time from an impression to the play that it led to; 0: the same
+    # time
     negatives: int = 20  # negatives of an evaluation list
     max_invalid_fraction: float = 0.05  # maximum fraction of invalid rows, without copies; above it
     # preparation stops
@@ -89,15 +93,17 @@ class Data:
 
 @dataclass
 class Mix:
-    """Shares of the four pools of negatives (Table 2), each in [0, 1].
+    """Shares of the pools of negatives (Table 2, and served titles), each in [0, 1].
 
-    The shares add to 1 and give whole counts of negatives.
+    The shares add to 1 and give whole counts of negatives. A request without a slate has no served negatives;
+    with `served` 1 such requests are left out of training.
     """
 
     hard: float = 0.3
     trending: float = 0.4
     tailing: float = 0.3
     random: float = 0.0
+    served: float = 0.0
 
 
 TRAIN_MIXES = {

@@ -24,14 +24,18 @@ _FREE = {
 }  # fmt: skip
 _NOT_IN_DIGEST = ("directory", "workers", "partitions", "verify")  # they move the dataset, never its bytes
 # Left out of a digest at their defaults: datasets prepared before these fields existed stay valid.
-_LATER = ("path", "split", "validation_from", "test_from", "examples", "fold", "truth_queries")
+_LATER = (
+    "path", "split", "validation_from", "test_from", "examples", "fold", "truth_queries", "served",
+    "request_window_seconds",
+)  # fmt: skip
 _NOT_IN_LABELS = ("of_drawn",)  # read by heads alone
 _LATER_FORMATS = ("interactions_format", "titles_format", "users_format", "signals_format")
 _LATER_COLUMNS = (
     "time_decimals", "seconds_unit", "runtime_unit", "log_runtime", "null_words", "value", "outcomes",
 )  # fmt: skip
 _LATER_SIMULATOR = (
-    "habit", "surprise", "thumbs", "leniency", "ratings", "lists", "impressions_logged", "trailers",
+    "habit", "surprise", "thumbs", "leniency", "ratings", "lists", "impressions_logged",
+    "test_impressions_logged", "trailers",
 )  # fmt: skip
 
 

@@ -57,6 +57,7 @@ class Simulator(Source):
     ratings: float = 0.3  # fraction of plays that are rated
     lists: float = 0.15  # fraction of plays whose user adds another title of the slate to the list
     impressions_logged: float = 1.0  # fraction of plays whose slate is logged as impressions
+    test_impressions_logged: float | None = None  # the same of the test-only users; None: as all users
     trailers: float = 1.0  # mean trailers watched before a play
 
     reader: ClassVar[str] = "jaxrec.sources.simulator.source:open_simulator"

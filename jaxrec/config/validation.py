@@ -66,8 +66,8 @@ def at(config: Any, key: str) -> Any:
     return config
 
 
-def mix_counts(mix: Mix, negatives: int, key: str = "sampling.mix") -> tuple[int, int, int, int]:
-    """Return the number of negatives of each pool (Table 2).
+def mix_counts(mix: Mix, negatives: int, key: str = "sampling.mix") -> tuple[int, ...]:
+    """Return the number of negatives of each pool (Table 2, and served titles).
 
     Args:
         mix: Shares of the pools, each in [0, 1].
@@ -75,7 +75,7 @@ def mix_counts(mix: Mix, negatives: int, key: str = "sampling.mix") -> tuple[int
         key: Name of the mix in messages.
 
     Returns:
-        Numbers of hard, trending, tailing and random negatives; their sum is `negatives`.
+        Numbers of negatives in the order of `POOLS`; their sum is `negatives`.
 
     Raises:
         InputError: The shares do not add to 1, or a count is not whole.
@@ -88,8 +88,7 @@ def mix_counts(mix: Mix, negatives: int, key: str = "sampling.mix") -> tuple[int
     for pool, share in shares.items():
         allowed = f"give a whole count of {negatives} negatives, not {share * negatives:g}"
         require(whole(share * negatives), f"{key}.{pool}", share, allowed)
-    hard, trending, tailing, random = (round(share * negatives) for share in shares.values())
-    return hard, trending, tailing, random
+    return tuple(round(share * negatives) for share in shares.values())
 
 
 _MAX_DURATION = 10**9  # epochs or steps

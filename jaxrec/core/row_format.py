@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import INTERACTION_FEATURES, LISTS, POOLS
+from jaxrec.core.ids import DRAWN_POOLS, INTERACTION_FEATURES, LISTS, POOLS, SERVED
 from jaxrec.core.json_io import check_shape
 
 ROWS = ("ranking", "next_item")  # kinds of rows: examples of a query, and sequences of a user's plays
@@ -64,7 +64,8 @@ class Layout:
         num_titles: Number of titles V, including padding and unknown.
         max_history: Number of stored history titles.
         num_targets: Number of stored next titles K.
-        pools: Stored columns of the hard, trending, tailing and random pool; all 0 for exposures.
+        pools: Stored columns of the hard, trending, tailing and random pool; all 0 for exposures. A fifth
+            number is that of the served pool; without it no served titles are stored.
         negatives: Number of negatives in each frozen candidate list; 0 for exposures, which have no lists.
         features: Specs of all features.
         rows: Kind of rows, one of `ROWS`.
@@ -76,7 +77,7 @@ class Layout:
     num_titles: int
     max_history: int
     num_targets: int
-    pools: tuple[int, int, int, int]
+    pools: tuple[int, ...]
     negatives: int
     features: tuple[FeatureSpec, ...]
     rows: str = "ranking"
@@ -87,6 +88,22 @@ class Layout:
     def has_candidates(self) -> bool:
         """True if rows hold pools of negatives or frozen lists: those of requests do."""
         return self.negatives > 0
+
+    @property
+    def has_served(self) -> bool:
+        """True if rows hold the titles that were shown at their request and not chosen."""
+        return len(self.pools) == len(POOLS)
+
+    @property
+    def drawn_pools(self) -> tuple[int, int, int, int]:
+        """Stored columns of the hard, trending, tailing and random pool."""
+        hard, trending, tailing, random = self.pools[:4]
+        return hard, trending, tailing, random
+
+    @property
+    def lists(self) -> tuple[str, ...]:
+        """Names of the frozen candidate lists of a query."""
+        return tuple(name for name in LISTS if self.has_candidates and (self.has_served or name != SERVED))
 
     def of(self, where: str) -> tuple[FeatureSpec, ...]:
         """Return the features of "title", "user", "context" or "interaction"."""
@@ -151,7 +168,8 @@ class Layout:
         """Return the dtype of the training row.
 
         The row is little-endian and a multiple of four bytes; each field starts at a multiple of four bytes.
-        The row of an exposure has no pools.
+        The row of an exposure has no pools. `pool_served` holds the titles that were shown at the request
+        and not chosen, then 0; it is 0 throughout where no slate is known.
         """
         if self.rows == "next_item":
             plays = 2 * (self.max_history + 1)
@@ -159,7 +177,7 @@ class Layout:
             return np.dtype([("user", "<u4"), *fields_of_plays, *self._label_fields(plays, "<f2")])
         if not self.has_candidates:
             return np.dtype([*self._example_fields(), *self._label_fields(self.num_targets)])
-        pools = [(f"pool_{p}", "<i4", (w,)) for p, w in zip(POOLS, self.pools, strict=True)]
+        pools = [(f"pool_{p}", "<i4", (w,)) for p, w in zip(POOLS, self.pools, strict=False)]
         filled = ("pool_hard_filled", "<u1", (self.pools[0],))  # 1: not a hard negative but a filler
         return np.dtype([*self._example_fields(), *pools, filled, *self._label_fields(self.num_targets)])
 
@@ -168,9 +186,10 @@ class Layout:
 
         The row of an example holds the example's fields, then the frozen candidate lists. `list_enabled` and
         `list_disabled` [num_targets, negatives] hold negatives only, hard negatives first; the target is in
-        `target`. The list of an absent next title is 0. `oracle_*` and `truth_*` [1 + negatives], target
-        first, are p/q and p of the K=1 lists; NaN where no truth is known. The query of a sequence and that
-        of an exposure have no candidate lists.
+        `target`. The list of an absent next title is 0. `list_served` holds titles shown at the request of
+        the next title, then 0; it is 0 throughout where no slate is known. `oracle_*` and `truth_*`
+        [1 + negatives], target first, are p/q and p of the K=1 lists; NaN where no truth is known. The query
+        of a sequence and that of an exposure have no candidate lists.
         """
         if self.rows == "next_item":
             target_fields = [
@@ -185,7 +204,7 @@ class Layout:
             return self.row_dtype()
         shape, k1 = (self.num_targets, self.negatives), (1 + self.negatives,)
         list_fields: list[tuple[str, str, tuple[int, ...]]] = []
-        for name in LISTS:
+        for name in self.lists:
             list_fields += [
                 (f"list_{name}", "<i4", shape),
                 (f"oracle_{name}", "<f4", k1),
@@ -216,6 +235,9 @@ class Layout:
         for i, feature in enumerate(tree["features"]):
             _check_names(FeatureSpec, f"layout.features[{i}]", feature)
             check_shape(feature, _FEATURE, f"layout.features[{i}]")
+        if len(tree["pools"]) not in (len(DRAWN_POOLS), len(POOLS)):
+            allowed = f"{len(DRAWN_POOLS)} numbers, or {len(POOLS)} with served titles"
+            raise InputError(f"layout.pools={tree['pools']} must hold {allowed}")
         specs = tuple(FeatureSpec(**feature) for feature in tree["features"])
         of_lists = {"pools": tuple(tree["pools"]), "labels": tuple(tree.get("labels", ()))}
         return cls(**{**tree, **of_lists, "features": specs})

@@ -208,6 +208,21 @@ class Truth(Protocol):
             [N, V] by rows of Titles; sums to 1.
         """
 
+    def shown(
+        self, user: np.ndarray, time: np.ndarray, title: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return three densities of titles at requests with a slate; the plays before are known.
+
+        Args:
+            user: [N] keys of users.
+            time: [N] milliseconds.
+            title: [N, C] rows of Titles that were not played before.
+
+        Returns:
+            [N, C] each: as the next play if it is not abandoned, as the next play, and the expected number of
+            times that an impression of the slate shows the title without its being chosen.
+        """
+
     def reward(self, user: np.ndarray, time: np.ndarray) -> np.ndarray:
         """Return the reward [N, V] in [0, 1] of each title, if it is played; arguments as of `choice`."""
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from jaxrec.core.ids import SERVED
 from jaxrec.data.storage.dataset import BLOCK_ROWS, Arrays, Rows
 
 Rule = Callable[[np.ndarray, str, Arrays], np.ndarray]
@@ -27,9 +28,21 @@ def candidates(rows: np.ndarray, name: str) -> np.ndarray:
         name: name of the list.
 
     Returns:
-        Title ids [Q, K, 1 + negatives]; the id of the target is 0 if there is no such next title.
+        Title ids [Q, K, 1 + negatives]; the id of the target is 0 if there is no such next title. A served
+        list ends with ids 0 where fewer titles were shown.
     """
     return np.concatenate([rows["target"][:, :, None], rows[f"list_{name}"]], axis=2)
+
+
+def listed(rows: np.ndarray, name: str) -> np.ndarray:
+    """Mask [Q, K] bool of the next titles that have a list: of a served list, those with a known slate.
+
+    Args:
+        rows: the Q held-out rows.
+        name: name of the list.
+    """
+    has_target = rows["target"] > 0
+    return has_target & (rows[f"list_{name}"][:, :, 0] > 0) if name == SERVED else has_target
 
 
 def popularity(rows: np.ndarray, name: str, arrays: Arrays) -> np.ndarray:

@@ -16,7 +16,7 @@ from absl import logging
 from jaxrec.config.rules.availability import check_ranks_titles
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import FIRST_TITLE, LISTS, RETRIEVAL_HEAD
+from jaxrec.core.ids import FIRST_TITLE, LISTS, POOLS, RETRIEVAL_HEAD, SERVED
 from jaxrec.core.json_io import write_bytes
 from jaxrec.core.paths import AnyPath
 from jaxrec.core.registry import HEADS
@@ -31,6 +31,7 @@ from jaxrec.runtime.multihost import is_first_process
 from jaxrec.tasks.base import Task
 from jaxrec.tasks.loading import LoadedCheckpoint
 
+_ALL_SERVED = tuple(int(name == SERVED) for name in POOLS)  # one served negative, and no other
 METRIC = "ndcg@10"  # the best correction has the highest value on the validation queries
 _FILE = "correction.npz"  # of the heads of the paper; another head or blend has its name in the file's
 _QUERIES = 4_096  # validation queries that are ranked
@@ -132,13 +133,35 @@ def list_shift(
     trained_V = density.drawn_V[FIRST_TITLE:]
     is_trending = is_trending_V[FIRST_TITLE:]
     hard, trending, tailing, random = widths
-    drawn = trained_V[is_trending].sum(), trained_V[~is_trending].sum()
-    if min(*drawn, trending + hard - num_hard + random, tailing + random) <= 0:
+    trained = _group_means(trained_V, is_trending)
+    if min(*trained, trending + hard - num_hard + random, tailing + random) <= 0:
         return 0.0
     in_trending = (trending + hard - num_hard) / is_trending.sum() + random / len(is_trending)
     in_tailing = tailing / (~is_trending).sum() + random / len(is_trending)
-    trained = np.log(trained_V[is_trending].mean()) - np.log(trained_V[~is_trending].mean())
-    return float(trained - (np.log(in_trending) - np.log(in_tailing)))
+    return _shift(trained, (in_trending, in_tailing))
+
+
+def _group_means(drawn_V: np.ndarray, is_trending_V: np.ndarray) -> tuple[float, float]:
+    """Return the mean frequency of trending titles and that of tailing titles."""
+    sums = [(drawn_V[group].sum(), group.sum()) for group in (is_trending_V, ~is_trending_V)]
+    trending, tailing = (float(total / max(count, 1)) for total, count in sums)
+    return trending, tailing
+
+
+def _shift(trained: tuple[float, float], of_list: tuple[float, float]) -> float:
+    """Return the shift of trending titles from training's negatives to those of a list, in nats.
+
+    Args:
+        trained: Frequencies of a trending and of a tailing title among training's negatives.
+        of_list: The same among the negatives of the list, up to a factor.
+
+    Returns:
+        The shift; 0 if training or the list draws from one of the two groups alone.
+    """
+    if min(*trained, *of_list) <= 0:
+        return 0.0
+    (t_trending, t_tailing), (l_trending, l_tailing) = np.log(trained), np.log(of_list)
+    return float((t_trending - t_tailing) - (l_trending - l_tailing))
 
 
 def candidate_shifts(task: Task, dataset: Dataset, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -155,10 +178,18 @@ def candidate_shifts(task: Task, dataset: Dataset, rows: np.ndarray, shape: tupl
         return out
     density = count_negatives(dataset.rows("train"), task.layout.num_titles, task.pool_mix)
     is_trending_V = dataset.arrays.rank_of_id < dataset.manifest["trending"]
-    for l, name in enumerate(LISTS):
-        widths = list_widths(name, dataset.layout.negatives)
-        num_hard = float(rows["num_hard"][:, 0].mean()) if widths[0] else 0.0
-        shift = list_shift(density, widths, num_hard, is_trending_V)
+    for l, name in enumerate(LISTS[: shape[1]]):
+        if name == SERVED:
+            served = count_negatives(dataset.rows("train"), task.layout.num_titles, _ALL_SERVED).drawn_V
+            titles = slice(FIRST_TITLE, None)
+            trained, of_list = (
+                _group_means(x[titles], is_trending_V[titles]) for x in (density.drawn_V, served)
+            )
+            shift = _shift(trained, of_list)
+        else:
+            widths = list_widths(name, dataset.layout.negatives)
+            num_hard = float(rows["num_hard"][:, 0].mean()) if widths[0] else 0.0
+            shift = list_shift(density, widths, num_hard, is_trending_V)
         out[:, l] = shift * is_trending_V[candidates(rows, name)][:, : shape[2]]
     return out
 

@@ -9,78 +9,29 @@ import numpy as np
 from jaxrec.config.rules.availability import check_ranks_titles
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import CATALOGUE, LABEL_BASELINES, LABELS, LISTS, SPLITS, TRUTH
+from jaxrec.core.ids import CATALOGUE, DRAWN_LISTS, LABEL_BASELINES, LABELS, LISTS, SERVED, SPLITS, TRUTH
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.data.loading.left_out import Seen
-from jaxrec.data.storage.dataset import Dataset, Rows, SelectedRows
+from jaxrec.data.storage.dataset import Dataset, SelectedRows
 from jaxrec.data.storage.evaluation_arrays import TruthArrays
 from jaxrec.evaluation.details.frozen_lists import ListEvaluation, Queries, evaluate_lists
 from jaxrec.evaluation.details.full_catalogue import CatalogueOptions, evaluate_catalogue
 from jaxrec.evaluation.details.gradients import HeadGradients
 from jaxrec.evaluation.details.of_report import measure_for_report
 from jaxrec.evaluation.labels.observed import observed_labels, observed_metrics
-from jaxrec.evaluation.labels.of_heads import (
-    label_scorer,
-    mean_metrics_of_labels,
-    predict_labels,
-    predictions,
-)
+from jaxrec.evaluation.labels.of_heads import predict_labels
 from jaxrec.evaluation.labels.predictions import label_metrics
 from jaxrec.evaluation.labels.rates import baseline_metrics
-from jaxrec.evaluation.results import (
-    EvaluationResult,
-    full_metrics,
-    model_lists,
-    write_result,
-)
-from jaxrec.evaluation.scorers import CatalogueRanker, CatalogueRanks, ListScorer, ListScores
+from jaxrec.evaluation.results import EvaluationResult, lists_of_queries, write_result
+from jaxrec.evaluation.scorers import CatalogueRanks
 from jaxrec.evaluation.truth.of_policy import TruthEvaluation, evaluate_policy, stored_truth
 from jaxrec.runtime.mesh import replicate
-from jaxrec.tasks.base import Task
 from jaxrec.tasks.loading import (
     LoadedCheckpoint,
     default_checkpoint,
     load_checkpoint,
     open_dataset,
 )
-from jaxrec.tasks.outputs import mean_metrics
-
-
-class Validator:
-    """Evaluation of parameters on the validation queries during training.
-
-    `metric` on the list `watched` selects the best checkpoint: NDCG@1 of the enabled list or, for next-item
-    models, NDCG@10 over the catalogue without the titles of the stored history. evaluate.seen does not
-    change that: the rows suffice for it, and the values of all runs are comparable. For exposures and
-    offline runs it is the mean AUC of the heads of labels.
-
-    Args:
-        task: The task.
-        table: Title features on the devices.
-        rows: The validation rows.
-    """
-
-    def __init__(self, task: Task, table: TitleTable, rows: Rows) -> None:
-        protocols = task.protocols()
-        self.watched, self.metric = protocols.best
-        self._rows, self._queries, self._task = rows, rows.all(), task
-        self._scorer: ListScorer | CatalogueRanker
-        if self.watched == LABELS:
-            self._scorer = label_scorer(task, table, with_loss=True)
-        elif protocols.lists:
-            self._scorer = ListScorer(task, table, with_loss=True, next_k=1)
-        else:
-            self._scorer = CatalogueRanker(task, table, seen="stored", temperature=protocols.temperature)
-
-    def __call__(self, params: Any) -> tuple[dict[str, float], dict[str, Any]]:
-        """Return mean metrics such as `loss`, and the ranking metrics of each list."""
-        result = self._scorer(params, self._rows)
-        if self.watched == LABELS and isinstance(result, ListScores):
-            of_heads = mean_metrics_of_labels(predictions(self._task, result), self._queries["user"])
-            return mean_metrics(result.sums), {LABELS: of_heads}
-        if isinstance(result, ListScores):
-            return mean_metrics(result.sums), model_lists(result.scores, self._queries, 1, LISTS)
-        return mean_metrics(result.sums), {CATALOGUE: full_metrics(result.by_order["model"].ranks)}
 
 
 class EvaluationOptions(NamedTuple):
@@ -146,10 +97,11 @@ def evaluate(
     which = which or default_checkpoint(workdir)
     loaded = load_checkpoint(workdir, which, options.blend)
     dataset = open_dataset(loaded, data)
-    protocols, usual = loaded.task.protocols(), _usual_lists(loaded, dataset, options.split)
-    lists = _checked_lists(options, loaded, usual)
+    protocols, rows = loaded.task.protocols(), dataset.rows(options.split).all()
+    usual = _usual_lists(loaded, dataset, options.split, rows)
+    lists = _checked_lists(options, loaded, usual, rows)
     table = replicate(loaded.arrays.title_table())
-    queries, truth = _queries(loaded, dataset, table, options.split, TRUTH in lists)
+    queries, truth = _queries(loaded, dataset, table, options.split, rows, TRUTH in lists)
     frozen = tuple(name for name in lists if name in LISTS)
     result: dict[str, Any] = {"name": loaded.config.name, "split": options.split, "which": which}
     result |= _gradients(queries, options)
@@ -175,22 +127,26 @@ def evaluate(
         "seconds": time.perf_counter() - started,
     }
     measured = measure_for_report(workdir, queries, options.report_users, scored, ranked)
-    users = dataset.user_keys(options.split)
     return EvaluationResult(
-        result, queries.rows, scored.scores, users, frozen, ks, scored.other_heads, ranked, measured,
-        loaded.config.evaluate.report, scored.labels, observed, of_truth.columns, queries.row_index,
+        result, queries.rows, scored.scores, dataset.user_keys(options.split), frozen, ks, scored.other_heads,
+        ranked, measured, loaded.config.evaluate.report, scored.labels, observed, of_truth.columns,
+        queries.row_index,
     )  # fmt: skip
 
 
 def _queries(
-    loaded: LoadedCheckpoint, dataset: Dataset, table: TitleTable, split: str, with_truth: bool
+    loaded: LoadedCheckpoint,
+    dataset: Dataset,
+    table: TitleTable,
+    split: str,
+    rows: np.ndarray,
+    with_truth: bool,
 ) -> tuple[Queries, TruthArrays | None]:
     """Return the queries of a split, and None; with the truth those whose truth is stored, and it."""
-    split_rows = dataset.rows(split)
     if not with_truth:
-        return Queries(loaded, dataset, table, split_rows, split_rows.all()), None
+        return Queries(loaded, dataset, table, dataset.rows(split), rows), None
     truth = stored_truth(dataset, split)
-    rows = split_rows.all()[truth.rows]
+    rows = rows[truth.rows]
     return Queries(loaded, dataset, table, SelectedRows(rows), rows, truth.rows), truth
 
 
@@ -216,19 +172,26 @@ def _label_baselines(
     return {LABEL_BASELINES: of_baselines} if of_baselines else {}
 
 
-def _usual_lists(loaded: LoadedCheckpoint, dataset: Dataset, split: str) -> tuple[str, ...]:
+def _usual_lists(loaded: LoadedCheckpoint, dataset: Dataset, split: str, rows: np.ndarray) -> tuple[str, ...]:
     """Return the lists that the training reports; none for a model that is measured by labels alone."""
     protocols = loaded.task.protocols()
     if protocols.best[0] == LABELS:
         return ()
     with_truth = protocols.usual_truth and split == SPLITS[-1] and dataset.truth() is not None
-    return (*(protocols.lists or (CATALOGUE,)), *((TRUTH,) if with_truth else ()))
+    ranked = lists_of_queries(protocols.lists, rows) or (CATALOGUE,)
+    return (*ranked, *((TRUTH,) if with_truth else ()))
 
 
 def _checked_lists(
-    options: EvaluationOptions, loaded: LoadedCheckpoint, usual: tuple[str, ...]
+    options: EvaluationOptions, loaded: LoadedCheckpoint, usual: tuple[str, ...], rows: np.ndarray
 ) -> tuple[str, ...]:
     """Return the candidate lists to score; none for a model that is measured by labels alone.
+
+    Args:
+        options: options of the evaluation.
+        loaded: the checkpoint.
+        usual: the lists that the training reports.
+        rows: the held-out rows. Without a slate in them there is no served list.
 
     Raises:
         InputError: The model does not rank these lists, or `diversity` does not fit them.
@@ -250,6 +213,9 @@ def _checked_lists(
     if TRUTH in lists and not protocols.is_policy:
         allowed = f"allowed: {', '.join((*protocols.lists, CATALOGUE))}"
         raise InputError(f"lists={TRUTH}: the scores of a ranking model are no probabilities; {allowed}")
+    if SERVED in frozen and SERVED not in lists_of_queries(protocols.lists, rows):
+        has_none = "no query of the dataset has a slate" if SERVED in protocols.lists else "data.served is 0"
+        raise InputError(f"lists={SERVED}: {has_none}; allowed: {','.join(DRAWN_LISTS)},{CATALOGUE}")
     if options.diversity and (CATALOGUE not in lists or not 0.0 <= options.diversity <= 1.0):
         raise InputError(f"diversity={options.diversity:g}; allowed: 0 to 1, with lists={CATALOGUE}")
     return lists

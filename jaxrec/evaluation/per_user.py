@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import CATALOGUE, LISTS, REWARDS, TRUTH
+from jaxrec.core.ids import CATALOGUE, LISTS, REWARDS, SERVED, TRUTH
 from jaxrec.core.json_io import ANY_KEY, check_shape, parse_json, write_bytes
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.evaluation import metrics, statistics
@@ -71,7 +71,7 @@ class PerUserResults:
         return self._columns(self._query_file, "user")["user"].to_numpy()
 
     def of_user(self, column: str) -> np.ndarray:
-        """Return the means [U] float64 of a column, in the order of `users`."""
+        """Return the means [U] float64 of a column, in the order of `users`; NaN without a served list."""
         return self._columns(self._user_file, "user", column).sort("user")[column].to_numpy()
 
     @property
@@ -82,6 +82,10 @@ class PerUserResults:
     def of_query(self, column: str) -> np.ndarray:
         """Return the values [Q] float64 of a column of `policy_columns`, in the order of `queries`."""
         return self._columns(self._query_file, column)[column].to_numpy()
+
+    def mean(self, column: str) -> float:
+        """Return the mean of a column over the users who have a value."""
+        return float(np.nanmean(self.of_user(column)))
 
     @cached_property
     def label_heads(self) -> list[str]:
@@ -113,12 +117,16 @@ class PerUserResults:
         """Return columns of a table, of which all but the users are numbers.
 
         Raises:
-            DamagedFileError: The file cannot be read, or a column is missing, no number or not finite.
+            DamagedFileError: The file cannot be read, or a column is missing, no number or not finite. NaN is
+                allowed for a served list, which some users lack.
         """
         frame = self._read(file, lambda f: pl.read_parquet(f, columns=list(names)))
         for name in names:
             column = frame[name]
-            finite = name == "user" or (column.dtype.is_numeric() and bool(column.is_finite().all()))
+            finite = name == "user" or column.dtype.is_numeric()
+            if finite and name != "user":
+                is_allowed = column.is_finite() | (column.is_nan() & name.startswith(f"{SERVED}"))
+                finite = bool(is_allowed.all())
             if column.has_nulls() or not finite:
                 raise DamagedFileError(f"{file}: column {name!r} holds values that are no numbers; {_AGAIN}")
         return frame
@@ -279,9 +287,10 @@ def difference(
         second_column: column of the second run; empty for the same column.
 
     Returns:
-        [U] float64, in the order of `first.users`.
+        [N] float64, in the order of `first.users`; users without a served list have no difference on it.
     """
-    return np.round(first.of_user(column) - second.of_user(second_column or column), DECIMALS)
+    values = first.of_user(column) - second.of_user(second_column or column)
+    return np.round(values[~np.isnan(values)], DECIMALS)
 
 
 def compare(first: PerUserResults, second: PerUserResults) -> dict[str, Any]:
@@ -309,7 +318,9 @@ def compare(first: PerUserResults, second: PerUserResults) -> dict[str, Any]:
         list_metrics = metrics.FULL if name == CATALOGUE else metrics.METRICS
         for metric, f in list_metrics.items():
             column = f"{name}/{metric}"
-            by_query = f(first_queries[name].to_numpy()) - f(second_queries[name].to_numpy())
+            ranks = [queries[name].to_numpy() for queries in (first_queries, second_queries)]
+            has_list = ranks[0] > 0
+            by_query = f(ranks[0][has_list]) - f(ranks[1][has_list])
             out[column] = _difference_of(first, second, column, by_query)
     for column in (c for c in first.policy_columns if c in second.policy_columns):
         out[column] = _difference_of(first, second, column, first.of_query(column) - second.of_query(column))
@@ -327,8 +338,8 @@ def _difference_of(
 ) -> dict[str, Any]:
     """Return the means of a column and the tests of its differences, by user and by query [Q], as JSON."""
     return {
-        "first": float(first.of_user(column).mean()),
-        "second": float(second.of_user(column).mean()),
+        "first": first.mean(column),
+        "second": second.mean(column),
         "users": statistics.paired(difference(first, second, column)).to_json(),
         "queries_as_the_paper": statistics.tests(by_query)._asdict(),
     }

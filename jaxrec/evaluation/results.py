@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrec.core.ids import CATALOGUE, LISTS
+from jaxrec.core.ids import CATALOGUE, DRAWN_LISTS, LISTS, SERVED
 from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.data.loading.left_out import LeftOutTitles
@@ -16,39 +16,53 @@ from jaxrec.evaluation.scorers import CatalogueRanks
 from jaxrec.runtime.checksums import checksum_of
 
 
-def _ranks(scores: np.ndarray, rows: np.ndarray, next_k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ranks [N] and users [N] of the targets present among `next_k`."""
-    present, users = _present_targets(rows, next_k)
-    return metrics.rank(scores[:, :next_k])[present], users
+def _ranks(
+    scores: np.ndarray, rows: np.ndarray, next_k: int, name: str = DRAWN_LISTS[0]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ranks [N] and users [N] of the targets among `next_k` that have a list of this name."""
+    present, users = _present_targets(rows, next_k, name)
+    shown = rows[f"list_{SERVED}"][:, :next_k] > 0 if name == SERVED else None
+    return metrics.rank(scores[:, :next_k], shown)[present], users
 
 
-def _present_targets(rows: np.ndarray, next_k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mask [Q, next_k] of present next titles, and their users [N]."""
-    present = rows["target"][:, :next_k] > 0
+def _present_targets(
+    rows: np.ndarray, next_k: int, name: str = DRAWN_LISTS[0]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mask [Q, next_k] of next titles that have a list of this name, and their users [N]."""
+    present = baselines.listed(rows, name)[:, :next_k]
     return present, np.broadcast_to(rows["user"][:, None], present.shape)[present]
 
 
-def summary(scores: np.ndarray, rows: np.ndarray, next_k: int) -> dict[str, Any]:
+def summary(scores: np.ndarray, rows: np.ndarray, next_k: int, name: str = DRAWN_LISTS[0]) -> dict[str, Any]:
     """Return the mean metrics of one list, and the number of users and examples.
 
     Args:
         scores: [Q, >= next_k, 1 + negatives], the target first.
         rows: the Q held-out rows.
         next_k: number of next titles K to evaluate.
+        name: name of the list.
     """
-    return list_metrics(_ranks(scores, rows, next_k)[0], rows, next_k)
+    return list_metrics(_ranks(scores, rows, next_k, name)[0], rows, next_k, name)
 
 
-def list_metrics(rank: np.ndarray, rows: np.ndarray, next_k: int) -> dict[str, Any]:
+def list_metrics(
+    rank: np.ndarray, rows: np.ndarray, next_k: int, name: str = DRAWN_LISTS[0]
+) -> dict[str, Any]:
     """Return the mean metrics of ranks [N] of one list, and the number of users and examples.
 
     Args:
         rank: ranks of the targets present among `next_k`.
         rows: the Q held-out rows.
         next_k: number of next titles K of the ranks.
+        name: name of the list.
     """
     out: dict[str, Any] = {name: float(f(rank).mean()) for name, f in metrics.METRICS.items()}
-    return out | {"users": len(np.unique(_present_targets(rows, next_k)[1])), "examples": len(rank)}
+    return out | {"users": len(np.unique(_present_targets(rows, next_k, name)[1])), "examples": len(rank)}
+
+
+def lists_of_queries(lists: tuple[str, ...], rows: np.ndarray) -> tuple[str, ...]:
+    """Return those of `lists` that a query has: without any slate in the rows no served list."""
+    return tuple(name for name in lists if name != SERVED or baselines.listed(rows, name).any())
 
 
 def model_lists(scores: np.ndarray, rows: np.ndarray, next_k: int, lists: tuple[str, ...]) -> dict[str, Any]:
@@ -63,12 +77,12 @@ def model_lists(scores: np.ndarray, rows: np.ndarray, next_k: int, lists: tuple[
     Returns:
         List -> metrics, as `summary` returns them.
     """
-    return {name: summary(scores[:, LISTS.index(name)], rows, next_k) for name in lists}
+    return {name: summary(scores[:, LISTS.index(name)], rows, next_k, name) for name in lists}
 
 
 def model_ranks(scores: np.ndarray, rows: np.ndarray, lists: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Return list -> ranks [Q] of the next titles (K=1); arguments are those of `model_lists`."""
-    return {name: _ranks(scores[:, LISTS.index(name)], rows, 1)[0] for name in lists}
+    """Return list -> ranks [N] of the next titles (K=1) that have a list; arguments as of `model_lists`."""
+    return {name: _ranks(scores[:, LISTS.index(name)], rows, 1, name)[0] for name in lists}
 
 
 def baseline_ranks(
@@ -91,12 +105,12 @@ def baseline_ranks(
         Baseline -> list -> ranks [N] of the targets present among `next_k`.
     """
     out = {
-        rule: {name: _ranks(score(rows, name, arrays), rows, next_k)[0] for name in lists}
+        rule: {name: _ranks(score(rows, name, arrays), rows, next_k, name)[0] for name in lists}
         for rule, score in rules.items()
     }
     if next_k == 1 and len(rows) and np.isfinite(rows["oracle_enabled"]).all():
         out |= {
-            row: {name: _ranks(score(rows, name, shown_abandoned), rows, 1)[0] for name in lists}
+            row: {name: _ranks(score(rows, name, shown_abandoned), rows, 1, name)[0] for name in lists}
             for row, score in baselines.ORACLES.items()
         }
     return out
@@ -207,7 +221,9 @@ def per_user(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
 
     `user` holds the keys of the source. `enabled/ndcg@1` is for K=1, `enabled_k3/ndcg@1` for the next three
     titles, `enabled_ctr/ndcg@1` and `enabled_ctr_k3/ndcg@1` for another head, `catalogue/ndcg@10` over all
-    titles, `truth/value` of the policy. `queries` and `queries_k3` are the number of values in each mean.
+    titles, `truth/value` of the policy. `queries` and `queries_k3` are the number of values in each mean. A
+    user without a served list has NaN in the columns of that list, whose means are over the queries that have
+    one.
     """
     rows, out = evaluation.rows, {}
     by_head = {"": evaluation.scores} | {
@@ -216,9 +232,11 @@ def per_user(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
     for k in sorted({1, *evaluation.next_k}):
         for head, scores in by_head.items():
             for name in evaluation.lists:
-                rank, user = _ranks(scores[:, LISTS.index(name)], rows, k)
+                rank, user = _ranks(scores[:, LISTS.index(name)], rows, k, name)
                 for metric, f in metrics.METRICS.items():
-                    out[f"{name}{head}{metrics.suffix(k)}/{metric}"] = metrics.per_user(user, f(rank))[1]
+                    means = metrics.per_user(user, f(rank))
+                    column = f"{name}{head}{metrics.suffix(k)}/{metric}"
+                    out[column] = _of_all_users(*means[:2], rows["user"]) if name == SERVED else means[1]
         users, out[f"queries{metrics.suffix(k)}"] = np.unique(
             _present_targets(rows, k)[1], return_counts=True
         )
@@ -231,17 +249,33 @@ def per_user(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
     return {"user": evaluation.user_keys[users], **out}
 
 
+def _of_all_users(user: np.ndarray, mean: np.ndarray, every: np.ndarray) -> np.ndarray:
+    """Return the means of all users, NaN for a user that is not in `user`.
+
+    Args:
+        user: [N] users, ascending.
+        mean: [N] their means.
+        every: [Q] users of all queries.
+    """
+    users = np.unique(every)
+    out = np.full(len(users), np.nan)
+    out[np.searchsorted(users, user)] = mean
+    return out
+
+
 def per_query(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
     """Return columns [Q] per query (K=1): user key, rank of the target in each list, labels.
 
-    `prediction/<head>`, `label/<head>` and `known/<head>` are those of the heads that predict a label,
-    `observed/<label>` the early labels that the model reads, `truth/<metric>` and `rewards/value` the values
-    of the policy.
+    The rank is 0 where a query has no such list. `prediction/<head>`, `label/<head>` and `known/<head>` are
+    those of the heads that predict a label, `observed/<label>` the early labels that the model reads,
+    `truth/<metric>` and `rewards/value` the values of the policy.
     """
-    ranks = {
-        name: metrics.rank(evaluation.scores[:, LISTS.index(name), 0]).astype(np.uint16)
-        for name in evaluation.lists
-    }
+    ranks = {}
+    for name in evaluation.lists:
+        ranks[name] = np.zeros(len(evaluation.rows), np.uint16)
+        scores = evaluation.scores[:, LISTS.index(name)]
+        has_list = baselines.listed(evaluation.rows, name)[:, 0]
+        ranks[name][has_list] = _ranks(scores, evaluation.rows, 1, name)[0]
     if evaluation.ranked is not None:
         ranks[CATALOGUE] = evaluation.ranked.by_order["model"].ranks.astype(np.uint32)
     labels: dict[str, np.ndarray] = {}

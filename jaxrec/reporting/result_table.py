@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from jaxrec.core.ids import CATALOGUE, LABEL_BASELINES, LABELS, REWARDS, TRUTH
+from jaxrec.core.ids import CATALOGUE, LABEL_BASELINES, LABELS, REWARDS, SERVED, TRUTH
 from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath
 from jaxrec.reporting.gradient_table import gradient_lines
@@ -87,7 +87,10 @@ def format_table(result: Mapping[str, Any]) -> str:
         f"{result['name']}: {result['which']} checkpoint, step {result['step']:,}, {result['split']} users"
     ]
     for k, lists, baselines in blocks(result):
-        lines += ["", *_lists_table(k, lists, baselines)] if lists else []
+        drawn = {name: values for name, values in lists.items() if name != SERVED}
+        lines += ["", *_lists_table(k, drawn, baselines)] if drawn else []
+        if SERVED in lists:
+            lines += ["", *_lists_table(k, {SERVED: lists[SERVED]}, baselines)]
     if CATALOGUE in result:
         lines += ["", *_catalogue_table(result[CATALOGUE])]
     if TRUTH in result:
@@ -116,11 +119,13 @@ def format_table(result: Mapping[str, Any]) -> str:
 
 
 def _lists_table(k: int, lists: Mapping[str, Any], baselines: Mapping[str, Any]) -> list[str]:
-    """Return the lines of the table of all candidate lists for one K."""
+    """Return the lines of the table of candidate lists for one K: of drawn lists, or of the served list."""
     width = _COLUMN_WIDTH * len(METRICS)
     first = next(iter(lists.values()))
     title = f"K={k}"
-    head = f"{title:<{_LABEL_WIDTH}}" + "".join(f"{'PHNS-' + name:>{width}}" for name in lists)
+    head = f"{title:<{_LABEL_WIDTH}}" + "".join(
+        f"{name if name == SERVED else 'PHNS-' + name:>{width}}" for name in lists
+    )
     names = " " * _LABEL_WIDTH + "".join(
         f"{label:>{_COLUMN_WIDTH}}" for _ in lists for label in METRICS.values()
     )

@@ -17,7 +17,7 @@ from jaxrec.config.serialization import dataset_directory, digest
 from jaxrec.config.tree import fields_of, join, known_key, near, require
 from jaxrec.config.validation import at, check
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import LISTS
+from jaxrec.core.ids import DRAWN_LISTS
 from jaxrec.evaluation.labels.predictions import ORDERS as LABEL_METRICS
 from jaxrec.evaluation.metrics import METRICS as LIST_METRICS
 from jaxrec.evaluation.truth.policy_value import COLUMNS as TRUTH_METRICS
@@ -82,7 +82,7 @@ class Claim:
 
     name: str
     pairs: tuple[tuple[str, str], ...]
-    lists: tuple[str, ...] = LISTS
+    lists: tuple[str, ...] = DRAWN_LISTS
     next_k: tuple[int, ...] = (1,)
     metric: str = "ndcg@1"
     margin: float = 0.0

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.core.ids import LISTS, TRUTH
+from jaxrec.core.ids import DRAWN_LISTS, LISTS, TRUTH
 from jaxrec.evaluation import statistics
 from jaxrec.evaluation.metrics import METRICS, suffix
 from jaxrec.studies.comparisons import METRIC, Comparisons, RowResults
@@ -227,7 +227,7 @@ def _premise_json(premise: Premise, study: Study, comparisons: Comparisons) -> d
     """Return a premise's comparisons: one per candidate list and value with results."""
     points: dict[str, list[dict[str, Any]]] = {}
     prefix, _, of_truth = premise.metric.partition("/")
-    for name in (TRUTH,) if prefix == TRUTH else LISTS:
+    for name in (TRUTH,) if prefix == TRUTH else DRAWN_LISTS:
         for value in premise.values:
             pair = (premise_row(study.base, premise, row, value) for row in (premise.better, premise.worse))
             comparison = comparisons.compare(*pair, name, 1, "", of_truth or premise.metric)

@@ -292,8 +292,8 @@ class Task:
         raise NotImplementedError
 
     @property
-    def pool_mix(self) -> tuple[int, int, int, int] | None:
-        """Negatives of an example by pool: hard, trending, tailing, random; None for tasks without pools."""
+    def pool_mix(self) -> tuple[int, ...] | None:
+        """Negatives of an example by pool, in the order of `POOLS`; None for tasks without pools."""
         return None
 
     @property

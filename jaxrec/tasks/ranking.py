@@ -83,7 +83,7 @@ class RankingTask(RankingScorer):
         return self.config.objective.balance > 0 and len(self.config.model.experts) > 1
 
     @cached_property
-    def pool_mix(self) -> tuple[int, int, int, int]:
+    def pool_mix(self) -> tuple[int, ...]:
         """Number of negatives of each pool per example, in the order of `core.ids.POOLS`."""
         return mix_counts(self.config.sampling.mix, self.config.sampling.negatives)
 
@@ -195,7 +195,7 @@ class RankingTask(RankingScorer):
 
     def head_losses(self, params: Any, host: HostBatch, table: TitleTable) -> tuple[jax.Array, jax.Array]:
         queries = ranking_inputs.queries(host.words, self.view, host.packing)
-        batch = ranking_inputs.validation(queries, host.valid, self.config.sampling.next_k)
+        batch = ranking_inputs.validation(queries, host.valid, self.config.sampling.next_k, self.reads_served)
         _, sums = self.batch_loss(params, batch, table, self.config.model.gate.temperature, None)
         terms = [sums[f"loss_{term}"] for term in self.weighted_terms]
         return jnp.stack([total for total, _ in terms]), terms[0][1]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.core.batch import Batch, History, ObservedOutcome, Outcome, Packing, after, observed
-from jaxrec.core.ids import LISTS, PAD, POOLS, UNKNOWN
+from jaxrec.core.ids import PAD, POOLS, SERVED, UNKNOWN
 from jaxrec.core.row_format import Layout, label_is_known
 from jaxrec.models.layers import rng
 
@@ -197,14 +197,13 @@ def _observed(rows: dict[str, jax.Array], view: HistoryView) -> ObservedOutcome:
     return observed(Outcome(None, jnp.stack(numbers, axis=1)))
 
 
-def choose_negatives(
-    rows: dict[str, jax.Array], counts: tuple[int, int, int, int], epoch: jax.Array
-) -> tuple:
+def choose_negatives(rows: dict[str, jax.Array], counts: tuple[int, ...], epoch: jax.Array) -> tuple:
     """Choose the negatives of an epoch from the pools of each row.
 
     Epoch e takes the `count` columns (e * count + j) mod width of each pool. The width of the hard pool is
     the row's number of real hard negatives, so a row with at most `count` of them uses all of them. The
-    missing hard negatives come from the filled columns of the hard pool, rotated in the same way. Rows of
+    missing hard negatives come from the filled columns of the hard pool, rotated in the same way. The width
+    of the served pool is the row's number of served titles, and missing served negatives are padding. Rows of
     exposures have no pools, and N is 0 there.
 
     Args:
@@ -213,7 +212,7 @@ def choose_negatives(
         epoch: Scalar, from 0.
 
     Returns:
-        Ids [B, N], and a bool array [B, N] that is True for hard negatives.
+        Ids [B, N], 0 for padding, and a bool array [B, N] that is True for hard negatives.
     """
     if "pool_hard" not in rows:
         return _no_negatives(rows)
@@ -227,7 +226,10 @@ def choose_negatives(
     spare = n_hard + (epoch * missing + j - real) % jnp.maximum(width - n_hard, 1)
     hard_column = jnp.where(j < real, rotated, spare)
     chosen = [jnp.take_along_axis(rows["pool_hard"], hard_column, axis=1)]
-    for name, count in zip(POOLS[1:], counts[1:], strict=True):
+    for name, count in zip(POOLS[1:], counts[1:], strict=False):
+        if name == SERVED:
+            chosen += [_served_negatives(rows, count, epoch)] if count else []
+            continue
         pool = rows[f"pool_{name}"]
         column = (epoch * count + jnp.arange(count)) % pool.shape[1]
         chosen.append(pool[:, column])
@@ -239,6 +241,14 @@ def choose_negatives(
     return negative, hard
 
 
+def _served_negatives(rows: dict[str, jax.Array], count: int, epoch: jax.Array) -> jax.Array:
+    """Return `count` served titles [B, count] of an epoch; 0 where a row has fewer."""
+    pool, j = rows["pool_served"], jnp.arange(count)[None]
+    served = (pool != PAD).sum(axis=1)[:, None]
+    column = (epoch * count + j) % jnp.maximum(served, 1)
+    return jnp.where(j < served, jnp.take_along_axis(pool, column, axis=1), PAD)
+
+
 def _no_negatives(rows: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
     """Return ids [B, 0] and the mask [B, 0] of hard negatives of rows of exposures."""
     count = len(rows["target"])
@@ -246,7 +256,7 @@ def _no_negatives(rows: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
 
 
 def training(
-    words: Any, valid: Any, view: HistoryView, counts: tuple[int, int, int, int], next_k: int,
+    words: Any, valid: Any, view: HistoryView, counts: tuple[int, ...], next_k: int,
     epoch: jax.Array, key: jax.Array, packing: Packing | None = None,
 ) -> Batch:  # fmt: skip
     """Build a training batch.
@@ -294,8 +304,8 @@ class QueryBatch(NamedTuple):
     Attributes:
         rows: Fields of B rows, from `decode`.
         history: Inputs of the model.
-        candidate: [B, lists, K, 1 + negatives] int32 ids, the target first, 0 where absent; for exposures
-            [B, 1, 1, 1], the title shown.
+        candidate: [B, lists, K, 1 + negatives] int32 ids of the lists of the layout, the target first, 0
+            where absent; for exposures [B, 1, 1, 1], the title shown.
     """
 
     rows: dict[str, jax.Array]
@@ -315,12 +325,12 @@ def queries(words: Any, view: HistoryView, packing: Packing | None = None) -> Qu
     target = rows["target"][:, :, None]
     lists = [target]
     if view.layout.has_candidates:
-        lists = [jnp.concatenate([target, rows[f"list_{name}"]], axis=2) for name in LISTS]
+        lists = [jnp.concatenate([target, rows[f"list_{name}"]], axis=2) for name in view.layout.lists]
     histories = history(rows, view) if packing is None else packed(rows, view, packing)
     return QueryBatch(rows, histories, jnp.stack(lists, axis=1))
 
 
-def validation(query_batch: QueryBatch, valid: Any, next_k: int) -> Batch:
+def validation(query_batch: QueryBatch, valid: Any, next_k: int, served: bool = False) -> Batch:
     """Build a training batch from the "enabled" list of queries; exposures have no negatives.
 
     The plateau schedule monitors the loss of this batch.
@@ -329,12 +339,16 @@ def validation(query_batch: QueryBatch, valid: Any, next_k: int) -> Batch:
         query_batch: Queries of B rows.
         valid: [B] bool, False for padding rows of the batch.
         next_k: Number of targets per example.
+        served: True to take the served list instead, and no query without one.
     """
     rows = query_batch.rows
     negative, hard = _no_negatives(rows)
     if "list_enabled" in rows:
         negative = rows["list_enabled"][:, 0]
         hard = jnp.arange(negative.shape[1])[None] < rows["num_hard"][:, :1]
+    if served:
+        negative = rows["list_served"][:, 0]
+        hard, valid = jnp.zeros(negative.shape, bool), valid & (negative[:, 0] != PAD)
     return Batch(
         query_batch.history,
         rows["target"][:, :next_k],

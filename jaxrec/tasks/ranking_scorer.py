@@ -11,7 +11,7 @@ import numpy as np
 from jaxrec.config.heads import TITLE, HeadSpec, Page, head_values
 from jaxrec.core.batch import History, HostBatch, Outcome, TitleTable
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import LABELS, LISTS, RETRIEVAL_HEAD
+from jaxrec.core.ids import LABELS, RETRIEVAL_HEAD, SERVED
 from jaxrec.core.registry import HEADS
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.data.loading.packing import Packer
@@ -51,6 +51,11 @@ class RankingScorer(Task):
                     "exposures do not have; allowed: 0, with heads on labels"
                 )
         _ = self.pages  # raises for an unknown value
+        if self.reads_served and not self.layout.has_served:
+            raise InputError(
+                f"sampling.mix.served={self.config.sampling.mix.served:g} needs served titles, which the "
+                "dataset's rows do not hold; allowed: 0, or a dataset of data.served above 0"
+            )
         if strata := self.config.sampling.strata:
             size = strata_feature(self.layout, strata).size
             if len(self.strata) != size or not any(self.strata):
@@ -120,11 +125,19 @@ class RankingScorer(Task):
     def protocols(self) -> Protocols:
         """Return the frozen lists; NDCG@1 on the enabled list chooses the best checkpoint.
 
-        For exposures, and for offline runs with heads of labels, there are no lists, and it is the mean AUC.
+        It is that on the served list if served titles are negatives of the training. For exposures, and for
+        offline runs with heads of labels, there are no lists, and it is the mean AUC.
         """
         if not self.layout.has_candidates or (self.config.offline and self.label_heads):
             return Protocols((), best=(LABELS, "auc"))
-        return Protocols(LISTS, best=("enabled", "ndcg@1"))
+        if self.reads_served:
+            return Protocols(self.layout.lists, best=(SERVED, "ndcg@1"))
+        return Protocols(self.layout.lists, best=("enabled", "ndcg@1"))
+
+    @property
+    def reads_served(self) -> bool:
+        """True if titles that were shown and not chosen are negatives of the training."""
+        return self.config.sampling.mix.served > 0
 
     @property
     def shares_histories(self) -> bool:
@@ -193,7 +206,7 @@ class RankingScorer(Task):
         candidates = queries.candidate[:, :, :next_k]
         scores, gate = self._score_candidates(params, projections, queries.history, candidates, table, heads)
         sums: Sums = {}
-        batch = ranking_inputs.validation(queries, host.valid, self.config.sampling.next_k)
+        batch = ranking_inputs.validation(queries, host.valid, self.config.sampling.next_k, self.reads_served)
         if with_loss:
             tau = self.config.model.gate.temperature
             sums = self.batch_loss(params, batch, table, tau, None, projections)[1]

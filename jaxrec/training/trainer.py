@@ -29,7 +29,7 @@ from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.data.loading.batches import BatchGroups, stream
 from jaxrec.data.storage.dataset import Dataset
-from jaxrec.evaluation.evaluator import Validator
+from jaxrec.evaluation.details.validator import Validator
 from jaxrec.evaluation.gate_analysis import COLLAPSED
 from jaxrec.reporting.metric_writer import Writer
 from jaxrec.runtime.device_batch import transfer_group

@@ -16,6 +16,7 @@ from tests.broken import (
     past_signals,
     policies,
     runs,
+    served,
     settings,
     signals,
     simulator,
@@ -48,5 +49,6 @@ AREAS = (
     heads,
     filling,
     policies,
+    served,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)

@@ -68,7 +68,7 @@ LINES = (
     ),
     Line(
         "no hard negative is one of the next targets",
-        "jaxrec/data/examples/ranking.py",
+        "jaxrec/data/examples/user_pools.py",
         "live &= ~(log.rank[event][:, None] == targets[row]).any(axis=1)",
         "live &= True",
         ("tests/data/examples/test_ranking_examples.py::test_next_targets_are_no_hard_negatives",),

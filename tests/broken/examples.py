@@ -37,8 +37,8 @@ LINES = (
     Line(
         "datasets without exposures keep their digests",
         "jaxrec/config/serialization.py",
-        '"test_from", "examples", "fold", "truth_queries")',
-        '"test_from", "fold", "truth_queries")',
+        '"test_from", "examples", "fold", "truth_queries", "served",',
+        '"test_from", "fold", "truth_queries", "served",',
         ("tests/config/test_availability.py::test_availability_enters_a_digest_where_it_is_set",),
     ),
 )

@@ -163,7 +163,7 @@ LINES = (
     ),
     Line(
         "a row's own positive is not in its hard pool",
-        "jaxrec/data/examples/ranking.py",
+        "jaxrec/data/examples/user_pools.py",
         "live &= ~(log.rank[event][:, None] == targets[row]).any(axis=1)",
         "live &= ~(log.rank[event][:, None] == targets[row][:, 1:]).any(axis=1)",
         ("tests/data/examples/test_ranking_examples.py::test_next_targets_are_no_hard_negatives",),

@@ -53,8 +53,8 @@ LINES = (
     ),
     Line(
         "the oracle of all first plays knows what was abandoned",
-        "jaxrec/data/runners/partition_job.py",
-        "            p = truth_queries.choice_of(truth, keys, time, ranked.order[rank])",
+        "jaxrec/data/examples/truth_queries.py",
+        "            p = choice_of(truth, keys, time, titles.order[rank])",
         "            pass",
         (_PREPARED,),
     ),

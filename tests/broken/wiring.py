@@ -6,8 +6,8 @@ LINES = (
     Line(
         "the enabled list chooses the best checkpoint",
         "jaxrec/tasks/ranking_scorer.py",
-        'Protocols(LISTS, best=("enabled", "ndcg@1"))',
-        'Protocols(LISTS, best=("disabled", "ndcg@1"))',
+        'Protocols(self.layout.lists, best=("enabled", "ndcg@1"))',
+        'Protocols(self.layout.lists, best=("disabled", "ndcg@1"))',
         ("tests/end_to_end/test_by_hand.py::test_the_best_checkpoint_is_that_of_the_enabled_list",),
     ),
     Line(
@@ -33,7 +33,7 @@ LINES = (
     ),
     Line(
         "validation of sequences leaves out the stored history",
-        "jaxrec/evaluation/evaluator.py",
+        "jaxrec/evaluation/details/validator.py",
         'seen="stored", temperature=protocols.temperature',
         'seen="kept", temperature=protocols.temperature',
         (
@@ -49,16 +49,16 @@ LINES = (
     ),
     Line(
         "the oracle divides by the density of the negatives",
-        "jaxrec/data/runners/partition_job.py",
+        "jaxrec/data/examples/truth_queries.py",
         "= p[:, columns] / q, p[:, columns]",
         "= p[:, columns] * q, p[:, columns]",
         ("tests/end_to_end/test_by_hand.py::test_oracles",),
     ),
     Line(
         "each list has the density of its own pools",
-        "jaxrec/data/runners/partition_job.py",
-        "ranking.list_widths(name, layout.negatives)",
-        'ranking.list_widths("enabled", layout.negatives)',
+        "jaxrec/data/examples/truth_queries.py",
+        "list_widths(name, layout.negatives)",
+        'list_widths("enabled", layout.negatives)',
         ("tests/end_to_end/test_by_hand.py::test_oracles",),
     ),
     Line(
@@ -99,8 +99,8 @@ LINES = (
     Line(
         "each list has its own scores",
         "jaxrec/evaluation/results.py",
-        "summary(scores[:, LISTS.index(name)], rows, next_k) for name in lists",
-        "summary(scores[:, 0], rows, next_k) for name in lists",
+        "summary(scores[:, LISTS.index(name)], rows, next_k, name) for name in lists",
+        "summary(scores[:, 0], rows, next_k, name) for name in lists",
         ("tests/end_to_end/test_by_hand.py::test_model",),
     ),
     Line(
@@ -134,8 +134,8 @@ LINES = (
     Line(
         "the first run minus the second",
         "jaxrec/evaluation/per_user.py",
-        "np.round(first.of_user(column) - second.of_user(second_column or column), DECIMALS)",
-        "np.round(second.of_user(second_column or column) - first.of_user(column), DECIMALS)",
+        "values = first.of_user(column) - second.of_user(second_column or column)",
+        "values = second.of_user(second_column or column) - first.of_user(column)",
         ("tests/end_to_end/test_by_hand.py::test_two_checkpoints_are_compared_user_by_user",),
     ),
     Line(
@@ -190,8 +190,8 @@ LINES = (
     Line(
         "the p-values of a study are in their columns",
         "jaxrec/studies/markdown.py",
-        "f\"{_p(users['wilcoxon_p'])} ({users['zeros']",
-        "f\"{_p(users['t_p'])} ({users['zeros']",
+        "f\"{text.p(users['wilcoxon_p'])} ({users['zeros']",
+        "f\"{text.p(users['t_p'])} ({users['zeros']",
         ("tests/studies/test_results.py::test_each_figure_of_a_claim_is_in_its_column",),
     ),
     Line(
@@ -232,8 +232,8 @@ LINES = (
     Line(
         "the columns of a user are those of its head",
         "jaxrec/evaluation/results.py",
-        "rank, user = _ranks(scores[:, LISTS.index(name)], rows, k)",
-        "rank, user = _ranks(evaluation.scores[:, LISTS.index(name)], rows, k)",
+        "rank, user = _ranks(scores[:, LISTS.index(name)], rows, k, name)",
+        "rank, user = _ranks(evaluation.scores[:, LISTS.index(name)], rows, k, name)",
         ("tests/end_to_end/test_by_hand.py::test_columns_of_each_user",),
     ),
 )

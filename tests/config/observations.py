@@ -35,6 +35,7 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.row_format import FeatureSpec, Layout
 from jaxrec.core.tables import Lists
 from jaxrec.data.events.event_log import Log
+from jaxrec.data.examples import user_pools
 from jaxrec.data.labels.of_targets import LabelInputs, PartitionLabels
 from jaxrec.data.labels.tables import LabelTitles
 from jaxrec.data.loading import left_out
@@ -188,6 +189,17 @@ def stored_fields(config: Config) -> str:
     specs = tuple(FeatureSpec(f.name, f.kind, f.where, 4, size=3) for f in config.features)
     layout = layout_of(config, 3, specs)
     return str((layout.row_dtype(), layout.query_dtype()))
+
+
+def shown(config: Config) -> int:
+    """Return the number of impressions joined to a play that comes a minute after a half of them."""
+    log = SimpleNamespace(user=np.zeros(2, int), time=np.array([0, 100_000]))
+    states = SimpleNamespace(start=np.array([0, 1]), user_start=np.zeros(2, int))
+    window = 1000 * config.data.request_window_seconds
+    titles = user_pools.ShownTitles(
+        np.zeros(4, int), np.arange(4), np.array([40_000, 40_000, 100_000, 100_000]), window
+    )
+    return len(titles.at(log, states, np.array([1]))[1])
 
 
 def reward(config: Config):
@@ -445,6 +457,7 @@ def drawn_from(pool: int):
 
     def observe(config: Config) -> int:
         task, widths = _task(config), {"hard": 16, "trending": 32, "tailing": 20, "random": 8}
+        widths |= {"served": 20}
         stored = {f"pool_{n}": np.full((1, w), i, np.int32) for i, (n, w) in enumerate(widths.items())}
         stored["pool_hard_filled"] = np.zeros((1, 16), np.uint8)
         chosen, _ = ranking_inputs.choose_negatives(stored, task.pool_mix, jnp.int32(0))

@@ -153,7 +153,8 @@ def _simulator() -> dict[str, list[Case]]:
         habit=0.5,
     )  # fmt: skip
     signals = dict(
-        surprise=0.0, thumbs=0.5, leniency=0.0, ratings=0.5, lists=0.5, impressions_logged=0.5, trailers=0.5,
+        surprise=0.0, thumbs=0.5, leniency=0.0, ratings=0.5, lists=0.5, impressions_logged=0.5,
+        test_impressions_logged=0.5, trailers=0.5,
     )  # fmt: skip
     drawn = {"signals": tuple(Signal(name, value) for name, value in Simulator.generated_signals.items())}
     return table("source", o.read, **values) | {
@@ -217,6 +218,7 @@ FEATURE_AT = {"name": 4, "kind": 7, "where": 2, "width": 0, "most": 1, "availabl
 EXPOSURES = {
     "signals": (Signal("impression", column="*"),), "data.num_targets": 1, "evaluate.next_k": (1,),
 }  # fmt: skip
+SERVED = {"signals": (Signal("impression"),), "data.served": 20}
 DATA = table(
     "data", o.rows, seed=1, max_history=12, num_targets=4, abandon_threshold=0.2, targets="any",
     split="last", train_share=0.5, validation_share=0.15, hard=20, trending=36, tailing=24, random=12,
@@ -234,6 +236,8 @@ DATA = table(
     "max_invalid_fraction": [Case("data.max_invalid_fraction", 0.2, o.invalid_rows)],
     "examples": [Case("data.examples", "impressions", o.stored_fields, "tables", EXPOSURES,
                       {"objective.ctr": 0.0, "objective.ranking": 0.0})],
+    "served": [Case("data.served", 8, o.stored_fields, edits=SERVED)],
+    "request_window_seconds": [Case("data.request_window_seconds", 60, o.shown, edits=SERVED)],
     "fold": [Case("data.fold", "2/3", o.rows, base, {"source.test_only_users": 0})
              for base in ("ranking", "next_item")],
 }  # fmt: skip
@@ -254,6 +258,9 @@ MIX = {
         ("tailing", 0.2, {"sampling.mix.random": 0.1}),
         ("random", 0.1, {"sampling.mix.hard": 0.2}),
     ))
+} | {
+    "served": [Case("sampling.mix.served", 0.1, o.drawn_from(4), edits=SERVED,
+                    also={"sampling.mix.hard": 0.2})]
 }  # fmt: skip
 
 SAMPLING = {

@@ -170,13 +170,17 @@ def test_newer_fields_of_the_simulator_enter_a_digest_where_they_are_set():
     base = digest(config)
     assert base == "4dab3297baa7e6e98772910d40220c8191040328c35749d554a88cf6361c0cd5"
     old = to_json(config)
-    knobs = ("habit", "surprise", "thumbs", "leniency", "ratings", "lists", "impressions_logged", "trailers")
+    knobs = (
+        "habit", "surprise", "thumbs", "leniency", "ratings", "lists", "impressions_logged",
+        "test_impressions_logged", "trailers",
+    )  # fmt: skip
     changed = {digest(replace(config, source=Simulator(**{name: 0.5}))) for name in knobs}
     assert len(changed | {base}) == 1 + len(knobs)
     assert digest(replace(config, data=Data(truth_queries=7))) not in changed | {base}
     for name in knobs:
         del old["source"][name]
-    del old["data"]["truth_queries"]
+    for name in ("truth_queries", "served", "request_window_seconds"):
+        del old["data"][name]
     assert from_json(old) == config
 
 

@@ -419,8 +419,8 @@ def test_a_dot_product_scores_one_task():
 def test_mixes_are_table_2():
     counts = {name: mix_counts(mix, 20) for name, mix in {**TRAIN_MIXES, **LIST_MIXES}.items()}
     assert counts == {
-        "hard": (10, 6, 4, 0), "medium": (6, 8, 6, 0), "easy": (4, 6, 10, 0), "none": (0, 10, 6, 4),
-        "enabled": (6, 6, 4, 4), "disabled": (0, 10, 6, 4),
+        "hard": (10, 6, 4, 0, 0), "medium": (6, 8, 6, 0, 0), "easy": (4, 6, 10, 0, 0),
+        "none": (0, 10, 6, 4, 0), "enabled": (6, 6, 4, 4, 0), "disabled": (0, 10, 6, 4, 0),
     }  # fmt: skip
 
 

@@ -20,7 +20,8 @@ from jaxrec.data.runners.local import prepare
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.evaluation import per_user
 from jaxrec.evaluation.correction import candidate_shifts
-from jaxrec.evaluation.evaluator import EvaluationOptions, Validator, evaluate
+from jaxrec.evaluation.details.validator import Validator
+from jaxrec.evaluation.evaluator import EvaluationOptions, evaluate
 from jaxrec.evaluation.results import per_query
 from jaxrec.evaluation.results import per_user as per_user_columns
 from jaxrec.runtime.mesh import replicate

@@ -3,7 +3,7 @@
 from datetime import date
 
 from jaxrec.config.rules.availability import check_availability
-from jaxrec.config.rules.examples import check_fold, check_impressions
+from jaxrec.config.rules.examples import check_fold, check_impressions, check_served
 from jaxrec.config.rules.labels import check_stored_labels, check_watch_times
 from jaxrec.config.rules.signals import check_signals
 from jaxrec.config.schema import LIST_MIXES, Config, Feature, FileFormat, Tables
@@ -151,7 +151,7 @@ def _check_data(config: Config) -> None:
     require(0 <= data.seed < 2**32, "data.seed", data.seed, "be in [0, 2**32)")
     for name in ("num_targets", "negatives", "partitions"):
         require(getattr(data, name) >= 1, f"data.{name}", getattr(data, name), "be at least 1")
-    for name in ("truth_queries", "workers", *POOLS):
+    for name in ("truth_queries", "workers", "request_window_seconds", *POOLS):
         require(getattr(data, name) >= 0, f"data.{name}", getattr(data, name), "be at least 0")
     for name in ("abandon_threshold", "max_invalid_fraction"):
         require(0 <= getattr(data, name) <= 1, f"data.{name}", getattr(data, name), "be in [0, 1]")
@@ -221,5 +221,5 @@ def _check_examples(config: Config) -> None:
 
 DATA_RULES = (
     _check_source, _check_features, check_signals, check_stored_labels, check_availability, _check_data,
-    _check_split, check_fold, _check_examples, check_impressions,
+    _check_split, check_fold, _check_examples, check_served, check_impressions,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The rules of what a dataset's rows are of: requests or exposures, and the users that a fold tests."""
+"""The rules of what a dataset's rows are of: requests or exposures, what was shown, and users of a fold."""
 
 import re
 
@@ -67,3 +67,19 @@ def check_impressions(config: Config) -> None:
         where = f"features[{i}].where"
         allowed = f"be title, user or interaction {with_it} unless the signal is a column of the log"
         require(feature.where != "context", where, feature.where, f"{allowed}: a table has no such columns")
+
+
+def check_served(config: Config) -> None:
+    """Raise InputError for titles served at requests without their impressions, or without requests."""
+    data = config.data
+    if not data.served:
+        window, allowed = data.request_window_seconds, "be 0 with data.served=0: no impression is joined"
+        require(not window, "data.request_window_seconds", window, allowed)
+        return
+    allowed = f"be 0 where task.name is {config.task.name!r}: requests are rows of the task ranking"
+    require(config.rows == "ranking", "data.served", data.served, allowed)
+    allowed = "be 0 with data.examples='impressions': an exposure has no negatives"
+    require(data.examples == "requests", "data.served", data.served, allowed)
+    shown = any((signal.name, signal.about) == (IMPRESSION, "title") for signal in config.signals)
+    allowed = f"be 0 unless signals hold Signal({IMPRESSION!r}) about titles: its events are what was served"
+    require(shown, "data.served", data.served, allowed)

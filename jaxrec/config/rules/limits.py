@@ -21,6 +21,8 @@ _LIMITS = {
     "data.trending": 2**12,
     "data.tailing": 2**12,
     "data.random": 2**12,
+    "data.served": 2**12,
+    "data.request_window_seconds": 7 * 24 * 3600,
     "data.negatives": 2**14,
     "data.partitions": 2**16,
     "data.workers": 2**12,

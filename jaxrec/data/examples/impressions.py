@@ -21,6 +21,7 @@ from jaxrec.data.labels.of_targets import PartitionLabels
 from jaxrec.data.labels.tables import Anchors
 from jaxrec.data.labels.timeline import Timeline
 from jaxrec.data.signals.past_values import PastSignals
+from jaxrec.data.signals.records import events_of
 
 NO_PAST = "exposures without an earlier play of the user"  # a count
 _COMPLETION = Label("target_completion", "completion", hours=24)
@@ -102,10 +103,8 @@ def build(
 
 def _exposures(log: Log, labels: PartitionLabels) -> _Exposures:
     """Return the events of the signal of exposures, in the order of rows."""
-    config, records = labels.config, labels.signals
-    kind = [signal.name for signal in config.signals].index(IMPRESSION)
-    records = records[records["kind"] == kind]
-    records = records[np.lexsort((records["title"], records["time"], records["user"]))]
+    config = labels.config
+    records = events_of(labels.signals, config.signals, IMPRESSION)
     user, time = np.searchsorted(log.hash, records["user"]), records["time"]
     split = splits.target_splits(config.data, log.split, log.hash, user, time, least=1)
     plays = Timeline(log.user, log.time)

@@ -10,19 +10,19 @@ import numpy as np
 
 from jaxrec.config.schema import LIST_MIXES, Data
 from jaxrec.core.hashing import mix
-from jaxrec.core.ids import LISTS, POOLS, SPLITS
+from jaxrec.core.ids import DRAWN_LISTS, DRAWN_POOLS, LISTS, SERVED, SPLITS
 from jaxrec.core.row_format import Layout
 from jaxrec.data.events import splits
-from jaxrec.data.events.event_log import EventState, Log, TitleStats, event_states, has_watch_time, ranges
+from jaxrec.data.events.event_log import EventState, Log, TitleStats, event_states
 from jaxrec.data.examples import negatives
 from jaxrec.data.examples.histories import Past, fill_features, fill_history
+from jaxrec.data.examples.user_pools import HardPool, ShownTitles, hard_pool, served_pool, shuffle_hard
 from jaxrec.data.labels.of_targets import PartitionLabels, TargetLabels
 from jaxrec.data.signals.past_values import PastSignals
 
-_TRAIN_DRAW, _HARD_DRAW = 0, 1000  # salts of the draws; list l of next title k has 1 + l * num_targets + k
+_TRAIN_DRAW = 0  # salts of the draws; list l of next title k has 1 + l * num_targets + k
 TOO_FEW = "{split} examples with too few titles left"  # a count
 _CHUNK = 16_384  # queries processed at once, which bounds memory
-_MAX_ABANDONED = 512  # latest abandoned plays that make the hard pool of a query
 
 
 @dataclass
@@ -60,6 +60,7 @@ class _Partition(NamedTuple):
     layout: Layout
     data: Data
     signals: PastSignals | None
+    shown: ShownTitles | None
 
 
 class _SplitUsers(NamedTuple):
@@ -79,13 +80,6 @@ class _Queries(NamedTuple):
 
     def at(self, indices: np.ndarray) -> "_Queries":
         return _Queries(*(column[indices] for column in self))
-
-
-class HardPool(NamedTuple):
-    """Abandoned titles of each query, drawn as hard negatives."""
-
-    rank: np.ndarray  # [Q, width]
-    filled: np.ndarray  # [Q] number of ranks drawn, which come first
 
 
 def targets(log: Log, states: EventState, data: Data) -> np.ndarray:
@@ -129,6 +123,7 @@ def target_splits(log: Log, query: np.ndarray, key_hash: np.ndarray, data: Data)
 def build(
     log: Log, catalogue: TitleStats, layout: Layout, data: Data, labels: PartitionLabels | None = None,
     signals: PastSignals | None = None,
+    shown: ShownTitles | None = None,
 ) -> tuple["Examples", negatives.NegativeUniverse]:  # fmt: skip
     """Build all rows of a partition's users.
 
@@ -143,6 +138,7 @@ def build(
         data: Settings of the targets, the split and the pools.
         labels: Labels of the partition, where the layout has some.
         signals: Signals of the plays, where the layout has some.
+        shown: Titles shown to the partition's users, where the layout has served titles.
 
     Returns:
         The rows, and the universe of negatives of the whole log, for the densities of the oracle.
@@ -154,8 +150,8 @@ def build(
     split = target_splits(log, query, catalogue.hash, data)
     upcoming = _upcoming_targets(log.user[query], split, query, layout.num_targets)
     queries = _Queries(query, position, upcoming)
-    partition = _Partition(log, states, catalogue.id_of_rank, layout, data, signals)
-    label_values = labels.at(query, split) if labels else None
+    partition = _Partition(log, states, catalogue.id_of_rank, layout, data, signals, shown)
+    label_values = labels.at(query, split) if labels and layout.labels else None
     out = Examples({}, {}, {})
     for s, name in enumerate(SPLITS):
         selected = np.flatnonzero(split == s)
@@ -226,22 +222,26 @@ def _fill_rows(
 
     The rows are initially zero. The result [Q] is False where too few titles remain.
     """
-    log, states, id_of_rank, layout, data, signals = partition
+    log, states, id_of_rank, layout, data, signals, _ = partition
     query, position, upcoming = queries
     user = log.user[query]
     key = mix(data.seed, log.hash[user], position)
     rank = np.where(upcoming >= 0, log.rank[upcoming], -1)
     hard = hard_pool(log, states, query, rank, key, max(data.hard, layout.negatives), data)
     if users.name == "train":
-        drawn = negatives.draw(users.universe, user, mix(key, _TRAIN_DRAW), *hard, layout.pools)
-        for name, ranks in zip(POOLS, drawn.ranks, strict=True):
+        drawn = negatives.draw(users.universe, user, mix(key, _TRAIN_DRAW), *hard, layout.drawn_pools)
+        for name, ranks in zip(DRAWN_POOLS, drawn.ranks, strict=True):
             rows[f"pool_{name}"] = id_of_rank[ranks]
         rows["pool_hard_filled"] = drawn.hard_filled
+        if partition.shown:
+            rows["pool_served"] = _served_ids(partition, query, rank, key, layout.pools[-1])
         _add_counts(counts, {**drawn.fills, "hard columns": drawn.hard_filled.size,
                         "hard columns filled": int(drawn.hard_filled.sum())})  # fmt: skip
         enough = drawn.enough
     else:
         enough = _fill_lists(rows, partition, users.universe, user, key, rank, hard)
+        if partition.shown:
+            _fill_served_list(rows, partition, upcoming, rank, key)
     _add_counts(counts, {TOO_FEW.format(split=users.name): int((~enough).sum())})
 
     rows["user"], rows["position"] = users.number[user], position
@@ -258,39 +258,6 @@ def _fill_rows(
 def _add_counts(counts: dict[str, int], more: dict[str, int]) -> None:
     for name, n in more.items():
         counts[name] = counts.get(name, 0) + n
-
-
-def hard_pool(
-    log: Log,
-    states: EventState,
-    query: np.ndarray,
-    targets: np.ndarray,
-    key: np.ndarray,
-    width: int,
-    data: Data,
-) -> HardPool:
-    """Draw hard negatives: titles that the user abandoned before the query.
-
-    The draw is uniform.
-    """
-    if not has_watch_time(log):  # without watch time, no title counts as abandoned
-        return HardPool(np.zeros((len(query), width), np.int64), np.zeros(len(query), np.int64))
-    abandoned = np.nonzero(states.completion < data.abandon_threshold)[0]
-    low = np.searchsorted(abandoned, states.user_start[query])
-    high = np.searchsorted(abandoned, states.start[query])
-    low = np.maximum(low, high - _MAX_ABANDONED)
-    row, at = ranges(low, high - low)
-    event = abandoned[at]
-    live = states.next[event] >= states.start[query][row]
-    live &= ~(log.rank[event][:, None] == targets[row]).any(axis=1)
-    row, rank = row[live], log.rank[event[live]]
-    order = np.lexsort((mix(key[row], _HARD_DRAW, rank), row))
-    row, rank = row[order], rank[order]
-    column = np.arange(len(row)) - np.searchsorted(row, row)
-    out = np.zeros((len(query), width), np.int64)
-    inside = column < width
-    out[row[inside], column[inside]] = rank[inside]
-    return HardPool(out, np.minimum(np.bincount(row, minlength=len(query)), width))
 
 
 def list_widths(name: str, negatives_in_list: int) -> tuple[int, int, int, int]:
@@ -325,12 +292,12 @@ def _fill_lists(
     layout, id_of_rank = partition.layout, partition.id_of_rank
     enough = np.ones(len(rows), bool)
     row, k = np.nonzero(rank >= 0)  # every query has a first title (k = 0)
-    for l, name in enumerate(LISTS):
+    for l, name in enumerate(DRAWN_LISTS):
         widths = list_widths(name, layout.negatives)
         salt = 1 + l * layout.num_targets + k
         list_hard, count = hard.rank[row, : widths[0]], np.minimum(hard.filled[row], widths[0])
         if widths[0]:  # each list draws its hard negatives uniformly from the hard pool of the query
-            list_hard = _shuffle_hard(hard.rank[row], hard.filled[row], mix(key[row], salt, _HARD_DRAW))
+            list_hard = shuffle_hard(hard.rank[row], hard.filled[row], key[row], salt)
         drawn = negatives.draw(universe, user[row], mix(key[row], salt), list_hard, count, widths)
         rows[f"list_{name}"][row, k] = id_of_rank[np.concatenate(drawn.ranks, axis=1)]
         if name == "enabled":
@@ -339,8 +306,30 @@ def _fill_lists(
     return enough
 
 
-def _shuffle_hard(hard: np.ndarray, n_hard: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """Shuffle the real hard columns by a keyed order, before the unused ones."""
-    draws = mix(key[:, None], hard) >> np.uint64(1)
-    draws[np.arange(hard.shape[1])[None] >= n_hard[:, None]] = np.iinfo(np.uint64).max
-    return np.take_along_axis(hard, np.argsort(draws, axis=1, kind="stable"), axis=1)
+def _fill_served_list(
+    rows: np.ndarray, partition: _Partition, upcoming: np.ndarray, rank: np.ndarray, key: np.ndarray
+) -> None:
+    """Fill the list of each next title with titles that were shown at the request of that title.
+
+    Args:
+        rows: [Q] rows of held-out queries, changed in place.
+        partition: The partition.
+        upcoming: [Q, K] events of the next titles, -1 where there are fewer.
+        rank: [Q, K] their ranks.
+        key: [Q] uint64 keys of the queries.
+    """
+    layout = partition.layout
+    row, k = np.nonzero(upcoming >= 0)
+    salt = 1 + LISTS.index(SERVED) * layout.num_targets + k
+    width = min(layout.pools[-1], layout.negatives)
+    listed = _served_ids(partition, upcoming[row, k], rank[row], mix(key[row], salt), width)
+    rows[f"list_{SERVED}"][row, k, :width] = listed
+
+
+def _served_ids(
+    partition: _Partition, query: np.ndarray, targets: np.ndarray, key: np.ndarray, width: int
+) -> np.ndarray:
+    """Return the ids [Q, width] of `served_pool`, 0 where fewer titles were shown."""
+    assert partition.shown is not None
+    ranks = served_pool(partition.shown, partition.log, partition.states, query, targets, key, width)
+    return np.where(ranks >= 0, partition.id_of_rank[ranks], 0)

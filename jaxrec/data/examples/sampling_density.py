@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.core.ids import FIRST_TITLE, POOLS
+from jaxrec.core.ids import FIRST_TITLE, PAD, POOLS, SERVED
 from jaxrec.data.storage.dataset import BLOCK_ROWS, Rows
 
 _MAX_ROWS = 1_000_000  # training rows that are counted, a systematic sample of blocks
@@ -21,7 +21,7 @@ class SamplingDensity(NamedTuple):
     The mean is over all epochs, because `choose_negatives` rotates the columns of the stored pools.
     """
 
-    drawn_V: np.ndarray  # [V] float64, from the trending, tailing and random pools, fills included
+    drawn_V: np.ndarray  # [V] float64, from all pools but the hard pool, whose fills are included
     hard_V: np.ndarray  # [V] float64, as a title that the user abandoned
 
     def log_density(self, hard_weight: float, smoothing: float) -> np.ndarray:
@@ -36,7 +36,7 @@ class SamplingDensity(NamedTuple):
         return out.astype(np.float32)
 
 
-def count_negatives(training: Rows, titles: int, mix: tuple[int, int, int, int]) -> SamplingDensity:
+def count_negatives(training: Rows, titles: int, mix: tuple[int, ...]) -> SamplingDensity:
     """Count the negatives of the training rows, or of a sample of `_MAX_ROWS` rows.
 
     Rows of exposures have no pools: no title is drawn.
@@ -64,9 +64,15 @@ def count_negatives(training: Rows, titles: int, mix: tuple[int, int, int, int])
         of_fill = np.where(filled, (mix[0] - real) / np.maximum(num_filled, 1), 0.0)
         hard += _weighted_counts(rows["pool_hard"], of_hard, titles)
         drawn += _weighted_counts(rows["pool_hard"], of_fill, titles)
-        for name, count in zip(POOLS[1:], mix[1:], strict=True):
+        for name, count in zip(POOLS[1:], mix[1:], strict=False):
+            if not count:
+                continue
             pool = rows[f"pool_{name}"]
-            if count:
+            if name == SERVED:
+                served = (pool != PAD).sum(axis=1, keepdims=True)
+                share = np.where(pool != PAD, np.minimum(served, count) / np.maximum(served, 1), 0.0)
+                drawn += _weighted_counts(pool, share, titles)
+            else:
                 drawn += np.bincount(pool.reshape(-1), minlength=titles) * (count / pool.shape[1])
     return SamplingDensity(drawn / max(rows_read, 1), hard / max(rows_read, 1))
 

@@ -1,7 +1,7 @@
-"""Test queries whose truth is stored: the first `data.truth_queries` by hash, of a simulated source.
+"""Truth of a simulated source in held-out rows, and at the first `data.truth_queries` test queries by hash.
 
-The truth is stored where it is read: where the config declares signals, or data.targets is "every". The
-hashes are of users and times, so that the queries do not depend on partitions.
+The truth of these queries is stored where it is read: where the config declares signals, or data.targets is
+"every". The hashes are of users and times, so that the queries do not depend on partitions.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,14 @@ import numpy as np
 
 from jaxrec.config.schema import Config
 from jaxrec.core.hashing import mix
-from jaxrec.core.ids import SPLITS
+from jaxrec.core.ids import DRAWN_LISTS, SERVED, SPLITS
+from jaxrec.core.row_format import Layout
 from jaxrec.core.tables import Truth
 from jaxrec.data.events import splits
 from jaxrec.data.events.event_log import Log
 from jaxrec.data.events.users import UserKeys
-from jaxrec.data.examples.ranking import Examples
+from jaxrec.data.examples import negatives
+from jaxrec.data.examples.ranking import Examples, list_widths
 from jaxrec.data.storage.evaluation_arrays import (
     DailyPlays,
     EvaluationArrays,
@@ -130,3 +132,78 @@ def _truth_arrays(
         choice[block] = truth.choice(user[block], time[block])[:, row_of_id]
         reward[block] = truth.reward(user[block], time[block])[:, row_of_id]
     return TruthArrays(row, choice, reward)
+
+
+# ---------------------------------------------------------------- the oracle's columns of held-out rows
+
+
+class ListedTitles(NamedTuple):
+    """Numbering of titles, and the layout of the rows that list them.
+
+    Attributes:
+        order: [V] row of the catalogue at each popularity rank.
+        rank_of_id: [V + FIRST_TITLE] rank of each id.
+        layout: Layout of the rows.
+    """
+
+    order: np.ndarray
+    rank_of_id: np.ndarray
+    layout: Layout
+
+
+def fill_oracle(
+    examples: Examples, log: Log, universe: negatives.NegativeUniverse, user_keys: UserKeys,
+    titles: ListedTitles, truth: Truth | None, every: bool,
+) -> None:  # fmt: skip
+    """Fill the columns of held-out rows that depend on a simulator's truth.
+
+    The columns are p/q and p of the K=1 lists, and the mood; NaN without a truth. Where `every` first play is
+    a target, all earlier plays are known: p is the probability of choice, and no candidate of p above 0 is a
+    title abandoned before.
+    """
+    layout = titles.layout
+    for split in SPLITS[1:]:
+        rows = examples.rows[split]
+        if truth is None:
+            for name in layout.lists:
+                rows[f"oracle_{name}"] = rows[f"truth_{name}"] = np.nan
+            rows["mood"] = np.nan
+            continue
+        user, time = examples.user_time[split]
+        lists = [
+            np.concatenate([rows["target"][:, :1], rows[f"list_{name}"][:, 0]], axis=1)
+            for name in DRAWN_LISTS
+        ]
+        rank = titles.rank_of_id[np.concatenate(lists, axis=1)]
+        keys = user_keys.keys(log.hash[user])
+        rows["mood"] = truth.mood(keys, time)
+        p, abandoned = truth.densities(keys, time, titles.order[rank])
+        if every:
+            p = choice_of(truth, keys, time, titles.order[rank])
+            abandoned = np.where(p > 0, 0, abandoned)
+        for l, name in enumerate(DRAWN_LISTS):
+            columns = slice(l * (layout.negatives + 1), (l + 1) * (layout.negatives + 1))
+            q = negatives.densities(
+                universe, user, rank[:, columns], abandoned[:, columns], rows["num_hard"][:, 0],
+                list_widths(name, layout.negatives),
+            )  # fmt: skip
+            rows[f"oracle_{name}"], rows[f"truth_{name}"] = p[:, columns] / q, p[:, columns]
+        if layout.has_served:
+            _fill_served_oracle(rows, keys, time, titles, truth, every)
+
+
+def _fill_served_oracle(
+    rows: np.ndarray, keys: np.ndarray, time: np.ndarray, titles: ListedTitles, truth: Truth, every: bool
+) -> None:
+    """Fill p/q and p of the served list, with q of the slate; 0 where no title is listed.
+
+    Candidates of a slate were not played before, which is known of each: so p and q are those of a log whose
+    plays are all known, abandoned or not.
+    """
+    listed = np.flatnonzero(rows[f"list_{SERVED}"][:, 0, 0])
+    ids = np.concatenate([rows["target"][:, :1], rows[f"list_{SERVED}"][:, 0]], axis=1)[listed]
+    title = titles.order[np.where(ids > 0, titles.rank_of_id[ids], 0)]
+    kept, chosen, shown = truth.shown(keys[listed], time[listed], title)
+    p = np.where(ids > 0, chosen if every else kept, 0)
+    rows[f"truth_{SERVED}"][listed] = p
+    rows[f"oracle_{SERVED}"][listed] = p / shown

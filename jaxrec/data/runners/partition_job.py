@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxrec.config.schema import Config
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import FIRST_TITLE, LISTS, SPLITS, UNKNOWN
+from jaxrec.core.ids import FIRST_TITLE, SPLITS, UNKNOWN
 from jaxrec.core.row_format import FeatureSpec, Layout
 from jaxrec.core.tables import Truth
 from jaxrec.data.events import splits
@@ -20,9 +20,10 @@ from jaxrec.data.events.cleaning import drop_copies
 from jaxrec.data.events.event_log import Log, TitleStats, event_states
 from jaxrec.data.events.users import UserKeys, UserTable
 from jaxrec.data.events.vocabulary import FeatureColumns
-from jaxrec.data.examples import impressions, negatives, next_item, ranking, seen_titles, truth_queries
+from jaxrec.data.examples import impressions, next_item, ranking, seen_titles, truth_queries
 from jaxrec.data.examples.ranking import Examples
 from jaxrec.data.examples.truth_queries import PartitionEvaluation
+from jaxrec.data.examples.user_pools import ShownTitles
 from jaxrec.data.labels.counts import counts_of as counts_of_labels
 from jaxrec.data.labels.of_targets import LabelInputs, PartitionLabels, label_titles
 from jaxrec.data.signals.past_values import PastSignals
@@ -64,7 +65,7 @@ class RankedTitles(NamedTuple):
         order: [V] row of the catalogue at each rank.
         rank_of_row: [V] rank of each row.
         rank_of_id: [V + FIRST_TITLE] rank of each id.
-        labels: Inputs of the labels; None where none is declared and rows are no exposures.
+        labels: Inputs of the labels; None where rows have neither labels nor impressions.
     """
 
     order: np.ndarray
@@ -174,8 +175,12 @@ def build(
     elif labels and data.examples == "impressions":
         examples = impressions.build(log, catalogue, layout, labels, signals)
     else:
-        examples, universe = ranking.build(log, catalogue, layout, data, labels, signals)
-        _fill_oracle(examples, log, universe, user_keys, ranked, truth, data.targets == "every")
+        shown = None
+        if labels and layout.has_served:
+            shown = ShownTitles.of_partition(tables.config, log, events.signals, labels.inputs.rank_of_row)
+        examples, universe = ranking.build(log, catalogue, layout, data, labels, signals, shown)
+        titles = truth_queries.ListedTitles(ranked.order, ranked.rank_of_id, layout)
+        truth_queries.fill_oracle(examples, log, universe, user_keys, titles, truth, data.targets == "every")
     examples.counts |= noted | counts_of_labels(examples.rows[SPLITS[splits.TRAIN]], layout)
     seen = seen_titles.build(log, examples, catalogue, data, strictly_earlier=is_ranking)
     stored = truth_queries.select(tables.config, truth, log, examples, user_keys)
@@ -226,7 +231,7 @@ def rank(
     runtime = arrays.title_runtime[arrays.id_of_rank - FIRST_TITLE]  # from order of ids to order of ranks
     catalogue = TitleStats(runtime, arrays.id_of_rank, trending, key_hash[order])
     labels = None
-    if config.labels or config.data.examples == "impressions":
+    if config.labels or config.data.examples == "impressions" or config.data.served:
         labels = LabelInputs(label_titles(config, arrays, layout.of("title")), rank_of_row, log_end)
     return RankedTitles(order, rank_of_row, arrays.rank_of_id, catalogue, layout, labels)
 
@@ -248,7 +253,7 @@ def layout_of(config: Config, titles: int, *groups: tuple[FeatureSpec, ...]) -> 
     labels = tuple(label.name for label in config.labels)
     if config.rows == "next_item" or data.examples == "impressions":
         return Layout(ids, data.max_history, 1, (0, 0, 0, 0), 0, declared, config.rows, labels)
-    pools = (data.hard, data.trending, data.tailing, data.random)
+    pools = (data.hard, data.trending, data.tailing, data.random, *([data.served] if data.served else []))
     return Layout(ids, data.max_history, data.num_targets, pools, data.negatives, declared, labels=labels)
 
 
@@ -300,46 +305,3 @@ def _log(records: np.ndarray, tables: PreparationInputs, ranked: RankedTitles) -
         user_categories=categories,
         user_numbers=numbers,
     )
-
-
-def _fill_oracle(
-    examples: Examples,
-    log: Log,
-    universe: negatives.NegativeUniverse,
-    user_keys: UserKeys,
-    ranked: RankedTitles,
-    truth: Truth | None,
-    every: bool,
-) -> None:
-    """Fill the columns of held-out rows that depend on a simulator's truth.
-
-    The columns are p/q and p of the K=1 lists, and the mood; NaN without a truth. Where `every` first play is
-    a target, all earlier plays are known: p is the probability of choice, and no candidate of p above 0 is a
-    title abandoned before.
-    """
-    layout = ranked.layout
-    for split in SPLITS[1:]:
-        rows = examples.rows[split]
-        if truth is None:
-            for name in LISTS:
-                rows[f"oracle_{name}"] = rows[f"truth_{name}"] = np.nan
-            rows["mood"] = np.nan
-            continue
-        user, time = examples.user_time[split]
-        lists = [
-            np.concatenate([rows["target"][:, :1], rows[f"list_{name}"][:, 0]], axis=1) for name in LISTS
-        ]
-        rank = ranked.rank_of_id[np.concatenate(lists, axis=1)]
-        keys = user_keys.keys(log.hash[user])
-        rows["mood"] = truth.mood(keys, time)
-        p, abandoned = truth.densities(keys, time, ranked.order[rank])
-        if every:
-            p = truth_queries.choice_of(truth, keys, time, ranked.order[rank])
-            abandoned = np.where(p > 0, 0, abandoned)
-        for l, name in enumerate(LISTS):
-            columns = slice(l * (layout.negatives + 1), (l + 1) * (layout.negatives + 1))
-            q = negatives.densities(
-                universe, user, rank[:, columns], abandoned[:, columns], rows["num_hard"][:, 0],
-                ranking.list_widths(name, layout.negatives),
-            )  # fmt: skip
-            rows[f"oracle_{name}"], rows[f"truth_{name}"] = p[:, columns] / q, p[:, columns]

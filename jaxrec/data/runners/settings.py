@@ -7,7 +7,7 @@ import numpy as np
 from jaxrec.config.rules.examples import IMPRESSION, training_share
 from jaxrec.config.schema import Config
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import POOLS
+from jaxrec.core.ids import DRAWN_POOLS
 from jaxrec.data.runners.statistics import LogStatistics, propose_threshold
 
 _LEAST_BATCH, _MOST_BATCH = 8, 1024
@@ -70,11 +70,11 @@ def _fit_pools(config: Config, statistics: LogStatistics, reasons: dict[str, str
     """
     played = max((n for q, n in statistics.lengths.items() if q < 1), default=0)  # by all but 1% of the users
     left = statistics.titles - played
-    if sum(getattr(config.data, pool) for pool in POOLS) <= left:
+    if sum(getattr(config.data, pool) for pool in DRAWN_POOLS) <= left:
         return
     for widths in _POOLS:
         if sum(widths) <= left:
-            for pool, width in zip(POOLS, widths, strict=True):
+            for pool, width in zip(DRAWN_POOLS, widths, strict=True):
                 setattr(config.data, pool, width)
                 reasons[f"data.{pool}"] = (
                     f"the negatives of a user are drawn from {left} titles that are left"

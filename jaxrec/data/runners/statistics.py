@@ -1,6 +1,6 @@
 """Statistics of a log before preparation: dropped rows, completions, sequences, hard negatives.
 
-Rows are cleaned by the code of preparation; targets and hard negatives are those of `examples/ranking.py`.
+Rows are cleaned by the code of preparation; targets and hard negatives are those of ranking examples.
 Nothing is written. Of a log with more than MAX_EVENTS events a sample of complete users is kept.
 """
 
@@ -16,6 +16,7 @@ from jaxrec.core.tables import Drops, Source
 from jaxrec.data.events.cleaning import COPY, CleanChunk, clean, drop_copies
 from jaxrec.data.events.event_log import EventState, Log, event_states
 from jaxrec.data.examples import ranking
+from jaxrec.data.examples.user_pools import hard_pool
 from jaxrec.data.signals.cleaning import SignalTally, clean_signals
 
 MAX_EVENTS = 20_000_000
@@ -228,7 +229,7 @@ def _threshold(log: Log, states: EventState, data: Data) -> Threshold:
     for i in range(0, len(query), _QUERIES):
         chunk = query[i : i + _QUERIES]
         key = of_keys(chunk)  # which abandoned titles a pool holds does not change how many
-        pool = ranking.hard_pool(log, states, chunk, log.rank[chunk][:, None], key, data.hard, data)
+        pool = hard_pool(log, states, chunk, log.rank[chunk][:, None], key, data.hard, data)
         filled += int(pool.filled.sum())
     return Threshold(
         data.abandon_threshold,

@@ -52,6 +52,19 @@ def sort_events(records: np.ndarray, users: np.ndarray, kinds: int) -> tuple[np.
     return records[~copy], np.bincount(records["kind"][copy], minlength=kinds)
 
 
+def events_of(records: np.ndarray, signals: tuple[Signal, ...], name: str) -> np.ndarray:
+    """Return the events of one signal, sorted by user, time and title.
+
+    Args:
+        records: [N] of `record_dtype`.
+        signals: Declared signals.
+        name: Name of the signal, one of them.
+    """
+    kind = [signal.name for signal in signals].index(name)
+    records = records[records["kind"] == kind]
+    return records[np.lexsort((records["title"], records["time"], records["user"]))]
+
+
 def counts_of(records: np.ndarray, signals: tuple[Signal, ...], title_hash: np.ndarray) -> dict[str, int]:
     """Return the number of events by signal, and the sum of the hashes of all events.
 

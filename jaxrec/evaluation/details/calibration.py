@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.core.ids import LISTS
+from jaxrec.core.ids import LISTS, SERVED
+from jaxrec.evaluation.baselines import candidates, listed
 from jaxrec.evaluation.details.grouped_means import GroupedMeans
 
 SAMPLE_QUERIES = 8_192  # queries whose candidates are compared: the first, which are a random sample of users
@@ -68,13 +69,18 @@ def calibration(by_head: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, A
         return out
     if "ctr" in by_head:
         out["click"] = {}
-        for l, name in enumerate(LISTS):
+        for l, name in enumerate(LISTS[: by_head["ctr"].shape[1]]):
             logits = by_head["ctr"][:, l, 0].astype(np.float64)
+            present = np.ones(logits.shape, bool)
+            if name == SERVED:
+                present = (candidates(rows, name)[:, 0] > 0) & listed(rows, name)[:, :1]
+            if not present.any():
+                continue
             clicked = np.zeros(logits.shape)
             clicked[:, 0] = 1.0
-            user = np.repeat(rows["user"], logits.shape[1])
+            user = np.broadcast_to(rows["user"][:, None], logits.shape)
             probability = 1.0 / (1.0 + np.exp(-np.clip(logits, -60.0, 60.0)))
-            out["click"][name] = calibration_bins(probability.ravel(), clicked.ravel(), user)
+            out["click"][name] = calibration_bins(probability[present], clicked[present], user[present])
     if "completion" in by_head:
         completion = rows["target_completion"][:, 0]
         known = ~np.isnan(completion)

@@ -35,7 +35,7 @@ class ListEvaluation(NamedTuple):
         scores: [Q, lists, K, 1 + negatives] by the head that ranks.
         other_heads: Head -> scores of each other head that can rank, if requested.
         result: JSON values.
-        ranks: List -> order -> ranks [Q] of the next titles (K=1).
+        ranks: List -> order -> ranks of the next titles (K=1), [Q]; of a served list [N], where it is.
         calibration: JSON values, as `details.calibration` returns them.
         labels: Predictions of the heads that predict a label.
     """
@@ -131,7 +131,7 @@ def _list_results(
         result[f"corrected{metrics.suffix(k)}"] = model_lists(shifted, rows, k, lists)
         ranks = baseline_ranks(rows, loaded.arrays, k, lists, shown, rules)
         result[f"baselines{metrics.suffix(k)}"] = {
-            rule: {name: list_metrics(rank, rows, k) for name, rank in by_list.items()}
+            rule: {name: list_metrics(rank, rows, k, name) for name, rank in by_list.items()}
             for rule, by_list in ranks.items()
         }
         if k == 1:

@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import LISTS
+from jaxrec.core.ids import DRAWN_LISTS
 from jaxrec.core.paths import AnyPath
 from jaxrec.data.loading.left_out import LeftOutTitles, Seen, left_out_titles
 from jaxrec.evaluation import metrics, popularity
@@ -45,7 +45,7 @@ def evaluate_catalogue(
     if not task.catalogue_heads:
         raise InputError(
             "lists=catalogue: model.target_in_sequence=true scores a candidate with its whole history; "
-            f"allowed: lists={','.join(LISTS)}"
+            f"allowed: lists={','.join(DRAWN_LISTS)}"
         )
     correction = load_or_fit_correction(workdir, loaded, queries.table, queries.dataset)
     orders = {"model": correction}

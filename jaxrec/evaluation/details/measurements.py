@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrec.core.ids import CATALOGUE
+from jaxrec.core.ids import CATALOGUE, SERVED
 from jaxrec.core.json_io import merged, plain, write_json
 from jaxrec.core.paths import AnyPath
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.evaluation import metrics
+from jaxrec.evaluation.baselines import listed
 from jaxrec.evaluation.details.grouped_means import GroupedMeans, overall
 from jaxrec.evaluation.details.groups import Grouping, group_queries
 from jaxrec.tasks.loading import LoadedCheckpoint
@@ -33,14 +34,19 @@ def measure(loaded: LoadedCheckpoint, dataset: Dataset, rows: np.ndarray, ranks:
         loaded: The checkpoint.
         dataset: Dataset of the queries.
         rows: The Q held-out rows.
-        ranks: Ranks of the targets (K=1) by list and order.
+        ranks: Ranks of the targets (K=1) by list and order. Those of a served list are of the queries that
+            have one; they are not broken down.
     """
-    out = {"dataset": dataset.fingerprint, "step": loaded.step}
+    out: dict[str, Any] = {"dataset": dataset.fingerprint, "step": loaded.step}
     keeps_abandoned = loaded.config.sampling.history_keeps_abandoned
     if len(rows) and ranks:
         groupings = group_queries(rows, loaded.arrays, loaded.task.layout, loaded.categories, keeps_abandoned)
-        out["intervals"] = intervals(rows["user"], ranks)
-        out["breakdowns"] = {g.key: breakdown(g, rows["user"], ranks) for g in groupings}
+        of_all = {name: by_order for name, by_order in ranks.items() if name != SERVED}
+        out["intervals"] = intervals(rows["user"], of_all)
+        if SERVED in ranks:
+            users = rows["user"][listed(rows, SERVED)[:, 0]]
+            out["intervals"] |= intervals(users, {SERVED: ranks[SERVED]})
+        out["breakdowns"] = {g.key: breakdown(g, rows["user"], of_all) for g in groupings}
     out["data"] = {name: dataset.manifest[name] for name in _MANIFEST if name in dataset.manifest}
     return out | {"environment": environment()}
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jaxrec.core.ids import CATALOGUE
+from jaxrec.core.ids import CATALOGUE, LISTS, SERVED
 from jaxrec.reporting.pages import figures
 from jaxrec.reporting.pages.elements import Html, folded, join, number, table, tag
 from jaxrec.reporting.pages.run_files import RunFiles
@@ -24,7 +24,7 @@ _GATE_GROUPS = {
     "by_gap": "time since the last play",
     "by_mood": "strength of the mood (its effect on the choice of titles)",
 }
-_LABELS = {"enabled": "enabled list", "disabled": "disabled list", CATALOGUE: "all titles"}
+_LABELS = {name: f"{name} list" for name in LISTS} | {CATALOGUE: "all titles"}
 _ROWS = {label: name for name, label in NAMES.items()} | {"model, corrected": "corrected"}
 _INTERVAL = "± is half of a 95% interval; the queries of a user are one cluster."
 
@@ -82,6 +82,8 @@ def candidate_lists(run: RunFiles) -> Html:
         "that this user abandoned; disabled lists contain none. With K=3 each of the next three titles is a "
         "query."
     )
+    if SERVED in run.result.get("lists", {}):
+        note += " Served lists contain titles that were shown at the request and not chosen."
     interval = f" {_INTERVAL}" if "intervals" in run.measured else ""
     heads = run.result.get("heads", {})
     measured = [

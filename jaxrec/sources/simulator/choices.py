@@ -3,6 +3,7 @@
 import numpy as np
 
 _ROWS, _NODES, _FIRST = 64, 13, 0.03  # integral over slates: rows processed at once, nodes, the first node
+_HALVINGS = 12  # of the number of slots; 100 slots are right to .03
 TINY = np.float32(1e-37)  # least divisor
 
 
@@ -44,6 +45,47 @@ def choice_density(weight: np.ndarray, arrival: np.ndarray, slate: int) -> np.nd
             t, step = 3 * t, 3 * step
         out[block] = slate * pi * w * total
     return out
+
+
+def shown_density(chosen: np.ndarray, arrival: np.ndarray, slate: int, others: int) -> np.ndarray:
+    """Return the probability that each title is among the titles shown beside the chosen one.
+
+    Shown are the first `others` distinct titles of the slate without the chosen one. They are approximated by
+    the titles of the first m slots, where m gives `others` distinct titles on average, at most the slate:
+
+        Q(i) = (1 - (1 - arrival_i)^m) (1 - P(i) / (1 - (1 - arrival_i)^slate)).
+
+    Args:
+        chosen: [N, V] of `choice_density`.
+        arrival: [N, V] probability of a title in each slot.
+        slate: Number of slots.
+        others: Number of titles shown beside the chosen one, at most.
+
+    Returns:
+        [N, V] float32, at least 1e-37.
+    """
+    absent = np.log1p(-np.minimum(arrival, 1 - 1e-6).astype(np.float64))
+    not_chosen = 1 - np.minimum(chosen / np.maximum(-np.expm1(slate * absent), TINY), 1)
+    low, high = np.zeros((len(chosen), 1)), np.full((len(chosen), 1), float(slate))
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        many = (-np.expm1(middle * absent) * not_chosen).sum(axis=1, keepdims=True) > others
+        low, high = np.where(many, low, middle), np.where(many, middle, high)
+    return np.maximum(-np.expm1(high * absent) * not_chosen, TINY).astype(np.float32)
+
+
+def luce_density(utility: np.ndarray, exposure: np.ndarray) -> np.ndarray:
+    """Return Luce's choice probabilities among all titles, by exposure and utility.
+
+    Args:
+        utility: [N, V].
+        exposure: [V] weight of each title.
+
+    Returns:
+        [N, V] float32.
+    """
+    weight = np.exp(utility - utility.max(axis=1, keepdims=True)) * exposure
+    return (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def second_density(weight: np.ndarray, arrival: np.ndarray, slate: int) -> np.ndarray:

@@ -28,6 +28,8 @@ def check(c: Simulator) -> None:
         "lists", "impressions_logged",
     )  # fmt: skip
     limits |= {name: (0.0, 1.0) for name in rates}
+    if c.test_impressions_logged is not None:
+        limits["test_impressions_logged"] = (0.0, 1.0)
     for name, (low, high) in limits.items():
         value = getattr(c, name)
         if not low <= value <= high:

@@ -26,6 +26,7 @@ from jaxrec.sources.simulator.world import (
     DAY_MS,
     MATCH_AT,
     MINUTE_MS,
+    OTHERS,
     Draw,
     LatentStates,
     SimulatedCatalogue,
@@ -34,7 +35,6 @@ from jaxrec.sources.simulator.world import (
     preference,
 )
 
-OTHERS = 20  # titles of an impression beside the chosen one
 THUMB_LATER = 0.1  # fraction of thumbs that come days after the first session
 THUMB_DAYS = (1, 7)  # days after which they come
 _TRAILER_MINUTES = 5  # longest time from a trailer to the play
@@ -227,7 +227,10 @@ def _impressions(service: _Service) -> _Events:
     Titles played before are left out: they could not be chosen. The time is that of the play.
     """
     c, plays = service.config, service.plays
-    logged = np.flatnonzero(service.uniform(Draw.LOGGED, np.arange(len(plays.row))) < c.impressions_logged)
+    share = np.full(len(plays.row), c.impressions_logged)
+    if c.test_impressions_logged is not None:
+        share[service.key >= c.users] = c.test_impressions_logged
+    logged = np.flatnonzero(service.uniform(Draw.LOGGED, np.arange(len(plays.row))) < share)
     shown_play, shown = [logged], [plays.title[logged]]
     for slates in _slates(service, logged):
         others = slates.is_free & (slates.title != plays.title[slates.play][:, None]) & _first(slates.title)

@@ -14,13 +14,7 @@ import numpy as np
 
 from jaxrec.config.schema import Label, Simulator
 from jaxrec.core.errors import InputError
-from jaxrec.sources.simulator.choices import (
-    TINY,
-    choice_density,
-    second_density,
-    take_normalised,
-    update_free,
-)
+from jaxrec.sources.simulator import choices
 from jaxrec.sources.simulator.enjoyment import enjoyment_odds, leniency, sigmoid
 from jaxrec.sources.simulator.expectations import Candidates, expectations
 from jaxrec.sources.simulator.plays import NEVER, composite, make_plays, play_index
@@ -29,6 +23,7 @@ from jaxrec.sources.simulator.world import (
     DAY_MS,
     EPOCH_MS,
     HOUR_MS,
+    OTHERS,
     WEEK_MS,
     LatentStates,
     SimulatedCatalogue,
@@ -128,6 +123,24 @@ class SimulatorTruth:
             out[examples] = self._choice(latents, plays, at)
         return out
 
+    def shown(
+        self, user: np.ndarray, time: np.ndarray, title: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the densities of kept plays, plays and impressions, as in `core.tables.Truth`.
+
+        The approximation is that of `shown_density`; errors as of `choice`.
+        """
+        c, exposure = self.config, self.catalogue.exposure.astype(np.float32)
+        kept, chosen, shown = (np.empty(title.shape, np.float32) for _ in range(3))
+        for examples, at, latents, plays in self._plays_of(user, time):
+            free, of = self._is_free(latents, plays, at), title[examples]
+            p, abandoned = self._choice_and_abandonment(latents, plays, at, free)
+            kept[examples] = choices.take_normalised(p * (1 - final_abandon_probability(c, abandoned)), of)
+            chosen[examples] = choices.take_normalised(p, of)
+            q = choices.shown_density(p, free * exposure, c.slate, OTHERS)
+            shown[examples] = np.take_along_axis(q, of, axis=1)
+        return kept, chosen, shown
+
     def reward(self, user: np.ndarray, time: np.ndarray) -> np.ndarray:
         """Return the enjoyment of each title if it is played; arguments and errors as of `choice`.
 
@@ -169,7 +182,7 @@ class SimulatorTruth:
             second = None
             if reads_slates:
                 weight, arrival = self._slots(latents, plays, at, self._is_free(latents, plays, at))
-                second = np.take_along_axis(second_density(weight, arrival, c.slate), shown, axis=1)
+                second = np.take_along_axis(choices.second_density(weight, arrival, c.slate), shown, axis=1)
             candidates = Candidates(
                 stay=stay_probability(c, catalogue.satisfaction[shown], latents.patience[row, None], match),
                 opinion_odds=odds + leniency(c, latents.key[row])[:, None],
@@ -197,8 +210,8 @@ class SimulatorTruth:
     def _choice(self, latents: LatentStates, plays: SimulatedPlays, at: np.ndarray) -> np.ndarray:
         """Return the choice probabilities [N, V] of plays, by their indices."""
         weight, arrival = self._slots(latents, plays, at, self._is_free(latents, plays, at))
-        chosen = choice_density(weight, arrival, self.config.slate)
-        return chosen / np.maximum(chosen.sum(axis=1, keepdims=True), TINY)
+        chosen = choices.choice_density(weight, arrival, self.config.slate)
+        return chosen / np.maximum(chosen.sum(axis=1, keepdims=True), choices.TINY)
 
     def _is_free(self, latents: LatentStates, plays: SimulatedPlays, at: np.ndarray) -> np.ndarray:
         """Return 1 for each title that was not played before a play, otherwise 0: float32 [N, V]."""
@@ -217,19 +230,9 @@ class SimulatorTruth:
         return match, enjoyment_odds(self.config, self.catalogue, key, title, match)
 
     def _density(self, wish: np.ndarray) -> np.ndarray:
-        """Return Luce's choice probabilities among all titles, by exposure and utility.
-
-        Args:
-            wish: [N, 18] preference vectors.
-
-        Returns:
-            [N, V] float32.
-        """
-        utility = (
-            wish @ self.catalogue.taste.T + np.float32(self.config.appeal * APPEAL) * self.catalogue.appeal
-        )
-        weight = np.exp(utility - utility.max(axis=1, keepdims=True)) * self.catalogue.exposure
-        return (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)
+        """Return the densities [N, V] of users with preferences [N, 18] among all titles."""
+        utility = np.float32(self.config.appeal * APPEAL) * self.catalogue.appeal
+        return choices.luce_density(wish @ self.catalogue.taste.T + utility, self.catalogue.exposure)
 
     def _user_blocks(
         self, user: np.ndarray
@@ -300,18 +303,18 @@ class SimulatorTruth:
             chosen, abandoned = self._choice_and_abandonment(latents, plays, play, free[users])
             examples = np.nonzero(nth == n)[0]
             index = np.searchsorted(users, row[examples])
-            p[examples] = take_normalised(
+            p[examples] = choices.take_normalised(
                 chosen[index] * (1 - final_abandon_probability(self.config, abandoned[index])),
                 title[examples],
             )
             taken = not_shown[row[examples]] - free[row[examples]]
-            a[examples] = take_normalised(
+            a[examples] = choices.take_normalised(
                 np.where(taken.any(axis=1, keepdims=True), taken, not_shown[row[examples]]), title[examples]
             )
 
             kept = plays.seen_from[play] == plays.time[play]
             chosen *= np.where(kept[:, None], 1 - abandoned, abandoned)
-            free[users] = update_free(free[users], chosen, kept)
+            free[users] = choices.update_free(free[users], chosen, kept)
             free[users[kept], plays.title[play[kept]]] = not_shown[users[kept], plays.title[play[kept]]] = 0
         return p, a
 
@@ -333,7 +336,7 @@ class SimulatorTruth:
         match = preference(c, latents, row, plays.week[ids], plays.mood[ids]) @ self.catalogue.taste.T
         stay = stay_probability(c, self.catalogue.satisfaction, latents.patience[row, None], match)
         weight, arrival = self._slots(latents, plays, ids, free)
-        return choice_density(weight, arrival, c.slate), abandon_probability(c, stay)
+        return choices.choice_density(weight, arrival, c.slate), abandon_probability(c, stay)
 
     def _slots(
         self, latents: LatentStates, plays: SimulatedPlays, ids: np.ndarray, free: np.ndarray

@@ -39,6 +39,7 @@ STAY, PATIENCE = 1.2, 0.6  # log-odds of staying: mean, and standard deviation o
 IDIOSYNCRASY = 0.08  # standard deviation of a title's taste vector around its genres
 BAIT_SHARE, BAIT, QUIRK = 0.25, 1.5, 0.4  # promise: share of clickbait titles, their addition, deviation
 ACTIVITY_SPREAD, ACTIVITY_MOST = 0.75, 20  # deviation of log plays; most plays of a user, in means
+OTHERS = 20  # titles of an impression beside the chosen one
 _GRID = 2.0**8
 _EXPOSURE_BITS = 20
 

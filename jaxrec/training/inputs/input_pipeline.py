@@ -14,6 +14,7 @@ from jaxrec.core.errors import InputError
 from jaxrec.data.loading.batches import TrainBatches, TrainingSource
 from jaxrec.data.loading.packing import Packer
 from jaxrec.data.loading.row_order import Shards
+from jaxrec.data.loading.served_rows import training_rows
 from jaxrec.data.storage.dataset import Rows
 from jaxrec.runtime.device_batch import DeviceBatch
 from jaxrec.runtime.multihost import is_first_process
@@ -83,8 +84,9 @@ def training_input(task: Task, rows: Rows) -> TrainingInput:
     All processes must call this function together.
 
     Raises:
-        InputError: The rows must be on the devices and do not fit.
+        InputError: The rows must be on the devices and do not fit, or no row has a slate.
     """
+    rows = training_rows(rows, task.layout, task.pool_mix)
     packer, stored = _stored_batches(task, rows)
     if not keeps_rows_on_devices(task.config, rows):
         return TrainingInput(stored, stored)
@@ -97,7 +99,7 @@ def training_batches(task: Task, rows: Rows) -> TrainBatches:
 
     Histories are packed if the task has a packer.
     """
-    return _stored_batches(task, rows)[1]
+    return _stored_batches(task, training_rows(rows, task.layout, task.pool_mix))[1]
 
 
 def _stored_batches(task: Task, rows: Rows) -> tuple[Packer | None, TrainBatches]:

@@ -10,7 +10,7 @@ import pytest
 from jaxrec.config.schema import Config, Data, Feature, Simulator, Tables
 from jaxrec.config.validation import check
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import POOLS
+from jaxrec.core.ids import DRAWN_POOLS
 from jaxrec.core.tables import Drops
 from jaxrec.data.runners import settings, statistics
 from jaxrec.data.runners.local import prepare
@@ -172,7 +172,7 @@ def test_settings_fit_the_log(small_config):
 )
 def test_pools_fit_the_titles_that_are_left(titles, widths):
     config, _ = settings.fit_settings(Config(features=TITLE), log(dict.fromkeys(T, 0.3), titles=titles))
-    assert tuple(getattr(config.data, pool) for pool in POOLS) == widths
+    assert tuple(getattr(config.data, pool) for pool in DRAWN_POOLS) == widths
     check(config)
 
 

@@ -9,9 +9,9 @@ from test_simulator import SMALL, has_genre, make_service
 from jaxrec.core.errors import InputError
 from jaxrec.core.tables import Truth
 from jaxrec.sources.simulator import world
+from jaxrec.sources.simulator.choices import choice_density
 from jaxrec.sources.simulator.plays import NEVER, make_plays
 from jaxrec.sources.simulator.source import SimulatorSource
-from jaxrec.sources.simulator.truth import choice_density
 
 # ---------------------------------------------------------------- closed forms
 

@@ -1,0 +1,88 @@
+"""Lines of served titles: what was shown at a request, as negatives and as a list."""
+
+from tests.broken.line import Line
+
+_POOL = "tests/data/examples/test_served_pool.py"
+_PREPARED = "tests/data/runners/test_served_preparation.py"
+_NEGATIVES = "tests/tasks/test_served_negatives.py"
+_LIST = "tests/evaluation/test_served_list.py"
+
+LINES = (
+    Line(
+        "impressions belong to the play after them",
+        "jaxrec/data/examples/user_pools.py",
+        "np.maximum(time - self.window, before + 1)",
+        "time - self.window",
+        (f"{_POOL}::test_impressions_belong_to_the_next_play_within_the_window",),
+    ),
+    Line(
+        "a target is no served negative",
+        "jaxrec/data/examples/user_pools.py",
+        "live = ~(rank[:, None] == targets[row]).any(axis=1)",
+        "live = np.ones(len(rank), bool)",
+        (f"{_POOL}::test_no_target_of_the_row_is_served",),
+    ),
+    Line(
+        "each next title has the slate of its own request",
+        "jaxrec/data/examples/ranking.py",
+        "_served_ids(partition, upcoming[row, k], rank[row]",
+        "_served_ids(partition, upcoming[row, 0], rank[row]",
+        (f"{_PREPARED}::test_each_next_title_has_the_slate_of_its_own_request",),
+    ),
+    Line(
+        "the oracle divides by the density of the slate",
+        "jaxrec/data/examples/truth_queries.py",
+        "= p / shown",
+        "= p",
+        (f"{_PREPARED}::test_the_oracle_of_the_served_list_exceeds_probability_and_popularity",),
+    ),
+    Line(
+        "the slate's density is without the chosen title",
+        "jaxrec/sources/simulator/choices.py",
+        "np.maximum(-np.expm1(high * absent) * not_chosen, TINY)",
+        "np.maximum(-np.expm1(high * absent), TINY)",
+        ("tests/sources/simulator/test_shown_density.py::test_the_density_is_that_of_drawn_slates",),
+    ),
+    Line(
+        "the density of negatives has the served ones",
+        "jaxrec/data/examples/sampling_density.py",
+        "drawn += _weighted_counts(pool, share, titles)",
+        "drawn += 0.0 * _weighted_counts(pool, share, titles)",
+        (f"{_PREPARED}::test_the_density_of_negatives_counts_served_titles",),
+    ),
+    Line(
+        "missing served negatives are padding",
+        "jaxrec/tasks/ranking_inputs.py",
+        "jnp.where(j < served, jnp.take_along_axis(pool, column, axis=1), PAD)",
+        "jnp.take_along_axis(pool, column, axis=1)",
+        (f"{_NEGATIVES}::test_served_negatives_rotate_and_end_with_padding",),
+    ),
+    Line(
+        "rows without a slate are left out where all negatives are served",
+        "jaxrec/data/loading/served_rows.py",
+        'block[block["pool_served"][:, 0] != PAD]',
+        "block",
+        (f"{_NEGATIVES}::test_served_negatives_alone_leave_rows_without_a_slate_out",),
+    ),
+    Line(
+        "queries without a slate have no validation loss",
+        "jaxrec/tasks/ranking_inputs.py",
+        "valid & (negative[:, 0] != PAD)",
+        "valid",
+        (f"{_NEGATIVES}::test_the_validation_loss_is_that_of_the_served_list",),
+    ),
+    Line(
+        "padding of a served list does not compete",
+        "jaxrec/evaluation/results.py",
+        "metrics.rank(scores[:, :next_k], shown)[present]",
+        "metrics.rank(scores[:, :next_k])[present]",
+        (f"{_LIST}::test_padding_does_not_compete_and_queries_without_a_list_do_not_count",),
+    ),
+    Line(
+        "a query without a slate is no query of the served list",
+        "jaxrec/evaluation/baselines.py",
+        'return has_target & (rows[f"list_{name}"][:, :, 0] > 0) if name == SERVED else has_target',
+        "return has_target",
+        (f"{_LIST}::test_padding_does_not_compete_and_queries_without_a_list_do_not_count",),
+    ),
+)
