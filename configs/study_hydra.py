@@ -3,15 +3,19 @@
 python -m jaxrec.study --config configs/study_hydra.py --seeds 5 --jobs 2 --workdir S       # simulated
 python -m jaxrec.study --config configs/study_hydra.py:kuairand --config.source.directory=DIR \
     --seeds 5 --jobs 2 --workdir S
+python -m jaxrec.study --config configs/study_hydra.py --tables delayed --workdir S
 
 The simulated service has the tasks play (click), finished, thumb and returned; the labels of the last three
 are known for plays alone. `kuairand` has the feedback on exposures, and its five seeds are five folds, so
 that every user is tested once. `tiny` is the simulated study at the size of configs/tiny.py.
+
+The table `delayed` has the offline models of configs/delayed.py, which predict from labels of the first day
+whether a title is finished within 30 days. They are trained and tested on fewer users.
 """
 
-from configs import kuairand_impressions, smoe, tiny
+from configs import delayed, kuairand_impressions, smoe, tiny
 from configs.kuairand_labels import FEEDBACK
-from jaxrec.config import Config, Head, Label, Signal
+from jaxrec.config import Config, Head, Label, Signal, Simulator
 from jaxrec.core.errors import InputError
 from jaxrec.studies.plan import Claim, ResultTable, Row, Study
 
@@ -21,6 +25,7 @@ LABELS = (
     Label("returned", "returned", hours=72, of_drawn="unknown"),
 )
 TASKS = tuple(label.name for label in LABELS)
+DELAYED, DELAYED_USERS = "delayed", 6_000  # table, and its users for training and for the test
 RATES = (0.3, 1.0, 3.0)  # learning rates of a task alone, relative to that of the base
 TABLE = "heads"
 _PLAY = {"objective.ranking": 0.0, "objective.regression": 0.0}
@@ -61,6 +66,26 @@ def simulated_rows(base: Config) -> tuple[Row, ...]:
     )
 
 
+def delayed_rows(base: Config) -> tuple[Row, ...]:
+    """Return the rows of offline models: by features of the request, and with labels of the first day."""
+    assert isinstance(base.source, Simulator)
+    users = {name: min(getattr(base.source, name), DELAYED_USERS) for name in ("users", "test_only_users")}
+    edits = {
+        "source.users": users["users"], "source.test_only_users": users["test_only_users"], "signals": (),
+        "labels": (delayed.LATE, *delayed.EARLY), "data.targets": "every", "offline": True,
+        "objective.ctr": 0.0, "objective.heads": (Head("finished", "finished"),),
+    }  # fmt: skip
+    rows = {
+        "request": ("features of the request", ()),
+        "completion": ("and completion of the first day", delayed.OBSERVED[1:2]),
+        "observed": ("and all labels of the first day", delayed.OBSERVED),
+    }
+    return tuple(
+        Row(f"{DELAYED}_{name}", edits | {"features": (*base.features, *features)}, {DELAYED: label})
+        for name, (label, features) in rows.items()
+    )
+
+
 def kuairand_rows(base: Config) -> tuple[Row, ...]:
     """Return the rows of the study on exposures."""
     return (*(_row(f"{name}_alone", f"{name} alone", (name,)) for name in FEEDBACK), *_together(FEEDBACK))
@@ -86,6 +111,11 @@ def _claims() -> tuple[Claim, ...]:
     )
 
 
+def _delayed_claims() -> tuple[Claim, ...]:
+    pairs = ((f"{DELAYED}_observed", f"{DELAYED}_request"),)
+    return (Claim("labels of the first day predict those of 30 days", pairs, metric="auc/finished"),)
+
+
 def _kuairand_claims() -> tuple[Claim, ...]:
     return tuple(
         Claim(f"shared heads rank {name} better than the task alone", (("shared", f"{name}_alone"),),
@@ -106,4 +136,9 @@ def get_config(scale: str = "small") -> Study:
     config = _simulated(smoe.get_config("small") if scale == "small" else tiny.get_config())
     if scale == "small":
         config.train.duration = "3 epochs"
-    return Study(f"hydra-{scale}", config, simulated_rows, tables, (TABLE,), _claims())
+    tables = (*tables, ResultTable(DELAYED, "Delayed feedback"))
+
+    def rows(base: Config) -> tuple[Row, ...]:
+        return (*simulated_rows(base), *delayed_rows(base))
+
+    return Study(f"hydra-{scale}", config, rows, tables, (TABLE,), (*_claims(), *_delayed_claims()))

@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "prepare if needed, train or resume, evaluate",
     "evaluate": "evaluate a checkpoint",
     "describe": "describe signals, labels, rewards, tasks and features, and flag leaks",
+    "fill": "predict the unknown labels of a dataset by an offline model",
     "report": "write the page of a run, or of several runs side by side",
     "compare": "test the difference between two evaluated runs",
     "recommend": "recommend titles to any users, from a checkpoint",
@@ -18,11 +19,18 @@ COMMANDS = {
     "serve": "serve an export over HTTP",
     "study": "reproduce the tables of the paper",
 }
+GROUPS = {
+    "data": ("prepare", "describe", "fill"),
+    "training and evaluation": ("train", "evaluate", "report", "compare", "study"),
+    "serving": ("recommend", "export", "serve"),
+}
 
 
 def usage() -> str:
-    """Return the list of commands."""
-    lines = [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
+    """Return the list of commands by group."""
+    lines = []
+    for group, names in GROUPS.items():
+        lines += [f"{group}:", *(f"  {name:<10} {COMMANDS[name]}" for name in names)]
     return "\n".join(["usage: jaxrec COMMAND [--flag ...]", *lines, "jaxrec COMMAND --help lists the flags."])
 
 

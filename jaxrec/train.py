@@ -14,6 +14,7 @@ from absl import flags, logging
 
 from jaxrec.cli.app import UNUSED_LIBRARIES, hide_libraries, print_result, report_failure, run
 from jaxrec.cli.flags import config_arguments, config_flag, hosts_flags, json_flag, verify_flag
+from jaxrec.config.heads import label_heads
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import dataset_directory
 from jaxrec.config.validation import check_devices
@@ -130,7 +131,7 @@ def _train_on_host(
             return interrupt.exit_status(config.train.preemption_exit_code)
     if interrupt.requested:  # too late to notify the other processes
         sys.exit(grace.status)
-    if config.offline:
+    if config.offline and not label_heads(config):
         if multihost.is_first_process():
             _print_offline(config, workdir, step, started)
         return 0
@@ -143,12 +144,14 @@ def _train_on_host(
             write_result(workdir, evaluation, each=True)  # last, because a study takes it as completion
         else:
             write_report(workdir, evaluation)
-        print_result(result, f"{format_table(result)}\n{_following(workdir)}")
+        print_result(result, f"{format_table(result)}\n{_following(workdir, config.offline)}")
     return 0
 
 
-def _following(workdir: AnyPath) -> str:
+def _following(workdir: AnyPath, offline: bool) -> str:
     """Return the line that names the commands after a training."""
+    if offline:
+        return f"next: python -m jaxrec.fill --checkpoint {workdir} --data D --out D2"
     return (
         f"next: python -m jaxrec.recommend --checkpoint {workdir} --histories H.parquet, or "
         f"python -m jaxrec.export --checkpoint {workdir} --out DIR"
@@ -156,7 +159,7 @@ def _following(workdir: AnyPath) -> str:
 
 
 def _print_offline(config: Config, workdir: AnyPath, step: int, started: float) -> None:
-    """Print the end of an offline run, whose test would be a ranking."""
+    """Print the end of an offline run without heads of labels, whose test would be a ranking."""
     result = {"name": config.name, "offline": True, "step": step, "seconds": time.perf_counter() - started}
     print_result(
         result, f"{workdir}: trained to step {step:,}; an offline model ranks no titles, so it is not tested"

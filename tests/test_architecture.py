@@ -146,7 +146,8 @@ from jaxrec.sources import open_source
 import jaxrec.cli.app, jaxrec.data.runners.local, jaxrec.data.storage.dataset
 import jaxrec
 import jaxrec.describe, jaxrec.analysis.description, jaxrec.reporting.description_report
-import jaxrec.train, jaxrec.evaluate, jaxrec.prepare, jaxrec.recommend, jaxrec.export, jaxrec.serve
+import jaxrec.train, jaxrec.evaluate, jaxrec.prepare, jaxrec.fill
+import jaxrec.recommend, jaxrec.export, jaxrec.serve
 
 source = open_source(Simulator(users=20, test_only_users=0, titles=50, slate=20), ())
 next(source.interactions())

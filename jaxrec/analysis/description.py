@@ -113,8 +113,11 @@ def _counts_of_labels(dataset: Dataset, split: str) -> dict[str, dict[str, Any]]
 def _rewards(config: Config, targets: Targets) -> list[dict[str, Any]]:
     out = []
     for reward in config.rewards:
+        counted = targets.known
+        if reward.unknown == "filled":
+            counted = {name: known | targets.filled[name] for name, known in targets.known.items()}
         values, known = (np.broadcast_to(x, targets.user.shape) for x in rewards.value(
-            reward, targets.y, targets.known, np
+            reward, targets.y, counted, np
         ))  # fmt: skip
         values = values[known].astype(np.float64)
         explained = explained_variance(targets.user[known], targets.title[known], values)
@@ -194,10 +197,13 @@ def _features(
             columns = of_titles[feature.name][targets.title]
         else:
             columns = targets.features.get(feature.name)
-        if columns is not None and entry["available"] == "request":
+        is_early = feature.where == "label"  # an outcome that offline models read: no leak
+        if is_early:
+            columns = targets.y[feature.name][:, None]
+        if columns is not None and (is_early or entry["available"] != "after"):
             areas = {name: _auc(feature, columns, targets.known[name], binary[name], fit) for name in binary}
             entry["auc"] = {name: _number(area) for name, area in areas.items()}
-            entry["leaks"] = [name for name, area in areas.items() if area >= LEAK]
+            entry["leaks"] = [name for name, area in areas.items() if area >= LEAK and not is_early]
         out.append(entry)
     return out
 

@@ -10,7 +10,8 @@ from jaxrec.data.storage.arrays import split_columns
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.data.storage.row_blocks import row_blocks
 
-_COLUMNS, _GROUPS = ("user", "title", "completion"), ("y", "known", "features")  # fields of `Targets`
+_COLUMNS = ("user", "title", "completion")  # fields of `Targets`
+_GROUPS = ("y", "known", "filled", "features")  # dicts of `Targets`
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +26,9 @@ class Targets:
         completion: [N] float32; NaN where unknown.
         y: Label -> [N] float32.
         known: Label -> [N] bool.
-        features: Feature of users or of the context -> [N, columns].
+        filled: Label -> [N] bool, True where it is a prediction.
+        features: Feature of users or of the context -> [N, columns]; signal of histories -> [N, 1], the mean
+            of its values over the titles of the history, in which a title without an event counts as 0.
     """
 
     user: np.ndarray
@@ -33,6 +36,7 @@ class Targets:
     completion: np.ndarray
     y: dict[str, np.ndarray]
     known: dict[str, np.ndarray]
+    filled: dict[str, np.ndarray]
     features: dict[str, np.ndarray]
 
 
@@ -51,8 +55,8 @@ def read_targets(dataset: Dataset, most: int) -> Targets:
         if total >= most:
             break
     user, title, completion = (np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS)
-    y, known, features = (_joined([getattr(part, name) for part in parts]) for name in _GROUPS)
-    return Targets(user, title, completion, y, known, features)
+    groups = (_joined([getattr(part, name) for part in parts]) for name in _GROUPS)
+    return Targets(user, title, completion, *groups)
 
 
 def _joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -72,9 +76,12 @@ def _targets_of(rows: np.ndarray, dataset: Dataset) -> Targets:
         completion = np.full(len(title), np.nan, np.float32)
     y: dict[str, np.ndarray] = {}
     known: dict[str, np.ndarray] = {}
+    filled: dict[str, np.ndarray] = {}
     for i, name in enumerate(layout.labels):
         y[name] = rows["label"][row, at, i].astype(np.float32)
         known[name] = label_is_known(rows["label_known"][row, at], i)
+        predicted = rows["label_filled"][row, at] if layout.filled else np.zeros(len(row), np.uint32)
+        filled[name] = label_is_known(predicted, i)
     features: dict[str, np.ndarray] = {}
     for where in ("user", "context"):
         stored = {
@@ -82,4 +89,15 @@ def _targets_of(rows: np.ndarray, dataset: Dataset) -> Targets:
             for kind in ("categories", "numbers")
         }
         features |= split_columns(layout.of(where), stored["categories"], stored["numbers"])
-    return Targets(rows["user"][row].astype(np.int64), title, completion, y, known, features)
+    features |= _means_of_signals(rows, layout.history_signals)
+    return Targets(rows["user"][row].astype(np.int64), title, completion, y, known, filled, features)
+
+
+def _means_of_signals(rows: np.ndarray, signals: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the mean value [N, 1] of each signal over the titles of histories, as of `Targets.features`."""
+    if not signals:
+        return {}
+    is_title = rows["history_title"] > 0
+    values = np.nan_to_num(rows["history_signals"].astype(np.float32)) * is_title[..., None]
+    means = values.sum(axis=1) / np.maximum(is_title.sum(axis=1), 1)[:, None]
+    return {name: means[:, i : i + 1] for i, name in enumerate(signals)}

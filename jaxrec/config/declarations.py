@@ -137,6 +137,8 @@ class Blend:
 
     name: str
     terms: tuple[BlendTerm, ...] = ()
+    where: str = ""  # "tab=1": it orders the titles of requests whose category `tab`, of the user or of the
+    # context, is 1, and the head of "auto" those of other requests; empty: of all requests
 
 
 __all__ = ["Blend", "BlendTerm", "Head", "Label", "Post", "Reward", "Signal", "Start", "Term"]

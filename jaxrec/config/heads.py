@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from jaxrec.config.declarations import Label, Reward
+from jaxrec.config.declarations import Head, Label, Reward
 from jaxrec.core import rewards
 from jaxrec.core.registry import HEADS
 from jaxrec.core.row_format import label_is_known
 
 REWARD, TITLE = "reward:", "title:"  # prefixes of `Head.of`; without one it is a label
+FILLED = "filled:"  # prefix of a label whose share of known entries counts predictions too
 
 
 class HeadSpec(NamedTuple):
@@ -47,6 +48,24 @@ class HeadSpec(NamedTuple):
     share: float = 1.0
 
 
+class Page(NamedTuple):
+    """Requests that a blend serves.
+
+    Attributes:
+        blend: Name of the blend.
+        where: "user" or "context".
+        column: Column of the category in the integer array of `where`.
+        id: Id of the value.
+        otherwise: Head that orders the titles of other requests.
+    """
+
+    blend: str
+    where: str
+    column: int
+    id: int
+    otherwise: str
+
+
 def paper_head(name: str, weight: float = 1.0) -> HeadSpec:
     """Return the specification of a head of the registry.
 
@@ -68,9 +87,30 @@ class _Declarations(Protocol):
     rewards: tuple[Reward, ...]
 
 
+class _WithObjective(Protocol):
+    """Field of `Config` that declares heads."""
+
+    objective: Any
+
+
+def label_heads(config: _WithObjective) -> tuple[Head, ...]:
+    """Return the trained heads that predict a label or a reward."""
+    return tuple(h for h in config.objective.heads if h.weight and not h.of.startswith(TITLE))
+
+
 def reward_of(of: str, config: _Declarations) -> Reward | None:
     """Return the reward that a head learns, by its `of`; None for a label or a feature."""
     return next((reward for reward in config.rewards if of == REWARD + reward.name), None)
+
+
+def reward_versions(config: Any) -> dict[str, str]:
+    """Return "reward/<name>" -> version, for each reward that a trained head learns.
+
+    Args:
+        config: Config of the run.
+    """
+    learned = [reward_of(head.of, config) for head in label_heads(config)]
+    return {f"reward/{reward.name}": rewards.version(reward) for reward in learned if reward}
 
 
 def labels_read(of: str, config: _Declarations) -> list[Label]:
@@ -80,10 +120,19 @@ def labels_read(of: str, config: _Declarations) -> list[Label]:
     return [label for label in config.labels if label.name in names]
 
 
+def reads_filled(of: str, config: _Declarations) -> bool:
+    """Return True if a head learns from predicted labels too: of a label, or of a reward with "filled"."""
+    reward = reward_of(of, config)
+    return reward is None or reward.unknown == "filled"
+
+
 def head_values(
-    of: str, label: Any, label_known: Any, config: _Declarations, stored: Sequence[str], xp: Any
-) -> tuple[Any, Any]:
+    of: str, label: Any, label_known: Any, config: _Declarations, stored: Sequence[str], xp: Any,
+    label_filled: Any = None,
+) -> tuple[Any, Any]:  # fmt: skip
     """Return the values of a label or a reward, and where they are known, [...] each.
+
+    With `label_filled`, predictions count as known if `reads_filled`.
 
     Args:
         of: `Head.of`: a label, or "reward:<name>".
@@ -92,7 +141,10 @@ def head_values(
         config: Config of the run, with its labels and rewards.
         stored: Names of the T stored labels.
         xp: numpy or jax.numpy.
+        label_filled: [...] uint32; bit i is set where label i is a prediction. None: predictions are unknown.
     """
+    if label_filled is not None and reads_filled(of, config):
+        label_known = label_known | label_filled
     y, known = {}, {}
     for name in (read.name for read in labels_read(of, config)):
         i = stored.index(name)

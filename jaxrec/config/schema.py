@@ -25,9 +25,9 @@ __all__ = [
 class Feature:
     """Column of a table that the model reads as a feature."""
 
-    name: str  # column of its table; for an interaction: completion, sessions or age
+    name: str  # column of its table; an interaction: completion, sessions, age or a signal; a label: its name
     kind: str  # "category", "categories" (list-valued) or "number"
-    where: str  # "title", "user", "context" or "interaction"
+    where: str  # "title", "user", "context", "interaction" or "label", a stored label of the target
     width: int  # width of the embedding
     most: int = 0  # maximum number of values that are read from a list, for "categories"
     available: Literal["request", "after"] = "request"  # "after": an outcome, which offline models alone read
@@ -325,3 +325,8 @@ class Config:
     def rows(self) -> str:
         """Kind of dataset rows that the task trains on: "ranking" or "next_item"."""
         return TASKS[self.task.name].rows
+
+    @property
+    def observed_labels(self) -> tuple[Feature, ...]:
+        """Features that are labels of the target; no dataset stores them a second time."""
+        return tuple(feature for feature in self.features if feature.where == "label")

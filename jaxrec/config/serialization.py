@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -76,15 +77,21 @@ def digest(config: Config) -> str:
         data["examples"] = migrations.old_examples(config)
     hashed: dict[str, Any] = {
         "source": _source_for_digest(config, tree["source"]),
-        "features": [_feature_for_digest(feature) for feature in tree["features"]],
+        # A feature that is a label adds nothing to a row: an offline config shares the dataset of others.
+        "features": [_feature_for_digest(f) for f in tree["features"] if f["where"] != "label"],
         "data": data,
     }
     # Datasets without signals and labels keep the digests of before there were any, and those with them keep
     # theirs if a field is added.
-    hashed |= {name: list(map(_not_at_defaults, declared)) for name, declared in (
+    hashed |= {name: declarations_for_digest(declared) for name, declared in (
         ("signals", config.signals), ("labels", config.labels),
     ) if declared}  # fmt: skip
     return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
+
+
+def declarations_for_digest(declared: Sequence[Signal | Label]) -> list[dict[str, Any]]:
+    """Return the JSON of declarations, each without the fields that have their defaults."""
+    return [_not_at_defaults(declaration) for declaration in declared]
 
 
 def _not_at_defaults(declaration: Signal | Label) -> dict[str, Any]:

@@ -76,7 +76,8 @@ class TitleTable(NamedTuple):
 class Known:
     """Base of the inputs of models: what is known when a title is requested.
 
-    Models take subclasses of `Known`, losses take `Outcome`. `after` is the only way from one to the other.
+    Models take subclasses of `Known`, losses take `Outcome`. `after` and, in offline runs, `observed` are the
+    only ways from one to the other.
     """
 
     __slots__ = ()
@@ -89,13 +90,19 @@ class Outcome(NamedTuple):
         completion: [...] float32 completion of each title, in [0, 1].
         label: [..., T] values of the stored labels; None for rows without labels.
         label_known: [...] uint32; bit i is set where label i is known.
+        label_filled: [...] uint32; bit i is set where label i is a prediction; None: none is, or predictions
+            do not count.
         declared: Declared heads, each with the labels of the candidates; made by `tasks.heads`.
+        signals: [..., S] values of the signals that are interaction features, NaN without an event; None for
+            rows without such features.
     """
 
     completion: Any
     label: Any = None
     label_known: Any = None
     declared: tuple[Any, ...] = ()
+    signals: Any = None
+    label_filled: Any = None
 
 
 class PastOutcome(NamedTuple):
@@ -103,9 +110,11 @@ class PastOutcome(NamedTuple):
 
     Attributes:
         completion: As of `Outcome`.
+        signals: As of `Outcome`.
     """
 
     completion: Any
+    signals: Any = None
 
 
 def after(outcome: Outcome) -> PastOutcome:
@@ -114,7 +123,27 @@ def after(outcome: Outcome) -> PastOutcome:
     Args:
         outcome: Outcomes of plays that all precede the request, as the history of a row holds them.
     """
-    return PastOutcome(outcome.completion)
+    return PastOutcome(outcome.completion, outcome.signals)
+
+
+class ObservedOutcome(NamedTuple):
+    """Early outcomes of the target, input of an offline model; made by `observed` alone.
+
+    Attributes:
+        numbers: [B, 2 * labels] float32: of each label the value, 0 where unknown, and 1 where it is known.
+    """
+
+    numbers: Any
+
+
+def observed(outcome: Outcome) -> ObservedOutcome:
+    """Return early outcomes of the target as input of a model that predicts later ones.
+
+    Args:
+        outcome: Outcome whose `label` holds the numbers of `ObservedOutcome`. Only features of where="label"
+            are among them, which configs of offline runs alone may have.
+    """
+    return ObservedOutcome(outcome.label)
 
 
 # ---------------------------------------------------------------- decoded batches
@@ -134,6 +163,7 @@ class _HistoryFields(NamedTuple):
     user_numbers: Any
     context_categories: Any
     context_numbers: Any
+    observed: ObservedOutcome | None = None
 
 
 class History(_HistoryFields, Known):
@@ -154,6 +184,7 @@ class History(_HistoryFields, Known):
         user_numbers: [B, columns] float32.
         context_categories: [B, columns] int32.
         context_numbers: [B, columns] float32.
+        observed: [B, columns] early outcomes of the target; None: the model reads none.
     """
 
     __slots__ = ()

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import LISTS, POOLS
+from jaxrec.core.ids import INTERACTION_FEATURES, LISTS, POOLS
 from jaxrec.core.json_io import check_shape
 
 ROWS = ("ranking", "next_item")  # kinds of rows: examples of a query, and sequences of a user's plays
@@ -39,6 +39,11 @@ class FeatureSpec:
     std: float = 1.0
 
 
+def history_signals(features: tuple[FeatureSpec, ...]) -> tuple[str, ...]:
+    """Return the names of the interaction features that are signals, in their order."""
+    return tuple(f.name for f in features if f.where == "interaction" and f.name not in INTERACTION_FEATURES)
+
+
 def _play_fields(prefix: str, count: int, completion: bool) -> list[tuple[str, str, tuple[int, ...]]]:
     """Return the fields of a sequence of plays.
 
@@ -64,6 +69,8 @@ class Layout:
         features: Specs of all features.
         rows: Kind of rows, one of `ROWS`.
         labels: Names of the stored labels, at most 32: label i is known where bit i of `label_known` is set.
+        filled: True if `python -m jaxrec.fill` wrote the rows: label i is a prediction where bit i of
+            `label_filled` is set, and unknown there.
     """
 
     num_titles: int
@@ -74,6 +81,7 @@ class Layout:
     features: tuple[FeatureSpec, ...]
     rows: str = "ranking"
     labels: tuple[str, ...] = ()
+    filled: bool = False
 
     @property
     def has_candidates(self) -> bool:
@@ -83,6 +91,11 @@ class Layout:
     def of(self, where: str) -> tuple[FeatureSpec, ...]:
         """Return the features of "title", "user", "context" or "interaction"."""
         return tuple(f for f in self.features if f.where == where)
+
+    @property
+    def history_signals(self) -> tuple[str, ...]:
+        """Signals whose values rows hold for the titles of histories, in the order of the columns."""
+        return history_signals(self.features)
 
     def columns(self, where: str, kind: str) -> int:
         """Return the number of columns of an array of features.
@@ -114,12 +127,15 @@ class Layout:
         for where in ("user", "context"):
             start.append((f"{where}_categories", "<i4", (self.columns(where, "category"),)))
             start.append((f"{where}_numbers", "<f4", (self.columns(where, "number"),)))
+        # Values as of the query's time, as in `data.signals.past_values`; NaN: no event of the signal so far.
+        signals = ("history_signals", "<f2", (*length, len(self.history_signals)))
         return [
             *(f for f in start if 0 not in f[2]),
             ("history_completion", "<f2", length),  # at the query's time, in [0, 1]
             ("history_age", "<f2", length),  # log1p(seconds since the last play) at the query's time
             ("history_sessions", "<u1", length),  # plays of the title so far, at most 255
             ("history_abandoned", "<u1", length),  # 1: below abandon_threshold at the query's time
+            *([signals] if self.history_signals else []),
         ]
 
     def _label_fields(self, positions: int, kind: str = "<f4") -> list[tuple[str, str, tuple[int, ...]]]:
@@ -127,6 +143,7 @@ class Layout:
         fields_of_labels = [
             ("label", kind, (positions, len(self.labels))),
             ("label_known", "<u4", (positions,)),
+            *([("label_filled", "<u4", (positions,))] if self.filled else []),
         ]
         return fields_of_labels if self.labels else []
 
@@ -180,8 +197,8 @@ class Layout:
 
     def to_json(self) -> dict[str, Any]:
         """Return the layout as plain values for JSON."""
-        tree = asdict(self)
-        return tree if self.labels else {name: value for name, value in tree.items() if name != "labels"}
+        left_out = [name for name in ("labels", "filled") if not getattr(self, name)]
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> "Layout":
@@ -207,7 +224,7 @@ class Layout:
 _FEATURE = {"name": str, "kind": str, "where": str, "width": int, "size?": int, "columns?": int}
 _LAYOUT = {  # JSON of a layout
     "num_titles": int, "max_history": int, "num_targets": int, "pools": [int], "negatives": int,
-    "features": [dict], "rows?": str, "labels?": [str],
+    "features": [dict], "rows?": str, "labels?": [str], "filled?": bool,
 }  # fmt: skip
 
 
@@ -226,7 +243,7 @@ def label_is_known(bits: Any, label: int) -> Any:
     """Return where a label is known, [...] bool.
 
     Args:
-        bits: `label_known` [...] uint32 of rows, on the host or on a device.
+        bits: `label_known` or `label_filled` [...] uint32 of rows, on the host or on a device.
         label: Index of the label in `Layout.labels`.
     """
     return bits >> np.uint32(label) & np.uint32(1) == 1

@@ -168,7 +168,9 @@ def _path(workdir: AnyPath, task: Task | None) -> AnyPath:
     head = task.ranking_heads[0] if task is not None and task.pool_mix is not None else ""
     if task is None or not head or head in HEADS:
         return workdir / _FILE
-    blend = next((repr(b) for b in task.config.evaluate.blends if b.name == head), head)
+    # Blends of all requests have the names of before there were others.
+    texts = (repr(b).replace(", where=''", "") for b in task.config.evaluate.blends if b.name == head)
+    blend = next(texts, head)
     return workdir / f"correction-{head}-{zlib.crc32(blend.encode()):08x}.npz"
 
 

@@ -1,13 +1,12 @@
 """Evaluation of checkpoints: the model, the baselines and the oracle."""
 
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.config.rules.availability import check_ranks_titles
-from jaxrec.config.serialization import from_run_json
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import CATALOGUE, LABEL_BASELINES, LABELS, LISTS, SPLITS, TRUTH
@@ -19,6 +18,7 @@ from jaxrec.evaluation.details.frozen_lists import ListEvaluation, Queries, eval
 from jaxrec.evaluation.details.full_catalogue import CatalogueOptions, evaluate_catalogue
 from jaxrec.evaluation.details.gradients import HeadGradients
 from jaxrec.evaluation.details.of_report import measure_for_report
+from jaxrec.evaluation.labels.observed import observed_labels, observed_metrics
 from jaxrec.evaluation.labels.of_heads import (
     label_scorer,
     mean_metrics_of_labels,
@@ -38,11 +38,10 @@ from jaxrec.evaluation.truth.of_policy import TruthEvaluation, evaluate_policy, 
 from jaxrec.runtime.mesh import replicate
 from jaxrec.tasks.base import Task
 from jaxrec.tasks.loading import (
-    CHECKPOINTS,
     LoadedCheckpoint,
-    check_same_catalogue,
+    default_checkpoint,
     load_checkpoint,
-    read_meta,
+    open_dataset,
 )
 from jaxrec.tasks.outputs import mean_metrics
 
@@ -144,12 +143,11 @@ def evaluate(
     """
     started = time.perf_counter()
     workdir = as_path(workdir)
-    which = which or _configured_checkpoint(workdir)
+    which = which or default_checkpoint(workdir)
     loaded = load_checkpoint(workdir, which, options.blend)
-    dataset = Dataset(data or loaded.meta["dataset_directory"], loaded.config.data.verify)
+    dataset = open_dataset(loaded, data)
     protocols, usual = loaded.task.protocols(), _usual_lists(loaded, dataset, options.split)
     lists = _checked_lists(options, loaded, usual)
-    check_same_catalogue(dataset, loaded)
     table = replicate(loaded.arrays.title_table())
     queries, truth = _queries(loaded, dataset, table, options.split, TRUTH in lists)
     frozen = tuple(name for name in lists if name in LISTS)
@@ -166,9 +164,10 @@ def evaluate(
         of_heads = {LABELS: label_metrics(labels, queries.rows["user"])}
         scored = scored._replace(result=of_heads, labels=labels)
     seen = options.seen or loaded.config.evaluate.seen
+    observed = observed_labels(loaded.config, queries.rows, dataset.layout)
     result |= of_all_titles | of_truth.result | scored.result
     result |= {
-        **_label_baselines(queries, options.split, scored),
+        **_label_baselines(queries, options.split, scored, observed),
         "protocol": _protocol(options, lists, usual, seen, queries),
         "dataset": dataset.fingerprint,
         "step": loaded.step,
@@ -179,7 +178,7 @@ def evaluate(
     users = dataset.user_keys(options.split)
     return EvaluationResult(
         result, queries.rows, scored.scores, users, frozen, ks, scored.other_heads, ranked, measured,
-        loaded.config.evaluate.report, scored.labels, of_truth.columns, queries.row_index,
+        loaded.config.evaluate.report, scored.labels, observed, of_truth.columns, queries.row_index,
     )  # fmt: skip
 
 
@@ -204,10 +203,16 @@ def _rank_all_titles(
     return ranked, {CATALOGUE: result}
 
 
-def _label_baselines(queries: Queries, split: str, scored: ListEvaluation) -> dict[str, Any]:
-    """Return the metrics of the baselines of the heads of labels, as a part of the result; {} without any."""
+def _label_baselines(
+    queries: Queries, split: str, scored: ListEvaluation, observed: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """Return the metrics of the baselines of the heads of labels, as a part of the result; {} without any.
+
+    Early labels that the model reads are baselines too.
+    """
     config, user = queries.loaded.config, queries.rows["user"]
     of_baselines = baseline_metrics(config, queries.dataset, split, scored.labels, user)
+    of_baselines |= observed_metrics(observed, scored.labels, user)
     return {LABEL_BASELINES: of_baselines} if of_baselines else {}
 
 
@@ -256,13 +261,6 @@ def _gradients(queries: Queries, options: EvaluationOptions) -> dict[str, Any]:
         return {}
     heads = HeadGradients(queries.loaded.task, queries.table, queries.dataset.rows("validation"))
     return {"gradients": {"split": "validation"} | heads(queries.loaded.params)}
-
-
-def _configured_checkpoint(workdir: AnyPath) -> str:
-    """Return "best" or "last": the value of the config, and "last" if there is no best checkpoint."""
-    with Checkpointer(workdir / CHECKPOINTS) as checkpoints:
-        which = from_run_json(read_meta(checkpoints, "last")["config"]).evaluate.checkpoint
-        return which if checkpoints.best_step() is not None else "last"
 
 
 def _protocol(

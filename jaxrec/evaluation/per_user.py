@@ -19,7 +19,7 @@ from jaxrec.core.json_io import ANY_KEY, check_shape, parse_json, write_bytes
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.evaluation import metrics, statistics
 from jaxrec.evaluation.labels.differences import check_same_queries, compare_labels
-from jaxrec.evaluation.labels.predictions import KNOWN, LABEL, PREDICTION, HeadPredictions
+from jaxrec.evaluation.labels.predictions import KNOWN, LABEL, OBSERVED, PREDICTION, HeadPredictions
 from jaxrec.runtime.checksums import DamagedFileError, verify
 
 T = TypeVar("T")
@@ -86,8 +86,21 @@ class PerUserResults:
     @cached_property
     def label_heads(self) -> list[str]:
         """Names of the heads whose predictions of a label are stored per query."""
+        return self._stored(PREDICTION)
+
+    @cached_property
+    def observed_labels(self) -> list[str]:
+        """Names of the early labels that the model reads; only of offline runs."""
+        return self._stored(OBSERVED)
+
+    def observed(self, label: str) -> np.ndarray:
+        """Return the values [Q] of a label of `observed_labels`, in the order of `queries`."""
+        return self._columns(self._query_file, f"{OBSERVED}{label}")[f"{OBSERVED}{label}"].to_numpy()
+
+    def _stored(self, start: str) -> list[str]:
+        """Return what follows `start` in the names of the columns by query."""
         columns = self._read(self._query_file, lambda f: _schema(f, "user"))
-        return [name.removeprefix(PREDICTION) for name in columns if name.startswith(PREDICTION)]
+        return [name.removeprefix(start) for name in columns if name.startswith(start)]
 
     def predictions(self, head: str) -> HeadPredictions:
         """Return the predictions of a head of `label_heads`, in the order of `queries`."""

@@ -11,7 +11,7 @@ from jaxrec.data.loading.left_out import LeftOutTitles
 from jaxrec.data.storage.dataset import Arrays
 from jaxrec.evaluation import baselines, metrics
 from jaxrec.evaluation.details.measurements import write_measurements
-from jaxrec.evaluation.labels.predictions import KNOWN, LABEL, PREDICTION, HeadPredictions
+from jaxrec.evaluation.labels.predictions import KNOWN, LABEL, OBSERVED, PREDICTION, HeadPredictions
 from jaxrec.evaluation.scorers import CatalogueRanks
 from jaxrec.runtime.checksums import checksum_of
 
@@ -181,6 +181,7 @@ class EvaluationResult(NamedTuple):
         measured: Measurements for the report, as `details.measurements` writes them.
         report: True to write report.html beside the result.
         labels: Predictions of the heads that predict a label.
+        observed: Early labels that the model reads, [Q] each; only of offline runs.
         policy: Column -> values [Q] of the policy, such as "truth/value"; empty unless requested.
         row_index: [Q] indices of the rows in the split; None: all of it.
     """
@@ -196,6 +197,7 @@ class EvaluationResult(NamedTuple):
     measured: dict[str, Any]
     report: bool
     labels: dict[str, HeadPredictions]
+    observed: dict[str, np.ndarray]
     policy: dict[str, np.ndarray]
     row_index: np.ndarray | None
 
@@ -232,8 +234,9 @@ def per_user(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
 def per_query(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
     """Return columns [Q] per query (K=1): user key, rank of the target in each list, labels.
 
-    `prediction/<head>`, `label/<head>` and `known/<head>` are those of the heads that predict a label, and
-    `truth/<metric>` and `rewards/value` the values of the policy.
+    `prediction/<head>`, `label/<head>` and `known/<head>` are those of the heads that predict a label,
+    `observed/<label>` the early labels that the model reads, `truth/<metric>` and `rewards/value` the values
+    of the policy.
     """
     ranks = {
         name: metrics.rank(evaluation.scores[:, LISTS.index(name), 0]).astype(np.uint16)
@@ -245,6 +248,7 @@ def per_query(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
     for head, of_head in evaluation.labels.items():
         labels[f"{PREDICTION}{head}"], labels[f"{LABEL}{head}"] = of_head.prediction, of_head.label
         labels[f"{KNOWN}{head}"] = of_head.known.astype(np.uint8)
+    labels |= {f"{OBSERVED}{name}": values for name, values in evaluation.observed.items()}
     user = evaluation.user_keys[evaluation.rows["user"]]
     return {"user": user, **ranks, **labels, **evaluation.policy}
 

@@ -17,11 +17,14 @@ class UserEncoding(NamedTuple):
         vector_BxF: Mixture (Eq. 11), user features and context, concatenated.
         gate_BxE: Weights of the mixture; ones [B, 1] for one expert.
         clean_gate_BxE: Weights without noise.
+        served_BxP: [B, pages] bool, True where the blend of a page orders the titles of the example; None:
+            there are no pages.
     """
 
     vector_BxF: jax.Array
     gate_BxE: jax.Array
     clean_gate_BxE: jax.Array
+    served_BxP: jax.Array | None = None
 
 
 class EncodedHistories(NamedTuple):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrec.config.declarations import Blend
-from jaxrec.config.heads import HeadSpec
+from jaxrec.config.heads import HeadSpec, Page
 from jaxrec.core.batch import History, TitleTable
 from jaxrec.core.ids import FIRST_TITLE, RETRIEVAL_HEAD
 from jaxrec.models.heads import MlpHead, ProductFeatures, RetrievalHead, dot_score
@@ -38,6 +38,7 @@ class RankingModel(UserEncoder):
     heads: tuple[HeadSpec, ...]
     sampled_titles: int = 0  # titles sampled per example to train the retrieval head
     blends: tuple[Blend, ...] = ()  # sums of heads, which `score` and `score_catalogue` take as heads
+    pages: tuple[Page, ...] = ()  # requests of the blends that serve some of them
 
     def setup(self):
         """Create the encoders, the experts, the gate and the heads."""
@@ -185,7 +186,13 @@ class RankingModel(UserEncoder):
                 scores[name] = self.states[name](user.vector_BxF).astype(at_least_float32(self.dtype))
             else:
                 scores[name] = self._activated(name, matched(name))
-        return {name: self._blended(name, scores.__getitem__) for name in wanted}
+        return {name: self._blended(name, scores.__getitem__, user.served_BxP) for name in wanted}
+
+    def _served(self, history: History) -> jax.Array | None:
+        if not self.pages:
+            return None
+        categories = {"user": history.user_categories, "context": history.context_categories}
+        return jnp.stack([categories[page.where][:, page.column] == page.id for page in self.pages], axis=1)
 
     def _blend(self, name: str) -> Blend | None:
         return next((blend for blend in self.blends if blend.name == name), None)
@@ -193,14 +200,18 @@ class RankingModel(UserEncoder):
     def _parts(self, name: str) -> tuple[str, ...]:
         """Return the heads of a blend; a head is its own."""
         blend = self._blend(name)
-        return (name,) if blend is None else tuple(term.head for term in blend.terms)
+        otherwise = tuple(page.otherwise for page in self.pages if page.blend == name)
+        return (name,) if blend is None else (*(term.head for term in blend.terms), *otherwise)
 
-    def _blended(self, name: str, score: Callable[[str], jax.Array]) -> jax.Array:
+    def _blended(
+        self, name: str, score: Callable[[str], jax.Array], served_BxP: jax.Array | None = None
+    ) -> jax.Array:
         """Return the scores of a head or of a blend.
 
         Args:
             name: Name of the head or the blend.
             score: Function from the name of a head to its scores.
+            served_BxP: `UserEncoding.served_BxP`.
         """
         blend = self._blend(name)
         if blend is None:
@@ -210,6 +221,9 @@ class RankingModel(UserEncoder):
         for term in blend.terms:
             value = score(term.head)
             total = total + term.weight * (nn.log_sigmoid(value) if term.head in logits else value)
+        for i, page in enumerate(self.pages):
+            if page.blend == name and served_BxP is not None:
+                total = jnp.where(served_BxP[:, i, None], total, score(page.otherwise))
         return total
 
     def _activated(self, name: str, score: jax.Array) -> jax.Array:
@@ -236,7 +250,7 @@ class RankingModel(UserEncoder):
             s_BxV = u_BxU[:, : self.config.width] @ (t_VxF @ self.rows.of_title).T
             return s_BxV.astype(at_least_float32(self.dtype))
         return self._blended(
-            head, lambda name: self._activated(name, self._matched_every(name, u_BxU, t_VxF))
+            head, lambda name: self._activated(name, self._matched_every(name, u_BxU, t_VxF)), user.served_BxP
         )
 
     def title_vectors(self, table: TitleTable) -> jax.Array:
@@ -321,9 +335,9 @@ class RankingModel(UserEncoder):
         else:
             remaining = tuple(h.name for h in self.heads if h.name not in values)
             scores = self.score(user, candidate_BxC, table, remaining, catalogue)
-            positive_users = (
-                UserEncoding(*(x[:, :positives] for x in user)) if self.config.target_in_sequence else user
-            )
+            positive_users = user
+            if self.config.target_in_sequence:
+                positive_users = UserEncoding(*(x[:, :positives] for x in user[:3]))
             scores |= self.score(positive_users, candidate_BxC[:, :positives], table, values, catalogue)
         retrieved = None
         if self.config.retrieval_dim and self.is_initializing():

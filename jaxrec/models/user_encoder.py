@@ -11,7 +11,7 @@ import numpy as np
 from jaxrec.config.schema import Model
 from jaxrec.core.batch import History, TitleTable
 from jaxrec.core.registry import ALL_ENCODERS
-from jaxrec.core.row_format import FeatureSpec
+from jaxrec.core.row_format import FeatureSpec, history_signals
 from jaxrec.models.encoders.base import PackedTitles
 from jaxrec.models.layers.dense import (
     Parameters,
@@ -54,21 +54,24 @@ class UserEncoder(Parameters):
     split: str  # mesh axis over which title embeddings are sharded; empty: replicated
 
     def setup(self):
-        where = {w: tuple(f for f in self.features if f.where == w) for w in ("title", "user", "context")}
+        places = ("title", "user", "context", "label")
+        where = {w: tuple(f for f in self.features if f.where == w) for w in places}
         inputs = self.config.features, self.config.embedding_init_std
         self.title = TitleEncoder(self.dtype, where["title"], self.titles, *inputs, self.split, name="title")
         self.user = FeatureEncoder(self.dtype, where["user"], *inputs, name="user")
         self.context = FeatureEncoder(self.dtype, where["context"], *inputs, name="context")
+        if where["label"]:
+            self.observed = FeatureEncoder(self.dtype, where["label"], *inputs, name="observed")
         interactions = select_features(
             [f for f in self.features if f.where == "interaction"], self.config.features
         )
         self.longest = max(e.max_len for e in self.config.experts)
-        title, user, context = (
+        title, user, context, observed = (
             sum(f.width for f in select_features(where[w], self.config.features)) for w in where
         )
         self.rows = HistoryEncoder(
             self.dtype, interactions, title, context, self.config.width, self.longest, self.config.position,
-            self.config.target_in_sequence, name="history",
+            self.config.target_in_sequence, history_signals(self.features), name="history",
         )  # fmt: skip
         self.expert = [
             ALL_ENCODERS.resolve(f.encoder)(self.dtype, f, self.config.attention_impl, name=f"expert_{e}")
@@ -76,7 +79,8 @@ class UserEncoder(Parameters):
         ]
         if len(self.config.experts) > 1:
             self.gating = Gate(self.dtype, self.config.gate, name="gate")
-        self.widths = self.config.width + user + context, title  # of the vectors of a user and of a title
+        # of the vectors of a user and of a title
+        self.widths = self.config.width + user + observed + context, title
 
     def _titles(self, ids: jax.Array, table: TitleTable, catalogue: TitleProjections | None) -> TitleLookup:
         return self.title.rows(ids, table) if catalogue is None else ProjectedLookup(catalogue, ids)
@@ -120,11 +124,16 @@ class UserEncoder(Parameters):
                     (expert, titles_by_window[expert.fields.max_len]) for expert in self.expert
                 )
             ]
-            return self._mix(pooled, user_BxF, context_BxF, temperature, key_Bx2)
+            encoding = self._mix(pooled, user_BxF, context_BxF, temperature, key_Bx2)
+            return encoding._replace(served_BxP=self._served(history))
         if candidate_BxC is None:
             raise ValueError("candidate_BxC=None must be the ids of candidates with target_in_sequence")
         histories = self.encode_history(history, table, key_Bx2, catalogue)
         return self.join(histories, candidate_BxC, table, temperature, key_Bx2, catalogue)
+
+    def _served(self, history: History) -> jax.Array | None:
+        """Return the pages of each example, [B, pages] bool; None without pages."""
+        return None
 
     def _encode_inputs(
         self,
@@ -135,6 +144,10 @@ class UserEncoder(Parameters):
     ) -> tuple[dict[int, PackedTitles], jax.Array, jax.Array]:
         """Encode the titles for the experts, by window, and the user and context features."""
         user_BxF = self.user(history.user_categories, history.user_numbers)
+        if history.observed is not None:  # early outcomes of the target, in offline runs
+            numbers = history.observed.numbers
+            observed_BxF = self.observed(jnp.zeros((len(numbers), 0), jnp.int32), numbers)
+            user_BxF = jnp.concatenate([user_BxF, observed_BxF], -1)
         context_BxF = self.context(history.context_categories, history.context_numbers)
         x_RxLxD = self.rows(history, self._titles(history.title, table, catalogue), context_BxF)
         key_RxLx2 = None
@@ -220,7 +233,8 @@ class UserEncoder(Parameters):
         user_NxF, context_NxF = (jnp.repeat(x, C, axis=0) for x in (user_BxF, context_BxF))
         key_Nx2 = None if key_BxCx2 is None else key_BxCx2.reshape(-1, 2)
         encoding = self._mix(pooled, user_NxF, context_NxF, temperature, key_Nx2)
-        return UserEncoding(*(x.reshape(examples, C, x.shape[-1]) for x in encoding))
+        vectors = encoding[:3]  # `served_BxP` is None here
+        return UserEncoding(*(x.reshape(examples, C, x.shape[-1]) for x in vectors))
 
     def _mix(
         self, pooled: list[jax.Array], user_BxF: jax.Array, context_BxF: jax.Array,

@@ -56,7 +56,7 @@ def label_lines(labels: Mapping[str, Any], baselines: Mapping[str, Any]) -> list
                 name = ""
         lines.append(f"{'':<{head_width}}{counts}")
         for baseline, of_head in of_baselines(baselines, head).items():
-            lines.append(f"{'':<{head_width}}{baseline:<12}{_baseline_text(of_head)}")
+            lines.append(f"{'':<{head_width}}{baseline:<11} {_baseline_text(of_head)}")
     return lines
 
 
@@ -70,9 +70,14 @@ def _baseline_text(values: Mapping[str, Any]) -> str:
     texts = {
         metric: f"{values[metric]['value']:.4f}" if finite(values[metric]["value"]) else "-"
         for metric in ("auc", "gauc", "log_loss")
+        if metric in values
     }
-    interval = interval_text(values["auc"]["interval"], ".4f")
-    return f"AUC {texts['auc']} {interval}, in users {texts['gauc']}, log loss {texts['log_loss']}"
+    text = f"AUC {texts['auc']} {interval_text(values['auc']['interval'], '.4f')}"
+    if "gain" in values:  # of an early label
+        gain = values["gain"]
+        value = f"{gain['value']:+.4f}" if finite(gain["value"]) else "-"
+        return f"{text}, the model {value} {interval_text(gain['interval'], '+.4f')}"
+    return f"{text}, in users {texts['gauc']}, log loss {texts['log_loss']}"
 
 
 def difference_lines(labels: Mapping[str, Any]) -> list[str]:

@@ -1,8 +1,9 @@
 """Output of a training run: metrics.jsonl, TensorBoard events, progress display.
 
 Each line of metrics.jsonl is a JSON object: `step`, `epoch` (steps / steps per epoch), `split` ("train" or
-"validation"), then the values. Training values are means since the previous line. `examples_per_second`
-covers only training steps. Values that are not finite are null.
+"validation"), then the values, and the constants of the run, such as "reward/<name>", the version of a reward
+that a head learns. Training values are means since the previous line. `examples_per_second` covers only
+training steps. Values that are not finite are null.
 
 An object in a bucket cannot be appended to. For a workdir in a bucket, both files are therefore written on
 this machine and uploaded whole once a minute, before each checkpoint and at the end. The bucket thus holds
@@ -57,9 +58,14 @@ class Writer:
         start: Step at which the run begins or resumes.
         total: Last step of the run.
         log_seconds: Seconds between two training lines.
+        constants: Texts that each line holds too, such as versions of rewards.
     """
 
-    def __init__(self, workdir: AnyPath, start: int, total: int, log_seconds: float):
+    def __init__(
+        self, workdir: AnyPath, start: int, total: int, log_seconds: float,
+        constants: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        self._constants = constants or {}
         self.workdir, self.step, self.total, self.log_seconds = workdir, start, total, log_seconds
         self._active = is_first_process()
         self._since = time.monotonic()  # when `step` was reached or the last validation ended
@@ -159,7 +165,8 @@ class Writer:
             )
 
     def _write(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
-        self._file.write(dumps({"step": step, "epoch": round(epoch, 4), "split": split, **values}) + "\n")
+        line = {"step": step, "epoch": round(epoch, 4), "split": split, **values, **self._constants}
+        self._file.write(dumps(line) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._events.add_scalar(

@@ -163,7 +163,7 @@ def request_schemas(columns: dict[str, Any], titles: list[Any], options: Service
     """
     unit = columns["time_unit"]
     roles = {role: spec for role, spec in columns["plays"].items() if role != "user"}
-    plays = _columns("play_", roles | columns["context"])
+    plays = _columns("play_", roles | columns["context"] | columns.get("signals", {}))
     declared = {n: s for n, s in columns["user"].items() if n not in (REGION, TIME)}
     features = _columns("feature_", columns["context"] | declared)
     required = {spec.name for spec in _columns("", roles)}
@@ -221,7 +221,7 @@ def _columns(prefix: str, specs: dict[str, Any]) -> tuple[Column, ...]:
 
 def _field(column: Column, unit: str, required: bool) -> tuple[Any, Any]:
     times = {"time": _time(unit), "decimal time": _time(unit) | Number}
-    types: dict[str, Any] = {"key": Key, "number": Number, "whole": Whole, **times}
+    types: dict[str, Any] = {"key": Key, "number": Number, "whole": Whole, "flag": bool | Key, **times}
     kind = types.get(column.kind, Key)
     if required:
         return kind, Field(alias=column.name)

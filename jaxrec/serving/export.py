@@ -173,7 +173,7 @@ def _manifest(recommender: Recommender, platforms: tuple[str, ...]) -> dict[str,
             "plays": int(recommender.arrays.title_plays.sum()),
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(loaded.params)),
         },
-        "columns": columns_to_json(loaded.config.source, loaded.config.features),
+        "columns": columns_to_json(loaded.config.source, loaded.config.features, loaded.config.signals),
         "layout": loaded.task.layout.to_json(),
         "config": to_json(loaded.config),
     }

@@ -18,6 +18,9 @@ from jaxrec.data.events.event_log import Log, TitleStats
 from jaxrec.data.events.stored_vocabulary import EncodedColumns, StoredVocabulary
 from jaxrec.data.events.user_groups import GROUP_ROWS, Chunk, user_groups, user_keys
 from jaxrec.data.examples import requests
+from jaxrec.data.signals.cleaning import SignalTally, clean_signals
+from jaxrec.data.signals.past_values import PastSignals, events_of_plays
+from jaxrec.data.signals.records import record_dtype, sort_events
 from jaxrec.data.storage.arrays import Arrays
 
 LATER = "play at or after the time of the request"
@@ -181,8 +184,9 @@ class RequestBuilder:
         config = self._config
         arrays = self._arrays
         histories = Histories(
-            config.source, config.features, plays, users, arrays.title_key, arrays.title_runtime
-        )
+            config.source, config.features, plays, users, arrays.title_key, arrays.title_runtime,
+            config.signals,
+        )  # fmt: skip
         yield from histories.interactions()
         counts.skipped.merge(histories.drops)
         counts.plays += sum(histories.drops.counts.values())
@@ -225,9 +229,24 @@ class RequestBuilder:
         )
         rows, played = requests.build(
             log, self._catalogue, self._layout, self._config.data, time,
-            (at_request.categories, at_request.numbers),
+            (at_request.categories, at_request.numbers), self._signals(plays, log, counts),
         )  # fmt: skip
         return reordered(Requests(keys[first], rows, played, declared.region), appearance)
+
+    def _signals(self, plays: list[Interactions], log: Log, counts: RequestCounts) -> PastSignals | None:
+        """Return the signals in the columns of plays; None where the model reads none of them."""
+        names, signals = self._layout.history_signals, self._config.signals
+        if not names:
+            return None
+        tally, records = SignalTally(), [np.empty(0, record_dtype(signals))]
+        for part, chunk in enumerate(plays):
+            events = events_of_plays(chunk, signals, names)
+            records.append(clean_signals(events, signals, self._config.data, tally, part))
+        for kind, drops in sorted(tally.dropped().items()):
+            for reason, count in drops.counts.items():
+                counts.skipped.add(f"event of signal {signals[kind].name}: {reason}", count, "")
+        kept, _ = sort_events(np.concatenate(records), log.hash, len(signals))
+        return PastSignals(names, signals, kept, log, self._catalogue.id_of_rank - FIRST_TITLE)
 
     def _log(
         self, chunks: list[CleanChunk], hashes: np.ndarray, time_of_user: np.ndarray, counts: RequestCounts

@@ -19,6 +19,7 @@ from jaxrec.sources.tables import (
     minutes_of_unit,
     seconds_of_unit,
 )
+from jaxrec.sources.tabular.signals import of_histories
 from jaxrec.sources.tabular.titles import SourceTitles, read_titles
 
 Source = schema.Simulator | schema.Tables | schema.KuaiRand | schema.Tfds
@@ -29,13 +30,15 @@ class Histories(ThreeTables):
 
     The columns of the plays are those of the config's log. The simulator has the default columns of
     `config.Columns`. Context features are columns of the plays, and of the users table for the context of the
-    request; both are optional. User features, REGION and the time of the request are optional columns of the
-    users table.
+    request; both are optional. Signals that are interaction features are optional columns of the plays, and
+    stand in `Interactions.context`. User features, REGION and the time of the request are optional columns of
+    the users table.
     """
 
     def __init__(
         self, source: Source, features: tuple[schema.Feature, ...], plays: Any, users: Any = None,
         title_key: np.ndarray | None = None, runtime: np.ndarray | None = None,
+        signals: tuple[schema.Signal, ...] = (),
     ) -> None:  # fmt: skip
         """Open the tables and check their columns.
 
@@ -47,6 +50,7 @@ class Histories(ThreeTables):
             users: Table of users, as `plays`, or a sequence of users; None: the users of the plays.
             title_key: [V] keys of the known titles; `Interactions.title` is an index into it.
             runtime: [V] minutes of the titles, for plays that hold fractions of the runtime; None: unknown.
+            signals: Declared signals.
 
         Raises:
             InputError: A table or a column is invalid.
@@ -54,7 +58,8 @@ class Histories(ThreeTables):
         log, context, unit, seconds, fractions = _columns_of(source, features)
         own = source if isinstance(source, schema.Tables) else schema.Tables()
         words = own.columns.null_words
-        plays_table = _open("histories", plays, log, context, unit, own.interactions_format, words)
+        of_plays = context | of_histories(features, signals)
+        plays_table = _open("histories", plays, log, of_plays, unit, own.interactions_format, words)
         users_table = None
         if users is not None:
             key = log["user"]._replace(column=_user_key(source))
@@ -98,10 +103,13 @@ def _request_features(
     return feature_requests(features, "user") | {REGION: region, TIME: time}
 
 
-def columns_to_json(source: Source, features: tuple[schema.Feature, ...]) -> dict[str, Any]:
+def columns_to_json(
+    source: Source, features: tuple[schema.Feature, ...], signals: tuple[schema.Signal, ...] = ()
+) -> dict[str, Any]:
     """Return the columns of histories and users as values for JSON, for readers without polars.
 
-    `data.events.history_columns` reads the result.
+    `data.events.history_columns` reads the result. Without signals in histories it has no key "signals", as
+    exports of before.
     """
     log, context, unit, seconds, fractions = _columns_of(source, features)
     tables = {
@@ -110,6 +118,9 @@ def columns_to_json(source: Source, features: tuple[schema.Feature, ...]) -> dic
         "user_key": {"user": log["user"]._replace(column=_user_key(source))},
         "user": _request_features(features, log),
     }
+    of_signals = of_histories(features, signals)
+    if of_signals:
+        tables["signals"] = of_signals
     requests = {
         table: {name: {"column": r.column, "kind": r.kind, "divisor": r.divisor} for name, r in of.items()}
         for table, of in tables.items()
@@ -130,8 +141,11 @@ def _open(
     """Open a table; features that it does not have are left out."""
     opened = table if isinstance(table, str) else to_frame(key, table)
     names = next(iter(table_types(key, opened, form).values()))
-    present = {name: request._replace(required=False) for name, request in features.items()
-               if request.column in names}  # fmt: skip
+    present = {
+        name: request._replace(column=column, required=False)
+        for name, request in features.items()
+        for column in [c for c in request.column.split("|") if c in names][:1]
+    }
     return SourceTable(key, opened, roles, present, unit, form=form, null_words=null_words)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.evaluation.labels.differences import mean_auc, ordering_heads
+from jaxrec.evaluation.labels.observed import BASELINE, gain_over, gain_to_json, mean_gain
 from jaxrec.evaluation.labels.predictions import AUC, ORDERS
 from jaxrec.evaluation.per_user import PerUserResults
 from jaxrec.studies.comparisons import Comparisons, RowResults
@@ -41,6 +42,7 @@ def label_blocks(
                 for row in having
             ],
             "baselines": _baselines(runs_of[names[0]], head),
+            "observed": [line for row in having for line in _observed(row, table, head, runs_of[row.name])],
             "positives": _positives(runs_of[names[0]], head),
         }  # fmt: skip
     return out
@@ -69,13 +71,22 @@ def _line(
     }  # fmt: skip
 
 
+def _observed(row: Row, table: str, head: str, runs: list[PerUserResults]) -> list[dict[str, Any]]:
+    """Return a line for each early label that a row's model reads: its AUC, and what the model adds."""
+    lines = []
+    for label in runs[0].observed_labels:
+        gains = [gain_over(run.predictions(head), run.observed(label), run.query_users) for run in runs]
+        lines.append({"row": row.tables[table], "label": label, **gain_to_json(mean_gain(gains))})
+    return lines
+
+
 def _baselines(runs: list[PerUserResults], head: str) -> dict[str, float]:
     """Return baseline -> its mean AUC over the runs, where evaluations measured baselines of label rates."""
     first = runs[0].result.get(BASELINES, {})
     return {
         name: float(np.mean([run.result[BASELINES][name][head][AUC]["value"] for run in runs]))
         for name, by_head in first.items()
-        if head in by_head
+        if head in by_head and not name.startswith(BASELINE)
     }
 
 

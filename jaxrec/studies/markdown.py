@@ -1,13 +1,14 @@
 """study.md: a study's results as Markdown, with one plot for each premise."""
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxrec.cli.app import UNUSED_LIBRARIES, hide_libraries
 from jaxrec.core.ids import LISTS, TRUTH
 from jaxrec.core.json_io import write_text
+from jaxrec.studies.pages import cells
+from jaxrec.studies.pages.policies import policy_lines
 
 _RULES = {"popularity": "popularity", "item_to_item": "item to item", "oracle": "oracle, p/q"}
 _METRICS = {"ndcg@1": "NDCG@1", "ndcg@5": "NDCG@5", "recall@5": "Recall@5", "mrr@5": "MRR@5"}
@@ -35,42 +36,6 @@ _LABELS = (
 )
 
 
-def _is_finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
-def _number(value: float | None, form: str = ".4f") -> str:
-    """Return the text of a number, such as .3591 or +.0021; unknown: a dash."""
-    if value is None or not math.isfinite(value):
-        return "-"
-    return f"{value:{form}}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:{form}}"
-
-
-def _spread(summary: Mapping[str, float]) -> str:
-    """Return the mean and standard deviation as .3591 ± .0021; for one seed, .3591."""
-    deviation = f" ± {_number(summary['sd'])}" if _is_finite(summary["sd"]) else ""
-    return f"{_number(summary['mean'])}{deviation}"
-
-
-def _p(value: float | None) -> str:
-    """Return the text of a p-value, "<.0001" below 1e-4."""
-    if value is None or not math.isfinite(value):
-        return "-"
-    return "<.0001" if value < 1e-4 else _number(value)
-
-
-def _interval(test: Mapping[str, Any], form: str = "+.4f") -> str:
-    return "[{}, {}]".format(*(_number(value, form) for value in test["interval"]))
-
-
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _header(*cells: str) -> list[str]:
-    return [_line(*cells), _line(*("---" for _ in cells))]
-
-
 # ---------------------------------------------------------------- tables
 
 
@@ -78,11 +43,11 @@ def _figures_line(
     label: str, figures: Mapping[str, Any], paper: Mapping[str, float], last: tuple[str, str]
 ) -> str:
     """Return a table line: label, each metric beside the paper's figure, `last`."""
-    cells = []
+    figures_of_row = []
     for metric in _METRICS:
         summary = figures.get(metric)
-        cells += [_spread(summary) if summary else "-", _number(paper.get(metric))]
-    return _line(label, *cells, *last)
+        figures_of_row += [cells.spread(summary) if summary else "-", cells.number(paper.get(metric))]
+    return cells.line(label, *figures_of_row, *last)
 
 
 def _block(table: Mapping[str, Any], name: str, next_k: int) -> list[str]:
@@ -93,12 +58,17 @@ def _block(table: Mapping[str, Any], name: str, next_k: int) -> list[str]:
     """
     block = name if next_k == 1 else f"{name}_k{next_k}"
     metrics = [cell for label in _METRICS.values() for cell in (label, "paper")]
-    lines = ["", f"### PHNS-{name}, K={next_k}", "", *_header("row", *metrics, "difference", "95% interval")]
+    lines = [
+        "",
+        f"### PHNS-{name}, K={next_k}",
+        "",
+        *cells.header("row", *metrics, "difference", "95% interval"),
+    ]
     labels = {row["row"]: row["label"] for row in table["rows"]}
     for row in table["rows"]:
         difference = row.get("differences", {}).get(block)
         last = (
-            (_number(difference["over_users"]["mean"], "+.4f"), _interval(difference["over_users"]))
+            (cells.number(difference["over_users"]["mean"], "+.4f"), cells.interval(difference["over_users"]))
             if difference
             else ("", "")
         )
@@ -117,7 +87,7 @@ def _block(table: Mapping[str, Any], name: str, next_k: int) -> list[str]:
             lines.append(_figures_line(label, table["baselines"][rule].get(block, {}), {}, ("", "")))
     visible = table["visible"].get(block)
     if visible:
-        users, seeds = _number(visible["users"]), _number(visible["seeds"])
+        users, seeds = cells.number(visible["users"]), cells.number(visible["seeds"])
         over = f"over seeds {seeds}" if seeds != "-" else "over one seed nothing"
         lines += ["", f"Visible in every row's difference: over users {users}, {over}."]
     return lines
@@ -133,28 +103,9 @@ def _table(table: Mapping[str, Any]) -> list[str]:
             for name in LISTS:
                 lines += _block(table, name, next_k)
     if table["policies"]:
-        lines += _policies(table["policies"])
+        lines += policy_lines(table["policies"])
     if table["labels"]:
         lines += ["", _LABELS, *_label_tables(table["labels"])]
-    return lines
-
-
-_POLICY = ("value", "kl", "efficiency", "value@1", "value@10", "entropy", "ndcg@10")
-
-
-def _policies(block: Mapping[str, Any]) -> list[str]:
-    """Return the lines of the values of policies: `policy_results.policy_block`."""
-    lines = [f"Values under the truth at {block['queries']:,} queries of {block['users']:,} users; the true "
-             f"choice has the value {_number(block['choice']['value'])}.", ""]  # fmt: skip
-    lines += _header("row", *_POLICY, "difference of value", "95% interval", "verdict", "visible")
-    for row in block["rows"]:
-        spreads = [_spread(row["metrics"][name]) if name in row["metrics"] else "-" for name in _POLICY]
-        difference, cells = row["difference"], [""] * 4
-        if difference:
-            users = difference["over_users"]
-            mean = f"{_number(users['mean'], '+.4f')} to {row['against']}"
-            cells = [mean, _interval(users), difference["verdict"], _number(users["smallest"])]
-        lines.append(_line(row["label"], *spreads, *cells))
     return lines
 
 
@@ -172,27 +123,40 @@ def _label_tables(labels: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     for head, block in labels.items():
         lines += ["", f"### {head}: {block['positives']:,} positives", ""]
-        lines += _header("row", "AUC", "95% interval", "AUC in users", "difference", "95% interval",
+        lines += cells.header("row", "AUC", "95% interval", "AUC in users", "difference", "95% interval",
                          "verdict", "visible")  # fmt: skip
         lines += [_label_line(row, block["rows"]) for row in block["rows"]]
-        lines += [_line(name.replace("_", " "), _number(value), *[""] * 6)
+        lines += [cells.line(name.replace("_", " "), cells.number(value), *[""] * 6)
                   for name, value in block["baselines"].items()]  # fmt: skip
+        lines += _observed_lines(block.get("observed", ()))
     return lines
+
+
+def _observed_lines(observed: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the lines of early labels: their AUC, and that of a row which reads them minus it."""
+    if not observed:
+        return []
+    head = cells.header("early label alone", "AUC", "95% interval", "row", "gain of the row", "95% interval")
+    return ["", *head, *(
+        cells.line(line["label"], cells.number(line["auc"]["value"]), cells.interval(line["auc"], ".4f"),
+              line["row"], cells.number(line["gain"]["value"], "+.4f"), cells.interval(line["gain"], "+.4f"))
+        for line in observed
+    )]  # fmt: skip
 
 
 def _label_line(row: Mapping[str, Any], rows: list[Mapping[str, Any]]) -> str:
     auc, gauc, seeds = row["auc"], row["gauc"], row["seeds"]
-    spread = f" ± {_number(auc['sd'])}" if seeds > 1 else ""
-    cells = [f"{_number(auc['mean'])}{spread}", _interval(auc, ".4f"), _number(gauc["mean"])]
+    spread = f" ± {cells.number(auc['sd'])}" if seeds > 1 else ""
+    of_auc = [f"{cells.number(auc['mean'])}{spread}", cells.interval(auc, ".4f"), cells.number(gauc["mean"])]
     difference = row["differences"].get("auc")
     if not difference:
-        return _line(row["label"], *cells, *[""] * 4)
+        return cells.line(row["label"], *of_auc, *[""] * 4)
     users = difference["over_users"]
     label = next(other["label"] for other in rows if other["row"] == row["against"])
     verdict = _DECIDED.get(difference["verdict"], "cannot be decided")
-    return _line(
-        row["label"], *cells, f"{_number(users['mean'], '+.4f')} to {label}",
-        _interval(users), verdict, _number(users["smallest"]),
+    return cells.line(
+        row["label"], *of_auc, f"{cells.number(users['mean'], '+.4f')} to {label}",
+        cells.interval(users), verdict, cells.number(users["smallest"]),
     )  # fmt: skip
 
 
@@ -210,27 +174,36 @@ def _statement(claim: Mapping[str, Any]) -> str:
     if claim["metric"] not in ("ndcg@1", claim["list"]):
         parts.append(_METRICS[claim["metric"]])
     if claim["margin"]:
-        lows = [low for part in claim["parts"] for low, _ in part["one_sided"].values() if _is_finite(low)]
-        lowest = _number(min(lows, default=None), "+.4f")
-        parts.append(f"margin {_number(claim['margin'])}, lowest end {lowest}")
+        lows = [
+            low for part in claim["parts"] for low, _ in part["one_sided"].values() if cells.is_finite(low)
+        ]
+        lowest = cells.number(min(lows, default=None), "+.4f")
+        parts.append(f"margin {cells.number(claim['margin'])}, lowest end {lowest}")
     return claim["claim"] + (f" ({'; '.join(parts)})" if parts else "")
+
+
+def _over_seeds(seeds: Mapping[str, Any]) -> str:
+    """Return the mean over seeds, the standard deviation, the p-value and the number of seeds."""
+    mean, sd = cells.number(seeds["mean"], "+.4f"), cells.number(seeds["sd"])
+    return f"{mean} ± {sd} ({cells.p_value(seeds['p'])}, {seeds['n']})"
 
 
 def _comparison_line(label: str, verdict: str, comparison: Mapping[str, Any]) -> str:
     users, seeds = comparison["over_users"], comparison["over_seeds"]
-    return _line(
+    return cells.line(
         label, comparison["list"], _k(comparison), verdict,
-        _number(users["mean"], "+.4f"), _interval(users), _number(comparison.get("paper"), "+.4f"),
-        _number(users["effect"], "+.3f"), f"{users['t']:.2f} ({_p(users['t_p'])})",
-        f"{_p(users['wilcoxon_p'])} ({users['zeros']:,} of {users['n']:,})",
-        f"{_number(seeds['mean'], '+.4f')} ± {_number(seeds['sd'])} ({_p(seeds['p'])}, {seeds['n']})",
-        _number(users["smallest"]), _number(seeds["smallest"]),
+        cells.number(users["mean"], "+.4f"), cells.interval(users),
+        cells.number(comparison.get("paper"), "+.4f"),
+        cells.number(users["effect"], "+.3f"), f"{users['t']:.2f} ({cells.p_value(users['t_p'])})",
+        f"{cells.p_value(users['wilcoxon_p'])} ({users['zeros']:,} of {users['n']:,})",
+        _over_seeds(seeds),
+        cells.number(users["smallest"]), cells.number(seeds["smallest"]),
     )  # fmt: skip
 
 
 def _claims(claims: list[Mapping[str, Any]]) -> list[str]:
     lines = ["", "## Claims", ""]
-    lines += _header(
+    lines += cells.header(
         "claim", "list", "K", "verdict", "difference", "95% interval", "paper", "d_z", "t (p)",
         "Wilcoxon p (equal users dropped)", "seeds: mean ± sd (p, n)", "visible: users", "visible: seeds",
     )  # fmt: skip
@@ -240,7 +213,7 @@ def _claims(claims: list[Mapping[str, Any]]) -> list[str]:
         if len(comparisons) == 1:
             lines.append(_comparison_line(_statement(claim), verdict, comparisons[0]))
         else:
-            lines.append(_line(_statement(claim), claim["list"], _k(claim), verdict, *[""] * 9))
+            lines.append(cells.line(_statement(claim), claim["list"], _k(claim), verdict, *[""] * 9))
             lines += [
                 _comparison_line(f"- {c['better']} over {c['worse']}", c["verdict"], c) for c in comparisons
             ]
@@ -270,17 +243,18 @@ def _premise(premise: Mapping[str, Any], folder: Path) -> list[str]:
 
     write_text(path, figures.effects(series, premise["key"], f"difference in {_METRICS.get(metric, metric)}"))
     lines += [f"![{premise['name']}]({path.name})", ""]
-    lines += _header(
+    lines += cells.header(
         "list", premise["key"], "verdict", "difference", "95% interval", "seeds: mean ± sd (p, n)"
     )
     for name, points in premise["points"].items():
         for point in points:
             seeds = point["over_seeds"]
-            spread = (
-                f"{_number(seeds['mean'], '+.4f')} ± {_number(seeds['sd'])} ({_p(seeds['p'])}, {seeds['n']})"
+            spread = _over_seeds(seeds)
+            mean, interval = (
+                cells.number(point["over_users"]["mean"], "+.4f"),
+                cells.interval(point["over_users"]),
             )
-            mean, interval = _number(point["over_users"]["mean"], "+.4f"), _interval(point["over_users"])
-            lines.append(_line(name, f"{point['value']:g}", point["verdict"], mean, interval, spread))
+            lines.append(cells.line(name, f"{point['value']:g}", point["verdict"], mean, interval, spread))
     return lines
 
 
@@ -295,11 +269,11 @@ def _gates(gates: Mapping[str, Any]) -> list[str]:
         "In nats, on held-out users, without noise; information is H(mean) - mean H.",
         "",
     ]
-    lines += _header("row", "mean weights", "entropy", "of the mean", "information", "collapsed")
+    lines += cells.header("row", "mean weights", "entropy", "of the mean", "information", "collapsed")
     for row, gate in gates.items():
-        weights = ", ".join(_spread(weight) for weight in gate["mean"])
-        figures = (_spread(gate[name]) for name in ("entropy", "entropy_of_mean", "information"))
-        lines.append(_line(row, weights, *figures, f"{gate['collapsed']} of {gate['seeds']}"))
+        weights = ", ".join(cells.spread(weight) for weight in gate["mean"])
+        figures = (cells.spread(gate[name]) for name in ("entropy", "entropy_of_mean", "information"))
+        lines.append(cells.line(row, weights, *figures, f"{gate['collapsed']} of {gate['seeds']}"))
     return lines
 
 
@@ -342,7 +316,7 @@ def summary(result: Mapping[str, Any]) -> str:
     """
     lines = [f"{result['done']} of {result['runs']} trainings of study {result['study']}"]
     for claim in result["claims"]:
-        means = ", ".join(_number(part["over_users"]["mean"], "+.4f") for part in claim["parts"])
+        means = ", ".join(cells.number(part["over_users"]["mean"], "+.4f") for part in claim["parts"])
         k = _k(claim)
         where = f"{claim['list']:<10}" + (f"K={k}  " if k != "-" else "     ")
         lines.append(f"{_statement(claim):<52}{where}{claim['verdict']:<17}{means}")

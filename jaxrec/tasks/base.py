@@ -5,7 +5,7 @@ trains on examples with candidates, `tasks/next_item.py` on sequences. A task re
 own state, and no other field of a `TrainState`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -35,6 +35,7 @@ class Task:
         total_steps: Number of steps of the whole run.
         label_shares: Label -> share of the training targets where it is known.
         strata: Training rows by id of the feature `sampling.strata`; empty without strata.
+        categories: Feature -> its values, in the order of their ids.
     """
 
     rows: ClassVar[str]  # kind of dataset rows that the task trains on: a value of `Layout.rows`
@@ -46,6 +47,7 @@ class Task:
     total_steps: int
     label_shares: Mapping[str, float] = field(default_factory=dict)
     strata: tuple[int, ...] = ()
+    categories: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raise InputError if the rows of the layout lack something that the config needs."""

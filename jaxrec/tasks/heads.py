@@ -4,13 +4,23 @@ The heads of the paper come first, from the weights of the objective; then those
 declares. Axis letters: B examples, K positives, N negatives, T stored labels, M values of a feature.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxrec.config.declarations import Head
-from jaxrec.config.heads import TITLE, HeadSpec, head_values, labels_read, reward_of
+from jaxrec.config.declarations import Blend, Head
+from jaxrec.config.heads import (
+    FILLED,
+    TITLE,
+    HeadSpec,
+    Page,
+    head_values,
+    labels_read,
+    reads_filled,
+    reward_of,
+)
 from jaxrec.config.schema import Config
 from jaxrec.core import rewards
 from jaxrec.core.batch import Batch, TitleTable
@@ -18,7 +28,10 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import UNKNOWN
 from jaxrec.core.registry import PAIR_LOSSES, STATE_LOSSES
 from jaxrec.core.row_format import FeatureSpec, Layout
+from jaxrec.data.events.vocabulary import FIRST_VALUE
 from jaxrec.losses.ranking import HeadLabels, paper_heads
+
+_SHOWN_VALUES = 20  # values of a feature in a message
 
 
 def specs_of(config: Config, layout: Layout, shares: Mapping[str, float]) -> tuple[HeadSpec, ...]:
@@ -27,10 +40,11 @@ def specs_of(config: Config, layout: Layout, shares: Mapping[str, float]) -> tup
     Args:
         config: Config of the run.
         layout: Layout of the rows.
-        shares: Label -> share of the training targets where it is known.
+        shares: `Dataset.label_shares`.
 
     Raises:
-        InputError: The label of a head is stored nowhere, or known at no training target.
+        InputError: The label of a head is stored nowhere, or known at no training target, or a reward counts
+            what was observed so far where predictions have replaced it.
     """
     declared = tuple(
         _declared(head, i, config, layout, shares) for i, head in enumerate(config.objective.heads)
@@ -57,7 +71,13 @@ def _declared(
                 )
         reward = reward_of(head.of, config)
         if reward is None or reward.unknown != "observed":
-            share = min(shares.get(label.name, 1.0) for label in labels)
+            prefix = FILLED if layout.filled and reads_filled(head.of, config) else ""
+            share = min(shares.get(prefix + label.name, 1.0) for label in labels)
+        elif layout.filled:
+            raise InputError(
+                f"objective.heads[{i}].of={head.of!r} has unknown='observed', but the dataset is filled: "
+                "predictions replace what was observed so far; allowed: filled, drop, or the dataset before"
+            )
         if not share:
             raise InputError(
                 f"objective.heads[{i}].of={head.of!r} is known at none of the training targets; "
@@ -77,6 +97,33 @@ def _declared(
 
 def _feature(of: str, layout: Layout) -> FeatureSpec:
     return next(f for f in layout.of("title") if of == TITLE + f.name)
+
+
+def page_of(
+    blend: Blend, i: int, layout: Layout, categories: Mapping[str, Sequence[Any]], otherwise: str
+) -> Page:
+    """Return the requests that a blend serves.
+
+    Args:
+        blend: Blend with `where`, which has been checked.
+        i: Index of the blend in `evaluate.blends`.
+        layout: Layout of the rows.
+        categories: Feature -> its values, in the order of their ids.
+        otherwise: Head that orders the titles of other requests.
+
+    Raises:
+        InputError: The feature has no such value.
+    """
+    feature, _, value = blend.where.partition("=")
+    values = [str(known) for known in categories.get(feature, ())]
+    if value not in values:
+        few = ", ".join(values[:_SHOWN_VALUES]) + (", ..." if len(values) > _SHOWN_VALUES else "")
+        raise InputError(
+            f"evaluate.blends[{i}].where={blend.where!r}: {feature} has no value {value!r}; allowed: {few}"
+        )
+    where = next(f.where for f in layout.features if f.name == feature and f.where in ("user", "context"))
+    own_id = FIRST_VALUE + values.index(value)
+    return Page(blend.name, where, layout.category_column(where, feature), own_id, otherwise)
 
 
 def with_labels(
@@ -106,7 +153,9 @@ def head_labels(
     if head.of.startswith(TITLE):
         return _categories(_feature(head.of, layout), layout, batch.positive, table)
     outcome = batch.outcome
-    y_BxK, known_BxK = head_values(head.of, outcome.label, outcome.label_known, config, layout.labels, jnp)
+    y_BxK, known_BxK = head_values(
+        head.of, outcome.label, outcome.label_known, config, layout.labels, jnp, outcome.label_filled
+    )
     zero = {label.name: jnp.float32(0) for label in config.labels}
     reads_zero = jnp.asarray(all(label.of_drawn == "zero" for label in labels_read(head.of, config)))
     reward = reward_of(head.of, config)

@@ -1,7 +1,7 @@
 """Tasks of configs and checkpoints: construction, loading, and comparison of runs and catalogues."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from jaxrec.core.json_io import ANY_KEY, check_shape
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.core.registry import TASKS, resolve
 from jaxrec.core.row_format import Layout
+from jaxrec.data.loading.strata import count_strata
 from jaxrec.data.storage.arrays import check_lengths
 from jaxrec.data.storage.dataset import Arrays, Dataset
 from jaxrec.runtime.mesh import device_count, state_shardings
@@ -30,6 +31,7 @@ START_JSON = "start.json"  # in a workdir: what became of each parameter of the 
 def build_task(
     config: Config, layout: Layout, threshold: float, steps_per_epoch: int, total_steps: int,
     label_shares: Mapping[str, float] | None = None, strata: Sequence[int] = (),
+    categories: Mapping[str, Sequence[Any]] | None = None,
 ) -> Task:  # fmt: skip
     """Return the task `config.task.name` on rows of `layout`.
 
@@ -41,9 +43,11 @@ def build_task(
         total_steps: Number of steps of the whole run.
         label_shares: Label -> share of the training targets where it is known; None without labels.
         strata: Training rows by id of the feature `sampling.strata`, from `count_strata`.
+        categories: Feature -> its values, in the order of their ids.
 
     Raises:
-        InputError: The rows are not those that the task trains on, or lack a label of a head or the strata.
+        InputError: The rows are not those that the task trains on, or lack a label of a head, the strata or
+            the page of a blend.
     """
     entry = TASKS[config.task.name]
     if layout.rows != entry.rows:
@@ -52,9 +56,23 @@ def build_task(
             f"but the dataset holds {layout.rows} rows"
         )
     task: type[Task] = resolve(entry.target)
-    built = task(config, layout, threshold, steps_per_epoch, total_steps, label_shares or {}, tuple(strata))
+    built = task(
+        config, layout, threshold, steps_per_epoch, total_steps, label_shares or {}, tuple(strata),
+        categories or {},
+    )  # fmt: skip
     built.check()
     return built
+
+
+def task_of_dataset(config: Config, dataset: Dataset, steps_per_epoch: int, total_steps: int) -> Task:
+    """Return the task of a config on a dataset, with the dataset's constants.
+
+    Arguments and errors are those of `build_task`.
+    """
+    return build_task(
+        config, dataset.layout, dataset.manifest["completion_threshold"] or 0.0, steps_per_epoch, total_steps,
+        dataset.label_shares, count_strata(dataset, config.sampling.strata), dataset.manifest["categories"],
+    )  # fmt: skip
 
 
 @dataclass
@@ -163,6 +181,7 @@ def restore_task(config: Config, meta: dict[str, Any]) -> Task:
         meta["total_steps"],
         meta.get("label_shares"),
         meta.get("strata", ()),
+        meta.get("categories"),
     )
 
 
@@ -177,7 +196,7 @@ def check_same_catalogue(dataset: Dataset, loaded: LoadedCheckpoint) -> None:
     where = f"dataset {dataset.directory} ({dataset.fingerprint})"
     trained = f"the training's dataset {loaded.meta['dataset_directory']} ({loaded.meta['dataset']})"
     allowed = "allowed: a dataset with the same titles, in the same order of popularity, and categories"
-    if dataset.layout != loaded.task.layout:
+    if replace(dataset.layout, filled=loaded.task.layout.filled) != loaded.task.layout:
         raise InputError(f"{where}: its layout differs from that of {trained}; {allowed}")
     keys, expected = dataset.arrays.title_key, loaded.arrays.title_key
     differs = np.flatnonzero(keys != expected)  # the layouts have the number of titles
@@ -191,6 +210,19 @@ def check_same_catalogue(dataset: Dataset, loaded: LoadedCheckpoint) -> None:
     for feature, values in dataset.manifest["categories"].items():
         if values != categories[feature]:
             raise InputError(f"{where}: feature {feature} has other categories than in {trained}; {allowed}")
+
+
+def open_dataset(loaded: LoadedCheckpoint, data: str | AnyPath | None) -> Dataset:
+    """Return the dataset of an evaluation; the task of the checkpoint then reads its rows.
+
+    Raises:
+        InputError: The titles, the categories or the layout are not those of the checkpoint.
+    """
+    dataset = Dataset(data or loaded.meta["dataset_directory"], loaded.config.data.verify)
+    check_same_catalogue(dataset, loaded)
+    if dataset.layout != loaded.task.layout:  # predicted labels in the rows of one of the two
+        loaded.task = replace(loaded.task, layout=dataset.layout)
+    return dataset
 
 
 def check_same_run(saved: dict[str, Any], current: dict[str, Any], workdir: AnyPath, extend: bool) -> None:

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.core.batch import Batch, History, Outcome, Packing, after
+from jaxrec.core.batch import Batch, History, ObservedOutcome, Outcome, Packing, after, observed
 from jaxrec.core.ids import LISTS, PAD, POOLS, UNKNOWN
-from jaxrec.core.row_format import Layout
+from jaxrec.core.row_format import Layout, label_is_known
 from jaxrec.models.layers import rng
 
 _UNKNOWN_DRAW = 0x0BAD  # layer id of the draw that replaces titles by the unknown title
@@ -76,12 +76,14 @@ class HistoryView(NamedTuple):
         windows: Unique numbers of titles that experts read, in decreasing order.
         keeps_abandoned: True to keep titles that the user abandoned.
         unknown_rate: Fraction of titles that are replaced by the unknown title, in [0, 1].
+        observed: Names of the labels of the first target that the model reads.
     """
 
     layout: Layout
     windows: tuple[int, ...]
     keeps_abandoned: bool
     unknown_rate: float = 0.0
+    observed: tuple[str, ...] = ()
 
 
 def history(rows: dict[str, jax.Array], view: HistoryView, key: jax.Array | None = None) -> History:
@@ -98,21 +100,21 @@ def history(rows: dict[str, jax.Array], view: HistoryView, key: jax.Array | None
             is replaced by the unknown title.
     """
     titles, length, width = rows["history_title"], view.layout.max_history, view.windows[0]
-    columns = {
-        "title": titles,
-        "completion": rows["history_completion"].astype(jnp.float32),
-        "sessions": rows["history_sessions"].astype(jnp.float32),
-        "age": rows["history_age"].astype(jnp.float32),
-    }
+    columns = {"title": titles}
+    columns |= {name: x.astype(jnp.float32) for name, x in _interactions(rows).items()}
     if not view.keeps_abandoned:
         kept = (titles != PAD) & (rows["history_abandoned"] == 0)
         from_right = jnp.cumsum(kept[:, ::-1], axis=1)[:, ::-1] * kept
         moves = from_right[:, None, :] == (length - jnp.arange(length))[None, :, None]  # [B, to, from]
         source = jnp.argmax(moves, axis=2)
         present = moves.any(axis=2)
-        columns = {
-            name: jnp.where(present, jnp.take_along_axis(x, source, axis=1), 0) for name, x in columns.items()
-        }
+
+        def close_gaps(x: jax.Array) -> jax.Array:
+            """Move the kept positions of [B, history] or [B, history, signals] to the right."""
+            each = (..., None) if x.ndim == 3 else ...
+            return jnp.where(present[each], jnp.take_along_axis(x, source[each], axis=1), 0)
+
+        columns = {name: close_gaps(x) for name, x in columns.items()}
     columns = {name: x[:, length - width :] for name, x in columns.items()}
     example, newer, shorter = alone(columns["title"], view.windows)
     return _history(rows, columns | {"example": example, "newer": newer}, shorter, view, key)
@@ -145,12 +147,18 @@ def packed(
     width, stored = view.windows[0], view.layout.max_history
     source = packing.titles // width
     columns = {
-        name: rows[f"history_{name}"].reshape(-1).at[source].get(mode="fill", fill_value=0)
-        for name in ("title", "completion", "sessions", "age")
+        name: x.reshape(-1, *x.shape[2:]).at[source].get(mode="fill", fill_value=0)
+        for name, x in {"title": rows["history_title"], **_interactions(rows)}.items()
     }
-    columns |= {name: columns[name].astype(jnp.float32) for name in ("completion", "sessions", "age")}
+    columns |= {name: columns[name].astype(jnp.float32) for name in _interactions(rows)}
     columns |= {"example": source // stored, "newer": packing.titles % width}
     return _history(rows, columns, dict(zip(view.windows[1:], packing.shorter, strict=True)), view, key)
+
+
+def _interactions(rows: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Return the stored interactions of histories, [B, history] and of signals [B, history, signals]."""
+    names = ("completion", "sessions", "age", "signals")
+    return {name: rows[f"history_{name}"] for name in names if f"history_{name}" in rows}
 
 
 def _history(
@@ -160,7 +168,7 @@ def _history(
     if key is not None and view.unknown_rate:
         of_title = rng.fold_in(jnp.take(key, columns["example"], axis=0, mode="clip"), columns["newer"])
         columns["title"] = mask_to_unknown(columns["title"], view.unknown_rate, of_title)
-    past = after(Outcome(columns.pop("completion")))
+    past = after(Outcome(columns.pop("completion"), signals=columns.pop("signals", None)))
     count = len(rows["history_title"])
     empty = {
         "categories": jnp.zeros((count, 0), jnp.int32),
@@ -171,7 +179,22 @@ def _history(
         for where in ("user", "context")
         for kind in empty
     }
-    return History(past=past, **columns, shorter=shorter, **features)
+    early = _observed(rows, view) if view.observed else None
+    return History(past=past, **columns, shorter=shorter, **features, observed=early)
+
+
+def _observed(rows: dict[str, jax.Array], view: HistoryView) -> ObservedOutcome:
+    """Return the labels of the first target that the model reads.
+
+    Values are sign(y) log(1 + |y|): seconds and counts spread over orders of magnitude.
+    """
+    numbers = []
+    for name in view.observed:
+        i = view.layout.labels.index(name)
+        known = label_is_known(rows["label_known"][:, 0], i)
+        y = rows["label"][:, 0, i].astype(jnp.float32)
+        numbers += [jnp.where(known, jnp.sign(y) * jnp.log1p(jnp.abs(y)), 0.0), known.astype(jnp.float32)]
+    return observed(Outcome(None, jnp.stack(numbers, axis=1)))
 
 
 def choose_negatives(
@@ -243,17 +266,26 @@ def training(
     return Batch(
         history(rows, view, key) if packing is None else packed(rows, view, packing, key),
         rows["target"][:, :next_k],
-        _outcome(rows, next_k),
+        _outcome(rows, next_k, filled=True),
         negative,
         hard,
         valid,
     )
 
 
-def _outcome(rows: dict[str, jax.Array], next_k: int) -> Outcome:
-    """Return the completions and the stored labels of the first `next_k` targets."""
-    label, known = (rows[name][:, :next_k] if name in rows else None for name in ("label", "label_known"))
-    return Outcome(rows["target_completion"][:, :next_k], label, known)
+def _outcome(rows: dict[str, jax.Array], next_k: int, filled: bool = False) -> Outcome:
+    """Return the completions and the stored labels of the first `next_k` targets.
+
+    Args:
+        rows: Fields of B rows, from `decode`.
+        next_k: Number of targets per example.
+        filled: True to mark the labels that are predictions; otherwise they are unknown.
+    """
+    label, known, predicted = (
+        rows[name][:, :next_k] if name in rows else None for name in ("label", "label_known", "label_filled")
+    )
+    completion = rows["target_completion"][:, :next_k]
+    return Outcome(completion, label, known, label_filled=predicted if filled else None)
 
 
 class QueryBatch(NamedTuple):

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.config.heads import TITLE, HeadSpec, head_values
+from jaxrec.config.heads import TITLE, HeadSpec, Page, head_values
 from jaxrec.core.batch import History, HostBatch, Outcome, TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import LABELS, LISTS, RETRIEVAL_HEAD
 from jaxrec.core.registry import HEADS
+from jaxrec.core.row_format import FeatureSpec
 from jaxrec.data.loading.packing import Packer
 from jaxrec.data.loading.strata import strata_feature
 from jaxrec.models.cached_scoring import score_in_groups
@@ -23,7 +24,7 @@ from jaxrec.models.two_stage import TwoStageResult, two_stage
 from jaxrec.runtime.mesh import AXIS
 from jaxrec.tasks import ranking_inputs
 from jaxrec.tasks.base import Task
-from jaxrec.tasks.heads import specs_of
+from jaxrec.tasks.heads import page_of, specs_of
 from jaxrec.tasks.outputs import Protocols, QueryScores, Sums, TitleScores
 
 
@@ -36,13 +37,20 @@ class RankingScorer(Task):
         raise NotImplementedError
 
     def check(self) -> None:
-        """Raise InputError if the rows lack negatives, a label or the strata, or a label is never known."""
+        """Raise InputError if the rows lack negatives, a label, the strata or the page of a blend."""
+        for feature in self.observed:
+            if feature.name not in self.layout.labels:
+                stored = ", ".join(self.layout.labels) or "no label"
+                raise InputError(
+                    f"features hold label {feature.name!r}, but the dataset's rows store {stored}"
+                )
         for head in self.head_specs:
             if head.ranks and not self.layout.has_candidates:
                 raise InputError(
                     f"objective.{head.term}={head.weight:g} compares a title with negatives, which rows of "
                     "exposures do not have; allowed: 0, with heads on labels"
                 )
+        _ = self.pages  # raises for an unknown value
         if strata := self.config.sampling.strata:
             size = strata_feature(self.layout, strata).size
             if len(self.strata) != size or not any(self.strata):
@@ -70,20 +78,39 @@ class RankingScorer(Task):
         m = self.config.model
         return RankingModel(
             m.dtype,
-            self.layout.features,
+            (*self.layout.features, *self.observed),
             self.layout.num_titles,
             m,
             AXIS if self.shards_titles else "",
             self.head_specs,
             self.config.objective.retrieval_negatives,
             self.config.evaluate.blends,
+            self.pages,
+        )
+
+    @cached_property
+    def pages(self) -> tuple[Page, ...]:
+        """Requests of the blends that serve some of them."""
+        return tuple(
+            page_of(blend, i, self.layout, self.categories, self.default_head)
+            for i, blend in enumerate(self.config.evaluate.blends)
+            if blend.where
+        )
+
+    @cached_property
+    def observed(self) -> tuple[FeatureSpec, ...]:
+        """Features that are labels of the target: the value, and whether it is known."""
+        return tuple(
+            FeatureSpec(f.name, f.kind, f.where, f.width, columns=2) for f in self.config.observed_labels
         )
 
     @cached_property
     def view(self) -> ranking_inputs.HistoryView:
         """Settings that select the titles of a history."""
-        s = self.config.sampling
-        return ranking_inputs.HistoryView(self.layout, self.windows, s.history_keeps_abandoned, s.id_dropout)
+        s, names = self.config.sampling, tuple(feature.name for feature in self.observed)
+        return ranking_inputs.HistoryView(
+            self.layout, self.windows, s.history_keeps_abandoned, s.id_dropout, names
+        )
 
     @cached_property
     def windows(self) -> tuple[int, ...]:
@@ -109,10 +136,13 @@ class RankingScorer(Task):
 
     @cached_property
     def score_task(self) -> str:
-        """Head or blend that orders the titles at evaluation; of exposures without a pair head, the first."""
+        """Head or blend that orders the titles at evaluation."""
         score = self.config.evaluate.ranking_head
-        if score != "auto":
-            return score
+        return self.default_head if score == "auto" else score
+
+    @cached_property
+    def default_head(self) -> str:
+        """Head that orders the titles by default; of exposures without a pair head, the first."""
         pairs = [head.name for head in self.head_specs if head.on == "pair" and head.name != "completion"]
         return "ranking" if "ranking" in pairs else next(iter(pairs), self.heads[0])
 

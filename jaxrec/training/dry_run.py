@@ -11,13 +11,12 @@ from jaxrec.checkpoints.state_tree import with_shardings
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import to_json
 from jaxrec.data.loading.batches import BatchGroups
-from jaxrec.data.loading.strata import count_strata
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.runtime.device_batch import transfer_group
 from jaxrec.runtime.mesh import replicate, state_shardings
 from jaxrec.runtime.parallel_step import ParallelStep, parallelize_step
 from jaxrec.tasks.base import Task
-from jaxrec.tasks.loading import build_task
+from jaxrec.tasks.loading import task_of_dataset
 from jaxrec.training.inputs.batch_size import fit_batch_size
 from jaxrec.training.inputs.input_pipeline import count_steps, steps_per_call, training_input
 from jaxrec.training.train_state import StateInit, count_parameters
@@ -47,9 +46,7 @@ def dry_run(config: Config, dataset: Dataset) -> dict[str, Any]:
     rows = dataset.rows("train")
     config = fit_batch_size(config, rows.rows, jax.device_count())
     total, per_epoch = count_steps(config, rows)
-    threshold = dataset.manifest["completion_threshold"] or 0.0
-    strata = count_strata(dataset, config.sampling.strata)
-    task = build_task(config, dataset.layout, threshold, per_epoch, total, dataset.label_shares, strata)
+    task = task_of_dataset(config, dataset, per_epoch, total)
     inputs, init = training_input(task, rows), StateInit(task)
     size, abstract = steps_per_call(config, min(per_epoch, total)), init.abstract()
     step = TrainStep(task)

@@ -21,13 +21,13 @@ from absl import logging
 
 from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.checkpoints.state_tree import with_shardings
+from jaxrec.config.heads import reward_versions
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import to_json
 from jaxrec.core.errors import RunError
 from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.data.loading.batches import BatchGroups, stream
-from jaxrec.data.loading.strata import count_strata
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.evaluation.evaluator import Validator
 from jaxrec.evaluation.gate_analysis import COLLAPSED
@@ -39,7 +39,7 @@ from jaxrec.runtime.mesh import as_global_arrays, replicate, state_shardings
 from jaxrec.runtime.multihost import ProgressFile, SyncSchedule, all_reduce_max, is_first_process
 from jaxrec.runtime.parallel_step import parallelize_step
 from jaxrec.runtime.preemption import PreemptionHandler
-from jaxrec.tasks.loading import CHECKPOINTS, START_JSON, build_task, check_same_run, read_meta
+from jaxrec.tasks.loading import CHECKPOINTS, START_JSON, check_same_run, read_meta, task_of_dataset
 from jaxrec.tasks.outputs import Sums, mean_metrics
 from jaxrec.training.inputs.batch_size import fit_batch_size
 from jaxrec.training.inputs.input_pipeline import StallTimer, count_steps, steps_per_call, training_input
@@ -107,16 +107,13 @@ class _Run:
         self, config: Config, dataset: Dataset, workdir: AnyPath, interrupt: PreemptionHandler,
         extend: bool = False,
     ) -> None:  # fmt: skip
-        rows, threshold = dataset.rows("train"), dataset.manifest["completion_threshold"]
+        rows = dataset.rows("train")
         config = fit_batch_size(config, rows.rows, jax.device_count())
         self.config, self.workdir, self.interrupt, self.extend = config, workdir, interrupt, extend
         self.last_save = time.monotonic()
         self.save_stall = 0.0  # seconds that saves delayed the steps since the last line of metrics
         self.total, per_epoch = count_steps(config, rows)
-        shares, strata = dataset.label_shares, count_strata(dataset, config.sampling.strata)
-        self.task = build_task(
-            config, dataset.layout, threshold or 0.0, per_epoch, self.total, shares, strata
-        )
+        self.task = task_of_dataset(config, dataset, per_epoch, self.total)
         self.input = training_input(self.task, rows)
         self.batches = self.input.stored
         self.steps_per_call = steps_per_call(config, min(self.batches.steps_per_epoch, self.total))
@@ -134,12 +131,14 @@ class _Run:
             "config": to_json(config),
             "layout": dataset.layout.to_json(),
             "categories": dataset.manifest["categories"],
-            "threshold": threshold or 0.0,
+            "threshold": self.task.threshold,
             "steps_per_epoch": per_epoch,
             "total_steps": self.total,
             "dataset": dataset.fingerprint,
             "dataset_directory": str(dataset.directory),
-        } | {name: x for name, x in (("label_shares", shares), ("strata", list(strata))) if x}
+        }
+        shares, strata = dict(self.task.label_shares), list(self.task.strata)
+        self.meta |= {name: x for name, x in (("label_shares", shares), ("strata", strata)) if x}
 
     def run(self) -> int:
         """Train, with checkpoints and metrics, and return the last step."""
@@ -151,7 +150,8 @@ class _Run:
                     write_json(self.workdir / "config.json", self.meta["config"])
                     if self.start:
                         write_json(self.workdir / START_JSON, self.start.record)
-                with Writer(self.workdir, start, self.total, self.config.train.log_seconds) as writer:
+                log_seconds, versions = self.config.train.log_seconds, reward_versions(self.config)
+                with Writer(self.workdir, start, self.total, log_seconds, versions) as writer:
                     step = self._train(state, start, checkpoints, writer)
                 tail.result()
             checkpoints.wait()

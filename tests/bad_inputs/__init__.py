@@ -8,7 +8,13 @@ DOORS = {
     "configs and flags": [*configs.CASES, *lines.CASES],
     "workdirs and checkpoints": workdirs.CASES,
 }
-_LOADING = ("evaluate", "recommend", "export", "train")  # commands that open a checkpoint: a second each
+_LOADING = (
+    "evaluate",
+    "fill",
+    "recommend",
+    "export",
+    "train",
+)  # commands that open a checkpoint: a second each
 
 
 def is_short(door: str, case: Case) -> bool:

@@ -128,6 +128,12 @@ CASES = [
     line("recommend: diversity above 1", "recommend", W, "--histories=h.csv", "--diversity=1.5", text="--diversity=1.5; allowed: 0 to 1"),
     line("recommend: an index of another name", "recommend", W, "--histories=h.csv", "--index=faiss", text="index"),
     line("recommend: rows of a page", "recommend", W, "--histories=h.csv", "--page_rows=0", text="page_rows"),
+    # fill
+    line("fill alone", "fill", text="checkpoint"),
+    line("fill: no dataset", "fill", W, "--out=d2", text="data"),
+    line("fill: no output", "fill", W, "--data=d", text="out"),
+    line("fill: no such workdir", "fill", W, "--data=d", "--out=d2", text="nowhere/checkpoints: no such directory"),
+    line("fill: a checkpoint of another name", "fill", W, "--data=d", "--out=d2", "--which=first", text="which"),
     # export
     line("export alone", "export", text="checkpoint"),
     line("export: no output", "export", W, text="out"),
@@ -164,6 +170,7 @@ CASES = [
     line("help of compare", "compare", "--help", text="Compare two evaluated runs", status=0),
     line("help of report", "report", "--help", text="Write the page", status=0),
     line("help of recommend", "recommend", "--help", text="Recommend titles", status=0),
+    line("help of fill", "fill", "--help", text="Fill a dataset's unknown labels", status=0),
     line("help of export", "export", "--help", text="Export a checkpoint", status=0),
     line("help of serve", "serve", "--help", text="Serve an export", status=0),
     line("help of study", "study", "--help", text="Reproduce the tables", status=0),

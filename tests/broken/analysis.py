@@ -45,7 +45,7 @@ LINES = (
     Line(
         "a feature from the threshold on is flagged",
         "jaxrec/analysis/description.py",
-        "if area >= LEAK]",
+        "if area >= LEAK and not is_early]",
         "if area > 1]",
         (f"{_DESCRIBE}::test_a_column_that_copies_a_later_label_is_flagged",),
     ),

@@ -52,15 +52,15 @@ LINES = (
     Line(
         "an offline training ends without a test",
         "jaxrec/train.py",
-        "    if config.offline:\n",
+        "    if config.offline and not label_heads(config):\n",
         "    if False:\n",
         (f"{_OFFLINE}::test_a_training_of_an_offline_config_ends_without_a_test",),
     ),
     Line(
         "a model reads past completions, not those of the targets",
         "jaxrec/tasks/ranking_inputs.py",
-        'past = after(Outcome(columns.pop("completion")))',
-        'past = after(Outcome(columns.pop("completion") + 0 * rows["target_completion"][:1, :1]))',
+        'after(Outcome(columns.pop("completion"), ',
+        'after(Outcome(columns.pop("completion") + 0 * rows["target_completion"][:1, :1], ',
         (f"{_OUTCOMES}::test_outcomes_change_no_score_of_candidate_lists",),
     ),
     Line(

@@ -50,6 +50,20 @@ LINES = (
         ("tests/models/test_ranker.py::test_a_blend_is_the_weighted_sum_of_log_probabilities_and_values",),
     ),
     Line(
+        "a blend of a page leaves other requests to the default head",
+        "jaxrec/models/ranker.py",
+        "total = jnp.where(served_BxP[:, i, None], total, score(page.otherwise))",
+        "pass",
+        (f"{_WHOLE}::test_a_blend_of_a_page_orders_the_queries_of_its_value",),
+    ),
+    Line(
+        "a page is that of the named value",
+        "jaxrec/tasks/heads.py",
+        "own_id = FIRST_VALUE + values.index(value)",
+        "own_id = FIRST_VALUE + 1 + values.index(value)",
+        (f"{_WHOLE}::test_a_blend_of_a_page_orders_the_queries_of_its_value",),
+    ),
+    Line(
         "a blend has a correction of its own",
         "jaxrec/evaluation/correction.py",
         'return workdir / f"correction-{head}-{zlib.crc32(blend.encode()):08x}.npz"',

@@ -138,8 +138,8 @@ LINES = (
     Line(
         "the fingerprint of a dataset is computed over the names of FORMAT 2",
         "jaxrec/data/runners/manifest.py",
-        'content | {"format": 2, "layout": old_layout(result.layout.to_json())}',
-        "content",
+        'kept | {"format": 2, "layout": old_layout(kept["layout"])}',
+        "kept",
         ("tests/data/storage/test_format_2.py::test_the_fingerprint_is_of_the_manifest_with_old_names",),
     ),
     Line(

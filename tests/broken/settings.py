@@ -109,8 +109,8 @@ LINES = (
     Line(
         "the fraction of unknown titles",
         "jaxrec/tasks/ranking_scorer.py",
-        "s.history_keeps_abandoned, s.id_dropout)",
-        "s.history_keeps_abandoned, 0.01)",
+        "s.history_keeps_abandoned, s.id_dropout, names",
+        "s.history_keeps_abandoned, 0.01, names",
         (
             "tests/config/test_no_dead_field.py::test_a_changed_field_changes_what_it_is_said_to_change[Sampling.id_dropout]",
         ),
@@ -171,8 +171,8 @@ LINES = (
     Line(
         "the seconds between lines of metrics",
         "jaxrec/training/trainer.py",
-        "start, self.total, self.config.train.log_seconds)",
-        "start, self.total, 5.0)",
+        "log_seconds, versions = self.config.train.log_seconds,",
+        "log_seconds, versions = 5.0,",
         (
             "tests/config/test_no_dead_field.py::test_a_changed_field_changes_what_it_is_said_to_change[Train.log_seconds]",
         ),
@@ -206,7 +206,7 @@ LINES = (
     ),
     Line(
         "the evaluated checkpoint is that of the config",
-        "jaxrec/evaluation/evaluator.py",
+        "jaxrec/tasks/loading.py",
         'return which if checkpoints.best_step() is not None else "last"',
         'return "best" if checkpoints.best_step() is not None else "last"',
         (

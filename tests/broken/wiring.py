@@ -190,8 +190,8 @@ LINES = (
     Line(
         "the p-values of a study are in their columns",
         "jaxrec/studies/markdown.py",
-        "f\"{_p(users['wilcoxon_p'])} ({users['zeros']",
-        "f\"{_p(users['t_p'])} ({users['zeros']",
+        "f\"{cells.p_value(users['wilcoxon_p'])} ({users['zeros']",
+        "f\"{cells.p_value(users['t_p'])} ({users['zeros']",
         ("tests/studies/test_results.py::test_each_figure_of_a_claim_is_in_its_column",),
     ),
     Line(
@@ -204,7 +204,7 @@ LINES = (
     Line(
         "a dataset of other settings is refused",
         "jaxrec/data/runners/run.py",
-        'if kept["digest"] != digest(config):',
+        'if kept.get("filled", kept)["digest"] != digest(config):',
         'if len(kept["digest"]) != len(digest(config)):',
         ("tests/data/runners/test_local.py::test_a_dataset_of_other_settings_is_refused",),
     ),

@@ -57,8 +57,8 @@ from jaxrec.runtime import compilation_cache, mesh, multihost, private_apis
 from jaxrec.runtime.multihost import SyncSchedule
 from jaxrec.serving.requests import RequestBuilder
 from jaxrec.sources import open_source
-from jaxrec.tasks import ranking_inputs
-from jaxrec.tasks.heads import specs_of, with_labels
+from jaxrec.tasks import loading, ranking_inputs
+from jaxrec.tasks.heads import page_of, specs_of, with_labels
 from jaxrec.tasks.loading import LoadedCheckpoint, build_task
 from jaxrec.training import optimizer, starting, trainer
 from jaxrec.training.inputs import input_pipeline, resident_rows
@@ -214,6 +214,14 @@ def declared_heads(config: Config) -> str:
     model = RankingModel("float32", layout.features, 20, config.model, "", specs, 0, config.evaluate.blends)
     blends = [model._blended(blend.name, scores.__getitem__).tolist() for blend in config.evaluate.blends]
     return repr((specs, float(value), blends, [blend.name for blend in config.evaluate.blends]))
+
+
+def pages(config: Config) -> str:
+    """Return the requests that the blends serve."""
+    dataset = dataset_of(config)
+    categories = dataset.manifest["categories"]
+    blends = config.evaluate.blends
+    return repr([page_of(b, i, dataset.layout, categories, "ctr") for i, b in enumerate(blends) if b.where])
 
 
 def features(config: Config):
@@ -537,7 +545,7 @@ def _loop(config: Config) -> dict[str, float]:
     made = {}
 
     class Writer:
-        def __init__(self, workdir, start, total, log_seconds):
+        def __init__(self, workdir, start, total, log_seconds, constants):
             made["log_seconds"] = log_seconds
 
         def __enter__(self):
@@ -695,8 +703,8 @@ def evaluated(config: Config) -> dict:
         hand_service.use_table(patch)
         patch.setattr(evaluator, "load_checkpoint", load)
         patch.setattr(full_catalogue, "left_out_titles", leave_out)
-        patch.setattr(evaluator, "Checkpointer", Checkpoints)
-        patch.setattr(evaluator, "read_meta", lambda *_: {"config": to_json(hand)})
+        patch.setattr(loading, "Checkpointer", Checkpoints)
+        patch.setattr(loading, "read_meta", lambda *_: {"config": to_json(hand)})
         patch.setattr(full_catalogue, "load_or_fit_correction", lambda *_: correction.uncorrected(task))
         evaluation = evaluator.evaluate(tempfile.gettempdir(), lists, data=dataset.directory)
     examples = evaluation.measured["examples"]

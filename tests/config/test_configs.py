@@ -21,6 +21,7 @@ from jaxrec.training.train_step import TrainStep
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SCALED = ("smoe.py", "bst.py", "vmoe.py", "sasrec.py", "gru4rec.py", "hstu.py")
 ARGUMENTS = dict.fromkeys(SCALED, (":small", ":paper"))
+ARGUMENTS["delayed.py"] = (":offline", ":online")
 ARGUMENTS["best.py"] = (":small", ":paper", ":kuairand")
 APART = (
     "study.py",
@@ -39,6 +40,7 @@ TRACED = (
     "gru4rec.py:small",
     "hstu.py:small",
     "best.py:kuairand",
+    "delayed.py:offline",
 )
 EVERY = [f"{name}{a}" for name in FILES for a in ARGUMENTS.get(name, ("",))]
 
@@ -56,6 +58,7 @@ def layout_of(config: Config) -> Layout:
         if f.name != "title_id"
         else FeatureSpec(f.name, f.kind, f.where, f.width, 1002, 0)
         for f in config.features
+        if f.where != "label"
     )
     d = config.data
     labels = tuple(label.name for label in config.labels)

@@ -146,3 +146,24 @@ def test_what_drawn_titles_have_is_not_in_the_dataset(config):
     before = digest(config)
     config.labels = (Label("finished", "at_least", at=0.9, of_drawn="unknown"), *LABELS[1:])
     assert digest(config) == before
+
+
+@pytest.mark.parametrize(("where", "text"), [
+    ("tab=1", "evaluate.blends[0].where='tab=1' must be FEATURE=VALUE, with a category of the user or of the "
+              "context: segment, segment2, device, hour"),
+    ("genres=drama", "evaluate.blends[0].where='genres=drama' must be FEATURE=VALUE"),
+    ("device", "evaluate.blends[0].where='device' must be FEATURE=VALUE"),
+    ("device=", "evaluate.blends[0].where='device=' must be FEATURE=VALUE"),
+])  # fmt: skip
+def test_a_blend_serves_a_value_of_a_category_of_the_request(config, where, text):
+    config.objective.heads = (Head("finished", "finished"),)
+    config.evaluate.blends = (Blend("top", (BlendTerm("finished"),), "device=tv"),)
+    check(config)
+    config.evaluate.blends[0].where = where
+    refused(config, text)
+
+
+def test_a_page_needs_one_encoding_of_the_user(config):
+    config.evaluate.blends = (Blend("top", (BlendTerm("ctr"),), "device=tv"),)
+    config.model.target_in_sequence = True
+    refused(config, "evaluate.blends[0].where='device=tv' must be empty with model.target_in_sequence=True")

@@ -516,7 +516,8 @@ FIELDS: dict[str, dict[str, list[Case]]] = {
     },
     "Blend": {"name": [Case("evaluate.blends.0.name", "other", o.declared_heads, "ranking", HEADS)],
               "terms": [Case("evaluate.blends.0.terms", (BlendTerm("x"),), o.declared_heads, "ranking",
-                             HEADS)]},
+                             HEADS)],
+              "where": [Case("evaluate.blends.0.where", "device=tv", o.pages, "ranking", HEADS)]},
     "BlendTerm": {
         name: [Case(f"evaluate.blends.0.terms.0.{name}", value, o.declared_heads, "ranking", HEADS)]
         for name, value in {"head": "ctr", "weight": 2.0}.items()

@@ -80,6 +80,34 @@ def test_a_wrong_signal_is_named_in_one_line(signals, message):
     assert message in line(of_tables(*signals))
 
 
+OF_HISTORY = Feature("thumb", "number", "interaction", 4)
+
+
+def test_a_signal_about_titles_is_a_feature_of_histories():
+    config = of_tables(THUMB)
+    check(replace(config, features=(TITLE, OF_HISTORY)))
+    assert digest(replace(config, features=(TITLE, OF_HISTORY))) != digest(config)
+
+
+@pytest.mark.parametrize(
+    "signals, feature, message",
+    [
+        ((), OF_HISTORY, "features[1].name='thumb' must be one of completion, sessions, age"),
+        ((THUMB,), replace(OF_HISTORY, name="thumbs"),
+         "features[1].name='thumbs' must be one of completion, sessions, age, thumb; did you mean thumb?"),
+        ((THUMB,), replace(OF_HISTORY, kind="category"),
+         "features[1].kind='category' must be number, as of every interaction"),
+        ((THUMB,), replace(OF_HISTORY, available="after"), "features[1].available='after' must be request: "),
+        ((Signal("thumb", about="user", column="x"),), OF_HISTORY,
+         "features[1].name='thumb' must not be a signal about 'user': the positions of a history are titles"),
+        ((Signal("thumb", "text", column="x"),), OF_HISTORY,
+         "features[1].name='thumb' must not be a signal of text: an interaction is a number"),
+    ],
+)  # fmt: skip
+def test_a_wrong_feature_of_histories_is_named_in_one_line(signals, feature, message):
+    assert line(replace(of_tables(*signals), features=(TITLE, feature))).startswith(message)
+
+
 def test_a_signal_that_the_source_cannot_give_is_refused():
     kuairand = Config(source=KuaiRand("folder"), features=(TITLE,))
     check(replace(kuairand, signals=(Signal("like", column="is_like"), Signal("shown", column="*"))))

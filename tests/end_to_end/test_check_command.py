@@ -187,6 +187,7 @@ def test_the_console_script_lists_its_commands(capsys, monkeypatch):
     assert project["scripts"] == {"jaxrec": "jaxrec.__main__:main"}
     commands = {p.stem for p in (ROOT / "jaxrec").glob("*.py")} - {"__init__", "__main__"}
     assert set(script.COMMANDS) == commands
+    assert sorted(name for names in script.GROUPS.values() for name in names) == sorted(commands)
     monkeypatch.setattr(sys, "argv", ["jaxrec"])
     script.main()
     assert capsys.readouterr().out == script.usage() + "\n"

@@ -17,11 +17,13 @@ from jaxrec.config.schema import (
 )
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import CATALOGUE, LABEL_BASELINES, LABELS
+from jaxrec.data.events.vocabulary import FIRST_VALUE
 from jaxrec.data.runners.local import prepare
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.evaluation.evaluator import Evaluator
 from jaxrec.evaluation.labels import rates
 from jaxrec.reporting.result_table import format_table
+from jaxrec.serving.recommender import Recommender
 from jaxrec.sources import open_source
 from jaxrec.tasks.loading import load_checkpoint
 from jaxrec.training import trainer
@@ -102,7 +104,8 @@ def requests(base, tmp_path_factory):
     config = copy.deepcopy(base)
     config.labels = (Label("finished", "at_least", at=0.9, of_drawn="unknown"),)
     config.objective = Objective(ranking=0.0, regression=0.0, heads=(Head("finished", "finished"),))
-    config.evaluate.blends = (Blend("top", (BlendTerm("ctr"), BlendTerm("finished", 0.5))),)
+    terms = (BlendTerm("ctr"), BlendTerm("finished", 0.5))
+    config.evaluate.blends = (Blend("top", terms), Blend("page", terms, where="segment=0"))
     return run(config, tmp_path_factory.mktemp("requests"))
 
 
@@ -125,9 +128,58 @@ def test_a_blend_orders_lists_and_the_catalogue(requests):
 @pytest.mark.parametrize(("blend", "text"), [
     ("tpo", "--blend=tpo: evaluate.ranking_head='tpo' must be auto, or a head with a weight or a blend: ctr"),
     ("ctr=x", "--blend=ctr=x: 'x' is no number; allowed: a name, or heads with weights such as ctr=1"),
-    ("thumb=1", "--blend=thumb=1: evaluate.blends[1].terms[0].head='thumb' must be one of ctr, finished"),
+    ("thumb=1", "--blend=thumb=1: evaluate.blends[2].terms[0].head='thumb' must be one of ctr, finished"),
 ])  # fmt: skip
 def test_a_wrong_blend_is_one_line(requests, blend, text):
     with pytest.raises(InputError) as caught:
         Evaluator(requests).run(blend=blend)
     assert text in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_blend_of_a_page_orders_the_queries_of_its_value(requests):
+    """Queries of users of segment 0 have the scores of the blend, and others those of the default head."""
+    page, top, plain = (
+        Evaluator(requests).run(lists=("enabled", CATALOGUE), blend=blend) for blend in ("page", "top", "")
+    )
+    layout = Dataset(requests.parent / "data").layout
+    values = load_checkpoint(requests, "last").categories["segment"]
+    column = layout.category_column("user", "segment")
+    is_served = page.rows["user_categories"][:, column] == FIRST_VALUE + values.index(0)
+    assert 0 < is_served.sum() < len(is_served)
+    np.testing.assert_array_equal(page.scores[is_served], top.scores[is_served])
+    np.testing.assert_array_equal(page.scores[~is_served], plain.scores[~is_served])
+    assert (top.scores != plain.scores).any(axis=(1, 2, 3)).all()
+    assert page.result[CATALOGUE]["correction"]["head"] == "page"
+    assert [*requests.glob("correction-page-*.npz")]
+
+
+def test_recommendations_of_a_page_are_those_of_its_value(requests, base):
+    """Two requests of one history, from users of segment 0 and of another."""
+    source = open_source(base.source, base.features)
+    chunk, keys = next(source.interactions()), source.titles().key
+    one = chunk.user == chunk.user[0]
+    plays = {
+        "user_id": np.repeat(["in", "out"], one.sum()), "title_id": np.tile(keys[chunk.title[one]], 2),
+        "time": np.tile(chunk.time[one], 2), "seconds_viewed": np.tile(chunk.seconds[one], 2),
+    }  # fmt: skip
+    values = load_checkpoint(requests, "last").categories["segment"]
+    users = {"user_id": ["in", "out"], "segment": [0, values[-1]], "segment2": [0, 0]}
+    served = [
+        Recommender.load(requests, blend=blend).score(plays, keys[:20], users=users)
+        for blend in ("page", "top", "")
+    ]
+    assert served[0]["user"].tolist() == ["in"] * 20 + ["out"] * 20
+    page, top, plain = (columns["score"].reshape(2, 20) for columns in served)
+    np.testing.assert_allclose(page, [top[0], plain[1]], rtol=1e-5)
+    assert not np.isclose(top, plain).any()
+
+
+def test_a_page_of_an_unknown_value_is_one_line(requests, base):
+    config = copy.deepcopy(load_checkpoint(requests, "last").config)
+    config.evaluate.blends[1].where = "segment=99"
+    dataset = Dataset(requests.parent / "data")
+    with pytest.raises(
+        InputError, match=r"evaluate.blends\[1\].where='segment=99': segment has no value '99'; a"
+    ):
+        trainer.train(config, dataset, requests.parent / "other", SimpleNamespace(requested=None))
+    assert not (requests.parent / "other").exists()

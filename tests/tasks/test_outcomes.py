@@ -25,6 +25,7 @@ from jaxrec.training.train_state import StateInit
 KNOWN = {
     "history_title", "history_completion", "history_age", "history_sessions", "history_abandoned",
     "history_time", "user_categories", "user_numbers", "context_categories", "context_numbers",
+    "history_signals",  # of the titles of the history, before the request
     "target_time",  # time of the request
 }  # fmt: skip
 CANDIDATES = {"target", "list_enabled", "list_disabled"}  # titles that are scored

@@ -138,9 +138,9 @@ def test_gradients_of_many_terms_are_added_in_float32(dtype):
 
 
 @pytest.mark.parametrize("mapping", ["pmap", pytest.param("shard_map", marks=pytest.mark.slow)])
-def test_a_step_donates_its_state(tiny, tiny_config, mapping):
+def test_a_step_donates_its_state(tiny, small_config, mapping):
     """The state is donated: the new state uses the old buffers, so only one state is in memory."""
-    program = make_task(tiny, tiny_config)
+    program = make_task(tiny, small_config)
     step = parallel_step.parallelize_step(TrainStep(program), mapping)
     state, table = mesh.replicate(StateInit(program).init()), mesh.replicate(tiny.arrays.title_table())
 
@@ -152,5 +152,5 @@ def test_a_step_donates_its_state(tiny, tiny_config, mapping):
     before, buffers_before = state, buffers(state)
     state, _ = step(state, batches[1], table)
     arrays = [x.ndim > 0 for x in jax.tree.leaves(state)]
-    assert sum(arrays) > 100 and all(x.is_deleted() for x in jax.tree.leaves(before))
+    assert sum(arrays) > 30 and all(x.is_deleted() for x in jax.tree.leaves(before))
     assert np.isin(buffers(state), buffers_before)[arrays].all()

@@ -10,7 +10,10 @@ from jaxrec.tasks import ranking_inputs
 
 LAYOUT = Layout(
     50, 8, 3, (4, 5, 3, 2), 20,
-    (FeatureSpec("g", "category", "user", 4, size=5), FeatureSpec("n", "number", "context", 4)),
+    (
+        FeatureSpec("g", "category", "user", 4, size=5), FeatureSpec("n", "number", "context", 4),
+        FeatureSpec("thumb", "number", "interaction", 4), FeatureSpec("add", "number", "interaction", 4),
+    ),
 )  # fmt: skip
 
 
@@ -41,6 +44,8 @@ def history_rows():
     rows["history_title"] = [[0, 0, 11, 12, 13, 14, 15, 16], [21, 22, 23, 24, 25, 26, 27, 28]]
     rows["history_abandoned"] = [[0, 0, 0, 1, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0, 0, 1]]
     rows["history_sessions"] = rows["history_title"] % 10
+    rows["history_signals"][..., 1] = rows["history_title"] % 10
+    rows["history_signals"][..., 0] = np.nan
     return rows
 
 
@@ -53,6 +58,8 @@ def test_abandoned_titles_are_replaced_by_older_titles():
     filtered = ranking_inputs.history(decoded, view(keep_abandoned=False))
     assert filtered.title.tolist() == [[11, 13, 14, 16], [24, 25, 26, 27]]
     assert filtered.sessions.tolist() == [[1, 3, 4, 6], [4, 5, 6, 7]]
+    assert filtered.past.signals[..., 1].tolist() == filtered.sessions.tolist()
+    assert np.isnan(filtered.past.signals[..., 0]).all()
     unfiltered = ranking_inputs.history(decoded, view(keep_abandoned=True))
     assert unfiltered.title.tolist() == [[13, 14, 15, 16], [25, 26, 27, 28]]
     long = ranking_inputs.history(decoded, view(keep_abandoned=False, window=8))

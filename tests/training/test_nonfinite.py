@@ -23,8 +23,8 @@ BAD = 2  # index of the step with a NaN in one gradient
 
 
 @pytest.fixture
-def config(tiny_config, tiny_directory):
-    config = copy.deepcopy(tiny_config)
+def config(small_config, tiny_directory):
+    config = copy.deepcopy(small_config)
     config.data.directory = str(tiny_directory)
     config.train.duration, config.train.steps_per_call = "6 steps", 1
     return config

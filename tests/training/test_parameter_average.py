@@ -21,8 +21,8 @@ from jaxrec.training.trainer import train
 
 
 @pytest.fixture
-def config(tiny_config, tiny_directory):
-    config = copy.deepcopy(tiny_config)
+def config(small_config, tiny_directory):
+    config = copy.deepcopy(small_config)
     config.data.directory = str(tiny_directory)
     config.optimizer.ema_decay, config.train.duration = 0.3, "6 steps"
     return config

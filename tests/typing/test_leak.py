@@ -32,21 +32,26 @@ def _calls(tree: ast.AST, name: str) -> list[int]:
     ]
 
 
-def test_one_function_turns_an_outcome_into_known_input():
+def test_two_functions_turn_an_outcome_into_known_input():
     calls = {
         (path.relative_to(ROOT).as_posix(), name, len(lines))
         for path in (ROOT / "jaxrec").rglob("*.py")
-        for name in ("PastOutcome", "after")
+        for name in ("PastOutcome", "after", "ObservedOutcome", "observed")
         if (lines := _calls(ast.parse(path.read_text()), name))
     }
     assert calls == {
         ("jaxrec/core/batch.py", "PastOutcome", 1),  # in `after`
         ("jaxrec/tasks/ranking_inputs.py", "after", 1),  # the outcomes of a stored history
+        ("jaxrec/core/batch.py", "ObservedOutcome", 1),  # in `observed`
+        ("jaxrec/tasks/ranking_inputs.py", "observed", 1),  # early labels, in offline runs
     }
 
 
 def test_no_model_names_an_outcome_and_no_loss_names_what_is_known():
-    for folder, names in (("models", {"Outcome", "after"}), ("losses", {"Known", "History", "after"})):
+    for folder, names in (
+        ("models", {"Outcome", "after", "observed"}),
+        ("losses", {"Known", "History", "after", "observed"}),
+    ):
         for path in (ROOT / "jaxrec" / folder).rglob("*.py"):
             nodes = ast.walk(ast.parse(path.read_text()))
             imported = {a.name for n in nodes if isinstance(n, ast.ImportFrom) for a in n.names}

@@ -6,7 +6,7 @@ from jaxrec.config.rules.availability import check_availability
 from jaxrec.config.rules.examples import check_fold, check_impressions
 from jaxrec.config.rules.labels import check_stored_labels, check_watch_times
 from jaxrec.config.rules.signals import check_signals
-from jaxrec.config.schema import LIST_MIXES, Config, FileFormat, Tables
+from jaxrec.config.schema import LIST_MIXES, Config, Feature, FileFormat, Tables
 from jaxrec.config.tree import among, require
 from jaxrec.core import registry
 from jaxrec.core.errors import InputError
@@ -14,7 +14,7 @@ from jaxrec.core.ids import INTERACTION_FEATURES, POOLS
 from jaxrec.core.paths import scheme_of
 
 PARTS_OF_RUNTIME = ("fraction", "percent")  # units of watch times that need no runtimes
-FEATURE_PLACES = ("title", "user", "context", "interaction")
+FEATURE_PLACES = ("title", "user", "context", "interaction", "label")
 _FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(2106, 2, 7)  # the range of unsigned seconds in 32 bits
 
 
@@ -116,10 +116,7 @@ def _check_features(config: Config) -> None:
         among(f"{key}.where", feature.where, FEATURE_PLACES)
         require(feature.width >= 1, f"{key}.width", feature.width, "be at least 1")
         if feature.where == "interaction":
-            among(f"{key}.name", feature.name, INTERACTION_FEATURES)
-            require(
-                feature.kind == "number", f"{key}.kind", feature.kind, "be number, as of every interaction"
-            )
+            _check_interaction(key, feature, config)
         if feature.kind == "categories":
             require(
                 feature.where == "title", f"{key}.where", feature.where, "be title: only titles have lists"
@@ -129,6 +126,20 @@ def _check_features(config: Config) -> None:
             require(feature.most == 0, f"{key}.most", feature.most, "be 0 unless kind is categories")
     titles = [f for f in config.features if f.where == "title"]
     require(bool(titles), "features", tuple(sorted(seen)), "hold at least one of where='title'")
+
+
+def _check_interaction(key: str, feature: Feature, config: Config) -> None:
+    """Check a feature of the titles of histories: one that is always there, or a signal about titles."""
+    signals = {signal.name: signal for signal in config.signals}
+    among(f"{key}.name", feature.name, (*INTERACTION_FEATURES, *signals))
+    require(feature.kind == "number", f"{key}.kind", feature.kind, "be number, as of every interaction")
+    if feature.name in INTERACTION_FEATURES:
+        return
+    signal = signals[feature.name]
+    allowed = f"not be a signal about {signal.about!r}: the positions of a history are titles"
+    require(signal.about == "title", f"{key}.name", feature.name, allowed)
+    allowed = "not be a signal of text: an interaction is a number"
+    require(signal.value != "text", f"{key}.name", feature.name, allowed)
 
 
 def _check_data(config: Config) -> None:

@@ -47,6 +47,7 @@ def check_heads(config: Config) -> None:
     check_names("evaluate.blends", [blend.name for blend in blends], taken)
     for i, blend in enumerate(blends):
         _check_blend(f"evaluate.blends[{i}]", blend, pairs)
+        _check_page(f"evaluate.blends[{i}].where", blend.where, config)
     orders = (*(name for name in pairs if name != "completion"), *(blend.name for blend in blends))
     allowed = f"be auto, or a head with a weight or a blend: {', '.join(orders)}"
     require(evaluate.ranking_head in ("auto", *orders), "evaluate.ranking_head", evaluate.ranking_head,
@@ -136,6 +137,20 @@ def _bounds(of: str, config: Config) -> tuple[float, float]:
         return reward.low, reward.high
     rule = next(label.rule for label in config.labels if label.name == of)
     return WIDE_VALUES.get(rule, (0.0, 1.0))
+
+
+def _check_page(key: str, where: str, config: Config) -> None:
+    """Check the requests that a blend serves, but not the value, which the dataset has or lacks."""
+    if not where:
+        return
+    places = ("user", "context")
+    names = [f.name for f in config.features if f.where in places and f.kind == "category"]
+    feature, _, value = where.partition("=")
+    allowed = "be FEATURE=VALUE, with a category of the user or of the context: "
+    allowed += ", ".join(names) or "there is none"
+    require(feature in names and bool(value), key, where, allowed)
+    allowed = "be empty with model.target_in_sequence=True, whose candidates have encodings of their own"
+    require(not config.model.target_in_sequence, key, where, allowed)
 
 
 def _check_blend(key: str, blend: Blend, heads: tuple[str, ...]) -> None:

@@ -110,7 +110,8 @@ class HistoryColumns:
             InputError: A column is missing or has another length, or a value cannot be parsed.
         """
         roles = self._read("histories", table, self._columns["plays"], required=True)
-        features = self._read("histories", table, self._columns["context"])
+        of_plays = self._columns["context"] | self._columns.get("signals", {})
+        features = self._read("histories", table, of_plays)
         keys = roles["title"]
         title = self.titles.rows(keys)
         unknown = np.flatnonzero(title < 0)
@@ -188,6 +189,8 @@ def _parse(raw: np.ndarray, spec: dict[str, Any], unit: str, where: str) -> np.n
     kind = spec["kind"]
     if kind == "number":
         return _numbers(raw, where)
+    if kind == "flag":
+        return _flags(raw)
     if kind in ("time", "decimal time"):
         return _times(raw, unit, where, kind == "decimal time")
     if kind == "whole":
@@ -212,6 +215,12 @@ def _numbers(raw: np.ndarray, where: str) -> np.ndarray:
         return raw.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: {error}; allowed: numbers") from error
+
+
+def _flags(raw: np.ndarray) -> np.ndarray:
+    """Return 1.0 for a value, and 0.0 for zero, a missing value, and "false" or nothing in text."""
+    values = ("" if value is None or value != value else str(value) for value in raw.tolist())
+    return np.array([not (v == "" or v.lower() == "false" or _decimal(v) == 0) for v in values], float)
 
 
 def _times(raw: np.ndarray, unit: str, where: str, decimals: bool) -> np.ndarray:

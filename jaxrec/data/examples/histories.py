@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrec.data.events.event_log import EventState, Log, last_plays
+from jaxrec.data.signals.past_values import PastSignals
 
 
 class Past(NamedTuple):
@@ -23,10 +24,12 @@ def fill_history(
     past: Past,
     width: int,
     abandon_threshold: float,
+    signals: PastSignals | None = None,
 ) -> None:
     """Fill the histories of queries in `rows`, which are initially zero.
 
-    Only present titles are written: most histories are far from full.
+    Only present titles are written: most histories are far from full. Rows that hold values of signals need
+    `signals`.
     """
     row, event, back = last_plays(past.start, past.first, states.next, width)
     at = row, width - back
@@ -36,6 +39,8 @@ def fill_history(
     rows["history_age"][at] = np.log1p(age)
     rows["history_sessions"][at] = np.minimum(states.sessions[event], 255)
     rows["history_abandoned"][at] = states.completion[event] < abandon_threshold
+    if signals is not None:
+        rows["history_signals"][at] = signals.before(event, past.time[row])
 
 
 def fill_features(

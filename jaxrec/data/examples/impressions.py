@@ -20,6 +20,7 @@ from jaxrec.data.examples.ranking import Examples
 from jaxrec.data.labels.of_targets import PartitionLabels
 from jaxrec.data.labels.tables import Anchors
 from jaxrec.data.labels.timeline import Timeline
+from jaxrec.data.signals.past_values import PastSignals
 
 NO_PAST = "exposures without an earlier play of the user"  # a count
 _COMPLETION = Label("target_completion", "completion", hours=24)
@@ -50,7 +51,13 @@ class _Exposures(NamedTuple):
         return _Exposures(*(column[rows] for column in self))
 
 
-def build(log: Log, catalogue: TitleStats, layout: Layout, labels: PartitionLabels) -> Examples:
+def build(
+    log: Log,
+    catalogue: TitleStats,
+    layout: Layout,
+    labels: PartitionLabels,
+    signals: PastSignals | None = None,
+) -> Examples:
     """Build the rows of all exposures of a partition's users.
 
     `target_completion` is the completion of the plays that the exposure led to: those of its user and title
@@ -62,6 +69,7 @@ def build(log: Log, catalogue: TitleStats, layout: Layout, labels: PartitionLabe
         catalogue: Titles in the order of rank.
         layout: Layout of the rows.
         labels: Labels of the partition, with the events of its signals.
+        signals: Signals of the plays, where the layout has some.
     """
     data = labels.config.data
     exposures = _exposures(log, labels)
@@ -79,7 +87,7 @@ def build(log: Log, catalogue: TitleStats, layout: Layout, labels: PartitionLabe
     rows["target_completion"][:, 0] = completion[has_past]
     if layout.labels:
         rows["label"][:, 0], rows["label_known"][:, 0] = values.y[has_past], values.known[has_past]
-    _fill_past(rows, log, catalogue, layout, data, exposures)
+    _fill_past(rows, log, catalogue, layout, data, exposures, signals)
     for s, name in enumerate(SPLITS):
         selected = exposures.split == s
         user = exposures.user[selected]
@@ -107,8 +115,9 @@ def _exposures(log: Log, labels: PartitionLabels) -> _Exposures:
 
 
 def _fill_past(
-    rows: np.ndarray, log: Log, catalogue: TitleStats, layout: Layout, data: Data, exposures: _Exposures
-) -> None:
+    rows: np.ndarray, log: Log, catalogue: TitleStats, layout: Layout, data: Data, exposures: _Exposures,
+    signals: PastSignals | None,
+) -> None:  # fmt: skip
     """Fill histories and features.
 
     The context of an exposure is that of the play of the same user, title and time: both are one row of the
@@ -120,7 +129,7 @@ def _fill_past(
         user, _, time, _, start, first = exposures.at(slice(i, i + _CHUNK))
         fill_history(
             chunk, log, states, catalogue.id_of_rank, Past(start, first, time), layout.max_history,
-            data.abandon_threshold,
+            data.abandon_threshold, signals,
         )  # fmt: skip
         own = play[i : i + _CHUNK]
         is_known = (own >= 0)[:, None]

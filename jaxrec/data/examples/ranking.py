@@ -13,17 +13,11 @@ from jaxrec.core.hashing import mix
 from jaxrec.core.ids import LISTS, POOLS, SPLITS
 from jaxrec.core.row_format import Layout
 from jaxrec.data.events import splits
-from jaxrec.data.events.event_log import (
-    EventState,
-    Log,
-    TitleStats,
-    event_states,
-    has_watch_time,
-    ranges,
-)
+from jaxrec.data.events.event_log import EventState, Log, TitleStats, event_states, has_watch_time, ranges
 from jaxrec.data.examples import negatives
 from jaxrec.data.examples.histories import Past, fill_features, fill_history
 from jaxrec.data.labels.of_targets import PartitionLabels, TargetLabels
+from jaxrec.data.signals.past_values import PastSignals
 
 _TRAIN_DRAW, _HARD_DRAW = 0, 1000  # salts of the draws; list l of next title k has 1 + l * num_targets + k
 TOO_FEW = "{split} examples with too few titles left"  # a count
@@ -65,6 +59,7 @@ class _Partition(NamedTuple):
     id_of_rank: np.ndarray
     layout: Layout
     data: Data
+    signals: PastSignals | None
 
 
 class _SplitUsers(NamedTuple):
@@ -132,8 +127,9 @@ def target_splits(log: Log, query: np.ndarray, key_hash: np.ndarray, data: Data)
 
 
 def build(
-    log: Log, catalogue: TitleStats, layout: Layout, data: Data, labels: PartitionLabels | None = None
-) -> tuple["Examples", negatives.NegativeUniverse]:
+    log: Log, catalogue: TitleStats, layout: Layout, data: Data, labels: PartitionLabels | None = None,
+    signals: PastSignals | None = None,
+) -> tuple["Examples", negatives.NegativeUniverse]:  # fmt: skip
     """Build all rows of a partition's users.
 
     Where data.split is not "users", one fact of a training row may come from held-out days: the final
@@ -146,6 +142,7 @@ def build(
         layout: Layout of the rows.
         data: Settings of the targets, the split and the pools.
         labels: Labels of the partition, where the layout has some.
+        signals: Signals of the plays, where the layout has some.
 
     Returns:
         The rows, and the universe of negatives of the whole log, for the densities of the oracle.
@@ -157,7 +154,7 @@ def build(
     split = target_splits(log, query, catalogue.hash, data)
     upcoming = _upcoming_targets(log.user[query], split, query, layout.num_targets)
     queries = _Queries(query, position, upcoming)
-    partition = _Partition(log, states, catalogue.id_of_rank, layout, data)
+    partition = _Partition(log, states, catalogue.id_of_rank, layout, data, signals)
     label_values = labels.at(query, split) if labels else None
     out = Examples({}, {}, {})
     for s, name in enumerate(SPLITS):
@@ -229,7 +226,7 @@ def _fill_rows(
 
     The rows are initially zero. The result [Q] is False where too few titles remain.
     """
-    log, states, id_of_rank, layout, data = partition
+    log, states, id_of_rank, layout, data, signals = partition
     query, position, upcoming = queries
     user = log.user[query]
     key = mix(data.seed, log.hash[user], position)
@@ -251,7 +248,8 @@ def _fill_rows(
     rows["target"] = np.where(rank >= 0, id_of_rank[rank], 0)
     rows["target_completion"] = np.where(rank >= 0, states.total[upcoming], 0)
     past = Past(states.start[query], states.user_start[query], log.time[query])
-    fill_history(rows, log, states, id_of_rank, past, layout.max_history, data.abandon_threshold)
+    width = layout.max_history
+    fill_history(rows, log, states, id_of_rank, past, width, data.abandon_threshold, signals)
     context = log.context_categories[query], log.context_numbers[query]
     fill_features(rows, (log.user_categories[user], log.user_numbers[user]), context)
     return enough

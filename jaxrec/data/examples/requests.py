@@ -15,6 +15,7 @@ from jaxrec.config.schema import Data
 from jaxrec.core.row_format import Layout
 from jaxrec.data.events.event_log import EventState, Log, TitleStats, event_states
 from jaxrec.data.examples import histories, next_item
+from jaxrec.data.signals.past_values import PastSignals
 
 
 class PlayedTitles(NamedTuple):
@@ -38,7 +39,7 @@ class RequestRows(NamedTuple):
 
 def build(
     log: Log, catalogue: TitleStats, layout: Layout, data: Data, time: np.ndarray,
-    context: tuple[np.ndarray, np.ndarray],
+    context: tuple[np.ndarray, np.ndarray], signals: PastSignals | None = None,
 ) -> RequestRows:  # fmt: skip
     """Build one row for each user of a log.
 
@@ -50,6 +51,7 @@ def build(
         data: Settings of the dataset.
         time: [U] milliseconds; plays strictly earlier are the history.
         context: Ids [U, columns] and standardised numbers [U, columns] of the requests.
+        signals: Signals of the plays, where the layout has some.
     """
     states = event_states(log, catalogue.runtime)
     users = len(log.hash)
@@ -66,7 +68,7 @@ def build(
     else:
         past = histories.Past(start, first, time)
         histories.fill_history(
-            rows, log, states, catalogue.id_of_rank, past, layout.max_history, data.abandon_threshold
+            rows, log, states, catalogue.id_of_rank, past, layout.max_history, data.abandon_threshold, signals
         )
         histories.fill_features(rows, (log.user_categories, log.user_numbers), context)
     return RequestRows(rows, _played_titles(log, states, start))

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrec.config.heads import FILLED
 from jaxrec.config.rules.labels import ZERO_OR_ONE
 from jaxrec.config.schema import Label
 from jaxrec.core.row_format import Layout, label_is_known
@@ -64,6 +65,21 @@ def describe(
             "known": known / max(entry_count, 1),
         } | ({"mean": total / _FRACTION / known} if known else {})
     return {"labels": entries}, others
+
+
+def shares_of(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Return the share of the training targets where each label is known.
+
+    Of a filled dataset also, by `FILLED` + label, the share where it is known or predicted.
+
+    Args:
+        entries: "labels" of a manifest; empty without labels.
+    """
+    shares = {name: float(entry["known"]) for name, entry in entries.items()}
+    if not any("filled" in entry for entry in entries.values()):
+        return shares
+    filled = {f"{FILLED}{name}": shares[name] + entry.get("filled", 0.0) for name, entry in entries.items()}
+    return shares | filled
 
 
 def notes(labels: Sequence[Label], entries: Mapping[str, Mapping[str, Any]]) -> list[str]:

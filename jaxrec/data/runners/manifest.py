@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from jaxrec.config.schema import Config
-from jaxrec.config.serialization import digest
+from jaxrec.config.serialization import declarations_for_digest, digest
 from jaxrec.core.ids import SPLITS
 from jaxrec.core.row_format import Layout, old_layout
 from jaxrec.core.tables import Drops
@@ -19,6 +21,9 @@ from jaxrec.data.runners.partition_job import BUSIEST_USER, ONLY_NOTED
 from jaxrec.data.signals.cleaning import SignalTally
 from jaxrec.data.signals.records import describe
 from jaxrec.data.storage.dataset import FORMAT
+
+DECLARED = "declared_labels"  # in the manifest, declarations of the labels
+BESIDE = ("notes", "source_files", DECLARED, "files", "checksum", "fingerprint")  # not in the fingerprint
 
 
 def _zeros() -> dict[str, int]:
@@ -152,11 +157,24 @@ def manifest(config: Config, result: PreparationResult, source_files: list[dict]
     }
     if result.layout.has_candidates:
         content["hard_fill_rate"] = counts["hard columns filled"] / counts["hard columns"]
-    # The sums of row hashes cover the rows in any order; the manifest covers the rest of the dataset. It has
-    # the names of FORMAT 2 here, so that a dataset prepared again has the same fingerprint and runs resume.
-    old_names = content | {"format": 2, "layout": old_layout(result.layout.to_json())}
-    hashed = [old_names, {s: f"{v:032x}" for s, v in result.row_sums.items()}]
-    fingerprint = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:32]
     all_notes = notes(config, noted) + label_notes(config.labels, labels.get("labels", {}))
-    beside = {"notes": all_notes, "source_files": source_files}
-    return content | beside | {"fingerprint": fingerprint}
+    beside: dict[str, Any] = {"notes": all_notes, "source_files": source_files}
+    if config.labels:
+        beside[DECLARED] = declarations_for_digest(config.labels)
+    return content | beside | {"fingerprint": fingerprint_of(content, result.row_sums)}
+
+
+def fingerprint_of(content: Mapping[str, Any], row_sums: Mapping[str, int]) -> str:
+    """Return the fingerprint of a dataset.
+
+    The sums of row hashes cover the rows in any order; the manifest covers the rest of the dataset. It has
+    the names of FORMAT 2 here, so that a dataset prepared again has the same fingerprint and runs resume.
+
+    Args:
+        content: Manifest, of which `BESIDE` is left out.
+        row_sums: Split -> fingerprint of its rows.
+    """
+    kept = {name: value for name, value in content.items() if name not in BESIDE}
+    old_names = kept | {"format": 2, "layout": old_layout(kept["layout"])}
+    hashed = [old_names, {s: f"{v:032x}" for s, v in row_sums.items()}]
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:32]

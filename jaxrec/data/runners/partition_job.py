@@ -25,6 +25,7 @@ from jaxrec.data.examples.ranking import Examples
 from jaxrec.data.examples.truth_queries import PartitionEvaluation
 from jaxrec.data.labels.counts import counts_of as counts_of_labels
 from jaxrec.data.labels.of_targets import LabelInputs, PartitionLabels, label_titles
+from jaxrec.data.signals.past_values import PastSignals
 from jaxrec.data.signals.records import counts_of, sort_events
 from jaxrec.data.storage.dataset import Arrays
 from jaxrec.data.storage.evaluation_arrays import DailyPlays
@@ -164,13 +165,16 @@ def build(
     }
     labels = PartitionLabels(tables.config, log, events.signals, ranked.labels) if ranked.labels else None
     catalogue, layout = ranked.catalogue, ranked.layout
-    is_ranking = layout.rows == "ranking"
+    is_ranking, signals = layout.rows == "ranking", None
+    if layout.history_signals:
+        declared = tables.config.signals
+        signals = PastSignals(layout.history_signals, declared, events.signals, log, ranked.order)
     if not is_ranking:
         examples = next_item.build(log, catalogue, layout, data, labels)
     elif labels and data.examples == "impressions":
-        examples = impressions.build(log, catalogue, layout, labels)
+        examples = impressions.build(log, catalogue, layout, labels, signals)
     else:
-        examples, universe = ranking.build(log, catalogue, layout, data, labels)
+        examples, universe = ranking.build(log, catalogue, layout, data, labels, signals)
         _fill_oracle(examples, log, universe, user_keys, ranked, truth, data.targets == "every")
     examples.counts |= noted | counts_of_labels(examples.rows[SPLITS[splits.TRAIN]], layout)
     seen = seen_titles.build(log, examples, catalogue, data, strictly_earlier=is_ranking)
@@ -235,7 +239,7 @@ def layout_of(config: Config, titles: int, *groups: tuple[FeatureSpec, ...]) -> 
         titles: Number of titles.
         *groups: Feature specs of each table.
     """
-    data, features = config.data, config.features
+    data, features = config.data, [f for f in config.features if f.where != "label"]
     interaction_specs = tuple(
         FeatureSpec(f.name, f.kind, f.where, f.width) for f in features if f.where == "interaction"
     )

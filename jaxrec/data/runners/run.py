@@ -63,7 +63,7 @@ def ensure_dataset(
                     logging.warning("note on %s: %s", directory, note)
                 return
     kept = read_manifest(manifest)
-    if kept["digest"] != digest(config):
+    if kept.get("filled", kept)["digest"] != digest(config):  # of the dataset before predictions
         raise InputError(
             f"dataset {directory}: was prepared with other source, features, signals, labels or data "
             "settings; allowed: the same settings, or another data.directory"

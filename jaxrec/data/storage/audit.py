@@ -181,6 +181,9 @@ class _Checker:
         self._fraction(rows["history_completion"], "history_completion", split, start)
         wrong = ~np.isfinite(age) | (age < 0)
         self._no((wrong & played).any(axis=1), "history after its target (history_age below 0)", split, start)
+        if self._layout.history_signals:
+            infinite = np.isinf(rows["history_signals"]).any(axis=(1, 2))  # NaN is a title without an event
+            self._no(infinite, "history_signals not finite", split, start)
         target = rows["target"]
         candidates = [*(f"pool_{name}" for name in POOLS), *(f"list_{name}" for name in LISTS)]
         for name in (name for name in candidates if name in _names(rows)):

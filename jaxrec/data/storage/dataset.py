@@ -29,6 +29,7 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.json_io import parse_json
 from jaxrec.core.paths import AnyPath, as_path, cache_folder, inside
 from jaxrec.core.row_format import Layout
+from jaxrec.data.labels.counts import shares_of
 from jaxrec.data.storage.arrays import Arrays, as_words, check_lengths
 from jaxrec.data.storage.evaluation_arrays import (
     DAILY_PLAYS,
@@ -239,8 +240,8 @@ class Dataset:
 
     @property
     def label_shares(self) -> dict[str, float]:
-        """Share of the training targets where each stored label is known; empty without labels."""
-        return {name: float(entry["known"]) for name, entry in self.manifest.get("labels", {}).items()}
+        """Shares of the training targets where labels are known: `labels.counts.shares_of`."""
+        return shares_of(self.manifest.get("labels", {}))
 
     @cached_property
     def arrays(self) -> Arrays:

@@ -18,7 +18,9 @@ _SHAPE = {  # `Layout.from_json` checks the layout
     "files?": {ANY_KEY: {"bytes": int, "sha256": str}},
     "signals?": {ANY_KEY: {"read": int, "copies": int, "dropped": dict, "kept": int}},
     "signals_sum?": str,
-    "labels?": {ANY_KEY: {"entries": int, "known": float, "mean?": float}},
+    "labels?": {ANY_KEY: {"entries": int, "known": float, "mean?": float, "filled?": float}},
+    "filled?": {"dataset": str, "digest": str, "checkpoint": str, "labels": {ANY_KEY: dict}},
+    "declared_labels?": [dict],
     "notes?": [str],
     "source_files?": [dict],
 }

@@ -219,7 +219,7 @@ class DatasetWriter:
             audit = audit_dataset(Dataset(self.partial), SAMPLE_ROWS)
             if audit.problems:
                 raise RuntimeError(f"dataset {self._final}: " + "; ".join(audit.problems))
-            notes = [*manifest.get("notes", ()), *audit.notes]
+            notes = [*dict.fromkeys([*manifest.get("notes", ()), *audit.notes])]
             self._write_manifest(manifest | {"files": files, "notes": notes})
         if isinstance(self._final, Path):
             os.rename(self.partial, self._final)

@@ -13,6 +13,7 @@ from jaxrec.evaluation.labels.estimators import Estimator
 AUC, GAUC = "auc", "gauc"
 ORDERS = (AUC, GAUC)  # metrics of the order of predictions, which two runs are compared by
 PREDICTION, LABEL, KNOWN = "prediction/", "label/", "known/"  # columns of the table of queries, by head
+OBSERVED = "observed/"  # columns of the table of queries, by label
 REGRESSION_LOSS = "mse"  # loss of heads that predict a value; the predictions of the others are an order
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrec.core.batch import History
+from jaxrec.core.ids import INTERACTION_FEATURES
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.models.layers.dense import (
     Dense,
@@ -40,15 +41,22 @@ def time_gap_bucket(age: jax.Array) -> jax.Array:
     return jnp.clip(jnp.floor(2.0 * age), 0, TIME_GAP_BUCKETS - 1).astype(jnp.int32)
 
 
-def _interaction_numbers(features: tuple[FeatureSpec, ...], history: History) -> jax.Array:
-    """Interaction features [R, L, n], scaled to about -1 to 1."""
-    scaled = {
-        "completion": lambda: 2.0 * history.past.completion - 1.0,
-        "sessions": lambda: jnp.log1p(history.sessions) - 1.0,
-        "age": lambda: (history.age - 12.0) / 4.0,  # e**12 s is two days; e**16, three months
-    }
-    columns = [scaled[f.name]() for f in features]
-    return jnp.stack(columns, axis=-1) if columns else jnp.zeros((*history.title.shape, 0))
+# Numbers of a play [R, L] by interaction feature, scaled to about -1 to 1.
+_SCALED: dict[str, Callable[[History], jax.Array]] = {
+    "completion": lambda history: 2.0 * history.past.completion - 1.0,
+    "sessions": lambda history: jnp.log1p(history.sessions) - 1.0,
+    "age": lambda history: (history.age - 12.0) / 4.0,  # e**12 s is two days; e**16, three months
+}
+
+
+def _numbers_of_signal(values: jax.Array) -> jax.Array:
+    """Value and presence [R, L, 2] of a signal [R, L], whose NaN is no event.
+
+    A standardised number has one value for the many titles without an event, and another one far away. Here
+    no event is (0, 0), and an event is a value and 1, so that an event of value 0 differs from none.
+    """
+    present = ~jnp.isnan(values)
+    return jnp.stack([jnp.where(present, values, 0.0), present.astype(values.dtype)], axis=-1)
 
 
 # Positions [R, L] of titles in their history, by config value: the indices of learned position vectors.
@@ -76,6 +84,7 @@ class HistoryEncoder(Parameters):
         positions: Number of positions of the longest history.
         position_kind: a key of POSITIONS.
         has_candidates: True if candidates are appended to the history.
+        signals: Names of the columns of `history.past.signals`.
     """
 
     features: tuple[FeatureSpec, ...]
@@ -85,6 +94,7 @@ class HistoryEncoder(Parameters):
     positions: int
     position_kind: str = "index"
     has_candidates: bool = False
+    signals: tuple[str, ...] = ()
 
     def setup(self):
         """Create the parameters."""
@@ -133,9 +143,12 @@ class HistoryEncoder(Parameters):
         """
         chex.assert_rank(history.title, 2, custom_message="history.title [R, L]")
         chex.assert_rank(context_BxF, 2, custom_message="context_BxF")
-        numbers = _interaction_numbers(self.features, history).astype(self.dtype)
-        encoded = [nn.relu(dense(numbers[..., i : i + 1])) for i, dense in enumerate(self.numbers)]
-        interaction_RxLxF = jnp.concatenate([numbers[..., :0], *encoded], axis=-1)
+        encoded = [
+            nn.relu(dense(self._interaction(f.name, history)))
+            for f, dense in zip(self.features, self.numbers, strict=True)
+        ]
+        none = jnp.zeros((*history.title.shape, 0), self.dtype)
+        interaction_RxLxF = jnp.concatenate([none, *encoded], axis=-1)
         x = titles.through("history", self.of_title) + matmul(interaction_RxLxF, self.interaction_kernel)
         context_BxD = context_BxF @ self.context_kernel
         context_BxD = context_BxD + broadcast(self.bias, context_BxD.shape)
@@ -144,3 +157,9 @@ class HistoryEncoder(Parameters):
         if position is not None:
             x = x + embedding_lookup(self.position, position(history), mode="clip")
         return jnp.where((history.title > 0)[..., None], x, jnp.zeros((), x.dtype))
+
+    def _interaction(self, name: str, history: History) -> jax.Array:
+        """Return the inputs [R, L, 1] of an interaction feature, or [R, L, 2] of a signal."""
+        if name in INTERACTION_FEATURES:
+            return _SCALED[name](history)[..., None].astype(self.dtype)
+        return _numbers_of_signal(history.past.signals[..., self.signals.index(name)]).astype(self.dtype)

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrec.config.rules.signals import EVERY_ROW
-from jaxrec.config.schema import Columns, FileFormat, Signal
+from jaxrec.config.schema import Columns, Feature, FileFormat, Signal
+from jaxrec.core.ids import INTERACTION_FEATURES
 from jaxrec.core.tables import Drops, Signals
 from jaxrec.sources.columns import ColumnRequest, keys_to_numpy
 from jaxrec.sources.table import UNPARSABLE, FilePart, ParsedRows, SourceTable
@@ -54,6 +55,22 @@ def of_log(signals: tuple[Signal, ...]) -> tuple[dict[int, Signal], dict[str, Co
         _role(signal): ColumnRequest(signal.column, _KINDS[signal.value], f"signals[{i}].column")
         for i, signal in kinds.items()
         if signal.column != EVERY_ROW
+    }
+
+
+def of_histories(features: tuple[Feature, ...], signals: tuple[Signal, ...]) -> dict[str, ColumnRequest]:
+    """Return the columns of histories for the signals that are interaction features, by name of the signal.
+
+    The column has the name of the signal, or of its column of the log. It is optional. A signal that is every
+    row of the log has no column.
+    """
+    names = {feature.name for feature in features if feature.where == "interaction"} - {*INTERACTION_FEATURES}
+    return {
+        signal.name: ColumnRequest(
+            f"{signal.name}|{signal.column}".rstrip("|"), _KINDS[signal.value], f"signals[{i}]"
+        )
+        for i, signal in enumerate(signals)
+        if signal.name in names and signal.column != EVERY_ROW
     }
 
 

@@ -57,6 +57,36 @@ def test_columns_are_parsed_as_polars_parses_them():
     assert users.features[REGION].tolist() == ["DE", ""] and TIME not in users.features
 
 
+@pytest.mark.parametrize(
+    "flags", [["1", "0", "false"], [True, None, False], [2.5, np.nan, 0], ["yes", "", "0.0"]]
+)
+def test_signals_of_histories_are_parsed_as_polars_parses_them(flags):
+    """Declared signals are read where they are interaction features, by one of two names."""
+    signals = (
+        schema.Signal("like", column="is_like"),
+        schema.Signal("stay", "seconds", column="stayed", unit=0.001),
+        schema.Signal("add", table="adds.csv"),
+        schema.Signal("row", column="*"),
+        schema.Signal("hate", column="h"),
+    )
+    names = ("like", "stay", "add", "row", "completion")
+    features = (*FEATURES, *(Feature(name, "number", "interaction", 4) for name in names))
+    plays = PLAYS | {"is_like": flags, "stay": [1500, None, 0.5], "stayed": [9, 9, 9], "h": [1, 1, 1]}
+    source = schema.Tables(interactions="-")
+    columns = columns_to_json(source, features, signals)
+    assert set(columns["signals"]) == {"like", "stay", "add"}
+    ours = HistoryColumns(columns, KEYS, RUNTIME).plays(plays)
+    frame = pl.DataFrame({name: pl.Series(values, strict=False) for name, values in plays.items()})
+    (expected,) = Histories(source, features, frame, None, KEYS, RUNTIME, signals).interactions()
+    assert set(ours.context) == set(expected.context) == {"device", "hour", "like", "stay"}
+    for name in ("like", "stay"):
+        np.testing.assert_array_equal(
+            np.nan_to_num(ours.context[name]), np.nan_to_num(expected.context[name])
+        )
+    assert ours.context["like"].tolist() == [1, 0, 0] and ours.context["stay"][0] == 1500
+    assert "signals" not in columns_to_json(source, FEATURES, signals)
+
+
 @pytest.mark.parametrize("unit", ["s", "us", "ns"])
 def test_times_with_decimals_and_fractions_of_the_runtime_are_parsed_as_polars_parses_them(unit):
     """Half of 90 minutes, of an unknown title, and of a title without a runtime."""

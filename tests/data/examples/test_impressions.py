@@ -10,6 +10,7 @@ from jaxrec.data.events.event_log import Log, TitleStats
 from jaxrec.data.examples import impressions, seen_titles
 from jaxrec.data.labels.of_targets import LabelInputs, PartitionLabels
 from jaxrec.data.labels.tables import LabelTitles
+from jaxrec.data.signals.past_values import PastSignals
 from jaxrec.data.signals.records import record_dtype, sort_events
 
 HOUR, TITLES, HISTORY = 3_600_000, 12, 4
@@ -20,6 +21,7 @@ DEVICE, SEASON = (
     FeatureSpec("season", "number", "context", 4),
 )
 COUNTRY = FeatureSpec("country", "category", "user", 4)
+OF_HISTORY = tuple(FeatureSpec(name, "number", "interaction", 4) for name in ("thumb", "age", "impression"))
 ROW_OF_RANK = np.arange(TITLES)[::-1]  # the catalogue is in the opposite order
 
 # User 70: hour, rank of a title of 100 minutes, minutes seen.
@@ -64,7 +66,7 @@ def log_of(users, plays, splits):
     )  # fmt: skip
 
 
-def build(log, records, end, labels=LABELS, **data):
+def build(log, records, end, labels=LABELS, features=(), **data):
     config = Config(signals=SIGNALS, labels=labels)
     config.data = Data(max_history=HISTORY, examples="impressions", num_targets=1, **data)
     catalogue = TitleStats(
@@ -76,11 +78,15 @@ def build(log, records, end, labels=LABELS, **data):
         1,
         (0, 0, 0, 0),
         0,
-        (DEVICE, SEASON, COUNTRY),
+        (DEVICE, SEASON, COUNTRY, *features),
         labels=tuple(x.name for x in labels),
     )
     inputs = LabelInputs(LabelTitles(catalogue.runtime, {}), ROW_OF_RANK, end)
-    examples = impressions.build(log, catalogue, layout, PartitionLabels(config, log, records, inputs))
+    signals = None
+    if layout.history_signals:
+        signals = PastSignals(layout.history_signals, SIGNALS, records, log, ROW_OF_RANK)
+    of_anchors = PartitionLabels(config, log, records, inputs)
+    examples = impressions.build(log, catalogue, layout, of_anchors, signals)
     return examples, seen_titles.build(log, examples, catalogue, config.data, strictly_earlier=True)
 
 
@@ -114,6 +120,21 @@ def test_a_history_is_strictly_before_the_exposure_as_of_its_time():
         rows["history_age"][4], np.log1p([2.5 * 3600, 1.5 * 3600, 1800, 1800]), rtol=1e-3
     )
     assert rows["history_sessions"][4].tolist() == [1, 2, 1, 1]
+
+
+def test_a_history_has_the_signals_strictly_before_the_exposure():
+    """The thumb and the exposure of title 1 at hour 3 are not in the histories of the exposures at hour 3."""
+    rows, plain = by_hand(features=OF_HISTORY)[0].rows["train"], by_hand()[0].rows["train"]
+    thumb, shown = np.moveaxis(rows["history_signals"].astype(np.float32), 2, 0)
+    none = np.nan
+    of_three = [[0, none, 1]] * 3
+    expected = [[0, 0, none], *of_three, [-1, -1, none, none], [-1, none, none, 1]]
+    for row, last in zip(thumb, expected, strict=True):
+        np.testing.assert_array_equal(row[-len(last) :], last)
+    expected = [[none], *[[none, 3]] * 3, [1, 4, none, none], [4, none, none, 1]]
+    for row, last in zip(shown, expected, strict=True):
+        np.testing.assert_allclose(row[-len(last) :], np.log1p(last), rtol=1e-3)
+    assert all((rows[name] == plain[name]).all() for name in plain.dtype.names)
 
 
 def test_the_context_is_that_of_the_play_at_the_same_time():

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from jaxrec.core.row_format import Layout
+from jaxrec.core.row_format import FeatureSpec, Layout
 from jaxrec.data.loading import packing
 from jaxrec.data.loading.packing import Packer, plan
 from jaxrec.data.storage.dataset import as_words
 from jaxrec.tasks import ranking_inputs
 
-LAYOUT = Layout(50, 8, 1, (4, 1, 1, 1), 20, ())
+SIGNALS = tuple(FeatureSpec(name, "number", "interaction", 4) for name in ("thumb", "add"))
+LAYOUT = Layout(50, 8, 1, (4, 1, 1, 1), 20, SIGNALS)
 WINDOWS = (6, 3)
 
 
@@ -50,6 +51,7 @@ def stored(count=40):
     rows["history_sessions"] = rng.integers(1, 9, (count, 8))
     rows["history_completion"] = rng.random((count, 8))
     rows["history_age"] = rng.random((count, 8))
+    rows["history_signals"] = rng.random((count, 8, 2))
     return rows
 
 
@@ -69,7 +71,8 @@ def shard_and_pack(rows, shards, keeps):
 def titles(history, window):
     """Return {(example, newer titles): the title's fields} of a window's positions."""
     example, newer = np.asarray(history.example).reshape(-1), np.asarray(history.newer).reshape(-1)
-    columns = (history.title, history.past.completion, history.sessions, history.age)
+    columns = [history.title, history.past.completion, history.sessions, history.age]
+    columns += np.moveaxis(np.asarray(history.past.signals), -1, 0).tolist()
     fields = [np.asarray(column).reshape(-1) for column in columns]
     positions = (
         np.arange(example.size) if window == WINDOWS[0] else np.asarray(history.shorter[window]).reshape(-1)

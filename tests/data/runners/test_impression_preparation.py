@@ -36,7 +36,8 @@ def of_exposures(tiny_config, folder, order="in order", fold=""):
     config = with_signals(tiny_config, folder, order)
     config.signals = (*config.signals[:3], Signal("impression", column="*"))
     config.labels = (*config.labels[:3], Label("added", "happened", "add", hours=480))
-    config.features = (*config.features, Feature("time", "number", "context", 4))
+    of_history = [Feature(s.name, "number", "interaction", 4) for s in config.signals]
+    config.features = (*config.features, Feature("time", "number", "context", 4), *of_history)
     config.data.examples, config.data.num_targets, config.data.fold = "impressions", 1, fold
     config.objective.ctr = config.objective.ranking = 0.0
     return config
@@ -123,7 +124,10 @@ def test_a_description_has_the_rates_of_the_labels(tiny_config, tables, exposure
     assert result["targets"] == manifest["splits"]["train"]["examples"]
     added = {label["name"]: label for label in result["labels"]}["added"]["splits"]
     assert added["train"] == manifest["labels"]["added"] and 0 < added["test"]["mean"] < 0.2
-    assert "impression  event    title" in format_description(result)
+    text = format_description(result)
+    assert "impression  event    title" in text
+    features = {feature["name"]: feature for feature in result["features"]}
+    assert features["thumb"]["available"] == "history" and 0.5 <= features["thumb"]["auc"]["added"] < 0.7
 
 
 def test_settings_are_proposed_from_the_number_of_exposures(tiny_config, tables):  # noqa: F811

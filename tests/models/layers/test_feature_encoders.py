@@ -88,12 +88,15 @@ def test_padding_is_zero_and_ids_out_of_range_are_nan(titles, count):
     assert not any(np.any(x) for x in jax.tree.leaves(grad))
 
 
-def encode_history(title, completion, context):
+COMPLETION = (FeatureSpec("completion", "number", "interaction", 3),)
+
+
+def encode_history(title, completion, context, signals=None, features=COMPLETION):
     rows, length = title.shape
     zeros = jnp.zeros((rows, length))
-    past = PastOutcome(completion)
+    past = PastOutcome(completion, signals)
     history = History(title, past, zeros, zeros, *alone(title, (length,)), None, None, None, None)
-    module = HistoryEncoder("float32", (FeatureSpec("completion", "number", "interaction", 3),), 5, 2, 4, 8)
+    module = HistoryEncoder("float32", features, 5, 2, 4, 8, signals=("thumb", "stars"))
     vectors = TitleLookup(jax.nn.one_hot(title, 5), None)
     variables = module.init(jax.random.key(0), history, vectors, context)
     return module.apply(variables, history, vectors, context), variables["params"]
@@ -110,3 +113,19 @@ def test_history_encoder_equals_a_dense_layer_of_the_concatenation():
     expected = concatenated @ p["kernel"] + p["position"][:3][::-1]  # position 0 is the newest
     np.testing.assert_allclose(actual[0, 1:], expected[0, 1:], atol=1e-6)
     assert not np.any(actual[0, 0])
+
+
+def test_a_signal_is_a_value_and_a_presence():
+    """No event differs from an event of value 0; of two signals in rows the model reads one."""
+    title, stars = jnp.array([[0, 2, 4, 1, 3]]), jnp.array([[7.0, jnp.nan, 0.0, -1.5, 2.0]])
+    signals = jnp.stack([jnp.full(stars.shape, jnp.nan), stars], axis=-1)
+    features = (FeatureSpec("stars", "number", "interaction", 3),)
+    actual, p = encode_history(title, jnp.zeros(title.shape), jnp.ones((1, 2)), signals, features)
+    assert p["stars"]["kernel"].shape == (2, 3)
+    inputs = jnp.array([[[7, 1], [0, 0], [0, 1], [-1.5, 1], [2, 1]]])
+    interaction = np.maximum(inputs @ p["stars"]["kernel"] + p["stars"].get("bias", 0), 0)
+    context = jnp.ones((1, 5, 2))
+    concatenated = jnp.concatenate([jax.nn.one_hot(title, 5), interaction, context], -1)
+    expected = concatenated @ p["kernel"] + p["position"][:5][::-1]
+    np.testing.assert_allclose(actual[0, 1:], expected[0, 1:], atol=1e-6)
+    assert not np.any(actual[0, 0]) and np.isfinite(actual).all()

@@ -1,0 +1,48 @@
+"""Schemas of requests: signals that are interaction features are optional columns of the plays."""
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from jaxrec.config.schema import Feature, KuaiRand, Signal
+from jaxrec.data.events.history_columns import HistoryColumns
+from jaxrec.service.answers.columns import raw_column
+from jaxrec.service.options import ServiceOptions
+from jaxrec.service.schemas import request_schemas
+from jaxrec.sources.histories import columns_to_json
+
+SIGNALS = (Signal("like", column="is_like"), Signal("stay", "seconds", column="profile_stay_time"))
+FEATURES = tuple(Feature(signal.name, "number", "interaction", 4) for signal in SIGNALS)
+COLUMNS = columns_to_json(KuaiRand(), FEATURES, SIGNALS)
+PLAY = {"video_id": 3, "time_ms": 1_650_000_000_000, "play_time_ms": 4000.0}
+
+
+def plays_of(*plays):
+    """Return the parsed plays of a request, as a service makes them."""
+    schemas = request_schemas(COLUMNS, [3, 5], ServiceOptions())
+    request = schemas.recommend.model_validate({"history": [*plays]})
+    values = {c.name: raw_column(c, [getattr(play, c.attribute) for play in request.history])
+              for c in schemas.plays}  # fmt: skip
+    known = {name: column for name, column in values.items() if column is not None}
+    parser = HistoryColumns(COLUMNS, np.array([3, 5]), np.ones(2))
+    return parser.plays(known | {"user_id": np.zeros(len(plays), np.int64)})
+
+
+@pytest.mark.parametrize(
+    "like, event", [(True, 1), (1, 1), ("1", 1), (False, 0), (0, 0), ("false", 0), (None, 0)]
+)
+def test_a_signal_is_an_optional_column_of_a_play(like, event):
+    plays = plays_of(PLAY | {"like": like, "stay": 2.5}, PLAY | {"like": True})
+    assert plays.context["like"].tolist() == [event, 1]
+    np.testing.assert_array_equal(plays.context["stay"], [2.5, np.nan])
+
+
+def test_a_request_without_signals_has_none_of_their_columns():
+    assert plays_of(PLAY).context == {}
+
+
+def test_a_value_of_another_type_is_refused():
+    with pytest.raises(ValidationError):
+        plays_of(PLAY | {"stay": "long"})
+    with pytest.raises(ValidationError):
+        plays_of(PLAY | {"follow": 1})
