@@ -32,6 +32,7 @@ from jaxrec.tasks.loading import (
     check_same_catalogue,
     default_checkpoint,
     load_checkpoint,
+    open_dataset,
 )
 from jaxrec.tasks.preference.task import PreferenceTask
 
@@ -55,7 +56,7 @@ def with_reward_models(
         InputError: The run has no reward models, or other titles, or the evaluated model is no policy.
     """
     loaded = load_checkpoint(workdir, evaluation.result["which"])
-    dataset = Dataset(data or loaded.meta["dataset_directory"], loaded.config.data.verify)
+    dataset = open_dataset(loaded, data)
     models_run = _load_models(models, loaded, dataset)
     queries, split = evaluation.rows, evaluation.result["split"]
     left_out = left_out_titles(dataset, split, queries, "all", evaluation.row_index)

@@ -80,6 +80,9 @@ def test_policy_value_of_a_run_by_brute_force(data, imitation):
     evaluation = evaluate(imitation, options)
     truth = Dataset(data).truth()
 
+    stored = Dataset(data).rows("test").all()[truth.rows]
+    assert evaluation.rows.tobytes() == stored.tobytes()
+
     loaded = load_checkpoint(imitation, "last")
     host = HostBatch(as_words(evaluation.rows), np.ones(len(evaluation.rows), bool))
     scores = loaded.task.score_all_titles(loaded.params, host, replicate(loaded.arrays.title_table()))
