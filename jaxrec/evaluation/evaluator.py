@@ -108,13 +108,7 @@ def evaluate(
     ranked, of_all_titles = _rank_all_titles(workdir, queries, options) if CATALOGUE in lists else (None, {})
     of_truth = evaluate_policy(queries, truth) if truth is not None else TruthEvaluation({}, {})
     ks = (options.next_k or loaded.config.evaluate.next_k) if protocols.lists else (1,)
-    scored = ListEvaluation(np.empty((len(queries.rows), 0)), {}, {}, {}, {}, {})
-    if protocols.lists:
-        scored = evaluate_lists(queries, frozen, ks, options.heads)
-    elif not lists:
-        labels = predict_labels(loaded.task, loaded.params, table, queries.on_disk)
-        of_heads = {LABELS: label_metrics(labels, queries.rows["user"])}
-        scored = scored._replace(result=of_heads, labels=labels)
+    scored = _score_lists(queries, lists, ks, options)
     seen = options.seen or loaded.config.evaluate.seen
     observed = observed_labels(loaded.config, queries.rows, dataset.layout)
     result |= of_all_titles | of_truth.result | scored.result
@@ -132,6 +126,21 @@ def evaluate(
         ranked, measured, loaded.config.evaluate.report, scored.labels, observed, of_truth.columns,
         queries.row_index,
     )  # fmt: skip
+
+
+def _score_lists(
+    queries: Queries, lists: tuple[str, ...], ks: tuple[int, ...], options: EvaluationOptions
+) -> ListEvaluation:
+    """Score the frozen lists, or predict the labels of a model that is measured by labels alone."""
+    task, params = queries.loaded.task, queries.loaded.params
+    if task.protocols().lists:
+        return evaluate_lists(queries, tuple(name for name in lists if name in LISTS), ks, options.heads)
+    scored = ListEvaluation(np.empty((len(queries.rows), 0)), {}, {}, {}, {}, {})
+    if lists:
+        return scored
+    labels = predict_labels(task, params, queries.table, queries.on_disk)
+    of_heads = {LABELS: label_metrics(labels, queries.rows["user"])}
+    return scored._replace(result=of_heads, labels=labels)
 
 
 def _queries(

@@ -20,6 +20,7 @@ from jaxrec.models.mixture import gate_temperature
 from jaxrec.models.ranker import RankingModel
 from jaxrec.tasks import ranking_inputs
 from jaxrec.tasks.heads import with_labels
+from jaxrec.tasks.inputs.pool_negatives import choose_negatives
 from jaxrec.tasks.outputs import Sums
 from jaxrec.tasks.ranking_scorer import RankingScorer
 
@@ -139,7 +140,7 @@ class RankingTask(RankingScorer):
         unknown = jnp.full((1,), UNKNOWN, jnp.int32)  # `sampling.id_dropout` puts this id into histories
         positive, negative = (
             rows["target"][:, : self.config.sampling.next_k],
-            ranking_inputs.choose_negatives(rows, self.pool_mix, self.epoch(step))[0],
+            choose_negatives(rows, self.pool_mix, self.epoch(step))[0],
         )
         return sharded_embedding.unique_ids(
             jnp.concatenate([x.reshape(-1) for x in (history, positive, negative, unknown)])

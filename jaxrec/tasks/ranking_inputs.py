@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.core.batch import Batch, History, ObservedOutcome, Outcome, Packing, after, observed
-from jaxrec.core.ids import PAD, POOLS, SERVED, UNKNOWN
+from jaxrec.core.ids import PAD, UNKNOWN
 from jaxrec.core.row_format import Layout, label_is_known
 from jaxrec.models.layers import rng
+from jaxrec.tasks.inputs.pool_negatives import choose_negatives, no_negatives
 
 _UNKNOWN_DRAW = 0x0BAD  # layer id of the draw that replaces titles by the unknown title
 
@@ -197,64 +198,6 @@ def _observed(rows: dict[str, jax.Array], view: HistoryView) -> ObservedOutcome:
     return observed(Outcome(None, jnp.stack(numbers, axis=1)))
 
 
-def choose_negatives(rows: dict[str, jax.Array], counts: tuple[int, ...], epoch: jax.Array) -> tuple:
-    """Choose the negatives of an epoch from the pools of each row.
-
-    Epoch e takes the `count` columns (e * count + j) mod width of each pool. The width of the hard pool is
-    the row's number of real hard negatives, so a row with at most `count` of them uses all of them. The
-    missing hard negatives come from the filled columns of the hard pool, rotated in the same way. The width
-    of the served pool is the row's number of served titles, and missing served negatives are padding. Rows of
-    exposures have no pools, and N is 0 there.
-
-    Args:
-        rows: Fields of B rows, from `decode`.
-        counts: Number of negatives of each pool, in the order of `POOLS`; N is their sum.
-        epoch: Scalar, from 0.
-
-    Returns:
-        Ids [B, N], 0 for padding, and a bool array [B, N] that is True for hard negatives.
-    """
-    if "pool_hard" not in rows:
-        return _no_negatives(rows)
-    filled = rows["pool_hard_filled"] != 0
-    width = filled.shape[1]
-    n_hard = (width - filled.sum(axis=1))[:, None]
-    j = jnp.arange(counts[0])[None]
-    real = jnp.minimum(n_hard, counts[0])
-    rotated = (epoch * counts[0] + j) % jnp.maximum(n_hard, 1)
-    missing = counts[0] - real
-    spare = n_hard + (epoch * missing + j - real) % jnp.maximum(width - n_hard, 1)
-    hard_column = jnp.where(j < real, rotated, spare)
-    chosen = [jnp.take_along_axis(rows["pool_hard"], hard_column, axis=1)]
-    for name, count in zip(POOLS[1:], counts[1:], strict=False):
-        if name == SERVED:
-            chosen += [_served_negatives(rows, count, epoch)] if count else []
-            continue
-        pool = rows[f"pool_{name}"]
-        column = (epoch * count + jnp.arange(count)) % pool.shape[1]
-        chosen.append(pool[:, column])
-    negative = jnp.concatenate(chosen, axis=1)
-    hard = jnp.concatenate(
-        [jnp.broadcast_to(j < real, hard_column.shape), jnp.zeros((len(filled), sum(counts[1:])), bool)],
-        axis=1,
-    )
-    return negative, hard
-
-
-def _served_negatives(rows: dict[str, jax.Array], count: int, epoch: jax.Array) -> jax.Array:
-    """Return `count` served titles [B, count] of an epoch; 0 where a row has fewer."""
-    pool, j = rows["pool_served"], jnp.arange(count)[None]
-    served = (pool != PAD).sum(axis=1)[:, None]
-    column = (epoch * count + j) % jnp.maximum(served, 1)
-    return jnp.where(j < served, jnp.take_along_axis(pool, column, axis=1), PAD)
-
-
-def _no_negatives(rows: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Return ids [B, 0] and the mask [B, 0] of hard negatives of rows of exposures."""
-    count = len(rows["target"])
-    return jnp.zeros((count, 0), jnp.int32), jnp.zeros((count, 0), bool)
-
-
 def training(
     words: Any, valid: Any, view: HistoryView, counts: tuple[int, ...], next_k: int,
     epoch: jax.Array, key: jax.Array, packing: Packing | None = None,
@@ -342,7 +285,7 @@ def validation(query_batch: QueryBatch, valid: Any, next_k: int, served: bool = 
         served: True to take the served list instead, and no query without one.
     """
     rows = query_batch.rows
-    negative, hard = _no_negatives(rows)
+    negative, hard = no_negatives(rows)
     if "list_enabled" in rows:
         negative = rows["list_enabled"][:, 0]
         hard = jnp.arange(negative.shape[1])[None] < rows["num_hard"][:, :1]

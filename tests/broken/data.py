@@ -92,7 +92,7 @@ LINES = (
     ),
     Line(
         "hard columns rotate over the real hard negatives",
-        "jaxrec/tasks/ranking_inputs.py",
+        "jaxrec/tasks/inputs/pool_negatives.py",
         "rotated = (epoch * counts[0] + j) % jnp.maximum(n_hard, 1)",
         "rotated = (epoch * counts[0] + j) % width",
         ("tests/tasks/test_ranking_inputs.py::test_hard_columns_rotate_over_real_hard_negatives",),

@@ -25,8 +25,8 @@ LINES = (
     Line(
         "the truth is of the queries that it is stored for",
         "jaxrec/evaluation/evaluator.py",
-        "rows = split_rows.all()[truth.rows]",
-        "rows = split_rows.all()[: len(truth.rows)]",
+        "rows = rows[truth.rows]",
+        "rows = rows[: len(truth.rows)]",
         (f"{_WHOLE}::test_policy_value_of_a_run_by_brute_force",),
     ),
     Line(

@@ -239,6 +239,7 @@ PLAIN = (
 @pytest.mark.parametrize("name", [f for f in FILES if ":" not in f or not f.startswith(PLAIN)])
 def test_every_config_loads_and_passes_validation(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # a config loads from any working directory
+    monkeypatch.setenv("JAXREC_KUAIRAND", str(tmp_path))  # the folder is not opened
     if name.startswith(("study", "sequences.py")):
         pytest.skip("a study is a list of configs, and sequences.py names no log; other tests cover both")
     config = loading.load_config(str(ROOT / "configs" / name))

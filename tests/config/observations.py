@@ -58,8 +58,9 @@ from jaxrec.runtime import compilation_cache, mesh, multihost, private_apis
 from jaxrec.runtime.multihost import SyncSchedule
 from jaxrec.serving.requests import RequestBuilder
 from jaxrec.sources import open_source
-from jaxrec.tasks import loading, ranking_inputs
+from jaxrec.tasks import loading
 from jaxrec.tasks.heads import page_of, specs_of, with_labels
+from jaxrec.tasks.inputs import pool_negatives
 from jaxrec.tasks.loading import LoadedCheckpoint, build_task
 from jaxrec.training import optimizer, starting, trainer
 from jaxrec.training.inputs import input_pipeline, resident_rows
@@ -460,7 +461,7 @@ def drawn_from(pool: int):
         widths |= {"served": 20}
         stored = {f"pool_{n}": np.full((1, w), i, np.int32) for i, (n, w) in enumerate(widths.items())}
         stored["pool_hard_filled"] = np.zeros((1, 16), np.uint8)
-        chosen, _ = ranking_inputs.choose_negatives(stored, task.pool_mix, jnp.int32(0))
+        chosen, _ = pool_negatives.choose_negatives(stored, task.pool_mix, jnp.int32(0))
         return int((np.asarray(chosen) == pool).sum())
 
     return observe

@@ -26,7 +26,7 @@ KEYS = np.array([30, 8])
 def evaluation(rows=ROWS, scores=SCORES):
     return SimpleNamespace(
         rows=rows, scores=scores, user_keys=KEYS, lists=("enabled", "served"), next_k=(1,), other_heads={},
-        ranked=None, labels={},
+        ranked=None, labels={}, observed={}, policy={},
     )  # fmt: skip
 
 

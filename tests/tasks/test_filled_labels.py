@@ -52,8 +52,9 @@ def test_a_head_learns_from_predictions_and_evaluation_leaves_them_out(rows):
     validation = ranking_inputs.validation(ranking_inputs.queries(words, view), valid, 1)
 
     def known(of, batch):
-        _, label, label_known, _, filled = batch.outcome
-        return head_values(of, label, label_known, CONFIG, LAYOUT.labels, jnp, filled)[1][:, 0].tolist()
+        y = batch.outcome
+        values = head_values(of, y.label, y.label_known, CONFIG, LAYOUT.labels, jnp, y.label_filled)
+        return values[1][:, 0].tolist()
 
     for of, in_training in (
         ("late", [True, True, False]), ("reward:filled", [True, True, False]),

@@ -7,6 +7,7 @@ from jaxrec.core.row_format import FeatureSpec, Layout
 from jaxrec.data.storage.dataset import as_words
 from jaxrec.models.layers import rng as rng_module
 from jaxrec.tasks import ranking_inputs
+from jaxrec.tasks.inputs import pool_negatives
 
 LAYOUT = Layout(
     50, 8, 3, (4, 5, 3, 2), 20,
@@ -101,11 +102,11 @@ def pool_rows(n_hard):
     ],
 )
 def test_hard_columns_rotate_over_real_hard_negatives(n_hard, epoch, expected, hard):
-    negative, flags = ranking_inputs.choose_negatives(pool_rows(n_hard), (2, 0, 0, 0), epoch)
+    negative, flags = pool_negatives.choose_negatives(pool_rows(n_hard), (2, 0, 0, 0), epoch)
     assert negative.tolist() == [expected] and flags.astype(int).tolist() == [hard]
 
 
 def test_other_pools_rotate_by_epoch():
     rows = pool_rows(4)
-    assert ranking_inputs.choose_negatives(rows, (0, 2, 2, 1), 0)[0].tolist() == [[20, 21, 30, 31, 40]]
-    assert ranking_inputs.choose_negatives(rows, (0, 2, 2, 1), 2)[0].tolist() == [[24, 20, 31, 32, 40]]
+    assert pool_negatives.choose_negatives(rows, (0, 2, 2, 1), 0)[0].tolist() == [[20, 21, 30, 31, 40]]
+    assert pool_negatives.choose_negatives(rows, (0, 2, 2, 1), 2)[0].tolist() == [[24, 20, 31, 32, 40]]

@@ -13,6 +13,7 @@ from jaxrec.data.loading.served_rows import training_rows
 from jaxrec.data.storage.dataset import SelectedRows
 from jaxrec.evaluation.details.validator import Validator
 from jaxrec.tasks import ranking_inputs
+from jaxrec.tasks.inputs import pool_negatives
 from jaxrec.tasks.ranking import RankingTask
 from jaxrec.training.inputs.input_pipeline import training_batches
 
@@ -28,7 +29,7 @@ def task_of(config, dataset, mix):
 def test_served_negatives_rotate_and_end_with_padding():
     pool = np.array([[5, 6, 7, 0, 0], [8, 9, 10, 11, 12], [0, 0, 0, 0, 0]], np.int32)
     chosen = [
-        np.asarray(ranking_inputs._served_negatives({"pool_served": jnp.asarray(pool)}, 4, jnp.int32(epoch)))
+        np.asarray(pool_negatives._served_negatives({"pool_served": jnp.asarray(pool)}, 4, jnp.int32(epoch)))
         for epoch in (0, 1)
     ]
     np.testing.assert_array_equal(chosen[0], [[5, 6, 7, 0], [8, 9, 10, 11], [0, 0, 0, 0]])
@@ -40,7 +41,7 @@ def test_a_mix_of_both_takes_the_counts_of_all_pools(served, served_config):
     assert task.pool_mix == (4, 4, 2, 0, 10)
     words = training_batches(task, served.rows("train"))[0].words
     rows = ranking_inputs.decode(jnp.asarray(words), served.layout.row_dtype())
-    negative, hard = ranking_inputs.choose_negatives(rows, task.pool_mix, jnp.int32(0))
+    negative, hard = pool_negatives.choose_negatives(rows, task.pool_mix, jnp.int32(0))
     count = (np.asarray(rows["pool_served"]) > 0).sum(axis=1)
     assert negative.shape == hard.shape == (len(words), 20)
     np.testing.assert_array_equal((np.asarray(negative)[:, 10:] > 0).sum(axis=1), np.minimum(count, 10))

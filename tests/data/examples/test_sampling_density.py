@@ -7,7 +7,7 @@ import pytest
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.core.row_format import Layout
 from jaxrec.data.examples import sampling_density
-from jaxrec.tasks.ranking_inputs import choose_negatives
+from jaxrec.tasks.inputs.pool_negatives import choose_negatives
 
 V = 12
 LAYOUT = Layout(V, 4, 1, (4, 4, 2, 2), 3, ())
