@@ -25,7 +25,7 @@ from jaxrec.config.loading import load_config
 from jaxrec.config.schema import Config, Simulator
 from jaxrec.config.validation import check
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import FIRST_TITLE, LISTS
+from jaxrec.core.ids import DRAWN_LISTS, FIRST_TITLE
 from jaxrec.data.runners.run import ensure_dataset
 from jaxrec.data.storage.dataset import Dataset, SelectedRows
 from jaxrec.training.train_state import StateInit
@@ -88,7 +88,7 @@ class Setting:
         """Score both candidate lists of all test rows and return their results."""
         from jaxrec.evaluation.results import model_lists
 
-        return model_lists(self.scorer(self.params, self.test_rows).scores, self.rows, 1, LISTS)
+        return model_lists(self.scorer(self.params, self.test_rows).scores, self.rows, 1, DRAWN_LISTS)
 
     def ranks(self, queries: int) -> np.ndarray:
         """Return the ranks [queries] of the first queries' targets among all titles."""
@@ -114,7 +114,7 @@ def check_equal(setting: Setting, sample: np.ndarray) -> dict[str, float]:
     all_titles, ranks = np.arange(setting.dataset.layout.num_titles), setting.ranks(sample.max() + 1)[sample]
     for row, scores, rank in zip(rows, ours, ranks, strict=True):
         user = setting.peer.user(row)
-        for i, name in enumerate(LISTS):
+        for i, name in enumerate(DRAWN_LISTS):
             candidates = np.append(row["target"][0], row[f"list_{name}"][0])
             score_difference = max(
                 score_difference, float(np.abs(setting.peer.scores(user, candidates) - scores[i, 0]).max())
@@ -125,7 +125,7 @@ def check_equal(setting: Setting, sample: np.ndarray) -> dict[str, float]:
         assert least <= rank <= most, f"rank {rank} among all titles must be in [{least}, {most}]"
     assert score_difference <= SCORES, f"scores differ by {score_difference}, at most {SCORES} is allowed"
     theirs = peer.frozen_lists(setting.peer, rows)
-    for i, name in enumerate(LISTS):
+    for i, name in enumerate(DRAWN_LISTS):
         mean = summary(ours[:, i], rows, 1)
         metric_difference = max(
             metric_difference, *(abs(mean[metric] - theirs[name][metric]) for metric in metrics.METRICS)

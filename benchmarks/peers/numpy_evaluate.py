@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxrec.config.schema import Config
 from jaxrec.core.batch import TitleTable
-from jaxrec.core.ids import FIRST_TITLE, LISTS, TITLE_ID
+from jaxrec.core.ids import DRAWN_LISTS, FIRST_TITLE, TITLE_ID
 from jaxrec.core.row_format import FeatureSpec, Layout
 
 Tree = dict[str, Any]
@@ -161,10 +161,10 @@ def query_metrics(rank: int) -> dict[str, float]:
 
 def frozen_lists(model: NumpyModel, rows: np.ndarray) -> dict[str, dict[str, float]]:
     """Return the mean metrics (K=1) of each candidate list."""
-    metrics: dict[str, list[dict[str, float]]] = {name: [] for name in LISTS}
+    metrics: dict[str, list[dict[str, float]]] = {name: [] for name in DRAWN_LISTS}
     for row in rows:
         user = model.user(row)
-        for name in LISTS:
+        for name in DRAWN_LISTS:
             candidates = np.append(row[f"list_{name}"][0], row["target"][0])
             metrics[name].append(query_metrics(rank_by_sorting(model.scores(user, candidates))))
     return {name: means(values) for name, values in metrics.items()}

@@ -14,7 +14,7 @@ import pandas as pd
 
 from jaxrec.config.schema import LIST_MIXES, Config
 from jaxrec.core.hashing import mix, of_keys
-from jaxrec.core.ids import LISTS, SPLITS
+from jaxrec.core.ids import DRAWN_LISTS, SPLITS
 from jaxrec.data.events.users import split_of
 from jaxrec.data.examples.negatives import RANDOM, TAILING, TRENDING, permute
 
@@ -198,7 +198,7 @@ def _lists(
     config: Config, draws: Any,
 ) -> dict[str, np.ndarray] | None:  # fmt: skip
     data, columns = config.data, {}
-    for l, name in enumerate(LISTS):
+    for l, name in enumerate(DRAWN_LISTS):
         list_mix = LIST_MIXES[name]
         fractions = (list_mix.hard, list_mix.trending, list_mix.tailing, list_mix.random)
         widths = tuple(round(fraction * data.negatives) for fraction in fractions)
@@ -214,7 +214,7 @@ def _lists(
     enabled = min(len(hard), round(LIST_MIXES["enabled"].hard * data.negatives))
     nothing = np.full(1 + data.negatives, np.nan, np.float32)
     columns["num_hard"] = _padded(np.full(present, enabled), data.num_targets)
-    unknown = {f"{kind}_{name}": nothing for kind in ("oracle", "truth") for name in LISTS}
+    unknown = {f"{kind}_{name}": nothing for kind in ("oracle", "truth") for name in DRAWN_LISTS}
     return columns | unknown | {"mood": np.asarray(np.nan, np.float32)}
 
 
