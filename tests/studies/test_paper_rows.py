@@ -12,6 +12,12 @@ from jaxrec.studies.plan import Study
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
+@pytest.fixture(autouse=True)
+def kuairand_folder(tmp_path, monkeypatch):
+    """Name a folder for the configs of KuaiRand, which open none of its files here."""
+    monkeypatch.setenv("JAXREC_KUAIRAND", str(tmp_path))
+
+
 def study(scale: str) -> Study:
     return load_file(f"{CONFIGS / 'study.py'}:{scale}", Study)
 
