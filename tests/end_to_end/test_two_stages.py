@@ -1,6 +1,6 @@
 """Training on served titles, and a study of two stages that is killed.
 
-`pytest -m slow tests/end_to_end/test_stages.py` kills the tiny study of `configs/study_stages.py` ten times;
+`pytest -m slow tests/end_to_end/test_two_stages.py` kills the tiny study of `configs/study_stages.py` ten times;
 JAXREC_KILLS is another number.
 """
 
