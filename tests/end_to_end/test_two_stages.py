@@ -1,7 +1,7 @@
 """Training on served titles, and a study of two stages that is killed.
 
-`pytest -m slow tests/end_to_end/test_two_stages.py` kills the tiny study of `configs/study_stages.py` ten times;
-JAXREC_KILLS is another number.
+`pytest -m slow tests/end_to_end/test_two_stages.py` kills the tiny study of `configs/study_stages.py` ten
+times; JAXREC_KILLS is another number.
 """
 
 import copy
