@@ -9,6 +9,7 @@ import os
 import threading
 
 from jaxrec.core.errors import InputError
+from jaxrec.runtime.host_memory import freeze_live_objects
 from jaxrec.service.answers.model import ServedModel, export_fingerprint
 from jaxrec.service.metrics import Metrics
 from jaxrec.service.options import ServiceOptions
@@ -99,6 +100,7 @@ class ModelHolder:
 
     def _serve(self, model: ServedModel) -> None:
         self.model = model
+        freeze_live_objects()
         self._metrics.model.clear()
         self._metrics.model.labels(model.fingerprint, str(model.recommender.step)).set(1)
 

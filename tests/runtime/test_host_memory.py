@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,23 @@ def test_freed_block_is_reused_unless_the_environment_configures_malloc():
 def test_another_c_library_is_left_unchanged(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert host_memory.retain_freed_memory() is False
+
+
+def test_live_objects_are_hidden_from_later_collections_and_garbage_is_freed():
+    class Node:
+        pass
+
+    kept, lost = Node(), Node()
+    lost.itself = lost
+    freed = weakref.ref(lost)
+    gc.freeze()  # as an earlier call: `lost` is hidden
+    del lost
+    try:
+        host_memory.freeze_live_objects()
+        assert freed() is None
+        assert not any(thing is kept for thing in gc.get_objects())
+    finally:
+        gc.unfreeze()
 
 
 def test_collector_is_restored_however_a_block_ends():

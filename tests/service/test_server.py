@@ -13,6 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from jaxrec.service import reloading
+
 ROOT = Path(__file__).resolve().parents[2]
 HISTORIES = 7
 
@@ -108,8 +110,11 @@ def test_no_request_is_lost_in_reloads_and_a_stop(copied, start, plays, requests
     assert len({scores[0] for scores in best}) == HISTORIES
 
 
-def test_a_damaged_export_leaves_the_old_one(make_client, copied):
+def test_a_damaged_export_leaves_the_old_one(make_client, copied, monkeypatch):
+    hidden = []  # models whose objects are hidden from the garbage collector
+    monkeypatch.setattr(reloading, "freeze_live_objects", lambda: hidden.append(1))
     client = make_client(copied, max_batch=1)
+    assert len(hidden) == 1
     holder, old = client.service.holder, client.service.holder.model
     assert not holder.reload() and holder.error is None
     vectors = copied / "arrays/title_vectors.npy"
@@ -123,7 +128,9 @@ def test_a_damaged_export_leaves_the_old_one(make_client, copied):
     assert 'jaxrec_reloads_total{result="failed"} 1.0' in client.get("/metrics").text
     assert client.post("/v1/recommend", {"k": 3}).status_code == 200
     vectors.write_bytes(contents)
+    assert len(hidden) == 1
     assert holder.reload() and holder.model is not old and holder.error is None
+    assert len(hidden) == 2
     assert client.post("/v1/recommend", {"k": 3}).json()["model"] == holder.model.fingerprint
     (copied / "manifest.json").unlink()
     assert not holder.reload() and holder.error is None  # a folder is being replaced
