@@ -162,7 +162,7 @@ class Filled(NamedTuple):
 def fill(workdir: str | AnyPath, data: str | AnyPath, out: str | AnyPath, which: str | None = None) -> Filled:
     """Write a dataset with the predictions of an offline model in place of unknown labels.
 
-    The memory is that of a few blocks of rows. The folder appears when it is complete; what a killed process
+    Rows are read and written in blocks. The folder appears when it is complete; what a killed process
     left is removed by the next one. A complete dataset of the same content is left as it is.
 
     Args:
