@@ -161,6 +161,40 @@ def client(arguments: list[str]) -> None:
     print(json.dumps({"seconds": seconds, "failed": failed}))
 
 
+def processor_seconds(folder: str, plays: int, size: int, calls: int) -> float:
+    """Return the median seconds of processor time an answer, in batches of `size` requests.
+
+    No HTTP is in it: requests are parsed before, and answers are not written.
+    """
+    from jaxrec.service.answers.model import ServedModel
+    from jaxrec.service.options import ServiceOptions
+
+    model = ServedModel.load(folder, ServiceOptions())
+    model.compile()
+    parse = model.schemas.recommend.model_validate_json
+    jobs = [model.recommend_job(parse(body)) for body in bodies(folder, plays, size, 0)]
+    seconds = []
+    for _ in range(calls):
+        start = time.process_time()
+        model.answer(jobs)
+        seconds.append(time.process_time() - start)
+    return float(np.median(seconds)) / size
+
+
+def _processor_row(args: flags.FlagValues, size: int) -> tuple[str, str, str]:
+    """Measure the processor time in a process of its own, with the threads of the service."""
+    code = (
+        "import sys; from benchmarks.serve import processor_seconds as f; "
+        "print(f(sys.argv[1], *map(int, sys.argv[2:])))"
+    )
+    words = [args.export, str(args.plays), str(size), "60"]
+    environment = os.environ | {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True, env=environment
+    )
+    return f"processor time of an answer, batch of {size}", f"{1000 * float(done.stdout):.2f} ms", ""
+
+
 def _start(command: list[str], port: int, log: Path) -> subprocess.Popen:
     """Start a server and wait until it is ready."""
     import httpx
@@ -225,6 +259,7 @@ def main(args: flags.FlagValues) -> Report:
     for name, by_rate in figures["servers"].items():
         within = [float(rate) for rate, result in by_rate.items() if result["p99_ms"] <= 1000 * _LIMIT]
         rows.append((f"{name}: highest rate with p99 <= 50 ms", f"{max(within, default=0):g}/s", ""))
+    rows += [_processor_row(args, size) for size in (1, 16)]
     return Report("serve", figures, rows)
 
 

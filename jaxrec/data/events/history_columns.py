@@ -219,6 +219,8 @@ def _numbers(raw: np.ndarray, where: str) -> np.ndarray:
 
 def _flags(raw: np.ndarray) -> np.ndarray:
     """Return 1.0 for a value, and 0.0 for zero, a missing value, and "false" or nothing in text."""
+    if raw.dtype.kind in "biuf":
+        return ((raw != 0) & (raw == raw)).astype(np.float64)
     values = ("" if value is None or value != value else str(value) for value in raw.tolist())
     return np.array([not (v == "" or v.lower() == "false" or _decimal(v) == 0) for v in values], float)
 
