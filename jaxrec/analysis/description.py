@@ -10,7 +10,7 @@ import numpy as np
 from jaxrec.analysis.explained_variance import explained_variance
 from jaxrec.analysis.feature_auc import LEAK, category_auc, fitting_half, number_auc
 from jaxrec.analysis.targets import Targets, read_targets
-from jaxrec.config.rules.labels import AT_REQUEST
+from jaxrec.config.rules.declared.labels import AT_REQUEST
 from jaxrec.config.schema import Config, Feature, Label
 from jaxrec.core import registry, rewards
 from jaxrec.core.ids import SPLITS, TITLE_ID

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxrec.config.declarations import Head
 from jaxrec.config.heads import label_heads, reward_of
-from jaxrec.config.rules.labels import WIDE_VALUES
+from jaxrec.config.rules.declared.labels import WIDE_VALUES
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import declarations_for_digest, digest
 from jaxrec.core.errors import InputError

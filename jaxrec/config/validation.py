@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from jaxrec.config.migrations import adopt_task
-from jaxrec.config.rules.availability import check_observed_labels
 from jaxrec.config.rules.data import DATA_RULES, whole
-from jaxrec.config.rules.heads import check_heads
+from jaxrec.config.rules.declared.availability import check_observed_labels
+from jaxrec.config.rules.declared.heads import check_heads
+from jaxrec.config.rules.declared.strata import check_strata
+from jaxrec.config.rules.declared.trunks import check_trunk
 from jaxrec.config.rules.limits import check_limits
 from jaxrec.config.rules.post import check_post
-from jaxrec.config.rules.strata import check_strata
-from jaxrec.config.rules.trunks import check_trunk
 from jaxrec.config.schema import Config, Mix, Start
 from jaxrec.config.tree import among, require, walk
 from jaxrec.core import registry

@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 from absl import logging
 
-from jaxrec.config.rules.availability import check_ranks_titles
+from jaxrec.config.rules.declared.availability import check_ranks_titles
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE, LISTS, POOLS, RETRIEVAL_HEAD, SERVED

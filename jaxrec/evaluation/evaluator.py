@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrec.config.rules.availability import check_ranks_titles
+from jaxrec.config.rules.declared.availability import check_ranks_titles
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import CATALOGUE, DRAWN_LISTS, LABEL_BASELINES, LABELS, LISTS, SERVED, SPLITS, TRUTH

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from jaxrec.config.rules.availability import check_ranks_titles
+from jaxrec.config.rules.declared.availability import check_ranks_titles
 from jaxrec.config.schema import Config, Tables, Tfds
 from jaxrec.core.errors import InputError
 from jaxrec.core.hashing import of_keys

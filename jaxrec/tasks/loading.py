@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.checkpoints.state_tree import with_shardings
-from jaxrec.config.rules.heads import order_by
+from jaxrec.config.rules.declared.heads import order_by
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import from_run_json, run_differences
 from jaxrec.config.validation import check_sharding

@@ -9,21 +9,21 @@ _OFFLINE = "tests/serving/test_offline.py"
 LINES = (
     Line(
         "an outcome is no feature of a request",
-        "jaxrec/config/rules/availability.py",
+        "jaxrec/config/rules/declared/availability.py",
         'require(is_known or available == "after",',
         'require(True or available == "after",',
         (f"{_RULES}::test_an_outcome_is_no_feature_of_a_request",),
     ),
     Line(
         "the columns of signals are outcomes",
-        "jaxrec/config/rules/availability.py",
+        "jaxrec/config/rules/declared/availability.py",
         "if signal.column != EVERY_ROW:",
         "if signal.column == EVERY_ROW:",
         (f"{_RULES}::test_an_outcome_is_no_feature_of_a_request",),
     ),
     Line(
         "features of after are for offline configs",
-        "jaxrec/config/rules/availability.py",
+        "jaxrec/config/rules/declared/availability.py",
         'require(config.offline or available == "request",',
         'require(True or available == "request",',
         (f"{_RULES}::test_an_outcome_is_no_feature_of_a_request",),

@@ -72,7 +72,7 @@ LINES = (
     ),
     Line(
         "a model reads no label that is final as late as what it predicts",
-        "jaxrec/config/rules/availability.py",
+        "jaxrec/config/rules/declared/availability.py",
         'require(label.hours > longest, where, head.of, f"{allowed}; {label.name!r} has {label.hours:g}")',
         "pass",
         (f"{_RULES}::test_a_wrong_use_of_an_early_label_is_one_line",),

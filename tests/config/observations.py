@@ -25,7 +25,7 @@ import pytest
 from jaxrec import train
 from jaxrec.checkpoints.state_tree import slashed_leaves
 from jaxrec.config.loading import load_config
-from jaxrec.config.rules.labels import check_rules
+from jaxrec.config.rules.declared.labels import check_rules
 from jaxrec.config.schema import Config, Expert, Feature, Gate, Objective, Sampling
 from jaxrec.config.serialization import digest, to_json
 from jaxrec.config.validation import check

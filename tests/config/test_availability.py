@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from jaxrec.config.rules.availability import check_ranks_titles
+from jaxrec.config.rules.declared.availability import check_ranks_titles
 from jaxrec.config.schema import (
     Columns,
     Config,

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from jaxrec.config.rules.heads import check_heads
+from jaxrec.config.rules.declared.heads import check_heads
 from jaxrec.config.schema import Blend, BlendTerm, Expert, Feature, Head, Label, Reward, Signal, Term
 from jaxrec.config.serialization import digest
 from jaxrec.config.validation import check

@@ -8,7 +8,7 @@ import pytest
 
 from jaxrec.config.declarations import Label, Reward, Signal, Term
 from jaxrec.config.loading import load_config
-from jaxrec.config.rules.labels import check_labels, check_rewards, check_rules, check_watch_times
+from jaxrec.config.rules.declared.labels import check_labels, check_rewards, check_rules, check_watch_times
 from jaxrec.config.schema import Feature
 from jaxrec.config.validation import check
 from jaxrec.core.errors import InputError

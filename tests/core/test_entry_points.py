@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxrec.config.declarations import Label
-from jaxrec.config.rules.labels import check_labels, check_rules
+from jaxrec.config.rules.declared.labels import check_labels, check_rules
 from jaxrec.config.schema import Config, Expert, Model, Task
 from jaxrec.config.validation import check
 from jaxrec.core import registry

@@ -2,10 +2,10 @@
 
 from datetime import date
 
-from jaxrec.config.rules.availability import check_availability
+from jaxrec.config.rules.declared.availability import check_availability
+from jaxrec.config.rules.declared.labels import check_stored_labels, check_watch_times
+from jaxrec.config.rules.declared.signals import check_signals
 from jaxrec.config.rules.examples import check_fold, check_impressions, check_served
-from jaxrec.config.rules.labels import check_stored_labels, check_watch_times
-from jaxrec.config.rules.signals import check_signals
 from jaxrec.config.schema import LIST_MIXES, Config, Feature, FileFormat, Tables
 from jaxrec.config.tree import among, require
 from jaxrec.core import registry

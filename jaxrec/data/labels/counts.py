@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.config.heads import FILLED
-from jaxrec.config.rules.labels import ZERO_OR_ONE
+from jaxrec.config.rules.declared.labels import ZERO_OR_ONE
 from jaxrec.config.schema import Label
 from jaxrec.core.row_format import Layout, label_is_known
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxrec.config.declarations import Label
-from jaxrec.config.rules.signals import PLAY as PLAYS
+from jaxrec.config.rules.declared.signals import PLAY as PLAYS
 from jaxrec.data.labels.tables import Anchors, LabelTitles
 from jaxrec.data.labels.timeline import Timeline
 from jaxrec.data.labels.windows import EventWindows

@@ -17,7 +17,7 @@ last hours of a log would hold known labels of one kind only.
 import numpy as np
 
 from jaxrec.config.declarations import Label
-from jaxrec.config.rules.signals import PLAY as PLAYS
+from jaxrec.config.rules.declared.signals import PLAY as PLAYS
 from jaxrec.data.events.cleaning import completion as completion_of
 from jaxrec.data.labels.tables import Anchors, LabelTitles, add_saturating, window_ms
 from jaxrec.data.labels.timeline import sums_between

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from jaxrec.config.declarations import Label
-from jaxrec.config.rules.signals import PLAY as PLAYS
+from jaxrec.config.rules.declared.signals import PLAY as PLAYS
 from jaxrec.data.labels.tables import NEVER, Anchors, Events, add_saturating, window_ms
 from jaxrec.data.labels.timeline import Timeline, sums_between
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from absl import logging
 
-from jaxrec.config.rules.labels import check_rules
+from jaxrec.config.rules.declared.labels import check_rules
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import dataset_directory, digest
 from jaxrec.config.validation import check

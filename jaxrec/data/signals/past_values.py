@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxrec.config.declarations import Signal
-from jaxrec.config.rules.signals import EVERY_ROW
+from jaxrec.config.rules.declared.signals import EVERY_ROW
 from jaxrec.core.tables import Interactions, Signals
 from jaxrec.data.events.event_log import Log
 from jaxrec.data.labels.timeline import Timeline

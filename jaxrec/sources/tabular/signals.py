@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.config.rules.signals import EVERY_ROW
+from jaxrec.config.rules.declared.signals import EVERY_ROW
 from jaxrec.config.schema import Columns, Feature, FileFormat, Signal
 from jaxrec.core.ids import INTERACTION_FEATURES
 from jaxrec.core.tables import Drops, Signals

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxrec.config.declarations import Label
-from jaxrec.config.rules.labels import AT_REQUEST
+from jaxrec.config.rules.declared.labels import AT_REQUEST
 from jaxrec.core import registry
 from jaxrec.core.errors import InputError
 from jaxrec.core.tables import Lists

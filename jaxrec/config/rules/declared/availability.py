@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from jaxrec.config.heads import TITLE, labels_read
-from jaxrec.config.rules.signals import EVERY_ROW
+from jaxrec.config.rules.declared.signals import EVERY_ROW
 from jaxrec.config.schema import Config, Feature, Tables
 from jaxrec.config.tree import among, require
 from jaxrec.core.errors import InputError

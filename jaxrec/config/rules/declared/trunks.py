@@ -1,6 +1,6 @@
 """Rules of the trunk that several heads share."""
 
-from jaxrec.config.rules.heads import pair_heads
+from jaxrec.config.rules.declared.heads import pair_heads
 from jaxrec.config.schema import Config
 from jaxrec.config.tree import require
 

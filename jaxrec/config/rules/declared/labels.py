@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 from jaxrec.config.declarations import Label, Reward, Signal
-from jaxrec.config.rules.signals import PLAY
+from jaxrec.config.rules.declared.signals import PLAY
 from jaxrec.config.schema import Config
 from jaxrec.config.tree import among, require
 from jaxrec.core.registry import ALL_LABEL_RULES, LABEL_RULES

@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxrec.config.declarations import Blend, BlendTerm, Head
 from jaxrec.config.heads import REWARD, TITLE, reward_of
-from jaxrec.config.rules.labels import WIDE_VALUES, check_names
+from jaxrec.config.rules.declared.labels import WIDE_VALUES, check_names
 from jaxrec.config.schema import Config
 from jaxrec.config.tree import among, require
 from jaxrec.core.errors import InputError
