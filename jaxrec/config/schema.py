@@ -151,7 +151,8 @@ class Expert:
     mlp_ratio: float = 2.0  # feed-forward width divided by `model.width`; not used by gru4rec and hstu
     dropout: float = 0.2  # dropout rate in the layers
     encoder: str = "transformer"  # key of `registry.ENCODERS`: "transformer", "sasrec" (causal, output of the
-    # newest title), "gru4rec" (state of a GRU) or "hstu" (causal, gated, without softmax)
+    # newest title), "gru4rec" (state of a GRU), "hstu" (causal, gated, without softmax), "ligr" (causal, gated
+    # residuals, SwiGLU) or "fuxi" (causal, channels of content, position and time)
 
 
 @dataclass(unsafe_hash=True)

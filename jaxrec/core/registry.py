@@ -113,16 +113,20 @@ ENCODERS = {
     "sasrec": "jaxrec.models.encoders.sasrec:SasRec",
     "gru4rec": "jaxrec.models.encoders.gru4rec:Gru4Rec",
     "hstu": "jaxrec.models.encoders.hstu:Hstu",
+    "ligr": "jaxrec.models.encoders.ligr:Ligr",
+    "fuxi": "jaxrec.models.encoders.fuxi:Fuxi",
 }
 
 # Encoders with softmax attention; `model.attention_impl` selects the implementation for these encoders only.
-SOFTMAX_ENCODERS = ("transformer", "sasrec")
+SOFTMAX_ENCODERS = ("transformer", "sasrec", "ligr")
 
 # Causal encoders of whole sequences -> an `encoders.base.PositionEncoder`: every position is encoded.
 SEQUENCE_ENCODERS = {
     "sasrec": "jaxrec.models.encoders.sasrec:encode_positions",
     "hstu": "jaxrec.models.encoders.hstu:encode_positions",
     "gru4rec": "jaxrec.models.encoders.gru4rec:encode_positions",
+    "ligr": "jaxrec.models.encoders.ligr:encode_positions",
+    "fuxi": "jaxrec.models.encoders.fuxi:encode_positions",
 }
 
 # The same with the encoders of other distributions, group "jaxrec.encoders". An entry point names a

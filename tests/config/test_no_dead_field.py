@@ -292,8 +292,8 @@ SAMPLING = {
 DROPS = [
     Case("model.experts.0.dropout", 0.3, o.loss, base, {"model.experts.0.encoder": encoder})
     for base, encoders in (
-        ("one_expert", ("transformer", "sasrec", "gru4rec", "hstu")),
-        ("next_item", ("sasrec", "gru4rec", "hstu")),
+        ("one_expert", ("transformer", "sasrec", "gru4rec", "hstu", "ligr", "fuxi")),
+        ("next_item", ("sasrec", "gru4rec", "hstu", "ligr", "fuxi")),
     )
     for encoder in encoders
 ]

@@ -14,7 +14,7 @@ from jaxrec.models.encoders.base import PackedTitles, SequenceEncoder, append_ca
 from jaxrec.models.layers import rng
 from jaxrec.models.layers.attention import allowed_forms
 
-CAUSAL = ("sasrec", "hstu")
+CAUSAL = ("sasrec", "hstu", "ligr", "fuxi")
 B, C, L, D, WINDOW = 4, 5, 6, 8, 6
 
 

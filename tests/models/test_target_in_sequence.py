@@ -69,7 +69,7 @@ def test_completion_for_the_positives_alone(target):
     np.testing.assert_allclose(some, target().scores["completion"][:, :2], atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["sasrec", "gru4rec", "hstu"])
+@pytest.mark.parametrize("kind", ["sasrec", "gru4rec", "hstu", "ligr", "fuxi"])
 def test_peers_take_it_too(case, kind):
     c = case(target_in_sequence=True, experts=(Expert(6, 1, 2, 1.0, 0.0, kind),), tasks=("ctr",), head="dot")
     out = c()

@@ -179,14 +179,17 @@ def test_the_pool_of_a_batch_does_not_depend_on_its_random_windows():
 
 
 # The short form has each encoder and each loss once.
-OVERFIT = {("sasrec", "softmax"), ("hstu", "sampled_softmax"), ("gru4rec", "bce"), ("sasrec", "gbce")}
+OVERFIT = {
+    ("sasrec", "softmax"), ("hstu", "sampled_softmax"), ("gru4rec", "bce"), ("sasrec", "gbce"), ("ligr", "softmax"),
+    ("fuxi", "sampled_softmax"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("kind", "loss"),
     [
         pytest.param(kind, loss, marks=() if (kind, loss) in OVERFIT else pytest.mark.slow)
-        for kind in ("sasrec", "hstu", "gru4rec")
+        for kind in ("sasrec", "hstu", "gru4rec", "ligr", "fuxi")
         for loss in ("softmax", "sampled_softmax", "bce", "gbce")
     ],
 )

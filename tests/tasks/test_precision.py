@@ -21,7 +21,7 @@ from jaxrec.training.train_step import TrainStep
 
 LOW, WIDE = jnp.dtype("bfloat16"), jnp.dtype("float32")
 SUMS = ("reduce_sum", "scatter-add", "cumsum", "psum")
-KINDS = ("transformer", "sasrec", "gru4rec", "hstu")
+KINDS = ("transformer", "sasrec", "gru4rec", "hstu", "ligr", "fuxi")
 
 
 def make_task(tiny, config, kind="transformer", microbatch=0):

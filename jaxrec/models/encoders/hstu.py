@@ -93,14 +93,19 @@ class RelativeBias(Parameters):
     window: int
 
     @nn.compact
-    def __call__(self, gaps_RxLxM: jax.Array, apart_LxM: jax.Array) -> jax.Array:
+    def terms(self, gaps_RxLxM: jax.Array, apart_LxM: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return the numbers [L, M] by distance and [R, L, M] by time-gap bucket, apart."""
         position_bias = embedding_lookup(
             self.weight("position_bias", _bias_init, self.window + 1), apart_LxM, "clip"
         )
         time_bias = embedding_lookup(
             self.weight("time_bias", _bias_init, TIME_GAP_BUCKETS), gaps_RxLxM, "clip"
         )
-        return broadcast(position_bias, gaps_RxLxM.shape) + time_bias
+        return position_bias, time_bias
+
+    def __call__(self, gaps_RxLxM: jax.Array, apart_LxM: jax.Array) -> jax.Array:
+        position_LxM, time_RxLxM = self.terms(gaps_RxLxM, apart_LxM)
+        return broadcast(position_LxM, gaps_RxLxM.shape) + time_RxLxM
 
 
 class HstuBlock(Parameters):
@@ -121,6 +126,11 @@ class HstuBlock(Parameters):
     heads: int
     window: int
     dropout: float
+
+    @classmethod
+    def of_expert(cls, dtype: str, f: Expert, name: str) -> "HstuBlock":
+        """Construct a block of an expert."""
+        return cls(dtype, f.num_heads, f.max_len, f.dropout, name=name)
 
     @nn.compact
     def __call__(
@@ -151,11 +161,9 @@ class HstuBlock(Parameters):
 Layers = tuple[list[HstuBlock], LayerNorm]
 
 
-def layers(dtype: str, f: Expert) -> Layers:
-    """Construct the blocks and the final norm; the caller owns the parameters."""
-    blocks = [
-        HstuBlock(dtype, f.num_heads, f.max_len, f.dropout, name=f"block_{i}") for i in range(f.num_layers)
-    ]
+def layers(dtype: str, f: Expert, kind: type[HstuBlock] = HstuBlock) -> Layers:
+    """Construct the blocks, of a `kind`, and the final norm; the caller owns the parameters."""
+    blocks = [kind.of_expert(dtype, f, name=f"block_{i}") for i in range(f.num_layers)]
     return blocks, LayerNorm(dtype, name="norm")
 
 
@@ -186,7 +194,12 @@ def through(
 
 
 def encode_positions(
-    dtype: str, fields: Expert, attention: str, path: tuple[str, ...], positions: SequencePositions
+    dtype: str,
+    fields: Expert,
+    attention: str,
+    path: tuple[str, ...],
+    positions: SequencePositions,
+    kind: type[HstuBlock] = HstuBlock,
 ) -> jax.Array:
     """Encode every position of whole sequences; see `encoders.base.PositionEncoder`.
 
@@ -196,12 +209,13 @@ def encode_positions(
         attention: Not used.
         path: Not used.
         positions: B sequences of L positions.
+        kind: Class of the blocks.
 
     Returns:
         Outputs [B, L, D].
     """
     visible = visible_positions(causal_mask(positions.example_BxL), positions.time_gaps_BxLxL)
-    return through(layers(dtype, fields), positions.x_BxLxD, visible, positions.key_BxLx2)[0]
+    return through(layers(dtype, fields, kind), positions.x_BxLxD, visible, positions.key_BxLx2)[0]
 
 
 class Hstu(SequenceEncoder):
@@ -211,9 +225,11 @@ class Hstu(SequenceEncoder):
     `mlp_ratio` and `attention` have no effect. All candidates of a history share one encoding of the history.
     """
 
+    kind = HstuBlock  # class of the blocks; no field
+
     def setup(self):
         """Create the blocks and the pooling."""
-        self.block, self.norm = layers(self.dtype, self.fields)
+        self.block, self.norm = layers(self.dtype, self.fields, self.kind)
         self.newest = LastPosition(self.dtype, name="newest")
 
     def _encode(self, titles: PackedTitles) -> tuple[jax.Array, tuple[KeysValues, ...]]:

@@ -16,12 +16,34 @@ from jaxrec.models.encoders.base import (
     causal_mask,
     is_present,
 )
-from jaxrec.models.encoders.transformer import TransformerStack
+from jaxrec.models.encoders.transformer import TransformerBlock, TransformerStack
+from jaxrec.models.layers.dense import Parameters
 from jaxrec.models.layers.pooling import LastPosition
 
 
+def causal_stack(
+    dtype: str, f: Expert, attention: str, kind: type[Parameters] = TransformerBlock
+) -> TransformerStack:
+    """Construct the blocks of an expert; the calling module owns the parameters.
+
+    Args:
+        dtype: Compute dtype.
+        f: Config of the expert.
+        attention: "auto" or one of `attention.FORMS`.
+        kind: Class of the blocks, as in `TransformerStack`.
+    """
+    return TransformerStack(
+        dtype, f.num_layers, f.num_heads, f.mlp_ratio, f.dropout, attention, kind, name="encoder"
+    )
+
+
 def encode_positions(
-    dtype: str, fields: Expert, attention: str, path: tuple[str, ...], positions: SequencePositions
+    dtype: str,
+    fields: Expert,
+    attention: str,
+    path: tuple[str, ...],
+    positions: SequencePositions,
+    kind: type[Parameters] = TransformerBlock,
 ) -> jax.Array:
     """Encode every position of whole sequences; see `encoders.base.PositionEncoder`.
 
@@ -31,14 +53,12 @@ def encode_positions(
         attention: "auto" or one of `attention.FORMS`.
         path: Not used.
         positions: B sequences of L positions.
+        kind: Class of the blocks, as in `TransformerStack`.
 
     Returns:
         Outputs [B, L, D].
     """
-    f = fields
-    stack = TransformerStack(
-        dtype, f.num_layers, f.num_heads, f.mlp_ratio, f.dropout, attention, name="encoder"
-    )
+    stack = causal_stack(dtype, fields, attention, kind)
     return stack(positions.x_BxLxD, causal_mask(positions.example_BxL), positions.key_BxLx2)
 
 
@@ -49,12 +69,11 @@ class SasRec(SequenceEncoder):
     candidates of a history share one encoding of the history.
     """
 
+    kind = TransformerBlock  # class of the blocks; no field
+
     def setup(self):
         """Create the blocks and the pooling."""
-        f = self.fields
-        self.encoder = TransformerStack(
-            self.dtype, f.num_layers, f.num_heads, f.mlp_ratio, f.dropout, self.attention, name="encoder"
-        )
+        self.encoder = causal_stack(self.dtype, self.fields, self.attention, self.kind)
         self.newest = LastPosition(self.dtype, name="newest")
 
     def __call__(self, titles: PackedTitles, examples: int) -> jax.Array:

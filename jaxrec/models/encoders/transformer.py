@@ -100,6 +100,7 @@ class TransformerStack(Parameters):
         feedforward: Hidden width as a multiple of D.
         dropout: Dropout rate, in [0, 1).
         form: Attention implementation: "auto" or one of `attention.FORMS`.
+        kind: Class of the blocks, with the fields and the call of `TransformerBlock`.
     """
 
     layers: int
@@ -107,11 +108,12 @@ class TransformerStack(Parameters):
     feedforward: float
     dropout: float
     form: str = "auto"
+    kind: type[Parameters] = TransformerBlock
 
     def setup(self):
         """Create the blocks and the final norm."""
         fields = self.heads, self.feedforward, self.dropout, self.form
-        self.block = [TransformerBlock(self.dtype, *fields, name=f"block_{i}") for i in range(self.layers)]
+        self.block = [self.kind(self.dtype, *fields, name=f"block_{i}") for i in range(self.layers)]
         self.norm = LayerNorm(self.dtype, name="norm")
 
     def __call__(self, x_RxLxD: jax.Array, mask_RxLxL: jax.Array, key_RxLx2: jax.Array | None) -> jax.Array:

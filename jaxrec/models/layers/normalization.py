@@ -41,3 +41,10 @@ def normalize(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> jax.Array:
     variance = jnp.square(wide - mean).mean(-1, keepdims=True)
     normal = ((wide - mean) * jax.lax.rsqrt(variance + layer_norm.EPSILON)).astype(x.dtype)
     return normal * broadcast(scale_D, x.shape) + broadcast(bias_D, x.shape)
+
+
+def rms_normalize(x: jax.Array) -> jax.Array:
+    """Root-mean-square norm of x [..., D] without a learned scale (Zhang & Sennrich 2019)."""
+    wide = x.astype(at_least_float32(x.dtype))
+    mean_square = jnp.square(wide).mean(-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(mean_square + layer_norm.EPSILON)).astype(x.dtype)

@@ -58,7 +58,7 @@ def test_only_softmax_encoders_check_the_attention_implementation(kind):
         jax.eval_shape(lambda: module.init(jax.random.key(0), rows, 3))
 
 
-@pytest.mark.parametrize("kind", ["sasrec", "gru4rec", "hstu"])
+@pytest.mark.parametrize("kind", registry.SEQUENCE_ENCODERS)
 def test_a_vector_depends_on_all_titles_of_its_example_only(kind):
     module, variables, x = expert(kind)
     probe = jnp.arange(1.0, 5.0)
