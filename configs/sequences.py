@@ -20,9 +20,13 @@ played before (evaluate.seen):
 | sasrec_plus | .3152 / .1821 | [3] |
 | gru4rec | .2811 / .1648 | [3], as quoted by [1] |
 | gsasrec | .3003 / .1726 | [4] |
+| esasrec | .3133 / .1772 | [5] |
+| fuxi_alpha | .3164 / .1813 | [5] |
 
 Amazon Beauty, `sasrec_plus_beauty`: .0533 / .0327 [3]; with `--config.next_item.loss=bce` and
-`--config.next_item.negatives=1`, .0246 / .0126 [3].
+`--config.next_item.negatives=1`, .0246 / .0126 [3]. These are of the log with 54,542 titles.
+`esasrec_beauty` is for the log of 22,363 users and 12,101 titles: .0928 / .0523 [5], and .0921 / .0531 with
+`--config.model.experts[0].encoder=sasrec`. MovieLens-20M, `esasrec_ml_20m`: .3289 / .1966 [5].
 
 Common settings, for MovieLens-1M: the latest 200 titles, batches of 128 sequences, Adam at a constant
 learning rate of 1e-3 without weight decay or warm-up, one head (hstu_large: two), feed-forward as wide as the
@@ -51,15 +55,27 @@ model (HSTU and GRU4Rec have no feed-forward).
     with t=.75 and 256 titles drawn uniformly for each position (128 in the table of results; 256 in the
     config and in the checkpoint's name). Patience 200 epochs; the checkpoint is of epoch 1,793, the best by
     NDCG@10 of the last play but one of 512 users. No user's last play but one is used for training.
+[5] github.com/blondered/transformer_benchmark (Tikhonovich et al., RecSys 2025, arXiv 2508.06450),
+    README.md and configs/paper/loo/{ml_1m,s3_beauty_ligr}.yaml: SASRec's objective with LiGR blocks and a
+    softmax over the target and 256 titles drawn uniformly for each position. esasrec: d=64, 2 blocks,
+    dropout .1, feed-forward four times as wide as the model. esasrec_ml_20m: d=256, 4 blocks of 8 heads,
+    dropout .2. esasrec_beauty: d=64 as in README.md (the file has 256), 1 block, dropout .2, the latest 50
+    titles. Adam's betas .9 and .98 are RecTools' defaults. At most 100 epochs (Beauty: 200), patience 50,
+    by the last play but one of all users, which is not used for training. Plays of the same second keep the
+    order of the file. Its figures of FuXi-alpha come from the authors' code on the same split; fuxi_alpha
+    has the settings of github.com/USTC-StarTeam/FuXi-alpha,
+    configs/ml-1m/fuxi-sampled-softmax-n128-final.gin, those of hstu in [1], and whether [5] changed them is
+    not stated. All seen titles are left out.
 
 Differences from the published settings: blocks are pre-norm with learned norms ([1], [3] and [4] normalise
 only the queries of SASRec, and add the residual to the normalised queries; norms of [1] are not learned);
-dropout is applied to the output of a block, not to attention weights; input title vectors are multiplied by
-sqrt(d), which was not checked for [4]; positions count from the newest title; the order of plays of the same
-second is drawn at random, where [2] to [4] keep the order of the file. Training does not stop early: the best
-checkpoint of all epochs is evaluated. With the settings of [1] the last checkpoint is evaluated, and 1 user
-in 100 is held out for a validation that selects nothing. [1] draws and ranks the 3,883 titles of movies.dat;
-here the titles are the 3,706 of the log. For HSTU see jaxrec/models/encoders/hstu.py too.
+dropout is applied to the output of a block, not to attention weights, and not inside the feed-forward layer
+of [5]; [5] has no norm after the last block, and may draw the target as a negative; input title vectors are
+multiplied by sqrt(d), which was not checked for [4]; positions count from the newest title; the order of
+plays of the same second is drawn at random, where [2] to [5] keep the order of the file. The patience of
+[3] to [5] ends the training here too. With the settings of [1] the last checkpoint is evaluated, and 1 user
+in 100 is held out for a validation that selects nothing. [1] draws and ranks the 3,883 titles of
+movies.dat; here the titles are the 3,706 of the log. For HSTU see jaxrec/models/encoders/hstu.py too.
 
 Configs for available data, without published results: `simulated`, the simulated service of smoe.py:small,
 and `kuairand` (with --config.source.directory=DIR), real watch logs. Both are sasrec_plus with width 48, on
@@ -144,14 +160,16 @@ def sasrec() -> Config:
 def sasrec_plus() -> Config:
     """Return SASRec with a softmax over all titles [3]."""
     expert = Expert(max_len=200, num_layers=2, num_heads=1, mlp_ratio=1.0, dropout=0.1, encoder="sasrec")
-    return _base_config(64, expert, NextItem(loss="softmax"), epochs=100, validation=_ALL_USERS)
+    config = _base_config(64, expert, NextItem(loss="softmax"), epochs=100, validation=_ALL_USERS)
+    config.train.patience = 10
+    return config
 
 
 def sasrec_plus_beauty() -> Config:
     """Return `sasrec_plus` for Amazon Beauty."""
     config = sasrec_plus()
     config.data.max_history = 52  # a multiple of 4, so two more titles are stored than the model reads
-    config.model.experts = (replace(config.model.experts[0], window=50),)
+    config.model.experts = (replace(config.model.experts[0], max_len=50),)
     return config
 
 
@@ -161,6 +179,35 @@ def gsasrec() -> Config:
     loss = NextItem(loss="gbce", negatives=256, calibration=0.75)
     config = _base_config(128, expert, loss, epochs=2000, validation=512 / 6040)
     config.model.untied_item_embeddings = True
+    config.train.patience = 200
+    return config
+
+
+def esasrec() -> Config:
+    """Return eSASRec [5] for MovieLens-1M."""
+    expert = Expert(max_len=200, num_layers=2, num_heads=1, mlp_ratio=4.0, dropout=0.1, encoder="ligr")
+    loss = NextItem(loss="sampled_softmax", negatives=256)
+    config = _base_config(64, expert, loss, epochs=100, validation=_ALL_USERS)
+    config.optimizer.beta2, config.train.patience = 0.98, 50
+    return config
+
+
+def esasrec_ml_20m() -> Config:
+    """Return eSASRec [5] for MovieLens-20M."""
+    config = esasrec()
+    config.model.width = config.features[0].width = 256
+    expert = config.model.experts[0]
+    config.model.experts = (replace(expert, num_layers=4, num_heads=8, dropout=0.2),)
+    config.model.dropout = 0.2
+    return config
+
+
+def esasrec_beauty() -> Config:
+    """Return eSASRec [5] for Amazon Beauty."""
+    config = esasrec()
+    config.data.max_history = 52  # a multiple of 4, so two more titles are stored than the model reads
+    config.model.experts = (replace(config.model.experts[0], max_len=50, num_layers=1, dropout=0.2),)
+    config.model.dropout, config.train.duration = 0.2, "200 epochs"
     return config
 
 
@@ -175,6 +222,14 @@ def hstu_large() -> Config:
     """Return the large HSTU of [1]."""
     config = hstu()
     config.model.experts = (replace(config.model.experts[0], num_layers=8, num_heads=2),)
+    return config
+
+
+def fuxi_alpha() -> Config:
+    """Return FuXi-alpha with the settings of its authors, evaluated as in [5]."""
+    config = hstu()
+    config.model.experts = (replace(config.model.experts[0], encoder="fuxi"),)
+    config.evaluate.seen = "all"
     return config
 
 
@@ -201,7 +256,10 @@ def kuairand() -> Config:
     return config
 
 
-PUBLISHED = (sasrec, sasrec_plus, sasrec_plus_beauty, gsasrec, hstu, hstu_large, gru4rec)
+PUBLISHED = (
+    sasrec, sasrec_plus, sasrec_plus_beauty, gsasrec, hstu, hstu_large, gru4rec, esasrec, esasrec_ml_20m,
+    esasrec_beauty, fuxi_alpha,
+)  # fmt: skip
 CONFIGS = {f.__name__: f for f in (*PUBLISHED, simulated, kuairand)}
 
 

@@ -151,8 +151,8 @@ class Expert:
     mlp_ratio: float = 2.0  # feed-forward width divided by `model.width`; not used by gru4rec and hstu
     dropout: float = 0.2  # dropout rate in the layers
     encoder: str = "transformer"  # key of `registry.ENCODERS`: "transformer", "sasrec" (causal, output of the
-    # newest title), "gru4rec" (state of a GRU), "hstu" (causal, gated, without softmax), "ligr" (causal, gated
-    # residuals, SwiGLU) or "fuxi" (causal, channels of content, position and time)
+    # newest title), "gru4rec" (state of a GRU), "hstu" (causal, gated, without softmax), "ligr" (causal,
+    # gated residuals, SwiGLU) or "fuxi" (causal, channels of content, position and time)
 
 
 @dataclass(unsafe_hash=True)
@@ -271,6 +271,7 @@ class Train:
 
     seed: int = 0  # seed of initialisation, order, dropout and gate noise
     duration: str = "20 epochs"  # number of epochs or steps, such as "5000 steps"
+    patience: int = 0  # epochs after the last best validation at which the training ends; 0: no such end
     batch_size: int = 8192  # examples per step on all devices together
     microbatch_size: int = 0  # maximum examples of a microbatch on a device; 0: chosen by the task on a CPU,
     # else the whole per-device batch. The gradients of all microbatches give one update

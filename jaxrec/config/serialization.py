@@ -15,7 +15,7 @@ from jaxrec.config.validation import check
 _FREE = {
     "train": (
         "log_seconds", "checkpoint_every_seconds", "prefetch", "preemption_exit_code", "grace_seconds",
-        "heartbeat_seconds", "join_seconds", "microbatch_size", "steps_per_call", "on_nonfinite",
+        "heartbeat_seconds", "join_seconds", "patience", "microbatch_size", "steps_per_call", "on_nonfinite",
         "resident",
     ),
     "data": ("directory", "workers", "partitions", "verify"),

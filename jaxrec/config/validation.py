@@ -255,7 +255,7 @@ def _check_run(config: Config) -> None:
     require(0 <= train.seed < 2**32, "train.seed", train.seed, "be in [0, 2**32)")
     parse_length(train.duration)
     _at_least(config, 1, "train.batch_size", "train.prefetch", "evaluate.batch_size")
-    _at_least(config, 0, "train.microbatch_size", "train.steps_per_call")
+    _at_least(config, 0, "train.microbatch_size", "train.steps_per_call", "train.patience")
     require(
         0 <= train.preemption_exit_code <= 255,
         "train.preemption_exit_code",

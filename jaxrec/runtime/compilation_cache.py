@@ -1,4 +1,4 @@
-"""Persistent compilation cache: compiled programs kept on disk between commands.
+"""Compiled programs: kept on disk between commands, and compiled in other threads.
 
 The cache directory is JAX_COMPILATION_CACHE_DIR if that variable is set, otherwise `jaxrec/xla` under
 XDG_CACHE_HOME or ~/.cache. JAX_ENABLE_COMPILATION_CACHE=false disables both reading and writing. The key of
@@ -8,9 +8,13 @@ directory, and it can be deleted at any time.
 """
 
 import os
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 
 from jaxrec.core.paths import cache_folder
@@ -42,3 +46,17 @@ def enable() -> None:
         jax.config.update("jax_compilation_cache_dir", str(directory))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)
+
+
+def submit(executor: Executor, call: Callable[[], Any]) -> Future:
+    """Run `call` in another thread with the float precision of this thread.
+
+    A test may have enabled float64 in its own thread only.
+    """
+    is_float64 = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+
+    def call_with_precision() -> Any:
+        with jax.enable_x64(is_float64):
+            return call()
+
+    return executor.submit(call_with_precision)

@@ -9,7 +9,6 @@ checkpoint is evaluated on the test split outside this module, after training.
 
 import contextlib
 import time
-from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -32,6 +31,7 @@ from jaxrec.data.storage.dataset import Dataset
 from jaxrec.evaluation.details.validator import Validator
 from jaxrec.evaluation.gate_analysis import COLLAPSED
 from jaxrec.reporting.metric_writer import Writer
+from jaxrec.runtime.compilation_cache import submit
 from jaxrec.runtime.device_batch import transfer_group
 from jaxrec.runtime.host_memory import gc_paused
 from jaxrec.runtime.locks import exclusive
@@ -172,7 +172,7 @@ class _Run:
         self.meta["extended"] = saved_meta.get("extended", [])
         if saved_meta["total_steps"] != self.total:
             self.meta["extended"] = [*self.meta["extended"], [step, saved_meta["total_steps"], self.total]]
-        return checkpoints.restore("last", self.abstract_state), step, _submit(executor, self._compile_tail)
+        return checkpoints.restore("last", self.abstract_state), step, submit(executor, self._compile_tail)
 
     def _init_and_compile(self, executor: Executor) -> tuple[TrainState, Future[None]]:
         """Return the initial state and the future of `_compile_tail`.
@@ -181,9 +181,9 @@ class _Run:
         one core.
         """
         batch = transfer_group(BatchGroups(self.input.source, self.steps_per_call)[0], self.steps_per_call)[0]
-        state = _submit(executor, self._init_state)
+        state = submit(executor, self._init_state)
         compile_step = self.train_step.lower(self.abstract_state, batch, self.table)
-        tail = _submit(executor, self._compile_tail)  # after `lower`: two threads trace no faster than one
+        tail = submit(executor, self._compile_tail)  # after `lower`: two threads trace no faster than one
         compile_step()
         return state.result(), tail
 
@@ -211,6 +211,8 @@ class _Run:
         if start and self._is_validated(start) and not state.fresh:  # stopped before the validation
             state, validated = self._validate(state, start, writer)
             self._save(checkpoints, start, state, validated, writer)
+        if start and self._ran_out_of_patience(checkpoints, start):
+            return start
         self.last_save = time.monotonic()
         step, previous = start, start
         groups = BatchGroups(self.input.source, self.steps_per_call, start)
@@ -242,9 +244,21 @@ class _Run:
             if scores is not None or reason > _NO_SAVE:
                 jax.block_until_ready(sums)  # excludes the remaining time of the steps from the save stall
                 self._save(checkpoints, step, state, scores, writer)
-            if reason >= _SIGINT:
+            if reason >= _SIGINT or (scores is not None and self._ran_out_of_patience(checkpoints, step)):
                 return step
         return self.total
+
+    def _ran_out_of_patience(self, checkpoints: Checkpointer, step: int) -> bool:
+        """Return True if no validation of the last `train.patience` epochs was the best.
+
+        All processes get the answer of the first, which always has the list of checkpoints.
+        """
+        best, patience = checkpoints.best_step(), self.config.train.patience
+        waited = 0 if best is None else (step - best) // self.batches.steps_per_epoch
+        (ended,) = all_reduce_max(0 < patience <= waited if is_first_process() else False)
+        if ended and step < self.total:
+            logging.info("step %d: no better %s in %d epochs", step, self.validator.metric, waited)
+        return bool(ended)
 
     def _check_finite(self, sums: Sums | None, before: int, step: int, checkpoints: Checkpointer) -> None:
         """Raise RunError if the call after step `before`, up to `step`, has a value that is not finite.
@@ -327,17 +341,3 @@ class _Run:
             state._replace(validation=replicated[0], fresh=replicated[1]),
             dict(lists[self.validator.watched]),
         )
-
-
-def _submit(executor: Executor, call: Callable[[], Any]) -> Future:
-    """Run `call` in another thread with the float precision of this thread.
-
-    A test may have enabled float64 in its own thread only.
-    """
-    is_float64 = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
-
-    def call_with_precision() -> Any:
-        with jax.enable_x64(is_float64):
-            return call()
-
-    return executor.submit(call_with_precision)

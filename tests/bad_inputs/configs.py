@@ -195,6 +195,7 @@ VALUE_CASES = [
     value("train.batch_size", "0", "train.batch_size=0 must be at least 1"),
     value("train.batch_size", "99999999999", "train.batch_size=99999999999 must be at most"),
     value("train.batch_size", "9" * 5000, "train.batch_size"),
+    value("train.patience", "-1", "train.patience=-1 must be at least 0"),
     value("train.microbatch_size", "-1", "train.microbatch_size=-1 must be at least 0"),
     value("train.steps_per_call", "-1", "train.steps_per_call=-1 must be at least 0"),
     value("train.duration", "20", "train.duration='20' must be a whole number of epochs or steps"),

@@ -600,6 +600,13 @@ def saves_after_1000_seconds(config: Config) -> int:
         return run._save_reason(SyncSchedule(0, 1e9), 1, None)
 
 
+def ends_after_three_epochs(config: Config) -> bool:
+    """Return True if a run ends whose best validation was three epochs ago."""
+    run = _run(config, "unused")
+    store = SimpleNamespace(best_step=lambda: 1)
+    return run._ran_out_of_patience(store, 1 + 3 * run.batches.steps_per_epoch)
+
+
 def stops_at_nan(config: Config) -> bool:
     """Return True if a loss that is not finite ends the run."""
     run = _run(config, "unused")

@@ -416,6 +416,7 @@ TRAIN = {
     ],
     "duration": [Case("train.duration", "9 steps", o.batches_of_last_epoch)],
     "batch_size": [Case("train.batch_size", 16, o.batch)],
+    "patience": [Case("train.patience", 3, o.ends_after_three_epochs, "one_expert")],
     "microbatch_size": [Case("train.microbatch_size", 4, o.microbatches)],
     "steps_per_call": [Case("train.steps_per_call", 4, o.steps_of_a_call)],
     "on_nonfinite": [

@@ -20,6 +20,10 @@ PUBLISHED = {
     "sasrec_plus_beauty": (64, 2, 1, 0.1, "softmax", None, "100 epochs"),
     "gru4rec": (64, 1, 1, 0.0, "softmax", None, "100 epochs"),
     "gsasrec": (128, 2, 1, 0.5, "gbce", 256, "2000 epochs"),
+    "esasrec": (64, 2, 1, 0.1, "sampled_softmax", 256, "100 epochs"),
+    "esasrec_ml_20m": (256, 4, 8, 0.2, "sampled_softmax", 256, "100 epochs"),
+    "esasrec_beauty": (64, 1, 1, 0.2, "sampled_softmax", 256, "200 epochs"),
+    "fuxi_alpha": (50, 2, 1, 0.2, "sampled_softmax", 128, "101 epochs"),
 }
 
 
@@ -48,10 +52,13 @@ def test_it_has_the_published_settings(name):
     settings = config.model.width, expert.num_layers, expert.num_heads, expert.dropout, loss
     assert (*settings, None if loss == "softmax" else negatives, config.train.duration) == PUBLISHED[name]
     assert config.features[0].width == config.model.width and config.model.dropout == expert.dropout
-    assert expert.max_len == (50 if name == "sasrec_plus_beauty" else 200)
+    assert expert.max_len == (50 if name.endswith("_beauty") else 200)
     assert config.train.batch_size == 128
     assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (1e-3, 0.0)
     assert config.evaluate.seen == ("stored" if name in ("sasrec", "hstu", "hstu_large") else "all")
+    patience = {"sasrec_plus": 10, "sasrec_plus_beauty": 10, "gru4rec": 10, "gsasrec": 200}
+    expected = 50 if name.startswith("esasrec") else patience.get(name, 0)
+    assert config.train.patience == expected
     assert config.sampling.id_dropout == 0.0 and config.model.head == "dot"
 
 

@@ -7,6 +7,7 @@ import pytest
 from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.config.serialization import to_json
 from jaxrec.core.errors import InputError
+from jaxrec.evaluation.details.validator import Validator
 from jaxrec.runtime import parallel_step
 from jaxrec.runtime.preemption import PreemptionHandler
 from jaxrec.tasks.loading import CHECKPOINTS, check_same_run
@@ -55,6 +56,26 @@ def test_only_a_longer_run_may_be_extended(tiny_config, tmp_path):
     for extend in (True, False):
         with pytest.raises(InputError, match=r"allowed: the same config, or another --workdir$"):
             check("2 steps", 2, extend)
+
+
+def test_a_run_ends_where_its_patience_does(tiny, tiny_config, tmp_path, monkeypatch):
+    """The best of the epochs is the second: patience 1 ends the run after the third."""
+    scores = dict(enumerate([0.1, 0.3, 0.2, 0.0, 0.0], start=1))
+    config = copy.deepcopy(tiny_config)
+    config.train.batch_size, per_epoch = tiny.rows("train").rows // 2 // 2 * 2, 2
+    config.train.duration, config.train.patience = "5 epochs", 1
+    validated = []
+
+    def validate(self, params):
+        validated.append(scores[len(validated) + 1])
+        return {"loss": 1.0}, {self.watched: {self.metric: validated[-1]}}
+
+    monkeypatch.setattr(Validator, "__call__", validate)
+    for _ in range(2):  # the second call finds a run that has ended
+        assert trainer.train(config, tiny, tmp_path, PreemptionHandler()) == 3 * per_epoch
+        assert len(validated) == 3
+    with Checkpointer(tmp_path / CHECKPOINTS) as checkpoints:
+        assert checkpoints.best_step() == 2 * per_epoch
 
 
 @pytest.mark.slow

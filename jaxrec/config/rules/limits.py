@@ -40,6 +40,7 @@ _LIMITS = {
     "next_item.negatives": 2**20,
     "post.reward_models": 2**8,
     "train.batch_size": 2**24,
+    "train.patience": 2**24,
     "train.microbatch_size": 2**24,
     "train.steps_per_call": 2**14,
     "train.prefetch": 2**10,

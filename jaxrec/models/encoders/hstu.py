@@ -10,7 +10,7 @@ have learned parameters; dropout applies to the output of a block before the res
 encoders.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import chex
 import jax
@@ -225,7 +225,7 @@ class Hstu(SequenceEncoder):
     `mlp_ratio` and `attention` have no effect. All candidates of a history share one encoding of the history.
     """
 
-    kind = HstuBlock  # class of the blocks; no field
+    kind: ClassVar[type[HstuBlock]] = HstuBlock  # class of the blocks
 
     def setup(self):
         """Create the blocks and the pooling."""

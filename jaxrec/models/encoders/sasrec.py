@@ -3,6 +3,9 @@
 Kang & McAuley, Self-Attentive Sequential Recommendation, ICDM 2018.
 """
 
+from collections.abc import Callable
+from typing import Any, ClassVar
+
 import jax
 import jax.numpy as jnp
 
@@ -17,12 +20,11 @@ from jaxrec.models.encoders.base import (
     is_present,
 )
 from jaxrec.models.encoders.transformer import TransformerBlock, TransformerStack
-from jaxrec.models.layers.dense import Parameters
 from jaxrec.models.layers.pooling import LastPosition
 
 
 def causal_stack(
-    dtype: str, f: Expert, attention: str, kind: type[Parameters] = TransformerBlock
+    dtype: str, f: Expert, attention: str, kind: Callable[..., Any] = TransformerBlock
 ) -> TransformerStack:
     """Construct the blocks of an expert; the calling module owns the parameters.
 
@@ -43,7 +45,7 @@ def encode_positions(
     attention: str,
     path: tuple[str, ...],
     positions: SequencePositions,
-    kind: type[Parameters] = TransformerBlock,
+    kind: Callable[..., Any] = TransformerBlock,
 ) -> jax.Array:
     """Encode every position of whole sequences; see `encoders.base.PositionEncoder`.
 
@@ -69,7 +71,7 @@ class SasRec(SequenceEncoder):
     candidates of a history share one encoding of the history.
     """
 
-    kind = TransformerBlock  # class of the blocks; no field
+    kind: ClassVar[Callable[..., Any]] = TransformerBlock  # class of the blocks
 
     def setup(self):
         """Create the blocks and the pooling."""

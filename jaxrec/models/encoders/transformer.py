@@ -4,6 +4,9 @@ A row holds one or several histories; the attention mask [R, L, L] separates the
 positions of a row are candidates, which attend to cached keys and values of the history `before` them.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -108,7 +111,7 @@ class TransformerStack(Parameters):
     feedforward: float
     dropout: float
     form: str = "auto"
-    kind: type[Parameters] = TransformerBlock
+    kind: Callable[..., Any] = TransformerBlock
 
     def setup(self):
         """Create the blocks and the final norm."""

@@ -64,9 +64,7 @@ def fuxi_block(p, h, ago):
         for head in range(H):
             part, channels = slice(head * d, head * d + d), np.zeros((3, d))
             for j in range(i + 1):
-                bucket = min(
-                    int(2 * np.log(1 + abs(ago[j] - ago[i]))), history_encoder.TIME_GAP_BUCKETS - 1
-                )
+                bucket = min(int(2 * np.log(1 + abs(ago[j] - ago[i]))), history_encoder.TIME_GAP_BUCKETS - 1)
                 content = silu(q[i][part] @ k[j][part]) / WINDOW
                 weights = p["bias"]["position_bias"][i - j], p["bias"]["time_bias"][bucket], content
                 channels += np.outer(weights, v[j][part])
