@@ -2,12 +2,12 @@
 
     python -m benchmarks.agreement --peer-python ENV/bin/python --log simulated
 
-Both train the model of configs/sequences.py:sasrec (or hstu) with the same settings on the same log, once
-per seed. Both rank the whole catalogue for each user, without the titles of the user's history. The target
-is the user's last play. A log is a CSV of user,item,timestamp (seconds), or one of `LOGS`. The log is
-reduced so that order, repeats and history contents leave no choice to either library: only the first play
-of each title, only users with 5 or more plays, the latest --history + 1 plays of each user, and timestamps
-that increase by at least one second.
+Both train the model of configs/sequences.py:sasrec (or hstu, or esasrec) with the same settings on the same
+log, once per seed. Both rank the whole catalogue for each user, without the titles of the user's history.
+The target is the user's last play. A log is a CSV of user,item,timestamp (seconds), or one of `LOGS`. The
+log is reduced so that order, repeats and history contents leave no choice to either library: only the first
+play of each title, only users with 5 or more plays, the latest --history + 1 plays of each user, and
+timestamps that increase by at least one second.
 
 This module computes HR@10 and NDCG@10 from the ranks that each library reports. Values are averaged over
 seeds for each user. The difference is jaxrec's minus RecTools'. Its standard error is taken over the users'
@@ -137,7 +137,14 @@ def peer_settings(config: Config, loss: str, history: int) -> dict[str, Any]:
     """
     (expert,) = config.model.experts
     cosine = config.model.cosine and loss != "softmax"
-    return {
+    blocks: dict[str, Any] = {}
+    if expert.encoder == "ligr":
+        blocks = {
+            "transformer_layers_type": "rectools.models.nn.transformers.ligr.LiGRLayers",
+            "transformer_layers_kwargs": {"ff_factors_multiplier": int(expert.mlp_ratio)},
+            "use_key_padding_mask": True,  # as in the configs of its authors
+        }
+    return blocks | {
         "kind": expert.encoder,
         "session_max_len": history,
         "n_factors": config.model.width,
@@ -262,7 +269,7 @@ def compare(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
 def _flags() -> None:
     flags.DEFINE_string("peer_python", None, "Python interpreter with rectools[torch]", required=True)
     flags.DEFINE_string("log", "simulated", f"{', '.join(LOGS)}, or a CSV of user,item,timestamp")
-    flags.DEFINE_enum("model", "sasrec", ["sasrec", "hstu"], "model of configs/sequences.py")
+    flags.DEFINE_enum("model", "sasrec", ["sasrec", "hstu", "esasrec"], "model of configs/sequences.py")
     flags.DEFINE_enum("loss", "config", ["config", "softmax"], "the config's, or softmax of dot products")
     flags.DEFINE_integer("epochs", 30, "epochs of each training", lower_bound=1)
     flags.DEFINE_integer("seeds", 2, "trainings of each library", lower_bound=1)

@@ -1,4 +1,4 @@
-"""RecTools' SASRec or HSTU on a log: rank of each user's last play, as a CSV.
+"""RecTools' SASRec, eSASRec or HSTU on a log: rank of each user's last play, as a CSV.
 
     python benchmarks/peers/rectools_ranking.py LOG.csv RANKS.csv --settings '{"n_factors": 50, ...}'
 
@@ -9,9 +9,9 @@ RANKS.csv holds user,rank: the rank of the target, from 1, or 0 where the target
 --deep. A title that occurs only as a target is unknown to RecTools: rank 0 too. The one printed line is
 JSON: versions of the libraries, seconds and losses of the epochs.
 
---settings are RecTools' arguments of the model, and "kind" ("sasrec" or "hstu"), "epochs", "seed". HSTU
-gets the time of the last play, from which it computes the time since each earlier play; jaxrec's queries
-hold this time as well.
+--settings are RecTools' arguments of the model, and "kind" ("sasrec", "ligr" for eSASRec, or "hstu"),
+"epochs", "seed". HSTU gets the time of the last play, from which it computes the time since each earlier
+play; jaxrec's queries hold this time as well.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def main() -> None:
     train, targets = read_log(args.log)
     dataset = Dataset.construct(train)
     epoch_lines: list[dict[str, Any]] = []
-    make = {"sasrec": SASRecModel, "hstu": HSTUModel}[kind]
+    make = {"sasrec": SASRecModel, "ligr": SASRecModel, "hstu": HSTUModel}[kind]
     model = make(
         **settings, get_trainer_func=lambda: trainer(epochs, False, lambda **v: epoch_lines.append(v))
     )

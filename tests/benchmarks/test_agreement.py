@@ -64,6 +64,13 @@ def test_peer_settings_follow_the_config(model):
     assert settings == SETTINGS
 
 
+def test_esasrec_has_the_blocks_of_its_authors():
+    theirs = agreement.peer_settings(get_config("esasrec"), "config", 16)
+    assert theirs["transformer_layers_type"].endswith("ligr.LiGRLayers") and theirs["n_negatives"] == 256
+    assert theirs["transformer_layers_kwargs"] == {"ff_factors_multiplier": 4}
+    assert theirs["similarity_module_kwargs"] == {"distance": "dot"} and theirs["loss"] == "sampled_softmax"
+
+
 def test_both_libraries_use_softmax_of_dot_products():
     theirs = agreement.peer_settings(get_config("sasrec"), "softmax", 32)
     assert theirs["loss"] == "softmax" and theirs["session_max_len"] == 32
