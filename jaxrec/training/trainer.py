@@ -169,9 +169,10 @@ class _Run:
             return state, 0, tail
         saved_meta = read_meta(checkpoints, "last")
         check_same_run(saved_meta, self.meta, self.workdir, self.extend)
-        self.meta["extended"] = saved_meta.get("extended", [])
+        extended = list(saved_meta.get("extended", []))
         if saved_meta["total_steps"] != self.total:
-            self.meta["extended"] = [*self.meta["extended"], [step, saved_meta["total_steps"], self.total]]
+            extended.append([step, saved_meta["total_steps"], self.total])
+        self.meta |= {"extended": extended} if extended else {}  # a run that was stopped ends as any other
         return checkpoints.restore("last", self.abstract_state), step, submit(executor, self._compile_tail)
 
     def _init_and_compile(self, executor: Executor) -> tuple[TrainState, Future[None]]:
