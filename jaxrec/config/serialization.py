@@ -36,7 +36,7 @@ _LATER_COLUMNS = (
 _LATER_SIMULATOR = (
     "habit", "surprise", "thumbs", "leniency", "ratings", "lists", "impressions_logged",
     "test_impressions_logged", "trailers", "launches", "novelty", "trend", "countries", "country_taste",
-    "unlicensed", "mood_moves",
+    "unlicensed", "mood_moves", "regimes",
 )  # fmt: skip
 
 

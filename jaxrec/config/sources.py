@@ -67,6 +67,8 @@ class Simulator(Source):
     country_taste: float = 0.0  # standard deviation, in nats, of what a country adds to the taste for a genre
     unlicensed: float = 0.0  # fraction of titles that a country lacks
     mood_moves: float = 0.0  # probability that the mood of a sitting moves before a further play
+    regimes: float = 0.0  # strength of the genre that half of the users prefer after a title, and the others
+    # another genre: a premise that one expert cannot serve without the user feature "regime"
 
     reader: ClassVar[str] = "jaxrec.sources.simulator.source:open_simulator"
     generated_signals: ClassVar[Mapping[str, str]] = {

@@ -19,6 +19,7 @@ from jaxrec.sources.simulator.world import (
     LatentStates,
     SimulatedCatalogue,
     SimulatedPlays,
+    main_genre,
     preference,
     stay_probability,
 )
@@ -125,6 +126,8 @@ def _choices(
     played = np.zeros((len(order), len(catalogue.exposure)), bool)
     titles = np.full(mood.shape, -1, np.int64)
     matches = np.zeros(mood.shape, np.float32)
+    before = np.full(len(order), -1)  # main genre of the last title of each of `order`
+    genre = main_genre(catalogue, np.arange(len(catalogue.exposure)))
     attraction = np.float32(c.appeal * APPEAL) * catalogue.appeal
     basis = np.ascontiguousarray(catalogue.taste.T)
     for n, active in enumerate(num_active):
@@ -134,7 +137,7 @@ def _choices(
         index = np.arange(active)
         slate = slate_titles(c, catalogue.shelf, latents.key[users], n)
         today = day[users, n]
-        match = preference(c, latents, users, today // 7, mood[users, n]) @ basis
+        match = preference(c, latents, users, today // 7, mood[users, n], before[:active]) @ basis
         flat = slate + (index * match.shape[1])[:, None]
         utility = match.ravel()[flat] + attraction[slate] + catalogue.change.utility(today, slate)
         weight = np.exp(utility - utility.max(axis=1, keepdims=True))
@@ -149,6 +152,7 @@ def _choices(
         played[index[possible], chosen[possible]] = True
         titles[users[possible], n] = chosen[possible]
         matches[users, n] = match[index, chosen]
+        before[index[possible]] = genre[chosen[possible]]
     return titles, matches
 
 

@@ -14,6 +14,7 @@ from jaxrec.sources.simulator.world import (
     LatentStates,
     SimulatedCatalogue,
     SimulatedPlays,
+    main_genre,
     preference,
 )
 
@@ -40,8 +41,10 @@ class SimulatedService(NamedTuple):
 
     def preferences(self, play: np.ndarray) -> np.ndarray:
         """Return the preference [N, 18] of the user at the time of plays."""
-        plays = self.plays
-        return preference(self.config, self.latents, plays.row[play], plays.week[play], plays.mood[play])
+        plays, row = self.plays, self.plays.row[play]
+        earlier = np.where((play > 0) & (plays.row[play - 1] == row), plays.title[play - 1], -1)
+        before = main_genre(self.catalogue, earlier)
+        return preference(self.config, self.latents, row, plays.week[play], plays.mood[play], before)
 
     def matches(self, play: np.ndarray) -> np.ndarray:
         """Return the match [N, V] of every title with the user at the time of plays."""

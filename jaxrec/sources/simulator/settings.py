@@ -22,7 +22,7 @@ def check(c: Simulator) -> None:
         "trailers": (0.0, 10.0),
     }
     limits |= {name: (0.0, 10.0) for name in ("taste", "interest", "mood", "appeal", "satisfaction", "match")}
-    limits |= {name: (0.0, 10.0) for name in ("surprise", "leniency")}
+    limits |= {name: (0.0, 10.0) for name in ("surprise", "leniency", "regimes")}
     limits |= {
         name: (0.0, 5.0) for name in ("popularity", "clickbait", "patience", "novelty", "country_taste")
     }

@@ -31,6 +31,7 @@ from jaxrec.sources.simulator.world import (
     EPOCH_MS,
     FORMS,
     HOUR_MS,
+    REGIMES,
     LatentStates,
     SimulatedCatalogue,
     SimulatedPlays,
@@ -48,8 +49,9 @@ class SimulatorSource:
 
     User keys are 0 to users + test_only_users - 1; the last `test_only_users` users are in the test split.
     Title features: genres (list of names), runtime (minutes), form, and launch_day (days since 1970) where
-    `launches`, `novelty` or `trend` is above 0. User features: segment, segment2, and country and tenure
-    where there are several countries. Context features: device, hour (0 to 23, UTC).
+    `launches`, `novelty` or `trend` is above 0. User features: segment, segment2, regime where `regimes` is
+    above 0, and country and tenure where there are several countries. Context features: device, hour (0 to
+    23, UTC).
     """
 
     has_completion = True
@@ -101,6 +103,8 @@ class SimulatorSource:
             split = np.where(key < self.config.users, -1, 2).astype(np.int8)
             latents = make_latents(self.config, key)
             features = segments(self.config, latents)
+            if self.config.regimes:
+                features["regime"] = REGIMES[latents.regime]
             if self.config.countries > 1:
                 features["country"] = COUNTRIES[latents.country]
                 features["tenure"] = TENURES[tenures_of(self.config, key)]

@@ -33,12 +33,13 @@ horror mystery history music sport western
 GENRES = np.array(_NAMES.split())  # most common first
 DEVICES = np.array(["tv", "phone", "tablet", "web"])
 FORMS = np.array(["episode", "film"])
+REGIMES = np.array(["ahead", "back"])  # after a title, one prefers the next genre, or the one before
 ABANDON_BELOW = 0.05  # completion below which a title is abandoned: the paper's threshold
 EPOCH_MS = 1_730_419_200_000  # 2024-11-01 00:00 UTC
 MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
 WEEK_MS = 7 * DAY_MS
 
-TASTE, INTEREST, MOOD = 5.0, 2.2, 2.2  # nats added to a genre at a knob of 1
+TASTE, INTEREST, MOOD, REGIME = 5.0, 2.2, 2.2, 2.2  # nats added to a genre at a knob of 1
 TASTE_OF_RANK = (1.0, 0.8, 0.6)  # relative taste for a user's first genres; 0 for the other genres
 APPEAL, SATISFACTION = 0.6, 3.0  # nats per standard deviation of a title's appeal and satisfaction
 MATCH, MATCH_AT = 0.35, 3.0  # log-odds of staying gain MATCH nats per nat of match above MATCH_AT
@@ -88,6 +89,7 @@ class LatentStates:
         interest: [U, weeks] int64 genre of each week.
         patience: [U] float32, in log-odds of staying, mean 0.
         plays: [U] int64 number of titles played.
+        regime: [U] int64 row of REGIMES.
         country: [U] int64 row of `change.COUNTRIES`.
         joined: [U] int64 first day, since the start, on which the user plays.
     """
@@ -98,6 +100,7 @@ class LatentStates:
     interest: np.ndarray
     patience: np.ndarray
     plays: np.ndarray
+    regime: np.ndarray
     country: np.ndarray
     joined: np.ndarray
 
@@ -216,6 +219,7 @@ def make_latents(c: Simulator, key: np.ndarray) -> LatentStates:
         interest=hashing.randint(len(GENRES), c.seed, Draw.INTEREST, col, last_move),
         patience=(c.patience * PATIENCE * normal(c.seed, Draw.PATIENCE, key)).astype(np.float32),
         plays=np.clip(plays, 2, most).astype(np.int64),
+        regime=hashing.randint(len(REGIMES), c.seed, Draw.REGIME, key),
         country=countries_of(c, key),
         joined=joined,
     )
@@ -239,11 +243,14 @@ def segments(c: Simulator, latents: LatentStates) -> dict[str, np.ndarray]:
 
 
 def preference(
-    c: Simulator, latents: LatentStates, row: np.ndarray, week: np.ndarray, mood: np.ndarray
-) -> np.ndarray:
+    c: Simulator, latents: LatentStates, row: np.ndarray, week: np.ndarray, mood: np.ndarray,
+    before: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
     """Return the preference vectors of users at the time of a play.
 
-    A preference is the sum of the user's taste, the country's taste, the week's interest and the mood.
+    A preference is the sum of the user's taste, the country's taste, the week's interest, the mood, and the
+    regime's transition: after a title of genre g a user of the regime "ahead" prefers the genre g + 1, and
+    one of "back" the genre g - 1, of the 18 genres in a circle.
 
     Args:
         c: Config.
@@ -251,6 +258,7 @@ def preference(
         row: [P] rows of `latents`.
         week: [P] week of the play.
         mood: [P] genre of the mood.
+        before: [P] main genre of the title that the user played before, -1 for none; None: no transition.
 
     Returns:
         [P, 18] float32, nats per genre, on the grid.
@@ -261,7 +269,16 @@ def preference(
     at = np.arange(len(row))
     vector[at, latents.interest[row, week]] += on_grid(np.asarray(c.interest * INTEREST))
     vector[at, mood] += on_grid(np.asarray(c.mood * MOOD))
+    if c.regimes and before is not None:
+        after = np.nonzero(before >= 0)[0]
+        preferred = (before[after] + np.array([1, -1])[latents.regime[row[after]]]) % len(GENRES)
+        vector[after, preferred] += on_grid(np.asarray(c.regimes * REGIME))
     return vector
+
+
+def main_genre(catalogue: SimulatedCatalogue, title: np.ndarray) -> np.ndarray:
+    """Return the main genre [...] of titles, the largest of their taste; -1 for the title -1."""
+    return np.where(title >= 0, catalogue.taste.argmax(axis=1)[title], -1)
 
 
 def stay_probability(

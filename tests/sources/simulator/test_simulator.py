@@ -263,6 +263,7 @@ def test_replay_rates_equal_their_knobs():
         ("countries", 7, "source.countries=7 is not within 1 to 6"),
         ("country_taste", 1.0, "source.country_taste=1.0 must be 0 with source.countries=1"),
         ("unlicensed", 0.2, "source.unlicensed=0.2 must be 0 with source.countries=1"),
+        ("regimes", 11.0, "source.regimes=11.0 is not within 0 to 10"),
         ("mood_moves", 1.5, "source.mood_moves=1.5 is not within 0 to 1"),
         ("clickbait", float("nan"), "source.clickbait=nan is not within 0 to 5"),
     ],
