@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from jaxrec.config.loading import load_file
 from jaxrec.config.serialization import dataset_directory
 from jaxrec.core.errors import InputError
 from jaxrec.studies import plan
 from jaxrec.studies.plan import Claim, Premise, ResultTable, Row, Study
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def rows(base):
@@ -90,3 +93,14 @@ def test_unknown_tables_and_rows_are_rejected(study):
         plan.configs(replace(study, claims=(Claim("c", (("whole", "none"),)),)), ("4",))
     with pytest.raises(InputError, match=r"tables.7 does not exist; there are 4"):
         plan.configs(replace(study, tables=study.tables[:1]), ("4",))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("study*.py")), ids=lambda path: path.stem)
+def test_every_row_of_every_study_passes_the_checks(path, monkeypatch, tmp_path):
+    """Configs of all rows, of `every_run`, which checks them; a study has a form for tests, `tiny`."""
+    monkeypatch.setenv("JAXREC_KUAIRAND", str(tmp_path))  # the folder is not opened
+    for argument in ("", ":tiny"):
+        study = load_file(f"{path}{argument}", Study)
+        tables = tuple(table.name for table in study.tables)
+        runs = plan.every_run(study, tables, max(study.folds, 1), Path("S"))
+        assert {row.name for row in study.rows(study.base)} >= {run.name for run in runs} and len(runs) > 3

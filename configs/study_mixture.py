@@ -1,0 +1,84 @@
+"""Study of a positive control for the mixture: two regimes of users with opposite transitions.
+
+python -m jaxrec.study --config configs/study_mixture.py --seeds 3 --jobs 2 --workdir S
+python -m jaxrec.study --config configs/study_mixture.py --tables premise --seeds 3 --jobs 2 --workdir S
+
+After a title of genre g, users of one regime of the simulated service prefer the genre g + 1, and the others
+the genre g - 1 (`source.regimes`). In the table "told" the models read the regime as a user feature; in
+"hidden" they do not. A mixture may learn an expert for each regime, chosen by its gate, which reads the
+regime; one expert reads titles alone, and its heads must tell the regimes apart.
+"""
+
+from dataclasses import replace
+
+from configs import smoe, tiny
+from jaxrec.config import Config, Data, Evaluate, Expert, Feature, Gate, Model, Optimizer, Simulator, Train
+from jaxrec.core.errors import InputError
+from jaxrec.studies.plan import Claim, Premise, ResultTable, Row, Study
+
+TOLD, HIDDEN = "told", "hidden"
+REGIMES = 2.0  # strength of the transitions
+
+
+def rows(base: Config) -> tuple[Row, ...]:
+    """Return the rows of the study."""
+    _, long = base.model.experts
+    models = {
+        "bst": ("BST", {"model.experts": (long,)}),
+        "wide": ("BST, feed-forward twice as wide", {"model.experts": (replace(long, mlp_ratio=4.0),)}),
+        "smoe": ("S-MoE", {}),
+        "equal": ("V-MoE, two equal experts", {"model.experts": (long, long)}),
+        "balanced": ("S-MoE, balanced gate", {"objective.balance": 0.1}),
+        "free": (
+            "S-MoE without the entropy term",
+            {"objective.entropy": 0.0, "model.gate.target_entropy": None},
+        ),
+    }
+    unread = {"model.features": tuple(f.name for f in base.features if f.name != "regime")}
+    told = [Row(f"{name}_{TOLD}", edits, {TOLD: label}) for name, (label, edits) in models.items()]
+    hidden = [
+        Row(f"{name}_{HIDDEN}", {**models[name][1], **unread}, {HIDDEN: models[name][0]})
+        for name in ("bst", "smoe", "equal")
+    ]
+    return (*told, *hidden)
+
+
+CLAIMS = (
+    Claim("the mixture beats one expert where it is told the regime", ((f"smoe_{TOLD}", f"bst_{TOLD}"),)),
+    Claim("so does a mixture of equal experts", ((f"equal_{TOLD}", f"bst_{TOLD}"),)),
+    Claim("the mixture beats one expert where the regime is hidden", ((f"smoe_{HIDDEN}", f"bst_{HIDDEN}"),)),
+)
+PREMISES = (
+    Premise("the mixture's gain with the strength of the regimes", "source.regimes", f"smoe_{TOLD}",
+            f"bst_{TOLD}", values=(0.0, 1.0, REGIMES)),
+)  # fmt: skip
+
+
+def _small() -> Config:
+    """Return a config that one core trains in about a minute."""
+    experts = tuple(
+        Expert(w, num_layers=1, num_heads=2, mlp_ratio=f, dropout=0.1) for w, f in ((7, 1.0), (20, 2.0))
+    )
+    return Config(
+        name="mixture-small",
+        source=Simulator(users=6_000, test_only_users=4_000, titles=500, regimes=REGIMES),
+        features=smoe.features(16),
+        data=Data(max_history=20),
+        model=Model(width=24, experts=experts, gate=Gate(hidden=(16,)), dropout=0.1, head_hidden=(48, 24)),
+        optimizer=Optimizer(learning_rate=3e-3),
+        train=Train(duration="6 epochs", batch_size=256),
+        evaluate=Evaluate(batch_size=2048, next_k=(1,), report=False),
+    )
+
+
+def get_config(scale: str = "small") -> Study:
+    """Return the study for "small" or "tiny"."""
+    if scale not in ("small", "tiny"):
+        raise InputError(f"configs/study_mixture.py:{scale}: the argument must be small or tiny")
+    config = _small() if scale == "small" else tiny.get_config()
+    config.source.regimes = REGIMES
+    config.features += (Feature("regime", "category", "user", width=4),)
+    tables = (
+        ResultTable(TOLD, "The regime is a user feature"), ResultTable(HIDDEN, "The regime is hidden"),
+    )  # fmt: skip
+    return Study(f"mixture-{scale}", config, rows, tables, (TOLD, HIDDEN), CLAIMS, PREMISES)
