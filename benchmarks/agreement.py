@@ -3,11 +3,12 @@
     python -m benchmarks.agreement --peer-python ENV/bin/python --log simulated
 
 Both train the model of configs/sequences.py:sasrec (or hstu, or esasrec) with the same settings on the same
-log, once per seed. Both rank the whole catalogue for each user, without the titles of the user's history.
-The target is the user's last play. A log is a CSV of user,item,timestamp (seconds), or one of `LOGS`. The
-log is reduced so that order, repeats and history contents leave no choice to either library: only the first
-play of each title, only users with 5 or more plays, the latest --history + 1 plays of each user, and
-timestamps that increase by at least one second.
+log, once per seed. The rival of gru4rec is PyTorch's GRU, as RecTools has none. Both rank the whole
+catalogue for each user, without the titles of the user's history. The target is the user's last play. A log
+is a CSV of user,item,timestamp (seconds), or one of `LOGS`. The log is reduced so that order, repeats and
+history contents leave no choice to either library: only the first play of each title, only users with 5 or
+more plays, the latest --history + 1 plays of each user, and timestamps that increase by at least one
+second.
 
 This module computes HR@10 and NDCG@10 from the ranks that each library reports. Values are averaged over
 seeds for each user. The difference is jaxrec's minus RecTools'. Its standard error is taken over the users'
@@ -36,7 +37,7 @@ from jaxrec.evaluation import metrics
 from jaxrec.sources.simulator.source import SimulatorSource
 
 ROOT = Path(__file__).resolve().parents[1]
-PEER = ROOT / "benchmarks/peers/rectools_ranking.py"
+PEERS = ROOT / "benchmarks/peers"
 OURS, THEIRS = "jaxrec", "RecTools"
 METRICS = ("hr@10", "ndcg@10")
 FEWEST = 5  # least number of plays of a user
@@ -211,7 +212,8 @@ def theirs(
     """
     figures_path = out.with_suffix(".json")
     if not figures_path.exists():
-        command = [python, str(PEER), str(log), str(out), "--settings", json.dumps(settings)]
+        script = "torch_gru4rec.py" if settings["kind"] == "gru4rec" else "rectools_ranking.py"
+        command = [python, str(PEERS / script), str(log), str(out), "--settings", json.dumps(settings)]
         figures_path.write_text(_run(command, "--peer-python"))
     return pl.read_csv(out), json.loads(figures_path.read_text())
 
@@ -269,7 +271,9 @@ def compare(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
 def _flags() -> None:
     flags.DEFINE_string("peer_python", None, "Python interpreter with rectools[torch]", required=True)
     flags.DEFINE_string("log", "simulated", f"{', '.join(LOGS)}, or a CSV of user,item,timestamp")
-    flags.DEFINE_enum("model", "sasrec", ["sasrec", "hstu", "esasrec"], "model of configs/sequences.py")
+    flags.DEFINE_enum(
+        "model", "sasrec", ["sasrec", "hstu", "esasrec", "gru4rec"], "model of configs/sequences.py"
+    )
     flags.DEFINE_enum("loss", "config", ["config", "softmax"], "the config's, or softmax of dot products")
     flags.DEFINE_integer("epochs", 30, "epochs of each training", lower_bound=1)
     flags.DEFINE_integer("seeds", 2, "trainings of each library", lower_bound=1)

@@ -187,6 +187,7 @@ class Model:
     head: Literal["matcher", "dot"] = "matcher"  # "dot", for one task: user vector times title vector
     cosine: bool = False  # for sequences: the score is the cosine of the vectors
     untied_item_embeddings: bool = False  # for sequences: separate vectors of scored titles, as in gSASRec
+    scaled_inputs: bool = True  # for sequences: as inputs, vectors of titles are multiplied by sqrt(width)
     features: tuple[str, ...] = ()  # names of the features that the model reads; empty: all
     item_table_sharding: Literal["replicated", "split"] = "replicated"  # "split": rows of the titles'
     # embeddings, and of their optimizer state, are sharded over the devices

@@ -176,7 +176,8 @@ def _check_sequences(config: Config) -> None:
     model, objective = config.model, config.next_item
     if config.rows == "ranking":
         for key, wanted in (
-            ("model.cosine", False), ("model.untied_item_embeddings", False), ("sampling.window", "latest"),
+            ("model.cosine", False), ("model.untied_item_embeddings", False), ("model.scaled_inputs", True),
+            ("sampling.window", "latest"),
             ("sampling.stochastic_length", 0),
         ):  # fmt: skip
             allowed = f"be {wanted} where task.name is {config.task.name!r}"

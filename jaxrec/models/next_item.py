@@ -135,9 +135,9 @@ class ItemTable(Parameters):
 class NextItemModel(Parameters):
     """Encoder over windows of plays.
 
-    The inputs are the vectors of titles times sqrt(D). The scored vectors are the same, unless
-    `untied_item_embeddings` is set. Learned positions count from the newest position. `dtype` is that of
-    `RankingModel`.
+    The inputs are the vectors of titles, times sqrt(D) with `scaled_inputs`. The scored vectors are the
+    same, unless `untied_item_embeddings` is set. Learned positions count from the newest position. `dtype`
+    is that of `RankingModel`.
 
     Attributes:
         features: Features of the dataset's layout; only title features are read.
@@ -215,7 +215,8 @@ class NextItemModel(Parameters):
         L = window.title_BxL.shape[1]
         position_L = jnp.arange(L - 1, -1, -1)
         x_BxLxD = embedding_lookup(catalogue[0], window.title_BxL, mode="clip")
-        x_BxLxD = x_BxLxD * jnp.asarray(self.config.width**0.5, x_BxLxD.dtype)
+        if self.config.scaled_inputs:
+            x_BxLxD = x_BxLxD * jnp.asarray(self.config.width**0.5, x_BxLxD.dtype)
         if self.config.position == "index":
             x_BxLxD = x_BxLxD + broadcast(self.positions[position_L], x_BxLxD.shape)
         present_BxL = window.title_BxL > 0

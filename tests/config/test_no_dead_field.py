@@ -333,6 +333,7 @@ MODEL = table(
     "trunk_width": [Case("model.trunk_width", 8, o.params, edits={"model.trunk": "mmoe"})],
     "trunk_levels": [Case("model.trunk_levels", 2, o.params, edits={"model.trunk": "ple"})],
     "cosine": [Case("model.cosine", True, o.loss, "next_item")],
+    "scaled_inputs": [Case("model.scaled_inputs", False, o.loss, "next_item")],
     "untied_item_embeddings": [Case("model.untied_item_embeddings", True, o.params, "next_item")],
     "embedding_init_std": [Case("model.embedding_init_std", 0.1, o.initial, "one_expert")],
     "retrieval_dim": [

@@ -1,5 +1,6 @@
 """The causal encoders of sequences: visible positions, scores, and HSTU against loops."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -75,6 +76,19 @@ def test_rows_are_independent(kind):
     np.testing.assert_allclose(
         outputs(m, variables, both)[1], outputs(m, variables, alone)[0], rtol=1e-5, atol=1e-6
     )
+
+
+def test_unscaled_inputs_are_the_vectors_themselves():
+    m, variables = started("gru4rec", embedding_spread=0.5)
+    plain = m.clone(config=replace(m.config, scaled_inputs=False))
+    some = window([[3, 4, 5, 6, 7, 8]])
+    (t_VxD,) = m.apply(variables, TABLE, method="catalogue")
+    scaled, of_larger = (
+        model.apply(variables, some, (vectors,))
+        for model, vectors in ((m, t_VxD), (plain, t_VxD * m.config.width**0.5))
+    )
+    np.testing.assert_allclose(of_larger, scaled, rtol=1e-6)
+    assert np.abs(np.asarray(plain.apply(variables, some, (t_VxD,)) - scaled)).max() > 1e-3
 
 
 def test_waits_are_from_each_play_to_the_one_after_a_place():
