@@ -35,7 +35,8 @@ _LATER_COLUMNS = (
 )  # fmt: skip
 _LATER_SIMULATOR = (
     "habit", "surprise", "thumbs", "leniency", "ratings", "lists", "impressions_logged",
-    "test_impressions_logged", "trailers",
+    "test_impressions_logged", "trailers", "launches", "novelty", "trend", "countries", "country_taste",
+    "unlicensed", "mood_moves",
 )  # fmt: skip
 
 

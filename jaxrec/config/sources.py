@@ -26,7 +26,8 @@ class Simulator(Source):
     A strength of 1 is the default service; 0 removes its premise. `taste`, `interest` (a genre of the week),
     `mood` (a genre of the sitting) and `appeal` change what is chosen; `satisfaction`, `match` and `patience`
     (its spread over users) change what is abandoned. The fields from `surprise` to `trailers` change the
-    signals, which are generated where `Config.signals` declares them.
+    signals, which are generated where `Config.signals` declares them. The fields from `launches` to
+    `mood_moves` let the service change by day and differ by country.
     """
 
     seed: int = 0  # seed of all draws
@@ -59,6 +60,13 @@ class Simulator(Source):
     impressions_logged: float = 1.0  # fraction of plays whose slate is logged as impressions
     test_impressions_logged: float | None = None  # the same of the test-only users; None: as all users
     trailers: float = 1.0  # mean trailers watched before a play
+    launches: float = 0.0  # fraction of titles that are launched within the log, evenly over its days
+    novelty: float = 0.0  # nats that a title gains at its launch; they fall to 1 / e in 7 days
+    trend: float = 0.0  # standard deviation, in nats, of the weekly step of the appeal of a title
+    countries: int = 1  # number of countries, 1 to 6
+    country_taste: float = 0.0  # standard deviation, in nats, of what a country adds to the taste for a genre
+    unlicensed: float = 0.0  # fraction of titles that a country lacks
+    mood_moves: float = 0.0  # probability that the mood of a sitting moves before a further play
 
     reader: ClassVar[str] = "jaxrec.sources.simulator.source:open_simulator"
     generated_signals: ClassVar[Mapping[str, str]] = {

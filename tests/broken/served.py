@@ -38,7 +38,7 @@ LINES = (
     ),
     Line(
         "the slate's density is without the chosen title",
-        "jaxrec/sources/simulator/choices.py",
+        "jaxrec/sources/simulator/oracle/choices.py",
         "np.maximum(-np.expm1(high * absent) * not_chosen, TINY)",
         "np.maximum(-np.expm1(high * absent), TINY)",
         ("tests/sources/simulator/test_shown_density.py::test_the_density_is_that_of_drawn_slates",),

@@ -4,11 +4,44 @@ from tests.broken.line import Line
 
 _SIGNALS = "tests/sources/simulator/test_simulator_signals.py"
 _TRUTH = "tests/sources/simulator/test_simulator_truth.py"
+_CHANGE = "tests/sources/simulator/test_service_change.py"
+_EXACT = f"{_CHANGE}::test_densities_agree_with_frequencies_by_country_age_and_trend"
 _PREPARED = (
     "tests/data/runners/test_simulated_signals.py::test_the_truth_of_test_queries_is_stored_by_title_id"
 )
 
 LINES = (
+    Line(
+        "the oracle knows what is launched and licensed",
+        "jaxrec/sources/simulator/oracle/following.py",
+        "    free = free * service.is_available(ids, every)\n",
+        "",
+        (_EXACT,),
+    ),
+    Line(
+        "the oracle knows novelty and trends",
+        "jaxrec/sources/simulator/service.py",
+        "return appeal + self.catalogue.change.utility(self.plays.day[play], title)",
+        "return appeal + 0 * self.catalogue.change.utility(self.plays.day[play], title)",
+        (_EXACT,),
+    ),
+    Line(
+        "titles that are not launched have no weight",
+        "jaxrec/sources/simulator/plays.py",
+        "weight[~catalogue.change.is_available(today, latents.country[users], slate)] = 0.0",
+        "pass",
+        (
+            _EXACT,
+            f"{_CHANGE}::test_launches_are_even_over_the_days_and_nothing_is_played_before",
+        ),
+    ),
+    Line(
+        "signals show no title before its launch",
+        "jaxrec/sources/simulator/signals.py",
+        "is_free = service.is_unplayed(play, title) & service.is_available(play, title)",
+        "is_free = service.is_unplayed(play, title)",
+        (f"{_CHANGE}::test_launches_are_even_over_the_days_and_nothing_is_played_before",),
+    ),
     Line(
         "the oracle expects plays that are left running by habit",
         "jaxrec/sources/simulator/world.py",
@@ -32,14 +65,14 @@ LINES = (
     ),
     Line(
         "the second draw of a slate is another title",
-        "jaxrec/sources/simulator/choices.py",
+        "jaxrec/sources/simulator/oracle/choices.py",
         "(before.sum(axis=1, keepdims=True) - before)",
         "before.sum(axis=1, keepdims=True)",
         (f"{_SIGNALS}::test_choices_and_list_adds_are_those_of_the_truth",),
     ),
     Line(
         "replays count for labels of completion",
-        "jaxrec/sources/simulator/expectations.py",
+        "jaxrec/sources/simulator/oracle/expectations.py",
         "return _reaches(c, candidates, at, hours) + _reaches_by_replay(c, candidates, at, hours)",
         "return _reaches(c, candidates, at, hours)",
         (f"{_SIGNALS}::test_rates_of_labels_are_those_of_the_truth",),

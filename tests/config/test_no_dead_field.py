@@ -150,16 +150,22 @@ def _simulator() -> dict[str, list[Case]]:
         seed=1, users=61, test_only_users=9, titles=111, weeks=5, plays_per_user=7.0, sitting=2.0, slate=10,
         taste=0.5, interest=0.5, interest_moves=0.5, mood=0.5, popularity=0.5, appeal=0.5, satisfaction=0.5,
         clickbait=0.5, match=0.5, patience=0.5, interruptions=0.5, replay_watched=0.5, replay_abandoned=0.5,
-        habit=0.5,
+        habit=0.5, launches=0.5, novelty=2.0, trend=0.5, countries=3, mood_moves=0.5,
     )  # fmt: skip
+    by_country = {
+        name: [Case(f"source.{name}", 0.5, o.read, edits={"source.countries": 2})]
+        for name in ("country_taste", "unlicensed")
+    }
     signals = dict(
         surprise=0.0, thumbs=0.5, leniency=0.0, ratings=0.5, lists=0.5, impressions_logged=0.5,
         test_impressions_logged=0.5, trailers=0.5,
     )  # fmt: skip
     drawn = {"signals": tuple(Signal(name, value) for name, value in Simulator.generated_signals.items())}
-    return table("source", o.read, **values) | {
-        name: [Case(f"source.{name}", value, o.read, edits=drawn)] for name, value in signals.items()
-    }
+    return (
+        table("source", o.read, **values)
+        | by_country
+        | {name: [Case(f"source.{name}", value, o.read, edits=drawn)] for name, value in signals.items()}
+    )
 
 
 def _columns() -> dict[str, list[Case]]:

@@ -172,9 +172,13 @@ def test_newer_fields_of_the_simulator_enter_a_digest_where_they_are_set():
     old = to_json(config)
     knobs = (
         "habit", "surprise", "thumbs", "leniency", "ratings", "lists", "impressions_logged",
-        "test_impressions_logged", "trailers",
+        "test_impressions_logged", "trailers", "launches", "novelty", "trend", "countries", "country_taste",
+        "unlicensed", "mood_moves",
     )  # fmt: skip
-    changed = {digest(replace(config, source=Simulator(**{name: 0.5}))) for name in knobs}
+    changed = {
+        digest(replace(config, source=Simulator(**{name: 2 if name == "countries" else 0.5})))
+        for name in knobs
+    }
     assert len(changed | {base}) == 1 + len(knobs)
     assert digest(replace(config, data=Data(truth_queries=7))) not in changed | {base}
     for name in knobs:

@@ -12,7 +12,8 @@ their terms. Users are lenient or strict: thumbs and ratings follow e' = sigmoid
 import numpy as np
 
 from jaxrec.config.schema import Simulator
-from jaxrec.sources.simulator.world import MATCH_AT, Draw, SimulatedCatalogue, normal
+from jaxrec.sources.simulator.draws import Draw, normal
+from jaxrec.sources.simulator.world import MATCH_AT, SimulatedCatalogue
 
 BASE, SATISFACTION_GAIN, MATCH_GAIN, SURPRISE = -0.6, 0.6, 0.5, 0.5  # log-odds
 RATING_NOISE = 0.8  # standard deviation of a rating's noise, in log-odds

@@ -5,6 +5,8 @@ import numpy as np
 from jaxrec.config.schema import Simulator
 from jaxrec.core import hashing
 from jaxrec.core.errors import InputError
+from jaxrec.sources.simulator.change import can_lack_titles
+from jaxrec.sources.simulator.draws import Draw
 from jaxrec.sources.simulator.world import (
     ABANDON_BELOW,
     APPEAL,
@@ -14,7 +16,6 @@ from jaxrec.sources.simulator.world import (
     HOUR_MS,
     MINUTE_MS,
     WEEK_MS,
-    Draw,
     LatentStates,
     SimulatedCatalogue,
     SimulatedPlays,
@@ -41,8 +42,8 @@ def make_plays(c: Simulator, catalogue: SimulatedCatalogue, latents: LatentState
         latents: Latent states of U users.
     """
     start, mood, begin = _sittings(c, latents)
-    week = np.minimum((begin - EPOCH_MS) // WEEK_MS, c.weeks - 1)
-    title, match = _choices(c, catalogue, latents, week, mood)
+    day = (begin - EPOCH_MS) // DAY_MS
+    title, match = _choices(c, catalogue, latents, day, mood)
     row, n = np.nonzero(title >= 0)
     key, title, match = latents.key[row], title[row, n], match[row, n]
     watched = _watch(c, catalogue, latents.patience[row], key, n, title, match)
@@ -53,7 +54,7 @@ def make_plays(c: Simulator, catalogue: SimulatedCatalogue, latents: LatentState
         row=row,
         title=title,
         time=time,
-        week=week[row, n],
+        day=day[row, n],
         mood=mood[row, n],
         index=n,
         **_later_sessions(c, catalogue, key, n, title, time, watched),
@@ -69,15 +70,17 @@ def _sittings(c: Simulator, latents: LatentStates) -> tuple[np.ndarray, np.ndarr
     N is the largest number of plays of any of the users; a larger N does not change the result.
 
     Returns:
-        Whether the play opens a sitting, the sitting's mood (a genre), and the begin of the sitting in
-        milliseconds.
+        Whether the play opens a sitting, the mood (a genre), and the begin of the sitting in milliseconds.
     """
     key, n = latents.key[:, None], np.arange(latents.plays.max(initial=1))
     start = (hashing.uniform(c.seed, Draw.SITTING, key, n) < 1.0 / c.sitting) | (n == 0)
-    opened = np.maximum.accumulate(np.where(start, n, 0), axis=1)  # the play that opened the sitting
-    mood = hashing.randint(len(GENRES), c.seed, Draw.MOOD, key, opened)
+    moves = start | (hashing.uniform(c.seed, Draw.MOOD_MOVES, key, n) < c.mood_moves)
+    moved = np.maximum.accumulate(np.where(moves, n, 0), axis=1)  # the play since which the mood lasts
+    mood = hashing.randint(len(GENRES), c.seed, Draw.MOOD, key, moved)
     hour = np.searchsorted(np.cumsum(HOURS) / HOURS.sum(), hashing.uniform(c.seed, Draw.HOUR, key, n))
-    begin = hashing.randint(7 * c.weeks, c.seed, Draw.DAY, key, n) * DAY_MS + hour * HOUR_MS
+    days, joined = 7 * c.weeks, latents.joined[:, None]
+    day = joined + hashing.randint(days, c.seed, Draw.DAY, key, n) * (days - joined) // days
+    begin = day * DAY_MS + hour * HOUR_MS
     begin += hashing.randint(HOUR_MS, c.seed, Draw.MINUTE, key, n)
     played = start & (n < latents.plays[:, None])
     begin = np.sort(np.where(played, begin + EPOCH_MS, NEVER), axis=1)
@@ -105,12 +108,13 @@ def _times(
 
 
 def _choices(
-    c: Simulator, catalogue: SimulatedCatalogue, latents: LatentStates, week: np.ndarray, mood: np.ndarray
+    c: Simulator, catalogue: SimulatedCatalogue, latents: LatentStates, day: np.ndarray, mood: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the title and the match of each play.
 
-    The slots of a slate are filled from the exposure with replacement. Titles played before have weight 0.
-    One slot is chosen by softmax of preference . taste of the title + appeal.
+    The slots of a slate are filled from the exposure with replacement. Titles played before, and titles that
+    are unavailable on the day in the country, have weight 0. One slot is chosen by softmax of
+    preference . taste of the title + appeal + change of the utility by the day.
 
     Returns:
         titles: [U, N] int64 row of the title, -1 for none.
@@ -129,11 +133,14 @@ def _choices(
         users = order[:active]
         index = np.arange(active)
         slate = slate_titles(c, catalogue.shelf, latents.key[users], n)
-        match = preference(c, latents, users, week[users, n], mood[users, n]) @ basis
+        today = day[users, n]
+        match = preference(c, latents, users, today // 7, mood[users, n]) @ basis
         flat = slate + (index * match.shape[1])[:, None]
-        utility = match.ravel()[flat] + attraction[slate]
+        utility = match.ravel()[flat] + attraction[slate] + catalogue.change.utility(today, slate)
         weight = np.exp(utility - utility.max(axis=1, keepdims=True))
         weight[played.ravel()[flat]] = 0.0
+        if can_lack_titles(c):
+            weight[~catalogue.change.is_available(today, latents.country[users], slate)] = 0.0
         ends = np.cumsum(weight, axis=1, dtype=np.float64)
         point = hashing.uniform(c.seed, Draw.CHOICE, latents.key[users], n) * ends[:, -1]
         slot = np.minimum((ends <= point[:, None]).sum(axis=1), c.slate - 1)

@@ -2,6 +2,7 @@
 
 from jaxrec.config.schema import Simulator
 from jaxrec.core.errors import InputError
+from jaxrec.sources.simulator.change import COUNTRIES
 
 
 def check(c: Simulator) -> None:
@@ -22,10 +23,14 @@ def check(c: Simulator) -> None:
     }
     limits |= {name: (0.0, 10.0) for name in ("taste", "interest", "mood", "appeal", "satisfaction", "match")}
     limits |= {name: (0.0, 10.0) for name in ("surprise", "leniency")}
-    limits |= {name: (0.0, 5.0) for name in ("popularity", "clickbait", "patience")}
+    limits |= {
+        name: (0.0, 5.0) for name in ("popularity", "clickbait", "patience", "novelty", "country_taste")
+    }
+    limits |= {"trend": (0.0, 2.0), "launches": (0.0, 0.9), "unlicensed": (0.0, 0.5)}
+    limits["countries"] = (1, len(COUNTRIES))
     rates = (
         "interest_moves", "interruptions", "replay_watched", "replay_abandoned", "habit", "thumbs", "ratings",
-        "lists", "impressions_logged",
+        "lists", "impressions_logged", "mood_moves",
     )  # fmt: skip
     limits |= {name: (0.0, 1.0) for name in rates}
     if c.test_impressions_logged is not None:
@@ -34,3 +39,7 @@ def check(c: Simulator) -> None:
         value = getattr(c, name)
         if not low <= value <= high:
             raise InputError(f"source.{name}={value} is not within {low:g} to {high:g}")
+    for name in ("country_taste", "unlicensed"):
+        if getattr(c, name) and c.countries == 1:
+            value = getattr(c, name)
+            raise InputError(f"source.{name}={value} must be 0 with source.countries=1")

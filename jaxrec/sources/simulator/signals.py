@@ -10,29 +10,19 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrec.config.schema import Simulator
-from jaxrec.core import hashing
 from jaxrec.core.tables import Signals
-from jaxrec.sources.simulator.enjoyment import (
-    RATING_NOISE,
-    STARS,
-    enjoyment_odds,
-    leniency,
-    sigmoid,
-    thumb_probability,
-)
+from jaxrec.sources.simulator.draws import Draw, normal
+from jaxrec.sources.simulator.enjoyment import RATING_NOISE, STARS, sigmoid, thumb_probability
 from jaxrec.sources.simulator.plays import slate_titles
+from jaxrec.sources.simulator.service import SimulatedService
 from jaxrec.sources.simulator.world import (
-    APPEAL,
     DAY_MS,
     MATCH_AT,
     MINUTE_MS,
     OTHERS,
-    Draw,
     LatentStates,
     SimulatedCatalogue,
     SimulatedPlays,
-    normal,
-    preference,
 )
 
 THUMB_LATER = 0.1  # fraction of thumbs that come days after the first session
@@ -41,7 +31,6 @@ _TRAILER_MINUTES = 5  # longest time from a trailer to the play
 _SHORTEST, _LONGEST = 5.0, 60.0  # seconds of a trailer
 _MOST_TRAILERS = 40  # beyond this number a Poisson variable of mean 10 has a probability below 1e-12
 _CELLS = 1 << 22  # elements of the dense arrays of a block of plays
-_NEVER = np.iinfo(np.int32).max
 
 
 class _Events(NamedTuple):
@@ -51,37 +40,6 @@ class _Events(NamedTuple):
     title: np.ndarray
     time: np.ndarray
     value: np.ndarray
-
-
-class _Service(NamedTuple):
-    """Plays of some users, with what they come from."""
-
-    config: Simulator
-    catalogue: SimulatedCatalogue
-    latents: LatentStates
-    plays: SimulatedPlays
-
-    @property
-    def key(self) -> np.ndarray:
-        """Return the user key [P] of each play."""
-        return self.latents.key[self.plays.row]
-
-    def uniform(self, draw: Draw, play: np.ndarray, *more) -> np.ndarray:
-        """Return uniform numbers of plays, by their rows; `more` are further coordinates."""
-        key, n = self.key[play], self.plays.index[play]
-        return hashing.uniform(self.config.seed, draw, key, n, *more)
-
-    def preferences(self, play: np.ndarray) -> np.ndarray:
-        """Return the preference [N, 18] of the user at the time of plays, by their rows."""
-        plays = self.plays
-        return preference(self.config, self.latents, plays.row[play], plays.week[play], plays.mood[play])
-
-    def opinion_odds(self) -> np.ndarray:
-        """Return the log-odds [P] of e', the user's opinion of each play."""
-        every = np.arange(len(self.plays.row))
-        match = np.einsum("pd,pd->p", self.preferences(every), self.catalogue.taste[self.plays.title])
-        odds = enjoyment_odds(self.config, self.catalogue, self.key, self.plays.title, match)
-        return odds + leniency(self.config, self.latents.key)[self.plays.row]
 
 
 def make_signals(
@@ -100,7 +58,7 @@ def make_signals(
         plays: Plays of these users.
         names: Names of the declared signals; the index of a name is the kind of its events.
     """
-    service = _Service(c, catalogue, latents, plays)
+    service = SimulatedService(c, catalogue, latents, plays)
     made = [_GENERATORS[name](service) for name in names]
     kind = np.repeat(np.arange(len(names), dtype=np.int8), [len(events.play) for events in made])
     play, title, time, value = (np.concatenate(column) for column in zip(*made, strict=True))
@@ -128,7 +86,7 @@ def last_end(plays: SimulatedPlays) -> np.ndarray:
     return np.maximum(first_end(plays), np.where(plays.later > 0, later, 0).max(axis=1))
 
 
-def _thumbs(service: _Service) -> _Events:
+def _thumbs(service: SimulatedService) -> _Events:
     """Return thumbs of plays that were not abandoned, up with probability e'.
 
     A thumb comes at the end of the first session; one in ten comes 1 to 7 days later.
@@ -147,7 +105,7 @@ def _thumbs(service: _Service) -> _Events:
     return _Events(play, plays.title[play], time, value)
 
 
-def _ratings(service: _Service) -> _Events:
+def _ratings(service: SimulatedService) -> _Events:
     """Return ratings of plays, from 1 to 5, at the end of the last session."""
     c, plays = service.config, service.plays
     play = np.flatnonzero(service.uniform(Draw.RATED, np.arange(len(plays.row))) < c.ratings)
@@ -165,7 +123,7 @@ class _Slates(NamedTuple):
 
     play: np.ndarray  # [N] rows of the plays
     title: np.ndarray  # [N, slate] titles
-    is_free: np.ndarray  # [N, slate] the title was not played before; the chosen title is free
+    is_free: np.ndarray  # [N, slate] available and not played before, as the chosen title is
     match: np.ndarray  # [N, slate] dot product of preference and title
 
     def draw(self, utility: np.ndarray, allowed: np.ndarray, point: np.ndarray) -> np.ndarray:
@@ -188,43 +146,37 @@ class _Slates(NamedTuple):
         return np.where(ends[:, -1] > 0, self.title[np.arange(len(slot)), slot], -1)
 
 
-def _slates(service: _Service, chosen: np.ndarray) -> Iterator[_Slates]:
+def _slates(service: SimulatedService, chosen: np.ndarray) -> Iterator[_Slates]:
     """Yield the slates of chosen plays, by ascending rows, in blocks of bounded size."""
-    c, catalogue, plays = service.config, service.catalogue, service.plays
-    basis = np.ascontiguousarray(catalogue.taste.T)
+    c, plays = service.config, service.plays
     most = max(1, _CELLS // max(c.titles, c.slate))
     for first in range(0, len(chosen), most):
         play = chosen[first : first + most]
-        low, high = plays.row[play[0]], plays.row[play[-1]] + 1
-        everyone = slice(*np.searchsorted(plays.row, [low, high]))
-        index_of = np.full((high - low, c.titles), _NEVER, np.int32)
-        index_of[plays.row[everyone] - low, plays.title[everyone]] = plays.index[everyone]
-        title = slate_titles(c, catalogue.shelf, service.key[play], plays.index[play])
-        row = (plays.row[play] - low)[:, None]
-        is_free = index_of[row, title] >= plays.index[play][:, None]
-        match = np.take_along_axis(service.preferences(play) @ basis, title.astype(np.int64), axis=1)
+        title = slate_titles(c, service.catalogue.shelf, service.key[play], plays.index[play])
+        is_free = service.is_unplayed(play, title) & service.is_available(play, title)
+        match = np.take_along_axis(service.matches(play), title.astype(np.int64), axis=1)
         yield _Slates(play, title, is_free, match)
 
 
-def _list_adds(service: _Service) -> _Events:
+def _list_adds(service: SimulatedService) -> _Events:
     """Return list adds: another title of a slate, drawn as the play was, at the time of the play."""
     c, plays = service.config, service.plays
     adding = np.flatnonzero(service.uniform(Draw.LISTED, np.arange(len(plays.row))) < c.lists)
-    attraction = np.float32(c.appeal * APPEAL) * service.catalogue.appeal
     listed = [np.empty(0, np.int64)]
     for slates in _slates(service, adding):
         others = slates.is_free & (slates.title != plays.title[slates.play][:, None])
         point = service.uniform(Draw.LIST_CHOICE, slates.play)
-        listed.append(slates.draw(slates.match + attraction[slates.title], others, point))
+        utility = slates.match + service.attraction(slates.play, slates.title)
+        listed.append(slates.draw(utility, others, point))
     title = np.concatenate(listed)
     play, title = adding[title >= 0], title[title >= 0]
     return _Events(play, title, plays.time[play], np.ones(len(play)))
 
 
-def _impressions(service: _Service) -> _Events:
+def _impressions(service: SimulatedService) -> _Events:
     """Return what was shown: the chosen title and the first 20 other titles of the slate.
 
-    Titles played before are left out: they could not be chosen. The time is that of the play.
+    Titles played before or unavailable are left out: they could not be chosen. The time is that of the play.
     """
     c, plays = service.config, service.plays
     share = np.full(len(plays.row), c.impressions_logged)
@@ -253,7 +205,7 @@ def _first(title: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _trailers(service: _Service) -> _Events:
+def _trailers(service: SimulatedService) -> _Events:
     """Return trailers watched before plays: titles of the slate by softmax of their match.
 
     Their number is Poisson. They begin after the previous play, at most 5 minutes before the play, and are
@@ -288,7 +240,7 @@ def _poisson(mean: float, point: np.ndarray) -> np.ndarray:
     return np.searchsorted(np.cumsum(terms), point)
 
 
-_GENERATORS: dict[str, Callable[[_Service], _Events]] = {
+_GENERATORS: dict[str, Callable[[SimulatedService], _Events]] = {
     "thumb": _thumbs,
     "rating": _ratings,
     "list_add": _list_adds,

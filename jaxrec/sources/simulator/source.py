@@ -6,9 +6,9 @@ that some titles are clickbait. Users have a long-term taste, an interest that m
 that lasts a sitting. A play is a choice from a slate. The completion of a play depends on satisfaction and
 match, with interruptions that are independent of the title.
 
-`world.py` has the catalogue and the latent states, `plays.py` the plays, `enjoyment.py` what users like,
-`signals.py` the events beside plays, `truth.py` the truth, `expectations.py` that of labels. No dependency
-other than NumPy is imported.
+`world.py` has the catalogue and the latent states, `change.py` what differs by day and country, `plays.py`
+the plays, `enjoyment.py` what users like, `signals.py` the events beside plays, `truth.py` the truth,
+`oracle/` the densities and expectations of the truth. No dependency other than NumPy is imported.
 """
 
 import itertools
@@ -18,16 +18,19 @@ import numpy as np
 
 from jaxrec.config.schema import Feature, Signal, Simulator
 from jaxrec.core import hashing
-from jaxrec.core.tables import Drops, Interactions, Signals, Titles, Users
+from jaxrec.core.tables import Drops, Interactions, Lists, Signals, Titles, Users
+from jaxrec.sources.simulator.change import COUNTRIES, TENURES, tenures_of
+from jaxrec.sources.simulator.draws import Draw
 from jaxrec.sources.simulator.plays import make_plays
 from jaxrec.sources.simulator.settings import check
 from jaxrec.sources.simulator.signals import make_signals
 from jaxrec.sources.simulator.truth import SimulatorTruth
 from jaxrec.sources.simulator.world import (
+    DAY_MS,
     DEVICES,
+    EPOCH_MS,
     FORMS,
     HOUR_MS,
-    Draw,
     LatentStates,
     SimulatedCatalogue,
     SimulatedPlays,
@@ -44,8 +47,9 @@ class SimulatorSource:
     """Source over the simulated service.
 
     User keys are 0 to users + test_only_users - 1; the last `test_only_users` users are in the test split.
-    Title features: genres (list of names), runtime (minutes), form. User features: segment, segment2.
-    Context features: device, hour (0 to 23, UTC).
+    Title features: genres (list of names), runtime (minutes), form, and launch_day (days since 1970) where
+    `launches`, `novelty` or `trend` is above 0. User features: segment, segment2, and country and tenure
+    where there are several countries. Context features: device, hour (0 to 23, UTC).
     """
 
     has_completion = True
@@ -74,16 +78,16 @@ class SimulatorSource:
 
     def titles(self) -> Titles:
         """Return the catalogue's keys, runtimes and features."""
-        catalogue = self.catalogue
-        return Titles(
-            key=_FIRST_KEY + _KEY_STEP * np.arange(self.config.titles, dtype=np.int64),
-            runtime=catalogue.runtime,
-            features={
-                "genres": catalogue.genres,
-                "runtime": catalogue.runtime,
-                "form": FORMS[catalogue.film.astype(np.int64)],
-            },
-        )
+        c, catalogue = self.config, self.catalogue
+        features: dict[str, np.ndarray | Lists] = {
+            "genres": catalogue.genres,
+            "runtime": catalogue.runtime,
+            "form": FORMS[catalogue.film.astype(np.int64)],
+        }
+        if c.launches or c.novelty or c.trend:
+            features["launch_day"] = (catalogue.change.launch + EPOCH_MS // DAY_MS).astype(np.float64)
+        key = _FIRST_KEY + _KEY_STEP * np.arange(c.titles, dtype=np.int64)
+        return Titles(key=key, runtime=catalogue.runtime, features=features)
 
     def _blocks(self) -> Iterator[np.ndarray]:
         """Yield the user keys in blocks."""
@@ -95,7 +99,12 @@ class SimulatorSource:
         """Yield the users in blocks."""
         for key in self._blocks():
             split = np.where(key < self.config.users, -1, 2).astype(np.int8)
-            yield Users(key, segments(self.config, make_latents(self.config, key)), split)
+            latents = make_latents(self.config, key)
+            features = segments(self.config, latents)
+            if self.config.countries > 1:
+                features["country"] = COUNTRIES[latents.country]
+                features["tenure"] = TENURES[tenures_of(self.config, key)]
+            yield Users(key, features, split)
 
     def parts(self) -> tuple[int, ...]:
         """Return the indices of the blocks of users."""

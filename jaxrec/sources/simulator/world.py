@@ -2,8 +2,8 @@
 
 Every draw is a counter hash of (seed, purpose, user, play, slot). A user is therefore the same alone or in
 any batch, and adding users does not change the earlier ones. Utilities are dot products of numbers on a
-binary grid (`_GRID`), exact in float32 in any order of summation by BLAS, so that a user makes the same
-choices in any batch.
+binary grid (`draws.on_grid`), exact in float32 in any order of summation by BLAS, so that a user makes the
+same choices in any batch.
 
 Strengths are in nats. With every knob at 1, a title of a user's first genre gains about `TASTE` over a title
 without liked genres. A title of the week's genre gains `INTEREST`, a title of the sitting's genre `MOOD`. A
@@ -11,13 +11,20 @@ sitting is a series of plays in immediate succession.
 """
 
 from dataclasses import dataclass
-from enum import IntEnum, unique
 
 import numpy as np
 
 from jaxrec.config.schema import Simulator
 from jaxrec.core import hashing
 from jaxrec.core.tables import Lists
+from jaxrec.sources.simulator.change import (
+    Change,
+    countries_of,
+    joining_days,
+    make_change,
+    taste_of_countries,
+)
+from jaxrec.sources.simulator.draws import Draw, normal, on_grid
 
 _NAMES = """
 drama comedy action thriller romance crime documentary family animation adventure fantasy science-fiction
@@ -40,22 +47,7 @@ IDIOSYNCRASY = 0.08  # standard deviation of a title's taste vector around its g
 BAIT_SHARE, BAIT, QUIRK = 0.25, 1.5, 0.4  # promise: share of clickbait titles, their addition, deviation
 ACTIVITY_SPREAD, ACTIVITY_MOST = 0.75, 20  # deviation of log plays; most plays of a user, in means
 OTHERS = 20  # titles of an impression beside the chosen one
-_GRID = 2.0**8
 _EXPOSURE_BITS = 20
-
-
-@unique
-class Draw(IntEnum):
-    """Purpose of a draw, the second coordinate of its hash."""
-
-    GENRE_COUNT, GENRES, QUIRK, QUALITY, BAIT, BAITED, FORM, RUNTIME, RANK = range(9)
-    TASTE, PATIENCE, ACTIVITY, INTEREST, INTEREST_MOVES, SEGMENT, SEGMENT_NOISE = range(9, 16)
-    SITTING, MOOD, DAY, HOUR, MINUTE, GAP, SLATE, CHOICE = range(16, 24)
-    STAY, SHARE, CUT, CUT_AT, SESSIONS, SESSION_GAP, DEVICE = range(24, 31)
-    REPLAY, REPLAY_AT, REPLAY_STAY, REPLAY_SHARE = range(31, 35)
-    HABIT, SURPRISE, LENIENCY, THUMB, THUMB_UP, THUMB_LATER, THUMB_WAIT = range(35, 42)
-    RATED, RATING_NOISE, LISTED, LIST_CHOICE, LOGGED = range(42, 47)
-    TRAILERS, TRAILER_CHOICE, TRAILER_AT, TRAILER_LENGTH = range(47, 51)
 
 
 @dataclass(frozen=True)
@@ -71,6 +63,7 @@ class SimulatedCatalogue:
         satisfaction: [V] float32, raises the probability of staying; mean 0.
         exposure: [V] float64, probability of the title in a slot of a slate; sums to 1.
         shelf: [2**20] int32 inverse distribution function of exposure: title of each equal step.
+        change: Launches, trends and licences.
     """
 
     taste: np.ndarray
@@ -81,6 +74,7 @@ class SimulatedCatalogue:
     satisfaction: np.ndarray
     exposure: np.ndarray
     shelf: np.ndarray
+    change: Change
 
 
 @dataclass(frozen=True)
@@ -94,6 +88,8 @@ class LatentStates:
         interest: [U, weeks] int64 genre of each week.
         patience: [U] float32, in log-odds of staying, mean 0.
         plays: [U] int64 number of titles played.
+        country: [U] int64 row of `change.COUNTRIES`.
+        joined: [U] int64 first day, since the start, on which the user plays.
     """
 
     key: np.ndarray
@@ -102,6 +98,8 @@ class LatentStates:
     interest: np.ndarray
     patience: np.ndarray
     plays: np.ndarray
+    country: np.ndarray
+    joined: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -112,8 +110,8 @@ class SimulatedPlays:
         row: [P] int64 row of the user in LatentStates.
         title: [P] int64 row of SimulatedCatalogue.
         time: [P] int64 milliseconds since 1970, UTC, strictly increasing within a user.
-        week: [P] int64 week in which the sitting begins.
-        mood: [P] int64 genre of the sitting's mood.
+        day: [P] int64 day, since the start, on which the sitting begins.
+        mood: [P] int64 genre of the mood.
         index: [P] int64 number of the play among the user's, whose draws it has.
         seconds: [P] float64 seconds of the play's first session.
         later: [P, 2] float64 seconds of the play's later sessions, 0 for none.
@@ -126,7 +124,7 @@ class SimulatedPlays:
     row: np.ndarray
     title: np.ndarray
     time: np.ndarray
-    week: np.ndarray
+    day: np.ndarray
     mood: np.ndarray
     index: np.ndarray
     seconds: np.ndarray
@@ -136,20 +134,10 @@ class SimulatedPlays:
     replay_time: np.ndarray
     seen_from: np.ndarray
 
-
-def normal(*parts) -> np.ndarray:
-    """Return standard normal float64 [...] from the hash of whole numbers (Box-Muller).
-
-    Args:
-        *parts: Whole numbers, broadcast together, as for `hashing.mix`.
-    """
-    radius = np.sqrt(-2.0 * np.log(hashing.uniform(*parts, 0)))
-    return radius * np.cos(2.0 * np.pi * hashing.uniform(*parts, 1))
-
-
-def on_grid(x: np.ndarray) -> np.ndarray:
-    """Round [...] to a multiple of 1 / _GRID, as float32."""
-    return (np.round(x * _GRID) / _GRID).astype(np.float32)
+    @property
+    def week(self) -> np.ndarray:
+        """Return the week [P] in which the sitting begins."""
+        return self.day // 7
 
 
 # ---------------------------------------------------------------- the catalogue
@@ -184,6 +172,7 @@ def make_catalogue(c: Simulator) -> SimulatedCatalogue:
         appeal=(quality + c.clickbait * promise).astype(np.float32),
         satisfaction=(quality - c.clickbait * promise).astype(np.float32),
         **_exposure(c, row),
+        change=make_change(c),
     )
 
 
@@ -216,6 +205,8 @@ def make_latents(c: Simulator, key: np.ndarray) -> LatentStates:
     moves = u(c.seed, Draw.INTEREST_MOVES, col, week) < c.interest_moves
     last_move = np.maximum.accumulate(np.where(moves, week, 0), axis=1)
     median = c.plays_per_user * np.exp(-(ACTIVITY_SPREAD**2) / 2)
+    joined = joining_days(c, key)
+    median = median * (1 - joined / (7 * c.weeks))  # users who joined late have played for a shorter time
     plays = np.round(median * np.exp(ACTIVITY_SPREAD * normal(c.seed, Draw.ACTIVITY, key)))
     most = min(ACTIVITY_MOST * c.plays_per_user, c.titles // 2)
     return LatentStates(
@@ -225,6 +216,8 @@ def make_latents(c: Simulator, key: np.ndarray) -> LatentStates:
         interest=hashing.randint(len(GENRES), c.seed, Draw.INTEREST, col, last_move),
         patience=(c.patience * PATIENCE * normal(c.seed, Draw.PATIENCE, key)).astype(np.float32),
         plays=np.clip(plays, 2, most).astype(np.int64),
+        country=countries_of(c, key),
+        joined=joined,
     )
 
 
@@ -250,19 +243,21 @@ def preference(
 ) -> np.ndarray:
     """Return the preference vectors of users at the time of a play.
 
-    A preference is the sum of the user's taste, the week's interest and the sitting's mood.
+    A preference is the sum of the user's taste, the country's taste, the week's interest and the mood.
 
     Args:
         c: Config.
         latents: Latent states.
         row: [P] rows of `latents`.
         week: [P] week of the play.
-        mood: [P] genre of the sitting's mood.
+        mood: [P] genre of the mood.
 
     Returns:
         [P, 18] float32, nats per genre, on the grid.
     """
     vector = on_grid(c.taste * latents.taste[row])
+    if c.country_taste:
+        vector += taste_of_countries(c, len(GENRES))[latents.country[row]]
     at = np.arange(len(row))
     vector[at, latents.interest[row, week]] += on_grid(np.asarray(c.interest * INTEREST))
     vector[at, mood] += on_grid(np.asarray(c.mood * MOOD))

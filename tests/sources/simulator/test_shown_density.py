@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxrec.sources.simulator.choices import choice_density, luce_density, shown_density
+from jaxrec.sources.simulator.oracle.choices import choice_density, luce_density, shown_density
 
 SLATES = 40_000
 ARRIVAL = np.array([0.3, 0.2, 0.15, 0.1, 0.08, 0.07, 0.06, 0.04])

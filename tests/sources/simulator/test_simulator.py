@@ -257,6 +257,13 @@ def test_replay_rates_equal_their_knobs():
         ("ratings", 2.0, "source.ratings=2.0 is not within 0 to 1"),
         ("trailers", 11.0, "source.trailers=11.0 is not within 0 to 10"),
         ("surprise", -1.0, "source.surprise=-1.0 is not within 0 to 10"),
+        ("launches", 0.95, "source.launches=0.95 is not within 0 to 0.9"),
+        ("novelty", -1.0, "source.novelty=-1.0 is not within 0 to 5"),
+        ("trend", 3.0, "source.trend=3.0 is not within 0 to 2"),
+        ("countries", 7, "source.countries=7 is not within 1 to 6"),
+        ("country_taste", 1.0, "source.country_taste=1.0 must be 0 with source.countries=1"),
+        ("unlicensed", 0.2, "source.unlicensed=0.2 must be 0 with source.countries=1"),
+        ("mood_moves", 1.5, "source.mood_moves=1.5 is not within 0 to 1"),
         ("clickbait", float("nan"), "source.clickbait=nan is not within 0 to 5"),
     ],
 )

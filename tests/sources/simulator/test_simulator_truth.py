@@ -9,8 +9,10 @@ from test_simulator import SMALL, has_genre, make_service
 from jaxrec.core.errors import InputError
 from jaxrec.core.tables import Truth
 from jaxrec.sources.simulator import world
-from jaxrec.sources.simulator.choices import choice_density
+from jaxrec.sources.simulator.oracle.choices import choice_density
+from jaxrec.sources.simulator.oracle.following import follow
 from jaxrec.sources.simulator.plays import NEVER, make_plays
+from jaxrec.sources.simulator.service import SimulatedService
 from jaxrec.sources.simulator.source import SimulatorSource
 
 # ---------------------------------------------------------------- closed forms
@@ -111,16 +113,18 @@ def test_densities_agree_with_the_log(habit, users):
 
 
 def test_densities_do_not_use_the_titles_of_abandoned_plays():
-    truth, _, latents, plays, at = make_targets(SMALL, 60)
+    _, catalogue, latents, plays, at = make_targets(SMALL, 60)
     title = np.random.default_rng(0).integers(0, 1000, (len(at), 30))
     row = plays.row[at]
-    expected = truth.follow(latents, plays, row, plays.time[at], title)
+    service = SimulatedService(SMALL, catalogue, latents, plays)
+    expected = follow(service, row, plays.time[at], title)
     swapped = np.where(plays.seen_from == NEVER, (plays.title + 1) % 1000, plays.title)
     # A swapped title must not be a title that the user watched.
     clash = np.isin(plays.row * 1000 + swapped, plays.row * 1000 + plays.title)
     swapped = np.where(clash, plays.title, swapped)
     assert (swapped != plays.title).sum() > 100
-    again = truth.follow(latents, dataclasses.replace(plays, title=swapped), row, plays.time[at], title)
+    other = service._replace(plays=dataclasses.replace(plays, title=swapped))
+    again = follow(other, row, plays.time[at], title)
     np.testing.assert_array_equal(expected, again)
 
 
