@@ -112,6 +112,24 @@ def test_a_title_is_in_the_catalogue_from_its_launch(folder):
     np.testing.assert_allclose([spec.mean, spec.std], [budget.mean(), budget.std()])
 
 
+def test_titles_that_the_service_launches_get_the_next_ids(tiny_config, tmp_path):
+    """Five days of a service with launches: the ids of a title are equal in all datasets of the chain."""
+    config, chain = copy.deepcopy(tiny_config), []
+    config.source.users, config.source.test_only_users, config.source.launches = 120, 40, 0.4
+    config.data.trending, config.data.tailing, config.data.negatives = 16, 12, 10
+    for number in range(5):
+        config.data.until = str(np.datetime64("2024-12-20") + 5 * number)
+        config.data.continues = str(chain[-1].directory) if chain else ""
+        chain.append(prepared(config, tmp_path / str(number)))
+    keys = [d.arrays.title_key for d in chain]
+    for earlier, later in zip(keys, keys[1:], strict=False):
+        assert len(earlier) < len(later) < config.source.titles
+        np.testing.assert_array_equal(later[: len(earlier)], earlier)
+    titles = open_source(config.source, config.features).titles()
+    days = (titles.launched.astype("datetime64[ms]") < np.datetime64("2024-12-20")).sum()
+    assert days == len(keys[0])
+
+
 # ---------------------------------------------------------------- since and replay
 
 
