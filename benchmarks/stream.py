@@ -31,9 +31,10 @@ from jaxrec.config.schema import Simulator
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE, POOLS, TITLE_ID
 from jaxrec.core.row_format import FeatureSpec, Layout
+from jaxrec.data.increments.catalogue import catalogue_arrays
 from jaxrec.data.loading.batches import TrainBatches, stream
 from jaxrec.data.storage.dataset import FORMAT, Dataset
-from jaxrec.data.storage.writer import DatasetWriter, catalogue_arrays
+from jaxrec.data.storage.writer import DatasetWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 _CONFIG = f"{ROOT / 'configs/smoe.py'}:paper"

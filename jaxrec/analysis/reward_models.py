@@ -62,13 +62,15 @@ def with_reward_models(
     left_out = left_out_titles(dataset, split, queries, "all", evaluation.row_index)
     offset = _mean_reward(models_run, dataset)
     value, predicted = np.empty(len(queries)), np.empty(len(queries))
+    rank_of_id = loaded.arrays.rank_of_id
+    has_title = rank_of_id[FIRST_TITLE:] < len(rank_of_id)
     done, runner = 0, _Runner(loaded.task, models_run.task, replicate(loaded.arrays.title_table()))
     for logits, rewards in runner(loaded.params, models_run.params, queries):
         at = np.arange(done, min(done + len(logits), len(queries)))
         played = np.zeros((len(at), logits.shape[1]), bool)
         played[left_out.pairs(at)] = True
         logits, rewards = logits[: len(at), FIRST_TITLE:], offset + rewards[: len(at)]
-        pi = np.exp(normalise(logits, np.where(played[:, FIRST_TITLE:], 0.0, 1.0)))
+        pi = np.exp(normalise(logits, np.where(played[:, FIRST_TITLE:] | ~has_title, 0.0, 1.0)))
         value[at] = (pi * rewards[:, FIRST_TITLE:]).sum(axis=1)
         predicted[at] = np.take_along_axis(rewards, queries["target"][at], axis=1)[:, 0]
         done += len(at)

@@ -26,17 +26,19 @@ class RowMap(NamedTuple):
     """Rows of a vocabulary in terms of an older one.
 
     Attributes:
-        source: [rows] row of the older vocabulary, -1 for a new key.
+        source: [rows] row of the older vocabulary, -1 for a new key and for an id without a key.
         old_rows: Number of keys of the older vocabulary.
+        end: Id after the last key; ids from there on have no key.
     """
 
     source: np.ndarray
     old_rows: int
+    end: int
 
     @property
     def new(self) -> np.ndarray:
         """Ids of the new keys, ascending."""
-        return np.flatnonzero(self.source < 0)
+        return np.flatnonzero(self.source[: self.end] < 0)
 
     @property
     def dropped(self) -> int:
@@ -87,20 +89,23 @@ class WarmStart:
         vocabularies: Feature -> keys of the checkpoint's ids, from the first that is not reserved.
         run_vocabularies: The same of the run.
         shapes: Name -> shape of each parameter of the run.
+        ids: Feature -> numbers of ids of the checkpoint and of the run, for a vocabulary whose last ids may
+            have no key.
     """
 
     def __init__(
         self, what: str, vocabularies: Mapping[str, Sequence], run_vocabularies: Mapping[str, Sequence],
-        shapes: Mapping[str, tuple[int, ...]],
+        shapes: Mapping[str, tuple[int, ...]], ids: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:  # fmt: skip
-        self.what, self._shapes = what, dict(shapes)
+        self.what, self._shapes, self._ids = what, dict(shapes), ids or {}
         self._old, self._new = vocabularies, run_vocabularies
         self._row_maps: dict[str, RowMap] = {}
 
     def row_map(self, feature: str) -> RowMap:
         """Return the map of the rows of a feature's vocabulary."""
         if feature not in self._row_maps:
-            self._row_maps[feature] = map_rows(self._old[feature], self._new[feature])
+            _, ids = self._ids.get(feature, (0, 0))
+            self._row_maps[feature] = map_rows(self._old[feature], self._new[feature], ids)
         return self._row_maps[feature]
 
     def map_parameters(
@@ -170,13 +175,14 @@ class WarmStart:
         *_, feature, last = ["", *plain.split("/")]
         if last != _EMBEDDING or feature not in self._old or feature not in self._new:
             return None
-        rows, width = len(self._old[feature]) + len(_RESERVED), self._shapes[name][-1]
+        keys, width = len(self._old[feature]) + len(_RESERVED), self._shapes[name][-1]
+        rows = self._ids.get(feature, (keys, 0))[0]
         is_sharded = value.ndim == 3
         self._check_shape(name, value.shape, sharded_shape(rows, width) if is_sharded else (rows, width))
         old = value[row_positions(rows)] if is_sharded else value
         row_map = self.row_map(feature)
         mapped = np.where((row_map.source < 0)[:, None], np.nan, old[row_map.source]).astype(old.dtype)
-        return Table(plain, feature, mapped, row_map, old[len(_RESERVED) :])
+        return Table(plain, feature, mapped, row_map, old[len(_RESERVED) : keys])
 
     def _in_shape(self, name: str, rows: np.ndarray, missing: float = np.nan) -> np.ndarray:
         """Return rows in the order of ids as the run's table, replicated or row-sharded."""
@@ -197,17 +203,20 @@ class WarmStart:
             )
 
 
-def map_rows(old: Sequence, new: Sequence) -> RowMap:
+def map_rows(old: Sequence, new: Sequence, ids: int = 0) -> RowMap:
     """Return the map of the rows of a vocabulary, reserved rows first.
 
     Args:
         old: Keys of the older vocabulary, by id from the first that is not reserved.
         new: Keys of the newer vocabulary.
+        ids: Number of ids of the newer vocabulary; 0: one for each key.
     """
     old, new = (x.tolist() if isinstance(x, np.ndarray) else x for x in (old, new))
-    ids = {key: FIRST_TITLE + i for i, key in enumerate(old)}
-    source = [*_RESERVED, *(ids.get(key, -1) for key in new)]
-    return RowMap(np.array(source, np.int64), len(ids))
+    id_of_key = {key: FIRST_TITLE + i for i, key in enumerate(old)}
+    source = [*_RESERVED, *(id_of_key.get(key, -1) for key in new)]
+    rows = np.full(max(ids, len(source)), -1)
+    rows[: len(source)] = source
+    return RowMap(rows, len(id_of_key), len(source))
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:

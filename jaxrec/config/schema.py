@@ -87,6 +87,15 @@ class Data:
     truth_queries: int = 4096  # test queries whose choice probabilities and rewards are stored, for a
     # simulated source with signals or targets="every"; 0: none
     workers: int = 0  # threads; 0: one per core; affects time, not the dataset
+    since: str = (
+        ""  # first day of the targets; histories still reach back over all earlier plays. "": all days
+    )
+    until: str = ""  # the day before which the log ends: later plays and signals count for nothing; "": none
+    replay: float = 0.0  # share of the training targets before `since` that are kept, by hash
+    only: str = ""  # "country=BR": rows of the users, or of the requests, of one category; "": all rows
+    continues: str = ""  # an earlier dataset, whose title ids, categories, means and deviations stay; new
+    # titles and categories get the next ids. "": ids by popularity
+    capacity: int = 1  # number of title ids, rounded up to a multiple; ids without a title are no candidates
     verify: bool = True  # after preparation read a sample of the rows back and check it; compare arrays with
     # their checksums when they are read
 

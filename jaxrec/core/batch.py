@@ -61,8 +61,8 @@ class TitleTable(NamedTuple):
     Attributes:
         categories: [V, columns] int32.
         numbers: [V, columns] float32, standardised.
-        rank: [V] int32 popularity rank, V for padding and unknown; None: the order of ids. Read by evaluation
-            only.
+        rank: [V] int32 popularity rank, V for padding, unknown and ids without a title; None: the order of
+            ids. Training reads it where ids may have no title.
     """
 
     categories: Any

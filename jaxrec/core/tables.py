@@ -36,11 +36,15 @@ class Titles:
         key: [V] the source's ids, unique whole numbers or strings.
         runtime: [V] float64 minutes; 0 or NaN where missing.
         features: Feature name -> raw column [V].
+        launched: [V] int64 milliseconds since 1970 from which each title is in the catalogue; None: always.
+        of_log: True if the titles are those of the log, so that a title exists from its first event on.
     """
 
     key: np.ndarray
     runtime: np.ndarray
     features: dict[str, np.ndarray | Lists] = field(default_factory=dict)
+    launched: np.ndarray | None = None
+    of_log: bool = False
 
 
 @dataclass

@@ -88,7 +88,9 @@ FULL: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 SHOWN = 10  # titles of each recommended list that `shown` covers
 
 
-def shown(top: np.ndarray, plays: np.ndarray, targets: np.ndarray) -> dict[str, float | None]:
+def shown(
+    top: np.ndarray, plays: np.ndarray, targets: np.ndarray, titles: int = 0
+) -> dict[str, float | None]:
     """Return coverage, novelty and popularity lift of the recommended titles.
 
     - `coverage`: the fraction, in [0, 1], of all titles that at least one user is shown.
@@ -103,6 +105,7 @@ def shown(top: np.ndarray, plays: np.ndarray, targets: np.ndarray) -> dict[str, 
         plays: plays [V] by training users, by title id. Ids below the first title have no plays and are not
             counted as titles.
         targets: ids [Q] of the titles that users watched next.
+        titles: number of titles; 0: every id from the first title on is one.
 
     Returns:
         Metric name, with the cutoff -> value.
@@ -110,7 +113,7 @@ def shown(top: np.ndarray, plays: np.ndarray, targets: np.ndarray) -> dict[str, 
     shown_ids = top[top > 0]
     at, chosen = f"@{SHOWN}", float(plays[targets].mean())
     return {
-        f"coverage{at}": len(np.unique(shown_ids)) / (len(plays) - FIRST_TITLE),
+        f"coverage{at}": len(np.unique(shown_ids)) / (titles or len(plays) - FIRST_TITLE),
         f"novelty{at}": float(-np.log2(np.maximum(plays[shown_ids], 1) / plays.sum()).mean()),
         f"popularity_lift{at}": float(plays[shown_ids].mean() / chosen) if chosen else None,
     }

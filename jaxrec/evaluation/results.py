@@ -158,8 +158,9 @@ def catalogue_result(
         diversity: weight of dissimilarity of the order by MMR; 0: none.
     """
     targets, users = rows["target"][:, 0], len(np.unique(rows["user"]))
+    titles = len(arrays.id_of_rank)
     out: dict[str, Any] = {
-        name: full_metrics(order.ranks) | metrics.shown(order.top, arrays.title_plays, targets)
+        name: full_metrics(order.ranks) | metrics.shown(order.top, arrays.title_plays, targets, titles)
         for name, order in ranked.by_order.items()
     }
     for name, order in ranked.by_order.items():
@@ -174,7 +175,6 @@ def catalogue_result(
             "retrieved": retrieve,
             "kept": float(ranked.kept.mean()),
         }
-    titles = len(arrays.id_of_rank)
     seen = {"seen": left_out.seen, "repeated_targets": int(left_out.contain(targets).sum())}
     seen["cold_targets"] = int((arrays.title_plays[targets] == 0).sum())
     return out | seen | {"titles": titles, "users": users, "examples": len(rows)}

@@ -261,7 +261,8 @@ def _rank_step(
         by_head, target_B, seen_BxL = task.score_all_titles(params, host, table, heads)
         title_1xV, target_Bx1 = jnp.arange(task.layout.num_titles)[None], target_B[:, None]
         B = len(target_B)
-        rivals_BxV = (title_1xV != target_Bx1) & (title_1xV >= FIRST_TITLE)
+        titles_V = task.candidates(table)
+        rivals_BxV = (title_1xV != target_Bx1) & (title_1xV >= FIRST_TITLE if titles_V is None else titles_V)
         if seen == "stored":
             rivals_BxV &= jnp.ones_like(rivals_BxV).at[jnp.arange(B)[:, None], seen_BxL].set(False)
         elif seen == "all":
@@ -297,7 +298,10 @@ def _rank_step(
         ranked = jax.lax.all_gather(local, AXIS, tiled=True)
         sums: Sums = {}
         if temperature is not None:
-            sums = _loss_sums(first(by_head[first.head]) / temperature, target_Bx1, jnp.asarray(host.valid))
+            logits_BxV = first(by_head[first.head]) / temperature
+            if titles_V is not None:
+                logits_BxV = jnp.where(titles_V | (title_1xV == target_Bx1), logits_BxV, -jnp.inf)
+            sums = _loss_sums(logits_BxV, target_Bx1, jnp.asarray(host.valid))
         return *ranked, jax.lax.psum(sums, AXIS)
 
     return step

@@ -26,7 +26,9 @@ _TITLE_GRADIENT_ROWS = 4096  # rows of the titles' gradient that are computed be
 _CPU_POSITIONS = 256
 
 
-def softmax(h, titles, target, temperature: float, budget_bytes: int, left_out=None) -> jax.Array:
+def softmax(
+    h, titles, target, temperature: float, budget_bytes: int, left_out=None, candidates=None
+) -> jax.Array:
     """Exact softmax cross-entropy over all titles: -log p(target) [R, L].
 
     Logits [positions, V] are computed in chunks of positions and recomputed for the gradient, which goes to
@@ -42,6 +44,8 @@ def softmax(h, titles, target, temperature: float, budget_bytes: int, left_out=N
         budget_bytes: upper bound of the bytes of a chunk's logits; a chunk has at least one position.
         left_out: ids [R, L, n] of titles without a probability at a position, 0 for none; the target is not
             among them. None: all titles have one.
+        candidates: mask [V] of the ids that have a title, the targets among them; None: all from FIRST_TITLE
+            on.
     """
     R, L, D = h.shape
     has_target = target >= FIRST_TITLE
@@ -53,35 +57,43 @@ def softmax(h, titles, target, temperature: float, budget_bytes: int, left_out=N
     size = chunk_size(R * L, max_positions)
     if left_out is not None:
         left_out = left_out.reshape(R * L, -1)
-    values = _chunked_softmax(size, float(temperature), h, titles, target.reshape(R * L), left_out)
+    inputs = h, titles, target.reshape(R * L), left_out, candidates
+    values = _chunked_softmax(size, float(temperature), *inputs)
     return jnp.where(has_target, values.reshape(R, L), 0.0)
 
 
-def _logits(h: jax.Array, titles: jax.Array, temperature: float, left_out: jax.Array | None) -> jax.Array:
+def _logits(
+    h: jax.Array, titles: jax.Array, temperature: float, left_out: jax.Array | None,
+    candidates: jax.Array | None,
+) -> jax.Array:  # fmt: skip
     """Logits [C, V] of h [C, D]; -inf for ids that are not candidates, and for `left_out` [C, n]."""
     logits = jnp.matmul(h, titles.T, preferred_element_type=sum_dtype(h, titles)) / temperature
-    logits = jnp.where(jnp.arange(len(titles)) < FIRST_TITLE, -jnp.inf, logits)
+    if candidates is None:
+        logits = jnp.where(jnp.arange(len(titles)) < FIRST_TITLE, -jnp.inf, logits)
+    else:
+        logits = jnp.where(candidates, logits, -jnp.inf)
     if left_out is None:
         return logits
     return logits.at[jnp.arange(len(h))[:, None], left_out].set(-jnp.inf)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _chunked_softmax(size: int, temperature: float, h, titles, target, left_out) -> jax.Array:
+def _chunked_softmax(size: int, temperature: float, h, titles, target, left_out, candidates) -> jax.Array:
     """Softmax losses [P] of h [P, D], target [P] and left_out [P, n], in chunks of `size` positions."""
-    return _chunked_softmax_forward(size, temperature, h, titles, target, left_out)[0]
+    return _chunked_softmax_forward(size, temperature, h, titles, target, left_out, candidates)[0]
 
 
-def _chunked_softmax_forward(size, temperature, h, titles, target, left_out):
+def _chunked_softmax_forward(size, temperature, h, titles, target, left_out, candidates):
     def chunk(inputs):
         h, target, left_out = inputs
-        log_normalizer = jax.nn.logsumexp(_logits(h, titles, temperature, left_out), axis=-1)
+        logits = _logits(h, titles, temperature, left_out, candidates)
+        log_normalizer = jax.nn.logsumexp(logits, axis=-1)
         positive = jnp.einsum("pd,pd->p", h, titles[target], preferred_element_type=log_normalizer.dtype)
         return log_normalizer - positive / temperature, log_normalizer
 
     chunks = (to_chunks(h, size), to_chunks(target, size), _chunks_of_left_out(left_out, size))
     values, log_normalizer = lax.map(chunk, chunks)
-    return values.reshape(-1)[: len(h)], (h, titles, target, left_out, log_normalizer)
+    return values.reshape(-1)[: len(h)], (h, titles, target, left_out, candidates, log_normalizer)
 
 
 def _chunks_of_left_out(left_out: jax.Array | None, size: int) -> jax.Array | None:
@@ -89,12 +101,13 @@ def _chunks_of_left_out(left_out: jax.Array | None, size: int) -> jax.Array | No
 
 
 def _chunked_softmax_backward(size, temperature, residuals, cotangent):
-    h, titles, target, left_out, log_normalizer = residuals
+    h, titles, target, left_out, candidates, log_normalizer = residuals
     wide = log_normalizer.dtype
 
     def chunk(d_titles, inputs):
         h, target, left_out, log_normalizer, cotangent = inputs
-        probability = jnp.exp(_logits(h, titles, temperature, left_out) - log_normalizer[:, None])
+        logits = _logits(h, titles, temperature, left_out, candidates)
+        probability = jnp.exp(logits - log_normalizer[:, None])
         is_target = jnp.arange(len(titles)) == target[:, None]
         d_logits = ((probability - is_target) * (cotangent / temperature)[:, None]).astype(h.dtype)
         d_h = jnp.matmul(d_logits, titles, preferred_element_type=wide)
@@ -106,7 +119,7 @@ def _chunked_softmax_backward(size, temperature, residuals, cotangent):
     )  # fmt: skip
     d_titles, d_h = lax.scan(chunk, jnp.zeros(titles.shape, wide), chunks)
     d_h = d_h.reshape(-1, h.shape[1])[: len(h)]
-    return d_h.astype(h.dtype), d_titles.astype(titles.dtype), None, None
+    return d_h.astype(h.dtype), d_titles.astype(titles.dtype), None, None, None
 
 
 _chunked_softmax.defvjp(_chunked_softmax_forward, _chunked_softmax_backward)

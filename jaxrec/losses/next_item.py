@@ -24,6 +24,7 @@ class Positions(NamedTuple):
         target: [R, L] int32 ids, 0 for no target.
         negatives: [R, L, N] or [R, N] int32 ids; None for a loss over all titles.
         log_q: [V] log of the sampling frequency of each title; None: no correction.
+        candidates: [V] bool, the ids that have a title; None: all that are no padding and not unknown.
     """
 
     h: jax.Array
@@ -31,11 +32,13 @@ class Positions(NamedTuple):
     target: jax.Array
     negatives: jax.Array | None
     log_q: jax.Array | None
+    candidates: jax.Array | None = None
 
 
 def softmax_loss(x: Positions, config: NextItem) -> jax.Array:
     """Return `softmax` [R, L] with the settings of `config`."""
-    return softmax(x.h, x.titles, x.target, config.temperature, config.logits_budget_mib * 2**20)
+    budget = config.logits_budget_mib * 2**20
+    return softmax(x.h, x.titles, x.target, config.temperature, budget, candidates=x.candidates)
 
 
 def sampled_softmax_loss(x: Positions, config: NextItem) -> jax.Array:

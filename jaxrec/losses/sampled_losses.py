@@ -204,7 +204,8 @@ def gbce(h, titles, target, negatives, temperature: float, calibration: float) -
     """Generalized binary cross-entropy of gSASRec (Petrov & Macdonald 2023) [R, L].
 
     The value is that of `bce` with the positive term multiplied by beta. With alpha = N / (titles - 1), the
-    fraction of a position's possible negatives that are drawn, and the calibration t,
+    fraction of a position's possible negatives that are drawn (ids without a title count, so that alpha stays
+    while titles are added), and the calibration t,
     beta = alpha (t (1 - 1 / alpha) + 1 / alpha) = 1 - t (1 - alpha). t = 0 is `bce`; t = 1 gives the
     probabilities that BCE against all negatives would lead to.
 

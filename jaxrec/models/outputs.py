@@ -27,6 +27,29 @@ class UserEncoding(NamedTuple):
     served_BxP: jax.Array | None = None
 
 
+class TitlesByRank(NamedTuple):
+    """Titles in the order of popularity.
+
+    Attributes:
+        id_V: [V] int32 ids by popularity rank; 0 after the last title.
+        number: Number of titles.
+    """
+
+    id_V: jax.Array
+    number: jax.Array
+
+
+def titles_by_rank(rank_V: Any) -> TitlesByRank:
+    """Return the titles that have a popularity rank.
+
+    Args:
+        rank_V: [V] rank of each id; V for padding, unknown and ids without a title.
+    """
+    ids_V, rank_V = jnp.arange(len(rank_V), dtype=jnp.int32), jnp.asarray(rank_V)
+    id_V = jnp.zeros_like(ids_V).at[rank_V].set(ids_V, mode="drop")  # the last places hold padding
+    return TitlesByRank(id_V, (rank_V < len(rank_V)).sum())
+
+
 class EncodedHistories(NamedTuple):
     """Encoded histories of B examples, to which candidates are appended.
 

@@ -22,7 +22,7 @@ from jaxrec.models.heads import MlpHead, ProductFeatures, RetrievalHead, dot_sco
 from jaxrec.models.layers.dense import Mlp, at_least_float32
 from jaxrec.models.layers.rng import layer_id, randint
 from jaxrec.models.layers.title_encoder import TitleLookup, TitleProjections
-from jaxrec.models.outputs import RankingOutput, RetrievalScores, UserEncoding
+from jaxrec.models.outputs import RankingOutput, RetrievalScores, UserEncoding, titles_by_rank
 from jaxrec.models.trunks import TITLE_KERNEL, Tower, Trunk, shared_columns
 from jaxrec.models.user_encoder import UserEncoder
 
@@ -39,6 +39,7 @@ class RankingModel(UserEncoder):
     sampled_titles: int = 0  # titles sampled per example to train the retrieval head
     blends: tuple[Blend, ...] = ()  # sums of heads, which `score` and `score_catalogue` take as heads
     pages: tuple[Page, ...] = ()  # requests of the blends that serve some of them
+    has_gaps: bool = False  # True: ids without a popularity rank have no title
 
     def setup(self):
         """Create the encoders, the experts, the gate and the heads."""
@@ -298,8 +299,10 @@ class RankingModel(UserEncoder):
         vectors; a stop of the gradient before the user vector improved no result.
         """
         K, layer = positive_BxK.shape[1], layer_id((*self.path, "retrieval"))
-        sampled_BxN = randint(self.titles - FIRST_TITLE, (self.sampled_titles,), key_Bx2, layer)
-        negative_BxN = FIRST_TITLE + sampled_BxN
+        ranked = titles_by_rank(table.rank) if self.has_gaps else None
+        count = self.titles - FIRST_TITLE if ranked is None else ranked.number
+        sampled_BxN = randint(count, (self.sampled_titles,), key_Bx2, layer)
+        negative_BxN = FIRST_TITLE + sampled_BxN if ranked is None else ranked.id_V[sampled_BxN]
         titles = self._titles(jnp.concatenate([positive_BxK, negative_BxN], axis=1), table, catalogue)
         s_BxC = self.retrieving(user.vector_BxF, titles)
         valid_BxN = (negative_BxN[:, :, None] != positive_BxK[:, None]).all(2)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxrec.core.batch import TitleTable
 from jaxrec.models.layers.title_encoder import TitleProjections
-from jaxrec.models.outputs import Correction, UserEncoding
+from jaxrec.models.outputs import Correction, UserEncoding, titles_by_rank
 from jaxrec.models.ranker import RankingModel
 
 
@@ -35,7 +35,8 @@ def top_titles(scores_BxV: jax.Array, k: int, rank_V: jax.Array | None) -> tuple
     Args:
         scores_BxV: scores by title id; -inf for a title that is not eligible, such as padding.
         k: number of titles.
-        rank_V: popularity rank of each id, V for padding and unknown. None: the order of the ids.
+        rank_V: popularity rank of each id, V for padding, unknown and ids without a title. None: the order
+            of the ids.
 
     Returns:
         Scores [B, k], the best first, and ids [B, k]; an id is arbitrary where the score is -inf.
@@ -43,8 +44,7 @@ def top_titles(scores_BxV: jax.Array, k: int, rank_V: jax.Array | None) -> tuple
     if rank_V is None:
         return jax.lax.top_k(scores_BxV, k)  # puts the first of equal scores first
     chex.assert_shape(rank_V, scores_BxV.shape[1:], custom_message="rank_V")
-    ids_V = jnp.arange(len(rank_V), dtype=jnp.int32)
-    id_of_rank_V = jnp.zeros_like(ids_V).at[rank_V].set(ids_V, mode="drop")  # the last places hold padding
+    id_of_rank_V = titles_by_rank(rank_V).id_V
     best_Bxk, rank_Bxk = jax.lax.top_k(scores_BxV[:, id_of_rank_V], k)
     return best_Bxk, id_of_rank_V[rank_Bxk]
 

@@ -239,7 +239,7 @@ class Programs:
 
     def _catalogue_shapes(self, padded: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Return the shapes of the arrays of the catalogue, with `padded` titles by popularity rank."""
-        arrays, V = self._arrays, self.titles + FIRST_TITLE
+        arrays, V = self._arrays, len(self._arrays.rank_of_id)
         return {
             "categories": _shape(arrays.title_categories.shape, np.int32),
             "numbers": _shape(arrays.title_numbers.shape, np.float32),

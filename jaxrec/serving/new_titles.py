@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxrec.config.schema import Config
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import FIRST_TITLE, TITLE_ID
+from jaxrec.core.ids import FIRST_TITLE, MISSING, TITLE_ID
 from jaxrec.core.row_format import Layout
 from jaxrec.data.events.history_columns import title_rows
 from jaxrec.data.events.stored_vocabulary import StoredVocabulary
@@ -49,10 +49,15 @@ def append_titles(
         raise InputError(f"titles: {error}; allowed: whole numbers, as in the training") from error
     first = len(arrays.rank_of_id)
     rank_of_id = np.concatenate([arrays.rank_of_id, len(arrays.id_of_rank) + np.arange(len(key))])
-    rank_of_id[:FIRST_TITLE] = len(rank_of_id)
+    rank_of_id[:first][arrays.rank_of_id >= first] = len(rank_of_id)
+    # Ids without a title, before those of the new titles; their keys are unlike any other.
+    unused = np.arange(first - FIRST_TITLE - len(arrays.title_key))
+    no_key = (
+        MISSING + unused if arrays.title_key.dtype.kind in "iu" else np.char.add("\x00", unused.astype(str))
+    )
     return Arrays(
-        np.concatenate([arrays.title_key, key]),
-        np.concatenate([arrays.title_runtime, table.runtime[new]]),
+        np.concatenate([arrays.title_key, no_key, key]),
+        np.concatenate([arrays.title_runtime, np.full(len(unused), np.nan), table.runtime[new]]),
         np.concatenate([arrays.title_plays, np.zeros(len(key), np.int64)]),
         rank_of_id.astype(np.int32),
         np.concatenate([arrays.id_of_rank, first + np.arange(len(key))]).astype(np.int32),

@@ -1,7 +1,7 @@
 """Requests of users: rows for the model, made from watch histories by a checkpoint's vocabulary."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -141,7 +141,8 @@ class RequestBuilder:
         self._config, self._layout, self._arrays = config, layout, arrays
         self._vocabulary = StoredVocabulary(layout, categories)
         self._titles = Titles(arrays.title_key, arrays.title_runtime)
-        self._rank_of_row = arrays.rank_of_id[FIRST_TITLE:].astype(np.int64)
+        rows = slice(FIRST_TITLE, FIRST_TITLE + len(arrays.title_key))
+        self._rank_of_row = arrays.rank_of_id[rows].astype(np.int64)
         # Plays at one time are ordered by key: the order of the source's titles is not stored.
         self._order_of_row = np.argsort(np.argsort(arrays.title_key, kind="stable"), kind="stable")
         row_of_rank = arrays.id_of_rank - FIRST_TITLE
@@ -202,6 +203,9 @@ class RequestBuilder:
         """
         plays = [chunk for chunk in group if isinstance(chunk, Interactions)]
         counts.plays += sum(len(chunk.user) for chunk in plays)
+        # A title that cannot be recommended any more is unknown, as it is in preparation.
+        has_rank = np.append(self._rank_of_row < len(self._arrays.rank_of_id), False)
+        plays = [replace(c, title=np.where(has_rank[c.title], c.title, -1)) for c in plays]
         cleaned = [
             clean(c, self._titles, self._config.data, counts.skipped, self._has_completion) for c in plays
         ]

@@ -174,7 +174,7 @@ class TfdsSource(WithoutSignals):
             np.searchsorted(key, columns[source.title]),
             _milliseconds(columns[source.time]),
             {f.name: _column(columns[f.name].tolist(), f.kind) for f in features["context"]},
-            Titles(_decode(key), runtime, title_features),
+            Titles(_decode(key), runtime, title_features, of_log=True),
             Users(*users.finish()),
         )
 

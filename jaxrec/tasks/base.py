@@ -94,9 +94,7 @@ class Task:
         raise NotImplementedError
 
     def device_context(self, task_state: Any, step: jax.Array, host: HostBatch, table: TitleTable) -> Any:
-        """Return data of the whole batch that every microbatch of a device needs.
-
-        The whole batch is the per-device batch or the global batch.
+        """Return data of the whole batch, per-device or global, that every microbatch of a device needs.
 
         Called inside a mapped step, so collectives over `AXIS` may be used.
 
@@ -260,7 +258,6 @@ class Task:
             table: Features of all titles.
             eligible_BxV: Bool, the titles that may be retrieved.
             limit: Maximum number of retrieved titles.
-
         """
         raise NotImplementedError
 
@@ -315,6 +312,10 @@ class Task:
         raise NotImplementedError
 
     # ------------------------------------------------ common to all tasks
+
+    def candidates(self, table: TitleTable) -> jax.Array | None:
+        """Return a mask [V] of the ids with a popularity rank; None: all from FIRST_TITLE on have one."""
+        return jnp.asarray(table.rank) < len(table.rank) if self.layout.has_gaps else None
 
     def microbatches(self, device_batch: int) -> int:
         """Return the number of microbatches of a per-device batch.

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.core.registry import NEGATIVE_SAMPLERS, resolve
 from jaxrec.models.layers import rng
+from jaxrec.models.outputs import TitlesByRank
 
 _NUMBER = rng.layer_id(("sampled",))  # unlike any layer's, so that dropout is independent of these draws
 
@@ -24,10 +25,12 @@ class NegativePool(NamedTuple):
     Attributes:
         titles: Number of titles V, with padding and unknown.
         ids: [M] int32 targets of the batch, 0 for none; for "in_batch" only.
+        ranked: The titles; None: all ids from FIRST_TITLE on.
     """
 
     titles: int
     ids: Any = None
+    ranked: TitlesByRank | None = None
 
 
 class NegativeSampler(NamedTuple):
@@ -43,6 +46,8 @@ class NegativeSampler(NamedTuple):
 
 def _draw_uniform(keys_Rx2: jax.Array, shape: tuple[int, ...], pool: NegativePool) -> jax.Array:
     """Draw each title with the same probability."""
+    if pool.ranked is not None:
+        return pool.ranked.id_V[rng.randint(pool.ranked.number, shape, keys_Rx2, _NUMBER)]
     return FIRST_TITLE + rng.randint(pool.titles - FIRST_TITLE, shape, keys_Rx2, _NUMBER)
 
 
@@ -58,6 +63,8 @@ def _draw_in_batch(keys_Rx2: jax.Array, shape: tuple[int, ...], pool: NegativePo
 
 
 def _uniform_log_q(pool: NegativePool) -> jax.Array:
+    if pool.ranked is not None:
+        return jnp.full(pool.titles, -jnp.log(pool.ranked.number.astype(jnp.float32)))
     return jnp.full(pool.titles, -math.log(pool.titles - FIRST_TITLE), jnp.float32)
 
 

@@ -14,6 +14,7 @@ from jaxrec.losses import next_item
 from jaxrec.losses.ranking import engagement_weight
 from jaxrec.models.layers.dense import applied
 from jaxrec.models.next_item import ItemWindow, NextItemModel
+from jaxrec.models.outputs import titles_by_rank
 from jaxrec.runtime.mesh import AXIS
 from jaxrec.tasks import negative_sampling, next_item_inputs
 from jaxrec.tasks.base import Task
@@ -75,8 +76,9 @@ class NextItemTask(Task):
         are
         those of `Task.device_context`.
         """
+        ranked = titles_by_rank(table.rank) if self.layout.has_gaps else None
         if self.config.next_item.negative_distribution != "in_batch":
-            return negative_sampling.NegativePool(self.layout.num_titles)
+            return negative_sampling.NegativePool(self.layout.num_titles, ranked=ranked)
         size = len(host.valid)
         count = self.microbatches(size)
         key = jnp.zeros((size, 2), jnp.uint32)
@@ -105,7 +107,8 @@ class NextItemTask(Task):
             host.words, self.layout, self.size, random, sampling.id_dropout, key
         )
         windows = windows._replace(target=jnp.where(host.valid[:, None], windows.target, 0))
-        inputs = params, self.project_titles(params, table) if projections is None else projections, context
+        projections = self.project_titles(params, table) if projections is None else projections
+        inputs = params, projections, context, self.candidates(table)
         if not alpha:
             return self._window_loss(*inputs, windows, key)
         windows, long_B = next_item_inputs.stochastic_length(windows, alpha, key)
@@ -136,6 +139,7 @@ class NextItemTask(Task):
         params: Any,
         projections: Any,
         pool: negative_sampling.NegativePool,
+        titles: jax.Array | None,
         windows: next_item_inputs.TargetWindows,
         key: jax.Array,
     ) -> tuple[jax.Array, Sums]:
@@ -144,6 +148,7 @@ class NextItemTask(Task):
         Args:
             projections: From `project_titles`.
             pool: Source of the negatives.
+            titles: From `candidates`.
             key: [B, 2] uint32, one key for each row.
         """
         objective, variables, positions = self.config.next_item, {"params": params}, windows.target.shape[1]
@@ -160,7 +165,7 @@ class NextItemTask(Task):
                 negatives = negatives[:, ::-1]
             log_q = negative_sampling.log_q(distribution, pool) if objective.logq_correction else None
         loss_BxL = next_item.next_item_loss(
-            next_item.Positions(h_BxLxD, candidates_VxD, windows.target, negatives, log_q), objective
+            next_item.Positions(h_BxLxD, candidates_VxD, windows.target, negatives, log_q, titles), objective
         )
         if objective.personalised:
             loss_BxL = loss_BxL * engagement_weight(

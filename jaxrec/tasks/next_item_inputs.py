@@ -73,6 +73,8 @@ def training(
         jnp.take_along_axis(rows[name], index, axis=1) for name in ("title", "time", "completion")
     )
     inputs, target = title[:, :-1], jnp.where(title[:, :-1] != PAD, title[:, 1:], PAD)
+    if layout.selects_targets:
+        target = jnp.where(jnp.take_along_axis(rows["selected"], index[:, 1:], axis=1) > 0, target, PAD)
     if unknown_rate:
         inputs = mask_to_unknown(inputs, unknown_rate, rng.fold_in(key[:, None], jnp.arange(size)))
     outcome = Outcome(completion[:, 1:].astype(jnp.float32))

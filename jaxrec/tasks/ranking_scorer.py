@@ -90,8 +90,8 @@ class RankingScorer(Task):
             self.head_specs,
             self.config.objective.retrieval_negatives,
             self.config.evaluate.blends,
-            self.pages,
-        )
+            self.pages, self.layout.has_gaps,
+        )  # fmt: skip
 
     @cached_property
     def pages(self) -> tuple[Page, ...]:

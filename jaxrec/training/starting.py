@@ -23,6 +23,7 @@ from jaxrec.config.schema import Config, Start
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import TITLE_ID
 from jaxrec.core.paths import AnyPath, as_path
+from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.tasks.base import Task
 from jaxrec.tasks.loading import CHECKPOINTS, read_meta
@@ -106,6 +107,7 @@ def read_start(task: Task, dataset: Dataset, state: TrainState) -> StartPoint:
         meta["categories"] | {TITLE_ID: keys},
         manifest["categories"] | {TITLE_ID: dataset.arrays.title_key},
         {name: x.shape for name, x in names.items()},
+        {TITLE_ID: (Layout.from_json(meta["layout"]).num_titles, task.layout.num_titles)},
     )
     features = TitleFeatures(task.layout, dataset.arrays.title_categories, dataset.arrays.title_numbers)
     fill = fill_new_rows(start.rows, start.noise, task.config.train.seed, features)

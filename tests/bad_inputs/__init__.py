@@ -1,12 +1,12 @@
 """Corpus of wrong and unusual inputs, with the right answer to each."""
 
-from tests.bad_inputs import configs, lines, tables, workdirs
+from tests.bad_inputs import configs, increments, lines, tables, workdirs
 from tests.bad_inputs.case import Case
 
 DOORS = {
     "tables": tables.CASES,
-    "configs and flags": [*configs.CASES, *lines.CASES],
-    "workdirs and checkpoints": workdirs.CASES,
+    "configs and flags": [*configs.CASES, *lines.CASES, *increments.VALUE_CASES],
+    "workdirs and checkpoints": [*workdirs.CASES, *increments.CONTINUED_CASES],
 }
 _LOADING = (
     "evaluate",
@@ -28,5 +28,5 @@ def is_short(door: str, case: Case) -> bool:
         return tables.CASES.index(case) % (2 if case.status else 12) == 0
     if door == "workdirs and checkpoints":
         takes_long = case.command[0] in _LOADING or case.status == 0
-        return not takes_long or workdirs.CASES.index(case) % 60 == 0
+        return not takes_long or DOORS[door].index(case) % 60 == 0
     return True

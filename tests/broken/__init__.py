@@ -10,6 +10,7 @@ from tests.broken import (
     filling,
     gradients,
     heads,
+    increments,
     integrity,
     labels,
     models,
@@ -50,5 +51,6 @@ AREAS = (
     filling,
     policies,
     served,
+    increments,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)

@@ -149,16 +149,16 @@ LINES = (
     # ------------------------------------------------------------ features by id
     Line(
         "categories of titles are by id",
-        "jaxrec/data/storage/writer.py",
-        "wide[first:] = categories[order]",
-        "wide[first:] = categories",
+        "jaxrec/data/increments/catalogue.py",
+        "wide[id_of_rank], tall[id_of_rank] = categories[order], numbers[order]",
+        "wide[id_of_rank], tall[id_of_rank] = categories[: len(order)], numbers[order]",
         ("tests/data/events/test_vocabulary.py::test_every_title_id_has_the_features_of_its_title",),
     ),
     Line(
         "numbers of titles are by id",
-        "jaxrec/data/storage/writer.py",
-        "tall[first:] = numbers[order]",
-        "tall[first:] = numbers",
+        "jaxrec/data/increments/catalogue.py",
+        "wide[id_of_rank], tall[id_of_rank] = categories[order], numbers[order]",
+        "wide[id_of_rank], tall[id_of_rank] = categories[order], numbers[: len(order)]",
         ("tests/data/events/test_vocabulary.py::test_every_title_id_has_the_features_of_its_title",),
     ),
     Line(
@@ -171,8 +171,8 @@ LINES = (
     Line(
         "ids of categories are sorted",
         "jaxrec/data/events/vocabulary.py",
-        "values = sorted(self._code)\n",
-        "values = list(self._code)\n",
+        "values = earlier + sorted(self._code.keys() - set(earlier))\n",
+        "values = earlier + [x for x in self._code if x not in earlier]\n",
         ("tests/data/events/test_vocabulary.py",),
     ),
     Line(
@@ -192,8 +192,8 @@ LINES = (
     Line(
         "a missing code is unknown",
         "jaxrec/data/events/vocabulary.py",
-        "remap = np.full(len(values) + 1, UNKNOWN, np.int32)",
-        "remap = np.full(len(values) + 1, UNKNOWN + 1, np.int32)",
+        "remap = np.full(len(self._code) + 1, UNKNOWN, np.int32)",
+        "remap = np.full(len(self._code) + 1, UNKNOWN + 1, np.int32)",
         ("tests/data/events/test_vocabulary.py",),
     ),
     Line(

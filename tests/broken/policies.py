@@ -46,8 +46,9 @@ LINES = (
     Line(
         "the softmax of a policy leaves out played titles in its gradient",
         "jaxrec/losses/full_softmax.py",
-        "probability = jnp.exp(_logits(h, titles, temperature, left_out) - log_normalizer[:, None])",
-        "probability = jnp.exp(_logits(h, titles, temperature, None) - log_normalizer[:, None])",
+        "candidates)\n        probability = jnp.exp(logits - log_normalizer[:, None])",
+        "candidates)\n        logits = _logits(h, titles, temperature, None, candidates)\n"
+        "        probability = jnp.exp(logits - log_normalizer[:, None])",
         (f"{_LOSSES}::test_the_softmax_of_a_policy_leaves_out_played_titles",),
     ),
     Line(

@@ -52,7 +52,8 @@ LINES = (
     Line(
         "a lost event of a signal is an error",
         "jaxrec/data/runners/stages.py",
-        '    _check_count(f"events of signals of partition {number}", len(signals), sent)\n',
+        '    check_count(f"events of signals of partition {number}", len(signals), '
+        "int(stats.signal_events[number]))\n",
         "",
         (f"{_PREPARED}::test_a_lost_or_duplicated_event_is_an_error",),
     ),

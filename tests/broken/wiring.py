@@ -155,7 +155,7 @@ LINES = (
     Line(
         "coverage is of all titles",
         "jaxrec/evaluation/metrics.py",
-        "len(np.unique(shown_ids)) / (len(plays) - FIRST_TITLE)",
+        "len(np.unique(shown_ids)) / (titles or len(plays) - FIRST_TITLE)",
         "len(np.unique(shown_ids)) / len(plays)",
         ("tests/end_to_end/test_by_hand.py::test_rankings_of_all_titles",),
     ),

@@ -137,6 +137,16 @@ def rows(config: Config) -> dict[str, str]:
     return {name: hashlib.sha256(content).hexdigest() for name, content in out.items()}
 
 
+def continued(config: Config) -> dict[str, str]:
+    """Return `rows` of a config that may continue a dataset of the log's first weeks."""
+    if config.data.continues:
+        earlier = copy.deepcopy(config)
+        earlier.data.continues, earlier.data.until = "", "2024-12-10"
+        config = copy.deepcopy(config)
+        config.data.continues = str(dataset_of(earlier).directory)
+    return rows(config)
+
+
 def _plain(value):
     if isinstance(value, Lists):
         return [value.values.tolist(), value.offsets.tolist()]
@@ -516,10 +526,10 @@ def _abstract_state(config: Config):
 
 def started(config: Config) -> dict[str, bytes]:
     """Return the first values of a run that come from another run."""
-    dataset, meta = (
-        dataset_of(config),
-        {"categories": dataset_of(config).manifest["categories"], "dataset": ""},
-    )
+    dataset = dataset_of(config)
+    layout = dataset.manifest["layout"]
+    layout = layout | {"num_titles": layout["num_titles"] - 2}  # that of `_Saved`
+    meta = {"categories": dataset.manifest["categories"], "layout": layout, "dataset": ""}
     with _patched((starting, "Checkpointer", _Saved), (starting, "read_meta", lambda *_: meta)):
         point = starting.read_start(_task(config), dataset, _once(_abstract_state, one_expert()))
     return {name: value.tobytes() for name, value in point.values.items()}

@@ -244,6 +244,13 @@ DATA = table(
                       {"objective.ctr": 0.0, "objective.ranking": 0.0})],
     "served": [Case("data.served", 8, o.stored_fields, edits=SERVED)],
     "request_window_seconds": [Case("data.request_window_seconds", 60, o.shown, edits=SERVED)],
+    "since": [Case("data.since", "2024-12-10", o.rows, base) for base in ("ranking", "next_item")],
+    "until": [Case("data.until", "2025-01-10", o.rows, base) for base in ("ranking", "next_item")],
+    "replay": [Case("data.replay", 0.5, o.rows, base, {"data.since": "2024-12-10"})
+               for base in ("ranking", "next_item")],
+    "only": [Case("data.only", "device=tv", o.rows)],
+    "continues": [Case("data.continues", "EARLIER", o.continued)],
+    "capacity": [Case("data.capacity", 64, o.rows, base) for base in ("ranking", "next_item")],
     "fold": [Case("data.fold", "2/3", o.rows, base, {"source.test_only_users": 0})
              for base in ("ranking", "next_item")],
 }  # fmt: skip

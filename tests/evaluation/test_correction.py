@@ -29,6 +29,7 @@ def test_scores_of_log_ratios_are_ranked_by_probability():
     by_head = {"ctr": jnp.asarray(log_p - log_q), "ranking": jnp.asarray((log_p - log_q) / 2)}
     task = SimpleNamespace(
         layout=SimpleNamespace(num_titles=V),
+        candidates=lambda table: None,
         score_all_titles=lambda params, host, table, heads: TitleScores(
             {head: by_head[head] for head in heads}, target, jnp.zeros((B, 1), jnp.int32)
         ),

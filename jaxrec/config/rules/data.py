@@ -6,6 +6,7 @@ from jaxrec.config.rules.declared.availability import check_availability
 from jaxrec.config.rules.declared.labels import check_stored_labels, check_watch_times
 from jaxrec.config.rules.declared.signals import check_signals
 from jaxrec.config.rules.examples import check_fold, check_impressions, check_served
+from jaxrec.config.rules.increments import check_increments
 from jaxrec.config.schema import LIST_MIXES, Config, Feature, FileFormat, Tables
 from jaxrec.config.tree import among, require
 from jaxrec.core import registry
@@ -212,7 +213,8 @@ def _check_examples(config: Config) -> None:
         allowed = (
             f"be title where task.name is {config.task.name!r}: their positions have features of titles alone"
         )
-        require(feature.where == "title", f"features[{i}].where", feature.where, allowed)
+        selects = data.only.startswith(f"{feature.name}=")  # read in preparation, not by the model
+        require(feature.where == "title" or selects, f"features[{i}].where", feature.where, allowed)
     reason = "for sequences keep seconds since 1970 in 32 bits"
     first, last = date.fromisoformat(data.earliest), date.fromisoformat(data.latest)
     require(first >= _FIRST_DAY, "data.earliest", data.earliest, f"be {_FIRST_DAY} or later, {reason}")
@@ -221,5 +223,5 @@ def _check_examples(config: Config) -> None:
 
 DATA_RULES = (
     _check_source, _check_features, check_signals, check_stored_labels, check_availability, _check_data,
-    _check_split, check_fold, _check_examples, check_served, check_impressions,
+    _check_split, check_fold, check_increments, _check_examples, check_served, check_impressions,
 )  # fmt: skip

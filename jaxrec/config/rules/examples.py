@@ -1,4 +1,4 @@
-"""The rules of what a dataset's rows are of: requests or exposures, what was shown, and users of a fold."""
+"""The rules of what a dataset's rows are of: requests or exposures, what was shown, users, one category."""
 
 import re
 
@@ -21,6 +21,17 @@ def parse_fold(fold: str) -> tuple[int, int]:
     allowed = f"be a fold of 2 to {_MOST_FOLDS:,}, from '1/5' to '5/5' of five, or empty"
     require(1 <= number <= count and 2 <= count <= _MOST_FOLDS, "data.fold", fold, allowed)
     return number, count
+
+
+def parse_only(only: str) -> tuple[str, str]:
+    """Return the feature and the value of `data.only`: "country=BR" gives ("country", "BR").
+
+    Raises:
+        InputError: The text is not of that form.
+    """
+    name, equals, value = only.partition("=")
+    require(bool(name and equals and value), "data.only", only, "be a feature and its value, as 'country=BR'")
+    return name, value
 
 
 def training_share(data: Data) -> float:

@@ -24,6 +24,7 @@ _LIMITS = {
     "data.served": 2**12,
     "data.request_window_seconds": 7 * 24 * 3600,
     "data.negatives": 2**14,
+    "data.capacity": 2**24,
     "data.partitions": 2**16,
     "data.workers": 2**12,
     "sampling.negatives": 2**14,

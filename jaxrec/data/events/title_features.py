@@ -1,5 +1,7 @@
 """Encoding of the titles table: ids, padded lists and standardised numbers, one row per title."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from jaxrec.config.schema import Feature
@@ -7,12 +9,13 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import TITLE_ID, UNKNOWN
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.core.tables import Lists
-from jaxrec.data.events.vocabulary import FIRST_VALUE, CategoryCodes, Moments, standardise
+from jaxrec.data.events.vocabulary import FIRST_VALUE, CategoryCodes, KnownColumn, Moments, standardise
 
 
 def title_columns(
-    raw: dict[str, np.ndarray | Lists], features: tuple[Feature, ...], titles: int
-) -> tuple[np.ndarray, np.ndarray, tuple[FeatureSpec, ...], dict[str, list]]:
+    raw: dict[str, np.ndarray | Lists], features: tuple[Feature, ...], titles: int,
+    known: Mapping[str, KnownColumn] | None = None,
+) -> tuple[np.ndarray, np.ndarray, tuple[FeatureSpec, ...], dict[str, list]]:  # fmt: skip
     """Encode the title features of the catalogue, one row per title.
 
     Rows are in the caller's order.
@@ -21,6 +24,7 @@ def title_columns(
         raw: Raw columns by feature name.
         features: Declared features; only title features are used.
         titles: Number of titles.
+        known: Columns of an earlier dataset, whose values and moments stay; None: there is none.
 
     Returns:
         Ids [titles, columns] int32, numbers [titles, columns] float32, the specs in declared order (title_id
@@ -29,6 +33,7 @@ def title_columns(
     Raises:
         InputError: A declared feature is missing, or its kind does not match the column.
     """
+    known = known or {}
     categories, numbers, specs, values = [], [], [], {}
     for f in (f for f in features if f.where == "title"):
         if f.name == TITLE_ID:
@@ -45,14 +50,14 @@ def title_columns(
         if f.kind == "number":
             moments = Moments()
             x = moments.add(np.asarray(column), f.name)
-            mean, std = moments.finish()
+            mean, std = known[f.name].moments if known else moments.finish()
             spec = FeatureSpec(f.name, f.kind, f.where, f.width, mean=mean, std=std)
             numbers.append(standardise(x, spec)[:, None])
         else:
             codes = CategoryCodes()
             lists = column if isinstance(column, Lists) else Lists(column, np.arange(titles + 1))
             provisional = codes.encode(lists.values)
-            values[f.name], remap = codes.finish()
+            values[f.name], remap = codes.finish(f.name, known[f.name] if known else None)
             most = f.most if f.kind == "categories" else 1
             categories.append(pad_lists(remap[provisional + 1], lists.offsets, most))
             size = FIRST_VALUE + len(values[f.name])

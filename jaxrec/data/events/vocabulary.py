@@ -4,6 +4,7 @@ The ids of a categorical column follow the sorted order of its values, after 0 (
 missing). They do not depend on the order of rows or on the chunks.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,20 @@ def is_missing(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind in "US":
         return values == values.dtype.type()
     return np.zeros(len(values), bool)
+
+
+class KnownColumn(NamedTuple):
+    """Vocabulary or moments of a column in an earlier dataset, which stay.
+
+    Attributes:
+        dataset: Name of the dataset, for messages.
+        values: Values of a category, in the order of their ids.
+        moments: Mean and standard deviation of a number.
+    """
+
+    dataset: str
+    values: tuple
+    moments: tuple[float, float]
 
 
 class CategoryCodes:
@@ -63,15 +78,31 @@ class CategoryCodes:
         """Return the values in the order of their provisional codes."""
         return list(self._code)
 
-    def finish(self) -> tuple[list, np.ndarray]:
+    def finish(self, name: str = "", known: KnownColumn | None = None) -> tuple[list, np.ndarray]:
         """Return the values in final order, and the map from codes to final ids.
 
-        The map is [codes + 1] int32, indexed by code + 1: index 0 is for missing values.
+        The map is [codes + 1] int32, indexed by code + 1: index 0 is for missing values. Values of an earlier
+        dataset come first, in their order.
+
+        Args:
+            name: Feature name for the error message.
+            known: The column in an earlier dataset; None: there is none.
+
+        Raises:
+            InputError: The values are of another type than those of the earlier dataset.
         """
-        values = sorted(self._code)
-        remap = np.full(len(values) + 1, UNKNOWN, np.int32)
+        earlier = [] if known is None else [*known.values]
+        if known is not None and earlier and self._code:
+            types = type(earlier[0]), type(next(iter(self._code)))
+            if types[0] is not types[1]:
+                kinds = ["text" if t is str else "whole numbers" for t in types]
+                there = f"{known.dataset}: feature {name} holds {kinds[0]} there and {kinds[1]} here"
+                raise InputError(f"{there}; allowed: values of the same type")
+        values = earlier + sorted(self._code.keys() - set(earlier))
+        remap = np.full(len(self._code) + 1, UNKNOWN, np.int32)
         for index, value in enumerate(values):
-            remap[self._code[value] + 1] = FIRST_VALUE + index
+            if value in self._code:
+                remap[self._code[value] + 1] = FIRST_VALUE + index
         return values, remap
 
 
@@ -173,11 +204,14 @@ class FeatureColumns:
     Args:
         features: Declared features; only those of `where` are used.
         where: "user" or "context".
+        known: Columns of an earlier dataset, whose values and moments stay; None: there is none.
     """
 
-    def __init__(self, features: tuple[Feature, ...], where: str) -> None:
+    def __init__(
+        self, features: tuple[Feature, ...], where: str, known: Mapping[str, KnownColumn] | None = None
+    ) -> None:
         self.features = [f for f in features if f.where == where]
-        self.where = where
+        self.where, self._known = where, known or {}
         self._state: dict[str, CategoryCodes | Moments] = {
             f.name: Moments() if f.kind == "number" else CategoryCodes() for f in self.features
         }
@@ -256,12 +290,14 @@ class FeatureColumns:
         for f in self.features:
             state = self._state[f.name]
             if isinstance(state, Moments):
-                mean, std = state.finish()
+                known = self._known.get(f.name)
+                mean, std = state.finish() if known is None else known.moments
                 specs.append(FeatureSpec(f.name, f.kind, f.where, f.width, mean=mean, std=std))
             else:
-                self.values[f.name], remap = state.finish()
+                values, remap = state.finish(f.name, self._known.get(f.name))
+                self.values[f.name] = values
                 self._remap.append(remap)
-                specs.append(FeatureSpec(f.name, f.kind, f.where, f.width, size=FIRST_VALUE + len(remap) - 1))
+                specs.append(FeatureSpec(f.name, f.kind, f.where, f.width, size=FIRST_VALUE + len(values)))
         self.specs = tuple(specs)
 
     def encode(self, categories: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ from jaxrec.data.events import splits
 from jaxrec.data.events.event_log import Log, TitleStats, event_states
 from jaxrec.data.examples.histories import Past, fill_features, fill_history
 from jaxrec.data.examples.ranking import Examples
+from jaxrec.data.increments.selection import TargetSelection
 from jaxrec.data.labels.of_targets import PartitionLabels
 from jaxrec.data.labels.tables import Anchors
 from jaxrec.data.labels.timeline import Timeline
@@ -58,6 +59,7 @@ def build(
     layout: Layout,
     labels: PartitionLabels,
     signals: PastSignals | None = None,
+    selection: TargetSelection | None = None,
 ) -> Examples:
     """Build the rows of all exposures of a partition's users.
 
@@ -71,6 +73,7 @@ def build(
         layout: Layout of the rows.
         labels: Labels of the partition, with the events of its signals.
         signals: Signals of the plays, where the layout has some.
+        selection: Exposures that become rows; None: all.
     """
     data = labels.config.data
     exposures = _exposures(log, labels)
@@ -89,16 +92,31 @@ def build(
     if layout.labels:
         rows["label"][:, 0], rows["label_known"][:, 0] = values.y[has_past], values.known[has_past]
     _fill_past(rows, log, catalogue, layout, data, exposures, signals)
+    kept, kept_user = _selected(log, catalogue, exposures, selection)
     for s, name in enumerate(SPLITS):
-        selected = exposures.split == s
+        selected = (exposures.split == s) & kept
         user = exposures.user[selected]
-        users = log.split == s if data.split == "users" else np.isin(np.arange(len(log.hash)), user)
+        users = (
+            (log.split == s) & kept_user if data.split == "users" else np.isin(np.arange(len(log.hash)), user)
+        )
         out.rows[name], out.users[name] = rows[selected], log.hash[users]
         out.rows[name]["user"] = (np.cumsum(users) - 1)[user]
         out.user_time[name] = user, exposures.time[selected]
     exact = out.rows[SPLITS[splits.TRAIN]]["target_completion"][:, 0] * 2.0**32  # exact: a power of two
     out.completion_sum, out.completions = int(np.rint(exact).astype(np.int64).sum()), len(exact)
     return out
+
+
+def _selected(
+    log: Log, catalogue: TitleStats, exposures: _Exposures, selection: TargetSelection | None
+) -> tuple[np.ndarray | bool, np.ndarray | bool]:
+    """Return masks of the exposures [A] and of the users [U] that may have rows."""
+    if selection is None:
+        return True, True
+    user, rank, time, split = exposures[:4]
+    context = _context(log, _own_play(log, exposures))[0]
+    kept = selection.targets(log, user, time, split, catalogue.hash[rank], context)
+    return kept, selection.users(log)
 
 
 def _exposures(log: Log, labels: PartitionLabels) -> _Exposures:
@@ -130,13 +148,17 @@ def _fill_past(
             chunk, log, states, catalogue.id_of_rank, Past(start, first, time), layout.max_history,
             data.abandon_threshold, signals,
         )  # fmt: skip
-        own = play[i : i + _CHUNK]
-        is_known = (own >= 0)[:, None]
-        context = (
-            np.where(is_known, log.context_categories[own], UNKNOWN),
-            np.where(is_known, log.context_numbers[own], 0),
-        )
+        context = _context(log, play[i : i + _CHUNK])
         fill_features(chunk, (log.user_categories[user], log.user_numbers[user]), context)
+
+
+def _context(log: Log, play: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return categories and numbers [A, columns] of the context of plays; unknown where there is none, -1."""
+    is_known = (play >= 0)[:, None]
+    return (
+        np.where(is_known, log.context_categories[play], UNKNOWN),
+        np.where(is_known, log.context_numbers[play], 0),
+    )
 
 
 def _own_play(log: Log, exposures: _Exposures) -> np.ndarray:

@@ -20,6 +20,7 @@ from jaxrec.core.row_format import Layout
 from jaxrec.data.events import splits
 from jaxrec.data.events.event_log import EventState, Log, TitleStats, event_states, ranges
 from jaxrec.data.examples.ranking import Examples
+from jaxrec.data.increments.selection import TargetSelection
 from jaxrec.data.labels.of_targets import PartitionLabels, check_half
 
 MIN_TITLES = 2  # titles of a training row: one of history, one to predict
@@ -38,6 +39,7 @@ class Sequences(NamedTuple):
     event: np.ndarray  # [T] int64 index in the log
     label: np.ndarray = np.empty(0)  # [T, labels], where there are some
     label_known: np.ndarray = np.empty(0)  # [T] uint32, a bit for each label
+    selected: np.ndarray = np.empty(0)  # [T] bool, targets that become targets of rows
 
 
 def targets(log: Log, states: EventState, key_hash: np.ndarray, data: Data) -> np.ndarray:
@@ -60,8 +62,9 @@ def targets(log: Log, states: EventState, key_hash: np.ndarray, data: Data) -> n
 
 
 def build(
-    log: Log, catalogue: TitleStats, layout: Layout, data: Data, labels: PartitionLabels | None = None
-) -> Examples:
+    log: Log, catalogue: TitleStats, layout: Layout, data: Data, labels: PartitionLabels | None = None,
+    selection: TargetSelection | None = None,
+) -> Examples:  # fmt: skip
     """Build all rows of a partition's users.
 
     Rows are training pieces of sequences, and one query for each held-out target that has an earlier title.
@@ -73,6 +76,7 @@ def build(
         layout: Layout of the rows.
         data: Settings of the targets and of the split.
         labels: Labels of the partition, where the layout has some.
+        selection: Targets that become targets of rows; None: all. A row still holds the plays before them.
 
     Returns:
         Rows of `layout.row_dtype()` for training, and of `layout.query_dtype()` for the held-out splits.
@@ -82,6 +86,12 @@ def build(
         values = labels.at(sequences.event, sequences.split)
         check_half(values, layout.labels)
         sequences = sequences._replace(label=values.y, label_known=values.known)
+    if selection is not None:
+        event = sequences.event
+        title_hash, context = catalogue.hash[log.rank[event]], log.context_categories[event]
+        kept = selection.targets(log, sequences.user, log.time[event], sequences.split, title_hash, context)
+        sequences = sequences._replace(selected=kept)
+        log = log._replace(split=np.where(selection.users(log), log.split, -1))  # -1: no rows
     out = Examples({}, {}, {})
     _add_training_rows(out, sequences, log, layout, data)
     for split in range(1, len(SPLITS)):
@@ -101,6 +111,7 @@ def sequences_of(log: Log, states: EventState, catalogue: TitleStats, data: Data
         (log.time[event] // 1000).astype(np.uint32),
         states.total[event].astype(np.float32),
         event,
+        selected=np.ones(len(event), bool),
     )
 
 
@@ -112,13 +123,16 @@ def _add_training_rows(out: Examples, sequences: Sequences, log: Log, layout: La
     """
     trained = sequences.split == splits.TRAIN  # the first targets of each user
     count = np.bincount(sequences.user[trained], minlength=len(log.hash))
-    enough = count >= MIN_TITLES
+    place = np.arange(len(sequences.user)) - sequences.first[sequences.user]
+    predicted = trained & (place > 0) & sequences.selected
+    width = layout.row_dtype()["title"].shape[0]
+    in_row = predicted & (place >= (count - width)[sequences.user])
+    enough = (count >= MIN_TITLES) & (np.bincount(sequences.user[in_row], minlength=len(count)) > 0)
     user = np.flatnonzero(enough)
     rows = np.zeros(len(user), layout.row_dtype())
     copy_plays(rows, "", sequences, sequences.first[user], sequences.first[user] + count[user])
     in_split = log.split == splits.TRAIN if data.split == "users" else enough
     rows["user"] = _user_numbers(in_split)[user]
-    predicted = trained & (np.arange(len(sequences.user)) > sequences.first[sequences.user])
     exact = sequences.completion[predicted] * 2.0**32  # exact: a power of two
     name = SPLITS[splits.TRAIN]
     out.rows[name], out.users[name] = rows, log.hash[in_split]
@@ -136,7 +150,7 @@ def _add_queries(
     """
     held_out = sequences.split == split
     has_past = np.arange(len(held_out)) > sequences.first[sequences.user]
-    at = np.flatnonzero(held_out & has_past)
+    at = np.flatnonzero(held_out & has_past & sequences.selected)
     user = sequences.user[at]
     rows = np.zeros(len(at), layout.query_dtype())
     copy_plays(rows, "history_", sequences, sequences.first[user], at)
@@ -169,7 +183,7 @@ def copy_plays(
 
     The rows are initially zero.
     """
-    columns = ("title", "time", "completion", "label", "label_known")
+    columns = ("title", "time", "completion", "label", "label_known", "selected")
     names = [n for n in columns if f"{prefix}{n}" in (rows.dtype.names or ())]
     width = rows.dtype[f"{prefix}title"].shape[0]
     step = max(_CELLS // width, 1)

@@ -17,6 +17,7 @@ from jaxrec.data.events.event_log import EventState, Log, TitleStats, event_stat
 from jaxrec.data.examples import negatives
 from jaxrec.data.examples.histories import Past, fill_features, fill_history
 from jaxrec.data.examples.user_pools import HardPool, ShownTitles, hard_pool, served_pool, shuffle_hard
+from jaxrec.data.increments.selection import TargetSelection
 from jaxrec.data.labels.of_targets import PartitionLabels, TargetLabels
 from jaxrec.data.signals.past_values import PastSignals
 
@@ -124,6 +125,7 @@ def build(
     log: Log, catalogue: TitleStats, layout: Layout, data: Data, labels: PartitionLabels | None = None,
     signals: PastSignals | None = None,
     shown: ShownTitles | None = None,
+    selection: TargetSelection | None = None,
 ) -> tuple["Examples", negatives.NegativeUniverse]:  # fmt: skip
     """Build all rows of a partition's users.
 
@@ -139,6 +141,7 @@ def build(
         labels: Labels of the partition, where the layout has some.
         signals: Signals of the plays, where the layout has some.
         shown: Titles shown to the partition's users, where the layout has served titles.
+        selection: Targets that become rows; None: all.
 
     Returns:
         The rows, and the universe of negatives of the whole log, for the densities of the oracle.
@@ -152,10 +155,10 @@ def build(
     queries = _Queries(query, position, upcoming)
     partition = _Partition(log, states, catalogue.id_of_rank, layout, data, signals, shown)
     label_values = labels.at(query, split) if labels and layout.labels else None
-    out = Examples({}, {}, {})
+    out, (kept_target, kept_user) = Examples({}, {}, {}), _selected(log, query, split, catalogue, selection)
     for s, name in enumerate(SPLITS):
-        selected = np.flatnonzero(split == s)
-        users = log.split == s
+        selected = np.flatnonzero((split == s) & kept_target)
+        users = (log.split == s) & kept_user
         universe = full_universe
         if data.split != "users":
             users = np.isin(np.arange(len(log.hash)), log.user[query[selected]])
@@ -177,6 +180,17 @@ def build(
     exact = out.rows["train"]["target_completion"][:, 0] * 2.0**32  # exact: a power of two
     out.completion_sum, out.completions = int(np.rint(exact).astype(np.int64).sum()), len(exact)
     return out, full_universe
+
+
+def _selected(
+    log: Log, query: np.ndarray, split: np.ndarray, catalogue: TitleStats, selection: TargetSelection | None
+) -> tuple[np.ndarray | bool, np.ndarray | bool]:
+    """Return masks of the targets [Q] and of the users [U] that may have rows."""
+    if selection is None:
+        return True, True
+    user, context = log.user[query], log.context_categories[query]
+    title_hash = catalogue.hash[log.rank[query]]
+    return selection.targets(log, user, log.time[query], split, title_hash, context), selection.users(log)
 
 
 def _fill_labels(rows: np.ndarray, labels: TargetLabels, query: np.ndarray, upcoming: np.ndarray) -> None:

@@ -92,7 +92,7 @@ def evaluation_arrays(
         rows_before: Number of test rows before each partition.
         daily_plays: Plays by day.
         truth: Truth of the source.
-        row_of_id: [V] row of the catalogue of each title id, without padding and unknown.
+        row_of_id: [V] row of the catalogue of each title id, without padding and unknown; -1 for none.
     """
     limit = parts[0].truth.limit
     stored = _truth_arrays(parts, rows_before, truth, row_of_id) if truth is not None and limit else None
@@ -126,11 +126,11 @@ def _truth_arrays(
     first = first[np.argsort(row[first])]
     row, user, time = row[first], user[first], time[first]
     choice = np.empty((len(row), len(row_of_id)), np.float32)
-    reward = np.empty(choice.shape, np.float16)
+    reward, has_title = np.empty(choice.shape, np.float16), row_of_id >= 0
     for start in range(0, len(row), _QUERIES):
         block = slice(start, start + _QUERIES)
-        choice[block] = truth.choice(user[block], time[block])[:, row_of_id]
-        reward[block] = truth.reward(user[block], time[block])[:, row_of_id]
+        choice[block] = truth.choice(user[block], time[block])[:, row_of_id] * has_title
+        reward[block] = truth.reward(user[block], time[block])[:, row_of_id] * has_title
     return TruthArrays(row, choice, reward)
 
 
@@ -142,7 +142,7 @@ class ListedTitles(NamedTuple):
 
     Attributes:
         order: [V] row of the catalogue at each popularity rank.
-        rank_of_id: [V + FIRST_TITLE] rank of each id.
+        rank_of_id: [ids] rank of each id.
         layout: Layout of the rows.
     """
 

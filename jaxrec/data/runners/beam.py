@@ -26,6 +26,7 @@ from apache_beam.runners.runner import PipelineState, create_runner
 from jaxrec.config.schema import Config
 from jaxrec.core.errors import InputError, RunError
 from jaxrec.core.tables import Source
+from jaxrec.data.increments.earlier import read_earlier
 from jaxrec.data.runners import messages, stages
 from jaxrec.data.runners.manifest import manifest
 from jaxrec.data.signals import stages as signal_stages
@@ -175,7 +176,8 @@ def _build(pipeline: beam.Pipeline, source: Source, config: Config, directory: s
         return inputs | name >> beam.CombineGlobally(_Sum(kind))
 
     source_once = pipeline | "source" >> beam.Create([source])
-    opened = step("open titles", source_once, stages.open_titles, config)
+    earlier = read_earlier(config)  # here, for workers may have another working directory
+    opened = step("open titles", source_once, stages.open_titles, config, earlier)
     titles = AsSingleton(opened.titles)
     parts = list(enumerate(source.parts()))
     shuffled_parts = pipeline | "parts" >> beam.Create(parts) | "reshuffle" >> beam.Reshuffle()
@@ -187,7 +189,8 @@ def _build(pipeline: beam.Pipeline, source: Source, config: Config, directory: s
     signals = step("read signals", shuffled_signals, signal_stages.read_signals, titles, config)
     tallies = (reading.tallies, signals.tallies) | "all tallies" >> beam.Flatten()
     tally = total("add tallies", tallies, messages.Tally)
-    combined = step("combine tallies", tally, stages.combine_tallies, len(parts), config, len(signal_parts))
+    counts = len(parts), config, len(signal_parts), earlier
+    combined = step("combine tallies", tally, stages.combine_tallies, *counts)
     stats = AsSingleton(combined.stats)
     users = step("distribute users", source_once, stages.distribute_users, titles, stats, config)
     shares = step("route", reading.chunks, stages.route, stats).shares

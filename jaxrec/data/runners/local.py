@@ -23,11 +23,13 @@ from jaxrec.core.paths import AnyPath
 from jaxrec.core.tables import Drops, Source
 from jaxrec.data.events.cleaning import check_dropped, clean
 from jaxrec.data.events.partitions import Spill, record_dtype
-from jaxrec.data.events.title_features import title_columns
 from jaxrec.data.events.users import UserKeys, read_users
 from jaxrec.data.events.vocabulary import FeatureColumns
 from jaxrec.data.examples.ranking import Examples
 from jaxrec.data.examples.truth_queries import TEST, PartitionEvaluation, evaluation_arrays
+from jaxrec.data.increments.earlier import known_columns, read_earlier
+from jaxrec.data.increments.log_end import cut, end_of_log
+from jaxrec.data.increments.ranking import Columns, Counted, encode_titles, rank_titles
 from jaxrec.data.runners import partition_job
 from jaxrec.data.runners.manifest import PreparationResult, SplitSizes, manifest
 from jaxrec.data.runners.partition_job import PartitionEvents, SortedPartition
@@ -35,7 +37,7 @@ from jaxrec.data.signals.cleaning import SignalTally, clean_signals
 from jaxrec.data.signals.records import record_dtype as signal_dtype
 from jaxrec.data.storage.evaluation_arrays import DailyPlays, EvaluationArrays
 from jaxrec.data.storage.source_files import describe
-from jaxrec.data.storage.writer import DatasetWriter, catalogue_arrays
+from jaxrec.data.storage.writer import DatasetWriter
 
 T = TypeVar("T")
 Progress = Callable[[str, int, int], None]  # (stage, done, total; total 0: unknown)
@@ -68,13 +70,12 @@ class _Preparation:
         self.workers = config.data.workers or os.cpu_count() or 1
         self.drops = Drops()
         self.partitions = 0  # set once all rows are read
-        self.titles = source.titles()
-        columns = title_columns(self.titles.features, config.features, len(self.titles.key))
-        self.title_categories, self.title_numbers, self.title_specs, self.title_values = columns
-        self.user_columns, self.context = (
-            FeatureColumns(config.features, "user"),
-            FeatureColumns(config.features, "context"),
-        )
+        self.titles, self.earlier = source.titles(), read_earlier(config)
+        self.end, self.has_event = end_of_log(config.data), np.zeros(len(self.titles.key), bool)
+        self.title_columns = encode_titles(self.titles, config, self.earlier)
+        known = known_columns(self.earlier)
+        self.user_columns = FeatureColumns(config.features, "user", known)
+        self.context = FeatureColumns(config.features, "context", known)
         users, key_hash = read_users(source, self.user_columns), of_keys(self.titles.key)
         self.tables = partition_job.PreparationInputs(
             config, self.titles.runtime, key_hash, self.context, users
@@ -89,24 +90,19 @@ class _Preparation:
         """Run all stages and write the dataset."""
         rows, user_keys = self._route()
         plays, copies, daily_plays, end = self._count_plays()
-        order, trending = partition_job.popularity(plays)
-        arrays = catalogue_arrays(
-            self.titles.key, self.titles.runtime, plays, order, self.title_categories, self.title_numbers
-        )
-        specs = (self.title_specs, self.user_columns.specs, self.context.specs)
-        layout = partition_job.layout_of(self.config, len(order), *specs)
-        key_hash = self.tables.key_hash
-        ranked = partition_job.rank(order, trending, arrays, key_hash, layout, self.config, end)
+        columns = Columns(self.title_columns, self.user_columns, self.context)
+        counted = Counted(plays, self.has_event, end)
+        ranked, arrays, values = rank_titles(self.config, self.titles, columns, self.earlier, counted)
         daily = DailyPlays.total(daily_plays, ranked.id_of_row())
         sizes, users, evaluation = self._build(ranked, user_keys, daily)
         shutil.rmtree(self.writer.partial / "spill")
         result = PreparationResult(
             has_completion=self.source.has_completion,
             has_truth=self.source.truth() is not None,
-            layout=layout,
-            values={**self.title_values, **self.user_columns.values, **self.context.values},
-            titles=len(order),
-            trending=trending,
+            layout=ranked.layout,
+            values=values,
+            titles=len(ranked.order),
+            trending=ranked.catalogue.trending,
             plays=int(plays.sum()),
             rows=rows,
             copies=copies,
@@ -115,6 +111,7 @@ class _Preparation:
             row_sums=self.writer.row_sums(),
             signals=self.signal_tally,
             signal_copies=self.signal_copies,
+            earlier=self.earlier,
         )
         keys = {s: user_keys.keys(u) for s, u in users.items()}
         described = manifest(self.config, result, describe(self.source.files()))
@@ -127,9 +124,10 @@ class _Preparation:
             The number of rows read, and the keys of the held-out users.
         """
         rows, hashes, keys = 0, [np.empty(0, np.uint64)], []
-        for chunk in self.source.interactions():
+        for chunk in (cut(chunk, self.end) for chunk in self.source.interactions()):
             events = clean(chunk, self.titles, self.config.data, self.drops, self.source.has_completion)
             rows += len(chunk.user)
+            self.has_event[events.title] = True
             self.spill.add(events, *self.context.add(events.context, len(events.user_hash)))
             user_hashes, first = np.unique(of_keys(chunk.user), return_index=True)
             held_out = (
@@ -154,7 +152,9 @@ class _Preparation:
         """Clean the events of the declared signals and route them to partitions."""
         config, tally = self.config, self.signal_tally
         for chunk in self.source.signals() if config.signals else ():
-            self.signals.append(clean_signals(chunk, config.signals, config.data, tally))
+            events = clean_signals(cut(chunk, self.end), config.signals, config.data, tally)
+            self.has_event[events["title"][events["title"] >= 0]] = True
+            self.signals.append(events)
             self.progress("reading signals", sum(tally.events.values()), 0)
         tally.check(config.signals, config.data)
 

@@ -14,6 +14,7 @@ from jaxrec.core.ids import SPLITS
 from jaxrec.core.row_format import Layout, old_layout
 from jaxrec.core.tables import Drops
 from jaxrec.data.examples.ranking import Examples
+from jaxrec.data.increments.earlier import EarlierDataset
 from jaxrec.data.labels.counts import describe as describe_labels
 from jaxrec.data.labels.counts import notes as label_notes
 from jaxrec.data.runners.notes import Counts, check_splits, notes
@@ -23,6 +24,7 @@ from jaxrec.data.signals.records import describe
 from jaxrec.data.storage.dataset import FORMAT
 
 DECLARED = "declared_labels"  # in the manifest, declarations of the labels
+CONTINUES = "continues"  # in the manifest, fingerprint of the dataset that it continues
 BESIDE = ("notes", "source_files", DECLARED, "files", "checksum", "fingerprint")  # not in the fingerprint
 
 
@@ -94,6 +96,7 @@ class PreparationResult:
         row_sums: Split -> `Fingerprint.value`.
         signals: Counts of the events of signals.
         signal_copies: [signals] number of duplicates dropped of each signal.
+        earlier: Dataset that this one continues; None: there is none.
     """
 
     has_completion: bool
@@ -110,6 +113,7 @@ class PreparationResult:
     row_sums: dict[str, int]
     signals: SignalTally
     signal_copies: np.ndarray
+    earlier: EarlierDataset | None = None
 
 
 def manifest(config: Config, result: PreparationResult, source_files: list[dict]) -> dict:
@@ -133,6 +137,8 @@ def manifest(config: Config, result: PreparationResult, source_files: list[dict]
     signals, counts = describe(config.signals, counts, result.signal_copies, read, dropped)
     labels, counts = describe_labels(result.layout.labels, counts)
     completion = sizes.completion_sum / 2**32 / max(sizes.completions, 1)
+    if result.earlier is not None and result.earlier.threshold is not None:
+        completion = result.earlier.threshold  # a constant of the objective, as means and deviations are
     content = {
         "format": FORMAT,
         "digest": digest(config),
@@ -154,6 +160,7 @@ def manifest(config: Config, result: PreparationResult, source_files: list[dict]
         "counts": {name: n for name, n in sorted(counts.items()) if name not in ONLY_NOTED},
         **signals,
         **labels,
+        **({CONTINUES: result.earlier.fingerprint} if result.earlier is not None else {}),
     }
     if result.layout.has_candidates:
         content["hard_fill_rate"] = counts["hard columns filled"] / counts["hard columns"]

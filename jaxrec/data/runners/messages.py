@@ -13,6 +13,7 @@ from jaxrec.core.tables import Drops, Source
 from jaxrec.data.events.partitions import partition_of
 from jaxrec.data.events.users import UserKeys, UserTable
 from jaxrec.data.events.vocabulary import FeatureColumns, FittedColumn
+from jaxrec.data.increments.earlier import EarlierDataset
 from jaxrec.data.runners.manifest import SplitSizes
 from jaxrec.data.runners.partition_job import NO_PLAYS, PartitionEvents
 from jaxrec.data.signals.cleaning import SignalTally
@@ -26,10 +27,12 @@ class TitlesMessage(NamedTuple):
 
     Attributes:
         key_hash: [V] uint64.
+        earlier: Dataset that is continued; None: there is none.
     """
 
     source: Source
     key_hash: np.ndarray
+    earlier: EarlierDataset | None = None
 
 
 class EventChunk(NamedTuple):
@@ -89,6 +92,7 @@ class GlobalStats(NamedTuple):
         rows: Number of rows read.
         drops: Rows left out.
         signals: Counts of the events of signals.
+        titles: [V] number of events by row of the titles.
     """
 
     context: FeatureColumns
@@ -98,6 +102,7 @@ class GlobalStats(NamedTuple):
     rows: int
     drops: Drops
     signals: SignalTally
+    titles: np.ndarray
 
     def partitions_of(self, hashes: np.ndarray) -> np.ndarray:
         """Return the partition [N] of user hashes [N] uint64.
@@ -160,6 +165,7 @@ class Tally:
         drops: Part -> rows left out by cleaning, and by the reader.
         fitted: Values and sums of the context.
         signals: Counts of the events of signals.
+        titles: [V] number of events by row of the titles; 0 without chunks.
     """
 
     chunks: int = 0
@@ -168,6 +174,7 @@ class Tally:
     drops: dict[int, tuple[Drops, Drops]] = field(default_factory=dict)
     fitted: FittedColumn = field(default_factory=FittedColumn)
     signals: SignalTally = field(default_factory=SignalTally)
+    titles: Any = 0
 
     def add(self, more: "Tally") -> None:
         """Add the counts of other parts."""
@@ -176,6 +183,7 @@ class Tally:
         self.drops.update(more.drops)
         self.fitted.add(more.fitted)
         self.signals.add(more.signals)
+        self.titles = self.titles + more.titles
 
 
 @dataclass
@@ -235,3 +243,10 @@ class RowSums:
         for split in SPLITS:
             self.fingerprints[split].merge(more.fingerprints[split])
             self.rows[split] += more.rows[split]
+
+
+def check_count(what: str, received: int, sent: int) -> None:
+    """Raise RuntimeError where the engine lost or duplicated messages."""
+    if received != sent:
+        counts = f"the engine delivered {received} {what} of {sent} sent"
+        raise RuntimeError(f"{counts}: some were lost or duplicated")

@@ -105,6 +105,9 @@ def _reason_of_empty_split(config: Config, counts: Counts, split: str) -> str:
     elif data.split == "last" and split == "validation":
         share = f"data.validation_share={data.validation_share:g}"
         causes.append(f"no user with enough titles is drawn for it, with {share} and few users")
+    selects = [f"data.{n}={v}" for n in ("since", "until", "only") if (v := getattr(data, n))]
+    if selects:
+        causes.append(f"rows are of the targets of {', '.join(selects)} alone")
     if not causes and not is_request:
         causes.append("no exposure (an event of the signal 'impression') has an earlier play of its user")
     if not causes:

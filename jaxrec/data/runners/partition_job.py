@@ -6,6 +6,7 @@ All events of a user are in one partition, so that results do not depend on the 
 the machine.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,8 @@ from jaxrec.data.examples import impressions, next_item, ranking, seen_titles, t
 from jaxrec.data.examples.ranking import Examples
 from jaxrec.data.examples.truth_queries import PartitionEvaluation
 from jaxrec.data.examples.user_pools import ShownTitles
+from jaxrec.data.increments.catalogue import num_ids
+from jaxrec.data.increments.selection import TargetSelection
 from jaxrec.data.labels.counts import counts_of as counts_of_labels
 from jaxrec.data.labels.of_targets import LabelInputs, PartitionLabels, label_titles
 from jaxrec.data.signals.past_values import PastSignals
@@ -63,9 +66,10 @@ class RankedTitles(NamedTuple):
 
     Attributes:
         order: [V] row of the catalogue at each rank.
-        rank_of_row: [V] rank of each row.
-        rank_of_id: [V + FIRST_TITLE] rank of each id.
+        rank_of_row: [rows] rank of each row; -1 for a title that is not in the catalogue yet.
+        rank_of_id: [ids] rank of each id; the number of ids for an id without a title.
         labels: Inputs of the labels; None where rows have neither labels nor impressions.
+        selection: Targets that become rows; None: all.
     """
 
     order: np.ndarray
@@ -74,14 +78,18 @@ class RankedTitles(NamedTuple):
     catalogue: TitleStats
     layout: Layout
     labels: LabelInputs | None = None
+    selection: TargetSelection | None = None
 
     def row_of_id(self) -> np.ndarray:
-        """Return the row of the catalogue [V] of each title id from FIRST_TITLE on."""
-        return self.order[self.rank_of_id[FIRST_TITLE:]]
+        """Return the row of the catalogue of each title id from FIRST_TITLE on; -1 for an id without one."""
+        rank = self.rank_of_id[FIRST_TITLE:]
+        return np.where(
+            rank < len(self.order), np.append(self.order, -1)[np.minimum(rank, len(self.order))], -1
+        )
 
     def id_of_row(self) -> np.ndarray:
-        """Return the title id [V] of each row of the catalogue."""
-        return self.catalogue.id_of_rank[self.rank_of_row]
+        """Return the title id of each row of the catalogue; 0 for a title that is not in it yet."""
+        return np.append(self.catalogue.id_of_rank, 0)[self.rank_of_row]
 
 
 class PartitionEvents(NamedTuple):
@@ -171,14 +179,16 @@ def build(
         declared = tables.config.signals
         signals = PastSignals(layout.history_signals, declared, events.signals, log, ranked.order)
     if not is_ranking:
-        examples = next_item.build(log, catalogue, layout, data, labels)
+        examples = next_item.build(log, catalogue, layout, data, labels, ranked.selection)
     elif labels and data.examples == "impressions":
-        examples = impressions.build(log, catalogue, layout, labels, signals)
+        examples = impressions.build(log, catalogue, layout, labels, signals, ranked.selection)
     else:
         shown = None
         if labels and layout.has_served:
             shown = ShownTitles.of_partition(tables.config, log, events.signals, labels.inputs.rank_of_row)
-        examples, universe = ranking.build(log, catalogue, layout, data, labels, signals, shown)
+        examples, universe = ranking.build(
+            log, catalogue, layout, data, labels, signals, shown, ranked.selection
+        )
         titles = truth_queries.ListedTitles(ranked.order, ranked.rank_of_id, layout)
         truth_queries.fill_oracle(examples, log, universe, user_keys, titles, truth, data.targets == "every")
     examples.counts |= noted | counts_of_labels(examples.rows[SPLITS[splits.TRAIN]], layout)
@@ -187,11 +197,12 @@ def build(
     return examples, PartitionEvaluation(seen, stored)
 
 
-def popularity(plays: np.ndarray) -> tuple[np.ndarray, int]:
+def popularity(plays: np.ndarray, present: np.ndarray | None = None) -> tuple[np.ndarray, int]:
     """Rank titles by plays.
 
     Args:
-        plays: [V] plays by row of the catalogue.
+        plays: [rows] plays by row of the catalogue.
+        present: [rows] bool, titles in the catalogue; None: all.
 
     Returns:
         The row [V] at each rank, and the number of first ranks that make up half of all plays.
@@ -202,6 +213,8 @@ def popularity(plays: np.ndarray) -> tuple[np.ndarray, int]:
     if not plays.sum():
         raise InputError("source: no play of a training user remains; allowed: at least one")
     order = np.argsort(-plays, kind="stable")
+    if present is not None:
+        order = order[present[order]]
     running = np.cumsum(plays[order])
     return order, int(np.searchsorted(running, running[-1] / 2) + 1)
 
@@ -214,6 +227,7 @@ def rank(
     layout: Layout,
     config: Config,
     log_end: int,
+    selection: TargetSelection | None = None,
 ) -> RankedTitles:
     """Collect the inputs of row building.
 
@@ -225,15 +239,16 @@ def rank(
         layout: Layout of the rows.
         config: Config of the dataset.
         log_end: Time after the last play of all partitions, in milliseconds.
+        selection: Targets that become rows; None: all.
     """
-    rank_of_row = np.empty(len(order), np.int64)
+    rank_of_row = np.full(len(key_hash), -1)
     rank_of_row[order] = np.arange(len(order))
     runtime = arrays.title_runtime[arrays.id_of_rank - FIRST_TITLE]  # from order of ids to order of ranks
     catalogue = TitleStats(runtime, arrays.id_of_rank, trending, key_hash[order])
     labels = None
     if config.labels or config.data.examples == "impressions" or config.data.served:
         labels = LabelInputs(label_titles(config, arrays, layout.of("title")), rank_of_row, log_end)
-    return RankedTitles(order, rank_of_row, arrays.rank_of_id, catalogue, layout, labels)
+    return RankedTitles(order, rank_of_row, arrays.rank_of_id, catalogue, layout, labels, selection)
 
 
 def layout_of(config: Config, titles: int, *groups: tuple[FeatureSpec, ...]) -> Layout:
@@ -241,7 +256,7 @@ def layout_of(config: Config, titles: int, *groups: tuple[FeatureSpec, ...]) -> 
 
     Args:
         config: Config of the dataset.
-        titles: Number of titles.
+        titles: Number of titles with an id.
         *groups: Feature specs of each table.
     """
     data, features = config.data, [f for f in config.features if f.where != "label"]
@@ -249,12 +264,16 @@ def layout_of(config: Config, titles: int, *groups: tuple[FeatureSpec, ...]) -> 
         FeatureSpec(f.name, f.kind, f.where, f.width) for f in features if f.where == "interaction"
     )
     spec_of = {(s.where, s.name): s for specs in (*groups, interaction_specs) for s in specs}
-    ids, declared = titles + FIRST_TITLE, tuple(spec_of[f.where, f.name] for f in features)
+    ids, declared = num_ids(titles, data.capacity), tuple(spec_of[f.where, f.name] for f in features)
     labels = tuple(label.name for label in config.labels)
+    has_gaps = data.capacity > 1 or bool(data.continues)
     if config.rows == "next_item" or data.examples == "impressions":
-        return Layout(ids, data.max_history, 1, (0, 0, 0, 0), 0, declared, config.rows, labels)
+        selects = config.rows == "next_item" and bool(data.since)
+        layout = Layout(ids, data.max_history, 1, (0, 0, 0, 0), 0, declared, config.rows, labels)
+        return replace(layout, has_gaps=has_gaps, selects_targets=selects)
     pools = (data.hard, data.trending, data.tailing, data.random, *([data.served] if data.served else []))
-    return Layout(ids, data.max_history, data.num_targets, pools, data.negatives, declared, labels=labels)
+    layout = Layout(ids, data.max_history, data.num_targets, pools, data.negatives, declared, labels=labels)
+    return replace(layout, has_gaps=has_gaps)
 
 
 def _training_events(log: Log, tables: PreparationInputs) -> np.ndarray:

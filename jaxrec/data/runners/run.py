@@ -14,6 +14,7 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.paths import AnyPath, as_path, scheme_of
 from jaxrec.core.tables import Source
 from jaxrec.data.runners.local import Progress, prepare
+from jaxrec.data.runners.manifest import CONTINUES
 from jaxrec.data.storage.dataset import MANIFEST, Dataset, read_manifest
 from jaxrec.data.storage.source_files import differences
 from jaxrec.runtime.locks import exclusive
@@ -68,6 +69,7 @@ def ensure_dataset(
             f"dataset {directory}: was prepared with other source, features, signals, labels or data "
             "settings; allowed: the same settings, or another data.directory"
         )
+    _check_earlier(config, directory, kept.get(CONTINUES, ""))
     _check_source_files(config, directory, kept.get("source_files", []))
 
 
@@ -88,6 +90,20 @@ def _prepare(
 
 def _open(config: Config) -> Source:
     return open_source(config.source, config.features, config.data.path, config.signals)
+
+
+def _check_earlier(config: Config, directory: str | AnyPath, fingerprint: str) -> None:
+    """Raise InputError if the dataset `data.continues` is another one now; it may be absent."""
+    path = as_path(config.data.continues) / MANIFEST if config.data.continues else None
+    if path is None or not path.exists():
+        return
+    now = read_manifest(path)["fingerprint"]
+    if now != fingerprint:
+        raise InputError(
+            f"dataset {directory}: continues a dataset of fingerprint {fingerprint}, but "
+            f"data.continues={config.data.continues!r} has {now}; allowed: the same dataset, or none at "
+            f"{directory} (remove it to prepare it again)"
+        )
 
 
 def _check_source_files(config: Config, directory: str | AnyPath, described: list[dict]) -> None:

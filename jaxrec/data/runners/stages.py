@@ -32,10 +32,12 @@ from jaxrec.core.ids import SPLITS
 from jaxrec.core.tables import Drops, Source
 from jaxrec.data.events.cleaning import check_dropped, clean
 from jaxrec.data.events.partitions import events_beside, merge_ranges, partition_of, record_dtype, records_of
-from jaxrec.data.events.title_features import title_columns
 from jaxrec.data.events.users import UserKeys, UserTable, read_users
 from jaxrec.data.events.vocabulary import FeatureColumns
 from jaxrec.data.examples.truth_queries import TEST, evaluation_arrays
+from jaxrec.data.increments.earlier import EarlierDataset, known_columns
+from jaxrec.data.increments.log_end import cut, end_of_log
+from jaxrec.data.increments.ranking import Columns, Counted, TitleColumns, encode_titles, rank_titles
 from jaxrec.data.runners import partition_job
 from jaxrec.data.runners.manifest import PreparationResult, SplitSizes
 from jaxrec.data.runners.messages import (
@@ -50,31 +52,25 @@ from jaxrec.data.runners.messages import (
     Tally,
     TitlesMessage,
     UserShare,
+    check_count,
 )
 from jaxrec.data.runners.notes import Counts, check_splits
 from jaxrec.data.signals.records import record_dtype as signal_dtype
 from jaxrec.data.storage.dataset import SHARD_ROWS
 from jaxrec.data.storage.evaluation_arrays import DailyPlays
-from jaxrec.data.storage.writer import catalogue_arrays, write_shard
+from jaxrec.data.storage.writer import write_shard
 
 Output = tuple[str, Any]  # the name of an output, a value
 HASH_RANGES = 2**16  # ranges of user hashes, merged into partitions
 PIECE_ROWS = 4096  # rows of a message
 
 
-def _check_count(what: str, received: int, sent: int) -> None:
-    """Raise RuntimeError where the engine lost or duplicated messages."""
-    if received != sent:
-        counts = f"the engine delivered {received} {what} of {sent} sent"
-        raise RuntimeError(f"{counts}: some were lost or duplicated")
-
-
-def open_titles(source: Source, config: Config) -> Iterator[Output]:
-    """Read the titles: yield "features" (`title_columns`) and "titles"."""
+def open_titles(source: Source, config: Config, earlier: EarlierDataset | None = None) -> Iterator[Output]:
+    """Read the titles: yield "features" (`encode_titles`) and "titles"; the dataset continues `earlier`."""
     source = copy.copy(source)
     titles = source.titles()
-    yield "features", title_columns(titles.features, config.features, len(titles.key))
-    yield "titles", TitlesMessage(source, of_keys(titles.key))
+    yield "features", encode_titles(titles, config, earlier)
+    yield "titles", TitlesMessage(source, of_keys(titles.key), earlier)
 
 
 def read(part: tuple[int, Any], titles: TitlesMessage, config: Config) -> Iterator[Output]:
@@ -90,7 +86,7 @@ def read(part: tuple[int, Any], titles: TitlesMessage, config: Config) -> Iterat
     source.drops = Drops()  # concurrent readers must not share the counts
     tally, dropped, dtype = Tally(), Drops(), record_dtype(config.features)
     ranges = max(HASH_RANGES, config.data.partitions)
-    for chunk in source.interactions(part_key):
+    for chunk in (cut(chunk, end_of_log(config.data)) for chunk in source.interactions(part_key)):
         events = clean(chunk, source.titles(), config.data, dropped, source.has_completion)
         context = FeatureColumns(config.features, "context")
         records = records_of(events, *context.add(events.context, len(events.user_hash)), dtype)
@@ -99,26 +95,30 @@ def read(part: tuple[int, Any], titles: TitlesMessage, config: Config) -> Iterat
         tally.chunks += 1
         tally.rows += len(chunk.user)
         tally.events += np.bincount(partition_of(events.user_hash, ranges), minlength=ranges)
+        tally.titles += np.bincount(events.title, minlength=len(titles.key_hash))
         yield "chunks", EventChunk(records, context, hashes, chunk.user[first])
     tally.rows += sum(source.drops.counts.values())
     tally.drops[number] = (dropped, source.drops)
     yield "tallies", tally
 
 
-def combine_tallies(tally: Tally, parts: int, config: Config, signal_parts: int = 0) -> Iterator[Output]:
+def combine_tallies(
+    tally: Tally, parts: int, config: Config, signal_parts: int = 0, earlier: EarlierDataset | None = None
+) -> Iterator[Output]:
     """Define the partitions of users and the context's ids: yield "stats".
 
     Args:
         tally: Sum of all tallies.
         parts: Number of parts of the source.
-        config: Config of the dataset.
+        config: Config.
         signal_parts: Number of parts of the signals.
+        earlier: Dataset that is continued.
 
     Raises:
         InputError: Too many rows were left out, or the source has no interactions.
     """
-    _check_count("tallies", len(tally.drops), parts)
-    _check_count("tallies of signals", len(tally.signals.drops), signal_parts)
+    check_count("tallies", len(tally.drops), parts)
+    check_count("tallies of signals", len(tally.signals.drops), signal_parts)
     drops = Drops()
     for origin in range(2):
         for _, part_drops in sorted(tally.drops.items(), key=lambda item: item[0]):
@@ -127,18 +127,21 @@ def combine_tallies(tally: Tally, parts: int, config: Config, signal_parts: int 
     tally.signals.check(config.signals, config.data)
     if not tally.chunks:
         raise InputError("source: no interactions; allowed: at least one")
-    context = FeatureColumns(config.features, "context")
+    context = FeatureColumns(config.features, "context", known_columns(earlier))
     context.finish_from(tally.fitted)
     signals = np.broadcast_to(tally.signals.ranges, tally.events.shape)
     partition = merge_ranges(events_beside(tally.events, signals), config.data.partitions)
     full = partition >= 0
     plays, others = (np.bincount(partition[full], n[full]).astype(np.int64) for n in (tally.events, signals))
-    yield "stats", GlobalStats(context, partition, plays, others, tally.rows, drops, tally.signals)
+    yield (
+        "stats",
+        GlobalStats(context, partition, plays, others, tally.rows, drops, tally.signals, tally.titles),
+    )
 
 
 def distribute_users(_: Any, titles: TitlesMessage, stats: GlobalStats, config: Config) -> Iterator[Output]:
     """Read the users table: yield its "columns", and "users" by partition."""
-    columns = FeatureColumns(config.features, "user")
+    columns = FeatureColumns(config.features, "user", known_columns(titles.earlier))
     table = read_users(titles.source, columns)
     yield "columns", columns
     partition = stats.partitions_of(table.hash)
@@ -176,20 +179,18 @@ def sort(
     number, groups = partition
     shares, tables = list(groups["shares"]), list(groups["users"])
     sent = int(stats.events[number])
-    _check_count(f"events of partition {number}", sum(len(s.records) for s in shares), sent)
-    _check_count(f"users tables of partition {number}", len(tables), 1)
+    check_count(f"events of partition {number}", sum(len(s.records) for s in shares), sent)
+    check_count(f"users tables of partition {number}", len(tables), 1)
     [users] = tables
     signals = np.concatenate([np.empty(0, signal_dtype(config.signals)), *groups["signal_shares"]])
-    sent = int(stats.signal_events[number])
-    _check_count(f"events of signals of partition {number}", len(signals), sent)
+    check_count(f"events of signals of partition {number}", len(signals), int(stats.signal_events[number]))
     events = partition_job.PartitionEvents(np.concatenate([s.records for s in shares]), signals)
     hashes, first = np.unique(np.concatenate([s.hash for s in shares]), return_index=True)
     user_keys = UserKeys(hashes, np.concatenate([s.key for s in shares])[first])
     result = partition_job.sort(events, _inputs(titles, stats, users, config))
     yield "sorted", (number, PartitionMessage(result.events, users, user_keys))
-    plays = np.bincount(result.plays).astype(np.int64)
-    daily = [result.daily_plays]
-    yield "plays", PlayCounts(plays, result.copies, 1, daily, result.signal_copies, result.end)
+    counts = (result.copies, 1, [result.daily_plays], result.signal_copies, result.end)
+    yield "plays", PlayCounts(np.bincount(result.plays).astype(np.int64), *counts)
 
 
 def _inputs(
@@ -202,7 +203,7 @@ def _inputs(
 def rank(
     plays: PlayCounts,
     titles: TitlesMessage,
-    features: tuple,
+    features: TitleColumns,
     stats: GlobalStats,
     users: FeatureColumns,
     config: Config,
@@ -212,7 +213,7 @@ def rank(
     Args:
         plays: Sum of the plays of all partitions.
         titles: Source with its titles.
-        features: Result of `title_columns`.
+        features: Result of `encode_titles`.
         stats: Result of `combine_tallies`.
         users: Finished columns of the users table.
         config: Config of the dataset.
@@ -220,18 +221,14 @@ def rank(
     Raises:
         InputError: No play of a training user remains.
     """
-    _check_count("partitions' plays", plays.partitions, stats.partitions())
-    table = titles.source.titles()
-    categories, numbers, specs, values = features
-    all_plays = plays.padded(len(table.key))
-    order, trending = partition_job.popularity(all_plays)
-    arrays = catalogue_arrays(table.key, table.runtime, all_plays, order, categories, numbers)
-    layout = partition_job.layout_of(config, len(order), specs, users.specs, stats.context.specs)
-    ranked = partition_job.rank(order, trending, arrays, titles.key_hash, layout, config, plays.end)
+    check_count("partitions' plays", plays.partitions, stats.partitions())
+    all_plays = plays.padded(len(titles.key_hash))
+    counted = Counted(all_plays, stats.titles > 0, plays.end)
+    columns = Columns(features, users, stats.context)
+    ranked, arrays, values = rank_titles(config, titles.source.titles(), columns, titles.earlier, counted)
     yield "ranked", ranked
-    values = {**values, **users.values, **stats.context.values}
     daily = DailyPlays.total(plays.daily_plays, ranked.id_of_row())
-    counts = (trending, int(all_plays.sum()), plays.copies, daily, plays.signal_copies)
+    counts = (ranked.catalogue.trending, int(all_plays.sum()), plays.copies, daily, plays.signal_copies)
     yield "catalogue", CatalogueMessage(arrays, values, *counts)
 
 
@@ -253,9 +250,9 @@ def build(
     yield "sizes", ByPartition({number: SplitSizes.from_examples(examples)})
     yield "keys", ByPartition({number: {s: user_keys.keys(examples.users[s]) for s in SPLITS[1:]}})
     yield "seen", ByPartition({number: seen})
-    for split in SPLITS:
-        for first in range(0, len(examples.rows[split]), PIECE_ROWS):
-            yield "rows", (number, split, first, examples.rows[split][first : first + PIECE_ROWS])
+    for split, rows in examples.rows.items():
+        for first in range(0, len(rows), PIECE_ROWS):
+            yield "rows", (number, split, first, rows[first : first + PIECE_ROWS])
 
 
 def offsets(sizes: ByPartition, stats: GlobalStats, config: Config) -> Iterator[Output]:
@@ -264,7 +261,7 @@ def offsets(sizes: ByPartition, stats: GlobalStats, config: Config) -> Iterator[
     Raises:
         InputError: A split has no row.
     """
-    _check_count("partitions' sizes", len(sizes.values), stats.partitions())
+    check_count("partitions' sizes", len(sizes.values), stats.partitions())
     total, in_order = SplitSizes(), [sizes.values[p] for p in range(len(sizes.values))]
     for partition_sizes in in_order:
         total.add(partition_sizes)
@@ -324,9 +321,9 @@ def finish(
     The arguments are outputs of other stages; `sums`, `keys`, `seen` are totals over shards and partitions.
     """
     for split in SPLITS:
-        _check_count(f"{split} rows", sums.rows[split], offsets.total.examples[split])
-    _check_count("partitions' keys", len(keys.values), stats.partitions())
-    _check_count("partitions' seen titles", len(seen.values), stats.partitions())
+        check_count(f"{split} rows", sums.rows[split], offsets.total.examples[split])
+    check_count("partitions' keys", len(keys.values), stats.partitions())
+    check_count("partitions' seen titles", len(seen.values), stats.partitions())
     users = {s: np.concatenate([keys.values[p][s] for p in range(len(keys.values))]) for s in SPLITS[1:]}
     truth = titles.source.truth()
     result = PreparationResult(
@@ -344,6 +341,7 @@ def finish(
         row_sums={s: f.value() for s, f in sums.fingerprints.items()},
         signals=stats.signals,
         signal_copies=catalogue.signal_copies,
+        earlier=titles.earlier,
     )
     parts, before = [seen.values[p] for p in range(len(seen.values))], offsets.rows[TEST].tolist()
     evaluation = evaluation_arrays(parts, before, catalogue.daily_plays, truth, ranked.row_of_id())

@@ -12,6 +12,7 @@ import numpy as np
 from jaxrec.config.schema import Config
 from jaxrec.core.tables import Drops
 from jaxrec.data.events.partitions import partition_of
+from jaxrec.data.increments.log_end import cut, end_of_log
 from jaxrec.data.runners.messages import GlobalStats, Tally, TitlesMessage
 from jaxrec.data.runners.stages import HASH_RANGES, Output
 from jaxrec.data.signals.cleaning import clean_signals
@@ -30,8 +31,10 @@ def read_signals(part: tuple[int, Any], titles: TitlesMessage, config: Config) -
     source.drops = Drops()  # as for the plays
     tally.signals.drops[number] = {}
     ranges = max(HASH_RANGES, config.data.partitions)
+    end, rows = end_of_log(config.data), len(titles.key_hash)
     for chunk in source.signals(part_key):
-        records = clean_signals(chunk, config.signals, config.data, tally.signals, number)
+        records = clean_signals(cut(chunk, end), config.signals, config.data, tally.signals, number)
+        tally.titles += np.bincount(records["title"][records["title"] >= 0], minlength=rows)
         tally.signals.ranges += np.bincount(partition_of(records["user"], ranges), minlength=ranges)
         yield "signal_chunks", records
     yield "tallies", tally

@@ -15,14 +15,15 @@ from jaxrec.core.row_format import FeatureSpec, Layout
 class Arrays:
     """Arrays of the catalogue: with the config, all that a checkpoint needs.
 
-    V is the number of title ids, including 0 and 1.
+    V is the number of title ids, including 0 and 1. T = V - 2 titles, or fewer where `Layout.has_gaps`: the
+    last ids then have no title, and titles that the source does not have any more have no rank.
 
     Attributes:
-        title_key: [V - 2] keys of the source, by id.
-        title_runtime: [V - 2] float64 minutes.
+        title_key: [T] keys of the source, by id.
+        title_runtime: [T] float64 minutes.
         title_plays: [V] int64 plays by training users.
-        rank_of_id: [V] int32 popularity rank, V for padding and unknown.
-        id_of_rank: [V - 2] int32 id at each popularity rank.
+        rank_of_id: [V] int32 popularity rank, V for padding, unknown and ids without a title.
+        id_of_rank: [<= T] int32 id at each popularity rank.
         title_categories: [V, columns] int32 ids.
         title_numbers: [V, columns] float32, standardised.
     """
@@ -46,7 +47,7 @@ def check_lengths(arrays: Arrays, layout: Layout, what: str, advice: str) -> Non
     for name in Arrays.__dataclass_fields__:
         by_id = name in ("title_plays", "rank_of_id", "title_categories", "title_numbers")
         expected, rows = titles if by_id else titles - FIRST_TITLE, len(getattr(arrays, name))
-        if rows != expected:
+        if rows != expected and not (layout.has_gaps and not by_id and 0 < rows < expected):
             raise InputError(f"{what}: {name} has {rows:,} rows in place of {expected:,}; {advice}")
 
 

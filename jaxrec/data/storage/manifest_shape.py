@@ -21,6 +21,7 @@ _SHAPE = {  # `Layout.from_json` checks the layout
     "labels?": {ANY_KEY: {"entries": int, "known": float, "mean?": float, "filled?": float}},
     "filled?": {"dataset": str, "digest": str, "checkpoint": str, "labels": {ANY_KEY: dict}},
     "declared_labels?": [dict],
+    "continues?": str,
     "notes?": [str],
     "source_files?": [dict],
 }

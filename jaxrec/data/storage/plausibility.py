@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from jaxrec.core.ids import FIRST_TITLE, TITLE_ID, UNKNOWN
+from jaxrec.core.ids import TITLE_ID, UNKNOWN
 from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.arrays import Arrays
 from jaxrec.data.storage.evaluation_arrays import SECONDS_PER_DAY, DailyPlays
@@ -22,30 +22,30 @@ def title_notes(arrays: Arrays, layout: Layout) -> list[str]:
         arrays: Arrays of the catalogue.
         layout: Layout of the dataset.
     """
-    unknown, column, number = {}, 0, 0
+    unknown, column, number, titles = {}, 0, 0, arrays.id_of_rank
     for spec in layout.of("title"):
         if spec.name == TITLE_ID:
             continue
         if spec.kind == "number":
-            unknown[spec.name] = arrays.title_numbers[FIRST_TITLE:, number] == 0
+            unknown[spec.name] = arrays.title_numbers[titles, number] == 0
             number += 1
         else:
-            ids = arrays.title_categories[FIRST_TITLE:, column : column + spec.columns]
+            ids = arrays.title_categories[titles, column : column + spec.columns]
             unknown[spec.name] = (ids <= UNKNOWN).all(axis=1)
             column += spec.columns
     if not unknown:
         return []
-    notes, titles = [], len(arrays.title_key)
+    notes, count = [], len(titles)
     bare = np.logical_and.reduce([*unknown.values()])
     if bare.any():
-        share = arrays.title_plays[FIRST_TITLE:][bare].sum() / max(1, arrays.title_plays.sum())
+        share = arrays.title_plays[titles][bare].sum() / max(1, arrays.title_plays.sum())
         notes.append(
-            f"{bare.sum():,} of {titles:,} titles ({share:.1%} of the plays) have no known feature: check "
+            f"{bare.sum():,} of {count:,} titles ({share:.1%} of the plays) have no known feature: check "
             "the titles table"
         )
     for name, missing in unknown.items():
         if missing.mean() > _UNKNOWN_SHARE:
-            notes.append(f"feature {name} is unknown for {missing.sum():,} of {titles:,} titles")
+            notes.append(f"feature {name} is unknown for {missing.sum():,} of {count:,} titles")
     return notes
 
 

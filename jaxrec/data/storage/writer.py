@@ -13,7 +13,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from jaxrec.core.errors import InputError
 from jaxrec.core.hashing import finalise, mix
-from jaxrec.core.ids import FIRST_TITLE, SPLITS
+from jaxrec.core.ids import SPLITS
 from jaxrec.core.paths import as_path, send_folder
 from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.audit import SAMPLE_ROWS
@@ -234,37 +234,3 @@ class DatasetWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         shutil.rmtree(self.partial, ignore_errors=True)
-
-
-def catalogue_arrays(
-    key: np.ndarray, runtime: np.ndarray, plays: np.ndarray, order: np.ndarray,
-    categories: np.ndarray, numbers: np.ndarray,
-) -> Arrays:  # fmt: skip
-    """Build the arrays of a new catalogue, with ids assigned by popularity.
-
-    Args:
-        key: [titles] the caller's keys.
-        runtime: [titles] minutes.
-        plays: [titles] plays by training users.
-        order: [titles] row of the catalogue at each popularity rank.
-        categories: [titles, columns] int32 ids.
-        numbers: [titles, columns] float32 standardised numbers.
-    """
-    titles = len(key)
-    first = FIRST_TITLE
-    wide = np.zeros((titles + first, categories.shape[1]), np.int32)
-    wide[1] = 1  # the unknown title's features are unknown
-    wide[first:] = categories[order]
-    tall = np.zeros((titles + first, numbers.shape[1]), np.float32)
-    tall[first:] = numbers[order]
-    rank_of_id = np.full(titles + first, titles + first, np.int32)
-    rank_of_id[first:] = np.arange(titles)
-    return Arrays(
-        key[order],
-        runtime[order].astype(np.float64),
-        np.concatenate([np.zeros(first, np.int64), plays[order]]),
-        rank_of_id,
-        np.arange(first, titles + first, dtype=np.int32),
-        wide,
-        tall,
-    )

@@ -225,7 +225,7 @@ class ServedModel:
         return reordered(made, np.argsort(made.key))  # they are in the order of the chunks
 
     def _lists(self, jobs: Sequence[AnswerJob], made: Requests) -> list[dict[str, Any]]:
-        eligible_BxV = np.ones((len(jobs), len(self.titles)), bool)
+        eligible_BxV = np.ones((len(jobs), len(self.recommender.arrays.id_of_rank)), bool)
         of_filter: dict[int, Exclusions] = {}
         for i, job in enumerate(jobs):
             assert job.filter is not None

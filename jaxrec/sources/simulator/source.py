@@ -89,7 +89,8 @@ class SimulatorSource:
         if c.launches or c.novelty or c.trend:
             features["launch_day"] = (catalogue.change.launch + EPOCH_MS // DAY_MS).astype(np.float64)
         key = _FIRST_KEY + _KEY_STEP * np.arange(c.titles, dtype=np.int64)
-        return Titles(key=key, runtime=catalogue.runtime, features=features)
+        launched = catalogue.change.launch * DAY_MS + EPOCH_MS if c.launches else None
+        return Titles(key, catalogue.runtime, features, launched)
 
     def _blocks(self) -> Iterator[np.ndarray]:
         """Yield the user keys in blocks."""

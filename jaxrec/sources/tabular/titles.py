@@ -13,18 +13,22 @@ MAX_MINUTES = 1e6  # of a runtime, about two years
 class SourceTitles:
     """Catalogue in memory, with a lookup from keys to rows."""
 
-    def __init__(self, keys: pl.Series, runtime: np.ndarray, features: dict[str, np.ndarray | Lists]) -> None:
+    def __init__(
+        self, keys: pl.Series, runtime: np.ndarray, features: dict[str, np.ndarray | Lists],
+        of_log: bool = False,
+    ) -> None:  # fmt: skip
         """Build the catalogue.
 
         Args:
             keys: [V] unique keys.
             runtime: [V] minutes, NaN where unknown.
             features: Raw feature columns, as in Titles.
+            of_log: True for the titles of a log.
         """
         self._keys = keys
         self._rows = pl.DataFrame({"title": keys, "at": np.arange(len(keys))})
         key = keys.to_numpy() if keys.dtype.is_integer() else keys.to_numpy().astype(str)
-        self.titles = Titles(key, runtime, features)
+        self.titles = Titles(key, runtime, features, of_log=of_log)
 
     def rows(self, title: pl.Series) -> np.ndarray:
         """Return the row [N] int64 of each key, -1 for a key that is not in the catalogue."""
@@ -76,7 +80,7 @@ def collect_titles(log: SourceTable) -> SourceTitles:
     """
     unique = [parsed.frame.filter(~parsed.bad)["title"].unique() for parsed in log.read()]
     keys = pl.concat(unique).unique().sort()
-    return SourceTitles(keys, np.full(len(keys), np.nan), {})
+    return SourceTitles(keys, np.full(len(keys), np.nan), {}, of_log=True)
 
 
 def _location(chunks: list[ParsedRows], i: int) -> str:

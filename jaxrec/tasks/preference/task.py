@@ -132,7 +132,7 @@ class PreferenceTask(NextItemTask):
         windows = x.windows._replace(target=jnp.where(valid_Bx1, x.windows.target, 0))
         x = x._replace(windows=windows, known=x.known & valid_Bx1)
         projections = self.project_titles(params, table) if projections is None else projections
-        out = self._heads(params, x, projections, key, context)
+        out = self._heads(params, x, projections, key, (context, self.candidates(table)))
         choices = Choices(
             out.log_pi, windows.target > 0, x.reward, x.known, out.baseline, *(out.q or (None, None))
         )
@@ -141,9 +141,14 @@ class PreferenceTask(NextItemTask):
         return objective.total + of_heads, _metrics(objective, choices) | sums
 
     def _heads(
-        self, params: Any, x: inputs.RewardWindows, projections: Any, key: jax.Array, context: BatchRewards
-    ) -> _Heads:
-        """Return the outputs of the policy and of its heads at every position."""
+        self, params: Any, x: inputs.RewardWindows, projections: Any, key: jax.Array,
+        of_batch: tuple[BatchRewards, jax.Array | None],
+    ) -> _Heads:  # fmt: skip
+        """Return the outputs of the policy and of its heads at every position.
+
+        `of_batch` holds the rewards of the batch and the mask from `candidates`.
+        """
+        context, titles_V = of_batch
         variables: Any = {"params": params}
         target_BxL, config = x.windows.target, self.config.next_item
         state_BxLxD = applied(Policy.__call__, self.model, params)(x.windows.window, projections, key)
@@ -151,7 +156,8 @@ class PreferenceTask(NextItemTask):
         budget = config.logits_budget_mib * 2**20
 
         def log_softmax(temperature: float) -> jax.Array:
-            return -softmax(state_BxLxD, candidates_VxD, target_BxL, temperature, budget, x.played)
+            inputs = state_BxLxD, candidates_VxD, target_BxL, temperature, budget, x.played, titles_V
+            return -softmax(*inputs)
 
         log_pi_BxL, q = log_softmax(config.temperature), None
         if self.config.post.objective == "cql":

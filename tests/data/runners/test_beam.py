@@ -95,6 +95,27 @@ def test_the_simulator_on_beam_equals_the_simulator_on_one_machine(
         assert np.isfinite(rows["oracle_enabled"]).all() and (rows["mood"] > 0).all()
 
 
+DAYS = {"since": "2024-12-20", "until": "2025-01-10", "replay": 0.3, "capacity": 64}
+
+
+@pytest.mark.parametrize(
+    "task, only",
+    [("ranking", "device=tv"), pytest.param("next_item", "", marks=pytest.mark.slow)],
+)
+def test_a_day_on_beam_equals_that_on_one_machine(tiny_config, tmp_path, monkeypatch, task, only):
+    """Later plays, older targets, one category, the ids of an earlier dataset, and unused ids."""
+    monkeypatch.setattr(source_module, "BLOCK", 100)
+    earlier = with_data_settings(tiny_config, task=task, until="2024-12-20", capacity=64)
+    source = open_source(earlier.source, earlier.features)
+    local.prepare(source, earlier, str(tmp_path / "earlier"))
+    (tmp_path / "days").mkdir()
+    settings = DAYS | {"only": only, "continues": str(tmp_path / "earlier"), "task": task, "partitions": 3}
+    dataset = prepare_both(with_data_settings(tiny_config, **settings), tmp_path / "days", monkeypatch)
+    before = Dataset(tmp_path / "earlier").arrays
+    np.testing.assert_array_equal(dataset.arrays.title_key, before.title_key)
+    assert (dataset.arrays.id_of_rank != before.id_of_rank).any()  # the order of popularity has changed
+
+
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"the KuaiRand sample is not in {SAMPLE}")
 @pytest.mark.parametrize(
     "spec", [pytest.param(spec, marks=pytest.mark.slow) for spec in ("kuairand.py", "sequences.py:kuairand")]
