@@ -113,10 +113,15 @@ ENCODERS = {
     "sasrec": "jaxrec.models.encoders.sasrec:SasRec",
     "gru4rec": "jaxrec.models.encoders.gru4rec:Gru4Rec",
     "hstu": "jaxrec.models.encoders.hstu:Hstu",
+    "session": "jaxrec.models.encoders.session:SessionExpert",
+    "session_counts": "jaxrec.models.encoders.session:SessionCounts",
 }
 
+# Encoders of the session of a request, and not of the history; rows hold it where `data.session` is above 0.
+SESSION_ENCODERS = ("session", "session_counts")
+
 # Encoders with softmax attention; `model.attention_impl` selects the implementation for these encoders only.
-SOFTMAX_ENCODERS = ("transformer", "sasrec")
+SOFTMAX_ENCODERS = ("transformer", "sasrec", "session")
 
 # Causal encoders of whole sequences -> an `encoders.base.PositionEncoder`: every position is encoded.
 SEQUENCE_ENCODERS = {

@@ -72,6 +72,9 @@ class Layout:
         labels: Names of the stored labels, at most 32: label i is known where bit i of `label_known` is set.
         filled: True if `python -m jaxrec.fill` wrote the rows: label i is a prediction where bit i of
             `label_filled` is set, and unknown there.
+        session: Number of stored events of the request's session; 0: rows hold no session, and histories end
+            at the request.
+        session_kinds: Names of the events of sessions, "play" first: kind i + 1 of an event is the name i.
     """
 
     num_titles: int
@@ -83,6 +86,8 @@ class Layout:
     rows: str = "ranking"
     labels: tuple[str, ...] = ()
     filled: bool = False
+    session: int = 0
+    session_kinds: tuple[str, ...] = ()
 
     @property
     def has_candidates(self) -> bool:
@@ -153,6 +158,18 @@ class Layout:
             ("history_sessions", "<u1", length),  # plays of the title so far, at most 255
             ("history_abandoned", "<u1", length),  # 1: below abandon_threshold at the query's time
             *([signals] if self.history_signals else []),
+            *(self._session_fields() if self.session else []),
+        ]
+
+    def _session_fields(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Return the fields of the session of a request; `session` is a multiple of 4."""
+        length = (self.session,)
+        return [
+            ("session_title", "<i4", length),  # oldest first, right-aligned; 0 also for an event of no title
+            ("session_value", "<f2", length),  # as in `data.sessions.events`
+            ("session_age", "<f2", length),  # log1p(seconds from the event to the request)
+            ("session_kind", "<u1", length),  # 0: no event
+            ("session_position", "<u4", ()),  # of the request among the plays of the session, from 1
         ]
 
     def _label_fields(self, positions: int, kind: str = "<f4") -> list[tuple[str, str, tuple[int, ...]]]:
@@ -216,7 +233,8 @@ class Layout:
 
     def to_json(self) -> dict[str, Any]:
         """Return the layout as plain values for JSON."""
-        left_out = [name for name in ("labels", "filled") if not getattr(self, name)]
+        later = ("labels", "filled", "session", "session_kinds")
+        left_out = [name for name in later if not getattr(self, name)]
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     @classmethod
@@ -239,7 +257,7 @@ class Layout:
             allowed = f"{len(DRAWN_POOLS)} numbers, or {len(POOLS)} with served titles"
             raise InputError(f"layout.pools={tree['pools']} must hold {allowed}")
         specs = tuple(FeatureSpec(**feature) for feature in tree["features"])
-        of_lists = {"pools": tuple(tree["pools"]), "labels": tuple(tree.get("labels", ()))}
+        of_lists = {name: tuple(tree.get(name, ())) for name in ("pools", "labels", "session_kinds")}
         return cls(**{**tree, **of_lists, "features": specs})
 
 
@@ -247,6 +265,7 @@ _FEATURE = {"name": str, "kind": str, "where": str, "width": int, "size?": int, 
 _LAYOUT = {  # JSON of a layout
     "num_titles": int, "max_history": int, "num_targets": int, "pools": [int], "negatives": int,
     "features": [dict], "rows?": str, "labels?": [str], "filled?": bool,
+    "session?": int, "session_kinds?": [str],
 }  # fmt: skip
 
 

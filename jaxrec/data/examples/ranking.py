@@ -15,9 +15,10 @@ from jaxrec.core.row_format import Layout
 from jaxrec.data.events import splits
 from jaxrec.data.events.event_log import EventState, Log, TitleStats, event_states
 from jaxrec.data.examples import negatives
-from jaxrec.data.examples.histories import Past, fill_features, fill_history
+from jaxrec.data.examples.histories import Past, fill_features, fill_history, fill_session
 from jaxrec.data.examples.user_pools import HardPool, ShownTitles, hard_pool, served_pool, shuffle_hard
 from jaxrec.data.labels.of_targets import PartitionLabels, TargetLabels
+from jaxrec.data.sessions.events import SessionEvents
 from jaxrec.data.signals.past_values import PastSignals
 
 _TRAIN_DRAW = 0  # salts of the draws; list l of next title k has 1 + l * num_targets + k
@@ -61,6 +62,7 @@ class _Partition(NamedTuple):
     data: Data
     signals: PastSignals | None
     shown: ShownTitles | None
+    sessions: SessionEvents | None
 
 
 class _SplitUsers(NamedTuple):
@@ -124,6 +126,7 @@ def build(
     log: Log, catalogue: TitleStats, layout: Layout, data: Data, labels: PartitionLabels | None = None,
     signals: PastSignals | None = None,
     shown: ShownTitles | None = None,
+    sessions: SessionEvents | None = None,
 ) -> tuple["Examples", negatives.NegativeUniverse]:  # fmt: skip
     """Build all rows of a partition's users.
 
@@ -139,6 +142,7 @@ def build(
         labels: Labels of the partition, where the layout has some.
         signals: Signals of the plays, where the layout has some.
         shown: Titles shown to the partition's users, where the layout has served titles.
+        sessions: Sessions of the partition's users, where the layout has some.
 
     Returns:
         The rows, and the universe of negatives of the whole log, for the densities of the oracle.
@@ -150,7 +154,7 @@ def build(
     split = target_splits(log, query, catalogue.hash, data)
     upcoming = _upcoming_targets(log.user[query], split, query, layout.num_targets)
     queries = _Queries(query, position, upcoming)
-    partition = _Partition(log, states, catalogue.id_of_rank, layout, data, signals, shown)
+    partition = _Partition(log, states, catalogue.id_of_rank, layout, data, signals, shown, sessions)
     label_values = labels.at(query, split) if labels and layout.labels else None
     out = Examples({}, {}, {})
     for s, name in enumerate(SPLITS):
@@ -222,7 +226,7 @@ def _fill_rows(
 
     The rows are initially zero. The result [Q] is False where too few titles remain.
     """
-    log, states, id_of_rank, layout, data, signals, _ = partition
+    log, states, id_of_rank, layout, data, signals, _, sessions = partition
     query, position, upcoming = queries
     user = log.user[query]
     key = mix(data.seed, log.hash[user], position)
@@ -248,6 +252,8 @@ def _fill_rows(
     rows["target"] = np.where(rank >= 0, id_of_rank[rank], 0)
     rows["target_completion"] = np.where(rank >= 0, states.total[upcoming], 0)
     past = Past(states.start[query], states.user_start[query], log.time[query])
+    if sessions is not None:
+        past = fill_session(rows, sessions, log, states, past, user)
     width = layout.max_history
     fill_history(rows, log, states, id_of_rank, past, width, data.abandon_threshold, signals)
     context = log.context_categories[query], log.context_numbers[query]
