@@ -14,6 +14,11 @@ from jaxrec.tasks.inputs.unknown_titles import mask_to_unknown
 _KEY = 0x5E55  # folded into the key of an example for the events of its session
 
 
+def reads_session(config: Config) -> bool:
+    """Return True if an expert of the config reads sessions."""
+    return any(expert.encoder in SESSION_ENCODERS for expert in config.model.experts)
+
+
 def session_kinds(config: Config, layout: Layout) -> tuple[int, ...]:
     """Return the kinds of the events that the model reads; () if it reads no session.
 
@@ -24,7 +29,7 @@ def session_kinds(config: Config, layout: Layout) -> tuple[int, ...]:
     Raises:
         InputError: The rows hold no session, or no such events in it.
     """
-    if not any(expert.encoder in SESSION_ENCODERS for expert in config.model.experts):
+    if not reads_session(config):
         return ()
     stored = layout.session_kinds
     for name in config.sampling.session_events or stored or ("play",):

@@ -84,9 +84,9 @@ def test_rows_of_raw_histories_and_signals_are_the_rows_of_the_dataset(sessions,
         {"user": "user_id", "title": "title_id", "seconds": "seconds_viewed"}
     )
     log = log.filter(pl.col("user_id").is_in(list(held_out)))
-    targets = pl.DataFrame(
-        {"user_id": list(held_out), "title_id": [dataset.arrays.title_key[r["target"][0] - 2] for r in held_out.values()]}
-    )  # fmt: skip
+    target = np.array([row["target"][0] for row in held_out.values()])
+    titles = dataset.arrays.title_key[target - 2]
+    targets = pl.DataFrame({"user_id": list(held_out), "title_id": titles})
     first = log.group_by("user_id", "title_id").agg(pl.col("time").min())
     users = targets.join(first, on=["user_id", "title_id"], maintain_order="left").drop("title_id")
     table = pl.DataFrame(

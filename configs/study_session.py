@@ -1,0 +1,96 @@
+"""Study of in-session signals: what the events since the user came back add to the history before.
+
+python -m jaxrec.study --config configs/study_session.py --seeds 3 --jobs 1 --workdir S
+python -m jaxrec.study --config configs/study_session.py --tables premise --seeds 3 --jobs 1 --workdir S
+python -m benchmarks.session_study --workdir S      # by position in the session, and with shuffled sessions
+
+`no_tail` has the history as of the session's begin alone, and `today` the history up to the request, as rows
+without sessions have it. `plays`, `trailers` and `all` read the session: its plays, its plays and trailers,
+and all its events. `all_intent` predicts the next title's genre too, `counts` has engineered counts of the
+session's genres in place of the events. `balance` spreads the gate by a load-balancing term, and `alone` has
+the expert of the session, which attends to the history's titles, and no gate.
+"""
+
+from dataclasses import replace
+
+from configs import session, smoe, tiny
+from jaxrec.config import (
+    Config,
+    Data,
+    Evaluate,
+    Expert,
+    Gate,
+    Model,
+    Optimizer,
+    Simulator,
+    Train,
+)
+from jaxrec.core.errors import InputError
+from jaxrec.studies.plan import Claim, Premise, ResultTable, Row, Study
+
+TABLE = "sessions"
+INTENT = 0.2  # weight of the term of the intent
+
+
+def rows(base: Config) -> tuple[Row, ...]:
+    """Return the rows of the study; the base has the experts of the history."""
+    history = base.model.experts
+    events = session.expert(base)
+    read = {"model.experts": (*history, events)}
+    counted = {"model.experts": (*history, replace(events, encoder="session_counts"))}
+
+    def row(name: str, label: str, edits: dict, against: str = "no_tail") -> Row:
+        return Row(name, edits, {TABLE: label}, against=against if name != against else "")
+
+    return (
+        row("no_tail", "history as of the session's begin", {}),
+        row("all", "all events of the session", read),
+        row("trailers", "plays and trailers", {**read, "sampling.session_events": ("play", "trailer")}),
+        row("plays", "plays", {**read, "sampling.session_events": ("play",)}),
+        row("today", "history up to the request", {"data.session": 0}),
+        row("all_intent", "all events, with intent", {**read, "objective.intent": INTENT}, "all"),
+        row("counts", "counts of the session's genres", counted),
+        row("alone", "the session's expert alone", {"model.experts": (events,)}, "all"),
+        row("balance", "all events, balanced gate", {**read, "objective.balance": 0.1}, "all"),
+        row("no_tail_intent", "no event, with intent", {"objective.intent": INTENT}),
+    )
+
+
+def _claims() -> tuple[Claim, ...]:
+    return (
+        Claim("the session's events help", (("all", "no_tail"),), lists=("enabled",)),
+        Claim("trailers add to plays", (("trailers", "plays"),), lists=("enabled",)),
+        Claim("intent adds to the events", (("all_intent", "all"),), lists=("enabled",)),
+        Claim("events beat engineered counts", (("all", "counts"),), lists=("enabled",)),
+    )
+
+
+def _small() -> Config:
+    """Return a config that one core trains in about a minute."""
+    experts = tuple(
+        Expert(w, num_layers=1, num_heads=2, mlp_ratio=f, dropout=0.1) for w, f in ((7, 1.0), (20, 2.0))
+    )
+    return Config(
+        name="session-small",
+        source=Simulator(users=6_000, test_only_users=3_000, titles=500),
+        features=smoe.features(16),
+        data=Data(max_history=20, train_share=0.9, validation_share=0.05),
+        model=Model(width=24, experts=experts, gate=Gate(hidden=(16,)), dropout=0.1, head_hidden=(48, 24)),
+        optimizer=Optimizer(learning_rate=3e-3),
+        train=Train(duration="1000 steps", batch_size=192),
+        evaluate=Evaluate(batch_size=1024),
+    )
+
+
+def get_config(scale: str = "small") -> Study:
+    """Return the study for "small" or "tiny"."""
+    if scale not in ("small", "tiny"):
+        raise InputError(f"configs/study_session.py:{scale}: the argument must be small or tiny")
+    config = _small() if scale == "small" else tiny.get_config()
+    if scale == "tiny":
+        config.train.duration = "40 steps"
+    config = session.with_sessions(config, 20 if scale == "small" else 8)
+    config.evaluate.next_k, config.evaluate.report = (1,), False
+    tables = (ResultTable(TABLE, "What a model reads of the session"),)
+    premises = (Premise("The mood of a sitting", "source.mood", "all", "no_tail"),)
+    return Study(f"session-{scale}", config, rows, tables, (TABLE,), _claims(), premises)
