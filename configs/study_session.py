@@ -7,8 +7,8 @@ python -m benchmarks.session_study --workdir S      # by position in the session
 `no_tail` has the history as of the session's begin alone, and `today` the history up to the request, as rows
 without sessions have it. `plays`, `trailers` and `all` read the session: its plays, its plays and trailers,
 and all its events. `all_intent` predicts the next title's genre too, `counts` has engineered counts of the
-session's genres in place of the events. In the table "gate", `balance` spreads the gate by a load-balancing
-term, and `alone` has the expert of the session, which attends to the history's titles, and no gate.
+session's genres in place of the events. `balance` spreads the gate by a load-balancing term, and `alone` has
+the expert of the session, which attends to the history's titles, and no gate.
 """
 
 from dataclasses import replace
@@ -28,7 +28,7 @@ from jaxrec.config import (
 from jaxrec.core.errors import InputError
 from jaxrec.studies.plan import Claim, Premise, ResultTable, Row, Study
 
-TABLE, GATE = "sessions", "gate"
+TAIL, RIVALS, GATE = "tail", "rivals", "gate"  # tables
 INTENT = 0.2  # weight of the term of the intent
 
 
@@ -39,17 +39,15 @@ def rows(base: Config) -> tuple[Row, ...]:
     read = {"model.experts": (*history, events)}
     counted = {"model.experts": (*history, replace(events, encoder="session_counts"))}
 
-    def row(name: str, label: str, edits: dict, against: str = "no_tail") -> Row:
-        return Row(name, edits, {TABLE: label}, against=against if name != against else "")
-
+    kinds = "sampling.session_events"
     return (
-        row("no_tail", "history as of the session's begin", {}),
-        row("all", "all events of the session", read),
-        row("trailers", "plays and trailers", {**read, "sampling.session_events": ("play", "trailer")}),
-        row("plays", "plays", {**read, "sampling.session_events": ("play",)}),
-        row("today", "history up to the request", {"data.session": 0}),
-        row("all_intent", "all events, with intent", {**read, "objective.intent": INTENT}, "all"),
-        row("counts", "counts of the session's genres", counted),
+        Row("no_tail", {}, dict.fromkeys((TAIL, RIVALS), "history as of the session's begin")),
+        Row("all", read, dict.fromkeys((TAIL, RIVALS, GATE), "all events of the session")),
+        Row("trailers", {**read, kinds: ("play", "trailer")}, {TAIL: "plays and trailers"}),
+        Row("plays", {**read, kinds: ("play",)}, {TAIL: "plays"}),
+        Row("today", {"data.session": 0}, {RIVALS: "history up to the request"}),
+        Row("counts", counted, {RIVALS: "counts of the session's genres"}),
+        Row("all_intent", {**read, "objective.intent": INTENT}, {RIVALS: "all events, with intent"}),
         Row("alone", {"model.experts": (events,)}, {GATE: "the session's expert alone"}),
         Row("balance", {**read, "objective.balance": 0.1}, {GATE: "all events, balanced gate"}),
     )
@@ -91,11 +89,12 @@ def get_config(scale: str = "small") -> Study:
     config = session.with_sessions(config, 20 if scale == "small" else 8)
     config.evaluate.next_k, config.evaluate.report = (1,), False
     tables = (
-        ResultTable(TABLE, "What a model reads of the session"),
+        ResultTable(TAIL, "What a model reads of the session"),
+        ResultTable(RIVALS, "Other forms of the session"),
         ResultTable(GATE, "The session's expert without a gate, and with a balanced gate"),
     )
     premises = (
         Premise("The mood of a sitting", "source.mood", "all", "no_tail"),
         Premise("A mood that moves within a sitting", "source.mood_moves", "all", "no_tail", (0.0, 0.3)),
     )
-    return Study(f"session-{scale}", config, rows, tables, (TABLE,), _claims(), premises)
+    return Study(f"session-{scale}", config, rows, tables, (TAIL, RIVALS), _claims(), premises)
