@@ -151,7 +151,7 @@ class RankingModel(UserEncoder):
                 kernels["product"] = self.product.of_title
         if self.config.retrieval_dim:
             kernels["retrieval"] = self.retrieving.of_title
-        kernels |= {e.name: e.of_title for e in self.expert if isinstance(e, SessionExpert)}
+        kernels |= {e.kernel_name: e.of_title for e in self.expert if isinstance(e, SessionExpert)}
         return TitleProjections({name: t_VxF @ kernel for name, kernel in kernels.items()}, id_U)
 
     def score(
@@ -179,7 +179,7 @@ class RankingModel(UserEncoder):
                 user.vector_BxF[..., : self.config.width], titles, "history", self.rows.of_title
             )
             return {self.heads[0].name: s_BxC.astype(at_least_float32(self.dtype))}
-        matched, scores = self._matched(user.vector_BxF, titles), {INTENT: user.intent_BxG}  # none to compute
+        matched, scores = self._matched(user.vector_BxF, titles), dict[str, Any]([(INTENT, user.intent_BxG)])
         wanted = tuple(head.name for head in self.heads) if heads is None else heads
         for name in dict.fromkeys(part for order in wanted for part in self._parts(order) if part != INTENT):
             if name in self.states:

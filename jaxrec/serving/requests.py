@@ -1,6 +1,6 @@
 """Requests of users: rows for the model, made from watch histories by a checkpoint's vocabulary."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -177,7 +177,7 @@ class RequestBuilder:
         if events is not None:
             yield from histories.past_events(events, config.signals)
 
-    def build(self, group: list[Chunk], now: int | None, counts: RequestCounts) -> Requests:
+    def build(self, group: Sequence[Chunk], now: int | None, counts: RequestCounts) -> Requests:
         """Build the requests of complete users.
 
         Args:
@@ -221,7 +221,7 @@ class RequestBuilder:
         )  # fmt: skip
         return reordered(Requests(keys[first], rows, played, declared.region), appearance)
 
-    def _records(self, group: list[Chunk], counts: RequestCounts) -> np.ndarray:
+    def _records(self, group: Sequence[Chunk], counts: RequestCounts) -> np.ndarray:
         """Return the events of signals, of tables and of columns of plays that the model reads."""
         names, signals = self._layout.history_signals, self._config.signals
         tally, records = SignalTally(), [np.empty(0, record_dtype(signals))]
@@ -274,7 +274,7 @@ class RequestBuilder:
         )  # fmt: skip
         return log, context.select(order)
 
-    def _users(self, group: list[Chunk], hashes: np.ndarray) -> "_DeclaredUsers":
+    def _users(self, group: Sequence[Chunk], hashes: np.ndarray) -> "_DeclaredUsers":
         """Return the values of the users table, in the order of `hashes`."""
         users = len(hashes)
         out = _DeclaredUsers(

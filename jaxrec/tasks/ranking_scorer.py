@@ -110,8 +110,8 @@ class RankingScorer(Task):
     def view(self) -> ranking_inputs.HistoryView:
         """Settings that select the titles of a history."""
         s, names = self.config.sampling, tuple(feature.name for feature in self.observed)
-        given = self.layout, self.windows, s.history_keeps_abandoned, s.id_dropout, names
-        return ranking_inputs.HistoryView(*given, session_kinds(self.config, self.layout))
+        settings = self.layout, self.windows, s.history_keeps_abandoned, s.id_dropout, names
+        return ranking_inputs.HistoryView(*settings, session_kinds(self.config, self.layout))
 
     @cached_property
     def windows(self) -> tuple[int, ...]:

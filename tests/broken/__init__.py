@@ -17,6 +17,7 @@ from tests.broken import (
     policies,
     runs,
     served,
+    sessions,
     settings,
     signals,
     simulator,
@@ -50,5 +51,6 @@ AREAS = (
     filling,
     policies,
     served,
+    sessions,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)

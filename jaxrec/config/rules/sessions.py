@@ -1,5 +1,6 @@
 """Rules of sessions: stored events of a request's session, the experts that read them, and the intent."""
 
+from jaxrec.config.heads import INTENT
 from jaxrec.config.schema import Config, Data
 from jaxrec.config.tree import among, require
 from jaxrec.core.registry import SESSION_ENCODERS
@@ -61,6 +62,9 @@ def check_intent(config: Config) -> None:
     require(model.head == "matcher", "objective.intent", weight, allowed)
     allowed = "be 0 with model.target_in_sequence=True: a user has a vector for each candidate"
     require(not model.target_in_sequence, "objective.intent", weight, allowed)
+    for i, head in enumerate(config.objective.heads):
+        allowed = "not be that of the head of objective.intent"
+        require(head.name != INTENT, f"objective.heads[{i}].name", head.name, allowed)
     _check_categories(config, f"objective.intent={weight:g}")
 
 

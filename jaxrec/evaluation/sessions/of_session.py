@@ -5,7 +5,7 @@ another user with as many events. The history ends where the session begins in a
 "on" without the signals about the target itself, such as its trailer a second before the request.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,7 @@ OWN_LEFT_OUT = "own_left_out"
 LIST = "enabled"  # candidate list of the metrics
 _FIRSTS = (1, 2, 3, 4)  # first position of each group
 LATER = "2 or more"
+_COMPARED = (("on", "off"), ("on", "shuffled"), ("shuffled", "off"), (OWN_LEFT_OUT, "off"))
 
 
 def check_session(names: tuple[str, ...], reads_session: bool) -> None:
@@ -48,52 +49,78 @@ def positions(rows: np.ndarray) -> tuple[list[np.ndarray], list[str]]:
     return [of_position, np.where(position > 1, 0, -1)], [*span_names(_FIRSTS), LATER]
 
 
+class SessionValues(NamedTuple):
+    """Metrics of Q queries with each session.
+
+    Attributes:
+        by_session: Session -> metric -> values [Q] of the first target on the enabled list.
+        is_shuffled: [Q] bool, False for queries without another user's session of the same length.
+    """
+
+    by_session: dict[str, dict[str, np.ndarray]]
+    is_shuffled: np.ndarray
+
+
 def evaluate_sessions(queries: Queries, names: tuple[str, ...]) -> dict[str, Any]:
     """Return the metrics of the enabled list with each session, by position, and their paired differences.
-
-    Users are the units of the intervals.
 
     Args:
         queries: Queries of a run that reads sessions.
         names: Out of SESSIONS.
 
     Returns:
-        "sessions": name -> position -> metric -> [mean, half of the 95% interval]; "differences": "on - off"
-        and others -> the same; "queries" and "users" by position; "target_events" as of
-        `tails.target_events`; "not_shuffled": queries without another user's session of the length, which
-        "shuffled" leaves out.
+        As `summarize`, with "target_events" as of `tails.target_events`, and "not_shuffled": the number of
+        queries that "shuffled" leaves out.
     """
-    rows = queries.rows
-    scorer = ListScorer(queries.loaded.task, queries.table, False, 1)
-    other, is_other = tails.shuffled(rows)
-    made = {
-        "on": rows,
-        "off": tails.emptied(rows),
-        "shuffled": other,
-        OWN_LEFT_OUT: tails.without_target(rows),
+    values = session_values(queries, names)
+    return summarize(queries.rows, values) | {
+        "target_events": tails.target_events(queries.rows, queries.loaded.task.layout),
+        "not_shuffled": int((~values.is_shuffled).sum()),
     }
-    wanted = tuple(dict.fromkeys((*names, *((OWN_LEFT_OUT,) if "on" in names else ()))))
-    values = {name: _metrics(scorer, queries, made[name]) for name in wanted}
-    groups, group_names = positions(rows)
-    everyone, shuffles = np.ones(len(rows), bool), is_other
+
+
+def session_values(queries: Queries, names: tuple[str, ...]) -> SessionValues:
+    """Score the queries with each session.
+
+    Args:
+        queries: Queries of a run that reads sessions.
+        names: Out of SESSIONS; "own_left_out" comes with "on".
+    """
+    rows, scorer = queries.rows, ListScorer(queries.loaded.task, queries.table, False, 1)
+    other, is_shuffled = tails.shuffled(rows)
+    changed = {"on": rows, "off": tails.emptied(rows), "shuffled": other}
+    changed[OWN_LEFT_OUT] = tails.without_target(rows)
+    wanted = dict.fromkeys((*names, *((OWN_LEFT_OUT,) if "on" in names else ())))
+    return SessionValues({name: _metrics(scorer, queries, changed[name]) for name in wanted}, is_shuffled)
+
+
+def summarize(rows: np.ndarray, values: SessionValues) -> dict[str, Any]:
+    """Return means by position with 95% intervals, and paired differences; users are the units.
+
+    Args:
+        rows: The Q queries.
+        values: Their metrics.
+
+    Returns:
+        "sessions": name -> position -> metric -> [mean, half of the interval]; "differences": "on - off" and
+        others -> the same; "queries" and "users" by position.
+    """
+    groups, names = positions(rows)
+    everyone, by_session = np.ones(len(rows), bool), values.by_session
     out: dict[str, Any] = {"list": LIST, "sessions": {}, "differences": {}}
-    for name in wanted:
-        mask = shuffles if name == "shuffled" else everyone
-        out["sessions"][name] = _by_position(rows, groups, group_names, values[name], mask)
-    for first, second in (("on", "off"), ("on", "shuffled"), ("shuffled", "off"), (OWN_LEFT_OUT, "off")):
-        if first in values and second in values:
-            difference = {m: values[first][m] - values[second][m] for m in metrics.METRICS}
-            mask = shuffles if "shuffled" in (first, second) else everyone
-            compared = _by_position(rows, groups, group_names, difference, mask)
-            out["differences"][f"{first} - {second}"] = compared
-    means = [GroupedMeans(rows["user"], group, len(group_names) - 1) for group in groups]
+    for name, of in by_session.items():
+        mask = values.is_shuffled if name == "shuffled" else everyone
+        out["sessions"][name] = by_position(rows, groups, names, of, mask)
+    for first, second in _COMPARED:
+        if first in by_session and second in by_session:
+            of = {m: by_session[first][m] - by_session[second][m] for m in metrics.METRICS}
+            mask = values.is_shuffled if "shuffled" in (first, second) else everyone
+            out["differences"][f"{first} - {second}"] = by_position(rows, groups, names, of, mask)
+    means = [GroupedMeans(rows["user"], group, len(names) - 1) for group in groups]
     for key in ("queries", "users"):
         counts = [*getattr(means[0], key).tolist(), int(getattr(means[1], key)[0])]
-        out[key] = dict(zip(group_names, counts, strict=True))
-    return out | {
-        "target_events": tails.target_events(rows, queries.loaded.task.layout),
-        "not_shuffled": int((~is_other).sum()),
-    }
+        out[key] = dict(zip(names, counts, strict=True))
+    return out
 
 
 def _metrics(scorer: ListScorer, queries: Queries, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -103,7 +130,7 @@ def _metrics(scorer: ListScorer, queries: Queries, rows: np.ndarray) -> dict[str
     return {name: f(rank).astype(np.float64) for name, f in metrics.METRICS.items()}
 
 
-def _by_position(
+def by_position(
     rows: np.ndarray,
     groups: list[np.ndarray],
     names: list[str],

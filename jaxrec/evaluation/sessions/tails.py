@@ -43,10 +43,10 @@ def shuffled(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     most = np.zeros(len(rows) + 1, np.int64)
     np.maximum.at(most, begin, np.bincount(block)[block] if len(rows) else 0)
     shift = most[begin]
-    given = order[begin + (np.arange(len(rows)) - begin + shift) % np.maximum(count, 1)]
+    source = order[begin + (np.arange(len(rows)) - begin + shift) % np.maximum(count, 1)]
     other = 2 * shift <= count
     for name in _FIELDS:
-        out[name][order[other]] = rows[name][given[other]]
+        out[name][order[other]] = rows[name][source[other]]
     mask = np.zeros(len(rows), bool)
     mask[order] = other
     return out, mask

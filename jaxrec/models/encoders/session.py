@@ -207,6 +207,11 @@ class SessionExpert(Parameters):
         self.last_norm = LayerNorm(self.dtype, name="norm")
         self.pool = AttentionPooling(self.dtype, name="pool")
 
+    @property
+    def kernel_name(self) -> str:
+        """Name of the projection of titles among those of the catalogue."""
+        return "/".join(self.path)
+
     def encode_memory(self, memory: Memory) -> CachedMemory:
         """Return the keys and values of the history's outputs, for all requests of a session."""
         return CachedMemory(
@@ -217,7 +222,7 @@ class SessionExpert(Parameters):
         """Return the tokens of the events [B, S, D]; 0 at padding."""
         tail = inputs.tail
         value_BxS = tail.past.completion.astype(self.dtype)
-        x = inputs.titles.through(self.name, self.of_title) + embedding_lookup(
+        x = inputs.titles.through(self.kernel_name, self.of_title) + embedding_lookup(
             self.of_kind, tail.kind, mode="clip"
         )
         x = x + embedding_lookup(self.of_value, tail.kind, mode="clip") * broadcast(
@@ -226,8 +231,8 @@ class SessionExpert(Parameters):
         x = x + embedding_lookup(self.of_age, time_gap_bucket(tail.age), mode="clip")
         return jnp.where((tail.kind > 0)[..., None], x, jnp.zeros((), x.dtype))
 
-    def __call__(self, inputs: SessionInputs, memory: CachedMemory) -> jax.Array:
-        """Encode sessions, [B, D].
+    def outputs(self, inputs: SessionInputs, memory: CachedMemory) -> tuple[jax.Array, jax.Array]:
+        """Return the outputs [B, T, D] of all positions, and the example [B, T] that owns each.
 
         Args:
             inputs: Events of B requests.
@@ -249,7 +254,12 @@ class SessionExpert(Parameters):
         mask_BxTxT = causal_mask(owner_BxT)
         for block, keys_values in zip(self.block, memory.layers, strict=True):
             x_BxTxD = block(x_BxTxD, keys_values, memory.present_BxM, mask_BxTxT, key_BxTx2)
-        return self.pool(self.last_norm(x_BxTxD), owner_BxT, B)
+        return self.last_norm(x_BxTxD), owner_BxT
+
+    def __call__(self, inputs: SessionInputs, memory: CachedMemory) -> jax.Array:
+        """Encode sessions, [B, D]; arguments as for `outputs`."""
+        h_BxTxD, owner_BxT = self.outputs(inputs, memory)
+        return self.pool(h_BxTxD, owner_BxT, len(owner_BxT))
 
 
 class SessionCounts(Parameters):
