@@ -27,6 +27,7 @@ APART = (
     "study.py",
     "study_hydra.py",
     "study_post.py",
+    "study_session.py",
     "policy.py",
     "study_stages.py",
     "sequences.py",
