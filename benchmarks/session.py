@@ -103,10 +103,10 @@ def rivals_of(config: Config, titles: int, batch: int) -> dict[str, Callable[[],
         jnp.asarray(r.integers(FIRST_TITLE, _CATEGORIES, (titles, layout.columns("title", "category")))),
         jnp.zeros((titles, layout.columns("title", "number")), jnp.float32),
     )
-    params = task.init_params(jax.random.key(0), table)
+    params = jax.jit(lambda key: task.init_params(key, table))(jax.random.key(0))
     history = ranking_inputs.queries(as_words(random_rows(layout, batch)), task.view).history
     model = task.model
-    projections = model.apply({"params": params}, table, method="catalogue")
+    projections = jax.jit(lambda p: model.apply({"params": p}, table, method="catalogue"))(params)
 
     def encode_history(params: Any, history: Any, projections: Any) -> Any:
         return model.apply({"params": params}, history, table, None, projections, method="encode_history")

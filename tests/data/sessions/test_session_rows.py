@@ -1,37 +1,17 @@
 """Sessions in a dataset: stored fields, histories that end before them, and rows of raw histories."""
 
-import copy
 import json
 
 import numpy as np
 import polars as pl
 import pytest
 
-from jaxrec.config.schema import Signal
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import SPLITS
 from jaxrec.core.row_format import Layout
-from jaxrec.data.runners.local import prepare
 from jaxrec.data.storage.audit import verify_dataset
-from jaxrec.data.storage.dataset import Dataset
 from jaxrec.serving.requests import PastEvents, RequestBuilder, RequestCounts
 from jaxrec.sources import open_source
-
-
-@pytest.fixture(scope="module")
-def session_config(tiny_config):
-    config = copy.deepcopy(tiny_config)
-    config.signals = (Signal("trailer", "seconds"), Signal("thumb", "sign"))
-    config.source.trailers, config.source.thumbs = 1.5, 0.5
-    config.data.session = 12
-    return config
-
-
-@pytest.fixture(scope="module")
-def sessions(once, session_config):
-    c = session_config
-    source = open_source(c.source, c.features, "", c.signals)
-    return Dataset(once("sessions", lambda folder: prepare(source, c, str(folder))))
 
 
 def joined(chunks, names):
