@@ -1,6 +1,6 @@
 """Rows of configs/study_session.py by position of the request in its session, over all seeds.
 
-    python -m benchmarks.session_study --workdir S [--rows all,plays] [--session on,off,shuffled] [--json F]
+    python -m benchmarks.session_study --workdir S [--rows all,plays] [--session on,off,shuffled] [--queries N]
 
 A query's value is its mean over the seeds; intervals of 95% are over users. Each row is compared with
 `no_tail` on the same queries. Rows that read the session are also evaluated with it on, off and shuffled, as
@@ -15,6 +15,7 @@ from absl import flags
 
 from benchmarks.command import Report, run
 from jaxrec.core.errors import InputError
+from jaxrec.data.storage.dataset import SelectedRows
 from jaxrec.evaluation import metrics, per_user
 from jaxrec.evaluation.details.frozen_lists import Queries
 from jaxrec.evaluation.sessions.of_session import (
@@ -39,6 +40,7 @@ def _flags() -> None:
     flags.DEFINE_string("workdir", None, "folder of the study", required=True)
     flags.DEFINE_list("rows", [], "rows; empty: all that have a finished run")
     flags.DEFINE_list("session", [*SESSIONS], f"sessions to evaluate, out of {', '.join(SESSIONS)}")
+    flags.DEFINE_integer("queries", 0, "first test queries to score with each session; 0: all", lower_bound=0)
     flags.DEFINE_integer("least", 1, "least number of finished seeds of a row", lower_bound=1)
 
 
@@ -64,12 +66,13 @@ def base_of(row: str) -> str:
     return _BASE + dash + setting
 
 
-def _queries(workdir: Path) -> tuple[LoadedCheckpoint, Queries]:
+def _queries(workdir: Path, most: int = 0) -> tuple[LoadedCheckpoint, Queries]:
+    """Return a checkpoint, and its first `most` test queries; 0: all."""
     loaded = load_checkpoint(str(workdir), "best")
     dataset = open_dataset(loaded, None)
-    rows = dataset.rows("test").all()
+    rows = dataset.rows("test").all()[: most or None]
     table = replicate(loaded.arrays.title_table())
-    return loaded, Queries(loaded, dataset, table, dataset.rows("test"), rows)
+    return loaded, Queries(loaded, dataset, table, SelectedRows(rows), rows)
 
 
 def mean_values(values: list[SessionValues]) -> SessionValues:
@@ -111,8 +114,9 @@ def main(args: flags.FlagValues) -> Report:
             continue
         queries_of.setdefault(base_of(row), queries.rows)
         if reads_session(loaded.config) and args.session:
-            of_seeds = [session_values(_queries(run)[1], tuple(args.session)) for run in of_row]
-            summary = summarize(queries.rows, mean_values(of_seeds))
+            scored = [_queries(run, args.queries)[1] for run in of_row]
+            of_seeds = [session_values(one, tuple(args.session)) for one in scored]
+            summary = summarize(scored[0].rows, mean_values(of_seeds))
             figures[f"{row}, sessions"] = summary
             for name, by in (summary["sessions"] | summary["differences"]).items():
                 sign = "+" if " - " in name else ""

@@ -47,10 +47,8 @@ def test_rows_are_compared_with_the_row_of_their_setting():
 def test_values_of_seeds_are_averaged_query_by_query():
     of = [SessionValues({"on": {"ndcg@1": np.array(x)}}, np.array([True, False])) for x in ([1, 0], [0, 0])]
     mean = session_study.mean_values(of)
-    assert mean.by_session["on"]["ndcg@1"].tolist() == [0.5, 0.0] and mean.is_shuffled.tolist() == [
-        True,
-        False,
-    ]
+    assert mean.by_session["on"]["ndcg@1"].tolist() == [0.5, 0.0]
+    assert mean.is_shuffled.tolist() == [True, False]
 
 
 def test_finished_runs_are_found_in_the_order_of_their_seeds(tmp_path):

@@ -222,6 +222,5 @@ def _check_examples(config: Config) -> None:
 
 DATA_RULES = (
     _check_source, _check_features, check_signals, check_stored_labels, check_availability, _check_data,
-    _check_split, check_fold, _check_examples, check_served, check_impressions,
-    check_sessions,
+    _check_split, check_fold, _check_examples, check_served, check_sessions, check_impressions,
 )  # fmt: skip
