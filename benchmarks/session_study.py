@@ -1,6 +1,7 @@
 """Rows of configs/study_session.py by position of the request in its session, over all seeds.
 
-    python -m benchmarks.session_study --workdir S [--rows all,plays] [--session on,off,shuffled] [--queries N]
+    python -m benchmarks.session_study --workdir S [--rows all,plays] [--session on,off,shuffled]
+        [--queries N] [--least SEEDS] [--json F]
 
 A query's value is its mean over the seeds; intervals of 95% are over users. Each row is compared with
 `no_tail` on the same queries. Rows that read the session are also evaluated with it on, off and shuffled, as
