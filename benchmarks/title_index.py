@@ -178,8 +178,8 @@ def measure_vectors(kind: str, users: np.ndarray, titles: np.ndarray, args: Any)
     from jaxrec.models.outputs import Correction
     from jaxrec.runtime.mesh import replicate
     from jaxrec.serving.catalogue import CatalogueScorer
+    from jaxrec.serving.exclusions import Exclusions
     from jaxrec.serving.index.indexed_scorer import recall
-    from jaxrec.serving.requests import Exclusions
 
     params = replicate((users, np.pad(titles, ((FIRST_TITLE, 0), (0, 0)))))
     inputs: Any = VectorTask(), params, catalogue(len(titles)), Correction("dot")

@@ -16,6 +16,7 @@ from jaxrec.core.ids import CATALOGUE, LISTS, SPLITS, TRUTH
 from jaxrec.core.paths import AnyPath, as_path
 
 _LISTS = (*LISTS, CATALOGUE, TRUTH)
+_SESSIONS = ("on", "off", "shuffled")
 _OLD_SEEN = {"filtered": "stored"}
 
 
@@ -55,6 +56,10 @@ def _flags() -> None:
         "gradients", False, "also compare the gradients of every two heads with respect to the parameters "
         "that they share, over 32 batches of validation rows",
     )  # fmt: skip
+    flags.DEFINE_list(
+        "session", [], f"also evaluate by position in the session, with the session {', '.join(_SESSIONS)}: "
+        "shuffled gives each request the session of another user with as many events; empty: disabled",
+    )  # fmt: skip
     flags.DEFINE_string(
         "reward_models", "", "also evaluate the policy by the reward models of this workdir, a run of the "
         "task preference that the policy was not trained by; empty: disabled",
@@ -79,6 +84,9 @@ def main(args: flags.FlagValues) -> None:
             raise InputError(f"--lists={name}; allowed: {', '.join(_LISTS)}")
     if args.split not in SPLITS[1:]:
         raise InputError(f"--split={args.split}; allowed: {', '.join(SPLITS[1:])}")
+    for name in args.session:
+        if name not in _SESSIONS:
+            raise InputError(f"--session={name}; allowed: {', '.join(_SESSIONS)}")
     if args.retrieve and CATALOGUE not in args.lists:
         raise InputError(f"--retrieve={args.retrieve}; allowed only with --lists={CATALOGUE}")
     without_catalogue = args.lists and CATALOGUE not in args.lists
@@ -123,6 +131,7 @@ def _evaluate_on_host(args: flags.FlagValues, workdir: AnyPath, data: AnyPath | 
         report_users=args.report_users,
         blend=args.blend,
         gradients=args.gradients,
+        session=tuple(args.session),
     )
     evaluation = evaluate(workdir, options, which=args.which, data=data or None)
     if args.reward_models:

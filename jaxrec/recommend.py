@@ -26,6 +26,10 @@ def _flags() -> None:
         "are served too, plays of unknown titles are skipped", required=True,
     )  # fmt: skip
     flags.DEFINE_string(
+        "signals", "", f"events before the requests beside plays, {_TABLE}, with the histories' columns of "
+        "users, titles and times, the column signal with a name, and value; read by models of sessions",
+    )  # fmt: skip
+    flags.DEFINE_string(
         "users", "", f"users, {_TABLE}; users without plays are served too; columns with features, the "
         "context or the time of the request, and region are read where they exist",
     )  # fmt: skip
@@ -80,6 +84,7 @@ def main(args: flags.FlagValues) -> None:
     from jaxrec.serving.filters import Filters
     from jaxrec.serving.pages import PageLayout
     from jaxrec.serving.recommender import Recommender
+    from jaxrec.serving.requests import PastEvents
     from jaxrec.sources.histories import title_names
 
     compilation_cache.enable()
@@ -100,7 +105,7 @@ def main(args: flags.FlagValues) -> None:
     counts: dict[str, Any] = {}
     with writer or contextlib.nullcontext():
         for group in recommender.stream(
-            args.histories,
+            PastEvents(args.histories, args.signals) if args.signals else args.histories,
             args.k,
             filters,
             users=args.users or None,

@@ -191,6 +191,28 @@ def served(served_config, once):
     return Dataset(once("served", lambda folder: ensure_dataset(served_config, folder)))
 
 
+@pytest.fixture(scope="session")
+def session_config(tiny_config):
+    """The tiny config with sessions of plays, trailers and thumbs, which an expert of the session reads."""
+    from jaxrec.config import Expert, Signal
+
+    config = copy.deepcopy(tiny_config)
+    config.signals = (Signal("trailer", "seconds"), Signal("thumb", "sign"))
+    config.source.trailers, config.source.thumbs = 1.5, 0.5
+    config.data.session = 12
+    config.model.experts = (config.model.experts[1], Expert(12, 1, 2, 2.0, 0.1, "session"))
+    return config
+
+
+@pytest.fixture(scope="session")
+def sessions(session_config, once):
+    """The dataset of `session_config`."""
+    from jaxrec.data.runners.run import ensure_dataset
+    from jaxrec.data.storage.dataset import Dataset
+
+    return Dataset(once("sessions", lambda folder: ensure_dataset(session_config, folder)))
+
+
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
     """ "s3://bucket", empty: behind it tests/bucket.py. Nothing may be written to a folder named "s3:"."""

@@ -8,6 +8,7 @@ from jaxrec.core import rewards
 from jaxrec.core.registry import HEADS
 from jaxrec.core.row_format import label_is_known
 
+INTENT = "intent"  # name and term of the head of `objective.intent`
 REWARD, TITLE = "reward:", "title:"  # prefixes of `Head.of`; without one it is a label
 FILLED = "filled:"  # prefix of a label whose share of known entries counts predictions too
 

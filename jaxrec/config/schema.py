@@ -78,6 +78,11 @@ class Data:
     # signal "impression"; 0: none, and no served list
     request_window_seconds: int = 0  # longest time from an impression to the play that it led to; 0: the same
     # time
+    session: int = 0  # stored events of the request's session, plays and signals before the request, a
+    # multiple of 4; histories then end where the session begins. 0: none, and histories end at the request
+    session_gap_minutes: float = (
+        30.0  # longest time without an event within a session, from the end of a play
+    )
     negatives: int = 20  # negatives of an evaluation list
     max_invalid_fraction: float = 0.05  # maximum fraction of invalid rows, without copies; above it
     # preparation stops
@@ -134,6 +139,8 @@ class Sampling:
     id_dropout: float = 0.01  # fraction of history titles that are replaced by the unknown title
     window: Literal["latest", "random"] = "latest"  # window of a sequence; "random": a new one each epoch
     stochastic_length: float = 0.0  # alpha of HSTU, in (1, 2), which shortens long windows; 0: off
+    session_events: tuple[str, ...] = ()  # events of the session that the model reads: "play" and names of
+    # signals; empty: all
     next_k: int = 1  # number of next titles that are positives
     target_weights: tuple[float, ...] = (1.0, 0.6, 0.3)  # weights of the next titles; `next_k` are used
     strata: str = (
@@ -161,7 +168,9 @@ class Expert:
     dropout: float = 0.2  # dropout rate in the layers
     encoder: str = "transformer"  # key of `registry.ENCODERS`: "transformer", "sasrec" (causal, output of the
     # newest title), "gru4rec" (state of a GRU), "hstu" (causal, gated, without softmax), "ligr" (causal,
-    # gated residuals, SwiGLU) or "fuxi" (causal, channels of content, position and time)
+    # gated residuals, SwiGLU) or "fuxi" (causal, channels of content, position and time). "session" reads
+    # the last `max_len` events of the session and the outputs of the other experts, "session_counts" the
+    # categories of the session's titles
 
 
 @dataclass(unsafe_hash=True)
@@ -193,6 +202,8 @@ class Model:
     trunk_experts: int = 4  # shared experts of a trunk; "ple" has one more for each head
     trunk_width: int = 64  # width of an expert of a trunk
     trunk_levels: int = 1  # levels of "ple", 1 or 2
+    intent_of: str = "genres"  # title feature with categories that the intent predicts and that an expert
+    # with encoder="session_counts" counts
     head: Literal["matcher", "dot"] = "matcher"  # "dot", for one task: user vector times title vector
     cosine: bool = False  # for sequences: the score is the cosine of the vectors
     untied_item_embeddings: bool = False  # for sequences: separate vectors of scored titles, as in gSASRec
@@ -234,6 +245,10 @@ class Objective:
     margin: float = 1.0  # margin of the hinge loss
     soft_negative: float = 0.1  # click label of the negatives that `soft_on` selects
     soft_on: Literal["hard", "all", "none"] = "hard"  # negatives with the label `soft_negative`
+    intent: float = (
+        0.0  # weight of the term of the intent, the next title's first value of `model.intent_of`,
+    )
+    # of which the predicted probabilities are a part of the user's vector (IntentRec); 0: no such head
     heads: tuple[Head, ...] = ()  # heads on labels and rewards, beside those of the paper
 
 

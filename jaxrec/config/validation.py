@@ -16,6 +16,7 @@ from jaxrec.config.rules.declared.strata import check_strata
 from jaxrec.config.rules.declared.trunks import check_trunk
 from jaxrec.config.rules.limits import check_limits
 from jaxrec.config.rules.post import check_post
+from jaxrec.config.rules.sessions import check_intent, check_session_experts
 from jaxrec.config.schema import Config, Mix, Start
 from jaxrec.config.tree import among, require, walk
 from jaxrec.core import registry
@@ -138,7 +139,8 @@ def _check_model(config: Config) -> None:
             require(getattr(expert, name) >= 1, f"{key}.{name}", getattr(expert, name), "be at least 1")
         history = config.data.max_history
         allowed = f"be at most data.max_history={history}"
-        require(expert.max_len <= history, f"{key}.max_len", expert.max_len, allowed)
+        reads_history = expert.encoder not in registry.SESSION_ENCODERS
+        require(not reads_history or expert.max_len <= history, f"{key}.max_len", expert.max_len, allowed)
         require(
             model.width % expert.num_heads == 0,
             "model.width",
@@ -288,8 +290,9 @@ def _check_start(config: Config) -> None:
 
 
 _RULES: tuple[Callable[[Config], None], ...] = (
-    *DATA_RULES, _check_sampling, check_strata, _check_model, _check_sequences, _check_split,
-    _check_objective, check_heads, check_observed_labels, check_trunk, check_post, _check_start, _check_run,
+    *DATA_RULES, _check_sampling, check_strata, _check_model, check_session_experts, _check_sequences,
+    _check_split, _check_objective, check_intent, check_heads, check_observed_labels, check_trunk, check_post,
+    _check_start, _check_run,
 )  # fmt: skip
 
 

@@ -149,6 +149,22 @@ def observed(outcome: Outcome) -> ObservedOutcome:
 # ---------------------------------------------------------------- decoded batches
 
 
+class SessionTail(NamedTuple):
+    """Events of the session before each request, oldest first, right-aligned.
+
+    Attributes:
+        title: [B, S] int32, 0 for padding and for an event of no title.
+        kind: [B, S] int32, 0 for padding; kind i + 1 is `Layout.session_kinds[i]`.
+        past: Outcomes of the events; `completion` [B, S] is their value, as in `data.sessions.events`.
+        age: [B, S] float32 log1p(seconds from the event to the request).
+    """
+
+    title: Any
+    kind: Any
+    past: PastOutcome
+    age: Any
+
+
 class _HistoryFields(NamedTuple):
     """Fields of `History`: a NamedTuple has no other base class."""
 
@@ -164,6 +180,7 @@ class _HistoryFields(NamedTuple):
     context_categories: Any
     context_numbers: Any
     observed: ObservedOutcome | None = None
+    session: SessionTail | None = None
 
 
 class History(_HistoryFields, Known):
@@ -185,6 +202,7 @@ class History(_HistoryFields, Known):
         context_categories: [B, columns] int32.
         context_numbers: [B, columns] float32.
         observed: [B, columns] early outcomes of the target; None: the model reads none.
+        session: Events of the session of each request; None: the model reads none.
     """
 
     __slots__ = ()

@@ -115,10 +115,15 @@ ENCODERS = {
     "hstu": "jaxrec.models.encoders.hstu:Hstu",
     "ligr": "jaxrec.models.encoders.ligr:Ligr",
     "fuxi": "jaxrec.models.encoders.fuxi:Fuxi",
+    "session": "jaxrec.models.encoders.session:SessionExpert",
+    "session_counts": "jaxrec.models.encoders.session:SessionCounts",
 }
 
+# Encoders of the session of a request, and not of the history; rows hold it where `data.session` is above 0.
+SESSION_ENCODERS = ("session", "session_counts")
+
 # Encoders with softmax attention; `model.attention_impl` selects the implementation for these encoders only.
-SOFTMAX_ENCODERS = ("transformer", "sasrec", "ligr")
+SOFTMAX_ENCODERS = ("transformer", "sasrec", "ligr", "session")
 
 # Causal encoders of whole sequences -> an `encoders.base.PositionEncoder`: every position is encoded.
 SEQUENCE_ENCODERS = {

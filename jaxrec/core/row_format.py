@@ -74,6 +74,9 @@ class Layout:
             `label_filled` is set, and unknown there.
         has_gaps: True if some ids may have no title: those without a popularity rank are never candidates.
         selects_targets: True if training rows of sequences mark the plays that are targets (`data.since`).
+        session: Number of stored events of the request's session; 0: rows hold no session, and histories end
+            at the request.
+        session_kinds: Names of the events of sessions, "play" first: kind i + 1 of an event is the name i.
     """
 
     num_titles: int
@@ -87,6 +90,8 @@ class Layout:
     filled: bool = False
     has_gaps: bool = False
     selects_targets: bool = False
+    session: int = 0
+    session_kinds: tuple[str, ...] = ()
 
     @property
     def has_candidates(self) -> bool:
@@ -157,6 +162,18 @@ class Layout:
             ("history_sessions", "<u1", length),  # plays of the title so far, at most 255
             ("history_abandoned", "<u1", length),  # 1: below abandon_threshold at the query's time
             *([signals] if self.history_signals else []),
+            *(self._session_fields() if self.session else []),
+        ]
+
+    def _session_fields(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Return the fields of the session of a request; `session` is a multiple of 4."""
+        length = (self.session,)
+        return [
+            ("session_title", "<i4", length),  # oldest first, right-aligned; 0 also for an event of no title
+            ("session_value", "<f2", length),  # as in `data.sessions.events`
+            ("session_age", "<f2", length),  # log1p(seconds from the event to the request)
+            ("session_kind", "<u1", length),  # 0: no event
+            ("session_position", "<u4", ()),  # of the request among the plays of the session, from 1
         ]
 
     def _label_fields(self, positions: int, kind: str = "<f4") -> list[tuple[str, str, tuple[int, ...]]]:
@@ -244,16 +261,23 @@ class Layout:
             allowed = f"{len(DRAWN_POOLS)} numbers, or {len(POOLS)} with served titles"
             raise InputError(f"layout.pools={tree['pools']} must hold {allowed}")
         specs = tuple(FeatureSpec(**feature) for feature in tree["features"])
-        of_lists = {"pools": tuple(tree["pools"]), "labels": tuple(tree.get("labels", ()))}
+        of_lists = {name: tuple(tree.get(name, ())) for name in ("pools", "labels", "session_kinds")}
         return cls(**{**tree, **of_lists, "features": specs})
 
 
-_LATER = ("labels", "filled", "has_gaps", "selects_targets")  # left out of the JSON at their defaults
+_LATER = (
+    "labels",
+    "filled",
+    "has_gaps",
+    "selects_targets",
+    "session",
+    "session_kinds",
+)  # left out of the JSON at their defaults
 _FEATURE = {"name": str, "kind": str, "where": str, "width": int, "size?": int, "columns?": int}
 _LAYOUT = {  # JSON of a layout
     "num_titles": int, "max_history": int, "num_targets": int, "pools": [int], "negatives": int,
     "features": [dict], "rows?": str, "labels?": [str], "filled?": bool, "has_gaps?": bool,
-    "selects_targets?": bool,
+    "selects_targets?": bool, "session?": int, "session_kinds?": [str],
 }  # fmt: skip
 
 

@@ -24,8 +24,10 @@ from jaxrec.evaluation.labels.predictions import label_metrics
 from jaxrec.evaluation.labels.rates import baseline_metrics
 from jaxrec.evaluation.results import EvaluationResult, lists_of_queries, write_result
 from jaxrec.evaluation.scorers import CatalogueRanks
+from jaxrec.evaluation.sessions.of_session import check_session, evaluate_sessions
 from jaxrec.evaluation.truth.of_policy import TruthEvaluation, evaluate_policy, stored_truth
 from jaxrec.runtime.mesh import replicate
+from jaxrec.tasks.inputs.session import reads_session
 from jaxrec.tasks.loading import (
     LoadedCheckpoint,
     default_checkpoint,
@@ -54,6 +56,7 @@ class EvaluationOptions(NamedTuple):
         report_users: number of example users in the report. None: the value of the config.
         blend: head or blend that orders the titles, as for `rules.heads.order_by`. Empty: that of the config.
         gradients: True to compare the gradients of the heads on validation rows.
+        session: sessions to evaluate by position, out of `sessions.of_session.SESSIONS`.
     """
 
     split: str = "test"
@@ -66,6 +69,7 @@ class EvaluationOptions(NamedTuple):
     report_users: int | None = None
     blend: str = ""
     gradients: bool = False
+    session: tuple[str, ...] = ()
 
 
 _DEFAULTS = EvaluationOptions()
@@ -90,12 +94,14 @@ def evaluate(
         InputError: the layout, the titles or the categories of the dataset are not those of the
             checkpoint; the run is offline and predicts no labels; there is no such blend; a list that the
             model does not rank; K larger than the dataset stores; `retrieve` without a retrieval head;
-            `diversity` outside 0 to 1 or without CATALOGUE; `gradients` of a single head.
+            `diversity` outside 0 to 1 or without CATALOGUE; `gradients` of a single head; `session` of a
+            model that reads none.
     """
     started = time.perf_counter()
     workdir = as_path(workdir)
     which = which or default_checkpoint(workdir)
     loaded = load_checkpoint(workdir, which, options.blend)
+    check_session(options.session, reads_session(loaded.config))
     dataset = open_dataset(loaded, data)
     protocols, rows = loaded.task.protocols(), dataset.rows(options.split).all()
     usual = _usual_lists(loaded, dataset, options.split, rows)
@@ -105,6 +111,8 @@ def evaluate(
     frozen = tuple(name for name in lists if name in LISTS)
     result: dict[str, Any] = {"name": loaded.config.name, "split": options.split, "which": which}
     result |= _gradients(queries, options)
+    if options.session:
+        result["session"] = evaluate_sessions(queries, options.session)
     ranked, of_all_titles = _rank_all_titles(workdir, queries, options) if CATALOGUE in lists else (None, {})
     of_truth = evaluate_policy(queries, truth) if truth is not None else TruthEvaluation({}, {})
     ks = (options.next_k or loaded.config.evaluate.next_k) if protocols.lists else (1,)
@@ -248,6 +256,7 @@ def _protocol(
         parts += [seen] * (seen != config.evaluate.seen)
         parts += [f"retrieve{options.retrieve}"] * bool(options.retrieve)
         parts += [f"mmr{options.diversity:g}"] * bool(options.diversity)
+    parts += ["session"] * bool(options.session)
     parts += [f"blend-{config.evaluate.ranking_head}"] * bool(options.blend)
     own = dataset.fingerprint == queries.loaded.meta["dataset"]
     parts += [f"on-{dataset.fingerprint[:8]}"] * (not own)

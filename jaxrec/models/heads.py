@@ -13,13 +13,15 @@ Axis letters: B users, C candidates, V titles, U width of the user vector, F wid
 X product features, H hidden units, T users of a tile, R width of the retrieval vectors.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxrec.config.declarations import Blend
+from jaxrec.config.heads import Page
 from jaxrec.models.layers.dense import Parameters, at_least_float32, broadcast, kernel_init, small_init
 from jaxrec.models.layers.title_encoder import TitleLookup
 
@@ -233,3 +235,26 @@ def score_in_tiles(score_tile: Callable[[jax.Array], jax.Array], u_BxU: jax.Arra
     u_NxTxU = jnp.pad(u_BxU, ((0, -B % users), (0, 0))).reshape(-1, users, u_BxU.shape[-1])
     s_NxTxV = jax.lax.map(score_tile, u_NxTxU)
     return s_NxTxV.reshape(-1, s_NxTxV.shape[-1])[:B]
+
+
+def blended(
+    blend: Blend, pages: Sequence[Page], logits: Sequence[str], score: Callable[[str], jax.Array],
+    served_BxP: jax.Array | None,
+) -> jax.Array:  # fmt: skip
+    """Return the scores of a blend: the weighted sum of its heads.
+
+    Args:
+        blend: The blend.
+        pages: Requests of the blends that serve some of them.
+        logits: Names of the heads whose scores are logits; their log probabilities are added.
+        score: Function from the name of a head to its scores.
+        served_BxP: [B, pages] bool, True where a page's blend serves the request; None: every request.
+    """
+    total = jnp.float32(0)
+    for term in blend.terms:
+        value = score(term.head)
+        total = total + term.weight * (nn.log_sigmoid(value) if term.head in logits else value)
+    for i, page in enumerate(pages):
+        if page.blend == blend.name and served_BxP is not None:
+            total = jnp.where(served_BxP[:, i, None], total, score(page.otherwise))
+    return total

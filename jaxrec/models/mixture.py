@@ -35,15 +35,18 @@ class TransformerExpert(SequenceEncoder):
     A call returns [B, D]. Each title attends to all titles of its example (Eq. 6 to 8).
     """
 
-    @nn.compact
     def __call__(self, titles: PackedTitles, examples: int) -> jax.Array:
+        return self.outputs(titles, examples)[0]
+
+    @nn.compact
+    def outputs(self, titles: PackedTitles, examples: int) -> tuple[jax.Array, jax.Array]:
         f, owner_RxL = self.fields, titles.example_RxL
         mask_RxLxL = owner_RxL[:, :, None] == owner_RxL[:, None, :]
         encoder = TransformerStack(
             self.dtype, f.num_layers, f.num_heads, f.mlp_ratio, f.dropout, self.attention, name="encoder"
         )
         h_RxLxD = encoder(titles.x_RxLxD, mask_RxLxL, titles.key_RxLx2)
-        return AttentionPooling(self.dtype, name="pool")(h_RxLxD, owner_RxL, examples)
+        return AttentionPooling(self.dtype, name="pool")(h_RxLxD, owner_RxL, examples), h_RxLxD
 
 
 class Gate(Parameters):

@@ -19,12 +19,14 @@ class UserEncoding(NamedTuple):
         clean_gate_BxE: Weights without noise.
         served_BxP: [B, pages] bool, True where the blend of a page orders the titles of the example; None:
             there are no pages.
+        intent_BxG: Logits of the intent, very low for padding and unknown; None without an intent.
     """
 
     vector_BxF: jax.Array
     gate_BxE: jax.Array
     clean_gate_BxE: jax.Array
     served_BxP: jax.Array | None = None
+    intent_BxG: jax.Array | None = None
 
 
 class TitlesByRank(NamedTuple):
@@ -51,17 +53,20 @@ def titles_by_rank(rank_V: Any) -> TitlesByRank:
 
 
 class EncodedHistories(NamedTuple):
-    """Encoded histories of B examples, to which candidates are appended.
+    """Encoded histories of B examples, to which candidates are appended or sessions are added.
 
     Attributes:
-        experts: Results of `SequenceEncoder.encode_history`, one per expert.
+        experts: Results of `SequenceEncoder.encode_history`, one per expert; with sessions, the vectors
+            [B, D] of the experts of the history.
         customer_BxF: Vectors of the user features.
         context_BxF: Vectors of the contexts.
+        memories: With sessions, the keys and values of the history for each expert of sessions.
     """
 
     experts: tuple[Any, ...]
     customer_BxF: jax.Array
     context_BxF: jax.Array
+    memories: tuple[Any, ...] = ()
 
 
 class RetrievalScores(NamedTuple):

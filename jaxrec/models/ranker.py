@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrec.config.declarations import Blend
-from jaxrec.config.heads import HeadSpec, Page
+from jaxrec.config.heads import INTENT, HeadSpec, Page
 from jaxrec.core.batch import History, TitleTable
 from jaxrec.core.ids import FIRST_TITLE, RETRIEVAL_HEAD
-from jaxrec.models.heads import MlpHead, ProductFeatures, RetrievalHead, dot_score
+from jaxrec.models.encoders.session import SessionExpert
+from jaxrec.models.heads import MlpHead, ProductFeatures, RetrievalHead, blended, dot_score
 from jaxrec.models.layers.dense import Mlp, at_least_float32
 from jaxrec.models.layers.rng import layer_id, randint
 from jaxrec.models.layers.title_encoder import TitleLookup, TitleProjections
@@ -40,6 +41,7 @@ class RankingModel(UserEncoder):
     blends: tuple[Blend, ...] = ()  # sums of heads, which `score` and `score_catalogue` take as heads
     pages: tuple[Page, ...] = ()  # requests of the blends that serve some of them
     has_gaps: bool = False  # True: ids without a popularity rank have no title
+    session_kinds: int = 0
 
     def setup(self):
         """Create the encoders, the experts, the gate and the heads."""
@@ -47,9 +49,7 @@ class RankingModel(UserEncoder):
         if not names or len(set(names)) < len(names):
             raise ValueError(f"heads={names} must be at least one head, each once")
         if self.config.head not in HEAD_KINDS or (self.config.head == "dot" and len(names) > 1):
-            raise ValueError(
-                f"head={self.config.head!r} must be one of {HEAD_KINDS}; dot has one head, not {names}"
-            )
+            raise ValueError(f"head={self.config.head!r} must be one of {HEAD_KINDS}; dot has one head")
         if self.config.retrieval_dim and self.config.target_in_sequence:
             raise ValueError(f"retrieval={self.config.retrieval_dim} must be 0 with target_in_sequence")
         super().setup()
@@ -66,15 +66,14 @@ class RankingModel(UserEncoder):
         self.states = {
             h.name: Mlp(self.dtype, hidden, h.outputs, name=f"state_{h.name}")
             for h in self.heads
-            if h.on == "state"
+            if h.on == "state" and h.name != INTENT
         }
         if self.config.trunk != "shared":
             self._create_trunk(product)
             return
+        sizes = *self.widths, product, hidden
         self.matchers = {
-            h.name: MlpHead(
-                self.dtype, h.name, *self.widths, product, hidden, h.last_bias, name=f"matcher_{h.name}"
-            )
+            h.name: MlpHead(self.dtype, h.name, *sizes, h.last_bias, name=f"matcher_{h.name}")
             for h in self.heads
             if h.on == "pair"
         }
@@ -153,6 +152,7 @@ class RankingModel(UserEncoder):
                 kernels["product"] = self.product.of_title
         if self.config.retrieval_dim:
             kernels["retrieval"] = self.retrieving.of_title
+        kernels |= {e.kernel_name: e.of_title for e in self.expert if isinstance(e, SessionExpert)}
         return TitleProjections({name: t_VxF @ kernel for name, kernel in kernels.items()}, id_U)
 
     def score(
@@ -180,9 +180,9 @@ class RankingModel(UserEncoder):
                 user.vector_BxF[..., : self.config.width], titles, "history", self.rows.of_title
             )
             return {self.heads[0].name: s_BxC.astype(at_least_float32(self.dtype))}
-        matched, scores = self._matched(user.vector_BxF, titles), {}
+        matched, scores = self._matched(user.vector_BxF, titles), dict[str, Any]([(INTENT, user.intent_BxG)])
         wanted = tuple(head.name for head in self.heads) if heads is None else heads
-        for name in dict.fromkeys(part for order in wanted for part in self._parts(order)):
+        for name in dict.fromkeys(part for order in wanted for part in self._parts(order) if part != INTENT):
             if name in self.states:
                 scores[name] = self.states[name](user.vector_BxF).astype(at_least_float32(self.dtype))
             else:
@@ -194,6 +194,9 @@ class RankingModel(UserEncoder):
             return None
         categories = {"user": history.user_categories, "context": history.context_categories}
         return jnp.stack([categories[page.where][:, page.column] == page.id for page in self.pages], axis=1)
+
+    def _has_intent(self) -> bool:
+        return any(head.name == INTENT for head in self.heads)
 
     def _blend(self, name: str) -> Blend | None:
         return next((blend for blend in self.blends if blend.name == name), None)
@@ -218,14 +221,7 @@ class RankingModel(UserEncoder):
         if blend is None:
             return score(name)
         logits = tuple(head.name for head in self.heads if head.loss == "bce" or head.name == "ctr")
-        total = jnp.float32(0)
-        for term in blend.terms:
-            value = score(term.head)
-            total = total + term.weight * (nn.log_sigmoid(value) if term.head in logits else value)
-        for i, page in enumerate(self.pages):
-            if page.blend == name and served_BxP is not None:
-                total = jnp.where(served_BxP[:, i, None], total, score(page.otherwise))
-        return total
+        return blended(blend, self.pages, logits, score, served_BxP)
 
     def _activated(self, name: str, score: jax.Array) -> jax.Array:
         """Return the scores of a head after its final activation."""

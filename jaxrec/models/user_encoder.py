@@ -3,16 +3,19 @@
 Axis letters: B examples, C candidates, R rows of L titles, E experts, D width, F features, N B * C sequences.
 """
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.config.schema import Model
-from jaxrec.core.batch import History, TitleTable
-from jaxrec.core.registry import ALL_ENCODERS
+from jaxrec.core.batch import History, SessionTail, TitleTable
+from jaxrec.core.registry import ALL_ENCODERS, SESSION_ENCODERS
 from jaxrec.core.row_format import FeatureSpec, history_signals
 from jaxrec.models.encoders.base import PackedTitles
+from jaxrec.models.encoders.session import SessionInputs, history_windows
 from jaxrec.models.layers.dense import (
     Parameters,
     at_least_float32,
@@ -26,6 +29,8 @@ from jaxrec.models.layers.rng import dropout, dropout_mask, fold_in, layer_id
 from jaxrec.models.layers.title_encoder import ProjectedLookup, TitleEncoder, TitleLookup, TitleProjections
 from jaxrec.models.mixture import Gate
 from jaxrec.models.outputs import EncodedHistories, UserEncoding
+from jaxrec.models.sessions.intent import Intent
+from jaxrec.models.sessions.mixture import counted_columns, encode_histories, encode_sessions, session_inputs
 
 
 def _take_positions(titles: PackedTitles, index_RxL: jax.Array) -> PackedTitles:
@@ -52,6 +57,7 @@ class UserEncoder(Parameters):
     titles: int  # V
     config: Model
     split: str  # mesh axis over which title embeddings are sharded; empty: replicated
+    session_kinds = 0  # kinds of events of sessions, without that of padding; a field of the ranking model
 
     def setup(self):
         places = ("title", "user", "context", "label")
@@ -65,7 +71,7 @@ class UserEncoder(Parameters):
         interactions = select_features(
             [f for f in self.features if f.where == "interaction"], self.config.features
         )
-        self.longest = max(e.max_len for e in self.config.experts)
+        self.longest = max(history_windows(self.config))
         title, user, context, observed = (
             sum(f.width for f in select_features(where[w], self.config.features)) for w in where
         )
@@ -73,14 +79,37 @@ class UserEncoder(Parameters):
             self.dtype, interactions, title, context, self.config.width, self.longest, self.config.position,
             self.config.target_in_sequence, history_signals(self.features), name="history",
         )  # fmt: skip
-        self.expert = [
-            ALL_ENCODERS.resolve(f.encoder)(self.dtype, f, self.config.attention_impl, name=f"expert_{e}")
-            for e, f in enumerate(self.config.experts)
-        ]
+        self.expert = [self._create_expert(e, title) for e in range(len(self.config.experts))]
         if len(self.config.experts) > 1:
             self.gating = Gate(self.dtype, self.config.gate, name="gate")
         # of the vectors of a user and of a title
         self.widths = self.config.width + user + observed + context, title
+        if self._has_intent():
+            feature = self._intent_feature()
+            self.intent = Intent(self.dtype, self.config.head_hidden, feature.size, name="intent")
+            self.widths = self.widths[0] + feature.width, title
+
+    def _create_expert(self, e: int, title_width: int) -> Any:
+        """Return the expert of index `e`: one of the history, or one of the session."""
+        c, fields = self.config, self.config.experts[e]
+        encoder, name = ALL_ENCODERS.resolve(fields.encoder), f"expert_{e}"
+        if fields.encoder not in SESSION_ENCODERS:
+            return encoder(self.dtype, fields, c.attention_impl, name=name)
+        sizes = self.session_kinds + 1, self._intent_feature().size if self._counts_categories() else 0
+        return encoder(
+            self.dtype, fields, c.width, title_width, *sizes, c.attention_impl, c.dropout, name=name
+        )
+
+    def _has_intent(self) -> bool:
+        """Return True if the user's vector has the expected embedding of the next title's category."""
+        return False
+
+    def _intent_feature(self) -> FeatureSpec:
+        """Return the title feature whose categories the intent predicts and experts count."""
+        return next(f for f in self.features if f.where == "title" and f.name == self.config.intent_of)
+
+    def _counts_categories(self) -> bool:
+        return any(e.encoder == "session_counts" for e in self.config.experts)
 
     def _titles(self, ids: jax.Array, table: TitleTable, catalogue: TitleProjections | None) -> TitleLookup:
         return self.title.rows(ids, table) if catalogue is None else ProjectedLookup(catalogue, ids)
@@ -111,6 +140,10 @@ class UserEncoder(Parameters):
         chex.assert_rank(history.title, 2, custom_message="history.title [R, L]")
         if key_Bx2 is not None:
             chex.assert_shape(key_Bx2, (None, 2), custom_message="key_Bx2")
+        if history.session is not None:
+            histories = self.encode_history(history, table, key_Bx2, catalogue)
+            arguments = histories, history.session, table, temperature, key_Bx2, catalogue
+            return self.encode_session(*arguments)._replace(served_BxP=self._served(history))
         if not self.config.target_in_sequence:
             titles_by_window, user_BxF, context_BxF = self._encode_inputs(history, table, key_Bx2, catalogue)
             pooled = [
@@ -166,15 +199,20 @@ class UserEncoder(Parameters):
         self, history: History, table: TitleTable, key_Bx2: jax.Array | None = None,
         catalogue: TitleProjections | None = None,
     ) -> EncodedHistories:  # fmt: skip
-        """Encode histories for `join`: all computations that do not depend on candidates.
+        """Encode histories for `join` or `encode_session`: what depends on no candidate and on no session.
 
         Args:
-            history: Histories, one example per row.
+            history: Histories; for `join` one example per row.
             table: Features of all titles.
             key_Bx2: uint32 keys of the examples; None for no dropout.
             catalogue: Projections from `RankingModel.catalogue`; None: computed in this call.
         """
         titles_by_window, user_BxF, context_BxF = self._encode_inputs(history, table, key_Bx2, catalogue)
+        if history.session is not None:
+            pooled, memories = encode_histories(
+                self.expert, titles_by_window, self.longest, len(user_BxF), self.config.remat
+            )
+            return EncodedHistories(pooled, user_BxF, context_BxF, memories)
         experts = tuple(
             rematerialize(
                 self.config.remat,
@@ -185,6 +223,38 @@ class UserEncoder(Parameters):
             for expert in self.expert
         )
         return EncodedHistories(experts, user_BxF, context_BxF)
+
+    def encode_session(
+        self, histories: EncodedHistories, tail: SessionTail, table: TitleTable,
+        temperature: jax.Array | float, key_Bx2: jax.Array | None = None,
+        catalogue: TitleProjections | None = None,
+    ) -> UserEncoding:  # fmt: skip
+        """Encode users from their encoded histories and the sessions of their requests.
+
+        The history of a session is encoded once. With the context of that request, the result is that of
+        `encode`.
+
+        Args:
+            histories: From `encode_history`.
+            tail: Sessions of the B requests.
+            table: Features of all titles.
+            temperature: Temperature of the gate.
+            key_Bx2: uint32 keys of the examples; None for no noise and no dropout.
+            catalogue: Projections from `RankingModel.catalogue`; None: computed in this call.
+        """
+        chex.assert_rank(tail.title, 2, custom_message="tail.title [B, S]")
+        counts = self._counts_categories()
+        counted = counted_columns(self.features, self.config.intent_of) if counts else None
+
+        def inputs_of(events: SessionTail) -> SessionInputs:
+            titles = self._titles(events.title, table, catalogue)
+            return session_inputs(events, titles, counted, table, key_Bx2)
+
+        pooled = encode_sessions(
+            self.expert, histories.experts, histories.memories, tail, inputs_of, self.config.remat
+        )
+        user_BxF, context_BxF = histories.customer_BxF, histories.context_BxF
+        return self._mix(pooled, user_BxF, context_BxF, temperature, key_Bx2)
 
     def join(
         self,
@@ -214,7 +284,7 @@ class UserEncoder(Parameters):
         """
         chex.assert_rank(candidate_BxC, 2, custom_message="candidate_BxC")
         (examples, C), key_BxCx2 = candidate_BxC.shape, None
-        _, user_BxF, context_BxF = histories
+        user_BxF, context_BxF = histories.customer_BxF, histories.context_BxF
         x_BxCxD = self.rows.candidates(self._titles(candidate_BxC, table, catalogue), context_BxF)
         if key_Bx2 is not None:
             key_BxCx2 = fold_in(key_Bx2[:, None], jnp.arange(C))
@@ -243,8 +313,19 @@ class UserEncoder(Parameters):
         """Mix the vectors of the experts by the gate and append user and context features."""
         if len(pooled) == 1:
             ones = jnp.ones((len(user_BxF), 1), at_least_float32(self.dtype))
-            return UserEncoding(jnp.concatenate([pooled[0], user_BxF, context_BxF], -1), ones, ones)
+            vector_BxF = jnp.concatenate([pooled[0], user_BxF, context_BxF], -1)
+            return self._with_intent(UserEncoding(vector_BxF, ones, ones))
         gate_BxE, clean_BxE = self.gating(user_BxF, pooled, temperature, key_Bx2)
         weights = gate_BxE.astype(self.dtype)
         mixture_BxD = sum(broadcast(weights[:, e, None], h.shape) * h for e, h in enumerate(pooled))
-        return UserEncoding(jnp.concatenate([mixture_BxD, user_BxF, context_BxF], -1), gate_BxE, clean_BxE)
+        vector_BxF = jnp.concatenate([mixture_BxD, user_BxF, context_BxF], -1)
+        return self._with_intent(UserEncoding(vector_BxF, gate_BxE, clean_BxE))
+
+    def _with_intent(self, user: UserEncoding) -> UserEncoding:
+        """Append the expected embedding of the next title's category; unchanged without an intent."""
+        if not self._has_intent():
+            return user
+        embeddings_GxF = self.title.category_vectors(self.config.intent_of)
+        intent_BxF, logits_BxG = self.intent(user.vector_BxF, embeddings_GxF)
+        vector_BxF = jnp.concatenate([user.vector_BxF, intent_BxF], -1)
+        return user._replace(vector_BxF=vector_BxF, intent_BxG=logits_BxG)

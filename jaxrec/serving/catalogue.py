@@ -18,7 +18,8 @@ from jaxrec.models.outputs import Correction
 from jaxrec.runtime.device_batch import transfer
 from jaxrec.runtime.mesh import AXIS, as_global_arrays, replicate
 from jaxrec.runtime.parallel_step import parallelize_queries
-from jaxrec.serving.requests import Exclusions, TopTitles
+from jaxrec.serving.exclusions import Exclusions
+from jaxrec.serving.requests import TopTitles
 from jaxrec.tasks.base import Task
 
 _CPU_PAIRS, _PAIRS = 2**18, 2**22  # (query, title) pairs that a device scores at a time

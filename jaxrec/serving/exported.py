@@ -38,9 +38,10 @@ from jaxrec.data.events.history_columns import HistoryColumns
 from jaxrec.data.events.user_groups import Chunk
 from jaxrec.data.storage.arrays import Arrays, as_words
 from jaxrec.serving import safetensors
+from jaxrec.serving.exclusions import Exclusions
 from jaxrec.serving.pages import Genres, find_genres
 from jaxrec.serving.recommender import BaseRecommender, Served
-from jaxrec.serving.requests import Exclusions, RequestBuilder, RequestCounts, Requests, TopTitles
+from jaxrec.serving.requests import RequestBuilder, RequestCounts, Requests, TopTitles
 
 FORMAT = 1
 MANIFEST, PARAMETERS, VOCABULARY = "manifest.json", "parameters.safetensors", "vocabulary.json"

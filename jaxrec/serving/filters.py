@@ -11,7 +11,8 @@ from jaxrec.core.ids import FIRST_TITLE, MISSING
 from jaxrec.core.tables import REGION
 from jaxrec.data.events.history_columns import title_rows
 from jaxrec.data.storage.arrays import Arrays
-from jaxrec.serving.requests import Exclusions, Requests
+from jaxrec.serving.exclusions import Exclusions
+from jaxrec.serving.requests import Requests
 
 _FROM, _UNTIL = "from", "until"
 _NEVER = np.iinfo(np.int64).max

@@ -14,9 +14,10 @@ from jaxrec.data.events.history_columns import milliseconds_of, title_rows
 from jaxrec.data.events.user_groups import GROUP_ROWS
 from jaxrec.data.storage.arrays import Arrays
 from jaxrec.models import diversity as mmr
+from jaxrec.serving.exclusions import Exclusions
 from jaxrec.serving.filters import Filters, TitleFilter
 from jaxrec.serving.pages import TOP_PICKS, PageLayout, find_genres, page_rows
-from jaxrec.serving.requests import Exclusions, RequestBuilder, RequestCounts, Requests, Scorer, TopTitles
+from jaxrec.serving.requests import RequestBuilder, RequestCounts, Requests, Scorer, TopTitles
 
 if TYPE_CHECKING:
     from jaxrec.core.paths import AnyPath

@@ -1,6 +1,6 @@
 """Requests of users: rows for the model, made from watch histories by a checkpoint's vocabulary."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -12,19 +12,20 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.hashing import of_keys
 from jaxrec.core.ids import FIRST_TITLE, MISSING
 from jaxrec.core.row_format import Layout
-from jaxrec.core.tables import REGION, TIME, Drops, Interactions, Titles, Users
+from jaxrec.core.tables import REGION, TIME, Drops, Interactions, Signals, Titles, Users
 from jaxrec.data.events.cleaning import COPY, UNKNOWN_TITLE, CleanChunk, clean, drop_copies
 from jaxrec.data.events.event_log import Log, TitleStats
 from jaxrec.data.events.stored_vocabulary import EncodedColumns, StoredVocabulary
 from jaxrec.data.events.user_groups import GROUP_ROWS, Chunk, user_groups, user_keys
 from jaxrec.data.examples import requests
+from jaxrec.data.sessions.events import SessionEvents
 from jaxrec.data.signals.cleaning import SignalTally, clean_signals
 from jaxrec.data.signals.past_values import PastSignals, events_of_plays
 from jaxrec.data.signals.records import record_dtype, sort_events
 from jaxrec.data.storage.arrays import Arrays
+from jaxrec.serving.exclusions import Exclusions
 
 LATER = "play at or after the time of the request"
-_LEAST_EXCLUDED = 64  # columns of excluded titles, so that few programs are compiled
 
 
 class Requests(NamedTuple):
@@ -41,43 +42,24 @@ class Requests(NamedTuple):
         return np.bincount(self.played.user, minlength=len(self.key)) == 0
 
 
+class PastEvents(NamedTuple):
+    """Plays of users with other events before their requests, for models that read sessions or signals.
+
+    Attributes:
+        plays: Histories, as for `sources.histories.Histories`.
+        signals: Table of the events, as for `sources.tabular.past_events.read_past_events`.
+    """
+
+    plays: Any
+    signals: Any
+
+
 class TopTitles(NamedTuple):
     """Best titles of U requests, the best first."""
 
     id: np.ndarray  # [U, k] int32; 0 after the last eligible title
     score: np.ndarray  # [U, k] float32; -inf after the last eligible title
     completion: np.ndarray  # [U, k] float32 predicted completion; NaN without such a head
-
-
-class Exclusions(NamedTuple):
-    """Titles that may not be recommended, by user and by group of users. U users, P pairs."""
-
-    user: np.ndarray  # [P] int64, ascending: user of each title to leave out
-    rank: np.ndarray  # [P] int64 popularity rank of the title
-    group: np.ndarray  # [U] int32 group of each user
-    eligible_GxV: np.ndarray  # bool, by popularity rank: titles that a group may see
-
-    def select(self, users: np.ndarray) -> "Exclusions":
-        """Return the exclusions of the selected users, numbered from 0; `users` ascends."""
-        number = np.full(len(self.group), -1)
-        number[users] = np.arange(len(users))
-        kept = number[self.user] >= 0
-        groups, group = np.unique(self.group[users], return_inverse=True)
-        return Exclusions(
-            number[self.user[kept]], self.rank[kept], group.astype(np.int32), self.eligible_GxV[groups]
-        )
-
-    def pad_by_user(self, users: int, titles: int) -> np.ndarray:
-        """Return the excluded ranks of each user, [users, M] int32, padded with `titles`.
-
-        M is a power of two, so that few programs are compiled.
-        """
-        count = np.bincount(self.user, minlength=users)
-        most = max(int(count.max(initial=0)), _LEAST_EXCLUDED)
-        out = np.full((users, 1 << (most - 1).bit_length()), titles, np.int32)
-        start = np.cumsum(count) - count
-        out[self.user, np.arange(len(self.user)) - start[self.user]] = self.rank
-        return out
 
 
 class Scorer(Protocol):
@@ -161,7 +143,7 @@ class RequestBuilder:
         """Yield the requests of all users, in groups of bounded size.
 
         Args:
-            plays: Histories, as for `sources.histories.Histories`.
+            plays: Histories, as for `sources.histories.Histories`; or `PastEvents`.
             users: Users table, or a sequence of users; users without plays are served too.
             now: Time of the requests in milliseconds, where the users table gives no time; plays at or after
                 it are left out. None: just after the last play of each user.
@@ -182,8 +164,9 @@ class RequestBuilder:
         """Yield the chunks of the tables, and count the plays that cannot be parsed."""
         from jaxrec.sources.histories import Histories
 
-        config = self._config
-        arrays = self._arrays
+        config, arrays, events = self._config, self._arrays, None
+        if isinstance(plays, PastEvents):
+            plays, events = plays
         histories = Histories(
             config.source, config.features, plays, users, arrays.title_key, arrays.title_runtime,
             config.signals,
@@ -192,8 +175,10 @@ class RequestBuilder:
         counts.skipped.merge(histories.drops)
         counts.plays += sum(histories.drops.counts.values())
         yield from histories.users()
+        if events is not None:
+            yield from histories.past_events(events, config.signals)
 
-    def build(self, group: list[Chunk], now: int | None, counts: RequestCounts) -> Requests:
+    def build(self, group: Sequence[Chunk], now: int | None, counts: RequestCounts) -> Requests:
         """Build the requests of complete users.
 
         Args:
@@ -202,6 +187,7 @@ class RequestBuilder:
             counts: Counts of plays, changed in place.
         """
         plays = [chunk for chunk in group if isinstance(chunk, Interactions)]
+        records = self._records(group, counts)
         counts.plays += sum(len(chunk.user) for chunk in plays)
         # A title that cannot be recommended any more is unknown, as it is in preparation.
         has_rank = np.append(self._rank_of_row < len(self._arrays.rank_of_id), False)
@@ -231,26 +217,41 @@ class RequestBuilder:
         log = log._replace(
             user_categories=declared.features.categories, user_numbers=declared.features.numbers
         )
+        records, _ = sort_events(records, log.hash, len(self._config.signals))
         rows, played = requests.build(
             log, self._catalogue, self._layout, self._config.data, time,
-            (at_request.categories, at_request.numbers), self._signals(plays, log, counts),
+            (at_request.categories, at_request.numbers), self._signals(records, log),
+            self._sessions(records, log),
         )  # fmt: skip
         return reordered(Requests(keys[first], rows, played, declared.region), appearance)
 
-    def _signals(self, plays: list[Interactions], log: Log, counts: RequestCounts) -> PastSignals | None:
-        """Return the signals in the columns of plays; None where the model reads none of them."""
+    def _records(self, group: Sequence[Chunk], counts: RequestCounts) -> np.ndarray:
+        """Return the events of signals, of tables and of columns of plays that the model reads."""
         names, signals = self._layout.history_signals, self._config.signals
-        if not names:
-            return None
         tally, records = SignalTally(), [np.empty(0, record_dtype(signals))]
-        for part, chunk in enumerate(plays):
-            events = events_of_plays(chunk, signals, names)
+        for part, chunk in enumerate(group):
+            if isinstance(chunk, Users) or (isinstance(chunk, Interactions) and not names):
+                continue
+            events = chunk if isinstance(chunk, Signals) else events_of_plays(chunk, signals, names)
             records.append(clean_signals(events, signals, self._config.data, tally, part))
         for kind, drops in sorted(tally.dropped().items()):
             for reason, count in drops.counts.items():
                 counts.skipped.add(f"event of signal {signals[kind].name}: {reason}", count, "")
-        kept, _ = sort_events(np.concatenate(records), log.hash, len(signals))
-        return PastSignals(names, signals, kept, log, self._catalogue.id_of_rank - FIRST_TITLE)
+        return np.concatenate(records)
+
+    def _signals(self, records: np.ndarray, log: Log) -> PastSignals | None:
+        """Return the signals of plays; None where the model reads none of them."""
+        names = self._layout.history_signals
+        row_of_rank = self._catalogue.id_of_rank - FIRST_TITLE
+        return PastSignals(names, self._config.signals, records, log, row_of_rank) if names else None
+
+    def _sessions(self, records: np.ndarray, log: Log) -> SessionEvents | None:
+        """Return the sessions of users; None where rows hold none."""
+        if not self._layout.session:
+            return None
+        id_of_row = np.arange(len(self._arrays.title_key), dtype=np.int32) + FIRST_TITLE
+        id_of_rank, config = self._catalogue.id_of_rank, self._config
+        return SessionEvents(log, records, config.signals, id_of_rank, id_of_row, config.data)
 
     def _log(
         self, chunks: list[CleanChunk], hashes: np.ndarray, time_of_user: np.ndarray, counts: RequestCounts
@@ -277,7 +278,7 @@ class RequestBuilder:
         )  # fmt: skip
         return log, context.select(order)
 
-    def _users(self, group: list[Chunk], hashes: np.ndarray) -> "_DeclaredUsers":
+    def _users(self, group: Sequence[Chunk], hashes: np.ndarray) -> "_DeclaredUsers":
         """Return the values of the users table, in the order of `hashes`."""
         users = len(hashes)
         out = _DeclaredUsers(

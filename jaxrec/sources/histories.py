@@ -1,6 +1,6 @@
 """Watch histories to serve: plays and users in a config's own columns, from files or tables in memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ import polars as pl
 
 from jaxrec.config import schema
 from jaxrec.core.errors import InputError
-from jaxrec.core.tables import REGION, TIME, Titles
+from jaxrec.core.tables import REGION, TIME, Signals, Titles
 from jaxrec.sources import kuairand
 from jaxrec.sources.columns import ColumnRequest, feature_requests
 from jaxrec.sources.frames import to_frame
@@ -19,6 +19,7 @@ from jaxrec.sources.tables import (
     minutes_of_unit,
     seconds_of_unit,
 )
+from jaxrec.sources.tabular.past_events import read_past_events
 from jaxrec.sources.tabular.signals import of_histories
 from jaxrec.sources.tabular.titles import SourceTitles, read_titles
 
@@ -71,6 +72,11 @@ class Histories(ThreeTables):
         keys = np.empty(0, np.int64) if title_key is None else title_key
         minutes = np.full(len(keys), np.nan) if runtime is None else runtime
         self._catalogue, self._filled = SourceTitles(pl.Series(keys), minutes, {}), True
+        self._columns, self._unit = log, unit
+
+    def past_events(self, table: Any, signals: tuple[schema.Signal, ...]) -> Iterator[Signals]:
+        """Yield the events of a table of signals; see `tabular.past_events.read_past_events`."""
+        yield from read_past_events(table, self._columns, self._unit, self._log, self.catalogue, signals)
 
 
 def _columns_of(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxrec.config.declarations import Blend, Head
 from jaxrec.config.heads import (
     FILLED,
+    INTENT,
     TITLE,
     HeadSpec,
     Page,
@@ -46,10 +47,20 @@ def specs_of(config: Config, layout: Layout, shares: Mapping[str, float]) -> tup
         InputError: The label of a head is stored nowhere, or known at no training target, or a reward counts
             what was observed so far where predictions have replaced it.
     """
+    intent = (_intent(config, layout),) if config.objective.intent else ()
     declared = tuple(
         _declared(head, i, config, layout, shares) for i, head in enumerate(config.objective.heads)
     )
-    return (*paper_heads(config.objective), *(head for head in declared if head.weight))
+    return (*paper_heads(config.objective), *intent, *(head for head in declared if head.weight))
+
+
+def _intent(config: Config, layout: Layout) -> HeadSpec:
+    """Return the head of the state that predicts the first category of the next title."""
+    of = TITLE + config.model.intent_of
+    return HeadSpec(
+        INTENT, INTENT, STATE_LOSSES["softmax"], config.objective.intent, "state", _feature(of, layout).size,
+        ranks=False, drawn=False, last_bias=False, loss="softmax", of=of, personalised=False,
+    )  # fmt: skip
 
 
 def _declared(
@@ -151,7 +162,11 @@ def head_labels(
     it is unknown. The other arguments are those of `with_labels`.
     """
     if head.of.startswith(TITLE):
-        return _categories(_feature(head.of, layout), layout, batch.positive, table)
+        labels = _categories(_feature(head.of, layout), layout, batch.positive, table)
+        if head.name != INTENT:
+            return labels
+        first_BxKx1 = labels.y[..., :1]
+        return HeadLabels(first_BxKx1, (first_BxKx1 > 0).any(-1))
     outcome = batch.outcome
     y_BxK, known_BxK = head_values(
         head.of, outcome.label, outcome.label_known, config, layout.labels, jnp, outcome.label_filled

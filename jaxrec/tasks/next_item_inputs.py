@@ -14,7 +14,8 @@ from jaxrec.core.ids import PAD
 from jaxrec.core.row_format import Layout
 from jaxrec.models.layers import rng
 from jaxrec.models.next_item import ItemWindow
-from jaxrec.tasks.ranking_inputs import decode, mask_to_unknown
+from jaxrec.tasks.inputs.unknown_titles import mask_to_unknown
+from jaxrec.tasks.ranking_inputs import decode
 
 # Layer ids of the draws: the end of a window, the windows that stay whole, the positions that are kept.
 _WINDOW_DRAW, _WHOLE_DRAW, _KEPT_DRAW = 0x3D0C, 0x3D0D, 0x3D0E

@@ -136,14 +136,15 @@ class RankingTask(RankingScorer):
         if not self.shards_titles:
             return None
         rows = ranking_inputs.decode(host.words, self.layout.row_dtype())
-        history = ranking_inputs.history(rows, self.view).title
+        history = ranking_inputs.history(rows, self.view)
+        read = (history.title, *([history.session.title] if history.session is not None else []))
         unknown = jnp.full((1,), UNKNOWN, jnp.int32)  # `sampling.id_dropout` puts this id into histories
         positive, negative = (
             rows["target"][:, : self.config.sampling.next_k],
             choose_negatives(rows, self.pool_mix, self.epoch(step))[0],
         )
         return sharded_embedding.unique_ids(
-            jnp.concatenate([x.reshape(-1) for x in (history, positive, negative, unknown)])
+            jnp.concatenate([x.reshape(-1) for x in (*read, positive, negative, unknown)])
         )
 
     def project_titles(self, params: Any, table: TitleTable, context: jax.Array | None) -> Any:

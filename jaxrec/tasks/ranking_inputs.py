@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.core.batch import Batch, History, ObservedOutcome, Outcome, Packing, after, observed
-from jaxrec.core.ids import PAD, UNKNOWN
+from jaxrec.core.ids import PAD
 from jaxrec.core.row_format import Layout, label_is_known
 from jaxrec.models.layers import rng
 from jaxrec.tasks.inputs.pool_negatives import choose_negatives, no_negatives
-
-_UNKNOWN_DRAW = 0x0BAD  # layer id of the draw that replaces titles by the unknown title
+from jaxrec.tasks.inputs.session import session_tail
+from jaxrec.tasks.inputs.unknown_titles import mask_to_unknown
 
 
 def decode(words: Any, dtype: np.dtype) -> dict[str, jax.Array]:
@@ -57,18 +57,6 @@ def _bitcast(words: jax.Array, dtype: np.dtype) -> jax.Array:
     return jax.lax.bitcast_convert_type(parts.astype(f"uint{bits}"), dtype)
 
 
-def mask_to_unknown(title: jax.Array, rate: float, key: jax.Array) -> jax.Array:
-    """Replace a fraction of titles by the unknown title; padding stays.
-
-    Args:
-        title: [...] ids.
-        rate: Probability of a replacement.
-        key: [..., 2] uint32, one key for each title.
-    """
-    hidden = rng.uniform((), key, _UNKNOWN_DRAW) < rate
-    return jnp.where(hidden & (title != PAD), UNKNOWN, title)
-
-
 class HistoryView(NamedTuple):
     """Settings that select the titles of a row's history; static under `jit`.
 
@@ -78,6 +66,7 @@ class HistoryView(NamedTuple):
         keeps_abandoned: True to keep titles that the user abandoned.
         unknown_rate: Fraction of titles that are replaced by the unknown title, in [0, 1].
         observed: Names of the labels of the first target that the model reads.
+        session_kinds: Kinds of the events of sessions that the model reads; () if it reads no session.
     """
 
     layout: Layout
@@ -85,6 +74,7 @@ class HistoryView(NamedTuple):
     keeps_abandoned: bool
     unknown_rate: float = 0.0
     observed: tuple[str, ...] = ()
+    session_kinds: tuple[int, ...] = ()
 
 
 def history(rows: dict[str, jax.Array], view: HistoryView, key: jax.Array | None = None) -> History:
@@ -181,7 +171,10 @@ def _history(
         for kind in empty
     }
     early = _observed(rows, view) if view.observed else None
-    return History(past=past, **columns, shorter=shorter, **features, observed=early)
+    session = None
+    if view.session_kinds:
+        session = session_tail(rows, view.session_kinds, view.unknown_rate, key)
+    return History(past=past, **columns, shorter=shorter, **features, observed=early, session=session)
 
 
 def _observed(rows: dict[str, jax.Array], view: HistoryView) -> ObservedOutcome:

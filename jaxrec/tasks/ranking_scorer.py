@@ -17,6 +17,7 @@ from jaxrec.core.row_format import FeatureSpec
 from jaxrec.data.loading.packing import Packer
 from jaxrec.data.loading.strata import strata_feature
 from jaxrec.models.cached_scoring import score_in_groups
+from jaxrec.models.encoders.session import history_windows
 from jaxrec.models.layers.dense import applied
 from jaxrec.models.outputs import Correction
 from jaxrec.models.ranker import RankingModel
@@ -25,6 +26,7 @@ from jaxrec.runtime.mesh import AXIS
 from jaxrec.tasks import ranking_inputs
 from jaxrec.tasks.base import Task
 from jaxrec.tasks.heads import page_of, specs_of
+from jaxrec.tasks.inputs.session import session_kinds
 from jaxrec.tasks.outputs import Protocols, QueryScores, Sums, TitleScores
 
 
@@ -37,7 +39,8 @@ class RankingScorer(Task):
         raise NotImplementedError
 
     def check(self) -> None:
-        """Raise InputError if the rows lack negatives, a label, the strata or the page of a blend."""
+        """Raise InputError if the rows lack negatives, a label, a session, the strata or a blend's page."""
+        _ = self.view  # raises for rows without the session that the model reads
         for feature in self.observed:
             if feature.name not in self.layout.labels:
                 stored = ", ".join(self.layout.labels) or "no label"
@@ -80,17 +83,11 @@ class RankingScorer(Task):
     @cached_property
     def model(self) -> RankingModel:
         """Model of the config, on the dataset's features, with the objective's heads."""
-        m = self.config.model
+        m, layout = self.config.model, self.layout
         return RankingModel(
-            m.dtype,
-            (*self.layout.features, *self.observed),
-            self.layout.num_titles,
-            m,
-            AXIS if self.shards_titles else "",
-            self.head_specs,
-            self.config.objective.retrieval_negatives,
-            self.config.evaluate.blends,
-            self.pages, self.layout.has_gaps,
+            m.dtype, (*layout.features, *self.observed), layout.num_titles, m,
+            AXIS if self.shards_titles else "", self.head_specs, self.config.objective.retrieval_negatives,
+            self.config.evaluate.blends, self.pages, layout.has_gaps, len(layout.session_kinds),
         )  # fmt: skip
 
     @cached_property
@@ -113,14 +110,13 @@ class RankingScorer(Task):
     def view(self) -> ranking_inputs.HistoryView:
         """Settings that select the titles of a history."""
         s, names = self.config.sampling, tuple(feature.name for feature in self.observed)
-        return ranking_inputs.HistoryView(
-            self.layout, self.windows, s.history_keeps_abandoned, s.id_dropout, names
-        )
+        settings = self.layout, self.windows, s.history_keeps_abandoned, s.id_dropout, names
+        return ranking_inputs.HistoryView(*settings, session_kinds(self.config, self.layout))
 
     @cached_property
     def windows(self) -> tuple[int, ...]:
         """Unique numbers of titles that experts read, in decreasing order."""
-        return tuple(sorted({e.max_len for e in self.config.model.experts}, reverse=True))
+        return history_windows(self.config.model)
 
     def protocols(self) -> Protocols:
         """Return the frozen lists; NDCG@1 on the enabled list chooses the best checkpoint.

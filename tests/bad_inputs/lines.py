@@ -81,6 +81,7 @@ CASES = [
     line("evaluate: no such workdir", "evaluate", W, text="nowhere/checkpoints: no such directory"),
     line("evaluate: an empty workdir", "evaluate", "--checkpoint=", text="--checkpoint is empty"),
     line("evaluate: lists of another name", "evaluate", W, "--lists=all", text="--lists=all; allowed: enabled, disabled, served, catalogue"),
+    line("evaluate: a session of another name", "evaluate", W, "--session=on,without", text="--session=without; allowed: on, off, shuffled"),
     line("evaluate: lists near another", "evaluate", W, "--lists=catalog", text="--lists=catalog; allowed: enabled, disabled, served, catalogue"),
     line("evaluate: the split of the training", "evaluate", W, "--split=train", text="--split=train; allowed: validation, test"),
     line("evaluate: which of another name", "evaluate", W, "--which=newest", text="which"),

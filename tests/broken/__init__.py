@@ -18,6 +18,7 @@ from tests.broken import (
     policies,
     runs,
     served,
+    sessions,
     settings,
     signals,
     simulator,
@@ -52,5 +53,6 @@ AREAS = (
     policies,
     served,
     increments,
+    sessions,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)

@@ -66,8 +66,8 @@ LINES = (
     Line(
         "served histories have the signals of their columns",
         "jaxrec/serving/requests.py",
-        "kept, _ = sort_events(np.concatenate(records), log.hash, len(signals))",
-        "kept, _ = sort_events(np.concatenate(records)[:0], log.hash, len(signals))",
+        "records, _ = sort_events(records, log.hash, len(self._config.signals))",
+        "records, _ = sort_events(records[:0], log.hash, len(self._config.signals))",
         (f"{_HISTORIES}::test_rows_of_raw_histories_are_the_rows_of_the_dataset",),
     ),
     Line(

@@ -224,6 +224,15 @@ FEATURE_AT = {"name": 4, "kind": 7, "where": 2, "width": 0, "most": 1, "availabl
 EXPOSURES = {
     "signals": (Signal("impression", column="*"),), "data.num_targets": 1, "evaluate.next_k": (1,),
 }  # fmt: skip
+SESSIONS = {"signals": (Signal("trailer", "seconds"),), "data.session": 8}
+# An expert of the session beside one of the history, and the categories that it counts.
+READS_SESSION = SESSIONS | {
+    "model.features": ("title_id", "genres", "form"),
+    "model.experts": tuple(schema.Expert(8, 1, 2, 1.0, 0.1, e) for e in ("transformer", "session")),
+}
+COUNTS = READS_SESSION | {
+    "model.experts": (schema.Expert(8, 1, 2, 1.0, 0.1), schema.Expert(8, 1, 2, 1.0, 0.1, "session_counts")),
+}
 SERVED = {"signals": (Signal("impression"),), "data.served": 20}
 DATA = table(
     "data", o.rows, seed=1, max_history=12, num_targets=4, abandon_threshold=0.2, targets="any",
@@ -243,6 +252,8 @@ DATA = table(
     "examples": [Case("data.examples", "impressions", o.stored_fields, "tables", EXPOSURES,
                       {"objective.ctr": 0.0, "objective.ranking": 0.0})],
     "served": [Case("data.served", 8, o.stored_fields, edits=SERVED)],
+    "session": [Case("data.session", 8, o.stored_fields)],
+    "session_gap_minutes": [Case("data.session_gap_minutes", 5.0, o.rows, edits={"data.session": 8})],
     "request_window_seconds": [Case("data.request_window_seconds", 60, o.shown, edits=SERVED)],
     "since": [Case("data.since", "2024-12-10", o.rows, base) for base in ("ranking", "next_item")],
     "until": [Case("data.until", "2025-01-10", o.rows, base) for base in ("ranking", "next_item")],
@@ -288,6 +299,7 @@ SAMPLING = {
     ],
     "window": [Case("sampling.window", "random", o.loss, "next_item")],
     "stochastic_length": [Case("sampling.stochastic_length", 1.5, o.loss, "next_item")],
+    "session_events": [Case("sampling.session_events", ("play",), o.scores, edits=READS_SESSION)],
     "next_k": [Case("sampling.next_k", 2, o.terms)],
     "strata": [Case("sampling.strata", "segment2", o.terms, also={"sampling.strata_power": 0.5})],
     "strata_power": [
@@ -335,6 +347,10 @@ MODEL = table(
     dtype="bfloat16",
 ) | {
     "head": [Case("model.head", "dot", o.params, "one_expert", {"model.head": "matcher"})],
+    "intent_of": [
+        Case("model.intent_of", "form", o.params, edits={"objective.intent": 0.2, **READS_SESSION}),
+        Case("model.intent_of", "form", o.params, edits=COUNTS),
+    ],
     "trunk": [Case("model.trunk", kind, o.params) for kind in ("mmoe", "ple")],
     "trunk_experts": [Case("model.trunk_experts", 2, o.params, edits={"model.trunk": "mmoe"})],
     "trunk_width": [Case("model.trunk_width", 8, o.params, edits={"model.trunk": "mmoe"})],
@@ -357,6 +373,11 @@ OBJECTIVE = table(
 ) | {
     "heads": [Case("objective.heads", HEADS["objective.heads"], o.declared_heads,
                    also={"labels": HEADS["labels"]})],
+    "intent": [
+        Case("objective.intent", 0.2, o.params, edits={"model.features": ("title_id", "genres")}),
+        Case("objective.intent", 0.3, o.loss,
+             edits={"model.features": ("title_id", "genres"), "objective.intent": 0.2}),
+    ],
     "retrieval": [Case("objective.retrieval", 0.7, o.loss, "one_expert", RETRIEVAL)],
     "retrieval_negatives": [Case("objective.retrieval_negatives", 32, o.loss, "one_expert", RETRIEVAL)],
 }  # fmt: skip

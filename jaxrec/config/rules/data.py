@@ -7,6 +7,7 @@ from jaxrec.config.rules.declared.labels import check_stored_labels, check_watch
 from jaxrec.config.rules.declared.signals import check_signals
 from jaxrec.config.rules.examples import check_fold, check_impressions, check_served
 from jaxrec.config.rules.increments import check_increments
+from jaxrec.config.rules.sessions import check_sessions
 from jaxrec.config.schema import LIST_MIXES, Config, Feature, FileFormat, Tables
 from jaxrec.config.tree import among, require
 from jaxrec.core import registry
@@ -223,5 +224,6 @@ def _check_examples(config: Config) -> None:
 
 DATA_RULES = (
     _check_source, _check_features, check_signals, check_stored_labels, check_availability, _check_data,
-    _check_split, check_fold, check_increments, _check_examples, check_served, check_impressions,
+    _check_split, check_fold, check_increments, _check_examples, check_served, check_sessions,
+    check_impressions,
 )  # fmt: skip

@@ -22,6 +22,7 @@ _LIMITS = {
     "data.tailing": 2**12,
     "data.random": 2**12,
     "data.served": 2**12,
+    "data.session": 2**10,
     "data.request_window_seconds": 7 * 24 * 3600,
     "data.negatives": 2**14,
     "data.capacity": 2**24,

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from jaxrec.core.hashing import of_keys
-from jaxrec.core.tables import Interactions, Users
+from jaxrec.core.tables import Interactions, Signals, Users
 from jaxrec.data.events.partitions import merge_ranges, partition_of
 
-Chunk = Interactions | Users
+Chunk = Interactions | Users | Signals
 GROUP_ROWS = 250_000  # rows of a group; about 200 MB while its requests are built
 _FILES = 512
 
@@ -25,7 +25,7 @@ def user_groups(chunks: Iterable[Chunk], limit: int = GROUP_ROWS) -> Iterator[li
     temporary files by a hash of the user, and the groups come in the order of the hashes.
 
     Args:
-        chunks: Plays and rows of the users table, in any order.
+        chunks: Plays, rows of the users table and events of signals, in any order.
         limit: Maximum number of rows in memory. A group exceeds the limit only where one file does.
     """
     buffered: list[Chunk] = []
@@ -80,6 +80,10 @@ def _select(chunk: Chunk, rows: np.ndarray) -> Chunk:
     if isinstance(chunk, Users):
         features = {name: column[rows] for name, column in chunk.features.items()}
         return Users(chunk.key[rows], features, None if chunk.split is None else chunk.split[rows])
+    if isinstance(chunk, Signals):
+        columns = {name: getattr(chunk, name)[rows] for name in ("user", "title", "time", "kind", "value")}
+        text = None if chunk.text is None else np.asarray(chunk.text)[rows]
+        return replace(chunk, **columns, text=text, row=None if chunk.row is None else chunk.row[rows])
     return replace(
         chunk,
         user=chunk.user[rows],

@@ -5,7 +5,24 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrec.data.events.event_log import EventState, Log, last_plays
+from jaxrec.data.examples.user_pools import ShownTitles
+from jaxrec.data.labels.timeline import Timeline
+from jaxrec.data.sessions.events import SessionEvents
 from jaxrec.data.signals.past_values import PastSignals
+
+
+class BesidePlays(NamedTuple):
+    """What rows read of a partition beside its plays, each where the layout has it.
+
+    Attributes:
+        signals: Signals of the plays.
+        shown: Titles shown to the users.
+        sessions: Sessions of the users.
+    """
+
+    signals: PastSignals | None = None
+    shown: ShownTitles | None = None
+    sessions: SessionEvents | None = None
 
 
 class Past(NamedTuple):
@@ -41,6 +58,30 @@ def fill_history(
     rows["history_abandoned"][at] = states.completion[event] < abandon_threshold
     if signals is not None:
         rows["history_signals"][at] = signals.before(event, past.time[row])
+
+
+def fill_session(
+    rows: np.ndarray, sessions: SessionEvents, log: Log, states: EventState, past: Past, user: np.ndarray
+) -> Past:
+    """Fill the sessions of queries, and return their past at the begin of the session.
+
+    The history of a row ends there, and so do its completions, its ages and the values of its signals: one
+    history serves all requests of a session.
+
+    Args:
+        rows: [Q] rows, changed in place.
+        sessions: Sessions of the log's users.
+        log: Log of the users.
+        states: States of its events.
+        past: Past of the queries.
+        user: [Q] users of the log.
+    """
+    state = sessions.at(user, past.time)
+    sessions.fill(rows, states.completion, state, past.time, rows["session_title"].shape[1])
+    # The play of a session begins at the session's begin or later, so the plays before it end the past.
+    plays = Timeline(log.user, log.time)
+    start = plays.first(plays.groups(user), state.begin)
+    return Past(np.minimum(start, past.start), past.first, state.begin)
 
 
 def fill_features(

@@ -15,10 +15,11 @@ from jaxrec.core.row_format import Layout
 from jaxrec.data.events import splits
 from jaxrec.data.events.event_log import EventState, Log, TitleStats, event_states
 from jaxrec.data.examples import negatives
-from jaxrec.data.examples.histories import Past, fill_features, fill_history
+from jaxrec.data.examples.histories import BesidePlays, Past, fill_features, fill_history, fill_session
 from jaxrec.data.examples.user_pools import HardPool, ShownTitles, hard_pool, served_pool, shuffle_hard
 from jaxrec.data.increments.selection import TargetSelection
 from jaxrec.data.labels.of_targets import PartitionLabels, TargetLabels
+from jaxrec.data.sessions.events import SessionEvents
 from jaxrec.data.signals.past_values import PastSignals
 
 _TRAIN_DRAW = 0  # salts of the draws; list l of next title k has 1 + l * num_targets + k
@@ -62,6 +63,7 @@ class _Partition(NamedTuple):
     data: Data
     signals: PastSignals | None
     shown: ShownTitles | None
+    sessions: SessionEvents | None
 
 
 class _SplitUsers(NamedTuple):
@@ -123,9 +125,7 @@ def target_splits(log: Log, query: np.ndarray, key_hash: np.ndarray, data: Data)
 
 def build(
     log: Log, catalogue: TitleStats, layout: Layout, data: Data, labels: PartitionLabels | None = None,
-    signals: PastSignals | None = None,
-    shown: ShownTitles | None = None,
-    selection: TargetSelection | None = None,
+    beside: BesidePlays | None = None, selection: TargetSelection | None = None,
 ) -> tuple["Examples", negatives.NegativeUniverse]:  # fmt: skip
     """Build all rows of a partition's users.
 
@@ -139,8 +139,7 @@ def build(
         layout: Layout of the rows.
         data: Settings of the targets, the split and the pools.
         labels: Labels of the partition, where the layout has some.
-        signals: Signals of the plays, where the layout has some.
-        shown: Titles shown to the partition's users, where the layout has served titles.
+        beside: What rows read beside the plays; None: nothing.
         selection: Targets that become rows; None: all.
 
     Returns:
@@ -153,7 +152,7 @@ def build(
     split = target_splits(log, query, catalogue.hash, data)
     upcoming = _upcoming_targets(log.user[query], split, query, layout.num_targets)
     queries = _Queries(query, position, upcoming)
-    partition = _Partition(log, states, catalogue.id_of_rank, layout, data, signals, shown)
+    partition = _Partition(log, states, catalogue.id_of_rank, layout, data, *(beside or BesidePlays()))
     label_values = labels.at(query, split) if labels and layout.labels else None
     out, (kept_target, kept_user) = Examples({}, {}, {}), _selected(log, query, split, catalogue, selection)
     for s, name in enumerate(SPLITS):
@@ -236,7 +235,7 @@ def _fill_rows(
 
     The rows are initially zero. The result [Q] is False where too few titles remain.
     """
-    log, states, id_of_rank, layout, data, signals, _ = partition
+    log, states, id_of_rank, layout, data, signals, _, sessions = partition
     query, position, upcoming = queries
     user = log.user[query]
     key = mix(data.seed, log.hash[user], position)
@@ -262,6 +261,8 @@ def _fill_rows(
     rows["target"] = np.where(rank >= 0, id_of_rank[rank], 0)
     rows["target_completion"] = np.where(rank >= 0, states.total[upcoming], 0)
     past = Past(states.start[query], states.user_start[query], log.time[query])
+    if sessions is not None:
+        past = fill_session(rows, sessions, log, states, past, user)
     width = layout.max_history
     fill_history(rows, log, states, id_of_rank, past, width, data.abandon_threshold, signals)
     context = log.context_categories[query], log.context_numbers[query]

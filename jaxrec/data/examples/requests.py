@@ -15,6 +15,7 @@ from jaxrec.config.schema import Data
 from jaxrec.core.row_format import Layout
 from jaxrec.data.events.event_log import EventState, Log, TitleStats, event_states
 from jaxrec.data.examples import histories, next_item
+from jaxrec.data.sessions.events import SessionEvents
 from jaxrec.data.signals.past_values import PastSignals
 
 
@@ -40,6 +41,7 @@ class RequestRows(NamedTuple):
 def build(
     log: Log, catalogue: TitleStats, layout: Layout, data: Data, time: np.ndarray,
     context: tuple[np.ndarray, np.ndarray], signals: PastSignals | None = None,
+    sessions: SessionEvents | None = None,
 ) -> RequestRows:  # fmt: skip
     """Build one row for each user of a log.
 
@@ -52,6 +54,7 @@ def build(
         time: [U] milliseconds; plays strictly earlier are the history.
         context: Ids [U, columns] and standardised numbers [U, columns] of the requests.
         signals: Signals of the plays, where the layout has some.
+        sessions: Sessions of the users, where the layout has some.
     """
     states = event_states(log, catalogue.runtime)
     users = len(log.hash)
@@ -67,6 +70,8 @@ def build(
         rows["target_time"] = time // 1000
     else:
         past = histories.Past(start, first, time)
+        if sessions is not None:
+            past = histories.fill_session(rows, sessions, log, states, past, np.arange(users))
         histories.fill_history(
             rows, log, states, catalogue.id_of_rank, past, layout.max_history, data.abandon_threshold, signals
         )

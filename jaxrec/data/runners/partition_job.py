@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxrec.config.rules.sessions import PLAY
 from jaxrec.config.schema import Config
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE, SPLITS, UNKNOWN
@@ -22,6 +23,7 @@ from jaxrec.data.events.event_log import Log, TitleStats, event_states
 from jaxrec.data.events.users import UserKeys, UserTable
 from jaxrec.data.events.vocabulary import FeatureColumns
 from jaxrec.data.examples import impressions, next_item, ranking, seen_titles, truth_queries
+from jaxrec.data.examples.histories import BesidePlays
 from jaxrec.data.examples.ranking import Examples
 from jaxrec.data.examples.truth_queries import PartitionEvaluation
 from jaxrec.data.examples.user_pools import ShownTitles
@@ -29,6 +31,7 @@ from jaxrec.data.increments.catalogue import num_ids
 from jaxrec.data.increments.selection import TargetSelection
 from jaxrec.data.labels.counts import counts_of as counts_of_labels
 from jaxrec.data.labels.of_targets import LabelInputs, PartitionLabels, label_titles
+from jaxrec.data.sessions.events import SessionEvents
 from jaxrec.data.signals.past_values import PastSignals
 from jaxrec.data.signals.records import counts_of, sort_events
 from jaxrec.data.storage.dataset import Arrays
@@ -183,12 +186,14 @@ def build(
     elif labels and data.examples == "impressions":
         examples = impressions.build(log, catalogue, layout, labels, signals, ranked.selection)
     else:
-        shown = None
+        shown = sessions = None
+        if layout.session:
+            title_ids = catalogue.id_of_rank, ranked.id_of_row()
+            sessions = SessionEvents(log, events.signals, tables.config.signals, *title_ids, data)
         if labels and layout.has_served:
             shown = ShownTitles.of_partition(tables.config, log, events.signals, labels.inputs.rank_of_row)
-        examples, universe = ranking.build(
-            log, catalogue, layout, data, labels, signals, shown, ranked.selection
-        )
+        beside = BesidePlays(signals, shown, sessions)
+        examples, universe = ranking.build(log, catalogue, layout, data, labels, beside, ranked.selection)
         titles = truth_queries.ListedTitles(ranked.order, ranked.rank_of_id, layout)
         truth_queries.fill_oracle(examples, log, universe, user_keys, titles, truth, data.targets == "every")
     examples.counts |= noted | counts_of_labels(examples.rows[SPLITS[splits.TRAIN]], layout)
@@ -272,8 +277,9 @@ def layout_of(config: Config, titles: int, *groups: tuple[FeatureSpec, ...]) -> 
         layout = Layout(ids, data.max_history, 1, (0, 0, 0, 0), 0, declared, config.rows, labels)
         return replace(layout, has_gaps=has_gaps, selects_targets=selects)
     pools = (data.hard, data.trending, data.tailing, data.random, *([data.served] if data.served else []))
+    kinds = (PLAY, *(signal.name for signal in config.signals)) if data.session else ()
     layout = Layout(ids, data.max_history, data.num_targets, pools, data.negatives, declared, labels=labels)
-    return replace(layout, has_gaps=has_gaps)
+    return replace(layout, has_gaps=has_gaps, session=data.session, session_kinds=kinds)
 
 
 def _training_events(log: Log, tables: PreparationInputs) -> np.ndarray:

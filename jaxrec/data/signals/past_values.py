@@ -103,6 +103,21 @@ class _PairValues:
         return last if self._kind == "sign" else np.copysign(np.log1p(np.abs(last)), last)
 
 
+def single_values(signals: Sequence[Signal], kind: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Return the values [M] float16 of events, each as if it were alone; 1 for an event or a text.
+
+    Args:
+        signals: Declared signals.
+        kind: [M] index into `signals` of each event.
+        value: [M] float32.
+    """
+    forms = np.array([signal.value for signal in signals], object)[kind]
+    value = value.astype(np.float64)
+    of_number = np.copysign(np.log1p(np.minimum(np.abs(value), _MOST_SECONDS)), value)
+    out = np.where((forms == "seconds") | (forms == "number"), of_number, 1.0)
+    return np.where(forms == "sign", value, out).astype(np.float16)
+
+
 def events_of_plays(plays: Interactions, signals: Sequence[Signal], names: Sequence[str]) -> Signals:
     """Return the events of signals in the columns of plays, each at the time of its play.
 

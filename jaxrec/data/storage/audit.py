@@ -184,6 +184,8 @@ class _Checker:
         if self._layout.history_signals:
             infinite = np.isinf(rows["history_signals"]).any(axis=(1, 2))  # NaN is a title without an event
             self._no(infinite, "history_signals not finite", split, start)
+        if self._layout.session:
+            self._check_session(split, start, rows)
         target = rows["target"]
         candidates = [*(f"pool_{name}" for name in POOLS), *(f"list_{name}" for name in LISTS)]
         for name in (name for name in candidates if name in _names(rows)):
@@ -198,6 +200,17 @@ class _Checker:
         has_list = "list_disabled" in _names(rows)
         if seen is not None and has_list and (rows["user"] < self._users[split]).all():
             self._check_unseen(split, start, rows, seen)
+
+    def _check_session(self, split: str, start: int, rows: np.ndarray) -> None:
+        """Check the events of a session: known kinds and titles, at the end, before the request."""
+        kind, age = rows["session_kind"], rows["session_age"].astype(np.float32)
+        self._ids(rows["session_title"], "session_title", split, start)
+        wrong = (kind > len(self._layout.session_kinds)).any(axis=1)
+        self._no(wrong, "session_kind is no event", split, start)
+        gaps = (kind[:, :-1] > 0) & (kind[:, 1:] == 0)
+        self._no(gaps.any(axis=1), "padding between events of a session", split, start)
+        late = (~np.isfinite(age) | (age < 0)) & (kind > 0)
+        self._no(late.any(axis=1), "session after its target (session_age below 0)", split, start)
 
     def _check_unseen(self, split: str, start: int, rows: np.ndarray, seen: SeenTitles) -> None:
         """Check that the disabled list holds no title that the user played before the query."""

@@ -168,6 +168,15 @@ class SequenceEncoder(Parameters):
     fields: Expert
     attention: str = "auto"
 
+    def outputs(self, titles: PackedTitles, examples: int) -> tuple[jax.Array, jax.Array | None]:
+        """Return the vectors [B, D], and the output [R, L, D] of each title; None without such outputs.
+
+        Args:
+            titles: Rows of titles.
+            examples: Number of examples B.
+        """
+        return self(titles, examples), None
+
     def encode_history(self, titles: PackedTitles) -> Any:
         """Return the encoded histories that `join` reads.
 

@@ -99,9 +99,12 @@ class Gru4Rec(SequenceEncoder):
     `mlp_ratio` have no effect.
     """
 
-    @nn.compact
     def __call__(self, titles: PackedTitles, examples: int) -> jax.Array:
+        return self.outputs(titles, examples)[0]
+
+    @nn.compact
+    def outputs(self, titles: PackedTitles, examples: int) -> tuple[jax.Array, jax.Array]:
         owner_RxL, h_RxLxD = titles.example_RxL, titles.x_RxLxD
         begins_RxL = jnp.pad(owner_RxL[:, 1:] != owner_RxL[:, :-1], ((0, 0), (1, 0)), constant_values=True)
         h_RxLxD = states(self.dtype, self.fields, self.path, h_RxLxD, begins_RxL, titles.key_RxLx2)
-        return LastPosition(self.dtype, name="newest")(h_RxLxD, owner_RxL, examples)
+        return LastPosition(self.dtype, name="newest")(h_RxLxD, owner_RxL, examples), h_RxLxD

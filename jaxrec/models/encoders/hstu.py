@@ -237,7 +237,12 @@ class Hstu(SequenceEncoder):
         return through((self.block, self.norm), titles.x_RxLxD, visible, titles.key_RxLx2)
 
     def __call__(self, titles: PackedTitles, examples: int) -> jax.Array:
-        return self.newest(self._encode(titles)[0], titles.example_RxL, examples)
+        return self.outputs(titles, examples)[0]
+
+    def outputs(self, titles: PackedTitles, examples: int) -> tuple[jax.Array, jax.Array]:
+        """Return the vectors [B, D] and the outputs [R, L, D]; see `SequenceEncoder.outputs`."""
+        h_RxLxD = self._encode(titles)[0]
+        return self.newest(h_RxLxD, titles.example_RxL, examples), h_RxLxD
 
     def encode_history(self, titles: PackedTitles) -> KVCache:
         """Return the cached keys and values of histories [B, L], one example per row."""

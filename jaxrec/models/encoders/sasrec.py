@@ -79,9 +79,13 @@ class SasRec(SequenceEncoder):
         self.newest = LastPosition(self.dtype, name="newest")
 
     def __call__(self, titles: PackedTitles, examples: int) -> jax.Array:
+        return self.outputs(titles, examples)[0]
+
+    def outputs(self, titles: PackedTitles, examples: int) -> tuple[jax.Array, jax.Array]:
+        """Return the vectors [B, D] and the outputs [R, L, D]; see `SequenceEncoder.outputs`."""
         owner_RxL = titles.example_RxL
         h_RxLxD = self.encoder(titles.x_RxLxD, causal_mask(owner_RxL), titles.key_RxLx2)
-        return self.newest(h_RxLxD, owner_RxL, examples)
+        return self.newest(h_RxLxD, owner_RxL, examples), h_RxLxD
 
     def encode_history(self, titles: PackedTitles) -> KVCache:
         """Return the cached keys and values of histories [B, L], one example per row."""

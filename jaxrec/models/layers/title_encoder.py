@@ -88,6 +88,20 @@ class TitleEncoder(Parameters):
         x = jnp.concatenate([*vectors, x], axis=-1)
         return jnp.where((ids > 0)[..., None], x, jnp.zeros((), x.dtype))
 
+    def category_vectors(self, name: str) -> jax.Array:
+        """Return the embeddings [G, width] of the ids of a selected category, 0 for padding."""
+        columns = tuple(f for f in self.features if f.name != TITLE_ID)
+        feature = next(f for f in columns if f.name == name)
+        before = columns[: columns.index(feature)]
+        first = sum(f.columns for f in before if f.kind != "number")
+        of_kind = {
+            number: sum(f.columns for f in columns if (f.kind == "number") == number) for number in (0, 1)
+        }
+        ids_GxK = jnp.zeros((feature.size, of_kind[0]), jnp.int32).at[:, first].set(jnp.arange(feature.size))
+        x_GxF = self.columns(ids_GxK, jnp.zeros((feature.size, of_kind[1]), self.dtype))
+        start = sum(f.width for f in select_features(before, self.feature_names))
+        return x_GxF[:, start : start + feature.width]
+
     def rows(self, ids: jax.Array, table: TitleTable) -> "TitleLookup":
         """Prepare the vectors of ids [...] for projection; NaN for ids that are not in the table.
 

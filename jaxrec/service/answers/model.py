@@ -18,11 +18,12 @@ from jaxrec.core.tables import Interactions, Users
 from jaxrec.service.answers.columns import finite, join_plays, numbered, raw_column, without_title
 from jaxrec.service.options import ServiceError, ServiceOptions
 from jaxrec.service.schemas import RequestSchemas, request_schemas
+from jaxrec.serving.exclusions import Exclusions
 from jaxrec.serving.exported import MANIFEST, ExportedRecommender
 from jaxrec.serving.filters import Filters, TitleFilter
 from jaxrec.serving.pages import TOP_PICKS
 from jaxrec.serving.recommender import POPULARITY
-from jaxrec.serving.requests import Exclusions, RequestCounts, Requests, reordered
+from jaxrec.serving.requests import RequestCounts, Requests, reordered
 
 _NO_TITLES = np.empty(0, np.int64)
 _EXPLAINING_PLAYS = 3  # of each title

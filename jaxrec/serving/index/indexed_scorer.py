@@ -17,8 +17,9 @@ from jaxrec.data.storage.arrays import Arrays
 from jaxrec.models.outputs import Correction
 from jaxrec.runtime.mesh import AXIS, replicate
 from jaxrec.serving.catalogue import CatalogueScorer
+from jaxrec.serving.exclusions import Exclusions
 from jaxrec.serving.index.title_index import Calibration, is_installed, open_or_build
-from jaxrec.serving.requests import Exclusions, TopTitles
+from jaxrec.serving.requests import TopTitles
 from jaxrec.tasks.base import Task
 
 INDEX_KINDS = ("auto", "exact", "ann")

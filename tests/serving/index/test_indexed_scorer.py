@@ -7,10 +7,10 @@ from benchmarks.title_index import VectorTask, catalogue, user_rows
 from jaxrec.core.errors import InputError
 from jaxrec.models.outputs import Correction
 from jaxrec.serving.catalogue import CatalogueScorer
+from jaxrec.serving.exclusions import Exclusions
 from jaxrec.serving.index import indexed_scorer
 from jaxrec.serving.index.indexed_scorer import IndexedScorer, IndexOptions, open_scorer, recall
 from jaxrec.serving.index.title_index import Calibration
-from jaxrec.serving.requests import Exclusions
 
 V, U, D, K = 900, 12, 6, 10
 
