@@ -86,6 +86,7 @@ class Data:
     partitions: int = 8  # minimum number of partitions of users; affects memory, not the dataset
     truth_queries: int = 4096  # test queries whose choice probabilities and rewards are stored, for a
     # simulated source with signals or targets="every"; 0: none
+    validation_truth_queries: int = 0  # the same of validation queries, by which settings can be chosen
     workers: int = 0  # threads; 0: one per core; affects time, not the dataset
     verify: bool = True  # after preparation read a sample of the rows back and check it; compare arrays with
     # their checksums when they are read

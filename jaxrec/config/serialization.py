@@ -26,7 +26,7 @@ _NOT_IN_DIGEST = ("directory", "workers", "partitions", "verify")  # they move t
 # Left out of a digest at their defaults: datasets prepared before these fields existed stay valid.
 _LATER = (
     "path", "split", "validation_from", "test_from", "examples", "fold", "truth_queries", "served",
-    "request_window_seconds",
+    "request_window_seconds", "validation_truth_queries",
 )  # fmt: skip
 _NOT_IN_LABELS = ("of_drawn",)  # read by heads alone
 _LATER_FORMATS = ("interactions_format", "titles_format", "users_format", "signals_format")

@@ -72,6 +72,8 @@ class Layout:
         labels: Names of the stored labels, at most 32: label i is known where bit i of `label_known` is set.
         filled: True if `python -m jaxrec.fill` wrote the rows: label i is a prediction where bit i of
             `label_filled` is set, and unknown there.
+        pairs: True if `python -m jaxrec.pairs` wrote the rows: a play of a training row may have a title that
+            is preferred at its position to another one.
     """
 
     num_titles: int
@@ -83,6 +85,7 @@ class Layout:
     rows: str = "ranking"
     labels: tuple[str, ...] = ()
     filled: bool = False
+    pairs: bool = False
 
     @property
     def has_candidates(self) -> bool:
@@ -174,7 +177,9 @@ class Layout:
         if self.rows == "next_item":
             plays = 2 * (self.max_history + 1)
             fields_of_plays = _play_fields("", plays, completion=True)
-            return np.dtype([("user", "<u4"), *fields_of_plays, *self._label_fields(plays, "<f2")])
+            of_pairs = [("pair_winner", "<i4", (plays,)), ("pair_loser", "<i4", (plays,))]  # ids, 0: no pair
+            fields_of_plays += [*self._label_fields(plays, "<f2"), *(of_pairs if self.pairs else [])]
+            return np.dtype([("user", "<u4"), *fields_of_plays])
         if not self.has_candidates:
             return np.dtype([*self._example_fields(), *self._label_fields(self.num_targets)])
         pools = [(f"pool_{p}", "<i4", (w,)) for p, w in zip(POOLS, self.pools, strict=False)]
@@ -216,7 +221,7 @@ class Layout:
 
     def to_json(self) -> dict[str, Any]:
         """Return the layout as plain values for JSON."""
-        left_out = [name for name in ("labels", "filled") if not getattr(self, name)]
+        left_out = [name for name in ("labels", "filled", "pairs") if not getattr(self, name)]
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     @classmethod
@@ -246,7 +251,7 @@ class Layout:
 _FEATURE = {"name": str, "kind": str, "where": str, "width": int, "size?": int, "columns?": int}
 _LAYOUT = {  # JSON of a layout
     "num_titles": int, "max_history": int, "num_targets": int, "pools": [int], "negatives": int,
-    "features": [dict], "rows?": str, "labels?": [str], "filled?": bool,
+    "features": [dict], "rows?": str, "labels?": [str], "filled?": bool, "pairs?": bool,
 }  # fmt: skip
 
 

@@ -112,6 +112,11 @@ def read_start(task: Task, dataset: Dataset, state: TrainState) -> StartPoint:
     mapped = warm.map_parameters(_part(old, "params"), start.take, fill)
     values = {f"params/{name}": value for name, value in mapped.values.items()}
     kept = task.kept_parameters
+    for name in mapped.record["initialised"]:
+        if matches(name, kept.taken):
+            raise InputError(
+                f"{what}: lacks {name}, which the reference must have trained; allowed: a run with it"
+            )
     if has_anchor(start):
         values |= {f"anchored/{name}": ~np.isnan(value) for name, value in mapped.taken.items()}
     if has_anchor(start) or kept.reference:

@@ -227,6 +227,9 @@ DATA = table(
     "earliest": [Case("data.earliest", "2024-11-15", o.rows, edits={"data.max_invalid_fraction": 1.0})],
     "latest": [Case("data.latest", "2025-01-10", o.rows, edits={"data.max_invalid_fraction": 1.0})],
     "truth_queries": [Case("data.truth_queries", 9, o.rows, edits={"data.targets": "every"})],
+    "validation_truth_queries": [
+        Case("data.validation_truth_queries", 9, o.rows, edits={"data.targets": "every"})
+    ],
     "directory": [Case("data.directory", "elsewhere", dataset_directory)],
     "path": [Case("data.path", "other_log.csv", o.read, "tables",
                   {"source.interactions": "", "data.path": "log.csv"})],

@@ -27,7 +27,7 @@ from jaxrec.data.events.title_features import title_columns
 from jaxrec.data.events.users import UserKeys, read_users
 from jaxrec.data.events.vocabulary import FeatureColumns
 from jaxrec.data.examples.ranking import Examples
-from jaxrec.data.examples.truth_queries import TEST, PartitionEvaluation, evaluation_arrays
+from jaxrec.data.examples.truth_queries import PartitionEvaluation, evaluation_arrays
 from jaxrec.data.runners import partition_job
 from jaxrec.data.runners.manifest import PreparationResult, SplitSizes, manifest
 from jaxrec.data.runners.partition_job import PartitionEvents, SortedPartition
@@ -196,14 +196,16 @@ class _Preparation:
         truth = self.source.truth()
         self.writer.begin(ranked.layout)
         users: dict[str, list[np.ndarray]] = {s: [] for s in SPLITS[1:]}
-        sizes, parts, rows_before = SplitSizes(), [], []
+        sizes, parts = SplitSizes(), []
+        rows_before: dict[str, list[int]] = {split: [] for split in users}
 
         def build(partition: int) -> tuple[Examples, PartitionEvaluation]:
             return partition_job.build(self._load(partition), self.tables, ranked, user_keys, truth)
 
         for examples, evaluation in self._in_order("building rows", build):
             parts.append(evaluation)
-            rows_before.append(sizes.examples[TEST])
+            for split, before in rows_before.items():
+                before.append(sizes.examples[split])
             for split in SPLITS:
                 examples.rows[split]["user"] += sizes.users[split]
                 self.writer.add(split, examples.rows[split])

@@ -35,7 +35,7 @@ from jaxrec.data.events.partitions import events_beside, merge_ranges, partition
 from jaxrec.data.events.title_features import title_columns
 from jaxrec.data.events.users import UserKeys, UserTable, read_users
 from jaxrec.data.events.vocabulary import FeatureColumns
-from jaxrec.data.examples.truth_queries import TEST, evaluation_arrays
+from jaxrec.data.examples.truth_queries import evaluation_arrays
 from jaxrec.data.runners import partition_job
 from jaxrec.data.runners.manifest import PreparationResult, SplitSizes
 from jaxrec.data.runners.messages import (
@@ -345,6 +345,6 @@ def finish(
         signals=stats.signals,
         signal_copies=catalogue.signal_copies,
     )
-    parts, before = [seen.values[p] for p in range(len(seen.values))], offsets.rows[TEST].tolist()
+    parts, before = [seen.values[p] for p in range(len(seen.values))], offsets.rows
     evaluation = evaluation_arrays(parts, before, catalogue.daily_plays, truth, ranked.row_of_id())
     yield "result", (catalogue.arrays, users, evaluation, result)
