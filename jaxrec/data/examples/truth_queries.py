@@ -85,7 +85,7 @@ def select(
 
 def evaluation_arrays(
     parts: Sequence[PartitionEvaluation],
-    rows_before: Mapping[str, Sequence[int]],
+    rows_before: Mapping[str, Sequence[int] | np.ndarray],
     daily_plays: DailyPlays,
     truth: Truth | None,
     row_of_id: np.ndarray,
@@ -99,10 +99,11 @@ def evaluation_arrays(
         truth: Truth of the source.
         row_of_id: [V] row of the catalogue of each title id, without padding and unknown.
     """
-    stored = {
-        split: _truth_arrays([part.truth[split] for part in parts], rows_before[split], truth, row_of_id)
-        for split in (parts[0].truth if truth is not None else ())
-    }
+    stored: dict[str, TruthArrays] = {}
+    if truth is not None:
+        for split in parts[0].truth:
+            queries = [part.truth[split] for part in parts]
+            stored[split] = _truth_arrays(queries, rows_before[split], truth, row_of_id)
     return EvaluationArrays(concatenate_seen(part.seen for part in parts), daily_plays, stored)
 
 
@@ -123,7 +124,10 @@ def choice_of(truth: Truth, user: np.ndarray, time: np.ndarray, title: np.ndarra
 
 
 def _truth_arrays(
-    queries: Sequence[TruthQueries], rows_before: Sequence[int], truth: Truth, row_of_id: np.ndarray
+    queries: Sequence[TruthQueries],
+    rows_before: Sequence[int] | np.ndarray,
+    truth: Truth,
+    row_of_id: np.ndarray,
 ) -> TruthArrays:
     """Return the truth of the first queries of a split of all partitions, in the order of its rows."""
     row = np.concatenate([q.row + before for q, before in zip(queries, rows_before, strict=False)])

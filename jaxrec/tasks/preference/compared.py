@@ -128,14 +128,14 @@ def follow(
 
     @jax.checkpoint
     def of_chunk(
-        state: jax.Array, title: jax.Array, played: jax.Array, target: jax.Array, *fixed: jax.Array
+        state: jax.Array, title: jax.Array, played: jax.Array, target: jax.Array, *of_reference: jax.Array
     ) -> Followed:
         values = log_pi(state, policy.title, played, settings.temperature)
         of_target = jax.lax.stop_gradient(jnp.take_along_axis(values, target[:, None], axis=1)[:, 0])
         kl = jnp.zeros(len(values), values.dtype)
         if reference is not None:
-            of_reference = log_pi(*fixed, reference.title, played, settings.temperature)
-            kl = (jnp.exp(values) * (values - of_reference)).sum(-1)
+            fixed = log_pi(of_reference[0], reference.title, played, settings.temperature)
+            kl = (jnp.exp(values) * (values - fixed)).sum(-1)
         return Followed(jnp.take_along_axis(values, title, axis=1), of_target, kl)
 
     arrays = (policy.state, ids[0], played_BxLxn, ids[1]) + ((reference.state,) if reference else ())

@@ -239,7 +239,12 @@ class PreferenceTask(NextItemTask):
         return of_state + (context.soft if self.baseline == "soft" else context.mean)
 
     def _heads(
-        self, params: Any, x: inputs.RewardWindows, projections: Any, key: jax.Array, context: BatchContext
+        self,
+        params: Any,
+        x: inputs.RewardWindows,
+        projections: Any,
+        key: jax.Array | None,
+        context: BatchContext,
     ) -> _Heads:
         """Return the outputs of the policy and of its heads at every position."""
         variables: Any = {"params": params}
