@@ -74,7 +74,7 @@ def evaluate_policy(queries: Queries, truth: TruthArrays, split: str) -> TruthEv
         split: Split of the queries.
     """
     rows = queries.rows
-    values = _PolicyRunner(queries.loaded.task, queries.table)(queries.loaded.params, rows, truth)
+    values = PolicyRunner(queries.loaded.task, queries.table)(queries.loaded.params, rows, truth)
     chosen = _joined([*tilt_values(truth.choice, truth.reward, _CHOICE)])
     frontier, columns = Frontier(truth.choice, truth.reward), values.columns()
     means = {name: float(x.mean()) for name, x in columns.items()}
@@ -101,12 +101,12 @@ def _validation_values(queries: Queries) -> dict[str, Any]:
     if truth is None or not len(truth.rows):
         return {}
     rows = queries.dataset.rows(SPLITS[1]).all()[truth.rows]
-    values = _PolicyRunner(queries.loaded.task, queries.table)(queries.loaded.params, rows, truth)
+    values = PolicyRunner(queries.loaded.task, queries.table)(queries.loaded.params, rows, truth)
     means = {name: float(x.mean()) for name, x in values.columns().items()}
     return {"validation": means | {"queries": len(rows)}}
 
 
-class _PolicyRunner(QueryRunner):
+class PolicyRunner(QueryRunner):
     """Runner of a task's policy over queries, whose log probabilities stay in memory for one batch."""
 
     def __init__(self, task: Task, table: TitleTable) -> None:
