@@ -21,6 +21,7 @@ from jaxrec.analysis.reward_models import RewardValues
 from jaxrec.core.json_io import write_text
 from jaxrec.data.loading.left_out import left_out_titles
 from jaxrec.data.storage.dataset import Dataset
+from jaxrec.data.storage.evaluation_arrays import TruthArrays
 from jaxrec.evaluation.truth.of_policy import PolicyRunner, stored_truth
 from jaxrec.reporting.pages import figures
 from jaxrec.runtime.mesh import AXIS, replicate
@@ -41,6 +42,7 @@ def _flags() -> None:
     flags.DEFINE_string("raters", "", "run with other reward models; empty: none")
     flags.DEFINE_integer("every", 50, "steps between two measurements", lower_bound=1)
     flags.DEFINE_integer("steps", 700, "steps of the training", lower_bound=1)
+    flags.DEFINE_integer("queries", 512, "test queries at which policies are measured", lower_bound=1)
     flags.DEFINE_string("figure", "", "SVG file of the values by step; empty: none")
 
 
@@ -64,7 +66,7 @@ def measure(args: flags.FlagValues) -> dict[str, Any]:
     config.start.workdir, config.data.directory = args.start, args.dataset
     config.train.duration, config.train.resident = f"{args.steps} steps", "never"
     task = task_of_dataset(config, dataset, count_steps(config, dataset.rows("train"))[1], args.steps)
-    truth = stored_truth(dataset, "test")
+    truth = TruthArrays(*(array[: args.queries] for array in stored_truth(dataset, "test")))
     rows = dataset.rows("test").all()[truth.rows]
     left_out = left_out_titles(dataset, "test", rows, "all", truth.rows)
     runner = PolicyRunner(task, replicate(dataset.arrays.title_table()))

@@ -24,7 +24,7 @@ def test_values_along_a_small_run_are_those_of_its_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(policy, "get_config", lambda name: copy.deepcopy(post))
     args = SimpleNamespace(
         objective="ppo", start=str(tmp_path / "bc"), dataset=str(tmp_path / "data"), raters="", every=2,
-        steps=4, figure=str(tmp_path / "along.svg"),
+        steps=4, queries=40, figure=str(tmp_path / "along.svg"),
     )  # fmt: skip
     report = along.main(args)
     columns = report.figures["columns"]

@@ -73,8 +73,8 @@ LINES = (
     Line(
         "values and reward models are shallow",
         "jaxrec/tasks/preference/task.py",
-        "if self.config.post.reward_gradient else jax.lax.stop_gradient",
-        "if True else jax.lax.stop_gradient",
+        "return x if self.config.post.reward_gradient else jax.lax.stop_gradient(x)",
+        "return x",
         (f"{_TASK}::test_values_and_reward_models_train_the_encoder_only_if_they_are_told_to",),
     ),
     Line(

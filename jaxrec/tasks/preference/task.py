@@ -228,14 +228,19 @@ class PreferenceTask(NextItemTask):
             sums["kl"] = jnp.where(present, by.kl, 0.0).sum(), present.sum()
         return objective.total + of_value, metrics_of(objective, drawn) | sums
 
+    def _shallow(self, x: jax.Array) -> jax.Array:
+        """Return the input of a value or of a reward model, through which the encoder gets no gradient."""
+        return x if self.config.post.reward_gradient else jax.lax.stop_gradient(x)
+
     def _value(
         self, params: Any, state_BxLxD: jax.Array, x: inputs.RewardWindows, context: BatchContext
     ) -> jax.Array:
         """Return the value [B, L] of states, expected or soft."""
         mean_BxL = _user_means(x, context)
         facts = Facts(mean_BxL - context.mean, x.earlier_count)
-        shallow = (lambda y: y) if self.config.post.reward_gradient else jax.lax.stop_gradient
-        of_state: Any = self.model.apply({"params": params}, shallow(state_BxLxD), facts, method="value")
+        of_state: Any = self.model.apply(
+            {"params": params}, self._shallow(state_BxLxD), facts, method="value"
+        )
         return of_state + (context.soft if self.baseline == "soft" else context.mean)
 
     def _heads(
@@ -261,8 +266,7 @@ class PreferenceTask(NextItemTask):
             scale = self.config.post.tau / config.temperature
             logit_BxL = jnp.einsum("bld,bld->bl", state_BxLxD, candidates_VxD[target_BxL])
             q = context.mean + scale * logit_BxL.astype(log_pi_BxL.dtype), log_softmax(1 / scale)
-        shallow = (lambda y: y) if self.config.post.reward_gradient else jax.lax.stop_gradient
-        state, title = shallow(state_BxLxD), shallow(candidates_VxD)[target_BxL]
+        state, title = self._shallow(state_BxLxD), self._shallow(candidates_VxD)[target_BxL]
         of_models: Any = self.model.apply(variables, state, title, method="rewards")
         mean_BxL = _user_means(x, context)
         baseline: Any = jnp.zeros_like(mean_BxL)
