@@ -148,8 +148,9 @@ class RewardValues(QueryRunner):
         self, policy: Task, models: LoadedCheckpoint, dataset: Dataset, queries: np.ndarray,
         left_out: LeftOutTitles,
     ) -> None:  # fmt: skip
+        of_models: Any = models.task
         size, table = max(_PAIRS // policy.layout.num_titles, 1), replicate(dataset.arrays.title_table())
-        super().__init__(policy, table, _step(policy, models.task), size, lambda params: params)
+        super().__init__(policy, table, _step(policy, of_models), size, lambda params: params)
         self._models, self._offset = models.params, _mean_reward(models, dataset)
         self._queries, self._left_out = queries, left_out
 
