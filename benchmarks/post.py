@@ -27,7 +27,7 @@ from jaxrec.training.train_state import StateInit
 from jaxrec.training.train_step import TrainStep
 
 CONTROL = "bc"
-OBJECTIVES = (CONTROL, "reward", "exp_rsft", "asft", "cql", "small")
+OBJECTIVES = (CONTROL, "reward", "exp_rsft", "asft", "cql", "ppo", "ppo_kl", "dpo", "ipo", "small")
 
 
 def _flags() -> None:
@@ -43,13 +43,16 @@ def step(name: str, batch: int, titles: int) -> tuple[Callable, tuple[Any, ...]]
     feature = FeatureSpec("title_id", "category", "title", config.model.width, titles + 2)
     labels = tuple(label.name for label in config.labels)
     history = config.data.max_history
-    layout = Layout(titles + 2, history, 1, (0, 0, 0, 0), 0, (feature,), "next_item", labels)
+    has_pairs = config.post.objective in ("dpo", "ipo")
+    layout = Layout(titles + 2, history, 1, (0, 0, 0, 0), 0, (feature,), "next_item", labels, pairs=has_pairs)
     task = build_task(config, layout, 0.5, 10, 100)
     rows = np.zeros(batch, layout.row_dtype())
     plays = rows["title"].shape[1]
-    rows["title"] = 2 + rng.permuted(np.tile(np.arange(titles), (batch, 1)), axis=1)[:, :plays]
+    rows["title"] = 2 + rng.permuted(np.tile(np.arange(titles - 2), (batch, 1)), axis=1)[:, :plays]
     rows["time"] = 10**9 + 3600 * np.arange(plays)
     rows["label"][..., 0], rows["label_known"] = rng.integers(1, 6, (batch, plays)), 1
+    if has_pairs:  # titles that the row does not hold
+        rows["pair_winner"], rows["pair_loser"] = titles, titles + 1
     host = HostBatch(as_words(rows), np.ones(batch, bool))
     arguments = StateInit(task).init(), jax.tree.map(lambda x: x[None], host), task.empty_table()
     mapped = jax.vmap(TrainStep(task), in_axes=(None, 0, None), out_axes=0, axis_name=AXIS)

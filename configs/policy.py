@@ -3,6 +3,8 @@
 python -m jaxrec.train --config configs/policy.py:small --workdir BC                      # 1 to 2 minutes
 python -m jaxrec.train --config configs/policy.py:asft --config.start.workdir=BC --workdir ASFT
 python -m jaxrec.evaluate --checkpoint ASFT --lists truth
+python -m jaxrec.pairs --checkpoint BC --rewards BC --config configs/policy.py:dpo --out PAIRS
+python -m jaxrec.train --config configs/policy.py:dpo --config.start.workdir=BC --config.data.directory=PAIRS
 
 on two CPU cores. The argument is the objective, with the settings of `small`:
 
@@ -14,6 +16,9 @@ on two CPU cores. The argument is the objective, with the settings of `small`:
 | exp_rsft | exp(r / beta) without a baseline |
 | asft | exp((r - V) / beta), V a value of the state: A-SFT |
 | cql | conservative Q-learning of one step |
+| ppo, ppo_kl | proximal policy optimisation by the reward models of the start, without and with a KL term |
+| grpo | the same with advantages of the group of draws, and a KL term |
+| dpo, ipo | pairs that `python -m jaxrec.pairs` wrote: the dataset is that folder, `data.directory` |
 | tiny | `small` at the size of configs/tiny.py, for tests |
 
 All first plays are targets, abandoned or not, and a fifth of the plays runs on by habit. The reward is the
@@ -41,6 +46,7 @@ from jaxrec.config import (
 from jaxrec.core.errors import InputError
 
 REWARD = "stars"
+START = "runs/bc"  # run of `small` that ppo, dpo and ipo start from, without another start.workdir
 _NO_CLIP = 1e9  # above exp(4 / beta) at the lowest beta: the weights of `exp_rsft` are not clipped
 OBJECTIVES = {
     "bc": Post(reward=REWARD),
@@ -48,6 +54,11 @@ OBJECTIVES = {
     "exp_rsft": Post("exponential", REWARD, baseline="zero", clip=_NO_CLIP),
     "asft": Post("exponential", REWARD),
     "cql": Post("cql", REWARD),
+    "ppo": Post("ppo", REWARD, "model", reward_models=4),
+    "ppo_kl": Post("ppo", REWARD, "model", kappa=0.1, reward_models=4),
+    "grpo": Post("ppo", REWARD, "model", "group", kappa=0.1, reward_models=4),
+    "dpo": Post("dpo", REWARD, beta=0.1, samples=8),
+    "ipo": Post("ipo", REWARD, beta=0.1, samples=8),
 }
 
 
@@ -62,7 +73,14 @@ def _small() -> Config:
         rewards=(Reward(REWARD, (Term(REWARD),), base=0.0),),
         task=Task("preference"),
         post=Post(reward=REWARD, reward_models=4),
-        data=Data(targets="every", max_history=16, num_targets=1, train_share=0.9, validation_share=0.05),
+        data=Data(
+            targets="every",
+            max_history=16,
+            num_targets=1,
+            train_share=0.9,
+            validation_share=0.05,
+            validation_truth_queries=4096,
+        ),
         sampling=Sampling(id_dropout=0.0),
         model=Model(
             width=48,
@@ -85,6 +103,7 @@ def _tiny() -> Config:
     )  # fmt: skip
     config.features = (Feature("title_id", "category", "title", width=8),)
     config.data.max_history, config.data.truth_queries, config.data.partitions = 8, 64, 2
+    config.data.validation_truth_queries = 32
     config.model.width, config.model.head_hidden = 8, (8,)
     config.model.experts = (Expert(max_len=8, num_layers=1, num_heads=2, dropout=0.1, encoder="hstu"),)
     config.train, config.evaluate.batch_size = Train(duration="2 epochs", batch_size=64, log_seconds=0.5), 64
@@ -103,4 +122,6 @@ def get_config(name: str = "small") -> Config:
         raise InputError(f"configs/policy.py:{name}: the argument must be one of {names}")
     config.name, config.post = f"policy-{name}", OBJECTIVES[name]
     config.optimizer.learning_rate, config.train.duration = 2e-3, "5 epochs"
+    if config.post.objective in ("ppo", "dpo", "ipo"):
+        config.start.workdir = START  # they compare the policy with that of the start
     return config

@@ -3,9 +3,13 @@
 python -m jaxrec.study --config configs/study_post.py --seeds 3 --jobs 1 --workdir S
 python -m jaxrec.study --config configs/study_post.py:tiny --seeds 2 --workdir S
 
-The base is configs/policy.py:small. Every row but the first trains as many steps more from the run of its
-seed, so that `bc`, imitation for as long, is the control: a few more epochs of imitation alone change the
-value. The values are those of the last checkpoints under the truth of the simulated service.
+The base is configs/policy.py:small. Every row but the first and `raters` trains as many steps more from the
+run of its seed, so that `bc`, imitation for as long, is the control: a few more epochs of imitation alone
+change the value. The values are those of the last checkpoints under the truth of the simulated service.
+`--tables rivals` has fewer rows: each method at its best settings, and the curves of value against KL.
+
+The row `raters` is an imitation of other seeds, by whose reward models all policies are measured. No policy
+is trained by them.
 """
 
 from dataclasses import replace
@@ -13,19 +17,37 @@ from dataclasses import replace
 from configs import policy
 from jaxrec.config import Config, Post
 from jaxrec.core.errors import InputError
-from jaxrec.studies.plan import Claim, Premise, ResultTable, Row, Study
+from jaxrec.studies.plan import Claim, Policies, Premise, ResultTable, Row, Study
 
-TABLE = "post"
+TABLE, RIVALS = "post", "rivals"
+RATERS = "raters"
+_SEED_OF_RATERS = 1_000
 FIRST = "imitation"
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0)
 BASELINES = ("user", "title", "soft")
 _SOURCES = ("model", "ensemble")
+_BY_OTHERS = {  # rows that learn from titles that a policy draws
+    "ppo": "PPO, kappa 0", "ppo_kl": "PPO, kappa 0.1", "grpo": "GRPO, kappa 0.1", "dpo": "DPO, beta 0.1",
+    "ipo": "IPO, beta 0.1",
+}  # fmt: skip
+_OF_RIVALS = (
+    "bc", "reward", "exp_rsft_0.5", "exp_rsft_1", "asft_0.25", "asft_0.5", "asft_1", "asft_4", *_BY_OTHERS,
+)  # fmt: skip
+CURVES = {
+    "A-SFT": tuple(f"asft_{beta:g}" for beta in BETAS),
+    "Exp-RSFT": tuple(f"exp_rsft_{beta:g}" for beta in BETAS),
+    "reward-weighted": ("bc", "reward"),
+    "PPO": ("ppo_kl", "ppo"),
+    "GRPO": ("grpo",),
+    "DPO, IPO": ("dpo", "ipo"),
+}
 
 
 def _edits(base: Config, post: Post) -> dict[str, object]:
     """Return the settings of a row that starts from the first."""
     rate, duration = (0.4 * base.optimizer.learning_rate, "5 epochs")
-    tiny = {"train.duration": "1 epochs"} if base.name == "policy-tiny" else {}
+    # The reward models of a tiny run differ by more than their predictions: pairs need narrow bounds.
+    tiny = {"train.duration": "1 epochs", "post.pessimism": 0.01} if base.name == "policy-tiny" else {}
     return {
         **{f"post.{name}": value for name, value in vars(post).items()},
         "optimizer.learning_rate": rate, "train.duration": duration, **tiny,
@@ -45,9 +67,13 @@ def rows(base: Config) -> tuple[Row, ...]:
     for source in _SOURCES:
         changed = replace(objectives["asft"], source=source, reward_models=base.post.reward_models)
         post[f"asft_{source}"] = changed, f"A-SFT, rewards of the {source}, beta 0.5"
+    post |= {name: (objectives[name], label) for name, label in _BY_OTHERS.items()}
+    both = {TABLE: "imitation", RIVALS: "imitation"}
     return (
-        Row(FIRST, {}, {TABLE: "imitation"}),
-        *(Row(name, _edits(base, p), {TABLE: label}, against="bc", after=FIRST)
+        Row(FIRST, {}, both),
+        Row(RATERS, {"train.seed": base.train.seed + _SEED_OF_RATERS}, {}),
+        *(Row(name, _edits(base, p), dict.fromkeys((TABLE, *([RIVALS] if name in _OF_RIVALS else [])), label),
+              against="bc", after=FIRST, pairs=p.objective in ("dpo", "ipo"))
           for name, (p, label) in post.items()),
     )  # fmt: skip
 
@@ -63,12 +89,19 @@ CLAIMS = (
     ),
     Claim("a value is worth more than none", (("asft_0.5", "exp_rsft_0.5"),), metric="truth/value"),
 )  # fmt: skip
-PREMISES = (Premise("A-SFT by the spread of leniency", "source.leniency", "asft_0.5", "exp_rsft_0.5"),)
+PREMISES = (
+    Premise(
+        "A-SFT by the spread of leniency", "source.leniency", "asft_0.5", "exp_rsft_0.5", metric="truth/value"
+    ),
+)
 
 
 def get_config(scale: str = "small") -> Study:
     """Return the study for "small" or "tiny"."""
     if scale not in ("small", "tiny"):
         raise InputError(f"configs/study_post.py:{scale}: the argument must be small or tiny")
-    table = ResultTable(TABLE, "Post-training")
-    return Study(f"post-{scale}", policy.get_config(scale), rows, (table,), (TABLE,), CLAIMS, PREMISES)
+    tables = (ResultTable(TABLE, "Post-training"), ResultTable(RIVALS, "Methods of post-training"))
+    policies = Policies(CURVES, RATERS, "reward")
+    return Study(
+        f"post-{scale}", policy.get_config(scale), rows, tables, (TABLE,), CLAIMS, PREMISES, policies=policies
+    )

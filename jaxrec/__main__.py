@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "prepare if needed, train or resume, evaluate",
     "evaluate": "evaluate a checkpoint",
     "describe": "describe signals, labels, rewards, tasks and features, and flag leaks",
+    "pairs": "draw pairs of titles from a policy, for DPO and IPO",
     "fill": "predict the unknown labels of a dataset by an offline model",
     "report": "write the page of a run, or of several runs side by side",
     "compare": "test the difference between two evaluated runs",
@@ -21,7 +22,7 @@ COMMANDS = {
 }
 GROUPS = {
     "data": ("prepare", "describe", "fill"),
-    "training and evaluation": ("train", "evaluate", "report", "compare", "study"),
+    "training and evaluation": ("train", "pairs", "evaluate", "report", "compare", "study"),
     "serving": ("recommend", "export", "serve"),
 }
 

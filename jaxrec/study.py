@@ -96,7 +96,8 @@ def main(args: flags.FlagValues) -> int:
     tables = chosen(study, tuple(args.tables))
     all_runs = every_run(study, tables, args.seeds, folder)
     with PreemptionHandler() as interrupt:
-        failures = runs.run_all(all_runs, folder, args.jobs, interrupt)
+        measured_by = study.policies.measured_by
+        failures = runs.run_all(all_runs, folder, args.jobs, interrupt, measured_by)
         if interrupt.requested:
             done = len(runs.finished(all_runs))
             logging.info(

@@ -2,13 +2,12 @@
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 
+from jaxrec.analysis.rewriting import Rewritten, content_digest, copied_manifest, evaluation_of, rewrite
 from jaxrec.config.declarations import Head
 from jaxrec.config.heads import label_heads, reward_of
 from jaxrec.config.rules.declared.labels import WIDE_VALUES
@@ -16,16 +15,14 @@ from jaxrec.config.schema import Config
 from jaxrec.config.serialization import declarations_for_digest, digest
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import SPLITS
-from jaxrec.core.paths import AnyPath, as_path
+from jaxrec.core.paths import AnyPath
 from jaxrec.core.row_format import Layout, label_is_known
 from jaxrec.data.runners.manifest import DECLARED, fingerprint_of
-from jaxrec.data.storage.dataset import MANIFEST, Dataset, SelectedRows, read_manifest
-from jaxrec.data.storage.evaluation_arrays import EvaluationArrays
+from jaxrec.data.storage.dataset import Dataset, SelectedRows
 from jaxrec.data.storage.row_blocks import row_blocks
 from jaxrec.data.storage.writer import DatasetWriter
 from jaxrec.evaluation.labels.estimators import probability
 from jaxrec.evaluation.labels.of_heads import label_scorer, predictions
-from jaxrec.runtime.locks import exclusive
 from jaxrec.runtime.mesh import replicate
 from jaxrec.tasks.loading import LoadedCheckpoint, check_same_catalogue, default_checkpoint, load_checkpoint
 
@@ -137,29 +134,9 @@ def check_model(loaded: LoadedCheckpoint, dataset: Dataset) -> None:
     check_same_catalogue(dataset, loaded)
 
 
-def content_digest(loaded: LoadedCheckpoint) -> str:
-    """Return the hex sha256 of the config and the parameters of a checkpoint."""
-    hashed = hashlib.sha256(json.dumps(loaded.meta["config"], sort_keys=True).encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(loaded.params):
-        array = np.ascontiguousarray(jax.device_get(leaf))
-        hashed.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        hashed.update(array.tobytes())
-    return hashed.hexdigest()
-
-
-class Filled(NamedTuple):
-    """Result of filling a dataset.
-
-    Attributes:
-        manifest: Manifest of the filled dataset.
-        written: False if the dataset was there already.
-    """
-
-    manifest: dict[str, Any]
-    written: bool
-
-
-def fill(workdir: str | AnyPath, data: str | AnyPath, out: str | AnyPath, which: str | None = None) -> Filled:
+def fill(
+    workdir: str | AnyPath, data: str | AnyPath, out: str | AnyPath, which: str | None = None
+) -> Rewritten:
     """Write a dataset with the predictions of an offline model in place of unknown labels.
 
     Rows are read and written in blocks. The folder appears when it is complete; what a killed process
@@ -179,23 +156,12 @@ def fill(workdir: str | AnyPath, data: str | AnyPath, out: str | AnyPath, which:
     check_model(loaded, dataset)
     content = content_digest(loaded)
     own = hashlib.sha256(f"{dataset.fingerprint} {content}".encode()).hexdigest()
-    folder = as_path(out)
-    with exclusive(folder.parent / f".{folder.name}.lock", f"dataset {out}", wait=True):
-        if (folder / MANIFEST).exists():
-            manifest = read_manifest(folder / MANIFEST)
-            if manifest["digest"] != own:
-                raise InputError(
-                    f"dataset {out}: exists, and is not {data} with the predictions of {workdir}; remove it, "
-                    "or name another directory"
-                )
-            return Filled(manifest, False)
-        return Filled(_write(loaded, dataset, folder, own, content), True)
+    what = f"{data} with the predictions of {workdir}"
+    return rewrite(out, own, what, lambda folder: _write(loaded, dataset, folder, own, content))
 
 
-def _write(
-    loaded: LoadedCheckpoint, dataset: Dataset, folder: AnyPath, own: str, content: str
-) -> dict[str, Any]:
-    """Write the filled dataset and return its manifest."""
+def _write(loaded: LoadedCheckpoint, dataset: Dataset, folder: AnyPath, own: str, content: str) -> None:
+    """Write the filled dataset."""
     filler, counts = Filler(loaded, dataset.layout), {split: _zeros(loaded) for split in SPLITS}
     with DatasetWriter(folder) as writer:
         writer.begin(filler.layout)
@@ -213,8 +179,7 @@ def _write(
         manifest = _manifest(dataset, filler.layout, own, made_from)
         manifest["fingerprint"] = fingerprint_of(manifest, writer.row_sums())
         users = {split: dataset.user_keys(split) for split in SPLITS[1:]}
-        writer.finish(dataset.arrays, users, manifest, _evaluation(dataset), audited=True)
-    return read_manifest(folder / MANIFEST)
+        writer.finish(dataset.arrays, users, manifest, evaluation_of(dataset), audited=True)
 
 
 def _zeros(loaded: LoadedCheckpoint) -> dict[str, int]:
@@ -231,16 +196,8 @@ def _manifest(
     dataset: Dataset, layout: Layout, own: str, made_from: Mapping[str, Any]
 ) -> dict[str, Any]:  # fmt: skip
     """Return the manifest of the filled dataset, without its fingerprint."""
-    stored = dataset.manifest
-    manifest = {name: stored[name] for name in stored if name not in ("files", "checksum", "fingerprint")}
+    stored, manifest = dataset.manifest, copied_manifest(dataset)
     labels = {name: dict(entry) for name, entry in stored["labels"].items()}
     for name, by_split in made_from["labels"].items():
         labels[name]["filled"] = by_split[SPLITS[0]] / max(labels[name]["entries"], 1)
     return manifest | {"digest": own, "layout": layout.to_json(), "labels": labels, "filled": dict(made_from)}
-
-
-def _evaluation(dataset: Dataset) -> EvaluationArrays | None:
-    """Return the arrays for evaluation; None for a dataset that was prepared before they were stored."""
-    daily, seen = dataset.daily_plays(), {split: dataset.seen_titles(split) for split in SPLITS[1:]}
-    stored = {split: titles for split, titles in seen.items() if titles is not None}
-    return EvaluationArrays(stored, daily, dataset.truth()) if daily and len(stored) == len(seen) else None

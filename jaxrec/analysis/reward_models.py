@@ -20,13 +20,14 @@ from jaxrec.core.ids import FIRST_TITLE, REWARDS
 from jaxrec.core.paths import AnyPath
 from jaxrec.core.registry import METRICS, resolve
 from jaxrec.core.rewards import version
-from jaxrec.data.loading.left_out import left_out_titles
+from jaxrec.data.loading.left_out import LeftOutTitles, left_out_titles
 from jaxrec.data.storage.dataset import Dataset, SelectedRows
 from jaxrec.evaluation.details.grouped_means import overall
 from jaxrec.evaluation.results import EvaluationResult
 from jaxrec.evaluation.scorers import QueryRunner
 from jaxrec.evaluation.truth.policy_value import normalise
 from jaxrec.runtime.mesh import AXIS, as_global_arrays, replicate
+from jaxrec.tasks.base import Task
 from jaxrec.tasks.loading import (
     LoadedCheckpoint,
     check_same_catalogue,
@@ -60,20 +61,8 @@ def with_reward_models(
     models_run = _load_models(models, loaded, dataset)
     queries, split = evaluation.rows, evaluation.result["split"]
     left_out = left_out_titles(dataset, split, queries, "all", evaluation.row_index)
-    offset = _mean_reward(models_run, dataset)
-    value, predicted = np.empty(len(queries)), np.empty(len(queries))
-    rank_of_id = loaded.arrays.rank_of_id
-    has_title = rank_of_id[FIRST_TITLE:] < len(rank_of_id)
-    done, runner = 0, _Runner(loaded.task, models_run.task, replicate(loaded.arrays.title_table()))
-    for logits, rewards in runner(loaded.params, models_run.params, queries):
-        at = np.arange(done, min(done + len(logits), len(queries)))
-        played = np.zeros((len(at), logits.shape[1]), bool)
-        played[left_out.pairs(at)] = True
-        logits, rewards = logits[: len(at), FIRST_TITLE:], offset + rewards[: len(at)]
-        pi = np.exp(normalise(logits, np.where(played[:, FIRST_TITLE:] | ~has_title, 0.0, 1.0)))
-        value[at] = (pi * rewards[:, FIRST_TITLE:]).sum(axis=1)
-        predicted[at] = np.take_along_axis(rewards, queries["target"][at], axis=1)[:, 0]
-        done += len(at)
+    of_policy = RewardValues(loaded.task, models_run, dataset, queries, left_out)
+    value, predicted = of_policy(loaded.params)
     half = float(overall(queries["user"]).of(value).half[0])
     result = {
         "workdir": str(models), "models": models_run.config.post.reward_models,
@@ -144,17 +133,44 @@ def _of_targets(
     return {"r2": {name: x if np.isfinite(x) else None for name, x in r2.items()}, "high": of_high}
 
 
-class _Runner(QueryRunner):
-    """Runner of a policy and of reward models over the same queries."""
+class RewardValues(QueryRunner):
+    """Values at queries of policies under reward models.
 
-    def __init__(self, policy: Any, models: Any, table: TitleTable) -> None:
-        queries = max(_PAIRS // policy.layout.num_titles, 1)
-        super().__init__(policy, table, _step(policy, models), queries, lambda params: params)
+    Args:
+        policy: Task of the policies.
+        models: Run of the task "preference" with reward models.
+        dataset: Dataset of the queries.
+        queries: [Q] held-out rows.
+        left_out: Titles that may not be chosen at the queries.
+    """
 
-    def __call__(self, policy: Any, models: Any, rows: np.ndarray) -> Any:
-        """Yield logits and relative rewards [B, V] of batches of rows, in order; the last may be padded."""
-        for outputs, _ in self._run(as_global_arrays((policy, models)), SelectedRows(rows)):
-            yield tuple(np.asarray(x) for x in jax.device_get(outputs))
+    def __init__(
+        self, policy: Task, models: LoadedCheckpoint, dataset: Dataset, queries: np.ndarray,
+        left_out: LeftOutTitles,
+    ) -> None:  # fmt: skip
+        of_models: Any = models.task
+        size, table = max(_PAIRS // policy.layout.num_titles, 1), replicate(dataset.arrays.title_table())
+        super().__init__(policy, table, _step(policy, of_models), size, lambda params: params)
+        self._models, self._offset = models.params, _mean_reward(models, dataset)
+        self._queries, self._left_out = queries, left_out
+        rank_of_id = dataset.arrays.rank_of_id[FIRST_TITLE:]
+        self._has_title = rank_of_id < len(dataset.arrays.rank_of_id)
+
+    def __call__(self, params: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return the value [Q] of the policy of parameters, and the predicted reward [Q] of the targets."""
+        queries, done = self._queries, 0
+        value, predicted = np.empty(len(queries)), np.empty(len(queries))
+        for outputs, _ in self._run(as_global_arrays((params, self._models)), SelectedRows(queries)):
+            logits, rewards = (np.asarray(x) for x in jax.device_get(outputs))
+            at = np.arange(done, min(done + len(logits), len(queries)))
+            played = np.zeros((len(at), logits.shape[1]), bool)
+            played[self._left_out.pairs(at)] = True
+            logits, rewards = logits[: len(at), FIRST_TITLE:], self._offset + rewards[: len(at)]
+            pi = np.exp(normalise(logits, np.where(played[:, FIRST_TITLE:] | ~self._has_title, 0.0, 1.0)))
+            value[at] = (pi * rewards[:, FIRST_TITLE:]).sum(axis=1)
+            predicted[at] = np.take_along_axis(rewards, queries["target"][at], axis=1)[:, 0]
+            done += len(at)
+        return value, predicted
 
 
 def _step(policy: Any, models: PreferenceTask) -> Callable:

@@ -31,21 +31,27 @@ class Start:
 class Post:
     """Post-training of a policy from rewards: the task "preference"."""
 
-    objective: str = "bc"  # key of `registry.POST_OBJECTIVES`: "bc" (imitation), "reward", "exponential"
-    # or "cql"
-    reward: str = ""  # name of a reward of the config; empty: none, for "bc" without reward models
+    objective: str = "bc"  # key of `registry.POST_OBJECTIVES`: "bc" (imitation), "reward", "exponential",
+    # "cql", "ppo", "dpo" or "ipo"
+    reward: str = ""  # name of a reward of the config; empty: none, for "bc", "dpo" and "ipo"
     source: Literal["observed", "model", "ensemble"] = "observed"  # rewards of the objective: those of the
     # log, or of the reward models: their mean, or mean - pessimism * standard deviation
-    baseline: Literal["zero", "user", "title", "value", "soft"] = (
-        "value"  # V of "exponential": 0; the mean of
-    )
-    # the user's earlier rewards; that of the title; a value of the state, expected or soft
-    beta: float = 0.5  # temperature of "exponential", in units of the reward
+    baseline: Literal["zero", "user", "title", "value", "soft", "group"] = "value"  # V of "exponential": 0;
+    # the mean of the user's earlier rewards; that of the title; a value of the state, expected or soft. V of
+    # "ppo": "value", or "group", the mean of the draws of the state, as in GRPO
+    beta: float = 0.5  # temperature of "exponential", in units of the reward; weight of log-ratios of "dpo"
+    # and "ipo"
     clip: float = 20.0  # largest weight of "exponential"
     alpha: float = 1.0  # weight of the conservative term of "cql"
     tau: float = 1.0  # temperature of the policy of "cql", softmax(Q / tau), in units of the reward
+    ratio_clip: float = 0.2  # the ratio of "ppo" is clipped to 1 - ratio_clip and 1 + ratio_clip
+    kappa: float = 0.0  # weight of the KL to the reference of "ppo", in units of the advantage
+    samples: int = 4  # titles that are drawn at a position, by "ppo" and by `python -m jaxrec.pairs`
+    refresh: int = 8  # steps of "ppo" between two copies of the policy, from which titles are drawn
+    eta: float = 0.1  # weight of imitation beside the pairs of "dpo" and "ipo"
     reward_models: int = 0  # number of reward models, each of a bootstrap sample of the users
-    pessimism: float = 1.0  # standard deviations of the reward models that "ensemble" subtracts
+    pessimism: float = 1.0  # standard deviations of the reward models between the mean and a bound: that of
+    # "ensemble", and those of `python -m jaxrec.pairs`
     reward_gradient: bool = False  # True: values and reward models train the encoder too
 
 

@@ -91,6 +91,7 @@ class Data:
     partitions: int = 8  # minimum number of partitions of users; affects memory, not the dataset
     truth_queries: int = 4096  # test queries whose choice probabilities and rewards are stored, for a
     # simulated source with signals or targets="every"; 0: none
+    validation_truth_queries: int = 0  # the same of validation queries, by which settings can be chosen
     workers: int = 0  # threads; 0: one per core; affects time, not the dataset
     since: str = (
         ""  # first day of the targets; histories still reach back over all earlier plays. "": all days

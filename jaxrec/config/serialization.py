@@ -27,7 +27,7 @@ _NOT_IN_DIGEST = ("directory", "workers", "partitions", "verify")  # they move t
 _LATER = (
     "path", "split", "validation_from", "test_from", "examples", "fold", "truth_queries", "served",
     "request_window_seconds", "since", "until", "replay", "only", "continues", "capacity", "session",
-    "session_gap_minutes",
+    "session_gap_minutes", "validation_truth_queries",
 )  # fmt: skip
 _NOT_IN_LABELS = ("of_drawn",)  # read by heads alone
 _LATER_FORMATS = ("interactions_format", "titles_format", "users_format", "signals_format")

@@ -198,12 +198,15 @@ NEXT_ITEM_LOSSES = {
     "gbce": "jaxrec.losses.next_item:gbce_loss",
 }
 
-# Objective of post-training -> a function of logged choices and `config.post`.
+# Objective of post-training -> a function of logged choices, draws or pairs, and `config.post`.
 POST_OBJECTIVES = {
     "bc": "jaxrec.losses.preference:bc",
     "reward": "jaxrec.losses.preference:reward",
     "exponential": "jaxrec.losses.preference:exponential",
     "cql": "jaxrec.losses.preference:cql",
+    "ppo": "jaxrec.losses.preference:ppo",
+    "dpo": "jaxrec.losses.preference:dpo",
+    "ipo": "jaxrec.losses.preference:ipo",
 }
 
 # Distribution of sampled negatives of sequences -> a NegativeSampler.

@@ -77,6 +77,8 @@ class Layout:
         session: Number of stored events of the request's session; 0: rows hold no session, and histories end
             at the request.
         session_kinds: Names of the events of sessions, "play" first: kind i + 1 of an event is the name i.
+        pairs: True if `python -m jaxrec.pairs` wrote the rows: a play of a training row may have a title that
+            is preferred at its position to another one.
     """
 
     num_titles: int
@@ -92,6 +94,7 @@ class Layout:
     selects_targets: bool = False
     session: int = 0
     session_kinds: tuple[str, ...] = ()
+    pairs: bool = False
 
     @property
     def has_candidates(self) -> bool:
@@ -196,7 +199,13 @@ class Layout:
             plays = 2 * (self.max_history + 1)
             fields_of_plays = _play_fields("", plays, completion=True)
             selected = [("selected", "<u2", (plays,))] if self.selects_targets else []  # 1: a target
-            return np.dtype([("user", "<u4"), *fields_of_plays, *selected, *self._label_fields(plays, "<f2")])
+            of_pairs = [("pair_winner", "<i4", (plays,)), ("pair_loser", "<i4", (plays,))]  # ids, 0: no pair
+            fields_of_plays += [
+                *selected,
+                *self._label_fields(plays, "<f2"),
+                *(of_pairs if self.pairs else []),
+            ]
+            return np.dtype([("user", "<u4"), *fields_of_plays])
         if not self.has_candidates:
             return np.dtype([*self._example_fields(), *self._label_fields(self.num_targets)])
         pools = [(f"pool_{p}", "<i4", (w,)) for p, w in zip(POOLS, self.pools, strict=False)]
@@ -272,12 +281,13 @@ _LATER = (
     "selects_targets",
     "session",
     "session_kinds",
+    "pairs",
 )  # left out of the JSON at their defaults
 _FEATURE = {"name": str, "kind": str, "where": str, "width": int, "size?": int, "columns?": int}
 _LAYOUT = {  # JSON of a layout
     "num_titles": int, "max_history": int, "num_targets": int, "pools": [int], "negatives": int,
     "features": [dict], "rows?": str, "labels?": [str], "filled?": bool, "has_gaps?": bool,
-    "selects_targets?": bool, "session?": int, "session_kinds?": [str],
+    "selects_targets?": bool, "session?": int, "session_kinds?": [str], "pairs?": bool,
 }  # fmt: skip
 
 

@@ -114,7 +114,9 @@ def evaluate(
     if options.session:
         result["session"] = evaluate_sessions(queries, options.session)
     ranked, of_all_titles = _rank_all_titles(workdir, queries, options) if CATALOGUE in lists else (None, {})
-    of_truth = evaluate_policy(queries, truth) if truth is not None else TruthEvaluation({}, {})
+    of_truth = TruthEvaluation({}, {})
+    if truth is not None:
+        of_truth = evaluate_policy(queries, truth, options.split)
     ks = (options.next_k or loaded.config.evaluate.next_k) if protocols.lists else (1,)
     scored = _score_lists(queries, lists, ks, options)
     seen = options.seen or loaded.config.evaluate.seen
@@ -123,7 +125,7 @@ def evaluate(
     result |= {
         **_label_baselines(queries, options.split, scored, observed),
         "protocol": _protocol(options, lists, usual, seen, queries),
-        "dataset": dataset.fingerprint,
+        "dataset": dataset.queries,
         "step": loaded.step,
         "seed": loaded.config.train.seed,
         "seconds": time.perf_counter() - started,

@@ -17,13 +17,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxrec.core.ids import FIRST_TITLE
-from jaxrec.losses.chunks import chunk_size, sum_dtype, to_chunks
+from jaxrec.losses.chunks import positions_per_chunk, sum_dtype, to_chunks
 
 _TITLE_GRADIENT_ROWS = 4096  # rows of the titles' gradient that are computed before they are added
-# Largest chunk of positions on a CPU, for any budget: larger logits do not fit into its caches. Measured in
-# milliseconds of one core (jax 0.10.2): 25,600 positions and 3,708 titles take 655, and 820 with chunks of
-# 18,000 positions; 800 positions and 100,000 titles take 1090, and 1430 in one chunk.
-_CPU_POSITIONS = 256
 
 
 def softmax(
@@ -51,10 +47,7 @@ def softmax(
     has_target = target >= FIRST_TITLE
     h = jnp.where(has_target[..., None], h, 0).reshape(R * L, D)
     bytes_per_position = titles.shape[0] * sum_dtype(h, titles).itemsize
-    max_positions = budget_bytes // bytes_per_position
-    if jax.default_backend() == "cpu":
-        max_positions = min(max_positions, _CPU_POSITIONS)
-    size = chunk_size(R * L, max_positions)
+    size = positions_per_chunk(R * L, bytes_per_position, budget_bytes)
     if left_out is not None:
         left_out = left_out.reshape(R * L, -1)
     inputs = h, titles, target.reshape(R * L), left_out, candidates

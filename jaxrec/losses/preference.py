@@ -1,7 +1,7 @@
-"""Objectives of post-training: weights on log pi of the titles that users chose.
+"""Objectives of post-training: of titles that users chose, of titles drawn from a policy, and of pairs.
 
-Each objective is a function of logged choices that returns the sum over positions and the sum of their
-weights, so that the loss of a batch is the first over the second, whatever the scale of the weights is.
+Each objective is a function that returns the sum over positions and the sum of their weights, so that the
+loss of a batch is the first over the second, whatever the scale of the weights is.
 
 | objective | sum over positions | weight |
 |---|---|---|
@@ -9,11 +9,19 @@ weights, so that the loss of a batch is the first over the second, whatever the 
 | reward | r (-log pi(a)) | r |
 | exponential | w (-log pi(a)), w = min(exp((r - V) / beta), clip) | w |
 | cql | (Q(a) - r)^2 / 2 + alpha (logsumexp Q - Q(a)) | 1 |
+| ppo | - mean over draws of min(rho A, clip(rho) A) + kappa KL(pi, reference) | 1 |
+| dpo | -log sigmoid(beta D) + eta (-log pi(a)) | 1 |
+| ipo | (D - 1 / (2 beta))^2 + eta (-log pi(a)) | 1 |
 
 `exponential` with V = 0 is exponential reward-weighted fine-tuning (arXiv 2603.10279). With V the value of
 the state it is advantage-weighted regression (AWR, arXiv 1910.00177) as Netflix applies it to generative
 recommenders (A-SFT). No gradient goes through a weight. `cql` is conservative Q-learning (arXiv 2006.04779)
 of one step, whose policy is softmax(Q / tau).
+
+`ppo` (arXiv 1707.06347) has rho = pi(b) / old(b) of titles b that an older policy drew, and the advantage
+A = r(b) - V, or that of their group (GRPO, arXiv 2402.03300). `dpo` (arXiv 2305.18290) and `ipo` (arXiv
+2310.12036) learn from pairs of a winner and a loser at a state: D is the log-ratio of pi to the reference of
+the winner minus that of the loser.
 """
 
 import math
@@ -24,6 +32,8 @@ import jax.numpy as jnp
 
 from jaxrec.config.schema import Post
 from jaxrec.core.registry import POST_OBJECTIVES, resolve
+
+_EQUAL = 1e-6  # standard deviation of rewards that are equal but for rounding
 
 
 class Choices(NamedTuple):
@@ -48,13 +58,45 @@ class Choices(NamedTuple):
     log_softmax_q: Any = None
 
 
+class Draws(NamedTuple):
+    """Titles that an older policy drew at the positions of rows, n each.
+
+    Attributes:
+        log_pi: [R, L, n] log probability of each title.
+        log_old: [R, L, n] the same by the policy that drew them.
+        advantage: [R, L, n] advantages, from `advantages`.
+        kl: [R, L] KL of the policy to the reference, in nats.
+        present: [R, L] bool, True where titles count.
+    """
+
+    log_pi: jax.Array
+    log_old: jax.Array
+    advantage: jax.Array
+    kl: jax.Array
+    present: jax.Array
+
+
+class Pairs(NamedTuple):
+    """Pairs of a winner and a loser at the positions of rows.
+
+    Attributes:
+        margin: [R, L] D, the log-ratio of the policy to the reference of the winner minus that of the loser.
+        log_pi: [R, L] log probability of the chosen title.
+        present: [R, L] bool, True where there is a pair.
+    """
+
+    margin: jax.Array
+    log_pi: jax.Array
+    present: jax.Array
+
+
 class Objective(NamedTuple):
     """Sums of an objective over positions.
 
     Attributes:
         total: Sum of the weighted losses.
         weight: [R, L] weights, 0 where a position has none.
-        clipped: [R, L] bool, True where `clip` is the weight.
+        clipped: [R, L] share of a position whose weight or ratio is clipped, from 0 to 1.
     """
 
     total: jax.Array
@@ -87,6 +129,47 @@ def cql(x: Choices, post: Post) -> Objective:
     return Objective(jnp.where(x.known, loss, 0.0).sum(), weight, jnp.zeros(weight.shape, bool))
 
 
+def ppo(x: Draws, post: Post) -> Objective:
+    """Return proximal policy optimisation: the clipped gain of draws, and kappa times the KL."""
+    advantage = jax.lax.stop_gradient(x.advantage)
+    ratio = jnp.exp(jnp.where(x.present[..., None], x.log_pi - x.log_old, 0.0))
+    gain = ratio * advantage
+    bounded = jnp.clip(ratio, 1 - post.ratio_clip, 1 + post.ratio_clip) * advantage
+    loss = -jnp.minimum(gain, bounded).mean(-1) + post.kappa * x.kl
+    clipped = jnp.where(x.present, (bounded < gain).mean(-1), 0.0)
+    return Objective(jnp.where(x.present, loss, 0.0).sum(), jnp.where(x.present, 1.0, 0.0), clipped)
+
+
+def dpo(x: Pairs, post: Post) -> Objective:
+    """Return direct preference optimisation, and eta times imitation."""
+    return _of_pairs(x, -jax.nn.log_sigmoid(post.beta * x.margin), post.eta)
+
+
+def ipo(x: Pairs, post: Post) -> Objective:
+    """Return identity preference optimisation, and eta times imitation: the margin goes to 1 / (2 beta)."""
+    return _of_pairs(x, jnp.square(x.margin - 0.5 / post.beta), post.eta)
+
+
+def _of_pairs(x: Pairs, loss: jax.Array, eta: float) -> Objective:
+    loss = jnp.where(x.present, loss - eta * x.log_pi, 0.0)
+    return Objective(loss.sum(), jnp.where(x.present, 1.0, 0.0), jnp.zeros(loss.shape))
+
+
+def advantages(reward: jax.Array, value: jax.Array | None) -> jax.Array:
+    """Return the advantages [..., n] of rewards of draws.
+
+    Args:
+        reward: [..., n] rewards of n draws at a state.
+        value: [...] values of the states. None: of the group, (r - mean) / standard deviation, 0 where all
+            rewards of a group are equal.
+    """
+    if value is not None:
+        return reward - value[..., None]
+    centred = reward - reward.mean(-1, keepdims=True)
+    deviation = jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True))
+    return jnp.where(deviation > _EQUAL, centred / jnp.maximum(deviation, _EQUAL), 0.0)
+
+
 def _weighted(log_pi: jax.Array, weight: jax.Array, clipped: jax.Array | None = None) -> Objective:
     weight = jax.lax.stop_gradient(weight)
     total = (weight * jnp.where(weight > 0, -log_pi, 0.0)).sum()
@@ -110,6 +193,6 @@ def soft_value_loss(value: jax.Array, x: Choices, beta: float) -> jax.Array:
     return jnp.where(x.known, jnp.exp(u - c) - target * (u - c), 0.0)
 
 
-def preference_loss(x: Choices, post: Post) -> Objective:
+def preference_loss(x: Choices | Draws | Pairs, post: Post) -> Objective:
     """Return the objective `post.objective`."""
     return resolve(POST_OBJECTIVES[post.objective])(x, post)

@@ -8,7 +8,7 @@ from jaxrec.cli.app import UNUSED_LIBRARIES, hide_libraries
 from jaxrec.core.ids import DRAWN_LISTS, LISTS, SERVED, TRUTH
 from jaxrec.core.json_io import write_text
 from jaxrec.studies.tables import labels, text
-from jaxrec.studies.tables.policies import policy_table
+from jaxrec.studies.tables.policies import curve_lines, policy_table
 
 _RULES = {"popularity": "popularity", "item_to_item": "item to item", "oracle": "oracle, p/q"}
 _METRICS = {"ndcg@1": "NDCG@1", "ndcg@5": "NDCG@5", "recall@5": "Recall@5", "mrr@5": "MRR@5"}
@@ -241,6 +241,7 @@ def write(folder: Path, result: Mapping[str, Any]) -> None:
         lines += _claims(result["claims"])
     for table in result["tables"].values():
         lines += _table(table)
+    lines += curve_lines(result["policies"], folder)
     for premise in result["premises"]:
         lines += _premise(premise, folder)
     if result["gates"]:

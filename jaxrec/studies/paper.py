@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from jaxrec.config.schema import TRAIN_MIXES, Config, Expert
-from jaxrec.studies.plan import Claim, Figures, Premise, ResultTable, Row
+from jaxrec.studies.declared.study import Claim, Figures, Premise, ResultTable, Row
 
 TABLES = (
     ResultTable("4", "Table 4: variants of the model"),

@@ -1,4 +1,4 @@
-"""Declaration of a study: base config, rows, result tables, claims and premises.
+"""Runs of a study: its rows, checked, as configs with a seed and a workdir each.
 
 A row is trained once per seed, even where several tables, claims and later rows of a chain read the row.
 """
@@ -6,7 +6,6 @@ A row is trained once per seed, even where several tables, claims and later rows
 import copy
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,122 +16,14 @@ from jaxrec.config.serialization import dataset_directory, digest
 from jaxrec.config.tree import fields_of, join, known_key, near, require
 from jaxrec.config.validation import at, check
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import DRAWN_LISTS
 from jaxrec.evaluation.labels.predictions import ORDERS as LABEL_METRICS
 from jaxrec.evaluation.metrics import METRICS as LIST_METRICS
 from jaxrec.evaluation.truth.policy_value import COLUMNS as TRUTH_METRICS
+from jaxrec.studies.declared.study import Claim, Policies, Premise, ResultTable, Row, Study
+
+__all__ = ["Claim", "Policies", "Premise", "ResultTable", "Row", "Run", "Study", "Variant"]
 
 PREMISE = "premise"  # value of --tables that selects the premises
-
-Figures = tuple[float, float, float, float]  # NDCG@1, NDCG@5, Recall@5, MRR@5
-
-
-@dataclass(frozen=True)
-class Row:
-    """A variant of the base config, with its table labels and the paper's figures.
-
-    Args:
-        name: Name of the row, also the name of its folder.
-        edits: Dotted key of a Config -> value that replaces the base's.
-        tables: Name of a table -> label of the row in that table.
-        paper: (candidate list, K) -> the paper's figures.
-        against: Name of the row that differences are taken from. Empty: the first row of the table.
-        after: Name of the row whose run with the same seed is where this row's run starts: `every_run` sets
-            `start.workdir`, and `edits` may set the rest of `start`. Empty: as in `base`.
-    """
-
-    name: str
-    edits: Mapping[str, Any]
-    tables: Mapping[str, str]
-    paper: Mapping[tuple[str, int], Figures] = field(default_factory=dict)
-    against: str = ""
-    after: str = ""
-
-
-@dataclass(frozen=True)
-class ResultTable:
-    """A table of the report: name as in --tables, heading, and the values of K.
-
-    Attributes:
-        name: Name in --tables.
-        title: Heading.
-        next_k: Values of K, the number of next titles.
-    """
-
-    name: str
-    title: str
-    next_k: tuple[int, ...] = (1,)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """Statement that the first row of each pair has a higher value of a metric than the second.
-
-    A claim is shown where every pair is shown. The claim is tested on each of `lists` at each K of `next_k`;
-    on an AUC it is tested once.
-
-    Attributes:
-        name: The statement.
-        pairs: (higher row, lower row) pairs.
-        lists: Candidate lists.
-        next_k: Values of K, the number of next titles.
-        metric: Metric of the lists, one of TRUTH_METRICS, or "auc/<head>" or "gauc/<head>" of labels.
-        margin: Above 0, the claim is non-inferiority: the first row is not lower by `margin` or more.
-    """
-
-    name: str
-    pairs: tuple[tuple[str, str], ...]
-    lists: tuple[str, ...] = DRAWN_LISTS
-    next_k: tuple[int, ...] = (1,)
-    metric: str = "ndcg@1"
-    margin: float = 0.0
-
-
-@dataclass(frozen=True)
-class Premise:
-    """Gain of row `better` over row `worse` at several values of a simulator setting.
-
-    Attributes:
-        name: Name of the premise.
-        key: Dotted config key of the setting.
-        better: Row with the higher metric.
-        worse: Row with the lower metric.
-        values: Values of the setting.
-        metric: Metric of the lists, or one of TRUTH_METRICS.
-    """
-
-    name: str
-    key: str
-    better: str
-    worse: str
-    values: tuple[float, ...] = (0.0, 1.0, 2.0)
-    metric: str = "ndcg@1"
-
-
-@dataclass
-class Study:
-    """A whole study, as `get_config` of a study's file returns it.
-
-    Args:
-        name: Name of the study in its report.
-        base: Config that the rows edit, after the overrides of the command line.
-        rows: Function from `base` to the rows.
-        tables: Tables that --tables can select.
-        default: Names of the tables that run where --tables is empty.
-        claims: Claims to test.
-        premises: Premises, which run where --tables contains `premise`.
-        folds: Folds of the users, one for each seed in turn (`data.fold`), so that as many seeds test every
-            user once; 0: all seeds are trained and tested on the users of the base config.
-    """
-
-    name: str
-    base: Config
-    rows: Callable[[Config], tuple[Row, ...]]
-    tables: tuple[ResultTable, ...]
-    default: tuple[str, ...]
-    claims: tuple[Claim, ...] = ()
-    premises: tuple[Premise, ...] = ()
-    folds: int = 0
 
 
 class Run(NamedTuple):
@@ -144,6 +35,7 @@ class Run(NamedTuple):
         config: Config of the run.
         workdir: Folder of the run.
         after: Name of the run of the same seed that this run starts from. Empty: none of the study.
+        pairs_of: Directory of the dataset that the pairs of the run's dataset are of. Empty: no pairs.
     """
 
     name: str
@@ -151,6 +43,7 @@ class Run(NamedTuple):
     config: Config
     workdir: Path
     after: str = ""
+    pairs_of: str = ""
 
 
 class Variant(NamedTuple):
@@ -159,10 +52,12 @@ class Variant(NamedTuple):
     Attributes:
         config: Config of the runs. After another run, `start.workdir` is that of no seed.
         after: Name of the run that a run of the same seed starts from. Empty: none of the study.
+        pairs: True: the runs train on pairs that are drawn from that run.
     """
 
     config: Config
     after: str
+    pairs: bool = False
 
 
 def apply_edits(base: Config, name: str, edits: Mapping[str, Any], after: str = "") -> Config:
@@ -266,10 +161,11 @@ def variants(study: Study, tables: tuple[str, ...]) -> dict[str, Variant]:
             name, after = rename(row.name), rename(row.after) if row.after else ""
             edits = {**row.edits, **({} if name == row.name else setting or {})}
             if name not in out:
-                out[name] = Variant(apply_edits(study.base, name, edits, after), after)
+                out[name] = Variant(apply_edits(study.base, name, edits, after), after, row.pairs)
 
+    measured_by = study.policies.measured_by
     for row in rows.values():
-        if any(table in tables for table in row.tables):
+        if row.name == measured_by or any(table in tables for table in row.tables):
             add(row.name)
     for premise in study.premises if PREMISE in tables else ():
         for value in premise.values:
@@ -291,6 +187,8 @@ def _checked_rows(study: Study) -> dict[str, Row]:
     for row in rows.values():
         for name in row.tables:
             known_key("tables", name, known)
+        if row.pairs and not row.after:
+            raise InputError(f"row {row.name}: pairs=True; allowed with after, whose run draws the pairs")
     for claim in study.claims:
         allowed = [*LIST_METRICS, *TRUTH_METRICS, *(f"{metric}/<head>" for metric in LABEL_METRICS)]
         label, _, head = claim.metric.partition("/")
@@ -300,7 +198,10 @@ def _checked_rows(study: Study) -> dict[str, Row]:
             raise InputError(f"claim {claim.name!r}: margin={claim.margin}; allowed: 0 to 1, 1 excluded")
     pairs = [pair for claim in study.claims for pair in claim.pairs]
     pairs += [(premise.better, premise.worse) for premise in study.premises]
-    for name in [name for pair in pairs for name in pair] + [r.against for r in rows.values() if r.against]:
+    policies = study.policies
+    named = [r.against for r in rows.values()] + [policies.measured_by, policies.percent_of]
+    named += [name for curve in policies.curves.values() for name in curve]
+    for name in [name for pair in pairs for name in pair] + [name for name in named if name]:
         known_key("rows", name, rows)
     for name in rows:
         chain(rows, name)
@@ -323,12 +224,17 @@ def every_run(study: Study, tables: tuple[str, ...], seeds: int, folder: Path) -
     for seed in range(study.base.train.seed, study.base.train.seed + seeds):
         for name, variant in variant_by_name.items():
             config = copy.deepcopy(variant.config)
-            config.train.seed = seed
+            config.train.seed = (
+                seed + variant.config.train.seed - study.base.train.seed
+            )  # of a row: an offset
             if study.folds:
                 _set_fold(config, f"{(seed - study.base.train.seed) % study.folds + 1}/{study.folds}")
             if variant.after:  # absolute: a resumed study may be named from another folder
                 config.start.workdir = os.path.abspath(_workdir(folder, variant.after, seed))
-            out.append(Run(name, seed, config, _workdir(folder, name, seed), variant.after))
+            of_pairs = dataset_directory(config) if variant.pairs else ""
+            if of_pairs:
+                config.data.directory = os.path.abspath(folder / "pairs" / variant.after / f"seed-{seed}")
+            out.append(Run(name, seed, config, _workdir(folder, name, seed), variant.after, of_pairs))
     return out
 
 
@@ -345,5 +251,5 @@ def _workdir(folder: Path, name: str, seed: int) -> Path:
 
 
 def datasets(runs: list[Run]) -> dict[str, Config]:
-    """Return dataset directory -> config that prepares it, for the datasets of runs."""
-    return {dataset_directory(run.config): run.config for run in reversed(runs)}
+    """Return dataset directory -> config that prepares it, for the datasets of runs without pairs."""
+    return {dataset_directory(run.config): run.config for run in reversed(runs) if not run.pairs_of}

@@ -25,7 +25,8 @@ from jaxrec.studies.plan import (
     Study,
     premise_row,
 )
-from jaxrec.studies.policy_results import policy_block
+from jaxrec.studies.policies.curves import policy_curves
+from jaxrec.studies.policies.values import policy_block
 
 TASK = "ctr"  # head that single-task and multi-task rows have in common
 
@@ -237,7 +238,7 @@ def _premise_json(premise: Premise, study: Study, comparisons: Comparisons) -> d
 
 
 def compute_results(study: Study, tables: tuple[str, ...], row_results: RowResults) -> dict[str, Any]:
-    """Return `tables`, `claims`, `premises` and `gates` of the runs that are done.
+    """Return `tables`, `claims`, `premises`, `gates` and `policies` of the runs that are done.
 
     Args:
         study: The study.
@@ -258,4 +259,5 @@ def compute_results(study: Study, tables: tuple[str, ...], row_results: RowResul
             _premise_json(premise, study, comparisons) for premise in study.premises if PREMISE in tables
         ],
         "gates": _gates_json(row_results),
+        "policies": policy_curves(study.policies, row_results),
     }

@@ -23,14 +23,17 @@ from jaxrec.config import schema
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import run_differences, to_json
 from jaxrec.core.errors import InputError
+from jaxrec.core.ids import REWARDS
 from jaxrec.core.json_io import write_text
 from jaxrec.core.paths import AnyPath, as_path
+from jaxrec.data.storage.dataset import MANIFEST
 from jaxrec.evaluation.per_user import PerUserResults, read
 from jaxrec.runtime.preemption import PreemptionHandler
 from jaxrec.studies import chains
 from jaxrec.studies.plan import Run, datasets
 
 _POLL_SECONDS = 0.1
+MEASURED = "measured"  # folder in a workdir: the evaluation by reward models of another run
 
 
 class Job(NamedTuple):
@@ -108,8 +111,41 @@ def training_job(run: Run) -> Job:
     config, workdir = f"--config={run.workdir / 'config.py'}", f"--workdir={run.workdir}"
     train = ("-m", "jaxrec.train", config, workdir, "--per-user")
     after = f"{run.after} seed {run.seed}" if run.after else ""
+    after = pairs_job(run).name if run.pairs_of else after
     name, log = f"{run.name} seed {run.seed}", run.workdir / "log.txt"
     return Job(name, run.workdir, train, chains.EVALUATED, log, after)
+
+
+def pairs_job(run: Run) -> Job:
+    """Return the job that draws the pairs of a run from the run that it starts from.
+
+    Runs that start from the same run share the pairs.
+    """
+    first, folder = run.config.start.workdir, as_path(run.config.data.directory)
+    draw = (
+        "-m", "jaxrec.pairs", f"--checkpoint={first}", f"--rewards={first}",
+        f"--config={run.workdir / 'config.py'}", f"--config.data.directory={run.pairs_of}", f"--out={folder}",
+    )  # fmt: skip
+    log = run.workdir / "pairs.log"
+    after = f"{run.after} seed {run.seed}"
+    return Job(f"pairs of {after}", folder, draw, MANIFEST, log, after)
+
+
+def measuring_jobs(runs: Sequence[Run], measured_by: str) -> list[Job]:
+    """Return the jobs that measure the policies of all runs by the reward models of a row."""
+    models = {run.seed: run.workdir for run in runs if run.name == measured_by}
+    return [
+        Job(
+            f"{run.name} seed {run.seed} by the reward models of {measured_by}",
+            run.workdir / MEASURED,
+            ("-m", "jaxrec.evaluate", f"--checkpoint={run.workdir}", f"--reward_models={models[run.seed]}",
+             f"--out={run.workdir / MEASURED}", "--per-user"),
+            chains.EVALUATED,
+            run.workdir / "measured.log",
+        )
+        for run in runs
+        if models and run.name != measured_by and chains.is_evaluated(run.workdir)
+    ]  # fmt: skip
 
 
 def preparation_jobs(runs: Sequence[Run], folder: Path) -> list[Job]:
@@ -244,8 +280,12 @@ def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def run_all(runs: Sequence[Run], folder: Path, at_once: int, interrupt: PreemptionHandler) -> list[str]:
+def run_all(
+    runs: Sequence[Run], folder: Path, at_once: int, interrupt: PreemptionHandler, measured_by: str = ""
+) -> list[str]:
     """Prepare datasets, train and evaluate the runs; return a line per failed job.
+
+    Policies are then measured by the reward models of the row `measured_by`, if there is one.
 
     Where `interrupt.requested` is set, the function returns early, after every training has saved.
     No training starts where the preparation of a dataset failed.
@@ -259,7 +299,16 @@ def run_all(runs: Sequence[Run], folder: Path, at_once: int, interrupt: Preempti
     with Pool(at_once, interrupt) as pool:
         for run in runs:
             write_config(run)
-        return pool.run(preparation_jobs(runs, folder)) or pool.run([training_job(run) for run in runs])
+        if failures := pool.run(preparation_jobs(runs, folder)):
+            return failures
+        jobs: dict[str, Job] = {}
+        for run in runs:
+            for job in ((pairs_job(run),) if run.pairs_of else ()) + (training_job(run),):
+                jobs.setdefault(job.name, job)  # pairs are drawn once
+        failures = pool.run([*jobs.values()])
+        if interrupt.requested:
+            return failures
+        return failures + pool.run(measuring_jobs(runs, measured_by))
 
 
 def finished(runs: Sequence[Run]) -> list[Run]:
@@ -275,5 +324,8 @@ def values(runs: Sequence[Run]) -> dict[str, dict[int, PerUserResults]]:
     """
     out: dict[str, dict[int, PerUserResults]] = {}
     for run in finished(runs):
-        out.setdefault(run.name, {})[run.seed] = read(run.workdir)
+        results = read(run.workdir)
+        if chains.is_evaluated(run.workdir / MEASURED):
+            results.result[REWARDS] = read(run.workdir / MEASURED).result[REWARDS]
+        out.setdefault(run.name, {})[run.seed] = results
     return out

@@ -20,7 +20,7 @@ from jaxrec.core.row_format import Layout
 from jaxrec.data.loading.packing import Packer
 from jaxrec.models.outputs import Correction
 from jaxrec.models.two_stage import TwoStageResult
-from jaxrec.tasks.outputs import Protocols, QueryScores, Sums, TitleScores
+from jaxrec.tasks.outputs import KeptParameters, Protocols, QueryScores, Sums, TitleScores
 
 
 @dataclass(frozen=True, eq=False)  # hashed by identity: `jax.pmap` hashes its function
@@ -105,6 +105,15 @@ class Task:
             table: Features of all titles.
         """
         return None
+
+    @property
+    def kept_parameters(self) -> KeptParameters:
+        """Parameters beside the current ones that the loss reads: none."""
+        return KeptParameters()
+
+    def with_kept(self, context: Any, reference: Any, old: Any, table: TitleTable) -> Any:
+        """Return the context from `device_context` with what the loss reads of `kept_parameters`."""
+        return context
 
     def loss(
         self, params: Any, host: HostBatch, table: TitleTable, task_state: Any, step: jax.Array,
@@ -318,11 +327,7 @@ class Task:
         return jnp.asarray(table.rank) < len(table.rank) if self.layout.has_gaps else None
 
     def microbatches(self, device_batch: int) -> int:
-        """Return the number of microbatches of a per-device batch.
-
-        The result is the smallest number that divides `device_batch` into equal microbatches of at most
-        `train.microbatch_size` examples.
-        """
+        """Return the smallest number of equal microbatches of at most `train.microbatch_size` examples."""
         limit = (
             self.config.train.microbatch_size or self.microbatch_limit(jax.default_backend()) or device_batch
         )
@@ -330,10 +335,7 @@ class Task:
 
     @property
     def shards_titles(self) -> bool:
-        """True if title embeddings are row-sharded over the devices.
-
-        The optimizer state of the embeddings is then sharded too.
-        """
+        """True if title embeddings, and their optimizer state, are row-sharded over the devices."""
         return self.config.model.item_table_sharding == "split"
 
     @cached_property

@@ -196,7 +196,8 @@ def check_same_catalogue(dataset: Dataset, loaded: LoadedCheckpoint) -> None:
     where = f"dataset {dataset.directory} ({dataset.fingerprint})"
     trained = f"the training's dataset {loaded.meta['dataset_directory']} ({loaded.meta['dataset']})"
     allowed = "allowed: a dataset with the same titles, in the same order of popularity, and categories"
-    if replace(dataset.layout, filled=loaded.task.layout.filled) != loaded.task.layout:
+    own = loaded.task.layout
+    if replace(dataset.layout, filled=own.filled, pairs=own.pairs) != own:
         raise InputError(f"{where}: its layout differs from that of {trained}; {allowed}")
     keys, expected = dataset.arrays.title_key, loaded.arrays.title_key
     differs = np.flatnonzero(keys != expected)  # the layouts have the number of titles
@@ -220,7 +221,7 @@ def open_dataset(loaded: LoadedCheckpoint, data: str | AnyPath | None) -> Datase
     """
     dataset = Dataset(data or loaded.meta["dataset_directory"], loaded.config.data.verify)
     check_same_catalogue(dataset, loaded)
-    if dataset.layout != loaded.task.layout:  # predicted labels in the rows of one of the two
+    if dataset.layout != loaded.task.layout:  # predicted labels or pairs in the rows of one of the two
         loaded.task = replace(loaded.task, layout=dataset.layout)
     return dataset
 

@@ -61,6 +61,20 @@ class Protocols(NamedTuple):
     usual_truth: bool = False
 
 
+class KeptParameters(NamedTuple):
+    """Parameters beside the current ones that the loss of a task reads.
+
+    Attributes:
+        reference: True: those that the training started with, `TrainState.reference`.
+        refresh: Steps after which `TrainState.old` is replaced by the current parameters; 0: there is none.
+        taken: Patterns of names of parameters that the run which the training starts from must have.
+    """
+
+    reference: bool = False
+    refresh: int = 0
+    taken: tuple[str, ...] = ()
+
+
 def mean_metrics(sums: Sums) -> dict[str, float]:
     """Return the mean of each metric as a Python float, NaN for a count of 0.
 

@@ -17,14 +17,7 @@ def has_anchor(start: Start) -> bool:
     return bool(start.workdir) and start.anchor > 0
 
 
-def empty_reference(start: Start, params: Any) -> Any:
-    """Return a reference that anchors nothing: NaN, as a tree like `params`; () without an anchor."""
-    if not has_anchor(start):
-        return ()
-    return jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), params)
-
-
-def restrain_gradients(start: Start, gradients: Any, params: Any, reference: Any) -> Any:
+def restrain_gradients(start: Start, gradients: Any, params: Any, reference: Any, anchored: Any) -> Any:
     """Return gradients with that of the anchor, and 0 for frozen parameters.
 
     The anchor adds anchor / 2 |params - reference|^2 to the loss (L2-SP, Li et al. 2018), over the values
@@ -34,14 +27,16 @@ def restrain_gradients(start: Start, gradients: Any, params: Any, reference: Any
         start: Settings of the start.
         gradients: Tree as `params`.
         params: Tree of parameters.
-        reference: First values, a tree as `params`, NaN where nothing was taken; () without an anchor.
+        reference: First values, a tree as `params`; not read without an anchor.
+        anchored: Bool, True where a value was taken, a tree as `params`; not read without an anchor.
     """
     if has_anchor(start):
         gradients = jax.tree.map(
-            lambda g, p, first: g + start.anchor * (p - jnp.where(jnp.isnan(first), p, first)),
+            lambda g, p, first, taken: g + start.anchor * (p - jnp.where(taken, first, p)),
             gradients,
             params,
             reference,
+            anchored,
         )
     if not start.freeze:
         return gradients

@@ -113,8 +113,18 @@ def read_start(task: Task, dataset: Dataset, state: TrainState) -> StartPoint:
     fill = fill_new_rows(start.rows, start.noise, task.config.train.seed, features)
     mapped = warm.map_parameters(_part(old, "params"), start.take, fill)
     values = {f"params/{name}": value for name, value in mapped.values.items()}
+    kept = task.kept_parameters
+    for name in mapped.record["initialised"]:
+        if matches(name, kept.taken):
+            raise InputError(
+                f"{what}: lacks {name}, which the reference must have trained; allowed: a run with it"
+            )
     if has_anchor(start):
-        values |= {f"reference/{name}": value for name, value in mapped.taken.items()}
+        values |= {f"anchored/{name}": ~np.isnan(value) for name, value in mapped.taken.items()}
+    if has_anchor(start) or kept.reference:
+        values |= {f"reference/{name}": value for name, value in mapped.values.items()}
+    if kept.refresh:
+        values |= {f"old/{name}": value for name, value in mapped.values.items()}
     if start.optimizer == "kept":
         values |= _moments(warm, mapped, old, slashed_leaves(state))
     if task.config.optimizer.ema_decay:

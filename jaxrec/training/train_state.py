@@ -11,7 +11,7 @@ import numpy as np
 from jaxrec.runtime.mesh import replicate, state_shardings
 from jaxrec.tasks.base import Task
 from jaxrec.training import optimizer
-from jaxrec.training.restraints import empty_reference
+from jaxrec.training.restraints import has_anchor
 
 
 class TrainState(NamedTuple):
@@ -25,7 +25,9 @@ class TrainState(NamedTuple):
         fresh: bool, True if no step has used the validation loss yet.
         task_state: State from `Task.init_task_state`.
         average: Moving average of the parameters; () unless `optimizer.ema_decay` is set.
-        reference: Values that the anchor pulls parameters to, NaN for none; () without `start.anchor`.
+        reference: Parameters that the training started with; () unless `start.anchor` or the task reads them.
+        anchored: Bool, True where the anchor pulls a parameter to the reference; () without `start.anchor`.
+        old: Parameters of an earlier step, from which a policy draws; () unless the task reads them.
     """
 
     params: Any
@@ -36,6 +38,8 @@ class TrainState(NamedTuple):
     task_state: Any = ()
     average: Any = ()
     reference: Any = ()
+    anchored: Any = ()
+    old: Any = ()
 
     @property
     def eval_params(self) -> Any:
@@ -87,11 +91,18 @@ class StateInit:
 
     def _init_state(self, key: jax.Array) -> TrainState:
         params = self.task.init_params(key, self.task.empty_table())
-        config = self.task.config.optimizer
-        average = jax.tree.map(jnp.copy, params) if config.ema_decay else ()
+        config, kept = self.task.config.optimizer, self.task.kept_parameters
+        is_anchored = has_anchor(self.task.config.start)
+
+        def copy_if(needed: bool) -> Any:
+            return jax.tree.map(jnp.copy, params) if needed else ()
+
         return TrainState(
             params, optimizer.make(config).init(params), jnp.int32(0), jnp.float32(0), jnp.bool_(False),
-            self.task.init_task_state(), average, empty_reference(self.task.config.start, params),
+            self.task.init_task_state(), copy_if(bool(config.ema_decay)),
+            copy_if(is_anchored or kept.reference),
+            jax.tree.map(lambda x: jnp.zeros(x.shape, bool), params) if is_anchored else (),
+            copy_if(kept.refresh > 0),
         )  # fmt: skip
 
 

@@ -42,7 +42,7 @@ class TrainStep:
         """Return the state after one step, and metric sums; called inside a mapped step."""
         config, start = self.task.config.optimizer, self.task.config.start
         grads, sums = self.gradients(state, host, table)
-        grads = restrain_gradients(start, grads, state.params, state.reference)
+        grads = restrain_gradients(start, grads, state.params, state.reference, state.anchored)
         params, optimizer_state = optimizer.step(
             config, grads, state.optimizer, state.params, value=state.validation, fresh=state.fresh
         )
@@ -57,18 +57,20 @@ class TrainStep:
             average = optimizer.averaged(config, average, params, state.step)
         task_state, sums = self.task.update_task_state(state.task_state, state.params, state.step, sums)
         after = TrainState(
-            params,
-            optimizer_state,
-            state.step + 1,
-            state.validation,
-            jnp.bool_(False),
-            task_state,
-            average,
-            state.reference,
-        )
+            params, optimizer_state, state.step + 1, state.validation, jnp.bool_(False), task_state, average,
+            state.reference, state.anchored, self._old(state, params),
+        )  # fmt: skip
         if self.task.config.train.on_nonfinite == "skip":
             return skip_nonfinite(state, after, sums)
         return after, sums
+
+    def _old(self, state: TrainState, params: Any) -> Any:
+        """Return the parameters of an earlier step: every `refresh` steps those after this step."""
+        refresh = self.task.kept_parameters.refresh
+        if not refresh:
+            return ()
+        is_due = (state.step + 1) % refresh == 0
+        return jax.tree.map(lambda new, old: jnp.where(is_due, new, old), params, state.old)
 
     def gradients(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[Any, Sums]:
         """Return gradients of the mean loss of the global batch, and metric sums.
@@ -85,6 +87,7 @@ class TrainStep:
         """
         count = self.task.microbatches(len(host.valid))
         context = self.task.device_context(state.task_state, state.step, host, table)
+        context = self.task.with_kept(context, state.reference, state.old, table)
         if count == 1 and not self.task.shards_titles:
             (grads, _), sums = self._microbatch(state, None, host, table, 0, 1, context)
             grads, sums = psum_replicated((grads, sums))

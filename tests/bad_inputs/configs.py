@@ -345,6 +345,12 @@ POLICY_CASES = [
     policy("asft", "evaluate.checkpoint=best", text="evaluate.checkpoint='best' must be 'last'"),
     policy("asft", "task.name=next_item", text="post.objective='exponential' must be 'bc'"),
     policy("asft", "data.targets=any", text="data.targets='any' must be 'new' or 'every'"),
+    policy("ppo", "start.workdir=", text="start.workdir='' must be the run of a policy with post.objective="),
+    policy("dpo", "post.beta=-1", text="post.beta=-1.0 must be a finite number above 0"),
+    policy("ppo", "post.source=observed", text="post.source='observed' must be one of model, ensemble"),
+    policy("ppo", "post.kappa=-1", text="post.kappa=-1.0 must be finite and at least 0"),
+    policy("grpo", "post.samples=1", text="post.samples=1 must be at least 2"),
+    policy("tiny", "data.validation_truth_queries=-1", text="data.validation_truth_queries=-1 must be at l"),
     policy("bc", "next_item.loss=bce", text="next_item.loss='bce' must be 'softmax'"),
     policy("smol", text="configs/policy.py:smol: the argument must be one of small, tiny, bc"),
 ]

@@ -17,9 +17,9 @@ LINES = (
     ),
     Line(
         "chunks of the full softmax on an accelerator",
-        "jaxrec/losses/full_softmax.py",
-        'if jax.default_backend() == "cpu":\n        max_positions',
-        "if True:\n        max_positions",
+        "jaxrec/losses/chunks.py",
+        'if jax.default_backend() == "cpu":',
+        "if True:",
         (f"{_FORCED}::test_gpu_branch_of_the_full_softmax",),
     ),
     Line(

@@ -23,8 +23,8 @@ LINES = (
     ),
     Line(
         "a filled dataset is that of one checkpoint",
-        "jaxrec/analysis/filling.py",
-        'if manifest["digest"] != own:',
+        "jaxrec/analysis/rewriting.py",
+        'if is_there and read_manifest(folder / MANIFEST)["digest"] != own:',
         "if False:",
         (f"{_FILL}::test_the_same_content_is_left_and_other_content_refused",),
     ),

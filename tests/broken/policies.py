@@ -5,6 +5,9 @@ from tests.broken.line import Line
 _VALUE = "tests/evaluation/truth/test_policy_value.py"
 _LOSSES = "tests/losses/test_preference.py"
 _TASK = "tests/tasks/test_preference_task.py"
+_ACTIONS = "tests/models/test_actions.py"
+_COMPARED = "tests/tasks/test_compared_policies.py"
+_STUDY = "tests/studies/test_policy_results.py"
 _WHOLE = "tests/end_to_end/test_policy_value_runs.py"
 
 LINES = (
@@ -71,8 +74,78 @@ LINES = (
     Line(
         "values and reward models are shallow",
         "jaxrec/tasks/preference/task.py",
-        "if self.config.post.reward_gradient else jax.lax.stop_gradient",
-        "if True else jax.lax.stop_gradient",
+        "return x if self.config.post.reward_gradient else jax.lax.stop_gradient(x)",
+        "return x",
         (f"{_TASK}::test_values_and_reward_models_train_the_encoder_only_if_they_are_told_to",),
+    ),
+    Line(
+        "the reference is that of the start in every step",
+        "jaxrec/training/train_step.py",
+        "state.reference, state.anchored, self._old(state, params),",
+        "self._old(state, params), state.anchored, self._old(state, params),",
+        (f"{_COMPARED}::test_the_old_policy_is_refreshed_and_the_reference_is_that_of_the_start",),
+    ),
+    Line(
+        "the old policy is refreshed after so many steps",
+        "jaxrec/training/train_step.py",
+        "is_due = (state.step + 1) % refresh == 0",
+        "is_due = (state.step + 1) % refresh == 1",
+        (f"{_COMPARED}::test_the_old_policy_is_refreshed_and_the_reference_is_that_of_the_start",),
+    ),
+    Line(
+        "a ratio is clipped where it would gain more",
+        "jaxrec/losses/preference.py",
+        "loss = -jnp.minimum(gain, bounded).mean(-1) + post.kappa * x.kl",
+        "loss = -bounded.mean(-1) + post.kappa * x.kl",
+        (f"{_LOSSES}::test_ppo_by_hand",),
+    ),
+    Line(
+        "an advantage of a group is over its standard deviation",
+        "jaxrec/losses/preference.py",
+        "deviation = jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True))",
+        "deviation = jnp.square(centred).mean(-1, keepdims=True)",
+        (f"{_LOSSES}::test_advantages_of_values_and_of_groups_by_hand",),
+    ),
+    Line(
+        "the rewards of draws are those of the reference",
+        "jaxrec/tasks/preference/task.py",
+        'of_reference: Any = {"params": context.reference.params}',
+        'of_reference: Any = {"params": params}',
+        (f"{_COMPARED}::test_the_loss_of_draws_by_brute_force",),
+    ),
+    Line(
+        "a margin is relative to the reference",
+        "jaxrec/tasks/preference/compared.py",
+        "ratio_BxLx2 = (policy.logits(ids_BxLx2) - reference.logits(ids_BxLx2)) / temperature",
+        "ratio_BxLx2 = policy.logits(ids_BxLx2) / temperature",
+        (f"{_COMPARED}::test_the_loss_of_pairs_by_brute_force",),
+    ),
+    Line(
+        "a draw chooses a block by its whole probability",
+        "jaxrec/models/generative/actions.py",
+        "block_PxB = jax.nn.logsumexp(title_PxBxS, axis=-1)",
+        "block_PxB = title_PxBxS.max(axis=-1)",
+        (f"{_ACTIONS}::test_draws_have_the_probabilities_of_the_policy_and_are_functions_of_their_keys",),
+    ),
+    Line(
+        "a pair is kept where its bounds are apart",
+        "jaxrec/analysis/preference_pairs.py",
+        "is_kept = low.max(-1) > high.min(-1)",
+        "is_kept = mean.max(-1) > mean.min(-1)",
+        (f"{_WHOLE}::test_the_best_pair_of_draws_by_hand",),
+    ),
+    Line(
+        "the best row is that of the validation queries",
+        "jaxrec/studies/policies/curves.py",
+        "means = [np.mean([point.validation for point in points[row].values()]) for row in rows]",
+        "means = [np.mean([point.value for point in points[row].values()]) for row in rows]",
+        (f"{_STUDY}::test_the_best_row_is_chosen_on_validation_and_compared_at_equal_kl",),
+    ),
+    Line(
+        "a run of pairs waits for its pairs",
+        "jaxrec/studies/runs.py",
+        "after = pairs_job(run).name if run.pairs_of else after",
+        "pass",
+        (f"{_STUDY}::test_pairs_are_drawn_once_after_the_run_that_draws_them",),
     ),
 )

@@ -80,8 +80,8 @@ LINES = (
     Line(
         "what was not taken has no anchor",
         "jaxrec/training/restraints.py",
-        "jnp.where(jnp.isnan(first), p, first)",
-        "jnp.nan_to_num(first)",
+        "jnp.where(taken, first, p)",
+        "first",
         (
             "tests/training/test_restraints.py"
             "::test_the_anchors_gradient_is_its_weight_times_the_distance_from_the_reference",

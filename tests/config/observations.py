@@ -50,6 +50,7 @@ from jaxrec.evaluation.details import full_catalogue
 from jaxrec.losses import next_item as losses
 from jaxrec.losses import ranking as ranking_losses
 from jaxrec.losses import task_weights
+from jaxrec.losses.preference import Pairs, preference_loss
 from jaxrec.models.layers import rng
 from jaxrec.models.next_item import NextItemModel
 from jaxrec.models.outputs import RankingOutput
@@ -375,12 +376,19 @@ def loss(config: Config, host=None, params=None) -> str:
     def run(params, host, table, state, step):
         key = rng.row_keys(config.train.seed, step, jnp.arange(len(host.valid)))
         context = task.device_context(state, step, host, table)
+        context = task.with_kept(context, params, params, table)
         total, sums = task.loss(params, host, table, state, step, key, None, context)
         return total, task.update_task_state(state, params, step, sums)
 
     state = jax.eval_shape(task.init_task_state)
     params = params or _shapes(config, task)
     return program(run, params, host or _host(config, task), table, state, jnp.int32(0))
+
+
+def of_pairs(config: Config) -> str:
+    """Return the program of the objective of pairs that are inputs of the program."""
+    pairs = Pairs(*(jnp.zeros((2, 3)),) * 2, jnp.ones((2, 3), bool))
+    return program(lambda *x: preference_loss(Pairs(*x), config.post).total, *pairs)
 
 
 def terms(config: Config) -> str:

@@ -242,6 +242,9 @@ DATA = table(
     "earliest": [Case("data.earliest", "2024-11-15", o.rows, edits={"data.max_invalid_fraction": 1.0})],
     "latest": [Case("data.latest", "2025-01-10", o.rows, edits={"data.max_invalid_fraction": 1.0})],
     "truth_queries": [Case("data.truth_queries", 9, o.rows, edits={"data.targets": "every"})],
+    "validation_truth_queries": [
+        Case("data.validation_truth_queries", 9, o.rows, edits={"data.targets": "every"})
+    ],
     "directory": [Case("data.directory", "elsewhere", dataset_directory)],
     "path": [Case("data.path", "other_log.csv", o.read, "tables",
                   {"source.interactions": "", "data.path": "log.csv"})],
@@ -408,14 +411,29 @@ POSTED = {
     "rewards": (Reward("r", (Term("x"),)), Reward("s", (Term("z"),))), "evaluate.checkpoint": "last",
     "post.objective": "exponential", "post.reward": "r",
 }  # fmt: skip
+DRAWN = POSTED | {
+    "post.objective": "ppo", "post.source": "model", "post.reward_models": 2, "start.workdir": "runs/bc",
+}  # fmt: skip
+PAIRED = POSTED | {"post.objective": "dpo", "start.workdir": "runs/bc"}
 POST = {
     name: [Case(f"post.{name}", value, o.loss, "next_item", POSTED)]
-    for name, value in {"reward": "s", "beta": 0.3, "clip": 5.0, "reward_models": 2}.items()
+    for name, value in {"reward": "s", "clip": 5.0, "reward_models": 2}.items()
 } | {
     "objective": [
         Case("post.objective", value, o.loss, "next_item", POSTED, also)
-        for value, also in (("reward", {}), ("bc", {}), ("cql", {}))
+        for value, also in (("reward", {}), ("bc", {}), ("cql", {}), ("ppo", DRAWN))
     ],
+    "beta": [
+        Case("post.beta", 0.3, o.loss, "next_item", POSTED),
+        Case("post.beta", 0.3, o.of_pairs, "next_item", PAIRED),
+        Case("post.beta", 0.3, o.of_pairs, "next_item", PAIRED | {"post.objective": "ipo"}),
+    ],
+    "eta": [Case("post.eta", 0.3, o.of_pairs, "next_item", PAIRED)],
+    **{
+        name: [Case(f"post.{name}", value, o.loss, "next_item", DRAWN)]
+        for name, value in {"ratio_clip": 0.3, "kappa": 0.5, "samples": 3}.items()
+    },
+    "refresh": [Case("post.refresh", 3, o.step, "next_item", DRAWN)],
     "source": [
         Case("post.source", value, o.loss, "next_item", POSTED | {"post.reward_models": 2})
         for value in ("model", "ensemble")
@@ -423,7 +441,8 @@ POST = {
     "baseline": [
         Case("post.baseline", value, o.loss, "next_item", POSTED)
         for value in ("zero", "user", "title", "soft")
-    ],
+    ]
+    + [Case("post.baseline", "group", o.loss, "next_item", DRAWN)],
     **{
         name: [Case(f"post.{name}", 2.0, o.loss, "next_item", POSTED | {"post.objective": "cql"})]
         for name in ("alpha", "tau")

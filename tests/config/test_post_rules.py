@@ -34,14 +34,33 @@ def config_with(post, **values):
     return config
 
 
+STARTED = {"start__workdir": "runs/bc"}
 LOW = (Reward("stars", (Term("stars"),), base=-3.0, low=-2.0, high=2.0),)
 
 
 @pytest.mark.parametrize(("post", "values", "text"), [
-    (Post("dqo", "stars"), {}, "post.objective='dqo' must be one of bc, reward, exponential, cql"),
+    (Post("dqo", "stars"), {}, "post.objective='dqo' must be one of bc, reward, exponential, cql, ppo, dpo"),
+    (Post("ppo", "stars", "model", reward_models=1), {}, "start.workdir='' must be the run of a policy with"),
+    (Post("dpo"), {}, "start.workdir='' must be the run of a policy with post.objective='dpo'"),
+    (Post("ppo", "stars"), STARTED, "post.source='observed' must be one of model, ensemble with"),
+    (Post("ppo", "stars", "model", "soft", reward_models=1), STARTED, "baseline='soft' must be one of value"),
+    (Post("ppo", "stars", "model"), STARTED, "post.reward_models=0 must be at least 1 with post.source"),
+    (Post("ppo", "", "model", reward_models=1), STARTED, "post.reward='' must name a reward with"),
+    (Post("ppo", "stars", "model", "group", reward_models=1, samples=1), STARTED, "post.samples=1 must be"),
+    (Post("ppo", "stars", "model", reward_models=1, samples=0), STARTED, "post.samples=0 must be at least 1"),
+    (Post("ppo", "stars", "model", reward_models=1, refresh=0), STARTED, "post.refresh=0 must be at least 1"),
+    (Post("ppo", "stars", "model", reward_models=1, kappa=-0.1), STARTED, "post.kappa=-0.1 must be finite"),
+    (Post("ppo", "stars", "model", reward_models=1, ratio_clip=1.0), STARTED, "post.ratio_clip=1.0 must"),
+    (Post("ppo", "stars", "model", reward_models=1, eta=0.5), STARTED, "post.eta=0.5 must be 0.1 with post"),
+    (Post("exponential", "stars", baseline="group"), {}, "post.baseline='group' must be another with"),
+    (Post("exponential", "stars", samples=9), {}, "post.samples=9 must be 4 with post.objective='expo"),
+    (Post("dpo", beta=-0.1), STARTED, "post.beta=-0.1 must be a finite number above 0"),
+    (Post("ipo", eta=-1.0), STARTED, "post.eta=-1.0 must be finite and at least 0"),
+    (Post("dpo", "stars", "model", reward_models=1), STARTED, "post.source='model' must be 'observed' with"),
+    (Post("ppo", "stars", "model", reward_models=1, samples=999), STARTED, "post.samples=999 must be at"),
     (Post("cql", "stars", alpha=-1.0), {}, "post.alpha=-1.0 must be a finite number above 0"),
     (Post("cql", "stars", tau=0.0), {}, "post.tau=0.0 must be a finite number above 0"),
-    (Post("cql", "stars", beta=1.0), {}, "post.beta=1.0 must be 0.5 with post.objective='cql': only exp"),
+    (Post("cql", "stars", beta=1.0), {}, "with post.objective='cql': only exponential, dpo, ipo read it"),
     (Post("exponential", "stars", tau=2.0), {}, "post.tau=2.0 must be 1.0 with post.objective='exponential'"),
     (Post("exponential", "stars", beta=0.0), {}, "post.beta=0.0 must be a finite number above 0"),
     (Post("exponential", "stars", beta=-1.0), {}, "post.beta=-1.0 must be a finite number above 0"),
@@ -75,7 +94,7 @@ def test_a_wrong_post_is_one_line(post, values, text):
 
 def test_every_objective_of_the_config_passes_and_has_the_dataset_of_its_start():
     small = load_config(f"{POLICY}:small")
-    for name in ("bc", "reward", "exp_rsft", "asft", "cql"):
+    for name in ("bc", "reward", "exp_rsft", "asft", "cql", "ppo", "ppo_kl", "grpo", "dpo", "ipo"):
         config = load_config(f"{POLICY}:{name}")
         check(config)
         assert digest(config) == digest(small)

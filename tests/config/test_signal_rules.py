@@ -183,7 +183,7 @@ def test_newer_fields_of_the_simulator_enter_a_digest_where_they_are_set():
     assert digest(replace(config, data=Data(truth_queries=7))) not in changed | {base}
     for name in knobs:
         del old["source"][name]
-    for name in ("truth_queries", "served", "request_window_seconds"):
+    for name in ("truth_queries", "validation_truth_queries", "served", "request_window_seconds"):
         del old["data"][name]
     assert from_json(old) == config
 

@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec.analysis.preference_pairs import best_pair, write_pairs
 from jaxrec.analysis.reward_models import with_reward_models
+from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.config.loading import load_config
 from jaxrec.config.schema import Post
 from jaxrec.core.batch import HostBatch
@@ -22,7 +23,8 @@ from jaxrec.evaluation.evaluator import EvaluationOptions, Evaluator, evaluate
 from jaxrec.evaluation.truth.policy_value import TOPS
 from jaxrec.reporting.result_table import format_table
 from jaxrec.runtime.mesh import replicate
-from jaxrec.tasks.loading import load_checkpoint
+from jaxrec.tasks.loading import CHECKPOINTS, load_checkpoint
+from jaxrec.tasks.preference import compared, inputs
 from jaxrec.training import trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,6 +109,12 @@ def test_policy_value_of_a_run_by_brute_force(data, imitation):
     assert low < model["value"] < high
     assert model["value"] == pytest.approx(expected["value"].mean(), rel=1e-5)
     assert evaluation.result["truth"]["frontier"]["value"] > model["value"]
+    own = evaluate(imitation, EvaluationOptions("validation", ("truth",), report_users=0))
+    validation = evaluation.result["truth"]["validation"]
+    assert validation.pop("queries") == own.result["truth"]["queries"] == 32
+    for name, value in validation.items():  # of other queries, by which settings can be chosen
+        assert own.result["truth"]["model"][name] == pytest.approx(value) != model[name]
+    assert "validation" not in own.result["truth"]
     choice_row = evaluation.result["truth"]["choice"]
     assert choice_row["value"] == pytest.approx((choice * reward).sum(1).mean(), rel=1e-5)
     assert evaluation.result["catalogue"]["examples"] == evaluation.result["truth"]["queries"] == 64
@@ -183,37 +191,143 @@ class _StopSoon:
         """Take the signal that all processes have agreed on."""
 
 
-def test_a_post_training_that_was_interrupted_ends_with_the_same_parameters(data, imitation, tmp_path):
+def saved(workdir):
+    """Return the arrays of the last checkpoint of a run by name."""
+    with Checkpointer(workdir / CHECKPOINTS) as checkpoints:
+        return checkpoints.restore_on_host("last", "params", "reference", "anchored", "old")
+
+
+INTERRUPTED = {
+    "ensemble": Post("exponential", "stars", "ensemble", "value", reward_models=2),
+    "ppo": Post("ppo", "stars", "model", reward_models=4, kappa=0.1, refresh=3),
+    "dpo": Post("dpo", "stars", beta=0.1),
+}
+
+
+@pytest.mark.parametrize("name", ["ensemble", "ppo", pytest.param("dpo", marks=pytest.mark.slow)])
+def test_a_post_training_that_was_interrupted_ends_with_the_same_state(
+    name, data, pairs, imitation, tmp_path
+):
+    dataset = pairs if name == "dpo" else data
 
     def post():
-        config = config_of(data, Post("exponential", "stars", "ensemble", "value", reward_models=2))
+        config = config_of(dataset, INTERRUPTED[name])
         config.start.workdir, config.train.duration = str(imitation), "4 steps"
         return config
 
     whole, halves = post(), post()
     train(whole, tmp_path / "whole")
-    trainer.train(halves, Dataset(data), tmp_path / "halves", _StopSoon())
+    trainer.train(halves, Dataset(dataset), tmp_path / "halves", _StopSoon())
     assert not (tmp_path / "halves" / "checkpoints" / "4").exists()
     train(halves, tmp_path / "halves")
-    params = [load_checkpoint(tmp_path / name, "last").params for name in ("whole", "halves")]
+    first, second = (saved(tmp_path / run) for run in ("whole", "halves"))
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        np.testing.assert_array_equal(second[key], value, err_msg=key)
 
-    for a, b in zip(*map(jax.tree.leaves, params), strict=True):
-        assert (np.asarray(a) == np.asarray(b)).all()
+    kinds = {key.split("/")[0] for key in first}
+    assert kinds == {"params"} | {"ensemble": set(), "ppo": {"reference", "old"}, "dpo": {"reference"}}[name]
+    of_start = saved(imitation)
+    for key, value in first.items():
+        kind, _, parameter = key.partition("/")
+        if kind == "reference" and f"params/{parameter}" in of_start:
+            np.testing.assert_array_equal(value, of_start[f"params/{parameter}"])
+    moved = [key for key in first if key.startswith("params/layers")]
+    assert any((first[key] != of_start[key]).any() for key in moved)
 
 
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        (EvaluationOptions(split="validation", lists=("truth",)), "split=validation; allowed: test"),
-        (
-            EvaluationOptions(lists=("enabled",)),
-            "lists=enabled; allowed for a next-item model: cat",
-        ),
-    ],
-)
-def test_what_has_no_policy_value_is_refused(imitation, options, text):
-    with pytest.raises(InputError, match=text):
-        evaluate(imitation, options)
+@pytest.fixture(scope="module")
+def pairs(data, imitation, once):
+    config = config_of(data, Post("dpo", "stars", samples=5, pessimism=0.01))
+    config.start.workdir = str(imitation)
+    folder = once("policy-pairs", lambda folder: write_pairs(imitation, imitation, config, folder))
+    manifest, written = write_pairs(imitation, imitation, config, folder)
+    assert not written and manifest["pairs"]["pairs"] > 0
+    return folder
+
+
+def test_pairs_of_a_policy_by_brute_force(data, imitation, pairs):
+    rows, plain = Dataset(pairs).rows("train").all(), Dataset(data).rows("train").all()
+    for name in plain.dtype.names:
+        np.testing.assert_array_equal(rows[name], plain[name])
+    loaded = load_checkpoint(imitation, "last")
+    task, params = loaded.task, {"params": loaded.params}
+    x = inputs.training(as_words(plain), task.layout, task.config, task.size, jnp.zeros((len(rows), 2)))
+    table = replicate(loaded.arrays.title_table())
+    policy = compared.encode(
+        task.model, loaded.params, x.windows.window, task.project_titles(loaded.params, table)
+    )
+    ids = jnp.arange(2, len(policy.title))
+    pair = jnp.broadcast_arrays(policy.state[:, :, None], policy.title[ids])
+    rewards = np.asarray(task.model.apply(params, *pair, method="rewards"), np.float64)
+    low, high = (rewards.mean(0) + sign * 0.01 * rewards.std(0) for sign in (-1, 1))
+    kept = 0
+    for b, t in zip(*np.nonzero(np.asarray(x.windows.target)), strict=True):
+        play = int(x.play[b, t])
+        winner, loser = rows[b]["pair_winner"][play], rows[b]["pair_loser"][play]
+        assert (winner == 0) == (loser == 0)
+        if winner:
+            kept += 1
+            assert low[b, t, winner - 2] > high[b, t, loser - 2] - 1e-6
+            assert {winner, loser}.isdisjoint(rows[b]["title"][:play].tolist())
+    counts = Dataset(pairs).manifest["pairs"]
+    assert counts["pairs"] == kept == (rows["pair_winner"] > 0).sum() > 100
+    assert counts["states"] == (np.asarray(x.windows.target) > 0).sum() >= kept
+
+
+def test_the_best_pair_of_draws_by_hand():
+    title = jnp.asarray([[5, 6, 7], [5, 6, 7]])
+    one = jnp.asarray([[4.0, 1.0, 3.0], [4.0, 3.0, 3.5]])
+    two = jnp.asarray(
+        [[2.0, 1.2, 3.0], [2.0, 3.5, 2.5]]
+    )  # means 3, 1.1, 3 and 3, 3.25, 3; deviations 1, .1, 0
+    winner, loser = best_pair(title, jnp.stack([one, two]), 1.0)
+    assert winner.tolist() == [7, 0] and loser.tolist() == [6, 0]  # of the second all bounds overlap
+    winner, loser = best_pair(title, jnp.stack([one, two]), 0.0)
+    assert winner.tolist() == [5, 6] and loser.tolist() == [6, 5]
+
+
+def test_a_policy_of_pairs_is_compared_on_the_queries_of_the_others(data, pairs, imitation, tmp_path):
+    config = config_of(pairs, INTERRUPTED["dpo"])
+    config.start.workdir, config.train.duration = str(imitation), "1 steps"
+    ensure_dataset(config, pairs)  # the digest is that of the dataset without pairs
+    train(config, tmp_path / "dpo")
+    own, other = (
+        evaluate(tmp_path / "dpo", EvaluationOptions(report_users=0), data=folder) for folder in (None, data)
+    )
+    assert own.result["dataset"] == other.result["dataset"] == Dataset(data).fingerprint
+    assert own.result["truth"]["model"] == other.result["truth"]["model"]
+    line = json.loads((tmp_path / "dpo" / "metrics.jsonl").read_text().splitlines()[0])
+    assert line["margin"] == pytest.approx(0.0, abs=1e-5) and line["log_pi_winner"] < 0
+
+
+def test_pairs_that_cannot_be_drawn_are_refused(data, pairs, imitation, post_trained, tmp_path):
+    config = config_of(data, Post("dpo", "stars", samples=5))
+    config.start.workdir = str(imitation)
+    with pytest.raises(InputError, match=r"has post\.reward_models=0; allowed: 2 or more"):
+        write_pairs(imitation, post_trained, config, tmp_path / "d")
+    config.post.samples = 6
+    with pytest.raises(InputError, match=r"exists, and is not .* with pairs of"):
+        write_pairs(imitation, imitation, config, pairs)
+    config.post.pessimism = 1e6
+    with pytest.raises(InputError, match=r"no pair at .* states is kept"):
+        write_pairs(imitation, imitation, config, tmp_path / "d")
+    config.data.directory = str(pairs)
+    with pytest.raises(InputError, match="has pairs already; allowed: the dataset that it was made from"):
+        write_pairs(imitation, imitation, config, tmp_path / "d")
+    assert not (tmp_path / "d").exists()
+
+
+def test_ppo_needs_the_reward_models_of_its_start(data, post_trained, tmp_path):
+    config = config_of(data, INTERRUPTED["ppo"])
+    config.start.workdir = str(post_trained)
+    with pytest.raises(InputError, match="lacks reward_0/hidden_0/bias, which the reference must have"):
+        train(config, tmp_path / "w")
+
+
+def test_what_has_no_policy_value_is_refused(imitation):
+    with pytest.raises(InputError, match="lists=enabled; allowed for a next-item model: cat"):
+        evaluate(imitation, EvaluationOptions(lists=("enabled",)))
 
 
 def test_a_ranking_model_and_a_dataset_without_truth_have_no_policy_value(
@@ -222,7 +336,11 @@ def test_a_ranking_model_and_a_dataset_without_truth_have_no_policy_value(
     with pytest.raises(InputError, match="lists=truth: the scores of a ranking model are no probabilities"):
         evaluate(tiny_run / "run", EvaluationOptions(lists=("truth",)))
     config = config_of(tmp_path / "bare")
-    config.data.truth_queries = 0
+    config.data.truth_queries = config.data.validation_truth_queries = 0
     ensure_dataset(config, tmp_path / "bare")
     with pytest.raises(InputError, match="stores no truth; allowed: a dataset of the simulated service"):
         evaluate(imitation, EvaluationOptions(lists=("truth",)), data=tmp_path / "bare")
+    with pytest.raises(
+        InputError, match=r"split=validation: dataset .*bare stores no truth of it; allowed: te"
+    ):
+        evaluate(imitation, EvaluationOptions("validation", ("truth",)), data=tmp_path / "bare")

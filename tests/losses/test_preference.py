@@ -7,7 +7,15 @@ import pytest
 
 from jaxrec.config.schema import Post
 from jaxrec.losses.full_softmax import softmax
-from jaxrec.losses.preference import Choices, preference_loss, soft_value_loss, value_loss
+from jaxrec.losses.preference import (
+    Choices,
+    Draws,
+    Pairs,
+    advantages,
+    preference_loss,
+    soft_value_loss,
+    value_loss,
+)
 
 # Four positions: a reward of 5, one of 3, a choice of unknown reward, padding.
 LOG_PI = np.log([[0.5, 0.25], [0.125, 1.0]])
@@ -46,6 +54,68 @@ def test_conservative_q_learning_by_hand():
     objective = preference_loss(x, Post("cql", "r", alpha=0.5))
     assert objective.weight.tolist() == [[1.0, 1.0], [0.0, 0.0]]
     np.testing.assert_allclose(objective.total, 0.5 + 0.5 + 0.5 * (LN2 + 2 * LN2), rtol=1e-6)
+
+
+def draws(log_pi=((0.0, LN2), (-LN2, 0.0)), advantage=((2.0, 2.0), (-3.0, -3.0))):
+    """Return two draws at a position where titles count, and at one of padding."""
+    present = jnp.asarray([[True, False]])
+    of = [jnp.asarray(x)[None] for x in (log_pi, np.zeros((2, 2)), advantage)]
+    return Draws(*of, jnp.asarray([[0.25, 7.0]]), present)
+
+
+@pytest.mark.parametrize(
+    ("log_ratio", "advantage", "loss", "clipped"),
+    [
+        ((0.0, LN2), (2.0, 2.0), -(2.0 + 2 * 1.2) / 2, 0.5),  # a ratio of 2 gains no more than 1.2
+        ((-LN2, 0.0), (2.0, 2.0), -(1.0 + 2.0) / 2, 0.0),  # a good title that became rare is not clipped
+        ((-LN2, -LN2), (-3.0, 1.0), -(-3 * 0.8 + 0.5) / 2, 0.5),  # a bad one is, once it is rare
+        ((LN2, LN2), (-3.0, -3.0), 6.0, 0.0),
+    ],
+)
+def test_ppo_by_hand(log_ratio, advantage, loss, clipped):
+    x = draws((log_ratio, (np.nan, np.inf)), (advantage, (np.nan, 1.0)))
+    for kappa in (0.0, 0.4):
+        objective = preference_loss(x, Post("ppo", "r", "model", ratio_clip=0.2, kappa=kappa))
+        np.testing.assert_allclose(objective.total, loss + kappa * 0.25, rtol=1e-6)
+    assert objective.weight.tolist() == [[1.0, 0.0]] and objective.clipped.tolist() == [[clipped, 0.0]]
+
+
+def test_a_clipped_ratio_has_no_gradient_and_an_advantage_never():
+    def total(log_pi, advantage):
+        x = draws()._replace(log_pi=log_pi, advantage=advantage)
+        return preference_loss(x, Post("ppo", "r", "model")).total
+
+    of_log_pi, of_advantage = jax.grad(total, (0, 1))(draws().log_pi, draws().advantage)
+    assert (np.asarray(of_advantage) == 0).all()
+    np.testing.assert_allclose(of_log_pi, [[[-1.0, 0.0], [0.0, 0.0]]], atol=1e-6)
+
+
+def test_advantages_of_values_and_of_groups_by_hand():
+    reward = jnp.asarray([[5.0, 1.0, 3.0], [4.0, 4.0, 4.0]])
+    np.testing.assert_allclose(
+        advantages(reward, jnp.asarray([2.0, 5.0])), [[3, -1, 1], [-1, -1, -1]], rtol=1e-6
+    )
+    deviation = np.sqrt(8 / 3)
+    np.testing.assert_allclose(
+        advantages(reward, None), [[2 / deviation, -2 / deviation, 0], [0, 0, 0]], rtol=1e-6, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize(
+    ("objective", "eta", "loss"),
+    [
+        ("dpo", 0.0, np.log(1 + np.exp(-1.0)) + LN2),  # margins of 2 and 0, beta .5
+        ("dpo", 0.3, np.log(1 + np.exp(-1.0)) + LN2 + 0.3 * (LN2 + 2 * LN2)),
+        ("ipo", 0.0, 1.0 + 1.0),  # 1 / (2 beta) is 1
+        ("ipo", 0.1, 2.0 + 0.1 * 3 * LN2),
+    ],
+)
+def test_objectives_of_pairs_by_hand(objective, eta, loss):
+    x = Pairs(jnp.asarray([[2.0, 0.0, np.nan]]), jnp.asarray([[-LN2, -2 * LN2, -1.0]]),
+              jnp.asarray([[True, True, False]]))  # fmt: skip
+    out = preference_loss(x, Post(objective, beta=0.5, eta=eta))
+    np.testing.assert_allclose(out.total, loss, rtol=1e-6)
+    assert out.weight.tolist() == [[1.0, 1.0, 0.0]]
 
 
 def test_preference_weights_have_no_gradient_and_no_nan():

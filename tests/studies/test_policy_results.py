@@ -3,17 +3,32 @@
 import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 
 from jaxrec.config.loading import load_file
+from jaxrec.config.serialization import dataset_directory
 from jaxrec.config.validation import check
 from jaxrec.core.errors import InputError
 from jaxrec.evaluation import per_user
-from jaxrec.studies import markdown, results
-from jaxrec.studies.plan import PREMISE, Claim, Premise, ResultTable, Row, Study, every_run, premise_row
+from jaxrec.studies import markdown, results, runs
+from jaxrec.studies.plan import (
+    PREMISE,
+    Claim,
+    Policies,
+    Premise,
+    ResultTable,
+    Row,
+    Study,
+    datasets,
+    every_run,
+    premise_row,
+)
+from jaxrec.studies.policies.curves import policy_curves
+from jaxrec.studies.tables.policies import FIGURE, curve_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 USERS, SEEDS = 60, range(3)
@@ -35,6 +50,7 @@ def write_run(tmp_path):
             pl.DataFrame(columns).write_parquet(folder / f"eval-test-last-per-{kind}.parquet")
         model = {"value": values.mean(), "kl": 0.1, "efficiency": efficiency, "interval": None}
         truth = {"model": model, "choice": {"value": 0.5}, "queries": USERS, "users": USERS}
+        truth["frontier"] = {"kl": 0.1, "value": 0.7}
         result = {"dataset": "d", "truth": truth, "catalogue": {"model": {"ndcg@10": 0.15}}}
         (folder / "eval-test-last.json").write_text(json.dumps(result))
         return per_user.read(folder)
@@ -54,7 +70,7 @@ def config(tiny_config):
 
 
 def test_a_study_prints_values_of_policies_and_their_claims(config, write_run, tmp_path):
-    runs = {
+    by_row = {
         "bc": {seed: write_run("bc", seed, 0.40 + 0.001 * seed) for seed in SEEDS},
         "asft": {seed: write_run("asft", seed, 0.50 + 0.001 * seed, None) for seed in SEEDS},
     }
@@ -64,7 +80,7 @@ def test_a_study_prints_values_of_policies_and_their_claims(config, write_run, t
         Claim("farther", (("asft", "bc"),), metric="truth/kl"), premises=(premise,),
     )  # fmt: skip
     names = {name: premise_row(config, premise, name, 1.0) for name in ("asft", "bc")}
-    outcome = results.compute_results(study, ("post", PREMISE), runs | {names[n]: runs[n] for n in names})
+    outcome = results.compute_results(study, ("post", PREMISE), by_row | {names[n]: by_row[n] for n in names})
     higher, farther = outcome["claims"]
     assert (higher["list"], higher["verdict"]) == ("truth/value", "shown")
     assert higher["parts"][0]["over_users"]["mean"] == pytest.approx(0.1)
@@ -81,22 +97,26 @@ def test_a_study_prints_values_of_policies_and_their_claims(config, write_run, t
     whole = {"study": "x", "seeds": [0, 1, 2], "done": 6, "runs": 6, "date": "d", "machine": "m", **outcome}
     markdown.write(tmp_path, whole)
     page = (tmp_path / "study.md").read_text()
-    assert "| ASFT | .5010 ± .0010 | .1000 ± .0000 | - | - | - | - | .1500 ± .0000 | +.1000 to bc |" in page
+    assert (
+        "| ASFT | .5010 ± .0010 | .1000 ± .0000 | - | - | - | - | - | .1500 ± .0000 | +.1000 to bc |" in page
+    )
     assert "the true choice has the value .5000" in page and "PHNS-truth" not in page
     assert "higher" in markdown.summary(whole)
 
 
 def test_the_rows_of_study_post_start_from_one_imitation_of_their_seed(tmp_path):
     study = load_file(f"{ROOT / 'configs/study_post.py'}:tiny", Study)
-    runs = every_run(study, ("post",), 2, tmp_path)
-    by_name = {(run.name, run.seed): run for run in runs}
-    assert len(by_name) == len(runs) == 2 * 19
+    all_runs = every_run(study, ("post",), 2, tmp_path)
+    by_name = {(run.name, run.seed): run for run in all_runs}
+    assert len(by_name) == len(all_runs) == 2 * 25
+    assert len(study.rows(study.base)) == 25
     for (name, seed), run in by_name.items():
         check(run.config)
-        assert run.config.train.seed == seed
+        assert run.config.train.seed == seed + 1000 * (name == "raters")
         first = by_name["imitation", seed]
-        assert run.after == ("" if name == "imitation" else first.name)
-        if name != "imitation":
+        assert run.after == ("" if name in ("imitation", "raters") else first.name)
+        assert bool(run.pairs_of) == (name in ("dpo", "ipo"))
+        if run.after:
             assert run.config.start.workdir == str(first.workdir)
             assert run.config.evaluate.checkpoint == "last"
     assert by_name["asft_4", 0].config.post.beta == 4.0
@@ -107,4 +127,94 @@ def test_the_rows_of_study_post_start_from_one_imitation_of_their_seed(tmp_path)
 def test_an_unknown_metric_of_a_policy_is_refused(config, tmp_path):
     study = study_of(config, Claim("x", (("asft", "bc"),), metric="truth/vlaue"))
     with pytest.raises(InputError, match=r"metric=.truth/vlaue.; allowed: .*truth/value, truth/value@1"):
+        every_run(study, ("post",), 1, tmp_path)
+
+
+def result_of(kl, value, validation, measured):
+    truth = {
+        "model": {"kl": kl, "value": value}, "validation": {"value": validation},
+        "frontier": {"kl": kl, "value": 0.5 + kl / 4}, "choice": {"value": 0.5},
+    }  # fmt: skip
+    high = {"targets": 9, "ndcg@10": measured / 10, "recall@10": 0.5, "mrr@10": 0.1}
+    r2 = {"models": 0.2, "user_mean": 0.1, "title_mean": 0.15, "both_means": 0.18}
+    return SimpleNamespace(result={"truth": truth, "rewards": {"value": measured, "high": high, "r2": r2}})
+
+
+def made_up_curves():
+    """Two seeds of a method with three rows, of one with two rows, and of a single row."""
+    rows = {
+        "a1": ((0.1, 0.40, 0.41, 2.0), (0.1, 0.42, 0.41, 2.0)),
+        "a2": ((0.5, 0.50, 0.55, 3.0), (0.5, 0.52, 0.55, 3.3)),  # the best at validation queries
+        "a3": ((0.9, 0.60, 0.45, 2.0), (0.9, 0.58, 0.45, 2.0)),  # the best at test queries
+        "b1": ((0.2, 0.40, 0.40, 2.0), (0.3, 0.40, 0.40, 3.0)),
+        "b2": ((1.0, 0.48, 0.48, 2.0), (0.7, 0.48, 0.48, 2.0)),
+        "c1": ((2.0, 0.70, 0.70, 4.0), (2.0, 0.70, 0.70, 4.0)),
+    }
+    return {row: {seed: result_of(*x) for seed, x in enumerate(seeds)} for row, seeds in rows.items()}
+
+
+def test_the_best_row_is_chosen_on_validation_and_compared_at_equal_kl(tmp_path):
+    policies = Policies({"A": ("a1", "a2", "a3"), "B": ("b1", "b2", "gone"), "C": ("c1",)}, "raters", "b1")
+    block = policy_curves(policies, made_up_curves())
+    assert [(c["curve"], c["best"], len(c["rows"])) for c in block["curves"]] == [
+        ("A", "a2", 3), ("B", "b2", 2), ("C", "c1", 1),
+    ]  # fmt: skip
+    by = {(line["curve"], line["other"]): line["difference"] for line in block["equal_kl"]}
+    # B has .43 at .5 with the first seed, .44 with the second; A does not reach 1, and neither reaches 2.
+    assert by.keys() == {("A", "B")}
+    assert by["A", "B"]["mean"] == pytest.approx((0.07 + 0.08) / 2)
+    assert by["A", "B"]["sd"] == pytest.approx(0.01 / np.sqrt(2))
+    assert block["frontier"][0] == (0.1, 0.525) and len(block["frontier"]) == 8
+    measured = {row["row"]: row for row in block["measured"]["rows"]}
+    assert measured["b1"]["percent"]["value"]["mean"] == 0
+    assert measured["a2"]["percent"]["value"]["mean"] == pytest.approx((50 + 10) / 2)
+    assert measured["a2"]["percent"]["ndcg@10"]["mean"] == pytest.approx(30)
+    lines = curve_lines(block, tmp_path)
+    assert "| A | a2 | .5100 ± .0141 | .5000 ± .0000 | .5500 ± .0000 |" in lines
+    assert "| A | a2 | B | +.0750 ± .0071 |" in lines
+    assert any(
+        line.startswith("R^2 of the rewards of test targets: models .2000 ± .0000, us") for line in lines
+    )
+    assert any(line.startswith("| a2 | 3.1500 ± .2121 | +30.0 ± 28.3 | +30.0") for line in lines)
+    assert (tmp_path / FIGURE).read_text().startswith("<svg")
+
+
+def test_a_study_without_policies_has_no_curves(tmp_path):
+    block = policy_curves(Policies(), {"row": {0: SimpleNamespace(result={"lists": {}})}})
+    assert block == {"curves": [], "equal_kl": [], "frontier": [], "measured": {}}
+    assert curve_lines(block, tmp_path) == [] and not (tmp_path / FIGURE).exists()
+
+
+def test_pairs_are_drawn_once_after_the_run_that_draws_them(tmp_path):
+    study = load_file(f"{ROOT / 'configs/study_post.py'}:tiny", Study)
+    by_name = {run.name: run for run in every_run(study, ("rivals",), 1, tmp_path)}
+    dpo, ipo, first = (by_name[name] for name in ("dpo", "ipo", "imitation"))
+    job = runs.pairs_job(dpo)
+    assert job.name == runs.pairs_job(ipo).name == "pairs of imitation seed 0"
+    assert job.after == runs.training_job(first).name == "imitation seed 0"
+    assert runs.training_job(dpo).after == job.name
+    assert runs.training_job(by_name["ppo"]).after == "imitation seed 0"
+    assert job.folder == Path(dpo.config.data.directory) == tmp_path / "pairs/imitation/seed-0"
+    assert f"--config.data.directory={dataset_directory(first.config)}" in job.arguments
+    assert dataset_directory(dpo.config) not in datasets([*by_name.values()])
+    assert runs.measuring_jobs([*by_name.values()], "raters") == []  # no run is trained
+    (ipo.workdir).mkdir(parents=True)
+    (ipo.workdir / "eval-test-last-per-query.parquet").touch()
+    (job,) = runs.measuring_jobs([*by_name.values()], "raters")
+    assert job.folder == ipo.workdir / runs.MEASURED
+    assert f"--reward_models={by_name['raters'].workdir}" in job.arguments
+
+
+@pytest.mark.parametrize(
+    ("policies", "rows", "text"),
+    [
+        (Policies({"A": ("bc", "nobody")}), {}, "rows.nobody"),
+        (Policies(measured_by="nobody"), {}, "rows.nobody"),
+        (Policies(), {"pairs": True}, "row bc: pairs=True; allowed with after"),
+    ],
+)
+def test_a_wrong_comparison_of_policies_is_refused(config, tmp_path, policies, rows, text):
+    study = study_of(config)
+    study.policies, study.rows = policies, lambda base: (Row("bc", {}, {"post": "BC"}, **rows),)
+    with pytest.raises(InputError, match=text):
         every_run(study, ("post",), 1, tmp_path)

@@ -31,6 +31,7 @@ from jaxrec.models.generative.policy import Policy
 from jaxrec.runtime.mesh import AXIS
 from jaxrec.tasks.next_item import NextItemTask
 from jaxrec.tasks.preference import inputs
+from jaxrec.tasks.preference.head_losses import bootstrap_weights
 from jaxrec.tasks.preference.task import PreferenceTask
 from jaxrec.training.train_state import StateInit
 from jaxrec.training.train_step import TrainStep
@@ -253,14 +254,13 @@ def test_values_and_reward_models_train_the_encoder_only_if_they_are_told_to():
 
 
 def test_reward_models_learn_from_bootstrap_samples_of_the_users():
-    task = make_task(POSTS["bc"])
-    weight = np.asarray(task._bootstrap(jnp.arange(4000), 4))
+    weight = np.asarray(bootstrap_weights(jnp.arange(4000), 4, 0))
     assert weight.shape == (4, 4000) and set(np.unique(weight)) <= set(range(6))
     assert np.abs(weight.mean(1) - 1).max() < 0.07 and np.abs(weight.var(1) - 1).max() < 0.12
     assert np.abs(np.corrcoef(weight) - np.eye(4)).max() < 0.07
-    few = np.asarray(task._bootstrap(jnp.asarray([17, 3]), 4))
+    few = np.asarray(bootstrap_weights(jnp.asarray([17, 3]), 4, 0))
     assert (few == weight[:, [17, 3]]).all()  # a function of the user, not of the batch
-    assert (np.asarray(task._bootstrap(jnp.arange(5), 1)) == 1).all()
+    assert (np.asarray(bootstrap_weights(jnp.arange(5), 1, 0)) == 1).all()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxrec.config.schema import Optimizer, Start
 from jaxrec.training import optimizer
-from jaxrec.training.restraints import empty_reference, keep_frozen, restrain_gradients
+from jaxrec.training.restraints import has_anchor, keep_frozen, restrain_gradients
 
 PARAMS = {"a": {"kernel": jnp.array([1.0, -2.0])}, "b": jnp.array([3.0])}
 GRADS = {"a": {"kernel": jnp.array([0.5, 0.25])}, "b": jnp.array([0.125])}
@@ -18,8 +18,9 @@ def equal(a, b):
 
 def test_the_anchors_gradient_is_its_weight_times_the_distance_from_the_reference():
     start = Start("w", anchor=0.1)
-    reference = {"a": {"kernel": jnp.array([0.5, jnp.nan])}, "b": jnp.array([7.0])}  # NaN: not taken
-    grads = restrain_gradients(start, GRADS, PARAMS, reference)
+    reference = {"a": {"kernel": jnp.array([0.5, 9.0])}, "b": jnp.array([7.0])}
+    taken = {"a": {"kernel": jnp.array([True, False])}, "b": jnp.array([True])}
+    grads = restrain_gradients(start, GRADS, PARAMS, reference, taken)
     np.testing.assert_allclose(grads["a"]["kernel"], [0.5 + 0.1 * (1 - 0.5), 0.25], rtol=1e-6)
     np.testing.assert_allclose(grads["b"], [0.125 + 0.1 * (3 - 7)], rtol=1e-6)
 
@@ -34,11 +35,11 @@ def test_the_anchors_gradient_is_its_weight_times_the_distance_from_the_referenc
 
 def test_without_freeze_and_anchor_nothing_is_added():
     for start in (Start(), Start("w")):
-        assert restrain_gradients(start, GRADS, PARAMS, ()) is GRADS
+        assert restrain_gradients(start, GRADS, PARAMS, (), ()) is GRADS
         assert keep_frozen(start, PARAMS, GRADS) is GRADS
-        assert empty_reference(start, PARAMS) == ()
-    empty = empty_reference(Start("w", anchor=0.1), PARAMS)
-    equal(restrain_gradients(Start("w", anchor=0.1), GRADS, PARAMS, empty), GRADS)
+        assert not has_anchor(start)
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, bool), PARAMS)
+    equal(restrain_gradients(Start("w", anchor=0.1), GRADS, PARAMS, GRADS, nothing), GRADS)
 
 
 def test_frozen_parameters_stay_under_decay_and_kept_moments():
@@ -47,7 +48,7 @@ def test_frozen_parameters_stay_under_decay_and_kept_moments():
     state = optimizer.make(config).init(PARAMS)
     state = (state[0]._replace(mu=GRADS, nu=GRADS), *state[1:])
     start = Start("w", freeze=("a/*",))
-    grads = restrain_gradients(start, GRADS, PARAMS, ())
+    grads = restrain_gradients(start, GRADS, PARAMS, (), ())
     equal(grads, {"a": {"kernel": jnp.zeros(2)}, "b": GRADS["b"]})
     moved, _ = optimizer.step(config, grads, state, PARAMS, value=0.0, fresh=False)
     assert (moved["a"]["kernel"] != PARAMS["a"]["kernel"]).all()

@@ -153,7 +153,7 @@ def _check_data(config: Config) -> None:
     require(0 <= data.seed < 2**32, "data.seed", data.seed, "be in [0, 2**32)")
     for name in ("num_targets", "negatives", "partitions"):
         require(getattr(data, name) >= 1, f"data.{name}", getattr(data, name), "be at least 1")
-    for name in ("truth_queries", "workers", "request_window_seconds", *POOLS):
+    for name in ("truth_queries", "validation_truth_queries", "workers", "request_window_seconds", *POOLS):
         require(getattr(data, name) >= 0, f"data.{name}", getattr(data, name), "be at least 0")
     for name in ("abandon_threshold", "max_invalid_fraction"):
         require(0 <= getattr(data, name) <= 1, f"data.{name}", getattr(data, name), "be in [0, 1]")

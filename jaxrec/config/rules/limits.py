@@ -41,6 +41,7 @@ _LIMITS = {
     "objective.retrieval_negatives": 2**20,
     "next_item.negatives": 2**20,
     "post.reward_models": 2**8,
+    "post.samples": 2**8,
     "train.batch_size": 2**24,
     "train.patience": 2**24,
     "train.microbatch_size": 2**24,

@@ -7,9 +7,12 @@ from jaxrec.config.schema import Config
 from jaxrec.config.tree import among, require
 
 PREFERENCE = "preference"
-# Field -> the one objective that reads it.
+_PAIRS = ("dpo", "ipo")  # objectives that learn from pairs, and read no reward
+# Field -> the objectives that read it.
 _READ_BY = {
-    "baseline": "exponential", "beta": "exponential", "clip": "exponential", "alpha": "cql", "tau": "cql",
+    "baseline": ("exponential", "ppo"), "beta": ("exponential", *_PAIRS), "clip": ("exponential",),
+    "alpha": ("cql",), "tau": ("cql",), "ratio_clip": ("ppo",), "kappa": ("ppo",),
+    "samples": ("ppo", *_PAIRS), "refresh": ("ppo",), "eta": _PAIRS,
 }  # fmt: skip
 
 
@@ -28,10 +31,15 @@ def check_post(config: Config) -> None:
 
 
 def _check_numbers(post: Post) -> None:
-    for name in ("beta", "clip", "alpha", "tau"):
+    for name in ("beta", "clip", "alpha", "tau", "ratio_clip"):
         value = getattr(post, name)
         require(math.isfinite(value) and value > 0, f"post.{name}", value, "be a finite number above 0")
-    require(0 <= post.pessimism < math.inf, "post.pessimism", post.pessimism, "be finite and at least 0")
+    for name in ("pessimism", "kappa", "eta"):
+        value = getattr(post, name)
+        require(0 <= value < math.inf, f"post.{name}", value, "be finite and at least 0")
+    require(post.ratio_clip < 1, "post.ratio_clip", post.ratio_clip, "be below 1")
+    for name in ("samples", "refresh"):
+        require(getattr(post, name) >= 1, f"post.{name}", getattr(post, name), "be at least 1")
     require(post.reward_models >= 0, "post.reward_models", post.reward_models, "be at least 0")
 
 
@@ -41,7 +49,7 @@ def _check_reward(config: Config) -> None:
     if post.reward:
         require(bool(names), "post.reward", post.reward, "be empty: the config declares no reward")
         among("post.reward", post.reward, names)
-    weighs = post.objective != "bc"
+    weighs = post.objective not in ("bc", *_PAIRS)
     allowed = f"name a reward with post.objective={post.objective!r}"
     require(bool(post.reward) or not weighs, "post.reward", post.reward, allowed)
     allowed = "be 0 without post.reward: a reward model learns a reward"
@@ -55,10 +63,36 @@ def _check_reward(config: Config) -> None:
     require(post.reward_models >= least, "post.reward_models", post.reward_models, allowed)
     allowed = f"be 'observed' with post.objective={post.objective!r}, which reads no reward"
     require(weighs or post.source == "observed", "post.source", post.source, allowed)
-    for name, reader in _READ_BY.items():
+    _check_readers(post)
+    _check_policies(config)
+
+
+def _check_readers(post: Post) -> None:
+    """Check that what only other objectives read has its default."""
+    for name, readers in _READ_BY.items():
         value, default = getattr(post, name), getattr(Post(), name)
-        allowed = f"be {default!r} with post.objective={post.objective!r}: only {reader} reads it"
-        require(post.objective == reader or value == default, f"post.{name}", value, allowed)
+        reads = f"{readers[0]} reads" if len(readers) == 1 else f"{', '.join(readers)} read"
+        allowed = f"be {default!r} with post.objective={post.objective!r}: only {reads} it"
+        require(post.objective in readers or value == default, f"post.{name}", value, allowed)
+
+
+def _check_policies(config: Config) -> None:
+    """Check what objectives need that compare the policy with that of the start."""
+    post, such = config.post, f"with post.objective={config.post.objective!r}"
+    if post.objective == "exponential":
+        allowed = f"be another {such}: 'group' is of draws, for ppo"
+        require(post.baseline != "group", "post.baseline", post.baseline, allowed)
+    if post.objective == "ppo":
+        for key, value, wanted, why in (
+            ("baseline", post.baseline, ("value", "group"), "draws have no other"),
+            ("source", post.source, ("model", "ensemble"), "nobody rated the titles that are drawn"),
+        ):
+            require(value in wanted, f"post.{key}", value, f"be one of {', '.join(wanted)} {such}: {why}")
+        least = f"be at least 2 {such} and post.baseline='group': one draw has no mean to exceed"
+        require(post.baseline != "group" or post.samples > 1, "post.samples", post.samples, least)
+    if post.objective == "ppo" or post.objective in _PAIRS:
+        allowed = f"be the run of a policy {such}: its parameters are the reference"
+        require(bool(config.start.workdir), "start.workdir", config.start.workdir, allowed)
 
 
 def _check_sequences(config: Config) -> None:

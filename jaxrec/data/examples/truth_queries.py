@@ -1,10 +1,11 @@
-"""Truth of a simulated source in held-out rows, and at the first `data.truth_queries` test queries by hash.
+"""Truth of a simulated source in held-out rows, and at the first test and validation queries by hash.
 
-The truth of these queries is stored where it is read: where the config declares signals, or data.targets is
-"every". The hashes are of users and times, so that the queries do not depend on partitions.
+The truth of `data.truth_queries` test queries and `data.validation_truth_queries` validation queries is
+stored where it is read: where the config declares signals, or data.targets is "every". The hashes are of
+users and times, so that the queries do not depend on partitions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,15 +30,15 @@ from jaxrec.data.storage.evaluation_arrays import (
 
 _DRAW = 0x7275_7468  # salt of the hashes
 _QUERIES = 512  # queries whose choices are computed at a time
-TEST = SPLITS[splits.TEST]
+VALIDATION, TEST = SPLITS[splits.VALIDATION], SPLITS[splits.TEST]
 
 
 class TruthQueries(NamedTuple):
-    """Test queries of a partition that may be among the first by hash.
+    """Queries of a split of a partition that may be among the first by hash.
 
     Attributes:
         hash: [Q] uint64.
-        row: [Q] int64 row of the partition's test split.
+        row: [Q] int64 row of the partition's split.
         user: [Q] keys of the users.
         time: [Q] int64 milliseconds.
         limit: Number of queries of all partitions to store; 0: none.
@@ -54,13 +55,13 @@ class PartitionEvaluation(NamedTuple):
     """Arrays of a partition that evaluation reads beside the rows."""
 
     seen: dict[str, SeenTitles]  # by held-out split
-    truth: TruthQueries
+    truth: dict[str, TruthQueries]  # by held-out split whose truth is stored
 
 
 def select(
     config: Config, truth: Truth | None, log: Log, examples: Examples, user_keys: UserKeys
-) -> TruthQueries:
-    """Return the first test queries of a partition by hash.
+) -> dict[str, TruthQueries]:
+    """Return the first queries of a partition by hash, by held-out split; a split without any is left out.
 
     Args:
         config: Config of the dataset.
@@ -69,18 +70,22 @@ def select(
         examples: Rows of the partition.
         user_keys: Keys of the partition's held-out users at least.
     """
-    is_read = config.signals or config.data.targets == "every"
-    limit = config.data.truth_queries if truth is not None and is_read else 0
-    number, time = examples.user_time[TEST]
-    user = log.hash[number]
-    drawn = mix(config.data.seed, _DRAW, user, time)
-    row = np.argsort(drawn, kind="stable")[:limit]
-    return TruthQueries(drawn[row], row, user_keys.keys(user[row]), time[row], limit)
+    if truth is None or not (config.signals or config.data.targets == "every"):
+        return {}
+    out, data = {}, config.data
+    for split, limit in ((VALIDATION, data.validation_truth_queries), (TEST, data.truth_queries)):
+        if limit:
+            number, time = examples.user_time[split]
+            user = log.hash[number]
+            drawn = mix(data.seed, _DRAW, user, time)
+            row = np.argsort(drawn, kind="stable")[:limit]
+            out[split] = TruthQueries(drawn[row], row, user_keys.keys(user[row]), time[row], limit)
+    return out
 
 
 def evaluation_arrays(
     parts: Sequence[PartitionEvaluation],
-    rows_before: Sequence[int],
+    rows_before: Mapping[str, Sequence[int] | np.ndarray],
     daily_plays: DailyPlays,
     truth: Truth | None,
     row_of_id: np.ndarray,
@@ -89,13 +94,16 @@ def evaluation_arrays(
 
     Args:
         parts: Arrays of each partition, in order.
-        rows_before: Number of test rows before each partition.
+        rows_before: Split -> number of rows before each partition.
         daily_plays: Plays by day.
         truth: Truth of the source.
         row_of_id: [V] row of the catalogue of each title id, without padding and unknown; -1 for none.
     """
-    limit = parts[0].truth.limit
-    stored = _truth_arrays(parts, rows_before, truth, row_of_id) if truth is not None and limit else None
+    stored: dict[str, TruthArrays] = {}
+    if truth is not None:
+        for split in parts[0].truth:
+            queries = [part.truth[split] for part in parts]
+            stored[split] = _truth_arrays(queries, rows_before[split], truth, row_of_id)
     return EvaluationArrays(concatenate_seen(part.seen for part in parts), daily_plays, stored)
 
 
@@ -116,10 +124,12 @@ def choice_of(truth: Truth, user: np.ndarray, time: np.ndarray, title: np.ndarra
 
 
 def _truth_arrays(
-    parts: Sequence[PartitionEvaluation], rows_before: Sequence[int], truth: Truth, row_of_id: np.ndarray
+    queries: Sequence[TruthQueries],
+    rows_before: Sequence[int] | np.ndarray,
+    truth: Truth,
+    row_of_id: np.ndarray,
 ) -> TruthArrays:
-    """Return the truth of the first queries of all partitions, in the order of the test rows."""
-    queries = [part.truth for part in parts]
+    """Return the truth of the first queries of a split of all partitions, in the order of its rows."""
     row = np.concatenate([q.row + before for q, before in zip(queries, rows_before, strict=False)])
     user, time = np.concatenate([q.user for q in queries]), np.concatenate([q.time for q in queries])
     first = np.lexsort((row, np.concatenate([q.hash for q in queries])))[: queries[0].limit]

@@ -26,7 +26,7 @@ from jaxrec.data.events.partitions import Spill, record_dtype
 from jaxrec.data.events.users import UserKeys, read_users
 from jaxrec.data.events.vocabulary import FeatureColumns
 from jaxrec.data.examples.ranking import Examples
-from jaxrec.data.examples.truth_queries import TEST, PartitionEvaluation, evaluation_arrays
+from jaxrec.data.examples.truth_queries import PartitionEvaluation, evaluation_arrays
 from jaxrec.data.increments.earlier import known_columns, read_earlier
 from jaxrec.data.increments.log_end import cut, end_of_log
 from jaxrec.data.increments.ranking import Columns, Counted, encode_titles, rank_titles
@@ -196,14 +196,16 @@ class _Preparation:
         truth = self.source.truth()
         self.writer.begin(ranked.layout)
         users: dict[str, list[np.ndarray]] = {s: [] for s in SPLITS[1:]}
-        sizes, parts, rows_before = SplitSizes(), [], []
+        sizes, parts = SplitSizes(), []
+        rows_before: dict[str, list[int]] = {split: [] for split in users}
 
         def build(partition: int) -> tuple[Examples, PartitionEvaluation]:
             return partition_job.build(self._load(partition), self.tables, ranked, user_keys, truth)
 
         for examples, evaluation in self._in_order("building rows", build):
             parts.append(evaluation)
-            rows_before.append(sizes.examples[TEST])
+            for split, before in rows_before.items():
+                before.append(sizes.examples[split])
             for split in SPLITS:
                 examples.rows[split]["user"] += sizes.users[split]
                 self.writer.add(split, examples.rows[split])

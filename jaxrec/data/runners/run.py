@@ -64,7 +64,8 @@ def ensure_dataset(
                     logging.warning("note on %s: %s", directory, note)
                 return
     kept = read_manifest(manifest)
-    if kept.get("filled", kept)["digest"] != digest(config):  # of the dataset before predictions
+    made_from = kept.get("pairs", kept.get("filled", kept))  # the dataset before predictions and pairs
+    if made_from["digest"] != digest(config):
         raise InputError(
             f"dataset {directory}: was prepared with other source, features, signals, labels or data "
             "settings; allowed: the same settings, or another data.directory"

@@ -34,7 +34,7 @@ from jaxrec.data.events.cleaning import check_dropped, clean
 from jaxrec.data.events.partitions import events_beside, merge_ranges, partition_of, record_dtype, records_of
 from jaxrec.data.events.users import UserKeys, UserTable, read_users
 from jaxrec.data.events.vocabulary import FeatureColumns
-from jaxrec.data.examples.truth_queries import TEST, evaluation_arrays
+from jaxrec.data.examples.truth_queries import evaluation_arrays
 from jaxrec.data.increments.earlier import EarlierDataset, known_columns
 from jaxrec.data.increments.log_end import cut, end_of_log
 from jaxrec.data.increments.ranking import Columns, Counted, TitleColumns, encode_titles, rank_titles
@@ -343,6 +343,6 @@ def finish(
         signal_copies=catalogue.signal_copies,
         earlier=titles.earlier,
     )
-    parts, before = [seen.values[p] for p in range(len(seen.values))], offsets.rows[TEST].tolist()
+    parts, before = [seen.values[p] for p in range(len(seen.values))], offsets.rows
     evaluation = evaluation_arrays(parts, before, catalogue.daily_plays, truth, ranked.row_of_id())
     yield "result", (catalogue.arrays, users, evaluation, result)

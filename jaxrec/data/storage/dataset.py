@@ -33,11 +33,11 @@ from jaxrec.data.labels.counts import shares_of
 from jaxrec.data.storage.arrays import Arrays, as_words, check_lengths
 from jaxrec.data.storage.evaluation_arrays import (
     DAILY_PLAYS,
-    TRUTH,
     DailyPlays,
     SeenTitles,
     TruthArrays,
     seen_prefix,
+    truth_prefix,
 )
 from jaxrec.data.storage.manifest_shape import check_manifest
 from jaxrec.data.storage.shard_cache import local_shards
@@ -154,9 +154,7 @@ class Rows:
         return out
 
     def read_into(self, blocks: np.ndarray, out: np.ndarray) -> None:
-        """Read these blocks, in this order, into `out`.
-
-        `out` is [rows, words] uint32 and contiguous.
+        """Read these blocks, in this order, into `out`, which is [rows, words] uint32 and contiguous.
 
         Threads may share an instance; most of the work runs without Python's lock.
         """
@@ -239,6 +237,11 @@ class Dataset:
         return self.manifest["fingerprint"]
 
     @property
+    def queries(self) -> str:
+        """Fingerprint of the dataset that the held-out rows are of: pairs are in training rows alone."""
+        return self.manifest.get("pairs", {}).get("dataset", self.fingerprint)
+
+    @property
     def label_shares(self) -> dict[str, float]:
         """Shares of the training targets where labels are known: `labels.counts.shares_of`."""
         return shares_of(self.manifest.get("labels", {}))
@@ -272,19 +275,16 @@ class Dataset:
         return self._load(f"users_{split}")
 
     def seen_titles(self, split: str) -> SeenTitles | None:
-        """Return the titles that a held-out split's users played.
-
-        None for a dataset that was prepared before they were stored.
-        """
+        """Return the titles that a held-out split's users played; None for an older dataset."""
         return self._evaluation_arrays(seen_prefix(split), SeenTitles)
 
     def daily_plays(self) -> DailyPlays | None:
         """Return the plays by day; None for a dataset that was prepared before they were stored."""
         return self._evaluation_arrays(DAILY_PLAYS, DailyPlays)
 
-    def truth(self) -> TruthArrays | None:
-        """Return the truth at some test queries; None where it is not stored."""
-        return self._evaluation_arrays(TRUTH, TruthArrays)
+    def truth(self, split: str = "test") -> TruthArrays | None:
+        """Return the truth at some queries of a held-out split; None where it is not stored."""
+        return self._evaluation_arrays(truth_prefix(split), TruthArrays)
 
     def load_all(self) -> None:
         """Read every array of the dataset once, for the comparison with its checksum.

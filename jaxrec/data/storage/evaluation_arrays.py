@@ -78,9 +78,9 @@ class DailyPlays(NamedTuple):
 
 
 class TruthArrays(NamedTuple):
-    """Truth of a simulated source at some test queries; columns are title ids without padding and unknown."""
+    """Truth of a simulated source at some queries; columns are title ids without padding and unknown."""
 
-    rows: np.ndarray  # [Q] int64 rows of the test split, ascending
+    rows: np.ndarray  # [Q] int64 rows of the split, ascending
     choice: np.ndarray  # [Q, V] float32 probability of each title as the next play; sums to 1
     reward: np.ndarray  # [Q, V] float16 enjoyment of each title, in [0, 1]
 
@@ -90,7 +90,7 @@ class EvaluationArrays(NamedTuple):
 
     seen: dict[str, SeenTitles]  # by held-out split
     daily_plays: DailyPlays
-    truth: TruthArrays | None = None  # None: not stored
+    truth: Mapping[str, TruthArrays]  # by held-out split whose truth is stored
 
     def files(self) -> dict[str, np.ndarray]:
         """Return the arrays by the name of their file, without its suffix."""
@@ -98,12 +98,16 @@ class EvaluationArrays(NamedTuple):
             seen_prefix(s): seen for s, seen in self.seen.items()
         }
         groups[DAILY_PLAYS] = self.daily_plays
-        if self.truth is not None:
-            groups[TRUTH] = self.truth
+        groups |= {truth_prefix(split): truth for split, truth in self.truth.items()}
         return {f"{prefix}_{name}": a for prefix, g in groups.items() for name, a in g._asdict().items()}
 
 
-DAILY_PLAYS, TRUTH = "daily_plays", "truth"  # first parts of the names of files
+DAILY_PLAYS = "daily_plays"  # first part of the names of files
+
+
+def truth_prefix(split: str) -> str:
+    """Return the first part of the names of the files of a split's truth."""
+    return "truth" if split == "test" else f"truth_{split}"
 
 
 def seen_prefix(split: str) -> str:

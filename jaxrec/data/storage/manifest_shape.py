@@ -20,6 +20,7 @@ _SHAPE = {  # `Layout.from_json` checks the layout
     "signals_sum?": str,
     "labels?": {ANY_KEY: {"entries": int, "known": float, "mean?": float, "filled?": float}},
     "filled?": {"dataset": str, "digest": str, "checkpoint": str, "labels": {ANY_KEY: dict}},
+    "pairs?": {"dataset": str, "digest": str, "policy": str, "rewards": str, "states": int, "pairs": int},
     "declared_labels?": [dict],
     "continues?": str,
     "notes?": [str],

@@ -1,6 +1,7 @@
 """Evaluation of a policy at the queries whose truth is stored: the list "truth".
 
 The queries are the first `data.truth_queries` test queries by hash, of a dataset of the simulated service.
+The value at validation queries, where their truth is stored, is there to choose settings by.
 """
 
 from collections.abc import Callable
@@ -45,15 +46,18 @@ class TruthEvaluation(NamedTuple):
 
 
 def stored_truth(dataset: Dataset, split: str) -> TruthArrays:
-    """Return the truth at test queries of a dataset.
+    """Return the truth at queries of a held-out split of a dataset.
 
     Raises:
-        InputError: The split is not that of the queries, or the dataset stores no truth.
+        InputError: The dataset stores no truth of the split.
     """
-    if split != SPLITS[-1]:
-        raise InputError(f"lists={TRUTH}: split={split}; allowed: {SPLITS[-1]}, whose truth is stored")
-    truth = dataset.truth()
+    truth = dataset.truth(split)
     if truth is None or not len(truth.rows):
+        if split != SPLITS[-1]:
+            raise InputError(
+                f"lists={TRUTH}: split={split}: dataset {dataset.directory} stores no truth of it; allowed: "
+                f"{SPLITS[-1]}, or a dataset with data.{split}_truth_queries above 0"
+            )
         raise InputError(
             f"lists={TRUTH}: dataset {dataset.directory} stores no truth; allowed: a dataset of the "
             "simulated service with signals or data.targets='every', and data.truth_queries above 0"
@@ -61,19 +65,21 @@ def stored_truth(dataset: Dataset, split: str) -> TruthArrays:
     return truth
 
 
-def evaluate_policy(queries: Queries, truth: TruthArrays) -> TruthEvaluation:
+def evaluate_policy(queries: Queries, truth: TruthArrays, split: str) -> TruthEvaluation:
     """Return the values of a policy at the queries whose truth is stored.
 
     Args:
         queries: The queries of `truth`, and a checkpoint whose protocols have a policy.
         truth: Truth of the queries.
+        split: Split of the queries.
     """
     rows = queries.rows
-    values = _PolicyRunner(queries.loaded.task, queries.table)(queries.loaded.params, rows, truth)
+    values = PolicyRunner(queries.loaded.task, queries.table)(queries.loaded.params, rows, truth)
     chosen = _joined([*tilt_values(truth.choice, truth.reward, _CHOICE)])
     frontier, columns = Frontier(truth.choice, truth.reward), values.columns()
     means = {name: float(x.mean()) for name, x in columns.items()}
     choice_value, best = float(chosen.value.mean()), frontier.value_at(means["kl"])
+    validation = _validation_values(queries) if split == SPLITS[-1] else {}
     half = float(overall(rows["user"]).of(values.value).half[0])
     interval = [means["value"] - half, means["value"] + half] if np.isfinite(half) else None
     columns = {f"{TRUTH}/{name}": x for name, x in columns.items()}
@@ -86,10 +92,21 @@ def evaluate_policy(queries: Queries, truth: TruthArrays) -> TruthEvaluation:
         "frontier": {"value": best, "kl": means["kl"]},
         "queries": len(rows),
         "users": len(np.unique(rows["user"])),
-    }})  # fmt: skip
+    } | validation})  # fmt: skip
 
 
-class _PolicyRunner(QueryRunner):
+def _validation_values(queries: Queries) -> dict[str, Any]:
+    """Return the means of a policy at validation queries as the value of "validation"; {} without a truth."""
+    truth = queries.dataset.truth(SPLITS[1])
+    if truth is None or not len(truth.rows):
+        return {}
+    rows = queries.dataset.rows(SPLITS[1]).all()[truth.rows]
+    values = PolicyRunner(queries.loaded.task, queries.table)(queries.loaded.params, rows, truth)
+    means = {name: float(x.mean()) for name, x in values.columns().items()}
+    return {"validation": means | {"queries": len(rows)}}
+
+
+class PolicyRunner(QueryRunner):
     """Runner of a task's policy over queries, whose log probabilities stay in memory for one batch."""
 
     def __init__(self, task: Task, table: TitleTable) -> None:

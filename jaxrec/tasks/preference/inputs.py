@@ -39,6 +39,9 @@ class RewardWindows(NamedTuple):
         earlier_sum: [B, L] sum of the known rewards of the plays before the target.
         earlier_count: [B, L] number of these rewards.
         played: [B, L, P] int32 stored titles that were played before the target, 0 for none.
+        play: [B, L] int32 index of the target among the stored plays.
+        winner: [B, L] int32 title that is preferred at the position, 0 for none; None without pairs.
+        loser: [B, L] int32 title that the winner is preferred to; None without pairs.
     """
 
     windows: next_item_inputs.TargetWindows
@@ -48,6 +51,9 @@ class RewardWindows(NamedTuple):
     earlier_sum: jax.Array
     earlier_count: jax.Array
     played: jax.Array
+    play: jax.Array
+    winner: jax.Array | None = None
+    loser: jax.Array | None = None
 
 
 def row_rewards(rows: dict[str, jax.Array], config: Config, layout: Layout) -> RowRewards:
@@ -87,14 +93,21 @@ def training(words: Any, layout: Layout, config: Config, size: int, key: jax.Arr
     def before_targets(x_BxP: jax.Array) -> jax.Array:
         return jnp.take_along_axis(jnp.cumsum(x_BxP, axis=1), index[:, :-1], axis=1)
 
+    has_target_BxL, pairs = windows.target != PAD, {}
+    if layout.pairs:
+        pairs = {
+            n: jnp.where(has_target_BxL, at_targets(rows[f"pair_{n}"]), PAD) for n in ("winner", "loser")
+        }
     stored = rows["title"].shape[1]
     is_before_BxLxP = jnp.arange(stored) <= index[:, :-1, None]
     return RewardWindows(
         windows,
         rows["user"],
         at_targets(rewards.reward),
-        at_targets(rewards.known) & (windows.target != PAD),
+        at_targets(rewards.known) & has_target_BxL,
         before_targets(rewards.reward),
         before_targets(rewards.known.astype(jnp.float32)),
         jnp.where(is_before_BxLxP, rows["title"][:, None], PAD),
+        index[:, 1:],
+        **pairs,
     )

@@ -11,38 +11,37 @@ from jaxrec.config.heads import REWARD, labels_read
 from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.losses.full_softmax import softmax
-from jaxrec.losses.preference import (
-    Choices,
-    Objective,
-    preference_loss,
-    soft_value_loss,
-    value_loss,
-)
+from jaxrec.losses.preference import Choices, Draws, Objective, advantages, preference_loss
 from jaxrec.models.generative.policy import Facts, Heads, Policy
-from jaxrec.models.layers import rng
-from jaxrec.models.layers.dense import applied
 from jaxrec.runtime.mesh import AXIS
 from jaxrec.tasks.next_item import NextItemTask
-from jaxrec.tasks.outputs import Protocols, Sums
-from jaxrec.tasks.preference import inputs
+from jaxrec.tasks.outputs import KeptParameters, Protocols, Sums
+from jaxrec.tasks.preference import compared, inputs
+from jaxrec.tasks.preference.compared import Encoded, FixedPolicy
+from jaxrec.tasks.preference.head_losses import head_losses, metrics_of
 from jaxrec.tasks.ranking_inputs import decode
 
+_OF_PAIRS = ("dpo", "ipo")
 _PRIOR = 3.0  # rewards that the mean of all users counts as, in the mean of a user
 _TITLES = 64  # titles whose rewards are predicted at a time
-_BOOTSTRAP = rng.layer_id(("bootstrap",))
-_POISSON = (0.36788, 0.73576, 0.91970, 0.98101, 0.99634)  # distribution function of a Poisson mean of 1
 
 
-class BatchRewards(NamedTuple):
-    """Rewards of the global batch.
+class BatchContext(NamedTuple):
+    """Rewards of the global batch, and fixed policies.
 
     Attributes:
         mean: Mean reward.
         soft: beta log of the mean of exp(reward / beta).
+        has_title: [V] bool, True for ids with a title; None: all from FIRST_TITLE on.
+        reference: Policy that the training started with; None unless the objective reads it.
+        old: Policy that draws titles; None unless the objective is "ppo".
     """
 
     mean: jax.Array
     soft: jax.Array
+    has_title: jax.Array | None = None
+    reference: FixedPolicy | None = None
+    old: FixedPolicy | None = None
 
 
 class _Heads(NamedTuple):
@@ -53,12 +52,14 @@ class _Heads(NamedTuple):
         q: [B, L] value Q of the target, and Q minus its logsumexp; None but for the objective "cql".
         baseline: [B, L] the baseline V.
         rewards: [M, B, L] rewards of the target by the reward models.
+        encoded: Outputs of the policy.
     """
 
     log_pi: jax.Array
     q: tuple[jax.Array, jax.Array] | None
     baseline: jax.Array
     rewards: jax.Array
+    encoded: Encoded
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +72,13 @@ class PreferenceTask(NextItemTask):
     """
 
     def check(self) -> None:
-        """Raise InputError if the rows lack a label of the reward, or know it nowhere."""
+        """Raise InputError if the rows lack a label of the reward or pairs, or know the label nowhere."""
         post = self.config.post
+        if post.objective in _OF_PAIRS and not self.layout.pairs:
+            raise InputError(
+                f"post.objective={post.objective!r} learns from pairs, but the dataset's rows have none; "
+                "allowed: a dataset that python -m jaxrec.pairs wrote"
+            )
         for label in labels_read(REWARD + post.reward, self.config) if post.reward else ():
             where = f"post.reward={post.reward!r} reads label {label.name!r}"
             if label.name not in self.layout.labels:
@@ -88,7 +94,26 @@ class PreferenceTask(NextItemTask):
     @property
     def baseline(self) -> str:
         """Name of the baseline that the objective subtracts."""
-        return self.config.post.baseline if self.config.post.objective == "exponential" else "zero"
+        return self.config.post.baseline if self.config.post.objective in ("exponential", "ppo") else "zero"
+
+    @property
+    def kept_parameters(self) -> KeptParameters:
+        """Parameters of the start for pairs and draws, of an earlier step for draws; see `Task`."""
+        post = self.config.post
+        if post.objective == "ppo":
+            return KeptParameters(True, post.refresh, ("reward_*",))
+        return KeptParameters(post.objective in _OF_PAIRS)
+
+    def with_kept(self, context: BatchContext, reference: Any, old: Any, table: TitleTable) -> BatchContext:
+        """Return the context with the fixed policies that the objective reads; see `Task`."""
+
+        def policy(params: Any) -> FixedPolicy:
+            return FixedPolicy(params, self.project_titles(params, table), context.has_title)
+
+        kept = self.kept_parameters
+        return context._replace(
+            reference=policy(reference) if kept.reference else None, old=policy(old) if kept.refresh else None
+        )
 
     @cached_property
     def model(self) -> Policy:
@@ -103,7 +128,7 @@ class PreferenceTask(NextItemTask):
 
     def device_context(
         self, task_state: Any, step: jax.Array, host: HostBatch, table: TitleTable
-    ) -> BatchRewards:
+    ) -> BatchContext:
         """Return the mean reward of the global batch, around which values and reward models predict."""
         rows = decode(host.words, self.layout.row_dtype())
         rewards, post = inputs.row_rewards(rows, self.config, self.layout), self.config.post
@@ -120,11 +145,12 @@ class PreferenceTask(NextItemTask):
         )
         count = jnp.maximum(count, 1)
         tiny = jnp.finfo(exponential.dtype).tiny
-        return BatchRewards(total / count, high + post.beta * jnp.log(jnp.maximum(exponential / count, tiny)))
+        soft = high + post.beta * jnp.log(jnp.maximum(exponential / count, tiny))
+        return BatchContext(total / count, soft, self.candidates(table))
 
     def loss(
         self, params: Any, host: HostBatch, table: TitleTable, task_state: Any, step: jax.Array,
-        key: jax.Array, projections: Any, context: BatchRewards,
+        key: jax.Array, projections: Any, context: BatchContext,
     ) -> tuple[jax.Array, Sums]:  # fmt: skip
         """Return the summed loss of the objective and of the heads, and sums of metrics; see `Task.loss`."""
         x = inputs.training(host.words, self.layout, self.config, self.size, key)
@@ -132,31 +158,112 @@ class PreferenceTask(NextItemTask):
         windows = x.windows._replace(target=jnp.where(valid_Bx1, x.windows.target, 0))
         x = x._replace(windows=windows, known=x.known & valid_Bx1)
         projections = self.project_titles(params, table) if projections is None else projections
-        out = self._heads(params, x, projections, key, (context, self.candidates(table)))
+        if self.config.post.objective == "ppo":
+            return self._loss_of_draws(params, x, projections, key, context)
+        # Log-ratios to another policy have no dropout: its noise is no difference of policies.
+        out = self._heads(params, x, projections, None if context.reference else key, context)
         choices = Choices(
             out.log_pi, windows.target > 0, x.reward, x.known, out.baseline, *(out.q or (None, None))
         )
-        objective = preference_loss(self._with_source(choices, out.rewards), self.config.post)
-        of_heads, sums = self._head_losses(choices, out.rewards, x.user)
-        return objective.total + of_heads, _metrics(objective, choices) | sums
+        of_heads, sums = head_losses(choices, out.rewards, x.user, self.baseline, self.config)
+        if context.reference is not None:
+            objective, of_pairs = self._objective_of_pairs(x, out, context.reference)
+            sums |= of_pairs
+        else:
+            objective = preference_loss(self._with_source(choices, out.rewards), self.config.post)
+        return objective.total + of_heads, metrics_of(objective, choices) | sums
+
+    def _objective_of_pairs(
+        self, x: inputs.RewardWindows, out: _Heads, reference: FixedPolicy
+    ) -> tuple[Objective, Sums]:
+        """Return the objective of the pairs of windows, and metrics: the log probabilities may both fall."""
+        encoded, of_reference = out.encoded, compared.encode_fixed(self.model, reference, x.windows.window)
+        winner, loser = x.winner, x.loser
+        assert winner is not None and loser is not None  # `check` has passed
+        temperature = self.config.next_item.temperature
+        pairs = compared.pairs(encoded, of_reference, winner, loser, out.log_pi, temperature)
+        ids = jnp.stack([x.windows.target, winner, loser], axis=-1)
+        logits = encoded.logits(ids) / temperature
+        log_p = out.log_pi[..., None] + logits - logits[..., :1]
+        count = pairs.present.sum()
+        right = pairs.present & (pairs.margin > 0)
+        return preference_loss(pairs, self.config.post), {
+            "pairs_in_order": (right.sum(), count),
+            "margin": (jnp.where(pairs.present, pairs.margin, 0.0).sum(), count),
+            "log_pi_winner": (jnp.where(pairs.present, log_p[..., 1], 0.0).sum(), count),
+            "log_pi_loser": (jnp.where(pairs.present, log_p[..., 2], 0.0).sum(), count),
+        }
+
+    def _loss_of_draws(
+        self, params: Any, x: inputs.RewardWindows, projections: Any, key: jax.Array, context: BatchContext
+    ) -> tuple[jax.Array, Sums]:
+        """Return the summed loss of titles that the old policy draws, and sums of metrics.
+
+        The rewards are those of the reference's reward models, so that neither the policy nor its encoder
+        changes them.
+        """
+        post, settings, target = self.config.post, self.config.next_item, x.windows.target
+        assert context.reference is not None and context.old is not None
+        encoded = compared.encode(self.model, params, x.windows.window, projections)
+        policy = encoded._replace(has_title=context.has_title)
+        reference, old = (
+            compared.encode_fixed(self.model, fixed, x.windows.window)
+            for fixed in (context.reference, context.old)
+        )
+        title_BxLxn, log_old = compared.draw(old, x.played, key, post.samples, settings)
+        by = compared.follow(
+            policy, reference if post.kappa else None, x.played, (title_BxLxn, target), settings
+        )
+        pair = jnp.broadcast_arrays(reference.state[:, :, None], reference.title[title_BxLxn])
+        of_reference: Any = {"params": context.reference.params}
+        rewards: Any = self.model.apply(of_reference, *pair, method="rewards")
+        reward = context.mean + compared.predicted(rewards, post)
+        present = target > 0
+        value, of_value, sums = None, jnp.zeros(()), {}
+        if self.baseline == "value":
+            value = self._value(params, policy.state, x, context)
+            error = jnp.square(value[..., None] - reward).mean(-1)
+            of_value = jnp.where(present, 0.5 * error, 0.0).sum()
+            sums["value_error"] = 2 * of_value, present.sum()
+        draws = Draws(by.of_draws, log_old, advantages(reward, value), by.kl, present)
+        objective = preference_loss(draws, post)
+        drawn = Choices(by.of_target, present, reward.mean(-1), present, jnp.zeros_like(by.kl))
+        if post.kappa:
+            sums["kl"] = jnp.where(present, by.kl, 0.0).sum(), present.sum()
+        return objective.total + of_value, metrics_of(objective, drawn) | sums
+
+    def _shallow(self, x: jax.Array) -> jax.Array:
+        """Return the input of a value or of a reward model, through which the encoder gets no gradient."""
+        return x if self.config.post.reward_gradient else jax.lax.stop_gradient(x)
+
+    def _value(
+        self, params: Any, state_BxLxD: jax.Array, x: inputs.RewardWindows, context: BatchContext
+    ) -> jax.Array:
+        """Return the value [B, L] of states, expected or soft."""
+        mean_BxL = _user_means(x, context)
+        facts = Facts(mean_BxL - context.mean, x.earlier_count)
+        of_state: Any = self.model.apply(
+            {"params": params}, self._shallow(state_BxLxD), facts, method="value"
+        )
+        return of_state + (context.soft if self.baseline == "soft" else context.mean)
 
     def _heads(
-        self, params: Any, x: inputs.RewardWindows, projections: Any, key: jax.Array,
-        of_batch: tuple[BatchRewards, jax.Array | None],
-    ) -> _Heads:  # fmt: skip
-        """Return the outputs of the policy and of its heads at every position.
-
-        `of_batch` holds the rewards of the batch and the mask from `candidates`.
-        """
-        context, titles_V = of_batch
+        self,
+        params: Any,
+        x: inputs.RewardWindows,
+        projections: Any,
+        key: jax.Array | None,
+        context: BatchContext,
+    ) -> _Heads:
+        """Return the outputs of the policy and of its heads at every position."""
         variables: Any = {"params": params}
         target_BxL, config = x.windows.target, self.config.next_item
-        state_BxLxD = applied(Policy.__call__, self.model, params)(x.windows.window, projections, key)
-        candidates_VxD: Any = self.model.apply(variables, projections, method="candidates")
+        encoded = compared.encode(self.model, params, x.windows.window, projections, key)
+        state_BxLxD, candidates_VxD = encoded.state, encoded.title
         budget = config.logits_budget_mib * 2**20
 
         def log_softmax(temperature: float) -> jax.Array:
-            inputs = state_BxLxD, candidates_VxD, target_BxL, temperature, budget, x.played, titles_V
+            inputs = state_BxLxD, candidates_VxD, target_BxL, temperature, budget, x.played, context.has_title
             return -softmax(*inputs)
 
         log_pi_BxL, q = log_softmax(config.temperature), None
@@ -164,10 +271,9 @@ class PreferenceTask(NextItemTask):
             scale = self.config.post.tau / config.temperature
             logit_BxL = jnp.einsum("bld,bld->bl", state_BxLxD, candidates_VxD[target_BxL])
             q = context.mean + scale * logit_BxL.astype(log_pi_BxL.dtype), log_softmax(1 / scale)
-        shallow = (lambda y: y) if self.config.post.reward_gradient else jax.lax.stop_gradient
-        state, title = shallow(state_BxLxD), shallow(candidates_VxD)[target_BxL]
+        state, title = self._shallow(state_BxLxD), self._shallow(candidates_VxD)[target_BxL]
         of_models: Any = self.model.apply(variables, state, title, method="rewards")
-        mean_BxL = (x.earlier_sum + _PRIOR * context.mean) / (x.earlier_count + _PRIOR)
+        mean_BxL = _user_means(x, context)
         baseline: Any = jnp.zeros_like(mean_BxL)
         if self.baseline == "user":
             baseline = mean_BxL
@@ -175,11 +281,8 @@ class PreferenceTask(NextItemTask):
             values_V: Any = self.model.apply(variables, method="title_values")
             baseline = context.mean + values_V[target_BxL]
         elif self.baseline != "zero":
-            facts = Facts(mean_BxL - context.mean, x.earlier_count)
-            centre = context.mean if self.baseline == "value" else context.soft
-            value_BxL: Any = self.model.apply(variables, state, facts, method="value")
-            baseline = centre + value_BxL
-        return _Heads(log_pi_BxL, q, baseline, context.mean + of_models)
+            baseline = self._value(params, state_BxLxD, x, context)
+        return _Heads(log_pi_BxL, q, baseline, context.mean + of_models, encoded)
 
     def reward_scores(self, params: Any, host: HostBatch, table: TitleTable) -> jax.Array:
         """Return the mean prediction [B, V] of the reward models, relative to the mean reward of all users.
@@ -208,40 +311,8 @@ class PreferenceTask(NextItemTask):
         post = self.config.post
         if post.source == "observed":
             return choices
-        rewards_MxBxL = jax.lax.stop_gradient(rewards_MxBxL)
-        reward = rewards_MxBxL.mean(0)
-        if post.source == "ensemble":
-            reward = reward - post.pessimism * rewards_MxBxL.std(0)
+        reward = compared.predicted(jax.lax.stop_gradient(rewards_MxBxL), post)
         return choices._replace(reward=reward, known=choices.chosen)
-
-    def _head_losses(
-        self, choices: Choices, rewards_MxBxL: jax.Array, user_B: jax.Array
-    ) -> tuple[jax.Array, Sums]:
-        """Return the summed losses of the baseline and of the reward models, and their metrics."""
-        total, sums, count = jnp.zeros(()), {}, choices.known.sum()
-        if self.baseline in ("title", "value"):
-            loss = value_loss(choices.baseline, choices).sum()
-            total, sums["value_error"] = total + loss, (2 * loss, count)
-        elif self.baseline == "soft":
-            loss = soft_value_loss(choices.baseline, choices, self.config.post.beta).sum()
-            total, sums["soft_value_loss"] = total + loss, (loss, count)
-        if len(rewards_MxBxL):
-            weight_MxBx1 = self._bootstrap(user_B, len(rewards_MxBxL))[:, :, None]
-            losses = jax.vmap(value_loss, (0, None))(rewards_MxBxL, choices)
-            total = total + (weight_MxBx1 * losses).sum()
-            sums["reward_error"] = 2 * losses.mean(0).sum(), count
-        return total, sums
-
-    def _bootstrap(self, user_B: jax.Array, models: int) -> jax.Array:
-        """Return the weights [M, B] of users in the bootstrap samples of the reward models.
-
-        A weight is a Poisson number of mean 1 (Poisson bootstrap), a function of the user, the model and
-        `train.seed`. A single model has all users.
-        """
-        if models == 1:
-            return jnp.ones((1, len(user_B)))
-        uniform_BxM = rng.uniform((models,), rng.row_keys(self.config.train.seed, 0, user_B), _BOOTSTRAP)
-        return (uniform_BxM.T[..., None] > jnp.asarray(_POISSON)).sum(-1).astype(jnp.float32)
 
     def update_task_state(
         self, task_state: Any, params: Any, step: jax.Array, sums: Sums
@@ -255,14 +326,6 @@ class PreferenceTask(NextItemTask):
         return task_state, sums | {"effective_share": (share, count)}
 
 
-def _metrics(objective: Objective, choices: Choices) -> Sums:
-    """Return sums and counts of the objective and its weights; the count of the loss is their sum."""
-    chosen = choices.chosen.sum()
-    return {
-        "loss": (objective.total, objective.weight.sum()),
-        "nll": (-jnp.where(choices.chosen, choices.log_pi, 0.0).sum(), chosen),
-        "reward": (jnp.where(choices.known, choices.reward, 0.0).sum(), choices.known.sum()),
-        "weight": (objective.weight.sum(), chosen),
-        "squared_weight": (jnp.square(objective.weight).sum(), chosen),
-        "clipped": (objective.clipped.sum(), chosen),
-    }
+def _user_means(x: inputs.RewardWindows, context: BatchContext) -> jax.Array:
+    """Return the means [B, L] of the users' earlier rewards, shrunk to that of all users."""
+    return (x.earlier_sum + _PRIOR * context.mean) / (x.earlier_count + _PRIOR)

@@ -64,7 +64,7 @@ def times(config, dataset, rows):
 @pytest.mark.parametrize("task", ["ranking", "next_item"])
 def test_the_truth_of_test_queries_is_stored_by_title_id(tiny_config, tmp_path, monkeypatch, task):
     config = of_task(tiny_config, task)
-    config.data.truth_queries = 50
+    config.data.truth_queries, config.data.validation_truth_queries = 50, 20
     dataset = prepared(config, tmp_path / "one")
     stored, rows = dataset.truth(), rows_of(dataset)
     assert len(rows) > 90 and len(stored.rows) == 50 and (np.diff(stored.rows) > 0).all()
@@ -78,6 +78,10 @@ def test_the_truth_of_test_queries_is_stored_by_title_id(tiny_config, tmp_path, 
     np.testing.assert_allclose(stored.reward, truth.reward(key, time)[:, row_of_id], atol=1e-3)
     assert (stored.choice[np.arange(50), queries["target"][:, 0] - FIRST_TITLE] > 0).all()
     assert (rows["target_completion"][:, 0] < config.data.abandon_threshold).mean() > 0.2
+    held_out = dataset.truth("validation")
+    queries = dataset.rows("validation").all()[held_out.rows]
+    assert held_out.choice.shape == (20, 110) and (np.diff(held_out.rows) > 0).all()
+    assert (held_out.choice[np.arange(20), queries["target"][:, 0] - FIRST_TITLE] > 0).all()
     if task == "ranking":
         check_oracle(config, dataset, rows, truth)
         check_other_partitions(config, dataset, tmp_path, monkeypatch)

@@ -52,16 +52,18 @@ def _line(
     of_runs = [run.result[TRUTH]["model"] for run in runs]
     ranked = [run.result[CATALOGUE]["model"] for run in runs if CATALOGUE in run.result]
     values = {name: [one[name] for one in of_runs] for name in (*of_runs[0],) if name != "interval"}
+    validation = [run.result[TRUTH].get("validation", {}).get(VALUE) for run in runs]
+    values |= {"validation": validation} if None not in validation else {}
     values |= {_NDCG: [one[_NDCG] for one in ranked]} if len(ranked) == len(runs) else {}
     return {
         "row": row.name, "label": row.tables[table], "against": against, "seeds": len(runs),
-        "metrics": {name: _summary(each) for name, each in values.items()},
+        "metrics": {name: summary(each) for name, each in values.items()},
         "difference": comparisons.compare(row.name, against, TRUTH, 1, "", VALUE)
         if against != row.name else None,
     }  # fmt: skip
 
 
-def _summary(values: Sequence[float | None]) -> Mapping[str, float]:
+def summary(values: Sequence[float | None]) -> Mapping[str, float]:
     """Return mean and sample standard deviation over seeds; NaN where a seed has no value."""
     array = np.array([np.nan if value is None else value for value in values], np.float64)
     return {"mean": float(array.mean()), "sd": float(array.std(ddof=1)) if len(array) > 1 else np.nan}

@@ -1,0 +1,219 @@
+"""Pairs of titles drawn from a policy, of which reward models prefer one: a dataset for DPO and IPO.
+
+At each position of a training row that predicts a title, n titles are drawn from the policy. The reward
+models of another run give rewards to them; the bounds of a reward are the mean of the models -+
+`post.pessimism` standard deviations. The pair of a position is the title of the highest lower bound and the
+title of the lowest upper bound. It is kept where the first bound is above the second. Axis letters: B rows, L
+positions, P stored plays, n draws, M reward models.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec.analysis.rewriting import Rewritten, content_digest, copied_manifest, evaluation_of, rewrite
+from jaxrec.config.schema import Config
+from jaxrec.config.serialization import dataset_directory, declarations_for_digest
+from jaxrec.core.batch import TitleTable
+from jaxrec.core.errors import InputError
+from jaxrec.core.ids import SPLITS
+from jaxrec.core.paths import AnyPath
+from jaxrec.core.row_format import Layout
+from jaxrec.data.runners.manifest import fingerprint_of
+from jaxrec.data.storage.arrays import as_words
+from jaxrec.data.storage.dataset import BLOCK_ROWS, Dataset
+from jaxrec.data.storage.row_blocks import row_blocks
+from jaxrec.data.storage.writer import DatasetWriter
+from jaxrec.models.layers import rng
+from jaxrec.runtime.mesh import replicate
+from jaxrec.tasks.loading import LoadedCheckpoint, check_same_catalogue, default_checkpoint, load_checkpoint
+from jaxrec.tasks.preference import compared, inputs
+from jaxrec.tasks.preference.compared import FixedPolicy
+from jaxrec.tasks.preference.task import PreferenceTask
+
+LEAST_MODELS = 2  # a single reward model has no bounds
+
+
+class RowPairs(NamedTuple):
+    """Pairs at the plays of rows.
+
+    Attributes:
+        winner: [B, P] int32 ids, 0 for no pair.
+        loser: [B, P] int32 ids.
+        states: [B] number of positions at which titles were drawn.
+    """
+
+    winner: jax.Array
+    loser: jax.Array
+    states: jax.Array
+
+
+def best_pair(title: jax.Array, reward: jax.Array, pessimism: float) -> tuple[jax.Array, jax.Array]:
+    """Return winner and loser [...] of drawn titles, 0 where the bounds of the best pair overlap.
+
+    Args:
+        title: [..., n] int32 ids.
+        reward: [M, ..., n] rewards by the reward models.
+        pessimism: Standard deviations between the mean and a bound.
+    """
+    mean, half = reward.mean(0), pessimism * reward.std(0)
+    low, high = mean - half, mean + half
+    is_kept = low.max(-1) > high.min(-1)
+
+    def at(index: jax.Array) -> jax.Array:
+        return jnp.where(is_kept, jnp.take_along_axis(title, index[..., None], axis=-1)[..., 0], 0)
+
+    return at(low.argmax(-1)), at(high.argmin(-1))
+
+
+class PairDrawer:
+    """Pairs of training rows: a function of a policy, reward models and a seed.
+
+    Args:
+        policy: Run whose policy draws titles.
+        models: Run whose reward models prefer.
+        config: Config with the settings of the draws.
+        layout: Layout of the rows.
+    """
+
+    def __init__(
+        self, policy: LoadedCheckpoint, models: LoadedCheckpoint, config: Config, layout: Layout
+    ) -> None:
+        tasks = (policy.task, models.task)
+        self._tasks = [task for task in tasks if isinstance(task, PreferenceTask)]
+        self._size = min(task.size for task in self._tasks)
+        self._layout, self._config = layout, dataclasses.replace(
+            config, sampling=dataclasses.replace(config.sampling, window="latest", id_dropout=0.0)
+        )  # fmt: skip
+        self._params = (policy.params, models.params)
+        self._table = replicate(policy.arrays.title_table())
+        self._draw = jax.jit(self._pairs)
+
+    def __call__(self, rows: np.ndarray, first: int) -> RowPairs:
+        """Return the pairs of rows [B] from the row `first` of the split on, on the host."""
+        parts = []
+        for start in range(0, len(rows), BLOCK_ROWS):
+            words = as_words(rows[start : start + BLOCK_ROWS])
+            padded = np.zeros((BLOCK_ROWS, words.shape[1]), np.uint32)
+            padded[: len(words)] = words
+            row = first + start + np.arange(BLOCK_ROWS)
+            pairs = jax.device_get(self._draw(self._params, self._table, padded, row))
+            parts.append(pairs)
+        return jax.tree.map(lambda *x: np.concatenate(x)[: len(rows)], *parts)
+
+    def _pairs(self, params: Any, table: TitleTable, words: jax.Array, row_B: jax.Array) -> RowPairs:
+        policy, models = self._tasks
+        key_Bx2 = rng.row_keys(self._config.train.seed, 0, row_B)
+        x = inputs.training(words, self._layout, self._config, self._size, key_Bx2)
+        of_policy, of_models = (
+            compared.encode_fixed(
+                task.model,
+                FixedPolicy(own, task.project_titles(own, table), task.candidates(table)),
+                x.windows.window,
+            )
+            for task, own in zip((policy, models), params, strict=True)
+        )
+        post, settings = self._config.post, policy.config.next_item
+        title_BxLxn, _ = compared.draw(of_policy, x.played, key_Bx2, post.samples, settings)
+        pair = jnp.broadcast_arrays(of_models.state[:, :, None], of_models.title[title_BxLxn])
+        reward: Any = models.model.apply({"params": params[1]}, *pair, method="rewards")
+        present_BxL = x.windows.target > 0
+
+        def at_plays(title_BxL: jax.Array) -> jax.Array:
+            plays = jnp.zeros((len(words), x.played.shape[-1]), jnp.int32)
+            title_BxL = jnp.where(present_BxL, title_BxL, 0)
+            return plays.at[jnp.arange(len(words))[:, None], x.play].set(title_BxL)
+
+        winner_BxL, loser_BxL = best_pair(title_BxLxn, reward, post.pessimism)
+        return RowPairs(at_plays(winner_BxL), at_plays(loser_BxL), present_BxL.sum(1))
+
+
+def _check(config: Config, dataset: Dataset, policy: LoadedCheckpoint, models: LoadedCheckpoint) -> None:
+    """Raise InputError unless pairs of both runs can be drawn at the sequences of the dataset."""
+    for name, loaded in (("checkpoint", policy), ("rewards", models)):
+        if not isinstance(loaded.task, PreferenceTask):
+            raise InputError(
+                f"{name}: the run {loaded.config.name!r} has task.name={loaded.config.task.name!r}; allowed: "
+                "a run of the task 'preference'"
+            )
+        check_same_catalogue(dataset, loaded)
+    if dataset.layout.pairs:
+        raise InputError(
+            f"dataset {dataset.directory}: has pairs already; allowed: the dataset that it was made from"
+        )
+    count = models.config.post.reward_models
+    if count < LEAST_MODELS:
+        raise InputError(
+            f"rewards: the run {models.config.name!r} has post.reward_models={count}; allowed: "
+            f"{LEAST_MODELS} or more, whose spread gives the bounds of a reward"
+        )
+    if declarations_for_digest(config.labels) != declarations_for_digest(models.config.labels):
+        raise InputError(
+            f"rewards: the run {models.config.name!r} has other labels than the config; allowed: the same"
+        )
+
+
+def write_pairs(
+    checkpoint: str | AnyPath, rewards: str | AnyPath, config: Config, out: str | AnyPath
+) -> Rewritten:
+    """Write the dataset of a config with pairs of titles drawn from a policy.
+
+    Args:
+        checkpoint: Folder of the run whose policy draws.
+        rewards: Folder of the run whose reward models prefer.
+        config: Config with the dataset, `post.samples`, `post.pessimism` and `train.seed` of the draws.
+        out: Folder of the dataset with pairs.
+
+    Raises:
+        InputError: The runs have no policy or reward models of the dataset's titles, no pair is kept, or
+            `out` holds something else.
+    """
+    policy, models = (load_checkpoint(run, default_checkpoint(run)) for run in (checkpoint, rewards))
+    dataset = Dataset(dataset_directory(config), config.data.verify)
+    _check(config, dataset, policy, models)
+    made_from = {
+        "dataset": dataset.fingerprint, "digest": dataset.manifest["digest"],
+        "policy": content_digest(policy), "rewards": content_digest(models),
+    }  # fmt: skip
+    settings = f"{config.post.samples} {config.post.pessimism} {config.train.seed}"
+    own = hashlib.sha256(" ".join((*made_from.values(), settings)).encode()).hexdigest()
+    what = f"{dataset.directory} with pairs of {checkpoint} by {rewards} and these settings"
+    drawer = PairDrawer(policy, models, config, dataset.layout)
+    return rewrite(out, own, what, lambda folder: _write(dataset, drawer, folder, own, made_from))
+
+
+def _write(
+    dataset: Dataset, drawer: Callable[[np.ndarray, int], RowPairs], folder: AnyPath, own: str,
+    made_from: dict[str, str],
+) -> None:  # fmt: skip
+    """Write the dataset with pairs; InputError where no pair is kept."""
+    layout = dataclasses.replace(dataset.layout, pairs=True)
+    states = kept = first = 0
+    with DatasetWriter(folder) as writer:
+        writer.begin(layout)
+        for rows in row_blocks(dataset.rows(SPLITS[0])):
+            out, pairs = np.zeros(len(rows), layout.row_dtype()), drawer(rows, first)
+            for name in rows.dtype.names or ():
+                out[name] = rows[name]
+            out["pair_winner"], out["pair_loser"] = pairs.winner, pairs.loser
+            states, kept = states + int(pairs.states.sum()), kept + int((pairs.winner > 0).sum())
+            first += len(rows)
+            writer.add(SPLITS[0], out)
+        if not kept:
+            raise InputError(
+                f"no pair at {states:,} states is kept: the bounds of their rewards overlap; allowed: a "
+                "lower post.pessimism, or more post.samples"
+            )
+        for split in SPLITS[1:]:
+            for rows in row_blocks(dataset.rows(split)):
+                writer.add(split, rows)
+        counts = made_from | {"states": states, "pairs": kept}
+        manifest = copied_manifest(dataset) | {"digest": own, "layout": layout.to_json(), "pairs": counts}
+        manifest["fingerprint"] = fingerprint_of(manifest, writer.row_sums())
+        users = {split: dataset.user_keys(split) for split in SPLITS[1:]}
+        writer.finish(dataset.arrays, users, manifest, evaluation_of(dataset), audited=True)
