@@ -14,13 +14,14 @@ import numpy as np
 
 from jaxrec.analysis.explained_variance import explained_variance
 from jaxrec.config.heads import REWARD, head_values
-from jaxrec.core.batch import HostBatch, TitleTable
+from jaxrec.core.batch import HostBatch
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE, REWARDS
 from jaxrec.core.paths import AnyPath
 from jaxrec.core.registry import METRICS, resolve
 from jaxrec.core.rewards import version
 from jaxrec.data.loading.left_out import left_out_titles
+from jaxrec.data.storage.arrays import Arrays
 from jaxrec.data.storage.dataset import Dataset, SelectedRows
 from jaxrec.evaluation.details.grouped_means import overall
 from jaxrec.evaluation.results import EvaluationResult
@@ -64,7 +65,7 @@ def with_reward_models(
     value, predicted = np.empty(len(queries)), np.empty(len(queries))
     rank_of_id = loaded.arrays.rank_of_id
     has_title = rank_of_id[FIRST_TITLE:] < len(rank_of_id)
-    done, runner = 0, _Runner(loaded.task, models_run.task, replicate(loaded.arrays.title_table()))
+    done, runner = 0, _Runner(loaded.task, models_run.task, loaded.arrays)
     for logits, rewards in runner(loaded.params, models_run.params, queries):
         at = np.arange(done, min(done + len(logits), len(queries)))
         played = np.zeros((len(at), logits.shape[1]), bool)
@@ -147,9 +148,10 @@ def _of_targets(
 class _Runner(QueryRunner):
     """Runner of a policy and of reward models over the same queries."""
 
-    def __init__(self, policy: Any, models: Any, table: TitleTable) -> None:
+    def __init__(self, policy: Any, models: Any, arrays: Arrays) -> None:
         queries = max(_PAIRS // policy.layout.num_titles, 1)
-        super().__init__(policy, table, _step(policy, models), queries, lambda params: params)
+        tables: Any = replicate((policy.title_table(arrays), models.title_table(arrays)))
+        super().__init__(policy, tables, _step(policy, models), queries, lambda params: params)
 
     def __call__(self, policy: Any, models: Any, rows: np.ndarray) -> Any:
         """Yield logits and relative rewards [B, V] of batches of rows, in order; the last may be padded."""
@@ -158,11 +160,11 @@ class _Runner(QueryRunner):
 
 
 def _step(policy: Any, models: PreferenceTask) -> Callable:
-    """Return a step `((params, params), batch, table) -> (logits, rewards)` [B, V] over all devices."""
+    """Return a step `((params, params), batch, tables) -> (logits, rewards)` [B, V] over all devices."""
 
-    def step(params: Any, host: HostBatch, table: TitleTable) -> tuple[jax.Array, jax.Array]:
-        logits = policy.policy_logits(params[0], host, table).astype(jnp.float32)
-        rewards = models.reward_scores(params[1], host, table)
+    def step(params: Any, host: HostBatch, tables: Any) -> tuple[jax.Array, jax.Array]:
+        logits = policy.policy_logits(params[0], host, tables[0]).astype(jnp.float32)
+        rewards = models.reward_scores(params[1], host, tables[1])
         return jax.lax.all_gather((logits, rewards), AXIS, tiled=True)
 
     return step

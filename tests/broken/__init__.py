@@ -5,6 +5,7 @@ from tests.broken import (
     availability,
     backends,
     data,
+    entity,
     evaluation,
     examples,
     filling,
@@ -52,5 +53,6 @@ AREAS = (
     policies,
     served,
     increments,
+    entity,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)
