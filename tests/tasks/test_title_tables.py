@@ -34,10 +34,13 @@ ARRAYS = SimpleNamespace(
 )
 
 
-def test_maturity_has_ages_up_to_the_newest_played_title_and_plays():
+def test_maturity_has_ages_and_plays():
     """Launches are on days 20,010, 19,990, 20,030 (never played) and 20,000."""
     config = Config(model=Model(entity="mixed", launch_day="launch_day"))
     expected = np.log1p([[0, 0], [0, 0], [0, 10], [20, 3], [0, 0], [10, 1]])
+    np.testing.assert_allclose(maturity_of(ARRAYS, LAYOUT, config), expected, rtol=1e-5)
+    config.data.until = "2024-10-17"  # day 20,013: the title of day 20,030 is not launched yet
+    expected[2:, 0] = np.log1p([3, 23, 0, 13])
     np.testing.assert_allclose(maturity_of(ARRAYS, LAYOUT, config), expected, rtol=1e-5)
     of_plays = maturity_of(ARRAYS, LAYOUT, Config(model=Model(entity="mixed")))
     np.testing.assert_allclose(of_plays, expected * [0, 1], rtol=1e-5)

@@ -1,5 +1,7 @@
 """Age and plays of titles, which the gate of `model.entity="mixed"` and cold masking read."""
 
+from datetime import date
+
 import numpy as np
 
 from jaxrec.config.schema import Config
@@ -16,8 +18,9 @@ def reads_maturity(config: Config) -> bool:
 def maturity_of(arrays: Arrays, layout: Layout, config: Config) -> np.ndarray:
     """Return the maturity of titles: log1p of the age in days, and log1p of the plays.
 
-    The age is that on the launch day of the newest title that training users played. It is 0 for later
-    titles, and for all titles without `model.launch_day`. Plays are those of training users.
+    The age is that on `data.until`; without such a day, on the launch day of the newest title that training
+    users played. It is 0 for later titles, and for all titles without `model.launch_day`. Plays are those of
+    training users.
 
     Args:
         arrays: Arrays of the catalogue, with titles launched since the training or without.
@@ -33,7 +36,9 @@ def maturity_of(arrays: Arrays, layout: Layout, config: Config) -> np.ndarray:
         columns = split_columns(layout.of("title"), None, arrays.title_numbers)
         [spec] = [f for f in layout.of("title") if f.name == config.model.launch_day]
         launch = columns[spec.name][:, 0].astype(np.float64) * spec.std + spec.mean
-        played = launch[arrays.title_plays > 0]
-        maturity[:, 0] = np.log1p(np.maximum(played.max(initial=-np.inf) - launch, 0))
+        today = launch[arrays.title_plays > 0].max(initial=-np.inf)
+        if config.data.until:
+            today = (date.fromisoformat(config.data.until) - date(1970, 1, 1)).days
+        maturity[:, 0] = np.log1p(np.maximum(today - launch, 0))
     maturity[:FIRST_TITLE] = 0
     return maturity
