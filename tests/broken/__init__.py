@@ -17,6 +17,7 @@ from tests.broken import (
     models,
     past_signals,
     policies,
+    rolling,
     runs,
     served,
     settings,
@@ -54,5 +55,6 @@ AREAS = (
     served,
     increments,
     entity,
+    rolling,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)

@@ -232,7 +232,7 @@ FILES = [f"{p.name}{a}" for p in sorted((ROOT / "configs").glob("*.py")) for a i
 PLAIN = (
     "tiny.py", "kuairand.py", "kuairand_signals.py", "kuairand_labels.py",
     "kuairand_impressions.py", "own_data.py", "study.py", "study_hydra.py", "study_post.py",
-    "study_stages.py", "sequences.py", "delayed.py", "policy.py",
+    "study_rolling.py", "study_stages.py", "sequences.py", "delayed.py", "policy.py",
 )  # fmt: skip
 
 
