@@ -52,7 +52,7 @@ def training(task: Task, dataset: Dataset, every: int) -> Iterator[tuple[int, Tr
     state = read_start(task, dataset, init.abstract()).apply(init.init())
     batches = training_batches(task, dataset.rows("train"))
     mapped = jax.vmap(TrainStep(task), in_axes=(None, 0, None), out_axes=(None, 0), axis_name=AXIS)
-    step, table = jax.jit(mapped), dataset.arrays.title_table()
+    step, table = jax.jit(mapped), task.title_table(dataset.arrays)
     for number in range(task.total_steps + 1):
         if number % every == 0:
             yield number, state
@@ -69,7 +69,7 @@ def measure(args: flags.FlagValues) -> dict[str, Any]:
     truth = TruthArrays(*(array[: args.queries] for array in stored_truth(dataset, "test")))
     rows = dataset.rows("test").all()[truth.rows]
     left_out = left_out_titles(dataset, "test", rows, "all", truth.rows)
-    runner = PolicyRunner(task, replicate(dataset.arrays.title_table()))
+    runner = PolicyRunner(task, replicate(task.title_table(dataset.arrays)))
     runs = {"own": args.start, **({"raters": args.raters} if args.raters else {})}
     of_rewards = {
         name: RewardValues(task, load_checkpoint(workdir, "last"), dataset, rows, left_out)

@@ -22,6 +22,7 @@ from jaxrec.core.batch import HostBatch
 from jaxrec.core.row_format import FeatureSpec, Layout
 from jaxrec.data.storage.arrays import as_words
 from jaxrec.runtime.mesh import AXIS
+from jaxrec.tasks.inputs.title_tables import empty_table
 from jaxrec.tasks.loading import build_task
 from jaxrec.training.train_state import StateInit
 from jaxrec.training.train_step import TrainStep
@@ -54,7 +55,11 @@ def step(name: str, batch: int, titles: int) -> tuple[Callable, tuple[Any, ...]]
     if has_pairs:  # titles that the row does not hold
         rows["pair_winner"], rows["pair_loser"] = titles, titles + 1
     host = HostBatch(as_words(rows), np.ones(batch, bool))
-    arguments = StateInit(task).init(), jax.tree.map(lambda x: x[None], host), task.empty_table()
+    arguments = (
+        StateInit(task).init(),
+        jax.tree.map(lambda x: x[None], host),
+        empty_table(task.layout, task.config),
+    )
     mapped = jax.vmap(TrainStep(task), in_axes=(None, 0, None), out_axes=0, axis_name=AXIS)
     return jax.jit(mapped), jax.tree.map(jnp.asarray, arguments)
 

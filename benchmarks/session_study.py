@@ -72,7 +72,7 @@ def _queries(workdir: Path, most: int = 0) -> tuple[LoadedCheckpoint, Queries]:
     loaded = load_checkpoint(str(workdir), "best")
     dataset = open_dataset(loaded, None)
     rows = dataset.rows("test").all()[: most or None]
-    table = replicate(loaded.arrays.title_table())
+    table = replicate(loaded.task.title_table(loaded.arrays))
     return loaded, Queries(loaded, dataset, table, SelectedRows(rows), rows)
 
 

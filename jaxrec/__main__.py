@@ -19,10 +19,11 @@ COMMANDS = {
     "export": "export a checkpoint for serving by jax and NumPy alone",
     "serve": "serve an export over HTTP",
     "study": "reproduce the tables of the paper",
+    "days": "update models day by day, each evaluated on the day after",
 }
 GROUPS = {
     "data": ("prepare", "describe", "fill"),
-    "training and evaluation": ("train", "pairs", "evaluate", "report", "compare", "study"),
+    "training and evaluation": ("train", "pairs", "evaluate", "report", "compare", "study", "days"),
     "serving": ("recommend", "export", "serve"),
 }
 

@@ -49,7 +49,9 @@ class Filler:
         # The row of one target without candidates, so that nothing else is scored.
         self._alone = dataclasses.replace(layout, num_targets=1, pools=(0, 0, 0, 0), negatives=0)
         self._task = dataclasses.replace(loaded.task, layout=self._alone)
-        self._scorer = label_scorer(self._task, replicate(loaded.arrays.title_table()), with_loss=False)
+        self._scorer = label_scorer(
+            self._task, replicate(loaded.task.title_table(loaded.arrays)), with_loss=False
+        )
 
     def __call__(self, split: str, rows: np.ndarray) -> np.ndarray:
         """Return rows [N] of a split with predictions, which `label_filled` marks."""

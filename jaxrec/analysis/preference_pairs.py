@@ -19,7 +19,6 @@ import numpy as np
 from jaxrec.analysis.rewriting import Rewritten, content_digest, copied_manifest, evaluation_of, rewrite
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import dataset_directory, declarations_for_digest
-from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import SPLITS
 from jaxrec.core.paths import AnyPath
@@ -91,7 +90,7 @@ class PairDrawer:
             config, sampling=dataclasses.replace(config.sampling, window="latest", id_dropout=0.0)
         )  # fmt: skip
         self._params = (policy.params, models.params)
-        self._table = replicate(policy.arrays.title_table())
+        self._tables = replicate(tuple(task.title_table(policy.arrays) for task in self._tasks))
         self._draw = jax.jit(self._pairs)
 
     def __call__(self, rows: np.ndarray, first: int) -> RowPairs:
@@ -102,11 +101,11 @@ class PairDrawer:
             padded = np.zeros((BLOCK_ROWS, words.shape[1]), np.uint32)
             padded[: len(words)] = words
             row = first + start + np.arange(BLOCK_ROWS)
-            pairs = jax.device_get(self._draw(self._params, self._table, padded, row))
+            pairs = jax.device_get(self._draw(self._params, self._tables, padded, row))
             parts.append(pairs)
         return jax.tree.map(lambda *x: np.concatenate(x)[: len(rows)], *parts)
 
-    def _pairs(self, params: Any, table: TitleTable, words: jax.Array, row_B: jax.Array) -> RowPairs:
+    def _pairs(self, params: Any, tables: Any, words: jax.Array, row_B: jax.Array) -> RowPairs:
         policy, models = self._tasks
         key_Bx2 = rng.row_keys(self._config.train.seed, 0, row_B)
         x = inputs.training(words, self._layout, self._config, self._size, key_Bx2)
@@ -116,7 +115,7 @@ class PairDrawer:
                 FixedPolicy(own, task.project_titles(own, table), task.candidates(table)),
                 x.windows.window,
             )
-            for task, own in zip((policy, models), params, strict=True)
+            for task, own, table in zip((policy, models), params, tables, strict=True)
         )
         post, settings = self._config.post, policy.config.next_item
         title_BxLxn, _ = compared.draw(of_policy, x.played, key_Bx2, post.samples, settings)

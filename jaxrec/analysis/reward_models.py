@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxrec.analysis.explained_variance import explained_variance
 from jaxrec.config.heads import REWARD, head_values
-from jaxrec.core.batch import HostBatch, TitleTable
+from jaxrec.core.batch import HostBatch
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE, REWARDS
 from jaxrec.core.paths import AnyPath
@@ -149,8 +149,9 @@ class RewardValues(QueryRunner):
         left_out: LeftOutTitles,
     ) -> None:  # fmt: skip
         of_models: Any = models.task
-        size, table = max(_PAIRS // policy.layout.num_titles, 1), replicate(dataset.arrays.title_table())
-        super().__init__(policy, table, _step(policy, of_models), size, lambda params: params)
+        size = max(_PAIRS // policy.layout.num_titles, 1)
+        tables: Any = replicate(tuple(task.title_table(dataset.arrays) for task in (policy, of_models)))
+        super().__init__(policy, tables, _step(policy, of_models), size, lambda params: params)
         self._models, self._offset = models.params, _mean_reward(models, dataset)
         self._queries, self._left_out = queries, left_out
         rank_of_id = dataset.arrays.rank_of_id[FIRST_TITLE:]
@@ -174,11 +175,11 @@ class RewardValues(QueryRunner):
 
 
 def _step(policy: Any, models: PreferenceTask) -> Callable:
-    """Return a step `((params, params), batch, table) -> (logits, rewards)` [B, V] over all devices."""
+    """Return a step `((params, params), batch, tables) -> (logits, rewards)` [B, V] over all devices."""
 
-    def step(params: Any, host: HostBatch, table: TitleTable) -> tuple[jax.Array, jax.Array]:
-        logits = policy.policy_logits(params[0], host, table).astype(jnp.float32)
-        rewards = models.reward_scores(params[1], host, table)
+    def step(params: Any, host: HostBatch, tables: Any) -> tuple[jax.Array, jax.Array]:
+        logits = policy.policy_logits(params[0], host, tables[0]).astype(jnp.float32)
+        rewards = models.reward_scores(params[1], host, tables[1])
         return jax.lax.all_gather((logits, rewards), AXIS, tiled=True)
 
     return step

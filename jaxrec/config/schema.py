@@ -213,6 +213,11 @@ class Model:
     item_table_sharding: Literal["replicated", "split"] = "replicated"  # "split": rows of the titles'
     # embeddings, and of their optimizer state, are sharded over the devices
     embedding_init_std: float = 0.2  # standard deviation of initial embeddings
+    entity: Literal["concat", "mixed"] = "concat"  # vector of a title: "concat" of its features' vectors;
+    # "mixed": embedding of the id and projected metadata, weighed by the title's age and plays
+    launch_day: str = ""  # title feature, in days since 1970, that "mixed" reads ages from; "": plays alone
+    cold_masking: float = 0.0  # probability that a step replaces the id of a much-played title by the unknown
+    cold_masking_new: float = 0.0  # the same of a title without plays; 0: no cold masking
     position: Literal["index", "time_gap", "none"] = "index"  # "time_gap": time since the last play
     target_in_sequence: bool = False  # each candidate is appended to the history as the newest title, as in
     # BST: transformer and gru4rec then encode each candidate; sasrec and hstu encode a history once

@@ -63,11 +63,15 @@ class TitleTable(NamedTuple):
         numbers: [V, columns] float32, standardised.
         rank: [V] int32 popularity rank, V for padding, unknown and ids without a title; None: the order of
             ids. Training reads it where ids may have no title.
+        maturity: [V, 2] float32, log1p of the age in days and log1p of the plays; None where it is not read.
+        masked: [V] bool, titles whose ids are replaced by the unknown id; None: none.
     """
 
     categories: Any
     numbers: Any
     rank: Any = None
+    maturity: Any = None
+    masked: Any = None
 
 
 # ---------------------------------------------------------------- what is known when, checked by mypy

@@ -106,7 +106,7 @@ def evaluate(
     protocols, rows = loaded.task.protocols(), dataset.rows(options.split).all()
     usual = _usual_lists(loaded, dataset, options.split, rows)
     lists = _checked_lists(options, loaded, usual, rows)
-    table = replicate(loaded.arrays.title_table())
+    table = replicate(loaded.task.title_table(loaded.arrays))
     queries, truth = _queries(loaded, dataset, table, options.split, rows, TRUTH in lists)
     frozen = tuple(name for name in lists if name in LISTS)
     result: dict[str, Any] = {"name": loaded.config.name, "split": options.split, "which": which}

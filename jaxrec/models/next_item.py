@@ -113,6 +113,7 @@ class ItemTable(Parameters):
         width: Width D of the model.
         reads: Names of the selected features; empty: all.
         spread: Standard deviation of the initial embeddings.
+        entity: Kind of a title vector: `model.entity`.
     """
 
     features: tuple[FeatureSpec, ...]
@@ -120,11 +121,18 @@ class ItemTable(Parameters):
     width: int
     reads: tuple[str, ...]
     spread: float
+    entity: str = "concat"
 
     @nn.compact
     def __call__(self, table: TitleTable) -> jax.Array:
         vectors = TitleEncoder(
-            self.dtype, self.features, self.titles, self.reads, self.spread, name="vectors"
+            self.dtype,
+            self.features,
+            self.titles,
+            self.reads,
+            self.spread,
+            entity=self.entity,
+            name="vectors",
         )
         t_VxF = vectors.vectors(jnp.arange(max(self.titles, table.categories.shape[0])), table)
         if t_VxF.shape[1] == self.width:
@@ -169,6 +177,7 @@ class NextItemModel(Parameters):
             self.config.width,
             self.config.features,
             self.config.embedding_init_std,
+            self.config.entity,
         )
         names = ("title", "scored") if self.config.untied_item_embeddings else ("title",)
         self.tables = [ItemTable(self.dtype, *fields, name=name) for name in names]

@@ -16,6 +16,7 @@ from jaxrec.core.registry import ALL_ENCODERS, SESSION_ENCODERS
 from jaxrec.core.row_format import FeatureSpec, history_signals
 from jaxrec.models.encoders.base import PackedTitles
 from jaxrec.models.encoders.session import SessionInputs, history_windows
+from jaxrec.models.features.entity import title_width
 from jaxrec.models.layers.dense import (
     Parameters,
     at_least_float32,
@@ -63,7 +64,10 @@ class UserEncoder(Parameters):
         places = ("title", "user", "context", "label")
         where = {w: tuple(f for f in self.features if f.where == w) for w in places}
         inputs = self.config.features, self.config.embedding_init_std
-        self.title = TitleEncoder(self.dtype, where["title"], self.titles, *inputs, self.split, name="title")
+        entity = self.config.entity
+        self.title = TitleEncoder(
+            self.dtype, where["title"], self.titles, *inputs, self.split, entity, name="title"
+        )
         self.user = FeatureEncoder(self.dtype, where["user"], *inputs, name="user")
         self.context = FeatureEncoder(self.dtype, where["context"], *inputs, name="context")
         if where["label"]:
@@ -72,9 +76,10 @@ class UserEncoder(Parameters):
             [f for f in self.features if f.where == "interaction"], self.config.features
         )
         self.longest = max(history_windows(self.config))
-        title, user, context, observed = (
-            sum(f.width for f in select_features(where[w], self.config.features)) for w in where
+        user, context, observed = (
+            sum(f.width for f in select_features(where[w], self.config.features)) for w in places[1:]
         )
+        title = title_width(where["title"], self.config.features, entity)
         self.rows = HistoryEncoder(
             self.dtype, interactions, title, context, self.config.width, self.longest, self.config.position,
             self.config.target_in_sequence, history_signals(self.features), name="history",

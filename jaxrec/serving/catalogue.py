@@ -61,7 +61,7 @@ class CatalogueScorer:
             self._pairs, self._queries = min(self._pairs, _JOINED_PAIRS), 16
         self._task, self._params, self._correction = task, as_global_arrays(params), correction
         self.titles = len(arrays.id_of_rank)
-        self._table = replicate(arrays.title_table())
+        self._table = replicate(task.title_table(arrays))
         self._id_V = arrays.id_of_rank
         log_q_V = correction.log_q_V
         self._log_q_V = np.zeros(len(arrays.rank_of_id), np.float32) if log_q_V is None else log_q_V

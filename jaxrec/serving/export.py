@@ -26,6 +26,7 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath, as_path
+from jaxrec.data.loading.title_maturity import reads_maturity
 from jaxrec.models.kernels import pallas
 from jaxrec.serving import exported, safetensors
 from jaxrec.serving.catalogue import DeviceCatalogue, best_titles
@@ -240,7 +241,8 @@ class Programs:
     def _catalogue_shapes(self, padded: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Return the shapes of the arrays of the catalogue, with `padded` titles by popularity rank."""
         arrays, V = self._arrays, len(self._arrays.rank_of_id)
-        return {
+        reads = reads_maturity(self._task.config)
+        return ({exported.MATURITY: _shape((V, 2), np.float32)} if reads else {}) | {
             "categories": _shape(arrays.title_categories.shape, np.int32),
             "numbers": _shape(arrays.title_numbers.shape, np.float32),
             "rank": _shape((V,), np.int32),
@@ -292,7 +294,8 @@ def _shape(shape: tuple[Any, ...], dtype: Any) -> jax.ShapeDtypeStruct:
 
 
 def _table(catalogue: dict[str, jax.Array]) -> TitleTable:
-    return TitleTable(catalogue["categories"], catalogue["numbers"], catalogue["rank"])
+    maturity = catalogue.get(exported.MATURITY)
+    return TitleTable(catalogue["categories"], catalogue["numbers"], catalogue["rank"], maturity)
 
 
 def _host(words: Any) -> HostBatch:

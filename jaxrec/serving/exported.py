@@ -36,6 +36,7 @@ from jaxrec.core.json_io import ANY_KEY, check_shape, parse_json
 from jaxrec.core.row_format import Layout
 from jaxrec.data.events.history_columns import HistoryColumns
 from jaxrec.data.events.user_groups import Chunk
+from jaxrec.data.loading.title_maturity import maturity_of, reads_maturity
 from jaxrec.data.storage.arrays import Arrays, as_words
 from jaxrec.serving import safetensors
 from jaxrec.serving.exclusions import Exclusions
@@ -47,6 +48,7 @@ FORMAT = 1
 MANIFEST, PARAMETERS, VOCABULARY = "manifest.json", "parameters.safetensors", "vocabulary.json"
 # Arrays besides those of the catalogue
 LOG_Q, VECTORS, NAMES = "log_q", "title_vectors", "title_names"
+MATURITY = "maturity"  # in the catalogue of programs whose model reads the ages and plays of titles
 SUFFIX, TOP = ".stablehlo", "top_"  # end of the files of programs; first part of top_<k>
 AGAIN = "export it again: python -m jaxrec.export --checkpoint W --out DIR"
 _MANIFEST = {  # `decode` and `Layout.from_json` check the config and the layout
@@ -67,15 +69,16 @@ class ExportedScorer:
         manifest: Manifest of the export.
         programs: Name -> function of jax arrays.
         parameters: Parameters by path.
-        arrays: Arrays of the catalogue.
+        served: Config, layout and arrays of the catalogue.
         log_q_V: Log density of the correction by id.
         vectors_VxF: Vectors of the titles by id.
     """
 
     def __init__(
         self, manifest: dict[str, Any], programs: dict[str, Callable], parameters: dict[str, np.ndarray],
-        arrays: Arrays, log_q_V: np.ndarray, vectors_VxF: np.ndarray,
+        served: Served, log_q_V: np.ndarray, vectors_VxF: np.ndarray,
     ) -> None:  # fmt: skip
+        arrays = served.arrays
         self.titles = len(arrays.id_of_rank)
         self._programs, self._block = programs, manifest["block"]
         self._tops = sorted(program["k"] for program in manifest["programs"].values() if "k" in program)
@@ -88,6 +91,8 @@ class ExportedScorer:
             "categories": arrays.title_categories, "numbers": arrays.title_numbers, "rank": arrays.rank_of_id,
             "log_q": log_q_V, "id_by_rank": id_V, "log_q_by_rank": log_q_V[id_V],
         }  # fmt: skip
+        if reads_maturity(served.config):
+            catalogue[MATURITY] = maturity_of(arrays, served.layout, served.config)
         self._parameters, self._catalogue = jax.device_put((parameters, catalogue))
 
     @property
@@ -273,7 +278,7 @@ class ExportedRecommender(BaseRecommender):
             json.loads(contents[VOCABULARY]),
             manifest["step"],
         )
-        scorer = ExportedScorer(manifest, programs, parameters, served.arrays, log_q_V, vectors_VxF)
+        scorer = ExportedScorer(manifest, programs, parameters, served, log_q_V, vectors_VxF)
         return cls(manifest, served, scorer, names)
 
 

@@ -25,7 +25,7 @@ def append_titles(
 
     Args:
         arrays: Arrays of the catalogue.
-        titles: Table of titles, in the columns of the config's titles table.
+        titles: Table of titles, in the columns of the config's titles table; None: no title is new.
         config: Config of the checkpoint.
         layout: Layout of the rows.
         categories: Values of each categorical feature, in the order of their ids.
@@ -33,6 +33,8 @@ def append_titles(
     Raises:
         InputError: The table is invalid, or the model reads no feature of titles but the id.
     """
+    if titles is None:
+        return arrays
     read = [
         s.name for s in layout.of("title") if not config.model.features or s.name in config.model.features
     ]

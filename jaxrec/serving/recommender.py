@@ -1,7 +1,7 @@
 """Recommendations of a trained checkpoint, in the caller's own ids."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from jaxrec.config.schema import Config
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE
+from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.core.row_format import Layout
 from jaxrec.data.events.history_columns import milliseconds_of, title_rows
 from jaxrec.data.events.user_groups import GROUP_ROWS
@@ -20,7 +21,6 @@ from jaxrec.serving.pages import TOP_PICKS, PageLayout, find_genres, page_rows
 from jaxrec.serving.requests import RequestBuilder, RequestCounts, Requests, Scorer, TopTitles
 
 if TYPE_CHECKING:
-    from jaxrec.core.paths import AnyPath
     from jaxrec.models.outputs import Correction
     from jaxrec.serving.index.indexed_scorer import IndexOptions
     from jaxrec.tasks.loading import LoadedCheckpoint
@@ -309,11 +309,9 @@ class Recommender(BaseRecommender):
         from jaxrec.serving.index.indexed_scorer import IndexOptions, open_scorer
         from jaxrec.serving.new_titles import append_titles, extend_correction
 
-        self.loaded, self._task = loaded, loaded.task
+        self.loaded, self._task, self._index = loaded, loaded.task, index
         config, layout, categories = loaded.config, loaded.task.layout, loaded.categories
-        arrays = loaded.arrays
-        if titles is not None:
-            arrays = append_titles(arrays, titles, config, layout, categories)
+        arrays = append_titles(loaded.arrays, titles, config, layout, categories)
         self.correction = extend_correction(correction, layout.num_titles, len(arrays.rank_of_id))
         super().__init__(
             Served(config, layout, arrays, categories, loaded.step),
@@ -323,7 +321,7 @@ class Recommender(BaseRecommender):
 
     @classmethod
     def load(
-        cls, workdir: "str | AnyPath", which: str | None = None, titles: Any = None, index: str = "auto",
+        cls, workdir: str | AnyPath, which: str | None = None, titles: Any = None, index: str = "auto",
         blend: str = "",
     ) -> "Recommender":  # fmt: skip
         """Load a checkpoint.
@@ -338,12 +336,15 @@ class Recommender(BaseRecommender):
         Raises:
             InputError: There is no such checkpoint, the table is invalid, or no index can be used.
         """
-        from jaxrec.core.paths import as_path
         from jaxrec.evaluation.correction import load_or_fit_correction
         from jaxrec.runtime.mesh import replicate
         from jaxrec.serving.index.indexed_scorer import IndexOptions
         from jaxrec.tasks.loading import default_checkpoint, load_checkpoint
 
         loaded, path = load_checkpoint(workdir, which or default_checkpoint(workdir), blend), as_path(workdir)
-        correction = load_or_fit_correction(path, loaded, replicate(loaded.arrays.title_table()))
+        correction = load_or_fit_correction(path, loaded, replicate(loaded.task.title_table(loaded.arrays)))
         return cls(loaded, correction, titles, IndexOptions(index, path, loaded.step))
+
+    def add_titles(self, titles: Any) -> "Recommender":
+        """Return a recommender that also serves a titles table's launches; arguments as of `load`."""
+        return Recommender(replace(self.loaded, arrays=self.arrays), self.correction, titles, self._index)

@@ -18,8 +18,10 @@ from jaxrec.config.schema import Config
 from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.core.row_format import Layout
 from jaxrec.data.loading.packing import Packer
+from jaxrec.data.storage.arrays import Arrays
 from jaxrec.models.outputs import Correction
 from jaxrec.models.two_stage import TwoStageResult
+from jaxrec.tasks.inputs.title_tables import empty_table, title_table
 from jaxrec.tasks.outputs import KeptParameters, Protocols, QueryScores, Sums, TitleScores
 
 
@@ -341,12 +343,8 @@ class Task:
     @cached_property
     def abstract_params(self) -> Any:
         """Shapes and dtypes of the parameters, without allocating them."""
-        return jax.eval_shape(self.init_params, jax.random.key(0), self.empty_table())
+        return jax.eval_shape(self.init_params, jax.random.key(0), empty_table(self.layout, self.config))
 
-    def empty_table(self) -> TitleTable:
-        """Return a title table of zeros, which gives the shapes for `init_params`."""
-        titles, columns = self.layout.num_titles, self.layout.columns
-        return TitleTable(
-            jnp.zeros((titles, columns("title", "category")), jnp.int32),
-            jnp.zeros((titles, columns("title", "number")), jnp.float32),
-        )
+    def title_table(self, arrays: Arrays) -> TitleTable:
+        """Return the title table of a catalogue, on the host."""
+        return title_table(arrays, self.layout, self.config)

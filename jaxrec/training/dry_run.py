@@ -51,7 +51,7 @@ def dry_run(config: Config, dataset: Dataset) -> dict[str, Any]:
     size, abstract = steps_per_call(config, min(per_epoch, total)), init.abstract()
     step = TrainStep(task)
     train_step = parallelize_step(step, step.mapping, abstract, inputs.rows)
-    table = replicate(dataset.arrays.title_table())
+    table = replicate(task.title_table(dataset.arrays))
     groups = BatchGroups(inputs.source, size)
     batch = transfer_group(groups[0], size)[0]
     compiled = train_step.lower(with_shardings(abstract, state_shardings(abstract)), batch, table)()

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxrec.runtime.mesh import replicate, state_shardings
 from jaxrec.tasks.base import Task
+from jaxrec.tasks.inputs.title_tables import empty_table
 from jaxrec.training import optimizer
 from jaxrec.training.restraints import has_anchor
 
@@ -90,7 +91,7 @@ class StateInit:
         return jax.jit(self._init_state).trace(self._key())
 
     def _init_state(self, key: jax.Array) -> TrainState:
-        params = self.task.init_params(key, self.task.empty_table())
+        params = self.task.init_params(key, empty_table(self.task.layout, self.task.config))
         config, kept = self.task.config.optimizer, self.task.kept_parameters
         is_anchored = has_anchor(self.task.config.start)
 

@@ -17,6 +17,7 @@ from jaxrec.models.layers.dense import at_least_float32
 from jaxrec.runtime.mesh import AXIS, merge_sharded, psum_replicated, split_sharded
 from jaxrec.runtime.parallel_step import example_rows
 from jaxrec.tasks.base import Task
+from jaxrec.tasks.inputs.title_tables import masked_table
 from jaxrec.tasks.outputs import Sums
 from jaxrec.training import optimizer
 from jaxrec.training.nonfinite import skip_nonfinite
@@ -86,6 +87,7 @@ class TrainStep:
             A tree as `state.params`, and metric -> (sum, count) over all devices.
         """
         count = self.task.microbatches(len(host.valid))
+        table = masked_table(table, self.task.config, state.step)
         context = self.task.device_context(state.task_state, state.step, host, table)
         context = self.task.with_kept(context, state.reference, state.old, table)
         if count == 1 and not self.task.shards_titles:

@@ -118,7 +118,7 @@ class _Run:
         self.batches = self.input.stored
         self.steps_per_call = steps_per_call(config, min(self.batches.steps_per_epoch, self.total))
         self.arrays = vars(dataset.arrays)
-        self.table = replicate(dataset.arrays.title_table())
+        self.table = replicate(self.task.title_table(dataset.arrays))
         self.init = StateInit(self.task)
         abstract = self.init.abstract()
         self.abstract_state = with_shardings(abstract, state_shardings(abstract))

@@ -8,6 +8,7 @@ from tests.bad_inputs.case import Case, Stock
 
 TINY = str(Path(__file__).resolve().parents[2] / "configs" / "tiny.py")
 STUDY = str(Path(__file__).resolve().parents[2] / "configs" / "study.py")
+ROLLING = str(Path(__file__).resolve().parents[2] / "configs" / "study_rolling.py")
 
 
 def nothing(folder: Path, stock: Stock) -> None:
@@ -136,6 +137,12 @@ TREE_CASES = [
     edit("one signal without a tuple", "c.signals = Signal('thumb', column='x')", text="must be a tuple, each a Signal"),
     edit("a signal named as the plays", "c.signals = (Signal('play', column='x'),)", text="signals[0].name='play' must not be 'play'"),
     edit("a signal of the simulator", "c.signals = (Signal('thumb', 'sign', column='x'),)", text="signals[0].column='x' must be empty: a Simulator source generates its signals"),
+    edit("a mixture of an id alone", "c.model.entity = 'mixed'; c.model.features = ('title_id', 'segment')", text="model.entity='mixed' must be concat unless the model reads title_id and another title feature"),
+    edit("masked ids without metadata", "c.model.cold_masking_new = 0.5; c.model.features = ('title_id',)", text="model.cold_masking_new=0.5 must be 0 unless the model reads title_id and another title feature"),
+    edit("new titles masked less", "c.model.cold_masking = 0.5", text="model.cold_masking=0.5 must be at most model.cold_masking_new=0: new titles are masked most"),
+    edit("a probability of masking above 1", "c.model.cold_masking_new = 1.5", text="model.cold_masking_new=1.5 must be within 0 to 1"),
+    edit("a launch day of another kind", "c.model.entity = 'mixed'; c.model.launch_day = 'form'", text="model.launch_day='form' must be a title feature of kind number: runtime"),
+    edit("a launch day that is not read", "c.model.launch_day = 'runtime'", text="model.launch_day='runtime' must be empty with model.entity='concat', which reads no age"),
     edit("a taste of one country", "c.source.country_taste = 1.0", text="source.country_taste=1.0 must be 0 with source.countries=1"),
     edit("too many launches", "c.source.launches = 0.95", text="source.launches=0.95 is not within 0 to 0.9"),
     edit("a launch day without launches", "c.features += (Feature('launch_day', 'number', 'title', 4),)", text="feature launch_day: no such title column"),

@@ -1,7 +1,7 @@
 """Door "configs and flags": command lines of all commands."""
 
 from tests.bad_inputs.case import Case
-from tests.bad_inputs.configs import STUDY, TINY, line
+from tests.bad_inputs.configs import ROLLING, STUDY, TINY, line
 from tests.bad_inputs.configs import text as file_of
 
 W = "--checkpoint=nowhere"
@@ -174,6 +174,16 @@ CASES = [
     line("help of fill", "fill", "--help", text="Fill a dataset's unknown labels", status=0),
     line("help of export", "export", "--help", text="Export a checkpoint", status=0),
     line("help of serve", "serve", "--help", text="Serve an export", status=0),
+    line("days alone", "days", text="workdir"),
+    line("days: no config", "days", "--workdir=s", text="--config is missing"),
+    line("days: a study of rows", "days", f"--config={STUDY}", "--workdir=s", text="not a jaxrec.studies.rolling.plan.RollingStudy"),
+    line("days: no seed", "days", f"--config={ROLLING}", "--workdir=s", "--seeds=0", text="--seeds=0; allowed: 1 or more"),
+    line("days: no job", "days", f"--config={ROLLING}", "--workdir=s", "--jobs=0", text="--jobs=0"),
+    line("days: before day 1", "days", f"--config={ROLLING}", "--workdir=s", "--days=-1", text="--days=-1; allowed: 1 or more"),
+    line("days: a row of another name", "days", f"--config={ROLLING}", "--workdir=s", "--rows=hourly", text="--rows=hourly; allowed: stale, retrain"),
+    line("days: an unknown size", "days", f"--config={ROLLING}:large", "--workdir=s", text="the argument must be small, tiny, or none"),
+    line("days: a workdir in a bucket", "days", f"--config={ROLLING}", "--workdir=gs://b/s", text="--workdir=gs://b/s; allowed: a path of this machine"),
+    line("help of days", "days", "--help", text="Update models day by day", status=0),
     line("help of study", "study", "--help", text="Reproduce the tables", status=0),
     line("help beside a wrong config", "train", "--config=none.py", "--help", text="Prepare the dataset if it is missing", status=0),
 ]  # fmt: skip

@@ -5,6 +5,7 @@ from tests.broken import (
     availability,
     backends,
     data,
+    entity,
     evaluation,
     examples,
     filling,
@@ -16,6 +17,7 @@ from tests.broken import (
     models,
     past_signals,
     policies,
+    rolling,
     runs,
     served,
     sessions,
@@ -54,5 +56,7 @@ AREAS = (
     served,
     increments,
     sessions,
+    entity,
+    rolling,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)

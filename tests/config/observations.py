@@ -62,6 +62,7 @@ from jaxrec.sources import open_source
 from jaxrec.tasks import loading
 from jaxrec.tasks.heads import page_of, specs_of, with_labels
 from jaxrec.tasks.inputs import pool_negatives
+from jaxrec.tasks.inputs.title_tables import empty_table
 from jaxrec.tasks.loading import LoadedCheckpoint, build_task
 from jaxrec.training import optimizer, starting, trainer
 from jaxrec.training.inputs import input_pipeline, resident_rows
@@ -429,14 +430,20 @@ def chunks(config: Config) -> str:
 def step(config: Config) -> str:
     """Return the program of a whole training step."""
     task = _task(config)
-    arguments = StateInit(task).abstract(), _host(config, task), dataset_of(config).arrays.title_table()
+    table = task.title_table(dataset_of(config).arrays)
+    arguments = StateInit(task).abstract(), _host(config, task), table
     return program(TrainStep(task), *arguments)
+
+
+def maturity(config: Config) -> str:
+    """Return the ages and plays of titles in the title table."""
+    return repr(_task(config).title_table(dataset_of(config).arrays).maturity)
 
 
 def initial(config: Config) -> str:
     """Return the program of the initial parameters."""
     task = _task(config)
-    return program(task.init_params, jax.random.key(0), task.empty_table())
+    return program(task.init_params, jax.random.key(0), empty_table(task.layout, task.config))
 
 
 def key(config: Config) -> list[int]:

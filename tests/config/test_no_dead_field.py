@@ -340,6 +340,7 @@ GATE = table(
 ) | {"hidden": [Case("model.gate.hidden", (4, 4), o.params, "two_experts")]}  # fmt: skip
 GATE["temperature"].append(Case("model.gate.temperature", 0.7, o.scores, "two_experts"))
 
+METADATA = {"model.features": ("title_id", "runtime")}
 MODEL = table(
     "model", o.params, "one_expert", width=8, features=("title_id", "form"), item_table_sharding="split",
     position="time_gap", experts=o.two_experts().model.experts,
@@ -366,6 +367,12 @@ MODEL = table(
         Case("model.retrieval_dim", 6, o.params, "one_expert", also={"objective.retrieval": 0.5})
     ],
     "remat": [Case("model.remat", True, o.loss, base) for base in ("one_expert", "next_item")],
+    "entity": [Case("model.entity", "mixed", o.params, "one_expert", METADATA)],
+    "launch_day": [Case("model.launch_day", "runtime", o.maturity, "one_expert",
+                        METADATA | {"model.entity": "mixed"})],
+    "cold_masking": [Case("model.cold_masking", 0.3, o.step, "one_expert",
+                          METADATA | {"model.cold_masking_new": 0.5})],
+    "cold_masking_new": [Case("model.cold_masking_new", 0.5, o.step, "one_expert", METADATA)],
 }  # fmt: skip
 MODEL["dropout"].append(Case("model.dropout", 0.3, o.loss, "next_item"))
 

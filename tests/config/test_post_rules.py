@@ -14,6 +14,7 @@ from jaxrec.core.batch import HostBatch
 from jaxrec.core.errors import InputError
 from jaxrec.core.row_format import FeatureSpec, Layout
 from jaxrec.runtime.mesh import AXIS
+from jaxrec.tasks.inputs.title_tables import empty_table
 from jaxrec.tasks.loading import build_task
 from jaxrec.training.train_state import StateInit
 from jaxrec.training.train_step import TrainStep
@@ -111,7 +112,7 @@ def test_a_policy_step_traces_at_full_size(name):
     state, size = StateInit(task).abstract(), config.train.batch_size
     words = jax.ShapeDtypeStruct((size, layout.row_dtype().itemsize // 4), jnp.uint32)
     host = HostBatch(words, jax.ShapeDtypeStruct((size,), jnp.bool_))
-    table = jax.eval_shape(task.empty_table)
+    table = empty_table(task.layout, task.config)
     step = jax.make_jaxpr(TrainStep(task), axis_env=[(AXIS, 1)], return_shape=True)
     after, sums = step(state, host, table)[1]
     assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)

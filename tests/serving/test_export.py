@@ -274,7 +274,7 @@ def test_a_wrong_flag_is_one_line(tmp_path):
 def next_item(config):
     config.task.name = "next_item"
     config.model.experts = (Expert(8, 1, 2, 1.0, 0.1, "sasrec"),)
-    config.model.features = ("title_id",)
+    config.model.features, config.model.entity = ("title_id", "genres"), "mixed"
 
 
 def joined(config):
@@ -284,12 +284,12 @@ def joined(config):
 
 @pytest.mark.parametrize("change", [next_item, pytest.param(joined, marks=pytest.mark.slow)])
 def test_other_models(change, loaded, histories, tmp_path):
-    """One program of best titles for the next-item model; two for the other."""
+    """One program of best titles for the next-item model of mixed vectors; two for the other."""
     config = copy.deepcopy(loaded.config)
     change(config)
     layout = replace(loaded.task.layout, rows=config.task.name)
     task = build_task(config, layout, 0.5, 1, 1)
-    params = jax.jit(task.init_params)(jax.random.key(0), loaded.arrays.title_table())
+    params = jax.jit(task.init_params)(jax.random.key(0), task.title_table(loaded.arrays))
     checkpoint = LoadedCheckpoint(config, task, loaded.arrays, params, 0, loaded.meta)
     recommender = Recommender(checkpoint, uncorrected(task))
     most = 120 if change is joined else 10

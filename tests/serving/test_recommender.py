@@ -292,9 +292,36 @@ def untrained(loaded, change, titles=None, index=None):
     if config.task.name == "next_item":
         layout = replace(layout, rows="next_item")
     task = build_task(config, layout, 0.5, 1, 1)
-    params = jax.jit(task.init_params)(jax.random.key(0), loaded.arrays.title_table())
+    params = jax.jit(task.init_params)(jax.random.key(0), task.title_table(loaded.arrays))
     checkpoint = LoadedCheckpoint(config, task, loaded.arrays, params, 0, loaded.meta)
     return Recommender(checkpoint, uncorrected(task), titles, index)
+
+
+def test_a_mixed_model_serves_a_launched_title_from_its_metadata(loaded, plays):
+    """The new title has the metadata of a known one: its vector is that of the other, masked and unplayed."""
+
+    def change(config):
+        config.model.entity, config.model.launch_day = "mixed", "runtime"
+
+    catalogue = open_source(loaded.config.source, loaded.config.features).titles()
+    genres, twin = catalogue.features["genres"], 7
+    new = {
+        "title_id": [11], "genres": [genres.values[slice(*genres.offsets[twin : twin + 2])].tolist()],
+        "runtime": [catalogue.runtime[twin]], "form": [catalogue.features["form"][twin].item()],
+        "runtime_minutes": [catalogue.runtime[twin]],
+    }  # fmt: skip
+    before = untrained(loaded, change)
+    extended = before.add_titles(new)
+    assert extended.titles.tolist() == [*before.titles.tolist(), 11] and len(before.titles) == 200
+    id_ = 2 + before.titles.tolist().index(catalogue.key[twin])
+    task, table = before._task, before._task.title_table(loaded.arrays)
+    maturity, masked = table.maturity.copy(), np.zeros(202, bool)
+    maturity[id_, 1], masked[id_] = 0, True
+    vectors = task.embed_titles(before.loaded.params, table._replace(maturity=maturity, masked=masked))
+    np.testing.assert_allclose(extended.embed(titles=[11])[0], vectors[id_], rtol=1e-6)
+    result = extended.recommend(plays, 201, Filters(False, False))
+    assert set(result["title"]) == set(extended.titles) and np.isfinite(result["score"]).all()
+    assert 12 in before.add_titles(new | {"title_id": [12]}).titles
 
 
 def test_a_next_item_model_serves_an_empty_history_by_popularity(loaded, plays):

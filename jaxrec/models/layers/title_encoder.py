@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.ids import TITLE_ID, UNKNOWN
 from jaxrec.core.row_format import FeatureSpec
+from jaxrec.models.features.entity import MIXED, EntityMixture
 from jaxrec.models.layers.dense import Parameters, embedding_lookup
 from jaxrec.models.layers.embedding import CategoryEmbedding, FeatureEncoder, select_features
 from jaxrec.models.layers.sharded_embedding import NO_ID, ShardedEmbedding
@@ -30,6 +31,7 @@ class TitleEncoder(Parameters):
         feature_names: Names of the selected features; empty: all.
         init_std: Standard deviation of the initial embeddings.
         shard_axis: Mesh axis of the embeddings of ids; empty: replicated.
+        entity: "concat" or "mixed", the kind of a vector.
     """
 
     features: tuple[FeatureSpec, ...]
@@ -37,6 +39,7 @@ class TitleEncoder(Parameters):
     feature_names: tuple[str, ...] = ()
     init_std: float = 0.2
     shard_axis: str = ""
+    entity: str = "concat"
 
     def setup(self):
         """Create the encoders of the features."""
@@ -50,6 +53,8 @@ class TitleEncoder(Parameters):
         elif self.id_width:
             self.id_vectors = CategoryEmbedding(self.dtype, *id_table, name=TITLE_ID)
         self.columns = FeatureEncoder(self.dtype, columns, self.feature_names, self.init_std, name="columns")
+        if self.entity == MIXED:
+            self.mixture = EntityMixture(self.dtype, self.id_width, name="entity")
 
     def vectors(self, ids: jax.Array, table: TitleTable) -> jax.Array:
         """Compute the vectors [..., F] of ids [...].
@@ -65,6 +70,8 @@ class TitleEncoder(Parameters):
         if not self.id_width:
             return self._with_columns([], ids, table)
         known = jnp.where(ids < self.titles, ids, UNKNOWN) if self._has_new_titles(table) else ids
+        if table.masked is not None:
+            known = jnp.where(jnp.take(table.masked, known, axis=0), UNKNOWN, known)
         return self._with_columns(
             [self.sharded_ids(known) if self.shard_axis else self.id_vectors(known[..., None])], ids, table
         )
@@ -79,13 +86,23 @@ class TitleEncoder(Parameters):
             id_U: ids from `sharded_embedding.unique_ids`.
             table: features of all titles.
         """
-        id_vectors = [self.sharded_ids.lookup_unique(id_U)] if self.id_width else []
-        return self._with_columns(id_vectors, jnp.where(id_U == NO_ID, 0, id_U), table)
+        id_vectors, ids = [], jnp.where(id_U == NO_ID, 0, id_U)
+        if self.id_width:
+            row_UxW = self.sharded_ids.lookup_unique(id_U)
+            if table.masked is not None:  # `id_U` holds the unknown id
+                unknown_W = row_UxW[jnp.searchsorted(id_U, UNKNOWN)]
+                row_UxW = jnp.where(jnp.take(table.masked, ids, axis=0)[:, None], unknown_W, row_UxW)
+            id_vectors = [row_UxW]
+        return self._with_columns(id_vectors, ids, table)
 
     def _with_columns(self, vectors: list[jax.Array], ids: jax.Array, table: TitleTable) -> jax.Array:
-        """Concatenate `vectors` and the vectors of the other features, [..., F]."""
+        """Concatenate or mix `vectors` and the vectors of the other features, [..., F]."""
         x = self.columns(jnp.take(table.categories, ids, axis=0), jnp.take(table.numbers, ids, axis=0))
-        x = jnp.concatenate([*vectors, x], axis=-1)
+        if self.entity == MIXED:
+            maturity = None if table.maturity is None else jnp.take(table.maturity, ids, axis=0)
+            x = self.mixture(vectors[0], x, maturity)
+        else:
+            x = jnp.concatenate([*vectors, x], axis=-1)
         return jnp.where((ids > 0)[..., None], x, jnp.zeros((), x.dtype))
 
     def category_vectors(self, name: str) -> jax.Array:

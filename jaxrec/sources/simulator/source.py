@@ -86,11 +86,12 @@ class SimulatorSource:
             "runtime": catalogue.runtime,
             "form": FORMS[catalogue.film.astype(np.int64)],
         }
+        launched = None
         if c.launches or c.novelty or c.trend:
-            features["launch_day"] = (catalogue.change.launch + EPOCH_MS // DAY_MS).astype(np.float64)
+            launched = catalogue.change.launch * DAY_MS + EPOCH_MS
+            features["launch_day"] = (launched // DAY_MS).astype(np.float64)
         key = _FIRST_KEY + _KEY_STEP * np.arange(c.titles, dtype=np.int64)
-        launched = catalogue.change.launch * DAY_MS + EPOCH_MS if c.launches else None
-        return Titles(key, catalogue.runtime, features, launched)
+        return Titles(key=key, runtime=catalogue.runtime, features=features, launched=launched)
 
     def _blocks(self) -> Iterator[np.ndarray]:
         """Yield the user keys in blocks."""

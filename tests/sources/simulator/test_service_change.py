@@ -186,6 +186,9 @@ def test_features_of_change_exist_where_their_knobs_are_on():
     )
     launch = source.titles().features["launch_day"]
     np.testing.assert_array_equal(launch - 20_028, source.catalogue.change.launch)  # 2024-11-01
+    launched = source.titles().launched
+    np.testing.assert_array_equal(launched, launch * world.DAY_MS)
+    assert plain.titles().launched is None
     features = next(source.users()).features
     assert set(features["country"]) == set(change.COUNTRIES)
     assert set(features["tenure"]) == {"new", "year", "years"}
