@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": "evaluate a checkpoint",
     "describe": "describe signals, labels, rewards, tasks and features, and flag leaks",
     "fill": "predict the unknown labels of a dataset by an offline model",
+    "stabilise": "give a checkpoint vectors like those of an earlier run, with the same scores",
     "report": "write the page of a run, or of several runs side by side",
     "compare": "test the difference between two evaluated runs",
     "recommend": "recommend titles to any users, from a checkpoint",
@@ -21,7 +22,7 @@ COMMANDS = {
 }
 GROUPS = {
     "data": ("prepare", "describe", "fill"),
-    "training and evaluation": ("train", "evaluate", "report", "compare", "study"),
+    "training and evaluation": ("train", "evaluate", "report", "compare", "study", "stabilise"),
     "serving": ("recommend", "export", "serve"),
 }
 

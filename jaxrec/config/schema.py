@@ -193,6 +193,8 @@ class Model:
     trunk_width: int = 64  # width of an expert of a trunk
     trunk_levels: int = 1  # levels of "ple", 1 or 2
     head: Literal["matcher", "dot"] = "matcher"  # "dot", for one task: user vector times title vector
+    output_maps: bool = False  # with a dot head: two square matrices, first the identity, map the vectors of
+    # users and of titles; `python -m jaxrec.stabilise` sets them
     cosine: bool = False  # for sequences: the score is the cosine of the vectors
     untied_item_embeddings: bool = False  # for sequences: separate vectors of scored titles, as in gSASRec
     features: tuple[str, ...] = ()  # names of the features that the model reads; empty: all

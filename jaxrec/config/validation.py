@@ -130,6 +130,9 @@ def _check_model(config: Config) -> None:
     model, gate = config.model, config.model.gate
     _at_least(config, 1, "model.width")
     _positive(config, "model.embedding_init_std")
+    allowed = "be False unless model.head is 'dot' and model.cosine False: there is no dot product"
+    has_product = model.head == "dot" and not model.cosine
+    require(has_product or not model.output_maps, "model.output_maps", model.output_maps, allowed)
     require(bool(model.experts), "model.experts", model.experts, "hold at least one Expert")
     for i, expert in enumerate(model.experts):
         key = f"model.experts[{i}]"

@@ -13,6 +13,7 @@ from jaxrec.core.batch import History, TitleTable
 from jaxrec.core.registry import ALL_ENCODERS
 from jaxrec.core.row_format import FeatureSpec, history_signals
 from jaxrec.models.encoders.base import PackedTitles
+from jaxrec.models.heads import OutputMaps
 from jaxrec.models.layers.dense import (
     Parameters,
     at_least_float32,
@@ -79,6 +80,8 @@ class UserEncoder(Parameters):
         ]
         if len(self.config.experts) > 1:
             self.gating = Gate(self.dtype, self.config.gate, name="gate")
+        if self.config.output_maps:
+            self.maps = OutputMaps(self.dtype, self.config.width, name="output_maps")
         # of the vectors of a user and of a title
         self.widths = self.config.width + user + observed + context, title
 
@@ -248,3 +251,14 @@ class UserEncoder(Parameters):
         weights = gate_BxE.astype(self.dtype)
         mixture_BxD = sum(broadcast(weights[:, e, None], h.shape) * h for e, h in enumerate(pooled))
         return UserEncoding(jnp.concatenate([mixture_BxD, user_BxF, context_BxF], -1), gate_BxE, clean_BxE)
+
+    @property
+    def scored_kernel(self) -> jax.Array:
+        """Projection [F, D] of titles in the score of a dot head."""
+        kernel = self.rows.of_title
+        return kernel @ self.maps.of_title if self.config.output_maps else kernel
+
+    def dot_vectors(self, u: jax.Array) -> jax.Array:
+        """Return the vectors [..., D] of users in the score of a dot head."""
+        u = u[..., : self.config.width]
+        return u @ self.maps.of_user if self.config.output_maps else u

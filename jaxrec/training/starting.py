@@ -102,6 +102,10 @@ def read_start(task: Task, dataset: Dataset, state: TrainState) -> StartPoint:
             raise InputError(f"{what}: step {step}: meta: categories is missing; train that run again")
         keys = checkpoints.restore_arrays(start.which)["title_key"]
         old = _restore(checkpoints, start)
+    if start.optimizer == "kept" and not _part(old, "optimizer"):
+        raise InputError(
+            f"{what}: step {step} holds no state of the optimizer; allowed: start.optimizer=fresh"
+        )
     warm = WarmStart(
         what,
         meta["categories"] | {TITLE_ID: keys},

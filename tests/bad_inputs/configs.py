@@ -147,6 +147,7 @@ TREE_CASES = [
     edit("served titles without impressions", "c.data.served = 20", "c.sampling.mix = Mix(0.0, 0.0, 0.0, 0.0, 1.0)", text="data.served=20 must be 0 unless signals hold Signal('impression') about titles"),
     edit("served titles of a search", "c.signals = (Signal('impression', about='user', table='x.csv'),)", "c.data.served = 20", text="signals[0]"),
     edit("served titles of exposures", "c.signals = (Signal('impression'),)", "c.data.served = 20", "c.data.num_targets = 1", "c.evaluate.next_k = (1,)", "c.data.examples = 'impressions'", "c.objective.ctr = c.objective.ranking = 0.0", text="data.served=20 must be 0 with data.examples='impressions'"),
+    value("model.output_maps", "true", text="model.output_maps=True must be False unless model.head is 'dot'"),
     value("data.served", "-1", text="data.served=-1 must be at least 0"),
     value("data.served", "5000", text="data.served=5000 must be at most 4,096"),
     value("data.request_window_seconds", "60", text="data.request_window_seconds=60 must be 0 with data.served=0"),

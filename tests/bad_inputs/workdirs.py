@@ -556,6 +556,21 @@ EXPORTS = [
     in_folder("export: vocabulary that is no JSON", "export/vocabulary.json", content("{"), SERVE, "vocabulary.json is damaged"),
 ]  # fmt: skip
 
+# ---------------------------------------------------------------- models computed from trained ones
+
+
+def as_it_is() -> Damage:
+    """Return a damage that does nothing: what is wrong is in the arguments."""
+    return lambda folder: None
+
+
+STABILISE = ("stabilise", "run", "--like=run")
+COMPUTED = [
+    of_folder("stabilise: no dot product", "run", as_it_is(), (*STABILISE, "--out=o"), "run: the score of 'tiny' is no dot product"),
+    of_folder("stabilise: a folder that is full", "run", as_it_is(), (*STABILISE, "--out=run"), "--out=run; allowed: a new or an empty folder"),
+    of_folder("stabilise: no earlier run", "run", as_it_is(), ("stabilise", "run", "--out=o"), "--like"),
+]  # fmt: skip
+
 CASES = [
     *SEALED,
     *UNSEALED,
@@ -566,4 +581,5 @@ CASES = [
     *COMPARISONS,
     *DATASETS,
     *EXPORTS,
+    *COMPUTED,
 ]

@@ -339,6 +339,9 @@ MODEL = table(
     "trunk_experts": [Case("model.trunk_experts", 2, o.params, edits={"model.trunk": "mmoe"})],
     "trunk_width": [Case("model.trunk_width", 8, o.params, edits={"model.trunk": "mmoe"})],
     "trunk_levels": [Case("model.trunk_levels", 2, o.params, edits={"model.trunk": "ple"})],
+    "output_maps": [
+        Case("model.output_maps", True, o.params, base) for base in ("one_expert", "next_item")
+    ],
     "cosine": [Case("model.cosine", True, o.loss, "next_item")],
     "untied_item_embeddings": [Case("model.untied_item_embeddings", True, o.params, "next_item")],
     "embedding_init_std": [Case("model.embedding_init_std", 0.1, o.initial, "one_expert")],
