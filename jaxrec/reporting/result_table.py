@@ -5,8 +5,8 @@
 (`evaluation.gate_analysis.gate_report`), `by_hard`, `catalogue` (`evaluation.results.whole_catalogue`),
 `truth` (`evaluation.truth.of_policy.evaluate_policy`), `labels`
 (`evaluation.labels.predictions.label_metrics`), `label_baselines`
-(`evaluation.labels.rates.baseline_metrics`), `gradients` (`evaluation.details.gradients`), `dataset`, `step`
-and `seconds`.
+(`evaluation.labels.rates.baseline_metrics`), `gradients` (`evaluation.details.gradients`), `slices`
+(`evaluation.slices.results.with_slices`), `dataset`, `step` and `seconds`.
 """
 
 import math
@@ -18,6 +18,7 @@ from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath
 from jaxrec.reporting.gradient_table import gradient_lines
 from jaxrec.reporting.label_tables import label_lines
+from jaxrec.reporting.slice_table import slice_lines
 from jaxrec.reporting.truth_table import reward_model_lines, truth_lines
 
 METRICS = {"ndcg@1": "NDCG@1", "ndcg@5": "NDCG@5", "recall@5": "Recall@5", "mrr@5": "MRR@5"}
@@ -111,6 +112,8 @@ def format_table(result: Mapping[str, Any]) -> str:
         lines += ["", *label_lines(result[LABELS], result.get(LABEL_BASELINES, {}))]
     if "gradients" in result:
         lines += ["", *gradient_lines(result["gradients"])]
+    if "slices" in result:
+        lines += ["", *slice_lines(result["slices"])]
     fractions = oracle_fraction(result)
     lines += [""] if fractions else []
     for name, fraction in fractions.items():
