@@ -234,6 +234,8 @@ class Objective:
     margin: float = 1.0  # margin of the hinge loss
     soft_negative: float = 0.1  # click label of the negatives that `soft_on` selects
     soft_on: Literal["hard", "all", "none"] = "hard"  # negatives with the label `soft_negative`
+    distil: float = 0.0  # weight of the KL divergence of the scores of an example's candidates from those of
+    # the run of `start.workdir`
     heads: tuple[Head, ...] = ()  # heads on labels and rewards, beside those of the paper
 
 

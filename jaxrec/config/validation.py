@@ -16,7 +16,8 @@ from jaxrec.config.rules.declared.strata import check_strata
 from jaxrec.config.rules.declared.trunks import check_trunk
 from jaxrec.config.rules.limits import check_limits
 from jaxrec.config.rules.post import check_post
-from jaxrec.config.schema import Config, Mix, Start
+from jaxrec.config.rules.start import check_start
+from jaxrec.config.schema import Config, Mix
 from jaxrec.config.tree import among, require, walk
 from jaxrec.core import registry
 from jaxrec.core.errors import InputError
@@ -279,19 +280,9 @@ def _check_run(config: Config) -> None:
         )
 
 
-def _check_start(config: Config) -> None:
-    start, default = config.start, Start()
-    _at_least(config, 0, "start.anchor", "start.noise")
-    require(bool(start.take), "start.take", start.take, "hold at least one pattern")
-    if not start.workdir:
-        for name, value in vars(default).items():
-            set_to = getattr(start, name)
-            require(set_to == value, f"start.{name}", set_to, f"be {value!r} with an empty start.workdir")
-
-
 _RULES: tuple[Callable[[Config], None], ...] = (
     *DATA_RULES, _check_sampling, check_strata, _check_model, _check_sequences, _check_split,
-    _check_objective, check_heads, check_observed_labels, check_trunk, check_post, _check_start, _check_run,
+    _check_objective, check_heads, check_observed_labels, check_trunk, check_post, check_start, _check_run,
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxrec.runtime.mesh import replicate, state_shardings
 from jaxrec.tasks.base import Task
 from jaxrec.training import optimizer
+from jaxrec.training.adaptation.low_rank import init_low_rank
 from jaxrec.training.restraints import empty_reference
 
 
@@ -26,6 +27,7 @@ class TrainState(NamedTuple):
         task_state: State from `Task.init_task_state`.
         average: Moving average of the parameters; () unless `optimizer.ema_decay` is set.
         reference: Values that the anchor pulls parameters to, NaN for none; () without `start.anchor`.
+        low_rank: Factors of the adapted kernels, which the optimizer updates; () without `start.low_rank`.
     """
 
     params: Any
@@ -36,6 +38,7 @@ class TrainState(NamedTuple):
     task_state: Any = ()
     average: Any = ()
     reference: Any = ()
+    low_rank: Any = ()
 
     @property
     def eval_params(self) -> Any:
@@ -89,9 +92,11 @@ class StateInit:
         params = self.task.init_params(key, self.task.empty_table())
         config = self.task.config.optimizer
         average = jax.tree.map(jnp.copy, params) if config.ema_decay else ()
+        low_rank = init_low_rank(self.task.config.start, params, key)
+        trained = low_rank.factors if low_rank else params
         return TrainState(
-            params, optimizer.make(config).init(params), jnp.int32(0), jnp.float32(0), jnp.bool_(False),
-            self.task.init_task_state(), average, empty_reference(self.task.config.start, params),
+            params, optimizer.make(config).init(trained), jnp.int32(0), jnp.float32(0), jnp.bool_(False),
+            self.task.init_task_state(), average, empty_reference(self.task.config.start, params), low_rank,
         )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ APART = (
     "study_post.py",
     "policy.py",
     "study_stages.py",
+    "study_slices.py",
     "sequences.py",
 )  # a list of configs; no requests: each has a test of its own
 FILES = [p.name for p in sorted(CONFIGS.glob("*.py")) if p.name not in APART]

@@ -357,6 +357,7 @@ OBJECTIVE = table(
     "objective", o.terms, ctr=0.5, ranking=0.5, regression=0.5, entropy=0.5, balance=0.5, personalised=False,
     alpha=2.0, weighting="uncertainty", ranking_loss="softmax", margin=2.0, soft_negative=0.3, soft_on="all",
 ) | {
+    "distil": [Case("objective.distil", 0.5, o.step, "one_expert", {"start.workdir": "old"})],
     "heads": [Case("objective.heads", HEADS["objective.heads"], o.declared_heads,
                    also={"labels": HEADS["labels"]})],
     "retrieval": [Case("objective.retrieval", 0.7, o.loss, "one_expert", RETRIEVAL)],
@@ -458,6 +459,10 @@ START = {
     }.items()
 } | {
     "freeze": [Case("start.freeze", ("title/*",), o.step, "one_expert", STARTED)],
+    "low_rank": [Case("start.low_rank", 2, o.step, "one_expert", STARTED)],
+    "adapt": [
+        Case("start.adapt", ("history/*kernel",), o.step, "one_expert", STARTED | {"start.low_rank": 2})
+    ],
     "anchor": [Case("start.anchor", 0.1, observe, "one_expert", STARTED) for observe in (o.started, o.step)],
 }  # fmt: skip
 EVALUATE = {
