@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": "evaluate a checkpoint",
     "describe": "describe signals, labels, rewards, tasks and features, and flag leaks",
     "fill": "predict the unknown labels of a dataset by an offline model",
+    "mixture": "mix trained models by a gate that is fitted on validation users",
     "stabilise": "give a checkpoint vectors like those of an earlier run, with the same scores",
     "report": "write the page of a run, or of several runs side by side",
     "compare": "test the difference between two evaluated runs",
@@ -22,7 +23,7 @@ COMMANDS = {
 }
 GROUPS = {
     "data": ("prepare", "describe", "fill"),
-    "training and evaluation": ("train", "evaluate", "report", "compare", "study", "stabilise"),
+    "training and evaluation": ("train", "evaluate", "report", "compare", "study", "stabilise", "mixture"),
     "serving": ("recommend", "export", "serve"),
 }
 
