@@ -10,7 +10,9 @@ over the slices of country and tenure has an interval from resampled users. Fini
 read, not repeated.
 """
 
+import copy
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,8 @@ import numpy as np
 from absl import flags
 
 from benchmarks.command import Report, run
-from jaxrec.analysis.mixtures import FORMS, mix
+from configs.study_slices import GLOBAL, SMALL_COUNTRIES, slice_feature
+from jaxrec.analysis.mixtures import FORMS, Form, mix
 from jaxrec.config.loading import load_file
 from jaxrec.config.schema import Config
 from jaxrec.data.runners.run import ensure_dataset
@@ -41,38 +44,51 @@ def _flags() -> None:
     flags.DEFINE_string("config", "configs/study_slices.py:small", "study")
     flags.DEFINE_string("workdir", None, "folder of the runs", required=True)
     flags.DEFINE_integer("seeds", 3, "trainings per row", lower_bound=1)
+    flags.DEFINE_list(
+        "adapted", [], "countries, such as MX,IN,NZ, whose rows are trained; whole fine-tuning is mixed"
+    )
     flags.DEFINE_float("taste", None, "source.country_taste of the simulated service; unset: the config's")
 
 
 def _dataset_of(config: Config, folder: Path) -> Dataset:
-    directory = folder / "data"
-    ensure_dataset(config, directory)
+    """Return the dataset of a config, that of all users or that of a slice which continues it."""
+    data = copy.deepcopy(config)
+    name = data.data.only.partition("=")[2]
+    directory = folder / f"data-{name}" if name else folder / "data"
+    data.data.continues = str(folder / "data") if name else ""
+    ensure_dataset(data, directory)
     return Dataset(directory)
 
 
 def _models(
-    study: Study, folder: Path, seeds: int, data: Dataset, by: tuple[str, ...]
+    study: Study, folder: Path, seeds: int, adapted: tuple[str, ...], by: tuple[str, ...]
 ) -> dict[str, list[Path]]:
     """Train the rows and mix them; return row or form -> workdirs by seed."""
+    tables = (*study.default, *(f"only {name}" for name in adapted))
     out: dict[str, list[Path]] = {}
-    for one in every_run(study, study.default, seeds, folder):
+    for one in every_run(study, tables, seeds, folder):
         done = one.workdir / "done"
         if not done.exists():
-            train(one.config, data, one.workdir, PreemptionHandler())
+            train(one.config, _dataset_of(one.config, folder), one.workdir, PreemptionHandler())
             done.touch()
         out.setdefault(one.name, []).append(one.workdir)
-    rows = [*out]
-    equal = [name for name in rows if not name.startswith("no_")]  # of equal parameters
-    for seed in range(seeds):
-        for form in FORMS:
-            members = tuple(out[name][seed] for name in (equal if form == "average" else rows))
-            if len(members) < 2:
-                continue
-            workdir = folder / "mixtures" / form / f"seed-{seed}"
-            if not (workdir / "config.json").exists():
-                report = mix(members, by, workdir, form)
+    tuned = [f"whole_{name}" for name in adapted]
+    members = [GLOBAL, *tuned] if tuned else [*out]
+    mixtures: dict[str, tuple[Form, list[str]]] = {
+        f"mixture, {form}": (form, members) for form in FORMS if form != "average"
+    }
+    mixtures |= {
+        f"average, {name}": ("average", [GLOBAL, name]) for name in tuned or ["strata"] if name in out
+    }
+    for label, (form, names) in mixtures.items():
+        for seed in range(seeds):
+            folder_of_form = f"{label.replace(', ', '-')}-{len(names)}"
+            workdir = folder / "mixtures" / folder_of_form / f"seed-{seed}"
+            if not (workdir / "mixture.json").exists():
+                shutil.rmtree(workdir, ignore_errors=True)
+                report = mix(tuple(out[name][seed] for name in names), by, workdir, form)
                 (workdir / "mixture.json").write_text(json.dumps(report))
-            out.setdefault(f"mixture, {form}", []).append(workdir)
+            out.setdefault(label, []).append(workdir)
     return out
 
 
@@ -113,7 +129,7 @@ def _difference(user: np.ndarray, own: np.ndarray, by_seed: list[np.ndarray]) ->
 
 def _slices(study: Study, rows: np.ndarray, data: Dataset) -> tuple[Slicing, Slicing]:
     """Return the slices by country, or page, and those of the diagnosis."""
-    feature = "country" if any(f.name == "country" for f in study.base.features) else "tab"
+    feature = slice_feature(study.base)
     fine = "country*tenure" if feature == "country" else "tab"
     names = (feature, fine) if fine != feature else (feature,)
     slicings = slice_queries(names, rows, data.layout, data.manifest["categories"])
@@ -164,14 +180,14 @@ def main(args: flags.FlagValues) -> Report:
     if args.taste is not None:
         study.base = apply_edits(study.base, study.base.name, {"source.country_taste": args.taste})
     data = _dataset_of(study.base, folder)
-    feature = "country" if any(f.name == "country" for f in study.base.features) else "tab"
+    feature = slice_feature(study.base)
     by = ("country", "history", "tenure") if feature == "country" else ("tab", "history")
-    models = _models(study, folder, args.seeds, data, by)
+    models = _models(study, folder, args.seeds, tuple(args.adapted), by)
     rows = data.rows("test").all()
     values = {name: [_values(workdir, data) for workdir in workdirs] for name, workdirs in models.items()}
     broad, fine = _slices(study, rows, data)
-    user, base = rows["user"], [x[0][METRIC] for x in values["global"]]
-    small = np.isin(broad.group, [broad.names.index(n) for n in ("MX", "IN", "NZ") if n in broad.names])
+    user, base = rows["user"], [x[0][METRIC] for x in values[GLOBAL]]
+    small = np.isin(broad.group, [broad.names.index(n) for n in SMALL_COUNTRIES if n in broad.names])
     groups: Mapping[str, np.ndarray] = {"all": np.ones(len(rows), bool)} | (
         {"small countries": small} if small.any() else {}
     )
@@ -181,7 +197,7 @@ def main(args: flags.FlagValues) -> Report:
     for name, of_name in values.items():
         mean = float(np.mean([results.user_means(user, {"x": x[0][METRIC]})["x"].mean() for x in of_name]))
         figures.setdefault("means", {})[name] = mean
-        if name == "global":
+        if name == GLOBAL:
             table.append((f"{name}: {METRIC}", f"{mean:.4f}", ""))
             continue
         differences = [x[0][METRIC] - y for x, y in zip(of_name, base, strict=True)]
@@ -191,7 +207,7 @@ def main(args: flags.FlagValues) -> Report:
             interval = f"[{of_group['low']:+.4f}, {of_group['high']:+.4f}], visible {of_group['visible']:.4f}"
             table.append((f"{name} less global, {group} ({of_group['users']:,} users)",
                           f"{of_group['mean']:+.4f}", interval))  # fmt: skip
-    oracle = values["global"][0][1]
+    oracle = values[GLOBAL][0][1]
     if len(oracle) and "mixture, learned" in values:
         learned = [x[0][METRIC] for x in values["mixture, learned"]]
         regret = np.mean([x - y for x, y in zip(learned, base, strict=True)], axis=0)

@@ -143,9 +143,7 @@ class RankingModel(UserEncoder):
             t_VxF = self.title.vectors(jnp.arange(self.titles), table)
         else:
             t_VxF = self.title.lookup_unique(id_U, table)
-        kernels = {"history": self.rows.of_title}
-        if self.config.output_maps:
-            kernels["scored"] = self.scored_kernel
+        kernels = {"history": self.rows.of_title, self.scored_name: self.scored_kernel}
         if self.config.head == "matcher":
             if self.config.trunk == "shared":
                 kernels |= {t: m.of_title for t, m in self.matchers.items()}
@@ -178,8 +176,8 @@ class RankingModel(UserEncoder):
         chex.assert_type(candidate_BxC, int, custom_message="candidate_BxC")
         titles = self._titles(candidate_BxC, table, catalogue)
         if self.config.head == "dot":
-            name = "scored" if self.config.output_maps else "history"
-            s_BxC = dot_score(self.dot_vectors(user.vector_BxF), titles, name, self.scored_kernel)
+            u = self.dot_vectors(user.vector_BxF)
+            s_BxC = dot_score(u, titles, self.scored_name, self.scored_kernel)
             return {self.heads[0].name: s_BxC.astype(at_least_float32(self.dtype))}
         matched, scores = self._matched(user.vector_BxF, titles), {}
         wanted = tuple(head.name for head in self.heads) if heads is None else heads
@@ -249,8 +247,9 @@ class RankingModel(UserEncoder):
         if u_BxU.ndim == 3:
             raise ValueError("target_in_sequence must be false to score all titles: use `score`")
         if self.config.head == "dot":
-            s_BxV = self.dot_vectors(u_BxU) @ (t_VxF @ self.scored_kernel).T
-            return s_BxV.astype(at_least_float32(self.dtype))
+            return (self.dot_vectors(u_BxU) @ (t_VxF @ self.scored_kernel).T).astype(
+                at_least_float32(self.dtype)
+            )
         return self._blended(
             head, lambda name: self._activated(name, self._matched_every(name, u_BxU, t_VxF)), user.served_BxP
         )

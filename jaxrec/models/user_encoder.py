@@ -253,6 +253,11 @@ class UserEncoder(Parameters):
         return UserEncoding(jnp.concatenate([mixture_BxD, user_BxF, context_BxF], -1), gate_BxE, clean_BxE)
 
     @property
+    def scored_name(self) -> str:
+        """Name of `scored_kernel` among the projections of titles."""
+        return "scored" if self.config.output_maps else "history"
+
+    @property
     def scored_kernel(self) -> jax.Array:
         """Projection [F, D] of titles in the score of a dot head."""
         kernel = self.rows.of_title

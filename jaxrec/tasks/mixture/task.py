@@ -114,10 +114,14 @@ class MixtureTask(Task):
         ids = [jnp.concatenate([target, rows[f"list_{n}"][:, :next_k]], axis=2) for n in self.layout.lists]
         return jax.nn.log_softmax(jnp.where(jnp.stack(ids, axis=1) > 0, scores, _ABSENT), axis=-1)
 
-    def _corrected(self, params: Any, m: int, scores_BxN: jax.Array, id_N: jax.Array) -> jax.Array:
+    def _corrected(
+        self, params: Any, m: int, scores_BxN: jax.Array, id_N: jax.Array, table: TitleTable
+    ) -> jax.Array:
         """Return the corrected scores of a member for titles `id_N`, in float32."""
         corrected = params["scale"][m] * scores_BxN + params["log_q"][m][id_N]
-        return jnp.where(id_N >= FIRST_TITLE, corrected, _ABSENT).astype(jnp.float32)
+        is_title_V = self.candidates(table)
+        is_title_N = id_N >= FIRST_TITLE if is_title_V is None else is_title_V[id_N]
+        return jnp.where(is_title_N, corrected, _ABSENT).astype(jnp.float32)
 
     def encode_queries(self, params: Any, host: HostBatch, table: TitleTable) -> EncodedMixture:
         every_V, encodings, totals = jnp.arange(self.layout.num_titles), [], []
@@ -125,7 +129,7 @@ class MixtureTask(Task):
             member = params["members"][str(m)]
             encodings.append(task.encode_queries(member, host, table))
             scores = task.score_titles(member, encodings[-1], table, self.heads[m], every_V)
-            totals.append(jax.nn.logsumexp(self._corrected(params, m, scores, every_V), axis=1))
+            totals.append(jax.nn.logsumexp(self._corrected(params, m, scores, every_V, table), axis=1))
         return EncodedMixture(self.log_weights(params, host), tuple(encodings), jnp.stack(totals, axis=1))
 
     def score_titles(
@@ -135,7 +139,7 @@ class MixtureTask(Task):
         for m, task in enumerate(self.members):
             member = params["members"][str(m)]
             scores = task.score_titles(member, encoded.members[m], table, self.heads[m], id_N)
-            log_p = self._corrected(params, m, scores, id_N) - encoded.log_total_BxM[:, m, None]
+            log_p = self._corrected(params, m, scores, id_N, table) - encoded.log_total_BxM[:, m, None]
             weighed.append(encoded.log_weight_BxM[:, m, None] + log_p)
         return jax.nn.logsumexp(jnp.stack(weighed), axis=0)
 
