@@ -114,7 +114,8 @@ def _map_of_head(
             f"--like: vectors of head {head!r} have width {reference.shape[1]}, those to stabilise "
             f"{vectors.titles.shape[1]}; allowed: equal widths"
         )
-    maps, result = _aligned(vectors, reference, common, facts)
+    balanced = balanced_maps(_of_titles(loaded, vectors), vectors.users)
+    maps, result = _aligned(vectors, balanced, reference, common, facts)
     raw = reference if _is_stabilised(earlier) else _vectors(earlier, head, users=0).titles
     result["cosine"]["raw"] = mean_cosine(vectors.titles[common[0]], raw[common[1]])
     return maps, result
@@ -140,7 +141,12 @@ def _reference(earlier: LoadedCheckpoint, head: str) -> np.ndarray:
     if _is_stabilised(earlier):
         return _vectors(earlier, head, users=0).titles
     vectors = _vectors(earlier, head)
-    return vectors.titles @ balanced_maps(vectors.titles[FIRST_TITLE:], vectors.users).of_title_DxD
+    return vectors.titles @ balanced_maps(_of_titles(earlier, vectors), vectors.users).of_title_DxD
+
+
+def _of_titles(loaded: LoadedCheckpoint, vectors: _Vectors) -> np.ndarray:
+    """Return the vectors of the ids that have a title, by popularity."""
+    return vectors.titles[loaded.arrays.id_of_rank]
 
 
 def _common_titles(
@@ -158,18 +164,19 @@ def _common_titles(
 
 
 def _aligned(
-    vectors: _Vectors, reference: np.ndarray, common: tuple[np.ndarray, np.ndarray], facts: np.ndarray
-) -> tuple[Maps, dict[str, Any]]:
+    vectors: _Vectors, balanced: Maps, reference: np.ndarray, common: tuple[np.ndarray, np.ndarray],
+    facts: np.ndarray,
+) -> tuple[Maps, dict[str, Any]]:  # fmt: skip
     """Return the maps of a head, and how near the vectors come to the reference.
 
     Args:
         vectors: Vectors of the run.
+        balanced: Maps of the run to its balanced form.
         reference: [V, D] vectors of the earlier run.
         common: Ids of the common titles.
         facts: [C, F] facts of the common titles, for the probe.
     """
     earlier = reference[common[1]]
-    balanced = balanced_maps(vectors.titles[FIRST_TITLE:], vectors.users)
     own = vectors.titles[common[0]]
     maps = balanced.rotated(procrustes(own @ balanced.of_title_DxD, earlier))
     forms = {
