@@ -26,14 +26,18 @@ from jaxrec.analysis.mixtures import FORMS, Form, mix
 from jaxrec.config.loading import load_file
 from jaxrec.config.schema import Config
 from jaxrec.data.runners.run import ensure_dataset
-from jaxrec.data.storage.dataset import Dataset
-from jaxrec.evaluation.evaluator import EvaluationOptions, evaluate
-from jaxrec.evaluation.slices import results
+from jaxrec.data.storage.dataset import Dataset, Rows
+from jaxrec.evaluation.metrics import METRICS
+from jaxrec.evaluation.results import model_ranks
+from jaxrec.evaluation.scorers import ListScorer
+from jaxrec.evaluation.slices.results import oracle_values, user_means
 from jaxrec.evaluation.slices.slicing import Slicing, slice_queries
 from jaxrec.evaluation.statistics import bootstrap, over_seeds, smallest_difference
 from jaxrec.runtime import compilation_cache
+from jaxrec.runtime.mesh import replicate
 from jaxrec.runtime.preemption import PreemptionHandler
 from jaxrec.studies.plan import Study, apply_edits, every_run
+from jaxrec.tasks.loading import default_checkpoint, load_checkpoint
 from jaxrec.training.trainer import train
 
 METRIC = "enabled/ndcg@1"
@@ -44,6 +48,7 @@ def _flags() -> None:
     flags.DEFINE_string("config", "configs/study_slices.py:small", "study")
     flags.DEFINE_string("workdir", None, "folder of the runs", required=True)
     flags.DEFINE_integer("seeds", 3, "trainings per row", lower_bound=1)
+    flags.DEFINE_integer("queries", 0, "test queries, the first by a hash of the user; 0: all")
     flags.DEFINE_list(
         "adapted", [], "countries, such as MX,IN,NZ, whose rows are trained; whole fine-tuning is mixed"
     )
@@ -92,20 +97,18 @@ def _models(
     return out
 
 
-def _values(workdir: Path, data: Dataset) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return the metrics [Q] of a model by column, and those of the oracle on METRIC's list.
-
-    A file in the workdir keeps them.
-    """
-    file = workdir / "test-values.npz"
+def _values(workdir: Path, rows: Rows) -> dict[str, np.ndarray]:
+    """Return the metrics [Q] of a model on the frozen lists by column; a file in the workdir keeps them."""
+    file = workdir / f"values-{rows.rows}.npz"
     if not file.exists():
-        evaluation = evaluate(workdir, EvaluationOptions(report_users=0), data=data.directory)
-        truth = results.oracle_values(evaluation.rows, evaluation.lists, False)
-        columns = results.query_values(evaluation) | {f"oracle:{c}": x for c, x in truth.items()}
+        loaded = load_checkpoint(workdir, default_checkpoint(workdir))
+        scorer = ListScorer(loaded.task, replicate(loaded.arrays.title_table()), False, 1)
+        lists = loaded.task.protocols().lists
+        ranks = model_ranks(scorer(loaded.params, rows).scores, rows.all()[: rows.rows], lists)
+        columns = {f"{name}/{m}": f(ranks[name]) for name in lists for m, f in METRICS.items()}
         np.savez(file, names=np.array([*columns]), values=np.stack([*columns.values()]))
     with np.load(file) as stored:
-        values = dict(zip(stored["names"].tolist(), stored["values"], strict=True))
-    return {c: x for c, x in values.items() if ":" not in c}, values.get(f"oracle:{METRIC}", np.empty(0))
+        return dict(zip(stored["names"].tolist(), stored["values"], strict=True))
 
 
 def _difference(user: np.ndarray, own: np.ndarray, by_seed: list[np.ndarray]) -> dict[str, Any]:
@@ -116,7 +119,7 @@ def _difference(user: np.ndarray, own: np.ndarray, by_seed: list[np.ndarray]) ->
         own: [Q] bool, the slice.
         by_seed: Differences [Q] of each seed.
     """
-    per_seed = [results.user_means(user[own], {"d": d[own]})["d"] for d in by_seed]
+    per_seed = [user_means(user[own], {"d": d[own]})["d"] for d in by_seed]
     users = np.mean(per_seed, axis=0)
     low, high = bootstrap(users)
     sd = float(users.std(ddof=1)) if len(users) > 1 else float("nan")
@@ -158,7 +161,7 @@ def diagnosis(slicing: Slicing, user: np.ndarray, regret: np.ndarray, truth: np.
     means = []
     for i in range(len(slicing.names)):
         own = slicing.group == i
-        of_users = results.user_means(user[own], {"r": regret[own], "t": truth[own]})
+        of_users = user_means(user[own], {"r": regret[own], "t": truth[own]})
         means.append(np.stack([of_users["r"], of_users["t"]], axis=1))
     rng, replicates = np.random.default_rng(0), []
     for _ in range(_RESAMPLES):
@@ -183,10 +186,11 @@ def main(args: flags.FlagValues) -> Report:
     feature = slice_feature(study.base)
     by = ("country", "history", "tenure") if feature == "country" else ("tab", "history")
     models = _models(study, folder, args.seeds, tuple(args.adapted), by)
-    rows = data.rows("test").all()
-    values = {name: [_values(workdir, data) for workdir in workdirs] for name, workdirs in models.items()}
+    on_disk = data.rows("test").head(args.queries or data.rows("test").rows)
+    rows = on_disk.all()[: on_disk.rows]
+    values = {name: [_values(workdir, on_disk) for workdir in workdirs] for name, workdirs in models.items()}
     broad, fine = _slices(study, rows, data)
-    user, base = rows["user"], [x[0][METRIC] for x in values[GLOBAL]]
+    user, base = rows["user"], [x[METRIC] for x in values[GLOBAL]]
     small = np.isin(broad.group, [broad.names.index(n) for n in SMALL_COUNTRIES if n in broad.names])
     groups: Mapping[str, np.ndarray] = {"all": np.ones(len(rows), bool)} | (
         {"small countries": small} if small.any() else {}
@@ -195,21 +199,21 @@ def main(args: flags.FlagValues) -> Report:
     figures: dict[str, Any] = {"metric": METRIC, "seeds": args.seeds, "taste": args.taste, "differences": {}}
     table = []
     for name, of_name in values.items():
-        mean = float(np.mean([results.user_means(user, {"x": x[0][METRIC]})["x"].mean() for x in of_name]))
+        mean = float(np.mean([user_means(user, {"x": x[METRIC]})["x"].mean() for x in of_name]))
         figures.setdefault("means", {})[name] = mean
         if name == GLOBAL:
             table.append((f"{name}: {METRIC}", f"{mean:.4f}", ""))
             continue
-        differences = [x[0][METRIC] - y for x, y in zip(of_name, base, strict=True)]
+        differences = [x[METRIC] - y for x, y in zip(of_name, base, strict=True)]
         for group, own in groups.items():
             of_group = _difference(user, own, differences)
             figures["differences"].setdefault(name, {})[group] = of_group
             interval = f"[{of_group['low']:+.4f}, {of_group['high']:+.4f}], visible {of_group['visible']:.4f}"
             table.append((f"{name} less global, {group} ({of_group['users']:,} users)",
                           f"{of_group['mean']:+.4f}", interval))  # fmt: skip
-    oracle = values[GLOBAL][0][1]
+    oracle = oracle_values(rows, (METRIC.partition("/")[0],), False).get(METRIC, np.empty(0))
     if len(oracle) and "mixture, learned" in values:
-        learned = [x[0][METRIC] for x in values["mixture, learned"]]
+        learned = [x[METRIC] for x in values["mixture, learned"]]
         regret = np.mean([x - y for x, y in zip(learned, base, strict=True)], axis=0)
         figures["diagnosis"] = diagnosis(fine, user, regret, oracle - np.mean(base, axis=0))
         d = figures["diagnosis"]
