@@ -13,6 +13,8 @@ COMMANDS = {
     "describe": "describe signals, labels, rewards, tasks and features, and flag leaks",
     "pairs": "draw pairs of titles from a policy, for DPO and IPO",
     "fill": "predict the unknown labels of a dataset by an offline model",
+    "mixture": "mix trained models by a gate that is fitted on validation users",
+    "stabilise": "give a checkpoint vectors like those of an earlier run, with the same scores",
     "report": "write the page of a run, or of several runs side by side",
     "compare": "test the difference between two evaluated runs",
     "recommend": "recommend titles to any users, from a checkpoint",
@@ -23,7 +25,17 @@ COMMANDS = {
 }
 GROUPS = {
     "data": ("prepare", "describe", "fill"),
-    "training and evaluation": ("train", "pairs", "evaluate", "report", "compare", "study", "days"),
+    "training and evaluation": (
+        "train",
+        "pairs",
+        "evaluate",
+        "report",
+        "compare",
+        "study",
+        "days",
+        "stabilise",
+        "mixture",
+    ),
     "serving": ("recommend", "export", "serve"),
 }
 

@@ -64,6 +64,14 @@ def _flags() -> None:
         "reward_models", "", "also evaluate the policy by the reward models of this workdir, a run of the "
         "task preference that the policy was not trained by; empty: disabled",
     )  # fmt: skip
+    flags.DEFINE_list(
+        "slices", [], "also evaluate slices of the queries: features of the user or of the context, such as "
+        "country,tenure; country*tenure is a slice for each pair of values",
+    )  # fmt: skip
+    flags.DEFINE_string(
+        "against", "", "with --slices, workdir of a run on the same titles, whose results on these queries "
+        "give the regret of each slice; empty: none",
+    )  # fmt: skip
     flags.DEFINE_integer(
         "report_users", None, "number of users whose histories and recommendations are in report.html; 0: "
         "none; empty: the value of the config", lower_bound=0,
@@ -92,6 +100,8 @@ def main(args: flags.FlagValues) -> None:
     without_catalogue = args.lists and CATALOGUE not in args.lists
     if args.diversity and (without_catalogue or not 0.0 <= args.diversity <= 1.0):
         raise InputError(f"--diversity={args.diversity:g}; allowed: 0 to 1, with --lists={CATALOGUE}")
+    if args.against and not args.slices:
+        raise InputError(f"--against={args.against}; allowed only with --slices")
     whole = all(k.isdecimal() and int(k) > 0 for k in args.next_k)
     if not whole or len(set(args.next_k)) < len(args.next_k):
         allowed = "whole numbers above 0, such as 1,3, each once"
@@ -139,6 +149,11 @@ def _evaluate_on_host(args: flags.FlagValues, workdir: AnyPath, data: AnyPath | 
 
         models = as_path(args.reward_models)
         evaluation = with_reward_models(evaluation, workdir, models, data or None)
+    if args.slices:
+        from jaxrec.evaluation.slices.results import with_slices
+
+        against = as_path(args.against) if args.against else None
+        evaluation = with_slices(evaluation, workdir, tuple(args.slices), against, data or None)
     if multihost.is_first_process():
         write_result(workdir, evaluation, args.per_user, args.out and as_path(args.out))
         print_result(evaluation.result, format_table(evaluation.result))

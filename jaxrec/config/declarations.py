@@ -21,6 +21,9 @@ class Start:
     freeze: tuple[str, ...] = ()  # patterns of the parameters that neither gradients nor weight decay change
     optimizer: Literal["fresh", "kept"] = "fresh"  # "kept": Adam's moments are taken too, 0 for new rows
     anchor: float = 0.0  # weight of L2-SP, which pulls taken parameters to their first values; 0: off
+    low_rank: int = 0  # rank of the factors that are trained in place of dense kernels (LoRA); all other
+    # parameters stay as they are; 0: off
+    adapt: tuple[str, ...] = ("*kernel",)  # patterns of the dense kernels that `low_rank` adapts
     rows: Literal["initial", "mean", "metadata"] = "metadata"  # first values of rows for new titles and new
     # categories: the initialisation; the mean row; of titles the mean of the 20 nearest by their features
     noise: float = 0.01  # standard deviation of noise on rows by "mean" and "metadata", relative to that of

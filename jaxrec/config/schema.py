@@ -206,6 +206,8 @@ class Model:
     intent_of: str = "genres"  # title feature with categories that the intent predicts and that an expert
     # with encoder="session_counts" counts
     head: Literal["matcher", "dot"] = "matcher"  # "dot", for one task: user vector times title vector
+    output_maps: bool = False  # with a dot head: two square matrices, first the identity, map the vectors of
+    # users and of titles; `python -m jaxrec.stabilise` sets them
     cosine: bool = False  # for sequences: the score is the cosine of the vectors
     untied_item_embeddings: bool = False  # for sequences: separate vectors of scored titles, as in gSASRec
     scaled_inputs: bool = True  # for sequences: as inputs, vectors of titles are multiplied by sqrt(width)
@@ -255,6 +257,8 @@ class Objective:
         0.0  # weight of the term of the intent, the next title's first value of `model.intent_of`,
     )
     # of which the predicted probabilities are a part of the user's vector (IntentRec); 0: no such head
+    distil: float = 0.0  # weight of the KL divergence of the scores of an example's candidates from those of
+    # the run of `start.workdir`
     heads: tuple[Head, ...] = ()  # heads on labels and rewards, beside those of the paper
 
 

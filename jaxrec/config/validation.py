@@ -18,7 +18,8 @@ from jaxrec.config.rules.entity import check_entity
 from jaxrec.config.rules.limits import check_limits
 from jaxrec.config.rules.post import check_post
 from jaxrec.config.rules.sessions import check_intent, check_session_experts
-from jaxrec.config.schema import Config, Mix, Start
+from jaxrec.config.rules.start import check_start
+from jaxrec.config.schema import Config, Mix
 from jaxrec.config.tree import among, require, walk
 from jaxrec.core import registry
 from jaxrec.core.errors import InputError
@@ -132,6 +133,9 @@ def _check_model(config: Config) -> None:
     model, gate = config.model, config.model.gate
     _at_least(config, 1, "model.width")
     _positive(config, "model.embedding_init_std")
+    allowed = "be False unless model.head is 'dot' and model.cosine False: there is no dot product"
+    has_product = model.head == "dot" and not model.cosine
+    require(has_product or not model.output_maps, "model.output_maps", model.output_maps, allowed)
     require(bool(model.experts), "model.experts", model.experts, "hold at least one Expert")
     for i, expert in enumerate(model.experts):
         key = f"model.experts[{i}]"
@@ -280,20 +284,10 @@ def _check_run(config: Config) -> None:
         )
 
 
-def _check_start(config: Config) -> None:
-    start, default = config.start, Start()
-    _at_least(config, 0, "start.anchor", "start.noise")
-    require(bool(start.take), "start.take", start.take, "hold at least one pattern")
-    if not start.workdir:
-        for name, value in vars(default).items():
-            set_to = getattr(start, name)
-            require(set_to == value, f"start.{name}", set_to, f"be {value!r} with an empty start.workdir")
-
-
 _RULES: tuple[Callable[[Config], None], ...] = (
     *DATA_RULES, _check_sampling, check_strata, _check_model, check_session_experts, _check_sequences,
     _check_split, _check_objective, check_intent, check_heads, check_observed_labels, check_trunk,
-    check_entity, check_post, _check_start, _check_run,
+    check_entity, check_post, check_start, _check_run,
 )  # fmt: skip
 
 

@@ -51,6 +51,27 @@ def dot_score(u: jax.Array, titles: TitleLookup, name: str, kernel: jax.Array) -
     return jnp.einsum("bcd,bcd->bc", *jnp.broadcast_arrays(per_candidate(u), titles.through(name, kernel)))
 
 
+class OutputMaps(Parameters):
+    """Square matrices [D, D] that map the vectors of users and of titles before their dot product.
+
+    The identity at the initialisation. Matrices X and Y with X Y^T = 1 change no score.
+
+    Attributes:
+        width: Width D of the vectors.
+    """
+
+    width: int
+
+    def setup(self):
+        """Create the parameters."""
+        self.of_user = self.weight("user", _identity, self.width, self.width)
+        self.of_title = self.weight("title", _identity, self.width, self.width)
+
+
+def _identity(key: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
+    return jnp.eye(shape[0], dtype=dtype)
+
+
 class ProductFeatures(Parameters):
     """Product features x(u, t) = (P u) * (Q t), [B, C, width], shared by the heads.
 

@@ -20,6 +20,7 @@ from jaxrec.core.batch import Known, TitleTable
 from jaxrec.core.registry import ALL_SEQUENCE_ENCODERS, resolve
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.models.encoders.base import PositionEncoder, SequencePositions
+from jaxrec.models.heads import OutputMaps
 from jaxrec.models.layers.dense import (
     Parameters,
     at_least_float32,
@@ -188,6 +189,8 @@ class NextItemModel(Parameters):
             self.positions = self.weight(
                 "position", embedding_init, self.config.experts[0].max_len, self.config.width
             )
+        if self.config.output_maps:
+            self.maps = OutputMaps(self.dtype, self.config.width, name="output_maps")
 
     def catalogue(self, table: TitleTable) -> Catalogue:
         """Compute the vectors [V, D] of all titles, once per step for all microbatches.
@@ -199,6 +202,8 @@ class NextItemModel(Parameters):
 
     def candidates(self, catalogue: Catalogue) -> jax.Array:
         """Return the scored vectors [V, D] of all titles, of length 1 if `cosine` is set."""
+        if self.config.output_maps:
+            return catalogue[-1] @ self.maps.of_title
         return _normalize(catalogue[-1]) if self.config.cosine else catalogue[-1]
 
     def of_table(self, window: ItemWindow, table: TitleTable) -> jax.Array:
@@ -239,4 +244,6 @@ class NextItemModel(Parameters):
         h_BxLxD = rematerialize(
             self.config.remat, LayerStack.__call__, self.layers, window, x_BxLxD, key_BxLx2
         )
+        if self.config.output_maps:
+            return h_BxLxD @ self.maps.of_user
         return _normalize(h_BxLxD) if self.config.cosine else h_BxLxD

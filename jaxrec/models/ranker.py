@@ -142,7 +142,7 @@ class RankingModel(UserEncoder):
             t_VxF = self.title.vectors(jnp.arange(self.titles), table)
         else:
             t_VxF = self.title.lookup_unique(id_U, table)
-        kernels = {"history": self.rows.of_title}
+        kernels = {"history": self.rows.of_title, self.scored_name: self.scored_kernel}
         if self.config.head == "matcher":
             if self.config.trunk == "shared":
                 kernels |= {t: m.of_title for t, m in self.matchers.items()}
@@ -176,9 +176,8 @@ class RankingModel(UserEncoder):
         chex.assert_type(candidate_BxC, int, custom_message="candidate_BxC")
         titles = self._titles(candidate_BxC, table, catalogue)
         if self.config.head == "dot":
-            s_BxC = dot_score(
-                user.vector_BxF[..., : self.config.width], titles, "history", self.rows.of_title
-            )
+            u = self.dot_vectors(user.vector_BxF)
+            s_BxC = dot_score(u, titles, self.scored_name, self.scored_kernel)
             return {self.heads[0].name: s_BxC.astype(at_least_float32(self.dtype))}
         matched, scores = self._matched(user.vector_BxF, titles), dict[str, Any]([(INTENT, user.intent_BxG)])
         wanted = tuple(head.name for head in self.heads) if heads is None else heads
@@ -244,8 +243,9 @@ class RankingModel(UserEncoder):
         if u_BxU.ndim == 3:
             raise ValueError("target_in_sequence must be false to score all titles: use `score`")
         if self.config.head == "dot":
-            s_BxV = u_BxU[:, : self.config.width] @ (t_VxF @ self.rows.of_title).T
-            return s_BxV.astype(at_least_float32(self.dtype))
+            return (self.dot_vectors(u_BxU) @ (t_VxF @ self.scored_kernel).T).astype(
+                at_least_float32(self.dtype)
+            )
         return self._blended(
             head, lambda name: self._activated(name, self._matched_every(name, u_BxU, t_VxF)), user.served_BxP
         )
@@ -263,11 +263,11 @@ class RankingModel(UserEncoder):
         """
         if head == RETRIEVAL_HEAD:
             return user.vector_BxF @ self.retrieving.of_user
-        return user.vector_BxF[:, : self.config.width]
+        return self.dot_vectors(user.vector_BxF)
 
     def dot_titles(self, table: TitleTable, head: str) -> jax.Array:
         """Return the vectors [V, D] of all titles of the table; `head` is that of `dot_users`."""
-        kernel = self.retrieving.of_title if head == RETRIEVAL_HEAD else self.rows.of_title
+        kernel = self.retrieving.of_title if head == RETRIEVAL_HEAD else self.scored_kernel
         return self.title_vectors(table) @ kernel
 
     def retrieve(

@@ -17,6 +17,7 @@ from jaxrec.core.row_format import FeatureSpec, history_signals
 from jaxrec.models.encoders.base import PackedTitles
 from jaxrec.models.encoders.session import SessionInputs, history_windows
 from jaxrec.models.features.entity import title_width
+from jaxrec.models.heads import OutputMaps
 from jaxrec.models.layers.dense import (
     Parameters,
     at_least_float32,
@@ -31,7 +32,14 @@ from jaxrec.models.layers.title_encoder import ProjectedLookup, TitleEncoder, Ti
 from jaxrec.models.mixture import Gate
 from jaxrec.models.outputs import EncodedHistories, UserEncoding
 from jaxrec.models.sessions.intent import Intent
-from jaxrec.models.sessions.mixture import counted_columns, encode_histories, encode_sessions, session_inputs
+from jaxrec.models.sessions.mixture import (
+    category_feature,
+    counted_columns,
+    counts_categories,
+    encode_histories,
+    encode_sessions,
+    session_inputs,
+)  # fmt: skip
 
 
 def _take_positions(titles: PackedTitles, index_RxL: jax.Array) -> PackedTitles:
@@ -87,10 +95,12 @@ class UserEncoder(Parameters):
         self.expert = [self._create_expert(e, title) for e in range(len(self.config.experts))]
         if len(self.config.experts) > 1:
             self.gating = Gate(self.dtype, self.config.gate, name="gate")
+        if self.config.output_maps:
+            self.maps = OutputMaps(self.dtype, self.config.width, name="output_maps")
         # of the vectors of a user and of a title
         self.widths = self.config.width + user + observed + context, title
         if self._has_intent():
-            feature = self._intent_feature()
+            feature = category_feature(self.features, self.config.intent_of)
             self.intent = Intent(self.dtype, self.config.head_hidden, feature.size, name="intent")
             self.widths = self.widths[0] + feature.width, title
 
@@ -100,7 +110,12 @@ class UserEncoder(Parameters):
         encoder, name = ALL_ENCODERS.resolve(fields.encoder), f"expert_{e}"
         if fields.encoder not in SESSION_ENCODERS:
             return encoder(self.dtype, fields, c.attention_impl, name=name)
-        sizes = self.session_kinds + 1, self._intent_feature().size if self._counts_categories() else 0
+        sizes = (
+            self.session_kinds + 1,
+            category_feature(self.features, self.config.intent_of).size
+            if counts_categories(self.config)
+            else 0,
+        )
         return encoder(
             self.dtype, fields, c.width, title_width, *sizes, c.attention_impl, c.dropout, name=name
         )
@@ -108,13 +123,6 @@ class UserEncoder(Parameters):
     def _has_intent(self) -> bool:
         """Return True if the user's vector has the expected embedding of the next title's category."""
         return False
-
-    def _intent_feature(self) -> FeatureSpec:
-        """Return the title feature whose categories the intent predicts and experts count."""
-        return next(f for f in self.features if f.where == "title" and f.name == self.config.intent_of)
-
-    def _counts_categories(self) -> bool:
-        return any(e.encoder == "session_counts" for e in self.config.experts)
 
     def _titles(self, ids: jax.Array, table: TitleTable, catalogue: TitleProjections | None) -> TitleLookup:
         return self.title.rows(ids, table) if catalogue is None else ProjectedLookup(catalogue, ids)
@@ -248,7 +256,7 @@ class UserEncoder(Parameters):
             catalogue: Projections from `RankingModel.catalogue`; None: computed in this call.
         """
         chex.assert_rank(tail.title, 2, custom_message="tail.title [B, S]")
-        counts = self._counts_categories()
+        counts = counts_categories(self.config)
         counted = counted_columns(self.features, self.config.intent_of) if counts else None
 
         def inputs_of(events: SessionTail) -> SessionInputs:
@@ -334,3 +342,19 @@ class UserEncoder(Parameters):
         intent_BxF, logits_BxG = self.intent(user.vector_BxF, embeddings_GxF)
         vector_BxF = jnp.concatenate([user.vector_BxF, intent_BxF], -1)
         return user._replace(vector_BxF=vector_BxF, intent_BxG=logits_BxG)
+
+    @property
+    def scored_name(self) -> str:
+        """Name of `scored_kernel` among the projections of titles."""
+        return "scored" if self.config.output_maps else "history"
+
+    @property
+    def scored_kernel(self) -> jax.Array:
+        """Projection [F, D] of titles in the score of a dot head."""
+        kernel = self.rows.of_title
+        return kernel @ self.maps.of_title if self.config.output_maps else kernel
+
+    def dot_vectors(self, u: jax.Array) -> jax.Array:
+        """Return the vectors [..., D] of users in the score of a dot head."""
+        u = u[..., : self.config.width]
+        return u @ self.maps.of_user if self.config.output_maps else u

@@ -6,7 +6,8 @@
 `truth` (`evaluation.truth.of_policy.evaluate_policy`), `labels`
 (`evaluation.labels.predictions.label_metrics`), `label_baselines`
 (`evaluation.labels.rates.baseline_metrics`), `gradients` (`evaluation.details.gradients`), `session`
-(`evaluation.sessions.of_session.evaluate_sessions`), `dataset`, `step` and `seconds`.
+(`evaluation.sessions.of_session.evaluate_sessions`), `slices` (`evaluation.slices.results.with_slices`),
+`dataset`, `step` and `seconds`.
 """
 
 import math
@@ -19,6 +20,7 @@ from jaxrec.core.paths import AnyPath
 from jaxrec.reporting.gradient_table import gradient_lines
 from jaxrec.reporting.label_tables import label_lines
 from jaxrec.reporting.session_table import session_lines
+from jaxrec.reporting.slice_table import slice_lines
 from jaxrec.reporting.truth_table import reward_model_lines, truth_lines
 
 METRICS = {"ndcg@1": "NDCG@1", "ndcg@5": "NDCG@5", "recall@5": "Recall@5", "mrr@5": "MRR@5"}
@@ -114,6 +116,8 @@ def format_table(result: Mapping[str, Any]) -> str:
         lines += ["", *session_lines(result)]
     if "gradients" in result:
         lines += ["", *gradient_lines(result["gradients"])]
+    if "slices" in result:
+        lines += ["", *slice_lines(result["slices"])]
     fractions = oracle_fraction(result)
     lines += [""] if fractions else []
     for name, fraction in fractions.items():

@@ -33,6 +33,7 @@ from jaxrec.serving.catalogue import DeviceCatalogue, best_titles
 from jaxrec.serving.recommender import Recommender
 from jaxrec.sources.histories import columns_to_json, title_names
 from jaxrec.tasks.base import Task
+from jaxrec.tasks.mixture.task import MIXTURE
 
 PLATFORMS = ("cpu", "cuda")
 ALLOWED_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -86,6 +87,11 @@ def write(
         raise InputError(
             "model.item_table_sharding='split' cannot be exported; allowed: 'replicated'; serve the "
             "checkpoint with python -m jaxrec.recommend"
+        )
+    if MIXTURE in recommender.loaded.meta:
+        raise InputError(
+            "a mixture of models cannot be exported; allowed: one of its members; serve the checkpoint with "
+            "python -m jaxrec.recommend"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))

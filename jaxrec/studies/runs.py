@@ -156,7 +156,8 @@ def preparation_jobs(runs: Sequence[Run], folder: Path) -> list[Job]:
         config_path = run_by_config[id(config)].workdir / "config.py"
         prepare = ("-m", "jaxrec.prepare", f"--config={config_path}")
         log = folder / f"prepare-{Path(directory).name}.log"
-        jobs.append(Job(f"dataset {directory}", as_path(directory), prepare, "manifest.json", log))
+        after = f"dataset {config.data.continues}" if config.data.continues else ""
+        jobs.append(Job(f"dataset {directory}", as_path(directory), prepare, "manifest.json", log, after))
     return [job for job in jobs if not job.done]
 
 

@@ -23,6 +23,7 @@ from jaxrec.data.storage.arrays import check_lengths
 from jaxrec.data.storage.dataset import Arrays, Dataset
 from jaxrec.runtime.mesh import device_count, state_shardings
 from jaxrec.tasks.base import Task
+from jaxrec.tasks.mixture.task import MIXTURE, MixtureTask
 
 CHECKPOINTS = "checkpoints"  # folder of checkpoints in a workdir
 START_JSON = "start.json"  # in a workdir: what became of each parameter of the run that it started from
@@ -173,6 +174,8 @@ def restore_task(config: Config, meta: dict[str, Any]) -> Task:
         config: config of the run.
         meta: metadata, from `Checkpointer.restore_meta`.
     """
+    if MIXTURE in meta:
+        return _restore_mixture(config, meta)
     return build_task(
         config,
         Layout.from_json(meta["layout"]),
@@ -183,6 +186,23 @@ def restore_task(config: Config, meta: dict[str, Any]) -> Task:
         meta.get("strata", ()),
         meta.get("categories"),
     )
+
+
+_MIXTURE = {"members": [dict], "heads": [str], "by": [str], "hidden": [int]}
+OF_MEMBER = ("config", "threshold", "steps_per_epoch", "total_steps", "label_shares", "strata")
+
+
+def _restore_mixture(config: Config, meta: dict[str, Any]) -> Task:
+    """Return the task of a mixture; its metadata hold those of the members."""
+    mixture = meta[MIXTURE]
+    check_shape(mixture, _MIXTURE, "mixture")
+    shared = {name: meta[name] for name in ("layout", "categories") if name in meta}
+    members = tuple(restore_task(from_run_json(m["config"]), shared | m) for m in mixture["members"])
+    first = members[0]
+    return MixtureTask(
+        config, first.layout, first.threshold, first.steps_per_epoch, first.total_steps, {}, (),
+        first.categories, members, tuple(mixture["heads"]), tuple(mixture["by"]), tuple(mixture["hidden"]),
+    )  # fmt: skip
 
 
 def check_same_catalogue(dataset: Dataset, loaded: LoadedCheckpoint) -> None:

@@ -26,6 +26,7 @@ from jaxrec.tasks.ranking_scorer import RankingScorer
 
 # Examples of a microbatch on a CPU: the intermediate values of more examples do not fit into its caches.
 _CPU_MICROBATCH = 256
+_ABSENT = -1e9  # score of a candidate that is not there; finite, so that its gradient is 0
 _CPU_TARGET_MICROBATCH = 16  # with the target in the sequence: each candidate has its own sequence
 
 
@@ -35,10 +36,12 @@ class RankingState(NamedTuple):
     Attributes:
         averages: `task_weights.LossAverages` if the terms are weighted by loss averages.
         usage: [E] mean gate of the last step, if `objective.balance` is set.
+        teacher: Parameters of the run that this one starts from, if `objective.distil` is set.
     """
 
     averages: Any = ()
     usage: Any = ()
+    teacher: Any = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +127,9 @@ class RankingTask(RankingScorer):
         return RankingState(
             task_weights.init_averages(len(self.weighted_terms)) if kind == "averaging" else (),
             jnp.full(experts, 1 / experts, dtype) if self.balances else (),
+            jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.abstract_params)
+            if self.config.objective.distil
+            else (),
         )
 
     def device_context(
@@ -234,7 +240,46 @@ class RankingTask(RankingScorer):
         usage = task_state.usage if self.balances else None
         if projections is not None:
             projections = TitleProjections(projections, context)
-        return self.batch_loss(params, batch, table, self.temperature(step), key, projections, moving, usage)
+        tau = self.temperature(step)
+        total, sums = self.batch_loss(params, batch, table, tau, key, projections, moving, usage)
+        if not self.config.objective.distil:
+            return total, sums
+        call = applied(RankingModel.__call__, self.model, params)
+        candidates = jnp.concatenate([batch.positive, batch.negative], axis=1)
+        # The same call as that of the loss: XLA computes the encoder once for both.
+        student = call(batch.history, candidates, table, tau, key, batch.positive.shape[1], projections)
+        distilled = self._distillation(task_state.teacher, student.scores, batch, candidates, table)
+        total, count = total + self.config.objective.distil * distilled, sums["loss"][1]
+        return total, sums | {"loss": (total, count), "loss_distil": (distilled, count)}
+
+    def _distillation(
+        self,
+        teacher: Any,
+        student: dict[str, jax.Array],
+        batch: Batch,
+        candidates: jax.Array,
+        table: TitleTable,
+    ) -> jax.Array:
+        """Return the sum over valid examples of KL(teacher || student) over their candidates, in nats.
+
+        Both are softmaxes of the scores of the head that orders titles.
+
+        Args:
+            teacher: Parameters of the run that this one starts from.
+            student: Head -> scores [B, C].
+            batch: B examples.
+            candidates: [B, C] ids, 0 for none.
+            table: Features of all titles.
+        """
+        scores = applied(RankingModel.__call__, self.model, jax.lax.stop_gradient(teacher))(
+            batch.history, candidates, table, self.config.model.gate.temperature
+        ).scores
+        log_p, log_q = (
+            jax.nn.log_softmax(jnp.where(candidates > 0, s[self.default_head], _ABSENT), axis=1)
+            for s in (scores, student)
+        )
+        divergence = (jnp.exp(log_p) * (log_p - log_q)).sum(1)
+        return jnp.where(batch.valid, divergence, 0.0).sum()
 
     def update_task_state(
         self, task_state: RankingState, params: Any, step: jax.Array, sums: Sums
@@ -245,7 +290,7 @@ class RankingTask(RankingScorer):
         """
         one = jnp.float32(1)
         sums = sums | {"temperature": (self.temperature(step), one)}
-        moving, (averages, usage) = self.moving_weights(params, task_state, step), task_state
+        moving, (averages, usage, teacher) = self.moving_weights(params, task_state, step), task_state
         if moving is not None:
             sums |= {f"weight_{term}": (weight, one) for term, weight in moving[0].items()}
         if averages:
@@ -255,4 +300,4 @@ class RankingTask(RankingScorer):
         if self.balances:
             gates = [sums[f"gate_{e}"] for e in range(len(usage))]
             usage = jnp.stack([total / jnp.maximum(count, 1) for total, count in gates]).astype(usage.dtype)
-        return RankingState(averages, usage), sums
+        return RankingState(averages, usage, teacher), sums

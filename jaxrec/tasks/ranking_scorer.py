@@ -15,7 +15,7 @@ from jaxrec.core.ids import LABELS, RETRIEVAL_HEAD, SERVED
 from jaxrec.core.registry import HEADS
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.data.loading.packing import Packer
-from jaxrec.data.loading.strata import strata_feature
+from jaxrec.data.loading.strata import check_strata_counts
 from jaxrec.models.cached_scoring import score_in_groups
 from jaxrec.models.encoders.session import history_windows
 from jaxrec.models.layers.dense import applied
@@ -59,13 +59,7 @@ class RankingScorer(Task):
                 f"sampling.mix.served={self.config.sampling.mix.served:g} needs served titles, which the "
                 "dataset's rows do not hold; allowed: 0, or a dataset of data.served above 0"
             )
-        if strata := self.config.sampling.strata:
-            size = strata_feature(self.layout, strata).size
-            if len(self.strata) != size or not any(self.strata):
-                raise InputError(
-                    f"sampling.strata={strata!r} needs the training rows of each of its {size} ids: the "
-                    f"counts {list(self.strata)} are not those"
-                )
+        check_strata_counts(self.layout, self.config.sampling.strata, self.strata)
 
     @cached_property
     def head_specs(self) -> tuple[HeadSpec, ...]:
@@ -191,7 +185,7 @@ class RankingScorer(Task):
         """
         if self.shards_titles or self.layout.num_titles >= queries * self.layout.negatives:
             return None
-        return self.model.apply({"params": params}, table, method="catalogue")
+        return self._call(params, table, method="catalogue")
 
     def score_lists(
         self, params: Any, projections: Any, host: HostBatch, table: TitleTable, next_k: int,
@@ -265,14 +259,14 @@ class RankingScorer(Task):
         self, params: Any, host: HostBatch, table: TitleTable, heads: tuple[str, ...]
     ) -> TitleScores:
         """Score all titles [B, V] by each of `heads`; see `Task.score_all_titles`."""
-        variables, tau = {"params": params}, self.config.model.gate.temperature
+        tau = self.config.model.gate.temperature
         queries = ranking_inputs.queries(host.words, self.view, host.packing)
         user = applied(RankingModel.encode, self.model, params)(queries.history, table, tau)
 
         def scores(head: str) -> Any:
             if head == RETRIEVAL_HEAD:
-                return self.model.apply(variables, user, table, method="retrieve")
-            return self.model.apply(variables, user, table, head, method="score_catalogue")
+                return self._call(params, user, table, method="retrieve")
+            return self._call(params, user, table, head, method="score_catalogue")
 
         by_head = {head: scores(head) for head in heads}
         return TitleScores(by_head, queries.rows["target"][:, 0], queries.rows["history_title"])
@@ -288,10 +282,9 @@ class RankingScorer(Task):
         self, params: Any, encoded: Any, table: TitleTable, head: str, id_N: jax.Array
     ) -> jax.Array:
         if self.shares_histories:
-            apply: Any = self.model.apply
             if head == RETRIEVAL_HEAD:
-                return apply({"params": params}, encoded, table, None, id_N, method="retrieve")
-            return apply({"params": params}, encoded, table, head, id_N, method="score_catalogue")
+                return self._call(params, encoded, table, None, id_N, method="retrieve")
+            return self._call(params, encoded, table, head, id_N, method="score_catalogue")
         id_BxN = jnp.broadcast_to(id_N, (len(encoded.customer_BxF), len(id_N)))
         return self._score_encoded(params, encoded, table, head, id_BxN)
 
@@ -306,20 +299,26 @@ class RankingScorer(Task):
         self, params: Any, encoded: Any, table: TitleTable, head: str, id_BxC: jax.Array
     ) -> jax.Array:
         """Return the scores [B, C] of candidates by a head, for the result of `encode_queries`."""
-        apply: Any = self.model.apply
-        variables, tau = {"params": params}, self.config.model.gate.temperature
         if not self.shares_histories:
-            encoded = apply(variables, encoded, id_BxC, table, tau, method="join")
-        return apply(variables, encoded, id_BxC, table, (head,), method="score")[head]
+            tau = self.config.model.gate.temperature
+            encoded = self._call(params, encoded, id_BxC, table, tau, method="join")
+        return self._call(params, encoded, id_BxC, table, (head,), method="score")[head]
 
     def embed_users(self, params: Any, host: HostBatch, table: TitleTable) -> jax.Array:
         if not self.shares_histories:
             raise InputError("model.target_in_sequence=true: a user has no vector without a candidate")
-        return self.encode_queries(params, host, table).vector_BxF
+        encoded = self.encode_queries(params, host, table)
+        if self.config.model.output_maps:
+            return self.dot_users(params, encoded, self.score_task)
+        return encoded.vector_BxF
 
     def embed_titles(self, params: Any, table: TitleTable) -> jax.Array:
-        apply: Any = self.model.apply
-        return apply({"params": params}, table, method="title_vectors")
+        if self.config.model.output_maps:
+            return self.dot_titles(params, table, self.score_task)
+        return self._call(params, table, method="title_vectors")
+
+    def _call(self, params: Any, *inputs: Any, method: str) -> Any:
+        return self.model.apply({"params": params}, *inputs, method=method)
 
     @property
     def dot_heads(self) -> tuple[str, ...]:
@@ -329,12 +328,10 @@ class RankingScorer(Task):
         return (*ranking, *((RETRIEVAL_HEAD,) if self.config.model.retrieval_dim else ()))
 
     def dot_users(self, params: Any, encoded: Any, head: str) -> jax.Array:
-        apply: Any = self.model.apply
-        return apply({"params": params}, encoded, head, method="dot_users")
+        return self._call(params, encoded, head, method="dot_users")
 
     def dot_titles(self, params: Any, table: TitleTable, head: str) -> jax.Array:
-        apply: Any = self.model.apply
-        return apply({"params": params}, table, head, method="dot_titles")
+        return self._call(params, table, head, method="dot_titles")
 
     def two_stages(
         self, params: Any, host: HostBatch, table: TitleTable, eligible_BxV: jax.Array, limit: int,

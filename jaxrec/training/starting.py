@@ -27,6 +27,7 @@ from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.tasks.base import Task
 from jaxrec.tasks.loading import CHECKPOINTS, read_meta
+from jaxrec.training.adaptation.low_rank import adaptable_names, is_low_rank
 from jaxrec.training.restraints import has_anchor
 from jaxrec.training.train_state import TrainState
 
@@ -94,6 +95,8 @@ def read_start(task: Task, dataset: Dataset, state: TrainState) -> StartPoint:
     start, manifest = task.config.start, dataset.manifest
     names = slashed_leaves(state.params)
     check_patterns("start.freeze", start.freeze, set(names), "of this run")
+    if is_low_rank(start):
+        check_patterns("start.adapt", start.adapt, adaptable_names(state.params), "that is a dense kernel")
     what = f"start.workdir={start.workdir}"
     folder = as_path(start.workdir) / CHECKPOINTS
     with Checkpointer(folder) as checkpoints:
@@ -102,6 +105,11 @@ def read_start(task: Task, dataset: Dataset, state: TrainState) -> StartPoint:
             raise InputError(f"{what}: step {step}: meta: categories is missing; train that run again")
         keys = checkpoints.restore_arrays(start.which)["title_key"]
         old = _restore(checkpoints, start)
+    is_adapted = meta.get("config", {}).get("start", {}).get("low_rank", 0) > 0
+    if start.optimizer == "kept" and (is_adapted or not _part(old, "optimizer")):
+        raise InputError(
+            f"{what}: step {step} holds no moments of its parameters; allowed: start.optimizer=fresh"
+        )
     warm = WarmStart(
         what,
         meta["categories"] | {TITLE_ID: keys},
@@ -125,6 +133,11 @@ def read_start(task: Task, dataset: Dataset, state: TrainState) -> StartPoint:
         values |= {f"reference/{name}": value for name, value in mapped.values.items()}
     if kept.refresh:
         values |= {f"old/{name}": value for name, value in mapped.values.items()}
+    if is_low_rank(start):
+        adapted = slashed_leaves(state.low_rank.base)
+        values |= {f"low_rank/base/{name}": mapped.values[name] for name in adapted if name in mapped.values}
+    if task.config.objective.distil:
+        values |= _teacher(what, mapped)
     if start.optimizer == "kept":
         values |= _moments(warm, mapped, old, slashed_leaves(state))
     if task.config.optimizer.ema_decay:
@@ -133,10 +146,31 @@ def read_start(task: Task, dataset: Dataset, state: TrainState) -> StartPoint:
         "workdir": start.workdir, "checkpoint": start.which, "step": step, "dataset": meta["dataset"],
         "checksums": digest(folder / str(step)),
         "optimizer": start.optimizer, **mapped.record,
-        "frozen": sorted(name for name in names if matches(name, start.freeze)),
+        "frozen": _frozen(start, state),
     }  # fmt: skip
     _log(what, record)
     return StartPoint(values, record)
+
+
+def _frozen(start: Start, state: TrainState) -> list[str]:
+    """Return the names of the parameters that no step changes, sorted."""
+    if is_low_rank(start):
+        return sorted(slashed_leaves(state.params).keys() - slashed_leaves(state.low_rank.base).keys())
+    return sorted(name for name in slashed_leaves(state.params) if matches(name, start.freeze))
+
+
+def _teacher(what: str, mapped: MappedParameters) -> dict[str, np.ndarray]:
+    """Return the parameters of the teacher of `objective.distil`, by names of the state.
+
+    Raises:
+        InputError: A parameter of the run is not taken.
+    """
+    if missing := mapped.record["initialised"]:
+        raise InputError(
+            f"{what}: objective.distil needs all parameters of that run, but {missing[0]} is not taken; "
+            "allowed: the same model, and start.take of all of it"
+        )
+    return {f"task_state/teacher/{name}": value for name, value in mapped.values.items()}
 
 
 def _log(what: str, record: Mapping[str, Any]) -> None:

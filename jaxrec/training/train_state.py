@@ -12,6 +12,7 @@ from jaxrec.runtime.mesh import replicate, state_shardings
 from jaxrec.tasks.base import Task
 from jaxrec.tasks.inputs.title_tables import empty_table
 from jaxrec.training import optimizer
+from jaxrec.training.adaptation.low_rank import init_low_rank
 from jaxrec.training.restraints import has_anchor
 
 
@@ -29,6 +30,7 @@ class TrainState(NamedTuple):
         reference: Parameters that the training started with; () unless `start.anchor` or the task reads them.
         anchored: Bool, True where the anchor pulls a parameter to the reference; () without `start.anchor`.
         old: Parameters of an earlier step, from which a policy draws; () unless the task reads them.
+        low_rank: Factors of the adapted kernels, which the optimizer updates; () without `start.low_rank`.
     """
 
     params: Any
@@ -41,6 +43,7 @@ class TrainState(NamedTuple):
     reference: Any = ()
     anchored: Any = ()
     old: Any = ()
+    low_rank: Any = ()
 
     @property
     def eval_params(self) -> Any:
@@ -94,16 +97,18 @@ class StateInit:
         params = self.task.init_params(key, empty_table(self.task.layout, self.task.config))
         config, kept = self.task.config.optimizer, self.task.kept_parameters
         is_anchored = has_anchor(self.task.config.start)
+        low_rank = init_low_rank(self.task.config.start, params, key)
+        trained = low_rank.factors if low_rank else params
 
         def copy_if(needed: bool) -> Any:
             return jax.tree.map(jnp.copy, params) if needed else ()
 
         return TrainState(
-            params, optimizer.make(config).init(params), jnp.int32(0), jnp.float32(0), jnp.bool_(False),
+            params, optimizer.make(config).init(trained), jnp.int32(0), jnp.float32(0), jnp.bool_(False),
             self.task.init_task_state(), copy_if(bool(config.ema_decay)),
             copy_if(is_anchored or kept.reference),
             jax.tree.map(lambda x: jnp.zeros(x.shape, bool), params) if is_anchored else (),
-            copy_if(kept.refresh > 0),
+            copy_if(kept.refresh > 0), low_rank,
         )  # fmt: skip
 
 

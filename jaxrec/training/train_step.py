@@ -20,6 +20,7 @@ from jaxrec.tasks.base import Task
 from jaxrec.tasks.inputs.title_tables import masked_table
 from jaxrec.tasks.outputs import Sums
 from jaxrec.training import optimizer
+from jaxrec.training.adaptation.low_rank import factor_gradients, merged
 from jaxrec.training.nonfinite import skip_nonfinite
 from jaxrec.training.restraints import keep_frozen, restrain_gradients
 from jaxrec.training.train_state import TrainState
@@ -44,10 +45,17 @@ class TrainStep:
         config, start = self.task.config.optimizer, self.task.config.start
         grads, sums = self.gradients(state, host, table)
         grads = restrain_gradients(start, grads, state.params, state.reference, state.anchored)
-        params, optimizer_state = optimizer.step(
-            config, grads, state.optimizer, state.params, value=state.validation, fresh=state.fresh
+        low_rank, trained = state.low_rank, state.params
+        if low_rank:
+            grads, trained = factor_gradients(grads, low_rank), low_rank.factors
+        trained, optimizer_state = optimizer.step(
+            config, grads, state.optimizer, trained, value=state.validation, fresh=state.fresh
         )
-        params = keep_frozen(start, state.params, params)
+        if low_rank:
+            low_rank = low_rank._replace(factors=trained)
+            params = merged(state.params, low_rank)
+        else:
+            params = keep_frozen(start, state.params, trained)
         one = jnp.float32(1)
         sums |= {
             "gradient_norm": (global_norm(grads), one),
@@ -59,7 +67,7 @@ class TrainStep:
         task_state, sums = self.task.update_task_state(state.task_state, state.params, state.step, sums)
         after = TrainState(
             params, optimizer_state, state.step + 1, state.validation, jnp.bool_(False), task_state, average,
-            state.reference, state.anchored, self._old(state, params),
+            state.reference, state.anchored, self._old(state, params), low_rank,
         )  # fmt: skip
         if self.task.config.train.on_nonfinite == "skip":
             return skip_nonfinite(state, after, sums)

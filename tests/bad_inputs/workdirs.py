@@ -557,6 +557,45 @@ EXPORTS = [
     in_folder("export: vocabulary that is no JSON", "export/vocabulary.json", content("{"), SERVE, "vocabulary.json is damaged"),
 ]  # fmt: skip
 
+# ---------------------------------------------------------------- models computed from trained ones
+
+
+def as_it_is() -> Damage:
+    """Return a damage that does nothing: what is wrong is in the arguments."""
+    return lambda folder: None
+
+
+def second_run(folder: Path) -> None:
+    """Copy the run, as a second member of a mixture."""
+    shutil.copytree(folder / "run", folder / "other")
+
+
+def another_catalogue(folder: Path) -> None:
+    """Copy the run with the metadata of another dataset and another catalogue."""
+    second_run(folder)
+    path = max((folder / "other" / "checkpoints").glob(f"*/{META}"), key=lambda p: p.stat().st_size)
+    tree = json.loads(path.read_bytes())
+    tree["meta"]["dataset"] = "0123"
+    tree["meta"]["categories"]["segment"] = ["x" for _ in tree["meta"]["categories"]["segment"]]
+    path.write_text(json.dumps(tree))
+    seal(path.parents[1])
+
+
+MIXTURE = ("mixture", "--members=run,other", "--workdir=e", "--by=segment")
+STABILISE = ("stabilise", "run", "--like=run")
+COMPUTED = [
+    of_folder("stabilise: no dot product", "run", as_it_is(), (*STABILISE, "--out=o"), "run: the score of 'tiny' is no dot product"),
+    of_folder("stabilise: a folder that is full", "run", as_it_is(), (*STABILISE, "--out=run"), "--out=run; allowed: a new or an empty folder"),
+    of_folder("mixture: one member", "run", as_it_is(), ("mixture", "--members=run", "--workdir=e"), "members=run; allowed: two workdirs or more, each once"),
+    of_folder("mixture: other titles", "run", another_catalogue, MIXTURE, "members: other: "),
+    of_folder("mixture: a folder that is full", "run", as_it_is(), ("mixture", "--members=run,run", "--workdir=run"), "--workdir=run; allowed: a new or an empty folder"),
+    of_folder("mixture: an unknown input", "run", second_run, ("mixture", "--members=run,other", "--workdir=e", "--by=country"), "by=country: is no input of a gate; allowed: history, segment"),
+    of_folder("slices: an unknown feature", "run", as_it_is(), (*EVALUATE, "--slices=country"), "slices=country: 'country' is no slice; allowed: segment, "),
+    of_folder("slices: a rival without slices", "run", as_it_is(), (*EVALUATE, "--against=run"), "--against=run; allowed only with --slices"),
+    of_folder("low rank: a pattern that matches no kernel", "run and dataset", as_it_is(), (*START, "--config.start.low_rank=2", "--config.start.adapt=('title/*',)"), "start.adapt[0]='title/*' must match a parameter that is a dense kernel"),
+    of_folder("stabilise: no earlier run", "run", as_it_is(), ("stabilise", "run", "--out=o"), "--like"),
+]  # fmt: skip
+
 CASES = [
     *SEALED,
     *UNSEALED,
@@ -567,4 +606,5 @@ CASES = [
     *COMPARISONS,
     *DATASETS,
     *EXPORTS,
+    *COMPUTED,
 ]

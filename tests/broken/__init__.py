@@ -1,6 +1,7 @@
 """Important lines of jaxrec, by area, which `python -m tests.broken` breaks one at a time."""
 
 from tests.broken import (
+    adaptation,
     analysis,
     availability,
     backends,
@@ -58,5 +59,6 @@ AREAS = (
     sessions,
     entity,
     rolling,
+    adaptation,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)

@@ -359,6 +359,9 @@ MODEL = table(
     "trunk_experts": [Case("model.trunk_experts", 2, o.params, edits={"model.trunk": "mmoe"})],
     "trunk_width": [Case("model.trunk_width", 8, o.params, edits={"model.trunk": "mmoe"})],
     "trunk_levels": [Case("model.trunk_levels", 2, o.params, edits={"model.trunk": "ple"})],
+    "output_maps": [
+        Case("model.output_maps", True, o.params, base) for base in ("one_expert", "next_item")
+    ],
     "cosine": [Case("model.cosine", True, o.loss, "next_item")],
     "scaled_inputs": [Case("model.scaled_inputs", False, o.loss, "next_item")],
     "untied_item_embeddings": [Case("model.untied_item_embeddings", True, o.params, "next_item")],
@@ -381,6 +384,7 @@ OBJECTIVE = table(
     "objective", o.terms, ctr=0.5, ranking=0.5, regression=0.5, entropy=0.5, balance=0.5, personalised=False,
     alpha=2.0, weighting="uncertainty", ranking_loss="softmax", margin=2.0, soft_negative=0.3, soft_on="all",
 ) | {
+    "distil": [Case("objective.distil", 0.5, o.step, "one_expert", {"start.workdir": "old"})],
     "heads": [Case("objective.heads", HEADS["objective.heads"], o.declared_heads,
                    also={"labels": HEADS["labels"]})],
     "intent": [
@@ -504,6 +508,10 @@ START = {
     }.items()
 } | {
     "freeze": [Case("start.freeze", ("title/*",), o.step, "one_expert", STARTED)],
+    "low_rank": [Case("start.low_rank", 2, o.step, "one_expert", STARTED)],
+    "adapt": [
+        Case("start.adapt", ("history/*kernel",), o.step, "one_expert", STARTED | {"start.low_rank": 2})
+    ],
     "anchor": [Case("start.anchor", 0.1, observe, "one_expert", STARTED) for observe in (o.started, o.step)],
 }  # fmt: skip
 EVALUATE = {

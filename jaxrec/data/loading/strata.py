@@ -58,3 +58,21 @@ def strata_weights(count: Sequence[int], power: float) -> np.ndarray:
     weight = np.exp(log_weight - log_weight[there].max(initial=-np.inf), where=there, out=np.ones_like(rows))
     mean = (rows * weight).sum() / rows.sum()
     return np.where(there, weight / mean, 1.0).astype(np.float32)
+
+
+def check_strata_counts(layout: Layout, strata: str, counts: Sequence[int]) -> None:
+    """Raise InputError unless `counts` are the training rows of each id of a feature; "" has none.
+
+    Args:
+        layout: Layout of the rows.
+        strata: Value of `sampling.strata`.
+        counts: Training rows by id, from `count_strata`.
+    """
+    if not strata:
+        return
+    size = strata_feature(layout, strata).size
+    if len(counts) != size or not any(counts):
+        raise InputError(
+            f"sampling.strata={strata!r} needs the training rows of each of its {size} ids: the counts "
+            f"{list(counts)} are not those"
+        )

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxrec.config.schema import Model
 from jaxrec.core.batch import SessionTail, TitleTable
 from jaxrec.core.registry import SESSION_ENCODERS
 from jaxrec.core.row_format import FeatureSpec
@@ -124,3 +125,13 @@ def counted_columns(features: tuple[FeatureSpec, ...], name: str) -> tuple[int, 
     of_titles = [f for f in features if f.where == "title" and f.kind != "number"]
     at = [f.name for f in of_titles].index(name)
     return sum(f.columns for f in of_titles[:at]), of_titles[at].columns
+
+
+def category_feature(features: tuple[FeatureSpec, ...], name: str) -> FeatureSpec:
+    """Return the title feature of a name, whose categories the intent predicts and experts count."""
+    return next(f for f in features if f.where == "title" and f.name == name)
+
+
+def counts_categories(config: Model) -> bool:
+    """Return True if an expert counts the categories of the session's titles."""
+    return any(e.encoder == "session_counts" for e in config.experts)

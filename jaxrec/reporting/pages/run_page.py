@@ -2,7 +2,7 @@
 
 from jaxrec.core.json_io import write_text
 from jaxrec.core.paths import AnyPath, as_path
-from jaxrec.reporting.pages import context, labels, quality
+from jaxrec.reporting.pages import context, labels, quality, slices
 from jaxrec.reporting.pages.elements import Html, page, section, section_key, tag
 from jaxrec.reporting.pages.run_files import RunFiles, read_run
 
@@ -26,6 +26,7 @@ def run_page(run: RunFiles) -> str:
         "Candidate lists": quality.candidate_lists(run),
         "All titles": quality.catalogue(run),
         "Groups of queries": quality.breakdowns(run),
+        "Slices": slices.slices(run),
         "Labels": labels.labels(run),
         "Calibration": quality.calibration(run),
         "Gate": quality.gate(run),
