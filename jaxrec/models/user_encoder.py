@@ -3,8 +3,6 @@
 Axis letters: B examples, C candidates, R rows of L titles, E experts, D width, F features, N B * C sequences.
 """
 
-from typing import Any
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -12,7 +10,6 @@ import numpy as np
 
 from jaxrec.config.schema import Model
 from jaxrec.core.batch import History, SessionTail, TitleTable
-from jaxrec.core.registry import ALL_ENCODERS, SESSION_ENCODERS
 from jaxrec.core.row_format import FeatureSpec, history_signals
 from jaxrec.models.encoders.base import PackedTitles
 from jaxrec.models.encoders.session import SessionInputs, history_windows
@@ -36,6 +33,7 @@ from jaxrec.models.sessions.mixture import (
     category_feature,
     counted_columns,
     counts_categories,
+    create_expert,
     encode_histories,
     encode_sessions,
     session_inputs,
@@ -92,7 +90,11 @@ class UserEncoder(Parameters):
             self.dtype, interactions, title, context, self.config.width, self.longest, self.config.position,
             self.config.target_in_sequence, history_signals(self.features), name="history",
         )  # fmt: skip
-        self.expert = [self._create_expert(e, title) for e in range(len(self.config.experts))]
+        sizes = self.session_kinds, title
+        self.expert = [
+            create_expert(self.config, self.dtype, self.features, e, sizes)
+            for e in range(len(self.config.experts))
+        ]
         if len(self.config.experts) > 1:
             self.gating = Gate(self.dtype, self.config.gate, name="gate")
         if self.config.output_maps:
@@ -103,22 +105,6 @@ class UserEncoder(Parameters):
             feature = category_feature(self.features, self.config.intent_of)
             self.intent = Intent(self.dtype, self.config.head_hidden, feature.size, name="intent")
             self.widths = self.widths[0] + feature.width, title
-
-    def _create_expert(self, e: int, title_width: int) -> Any:
-        """Return the expert of index `e`: one of the history, or one of the session."""
-        c, fields = self.config, self.config.experts[e]
-        encoder, name = ALL_ENCODERS.resolve(fields.encoder), f"expert_{e}"
-        if fields.encoder not in SESSION_ENCODERS:
-            return encoder(self.dtype, fields, c.attention_impl, name=name)
-        sizes = (
-            self.session_kinds + 1,
-            category_feature(self.features, self.config.intent_of).size
-            if counts_categories(self.config)
-            else 0,
-        )
-        return encoder(
-            self.dtype, fields, c.width, title_width, *sizes, c.attention_impl, c.dropout, name=name
-        )
 
     def _has_intent(self) -> bool:
         """Return True if the user's vector has the expected embedding of the next title's category."""

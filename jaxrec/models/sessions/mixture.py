@@ -14,12 +14,36 @@ import jax.numpy as jnp
 
 from jaxrec.config.schema import Model
 from jaxrec.core.batch import SessionTail, TitleTable
-from jaxrec.core.registry import SESSION_ENCODERS
+from jaxrec.core.registry import ALL_ENCODERS, SESSION_ENCODERS
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.models.encoders.base import PackedTitles
 from jaxrec.models.encoders.session import CachedMemory, Memory, SessionExpert, SessionInputs, by_example
 from jaxrec.models.layers.dense import rematerialize
 from jaxrec.models.layers.title_encoder import TitleLookup
+
+
+def create_expert(
+    config: Model, dtype: str, features: tuple[FeatureSpec, ...], e: int, sizes: tuple[int, int]
+) -> Any:
+    """Create the expert of index `e`, of the history or of the session; the calling module owns it.
+
+    Args:
+        config: Config of the model.
+        dtype: Compute dtype.
+        features: Features of the layout.
+        e: Index among `config.experts`.
+        sizes: Number of kinds of events of sessions, and width of a title's vector.
+    """
+    fields, (session_kinds, title_width) = config.experts[e], sizes
+    encoder, name = ALL_ENCODERS.resolve(fields.encoder), f"expert_{e}"
+    if fields.encoder not in SESSION_ENCODERS:
+        return encoder(dtype, fields, config.attention_impl, name=name)
+    counts = counts_categories(config)
+    categories = category_feature(features, config.intent_of).size if counts else 0
+    return encoder(
+        dtype, fields, config.width, title_width, session_kinds + 1, categories, config.attention_impl,
+        config.dropout, name=name,
+    )  # fmt: skip
 
 
 def reads_session(expert: Any) -> bool:
