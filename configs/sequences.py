@@ -71,11 +71,12 @@ Differences from the published settings: blocks are pre-norm with learned norms 
 only the queries of SASRec, and add the residual to the normalised queries; norms of [1] are not learned);
 dropout is applied to the output of a block, not to attention weights, and not inside the feed-forward layer
 of [5]; [5] has no norm after the last block, and may draw the target as a negative; input title vectors are
-multiplied by sqrt(d), which was not checked for [4]; positions count from the newest title; the order of
-plays of the same second is drawn at random, where [2] to [5] keep the order of the file. The patience of
-[3] to [5] ends the training here too. With the settings of [1] the last checkpoint is evaluated, and 1 user
-in 100 is held out for a validation that selects nothing. [1] draws and ranks the 3,883 titles of
-movies.dat; here the titles are the 3,706 of the log. For HSTU see jaxrec/models/encoders/hstu.py too.
+multiplied by sqrt(d), which was not checked for [4], except in gru4rec, as in the code of [3]; positions
+count from the newest title; the order of plays of the same second is drawn at random, where [2] to [5] keep
+the order of the file. The patience of [3] to [5] ends the training here too. With the settings of [1] the
+last checkpoint is evaluated, and 1 user in 100 is held out for a validation that selects nothing. [1] draws
+and ranks the 3,883 titles of movies.dat; here the titles are the 3,706 of the log. For HSTU see
+jaxrec/models/encoders/hstu.py too.
 
 Configs for available data, without published results: `simulated`, the simulated service of smoe.py:small,
 and `kuairand` (with --config.source.directory=DIR), real watch logs. Both are sasrec_plus with width 48, on
@@ -237,7 +238,7 @@ def gru4rec() -> Config:
     """Return GRU4Rec with a softmax over all titles [3]."""
     config = sasrec_plus()
     config.model.experts = (Expert(max_len=200, num_layers=1, num_heads=1, dropout=0.0, encoder="gru4rec"),)
-    config.model.dropout, config.model.position = 0.0, "none"
+    config.model.dropout, config.model.position, config.model.scaled_inputs = 0.0, "none", False
     return config
 
 
