@@ -88,6 +88,9 @@ CLAIMS = (
         metric="truth/value",
     ),
     Claim("a value is worth more than none", (("asft_0.5", "exp_rsft_0.5"),), metric="truth/value"),
+    Claim("PPO has a higher value than A-SFT", (("ppo", "asft_0.5"),), metric="truth/value"),
+    Claim("pairs have a higher value than A-SFT", (("dpo", "asft_0.5"), ("ipo", "asft_0.5")),
+          metric="truth/value"),
 )  # fmt: skip
 PREMISES = (
     Premise(

@@ -1,7 +1,11 @@
 """Policy over titles: the parameters of its next-title model, and its heads."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+import pytest
 
 from jaxrec.config.schema import Expert, Model
 from jaxrec.core.batch import TitleTable
@@ -45,3 +49,17 @@ def test_a_policy_has_the_parameters_of_its_next_title_model_and_its_own_heads()
     assert value(0.0).shape == (1, L) and (value(0.0) != value(1.0)).any()
     rewards = policy.apply({"params": params}, states[1], states[1], method="rewards")
     assert rewards.shape == (2, 1, L) and (rewards[0] != rewards[1]).any()
+
+
+@pytest.mark.parametrize("hidden", [(), (6,), (6, 5)])
+def test_rewards_of_titles_are_those_of_the_pairs(hidden):
+    policy = Policy("float32", FEATURES, V, replace(CONFIG, head_hidden=hidden), heads=Heads(rewards=2))
+    params = policy.init(jax.random.key(0), window([[0, 3, 4, 5]]), TABLE, method="of_table")["params"]
+    moved = jax.tree.map(lambda x: x + jax.random.normal(jax.random.key(x.size), x.shape), params)
+    state, title = (jax.random.normal(jax.random.key(i), s) for i, s in ((1, (3, L, 8)), (2, (V, 8))))
+    ids = jax.random.randint(jax.random.key(3), (3, L, 5), 0, V)
+    pair = jnp.broadcast_arrays(state[:, :, None], title[ids])
+    expected = policy.apply({"params": moved}, *pair, method="rewards")
+    rewards = policy.apply({"params": moved}, state, title, ids, method="rewards_of_titles")
+    assert rewards.shape == (2, 3, L, 5)
+    np.testing.assert_allclose(rewards, expected, rtol=1e-4, atol=1e-4)
