@@ -90,8 +90,8 @@ LINES = (
     Line(
         "the update of a frozen parameter is masked, not its gradient alone",
         "jaxrec/training/train_step.py",
-        "params = keep_frozen(start, state.params, params)",
-        "params = keep_frozen(start, params, params)",
+        "params = keep_frozen(start, state.params, trained)",
+        "params = keep_frozen(start, trained, trained)",
         ("tests/training/test_starting.py::test_a_second_stage_stopped_and_resumed_equals_one_left_alone",),
     ),
     Line(
