@@ -19,7 +19,8 @@ class Start:
     which: Literal["best", "last"] = "best"  # checkpoint of that run
     take: tuple[str, ...] = ("*",)  # patterns of the parameters that are taken; others are initialised
     freeze: tuple[str, ...] = ()  # patterns of the parameters that neither gradients nor weight decay change
-    optimizer: Literal["fresh", "kept"] = "fresh"  # "kept": Adam's moments are taken too, 0 for new rows
+    optimizer: Literal["fresh", "kept"] = "fresh"  # "kept": Adam's moments and the count of updates are taken
+    # too, moments of new rows are 0, and the gate stays at its final temperature
     anchor: float = 0.0  # weight of L2-SP, which pulls taken parameters to their first values; 0: off
     low_rank: int = 0  # rank of the factors that are trained in place of dense kernels (LoRA); all other
     # parameters stay as they are; 0: off

@@ -95,6 +95,16 @@ class RankingTask(RankingScorer):
         """Return the epoch of a step as an int32 scalar; both count from 0."""
         return step // self.steps_per_epoch
 
+    def rotation(self, step: jax.Array) -> jax.Array:
+        """Return the number by which pools rotate at a step, an int32 scalar: its epoch.
+
+        In a chain of datasets it is a hash of the step: the epoch depends on the number of rows, so that each
+        day would compile another program.
+        """
+        if self.layout.has_gaps:
+            return (step.astype(jnp.uint32) * jnp.uint32(0x9E3779B9) >> 17).astype(jnp.int32)
+        return self.epoch(step)
+
     def microbatch_limit(self, backend: str) -> int:
         """Return a fixed number of examples on a CPU, else 0; see `Task`."""
         on_cpu = _CPU_MICROBATCH if self.shares_histories else _CPU_TARGET_MICROBATCH
@@ -147,7 +157,7 @@ class RankingTask(RankingScorer):
         unknown = jnp.full((1,), UNKNOWN, jnp.int32)  # `sampling.id_dropout` puts this id into histories
         positive, negative = (
             rows["target"][:, : self.config.sampling.next_k],
-            choose_negatives(rows, self.pool_mix, self.epoch(step))[0],
+            choose_negatives(rows, self.pool_mix, self.rotation(step))[0],
         )
         return sharded_embedding.unique_ids(
             jnp.concatenate([x.reshape(-1) for x in (*read, positive, negative, unknown)])
@@ -159,8 +169,13 @@ class RankingTask(RankingScorer):
         return projections.projected
 
     def temperature(self, step: jax.Array) -> jax.Array:
-        """Return the temperature of the gate at a step, a scalar; steps count from 0."""
+        """Return the temperature of the gate at a step, a scalar; steps count from 0.
+
+        A run that keeps the optimizer of another run goes on with a trained gate, at the final temperature.
+        """
         g = self.config.model.gate
+        if self.config.start.optimizer == "kept":
+            return jnp.float32(g.temperature)
         return gate_temperature(step, self.total_steps, g.start_temperature, g.temperature, g.anneal_fraction)
 
     def batch_loss(
@@ -233,8 +248,8 @@ class RankingTask(RankingScorer):
         chex.assert_shape(host.valid, (len(host.words),), custom_message="host.valid [B]")
         chex.assert_shape(key, (len(host.words), 2), custom_message="key [B, 2]")
         batch = ranking_inputs.training(
-            host.words, host.valid, self.view, self.pool_mix, self.config.sampling.next_k, self.epoch(step),
-            key, host.packing,
+            host.words, host.valid, self.view, self.pool_mix, self.config.sampling.next_k,
+            self.rotation(step), key, host.packing,
         )  # fmt: skip
         moving = self.moving_weights(params, task_state, step)
         usage = task_state.usage if self.balances else None

@@ -2,6 +2,11 @@
 
 The checkpoint is read once, before the first step. Step number, validation loss, learning rate schedule and
 task state start as in any run; a run that is resumed reads its own checkpoint alone.
+
+With a kept optimizer, Adam's moments and its count of updates go on, so that the bias correction does not
+start again, which would move every row of a table by the learning rate. The plateau schedule starts fresh:
+its best loss is of other rows, and its factor would only fall over a chain of days. The gate of the experts
+stays at its final temperature, because a trained gate must not become soft again.
 """
 
 import re

@@ -1,6 +1,7 @@
 """Datasets of a day: what they count, which targets they hold, and what they take over."""
 
 import copy
+import itertools
 import json
 from dataclasses import replace
 
@@ -122,7 +123,7 @@ def test_titles_that_the_service_launches_get_the_next_ids(tiny_config, tmp_path
         config.data.continues = str(chain[-1].directory) if chain else ""
         chain.append(prepared(config, tmp_path / str(number)))
     keys = [d.arrays.title_key for d in chain]
-    for earlier, later in zip(keys, keys[1:], strict=False):
+    for earlier, later in itertools.pairwise(keys):
         assert len(earlier) < len(later) < config.source.titles
         np.testing.assert_array_equal(later[: len(earlier)], earlier)
     titles = open_source(config.source, config.features).titles()
