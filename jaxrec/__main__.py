@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": "evaluate a checkpoint",
     "describe": "describe signals, labels, rewards, tasks and features, and flag leaks",
     "fill": "predict the unknown labels of a dataset by an offline model",
+    "tokenise": "write titles as codes, for a generative model",
     "report": "write the page of a run, or of several runs side by side",
     "compare": "test the difference between two evaluated runs",
     "recommend": "recommend titles to any users, from a checkpoint",
@@ -20,7 +21,7 @@ COMMANDS = {
     "study": "reproduce the tables of the paper",
 }
 GROUPS = {
-    "data": ("prepare", "describe", "fill"),
+    "data": ("prepare", "describe", "fill", "tokenise"),
     "training and evaluation": ("train", "evaluate", "report", "compare", "study"),
     "serving": ("recommend", "export", "serve"),
 }

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from jaxrec.config.migrations import adopt_task
+from jaxrec.config.rules.codes import check_codes
 from jaxrec.config.rules.data import DATA_RULES, whole
 from jaxrec.config.rules.declared.availability import check_observed_labels
 from jaxrec.config.rules.declared.heads import check_heads
@@ -288,7 +289,8 @@ def _check_start(config: Config) -> None:
 
 _RULES: tuple[Callable[[Config], None], ...] = (
     *DATA_RULES, _check_sampling, check_strata, _check_model, _check_sequences, _check_split,
-    _check_objective, check_heads, check_observed_labels, check_trunk, check_post, _check_start, _check_run,
+    _check_objective, check_heads, check_observed_labels, check_trunk, check_post, check_codes,
+    _check_start, _check_run,
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from tests.broken import (
     analysis,
     availability,
     backends,
+    codes,
     data,
     evaluation,
     examples,
@@ -50,5 +51,6 @@ AREAS = (
     filling,
     policies,
     served,
+    codes,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)
