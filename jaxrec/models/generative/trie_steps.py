@@ -128,31 +128,37 @@ def every_log_pi(decoder: Decoder, state_BxD: jax.Array, memory: Memory, trie: T
     Every node of the trie is decoded once, with the cache of its parent. At the last level, nodes with one
     child are left out: its probability is 1.
     """
-    B, depth = len(state_BxD), len(trie.levels)
+    B, last = len(state_BxD), len(trie.levels) - 1
     score_BxN = jnp.zeros((B, 1), jnp.promote_types(state_BxD.dtype, jnp.float32))
-    x, caches = decoder.first_input(state_BxD[:, None]), None
+    x, caches, node = decoder.first_input(state_BxD[:, None]), None, jnp.zeros(1, jnp.int32)
     for i, level in enumerate(trie.levels):
-        node = level.several if i == depth - 1 else jnp.arange(len(level.first) - 1)
-        row = jnp.zeros(len(level.first) - 1, jnp.int32).at[node].set(jnp.arange(len(node)))
-        if i == depth - 1:
-            x, caches = x[:, node], _of_prefixes(caches, node)
         log_pi_Bxm = jnp.zeros((B, len(level.token)))
         if len(node):
             decoded = decoder(x, memory, caches)
             logits_BxNxK = decoder.logits(i, decoded.h_BxNxTxD[:, :, 0])
-            among = children(level, jnp.broadcast_to(node, (B, len(node))))
-            log_pi_BxNxM = child_log_pi(level, logits_BxNxK, among)
-            slot = jnp.arange(len(level.token)) - level.first[level.parent]
-            slot = level.token if level.dense is not None else slot
-            is_several = (level.first[level.parent + 1] - level.first[level.parent]) > 1
-            log_pi_Bxm = log_pi_BxNxM[:, row[level.parent], slot]
-            log_pi_Bxm = jnp.where(is_several, log_pi_Bxm, 0.0) if i == depth - 1 else log_pi_Bxm
+            log_pi_Bxm = _of_children(level, logits_BxNxK, node)
         score_BxN = score_BxN[:, level.parent] + jnp.where(level.is_open, log_pi_Bxm, NEVER)
-        if i < depth - 1:
-            x = jnp.broadcast_to(decoder.token_input(i, level.token), (B, len(level.token), x.shape[-1]))
-            x, caches = x[:, :, None], _of_prefixes(decoded.caches, level.parent)
+        if i < last:
+            below = trie.levels[i + 1]
+            node = below.several if i + 1 == last else jnp.arange(len(level.token))
+            x = decoder.token_input(i, level.token[node])
+            x = jnp.broadcast_to(x, (B, *x.shape))[:, :, None]
+            # The index of each parent among the nodes that were decoded: all of them, but at the last level.
+            caches = _of_prefixes(decoded.caches, level.parent[node])
     score_BxN = jnp.maximum(score_BxN, NEVER)
     return jnp.full((B, len(trie.node)), NEVER, score_BxN.dtype).at[:, trie.title].set(score_BxN)
+
+
+def _of_children(level: TrieLevel, logits_BxNxK: jax.Array, node_N: jax.Array) -> jax.Array:
+    """Return the log probabilities [B, m] of all nodes of a level; 0 where the parent is not decoded."""
+    among = children(level, jnp.broadcast_to(node_N, (len(logits_BxNxK), len(node_N))))
+    log_pi_BxNxM = child_log_pi(level, logits_BxNxK, among)
+    nodes = len(level.first) - 1
+    row = jnp.full(nodes, len(node_N), jnp.int32).at[node_N].set(jnp.arange(len(node_N)))[level.parent]
+    slot = level.token
+    if level.dense is None:
+        slot = jnp.arange(len(level.token)) - level.first[level.parent]
+    return jnp.where(row < len(node_N), log_pi_BxNxM[:, jnp.minimum(row, len(node_N) - 1), slot], 0.0)
 
 
 def _of_prefixes(caches: tuple[KeysValues, ...] | None, index: jax.Array) -> tuple[KeysValues, ...] | None:
