@@ -145,7 +145,7 @@ def _large_trie(args: Any) -> dict[str, float]:
     built = time.perf_counter() - began
     trie = jax.tree.map(jnp.asarray, host)
     draws = np.random.default_rng(0)
-    steps = {}
+    steps: dict[str, Any] = {}
     for i, level in enumerate(host.levels):
         node = draws.integers(0, len(level.first) - 1, (args.requests, args.width)).astype(np.int32)
         logits = jnp.asarray(draws.normal(size=(args.requests, args.width, size)), jnp.float32)
@@ -161,7 +161,9 @@ def _large_trie(args: Any) -> dict[str, float]:
 def main(args: flags.FlagValues) -> Report:
     """Time the rivals and the large trie."""
     if args.quick:
-        args.titles, args.requests, args.large, args.rounds, args.width = 60, 8, 2_000, 1, 8
+        quick = {"titles": 60, "requests": 8, "large": 2_000, "rounds": 1, "width": 8}
+        for name, value in quick.items():
+            setattr(args, name, value)
     timings, trie = _beams(args), _large_trie(args)
     rates = {name: timing.rate(args.requests) for name, timing in timings.items()}
     speed = ratio(timings["without caches"], timings["cached"])

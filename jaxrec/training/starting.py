@@ -25,6 +25,7 @@ from jaxrec.core.ids import TITLE_ID
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.tasks.base import Task
+from jaxrec.tasks.generative.catalogue import check_codes_folder
 from jaxrec.tasks.loading import CHECKPOINTS, read_meta
 from jaxrec.training.restraints import has_anchor
 from jaxrec.training.train_state import TrainState
@@ -36,7 +37,8 @@ def starts_here(config: Config, workdir: AnyPath) -> bool:
 
 
 def check_start(config: Config, workdir: AnyPath) -> None:
-    """Raise InputError if a run has to start from a checkpoint that does not exist."""
+    """Raise InputError if a run has to start from a checkpoint, or read codes, that do not exist."""
+    check_codes_folder(config)
     if starts_here(config, workdir):
         with Checkpointer(as_path(config.start.workdir) / CHECKPOINTS) as checkpoints:
             checkpoints.step(config.start.which)

@@ -12,6 +12,14 @@ from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.data.storage.arrays import Arrays
 
 
+def check_codes_folder(config: Config) -> None:
+    """Raise InputError if a config whose task generates codes names no folder of codes."""
+    if config.task.name == GENERATIVE:
+        if not config.codes.path:
+            raise InputError("codes.path='' must be the folder that python -m jaxrec.tokenise wrote")
+        read_codes(config.codes.path)
+
+
 def with_codes(arrays: Arrays, config: Config) -> Arrays:
     """Return the arrays with the codes of `codes.path`, for a config whose task generates codes.
 
@@ -20,9 +28,8 @@ def with_codes(arrays: Arrays, config: Config) -> Arrays:
     """
     if config.task.name != GENERATIVE:
         return arrays
+    check_codes_folder(config)
     codes = config.codes
-    if not codes.path:
-        raise InputError("codes.path='' must be the folder that python -m jaxrec.tokenise wrote")
     stored = read_codes(codes.path)
     what = f"codes.path={codes.path}"
     size, levels = stored.codes.centroids.shape[1], stored.codes.tokens.shape[1] - 1
