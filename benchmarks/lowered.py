@@ -58,10 +58,11 @@ def arguments(program: Task) -> tuple[Any, device_batch.DeviceBatch, TitleTable]
     spec = device_batch.batch_spec(HostBatch(np.zeros((batch, words), np.uint32), np.ones(batch, bool), None))
     device_shape = (jax.device_count(), 1, sum(int(np.prod(shape)) for shape, _ in spec.arrays))
     sharded = NamedSharding(mesh.mesh(), PartitionSpec(mesh.AXIS))
-    table = TitleTable(
-        *(jax.ShapeDtypeStruct((layout.num_titles, layout.columns("title", kind)), dtype, sharding=everywhere)
-          for kind, dtype in (("category", np.int32), ("number", np.float32)))
-    )  # fmt: skip
+    categories, numbers = (
+        jax.ShapeDtypeStruct((layout.num_titles, layout.columns("title", kind)), dtype, sharding=everywhere)
+        for kind, dtype in (("category", np.int32), ("number", np.float32))
+    )
+    table = TitleTable(categories, numbers)
     device_batch_shape = device_batch.DeviceBatch(
         jax.ShapeDtypeStruct(device_shape, np.uint32, sharding=sharded), spec
     )

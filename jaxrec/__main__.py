@@ -15,6 +15,7 @@ COMMANDS = {
     "fill": "predict the unknown labels of a dataset by an offline model",
     "mixture": "mix trained models by a gate that is fitted on validation users",
     "stabilise": "give a checkpoint vectors like those of an earlier run, with the same scores",
+    "tokenise": "write titles as codes, for a generative model",
     "report": "write the page of a run, or of several runs side by side",
     "compare": "test the difference between two evaluated runs",
     "recommend": "recommend titles to any users, from a checkpoint",
@@ -24,7 +25,7 @@ COMMANDS = {
     "days": "update models day by day, each evaluated on the day after",
 }
 GROUPS = {
-    "data": ("prepare", "describe", "fill"),
+    "data": ("prepare", "describe", "fill", "tokenise"),
     "training and evaluation": (
         "train",
         "pairs",

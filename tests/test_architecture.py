@@ -121,7 +121,7 @@ def test_no_two_public_classes_share_a_name():
                 where[node.name] = name(path)
 
 
-@pytest.mark.parametrize("package", ["core", "config", "sources", "data", "cli"])
+@pytest.mark.parametrize("package", ["core", "config", "sources", "codes", "data", "cli"])
 def test_a_package_without_jax_imports_none_at_its_top(package):
     modules = [
         "jaxrec." + name(p).removesuffix(".py").replace("/", ".")

@@ -15,6 +15,7 @@ from jaxrec.core.row_format import Layout
 
 NEAREST = 20  # titles whose rows a new row is the mean of
 _BLOCK = 256  # new titles compared at a time
+_MOST_COLUMNS = 256  # of the vectors of titles, beside numbers
 _OLD_BLOCK = 65_536  # old titles compared at a time
 
 
@@ -80,6 +81,23 @@ class TitleFeatures:
                 exponents / exponents.sum(1, keepdims=True) * has_features[:, None]
             )
         return Nearest(ids, weights)
+
+    def vectors(self) -> np.ndarray:
+        """Return the vectors [V, F] of all titles, F at most `_MOST_COLUMNS` and the numbers.
+
+        With more distinct categories, each is a row of normal numbers, which keeps scalar products on average
+        (Johnson & Lindenstrauss 1984).
+        """
+        values = len(self._idf)
+        basis = np.eye(values)
+        if values > _MOST_COLUMNS:
+            draws = np.random.default_rng(0).standard_normal((values, _MOST_COLUMNS))
+            basis = draws / _MOST_COLUMNS**0.5
+        basis = basis * self._idf[:, None]
+        vectors = np.zeros((len(self._ids), basis.shape[1]))
+        for column in self._ids.T:
+            vectors += basis[column]
+        return np.concatenate([vectors, self._numbers], axis=1)
 
     def _cosines(self, new: np.ndarray, old: np.ndarray) -> np.ndarray:
         """Return the cosines [new, old] of the vectors of titles; 0 for a title without features."""

@@ -59,6 +59,24 @@ class Post:
     reward_gradient: bool = False  # True: values and reward models train the encoder too
 
 
+@dataclass(unsafe_hash=True)  # the model holds it, and jax hashes a model
+class Codes:
+    """Codes of titles, and the decoder that generates them: the task "generative".
+
+    A code is a token of each level, and a last token that separates titles with the same tokens.
+    """
+
+    levels: int = 3  # levels of clusters; size^levels is at least the number of titles
+    size: int = 16  # clusters of a level, and values of the last token
+    vectors: Literal["model", "metadata", "random"] = "model"  # what `python -m jaxrec.tokenise` clusters:
+    # title vectors of the run `start.workdir`, features of titles but their ids, or nothing: tokens are drawn
+    path: str = ""  # folder that `python -m jaxrec.tokenise` wrote; empty: the run cannot be trained
+    places: int = 4  # positions of a window that train the decoder in a step
+    decoder: int = 2  # layers of the decoder, of the width, heads and mlp_ratio of the encoder
+    experts: int = 1  # experts of a feed-forward, two for each token beside a shared one; 1: no mixture
+    beam: int = 32  # beams of a recommendation; an evaluation scores all titles
+
+
 @dataclass
 class Signal:
     """Kind of event beside plays, such as a thumb, a list add or a search.
@@ -151,4 +169,4 @@ class Blend:
     # context, is 1, and the head of "auto" those of other requests; empty: of all requests
 
 
-__all__ = ["Blend", "BlendTerm", "Head", "Label", "Post", "Reward", "Signal", "Start", "Term"]
+__all__ = ["Blend", "BlendTerm", "Codes", "Head", "Label", "Post", "Reward", "Signal", "Start", "Term"]

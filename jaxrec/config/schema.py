@@ -7,17 +7,17 @@ are in the other modules of this package.
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jaxrec.config.declarations import Blend, BlendTerm, Head, Label, Post, Reward, Signal, Start, Term
+from jaxrec.config.declarations import Blend, BlendTerm, Codes, Head, Label, Post, Reward, Signal, Start, Term
 from jaxrec.config.sources import Columns, FileFormat, KuaiRand, Simulator, Tables, Tfds
 from jaxrec.config.sources import Source as Source
 from jaxrec.core.registry import TASKS
 
 # Exported by `jaxrec.config`.
 __all__ = [
-    "LIST_MIXES", "TRAIN_MIXES", "Blend", "BlendTerm", "Columns", "Config", "Data", "Evaluate", "Expert",
-    "Feature", "FileFormat", "Gate", "Head", "KuaiRand", "Label", "Mix", "Model", "NextItem", "Objective",
-    "Optimizer", "Post", "Reward", "Sampling", "Signal", "Simulator", "Start", "Tables", "Task", "Term",
-    "Tfds", "Train",
+    "LIST_MIXES", "TRAIN_MIXES", "Blend", "BlendTerm", "Codes", "Columns", "Config", "Data", "Evaluate",
+    "Expert", "Feature", "FileFormat", "Gate", "Head", "KuaiRand", "Label", "Mix", "Model", "NextItem",
+    "Objective", "Optimizer", "Post", "Reward", "Sampling", "Signal", "Simulator", "Start", "Tables",
+    "Task", "Term", "Tfds", "Train",
 ]  # fmt: skip
 
 
@@ -40,8 +40,8 @@ class Feature:
 class Task:
     """The training task, which decides the rows of the dataset."""
 
-    name: str = "ranking"  # key of `registry.TASKS`: "ranking" (the paper), "next_item" (whole sequences) or
-    # "preference" (sequences whose positions have rewards)
+    name: str = "ranking"  # key of `registry.TASKS`: "ranking" (the paper), "next_item" (whole sequences),
+    # "preference" (sequences whose positions have rewards) or "generative" (titles of sequences as codes)
 
 
 @dataclass
@@ -357,8 +357,9 @@ class Config:
     sampling: Sampling = field(default_factory=Sampling)
     model: Model = field(default_factory=Model)
     objective: Objective = field(default_factory=Objective)
-    next_item: NextItem = field(default_factory=NextItem)  # for the tasks "next_item" and "preference"
+    next_item: NextItem = field(default_factory=NextItem)  # for the tasks on sequences
     post: Post = field(default_factory=Post)  # for the task "preference"
+    codes: Codes = field(default_factory=Codes)  # for the task "generative"
     optimizer: Optimizer = field(default_factory=Optimizer)
     start: Start = field(default_factory=Start)  # the run whose parameters this one starts from
     train: Train = field(default_factory=Train)

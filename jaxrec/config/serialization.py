@@ -21,6 +21,7 @@ _FREE = {
     "data": ("directory", "workers", "partitions", "verify"),
     "evaluate": ("batch_size", "checkpoint", "next_k", "seen", "report", "report_users", "blends"),
     "model": ("attention_impl", "remat"),
+    "codes": ("path", "beam", "vectors"),  # `check_same_run` compares the codes themselves
 }  # fmt: skip
 _NOT_IN_DIGEST = ("directory", "workers", "partitions", "verify")  # they move the dataset, never its bytes
 # Left out of a digest at their defaults: datasets prepared before these fields existed stay valid.

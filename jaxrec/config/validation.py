@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from jaxrec.config.migrations import adopt_task
+from jaxrec.config.rules.codes import check_codes
 from jaxrec.config.rules.data import DATA_RULES, whole
 from jaxrec.config.rules.declared.availability import check_observed_labels
 from jaxrec.config.rules.declared.heads import check_heads
@@ -287,7 +288,7 @@ def _check_run(config: Config) -> None:
 _RULES: tuple[Callable[[Config], None], ...] = (
     *DATA_RULES, _check_sampling, check_strata, _check_model, check_session_experts, _check_sequences,
     _check_split, _check_objective, check_intent, check_heads, check_observed_labels, check_trunk,
-    check_entity, check_post, check_start, _check_run,
+    check_entity, check_post, check_codes, check_start, _check_run,
 )  # fmt: skip
 
 

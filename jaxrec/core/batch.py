@@ -55,6 +55,45 @@ class IndexBatch(NamedTuple):
     packing: Packing | None = None
 
 
+class TrieLevel(NamedTuple):
+    """Level of a trie: m child nodes of the nodes of the level above.
+
+    Attributes:
+        token: [m] int32 token of each child, in the order of the nodes.
+        parent: [m] int32 parent of each child.
+        first: [nodes above + 1] int32 first child of each node; its children are consecutive.
+        slot: [largest number of children] int32, 0, 1, ...: the slots of one gather. The shape is the number,
+            which programs need when they are compiled.
+        several: int32 nodes above that have several children.
+        leaf: [m + 1] int32 number of leaves of the whole trie before those below each child.
+        is_open: [m] or [B, m] bool, True where a leaf below the child is allowed.
+        dense: [nodes above, tokens] int32 child by token, -1 for none; None: the level has no such table.
+    """
+
+    token: Any
+    parent: Any
+    first: Any
+    slot: Any
+    several: Any
+    leaf: Any
+    is_open: Any
+    dense: Any = None
+
+
+class TitleTrie(NamedTuple):
+    """Trie of the codes of titles, built by `codes.trie`.
+
+    Attributes:
+        levels: One level for each token of a code; the root is the only node above the first.
+        title: [leaves] int32 id of the title of each leaf.
+        node: [V, depth] int32 nodes of the path of each title, by id; 0 for ids without a code.
+    """
+
+    levels: tuple[TrieLevel, ...]
+    title: Any
+    node: Any
+
+
 class TitleTable(NamedTuple):
     """Features of all titles, indexed by id and transferred to the device once.
 
@@ -65,6 +104,7 @@ class TitleTable(NamedTuple):
             ids. Training reads it where ids may have no title.
         maturity: [V, 2] float32, log1p of the age in days and log1p of the plays; None where it is not read.
         masked: [V] bool, titles whose ids are replaced by the unknown id; None: none.
+        trie: Trie of the titles' codes; None without codes.
     """
 
     categories: Any
@@ -72,6 +112,7 @@ class TitleTable(NamedTuple):
     rank: Any = None
     maturity: Any = None
     masked: Any = None
+    trie: TitleTrie | None = None
 
 
 # ---------------------------------------------------------------- what is known when, checked by mypy

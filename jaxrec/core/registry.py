@@ -243,4 +243,7 @@ TASKS = {
     "preference": TaskEntry(
         "jaxrec.tasks.preference.task:PreferenceTask", "next_item", ALL_SEQUENCE_ENCODERS
     ),
+    "generative": TaskEntry(
+        "jaxrec.tasks.generative.task:GenerativeTask", "next_item", ALL_SEQUENCE_ENCODERS
+    ),
 }

@@ -93,6 +93,11 @@ def write(
             "a mixture of models cannot be exported; allowed: one of its members; serve the checkpoint with "
             "python -m jaxrec.recommend"
         )
+    if recommender.arrays.title_codes is not None:
+        raise InputError(
+            "a model that generates codes cannot be exported; serve the checkpoint with python -m "
+            "jaxrec.recommend"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -134,7 +139,7 @@ def _write_files(
     contents = safetensors.to_bytes(parameters, {"format": "jaxrec"})
     (folder / exported.PARAMETERS).write_bytes(contents)
     (folder / "arrays").mkdir()
-    arrays = vars(recommender.arrays) | {
+    arrays = recommender.arrays.stored() | {
         exported.LOG_Q: np.asarray(recommender.correction.log_q_V, np.float32),
         exported.VECTORS: np.pad(recommender.embed(titles=recommender.titles), ((FIRST_TITLE, 0), (0, 0))),
     }

@@ -40,6 +40,8 @@ def append_titles(
     ]
     if not set(read) - {TITLE_ID}:
         raise InputError("titles: the model reads no feature of a title but its id; a new title is unknown")
+    if arrays.title_codes is not None:
+        raise InputError("titles: a model that generates codes has none for new titles; train again on them")
     table = read_catalogue(config.source, config.features, titles)
     new = title_rows(table.key, arrays.title_key) < 0
     if not new.any():

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.checkpoints.state_tree import with_shardings
+from jaxrec.config.rules.codes import GENERATIVE
 from jaxrec.config.rules.declared.heads import order_by
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import from_run_json, run_differences
@@ -19,7 +20,7 @@ from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.core.registry import TASKS, resolve
 from jaxrec.core.row_format import Layout
 from jaxrec.data.loading.strata import count_strata
-from jaxrec.data.storage.arrays import check_lengths
+from jaxrec.data.storage.arrays import CATALOGUE_ARRAYS, check_lengths
 from jaxrec.data.storage.dataset import Arrays, Dataset
 from jaxrec.runtime.mesh import device_count, state_shardings
 from jaxrec.tasks.base import Task
@@ -111,7 +112,7 @@ class LoadedCheckpoint:
 _META = {  # metadata of a run's checkpoint; `from_run_json` and `Layout.from_json` check the first two
     "config": dict, "layout": dict, "threshold": float, "steps_per_epoch": int, "total_steps": int,
     "dataset": str, "dataset_directory": str, "categories?": {ANY_KEY: list},
-    "label_shares?": {ANY_KEY: float}, "strata?": [int],
+    "label_shares?": {ANY_KEY: float}, "strata?": [int], "codes?": str,
 }  # fmt: skip
 
 
@@ -151,8 +152,9 @@ def load_checkpoint(workdir: str | AnyPath, which: str, blend: str = "") -> Load
             raise InputError(f"checkpoint {checkpoints.directory}: {error}") from None
         abstract = task.abstract_params
         params = checkpoints.restore_params(which, with_shardings(abstract, state_shardings(abstract)))
-        stored, names = checkpoints.restore_arrays(which), Arrays.__dataclass_fields__
-        for name in stored.keys() ^ names.keys():
+        stored = checkpoints.restore_arrays(which)
+        names = {*CATALOGUE_ARRAYS, *(["title_codes"] if config.task.name == GENERATIVE else [])}
+        for name in stored.keys() ^ names:
             raise InputError(f"checkpoint {checkpoints.directory}: the array {name} is missing or unknown")
         arrays = Arrays(**stored)
         check_lengths(arrays, task.layout, f"checkpoint {checkpoints.directory}", "give another checkpoint")
@@ -261,6 +263,11 @@ def check_same_run(saved: dict[str, Any], current: dict[str, Any], workdir: AnyP
         raise InputError(
             f"workdir {workdir}: holds a run on dataset {saved['dataset']}, this is {current['dataset']}; "
             "allowed: the same dataset, or another --workdir"
+        )
+    if saved.get("codes") != current.get("codes"):
+        raise InputError(
+            f"workdir {workdir}: holds a run on codes {saved.get('codes')}, those of codes.path are "
+            f"{current.get('codes')}; allowed: the same codes, or another --workdir"
         )
     for key, (before, after) in run_differences(saved["config"], current["config"]).items():
         allowed = "the same config, or another --workdir"

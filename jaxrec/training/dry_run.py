@@ -16,6 +16,7 @@ from jaxrec.runtime.device_batch import transfer_group
 from jaxrec.runtime.mesh import replicate, state_shardings
 from jaxrec.runtime.parallel_step import ParallelStep, parallelize_step
 from jaxrec.tasks.base import Task
+from jaxrec.tasks.generative.catalogue import with_codes
 from jaxrec.tasks.loading import task_of_dataset
 from jaxrec.training.inputs.batch_size import fit_batch_size
 from jaxrec.training.inputs.input_pipeline import count_steps, steps_per_call, training_input
@@ -51,7 +52,7 @@ def dry_run(config: Config, dataset: Dataset) -> dict[str, Any]:
     size, abstract = steps_per_call(config, min(per_epoch, total)), init.abstract()
     step = TrainStep(task)
     train_step = parallelize_step(step, step.mapping, abstract, inputs.rows)
-    table = replicate(task.title_table(dataset.arrays))
+    table = replicate(task.title_table(with_codes(dataset.arrays, config)))
     groups = BatchGroups(inputs.source, size)
     batch = transfer_group(groups[0], size)[0]
     compiled = train_step.lower(with_shardings(abstract, state_shardings(abstract)), batch, table)()

@@ -31,6 +31,7 @@ from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.tasks.base import Task
+from jaxrec.tasks.generative.catalogue import check_codes_folder
 from jaxrec.tasks.loading import CHECKPOINTS, read_meta
 from jaxrec.training.adaptation.low_rank import adaptable_names, is_low_rank
 from jaxrec.training.restraints import has_anchor
@@ -43,7 +44,8 @@ def starts_here(config: Config, workdir: AnyPath) -> bool:
 
 
 def check_start(config: Config, workdir: AnyPath) -> None:
-    """Raise InputError if a run has to start from a checkpoint that does not exist."""
+    """Raise InputError if a run has to start from a checkpoint, or read codes, that do not exist."""
+    check_codes_folder(config)
     if starts_here(config, workdir):
         with Checkpointer(as_path(config.start.workdir) / CHECKPOINTS) as checkpoints:
             checkpoints.step(config.start.which)

@@ -39,6 +39,7 @@ from jaxrec.runtime.mesh import as_global_arrays, replicate, state_shardings
 from jaxrec.runtime.multihost import ProgressFile, SyncSchedule, all_reduce_max, is_first_process
 from jaxrec.runtime.parallel_step import parallelize_step
 from jaxrec.runtime.preemption import PreemptionHandler
+from jaxrec.tasks.generative.catalogue import codes_fingerprint, with_codes
 from jaxrec.tasks.loading import CHECKPOINTS, START_JSON, check_same_run, read_meta, task_of_dataset
 from jaxrec.tasks.outputs import Sums, mean_metrics
 from jaxrec.training.inputs.batch_size import fit_batch_size
@@ -117,8 +118,8 @@ class _Run:
         self.input = training_input(self.task, rows)
         self.batches = self.input.stored
         self.steps_per_call = steps_per_call(config, min(self.batches.steps_per_epoch, self.total))
-        self.arrays = vars(dataset.arrays)
-        self.table = replicate(self.task.title_table(dataset.arrays))
+        arrays = with_codes(dataset.arrays, config)
+        self.arrays, self.table = arrays.stored(), replicate(self.task.title_table(arrays))
         self.init = StateInit(self.task)
         abstract = self.init.abstract()
         self.abstract_state = with_shardings(abstract, state_shardings(abstract))
@@ -137,8 +138,9 @@ class _Run:
             "dataset": dataset.fingerprint,
             "dataset_directory": str(dataset.directory),
         }
-        shares, strata = dict(self.task.label_shares), list(self.task.strata)
-        self.meta |= {name: x for name, x in (("label_shares", shares), ("strata", strata)) if x}
+        shares, strata, codes = self.task.label_shares, self.task.strata, codes_fingerprint(arrays)
+        optional = {"label_shares": dict(shares), "strata": list(strata), "codes": codes}
+        self.meta |= {name: x for name, x in optional.items() if x}
 
     def run(self) -> int:
         """Train, with checkpoints and metrics, and return the last step."""

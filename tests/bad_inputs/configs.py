@@ -365,4 +365,28 @@ POLICY_CASES = [
     policy("smol", text="configs/policy.py:smol: the argument must be one of small, tiny, bc"),
 ]
 
-CASES = [*FILE_CASES, *TREE_CASES, *VALUE_CASES, *POLICY_CASES]
+ONEREC = str(Path(POLICY).with_name("onerec.py"))
+
+
+def codes(command: str, argument: str, *edits: str, text: str, make: Callable = nothing) -> Case:
+    """Return a case of edits of a config of configs/onerec.py, as key=value."""
+    flags = [f"--config.{edit}" for edit in edits]
+    name = f"{command} of codes {argument} with {', '.join(edits)}"
+    return Case(name, make, (command, "--config", f"{ONEREC}:{argument}", "--workdir", "w", *flags), text)
+
+
+CODES_CASES = [
+    codes("tokenise", "tiny", "codes.levels=1", text="codes.size=8 must give at least as many paths size^levels as there are titles, 60, not 8"),
+    codes("train", "tiny", "codes.beam=4097", text="codes.beam=4097 must be at most 4,096"),
+    codes("train", "tiny", "codes.places=9", text="codes.places=9 must be at most model.experts[0].max_len=8"),
+    codes("train", "tiny", "codes.size=1", text="codes.size=1 must be at least 2"),
+    codes("train", "tiny", "codes.vectors=text", text="codes.vectors='text' must be one of model, metadata, random"),
+    codes("train", "tiny", "next_item.loss=bce", text="next_item.loss='bce' must be 'softmax' with task.name='generative'"),
+    codes("train", "title", "codes.beam=8", text="codes.beam=8 must be 32 with task.name='next_item': codes are of the task 'generative'"),
+    codes("train", "tiny", text="codes.path='' must be the folder that python -m jaxrec.tokenise wrote"),
+    codes("train", "tiny", "codes.path=none", text="codes.path=none: no codes.json; give a folder"),
+    codes("tokenise", "tiny", text="start.workdir='' must be the workdir of the run whose title vectors are coded"),
+    codes("tokenise", "title", text="task.name='next_item' must be 'generative': other tasks have no codes"),
+]  # fmt: skip
+
+CASES = [*FILE_CASES, *TREE_CASES, *VALUE_CASES, *POLICY_CASES, *CODES_CASES]

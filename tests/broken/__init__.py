@@ -5,6 +5,7 @@ from tests.broken import (
     analysis,
     availability,
     backends,
+    codes,
     data,
     entity,
     evaluation,
@@ -60,5 +61,6 @@ AREAS = (
     entity,
     rolling,
     adaptation,
+    codes,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)

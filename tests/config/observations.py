@@ -23,7 +23,10 @@ import numpy as np
 import pytest
 
 from jaxrec import train
+from jaxrec.analysis import tokenising
 from jaxrec.checkpoints.state_tree import slashed_leaves
+from jaxrec.codes.folder import read_codes
+from jaxrec.codes.residual_codes import random_codes
 from jaxrec.config.loading import load_config
 from jaxrec.config.rules.declared.labels import check_rules
 from jaxrec.config.schema import Config, Expert, Feature, Gate, Objective, Sampling
@@ -60,6 +63,7 @@ from jaxrec.runtime.multihost import SyncSchedule
 from jaxrec.serving.requests import RequestBuilder
 from jaxrec.sources import open_source
 from jaxrec.tasks import loading
+from jaxrec.tasks.generative.catalogue import with_codes
 from jaxrec.tasks.heads import page_of, specs_of, with_labels
 from jaxrec.tasks.inputs import pool_negatives
 from jaxrec.tasks.inputs.title_tables import empty_table
@@ -390,6 +394,46 @@ def of_pairs(config: Config) -> str:
     """Return the program of the objective of pairs that are inputs of the program."""
     pairs = Pairs(*(jnp.zeros((2, 3)),) * 2, jnp.ones((2, 3), bool))
     return program(lambda *x: preference_loss(Pairs(*x), config.post).total, *pairs)
+
+
+def _coded_table(config: Config):
+    """Return the titles of a dataset with drawn codes."""
+    arrays = dataset_of(config).arrays
+    tokens = np.zeros((len(arrays.rank_of_id), config.codes.levels + 1), np.int32)
+    tokens[2:] = random_codes(len(tokens) - 2, config.codes.levels, config.codes.size, 0).tokens
+    return replace(arrays, title_codes=tokens).title_table()
+
+
+def coded_loss(config: Config) -> str:
+    """Return the program of the loss of a model that generates codes."""
+    task, table = _task(config), _coded_table(config)
+    key = jnp.zeros((config.train.batch_size, 2), jnp.uint32)
+
+    def run(params, host, table):
+        return task.loss(params, host, table, (), jnp.int32(0), key, None, None)
+
+    return program(run, task.abstract_params, _host(config, task), table)
+
+
+def coded_beam(config: Config) -> str:
+    """Return the program of the recommendations of a model that generates codes."""
+    task, dataset = _task(config), dataset_of(config)
+    host = scorers.EvalBatches(dataset.rows("test"), 8)[0]
+    return program(task.encode_queries, task.abstract_params, host, _coded_table(config))
+
+
+def tokenised(config: Config) -> str:
+    """Return the tokens that a config gives the titles of its dataset."""
+    dataset = dataset_of(config)
+    vectors = lambda start, keys: np.random.default_rng(0).normal(size=(len(keys), 4))  # noqa: E731
+    with tempfile.TemporaryDirectory() as folder, _patched((tokenising, "_model_vectors", vectors)):
+        tokenising.tokenise(config, dataset, folder)
+        return repr(read_codes(folder).codes.tokens.tolist())
+
+
+def codes_path(config: Config) -> str:
+    """Return the line about codes that do not exist."""
+    return _refused(lambda: with_codes(dataset_of(config).arrays, config))
 
 
 def terms(config: Config) -> str:

@@ -465,6 +465,17 @@ POST = {
     "reward_gradient": [Case("post.reward_gradient", True, o.step, "next_item", POSTED)],
 }  # fmt: skip
 
+CODED = {"task.name": "generative"}
+CODES = {
+    name: [Case(f"codes.{name}", value, observe, "next_item", CODED) for observe in observations]
+    for name, value, observations in (
+        ("levels", 2, (o.tokenised, o.coded_loss)), ("size", 12, (o.tokenised, o.params)),
+        ("vectors", "random", (o.tokenised,)), ("path", "other", (o.codes_path,)),
+        ("places", 2, (o.coded_loss,)), ("decoder", 1, (o.params,)), ("experts", 3, (o.params, o.coded_loss)),
+        ("beam", 8, (o.coded_beam,)),
+    )
+}  # fmt: skip
+
 OPTIMIZER = table(
     "optimizer", o.updates, learning_rate=0.01, beta2=0.9, warmup_steps=3, weight_decay=0.1,
     weight_decay_mode="coupled", plateau_factor=0.25, plateau_patience=1,
@@ -619,6 +630,7 @@ FIELDS: dict[str, dict[str, list[Case]]] = {
     "Objective": OBJECTIVE,
     "NextItem": NEXT_ITEM,
     "Post": POST,
+    "Codes": CODES,
     "Optimizer": OPTIMIZER,
     "Start": START,
     "Train": TRAIN,

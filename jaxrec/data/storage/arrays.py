@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxrec.core.batch import TitleTable
+from jaxrec.codes.trie import build_trie
+from jaxrec.core.batch import TitleTable, TitleTrie
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.core.row_format import FeatureSpec, Layout
@@ -26,6 +27,8 @@ class Arrays:
         id_of_rank: [<= T] int32 id at each popularity rank.
         title_categories: [V, columns] int32 ids.
         title_numbers: [V, columns] float32, standardised.
+        title_codes: [V, levels + 1] int32 tokens of each title, 0 for padding and unknown; None: the titles
+            have no codes. A dataset has none, a checkpoint has those that its model generates.
     """
 
     title_key: np.ndarray
@@ -35,18 +38,33 @@ class Arrays:
     id_of_rank: np.ndarray
     title_categories: np.ndarray
     title_numbers: np.ndarray
+    title_codes: np.ndarray | None = None
 
     def title_table(self) -> TitleTable:
-        """Return the titles' features and popularity ranks for the device."""
-        return TitleTable(self.title_categories, self.title_numbers, self.rank_of_id)
+        """Return the titles' features, popularity ranks and codes for the device."""
+        return TitleTable(self.title_categories, self.title_numbers, self.rank_of_id, self._trie())
+
+    def _trie(self) -> TitleTrie | None:
+        if self.title_codes is None:
+            return None
+        tokens, ids = self.title_codes[FIRST_TITLE:], np.arange(FIRST_TITLE, len(self.title_codes))
+        return build_trie(tokens, ids, len(self.title_codes), int(tokens.max(initial=0)) + 1)
+
+    def stored(self) -> dict[str, np.ndarray]:
+        """Return the arrays by name, without those that are None."""
+        return {name: array for name, array in vars(self).items() if array is not None}
+
+
+# Names of the arrays that every dataset and every checkpoint has.
+CATALOGUE_ARRAYS = tuple(name for name in Arrays.__dataclass_fields__ if name != "title_codes")
 
 
 def check_lengths(arrays: Arrays, layout: Layout, what: str, advice: str) -> None:
     """Raise InputError unless each array has a row for each title of the layout."""
     titles = layout.num_titles
-    for name in Arrays.__dataclass_fields__:
-        by_id = name in ("title_plays", "rank_of_id", "title_categories", "title_numbers")
-        expected, rows = titles if by_id else titles - FIRST_TITLE, len(getattr(arrays, name))
+    for name, array in arrays.stored().items():
+        by_id = name in ("title_plays", "rank_of_id", "title_categories", "title_numbers", "title_codes")
+        expected, rows = titles if by_id else titles - FIRST_TITLE, len(array)
         if rows != expected and not (layout.has_gaps and not by_id and 0 < rows < expected):
             raise InputError(f"{what}: {name} has {rows:,} rows in place of {expected:,}; {advice}")
 

@@ -30,7 +30,7 @@ from jaxrec.core.json_io import parse_json
 from jaxrec.core.paths import AnyPath, as_path, cache_folder, inside
 from jaxrec.core.row_format import Layout
 from jaxrec.data.labels.counts import shares_of
-from jaxrec.data.storage.arrays import Arrays, as_words, check_lengths
+from jaxrec.data.storage.arrays import CATALOGUE_ARRAYS, Arrays, as_words, check_lengths
 from jaxrec.data.storage.evaluation_arrays import (
     DAILY_PLAYS,
     DailyPlays,
@@ -249,8 +249,7 @@ class Dataset:
     @cached_property
     def arrays(self) -> Arrays:
         """Arrays of the catalogue, read on first use."""
-        names = Arrays.__dataclass_fields__
-        arrays = Arrays(**{name: self._load(name) for name in names})
+        arrays = Arrays(**{name: self._load(name) for name in CATALOGUE_ARRAYS})
         check_lengths(arrays, self.layout, f"dataset {self.directory}", PREPARE_AGAIN)
         return arrays
 

@@ -207,7 +207,7 @@ class DatasetWriter:
         """
         for split in self._splits.values():
             split.close()
-        for name, array in vars(arrays).items():
+        for name, array in arrays.stored().items():
             np.save(self.partial / f"{name}.npy", array)
         for name, keys in users.items():
             np.save(self.partial / f"users_{name}.npy", keys)

@@ -1,0 +1,43 @@
+"""Rules of codes of titles, and of the task that generates them."""
+
+from jaxrec.config.declarations import Codes
+from jaxrec.config.schema import Config, Simulator
+from jaxrec.config.tree import require
+
+GENERATIVE = "generative"
+_LEAST = {"levels": 1, "size": 2, "places": 1, "decoder": 1, "experts": 1, "beam": 1}
+
+
+def check_codes(config: Config) -> None:
+    """Raise InputError for the first invalid field of `codes`; all have their defaults for other tasks."""
+    codes, default = config.codes, Codes()
+    if config.task.name != GENERATIVE:
+        for name, value in vars(default).items():
+            set_to = getattr(codes, name)
+            allowed = (
+                f"be {value!r} with task.name={config.task.name!r}: codes are of the task {GENERATIVE!r}"
+            )
+            require(set_to == value, f"codes.{name}", set_to, allowed)
+        return
+    for name, least in _LEAST.items():
+        require(getattr(codes, name) >= least, f"codes.{name}", getattr(codes, name), f"be at least {least}")
+    window = config.model.experts[0].max_len
+    allowed = f"be at most model.experts[0].max_len={window}"
+    require(codes.places <= window, "codes.places", codes.places, allowed)
+    if isinstance(config.source, Simulator):
+        check_room(codes, config.source.titles)
+    such = f"with task.name={GENERATIVE!r}"
+    for key, value, wanted, why in (
+        ("next_item.loss", config.next_item.loss, "softmax", "its loss is over all codes"),
+        ("next_item.personalised", config.next_item.personalised, False, "its positions weigh alike"),
+        ("next_item.temperature", config.next_item.temperature, 1.0, "its logits have no divisor"),
+        ("sampling.stochastic_length", config.sampling.stochastic_length, 0.0, "it trains on some positions"),
+    ):
+        require(value == wanted, key, value, f"be {wanted!r} {such}: {why}")
+
+
+def check_room(codes: Codes, titles: int) -> None:
+    """Raise InputError if there are fewer paths than titles."""
+    paths = codes.size**codes.levels
+    allowed = f"give at least as many paths size^levels as there are titles, {titles:,}, not {paths:,}"
+    require(paths >= titles, "codes.size", codes.size, allowed)

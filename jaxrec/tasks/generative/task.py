@@ -1,0 +1,163 @@
+"""Generative task: a decoder writes the next title of a sequence as its code."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.core.batch import HostBatch, TitleTable, TitleTrie
+from jaxrec.core.ids import CATALOGUE, FIRST_TITLE
+from jaxrec.models.generative.beam_search import FoundTitles
+from jaxrec.models.generative.generator import Generator
+from jaxrec.models.generative.trie_steps import CodedTitles
+from jaxrec.models.layers import rng
+from jaxrec.models.layers.dense import applied
+from jaxrec.tasks import next_item_inputs
+from jaxrec.tasks.next_item import NextItemTask
+from jaxrec.tasks.outputs import Protocols, Sums, TitleScores
+
+_PLACES = rng.layer_id(("codes", "places"))
+_DROPOUT = rng.layer_id(("codes", "dropout"))
+
+
+class Places(NamedTuple):
+    """Positions of windows that train the decoder.
+
+    Attributes:
+        position: [B, P] int32 positions of the window.
+        target: [B, P] int32 next titles, 0 where a window has fewer positions with one.
+    """
+
+    position: jax.Array
+    target: jax.Array
+
+
+def draw_places(target_BxL: jax.Array, count: int, key_Bx2: jax.Array) -> Places:
+    """Draw `count` positions of each window among those that have a next title, without replacement.
+
+    Args:
+        target_BxL: int32 next titles, 0 for none.
+        count: Number of positions P, at most L.
+        key_Bx2: uint32 keys of the windows.
+    """
+    uniform_BxL = rng.uniform((target_BxL.shape[1],), key_Bx2, _PLACES)
+    order_BxL = jnp.where(target_BxL > 0, uniform_BxL, 2.0)
+    position_BxP = jnp.argsort(order_BxL, axis=1)[:, :count].astype(jnp.int32)
+    return Places(position_BxP, jnp.take_along_axis(target_BxL, position_BxP, axis=1))
+
+
+@dataclass(frozen=True, eq=False)
+class GenerativeTask(NextItemTask):
+    """Cross-entropy of the codes of next titles at `codes.places` positions of each window.
+
+    The trie of all codes is among the features of titles, so that a program is the same for all codes of one
+    shape. Evaluations score all titles by their exact log probabilities; recommendations take the titles of
+    `codes.beam` beams.
+    """
+
+    @cached_property
+    def model(self) -> Generator:
+        """Model of the config, on the dataset's features."""
+        m = self.config.model
+        return Generator(m.dtype, self.layout.features, self.layout.num_titles, m, codes=self.config.codes)
+
+    def protocols(self) -> Protocols:
+        """Return ranking among all titles; NDCG@10 chooses the best checkpoint."""
+        return Protocols((), (CATALOGUE, "ndcg@10"), is_policy=True)
+
+    def loss(
+        self, params: Any, host: HostBatch, table: TitleTable, task_state: Any, step: jax.Array,
+        key: jax.Array, projections: Any, context: Any,
+    ) -> tuple[jax.Array, Sums]:  # fmt: skip
+        """Return the loss summed over the drawn positions, and sums of metrics; see `Task.loss`.
+
+        The metrics are the loss, its terms by level, and the load of the experts: the largest share of the
+        tokens that an expert has, times the number of experts.
+        """
+        sampling, codes = self.config.sampling, self.config.codes
+        random = sampling.window == "random"
+        windows = next_item_inputs.training(
+            host.words, self.layout, self.size, random, sampling.id_dropout, key
+        )
+        target_BxL = jnp.where(jnp.asarray(host.valid)[:, None], windows.target, 0)
+        places = draw_places(target_BxL, codes.places, key)
+        projections = self.project_titles(params, table) if projections is None else projections
+        key_BxPx2 = rng.fold_in(rng.fold_in(key, jnp.uint32(_DROPOUT))[:, None], jnp.arange(codes.places))
+        out: CodedTitles = applied(Generator.chosen, self.model, params)(
+            windows.window, projections, trie_of(table), *places, key, key_BxPx2
+        )
+        has_BxP = places.target > 0
+        loss, count = -jnp.where(has_BxP, out.log_pi_BxN, 0.0).sum(), has_BxP.sum()
+        levels_T = -jnp.where(has_BxP[..., None], out.levels_BxNxT, 0.0).sum((0, 1))
+        sums: Sums = {"loss": (loss, count)}
+        sums |= {f"loss_level_{i + 1}": (level, count) for i, level in enumerate(levels_T)}
+        return loss, sums | self._load(out.decoded.experts, has_BxP)
+
+    def _load(self, experts: tuple[jax.Array, ...], has_BxP: jax.Array) -> Sums:
+        """Return the tokens of each expert over all layers, as shares of all choices."""
+        if not experts:
+            return {}
+        E, depth = self.config.codes.experts, self.config.codes.levels + 1
+        weight_N = jnp.repeat(has_BxP.reshape(-1), depth).astype(jnp.float32)
+        load_E = jnp.zeros(E)
+        for expert_Nx2 in experts:
+            load_E = load_E.at[expert_Nx2].add(weight_N[:, None])
+        choices = weight_N.sum() * len(experts) * experts[0].shape[1]
+        return {f"expert_load_{e}": (load_E[e], choices) for e in range(E)}
+
+    def _scored(self, method: Any, params: Any, host: HostBatch, table: TitleTable, *arguments: Any) -> Any:
+        """Return a method of the model at the newest positions of queries."""
+        window, _ = next_item_inputs.queries(host.words, self.layout, self.size)
+        trie = trie_of(table)
+        return applied(method, self.model, params)(
+            window, self.project_titles(params, table), trie, *arguments
+        )
+
+    def score_all_titles(
+        self, params: Any, host: HostBatch, table: TitleTable, heads: tuple[str, ...] = ()
+    ) -> TitleScores:
+        """Return the log probabilities [B, V] of all titles; see `Task`."""
+        _, rows = next_item_inputs.queries(host.words, self.layout, self.size)
+        scores_BxV = self._scored(Generator.every, params, host, table)
+        return TitleScores({"next_item": scores_BxV}, rows["target"][:, 0], rows["history_title"])
+
+    def policy_logits(self, params: Any, host: HostBatch, table: TitleTable) -> jax.Array:
+        """Return the log probabilities [B, V] of all titles."""
+        return self._scored(Generator.every, params, host, table)
+
+    def beam(self, params: Any, host: HostBatch, table: TitleTable) -> FoundTitles:
+        """Return the titles of `codes.beam` beams of queries."""
+        return self._scored(Generator.beam, params, host, table, self.config.codes.beam)
+
+    def encode_queries(self, params: Any, host: HostBatch, table: TitleTable) -> Any:
+        """Return the log probabilities [B, V] of the titles of the beams, -inf of other titles."""
+        titles = self.beam(params, host, table)
+        B, V = len(titles.id_BxW), max(self.layout.num_titles, table.categories.shape[0])
+        scores_BxV = (
+            jnp.full((B, V), -jnp.inf).at[jnp.arange(B)[:, None], titles.id_BxW].set(titles.log_pi_BxW)
+        )
+        return scores_BxV.at[:, :FIRST_TITLE].set(-jnp.inf)
+
+    def score_titles(
+        self, params: Any, encoded: Any, table: TitleTable, head: str, id_N: jax.Array
+    ) -> jax.Array:
+        return encoded[:, id_N]
+
+    def embed_users(self, params: Any, host: HostBatch, table: TitleTable) -> jax.Array:
+        """Return the states [B, D] of the users of queries."""
+        window, _ = next_item_inputs.queries(host.words, self.layout, self.size)
+        h_BxLxD = applied(Generator.__call__, self.model, params)(window, self.project_titles(params, table))
+        return h_BxLxD[:, -1]
+
+    @property
+    def dot_heads(self) -> tuple[str, ...]:
+        """Names of heads that are products of vectors: none."""
+        return ()
+
+
+def trie_of(table: TitleTable) -> TitleTrie:
+    """Return the trie of a table of titles with codes."""
+    assert table.trie is not None, "the titles have no codes"
+    return table.trie

@@ -1,0 +1,75 @@
+"""Lines of codes: balance, new titles, the trie, probabilities under the trie, beams."""
+
+from tests.broken.line import Line
+
+_KMEANS = "tests/codes/test_balanced_kmeans.py"
+_CODES = "tests/codes/test_residual_codes.py"
+_TRIE = "tests/codes/test_title_trie.py"
+_MODEL = "tests/models/test_generator.py"
+_TASK = "tests/tasks/test_generative_task.py"
+
+LINES = (
+    Line(
+        "who loses most by the second choice goes first",
+        "jaxrec/codes/balanced_kmeans.py",
+        "order = np.lexsort((rows, -regret, cheapest))",
+        "order = np.lexsort((rows, regret, cheapest))",
+        (f"{_KMEANS}::test_who_loses_most_by_the_second_choice_goes_first",),
+    ),
+    Line(
+        "clusters have floor(n / K) titles before any has one more",
+        "jaxrec/codes/balanced_kmeans.py",
+        "cluster = assign_by_regret(cost, np.full(K, n // K))",
+        "cluster = assign_by_regret(cost, np.full(K, -(-n // K)))",
+        (f"{_KMEANS}::test_clusters_are_balanced_and_deterministic",),
+    ),
+    Line(
+        "a level codes what the levels before leave",
+        "jaxrec/codes/residual_codes.py",
+        "residual = residual - clusters.centroids[clusters.cluster]",
+        "pass",
+        (f"{_CODES}::test_levels_code_what_the_levels_before_leave",),
+    ),
+    Line(
+        "a node is open if a leaf below it is allowed",
+        "jaxrec/codes/trie.py",
+        "before[..., level.leaf[1:]] > before[..., level.leaf[:-1]]",
+        "before[..., level.leaf[1:]] >= before[..., level.leaf[:-1]]",
+        (f"{_TRIE}::test_a_sub_trie_holds_the_allowed_titles_alone",),
+    ),
+    Line(
+        "logits are masked to the children before the softmax",
+        "jaxrec/models/generative/trie_steps.py",
+        "log_pi = jax.nn.log_softmax(jnp.where(among.valid, at_slots, NEVER), axis=-1)",
+        "log_pi = jax.nn.log_softmax(at_slots, axis=-1)",
+        (f"{_MODEL}::test_the_probabilities_of_all_titles_sum_to_1_and_are_those_of_their_codes",),
+    ),
+    Line(
+        "beams are kept in the order of their nodes",
+        "jaxrec/models/generative/beam_search.py",
+        "kept = jnp.sort(jax.lax.top_k(total_BxWM, beams)[1], axis=1)",
+        "kept = jax.lax.top_k(total_BxWM, beams)[1]",
+        (f"{_MODEL}::test_of_equal_scores_the_lower_node_comes_first",),
+    ),
+    Line(
+        "a beam has the cache of its parent",
+        "jaxrec/models/generative/beam_search.py",
+        "caches = _of_parents(decoded.caches, kept // slots)",
+        "caches = _of_parents(decoded.caches, kept % len(kept[0]) * 0)",
+        (f"{_MODEL}::test_beams_that_hold_all_prefixes_are_the_exhaustive_search",),
+    ),
+    Line(
+        "the decoder attends to plays up to the position of the state",
+        "jaxrec/models/generative/generator.py",
+        "mask_BxNxL = mask_BxNxL & (jnp.arange(h_BxLxD.shape[1]) <= position_BxP[..., None])",
+        "pass",
+        (f"{_MODEL}::test_a_title_depends_on_the_plays_up_to_its_position_alone",),
+    ),
+    Line(
+        "trained positions have a next title",
+        "jaxrec/tasks/generative/task.py",
+        "order_BxL = jnp.where(target_BxL > 0, uniform_BxL, 2.0)",
+        "order_BxL = uniform_BxL",
+        (f"{_TASK}::test_drawn_places_are_different_positions_with_a_next_title",),
+    ),
+)
