@@ -33,7 +33,7 @@ FEATURE = FeatureSpec("title_id", "category", "title", 8, V)
 LAYOUT = Layout(V, L, 1, (0, 0, 0, 0), 0, (FEATURE,), "next_item")
 TRIE = build_trie(random_codes(V - 2, 2, 4, 0).tokens, np.arange(2, V), V, 4)
 TABLE = TitleTable(
-    jnp.zeros((V, 0), jnp.int32), jnp.zeros((V, 0), jnp.float32), None, jax.tree.map(jnp.asarray, TRIE)
+    jnp.zeros((V, 0), jnp.int32), jnp.zeros((V, 0), jnp.float32), trie=jax.tree.map(jnp.asarray, TRIE)
 )
 
 

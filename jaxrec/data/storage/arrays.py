@@ -42,7 +42,7 @@ class Arrays:
 
     def title_table(self) -> TitleTable:
         """Return the titles' features, popularity ranks and codes for the device."""
-        return TitleTable(self.title_categories, self.title_numbers, self.rank_of_id, self._trie())
+        return TitleTable(self.title_categories, self.title_numbers, self.rank_of_id, trie=self._trie())
 
     def _trie(self) -> TitleTrie | None:
         if self.title_codes is None:
