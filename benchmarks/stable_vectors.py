@@ -13,7 +13,7 @@ from absl import flags
 
 from benchmarks.command import Report, run
 from configs import sequences
-from jaxrec.analysis.stabilising import stabilise
+from jaxrec.analysis.derived.stabilising import stabilise
 from jaxrec.config import Config, Expert, Feature, Simulator
 from jaxrec.data.runners.run import ensure_dataset
 from jaxrec.data.storage.dataset import Dataset

@@ -38,12 +38,12 @@ def rows(base: Config) -> tuple[Row, ...]:
         ),
     }
     unread = {"model.features": tuple(f.name for f in base.features if f.name != "regime")}
-    told = [Row(f"{name}_{TOLD}", edits, {TOLD: label}) for name, (label, edits) in models.items()]
-    hidden = [
+    with_regime = [Row(f"{name}_{TOLD}", edits, {TOLD: label}) for name, (label, edits) in models.items()]
+    without = [
         Row(f"{name}_{HIDDEN}", {**models[name][1], **unread}, {HIDDEN: models[name][0]})
         for name in ("bst", "smoe", "equal")
     ]
-    return (*told, *hidden)
+    return (*with_regime, *without)
 
 
 CLAIMS = (

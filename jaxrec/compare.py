@@ -13,7 +13,7 @@ from jaxrec.cli.app import print_result, run
 from jaxrec.cli.flags import json_flag
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import SPLITS
-from jaxrec.reporting.label_tables import difference_lines
+from jaxrec.reporting.tables.labels import difference_lines
 
 _VISIBLE = "visible: smallest difference with 80% power"
 

@@ -32,7 +32,7 @@ def main(args: flags.FlagValues) -> None:
             the folder holds something else.
     """
     started = time.perf_counter()
-    from jaxrec.analysis.filling import fill
+    from jaxrec.analysis.rewritten.filling import fill
     from jaxrec.runtime import compilation_cache, host_memory
 
     compilation_cache.enable()

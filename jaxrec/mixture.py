@@ -48,7 +48,7 @@ def main(args: flags.FlagValues) -> None:
         InputError: The members do not fit one another, an input of the gate is unknown, or the folder is not
             empty.
     """
-    from jaxrec.analysis.mixtures import mix
+    from jaxrec.analysis.derived.mixtures import mix
     from jaxrec.runtime import compilation_cache, host_memory
 
     compilation_cache.enable()

@@ -28,7 +28,7 @@ def main(args: flags.FlagValues) -> None:
             folder holds something else.
     """
     started = time.perf_counter()
-    from jaxrec.analysis.preference_pairs import write_pairs
+    from jaxrec.analysis.rewritten.preference_pairs import write_pairs
     from jaxrec.runtime import compilation_cache, host_memory
 
     compilation_cache.enable()

@@ -42,7 +42,7 @@ def main(args: flags.FlagValues, workdir: str) -> None:
     Raises:
         InputError: A model has no dot product, the runs do not fit, or the folder is not empty.
     """
-    from jaxrec.analysis.stabilising import stabilise
+    from jaxrec.analysis.derived.stabilising import stabilise
     from jaxrec.runtime import compilation_cache, host_memory
 
     compilation_cache.enable()

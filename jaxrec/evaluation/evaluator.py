@@ -114,9 +114,7 @@ def evaluate(
     if options.session:
         result["session"] = evaluate_sessions(queries, options.session)
     ranked, of_all_titles = _rank_all_titles(workdir, queries, options) if CATALOGUE in lists else (None, {})
-    of_truth = TruthEvaluation({}, {})
-    if truth is not None:
-        of_truth = evaluate_policy(queries, truth, options.split)
+    of_truth = TruthEvaluation({}, {}) if truth is None else evaluate_policy(queries, truth, options.split)
     ks = (options.next_k or loaded.config.evaluate.next_k) if protocols.lists else (1,)
     scored = _score_lists(queries, lists, ks, options)
     seen = options.seen or loaded.config.evaluate.seen

@@ -17,11 +17,11 @@ from typing import Any
 from jaxrec.core.ids import CATALOGUE, LABEL_BASELINES, LABELS, REWARDS, SERVED, TRUTH
 from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath
-from jaxrec.reporting.gradient_table import gradient_lines
-from jaxrec.reporting.label_tables import label_lines
-from jaxrec.reporting.session_table import session_lines
-from jaxrec.reporting.slice_table import slice_lines
-from jaxrec.reporting.truth_table import reward_model_lines, truth_lines
+from jaxrec.reporting.tables.gradients import gradient_lines
+from jaxrec.reporting.tables.labels import label_lines
+from jaxrec.reporting.tables.sessions import session_lines
+from jaxrec.reporting.tables.slices import slice_lines
+from jaxrec.reporting.tables.truth import reward_model_lines, truth_lines
 
 METRICS = {"ndcg@1": "NDCG@1", "ndcg@5": "NDCG@5", "recall@5": "Recall@5", "mrr@5": "MRR@5"}
 NAMES = {

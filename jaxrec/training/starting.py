@@ -128,7 +128,26 @@ def read_start(task: Task, dataset: Dataset, state: TrainState) -> StartPoint:
     fill = fill_new_rows(start.rows, start.noise, task.config.train.seed, features)
     mapped = warm.map_parameters(_part(old, "params"), start.take, fill)
     values = {f"params/{name}": value for name, value in mapped.values.items()}
-    kept = task.kept_parameters
+    values |= _fixed_values(what, task, mapped, state)
+    if start.optimizer == "kept":
+        values |= _moments(warm, mapped, old, slashed_leaves(state))
+    if task.config.optimizer.ema_decay:
+        values |= _average(warm, mapped, _part(old, "average"))
+    record = {
+        "workdir": start.workdir, "checkpoint": start.which, "step": step, "dataset": meta["dataset"],
+        "checksums": digest(folder / str(step)),
+        "optimizer": start.optimizer, **mapped.record,
+        "frozen": _frozen(start, state),
+    }  # fmt: skip
+    _log(what, record)
+    return StartPoint(values, record)
+
+
+def _fixed_values(
+    what: str, task: Task, mapped: MappedParameters, state: TrainState
+) -> dict[str, np.ndarray]:
+    """Return the values of the state beside the parameters and the optimizer: what stays as it started."""
+    start, kept, values = task.config.start, task.kept_parameters, dict[str, np.ndarray]()
     for name in mapped.record["initialised"]:
         if matches(name, kept.taken):
             raise InputError(
@@ -145,18 +164,7 @@ def read_start(task: Task, dataset: Dataset, state: TrainState) -> StartPoint:
         values |= {f"low_rank/base/{name}": mapped.values[name] for name in adapted if name in mapped.values}
     if task.config.objective.distil:
         values |= _teacher(what, mapped)
-    if start.optimizer == "kept":
-        values |= _moments(warm, mapped, old, slashed_leaves(state))
-    if task.config.optimizer.ema_decay:
-        values |= _average(warm, mapped, _part(old, "average"))
-    record = {
-        "workdir": start.workdir, "checkpoint": start.which, "step": step, "dataset": meta["dataset"],
-        "checksums": digest(folder / str(step)),
-        "optimizer": start.optimizer, **mapped.record,
-        "frozen": _frozen(start, state),
-    }  # fmt: skip
-    _log(what, record)
-    return StartPoint(values, record)
+    return values
 
 
 def _frozen(start: Start, state: TrainState) -> list[str]:

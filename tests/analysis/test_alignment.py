@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxrec.analysis.alignment import Probe, balanced_maps, mean_cosine, procrustes
+from jaxrec.analysis.derived.alignment import Probe, balanced_maps, mean_cosine, procrustes
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from jaxrec.analysis.stabilising import stabilise, training_queries
+from jaxrec.analysis.derived.stabilising import stabilise, training_queries
 from jaxrec.config.schema import Expert, Feature
 from jaxrec.core.errors import InputError
 from jaxrec.data.runners.run import ensure_dataset

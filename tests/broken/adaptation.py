@@ -12,7 +12,7 @@ _DISTIL = "tests/tasks/test_distillation.py"
 LINES = (
     Line(
         "both maps come from the singular vectors of their own side",
-        "jaxrec/analysis/alignment.py",
+        "jaxrec/analysis/derived/alignment.py",
         "return Maps(of_title * sign, _padded(r_t.T @ a[",
         "return Maps(of_title * sign, _padded(r_u.T @ a[",
         (
@@ -22,7 +22,7 @@ LINES = (
     ),
     Line(
         "singular values are shared by both sides",
-        "jaxrec/analysis/alignment.py",
+        "jaxrec/analysis/derived/alignment.py",
         "scale = np.where(kept, 1.0 / np.sqrt(",
         "scale = np.where(kept, 1.0 / (",
         (
@@ -32,7 +32,7 @@ LINES = (
     ),
     Line(
         "vectors are rotated to the earlier run",
-        "jaxrec/analysis/stabilising.py",
+        "jaxrec/analysis/derived/stabilising.py",
         "balanced.rotated(procrustes(own @ balanced.of_title_DxD, earlier))",
         "balanced.rotated(np.eye(len(balanced.of_title_DxD))[::-1])",
         (f"{_STABILISE}::test_a_run_like_itself_is_its_own_reference",),
@@ -123,14 +123,14 @@ LINES = (
     ),
     Line(
         "the penalty of a gate is chosen on other users",
-        "jaxrec/analysis/mixtures.py",
+        "jaxrec/analysis/derived/mixtures.py",
         "gate = _learned(z_QxZ, log_p_QxLxM, (fold != one)",
         "gate = _learned(z_QxZ, log_p_QxLxM, (fold == one)",
         (f"{_MIXTURE}::test_a_gate_without_a_pattern_stays_near_constant_weights",),
     ),
     Line(
         "the best form chooses the member of the highest probability",
-        "jaxrec/analysis/mixtures.py",
+        "jaxrec/analysis/derived/mixtures.py",
         "best = int(np.argmax(mean_QxM[x > 0].mean(0)))",
         "best = int(np.argmin(mean_QxM[x > 0].mean(0)))",
         (f"{_MIXTURE}::test_the_best_form_chooses_one_member_for_each_slice",),

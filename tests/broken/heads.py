@@ -44,14 +44,14 @@ LINES = (
     ),
     Line(
         "a blend adds log probabilities",
-        "jaxrec/models/ranker.py",
+        "jaxrec/models/heads.py",
         "nn.log_sigmoid(value) if term.head in logits else value",
         "value",
         ("tests/models/test_ranker.py::test_a_blend_is_the_weighted_sum_of_log_probabilities_and_values",),
     ),
     Line(
         "a blend of a page leaves other requests to the default head",
-        "jaxrec/models/ranker.py",
+        "jaxrec/models/heads.py",
         "total = jnp.where(served_BxP[:, i, None], total, score(page.otherwise))",
         "pass",
         (f"{_WHOLE}::test_a_blend_of_a_page_orders_the_queries_of_its_value",),

@@ -129,7 +129,7 @@ LINES = (
     ),
     Line(
         "a pair is kept where its bounds are apart",
-        "jaxrec/analysis/preference_pairs.py",
+        "jaxrec/analysis/rewritten/preference_pairs.py",
         "is_kept = low.max(-1) > high.min(-1)",
         "is_kept = mean.max(-1) > mean.min(-1)",
         (f"{_WHOLE}::test_the_best_pair_of_draws_by_hand",),

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jaxrec.analysis import filling
 from jaxrec.analysis.description import describe
+from jaxrec.analysis.rewritten import filling
 from jaxrec.config.schema import Expert, Feature, Head, Label, Objective, Reward, Term
 from jaxrec.core import rewards
 from jaxrec.core.errors import InputError

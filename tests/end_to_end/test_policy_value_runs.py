@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.analysis.preference_pairs import best_pair, write_pairs
 from jaxrec.analysis.reward_models import with_reward_models
+from jaxrec.analysis.rewritten.preference_pairs import best_pair, write_pairs
 from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.config.loading import load_config
 from jaxrec.config.schema import Post

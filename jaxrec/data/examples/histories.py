@@ -12,7 +12,7 @@ from jaxrec.data.signals.past_values import PastSignals
 
 
 class BesidePlays(NamedTuple):
-    """What rows read of a partition beside its plays, each where the layout has it.
+    """Inputs of a partition's rows beside its plays, each where the layout has it.
 
     Attributes:
         signals: Signals of the plays.

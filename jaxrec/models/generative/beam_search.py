@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.core.batch import TitleTrie
-from jaxrec.models.generative.decoder import Decoder, Memory
+from jaxrec.models.generative.decoder import Decoder, EncoderMemory
 from jaxrec.models.generative.trie_steps import NEVER, child_log_pi, children
 from jaxrec.models.layers import rng
 from jaxrec.models.layers.attention import KeysValues
@@ -34,7 +34,7 @@ class FoundTitles(NamedTuple):
 
 
 def beam_search(
-    decoder: Decoder, state_BxD: jax.Array, memory: Memory, trie: TitleTrie, width: int
+    decoder: Decoder, state_BxD: jax.Array, memory: EncoderMemory, trie: TitleTrie, width: int
 ) -> FoundTitles:
     """Return the titles of the `width` best beams of each request.
 
@@ -69,7 +69,12 @@ def beam_search(
 
 
 def draw_titles(
-    decoder: Decoder, state_BxD: jax.Array, memory: Memory, trie: TitleTrie, key_Bx2: jax.Array, draws: int
+    decoder: Decoder,
+    state_BxD: jax.Array,
+    memory: EncoderMemory,
+    trie: TitleTrie,
+    key_Bx2: jax.Array,
+    draws: int,
 ) -> FoundTitles:
     """Draw titles with replacement, each a function of its key and the number of the draw.
 

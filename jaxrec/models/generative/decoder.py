@@ -27,7 +27,7 @@ from jaxrec.models.layers.rng import dropout, dropout_mask, layer_id
 _MASKED_SCORE = -1e9
 
 
-class Memory(NamedTuple):
+class EncoderMemory(NamedTuple):
     """Outputs of the encoder, as the decoder attends to them.
 
     Attributes:
@@ -178,10 +178,10 @@ class Decoder(Parameters):
             self.weight(f"logits_{level}", small_init, self.width, self.size) for level in range(self.depth)
         ]
 
-    def memory(self, h_BxLxD: jax.Array, mask_BxNxL: jax.Array) -> Memory:
+    def memory(self, h_BxLxD: jax.Array, mask_BxNxL: jax.Array) -> EncoderMemory:
         """Return the keys and values of the encoder's outputs, once for all prefixes and levels."""
         h_BxLxD = self.memory_norm(h_BxLxD)
-        return Memory(tuple(layer.keys_values(h_BxLxD) for layer in self.layer), mask_BxNxL)
+        return EncoderMemory(tuple(layer.keys_values(h_BxLxD) for layer in self.layer), mask_BxNxL)
 
     def first_input(self, state_BxNxD: jax.Array) -> jax.Array:
         """Return the input [B, N, 1, D] of states."""
@@ -196,7 +196,7 @@ class Decoder(Parameters):
         return jnp.matmul(h, self.kernels[level], preferred_element_type=at_least_float32(h.dtype))
 
     def __call__(
-        self, x_BxNxTxD: jax.Array, memory: Memory, caches: tuple[KeysValues, ...] | None = None,
+        self, x_BxNxTxD: jax.Array, memory: EncoderMemory, caches: tuple[KeysValues, ...] | None = None,
         key: jax.Array | None = None,
     ) -> Decoded:  # fmt: skip
         """Decode T new positions of each prefix.

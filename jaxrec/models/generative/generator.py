@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxrec.config.schema import Codes
 from jaxrec.core.batch import TitleTable, TitleTrie
 from jaxrec.models.generative.beam_search import FoundTitles, beam_search, draw_titles
-from jaxrec.models.generative.decoder import Decoder, Memory
+from jaxrec.models.generative.decoder import Decoder, EncoderMemory
 from jaxrec.models.generative.trie_steps import CodedTitles, every_log_pi, title_log_pi
 from jaxrec.models.next_item import Catalogue, ItemWindow, NextItemModel
 
@@ -99,7 +99,9 @@ class Generator(NextItemModel):
         memory = self._memory(h_BxLxD, window, None)
         return draw_titles(self.decoder, h_BxLxD[:, -1], memory, trie, key_Bx2, draws)
 
-    def _memory(self, h_BxLxD: jax.Array, window: ItemWindow, position_BxP: jax.Array | None) -> Memory:
+    def _memory(
+        self, h_BxLxD: jax.Array, window: ItemWindow, position_BxP: jax.Array | None
+    ) -> EncoderMemory:
         """Return the encoder's outputs up to positions; None: up to the newest one, for all prefixes."""
         mask_BxNxL = (window.title_BxL > 0)[:, None]
         if position_BxP is not None:

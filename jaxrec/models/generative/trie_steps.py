@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.core.batch import TitleTrie, TrieLevel
-from jaxrec.models.generative.decoder import Decoded, Decoder, Memory
+from jaxrec.models.generative.decoder import Decoded, Decoder, EncoderMemory
 from jaxrec.models.layers.attention import KeysValues
 from jaxrec.models.layers.rng import fold_in
 
@@ -90,7 +90,7 @@ class CodedTitles(NamedTuple):
 
 
 def title_log_pi(
-    decoder: Decoder, state_BxNxD: jax.Array, memory: Memory, trie: TitleTrie, title_BxN: jax.Array,
+    decoder: Decoder, state_BxNxD: jax.Array, memory: EncoderMemory, trie: TitleTrie, title_BxN: jax.Array,
     key_BxNx2: jax.Array | None = None,
 ) -> CodedTitles:  # fmt: skip
     """Return the log probabilities of titles, from one pass over all levels.
@@ -122,7 +122,7 @@ def title_log_pi(
     return CodedTitles(levels_BxNxT.sum(-1), levels_BxNxT, decoded)
 
 
-def every_log_pi(decoder: Decoder, state_BxD: jax.Array, memory: Memory, trie: TitleTrie) -> jax.Array:
+def every_log_pi(decoder: Decoder, state_BxD: jax.Array, memory: EncoderMemory, trie: TitleTrie) -> jax.Array:
     """Return the log probabilities [B, V] of all titles; NEVER of ids that are not in the trie.
 
     Every node of the trie is decoded once, with the cache of its parent. At the last level, nodes with one

@@ -8,14 +8,14 @@ from jaxrec.core.ids import CATALOGUE, LABELS, LISTS
 from jaxrec.core.json_io import write_text
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.reporting.dry_run_report import config_leaves
-from jaxrec.reporting.label_tables import METRICS as LABEL_METRICS
-from jaxrec.reporting.label_tables import interval_text
 from jaxrec.reporting.pages import figures
 from jaxrec.reporting.pages.context import series_of
 from jaxrec.reporting.pages.elements import Html, folded, join, number, page, section, section_key, table, tag
 from jaxrec.reporting.pages.quality import ACCURACY, EXPOSURE, halves
 from jaxrec.reporting.pages.run_files import RunFiles
 from jaxrec.reporting.result_table import METRICS, blocks
+from jaxrec.reporting.tables.labels import METRICS as LABEL_METRICS
+from jaxrec.reporting.tables.labels import interval_text
 
 _CURVES = {  # title -> split, key and vertical axis
     "Validation loss": ("validation", "loss", "loss"),

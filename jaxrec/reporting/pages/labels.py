@@ -1,10 +1,10 @@
 """Section of a report on heads that predict a label or a reward: metrics, intervals, calibration."""
 
 from jaxrec.core.ids import LABEL_BASELINES, LABELS
-from jaxrec.reporting.label_tables import finite, interval_text, of_baselines, shown_metrics
 from jaxrec.reporting.pages import figures
 from jaxrec.reporting.pages.elements import Html, join, number, table, tag
 from jaxrec.reporting.pages.run_files import RunFiles
+from jaxrec.reporting.tables.labels import finite, interval_text, of_baselines, shown_metrics
 
 _NOTE = (
     "Of the title that a user watched next, where its label is known. AUC: probability that a positive has "

@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxrec.reporting.pages.elements import Html, folded, join, number, table, tag
 from jaxrec.reporting.pages.run_files import RunFiles
-from jaxrec.reporting.slice_table import WHY, mark, shown_columns
+from jaxrec.reporting.tables.slices import WHY, mark, shown_columns
 
 _NOTE = (
     "Intervals are 95% bootstrap intervals over users. Regret: the mean of the users' differences, the other "

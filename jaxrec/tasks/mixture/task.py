@@ -3,7 +3,7 @@
 The probabilities p_m are softmaxes of a member's scores over the titles of a list, or over all titles. The
 weights are a softmax of an MLP of z, the user's and the request's facts. A score is log p. The mixture of
 ranking models has a scale of each member's scores for each list, and the correction of each member for
-rankings of all titles. `analysis.mixtures` fits and writes mixtures; none is trained.
+rankings of all titles. `analysis.derived.mixtures` fits and writes mixtures; none is trained.
 
 Axis letters: B queries, M members, V titles, N some titles, Z inputs of the gate.
 """

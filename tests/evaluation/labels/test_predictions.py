@@ -17,8 +17,8 @@ from jaxrec.core.json_io import plain
 from jaxrec.evaluation import evaluator, per_user
 from jaxrec.evaluation.labels import rates
 from jaxrec.evaluation.labels.predictions import HeadPredictions, head_predictions, label_metrics
-from jaxrec.reporting.label_tables import label_lines
 from jaxrec.reporting.result_table import format_table
+from jaxrec.reporting.tables.labels import label_lines
 from jaxrec.tasks.loading import load_checkpoint
 from jaxrec.tasks.ranking import RankingTask
 

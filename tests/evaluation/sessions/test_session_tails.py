@@ -8,7 +8,7 @@ from jaxrec.core.row_format import Layout
 from jaxrec.evaluation import metrics
 from jaxrec.evaluation.sessions import of_session, tails
 from jaxrec.evaluation.sessions.of_session import SessionValues, check_session, positions, summarize
-from jaxrec.reporting.session_table import session_lines
+from jaxrec.reporting.tables.sessions import session_lines
 
 KINDS = ("play", "trailer", "impression")
 LAYOUT = Layout(90, 4, 1, (4, 0, 0, 0), 1, (), session=4, session_kinds=KINDS)

@@ -14,7 +14,7 @@ from jaxrec.evaluation.slices import results
 from jaxrec.evaluation.slices.causes import divergence, new_targets
 from jaxrec.evaluation.slices.slicing import slice_queries
 from jaxrec.evaluation.statistics import tests as student
-from jaxrec.reporting.slice_table import slice_lines
+from jaxrec.reporting.tables.slices import slice_lines
 
 
 @pytest.fixture(scope="module")

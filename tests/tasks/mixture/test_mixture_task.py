@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.analysis import mixtures
-from jaxrec.analysis.mixtures import mix
+from jaxrec.analysis.derived import mixtures
+from jaxrec.analysis.derived.mixtures import mix
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.data.storage.dataset import Dataset

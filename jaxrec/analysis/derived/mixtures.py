@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.analysis.workdirs import check_new, write_workdir
+from jaxrec.analysis.derived.workdirs import check_new, write_workdir
 from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.paths import AnyPath

@@ -7,7 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.analysis.rewriting import Rewritten, content_digest, copied_manifest, evaluation_of, rewrite
+from jaxrec.analysis.rewritten.rewriting import (
+    Rewritten,
+    content_digest,
+    copied_manifest,
+    evaluation_of,
+    rewrite,
+)
 from jaxrec.config.declarations import Head
 from jaxrec.config.heads import label_heads, reward_of
 from jaxrec.config.rules.declared.labels import WIDE_VALUES

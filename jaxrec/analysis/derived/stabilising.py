@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxrec.analysis.alignment import Maps, Probe, balanced_maps, mean_cosine, procrustes
-from jaxrec.analysis.workdirs import check_new, write_workdir
+from jaxrec.analysis.derived.alignment import Maps, Probe, balanced_maps, mean_cosine, procrustes
+from jaxrec.analysis.derived.workdirs import check_new, write_workdir
 from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE, RETRIEVAL_HEAD

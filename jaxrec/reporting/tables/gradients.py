@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jaxrec.reporting.label_tables import finite
+from jaxrec.reporting.tables.labels import finite
 
 _NAME, _NORM, _WIDTH = 18, 10, 8  # characters
 _COLUMNS = 8  # heads of a block of the matrix, for under 100 columns

@@ -16,7 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.analysis.rewriting import Rewritten, content_digest, copied_manifest, evaluation_of, rewrite
+from jaxrec.analysis.rewritten.rewriting import (
+    Rewritten,
+    content_digest,
+    copied_manifest,
+    evaluation_of,
+    rewrite,
+)
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import dataset_directory, declarations_for_digest
 from jaxrec.core.errors import InputError
