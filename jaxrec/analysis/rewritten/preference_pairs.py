@@ -126,7 +126,8 @@ class PairDrawer:
         post, settings = self._config.post, policy.config.next_item
         title_BxLxn, _ = compared.draw(of_policy, x.played, key_Bx2, post.samples, settings)
         own = {"params": params[1]}
-        reward: Any = models.model.apply(own, *of_models, title_BxLxn, method="rewards_of_titles")
+        drawn = of_models.title[title_BxLxn]
+        reward: Any = models.model.apply(own, of_models.state, drawn, method="rewards_of_titles")
         present_BxL = x.windows.target > 0
 
         def at_plays(title_BxL: jax.Array) -> jax.Array:

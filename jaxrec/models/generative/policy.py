@@ -132,32 +132,25 @@ class Policy(NextItemModel):
         out = jnp.stack([head(pair)[..., 0] for head in self.reward_heads])
         return out.astype(at_least_float32(out.dtype))
 
-    def rewards_of_titles(self, state: jax.Array, title_VxD: jax.Array, ids: jax.Array) -> jax.Array:
+    def rewards_of_titles(self, state: jax.Array, title: jax.Array) -> jax.Array:
         """Return the rewards [M, ..., n] of n titles for each state, as `rewards` of the pairs.
 
         The first layer of an MLP of (s, e, s * e) is the sum of three, of which the first is computed once a
-        state and the second once a title: with 64 hidden units and 4 titles a state that is a third of the
-        operations.
+        state, and the second once a title where all states have the same titles.
 
         Args:
             state: [..., D] states.
-            title_VxD: Scored vectors of titles.
-            ids: [..., n] rows of the titles.
+            title: [..., n, D] scored vectors of titles, with 1 for axes along which they are the same.
         """
         if not self.config.head_hidden:
-            title = title_VxD[ids]
-            return self.rewards(jnp.broadcast_to(state[..., None, :], title.shape), title)
-        pair, D = state[..., None, :] * title_VxD[ids], state.shape[-1]
+            return self.rewards(*jnp.broadcast_arrays(state[..., None, :], title))
+        pair, D = state[..., None, :] * title, state.shape[-1]
         out = []
         for head in self.reward_heads:
             layers = jax.tree.map(lambda x: x.astype(state.dtype), head.variables["params"])
             first = layers["hidden_0"]
             of_state, of_title, of_pair = (first["kernel"][i * D : (i + 1) * D] for i in range(3))
-            x = (
-                (state @ of_state + first["bias"])[..., None, :]
-                + (title_VxD @ of_title)[ids]
-                + pair @ of_pair
-            )
+            x = (state @ of_state + first["bias"])[..., None, :] + title @ of_title + pair @ of_pair
             for name in (*(f"hidden_{i}" for i in range(1, len(self.config.head_hidden))), "out"):
                 x = nn.relu(x) @ layers[name]["kernel"] + layers[name]["bias"]
             out.append(x[..., 0])

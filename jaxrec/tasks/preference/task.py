@@ -215,7 +215,8 @@ class PreferenceTask(NextItemTask):
             policy, reference if post.kappa else None, x.played, (title_BxLxn, target), settings
         )
         of_reference: Any = {"params": context.reference.params}
-        rewards: Any = self.model.apply(of_reference, *reference, title_BxLxn, method="rewards_of_titles")
+        drawn = reference.title[title_BxLxn]
+        rewards: Any = self.model.apply(of_reference, reference.state, drawn, method="rewards_of_titles")
         reward = context.mean + compared.predicted(rewards, post)
         present = target > 0
         value, of_value, sums = None, jnp.zeros(()), {}
@@ -298,9 +299,8 @@ class PreferenceTask(NextItemTask):
         blocks_NxSxD = jnp.pad(candidates_VxD, ((0, -V % _TITLES), (0, 0))).reshape(-1, _TITLES, D)
 
         def block(title_SxD: jax.Array) -> jax.Array:
-            ids_BxS = jnp.broadcast_to(jnp.arange(len(title_SxD)), (len(state_BxD), len(title_SxD)))
             rewards_MxBxS: Any = self.model.apply(
-                {"params": params}, state_BxD, title_SxD, ids_BxS, method="rewards_of_titles"
+                {"params": params}, state_BxD, title_SxD[None], method="rewards_of_titles"
             )
             return rewards_MxBxS.mean(0)
 
