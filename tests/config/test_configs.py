@@ -28,6 +28,7 @@ APART = (
     "study_hydra.py",
     "study_post.py",
     "policy.py",
+    "study_rolling.py",
     "study_stages.py",
     "sequences.py",
 )  # a list of configs; no requests: each has a test of its own
