@@ -45,13 +45,6 @@ LINES = (
         (f"{_MODEL}::test_the_probabilities_of_all_titles_sum_to_1_and_are_those_of_their_codes",),
     ),
     Line(
-        "beams are kept in the order of their nodes",
-        "jaxrec/models/generative/beam_search.py",
-        "kept = jnp.sort(jax.lax.top_k(total_BxWM, beams)[1], axis=1)",
-        "kept = jax.lax.top_k(total_BxWM, beams)[1]",
-        (f"{_MODEL}::test_of_equal_scores_the_lower_node_comes_first",),
-    ),
-    Line(
         "a beam has the cache of its parent",
         "jaxrec/models/generative/beam_search.py",
         "caches = _of_parents(decoded.caches, kept // slots)",

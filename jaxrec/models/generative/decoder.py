@@ -20,7 +20,15 @@ from flax import linen as nn
 
 from jaxrec.models.generative.expert_mixture import ExpertMixture
 from jaxrec.models.layers.attention import KeysValues
-from jaxrec.models.layers.dense import Dense, Parameters, at_least_float32, embedding_init, small_init
+from jaxrec.models.layers.dense import (
+    Dense,
+    Parameters,
+    at_least_float32,
+    broadcast,
+    embedding_init,
+    embedding_lookup,
+    small_init,
+)
 from jaxrec.models.layers.normalization import LayerNorm
 from jaxrec.models.layers.rng import dropout, dropout_mask, layer_id
 
@@ -185,11 +193,13 @@ class Decoder(Parameters):
 
     def first_input(self, state_BxNxD: jax.Array) -> jax.Array:
         """Return the input [B, N, 1, D] of states."""
-        return (self.state(state_BxNxD) + self.positions[0])[:, :, None]
+        x_BxNxD = self.state(state_BxNxD)
+        return (x_BxNxD + broadcast(self.positions[0], x_BxNxD.shape))[:, :, None]
 
     def token_input(self, level: int, token: jax.Array) -> jax.Array:
         """Return the inputs [..., D] of tokens of a level, from 0; the last level is no input."""
-        return jnp.take(self.tokens[level], token, axis=0) + self.positions[level + 1]
+        x = embedding_lookup(self.tokens[level], token)
+        return x + broadcast(self.positions[level + 1], x.shape)
 
     def logits(self, level: int, h: jax.Array) -> jax.Array:
         """Return the logits [..., K] of the token of a level at outputs [..., D], at least float32."""
