@@ -227,10 +227,10 @@ class PreferenceTask(NextItemTask):
             sums["value_error"] = 2 * of_value, present.sum()
         draws = Draws(by.of_draws, log_old, advantages(reward, value), by.kl, present)
         objective = preference_loss(draws, post)
-        drawn = Choices(by.of_target, present, reward.mean(-1), present, jnp.zeros_like(by.kl))
+        choices = Choices(by.of_target, present, reward.mean(-1), present, jnp.zeros_like(by.kl))
         if post.kappa:
             sums["kl"] = jnp.where(present, by.kl, 0.0).sum(), present.sum()
-        return objective.total + of_value, metrics_of(objective, drawn) | sums
+        return objective.total + of_value, metrics_of(objective, choices) | sums
 
     def _shallow(self, x: jax.Array) -> jax.Array:
         """Return the input of a value or of a reward model, through which the encoder gets no gradient."""
