@@ -216,9 +216,13 @@ def check_same_catalogue(dataset: Dataset, loaded: LoadedCheckpoint) -> None:
     where = f"dataset {dataset.directory} ({dataset.fingerprint})"
     trained = f"the training's dataset {loaded.meta['dataset_directory']} ({loaded.meta['dataset']})"
     allowed = "allowed: a dataset with the same titles, in the same order of popularity, and categories"
-    if replace(dataset.layout, filled=loaded.task.layout.filled) != loaded.task.layout:
+    own, keys, expected = loaded.task.layout, dataset.arrays.title_key, loaded.arrays.title_key
+    # Query rows are the same whether predictions are stored, ids lack a title, or training selects targets.
+    layout = replace(
+        dataset.layout, filled=own.filled, has_gaps=own.has_gaps, selects_targets=own.selects_targets
+    )
+    if layout != own or len(keys) != len(expected):
         raise InputError(f"{where}: its layout differs from that of {trained}; {allowed}")
-    keys, expected = dataset.arrays.title_key, loaded.arrays.title_key
     differs = np.flatnonzero(keys != expected)  # the layouts have the number of titles
     if len(differs):
         first = int(differs[0])
