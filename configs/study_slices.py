@@ -24,7 +24,7 @@ GLOBAL = "global"
 ROWS = "rows"  # name of the table
 SCALES = ("small", "tiny", "kuairand")
 SMALL_COUNTRIES = ("MX", "IN", "NZ")
-_BELOW_HEADS = ("title/", "user/", "context/", "history/", "expert_", "gate/")  # parameters of the encoder
+_BELOW_HEADS = ("title/", "user/", "context/", "history/", "expert_")  # parameters of the encoder
 
 
 def slice_feature(base: Config) -> str:
@@ -60,7 +60,9 @@ def _of_slice(base: Config, only: str) -> list[Row]:
         "train.duration": base.train.duration,
     }
     tuned = data | {"optimizer.learning_rate": base.optimizer.learning_rate / 3}
-    heads = {"start.freeze": tuple(f"{part}*" for part in _BELOW_HEADS)}
+    # One expert has no gate, and a pattern must match a parameter.
+    frozen = (*_BELOW_HEADS, *(("gate/",) if len(base.model.experts) > 1 else ()))
+    heads = {"start.freeze": tuple(f"{part}*" for part in frozen)}
     low_rank, anchor = {"start.low_rank": 8}, {"start.anchor": 0.01}
     ways = {
         "whole": {}, "whole_anchor": anchor, "heads": heads, "heads_anchor": heads | anchor,

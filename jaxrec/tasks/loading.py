@@ -218,10 +218,13 @@ def check_same_catalogue(dataset: Dataset, loaded: LoadedCheckpoint) -> None:
     where = f"dataset {dataset.directory} ({dataset.fingerprint})"
     trained = f"the training's dataset {loaded.meta['dataset_directory']} ({loaded.meta['dataset']})"
     allowed = "allowed: a dataset with the same titles, in the same order of popularity, and categories"
-    own = loaded.task.layout
-    if replace(dataset.layout, filled=own.filled, pairs=own.pairs) != own:
+    own, keys, expected = loaded.task.layout, dataset.arrays.title_key, loaded.arrays.title_key
+    # Query rows are the same whether predictions or pairs are stored, ids lack a title, or training selects
+    # targets.
+    names = ("filled", "pairs", "has_gaps", "selects_targets")
+    layout = replace(dataset.layout, **{name: getattr(own, name) for name in names})
+    if layout != own or len(keys) != len(expected):
         raise InputError(f"{where}: its layout differs from that of {trained}; {allowed}")
-    keys, expected = dataset.arrays.title_key, loaded.arrays.title_key
     differs = np.flatnonzero(keys != expected)  # the layouts have the number of titles
     if len(differs):
         first = int(differs[0])

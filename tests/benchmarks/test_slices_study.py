@@ -9,7 +9,8 @@ from benchmarks.slices import _difference, _spearman, diagnosis
 from jaxrec.config.loading import load_file
 from jaxrec.core.errors import InputError
 from jaxrec.evaluation.slices.slicing import Slicing
-from jaxrec.studies.plan import PREMISE, Study, variants
+from jaxrec.studies.plan import PREMISE, Study, every_run, variants
+from jaxrec.studies.runs import preparation_jobs
 
 FILE = str(Path(__file__).resolve().parents[2] / "configs/study_slices.py")
 
@@ -28,6 +29,15 @@ def test_the_rows_differ_in_what_they_read_and_weigh(monkeypatch):
     assert [*proxy] == ["global", "no_tab"]
     with pytest.raises(InputError, match="must be one of small, tiny, kuairand"):
         load_file(f"{FILE}:huge", Study)
+
+
+def test_the_dataset_of_a_slice_is_prepared_after_the_one_that_it_continues(tmp_path):
+    study = load_file(f"{FILE}:tiny", Study)
+    study.base.data.directory = str(tmp_path / "data")
+    runs = every_run(study, ("rows", "only MX"), 1, tmp_path)
+    jobs = {job.name: job.after for job in preparation_jobs(runs, tmp_path)}
+    base = f"dataset {tmp_path / 'data'}"
+    assert len(jobs) == 2 and jobs.pop(base) == "" and [*jobs.values()] == [base]
 
 
 def test_differences_are_means_of_users_over_the_seeds():

@@ -135,4 +135,14 @@ LINES = (
         "best = int(np.argmin(mean_QxM[x > 0].mean(0)))",
         (f"{_MIXTURE}::test_the_best_form_chooses_one_member_for_each_slice",),
     ),
+    Line(
+        "the dataset of a slice is prepared after the one that it continues",
+        "jaxrec/studies/runs.py",
+        'prepare, "manifest.json", log, after))',
+        'prepare, "manifest.json", log))',
+        (
+            "tests/benchmarks/test_slices_study.py::"
+            "test_the_dataset_of_a_slice_is_prepared_after_the_one_that_it_continues",
+        ),
+    ),
 )

@@ -218,6 +218,10 @@ def test_a_dataset_whose_ids_mean_something_else_is_refused(tiny, tiny_config):
     meta = {"dataset": tiny.fingerprint, "dataset_directory": "t", "categories": categories}
     loaded = SimpleNamespace(meta=meta, task=task, arrays=tiny.arrays)
     check_same_catalogue(other(), loaded)
+    # As of a slice that continues the dataset of all users.
+    check_same_catalogue(other(layout=replace(tiny.layout, has_gaps=True, selects_targets=True)), loaded)
+    with pytest.raises(InputError, match="its layout differs"):
+        check_same_catalogue(other(arrays=replace(tiny.arrays, title_key=tiny.arrays.title_key[:-1])), loaded)
 
     keys = tiny.arrays.title_key.copy()
     keys[[3, 5]] = keys[[5, 3]]
