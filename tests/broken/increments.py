@@ -4,6 +4,7 @@ from tests.broken.line import Line
 
 _DAYS = "tests/data/increments/test_daily_datasets.py"
 _GAPS = "tests/tasks/test_title_gaps.py"
+_GROWTH = "tests/training/test_daily_growth.py"
 
 LINES = (
     Line(
@@ -89,5 +90,12 @@ LINES = (
         "title=np.where(has_rank[c.title], c.title, -1)",
         "title=c.title",
         (f"{_GAPS}::test_a_title_that_vanished_is_not_recommended_and_not_read",),
+    ),
+    Line(
+        "moments of new rows are 0",
+        "jaxrec/checkpoints/warm_start.py",
+        "rows = np.where(table.row_map.source[:, None] < 0, missing, table.rows)",
+        "rows = np.where(table.row_map.source[:, None] < 0, missing + 1, table.rows)",
+        (f"{_GROWTH}::test_a_day_with_40_new_titles_starts_as_a_state_made_by_hand",),
     ),
 )
