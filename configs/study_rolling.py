@@ -121,7 +121,7 @@ def get_config(size: str = "") -> RollingStudy:
         base.model.width = 16
         base.model.experts = (replace(base.model.experts[0], max_len=8),)
         base.data.max_history = 8
-        base.train.duration, base.train.batch_size = "2 epochs", 32
+        base.train.duration, base.train.batch_size, base.optimizer.warmup_steps = "2 epochs", 32, 2
         update["train.duration"] = "1 epochs"
     elif size == "small":
         base.source = replace(base.source, users=4_000, test_only_users=8_000, titles=400)

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,18 @@ ROWS = (
     RollingRow("two", "every second day", (2, 4), 0.1, rows="mean"),
     RollingRow("mixed", "mixed", (1,), 0.0, "mixed", evaluated=(2,)),
 )
+
+
+@pytest.mark.parametrize(("size", "retrained"), [("", 4), (":small", 1), (":tiny", 4)])
+def test_every_size_of_the_study_has_a_plan(size, retrained, tmp_path):
+    """Four models of day 0, three times 13 daily updates, 4 of every third day, 30 of a week, and more."""
+    study = load_file(STUDY.replace(":tiny", size), RollingStudy)
+    check_study(study, ())
+    plan = Plan(study, (), 1, tmp_path)
+    assert len(plan.runs) == 4 + 39 + 4 + 30 + retrained
+    assert len({run.workdir for run in plan.runs}) == len(plan.runs)
+    selected = {row.name for row in study.rows} | {POPULAR}
+    assert {name for c in study.comparisons for name in (c.better, c.worse)} <= selected
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +199,20 @@ def test_a_study_needs_launch_days_and_sequences(study):
     wrong.base.task.name = "ranking"
     with pytest.raises(InputError, match=r"task\.name=ranking; allowed in a rolling study: next_item"):
         check_study(wrong, ())
+
+
+@pytest.mark.slow  # prepares four datasets and trains three models, a process each
+def test_the_command_resumes_and_reports(tmp_path):
+    command = [
+        sys.executable, "-m", "jaxrec.days", f"--config={STUDY}", "--days=2", "--seeds=1",
+        "--rows=stale,week_mixed_masked_metadata", f"--workdir={tmp_path / 'r'}", "--json",
+    ]  # fmt: skip
+    first, again = (subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(2))
+    assert "[1/4] dataset" in first.stderr and "[3/3] week_mixed_masked_metadata" in first.stderr
+    assert "[1/" not in again.stderr
+    assert json.loads(first.stdout) == json.loads(again.stdout)
+    result = json.loads((tmp_path / "r" / "study.json").read_text())
+    rows = {row["row"]: row for row in result["rows"]}
+    assert set(rows["stale"]["ndcg"]["by_day"]) == {"1", "2"} and sum(result["plays"].values()) > 0
+    assert rows["week_mixed_masked_metadata"]["examples_of_update"] > 0
+    assert (tmp_path / "r" / "study.md").read_text().startswith("# Rolling study of a changing service")
