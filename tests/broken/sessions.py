@@ -53,10 +53,10 @@ LINES = (
         (f"{_MODEL}::test_events_attend_to_events_before_them_alone",),
     ),
     Line(
-        "the tokens of padding are zero",
+        "padding of a session is not attended to",
         "jaxrec/models/encoders/session.py",
-        "return jnp.where((tail.kind > 0)[..., None], x, jnp.zeros((), x.dtype))",
-        "return x",
+        "jnp.where(inputs.tail.kind > 0, rows_B[:, None], B)",
+        "jnp.where(inputs.tail.kind >= 0, rows_B[:, None], B)",
         (f"{_MODEL}::test_the_vector_reads_each_field_of_an_event_and_not_what_is_padding",),
     ),
     Line(

@@ -219,7 +219,7 @@ class SessionExpert(Parameters):
         )
 
     def _tokens(self, inputs: SessionInputs) -> jax.Array:
-        """Return the tokens of the events [B, S, D]; 0 at padding."""
+        """Return the tokens of the events [B, S, D]; no position attends to those of padding."""
         tail = inputs.tail
         value_BxS = tail.past.completion.astype(self.dtype)
         x = inputs.titles.through(self.kernel_name, self.of_title) + embedding_lookup(
@@ -228,8 +228,7 @@ class SessionExpert(Parameters):
         x = x + embedding_lookup(self.of_value, tail.kind, mode="clip") * broadcast(
             value_BxS[..., None], x.shape
         )
-        x = x + embedding_lookup(self.of_age, time_gap_bucket(tail.age), mode="clip")
-        return jnp.where((tail.kind > 0)[..., None], x, jnp.zeros((), x.dtype))
+        return x + embedding_lookup(self.of_age, time_gap_bucket(tail.age), mode="clip")
 
     def outputs(self, inputs: SessionInputs, memory: CachedMemory) -> tuple[jax.Array, jax.Array]:
         """Return the outputs [B, T, D] of all positions, and the example [B, T] that owns each.
