@@ -11,32 +11,22 @@ import jax
 from flax import linen as nn
 
 from jaxrec.models.encoders import sasrec
-from jaxrec.models.encoders.transformer import SelfAttention
+from jaxrec.models.encoders.transformer import SelfAttention, TransformerBlock
 from jaxrec.models.layers.attention import KeysValues
-from jaxrec.models.layers.dense import Dense, Parameters
+from jaxrec.models.layers.dense import Dense
 from jaxrec.models.layers.normalization import LayerNorm
 from jaxrec.models.layers.rng import dropout, dropout_mask, layer_id
 
 
-class LigrBlock(Parameters):
+class LigrBlock(TransformerBlock):
     """Pre-norm block with gated residuals, and without biases in its feed-forward layer.
 
     y = x + sigmoid(W_1 x + b_1) * attention(norm(x)), and
     z = y + sigmoid(W_2 y + b_2) * W_5 (SiLU(W_3 norm(y)) * W_4 norm(y)).
 
-    Dropout applies to the output of attention and of the feed-forward layer, before the gate.
-
-    Attributes:
-        heads: Number of heads H; must divide D.
-        feedforward: Hidden width as a multiple of D.
-        dropout: Dropout rate, in [0, 1).
-        form: Attention implementation: "auto" or one of `attention.FORMS`.
+    Dropout applies to the output of attention and of the feed-forward layer, before the gate. The fields
+    are those of `TransformerBlock`.
     """
-
-    heads: int
-    feedforward: float
-    dropout: float
-    form: str = "auto"
 
     @nn.compact
     def __call__(
