@@ -115,7 +115,7 @@ FILE_CASES = [
     line("a home folder that does not exist", "train", "--config=~nobody/c.py", text="no file"),
     line("a config in a bucket", "train", "--config=gs://b/c.py", text="gs://b/c.py: no file of this machine"),
     line("a study where a config is needed", "train", f"--config={STUDY}", text="gave a Study, not a jaxrec.config.Config"),
-    line("a config where a study is needed", "study", f"--config={TINY}", "--workdir=s", text="gave a Config, not a jaxrec.studies.plan.Study"),
+    line("a config where a study is needed", "study", f"--config={TINY}", "--workdir=s", text="gave a Config, not a jaxrec.studies.declared.study.Study"),
 ]  # fmt: skip
 
 TREE_CASES = [

@@ -127,7 +127,7 @@ def test_what_is_done_is_not_run_again_and_another_study_is_refused(typed, studi
         ("--tables=9", "--tables=9; allowed: 4"),
         ("--seeds=0", "--seeds=0; allowed: 1 or more"),
         ("--jobs=99", "--jobs=99; allowed: 1 to "),
-        ("--config=configs/tiny.py", "get_config() gave a Config, not a jaxrec.studies.plan.Study"),
+        ("--config=configs/tiny.py", "get_config() gave a Config, not a jaxrec.studies.declared.study.Study"),
     ):
         wrong = start([*line, more])
         out, stderr = wrong.communicate(timeout=60)
