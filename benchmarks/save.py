@@ -58,7 +58,7 @@ def enlarge(layout: Layout, arrays: Arrays, titles: int, width: int) -> tuple[La
     )
     grown = {
         name: np.concatenate([array, np.repeat(array[-1:], added, axis=0)])
-        for name, array in vars(arrays).items()
+        for name, array in arrays.stored().items()
     }
     grown_layout = dataclasses.replace(layout, num_titles=layout.num_titles + added, features=features)
     return grown_layout, Arrays(**grown)
@@ -80,7 +80,7 @@ class Run:
 
         layout, arrays = enlarge(dataset.layout, dataset.arrays, titles, width)
         program = RankingTask(config, layout, 0.5, 1_000, 10_000)
-        self.batch_size, self.arrays = config.train.batch_size, vars(arrays)
+        self.batch_size, self.arrays = config.train.batch_size, arrays.stored()
         self.table = replicate(arrays.title_table())
         self.step = parallelize_step(TrainStep(program))
         self.state = replicate(StateInit(program).init())

@@ -15,8 +15,8 @@ def test_a_larger_catalogue_keeps_the_datasets_ids(tiny):
     (title_id,) = (f for f in layout.features if f.name == TITLE_ID)
     assert (title_id.size, title_id.width) == (layout.num_titles, 16)
     assert layout.row_dtype() == tiny.layout.row_dtype()
-    originals = vars(tiny.arrays)
-    for name, array in vars(arrays).items():
+    originals = tiny.arrays.stored()
+    for name, array in arrays.stored().items():
         assert len(array) - len(originals[name]) == 1_000 + FIRST_TITLE - tiny.layout.num_titles, name
         assert np.array_equal(
             array[: len(originals[name])], originals[name], equal_nan=array.dtype.kind == "f"

@@ -46,6 +46,6 @@ def write_workdir(workdir: AnyPath, step: int, params: Any, meta: Mapping[str, A
     meta = plain(dict(meta))
     state = {"params": jax.tree.map(jax.numpy.asarray, params), "average": {}}
     with Checkpointer(workdir / CHECKPOINTS, writing=True) as checkpoints:
-        checkpoints.save(step, state, meta, {name: np.asarray(x) for name, x in vars(arrays).items()})
+        checkpoints.save(step, state, meta, {name: np.asarray(x) for name, x in arrays.stored().items()})
         checkpoints.wait()
     write_json(workdir / "config.json", meta["config"])
