@@ -61,6 +61,10 @@ class VectorTask:
     config = SimpleNamespace(model=SimpleNamespace(target_in_sequence=False))
     dot_heads = ("dot",)
 
+    def title_table(self, arrays: Any) -> Any:
+        """Return the features of titles."""
+        return arrays.title_table()
+
     def encode_queries(self, params: Any, host: Any, table: Any) -> Any:
         """Return the vectors of users."""
         return params[0][host.words[:, 0]]

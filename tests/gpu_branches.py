@@ -28,7 +28,7 @@ FORCED = "tests/models/test_gpu_branches.py"
 # (file, function) -> tests that take the branch of an accelerator on a CPU.
 BRANCHES = {
     ("evaluation/scorers.py", "QueryRunner.__init__"): (f"{FORCED}::test_gpu_branch_of_evaluation",),
-    ("losses/full_softmax.py", "softmax"): (f"{FORCED}::test_gpu_branch_of_the_full_softmax",),
+    ("losses/chunks.py", "positions_per_chunk"): (f"{FORCED}::test_gpu_branch_of_the_full_softmax",),
     ("losses/sampled_losses.py", "_sampled_loss"): (f"{FORCED}::test_gpu_branch_of_sampled_losses",),
     ("export.py", "_flags"): (f"{EXPORT}::test_a_wrong_flag_is_one_line",),
     ("models/heads.py", "score_in_tiles"): (f"{FORCED}::test_gpu_branch_of_scores_in_tiles",),

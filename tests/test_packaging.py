@@ -26,6 +26,7 @@ ELSEWHERE = {
     "rectools",
     "pytorch_lightning",
     "rectools_sasrec",
+    "rectools_ranking",
     "kubeflow_trainer_api",
     "gcp_storage_emulator",
     "grpc",

@@ -9,7 +9,6 @@ import numpy as np
 from jaxrec.config.schema import Config
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE
-from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.core.row_format import Layout
 from jaxrec.data.events.history_columns import milliseconds_of, title_rows
 from jaxrec.data.events.user_groups import GROUP_ROWS
@@ -21,6 +20,7 @@ from jaxrec.serving.pages import TOP_PICKS, PageLayout, find_genres, page_rows
 from jaxrec.serving.requests import RequestBuilder, RequestCounts, Requests, Scorer, TopTitles
 
 if TYPE_CHECKING:
+    from jaxrec.core.paths import AnyPath
     from jaxrec.models.outputs import Correction
     from jaxrec.serving.index.indexed_scorer import IndexOptions
     from jaxrec.tasks.loading import LoadedCheckpoint
@@ -321,7 +321,7 @@ class Recommender(BaseRecommender):
 
     @classmethod
     def load(
-        cls, workdir: str | AnyPath, which: str | None = None, titles: Any = None, index: str = "auto",
+        cls, workdir: "str | AnyPath", which: str | None = None, titles: Any = None, index: str = "auto",
         blend: str = "",
     ) -> "Recommender":  # fmt: skip
         """Load a checkpoint.
@@ -336,6 +336,7 @@ class Recommender(BaseRecommender):
         Raises:
             InputError: There is no such checkpoint, the table is invalid, or no index can be used.
         """
+        from jaxrec.core.paths import as_path
         from jaxrec.evaluation.correction import load_or_fit_correction
         from jaxrec.runtime.mesh import replicate
         from jaxrec.serving.index.indexed_scorer import IndexOptions

@@ -133,11 +133,11 @@ print(json.dumps({"seconds": [1.0], "settings": json.loads(settings)}))
 
 
 def test_a_finished_peer_run_is_reused(tmp_path, monkeypatch):
-    (tmp_path / "peer.py").write_text(PEER)
-    monkeypatch.setattr(agreement, "PEER", tmp_path / "peer.py")
-    arguments = sys.executable, tmp_path / "log.csv", {"lr": 0.1}, tmp_path / "rectools-0.csv"
+    (tmp_path / "rectools_ranking.py").write_text(PEER)
+    monkeypatch.setattr(agreement, "PEERS", tmp_path)
+    arguments = sys.executable, tmp_path / "log.csv", {"kind": "sasrec"}, tmp_path / "rectools-0.csv"
     ranked, figures = agreement.theirs(*arguments)
-    assert ranked.rows() == [(1, 3)] and figures["settings"] == {"lr": 0.1}
+    assert ranked.rows() == [(1, 3)] and figures["settings"] == {"kind": "sasrec"}
     assert (
         agreement.theirs("/no/python", *arguments[1:])[1]
         == figures

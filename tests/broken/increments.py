@@ -92,7 +92,7 @@ LINES = (
         (f"{_GAPS}::test_a_title_that_vanished_is_not_recommended_and_not_read",),
     ),
     Line(
-        "moments of new rows are 0",
+        "moments of the titles of a new day are 0",
         "jaxrec/checkpoints/warm_start.py",
         "rows = np.where(table.row_map.source[:, None] < 0, missing, table.rows)",
         "rows = np.where(table.row_map.source[:, None] < 0, missing + 1, table.rows)",

@@ -14,7 +14,7 @@ LINES = (
     Line(
         "the oracle knows what is launched and licensed",
         "jaxrec/sources/simulator/oracle/following.py",
-        "    free = free * service.is_available(ids, every)\n",
+        "    free = free * service.is_offered(ids, every)\n",
         "",
         (_EXACT,),
     ),
@@ -28,7 +28,7 @@ LINES = (
     Line(
         "titles that are not launched have no weight",
         "jaxrec/sources/simulator/plays.py",
-        "weight[~catalogue.change.is_available(today, latents.country[users], slate)] = 0.0",
+        "weight[~catalogue.change.is_offered(today, latents.country[users], slate)] = 0.0",
         "pass",
         (
             _EXACT,
@@ -38,7 +38,7 @@ LINES = (
     Line(
         "signals show no title before its launch",
         "jaxrec/sources/simulator/signals.py",
-        "is_free = service.is_unplayed(play, title) & service.is_available(play, title)",
+        "is_free = service.is_unplayed(play, title) & service.is_offered(play, title)",
         "is_free = service.is_unplayed(play, title)",
         (f"{_CHANGE}::test_launches_are_even_over_the_days_and_nothing_is_played_before",),
     ),

@@ -132,7 +132,7 @@ WRONG = [
     ("model.experts[1].max_len", 20.5, "model.experts[1].max_len=20.5 must be a whole number"),
     ("source", None, "source=None must be a Simulator or a Tables or a KuaiRand or a Tfds"),
     ("data", Mix(), "must be a Data"),
-    ("train.batchsize", 3, "train.batchsize does not exist; there are seed, duration, patience, batch_size, "),
+    ("train.batchsize", 3, "train.batchsize does not exist; there are seed, duration, patience, "),
     ("name", "a/b", "name='a/b' must be letters"),
     # names
     ("data.targets", "old", "data.targets='old' must be one of new, any"),

@@ -10,6 +10,7 @@ import pytest
 from jaxrec.core.batch import HostBatch
 from jaxrec.data.storage.arrays import as_words
 from jaxrec.tasks import ranking_inputs
+from jaxrec.tasks.inputs.title_tables import empty_table
 from jaxrec.tasks.loading import build_task
 
 
@@ -21,7 +22,7 @@ def made(small_config, tiny):
     config.model.dropout = config.model.experts[0].dropout = config.sampling.id_dropout = 0.0
     task = build_task(config, tiny.layout, 0.5, 4, 8)
     table = tiny.arrays.title_table()
-    params = jax.jit(task.init_params)(jax.random.key(0), task.empty_table())
+    params = jax.jit(task.init_params)(jax.random.key(0), empty_table(task.layout, task.config))
     host = HostBatch(as_words(tiny.rows("train").all()[:8]), np.arange(8) < 6)
     return task, params, table, host
 
@@ -45,7 +46,7 @@ def test_a_model_does_not_diverge_from_itself(made):
 
 def test_the_divergence_is_that_of_the_softmaxes_over_the_candidates(made):
     task, params, table, host = made
-    other = jax.jit(task.init_params)(jax.random.key(1), task.empty_table())
+    other = jax.jit(task.init_params)(jax.random.key(1), empty_table(task.layout, task.config))
     other = jax.tree.map(lambda x: 3 * x, other)
     plain, _ = loss_of(made, (), 0.0)
     total, sums = loss_of(made, other, 0.5)

@@ -50,7 +50,7 @@ class Change(NamedTuple):
             added = added + self.fading[np.minimum(age, len(self.fading) - 1)]
         return added
 
-    def is_available(self, day: np.ndarray, country: np.ndarray, title: np.ndarray) -> np.ndarray:
+    def is_offered(self, day: np.ndarray, country: np.ndarray, title: np.ndarray) -> np.ndarray:
         """Return whether titles [N, C] or [C] are launched and licensed on days [N], in countries [N]."""
         return (self.launch[title] <= day[:, None]) & self.licensed[country[:, None], title]
 

@@ -143,7 +143,7 @@ def _choices(
         weight = np.exp(utility - utility.max(axis=1, keepdims=True))
         weight[played.ravel()[flat]] = 0.0
         if can_lack_titles(c):
-            weight[~catalogue.change.is_available(today, latents.country[users], slate)] = 0.0
+            weight[~catalogue.change.is_offered(today, latents.country[users], slate)] = 0.0
         ends = np.cumsum(weight, axis=1, dtype=np.float64)
         point = hashing.uniform(c.seed, Draw.CHOICE, latents.key[users], n) * ends[:, -1]
         slot = np.minimum((ends <= point[:, None]).sum(axis=1), c.slate - 1)

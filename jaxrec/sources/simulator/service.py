@@ -55,12 +55,12 @@ class SimulatedService(NamedTuple):
         appeal = np.float32(self.config.appeal * APPEAL) * self.catalogue.appeal[title]
         return appeal + self.catalogue.change.utility(self.plays.day[play], title)
 
-    def is_available(self, play: np.ndarray, title: np.ndarray) -> np.ndarray:
+    def is_offered(self, play: np.ndarray, title: np.ndarray) -> np.ndarray:
         """Return whether titles [N, C] or [C] are launched and licensed at plays; [N, C] or [1, 1]."""
         if not can_lack_titles(self.config):
             return np.ones((1, 1), bool)
         country = self.latents.country[self.plays.row[play]]
-        return self.catalogue.change.is_available(self.plays.day[play], country, title)
+        return self.catalogue.change.is_offered(self.plays.day[play], country, title)
 
     def is_unplayed(self, play: np.ndarray, title: np.ndarray) -> np.ndarray:
         """Return whether titles [N, C] were not played before plays, which are in order of their rows."""

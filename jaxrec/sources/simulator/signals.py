@@ -153,7 +153,7 @@ def _slates(service: SimulatedService, chosen: np.ndarray) -> Iterator[_Slates]:
     for first in range(0, len(chosen), most):
         play = chosen[first : first + most]
         title = slate_titles(c, service.catalogue.shelf, service.key[play], plays.index[play])
-        is_free = service.is_unplayed(play, title) & service.is_available(play, title)
+        is_free = service.is_unplayed(play, title) & service.is_offered(play, title)
         match = np.take_along_axis(service.matches(play), title.astype(np.int64), axis=1)
         yield _Slates(play, title, is_free, match)
 

@@ -205,7 +205,7 @@ class SimulatorTruth:
         """Return the densities [N, V] of plays, by their indices, among all available titles."""
         every = np.arange(self.config.titles)
         utility = service.matches(at) + service.attraction(at, every)
-        return choices.luce_density(utility, self.catalogue.exposure * service.is_available(at, every))
+        return choices.luce_density(utility, self.catalogue.exposure * service.is_offered(at, every))
 
     def _user_blocks(self, user: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, SimulatedService]]:
         """Yield the users in blocks of bounded size.

@@ -55,7 +55,7 @@ class DayMetrics(NamedTuple):
     @classmethod
     def load(cls, path: Path) -> "DayMetrics":
         """Read the arrays of a file."""
-        with np.load(path) as arrays:
+        with np.load(path, allow_pickle=False) as arrays:
             return cls(**arrays)
 
 

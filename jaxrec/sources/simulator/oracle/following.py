@@ -97,7 +97,7 @@ def slots(service: SimulatedService, ids: np.ndarray, free: np.ndarray) -> tuple
     A title that is not launched or not licensed at the play arrives with probability 0.
     """
     every = np.arange(service.config.titles)
-    free = free * service.is_available(ids, every)
+    free = free * service.is_offered(ids, every)
     utility = service.matches(ids) + service.attraction(ids, every)
     utility = np.where(free > 0, utility, -np.inf)
     weight = np.exp(utility - utility.max(axis=1, keepdims=True))
