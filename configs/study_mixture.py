@@ -47,7 +47,7 @@ def rows(base: Config) -> tuple[Row, ...]:
 
 
 CLAIMS = (
-    Claim("the mixture beats one expert where it is told the regime", ((f"smoe_{TOLD}", f"bst_{TOLD}"),)),
+    Claim("the mixture beats one expert where the regime is a feature", ((f"smoe_{TOLD}", f"bst_{TOLD}"),)),
     Claim("so does a mixture of equal experts", ((f"equal_{TOLD}", f"bst_{TOLD}"),)),
     Claim("the mixture beats one expert where the regime is hidden", ((f"smoe_{HIDDEN}", f"bst_{HIDDEN}"),)),
 )
