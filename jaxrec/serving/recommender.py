@@ -82,8 +82,7 @@ class BaseRecommender:
         if names is None:
             return columns
         name = names[title_rows(columns["title"], self.arrays.title_key)]
-        at = [*columns].index("title") + 1
-        items = [*columns.items()]
+        at, items = [*columns].index("title") + 1, [*columns.items()]
         return dict([*items[:at], ("name", name), *items[at:]])
 
     # ------------------------------------------------------------ recommending
