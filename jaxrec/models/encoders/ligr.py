@@ -11,11 +11,11 @@ import jax
 from flax import linen as nn
 
 from jaxrec.models.encoders import sasrec
-from jaxrec.models.encoders.transformer import SelfAttention, TransformerBlock
+from jaxrec.models.encoders.transformer import TransformerBlock
 from jaxrec.models.layers.attention import KeysValues
 from jaxrec.models.layers.dense import Dense
 from jaxrec.models.layers.normalization import LayerNorm
-from jaxrec.models.layers.rng import dropout, dropout_mask, layer_id
+from jaxrec.models.layers.rng import dropout
 
 
 class LigrBlock(TransformerBlock):
@@ -34,12 +34,8 @@ class LigrBlock(TransformerBlock):
         before: KeysValues | None = None,
     ) -> tuple[jax.Array, KeysValues]:  # fmt: skip
         """Return the output [R, L, D], and the row's own keys and values."""
-        D, first, second = x_RxLxD.shape[-1], None, None
-        if key_RxLx2 is not None and self.dropout:
-            first, second = dropout_mask(key_RxLx2, layer_id(self.path), D, self.dropout)
-        y = LayerNorm(self.dtype, name="attention_norm")(x_RxLxD)
-        attention = SelfAttention(self.dtype, self.heads, self.form, name="attention")
-        y, keys_values = attention(y, mask_RxLxM, before)
+        D, (first, second) = x_RxLxD.shape[-1], self.kept_units(key_RxLx2, x_RxLxD.shape[-1])
+        y, keys_values = self.attended(x_RxLxD, mask_RxLxM, before)
         x_RxLxD = x_RxLxD + self._gated("attention_gate", x_RxLxD, y, first)
         y = LayerNorm(self.dtype, name="feedforward_norm")(x_RxLxD)
         hidden = round(self.feedforward * D)

@@ -79,17 +79,27 @@ class TransformerBlock(Parameters):
         before: KeysValues | None = None,
     ) -> tuple[jax.Array, KeysValues]:  # fmt: skip
         """Return the output [R, L, D], and the row's own keys and values."""
-        D, first, second = x_RxLxD.shape[-1], None, None
-        if key_RxLx2 is not None and self.dropout:
-            first, second = dropout_mask(key_RxLx2, layer_id(self.path), D, self.dropout)
-        y = LayerNorm(self.dtype, name="attention_norm")(x_RxLxD)
-        attention = SelfAttention(self.dtype, self.heads, self.form, name="attention")
-        y, keys_values = attention(y, mask_RxLxM, before)
+        D, (first, second) = x_RxLxD.shape[-1], self.kept_units(key_RxLx2, x_RxLxD.shape[-1])
+        y, keys_values = self.attended(x_RxLxD, mask_RxLxM, before)
         x_RxLxD = x_RxLxD + (y if first is None else dropout(y, first, self.dropout))
         y = LayerNorm(self.dtype, name="feedforward_norm")(x_RxLxD)
         y = nn.relu(Dense(self.dtype, round(self.feedforward * D), name="hidden")(y))
         y = Dense(self.dtype, D, name="out")(y)
         return x_RxLxD + (y if second is None else dropout(y, second, self.dropout)), keys_values
+
+    def attended(
+        self, x_RxLxD: jax.Array, mask_RxLxM: jax.Array, before: KeysValues | None
+    ) -> tuple[jax.Array, KeysValues]:
+        """Return attention(norm(x)) [R, L, D], and the row's own keys and values."""
+        y = LayerNorm(self.dtype, name="attention_norm")(x_RxLxD)
+        return SelfAttention(self.dtype, self.heads, self.form, name="attention")(y, mask_RxLxM, before)
+
+    def kept_units(self, key_RxLx2: jax.Array | None, width: int) -> tuple[Any, Any]:
+        """Return the dropout masks of attention and of the feed-forward net; None without dropout."""
+        first, second = None, None
+        if key_RxLx2 is not None and self.dropout:
+            first, second = dropout_mask(key_RxLx2, layer_id(self.path), width, self.dropout)
+        return first, second
 
 
 class TransformerStack(Parameters):
