@@ -244,7 +244,7 @@ def test_a_commands_flags_and_config_are_right(command, messages):
 # ---------------------------------------------------------------- running them
 
 
-def run(command: Command, folder: Path, env: dict[str, str]) -> None:
+def run(command: Command, folder: Path, env: dict[str, str], forked: bool = True) -> None:
     if command.words[0] == "cp":
         shutil.copy(folder / command.words[1], folder / command.words[2])
         return
@@ -252,7 +252,7 @@ def run(command: Command, folder: Path, env: dict[str, str]) -> None:
     words = [str(folder / LAUNCHER), *command.words[1:]]
     if command.words[0] == LAUNCHER:
         done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=3000)
-    elif command.speed == FAST:
+    elif forked:
         done = commands.run("-m", *command.module, cwd=folder, env=env)
     else:
         words = [sys.executable, "-m", *command.module]
@@ -307,7 +307,7 @@ def test_the_commands_of_a_page_run(page, sandbox):
 @pytest.mark.parametrize("page", runnable(SLOW), ids=page_id)
 def test_the_slow_commands_of_a_page_run(page, sandbox, as_compiled_for_users):
     for command in page[1]:
-        run(command, sandbox, as_compiled_for_users)
+        run(command, sandbox, as_compiled_for_users, forked=False)
 
 
 @pytest.mark.parametrize("command", [c for c in OURS if c.speed == NOT_RUN], ids=lambda c: c.name)

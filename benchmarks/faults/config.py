@@ -20,5 +20,5 @@ def get_config() -> Config:
     config.model.experts = (Expert(4, num_layers=1, num_heads=2, mlp_ratio=1.0, dropout=0.1),)
     config.model.features = ("title_id", "segment", "completion")
     config.model.head, config.objective = "dot", Objective(ranking=0.0, regression=0.0)
-    config.evaluate.report, config.evaluate.report_users = False, 0
+    config.evaluate.report_users = 0
     return config
