@@ -160,6 +160,8 @@ def _catalogue_table(catalogue: Mapping[str, Any]) -> list[str]:
     """
     seen = catalogue.get("seen", "stored" if catalogue.get("filtered") else "kept")  # results before "seen"
     columns = _CATALOGUE_METRICS | ({"ild@10": "ILD@10"} if "diversity" in catalogue else {})
+    if "true_choice@10" in catalogue["model"]:
+        columns |= {"true_choice@10": "p(choice)"}
     heads = "".join(f"{label:>{_COLUMN_WIDTH + 1}}" for label in columns.values())
     orders = (
         "model", "model_mmr", "model_uncorrected", "retrieval_head", "two_stage", "popularity",

@@ -3,7 +3,6 @@
 import contextlib
 import signal
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib import resources
 from typing import Annotated, Any
@@ -21,7 +20,7 @@ from jaxrec.service.answers.columns import to_bytes
 from jaxrec.service.answers.model import ServedModel
 from jaxrec.service.batching import Batcher
 from jaxrec.service.limits import RequestLimits, error_body
-from jaxrec.service.metrics import Metrics
+from jaxrec.service.metrics import Metrics, RequestMetrics
 from jaxrec.service.openapi import ERRORS, describe
 from jaxrec.service.options import ServiceError, ServiceOptions
 from jaxrec.service.reloading import ModelHolder
@@ -122,24 +121,9 @@ def make_app(service: Service) -> FastAPI:
     _add_recommendations(app, service)
     _add_catalogue(app, service)
     _add_operations(app, service)
-    app.middleware("http")(_measured(service))
+    app.add_middleware(RequestMetrics, metrics=service.metrics)
     describe(app, service.holder.model.schemas, bool(service.options.token))
     return app
-
-
-def _measured(service: Service) -> Callable[..., Awaitable[Response]]:
-    """Return middleware that counts requests and seconds by route."""
-
-    async def measure(request: Request, call_next: Callable[..., Awaitable[Response]]) -> Response:
-        started = time.perf_counter()
-        response = await call_next(request)
-        route = request.scope.get("route")
-        path = getattr(route, "path", "unknown")
-        service.metrics.requests.labels(path, str(response.status_code)).inc()
-        service.metrics.seconds.labels(path).observe(time.perf_counter() - started)
-        return response
-
-    return measure
 
 
 def _add_recommendations(app: FastAPI, service: Service) -> None:

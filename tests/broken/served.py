@@ -9,6 +9,13 @@ _LIST = "tests/evaluation/test_served_list.py"
 
 LINES = (
     Line(
+        "a query is compared with its own truth",
+        "jaxrec/evaluation/truth/shown_titles.py",
+        "truth.choice[stored[:, None],",
+        "truth.choice[0 * stored[:, None],",
+        ("tests/evaluation/truth/test_shown_titles.py::test_queries_are_rows_of_the_split",),
+    ),
+    Line(
         "impressions belong to the play after them",
         "jaxrec/data/examples/user_pools.py",
         "np.maximum(time - self.window, before + 1)",

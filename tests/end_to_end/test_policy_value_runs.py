@@ -121,6 +121,10 @@ def test_policy_value_of_a_run_by_brute_force(data, imitation):
     assert evaluation.result["protocol"]["name"] == ""  # the usual lists of a policy
     assert "best at that KL" in format_table(evaluation.result)
     assert len(evaluation.ranked.by_order["popularity_7_days"].ranks) == 64
+    for name, order in evaluation.ranked.by_order.items():
+        shown = [choice[q, ids[ids > 0] - 2].mean() for q, ids in enumerate(order.top)]
+        assert evaluation.result["catalogue"][name]["true_choice@10"] == pytest.approx(np.mean(shown))
+    assert "p(choice)" in format_table(evaluation.result)
 
 
 def test_policy_value_under_reward_models_by_brute_force(data, imitation, post_trained):

@@ -14,7 +14,7 @@ def test_table_of_rankings_of_all_titles(result):
                            "titles": 1000, "users": 10, "examples": 1234}  # fmt: skip
     result["lists"] = result["lists_k3"] = {}
     text = result_table.format_table(result)
-    assert "PHNS" not in text and "all 1,000 titles, history excluded" in text
+    assert "PHNS" not in text and "p(choice)" not in text and "all 1,000 titles, history excluded" in text
     head, model, popular, count = text.split("excluded\n")[1].splitlines()[:4]
     assert head.split() == ["HR@1", "HR@10", "NDCG@10", "MRR@10", "coverage", "novelty", "lift"]
     assert model.split() == ["model", "0.1000", "0.3000", "0.2000", "0.1500", "1.0000", "9.5000", "1.2500"]

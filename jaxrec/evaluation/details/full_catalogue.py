@@ -12,6 +12,7 @@ from jaxrec.evaluation.correction import load_or_fit_correction
 from jaxrec.evaluation.details.frozen_lists import Queries
 from jaxrec.evaluation.results import catalogue_result
 from jaxrec.evaluation.scorers import CatalogueOrder, CatalogueRanker, CatalogueRanks
+from jaxrec.evaluation.truth.shown_titles import COLUMN, mean_choice
 from jaxrec.models.outputs import Correction
 
 
@@ -67,6 +68,10 @@ def evaluate_catalogue(
     result = catalogue_result(
         ranked, queries.rows, loaded.arrays, left_out, options.retrieve, options.diversity
     )
+    truth = queries.dataset.truth(options.split)
+    if truth is not None and len(truth.rows):
+        for name, order in ranked.by_order.items():
+            result[name][COLUMN] = mean_choice(order.top, truth, queries.row_index)
     return ranked, result | {"correction": correction.to_json()}
 
 

@@ -12,7 +12,7 @@ from jaxrec.reporting.result_table import METRICS, NAMES, SEEN, blocks, list_row
 ACCURACY = {"hr@1": "HR@1", "hr@10": "HR@10", "ndcg@10": "NDCG@10", "mrr@10": "MRR@10"}
 EXPOSURE = {
     "coverage@10": "coverage", "novelty@10": "novelty", "popularity_lift@10": "popularity lift",
-    "ild@10": "diversity",
+    "ild@10": "diversity", "true_choice@10": "true choice",
 }  # fmt: skip
 _ORDERS = {
     "model": "model", "model_mmr": "model, diverse lists", "model_uncorrected": "model, uncorrected",
