@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks.faults import __main__ as harness
 from benchmarks.faults import damage, processes, verdicts
+from benchmarks.faults.config import get_config
 from benchmarks.faults.lab import Lab, Trial, Verdict
 from benchmarks.faults.processes import HangError, Start, unusual_lines
 from benchmarks.faults.summary import read_trials, summarize
@@ -55,6 +56,10 @@ def test_a_run_is_read_and_a_changed_file_is_a_difference(tiny_run, tmp_path, mo
     (workdir / "report.html").unlink()
     with pytest.raises(FaultError, match=r"cannot be read: FileNotFoundError: .*report\.html"):
         read_outcome(workdir)
+
+
+def test_trainings_of_the_harness_write_what_its_verdicts_read():
+    assert get_config().evaluate.report  # without report.html each trial ended in FAULT
 
 
 def test_a_refusal_is_one_line_that_names_the_cause():

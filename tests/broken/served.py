@@ -9,6 +9,15 @@ _LIST = "tests/evaluation/test_served_list.py"
 
 LINES = (
     Line(
+        "a request is counted with the status of its answer",
+        "jaxrec/service/metrics.py",
+        """            if message["type"] == "http.response.start":
+""",
+        """            if message["type"] == "http.response.body":
+""",
+        ("tests/service/test_answers.py::test_requests_are_counted_by_route_and_status",),
+    ),
+    Line(
         "a query is compared with its own truth",
         "jaxrec/evaluation/truth/shown_titles.py",
         "truth.choice[stored[:, None],",

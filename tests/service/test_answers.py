@@ -9,7 +9,7 @@ import pytest
 
 import jaxrec.serving
 from jaxrec.service.batching import Batcher
-from jaxrec.service.metrics import Metrics
+from jaxrec.service.metrics import Metrics, RequestMetrics
 from jaxrec.service.options import ServiceError, ServiceOptions
 
 
@@ -213,6 +213,36 @@ def test_one_failure_leaves_the_others_of_a_batch(client, plays, monkeypatch):
         ("POST", "/v1/recommend", {"json": {"user": u, "history": plays(2, 9)}}) for u in ("bad", "good")
     ]
     assert [r.status_code for r in client.gather(*calls)] == [500, 200]
+
+
+def test_requests_are_counted_by_route_and_status(client, plays):
+    metrics = client.service.metrics
+
+    def counts():
+        pairs = [("/v1/recommend", status) for status in ("200", "422", "500")] + [("unknown", "404")]
+        return [metrics.requests.labels(*pair)._value.get() for pair in pairs]
+
+    before, seconds = counts(), metrics.seconds.labels("/v1/recommend")._sum.get()
+    client.post("/v1/recommend", {"history": plays(2, 31)})
+    client.post("/v1/recommend", {"history": plays(2, 31), "k": 0})
+    client.get("/nowhere")
+    assert [b - a for a, b in zip(before, counts(), strict=True)] == [1, 1, 0, 1]
+    assert metrics.seconds.labels("/v1/recommend")._sum.get() > seconds
+
+
+def test_an_error_that_no_handler_answers_is_counted_as_500():
+    metrics = Metrics()
+
+    async def failing(scope, receive, send):
+        raise RuntimeError("broken")
+
+    async def call(kind):
+        await RequestMetrics(failing, metrics)({"type": kind}, None, None)
+
+    for kind in ("http", "lifespan"):
+        with pytest.raises(RuntimeError):
+            asyncio.run(call(kind))
+    assert metrics.requests.labels("unknown", "500")._value.get() == 1
 
 
 def test_answers_fit_the_openapi_description(client, plays):
