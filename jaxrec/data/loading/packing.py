@@ -81,9 +81,7 @@ class Packer:
         self.rows: tuple[int, ...] = (0,) * len(windows)
         self._planned: tuple[np.ndarray, tuple] = np.empty(0, np.uint8), ()
 
-    def fit(
-        self, sample: np.ndarray, batch_size: int, shards: int, coarse: bool = False
-    ) -> "Packer":
+    def fit(self, sample: np.ndarray, batch_size: int, shards: int, coarse: bool = False) -> "Packer":
         """Set the number of rows from a sample of the dataset.
 
         A batch that needs more rows is not packed.
