@@ -91,9 +91,12 @@ class QueryRunner:
     def _batches(self, rows: Rows) -> EvalBatches | PackedEvalBatches:
         """Return the batches of a split, packed if there is a single process.
 
-        Packing changes the order of the rows, and several processes would have to agree on one order.
+        Packing changes the order of the rows, and several processes would have to agree on one order. The
+        number of packed rows depends on the histories of the split: where ids lack a title, as in a chain of
+        daily updates, the queries of each day would be another program to compile.
         """
-        packer = None if jax.process_count() > 1 else self._task.packer(rows.dtype)
+        is_packed = jax.process_count() == 1 and not self._task.layout.has_gaps
+        packer = self._task.packer(rows.dtype) if is_packed else None
         if packer is None:
             return EvalBatches(rows, self._batch_size, jax.process_index(), jax.process_count())
         return PackedEvalBatches(rows, self._batch_size, jax.device_count(), packer)

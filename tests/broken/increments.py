@@ -8,6 +8,20 @@ _GROWTH = "tests/training/test_daily_growth.py"
 
 LINES = (
     Line(
+        "the shapes of a day's queries do not depend on its histories",
+        "jaxrec/evaluation/scorers.py",
+        "jax.process_count() == 1 and not self._task.layout.has_gaps",
+        "jax.process_count() == 1",
+        (f"{_GROWTH}::test_batches_of_a_later_day_have_the_shapes_of_the_day_before",),
+    ),
+    Line(
+        "packed rows of a chain are rounded up",
+        "jaxrec/data/loading/packing.py",
+        "min(-(-rows // step) * step, shard_size)",
+        "min(rows, shard_size)",
+        ("tests/data/loading/test_packing.py::test_coarse_rows_are_equal_for_days_of_similar_histories",),
+    ),
+    Line(
         "the log ends at `until`",
         "jaxrec/data/runners/local.py",
         "(cut(chunk, self.end) for chunk in self.source.interactions())",

@@ -14,7 +14,10 @@ from growing_days import prepared, trained
 from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.checkpoints.state_tree import slashed_leaves
 from jaxrec.core.ids import FIRST_TITLE
+from jaxrec.evaluation.scorers import ListScorer
+from jaxrec.runtime.mesh import replicate
 from jaxrec.tasks.loading import CHECKPOINTS, task_of_dataset
+from jaxrec.training.inputs.input_pipeline import training_input
 from jaxrec.training.starting import read_start
 from jaxrec.training.train_state import StateInit
 
@@ -132,6 +135,20 @@ def test_pools_rotate_by_a_hash_of_the_step_in_a_chain(tiny_config, tiny):
     np.testing.assert_array_equal(np.asarray(other.rotation(steps)), rotations)
     for every in (4, 5, 8):  # a row that comes every few steps still has all columns of its pool
         assert len(np.unique(rotations[::every] * 8 % 32)) == 4
+
+
+def test_batches_of_a_later_day_have_the_shapes_of_the_day_before(tmp_path):
+    """A ranking program depends on the packed rows of its batches: other shapes are other programs."""
+    shapes = []
+    for number in range(3):
+        config, dataset = prepared(tmp_path, "ranking", number)
+        task = task_of_dataset(config, dataset, 4, 3)
+        train = training_input(task, dataset.rows("train")).stored[0]
+        assert train.packing is not None
+        scorer = ListScorer(task, replicate(dataset.arrays.title_table()), with_loss=True, next_k=1)
+        queries = scorer._batches(dataset.rows("validation"))[0]
+        shapes.append(jax.tree.map(np.shape, (train, queries)))
+    assert shapes[1] == shapes[2]
 
 
 @pytest.mark.parametrize("task", ["next_item", pytest.param("ranking", marks=pytest.mark.slow)])

@@ -23,6 +23,7 @@ _PACKING_OVERHEAD = 1.01  # rows of a plan relative to the lower bound (all titl
 # number of positions does not divide, the GPU copies the operands: a twelfth of a step on an H200. A few
 # extra rows cost less.
 _ALIGNED_POSITIONS, _MAX_EXTRA = 512, 0.05
+_COARSE_STEPS = 8  # numbers of packed rows that a shard can have, where programs must not depend on the data
 
 
 def plan(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -80,7 +81,7 @@ class Packer:
         self.rows: tuple[int, ...] = (0,) * len(windows)
         self._planned: tuple[np.ndarray, tuple] = np.empty(0, np.uint8), ()
 
-    def fit(self, sample: np.ndarray, batch_size: int, shards: int) -> "Packer":
+    def fit(self, sample: np.ndarray, batch_size: int, shards: int, coarse: bool = False) -> "Packer":
         """Set the number of rows from a sample of the dataset.
 
         A batch that needs more rows is not packed.
@@ -89,6 +90,8 @@ class Packer:
             sample: [N, words] uint32 rows of the dataset.
             batch_size: Examples of the global batch.
             shards: Devices that share the global batch.
+            coarse: True: the number of rows is rounded up to eighths of the examples of a shard. A chain of
+                daily updates then has few programs, which the compilation cache holds from earlier days.
 
         Returns:
             This packer.
@@ -97,6 +100,9 @@ class Packer:
         self.rows = tuple(
             _packed_rows(np.minimum(lengths, w), w, shard_size, batch_size) for w in self._windows
         )
+        if coarse:
+            step = -(-shard_size // _COARSE_STEPS)
+            self.rows = tuple(min(-(-rows // step) * step, shard_size) for rows in self.rows)
         return self
 
     def cover(self, longest: np.ndarray) -> "Packer":

@@ -114,7 +114,7 @@ def _stored_batches(task: Task, rows: Rows) -> tuple[Packer | None, TrainBatches
     if packer is None:
         return None, TrainBatches(*order, ahead=ahead)
     sample = rows.read(np.unique(np.linspace(0, rows.blocks - 1, _SAMPLE_BLOCKS).astype(int)))
-    packer.fit(sample, train.batch_size, microbatches)
+    packer.fit(sample, train.batch_size, microbatches, coarse=task.layout.has_gaps)
     return packer, TrainBatches(*order, packer.lengths, packer, ahead)
 
 

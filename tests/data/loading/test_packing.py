@@ -128,3 +128,17 @@ def test_rows_are_padded_to_512_positions_where_few_are_added(width):
             assert rows % whole == 0
         if shard_size <= 256:
             assert rows % whole and rows < 1.1 * needed + 10
+
+
+def test_coarse_rows_are_equal_for_days_of_similar_histories():
+    rows = stored(400)
+    other = rows.copy()
+    other["history_title"][:20] = 0  # a day with a few more users without a history
+    fine, coarse = [], []
+    for sample in (rows, other):
+        packer_of_day = Packer(rows.dtype, WINDOWS, True)
+        fine.append(packer_of_day.fit(as_words(sample), 160, 1).rows)
+        coarse.append(packer_of_day.fit(as_words(sample), 160, 1, coarse=True).rows)
+    assert fine[0] != fine[1] and coarse[0] == coarse[1]
+    for exact, rounded in zip(fine, coarse, strict=True):
+        assert all(r % 20 == 0 and e <= r <= min(e + 19, 160) for e, r in zip(exact, rounded, strict=True))
