@@ -68,7 +68,7 @@ def _level(token: np.ndarray, parent: np.ndarray, leaf: np.ndarray, dense: int) 
         np.arange(dense or count.max(), dtype=np.int32),
         np.flatnonzero(count > 1).astype(np.int32),
         leaf.astype(np.int32),
-        np.ones(len(token), bool),
+        np.diff(leaf).astype(np.int32),
         table,
     )
 
@@ -87,7 +87,7 @@ def allow(trie: TitleTrie, allowed: Any, xp: Any = np) -> TitleTrie:
     before = xp.cumsum(allowed[..., trie.title].astype(np.int32), axis=-1)
     before = xp.concatenate([xp.zeros_like(before[..., :1]), before], axis=-1)
     levels = tuple(
-        level._replace(is_open=before[..., level.leaf[1:]] > before[..., level.leaf[:-1]])
+        level._replace(open_leaves=before[..., level.leaf[1:]] - before[..., level.leaf[:-1]])
         for level in trie.levels
     )
     return trie._replace(levels=levels)

@@ -73,6 +73,10 @@ class Codes:
     path: str = ""  # folder that `python -m jaxrec.tokenise` wrote; empty: the run cannot be trained
     places: int = 4  # positions of a window that train the decoder in a step
     decoder: int = 2  # layers of the decoder, of the width, heads and mlp_ratio of the encoder
+    titles: int = 1  # next titles of a session that are written one after another; 1: single titles
+    gap_hours: float = 4.0  # longest time between the starts of two plays of a session, for `titles` above 1
+    reward: str = ""  # reward of the config whose mean over a session has to be in the upper half of the
+    # batch, for `titles` above 1; empty: all sessions are trained
     experts: int = 1  # experts of a feed-forward, two for each token beside a shared one; 1: no mixture
     beam: int = 32  # beams of a recommendation; an evaluation scores all titles
 

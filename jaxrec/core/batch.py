@@ -66,7 +66,7 @@ class TrieLevel(NamedTuple):
             which programs need when they are compiled.
         several: int32 nodes above that have several children.
         leaf: [m + 1] int32 number of leaves of the whole trie before those below each child.
-        is_open: [m] or [B, m] bool, True where a leaf below the child is allowed.
+        open_leaves: [m] or [B, m] int32 number of allowed leaves below each child.
         dense: [nodes above, tokens] int32 child by token, -1 for none; None: the level has no such table.
     """
 
@@ -76,7 +76,7 @@ class TrieLevel(NamedTuple):
     slot: Any
     several: Any
     leaf: Any
-    is_open: Any
+    open_leaves: Any
     dense: Any = None
 
 

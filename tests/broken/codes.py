@@ -6,6 +6,8 @@ _KMEANS = "tests/codes/test_balanced_kmeans.py"
 _CODES = "tests/codes/test_residual_codes.py"
 _TRIE = "tests/codes/test_title_trie.py"
 _MODEL = "tests/models/test_generator.py"
+_SESSIONS = "tests/models/test_title_sessions.py"
+_TARGETS = "tests/tasks/test_session_targets.py"
 _TASK = "tests/tasks/test_generative_task.py"
 
 LINES = (
@@ -33,8 +35,8 @@ LINES = (
     Line(
         "a node is open if a leaf below it is allowed",
         "jaxrec/codes/trie.py",
-        "before[..., level.leaf[1:]] > before[..., level.leaf[:-1]]",
-        "before[..., level.leaf[1:]] >= before[..., level.leaf[:-1]]",
+        "before[..., level.leaf[1:]] - before[..., level.leaf[:-1]]",
+        "1 + before[..., level.leaf[1:]] - before[..., level.leaf[:-1]]",
         (f"{_TRIE}::test_a_sub_trie_holds_the_allowed_titles_alone",),
     ),
     Line(
@@ -57,6 +59,20 @@ LINES = (
         "mask_BxNxL = mask_BxNxL & (jnp.arange(h_BxLxD.shape[1]) <= position_BxP[..., None])",
         "pass",
         (f"{_MODEL}::test_a_title_depends_on_the_plays_up_to_its_position_alone",),
+    ),
+    Line(
+        "a title of a session is closed for the rest of it",
+        "jaxrec/models/generative/trie_steps.py",
+        "left = left - (child[..., None] == earlier[..., None, :]).sum(-1)",
+        "pass",
+        (f"{_SESSIONS}::test_the_probabilities_of_all_sessions_of_different_titles_sum_to_1",),
+    ),
+    Line(
+        "the sessions of the upper half are trained",
+        "jaxrec/tasks/generative/task.py",
+        "is_kept = is_session & (following.mean >= least)",
+        "is_kept = is_session",
+        (f"{_TARGETS}::test_the_sessions_of_the_upper_half_are_trained",),
     ),
     Line(
         "trained positions have a next title",

@@ -33,7 +33,7 @@ def walk(trie, level=0, node=0):
         return int(trie.title[node])
     x = trie.levels[level]
     children = range(int(x.first[node]), int(x.first[node + 1]))
-    return {int(x.token[c]): walk(trie, level + 1, c) for c in children if x.is_open[c]}
+    return {int(x.token[c]): walk(trie, level + 1, c) for c in children if x.open_leaves[c]}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -88,14 +88,14 @@ def test_a_sub_trie_holds_the_allowed_titles_alone():
 def test_a_sub_trie_compiles_nothing_and_can_differ_by_query():
     _, trie = made()
     on_device = jax.tree.map(jnp.asarray, trie)
-    counts = jax.jit(lambda t: sum(level.is_open.sum(-1) for level in t.levels))
+    counts = jax.jit(lambda t: sum((level.open_leaves > 0).sum(-1) for level in t.levels))
     allowed = np.zeros((2, 62), bool)
     allowed[0, 5], allowed[1, [5, 9]] = True, True
     whole, first = counts(on_device), counts(allow(on_device, jnp.asarray(allowed[0]), jnp))
     assert compiled_programs(counts) == 1
     assert first == 4 and whole == sum(len(level.token) for level in trie.levels)
     both = allow(on_device, jnp.asarray(allowed), jnp)
-    assert [level.is_open.sum(-1).tolist() for level in both.levels][-1] == [1, 2]
+    assert [(level.open_leaves > 0).sum(-1).tolist() for level in both.levels][-1] == [1, 2]
 
 
 def test_the_memory_of_a_trie_is_that_of_its_arrays():

@@ -409,10 +409,11 @@ def coded_loss(config: Config) -> str:
     task, table = _task(config), _coded_table(config)
     key = jnp.zeros((config.train.batch_size, 2), jnp.uint32)
 
-    def run(params, host, table):
-        return task.loss(params, host, table, (), jnp.int32(0), key, None, None)
+    def run(params, host, table, least):
+        return task.loss(params, host, table, (), jnp.int32(0), key, None, least)
 
-    return program(run, task.abstract_params, _host(config, task), table)
+    least = None if config.codes.titles == 1 else jnp.float32(0.0)  # mean reward of sessions
+    return program(run, task.abstract_params, _host(config, task), table, least)
 
 
 def coded_beam(config: Config) -> str:

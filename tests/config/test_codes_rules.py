@@ -23,6 +23,11 @@ WRONG = (
     ("codes.decoder", 0, "codes.decoder=0 must be at least 1"),
     ("codes.experts", 0, "codes.experts=0 must be at least 1"),
     ("codes.beam", 4097, "codes.beam=4097 must be at most 4,096"),
+    ("codes.titles", 0, "codes.titles=0 must be at least 1"),
+    ("codes.titles", 9, "codes.titles=9 must be at most model.experts\\[0\\].max_len=8"),
+    ("codes.gap_hours", 0.0, "codes.gap_hours=0.0 must be a finite number above 0"),
+    ("codes.gap_hours", 2.0, "codes.gap_hours=2.0 must be 4.0 with codes.titles=1: no session"),
+    ("codes.reward", "stars", "codes.reward='stars' must be '' with codes.titles=1: no session"),
     ("next_item.loss", "bce", "next_item.loss='bce' must be 'softmax' with task.name='generative'"),
     ("next_item.temperature", 0.5, "next_item.temperature=0.5 must be 1.0 with task"),
     ("next_item.personalised", True, "next_item.personalised=True must be False with task"),
@@ -46,6 +51,16 @@ def test_a_wrong_value_of_codes_is_one_line(key, value, text):
     with pytest.raises(InputError, match=text) as error:
         check(edited(key, value))
     assert "\n" not in str(error.value)
+
+
+def test_the_reward_of_sessions_is_one_of_the_config():
+    config = edited("codes.titles", 5)
+    check(config)
+    config.codes.reward = "stars"
+    with pytest.raises(
+        InputError, match=r"codes.reward='stars' must be empty: the config declares no reward"
+    ):
+        check(config)
 
 
 def test_the_configs_of_onerec_load_and_share_a_dataset():

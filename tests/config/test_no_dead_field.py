@@ -472,9 +472,14 @@ CODES = {
         ("levels", 2, (o.tokenised, o.coded_loss)), ("size", 12, (o.tokenised, o.params)),
         ("vectors", "random", (o.tokenised,)), ("path", "other", (o.codes_path,)),
         ("places", 2, (o.coded_loss,)), ("decoder", 1, (o.params,)), ("experts", 3, (o.params, o.coded_loss)),
-        ("beam", 8, (o.coded_beam,)),
+        ("beam", 8, (o.coded_beam,)), ("titles", 2, (o.coded_loss, o.params, o.coded_beam)),
     )
 }  # fmt: skip
+CODES["gap_hours"] = [Case("codes.gap_hours", 1.0, o.coded_loss, "next_item", CODED | {"codes.titles": 2})]
+CODES["reward"] = [
+    Case("codes.reward", "r", o.coded_loss, "next_item",
+         CODED | {"codes.titles": 2, "labels": POSTED["labels"], "rewards": POSTED["rewards"]})
+]  # fmt: skip
 
 OPTIMIZER = table(
     "optimizer", o.updates, learning_rate=0.01, beta2=0.9, warmup_steps=3, weight_decay=0.1,

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.models.generative.actions import NEVER, log_pi, sample, top
+from jaxrec.models.generative.actions import NEVER, log_pi, sample
 from jaxrec.models.layers import rng
 
 P, V, D = 4, 23, 5
@@ -44,11 +44,3 @@ def test_draws_have_the_probabilities_of_the_policy_and_are_functions_of_their_k
     assert (np.asarray(sample(values, rng.row_keys(3, 8, jnp.arange(P)), 5)) != draws[:, :5]).any()
     pairs = np.corrcoef(draws[:, :2000].reshape(P, -1))
     assert np.abs(pairs - np.eye(P)).max() < 0.1
-
-
-def test_the_top_titles_are_the_most_probable_with_the_lower_id_first():
-    values, _, _ = log_probabilities()
-    values = values.at[0, 9].set(values[0, 12])
-    expected = np.argsort(-np.asarray(values), axis=1, kind="stable")[:, :6]
-    assert (np.asarray(top(values, 6)) == expected).all()
-    assert not set(PLAYED[3].tolist()) & set(np.asarray(top(values, V - 4))[3].tolist())

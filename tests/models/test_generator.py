@@ -64,8 +64,8 @@ def test_the_probabilities_of_all_titles_sum_to_1_and_are_those_of_their_codes(m
     assert (every[:, :2] == NEVER).all() and every[:, 2:].std() > 0.3
     newest = jnp.full((B, V - 2), L - 1)
     out = made.chosen(made.params, window(), TRIE, newest, EVERY)
-    np.testing.assert_allclose(out.log_pi_BxN, every[:, 2:], atol=1e-5)
-    np.testing.assert_allclose(out.levels_BxNxT.sum(-1), every[:, 2:], atol=1e-5)
+    np.testing.assert_allclose(out.log_pi, every[:, 2:], atol=1e-5)
+    np.testing.assert_allclose(out.levels.sum(-1), every[:, 2:], atol=1e-5)
 
 
 def test_a_mixture_of_experts_gives_probabilities_too():
@@ -73,7 +73,7 @@ def test_a_mixture_of_experts_gives_probabilities_too():
     every = np.asarray(made.every(made.params, window(), TRIE))
     np.testing.assert_allclose(np.exp(every).sum(1), 1.0, atol=1e-5)
     out = made.chosen(made.params, window(), TRIE, jnp.full((B, V - 2), L - 1), EVERY)
-    np.testing.assert_allclose(out.log_pi_BxN, every[:, 2:], atol=1e-5)
+    np.testing.assert_allclose(out.log_pi, every[:, 2:], atol=1e-5)
     assert [x.shape for x in out.decoded.experts] == [(B * (V - 2) * (LEVELS + 1), 2)] * 2
 
 
@@ -144,7 +144,7 @@ def test_a_title_depends_on_the_plays_up_to_its_position_alone(made):
         out = made.model.apply(
             {"params": made.params}, w, (catalogue,), TRIE, position, title, None, None, method="chosen"
         )
-        return out.log_pi_BxN.sum(0)
+        return out.log_pi.sum(0)
 
     # Each play is another title, so that the gradient of a row is that of a position.
     w = window(((11, 12, 13, 14), (21, 22, 23, 24), (31, 32, 33, 34)))

@@ -1,11 +1,13 @@
 """Rules of codes of titles, and of the task that generates them."""
 
+import math
+
 from jaxrec.config.declarations import Codes
 from jaxrec.config.schema import Config, Simulator
-from jaxrec.config.tree import require
+from jaxrec.config.tree import among, require
 
 GENERATIVE = "generative"
-_LEAST = {"levels": 1, "size": 2, "places": 1, "decoder": 1, "experts": 1, "beam": 1}
+_LEAST = {"levels": 1, "size": 2, "places": 1, "decoder": 1, "experts": 1, "beam": 1, "titles": 1}
 
 
 def check_codes(config: Config) -> None:
@@ -24,6 +26,7 @@ def check_codes(config: Config) -> None:
     window = config.model.experts[0].max_len
     allowed = f"be at most model.experts[0].max_len={window}"
     require(codes.places <= window, "codes.places", codes.places, allowed)
+    _check_sessions(config)
     if isinstance(config.source, Simulator):
         check_room(codes, config.source.titles)
     such = f"with task.name={GENERATIVE!r}"
@@ -34,6 +37,24 @@ def check_codes(config: Config) -> None:
         ("sampling.stochastic_length", config.sampling.stochastic_length, 0.0, "it trains on some positions"),
     ):
         require(value == wanted, key, value, f"be {wanted!r} {such}: {why}")
+
+
+def _check_sessions(config: Config) -> None:
+    """Check the sessions of several titles, whose settings have their defaults for single titles."""
+    codes, default = config.codes, Codes()
+    window = config.model.experts[0].max_len
+    require(
+        codes.titles <= window, "codes.titles", codes.titles, f"be at most model.experts[0].max_len={window}"
+    )
+    finite = 0 < codes.gap_hours < math.inf
+    require(finite, "codes.gap_hours", codes.gap_hours, "be a finite number above 0")
+    if codes.titles == 1:
+        for name in ("gap_hours", "reward"):
+            value, wanted = getattr(codes, name), getattr(default, name)
+            require(value == wanted, f"codes.{name}", value, f"be {wanted!r} with codes.titles=1: no session")
+    elif codes.reward:
+        require(bool(config.rewards), "codes.reward", codes.reward, "be empty: the config declares no reward")
+        among("codes.reward", codes.reward, [reward.name for reward in config.rewards])
 
 
 def check_room(codes: Codes, titles: int) -> None:

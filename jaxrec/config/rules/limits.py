@@ -48,6 +48,7 @@ _LIMITS = {
     "codes.decoder": 2**8,
     "codes.experts": 2**10,
     "codes.beam": 2**12,
+    "codes.titles": 2**6,
     "train.batch_size": 2**24,
     "train.patience": 2**24,
     "train.microbatch_size": 2**24,

@@ -1,4 +1,4 @@
-"""Actions of a policy: log probabilities of all titles, draws, and the most probable titles.
+"""Actions of a policy: log probabilities of all titles, and draws.
 
 A title stands for election if its id is not reserved and the user has not played it. All functions are of
 states of any number: axis letters are P positions, V titles, D width, n draws.
@@ -66,8 +66,3 @@ def _noisy_argmax(log_p: jax.Array, key: jax.Array, layer: int) -> jax.Array:
     """Return the index of the largest of log_p [..., N] with Gumbel noise of keys [..., 2]."""
     uniform = rng.uniform((log_p.shape[-1],), key, layer, log_p.dtype)
     return jnp.argmax(log_p - jnp.log(-jnp.log(uniform)), axis=-1)
-
-
-def top(log_pi_PxV: jax.Array, count: int) -> jax.Array:
-    """Return the `count` most probable titles [P, count], the lower id first among equals."""
-    return jax.lax.top_k(log_pi_PxV, count)[1]

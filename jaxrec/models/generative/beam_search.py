@@ -33,10 +33,48 @@ class FoundTitles(NamedTuple):
     log_pi_BxW: jax.Array
 
 
-def beam_search(
-    decoder: Decoder, state_BxD: jax.Array, memory: EncoderMemory, trie: TitleTrie, width: int
-) -> FoundTitles:
-    """Return the titles of the `width` best beams of each request.
+class FoundSessions(NamedTuple):
+    """Sessions of m titles, of which no title comes twice in a session.
+
+    Attributes:
+        id_BxWxm: int32 ids, the most probable session first; 0 where there are fewer sessions than beams.
+        log_pi_BxWxm: Log probability of the titles of a session up to each; -inf where the id is 0.
+    """
+
+    id_BxWxm: jax.Array
+    log_pi_BxWxm: jax.Array
+
+
+class _Beams(NamedTuple):
+    """Beams in the middle of a search.
+
+    Attributes:
+        score: [B, W] log probabilities of the tokens so far.
+        node: [B, W] int32 nodes of the current title.
+        earlier: [B, W, j] int32 ids of the titles before it.
+        scores: [B, W, j] log probabilities up to each of these titles.
+    """
+
+    score: jax.Array
+    node: jax.Array
+    earlier: jax.Array
+    scores: jax.Array
+
+    def of(self, beam_BxW: jax.Array) -> "_Beams":
+        """Return the beams of some indices."""
+
+        def take(x: jax.Array) -> jax.Array:
+            index = beam_BxW.reshape(*beam_BxW.shape, *(1,) * (x.ndim - 2))
+            return jnp.take_along_axis(x, index, axis=1)
+
+        return jax.tree.map(take, self)
+
+
+def session_search(
+    decoder: Decoder, state_BxD: jax.Array, memory: EncoderMemory, trie: TitleTrie, width: int,
+    titles: int,
+) -> FoundSessions:  # fmt: skip
+    """Return the sessions of the `width` best beams of each request, in one pass over all their tokens.
 
     Args:
         decoder: The decoder.
@@ -44,28 +82,47 @@ def beam_search(
         memory: Outputs of the encoder, with a mask [B, 1, L].
         trie: Trie of all titles, or of the allowed ones.
         width: Largest number of beams W.
+        titles: Number of titles m of a session.
     """
-    node, score = jnp.zeros((len(state_BxD), 1), jnp.int32), jnp.zeros((len(state_BxD), 1), jnp.float32)
+    B, depth = len(state_BxD), len(trie.levels)
+    beams = _Beams(
+        jnp.zeros((B, 1), jnp.float32), jnp.zeros((B, 1), jnp.int32),
+        jnp.zeros((B, 1, 0), jnp.int32), jnp.zeros((B, 1, 0), jnp.float32),
+    )  # fmt: skip
     x, caches = decoder.first_input(state_BxD[:, None]), None
-    for i, level in enumerate(trie.levels):
-        decoded = decoder(x, memory, caches)
-        among = children(level, node)
-        log_pi = child_log_pi(level, decoder.logits(i, decoded.h_BxNxTxD[:, :, 0]), among)
-        total_BxWM = jnp.maximum(score[..., None] + log_pi, NEVER).reshape(len(node), -1)
-        beams, slots = min(width, total_BxWM.shape[1]), log_pi.shape[2]
-        kept = jnp.sort(jax.lax.top_k(total_BxWM, beams)[1], axis=1)  # in the order of the nodes
+    for slot in range(titles):
+        beams = beams._replace(node=jnp.zeros_like(beams.node))
+        for i, level in enumerate(trie.levels):
+            decoded = decoder(x, memory, caches)
+            closed = trie.node[beams.earlier][..., i] if slot else None
+            among = children(level, beams.node, closed)
+            log_pi = child_log_pi(level, decoder.logits(i, decoded.h_BxNxTxD[:, :, 0]), among)
+            total_BxWM = jnp.maximum(beams.score[..., None] + log_pi, NEVER).reshape(B, -1)
+            count, slots = min(width, total_BxWM.shape[1]), log_pi.shape[2]
+            kept = jnp.sort(jax.lax.top_k(total_BxWM, count)[1], axis=1)  # in the order of the nodes
 
-        def take(of_children: jax.Array, kept: jax.Array = kept) -> jax.Array:
-            return jnp.take_along_axis(of_children.reshape(len(kept), -1), kept, axis=1)
+            def take(of_children: jax.Array, kept: jax.Array = kept) -> jax.Array:
+                return jnp.take_along_axis(of_children.reshape(len(kept), -1), kept, axis=1)
 
-        score, node = take(total_BxWM), take(among.node)
-        if i < len(trie.levels) - 1:
-            x = decoder.token_input(i, take(among.token))[:, :, None]
-            caches = _of_parents(decoded.caches, kept // slots)
-    score, place = jax.lax.top_k(score, score.shape[1])
-    titles = trie.title[jnp.take_along_axis(node, place, axis=1)]
-    exists = score > NEVER / 2
-    return FoundTitles(jnp.where(exists, titles, 0), jnp.where(exists, score, -jnp.inf))
+            beams = beams.of(kept // slots)._replace(score=take(total_BxWM), node=take(among.node))
+            if (slot, i) != (titles - 1, depth - 1):
+                x = decoder.token_input(i, take(among.token), slot)[:, :, None]
+                caches = _of_parents(decoded.caches, kept // slots)
+        beams = beams._replace(
+            earlier=jnp.concatenate([beams.earlier, trie.title[beams.node][..., None]], axis=-1),
+            scores=jnp.concatenate([beams.scores, beams.score[..., None]], axis=-1),
+        )
+    beams = beams.of(jax.lax.top_k(beams.score, beams.score.shape[1])[1])
+    exists = (beams.score > NEVER / 2)[..., None]
+    return FoundSessions(jnp.where(exists, beams.earlier, 0), jnp.where(exists, beams.scores, -jnp.inf))
+
+
+def beam_search(
+    decoder: Decoder, state_BxD: jax.Array, memory: EncoderMemory, trie: TitleTrie, width: int
+) -> FoundTitles:
+    """Return the titles of the `width` best beams of each request: `session_search` of one title."""
+    sessions = session_search(decoder, state_BxD, memory, trie, width, 1)
+    return FoundTitles(sessions.id_BxWxm[..., 0], sessions.log_pi_BxWxm[..., 0])
 
 
 def draw_titles(

@@ -1,8 +1,10 @@
 """Decoder of codes: from the state of a user to the tokens of a title, level by level.
 
-The inputs are the state s and then the tokens that were chosen, [s, c_1, ..., c_depth-1]. A position attends
-to itself and to the positions before it, and across to the encoder's outputs of positions no later than that
-of the state (OneRec, arXiv 2502.18965). The output at level l gives logits of the token at level l + 1.
+The inputs are the state s and then the tokens that were chosen, [s, c_1, ..., c_depth-1]. Of a session of
+several titles the tokens of all titles follow one another, the last token of a title included. A position
+attends to itself and to the positions before it, and across to the encoder's outputs of positions no later
+than that of the state (OneRec, arXiv 2502.18965). The output at level l gives logits of the token at level
+l + 1.
 
 All functions are of B windows with N prefixes each: trained positions, or beams. The keys and values of the
 encoder's outputs are computed once for all prefixes of a window.
@@ -162,6 +164,7 @@ class Decoder(Parameters):
         experts: Number of experts of a feed-forward; 1: dense.
         depth: Number of tokens of a code.
         size: Number of tokens K of a level.
+        titles: Number of titles of a session; 1: no session.
     """
 
     width: int
@@ -172,6 +175,7 @@ class Decoder(Parameters):
     experts: int
     depth: int
     size: int
+    titles: int = 1
 
     def setup(self) -> None:
         """Create the layers and the tables."""
@@ -182,6 +186,9 @@ class Decoder(Parameters):
         self.state = Dense(self.dtype, self.width, name="state")
         self.tokens = self.weight("token", embedding_init, self.depth - 1, self.size, self.width)
         self.positions = self.weight("position", embedding_init, self.depth, self.width)
+        if self.titles > 1:
+            self.last_tokens = self.weight("last_token", embedding_init, self.size, self.width)
+            self.slots = self.weight("slot", embedding_init, self.titles, self.width)
         self.kernels = [
             self.weight(f"logits_{level}", small_init, self.width, self.size) for level in range(self.depth)
         ]
@@ -194,12 +201,21 @@ class Decoder(Parameters):
     def first_input(self, state_BxNxD: jax.Array) -> jax.Array:
         """Return the input [B, N, 1, D] of states."""
         x_BxNxD = self.state(state_BxNxD)
-        return (x_BxNxD + broadcast(self.positions[0], x_BxNxD.shape))[:, :, None]
+        return self._at_slot(x_BxNxD + broadcast(self.positions[0], x_BxNxD.shape), 0)[:, :, None]
 
-    def token_input(self, level: int, token: jax.Array) -> jax.Array:
-        """Return the inputs [..., D] of tokens of a level, from 0; the last level is no input."""
-        x = embedding_lookup(self.tokens[level], token)
-        return x + broadcast(self.positions[level + 1], x.shape)
+    def token_input(self, level: int, token: jax.Array, slot: int = 0) -> jax.Array:
+        """Return the inputs [..., D] of tokens of a level of a title of a session, both counted from 0.
+
+        The last token of a title is the first input of the next title; that of the last title is no input.
+        """
+        is_last = level == self.depth - 1
+        x = embedding_lookup(self.last_tokens if is_last else self.tokens[level], token)
+        x = x + broadcast(self.positions[0 if is_last else level + 1], x.shape)
+        return self._at_slot(x, slot + is_last)
+
+    def _at_slot(self, x: jax.Array, slot: int) -> jax.Array:
+        """Add the vector of a title of a session to inputs; a model of single titles has none."""
+        return x + broadcast(self.slots[slot], x.shape) if self.titles > 1 else x
 
     def logits(self, level: int, h: jax.Array) -> jax.Array:
         """Return the logits [..., K] of the token of a level at outputs [..., D], at least float32."""

@@ -8,9 +8,15 @@ import jax.numpy as jnp
 
 from jaxrec.config.schema import Codes
 from jaxrec.core.batch import TitleTable, TitleTrie
-from jaxrec.models.generative.beam_search import FoundTitles, beam_search, draw_titles
+from jaxrec.models.generative.beam_search import (
+    FoundSessions,
+    FoundTitles,
+    beam_search,
+    draw_titles,
+    session_search,
+)
 from jaxrec.models.generative.decoder import Decoder, EncoderMemory
-from jaxrec.models.generative.trie_steps import CodedTitles, every_log_pi, title_log_pi
+from jaxrec.models.generative.trie_steps import CodedTitles, every_log_pi, session_log_pi, title_log_pi
 from jaxrec.models.next_item import Catalogue, ItemWindow, NextItemModel
 
 _BYTES = 2**27  # of the caches of all prefixes of some users, when all titles are scored
@@ -34,7 +40,7 @@ class Generator(NextItemModel):
         hidden = round(expert.mlp_ratio * self.config.width)
         self.decoder = Decoder(
             self.dtype, self.config.width, expert.num_heads, hidden, expert.dropout, codes.decoder,
-            codes.experts, codes.levels + 1, codes.size, name="decoder",
+            codes.experts, codes.levels + 1, codes.size, codes.titles, name="decoder",
         )  # fmt: skip
 
     def of_table(self, window: ItemWindow, table: TitleTable) -> jax.Array:
@@ -56,14 +62,15 @@ class Generator(NextItemModel):
             catalogue: From `catalogue`.
             trie: Trie of the codes.
             position_BxP: int32 positions, from 0.
-            title_BxP: int32 ids of titles with a code.
+            title_BxP: int32 ids of titles with a code; [B, P, m] those of sessions.
             key_Bx2: uint32 keys for dropout of the encoder; None for no dropout.
             key_BxPx2: The same for the decoder.
         """
         h_BxLxD = self(window, catalogue, key_Bx2)
         state_BxPxD = jnp.take_along_axis(h_BxLxD, position_BxP[..., None], axis=1)
         memory = self._memory(h_BxLxD, window, position_BxP)
-        return title_log_pi(self.decoder, state_BxPxD, memory, trie, title_BxP, key_BxPx2)
+        of_titles = session_log_pi if title_BxP.ndim == 3 else title_log_pi
+        return of_titles(self.decoder, state_BxPxD, memory, trie, title_BxP, key_BxPx2)
 
     def every(self, window: ItemWindow, catalogue: Catalogue, trie: TitleTrie) -> jax.Array:
         """Return the log probabilities [B, V] of all titles after the newest position.
@@ -90,6 +97,14 @@ class Generator(NextItemModel):
         """Return the titles of the best beams after the newest position."""
         h_BxLxD = self(window, catalogue)
         return beam_search(self.decoder, h_BxLxD[:, -1], self._memory(h_BxLxD, window, None), trie, width)
+
+    def sessions(
+        self, window: ItemWindow, catalogue: Catalogue, trie: TitleTrie, width: int
+    ) -> FoundSessions:
+        """Return the sessions of `codes.titles` titles of the best beams after the newest position."""
+        h_BxLxD = self(window, catalogue)
+        memory = self._memory(h_BxLxD, window, None)
+        return session_search(self.decoder, h_BxLxD[:, -1], memory, trie, width, self.codes.titles)
 
     def draw(
         self, window: ItemWindow, catalogue: Catalogue, trie: TitleTrie, key_Bx2: jax.Array, draws: int

@@ -33,12 +33,16 @@ class Children(NamedTuple):
     valid: jax.Array
 
 
-def children(level: TrieLevel, node: jax.Array) -> Children:
+def children(level: TrieLevel, node: jax.Array, earlier: jax.Array | None = None) -> Children:
     """Return the children of nodes, by one gather of the level's slots.
 
+    A child is open if an allowed leaf is below it that is none of the earlier titles.
+
     Args:
-        level: Level of the children. With `is_open` [B, m], the first axis of `node` is B.
+        level: Level of the children. With `open_leaves` [B, m], the first axis of `node` is B.
         node: [...] int32 nodes of the level above.
+        earlier: [..., J] int32 nodes of this level on the paths of allowed titles that may not come again,
+            -1 for none; None: there are no such titles.
     """
     if level.dense is not None:
         child = level.dense[node]
@@ -50,7 +54,10 @@ def children(level: TrieLevel, node: jax.Array) -> Children:
         valid = child < level.first[node + 1][..., None]
         child = jnp.minimum(child, len(level.token) - 1)
         token = level.token[child]
-    return Children(child, token, valid & _of_nodes(level.is_open, child))
+    left = _of_nodes(level.open_leaves, child)
+    if earlier is not None:
+        left = left - (child[..., None] == earlier[..., None, :]).sum(-1)
+    return Children(child, token, valid & (left > 0))
 
 
 def _of_nodes(values: jax.Array, node: jax.Array) -> jax.Array:
@@ -79,47 +86,67 @@ class CodedTitles(NamedTuple):
     """Log probabilities of titles that were chosen.
 
     Attributes:
-        log_pi_BxN: Log probability of each title.
-        levels_BxNxT: Its terms, one of each level.
+        log_pi: [B, N] log probability of each title; [B, N, m] of each title of a session.
+        levels: [..., depth] its terms, one of each level.
         decoded: Outputs of the decoder.
     """
 
-    log_pi_BxN: jax.Array
-    levels_BxNxT: jax.Array
+    log_pi: jax.Array
+    levels: jax.Array
     decoded: Decoded
 
 
-def title_log_pi(
-    decoder: Decoder, state_BxNxD: jax.Array, memory: EncoderMemory, trie: TitleTrie, title_BxN: jax.Array,
-    key_BxNx2: jax.Array | None = None,
+def session_log_pi(
+    decoder: Decoder, state_BxNxD: jax.Array, memory: EncoderMemory, trie: TitleTrie,
+    title_BxNxm: jax.Array, key_BxNx2: jax.Array | None = None,
 ) -> CodedTitles:  # fmt: skip
-    """Return the log probabilities of titles, from one pass over all levels.
+    """Return the log probabilities of m titles in a row, from one pass over all their tokens.
+
+    Each title is given those before it, none of which it may repeat.
 
     Args:
         decoder: The decoder.
         state_BxNxD: States.
         memory: Outputs of the encoder that each state attends to.
         trie: Trie of all titles, or of the allowed ones.
-        title_BxN: int32 ids of titles with a code.
+        title_BxNxm: int32 ids of different titles with a code; 0 for none, after the last title.
         key_BxNx2: uint32 keys for dropout; None for no dropout.
     """
-    path_BxNxT = trie.node[title_BxN]
-    depth = path_BxNxT.shape[-1]
+    path_BxNxmxT = trie.node[title_BxNxm]
+    titles, depth = path_BxNxmxT.shape[-2:]
     inputs = [decoder.first_input(state_BxNxD)]
-    for i, level in enumerate(trie.levels[:-1]):
-        inputs.append(decoder.token_input(i, level.token[path_BxNxT[..., i]])[:, :, None])
-    key = None if key_BxNx2 is None else fold_in(key_BxNx2[:, :, None], jnp.arange(depth))
+    for step in range(titles * depth - 1):
+        slot, i = divmod(step, depth)
+        token = trie.levels[i].token[path_BxNxmxT[..., slot, i]]
+        inputs.append(decoder.token_input(i, token, slot)[:, :, None])
+    key = None if key_BxNx2 is None else fold_in(key_BxNx2[:, :, None], jnp.arange(titles * depth))
     decoded = decoder(jnp.concatenate(inputs, axis=2), memory, key=key)
-    parent, terms = jnp.zeros_like(title_BxN), []
-    for i, level in enumerate(trie.levels):
-        among = children(level, parent)
-        log_pi = child_log_pi(level, decoder.logits(i, decoded.h_BxNxTxD[:, :, i]), among)
-        node = path_BxNxT[..., i]
-        slot = level.token[node] if level.dense is not None else node - level.first[parent]
-        terms.append(jnp.take_along_axis(log_pi, slot[..., None], axis=-1)[..., 0])
-        parent = node
-    levels_BxNxT = jnp.stack(terms, axis=-1)
-    return CodedTitles(levels_BxNxT.sum(-1), levels_BxNxT, decoded)
+    is_title_BxNxm, sessions = title_BxNxm > 0, []
+    for slot in range(titles):
+        parent, terms = jnp.zeros_like(title_BxNxm[..., 0]), []
+        for i, level in enumerate(trie.levels):
+            earlier = None
+            if slot:
+                earlier = jnp.where(is_title_BxNxm[..., :slot], path_BxNxmxT[..., :slot, i], -1)
+            among = children(level, parent, earlier)
+            logits = decoder.logits(i, decoded.h_BxNxTxD[:, :, slot * depth + i])
+            log_pi = child_log_pi(level, logits, among)
+            node = path_BxNxmxT[..., slot, i]
+            of_child = level.token[node] if level.dense is not None else node - level.first[parent]
+            terms.append(jnp.take_along_axis(log_pi, of_child[..., None], axis=-1)[..., 0])
+            parent = node
+        sessions.append(jnp.stack(terms, axis=-1))
+    levels_BxNxmxT = jnp.stack(sessions, axis=2)
+    return CodedTitles(levels_BxNxmxT.sum(-1), levels_BxNxmxT, decoded)
+
+
+def title_log_pi(
+    decoder: Decoder, state_BxNxD: jax.Array, memory: EncoderMemory, trie: TitleTrie, title_BxN: jax.Array,
+    key_BxNx2: jax.Array | None = None,
+) -> CodedTitles:  # fmt: skip
+    """Return the log probabilities of titles, as `session_log_pi` of one title in a row."""
+    out = session_log_pi(decoder, state_BxNxD, memory, trie, title_BxN[..., None], key_BxNx2)
+    return CodedTitles(out.log_pi[..., 0], out.levels[..., 0, :], out.decoded)
 
 
 def every_log_pi(decoder: Decoder, state_BxD: jax.Array, memory: EncoderMemory, trie: TitleTrie) -> jax.Array:
@@ -137,7 +164,7 @@ def every_log_pi(decoder: Decoder, state_BxD: jax.Array, memory: EncoderMemory, 
             decoded = decoder(x, memory, caches)
             logits_BxNxK = decoder.logits(i, decoded.h_BxNxTxD[:, :, 0])
             log_pi_Bxm = _of_children(level, logits_BxNxK, node)
-        score_BxN = score_BxN[:, level.parent] + jnp.where(level.is_open, log_pi_Bxm, NEVER)
+        score_BxN = score_BxN[:, level.parent] + jnp.where(level.open_leaves > 0, log_pi_Bxm, NEVER)
         if i < last:
             below = trie.levels[i + 1]
             node = below.several if i + 1 == last else jnp.arange(len(level.token))

@@ -1,4 +1,4 @@
-"""Generative task: a decoder writes the next title of a sequence as its code."""
+"""Generative task: a decoder writes the next titles of a sequence as their codes."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,14 +9,16 @@ import jax.numpy as jnp
 
 from jaxrec.core.batch import HostBatch, TitleTable, TitleTrie
 from jaxrec.core.ids import CATALOGUE, FIRST_TITLE
-from jaxrec.models.generative.beam_search import FoundTitles
+from jaxrec.models.generative.beam_search import FoundSessions, FoundTitles
 from jaxrec.models.generative.generator import Generator
 from jaxrec.models.generative.trie_steps import CodedTitles
 from jaxrec.models.layers import rng
 from jaxrec.models.layers.dense import applied
 from jaxrec.tasks import next_item_inputs
+from jaxrec.tasks.generative import sessions
 from jaxrec.tasks.next_item import NextItemTask
 from jaxrec.tasks.outputs import Protocols, Sums, TitleScores
+from jaxrec.tasks.preference.inputs import check_labels
 
 _PLACES = rng.layer_id(("codes", "places"))
 _DROPOUT = rng.layer_id(("codes", "dropout"))
@@ -27,7 +29,8 @@ class Places(NamedTuple):
 
     Attributes:
         position: [B, P] int32 positions of the window.
-        target: [B, P] int32 next titles, 0 where a window has fewer positions with one.
+        target: [B, P] int32 next titles, 0 where a window has fewer positions with one; [B, P, m] the titles
+            of sessions.
     """
 
     position: jax.Array
@@ -52,10 +55,17 @@ def draw_places(target_BxL: jax.Array, count: int, key_Bx2: jax.Array) -> Places
 class GenerativeTask(NextItemTask):
     """Cross-entropy of the codes of next titles at `codes.places` positions of each window.
 
+    With `codes.titles` above 1 the targets of a position are the titles of the session that follows, and the
+    sessions of a low mean reward are left out.
+
     The trie of all codes is among the features of titles, so that a program is the same for all codes of one
     shape. Evaluations score all titles by their exact log probabilities; recommendations take the titles of
-    `codes.beam` beams.
+    `codes.beam` beams, or those of the best beam of sessions.
     """
+
+    def check(self) -> None:
+        """Raise InputError if the rows lack a label of the sessions' reward."""
+        check_labels("codes.reward", self.config.codes.reward, self.config, self.layout, self.label_shares)
 
     @cached_property
     def model(self) -> Generator:
@@ -67,6 +77,12 @@ class GenerativeTask(NextItemTask):
         """Return ranking among all titles; NDCG@10 chooses the best checkpoint."""
         return Protocols((), (CATALOGUE, "ndcg@10"), is_policy=True)
 
+    def device_context(self, task_state: Any, step: jax.Array, host: HostBatch, table: TitleTable) -> Any:
+        """Return the mean reward from which on sessions are trained; None for single titles."""
+        if self.config.codes.titles == 1:
+            return None
+        return sessions.middle_reward(host, self.layout, self.config)
+
     def loss(
         self, params: Any, host: HostBatch, table: TitleTable, task_state: Any, step: jax.Array,
         key: jax.Array, projections: Any, context: Any,
@@ -74,33 +90,58 @@ class GenerativeTask(NextItemTask):
         """Return the loss summed over the drawn positions, and sums of metrics; see `Task.loss`.
 
         The metrics are the loss, its terms by level, and the load of the experts: the largest share of the
-        tokens that an expert has, times the number of experts.
+        tokens that an expert has, times the number of experts. Of sessions there is
+        the share that is trained.
         """
-        sampling, codes = self.config.sampling, self.config.codes
-        random = sampling.window == "random"
-        windows = next_item_inputs.training(
-            host.words, self.layout, self.size, random, sampling.id_dropout, key
-        )
-        target_BxL = jnp.where(jnp.asarray(host.valid)[:, None], windows.target, 0)
-        places = draw_places(target_BxL, codes.places, key)
+        codes = self.config.codes
+        windows, places, kept = self._targets(host, key, context)
         projections = self.project_titles(params, table) if projections is None else projections
         key_BxPx2 = rng.fold_in(rng.fold_in(key, jnp.uint32(_DROPOUT))[:, None], jnp.arange(codes.places))
         out: CodedTitles = applied(Generator.chosen, self.model, params)(
             windows.window, projections, trie_of(table), *places, key, key_BxPx2
         )
-        has_BxP = places.target > 0
-        loss, count = -jnp.where(has_BxP, out.log_pi_BxN, 0.0).sum(), has_BxP.sum()
-        levels_T = -jnp.where(has_BxP[..., None], out.levels_BxNxT, 0.0).sum((0, 1))
-        sums: Sums = {"loss": (loss, count)}
+        has = places.target > 0  # [B, P], or [B, P, m] of sessions
+        loss, count = -jnp.where(has, out.log_pi, 0.0).sum(), has.sum()
+        levels_T = -jnp.where(has[..., None], out.levels, 0.0).sum(tuple(range(has.ndim)))
+        sums: Sums = {"loss": (loss, count)} | kept
         sums |= {f"loss_level_{i + 1}": (level, count) for i, level in enumerate(levels_T)}
-        return loss, sums | self._load(out.decoded.experts, has_BxP)
+        return loss, sums | self._load(out.decoded.experts, has)
 
-    def _load(self, experts: tuple[jax.Array, ...], has_BxP: jax.Array) -> Sums:
+    def _targets(
+        self, host: HostBatch, key: jax.Array, least: jax.Array | None
+    ) -> tuple[next_item_inputs.TargetWindows, Places, Sums]:
+        """Return windows, the positions that are trained, and the share of sessions that are.
+
+        Args:
+            host: Packed rows.
+            key: [B, 2] uint32 keys.
+            least: Least mean reward of a session; None for single titles.
+        """
+        sampling, codes, valid_Bx1 = self.config.sampling, self.config.codes, jnp.asarray(host.valid)[:, None]
+        if least is None:
+            random = sampling.window == "random"
+            windows = next_item_inputs.training(
+                host.words, self.layout, self.size, random, sampling.id_dropout, key
+            )
+            return windows, draw_places(jnp.where(valid_Bx1, windows.target, 0), codes.places, key), {}
+        windows, following = sessions.after_positions(host.words, self.layout, self.config, self.size, key)
+        is_session = valid_Bx1 & (windows.target > 0)
+        is_kept = is_session & (following.mean >= least)
+        places = draw_places(jnp.where(is_kept, windows.target, 0), codes.places, key)
+        title_BxPxm = jnp.take_along_axis(following.title, places.position[..., None], axis=1)
+        title_BxPxm = jnp.where(places.target[..., None] > 0, title_BxPxm, 0)
+        return (
+            windows,
+            Places(places.position, title_BxPxm),
+            {"sessions_kept": (is_kept.sum(), is_session.sum())},
+        )
+
+    def _load(self, experts: tuple[jax.Array, ...], has: jax.Array) -> Sums:
         """Return the tokens of each expert over all layers, as shares of all choices."""
         if not experts:
             return {}
         E, depth = self.config.codes.experts, self.config.codes.levels + 1
-        weight_N = jnp.repeat(has_BxP.reshape(-1), depth).astype(jnp.float32)
+        weight_N = jnp.repeat(has.reshape(-1), depth).astype(jnp.float32)
         load_E = jnp.zeros(E)
         for expert_Nx2 in experts:
             load_E = load_E.at[expert_Nx2].add(weight_N[:, None])
@@ -131,9 +172,20 @@ class GenerativeTask(NextItemTask):
         """Return the titles of `codes.beam` beams of queries."""
         return self._scored(Generator.beam, params, host, table, self.config.codes.beam)
 
+    def sessions(self, params: Any, host: HostBatch, table: TitleTable) -> FoundSessions:
+        """Return the sessions of `codes.titles` titles of `codes.beam` beams of queries."""
+        return self._scored(Generator.sessions, params, host, table, self.config.codes.beam)
+
     def encode_queries(self, params: Any, host: HostBatch, table: TitleTable) -> Any:
-        """Return the log probabilities [B, V] of the titles of the beams, -inf of other titles."""
-        titles = self.beam(params, host, table)
+        """Return the log probabilities [B, V] of the titles of the beams, -inf of other titles.
+
+        Of sessions these are the titles of the best one, each with the log probability of the session up to
+        it, so that they are in the order of the session.
+        """
+        if self.config.codes.titles > 1:
+            titles = FoundTitles(*(x[:, 0] for x in self.sessions(params, host, table)))
+        else:
+            titles = self.beam(params, host, table)
         B, V = len(titles.id_BxW), max(self.layout.num_titles, table.categories.shape[0])
         scores_BxV = (
             jnp.full((B, V), -jnp.inf).at[jnp.arange(B)[:, None], titles.id_BxW].set(titles.log_pi_BxW)

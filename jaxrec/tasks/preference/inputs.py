@@ -3,13 +3,15 @@
 Axis letters: B rows, L positions of a window, P stored plays.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxrec.config.heads import REWARD, head_values
+from jaxrec.config.heads import REWARD, head_values, labels_read
 from jaxrec.config.schema import Config
+from jaxrec.core.errors import InputError
 from jaxrec.core.ids import PAD
 from jaxrec.core.row_format import Layout
 from jaxrec.tasks import next_item_inputs
@@ -56,15 +58,37 @@ class RewardWindows(NamedTuple):
     loser: jax.Array | None = None
 
 
-def row_rewards(rows: dict[str, jax.Array], config: Config, layout: Layout) -> RowRewards:
-    """Return the rewards `post.reward` of decoded rows; none is known without such a reward."""
+def check_labels(
+    field: str, reward: str, config: Config, layout: Layout, shares: Mapping[str, float]
+) -> None:
+    """Raise InputError if rows lack a label of a reward, or know it nowhere.
+
+    Args:
+        field: Config field that names the reward.
+        reward: Name of the reward; empty: none.
+        config: Config of the run.
+        layout: Shape of the dataset's rows.
+        shares: Label -> share of the training targets at which it is known.
+    """
+    for label in labels_read(REWARD + reward, config) if reward else ():
+        where = f"{field}={reward!r} reads label {label.name!r}"
+        if label.name not in layout.labels:
+            stored = ", ".join(layout.labels) or "no label"
+            raise InputError(f"{where}, but the dataset's rows store {stored}")
+        if not shares.get(label.name, 1.0):
+            raise InputError(f"{where}, which is known at none of the training targets")
+
+
+def row_rewards(rows: dict[str, jax.Array], config: Config, layout: Layout, reward: str) -> RowRewards:
+    """Return the rewards of a declared name of decoded rows; none is known with an empty name."""
     present_BxP = rows["title"] != PAD
-    if not config.post.reward:
+    if not reward:
         return RowRewards(jnp.zeros(present_BxP.shape, jnp.float32), jnp.zeros_like(present_BxP))
-    of = REWARD + config.post.reward
-    reward, known = head_values(of, rows["label"], rows["label_known"], config, layout.labels, jnp)
+    values, known = head_values(
+        REWARD + reward, rows["label"], rows["label_known"], config, layout.labels, jnp
+    )
     known &= present_BxP
-    return RowRewards(jnp.where(known, reward, 0.0), known)
+    return RowRewards(jnp.where(known, values, 0.0), known)
 
 
 def training(words: Any, layout: Layout, config: Config, size: int, key: jax.Array) -> RewardWindows:
@@ -85,7 +109,7 @@ def training(words: Any, layout: Layout, config: Config, size: int, key: jax.Arr
     random = sampling.window == "random"
     windows = next_item_inputs.training(words, layout, size, random, sampling.id_dropout, key)
     index = next_item_inputs.window_index(rows["title"], size, random, key)
-    rewards = row_rewards(rows, config, layout)
+    rewards = row_rewards(rows, config, layout, config.post.reward)
 
     def at_targets(x_BxP: jax.Array) -> jax.Array:
         return jnp.take_along_axis(x_BxP, index[:, 1:], axis=1)

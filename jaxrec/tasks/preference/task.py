@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrec.config.heads import REWARD, labels_read
 from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.losses.full_softmax import softmax
@@ -79,13 +78,7 @@ class PreferenceTask(NextItemTask):
                 f"post.objective={post.objective!r} learns from pairs, but the dataset's rows have none; "
                 "allowed: a dataset that python -m jaxrec.pairs wrote"
             )
-        for label in labels_read(REWARD + post.reward, self.config) if post.reward else ():
-            where = f"post.reward={post.reward!r} reads label {label.name!r}"
-            if label.name not in self.layout.labels:
-                stored = ", ".join(self.layout.labels) or "no label"
-                raise InputError(f"{where}, but the dataset's rows store {stored}")
-            if not self.label_shares.get(label.name, 1.0):
-                raise InputError(f"{where}, which is known at none of the training targets")
+        inputs.check_labels("post.reward", post.reward, self.config, self.layout, self.label_shares)
 
     def protocols(self) -> Protocols:
         """Return the protocols of `NextItemTask`, and the truth among the usual lists."""
@@ -131,7 +124,10 @@ class PreferenceTask(NextItemTask):
     ) -> BatchContext:
         """Return the mean reward of the global batch, around which values and reward models predict."""
         rows = decode(host.words, self.layout.row_dtype())
-        rewards, post = inputs.row_rewards(rows, self.config, self.layout), self.config.post
+        rewards, post = (
+            inputs.row_rewards(rows, self.config, self.layout, self.config.post.reward),
+            self.config.post,
+        )
         known = rewards.known & jnp.asarray(host.valid)[:, None]
         high = jax.lax.pmax(jnp.where(known, rewards.reward, -jnp.inf).max(), AXIS)
         high = jnp.where(jnp.isfinite(high), high, 0.0)
