@@ -6,7 +6,8 @@ from absl import logging
 
 # Two intended uses: saves without metrics between validations, and read-only access.
 _EXPECTED_WARNINGS = ("Requested `tracked_metric`", "Given directory is read only")
-_FAILED_SAVE = "[process="  # start of the tracebacks of a failed save
+# Starts of the tracebacks of a failed save: of its arrays, and of its metadata.
+_FAILED_SAVE = ("[process=", "Failed to write metadata", "Failed to update metadata")
 
 
 def is_unexpected(record: python_logging.LogRecord) -> bool:

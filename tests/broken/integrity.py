@@ -5,6 +5,13 @@ from tests.broken.line import Line
 LINES = (
     # ------------------------------------------------------------ integrity
     Line(
+        "the traceback of metadata that cannot be written is hidden",
+        "jaxrec/checkpoints/orbax_log.py",
+        '("[process=", "Failed to write metadata", "Failed to update metadata")',
+        '("[process=",)',
+        ("tests/checkpoints/test_damaged_checkpoint.py",),
+    ),
+    Line(
         "words that mean missing are null",
         "jaxrec/sources/table.py",
         'return column if request.kind == "category" else pl.when(~is_word).then(column)',

@@ -1,11 +1,14 @@
 """Tests of damaged checkpoints: refused in one line, or set aside for the step before."""
 
+import errno
 import json
 import logging
+import os
 import shutil
 import sys
 
 import pytest
+from orbax.checkpoint._src.metadata.checkpoint import _MetadataStoreImpl
 from test_checkpointer import ARRAYS, make_state, replicated, same, save
 
 from jaxrec.checkpoints.checkpointer import Checkpointer
@@ -141,9 +144,32 @@ def test_the_traceback_of_a_failed_save_is_hidden_and_its_error_raised():
         raise OSError("full")
     except OSError:
         raised = sys.exc_info()
-    assert not is_unexpected(record("[process=%s] Failed to run", raised))
+    for text in ("[process=%s] Failed to run", "Failed to write metadata=%s path=%s: %s"):
+        assert not is_unexpected(record(text, raised))
     assert is_unexpected(record("[process=%s] a line without an error"))
     assert is_unexpected(record("another error", raised))
+
+
+@pytest.mark.parametrize("method", ["write", "update"])
+def test_metadata_that_cannot_be_written_is_one_error(tmp_path, caplog, monkeypatch, method):
+    """Orbax writes metadata in a thread of its own, logs its traceback, and raises it while it waits."""
+
+    def fail(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    absl_logger = logging.getLogger("absl")
+    absl_logger.addHandler(caplog.handler)
+    monkeypatch.setattr(_MetadataStoreImpl, method, fail)
+    try:
+        with (
+            pytest.raises(OSError, match="No space left"),
+            Checkpointer(tmp_path, writing=True) as checkpoints,
+        ):
+            save(checkpoints, 1, 0.9)
+            checkpoints.wait()
+    finally:
+        absl_logger.removeHandler(caplog.handler)
+    assert not [text for record in caplog.records if (text := record.getMessage()).startswith("Failed to")]
 
 
 def test_another_format_is_refused(directory):
