@@ -255,7 +255,7 @@ class Layout:
         """Restore a layout from JSON, with the names of today or of FORMAT 2.
 
         Raises:
-            InputError: A name is unknown or missing, or the kind of the rows is unknown.
+            InputError: A name is unknown or missing, or no row has this kind or these numbers.
         """
         check_shape(tree, dict, "layout")
         tree = upgrade_layout(tree)
@@ -271,18 +271,28 @@ class Layout:
             raise InputError(f"layout.pools={tree['pools']} must hold {allowed}")
         specs = tuple(FeatureSpec(**feature) for feature in tree["features"])
         of_lists = {name: tuple(tree.get(name, ())) for name in ("pools", "labels", "session_kinds")}
-        return cls(**{**tree, **of_lists, "features": specs})
+        return cls(**{**tree, **of_lists, "features": specs})._checked()
+
+    def _checked(self) -> "Layout":
+        """Return this layout; raise InputError if a number is below 0, or if rows are too long to exist."""
+        numbers = {name: value for name, value in asdict(self).items() if isinstance(value, int)}
+        numbers |= {f"pools[{i}]": value for i, value in enumerate(self.pools)}
+        for i, spec in enumerate(self.features):
+            numbers |= {f"features[{i}].{name}": getattr(spec, name) for name in ("width", "size", "columns")}
+        for name, value in numbers.items():
+            if value < 0:
+                raise InputError(f"layout.{name}={value} must be at least 0")
+        try:
+            self.row_dtype(), self.query_dtype()
+        except (ValueError, OverflowError) as error:
+            raise InputError(f"layout: no row has these numbers: {error}") from error
+        return self
 
 
+# Left out of the JSON at their defaults.
 _LATER = (
-    "labels",
-    "filled",
-    "has_gaps",
-    "selects_targets",
-    "session",
-    "session_kinds",
-    "pairs",
-)  # left out of the JSON at their defaults
+    "labels", "filled", "has_gaps", "selects_targets", "session", "session_kinds", "pairs",
+)  # fmt: skip
 _FEATURE = {"name": str, "kind": str, "where": str, "width": int, "size?": int, "columns?": int}
 _LAYOUT = {  # JSON of a layout
     "num_titles": int, "max_history": int, "num_targets": int, "pools": [int], "negatives": int,

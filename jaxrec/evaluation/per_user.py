@@ -135,7 +135,7 @@ class PerUserResults:
         """Return what `read` gives for a file; raise DamagedFileError where Polars cannot read it."""
         try:
             return read(self._files[file])
-        except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
             raise DamagedFileError(
                 f"{file}: cannot be read: {str(error).splitlines()[0]}; {_AGAIN}"
             ) from error

@@ -17,6 +17,8 @@ from jaxrec.sources.finding import is_text
 from jaxrec.sources.text import CSV, EmptyFileError, FileRows, read_text, text_columns
 
 SLICE_ROWS = 500_000  # rows per slice of Parquet
+# Errors of Polars for a file that it cannot read; it panics at types of Arrow that it does not know.
+_UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
 
 def column_types(file: str, form: FileFormat = CSV) -> dict[str, pl.DataType]:
@@ -36,7 +38,7 @@ def column_types(file: str, form: FileFormat = CSV) -> dict[str, pl.DataType]:
         scan = _scan(file)
         columns = dict(scan.collect_schema())
         rows = scan.select(pl.len()).collect().item()
-    except (pl.exceptions.PolarsError, OSError) as e:
+    except _UNREADABLE as e:
         raise InputError(f"{file} is not a Parquet file: {str(e).splitlines()[0]}") from e
     if not rows:
         raise EmptyFileError(f"{file} has columns but no rows")
@@ -94,7 +96,7 @@ def _read_parquet(file: str, columns: list[str], start: int | None) -> Iterator[
     while start is None or first == start:
         try:
             frame = _scan(file).select(columns).slice(first, SLICE_ROWS).collect()
-        except (pl.exceptions.PolarsError, OSError) as e:
+        except _UNREADABLE as e:
             raise InputError(f"{file}, after row {first}: cannot be read: {str(e).splitlines()[0]}") from e
         if not frame.height:
             return

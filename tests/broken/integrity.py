@@ -5,6 +5,20 @@ from tests.broken.line import Line
 LINES = (
     # ------------------------------------------------------------ integrity
     Line(
+        "a panic of Polars is an unreadable file",
+        "jaxrec/sources/files.py",
+        "(pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)",
+        "(pl.exceptions.PolarsError, OSError)",
+        ("tests/fuzz/test_fuzz.py",),
+    ),
+    Line(
+        "numbers of a layout are not negative",
+        "jaxrec/core/row_format.py",
+        '            if value < 0:\n                raise InputError(f"layout.',
+        '            if value < -(10**6):\n                raise InputError(f"layout.',
+        ("tests/core/test_layout_numbers.py",),
+    ),
+    Line(
         "the traceback of metadata that cannot be written is hidden",
         "jaxrec/checkpoints/orbax_log.py",
         '("[process=", "Failed to write metadata", "Failed to update metadata")',

@@ -27,12 +27,14 @@ class Finds:
 
     def __call__(self, data: bytes) -> None:
         """Run one input."""
+        import polars as pl
+
         from tests.fuzz.targets import run
 
         self.runs += 1
         try:
             run(self.target, data)
-        except Exception as error:
+        except (Exception, pl.exceptions.PanicException) as error:
             frames = traceback.extract_tb(error.__traceback__)
             place = (type(error).__name__, frames[-1].filename, frames[-1].lineno)
             if place in self.places:
