@@ -88,11 +88,12 @@ class Rows:
         self.rows, self.dtype, self._directory, self._cache = rows, dtype, directory, cache
         self._more_words: Callable[[np.ndarray], np.ndarray] | None = None
         self.blocks = -(-rows // BLOCK_ROWS)
-        self._names = [f"{split}-{s:05d}.rows" for s in range(-(-self.blocks // SHARD_BLOCKS))]
+        self._names: list[str] = []
         names = {path.name for path in directory.iterdir()}
-        for name in self._names:
-            if name not in names:
-                raise InputError(f"dataset {directory}: {name} is missing; prepare it again")
+        for s in range(-(-self.blocks // SHARD_BLOCKS)):  # a damaged manifest may have any number of rows
+            self._names.append(f"{split}-{s:05d}.rows")
+            if self._names[-1] not in names:
+                raise InputError(f"dataset {directory}: {self._names[-1]} is missing; prepare it again")
 
     def head(self, rows: int) -> "Rows":
         """Return the first blocks of the split, with at least `rows` rows if the split has as many.
