@@ -10,6 +10,7 @@ this machine and uploaded whole once a minute, before each checkpoint and at the
 every line up to its last checkpoint.
 """
 
+import contextlib
 import json
 import sys
 import tempfile
@@ -21,10 +22,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from tensorboardX import SummaryWriter
 
 from jaxrec.core.json_io import dumps, write_bytes, write_text
 from jaxrec.core.paths import AnyPath, Remote
+from jaxrec.reporting.event_file import EventFile
 from jaxrec.runtime.multihost import is_first_process
 
 METRICS_FILE, EVENTS_FOLDER = "metrics.jsonl", "tensorboard"
@@ -78,7 +79,7 @@ class Writer:
             write_text(folder / METRICS_FILE, "".join(dumps(line) + "\n" for line in previous))
             self._file = (folder / METRICS_FILE).open("a", encoding="utf-8")
             # tensorboardX can write to buckets, but through libraries that use other credentials.
-            self._events = SummaryWriter(logdir=str(folder / EVENTS_FOLDER), purge_step=start + 1)
+            self._events = EventFile(folder / EVENTS_FOLDER, start + 1)
             self._display = _Display(start, total)
             self.flush()
 
@@ -87,11 +88,11 @@ class Writer:
 
     def __exit__(self, *_: object) -> None:
         if self._active:
-            self._display.close()
-            self._events.close()
-            self._file.close()
-            if self._bucket:
-                self._bucket.close()
+            with contextlib.ExitStack() as closing:  # each closes, also where another one fails
+                if self._bucket:
+                    closing.callback(self._bucket.close)
+                for file in (self._file, self._events, self._display):
+                    closing.callback(file.close)
 
     def flush(self) -> None:
         """Upload all lines to a bucket and wait.
@@ -168,11 +169,7 @@ class Writer:
         line = {"step": step, "epoch": round(epoch, 4), "split": split, **values, **self._constants}
         self._file.write(dumps(line) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._events.add_scalar(
-                f"{split}/{name}".replace("@", "_"), value, step
-            )  # @ is not allowed in tags
-        self._events.flush()
+        self._events.add_scalars({f"{split}/{name}": value for name, value in values.items()}, step)
         if self._bucket:
             self._bucket.upload()
 

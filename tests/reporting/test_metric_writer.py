@@ -2,6 +2,7 @@
 
 import json
 import math
+import subprocess
 import sys
 
 import pytest
@@ -235,3 +236,28 @@ def test_durations_are_formatted_as_minutes_or_hours():
         "1:30",
         "1:06:40",
     ]
+
+
+_ON_A_FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from jaxrec.reporting.metric_writer import Writer
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file of more than 2 kB cannot be written
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try:
+    with Writer(Path(sys.argv[1]), 0, 90, 5.0) as writer:
+        for step in range(1, 90):
+            writer.train(step, step / 90, {"loss": 0.75})
+except OSError as error:
+    print(f"refused: {error.strerror}")
+"""
+
+
+def test_a_file_that_cannot_grow_is_one_error(tmp_path):
+    """No traceback of a writing thread, and none at the end of Python."""
+    done = subprocess.run(
+        [sys.executable, "-c", _ON_A_FULL_DISK, str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "refused: File too large\n" and done.returncode == 0
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr, done.stderr
