@@ -11,6 +11,7 @@ from benchmarks.faults.verdicts import refusal
 
 _LEAST_KIB, _MOST_KIB, _DATASET_KIB = 16, 860, 1_020  # a whole run takes about 800 KiB, its dataset 1,000
 _FREED_KIB = 65_536
+_REFUSAL_SECONDS = 240.0  # a process that lives longer in a place that it cannot write hangs
 
 
 def _mount(*arguments: str) -> str:
@@ -80,7 +81,7 @@ def read_only(trial: Trial) -> Verdict:
         if error:
             return Verdict("skipped", error)
         with trial.start() as start:
-            status, stderr = start.wait(), start.stderr()
+            status, stderr = start.wait(_REFUSAL_SECONDS), start.stderr()
         line = refusal(status, stderr, "[Rr]ead-only|cannot be written")
         if error := _mount("-o", "remount,rw,bind", str(point)):
             raise RuntimeError(error)

@@ -31,6 +31,7 @@ from jaxrec.checkpoints.seals import (
     verify_step,
 )
 from jaxrec.checkpoints.state_tree import check_shapes, replace_leaves, slashed_leaves, to_host
+from jaxrec.checkpoints.steps import check_writable
 from jaxrec.config.schema import Evaluate
 from jaxrec.config.tree import among, choices
 from jaxrec.core.errors import InputError
@@ -81,8 +82,7 @@ class Checkpointer:
             folder, process = self._mirror.folder, jax.process_index()
             multiprocessing = ocp.options.MultiprocessingOptions(process, {process}, f"process_{process}")
             barrier("checkpoints are open")  # all processes list the same steps before the first write
-        self._folder, self._verified = folder, set[tuple[int, str]]()
-        self._closing = threading.Event()
+        self._folder, self._verified, self._closing = folder, set[tuple[int, str]](), threading.Event()
         self._sealing: Future | None = None
         self._sealer = ThreadPoolExecutor(1)
         if writing and self._mirror is None and isinstance(folder, Path):
@@ -171,6 +171,8 @@ class Checkpointer:
         self._wait_for_seal()  # this save may delete the step that is being sealed
         if self._mirror:
             self._mirror.wait()
+        if is_local := isinstance(self._folder, Path) and is_first_process():
+            check_writable(self._folder)
         encoded, specs = encode_arrays(arrays)
         document = {"format": FORMAT, "step": step, "arrays": specs, "meta": plain(meta)}
         items = {"state": ocp.args.StandardSave(state), "meta": ocp.args.JsonSave(document)}
@@ -181,11 +183,10 @@ class Checkpointer:
             force=True,
         )  # fmt: skip
         if self._mirror:
-            path = Path(self._folder) / str(step)
+            path = Path(self._folder, str(step))
             self._mirror.send(partial(finish_and_seal, self._manager.wait_until_finished, path))
-        elif isinstance(self._folder, Path) and is_first_process():
-            arguments = self._folder / str(step), self._closing
-            self._sealing = self._sealer.submit(seal_when_complete, *arguments)
+        elif is_local:
+            self._sealing = self._sealer.submit(seal_when_complete, self._folder / str(step), self._closing)
 
     def wait(self) -> None:
         """Wait until all saves are complete, and raise the error of a failed save."""

@@ -5,6 +5,13 @@ from tests.broken.line import Line
 LINES = (
     # ------------------------------------------------------------ integrity
     Line(
+        "a save looks whether its folder can be written",
+        "jaxrec/checkpoints/checkpointer.py",
+        "            check_writable(self._folder)\n",
+        "            pass\n",
+        ("tests/checkpoints/test_damaged_checkpoint.py",),
+    ),
+    Line(
         "a panic of Polars is an unreadable file",
         "jaxrec/sources/files.py",
         "(pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)",

@@ -5,7 +5,10 @@ import json
 import logging
 import os
 import shutil
+import subprocess
 import sys
+import tempfile
+import threading
 
 import pytest
 from orbax.checkpoint._src.metadata.checkpoint import _MetadataStoreImpl
@@ -178,3 +181,35 @@ def test_another_format_is_refused(directory):
     path.write_text(path.read_text().replace('"format": 1', '"format": 9'))
     with pytest.raises(InputError, match="step 2: format=9; allowed: 1; read it with the version of jaxrec"):
         read_all(directory)
+
+
+def test_a_save_that_cannot_be_written_starts_no_thread_of_orbax(tmp_path, monkeypatch):
+    """Such threads wait for the folder of the step for five minutes, and Python for the threads."""
+
+    def refuse(*arguments, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with Checkpointer(tmp_path, writing=True) as checkpoints:
+        save(checkpoints, 1, 0.9)
+        checkpoints.wait()
+        before = set(threading.enumerate())
+        monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+        with pytest.raises(OSError, match="Read-only file system"):
+            save(checkpoints, 2, 0.8)
+        assert set(threading.enumerate()) <= before
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["1"]
+
+
+def test_a_read_only_folder_ends_the_process_at_once(tmp_path):
+    """A bind mount is read-only for every user; it needs the right to mount."""
+    if subprocess.run(["mount", "--bind", tmp_path, tmp_path], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a folder")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", tmp_path], check=True)
+        with Checkpointer(tmp_path, writing=True) as checkpoints:
+            before = set(threading.enumerate())
+            with pytest.raises(OSError, match="Read-only file system"):
+                save(checkpoints, 1, 0.9)
+            assert set(threading.enumerate()) <= before
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
