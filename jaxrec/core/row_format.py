@@ -332,8 +332,8 @@ RENAMED_ROWS = {"requests": "ranking", "sequences": "next_item"}
 def upgrade_layout(tree: dict[str, Any]) -> dict[str, Any]:
     """Return the JSON of a layout with the names of today; unknown names and values stay."""
     upgraded = {RENAMED.get(name, name): value for name, value in tree.items()}
-    if "examples" in tree:
-        upgraded["rows"] = RENAMED_ROWS.get(tree["examples"], tree["examples"])
+    if isinstance(kind := tree.get("examples"), str):
+        upgraded["rows"] = RENAMED_ROWS.get(kind, kind)
     return upgraded
 
 
