@@ -215,7 +215,8 @@ def test_unused_rows_are_in_no_recommendation_and_no_export(folder, datasets, ta
     log = histories()
     expected, made = plain.recommend(log, 15), gaps.recommend(log, 15)
     assert made["title"].tolist() == expected["title"].tolist()
-    np.testing.assert_allclose(made["score"], expected["score"], rtol=1e-4)
+    spread = np.ptp(expected["score"])  # a score may be 0 by chance
+    np.testing.assert_allclose(made["score"], expected["score"], rtol=1e-4, atol=1e-5 * spread)
     similar = plain.similar(["t3"], 5)["similar"].tolist()
     assert gaps.similar(["t3"], 5)["similar"].tolist() == similar
     export.write(gaps, tmp_path / "x", ("cpu",), 15)
