@@ -1,15 +1,20 @@
 """Latency of the service at fixed rates, beside an unbatched handler of the same export.
 
-    python -m benchmarks.serve --export DIR [--json F]
+    python -m benchmarks.serve --export DIR,... [--plays 20,200] [--peer_python ENV/bin/python] [--json F]
 
 An open-loop client sends requests at Poisson arrivals of a fixed rate, from a process of its own: a slow
 answer does not delay the next request. Each request is a user never seen, so that the cache has no answer.
 The peer is a plain FastAPI `def` endpoint that calls the same exported function for one request, compiled at
-its start, with the defaults of jax and of FastAPI. All servers run all the time; each rate is measured on
-every server in turn. The goodput is the number of answers within the limit per second.
+its start, with the defaults of jax and of FastAPI. The servers of an export run all the time; each rate is
+measured on every server in turn. The goodput is the number of answers within the limit per second.
+
+Exports of several catalogue sizes and several lengths of histories are measured one after another. RecTools
+has no service: its row is `recommend` for one user in a loop, by a SASRec of width 48 with its first weights
+on as many titles.
 """
 
 import asyncio
+import itertools
 import json
 import os
 import subprocess
@@ -20,12 +25,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from absl import flags
 
 from benchmarks.command import Report, run
+from benchmarks.recommend import PEER
+from benchmarks.sequences import peer
 
 _LIMIT = 0.050  # seconds of an answer that counts
 _LATE = 10.0  # seconds until the client gives up
+_PEER_CALLS = 50  # calls of RecTools' `recommend`
 _PEER = """
 import sys
 from fastapi import FastAPI, Body
@@ -51,12 +60,13 @@ uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), log_level="warning", a
 
 
 def _flags() -> None:
-    flags.DEFINE_string("export", None, "folder that python -m jaxrec.export wrote", required=True)
+    flags.DEFINE_list("export", None, "folders that python -m jaxrec.export wrote", required=True)
     flags.DEFINE_list("rates", ["10", "20", "50", "100", "200"], "requests per second")
     flags.DEFINE_list("deadlines_ms", ["0", "2", "5"], "deadlines of a batch; one service each")
     flags.DEFINE_float("seconds", 5.0, "seconds of each rate and round", lower_bound=0.5)
     flags.DEFINE_integer("rounds", 2, "rounds; each measures all rates of all servers", lower_bound=1)
-    flags.DEFINE_integer("plays", 20, "plays of a history", lower_bound=1)
+    flags.DEFINE_list("plays", ["20"], "plays of a history")
+    flags.DEFINE_string("peer_python", "", "Python interpreter with rectools[torch]; empty: without the peer")
     flags.DEFINE_integer("port", 8870, "first port of the servers")
 
 
@@ -181,13 +191,13 @@ def processor_seconds(folder: str, plays: int, size: int, calls: int) -> float:
     return float(np.median(seconds)) / size
 
 
-def _processor_row(args: flags.FlagValues, size: int) -> tuple[str, str, str]:
+def _processor_row(export: str, plays: str, size: int) -> tuple[str, str, str]:
     """Measure the processor time in a process of its own, with the threads of the service."""
     code = (
         "import sys; from benchmarks.serve import processor_seconds as f; "
         "print(f(sys.argv[1], *map(int, sys.argv[2:])))"
     )
-    words = [args.export, str(args.plays), str(size), "60"]
+    words = [export, plays, str(size), "60"]
     environment = os.environ | {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
     done = subprocess.run(
         [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True, env=environment
@@ -211,55 +221,108 @@ def _start(command: list[str], port: int, log: Path) -> subprocess.Popen:
     raise RuntimeError(f"a server ended: {log.read_text()[-2000:]}")
 
 
-def _measure(args: flags.FlagValues, port: int, rate: str, seed: int) -> dict[str, Any]:
+def _measure(
+    args: flags.FlagValues, export: str, plays: str, port: int, rate: str, seed: int
+) -> dict[str, Any]:
     code = "import sys; from benchmarks.serve import client; client(sys.argv[1:])"
-    words = [args.export, port, rate, args.seconds, args.plays, seed]
+    words = [export, port, rate, args.seconds, plays, seed]
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=True
     )
     return json.loads(done.stdout)
 
 
-def main(args: flags.FlagValues) -> Report:
-    """Measure all servers at all rates, in turn."""
-    columns = json.loads((Path(args.export) / "manifest.json").read_text())["columns"]["plays"]
-    user = columns["user"]["column"].split("|")[0]
+def rectools_seconds(python: str, titles: int, plays: int, calls: int) -> list[float]:
+    """Return the seconds of RecTools' `recommend` for one user, for each of `calls` users.
+
+    Raises:
+        InputError: The interpreter cannot be started, or lacks RecTools.
+    """
+    rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
-        servers, ports = [], {}
-        try:
-            for i, deadline in enumerate(args.deadlines_ms):
-                port = ports[f"batched, {deadline} ms"] = args.port + i
-                words = ["-m", "jaxrec.serve", "--export", args.export, "--port", port, "--cache", 0,
-                         "--batch_deadline_ms", deadline, "--reload_every", 0]  # fmt: skip
-                servers.append(_start([str(w) for w in words], port, Path(folder) / f"{i}"))
-            port = ports["unbatched"] = args.port + len(args.deadlines_ms)
-            peer = ["-c", _PEER, args.export, str(port), user]
-            servers.append(_start(peer, port, Path(folder) / "peer"))
-            for name in ports:  # the peer compiles here
-                _measure(args, ports[name], "5", 999)
-            cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
-            for number in range(args.rounds):
-                for rate in args.rates:
-                    for name, port in ports.items():
-                        result = _measure(args, port, rate, 1000 * number + int(float(rate)))
-                        cells.setdefault((name, rate), []).append(result)
-        finally:
-            for server in servers:
-                server.terminate()
-            for server in servers:
-                server.wait()
-    figures: dict[str, Any] = {"limit_ms": 1000 * _LIMIT, "cores": os.cpu_count(), "servers": {}}
-    rows = []
+        log = Path(folder) / "log.csv"
+        users = np.repeat(np.arange(calls), plays)
+        rest = np.arange(titles)  # further users, so that each title has a play
+        frame = {
+            "user": np.append(users, calls + rest // plays),
+            "item": np.append(rng.integers(0, titles, len(users)), rest),
+            "timestamp": np.arange(len(users) + titles),
+        }
+        pl.DataFrame(frame).write_csv(log)
+        settings = {
+            "n_factors": 48, "n_blocks": 2, "n_heads": 2, "session_max_len": max(plays, 2),
+            "dropout_rate": 0.1,
+        }  # fmt: skip
+        command = [python, str(PEER), str(log), "--settings", json.dumps(settings), "--single", str(calls)]
+        with peer(command) as process:
+            return process.epoch()["seconds"]
+
+
+def _table(args: flags.FlagValues, export: str, plays: str, folder: Path) -> dict[str, Any]:
+    """Return server -> rate -> figures of an export, with all servers in turn."""
+    manifest = json.loads((Path(export) / "manifest.json").read_text())
+    user = manifest["columns"]["plays"]["user"]["column"].split("|")[0]
+    servers, ports, cells = [], dict[str, int](), dict[tuple[str, str], list[dict[str, Any]]]()
+    try:
+        for i, deadline in enumerate(args.deadlines_ms):
+            port = ports[f"batched, {deadline} ms"] = args.port + i
+            words = ["-m", "jaxrec.serve", "--export", export, "--port", port, "--cache", 0,
+                     "--batch_deadline_ms", deadline, "--reload_every", 0]  # fmt: skip
+            servers.append(_start([str(w) for w in words], port, folder / f"{i}"))
+        port = ports["unbatched"] = args.port + len(args.deadlines_ms)
+        servers.append(_start(["-c", _PEER, export, str(port), user], port, folder / "peer"))
+        for name in ports:  # the peer compiles here
+            _measure(args, export, plays, ports[name], "5", 999)
+        for number in range(args.rounds):
+            for rate in args.rates:
+                for name, port in ports.items():
+                    seed = 1000 * number + int(float(rate))
+                    cells.setdefault((name, rate), []).append(_measure(args, export, plays, port, rate, seed))
+    finally:
+        for server in servers:
+            server.terminate()
+        for server in servers:
+            server.wait()
+    table: dict[str, Any] = {}
     for (name, rate), results in cells.items():
         seconds = np.concatenate([r["seconds"] for r in results])
         result = summary(seconds, sum(r["failed"] for r in results), args.seconds * args.rounds)
-        figures["servers"].setdefault(name, {})[rate] = result
-        text = " / ".join(f"{result[f'p{p}_ms']:.1f}" for p in (50, 90, 99))
-        rows.append((f"{name}, {rate}/s", f"p50 / p90 / p99 {text} ms", f"goodput {result['goodput']:.1f}/s"))
-    for name, by_rate in figures["servers"].items():
+        table.setdefault(name, {})[rate] = result
+    return table
+
+
+def _rows(what: str, table: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the printed rows of an export and a length of histories."""
+    rows = []
+    for name, by_rate in table.items():
+        for rate, result in by_rate.items():
+            text = " / ".join(f"{result[f'p{p}_ms']:.1f}" for p in (50, 90, 99))
+            good = f"goodput {result['goodput']:.1f}/s"
+            rows.append((f"{what}, {name}, {rate}/s", f"p50 / p90 / p99 {text} ms", good))
         within = [float(rate) for rate, result in by_rate.items() if result["p99_ms"] <= 1000 * _LIMIT]
-        rows.append((f"{name}: highest rate with p99 <= 50 ms", f"{max(within, default=0):g}/s", ""))
-    rows += [_processor_row(args, size) for size in (1, 16)]
+        rows.append((f"{what}, {name}: highest rate with p99 <= 50 ms", f"{max(within, default=0):g}/s", ""))
+    return rows
+
+
+def main(args: flags.FlagValues) -> Report:
+    """Measure all servers of all exports at all rates."""
+    figures: dict[str, Any] = {"limit_ms": 1000 * _LIMIT, "cores": os.cpu_count(), "servers": {}}
+    rows = []
+    for export, plays in itertools.product(args.export, args.plays):
+        titles = len(np.load(Path(export) / "arrays/title_key.npy", mmap_mode="r"))
+        what = f"{titles:,} titles, {plays} plays"
+        with tempfile.TemporaryDirectory() as folder:
+            table = figures["servers"][what] = _table(args, export, plays, Path(folder))
+        rows += _rows(what, table)
+        for size in (1, 16):
+            name, milliseconds, _ = _processor_row(export, plays, size)
+            rows.append((f"{what}, {name}", milliseconds, ""))
+        if args.peer_python:
+            seconds = rectools_seconds(args.peer_python, titles, int(plays), _PEER_CALLS)
+            result = table["RecTools"] = summary(np.array(seconds), 0, sum(seconds))
+            text = " / ".join(f"{result[f'p{p}_ms']:.1f}" for p in (50, 90, 99))
+            each = f"{len(seconds) / sum(seconds):.1f} users/s"
+            rows.append((f"{what}, RecTools' recommend in a loop", f"p50 / p90 / p99 {text} ms", each))
     return Report("serve", figures, rows)
 
 

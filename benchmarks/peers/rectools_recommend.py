@@ -6,7 +6,8 @@ The script runs alone, in an interpreter with `pip install "rectools[torch]==0.1
 is a CSV of user,item,timestamp. The model has its first weights: what it recommends means nothing, and takes
 as long as after training. The first printed line describes the run. Each line of standard input is answered
 by a line with the seconds of `model.recommend` for all users, without the titles that they played, from the
-dataset in memory to a data frame; the end of the input ends the process.
+dataset in memory to a data frame; the end of the input ends the process. With --single N each line is
+answered by the seconds of each of N calls for one user.
 """
 
 import argparse
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("log", type=Path)
     parser.add_argument("--settings", type=json.loads, required=True)
     parser.add_argument("--k", type=int, default=20)
+    parser.add_argument("--single", type=int, default=0)
     args = parser.parse_args()
 
     from importlib import metadata
@@ -46,6 +48,12 @@ def main() -> None:
     model = SASRecModel(**args.settings, get_trainer_func=untrained)
     model.fit(dataset)
     users = log["user_id"].unique()
+
+    def seconds_of(of_users: list) -> float:
+        started = time.perf_counter()
+        model.recommend(of_users, dataset, k=args.k, filter_viewed=True)
+        return time.perf_counter() - started
+
     write_line(
         versions={name: metadata.version(name) for name in ("rectools", "torch", "numpy", "pandas")},
         threads=torch.get_num_threads(),
@@ -53,6 +61,9 @@ def main() -> None:
         users=len(users),
     )
     for _ in sys.stdin:
+        if args.single:
+            write_line(seconds=[seconds_of([user]) for user in users[: args.single]])
+            continue
         started = time.perf_counter()
         rows = model.recommend(users, dataset, k=args.k, filter_viewed=True)
         write_line(seconds=time.perf_counter() - started, rows=len(rows))
