@@ -1,6 +1,7 @@
 """HTTP application: routes, errors and their OpenAPI description."""
 
 import contextlib
+import re
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -235,7 +236,10 @@ def _refusal(error: ValidationError) -> ServiceError:
     first = error.errors(include_url=False, include_context=False)[0]
     if first["type"] == "json_invalid":
         return ServiceError(400, f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
-    where = ".".join(str(part) for part in first["loc"]) or "body"
+    # Of a value of several types pydantic names the type too: "constrained-int", "function-before[...]".
+    parts = [str(part) for part in first["loc"]]
+    where = ".".join(p for p in parts if not re.fullmatch(r"(constrained-)?(int|str|float|bool)|.*\[.*", p))
+    where = where or "body"
     value = repr(first["input"])
     value = f"={value}" if len(value) <= 60 and first["type"] != "missing" else ""
     return ServiceError(422, f"{where}{value}: {first['msg']}")

@@ -18,8 +18,13 @@ def _as_whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-_Int = Annotated[int, BeforeValidator(_as_whole)]
-Whole = Annotated[_Int, Field(ge=-_INT64, lt=_INT64)]
+def _whole(least: int, most: int, description: str | None = None) -> Any:
+    """Return the type of a whole number, whose limits are in its JSON Schema: they are those of the int."""
+    limits = Field(ge=least, le=most, description=description)
+    return Annotated[int, limits, BeforeValidator(_as_whole)]
+
+
+Whole = Annotated[int, Field(ge=-_INT64, lt=_INT64), BeforeValidator(_as_whole)]
 Text = Annotated[str, Field(max_length=_MOST_TEXT)]
 Key = Whole | Text
 Number = Annotated[float, Field(ge=-1e15, le=1e15)]
@@ -193,7 +198,7 @@ def request_schemas(columns: dict[str, Any], titles: list[Any], options: Service
     example = _example(plays, titles, columns)
     recommend = create_model(
         "RecommendRequest", __config__=_with_example(example | {"k": 5}), **user_fields,
-        k=(Annotated[_Int, Field(ge=1, le=options.max_k)], 20),
+        k=(_whole(1, options.max_k), 20),
         filter_watched=(bool, True),
         filter_abandoned=(bool, True),
         allow=(listed | None, Field(None, description="The only titles to recommend.")),
@@ -206,7 +211,7 @@ def request_schemas(columns: dict[str, Any], titles: list[Any], options: Service
     )  # fmt: skip
     similar = create_model(
         "SimilarRequest", __config__=_with_example({"title": titles[0], "k": 5}), title=(Key, ...),
-        k=(Annotated[_Int, Field(ge=1, le=options.max_k)], 10),
+        k=(_whole(1, options.max_k), 10),
     )  # fmt: skip
     return RequestSchemas(recommend, score, similar, plays, features)
 
@@ -230,7 +235,7 @@ def _field(column: Column, unit: str, required: bool) -> tuple[Any, Any]:
 
 def _time(unit: str) -> Any:
     most = _MOST_TIME[unit]
-    whole = Annotated[_Int, Field(ge=-most, le=most, description=f"{unit} since 1970")]
+    whole = _whole(-most, most, f"{unit} since 1970")
     text = Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time"})]
     return whole | text
 

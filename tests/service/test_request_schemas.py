@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from jaxrec.config.schema import Feature, KuaiRand, Signal
 from jaxrec.data.events.history_columns import HistoryColumns
 from jaxrec.service.answers.columns import raw_column
+from jaxrec.service.app import _refusal
 from jaxrec.service.options import ServiceOptions
 from jaxrec.service.schemas import request_schemas
 from jaxrec.sources.histories import columns_to_json
@@ -46,3 +47,41 @@ def test_a_value_of_another_type_is_refused():
         plays_of(PLAY | {"stay": "long"})
     with pytest.raises(ValidationError):
         plays_of(PLAY | {"follow": 1})
+
+
+def numbers_of(schema, path=""):
+    """Yield the name and the JSON Schema of every number of a schema."""
+    for name, inner in schema.get("properties", {}).items():
+        yield from numbers_of(inner, f"{path}.{name}")
+    for inner in (*schema.get("anyOf", ()), *([schema["items"]] if "items" in schema else ())):
+        yield from numbers_of(inner, path)
+    if schema.get("type") in ("integer", "number"):
+        yield path, schema
+
+
+@pytest.mark.parametrize("name", ["recommend", "score", "similar"])
+def test_the_json_schema_has_the_limits_of_every_number(name):
+    """A client that obeys the description is not refused."""
+    whole = getattr(request_schemas(COLUMNS, [3, 5], ServiceOptions()), name).model_json_schema()
+    numbers = [item for part in (whole, *whole.get("$defs", {}).values()) for item in numbers_of(part)]
+    assert len(numbers) >= 2
+    for path, schema in numbers:
+        assert {"minimum", "exclusiveMinimum"} & set(schema), path
+        assert {"maximum", "exclusiveMaximum"} & set(schema), path
+    k = whole["properties"].get("k", {"maximum": 100})
+    assert k["maximum"] == ServiceOptions().max_k
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        ({"k": 5000}, "k=5000: Input should be less than or equal to 100"),
+        ({"history": [PLAY | {"time_ms": 10**20}]}, f"history.0.time_ms={10**20}: Input should be less than"),
+        ({"user": [1]}, "user=[1]: Input should be a valid integer"),
+    ],
+)
+def test_a_refusal_names_the_field_and_no_type_of_pydantic(body, message):
+    schemas = request_schemas(COLUMNS, [3, 5], ServiceOptions())
+    with pytest.raises(ValidationError) as refused:
+        schemas.recommend.model_validate(body)
+    assert _refusal(refused.value).message.startswith(message)
