@@ -9,8 +9,12 @@ from typing import NamedTuple
 
 from absl import flags
 
-from jaxrec.cli.app import run
-from jaxrec.cli.flags import json_flag
+from jaxrec.cli.app import print_result, run
+from jaxrec.cli.flags import NO_CONFIG, config_flag, json_flag
+from jaxrec.config.loading import load_file
+from jaxrec.core.errors import InputError
+from jaxrec.live_events.planning import plan_document, plan_text
+from jaxrec.live_events.scenario import LiveConfig, check_scenario
 
 
 class Subcommand(NamedTuple):
@@ -27,7 +31,37 @@ class Subcommand(NamedTuple):
     declare: tuple[Callable[[], None], ...]
 
 
-SUBCOMMANDS: dict[str, Subcommand] = {}
+def _scenario_flag() -> None:
+    """Declare --config for a scenario of live events."""
+    config_flag(lambda spec: load_file(spec, LiveConfig), default=LiveConfig())
+
+
+def _checked_scenario(args: flags.FlagValues) -> LiveConfig:
+    """Return the checked scenario of --config.
+
+    Raises:
+        InputError: --config is missing, or a value is not allowed.
+    """
+    if not args["config"].present:
+        raise InputError(NO_CONFIG.replace("smoe", "live"))
+    check_scenario(args.config)
+    return args.config
+
+
+def plan(args: flags.FlagValues) -> None:
+    """Print the plan of a scenario.
+
+    Raises:
+        InputError: The scenario is invalid.
+        RunError: No plan fits the capacities.
+    """
+    document = plan_document(_checked_scenario(args))
+    print_result(document, plan_text(document))
+
+
+SUBCOMMANDS: dict[str, Subcommand] = {
+    "plan": Subcommand("plan the update of all devices under the capacities", plan, (_scenario_flag,)),
+}
 
 
 def usage() -> str:
