@@ -70,14 +70,14 @@ def brute_force(config: LiveConfig) -> tuple[float, float]:
     rate = a.sessions_per_day / 86_400 * np.exp(low * np.cos(angle)) / np.exp(low * np.cos(day)).mean()
     area = np.concatenate([[0], np.cumsum((rate[1:] + rate[:-1]) / 2 * np.diff(grid))])
     sessions, peaks = area[1:], np.maximum.accumulate(rate)[1:]
-    jitters = np.linspace(0.01, 0.5, 50)
+    jitters = np.linspace(0.5 / 4_000, 0.5, 4_000)
     jitters = jitters[t.ttl_s * (1 - jitters) >= t.tolerance_s]
     shards = np.arange(1, int(n * c.messages / c.node_messages) + 1)
     if not len(jitters) or not len(shards):
         return None, None
     broadcast = (shards / c.router_messages + n * a.online / (shards * c.node_messages) + c.latency_s).min()
-    load = n * (c.base + peaks[:, None] + a.online / (2 * jitters * t.ttl_s))
-    served = (load <= n * c.requests).any(axis=1)
+    refreshes = (a.online / (2 * jitters * t.ttl_s)).min()  # the load is the sum of terms of each
+    served = n * (c.base + peaks + refreshes) <= n * c.requests
     updates, values = [], []
     for quality in p.quality:
         if quality.kappa * p.stages * p.slate_bytes > c.cache_bytes:
