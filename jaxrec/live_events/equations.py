@@ -8,6 +8,7 @@ With N devices, online share o, session rate mu(t) and an update at time 0:
     misses          kappa regions / TTL at the origin behind the edge caches
     broadcast       nodes / router rate + N o / (nodes x node rate) + latency
     fill            uncovered N o / (R - base), or kappa regions / origin if that is longer
+    reconnections   online devices of the largest region / the rate of the gateways
 
 Coverage counts devices. Load counts sessions, of which a device may have several.
 """
@@ -150,3 +151,12 @@ def fill_seconds(config: LiveConfig, uncovered: float, kappa: int) -> float:
 def reactive_peak(config: LiveConfig) -> float:
     """Return the requests a second if all online devices fetch at the trigger."""
     return online_devices(config) / config.times.trigger_s
+
+
+def reconnection_seconds(config: LiveConfig) -> float:
+    """Return the window over which devices of a region that dropped reconnect: that of the largest region.
+
+    The window has a tenth to spare: random peaks of a second stay below the rate of the gateways.
+    """
+    largest = max(region.share for region in config.audience.regions)
+    return 1.1 * config.audience.online * largest / config.capacity.reconnections

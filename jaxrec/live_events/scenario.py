@@ -88,6 +88,7 @@ class Times:
         tolerance_s: Longest delay of the start, which slates must outlive.
         deadline_s: Longest time in which the online devices must be updated.
         trigger_s: Time over which devices that fetch at the trigger spread.
+        poll_s: Time to live of a slate where devices learn of the start by fetching alone.
     """
 
     start_hour: float = 20.0
@@ -97,6 +98,7 @@ class Times:
     tolerance_s: float = 1_200.0
     deadline_s: float = 60.0
     trigger_s: float = 1.0
+    poll_s: float = 600.0
 
 
 @dataclass
@@ -130,7 +132,7 @@ class Faults:
         duplicates: Share of messages that arrive twice.
         reorder_s: Longest further delay of a tenth of the messages, seconds.
         drop: Name of the region whose sockets drop two seconds after the start; empty: none.
-        router_down_s: Time that the router is down, five seconds after the start; it then sends all again.
+        router_down_s: Time that the router is down, from the start on; it then sends its log again.
         repeated_seq: True for a failed producer that sends an old state under the seq of the start.
         late_s: Delay of the start, seconds.
         early_s: Seconds by which the end comes before its planned time.
@@ -216,7 +218,7 @@ def _positive(config: LiveConfig) -> Iterator[tuple[str, float]]:
             "requests", "messages", "node_messages", "router_messages", "latency_s", "origin", "cache_bytes",
             "reconnections", "queue_s",
         ),
-        "times": ("duration_s", "ttl_s", "deadline_s", "trigger_s"),
+        "times": ("duration_s", "ttl_s", "deadline_s", "trigger_s", "poll_s"),
         "payload": ("slate_bytes", "message_bytes", "stages"),
         "retries": ("first_s", "longest_s"),
     }  # fmt: skip
