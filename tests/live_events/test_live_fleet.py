@@ -125,8 +125,9 @@ def test_all_requests_are_served_once_and_never_faster_than_the_rate():
 def test_requests_of_a_bin_are_served_in_their_order():
     """In one bin and in a queue, whatever the order of their arrival in the calendar."""
     calendar, served = Calendar(), []
-    for times, devices in (([0.09, 0.02], [1, 2]), ([0.05, 0.25], [3, 4])):
-        calendar.push(np.array(times), np.array(devices), np.zeros(2, np.int64))
+    calendar.push(np.array([0.39, 0.01, 0.32]), np.array([1, 0, 2]), np.zeros(3, np.int64))
+    assert calendar.pop(0)[1].tolist() == [0]  # the others are in their bins now
+    calendar.push(np.array([0.35, 0.55]), np.array([3, 4]), np.zeros(2, np.int64))
     run_service(calendar, 10, 60, FULL_JITTER, 0, 60, lambda when, who: served.extend(who.tolist()))
     assert served == [2, 3, 1, 4]
 
