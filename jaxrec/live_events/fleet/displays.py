@@ -1,4 +1,4 @@
-"""What all devices display over time: `core.live.states.view` for arrays of devices.
+"""Displays of all devices over time: `core.live.states.view` for arrays of devices.
 
 A message is in force at a device from the later of its arrival and its `not_before` on the device's clock.
 Of messages in force the last in the order of messages counts. A state that the device lacks, or whose slate

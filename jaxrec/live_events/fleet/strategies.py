@@ -26,7 +26,7 @@ PERIODS = 3  # TTLs after the start that strategies with a TTL are simulated for
 
 @dataclasses.dataclass
 class Outcome:
-    """What became of a strategy.
+    """Result of a strategy.
 
     Attributes:
         strategy: Name of the strategy.
