@@ -23,7 +23,7 @@ _KINDS = 2 * _ATTEMPTS  # attempts of devices that are not updated yet, then of 
 _REFRESH_S = 10.0  # bin of refreshes before the start
 
 
-class Counts:
+class CohortRequests:
     """Requests of the future: counts by time bin and kind, which is an attempt before or after the update.
 
     Args:
@@ -53,7 +53,7 @@ class Counts:
 
 
 def run_counts(
-    config: LiveConfig, requests: Counts, again: Callable[[float, np.ndarray], None]
+    config: LiveConfig, requests: CohortRequests, again: Callable[[float, np.ndarray], None]
 ) -> ServiceLog:
     """Serve requests as `requests.run_service` does, from time 0 to the end of `requests`.
 
@@ -166,7 +166,7 @@ def fetching_cohorts(config: LiveConfig, strategy: str, jitter: float) -> Outcom
     rng, n = _generator(config, 1), config.audience.devices
     ttl, trigger = config.times.poll_s, config.times.trigger_s
     until = 3_600.0 if strategy == REACTIVE else PERIODS * ttl
-    requests, online = Counts(until, rng), int(rng.binomial(n, config.audience.online))
+    requests, online = CohortRequests(until, rng), int(rng.binomial(n, config.audience.online))
     updates: list[tuple[float, int]] = []
 
     def expire(since: float, count: int, kind: int) -> None:
@@ -205,13 +205,13 @@ def broadcasting_cohorts(config: LiveConfig, plan: UpdatePlan, prefetched: Prefe
     rate = plan.shards * c.node_messages
     edges = np.minimum(np.arange(int(online / rate / BIN_S) + 2) * rate * BIN_S, online).astype(np.int64)
     sent = np.diff(edges)
-    arrivals = Counts(eq.broadcast_seconds(config, plan.shards) + 60, rng)
+    arrivals = CohortRequests(eq.broadcast_seconds(config, plan.shards) + 60, rng)
     begin = plan.shards / c.router_messages / 2
     for one, count in enumerate(sent):
         arrivals.spread(int(count), 0, begin + one * BIN_S, 2 * c.latency_s)
     arrived = arrivals.counts[:, 0]
     missing = rng.binomial(arrived, 1 - float(prefetched.covered.mean()))
-    requests = Counts(len(arrived) * BIN_S + plan.fill_s + 60, rng)
+    requests = CohortRequests(len(arrived) * BIN_S + plan.fill_s + 60, rng)
     for place in np.flatnonzero(missing):
         requests.spread(int(missing[place]), 0, float(place + 0.5) * BIN_S, plan.fill_s)
     updates = [
