@@ -14,7 +14,7 @@ from jaxrec.live_events import equations as eq
 from jaxrec.live_events.fleet.draws import Drawn
 from jaxrec.live_events.fleet.prefetching import Prefetched
 from jaxrec.live_events.fleet.requests import BIN_S, ServiceLog, backoff_bounds
-from jaxrec.live_events.fleet.strategies import BROADCAST, FIXED, PERIODS, REACTIVE, Outcome
+from jaxrec.live_events.fleet.strategies import BROADCAST, FIXED, PERIODS, REACTIVE, StrategyRun
 from jaxrec.live_events.planning import UpdatePlan
 from jaxrec.live_events.scenario import Faults, LiveConfig
 
@@ -161,7 +161,7 @@ def prefetch_cohorts(config: LiveConfig, plan: UpdatePlan) -> Prefetched:
     return Prefetched(load, sessions, int(refreshed[:steps].sum()), np.array([covered]), plan.misses)
 
 
-def fetching_cohorts(config: LiveConfig, strategy: str, jitter: float) -> Outcome:
+def fetching_cohorts(config: LiveConfig, strategy: str, jitter: float) -> StrategyRun:
     """Simulate a strategy without messages; see `strategies.fetching`."""
     rng, n = _generator(config, 1), config.audience.devices
     ttl, trigger = config.times.poll_s, config.times.trigger_s
@@ -191,14 +191,14 @@ def fetching_cohorts(config: LiveConfig, strategy: str, jitter: float) -> Outcom
     if left:
         times, weights = np.append(times, np.inf), np.append(weights, left)
     fetched = int(log.served.sum())
-    return Outcome(
+    return StrategyRun(
         strategy, times, log, n * config.capacity.base, weights=weights, spoilers=None,
         stale=float((times * weights)[np.isfinite(times)].sum()),
         bytes=fetched * config.payload.slate_bytes, events=int(log.offered.sum()) + fetched,
     )  # fmt: skip
 
 
-def broadcasting_cohorts(config: LiveConfig, plan: UpdatePlan, prefetched: Prefetched) -> Outcome:
+def broadcasting_cohorts(config: LiveConfig, plan: UpdatePlan, prefetched: Prefetched) -> StrategyRun:
     """Simulate the plan without faults; see `strategies.broadcasting`."""
     rng, n, c = _generator(config, 2), config.audience.devices, config.capacity
     online = int(rng.binomial(n, config.audience.online))
@@ -222,7 +222,7 @@ def broadcasting_cohorts(config: LiveConfig, plan: UpdatePlan, prefetched: Prefe
     middles = (np.arange(len(arrived)) + 0.5) * BIN_S
     load = eq.prefetch_peak(config, 1.0) + eq.online_devices(config) * plan.covered / config.times.ttl_s
     slates = n * float(prefetched.covered.mean()) + missing.sum()
-    return Outcome(
+    return StrategyRun(
         BROADCAST, times, log, n * c.base + load, weights=weights, spoilers=None, messages=2 * online,
         message_peak=int(np.add.reduceat(sent, np.arange(0, len(sent), round(1 / BIN_S))).max()),
         stale=float((times * weights).sum() + (middles * arrived).sum()),
