@@ -21,6 +21,7 @@ COMMANDS = {
     "recommend": "recommend titles to any users, from a checkpoint",
     "export": "export a checkpoint for serving by jax and NumPy alone",
     "serve": "serve an export over HTTP",
+    "live": "show live events on all devices at once: plan and simulate the update",
     "study": "reproduce the tables of the paper",
     "days": "update models day by day, each evaluated on the day after",
 }
@@ -37,7 +38,7 @@ GROUPS = {
         "stabilise",
         "mixture",
     ),
-    "serving": ("recommend", "export", "serve"),
+    "serving": ("recommend", "export", "serve", "live"),
 }
 
 
