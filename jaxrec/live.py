@@ -11,6 +11,7 @@ from absl import flags
 
 from jaxrec.cli.app import run
 from jaxrec.cli.flags import json_flag
+from jaxrec.live_events.slates import command as slates
 
 
 class Subcommand(NamedTuple):
@@ -27,7 +28,9 @@ class Subcommand(NamedTuple):
     declare: tuple[Callable[[], None], ...]
 
 
-SUBCOMMANDS: dict[str, Subcommand] = {}
+SUBCOMMANDS: dict[str, Subcommand] = {
+    "slates": Subcommand(slates.PURPOSE, slates.main, (slates.declare,)),
+}
 
 
 def usage() -> str:
