@@ -52,10 +52,8 @@ def main() -> None:
         print(usage())
         return
     if name not in SUBCOMMANDS:
-        print(
-            f"error: {name!r} is no command of live events; allowed: {', '.join(SUBCOMMANDS)}",
-            file=sys.stderr,
-        )
+        allowed = ", ".join(SUBCOMMANDS)
+        print(f"error: {name!r} is no command of live events; allowed: {allowed}", file=sys.stderr)
         sys.exit(2)
     del sys.argv[1]
     command = SUBCOMMANDS[name]

@@ -1,13 +1,13 @@
 """States of live events on a device: messages, their join, and what the device displays.
 
-A message states: from `not_before` on, the event is in `state`, and everything that earlier messages stated for
-that time or later is void. Messages are ordered by `Seq`, which counts. Wall clocks order nothing.
+A message states: from `not_before` on, the event is in `state`, and everything that earlier messages stated
+for that time or later is void. Messages are ordered by `Seq`, which counts. Wall clocks order nothing.
 
-A device keeps, of each event, the messages that no newer message of the same state makes void. The join of two
-such sets is commutative, associative and idempotent (a state-based CRDT: Shapiro et al. 2011), so that loss
-followed by replay, duplicates and any order of arrival end in the same state. The set holds what every version
-of a device needs: messages of one state are compared with one another alone, so that a device that lacks a
-state can leave its messages out. The producer's compacted log is the same set.
+A device keeps, of each event, the messages that no newer message of the same state makes void. The join of
+two such sets is commutative, associative and idempotent (a state-based CRDT: Shapiro et al. 2011), so that
+loss followed by replay, duplicates and any order of arrival end in the same state. The set holds what every
+version of a device needs: messages of one state are compared with one another alone, so that a device that
+lacks a state can leave its messages out. The producer's compacted log is the same set.
 
 In force is the message of the largest seq whose `not_before` is not after the device's clock. The clock of a
 device is the largest time that it has read. Both grow only, so that the device never goes back to an older
@@ -23,10 +23,11 @@ from typing import Any, NamedTuple
 
 from jaxrec.core.errors import InputError
 
-SCHEDULED, PRE, LIVE, DELAYED, ENDED, CANCELLED = "scheduled", "pre", "live", "delayed", "ended", "cancelled"
+SCHEDULED, PRE, LIVE = "scheduled", "pre", "live"
+DELAYED, ENDED, CANCELLED = "delayed", "ended", "cancelled"
 STATES = (SCHEDULED, PRE, LIVE, DELAYED, ENDED, CANCELLED)
-# States that may follow one another on the producer's side. A device may miss any of them, and therefore accepts
-# every message. The step from ENDED to LIVE is a restart.
+# States that may follow one another on the producer's side. A device may miss any of them, and therefore
+# accepts every message. The step from ENDED to LIVE is a restart.
 TRANSITIONS: dict[str, tuple[str, ...]] = {
     SCHEDULED: (PRE, LIVE, DELAYED, CANCELLED),
     PRE: (LIVE, DELAYED, CANCELLED),
@@ -59,7 +60,7 @@ class Message:
         seq: Order among the messages of the event.
         ts: Time at which the producer wrote the message, seconds.
         state: State key; a device may lack it.
-        not_before: Time on the device's clock before which the message is not in force, seconds; AT_ONCE: none.
+        not_before: Time on the device's clock before which the message is not in force, seconds; or AT_ONCE.
     """
 
     event: str
@@ -89,9 +90,7 @@ def message_of(document: Any) -> Message:
         raise InputError(f"a message of a live event must hold {', '.join(names)}, not {document!r:.200}")
     seq = document["seq"]
     if not (isinstance(seq, list) and len(seq) == 2 and all(type(n) is int and n >= 0 for n in seq)):
-        raise InputError(
-            f"seq={seq!r:.100} of a message must be [epoch, counter], whole numbers of 0 or more"
-        )
+        raise InputError(f"seq={seq!r:.100} of a message must be [epoch, counter], each at least 0")
     for name in ("event", "state"):
         if not (isinstance(document[name], str) and document[name]):
             raise InputError(f"{name}={document[name]!r:.100} of a message must be a text")
@@ -215,7 +214,7 @@ def view(device: DeviceState, event: str) -> View:
     """Return what the device displays for an event.
 
     If the device lacks the state key in force, or its slate, the last good slate stays: that of the newest
-    message that was in force when the message of the lacking one was written, and that the device can display.
+    message in force when that state's message was written, among those that the device can display.
     """
     messages = device.messages.get(event, ())
     message = in_force(messages, device.clock)
