@@ -72,6 +72,10 @@ def _flags() -> None:
         "against", "", "with --slices, workdir of a run on the same titles, whose results on these queries "
         "give the regret of each slice; empty: none",
     )  # fmt: skip
+    flags.DEFINE_string(
+        "segments", "", "also evaluate slates by number of segments on rankings of all titles, beside slates "
+        "of each user and popularity: a folder that python -m jaxrec.live slates wrote; empty: disabled",
+    )  # fmt: skip
     flags.DEFINE_integer(
         "report_users", None, "number of users whose histories and recommendations are in report.html; 0: "
         "none; empty: the value of the config", lower_bound=0,
@@ -100,6 +104,8 @@ def main(args: flags.FlagValues) -> None:
     without_catalogue = args.lists and CATALOGUE not in args.lists
     if args.diversity and (without_catalogue or not 0.0 <= args.diversity <= 1.0):
         raise InputError(f"--diversity={args.diversity:g}; allowed: 0 to 1, with --lists={CATALOGUE}")
+    if args.segments and without_catalogue:
+        raise InputError(f"--segments={args.segments}; allowed only with --lists={CATALOGUE}")
     if args.against and not args.slices:
         raise InputError(f"--against={args.against}; allowed only with --slices")
     whole = all(k.isdecimal() and int(k) > 0 for k in args.next_k)
@@ -132,7 +138,7 @@ def _evaluate_on_host(args: flags.FlagValues, workdir: AnyPath, data: AnyPath | 
         _verify(workdir, data)
     options = EvaluationOptions(
         split=args.split,
-        lists=tuple(args.lists),
+        lists=tuple(args.lists) or ((CATALOGUE,) if args.segments else ()),
         next_k=tuple(int(k) for k in args.next_k) or None,
         heads=args.heads,
         seen=_OLD_SEEN.get(args.seen, args.seen),
@@ -154,6 +160,10 @@ def _evaluate_on_host(args: flags.FlagValues, workdir: AnyPath, data: AnyPath | 
 
         against = as_path(args.against) if args.against else None
         evaluation = with_slices(evaluation, workdir, tuple(args.slices), against, data or None)
+    if args.segments:
+        from jaxrec.live_events.slates.quality import with_segments
+
+        evaluation = with_segments(evaluation, workdir, args.segments, data or None)
     if multihost.is_first_process():
         write_result(workdir, evaluation, args.per_user, args.out and as_path(args.out))
         print_result(evaluation.result, format_table(evaluation.result))

@@ -18,7 +18,7 @@ from jaxrec.evaluation.correction import load_or_fit_correction
 from jaxrec.live_events.segments.assignment import assign, offset_segments
 from jaxrec.live_events.segments.rules import USER, Rule
 from jaxrec.live_events.segments.training_users import training_queries
-from jaxrec.live_events.slates.events import Event, read_events
+from jaxrec.live_events.slates.events import Event, check_titles, read_events
 from jaxrec.live_events.slates.folder import DEFAULT, write_slates
 from jaxrec.live_events.slates.payloads import RULE, payload
 from jaxrec.live_events.slates.streamed import SegmentScorer, UserRanker, rank_titles
@@ -92,8 +92,9 @@ def build_slates(
     folder = check_new("out", out)
     if not isinstance(folder, Path):
         raise InputError(f"--out={out}; allowed: a local folder")
+    all_events = read_events(events, options.titles)
     loaded = load_checkpoint(workdir, which or default_checkpoint(workdir))
-    all_events = read_events(events, loaded.arrays.title_key, options.titles)
+    check_titles(all_events, events, loaded.arrays.title_key)
     dataset = open_dataset(loaded, data)
     table = replicate(loaded.task.title_table(loaded.arrays))
     correction = load_or_fit_correction(workdir, loaded, table, dataset)
@@ -134,7 +135,7 @@ def build_slates(
 def _event_record(event: Event) -> dict[str, Any]:
     schedule = {name: moment._asdict() for name, moment in event.schedule.items()}
     return {
-        "id": event.id, "title": event.title, "is_new": event.is_new, "priority": event.priority,
+        "id": event.id, "title": event.title, "priority": event.priority,
         "schedule": schedule, "regions": list(event.regions), "stages": list(event.stages),
     }  # fmt: skip
 

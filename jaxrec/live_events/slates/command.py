@@ -4,8 +4,7 @@ from typing import Any
 
 from absl import flags
 
-from jaxrec.cli.app import print_result
-from jaxrec.core.errors import InputError
+from jaxrec.cli.app import print_result, require_value
 from jaxrec.core.paths import as_path
 
 PURPOSE = "write the slates of all segments, stages and regions"
@@ -47,9 +46,8 @@ def main(args: flags.FlagValues) -> None:
     """
     from jaxrec.live_events.segments.rules import parse_rule
 
-    for name in ("events", "out"):
-        if not args[name].value.strip():
-            raise InputError(f"--{name} is empty; allowed: a path")
+    require_value("--events", args.events, "an events file")
+    require_value("--out", args.out, "a folder")
     rule = parse_rule(args.segments)
     from jaxrec.live_events.slates.building import SlateOptions, build_slates
     from jaxrec.runtime import compilation_cache, host_memory

@@ -14,6 +14,7 @@
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,7 +70,6 @@ class Event(NamedTuple):
     Attributes:
         id: Id, in lower case.
         title: Key of its title, as text.
-        is_new: True if the catalogue of the model lacks the title.
         metadata: What a device displays of a new title.
         priority: Events of a higher priority come first.
         schedule: Name of TIMES -> time.
@@ -80,7 +80,6 @@ class Event(NamedTuple):
 
     id: str
     title: str
-    is_new: bool
     metadata: dict[str, Any]
     priority: int
     schedule: dict[str, Moment]
@@ -103,12 +102,11 @@ class Event(NamedTuple):
         return first.at - first.tolerance_minutes * _MINUTE, last.at + last.tolerance_minutes * _MINUTE
 
 
-def read_events(path: str, title_key: np.ndarray, titles: int) -> tuple[Event, ...]:
+def read_events(path: str, titles: int) -> tuple[Event, ...]:
     """Return the events of a file by precedence: priority, then start, then id.
 
     Args:
         path: JSON file, as in the docstring of the module.
-        title_key: Keys of the model's titles.
         titles: Number of titles of a slate.
 
     Raises:
@@ -121,10 +119,7 @@ def read_events(path: str, title_key: np.ndarray, titles: int) -> tuple[Event, .
     _keys(tree, path, ("events",))
     if not isinstance(tree["events"], list) or not tree["events"]:
         raise InputError(f"{path}: events={tree['events']!r:.60}; allowed: a list of at least one event")
-    events = [
-        _event(document, f"{path}: events[{i}]", title_key, titles)
-        for i, document in enumerate(tree["events"])
-    ]
+    events = [_event(document, f"{path}: events[{i}]", titles) for i, document in enumerate(tree["events"])]
     for kind, values in (("id", [e.id for e in events]), ("title", [e.title for e in events])):
         for value in sorted({v for v in values if values.count(v) > 1}):
             raise InputError(f"{path}: two events have the {kind} {value!r}; allowed: each once")
@@ -140,6 +135,23 @@ def read_events(path: str, title_key: np.ndarray, titles: int) -> tuple[Event, .
     return tuple(events)
 
 
+def check_titles(events: Sequence[Event], path: str, title_key: np.ndarray) -> None:
+    """Raise InputError where a title is not of the catalogue and has no metadata.
+
+    Args:
+        events: Events of `read_events`.
+        path: Their file, for the message.
+        title_key: Keys of the model's titles.
+    """
+    rows = title_rows([event.title for event in events], title_key)
+    for event, row in zip(events, rows.tolist(), strict=True):
+        if row < 0 and not event.metadata:
+            raise InputError(
+                f"{path}: {event.id}: title={event.title!r:.60} is not in the model's catalogue; allowed: one "
+                "of its titles, or a new one with metadata"
+            )
+
+
 def _keys(tree: Any, where: str, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
     """Raise InputError unless a tree is an object with all required keys, and optional ones alone besides."""
     if not isinstance(tree, dict):
@@ -153,7 +165,7 @@ def _keys(tree: Any, where: str, required: tuple[str, ...], optional: tuple[str,
             raise InputError(f"{where}: {key!r:.60} is no key of an event; allowed: {allowed}")
 
 
-def _event(tree: Any, where: str, title_key: np.ndarray, titles: int) -> Event:
+def _event(tree: Any, where: str, titles: int) -> Event:
     optional = ("metadata", "priority", "regions", "recap_regions", "stages")
     _keys(tree, where, ("id", "title", "schedule"), optional)
     id_, title, metadata = tree["id"], tree["title"], tree.get("metadata", {})
@@ -165,17 +177,12 @@ def _event(tree: Any, where: str, title_key: np.ndarray, titles: int) -> Event:
         raise InputError(f"{where}: title={title!r:.60}; allowed: a text or a whole number")
     if not isinstance(metadata, dict):
         raise InputError(f"{where}: metadata={metadata!r:.60}; allowed: an object")
-    is_new = bool(title_rows([title], title_key)[0] < 0)
-    if is_new and not metadata:
-        raise InputError(
-            f"{where}: title={title!r:.60} is not in the model's catalogue; give the metadata of a new title"
-        )
     priority = tree.get("priority", 0)
     if isinstance(priority, bool) or not isinstance(priority, int):
         raise InputError(f"{where}: priority={priority!r:.60}; allowed: a whole number")
     recap = _regions(tree, "recap_regions", where) if "recap_regions" in tree else None
     return Event(
-        id_, str(title), is_new, metadata, priority, _schedule(tree["schedule"], where),
+        id_, str(title), metadata, priority, _schedule(tree["schedule"], where),
         _regions(tree, "regions", where), recap, _stages(tree.get("stages"), where, titles),
     )  # fmt: skip
 
