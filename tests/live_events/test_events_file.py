@@ -1,19 +1,11 @@
 """Events files: precedence, defaults, and each wrong value in one line."""
 
-import json
-
 import numpy as np
 import pytest
-from conftest import event, schedule
+from event_files import event, read, schedule
 
 from jaxrec.core.errors import InputError
 from jaxrec.live_events.slates.events import STAGES, Slot, check_titles, read_events
-
-
-def read(folder, *events, titles=40):
-    path = folder / "e.json"
-    path.write_text(json.dumps({"events": list(events)}))
-    return read_events(str(path), titles)
 
 
 def test_events_come_by_priority_then_start_then_id(tmp_path):

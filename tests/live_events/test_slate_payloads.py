@@ -2,8 +2,7 @@
 
 import jsonschema
 import pytest
-from conftest import event
-from test_events_file import read
+from event_files import event, read
 
 from jaxrec.core.live.composition import compose
 from jaxrec.live_events.slates.payloads import SCHEMA, content_hash, encode, payload

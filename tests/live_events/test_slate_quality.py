@@ -96,9 +96,7 @@ def test_true_values_are_means_over_the_titles_shown():
     assert query.tolist() == [1, 4] and mean.tolist() == pytest.approx([(0.3 + 0.2) / 2, 0.2])
 
 
-def test_a_dataset_with_a_truth_has_the_true_choice_and_enjoyment(
-    evaluation, tiny_run, slates_folder, monkeypatch
-):
+def test_a_truth_gives_the_true_choice_and_enjoyment(evaluation, tiny_run, slates_folder, monkeypatch):
     """The truth of two queries in the place of that of a dataset with signals."""
     from jaxrec.data.storage.dataset import Dataset
     from jaxrec.data.storage.evaluation_arrays import TruthArrays

@@ -163,7 +163,7 @@ def test_slates_of_a_segment_are_in_the_order_of_its_means(
 def test_another_folder_and_too_few_titles_are_refused(build, slates_folder, slate_inputs, tmp_path):
     with pytest.raises(InputError, match="allowed: a new or an empty folder"):
         build(slates_folder, "one")
-    with pytest.raises(InputError, match="region 'de': 13. titles may be on the slates of"):
+    with pytest.raises(InputError, match=r"region 'de': 13. titles may be on the slates of"):
         build(tmp_path / "o", "one", titles=190)
     with pytest.raises(InputError, match="--segments=kmeans:999; allowed: K up to 237, the training users"):
         build(tmp_path / "o", "kmeans:999")
@@ -184,7 +184,7 @@ def test_a_damaged_folder_is_refused(slates_folder, tmp_path):
     with pytest.raises(InputError, match="has 1 of 5 segments; make the slates again"):
         folders.read_manifest(copy)
     (copy / "manifest.json").unlink()
-    with pytest.raises(InputError, match="manifest.json: No such file"):
+    with pytest.raises(InputError, match=r"manifest\.json: No such file"):
         folders.read_manifest(copy)
 
 
