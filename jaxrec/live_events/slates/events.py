@@ -147,8 +147,8 @@ def check_titles(events: Sequence[Event], path: str, title_key: np.ndarray) -> N
     for event, row in zip(events, rows.tolist(), strict=True):
         if row < 0 and not event.metadata:
             raise InputError(
-                f"{path}: {event.id}: title={event.title!r:.60} is not in the model's catalogue; allowed: one "
-                "of its titles, or a new one with metadata"
+                f"{path}: {event.id}: title={event.title!r:.60} is not in the model's catalogue; allowed: "
+                "one of its titles, or a new one with metadata"
             )
 
 
