@@ -165,6 +165,17 @@ class SlateSlot(BaseModel):
     metadata: dict[str, Any]
 
 
+class SlatesAnswer(BaseModel):
+    """Answer of /v1/slates: what the slates are of."""
+
+    model: str
+    titles: int
+    spare: int
+    regions: list[str]
+    segments: str
+    events: list[dict[str, Any]]
+
+
 class SlateAnswer(BaseModel):
     """Answer of /v1/slates: titles in order, and spare ones in the place of those that a user has watched."""
 

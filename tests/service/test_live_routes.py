@@ -91,6 +91,12 @@ def test_a_slate_that_is_not_there(wired, path, status, message):
     assert answer.status_code == status and message in answer.json()["error"]
 
 
+def test_events_are_listed_with_their_stages(wired):
+    answer = wired[0].get("/v1/slates").json()
+    assert answer["regions"] == ["de", "us"] and answer["segments"] == "kmeans:2"
+    assert [(e["id"], e["stages"]) for e in answer["events"]] == [("fight", [*STAGES])]
+
+
 def read_stream(client, number, last_id=""):
     """Return the first messages of the stream with their ids."""
 

@@ -1,15 +1,17 @@
 """Routes of live events: slates by segment, and the stream of messages."""
 
+from importlib import resources
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Query, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import HTMLResponse, StreamingResponse
 
+from jaxrec.core.json_io import dumps
 from jaxrec.service.live.slates import LiveSlates
 from jaxrec.service.live.stream import LiveStream
 from jaxrec.service.openapi import ERRORS
 from jaxrec.service.options import ServiceError
-from jaxrec.service.schemas import SlateAnswer
+from jaxrec.service.schemas import SlateAnswer, SlatesAnswer
 
 _TEXT = Query(max_length=200)
 
@@ -26,9 +28,18 @@ def add_live(app: FastAPI, slates: LiveSlates | None, stream: LiveStream | None)
         _add_slates(app, slates, stream)
     if stream is not None:
         _add_stream(app, stream)
+    if slates is not None and stream is not None:
+        _add_page(app)
 
 
 def _add_slates(app: FastAPI, slates: LiveSlates, stream: LiveStream | None) -> None:
+    @app.get("/v1/slates", response_model=SlatesAnswer, responses=ERRORS["get"])
+    async def events() -> Response:
+        """List the events by precedence, the stages and regions of their slates, and the segments."""
+        kept = {name: slates.manifest[name] for name in ("model", "titles", "spare", "regions", "events")}
+        kept["segments"] = slates.manifest["segments"]["by"]
+        return Response(dumps(kept), 200, media_type="application/json")
+
     @app.get("/v1/slates/{segment}", response_model=SlateAnswer, responses=ERRORS["slates"])
     async def slate(
         segment: str,
@@ -58,3 +69,12 @@ def _add_stream(app: FastAPI, stream: LiveStream) -> None:
         return StreamingResponse(
             stream.events(last_event_id), headers=headers, media_type="text/event-stream"
         )
+
+
+def _add_page(app: FastAPI) -> None:
+    page = resources.files("jaxrec.service").joinpath("live.html").read_text("utf-8")
+
+    @app.get("/live", response_class=HTMLResponse, include_in_schema=False)
+    async def demo() -> HTMLResponse:
+        """Return the page of a device, the reference client."""
+        return HTMLResponse(page)
