@@ -1,6 +1,7 @@
 """Command `python -m jaxrec.live produce`: the operator's actions, as messages of a log."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -48,15 +49,19 @@ def main(args: flags.FlagValues) -> None:
     if stages is None:
         known = ", ".join(manifest["slates"])
         raise InputError(f"--event={args.event}; allowed: {known}, the events of the slates {args.slates}")
-    needed = {ACTIONS[args.action]} | ({LIVE} if args.action == "delay" and args.at else set())
-    for state in sorted(needed - {*stages}) if args.action != _REVOKE else ():
+    needed = {ACTIONS[args.action]} if args.action != _REVOKE else set()
+    needed |= {LIVE} if args.action == "delay" and args.at else set()
+    for state in sorted(needed - {*stages}):
         raise InputError(
             f"--action={args.action}: the slates {args.slates} have no stage {state} of {args.event}"
         )
+    not_before = AT_ONCE if at is None else at / 1000
+    if not Path(args.log).exists():  # an action that is refused leaves no file
+        with MessageLog(":memory:") as empty:
+            publish_action(empty, args.event, args.action, time.time(), not_before)
     with MessageLog(args.log) as log:
         if args.take_over:
             log.take_over()
-        not_before = AT_ONCE if at is None else at / 1000
         messages = publish_action(log, args.event, args.action, time.time(), not_before)
     result = {"log": args.log, "messages": [message.to_json() for message in messages]}
     print_result(result, "\n".join(_line(message) for message in messages))
