@@ -9,6 +9,7 @@ from tests.bad_inputs.case import Case, Stock
 TINY = str(Path(__file__).resolve().parents[2] / "configs" / "tiny.py")
 STUDY = str(Path(__file__).resolve().parents[2] / "configs" / "study.py")
 ROLLING = str(Path(__file__).resolve().parents[2] / "configs" / "study_rolling.py")
+LIVE = str(Path(__file__).resolve().parents[2] / "configs" / "live.py")
 
 
 def nothing(folder: Path, stock: Stock) -> None:

@@ -16,6 +16,7 @@ from tests.broken import (
     increments,
     integrity,
     labels,
+    live_events,
     models,
     past_signals,
     policies,
@@ -62,5 +63,6 @@ AREAS = (
     rolling,
     adaptation,
     codes,
+    live_events,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)

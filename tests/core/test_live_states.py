@@ -88,11 +88,11 @@ def sent_messages(draws: random.Random) -> tuple[list[Message], Producer]:
 
 
 @st.composite
-def deliveries(draw, lossless: bool = False):
-    """Return a random schedule with loss, duplication and reordering; without loss where that is wanted."""
+def deliveries(draw):
+    """Return a random schedule with loss, duplication and reordering."""
     draws = random.Random(draw(st.integers(0, 2**48)))
     sent, _ = sent_messages(draws)
-    loss = 0.0 if lossless else draws.choice((0, 0.1, 0.5, 1))
+    loss = draws.choice((0, 0.1, 0.5, 1))
     received = [m for m in sent if draws.random() >= loss]
     received += [m for m in received if draws.random() < 0.3]
     order = [(i + draws.uniform(0, draws.choice((0, 3, 30))), m) for i, m in enumerate(received)]
@@ -144,12 +144,6 @@ def naive_view(messages, device: DeviceState, event: str) -> View:
     reason = f"unknown state {newest.state}" if lacks else f"no slate of {newest.state}"
     shown = (good.state, good.seq) if good else (SCHEDULED, None)
     return View(*shown, reason, "" if lacks else newest.state)
-
-
-def long_and_short(property_, **strategies):
-    """Return the two tests of a property: some schedules in the default suite, thousands in the long form."""
-    short, long = (kind(given(**strategies)(property_)) for kind in (SHORT, LONG))
-    return short, pytest.mark.slow(long)
 
 
 # ---------------------------------------------------------------- properties
@@ -221,20 +215,66 @@ def _no_spoiler(delivery, device):
                 assert any(m.not_before <= device.clock for m in allowed), shown
 
 
+PROPERTIES = (
+    _ends_as_ordered,
+    _right_after_replay,
+    _as_if_all_were_kept,
+    _never_back,
+    _twice_as_once,
+    _events_apart,
+    _no_spoiler,
+)
 BOTH = {"delivery": deliveries(), "device": devices()}
-test_any_delivery_ends_as_the_ordered_one, test_any_delivery_ends_as_the_ordered_one_long = long_and_short(
-    _ends_as_ordered, **BOTH
-)
-test_one_replay_is_enough, test_one_replay_is_enough_long = long_and_short(_right_after_replay, **BOTH)
-test_void_messages_are_not_needed, test_void_messages_are_not_needed_long = long_and_short(
-    _as_if_all_were_kept, **BOTH
-)
-test_a_device_never_goes_back, test_a_device_never_goes_back_long = long_and_short(_never_back, **BOTH)
-test_twice_is_once, test_twice_is_once_long = long_and_short(_twice_as_once, **BOTH)
-test_events_do_not_interfere, test_events_do_not_interfere_long = long_and_short(_events_apart, **BOTH)
-test_no_state_is_displayed_before_its_message, test_no_state_is_displayed_before_its_message_long = (
-    long_and_short(_no_spoiler, **BOTH)
-)
+
+
+@SHORT
+@given(**BOTH)
+def test_any_delivery_ends_as_the_ordered_one(delivery, device):
+    _ends_as_ordered(delivery, device)
+
+
+@SHORT
+@given(**BOTH)
+def test_one_replay_is_enough(delivery, device):
+    _right_after_replay(delivery, device)
+
+
+@SHORT
+@given(**BOTH)
+def test_void_messages_are_not_needed(delivery, device):
+    _as_if_all_were_kept(delivery, device)
+
+
+@SHORT
+@given(**BOTH)
+def test_a_device_never_goes_back(delivery, device):
+    _never_back(delivery, device)
+
+
+@SHORT
+@given(**BOTH)
+def test_twice_is_once(delivery, device):
+    _twice_as_once(delivery, device)
+
+
+@SHORT
+@given(**BOTH)
+def test_events_do_not_interfere(delivery, device):
+    _events_apart(delivery, device)
+
+
+@SHORT
+@given(**BOTH)
+def test_no_state_is_displayed_before_its_message(delivery, device):
+    _no_spoiler(delivery, device)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("holds", PROPERTIES)
+@LONG
+@given(**BOTH)
+def test_the_properties_of_thousands_of_schedules(holds, delivery, device):
+    holds(delivery, device)
 
 
 # ---------------------------------------------------------------- cases by hand

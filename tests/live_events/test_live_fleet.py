@@ -12,7 +12,7 @@ from jaxrec.live_events.fleet import displays, prefetching, requests
 from jaxrec.live_events.fleet.broadcast import deliver
 from jaxrec.live_events.fleet.prefetching import poisson_counts, prefetch, refresh_times
 from jaxrec.live_events.fleet.requests import BIN_S, Calendar, run_service
-from jaxrec.live_events.fleet.results import past_capacity, quantile, summary, table
+from jaxrec.live_events.fleet.results import past_capacity, quantile, summary, table, updated_by
 from jaxrec.live_events.fleet.simulation import FAULTS, closed_forms, simulate, with_faults
 from jaxrec.live_events.fleet.strategies import (
     BROADCAST,
@@ -36,6 +36,7 @@ def small(devices: int = 20_000, kappa: int = 16) -> LiveConfig:
     config = load_file("live", LiveConfig)
     config.audience.devices = devices
     config.capacity.node_messages = devices * config.capacity.messages / 20
+    config.times.poll_s = 300.0
     config.payload.quality = tuple(q for q in config.payload.quality if q.kappa == kappa)
     check_scenario(config)
     return config
@@ -124,8 +125,9 @@ def test_all_requests_are_served_once_and_never_faster_than_the_rate():
 def test_requests_of_a_bin_are_served_in_their_order():
     """In one bin and in a queue, whatever the order of their arrival in the calendar."""
     calendar, served = Calendar(), []
-    for times, devices in (([0.09, 0.02], [1, 2]), ([0.05, 0.25], [3, 4])):
-        calendar.push(np.array(times), np.array(devices), np.zeros(2, np.int64))
+    calendar.push(np.array([0.39, 0.01, 0.32]), np.array([1, 0, 2]), np.zeros(3, np.int64))
+    assert calendar.pop(0)[1].tolist() == [0]  # the others are in their bins now
+    calendar.push(np.array([0.35, 0.55]), np.array([3, 4]), np.zeros(2, np.int64))
     run_service(calendar, 10, 60, FULL_JITTER, 0, 60, lambda when, who: served.extend(who.tolist()))
     assert served == [2, 3, 1, 4]
 
@@ -234,7 +236,7 @@ def test_the_plan_beats_the_herds(simulated):
     assert all(row["spoilers"] == 0 for row in rows.values())
     offered = simulation.outcomes[1].service.offered
     peaks = np.flatnonzero(offered > 0.5 * offered.max())
-    assert len(peaks) >= 3 and all(np.diff(peaks)[np.diff(peaks) > 60] > 300)  # they recur with the TTL
+    assert len(peaks) >= 3 and all(np.diff(peaks)[np.diff(peaks) > 60] > 200)  # they recur with the TTL
     assert len(table(simulation.rows).splitlines()) == 6
 
 
@@ -265,12 +267,13 @@ def test_faults_cost_what_they_should(simulated):
         return broadcasting(with_faults(config, name), simulation.plan, simulation.prefetched)
 
     none = of("none")
-    slower = {
-        name: np.sort(of(name).updates) for name in ("loss 10%", "router down 10 s", "reordering to 30 s")
-    }
-    assert np.median(slower["router down 10 s"]) == pytest.approx(np.median(none.updates) + 10, abs=0.5)
-    assert quantile(slower["loss 10%"], 0.99) > quantile(np.sort(none.updates), 0.99) + 1
-    assert quantile(slower["reordering to 30 s"], 0.99) > 30
+
+    def after(outcome, share):
+        return quantile(*updated_by(outcome), share)
+
+    assert after(of("router down 10 s"), 0.5) == pytest.approx(after(none, 0.5) + 10, abs=0.5)
+    assert after(of("loss 10%"), 0.99) > after(none, 0.99) + 1
+    assert after(of("reordering to 30 s"), 0.99) > 30
     assert of("clocks off by 2 min").stale > 1.5 * none.stale  # clocks that are behind hold the end back
     assert of("5% old, start late").stale > of("start 20 min late").stale
     assert of("repeated seq").stale > none.stale
@@ -278,7 +281,8 @@ def test_faults_cost_what_they_should(simulated):
 
 
 def test_seeds_give_other_draws_and_one_seed_the_same():
-    config = small(5_000)
+    config = small(1_000)
+    config.times.poll_s = 60.0
     first, again = (fetching(config, JITTERED, 0.5).updates for _ in range(2))
     assert (first == again).all()
     config.seed = 1
@@ -297,7 +301,7 @@ def test_bins_of_time_hold_few_messages_more_than_the_rate(simulated):
 
 def test_a_quantile_counts_devices_that_are_never_updated():
     updates = np.array([1.0, 2.0, 3.0, np.inf])
-    assert [quantile(updates, share) for share in (0.25, 0.5, 0.75, 1.0)] == [1, 2, 3, None]
+    assert [quantile(updates, np.arange(1, 5), share) for share in (0.25, 0.5, 0.75, 1.0)] == [1, 2, 3, None]
 
 
 def test_reconnections_fit_the_gateways():

@@ -173,6 +173,16 @@ def test_the_plan_of_the_scenario_by_hand(scenario):
     assert "bound by capacity.messages" in plan_text(document)
 
 
+def test_the_window_ends_where_the_service_bears_no_more(scenario):
+    """A start twelve hours after the peak: the window reaches back to where mu is all that is left."""
+    scenario.audience.peak_hour, scenario.times.deadline_s = 8.0, 2_000.0
+    scenario.capacity.requests, scenario.capacity.base = 0.00026, 0.0001
+    plan = make_plan(scenario)
+    left = 0.00026 - 0.0001 - 0.4 / 3_600
+    assert violations(scenario, plan) == [] and plan.window_s < 12 * 3_600
+    assert eq.Curve(scenario).largest_rate(plan.window_s) == pytest.approx(left, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("change", "cap"),
     [

@@ -16,6 +16,9 @@ from jaxrec.live_events.fleet.draws import Drawn, draw
 from jaxrec.live_events.scenario import Retries
 
 BIN_S = 0.1
+# Attempts of the n-th request of a device are counted from n ROUND, so that their draws differ. With equal
+# draws a device that was lucky once would be so each time: a median of 8,000 devices was 6% off.
+ROUND = 1 << 20
 _ROUNDING = 1e-6  # of times that are multiples of a bin
 _NONE = (np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]  # times, devices, attempts
@@ -34,7 +37,7 @@ class Calendar:
         self._new_bin = sys.maxsize  # the first bin of the new requests
 
     def push(self, times: np.ndarray, devices: np.ndarray, attempts: np.ndarray) -> None:
-        """Add requests at times, seconds, each by a device in an attempt counted from 0."""
+        """Add requests at times, seconds, each by a device in an attempt."""
         if len(times):
             self._new.append((times, devices, attempts))
             self._new_bin = min(self._new_bin, int(times.min() / BIN_S + _ROUNDING))
@@ -93,8 +96,8 @@ class ServiceLog:
 
 
 def backoff_bounds(retries: Retries, attempts: np.ndarray) -> np.ndarray:
-    """Return the longest waits after attempts counted from 0, seconds."""
-    return np.minimum(retries.longest_s, retries.first_s * 2.0 ** np.minimum(attempts, 30))
+    """Return the longest waits after attempts, seconds; see ROUND."""
+    return np.minimum(retries.longest_s, retries.first_s * 2.0 ** np.minimum(attempts % ROUND, 30))
 
 
 def backoff(retries: Retries, seed: int, devices: np.ndarray, attempts: np.ndarray) -> np.ndarray:

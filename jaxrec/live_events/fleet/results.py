@@ -15,14 +15,22 @@ SHARES = {"50": 0.5, "99": 0.99, "99.9": 0.999, "all": 1.0}
 _POINTS = 200  # of a curve of updated devices
 
 
-def quantile(updates: np.ndarray, share: float) -> float | None:
+def updated_by(outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:
+    """Return ascending seconds after the start, and the number of devices that are updated by each."""
+    order = np.argsort(outcome.updates, kind="stable")
+    weights = np.ones(len(order), np.int64) if outcome.weights is None else outcome.weights
+    return outcome.updates[order], np.cumsum(weights[order])
+
+
+def quantile(times: np.ndarray, counts: np.ndarray, share: float) -> float | None:
     """Return the seconds after which a share of all online devices is updated; None if it never is.
 
     Args:
-        updates: [n] ascending seconds of the online devices, inf for never.
+        times: [n] ascending seconds, inf for never.
+        counts: [n] devices that are updated by these times; the last is that of all devices.
         share: Share of the devices, above 0 and at most 1.
     """
-    value = float(updates[max(int(np.ceil(share * len(updates))), 1) - 1])
+    value = float(times[np.searchsorted(counts, np.ceil(share * counts[-1]))])
     return value if np.isfinite(value) else None
 
 
@@ -34,7 +42,7 @@ def summary(config: LiveConfig, outcome: Outcome, prefetched: Prefetched | None)
         outcome: The simulated strategy.
         prefetched: Prefetching before it; None for strategies without.
     """
-    updates = np.sort(outcome.updates)
+    times, counts = updated_by(outcome)
     log = outcome.service
     peak = outcome.base + (int(log.offered.max()) if log else 0)
     if prefetched is not None:
@@ -43,8 +51,8 @@ def summary(config: LiveConfig, outcome: Outcome, prefetched: Prefetched | None)
     c, n = config.capacity, config.audience.devices
     return {
         "strategy": outcome.strategy,
-        "online": len(updates),
-        "seconds": {name: quantile(updates, share) for name, share in SHARES.items()},
+        "online": outcome.online,
+        "seconds": {name: quantile(times, counts, share) for name, share in SHARES.items()},
         "peak_requests": peak,
         "request_capacity": n * c.requests,
         "queue_s": log.longest_queue / eq.free_requests(config) if log else 0.0,
@@ -55,7 +63,7 @@ def summary(config: LiveConfig, outcome: Outcome, prefetched: Prefetched | None)
         "peak_reconnections": _peak(outcome.reconnections),
         "reconnection_capacity": n * c.reconnections,
         "messages": outcome.messages,
-        "stale_s": outcome.stale / len(updates),
+        "stale_s": outcome.stale / outcome.online,
         "spoilers": outcome.spoilers,
         "bytes": outcome.bytes,
         "events": outcome.events,
@@ -85,7 +93,8 @@ def past_capacity(row: dict[str, Any]) -> list[str]:
 def curve(outcome: Outcome, until_s: float) -> tuple[list[float], list[float]]:
     """Return seconds after the start, and the share of online devices that are updated by then."""
     times = np.linspace(0, until_s, _POINTS)
-    shares = np.searchsorted(np.sort(outcome.updates), times, side="right") / len(outcome.updates)
+    ends, counts = updated_by(outcome)
+    shares = np.append(0, counts)[np.searchsorted(ends, times, side="right")] / outcome.online
     return times.tolist(), shares.tolist()
 
 
@@ -101,7 +110,8 @@ def cells(row: dict[str, Any]) -> list[str]:
     return [
         row["strategy"], *seconds, f"{row['peak_requests']:,.0f}", f"{row['request_capacity']:,.0f}",
         f"{row['queue_s']:.2f}", f"{row['shed']:,}", f"{row['peak_messages']:,}", f"{row['stale_s']:.1f}",
-        f"{row['spoilers']}", f"{row['bytes'] / 1e9:.2f}",
+        "not simulated" if row["spoilers"] is None else f"{row['spoilers']}",
+        f"{row['bytes'] / 1e9:.2f}",
     ]  # fmt: skip
 
 

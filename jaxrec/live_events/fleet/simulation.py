@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxrec.core.errors import InputError
 from jaxrec.live_events import equations as eq
+from jaxrec.live_events.fleet import cohorts
 from jaxrec.live_events.fleet.draws import Drawn, draw
 from jaxrec.live_events.fleet.prefetching import Prefetched, prefetch
 from jaxrec.live_events.fleet.requests import Calendar, run_service
@@ -51,24 +52,29 @@ class Simulation(NamedTuple):
 
 
 def simulate(config: LiveConfig, strategies: Sequence[str] = STRATEGIES) -> Simulation:
-    """Simulate strategies device by device.
+    """Simulate strategies, device by device up to MOST_INDIVIDUALS, and by cohorts beyond.
 
     Raises:
-        InputError: A strategy is unknown.
+        InputError: A strategy is unknown, or a scenario of cohorts has faults.
         RunError: The scenario has no plan.
     """
     for strategy in strategies:
         if strategy not in STRATEGIES:
             raise InputError(f"--strategy={strategy}; allowed: all, or some of {', '.join(STRATEGIES)}")
+    by_cohorts = config.audience.devices > MOST_INDIVIDUALS
+    if by_cohorts:
+        cohorts.check_no_faults(config)
     plan = make_plan(config)
-    prefetched = prefetch(config, plan) if BROADCAST in strategies else None
+    prefetched = None
+    if BROADCAST in strategies:
+        prefetched = (cohorts.prefetch_cohorts if by_cohorts else prefetch)(config, plan)
     outcomes, rows = [], []
     for strategy in strategies:
         if strategy == BROADCAST:
             assert prefetched is not None
-            outcome = broadcasting(config, plan, prefetched)
+            outcome = (cohorts.broadcasting_cohorts if by_cohorts else broadcasting)(config, plan, prefetched)
         else:
-            outcome = fetching(config, strategy, plan.jitter)
+            outcome = (cohorts.fetching_cohorts if by_cohorts else fetching)(config, strategy, plan.jitter)
         outcomes.append(outcome)
         rows.append(summary(config, outcome, prefetched if strategy == BROADCAST else None))
     return Simulation(plan, prefetched, outcomes, rows)

@@ -14,14 +14,14 @@ from jaxrec.live_events.fleet import displays
 from jaxrec.live_events.fleet.broadcast import deliver
 from jaxrec.live_events.fleet.draws import Drawn, draw
 from jaxrec.live_events.fleet.prefetching import CHUNK, Prefetched, are_online
-from jaxrec.live_events.fleet.requests import Batch, Calendar, ServiceLog, run_service
+from jaxrec.live_events.fleet.requests import ROUND, Batch, Calendar, ServiceLog, run_service
 from jaxrec.live_events.fleet.timeline import make_timeline
 from jaxrec.live_events.planning import UpdatePlan
 from jaxrec.live_events.scenario import LiveConfig
 
 REACTIVE, FIXED, JITTERED, BROADCAST = "reactive", "fixed-ttl", "jittered-ttl", "broadcast"
 STRATEGIES = (REACTIVE, FIXED, JITTERED, BROADCAST)
-_PERIODS = 3  # TTLs after the start that strategies with a TTL are simulated for
+PERIODS = 3  # TTLs after the start that strategies with a TTL are simulated for
 
 
 @dataclasses.dataclass
@@ -37,10 +37,11 @@ class Outcome:
         message_peak: Largest number of messages in one second.
         reconnections: Log of the gateways; None without any.
         stale: Device-seconds of displays other than the operator's state.
-        spoilers: Devices that displayed a state too early.
+        spoilers: Devices that displayed a state too early; None where displays are not simulated.
         bytes: Bytes of slates and messages.
         events: Events of devices that were simulated.
         broadcast_s: Time until the first message had reached the last device, seconds; 0 without messages.
+        weights: [n] devices that each of `updates` stands for; None: one each.
     """
 
     strategy: str
@@ -51,10 +52,16 @@ class Outcome:
     message_peak: int = 0
     reconnections: ServiceLog | None = None
     stale: float = 0.0
-    spoilers: int = 0
+    spoilers: int | None = 0
     bytes: int = 0
     events: int = 0
     broadcast_s: float = 0.0
+    weights: np.ndarray | None = None
+
+    @property
+    def online(self) -> int:
+        """Number of devices that are online."""
+        return len(self.updates) if self.weights is None else int(self.weights.sum())
 
 
 def online_list(config: LiveConfig) -> np.ndarray:
@@ -98,11 +105,11 @@ def fetching(config: LiveConfig, strategy: str, jitter: float) -> Outcome:
         if strategy == REACTIVE:
             return None
         rounds[who] += 1
-        return expiry(who, times), who, np.zeros(len(who), np.int64)
+        return expiry(who, times), who, ROUND * rounds[who]
 
     first = spread if strategy == REACTIVE else expiry(places, np.full(len(devices), last) + spread)
     calendar.push(first, places, attempts)
-    log = _serve(config, calendar, 3_600 if strategy == REACTIVE else _PERIODS * ttl, again)
+    log = _serve(config, calendar, 3_600 if strategy == REACTIVE else PERIODS * ttl, again)
     fetched = int(log.served.sum())
     return Outcome(
         strategy, updates, log, config.audience.devices * config.capacity.base,
