@@ -6,8 +6,8 @@ import random
 import pytest
 
 from jaxrec.core.errors import InputError
-from jaxrec.core.live.producer import ACTIONS
-from jaxrec.core.live.states import DeviceState, Seq, advance, apply, replay, view
+from jaxrec.core.live.producer import ACTIONS, Producer, publish
+from jaxrec.core.live.states import DeviceState, Message, Seq, advance, apply, replay, view
 from jaxrec.live_events.wire.command import publish_action
 from jaxrec.live_events.wire.message_log import MessageLog
 
@@ -59,6 +59,20 @@ def test_a_change_that_is_refused_writes_nothing(log):
     assert states(log) == [("a", "cancelled", 0.0)]
     (message,) = publish_action(log, "b", "pre", 100.0)  # the transaction ended
     assert message.seq == Seq(1, 2)
+
+
+def test_a_change_that_is_refused_in_the_middle_writes_nothing(log, monkeypatch):
+    publish_action(log, "a", "pre", 100.0)
+    monkeypatch.setattr(log, "since", None)  # raises after the messages are inserted
+
+    def change(producer):
+        return publish(producer, "a", "live", 100.0)[0], [Message("a", Seq(1, 2), 100.0, "live")]
+
+    monkeypatch.setattr(log, "_producer", lambda: Producer(1, 1))
+    with pytest.raises(TypeError):
+        log.change(change)
+    monkeypatch.undo()
+    assert states(log) == [("a", "pre", 0.0)]
 
 
 def test_a_delay_has_its_new_start_which_a_later_delay_moves(log):
