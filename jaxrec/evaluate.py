@@ -72,10 +72,6 @@ def _flags() -> None:
         "against", "", "with --slices, workdir of a run on the same titles, whose results on these queries "
         "give the regret of each slice; empty: none",
     )  # fmt: skip
-    flags.DEFINE_string(
-        "segments", "", "also evaluate slates by number of segments on rankings of all titles, beside slates "
-        "of each user and popularity: a folder that python -m jaxrec.live slates wrote; empty: disabled",
-    )  # fmt: skip
     flags.DEFINE_integer(
         "report_users", None, "number of users whose histories and recommendations are in report.html; 0: "
         "none; empty: the value of the config", lower_bound=0,
@@ -83,6 +79,13 @@ def _flags() -> None:
     flags.DEFINE_bool(
         "per_user", False, "also write the mean metrics of each user and the ranks of each query as Parquet"
     )
+
+
+def _segments_flag() -> None:
+    flags.DEFINE_string(
+        "segments", "", "also evaluate slates by number of segments on rankings of all titles, beside slates "
+        "of each user and popularity: a folder that python -m jaxrec.live slates wrote; empty: disabled",
+    )  # fmt: skip
 
 
 def main(args: flags.FlagValues) -> None:
@@ -190,4 +193,4 @@ def _verify(workdir: AnyPath, data: AnyPath | None) -> None:
 
 
 if __name__ == "__main__":
-    run(main, json_flag, hosts_flags, verify_flag, blend_flag, _flags)
+    run(main, json_flag, hosts_flags, verify_flag, blend_flag, _flags, _segments_flag)

@@ -49,7 +49,7 @@ def write_slates(
 
     Args:
         folder: New or empty folder.
-        slates: Payloads; those of a segment may be made as they are asked for.
+        slates: Payloads; those of a segment may be made while they are written.
         record: Further keys of the manifest.
         users: Columns user and segment.
     """
