@@ -17,7 +17,7 @@ from jaxrec.cli.flags import NO_CONFIG, config_flag, json_flag
 from jaxrec.config.loading import load_file
 from jaxrec.core.errors import InputError
 from jaxrec.core.json_io import write_json
-from jaxrec.live_events.fleet.figures import write_figures
+from jaxrec.live_events.figures import write_figures
 from jaxrec.live_events.fleet.results import table
 from jaxrec.live_events.fleet.simulation import simulate as simulation_of
 from jaxrec.live_events.fleet.strategies import STRATEGIES

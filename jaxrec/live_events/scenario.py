@@ -49,7 +49,7 @@ class Audience:
 
 @dataclass
 class ServiceCapacity:
-    """What services bear.
+    """Rates and sizes that services bear.
 
     Attributes:
         requests: Requests a second of the service of slates, for each device; R / N.

@@ -71,7 +71,7 @@ def test_queues_cut_batches_in_proportion_and_lose_none():
 
 
 def test_requests_are_spread_evenly_over_their_window():
-    counts = cohorts.Counts(30.0, np.random.default_rng(0))
+    counts = cohorts.CohortRequests(30.0, np.random.default_rng(0))
     counts.spread(100_000, 3, 2.05, 10.0)
     counts.spread(50, 4, 7.0, 0.0)
     bins = counts.counts[:, 3]

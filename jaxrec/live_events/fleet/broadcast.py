@@ -15,7 +15,7 @@ from jaxrec.live_events import equations as eq
 from jaxrec.live_events.fleet.draws import Drawn, draw
 from jaxrec.live_events.fleet.prefetching import regions_of
 from jaxrec.live_events.fleet.requests import Calendar, ServiceLog, run_service
-from jaxrec.live_events.fleet.timeline import Timeline
+from jaxrec.live_events.fleet.timeline import EventTimeline
 from jaxrec.live_events.scenario import LiveConfig
 
 DROP_S = 2.0  # of the sockets of a region, after the start was sent
@@ -43,7 +43,7 @@ class Deliveries:
     gateway: ServiceLog | None
 
 
-def deliver(config: LiveConfig, timeline: Timeline, shards: int, devices: np.ndarray) -> Deliveries:
+def deliver(config: LiveConfig, timeline: EventTimeline, shards: int, devices: np.ndarray) -> Deliveries:
     """Return when the messages of an event arrive at connected devices.
 
     Args:
@@ -83,13 +83,13 @@ def deliver(config: LiveConfig, timeline: Timeline, shards: int, devices: np.nda
     return Deliveries(arrival, int(counts.sum()) + duplicates + replayed, int(counts.max()), down, gateway)
 
 
-def _routed_at(config: LiveConfig, timeline: Timeline, sent_s: float) -> float:
+def _routed_at(config: LiveConfig, timeline: EventTimeline, sent_s: float) -> float:
     """Return when the router passes a message on: at once, or when it is up again."""
     up = timeline.start_s + config.faults.router_down_s
     return up if timeline.start_s <= sent_s < up else sent_s
 
 
-def _superseded_at(config: LiveConfig, timeline: Timeline, number: int) -> float:
+def _superseded_at(config: LiveConfig, timeline: EventTimeline, number: int) -> float:
     """Return when nodes drop a message because a newer one reaches them; inf for never."""
     order = timeline.sent[number].message.order
     newer = (s.at_s for s in timeline.sent[number + 1 :] if s.message.order > order)
@@ -143,7 +143,7 @@ class _Round:
 
 
 def _disconnections(
-    config: LiveConfig, timeline: Timeline, devices: np.ndarray
+    config: LiveConfig, timeline: EventTimeline, devices: np.ndarray
 ) -> tuple[np.ndarray, ServiceLog | None]:
     """Return when devices are disconnected [2, n], and the gateway's log; inf and no log without a drop."""
     down = np.full((2, len(devices)), np.inf)
@@ -169,7 +169,7 @@ def _disconnections(
 
 
 def _replay(
-    config: LiveConfig, timeline: Timeline, devices: np.ndarray, down: np.ndarray, arrival: np.ndarray
+    config: LiveConfig, timeline: EventTimeline, devices: np.ndarray, down: np.ndarray, arrival: np.ndarray
 ) -> int:
     """Add the arrivals of replays to `arrival`, and return the number of messages that they took."""
     count = 0

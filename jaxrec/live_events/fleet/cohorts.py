@@ -14,7 +14,7 @@ from jaxrec.live_events import equations as eq
 from jaxrec.live_events.fleet.draws import Drawn
 from jaxrec.live_events.fleet.prefetching import Prefetched
 from jaxrec.live_events.fleet.requests import BIN_S, ServiceLog, backoff_bounds
-from jaxrec.live_events.fleet.strategies import BROADCAST, FIXED, PERIODS, REACTIVE, Outcome
+from jaxrec.live_events.fleet.strategies import BROADCAST, FIXED, PERIODS, REACTIVE, StrategyRun
 from jaxrec.live_events.planning import UpdatePlan
 from jaxrec.live_events.scenario import Faults, LiveConfig
 
@@ -23,7 +23,7 @@ _KINDS = 2 * _ATTEMPTS  # attempts of devices that are not updated yet, then of 
 _REFRESH_S = 10.0  # bin of refreshes before the start
 
 
-class Counts:
+class CohortRequests:
     """Requests of the future: counts by time bin and kind, which is an attempt before or after the update.
 
     Args:
@@ -53,7 +53,7 @@ class Counts:
 
 
 def run_counts(
-    config: LiveConfig, requests: Counts, again: Callable[[float, np.ndarray], None]
+    config: LiveConfig, requests: CohortRequests, again: Callable[[float, np.ndarray], None]
 ) -> ServiceLog:
     """Serve requests as `requests.run_service` does, from time 0 to the end of `requests`.
 
@@ -161,12 +161,12 @@ def prefetch_cohorts(config: LiveConfig, plan: UpdatePlan) -> Prefetched:
     return Prefetched(load, sessions, int(refreshed[:steps].sum()), np.array([covered]), plan.misses)
 
 
-def fetching_cohorts(config: LiveConfig, strategy: str, jitter: float) -> Outcome:
+def fetching_cohorts(config: LiveConfig, strategy: str, jitter: float) -> StrategyRun:
     """Simulate a strategy without messages; see `strategies.fetching`."""
     rng, n = _generator(config, 1), config.audience.devices
     ttl, trigger = config.times.poll_s, config.times.trigger_s
     until = 3_600.0 if strategy == REACTIVE else PERIODS * ttl
-    requests, online = Counts(until, rng), int(rng.binomial(n, config.audience.online))
+    requests, online = CohortRequests(until, rng), int(rng.binomial(n, config.audience.online))
     updates: list[tuple[float, int]] = []
 
     def expire(since: float, count: int, kind: int) -> None:
@@ -191,27 +191,27 @@ def fetching_cohorts(config: LiveConfig, strategy: str, jitter: float) -> Outcom
     if left:
         times, weights = np.append(times, np.inf), np.append(weights, left)
     fetched = int(log.served.sum())
-    return Outcome(
+    return StrategyRun(
         strategy, times, log, n * config.capacity.base, weights=weights, spoilers=None,
         stale=float((times * weights)[np.isfinite(times)].sum()),
         bytes=fetched * config.payload.slate_bytes, events=int(log.offered.sum()) + fetched,
     )  # fmt: skip
 
 
-def broadcasting_cohorts(config: LiveConfig, plan: UpdatePlan, prefetched: Prefetched) -> Outcome:
+def broadcasting_cohorts(config: LiveConfig, plan: UpdatePlan, prefetched: Prefetched) -> StrategyRun:
     """Simulate the plan without faults; see `strategies.broadcasting`."""
     rng, n, c = _generator(config, 2), config.audience.devices, config.capacity
     online = int(rng.binomial(n, config.audience.online))
     rate = plan.shards * c.node_messages
     edges = np.minimum(np.arange(int(online / rate / BIN_S) + 2) * rate * BIN_S, online).astype(np.int64)
     sent = np.diff(edges)
-    arrivals = Counts(eq.broadcast_seconds(config, plan.shards) + 60, rng)
+    arrivals = CohortRequests(eq.broadcast_seconds(config, plan.shards) + 60, rng)
     begin = plan.shards / c.router_messages / 2
     for one, count in enumerate(sent):
         arrivals.spread(int(count), 0, begin + one * BIN_S, 2 * c.latency_s)
     arrived = arrivals.counts[:, 0]
     missing = rng.binomial(arrived, 1 - float(prefetched.covered.mean()))
-    requests = Counts(len(arrived) * BIN_S + plan.fill_s + 60, rng)
+    requests = CohortRequests(len(arrived) * BIN_S + plan.fill_s + 60, rng)
     for place in np.flatnonzero(missing):
         requests.spread(int(missing[place]), 0, float(place + 0.5) * BIN_S, plan.fill_s)
     updates = [
@@ -222,7 +222,7 @@ def broadcasting_cohorts(config: LiveConfig, plan: UpdatePlan, prefetched: Prefe
     middles = (np.arange(len(arrived)) + 0.5) * BIN_S
     load = eq.prefetch_peak(config, 1.0) + eq.online_devices(config) * plan.covered / config.times.ttl_s
     slates = n * float(prefetched.covered.mean()) + missing.sum()
-    return Outcome(
+    return StrategyRun(
         BROADCAST, times, log, n * c.base + load, weights=weights, spoilers=None, messages=2 * online,
         message_peak=int(np.add.reduceat(sent, np.arange(0, len(sent), round(1 / BIN_S))).max()),
         stale=float((times * weights).sum() + (middles * arrived).sum()),

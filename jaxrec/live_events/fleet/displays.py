@@ -1,4 +1,4 @@
-"""What all devices display over time: `core.live.states.view` for arrays of devices.
+"""Displays of all devices over time: `core.live.states.view` for arrays of devices.
 
 A message is in force at a device from the later of its arrival and its `not_before` on the device's clock.
 Of messages in force the last in the order of messages counts. A state that the device lacks, or whose slate
@@ -13,7 +13,7 @@ import numpy as np
 from jaxrec.core.live.states import DELAYED, ENDED, LIVE, SCHEDULED, STATES
 from jaxrec.live_events.fleet.broadcast import Deliveries
 from jaxrec.live_events.fleet.draws import Drawn, draw
-from jaxrec.live_events.fleet.timeline import EPOCH_S, Timeline
+from jaxrec.live_events.fleet.timeline import EPOCH_S, EventTimeline
 from jaxrec.live_events.scenario import LiveConfig
 
 _FINE_S, _COARSE_S = (1.0, 90.0), 30.0  # step and length after a message, and the step after that
@@ -35,7 +35,7 @@ class Screens:
         slates: [n] seconds from which each device holds the slates of the event; -inf for prefetched.
     """
 
-    timeline: Timeline
+    timeline: EventTimeline
     order: list[int]
     clocks: np.ndarray
     old: np.ndarray
@@ -45,7 +45,11 @@ class Screens:
 
 
 def make_screens(
-    config: LiveConfig, timeline: Timeline, deliveries: Deliveries, devices: np.ndarray, covered: np.ndarray
+    config: LiveConfig,
+    timeline: EventTimeline,
+    deliveries: Deliveries,
+    devices: np.ndarray,
+    covered: np.ndarray,
 ) -> Screens:
     """Return the devices before any has fetched a slate after the start.
 
@@ -112,7 +116,7 @@ def displayed(screens: Screens, time: float) -> np.ndarray:
     return good
 
 
-def times_of(timeline: Timeline) -> tuple[np.ndarray, np.ndarray]:
+def times_of(timeline: EventTimeline) -> tuple[np.ndarray, np.ndarray]:
     """Return times at which displays are compared with the operator's state, and their weights, seconds.
 
     The times are the middles of intervals, which are short after each message.

@@ -11,7 +11,7 @@ from jaxrec.core.hashing import uniform
 
 
 class Drawn(IntEnum):
-    """What is drawn; appended to, so that earlier draws keep their values."""
+    """Purpose of a draw; names are appended, so that earlier draws keep their values."""
 
     REGION = 1
     ONLINE = 2

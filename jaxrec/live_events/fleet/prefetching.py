@@ -18,7 +18,7 @@ _MOST_SESSIONS = 64  # of a device in a window; the probability of more is below
 
 
 class Prefetched(NamedTuple):
-    """What prefetching gives.
+    """Result of prefetching.
 
     Attributes:
         load: [seconds] requests of sessions and refreshes in each second of the window.

@@ -78,7 +78,7 @@ class Calendar:
 
 @dataclasses.dataclass
 class ServiceLog:
-    """What a service did.
+    """Requests of a service over time.
 
     Attributes:
         first_s: Second of the first entry of `offered` and `served`.

@@ -8,14 +8,14 @@ import numpy as np
 from jaxrec.live_events import equations as eq
 from jaxrec.live_events.fleet.prefetching import Prefetched
 from jaxrec.live_events.fleet.requests import ServiceLog
-from jaxrec.live_events.fleet.strategies import BROADCAST, Outcome
+from jaxrec.live_events.fleet.strategies import BROADCAST, StrategyRun
 from jaxrec.live_events.scenario import LiveConfig
 
 SHARES = {"50": 0.5, "99": 0.99, "99.9": 0.999, "all": 1.0}
 _POINTS = 200  # of a curve of updated devices
 
 
-def updated_by(outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:
+def updated_by(outcome: StrategyRun) -> tuple[np.ndarray, np.ndarray]:
     """Return ascending seconds after the start, and the number of devices that are updated by each."""
     order = np.argsort(outcome.updates, kind="stable")
     weights = np.ones(len(order), np.int64) if outcome.weights is None else outcome.weights
@@ -34,7 +34,7 @@ def quantile(times: np.ndarray, counts: np.ndarray, share: float) -> float | Non
     return value if np.isfinite(value) else None
 
 
-def summary(config: LiveConfig, outcome: Outcome, prefetched: Prefetched | None) -> dict[str, Any]:
+def summary(config: LiveConfig, outcome: StrategyRun, prefetched: Prefetched | None) -> dict[str, Any]:
     """Return the figures of a strategy.
 
     Args:
@@ -75,7 +75,7 @@ def _peak(log: ServiceLog | None) -> int:
     return int(log.offered.max()) if log else 0
 
 
-def _prefetches_shed(config: LiveConfig, outcome: Outcome) -> int:
+def _prefetches_shed(config: LiveConfig, outcome: StrategyRun) -> int:
     """Return the prefetches that found no capacity, after playback and home pages."""
     if outcome.service is None or outcome.strategy != BROADCAST:
         return 0
@@ -90,7 +90,7 @@ def past_capacity(row: dict[str, Any]) -> list[str]:
     return [name for name in services if row[f"peak_{name}s"] > row[f"{name}_capacity"]]
 
 
-def curve(outcome: Outcome, until_s: float) -> tuple[list[float], list[float]]:
+def curve(outcome: StrategyRun, until_s: float) -> tuple[list[float], list[float]]:
     """Return seconds after the start, and the share of online devices that are updated by then."""
     times = np.linspace(0, until_s, _POINTS)
     ends, counts = updated_by(outcome)

@@ -16,7 +16,7 @@ from jaxrec.live_events.fleet.results import summary
 from jaxrec.live_events.fleet.strategies import (
     BROADCAST,
     STRATEGIES,
-    Outcome,
+    StrategyRun,
     broadcasting,
     fetching,
     online_list,
@@ -47,7 +47,7 @@ class Simulation(NamedTuple):
 
     plan: UpdatePlan
     prefetched: Prefetched | None
-    outcomes: list[Outcome]
+    outcomes: list[StrategyRun]
     rows: list[dict[str, Any]]
 
 

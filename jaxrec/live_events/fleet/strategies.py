@@ -25,8 +25,8 @@ PERIODS = 3  # TTLs after the start that strategies with a TTL are simulated for
 
 
 @dataclasses.dataclass
-class Outcome:
-    """What became of a strategy.
+class StrategyRun:
+    """Result of a strategy.
 
     Attributes:
         strategy: Name of the strategy.
@@ -77,7 +77,7 @@ def _serve(config: LiveConfig, calendar: Calendar, until_s: float, again) -> Ser
     return run_service(calendar, rate, queue, config.retries, config.seed, until_s, again)
 
 
-def fetching(config: LiveConfig, strategy: str, jitter: float) -> Outcome:
+def fetching(config: LiveConfig, strategy: str, jitter: float) -> StrategyRun:
     """Simulate a strategy without messages.
 
     Args:
@@ -111,7 +111,7 @@ def fetching(config: LiveConfig, strategy: str, jitter: float) -> Outcome:
     calendar.push(first, places, attempts)
     log = _serve(config, calendar, 3_600 if strategy == REACTIVE else PERIODS * ttl, again)
     fetched = int(log.served.sum())
-    return Outcome(
+    return StrategyRun(
         strategy, updates, log, config.audience.devices * config.capacity.base,
         stale=float(updates[np.isfinite(updates)].sum()),
         bytes=fetched * config.payload.slate_bytes,
@@ -119,7 +119,7 @@ def fetching(config: LiveConfig, strategy: str, jitter: float) -> Outcome:
     )  # fmt: skip
 
 
-def broadcasting(config: LiveConfig, plan: UpdatePlan, prefetched: Prefetched) -> Outcome:
+def broadcasting(config: LiveConfig, plan: UpdatePlan, prefetched: Prefetched) -> StrategyRun:
     """Simulate the plan: prefetched slates, a broadcast of the messages, and the fill of what lacks.
 
     Args:
@@ -142,7 +142,7 @@ def broadcasting(config: LiveConfig, plan: UpdatePlan, prefetched: Prefetched) -
     n = config.audience.devices
     load = eq.prefetch_peak(config, 1.0) + eq.online_devices(config) * plan.covered / config.times.ttl_s
     slates = int(prefetched.covered.sum()) + len(missing)
-    return Outcome(
+    return StrategyRun(
         BROADCAST, displays.update_times(screens), log, n * config.capacity.base + load,
         messages=deliveries.sends, message_peak=deliveries.peak, reconnections=deliveries.gateway,
         stale=stale, spoilers=spoilers,

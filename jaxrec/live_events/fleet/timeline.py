@@ -25,7 +25,7 @@ class Sent(NamedTuple):
     meant: bool = True
 
 
-class Timeline(NamedTuple):
+class EventTimeline(NamedTuple):
     """All messages of an event.
 
     Attributes:
@@ -49,7 +49,7 @@ class Timeline(NamedTuple):
         return [s.message for s in self.sent if s.meant and s.message.state == LIVE][-1]
 
 
-def make_timeline(config: LiveConfig) -> Timeline:
+def make_timeline(config: LiveConfig) -> EventTimeline:
     """Return the messages of a scenario with its faults."""
     faults, producer, sent = config.faults, Producer(), []
 
@@ -70,4 +70,4 @@ def make_timeline(config: LiveConfig) -> Timeline:
         send(LIVE, start + _TAKEN_OVER_S)
     end = start + config.times.duration_s - faults.early_s
     send(ENDED, end, not_before=EPOCH_S + end)
-    return Timeline(tuple(sent), start, end)
+    return EventTimeline(tuple(sent), start, end)

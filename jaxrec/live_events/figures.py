@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from jaxrec.live_events.fleet.results import curve
-from jaxrec.live_events.fleet.strategies import Outcome
+from jaxrec.live_events.fleet.strategies import StrategyRun
 
 
-def write_figures(folder: Path, outcomes: Sequence[Outcome]) -> list[str]:
+def write_figures(folder: Path, outcomes: Sequence[StrategyRun]) -> list[str]:
     """Write the figures of strategies, and return their names.
 
     Lines differ by style and marker besides the colour.
