@@ -20,6 +20,7 @@ def walk():
     return [shlex.split(line)[1:] for line in block.splitlines()]
 
 
+@pytest.mark.slow  # test_slates, test_slate_quality and bad_inputs have the commands one by one
 def test_the_walk_through_has_five_commands_that_run(walk, tiny_run, tmp_path):
     train, *rest = walk
     assert len(walk) == 5 and train[:2] == ["-m", "jaxrec.train"]
