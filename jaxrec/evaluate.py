@@ -81,6 +81,13 @@ def _flags() -> None:
     )
 
 
+def _segments_flag() -> None:
+    flags.DEFINE_string(
+        "segments", "", "also evaluate slates by number of segments on rankings of all titles, beside slates "
+        "of each user and popularity: a folder that python -m jaxrec.live slates wrote; empty: disabled",
+    )  # fmt: skip
+
+
 def main(args: flags.FlagValues) -> None:
     """Check the flags, join the cluster, evaluate, and print the result.
 
@@ -100,6 +107,8 @@ def main(args: flags.FlagValues) -> None:
     without_catalogue = args.lists and CATALOGUE not in args.lists
     if args.diversity and (without_catalogue or not 0.0 <= args.diversity <= 1.0):
         raise InputError(f"--diversity={args.diversity:g}; allowed: 0 to 1, with --lists={CATALOGUE}")
+    if args.segments and without_catalogue:
+        raise InputError(f"--segments={args.segments}; allowed only with --lists={CATALOGUE}")
     if args.against and not args.slices:
         raise InputError(f"--against={args.against}; allowed only with --slices")
     whole = all(k.isdecimal() and int(k) > 0 for k in args.next_k)
@@ -132,7 +141,7 @@ def _evaluate_on_host(args: flags.FlagValues, workdir: AnyPath, data: AnyPath | 
         _verify(workdir, data)
     options = EvaluationOptions(
         split=args.split,
-        lists=tuple(args.lists),
+        lists=tuple(args.lists) or ((CATALOGUE,) if args.segments else ()),
         next_k=tuple(int(k) for k in args.next_k) or None,
         heads=args.heads,
         seen=_OLD_SEEN.get(args.seen, args.seen),
@@ -154,6 +163,10 @@ def _evaluate_on_host(args: flags.FlagValues, workdir: AnyPath, data: AnyPath | 
 
         against = as_path(args.against) if args.against else None
         evaluation = with_slices(evaluation, workdir, tuple(args.slices), against, data or None)
+    if args.segments:
+        from jaxrec.live_events.slates.quality import with_segments
+
+        evaluation = with_segments(evaluation, workdir, args.segments, data or None)
     if multihost.is_first_process():
         write_result(workdir, evaluation, args.per_user, args.out and as_path(args.out))
         print_result(evaluation.result, format_table(evaluation.result))
@@ -180,4 +193,4 @@ def _verify(workdir: AnyPath, data: AnyPath | None) -> None:
 
 
 if __name__ == "__main__":
-    run(main, json_flag, hosts_flags, verify_flag, blend_flag, _flags)
+    run(main, json_flag, hosts_flags, verify_flag, blend_flag, _flags, _segments_flag)

@@ -23,6 +23,8 @@ from jaxrec.live_events.fleet.simulation import simulate as simulation_of
 from jaxrec.live_events.fleet.strategies import STRATEGIES
 from jaxrec.live_events.planning import plan_document, plan_text
 from jaxrec.live_events.scenario import LiveConfig, check_scenario
+from jaxrec.live_events.slates import command as slates
+from jaxrec.live_events.wire import command as produce
 
 
 class Subcommand(NamedTuple):
@@ -120,6 +122,8 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     "simulate": Subcommand(
         "simulate strategies of the update on a fleet of devices", simulate, (_scenario_flag, _simulate_flags)
     ),
+    "slates": Subcommand(slates.PURPOSE, slates.main, (slates.declare,)),
+    "produce": Subcommand(produce.PURPOSE, produce.main, (produce.declare,)),
 }
 
 

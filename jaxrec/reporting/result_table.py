@@ -7,6 +7,7 @@
 (`evaluation.labels.predictions.label_metrics`), `label_baselines`
 (`evaluation.labels.rates.baseline_metrics`), `gradients` (`evaluation.details.gradients`), `session`
 (`evaluation.sessions.of_session.evaluate_sessions`), `slices` (`evaluation.slices.results.with_slices`),
+`segments` (`live_events.slates.quality.with_segments`),
 `dataset`, `step` and `seconds`.
 """
 
@@ -19,6 +20,7 @@ from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath
 from jaxrec.reporting.tables.gradients import gradient_lines
 from jaxrec.reporting.tables.labels import label_lines
+from jaxrec.reporting.tables.segments import segment_lines
 from jaxrec.reporting.tables.sessions import session_lines
 from jaxrec.reporting.tables.slices import slice_lines
 from jaxrec.reporting.tables.truth import reward_model_lines, truth_lines
@@ -116,6 +118,8 @@ def format_table(result: Mapping[str, Any]) -> str:
         lines += ["", *session_lines(result)]
     if "gradients" in result:
         lines += ["", *gradient_lines(result["gradients"])]
+    if "segments" in result:
+        lines += ["", *segment_lines(result["segments"])]
     if "slices" in result:
         lines += ["", *slice_lines(result["slices"])]
     fractions = oracle_fraction(result)

@@ -158,6 +158,39 @@ class HealthAnswer(BaseModel):
     reload_error: str | None = None
 
 
+class SlateSlot(BaseModel):
+    """Slot of an event in a slate."""
+
+    event: str
+    slot: int
+    title: str
+    badge: str
+    playable: bool
+    time_from: str
+    metadata: dict[str, Any]
+
+
+class SlatesAnswer(BaseModel):
+    """Answer of /v1/slates: what the slates are of."""
+
+    model: str
+    titles: int
+    spare: int
+    regions: list[str]
+    segments: str
+    events: list[dict[str, Any]]
+
+
+class SlateAnswer(BaseModel):
+    """Answer of /v1/slates: titles in order, and spare ones in the place of those that a user has watched."""
+
+    format: int
+    titles: list[str]
+    spare: list[str]
+    slots: list[SlateSlot]
+    rule: str
+
+
 def request_schemas(columns: dict[str, Any], titles: list[Any], options: ServiceOptions) -> RequestSchemas:
     """Return the schemas of the requests of an export.
 

@@ -17,6 +17,7 @@ from tests.broken import (
     integrity,
     labels,
     live_events,
+    live_slates,
     models,
     past_signals,
     policies,
@@ -64,5 +65,6 @@ AREAS = (
     adaptation,
     codes,
     live_events,
+    live_slates,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)
