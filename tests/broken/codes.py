@@ -9,6 +9,7 @@ _MODEL = "tests/models/test_generator.py"
 _SESSIONS = "tests/models/test_title_sessions.py"
 _TARGETS = "tests/tasks/test_session_targets.py"
 _TASK = "tests/tasks/test_generative_task.py"
+_ROUNDS = "tests/end_to_end/test_alignment_rounds.py"
 
 LINES = (
     Line(
@@ -75,8 +76,36 @@ LINES = (
         (f"{_TARGETS}::test_the_sessions_of_the_upper_half_are_trained",),
     ),
     Line(
+        "positions with a pair are trained first",
+        "jaxrec/tasks/generative/places.py",
+        "uniform_BxL = jnp.where(first_BxL, uniform_BxL - 1.0, uniform_BxL)",
+        "pass",
+        (f"{_TASK}::test_the_first_loss_of_pairs_is_that_of_equal_log_ratios",),
+    ),
+    Line(
+        "a generative model is compared with that of the start",
+        "jaxrec/tasks/generative/pairs.py",
+        "ratio = own - jax.lax.stop_gradient(log_pi(reference.params, reference.projections))",
+        "ratio = own",
+        (f"{_TASK}::test_the_first_loss_of_pairs_is_that_of_equal_log_ratios",),
+    ),
+    Line(
+        "beams at a position leave out the titles that were played before",
+        "jaxrec/models/generative/generator.py",
+        "up_to, without(played_BxP), width)",
+        "up_to, without(0 * played_BxP), width)",
+        (f"{_ROUNDS}::test_the_pairs_among_all_titles_are_those_of_any_policy",),
+    ),
+    Line(
+        "no pair has a title that does not exist",
+        "jaxrec/analysis/rewritten/preference_pairs.py",
+        "high = jnp.where(title > 0, mean + half, jnp.inf)",
+        "high = mean + half",
+        (f"{_ROUNDS}::test_the_pairs_among_all_titles_are_those_of_any_policy",),
+    ),
+    Line(
         "trained positions have a next title",
-        "jaxrec/tasks/generative/task.py",
+        "jaxrec/tasks/generative/places.py",
         "order_BxL = jnp.where(target_BxL > 0, uniform_BxL, 2.0)",
         "order_BxL = uniform_BxL",
         (f"{_TASK}::test_drawn_places_are_different_positions_with_a_next_title",),
