@@ -101,7 +101,7 @@ LINES = (
         "jaxrec/analysis/rewritten/preference_pairs.py",
         "high = jnp.where(title > 0, mean + half, jnp.inf)",
         "high = mean + half",
-        (f"{_ROUNDS}::test_the_pairs_among_all_titles_are_those_of_any_policy",),
+        ("tests/end_to_end/test_policy_value_runs.py::test_the_best_pair_of_draws_by_hand",),
     ),
     Line(
         "trained positions have a next title",
