@@ -97,6 +97,13 @@ LINES = (
         (f"{_ROUNDS}::test_the_pairs_among_all_titles_are_those_of_any_policy",),
     ),
     Line(
+        "no beam is of a title that a filter removes",
+        "jaxrec/serving/catalogue.py",
+        ".at[:, catalogue.id_V].max(kept_BxV)",
+        ".at[:, catalogue.id_V].max(True)",
+        ("tests/end_to_end/test_generative_runs.py::test_filters_make_a_sub_trie_so_that_every_beam_counts",),
+    ),
+    Line(
         "no pair has a title that does not exist",
         "jaxrec/analysis/rewritten/preference_pairs.py",
         "high = jnp.where(title > 0, mean + half, jnp.inf)",
