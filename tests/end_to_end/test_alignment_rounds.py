@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from jaxrec.analysis.reward_models import with_reward_models
 from jaxrec.analysis.rewritten.preference_pairs import write_pairs
 from jaxrec.analysis.tokenising import tokenise
 from jaxrec.config.loading import load_config
@@ -16,6 +17,7 @@ from jaxrec.config.validation import check
 from jaxrec.core.errors import InputError
 from jaxrec.data.runners.run import ensure_dataset
 from jaxrec.data.storage.dataset import Dataset
+from jaxrec.evaluation.evaluator import EvaluationOptions, evaluate
 from jaxrec.training import trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,6 +116,12 @@ def test_rounds_of_a_generative_model(rounds, data, title, coded, model, tmp_pat
         assert steps[0]["log_pi_winner"] < 0 and steps[0]["log_pi_loser"] < 0
         assert steps[-1]["margin"] > 0 and steps[-1]["pairs_in_order"] > 0.5
     assert rounds == 1 or (users[0] & ~users[1]).any()  # each round has its own users
+
+
+def test_a_generative_model_has_a_value_under_reward_models(title, model):
+    evaluation = evaluate(model, EvaluationOptions(lists=("catalogue",), report_users=0), which="last")
+    rewards = with_reward_models(evaluation, model, title).result["rewards"]
+    assert rewards["models"] == 4 and 1.0 < rewards["value"] < 5.0  # stars
 
 
 def test_the_best_titles_of_a_title_policy_make_a_round(data, title, tmp_path):
