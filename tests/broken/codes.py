@@ -97,6 +97,22 @@ LINES = (
         (f"{_ROUNDS}::test_the_pairs_among_all_titles_are_those_of_any_policy",),
     ),
     Line(
+        "a run waits for its codes",
+        "jaxrec/studies/runs.py",
+        "after = codes_job(run).name if run.config.codes.path and not after else after",
+        "pass",
+        ("tests/studies/test_rounds.py::test_codes_are_written_once_before_the_run_that_reads_them",),
+    ),
+    Line(
+        "the reward models of a row prefer in all rounds",
+        "jaxrec/studies/plan.py",
+        "_workdir(folder, rewards or variant.after, seed)",
+        "_workdir(folder, variant.after, seed)",
+        (
+            "tests/studies/test_rounds.py::test_rounds_start_from_one_another_and_share_codes_and_reward_models",
+        ),
+    ),
+    Line(
         "no beam is of a title that a filter removes",
         "jaxrec/serving/catalogue.py",
         ".at[:, catalogue.id_V].max(kept_BxV)",
