@@ -440,6 +440,9 @@ POST = {
         Case("post.beta", 0.3, o.of_pairs, "next_item", PAIRED | {"post.objective": "ipo"}),
     ],
     "eta": [Case("post.eta", 0.3, o.of_pairs, "next_item", PAIRED)],
+    "rest": [Case("post.rest", 0.3, o.of_pairs, "next_item", PAIRED)],
+    "candidates": [Case("post.candidates", "best", o.pair_candidates, "next_item", PAIRED)],
+    "pair_users": [Case("post.pair_users", 0.5, o.pair_users, "next_item", PAIRED)],
     **{
         name: [Case(f"post.{name}", value, o.loss, "next_item", DRAWN)]
         for name, value in {"ratio_clip": 0.3, "kappa": 0.5, "samples": 3}.items()

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.config.heads import REWARD, head_values, labels_read
+from jaxrec.config.rules.post import PAIRS
 from jaxrec.config.schema import Config
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import PAD
@@ -77,6 +78,15 @@ def check_labels(
             raise InputError(f"{where}, but the dataset's rows store {stored}")
         if not shares.get(label.name, 1.0):
             raise InputError(f"{where}, which is known at none of the training targets")
+
+
+def check_pairs(config: Config, layout: Layout) -> None:
+    """Raise InputError if the objective learns from pairs and rows have none."""
+    if config.post.objective in PAIRS and not layout.pairs:
+        raise InputError(
+            f"post.objective={config.post.objective!r} learns from pairs, but the dataset's rows have none; "
+            "allowed: a dataset that python -m jaxrec.pairs wrote"
+        )
 
 
 def row_rewards(rows: dict[str, jax.Array], config: Config, layout: Layout, reward: str) -> RowRewards:
