@@ -27,6 +27,7 @@ from tests.broken import (
     signals,
     simulator,
     sources,
+    target_sets,
     training,
     wiring,
 )
@@ -62,5 +63,6 @@ AREAS = (
     rolling,
     adaptation,
     codes,
+    target_sets,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)
