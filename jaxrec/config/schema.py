@@ -279,6 +279,9 @@ class NextItem:
     calibration: float = 0.75  # t of gbce: 0 is bce, 1 gives the probabilities of a softmax
     temperature: float = 1.0  # divisor of the scores
     logits_budget_mib: int = 256  # memory of the logits of a chunk, in MiB
+    horizon_hours: float = 0.0  # the plays of so many hours after the next play are targets too; 0: none
+    half_life_hours: float = 24.0  # hours in which the weight of a later target falls by half
+    most: int = 8  # maximum number of plays among which the targets of a position are
     personalised: bool = False  # True: weights of Eq. 13; the source must have watch times
     alpha: float = 1.0  # alpha of Eq. 13
 

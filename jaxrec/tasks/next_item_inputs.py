@@ -14,6 +14,7 @@ from jaxrec.core.ids import PAD
 from jaxrec.core.row_format import Layout
 from jaxrec.models.layers import rng
 from jaxrec.models.next_item import ItemWindow
+from jaxrec.tasks.inputs.later_plays import LaterPlays, later_plays
 from jaxrec.tasks.inputs.unknown_titles import mask_to_unknown
 from jaxrec.tasks.ranking_inputs import decode
 
@@ -28,11 +29,13 @@ class TargetWindows(NamedTuple):
         window: Plays of the input.
         target: [B, L] int32 id of the next title, 0 at padding.
         outcome: [B, L] outcomes of the targets.
+        later: Plays from the targets on; None: the target alone.
     """
 
     window: ItemWindow
     target: jax.Array
     outcome: Outcome
+    later: LaterPlays | None = None
 
 
 def window_index(title: jax.Array, size: int, random: bool, key: jax.Array) -> jax.Array:
@@ -55,7 +58,8 @@ def window_index(title: jax.Array, size: int, random: bool, key: jax.Array) -> j
 
 
 def training(
-    words: Any, layout: Layout, size: int, random: bool, unknown_rate: float, key: jax.Array
+    words: Any, layout: Layout, size: int, random: bool, unknown_rate: float, key: jax.Array,
+    num_later: int = 0,
 ) -> TargetWindows:  # fmt: skip
     """Build training windows of `size` positions.
 
@@ -67,6 +71,7 @@ def training(
             Without `random`, a window holds the latest plays of its row.
         unknown_rate: Fraction of input titles that are replaced by the unknown title.
         key: [B, 2] uint32, one key for each row.
+        num_later: Number of plays of `TargetWindows.later`; 0: None.
     """
     rows = decode(words, layout.row_dtype())
     index = window_index(rows["title"], size, random, key)
@@ -79,7 +84,8 @@ def training(
     if unknown_rate:
         inputs = mask_to_unknown(inputs, unknown_rate, rng.fold_in(key[:, None], jnp.arange(size)))
     outcome = Outcome(completion[:, 1:].astype(jnp.float32))
-    return TargetWindows(ItemWindow(inputs, time[:, :-1], time[:, 1:]), target, outcome)
+    later = later_plays(rows, index[:, 1:], num_later) if num_later else None
+    return TargetWindows(ItemWindow(inputs, time[:, :-1], time[:, 1:]), target, outcome, later)
 
 
 def kept_positions(size: int, alpha: float) -> int:
@@ -122,8 +128,9 @@ def stochastic_length(
     index_BxL = jnp.sort(jnp.where(kept_BxL, jnp.arange(size), -1), axis=1)
 
     def close_gaps(x: jax.Array) -> jax.Array:
-        moved = jnp.take_along_axis(x, jnp.maximum(index_BxL, 0), axis=1)
-        return jnp.where(index_BxL >= 0, moved, jnp.zeros((), x.dtype))
+        index = index_BxL.reshape(*index_BxL.shape, *[1] * (x.ndim - 2))
+        moved = jnp.take_along_axis(x, jnp.maximum(index, 0), axis=1)
+        return jnp.where(index >= 0, moved, jnp.zeros((), x.dtype))
 
     return jax.tree.map(close_gaps, windows), long_B
 

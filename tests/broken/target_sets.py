@@ -3,6 +3,8 @@
 from tests.broken.line import Line
 
 _FILE = "jaxrec/losses/target_sets.py"
+_PLAYS = "jaxrec/tasks/inputs/later_plays.py"
+_OF_PLAYS = "tests/tasks/test_later_plays.py"
 _LOOP = "tests/losses/test_target_sets.py::test_the_loss_of_a_set_equals_a_loop_over_its_targets"
 
 LINES = (
@@ -12,6 +14,27 @@ LINES = (
         "(negatives >= FIRST_TITLE) & is_other",
         "negatives >= FIRST_TITLE",
         (f"{_LOOP}[sampled_softmax]",),
+    ),
+    Line(
+        "a title that is played again counts once",
+        _PLAYS,
+        "is_first = is_play & ~is_repeat",
+        "is_first = is_play",
+        (f"{_OF_PLAYS}::test_weights_fall_with_time_and_repeats_count_once",),
+    ),
+    Line(
+        "a play that is not selected is no target",
+        _PLAYS,
+        'is_target &= rows["selected"] > 0',
+        'is_target &= rows["selected"] >= 0',
+        (f"{_OF_PLAYS}::test_the_next_plays_of_positions_computed_by_hand",),
+    ),
+    Line(
+        "targets end with the horizon",
+        _PLAYS,
+        "(plays.hours <= objective.horizon_hours)",
+        "(plays.hours >= 0)",
+        (f"{_OF_PLAYS}::test_weights_fall_with_time_and_repeats_count_once",),
     ),
     Line(
         "an absent target has no weight",

@@ -398,6 +398,7 @@ OBJECTIVE = table(
 OBJECTIVE["weighting"].append(Case("objective.weighting", "averaging", o.terms))
 
 SAMPLED = {"next_item.loss": "sampled_softmax"}
+SEVERAL = {"next_item.horizon_hours": 72.0}
 NEXT_ITEM = {
     "loss": [Case("next_item.loss", "bce", o.terms, "next_item")],
     "negatives": [Case("next_item.negatives", 64, o.terms, "next_item", SAMPLED)],
@@ -413,7 +414,13 @@ NEXT_ITEM = {
         Case("next_item.temperature", 0.5, o.validation_loss, "next_item"),
     ],
     "logits_budget_mib": [Case("next_item.logits_budget_mib", 1, o.chunks, "next_item")],
-    "personalised": [Case("next_item.personalised", True, o.terms, "next_item")],
+    "horizon_hours": [Case("next_item.horizon_hours", 72.0, o.terms, "next_item")],
+    "half_life_hours": [Case("next_item.half_life_hours", 6.0, o.terms, "next_item", SEVERAL)],
+    "most": [Case("next_item.most", 2, o.terms, "next_item", SEVERAL)],
+    "personalised": [
+        Case("next_item.personalised", True, o.terms, "next_item"),
+        Case("next_item.personalised", True, o.terms, "next_item", SEVERAL),
+    ],
     "alpha": [Case("next_item.alpha", 2.0, o.terms, "next_item", {"next_item.personalised": True})],
 }
 

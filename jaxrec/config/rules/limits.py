@@ -40,6 +40,7 @@ _LIMITS = {
     "model.retrieval_dim": 2**16,
     "objective.retrieval_negatives": 2**20,
     "next_item.negatives": 2**20,
+    "next_item.most": 2**6,
     "post.reward_models": 2**8,
     "post.samples": 2**8,
     "codes.levels": 2**3,
