@@ -83,7 +83,7 @@ class NextItemTask(Task):
         size = len(host.valid)
         count = self.microbatches(size)
         key = jnp.zeros((size, 2), jnp.uint32)
-        windows = next_item_inputs.training(host.words, self.layout, self.size, False, 0.0, key)
+        windows = next_item_inputs.training(host.words, self.layout, self.size, 0.0, 0.0, key)
         # Axis letters: D devices, M microbatches of a device, S examples of a microbatch.
         ids_MxSxL = jnp.where(host.valid[:, None], windows.target, 0).reshape(count, size // count, self.size)
         ids_DxMxSxL = jax.lax.all_gather(ids_MxSxL, AXIS)
@@ -103,7 +103,7 @@ class NextItemTask(Task):
         chex.assert_shape(host.valid, (len(host.words),), custom_message="host.valid [B]")
         chex.assert_shape(key, (len(host.words), 2), custom_message="key [B, 2]")
         sampling = self.config.sampling
-        random, alpha = sampling.window == "random", sampling.stochastic_length
+        random, alpha = next_item_inputs.random_share(sampling), sampling.stochastic_length
         windows = next_item_inputs.training(
             host.words, self.layout, self.size, random, sampling.id_dropout, key, self._num_later
         )

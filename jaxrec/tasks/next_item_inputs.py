@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrec.config.schema import Sampling
 from jaxrec.core.batch import Outcome
 from jaxrec.core.ids import PAD
 from jaxrec.core.row_format import Layout
@@ -18,8 +19,9 @@ from jaxrec.tasks.inputs.later_plays import LaterPlays, later_plays
 from jaxrec.tasks.inputs.unknown_titles import mask_to_unknown
 from jaxrec.tasks.ranking_inputs import decode
 
-# Layer ids of the draws: the end of a window, the windows that stay whole, the positions that are kept.
-_WINDOW_DRAW, _WHOLE_DRAW, _KEPT_DRAW = 0x3D0C, 0x3D0D, 0x3D0E
+# Layer ids of the draws: the end of a window, the windows that stay whole, the positions that are kept, the
+# windows that are the latest.
+_WINDOW_DRAW, _WHOLE_DRAW, _KEPT_DRAW, _LATEST_DRAW = 0x3D0C, 0x3D0D, 0x3D0E, 0x3D0F
 
 
 class TargetWindows(NamedTuple):
@@ -38,7 +40,12 @@ class TargetWindows(NamedTuple):
     later: LaterPlays | None = None
 
 
-def window_index(title: jax.Array, size: int, random: bool, key: jax.Array) -> jax.Array:
+def random_share(sampling: Sampling) -> float:
+    """Return the probability that a window has a drawn end, in [0, 1]: `sampling.window`."""
+    return {"latest": 0.0, "random": 1.0, "mixed": 1.0 - sampling.latest_share}[sampling.window]
+
+
+def window_index(title: jax.Array, size: int, random: float, key: jax.Array) -> jax.Array:
     """Return the indices [B, size + 1] of the plays of windows, the last play being a target only.
 
     Args:
@@ -53,12 +60,15 @@ def window_index(title: jax.Array, size: int, random: bool, key: jax.Array) -> j
         plays_B = (title != PAD).sum(1)
         spare_B = jnp.clip(plays_B - (size + 1), 0, stored - (size + 1))
         uniform_B = rng.uniform((), key, _WINDOW_DRAW)
-        last_B = stored - jnp.minimum((uniform_B * (spare_B + 1)).astype(jnp.int32), spare_B)
+        back_B = jnp.minimum((uniform_B * (spare_B + 1)).astype(jnp.int32), spare_B)
+        if random < 1:
+            back_B = jnp.where(rng.uniform((), key, _LATEST_DRAW) < random, back_B, 0)
+        last_B = stored - back_B
     return last_B[:, None] - (size + 1) + jnp.arange(size + 1)
 
 
 def training(
-    words: Any, layout: Layout, size: int, random: bool, unknown_rate: float, key: jax.Array,
+    words: Any, layout: Layout, size: int, random: float, unknown_rate: float, key: jax.Array,
     num_later: int = 0,
 ) -> TargetWindows:  # fmt: skip
     """Build training windows of `size` positions.
@@ -67,8 +77,8 @@ def training(
         words: [B, words] uint32 packed rows.
         layout: Shape of the dataset's rows.
         size: Number of positions of a window.
-        random: Draw the end of each window uniformly among the ends that leave the fewest empty positions.
-            Without `random`, a window holds the latest plays of its row.
+        random: Probability that the end of a window is drawn uniformly among the ends that leave the fewest
+            empty positions. The other windows hold the latest plays of their rows.
         unknown_rate: Fraction of input titles that are replaced by the unknown title.
         key: [B, 2] uint32, one key for each row.
         num_later: Number of plays of `TargetWindows.later`; 0: None.

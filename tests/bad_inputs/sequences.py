@@ -21,6 +21,11 @@ CASES = [
     value("next_item.most", "0", "next_item.most=0 must be at least 1"),
     value("next_item.most", "100", "next_item.most=100 must be at most 64"),
     value(
+        "sampling.latest_share", "0.7", "sampling.latest_share=0.7 must be 0.5 with sampling.window='latest'"
+    ),
+    value("sampling.latest_share", "1.5", "sampling.latest_share=1.5 must be in [0, 1]"),
+    value("sampling.window", "mixt", "sampling.window='mixt' must be one of latest, random, mixed"),
+    value(
         "next_item.horizon_hours",
         "24",
         "next_item.horizon_hours=24.0 must be 0 with task.name='generative'",

@@ -37,6 +37,13 @@ LINES = (
         (f"{_OF_PLAYS}::test_weights_fall_with_time_and_repeats_count_once",),
     ),
     Line(
+        "a mixed window is the latest with its share",
+        "jaxrec/tasks/next_item_inputs.py",
+        "jnp.where(rng.uniform((), key, _LATEST_DRAW) < random, back_B, 0)",
+        "jnp.where(uniform_B < random, back_B, 0)",
+        ("tests/tasks/test_next_item_inputs.py::test_mixed_windows_are_the_latest_with_their_share",),
+    ),
+    Line(
         "an absent target has no weight",
         _FILE,
         "weight = jnp.where(present, weight, 0.0)",

@@ -300,7 +300,13 @@ SAMPLING = {
         Case("sampling.id_dropout", 0.3, o.loss, "one_expert"),
         Case("sampling.id_dropout", 0.3, o.loss, "next_item"),
     ],
-    "window": [Case("sampling.window", "random", o.loss, "next_item")],
+    "window": [
+        Case("sampling.window", "random", o.loss, "next_item"),
+        Case("sampling.window", "mixed", o.loss, "next_item"),
+    ],
+    "latest_share": [
+        Case("sampling.latest_share", 0.9, o.loss, "next_item", {"sampling.window": "mixed"}),
+    ],
     "stochastic_length": [Case("sampling.stochastic_length", 1.5, o.loss, "next_item")],
     "session_events": [Case("sampling.session_events", ("play",), o.scores, edits=READS_SESSION)],
     "next_k": [Case("sampling.next_k", 2, o.terms)],

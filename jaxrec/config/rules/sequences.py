@@ -4,6 +4,14 @@ from jaxrec.config.schema import Config
 from jaxrec.config.tree import require
 
 
+def check_windows(config: Config) -> None:
+    """Raise InputError for a share of the latest windows that is no share, or that nothing reads."""
+    share, window = config.sampling.latest_share, config.sampling.window
+    require(0 <= share <= 1, "sampling.latest_share", share, "be in [0, 1]")
+    allowed = f"be 0.5 with sampling.window={window!r}: it is of 'mixed'"
+    require(window == "mixed" or share == 0.5, "sampling.latest_share", share, allowed)
+
+
 def check_horizon(config: Config) -> None:
     """Raise InputError for the first setting of several targets of a position that is out of range."""
     objective = config.next_item
