@@ -226,6 +226,8 @@ class Model:
     target_in_sequence: bool = False  # each candidate is appended to the history as the newest title, as in
     # BST: transformer and gru4rec then encode each candidate; sasrec and hstu encode a history once
     retrieval_dim: int = 0  # width of the vectors of the retrieval head; 0: no retrieval head
+    attention_span: int = 0  # for sequences: positions of a chunk of block-local attention, which divide
+    # `max_len`; 0: all positions attend to all earlier positions
     remat: bool = False  # experts recompute their forward pass in the backward pass, to save memory
     attention_impl: Literal["auto", "einsum", "dot_product", "pallas"] = "auto"
     # implementation of attention; "auto" selects the fastest allowed implementation

@@ -1,10 +1,12 @@
-"""Lines of losses against sets of targets."""
+"""Lines of the model of long histories: sets of targets, windows, block-local attention."""
 
 from tests.broken.line import Line
 
 _FILE = "jaxrec/losses/target_sets.py"
 _PLAYS = "jaxrec/tasks/inputs/later_plays.py"
 _OF_PLAYS = "tests/tasks/test_later_plays.py"
+_BLOCKS = "jaxrec/models/encoders/block_local.py"
+_OF_BLOCKS = "tests/models/encoders/test_block_local.py"
 _LOOP = "tests/losses/test_target_sets.py::test_the_loss_of_a_set_equals_a_loop_over_its_targets"
 
 LINES = (
@@ -42,6 +44,34 @@ LINES = (
         "jnp.where(rng.uniform((), key, _LATEST_DRAW) < random, back_B, 0)",
         "jnp.where(uniform_B < random, back_B, 0)",
         ("tests/tasks/test_next_item_inputs.py::test_mixed_windows_are_the_latest_with_their_share",),
+    ),
+    Line(
+        "chunks end at the newest position",
+        _BLOCKS,
+        "((0, 0), (-L % span, 0), *[(0, 0)]",
+        "((0, 0), (0, -L % span), *[(0, 0)]",
+        (f"{_OF_BLOCKS}::test_chunks_end_at_the_newest_position[sasrec]",),
+    ),
+    Line(
+        "a summary is of an older chunk than the one before",
+        _BLOCKS,
+        "jnp.arange(n) < jnp.arange(n)[:, None] - 1",
+        "jnp.arange(n) < jnp.arange(n)[:, None]",
+        (f"{_OF_BLOCKS}::test_attention_over_chunks_equals_a_loop_over_keys",),
+    ),
+    Line(
+        "a position does not attend to later positions of its chunk",
+        _BLOCKS,
+        "present_Rxw[:, None] & jnp.tri(span, dtype=bool)",
+        "present_Rxw[:, None] & jnp.ones((span, span), bool)",
+        (f"{_OF_BLOCKS}::test_a_position_reads_all_earlier_positions_and_no_later_one[sasrec]",),
+    ),
+    Line(
+        "the time of a summary is that of its newest position",
+        _BLOCKS,
+        "of_all_chunks(time_Rxw[:, -1], rows)",
+        "of_all_chunks(time_Rxw[:, 0], rows)",
+        (f"{_OF_BLOCKS}::test_times_and_distances_of_keys_are_those_of_their_positions",),
     ),
     Line(
         "an absent target has no weight",

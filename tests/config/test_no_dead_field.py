@@ -375,6 +375,7 @@ MODEL = table(
     "retrieval_dim": [
         Case("model.retrieval_dim", 6, o.params, "one_expert", also={"objective.retrieval": 0.5})
     ],
+    "attention_span": [Case("model.attention_span", 2, o.loss, "next_item")],
     "remat": [Case("model.remat", True, o.loss, base) for base in ("one_expert", "next_item")],
     "entity": [Case("model.entity", "mixed", o.params, "one_expert", METADATA)],
     "launch_day": [Case("model.launch_day", "runtime", o.maturity, "one_expert",
