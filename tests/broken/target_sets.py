@@ -1,4 +1,4 @@
-"""Lines of the model of long histories: sets of targets, windows, block-local attention."""
+"""Lines of the model of long histories: sets of targets, windows, block-local attention, delays."""
 
 from tests.broken.line import Line
 
@@ -7,6 +7,8 @@ _PLAYS = "jaxrec/tasks/inputs/later_plays.py"
 _OF_PLAYS = "tests/tasks/test_later_plays.py"
 _BLOCKS = "jaxrec/models/encoders/block_local.py"
 _OF_BLOCKS = "tests/models/encoders/test_block_local.py"
+_DELAYS = "jaxrec/evaluation/delays/of_delay.py"
+_OF_DELAYS = "tests/evaluation/delays/test_of_delay.py"
 _LOOP = "tests/losses/test_target_sets.py::test_the_loss_of_a_set_equals_a_loop_over_its_targets"
 
 LINES = (
@@ -72,6 +74,20 @@ LINES = (
         "of_all_chunks(time_Rxw[:, -1], rows)",
         "of_all_chunks(time_Rxw[:, 0], rows)",
         (f"{_OF_BLOCKS}::test_times_and_distances_of_keys_are_those_of_their_positions",),
+    ),
+    Line(
+        "a delay cuts the plays since",
+        _DELAYS,
+        '(rows[f"{_PREFIX}time"] > until[:, None])',
+        '(rows[f"{_PREFIX}time"] > rows["target_time"][:, None])',
+        (f"{_OF_DELAYS}::test_ranks_are_those_of_rows_without_the_plays_of_the_last_hours",),
+    ),
+    Line(
+        "titles left out are those of the request with any delay",
+        _DELAYS,
+        '"kept" if seen == "kept" else "all")',
+        '"kept")',
+        (f"{_OF_DELAYS}::test_titles_left_out_are_those_of_the_request",),
     ),
     Line(
         "an absent target has no weight",
