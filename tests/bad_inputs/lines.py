@@ -119,6 +119,15 @@ CASES = [
     line("report: no such workdir", "report", "nowhere", text="nowhere: holds neither test.json nor eval-*.json"),
     line("report: one of two is missing", "report", "nowhere", "other", text="nowhere: holds neither test.json nor eval-*.json"),
     line("report: an unknown scheme", "report", "abc://x", text="abc:// is not supported"),
+    # embed
+    line("embed alone", "embed", text="checkpoint"),
+    line("embed of nothing", "embed", W, "--out=e.parquet", text="of"),
+    line("embed of both", "embed", W, "--out=e.parquet", "--of=both", text="--of=both; allowed: users, titles"),
+    line("embed users without histories", "embed", W, "--out=e.parquet", "--of=users", text="--of=users: needs --histories"),
+    line("embed titles of histories", "embed", W, "--out=e.parquet", "--of=titles", "--histories=h.csv", text="--histories=h.csv; allowed only with --of=users"),
+    line("embed to another suffix", "embed", W, "--out=e.csv", "--of=titles", text="--out=e.csv: allowed: a file name that ends with .parquet"),
+    line("embed to no folder", "embed", W, "--out=no/e.parquet", "--of=titles", text="--out"),
+    line("embed of no such workdir", "embed", W, "--out=e.parquet", "--of=titles", text="nowhere/checkpoints: no such directory"),
     # recommend
     line("recommend alone", "recommend", text="checkpoint"),
     line("recommend: no histories", "recommend", W, text="histories"),
