@@ -138,7 +138,9 @@ class Sampling:
     negatives: int = 20  # negatives per example
     history_keeps_abandoned: bool = False  # True: histories contain titles that the user abandoned
     id_dropout: float = 0.01  # fraction of history titles that are replaced by the unknown title
-    window: Literal["latest", "random"] = "latest"  # window of a sequence; "random": a new one each epoch
+    window: Literal["latest", "random", "mixed"] = "latest"  # window of a sequence; "random": a new one each
+    # epoch; "mixed": the latest or a new one
+    latest_share: float = 0.5  # of "mixed": probability that an epoch shows the latest window of a row
     stochastic_length: float = 0.0  # alpha of HSTU, in (1, 2), which shortens long windows; 0: off
     session_events: tuple[str, ...] = ()  # events of the session that the model reads: "play" and names of
     # signals; empty: all
@@ -224,6 +226,8 @@ class Model:
     target_in_sequence: bool = False  # each candidate is appended to the history as the newest title, as in
     # BST: transformer and gru4rec then encode each candidate; sasrec and hstu encode a history once
     retrieval_dim: int = 0  # width of the vectors of the retrieval head; 0: no retrieval head
+    attention_span: int = 0  # for sequences: positions of a chunk of block-local attention, which divide
+    # `max_len`; 0: all positions attend to all earlier positions
     remat: bool = False  # experts recompute their forward pass in the backward pass, to save memory
     attention_impl: Literal["auto", "einsum", "dot_product", "pallas"] = "auto"
     # implementation of attention; "auto" selects the fastest allowed implementation
@@ -279,6 +283,9 @@ class NextItem:
     calibration: float = 0.75  # t of gbce: 0 is bce, 1 gives the probabilities of a softmax
     temperature: float = 1.0  # divisor of the scores
     logits_budget_mib: int = 256  # memory of the logits of a chunk, in MiB
+    horizon_hours: float = 0.0  # the plays of so many hours after the next play are targets too; 0: none
+    half_life_hours: float = 24.0  # hours in which the weight of a later target falls by half
+    most: int = 8  # maximum number of plays among which the targets of a position are
     personalised: bool = False  # True: weights of Eq. 13; the source must have watch times
     alpha: float = 1.0  # alpha of Eq. 13
 

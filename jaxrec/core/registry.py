@@ -134,6 +134,9 @@ SEQUENCE_ENCODERS = {
     "fuxi": "jaxrec.models.encoders.fuxi:encode_positions",
 }
 
+# Those whose attention may be block-local: `model.attention_span`.
+BLOCK_LOCAL_ENCODERS = ("sasrec", "hstu", "ligr")
+
 # The same with the encoders of other distributions, group "jaxrec.encoders". An entry point names a
 # SequenceEncoder; with a static method `encode_positions`, a PositionEncoder, it encodes whole sequences too.
 ALL_ENCODERS = Extensible(ENCODERS, "jaxrec.encoders")

@@ -217,6 +217,17 @@ def gbce(h, titles, target, negatives, temperature: float, calibration: float) -
         temperature: divisor of the scores.
         calibration: t, in [0, 1].
     """
-    alpha = negatives.shape[-1] / (titles.shape[0] - FIRST_TITLE - 1)
-    term = partial(_bce_term, beta=1 - calibration * (1 - alpha))
+    term = partial(_bce_term, beta=gbce_beta(negatives.shape[-1], len(titles), calibration))
     return _sampled_loss(term, h, titles, target, negatives, temperature)
+
+
+def gbce_beta(negatives: int, titles: int, calibration: float) -> float:
+    """Return the factor beta of the positive term of `gbce`.
+
+    Args:
+        negatives: Number N of sampled negatives.
+        titles: Number of ids V.
+        calibration: t, in [0, 1].
+    """
+    alpha = negatives / (titles - FIRST_TITLE - 1)
+    return 1 - calibration * (1 - alpha)

@@ -6,7 +6,8 @@
 `truth` (`evaluation.truth.of_policy.evaluate_policy`), `labels`
 (`evaluation.labels.predictions.label_metrics`), `label_baselines`
 (`evaluation.labels.rates.baseline_metrics`), `gradients` (`evaluation.details.gradients`), `session`
-(`evaluation.sessions.of_session.evaluate_sessions`), `slices` (`evaluation.slices.results.with_slices`),
+(`evaluation.sessions.of_session.evaluate_sessions`), `delay`
+(`evaluation.delays.of_delay.evaluate_delays`), `slices` (`evaluation.slices.results.with_slices`),
 `segments` (`live_events.slates.quality.with_segments`),
 `dataset`, `step` and `seconds`.
 """
@@ -18,6 +19,7 @@ from typing import Any
 from jaxrec.core.ids import CATALOGUE, LABEL_BASELINES, LABELS, REWARDS, SERVED, TRUTH
 from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath
+from jaxrec.reporting.tables.delays import delay_lines
 from jaxrec.reporting.tables.gradients import gradient_lines
 from jaxrec.reporting.tables.labels import label_lines
 from jaxrec.reporting.tables.segments import segment_lines
@@ -116,6 +118,8 @@ def format_table(result: Mapping[str, Any]) -> str:
         lines += ["", *label_lines(result[LABELS], result.get(LABEL_BASELINES, {}))]
     if "session" in result:
         lines += ["", *session_lines(result)]
+    if "delay" in result:
+        lines += ["", *delay_lines(result["delay"])]
     if "gradients" in result:
         lines += ["", *gradient_lines(result["gradients"])]
     if "segments" in result:

@@ -29,6 +29,7 @@ from tests.broken import (
     signals,
     simulator,
     sources,
+    target_sets,
     training,
     wiring,
 )
@@ -66,5 +67,6 @@ AREAS = (
     codes,
     live_events,
     live_slates,
+    target_sets,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)

@@ -125,8 +125,8 @@ LINES = (
     Line(
         "gBCE's beta",
         "jaxrec/losses/sampled_losses.py",
-        "beta=1 - calibration * (1 - alpha)",
-        "beta=1 - calibration * alpha",
+        "return 1 - calibration * (1 - alpha)",
+        "return 1 - calibration * alpha",
         ("tests/losses/test_next_item_losses.py::test_sampled_losses_equal_their_definitions",),
     ),
     Line(

@@ -120,7 +120,7 @@ class GenerativeTask(NextItemTask):
         """
         sampling, codes, valid_Bx1 = self.config.sampling, self.config.codes, jnp.asarray(host.valid)[:, None]
         if least is None:
-            random = sampling.window == "random"
+            random = next_item_inputs.random_share(sampling)
             windows = next_item_inputs.training(
                 host.words, self.layout, self.size, random, sampling.id_dropout, key
             )

@@ -116,7 +116,7 @@ def training(words: Any, layout: Layout, config: Config, size: int, key: jax.Arr
         key: [B, 2] uint32, one key for each row.
     """
     sampling, rows = config.sampling, decode(words, layout.row_dtype())
-    random = sampling.window == "random"
+    random = next_item_inputs.random_share(sampling)
     windows = next_item_inputs.training(words, layout, size, random, sampling.id_dropout, key)
     index = next_item_inputs.window_index(rows["title"], size, random, key)
     rewards = row_rewards(rows, config, layout, config.post.reward)
