@@ -198,6 +198,7 @@ class Model:
     dropout: float = 0.2  # rate of the "initial dropout", on the input of the experts
     head_hidden: tuple[int, ...] = (128, 64)  # hidden widths of the tasks' MLP heads
     matcher_product: bool = True  # the heads also read the product of user and title projections
+    cross: int = 0  # cross layers (DCN-v2) on user, title and product, whose output the heads also read
     trunk: Literal["shared", "mmoe", "ple"] = "shared"  # "shared": each head reads user and title by itself;
     # else the heads mix experts by gates: of all heads ("mmoe"), or shared and their own ("ple")
     trunk_experts: int = 4  # shared experts of a trunk; "ple" has one more for each head

@@ -14,7 +14,7 @@ from jaxrec.config.rules.data import DATA_RULES, whole
 from jaxrec.config.rules.declared.availability import check_observed_labels
 from jaxrec.config.rules.declared.heads import check_heads
 from jaxrec.config.rules.declared.strata import check_strata
-from jaxrec.config.rules.declared.trunks import check_trunk
+from jaxrec.config.rules.declared.trunks import check_cross, check_trunk
 from jaxrec.config.rules.entity import check_entity
 from jaxrec.config.rules.limits import check_limits
 from jaxrec.config.rules.post import check_post
@@ -287,8 +287,8 @@ def _check_run(config: Config) -> None:
 
 _RULES: tuple[Callable[[Config], None], ...] = (
     *DATA_RULES, _check_sampling, check_strata, _check_model, check_session_experts, _check_sequences,
-    _check_split, _check_objective, check_intent, check_heads, check_observed_labels, check_trunk,
-    check_entity, check_post, check_codes, check_start, _check_run,
+    _check_split, _check_objective, check_intent, check_heads, check_observed_labels, check_cross,
+    check_trunk, check_entity, check_post, check_codes, check_start, _check_run,
 )  # fmt: skip
 
 

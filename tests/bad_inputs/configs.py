@@ -137,6 +137,8 @@ TREE_CASES = [
     edit("one signal without a tuple", "c.signals = Signal('thumb', column='x')", text="must be a tuple, each a Signal"),
     edit("a signal named as the plays", "c.signals = (Signal('play', column='x'),)", text="signals[0].name='play' must not be 'play'"),
     edit("a signal of the simulator", "c.signals = (Signal('thumb', 'sign', column='x'),)", text="signals[0].column='x' must be empty: a Simulator source generates its signals"),
+    edit("cross layers below 0", "c.model.cross = -1", text="model.cross=-1 must be at least 0"),
+    edit("cross layers of a trunk", "c.model.cross = 2; c.model.trunk = 'mmoe'", text="model.cross=2 must be 0 with model.trunk='mmoe': heads of a trunk read its experts alone"),
     edit("a mixture of an id alone", "c.model.entity = 'mixed'; c.model.features = ('title_id', 'segment')", text="model.entity='mixed' must be concat unless the model reads title_id and another title feature"),
     edit("masked ids without metadata", "c.model.cold_masking_new = 0.5; c.model.features = ('title_id',)", text="model.cold_masking_new=0.5 must be 0 unless the model reads title_id and another title feature"),
     edit("new titles masked less", "c.model.cold_masking = 0.5", text="model.cold_masking=0.5 must be at most model.cold_masking_new=0: new titles are masked most"),

@@ -207,4 +207,11 @@ LINES = (
         "own[k : k + 1] + shared) for k, gate",
         ("tests/models/test_trunks.py::test_values_and_gradients_are_the_naive_forms",),
     ),
+    Line(
+        "a cross layer multiplies by the first input",
+        "jaxrec/models/features/cross.py",
+        "xl_BxCxD = x0_BxCxD * (linear + broadcast(bias, linear.shape)) + xl_BxCxD",
+        "xl_BxCxD = xl_BxCxD * (linear + broadcast(bias, linear.shape)) + xl_BxCxD",
+        ("tests/models/test_cross.py::test_values_and_gradients_are_those_of_the_loop",),
+    ),
 )

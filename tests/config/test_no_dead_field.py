@@ -355,6 +355,7 @@ MODEL = table(
         Case("model.intent_of", "form", o.params, edits={"objective.intent": 0.2, **READS_SESSION}),
         Case("model.intent_of", "form", o.params, edits=COUNTS),
     ],
+    "cross": [Case("model.cross", 1, o.params)],
     "trunk": [Case("model.trunk", kind, o.params) for kind in ("mmoe", "ple")],
     "trunk_experts": [Case("model.trunk_experts", 2, o.params, edits={"model.trunk": "mmoe"})],
     "trunk_width": [Case("model.trunk_width", 8, o.params, edits={"model.trunk": "mmoe"})],
