@@ -238,7 +238,6 @@ def work(config: Config, layout: Layout, batch: int) -> Work:
     if m.cross:  # counted as the equations have it, in both
         H, wide = m.head_hidden[-1], user + width["title"] + X
         common += B * C * (wide * (m.cross * wide + H) + 2 * H * H)
-        common += B * H * first * ((o.ctr > 0) * C + (o.ranking > 0) * C + (o.regression > 0) * K)
     return Work(6.0 * (common + B * (title_rows + user_rows)), 6.0 * (common + title_once + B * user_once))
 
 

@@ -73,9 +73,8 @@ class RankingModel(UserEncoder):
             self._create_trunk(product)
             return
         if self.config.cross:
-            sizes = *self.widths, product, self.config.cross, hidden[-1]
-            self.crossing = CrossNetwork(self.dtype, *sizes, name="cross")
-            product += hidden[-1]
+            crossed = *self.widths, product, self.config.cross, hidden[-1]
+            self.crossing, product = CrossNetwork(self.dtype, *crossed, name="cross"), hidden[-1]
         sizes = *self.widths, product, hidden
         self.matchers = {
             h.name: MlpHead(self.dtype, h.name, *sizes, h.last_bias, name=f"matcher_{h.name}")

@@ -2,8 +2,8 @@
 
 The input is x_0 = [u, t, x(u, t)]: the user vector, which holds the user's and the request's features, the
 title vector and the product features. A layer is x_{l+1} = x_0 * (W_l x_l + b_l) + x_l (Eq. 1 of the paper).
-The output is c + K_2 relu(K_1 c + a) with c = P x_L + p, of the width of the product features. The heads read
-it beside x(u, t). The network is shared by the heads, so that its cost does not grow with their number.
+The output is x(u, t) + c + K_2 relu(K_1 c + a) with c = P x_L + p. The heads read it in place of x(u, t): the
+network is shared, so that its cost does not grow with the number of heads.
 
 The first layer W_0 x_0 is a sum as in `models.heads`: the part of u is computed once per user, and that of t
 once per title or per candidate, whichever is fewer rows.
@@ -30,7 +30,7 @@ class CrossNetwork(Parameters):
     Attributes:
         user: Width U of the user vector.
         title: Width F of a title vector.
-        product: Width X of the product features; 0 without.
+        product: Width X of the product features, which is H; 0 without.
         layers: Number of cross layers, at least 1.
         out: Width H of the output.
     """
@@ -59,7 +59,7 @@ class CrossNetwork(Parameters):
         )
 
     def __call__(self, u: jax.Array, titles: TitleLookup, x: jax.Array | None) -> jax.Array:
-        """Return the product features and the output of the network, [B, C, X + H].
+        """Return the features that the heads read in place of the product features, [B, C, H].
 
         Args:
             u: User vectors, [B, U] or [B, C, U].
@@ -86,7 +86,7 @@ class CrossNetwork(Parameters):
         kernel, bias, last = self.residual
         h_BxCxH = c_BxCxH @ kernel
         c_BxCxH = c_BxCxH + nn.relu(h_BxCxH + broadcast(bias, h_BxCxH.shape)) @ last
-        return c_BxCxH if x is None else jnp.concatenate([x, c_BxCxH], axis=-1)
+        return c_BxCxH if x is None else x + c_BxCxH
 
     def every(
         self, head: MlpHead, product: ProductFeatures | None, u_BxU: jax.Array, t_VxF: jax.Array
