@@ -26,7 +26,8 @@ class Feature:
     """Column of a table that the model reads as a feature."""
 
     name: str  # column of its table; an interaction: completion, sessions, age or a signal; a label: its name
-    kind: str  # "category", "categories" (list-valued) or "number"
+    kind: str  # "category", "categories" (list-valued), "number", or "text" of titles and contexts, read as
+    # hashed character n-grams
     where: str  # "title", "user", "context", "interaction" or "label", a stored label of the target
     width: int  # width of the embedding
     most: int = 0  # maximum number of values that are read from a list, for "categories"
