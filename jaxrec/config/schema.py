@@ -139,6 +139,7 @@ class Sampling:
     negatives: int = 20  # negatives per example
     history_keeps_abandoned: bool = False  # True: histories contain titles that the user abandoned
     id_dropout: float = 0.01  # fraction of history titles that are replaced by the unknown title
+    context_dropout: float = 0.0  # probability that training hides a feature of the context, each by itself
     window: Literal["latest", "random"] = "latest"  # window of a sequence; "random": a new one each epoch
     stochastic_length: float = 0.0  # alpha of HSTU, in (1, 2), which shortens long windows; 0: off
     session_events: tuple[str, ...] = ()  # events of the session that the model reads: "play" and names of

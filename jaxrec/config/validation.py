@@ -119,6 +119,9 @@ def _check_sampling(config: Config) -> None:
     sampling = config.sampling
     _at_least(config, 1, "sampling.negatives", "sampling.next_k")
     _rate(config, "sampling.id_dropout")
+    _rate(config, "sampling.context_dropout")
+    contexts, rate = [f for f in config.features if f.where == "context"], config.sampling.context_dropout
+    require(bool(contexts) or not rate, "sampling.context_dropout", rate, "be 0 without context features")
     for pool, count in zip(POOLS, mix_counts(sampling.mix, sampling.negatives), strict=True):
         stored = getattr(config.data, pool)
         require(stored >= count, f"data.{pool}", stored, f"be at least {count}, which sampling.mix takes")

@@ -300,6 +300,8 @@ VALUE_CASES = [
     value("sampling.negatives", "21", "must give a whole count of 21 negatives"),
     value("sampling.negatives", "10000", "must be at least"),
     value("sampling.next_k", "4", "sampling.next_k=4 must be at most 3"),
+    value("sampling.context_dropout", "2", "sampling.context_dropout=2.0 must be in [0, 1]"),
+    edit("hidden contexts without contexts", "c.features = tuple(f for f in c.features if f.where != 'context')", "c.sampling.context_dropout = 0.5", text="sampling.context_dropout=0.5 must be 0 without context features"),
     value("sampling.id_dropout", "2", "sampling.id_dropout=2.0 must be in [0, 1]"),
     value("sampling.target_weights", "2.0,1.0", "sampling.target_weights[0]=2.0 must be in (0, 1]"),
     value("data.max_history", "10", "data.max_history=10 must be a multiple of 4"),

@@ -296,6 +296,11 @@ SAMPLING = {
         Case("sampling.history_keeps_abandoned", True, o.batch),
         Case("sampling.history_keeps_abandoned", True, o.scores, "one_expert"),
     ],
+    "context_dropout": [
+        Case(
+            "sampling.context_dropout", 0.3, o.loss, "one_expert", {"model.features": ("title_id", "device")}
+        ),
+    ],
     "id_dropout": [
         Case("sampling.id_dropout", 0.3, o.loss, "one_expert"),
         Case("sampling.id_dropout", 0.3, o.loss, "next_item"),
