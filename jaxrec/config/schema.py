@@ -26,7 +26,8 @@ class Feature:
     """Column of a table that the model reads as a feature."""
 
     name: str  # column of its table; an interaction: completion, sessions, age or a signal; a label: its name
-    kind: str  # "category", "categories" (list-valued) or "number"
+    kind: str  # "category", "categories" (list-valued), "number", or "text" of titles and contexts, read as
+    # hashed character n-grams
     where: str  # "title", "user", "context", "interaction" or "label", a stored label of the target
     width: int  # width of the embedding
     most: int = 0  # maximum number of values that are read from a list, for "categories"
@@ -138,6 +139,7 @@ class Sampling:
     negatives: int = 20  # negatives per example
     history_keeps_abandoned: bool = False  # True: histories contain titles that the user abandoned
     id_dropout: float = 0.01  # fraction of history titles that are replaced by the unknown title
+    context_dropout: float = 0.0  # probability that training hides a feature of the context, each by itself
     window: Literal["latest", "random", "mixed"] = "latest"  # window of a sequence; "random": a new one each
     # epoch; "mixed": the latest or a new one
     latest_share: float = 0.5  # of "mixed": probability that an epoch shows the latest window of a row
@@ -200,6 +202,7 @@ class Model:
     dropout: float = 0.2  # rate of the "initial dropout", on the input of the experts
     head_hidden: tuple[int, ...] = (128, 64)  # hidden widths of the tasks' MLP heads
     matcher_product: bool = True  # the heads also read the product of user and title projections
+    cross: int = 0  # cross layers (DCN-v2) on user, title and product, whose output the heads also read
     trunk: Literal["shared", "mmoe", "ple"] = "shared"  # "shared": each head reads user and title by itself;
     # else the heads mix experts by gates: of all heads ("mmoe"), or shared and their own ("ple")
     trunk_experts: int = 4  # shared experts of a trunk; "ple" has one more for each head

@@ -105,6 +105,7 @@ FEATURE_KINDS = {
     "category": "jaxrec.models.layers.embedding:CategoryEmbedding",
     "categories": "jaxrec.models.layers.embedding:CategoryEmbedding",
     "number": "jaxrec.models.layers.dense:Dense",
+    "text": "jaxrec.models.features.text:TextEmbedding",
 }
 
 # Encoder of an expert -> a SequenceEncoder: each example's history to one vector.

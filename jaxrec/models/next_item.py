@@ -20,6 +20,7 @@ from jaxrec.core.batch import Known, TitleTable
 from jaxrec.core.registry import ALL_SEQUENCE_ENCODERS, resolve
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.models.encoders.base import PositionEncoder, SequencePositions
+from jaxrec.models.features.text import text_embedding
 from jaxrec.models.heads import OutputMaps
 from jaxrec.models.layers.dense import (
     Parameters,
@@ -137,6 +138,7 @@ class ItemTable(Parameters):
             self.reads,
             self.spread,
             entity=self.entity,
+            text=text_embedding(self.dtype, self.features, self.reads, self.spread),
             name="vectors",
         )
         t_VxF = vectors.vectors(jnp.arange(max(self.titles, table.categories.shape[0])), table)

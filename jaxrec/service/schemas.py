@@ -10,6 +10,7 @@ from jaxrec.service.options import ServiceOptions
 _INT64 = 2**63
 _MOST_TIME = {"s": 10**11, "ms": 10**14, "us": 10**17, "ns": 9 * 10**18}  # by unit: year 5138; 2255
 _MOST_TEXT = 200  # characters of a key or of a category
+_MOST_FREE_TEXT = 2**16  # characters of a text feature, of which the first are read
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -259,7 +260,15 @@ def _columns(prefix: str, specs: dict[str, Any]) -> tuple[Column, ...]:
 
 def _field(column: Column, unit: str, required: bool) -> tuple[Any, Any]:
     times = {"time": _time(unit), "decimal time": _time(unit) | Number}
-    types: dict[str, Any] = {"key": Key, "number": Number, "whole": Whole, "flag": bool | Key, **times}
+    text = Annotated[str, Field(max_length=_MOST_FREE_TEXT)]
+    types: dict[str, Any] = {
+        "free text": text,
+        "key": Key,
+        "number": Number,
+        "whole": Whole,
+        "flag": bool | Key,
+        **times,
+    }
     kind = types.get(column.kind, Key)
     if required:
         return kind, Field(alias=column.name)

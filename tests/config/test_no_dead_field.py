@@ -296,6 +296,11 @@ SAMPLING = {
         Case("sampling.history_keeps_abandoned", True, o.batch),
         Case("sampling.history_keeps_abandoned", True, o.scores, "one_expert"),
     ],
+    "context_dropout": [
+        Case(
+            "sampling.context_dropout", 0.3, o.loss, "one_expert", {"model.features": ("title_id", "device")}
+        ),
+    ],
     "id_dropout": [
         Case("sampling.id_dropout", 0.3, o.loss, "one_expert"),
         Case("sampling.id_dropout", 0.3, o.loss, "next_item"),
@@ -361,6 +366,7 @@ MODEL = table(
         Case("model.intent_of", "form", o.params, edits={"objective.intent": 0.2, **READS_SESSION}),
         Case("model.intent_of", "form", o.params, edits=COUNTS),
     ],
+    "cross": [Case("model.cross", 1, o.params)],
     "trunk": [Case("model.trunk", kind, o.params) for kind in ("mmoe", "ple")],
     "trunk_experts": [Case("model.trunk_experts", 2, o.params, edits={"model.trunk": "mmoe"})],
     "trunk_width": [Case("model.trunk_width", 8, o.params, edits={"model.trunk": "mmoe"})],

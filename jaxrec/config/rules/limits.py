@@ -36,6 +36,7 @@ _LIMITS = {
     "model.experts.num_heads": 2**10,
     "model.head_hidden": 2**16,
     "model.gate.hidden": 2**16,
+    "model.cross": 2**5,
     "model.trunk_experts": 2**8,
     "model.trunk_width": 2**16,
     "model.retrieval_dim": 2**16,
