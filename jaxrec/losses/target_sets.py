@@ -21,11 +21,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxrec.core.ids import FIRST_TITLE, PAD
-from jaxrec.losses.chunks import positions_per_chunk, sum_dtype, to_chunks
+from jaxrec.losses.chunks import chunk_size, sum_dtype, to_chunks
 from jaxrec.losses.full_softmax import softmax
-
-_SAMPLED_BYTES = 2**21  # of gathered vectors in a chunk of positions on a CPU, as in `sampled_losses`
-_SAMPLED_BYTES_ELSEWHERE = 2**28
+from jaxrec.losses.sampled_losses import chunk_bytes
 
 
 def shares(target: jax.Array, weight: jax.Array) -> jax.Array:
@@ -145,7 +143,6 @@ def _sampled(term: Callable, h, titles, target, weight, negatives, log_q, temper
         return term(scores[:, :J], scores[:, J:], share, target >= FIRST_TITLE, is_negative)
 
     inputs = (h, *(x.reshape(R * L, -1) for x in (target, share, negatives)))
-    budget = _SAMPLED_BYTES if jax.default_backend() == "cpu" else _SAMPLED_BYTES_ELSEWHERE
-    size = positions_per_chunk(R * L, (J + negatives.shape[-1]) * D * wide.itemsize, budget)
+    size = chunk_size(R * L, chunk_bytes() // ((J + negatives.shape[-1]) * D * wide.itemsize))
     values = lax.map(chunk, tuple(to_chunks(x, size) for x in inputs)).reshape(-1)[: R * L]
     return jnp.where(has_target, values.reshape(R, L), 0.0)

@@ -219,7 +219,7 @@ LINES = (
         "jaxrec/models/features/text.py",
         "ids = jnp.where(ids > UNKNOWN, ids, PAD)",
         "ids = jnp.where(ids > PAD, ids, PAD)",
-        ("tests/models/test_text.py::test_a_text_is_the_mean_of_its_ngrams_and_presence",),
+        ("tests/models/test_text_features.py::test_a_text_is_the_mean_of_its_ngrams_and_presence",),
     ),
     Line(
         "the query of the last play is not that of a request",

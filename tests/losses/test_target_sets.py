@@ -10,6 +10,7 @@ import pytest
 from jaxrec.config.schema import NextItem
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.core.registry import NEXT_ITEM_LOSSES
+from jaxrec.losses import sampled_losses
 from jaxrec.losses.next_item import Positions, TargetSets, next_item_loss
 
 R, L, D, V, N, J, T = 2, 4, 3, 12, 5, 3, 0.5
@@ -60,9 +61,7 @@ def loop(name, h, titles, weight, target, negatives, log_q):
 @pytest.mark.parametrize("name", NEXT_ITEM_LOSSES)
 def test_the_loss_of_a_set_equals_a_loop_over_its_targets(name, monkeypatch):
     """Values and gradients; negatives that are targets do not count; chunks do not divide the positions."""
-    from jaxrec.losses import target_sets
-
-    monkeypatch.setattr(target_sets, "_SAMPLED_BYTES", 3 * (J + N) * D * 4)
+    monkeypatch.setattr(sampled_losses, "_CHUNK_BYTES", {"cpu": 3 * (J + N) * D * 4})
     h, titles, weight, target, negatives = inputs()
     log_q = jnp.log(1.0 + jnp.arange(V)) / 3
     config = replace(NextItem(), loss=name, temperature=T, calibration=0.75)
