@@ -6,7 +6,8 @@ jaxrec's whole step from the input pipeline (reading, packing, decoding, loss, g
 dropout and gate noise) runs in turn with `peers/torch_smoe.py`, eager and under `torch.compile`. The peer
 gets the same rows as decoded tensors and so does not do the work before the loss. Rows are those of the
 simulated service, with its history lengths, or rows with full histories, where packing saves no padding.
-Before anything is timed, `peers/torch_check.py` checks that both compute the same function.
+Before anything is timed, `peers/torch_check.py` checks that both compute the same function. A config with
+`model.cross` runs in turn with the same config without cross layers, since the peer has none.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ PARTS = ("rate", "memory", "first")
 KINDS = ("service", "full")
 _CHECKED = 64  # examples in the batch of the check
 PEERS = {"eager": EAGER, "compiled": COMPILED}
+PLAIN = "jaxrec without cross layers"
 
 
 def _flags() -> None:
@@ -54,6 +57,7 @@ def _flags() -> None:
     flags.DEFINE_integer("rounds", 7, "rounds; each times all rivals once", lower_bound=1)
     flags.DEFINE_float("seconds", 1.0, "approximate duration of jaxrec's run per round", lower_bound=0.0)
     flags.DEFINE_string("data", "", "folder of the prepared rows, reused; empty: a temporary directory")
+    flags.DEFINE_integer("cross", 0, "`model.cross` where above 0; else that of the config", lower_bound=0)
     flags.DEFINE_integer("users", 20_000, "users of the simulated service, where it is the source")
 
 
@@ -61,7 +65,7 @@ def settings(args: flags.FlagValues, directory: str) -> Config:
     """Return the config to measure, with a simulated service of `users` users."""
     config = load_config(args.config)
     config.data.directory, config.model.dtype = directory, args.dtype
-    config.train.resident = args.resident
+    config.train.resident, config.model.cross = args.resident, args.cross or config.model.cross
     if isinstance(config.source, Simulator):
         config.source.users, config.source.test_only_users, config.data.partitions = args.users, 0, 8
     check(config)
@@ -91,7 +95,7 @@ class _Bench:
         self.rows: list[tuple[str, str, str]] = []
         self.peers = [name for flag, name in PEERS.items() if flag in args.peers]
         for name in list(self.peers):
-            reason = step_parts.why_not(name)
+            reason = "it has no cross layers" if config.model.cross else step_parts.why_not(name)
             if reason:
                 self.peers.remove(name)
                 self.add(name, "not measured", reason)
@@ -133,6 +137,10 @@ class _Bench:
             rivals |= {
                 name: step_parts.peer(program, self.table, batches, name == COMPILED) for name in self.peers
             }
+            if self.config.model.cross:
+                plain = replace(self.config, model=replace(self.config.model, cross=0))
+                without = step_parts.program_of(plain, self.dataset, size)
+                rivals[PLAIN] = step_parts.ours(without, self.table, rows)[0]
             steps = self._steps_a_round(our_run, steps_per_call)
             turns: dict[str, Callable[[], None]] = {n: partial(r, steps) for n, r in rivals.items()}
             times = interleaved(turns, self.args.rounds)
@@ -151,7 +159,7 @@ class _Bench:
                 f"{label}: {OURS}", spread(rate, "examples/s", 0),
                 f"{fractions['xla']:.1%} of the matrix rate; {fractions['plain']:.1%} for the plain work",
             )  # fmt: skip
-            for name in self.peers:
+            for name in (name for name in rivals if name != OURS):
                 figures[kind][name] = times[name].rate(steps * size)
                 figures[kind][f"over {name}"] = gain = ratio(times[name], times[OURS])
                 self.add(

@@ -235,6 +235,9 @@ def work(config: Config, layout: Layout, batch: int) -> Work:
                 title_once + min(V, B * scored) * width["title"] * first,
                 user_once + user * first,
             )
+    if m.cross:  # counted as the equations have it, in both
+        H, wide = m.head_hidden[-1], user + width["title"] + X
+        common += B * C * (wide * (m.cross * wide + H) + 2 * H * H)
     return Work(6.0 * (common + B * (title_rows + user_rows)), 6.0 * (common + title_once + B * user_once))
 
 

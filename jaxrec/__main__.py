@@ -19,8 +19,10 @@ COMMANDS = {
     "report": "write the page of a run, or of several runs side by side",
     "compare": "test the difference between two evaluated runs",
     "recommend": "recommend titles to any users, from a checkpoint",
+    "embed": "write the vectors of users or of titles",
     "export": "export a checkpoint for serving by jax and NumPy alone",
     "serve": "serve an export over HTTP",
+    "live": "show live events on all devices at once: plan and simulate the update",
     "study": "reproduce the tables of the paper",
     "days": "update models day by day, each evaluated on the day after",
 }
@@ -37,7 +39,7 @@ GROUPS = {
         "stabilise",
         "mixture",
     ),
-    "serving": ("recommend", "export", "serve"),
+    "serving": ("recommend", "embed", "export", "serve", "live"),
 }
 
 

@@ -4,6 +4,7 @@ Usage: python -m jaxrec.evaluate --checkpoint W
 """
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -56,9 +57,17 @@ def _flags() -> None:
         "gradients", False, "also compare the gradients of every two heads with respect to the parameters "
         "that they share, over 32 batches of validation rows",
     )  # fmt: skip
+
+
+def _flags_of_other_results() -> None:
+    """Define the flags of results beside those of the lists."""
     flags.DEFINE_list(
         "session", [], f"also evaluate by position in the session, with the session {', '.join(_SESSIONS)}: "
         "shuffled gives each request the session of another user with as many events; empty: disabled",
+    )  # fmt: skip
+    flags.DEFINE_list(
+        "delay_hours", [], "also evaluate a model of sequences on scores that were computed so many hours "
+        "before the request, such as 0,6,24,48: the plays since are cut; empty: disabled",
     )  # fmt: skip
     flags.DEFINE_string(
         "reward_models", "", "also evaluate the policy by the reward models of this workdir, a run of the "
@@ -79,6 +88,10 @@ def _flags() -> None:
     flags.DEFINE_bool(
         "per_user", False, "also write the mean metrics of each user and the ranks of each query as Parquet"
     )
+    flags.DEFINE_string(
+        "segments", "", "also evaluate slates by number of segments on rankings of all titles, beside slates "
+        "of each user and popularity: a folder that python -m jaxrec.live slates wrote; empty: disabled",
+    )  # fmt: skip
 
 
 def main(args: flags.FlagValues) -> None:
@@ -95,11 +108,14 @@ def main(args: flags.FlagValues) -> None:
     for name in args.session:
         if name not in _SESSIONS:
             raise InputError(f"--session={name}; allowed: {', '.join(_SESSIONS)}")
+    _check_delay_hours(args.delay_hours)
     if args.retrieve and CATALOGUE not in args.lists:
         raise InputError(f"--retrieve={args.retrieve}; allowed only with --lists={CATALOGUE}")
     without_catalogue = args.lists and CATALOGUE not in args.lists
     if args.diversity and (without_catalogue or not 0.0 <= args.diversity <= 1.0):
         raise InputError(f"--diversity={args.diversity:g}; allowed: 0 to 1, with --lists={CATALOGUE}")
+    if args.segments and without_catalogue:
+        raise InputError(f"--segments={args.segments}; allowed only with --lists={CATALOGUE}")
     if args.against and not args.slices:
         raise InputError(f"--against={args.against}; allowed only with --slices")
     whole = all(k.isdecimal() and int(k) > 0 for k in args.next_k)
@@ -118,6 +134,14 @@ def main(args: flags.FlagValues) -> None:
         _evaluate_on_host(args, workdir, data)
 
 
+def _check_delay_hours(texts: list[str]) -> None:
+    """Raise InputError unless all texts are finite numbers of at least 0, each once."""
+    is_number = all(re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", text) for text in texts)
+    if not is_number or len({float(text) for text in texts}) < len(texts):
+        allowed = "numbers of at least 0, such as 0,6,24,48, each once"
+        raise InputError(f"--delay-hours={','.join(texts)}; allowed: {allowed}")
+
+
 def _evaluate_on_host(args: flags.FlagValues, workdir: AnyPath, data: AnyPath | None) -> None:
     """Evaluate on every process; write and print the result on the first process."""
     from jaxrec.evaluation.evaluator import EvaluationOptions, evaluate
@@ -132,7 +156,7 @@ def _evaluate_on_host(args: flags.FlagValues, workdir: AnyPath, data: AnyPath | 
         _verify(workdir, data)
     options = EvaluationOptions(
         split=args.split,
-        lists=tuple(args.lists),
+        lists=tuple(args.lists) or ((CATALOGUE,) if args.segments else ()),
         next_k=tuple(int(k) for k in args.next_k) or None,
         heads=args.heads,
         seen=_OLD_SEEN.get(args.seen, args.seen),
@@ -142,6 +166,7 @@ def _evaluate_on_host(args: flags.FlagValues, workdir: AnyPath, data: AnyPath | 
         blend=args.blend,
         gradients=args.gradients,
         session=tuple(args.session),
+        delay_hours=tuple(float(h) for h in args.delay_hours),
     )
     evaluation = evaluate(workdir, options, which=args.which, data=data or None)
     if args.reward_models:
@@ -154,6 +179,10 @@ def _evaluate_on_host(args: flags.FlagValues, workdir: AnyPath, data: AnyPath | 
 
         against = as_path(args.against) if args.against else None
         evaluation = with_slices(evaluation, workdir, tuple(args.slices), against, data or None)
+    if args.segments:
+        from jaxrec.live_events.slates.quality import with_segments
+
+        evaluation = with_segments(evaluation, workdir, args.segments, data or None)
     if multihost.is_first_process():
         write_result(workdir, evaluation, args.per_user, args.out and as_path(args.out))
         print_result(evaluation.result, format_table(evaluation.result))
@@ -180,4 +209,4 @@ def _verify(workdir: AnyPath, data: AnyPath | None) -> None:
 
 
 if __name__ == "__main__":
-    run(main, json_flag, hosts_flags, verify_flag, blend_flag, _flags)
+    run(main, json_flag, hosts_flags, verify_flag, blend_flag, _flags, _flags_of_other_results)

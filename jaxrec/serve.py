@@ -33,6 +33,15 @@ def _flags() -> None:
     flags.DEFINE_integer("cache", 10_000, "most answers in the cache; 0: no cache", lower_bound=0)
     flags.DEFINE_float("drain", 1.0, "seconds that a stop signal leaves to clients", lower_bound=0.0)
     flags.DEFINE_float("reload_every", 5.0, "seconds between looks for a new export; 0: only on SIGHUP")
+    flags.DEFINE_string("slates", "", "folder that python -m jaxrec.live slates wrote; empty: none")
+    flags.DEFINE_float(
+        "slate_max_age", 300.0, "seconds for which devices keep a slate, on average", lower_bound=0.0
+    )
+    flags.DEFINE_string(
+        "live_log", "", "SQLite file to which python -m jaxrec.live produce writes messages; empty: no stream"
+    )
+    flags.DEFINE_float("heartbeat", 15.0, "seconds between signs of life of a stream", lower_bound=0.1)
+    flags.DEFINE_integer("max_streams", 10_000, "most devices connected to the stream", lower_bound=1)
     flags.DEFINE_string(
         "token_file", "", f"file with the token of /v1; without it the variable {_TOKEN}, else no token"
     )
@@ -61,12 +70,13 @@ def main(args: flags.FlagValues) -> None:
         if error.name not in ("fastapi", "uvicorn", "prometheus_client", "pydantic", "starlette"):
             raise
         raise InputError(f"{error.name} is not installed; pip install 'jaxrec[serve]'") from error
-    for name in ("batch_deadline_ms", "timeout", "drain", "reload_every"):
+    for name in ("batch_deadline_ms", "timeout", "drain", "reload_every", "slate_max_age", "heartbeat"):
         if not math.isfinite(getattr(args, name)):
             raise InputError(f"--{name}={getattr(args, name):g}; allowed: a finite number")
     options = ServiceOptions(
         args.max_batch, args.batch_deadline_ms / 1000, args.timeout, args.max_queue, args.max_body,
         args.max_k, args.max_plays, args.max_titles, args.cache, args.drain, args.reload_every, token,
+        args.slates, args.slate_max_age, args.live_log, args.heartbeat, args.max_streams,
     )  # fmt: skip
     serve(args.export, options, args.host, args.port)
 

@@ -49,6 +49,7 @@ def _flags() -> None:
 def _result(study: Study, tables: tuple[str, ...], all_runs: list[Run]) -> dict[str, Any]:
     """Return the content of study.json."""
     from jaxrec.studies import results, runs
+    from jaxrec.studies.policies.pairs import pair_metrics
 
     evaluations = runs.values(all_runs)
     base = to_json(study.base)
@@ -64,11 +65,12 @@ def _result(study: Study, tables: tuple[str, ...], all_runs: list[Run]) -> dict[
             r.name: {
                 k: new
                 for k, (_, new) in differences(base, to_json(r.config)).items()
-                if not (r.after and k == "start.workdir")  # of one seed
+                if not (k == "codes.path" or (r.after and k == "start.workdir"))  # of one seed
             }
             for r in all_runs
         },
         "after": {r.name: r.after for r in all_runs if r.after},
+        "pairs": pair_metrics(all_runs),
         "each": {
             name: {seed: values.result for seed, values in by_seed.items()}
             for name, by_seed in evaluations.items()

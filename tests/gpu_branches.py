@@ -29,7 +29,10 @@ FORCED = "tests/models/test_gpu_branches.py"
 BRANCHES = {
     ("evaluation/scorers.py", "QueryRunner.__init__"): (f"{FORCED}::test_gpu_branch_of_evaluation",),
     ("losses/chunks.py", "positions_per_chunk"): (f"{FORCED}::test_gpu_branch_of_the_full_softmax",),
-    ("losses/sampled_losses.py", "_sampled_loss"): (f"{FORCED}::test_gpu_branch_of_sampled_losses",),
+    ("losses/sampled_losses.py", "chunk_bytes"): (
+        f"{FORCED}::test_gpu_branch_of_sampled_losses",
+        f"{FORCED}::test_gpu_branch_of_sets_of_targets",
+    ),
     ("export.py", "_flags"): (f"{EXPORT}::test_a_wrong_flag_is_one_line",),
     ("models/heads.py", "score_in_tiles"): (f"{FORCED}::test_gpu_branch_of_scores_in_tiles",),
     ("models/kernels/pallas.py", "is_available"): (

@@ -6,6 +6,7 @@ beside the means of users and titles, is printed with the value.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -61,7 +62,8 @@ def with_reward_models(
     models_run = _load_models(models, loaded, dataset)
     queries, split = evaluation.rows, evaluation.result["split"]
     left_out = left_out_titles(dataset, split, queries, "all", evaluation.row_index)
-    of_policy = RewardValues(loaded.task, models_run, dataset, queries, left_out)
+    codes = loaded.arrays.title_codes
+    of_policy = RewardValues(loaded.task, models_run, dataset, queries, left_out, codes)
     value, predicted = of_policy(loaded.params)
     half = float(overall(queries["user"]).of(value).half[0])
     result = {
@@ -142,15 +144,17 @@ class RewardValues(QueryRunner):
         dataset: Dataset of the queries.
         queries: [Q] held-out rows.
         left_out: Titles that may not be chosen at the queries.
+        codes: Codes of the titles of a policy that generates them; None without codes.
     """
 
     def __init__(
         self, policy: Task, models: LoadedCheckpoint, dataset: Dataset, queries: np.ndarray,
-        left_out: LeftOutTitles,
+        left_out: LeftOutTitles, codes: np.ndarray | None = None,
     ) -> None:  # fmt: skip
         of_models: Any = models.task
         size = max(_PAIRS // policy.layout.num_titles, 1)
-        tables: Any = replicate(tuple(task.title_table(dataset.arrays) for task in (policy, of_models)))
+        coded = replace(dataset.arrays, title_codes=codes)
+        tables: Any = replicate((policy.title_table(coded), of_models.title_table(dataset.arrays)))
         super().__init__(policy, tables, _step(policy, of_models), size, lambda params: params)
         self._models, self._offset = models.params, _mean_reward(models, dataset)
         self._queries, self._left_out = queries, left_out

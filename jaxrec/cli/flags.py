@@ -28,7 +28,7 @@ def _override_keys(argv: list[str]) -> list[str]:
     return [match[1] for match in matches if match]
 
 
-def _check_override(config: Config, path: str) -> None:
+def _check_override(config: Any, path: str) -> None:
     """Raise InputError unless `path` is the key of a value that a flag can set."""
     try:
         segments = config_path.split(path)
@@ -93,12 +93,13 @@ def _is_given(flag: str) -> bool:
     return any(re.fullmatch(rf"--?{flag}(=.*)?", a, re.DOTALL) for a in sys.argv[1:])
 
 
-def config_flag(read: Callable[[str], Config] = load_config, replaced_by: str = "") -> None:
+def config_flag(read: Callable[[str], Any] = load_config, replaced_by: str = "", default: Any = None) -> None:
     """Declare --config and the --config.key overrides of the command line.
 
     Args:
         read: Function that reads a config from the value of --config.
         replaced_by: Flag that replaces --config, which is then not declared; "" for none.
+        default: Config of the type that `read` returns, for the types of the overrides; None for a `Config`.
     """
     sys.argv[:] = upgrade_arguments(sys.argv)
     if _override_keys(sys.argv) and not _is_given("config"):
@@ -110,7 +111,7 @@ def config_flag(read: Callable[[str], Config] = load_config, replaced_by: str = 
     config_flags.register_flag_parser_for_type(bool, _Boolean())
     config_flags.register_flag_parser_for_type(Literal, flags.ArgumentParser())
 
-    def overridden(spec: str) -> Config:
+    def overridden(spec: str) -> Any:
         config = read(spec)
         for path in _override_keys(sys.argv):
             _check_override(config, path)
@@ -118,7 +119,9 @@ def config_flag(read: Callable[[str], Config] = load_config, replaced_by: str = 
 
     text = "config file, such as configs/smoe.py:small; --config.train.batch_size=512 overrides one value"
     # The file flag of config_flags continues with a broken object if the file is missing.
-    config_flags.DEFINE_config_dataclass("config", Config(), text, parse_fn=overridden)
+    config_flags.DEFINE_config_dataclass(
+        "config", Config() if default is None else default, text, parse_fn=overridden
+    )
     flags.FLAGS["config"].default_as_str = None  # --help omits the repr of the whole config
 
 

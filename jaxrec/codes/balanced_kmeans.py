@@ -111,7 +111,7 @@ def balanced_kmeans(vectors: np.ndarray, clusters: int, seed: int) -> Clusters:
         seed: Seed of the first centroids.
     """
     vectors = np.asarray(vectors, np.float64)
-    first = _first_centroids(vectors, clusters, seed)
+    first = first_centroids(vectors, clusters, seed)
     return min((_cluster(vectors, first, assign) for assign in PROCEDURES), key=lambda x: x.distortion)
 
 
@@ -142,20 +142,28 @@ def _means(vectors: np.ndarray, cluster: np.ndarray, centroids: np.ndarray) -> n
     return means
 
 
-def _first_centroids(vectors: np.ndarray, clusters: int, seed: int) -> np.ndarray:
+def first_centroids(vectors: np.ndarray, clusters: int, seed: int) -> np.ndarray:
     """Return first centroids [K, D] by k-means++ (Arthur & Vassilvitskii 2007).
 
     A vector is drawn with a probability proportional to its squared distance to the nearest one drawn before.
+
+    Args:
+        vectors: [n, D] vectors.
+        clusters: Number of centroids K.
+        seed: Seed of the draws.
     """
     draws = uniform(seed, _FIRST, np.arange(clusters))
-    chosen = [int(draws[0] * len(vectors))]
-    nearest = squared_distances(vectors, vectors[chosen])[:, 0]
+    squares = np.square(vectors).sum(1)[:, None]  # computed once: a third of the time of many centroids
+    row = int(draws[0] * len(vectors))
+    chosen, nearest = [row], np.full(len(vectors), np.inf)
     for draw in draws[1:]:
+        centroid = vectors[row : row + 1]
+        distances = squares + np.square(centroid).sum(1) - 2.0 * (vectors @ centroid.T)
+        nearest = np.minimum(nearest, np.maximum(distances, 0.0)[:, 0])
         total = np.cumsum(nearest)
         if total[-1] > 0:
             row = min(int(np.searchsorted(total, draw * total[-1], side="right")), len(vectors) - 1)
         else:  # fewer distinct vectors than clusters
             row = len(chosen) % len(vectors)
         chosen.append(row)
-        nearest = np.minimum(nearest, squared_distances(vectors, vectors[row : row + 1])[:, 0])
     return vectors[chosen]

@@ -33,7 +33,7 @@ class Start:
 
 @dataclass
 class Post:
-    """Post-training of a policy from rewards: the task "preference"."""
+    """Post-training of a policy from rewards: the task "preference", and pairs of the task "generative"."""
 
     objective: str = "bc"  # key of `registry.POST_OBJECTIVES`: "bc" (imitation), "reward", "exponential",
     # "cql", "ppo", "dpo" or "ipo"
@@ -53,6 +53,12 @@ class Post:
     samples: int = 4  # titles that are drawn at a position, by "ppo" and by `python -m jaxrec.pairs`
     refresh: int = 8  # steps of "ppo" between two copies of the policy, from which titles are drawn
     eta: float = 0.1  # weight of imitation beside the pairs of "dpo" and "ipo"
+    rest: float = 0.0  # weight of imitation at the positions without a pair, for "dpo" and "ipo"
+    candidates: Literal["drawn", "best"] = (
+        "drawn"  # titles among which `python -m jaxrec.pairs` finds a pair:
+    )
+    # drawn from the policy, or its `samples` best ones, which are the beams of a generative model
+    pair_users: float = 1.0  # share of the users at whose positions `python -m jaxrec.pairs` finds pairs
     reward_models: int = 0  # number of reward models, each of a bootstrap sample of the users
     pessimism: float = 1.0  # standard deviations of the reward models between the mean and a bound: that of
     # "ensemble", and those of `python -m jaxrec.pairs`

@@ -26,7 +26,8 @@ class Feature:
     """Column of a table that the model reads as a feature."""
 
     name: str  # column of its table; an interaction: completion, sessions, age or a signal; a label: its name
-    kind: str  # "category", "categories" (list-valued) or "number"
+    kind: str  # "category", "categories" (list-valued), "number", or "text" of titles and contexts, read as
+    # hashed character n-grams
     where: str  # "title", "user", "context", "interaction" or "label", a stored label of the target
     width: int  # width of the embedding
     most: int = 0  # maximum number of values that are read from a list, for "categories"
@@ -138,7 +139,10 @@ class Sampling:
     negatives: int = 20  # negatives per example
     history_keeps_abandoned: bool = False  # True: histories contain titles that the user abandoned
     id_dropout: float = 0.01  # fraction of history titles that are replaced by the unknown title
-    window: Literal["latest", "random"] = "latest"  # window of a sequence; "random": a new one each epoch
+    context_dropout: float = 0.0  # probability that training hides a feature of the context, each by itself
+    window: Literal["latest", "random", "mixed"] = "latest"  # window of a sequence; "random": a new one each
+    # epoch; "mixed": the latest or a new one
+    latest_share: float = 0.5  # of "mixed": probability that an epoch shows the latest window of a row
     stochastic_length: float = 0.0  # alpha of HSTU, in (1, 2), which shortens long windows; 0: off
     session_events: tuple[str, ...] = ()  # events of the session that the model reads: "play" and names of
     # signals; empty: all
@@ -198,6 +202,7 @@ class Model:
     dropout: float = 0.2  # rate of the "initial dropout", on the input of the experts
     head_hidden: tuple[int, ...] = (128, 64)  # hidden widths of the tasks' MLP heads
     matcher_product: bool = True  # the heads also read the product of user and title projections
+    cross: int = 0  # cross layers (DCN-v2) on user, title and product, whose output the heads also read
     trunk: Literal["shared", "mmoe", "ple"] = "shared"  # "shared": each head reads user and title by itself;
     # else the heads mix experts by gates: of all heads ("mmoe"), or shared and their own ("ple")
     trunk_experts: int = 4  # shared experts of a trunk; "ple" has one more for each head
@@ -224,6 +229,8 @@ class Model:
     target_in_sequence: bool = False  # each candidate is appended to the history as the newest title, as in
     # BST: transformer and gru4rec then encode each candidate; sasrec and hstu encode a history once
     retrieval_dim: int = 0  # width of the vectors of the retrieval head; 0: no retrieval head
+    attention_span: int = 0  # for sequences: positions of a chunk of block-local attention, which divide
+    # `max_len`; 0: all positions attend to all earlier positions
     remat: bool = False  # experts recompute their forward pass in the backward pass, to save memory
     attention_impl: Literal["auto", "einsum", "dot_product", "pallas"] = "auto"
     # implementation of attention; "auto" selects the fastest allowed implementation
@@ -279,6 +286,9 @@ class NextItem:
     calibration: float = 0.75  # t of gbce: 0 is bce, 1 gives the probabilities of a softmax
     temperature: float = 1.0  # divisor of the scores
     logits_budget_mib: int = 256  # memory of the logits of a chunk, in MiB
+    horizon_hours: float = 0.0  # the plays of so many hours after the next play are targets too; 0: none
+    half_life_hours: float = 24.0  # hours in which the weight of a later target falls by half
+    most: int = 8  # maximum number of plays among which the targets of a position are
     personalised: bool = False  # True: weights of Eq. 13; the source must have watch times
     alpha: float = 1.0  # alpha of Eq. 13
 

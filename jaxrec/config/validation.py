@@ -14,10 +14,11 @@ from jaxrec.config.rules.data import DATA_RULES, whole
 from jaxrec.config.rules.declared.availability import check_observed_labels
 from jaxrec.config.rules.declared.heads import check_heads
 from jaxrec.config.rules.declared.strata import check_strata
-from jaxrec.config.rules.declared.trunks import check_trunk
+from jaxrec.config.rules.declared.trunks import check_cross, check_trunk
 from jaxrec.config.rules.entity import check_entity
 from jaxrec.config.rules.limits import check_limits
 from jaxrec.config.rules.post import check_post
+from jaxrec.config.rules.sequences import check_attention_span, check_horizon, check_windows
 from jaxrec.config.rules.sessions import check_intent, check_session_experts
 from jaxrec.config.rules.start import check_start
 from jaxrec.config.schema import Config, Mix
@@ -119,6 +120,9 @@ def _check_sampling(config: Config) -> None:
     sampling = config.sampling
     _at_least(config, 1, "sampling.negatives", "sampling.next_k")
     _rate(config, "sampling.id_dropout")
+    _rate(config, "sampling.context_dropout")
+    contexts, rate = [f for f in config.features if f.where == "context"], config.sampling.context_dropout
+    require(bool(contexts) or not rate, "sampling.context_dropout", rate, "be 0 without context features")
     for pool, count in zip(POOLS, mix_counts(sampling.mix, sampling.negatives), strict=True):
         stored = getattr(config.data, pool)
         require(stored >= count, f"data.{pool}", stored, f"be at least {count}, which sampling.mix takes")
@@ -287,8 +291,9 @@ def _check_run(config: Config) -> None:
 
 _RULES: tuple[Callable[[Config], None], ...] = (
     *DATA_RULES, _check_sampling, check_strata, _check_model, check_session_experts, _check_sequences,
-    _check_split, _check_objective, check_intent, check_heads, check_observed_labels, check_trunk,
-    check_entity, check_post, check_codes, check_start, _check_run,
+    check_windows, check_attention_span, check_horizon, _check_split, _check_objective, check_intent,
+    check_heads, check_observed_labels, check_cross, check_trunk, check_entity, check_post, check_codes,
+    check_start, _check_run,
 )  # fmt: skip
 
 

@@ -21,5 +21,6 @@ LABELS = "labels"  # name of the evaluation of heads that predict labels, beside
 LABEL_BASELINES = "label_baselines"  # name of the metrics of predictions of labels without a model
 SHARDED = "dealt"  # last name of row-sharded parameters: `models/layers/sharded_embedding.py`
 SHARD_SLOTS = 1024  # first axis of a row-sharded parameter, split evenly over at most as many devices
+TEXT_CHARACTERS = 128  # characters of a text feature that are read
 INTERACTION_FEATURES = ("completion", "sessions", "age")
 RETRIEVAL_HEAD = "retrieval_head"  # name of the retrieval head among the heads that score all titles

@@ -105,6 +105,7 @@ FEATURE_KINDS = {
     "category": "jaxrec.models.layers.embedding:CategoryEmbedding",
     "categories": "jaxrec.models.layers.embedding:CategoryEmbedding",
     "number": "jaxrec.models.layers.dense:Dense",
+    "text": "jaxrec.models.features.text:TextEmbedding",
 }
 
 # Encoder of an expert -> a SequenceEncoder: each example's history to one vector.
@@ -133,6 +134,9 @@ SEQUENCE_ENCODERS = {
     "ligr": "jaxrec.models.encoders.ligr:encode_positions",
     "fuxi": "jaxrec.models.encoders.fuxi:encode_positions",
 }
+
+# Those whose attention may be block-local: `model.attention_span`.
+BLOCK_LOCAL_ENCODERS = ("sasrec", "hstu", "ligr")
 
 # The same with the encoders of other distributions, group "jaxrec.encoders". An entry point names a
 # SequenceEncoder; with a static method `encode_positions`, a PositionEncoder, it encodes whole sequences too.

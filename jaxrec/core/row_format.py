@@ -20,7 +20,7 @@ class FeatureSpec:
 
     Attributes:
         name: Name of the feature.
-        kind: "category", "categories" (a list) or "number".
+        kind: "category", "categories" (a list), "number" or "text" (ids of hashed n-grams).
         where: "title", "user", "context" or "interaction".
         width: Width of the feature's embedding.
         size: Number of ids of a category: 0 (padding), 1 (unknown), then the values; 0 for a number.

@@ -14,6 +14,7 @@ from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.data.loading.left_out import Seen
 from jaxrec.data.storage.dataset import Dataset, SelectedRows
 from jaxrec.data.storage.evaluation_arrays import TruthArrays
+from jaxrec.evaluation.delays.of_delay import check_delays, evaluate_delays
 from jaxrec.evaluation.details.frozen_lists import ListEvaluation, Queries, evaluate_lists
 from jaxrec.evaluation.details.full_catalogue import CatalogueOptions, evaluate_catalogue
 from jaxrec.evaluation.details.gradients import HeadGradients
@@ -57,6 +58,7 @@ class EvaluationOptions(NamedTuple):
         blend: head or blend that orders the titles, as for `rules.heads.order_by`. Empty: that of the config.
         gradients: True to compare the gradients of the heads on validation rows.
         session: sessions to evaluate by position, out of `sessions.of_session.SESSIONS`.
+        delay_hours: hours from the computation of the scores to the request, of a model of sequences.
     """
 
     split: str = "test"
@@ -70,6 +72,7 @@ class EvaluationOptions(NamedTuple):
     blend: str = ""
     gradients: bool = False
     session: tuple[str, ...] = ()
+    delay_hours: tuple[float, ...] = ()
 
 
 _DEFAULTS = EvaluationOptions()
@@ -95,7 +98,7 @@ def evaluate(
             checkpoint; the run is offline and predicts no labels; there is no such blend; a list that the
             model does not rank; K larger than the dataset stores; `retrieve` without a retrieval head;
             `diversity` outside 0 to 1 or without CATALOGUE; `gradients` of a single head; `session` of a
-            model that reads none.
+            model that reads none; `delay_hours` below 0 or of a model that ranks lists.
     """
     started = time.perf_counter()
     workdir = as_path(workdir)
@@ -111,8 +114,8 @@ def evaluate(
     frozen = tuple(name for name in lists if name in LISTS)
     result: dict[str, Any] = {"name": loaded.config.name, "split": options.split, "which": which}
     result |= _gradients(queries, options)
-    if options.session:
-        result["session"] = evaluate_sessions(queries, options.session)
+    of_changed_rows, delayed_ranks = _of_changed_rows(queries, options)
+    result |= of_changed_rows
     ranked, of_all_titles = _rank_all_titles(workdir, queries, options) if CATALOGUE in lists else (None, {})
     of_truth = TruthEvaluation({}, {}) if truth is None else evaluate_policy(queries, truth, options.split)
     ks = (options.next_k or loaded.config.evaluate.next_k) if protocols.lists else (1,)
@@ -131,9 +134,23 @@ def evaluate(
     measured = measure_for_report(workdir, queries, options.report_users, scored, ranked)
     return EvaluationResult(
         result, queries.rows, scored.scores, dataset.user_keys(options.split), frozen, ks, scored.other_heads,
-        ranked, measured, loaded.config.evaluate.report, scored.labels, observed, of_truth.columns,
+        ranked, measured, loaded.config.evaluate.report, scored.labels, observed,
+        of_truth.columns | delayed_ranks,
         queries.row_index,
     )  # fmt: skip
+
+
+def _of_changed_rows(
+    queries: Queries, options: EvaluationOptions
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the results by session and by delay as a part of the result, and the ranks [Q] by delay."""
+    result: dict[str, Any] = {}
+    ranks: dict[str, np.ndarray] = {}
+    if options.session:
+        result["session"] = evaluate_sessions(queries, options.session)
+    if options.delay_hours:
+        result["delay"], ranks = evaluate_delays(queries, options.delay_hours, options.split, options.seen)
+    return result, ranks
 
 
 def _score_lists(
@@ -211,9 +228,10 @@ def _checked_lists(
         rows: the held-out rows. Without a slate in them there is no served list.
 
     Raises:
-        InputError: The model does not rank these lists, or `diversity` does not fit them.
+        InputError: The model does not rank these lists, or `diversity` or `delay_hours` does not fit them.
     """
     protocols = loaded.task.protocols()
+    check_delays(options.delay_hours, rows.dtype)
     if protocols.best[0] == LABELS:
         if options.lists:
             raise InputError(
@@ -257,6 +275,7 @@ def _protocol(
         parts += [f"retrieve{options.retrieve}"] * bool(options.retrieve)
         parts += [f"mmr{options.diversity:g}"] * bool(options.diversity)
     parts += ["session"] * bool(options.session)
+    parts += ["delay"] * bool(options.delay_hours)
     parts += [f"blend-{config.evaluate.ranking_head}"] * bool(options.blend)
     own = dataset.fingerprint == queries.loaded.meta["dataset"]
     parts += [f"on-{dataset.fingerprint[:8]}"] * (not own)

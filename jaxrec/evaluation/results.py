@@ -196,7 +196,8 @@ class EvaluationResult(NamedTuple):
         report: True to write report.html beside the result.
         labels: Predictions of the heads that predict a label.
         observed: Early labels that the model reads, [Q] each; only of offline runs.
-        policy: Column -> values [Q] of the policy, such as "truth/value"; empty unless requested.
+        policy: Column -> values [Q] of the policy, such as "truth/value", and ranks by delay, such as
+            "delay/24"; empty unless requested.
         row_index: [Q] indices of the rows in the split; None: all of it.
     """
 
@@ -268,7 +269,7 @@ def per_query(evaluation: EvaluationResult) -> dict[str, np.ndarray]:
 
     The rank is 0 where a query has no such list. `prediction/<head>`, `label/<head>` and `known/<head>` are
     those of the heads that predict a label, `observed/<label>` the early labels that the model reads,
-    `truth/<metric>` and `rewards/value` the values of the policy.
+    `truth/<metric>` and `rewards/value` the values of the policy, `delay/<hours>` the ranks by delay.
     """
     ranks = {}
     for name in evaluation.lists:

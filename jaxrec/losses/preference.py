@@ -21,7 +21,8 @@ of one step, whose policy is softmax(Q / tau).
 `ppo` (arXiv 1707.06347) has rho = pi(b) / old(b) of titles b that an older policy drew, and the advantage
 A = r(b) - V, or that of their group (GRPO, arXiv 2402.03300). `dpo` (arXiv 2305.18290) and `ipo` (arXiv
 2310.12036) learn from pairs of a winner and a loser at a state: D is the log-ratio of pi to the reference of
-the winner minus that of the loser.
+the winner minus that of the loser. At positions without a pair their loss is rest (-log pi(a)), and their
+weight is rest.
 """
 
 import math
@@ -83,11 +84,13 @@ class Pairs(NamedTuple):
         margin: [R, L] D, the log-ratio of the policy to the reference of the winner minus that of the loser.
         log_pi: [R, L] log probability of the chosen title.
         present: [R, L] bool, True where there is a pair.
+        chosen: [R, L] bool, True where a title was chosen; None: positions without a pair have no weight.
     """
 
     margin: jax.Array
     log_pi: jax.Array
     present: jax.Array
+    chosen: jax.Array | None = None
 
 
 class Objective(NamedTuple):
@@ -142,17 +145,21 @@ def ppo(x: Draws, post: Post) -> Objective:
 
 def dpo(x: Pairs, post: Post) -> Objective:
     """Return direct preference optimisation, and eta times imitation."""
-    return _of_pairs(x, -jax.nn.log_sigmoid(post.beta * x.margin), post.eta)
+    return _of_pairs(x, -jax.nn.log_sigmoid(post.beta * x.margin), post)
 
 
 def ipo(x: Pairs, post: Post) -> Objective:
     """Return identity preference optimisation, and eta times imitation: the margin goes to 1 / (2 beta)."""
-    return _of_pairs(x, jnp.square(x.margin - 0.5 / post.beta), post.eta)
+    return _of_pairs(x, jnp.square(x.margin - 0.5 / post.beta), post)
 
 
-def _of_pairs(x: Pairs, loss: jax.Array, eta: float) -> Objective:
-    loss = jnp.where(x.present, loss - eta * x.log_pi, 0.0)
-    return Objective(loss.sum(), jnp.where(x.present, 1.0, 0.0), jnp.zeros(loss.shape))
+def _of_pairs(x: Pairs, loss: jax.Array, post: Post) -> Objective:
+    loss, weight = jnp.where(x.present, loss - post.eta * x.log_pi, 0.0), jnp.where(x.present, 1.0, 0.0)
+    if post.rest and x.chosen is not None:
+        is_rest = x.chosen & ~x.present
+        loss = jnp.where(is_rest, -post.rest * x.log_pi, loss)
+        weight = jnp.where(is_rest, post.rest, weight)
+    return Objective(loss.sum(), weight, jnp.zeros(loss.shape))
 
 
 def advantages(reward: jax.Array, value: jax.Array | None) -> jax.Array:

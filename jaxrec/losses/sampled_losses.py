@@ -57,8 +57,7 @@ def _sampled_loss(term: Callable, h, titles, target, negatives, temperature, log
         ids = jnp.concatenate([target[..., None], negatives], axis=-1).reshape(R * L, -1)
         implementation = _dense_loss if len(titles) <= _DENSE_UP_TO * ids.shape[-1] else _gathered_loss
         width = len(titles) if implementation is _dense_loss else ids.shape[-1] * D
-        chunk_bytes = _CHUNK_BYTES.get(jax.default_backend(), _CHUNK_BYTES_ELSEWHERE)
-        size = chunk_size(R * L, chunk_bytes // (width * sum_dtype(h, titles).itemsize))
+        size = chunk_size(R * L, chunk_bytes() // (width * sum_dtype(h, titles).itemsize))
         losses = implementation(size, values, h.reshape(R * L, D), titles, ids, log_q).reshape(R, L)
     return jnp.where(has_target, losses, 0.0)
 
@@ -217,6 +216,22 @@ def gbce(h, titles, target, negatives, temperature: float, calibration: float) -
         temperature: divisor of the scores.
         calibration: t, in [0, 1].
     """
-    alpha = negatives.shape[-1] / (titles.shape[0] - FIRST_TITLE - 1)
-    term = partial(_bce_term, beta=1 - calibration * (1 - alpha))
+    term = partial(_bce_term, beta=gbce_beta(negatives.shape[-1], len(titles), calibration))
     return _sampled_loss(term, h, titles, target, negatives, temperature)
+
+
+def chunk_bytes() -> int:
+    """Return the bytes of the gathered vectors of a chunk of positions on this backend."""
+    return _CHUNK_BYTES.get(jax.default_backend(), _CHUNK_BYTES_ELSEWHERE)
+
+
+def gbce_beta(negatives: int, titles: int, calibration: float) -> float:
+    """Return the factor beta of the positive term of `gbce`.
+
+    Args:
+        negatives: Number N of sampled negatives.
+        titles: Number of ids V.
+        calibration: t, in [0, 1].
+    """
+    alpha = negatives / (titles - FIRST_TITLE - 1)
+    return 1 - calibration * (1 - alpha)

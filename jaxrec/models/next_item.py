@@ -20,6 +20,7 @@ from jaxrec.core.batch import Known, TitleTable
 from jaxrec.core.registry import ALL_SEQUENCE_ENCODERS, resolve
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.models.encoders.base import PositionEncoder, SequencePositions
+from jaxrec.models.features.text import text_embedding
 from jaxrec.models.heads import OutputMaps
 from jaxrec.models.layers.dense import (
     Parameters,
@@ -30,7 +31,7 @@ from jaxrec.models.layers.dense import (
     kernel_init,
     rematerialize,
 )
-from jaxrec.models.layers.history_encoder import time_gap_bucket
+from jaxrec.models.layers.history_encoder import elapsed_bucket
 from jaxrec.models.layers.rng import dropout, dropout_mask, fold_in, layer_id
 from jaxrec.models.layers.title_encoder import TitleEncoder
 
@@ -64,8 +65,7 @@ def time_since_previous(window: ItemWindow) -> jax.Array:
     the play. The buckets are those of `time_gap_bucket`. Values for plays after the position are not
     meaningful.
     """
-    seconds = window.until_BxL[:, :, None].astype(jnp.int32) - window.time_BxL[:, None].astype(jnp.int32)
-    return time_gap_bucket(jnp.log1p(jnp.maximum(seconds, 0).astype(jnp.float32)))
+    return elapsed_bucket(window.until_BxL, window.time_BxL)
 
 
 def _normalize(x: jax.Array) -> jax.Array:
@@ -83,18 +83,23 @@ class LayerStack(Parameters):
     Attributes:
         fields: Config of the encoder.
         attention: "auto" or one of `attention.FORMS`.
+        span: Positions of a chunk of block-local attention; 0: dense attention.
     """
 
     fields: Expert
     attention: str = "auto"
     encoder: str = ""  # as in `NextItemModel`
+    span: int = 0
 
     @nn.compact
     def __call__(self, window: ItemWindow, x_BxLxD: jax.Array, key_BxLx2: jax.Array | None) -> jax.Array:
         encode: PositionEncoder = (
             resolve(self.encoder) if self.encoder else ALL_SEQUENCE_ENCODERS.resolve(self.fields.encoder)
         )
-        positions = SequencePositions(x_BxLxD, window.title_BxL > 0, time_since_previous(window), key_BxLx2)
+        positions = SequencePositions(
+            x_BxLxD, window.title_BxL > 0, time_since_previous(window), key_BxLx2,
+            window.time_BxL, window.until_BxL, self.span,
+        )  # fmt: skip
         return encode(self.dtype, self.fields, self.attention, self.path, positions)
 
 
@@ -133,6 +138,7 @@ class ItemTable(Parameters):
             self.reads,
             self.spread,
             entity=self.entity,
+            text=text_embedding(self.dtype, self.features, self.reads, self.spread),
             name="vectors",
         )
         t_VxF = vectors.vectors(jnp.arange(max(self.titles, table.categories.shape[0])), table)
@@ -183,7 +189,12 @@ class NextItemModel(Parameters):
         names = ("title", "scored") if self.config.untied_item_embeddings else ("title",)
         self.tables = [ItemTable(self.dtype, *fields, name=name) for name in names]
         self.layers = LayerStack(
-            self.dtype, self.config.experts[0], self.config.attention_impl, self.encoder, name="layers"
+            self.dtype,
+            self.config.experts[0],
+            self.config.attention_impl,
+            self.encoder,
+            self.config.attention_span,
+            name="layers",
         )
         if self.config.position == "index":
             self.positions = self.weight(

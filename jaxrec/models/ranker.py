@@ -19,12 +19,13 @@ from jaxrec.config.heads import INTENT, HeadSpec, Page
 from jaxrec.core.batch import History, TitleTable
 from jaxrec.core.ids import FIRST_TITLE, RETRIEVAL_HEAD
 from jaxrec.models.encoders.session import SessionExpert
+from jaxrec.models.features.cross import CROSS_KERNEL, CrossNetwork
 from jaxrec.models.heads import MlpHead, ProductFeatures, RetrievalHead, blended, dot_score
 from jaxrec.models.layers.dense import Mlp, at_least_float32
 from jaxrec.models.layers.rng import layer_id, randint
 from jaxrec.models.layers.title_encoder import TitleLookup, TitleProjections
 from jaxrec.models.outputs import RankingOutput, RetrievalScores, UserEncoding, titles_by_rank
-from jaxrec.models.trunks import TITLE_KERNEL, Tower, Trunk, shared_columns
+from jaxrec.models.trunks import TITLE_KERNEL, Tower, Trunk, shared_masks
 from jaxrec.models.user_encoder import UserEncoder
 
 HEAD_KINDS = ("matcher", "dot")
@@ -71,6 +72,9 @@ class RankingModel(UserEncoder):
         if self.config.trunk != "shared":
             self._create_trunk(product)
             return
+        if self.config.cross:
+            crossed = *self.widths, product, self.config.cross, hidden[-1]
+            self.crossing, product = CrossNetwork(self.dtype, *crossed, name="cross"), hidden[-1]
         sizes = *self.widths, product, hidden
         self.matchers = {
             h.name: MlpHead(self.dtype, h.name, *sizes, h.last_bias, name=f"matcher_{h.name}")
@@ -101,13 +105,7 @@ class RankingModel(UserEncoder):
             params: Parameters of a model of several heads. A mask is False or True for a whole parameter, or
                 [columns] bool for the last axis.
         """
-        c, pairs = self.config, sum(h.on == "pair" for h in self.heads)
-        own = {f"{part}_{h.name}" for h in self.heads for part in ("matcher", "tower", "state")}
-        own |= {"retrieval"} | ({"product", "trunk"} if pairs < 2 else set())
-        masks = {name: jax.tree.map(lambda _, at=name: at not in own, tree) for name, tree in params.items()}
-        if "trunk" in masks and "trunk" not in own:
-            masks["trunk"] = shared_columns(c.trunk, pairs, c.trunk_experts, c.trunk_width, c.trunk_levels)
-        return masks
+        return shared_masks(self.config, self.heads, params)
 
     def _matched(self, u: jax.Array, titles: TitleLookup) -> Callable[[str], jax.Array]:
         """Return a function from a head's name to its scores [B, C] before the final activation.
@@ -118,6 +116,7 @@ class RankingModel(UserEncoder):
         """
         x = self.product(u, titles) if self.config.matcher_product else None
         if self.config.trunk == "shared":
+            x = self.crossing(u, titles, x) if self.config.cross else x
             return lambda name: self.matchers[name](u, titles, x)
         mixtures = self.trunk(u, titles, x)
         return lambda name: self.towers[name](mixtures[name])
@@ -125,6 +124,8 @@ class RankingModel(UserEncoder):
     def _matched_every(self, name: str, u_BxU: jax.Array, t_VxF: jax.Array) -> jax.Array:
         """Return the scores of all titles by a head, [B, V], before the final activation."""
         product = self.product if self.config.matcher_product else None
+        if self.config.cross:
+            return self.crossing.every(self.matchers[name], product, u_BxU, t_VxF)
         if self.config.trunk == "shared":
             return self.matchers[name].every(u_BxU, t_VxF, product)
         return self.trunk.every(name, self.towers[name], u_BxU, t_VxF, product)
@@ -150,6 +151,8 @@ class RankingModel(UserEncoder):
                 kernels[TITLE_KERNEL] = self.trunk.of_title
             if self.config.matcher_product:
                 kernels["product"] = self.product.of_title
+            if self.config.cross:
+                kernels[CROSS_KERNEL] = self.crossing.of_title
         if self.config.retrieval_dim:
             kernels["retrieval"] = self.retrieving.of_title
         kernels |= {e.kernel_name: e.of_title for e in self.expert if isinstance(e, SessionExpert)}

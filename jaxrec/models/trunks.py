@@ -14,12 +14,17 @@ Axis letters: B users, C candidates, V titles, U width of the user vector, F wid
 product features, K heads, E shared experts, G width of an expert, T users of a tile.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from jaxrec.config.heads import HeadSpec
+from jaxrec.config.schema import Model
 from jaxrec.models.heads import ProductFeatures, per_candidate, score_in_tiles
 from jaxrec.models.layers.dense import Parameters, at_least_float32, broadcast, kernel_init, small_init
 from jaxrec.models.layers.title_encoder import TitleLookup
@@ -83,6 +88,18 @@ def shared_columns(kind: str, heads: int, experts: int, width: int, levels: int)
     gate = np.append(gates, np.ones(experts + own, bool))
     second = {"kernel_second": last, "bias_second": last, "gate_second": gates}
     return {"kernel": every, "bias": every, "gate": gate, **second}
+
+
+def shared_masks(config: Model, heads: tuple[HeadSpec, ...], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the masks of `RankingModel.shared_parameters` for a model of these heads."""
+    pairs = sum(head.on == "pair" for head in heads)
+    own = {f"{part}_{head.name}" for head in heads for part in ("matcher", "tower", "state")}
+    own |= {"retrieval"} | ({"product", "trunk", "cross"} if pairs < 2 else set())
+    masks = {name: jax.tree.map(lambda _, at=name: at not in own, tree) for name, tree in params.items()}
+    if "trunk" in masks and "trunk" not in own:
+        sizes = config.trunk_experts, config.trunk_width, config.trunk_levels
+        masks["trunk"] = shared_columns(config.trunk, pairs, *sizes)
+    return masks
 
 
 class Trunk(Parameters):

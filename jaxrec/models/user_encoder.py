@@ -14,6 +14,7 @@ from jaxrec.core.row_format import FeatureSpec, history_signals
 from jaxrec.models.encoders.base import PackedTitles
 from jaxrec.models.encoders.session import SessionInputs, history_windows
 from jaxrec.models.features.entity import title_width
+from jaxrec.models.features.text import text_embedding
 from jaxrec.models.heads import OutputMaps
 from jaxrec.models.layers.dense import (
     Parameters,
@@ -71,11 +72,11 @@ class UserEncoder(Parameters):
         where = {w: tuple(f for f in self.features if f.where == w) for w in places}
         inputs = self.config.features, self.config.embedding_init_std
         entity = self.config.entity
-        self.title = TitleEncoder(
-            self.dtype, where["title"], self.titles, *inputs, self.split, entity, name="title"
-        )
+        self.text = text_embedding(self.dtype, (*where["title"], *where["context"]), *inputs)
+        sizes = self.titles, *inputs, self.split, entity, self.text
+        self.title = TitleEncoder(self.dtype, where["title"], *sizes, name="title")
         self.user = FeatureEncoder(self.dtype, where["user"], *inputs, name="user")
-        self.context = FeatureEncoder(self.dtype, where["context"], *inputs, name="context")
+        self.context = FeatureEncoder(self.dtype, where["context"], *inputs, self.text, name="context")
         if where["label"]:
             self.observed = FeatureEncoder(self.dtype, where["label"], *inputs, name="observed")
         interactions = select_features(
@@ -90,9 +91,9 @@ class UserEncoder(Parameters):
             self.dtype, interactions, title, context, self.config.width, self.longest, self.config.position,
             self.config.target_in_sequence, history_signals(self.features), name="history",
         )  # fmt: skip
-        sizes = self.session_kinds, title
+        of_sessions = self.session_kinds, title
         self.expert = [
-            create_expert(self.config, self.dtype, self.features, e, sizes)
+            create_expert(self.config, self.dtype, self.features, e, of_sessions)
             for e in range(len(self.config.experts))
         ]
         if len(self.config.experts) > 1:

@@ -6,7 +6,9 @@
 `truth` (`evaluation.truth.of_policy.evaluate_policy`), `labels`
 (`evaluation.labels.predictions.label_metrics`), `label_baselines`
 (`evaluation.labels.rates.baseline_metrics`), `gradients` (`evaluation.details.gradients`), `session`
-(`evaluation.sessions.of_session.evaluate_sessions`), `slices` (`evaluation.slices.results.with_slices`),
+(`evaluation.sessions.of_session.evaluate_sessions`), `delay`
+(`evaluation.delays.of_delay.evaluate_delays`), `slices` (`evaluation.slices.results.with_slices`),
+`segments` (`live_events.slates.quality.with_segments`),
 `dataset`, `step` and `seconds`.
 """
 
@@ -17,8 +19,10 @@ from typing import Any
 from jaxrec.core.ids import CATALOGUE, LABEL_BASELINES, LABELS, REWARDS, SERVED, TRUTH
 from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath
+from jaxrec.reporting.tables.delays import delay_lines
 from jaxrec.reporting.tables.gradients import gradient_lines
 from jaxrec.reporting.tables.labels import label_lines
+from jaxrec.reporting.tables.segments import segment_lines
 from jaxrec.reporting.tables.sessions import session_lines
 from jaxrec.reporting.tables.slices import slice_lines
 from jaxrec.reporting.tables.truth import reward_model_lines, truth_lines
@@ -114,8 +118,12 @@ def format_table(result: Mapping[str, Any]) -> str:
         lines += ["", *label_lines(result[LABELS], result.get(LABEL_BASELINES, {}))]
     if "session" in result:
         lines += ["", *session_lines(result)]
+    if "delay" in result:
+        lines += ["", *delay_lines(result["delay"])]
     if "gradients" in result:
         lines += ["", *gradient_lines(result["gradients"])]
+    if "segments" in result:
+        lines += ["", *segment_lines(result["segments"])]
     if "slices" in result:
         lines += ["", *slice_lines(result["slices"])]
     fractions = oracle_fraction(result)

@@ -21,6 +21,9 @@ from jaxrec.service.answers.columns import to_bytes
 from jaxrec.service.answers.model import ServedModel
 from jaxrec.service.batching import Batcher
 from jaxrec.service.limits import RequestLimits, error_body
+from jaxrec.service.live.routes import add_live
+from jaxrec.service.live.slates import LiveSlates
+from jaxrec.service.live.stream import LiveStream
 from jaxrec.service.metrics import Metrics, RequestMetrics
 from jaxrec.service.openapi import ERRORS, describe
 from jaxrec.service.options import ServiceError, ServiceOptions
@@ -48,6 +51,11 @@ class Service:
         self.batcher = Batcher(options, self.metrics)
         self.cache = AnswerCache(options.cache_entries)
         self.is_stopping = False
+        self.slates = LiveSlates(options.slates, options.slate_max_age) if options.slates else None
+        self.stream: LiveStream | None = None
+        if options.live_log:
+            limits = options.max_streams, options.heartbeat
+            self.stream = LiveStream(options.live_log, *limits, lambda: self.is_stopping)
 
     def start(self) -> None:
         """Start the threads."""
@@ -110,7 +118,11 @@ def make_app(service: Service) -> FastAPI:
         service.start()
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGHUP, lambda *_: service.holder.request_reload())
+        if service.stream is not None:
+            service.stream.start()
         yield
+        if service.stream is not None:
+            await service.stream.stop()
         service.stop()
 
     app = FastAPI(
@@ -122,6 +134,7 @@ def make_app(service: Service) -> FastAPI:
     _add_recommendations(app, service)
     _add_catalogue(app, service)
     _add_operations(app, service)
+    add_live(app, service.slates, service.stream)
     app.add_middleware(RequestMetrics, metrics=service.metrics)
     describe(app, service.holder.model.schemas, bool(service.options.token))
     return app

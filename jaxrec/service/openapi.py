@@ -28,6 +28,8 @@ ERRORS: dict[str, dict[int | str, dict[str, Any]]] = {
     "titles": _errors(400, 401, 404, 408, 413, 422, 503, 504),
     "query": _errors(401, 408, 413, 422),
     "get": _errors(401, 408, 413),
+    "slates": _errors(401, 404, 408, 413, 422) | {304: {"description": "The device has this slate."}},
+    "stream": _errors(401, 408, 413, 503),
     "health": _errors(408, 413) | {503: {"model": HealthAnswer}},
     "metrics": _errors(408, 413) | {200: {"content": {"text/plain": {}}}},
 }

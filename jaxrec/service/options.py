@@ -34,6 +34,11 @@ class ServiceOptions:
         drain: Seconds between a stop signal and the end of new connections.
         reload_every: Seconds between two looks at the manifest; 0: only on SIGHUP.
         token: Bearer token of /v1; empty: open.
+        slates: Folder of slates of live events; empty: none are served.
+        slate_max_age: Seconds for which devices keep a slate, on average.
+        live_log: SQLite file of the messages of live events; empty: there is no stream.
+        heartbeat: Seconds between two signs of life of a stream without messages.
+        max_streams: Most devices that are connected to the stream.
     """
 
     max_batch: int = 16
@@ -48,5 +53,10 @@ class ServiceOptions:
     drain: float = 1.0
     reload_every: float = 5.0
     token: str = ""
+    slates: str = ""
+    slate_max_age: float = 300.0
+    live_log: str = ""
+    heartbeat: float = 15.0
+    max_streams: int = 10_000
     explained_titles: int = 20  # most titles of a list with reasons
     explained_plays: int = 20  # latest titles of a history whose weight is measured

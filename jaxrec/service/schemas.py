@@ -10,6 +10,7 @@ from jaxrec.service.options import ServiceOptions
 _INT64 = 2**63
 _MOST_TIME = {"s": 10**11, "ms": 10**14, "us": 10**17, "ns": 9 * 10**18}  # by unit: year 5138; 2255
 _MOST_TEXT = 200  # characters of a key or of a category
+_MOST_FREE_TEXT = 2**16  # characters of a text feature, of which the first are read
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -158,6 +159,39 @@ class HealthAnswer(BaseModel):
     reload_error: str | None = None
 
 
+class SlateSlot(BaseModel):
+    """Slot of an event in a slate."""
+
+    event: str
+    slot: int
+    title: str
+    badge: str
+    playable: bool
+    time_from: str
+    metadata: dict[str, Any]
+
+
+class SlatesAnswer(BaseModel):
+    """Answer of /v1/slates: what the slates are of."""
+
+    model: str
+    titles: int
+    spare: int
+    regions: list[str]
+    segments: str
+    events: list[dict[str, Any]]
+
+
+class SlateAnswer(BaseModel):
+    """Answer of /v1/slates: titles in order, and spare ones in the place of those that a user has watched."""
+
+    format: int
+    titles: list[str]
+    spare: list[str]
+    slots: list[SlateSlot]
+    rule: str
+
+
 def request_schemas(columns: dict[str, Any], titles: list[Any], options: ServiceOptions) -> RequestSchemas:
     """Return the schemas of the requests of an export.
 
@@ -226,7 +260,15 @@ def _columns(prefix: str, specs: dict[str, Any]) -> tuple[Column, ...]:
 
 def _field(column: Column, unit: str, required: bool) -> tuple[Any, Any]:
     times = {"time": _time(unit), "decimal time": _time(unit) | Number}
-    types: dict[str, Any] = {"key": Key, "number": Number, "whole": Whole, "flag": bool | Key, **times}
+    text = Annotated[str, Field(max_length=_MOST_FREE_TEXT)]
+    types: dict[str, Any] = {
+        "free text": text,
+        "key": Key,
+        "number": Number,
+        "whole": Whole,
+        "flag": bool | Key,
+        **times,
+    }
     kind = types.get(column.kind, Key)
     if required:
         return kind, Field(alias=column.name)

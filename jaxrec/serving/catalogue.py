@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.core.batch import HostBatch, TitleTable
+from jaxrec.codes.trie import allow
+from jaxrec.core.batch import HostBatch, TitleTable, TitleTrie
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.data.storage.arrays import Arrays, as_words
 from jaxrec.models.outputs import Correction
@@ -192,6 +193,17 @@ def _top_step(task: Task, correction: Correction, k: int, block: int) -> Callabl
     return step
 
 
+def _allowed_trie(
+    trie: TitleTrie, catalogue: DeviceCatalogue, excluded_BxM: jax.Array, group_B: jax.Array
+) -> TitleTrie:
+    """Return the sub-trie of each query's titles, so that no beam is of a title that a filter removes."""
+    kept_BxV = catalogue.eligible_GxV[group_B]
+    rank_BxM = jnp.where(excluded_BxM >= 0, excluded_BxM, kept_BxV.shape[1])
+    kept_BxV = kept_BxV.at[jnp.arange(len(group_B))[:, None], rank_BxM].set(False, mode="drop")
+    allowed_BxV = jnp.zeros((len(group_B), len(trie.node)), bool).at[:, catalogue.id_V].max(kept_BxV)
+    return allow(trie, allowed_BxV, jnp)
+
+
 def best_titles(
     task: Task, correction: Correction, size: tuple[int, int], params: Any, queries: tuple[Any, ...],
     catalogue: DeviceCatalogue,
@@ -208,6 +220,8 @@ def best_titles(
     """
     host, excluded_BxM, group_B, popular_B = queries
     table, (k, block) = catalogue.table, size
+    if table.trie is not None:
+        table = table._replace(trie=_allowed_trie(table.trie, catalogue, excluded_BxM, group_B))
     encoded = task.encode_queries(params, host, table)
     B, query_Bx1 = len(group_B), jnp.arange(len(group_B))[:, None]
 

@@ -85,6 +85,17 @@ class TitleFilter:
         left_out = np.where(abandoned, self._filters.abandoned, self._filters.watched)
         return Exclusions(made.played.user[left_out], made.played.rank[left_out], group, self._eligible_GxV)
 
+    @property
+    def regions(self) -> list[str]:
+        """Regions of the licences, in order; none without licences."""
+        return self._regions.tolist()
+
+    def eligible(self, region: str) -> np.ndarray:
+        """Return the mask [V] by popularity rank of the titles that may be recommended in a region."""
+        if self._filters.licences is None:
+            return self._eligible_GxV[0]
+        return self._eligible_GxV[1 + self.regions.index(region) if region in self.regions else 0]
+
     def _listed(self, name: str, titles: Any) -> np.ndarray:
         """Return a mask [V] of the titles of a list."""
         if isinstance(titles, list | tuple | set | frozenset | np.ndarray):

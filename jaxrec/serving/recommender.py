@@ -18,6 +18,7 @@ from jaxrec.serving.exclusions import Exclusions
 from jaxrec.serving.filters import Filters, TitleFilter
 from jaxrec.serving.pages import TOP_PICKS, PageLayout, find_genres, page_rows
 from jaxrec.serving.requests import RequestBuilder, RequestCounts, Requests, Scorer, TopTitles
+from jaxrec.serving.vectors.of_catalogue import VectorsOfCatalogue
 
 if TYPE_CHECKING:
     from jaxrec.core.paths import AnyPath
@@ -58,7 +59,7 @@ class Served(NamedTuple):
     step: int  # of the training
 
 
-class BaseRecommender:
+class BaseRecommender(VectorsOfCatalogue):
     """Recommender of titles for any users, over a scorer of the catalogue.
 
     Args:
@@ -199,7 +200,7 @@ class BaseRecommender:
             "empty_history": made.is_empty[user],
         }
 
-    # ------------------------------------------------------------ scores and vectors
+    # ------------------------------------------------------------ scores
 
     def score(
         self, histories: Any, titles: Any, *, users: Any = None, now: Any = None
@@ -229,65 +230,6 @@ class BaseRecommender:
             )
         columns = (np.concatenate(values) for values in zip(*parts, strict=True))
         return dict(zip(("user", "title", "score"), columns, strict=True))
-
-    def similar(self, titles: Any, k: int = 10) -> dict[str, np.ndarray]:
-        """Return the k titles that are most similar to each title, by the cosine of their vectors.
-
-        Returns:
-            Columns title, rank from 1, similar and cosine. Ties are in order of popularity.
-
-        Raises:
-            InputError: A title is unknown, or k is too large.
-        """
-        if not 1 <= k < self._scorer.titles:
-            raise InputError(f"k={k}; allowed: 1 to {self._scorer.titles - 1}")
-        ids, unit = self._ids(titles), self._unit_vectors()
-        by_rank = self.arrays.id_of_rank
-        cosine = unit[ids] @ unit[by_rank].T
-        cosine[by_rank[None] == ids[:, None]] = -np.inf
-        best = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
-        key = self.arrays.title_key
-        return {
-            "title": np.repeat(key[ids - FIRST_TITLE], k),
-            "rank": np.tile(np.arange(1, k + 1), len(ids)),
-            "similar": key[by_rank[best] - FIRST_TITLE].reshape(-1),
-            "cosine": np.take_along_axis(cosine, best, axis=1).reshape(-1),
-        }
-
-    def embed(self, *, users: Any = None, titles: Any = None) -> np.ndarray:
-        """Return the vectors of users or of titles, [N, F] float32.
-
-        Args:
-            users: Histories, as for `recommend`; one vector per user, in the order in which users first
-                appear.
-            titles: Sequence of titles.
-
-        Raises:
-            InputError: Not exactly one of both is given, a title is unknown, or the model has no vector of a
-                user.
-        """
-        if (users is None) == (titles is None):
-            raise InputError("embed: give either users or titles")
-        if titles is not None:
-            return self._scorer.embed_titles()[self._ids(titles)]
-        return np.concatenate([self._scorer.embed_users(made.rows) for made in self._builder.read(users)])
-
-    def _ids(self, titles: Any) -> np.ndarray:
-        """Return the ids of titles; raise InputError for an unknown title."""
-        titles = list(titles)
-        rows = title_rows(titles, self.arrays.title_key)
-        if (rows < 0).any():
-            raise InputError(
-                f"title {titles[int(np.argmin(rows))]!r} is unknown; allowed: the titles of the training, "
-                f"such as {self.arrays.title_key[0].item()!r}"
-            )
-        return rows + FIRST_TITLE
-
-    def _unit_vectors(self) -> np.ndarray:
-        """Return the vectors [V, F] of all titles, of length 1, by id."""
-        if self._unit is None:
-            self._unit = mmr.unit_vectors(self._scorer.embed_titles())
-        return self._unit
 
 
 class Recommender(BaseRecommender):

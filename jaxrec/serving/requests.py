@@ -261,7 +261,12 @@ class RequestBuilder:
         title, time, viewed = (
             _joined([getattr(c, name) for c in chunks], np.int64) for name in ("title", "time", "viewed")
         )
-        encoded = [self._vocabulary.encode("context", c.context, len(c.time)) for c in chunks]
+        # The text of a request is its own: that of the last play is not carried over to it.
+        names = {f.name for f in self._layout.of("context") if f.kind != "text"}
+        columns = [{name: c.context[name] for name in names & c.context.keys()} for c in chunks]
+        encoded = [
+            self._vocabulary.encode("context", x, len(c.time)) for x, c in zip(columns, chunks, strict=True)
+        ]
         encoded = encoded or [self._vocabulary.encode("context", {}, 0)]
         context = EncodedColumns(*(np.concatenate(columns) for columns in zip(*encoded, strict=True)))
         order = drop_copies(

@@ -11,7 +11,7 @@ import polars as pl
 
 from jaxrec.config.schema import Feature
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import MISSING, TITLE_ID
+from jaxrec.core.ids import MISSING, TEXT_CHARACTERS, TITLE_ID
 from jaxrec.core.tables import Lists
 
 _DAY_MS = 86_400_000
@@ -36,6 +36,7 @@ ALLOWED = {  # values of a typed column, by kind; a CSV column is text, and is c
     "categories": "lists of single values, or strings with a separator",
     "flag": "single values",
     "text": "strings",
+    "free text": "single values",  # of a feature of kind "text"
 }
 
 _TEXT_LIMIT = f"text of at most {MAX_TEXT_BYTES} bytes without the character NUL"
@@ -82,7 +83,8 @@ def feature_requests(features: tuple[Feature, ...], where: str) -> dict[str, Col
     requests = {}
     for f in features:
         if f.where == where and (where, f.name) != ("title", TITLE_ID):
-            requests[f.name] = ColumnRequest(f.name, f.kind, f"feature {f.name!r}, where={where!r}")
+            kind = "free text" if f.kind == "text" else f.kind
+            requests[f.name] = ColumnRequest(f.name, kind, f"feature {f.name!r}, where={where!r}")
             if f.kind == "categories" and where != "title":
                 raise InputError(
                     f"{requests[f.name].requested_by}: kind='categories'; allowed: category, number"
@@ -181,6 +183,8 @@ def parse(request: ColumnRequest, dtype: pl.DataType, family: str, time_unit: st
         return column.cast(pl.Float64, strict=False)
     if request.kind == "flag":
         return _flag(_string(column) if text else column, text)
+    if request.kind == "free text":  # later characters are not read
+        return _string(column.cast(pl.String).str.slice(0, TEXT_CHARACTERS).str.replace_all("\0", " "))
     if request.kind == "text":
         return _string(column)
     if request.kind == "key":
@@ -231,7 +235,7 @@ def is_unrepresentable(column: pl.Series, kind: str) -> pl.Series:
     Text is too long, or ends or starts with the NUL character or contains it; a number is infinite or too
     large.
     """
-    if column.dtype == pl.String:
+    if column.dtype == pl.String and kind != "free text":
         wrong = (column.str.len_bytes() > MAX_TEXT_BYTES) | column.str.contains("\0", literal=True)
     elif column.dtype == pl.List(pl.String):
         longest = column.list.eval(pl.element().str.len_bytes()).list.max()
@@ -332,7 +336,7 @@ def feature_to_numpy(series: pl.Series, kind: str) -> np.ndarray | Lists:
         offsets = np.zeros(len(series) + 1, np.int64)
         np.cumsum(series.list.len().fill_null(0).to_numpy(), out=offsets[1:])
         return Lists(_categories(inner), offsets)
-    if kind == "category":
+    if kind in ("category", "free text"):
         return _categories(series)
     if kind in ("whole", *TIMES):
         return series.fill_null(MISSING).to_numpy()

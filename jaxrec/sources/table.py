@@ -210,7 +210,7 @@ class SourceTable:
             wrong = frame[name].is_null()
             if not request.required:
                 text = columns.is_string(present[name].dtype)  # empty text is a missing category
-                optional = request.kind not in ("categories", "flag", "text")
+                optional = request.kind not in ("categories", "flag", "text", "free text")
                 optional &= not (request.kind == "category" and text)
                 wrong &= present[name].is_not_null() if optional else False
             if request.kind != "number" or name not in self.roles:  # roles have their own limits

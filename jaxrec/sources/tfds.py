@@ -86,7 +86,8 @@ class TfdsSource(WithoutSignals):
                     raise InputError(
                         f"feature {f.name!r}, where={where!r}: kind='categories'; allowed: category, number"
                     )
-                self._check_column(f.name, f.kind, f"feature {f.name!r}, where={where!r}")
+                kind = "category" if f.kind == "text" else f.kind
+                self._check_column(f.name, kind, f"feature {f.name!r}, where={where!r}")
         self._cached: _Ratings | None = None
 
     def _check_column(self, column: str, kind: str, requested_by: str) -> None:

@@ -8,7 +8,7 @@ from jaxrec.cli.app import UNUSED_LIBRARIES, hide_libraries
 from jaxrec.core.ids import DRAWN_LISTS, LISTS, SERVED, TRUTH
 from jaxrec.core.json_io import write_text
 from jaxrec.studies.tables import labels, text
-from jaxrec.studies.tables.policies import curve_lines, policy_table
+from jaxrec.studies.tables.policies import curve_lines, pair_lines, policy_table
 
 _RULES = {"popularity": "popularity", "item_to_item": "item to item", "oracle": "oracle, p/q"}
 _METRICS = {"ndcg@1": "NDCG@1", "ndcg@5": "NDCG@5", "recall@5": "Recall@5", "mrr@5": "MRR@5"}
@@ -112,7 +112,7 @@ def _statement(claim: Mapping[str, Any]) -> str:
     """Return the name of a claim, its metric unless it is NDCG@1 or named as the list, and its margin."""
     parts = []
     if claim["metric"] not in ("ndcg@1", claim["list"]):
-        parts.append(_METRICS[claim["metric"]])
+        parts.append(_METRICS.get(claim["metric"], claim["metric"].upper()))
     if claim["margin"]:
         lows = [
             low for part in claim["parts"] for low, _ in part["one_sided"].values() if text.is_finite(low)
@@ -242,6 +242,7 @@ def write(folder: Path, result: Mapping[str, Any]) -> None:
     for table in result["tables"].values():
         lines += _table(table)
     lines += curve_lines(result["policies"], folder)
+    lines += pair_lines(result.get("pairs", {}))
     for premise in result["premises"]:
         lines += _premise(premise, folder)
     if result["gates"]:

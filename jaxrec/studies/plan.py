@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxrec.config.migrations import renamed_key
+from jaxrec.config.rules.codes import GENERATIVE
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import dataset_directory, digest
 from jaxrec.config.tree import fields_of, join, known_key, near, require
 from jaxrec.config.validation import at, check
 from jaxrec.core.errors import InputError
+from jaxrec.core.ids import CATALOGUE
 from jaxrec.evaluation.labels.predictions import ORDERS as LABEL_METRICS
-from jaxrec.evaluation.metrics import METRICS as LIST_METRICS
+from jaxrec.evaluation.metrics import FULL, METRICS
 from jaxrec.evaluation.truth.policy_value import COLUMNS as TRUTH_METRICS
 from jaxrec.studies.declared.study import Claim, Policies, Premise, ResultTable, Row, Study
 
@@ -36,6 +38,8 @@ class Run(NamedTuple):
         workdir: Folder of the run.
         after: Name of the run of the same seed that this run starts from. Empty: none of the study.
         pairs_of: Directory of the dataset that the pairs of the run's dataset are of. Empty: no pairs.
+        rewards_of: Workdir of the run whose reward models prefer. Empty: without pairs.
+        codes_of: Name of the run of the same seed whose vectors are coded. Empty: none, or no codes.
     """
 
     name: str
@@ -44,6 +48,8 @@ class Run(NamedTuple):
     workdir: Path
     after: str = ""
     pairs_of: str = ""
+    rewards_of: str = ""
+    codes_of: str = ""
 
 
 class Variant(NamedTuple):
@@ -52,12 +58,14 @@ class Variant(NamedTuple):
     Attributes:
         config: Config of the runs. After another run, `start.workdir` is that of no seed.
         after: Name of the run that a run of the same seed starts from. Empty: none of the study.
-        pairs: True: the runs train on pairs that are drawn from that run.
+        row: The row.
+        rename: Function from a row to its name at the setting of a premise.
     """
 
     config: Config
     after: str
-    pairs: bool = False
+    row: Row
+    rename: Callable[[str], str] = str
 
 
 def apply_edits(base: Config, name: str, edits: Mapping[str, Any], after: str = "") -> Config:
@@ -158,10 +166,12 @@ def variants(study: Study, tables: tuple[str, ...]) -> dict[str, Variant]:
     def add(last: str, rename: Callable[[str], str] = str, setting: Mapping[str, Any] | None = None) -> None:
         """Add the runs of a chain; under another name they have the setting."""
         for row in chain(rows, last):
+            for other in filter(None, (row.rewards, row.codes)):
+                add(other, rename, setting)
             name, after = rename(row.name), rename(row.after) if row.after else ""
             edits = {**row.edits, **({} if name == row.name else setting or {})}
             if name not in out:
-                out[name] = Variant(apply_edits(study.base, name, edits, after), after, row.pairs)
+                out[name] = Variant(apply_edits(study.base, name, edits, after), after, row, rename)
 
     measured_by = study.policies.measured_by
     for row in rows.values():
@@ -189,10 +199,12 @@ def _checked_rows(study: Study) -> dict[str, Row]:
             known_key("tables", name, known)
         if row.pairs and not row.after:
             raise InputError(f"row {row.name}: pairs=True; allowed with after, whose run draws the pairs")
+        _check_others(row, rows)
     for claim in study.claims:
-        allowed = [*LIST_METRICS, *TRUTH_METRICS, *(f"{metric}/<head>" for metric in LABEL_METRICS)]
+        known_metrics = [*METRICS, *(FULL if claim.lists == (CATALOGUE,) else ()), *TRUTH_METRICS]
+        allowed = [*known_metrics, *(f"{metric}/<head>" for metric in LABEL_METRICS)]
         label, _, head = claim.metric.partition("/")
-        if claim.metric not in (*LIST_METRICS, *TRUTH_METRICS) and not (label in LABEL_METRICS and head):
+        if claim.metric not in known_metrics and not (label in LABEL_METRICS and head):
             raise InputError(f"claim {claim.name!r}: metric={claim.metric!r}; allowed: {', '.join(allowed)}")
         if not 0.0 <= claim.margin < 1.0:
             raise InputError(f"claim {claim.name!r}: margin={claim.margin}; allowed: 0 to 1, 1 excluded")
@@ -206,6 +218,19 @@ def _checked_rows(study: Study) -> dict[str, Row]:
     for name in rows:
         chain(rows, name)
     return rows
+
+
+def _check_others(row: Row, rows: Mapping[str, Row]) -> None:
+    """Raise InputError unless the rows that give a row rewards and vectors exist and start from none."""
+    for key in ("rewards", "codes"):
+        other = getattr(row, key)
+        if not other:
+            continue
+        known_key("rows", other, rows)
+        if rows[other].after or rows[other].codes:
+            raise InputError(f"row {row.name}: {key}={other!r}; allowed: a row without after and codes")
+    if row.rewards and not row.pairs:
+        raise InputError(f"row {row.name}: rewards={row.rewards!r}; allowed with pairs=True")
 
 
 def configs(study: Study, tables: tuple[str, ...]) -> dict[str, Config]:
@@ -231,11 +256,25 @@ def every_run(study: Study, tables: tuple[str, ...], seeds: int, folder: Path) -
                 _set_fold(config, f"{(seed - study.base.train.seed) % study.folds + 1}/{study.folds}")
             if variant.after:  # absolute: a resumed study may be named from another folder
                 config.start.workdir = os.path.abspath(_workdir(folder, variant.after, seed))
-            of_pairs = dataset_directory(config) if variant.pairs else ""
+            of_pairs = dataset_directory(config) if variant.row.pairs else ""
+            rewards, codes = (
+                variant.rename(other) if other else "" for other in (variant.row.rewards, variant.row.codes)
+            )
             if of_pairs:
                 config.data.directory = os.path.abspath(folder / "pairs" / variant.after / f"seed-{seed}")
-            out.append(Run(name, seed, config, _workdir(folder, name, seed), variant.after, of_pairs))
+                rewards = os.path.abspath(_workdir(folder, rewards or variant.after, seed))
+            if config.task.name == GENERATIVE and not config.codes.path:
+                config.codes.path = os.path.abspath(_codes_folder(folder, config, codes) / f"seed-{seed}")
+            own = _workdir(folder, name, seed)
+            out.append(Run(name, seed, config, own, variant.after, of_pairs, rewards, codes))
     return out
+
+
+def _codes_folder(folder: Path, config: Config, codes: str) -> Path:
+    """Return the folder of the codes of a run, which all runs with the same codes share."""
+    settings = config.codes
+    source = f"{settings.vectors}-of-{codes}" if settings.vectors == "model" else settings.vectors
+    return folder / "codes" / f"{source}-{settings.levels}x{settings.size}"
 
 
 def _set_fold(config: Config, fold: str) -> None:

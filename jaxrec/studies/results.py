@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxrec.core.ids import DRAWN_LISTS, LISTS, TRUTH
 from jaxrec.evaluation import statistics
-from jaxrec.evaluation.metrics import METRICS, suffix
+from jaxrec.evaluation.metrics import FULL, METRICS, suffix
 from jaxrec.studies.comparisons import METRIC, Comparisons, RowResults
 from jaxrec.studies.label_results import label_blocks
 from jaxrec.studies.plan import (
@@ -153,7 +153,7 @@ def _claim_json(
         return _verdicts(claim, study, claim.metric, 1, [], [
             comparisons.compare(*pair, TRUTH, 1, "", metric) for pair in claim.pairs
         ])  # fmt: skip
-    if claim.metric not in METRICS:
+    if claim.metric not in (*METRICS, *FULL):
         return _verdicts(claim, study, claim.metric, 1, [], [
             comparisons.compare_auc(*pair, claim.metric) for pair in claim.pairs
         ])  # fmt: skip

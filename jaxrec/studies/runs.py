@@ -85,7 +85,8 @@ def check_workdir(run: Run) -> None:
     if recorded_path.exists():
         recorded = json.loads(recorded_path.read_text())
         for key, (was, now) in run_differences(recorded, to_json(run.config)).items():
-            if run.after and key == "start.workdir" and chains.is_same_place(was, now):
+            is_of_study = (run.after and key == "start.workdir") or key == "codes.path"
+            if is_of_study and chains.is_same_place(was, now):
                 continue  # the study was moved
             raise InputError(
                 f"{run.workdir}: holds a run with {key}={was!r}, this study has {now!r}; "
@@ -111,9 +112,20 @@ def training_job(run: Run) -> Job:
     config, workdir = f"--config={run.workdir / 'config.py'}", f"--workdir={run.workdir}"
     train = ("-m", "jaxrec.train", config, workdir, "--per-user")
     after = f"{run.after} seed {run.seed}" if run.after else ""
+    after = codes_job(run).name if run.config.codes.path and not after else after
     after = pairs_job(run).name if run.pairs_of else after
     name, log = f"{run.name} seed {run.seed}", run.workdir / "log.txt"
     return Job(name, run.workdir, train, chains.EVALUATED, log, after)
+
+
+def codes_job(run: Run) -> Job:
+    """Return the job that writes the codes of a run; runs with the same codes share the job."""
+    folder, row = Path(run.config.codes.path), run.codes_of
+    of_row = run.workdir.parents[1] / row / run.workdir.name if row else ""
+    arguments = (f"--config={run.workdir / 'config.py'}", f"--config.start.workdir={of_row}")
+    write = ("-m", "jaxrec.tokenise", *arguments, f"--workdir={folder}")
+    name, after = f"codes {folder.parent.name} seed {run.seed}", f"{row} seed {run.seed}" if row else ""
+    return Job(name, as_path(folder), write, "codes.json", run.workdir / "codes.log", after)
 
 
 def pairs_job(run: Run) -> Job:
@@ -123,7 +135,7 @@ def pairs_job(run: Run) -> Job:
     """
     first, folder = run.config.start.workdir, as_path(run.config.data.directory)
     draw = (
-        "-m", "jaxrec.pairs", f"--checkpoint={first}", f"--rewards={first}",
+        "-m", "jaxrec.pairs", f"--checkpoint={first}", f"--rewards={run.rewards_of}",
         f"--config={run.workdir / 'config.py'}", f"--config.data.directory={run.pairs_of}", f"--out={folder}",
     )  # fmt: skip
     log = run.workdir / "pairs.log"
@@ -304,8 +316,9 @@ def run_all(
             return failures
         jobs: dict[str, Job] = {}
         for run in runs:
-            for job in ((pairs_job(run),) if run.pairs_of else ()) + (training_job(run),):
-                jobs.setdefault(job.name, job)  # pairs are drawn once
+            first = [codes_job(run)] if run.config.codes.path else []
+            for job in (*first, *([pairs_job(run)] if run.pairs_of else ()), training_job(run)):
+                jobs.setdefault(job.name, job)  # codes are written once, and pairs drawn once
         failures = pool.run([*jobs.values()])
         if interrupt.requested:
             return failures

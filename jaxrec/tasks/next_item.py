@@ -18,6 +18,7 @@ from jaxrec.models.outputs import titles_by_rank
 from jaxrec.runtime.mesh import AXIS
 from jaxrec.tasks import negative_sampling, next_item_inputs
 from jaxrec.tasks.base import Task
+from jaxrec.tasks.inputs.later_plays import target_sets
 from jaxrec.tasks.outputs import Protocols, Sums, TitleScores
 
 # Positions of a microbatch on a CPU: the intermediate values of more positions do not fit into its caches.
@@ -82,7 +83,7 @@ class NextItemTask(Task):
         size = len(host.valid)
         count = self.microbatches(size)
         key = jnp.zeros((size, 2), jnp.uint32)
-        windows = next_item_inputs.training(host.words, self.layout, self.size, False, 0.0, key)
+        windows = next_item_inputs.training(host.words, self.layout, self.size, 0.0, 0.0, key)
         # Axis letters: D devices, M microbatches of a device, S examples of a microbatch.
         ids_MxSxL = jnp.where(host.valid[:, None], windows.target, 0).reshape(count, size // count, self.size)
         ids_DxMxSxL = jax.lax.all_gather(ids_MxSxL, AXIS)
@@ -102,9 +103,9 @@ class NextItemTask(Task):
         chex.assert_shape(host.valid, (len(host.words),), custom_message="host.valid [B]")
         chex.assert_shape(key, (len(host.words), 2), custom_message="key [B, 2]")
         sampling = self.config.sampling
-        random, alpha = sampling.window == "random", sampling.stochastic_length
+        random, alpha = next_item_inputs.random_share(sampling), sampling.stochastic_length
         windows = next_item_inputs.training(
-            host.words, self.layout, self.size, random, sampling.id_dropout, key
+            host.words, self.layout, self.size, random, sampling.id_dropout, key, self._num_later
         )
         windows = windows._replace(target=jnp.where(host.valid[:, None], windows.target, 0))
         projections = self.project_titles(params, table) if projections is None else projections
@@ -164,15 +165,32 @@ class NextItemTask(Task):
                 # Counted from the newest position, so the draws of a position do not depend on the length.
                 negatives = negatives[:, ::-1]
             log_q = negative_sampling.log_q(distribution, pool) if objective.logq_correction else None
+        sets, factor_BxL = self._target_sets(windows)
         loss_BxL = next_item.next_item_loss(
-            next_item.Positions(h_BxLxD, candidates_VxD, windows.target, negatives, log_q, titles), objective
+            next_item.Positions(h_BxLxD, candidates_VxD, windows.target, negatives, log_q, titles, sets),
+            objective,
         )
-        if objective.personalised:
-            loss_BxL = loss_BxL * engagement_weight(
-                windows.outcome.completion, objective.alpha, self.threshold
-            )
+        if factor_BxL is not None:
+            loss_BxL = loss_BxL * factor_BxL
         total, count = jnp.where(windows.target > 0, loss_BxL, 0.0).sum(), (windows.target > 0).sum()
         return total, {"loss": (total, count)}
+
+    @property
+    def _num_later(self) -> int:
+        """Number of plays among which a position's targets are; 0: the next play is the only target."""
+        return self.config.next_item.most if self.config.next_item.horizon_hours else 0
+
+    def _target_sets(
+        self, windows: next_item_inputs.TargetWindows
+    ) -> tuple[next_item.TargetSets | None, jax.Array | None]:
+        """Return the targets of positions if there are several, and the factor [B, L] of the loss."""
+        objective = self.config.next_item
+        if windows.later is not None:
+            sets, factor_BxL = target_sets(windows.later, windows.target, objective, self.threshold)
+            return sets, factor_BxL if objective.personalised else None
+        if objective.personalised:
+            return None, engagement_weight(windows.outcome.completion, objective.alpha, self.threshold)
+        return None, None
 
     @property
     def catalogue_heads(self) -> tuple[str, ...]:

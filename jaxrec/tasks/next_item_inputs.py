@@ -9,16 +9,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrec.config.schema import Sampling
 from jaxrec.core.batch import Outcome
 from jaxrec.core.ids import PAD
 from jaxrec.core.row_format import Layout
 from jaxrec.models.layers import rng
 from jaxrec.models.next_item import ItemWindow
+from jaxrec.tasks.inputs.later_plays import LaterPlays, later_plays
 from jaxrec.tasks.inputs.unknown_titles import mask_to_unknown
 from jaxrec.tasks.ranking_inputs import decode
 
-# Layer ids of the draws: the end of a window, the windows that stay whole, the positions that are kept.
-_WINDOW_DRAW, _WHOLE_DRAW, _KEPT_DRAW = 0x3D0C, 0x3D0D, 0x3D0E
+# Layer ids of the draws: the end of a window, the windows that stay whole, the positions that are kept, the
+# windows that are the latest.
+_WINDOW_DRAW, _WHOLE_DRAW, _KEPT_DRAW, _LATEST_DRAW = 0x3D0C, 0x3D0D, 0x3D0E, 0x3D0F
 
 
 class TargetWindows(NamedTuple):
@@ -28,14 +31,21 @@ class TargetWindows(NamedTuple):
         window: Plays of the input.
         target: [B, L] int32 id of the next title, 0 at padding.
         outcome: [B, L] outcomes of the targets.
+        later: Plays from the targets on; None: the target alone.
     """
 
     window: ItemWindow
     target: jax.Array
     outcome: Outcome
+    later: LaterPlays | None = None
 
 
-def window_index(title: jax.Array, size: int, random: bool, key: jax.Array) -> jax.Array:
+def random_share(sampling: Sampling) -> float:
+    """Return the probability that a window has a drawn end, in [0, 1]: `sampling.window`."""
+    return {"latest": 0.0, "random": 1.0, "mixed": 1.0 - sampling.latest_share}[sampling.window]
+
+
+def window_index(title: jax.Array, size: int, random: float, key: jax.Array) -> jax.Array:
     """Return the indices [B, size + 1] of the plays of windows, the last play being a target only.
 
     Args:
@@ -50,12 +60,16 @@ def window_index(title: jax.Array, size: int, random: bool, key: jax.Array) -> j
         plays_B = (title != PAD).sum(1)
         spare_B = jnp.clip(plays_B - (size + 1), 0, stored - (size + 1))
         uniform_B = rng.uniform((), key, _WINDOW_DRAW)
-        last_B = stored - jnp.minimum((uniform_B * (spare_B + 1)).astype(jnp.int32), spare_B)
+        back_B = jnp.minimum((uniform_B * (spare_B + 1)).astype(jnp.int32), spare_B)
+        if random < 1:
+            back_B = jnp.where(rng.uniform((), key, _LATEST_DRAW) < random, back_B, 0)
+        last_B = stored - back_B
     return last_B[:, None] - (size + 1) + jnp.arange(size + 1)
 
 
 def training(
-    words: Any, layout: Layout, size: int, random: bool, unknown_rate: float, key: jax.Array
+    words: Any, layout: Layout, size: int, random: float, unknown_rate: float, key: jax.Array,
+    num_later: int = 0,
 ) -> TargetWindows:  # fmt: skip
     """Build training windows of `size` positions.
 
@@ -63,10 +77,11 @@ def training(
         words: [B, words] uint32 packed rows.
         layout: Shape of the dataset's rows.
         size: Number of positions of a window.
-        random: Draw the end of each window uniformly among the ends that leave the fewest empty positions.
-            Without `random`, a window holds the latest plays of its row.
+        random: Probability that the end of a window is drawn uniformly among the ends that leave the fewest
+            empty positions. The other windows hold the latest plays of their rows.
         unknown_rate: Fraction of input titles that are replaced by the unknown title.
         key: [B, 2] uint32, one key for each row.
+        num_later: Number of plays of `TargetWindows.later`; 0: None.
     """
     rows = decode(words, layout.row_dtype())
     index = window_index(rows["title"], size, random, key)
@@ -79,7 +94,8 @@ def training(
     if unknown_rate:
         inputs = mask_to_unknown(inputs, unknown_rate, rng.fold_in(key[:, None], jnp.arange(size)))
     outcome = Outcome(completion[:, 1:].astype(jnp.float32))
-    return TargetWindows(ItemWindow(inputs, time[:, :-1], time[:, 1:]), target, outcome)
+    later = later_plays(rows, index[:, 1:], num_later) if num_later else None
+    return TargetWindows(ItemWindow(inputs, time[:, :-1], time[:, 1:]), target, outcome, later)
 
 
 def kept_positions(size: int, alpha: float) -> int:
@@ -122,8 +138,9 @@ def stochastic_length(
     index_BxL = jnp.sort(jnp.where(kept_BxL, jnp.arange(size), -1), axis=1)
 
     def close_gaps(x: jax.Array) -> jax.Array:
-        moved = jnp.take_along_axis(x, jnp.maximum(index_BxL, 0), axis=1)
-        return jnp.where(index_BxL >= 0, moved, jnp.zeros((), x.dtype))
+        index = index_BxL.reshape(*index_BxL.shape, *[1] * (x.ndim - 2))
+        moved = jnp.take_along_axis(x, jnp.maximum(index, 0), axis=1)
+        return jnp.where(index >= 0, moved, jnp.zeros((), x.dtype))
 
     return jax.tree.map(close_gaps, windows), long_B
 

@@ -14,6 +14,7 @@ from jaxrec.core.batch import Batch, History, ObservedOutcome, Outcome, Packing,
 from jaxrec.core.ids import PAD
 from jaxrec.core.row_format import Layout, label_is_known
 from jaxrec.models.layers import rng
+from jaxrec.tasks.inputs.hidden_contexts import hide_contexts
 from jaxrec.tasks.inputs.pool_negatives import choose_negatives, no_negatives
 from jaxrec.tasks.inputs.session import session_tail
 from jaxrec.tasks.inputs.unknown_titles import mask_to_unknown
@@ -67,6 +68,7 @@ class HistoryView(NamedTuple):
         unknown_rate: Fraction of titles that are replaced by the unknown title, in [0, 1].
         observed: Names of the labels of the first target that the model reads.
         session_kinds: Kinds of the events of sessions that the model reads; () if it reads no session.
+        context_dropout: Probability that a feature of the context is hidden in training.
     """
 
     layout: Layout
@@ -75,6 +77,7 @@ class HistoryView(NamedTuple):
     unknown_rate: float = 0.0
     observed: tuple[str, ...] = ()
     session_kinds: tuple[int, ...] = ()
+    context_dropout: float = 0.0
 
 
 def history(rows: dict[str, jax.Array], view: HistoryView, key: jax.Array | None = None) -> History:
@@ -170,6 +173,10 @@ def _history(
         for where in ("user", "context")
         for kind in empty
     }
+    if key is not None and view.context_dropout:
+        values = features["context_categories"], features["context_numbers"]
+        hidden = hide_contexts(*values, view.layout.of("context"), view.context_dropout, key)
+        features["context_categories"], features["context_numbers"] = hidden
     early = _observed(rows, view) if view.observed else None
     session = None
     if view.session_kinds:

@@ -105,7 +105,9 @@ class RankingScorer(Task):
         """Settings that select the titles of a history."""
         s, names = self.config.sampling, tuple(feature.name for feature in self.observed)
         settings = self.layout, self.windows, s.history_keeps_abandoned, s.id_dropout, names
-        return ranking_inputs.HistoryView(*settings, session_kinds(self.config, self.layout))
+        return ranking_inputs.HistoryView(
+            *settings, session_kinds(self.config, self.layout), s.context_dropout
+        )
 
     @cached_property
     def windows(self) -> tuple[int, ...]:

@@ -1,11 +1,17 @@
 """Corpus of wrong and unusual inputs, with the right answer to each."""
 
-from tests.bad_inputs import configs, increments, lines, tables, workdirs
+from tests.bad_inputs import configs, increments, lines, live_slates, sequences, tables, workdirs
 from tests.bad_inputs.case import Case
 
 DOORS = {
     "tables": tables.CASES,
-    "configs and flags": [*configs.CASES, *lines.CASES, *increments.VALUE_CASES],
+    "configs and flags": [
+        *configs.CASES,
+        *lines.CASES,
+        *increments.VALUE_CASES,
+        *live_slates.CASES,
+        *sequences.CASES,
+    ],
     "workdirs and checkpoints": [*workdirs.CASES, *increments.CONTINUED_CASES],
 }
 _LOADING = (

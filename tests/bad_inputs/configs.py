@@ -9,6 +9,7 @@ from tests.bad_inputs.case import Case, Stock
 TINY = str(Path(__file__).resolve().parents[2] / "configs" / "tiny.py")
 STUDY = str(Path(__file__).resolve().parents[2] / "configs" / "study.py")
 ROLLING = str(Path(__file__).resolve().parents[2] / "configs" / "study_rolling.py")
+LIVE = str(Path(__file__).resolve().parents[2] / "configs" / "live.py")
 
 
 def nothing(folder: Path, stock: Stock) -> None:
@@ -137,6 +138,11 @@ TREE_CASES = [
     edit("one signal without a tuple", "c.signals = Signal('thumb', column='x')", text="must be a tuple, each a Signal"),
     edit("a signal named as the plays", "c.signals = (Signal('play', column='x'),)", text="signals[0].name='play' must not be 'play'"),
     edit("a signal of the simulator", "c.signals = (Signal('thumb', 'sign', column='x'),)", text="signals[0].column='x' must be empty: a Simulator source generates its signals"),
+    edit("text of users", "c.features += (Feature('bio', 'text', 'user', 4),)", text="features[11].where='user' must be title or context with kind='text': names of titles, and queries"),
+    edit("text of one column", "c.features += (Feature('query', 'text', 'context', 1),)", text="features[11].width=1 must be at least 2: the last column is presence"),
+    edit("texts of two widths", "c.features += (Feature('name', 'text', 'title', 4), Feature('query', 'text', 'context', 6))", text="features[12].width=6 must be 4, as of feature 'name': all text features share one table"),
+    edit("cross layers below 0", "c.model.cross = -1", text="model.cross=-1 must be at least 0"),
+    edit("cross layers of a trunk", "c.model.cross = 2; c.model.trunk = 'mmoe'", text="model.cross=2 must be 0 with model.trunk='mmoe': heads of a trunk read its experts alone"),
     edit("a mixture of an id alone", "c.model.entity = 'mixed'; c.model.features = ('title_id', 'segment')", text="model.entity='mixed' must be concat unless the model reads title_id and another title feature"),
     edit("masked ids without metadata", "c.model.cold_masking_new = 0.5; c.model.features = ('title_id',)", text="model.cold_masking_new=0.5 must be 0 unless the model reads title_id and another title feature"),
     edit("new titles masked less", "c.model.cold_masking = 0.5", text="model.cold_masking=0.5 must be at most model.cold_masking_new=0: new titles are masked most"),
@@ -295,6 +301,8 @@ VALUE_CASES = [
     value("sampling.negatives", "21", "must give a whole count of 21 negatives"),
     value("sampling.negatives", "10000", "must be at least"),
     value("sampling.next_k", "4", "sampling.next_k=4 must be at most 3"),
+    value("sampling.context_dropout", "2", "sampling.context_dropout=2.0 must be in [0, 1]"),
+    edit("hidden contexts without contexts", "c.features = tuple(f for f in c.features if f.where != 'context')", "c.sampling.context_dropout = 0.5", text="sampling.context_dropout=0.5 must be 0 without context features"),
     value("sampling.id_dropout", "2", "sampling.id_dropout=2.0 must be in [0, 1]"),
     value("sampling.target_weights", "2.0,1.0", "sampling.target_weights[0]=2.0 must be in (0, 1]"),
     value("data.max_history", "10", "data.max_history=10 must be a multiple of 4"),
@@ -359,6 +367,14 @@ POLICY_CASES = [
     policy("dpo", "post.beta=-1", text="post.beta=-1.0 must be a finite number above 0"),
     policy("ppo", "post.source=observed", text="post.source='observed' must be one of model, ensemble"),
     policy("ppo", "post.kappa=-1", text="post.kappa=-1.0 must be finite and at least 0"),
+    policy("dpo", "post.rest=-1", text="post.rest=-1.0 must be finite and at least 0"),
+    policy("dpo", "post.pair_users=0", text="post.pair_users=0.0 must be above 0 and at most 1"),
+    policy("dpo", "post.candidates=worst", text="post.candidates='worst' must be one of drawn, best"),
+    policy(
+        "asft",
+        "post.rest=1",
+        text="post.rest=1.0 must be 0.0 with post.objective='exponential': only dpo, ipo read it",
+    ),
     policy("grpo", "post.samples=1", text="post.samples=1 must be at least 2"),
     policy("tiny", "data.validation_truth_queries=-1", text="data.validation_truth_queries=-1 must be at l"),
     policy("bc", "next_item.loss=bce", text="next_item.loss='bce' must be 'softmax'"),
@@ -386,6 +402,9 @@ CODES_CASES = [
     codes("train", "tiny", "codes.vectors=text", text="codes.vectors='text' must be one of model, metadata, random"),
     codes("train", "tiny", "next_item.loss=bce", text="next_item.loss='bce' must be 'softmax' with task.name='generative'"),
     codes("train", "title", "codes.beam=8", text="codes.beam=8 must be 32 with task.name='next_item': codes are of the task 'generative'"),
+    codes("train", "tiny", "post.objective=dpo", text="post.candidates='drawn' must be 'best' with task.name='generative' and post.objective='dpo': a pair is of beams"),
+    codes("train", "tiny", "post.objective=dpo", "codes.titles=5", text="codes.titles=5 must be 1 with task.name='generative' and post.objective='dpo'"),
+    codes("train", "tiny", "post.objective=reward", text="post.objective='reward' must be 'bc' with task.name='generative'"),
     codes("train", "tiny", text="codes.path='' must be the folder that python -m jaxrec.tokenise wrote"),
     codes("train", "tiny", "codes.path=none", text="codes.path=none: no codes.json; give a folder"),
     codes("tokenise", "tiny", text="start.workdir='' must be the workdir of the run whose title vectors are coded"),

@@ -1,7 +1,7 @@
 """Door "configs and flags": command lines of all commands."""
 
 from tests.bad_inputs.case import Case
-from tests.bad_inputs.configs import ROLLING, STUDY, TINY, line
+from tests.bad_inputs.configs import LIVE, ROLLING, STUDY, TINY, line
 from tests.bad_inputs.configs import text as file_of
 
 W = "--checkpoint=nowhere"
@@ -81,6 +81,9 @@ CASES = [
     line("evaluate: no such workdir", "evaluate", W, text="nowhere/checkpoints: no such directory"),
     line("evaluate: an empty workdir", "evaluate", "--checkpoint=", text="--checkpoint is empty"),
     line("evaluate: lists of another name", "evaluate", W, "--lists=all", text="--lists=all; allowed: enabled, disabled, served, catalogue"),
+    line("evaluate: a delay below 0", "evaluate", W, "--delay-hours=0,-6", text="--delay-hours=0,-6; allowed: numbers of at least 0, such as 0,6,24,48, each once"),
+    line("evaluate: a delay twice", "evaluate", W, "--delay-hours=6,6.0", text="--delay-hours=6,6.0; allowed: numbers of at least 0"),
+    line("evaluate: a delay of no number", "evaluate", W, "--delay-hours=a day", text="--delay-hours=a day; allowed: numbers of at least 0"),
     line("evaluate: a session of another name", "evaluate", W, "--session=on,without", text="--session=without; allowed: on, off, shuffled"),
     line("evaluate: lists near another", "evaluate", W, "--lists=catalog", text="--lists=catalog; allowed: enabled, disabled, served, catalogue"),
     line("evaluate: the split of the training", "evaluate", W, "--split=train", text="--split=train; allowed: validation, test"),
@@ -116,6 +119,15 @@ CASES = [
     line("report: no such workdir", "report", "nowhere", text="nowhere: holds neither test.json nor eval-*.json"),
     line("report: one of two is missing", "report", "nowhere", "other", text="nowhere: holds neither test.json nor eval-*.json"),
     line("report: an unknown scheme", "report", "abc://x", text="abc:// is not supported"),
+    # embed
+    line("embed alone", "embed", text="checkpoint"),
+    line("embed of nothing", "embed", W, "--out=e.parquet", text="of"),
+    line("embed of both", "embed", W, "--out=e.parquet", "--of=both", text="--of=both; allowed: users, titles"),
+    line("embed users without histories", "embed", W, "--out=e.parquet", "--of=users", text="--of=users: needs --histories"),
+    line("embed titles of histories", "embed", W, "--out=e.parquet", "--of=titles", "--histories=h.csv", text="--histories=h.csv; allowed only with --of=users"),
+    line("embed to another suffix", "embed", W, "--out=e.csv", "--of=titles", text="--out=e.csv: allowed: a file name that ends with .parquet"),
+    line("embed to no folder", "embed", W, "--out=no/e.parquet", "--of=titles", text="--out"),
+    line("embed of no such workdir", "embed", W, "--out=e.parquet", "--of=titles", text="nowhere/checkpoints: no such directory"),
     # recommend
     line("recommend alone", "recommend", text="checkpoint"),
     line("recommend: no histories", "recommend", W, text="histories"),
@@ -184,6 +196,23 @@ CASES = [
     line("days: an unknown size", "days", f"--config={ROLLING}:large", "--workdir=s", text="the argument must be small, tiny, or none"),
     line("days: a workdir in a bucket", "days", f"--config={ROLLING}", "--workdir=gs://b/s", text="--workdir=gs://b/s; allowed: a path of this machine"),
     line("help of days", "days", "--help", text="Update models day by day", status=0),
+    line("live alone", "live", text="usage: python -m jaxrec.live COMMAND", status=0),
+    line("live: an unknown command", "live", "plot", text="'plot' is no command of live events; allowed: plan, simulate"),
+    line("live: no config", "live", "plan", text="--config is missing; give a config file, as --config configs/live.py"),
+    line("live: a config of a training", "live", "plan", f"--config={TINY}", text="gave a Config, not a jaxrec.live_events.scenario.LiveConfig"),
+    line("live: a capacity of 0", "live", "plan", f"--config={LIVE}", "--config.capacity.requests=0", text="capacity.requests=0.0 must be above 0"),
+    line("live: no messages", "live", "simulate", f"--config={LIVE}", "--config.capacity.messages=0", "--out=o", text="capacity.messages=0.0 must be above 0"),
+    line("live: a prefetch window after the start", "live", "plan", f"--config={LIVE}", "--config.times.prefetch_hours=-1", text="prefetching ends at the start"),
+    line("live: an end before the start", "live", "simulate", f"--config={LIVE}", "--config.times.duration_s=600", "--config.faults.early_s=900", text="faults.early_s=900.0 must be below times.duration_s=600.0"),
+    line("live: an unknown field", "live", "plan", f"--config={LIVE}", "--config.times.ttl=3", text="times.ttl does not exist"),
+    line("live: no whole number of devices", "live", "simulate", f"--config={LIVE}", "--devices=1e6.5", text="--devices=1e6.5; allowed: a whole number, such as 1e6"),
+    line("live: too few devices", "live", "simulate", f"--config={LIVE}", "--devices=10", text="audience.devices=10 must be between 1,000 and 10^9"),
+    line("live: an unknown strategy", "live", "simulate", f"--config={LIVE}", "--strategy=push", "--out=o", text="--strategy=push; allowed: all, or some of reactive"),
+    line("live: an unknown region", "live", "simulate", f"--config={LIVE}", "--config.faults.drop=mars", text="faults.drop='mars' must be one of americas, emea, apac"),
+    line("live: faults of cohorts", "live", "simulate", f"--config={LIVE}", "--devices=2e7", "--config.faults.loss=0.1", "--out=o", text="faults are simulated for at most 10,000,000 devices"),
+    line("live: a capacity that cannot be met", "live", "plan", f"--config={LIVE}", "--config.capacity.requests=0.0006", text="no plan: capacity.requests: 697.917 of 600 at the least", status=1),
+    line("live: no node", "live", "simulate", f"--config={LIVE}", "--devices=1e4", "--out=o", text="capacity.messages=0.02 must be 0.1 for a single node", status=1),
+    line("help of live plan", "live", "plan", "--help", text="config file, such as", status=0),
     line("help of study", "study", "--help", text="Reproduce the tables", status=0),
     line("help beside a wrong config", "train", "--config=none.py", "--help", text="Prepare the dataset if it is missing", status=0),
 ]  # fmt: skip

@@ -322,6 +322,7 @@ WORKDIRS = [
     of_folder("an incomplete step", "run", another_name("56.orbax-checkpoint-tmp"), EVALUATE, "holds no complete checkpoint"),
     of_folder("a step called 0056", "run", another_name("0056"), EVALUATE, "checkpoint"),
     of_folder("a step called -1", "run", another_name("-1"), EVALUATE, "holds no complete checkpoint"),
+    of_folder("a delay of a model that ranks lists", "run", lambda f: None, (*EVALUATE, "--delay-hours=0,6"), "delay_hours=0,6; allowed: none, for the rows of a ranking model hold ages"),
     of_folder("sessions of a model that reads none", "run", lambda f: None, (*EVALUATE, "--session=on,off"), "session=on,off; allowed: none, for the model reads no session"),
     of_folder("an empty newer step", "run", lambda f: (f / "run/checkpoints/99").mkdir(), (*EVALUATE, "--which=last"), "step 99"),
     of_folder("a file for a step", "run", lambda f: (f / "run/checkpoints/99").write_text("x"), (*EVALUATE, "--which=last"), "step 56", 0, slow=True),

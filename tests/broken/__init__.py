@@ -16,6 +16,8 @@ from tests.broken import (
     increments,
     integrity,
     labels,
+    live_events,
+    live_slates,
     models,
     past_signals,
     policies,
@@ -27,6 +29,7 @@ from tests.broken import (
     signals,
     simulator,
     sources,
+    target_sets,
     training,
     wiring,
 )
@@ -62,5 +65,8 @@ AREAS = (
     rolling,
     adaptation,
     codes,
+    live_events,
+    live_slates,
+    target_sets,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)

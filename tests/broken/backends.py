@@ -25,8 +25,8 @@ LINES = (
     Line(
         "chunks of sampled losses on an accelerator",
         "jaxrec/losses/sampled_losses.py",
-        "chunk_bytes = _CHUNK_BYTES.get(jax.default_backend(), _CHUNK_BYTES_ELSEWHERE)",
-        'chunk_bytes = _CHUNK_BYTES["cpu"]',
+        "return _CHUNK_BYTES.get(jax.default_backend(), _CHUNK_BYTES_ELSEWHERE)",
+        'return _CHUNK_BYTES["cpu"]',
         (f"{_FORCED}::test_gpu_branch_of_sampled_losses",),
     ),
     Line(

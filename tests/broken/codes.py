@@ -9,6 +9,7 @@ _MODEL = "tests/models/test_generator.py"
 _SESSIONS = "tests/models/test_title_sessions.py"
 _TARGETS = "tests/tasks/test_session_targets.py"
 _TASK = "tests/tasks/test_generative_task.py"
+_ROUNDS = "tests/end_to_end/test_alignment_rounds.py"
 
 LINES = (
     Line(
@@ -75,8 +76,59 @@ LINES = (
         (f"{_TARGETS}::test_the_sessions_of_the_upper_half_are_trained",),
     ),
     Line(
+        "positions with a pair are trained first",
+        "jaxrec/tasks/generative/places.py",
+        "uniform_BxL = jnp.where(first_BxL, uniform_BxL - 1.0, uniform_BxL)",
+        "pass",
+        (f"{_TASK}::test_the_first_loss_of_pairs_is_that_of_equal_log_ratios",),
+    ),
+    Line(
+        "a generative model is compared with that of the start",
+        "jaxrec/tasks/generative/pairs.py",
+        "ratio = own - jax.lax.stop_gradient(log_pi(reference.params, reference.projections))",
+        "ratio = own",
+        (f"{_TASK}::test_the_first_loss_of_pairs_is_that_of_equal_log_ratios",),
+    ),
+    Line(
+        "beams at a position leave out the titles that were played before",
+        "jaxrec/models/generative/generator.py",
+        "up_to, without(played_BxP), width)",
+        "up_to, without(0 * played_BxP), width)",
+        (f"{_ROUNDS}::test_the_pairs_among_all_titles_are_those_of_any_policy",),
+    ),
+    Line(
+        "a run waits for its codes",
+        "jaxrec/studies/runs.py",
+        "after = codes_job(run).name if run.config.codes.path and not after else after",
+        "pass",
+        ("tests/studies/test_rounds.py::test_codes_are_written_once_before_the_run_that_reads_them",),
+    ),
+    Line(
+        "the reward models of a row prefer in all rounds",
+        "jaxrec/studies/plan.py",
+        "_workdir(folder, rewards or variant.after, seed)",
+        "_workdir(folder, variant.after, seed)",
+        (
+            "tests/studies/test_rounds.py::test_rounds_start_from_one_another_and_share_codes_and_reward_models",
+        ),
+    ),
+    Line(
+        "no beam is of a title that a filter removes",
+        "jaxrec/serving/catalogue.py",
+        ".at[:, catalogue.id_V].max(kept_BxV)",
+        ".at[:, catalogue.id_V].max(True)",
+        ("tests/end_to_end/test_generative_runs.py::test_filters_make_a_sub_trie_so_that_every_beam_counts",),
+    ),
+    Line(
+        "no pair has a title that does not exist",
+        "jaxrec/analysis/rewritten/preference_pairs.py",
+        "high = jnp.where(title > 0, mean + half, jnp.inf)",
+        "high = mean + half",
+        ("tests/end_to_end/test_policy_value_runs.py::test_the_best_pair_of_draws_by_hand",),
+    ),
+    Line(
         "trained positions have a next title",
-        "jaxrec/tasks/generative/task.py",
+        "jaxrec/tasks/generative/places.py",
         "order_BxL = jnp.where(target_BxL > 0, uniform_BxL, 2.0)",
         "order_BxL = uniform_BxL",
         (f"{_TASK}::test_drawn_places_are_different_positions_with_a_next_title",),

@@ -36,7 +36,7 @@ LINES = (
     ),
     Line(
         "gradients of heads are of what several heads read",
-        "jaxrec/models/ranker.py",
+        "jaxrec/models/trunks.py",
         "at not in own",
         'at != "retrieval"',
         (f"{_GRADIENTS}::test_statistics_are_those_of_a_gradient_for_each_head",),

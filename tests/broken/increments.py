@@ -80,8 +80,8 @@ LINES = (
     Line(
         "the softmax has no ids without a title",
         "jaxrec/tasks/next_item.py",
-        "negatives, log_q, titles), objective",
-        "negatives, log_q), objective",
+        "negatives, log_q, titles, sets),",
+        "negatives, log_q, None, sets),",
         (f"{_GAPS}::test_unused_rows_are_in_no_loss_and_get_no_gradient",),
     ),
     Line(

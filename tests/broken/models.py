@@ -125,8 +125,8 @@ LINES = (
     Line(
         "gBCE's beta",
         "jaxrec/losses/sampled_losses.py",
-        "beta=1 - calibration * (1 - alpha)",
-        "beta=1 - calibration * alpha",
+        "return 1 - calibration * (1 - alpha)",
+        "return 1 - calibration * alpha",
         ("tests/losses/test_next_item_losses.py::test_sampled_losses_equal_their_definitions",),
     ),
     Line(
@@ -206,5 +206,36 @@ LINES = (
         "shared + own[k : k + 1]) for k, gate",
         "own[k : k + 1] + shared) for k, gate",
         ("tests/models/test_trunks.py::test_values_and_gradients_are_the_naive_forms",),
+    ),
+    Line(
+        "a cross layer multiplies by the first input",
+        "jaxrec/models/features/cross.py",
+        "xl_BxCxD = x0_BxCxD * (linear + broadcast(bias, linear.shape)) + xl_BxCxD",
+        "xl_BxCxD = xl_BxCxD * (linear + broadcast(bias, linear.shape)) + xl_BxCxD",
+        ("tests/models/test_cross.py::test_values_and_gradients_are_those_of_the_loop",),
+    ),
+    Line(
+        "a context that is not known has no text",
+        "jaxrec/models/features/text.py",
+        "ids = jnp.where(ids > UNKNOWN, ids, PAD)",
+        "ids = jnp.where(ids > PAD, ids, PAD)",
+        ("tests/models/test_text_features.py::test_a_text_is_the_mean_of_its_ngrams_and_presence",),
+    ),
+    Line(
+        "the query of the last play is not that of a request",
+        "jaxrec/serving/requests.py",
+        'names = {f.name for f in self._layout.of("context") if f.kind != "text"}',
+        'names = {f.name for f in self._layout.of("context")}',
+        (
+            "tests/data/runners/test_text_preparation.py::"
+            "test_requests_have_their_own_query_and_not_that_of_the_last_play",
+        ),
+    ),
+    Line(
+        "an n-gram lies in one word",
+        "jaxrec/data/text/ngrams.py",
+        "inside = inside & is_word[:, n - 1 : n - 1 + starts]",
+        "inside = inside | is_word[:, n - 1 : n - 1 + starts]",
+        ("tests/data/text/test_ngrams.py::test_texts_together_have_the_ids_of_each",),
     ),
 )

@@ -20,8 +20,8 @@ LINES = (
     Line(
         "a query is compared with its own truth",
         "jaxrec/evaluation/truth/shown_titles.py",
-        "truth.choice[stored[:, None],",
-        "truth.choice[0 * stored[:, None],",
+        "values[at[:, None],",
+        "values[0 * at[:, None],",
         ("tests/evaluation/truth/test_shown_titles.py::test_queries_are_rows_of_the_split",),
     ),
     Line(

@@ -272,4 +272,11 @@ LINES = (
         "    return DEFECT\n",
         ("tests/cli/test_app.py",),
     ),
+    Line(
+        "the probability of hidden contexts",
+        "jaxrec/tasks/ranking_scorer.py",
+        "session_kinds(self.config, self.layout), s.context_dropout",
+        "session_kinds(self.config, self.layout), 0.0",
+        ("tests/tasks/test_hidden_contexts.py::test_training_hides_contexts_and_evaluation_none",),
+    ),
 )

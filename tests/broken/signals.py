@@ -17,8 +17,8 @@ LINES = (
     Line(
         "an empty text is no invalid event",
         "jaxrec/sources/table.py",
-        '("categories", "flag", "text")',
-        '("categories", "flag")',
+        '("categories", "flag", "text", "free text")',
+        '("categories", "flag", "free text")',
         (f"{_READ}::test_missing_values_of_parquet_are_no_events",),
     ),
     Line(

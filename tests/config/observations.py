@@ -24,12 +24,13 @@ import pytest
 
 from jaxrec import train
 from jaxrec.analysis import tokenising
+from jaxrec.analysis.rewritten import preference_pairs
 from jaxrec.checkpoints.state_tree import slashed_leaves
 from jaxrec.codes.folder import read_codes
 from jaxrec.codes.residual_codes import random_codes
 from jaxrec.config.loading import load_config
 from jaxrec.config.rules.declared.labels import check_rules
-from jaxrec.config.schema import Config, Expert, Feature, Gate, Objective, Sampling
+from jaxrec.config.schema import Config, Expert, Feature, Gate, Objective, Post, Sampling
 from jaxrec.config.serialization import digest, to_json
 from jaxrec.config.validation import check
 from jaxrec.core import rewards
@@ -68,6 +69,7 @@ from jaxrec.tasks.heads import page_of, specs_of, with_labels
 from jaxrec.tasks.inputs import pool_negatives
 from jaxrec.tasks.inputs.title_tables import empty_table
 from jaxrec.tasks.loading import LoadedCheckpoint, build_task
+from jaxrec.tasks.preference import inputs
 from jaxrec.training import optimizer, starting, trainer
 from jaxrec.training.inputs import input_pipeline, resident_rows
 from jaxrec.training.train_state import StateInit
@@ -392,8 +394,25 @@ def loss(config: Config, host=None, params=None) -> str:
 
 def of_pairs(config: Config) -> str:
     """Return the program of the objective of pairs that are inputs of the program."""
-    pairs = Pairs(*(jnp.zeros((2, 3)),) * 2, jnp.ones((2, 3), bool))
+    pairs = Pairs(*(jnp.zeros((2, 3)),) * 2, *(jnp.ones((2, 3), bool),) * 2)
     return program(lambda *x: preference_loss(Pairs(*x), config.post).total, *pairs)
+
+
+def pair_candidates(config: Config) -> str:
+    """Return the program that finds the titles among which `python -m jaxrec.pairs` looks for a pair."""
+    task, table = _task(replace(config, post=Post())), dataset_of(config).arrays.title_table()
+
+    def run(params, host, table, key):
+        x = inputs.training(host.words, task.layout, config, task.size, key)
+        return preference_pairs.candidates(task, config.post, params, table, x, key)
+
+    key = jnp.zeros((config.train.batch_size, 2), jnp.uint32)
+    return program(run, _shapes(config, task), _host(config, task), table, key)
+
+
+def pair_users(config: Config) -> bytes:
+    """Return which of 100 users have pairs."""
+    return preference_pairs.chosen_users(np.arange(100), config, 0).tobytes()
 
 
 def _coded_table(config: Config):

@@ -23,7 +23,8 @@ SCALED = ("smoe.py", "bst.py", "vmoe.py", "sasrec.py", "gru4rec.py", "hstu.py")
 ARGUMENTS = dict.fromkeys(SCALED, (":small", ":paper"))
 ARGUMENTS["delayed.py"] = (":offline", ":online")
 ARGUMENTS["best.py"] = (":small", ":paper", ":kuairand")
-APART = ("study", "policy.py", "onerec.py", "sequences.py")  # lists of configs; no requests: each has a test
+# No requests, or no config of a run: each has a test of its own.
+APART = ("study", "policy.py", "onerec.py", "sequences.py", "foundation.py", "live.py")
 FILES = [p.name for p in sorted(CONFIGS.glob("*.py")) if not p.name.startswith(APART)]
 # A trace takes seconds. The other configs have the models of these in other sizes, or with other features.
 TRACED = (

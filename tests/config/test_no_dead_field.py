@@ -296,11 +296,22 @@ SAMPLING = {
         Case("sampling.history_keeps_abandoned", True, o.batch),
         Case("sampling.history_keeps_abandoned", True, o.scores, "one_expert"),
     ],
+    "context_dropout": [
+        Case(
+            "sampling.context_dropout", 0.3, o.loss, "one_expert", {"model.features": ("title_id", "device")}
+        ),
+    ],
     "id_dropout": [
         Case("sampling.id_dropout", 0.3, o.loss, "one_expert"),
         Case("sampling.id_dropout", 0.3, o.loss, "next_item"),
     ],
-    "window": [Case("sampling.window", "random", o.loss, "next_item")],
+    "window": [
+        Case("sampling.window", "random", o.loss, "next_item"),
+        Case("sampling.window", "mixed", o.loss, "next_item"),
+    ],
+    "latest_share": [
+        Case("sampling.latest_share", 0.9, o.loss, "next_item", {"sampling.window": "mixed"}),
+    ],
     "stochastic_length": [Case("sampling.stochastic_length", 1.5, o.loss, "next_item")],
     "session_events": [Case("sampling.session_events", ("play",), o.scores, edits=READS_SESSION)],
     "next_k": [Case("sampling.next_k", 2, o.terms)],
@@ -355,6 +366,7 @@ MODEL = table(
         Case("model.intent_of", "form", o.params, edits={"objective.intent": 0.2, **READS_SESSION}),
         Case("model.intent_of", "form", o.params, edits=COUNTS),
     ],
+    "cross": [Case("model.cross", 1, o.params)],
     "trunk": [Case("model.trunk", kind, o.params) for kind in ("mmoe", "ple")],
     "trunk_experts": [Case("model.trunk_experts", 2, o.params, edits={"model.trunk": "mmoe"})],
     "trunk_width": [Case("model.trunk_width", 8, o.params, edits={"model.trunk": "mmoe"})],
@@ -369,6 +381,7 @@ MODEL = table(
     "retrieval_dim": [
         Case("model.retrieval_dim", 6, o.params, "one_expert", also={"objective.retrieval": 0.5})
     ],
+    "attention_span": [Case("model.attention_span", 2, o.loss, "next_item")],
     "remat": [Case("model.remat", True, o.loss, base) for base in ("one_expert", "next_item")],
     "entity": [Case("model.entity", "mixed", o.params, "one_expert", METADATA)],
     "launch_day": [Case("model.launch_day", "runtime", o.maturity, "one_expert",
@@ -398,6 +411,7 @@ OBJECTIVE = table(
 OBJECTIVE["weighting"].append(Case("objective.weighting", "averaging", o.terms))
 
 SAMPLED = {"next_item.loss": "sampled_softmax"}
+SEVERAL = {"next_item.horizon_hours": 72.0}
 NEXT_ITEM = {
     "loss": [Case("next_item.loss", "bce", o.terms, "next_item")],
     "negatives": [Case("next_item.negatives", 64, o.terms, "next_item", SAMPLED)],
@@ -413,7 +427,13 @@ NEXT_ITEM = {
         Case("next_item.temperature", 0.5, o.validation_loss, "next_item"),
     ],
     "logits_budget_mib": [Case("next_item.logits_budget_mib", 1, o.chunks, "next_item")],
-    "personalised": [Case("next_item.personalised", True, o.terms, "next_item")],
+    "horizon_hours": [Case("next_item.horizon_hours", 72.0, o.terms, "next_item")],
+    "half_life_hours": [Case("next_item.half_life_hours", 6.0, o.terms, "next_item", SEVERAL)],
+    "most": [Case("next_item.most", 2, o.terms, "next_item", SEVERAL)],
+    "personalised": [
+        Case("next_item.personalised", True, o.terms, "next_item"),
+        Case("next_item.personalised", True, o.terms, "next_item", SEVERAL),
+    ],
     "alpha": [Case("next_item.alpha", 2.0, o.terms, "next_item", {"next_item.personalised": True})],
 }
 
@@ -440,6 +460,9 @@ POST = {
         Case("post.beta", 0.3, o.of_pairs, "next_item", PAIRED | {"post.objective": "ipo"}),
     ],
     "eta": [Case("post.eta", 0.3, o.of_pairs, "next_item", PAIRED)],
+    "rest": [Case("post.rest", 0.3, o.of_pairs, "next_item", PAIRED)],
+    "candidates": [Case("post.candidates", "best", o.pair_candidates, "next_item", PAIRED)],
+    "pair_users": [Case("post.pair_users", 0.5, o.pair_users, "next_item", PAIRED)],
     **{
         name: [Case(f"post.{name}", value, o.loss, "next_item", DRAWN)]
         for name, value in {"ratio_clip": 0.3, "kappa": 0.5, "samples": 3}.items()

@@ -116,6 +116,24 @@ def test_a_trunk_where_there_can_be_none():
         check(config)
 
 
+def test_cross_layers_where_there_can_be_none():
+    config = good()
+    config.model.cross = 2
+    check(config)
+    config.model.trunk = "mmoe"
+    with pytest.raises(InputError, match=r"model.cross=2 must be 0 with model.trunk='mmoe'"):
+        check(config)
+    config.model.trunk, config.model.head = "shared", "dot"
+    config.objective.ranking, config.objective.regression = 0, 0
+    with pytest.raises(InputError, match=r"model.cross=2 must be 0 with model.head='dot'"):
+        check(config)
+    config.task.name, config.model.experts = "next_item", (Expert(encoder="sasrec"),)
+    config.data.num_targets, config.evaluate.next_k, config.sampling.next_k = 1, (1,), 1
+    config.features = tuple(f for f in config.features if f.where == "title")
+    with pytest.raises(InputError, match=r"model.cross=2 must be 0 with task.name='next_item'"):
+        check(config)
+
+
 WRONG = [
     # against annotations
     ("train.batch_size", 512.0, "train.batch_size=512.0 must be a whole number"),
@@ -202,6 +220,8 @@ WRONG = [
     ("model.gate.target_entropy", 0.6932, "model.gate.target_entropy=0.6932 must be in [0, 0.693)"),
     ("model.gate.temperature", 0.0, "model.gate.temperature=0.0 must be above 0"),
     ("model.trunk", "moe", "model.trunk='moe' must be one of shared, mmoe, ple"),
+    ("model.cross", -1, "model.cross=-1 must be at least 0"),
+    ("model.cross", 33, "model.cross=33 must be at most 32"),
     ("model.trunk_experts", 0, "model.trunk_experts=0 must be at least 1"),
     ("model.trunk_width", 0, "model.trunk_width=0 must be at least 1"),
     ("model.trunk_levels", 3, "model.trunk_levels=3 must be 1 or 2"),

@@ -17,6 +17,7 @@ from jaxrec.data.runners.run import ensure_dataset
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.evaluation.evaluator import EvaluationOptions, evaluate
 from jaxrec.serving import export
+from jaxrec.serving.filters import Filters
 from jaxrec.serving.recommender import Recommender
 from jaxrec.tasks.generative.catalogue import with_codes
 from jaxrec.tasks.loading import load_checkpoint
@@ -108,6 +109,25 @@ def test_recommendations_are_titles_of_the_beams(run):
     with pytest.raises(InputError, match="a model that generates codes cannot be exported"):
         export.write(recommender, run / "export", ("cpu",), 5)
     assert not (run / "export").exists()
+
+
+def test_filters_make_a_sub_trie_so_that_every_beam_counts(run):
+    recommender = Recommender.load(run, "last")
+    titles = recommender.titles
+    histories = {
+        "user_id": np.array([1, 1, 2]), "title_id": titles[[3, 7, 20]],
+        "time": 1_600_000_000_000 + np.arange(3) * 1000, "seconds_viewed": np.full(3, 4000.0),
+    }  # fmt: skip
+    made = recommender.recommend(histories, k=8)["title"].reshape(2, 8)  # as many titles as beams
+    assert not set(made[0].tolist()) & {titles[3], titles[7]} and titles[20] not in made[1]
+    best = made[0].tolist()
+    denied = recommender.recommend(histories, k=8, filters=Filters(deny=best))["title"].reshape(2, 8)
+    assert not set(denied.reshape(-1).tolist()) & set(best) and len(set(denied[0].tolist())) == 8
+    few = titles[40:46].tolist()
+    allowed = recommender.recommend(histories, k=8, filters=Filters(allow=few))
+    assert sorted(allowed["title"].tolist()) == sorted(few * 2)
+    scores = np.asarray(allowed["score"]).reshape(2, 6)
+    np.testing.assert_allclose(np.exp(scores).sum(1), 1.0, atol=1e-5)  # of the allowed titles alone
 
 
 def test_codes_of_another_catalogue_and_other_codes_are_refused(coded, data, run, tmp_path):

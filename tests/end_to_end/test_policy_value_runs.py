@@ -289,6 +289,9 @@ def test_the_best_pair_of_draws_by_hand():
     assert winner.tolist() == [7, 0] and loser.tolist() == [6, 0]  # of the second all bounds overlap
     winner, loser = best_pair(title, jnp.stack([one, two]), 0.0)
     assert winner.tolist() == [5, 6] and loser.tolist() == [6, 5]
+    title = jnp.asarray([[5, 0, 7], [0, 6, 7]])  # 0 is no title; the others of the first row are equal
+    winner, loser = best_pair(title, jnp.stack([one, two]), 0.0)
+    assert winner.tolist() == [0, 6] and loser.tolist() == [0, 7]
 
 
 def test_a_policy_of_pairs_is_compared_on_the_queries_of_the_others(data, pairs, imitation, tmp_path):

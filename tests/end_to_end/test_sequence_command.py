@@ -152,3 +152,26 @@ def test_four_devices_give_the_result_of_one(trained, log):
     losses = [[line["loss"] for line in lines if line["split"] == "validation"] for lines in (one, other)]
     np.testing.assert_allclose(losses[1], losses[0], rtol=2e-3)  # float32, 36 steps of Adam
     assert one[-1]["catalogue/ndcg@10"] == pytest.approx(other[-1]["catalogue/ndcg@10"], abs=0.03)
+
+
+def test_delayed_scores_read_no_play_of_the_last_hours(trained):
+    """A play a day: with a delay of 30 hours the last play before most requests is cut."""
+    from jaxrec.evaluation.evaluator import EvaluationOptions, evaluate
+    from jaxrec.evaluation.results import per_query
+
+    workdir, _ = trained
+    out = json.loads(
+        run(
+            "jaxrec.evaluate",
+            *("--checkpoint", workdir, "--json", "--delay-hours=0,30", "--out", workdir.parent / "delay"),
+        )
+    )
+    assert out["protocol"]["name"] == "delay"
+    evaluation = evaluate(workdir, EvaluationOptions(delay_hours=(0.0, 30.0)))
+    columns = per_query(evaluation)
+    np.testing.assert_array_equal(columns["delay/0"], columns["catalogue"])
+    assert out["delay"] == evaluation.result["delay"]
+    assert out["delay"]["left_out"] == 0 and out["delay"]["users"] == USERS
+    assert out["delay"]["metrics"]["0"]["hr@10"][0] == pytest.approx(out["catalogue"]["model"]["hr@10"])
+    mean, half = out["delay"]["differences"]["30 - 0"]["mrr@100"]
+    assert mean < -half < 0  # the next title follows the last play

@@ -126,7 +126,7 @@ def test_the_flag_asks_for_gradients_before_anything_is_scored(tiny_run, monkeyp
     args = SimpleNamespace(
         split="test", lists=[], next_k=[], heads=False, seen=None, retrieve=0, diversity=0.0,
         report_users=None, blend="", which=None, out="", verify=False, per_user=False, gradients=True,
-        session=[], slices=[], against="", reward_models="",
+        session=[], delay_hours=[], slices=[], against="", reward_models="", segments="",
     )  # fmt: skip
     with pytest.raises(_Stopped):
         command._evaluate_on_host(args, tiny_run / "run", None)

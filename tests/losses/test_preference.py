@@ -118,6 +118,14 @@ def test_objectives_of_pairs_by_hand(objective, eta, loss):
     assert out.weight.tolist() == [[1.0, 1.0, 0.0]]
 
 
+def test_the_rest_of_the_positions_of_pairs_is_imitated():
+    x = Pairs(jnp.asarray([[2.0, np.nan, np.nan]]), jnp.asarray([[-LN2, -2 * LN2, -jnp.inf]]),
+              jnp.asarray([[True, False, False]]), jnp.asarray([[True, True, False]]))  # fmt: skip
+    out = preference_loss(x, Post("dpo", beta=0.5, eta=0.3, rest=0.25))
+    np.testing.assert_allclose(out.total, np.log(1 + np.exp(-1.0)) + 0.3 * LN2 + 0.25 * 2 * LN2, rtol=1e-6)
+    assert out.weight.tolist() == [[1.0, 0.25, 0.0]]
+
+
 def test_preference_weights_have_no_gradient_and_no_nan():
     def total(baseline, log_pi, beta):
         post = Post("exponential", "r", beta=beta, clip=1e9)

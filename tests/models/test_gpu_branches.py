@@ -18,7 +18,7 @@ from jaxrec.config.schema import Expert
 from jaxrec.core.errors import InputError
 from jaxrec.core.registry import ENCODERS, SESSION_ENCODERS, resolve
 from jaxrec.evaluation import scorers
-from jaxrec.losses import full_softmax, sampled_losses
+from jaxrec.losses import full_softmax, sampled_losses, target_sets
 from jaxrec.models import heads
 from jaxrec.models.encoders.base import PackedTitles
 from jaxrec.models.kernels import attention as attention_kernel
@@ -156,6 +156,23 @@ def test_gpu_branch_of_sampled_losses(titles_of_a_position, on_gpu, monkeypatch)
         sampled_losses, "chunk_size", lambda *arguments: sizes.append(chunk_size(*arguments)) or sizes[-1]
     )
     loss = lambda h, t: sampled_losses.sampled_softmax(h, t, target, negatives, None, 0.7)  # noqa: E731
+    expected = gradients(loss, h, titles)
+    on_cpu = sizes.pop()
+    close(on_gpu(lambda: gradients(loss, h, titles)), expected)
+    assert on_cpu < 46 == sizes.pop()  # all positions at once
+
+
+def test_gpu_branch_of_sets_of_targets(on_gpu, monkeypatch):
+    h, titles, target = losses_inputs(23)
+    monkeypatch.setattr(sampled_losses, "_CHUNK_BYTES", {"cpu": 4 * 6 * 8})  # of the CPU alone
+    numbers = np.random.default_rng(1)
+    targets = jnp.stack([target, jnp.asarray(numbers.integers(0, 11, target.shape))], axis=-1)
+    weight, negatives = jnp.ones(targets.shape), jnp.asarray(numbers.integers(2, 11, (2, 23, 3)))
+    sizes, chunk_size = [], target_sets.chunk_size
+    monkeypatch.setattr(
+        target_sets, "chunk_size", lambda *arguments: sizes.append(chunk_size(*arguments)) or sizes[-1]
+    )
+    loss = lambda h, t: target_sets.set_sampled_softmax(h, t, targets, weight, negatives, None, 0.7)  # noqa: E731
     expected = gradients(loss, h, titles)
     on_cpu = sizes.pop()
     close(on_gpu(lambda: gradients(loss, h, titles)), expected)

@@ -46,6 +46,7 @@ def write_run(tmp_path):
         folder.mkdir()
         values, keys = value + spread + own - own.mean(), np.arange(USERS)
         columns = {"user": keys, "truth/value": values, "truth/kl": 0.1 + 0 * values}
+        columns["catalogue/hr@10"] = values
         for kind in ("user", "query"):
             pl.DataFrame(columns).write_parquet(folder / f"eval-test-last-per-{kind}.parquet")
         model = {"value": values.mean(), "kl": 0.1, "efficiency": efficiency, "interval": None}
@@ -77,11 +78,13 @@ def test_a_study_prints_values_of_policies_and_their_claims(config, write_run, t
     premise = Premise("by leniency", "source.leniency", "asft", "bc", (1.0,), "truth/value")
     study = study_of(
         config, Claim("higher", (("asft", "bc"),), metric="truth/value"),
-        Claim("farther", (("asft", "bc"),), metric="truth/kl"), premises=(premise,),
+        Claim("farther", (("asft", "bc"),), metric="truth/kl"),
+        Claim("hits", (("asft", "bc"),), lists=("catalogue",), metric="hr@10"), premises=(premise,),
     )  # fmt: skip
     names = {name: premise_row(config, premise, name, 1.0) for name in ("asft", "bc")}
     outcome = results.compute_results(study, ("post", PREMISE), by_row | {names[n]: by_row[n] for n in names})
-    higher, farther = outcome["claims"]
+    higher, farther, hits = outcome["claims"]
+    assert (hits["list"], hits["verdict"]) == ("catalogue", "shown")
     assert (higher["list"], higher["verdict"]) == ("truth/value", "shown")
     assert higher["parts"][0]["over_users"]["mean"] == pytest.approx(0.1)
     assert farther["verdict"] == "not significant"  # the same KL everywhere
@@ -101,7 +104,7 @@ def test_a_study_prints_values_of_policies_and_their_claims(config, write_run, t
         "| ASFT | .5010 ± .0010 | .1000 ± .0000 | - | - | - | - | - | .1500 ± .0000 | +.1000 to bc |" in page
     )
     assert "the true choice has the value .5000" in page and "PHNS-truth" not in page
-    assert "higher" in markdown.summary(whole)
+    assert "higher" in markdown.summary(whole) and "| hits (HR@10) |" in page
 
 
 def test_the_rows_of_study_post_start_from_one_imitation_of_their_seed(tmp_path):

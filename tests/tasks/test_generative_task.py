@@ -1,5 +1,7 @@
 """Generative task: its loss by hand, trained positions, overfitting, devices, beams of recommendations."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,15 +17,18 @@ from jaxrec.config.schema import (
     Feature,
     Model,
     Optimizer,
+    Post,
     Sampling,
     Task,
     Train,
 )
 from jaxrec.core.batch import HostBatch, TitleTable
+from jaxrec.core.errors import InputError
 from jaxrec.core.row_format import FeatureSpec, Layout
 from jaxrec.data.storage.dataset import as_words
 from jaxrec.runtime.mesh import AXIS
-from jaxrec.tasks.generative.task import GenerativeTask, draw_places
+from jaxrec.tasks.generative.places import draw_places
+from jaxrec.tasks.generative.task import GenerativeTask
 from jaxrec.training.train_state import StateInit
 from jaxrec.training.train_step import TrainStep
 
@@ -37,7 +42,7 @@ TABLE = TitleTable(
 )
 
 
-def make_task(microbatch=0, dropout=0.0, places=L, experts=1):
+def make_task(microbatch=0, dropout=0.0, places=L, experts=1, post=None):
     config = Config(
         features=(Feature("title_id", "category", "title", 8),),
         task=Task("generative"),
@@ -50,8 +55,9 @@ def make_task(microbatch=0, dropout=0.0, places=L, experts=1):
         optimizer=Optimizer(learning_rate=0.02, weight_decay=0.0, plateau_factor=1.0),
         train=Train(batch_size=B, microbatch_size=microbatch),
         evaluate=Evaluate(next_k=(1,)),
+        post=post or Post(),
     )  # fmt: skip
-    return GenerativeTask(config, LAYOUT, 0.5, 10, 100)
+    return GenerativeTask(config, replace(LAYOUT, pairs=post is not None), 0.5, 10, 100)
 
 
 def batch(seed=0, valid=B):
@@ -111,6 +117,36 @@ def test_the_first_loss_is_that_of_equal_probabilities_of_children():
     assert float(sums["loss"][0]) == pytest.approx(expected, rel=0.02)
     levels = sum(float(sums[f"loss_level_{i}"][0]) for i in (1, 2, 3))
     assert levels == pytest.approx(float(sums["loss"][0]), rel=1e-5)
+
+
+def test_the_first_loss_of_pairs_is_that_of_equal_log_ratios():
+    post = Post("dpo", beta=0.7, eta=0.5, rest=0.25, candidates="best")
+    task, plain = make_task(places=1, dropout=0.5, post=post), batch()[0]
+    rows = np.zeros(B, task.layout.row_dtype())
+    for name in plain.dtype.names:
+        rows[name] = plain[name]
+    for row in rows[: B // 2]:  # a pair at the newest play, which is the target of the last position
+        row["pair_winner"][-1], row["pair_loser"][-1] = [t for t in range(2, V) if t not in row["title"]][:2]
+    host = HostBatch(as_words(rows), np.ones(B, bool))
+    params = StateInit(task).init().params
+    keys = jnp.stack([jnp.arange(B, dtype=jnp.uint32)] * 2, 1)
+
+    @jax.jit
+    def loss(params, reference):
+        return task.loss(params, host, TABLE, (), 0, keys, None, task.with_kept(None, reference, None, TABLE))
+
+    total, sums = loss(params, params)
+    assert int(sums["margin"][1]) == B // 2 and abs(float(sums["margin"][0])) < 1e-5
+    count, nll = int(sums["nll"][1]), float(sums["nll"][0])
+    assert float(sums["loss"][1]) == B // 2 + 0.25 * (count - B // 2)
+    assert float(total) == pytest.approx(B // 2 * np.log(2) + 0.375 * nll, rel=0.1)
+    moved = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(1), x.shape), params)
+    _, sums = loss(moved, params)
+    margin = float(sums["margin"][0])
+    assert abs(margin) > 0.1
+    assert margin != pytest.approx(float(sums["log_pi_winner"][0] - sums["log_pi_loser"][0]), abs=0.05)
+    with pytest.raises(InputError, match="the dataset's rows have none"):
+        replace(task, layout=LAYOUT).check()
 
 
 def test_generative_gradients_do_not_depend_on_devices_and_microbatches():

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec.config.schema import Sampling
 from jaxrec.core.ids import UNKNOWN
 from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.dataset import as_words
@@ -58,6 +59,18 @@ def test_random_windows_are_full_and_have_uniform_ends(plays):
     assert (windows.target[present] == windows.window.title_BxL[present] + 1).all()
     other_step = training(words, random=True, step=1)
     assert len(ends) == 1 or (other_step.target[:, -1] != last).any()
+
+
+def test_mixed_windows_are_the_latest_with_their_share():
+    """Rows of 10 plays have 6 windows of 4 positions: the latest by its share, and by chance."""
+    words = jnp.repeat(rows(10), 4000, axis=0)
+    ends = training(words, random=0.3).target[:, -1]
+    assert set(ends) == set(range(6, 12))
+    assert abs((ends == 11).mean() - (0.7 + 0.3 / 6)) < 0.03
+    other = np.array([(ends == end).mean() for end in range(6, 11)])
+    assert np.abs(other - 0.3 / 6).max() < 0.02
+    sampling = Sampling(window="mixed", latest_share=0.75)
+    assert next_item_inputs.random_share(sampling) == 0.25
 
 
 def test_unknown_inputs_keep_their_targets():

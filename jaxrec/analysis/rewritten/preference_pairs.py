@@ -1,7 +1,8 @@
 """Pairs of titles drawn from a policy, of which reward models prefer one: a dataset for DPO and IPO.
 
-At each position of a training row that predicts a title, n titles are drawn from the policy. The reward
-models of another run give rewards to them; the bounds of a reward are the mean of the models -+
+At each position of a training row that predicts a title, n titles are drawn from the policy, or are its n
+best ones, which are the beams of a model that generates codes. The reward models of another run give rewards
+to them; the bounds of a reward are the mean of the models -+
 `post.pessimism` standard deviations. The pair of a position is the title of the highest lower bound and the
 title of the lowest upper bound. It is kept where the first bound is above the second. Axis letters: B rows, L
 positions, P stored plays, n draws, M reward models.
@@ -23,10 +24,12 @@ from jaxrec.analysis.rewritten.rewriting import (
     evaluation_of,
     rewrite,
 )
-from jaxrec.config.schema import Config
+from jaxrec.config.schema import Config, Post
 from jaxrec.config.serialization import dataset_directory, declarations_for_digest
+from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import SPLITS
+from jaxrec.core.hashing import uniform
+from jaxrec.core.ids import FIRST_TITLE, SPLITS
 from jaxrec.core.paths import AnyPath
 from jaxrec.core.row_format import Layout
 from jaxrec.data.runners.manifest import fingerprint_of
@@ -36,12 +39,14 @@ from jaxrec.data.storage.row_blocks import row_blocks
 from jaxrec.data.storage.writer import DatasetWriter
 from jaxrec.models.layers import rng
 from jaxrec.runtime.mesh import replicate
+from jaxrec.tasks.generative.task import GenerativeTask
 from jaxrec.tasks.loading import LoadedCheckpoint, check_same_catalogue, default_checkpoint, load_checkpoint
 from jaxrec.tasks.preference import compared, inputs
-from jaxrec.tasks.preference.compared import FixedPolicy
+from jaxrec.tasks.preference.compared import Encoded, FixedPolicy
 from jaxrec.tasks.preference.task import PreferenceTask
 
 LEAST_MODELS = 2  # a single reward model has no bounds
+_USERS = 0x9A125  # stream of the draws of users
 
 
 class RowPairs(NamedTuple):
@@ -50,24 +55,25 @@ class RowPairs(NamedTuple):
     Attributes:
         winner: [B, P] int32 ids, 0 for no pair.
         loser: [B, P] int32 ids.
-        states: [B] number of positions at which titles were drawn.
+        states: [B] number of positions at which pairs were looked for.
     """
 
-    winner: jax.Array
-    loser: jax.Array
-    states: jax.Array
+    winner: Any
+    loser: Any
+    states: Any
 
 
 def best_pair(title: jax.Array, reward: jax.Array, pessimism: float) -> tuple[jax.Array, jax.Array]:
     """Return winner and loser [...] of drawn titles, 0 where the bounds of the best pair overlap.
 
     Args:
-        title: [..., n] int32 ids.
+        title: [..., n] int32 ids, 0 for none.
         reward: [M, ..., n] rewards by the reward models.
         pessimism: Standard deviations between the mean and a bound.
     """
     mean, half = reward.mean(0), pessimism * reward.std(0)
-    low, high = mean - half, mean + half
+    low = jnp.where(title > 0, mean - half, -jnp.inf)
+    high = jnp.where(title > 0, mean + half, jnp.inf)
     is_kept = low.max(-1) > high.min(-1)
 
     def at(index: jax.Array) -> jax.Array:
@@ -89,45 +95,43 @@ class PairDrawer:
     def __init__(
         self, policy: LoadedCheckpoint, models: LoadedCheckpoint, config: Config, layout: Layout
     ) -> None:
-        tasks = (policy.task, models.task)
-        self._tasks = [task for task in tasks if isinstance(task, PreferenceTask)]
-        self._size = min(task.size for task in self._tasks)
+        assert isinstance(policy.task, PreferenceTask | GenerativeTask)
+        assert isinstance(models.task, PreferenceTask)
+        self._policy, self._models = policy.task, models.task
+        self._size = min(policy.task.size, models.task.size)
+        self._salt = int(content_digest(policy)[:16], 16)  # other users in each round
         self._layout, self._config = layout, dataclasses.replace(
             config, sampling=dataclasses.replace(config.sampling, window="latest", id_dropout=0.0)
         )  # fmt: skip
         self._params = (policy.params, models.params)
-        self._tables = replicate(tuple(task.title_table(policy.arrays) for task in self._tasks))
+        tasks = (policy.task, models.task)
+        self._tables = replicate(tuple(task.title_table(policy.arrays) for task in tasks))
         self._draw = jax.jit(self._pairs)
 
     def __call__(self, rows: np.ndarray, first: int) -> RowPairs:
         """Return the pairs of rows [B] from the row `first` of the split on, on the host."""
-        parts = []
-        for start in range(0, len(rows), BLOCK_ROWS):
-            words = as_words(rows[start : start + BLOCK_ROWS])
-            padded = np.zeros((BLOCK_ROWS, words.shape[1]), np.uint32)
-            padded[: len(words)] = words
-            row = first + start + np.arange(BLOCK_ROWS)
+        chosen, out = np.flatnonzero(chosen_users(rows["user"], self._config, self._salt)), None
+        for start in range(0, max(len(chosen), 1), BLOCK_ROWS):
+            index = chosen[start : start + BLOCK_ROWS]
+            words = as_words(rows[index])
+            padded, row = np.zeros((BLOCK_ROWS, words.shape[1]), np.uint32), np.zeros(BLOCK_ROWS, int)
+            padded[: len(words)], row[: len(words)] = words, first + index
             pairs = jax.device_get(self._draw(self._params, self._tables, padded, row))
-            parts.append(pairs)
-        return jax.tree.map(lambda *x: np.concatenate(x)[: len(rows)], *parts)
+            if out is None:
+                out = tuple(np.zeros((len(rows), *x.shape[1:]), x.dtype) for x in pairs)
+            for whole, part in zip(out, pairs, strict=True):
+                whole[index] = part[: len(index)]
+        assert out is not None
+        return RowPairs(*out)
 
     def _pairs(self, params: Any, tables: Any, words: jax.Array, row_B: jax.Array) -> RowPairs:
-        policy, models = self._tasks
         key_Bx2 = rng.row_keys(self._config.train.seed, 0, row_B)
         x = inputs.training(words, self._layout, self._config, self._size, key_Bx2)
-        of_policy, of_models = (
-            compared.encode_fixed(
-                task.model,
-                FixedPolicy(own, task.project_titles(own, table), task.candidates(table)),
-                x.windows.window,
-            )
-            for task, own, table in zip((policy, models), params, tables, strict=True)
-        )
-        post, settings = self._config.post, policy.config.next_item
-        title_BxLxn, _ = compared.draw(of_policy, x.played, key_Bx2, post.samples, settings)
+        title_BxLxn = candidates(self._policy, self._config.post, params[0], tables[0], x, key_Bx2)
+        of_models = _encode(self._models, params[1], tables[1], x)
         own = {"params": params[1]}
         drawn = of_models.title[title_BxLxn]
-        reward: Any = models.model.apply(own, of_models.state, drawn, method="rewards_of_titles")
+        reward: Any = self._models.model.apply(own, of_models.state, drawn, method="rewards_of_titles")
         present_BxL = x.windows.target > 0
 
         def at_plays(title_BxL: jax.Array) -> jax.Array:
@@ -135,19 +139,62 @@ class PairDrawer:
             title_BxL = jnp.where(present_BxL, title_BxL, 0)
             return plays.at[jnp.arange(len(words))[:, None], x.play].set(title_BxL)
 
-        winner_BxL, loser_BxL = best_pair(title_BxLxn, reward, post.pessimism)
+        winner_BxL, loser_BxL = best_pair(title_BxLxn, reward, self._config.post.pessimism)
         return RowPairs(at_plays(winner_BxL), at_plays(loser_BxL), present_BxL.sum(1))
+
+
+def chosen_users(user: np.ndarray, config: Config, salt: int) -> np.ndarray:
+    """Return bool [B], True for the users at whose positions pairs are found, by a hash.
+
+    Args:
+        user: [B] numbers of users.
+        config: Config with `post.pair_users` and `train.seed`.
+        salt: Number of the policy, so that each round has its own users.
+    """
+    return uniform(config.train.seed, _USERS, salt, user) < config.post.pair_users
+
+
+def candidates(
+    policy: PreferenceTask | GenerativeTask, post: Post, params: Any, table: TitleTable,
+    x: inputs.RewardWindows, key_Bx2: jax.Array,
+) -> jax.Array:  # fmt: skip
+    """Return the titles [B, L, n] among which pairs are found, 0 for none.
+
+    Args:
+        policy: Task of the policy.
+        post: Settings of the pairs.
+        params: Parameters of the policy.
+        table: Features of all titles.
+        x: Windows, with the titles that were played before each target.
+        key_Bx2: uint32 keys of the rows, for draws.
+    """
+    if isinstance(policy, GenerativeTask):
+        return policy.beams_at(params, x.windows.window, table, x.played, post.samples).id_BxW
+    encoded, settings = _encode(policy, params, table, x), policy.config.next_item
+    if post.candidates == "best":
+        return compared.best(encoded, x.played, post.samples, settings)
+    return compared.draw(encoded, x.played, key_Bx2, post.samples, settings)[0]
+
+
+def _encode(task: PreferenceTask, params: Any, table: TitleTable, x: inputs.RewardWindows) -> Encoded:
+    """Return the outputs of a policy at the positions of windows."""
+    fixed = FixedPolicy(params, task.project_titles(params, table), task.candidates(table))
+    return compared.encode_fixed(task.model, fixed, x.windows.window)
 
 
 def _check(config: Config, dataset: Dataset, policy: LoadedCheckpoint, models: LoadedCheckpoint) -> None:
     """Raise InputError unless pairs of both runs can be drawn at the sequences of the dataset."""
-    for name, loaded in (("checkpoint", policy), ("rewards", models)):
-        if not isinstance(loaded.task, PreferenceTask):
+    for name, loaded, tasks in (
+        ("checkpoint", policy, (PreferenceTask, GenerativeTask)), ("rewards", models, (PreferenceTask,)),
+    ):  # fmt: skip
+        if not isinstance(loaded.task, tasks):
+            names = " or ".join(("'preference'", "'generative'")[: len(tasks)])
             raise InputError(
                 f"{name}: the run {loaded.config.name!r} has task.name={loaded.config.task.name!r}; allowed: "
-                "a run of the task 'preference'"
+                f"a run of the task {names}"
             )
         check_same_catalogue(dataset, loaded)
+    _check_beams(config, policy)
     if dataset.layout.pairs:
         raise InputError(
             f"dataset {dataset.directory}: has pairs already; allowed: the dataset that it was made from"
@@ -164,6 +211,19 @@ def _check(config: Config, dataset: Dataset, policy: LoadedCheckpoint, models: L
         )
 
 
+def _check_beams(config: Config, policy: LoadedCheckpoint) -> None:
+    """Raise InputError unless the candidates can be found: beams of single titles, at most all titles."""
+    post, codes, titles = config.post, policy.config.codes, policy.task.layout.num_titles - FIRST_TITLE
+    if isinstance(policy.task, GenerativeTask) and (post.candidates != "best" or codes.titles > 1):
+        raise InputError(
+            f"checkpoint: the run {policy.config.name!r} generates codes, with post.candidates="
+            f"{post.candidates!r} and codes.titles={codes.titles}; allowed: 'best' and 1, pairs of beams of "
+            "single titles"
+        )
+    if post.candidates == "best" and post.samples > titles:
+        raise InputError(f"post.samples={post.samples}; allowed: at most the {titles:,} titles")
+
+
 def write_pairs(
     checkpoint: str | AnyPath, rewards: str | AnyPath, config: Config, out: str | AnyPath
 ) -> Rewritten:
@@ -172,7 +232,8 @@ def write_pairs(
     Args:
         checkpoint: Folder of the run whose policy draws.
         rewards: Folder of the run whose reward models prefer.
-        config: Config with the dataset, `post.samples`, `post.pessimism` and `train.seed` of the draws.
+        config: Config with the dataset, and with `train.seed` and `post.samples`, `post.pessimism`,
+            `post.candidates` and `post.pair_users` of the pairs.
         out: Folder of the dataset with pairs.
 
     Raises:
@@ -186,7 +247,10 @@ def write_pairs(
         "dataset": dataset.fingerprint, "digest": dataset.manifest["digest"],
         "policy": content_digest(policy), "rewards": content_digest(models),
     }  # fmt: skip
-    settings = f"{config.post.samples} {config.post.pessimism} {config.train.seed}"
+    post = config.post
+    settings = f"{post.samples} {post.pessimism} {config.train.seed}"
+    if (post.candidates, post.pair_users) != ("drawn", 1.0):
+        settings += f" {post.candidates} {post.pair_users}"
     own = hashlib.sha256(" ".join((*made_from.values(), settings)).encode()).hexdigest()
     what = f"{dataset.directory} with pairs of {checkpoint} by {rewards} and these settings"
     drawer = PairDrawer(policy, models, config, dataset.layout)

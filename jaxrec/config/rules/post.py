@@ -3,22 +3,28 @@
 import math
 
 from jaxrec.config.declarations import Post
+from jaxrec.config.rules.codes import GENERATIVE
 from jaxrec.config.schema import Config
 from jaxrec.config.tree import among, require
 
 PREFERENCE = "preference"
-_PAIRS = ("dpo", "ipo")  # objectives that learn from pairs, and read no reward
+PAIRS = ("dpo", "ipo")  # objectives that learn from pairs, and read no reward
 # Field -> the objectives that read it.
 _READ_BY = {
-    "baseline": ("exponential", "ppo"), "beta": ("exponential", *_PAIRS), "clip": ("exponential",),
+    "baseline": ("exponential", "ppo"), "beta": ("exponential", *PAIRS), "clip": ("exponential",),
     "alpha": ("cql",), "tau": ("cql",), "ratio_clip": ("ppo",), "kappa": ("ppo",),
-    "samples": ("ppo", *_PAIRS), "refresh": ("ppo",), "eta": _PAIRS,
+    "samples": ("ppo", *PAIRS), "refresh": ("ppo",), "eta": PAIRS, "rest": PAIRS, "candidates": PAIRS,
+    "pair_users": PAIRS,
 }  # fmt: skip
 
 
 def check_post(config: Config) -> None:
     """Raise InputError for the first invalid field of `post`; all have their defaults for other tasks."""
     post, default = config.post, Post()
+    if config.task.name == GENERATIVE and post.objective in PAIRS:
+        _check_numbers(post)
+        _check_generative(config)
+        return
     if config.task.name != PREFERENCE:
         for name, value in vars(default).items():
             set_to = getattr(post, name)
@@ -34,9 +40,10 @@ def _check_numbers(post: Post) -> None:
     for name in ("beta", "clip", "alpha", "tau", "ratio_clip"):
         value = getattr(post, name)
         require(math.isfinite(value) and value > 0, f"post.{name}", value, "be a finite number above 0")
-    for name in ("pessimism", "kappa", "eta"):
+    for name in ("pessimism", "kappa", "eta", "rest"):
         value = getattr(post, name)
         require(0 <= value < math.inf, f"post.{name}", value, "be finite and at least 0")
+    require(0 < post.pair_users <= 1, "post.pair_users", post.pair_users, "be above 0 and at most 1")
     require(post.ratio_clip < 1, "post.ratio_clip", post.ratio_clip, "be below 1")
     for name in ("samples", "refresh"):
         require(getattr(post, name) >= 1, f"post.{name}", getattr(post, name), "be at least 1")
@@ -49,7 +56,7 @@ def _check_reward(config: Config) -> None:
     if post.reward:
         require(bool(names), "post.reward", post.reward, "be empty: the config declares no reward")
         among("post.reward", post.reward, names)
-    weighs = post.objective not in ("bc", *_PAIRS)
+    weighs = post.objective not in ("bc", *PAIRS)
     allowed = f"name a reward with post.objective={post.objective!r}"
     require(bool(post.reward) or not weighs, "post.reward", post.reward, allowed)
     allowed = "be 0 without post.reward: a reward model learns a reward"
@@ -90,9 +97,26 @@ def _check_policies(config: Config) -> None:
             require(value in wanted, f"post.{key}", value, f"be one of {', '.join(wanted)} {such}: {why}")
         least = f"be at least 2 {such} and post.baseline='group': one draw has no mean to exceed"
         require(post.baseline != "group" or post.samples > 1, "post.samples", post.samples, least)
-    if post.objective == "ppo" or post.objective in _PAIRS:
+    if post.objective == "ppo" or post.objective in PAIRS:
         allowed = f"be the run of a policy {such}: its parameters are the reference"
         require(bool(config.start.workdir), "start.workdir", config.start.workdir, allowed)
+
+
+def _check_generative(config: Config) -> None:
+    """Check the pairs of a generative model: they are of single titles, among its beams."""
+    post, such = config.post, f"with task.name={GENERATIVE!r} and post.objective={config.post.objective!r}"
+    _check_readers(post)
+    for key, value, wanted, why in (
+        ("codes.titles", config.codes.titles, 1, "a pair is of single titles"),
+        ("post.candidates", post.candidates, "best", "a pair is of beams"),
+        ("post.source", post.source, "observed", "the objective reads no reward"),
+        ("post.reward", post.reward, "", "the objective reads no reward"),
+        ("post.reward_models", post.reward_models, 0, "the model has none"),
+        ("post.reward_gradient", post.reward_gradient, False, "the model has no reward models"),
+        ("evaluate.checkpoint", config.evaluate.checkpoint, "last", "the best by NDCG imitates best"),
+    ):
+        require(value == wanted, key, value, f"be {wanted!r} {such}: {why}")
+    _check_policies(config)
 
 
 def _check_sequences(config: Config) -> None:

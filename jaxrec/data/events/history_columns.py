@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import MISSING
+from jaxrec.core.ids import MISSING, TEXT_CHARACTERS
 from jaxrec.core.tables import Interactions, Users
 
 _MILLISECONDS = {"s": 1000, "ms": 1}  # in one unit of a time
@@ -203,6 +203,9 @@ def _parse(raw: np.ndarray, spec: dict[str, Any], unit: str, where: str) -> np.n
         if is_missing.any() or raw.dtype.kind == "f":
             raise _error(where, raw, ~is_missing, "whole numbers or strings")
         return raw.astype(np.int64) if raw.dtype.kind in "iu" else raw.astype(str)
+    if kind == "free text":
+        values = zip(raw.tolist(), is_missing, strict=True)
+        return np.array(["" if missing else str(x)[:TEXT_CHARACTERS] for x, missing in values], str)
     if raw.dtype.kind in "iub":
         return raw.astype(np.int64)
     if raw.dtype.kind == "O" and all(isinstance(v, int) for v in raw[~is_missing].tolist()):

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxrec.config.schema import Feature
 from jaxrec.data.events.cleaning import CleanChunk
+from jaxrec.data.text.ngrams import code_columns
 
 _FILES = 512
 _MAX_EVENTS = 250_000  # per partition; about 200 MB while its rows are built
@@ -37,7 +38,7 @@ def record_dtype(features: tuple[Feature, ...]) -> np.dtype:
             ("time", "<i8"),
             ("viewed", "<i8"),
             ("title", "<i4"),
-            ("categories", "<i4", (len(context) - numbers,)),
+            ("categories", "<i4", (code_columns(context),)),
             ("numbers", "<f8", (numbers,)),
         ]
     )

@@ -8,7 +8,7 @@ from jaxrec.core.ids import TITLE_ID, UNKNOWN
 from jaxrec.core.row_format import FeatureSpec, Layout
 from jaxrec.core.tables import Lists
 from jaxrec.data.events.title_features import pad_lists
-from jaxrec.data.events.vocabulary import FIRST_VALUE, is_missing, standardise
+from jaxrec.data.events.vocabulary import FIRST_VALUE, is_missing, standardise, text_ids
 
 
 class EncodedColumns(NamedTuple):
@@ -74,6 +74,9 @@ class StoredVocabulary:
     def _encode_category(
         self, spec: FeatureSpec, column: np.ndarray | None, rows: int
     ) -> tuple[np.ndarray, np.ndarray]:
+        if spec.kind == "text":
+            ids = np.zeros((rows, spec.columns), np.int32) if column is None else text_ids(column)
+            return ids, np.repeat(ids.any(axis=1, keepdims=True), spec.columns, axis=1)
         if column is None:
             return np.full(rows, UNKNOWN, np.int32), np.zeros(rows, bool)
         unique, inverse = np.unique(column, return_inverse=True)
@@ -99,6 +102,10 @@ class StoredVocabulary:
                 assert not isinstance(column, Lists)
                 numbers.append(_encode_number(spec, column, rows)[0][:, None])
                 continue
+            if spec.kind == "text":
+                assert not isinstance(column, Lists)
+                ids.append(self._encode_category(spec, column, rows)[0])
+                continue
             if column is None:
                 column = Lists(np.empty(0, str), np.zeros(rows + 1, np.int64))
             lists = column if isinstance(column, Lists) else Lists(column, np.arange(rows + 1))
@@ -121,4 +128,5 @@ def _text(value: object) -> str:
 
 
 def _stack(columns: list[np.ndarray], rows: int, dtype: type) -> np.ndarray:
-    return np.stack(columns, axis=1).astype(dtype) if columns else np.empty((rows, 0), dtype)
+    """Join columns [rows] and blocks of columns [rows, columns]."""
+    return np.column_stack(columns).astype(dtype) if columns else np.empty((rows, 0), dtype)

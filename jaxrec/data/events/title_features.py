@@ -9,7 +9,15 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import TITLE_ID, UNKNOWN
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.core.tables import Lists
-from jaxrec.data.events.vocabulary import FIRST_VALUE, CategoryCodes, KnownColumn, Moments, standardise
+from jaxrec.data.events.vocabulary import (
+    FIRST_VALUE,
+    CategoryCodes,
+    KnownColumn,
+    Moments,
+    standardise,
+    text_ids,
+)
+from jaxrec.data.text.ngrams import text_spec
 
 
 def title_columns(
@@ -53,6 +61,9 @@ def title_columns(
             mean, std = known[f.name].moments if known else moments.finish()
             spec = FeatureSpec(f.name, f.kind, f.where, f.width, mean=mean, std=std)
             numbers.append(standardise(x, spec)[:, None])
+        elif f.kind == "text":
+            spec = text_spec(f)
+            categories.append(text_ids(np.asarray(column)))
         else:
             codes = CategoryCodes()
             lists = column if isinstance(column, Lists) else Lists(column, np.arange(titles + 1))

@@ -13,6 +13,7 @@ from jaxrec.config.schema import Feature
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import MISSING, UNKNOWN
 from jaxrec.core.row_format import FeatureSpec
+from jaxrec.data.text.ngrams import code_columns, ngram_ids, text_spec
 
 FIRST_VALUE = UNKNOWN + 1
 
@@ -29,6 +30,13 @@ def is_missing(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind in "US":
         return values == values.dtype.type()
     return np.zeros(len(values), bool)
+
+
+def text_ids(values: np.ndarray) -> np.ndarray:
+    """Return the ids [N, MOST] int32 of the n-grams of a raw column [N] of text; 0 where missing."""
+    if values.dtype.kind != "U":
+        values = np.where(is_missing(values), "", values.astype(str))
+    return ngram_ids(values)
 
 
 class KnownColumn(NamedTuple):
@@ -212,8 +220,10 @@ class FeatureColumns:
     ) -> None:
         self.features = [f for f in features if f.where == where]
         self.where, self._known = where, known or {}
-        self._state: dict[str, CategoryCodes | Moments] = {
-            f.name: Moments() if f.kind == "number" else CategoryCodes() for f in self.features
+        self._state: dict[str, CategoryCodes | Moments] = {  # text has none: its ids are final at once
+            f.name: Moments() if f.kind == "number" else CategoryCodes()
+            for f in self.features
+            if f.kind != "text"
         }
         self.specs: tuple[FeatureSpec, ...] = ()
         self.values: dict[str, list] = {}
@@ -227,7 +237,8 @@ class FeatureColumns:
             rows: Rows of the chunk.
 
         Returns:
-            Provisional codes [rows, categories] int32 and raw numbers [rows, numbers] float64.
+            Provisional codes [rows, `code_columns`] int32, of text the final ids; and raw numbers [rows,
+            numbers] float64.
 
         Raises:
             InputError: A declared feature is missing, or a number feature is not numeric.
@@ -237,8 +248,10 @@ class FeatureColumns:
             if f.name not in columns:
                 raise InputError(f"feature {f.name}: no such {self.where} column; "
                                  f"the source gives: {', '.join(columns) or 'none'}")  # fmt: skip
-            state = self._state[f.name]
-            if isinstance(state, Moments):
+            state = self._state.get(f.name)
+            if state is None:
+                categories.append(text_ids(columns[f.name]))
+            elif isinstance(state, Moments):
                 numbers.append(state.add(columns[f.name], f.name))
             else:
                 categories.append(state.encode(columns[f.name]))
@@ -276,20 +289,30 @@ class FeatureColumns:
 
         This instance must have all values of `chunk`.
         """
-        out = np.empty_like(categories)
-        states = [(s, chunk._state[name]) for name, s in self._state.items() if isinstance(s, CategoryCodes)]
-        for i, (own, other) in enumerate(states):
-            assert isinstance(other, CategoryCodes)
+        out = categories.copy()
+        for i, name in self._code_columns():
+            own, other = self._state[name], chunk._state[name]
+            assert isinstance(own, CategoryCodes) and isinstance(other, CategoryCodes)
             # Code -1, a missing value, indexes the last entry and stays -1.
             out[:, i] = np.append(own.codes_of(other.values()), np.int32(-1))[categories[:, i]]
         return out
+
+    def _code_columns(self) -> list[tuple[int, str]]:
+        """Return the column of the codes of each category, and its name."""
+        return [
+            (code_columns(self.features[:i]), f.name)
+            for i, f in enumerate(self.features)
+            if f.kind not in ("number", "text")
+        ]
 
     def finish(self) -> None:
         """Fix ids and moments, and set `specs` and `values`, once all chunks are added."""
         specs = []
         for f in self.features:
-            state = self._state[f.name]
-            if isinstance(state, Moments):
+            state = self._state.get(f.name)
+            if state is None:
+                specs.append(text_spec(f))
+            elif isinstance(state, Moments):
                 known = self._known.get(f.name)
                 mean, std = state.finish() if known is None else known.moments
                 specs.append(FeatureSpec(f.name, f.kind, f.where, f.width, mean=mean, std=std))
@@ -310,11 +333,14 @@ class FeatureColumns:
         Returns:
             Ids [N, categories] int32, and standardised numbers [N, numbers] float32.
         """
-        ids = [remap[categories[:, i] + 1] for i, remap in enumerate(self._remap)]
+        ids = categories.astype(np.int32)
+        for (i, _), remap in zip(self._code_columns(), self._remap, strict=True):
+            ids[:, i] = remap[categories[:, i] + 1]
         kinds = [s for s in self.specs if s.kind == "number"]
         scaled = [standardise(numbers[:, i], s) for i, s in enumerate(kinds)]
-        return _stack(ids, len(categories), np.int32), _stack(scaled, len(categories), np.float32)
+        return ids, _stack(scaled, len(categories), np.float32)
 
 
 def _stack(columns: list[np.ndarray], rows: int, dtype: type) -> np.ndarray:
-    return np.stack(columns, axis=1).astype(dtype) if columns else np.empty((rows, 0), dtype)
+    """Join columns [rows] and blocks of columns [rows, columns]."""
+    return np.column_stack(columns).astype(dtype) if columns else np.empty((rows, 0), dtype)

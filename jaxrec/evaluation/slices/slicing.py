@@ -68,7 +68,8 @@ def sliceable(layout: Layout, dtype: np.dtype) -> list[FeatureSpec]:
         f
         for where in ("user", "context")
         for f in layout.of(where)
-        if f.kind != "categories" and f"{where}_{'numbers' if f.kind == 'number' else 'categories'}" in stored
+        if f.kind not in ("categories", "text")
+        and f"{where}_{'numbers' if f.kind == 'number' else 'categories'}" in stored
     ]
 
 

@@ -124,12 +124,18 @@ class SequencePositions(NamedTuple):
         present_BxL: Bool, False at padding.
         time_gaps_BxLxL: int32 bucket of the time from each play (last axis) to the query of a position.
         key_BxLx2: uint32 keys for dropout; None for no dropout.
+        time_BxL: uint32 seconds since 1970 of the plays.
+        until_BxL: uint32 seconds since 1970 of the queries of the positions.
+        span: Positions of a chunk of block-local attention (`encoders.block_local`); 0: dense attention.
     """
 
     x_BxLxD: jax.Array
     present_BxL: jax.Array
     time_gaps_BxLxL: jax.Array
     key_BxLx2: jax.Array | None
+    time_BxL: jax.Array
+    until_BxL: jax.Array
+    span: int = 0
 
     @property
     def example_BxL(self) -> jax.Array:

@@ -15,7 +15,7 @@ from flax import linen as nn
 from jaxrec.config.schema import Expert
 from jaxrec.models.encoders import hstu
 from jaxrec.models.encoders.hstu import HstuBlock, RelativeBias, VisiblePositions
-from jaxrec.models.layers.attention import KeysValues, append_keys_values, scores
+from jaxrec.models.layers.attention import Before, KeysValues, append_keys_values, scores
 from jaxrec.models.layers.dense import Dense, broadcast
 from jaxrec.models.layers.normalization import rms_normalize
 from jaxrec.models.layers.rng import dropout, dropout_mask, layer_id
@@ -49,7 +49,7 @@ class FuxiBlock(HstuBlock):
         x_RxLxD: jax.Array,
         visible: VisiblePositions,
         key_RxLx2: jax.Array | None,
-        before: KeysValues | None = None,
+        before: Before | None = None,
     ) -> tuple[jax.Array, KeysValues]:
         R, L, D = x_RxLxD.shape
         uvqk = nn.silu(Dense(self.dtype, 6 * D, bias=False, name="uvqk")(rms_normalize(x_RxLxD)))

@@ -10,6 +10,7 @@ have learned parameters; dropout applies to the output of a block before the res
 encoders.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import chex
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrec.config.schema import Expert
+from jaxrec.models.encoders import block_local
 from jaxrec.models.encoders.base import (
     KVCache,
     PackedTitles,
@@ -27,7 +29,7 @@ from jaxrec.models.encoders.base import (
     causal_mask,
     is_present,
 )
-from jaxrec.models.layers.attention import KeysValues, append_keys_values, scores
+from jaxrec.models.layers.attention import Before, KeysValues, append_keys_values, scores
 from jaxrec.models.layers.dense import Dense, Parameters, broadcast, embedding_lookup, uniform_init
 from jaxrec.models.layers.history_encoder import TIME_GAP_BUCKETS, time_gap_bucket
 from jaxrec.models.layers.normalization import LayerNorm
@@ -60,7 +62,7 @@ class VisiblePositions(NamedTuple):
     Attributes:
         seen_RxLxM: Bool, True where attention is allowed.
         gaps_RxLxM: int32 time-gap buckets, from `gaps`.
-        apart_LxM: int32 distances in positions.
+        apart_LxM: int32 distances in positions; [n, L, M] where n rows in turn have distances of their own.
     """
 
     seen_RxLxM: jax.Array
@@ -105,6 +107,10 @@ class RelativeBias(Parameters):
 
     def __call__(self, gaps_RxLxM: jax.Array, apart_LxM: jax.Array) -> jax.Array:
         position_LxM, time_RxLxM = self.terms(gaps_RxLxM, apart_LxM)
+        if position_LxM.ndim == 3:
+            rows = len(gaps_RxLxM) // len(position_LxM)
+            position_LxM = broadcast(position_LxM, (rows, *position_LxM.shape))
+            return position_LxM.reshape(gaps_RxLxM.shape) + time_RxLxM
         return broadcast(position_LxM, gaps_RxLxM.shape) + time_RxLxM
 
 
@@ -138,7 +144,7 @@ class HstuBlock(Parameters):
         x_RxLxD: jax.Array,
         visible: VisiblePositions,
         key_RxLx2: jax.Array | None,
-        before: KeysValues | None = None,
+        before: Before | None = None,
     ) -> tuple[jax.Array, KeysValues]:
         R, L, D = x_RxLxD.shape
         y = LayerNorm(self.dtype, name="norm")(x_RxLxD)
@@ -169,7 +175,7 @@ def layers(dtype: str, f: Expert, kind: type[HstuBlock] = HstuBlock) -> Layers:
 
 def through(
     modules: Layers, h_RxLxD: jax.Array, visible: VisiblePositions, key_RxLx2: jax.Array | None,
-    before: tuple[KeysValues, ...] | None = None,
+    before: Sequence[Before] | None = None,
 ) -> tuple[jax.Array, tuple[KeysValues, ...]]:  # fmt: skip
     """Apply the blocks and the final norm.
 
@@ -186,8 +192,8 @@ def through(
     chex.assert_rank(h_RxLxD, 3, custom_message="h_RxLxD")
     chex.assert_shape(visible.seen_RxLxM, (*h_RxLxD.shape[:2], None), custom_message="visible.seen_RxLxM")
     chex.assert_equal_shape([visible.seen_RxLxM, visible.gaps_RxLxM], custom_message="visible.gaps_RxLxM")
-    block_keys_values = []
-    for block, block_before in zip(modules[0], before or [None] * len(modules[0]), strict=True):
+    block_keys_values, none = [], tuple[None, ...]([None] * len(modules[0]))
+    for block, block_before in zip(modules[0], before or none, strict=True):
         h_RxLxD, keys_values = block(h_RxLxD, visible, key_RxLx2, block_before)
         block_keys_values.append(keys_values)
     return modules[1](h_RxLxD), tuple(block_keys_values)
@@ -214,6 +220,15 @@ def encode_positions(
     Returns:
         Outputs [B, L, D].
     """
+    if block_local.has_chunks(positions):
+        chunks = block_local.chunks_of(positions)
+        (B, L), R = positions.present_BxL.shape, len(chunks.x_RxwxD)
+        distances = block_local.chunk_distances(positions.span, R // B)
+        seen = VisiblePositions(chunks.seen_RxwxM, block_local.chunk_gaps(positions), distances)
+        others = block_local.keys_of_other_chunks(dtype, fields.num_layers, positions, chunks)
+        modules = layers(dtype, fields, kind)
+        h_RxwxD, _ = through(modules, chunks.x_RxwxD, seen, chunks.key_Rxwx2, others)
+        return block_local.from_chunks(h_RxwxD, B, L)
     visible = visible_positions(causal_mask(positions.example_BxL), positions.time_gaps_BxLxL)
     return through(layers(dtype, fields, kind), positions.x_BxLxD, visible, positions.key_BxLx2)[0]
 

@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from jaxrec.models.encoders import sasrec
 from jaxrec.models.encoders.transformer import TransformerBlock
-from jaxrec.models.layers.attention import KeysValues
+from jaxrec.models.layers.attention import Before, KeysValues
 from jaxrec.models.layers.dense import Dense
 from jaxrec.models.layers.normalization import LayerNorm
 from jaxrec.models.layers.rng import dropout
@@ -31,7 +31,7 @@ class LigrBlock(TransformerBlock):
     @nn.compact
     def __call__(
         self, x_RxLxD: jax.Array, mask_RxLxM: jax.Array, key_RxLx2: jax.Array | None,
-        before: KeysValues | None = None,
+        before: Before | None = None,
     ) -> tuple[jax.Array, KeysValues]:  # fmt: skip
         """Return the output [R, L, D], and the row's own keys and values."""
         D, (first, second) = x_RxLxD.shape[-1], self.kept_units(key_RxLx2, x_RxLxD.shape[-1])

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.config.schema import Expert
+from jaxrec.models.encoders import block_local
 from jaxrec.models.encoders.base import (
     KVCache,
     PackedTitles,
@@ -61,6 +62,11 @@ def encode_positions(
         Outputs [B, L, D].
     """
     stack = causal_stack(dtype, fields, attention, kind)
+    if block_local.has_chunks(positions):
+        chunks = block_local.chunks_of(positions)
+        others = block_local.keys_of_other_chunks(dtype, fields.num_layers, positions, chunks)
+        h_RxwxD, _ = stack.with_keys(chunks.x_RxwxD, chunks.seen_RxwxM, chunks.key_Rxwx2, others)
+        return block_local.from_chunks(h_RxwxD, *positions.present_BxL.shape)
     return stack(positions.x_BxLxD, causal_mask(positions.example_BxL), positions.key_BxLx2)
 
 

@@ -4,7 +4,7 @@ A row holds one or several histories; the attention mask [R, L, L] separates the
 positions of a row are candidates, which attend to cached keys and values of the history `before` them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import chex
@@ -12,7 +12,14 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxrec.models.layers.attention import KeysValues, append_keys_values, attend, attend_fused, split_fused
+from jaxrec.models.layers.attention import (
+    Before,
+    KeysValues,
+    append_keys_values,
+    attend,
+    attend_fused,
+    split_fused,
+)
 from jaxrec.models.layers.dense import Dense, Parameters, broadcast, kernel_init, matmul
 from jaxrec.models.layers.normalization import LayerNorm
 from jaxrec.models.layers.rng import dropout, dropout_mask, layer_id
@@ -36,7 +43,7 @@ class SelfAttention(Parameters):
 
     @nn.compact
     def __call__(
-        self, x_RxLxD: jax.Array, mask_RxLxM: jax.Array, before: KeysValues | None = None
+        self, x_RxLxD: jax.Array, mask_RxLxM: jax.Array, before: Before | None = None
     ) -> tuple[jax.Array, KeysValues]:
         """Return the output [R, L, D], and the row's own keys and values."""
         D = x_RxLxD.shape[-1]
@@ -76,7 +83,7 @@ class TransformerBlock(Parameters):
     @nn.compact
     def __call__(
         self, x_RxLxD: jax.Array, mask_RxLxM: jax.Array, key_RxLx2: jax.Array | None,
-        before: KeysValues | None = None,
+        before: Before | None = None,
     ) -> tuple[jax.Array, KeysValues]:  # fmt: skip
         """Return the output [R, L, D], and the row's own keys and values."""
         D, (first, second) = x_RxLxD.shape[-1], self.kept_units(key_RxLx2, x_RxLxD.shape[-1])
@@ -88,7 +95,7 @@ class TransformerBlock(Parameters):
         return x_RxLxD + (y if second is None else dropout(y, second, self.dropout)), keys_values
 
     def attended(
-        self, x_RxLxD: jax.Array, mask_RxLxM: jax.Array, before: KeysValues | None
+        self, x_RxLxD: jax.Array, mask_RxLxM: jax.Array, before: Before | None
     ) -> tuple[jax.Array, KeysValues]:
         """Return attention(norm(x)) [R, L, D], and the row's own keys and values."""
         y = LayerNorm(self.dtype, name="attention_norm")(x_RxLxD)
@@ -134,7 +141,7 @@ class TransformerStack(Parameters):
 
     def with_keys(
         self, x_RxLxD: jax.Array, mask_RxLxM: jax.Array, key_RxLx2: jax.Array | None,
-        before: tuple[KeysValues, ...] | None = None,
+        before: Sequence[Before] | None = None,
     ) -> tuple[jax.Array, tuple[KeysValues, ...]]:  # fmt: skip
         """Apply the blocks and return their keys and values too.
 
@@ -142,7 +149,7 @@ class TransformerStack(Parameters):
             x_RxLxD: Inputs.
             mask_RxLxM: Bool attention mask over M keys: the cached keys `before`, and then the row's own.
             key_RxLx2: uint32 keys; None for no dropout.
-            before: Cached keys and values of each block; None for none.
+            before: Cached keys and values of each block, or functions that make them; None for none.
 
         Returns:
             Outputs [R, L, D], and the row's own keys and values of each block.
@@ -154,8 +161,8 @@ class TransformerStack(Parameters):
         chex.assert_shape(mask_RxLxM, (*x_RxLxD.shape[:2], None), custom_message="mask_RxLxM")
         if x_RxLxD.shape[-1] % self.heads:
             raise ValueError(f"model.width={x_RxLxD.shape[-1]} must divide by heads={self.heads}")
-        block_keys_values = []
-        for block, block_before in zip(self.block, before or [None] * self.layers, strict=True):
+        block_keys_values, none = [], tuple[None, ...]([None] * self.layers)
+        for block, block_before in zip(self.block, before or none, strict=True):
             x_RxLxD, keys_values = block(x_RxLxD, mask_RxLxM, key_RxLx2, block_before)
             block_keys_values.append(keys_values)
         return self.norm(x_RxLxD), tuple(block_keys_values)

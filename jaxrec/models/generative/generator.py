@@ -3,6 +3,8 @@
 Axis letters: B users, L positions, P trained positions, V titles, D width, W beams.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -97,6 +99,30 @@ class Generator(NextItemModel):
         """Return the titles of the best beams after the newest position."""
         h_BxLxD = self(window, catalogue)
         return beam_search(self.decoder, h_BxLxD[:, -1], self._memory(h_BxLxD, window, None), trie, width)
+
+    def beams_at(
+        self, window: ItemWindow, catalogue: Catalogue, without: Callable[[jax.Array], TitleTrie],
+        played_BxLxP: jax.Array, width: int,
+    ) -> FoundTitles:  # fmt: skip
+        """Return the titles [B, L, W] of the best beams after every position, one position at a time.
+
+        Args:
+            window: Windows of L positions.
+            catalogue: From `catalogue`.
+            without: Function from ids [B, P] of titles to the tries of all other titles.
+            played_BxLxP: int32 ids of titles that may not be found, 0 for none.
+            width: Number of beams W.
+        """
+        h_BxLxD = self(window, catalogue)
+        L, memory = h_BxLxD.shape[1], self._memory(h_BxLxD, window, None)
+
+        def at(inputs: tuple[jax.Array, jax.Array, jax.Array]) -> FoundTitles:
+            state_BxD, played_BxP, position = inputs
+            up_to = memory._replace(mask_BxNxL=memory.mask_BxNxL & (jnp.arange(L) <= position))
+            return beam_search(self.decoder, state_BxD, up_to, without(played_BxP), width)
+
+        parts = jnp.moveaxis(h_BxLxD, 1, 0), jnp.moveaxis(played_BxLxP, 1, 0), jnp.arange(L)
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), jax.lax.map(at, parts))
 
     def sessions(
         self, window: ItemWindow, catalogue: Catalogue, trie: TitleTrie, width: int

@@ -23,11 +23,17 @@ _MASKED_SCORE = -1e9  # its exponential is 0 relative to any other score
 KeysValues = tuple[jax.Array, jax.Array]  # k and v of a layer, [R, M, H, d] each
 
 
-def append_keys_values(cache: KeysValues | None, k_RxLxHxd: jax.Array, v_RxLxHxd: jax.Array) -> KeysValues:
-    """Append keys and values of L positions to N cached ones: [R, N + L, H, d]."""
+# Keys and values before the row's own, or a function that makes them of the row's own.
+Before = KeysValues | Callable[[jax.Array, jax.Array], KeysValues]
+
+
+def append_keys_values(cache: Before | None, k_RxLxHxd: jax.Array, v_RxLxHxd: jax.Array) -> KeysValues:
+    """Append keys and values of L positions to N earlier ones: [R, N + L, H, d]."""
     chex.assert_equal_shape([k_RxLxHxd, v_RxLxHxd], custom_message="k_RxLxHxd, v_RxLxHxd")
     if cache is None:
         return k_RxLxHxd, v_RxLxHxd
+    if callable(cache):
+        cache = cache(k_RxLxHxd, v_RxLxHxd)
     k, v = (jnp.concatenate(pair, axis=1) for pair in zip(cache, (k_RxLxHxd, v_RxLxHxd), strict=True))
     return k, v
 

@@ -63,11 +63,13 @@ class FeatureEncoder(Parameters):
     Attributes:
         feature_names: Names of the selected features; empty: all.
         init_std: Standard deviation of the initial embeddings.
+        text: Module that encodes the ids of text, shared with other encoders; None: no text is selected.
     """
 
     features: tuple[FeatureSpec, ...]
     feature_names: tuple[str, ...] = ()
     init_std: float = 0.2
+    text: nn.Module | None = None
 
     @nn.compact
     def __call__(self, categories: jax.Array, numbers: jax.Array) -> jax.Array:
@@ -90,7 +92,10 @@ class FeatureEncoder(Parameters):
                 number += f.columns
             else:
                 ids = categories[..., category : category + f.columns]
-                if f in selected:
+                if f in selected and f.kind == "text":
+                    assert self.text is not None
+                    vectors.append(self.text(ids))
+                elif f in selected:
                     vectors.append(
                         CategoryEmbedding(self.dtype, f.size, f.width, self.init_std, name=f.name)(ids)
                     )

@@ -41,6 +41,19 @@ def time_gap_bucket(age: jax.Array) -> jax.Array:
     return jnp.clip(jnp.floor(2.0 * age), 0, TIME_GAP_BUCKETS - 1).astype(jnp.int32)
 
 
+def elapsed_bucket(until_RxL: jax.Array, time_RxM: jax.Array) -> jax.Array:
+    """Return the `time_gap_bucket` [R, L, M] of the seconds from M plays to L queries.
+
+    Buckets of plays after a query are not meaningful.
+
+    Args:
+        until_RxL: uint32 seconds since 1970 of the queries.
+        time_RxM: uint32 seconds since 1970 of the plays.
+    """
+    seconds = until_RxL[:, :, None].astype(jnp.int32) - time_RxM[:, None].astype(jnp.int32)
+    return time_gap_bucket(jnp.log1p(jnp.maximum(seconds, 0).astype(jnp.float32)))
+
+
 # Numbers of a play [R, L] by interaction feature, scaled to about -1 to 1.
 _SCALED: dict[str, Callable[[History], jax.Array]] = {
     "completion": lambda history: 2.0 * history.past.completion - 1.0,

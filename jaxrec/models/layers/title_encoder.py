@@ -8,6 +8,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.ids import TITLE_ID, UNKNOWN
@@ -32,6 +33,7 @@ class TitleEncoder(Parameters):
         init_std: Standard deviation of the initial embeddings.
         shard_axis: Mesh axis of the embeddings of ids; empty: replicated.
         entity: "concat" or "mixed", the kind of a vector.
+        text: Module that encodes text, as of `FeatureEncoder`.
     """
 
     features: tuple[FeatureSpec, ...]
@@ -40,6 +42,7 @@ class TitleEncoder(Parameters):
     init_std: float = 0.2
     shard_axis: str = ""
     entity: str = "concat"
+    text: nn.Module | None = None
 
     def setup(self):
         """Create the encoders of the features."""
@@ -52,7 +55,8 @@ class TitleEncoder(Parameters):
             self.sharded_ids = ShardedEmbedding(self.dtype, *id_table, self.shard_axis, name=TITLE_ID)
         elif self.id_width:
             self.id_vectors = CategoryEmbedding(self.dtype, *id_table, name=TITLE_ID)
-        self.columns = FeatureEncoder(self.dtype, columns, self.feature_names, self.init_std, name="columns")
+        settings = columns, self.feature_names, self.init_std, self.text
+        self.columns = FeatureEncoder(self.dtype, *settings, name="columns")
         if self.entity == MIXED:
             self.mixture = EntityMixture(self.dtype, self.id_width, name="entity")
 

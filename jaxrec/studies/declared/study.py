@@ -22,8 +22,12 @@ class Row:
         against: Name of the row that differences are taken from. Empty: the first row of the table.
         after: Name of the row whose run with the same seed is where this row's run starts: `every_run` sets
             `start.workdir`, and `edits` may set the rest of `start`. Empty: as in `base`.
-        pairs: True: the run trains on pairs that `python -m jaxrec.pairs` draws from the policy of `after`
-            with its reward models, by the row's `post.samples` and `post.pessimism`.
+        pairs: True: the run trains on pairs that `python -m jaxrec.pairs` draws from the policy of `after`,
+            by the row's `post`.
+        rewards: Row whose reward models prefer, for `pairs`; a row without `after`. Empty: `after`.
+        codes: Row whose title vectors `python -m jaxrec.tokenise` codes for the run, of a task that generates
+            codes with codes.vectors="model"; a row without `after`. Rows with the same source, levels and
+            size share the codes.
     """
 
     name: str
@@ -33,6 +37,8 @@ class Row:
     against: str = ""
     after: str = ""
     pairs: bool = False
+    rewards: str = ""
+    codes: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class Claim:
     Attributes:
         name: The statement.
         pairs: (higher row, lower row) pairs.
-        lists: Candidate lists.
+        lists: Candidate lists; ("catalogue",) for metrics of all titles, such as "hr@10".
         next_k: Values of K, the number of next titles.
         metric: Metric of the lists, one of TRUTH_METRICS, or "auc/<head>" or "gauc/<head>" of labels.
         margin: Above 0, the claim is non-inferiority: the first row is not lower by `margin` or more.

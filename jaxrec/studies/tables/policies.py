@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxrec.cli.app import UNUSED_LIBRARIES, hide_libraries
 from jaxrec.core.json_io import write_text
+from jaxrec.studies.policies.pairs import PAIR_COLUMNS
 from jaxrec.studies.tables import text
 
 FIGURE = "policies.svg"
@@ -28,6 +29,9 @@ def policy_table(block: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+_PAIRS = (
+    "Mean log probabilities of winners and losers at the first and the last line of metrics: both may fall."
+)
 _MEASURES = {"value": "value", "ndcg@10": "NDCG@10", "recall@10": "HR@10", "mrr@10": "MRR@10"}
 
 
@@ -93,3 +97,18 @@ def _percent(summary: Mapping[str, float] | None) -> str:
         return "-"
     spread = f" ± {summary['sd']:.1f}" if text.is_finite(summary["sd"]) else ""
     return f"{summary['mean']:+.1f}{spread}"
+
+
+def pair_lines(by_row: Mapping[str, Any]) -> list[str]:
+    """Return the lines of `policies.pairs.pair_metrics`.
+
+    Args:
+        by_row: JSON values; {} without a row that learns from pairs.
+    """
+    if not by_row:
+        return []
+    lines = ["", "## Pairs", "", _PAIRS, ""]
+    lines += text.header("row", *(column.replace("/", ", ") for column in PAIR_COLUMNS))
+    for name, metrics in by_row.items():
+        lines.append(text.line(name, *(text.spread(metrics[column]) for column in PAIR_COLUMNS)))
+    return lines

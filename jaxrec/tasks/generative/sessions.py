@@ -97,7 +97,7 @@ def after_positions(
         key: [B, 2] uint32, one key for each row.
     """
     sampling, rows = config.sampling, decode(words, layout.row_dtype())
-    random = sampling.window == "random"
+    random = next_item_inputs.random_share(sampling)
     windows = next_item_inputs.training(words, layout, size, random, sampling.id_dropout, key)
     index = next_item_inputs.window_index(rows["title"], size, random, key)[:, 1:]
     of_rows = row_rewards(rows, config, layout, config.codes.reward)

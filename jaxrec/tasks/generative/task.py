@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxrec.codes.trie import allow
+from jaxrec.config.rules.post import PAIRS
 from jaxrec.core.batch import HostBatch, TitleTable, TitleTrie
 from jaxrec.core.ids import CATALOGUE, FIRST_TITLE
 from jaxrec.models.generative.beam_search import FoundSessions, FoundTitles
@@ -14,41 +16,16 @@ from jaxrec.models.generative.generator import Generator
 from jaxrec.models.generative.trie_steps import CodedTitles
 from jaxrec.models.layers import rng
 from jaxrec.models.layers.dense import applied
+from jaxrec.models.next_item import ItemWindow
 from jaxrec.tasks import next_item_inputs
-from jaxrec.tasks.generative import sessions
+from jaxrec.tasks.generative import pairs, sessions
+from jaxrec.tasks.generative.places import Places, draw_places
 from jaxrec.tasks.next_item import NextItemTask
-from jaxrec.tasks.outputs import Protocols, Sums, TitleScores
-from jaxrec.tasks.preference.inputs import check_labels
+from jaxrec.tasks.outputs import KeptParameters, Protocols, Sums, TitleScores
+from jaxrec.tasks.preference.compared import FixedPolicy
+from jaxrec.tasks.preference.inputs import check_labels, check_pairs
 
-_PLACES = rng.layer_id(("codes", "places"))
 _DROPOUT = rng.layer_id(("codes", "dropout"))
-
-
-class Places(NamedTuple):
-    """Positions of windows that train the decoder.
-
-    Attributes:
-        position: [B, P] int32 positions of the window.
-        target: [B, P] int32 next titles, 0 where a window has fewer positions with one; [B, P, m] the titles
-            of sessions.
-    """
-
-    position: jax.Array
-    target: jax.Array
-
-
-def draw_places(target_BxL: jax.Array, count: int, key_Bx2: jax.Array) -> Places:
-    """Draw `count` positions of each window among those that have a next title, without replacement.
-
-    Args:
-        target_BxL: int32 next titles, 0 for none.
-        count: Number of positions P, at most L.
-        key_Bx2: uint32 keys of the windows.
-    """
-    uniform_BxL = rng.uniform((target_BxL.shape[1],), key_Bx2, _PLACES)
-    order_BxL = jnp.where(target_BxL > 0, uniform_BxL, 2.0)
-    position_BxP = jnp.argsort(order_BxL, axis=1)[:, :count].astype(jnp.int32)
-    return Places(position_BxP, jnp.take_along_axis(target_BxL, position_BxP, axis=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +33,8 @@ class GenerativeTask(NextItemTask):
     """Cross-entropy of the codes of next titles at `codes.places` positions of each window.
 
     With `codes.titles` above 1 the targets of a position are the titles of the session that follows, and the
-    sessions of a low mean reward are left out.
+    sessions of a low mean reward are left out. With an objective of pairs, `config.post`, the positions that
+    have one are trained by it, see `pairs`.
 
     The trie of all codes is among the features of titles, so that a program is the same for all codes of one
     shape. Evaluations score all titles by their exact log probabilities; recommendations take the titles of
@@ -64,7 +42,8 @@ class GenerativeTask(NextItemTask):
     """
 
     def check(self) -> None:
-        """Raise InputError if the rows lack a label of the sessions' reward."""
+        """Raise InputError if the rows lack pairs, or a label of the sessions' reward."""
+        check_pairs(self.config, self.layout)
         check_labels("codes.reward", self.config.codes.reward, self.config, self.layout, self.label_shares)
 
     @cached_property
@@ -74,8 +53,25 @@ class GenerativeTask(NextItemTask):
         return Generator(m.dtype, self.layout.features, self.layout.num_titles, m, codes=self.config.codes)
 
     def protocols(self) -> Protocols:
-        """Return ranking among all titles; NDCG@10 chooses the best checkpoint."""
-        return Protocols((), (CATALOGUE, "ndcg@10"), is_policy=True)
+        """Return ranking among all titles, by NDCG@10; with rewards the truth is among the usual lists."""
+        return Protocols((), (CATALOGUE, "ndcg@10"), is_policy=True, usual_truth=bool(self.config.rewards))
+
+    @property
+    def kept_parameters(self) -> KeptParameters:
+        """Parameters of the start for pairs; see `Task`."""
+        return KeptParameters(self.config.post.objective in PAIRS)
+
+    def with_kept(self, context: Any, reference: Any, old: Any, table: TitleTable) -> Any:
+        """Return the model of the start in place of the context, for pairs; see `Task`."""
+        if not self.kept_parameters.reference:
+            return context
+        return FixedPolicy(reference, self.project_titles(reference, table))
+
+    def divisor(self, count: jax.Array) -> jax.Array:
+        """Return the count of the loss; of pairs the sum of the weights, which may be below 1."""
+        if not self.kept_parameters.reference:
+            return super().divisor(count)
+        return jnp.where(count > 0, count, jnp.ones_like(count))
 
     def device_context(self, task_state: Any, step: jax.Array, host: HostBatch, table: TitleTable) -> Any:
         """Return the mean reward from which on sessions are trained; None for single titles."""
@@ -91,11 +87,16 @@ class GenerativeTask(NextItemTask):
 
         The metrics are the loss, its terms by level, and the load of the experts: the largest share of the
         tokens that an expert has, times the number of experts. Of sessions there is
-        the share that is trained.
+        the share that is trained. Those of pairs are in `compared.pair_metrics`.
         """
         codes = self.config.codes
-        windows, places, kept = self._targets(host, key, context)
         projections = self.project_titles(params, table) if projections is None else projections
+        if isinstance(context, FixedPolicy):
+            x = pairs.pair_places(self, host, key)
+            return pairs.pair_loss(
+                self.model, self.config.post, params, context, x, projections, trie_of(table)
+            )
+        windows, places, kept = self._targets(host, key, context)
         key_BxPx2 = rng.fold_in(rng.fold_in(key, jnp.uint32(_DROPOUT))[:, None], jnp.arange(codes.places))
         out: CodedTitles = applied(Generator.chosen, self.model, params)(
             windows.window, projections, trie_of(table), *places, key, key_BxPx2
@@ -119,7 +120,7 @@ class GenerativeTask(NextItemTask):
         """
         sampling, codes, valid_Bx1 = self.config.sampling, self.config.codes, jnp.asarray(host.valid)[:, None]
         if least is None:
-            random = sampling.window == "random"
+            random = next_item_inputs.random_share(sampling)
             windows = next_item_inputs.training(
                 host.words, self.layout, self.size, random, sampling.id_dropout, key
             )
@@ -171,6 +172,29 @@ class GenerativeTask(NextItemTask):
     def beam(self, params: Any, host: HostBatch, table: TitleTable) -> FoundTitles:
         """Return the titles of `codes.beam` beams of queries."""
         return self._scored(Generator.beam, params, host, table, self.config.codes.beam)
+
+    def beams_at(
+        self, params: Any, window: ItemWindow, table: TitleTable, played_BxLxP: jax.Array, width: int
+    ) -> FoundTitles:
+        """Return the titles [B, L, W] of the best beams after every position, none of which was played.
+
+        Args:
+            params: Parameters of the model.
+            window: Windows of L positions.
+            table: Features of all titles.
+            played_BxLxP: int32 ids of the titles that were played, 0 for none.
+            width: Number of beams W.
+        """
+        trie = trie_of(table)
+
+        def without(id_BxP: jax.Array) -> TitleTrie:
+            allowed_BxV = jnp.ones((len(id_BxP), len(trie.node)), bool)
+            return allow(trie, allowed_BxV.at[jnp.arange(len(id_BxP))[:, None], id_BxP].set(False), jnp)
+
+        projections = self.project_titles(params, table)
+        return applied(Generator.beams_at, self.model, params)(
+            window, projections, without, played_BxLxP, width
+        )
 
     def sessions(self, params: Any, host: HostBatch, table: TitleTable) -> FoundSessions:
         """Return the sessions of `codes.titles` titles of `codes.beam` beams of queries."""

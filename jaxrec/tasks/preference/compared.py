@@ -13,11 +13,12 @@ import jax.numpy as jnp
 from jaxrec.config.schema import NextItem, Post
 from jaxrec.losses.chunks import positions_per_chunk, sum_dtype, to_chunks
 from jaxrec.losses.preference import Pairs
-from jaxrec.models.generative.actions import log_pi, sample
+from jaxrec.models.generative.actions import NEVER, log_pi, sample
 from jaxrec.models.generative.policy import Policy
 from jaxrec.models.layers import rng
 from jaxrec.models.layers.dense import applied
 from jaxrec.models.next_item import ItemWindow
+from jaxrec.tasks.outputs import Sums
 
 
 class FixedPolicy(NamedTuple):
@@ -145,6 +146,38 @@ def follow(
 
     arrays = (policy.state, ids[0], played_BxLxn, ids[1]) + ((reference.state,) if reference else ())
     return _map_chunks(of_chunk, arrays, len(policy.title), sum_dtype(policy.state), settings)
+
+
+def best(
+    policy: Encoded, played_BxLxn: jax.Array, titles: int, settings: NextItem
+) -> jax.Array:  # fmt: skip
+    """Return the most probable titles [B, L, n] of a policy, the best first; 0 where fewer may be chosen.
+
+    Args:
+        policy: Outputs of the policy.
+        played_BxLxn: int32 ids of titles that may not be chosen, 0 for none.
+        titles: Number of titles n.
+        settings: Temperature, and memory of a chunk.
+    """
+
+    def of_chunk(state: jax.Array, played: jax.Array) -> jax.Array:
+        values = log_pi(state, policy.title, played, settings.temperature, policy.has_title)
+        value, title = jax.lax.top_k(values, titles)
+        return jnp.where(value > NEVER / 2, title.astype(jnp.int32), 0)
+
+    arrays = policy.state, played_BxLxn
+    return _map_chunks(of_chunk, arrays, len(policy.title), sum_dtype(policy.state), settings)
+
+
+def pair_metrics(pairs: Pairs, log_winner: jax.Array, log_loser: jax.Array) -> Sums:
+    """Return sums and counts over pairs; both log probabilities may fall, though their difference grows."""
+    count = pairs.present.sum()
+    return {
+        "pairs_in_order": ((pairs.present & (pairs.margin > 0)).sum(), count),
+        "margin": (jnp.where(pairs.present, pairs.margin, 0.0).sum(), count),
+        "log_pi_winner": (jnp.where(pairs.present, log_winner, 0.0).sum(), count),
+        "log_pi_loser": (jnp.where(pairs.present, log_loser, 0.0).sum(), count),
+    }
 
 
 def predicted(rewards_Mx: jax.Array, post: Post) -> jax.Array:

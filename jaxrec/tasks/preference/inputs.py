@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.config.heads import REWARD, head_values, labels_read
+from jaxrec.config.rules.post import PAIRS
 from jaxrec.config.schema import Config
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import PAD
@@ -79,6 +80,15 @@ def check_labels(
             raise InputError(f"{where}, which is known at none of the training targets")
 
 
+def check_pairs(config: Config, layout: Layout) -> None:
+    """Raise InputError if the objective learns from pairs and rows have none."""
+    if config.post.objective in PAIRS and not layout.pairs:
+        raise InputError(
+            f"post.objective={config.post.objective!r} learns from pairs, but the dataset's rows have none; "
+            "allowed: a dataset that python -m jaxrec.pairs wrote"
+        )
+
+
 def row_rewards(rows: dict[str, jax.Array], config: Config, layout: Layout, reward: str) -> RowRewards:
     """Return the rewards of a declared name of decoded rows; none is known with an empty name."""
     present_BxP = rows["title"] != PAD
@@ -106,7 +116,7 @@ def training(words: Any, layout: Layout, config: Config, size: int, key: jax.Arr
         key: [B, 2] uint32, one key for each row.
     """
     sampling, rows = config.sampling, decode(words, layout.row_dtype())
-    random = sampling.window == "random"
+    random = next_item_inputs.random_share(sampling)
     windows = next_item_inputs.training(words, layout, size, random, sampling.id_dropout, key)
     index = next_item_inputs.window_index(rows["title"], size, random, key)
     rewards = row_rewards(rows, config, layout, config.post.reward)

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrec.config.rules.post import PAIRS
 from jaxrec.core.batch import HostBatch, TitleTable
-from jaxrec.core.errors import InputError
 from jaxrec.losses.full_softmax import softmax
 from jaxrec.losses.preference import Choices, Draws, Objective, advantages, preference_loss
 from jaxrec.models.generative.policy import Facts, Heads, Policy
@@ -20,7 +20,6 @@ from jaxrec.tasks.preference.compared import Encoded, FixedPolicy
 from jaxrec.tasks.preference.head_losses import head_losses, metrics_of
 from jaxrec.tasks.ranking_inputs import decode
 
-_OF_PAIRS = ("dpo", "ipo")
 _PRIOR = 3.0  # rewards that the mean of all users counts as, in the mean of a user
 _TITLES = 64  # titles whose rewards are predicted at a time
 
@@ -73,11 +72,7 @@ class PreferenceTask(NextItemTask):
     def check(self) -> None:
         """Raise InputError if the rows lack a label of the reward or pairs, or know the label nowhere."""
         post = self.config.post
-        if post.objective in _OF_PAIRS and not self.layout.pairs:
-            raise InputError(
-                f"post.objective={post.objective!r} learns from pairs, but the dataset's rows have none; "
-                "allowed: a dataset that python -m jaxrec.pairs wrote"
-            )
+        inputs.check_pairs(self.config, self.layout)
         inputs.check_labels("post.reward", post.reward, self.config, self.layout, self.label_shares)
 
     def protocols(self) -> Protocols:
@@ -95,7 +90,7 @@ class PreferenceTask(NextItemTask):
         post = self.config.post
         if post.objective == "ppo":
             return KeptParameters(True, post.refresh, ("reward_*",))
-        return KeptParameters(post.objective in _OF_PAIRS)
+        return KeptParameters(post.objective in PAIRS)
 
     def with_kept(self, context: BatchContext, reference: Any, old: Any, table: TitleTable) -> BatchContext:
         """Return the context with the fixed policies that the objective reads; see `Task`."""
@@ -178,17 +173,12 @@ class PreferenceTask(NextItemTask):
         assert winner is not None and loser is not None  # `check` has passed
         temperature = self.config.next_item.temperature
         pairs = compared.pairs(encoded, of_reference, winner, loser, out.log_pi, temperature)
+        pairs = pairs._replace(chosen=x.windows.target > 0)
         ids = jnp.stack([x.windows.target, winner, loser], axis=-1)
         logits = encoded.logits(ids) / temperature
         log_p = out.log_pi[..., None] + logits - logits[..., :1]
-        count = pairs.present.sum()
-        right = pairs.present & (pairs.margin > 0)
-        return preference_loss(pairs, self.config.post), {
-            "pairs_in_order": (right.sum(), count),
-            "margin": (jnp.where(pairs.present, pairs.margin, 0.0).sum(), count),
-            "log_pi_winner": (jnp.where(pairs.present, log_p[..., 1], 0.0).sum(), count),
-            "log_pi_loser": (jnp.where(pairs.present, log_p[..., 2], 0.0).sum(), count),
-        }
+        metrics = compared.pair_metrics(pairs, log_p[..., 1], log_p[..., 2])
+        return preference_loss(pairs, self.config.post), metrics
 
     def _loss_of_draws(
         self, params: Any, x: inputs.RewardWindows, projections: Any, key: jax.Array, context: BatchContext

@@ -1,8 +1,23 @@
-"""Rules of the trunk that several heads share."""
+"""Rules of the trunk and the cross network that several heads share."""
 
 from jaxrec.config.rules.declared.heads import pair_heads
 from jaxrec.config.schema import Config
 from jaxrec.config.tree import require
+
+
+def check_cross(config: Config) -> None:
+    """Raise InputError if there can be no cross network of `model.cross` layers."""
+    model = config.model
+    require(model.cross >= 0, "model.cross", model.cross, "be at least 0")
+    if not model.cross:
+        return
+    allowed = f"be 0 with task.name={config.task.name!r}: it has no heads on user and title"
+    require(config.rows == "ranking", "model.cross", model.cross, allowed)
+    allowed = f"be 0 with model.head={model.head!r}: a dot product has no first layer"
+    require(model.head == "matcher", "model.cross", model.cross, allowed)
+    allowed = f"be 0 with model.trunk={model.trunk!r}: heads of a trunk read its experts alone"
+    require(model.trunk == "shared", "model.cross", model.cross, allowed)
+    require(len(pair_heads(config)) > 0, "model.cross", model.cross, "be 0 without a head on pairs")
 
 
 def check_trunk(config: Config) -> None:

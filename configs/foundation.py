@@ -1,0 +1,76 @@
+"""Model of long histories on the simulated service, for scores that are served hours later.
+
+python -m jaxrec.train --config configs/foundation.py:small --workdir W
+python -m jaxrec.evaluate --checkpoint W --delay-hours 0,6,24,48
+
+| argument | model |
+|---|---|
+| small | d=64, 3 layers, windows of 128 plays, mixed; targets of the next 72 hours with a half-life of 24 |
+| tiny | the same in windows of 8 plays in chunks of 4, for tests |
+
+8,000 users with 40 plays on average and 500 at most; the last title of each user is the test. The rival that
+learns the next title alone is the same with --config.next_item.horizon_hours=0. `docs/foundation.md` has the
+parts.
+"""
+
+from jaxrec.config import (
+    Config,
+    Data,
+    Evaluate,
+    Expert,
+    Feature,
+    Model,
+    NextItem,
+    Optimizer,
+    Sampling,
+    Simulator,
+    Task,
+    Train,
+)
+from jaxrec.core.errors import InputError
+
+ARGUMENTS = ("small", "tiny")
+
+
+def _small() -> Config:
+    """Return the config of the argument "small"."""
+    return Config(
+        source=Simulator(users=8_000, test_only_users=0, plays_per_user=40.0),
+        features=(Feature("title_id", "category", "title", width=64),),
+        task=Task("next_item"),
+        data=Data(split="last", max_history=128, num_targets=1, validation_share=0.2),
+        sampling=Sampling(id_dropout=0.0, window="mixed", latest_share=0.5),
+        model=Model(
+            width=64,
+            experts=(Expert(max_len=128, num_layers=3, num_heads=2, dropout=0.1, encoder="sasrec"),),
+            dropout=0.1,
+            head="dot",
+            embedding_init_std=0.02,
+        ),
+        next_item=NextItem(horizon_hours=72.0, half_life_hours=24.0, most=8),
+        optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.0, plateau_factor=1.0),
+        train=Train(duration="8 epochs", batch_size=64),
+        evaluate=Evaluate(batch_size=256, next_k=(1,)),
+    )
+
+
+def _tiny() -> Config:
+    """Return the config of the argument "tiny"."""
+    config = _small()
+    config.source = Simulator(users=240, test_only_users=0, titles=60, slate=20, plays_per_user=20.0)
+    config.features = (Feature("title_id", "category", "title", width=8),)
+    config.data.max_history, config.data.partitions = 8, 2
+    config.model.width, config.model.attention_span = 8, 4
+    config.model.experts = (Expert(max_len=8, num_layers=1, num_heads=2, dropout=0.1, encoder="sasrec"),)
+    config.train = Train(duration="2 epochs", batch_size=64, log_seconds=0.5)
+    config.evaluate.batch_size = 64
+    return config
+
+
+def get_config(name: str = "small") -> Config:
+    """Return the config of a name in ARGUMENTS."""
+    if name not in ARGUMENTS:
+        raise InputError(f"configs/foundation.py:{name}: the argument must be one of {', '.join(ARGUMENTS)}")
+    config = _small() if name == "small" else _tiny()
+    config.name = f"foundation-{name}"
+    return config

@@ -1,0 +1,41 @@
+"""Rules of windows and targets of sequences, beside those of every task on sequences."""
+
+from jaxrec.config.schema import Config
+from jaxrec.config.tree import require
+from jaxrec.core.registry import BLOCK_LOCAL_ENCODERS
+
+
+def check_windows(config: Config) -> None:
+    """Raise InputError for a share of the latest windows that is no share, or that nothing reads."""
+    share, window = config.sampling.latest_share, config.sampling.window
+    require(0 <= share <= 1, "sampling.latest_share", share, "be in [0, 1]")
+    allowed = f"be 0.5 with sampling.window={window!r}: it is of 'mixed'"
+    require(window == "mixed" or share == 0.5, "sampling.latest_share", share, allowed)
+
+
+def check_attention_span(config: Config) -> None:
+    """Raise InputError for a span that the encoder does not have or that leaves a part chunk."""
+    span, key = config.model.attention_span, "model.attention_span"
+    require(span >= 0, key, span, "be at least 0")
+    if not span:
+        return
+    allowed = f"be 0 with task.name={config.task.name!r}: it is of tasks on sequences"
+    require(config.rows == "next_item", key, span, allowed)
+    expert = config.model.experts[0]
+    allowed = f"be 0 with encoder={expert.encoder!r}: block-local are {', '.join(BLOCK_LOCAL_ENCODERS)}"
+    require(expert.encoder in BLOCK_LOCAL_ENCODERS, key, span, allowed)
+    allowed = f"divide model.experts[0].max_len={expert.max_len}"
+    require(expert.max_len % span == 0, key, span, allowed)
+
+
+def check_horizon(config: Config) -> None:
+    """Raise InputError for the first setting of several targets of a position that is out of range."""
+    objective = config.next_item
+    hours = objective.horizon_hours
+    require(hours >= 0, "next_item.horizon_hours", hours, "be at least 0")
+    half_life = objective.half_life_hours
+    require(half_life > 0, "next_item.half_life_hours", half_life, "be above 0")
+    require(objective.most >= 1, "next_item.most", objective.most, "be at least 1")
+    allowed = f"be 0 with task.name={config.task.name!r}: next_item alone has several targets of a position"
+    is_next_item = config.task.name == "next_item"
+    require(is_next_item or not hours, "next_item.horizon_hours", hours, allowed)

@@ -1,0 +1,60 @@
+"""The configs of long histories: settings of the page, shapes of a step at full size, unknown arguments."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs.foundation import ARGUMENTS, get_config
+from jaxrec.config.loading import load_config
+from jaxrec.config.validation import check
+from jaxrec.core.batch import HostBatch, TitleTable
+from jaxrec.core.errors import InputError
+from jaxrec.core.row_format import FeatureSpec, Layout
+from jaxrec.runtime.mesh import AXIS
+from jaxrec.tasks.next_item import NextItemTask
+from jaxrec.training.train_state import StateInit
+from jaxrec.training.train_step import TrainStep
+
+FILE = Path(__file__).resolve().parents[2] / "configs" / "foundation.py"
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_it_passes_its_checks_and_a_step_traces_in_its_shapes(name):
+    config = load_config(f"{FILE}:{name}")
+    check(config)
+    width = config.model.width
+    feature = FeatureSpec("title_id", "category", "title", width, 1002)
+    layout = Layout(1002, config.data.max_history, 1, (4, 4, 4, 4), 20, (feature,), "next_item")
+    task = NextItemTask(config, layout, 0.5, 10, 100)
+    table = TitleTable(
+        jax.ShapeDtypeStruct((1002, 0), jnp.int32), jax.ShapeDtypeStruct((1002, 0), jnp.float32)
+    )
+    words = jax.ShapeDtypeStruct((8, layout.row_dtype().itemsize // 4), jnp.uint32)
+    host = HostBatch(words, jax.ShapeDtypeStruct((8,), jnp.bool_))
+    state = StateInit(task).abstract()
+    step = TrainStep(task).gradients
+    gradients, sums = jax.make_jaxpr(step, axis_env=[(AXIS, 1)], return_shape=True)(state, host, table)[1]
+    assert set(sums) == {"loss"}
+    shapes = {x.shape for x in jax.tree.leaves(gradients)}
+    assert (1002, width) in shapes and (config.model.experts[0].max_len, width) in shapes
+    assert config.name == f"foundation-{name}"
+
+
+def test_the_windows_are_mixed_and_the_targets_of_three_days():
+    config = get_config()
+    assert (config.sampling.window, config.sampling.latest_share) == ("mixed", 0.5)
+    objective = config.next_item
+    assert (objective.horizon_hours, objective.half_life_hours, objective.most) == (72.0, 24.0, 8)
+    assert (config.model.width, config.model.experts[0].max_len, config.model.experts[0].num_layers) == (
+        64,
+        128,
+        3,
+    )
+    assert get_config("tiny").model.attention_span == 4
+
+
+def test_an_unknown_argument_of_long_histories_lists_those_there_are():
+    with pytest.raises(InputError, match=r"foundation.py:large: the argument must be one of small, tiny"):
+        get_config("large")
