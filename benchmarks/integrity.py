@@ -70,6 +70,7 @@ _NO_CHECKS: dict[Callable, Callable] = {
     checksums.checksum_of: lambda content: dict(_NO_CHECKSUM),
     checksums.verify: lambda path, expected, what, advice: None,
     seals.seal: lambda step: None,
+    seals.seal_when_complete: lambda step, closing: None,
     seals.verify_step: lambda step, items=(): None,
     locks.exclusive: lambda path, what, *, wait: contextlib.nullcontext(),
 }  # fmt: skip
@@ -112,7 +113,8 @@ class Meter:
 
     def functions(self) -> dict[Callable, Callable]:
         """Return what takes the place of each check while it is timed."""
-        timed = {check: self._timed(check) for check in _NO_CHECKS if check is not _EXCLUSIVE}
+        waiting = (_EXCLUSIVE, seals.seal_when_complete)  # the second waits for Orbax, and seals by `seal`
+        timed = {check: self._timed(check) for check in _NO_CHECKS if check not in waiting}
         return timed | {_EXCLUSIVE: self._timed_lock}
 
 

@@ -17,7 +17,7 @@ from jaxrec.runtime.checksums import DamagedFileError, checksum, checksum_of, ve
 
 CHECKSUMS = "checksums.json"  # in the folder of a step
 DAMAGED = "damaged-"  # start of the name of a step that was set aside
-_POLL_SECONDS = 0.05
+_POLL_SECONDS = 0.01
 _SMALL_ITEMS = ("meta", "metrics")
 ADVICE = "give another checkpoint, or remove the folder of this step"
 
