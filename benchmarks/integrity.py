@@ -10,9 +10,7 @@ threads in these functions, which is less noisy than a ratio on a shared machine
 """
 
 import contextlib
-import os
 import runpy
-import subprocess
 import sys
 import tempfile
 import threading
@@ -27,6 +25,7 @@ from absl import flags
 from benchmarks import prepare
 from benchmarks.command import Report, run, spread
 from benchmarks.measure import Timing, interleaved, ratio
+from benchmarks.stage_start import seconds_to_first_step
 from jaxrec.checkpoints import seals
 from jaxrec.config.loading import load_config
 from jaxrec.data.loading.batches import TrainBatches
@@ -141,8 +140,11 @@ def compare(work: Callable[[str], Any], rounds: int) -> dict[str, Any]:
 
 
 def _figures(timing: dict[str, Timing]) -> dict[str, Any]:
-    return {name: t.rate(1.0) | {"median": t.median, "least": min(t.seconds), "most": max(t.seconds)}
-            for name, t in timing.items()} | {"ratio": ratio(timing[WITH], timing[WITHOUT])}  # fmt: skip
+    seconds = {
+        name: {"median": t.median, "least": min(t.seconds), "most": max(t.seconds)}
+        for name, t in timing.items()
+    }
+    return {**seconds, "ratio": ratio(timing[WITH], timing[WITHOUT])}
 
 
 def train(name: str) -> None:
@@ -150,23 +152,6 @@ def train(name: str) -> None:
 
     with replaced(_NO_CHECKS) if name == WITHOUT else contextlib.nullcontext():
         runpy.run_module("jaxrec.train", run_name="__main__")
-
-
-def first_step(words: list[str], workdir: Path) -> None:
-    """Start a training and end it once it has written its first line of metrics.
-
-    Raises:
-        RuntimeError: The training ended before.
-    """
-    metrics = workdir / "metrics.jsonl"
-    with workdir.with_suffix(".log").open("w") as log:
-        process = subprocess.Popen(words, stdout=log, stderr=log, env=os.environ)
-        while not (metrics.exists() and '"train"' in metrics.read_text()):
-            if process.poll() is not None:
-                raise RuntimeError(workdir.with_suffix(".log").read_text()[-3000:])
-            time.sleep(0.01)
-    process.kill()
-    process.wait()
 
 
 def starts(folder: Path, data: Path, rounds: int) -> dict[str, Any]:
@@ -178,7 +163,7 @@ def starts(folder: Path, data: Path, rounds: int) -> dict[str, Any]:
         program = [sys.executable, "-c", f"from benchmarks.integrity import train; train({name!r})"]
         options = ["--config=configs/smoe.py:small", f"--config.data.directory={data}"]
         options += ["--config.train.log_seconds=1e-9", f"--workdir={workdir}"]
-        first_step([*program, *options], workdir)
+        seconds_to_first_step([*program, *options], workdir, to_end=False)
 
     return _figures(interleaved({name: partial(start, name) for name in (WITH, WITHOUT)}, rounds))
 

@@ -47,18 +47,35 @@ def first_step(config: Config, workdir: Path) -> float:
     Raises:
         RuntimeError: The training failed.
     """
-    source, log = workdir.with_suffix(".py"), workdir.with_suffix(".log")
+    source = workdir.with_suffix(".py")
     source.write_text(config_file(config, "A stage."))
     words = [sys.executable, "-m", "jaxrec.train", f"--config={source}", f"--workdir={workdir}"]
-    metrics, seconds = workdir / "metrics.jsonl", 0.0
+    return seconds_to_first_step(words, workdir, to_end=True)
+
+
+def seconds_to_first_step(words: list[str], workdir: Path, to_end: bool) -> float:
+    """Return the seconds from the start of a training's process to its first line of metrics.
+
+    Args:
+        words: Command of the training.
+        workdir: Its workdir; the output is written beside it.
+        to_end: Wait for the end of the training. False: kill it after its first step.
+
+    Raises:
+        RuntimeError: The training failed, or ended before its first step.
+    """
+    log, metrics, seconds = workdir.with_suffix(".log"), workdir / "metrics.jsonl", 0.0
     with log.open("w") as out:
         began = time.monotonic()
         process = subprocess.Popen(words, stdout=out, stderr=out, env=os.environ)
-        while process.poll() is None:
+        while process.poll() is None and (to_end or not seconds):
             if not seconds and metrics.exists() and '"train"' in metrics.read_text():
                 seconds = time.monotonic() - began
             time.sleep(_POLL_SECONDS)
-    if process.returncode or not seconds:
+        if not to_end:
+            process.kill()
+        process.wait()
+    if not seconds or (to_end and process.returncode):
         raise RuntimeError(log.read_text()[-3000:])
     return seconds
 

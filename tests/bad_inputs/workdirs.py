@@ -593,7 +593,7 @@ COMPUTED = [
     of_folder("mixture: an unknown input", "run", second_run, ("mixture", "--members=run,other", "--workdir=e", "--by=country"), "by=country: is no input of a gate; allowed: history, segment"),
     of_folder("slices: an unknown feature", "run", as_it_is(), (*EVALUATE, "--slices=country"), "slices=country: 'country' is no slice; allowed: segment, "),
     of_folder("slices: a rival without slices", "run", as_it_is(), (*EVALUATE, "--against=run"), "--against=run; allowed only with --slices"),
-    of_folder("low rank: a pattern that matches no kernel", "run and dataset", as_it_is(), (*START, "--config.start.low_rank=2", "--config.start.adapt=('title/*',)"), "start.adapt[0]='title/*' must match a parameter that is a dense kernel"),
+    of_folder("low rank: a pattern that matches no kernel", "run and dataset", as_it_is(), (*START, "--config.start.low_rank=2", "--config.start.adapt=('*embedding',)"), "start.adapt[0]='*embedding' must match a parameter that is a dense kernel"),
     of_folder("stabilise: no earlier run", "run", as_it_is(), ("stabilise", "run", "--out=o"), "--like"),
 ]  # fmt: skip
 

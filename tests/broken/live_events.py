@@ -13,14 +13,14 @@ LINES = (
         "jaxrec/core/live/states.py",
         "            and message.not_before <= other.not_before\n",
         "",
-        (f"{_STATES}::test_any_delivery_ends_as_the_ordered_one",),
+        (f"{_STATES}::test_the_properties_of_schedules",),
     ),
     Line(
         "a clock that is set back takes nothing back",
         "jaxrec/core/live/states.py",
         " if clock > device.clock else device",
         "",
-        (f"{_STATES}::test_a_device_never_goes_back",),
+        (f"{_STATES}::test_the_properties_of_schedules",),
     ),
     Line(
         "seqs order messages before their times do",
@@ -34,7 +34,7 @@ LINES = (
         "jaxrec/core/live/states.py",
         "if m.not_before <= clock), None)",
         "), None)",
-        (f"{_STATES}::test_no_state_is_displayed_before_its_message",),
+        (f"{_STATES}::test_the_properties_of_schedules",),
     ),
     Line(
         "the last good slate is of a message that was in force when the lacking one was written",

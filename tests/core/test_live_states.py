@@ -227,46 +227,11 @@ PROPERTIES = (
 BOTH = {"delivery": deliveries(), "device": devices()}
 
 
+@pytest.mark.parametrize("holds", PROPERTIES)
 @SHORT
 @given(**BOTH)
-def test_any_delivery_ends_as_the_ordered_one(delivery, device):
-    _ends_as_ordered(delivery, device)
-
-
-@SHORT
-@given(**BOTH)
-def test_one_replay_is_enough(delivery, device):
-    _right_after_replay(delivery, device)
-
-
-@SHORT
-@given(**BOTH)
-def test_void_messages_are_not_needed(delivery, device):
-    _as_if_all_were_kept(delivery, device)
-
-
-@SHORT
-@given(**BOTH)
-def test_a_device_never_goes_back(delivery, device):
-    _never_back(delivery, device)
-
-
-@SHORT
-@given(**BOTH)
-def test_twice_is_once(delivery, device):
-    _twice_as_once(delivery, device)
-
-
-@SHORT
-@given(**BOTH)
-def test_events_do_not_interfere(delivery, device):
-    _events_apart(delivery, device)
-
-
-@SHORT
-@given(**BOTH)
-def test_no_state_is_displayed_before_its_message(delivery, device):
-    _no_spoiler(delivery, device)
+def test_the_properties_of_schedules(holds, delivery, device):
+    holds(delivery, device)
 
 
 @pytest.mark.slow

@@ -1,12 +1,12 @@
 """Log probabilities of winners and losers over the trainings that learn from pairs."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxrec.reporting.metric_writer import METRICS_FILE, read_metrics
 from jaxrec.studies.plan import Run
 
 PAIR_COLUMNS = (
@@ -35,10 +35,7 @@ def pair_metrics(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
 
 def _lines(workdir: Path) -> list[dict[str, Any]]:
     """Return the lines of a run's metrics that are of pairs; a step without a pair has none."""
-    path = workdir / "metrics.jsonl"
-    if not path.exists():
-        return []
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = read_metrics(workdir / METRICS_FILE)
     return [line for line in lines if line.get("log_pi_winner") is not None]
 
 
