@@ -14,7 +14,7 @@ def check(c: Simulator) -> None:
     limits: dict[str, tuple[float, float]] = {
         "users": (0, 1 << 40),
         "test_only_users": (0, 1 << 40),
-        "titles": (20, 100_000),
+        "titles": (20, 1_000_000),
         "weeks": (1, 520),
         "slate": (2, 1000),
         "plays_per_user": (2.0, 1000.0),
