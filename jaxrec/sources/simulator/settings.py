@@ -38,7 +38,7 @@ def check(c: Simulator) -> None:
     for name, (low, high) in limits.items():
         value = getattr(c, name)
         if not low <= value <= high:
-            raise InputError(f"source.{name}={value} is not within {low:g} to {high:g}")
+            raise InputError(f"source.{name}={value} is not within {low:.15g} to {high:.15g}")
     for name in ("country_taste", "unlicensed"):
         if getattr(c, name) and c.countries == 1:
             value = getattr(c, name)
