@@ -19,10 +19,14 @@ on two CPU cores. The argument is the objective, with the settings of `small`:
 | ppo, ppo_kl | proximal policy optimisation by the reward models of the start, without and with a KL term |
 | grpo | the same with advantages of the group of draws, and a KL term |
 | dpo, ipo | pairs that `python -m jaxrec.pairs` wrote: the dataset is that folder, `data.directory` |
+| composite | `small` with a reward from completion and thumbs: ratings are not seen |
 | tiny | `small` at the size of configs/tiny.py, for tests |
 
 All first plays are targets, abandoned or not, and a fifth of the plays runs on by habit. The reward is the
 rating, from 1 to 5, and every play is rated. `docs/policies.md` has the results.
+
+The reward `composite` is 1 + 3 completion + thumb, from 1 to 5; the thumb is -1, 0 or 1. Habit and clickbait
+bend it. List adds are no term of it: on the simulated service a list add is of another title than the play.
 """
 
 from jaxrec.config import (
@@ -48,6 +52,15 @@ from jaxrec.core.errors import InputError
 REWARD = "stars"
 START = "runs/bc"  # run of `small` that ppo, dpo and ipo start from, without another start.workdir
 _NO_CLIP = 1e9  # above exp(4 / beta) at the lowest beta: the weights of `exp_rsft` are not clipped
+COMPOSITE = "composite"
+COMPOSITE_EDITS = {  # dotted key -> value: a reward from what users do, without ratings
+    "signals": (Signal("thumb", "sign"),),
+    "labels": (Label("completion", "completion", hours=72), Label("thumb", "last", "thumb", hours=72)),
+    "rewards": (
+        Reward(COMPOSITE, (Term("completion", 3.0), Term("thumb", 1.0)), base=1.0, unknown="observed"),
+    ),
+    "post.reward": COMPOSITE,
+}
 OBJECTIVES = {
     "bc": Post(reward=REWARD),
     "reward": Post("reward", REWARD),
@@ -111,14 +124,20 @@ def _tiny() -> Config:
 
 
 def get_config(name: str = "small") -> Config:
-    """Return the config of "small", "tiny" or a name in OBJECTIVES."""
+    """Return the config of "small", "composite", "tiny" or a name in OBJECTIVES."""
     if name == "tiny":
         return _tiny()
     config = _small()
     if name == "small":
         return config
+    if name == COMPOSITE:
+        config.name, config.post.reward = "policy-composite", COMPOSITE
+        config.signals, config.labels, config.rewards = (
+            COMPOSITE_EDITS[key] for key in ("signals", "labels", "rewards")
+        )
+        return config
     if name not in OBJECTIVES:
-        names = ", ".join(("small", "tiny", *OBJECTIVES))
+        names = ", ".join(("small", COMPOSITE, "tiny", *OBJECTIVES))
         raise InputError(f"configs/policy.py:{name}: the argument must be one of {names}")
     config.name, config.post = f"policy-{name}", OBJECTIVES[name]
     config.optimizer.learning_rate, config.train.duration = 2e-3, "5 epochs"

@@ -7,9 +7,12 @@ The base is configs/policy.py:small. Every row but the first and `raters` trains
 run of its seed, so that `bc`, imitation for as long, is the control: a few more epochs of imitation alone
 change the value. The values are those of the last checkpoints under the truth of the simulated service.
 `--tables rivals` has fewer rows: each method at its best settings, and the curves of value against KL.
+`--tables weights` has the rows that weigh logged choices, with the betas of the claims. `--tables premise`
+compares A-SFT with Exp-RSFT at three spreads of the users' leniency. `--tables composite` has a reward from
+completion and thumbs, ratings unseen, which habit and clickbait bend.
 
-The row `raters` is an imitation of other seeds, by whose reward models all policies are measured. No policy
-is trained by them.
+The row `raters` is an imitation of other seeds, by whose reward models the policies of `post` and `rivals`
+are measured. No policy is trained by them.
 """
 
 from dataclasses import replace
@@ -17,9 +20,10 @@ from dataclasses import replace
 from configs import policy
 from jaxrec.config import Config, Post
 from jaxrec.core.errors import InputError
-from jaxrec.studies.plan import Claim, Policies, Premise, ResultTable, Row, Study
+from jaxrec.studies.plan import Claim, CurvePremise, Policies, Premise, ResultTable, Row, Study
 
-TABLE, RIVALS = "post", "rivals"
+TABLE, RIVALS, WEIGHTS = "post", "rivals", "weights"
+COMPOSITE = policy.COMPOSITE  # table, and the first row of its rows
 RATERS = "raters"
 _SEED_OF_RATERS = 1_000
 FIRST = "imitation"
@@ -33,6 +37,15 @@ _BY_OTHERS = {  # rows that learn from titles that a policy draws
 _OF_RIVALS = (
     "bc", "reward", "exp_rsft_0.5", "exp_rsft_1", "asft_0.25", "asft_0.5", "asft_1", "asft_4", *_BY_OTHERS,
 )  # fmt: skip
+_OF_WEIGHTS = (
+    "bc", "reward", "exp_rsft_0.25", "exp_rsft_0.5", "exp_rsft_1",
+    "asft_0.25", "asft_0.5", "asft_1", "asft_4",
+)  # fmt: skip
+_OF_PREMISE = ("0.25", "0.5", "1")  # betas at each spread of leniency
+_OF_COMPOSITE = {
+    "bc": "BC, continued", "reward": "reward-weighted BC", "exp_rsft": "Exp-RSFT, beta 0.5",
+    "asft": "A-SFT, beta 0.5",
+}  # fmt: skip
 CURVES = {
     "A-SFT": tuple(f"asft_{beta:g}" for beta in BETAS),
     "Exp-RSFT": tuple(f"exp_rsft_{beta:g}" for beta in BETAS),
@@ -68,13 +81,25 @@ def rows(base: Config) -> tuple[Row, ...]:
         changed = replace(objectives["asft"], source=source, reward_models=base.post.reward_models)
         post[f"asft_{source}"] = changed, f"A-SFT, rewards of the {source}, beta 0.5"
     post |= {name: (objectives[name], label) for name, label in _BY_OTHERS.items()}
-    both = {TABLE: "imitation", RIVALS: "imitation"}
+    tables = {RIVALS: _OF_RIVALS, WEIGHTS: _OF_WEIGHTS}
     return (
-        Row(FIRST, {}, both),
+        Row(FIRST, {}, dict.fromkeys((TABLE, *tables), "imitation")),
         Row(RATERS, {"train.seed": base.train.seed + _SEED_OF_RATERS}, {}),
-        *(Row(name, _edits(base, p), dict.fromkeys((TABLE, *([RIVALS] if name in _OF_RIVALS else [])), label),
+        *(Row(name, _edits(base, p), dict.fromkeys((TABLE, *(t for t in tables if name in tables[t])), label),
               against="bc", after=FIRST, pairs=p.objective in ("dpo", "ipo"))
           for name, (p, label) in post.items()),
+        *_composite_rows(base),
+    )  # fmt: skip
+
+
+def _composite_rows(base: Config) -> tuple[Row, ...]:
+    """Return the rows with a reward from completion and thumbs, after an imitation of their own."""
+    edits = policy.COMPOSITE_EDITS
+    return (
+        Row(COMPOSITE, edits, {COMPOSITE: "imitation"}),
+        *(Row(f"{COMPOSITE}_{name}", {**_edits(base, policy.OBJECTIVES[name]), **edits}, {COMPOSITE: label},
+              against=f"{COMPOSITE}_bc", after=COMPOSITE)
+          for name, label in _OF_COMPOSITE.items()),
     )  # fmt: skip
 
 
@@ -88,6 +113,8 @@ CLAIMS = (
         metric="truth/value",
     ),
     Claim("a value is worth more than none", (("asft_0.5", "exp_rsft_0.5"),), metric="truth/value"),
+    Claim("by a composite reward A-SFT has a higher value than imitation continued",
+          ((f"{COMPOSITE}_asft", f"{COMPOSITE}_bc"),), metric="truth/value"),
     Claim("PPO has a higher value than A-SFT", (("ppo", "asft_0.5"),), metric="truth/value"),
     Claim("pairs have a higher value than A-SFT", (("dpo", "asft_0.5"), ("ipo", "asft_0.5")),
           metric="truth/value"),
@@ -97,14 +124,24 @@ PREMISES = (
         "A-SFT by the spread of leniency", "source.leniency", "asft_0.5", "exp_rsft_0.5", metric="truth/value"
     ),
 )
+METHODS = (
+    CurvePremise(
+        "A-SFT less Exp-RSFT by the spread of leniency", "source.leniency",
+        ("A-SFT", tuple(f"asft_{beta}" for beta in _OF_PREMISE)),
+        ("Exp-RSFT", tuple(f"exp_rsft_{beta}" for beta in _OF_PREMISE)),
+    ),
+)  # fmt: skip
 
 
 def get_config(scale: str = "small") -> Study:
     """Return the study for "small" or "tiny"."""
     if scale not in ("small", "tiny"):
         raise InputError(f"configs/study_post.py:{scale}: the argument must be small or tiny")
-    tables = (ResultTable(TABLE, "Post-training"), ResultTable(RIVALS, "Methods of post-training"))
-    policies = Policies(CURVES, RATERS, "reward")
+    tables = (
+        ResultTable(TABLE, "Post-training"), ResultTable(RIVALS, "Methods of post-training"),
+        ResultTable(WEIGHTS, "Weights of logged choices"), ResultTable(COMPOSITE, "Composite reward"),
+    )  # fmt: skip
+    policies = Policies(CURVES, RATERS, "reward", (TABLE, RIVALS), METHODS)
     return Study(
         f"post-{scale}", policy.get_config(scale), rows, tables, (TABLE,), CLAIMS, PREMISES, policies=policies
     )

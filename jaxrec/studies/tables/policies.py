@@ -1,6 +1,6 @@
 """Markdown tables of the values of policies: under the truth, at equal KL, under reward models."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,14 @@ def policy_table(block: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+_ENDS = (
+    "Best rows less the rows at the ends of the range of the setting. The optimum lies within the range "
+    "where both differences are shown:"
+)
+_EQUAL = (
+    "Best rows are those of the highest value at validation queries. At equal KL both methods are "
+    "interpolated between their rows, at the KL of the best row that goes less far."
+)
 _PAIRS = (
     "Mean log probabilities of winners and losers at the first and the last line of metrics: both may fall."
 )
@@ -50,6 +58,7 @@ def curve_lines(block: Mapping[str, Any], folder: Path) -> list[str]:
         best = next(row for row in curve["rows"] if row["row"] == curve["best"])
         spreads = [text.spread(best[name]) for name in ("value", "kl", "validation")]
         lines.append(text.line(curve["curve"], curve["best"], *spreads))
+    lines += _end_lines(block["ends"])
     if block["equal_kl"]:
         lines += ["", "Best rows less another method at the same KL, interpolated between its rows:", ""]
         lines += text.header("method", "row", "less", "difference, ± over seeds")
@@ -60,6 +69,54 @@ def curve_lines(block: Mapping[str, Any], folder: Path) -> list[str]:
             lines.append(text.line(pair["curve"], pair["row"], pair["other"], mean + spread))
     _write_figure(block, folder)
     return lines + _measured_lines(block["measured"])
+
+
+def _end_lines(ends: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the table of the best row of each method against the ends of the range of its setting."""
+    if not ends:
+        return []
+    lines = ["", _ENDS, ""]
+    lines += text.header(
+        "method", "row", "less", "verdict", "difference", "95% interval", "seeds: mean ± sd (p, n)"
+    )
+    for end in ends:
+        for part in end["parts"]:
+            difference = part["difference"]
+            users = difference["over_users"]
+            lines.append(text.line(
+                end["curve"], end["best"], part["end"], difference["verdict"],
+                text.number(users["mean"], "+.4f"), text.interval(users),
+                text.of_seeds(difference["over_seeds"]),
+            ))  # fmt: skip
+    return lines
+
+
+def premise_lines(premise: Mapping[str, Any]) -> list[str]:
+    """Return the lines of `policies.premises.curve_premise`."""
+    lines = ["", f"## {premise['name']}", ""]
+    if not premise["points"]:
+        return [*lines, "Not run."]
+    better, worse = premise["better"], premise["worse"]
+    lines += [f"Differences are {better} less {worse}. {_EQUAL}", ""]
+    lines += text.header(
+        premise["key"], better, "value", "KL", worse, "value", "KL", "best less best", "95% interval",
+        "verdict", "equal KL", "at equal KL, seeds: mean ± sd (p, n)",
+    )  # fmt: skip
+    for point in premise["points"]:
+        rows = [
+            cell for side in ("better", "worse")
+            for cell in (point[side]["row"], *(text.spread(point[side][name]) for name in ("value", "kl")))
+        ]  # fmt: skip
+        users, cells, equal = ["", "", ""], ["-", "not reached"], point["equal_kl"]
+        if point["difference"]:
+            over = point["difference"]["over_users"]
+            users = [
+                text.number(over["mean"], "+.4f"), text.interval(over), point["difference"]["verdict"],
+            ]  # fmt: skip
+        if equal:
+            cells = [text.number(equal["kl"], ".3f"), text.of_seeds(equal["over_seeds"])]
+        lines.append(text.line(f"{point['value']:g}", *rows, *users, *cells))
+    return lines
 
 
 def _write_figure(block: Mapping[str, Any], folder: Path) -> None:
