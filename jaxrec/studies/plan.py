@@ -221,8 +221,10 @@ def _checked_rows(study: Study) -> dict[str, Row]:
             raise InputError(f"claim {claim.name!r}: metric={claim.metric!r}; allowed: {', '.join(allowed)}")
         if not 0.0 <= claim.margin < 1.0:
             raise InputError(f"claim {claim.name!r}: margin={claim.margin}; allowed: 0 to 1, 1 excluded")
-    pairs = [pair for claim in study.claims for pair in claim.pairs]
-    pairs += [premise.rows for premise in all_premises(study)]
+    pairs = [
+        *(pair for claim in study.claims for pair in claim.pairs),
+        *(premise.rows for premise in all_premises(study)),
+    ]
     policies = study.policies
     named = [r.against for r in rows.values()] + [policies.measured_by, policies.percent_of]
     named += [name for curve in policies.curves.values() for name in curve]

@@ -150,6 +150,10 @@ def _measured(policies: Policies, row_results: RowResults) -> dict[str, Any]:
     first = measured.get(policies.percent_of)
     if not first:
         return {}
+    of_users = Comparisons({
+        row: {seed: run.measured for seed, run in runs.items() if run.measured}
+        for row, runs in row_results.items()
+    })  # fmt: skip
     r2 = [row_results[policies.percent_of][seed].result[REWARDS]["r2"] for seed in first]
     lines = []
     for row, by_seed in measured.items():
@@ -159,7 +163,9 @@ def _measured(policies: Policies, row_results: RowResults) -> dict[str, Any]:
             for name in next(iter(by_seed.values()))
         }
         value = summary([by_seed[seed]["value"] for seed in seeds])
-        lines.append({"row": row, "value": value, "percent": percent})
+        difference = of_users.compare(row, policies.percent_of, REWARDS, 1, "", "value")
+        lines.append({"row": row, "value": value, "percent": percent,
+                      "difference": difference if row != policies.percent_of else None})  # fmt: skip
     return {
         "measured_by": policies.measured_by,
         "percent_of": policies.percent_of,

@@ -42,6 +42,7 @@ def curve_premise(
             "better": curve_point(best, points[best]), "worse": curve_point(other, points[other]),
             "difference": comparisons.compare(best, other, TRUTH, 1, "", "value"),
             "equal_kl": _at_equal_kl((best, better), (other, worse), points),
+            "rows": [curve_point(row, points[row]) for row in (*better, *worse)],
         })  # fmt: skip
     names = {"better": premise.better[0], "worse": premise.worse[0]}
     return {"name": premise.name, "key": premise.key, **names, "points": lines}
@@ -61,11 +62,11 @@ def _at_equal_kl(
     kls, differences = [], []
     for seed in seeds:
         kl = min(points[better[0]][seed].kl, points[worse[0]][seed].kl)
-        values = [value_at(kl, rows, seed, points) for _, rows in (better, worse)]
-        if None in values:
+        first, second = (value_at(kl, rows, seed, points) for _, rows in (better, worse))
+        if first is None or second is None:
             return None
         kls.append(kl)
-        differences.append(values[0] - values[1])
+        differences.append(first - second)
     if not seeds:
         return None
     return {"kl": float(np.mean(kls)), "over_seeds": statistics.over_seeds(np.array(differences))._asdict()}
