@@ -96,7 +96,7 @@ class Step:
         return jax.device_get(state.params)
 
 
-class Judge:
+class Evaluation:
     """Values of policies at the stored queries, which no leniency changes."""
 
     def __init__(self, task: Any, dataset: Dataset) -> None:
@@ -151,7 +151,7 @@ def results_of_seed(users: int, seed: int, datasets: dict[float, Dataset]) -> di
     first.optimizer, first.train.duration = base.optimizer, base.train.duration
     imitation = Step(first, datasets[own])
     start = imitation(datasets[own], None, first.post.beta)
-    judge, steps, out = Judge(imitation.task, datasets[own]), {}, {}
+    evaluated, steps, out = Evaluation(imitation.task, datasets[own]), {}, {}
     for value, dataset in datasets.items():
         for row in _rows(value, own):
             method, _, beta = row.partition("_") if row.startswith("asft") else (row, "", "")
@@ -161,9 +161,9 @@ def results_of_seed(users: int, seed: int, datasets: dict[float, Dataset]) -> di
                 steps[method] = Step(_config(users, own, method, seed), datasets[own])
             params = steps[method](dataset, start, float(beta or 1.0))
             name = premise_row(base, PREMISE, row, value)
-            out[name] = judge(name, params)
+            out[name] = evaluated(name, params)
             print(name, seed, out[name].result[TRUTH], flush=True)
-    return out | {"imitation": judge("imitation", start)}
+    return out | {"imitation": evaluated("imitation", start)}
 
 
 def measure(args: flags.FlagValues) -> dict[str, Any]:

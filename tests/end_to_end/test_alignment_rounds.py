@@ -140,6 +140,7 @@ def test_pairs_that_a_generative_model_cannot_give_are_refused(data, title, code
     config.post.candidates, config.post.samples = "best", 61
     with pytest.raises(InputError, match=r"post.samples=61; allowed: at most the 60 titles"):
         write_pairs(model, title, config, tmp_path / "d")
+    config.post.samples = 8
     with pytest.raises(InputError, match=r"rewards: .* has post.reward_models=0; allowed: 2 or more"):
         write_pairs(model, model, config, tmp_path / "d")
     with pytest.raises(InputError, match="the dataset's rows have none; allowed: a dataset that python -m"):

@@ -11,7 +11,7 @@ from tests.data.examples.test_shown_sequences import WIDTH, config_of, datasets 
 
 
 def train(config, dataset, workdir, duration):
-    config.train.duration, config.train.log_seconds = duration, 0.0
+    config.train.duration, config.train.log_seconds = duration, 1e-6
     trainer.train(config, dataset, workdir, SimpleNamespace(requested=None))
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line["split"] == "train"]
@@ -26,6 +26,6 @@ def test_a_run_learns_from_what_was_shown_after_an_imitation_on_other_rows(datas
     losses = [line["loss"] for line in train(config, shown, tmp_path / "shown", "6 epochs")]
     assert losses[-1] < losses[0] - 0.1, losses
     taken = json.loads((tmp_path / "shown/start.json").read_text())
-    assert "title/title_id/embedding" in taken["taken"]
+    assert any("title_id/embedding" in name for name in taken["taken"])
     result = evaluate(tmp_path / "shown", EvaluationOptions(lists=(TRUTH,), report_users=0)).result
     assert 0 < result[TRUTH]["model"]["value"] < 1 and result[TRUTH]["queries"] == 64
