@@ -48,6 +48,9 @@ def policy_curves(
         policies: Declaration.
         row_results: Row -> seed -> per-user results; a row without results is left out.
         comparisons: Comparisons of the study.
+
+    Returns:
+        JSON values; V is a mean reward, KL is in nats.
     """
     points = points_of(row_results)
     curves = {
