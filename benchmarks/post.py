@@ -7,6 +7,7 @@ that every position has a target.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,7 +29,7 @@ from jaxrec.training.train_state import StateInit
 from jaxrec.training.train_step import TrainStep
 
 CONTROL = "bc"
-OBJECTIVES = (CONTROL, "reward", "exp_rsft", "asft", "cql", "ppo", "ppo_kl", "dpo", "ipo", "small")
+OBJECTIVES = (CONTROL, "reward", "exp_rsft", "asft", "cql", "wbc", "ppo", "ppo_kl", "dpo", "ipo", "small")
 
 
 def _flags() -> None:
@@ -46,6 +47,7 @@ def step(name: str, batch: int, titles: int) -> tuple[Callable, tuple[Any, ...]]
     history = config.data.max_history
     has_pairs = config.post.objective in ("dpo", "ipo")
     layout = Layout(titles + 2, history, 1, (0, 0, 0, 0), 0, (feature,), "next_item", labels, pairs=has_pairs)
+    layout = replace(layout, shown=config.data.served)
     task = build_task(config, layout, 0.5, 10, 100)
     rows = np.zeros(batch, layout.row_dtype())
     plays = rows["title"].shape[1]
@@ -54,6 +56,8 @@ def step(name: str, batch: int, titles: int) -> tuple[Callable, tuple[Any, ...]]
     rows["label"][..., 0], rows["label_known"] = rng.integers(1, 6, (batch, plays)), 1
     if has_pairs:  # titles that the row does not hold
         rows["pair_winner"], rows["pair_loser"] = titles, titles + 1
+    if layout.shown:
+        rows["shown"] = rng.integers(2, titles + 2, rows["shown"].shape)
     host = HostBatch(as_words(rows), np.ones(batch, bool))
     arguments = (
         StateInit(task).init(),

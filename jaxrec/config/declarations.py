@@ -36,7 +36,7 @@ class Post:
     """Post-training of a policy from rewards: the task "preference", and pairs of the task "generative"."""
 
     objective: str = "bc"  # key of `registry.POST_OBJECTIVES`: "bc" (imitation), "reward", "exponential",
-    # "cql", "ppo", "dpo" or "ipo"
+    # "cql", "wbc", "ppo", "dpo" or "ipo"
     reward: str = ""  # name of a reward of the config; empty: none, for "bc", "dpo" and "ipo"
     source: Literal["observed", "model", "ensemble"] = "observed"  # rewards of the objective: those of the
     # log, or of the reward models: their mean, or mean - pessimism * standard deviation

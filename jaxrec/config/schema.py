@@ -74,8 +74,8 @@ class Data:
     trending: int = 32  # stored trending negatives per row
     tailing: int = 20  # stored tailing negatives per row
     random: int = 8  # stored random negatives per row
-    served: int = 0  # stored titles per row that were shown at the request and not chosen: events of the
-    # signal "impression"; 0: none, and no served list
+    served: int = 0  # stored titles that were shown and not chosen, of each request, or of each play of a
+    # policy's rows: events of the signal "impression"; 0: none, and no served list
     request_window_seconds: int = 0  # longest time from an impression to the play that it led to; 0: the same
     # time
     session: int = 0  # stored events of the request's session, plays and signals before the request, a

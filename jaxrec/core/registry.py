@@ -208,6 +208,7 @@ POST_OBJECTIVES = {
     "reward": "jaxrec.losses.preference:reward",
     "exponential": "jaxrec.losses.preference:exponential",
     "cql": "jaxrec.losses.preference:cql",
+    "wbc": "jaxrec.losses.preference:wbc",
     "ppo": "jaxrec.losses.preference:ppo",
     "dpo": "jaxrec.losses.preference:dpo",
     "ipo": "jaxrec.losses.preference:ipo",

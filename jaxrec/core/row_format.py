@@ -79,6 +79,8 @@ class Layout:
         session_kinds: Names of the events of sessions, "play" first: kind i + 1 of an event is the name i.
         pairs: True if `python -m jaxrec.pairs` wrote the rows: a play of a training row may have a title that
             is preferred at its position to another one.
+        shown: Number of stored titles of each play of a training row of sequences that were shown with it and
+            not chosen; 0: rows hold none.
     """
 
     num_titles: int
@@ -95,6 +97,7 @@ class Layout:
     session: int = 0
     session_kinds: tuple[str, ...] = ()
     pairs: bool = False
+    shown: int = 0
 
     @property
     def has_candidates(self) -> bool:
@@ -200,11 +203,9 @@ class Layout:
             fields_of_plays = _play_fields("", plays, completion=True)
             selected = [("selected", "<u2", (plays,))] if self.selects_targets else []  # 1: a target
             of_pairs = [("pair_winner", "<i4", (plays,)), ("pair_loser", "<i4", (plays,))]  # ids, 0: no pair
-            fields_of_plays += [
-                *selected,
-                *self._label_fields(plays, "<f2"),
-                *(of_pairs if self.pairs else []),
-            ]
+            shown = [("shown", "<i4", (plays, self.shown))] if self.shown else []  # ids, then 0
+            fields_of_plays += [*selected, *self._label_fields(plays, "<f2")]
+            fields_of_plays += [*(of_pairs if self.pairs else []), *shown]
             return np.dtype([("user", "<u4"), *fields_of_plays])
         if not self.has_candidates:
             return np.dtype([*self._example_fields(), *self._label_fields(self.num_targets)])
@@ -292,12 +293,14 @@ class Layout:
 # Left out of the JSON at their defaults.
 _LATER = (
     "labels", "filled", "has_gaps", "selects_targets", "session", "session_kinds", "pairs",
+    "shown",
 )  # fmt: skip
 _FEATURE = {"name": str, "kind": str, "where": str, "width": int, "size?": int, "columns?": int}
 _LAYOUT = {  # JSON of a layout
     "num_titles": int, "max_history": int, "num_targets": int, "pools": [int], "negatives": int,
     "features": [dict], "rows?": str, "labels?": [str], "filled?": bool, "has_gaps?": bool,
     "selects_targets?": bool, "session?": int, "session_kinds?": [str], "pairs?": bool,
+    "shown?": int,
 }  # fmt: skip
 
 

@@ -49,6 +49,7 @@ class PerUserResults:
             result: the result that `evaluate` printed.
         """
         self.workdir, self.result = str(workdir), result
+        self.measured: PerUserResults | None = None  # those of the policy under reward models of another run
         self._files = {file: _open_for_polars(file) for file in (user_file, query_file)}
         self._user_file, self._query_file = user_file, query_file
         self.columns = self._read(user_file, lambda f: _schema(f, "user"))  # named by `results.per_user`

@@ -8,7 +8,7 @@ from jaxrec.cli.app import UNUSED_LIBRARIES, hide_libraries
 from jaxrec.core.ids import DRAWN_LISTS, LISTS, SERVED, TRUTH
 from jaxrec.core.json_io import write_text
 from jaxrec.studies.tables import labels, text
-from jaxrec.studies.tables.policies import curve_lines, pair_lines, policy_table
+from jaxrec.studies.tables.policies import curve_lines, pair_lines, policy_table, premise_lines
 
 _RULES = {"popularity": "popularity", "item_to_item": "item to item", "oracle": "oracle, p/q"}
 _METRICS = {"ndcg@1": "NDCG@1", "ndcg@5": "NDCG@5", "recall@5": "Recall@5", "mrr@5": "MRR@5"}
@@ -122,12 +122,6 @@ def _statement(claim: Mapping[str, Any]) -> str:
     return claim["claim"] + (f" ({'; '.join(parts)})" if parts else "")
 
 
-def _of_seeds(seeds: Mapping[str, Any]) -> str:
-    """Return the mean and deviation of a difference over seeds, with the p-value and their number."""
-    spread = f"{text.number(seeds['mean'], '+.4f')} ± {text.number(seeds['sd'])}"
-    return f"{spread} ({text.p(seeds['p'])}, {seeds['n']})"
-
-
 def _comparison_line(label: str, verdict: str, comparison: Mapping[str, Any]) -> str:
     users, seeds = comparison["over_users"], comparison["over_seeds"]
     return text.line(
@@ -136,7 +130,7 @@ def _comparison_line(label: str, verdict: str, comparison: Mapping[str, Any]) ->
         text.number(comparison.get("paper"), "+.4f"),
         text.number(users["effect"], "+.3f"), f"{users['t']:.2f} ({text.p(users['t_p'])})",
         f"{text.p(users['wilcoxon_p'])} ({users['zeros']:,} of {users['n']:,})",
-        _of_seeds(seeds),
+        text.of_seeds(seeds),
         text.number(users["smallest"]), text.number(seeds["smallest"]),
     )  # fmt: skip
 
@@ -189,7 +183,7 @@ def _premise(premise: Mapping[str, Any], folder: Path) -> list[str]:
     for name, points in premise["points"].items():
         for point in points:
             seeds = point["over_seeds"]
-            spread = _of_seeds(seeds)
+            spread = text.of_seeds(seeds)
             mean, interval = (
                 text.number(point["over_users"]["mean"], "+.4f"),
                 text.interval(point["over_users"]),
@@ -245,6 +239,8 @@ def write(folder: Path, result: Mapping[str, Any]) -> None:
     lines += pair_lines(result.get("pairs", {}))
     for premise in result["premises"]:
         lines += _premise(premise, folder)
+    for premise in result.get("methods", ()):
+        lines += premise_lines(premise)
     if result["gates"]:
         lines += _gates(result["gates"])
     write_text(folder / "study.md", "\n".join(lines) + "\n")

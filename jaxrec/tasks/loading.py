@@ -219,9 +219,9 @@ def check_same_catalogue(dataset: Dataset, loaded: LoadedCheckpoint) -> None:
     trained = f"the training's dataset {loaded.meta['dataset_directory']} ({loaded.meta['dataset']})"
     allowed = "allowed: a dataset with the same titles, in the same order of popularity, and categories"
     own, keys, expected = loaded.task.layout, dataset.arrays.title_key, loaded.arrays.title_key
-    # Query rows are the same whether predictions or pairs are stored, ids lack a title, or training selects
-    # targets.
-    names = ("filled", "pairs", "has_gaps", "selects_targets")
+    # Query rows are the same whether predictions, pairs or what was shown are stored, ids lack a title, or
+    # training selects targets.
+    names = ("filled", "pairs", "shown", "has_gaps", "selects_targets")
     layout = replace(dataset.layout, **{name: getattr(own, name) for name in names})
     if layout != own or len(keys) != len(expected):
         raise InputError(f"{where}: its layout differs from that of {trained}; {allowed}")

@@ -98,6 +98,35 @@ def training(
     return TargetWindows(ItemWindow(inputs, time[:, :-1], time[:, 1:]), target, outcome, later)
 
 
+class RowWindows(NamedTuple):
+    """Training windows beside the rows that they are of.
+
+    Attributes:
+        windows: Windows of L positions.
+        rows: Decoded rows.
+        play: [B, L + 1] plays of each window among those of its row; the last play is a target only.
+    """
+
+    windows: TargetWindows
+    rows: dict[str, jax.Array]
+    play: jax.Array
+
+
+def row_windows(words: Any, layout: Layout, sampling: Sampling, size: int, key: jax.Array) -> RowWindows:
+    """Build the training windows of `size` positions that `sampling` declares, and return their rows.
+
+    Args:
+        words: [B, words] uint32 packed rows.
+        layout: Shape of the dataset's rows.
+        sampling: Ends of the windows, and share of the unknown title.
+        size: Number of positions of a window.
+        key: [B, 2] uint32, one key for each row.
+    """
+    random, rows = random_share(sampling), decode(words, layout.row_dtype())
+    windows = training(words, layout, size, random, sampling.id_dropout, key)
+    return RowWindows(windows, rows, window_index(rows["title"], size, random, key))
+
+
 def kept_positions(size: int, alpha: float) -> int:
     """Number of positions kept by stochastic length: size^(alpha / 2), rounded up.
 

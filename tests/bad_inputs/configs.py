@@ -377,8 +377,14 @@ POLICY_CASES = [
     ),
     policy("grpo", "post.samples=1", text="post.samples=1 must be at least 2"),
     policy("tiny", "data.validation_truth_queries=-1", text="data.validation_truth_queries=-1 must be at l"),
+    policy("wbc", "data.served=0", text="data.served=0 must be above 0 with post.objective='wbc'"),
+    policy("wbc", "evaluate.checkpoint=best", text="evaluate.checkpoint='best' must be 'last'"),
+    policy("wbc", "post.clip=5", text="post.clip=5.0 must be 20.0 with post.objective='wbc'"),
+    policy(
+        "small", "data.served=20", text="data.served=20 must be 0 unless signals hold Signal('impression')"
+    ),
     policy("bc", "next_item.loss=bce", text="next_item.loss='bce' must be 'softmax'"),
-    policy("smol", text="configs/policy.py:smol: the argument must be one of small, tiny, bc"),
+    policy("smol", text="configs/policy.py:smol: the argument must be one of small, composite, kuairand, t"),
 ]
 
 ONEREC = str(Path(POLICY).with_name("onerec.py"))

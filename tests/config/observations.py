@@ -69,6 +69,7 @@ from jaxrec.tasks.heads import page_of, specs_of, with_labels
 from jaxrec.tasks.inputs import pool_negatives
 from jaxrec.tasks.inputs.title_tables import empty_table
 from jaxrec.tasks.loading import LoadedCheckpoint, build_task
+from jaxrec.tasks.outputs import PolicyInputs
 from jaxrec.tasks.preference import inputs
 from jaxrec.training import optimizer, starting, trainer
 from jaxrec.training.inputs import input_pipeline, resident_rows
@@ -404,7 +405,8 @@ def pair_candidates(config: Config) -> str:
 
     def run(params, host, table, key):
         x = inputs.training(host.words, task.layout, config, task.size, key)
-        return preference_pairs.candidates(task, config.post, params, table, x, key)
+        positions = PolicyInputs(x.windows.window, x.played)
+        return task.pair_candidates(params, table, positions, key, config.post)
 
     key = jnp.zeros((config.train.batch_size, 2), jnp.uint32)
     return program(run, _shapes(config, task), _host(config, task), table, key)

@@ -254,7 +254,10 @@ DATA = table(
     "max_invalid_fraction": [Case("data.max_invalid_fraction", 0.2, o.invalid_rows)],
     "examples": [Case("data.examples", "impressions", o.stored_fields, "tables", EXPOSURES,
                       {"objective.ctr": 0.0, "objective.ranking": 0.0})],
-    "served": [Case("data.served", 8, o.stored_fields, edits=SERVED)],
+    "served": [
+        Case("data.served", 8, o.stored_fields, edits=SERVED),
+        Case("data.served", 8, o.stored_fields, "next_item", SERVED | {"task.name": "preference"}),
+    ],
     "session": [Case("data.session", 8, o.stored_fields)],
     "session_gap_minutes": [Case("data.session_gap_minutes", 5.0, o.rows, edits={"data.session": 8})],
     "request_window_seconds": [Case("data.request_window_seconds", 60, o.shown, edits=SERVED)],
@@ -452,7 +455,10 @@ POST = {
 } | {
     "objective": [
         Case("post.objective", value, o.loss, "next_item", POSTED, also)
-        for value, also in (("reward", {}), ("bc", {}), ("cql", {}), ("ppo", DRAWN))
+        for value, also in (
+            ("reward", {}), ("bc", {}), ("cql", {}), ("ppo", DRAWN),
+            ("wbc", {"signals": (Signal("impression"),), "data.served": 4}),
+        )
     ],
     "beta": [
         Case("post.beta", 0.3, o.loss, "next_item", POSTED),

@@ -135,14 +135,13 @@ def test_the_best_titles_of_a_title_policy_make_a_round(data, title, tmp_path):
 def test_pairs_that_a_generative_model_cannot_give_are_refused(data, title, coded, model, tmp_path):
     config = of_round(coded, model)
     config.post.candidates = "drawn"
-    with pytest.raises(
-        InputError, match=r"post.candidates='drawn' and codes.titles=1; allowed: 'best' and 1"
-    ):
+    with pytest.raises(InputError, match=r"no pairs with post.candidates='drawn'; allowed: one of best"):
         write_pairs(model, title, config, tmp_path / "d")
     config.post.candidates, config.post.samples = "best", 61
     with pytest.raises(InputError, match=r"post.samples=61; allowed: at most the 60 titles"):
         write_pairs(model, title, config, tmp_path / "d")
-    with pytest.raises(InputError, match=r"task.name='generative'; allowed: a run of the task 'preference'"):
+    config.post.samples = 8
+    with pytest.raises(InputError, match=r"rewards: .* has post.reward_models=0; allowed: 2 or more"):
         write_pairs(model, model, config, tmp_path / "d")
     with pytest.raises(InputError, match="the dataset's rows have none; allowed: a dataset that python -m"):
         train(of_round(coded, model), tmp_path / "d")

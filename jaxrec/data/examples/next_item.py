@@ -15,16 +15,29 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrec.config.schema import Data
+from jaxrec.core.hashing import mix
 from jaxrec.core.ids import SPLITS
 from jaxrec.core.row_format import Layout
 from jaxrec.data.events import splits
 from jaxrec.data.events.event_log import EventState, Log, TitleStats, event_states, ranges
 from jaxrec.data.examples.ranking import Examples
+from jaxrec.data.examples.user_pools import ShownTitles, served_pool
 from jaxrec.data.increments.selection import TargetSelection
 from jaxrec.data.labels.of_targets import PartitionLabels, check_half
 
 MIN_TITLES = 2  # titles of a training row: one of history, one to predict
 _CELLS = 4_000_000  # plays copied at once, which bounds memory
+_SHOWN_DRAW = 1  # salt of the draws of shown titles
+
+
+class BesideTargets(NamedTuple):
+    """Labels and shown titles of a partition's targets; None for none."""
+
+    labels: PartitionLabels | None = None
+    shown: ShownTitles | None = None
+
+
+_ALONE = BesideTargets()
 
 
 class Sequences(NamedTuple):
@@ -40,6 +53,7 @@ class Sequences(NamedTuple):
     label: np.ndarray = np.empty(0)  # [T, labels], where there are some
     label_known: np.ndarray = np.empty(0)  # [T] uint32, a bit for each label
     selected: np.ndarray = np.empty(0)  # [T] bool, targets that become targets of rows
+    shown: np.ndarray = np.empty(0)  # [T, n] int32 ids shown and not chosen, then 0; 0 outside training
 
 
 def targets(log: Log, states: EventState, key_hash: np.ndarray, data: Data) -> np.ndarray:
@@ -62,7 +76,7 @@ def targets(log: Log, states: EventState, key_hash: np.ndarray, data: Data) -> n
 
 
 def build(
-    log: Log, catalogue: TitleStats, layout: Layout, data: Data, labels: PartitionLabels | None = None,
+    log: Log, catalogue: TitleStats, layout: Layout, data: Data, beside: BesideTargets = _ALONE,
     selection: TargetSelection | None = None,
 ) -> Examples:  # fmt: skip
     """Build all rows of a partition's users.
@@ -75,15 +89,21 @@ def build(
         catalogue: Titles in the order of rank.
         layout: Layout of the rows.
         data: Settings of the targets and of the split.
-        labels: Labels of the partition, where the layout has some.
+        beside: Labels of the partition, and titles that were shown, where the layout has some.
         selection: Targets that become targets of rows; None: all. A row still holds the plays before them.
 
     Returns:
         Rows of `layout.row_dtype()` for training, and of `layout.query_dtype()` for the held-out splits.
     """
-    sequences = sequences_of(log, event_states(log, catalogue.runtime), catalogue, data)
-    if labels:
-        values = labels.at(sequences.event, sequences.split)
+    states = event_states(log, catalogue.runtime)
+    sequences = sequences_of(log, states, catalogue, data)
+    if beside.shown:
+        ids = _shown_ids(
+            beside.shown, log, states, sequences, (catalogue.id_of_rank, layout.shown, data.seed)
+        )
+        sequences = sequences._replace(shown=ids)
+    if beside.labels:
+        values = beside.labels.at(sequences.event, sequences.split)
         check_half(values, layout.labels)
         sequences = sequences._replace(label=values.y, label_known=values.known)
     if selection is not None:
@@ -113,6 +133,33 @@ def sequences_of(log: Log, states: EventState, catalogue: TitleStats, data: Data
         event,
         selected=np.ones(len(event), bool),
     )
+
+
+def _shown_ids(
+    shown: ShownTitles, log: Log, states: EventState, sequences: Sequences,
+    settings: tuple[np.ndarray, int, int],
+) -> np.ndarray:  # fmt: skip
+    """Return the ids [T, width] that were shown with training targets and not chosen, then 0.
+
+    Args:
+        shown: Impressions of the partition.
+        log: Log of the partition.
+        states: States of its events.
+        sequences: Targets.
+        settings: Id of each rank, the width, and the seed of the draws.
+    """
+    id_of_rank, width, seed = settings
+    trained = np.flatnonzero(sequences.split == splits.TRAIN)
+    out = np.zeros((len(sequences.title), width), np.int32)
+    place = np.arange(len(sequences.title)) - sequences.first[sequences.user]
+    step = max(_CELLS // width, 1)
+    for i in range(0, len(trained), step):
+        target = trained[i : i + step]
+        event = sequences.event[target]
+        key = mix(seed, log.hash[sequences.user[target]], place[target], _SHOWN_DRAW)
+        rank = served_pool(shown, log, states, event, log.rank[event][:, None], key, width)
+        out[target] = np.where(rank >= 0, id_of_rank[rank], 0)
+    return out
 
 
 def _add_training_rows(out: Examples, sequences: Sequences, log: Log, layout: Layout, data: Data) -> None:
@@ -183,7 +230,7 @@ def copy_plays(
 
     The rows are initially zero.
     """
-    columns = ("title", "time", "completion", "label", "label_known", "selected")
+    columns = ("title", "time", "completion", "label", "label_known", "selected", "shown")
     names = [n for n in columns if f"{prefix}{n}" in (rows.dtype.names or ())]
     width = rows.dtype[f"{prefix}title"].shape[0]
     step = max(_CELLS // width, 1)

@@ -181,17 +181,19 @@ def build(
     if layout.history_signals:
         declared = tables.config.signals
         signals = PastSignals(layout.history_signals, declared, events.signals, log, ranked.order)
+    shown = None
+    if labels and data.served:
+        shown = ShownTitles.of_partition(tables.config, log, events.signals, labels.inputs.rank_of_row)
     if not is_ranking:
-        examples = next_item.build(log, catalogue, layout, data, labels, ranked.selection)
+        of_targets = next_item.BesideTargets(labels if layout.labels else None, shown)
+        examples = next_item.build(log, catalogue, layout, data, of_targets, ranked.selection)
     elif labels and data.examples == "impressions":
         examples = impressions.build(log, catalogue, layout, labels, signals, ranked.selection)
     else:
-        shown = sessions = None
+        sessions = None
         if layout.session:
             title_ids = catalogue.id_of_rank, ranked.id_of_row()
             sessions = SessionEvents(log, events.signals, tables.config.signals, *title_ids, data)
-        if labels and layout.has_served:
-            shown = ShownTitles.of_partition(tables.config, log, events.signals, labels.inputs.rank_of_row)
         beside = BesidePlays(signals, shown, sessions)
         examples, universe = ranking.build(log, catalogue, layout, data, labels, beside, ranked.selection)
         titles = truth_queries.ListedTitles(ranked.order, ranked.rank_of_id, layout)
@@ -275,7 +277,7 @@ def layout_of(config: Config, titles: int, *groups: tuple[FeatureSpec, ...]) -> 
     if config.rows == "next_item" or data.examples == "impressions":
         selects = config.rows == "next_item" and bool(data.since)
         layout = Layout(ids, data.max_history, 1, (0, 0, 0, 0), 0, declared, config.rows, labels)
-        return replace(layout, has_gaps=has_gaps, selects_targets=selects)
+        return replace(layout, has_gaps=has_gaps, selects_targets=selects, shown=data.served)
     pools = (data.hard, data.trending, data.tailing, data.random, *([data.served] if data.served else []))
     kinds = (PLAY, *(signal.name for signal in config.signals)) if data.session else ()
     layout = Layout(ids, data.max_history, data.num_targets, pools, data.negatives, declared, labels=labels)
