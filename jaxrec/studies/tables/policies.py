@@ -43,7 +43,7 @@ def curve_lines(block: Mapping[str, Any], folder: Path) -> list[str]:
         folder: Folder of the study.
     """
     if not block["curves"]:
-        return []
+        return _measured_lines(block["measured"])
     lines = ["", "## Value against KL", "", f"![Value against KL, with the best at each KL]({FIGURE})", ""]
     lines += text.header("method", "best row, by validation", "value", "KL", "validation value")
     for curve in block["curves"]:
