@@ -120,6 +120,20 @@ LINES = (
         ("tests/end_to_end/test_generative_runs.py::test_filters_make_a_sub_trie_so_that_every_beam_counts",),
     ),
     Line(
+        "an exported model searches the trie of its titles",
+        "jaxrec/serving/programs/catalogue_inputs.py",
+        "    if table.trie is not None:\n",
+        "    if False:\n",
+        ("tests/end_to_end/test_generative_runs.py::test_an_export_searches_the_same_beams",),
+    ),
+    Line(
+        "the score of a title does not depend on the beams",
+        "jaxrec/serving/catalogue.py",
+        "if table.trie is None:",
+        "if True:",
+        ("tests/end_to_end/test_generative_runs.py::test_an_export_searches_the_same_beams",),
+    ),
+    Line(
         "no pair has a title that does not exist",
         "jaxrec/analysis/rewritten/preference_pairs.py",
         "high = jnp.where(title > 0, mean + half, jnp.inf)",
