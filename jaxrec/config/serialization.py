@@ -84,8 +84,13 @@ def digest(config: Config) -> str:
         data["examples"] = migrations.old_examples(config)
     hashed: dict[str, Any] = {
         "source": _source_for_digest(config, tree["source"]),
-        # A feature that is a label adds nothing to a row: an offline config shares the dataset of others.
-        "features": [_feature_for_digest(f) for f in tree["features"] if f["where"] != "label"],
+        # A feature that is a label or a code adds nothing to a row: such a config shares the dataset of
+        # others.
+        "features": [
+            _feature_for_digest(f)
+            for f, feature in zip(tree["features"], config.features, strict=True)
+            if feature in config.stored_features
+        ],
         "data": data,
     }
     # Datasets without signals and labels keep the digests of before there were any, and those with them keep

@@ -164,6 +164,7 @@ def _entry(path: Path) -> dict[str, Any]:
 def _manifest(recommender: Recommender, platforms: tuple[str, ...]) -> dict[str, Any]:
     """Return the manifest without the programs and the files."""
     loaded, created = recommender.loaded, datetime.now(UTC)
+    config = loaded.config
     manifest = {
         "format": exported.FORMAT,
         "jax": jax.__version__,
@@ -173,16 +174,16 @@ def _manifest(recommender: Recommender, platforms: tuple[str, ...]) -> dict[str,
         "platforms": platforms,
         "dataset": loaded.meta["dataset"],
         "step": loaded.step,
-        "task": loaded.config.task.name,
+        "task": config.task.name,
         "correction": recommender.correction.to_json(),
         "counts": {
             "titles": len(recommender.titles),
             "plays": int(recommender.arrays.title_plays.sum()),
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(loaded.params)),
         },
-        "columns": columns_to_json(loaded.config.source, loaded.config.features, loaded.config.signals),
+        "columns": columns_to_json(config.source, config.stored_features, config.signals),
         "layout": loaded.task.layout.to_json(),
-        "config": to_json(loaded.config),
+        "config": to_json(config),
     }
     return json.loads(json.dumps(manifest))
 

@@ -134,6 +134,27 @@ LINES = (
         ("tests/end_to_end/test_generative_runs.py::test_an_export_searches_the_same_beams",),
     ),
     Line(
+        "the id of a prefix holds all its tokens",
+        "jaxrec/data/loading/title_codes.py",
+        "number = number * codes.size + tokens[:, level]",
+        "number = tokens[:, level]",
+        ("tests/data/loading/test_title_codes.py::test_the_ids_of_prefixes_by_hand",),
+    ),
+    Line(
+        "a title without a code has no prefix",
+        "jaxrec/data/loading/title_codes.py",
+        " & (tokens[:, 0] != NO_CODE)",
+        "",
+        ("tests/data/loading/test_title_codes.py::test_later_titles_have_no_code",),
+    ),
+    Line(
+        "titles that have a code keep it",
+        "jaxrec/analysis/tokenising.py",
+        "tokens[is_new] = code_new_titles(vectors[is_new], earlier.codes)",
+        "tokens = code_new_titles(vectors, earlier.codes)",
+        ("tests/end_to_end/test_coded_titles.py::test_new_titles_are_coded_by_clusters_that_are_not_full",),
+    ),
+    Line(
         "no pair has a title that does not exist",
         "jaxrec/analysis/rewritten/preference_pairs.py",
         "high = jnp.where(title > 0, mean + half, jnp.inf)",

@@ -64,7 +64,7 @@ def test_the_reward_of_sessions_is_one_of_the_config():
 
 
 def test_the_configs_of_onerec_load_and_share_a_dataset():
-    configs = {name: load_config(f"{ONEREC}:{name}") for name in ("title", "small", "mixture")}
+    configs = {name: load_config(f"{ONEREC}:{name}") for name in ("title", "small", "mixture", "coded_title")}
     for config in configs.values():
         check(config)
     assert len({digest(config) for config in configs.values()}) == 1

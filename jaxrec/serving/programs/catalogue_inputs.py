@@ -9,6 +9,7 @@ from jaxrec.codes.trie import trie_from_arrays, trie_to_arrays
 from jaxrec.config.schema import Config
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.row_format import Layout
+from jaxrec.data.loading.title_codes import table_with_codes
 from jaxrec.data.loading.title_maturity import maturity_of, reads_maturity
 from jaxrec.data.storage.arrays import Arrays
 
@@ -29,7 +30,7 @@ def catalogue_inputs(
         block: Titles of a block, to whose multiple the arrays by popularity rank are padded.
     """
     id_by_rank = np.pad(arrays.id_of_rank, (0, -len(arrays.id_of_rank) % block))
-    table = arrays.title_table()
+    table = table_with_codes(arrays, config)
     inputs = {
         "categories": table.categories, "numbers": table.numbers, "rank": table.rank, "log_q": log_q_V,
         "id_by_rank": id_by_rank, "log_q_by_rank": log_q_V[id_by_rank],
