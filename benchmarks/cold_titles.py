@@ -52,12 +52,12 @@ def queries_of(workdir: Path) -> Queries:
     """
     results, loaded = per_user.read(workdir), load_checkpoint(workdir, default_checkpoint(workdir))
     dataset = open_dataset(loaded, None)
-    rows, stored = dataset.rows("test").all(), results.queries
+    rows = dataset.rows("test").all()
     user = dataset.user_keys("test")[rows["user"]]
-    if CATALOGUE not in stored.columns or not np.array_equal(stored["user"].to_numpy(), user):
+    if CATALOGUE not in results.result or not np.array_equal(results.query_users, user):
         raise InputError(f"{workdir}: has no ranks among all titles of the test queries of its dataset")
     plays = loaded.arrays.title_plays[rows["target"][:, 0]]
-    return Queries(user, plays, metrics.ndcg(stored[CATALOGUE].to_numpy(), _CUTOFF))
+    return Queries(user, plays, metrics.ndcg(results.of_query(CATALOGUE), _CUTOFF))
 
 
 def difference(first: list[Queries], second: list[Queries], low: int, high: int) -> dict[str, float]:

@@ -106,8 +106,8 @@ def _as_of_training(trained: Arrays, now: Arrays) -> Arrays:
     id_of_rank = now.id_of_rank[np.argsort(-plays[now.id_of_rank], kind="stable")]
     rank_of_id = np.full_like(now.rank_of_id, len(now.rank_of_id))
     rank_of_id[id_of_rank] = np.arange(len(id_of_rank))
-    codes = grown_codes(trained.title_codes, len(plays))
-    return replace(now, title_plays=plays, id_of_rank=id_of_rank, rank_of_id=rank_of_id, title_codes=codes)
+    now = replace(now, title_codes=grown_codes(trained.title_codes, len(plays)))
+    return replace(now, title_plays=plays, id_of_rank=id_of_rank, rank_of_id=rank_of_id)
 
 
 def _grown(loaded: LoadedCheckpoint, dataset: Dataset, rows: str) -> object:
