@@ -25,15 +25,13 @@ def rows(base: Config, scale: str = "small") -> tuple[Row, ...]:
         "features": (*base.features, Feature("codes", "codes", "title", width=base.model.width)),
         "model.features": (*base.model.features, "codes"),
     }
-    if scale == "tiny":
-        reads |= {"codes.levels": 2, "codes.size": 16}
-    metadata: dict[str, object] = {"codes.vectors": "metadata"}
-    if scale == "small":  # 34 titles of the same genres share a path: the last token needs as many values
-        metadata["codes.size"] = 64
+    # 34 titles of the same genres, and titles that nobody has played, share a path: the last token needs as
+    # many values.
+    reads |= {"codes.levels": 2, "codes.size": 16} if scale == "tiny" else {"codes.size": 64}
     return (
         Row(TITLE, {}, {"codes": "ids alone"}),
         Row("vectors", reads, {"codes": "ids and codes of vectors"}, codes=TITLE),
-        Row("metadata", reads | metadata, {"codes": "ids and codes of genres"}),
+        Row("metadata", reads | {"codes.vectors": "metadata"}, {"codes": "ids and codes of genres"}),
         Row("random", reads | {"codes.vectors": "random"}, {"codes": "ids and random codes"}),
     )
 
@@ -53,6 +51,6 @@ def get_config(scale: str = "small") -> Study:
     base.name = f"codes-{scale}"
     if scale == "small":
         base.source.users, base.source.test_only_users = 2_000, 8_000
-        base.train.duration = "40 epochs"
+        base.train.duration = "14 epochs"
     table = ResultTable("codes", "Codes as a feature")
     return Study(base.name, base, partial(rows, scale=scale), (table,), ("codes",), CLAIMS)

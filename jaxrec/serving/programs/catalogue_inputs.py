@@ -46,5 +46,6 @@ def table_of_inputs(inputs: Mapping[str, Any]) -> TitleTable:
     """Return the title table of `catalogue_inputs`."""
     of_trie = {name.removeprefix(_TRIE): array for name, array in inputs.items() if name.startswith(_TRIE)}
     trie = trie_from_arrays(of_trie) if of_trie else None
-    columns = (inputs[name] for name in ("categories", "numbers", "rank"))
-    return TitleTable(*columns, inputs.get(_MATURITY), trie=trie)
+    return TitleTable(
+        inputs["categories"], inputs["numbers"], inputs["rank"], inputs.get(_MATURITY), trie=trie
+    )
