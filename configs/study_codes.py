@@ -26,8 +26,8 @@ def rows(base: Config, scale: str = "small") -> tuple[Row, ...]:
         "model.features": (*base.model.features, "codes"),
     }
     # 34 titles of the same genres, and titles that nobody has played, share a path: the last token needs as
-    # many values. With three levels of 64 the table of prefixes has 266,304 rows, and a run took 154 s in place
-    # of 45.
+    # many values. With three levels of 64 the table of prefixes has 266,304 rows, and a run took 154 s, in
+    # place of 45.
     reads |= {"codes.levels": 2, "codes.size": 16 if scale == "tiny" else 64}
     return (
         Row(TITLE, {}, {"codes": "ids alone"}),
