@@ -19,6 +19,7 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import CATALOGUE
 from jaxrec.evaluation import metrics, per_user
 from jaxrec.evaluation.statistics import paired
+from jaxrec.studies.chains import is_evaluated
 from jaxrec.tasks.loading import default_checkpoint, load_checkpoint, open_dataset
 
 _CUTOFF = 10
@@ -96,18 +97,21 @@ def main(args: flags.FlagValues) -> Report:
     if args.against not in names:
         raise InputError(f"--against={args.against}; allowed: a row of {folder}: {', '.join(names)}")
     rows = {
-        name: [queries_of(workdir) for workdir in sorted((folder / name).glob("seed-*"))] for name in names
+        name: {run.name: queries_of(run) for run in (folder / name).glob("seed-*") if is_evaluated(run)}
+        for name in names
     }
     most, limit = args.most_plays, np.iinfo(np.int64).max
     groups = {f"at most {most} plays": (0, most), f"more than {most} plays": (most + 1, limit)}
     figures, table = {}, []
     for name in names:
-        for group, (low, high) in groups.items() if name != args.against else ():
-            x = figures[f"{name}, {group}"] = difference(rows[name], rows[args.against], low, high)
+        seeds = sorted(rows[name].keys() & rows[args.against].keys())
+        pair = [[rows[row][seed] for seed in seeds] for row in (name, args.against)]
+        for group, (low, high) in groups.items() if seeds and name != args.against else ():
+            x = figures[f"{name}, {group}"] = difference(*pair, low, high)
             table.append((
                 f"{name}, {group}", f"{x['difference']:+.4f} [{x['low']:+.4f}, {x['high']:+.4f}]",
-                f"{x['against']:.4f} of {args.against}; {x['queries']:,} queries of {x['users']:,} users; "
-                f"visible {x['visible']:.4f}",
+                f"{x['against']:.4f} of {args.against}; {x['queries']:,} queries of {x['users']:,} users, "
+                f"{len(seeds)} seeds; visible {x['visible']:.4f}",
             ))  # fmt: skip
     return Report(f"NDCG@{_CUTOFF} on titles of few plays", {"differences": figures}, table)
 

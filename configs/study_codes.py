@@ -4,8 +4,9 @@ python -m jaxrec.study --config configs/study_codes.py --seeds 3 --workdir S
 python -m benchmarks.cold_titles --study S
 
 The base is the title policy of configs/onerec.py on the plays of 2,000 users, so that half of the titles
-have few plays. The other rows read the prefixes of the titles' codes too: of the base's vectors, of the
-genres, and of random codes, the control. The second command prints NDCG@10 on titles of at most 20 plays.
+have few plays. The other rows read the genres too, as a feature of their own, or the prefixes of the titles'
+codes: of the base's vectors, of the genres, and of random codes, the control. The second command prints
+NDCG@10 on titles of at most 20 plays.
 """
 
 from functools import partial
@@ -29,8 +30,10 @@ def rows(base: Config, scale: str = "small") -> tuple[Row, ...]:
     # many values. With three levels of 64 the table of prefixes has 266,304 rows, and a run took 154 s, in
     # place of 45.
     reads |= {"codes.levels": 2, "codes.size": 16 if scale == "tiny" else 64}
+    genres = {"model.features": (*base.model.features, "genres")}
     return (
         Row(TITLE, {}, {"codes": "ids alone"}),
+        Row("genres", genres, {"codes": "ids and genres"}),
         Row("vectors", reads, {"codes": "ids and codes of vectors"}, codes=TITLE),
         Row("metadata", reads | {"codes.vectors": "metadata"}, {"codes": "ids and codes of genres"}),
         Row("random", reads | {"codes.vectors": "random"}, {"codes": "ids and random codes"}),
