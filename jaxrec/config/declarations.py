@@ -69,7 +69,8 @@ class Post:
 class Codes:
     """Codes of titles, and the decoder that generates them: the task "generative".
 
-    A code is a token of each level, and a last token that separates titles with the same tokens.
+    With a feature of kind "codes", models of other tasks read `levels`, `size` and `path`. A code is a token
+    of each level, and a last token that separates titles with the same tokens.
     """
 
     levels: int = 3  # levels of clusters; size^levels is at least the number of titles

@@ -25,8 +25,8 @@ class Feature:
     """Column of a table that the model reads as a feature."""
 
     name: str  # column of its table; an interaction: completion, sessions, age or a signal; a label: its name
-    kind: str  # "category", "categories" (list-valued), "number", or "text" of titles and contexts, read as
-    # hashed character n-grams
+    kind: str  # "category", "categories" (list-valued), "number", "text" of titles and contexts, read as
+    # hashed character n-grams, or "codes" of titles: the prefixes of a title's code, of `codes.path`
     where: str  # "title", "user", "context", "interaction" or "label", a stored label of the target
     width: int  # width of the embedding
     most: int = 0  # maximum number of values that are read from a list, for "categories"
@@ -368,7 +368,7 @@ class Config:
     objective: Objective = field(default_factory=Objective)
     next_item: NextItem = field(default_factory=NextItem)  # for the tasks on sequences
     post: Post = field(default_factory=Post)  # for the task "preference"
-    codes: Codes = field(default_factory=Codes)  # for the task "generative"
+    codes: Codes = field(default_factory=Codes)  # for the task "generative" and features of kind "codes"
     optimizer: Optimizer = field(default_factory=Optimizer)
     start: Start = field(default_factory=Start)  # the run whose parameters this one starts from
     train: Train = field(default_factory=Train)
@@ -378,6 +378,11 @@ class Config:
     def rows(self) -> str:
         """Kind of dataset rows that the task trains on: "ranking" or "next_item"."""
         return TASKS[self.task.name].rows
+
+    @property
+    def stored_features(self) -> tuple[Feature, ...]:
+        """Features that a dataset stores: neither labels of the target nor codes."""
+        return tuple(f for f in self.features if f.where != "label" and f.kind != "codes")
 
     @property
     def observed_labels(self) -> tuple[Feature, ...]:

@@ -84,8 +84,11 @@ def digest(config: Config) -> str:
         data["examples"] = migrations.old_examples(config)
     hashed: dict[str, Any] = {
         "source": _source_for_digest(config, tree["source"]),
-        # A feature that is a label adds nothing to a row: an offline config shares the dataset of others.
-        "features": [_feature_for_digest(f) for f in tree["features"] if f["where"] != "label"],
+        # A feature that is a label or a code adds nothing to a row: such a config shares the dataset of
+        # others.
+        "features": [
+            _feature_for_digest(f) for f in tree["features"] if f["where"] != "label" and f["kind"] != "codes"
+        ],
         "data": data,
     }
     # Datasets without signals and labels keep the digests of before there were any, and those with them keep

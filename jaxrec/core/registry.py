@@ -106,6 +106,7 @@ FEATURE_KINDS = {
     "categories": "jaxrec.models.layers.embedding:CategoryEmbedding",
     "number": "jaxrec.models.layers.dense:Dense",
     "text": "jaxrec.models.features.text:TextEmbedding",
+    "codes": "jaxrec.models.features.codes:CodeEmbedding",
 }
 
 # Encoder of an expert -> a SequenceEncoder: each example's history to one vector.

@@ -20,7 +20,8 @@ class FeatureSpec:
 
     Attributes:
         name: Name of the feature.
-        kind: "category", "categories" (a list), "number" or "text" (ids of hashed n-grams).
+        kind: "category", "categories" (a list), "number", "text" (ids of hashed n-grams) or "codes" (ids of
+            the prefixes of a title's code, which rows do not hold).
         where: "title", "user", "context" or "interaction".
         width: Width of the feature's embedding.
         size: Number of ids of a category: 0 (padding), 1 (unknown), then the values; 0 for a number.

@@ -81,7 +81,7 @@ class PerUserResults:
         return [column for column in self.columns if column.startswith((f"{TRUTH}/", f"{REWARDS}/"))]
 
     def of_query(self, column: str) -> np.ndarray:
-        """Return the values [Q] float64 of a column of `policy_columns`, in the order of `queries`."""
+        """Return the values [Q] of a column of `policy_columns` or of a list, in the order of `queries`."""
         return self._columns(self._query_file, column)[column].to_numpy()
 
     def mean(self, column: str) -> float:

@@ -168,7 +168,7 @@ class RequestBuilder:
         if isinstance(plays, PastEvents):
             plays, events = plays
         histories = Histories(
-            config.source, config.features, plays, users, arrays.title_key, arrays.title_runtime,
+            config.source, config.stored_features, plays, users, arrays.title_key, arrays.title_runtime,
             config.signals,
         )  # fmt: skip
         yield from histories.interactions()

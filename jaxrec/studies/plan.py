@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxrec.config.migrations import renamed_key
-from jaxrec.config.rules.codes import GENERATIVE
+from jaxrec.config.rules.codes import has_codes
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import dataset_directory, digest
 from jaxrec.config.tree import fields_of, join, known_key, near, require
@@ -278,7 +278,7 @@ def every_run(study: Study, tables: tuple[str, ...], seeds: int, folder: Path) -
             if of_pairs:
                 config.data.directory = os.path.abspath(folder / "pairs" / variant.after / f"seed-{seed}")
                 rewards = os.path.abspath(_workdir(folder, rewards or variant.after, seed))
-            if config.task.name == GENERATIVE and not config.codes.path:
+            if has_codes(config) and not config.codes.path:
                 config.codes.path = os.path.abspath(_codes_folder(folder, config, codes) / f"seed-{seed}")
             own = _workdir(folder, name, seed)
             out.append(Run(name, seed, config, own, variant.after, of_pairs, rewards, codes))

@@ -414,7 +414,12 @@ CODES_CASES = [
     codes("train", "tiny", text="codes.path='' must be the folder that python -m jaxrec.tokenise wrote"),
     codes("train", "tiny", "codes.path=none", text="codes.path=none: no codes.json; give a folder"),
     codes("tokenise", "tiny", text="start.workdir='' must be the workdir of the run whose title vectors are coded"),
-    codes("tokenise", "title", text="task.name='next_item' must be 'generative': other tasks have no codes"),
+    codes("tokenise", "title", text="task.name='next_item' must be 'generative': other tasks have no codes without a feature of kind 'codes'"),
+    codes("train", "coded_title", text="codes.path='' must be the folder that python -m jaxrec.tokenise wrote"),
+    codes("train", "coded_title", "codes.beam=8", text="codes.beam=8 must be 32 with task.name='next_item'"),
+    codes("train", "coded_title", "codes.levels=7", text="codes.levels=7 must give at most 16,777,216 paths size^levels with a feature of kind 'codes'"),
+    codes("tokenise", "coded_title", "codes.levels=2", text="codes.size=16 must give at least as many paths size^levels as there are titles, 1,000, not 256"),
+    Case("tokenise that extends a folder without codes", nothing, ("tokenise", "--config", f"{ONEREC}:coded_title", "--config.codes.vectors=random", "--workdir", "w", "--extends", "none"), "extends=none: no codes.json; give a folder that python -m jaxrec.tokenise wrote"),
 ]  # fmt: skip
 
 CASES = [*FILE_CASES, *TREE_CASES, *VALUE_CASES, *POLICY_CASES, *CODES_CASES]

@@ -188,6 +188,14 @@ def test_the_best_row_is_chosen_on_validation_and_compared_at_equal_kl(tmp_path)
     assert (tmp_path / FIGURE).read_text().startswith("<svg")
 
 
+def test_measures_of_reward_models_need_no_curve(tmp_path):
+    block = policy_curves(Policies(measured_by="raters", percent_of="b1"), made_up_curves())
+    lines = curve_lines(block, tmp_path)
+    assert lines[1] == "## Under the reward models of `raters`"
+    assert any(line.startswith("| a2 | 3.1500 ± .2121 | +30.0 ± 28.3 | +30.0") for line in lines)
+    assert not (tmp_path / FIGURE).exists()
+
+
 def test_a_study_without_policies_has_no_curves(tmp_path):
     block = policy_curves(Policies(), {"row": {0: SimpleNamespace(result={"lists": {}})}}, NO_COMPARISONS)
     assert block == {"curves": [], "ends": [], "equal_kl": [], "frontier": [], "measured": {}}

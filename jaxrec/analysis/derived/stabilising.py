@@ -228,7 +228,7 @@ class _UserVectors(QueryRunner):
 
 def _vectors(loaded: LoadedCheckpoint, head: str, users: int = USERS) -> _Vectors:
     """Return the vectors of all titles, and of the first training rows, whose order is that of a hash."""
-    table = replicate(loaded.arrays.title_table())
+    table = replicate(loaded.task.title_table(loaded.arrays))
     titles = jax.jit(lambda params: loaded.task.dot_titles(params, table, head))(loaded.params)
     of_titles = np.asarray(jax.device_get(titles), np.float32)[: loaded.task.layout.num_titles]
     if not users:
@@ -291,7 +291,7 @@ def _with_maps(stored: dict[str, Any], config: Any) -> dict[str, Any]:
 
 def _score_error(loaded: LoadedCheckpoint, task: Task, params: Any, head: str) -> float:
     """Return the largest absolute difference of scores of some training users and all titles."""
-    table = replicate(loaded.arrays.title_table())
+    table = replicate(loaded.task.title_table(loaded.arrays))
     rows = SelectedRows(training_queries(open_dataset(loaded, None), _CHECKED))
     placed = replicate(jax.tree.map(np.asarray, params))
     scores = []

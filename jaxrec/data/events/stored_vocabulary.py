@@ -96,7 +96,7 @@ class StoredVocabulary:
         ids, numbers = [], []
         for spec in self._layout.of("title"):
             column = columns.get(spec.name)
-            if spec.name == TITLE_ID:
+            if spec.name == TITLE_ID or spec.kind == "codes":
                 continue
             if spec.kind == "number":
                 assert not isinstance(column, Lists)

@@ -63,10 +63,10 @@ def encode_titles(
     check_keys(earlier, titles.key)
     known = known_columns(earlier)
     if present is None:
-        return TitleColumns(*title_columns(titles.features, config.features, len(titles.key), known))
+        return TitleColumns(*title_columns(titles.features, config.stored_features, len(titles.key), known))
     rows = np.flatnonzero(present)
     features = {name: _select(column, rows) for name, column in titles.features.items()}
-    part = TitleColumns(*title_columns(features, config.features, len(rows), known))
+    part = TitleColumns(*title_columns(features, config.stored_features, len(rows), known))
     wide, tall = (np.zeros((len(present), x.shape[1]), x.dtype) for x in part[:2])
     wide[rows], tall[rows] = part.categories, part.numbers
     return part._replace(categories=wide, numbers=tall)

@@ -266,7 +266,7 @@ def layout_of(config: Config, titles: int, *groups: tuple[FeatureSpec, ...]) -> 
         titles: Number of titles with an id.
         *groups: Feature specs of each table.
     """
-    data, features = config.data, [f for f in config.features if f.where != "label"]
+    data, features = config.data, config.stored_features
     interaction_specs = tuple(
         FeatureSpec(f.name, f.kind, f.where, f.width) for f in features if f.where == "interaction"
     )

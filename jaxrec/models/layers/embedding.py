@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrec.core.row_format import FeatureSpec
+from jaxrec.models.features.codes import CodeEmbedding
 from jaxrec.models.layers.dense import (
     Dense,
     Parameters,
@@ -95,6 +96,9 @@ class FeatureEncoder(Parameters):
                 if f in selected and f.kind == "text":
                     assert self.text is not None
                     vectors.append(self.text(ids))
+                elif f in selected and f.kind == "codes":
+                    embed = CodeEmbedding(self.dtype, f.size, f.width, self.init_std, name=f.name)
+                    vectors.append(embed(ids))
                 elif f in selected:
                     vectors.append(
                         CategoryEmbedding(self.dtype, f.size, f.width, self.init_std, name=f.name)(ids)
