@@ -6,6 +6,8 @@ import commands
 import polars as pl
 import pytest
 
+from jaxrec.data.storage.dataset import Dataset
+
 CONFIG = ("--config", "configs/foundation.py:tiny_tokens")
 
 
@@ -34,11 +36,12 @@ def test_a_model_on_tokens_is_trained_evaluated_and_serves_histories_with_signal
         result["catalogue"]["model"]["hr@10"], abs=0.05
     )
     # A thumb and a trailer of user b after the last play change the scores of b, and not those of a.
-    times, title = ["2025-01-01T20:00", "2025-01-02T19:00"], [3, 7]
-    plays = {"user_id": ["a", "a", "b", "b"], "title_id": title * 2, "time": times * 2}
+    keys = Dataset(tmp_path / "data").arrays.title_key[:3].tolist()
+    times = ["2025-01-01T20:00", "2025-01-02T19:00"]
+    plays = {"user_id": ["a", "a", "b", "b"], "title_id": keys[:2] * 2, "time": times * 2}
     plays["seconds_viewed"] = [3000, 2000] * 2
     events = {
-        "user_id": ["b", "b"], "signal": ["thumb", "trailer"], "title_id": [7, 9],
+        "user_id": ["b", "b"], "signal": ["thumb", "trailer"], "title_id": keys[1:],
         "time": ["2025-01-02T20:00", "2025-01-02T20:30"], "value": [1.0, 30.0],
     }  # fmt: skip
     pl.DataFrame(plays).write_csv(tmp_path / "plays.csv")
