@@ -280,7 +280,7 @@ def _table(args: flags.FlagValues, export: str, plays: str, folder: Path) -> dic
                     cells.setdefault((name, rate), []).append(_measure(args, export, plays, port, rate, seed))
     finally:
         for server in servers:
-            server.terminate()
+            server.kill()  # a server that is asked to stop answers its waiting requests first
         for server in servers:
             server.wait()
     table: dict[str, Any] = {}
