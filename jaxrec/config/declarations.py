@@ -151,10 +151,12 @@ class Head:
     """Head of the ranking model, and the term of the objective that trains it.
 
     The term of a candidate counts where its label is known, and is divided by the share of entries that are.
+    The task "next_item" has heads on the state of each position.
     """
 
     name: str  # name of the head, of its scores and of its term
-    of: str  # what it learns: a label, "reward:<name>", or "title:<feature>", a category of the next title
+    of: str  # what it learns: a label, "reward:<name>", "title:<feature>", a category of the next title, or
+    # "token:kind", the kind of the next token
     on: Literal["pair", "state"] = "pair"  # a score of each candidate, or of the user's state alone
     loss: Literal["bce", "mse", "hinge", "softmax"] = "bce"  # "hinge" and "softmax" of a pair: positives
     # against drawn titles, each weighed by its label; "softmax" of a state: over the categories of a feature

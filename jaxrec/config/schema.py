@@ -83,6 +83,9 @@ class Data:
     session_gap_minutes: float = (
         30.0  # longest time without an event within a session, from the end of a play
     )
+    tokens: tuple[str, ...] = ("play",)  # kinds of events in sequences: "play", and names of signals. With
+    # "play" alone a sequence has the plays that are targets, else all plays and events of these kinds
+    merge_minutes: float = 10.0  # longest time between two events of one title in a token
     negatives: int = 20  # negatives of an evaluation list
     max_invalid_fraction: float = 0.05  # maximum fraction of invalid rows, without copies; above it
     # preparation stops
@@ -230,6 +233,8 @@ class Model:
     retrieval_dim: int = 0  # width of the vectors of the retrieval head; 0: no retrieval head
     attention_span: int = 0  # for sequences: positions of a chunk of block-local attention, which divide
     # `max_len`; 0: all positions attend to all earlier positions
+    project: int = 0  # for sequences: width of the projections of outputs and of titles whose product is the
+    # score; 0: the outputs and the titles themselves
     remat: bool = False  # experts recompute their forward pass in the backward pass, to save memory
     attention_impl: Literal["auto", "einsum", "dot_product", "pallas"] = "auto"
     # implementation of attention; "auto" selects the fastest allowed implementation
@@ -346,6 +351,8 @@ class Evaluate:
     next_k: tuple[int, ...] = (1, 3)  # evaluated numbers of next titles
     seen: Literal["all", "stored", "kept"] = "all"  # titles left out of rankings of all titles: all that the
     # user played before the query; those of the stored history; none
+    delay_hours: tuple[float, ...] = ()  # of sequences: delays in hours from the computation of scores to the
+    # request, with which every evaluation also ranks all titles; (): none
     report: bool = True  # training and evaluations write report.html
     report_users: int = 10  # users whose histories and recommendations are in report.html; 0: none
 

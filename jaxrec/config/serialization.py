@@ -19,7 +19,9 @@ _FREE = {
         "resident",
     ),
     "data": ("directory", "workers", "partitions", "verify"),
-    "evaluate": ("batch_size", "checkpoint", "next_k", "seen", "report", "report_users", "blends"),
+    "evaluate": (
+        "batch_size", "checkpoint", "next_k", "seen", "report", "report_users", "blends", "delay_hours",
+    ),
     "model": ("attention_impl", "remat"),
     "codes": ("path", "beam", "vectors"),  # `check_same_run` compares the codes themselves
 }  # fmt: skip
@@ -28,7 +30,7 @@ _NOT_IN_DIGEST = ("directory", "workers", "partitions", "verify")  # they move t
 _LATER = (
     "path", "split", "validation_from", "test_from", "examples", "fold", "truth_queries", "served",
     "request_window_seconds", "since", "until", "replay", "only", "continues", "capacity", "session",
-    "session_gap_minutes", "validation_truth_queries",
+    "session_gap_minutes", "validation_truth_queries", "tokens", "merge_minutes",
 )  # fmt: skip
 _NOT_IN_LABELS = ("of_drawn",)  # read by heads alone
 _LATER_FORMATS = ("interactions_format", "titles_format", "users_format", "signals_format")
@@ -78,7 +80,7 @@ def digest(config: Config) -> str:
     datasets prepared before a renaming are found.
     """
     tree, old = to_json(config), migrations.old_data_fields(config)
-    left_out = (*_NOT_IN_DIGEST, *(k for k in _LATER if tree["data"][k] == getattr(Data(), k)))
+    left_out = (*_NOT_IN_DIGEST, *(k for k in _LATER if getattr(config.data, k) == getattr(Data(), k)))
     data = {old[name]: value for name, value in tree["data"].items() if name not in left_out}
     if config.rows != "ranking":
         data["examples"] = migrations.old_examples(config)

@@ -18,7 +18,13 @@ from jaxrec.config.rules.declared.trunks import check_cross, check_trunk
 from jaxrec.config.rules.entity import check_entity
 from jaxrec.config.rules.limits import check_limits
 from jaxrec.config.rules.post import check_post
-from jaxrec.config.rules.sequences import check_attention_span, check_horizon, check_windows
+from jaxrec.config.rules.sequences import (
+    check_attention_span,
+    check_delay_hours,
+    check_horizon,
+    check_projection,
+    check_windows,
+)
 from jaxrec.config.rules.sessions import check_intent, check_session_experts
 from jaxrec.config.rules.start import check_start
 from jaxrec.config.schema import Config, Mix
@@ -291,9 +297,9 @@ def _check_run(config: Config) -> None:
 
 _RULES: tuple[Callable[[Config], None], ...] = (
     *DATA_RULES, _check_sampling, check_strata, _check_model, check_session_experts, _check_sequences,
-    check_windows, check_attention_span, check_horizon, _check_split, _check_objective, check_intent,
-    check_heads, check_observed_labels, check_cross, check_trunk, check_entity, check_post, check_codes,
-    check_start, _check_run,
+    check_windows, check_attention_span, check_horizon, check_projection, _check_split, _check_objective,
+    check_intent, check_heads, check_observed_labels, check_cross, check_trunk, check_entity, check_post,
+    check_codes, check_start, check_delay_hours, _check_run,
 )  # fmt: skip
 
 

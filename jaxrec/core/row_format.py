@@ -8,6 +8,7 @@ import numpy as np
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import DRAWN_POOLS, INTERACTION_FEATURES, LISTS, POOLS, SERVED
 from jaxrec.core.json_io import check_shape
+from jaxrec.core.rows.sequence_fields import play_fields, request_fields, token_fields
 
 ROWS = ("ranking", "next_item")  # kinds of rows: examples of a query, and sequences of a user's plays
 
@@ -45,18 +46,6 @@ def history_signals(features: tuple[FeatureSpec, ...]) -> tuple[str, ...]:
     return tuple(f.name for f in features if f.where == "interaction" and f.name not in INTERACTION_FEATURES)
 
 
-def _play_fields(prefix: str, count: int, completion: bool) -> list[tuple[str, str, tuple[int, ...]]]:
-    """Return the fields of a sequence of plays.
-
-    Args:
-        prefix: Prefix of each field name.
-        count: Number of plays, even; plays are oldest first, right-aligned, 0 for padding.
-        completion: Whether completions are stored.
-    """
-    columns = [("title", "<i4"), ("time", "<u4"), ("completion", "<f2")]  # time: seconds since 1970
-    return [(f"{prefix}{name}", kind, (count,)) for name, kind in columns[: 3 if completion else 2]]
-
-
 @dataclass(frozen=True)
 class Layout:
     """Shape of a dataset's rows, stored in its manifest and in every checkpoint.
@@ -82,6 +71,8 @@ class Layout:
             is preferred at its position to another one.
         shown: Number of stored titles of each play of a training row of sequences that were shown with it and
             not chosen; 0: rows hold none.
+        token_kinds: Kinds of the tokens of sequences, "name:value" each, "play" among them; empty: the
+            sequences are of plays that are targets.
     """
 
     num_titles: int
@@ -99,6 +90,7 @@ class Layout:
     session_kinds: tuple[str, ...] = ()
     pairs: bool = False
     shown: int = 0
+    token_kinds: tuple[str, ...] = ()
 
     @property
     def has_candidates(self) -> bool:
@@ -192,6 +184,13 @@ class Layout:
         ]
         return fields_of_labels if self.labels else []
 
+    @property
+    def _tokens(self) -> tuple[tuple[str, ...], int, int]:
+        """Kinds of tokens, and the columns of the context that rows of tokens hold."""
+        if not self.token_kinds:
+            return (), 0, 0
+        return self.token_kinds, self.columns("context", "category"), self.columns("context", "number")
+
     def row_dtype(self) -> np.dtype:
         """Return the dtype of the training row.
 
@@ -201,12 +200,12 @@ class Layout:
         """
         if self.rows == "next_item":
             plays = 2 * (self.max_history + 1)
-            fields_of_plays = _play_fields("", plays, completion=True)
+            fields_of_plays = play_fields("", plays, completion=True)
             selected = [("selected", "<u2", (plays,))] if self.selects_targets else []  # 1: a target
             of_pairs = [("pair_winner", "<i4", (plays,)), ("pair_loser", "<i4", (plays,))]  # ids, 0: no pair
             shown = [("shown", "<i4", (plays, self.shown))] if self.shown else []  # ids, then 0
-            fields_of_plays += [*selected, *self._label_fields(plays, "<f2")]
-            fields_of_plays += [*(of_pairs if self.pairs else []), *shown]
+            fields_of_plays += [*selected, *self._label_fields(plays, "<f2"), *(of_pairs if self.pairs else [])]
+            fields_of_plays += [*shown, *token_fields("", plays, *self._tokens)]
             return np.dtype([("user", "<u4"), *fields_of_plays])
         if not self.has_candidates:
             return np.dtype([*self._example_fields(), *self._label_fields(self.num_targets)])
@@ -231,8 +230,10 @@ class Layout:
                 ("target_time", "<u4"),
             ]
             start = [("user", "<u4"), ("position", "<u4"), *target_fields]
-            past = _play_fields("history_", self.max_history, completion=False)
-            return np.dtype([*start, *past, *self._label_fields(1)])
+            past = play_fields("history_", self.max_history, completion=False)
+            past += token_fields("history_", self.max_history, *self._tokens)
+            at_request = request_fields("target_", (), *self._tokens)
+            return np.dtype([*start, *past, *at_request, *self._label_fields(1)])
         if not self.has_candidates:
             return self.row_dtype()
         shape, k1 = (self.num_targets, self.negatives), (1 + self.negatives,)
@@ -272,7 +273,7 @@ class Layout:
             allowed = f"{len(DRAWN_POOLS)} numbers, or {len(POOLS)} with served titles"
             raise InputError(f"layout.pools={tree['pools']} must hold {allowed}")
         specs = tuple(FeatureSpec(**feature) for feature in tree["features"])
-        of_lists = {name: tuple(tree.get(name, ())) for name in ("pools", "labels", "session_kinds")}
+        of_lists = {name: tuple(tree.get(name, ())) for name in _LISTS}
         return cls(**{**tree, **of_lists, "features": specs})._checked()
 
     def _checked(self) -> "Layout":
@@ -293,15 +294,15 @@ class Layout:
 
 # Left out of the JSON at their defaults.
 _LATER = (
-    "labels", "filled", "has_gaps", "selects_targets", "session", "session_kinds", "pairs",
-    "shown",
+    "labels", "filled", "has_gaps", "selects_targets", "session", "session_kinds", "pairs", "shown",
+    "token_kinds",
 )  # fmt: skip
+_LISTS = ("pools", "labels", "session_kinds", "token_kinds")
 _FEATURE = {"name": str, "kind": str, "where": str, "width": int, "size?": int, "columns?": int}
 _LAYOUT = {  # JSON of a layout
     "num_titles": int, "max_history": int, "num_targets": int, "pools": [int], "negatives": int,
-    "features": [dict], "rows?": str, "labels?": [str], "filled?": bool, "has_gaps?": bool,
-    "selects_targets?": bool, "session?": int, "session_kinds?": [str], "pairs?": bool,
-    "shown?": int,
+    "features": [dict], "rows?": str, "labels?": [str], "filled?": bool, "has_gaps?": bool, "pairs?": bool,
+    "selects_targets?": bool, "session?": int, "session_kinds?": [str], "shown?": int, "token_kinds?": [str],
 }  # fmt: skip
 
 

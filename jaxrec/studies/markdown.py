@@ -8,6 +8,7 @@ from jaxrec.cli.app import UNUSED_LIBRARIES, hide_libraries
 from jaxrec.core.ids import DRAWN_LISTS, LISTS, SERVED, TRUTH
 from jaxrec.core.json_io import write_text
 from jaxrec.studies.tables import labels, text
+from jaxrec.studies.tables.delays import delay_table
 from jaxrec.studies.tables.policies import curve_lines, pair_lines, policy_table, premise_lines
 
 _RULES = {"popularity": "popularity", "item_to_item": "item to item", "oracle": "oracle, p/q"}
@@ -88,13 +89,15 @@ def _table(table: Mapping[str, Any]) -> list[str]:
     queries = ", ".join(f"{n:,}" for n in sorted({*table["queries"].values()}))
     users = ", ".join(f"{n:,}" for n in sorted({*table["users"].values()}))
     lines = ["", f"## {table['title']}", ""]
-    if table["queries"] or not (table["labels"] or table["policies"]):
+    if table["queries"] or not (table["labels"] or table["policies"] or table["delays"]):
         lines.append(f"{queries} queries of {users} users (K=1); differences are to the first row.")
         for next_k in table["next_k"]:
             for name in (name for name in LISTS if name in table["queries"] or name in DRAWN_LISTS):
                 lines += _block(table, name, next_k)
     if table["policies"]:
         lines += policy_table(table["policies"])
+    if table["delays"]:
+        lines += delay_table(table["delays"])
     if table["labels"]:
         lines += ["", labels.EXPLANATION, *labels.label_tables(table["labels"])]
     return lines

@@ -17,7 +17,7 @@ from jaxrec.config.serialization import dataset_directory, digest
 from jaxrec.config.tree import fields_of, join, known_key, near, require
 from jaxrec.config.validation import at, check
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import CATALOGUE
+from jaxrec.core.ids import CATALOGUE, DELAYED
 from jaxrec.evaluation.labels.predictions import ORDERS as LABEL_METRICS
 from jaxrec.evaluation.metrics import FULL, METRICS
 from jaxrec.evaluation.truth.policy_value import COLUMNS as TRUTH_METRICS
@@ -214,7 +214,8 @@ def _checked_rows(study: Study) -> dict[str, Row]:
             raise InputError(f"row {row.name}: pairs=True; allowed with after, whose run draws the pairs")
         _check_others(row, rows)
     for claim in study.claims:
-        known_metrics = [*METRICS, *(FULL if claim.lists == (CATALOGUE,) else ()), *TRUTH_METRICS]
+        of_all_titles = all(name == CATALOGUE or name.startswith(DELAYED) for name in claim.lists)
+        known_metrics = [*METRICS, *(FULL if of_all_titles else ()), *TRUTH_METRICS]
         allowed = [*known_metrics, *(f"{metric}/<head>" for metric in LABEL_METRICS)]
         label, _, head = claim.metric.partition("/")
         if claim.metric not in known_metrics and not (label in LABEL_METRICS and head):

@@ -14,6 +14,7 @@ from jaxrec.core.ids import DRAWN_LISTS, LISTS, TRUTH
 from jaxrec.evaluation import statistics
 from jaxrec.evaluation.metrics import FULL, METRICS, suffix
 from jaxrec.studies.comparisons import METRIC, Comparisons, RowResults
+from jaxrec.studies.delay_results import delay_block
 from jaxrec.studies.label_results import label_blocks
 from jaxrec.studies.plan import (
     PREMISE,
@@ -112,6 +113,7 @@ def _table_json(
         "baselines": {name: _blocks([of_rule]) for name, of_rule in rules.items()},
         "labels": label_blocks(rows, table.name, row_results, comparisons),
         "policies": policy_block(rows, table.name, row_results, comparisons),
+        "delays": delay_block(rows, table.name, row_results, comparisons),
     }  # fmt: skip
 
 

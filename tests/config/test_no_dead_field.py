@@ -268,6 +268,10 @@ DATA = table(
     "only": [Case("data.only", "device=tv", o.rows)],
     "continues": [Case("data.continues", "EARLIER", o.continued)],
     "capacity": [Case("data.capacity", 64, o.rows, base) for base in ("ranking", "next_item")],
+    "tokens": [Case("data.tokens", ("play", "trailer"), o.rows, "next_item",
+                    {"signals": (Signal("trailer", "seconds"),)})],
+    "merge_minutes": [Case("data.merge_minutes", 2.0, o.tokens, "next_item",
+                           {"signals": (Signal("trailer", "seconds"),), "data.tokens": ("play", "trailer")})],
     "fold": [Case("data.fold", "2/3", o.rows, base, {"source.test_only_users": 0})
              for base in ("ranking", "next_item")],
 }  # fmt: skip
@@ -384,6 +388,7 @@ MODEL = table(
     "retrieval_dim": [
         Case("model.retrieval_dim", 6, o.params, "one_expert", also={"objective.retrieval": 0.5})
     ],
+    "project": [Case("model.project", 2, o.params, "next_item")],
     "attention_span": [Case("model.attention_span", 2, o.loss, "next_item")],
     "remat": [Case("model.remat", True, o.loss, base) for base in ("one_expert", "next_item")],
     "entity": [Case("model.entity", "mixed", o.params, "one_expert", METADATA)],
@@ -573,6 +578,7 @@ EVALUATE = {
     "checkpoint": [Case("evaluate.checkpoint", "last", o.evaluation("which"))],
     "next_k": [Case("evaluate.next_k", (1, 2), o.evaluation("blocks"))],
     "seen": [Case("evaluate.seen", "kept", o.evaluation("seen"))],
+    "delay_hours": [Case("evaluate.delay_hours", (0.0, 24.0), o.delays, "next_item")],
     "report": [Case("evaluate.report", False, o.evaluation("report"))],
     "report_users": [Case("evaluate.report_users", 2, o.evaluation("examples"))],
 }

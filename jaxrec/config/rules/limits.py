@@ -32,6 +32,7 @@ _LIMITS = {
     "sampling.next_k": 2**8,
     "model.width": 2**16,
     "model.attention_span": 2**14,
+    "model.project": 2**16,
     "model.experts.num_layers": 2**8,
     "model.experts.num_heads": 2**10,
     "model.head_hidden": 2**16,

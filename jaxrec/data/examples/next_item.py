@@ -8,8 +8,13 @@ data.abandon_threshold, and with data.targets="new" the event is the first play 
 sequence has the first plays of all titles, abandoned or not. Without watch time every play is a target. The
 final completion, and hence the set of abandoned titles, may depend on later sessions, including those of
 held-out days.
+
+With several kinds of `data.tokens` a sequence is of tokens: all plays, and events of signals
+(`data.tokens.merging`). The targets are the same plays, which `selected` marks in training rows.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -24,36 +29,40 @@ from jaxrec.data.examples.ranking import Examples
 from jaxrec.data.examples.user_pools import ShownTitles, served_pool
 from jaxrec.data.increments.selection import TargetSelection
 from jaxrec.data.labels.of_targets import PartitionLabels, check_half
+from jaxrec.data.tokens.merging import REQUEST, TokenEvents, Tokens, merged_tokens
 
 MIN_TITLES = 2  # titles of a training row: one of history, one to predict
 _CELLS = 4_000_000  # plays copied at once, which bounds memory
 _SHOWN_DRAW = 1  # salt of the draws of shown titles
+_COLUMNS = ("title", "time", "completion", "label", "label_known", "selected", "shown")  # of rows
 
 
 class BesideTargets(NamedTuple):
-    """Labels and shown titles of a partition's targets; None for none."""
+    """Labels, shown titles and events of signals of a partition's targets; None for none."""
 
     labels: PartitionLabels | None = None
     shown: ShownTitles | None = None
+    tokens: TokenEvents | None = None
 
 
 _ALONE = BesideTargets()
 
 
 class Sequences(NamedTuple):
-    """Targets of all users, sorted by user, then time. T targets, U users."""
+    """Targets of all users, sorted by user, then time, or their tokens. T of them, U users."""
 
     user: np.ndarray  # [T] int64, ascending
     first: np.ndarray  # [U] index of each user's first target
-    split: np.ndarray  # [T] int8
+    split: np.ndarray  # [T] int8; -1 for a token that is no target
     title: np.ndarray  # [T] int32 ids
     time: np.ndarray  # [T] uint32 seconds
     completion: np.ndarray  # [T] float32, final
-    event: np.ndarray  # [T] int64 index in the log
+    event: np.ndarray  # [T] int64 index in the log; -1 for a token without a play
     label: np.ndarray = np.empty(0)  # [T, labels], where there are some
     label_known: np.ndarray = np.empty(0)  # [T] uint32, a bit for each label
     selected: np.ndarray = np.empty(0)  # [T] bool, targets that become targets of rows
     shown: np.ndarray = np.empty(0)  # [T, n] int32 ids shown and not chosen, then 0; 0 outside training
+    tokens: Mapping[str, np.ndarray] = MappingProxyType({})  # field of tokens -> values [T, ...]
 
 
 def targets(log: Log, states: EventState, key_hash: np.ndarray, data: Data) -> np.ndarray:
@@ -89,7 +98,7 @@ def build(
         catalogue: Titles in the order of rank.
         layout: Layout of the rows.
         data: Settings of the targets and of the split.
-        beside: Labels of the partition, and titles that were shown, where the layout has some.
+        beside: Labels of the partition, titles that were shown, and events, where the layout has some.
         selection: Targets that become targets of rows; None: all. A row still holds the plays before them.
 
     Returns:
@@ -112,6 +121,8 @@ def build(
         kept = selection.targets(log, sequences.user, log.time[event], sequences.split, title_hash, context)
         sequences = sequences._replace(selected=kept)
         log = log._replace(split=np.where(selection.users(log), log.split, -1))  # -1: no rows
+    if beside.tokens is not None:
+        sequences = with_tokens(sequences, merged_tokens(log, states, catalogue, beside.tokens, data))
     out = Examples({}, {}, {})
     _add_training_rows(out, sequences, log, layout, data)
     for split in range(1, len(SPLITS)):
@@ -162,6 +173,29 @@ def _shown_ids(
     return out
 
 
+def with_tokens(targets: Sequences, tokens: Tokens) -> Sequences:
+    """Return sequences of tokens, of which those that begin with a target have its columns.
+
+    Args:
+        targets: Sequences of targets.
+        tokens: Tokens of the same users, whose plays are in the order of the targets.
+    """
+    is_target = np.isin(tokens.play, targets.event)
+    columns = {}
+    for name in ("split", "completion", "label", "label_known", "selected", "shown"):
+        values = getattr(targets, name)
+        fill = -1 if name == "split" else 0
+        columns[name] = np.full((len(is_target), *values.shape[1:]), fill, values.dtype)
+        if len(values):
+            columns[name][is_target] = values
+    first, time = np.searchsorted(tokens.user, np.arange(len(targets.first))), tokens.time // 1000
+    return Sequences(
+        tokens.user, first, columns["split"], tokens.title, time.astype(np.uint32), columns["completion"],
+        tokens.play, columns["label"], columns["label_known"], columns["selected"], columns["shown"],
+        tokens.columns,
+    )  # fmt: skip
+
+
 def _add_training_rows(out: Examples, sequences: Sequences, log: Log, layout: Layout, data: Data) -> None:
     """Add one training row per user to `out`: the user's latest plays.
 
@@ -170,14 +204,16 @@ def _add_training_rows(out: Examples, sequences: Sequences, log: Log, layout: La
     """
     trained = sequences.split == splits.TRAIN  # the first targets of each user
     count = np.bincount(sequences.user[trained], minlength=len(log.hash))
-    place = np.arange(len(sequences.user)) - sequences.first[sequences.user]
-    predicted = trained & (place > 0) & sequences.selected
+    index = np.arange(len(sequences.user))
+    predicted = trained & (index > sequences.first[sequences.user]) & sequences.selected
+    end = sequences.first.copy()
+    np.maximum.at(end, sequences.user[trained], index[trained] + 1)  # after the last training target
     width = layout.row_dtype()["title"].shape[0]
-    in_row = predicted & (place >= (count - width)[sequences.user])
+    in_row = predicted & (index >= (end - width)[sequences.user])
     enough = (count >= MIN_TITLES) & (np.bincount(sequences.user[in_row], minlength=len(count)) > 0)
     user = np.flatnonzero(enough)
     rows = np.zeros(len(user), layout.row_dtype())
-    copy_plays(rows, "", sequences, sequences.first[user], sequences.first[user] + count[user])
+    copy_plays(rows, "", sequences, sequences.first[user], end[user])
     in_split = log.split == splits.TRAIN if data.split == "users" else enough
     rows["user"] = _user_numbers(in_split)[user]
     exact = sequences.completion[predicted] * 2.0**32  # exact: a power of two
@@ -196,7 +232,9 @@ def _add_queries(
     A target without an earlier title gives no query and is counted.
     """
     held_out = sequences.split == split
-    has_past = np.arange(len(held_out)) > sequences.first[sequences.user]
+    is_target = sequences.split >= 0
+    before: np.ndarray = np.cumsum(is_target) - is_target
+    has_past = before > np.append(before, 0)[sequences.first][sequences.user]
     at = np.flatnonzero(held_out & has_past & sequences.selected)
     user = sequences.user[at]
     rows = np.zeros(len(at), layout.query_dtype())
@@ -210,6 +248,8 @@ def _add_queries(
     rows["position"] = np.arange(len(at)) - np.searchsorted(user, user)
     rows["target"][:, 0], rows["target_time"] = sequences.title[at], sequences.time[at]
     rows["target_completion"][:, 0] = sequences.completion[at]
+    for column in (n for n in REQUEST if f"target_{n}" in (rows.dtype.names or ())):
+        rows[f"target_{column}"] = sequences.tokens[column][at]
     if layout.labels:
         rows["label"][:, 0], rows["label_known"][:, 0] = sequences.label[at], sequences.label_known[at]
     name = SPLITS[split]
@@ -226,11 +266,11 @@ def _user_numbers(in_split: np.ndarray) -> np.ndarray:
 def copy_plays(
     rows: np.ndarray, prefix: str, sequences: Sequences, first: np.ndarray, end: np.ndarray
 ) -> None:
-    """Fill the plays of `rows` with the latest of targets first[i] to end[i] - 1.
+    """Fill the sequences of `rows` with the latest of elements first[i] to end[i] - 1.
 
     The rows are initially zero.
     """
-    columns = ("title", "time", "completion", "label", "label_known", "selected", "shown")
+    columns = {n: getattr(sequences, n) for n in _COLUMNS} | dict(sequences.tokens)
     names = [n for n in columns if f"{prefix}{n}" in (rows.dtype.names or ())]
     width = rows.dtype[f"{prefix}title"].shape[0]
     step = max(_CELLS // width, 1)
@@ -239,4 +279,4 @@ def copy_plays(
         row, at = ranges(end[i : i + step] - length, length)
         column = width - (end[i : i + step][row] - at)
         for name in names:
-            rows[f"{prefix}{name}"][i + row, column] = getattr(sequences, name)[at]
+            rows[f"{prefix}{name}"][i + row, column] = columns[name][at]

@@ -11,11 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxrec.config.rules.declared.tokens import token_kinds
 from jaxrec.config.rules.sessions import PLAY
 from jaxrec.config.schema import Config
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE, SPLITS, UNKNOWN
 from jaxrec.core.row_format import FeatureSpec, Layout
+from jaxrec.core.rows.sequence_fields import parse_kinds
 from jaxrec.core.tables import Truth
 from jaxrec.data.events import splits
 from jaxrec.data.events.cleaning import drop_copies
@@ -36,6 +38,7 @@ from jaxrec.data.signals.past_values import PastSignals
 from jaxrec.data.signals.records import counts_of, sort_events
 from jaxrec.data.storage.dataset import Arrays
 from jaxrec.data.storage.evaluation_arrays import DailyPlays
+from jaxrec.data.tokens.merging import TokenEvents
 
 # Counts for the notes; ONLY_NOTED do not enter the manifest and its fingerprint.
 KNOWN_USERS = "users of the log in the users table"
@@ -185,8 +188,12 @@ def build(
     if labels and data.served:
         shown = ShownTitles.of_partition(tables.config, log, events.signals, labels.inputs.rank_of_row)
     if not is_ranking:
-        of_targets = next_item.BesideTargets(labels if layout.labels else None, shown)
-        examples = next_item.build(log, catalogue, layout, data, of_targets, ranked.selection)
+        of_tokens = None
+        if layout.token_kinds:
+            kinds, declared = parse_kinds(layout.token_kinds), tables.config.signals
+            of_tokens = TokenEvents(events.signals, declared, ranked.id_of_row(), kinds)
+        beside = next_item.BesideTargets(labels if layout.labels else None, shown, of_tokens)
+        examples = next_item.build(log, catalogue, layout, data, beside, ranked.selection)
     elif labels and data.examples == "impressions":
         examples = impressions.build(log, catalogue, layout, labels, signals, ranked.selection)
     else:
@@ -275,9 +282,11 @@ def layout_of(config: Config, titles: int, *groups: tuple[FeatureSpec, ...]) -> 
     labels = tuple(label.name for label in config.labels)
     has_gaps = data.capacity > 1 or bool(data.continues)
     if config.rows == "next_item" or data.examples == "impressions":
-        selects = config.rows == "next_item" and bool(data.since)
+        kinds = token_kinds(config)
+        selects = config.rows == "next_item" and (bool(data.since) or bool(kinds))
         layout = Layout(ids, data.max_history, 1, (0, 0, 0, 0), 0, declared, config.rows, labels)
-        return replace(layout, has_gaps=has_gaps, selects_targets=selects, shown=data.served)
+        layout = replace(layout, has_gaps=has_gaps, selects_targets=selects)
+        return replace(layout, token_kinds=kinds, shown=data.served)
     pools = (data.hard, data.trending, data.tailing, data.random, *([data.served] if data.served else []))
     kinds = (PLAY, *(signal.name for signal in config.signals)) if data.session else ()
     layout = Layout(ids, data.max_history, data.num_targets, pools, data.negatives, declared, labels=labels)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.config.schema import Expert
-from jaxrec.models.layers.attention import KeysValues
+from jaxrec.models.layers.attention import EarlierKeys, KeysValues
 from jaxrec.models.layers.dense import (
     Parameters,
 )
@@ -144,6 +144,20 @@ class SequencePositions(NamedTuple):
         return jnp.where(self.present_BxL, jnp.arange(rows)[:, None], rows)
 
 
+class EncodedPositions(NamedTuple):
+    """Outputs of positions, with what later positions read of them.
+
+    Attributes:
+        h_BxLxD: Outputs.
+        layers: Keys and values [B, L, H, d] of each layer.
+        means: Summaries [B, n, H, d] of the chunks, of each layer; empty with dense attention.
+    """
+
+    h_BxLxD: jax.Array
+    layers: tuple[KeysValues, ...]
+    means: tuple[KeysValues, ...] = ()
+
+
 class PositionEncoder(Protocol):
     """Causal encoder of whole sequences, with an output for every position.
 
@@ -154,6 +168,15 @@ class PositionEncoder(Protocol):
     def __call__(
         self, dtype: str, fields: Expert, attention: str, path: tuple[str, ...], positions: SequencePositions
     ) -> jax.Array: ...
+
+
+class CachedEncoder(Protocol):
+    """Position encoder whose keys and values are cached: `models.sequences.position_cache`."""
+
+    def __call__(
+        self, dtype: str, fields: Expert, attention: str, positions: SequencePositions,
+        earlier: EarlierKeys | None = None,
+    ) -> EncodedPositions: ...  # fmt: skip
 
 
 class SequenceEncoder(Parameters):

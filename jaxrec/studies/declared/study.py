@@ -66,7 +66,9 @@ class Claim:
     Attributes:
         name: The statement.
         pairs: (higher row, lower row) pairs.
-        lists: Candidate lists; ("catalogue",) for metrics of all titles, such as "hr@10".
+        lists: Candidate lists; ("catalogue",) for metrics of all titles, such as "hr@10". "delay_48" is the
+            same with scores of 48 hours before, and "delay_48-0" the difference of both, so that a claim on
+            it is of a difference in differences.
         next_k: Values of K, the number of next titles.
         metric: Metric of the lists, one of TRUTH_METRICS, or "auc/<head>" or "gauc/<head>" of labels.
         margin: Above 0, the claim is non-inferiority: the first row is not lower by `margin` or more.
