@@ -106,6 +106,7 @@ FEATURE_KINDS = {
     "categories": "jaxrec.models.layers.embedding:CategoryEmbedding",
     "number": "jaxrec.models.layers.dense:Dense",
     "text": "jaxrec.models.features.text:TextEmbedding",
+    "title": "jaxrec.models.features.source_title:PageTitles",
 }
 
 # Encoder of an expert -> a SequenceEncoder: each example's history to one vector.

@@ -7,12 +7,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from jaxrec.config.rules.declared.availability import check_ranks_titles
+from jaxrec.config.rules.declared.contexts import NULL
 from jaxrec.config.schema import Config, Tables, Tfds
 from jaxrec.core.errors import InputError
 from jaxrec.core.hashing import of_keys
 from jaxrec.core.ids import FIRST_TITLE, MISSING
 from jaxrec.core.row_format import Layout
 from jaxrec.core.tables import REGION, TIME, Drops, Interactions, Signals, Titles, Users
+from jaxrec.data.columns.context_values import context_values
 from jaxrec.data.events.cleaning import COPY, UNKNOWN_TITLE, CleanChunk, clean, drop_copies
 from jaxrec.data.events.event_log import Log, TitleStats
 from jaxrec.data.events.stored_vocabulary import EncodedColumns, StoredVocabulary
@@ -121,7 +123,11 @@ class RequestBuilder:
     def __init__(self, config: Config, layout: Layout, arrays: Arrays, categories: dict[str, list]) -> None:
         check_ranks_titles(config)
         self._config, self._layout, self._arrays = config, layout, arrays
-        self._vocabulary = StoredVocabulary(layout, categories)
+        self._vocabulary = StoredVocabulary(layout, categories, arrays.title_key)
+        names, keys = arrays.title_categories, arrays.title_key
+        self._contexts = context_values(config.features, layout, names, {}, keys)
+        # Of its own request alone: the values of the last play are not carried over.
+        self._own = {f.name for f in config.features if f.kind in ("text", "title") or f.impute != NULL}
         self._titles = Titles(arrays.title_key, arrays.title_runtime)
         rows = slice(FIRST_TITLE, FIRST_TITLE + len(arrays.title_key))
         self._rank_of_row = arrays.rank_of_id[rows].astype(np.int64)
@@ -214,13 +220,14 @@ class RequestBuilder:
         for target, source in zip(at_request, context, strict=True):
             target[has_plays] = source[last_event[has_plays]]
         at_request = at_request.replaced_by(declared.context)
+        stored = self._contexts.imputed(at_request.categories, ~at_request.has_category)
         log = log._replace(
             user_categories=declared.features.categories, user_numbers=declared.features.numbers
         )
         records, _ = sort_events(records, log.hash, len(self._config.signals))
         rows, played = requests.build(
             log, self._catalogue, self._layout, self._config.data, time,
-            (at_request.categories, at_request.numbers), self._signals(records, log),
+            (stored, at_request.numbers), self._signals(records, log),
             self._sessions(records, log),
         )  # fmt: skip
         return reordered(Requests(keys[first], rows, played, declared.region), appearance)
@@ -261,8 +268,7 @@ class RequestBuilder:
         title, time, viewed = (
             _joined([getattr(c, name) for c in chunks], np.int64) for name in ("title", "time", "viewed")
         )
-        # The text of a request is its own: that of the last play is not carried over to it.
-        names = {f.name for f in self._layout.of("context") if f.kind != "text"}
+        names = {f.name for f in self._layout.of("context")} - self._own
         columns = [{name: c.context[name] for name in names & c.context.keys()} for c in chunks]
         encoded = [
             self._vocabulary.encode("context", x, len(c.time)) for x, c in zip(columns, chunks, strict=True)

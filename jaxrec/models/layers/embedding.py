@@ -58,7 +58,8 @@ class CategoryEmbedding(Parameters):
 class FeatureEncoder(Parameters):
     """Concatenated vectors of features, in the order of `features`.
 
-    Features not in `feature_names` are skipped. Without selected features the result is [..., 0].
+    Features not in `feature_names`, and those of kind "title", are skipped. Without selected features the
+    result is [..., 0].
 
     Attributes:
         feature_names: Names of the selected features; empty: all.
@@ -95,7 +96,7 @@ class FeatureEncoder(Parameters):
                 if f in selected and f.kind == "text":
                     assert self.text is not None
                     vectors.append(self.text(ids))
-                elif f in selected:
+                elif f in selected and f.kind != "title":  # of `models.features.source_title`
                     vectors.append(
                         CategoryEmbedding(self.dtype, f.size, f.width, self.init_std, name=f.name)(ids)
                     )
