@@ -8,16 +8,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from jaxrec.config.declarations import Blend, BlendTerm, Codes, Head, Label, Post, Reward, Signal, Start, Term
-from jaxrec.config.sources import Columns, FileFormat, KuaiRand, Simulator, Tables, Tfds
-from jaxrec.config.sources import Source as Source
+from jaxrec.config.sources import AnySource, Columns, FileFormat, KuaiRand, Simulator, Source, Tables, Tfds
 from jaxrec.core.registry import TASKS
 
 # Exported by `jaxrec.config`.
 __all__ = [
     "LIST_MIXES", "TRAIN_MIXES", "Blend", "BlendTerm", "Codes", "Columns", "Config", "Data", "Evaluate",
     "Expert", "Feature", "FileFormat", "Gate", "Head", "KuaiRand", "Label", "Mix", "Model", "NextItem",
-    "Objective", "Optimizer", "Post", "Reward", "Sampling", "Signal", "Simulator", "Start", "Tables",
-    "Task", "Term", "Tfds", "Train",
+    "Objective", "Optimizer", "Post", "Reward", "Sampling", "Signal", "Simulator", "Source", "Start",
+    "Tables", "Task", "Term", "Tfds", "Train",
 ]  # fmt: skip
 
 
@@ -364,7 +363,7 @@ class Config:
     """All settings of a run: dataset, model, objective, training and evaluation."""
 
     name: str = "smoe"
-    source: Simulator | Tables | KuaiRand | Tfds = field(default_factory=Simulator)
+    source: AnySource = field(default_factory=Simulator)
     features: tuple[Feature, ...] = ()
     signals: tuple[Signal, ...] = ()  # kinds of events beside plays
     labels: tuple[Label, ...] = ()  # outcomes of targets, which rows store

@@ -1,11 +1,14 @@
 """Sources of data, one of which is `Config.source`.
 
-`config.schema` holds them in its tree and exports their names.
+`jaxrec.config` exports the names in `__all__`. A new source is a class here and its name in `__all__` and
+`AnySource`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
+
+__all__ = ["Columns", "FileFormat", "KuaiRand", "Simulator", "Tables", "Tfds"]
 
 
 class Source:
@@ -175,3 +178,6 @@ class Tfds(Source):
     required: ClassVar[tuple[str, ...]] = ("name", "split")
     has_watch_times: ClassVar[bool] = False
     outcome_columns: ClassVar[tuple[str, ...]] = ("user_rating",)  # of MovieLens
+
+
+AnySource = Simulator | Tables | KuaiRand | Tfds

@@ -215,7 +215,7 @@ def oracle(rows: np.ndarray, name: str, shown_abandoned: bool) -> np.ndarray:
 
 
 def true_probability(rows: np.ndarray, name: str, shown_abandoned: bool) -> np.ndarray:
-    """Score the K=1 list by the true probability p alone.
+    """Score the K=1 list by the true probability p alone: [N, 1 + negatives].
 
     This is no upper bound, because candidate lists are not drawn uniformly. Arguments and result are those of
     `oracle`.

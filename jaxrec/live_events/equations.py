@@ -72,7 +72,7 @@ class Curve:
         return float(np.interp(window_s, self._before, self._sum))
 
     def rate_at(self, before_s: np.ndarray | float) -> np.ndarray:
-        """Return mu, sessions a second, at times before the start, seconds."""
+        """Return mu [N], sessions a second, at times [N] before the start, seconds."""
         return np.interp(before_s, self._before, self._rate)
 
     def largest_rate(self, window_s: float) -> float:

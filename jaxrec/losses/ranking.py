@@ -177,21 +177,21 @@ class HeadTerm(Protocol):
 
 
 def ctr_term(s: jax.Array, inputs: HeadInputs) -> jax.Array:
-    """Term of the click head: `cross_entropy`."""
+    """Term [B] of the click head: `cross_entropy`."""
     c, K, config = inputs.candidates, len(inputs.label), inputs.config
     soft = soft_labels(c.hard, config.soft_negative, config.soft_on)
     return cross_entropy(s[:, :K], s[:, K:], inputs.label, soft, inputs.weight, c)
 
 
 def ranking_term(s: jax.Array, inputs: HeadInputs) -> jax.Array:
-    """Term of the ranking head: the loss `config.ranking_loss`."""
+    """Term [B] of the ranking head: the loss `config.ranking_loss`."""
     K, config = len(inputs.label), inputs.config
     loss = resolve(RANKING_LOSSES[config.ranking_loss])
     return loss(s[:, :K], s[:, K:], inputs.weight * inputs.label, inputs.candidates, config.margin)
 
 
 def completion_term(predicted: jax.Array, inputs: HeadInputs) -> jax.Array:
-    """Term of the completion head: `regression`."""
+    """Term [B] of the completion head: `regression`."""
     return regression(predicted[:, : len(inputs.label)], inputs.candidates)
 
 

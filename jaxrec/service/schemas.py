@@ -244,7 +244,7 @@ def request_schemas(columns: dict[str, Any], titles: list[Any], options: Service
     )  # fmt: skip
     similar = create_model(
         "SimilarRequest", __config__=_with_example({"title": titles[0], "k": 5}), title=(Key, ...),
-        k=(_whole(1, options.max_k), 10),
+        k=(_whole(1, options.max_k), min(10, options.max_k)),
     )  # fmt: skip
     return RequestSchemas(recommend, search, score, similar, plays, features)
 
@@ -260,8 +260,12 @@ def _list_requests(
         listed: Type of a list of titles.
         options: Limits.
     """
+    with_reasons = {
+        "if": {"properties": {"explain": {"const": True}}, "required": ["explain"]},
+        "then": {"properties": {"k": {"maximum": options.explained_titles}}},
+    }
     of_list: dict[str, Any] = {
-        "k": (_whole(1, options.max_k), 20),
+        "k": (_whole(1, options.max_k), min(20, options.max_k)),
         "allow": (listed | None, Field(None, description="The only titles to recommend.")),
         "deny": (listed, Field([], description="Titles to leave out.")),
         "explain": (
@@ -270,12 +274,13 @@ def _list_requests(
         ),
     }
     recommend = create_model(
-        "RecommendRequest", __config__=_with_example(example | {"k": 5}), **user_fields, **of_list,
+        "RecommendRequest", __config__=_with_example(example | {"k": 5}, with_reasons),
+        **user_fields, **of_list,
         filter_watched=(bool, True), filter_abandoned=(bool, True),
     )  # fmt: skip
     text = Field(max_length=_MOST_FREE_TEXT, description="Any text; a prefix of a name is enough.")
     search = create_model(
-        "SearchRequest", __config__=_with_example(example | {"query": "ba", "k": 5}),
+        "SearchRequest", __config__=_with_example(example | {"query": "ba", "k": 5}, with_reasons),
         query=(Annotated[str, text], ...), **user_fields, **of_list,
         filter_watched=(bool, False), filter_abandoned=(bool, False),
     )  # fmt: skip
@@ -314,8 +319,9 @@ def _time(unit: str) -> Any:
     return whole | text
 
 
-def _with_example(example: dict[str, Any]) -> ConfigDict:
-    return ConfigDict(**_STRICT, json_schema_extra={"examples": [example]})
+def _with_example(example: dict[str, Any], conditions: dict[str, Any] | None = None) -> ConfigDict:
+    """Return the config of a request, with an example and conditions on several fields in its JSON Schema."""
+    return ConfigDict(**_STRICT, json_schema_extra={"examples": [example]} | (conditions or {}))
 
 
 def watch_times(columns: dict[str, Any]) -> tuple[float, float]:

@@ -75,7 +75,7 @@ class BaseRecommender(VectorsOfCatalogue):
 
     @property
     def titles(self) -> np.ndarray:
-        """Keys of all titles, by id; those without a popularity rank are in no list."""
+        """Keys [V] of all titles, by id; those without a popularity rank are in no list."""
         return self.arrays.title_key
 
     def with_names(self, columns: dict[str, np.ndarray], names: np.ndarray | None) -> dict[str, np.ndarray]:

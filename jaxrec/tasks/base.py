@@ -136,7 +136,7 @@ class Task:
         raise NotImplementedError
 
     def divisor(self, count: jax.Array) -> jax.Array:
-        """Return what a summed gradient is divided by: the count of the loss, at least 1."""
+        """Return the scalar that a summed gradient is divided by: the count of the loss, at least 1."""
         return jnp.maximum(count, 1)
 
     def update_task_state(

@@ -96,7 +96,7 @@ class NextItemTask(Task):
         self, params: Any, host: HostBatch, table: TitleTable, task_state: Any, step: jax.Array,
         key: jax.Array, projections: Any, context: Any,
     ) -> tuple[jax.Array, Sums]:  # fmt: skip
-        """Return the loss summed over positions with a next title, and its (sum, count).
+        """Return the scalar loss summed over positions with a next title, and its (sum, count).
 
         The arguments are those of `Task.loss`; `context` is the pool of negatives.
         """

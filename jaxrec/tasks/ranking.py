@@ -245,7 +245,7 @@ class RankingTask(RankingScorer):
         self, params: Any, host: HostBatch, table: TitleTable, task_state: RankingState, step: jax.Array,
         key: jax.Array, projections: Any, context: Any,
     ) -> tuple[jax.Array, Sums]:  # fmt: skip
-        """Return the sum of Eq. 15 over valid rows, and each metric's (sum, count).
+        """Return the scalar sum of Eq. 15 over valid rows, and each metric's (sum, count).
 
         The arguments are those of `Task.loss`; `context` holds unique title ids or None.
         """

@@ -2,6 +2,7 @@
 
 import pytest
 
+from jaxrec import config
 from jaxrec.config import schema
 from jaxrec.config.tree import fields_of, members
 from jaxrec.core import registry
@@ -22,7 +23,7 @@ def test_an_entry_resolves(table, name, target):
 
 @pytest.mark.parametrize("source", members(fields_of(schema.Config)["source"]), ids=lambda c: c.__name__)
 def test_a_source_names_its_reader_and_its_fields(source):
-    assert callable(registry.resolve(source.reader)) and source.__name__ in schema.__all__
+    assert callable(registry.resolve(source.reader)) and source.__name__ in config.__all__
     assert set(source.required) <= set(fields_of(source))
 
 

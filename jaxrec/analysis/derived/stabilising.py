@@ -238,7 +238,7 @@ def _vectors(loaded: LoadedCheckpoint, head: str, users: int = USERS) -> _Vector
 
 
 def training_queries(dataset: Dataset, most: int) -> np.ndarray:
-    """Return the first training rows as query rows, for their histories alone; lists and labels are 0.
+    """Return the first training rows as query rows [N], for their histories alone; lists and labels are 0.
 
     Of a sequence the last play is the target.
 

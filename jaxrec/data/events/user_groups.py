@@ -51,7 +51,7 @@ def user_groups(chunks: Iterable[Chunk], limit: int = GROUP_ROWS) -> Iterator[li
 
 
 def user_keys(chunk: Chunk) -> np.ndarray:
-    """Return the user of each row of a chunk."""
+    """Return the user key of each row of a chunk: [N] bytes, or integers as the source has them."""
     return chunk.key if isinstance(chunk, Users) else chunk.user
 
 

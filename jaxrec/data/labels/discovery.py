@@ -21,7 +21,7 @@ def discovery(
     for a title without categories, and for a user without an earlier play. Anchors own nothing here.
 
     Returns:
-        y, known, available_at, as `rules` describes.
+        y, known, available_at [N], as `rules` describes.
     """
     users = events.user_timeline(PLAYS)
     group = users.groups(anchors.user)

@@ -86,7 +86,7 @@ def window_ms(hours: float) -> int:
 
 
 def add_saturating(time: np.ndarray, milliseconds: int) -> np.ndarray:
-    """Return time + milliseconds, or `NEVER` where the sum is no int64; `milliseconds` is not negative."""
+    """Return time [N] + milliseconds, or `NEVER` where the sum is no int64; milliseconds >= 0."""
     return np.where(
         time > NEVER - milliseconds, NEVER, time + milliseconds
     )  # a sum that overflows is not taken

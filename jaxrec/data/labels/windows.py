@@ -187,7 +187,7 @@ class EventWindows:
     # ------------------------------------------------------------ events of a user, about any title
 
     def user_order(self, signal: str) -> np.ndarray:
-        """Return the positions that sort the events of a signal by (user, time), ties by title."""
+        """Return the positions [E] that sort the events of a signal by (user, time), ties by title."""
 
         def positions() -> np.ndarray:
             timeline = self.user_timeline(signal)

@@ -58,7 +58,7 @@ class LeftOutTitles(NamedTuple):
         return row, self.title[at]
 
     def chunks(self, query: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield consecutive parts of `query` with about `_PAIRS` pairs each."""
+        """Yield consecutive parts of `query` [Q] with about `_PAIRS` pairs each."""
         part = np.cumsum(self.num_titles[query] + 1) // _PAIRS
         yield from np.split(query, np.flatnonzero(np.diff(part)) + 1)
 

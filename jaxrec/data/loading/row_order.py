@@ -132,9 +132,9 @@ class RowOrder:
         return rows[order], lengths[order][self._num_shards - 1 :: self._num_shards]
 
     def of_process(self, rows: np.ndarray) -> np.ndarray:
-        """Return this process's rows of a global batch, one shard after another."""
+        """Return this process's rows [b] of a global batch, one shard after another."""
         return rows[self._process_rows]
 
     def of_shards(self, rows: np.ndarray) -> np.ndarray:
-        """Return all rows of a global batch, one shard after another."""
+        """Return the rows [B] of a global batch, one shard after another."""
         return rows[self._shard_order]

@@ -90,14 +90,14 @@ class RankedTitles(NamedTuple):
     names: NamedTitles | None = None
 
     def row_of_id(self) -> np.ndarray:
-        """Return the row of the catalogue of each title id from FIRST_TITLE on; -1 for an id without one."""
+        """Return the row [V] of the catalogue of each title id from FIRST_TITLE on; -1: it has none."""
         rank = self.rank_of_id[FIRST_TITLE:]
         return np.where(
             rank < len(self.order), np.append(self.order, -1)[np.minimum(rank, len(self.order))], -1
         )
 
     def id_of_row(self) -> np.ndarray:
-        """Return the title id of each row of the catalogue; 0 for a title that is not in it yet."""
+        """Return the title id of each row [T] of the catalogue; 0 for a title that is not in it yet."""
         return np.append(self.catalogue.id_of_rank, 0)[self.rank_of_row]
 
 

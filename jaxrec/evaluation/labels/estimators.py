@@ -135,7 +135,7 @@ def log_loss(logit: np.ndarray, label: np.ndarray, user: np.ndarray, users: int)
 
 
 def probability(logit: np.ndarray) -> np.ndarray:
-    """Return the sigmoid of logits, in float64."""
+    """Return the sigmoid [...] of logits [...], in float64."""
     return 1.0 / (1.0 + np.exp(-np.clip(logit.astype(np.float64), -60.0, 60.0)))
 
 

@@ -72,7 +72,7 @@ class RateCounts(NamedTuple):
         return float((self.positives.sum() + 0.5) / (self.known.sum() + 1.0))
 
     def smoothed(self, mean: float, strength: float) -> np.ndarray:
-        """Return the logits of the smoothed rates; `mean` is between 0 and 1."""
+        """Return the logits [N] of the smoothed rates; `mean` is between 0 and 1."""
         rate = (self.positives + strength * mean) / (self.known + strength)
         return np.log(rate) - np.log1p(-rate)
 

@@ -16,7 +16,7 @@ def lengths(rows: np.ndarray) -> np.ndarray:
 
 
 def emptied(rows: np.ndarray) -> np.ndarray:
-    """Return the rows without the events of their sessions; the histories still end where these begin."""
+    """Return the rows [N] without the events of their sessions; the histories still end where these begin."""
     out = rows.copy()
     for name in _FIELDS:
         out[name] = 0
@@ -58,7 +58,7 @@ def of_target(rows: np.ndarray) -> np.ndarray:
 
 
 def without_target(rows: np.ndarray) -> np.ndarray:
-    """Return the rows without the signals about their own targets, such as the chosen title's trailer."""
+    """Return the rows [N] without the signals about their own targets, such as the chosen title's trailer."""
     out, kept = rows.copy(), ~of_target(rows) & (rows["session_kind"] > 0)
     # A stable sort moves what is left to the right, in its order.
     order = np.argsort(kept, axis=1, kind="stable")

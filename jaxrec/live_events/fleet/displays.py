@@ -153,7 +153,7 @@ def stale_and_spoiled(screens: Screens) -> tuple[float, int]:
 
 
 def update_times(screens: Screens) -> np.ndarray:
-    """Return the seconds from the start being sent until each device displays it for good; inf for never."""
+    """Return the seconds [N] from the start being sent until each device displays it for good; inf: never."""
     settled = screens.timeline.settled
     row = next(r for r, i in enumerate(screens.order) if screens.timeline.sent[i].message is settled)
     return np.maximum(screens.in_force[row], screens.slates) - screens.timeline.start_s

@@ -96,12 +96,12 @@ class ServiceLog:
 
 
 def backoff_bounds(retries: Retries, attempts: np.ndarray) -> np.ndarray:
-    """Return the longest waits after attempts, seconds; see ROUND."""
+    """Return the longest waits [N] after attempts [N], seconds; see ROUND."""
     return np.minimum(retries.longest_s, retries.first_s * 2.0 ** np.minimum(attempts % ROUND, 30))
 
 
 def backoff(retries: Retries, seed: int, devices: np.ndarray, attempts: np.ndarray) -> np.ndarray:
-    """Return the seconds that devices wait after attempts that were shed."""
+    """Return the seconds [N] that devices wait after attempts that were shed."""
     bounds = backoff_bounds(retries, attempts)
     return bounds * draw(seed, Drawn.BACKOFF, devices, attempts) if retries.jitter else bounds
 

@@ -16,7 +16,7 @@ _POINTS = 200  # of a curve of updated devices
 
 
 def updated_by(outcome: StrategyRun) -> tuple[np.ndarray, np.ndarray]:
-    """Return ascending seconds after the start, and the number of devices that are updated by each."""
+    """Return ascending seconds [S] after the start, and the number [S] of devices updated by each."""
     order = np.argsort(outcome.updates, kind="stable")
     weights = np.ones(len(order), np.int64) if outcome.weights is None else outcome.weights
     return outcome.updates[order], np.cumsum(weights[order])

@@ -65,7 +65,7 @@ class StrategyRun:
 
 
 def online_list(config: LiveConfig) -> np.ndarray:
-    """Return the numbers of the devices that are online, in their order."""
+    """Return the numbers [O] of the devices that are online, in their order."""
     n = config.audience.devices
     chunks = (np.arange(first, min(first + CHUNK, n)) for first in range(0, n, CHUNK))
     return np.concatenate([chunk[are_online(config, chunk)] for chunk in chunks])

@@ -213,7 +213,7 @@ class SessionExpert(Parameters):
         return "/".join(self.path)
 
     def encode_memory(self, memory: Memory) -> CachedMemory:
-        """Return the keys and values of the history's outputs, for all requests of a session."""
+        """Return the keys and values [B, M, D] of the history's outputs, for all requests of a session."""
         return CachedMemory(
             tuple(block.keys_values(memory.x_BxMxD) for block in self.block), memory.present_BxM
         )

@@ -148,7 +148,7 @@ class ServedModel:
         return job
 
     def ids(self, titles: list[Any]) -> np.ndarray:
-        """Return the ids of titles; raise ServiceError for an unknown title."""
+        """Return the ids [T] of titles; raise ServiceError for an unknown title."""
         rows = self.recommender.builder.history_columns.titles.rows(titles)
         if (rows < 0).any():
             raise ServiceError(

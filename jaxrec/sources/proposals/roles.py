@@ -88,7 +88,7 @@ def key_role(table: TableSample, keys: pl.Series, role: str) -> Role:
 
 
 def runtime_role(titles: TableSample, key: str) -> Role | None:
-    """Return the runtime in a titles table, or None."""
+    """Return the numeric column of a titles table that is named like a runtime, or None."""
     return _by_name([name for name in _numeric(titles, key)], "runtime")
 
 

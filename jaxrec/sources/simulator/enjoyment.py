@@ -21,7 +21,7 @@ STARS = 5  # a rating is a whole number from 1
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
-    """Return 1 / (1 + exp(-x)) elementwise."""
+    """Return 1 / (1 + exp(-x)) [...] of the elements of x [...]."""
     return 1.0 / (1.0 + np.exp(-x))
 
 

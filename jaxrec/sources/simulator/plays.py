@@ -314,5 +314,5 @@ def play_index(latents: LatentStates, plays: SimulatedPlays, row: np.ndarray, ti
 
 
 def composite(row: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """Return whole numbers in the order of (row, time)."""
+    """Return whole numbers [N] in the order of (row, time)."""
     return (row << _USER_BITS) + np.clip(time - EPOCH_MS, 0, (1 << _USER_BITS) - 1)

@@ -36,7 +36,7 @@ class SimulatedService(NamedTuple):
         return self.latents.key[self.plays.row]
 
     def uniform(self, draw: Draw, play: np.ndarray, *more) -> np.ndarray:
-        """Return uniform numbers of plays; `more` are further coordinates."""
+        """Return uniform numbers in [0, 1) of plays, [N]; `more` are further coordinates."""
         key, n = self.key[play], self.plays.index[play]
         return hashing.uniform(self.config.seed, draw, key, n, *more)
 

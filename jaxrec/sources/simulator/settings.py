@@ -14,7 +14,7 @@ def check(c: Simulator) -> None:
     limits: dict[str, tuple[float, float]] = {
         "users": (0, 1 << 40),
         "test_only_users": (0, 1 << 40),
-        "titles": (20, 100_000),
+        "titles": (20, 1_000_000),
         "weeks": (1, 520),
         "slate": (2, 1000),
         "plays_per_user": (2.0, 1000.0),
@@ -39,7 +39,7 @@ def check(c: Simulator) -> None:
     for name, (low, high) in limits.items():
         value = getattr(c, name)
         if not low <= value <= high:
-            raise InputError(f"source.{name}={value} is not within {low:g} to {high:g}")
+            raise InputError(f"source.{name}={value} is not within {low:.15g} to {high:.15g}")
     for name in ("country_taste", "unlicensed"):
         if getattr(c, name) and c.countries == 1:
             value = getattr(c, name)

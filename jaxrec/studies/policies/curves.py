@@ -34,6 +34,9 @@ def policy_curves(policies: Policies, row_results: RowResults) -> dict[str, Any]
     Args:
         policies: Declaration.
         row_results: Row -> seed -> per-user results; a row without results is left out.
+
+    Returns:
+        JSON values; V is a mean reward, KL is in nats.
     """
     points = {
         row: {seed: _point(run.result[TRUTH]) for seed, run in runs.items() if TRUTH in run.result}

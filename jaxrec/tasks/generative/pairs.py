@@ -59,7 +59,7 @@ def pair_loss(
     model: Generator, post: Post, params: Any, reference: FixedPolicy, x: PairPlaces, projections: Any,
     trie: TitleTrie,
 ) -> tuple[jax.Array, Sums]:  # fmt: skip
-    """Return the summed objective of pairs, and sums of metrics.
+    """Return the summed objective of pairs, a scalar, and sums of metrics.
 
     Args:
         model: The model.

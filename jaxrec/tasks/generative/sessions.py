@@ -67,7 +67,7 @@ def sessions_of(
 
 
 def middle_reward(host: HostBatch, layout: Layout, config: Config) -> jax.Array:
-    """Return the median, over all plays of the global batch, of the mean reward of the session from there.
+    """Return the median, a scalar, over all plays of the global batch, of a session's mean reward from there.
 
     Plays whose session has no known reward do not count. Of an even number the upper middle is taken. The
     result is the same on all devices, and -inf without `codes.reward`.

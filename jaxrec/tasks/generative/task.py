@@ -68,7 +68,7 @@ class GenerativeTask(NextItemTask):
         return FixedPolicy(reference, self.project_titles(reference, table))
 
     def divisor(self, count: jax.Array) -> jax.Array:
-        """Return the count of the loss; of pairs the sum of the weights, which may be below 1."""
+        """Return the count of the loss, a scalar; of pairs the sum of the weights, which may be below 1."""
         if not self.kept_parameters.reference:
             return super().divisor(count)
         return jnp.where(count > 0, count, jnp.ones_like(count))

@@ -18,7 +18,7 @@ _POISSON = (0.36788, 0.73576, 0.91970, 0.98101, 0.99634)  # distribution functio
 def head_losses(
     choices: Choices, rewards_MxBxL: jax.Array, user_B: jax.Array, baseline: str, config: Config
 ) -> tuple[jax.Array, Sums]:
-    """Return the summed losses of the baseline and of the reward models, and their metrics.
+    """Return the summed losses, a scalar, of the baseline and of the reward models, and their metrics.
 
     Args:
         choices: Logged choices, with the baseline and the observed rewards.

@@ -111,7 +111,7 @@ class PreferenceTask(NextItemTask):
         return Policy(m.dtype, self.layout.features, self.layout.num_titles, m, heads=heads)
 
     def divisor(self, count: jax.Array) -> jax.Array:
-        """Return the sum of the weights, which may be below 1; 1 where no position has a weight."""
+        """Return the scalar sum of the weights, which may be below 1; 1 where no position has a weight."""
         return jnp.where(count > 0, count, jnp.ones_like(count))
 
     def device_context(

@@ -249,7 +249,7 @@ def test_replay_rates_equal_their_knobs():
 @pytest.mark.parametrize(
     ("knob", "value", "message"),
     [
-        ("titles", 10, "source.titles=10 is not within 20 to 100000"),
+        ("titles", 10, "source.titles=10 is not within 20 to 1000000"),
         ("mood", -1.0, "source.mood=-1.0 is not within 0 to 10"),
         ("interruptions", 1.5, "source.interruptions=1.5 is not within 0 to 1"),
         ("slate", 1, "source.slate=1 is not within 2 to 1000"),

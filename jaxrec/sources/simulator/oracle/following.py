@@ -91,9 +91,17 @@ def choice_and_abandonment(
 
 
 def slots(service: SimulatedService, ids: np.ndarray, free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weights of titles and their probabilities in a slot, [N, V], for `choice_density`.
+    """Return the weights of titles and their probabilities in a slot, for `choice_density`.
 
     A title that is not launched or not licensed at the play arrives with probability 0.
+
+    Args:
+        service: Service after the simulation.
+        ids: [N] indices of plays.
+        free: [N, V] probability that the title was not played before.
+
+    Returns:
+        Weights exp(utility - largest utility) [N, V], and unnormalised probabilities [N, V].
     """
     every = np.arange(service.config.titles)
     free = free * service.is_offered(ids, every)
