@@ -1,6 +1,6 @@
 """One ranker for search, similar titles and the home page (UniCoRn; arXiv 2408.10394).
 
-python -m jaxrec.train --config configs/unicorn.py --workdir W    # under ten minutes on two CPU cores
+python -m jaxrec.train --config configs/unicorn.py --workdir W
 python -m jaxrec.evaluate --checkpoint W --lists catalogue --slices canvas
 
 On the simulated service a fifth of the plays is searched for, by a prefix of the title's name or by a genre,
@@ -11,7 +11,7 @@ first plays, abandoned or not, so that the truth of a query is exact: the table 
 orders by text alone.
 
 `small` has the size of configs/smoe.py:small with half the users, `tiny` that of configs/tiny.py.
-docs/unicorn.md has what is expected.
+Neither has a measured result yet: docs/unicorn.md describes the parts and the study.
 """
 
 from configs import smoe, tiny
