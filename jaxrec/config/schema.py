@@ -26,11 +26,14 @@ class Feature:
 
     name: str  # column of its table; an interaction: completion, sessions, age or a signal; a label: its name
     kind: str  # "category", "categories" (list-valued), "number", "text" of titles and contexts, read as
-    # hashed character n-grams, or "codes" of titles: the prefixes of a title's code, of `codes.path`
+    # hashed character n-grams, "codes" of titles: the prefixes of a title's code, of `codes.path`, or "title"
+    # of contexts, the key of a title, read as that title's vector
     where: str  # "title", "user", "context", "interaction" or "label", a stored label of the target
     width: int  # width of the embedding
     most: int = 0  # maximum number of values that are read from a list, for "categories"
     available: Literal["request", "after"] = "request"  # "after": an outcome, which offline models alone read
+    impute: str = "null"  # what stands for a missing context: "null", "most_frequent" (of a category), or
+    # "name_of:<feature>" (of a text): the name of the title in that feature of kind "title"
 
 
 # ---------------------------------------------------------------- preparation
@@ -76,6 +79,8 @@ class Data:
     random: int = 8  # stored random negatives per row
     served: int = 0  # stored titles that were shown and not chosen, of each request, or of each play of a
     # policy's rows: events of the signal "impression"; 0: none, and no served list
+    matching: int = 0  # stored titles per row whose names match the text of the request, the best first;
+    # 0: none
     request_window_seconds: int = 0  # longest time from an impression to the play that it led to; 0: the same
     # time
     session: int = 0  # stored events of the request's session, plays and signals before the request, a
@@ -141,6 +146,8 @@ class Sampling:
     negatives: int = 20  # negatives per example
     history_keeps_abandoned: bool = False  # True: histories contain titles that the user abandoned
     id_dropout: float = 0.01  # fraction of history titles that are replaced by the unknown title
+    matching: int = 0  # negatives per example that match the text of the request, where it has some, in place
+    # of as many from the pools
     context_dropout: float = 0.0  # probability that training hides a feature of the context, each by itself
     window: Literal["latest", "random", "mixed"] = "latest"  # window of a sequence; "random": a new one each
     # epoch; "mixed": the latest or a new one
@@ -205,6 +212,7 @@ class Model:
     head_hidden: tuple[int, ...] = (128, 64)  # hidden widths of the tasks' MLP heads
     matcher_product: bool = True  # the heads also read the product of user and title projections
     cross: int = 0  # cross layers (DCN-v2) on user, title and product, whose output the heads also read
+    cross_rank: int = 0  # rank of the matrices of cross layers; 0: full
     trunk: Literal["shared", "mmoe", "ple"] = "shared"  # "shared": each head reads user and title by itself;
     # else the heads mix experts by gates: of all heads ("mmoe"), or shared and their own ("ple")
     trunk_experts: int = 4  # shared experts of a trunk; "ple" has one more for each head
@@ -219,6 +227,7 @@ class Model:
     untied_item_embeddings: bool = False  # for sequences: separate vectors of scored titles, as in gSASRec
     scaled_inputs: bool = True  # for sequences: as inputs, vectors of titles are multiplied by sqrt(width)
     features: tuple[str, ...] = ()  # names of the features that the model reads; empty: all
+    reads_history: bool = True  # False: a ranking model treats all users as users without a play
     item_table_sharding: Literal["replicated", "split"] = "replicated"  # "split": rows of the titles'
     # embeddings, and of their optimizer state, are sharded over the devices
     embedding_init_std: float = 0.2  # standard deviation of initial embeddings

@@ -30,7 +30,7 @@ _NOT_IN_DIGEST = ("directory", "workers", "partitions", "verify")  # they move t
 _LATER = (
     "path", "split", "validation_from", "test_from", "examples", "fold", "truth_queries", "served",
     "request_window_seconds", "since", "until", "replay", "only", "continues", "capacity", "session",
-    "session_gap_minutes", "validation_truth_queries", "tokens", "merge_minutes",
+    "session_gap_minutes", "validation_truth_queries", "tokens", "merge_minutes", "matching",
 )  # fmt: skip
 _NOT_IN_LABELS = ("of_drawn",)  # read by heads alone
 _LATER_FORMATS = ("interactions_format", "titles_format", "users_format", "signals_format")
@@ -40,7 +40,7 @@ _LATER_COLUMNS = (
 _LATER_SIMULATOR = (
     "habit", "surprise", "thumbs", "leniency", "ratings", "lists", "impressions_logged",
     "test_impressions_logged", "trailers", "launches", "novelty", "trend", "countries", "country_taste",
-    "unlicensed", "mood_moves", "regimes",
+    "unlicensed", "mood_moves", "regimes", "search", "similar", "kinship",
 )  # fmt: skip
 
 
@@ -118,8 +118,9 @@ def _not_at_defaults(declaration: Signal | Label) -> dict[str, Any]:
 
 
 def _feature_for_digest(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return the JSON of a feature without `available` at its default, which is newer than FORMAT 3."""
-    return {name: value for name, value in tree.items() if (name, value) != ("available", "request")}
+    """Return the JSON of a feature without fields newer than FORMAT 3 that have their defaults."""
+    later = {"available": "request", "impute": "null"}
+    return {name: value for name, value in tree.items() if value != later.get(name)}
 
 
 def _source_for_digest(config: Config, tree: dict[str, Any]) -> dict[str, Any]:

@@ -107,6 +107,7 @@ FEATURE_KINDS = {
     "number": "jaxrec.models.layers.dense:Dense",
     "text": "jaxrec.models.features.text:TextEmbedding",
     "codes": "jaxrec.models.features.codes:CodeEmbedding",
+    "title": "jaxrec.models.features.source_title:PageTitles",
 }
 
 # Encoder of an expert -> a SequenceEncoder: each example's history to one vector.

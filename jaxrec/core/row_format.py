@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.core.errors import InputError
+from jaxrec.core.formats.old_layouts import upgrade_layout
 from jaxrec.core.ids import DRAWN_POOLS, INTERACTION_FEATURES, LISTS, POOLS, SERVED
 from jaxrec.core.json_io import check_shape
 from jaxrec.core.rows.sequence_fields import play_fields, request_fields, token_fields
@@ -21,14 +22,15 @@ class FeatureSpec:
 
     Attributes:
         name: Name of the feature.
-        kind: "category", "categories" (a list), "number", "text" (ids of hashed n-grams) or "codes" (ids of
-            the prefixes of a title's code, which rows do not hold).
+        kind: "category", "categories" (a list), "number", "text" (ids of n-grams), "title" (a title id) or
+            "codes" (ids of the prefixes of a title's code, which rows do not hold).
         where: "title", "user", "context" or "interaction".
         width: Width of the feature's embedding.
         size: Number of ids of a category: 0 (padding), 1 (unknown), then the values; 0 for a number.
         columns: Number of columns in the array that holds the feature.
         mean: Mean of a number, which is standardised as (x - mean) / std.
         std: Standard deviation of a number.
+        imputed: Id of a missing category (`Feature.impute`); 0: none.
     """
 
     name: str
@@ -39,6 +41,7 @@ class FeatureSpec:
     columns: int = 1
     mean: float = 0.0
     std: float = 1.0
+    imputed: int = 0
 
 
 def history_signals(features: tuple[FeatureSpec, ...]) -> tuple[str, ...]:
@@ -73,6 +76,7 @@ class Layout:
             not chosen; 0: rows hold none.
         token_kinds: Kinds of the tokens of sequences, "name:value" each, "play" among them; empty: the
             sequences are of plays that are targets.
+        matching: Number of stored titles whose names match the text of the request; 0: none are stored.
     """
 
     num_titles: int
@@ -91,6 +95,7 @@ class Layout:
     pairs: bool = False
     shown: int = 0
     token_kinds: tuple[str, ...] = ()
+    matching: int = 0
 
     @property
     def has_candidates(self) -> bool:
@@ -196,7 +201,8 @@ class Layout:
 
         The row is little-endian and a multiple of four bytes; each field starts at a multiple of four bytes.
         The row of an exposure has no pools. `pool_served` holds the titles that were shown at the request
-        and not chosen, then 0; it is 0 throughout where no slate is known.
+        and not chosen, then 0; it is 0 throughout where no slate is known. `pool_matching` holds the titles
+        whose names match the text of the request, the best first, then 0.
         """
         if self.rows == "next_item":
             plays = 2 * (self.max_history + 1)
@@ -204,12 +210,17 @@ class Layout:
             selected = [("selected", "<u2", (plays,))] if self.selects_targets else []  # 1: a target
             of_pairs = [("pair_winner", "<i4", (plays,)), ("pair_loser", "<i4", (plays,))]  # ids, 0: no pair
             shown = [("shown", "<i4", (plays, self.shown))] if self.shown else []  # ids, then 0
-            fields_of_plays += [*selected, *self._label_fields(plays, "<f2"), *(of_pairs if self.pairs else [])]
+            fields_of_plays += [
+                *selected,
+                *self._label_fields(plays, "<f2"),
+                *(of_pairs if self.pairs else []),
+            ]
             fields_of_plays += [*shown, *token_fields("", plays, *self._tokens)]
             return np.dtype([("user", "<u4"), *fields_of_plays])
         if not self.has_candidates:
             return np.dtype([*self._example_fields(), *self._label_fields(self.num_targets)])
         pools = [(f"pool_{p}", "<i4", (w,)) for p, w in zip(POOLS, self.pools, strict=False)]
+        pools += [("pool_matching", "<i4", (self.matching,))] if self.matching else []
         filled = ("pool_hard_filled", "<u1", (self.pools[0],))  # 1: not a hard negative but a filler
         return np.dtype([*self._example_fields(), *pools, filled, *self._label_fields(self.num_targets)])
 
@@ -251,7 +262,9 @@ class Layout:
     def to_json(self) -> dict[str, Any]:
         """Return the layout as plain values for JSON."""
         left_out = [name for name in _LATER if not getattr(self, name)]
-        return {name: value for name, value in asdict(self).items() if name not in left_out}
+        tree = {name: value for name, value in asdict(self).items() if name not in left_out}
+        specs = [{k: v for k, v in spec.items() if (k, v) != ("imputed", 0)} for spec in tree["features"]]
+        return tree | {"features": tuple(specs)}
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> "Layout":
@@ -281,7 +294,9 @@ class Layout:
         numbers = {name: value for name, value in asdict(self).items() if isinstance(value, int)}
         numbers |= {f"pools[{i}]": value for i, value in enumerate(self.pools)}
         for i, spec in enumerate(self.features):
-            numbers |= {f"features[{i}].{name}": getattr(spec, name) for name in ("width", "size", "columns")}
+            numbers |= {
+                f"features[{i}].{n}": getattr(spec, n) for n in ("width", "size", "columns", "imputed")
+            }
         for name, value in numbers.items():
             if value < 0:
                 raise InputError(f"layout.{name}={value} must be at least 0")
@@ -295,14 +310,16 @@ class Layout:
 # Left out of the JSON at their defaults.
 _LATER = (
     "labels", "filled", "has_gaps", "selects_targets", "session", "session_kinds", "pairs", "shown",
-    "token_kinds",
+    "token_kinds", "matching",
 )  # fmt: skip
 _LISTS = ("pools", "labels", "session_kinds", "token_kinds")
-_FEATURE = {"name": str, "kind": str, "where": str, "width": int, "size?": int, "columns?": int}
+_FEATURE = {"name": str, "kind": str, "where": str, "width": int, "size?": int, "columns?": int,
+            "imputed?": int}  # fmt: skip
 _LAYOUT = {  # JSON of a layout
     "num_titles": int, "max_history": int, "num_targets": int, "pools": [int], "negatives": int,
     "features": [dict], "rows?": str, "labels?": [str], "filled?": bool, "has_gaps?": bool, "pairs?": bool,
     "selects_targets?": bool, "session?": int, "session_kinds?": [str], "shown?": int, "token_kinds?": [str],
+    "matching?": int,
 }  # fmt: skip
 
 
@@ -325,26 +342,3 @@ def label_is_known(bits: Any, label: int) -> Any:
         label: Index of the label in `Layout.labels`.
     """
     return bits >> np.uint32(label) & np.uint32(1) == 1
-
-
-# ---------------------------------------------------------------- names of FORMAT 2
-
-# Field of a layout in datasets of FORMAT 2, and in the checkpoints of runs on them -> the field of today.
-RENAMED = {"titles": "num_titles", "history": "max_history", "next_k": "num_targets", "examples": "rows"}
-RENAMED_ROWS = {"requests": "ranking", "sequences": "next_item"}
-
-
-def upgrade_layout(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return the JSON of a layout with the names of today; unknown names and values stay."""
-    upgraded = {RENAMED.get(name, name): value for name, value in tree.items()}
-    if isinstance(kind := tree.get("examples"), str):
-        upgraded["rows"] = RENAMED_ROWS.get(kind, kind)
-    return upgraded
-
-
-def old_layout(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return the JSON of a layout with the names of FORMAT 2, for fingerprints."""
-    old_names = {new: old for old, new in RENAMED.items()}
-    old_rows = {new: old for old, new in RENAMED_ROWS.items()}
-    old = {old_names.get(name, name): value for name, value in tree.items()}
-    return old | {"examples": old_rows.get(tree["rows"], tree["rows"])}

@@ -30,7 +30,7 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import UNKNOWN
 from jaxrec.core.registry import PAIR_LOSSES, STATE_LOSSES
 from jaxrec.core.row_format import FeatureSpec, Layout
-from jaxrec.data.events.vocabulary import FIRST_VALUE
+from jaxrec.data.columns.category_codes import FIRST_VALUE
 from jaxrec.losses.ranking import HeadLabels, paper_heads
 
 _SHOWN_VALUES = 20  # values of a feature in a message

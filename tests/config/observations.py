@@ -276,9 +276,9 @@ def pages(config: Config) -> str:
 
 
 def features(config: Config):
-    """Return names, kinds, places, sizes and columns of the features of a dataset."""
+    """Return names, kinds, places, sizes, columns and imputed values of the features of a dataset."""
     specs = dataset_of(config).layout.features
-    return [(s.name, s.kind, s.where, s.size, s.columns) for s in specs]
+    return [(s.name, s.kind, s.where, s.size, s.columns, s.imputed) for s in specs]
 
 
 def partitions(config: Config) -> set[int]:

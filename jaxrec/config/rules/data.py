@@ -3,6 +3,7 @@
 from datetime import date
 
 from jaxrec.config.rules.declared.availability import check_availability
+from jaxrec.config.rules.declared.contexts import check_context_kinds
 from jaxrec.config.rules.declared.labels import check_stored_labels, check_watch_times
 from jaxrec.config.rules.declared.signals import check_signals
 from jaxrec.config.rules.declared.tokens import PLAYS_ALONE, check_tokens
@@ -120,8 +121,7 @@ def _check_features(config: Config) -> None:
         require(feature.width >= 1, f"{key}.width", feature.width, "be at least 1")
         if feature.where == "interaction":
             _check_interaction(key, feature, config)
-        if feature.kind == "text":
-            _check_text(key, feature, config)
+        check_context_kinds(key, feature, config)
         if feature.kind == "categories":
             require(
                 feature.where == "title", f"{key}.where", feature.where, "be title: only titles have lists"
@@ -131,16 +131,6 @@ def _check_features(config: Config) -> None:
             require(feature.most == 0, f"{key}.most", feature.most, "be 0 unless kind is categories")
     titles = [f for f in config.features if f.where == "title"]
     require(bool(titles), "features", tuple(sorted(seen)), "hold at least one of where='title'")
-
-
-def _check_text(key: str, feature: Feature, config: Config) -> None:
-    """Check a feature of text: where it is, and its width, since all of them share one table."""
-    allowed = "be title or context with kind='text': names of titles, and queries"
-    require(feature.where in ("title", "context"), f"{key}.where", feature.where, allowed)
-    require(feature.width >= 2, f"{key}.width", feature.width, "be at least 2: the last column is presence")
-    first = next(f for f in config.features if f.kind == "text")
-    allowed = f"be {first.width}, as of feature {first.name!r}: all text features share one table"
-    require(feature.width == first.width, f"{key}.width", feature.width, allowed)
 
 
 def _check_interaction(key: str, feature: Feature, config: Config) -> None:

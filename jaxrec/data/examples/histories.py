@@ -9,6 +9,7 @@ from jaxrec.data.examples.user_pools import ShownTitles
 from jaxrec.data.labels.timeline import Timeline
 from jaxrec.data.sessions.events import SessionEvents
 from jaxrec.data.signals.past_values import PastSignals
+from jaxrec.data.text.named_titles import NamedTitles
 from jaxrec.data.tokens.merging import TokenEvents
 
 
@@ -20,12 +21,14 @@ class BesidePlays(NamedTuple):
         shown: Titles shown to the users.
         sessions: Sessions of the users.
         tokens: Events of signals for tokens.
+        names: Titles by the n-grams of their names.
     """
 
     signals: PastSignals | None = None
     shown: ShownTitles | None = None
     sessions: SessionEvents | None = None
     tokens: TokenEvents | None = None
+    names: NamedTitles | None = None
 
 
 class Past(NamedTuple):

@@ -9,7 +9,7 @@ from jaxrec.config.schema import Config
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.core.row_format import Layout
-from jaxrec.data.events.vocabulary import KnownColumn
+from jaxrec.data.columns.category_codes import KnownColumn
 from jaxrec.data.storage.dataset import Dataset
 
 

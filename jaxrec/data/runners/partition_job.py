@@ -19,6 +19,7 @@ from jaxrec.core.ids import FIRST_TITLE, SPLITS, UNKNOWN
 from jaxrec.core.row_format import FeatureSpec, Layout
 from jaxrec.core.rows.sequence_fields import parse_kinds
 from jaxrec.core.tables import Truth
+from jaxrec.data.columns.context_values import ContextValues
 from jaxrec.data.events import splits
 from jaxrec.data.events.cleaning import drop_copies
 from jaxrec.data.events.event_log import Log, TitleStats, event_states
@@ -38,6 +39,7 @@ from jaxrec.data.signals.past_values import PastSignals
 from jaxrec.data.signals.records import counts_of, sort_events
 from jaxrec.data.storage.dataset import Arrays
 from jaxrec.data.storage.evaluation_arrays import DailyPlays
+from jaxrec.data.text.named_titles import NamedTitles
 from jaxrec.data.tokens.merging import TokenEvents
 
 # Counts for the notes; ONLY_NOTED do not enter the manifest and its fingerprint.
@@ -76,6 +78,8 @@ class RankedTitles(NamedTuple):
         rank_of_id: [ids] rank of each id; the number of ids for an id without a title.
         labels: Inputs of the labels; None where rows have neither labels nor impressions.
         selection: Targets that become rows; None: all.
+        contexts: Conversion of the ids of contexts; None where rows store those of the vocabularies.
+        names: Titles by the n-grams of their names; None where rows hold no titles that match a text.
     """
 
     order: np.ndarray
@@ -85,6 +89,8 @@ class RankedTitles(NamedTuple):
     layout: Layout
     labels: LabelInputs | None = None
     selection: TargetSelection | None = None
+    contexts: ContextValues | None = None
+    names: NamedTitles | None = None
 
     def row_of_id(self) -> np.ndarray:
         """Return the row [V] of the catalogue of each title id from FIRST_TITLE on; -1: it has none."""
@@ -180,11 +186,10 @@ def build(
     }
     labels = PartitionLabels(tables.config, log, events.signals, ranked.labels) if ranked.labels else None
     catalogue, layout = ranked.catalogue, ranked.layout
-    is_ranking, signals = layout.rows == "ranking", None
+    is_ranking, signals, shown = layout.rows == "ranking", None, None
     if layout.history_signals:
         declared = tables.config.signals
         signals = PastSignals(layout.history_signals, declared, events.signals, log, ranked.order)
-    shown = None
     if labels and data.served:
         shown = ShownTitles.of_partition(tables.config, log, events.signals, labels.inputs.rank_of_row)
     if not is_ranking:
@@ -201,7 +206,7 @@ def build(
         if layout.session:
             title_ids = catalogue.id_of_rank, ranked.id_of_row()
             sessions = SessionEvents(log, events.signals, tables.config.signals, *title_ids, data)
-        beside = BesidePlays(signals, shown, sessions)
+        beside = BesidePlays(signals, shown, sessions, names=ranked.names)
         examples, universe = ranking.build(log, catalogue, layout, data, labels, beside, ranked.selection)
         titles = truth_queries.ListedTitles(ranked.order, ranked.rank_of_id, layout)
         truth_queries.fill_oracle(examples, log, universe, user_keys, titles, truth, data.targets == "every")
@@ -290,7 +295,8 @@ def layout_of(config: Config, titles: int, *groups: tuple[FeatureSpec, ...]) -> 
     pools = (data.hard, data.trending, data.tailing, data.random, *([data.served] if data.served else []))
     kinds = (PLAY, *(signal.name for signal in config.signals)) if data.session else ()
     layout = Layout(ids, data.max_history, data.num_targets, pools, data.negatives, declared, labels=labels)
-    return replace(layout, has_gaps=has_gaps, session=data.session, session_kinds=kinds)
+    layout = replace(layout, has_gaps=has_gaps, session=data.session, session_kinds=kinds)
+    return replace(layout, matching=data.matching)
 
 
 def _training_events(log: Log, tables: PreparationInputs) -> np.ndarray:
@@ -335,8 +341,9 @@ def _log(records: np.ndarray, tables: PreparationInputs, ranked: RankedTitles) -
     numbers = np.zeros((len(log.hash), layout.columns("user", "number")), np.float32)
     categories[known], numbers[known] = users.categories[at[known]], users.numbers[at[known]]
     context = tables.context.encode(records["categories"], records["numbers"])
+    stored = context[0] if ranked.contexts is None else ranked.contexts.stored(context[0])
     return log._replace(
-        context_categories=context[0],
+        context_categories=stored,
         context_numbers=context[1],
         user_categories=categories,
         user_numbers=numbers,

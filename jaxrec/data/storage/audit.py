@@ -187,7 +187,7 @@ class _Checker:
         if self._layout.session:
             self._check_session(split, start, rows)
         target = rows["target"]
-        candidates = [*(f"pool_{name}" for name in POOLS), *(f"list_{name}" for name in LISTS)]
+        candidates = [*(f"pool_{name}" for name in (*POOLS, "matching")), *(f"list_{name}" for name in LISTS)]
         for name in (name for name in candidates if name in _names(rows)):
             titles = rows[name]
             self._ids(titles.reshape(len(rows), -1), name, split, start)

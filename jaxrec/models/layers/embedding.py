@@ -59,7 +59,8 @@ class CategoryEmbedding(Parameters):
 class FeatureEncoder(Parameters):
     """Concatenated vectors of features, in the order of `features`.
 
-    Features not in `feature_names` are skipped. Without selected features the result is [..., 0].
+    Features not in `feature_names`, and those of kind "title", are skipped. Without selected features the
+    result is [..., 0].
 
     Attributes:
         feature_names: Names of the selected features; empty: all.
@@ -99,7 +100,7 @@ class FeatureEncoder(Parameters):
                 elif f in selected and f.kind == "codes":
                     embed = CodeEmbedding(self.dtype, f.size, f.width, self.init_std, name=f.name)
                     vectors.append(embed(ids))
-                elif f in selected:
+                elif f in selected and f.kind != "title":  # of `models.features.source_title`
                     vectors.append(
                         CategoryEmbedding(self.dtype, f.size, f.width, self.init_std, name=f.name)(ids)
                     )
