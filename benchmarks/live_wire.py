@@ -72,7 +72,8 @@ async def calibrate(wire: Wire, devices: int) -> WireFigures:
     started = time.time()
     await asyncio.to_thread(wire.start)
     start_s = time.time() - started
-    sizes, seconds = (devices // 2, devices), []
+    sizes = devices // 2, devices
+    seconds: list[float] = []
     for number in sizes:
         await wire.connect(number - len(wire.devices), _REHEARSAL)
         if not seconds:
