@@ -33,7 +33,7 @@ from jaxrec.live_events.wire.message_log import MessageLog
 SHARES = {"50%": 0.5, "99%": 0.99, "all": 1.0}
 RETRIES = Retries()
 _EVERY = 0.02  # seconds between two looks at all devices
-_LONGEST = 90.0  # seconds until all devices must have a message
+_LONGEST = 300.0  # seconds until all devices must have a message
 
 
 class Device:
