@@ -24,6 +24,16 @@ class Packing(NamedTuple):
     shorter: tuple[Any, ...]
 
 
+class PackingPlan(NamedTuple):
+    """Slots of histories that share rows, before the titles are known: every shard of a batch has this plan.
+
+    starts: for each window, longest first, [S] int32: the slot of the oldest title of each of the S examples
+      of a shard, row * window + position. A host batch repeats it for each local device.
+    """
+
+    starts: tuple[Any, ...]
+
+
 class HostBatch(NamedTuple):
     """Batch on the host, as transferred to the devices: packed rows and validity.
 
@@ -47,12 +57,13 @@ class IndexBatch(NamedTuple):
         rows: [local devices * B] int32, the rows of the global batch, one shard after another, once for each
             local device.
         valid: [B / processes] bool; False for padding.
-        packing: As in `HostBatch`.
+        plan: Slots where histories share rows, for the `Packing` that the devices make; None: one row per
+            history.
     """
 
     rows: np.ndarray
     valid: np.ndarray
-    packing: Packing | None = None
+    plan: PackingPlan | None = None
 
 
 class TrieLevel(NamedTuple):

@@ -9,13 +9,13 @@ rows that it holds for the batch of every device, and the devices exchange them.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxrec.core.batch import HostBatch, IndexBatch
+from jaxrec.core.batch import HostBatch, IndexBatch, Packing, PackingPlan
 from jaxrec.runtime.device_batch import (
     DeviceBatch,
     as_global_array,
@@ -25,6 +25,19 @@ from jaxrec.runtime.device_batch import (
     unpack,
 )
 from jaxrec.runtime.mesh import AXIS, mesh, partition_specs
+
+
+class DeviceRows(NamedTuple):
+    """Training rows on the devices of this process.
+
+    Attributes:
+        words: [local devices, rows per device, words] uint32, a range of the rows on each device.
+        pack: Returns the packing of a device's batch, of its words [B, words] and the plan; traced. None:
+            each history has its own row.
+    """
+
+    words: jax.Array
+    pack: Callable[[jax.Array, PackingPlan], Packing] | None = None
 
 
 class ParallelStep:
@@ -59,7 +72,7 @@ class ParallelStep:
 
 
 def parallelize_step(
-    step: Callable, mapping: str = "pmap", like: Any = None, rows: jax.Array | None = None
+    step: Callable, mapping: str = "pmap", like: Any = None, rows: DeviceRows | None = None
 ) -> ParallelStep:
     """Map a per-device step over all devices.
 
@@ -71,40 +84,42 @@ def parallelize_step(
         mapping: "pmap", or "shard_map" for the same function under `jit` and `shard_map`.
         like: A concrete or abstract state that determines, with "shard_map", which leaves are sharded. None:
             the whole state is replicated.
-        rows: [local devices, rows per device, words] uint32 training rows on the devices of this process, for
-            batches that are an `IndexBatch`.
+        rows: Training rows on the devices of this process, for batches that are an `IndexBatch`.
 
     Returns:
         The mapped step. Its batch is a `DeviceBatch`, or the host batch [B / processes, ...] of this
         process, which the step then transfers itself.
     """
+    words = None if rows is None else rows.words
     if mapping == "pmap":
         axes = (None, 0, None) if rows is None else (None, 0, None, 0)
-        mapped = jax.pmap(_scan_batches(step), AXIS, in_axes=axes, out_axes=(None, None), donate_argnums=0)
-        return ParallelStep(mapped, mapping, rows)
-    return ParallelStep(shard_map_step(step, like, rows is not None), mapping, rows)
+        on_device = _scan_batches(step, rows)
+        mapped = jax.pmap(on_device, AXIS, in_axes=axes, out_axes=(None, None), donate_argnums=0)
+        return ParallelStep(mapped, mapping, words)
+    return ParallelStep(shard_map_step(step, like, rows), mapping, words)
 
 
-def shard_map_step(step: Callable, like: Any = None, with_rows: bool = False) -> Any:
+def shard_map_step(step: Callable, like: Any = None, rows: DeviceRows | None = None) -> Any:
     """Return the jitted function that `parallelize_step` uses for "shard_map".
 
     The arguments of the function are a state, the global `DeviceBatch` of all processes, a table and, with
-    `with_rows`, the rows of all devices. With abstract arguments the function can be lowered without running
-    it. `like` is as in `parallelize_step`.
+    `rows`, the words of all devices. With abstract arguments the function can be lowered without running it.
+    `like` and `rows` are as in `parallelize_step`.
     """
     out_specs = partition_specs(like), PartitionSpec()
-    mapped = _shard_mapped(_scan_batches(step), partition_specs(like), out_specs, with_rows)
+    on_device = _scan_batches(step, rows)
+    mapped = _shard_mapped(on_device, partition_specs(like), out_specs, rows is not None)
     return jax.jit(mapped, donate_argnums=0)
 
 
-def _scan_batches(step: Callable) -> Callable:
+def _scan_batches(step: Callable, rows: DeviceRows | None = None) -> Callable:
     """Return a step on one device that takes `step` on each batch of a group."""
 
-    def on_device(state: Any, batch: DeviceBatch, table: Any, rows: jax.Array | None = None) -> Any:
+    def on_device(state: Any, batch: DeviceBatch, table: Any, row_words: jax.Array | None = None) -> Any:
         def one_step(state: Any, words: jax.Array) -> Any:
             shard = unpack(words, batch.spec)
-            if rows is not None:
-                shard = _with_words(shard, rows.reshape(-1, rows.shape[-1]))
+            if rows is not None and row_words is not None:
+                shard = _with_words(shard, rows._replace(words=row_words.reshape(-1, row_words.shape[-1])))
             return step(state, shard, table)
 
         words_of_batches = device_words(batch)
@@ -116,23 +131,25 @@ def _scan_batches(step: Callable) -> Callable:
     return on_device
 
 
-def _with_words(batch: IndexBatch, rows_RxW: jax.Array) -> HostBatch:
-    """Return the per-device batch with the words of its rows, inside a mapped step.
+def _with_words(batch: IndexBatch, rows: DeviceRows) -> HostBatch:
+    """Return the per-device batch with the words of its rows, packed, inside a mapped step.
 
     A barrier keeps the compiler from merging the lookup with the step: the step is then the same program as
     for transferred words.
 
     Args:
         batch: Indices of the rows of the global batch, the same on all devices.
-        rows_RxW: Rows of this device, a range of the split.
+        rows: Rows of this device, a range of the split: words [R, W].
     """
+    rows_RxW = rows.words
     size = len(rows_RxW)
     index = batch.rows - jax.lax.axis_index(AXIS) * size
     is_here = (index >= 0) & (index < size)
     words = jnp.where(is_here[:, None], rows_RxW.at[index].get(mode="clip"), jnp.uint32(0))
     # One device holds each row, so that the sum over devices is its words. Each device receives its shard.
     words = jax.lax.psum_scatter(words, AXIS, scatter_dimension=0, tiled=True)
-    return jax.lax.optimization_barrier(HostBatch(words, batch.valid, batch.packing))
+    packing = None if batch.plan is None or rows.pack is None else rows.pack(words, batch.plan)
+    return jax.lax.optimization_barrier(HostBatch(words, batch.valid, packing))
 
 
 def _shard_mapped(on_device: Callable, state_specs: Any, out_specs: Any, with_rows: bool = False) -> Callable:

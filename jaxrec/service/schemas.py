@@ -230,9 +230,13 @@ def request_schemas(columns: dict[str, Any], titles: list[Any], options: Service
         ),
     }
     example = _example(plays, titles, columns)
+    with_reasons = {
+        "if": {"properties": {"explain": {"const": True}}, "required": ["explain"]},
+        "then": {"properties": {"k": {"maximum": options.explained_titles}}},
+    }
     recommend = create_model(
-        "RecommendRequest", __config__=_with_example(example | {"k": 5}), **user_fields,
-        k=(_whole(1, options.max_k), 20),
+        "RecommendRequest", __config__=_with_example(example | {"k": 5}, with_reasons), **user_fields,
+        k=(_whole(1, options.max_k), min(20, options.max_k)),
         filter_watched=(bool, True),
         filter_abandoned=(bool, True),
         allow=(listed | None, Field(None, description="The only titles to recommend.")),
@@ -245,7 +249,7 @@ def request_schemas(columns: dict[str, Any], titles: list[Any], options: Service
     )  # fmt: skip
     similar = create_model(
         "SimilarRequest", __config__=_with_example({"title": titles[0], "k": 5}), title=(Key, ...),
-        k=(_whole(1, options.max_k), 10),
+        k=(_whole(1, options.max_k), min(10, options.max_k)),
     )  # fmt: skip
     return RequestSchemas(recommend, score, similar, plays, features)
 
@@ -282,8 +286,9 @@ def _time(unit: str) -> Any:
     return whole | text
 
 
-def _with_example(example: dict[str, Any]) -> ConfigDict:
-    return ConfigDict(**_STRICT, json_schema_extra={"examples": [example]})
+def _with_example(example: dict[str, Any], conditions: dict[str, Any] | None = None) -> ConfigDict:
+    """Return the config of a request, with an example and conditions on several fields in its JSON Schema."""
+    return ConfigDict(**_STRICT, json_schema_extra={"examples": [example]} | (conditions or {}))
 
 
 def watch_times(columns: dict[str, Any]) -> tuple[float, float]:

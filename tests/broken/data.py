@@ -126,6 +126,20 @@ LINES = (
         ("tests/data/loading/test_batches.py::test_batches_by_row_index_are_the_batches_of_words",),
     ),
     Line(
+        "a device packs the newest titles of a history that is longer than the window",
+        "jaxrec/tasks/inputs/device_packing.py",
+        "older_SxH = jnp.minimum(total_Sx1, w) - 1 - newer_SxH",
+        "older_SxH = total_Sx1 - 1 - newer_SxH",
+        ("tests/data/loading/test_packing.py::test_a_device_packs_as_the_host",),
+    ),
+    Line(
+        "a plan of the host is that of the last shard of the batch",
+        "jaxrec/data/loading/indexed_batches.py",
+        "plan = self._packer.plan(longest) if self._packer else None",
+        "plan = self._packer.plan(longest[::-1]) if self._packer else None",
+        ("tests/data/loading/test_batches.py::test_batches_by_row_index_are_the_batches_of_words",),
+    ),
+    Line(
         "a device looks up the rows that it holds",
         "jaxrec/runtime/parallel_step.py",
         'words = jnp.where(is_here[:, None], rows_RxW.at[index].get(mode="clip"), jnp.uint32(0))',

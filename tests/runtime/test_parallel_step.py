@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrec.core.batch import HostBatch, IndexBatch, Packing
+from jaxrec.core.batch import HostBatch, IndexBatch, Packing, PackingPlan
 from jaxrec.runtime import device_batch, mesh, parallel_step
 from jaxrec.tasks.ranking import RankingTask
 from jaxrec.training.inputs.input_pipeline import training_batches
@@ -132,9 +132,13 @@ def test_step_receives_the_words_of_the_rows_of_an_index_batch(mapping):
     batch = make_batch()
     split = np.arange(30, dtype=np.uint32).reshape(10, 3) + 2**31
     index = np.array([7, 0, 9, 7], np.int32)
-    identity = parallel_step.parallelize_step(
-        lambda state, host, _: (state, host), mapping, rows=jax.numpy.asarray(split[None])
-    )
-    expected = batch._replace(words=split[index])
-    by_index = IndexBatch(index, batch.valid, batch.packing)
+
+    def pack(words, plan):
+        return Packing(words + plan.starts[0][:, None], ())
+
+    plan = PackingPlan((np.arange(4, dtype=np.uint32),))
+    rows = parallel_step.DeviceRows(jax.numpy.asarray(split[None]), pack)
+    identity = parallel_step.parallelize_step(lambda state, host, _: (state, host), mapping, rows=rows)
+    expected = batch._replace(words=split[index], packing=pack(split[index], plan))
+    by_index = IndexBatch(index, batch.valid, plan)
     jax.tree.map(np.testing.assert_array_equal, identity(np.uint32(0), by_index, None)[1], expected)

@@ -1,5 +1,6 @@
 """Schemas of requests: signals that are interaction features are optional columns of the plays."""
 
+import jsonschema
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -70,6 +71,21 @@ def test_the_json_schema_has_the_limits_of_every_number(name):
         assert {"maximum", "exclusiveMaximum"} & set(schema), path
     k = whole["properties"].get("k", {"maximum": 100})
     assert k["maximum"] == ServiceOptions().max_k
+
+
+def test_a_request_without_k_is_within_the_limit_of_a_small_export():
+    schemas = request_schemas(COLUMNS, [3, 5], ServiceOptions(max_k=4))
+    assert schemas.recommend().k == 4 and schemas.similar(title=3).k == 4
+
+
+def test_the_json_schema_has_the_limit_of_titles_with_reasons():
+    options = ServiceOptions()
+    whole = request_schemas(COLUMNS, [3, 5], options).recommend.model_json_schema()
+    schema = {key: whole[key] for key in ("if", "then")}
+    jsonschema.validate({"explain": True, "k": options.explained_titles}, schema)
+    jsonschema.validate({"k": options.max_k}, schema)  # without reasons
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"explain": True, "k": options.explained_titles + 1}, schema)
 
 
 @pytest.mark.parametrize(

@@ -1,53 +1,18 @@
 """Training batches by row index, for rows that the devices hold.
 
 The batches have the rows, the order and the packing of `TrainBatches`, bit for bit. What the host does for a
-batch is to look up lengths and to plan the packing.
+batch is to look up lengths and to plan the packing; the devices look up the rows and pack their titles.
 """
 
 import threading
-from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.core.batch import IndexBatch
+from jaxrec.core.batch import IndexBatch, PackingPlan
 from jaxrec.data.loading.packing import Packer
 from jaxrec.data.loading.row_order import RowOrder
 
 _CACHED_WINDOWS = 4  # a batch may cross windows, and several threads make batches at a time
-
-
-class RowLengths(NamedTuple):
-    """Lengths and kept titles of every row of a split, for packing.
-
-    Attributes:
-        length: [rows] uint8 length of each history, as `Packer.lengths`.
-        kept: [rows, ceil(history / 8)] uint8, the bits of `Packer.kept_titles`.
-        history: Stored titles of a history.
-    """
-
-    length: np.ndarray
-    kept: np.ndarray
-    history: int
-
-    @classmethod
-    def empty(cls, rows: int, history: int) -> "RowLengths":
-        """Return the arrays for `rows` rows, to be filled by `fill`."""
-        return cls(np.zeros(rows, np.uint8), np.zeros((rows, -(-history // 8)), np.uint8), history)
-
-    def fill(self, first: int, words: np.ndarray, packer: Packer) -> None:
-        """Set the entries of the rows from `first` on.
-
-        Args:
-            first: Index of the first of these rows in the split.
-            words: [N, words] uint32 rows of the dataset.
-            packer: Packer of the run.
-        """
-        self.length[first : first + len(words)] = packer.lengths(words)
-        self.kept[first : first + len(words)] = np.packbits(packer.kept_titles(words), axis=1)
-
-    def kept_titles(self, rows: np.ndarray) -> np.ndarray:
-        """Return the mask [N, history] of the titles that the model reads of rows [N]."""
-        return np.unpackbits(self.kept[rows], axis=1, count=self.history).view(bool)
 
 
 class IndexedBatches:
@@ -58,12 +23,12 @@ class IndexedBatches:
         steps: Number of batches.
         local_devices: Devices of this process.
         packer: Packer of the histories, fitted; None: each history has its own row.
-        lengths: Lengths of all rows, required with a packer.
+        lengths: [rows] uint8 lengths of all rows, as `Packer.lengths`; required with a packer.
     """
 
     def __init__(
         self, order: RowOrder, steps: int, local_devices: int,
-        packer: Packer | None = None, lengths: RowLengths | None = None,
+        packer: Packer | None = None, lengths: np.ndarray | None = None,
     ) -> None:  # fmt: skip
         self._order, self._steps, self._copies = order, steps, local_devices
         self._first_rows = np.cumsum(order.block_rows) - order.block_rows
@@ -80,14 +45,13 @@ class IndexedBatches:
             epoch, slices = self._order.slices(t)
             parts = [self._window_rows(epoch, part.window)[part.first : part.last] for part in slices]
         rows = np.concatenate(parts)
-        lengths = self._lengths.length[rows] if self._lengths else None
+        lengths = None if self._lengths is None else self._lengths[rows]
         rows, longest = self._order.by_length(rows, lengths)
-        own, packing = self._order.of_process(rows), None
-        if self._packer and self._lengths:
-            packing = self._packer.pack(self._lengths.kept_titles(own), longest)
-        return IndexBatch(
-            np.tile(self._order.of_shards(rows), self._copies), np.ones(len(own), bool), packing
-        )
+        plan = self._packer.plan(longest) if self._packer else None
+        valid = np.ones(len(self._order.of_process(rows)), bool)
+        if plan is not None:
+            plan = PackingPlan(tuple(np.tile(start, self._copies) for start in plan.starts))
+        return IndexBatch(np.tile(self._order.of_shards(rows), self._copies), valid, plan)
 
     def _window_rows(self, epoch: int, w: int) -> np.ndarray:
         """Return the rows [rows] int32 of a window, in the order in which batches take them."""

@@ -14,7 +14,7 @@ from functools import reduce
 
 import numpy as np
 
-from jaxrec.core.batch import Packing
+from jaxrec.core.batch import Packing, PackingPlan
 from jaxrec.core.ids import PAD
 
 _MARGIN_STDS = 3.0  # standard deviations of a batch's mean length that the rows of a shard leave room for
@@ -77,7 +77,7 @@ class Packer:
     """
 
     def __init__(self, dtype: np.dtype, windows: tuple[int, ...], keeps_abandoned: bool) -> None:
-        self._dtype, self._windows, self._keeps_abandoned = dtype, windows, keeps_abandoned
+        self.dtype, self.windows, self.keeps_abandoned = dtype, windows, keeps_abandoned
         self.rows: tuple[int, ...] = (0,) * len(windows)
         self._planned: tuple[np.ndarray, tuple] = np.empty(0, np.uint8), ()
 
@@ -98,7 +98,7 @@ class Packer:
         """
         lengths, shard_size = self.lengths(sample), batch_size // shards
         self.rows = tuple(
-            _packed_rows(np.minimum(lengths, w), w, shard_size, batch_size) for w in self._windows
+            _packed_rows(np.minimum(lengths, w), w, shard_size, batch_size) for w in self.windows
         )
         if coarse:
             step = -(-shard_size // _COARSE_STEPS)
@@ -121,9 +121,28 @@ class Packer:
         """Return the plan of each window; the plans of the latest lengths are cached."""
         planned_lengths, plans = self._planned
         if not np.array_equal(planned_lengths, longest):
-            plans = tuple(plan(np.minimum(longest, w), w) for w in self._windows)
+            plans = tuple(plan(np.minimum(longest, w), w) for w in self.windows)
             self._planned = longest, plans  # one assignment: several threads read the cache
         return plans
+
+    def _fits(self, longest: np.ndarray) -> bool:
+        """Return True where the plan of every window has at most `self.rows` rows."""
+        plans = self._cached_plans(longest)
+        return all(used <= rows for (_, _, used), rows in zip(plans, self.rows, strict=True))
+
+    def plan(self, longest: np.ndarray) -> PackingPlan | None:
+        """Return the slots of the histories of every shard, from which a device packs its shards.
+
+        Args:
+            longest: [examples per shard] lengths of the last shard of the global batch.
+
+        Returns:
+            The plan for one device, or None where it needs more rows than `self.rows`.
+        """
+        if not self._fits(longest):
+            return None
+        plans = zip(self._cached_plans(longest), self.windows, strict=True)
+        return PackingPlan(tuple((row * w + first).astype(np.int32) for (row, first, _), w in plans))
 
     def kept_titles(self, words: np.ndarray) -> np.ndarray:
         """Return a mask [N, history]: the titles that the model reads.
@@ -131,9 +150,9 @@ class Packer:
         Args:
             words: [N, words] uint32 rows of the dataset.
         """
-        rows = words.view(self._dtype)[:, 0]
+        rows = words.view(self.dtype)[:, 0]
         kept = rows["history_title"] != PAD
-        return kept if self._keeps_abandoned else kept & (rows["history_abandoned"] == 0)
+        return kept if self.keeps_abandoned else kept & (rows["history_abandoned"] == 0)
 
     def lengths(self, words: np.ndarray) -> np.ndarray:
         """Return the length [N] uint8 of each history, at most the longest window.
@@ -141,7 +160,7 @@ class Packer:
         Args:
             words: [N, words] uint32 rows of the dataset.
         """
-        return np.minimum(_count_true(self.kept_titles(words)), self._windows[0]).astype(np.uint8)
+        return np.minimum(_count_true(self.kept_titles(words)), self.windows[0]).astype(np.uint8)
 
     def __call__(self, words: np.ndarray, longest: np.ndarray) -> Packing | None:
         """Pack the shards of this process.
@@ -153,25 +172,16 @@ class Packer:
         Returns:
             The packing, or None where a plan needs more rows than `self.rows`.
         """
-        return self.pack(self.kept_titles(words), longest)
-
-    def pack(self, kept: np.ndarray, longest: np.ndarray) -> Packing | None:
-        """Pack the shards of this process, as `__call__` does, by the mask of their titles.
-
-        Args:
-            kept: [shards * examples per shard, history] bool, as `kept_titles` returns it.
-            longest: [examples per shard] lengths of the last shard of the global batch.
-        """
-        plans = self._cached_plans(longest)
-        if any(used > rows for (_, _, used), rows in zip(plans, self.rows, strict=True)):
+        if not self._fits(longest):
             return None
-        shard_size, history, width = len(longest), kept.shape[1], self._windows[0]
+        plans, kept = self._cached_plans(longest), self.kept_titles(words)
+        shard_size, history, width = len(longest), kept.shape[1], self.windows[0]
         shards, slots = len(kept) // shard_size, self.rows[0] * width
         total, shard = _count_true(kept), np.repeat(np.arange(shards), shard_size)
         # The titles of a history are contiguous in its packed row, oldest first. Indices are int64: NumPy
         # indexes with them in half of the time that int32 takes.
         shown_counts, starts = [], []
-        for (row, first, _), rows, w in zip(plans, self.rows, self._windows, strict=True):
+        for (row, first, _), rows, w in zip(plans, self.rows, self.windows, strict=True):
             shown_counts.append(np.minimum(total, w))
             starts.append((np.arange(shards)[:, None] * rows * w + row * w + first).reshape(-1))
         shown = shown_counts[0]
@@ -186,7 +196,7 @@ class Packer:
         titles[_concatenated_ranges(starts[0], shown)] = source.astype(np.int32) * np.int32(width) + newer
         shorter = []
         for start, n, rows, w in zip(
-            starts[1:], shown_counts[1:], self.rows[1:], self._windows[1:], strict=True
+            starts[1:], shown_counts[1:], self.rows[1:], self.windows[1:], strict=True
         ):
             index = np.full(shards * rows * w, slots, np.int32)
             oldest = starts[0] - shard * slots + shown - n

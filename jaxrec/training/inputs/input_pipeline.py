@@ -18,6 +18,7 @@ from jaxrec.data.loading.served_rows import training_rows
 from jaxrec.data.storage.dataset import Rows
 from jaxrec.runtime.device_batch import DeviceBatch
 from jaxrec.runtime.multihost import is_first_process
+from jaxrec.runtime.parallel_step import DeviceRows
 from jaxrec.tasks.base import Task
 from jaxrec.training.inputs.resident_rows import ResidentRows, keeps_rows_on_devices
 
@@ -70,12 +71,12 @@ class TrainingInput(NamedTuple):
     Attributes:
         stored: Batches with the words of their rows, read from the dataset.
         source: The batches that are transferred for the steps: `stored`, or the same batches by row index.
-        rows: [local devices, rows per device, words] rows on the devices, for a `source` by row index.
+        rows: Rows on the devices, for a `source` by row index.
     """
 
     stored: TrainBatches
     source: TrainingSource
-    rows: jax.Array | None = None
+    rows: DeviceRows | None = None
 
 
 def training_input(task: Task, rows: Rows) -> TrainingInput:
@@ -91,7 +92,8 @@ def training_input(task: Task, rows: Rows) -> TrainingInput:
     if not keeps_rows_on_devices(task.config, rows):
         return TrainingInput(stored, stored)
     resident = ResidentRows.load(rows, packer)
-    return TrainingInput(stored, resident.batches(stored.order, task.total_steps, packer), resident.words)
+    source = resident.batches(stored.order, task.total_steps, packer)
+    return TrainingInput(stored, source, resident.on_devices(packer))
 
 
 def training_batches(task: Task, rows: Rows) -> TrainBatches:

@@ -2,7 +2,8 @@
 
 Reading, gathering and transferring the rows of a batch costs the host more than an accelerator's step
 (benchmarks/results/h200.md). Where the rows fit, each device therefore holds an equal range of them, and a
-batch is transferred as row indices. The devices gather the rows themselves (`runtime.parallel_step`).
+batch is transferred as row indices. The devices gather the rows themselves (`runtime.parallel_step`), and
+pack their histories.
 """
 
 from collections.abc import Iterator
@@ -18,12 +19,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxrec.config.schema import Config
 from jaxrec.core.errors import InputError
-from jaxrec.data.loading.indexed_batches import IndexedBatches, RowLengths
+from jaxrec.data.loading.indexed_batches import IndexedBatches
 from jaxrec.data.loading.packing import Packer
 from jaxrec.data.loading.row_order import RowOrder
 from jaxrec.data.storage.dataset import BLOCK_ROWS, Rows
 from jaxrec.runtime.mesh import AXIS, device_count, mesh
 from jaxrec.runtime.multihost import all_reduce_max, is_first_process
+from jaxrec.runtime.parallel_step import DeviceRows
+from jaxrec.tasks.inputs.device_packing import DevicePacking
 
 # Largest fraction of a device's memory that "auto" takes. State, activations and transferred batches of
 # configs/smoe.py:paper at batch 32,768 take less than half of an H200.
@@ -71,11 +74,11 @@ class ResidentRows(NamedTuple):
 
     Attributes:
         words: [local devices, rows per device, words] uint32, a range of the rows on each device.
-        lengths: Lengths of all rows; None without a packer.
+        lengths: [rows] uint8 lengths of all histories, as `Packer.lengths`; None without a packer.
     """
 
     words: jax.Array
-    lengths: RowLengths | None
+    lengths: np.ndarray | None
 
     @classmethod
     def load(cls, rows: Rows, packer: Packer | None) -> "ResidentRows":
@@ -90,11 +93,10 @@ class ResidentRows(NamedTuple):
         buffers = {
             d: jax.device_put(jnp.zeros((1, size, width), jnp.uint32), device) for d, device in local.items()
         }
-        history = rows.dtype["history_title"].shape[0] if packer else 0
-        lengths = RowLengths.empty(rows.rows, history) if packer else None
+        lengths = np.zeros(rows.rows, np.uint8) if packer else None
         for first, words in _chunks(rows, size, None if packer else set(local)):
-            if packer and lengths:
-                lengths.fill(first, words, packer)
+            if packer and lengths is not None:
+                lengths[first : first + len(words)] = packer.lengths(words)
             for d in local.keys() & set(_devices_of(first, len(words), size)):
                 own = words[max(d * size - first, 0) : (d + 1) * size - first]
                 at = np.int32(max(first - d * size, 0))
@@ -106,6 +108,17 @@ class ResidentRows(NamedTuple):
             taken = size * rows.dtype.itemsize
             logging.info("%d training rows are on the devices, %d bytes on each", rows.rows, taken)
         return cls(on_devices, lengths)
+
+    def on_devices(self, packer: Packer | None) -> DeviceRows:
+        """Return the rows for the steps.
+
+        Args:
+            packer: The packer that `load` was called with, fitted.
+        """
+        if packer is None:
+            return DeviceRows(self.words)
+        pack = DevicePacking(packer.dtype, packer.windows, packer.rows, packer.keeps_abandoned)
+        return DeviceRows(self.words, pack)
 
     def batches(self, order: RowOrder, steps: int, packer: Packer | None) -> IndexedBatches:
         """Return the training batches of this process, by row index.

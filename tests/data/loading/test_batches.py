@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxrec.core.batch import PackingPlan
 from jaxrec.core.errors import InputError
 from jaxrec.data.loading import batches as batches_module
 from jaxrec.data.loading import row_order
@@ -17,10 +18,11 @@ from jaxrec.data.loading.batches import (
     TrainBatches,
     stream,
 )
-from jaxrec.data.loading.indexed_batches import IndexedBatches, RowLengths
+from jaxrec.data.loading.indexed_batches import IndexedBatches
 from jaxrec.data.loading.packing import Packer
 from jaxrec.data.loading.row_order import RowOrder, Shards
 from jaxrec.data.storage.dataset import BLOCK_ROWS, as_words
+from jaxrec.tasks.inputs.device_packing import DevicePacking
 
 
 @pytest.fixture
@@ -186,9 +188,7 @@ def test_batches_by_row_index_are_the_batches_of_words(tiny, rows, is_packed, pr
     words, packer, lengths_of_rows = as_words(rows.all()), None, None
     if is_packed:
         packer = Packer(rows.dtype, (8, 3), False).fit(words, 100, shards)
-        lengths_of_rows = RowLengths.empty(rows.rows, tiny.layout.max_history)
-        for first in range(0, rows.rows, 512):
-            lengths_of_rows.fill(first, words[first : first + 512], packer)
+        lengths_of_rows = packer.lengths(words)
     distribution = Shards(shards, process, processes)
     by_words = make_batches(rows, shards=distribution, lengths=packer and packer.lengths, pack=packer)
     by_index = IndexedBatches(by_words.order, len(by_words), 2, packer, lengths_of_rows)
@@ -200,9 +200,12 @@ def test_batches_by_row_index_are_the_batches_of_words(tiny, rows, is_packed, pr
         own = np.split(global_rows, processes)[process]
         np.testing.assert_array_equal(words[own], expected.words)
         np.testing.assert_array_equal(actual.valid, expected.valid)
-        assert (actual.packing is None) == (expected.packing is None) == (not is_packed)
-        for a, b in zip(*map(jax.tree.leaves, (actual.packing, expected.packing)), strict=True):
-            np.testing.assert_array_equal(a, b)
+        assert (actual.plan is None) == (expected.packing is None) == (not is_packed)
+        if packer:
+            pack = DevicePacking(packer.dtype, packer.windows, packer.rows, packer.keeps_abandoned)
+            halves = zip(*(np.split(start, 2) for start in actual.plan.starts), strict=True)
+            for plan in map(PackingPlan, halves):
+                jax.tree.map(np.testing.assert_array_equal, pack(expected.words, plan), expected.packing)
 
 
 def test_batches_by_row_index_reach_the_short_block(monkeypatch):

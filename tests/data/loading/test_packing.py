@@ -1,5 +1,6 @@
 """Packing of histories: whole, without overlap, in nearly the fewest rows."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -8,6 +9,7 @@ from jaxrec.data.loading import packing
 from jaxrec.data.loading.packing import Packer, plan
 from jaxrec.data.storage.dataset import as_words
 from jaxrec.tasks import ranking_inputs
+from jaxrec.tasks.inputs.device_packing import DevicePacking
 
 SIGNALS = tuple(FeatureSpec(name, "number", "interaction", 4) for name in ("thumb", "add"))
 LAYOUT = Layout(50, 8, 1, (4, 1, 1, 1), 20, SIGNALS)
@@ -104,13 +106,25 @@ def test_packed_histories_equal_unpacked_ones(shards, keeps):
             assert len({int(r) for r, _ in np.argwhere(row_examples == example)}) <= 1
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize("shards", [1, 4])
+def test_a_device_packs_as_the_host(shards, keeps):
+    """Also histories that are longer than the longest window, which lose their oldest titles."""
+    rows, packing, packer_ = shard_and_pack(stored(), shards, keeps)
+    longest = np.sort(packer_.lengths(as_words(rows)), kind="stable")[shards - 1 :: shards]
+    on_device = DevicePacking(packer_.dtype, WINDOWS, packer_.rows, keeps)
+    assert packer_.kept_titles(as_words(rows)).sum(axis=1).max() > WINDOWS[0]
+    actual = jax.jit(lambda *arguments: on_device(*arguments))(as_words(rows), packer_.plan(longest))
+    jax.tree.map(np.testing.assert_array_equal, actual, packing)
+
+
 def test_a_batch_longer_than_the_sample_is_not_packed():
     rows = stored()
     short = rows.copy()
     short["history_title"][:, :-1] = 0
     fitted = packer(short, 1)
     longest = np.sort(fitted.lengths(as_words(rows)))
-    assert fitted(as_words(rows), longest) is None
+    assert fitted(as_words(rows), longest) is None and fitted.plan(longest) is None
     assert fitted(as_words(short), np.sort(fitted.lengths(as_words(short)))) is not None
 
 

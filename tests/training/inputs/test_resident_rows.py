@@ -34,7 +34,7 @@ def test_the_rows_of_the_split_are_on_the_device_in_their_order(tiny, task, monk
     monkeypatch.setattr(resident_rows, "_CHUNK_BLOCKS", 1)  # so that several chunks are read
     rows = tiny.rows("train")
     inputs = training_input(task("always"), rows)
-    words = np.asarray(inputs.rows)
+    words = np.asarray(inputs.rows.words)
     assert words.shape == (1, rows.blocks * 512, rows.dtype.itemsize // 4)
     np.testing.assert_array_equal(words[0, : rows.rows], as_words(rows.all()))
     assert not words[0, rows.rows :].any()
