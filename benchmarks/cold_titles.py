@@ -105,9 +105,9 @@ def main(args: flags.FlagValues) -> Report:
     figures, table = {}, []
     for name in names:
         seeds = sorted(rows[name].keys() & rows[args.against].keys())
-        pair = [[rows[row][seed] for seed in seeds] for row in (name, args.against)]
+        own, other = ([rows[row][seed] for seed in seeds] for row in (name, args.against))
         for group, (low, high) in groups.items() if seeds and name != args.against else ():
-            x = figures[f"{name}, {group}"] = difference(*pair, low, high)
+            x = figures[f"{name}, {group}"] = difference(own, other, low, high)
             table.append((
                 f"{name}, {group}", f"{x['difference']:+.4f} [{x['low']:+.4f}, {x['high']:+.4f}]",
                 f"{x['against']:.4f} of {args.against}; {x['queries']:,} queries of {x['users']:,} users, "

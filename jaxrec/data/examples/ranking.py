@@ -154,7 +154,10 @@ def build(
     split = target_splits(log, query, catalogue.hash, data)
     upcoming = _upcoming_targets(log.user[query], split, query, layout.num_targets)
     queries = _Queries(query, position, upcoming)
-    partition = _Partition(log, states, catalogue.id_of_rank, layout, data, *(beside or BesidePlays())[:3])
+    own = beside or BesidePlays()
+    partition = _Partition(
+        log, states, catalogue.id_of_rank, layout, data, own.signals, own.shown, own.sessions, own.names
+    )
     label_values = labels.at(query, split) if labels and layout.labels else None
     out, (kept_target, kept_user) = Examples({}, {}, {}), _selected(log, query, split, catalogue, selection)
     for s, name in enumerate(SPLITS):

@@ -197,8 +197,8 @@ def build(
         if layout.token_kinds:
             kinds, declared = parse_kinds(layout.token_kinds), tables.config.signals
             of_tokens = TokenEvents(events.signals, declared, ranked.id_of_row(), kinds)
-        beside = next_item.BesideTargets(labels if layout.labels else None, shown, of_tokens)
-        examples = next_item.build(log, catalogue, layout, data, beside, ranked.selection)
+        of_targets = next_item.BesideTargets(labels if layout.labels else None, shown, of_tokens)
+        examples = next_item.build(log, catalogue, layout, data, of_targets, ranked.selection)
     elif labels and data.examples == "impressions":
         examples = impressions.build(log, catalogue, layout, labels, signals, ranked.selection)
     else:
