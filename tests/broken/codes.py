@@ -141,13 +141,6 @@ LINES = (
         ("tests/data/loading/test_title_codes.py::test_the_ids_of_prefixes_by_hand",),
     ),
     Line(
-        "a title without a code has no prefix",
-        "jaxrec/data/loading/title_codes.py",
-        " & (tokens[:, 0] != NO_CODE)",
-        "",
-        ("tests/data/loading/test_title_codes.py::test_later_titles_have_no_code",),
-    ),
-    Line(
         "titles that have a code keep it",
         "jaxrec/analysis/tokenising.py",
         "tokens[is_new] = code_new_titles(vectors[is_new], earlier.codes)",

@@ -1,6 +1,7 @@
 """Rounds of pairs of a generative model and of a title policy: candidates by brute force, and two rounds."""
 
 import copy
+import dataclasses
 import itertools
 import json
 import shutil
@@ -13,6 +14,7 @@ import pytest
 
 from jaxrec.analysis.reward_models import with_reward_models
 from jaxrec.analysis.rewritten.preference_pairs import write_pairs
+from jaxrec.analysis.rewritten.rewriting import content_digest, parameters_digest
 from jaxrec.analysis.tokenising import tokenise
 from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.config.loading import load_config
@@ -104,6 +106,19 @@ def test_the_pairs_among_all_titles_are_those_of_any_policy(data, title, coded, 
     for play in range(1, first["title"].shape[1]):
         earlier = first["title"][:, :play]
         assert not (second["pair_winner"][:, play, None] == earlier)[second["pair_winner"][:, play] > 0].any()
+
+
+def test_the_users_of_a_round_do_not_depend_on_the_names_of_folders(title, model):
+    loaded = load_checkpoint(model, "last")
+    config = copy.deepcopy(loaded.meta["config"])
+    config["codes"]["path"] = "elsewhere"
+    moved = dataclasses.replace(loaded, meta=loaded.meta | {"config": config})
+    assert content_digest(moved) != content_digest(loaded)
+    assert (
+        parameters_digest(moved)
+        == parameters_digest(loaded)
+        != parameters_digest(load_checkpoint(title, "last"))
+    )
 
 
 def copy_before(patch, call, owner, method, folder, copy):

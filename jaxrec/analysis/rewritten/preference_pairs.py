@@ -22,6 +22,7 @@ from jaxrec.analysis.rewritten.rewriting import (
     content_digest,
     copied_manifest,
     evaluation_of,
+    parameters_digest,
     rewrite,
 )
 from jaxrec.config.schema import Config
@@ -98,7 +99,7 @@ class PairDrawer:
         assert isinstance(models.task, PreferenceTask)  # it has reward models
         self._policy, self._models = policy.task, models.task
         self._size = min(policy.task.size, models.task.size)
-        self._salt = int(content_digest(policy)[:16], 16)  # other users in each round
+        self._salt = int(parameters_digest(policy)[:16], 16)  # other users in each round
         self._layout, self._config = layout, dataclasses.replace(
             config, sampling=dataclasses.replace(config.sampling, window="latest", id_dropout=0.0)
         )  # fmt: skip

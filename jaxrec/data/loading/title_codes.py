@@ -13,7 +13,7 @@ from jaxrec.config.schema import Codes, Config
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.core.row_format import FeatureSpec, Layout
-from jaxrec.data.storage.arrays import NO_CODE, Arrays
+from jaxrec.data.storage.arrays import Arrays
 
 
 def prefix_ids(tokens: np.ndarray, codes: Codes) -> np.ndarray:
@@ -33,8 +33,8 @@ def prefix_ids(tokens: np.ndarray, codes: Codes) -> np.ndarray:
         number = number * codes.size + tokens[:, level]
         ids[:, level] = first + number
         first += codes.size ** (level + 1)
-    has_code = (np.arange(len(tokens)) >= FIRST_TITLE) & (tokens[:, 0] != NO_CODE)
-    return np.where(has_code[:, None], ids, 0).astype(np.int32)
+    ids[:FIRST_TITLE] = 0  # tokens of NO_CODE, -1, give 0 at all levels
+    return ids.astype(np.int32)
 
 
 def with_code_features(layout: Layout, config: Config) -> Layout:

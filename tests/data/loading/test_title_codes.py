@@ -65,7 +65,7 @@ def test_rankers_read_prefixes_and_no_trie():
 
 def test_later_titles_have_no_code():
     grown = grown_codes(TOKENS, 8)
-    assert grown[:6].tolist() == TOKENS.tolist() and (grown[6:] == NO_CODE).all()
+    assert grown[:6].tolist() == TOKENS.tolist() and (grown[6:] == NO_CODE).all() and len(grown) == 8
     assert not prefix_ids(grown, config_of().codes)[5:].any() and grown_codes(None, 8) is None
 
 
