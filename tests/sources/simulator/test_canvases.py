@@ -143,6 +143,8 @@ def test_names_have_words_that_collide():
 
 def test_queries_are_prefixes_or_genres_with_one_wrong_letter_in_twenty(service):
     play, text, probability = searches(service)
+    # Each genre of a title is drawn with the same probability.
+    np.testing.assert_allclose(service.catalogue.canvases.genre.sum(axis=1), 1)
     name, title = service.catalogue.canvases.name, service.plays.title[play]
     is_genre = np.isin(probability.max(axis=1), [1 / 2, 1 / 3]) | np.isin(text, world.GENRES)
     is_prefix = np.array([n.startswith(q) for n, q in zip(name[title], text, strict=True)])
