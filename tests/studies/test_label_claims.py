@@ -84,7 +84,8 @@ def test_a_claim_on_an_auc_is_tested_over_users_and_over_seeds(write_run, tiny_c
     assert gauc["verdict"] == "not significant"
     # The page shows it, also after a round of JSON, in which NaN is null.
     tree = {"study": "s", "date": "d", "machine": "m", "seeds": [0], "runs": 1, "done": 1, "tables": {},
-            "premises": [], "gates": {}, "policies": {"curves": [], "measured": {}}, "claims": [auc, gauc]}  # fmt: skip
+            "premises": [], "gates": {}, "policies": {"curves": [], "measured": {}},
+            "claims": [auc, gauc]}  # fmt: skip
     for result in (tree, json.loads(dumps(tree))):
         markdown.write(tmp_path, result)
         text = (tmp_path / "study.md").read_text()
