@@ -31,6 +31,7 @@ from absl import flags
 from benchmarks.command import Report, run
 from benchmarks.recommend import PEER
 from benchmarks.sequences import peer
+from jaxrec.core.json_io import write_json
 
 _LIMIT = 0.050  # seconds of an answer that counts
 _LATE = 10.0  # seconds until the client gives up
@@ -321,6 +322,8 @@ def main(args: flags.FlagValues) -> Report:
         for size in (1, 16):
             name, milliseconds, _ = _processor_row(export, plays, size)
             rows.append((f"{what}, {name}", milliseconds, ""))
+        if args.json:  # so that a later failure loses no export that was measured
+            write_json(Path(args.json), figures)
         if args.peer_python:
             seconds = rectools_seconds(args.peer_python, titles, int(plays), _PEER_CALLS)
             result = table["RecTools"] = summary(np.array(seconds), 0, sum(seconds))
