@@ -14,7 +14,7 @@ import pytest
 
 from jaxrec.tasks.loading import load_checkpoint
 
-pytestmark = pytest.mark.slow  # 4 to 10 minutes: ten trainings by commands, and what the kills repeat
+pytestmark = pytest.mark.slow  # 3 to 10 minutes: ten trainings by commands, and what the kills repeat
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS, SEED = 10, 0
