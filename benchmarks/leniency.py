@@ -76,8 +76,8 @@ class Step:
         self.task = task_of_dataset(config, dataset, per_epoch, total)
         self._table = self.task.title_table(dataset.arrays)
 
-        def step(state: Any, host: Any, table: Any, beta: jax.Array) -> Any:
-            with_beta = replace(config, post=replace(config.post, beta=beta))  # type: ignore[arg-type]
+        def step(state: Any, host: Any, table: Any, beta: Any) -> Any:
+            with_beta = replace(config, post=replace(config.post, beta=beta))
             return TrainStep(replace(self.task, config=with_beta))(state, host, table)
 
         mapped = jax.vmap(step, in_axes=(None, 0, None, None), out_axes=(None, 0), axis_name=AXIS)
