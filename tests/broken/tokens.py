@@ -43,7 +43,7 @@ LINES = (
         "jaxrec/data/examples/requests.py",
         'events.records["time"] < time[user]',
         'events.records["time"] <= time[user] + 3_600_000',
-        (f"{_MERGING}::test_a_served_row_is_the_row_of_an_evaluation_at_the_same_time",),
+        (f"{_MERGING}::test_an_event_after_a_request_is_in_no_token_before_it",),
     ),
     Line(
         "a query needs an earlier target",

@@ -121,6 +121,7 @@ def test_nan_in_all_later_outcomes_changes_nothing(encoder, span, random, parame
         )
     run = jax.jit(lambda window: outputs_of(task, params, window))
     plain, other = (np.asarray(run(windows_of(task, x, random).window)) for x in (rows, poisoned))
+    assert np.isfinite(plain).all()
     np.testing.assert_array_equal(other[1:, : AT + 1], plain[1:, : AT + 1])
     assert (other[1:, AT + 1 :] != plain[1:, AT + 1 :]).any()
 

@@ -213,3 +213,15 @@ def test_a_served_row_is_the_row_of_an_evaluation_at_the_same_time(seed):
         ).rows[[log.user[at]]]
         for name in (n for n in queries.dtype.names if n.startswith("history_")):
             np.testing.assert_array_equal(row[name], query[name], name)
+
+
+def test_an_event_after_a_request_is_in_no_token_before_it():
+    rows = []
+    for events in ([], [(1, 3, 135, "thumb", 1.0, 0)]):  # 5 minutes after the end of the play
+        log, of_signals = inputs_of([(1, 2, 100, 30)], events)
+        context = np.zeros((1, 0), np.int32), np.zeros((1, 0), np.float32)
+        for minute in (132, 136):
+            beside, time = BesidePlays(tokens=of_signals), np.array([minute * MINUTE])
+            made = requests.build(log, CATALOGUE, LAYOUT, DATA, time, context, beside)
+            rows.append(made.rows["history_kinds"][0, -1])
+    assert rows == [PLAY, PLAY, PLAY, PLAY | THUMB]
