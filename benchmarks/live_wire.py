@@ -1,223 +1,143 @@
 """Live events over real connections: one machine, loopback, the service as a process.
 
-    python -m benchmarks.live_wire --export EXPORT --slates SLATES --devices 2000
+    python -m benchmarks.live_wire --export EXPORT --slates SLATES --devices 2000 --runs 5
 
 Devices connect to GET /v1/live and apply messages by the states of `core.live`. The event goes through pre,
-live, a delay, a drop of all connections, a restart of the service and its end. Printed as JSON: seconds from
-each message to 50%, 99% and all of the devices, messages that a device lacks at the end, and spoilers: times
-at which a device displayed a state that no message had stated yet.
+live, a delay, a drop of all connections, a restart of the service and its end. Before each run another
+event, with a quarter and with half of the devices, gives the parameters of the wire: messages a second of one
+process, latency, connections a second, and the time of a start. With these the simulator of the fleet
+predicts the run. Each run is a line of JSON: measured and predicted seconds from each message to 50%, 99% and
+all of the devices, messages that a device lacks at the end, and spoilers: times at which a device displayed a
+state that no message had stated yet. The table compares the medians of the runs.
 """
 
 import argparse
 import asyncio
-import contextlib
+import dataclasses
 import json
-import os
-import re
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrec.core.live.states import (
-    STATES,
-    DeviceState,
-    Message,
-    advance,
-    apply,
-    message_of,
-    store_content,
-    view,
-)
-from jaxrec.live_events.wire.command import publish_action
-from jaxrec.live_events.wire.message_log import MessageLog
+from benchmarks.live_devices import RETRIES, SHARES, Wire, rate_of, seconds_of
+from jaxrec.core.live.states import LIVE, Message, Seq
+from jaxrec.live_events import equations as eq
+from jaxrec.live_events.fleet.broadcast import DROP_S, deliver
+from jaxrec.live_events.fleet.timeline import EPOCH_S, EVENT, EventTimeline, Sent
+from jaxrec.live_events.scenario import Faults, LiveConfig, Region
 
-_EVERY = 0.02  # seconds between two looks at all devices
-_LONGEST = 60.0  # seconds until all devices must have a message
+Seconds = dict[str, dict[str, float]]  # message -> share of SHARES -> seconds
+
+PRE, START, DELAY = "pre", "start", "delay"
+PLANNED = "start as planned, after the delay"
+DROPPED = "cancelled by mistake, all connections dropped"
+REVOKE, RESTARTED = "revoke", "end, during a restart"
+_DROPS = 3  # of which the median is the rate of connections
+_ROUNDS = 3  # of starts and delays, of which the median is the time of a message
+_REHEARSAL = "rehearsal"  # event of the parameters
+_LEAST = 0.25  # share of the time of a message that counts as sending
+_BACKLOG = 2048  # connections that wait at the listening socket
+_SEEDS = 20  # simulations, whose median is the prediction
+_NEAR = 0.2  # difference that counts as equal
 
 
-class Device:
-    """Device with one connection, which reconnects when it ends.
+class WireFigures(NamedTuple):
+    """Parameters of the wire.
 
-    Args:
-        port: Port of the service.
-        events: Ids of events whose slates it has already.
+    Attributes:
+        messages: Messages that one process of the service delivers in a second.
+        latency_s: Time of a message that does not depend on the number of devices.
+        connections: Connections that the process accepts in a second.
+        cold_connections: The same while the process compiles its programs, after its start.
+        start_s: Time from the start of the process until it accepts connections.
     """
 
-    def __init__(self, port: int, events: tuple[str, ...]) -> None:
-        self.state, self.last_id, self.connections, self.received = DeviceState(), "", 0, 0
-        self.changed: dict[tuple[str, Any], float] = {}  # (event, seq) -> time when displayed first
-        self._port, self._events = port, events
-        self._writer: asyncio.StreamWriter | None = None
-        for event in events:
-            for stage in STATES:
-                self.state = store_content(self.state, event, stage)
-
-    async def run(self) -> None:
-        """Receive messages until the task is cancelled."""
-        while True:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                await self._connect()
-            # A tenth of a second to one: the devices of a dropped service do not come back together.
-            await asyncio.sleep(np.random.default_rng().uniform(0.1, 1.0))
-
-    def drop(self) -> None:
-        """Break the connection."""
-        if self._writer is not None:
-            self._writer.transport.abort()
-
-    async def _connect(self) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-        self._writer = writer
-        try:
-            lines = f"GET /v1/live HTTP/1.1\r\nHost: device\r\nLast-Event-ID: {self.last_id}\r\n\r\n"
-            writer.write(lines.encode())
-            head = await reader.readuntil(b"\r\n\r\n")
-            if b" 200 " not in head.split(b"\r\n", 1)[0]:
-                return
-            self.connections += 1
-            while size := int(await reader.readuntil(b"\r\n"), 16):  # chunks of whole events
-                self._read((await reader.readexactly(size + 2)).decode())
-        finally:
-            writer.close()
-
-    def _read(self, text: str) -> None:
-        for id_, data in re.findall(r"id: (\S+)\ndata: (.*)\n\n", text):
-            self.last_id, self.received = id_, self.received + 1
-            self.state = apply(self.state, message_of(json.loads(data)))
-            self.look(time.time())
-
-    def look(self, now: float) -> None:
-        """Read the clock, and note what is displayed."""
-        self.state = advance(self.state, now)
-        for event in self._events:
-            shown = view(self.state, event)
-            self.changed.setdefault((event, shown.seq), now)
+    messages: float
+    latency_s: float
+    connections: float
+    cold_connections: float
+    start_s: float
 
 
-class Wire:
-    """Service as a process, with its log, and devices that are connected to it.
+async def calibrate(wire: Wire, devices: int) -> WireFigures:
+    """Start the service, and return the parameters of the wire, measured on devices of their own.
 
     Args:
-        export: Folder of an export.
-        slates: Folder of slates.
-        folder: Folder for the log.
+        wire: Wire whose service does not run.
+        devices: Number of devices.
     """
-
-    def __init__(self, export: str, slates: str, folder: str) -> None:
-        self.export, self.slates, self.log_path = export, slates, Path(folder) / "live.sqlite"
-        self.log, self.port, self.devices = MessageLog(self.log_path), 0, list[Device]()
-        self._process: subprocess.Popen | None = None
-        self._tasks: list[asyncio.Task] = []
-        self._sent: list[Message] = []
-
-    def start(self) -> None:
-        """Start the service, on the same port each time."""
-        words = [
-            "-m", "jaxrec.serve", "--export", self.export, "--slates", self.slates, "--live_log",
-            self.log_path, "--port", self.port, "--max_batch", 1, "--drain", 0, "--heartbeat", 5,
-        ]  # fmt: skip
-        env = os.environ | {"JAX_PLATFORMS": "cpu"}
-        command = [sys.executable, *map(str, words)]
-        self._process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        address = re.search(r"http://\S+:(\d+)", line)
-        assert address, f"the service ended with status {self._process.wait()}"
-        self.port = int(address[1])
-
-    def stop(self) -> int:
-        """Stop the service, and return its status."""
-        assert self._process is not None
-        # XLA ends a process with an abort whose programs are being compiled.
-        while self._process.poll() is None and not self._is_ready():
-            time.sleep(_EVERY)
-        self._process.terminate()
-        try:
-            return self._process.wait(30)
-        finally:
-            self._process.kill()
-            assert self._process.stdout is not None
-            self._process.stdout.close()
-
-    def _is_ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz") as answer:
-                return answer.status == 200
-        except urllib.error.HTTPError as error:
-            error.close()
-            return False
-
-    async def connect(self, number: int, event: str) -> None:
-        """Connect devices, and wait until all are."""
-        self.devices = [Device(self.port, (event,)) for _ in range(number)]
-        for i, device in enumerate(self.devices):
-            self._tasks.append(asyncio.create_task(device.run()))
-            if i % 100 == 99:
-                await asyncio.sleep(0.05)  # the backlog of a listening socket is 2,048
-        await self.until(lambda d: d.connections > 0)
-
-    async def until(self, done: Any, looks: bool = False) -> None:
-        """Wait until a condition holds for every device; with `looks` their clocks run meanwhile."""
-        end = time.time() + _LONGEST
-        while not all(done(device) for device in self.devices):
-            assert time.time() < end, "some devices did not get there"
-            await asyncio.sleep(_EVERY)
-            if looks:
-                now = time.time()
-                for device in self.devices:
-                    device.look(now)
-
-    async def send(self, event: str, action: str, delay: float = 0.0) -> dict[str, float]:
-        """Publish an action, and return the seconds until shares of the devices display its last message.
-
-        Args:
-            event: Id of the event.
-            action: One of `producer.ACTIONS`.
-            delay: Seconds until the new start of "delay"; counted from then.
-        """
-        now = time.time()
-        times = (now + delay,) if delay else ()
-        messages = publish_action(self.log, event, action, now, *times)
-        self._sent += messages
-        last = messages[-1]
-        key = event, last.seq
-        await self.until(lambda device: key in device.changed, looks=bool(delay))
-        seconds = np.sort([device.changed[key] for device in self.devices]) - max(now, last.not_before)
-        at = {"50%": 0.5, "99%": 0.99, "all": 1.0}
-        return {name: float(seconds[int(np.ceil(share * len(seconds))) - 1]) for name, share in at.items()}
-
-    def result(self, event: str) -> dict[str, Any]:
-        """Return the messages that devices lack, and the spoilers, over all devices."""
-        kept = {message for _, message in self.log.since(0)}
-        lost = sum(len(kept - {*device.state.messages.get(event, ())}) for device in self.devices)
-        written = {m.seq: max(m.ts, m.not_before) for m in self._sent}
-        early = sum(
-            seq is not None and at < written[seq]
-            for device in self.devices
-            for (_, seq), at in device.changed.items()
-        )
-        return {
-            "devices": len(self.devices), "lost": lost, "spoilers": early,
-            "connections": sum(device.connections for device in self.devices),
-            "received": sum(device.received for device in self.devices),
-        }  # fmt: skip
-
-    async def close(self) -> None:
-        """Disconnect the devices."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.log.close()
+    started = time.time()
+    await asyncio.to_thread(wire.start)
+    start_s = time.time() - started
+    sizes = devices // 2, devices
+    seconds: list[float] = []
+    for number in sizes:
+        await wire.connect(number - len(wire.devices), _REHEARSAL)
+        if not seconds:
+            cold = rate_of(np.sort([device.connected_at for device in wire.devices]))
+            await asyncio.to_thread(wire.wait_until_ready)
+            await wire.send(_REHEARSAL, PRE)
+        sent = [(await wire.send(_REHEARSAL, action))[0] for action in (START, DELAY) * _ROUNDS]
+        seconds.append(float(np.median([of_message[-1] for of_message in sent])))
+    # Time is the latency, and the devices over the rate. Too close together, the sizes give no rate.
+    slope = max((seconds[1] - seconds[0]) / (sizes[1] - sizes[0]), _LEAST * seconds[1] / sizes[1])
+    latency = max(seconds[1] - sizes[1] * slope, 0.001)
+    rates = []
+    for _ in range(_DROPS):
+        before, dropped = {device: device.connections for device in wire.devices}, time.time()
+        wire.drop()
+        await wire.until(lambda device, before=before: device.connections > before[device])
+        rates.append(devices / (max(device.connected_at for device in wire.devices) - dropped))
+    await wire.disconnect()
+    return WireFigures(1 / slope, latency, float(np.median(rates)), cold, start_s)
 
 
-async def run_scenario(wire: Wire, devices: int, event: str, delay: float) -> dict[str, Any]:
+def scenario_of(figures: WireFigures, devices: int) -> LiveConfig:
+    """Return a scenario of the fleet with the parameters of the wire: one node, all devices online."""
+    config = LiveConfig(retries=RETRIES)
+    config.audience.devices, config.audience.online = devices, 1.0
+    config.audience.regions = (Region("all", 1.0),)
+    config.capacity.node_messages = figures.messages
+    config.capacity.latency_s = figures.latency_s
+    config.capacity.reconnections = figures.connections / devices
+    config.capacity.queue_s = _BACKLOG / figures.connections
+    return config
+
+
+def predict(figures: WireFigures, devices: int) -> Seconds:
+    """Return the seconds that the simulator of the fleet gives for the messages of the scenario."""
+    config = scenario_of(figures, devices)
+    plain, drop = _simulated(config), Faults(drop="all")
+    down = dataclasses.replace(drop, gateway_down_s=figures.start_s)
+    # A process that compiles its programs accepts fewer connections; the window is that of a warm one.
+    cold = scenario_of(figures._replace(connections=figures.cold_connections), devices)
+    cold.retries = dataclasses.replace(RETRIES, window_s=eq.reconnection_seconds(config))
+    return {
+        PRE: plain, START: plain, DELAY: plain, PLANNED: dict.fromkeys(SHARES, 0.0),
+        DROPPED: _simulated(dataclasses.replace(config, faults=drop)), REVOKE: plain,
+        RESTARTED: _simulated(dataclasses.replace(cold, faults=down)),
+    }  # fmt: skip
+
+
+def _simulated(config: LiveConfig) -> dict[str, float]:
+    """Return the median seconds over seeds from a message until shares of the devices have it.
+
+    A drop comes with the message.
+    """
+    devices = np.arange(config.audience.devices)
+    message = Message(EVENT, Seq(1, 1), EPOCH_S, LIVE)
+    timeline = EventTimeline((Sent(message, 0.0),), -DROP_S, 3_600.0)
+    runs = []
+    for seed in range(_SEEDS):
+        arrival = deliver(dataclasses.replace(config, seed=seed), timeline, 1, devices).arrival[0]
+        runs.append(seconds_of(np.sort(arrival)))
+    return {name: float(np.median([run[name] for run in runs])) for name in SHARES}
+
+
+async def run_scenario(wire: Wire, devices: int, event: str, delay: float, window: float) -> dict[str, Any]:
     """Run the scenario of the module's docstring, and return its measurements.
 
     Args:
@@ -225,24 +145,63 @@ async def run_scenario(wire: Wire, devices: int, event: str, delay: float) -> di
         devices: Number of devices.
         event: Id of an event of the slates.
         delay: Seconds by which the event is delayed.
+        window: Seconds over which devices spread their first attempt to connect again.
     """
     await wire.connect(devices, event)
-    seconds = {"pre": await wire.send(event, "pre"), "start": await wire.send(event, "start")}
-    seconds["delay"] = await wire.send(event, "delay", delay)
+    await asyncio.to_thread(wire.wait_until_ready)
+    wire.spread(window)
+    times = {PRE: (await wire.send(event, PRE))[0], START: (await wire.send(event, START))[0]}
+    times[DELAY], times[PLANNED] = await wire.send(event, DELAY, delay)
     before = [device.connections for device in wire.devices]
-    for device in wire.devices:
-        device.drop()
-    seconds["cancelled by mistake, all connections dropped"] = await wire.send(event, "cancel")
-    seconds["revoke"] = await wire.send(event, "revoke")
+    wire.drop()
+    (times[DROPPED],) = await wire.send(event, "cancel")
+    (times[REVOKE],) = await wire.send(event, REVOKE)
     status = await asyncio.to_thread(wire.stop)
-    await asyncio.to_thread(wire.start)
-    seconds["end, after a restart"] = await wire.send(event, "end")
+    restart = asyncio.create_task(asyncio.to_thread(wire.start))
+    (times[RESTARTED],) = await wire.send(event, "end")
+    await restart
     again = [d.connections - n for d, n in zip(wire.devices, before, strict=True)]
+    seconds = {name: seconds_of(of_message) for name, of_message in times.items()}
     return {"seconds": seconds, "status": status, "reconnected": min(again), **wire.result(event)}
 
 
+async def run_once(export: str, slates: str, event: str, devices: int, delay: float) -> dict[str, Any]:
+    """Measure the wire on fewer devices, then run the scenario, and predict it from what was measured.
+
+    Args:
+        export: Folder of an export.
+        slates: Folder of slates.
+        event: Id of an event of the slates.
+        devices: Number of devices.
+        delay: Seconds by which the event is delayed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        wire = Wire(export, slates, folder)
+        try:
+            figures = await calibrate(wire, max(devices // 2, 20))
+            window = eq.reconnection_seconds(scenario_of(figures, devices))
+            results = await run_scenario(wire, devices, event, delay, window)
+        finally:
+            await wire.close()
+            wire.stop()
+    return {"wire": figures._asdict(), "predicted": predict(figures, devices), **results}
+
+
+def comparison(runs: Sequence[dict[str, Any]]) -> str:
+    """Return a Markdown table of measured beside predicted seconds: medians, and runs within 20%."""
+    lines = ["| message | share | predicted | measured | ratio | within 20% |", "|---" * 6 + "|"]
+    for message in runs[0]["seconds"]:
+        for share in ("99%", "all"):
+            pairs = np.array([[run[key][message][share] for key in ("predicted", "seconds")] for run in runs])
+            predicted, measured = np.median(pairs, axis=0)
+            near = int((np.abs(pairs[:, 1] - pairs[:, 0]) <= _NEAR * pairs[:, 0]).sum())
+            ratio = f"{measured / predicted:.2f} | {near} of {len(runs)}" if predicted else "- | -"
+            lines.append(f"| {message} | {share} | {predicted:.2f} | {measured:.2f} | {ratio} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Run the scenario some times, and print each run as a line of JSON."""
+    """Run the scenario some times; print each run as a line of JSON, and the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--export", required=True, help="folder of an export")
     parser.add_argument("--slates", required=True, help="folder of slates")
@@ -251,19 +210,11 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=20.0, help="seconds")
     parser.add_argument("--runs", type=int, default=1)
     args = parser.parse_args()
-
-    async def one_run(folder: str) -> dict[str, Any]:
-        wire = Wire(args.export, args.slates, folder)
-        wire.start()
-        try:
-            return await run_scenario(wire, args.devices, args.event, args.delay)
-        finally:
-            await wire.close()
-            wire.stop()
-
+    runs = []
     for _ in range(args.runs):
-        with tempfile.TemporaryDirectory() as folder:
-            print(json.dumps(asyncio.run(one_run(folder))), flush=True)
+        runs.append(asyncio.run(run_once(args.export, args.slates, args.event, args.devices, args.delay)))
+        print(json.dumps(runs[-1]), flush=True)
+    print(comparison(runs))
 
 
 if __name__ == "__main__":

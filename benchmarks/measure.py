@@ -4,11 +4,12 @@ The rivals run in turn (A B A B ...), so that a busy period of a shared machine 
 median of the ratios of the rounds, because the runs of one round are close to each other in time.
 """
 
+import math
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -44,10 +45,30 @@ def ratio(slow: Timing, fast: Timing) -> dict[str, float]:
     return {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
 
 
-def interleaved(rivals: dict[str, Callable[[], Any]], rounds: int, warmup: int = 1) -> dict[str, Timing]:
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return a 95% interval of the median, between two order statistics.
+
+    The number of values below the median is binomial whatever their distribution. With fewer than six values
+    the interval is from the least to the most, and covers the median less often.
+    """
+    ordered, n = sorted(values), len(values)
+    left_out = max(math.floor((n - 1.96 * math.sqrt(n)) / 2) - 1, 0)
+    return ordered[left_out], ordered[n - 1 - left_out]
+
+
+def interleaved(
+    rivals: dict[str, Callable[[], Any]], rounds: int, warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timing]:  # fmt: skip
     """Time each rival once per round, in turn; `warmup` rounds are not counted.
 
     A rival must return after its work is done (`block_until_ready`), not after the work is dispatched.
+
+    Args:
+        rivals: Name -> function that does the work.
+        rounds: Number of rounds.
+        warmup: Number of rounds before them.
+        clock: Clock in seconds; `time.process_time` does not count other processes of a busy machine.
     """
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
     for _ in range(warmup):
@@ -55,9 +76,9 @@ def interleaved(rivals: dict[str, Callable[[], Any]], rounds: int, warmup: int =
             run()
     for _ in range(rounds):
         for name, run in rivals.items():
-            started = time.perf_counter()
+            started = clock()
             run()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(clock() - started)
     return {name: Timing(tuple(s)) for name, s in seconds.items()}
 
 

@@ -1,12 +1,14 @@
 """Step rate of post-training: each objective against behaviour cloning, interleaved.
 
-    python -m benchmarks.post [--batch 128] [--titles 1000] [--rounds 7] [--json F]
+    python -m benchmarks.post [--batch 128] [--titles 1000] [--rounds 7] [--processor_time] [--json F]
 
 A step is a whole training step of configs/policy.py on random rows: gradients and Adam. The rows are full, so
 that every position has a target.
 """
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,12 +30,13 @@ from jaxrec.training.train_state import StateInit
 from jaxrec.training.train_step import TrainStep
 
 CONTROL = "bc"
-OBJECTIVES = (CONTROL, "reward", "exp_rsft", "asft", "cql", "ppo", "ppo_kl", "dpo", "ipo", "small")
+OBJECTIVES = (CONTROL, "reward", "exp_rsft", "asft", "cql", "wbc", "ppo", "ppo_kl", "dpo", "ipo", "small")
 
 
 def _flags() -> None:
     flags.DEFINE_integer("batch", 128, "rows of a step", lower_bound=1)
     flags.DEFINE_integer("titles", 1_000, "titles", lower_bound=40)
+    flags.DEFINE_bool("processor_time", False, "measure processor time, on a machine with other work")
     flags.DEFINE_integer("rounds", 7, "rounds; each times all steps once", lower_bound=1)
 
 
@@ -46,6 +49,7 @@ def step(name: str, batch: int, titles: int) -> tuple[Callable, tuple[Any, ...]]
     history = config.data.max_history
     has_pairs = config.post.objective in ("dpo", "ipo")
     layout = Layout(titles + 2, history, 1, (0, 0, 0, 0), 0, (feature,), "next_item", labels, pairs=has_pairs)
+    layout = replace(layout, shown=config.data.served)
     task = build_task(config, layout, 0.5, 10, 100)
     rows = np.zeros(batch, layout.row_dtype())
     plays = rows["title"].shape[1]
@@ -54,6 +58,8 @@ def step(name: str, batch: int, titles: int) -> tuple[Callable, tuple[Any, ...]]
     rows["label"][..., 0], rows["label_known"] = rng.integers(1, 6, (batch, plays)), 1
     if has_pairs:  # titles that the row does not hold
         rows["pair_winner"], rows["pair_loser"] = titles, titles + 1
+    if layout.shown:
+        rows["shown"] = rng.integers(2, titles + 2, rows["shown"].shape)
     host = HostBatch(as_words(rows), np.ones(batch, bool))
     arguments = (
         StateInit(task).init(),
@@ -74,7 +80,8 @@ def measure(args: flags.FlagValues) -> dict[str, Any]:
     rivals: dict[str, Callable[[], Any]] = {
         name: partial(_finish, *step(name, args.batch, args.titles)) for name in OBJECTIVES
     }
-    times = interleaved(rivals, args.rounds)
+    clock = time.process_time if args.processor_time else time.perf_counter
+    times = interleaved(rivals, args.rounds, clock=clock)
     positions = args.batch * policy.get_config().model.experts[0].max_len
     return {
         "batch": args.batch,

@@ -285,7 +285,7 @@ def _table(args: flags.FlagValues, export: str, plays: str, folder: Path) -> dic
                     cells.setdefault((name, rate), []).append(_measure(args, export, plays, port, rate, seed))
     finally:
         for server in servers:
-            server.kill()  # a server that is asked to stop answers its waiting requests first
+            server.kill()  # a server that must stop by itself answers its waiting requests first
         for server in servers:
             server.wait()
     table: dict[str, Any] = {}

@@ -111,7 +111,7 @@ def _values(workdir: Path, rows: Rows) -> dict[str, np.ndarray]:
         return dict(zip(stored["names"].tolist(), stored["values"], strict=True))
 
 
-def _difference(user: np.ndarray, own: np.ndarray, by_seed: list[np.ndarray]) -> dict[str, Any]:
+def difference(user: np.ndarray, own: np.ndarray, by_seed: list[np.ndarray]) -> dict[str, Any]:
     """Return the mean difference over users of a slice, its intervals, and what would be visible.
 
     Args:
@@ -206,7 +206,7 @@ def main(args: flags.FlagValues) -> Report:
             continue
         differences = [x[METRIC] - y for x, y in zip(of_name, base, strict=True)]
         for group, own in groups.items():
-            of_group = _difference(user, own, differences)
+            of_group = difference(user, own, differences)
             figures["differences"].setdefault(name, {})[group] = of_group
             interval = f"[{of_group['low']:+.4f}, {of_group['high']:+.4f}], visible {of_group['visible']:.4f}"
             table.append((f"{name} less global, {group} ({of_group['users']:,} users)",

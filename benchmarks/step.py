@@ -58,6 +58,7 @@ def _flags() -> None:
     flags.DEFINE_float("seconds", 1.0, "approximate duration of jaxrec's run per round", lower_bound=0.0)
     flags.DEFINE_string("data", "", "folder of the prepared rows, reused; empty: a temporary directory")
     flags.DEFINE_integer("cross", 0, "`model.cross` where above 0; else that of the config", lower_bound=0)
+    flags.DEFINE_integer("cross_rank", 0, "`model.cross_rank` where above 0; else that of the config")
     flags.DEFINE_integer("users", 20_000, "users of the simulated service, where it is the source")
 
 
@@ -66,6 +67,7 @@ def settings(args: flags.FlagValues, directory: str) -> Config:
     config = load_config(args.config)
     config.data.directory, config.model.dtype = directory, args.dtype
     config.train.resident, config.model.cross = args.resident, args.cross or config.model.cross
+    config.model.cross_rank = args.cross_rank or config.model.cross_rank
     if isinstance(config.source, Simulator):
         config.source.users, config.source.test_only_users, config.data.partitions = args.users, 0, 8
     check(config)
@@ -138,7 +140,7 @@ class _Bench:
                 name: step_parts.peer(program, self.table, batches, name == COMPILED) for name in self.peers
             }
             if self.config.model.cross:
-                plain = replace(self.config, model=replace(self.config.model, cross=0))
+                plain = replace(self.config, model=replace(self.config.model, cross=0, cross_rank=0))
                 without = step_parts.program_of(plain, self.dataset, size)
                 rivals[PLAIN] = step_parts.ours(without, self.table, rows)[0]
             steps = self._steps_a_round(our_run, steps_per_call)

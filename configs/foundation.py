@@ -6,7 +6,9 @@ python -m jaxrec.evaluate --checkpoint W --delay-hours 0,6,24,48
 | argument | model |
 |---|---|
 | small | d=64, 3 layers, windows of 128 plays, mixed; targets of the next 72 hours with a half-life of 24 |
-| tiny | the same in windows of 8 plays in chunks of 4, for tests |
+| tokens | small, on tokens: all plays, trailers, thumbs and list adds; heads on what comes next |
+| tiny | small in windows of 8 plays in chunks of 4, for tests |
+| tiny_tokens | tiny on tokens |
 
 8,000 users with 40 plays on average and 500 at most; the last title of each user is the test. The rival that
 learns the next title alone is the same with --config.next_item.horizon_hours=0. `docs/foundation.md` has the
@@ -19,17 +21,21 @@ from jaxrec.config import (
     Evaluate,
     Expert,
     Feature,
+    Head,
+    Label,
     Model,
     NextItem,
     Optimizer,
     Sampling,
+    Signal,
     Simulator,
     Task,
     Train,
 )
 from jaxrec.core.errors import InputError
 
-ARGUMENTS = ("small", "tiny")
+ARGUMENTS = ("small", "tokens", "tiny", "tiny_tokens")
+SIGNALS = (Signal("trailer", "seconds"), Signal("thumb", "sign"), Signal("list_add"))
 
 
 def _small() -> Config:
@@ -49,7 +55,7 @@ def _small() -> Config:
         ),
         next_item=NextItem(horizon_hours=72.0, half_life_hours=24.0, most=8),
         optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.0, plateau_factor=1.0),
-        train=Train(duration="8 epochs", batch_size=64),
+        train=Train(duration="9 epochs", batch_size=64),
         evaluate=Evaluate(batch_size=256, next_k=(1,)),
     )
 
@@ -67,10 +73,30 @@ def _tiny() -> Config:
     return config
 
 
+def with_tokens(config: Config) -> Config:
+    """Return a config whose sequences are of tokens, with heads on the kind, the genre and the return."""
+    width = config.features[0].width
+    config.signals, config.data.tokens = SIGNALS, ("play", *(signal.name for signal in SIGNALS))
+    config.features = (
+        *config.features, Feature("genres", "categories", "title", width // 4, most=3),
+        Feature("device", "category", "context", width // 4),
+    )  # fmt: skip
+    config.model.features = ("title_id", "device")
+    config.labels = (Label("back", "returned", hours=7 * 24.0),)
+    config.objective.heads = (
+        Head("kind", "token:kind", "state", "softmax", 0.1),
+        Head("genre", "title:genres", "state", "softmax", 0.1),
+        Head("back", "back", "state", "bce", 0.1),
+    )
+    return config
+
+
 def get_config(name: str = "small") -> Config:
     """Return the config of a name in ARGUMENTS."""
     if name not in ARGUMENTS:
         raise InputError(f"configs/foundation.py:{name}: the argument must be one of {', '.join(ARGUMENTS)}")
-    config = _small() if name == "small" else _tiny()
-    config.name = f"foundation-{name}"
+    config = _tiny() if name.startswith("tiny") else _small()
+    if name.endswith("tokens"):
+        config = with_tokens(config)
+    config.name = f"foundation-{name.replace('_', '-')}"
     return config

@@ -10,6 +10,7 @@ python -m jaxrec.evaluate --checkpoint ONEREC --lists catalogue,truth
 | title | softmax over titles, of the same encoder: its vectors are coded, and it is the rival |
 | small | codes of 3 levels of 16 tokens, a decoder of 2 layers |
 | mixture | `small` with 8 experts in each feed-forward |
+| coded_title | `title`, whose title vectors also read the prefixes of the titles' codes |
 | title_tiny, tiny | `title` and `small` at the size of configs/tiny.py, for tests |
 
 `docs/semantic_ids.md` has the results.
@@ -31,7 +32,8 @@ from jaxrec.config import (
 )
 from jaxrec.core.errors import InputError
 
-ARGUMENTS = ("title", "small", "mixture", "title_tiny", "tiny")
+ARGUMENTS = ("title", "small", "mixture", "coded_title", "title_tiny", "tiny")
+_TITLE_POLICIES = ("title", "title_tiny", "coded_title")
 
 
 def _title() -> Config:
@@ -77,7 +79,11 @@ def get_config(name: str = "small") -> Config:
     if name not in ARGUMENTS:
         raise InputError(f"configs/onerec.py:{name}: the argument must be one of {', '.join(ARGUMENTS)}")
     config = _title()
-    if name not in ("title", "title_tiny"):
+    if name == "coded_title":
+        config.name = "onerec-coded-title"
+        config.features += (Feature("codes", "codes", "title", width=48),)
+        config.model.features += ("codes",)
+    if name not in _TITLE_POLICIES:
         config.name, config.task = f"onerec-{name.removesuffix('tiny') or 'small'}", Task("generative")
         config.optimizer.learning_rate = 3e-3
     if name == "mixture":

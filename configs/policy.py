@@ -19,12 +19,22 @@ on two CPU cores. The argument is the objective, with the settings of `small`:
 | ppo, ppo_kl | proximal policy optimisation by the reward models of the start, without and with a KL term |
 | grpo | the same with advantages of the group of draws, and a KL term |
 | dpo, ipo | pairs that `python -m jaxrec.pairs` wrote: the dataset is that folder, `data.directory` |
+| wbc | weighted binary classification of the titles that were shown: rows hold 20 of them for each play |
+| kuairand | `small` on KuaiRand, with a reward from long_view, like, comment and hate |
+| composite | `small` with a reward from completion and thumbs: ratings are not seen |
 | tiny | `small` at the size of configs/tiny.py, for tests |
 
 All first plays are targets, abandoned or not, and a fifth of the plays runs on by habit. The reward is the
 rating, from 1 to 5, and every play is rated. `docs/policies.md` has the results.
+
+The reward `composite` is 1 + 3 completion + thumb, from 1 to 5; the thumb is -1, 0 or 1. Habit and clickbait
+bend it. List adds are no term of it: on the simulated service a list add is of another title than the play.
+
+`kuairand` reads the folder that `configs/kuairand.py` describes. Real logs have no truth: policies on them
+are measured by the reward models of another run alone, `evaluate --reward_models`.
 """
 
+from configs import kuairand_labels
 from jaxrec.config import (
     Config,
     Data,
@@ -48,12 +58,27 @@ from jaxrec.core.errors import InputError
 REWARD = "stars"
 START = "runs/bc"  # run of `small` that ppo, dpo and ipo start from, without another start.workdir
 _NO_CLIP = 1e9  # above exp(4 / beta) at the lowest beta: the weights of `exp_rsft` are not clipped
+COMPOSITE = "composite"
+COMPOSITE_EDITS = {  # dotted key -> value: a reward from what users do, without ratings
+    "signals": (Signal("thumb", "sign"),),
+    "labels": (Label("completion", "completion", hours=72), Label("thumb", "last", "thumb", hours=72)),
+    "rewards": (
+        Reward(COMPOSITE, (Term("completion", 3.0), Term("thumb", 1.0)), base=1.0, unknown="observed"),
+    ),
+    "post.reward": COMPOSITE,
+}
+SHOWN_EDITS = {  # dotted key -> value: what was shown beside each play
+    "signals": (Signal("rating", "number"), Signal("impression")),
+    "data.served": 20,
+}
+_FEEDBACK = ("long_view", "like", "comment", "hate")
 OBJECTIVES = {
     "bc": Post(reward=REWARD),
     "reward": Post("reward", REWARD),
     "exp_rsft": Post("exponential", REWARD, baseline="zero", clip=_NO_CLIP),
     "asft": Post("exponential", REWARD),
     "cql": Post("cql", REWARD),
+    "wbc": Post("wbc", REWARD),
     "ppo": Post("ppo", REWARD, "model", reward_models=4),
     "ppo_kl": Post("ppo", REWARD, "model", kappa=0.1, reward_models=4),
     "grpo": Post("ppo", REWARD, "model", "group", kappa=0.1, reward_models=4),
@@ -110,18 +135,40 @@ def _tiny() -> Config:
     return config
 
 
+def _kuairand() -> Config:
+    """Return imitation on KuaiRand with reward models, from the labels of the feedback."""
+    config, labelled = _small(), kuairand_labels.get_config()
+    config.name, config.source = "policy-kuairand", labelled.source
+    config.signals = tuple(signal for signal in labelled.signals if signal.name in _FEEDBACK)
+    config.labels = tuple(label for label in labelled.labels if label.name in _FEEDBACK)
+    config.rewards, config.post.reward = labelled.rewards, labelled.rewards[0].name
+    config.data.validation_truth_queries = 0
+    config.train.duration = "4 epochs"
+    return config
+
+
 def get_config(name: str = "small") -> Config:
-    """Return the config of "small", "tiny" or a name in OBJECTIVES."""
+    """Return the config of "small", "composite", "kuairand", "tiny" or a name in OBJECTIVES."""
     if name == "tiny":
         return _tiny()
     config = _small()
     if name == "small":
         return config
+    if name == "kuairand":
+        return _kuairand()
+    if name == COMPOSITE:
+        config.name, config.post.reward = "policy-composite", COMPOSITE
+        config.signals, config.labels, config.rewards = (
+            COMPOSITE_EDITS[key] for key in ("signals", "labels", "rewards")
+        )
+        return config
     if name not in OBJECTIVES:
-        names = ", ".join(("small", "tiny", *OBJECTIVES))
+        names = ", ".join(("small", COMPOSITE, "kuairand", "tiny", *OBJECTIVES))
         raise InputError(f"configs/policy.py:{name}: the argument must be one of {names}")
     config.name, config.post = f"policy-{name}", OBJECTIVES[name]
     config.optimizer.learning_rate, config.train.duration = 2e-3, "5 epochs"
+    if config.post.objective == "wbc":
+        config.signals, config.data.served = SHOWN_EDITS["signals"], SHOWN_EDITS["data.served"]
     if config.post.objective in ("ppo", "dpo", "ipo"):
         config.start.workdir = START  # they compare the policy with that of the start
     return config

@@ -57,9 +57,10 @@ def comments(source: str) -> dict[int, tuple[int, str]]:
 
 
 def _field(
-    node: ast.AnnAssign, following: ast.stmt | None, end: int, notes: dict[int, tuple[int, str]]
-) -> Field:
-    """Return the field of `node`; its comments end before line `end`."""
+    node: ast.AnnAssign, following: ast.stmt | None, end: int, notes: dict[int, tuple[int, str]],
+    unions: dict[str, str],
+) -> Field:  # fmt: skip
+    """Return the field of `node`; its comments end before line `end`. A name of a union is written out."""
     last = node.end_lineno or node.lineno
     lines = [notes[n][1] for n in range(node.lineno, last + 1) if n in notes]
     number = last + 1
@@ -69,7 +70,17 @@ def _field(
     if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
         lines.append(" ".join(str(following.value.value).split()))
     assert isinstance(node.target, ast.Name)
-    return Field(node.target.id, ast.unparse(node.annotation), _default(node.value), " ".join(lines))
+    kind = ast.unparse(node.annotation)
+    return Field(node.target.id, unions.get(kind, kind), _default(node.value), " ".join(lines))
+
+
+def _unions(body: list[ast.stmt]) -> dict[str, str]:
+    """Return name -> members of the unions that a module names, such as `AnySource`."""
+    return {
+        ast.unparse(node.targets[0]): ast.unparse(node.value)
+        for node in body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.BinOp)
+    }
 
 
 def _default(value: ast.expr | None) -> str:
@@ -92,8 +103,9 @@ def _is_dataclass(node: ast.stmt) -> bool:
 
 def sections(source: str) -> list[Section]:
     """Return the dataclasses of a module, in its order."""
-    notes, result = comments(source), []
-    for node in ast.parse(source).body:
+    notes, result, body = comments(source), [], ast.parse(source).body
+    unions = _unions(body)
+    for node in body:
         if not _is_dataclass(node):
             continue
         assert isinstance(node, ast.ClassDef)
@@ -102,7 +114,7 @@ def sections(source: str) -> list[Section]:
         for statement, following in zip(node.body, after, strict=True):
             if isinstance(statement, ast.AnnAssign) and "ClassVar" not in ast.unparse(statement.annotation):
                 end = following.lineno if following else (node.end_lineno or node.lineno) + 100
-                fields.append(_field(statement, following, end, notes))
+                fields.append(_field(statement, following, end, notes, unions))
         doc = ast.get_docstring(node) or ""
         result.append(Section(node.name, "" if doc.startswith(f"{node.name}(") else doc, tuple(fields)))
     return result

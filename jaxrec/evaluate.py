@@ -152,6 +152,10 @@ def _evaluate_on_host(args: flags.FlagValues, workdir: AnyPath, data: AnyPath | 
         from jaxrec.reporting.result_table import format_table
 
     host_memory.retain_freed_memory()
+    if args.segments:
+        from jaxrec.live_events.slates.folder import read_manifest
+
+        read_manifest(args.segments)  # a damaged folder ends the command before minutes of evaluation
     if args.verify and multihost.is_first_process():
         _verify(workdir, data)
     options = EvaluationOptions(

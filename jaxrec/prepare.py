@@ -128,7 +128,7 @@ def _check(args: flags.FlagValues) -> None:
         }
     else:
         config, reasons = args.config, {}
-    source = open_source(config.source, config.features, config.data.path, config.signals)
+    source = open_source(config.source, config.stored_features, config.data.path, config.signals)
     statistics = log_statistics(source, config)
     config, settings = fit_settings(config, statistics)
     check(config)

@@ -27,7 +27,7 @@ def _flags() -> None:
     )  # fmt: skip
     flags.DEFINE_string(
         "signals", "", f"events before the requests beside plays, {_TABLE}, with the histories' columns of "
-        "users, titles and times, the column signal with a name, and value; read by models of sessions",
+        "users, titles and times, the column signal with a name, and value; for models of sessions or tokens",
     )  # fmt: skip
     flags.DEFINE_string(
         "users", "", f"users, {_TABLE}; users without plays are served too; columns with features, the "

@@ -15,6 +15,10 @@ from jaxrec.core.paths import as_path
 
 def _flags() -> None:
     flags.DEFINE_string("workdir", None, "folder of the codes, for --config.codes.path", required=True)
+    flags.DEFINE_string(
+        "extends", "", "folder of codes that stay: only titles that it lacks are coded, by the nearest "
+        "clusters that are not full",
+    )  # fmt: skip
 
 
 def main(args: flags.FlagValues) -> None:
@@ -25,7 +29,7 @@ def main(args: flags.FlagValues) -> None:
     """
     started = time.perf_counter()
     with hide_libraries(*UNUSED_LIBRARIES):
-        from jaxrec.analysis.tokenising import check_tokenise, tokenise
+        from jaxrec.analysis.tokenising import check_tokenise, read_earlier, tokenise
         from jaxrec.data.runners.run import ensure_dataset
         from jaxrec.data.storage.dataset import Dataset
         from jaxrec.reporting.progress import stage_progress
@@ -33,10 +37,11 @@ def main(args: flags.FlagValues) -> None:
 
     config = args.config
     check_tokenise(config)
+    earlier = read_earlier(config, args.extends) if args.extends else None
     compilation_cache.enable()
     directory = as_path(dataset_directory(config))
     ensure_dataset(config, directory, progress=stage_progress)
-    record = tokenise(config, Dataset(directory, config.data.verify), args.workdir)
+    record = tokenise(config, Dataset(directory, config.data.verify), args.workdir, earlier)
     sizes = " ".join(map(str, record["largest_cluster"]))
     distortion = " ".join(f"{x:.4g}" for x in record["distortion"]) or "none"
     print_result(

@@ -144,7 +144,7 @@ class RewardValues(QueryRunner):
         dataset: Dataset of the queries.
         queries: [Q] held-out rows.
         left_out: Titles that may not be chosen at the queries.
-        codes: Codes of the titles of a policy that generates them; None without codes.
+        codes: Codes of the titles of a policy that generates or reads them; None without codes.
     """
 
     def __init__(
@@ -153,8 +153,10 @@ class RewardValues(QueryRunner):
     ) -> None:  # fmt: skip
         of_models: Any = models.task
         size = max(_PAIRS // policy.layout.num_titles, 1)
-        coded = replace(dataset.arrays, title_codes=codes)
-        tables: Any = replicate((policy.title_table(coded), of_models.title_table(dataset.arrays)))
+        arrays = (replace(dataset.arrays, title_codes=x) for x in (codes, models.arrays.title_codes))
+        tables: Any = replicate(
+            tuple(task.title_table(x) for task, x in zip((policy, of_models), arrays, strict=True))
+        )
         super().__init__(policy, tables, _step(policy, of_models), size, lambda params: params)
         self._models, self._offset = models.params, _mean_reward(models, dataset)
         self._queries, self._left_out = queries, left_out

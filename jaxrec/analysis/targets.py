@@ -66,7 +66,10 @@ def _joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 def _targets_of(rows: np.ndarray, dataset: Dataset) -> Targets:
     layout = dataset.layout
     if layout.rows == "next_item":
-        row, at = np.nonzero(rows["title"] > 0)
+        is_target = rows["title"] > 0
+        if layout.token_kinds:
+            is_target &= rows["selected"] > 0
+        row, at = np.nonzero(is_target)
         title, completion = rows["title"][row, at], rows["completion"][row, at].astype(np.float32)
     else:
         row, at = np.arange(len(rows)), np.zeros(len(rows), np.int64)

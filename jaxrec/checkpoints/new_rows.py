@@ -43,7 +43,7 @@ class TitleFeatures:
     def __init__(self, layout: Layout, categories: np.ndarray, numbers: np.ndarray) -> None:
         flat, column, offset = [np.zeros((len(categories), 0), np.int64)], 0, 0
         for spec in layout.of("title"):
-            if spec.kind == "number" or not spec.columns:
+            if spec.kind in ("number", "codes") or not spec.columns:  # codes are not among `categories`
                 continue
             ids = np.sort(categories[:, column : column + spec.columns].astype(np.int64), axis=1)
             is_repeated = np.zeros(ids.shape, bool)

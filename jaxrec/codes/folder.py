@@ -70,8 +70,12 @@ def write_codes(
     return content
 
 
-def read_codes(folder: str | AnyPath) -> StoredCodes:
+def read_codes(folder: str | AnyPath, key: str = "codes.path") -> StoredCodes:
     """Read the codes of a folder.
+
+    Args:
+        folder: The folder.
+        key: Config field or flag that names it, for messages.
 
     Raises:
         InputError: The folder holds no codes, or they are damaged.
@@ -79,7 +83,7 @@ def read_codes(folder: str | AnyPath) -> StoredCodes:
     path = as_path(folder)
     advice = "give a folder that python -m jaxrec.tokenise wrote"
     if not inside(path, RECORD).is_file():
-        raise InputError(f"codes.path={folder}: no {RECORD}; {advice}")
+        raise InputError(f"{key}={folder}: no {RECORD}; {advice}")
     try:
         record = parse_json(inside(path, RECORD).read_bytes())
         check_shape(record, _RECORD, RECORD)
@@ -88,8 +92,8 @@ def read_codes(folder: str | AnyPath) -> StoredCodes:
             for name in _ARRAYS
         ]
     except (OSError, ValueError) as error:
-        raise InputError(f"codes.path={folder}: damaged: {error}; {advice}") from error
+        raise InputError(f"{key}={folder}: damaged: {error}; {advice}") from error
     title_key, tokens, centroids = arrays
     if record["format"] != FORMAT or fingerprint(title_key, tokens) != record["fingerprint"]:
-        raise InputError(f"codes.path={folder}: the arrays are not those of {RECORD}; {advice}")
+        raise InputError(f"{key}={folder}: the arrays are not those of {RECORD}; {advice}")
     return StoredCodes(title_key, Codes(tokens, centroids, ()), record["fingerprint"])

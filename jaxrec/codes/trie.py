@@ -5,6 +5,7 @@ consecutive, and so are the leaves below it (STATIC, arXiv 2602.22647). A device
 node by one gather of as many slots as the level's largest number of children. Each leaf is one title.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,27 @@ def allow(trie: TitleTrie, allowed: Any, xp: Any = np) -> TitleTrie:
     return trie._replace(levels=levels)
 
 
+def trie_to_arrays(trie: TitleTrie) -> dict[str, Any]:
+    """Return the arrays of a trie by name: "title", "node", and "<level>/<field>" of each level."""
+    of_levels = {
+        f"{i}/{name}": array
+        for i, level in enumerate(trie.levels)
+        for name, array in level._asdict().items()
+        if array is not None
+    }
+    return of_levels | {"title": trie.title, "node": trie.node}
+
+
+def trie_from_arrays(arrays: Mapping[str, Any]) -> TitleTrie:
+    """Return the trie of arrays by name: the inverse of `trie_to_arrays`."""
+    levels: list[dict[str, Any]] = [{} for _ in range(arrays["node"].shape[1])]
+    for name, array in arrays.items():
+        level, _, field = name.rpartition("/")
+        if level:
+            levels[int(level)][field] = array
+    return TitleTrie(tuple(TrieLevel(**fields) for fields in levels), arrays["title"], arrays["node"])
+
+
 def nbytes(trie: TitleTrie) -> int:
     """Return the bytes of all arrays of a trie."""
-    arrays = [array for level in trie.levels for array in level if array is not None]
-    return sum(array.nbytes for array in (*arrays, trie.title, trie.node))
+    return sum(array.nbytes for array in trie_to_arrays(trie).values())

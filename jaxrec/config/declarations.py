@@ -36,7 +36,7 @@ class Post:
     """Post-training of a policy from rewards: the task "preference", and pairs of the task "generative"."""
 
     objective: str = "bc"  # key of `registry.POST_OBJECTIVES`: "bc" (imitation), "reward", "exponential",
-    # "cql", "ppo", "dpo" or "ipo"
+    # "cql", "wbc", "ppo", "dpo" or "ipo"
     reward: str = ""  # name of a reward of the config; empty: none, for "bc", "dpo" and "ipo"
     source: Literal["observed", "model", "ensemble"] = "observed"  # rewards of the objective: those of the
     # log, or of the reward models: their mean, or mean - pessimism * standard deviation
@@ -69,7 +69,8 @@ class Post:
 class Codes:
     """Codes of titles, and the decoder that generates them: the task "generative".
 
-    A code is a token of each level, and a last token that separates titles with the same tokens.
+    With a feature of kind "codes", models of other tasks read `levels`, `size` and `path`. A code is a token
+    of each level, and a last token that separates titles with the same tokens.
     """
 
     levels: int = 3  # levels of clusters; size^levels is at least the number of titles
@@ -150,10 +151,12 @@ class Head:
     """Head of the ranking model, and the term of the objective that trains it.
 
     The term of a candidate counts where its label is known, and is divided by the share of entries that are.
+    The task "next_item" has heads on the state of each position.
     """
 
     name: str  # name of the head, of its scores and of its term
-    of: str  # what it learns: a label, "reward:<name>", or "title:<feature>", a category of the next title
+    of: str  # what it learns: a label, "reward:<name>", "title:<feature>", a category of the next title, or
+    # "token:kind", the kind of the next token
     on: Literal["pair", "state"] = "pair"  # a score of each candidate, or of the user's state alone
     loss: Literal["bce", "mse", "hinge", "softmax"] = "bce"  # "hinge" and "softmax" of a pair: positives
     # against drawn titles, each weighed by its label; "softmax" of a state: over the categories of a feature

@@ -10,6 +10,7 @@ from jaxrec.core.row_format import label_is_known
 
 INTENT = "intent"  # name and term of the head of `objective.intent`
 REWARD, TITLE = "reward:", "title:"  # prefixes of `Head.of`; without one it is a label
+KIND = "token:kind"  # `Head.of` of the kinds of the next token
 FILLED = "filled:"  # prefix of a label whose share of known entries counts predictions too
 
 
@@ -96,7 +97,8 @@ class _WithObjective(Protocol):
 
 def label_heads(config: _WithObjective) -> tuple[Head, ...]:
     """Return the trained heads that predict a label or a reward."""
-    return tuple(h for h in config.objective.heads if h.weight and not h.of.startswith(TITLE))
+    heads = (head for head in config.objective.heads if head.weight)
+    return tuple(head for head in heads if head.of != KIND and not head.of.startswith(TITLE))
 
 
 def reward_of(of: str, config: _Declarations) -> Reward | None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from jaxrec.config import schema
 from jaxrec.config.tree import choices, fields_of, is_dataclass_type, members, require, walk
-from jaxrec.core.row_format import RENAMED_ROWS
+from jaxrec.core.formats.old_layouts import RENAMED_ROWS
 
 # Class -> old field -> new field.
 RENAMED: dict[type, dict[str, str]] = {

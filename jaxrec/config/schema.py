@@ -25,12 +25,15 @@ class Feature:
     """Column of a table that the model reads as a feature."""
 
     name: str  # column of its table; an interaction: completion, sessions, age or a signal; a label: its name
-    kind: str  # "category", "categories" (list-valued), "number", or "text" of titles and contexts, read as
-    # hashed character n-grams
+    kind: str  # "category", "categories" (list-valued), "number", "text" of titles and contexts, read as
+    # hashed character n-grams, "codes" of titles: the prefixes of a title's code, of `codes.path`, or "title"
+    # of contexts, the key of a title, read as that title's vector
     where: str  # "title", "user", "context", "interaction" or "label", a stored label of the target
     width: int  # width of the embedding
     most: int = 0  # maximum number of values that are read from a list, for "categories"
     available: Literal["request", "after"] = "request"  # "after": an outcome, which offline models alone read
+    impute: str = "null"  # what stands for a missing context: "null", "most_frequent" (of a category), or
+    # "name_of:<feature>" (of a text): the name of the title in that feature of kind "title"
 
 
 # ---------------------------------------------------------------- preparation
@@ -74,8 +77,10 @@ class Data:
     trending: int = 32  # stored trending negatives per row
     tailing: int = 20  # stored tailing negatives per row
     random: int = 8  # stored random negatives per row
-    served: int = 0  # stored titles per row that were shown at the request and not chosen: events of the
-    # signal "impression"; 0: none, and no served list
+    served: int = 0  # stored titles that were shown and not chosen, of each request, or of each play of a
+    # policy's rows: events of the signal "impression"; 0: none, and no served list
+    matching: int = 0  # stored titles per row whose names match the text of the request, the best first;
+    # 0: none
     request_window_seconds: int = 0  # longest time from an impression to the play that it led to; 0: the same
     # time
     session: int = 0  # stored events of the request's session, plays and signals before the request, a
@@ -83,6 +88,9 @@ class Data:
     session_gap_minutes: float = (
         30.0  # longest time without an event within a session, from the end of a play
     )
+    tokens: tuple[str, ...] = ("play",)  # kinds of events in sequences: "play", and names of signals. With
+    # "play" alone a sequence has the plays that are targets, else all plays and events of these kinds
+    merge_minutes: float = 10.0  # longest time between two events of one title in a token
     negatives: int = 20  # negatives of an evaluation list
     max_invalid_fraction: float = 0.05  # maximum fraction of invalid rows, without copies; above it
     # preparation stops
@@ -138,6 +146,8 @@ class Sampling:
     negatives: int = 20  # negatives per example
     history_keeps_abandoned: bool = False  # True: histories contain titles that the user abandoned
     id_dropout: float = 0.01  # fraction of history titles that are replaced by the unknown title
+    matching: int = 0  # negatives per example that match the text of the request, where it has some, in place
+    # of as many from the pools
     context_dropout: float = 0.0  # probability that training hides a feature of the context, each by itself
     window: Literal["latest", "random", "mixed"] = "latest"  # window of a sequence; "random": a new one each
     # epoch; "mixed": the latest or a new one
@@ -202,6 +212,7 @@ class Model:
     head_hidden: tuple[int, ...] = (128, 64)  # hidden widths of the tasks' MLP heads
     matcher_product: bool = True  # the heads also read the product of user and title projections
     cross: int = 0  # cross layers (DCN-v2) on user, title and product, whose output the heads also read
+    cross_rank: int = 0  # rank of the matrices of cross layers; 0: full
     trunk: Literal["shared", "mmoe", "ple"] = "shared"  # "shared": each head reads user and title by itself;
     # else the heads mix experts by gates: of all heads ("mmoe"), or shared and their own ("ple")
     trunk_experts: int = 4  # shared experts of a trunk; "ple" has one more for each head
@@ -216,6 +227,7 @@ class Model:
     untied_item_embeddings: bool = False  # for sequences: separate vectors of scored titles, as in gSASRec
     scaled_inputs: bool = True  # for sequences: as inputs, vectors of titles are multiplied by sqrt(width)
     features: tuple[str, ...] = ()  # names of the features that the model reads; empty: all
+    reads_history: bool = True  # False: a ranking model treats all users as users without a play
     item_table_sharding: Literal["replicated", "split"] = "replicated"  # "split": rows of the titles'
     # embeddings, and of their optimizer state, are sharded over the devices
     embedding_init_std: float = 0.2  # standard deviation of initial embeddings
@@ -230,6 +242,8 @@ class Model:
     retrieval_dim: int = 0  # width of the vectors of the retrieval head; 0: no retrieval head
     attention_span: int = 0  # for sequences: positions of a chunk of block-local attention, which divide
     # `max_len`; 0: all positions attend to all earlier positions
+    project: int = 0  # for sequences: width of the projections of outputs and of titles whose product is the
+    # score; 0: the outputs and the titles themselves
     remat: bool = False  # experts recompute their forward pass in the backward pass, to save memory
     attention_impl: Literal["auto", "einsum", "dot_product", "pallas"] = "auto"
     # implementation of attention; "auto" selects the fastest allowed implementation
@@ -346,6 +360,8 @@ class Evaluate:
     next_k: tuple[int, ...] = (1, 3)  # evaluated numbers of next titles
     seen: Literal["all", "stored", "kept"] = "all"  # titles left out of rankings of all titles: all that the
     # user played before the query; those of the stored history; none
+    delay_hours: tuple[float, ...] = ()  # of sequences: delays in hours from the computation of scores to the
+    # request, with which every evaluation also ranks all titles; (): none
     report: bool = True  # training and evaluations write report.html
     report_users: int = 10  # users whose histories and recommendations are in report.html; 0: none
 
@@ -368,7 +384,7 @@ class Config:
     objective: Objective = field(default_factory=Objective)
     next_item: NextItem = field(default_factory=NextItem)  # for the tasks on sequences
     post: Post = field(default_factory=Post)  # for the task "preference"
-    codes: Codes = field(default_factory=Codes)  # for the task "generative"
+    codes: Codes = field(default_factory=Codes)  # for the task "generative" and features of kind "codes"
     optimizer: Optimizer = field(default_factory=Optimizer)
     start: Start = field(default_factory=Start)  # the run whose parameters this one starts from
     train: Train = field(default_factory=Train)
@@ -378,6 +394,11 @@ class Config:
     def rows(self) -> str:
         """Kind of dataset rows that the task trains on: "ranking" or "next_item"."""
         return TASKS[self.task.name].rows
+
+    @property
+    def stored_features(self) -> tuple[Feature, ...]:
+        """Features that a dataset stores: neither labels of the target nor codes."""
+        return tuple(f for f in self.features if f.where != "label" and f.kind != "codes")
 
     @property
     def observed_labels(self) -> tuple[Feature, ...]:

@@ -19,7 +19,9 @@ _FREE = {
         "resident",
     ),
     "data": ("directory", "workers", "partitions", "verify"),
-    "evaluate": ("batch_size", "checkpoint", "next_k", "seen", "report", "report_users", "blends"),
+    "evaluate": (
+        "batch_size", "checkpoint", "next_k", "seen", "report", "report_users", "blends", "delay_hours",
+    ),
     "model": ("attention_impl", "remat"),
     "codes": ("path", "beam", "vectors"),  # `check_same_run` compares the codes themselves
 }  # fmt: skip
@@ -28,7 +30,7 @@ _NOT_IN_DIGEST = ("directory", "workers", "partitions", "verify")  # they move t
 _LATER = (
     "path", "split", "validation_from", "test_from", "examples", "fold", "truth_queries", "served",
     "request_window_seconds", "since", "until", "replay", "only", "continues", "capacity", "session",
-    "session_gap_minutes", "validation_truth_queries",
+    "session_gap_minutes", "validation_truth_queries", "tokens", "merge_minutes", "matching",
 )  # fmt: skip
 _NOT_IN_LABELS = ("of_drawn",)  # read by heads alone
 _LATER_FORMATS = ("interactions_format", "titles_format", "users_format", "signals_format")
@@ -38,7 +40,7 @@ _LATER_COLUMNS = (
 _LATER_SIMULATOR = (
     "habit", "surprise", "thumbs", "leniency", "ratings", "lists", "impressions_logged",
     "test_impressions_logged", "trailers", "launches", "novelty", "trend", "countries", "country_taste",
-    "unlicensed", "mood_moves", "regimes",
+    "unlicensed", "mood_moves", "regimes", "search", "similar", "kinship",
 )  # fmt: skip
 
 
@@ -78,14 +80,17 @@ def digest(config: Config) -> str:
     datasets prepared before a renaming are found.
     """
     tree, old = to_json(config), migrations.old_data_fields(config)
-    left_out = (*_NOT_IN_DIGEST, *(k for k in _LATER if tree["data"][k] == getattr(Data(), k)))
+    left_out = (*_NOT_IN_DIGEST, *(k for k in _LATER if getattr(config.data, k) == getattr(Data(), k)))
     data = {old[name]: value for name, value in tree["data"].items() if name not in left_out}
     if config.rows != "ranking":
         data["examples"] = migrations.old_examples(config)
     hashed: dict[str, Any] = {
         "source": _source_for_digest(config, tree["source"]),
-        # A feature that is a label adds nothing to a row: an offline config shares the dataset of others.
-        "features": [_feature_for_digest(f) for f in tree["features"] if f["where"] != "label"],
+        # A feature that is a label or a code adds nothing to a row: such a config shares the dataset of
+        # others.
+        "features": [
+            _feature_for_digest(f) for f in tree["features"] if f["where"] != "label" and f["kind"] != "codes"
+        ],
         "data": data,
     }
     # Datasets without signals and labels keep the digests of before there were any, and those with them keep
@@ -113,8 +118,9 @@ def _not_at_defaults(declaration: Signal | Label) -> dict[str, Any]:
 
 
 def _feature_for_digest(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return the JSON of a feature without `available` at its default, which is newer than FORMAT 3."""
-    return {name: value for name, value in tree.items() if (name, value) != ("available", "request")}
+    """Return the JSON of a feature without fields newer than FORMAT 3 that have their defaults."""
+    later = {"available": "request", "impute": "null"}
+    return {name: value for name, value in tree.items() if value != later.get(name)}
 
 
 def _source_for_digest(config: Config, tree: dict[str, Any]) -> dict[str, Any]:

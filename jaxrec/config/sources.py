@@ -30,7 +30,8 @@ class Simulator(Source):
     `mood` (a genre of the sitting) and `appeal` change what is chosen; `satisfaction`, `match` and `patience`
     (its spread over users) change what is abandoned. The fields from `surprise` to `trailers` change the
     signals, which are generated where `Config.signals` declares them. The fields from `launches` to
-    `mood_moves` let the service change by day and differ by country.
+    `mood_moves` let the service change by day and differ by country, those from `search` on give it several
+    canvases.
     """
 
     seed: int = 0  # seed of all draws
@@ -72,6 +73,9 @@ class Simulator(Source):
     mood_moves: float = 0.0  # probability that the mood of a sitting moves before a further play
     regimes: float = 0.0  # strength of the genre that half of the users prefer after a title, and the others
     # another genre: a premise that one expert cannot serve without the user feature "regime"
+    search: float = 0.0  # fraction of plays that are searched for, by a prefix of the name or by a genre
+    similar: float = 0.0  # fraction of plays from the page of the last title liked, once there is one
+    kinship: float = 3.0  # nats that a title gains there per unit of its cosine with the title of the page
 
     reader: ClassVar[str] = "jaxrec.sources.simulator.source:open_simulator"
     generated_signals: ClassVar[Mapping[str, str]] = {

@@ -12,13 +12,20 @@ from jaxrec.config.migrations import adopt_task
 from jaxrec.config.rules.codes import check_codes
 from jaxrec.config.rules.data import DATA_RULES, whole
 from jaxrec.config.rules.declared.availability import check_observed_labels
+from jaxrec.config.rules.declared.contexts import check_matching
 from jaxrec.config.rules.declared.heads import check_heads
 from jaxrec.config.rules.declared.strata import check_strata
 from jaxrec.config.rules.declared.trunks import check_cross, check_trunk
 from jaxrec.config.rules.entity import check_entity
 from jaxrec.config.rules.limits import check_limits
 from jaxrec.config.rules.post import check_post
-from jaxrec.config.rules.sequences import check_attention_span, check_horizon, check_windows
+from jaxrec.config.rules.sequences import (
+    check_attention_span,
+    check_delay_hours,
+    check_horizon,
+    check_projection,
+    check_windows,
+)
 from jaxrec.config.rules.sessions import check_intent, check_session_experts
 from jaxrec.config.rules.start import check_start
 from jaxrec.config.schema import Config, Mix
@@ -142,6 +149,8 @@ def _check_model(config: Config) -> None:
     has_product = model.head == "dot" and not model.cosine
     require(has_product or not model.output_maps, "model.output_maps", model.output_maps, allowed)
     require(bool(model.experts), "model.experts", model.experts, "hold at least one Expert")
+    allowed = "be True with rows of sequences, which are histories"
+    require(model.reads_history or config.rows == "ranking", "model.reads_history", False, allowed)
     for i, expert in enumerate(model.experts):
         key = f"model.experts[{i}]"
         among(f"{key}.encoder", expert.encoder, registry.TASKS[config.task.name].encoders)
@@ -290,10 +299,10 @@ def _check_run(config: Config) -> None:
 
 
 _RULES: tuple[Callable[[Config], None], ...] = (
-    *DATA_RULES, _check_sampling, check_strata, _check_model, check_session_experts, _check_sequences,
-    check_windows, check_attention_span, check_horizon, _check_split, _check_objective, check_intent,
-    check_heads, check_observed_labels, check_cross, check_trunk, check_entity, check_post, check_codes,
-    check_start, _check_run,
+    *DATA_RULES, _check_sampling, check_matching, check_strata, _check_model, check_session_experts,
+    _check_sequences, check_windows, check_attention_span, check_horizon, check_projection, _check_split,
+    _check_objective, check_intent, check_heads, check_observed_labels, check_cross, check_trunk,
+    check_entity, check_post, check_codes, check_start, check_delay_hours, _check_run,
 )  # fmt: skip
 
 

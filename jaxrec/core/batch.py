@@ -150,7 +150,10 @@ class Outcome(NamedTuple):
             do not count.
         declared: Declared heads, each with the labels of the candidates; made by `tasks.heads`.
         signals: [..., S] values of the signals that are interaction features, NaN without an event; None for
-            rows without such features.
+            rows without such features. Of tokens: the last value of each kind that has values.
+        kinds: [...] uint32; bit i is set where an event of kind i is in the token; None: the rows have no
+            tokens.
+        seconds: [...] log1p of the seconds watched in the token; None as for `kinds`.
     """
 
     completion: Any
@@ -159,6 +162,8 @@ class Outcome(NamedTuple):
     declared: tuple[Any, ...] = ()
     signals: Any = None
     label_filled: Any = None
+    kinds: Any = None
+    seconds: Any = None
 
 
 class PastOutcome(NamedTuple):
@@ -167,10 +172,14 @@ class PastOutcome(NamedTuple):
     Attributes:
         completion: As of `Outcome`.
         signals: As of `Outcome`.
+        kinds: As of `Outcome`.
+        seconds: As of `Outcome`.
     """
 
     completion: Any
     signals: Any = None
+    kinds: Any = None
+    seconds: Any = None
 
 
 def after(outcome: Outcome) -> PastOutcome:
@@ -179,7 +188,7 @@ def after(outcome: Outcome) -> PastOutcome:
     Args:
         outcome: Outcomes of plays that all precede the request, as the history of a row holds them.
     """
-    return PastOutcome(outcome.completion, outcome.signals)
+    return PastOutcome(outcome.completion, outcome.signals, outcome.kinds, outcome.seconds)
 
 
 class ObservedOutcome(NamedTuple):

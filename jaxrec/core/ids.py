@@ -15,6 +15,7 @@ POOLS = (*DRAWN_POOLS, SERVED)
 DRAWN_LISTS = ("enabled", "disabled")  # frozen candidate lists of 1 + negatives titles
 LISTS = (*DRAWN_LISTS, SERVED)  # a served list has at most as many; a request without a slate has none
 CATALOGUE = "catalogue"  # name of the evaluation over all titles, next to the names in LISTS
+DELAYED = "delay_"  # start of the names of metrics over all titles of scores that were computed hours before
 TRUTH = "truth"  # name of the evaluation of a policy under a simulator's truth, beside the lists
 REWARDS = "rewards"  # name of the values of a policy under reward models, beside the lists
 LABELS = "labels"  # name of the evaluation of heads that predict labels, beside the lists

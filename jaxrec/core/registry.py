@@ -106,6 +106,8 @@ FEATURE_KINDS = {
     "categories": "jaxrec.models.layers.embedding:CategoryEmbedding",
     "number": "jaxrec.models.layers.dense:Dense",
     "text": "jaxrec.models.features.text:TextEmbedding",
+    "codes": "jaxrec.models.features.codes:CodeEmbedding",
+    "title": "jaxrec.models.features.source_title:PageTitles",
 }
 
 # Encoder of an expert -> a SequenceEncoder: each example's history to one vector.
@@ -138,7 +140,15 @@ SEQUENCE_ENCODERS = {
 # Those whose attention may be block-local: `model.attention_span`.
 BLOCK_LOCAL_ENCODERS = ("sasrec", "hstu", "ligr")
 
-# The same with the encoders of other distributions, group "jaxrec.encoders". An entry point names a
+# Those whose keys and values can be cached -> an `encoders.base.CachedEncoder`: one position more at a time.
+CACHED_ENCODERS = {
+    "sasrec": "jaxrec.models.encoders.sasrec:encode_with_keys",
+    "hstu": "jaxrec.models.encoders.hstu:encode_with_keys",
+    "ligr": "jaxrec.models.encoders.ligr:encode_with_keys",
+    "fuxi": "jaxrec.models.encoders.fuxi:encode_with_keys",
+}
+
+# All encoders with those of other distributions, group "jaxrec.encoders". An entry point names a
 # SequenceEncoder; with a static method `encode_positions`, a PositionEncoder, it encodes whole sequences too.
 ALL_ENCODERS = Extensible(ENCODERS, "jaxrec.encoders")
 ALL_SEQUENCE_ENCODERS = Extensible(SEQUENCE_ENCODERS, "jaxrec.encoders", attribute="encode_positions")
@@ -208,6 +218,7 @@ POST_OBJECTIVES = {
     "reward": "jaxrec.losses.preference:reward",
     "exponential": "jaxrec.losses.preference:exponential",
     "cql": "jaxrec.losses.preference:cql",
+    "wbc": "jaxrec.losses.preference:wbc",
     "ppo": "jaxrec.losses.preference:ppo",
     "dpo": "jaxrec.losses.preference:dpo",
     "ipo": "jaxrec.losses.preference:ipo",

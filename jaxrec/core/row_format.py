@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 
 from jaxrec.core.errors import InputError
+from jaxrec.core.formats.old_layouts import upgrade_layout
 from jaxrec.core.ids import DRAWN_POOLS, INTERACTION_FEATURES, LISTS, POOLS, SERVED
 from jaxrec.core.json_io import check_shape
+from jaxrec.core.rows.sequence_fields import play_fields, request_fields, token_fields
 
 ROWS = ("ranking", "next_item")  # kinds of rows: examples of a query, and sequences of a user's plays
 
@@ -20,13 +22,15 @@ class FeatureSpec:
 
     Attributes:
         name: Name of the feature.
-        kind: "category", "categories" (a list), "number" or "text" (ids of hashed n-grams).
+        kind: "category", "categories" (a list), "number", "text" (ids of n-grams), "title" (a title id) or
+            "codes" (ids of the prefixes of a title's code, which rows do not hold).
         where: "title", "user", "context" or "interaction".
         width: Width of the feature's embedding.
         size: Number of ids of a category: 0 (padding), 1 (unknown), then the values; 0 for a number.
         columns: Number of columns in the array that holds the feature.
         mean: Mean of a number, which is standardised as (x - mean) / std.
         std: Standard deviation of a number.
+        imputed: Id of a missing category (`Feature.impute`); 0: none.
     """
 
     name: str
@@ -37,23 +41,12 @@ class FeatureSpec:
     columns: int = 1
     mean: float = 0.0
     std: float = 1.0
+    imputed: int = 0
 
 
 def history_signals(features: tuple[FeatureSpec, ...]) -> tuple[str, ...]:
     """Return the names of the interaction features that are signals, in their order."""
     return tuple(f.name for f in features if f.where == "interaction" and f.name not in INTERACTION_FEATURES)
-
-
-def _play_fields(prefix: str, count: int, completion: bool) -> list[tuple[str, str, tuple[int, ...]]]:
-    """Return the fields of a sequence of plays.
-
-    Args:
-        prefix: Prefix of each field name.
-        count: Number of plays, even; plays are oldest first, right-aligned, 0 for padding.
-        completion: Whether completions are stored.
-    """
-    columns = [("title", "<i4"), ("time", "<u4"), ("completion", "<f2")]  # time: seconds since 1970
-    return [(f"{prefix}{name}", kind, (count,)) for name, kind in columns[: 3 if completion else 2]]
 
 
 @dataclass(frozen=True)
@@ -79,6 +72,11 @@ class Layout:
         session_kinds: Names of the events of sessions, "play" first: kind i + 1 of an event is the name i.
         pairs: True if `python -m jaxrec.pairs` wrote the rows: a play of a training row may have a title that
             is preferred at its position to another one.
+        shown: Number of stored titles of each play of a training row of sequences that were shown with it and
+            not chosen; 0: rows hold none.
+        token_kinds: Kinds of the tokens of sequences, "name:value" each, "play" among them; empty: the
+            sequences are of plays that are targets.
+        matching: Number of stored titles whose names match the text of the request; 0: none are stored.
     """
 
     num_titles: int
@@ -95,6 +93,9 @@ class Layout:
     session: int = 0
     session_kinds: tuple[str, ...] = ()
     pairs: bool = False
+    shown: int = 0
+    token_kinds: tuple[str, ...] = ()
+    matching: int = 0
 
     @property
     def has_candidates(self) -> bool:
@@ -188,27 +189,38 @@ class Layout:
         ]
         return fields_of_labels if self.labels else []
 
+    @property
+    def _tokens(self) -> tuple[tuple[str, ...], int, int]:
+        """Kinds of tokens, and the columns of the context that rows of tokens hold."""
+        if not self.token_kinds:
+            return (), 0, 0
+        return self.token_kinds, self.columns("context", "category"), self.columns("context", "number")
+
     def row_dtype(self) -> np.dtype:
         """Return the dtype of the training row.
 
         The row is little-endian and a multiple of four bytes; each field starts at a multiple of four bytes.
         The row of an exposure has no pools. `pool_served` holds the titles that were shown at the request
-        and not chosen, then 0; it is 0 throughout where no slate is known.
+        and not chosen, then 0; it is 0 throughout where no slate is known. `pool_matching` holds the titles
+        whose names match the text of the request, the best first, then 0.
         """
         if self.rows == "next_item":
             plays = 2 * (self.max_history + 1)
-            fields_of_plays = _play_fields("", plays, completion=True)
+            fields_of_plays = play_fields("", plays, completion=True)
             selected = [("selected", "<u2", (plays,))] if self.selects_targets else []  # 1: a target
             of_pairs = [("pair_winner", "<i4", (plays,)), ("pair_loser", "<i4", (plays,))]  # ids, 0: no pair
+            shown = [("shown", "<i4", (plays, self.shown))] if self.shown else []  # ids, then 0
             fields_of_plays += [
                 *selected,
                 *self._label_fields(plays, "<f2"),
                 *(of_pairs if self.pairs else []),
             ]
+            fields_of_plays += [*shown, *token_fields("", plays, *self._tokens)]
             return np.dtype([("user", "<u4"), *fields_of_plays])
         if not self.has_candidates:
             return np.dtype([*self._example_fields(), *self._label_fields(self.num_targets)])
         pools = [(f"pool_{p}", "<i4", (w,)) for p, w in zip(POOLS, self.pools, strict=False)]
+        pools += [("pool_matching", "<i4", (self.matching,))] if self.matching else []
         filled = ("pool_hard_filled", "<u1", (self.pools[0],))  # 1: not a hard negative but a filler
         return np.dtype([*self._example_fields(), *pools, filled, *self._label_fields(self.num_targets)])
 
@@ -229,8 +241,10 @@ class Layout:
                 ("target_time", "<u4"),
             ]
             start = [("user", "<u4"), ("position", "<u4"), *target_fields]
-            past = _play_fields("history_", self.max_history, completion=False)
-            return np.dtype([*start, *past, *self._label_fields(1)])
+            past = play_fields("history_", self.max_history, completion=False)
+            past += token_fields("history_", self.max_history, *self._tokens)
+            at_request = request_fields("target_", (), *self._tokens)
+            return np.dtype([*start, *past, *at_request, *self._label_fields(1)])
         if not self.has_candidates:
             return self.row_dtype()
         shape, k1 = (self.num_targets, self.negatives), (1 + self.negatives,)
@@ -248,7 +262,9 @@ class Layout:
     def to_json(self) -> dict[str, Any]:
         """Return the layout as plain values for JSON."""
         left_out = [name for name in _LATER if not getattr(self, name)]
-        return {name: value for name, value in asdict(self).items() if name not in left_out}
+        tree = {name: value for name, value in asdict(self).items() if name not in left_out}
+        specs = [{k: v for k, v in spec.items() if (k, v) != ("imputed", 0)} for spec in tree["features"]]
+        return tree | {"features": tuple(specs)}
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> "Layout":
@@ -270,7 +286,7 @@ class Layout:
             allowed = f"{len(DRAWN_POOLS)} numbers, or {len(POOLS)} with served titles"
             raise InputError(f"layout.pools={tree['pools']} must hold {allowed}")
         specs = tuple(FeatureSpec(**feature) for feature in tree["features"])
-        of_lists = {name: tuple(tree.get(name, ())) for name in ("pools", "labels", "session_kinds")}
+        of_lists = {name: tuple(tree.get(name, ())) for name in _LISTS}
         return cls(**{**tree, **of_lists, "features": specs})._checked()
 
     def _checked(self) -> "Layout":
@@ -278,7 +294,9 @@ class Layout:
         numbers = {name: value for name, value in asdict(self).items() if isinstance(value, int)}
         numbers |= {f"pools[{i}]": value for i, value in enumerate(self.pools)}
         for i, spec in enumerate(self.features):
-            numbers |= {f"features[{i}].{name}": getattr(spec, name) for name in ("width", "size", "columns")}
+            numbers |= {
+                f"features[{i}].{n}": getattr(spec, n) for n in ("width", "size", "columns", "imputed")
+            }
         for name, value in numbers.items():
             if value < 0:
                 raise InputError(f"layout.{name}={value} must be at least 0")
@@ -291,13 +309,17 @@ class Layout:
 
 # Left out of the JSON at their defaults.
 _LATER = (
-    "labels", "filled", "has_gaps", "selects_targets", "session", "session_kinds", "pairs",
+    "labels", "filled", "has_gaps", "selects_targets", "session", "session_kinds", "pairs", "shown",
+    "token_kinds", "matching",
 )  # fmt: skip
-_FEATURE = {"name": str, "kind": str, "where": str, "width": int, "size?": int, "columns?": int}
+_LISTS = ("pools", "labels", "session_kinds", "token_kinds")
+_FEATURE = {"name": str, "kind": str, "where": str, "width": int, "size?": int, "columns?": int,
+            "imputed?": int}  # fmt: skip
 _LAYOUT = {  # JSON of a layout
     "num_titles": int, "max_history": int, "num_targets": int, "pools": [int], "negatives": int,
-    "features": [dict], "rows?": str, "labels?": [str], "filled?": bool, "has_gaps?": bool,
-    "selects_targets?": bool, "session?": int, "session_kinds?": [str], "pairs?": bool,
+    "features": [dict], "rows?": str, "labels?": [str], "filled?": bool, "has_gaps?": bool, "pairs?": bool,
+    "selects_targets?": bool, "session?": int, "session_kinds?": [str], "shown?": int, "token_kinds?": [str],
+    "matching?": int,
 }  # fmt: skip
 
 
@@ -320,26 +342,3 @@ def label_is_known(bits: Any, label: int) -> Any:
         label: Index of the label in `Layout.labels`.
     """
     return bits >> np.uint32(label) & np.uint32(1) == 1
-
-
-# ---------------------------------------------------------------- names of FORMAT 2
-
-# Field of a layout in datasets of FORMAT 2, and in the checkpoints of runs on them -> the field of today.
-RENAMED = {"titles": "num_titles", "history": "max_history", "next_k": "num_targets", "examples": "rows"}
-RENAMED_ROWS = {"requests": "ranking", "sequences": "next_item"}
-
-
-def upgrade_layout(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return the JSON of a layout with the names of today; unknown names and values stay."""
-    upgraded = {RENAMED.get(name, name): value for name, value in tree.items()}
-    if isinstance(kind := tree.get("examples"), str):
-        upgraded["rows"] = RENAMED_ROWS.get(kind, kind)
-    return upgraded
-
-
-def old_layout(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return the JSON of a layout with the names of FORMAT 2, for fingerprints."""
-    old_names = {new: old for old, new in RENAMED.items()}
-    old_rows = {new: old for old, new in RENAMED_ROWS.items()}
-    old = {old_names.get(name, name): value for name, value in tree.items()}
-    return old | {"examples": old_rows.get(tree["rows"], tree["rows"])}

@@ -120,17 +120,12 @@ def _history_ranks(rows: np.ndarray, arrays: Arrays, titles: int, shown_abandone
     return np.where(visible, np.minimum(arrays.rank_of_id[rows["history_title"]], titles), titles)
 
 
-def item_to_item(training: Rows, arrays: Arrays, shown_abandoned: bool) -> Rule:
-    """Return a rule from co-occurrence of titles.
+def co_occurrence(training: Rows, arrays: Arrays, shown_abandoned: bool) -> np.ndarray:
+    """Return the cosines n(h, c) / sqrt(n(h) n(c)) of titles h in histories and targets c.
 
-    Sources: Sarwar et al. 2001; Linden, Smith & York 2003.
-
-    The score of a candidate c is the sum, over the titles h in the history, of the cosine
-    n(h, c) / sqrt(n(h) n(c)). Popularity breaks ties. Among the training rows, n(h, c) is the number of rows
-    with h in the history and the target c, n(h) the number of rows with h in the history, and n(c) the number
-    of rows with the target c.
-
-    The counts are for the `_TITLES` most played titles, over all rows or a systematic sample of `_COUNTED`.
+    Among the training rows, n(h, c) is the number of rows with h in the history and the target c, n(h) the
+    number of rows with h in the history, and n(c) the number of rows with the target c. The counts are for
+    the `_TITLES` most played titles, over all rows or a systematic sample of `_COUNTED`.
 
     Args:
         training: the training rows.
@@ -138,7 +133,7 @@ def item_to_item(training: Rows, arrays: Arrays, shown_abandoned: bool) -> Rule:
         shown_abandoned: True to count abandoned titles of the history.
 
     Returns:
-        A function with the arguments and the result of `popularity`.
+        [titles + 1, titles + 1] float32 by popularity rank; 0 in the last row and column, of other titles.
     """
     titles = min(len(arrays.id_of_rank), _TITLES)
     cosine = np.zeros((titles + 1, titles + 1), np.float32)
@@ -157,6 +152,27 @@ def item_to_item(training: Rows, arrays: Arrays, shown_abandoned: bool) -> Rule:
     cosine /= np.sqrt(np.maximum(in_histories, 1))[:, None]
     cosine /= np.sqrt(np.maximum(targets, 1))
     cosine[:, titles] = 0  # titles without counts have no co-occurrences
+    cosine[titles] = 0
+    return cosine
+
+
+def item_to_item(training: Rows, arrays: Arrays, shown_abandoned: bool) -> Rule:
+    """Return a rule from co-occurrence of titles.
+
+    Sources: Sarwar et al. 2001; Linden, Smith & York 2003.
+
+    The score of a candidate is the sum of its cosines with the titles in the history. Popularity breaks ties.
+
+    Args:
+        training: the training rows.
+        arrays: statistics of titles.
+        shown_abandoned: True to count abandoned titles of the history.
+
+    Returns:
+        A function with the arguments and the result of `popularity`.
+    """
+    cosine = co_occurrence(training, arrays, shown_abandoned)
+    titles = len(cosine) - 1
 
     def score(rows: np.ndarray, name: str, arrays: Arrays) -> np.ndarray:
         candidate = np.minimum(arrays.rank_of_id[candidates(rows, name)], titles)

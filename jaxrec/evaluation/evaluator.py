@@ -58,7 +58,8 @@ class EvaluationOptions(NamedTuple):
         blend: head or blend that orders the titles, as for `rules.heads.order_by`. Empty: that of the config.
         gradients: True to compare the gradients of the heads on validation rows.
         session: sessions to evaluate by position, out of `sessions.of_session.SESSIONS`.
-        delay_hours: hours from the computation of the scores to the request, of a model of sequences.
+        delay_hours: hours from the computation of the scores to the request, of a model of sequences; empty:
+            those of the config.
     """
 
     split: str = "test"
@@ -143,13 +144,14 @@ def evaluate(
 def _of_changed_rows(
     queries: Queries, options: EvaluationOptions
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return the results by session and by delay as a part of the result, and the ranks [Q] by delay."""
+    """Return the results by session and by delay as a part of the result, and columns [Q] by delay."""
     result: dict[str, Any] = {}
     ranks: dict[str, np.ndarray] = {}
     if options.session:
         result["session"] = evaluate_sessions(queries, options.session)
-    if options.delay_hours:
-        result["delay"], ranks = evaluate_delays(queries, options.delay_hours, options.split, options.seen)
+    hours = options.delay_hours or queries.loaded.config.evaluate.delay_hours
+    if hours:
+        result["delay"], ranks = evaluate_delays(queries, hours, options.split, options.seen)
     return result, ranks
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import CATALOGUE, LISTS, REWARDS, SERVED, TRUTH
+from jaxrec.core.ids import CATALOGUE, DELAYED, LISTS, REWARDS, SERVED, TRUTH
 from jaxrec.core.json_io import ANY_KEY, check_shape, parse_json, write_bytes
 from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.evaluation import metrics, statistics
@@ -25,6 +25,7 @@ from jaxrec.runtime.checksums import DamagedFileError, verify
 T = TypeVar("T")
 
 _AGAIN = "run evaluate --per-user again"
+_WITH_GAPS = (SERVED, DELAYED)  # columns without a value for users without a served list, or a play so early
 _RESULT = {
     "dataset": str, f"{CATALOGUE}?": dict, "files?": {ANY_KEY: {"bytes": int, "sha256": str}},
 }  # fmt: skip
@@ -49,6 +50,7 @@ class PerUserResults:
             result: the result that `evaluate` printed.
         """
         self.workdir, self.result = str(workdir), result
+        self.measured: PerUserResults | None = None  # those of the policy under reward models of another run
         self._files = {file: _open_for_polars(file) for file in (user_file, query_file)}
         self._user_file, self._query_file = user_file, query_file
         self.columns = self._read(user_file, lambda f: _schema(f, "user"))  # named by `results.per_user`
@@ -80,7 +82,7 @@ class PerUserResults:
         return [column for column in self.columns if column.startswith((f"{TRUTH}/", f"{REWARDS}/"))]
 
     def of_query(self, column: str) -> np.ndarray:
-        """Return the values [Q] float64 of a column of `policy_columns`, in the order of `queries`."""
+        """Return the values [Q] of a column of `policy_columns` or of a list, in the order of `queries`."""
         return self._columns(self._query_file, column)[column].to_numpy()
 
     def mean(self, column: str) -> float:
@@ -118,14 +120,14 @@ class PerUserResults:
 
         Raises:
             DamagedFileError: The file cannot be read, or a column is missing, no number or not finite. NaN is
-                allowed for a served list, which some users lack.
+                allowed in `_WITH_GAPS`.
         """
         frame = self._read(file, lambda f: pl.read_parquet(f, columns=list(names)))
         for name in names:
             column = frame[name]
             finite = name == "user" or column.dtype.is_numeric()
             if finite and name != "user":
-                is_allowed = column.is_finite() | (column.is_nan() & name.startswith(f"{SERVED}"))
+                is_allowed = column.is_finite() | (column.is_nan() & name.startswith(_WITH_GAPS))
                 finite = bool(is_allowed.all())
             if column.has_nulls() or not finite:
                 raise DamagedFileError(f"{file}: column {name!r} holds values that are no numbers; {_AGAIN}")

@@ -156,7 +156,10 @@ def reactive_peak(config: LiveConfig) -> float:
 def reconnection_seconds(config: LiveConfig) -> float:
     """Return the window over which devices of a region that dropped reconnect: that of the largest region.
 
-    The window has a tenth to spare: random peaks of a second stay below the rate of the gateways.
+    Where the scenario gives none, it has a tenth to spare: random peaks of a second stay below the rate of
+    the gateways.
     """
+    if config.retries.window_s:
+        return config.retries.window_s
     largest = max(region.share for region in config.audience.regions)
     return 1.1 * config.audience.online * largest / config.capacity.reconnections

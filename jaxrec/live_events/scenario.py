@@ -3,11 +3,16 @@
 Rates of services are per device, so that one scenario fits any number of devices.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from jaxrec.config.tree import require, walk
 from jaxrec.core.errors import InputError
+
+MOST_SESSIONS = 18  # expected ones of a device in a window: counts are drawn up to 63 (fleet/prefetching.py)
+MOST_SEGMENTS = 65_536
+_MOST_REGIONS = 255  # of which the simulation holds a byte for each device
 
 
 @dataclass
@@ -20,7 +25,7 @@ class Region:
 
 @dataclass
 class SlateQuality:
-    """NDCG@10 of slates of `kappa` segments, as `live evaluate` measures it."""
+    """NDCG@10 of slates of `kappa` segments, as `python -m jaxrec.evaluate --segments` measures it."""
 
     kappa: int = 1
     ndcg: float = 0.0
@@ -115,12 +120,14 @@ class Payload:
 class Retries:
     """Retries of requests that were shed: attempt k waits up to min(longest_s, first_s 2^k) seconds.
 
-    With jitter the wait is uniform between 0 and that bound (full jitter), without it is the bound.
+    With jitter the wait is uniform between 0 and that bound (full jitter), without it is the bound. A device
+    whose socket dropped tries to connect within `window_s` seconds, evenly; 0: as long as gateways need.
     """
 
     first_s: float = 1.0
     longest_s: float = 32.0
     jitter: bool = True
+    window_s: float = 0.0
 
 
 @dataclass
@@ -132,6 +139,7 @@ class Faults:
         duplicates: Share of messages that arrive twice.
         reorder_s: Longest further delay of a tenth of the messages, seconds.
         drop: Name of the region whose sockets drop two seconds after the start; empty: none.
+        gateway_down_s: Time from the drop on for which the gateways refuse the devices of that region.
         router_down_s: Time that the router is down, from the start on; it then sends its log again.
         repeated_seq: True for a failed producer that sends an old state under the seq of the start.
         late_s: Delay of the start, seconds.
@@ -144,6 +152,7 @@ class Faults:
     duplicates: float = 0.0
     reorder_s: float = 0.0
     drop: str = ""
+    gateway_down_s: float = 0.0
     router_down_s: float = 0.0
     repeated_seq: bool = False
     late_s: float = 0.0
@@ -172,42 +181,82 @@ def check_scenario(config: LiveConfig) -> None:
         InputError: The first value that is not allowed.
     """
     walk(config, LiveConfig)
-    a, c, t, p, f = config.audience, config.capacity, config.times, config.payload, config.faults
-    require(10**3 <= a.devices <= 10**9, "audience.devices", a.devices, "be between 1,000 and 10^9")
     for key, value in _positive(config):
         require(value > 0, key, value, "be above 0")
-    require(a.online <= 1, "audience.online", a.online, "be at most 1")
-    require(1 <= a.evening_peak <= 10, "audience.evening_peak", a.evening_peak, "be between 1 and 10")
-    require(bool(a.regions), "audience.regions", a.regions, "have a region")
-    names = [region.name for region in a.regions]
-    require(len({*names}) == len(names), "audience.regions", names, "have names that differ")
-    total = sum(region.share for region in a.regions)
-    require(abs(total - 1) < 1e-6, "audience.regions", total, "have shares that add up to 1")
+    for key, value, most in _bounded(config):
+        require(0 <= value <= most, key, value, f"be from 0 to {most:,}")
+    _check_audience(config)
+    a, c, t, p = config.audience, config.capacity, config.times, config.payload
     require(0 <= c.base < c.requests, "capacity.base", c.base, f"be below capacity.requests={c.requests}")
+    require(c.node_messages >= 1, "capacity.node_messages", c.node_messages, "be 1 or more")
     for key, hour in (("audience.peak_hour", a.peak_hour), ("times.start_hour", t.start_hour)):
         require(0 <= hour < 24, key, hour, "be from 0 to below 24")
     require(
         0 < t.prefetch_hours <= 48, "times.prefetch_hours", t.prefetch_hours,
         "be above 0 and at most 48: prefetching ends at the start",
     )  # fmt: skip
-    require(t.tolerance_s >= 0, "times.tolerance_s", t.tolerance_s, "be 0 or more")
     require(bool(p.quality), "payload.quality", p.quality, "hold the NDCG of at least one kappa")
     kappas = [q.kappa for q in p.quality]
     require(
         kappas == sorted({*kappas}) and kappas[0] >= 1, "payload.quality", kappas, "have rising kappas from 1"
     )
+    _check_faults(config)
+
+
+def _check_audience(config: LiveConfig) -> None:
+    a, days = config.audience, math.ceil(config.times.prefetch_hours / 24)
+    require(10**3 <= a.devices <= 10**9, "audience.devices", a.devices, "be between 1,000 and 10^9")
+    require(a.online <= 1, "audience.online", a.online, "be at most 1")
+    require(1 <= a.evening_peak <= 10, "audience.evening_peak", a.evening_peak, "be between 1 and 10")
+    require(
+        a.sessions_per_day * days <= MOST_SESSIONS, "audience.sessions_per_day", a.sessions_per_day,
+        f"give at most {MOST_SESSIONS} sessions in times.prefetch_hours={config.times.prefetch_hours:g}",
+    )  # fmt: skip
+    number = len(a.regions)
+    require(1 <= number <= _MOST_REGIONS, "audience.regions", number, f"be 1 to {_MOST_REGIONS} regions")
+    names = [region.name for region in a.regions]
+    require(all(names) and len({*names}) == number, "audience.regions", names, "have names that differ")
+    total = sum(region.share for region in a.regions)
+    require(abs(total - 1) < 1e-6, "audience.regions", total, "have shares that add up to 1")
+
+
+def _check_faults(config: LiveConfig) -> None:
+    f, names = config.faults, [region.name for region in config.audience.regions]
     for key, share in (("loss", f.loss), ("duplicates", f.duplicates), ("old_version", f.old_version)):
         require(0 <= share < 1, f"faults.{key}", share, "be from 0 to below 1")
-    for key, seconds in (
-        ("reorder_s", f.reorder_s), ("router_down_s", f.router_down_s), ("late_s", f.late_s),
-        ("clock_s", f.clock_s), ("early_s", f.early_s),
-    ):  # fmt: skip
-        require(0 <= seconds <= 3600, f"faults.{key}", seconds, "be from 0 to 3600")
-    require(
-        f.early_s < t.duration_s, "faults.early_s", f.early_s, f"be below times.duration_s={t.duration_s}"
-    )
+    duration = config.times.duration_s
+    require(f.early_s < duration, "faults.early_s", f.early_s, f"be below times.duration_s={duration}")
     if f.drop and f.drop not in names:
         raise InputError(f"faults.drop={f.drop!r} must be one of {', '.join(names)}, or empty")
+    require(
+        not f.gateway_down_s or bool(f.drop), "faults.gateway_down_s", f.gateway_down_s,
+        "be 0 without faults.drop, the region whose gateways refuse",
+    )  # fmt: skip
+
+
+def _bounded(config: LiveConfig) -> Iterator[tuple[str, float, int]]:
+    """Yield values that must be 0 or more, with their keys and the largest value.
+
+    Simulations hold an array of seconds, and end after the longest of these times.
+    """
+    hour, day = 3_600, 86_400
+    groups: dict[str, dict[str, int]] = {
+        "capacity": {"latency_s": 60, "queue_s": hour},
+        "times": dict.fromkeys(
+            ("duration_s", "ttl_s", "tolerance_s", "deadline_s", "trigger_s", "poll_s"), day
+        ),
+        "retries": {"first_s": hour, "longest_s": hour, "window_s": hour},
+        "faults": dict.fromkeys(
+            ("reorder_s", "gateway_down_s", "router_down_s", "late_s", "early_s", "clock_s"), hour
+        ),
+    }  # fmt: skip
+    for group, limits in groups.items():
+        for name, most in limits.items():
+            yield f"{group}.{name}", getattr(getattr(config, group), name), most
+    for i, quality in enumerate(config.payload.quality):
+        yield f"payload.quality[{i}].kappa", quality.kappa, MOST_SEGMENTS
+        yield f"payload.quality[{i}].ndcg", quality.ndcg, 1
+    yield "seed", config.seed, 2**40
 
 
 def _positive(config: LiveConfig) -> Iterator[tuple[str, float]]:

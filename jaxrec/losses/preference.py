@@ -1,4 +1,4 @@
-"""Objectives of post-training: of titles that users chose, of titles drawn from a policy, and of pairs.
+"""Objectives of post-training: of chosen and of shown titles, of titles that a policy drew, of pairs.
 
 Each objective is a function that returns the sum over positions and the sum of their weights, so that the
 loss of a batch is the first over the second, whatever the scale of the weights is.
@@ -9,6 +9,7 @@ loss of a batch is the first over the second, whatever the scale of the weights 
 | reward | r (-log pi(a)) | r |
 | exponential | w (-log pi(a)), w = min(exp((r - V) / beta), clip) | w |
 | cql | (Q(a) - r)^2 / 2 + alpha (logsumexp Q - Q(a)) | 1 |
+| wbc | r softplus(-z(a)) + sum over titles b shown with a of softplus(z(b)) | r + number of b |
 | ppo | - mean over draws of min(rho A, clip(rho) A) + kappa KL(pi, reference) | 1 |
 | dpo | -log sigmoid(beta D) + eta (-log pi(a)) | 1 |
 | ipo | (D - 1 / (2 beta))^2 + eta (-log pi(a)) | 1 |
@@ -17,6 +18,11 @@ loss of a batch is the first over the second, whatever the scale of the weights 
 the state it is advantage-weighted regression (AWR, arXiv 1910.00177) as Netflix applies it to generative
 recommenders (A-SFT). No gradient goes through a weight. `cql` is conservative Q-learning (arXiv 2006.04779)
 of one step, whose policy is softmax(Q / tau).
+
+`wbc` is weighted binary classification of what was shown: z(b) = log pi(b) + offset are the log-odds that the
+title b is chosen where it is shown, and the offset is a value of the state. A title that is chosen with
+probability p where it is shown, with the mean reward R, has z = log(p R / (1 - p)) at the optimum. So the
+policy is proportional to R times the odds of a choice, whatever the slates hold.
 
 `ppo` (arXiv 1707.06347) has rho = pi(b) / old(b) of titles b that an older policy drew, and the advantage
 A = r(b) - V, or that of their group (GRPO, arXiv 2402.03300). `dpo` (arXiv 2305.18290) and `ipo` (arXiv
@@ -57,6 +63,22 @@ class Choices(NamedTuple):
     baseline: jax.Array
     q: Any = None
     log_softmax_q: Any = None
+
+
+class Slates(NamedTuple):
+    """Slates at the positions of rows: the chosen title and n others that were shown.
+
+    Attributes:
+        log_odds: [R, L, 1 + n] log-odds that a title is chosen where it is shown; the chosen title first.
+        present: [R, L, 1 + n] bool, True for titles.
+        reward: [R, L] reward of the chosen title.
+        known: [R, L] bool, True where a title was chosen, its reward is known, and others were shown.
+    """
+
+    log_odds: jax.Array
+    present: jax.Array
+    reward: jax.Array
+    known: jax.Array
 
 
 class Draws(NamedTuple):
@@ -132,6 +154,16 @@ def cql(x: Choices, post: Post) -> Objective:
     return Objective(jnp.where(x.known, loss, 0.0).sum(), weight, jnp.zeros(weight.shape, bool))
 
 
+def wbc(x: Slates, post: Post) -> Objective:
+    """Return weighted binary classification: the chosen title has its reward as weight, others have 1."""
+    is_chosen = jnp.arange(x.log_odds.shape[-1]) == 0
+    weight = jnp.where(is_chosen, jax.lax.stop_gradient(x.reward)[..., None], 1.0)
+    weight = jnp.where(x.present & x.known[..., None], weight, 0.0)
+    log_odds = jnp.where(weight > 0, x.log_odds, 0.0)
+    loss = weight * jax.nn.softplus(jnp.where(is_chosen, -log_odds, log_odds))
+    return Objective(loss.sum(), weight.sum(-1), jnp.zeros(x.known.shape, bool))
+
+
 def ppo(x: Draws, post: Post) -> Objective:
     """Return proximal policy optimisation: the clipped gain of draws, and kappa times the KL."""
     advantage = jax.lax.stop_gradient(x.advantage)
@@ -200,6 +232,6 @@ def soft_value_loss(value: jax.Array, x: Choices, beta: float) -> jax.Array:
     return jnp.where(x.known, jnp.exp(u - c) - target * (u - c), 0.0)
 
 
-def preference_loss(x: Choices | Draws | Pairs, post: Post) -> Objective:
+def preference_loss(x: Choices | Slates | Draws | Pairs, post: Post) -> Objective:
     """Return the objective `post.objective`."""
     return resolve(POST_OBJECTIVES[post.objective])(x, post)

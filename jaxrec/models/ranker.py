@@ -73,7 +73,7 @@ class RankingModel(UserEncoder):
             self._create_trunk(product)
             return
         if self.config.cross:
-            crossed = *self.widths, product, self.config.cross, hidden[-1]
+            crossed = *self.widths, product, self.config.cross, hidden[-1], self.config.cross_rank
             self.crossing, product = CrossNetwork(self.dtype, *crossed, name="cross"), hidden[-1]
         sizes = *self.widths, product, hidden
         self.matchers = {
@@ -156,6 +156,7 @@ class RankingModel(UserEncoder):
         if self.config.retrieval_dim:
             kernels["retrieval"] = self.retrieving.of_title
         kernels |= {e.kernel_name: e.of_title for e in self.expert if isinstance(e, SessionExpert)}
+        kernels |= self.sources.kernels if self.sources is not None else {}
         return TitleProjections({name: t_VxF @ kernel for name, kernel in kernels.items()}, id_U)
 
     def score(

@@ -6,21 +6,20 @@ Axis letters: B examples, C candidates, R rows of L titles, E experts, D width, 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxrec.config.schema import Model
 from jaxrec.core.batch import History, SessionTail, TitleTable
 from jaxrec.core.row_format import FeatureSpec, history_signals
-from jaxrec.models.encoders.base import PackedTitles
+from jaxrec.models.encoders.base import PackedTitles, take_positions
 from jaxrec.models.encoders.session import SessionInputs, history_windows
 from jaxrec.models.features.entity import title_width
+from jaxrec.models.features.source_title import PageTitles
 from jaxrec.models.features.text import text_embedding
 from jaxrec.models.heads import OutputMaps
 from jaxrec.models.layers.dense import (
     Parameters,
     at_least_float32,
     broadcast,
-    embedding_lookup,
     rematerialize,
 )
 from jaxrec.models.layers.embedding import FeatureEncoder, select_features
@@ -39,19 +38,6 @@ from jaxrec.models.sessions.mixture import (
     encode_sessions,
     session_inputs,
 )  # fmt: skip
-
-
-def _take_positions(titles: PackedTitles, index_RxL: jax.Array) -> PackedTitles:
-    """Gather titles by flat indices into the rows; padding if out of range."""
-    x_NxD, example_N = titles.x_RxLxD.reshape(-1, titles.x_RxLxD.shape[-1]), titles.example_RxL.reshape(-1)
-    x = embedding_lookup(x_NxD, index_RxL, mode="fill", fill=0)
-    # The example index of padding is larger than that of any example, so padding belongs to no example.
-    example = example_N.at[index_RxL].get(mode="fill", fill_value=np.iinfo(np.int32).max)
-    age = jnp.take(titles.age_RxL.reshape(-1), index_RxL, mode="fill", fill_value=0)
-    key = titles.key_RxLx2
-    if key is not None:
-        key = jnp.take(key.reshape(-1, 2), index_RxL, axis=0, mode="clip")
-    return PackedTitles(x, example, age, key)
 
 
 class UserEncoder(Parameters):
@@ -77,6 +63,10 @@ class UserEncoder(Parameters):
         self.title = TitleEncoder(self.dtype, where["title"], *sizes, name="title")
         self.user = FeatureEncoder(self.dtype, where["user"], *inputs, name="user")
         self.context = FeatureEncoder(self.dtype, where["context"], *inputs, self.text, name="context")
+        self.sources = None
+        if any(f.kind == "title" for f in select_features(where["context"], self.config.features)):
+            named = self.config.features, title_width(where["title"], self.config.features, entity)
+            self.sources = PageTitles(self.dtype, where["context"], *named, name="sources")
         if where["label"]:
             self.observed = FeatureEncoder(self.dtype, where["label"], *inputs, name="observed")
         interactions = select_features(
@@ -176,12 +166,20 @@ class UserEncoder(Parameters):
         catalogue: TitleProjections | None,
     ) -> tuple[dict[int, PackedTitles], jax.Array, jax.Array]:
         """Encode the titles for the experts, by window, and the user and context features."""
+        if not self.config.reads_history:  # as of users without a play: all positions are padding
+            padding = jnp.full_like(history.example, len(history.user_categories))
+            history = history._replace(example=padding)
         user_BxF = self.user(history.user_categories, history.user_numbers)
         if history.observed is not None:  # early outcomes of the target, in offline runs
             numbers = history.observed.numbers
             observed_BxF = self.observed(jnp.zeros((len(numbers), 0), jnp.int32), numbers)
             user_BxF = jnp.concatenate([user_BxF, observed_BxF], -1)
         context_BxF = self.context(history.context_categories, history.context_numbers)
+        if self.sources is not None:
+            named_BxF = self.sources(
+                history.context_categories, lambda ids: self._titles(ids, table, catalogue)
+            )
+            context_BxF = jnp.concatenate([context_BxF, named_BxF], -1)
         x_RxLxD = self.rows(history, self._titles(history.title, table, catalogue), context_BxF)
         key_RxLx2 = None
         if key_Bx2 is not None:
@@ -191,7 +189,7 @@ class UserEncoder(Parameters):
                 x_RxLxD = dropout(x_RxLxD, keep, self.config.dropout)
         longest = PackedTitles(x_RxLxD, history.example, history.age, key_RxLx2)
         titles_by_window = {x_RxLxD.shape[1]: longest} | {
-            w: _take_positions(longest, index) for w, index in history.shorter.items()
+            w: take_positions(longest, index) for w, index in history.shorter.items()
         }
         return titles_by_window, user_BxF, context_BxF
 

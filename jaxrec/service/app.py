@@ -127,7 +127,7 @@ def make_app(service: Service) -> FastAPI:
 
     app = FastAPI(
         title="jaxrec", version="1", lifespan=lifespan, responses={}, redoc_url=None,
-        description="Recommendations, scores and similar titles of an exported model.",
+        description="Recommendations, searches, scores and similar titles of an exported model.",
     )  # fmt: skip
     app.add_middleware(RequestLimits, options=service.options, is_stopping=lambda: service.is_stopping)
     _add_errors(app)
@@ -147,6 +147,13 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
         model, wanted = service.parse(await request.body(), "recommend")
         job = model.recommend_job(wanted)
         return await service.cached(model, "recommend", wanted, lambda: service.batcher.submit(job))
+
+    @app.post("/v1/search", response_model=schemas.SearchAnswer, responses=ERRORS["body"])
+    async def search(request: Request) -> Response:
+        """Search titles by a query, for a user or for nobody."""
+        model, wanted = service.parse(await request.body(), "search")
+        job = model.search_job(wanted)
+        return await service.cached(model, "search", wanted, lambda: service.batcher.submit(job))
 
     @app.post("/v1/score", response_model=schemas.ScoreAnswer, responses=ERRORS["titles"])
     async def score(request: Request) -> Response:

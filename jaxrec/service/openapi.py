@@ -45,7 +45,10 @@ def describe(app: FastAPI, schemas: RequestSchemas, has_token: bool) -> None:
         schemas: Schemas of the requests.
         has_token: The routes of /v1 need a token.
     """
-    bodies = {"/v1/recommend": schemas.recommend, "/v1/score": schemas.score, "/v1/similar": schemas.similar}
+    bodies = {
+        "/v1/recommend": schemas.recommend, "/v1/search": schemas.search, "/v1/score": schemas.score,
+        "/v1/similar": schemas.similar,
+    }  # fmt: skip
     _, definitions = models_json_schema(
         [(body, "validation") for body in bodies.values()], ref_template="#/components/schemas/{model}"
     )

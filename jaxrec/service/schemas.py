@@ -44,6 +44,7 @@ class RequestSchemas(NamedTuple):
     """Schemas of the requests of an export, and the columns of their plays and features."""
 
     recommend: type[BaseModel]
+    search: type[BaseModel]
     score: type[BaseModel]
     similar: type[BaseModel]
     plays: tuple[Column, ...]
@@ -92,6 +93,12 @@ class RecommendAnswer(BaseModel):
     empty_history: bool = Field(description="True where the history has no known title.")
     plays_of_unknown_titles: int
     model: str = Field(description="Fingerprint of the export.")
+
+
+class SearchAnswer(RecommendAnswer):
+    """Answer of /v1/search."""
+
+    query: str = Field(description="As it was sent; its first 128 characters are read.")
 
 
 class TitleScore(BaseModel):
@@ -230,19 +237,7 @@ def request_schemas(columns: dict[str, Any], titles: list[Any], options: Service
         ),
     }
     example = _example(plays, titles, columns)
-    with_reasons = {
-        "if": {"properties": {"explain": {"const": True}}, "required": ["explain"]},
-        "then": {"properties": {"k": {"maximum": options.explained_titles}}},
-    }
-    recommend = create_model(
-        "RecommendRequest", __config__=_with_example(example | {"k": 5}, with_reasons), **user_fields,
-        k=(_whole(1, options.max_k), min(20, options.max_k)),
-        filter_watched=(bool, True),
-        filter_abandoned=(bool, True),
-        allow=(listed | None, Field(None, description="The only titles to recommend.")),
-        deny=(listed, Field([], description="Titles to leave out.")),
-        explain=(bool, Field(False, description=f"Give reasons; k up to {options.explained_titles} then.")),
-    )  # fmt: skip
+    recommend, search = _list_requests(user_fields, example, listed, options)
     score = create_model(
         "ScoreRequest", __config__=_with_example(example | {"titles": titles[:2]}), **user_fields,
         titles=(Annotated[list[Key], Field(min_length=1, max_length=most)], ...),
@@ -251,7 +246,45 @@ def request_schemas(columns: dict[str, Any], titles: list[Any], options: Service
         "SimilarRequest", __config__=_with_example({"title": titles[0], "k": 5}), title=(Key, ...),
         k=(_whole(1, options.max_k), min(10, options.max_k)),
     )  # fmt: skip
-    return RequestSchemas(recommend, score, similar, plays, features)
+    return RequestSchemas(recommend, search, score, similar, plays, features)
+
+
+def _list_requests(
+    user_fields: dict[str, Any], example: dict[str, Any], listed: Any, options: ServiceOptions
+) -> tuple[type[BaseModel], type[BaseModel]]:
+    """Return the schemas of requests of lists: recommendations and searches.
+
+    Args:
+        user_fields: Fields of the user and of the request.
+        example: Values of these fields.
+        listed: Type of a list of titles.
+        options: Limits.
+    """
+    with_reasons = {
+        "if": {"properties": {"explain": {"const": True}}, "required": ["explain"]},
+        "then": {"properties": {"k": {"maximum": options.explained_titles}}},
+    }
+    of_list: dict[str, Any] = {
+        "k": (_whole(1, options.max_k), min(20, options.max_k)),
+        "allow": (listed | None, Field(None, description="The only titles to recommend.")),
+        "deny": (listed, Field([], description="Titles to leave out.")),
+        "explain": (
+            bool,
+            Field(False, description=f"Give reasons; k up to {options.explained_titles} then."),
+        ),
+    }
+    recommend = create_model(
+        "RecommendRequest", __config__=_with_example(example | {"k": 5}, with_reasons),
+        **user_fields, **of_list,
+        filter_watched=(bool, True), filter_abandoned=(bool, True),
+    )  # fmt: skip
+    text = Field(max_length=_MOST_FREE_TEXT, description="Any text; a prefix of a name is enough.")
+    search = create_model(
+        "SearchRequest", __config__=_with_example(example | {"query": "ba", "k": 5}, with_reasons),
+        query=(Annotated[str, text], ...), **user_fields, **of_list,
+        filter_watched=(bool, False), filter_abandoned=(bool, False),
+    )  # fmt: skip
+    return recommend, search
 
 
 def _columns(prefix: str, specs: dict[str, Any]) -> tuple[Column, ...]:

@@ -260,8 +260,11 @@ def _score_step(task: Task, correction: Correction) -> Callable:
 
     def step(params: Any, queries: tuple[HostBatch], inputs: tuple[TitleTable, Any]) -> tuple[jax.Array]:
         table, (id_N, log_q_N) = inputs
-        encoded = task.encode_queries(params, queries[0], table)
-        score_BxN = task.score_titles(params, encoded, table, correction.head, id_N)
+        if table.trie is None:
+            encoded = task.encode_queries(params, queries[0], table)
+            score_BxN = task.score_titles(params, encoded, table, correction.head, id_N)
+        else:  # the encoding holds the titles of beams alone
+            score_BxN = task.policy_logits(params, queries[0], table)[:, id_N]
         score_BxN = correction.scale * score_BxN + log_q_N
         return (jax.lax.all_gather(score_BxN.astype(jnp.float32), AXIS, tiled=True),)
 

@@ -21,15 +21,15 @@ import numpy as np
 from jax import export as jax_export
 
 from jaxrec.config.serialization import to_json
-from jaxrec.core.batch import HostBatch, TitleTable
+from jaxrec.core.batch import HostBatch
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath, as_path
-from jaxrec.data.loading.title_maturity import reads_maturity
 from jaxrec.models.kernels import pallas
 from jaxrec.serving import exported, safetensors
 from jaxrec.serving.catalogue import DeviceCatalogue, best_titles
+from jaxrec.serving.programs.catalogue_inputs import catalogue_inputs, table_of_inputs
 from jaxrec.serving.recommender import Recommender
 from jaxrec.sources.histories import columns_to_json, title_names
 from jaxrec.tasks.base import Task
@@ -92,11 +92,6 @@ def write(
         raise InputError(
             "a mixture of models cannot be exported; allowed: one of its members; serve the checkpoint with "
             "python -m jaxrec.recommend"
-        )
-    if recommender.arrays.title_codes is not None:
-        raise InputError(
-            "a model that generates codes cannot be exported; serve the checkpoint with python -m "
-            "jaxrec.recommend"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -169,6 +164,7 @@ def _entry(path: Path) -> dict[str, Any]:
 def _manifest(recommender: Recommender, platforms: tuple[str, ...]) -> dict[str, Any]:
     """Return the manifest without the programs and the files."""
     loaded, created = recommender.loaded, datetime.now(UTC)
+    config = loaded.config
     manifest = {
         "format": exported.FORMAT,
         "jax": jax.__version__,
@@ -178,16 +174,16 @@ def _manifest(recommender: Recommender, platforms: tuple[str, ...]) -> dict[str,
         "platforms": platforms,
         "dataset": loaded.meta["dataset"],
         "step": loaded.step,
-        "task": loaded.config.task.name,
+        "task": config.task.name,
         "correction": recommender.correction.to_json(),
         "counts": {
             "titles": len(recommender.titles),
             "plays": int(recommender.arrays.title_plays.sum()),
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(loaded.params)),
         },
-        "columns": columns_to_json(loaded.config.source, loaded.config.features, loaded.config.signals),
+        "columns": columns_to_json(config.source, config.stored_features, config.signals),
         "layout": loaded.task.layout.to_json(),
-        "config": to_json(loaded.config),
+        "config": to_json(config),
     }
     return json.loads(json.dumps(manifest))
 
@@ -210,6 +206,7 @@ class Programs:
     def __init__(self, recommender: Recommender) -> None:
         self._task: Task = recommender.loaded.task
         self._arrays, self._correction = recommender.arrays, recommender.correction
+        self._log_q_V = np.asarray(self._correction.log_q_V, np.float32)
         leaves, self._structure = jax.tree_util.tree_flatten_with_path(recommender.loaded.params)
         self.parameters = {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
         self._names = [*self.parameters]
@@ -240,7 +237,10 @@ class Programs:
         if not self._is_joined:
             inputs["users"] = self._users, ()
         parameters = {name: _shape(leaf.shape, leaf.dtype) for name, leaf in self.parameters.items()}
-        catalogue = self._catalogue_shapes(padded)
+        inputs_of_catalogue = catalogue_inputs(
+            self._task.config, self._task.layout, self._arrays, self._log_q_V, self.block
+        )
+        catalogue = {name: _shape(array.shape, array.dtype) for name, array in inputs_of_catalogue.items()}
         with pallas.plain_form():
             return {
                 name: jax_export.export(jax.jit(function), platforms=platforms)(
@@ -249,19 +249,6 @@ class Programs:
                 for name, (function, arguments) in inputs.items()
             }
 
-    def _catalogue_shapes(self, padded: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Return the shapes of the arrays of the catalogue, with `padded` titles by popularity rank."""
-        arrays, V = self._arrays, len(self._arrays.rank_of_id)
-        reads = reads_maturity(self._task.config)
-        return ({exported.MATURITY: _shape((V, 2), np.float32)} if reads else {}) | {
-            "categories": _shape(arrays.title_categories.shape, np.int32),
-            "numbers": _shape(arrays.title_numbers.shape, np.float32),
-            "rank": _shape((V,), np.int32),
-            "log_q": _shape((V,), np.float32),
-            "id_by_rank": _shape((padded,), np.int32),
-            "log_q_by_rank": _shape((padded,), np.float32),
-        }
-
     def _params(self, parameters: dict[str, Any]) -> Any:
         return jax.tree_util.tree_unflatten(self._structure, [parameters[name] for name in self._names])
 
@@ -269,7 +256,7 @@ class Programs:
         """Return the function `top_<k>`."""
 
         def top(parameters, catalogue, words, excluded, group, by_popularity, eligible):
-            params, table = self._params(parameters), _table(catalogue)
+            params, table = self._params(parameters), table_of_inputs(catalogue)
             titles = DeviceCatalogue(table, catalogue["id_by_rank"], catalogue["log_q_by_rank"], eligible)
 
             def top_of_request(words, excluded, group, by_popularity):
@@ -282,31 +269,30 @@ class Programs:
         return top
 
     def _scores(self, parameters, catalogue, words, ids):
-        params, table = self._params(parameters), _table(catalogue)
+        params, table = self._params(parameters), table_of_inputs(catalogue)
         head, scale = self._correction.head, self._correction.scale
 
         def scores_of_request(words):
-            encoded = self._task.encode_queries(params, _host(words), table)
+            if table.trie is None:
+                encoded = self._task.encode_queries(params, _host(words), table)
 
-            def score(id_):
-                return self._task.score_titles(params, encoded, table, head, id_[None])[0, 0]
+                def score(id_):
+                    return self._task.score_titles(params, encoded, table, head, id_[None])[0, 0]
 
-            return (scale * jax.vmap(score)(ids) + catalogue["log_q"][ids]).astype(jnp.float32)
+                scores = jax.vmap(score)(ids)
+            else:  # as in `catalogue`
+                scores = self._task.policy_logits(params, _host(words), table)[0, ids]
+            return (scale * scores + catalogue["log_q"][ids]).astype(jnp.float32)
 
         return jax.vmap(scores_of_request)(words)
 
     def _users(self, parameters, catalogue, words):
-        params, table = self._params(parameters), _table(catalogue)
+        params, table = self._params(parameters), table_of_inputs(catalogue)
         return jax.vmap(lambda words: self._task.embed_users(params, _host(words), table)[0])(words)
 
 
 def _shape(shape: tuple[Any, ...], dtype: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype)
-
-
-def _table(catalogue: dict[str, jax.Array]) -> TitleTable:
-    maturity = catalogue.get(exported.MATURITY)
-    return TitleTable(catalogue["categories"], catalogue["numbers"], catalogue["rank"], maturity)
 
 
 def _host(words: Any) -> HostBatch:

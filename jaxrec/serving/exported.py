@@ -36,11 +36,11 @@ from jaxrec.core.json_io import ANY_KEY, check_shape, parse_json
 from jaxrec.core.row_format import Layout
 from jaxrec.data.events.history_columns import HistoryColumns
 from jaxrec.data.events.user_groups import Chunk
-from jaxrec.data.loading.title_maturity import maturity_of, reads_maturity
 from jaxrec.data.storage.arrays import Arrays, as_words
 from jaxrec.serving import safetensors
 from jaxrec.serving.exclusions import Exclusions
 from jaxrec.serving.pages import Genres, find_genres
+from jaxrec.serving.programs.catalogue_inputs import catalogue_inputs
 from jaxrec.serving.recommender import BaseRecommender, Served
 from jaxrec.serving.requests import RequestBuilder, RequestCounts, Requests, TopTitles
 
@@ -48,7 +48,6 @@ FORMAT = 1
 MANIFEST, PARAMETERS, VOCABULARY = "manifest.json", "parameters.safetensors", "vocabulary.json"
 # Arrays besides those of the catalogue
 LOG_Q, VECTORS, NAMES = "log_q", "title_vectors", "title_names"
-MATURITY = "maturity"  # in the catalogue of programs whose model reads the ages and plays of titles
 SUFFIX, TOP = ".stablehlo", "top_"  # end of the files of programs; first part of top_<k>
 AGAIN = "export it again: python -m jaxrec.export --checkpoint W --out DIR"
 _MANIFEST = {  # `decode` and `Layout.from_json` check the config and the layout
@@ -86,13 +85,7 @@ class ExportedScorer:
         at_most = max(min(pairs // self._block, manifest["queries"]), 1)
         self._least, self._queries = _LEAST_QUERIES, 1 << (at_most.bit_length() - 1)
         self._vectors = vectors_VxF
-        id_V = np.pad(arrays.id_of_rank, (0, -self.titles % self._block))
-        catalogue = {
-            "categories": arrays.title_categories, "numbers": arrays.title_numbers, "rank": arrays.rank_of_id,
-            "log_q": log_q_V, "id_by_rank": id_V, "log_q_by_rank": log_q_V[id_V],
-        }  # fmt: skip
-        if reads_maturity(served.config):
-            catalogue[MATURITY] = maturity_of(arrays, served.layout, served.config)
+        catalogue = catalogue_inputs(served.config, served.layout, arrays, log_q_V, self._block)
         self._parameters, self._catalogue = jax.device_put((parameters, catalogue))
 
     @property

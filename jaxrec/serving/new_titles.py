@@ -4,13 +4,14 @@ from typing import Any
 
 import numpy as np
 
+from jaxrec.config.rules.codes import CODES, GENERATIVE
 from jaxrec.config.schema import Config
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE, MISSING, TITLE_ID
 from jaxrec.core.row_format import Layout
 from jaxrec.data.events.history_columns import title_rows
 from jaxrec.data.events.stored_vocabulary import StoredVocabulary
-from jaxrec.data.storage.arrays import Arrays
+from jaxrec.data.storage.arrays import Arrays, grown_codes
 from jaxrec.models.outputs import Correction
 from jaxrec.sources.histories import read_catalogue
 
@@ -21,7 +22,7 @@ def append_titles(
     """Append the titles of a table that the catalogue does not have.
 
     The new titles have ids after all others and the last popularity ranks, in the order of the table. A model
-    reads their features; the id of a new title is unknown to the model.
+    reads their features; the id of a new title is unknown to the model, and its code is missing.
 
     Args:
         arrays: Arrays of the catalogue.
@@ -36,13 +37,15 @@ def append_titles(
     if titles is None:
         return arrays
     read = [
-        s.name for s in layout.of("title") if not config.model.features or s.name in config.model.features
+        s.name
+        for s in layout.of("title")
+        if s.kind != CODES and (not config.model.features or s.name in config.model.features)
     ]
     if not set(read) - {TITLE_ID}:
         raise InputError("titles: the model reads no feature of a title but its id; a new title is unknown")
-    if arrays.title_codes is not None:
+    if config.task.name == GENERATIVE:
         raise InputError("titles: a model that generates codes has none for new titles; train again on them")
-    table = read_catalogue(config.source, config.features, titles)
+    table = read_catalogue(config.source, config.stored_features, titles)
     new = title_rows(table.key, arrays.title_key) < 0
     if not new.any():
         return arrays
@@ -67,6 +70,7 @@ def append_titles(
         np.concatenate([arrays.id_of_rank, first + np.arange(len(key))]).astype(np.int32),
         np.concatenate([arrays.title_categories, wide[new]]),
         np.concatenate([arrays.title_numbers, tall[new]]),
+        grown_codes(arrays.title_codes, len(rank_of_id)),
     )
 
 

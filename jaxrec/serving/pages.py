@@ -51,7 +51,7 @@ def find_genres(layout: Layout, arrays: Arrays, categories: dict[str, list]) -> 
     """Return the first list-valued title feature, else the first other category; None without one."""
     column, candidates = 0, []
     for spec in layout.of("title"):
-        if spec.kind not in ("number", "text") and spec.name != TITLE_ID:
+        if spec.kind not in ("number", "text", "codes") and spec.name != TITLE_ID:
             candidates.append((spec.kind != "categories", column, spec))
         column += spec.columns if spec.kind != "number" else 0
     if not candidates:

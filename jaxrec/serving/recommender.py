@@ -138,6 +138,10 @@ class BaseRecommender(VectorsOfCatalogue):
         if is_first:
             raise InputError("histories: no user; allowed: at least one row of histories or of users")
 
+    def context_values(self, name: str) -> list[Any]:
+        """Return the values of a category of the context in training; empty where there is none."""
+        return self._categories.get(name, []) if name in [f.name for f in self._layout.of("context")] else []
+
     def _top(self, made: Requests, exclusions: Exclusions, k: int) -> tuple[TopTitles, np.ndarray]:
         """Return the k best titles of each request, and a mask [U] of requests served by popularity."""
         popular = made.is_empty & (self._layout.rows == _NO_EMPTY_HISTORY)

@@ -7,22 +7,28 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from jaxrec.config.rules.declared.availability import check_ranks_titles
+from jaxrec.config.rules.declared.contexts import NULL
+from jaxrec.config.rules.declared.signals import PLAY
 from jaxrec.config.schema import Config, Tables, Tfds
 from jaxrec.core.errors import InputError
 from jaxrec.core.hashing import of_keys
-from jaxrec.core.ids import FIRST_TITLE, MISSING
+from jaxrec.core.ids import FIRST_TITLE, MISSING, PAD
 from jaxrec.core.row_format import Layout
+from jaxrec.core.rows.sequence_fields import parse_kinds
 from jaxrec.core.tables import REGION, TIME, Drops, Interactions, Signals, Titles, Users
+from jaxrec.data.columns.context_values import context_values
 from jaxrec.data.events.cleaning import COPY, UNKNOWN_TITLE, CleanChunk, clean, drop_copies
 from jaxrec.data.events.event_log import Log, TitleStats
 from jaxrec.data.events.stored_vocabulary import EncodedColumns, StoredVocabulary
 from jaxrec.data.events.user_groups import GROUP_ROWS, Chunk, user_groups, user_keys
 from jaxrec.data.examples import requests
+from jaxrec.data.examples.histories import BesidePlays
 from jaxrec.data.sessions.events import SessionEvents
 from jaxrec.data.signals.cleaning import SignalTally, clean_signals
 from jaxrec.data.signals.past_values import PastSignals, events_of_plays
 from jaxrec.data.signals.records import record_dtype, sort_events
 from jaxrec.data.storage.arrays import Arrays
+from jaxrec.data.tokens.merging import TokenEvents
 from jaxrec.serving.exclusions import Exclusions
 
 LATER = "play at or after the time of the request"
@@ -121,19 +127,21 @@ class RequestBuilder:
     def __init__(self, config: Config, layout: Layout, arrays: Arrays, categories: dict[str, list]) -> None:
         check_ranks_titles(config)
         self._config, self._layout, self._arrays = config, layout, arrays
-        self._vocabulary = StoredVocabulary(layout, categories)
+        self._vocabulary = StoredVocabulary(layout, categories, arrays.title_key)
+        names, keys = arrays.title_categories, arrays.title_key
+        self._contexts = context_values(config.features, layout, names, {}, keys)
+        # Of its own request alone: the values of the last play are not carried over.
+        self._own = {f.name for f in config.features if f.kind in ("text", "title") or f.impute != NULL}
         self._titles = Titles(arrays.title_key, arrays.title_runtime)
-        rows = slice(FIRST_TITLE, FIRST_TITLE + len(arrays.title_key))
-        self._rank_of_row = arrays.rank_of_id[rows].astype(np.int64)
+        self._rank_of_row = arrays.rank_of_id[FIRST_TITLE : FIRST_TITLE + len(keys)].astype(np.int64)
         # Plays at one time are ordered by key: the order of the source's titles is not stored.
         self._order_of_row = np.argsort(np.argsort(arrays.title_key, kind="stable"), kind="stable")
         row_of_rank = arrays.id_of_rank - FIRST_TITLE
         self._catalogue = TitleStats(
             arrays.title_runtime[row_of_rank], arrays.id_of_rank, 0, of_keys(arrays.title_key)[row_of_rank]
         )
-        source = config.source
-        self._has_completion = not isinstance(source, Tfds) and (
-            not isinstance(source, Tables) or bool(source.columns.seconds)
+        self._has_completion = not isinstance(config.source, Tfds) and (
+            not isinstance(config.source, Tables) or bool(config.source.columns.seconds)
         )
 
     def read(
@@ -168,7 +176,7 @@ class RequestBuilder:
         if isinstance(plays, PastEvents):
             plays, events = plays
         histories = Histories(
-            config.source, config.features, plays, users, arrays.title_key, arrays.title_runtime,
+            config.source, config.stored_features, plays, users, arrays.title_key, arrays.title_runtime,
             config.signals,
         )  # fmt: skip
         yield from histories.interactions()
@@ -214,20 +222,22 @@ class RequestBuilder:
         for target, source in zip(at_request, context, strict=True):
             target[has_plays] = source[last_event[has_plays]]
         at_request = at_request.replaced_by(declared.context)
+        stored = self._contexts.imputed(at_request.categories, ~at_request.has_category)
         log = log._replace(
-            user_categories=declared.features.categories, user_numbers=declared.features.numbers
-        )
+            user_categories=declared.features.categories, user_numbers=declared.features.numbers,
+            context_categories=context.categories, context_numbers=context.numbers,
+        )  # fmt: skip
         records, _ = sort_events(records, log.hash, len(self._config.signals))
         rows, played = requests.build(
             log, self._catalogue, self._layout, self._config.data, time,
-            (at_request.categories, at_request.numbers), self._signals(records, log),
-            self._sessions(records, log),
+            (stored, at_request.numbers), self._beside(records, log),
         )  # fmt: skip
         return reordered(Requests(keys[first], rows, played, declared.region), appearance)
 
     def _records(self, group: Sequence[Chunk], counts: RequestCounts) -> np.ndarray:
         """Return the events of signals, of tables and of columns of plays that the model reads."""
-        names, signals = self._layout.history_signals, self._config.signals
+        signals, kinds = self._config.signals, parse_kinds(self._layout.token_kinds)
+        names = (*self._layout.history_signals, *(kind.name for kind in kinds if kind.name != PLAY))
         tally, records = SignalTally(), [np.empty(0, record_dtype(signals))]
         for part, chunk in enumerate(group):
             if isinstance(chunk, Users) or (isinstance(chunk, Interactions) and not names):
@@ -239,19 +249,19 @@ class RequestBuilder:
                 counts.skipped.add(f"event of signal {signals[kind].name}: {reason}", count, "")
         return np.concatenate(records)
 
-    def _signals(self, records: np.ndarray, log: Log) -> PastSignals | None:
-        """Return the signals of plays; None where the model reads none of them."""
-        names = self._layout.history_signals
-        row_of_rank = self._catalogue.id_of_rank - FIRST_TITLE
-        return PastSignals(names, self._config.signals, records, log, row_of_rank) if names else None
-
-    def _sessions(self, records: np.ndarray, log: Log) -> SessionEvents | None:
-        """Return the sessions of users; None where rows hold none."""
-        if not self._layout.session:
-            return None
+    def _beside(self, records: np.ndarray, log: Log) -> BesidePlays:
+        """Return the signals of plays, the sessions and the events of tokens, each where rows hold it."""
+        layout, declared, signals, sessions, tokens = self._layout, self._config.signals, None, None, None
+        id_of_rank = self._catalogue.id_of_rank
         id_of_row = np.arange(len(self._arrays.title_key), dtype=np.int32) + FIRST_TITLE
-        id_of_rank, config = self._catalogue.id_of_rank, self._config
-        return SessionEvents(log, records, config.signals, id_of_rank, id_of_row, config.data)
+        if layout.history_signals:
+            signals = PastSignals(layout.history_signals, declared, records, log, id_of_rank - FIRST_TITLE)
+        if layout.session:
+            sessions = SessionEvents(log, records, declared, id_of_rank, id_of_row, self._config.data)
+        if layout.token_kinds:
+            id_of_row[self._rank_of_row >= len(self._arrays.rank_of_id)] = PAD  # unknown, as in preparation
+            tokens = TokenEvents(records, declared, id_of_row, parse_kinds(layout.token_kinds))
+        return BesidePlays(signals, None, sessions, tokens)
 
     def _log(
         self, chunks: list[CleanChunk], hashes: np.ndarray, time_of_user: np.ndarray, counts: RequestCounts
@@ -261,8 +271,7 @@ class RequestBuilder:
         title, time, viewed = (
             _joined([getattr(c, name) for c in chunks], np.int64) for name in ("title", "time", "viewed")
         )
-        # The text of a request is its own: that of the last play is not carried over to it.
-        names = {f.name for f in self._layout.of("context") if f.kind != "text"}
+        names = {f.name for f in self._layout.of("context")} - self._own
         columns = [{name: c.context[name] for name in names & c.context.keys()} for c in chunks]
         encoded = [
             self._vocabulary.encode("context", x, len(c.time)) for x, c in zip(columns, chunks, strict=True)
@@ -276,10 +285,9 @@ class RequestBuilder:
         is_past = (time[order] < time_of_user[user[order]]) | (time_of_user[user[order]] == MISSING)
         counts.skipped.add(LATER, int((~is_past).sum()), "")
         order = order[is_past]
-        none = np.empty((0, 0))
         log = Log(
             hashes, np.zeros(len(hashes), np.int8), user[order], self._rank_of_row[title[order]],
-            time[order], viewed[order], none, none, none, none,
+            time[order], viewed[order], *4 * [np.empty((0, 0))],
         )  # fmt: skip
         return log, context.select(order)
 

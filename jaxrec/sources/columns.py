@@ -83,7 +83,7 @@ def feature_requests(features: tuple[Feature, ...], where: str) -> dict[str, Col
     requests = {}
     for f in features:
         if f.where == where and (where, f.name) != ("title", TITLE_ID):
-            kind = "free text" if f.kind == "text" else f.kind
+            kind = {"text": "free text", "title": "category"}.get(f.kind, f.kind)
             requests[f.name] = ColumnRequest(f.name, kind, f"feature {f.name!r}, where={where!r}")
             if f.kind == "categories" and where != "title":
                 raise InputError(

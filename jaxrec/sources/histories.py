@@ -233,12 +233,27 @@ def read_catalogue(source: Source, features: tuple[schema.Feature, ...], titles:
     return read_titles(table, minutes).titles
 
 
+def _simulated_names(source: schema.Simulator, title_key: np.ndarray) -> np.ndarray | None:
+    """Return the names of the titles of a simulated service; None with one canvas."""
+    from jaxrec.sources import open_source
+
+    titles = open_source(source, ()).titles()
+    if "name" not in titles.features:
+        return None
+    names, rows = np.asarray(titles.features["name"]), title_rows(titles.key, title_key)
+    out = np.zeros(len(title_key), names.dtype)
+    out[rows[rows >= 0]] = names[rows >= 0]
+    return out
+
+
 def title_names(source: Source, title_key: np.ndarray) -> np.ndarray | None:
     """Return the names of titles, [V] strings; None where the config declares no table with a column `name`.
 
     A title without a name has an empty string. The titles table may have been moved since the training; the
-    result is None then.
+    result is None then. A simulated service with several canvases has names.
     """
+    if isinstance(source, schema.Simulator):
+        return _simulated_names(source, title_key)
     if not isinstance(source, schema.Tables) or not source.titles:
         return None
     try:

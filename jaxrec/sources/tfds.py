@@ -86,7 +86,7 @@ class TfdsSource(WithoutSignals):
                     raise InputError(
                         f"feature {f.name!r}, where={where!r}: kind='categories'; allowed: category, number"
                     )
-                kind = "category" if f.kind == "text" else f.kind
+                kind = "category" if f.kind in ("text", "title") else f.kind
                 self._check_column(f.name, kind, f"feature {f.name!r}, where={where!r}")
         self._cached: _Ratings | None = None
 

@@ -8,7 +8,8 @@ from jaxrec.cli.app import UNUSED_LIBRARIES, hide_libraries
 from jaxrec.core.ids import DRAWN_LISTS, LISTS, SERVED, TRUTH
 from jaxrec.core.json_io import write_text
 from jaxrec.studies.tables import labels, text
-from jaxrec.studies.tables.policies import curve_lines, pair_lines, policy_table
+from jaxrec.studies.tables.delays import delay_table
+from jaxrec.studies.tables.policies import curve_lines, pair_lines, policy_table, premise_lines
 
 _RULES = {"popularity": "popularity", "item_to_item": "item to item", "oracle": "oracle, p/q"}
 _METRICS = {"ndcg@1": "NDCG@1", "ndcg@5": "NDCG@5", "recall@5": "Recall@5", "mrr@5": "MRR@5"}
@@ -88,13 +89,15 @@ def _table(table: Mapping[str, Any]) -> list[str]:
     queries = ", ".join(f"{n:,}" for n in sorted({*table["queries"].values()}))
     users = ", ".join(f"{n:,}" for n in sorted({*table["users"].values()}))
     lines = ["", f"## {table['title']}", ""]
-    if table["queries"] or not (table["labels"] or table["policies"]):
+    if table["queries"] or not (table["labels"] or table["policies"] or table["delays"]):
         lines.append(f"{queries} queries of {users} users (K=1); differences are to the first row.")
         for next_k in table["next_k"]:
             for name in (name for name in LISTS if name in table["queries"] or name in DRAWN_LISTS):
                 lines += _block(table, name, next_k)
     if table["policies"]:
         lines += policy_table(table["policies"])
+    if table["delays"]:
+        lines += delay_table(table["delays"])
     if table["labels"]:
         lines += ["", labels.EXPLANATION, *labels.label_tables(table["labels"])]
     return lines
@@ -122,12 +125,6 @@ def _statement(claim: Mapping[str, Any]) -> str:
     return claim["claim"] + (f" ({'; '.join(parts)})" if parts else "")
 
 
-def _of_seeds(seeds: Mapping[str, Any]) -> str:
-    """Return the mean and deviation of a difference over seeds, with the p-value and their number."""
-    spread = f"{text.number(seeds['mean'], '+.4f')} ± {text.number(seeds['sd'])}"
-    return f"{spread} ({text.p(seeds['p'])}, {seeds['n']})"
-
-
 def _comparison_line(label: str, verdict: str, comparison: Mapping[str, Any]) -> str:
     users, seeds = comparison["over_users"], comparison["over_seeds"]
     return text.line(
@@ -136,7 +133,7 @@ def _comparison_line(label: str, verdict: str, comparison: Mapping[str, Any]) ->
         text.number(comparison.get("paper"), "+.4f"),
         text.number(users["effect"], "+.3f"), f"{users['t']:.2f} ({text.p(users['t_p'])})",
         f"{text.p(users['wilcoxon_p'])} ({users['zeros']:,} of {users['n']:,})",
-        _of_seeds(seeds),
+        text.of_seeds(seeds),
         text.number(users["smallest"]), text.number(seeds["smallest"]),
     )  # fmt: skip
 
@@ -189,7 +186,7 @@ def _premise(premise: Mapping[str, Any], folder: Path) -> list[str]:
     for name, points in premise["points"].items():
         for point in points:
             seeds = point["over_seeds"]
-            spread = _of_seeds(seeds)
+            spread = text.of_seeds(seeds)
             mean, interval = (
                 text.number(point["over_users"]["mean"], "+.4f"),
                 text.interval(point["over_users"]),
@@ -245,6 +242,8 @@ def write(folder: Path, result: Mapping[str, Any]) -> None:
     lines += pair_lines(result.get("pairs", {}))
     for premise in result["premises"]:
         lines += _premise(premise, folder)
+    for premise in result.get("methods", ()):
+        lines += premise_lines(premise)
     if result["gates"]:
         lines += _gates(result["gates"])
     write_text(folder / "study.md", "\n".join(lines) + "\n")

@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxrec.config.migrations import renamed_key
-from jaxrec.config.rules.codes import GENERATIVE
+from jaxrec.config.rules.codes import has_codes
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import dataset_directory, digest
 from jaxrec.config.tree import fields_of, join, known_key, near, require
 from jaxrec.config.validation import at, check
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import CATALOGUE
+from jaxrec.core.ids import CATALOGUE, DELAYED
 from jaxrec.evaluation.labels.predictions import ORDERS as LABEL_METRICS
 from jaxrec.evaluation.metrics import FULL, METRICS
 from jaxrec.evaluation.truth.policy_value import COLUMNS as TRUTH_METRICS
-from jaxrec.studies.declared.study import Claim, Policies, Premise, ResultTable, Row, Study
+from jaxrec.studies.declared.study import Claim, CurvePremise, Policies, Premise, ResultTable, Row, Study
 
-__all__ = ["Claim", "Policies", "Premise", "ResultTable", "Row", "Run", "Study", "Variant"]
+__all__ = ["Claim", "CurvePremise", "Policies", "Premise", "ResultTable", "Row", "Run", "Study", "Variant"]
 
 PREMISE = "premise"  # value of --tables that selects the premises
 
@@ -105,7 +105,12 @@ def apply_edits(base: Config, name: str, edits: Mapping[str, Any], after: str = 
     return config
 
 
-def premise_row(base: Config, premise: Premise, row: str, value: float) -> str:
+def all_premises(study: Study) -> tuple[Premise | CurvePremise, ...]:
+    """Return the premises of a study: on rows, and on methods."""
+    return (*study.premises, *study.policies.premises)
+
+
+def premise_row(base: Config, premise: Premise | CurvePremise, row: str, value: float) -> str:
     """Return the run's name for a row at a value of the premise's setting.
 
     At the base's value, the run's name is the row's name.
@@ -119,7 +124,7 @@ def chosen(study: Study, names: tuple[str, ...]) -> tuple[str, ...]:
     Raises:
         InputError: A name is not a table of the study.
     """
-    known = [*(table.name for table in study.tables), *([PREMISE] if study.premises else [])]
+    known = [*(table.name for table in study.tables), *([PREMISE] if all_premises(study) else [])]
     for name in names:
         if name not in known:
             raise InputError(f"--tables={name}; allowed: {', '.join(known)}")
@@ -173,16 +178,22 @@ def variants(study: Study, tables: tuple[str, ...]) -> dict[str, Variant]:
             if name not in out:
                 out[name] = Variant(apply_edits(study.base, name, edits, after), after, row, rename)
 
-    measured_by = study.policies.measured_by
     for row in rows.values():
-        if row.name == measured_by or any(table in tables for table in row.tables):
+        if any(table in tables for table in (*row.tables, *_measured_in(study, row.name))):
             add(row.name)
-    for premise in study.premises if PREMISE in tables else ():
+    for premise in all_premises(study) if PREMISE in tables else ():
         for value in premise.values:
             rename = partial(premise_row, study.base, premise, value=value)
-            for name in (premise.better, premise.worse):
+            for name in premise.rows:
                 add(name, rename, {premise.key: value})
     return out
+
+
+def _measured_in(study: Study, row: str) -> tuple[str, ...]:
+    """Return the tables whose policies the reward models of a row measure."""
+    if row != study.policies.measured_by:
+        return ()
+    return study.policies.measured_in or tuple(table.name for table in study.tables)
 
 
 def _checked_rows(study: Study) -> dict[str, Row]:
@@ -194,6 +205,8 @@ def _checked_rows(study: Study) -> dict[str, Row]:
     """
     rows = {row.name: row for row in study.rows(study.base)}
     known = [table.name for table in study.tables]
+    for name in study.policies.measured_in:
+        known_key("tables", name, known)
     for row in rows.values():
         for name in row.tables:
             known_key("tables", name, known)
@@ -201,15 +214,18 @@ def _checked_rows(study: Study) -> dict[str, Row]:
             raise InputError(f"row {row.name}: pairs=True; allowed with after, whose run draws the pairs")
         _check_others(row, rows)
     for claim in study.claims:
-        known_metrics = [*METRICS, *(FULL if claim.lists == (CATALOGUE,) else ()), *TRUTH_METRICS]
+        of_all_titles = all(name == CATALOGUE or name.startswith(DELAYED) for name in claim.lists)
+        known_metrics = [*METRICS, *(FULL if of_all_titles else ()), *TRUTH_METRICS]
         allowed = [*known_metrics, *(f"{metric}/<head>" for metric in LABEL_METRICS)]
         label, _, head = claim.metric.partition("/")
         if claim.metric not in known_metrics and not (label in LABEL_METRICS and head):
             raise InputError(f"claim {claim.name!r}: metric={claim.metric!r}; allowed: {', '.join(allowed)}")
         if not 0.0 <= claim.margin < 1.0:
             raise InputError(f"claim {claim.name!r}: margin={claim.margin}; allowed: 0 to 1, 1 excluded")
-    pairs = [pair for claim in study.claims for pair in claim.pairs]
-    pairs += [(premise.better, premise.worse) for premise in study.premises]
+    pairs = [
+        *(pair for claim in study.claims for pair in claim.pairs),
+        *(premise.rows for premise in all_premises(study)),
+    ]
     policies = study.policies
     named = [r.against for r in rows.values()] + [policies.measured_by, policies.percent_of]
     named += [name for curve in policies.curves.values() for name in curve]
@@ -263,7 +279,7 @@ def every_run(study: Study, tables: tuple[str, ...], seeds: int, folder: Path) -
             if of_pairs:
                 config.data.directory = os.path.abspath(folder / "pairs" / variant.after / f"seed-{seed}")
                 rewards = os.path.abspath(_workdir(folder, rewards or variant.after, seed))
-            if config.task.name == GENERATIVE and not config.codes.path:
+            if has_codes(config) and not config.codes.path:
                 config.codes.path = os.path.abspath(_codes_folder(folder, config, codes) / f"seed-{seed}")
             own = _workdir(folder, name, seed)
             out.append(Run(name, seed, config, own, variant.after, of_pairs, rewards, codes))

@@ -14,6 +14,7 @@ from jaxrec.core.ids import DRAWN_LISTS, LISTS, TRUTH
 from jaxrec.evaluation import statistics
 from jaxrec.evaluation.metrics import FULL, METRICS, suffix
 from jaxrec.studies.comparisons import METRIC, Comparisons, RowResults
+from jaxrec.studies.delay_results import delay_block
 from jaxrec.studies.label_results import label_blocks
 from jaxrec.studies.plan import (
     PREMISE,
@@ -26,6 +27,7 @@ from jaxrec.studies.plan import (
     premise_row,
 )
 from jaxrec.studies.policies.curves import policy_curves
+from jaxrec.studies.policies.premises import curve_premise
 from jaxrec.studies.policies.values import policy_block
 
 TASK = "ctr"  # head that single-task and multi-task rows have in common
@@ -111,6 +113,7 @@ def _table_json(
         "baselines": {name: _blocks([of_rule]) for name, of_rule in rules.items()},
         "labels": label_blocks(rows, table.name, row_results, comparisons),
         "policies": policy_block(rows, table.name, row_results, comparisons),
+        "delays": delay_block(rows, table.name, row_results, comparisons),
     }  # fmt: skip
 
 
@@ -238,7 +241,7 @@ def _premise_json(premise: Premise, study: Study, comparisons: Comparisons) -> d
 
 
 def compute_results(study: Study, tables: tuple[str, ...], row_results: RowResults) -> dict[str, Any]:
-    """Return `tables`, `claims`, `premises`, `gates` and `policies` of the runs that are done.
+    """Return `tables`, `claims`, `premises`, `gates`, `policies` and `methods` of the runs that are done.
 
     Args:
         study: The study.
@@ -259,5 +262,10 @@ def compute_results(study: Study, tables: tuple[str, ...], row_results: RowResul
             _premise_json(premise, study, comparisons) for premise in study.premises if PREMISE in tables
         ],
         "gates": _gates_json(row_results),
-        "policies": policy_curves(study.policies, row_results),
+        "policies": policy_curves(study.policies, row_results, comparisons),
+        "methods": [
+            curve_premise(premise, study.base, row_results, comparisons)
+            for premise in study.policies.premises
+            if PREMISE in tables
+        ],
     }

@@ -340,6 +340,7 @@ def values(runs: Sequence[Run]) -> dict[str, dict[int, PerUserResults]]:
     for run in finished(runs):
         results = read(run.workdir)
         if chains.is_evaluated(run.workdir / MEASURED):
-            results.result[REWARDS] = read(run.workdir / MEASURED).result[REWARDS]
+            results.measured = read(run.workdir / MEASURED)
+            results.result[REWARDS] = results.measured.result[REWARDS]
         out.setdefault(run.name, {})[run.seed] = results
     return out

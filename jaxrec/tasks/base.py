@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.config.schema import Config
+from jaxrec.config.schema import Config, Post
 from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.core.row_format import Layout
 from jaxrec.data.loading.packing import Packer
@@ -22,7 +22,7 @@ from jaxrec.data.storage.arrays import Arrays
 from jaxrec.models.outputs import Correction
 from jaxrec.models.two_stage import TwoStageResult
 from jaxrec.tasks.inputs.title_tables import empty_table, title_table
-from jaxrec.tasks.outputs import KeptParameters, Protocols, QueryScores, Sums, TitleScores
+from jaxrec.tasks.outputs import KeptParameters, PolicyInputs, Protocols, QueryScores, Sums, TitleScores
 
 
 @dataclass(frozen=True, eq=False)  # hashed by identity: `jax.pmap` hashes its function
@@ -145,8 +145,7 @@ class Task:
         """Return the task state after `step`, and `sums` with the task's metrics added.
 
         Args:
-            task_state: State before the step.
-            params: Parameters before the step.
+            task_state, params: State and parameters before the step.
             step: Scalar int32, the number of completed steps.
             sums: Metrics of the step, summed over all devices.
         """
@@ -155,21 +154,11 @@ class Task:
     # ------------------------------------------------ scoring
 
     def packer(self, dtype: np.dtype) -> Packer | None:
-        """Return the packer of histories; None if each history has its own row.
-
-        Args:
-            dtype: Structured dtype of the dataset's rows.
-        """
+        """Return the packer of histories in rows of a dtype; None if each history has its own row."""
         return None
 
     def cached_projections(self, params: Any, table: TitleTable, queries: int) -> Any:
-        """Return title projections for batches of queries; None if they save no time.
-
-        Args:
-            params: Parameters of the model.
-            table: Features of all titles.
-            queries: Number of queries of a batch.
-        """
+        """Return title projections for batches of so many queries; None if they save no time."""
         return None
 
     def score_lists(
@@ -206,11 +195,18 @@ class Task:
         """Return log probabilities [B, V] of the next title, up to a constant of each query.
 
         Those below FIRST_TITLE, and of titles that may not be chosen, have no meaning.
+        """
+        raise NotImplementedError
+
+    def pair_candidates(
+        self, params: Any, table: TitleTable, x: PolicyInputs, key_Bx2: jax.Array, post: Post
+    ) -> jax.Array:
+        """Return the titles [B, L, n] among which pairs are found at each position, 0 for none.
 
         Args:
-            params: Parameters of the model.
-            host: [B, words] packed query rows.
-            table: Features of all titles.
+            x: Windows, and the titles that may not be found.
+            key_Bx2: uint32 keys of the rows, for draws.
+            post: Settings, of which `candidates` is one of `Protocols.candidates`.
         """
         raise NotImplementedError
 
@@ -226,7 +222,6 @@ class Task:
         Args:
             encoded: From `encode_queries`.
             head: One of `ranking_heads`, or RETRIEVAL_HEAD; a task with a single score ignores it.
-            id_N: Title ids.
         """
         raise NotImplementedError
 

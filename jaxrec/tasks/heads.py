@@ -14,6 +14,7 @@ from jaxrec.config.declarations import Blend, Head
 from jaxrec.config.heads import (
     FILLED,
     INTENT,
+    KIND,
     TITLE,
     HeadSpec,
     Page,
@@ -29,7 +30,7 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import UNKNOWN
 from jaxrec.core.registry import PAIR_LOSSES, STATE_LOSSES
 from jaxrec.core.row_format import FeatureSpec, Layout
-from jaxrec.data.events.vocabulary import FIRST_VALUE
+from jaxrec.data.columns.category_codes import FIRST_VALUE
 from jaxrec.losses.ranking import HeadLabels, paper_heads
 
 _SHOWN_VALUES = 20  # values of a feature in a message
@@ -54,6 +55,12 @@ def specs_of(config: Config, layout: Layout, shares: Mapping[str, float]) -> tup
     return (*paper_heads(config.objective), *intent, *(head for head in declared if head.weight))
 
 
+def state_heads(config: Config, layout: Layout, shares: Mapping[str, float]) -> tuple[HeadSpec, ...]:
+    """Return the heads on the states of the positions of sequences; arguments and errors as `specs_of`."""
+    heads = (_declared(head, i, config, layout, shares) for i, head in enumerate(config.objective.heads))
+    return tuple(head for head in heads if head.weight)
+
+
 def _intent(config: Config, layout: Layout) -> HeadSpec:
     """Return the head of the state that predicts the first category of the next title."""
     of = TITLE + config.model.intent_of
@@ -69,7 +76,9 @@ def _declared(
     """Return the specification of a declared head, whose config has been checked."""
     pair = head.on == "pair"
     outputs, share, drawn = 1, 1.0, False
-    if head.of.startswith(TITLE):
+    if head.of == KIND:
+        outputs = 1 + len(layout.token_kinds)  # 0 is no kind, as of categories
+    elif head.of.startswith(TITLE):
         outputs = _feature(head.of, layout).size
     else:
         labels = labels_read(head.of, config)
@@ -162,7 +171,7 @@ def head_labels(
     it is unknown. The other arguments are those of `with_labels`.
     """
     if head.of.startswith(TITLE):
-        labels = _categories(_feature(head.of, layout), layout, batch.positive, table)
+        labels = categories_of(head.of, layout, batch.positive, table)
         if head.name != INTENT:
             return labels
         first_BxKx1 = labels.y[..., :1]
@@ -184,10 +193,18 @@ def head_labels(
     )
 
 
-def _categories(feature: FeatureSpec, layout: Layout, title_BxK: jax.Array, table: TitleTable) -> HeadLabels:
-    """Return the categories [B, K, M] of titles, and where a title has one that is known."""
+def categories_of(of: str, layout: Layout, title: jax.Array, table: TitleTable) -> HeadLabels:
+    """Return the categories [..., M] of titles, and where a title has one that is known.
+
+    Args:
+        of: `Head.of` of a title feature.
+        layout: Layout of the rows.
+        title: [...] ids.
+        table: Features of all titles.
+    """
+    feature = _feature(of, layout)
     first = layout.category_column("title", feature.name)
     columns = jnp.asarray(table.categories)[:, first : first + feature.columns]
-    category_BxKxM = jnp.take(columns, title_BxK, axis=0)
-    category_BxKxM = jnp.where(category_BxKxM > UNKNOWN, category_BxKxM, 0)
-    return HeadLabels(category_BxKxM, (category_BxKxM > 0).any(-1))
+    category = jnp.take(columns, title, axis=0)
+    category = jnp.where(category > UNKNOWN, category, 0)
+    return HeadLabels(category, (category > 0).any(-1))

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxrec.checkpoints.checkpointer import Checkpointer
 from jaxrec.checkpoints.state_tree import with_shardings
-from jaxrec.config.rules.codes import GENERATIVE
+from jaxrec.config.rules.codes import has_codes
 from jaxrec.config.rules.declared.heads import order_by
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import from_run_json, run_differences
@@ -20,6 +20,7 @@ from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.core.registry import TASKS, resolve
 from jaxrec.core.row_format import Layout
 from jaxrec.data.loading.strata import count_strata
+from jaxrec.data.loading.title_codes import stored_layout, with_code_features
 from jaxrec.data.storage.arrays import CATALOGUE_ARRAYS, check_lengths
 from jaxrec.data.storage.dataset import Arrays, Dataset
 from jaxrec.runtime.mesh import device_count, state_shardings
@@ -58,6 +59,7 @@ def build_task(
             f"but the dataset holds {layout.rows} rows"
         )
     task: type[Task] = resolve(entry.target)
+    layout = with_code_features(layout, config)
     built = task(
         config, layout, threshold, steps_per_epoch, total_steps, label_shares or {}, tuple(strata),
         categories or {},
@@ -153,7 +155,7 @@ def load_checkpoint(workdir: str | AnyPath, which: str, blend: str = "") -> Load
         abstract = task.abstract_params
         params = checkpoints.restore_params(which, with_shardings(abstract, state_shardings(abstract)))
         stored = checkpoints.restore_arrays(which)
-        names = {*CATALOGUE_ARRAYS, *(["title_codes"] if config.task.name == GENERATIVE else [])}
+        names = {*CATALOGUE_ARRAYS, *(["title_codes"] if has_codes(config) else [])}
         for name in stored.keys() ^ names:
             raise InputError(f"checkpoint {checkpoints.directory}: the array {name} is missing or unknown")
         arrays = Arrays(**stored)
@@ -219,11 +221,11 @@ def check_same_catalogue(dataset: Dataset, loaded: LoadedCheckpoint) -> None:
     trained = f"the training's dataset {loaded.meta['dataset_directory']} ({loaded.meta['dataset']})"
     allowed = "allowed: a dataset with the same titles, in the same order of popularity, and categories"
     own, keys, expected = loaded.task.layout, dataset.arrays.title_key, loaded.arrays.title_key
-    # Query rows are the same whether predictions or pairs are stored, ids lack a title, or training selects
-    # targets.
-    names = ("filled", "pairs", "has_gaps", "selects_targets")
+    # Query rows are the same whether predictions, pairs or what was shown are stored, ids lack a title, or
+    # training selects targets.
+    names = ("filled", "pairs", "shown", "has_gaps", "selects_targets")
     layout = replace(dataset.layout, **{name: getattr(own, name) for name in names})
-    if layout != own or len(keys) != len(expected):
+    if layout != stored_layout(own) or len(keys) != len(expected):
         raise InputError(f"{where}: its layout differs from that of {trained}; {allowed}")
     differs = np.flatnonzero(keys != expected)  # the layouts have the number of titles
     if len(differs):
@@ -246,8 +248,9 @@ def open_dataset(loaded: LoadedCheckpoint, data: str | AnyPath | None) -> Datase
     """
     dataset = Dataset(data or loaded.meta["dataset_directory"], loaded.config.data.verify)
     check_same_catalogue(dataset, loaded)
-    if dataset.layout != loaded.task.layout:  # predicted labels or pairs in the rows of one of the two
-        loaded.task = replace(loaded.task, layout=dataset.layout)
+    layout = with_code_features(dataset.layout, loaded.config)
+    if layout != loaded.task.layout:  # predicted labels or pairs in the rows of one of the two
+        loaded.task = replace(loaded.task, layout=layout)
     return dataset
 
 

@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jaxrec.config.heads import HeadSpec
 from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.core.ids import CATALOGUE
 from jaxrec.losses import next_item
@@ -18,7 +19,10 @@ from jaxrec.models.outputs import titles_by_rank
 from jaxrec.runtime.mesh import AXIS
 from jaxrec.tasks import negative_sampling, next_item_inputs
 from jaxrec.tasks.base import Task
+from jaxrec.tasks.heads import state_heads
 from jaxrec.tasks.inputs.later_plays import target_sets
+from jaxrec.tasks.inputs.state_terms import state_terms
+from jaxrec.tasks.inputs.tokens import empty_inputs
 from jaxrec.tasks.outputs import Protocols, Sums, TitleScores
 
 # Positions of a microbatch on a CPU: the intermediate values of more positions do not fit into its caches.
@@ -46,7 +50,14 @@ class NextItemTask(Task):
     def model(self) -> NextItemModel:
         """Model of the config, on the dataset's features."""
         m = self.config.model
-        return NextItemModel(m.dtype, self.layout.features, self.layout.num_titles, m)
+        titles, kinds = self.layout.num_titles, len(self.layout.token_kinds)
+        heads = tuple((head.name, head.outputs) for head in self.state_heads)
+        return NextItemModel(m.dtype, self.layout.features, titles, m, token_kinds=kinds, state_heads=heads)
+
+    @cached_property
+    def state_heads(self) -> tuple[HeadSpec, ...]:
+        """Heads on the states of positions."""
+        return state_heads(self.config, self.layout, self.label_shares)
 
     def protocols(self) -> Protocols:
         """Return ranking among all titles; NDCG@10 chooses the best checkpoint."""
@@ -63,7 +74,8 @@ class NextItemTask(Task):
     def init_params(self, key: jax.Array, table: TitleTable) -> Any:
         """Return the initial parameters of the model; see `Task`."""
         zeros = jnp.zeros((1, self.size), jnp.int32)
-        window = ItemWindow(zeros, zeros.astype(jnp.uint32), zeros.astype(jnp.uint32))
+        tokens = empty_inputs(self.layout, self.size) if self.layout.token_kinds else None
+        window = ItemWindow(zeros, zeros.astype(jnp.uint32), zeros.astype(jnp.uint32), tokens)
         return self.model.init(key, window, table, method="of_table")["params"]
 
     def project_titles(self, params: Any, table: TitleTable, context: Any = None) -> Any:
@@ -107,9 +119,9 @@ class NextItemTask(Task):
         windows = next_item_inputs.training(
             host.words, self.layout, self.size, random, sampling.id_dropout, key, self._num_later
         )
-        windows = windows._replace(target=jnp.where(host.valid[:, None], windows.target, 0))
+        windows = next_item_inputs.masked(windows, host.valid)
         projections = self.project_titles(params, table) if projections is None else projections
-        inputs = params, projections, context, self.candidates(table)
+        inputs = params, projections, context, table
         if not alpha:
             return self._window_loss(*inputs, windows, key)
         windows, long_B = next_item_inputs.stochastic_length(windows, alpha, key)
@@ -122,9 +134,9 @@ class NextItemTask(Task):
             """
             first = jnp.argsort(~long_B, stable=True)[:max_long]
             longs = jax.tree.map(lambda x: x[first], windows)
-            longs = longs._replace(target=jnp.where(long_B[first, None], longs.target, 0))
+            longs = next_item_inputs.masked(longs, long_B[first])
             shorts = jax.tree.map(lambda x: x[:, -kept:], windows)
-            shorts = shorts._replace(target=jnp.where(long_B[:, None], 0, shorts.target))
+            shorts = next_item_inputs.masked(shorts, ~long_B)
             return jax.tree.map(
                 jnp.add,
                 self._window_loss(*inputs, longs, key[first]),
@@ -140,7 +152,7 @@ class NextItemTask(Task):
         params: Any,
         projections: Any,
         pool: negative_sampling.NegativePool,
-        titles: jax.Array | None,
+        table: TitleTable,
         windows: next_item_inputs.TargetWindows,
         key: jax.Array,
     ) -> tuple[jax.Array, Sums]:
@@ -149,7 +161,7 @@ class NextItemTask(Task):
         Args:
             projections: From `project_titles`.
             pool: Source of the negatives.
-            titles: From `candidates`.
+            table: Features of all titles.
             key: [B, 2] uint32, one key for each row.
         """
         objective, variables, positions = self.config.next_item, {"params": params}, windows.target.shape[1]
@@ -165,7 +177,7 @@ class NextItemTask(Task):
                 # Counted from the newest position, so the draws of a position do not depend on the length.
                 negatives = negatives[:, ::-1]
             log_q = negative_sampling.log_q(distribution, pool) if objective.logq_correction else None
-        sets, factor_BxL = self._target_sets(windows)
+        titles, (sets, factor_BxL) = self.candidates(table), self._target_sets(windows)
         loss_BxL = next_item.next_item_loss(
             next_item.Positions(h_BxLxD, candidates_VxD, windows.target, negatives, log_q, titles, sets),
             objective,
@@ -173,7 +185,13 @@ class NextItemTask(Task):
         if factor_BxL is not None:
             loss_BxL = loss_BxL * factor_BxL
         total, count = jnp.where(windows.target > 0, loss_BxL, 0.0).sum(), (windows.target > 0).sum()
-        return total, {"loss": (total, count)}
+        if not self.state_heads:
+            return total, {"loss": (total, count)}
+        scores = applied(NextItemModel.state_scores, self.model, params)(h_BxLxD)
+        of_heads, sums = state_terms(
+            self.state_heads, scores, windows.target, windows.outcome, self.config, self.layout, table
+        )
+        return total + of_heads, {"loss": (total + of_heads, count), "loss_next_item": (total, count)} | sums
 
     @property
     def _num_later(self) -> int:

@@ -16,6 +16,7 @@ from jaxrec.core.row_format import Layout
 from jaxrec.models.layers import rng
 from jaxrec.models.next_item import ItemWindow
 from jaxrec.tasks.inputs.later_plays import LaterPlays, later_plays
+from jaxrec.tasks.inputs.tokens import of_queries, of_windows
 from jaxrec.tasks.inputs.unknown_titles import mask_to_unknown
 from jaxrec.tasks.ranking_inputs import decode
 
@@ -93,9 +94,67 @@ def training(
         target = jnp.where(jnp.take_along_axis(rows["selected"], index[:, 1:], axis=1) > 0, target, PAD)
     if unknown_rate:
         inputs = mask_to_unknown(inputs, unknown_rate, rng.fold_in(key[:, None], jnp.arange(size)))
-    outcome = Outcome(completion[:, 1:].astype(jnp.float32))
+    outcome = Outcome(
+        completion[:, 1:].astype(jnp.float32), **_outcomes_of_targets(rows, index[:, 1:], title[:, :-1])
+    )
     later = later_plays(rows, index[:, 1:], num_later) if num_later else None
-    return TargetWindows(ItemWindow(inputs, time[:, :-1], time[:, 1:]), target, outcome, later)
+    tokens = of_windows(rows, index) if layout.token_kinds else None
+    return TargetWindows(ItemWindow(inputs, time[:, :-1], time[:, 1:], tokens), target, outcome, later)
+
+
+def _outcomes_of_targets(rows: dict[str, Any], index: jax.Array, title: jax.Array) -> dict[str, Any]:
+    """Return labels and kinds of the next plays or tokens of positions, those that rows have.
+
+    Args:
+        rows: Decoded training rows.
+        index: [B, L] int32 next plays or tokens.
+        title: [B, L] int32 titles of the positions; nothing comes after padding.
+    """
+    outcomes: dict[str, Any] = {}
+    if "label" in rows:
+        outcomes["label"] = jnp.take_along_axis(rows["label"], index[..., None], axis=1)
+        outcomes["label_known"] = jnp.take_along_axis(rows["label_known"], index, axis=1)
+    if "kinds" in rows:
+        kinds = jnp.take_along_axis(rows["kinds"], index, axis=1)
+        outcomes["kinds"] = jnp.where(title != PAD, kinds, jnp.zeros((), kinds.dtype))
+    return outcomes
+
+
+def masked(windows: TargetWindows, kept_B: Any) -> TargetWindows:
+    """Return windows in which rows that are not `kept_B` [B] have neither targets nor next tokens."""
+    kept_Bx1, outcome = jnp.asarray(kept_B)[:, None], windows.outcome
+    if outcome.kinds is not None:
+        outcome = outcome._replace(kinds=jnp.where(kept_Bx1, outcome.kinds, jnp.zeros((), jnp.uint32)))
+    return windows._replace(target=jnp.where(kept_Bx1, windows.target, 0), outcome=outcome)
+
+
+class RowWindows(NamedTuple):
+    """Training windows beside the rows that they are of.
+
+    Attributes:
+        windows: Windows of L positions.
+        rows: Decoded rows.
+        play: [B, L + 1] plays of each window among those of its row; the last play is a target only.
+    """
+
+    windows: TargetWindows
+    rows: dict[str, jax.Array]
+    play: jax.Array
+
+
+def row_windows(words: Any, layout: Layout, sampling: Sampling, size: int, key: jax.Array) -> RowWindows:
+    """Build the training windows of `size` positions that `sampling` declares, and return their rows.
+
+    Args:
+        words: [B, words] uint32 packed rows.
+        layout: Shape of the dataset's rows.
+        sampling: Ends of the windows, and share of the unknown title.
+        size: Number of positions of a window.
+        key: [B, 2] uint32, one key for each row.
+    """
+    random, rows = random_share(sampling), decode(words, layout.row_dtype())
+    windows = training(words, layout, size, random, sampling.id_dropout, key)
+    return RowWindows(windows, rows, window_index(rows["title"], size, random, key))
 
 
 def kept_positions(size: int, alpha: float) -> int:
@@ -156,4 +215,5 @@ def queries(words: Any, layout: Layout, size: int) -> tuple[ItemWindow, dict[str
     rows = decode(words, layout.query_dtype())
     title, time = rows["history_title"][:, -size:], rows["history_time"][:, -size:]
     until = jnp.concatenate([time[:, 1:], rows["target_time"][:, None]], axis=1)
-    return ItemWindow(title, time, until), rows
+    tokens = of_queries(rows, size) if layout.token_kinds else None
+    return ItemWindow(title, time, until, tokens), rows

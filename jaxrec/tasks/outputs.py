@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxrec.losses import gate
+from jaxrec.models.next_item import ItemWindow
 
 Sums = dict[str, tuple[Any, Any]]  # metric -> (sum, count)
 
@@ -52,6 +53,7 @@ class Protocols(NamedTuple):
         temperature: Divisor of the scores in the validation loss over all titles.
         is_policy: True if `Task.policy_logits` gives probabilities of all titles.
         usual_truth: True if the truth is among the usual lists of the test split, where it is stored.
+        candidates: Values of `post.candidates` by which `Task.pair_candidates` finds titles; () for none.
     """
 
     lists: tuple[str, ...]
@@ -59,6 +61,19 @@ class Protocols(NamedTuple):
     temperature: float = 1.0
     is_policy: bool = False
     usual_truth: bool = False
+    candidates: tuple[str, ...] = ()
+
+
+class PolicyInputs(NamedTuple):
+    """Inputs of a policy at the positions of windows.
+
+    Attributes:
+        window: Windows of L positions.
+        played_BxLxP: int32 titles that may not be chosen, 0 for none.
+    """
+
+    window: ItemWindow
+    played_BxLxP: jax.Array
 
 
 class KeptParameters(NamedTuple):

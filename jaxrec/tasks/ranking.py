@@ -13,6 +13,7 @@ from jaxrec.core.batch import Batch, HostBatch, TitleTable
 from jaxrec.core.ids import UNKNOWN
 from jaxrec.data.loading.strata import strata_weights
 from jaxrec.losses import ranking, task_weights
+from jaxrec.models.features.source_title import source_ids
 from jaxrec.models.layers import sharded_embedding
 from jaxrec.models.layers.dense import applied, at_least_float32
 from jaxrec.models.layers.title_encoder import TitleProjections
@@ -153,11 +154,14 @@ class RankingTask(RankingScorer):
             return None
         rows = ranking_inputs.decode(host.words, self.layout.row_dtype())
         history = ranking_inputs.history(rows, self.view)
-        read = (history.title, *([history.session.title] if history.session is not None else []))
+        read, contexts = [history.title], self.layout.of("context")
+        read += [history.session.title] if history.session is not None else []
+        if any(f.kind == "title" for f in contexts):
+            read.append(source_ids(history.context_categories, contexts))
         unknown = jnp.full((1,), UNKNOWN, jnp.int32)  # `sampling.id_dropout` puts this id into histories
         positive, negative = (
             rows["target"][:, : self.config.sampling.next_k],
-            choose_negatives(rows, self.pool_mix, self.rotation(step))[0],
+            choose_negatives(rows, self.pool_mix, self.rotation(step), self.view.matching)[0],
         )
         return sharded_embedding.unique_ids(
             jnp.concatenate([x.reshape(-1) for x in (*read, positive, negative, unknown)])

@@ -69,6 +69,7 @@ class HistoryView(NamedTuple):
         observed: Names of the labels of the first target that the model reads.
         session_kinds: Kinds of the events of sessions that the model reads; () if it reads no session.
         context_dropout: Probability that a feature of the context is hidden in training.
+        matching: Largest number of negatives that match the text of the request.
     """
 
     layout: Layout
@@ -78,6 +79,7 @@ class HistoryView(NamedTuple):
     observed: tuple[str, ...] = ()
     session_kinds: tuple[int, ...] = ()
     context_dropout: float = 0.0
+    matching: int = 0
 
 
 def history(rows: dict[str, jax.Array], view: HistoryView, key: jax.Array | None = None) -> History:
@@ -215,7 +217,7 @@ def training(
         packing: Layout of several histories per row; None for one history per row.
     """
     rows = decode(words, view.layout.row_dtype())
-    negative, hard = choose_negatives(rows, counts, epoch)
+    negative, hard = choose_negatives(rows, counts, epoch, view.matching)
     return Batch(
         history(rows, view, key) if packing is None else packed(rows, view, packing, key),
         rows["target"][:, :next_k],

@@ -106,7 +106,7 @@ class RankingScorer(Task):
         s, names = self.config.sampling, tuple(feature.name for feature in self.observed)
         settings = self.layout, self.windows, s.history_keeps_abandoned, s.id_dropout, names
         return ranking_inputs.HistoryView(
-            *settings, session_kinds(self.config, self.layout), s.context_dropout
+            *settings, session_kinds(self.config, self.layout), s.context_dropout, s.matching
         )
 
     @cached_property

@@ -141,6 +141,25 @@ TREE_CASES = [
     edit("text of users", "c.features += (Feature('bio', 'text', 'user', 4),)", text="features[11].where='user' must be title or context with kind='text': names of titles, and queries"),
     edit("text of one column", "c.features += (Feature('query', 'text', 'context', 1),)", text="features[11].width=1 must be at least 2: the last column is presence"),
     edit("texts of two widths", "c.features += (Feature('name', 'text', 'title', 4), Feature('query', 'text', 'context', 6))", text="features[12].width=6 must be 4, as of feature 'name': all text features share one table"),
+    edit("a title of users", "c.features += (Feature('best', 'title', 'user', 4),)", text="features[11].where='user' must be context with kind='title': the title of a page"),
+    edit("a title of one column", "c.features += (Feature('page', 'title', 'context', 1),)", text="features[11].width=1 must be at least 2: the last column is presence"),
+    edit("an unknown rule for missing contexts", "c.features[6].impute = 'mean'", text="features[6].impute='mean' must be one of null, most_frequent, name_of:<feature>"),
+    edit("a rule for missing users", "c.features[4].impute = 'most_frequent'", text="features[4].impute='most_frequent' must be 'null' unless where='context'"),
+    edit("the most frequent text", "c.features += (Feature('query', 'text', 'context', 4, impute='most_frequent'),)", text="features[11].impute='most_frequent' must be 'null' unless kind='category'"),
+    edit("the name of a device", "c.features += (Feature('query', 'text', 'context', 4, impute='name_of:device'), Feature('page', 'title', 'context', 4))", text="features[11].impute='device' must be one of page"),
+    edit("the name of no title", "c.features += (Feature('query', 'text', 'context', 4, impute='name_of:page'),)", text="features[11].impute='name_of:page' must be 'null': no feature has kind='title' and where='context'"),
+    edit("the name of titles without names", "c.features += (Feature('query', 'text', 'context', 4, impute='name_of:page'), Feature('page', 'title', 'context', 4))", text="features[11].impute='name_of:page' must be 'null': no feature of titles has kind='text'"),
+    edit("titles that name their own category", "c.features[6].impute = 'name_of:hour'", text="features[6].impute='name_of:hour' must be 'null' unless kind='text': names are text"),
+    edit("a page of titles that the source lacks", "c.features += (Feature('source', 'title', 'context', 4),)", text="feature source: no such context column; the source gives: device, hour"),
+    value("source.search", "1.5", "source.search=1.5 is not within 0 to 1"),
+    edit("more plays than all from canvases", "c.source.search, c.source.similar = 0.7, 0.6", text="source.search=0.7 and source.similar=0.6 must add to at most 1"),
+    edit("matching titles without queries", "c.data.matching = 8", text="data.matching=8 must be 0: no feature has kind='text' and where='context' (queries)"),
+    edit("matching titles that are not stored", "c.sampling.matching = 4", text="sampling.matching=4 must be in [0, 0], with data.matching=0"),
+    value("data.matching", "-1", "data.matching=-1 must be at least 0"),
+    edit("more matching negatives than drawn ones", "c.features += (Feature('name', 'text', 'title', 4), Feature('query', 'text', 'context', 4)); c.data.matching = c.sampling.matching = 20", text="sampling.matching=20 must be at most 14, the negatives that are not hard"),
+    edit("sequences without a history", "c.task.name = 'next_item'; c.data.num_targets = 1; c.features = c.features[:4]; c.model.reads_history = False", text="model.reads_history=False must be True with rows of sequences, which are histories"),
+    edit("the rank of no cross layer", "c.model.cross_rank = 4", text="model.cross_rank=4 must be 0 with model.cross=0: there is no cross layer"),
+    value("model.cross_rank", "-1", "model.cross_rank=-1 must be at least 0"),
     edit("cross layers below 0", "c.model.cross = -1", text="model.cross=-1 must be at least 0"),
     edit("cross layers of a trunk", "c.model.cross = 2; c.model.trunk = 'mmoe'", text="model.cross=2 must be 0 with model.trunk='mmoe': heads of a trunk read its experts alone"),
     edit("a mixture of an id alone", "c.model.entity = 'mixed'; c.model.features = ('title_id', 'segment')", text="model.entity='mixed' must be concat unless the model reads title_id and another title feature"),
@@ -377,8 +396,14 @@ POLICY_CASES = [
     ),
     policy("grpo", "post.samples=1", text="post.samples=1 must be at least 2"),
     policy("tiny", "data.validation_truth_queries=-1", text="data.validation_truth_queries=-1 must be at l"),
+    policy("wbc", "data.served=0", text="data.served=0 must be above 0 with post.objective='wbc'"),
+    policy("wbc", "evaluate.checkpoint=best", text="evaluate.checkpoint='best' must be 'last'"),
+    policy("wbc", "post.clip=5", text="post.clip=5.0 must be 20.0 with post.objective='wbc'"),
+    policy(
+        "small", "data.served=20", text="data.served=20 must be 0 unless signals hold Signal('impression')"
+    ),
     policy("bc", "next_item.loss=bce", text="next_item.loss='bce' must be 'softmax'"),
-    policy("smol", text="configs/policy.py:smol: the argument must be one of small, tiny, bc"),
+    policy("smol", text="configs/policy.py:smol: the argument must be one of small, composite, kuairand, t"),
 ]
 
 ONEREC = str(Path(POLICY).with_name("onerec.py"))
@@ -408,7 +433,12 @@ CODES_CASES = [
     codes("train", "tiny", text="codes.path='' must be the folder that python -m jaxrec.tokenise wrote"),
     codes("train", "tiny", "codes.path=none", text="codes.path=none: no codes.json; give a folder"),
     codes("tokenise", "tiny", text="start.workdir='' must be the workdir of the run whose title vectors are coded"),
-    codes("tokenise", "title", text="task.name='next_item' must be 'generative': other tasks have no codes"),
+    codes("tokenise", "title", text="task.name='next_item' must be 'generative': other tasks have no codes without a feature of kind 'codes'"),
+    codes("train", "coded_title", text="codes.path='' must be the folder that python -m jaxrec.tokenise wrote"),
+    codes("train", "coded_title", "codes.beam=8", text="codes.beam=8 must be 32 with task.name='next_item'"),
+    codes("train", "coded_title", "codes.levels=7", text="codes.levels=7 must give at most 16,777,216 paths size^levels with a feature of kind 'codes'"),
+    codes("tokenise", "coded_title", "codes.levels=2", text="codes.size=16 must give at least as many paths size^levels as there are titles, 1,000, not 256"),
+    Case("tokenise that extends a folder without codes", nothing, ("tokenise", "--config", f"{ONEREC}:coded_title", "--config.codes.vectors=random", "--workdir", "w", "--extends", "none"), "extends=none: no codes.json; give a folder that python -m jaxrec.tokenise wrote"),
 ]  # fmt: skip
 
 CASES = [*FILE_CASES, *TREE_CASES, *VALUE_CASES, *POLICY_CASES, *CODES_CASES]

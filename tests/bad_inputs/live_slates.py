@@ -50,6 +50,8 @@ CASES = [
     line("live slates alone", "live", "slates", text="checkpoint"),
     line("live slates: no events file", *SLATES, text="--events=e.json: No such file or directory"),
     line("live slates: an empty path", *SLATES[:3], "--events=", "--out=o", text="--events is empty"),
+    line("live slates: a number of segments of 5,000 digits", *SLATES[:4], "--out=o", "--segments=kmeans:" + "9" * 5000, text="; allowed: feature:"),
+    events("no segment", event(), flags=("--segments=kmeans:0",), text="--segments=kmeans:0; allowed: feature:"),
     events("other segments", event(), flags=("--segments=kmeans",), text="--segments=kmeans; allowed: feature:"),
     events("an end before the start", event(end="18:30"), text="schedule.end=2026-12-05T18:30:00Z is not after"),
     events("two events of one id", event(), event(), text="two events have the id 'fight'; allowed: each once"),

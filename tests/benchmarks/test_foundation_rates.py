@@ -15,6 +15,13 @@ def test_both_forms_give_gradients_of_one_shape_and_block_local_needs_less_memor
     assert memory[foundation.LOCAL] < memory[foundation.DENSE]
 
 
+@pytest.mark.parametrize("span", [0, 4])
+def test_one_position_more_gives_the_output_of_the_whole_window(span):
+    calls = foundation.cached_rivals(Expert(16, 1, 1, 1.0, 0.0, "hstu"), span, 8, 2)
+    output, (other, cache) = calls[foundation.WHOLE](), calls[foundation.CACHED]()
+    assert output.shape == (2, 8) and other.shape == (2, 1, 8) and int(cache.length) == 16
+
+
 @pytest.mark.parametrize(
     ("expert", "text"),
     [

@@ -1,5 +1,6 @@
 """Timing of the benchmarks: order of runs, warm-up, ratios; no speed is required."""
 
+import numpy as np
 import pytest
 
 from benchmarks import command, measure
@@ -12,6 +13,20 @@ def test_rivals_run_in_turn_and_warm_up_is_not_counted():
     )
     assert calls == ["a", "b"] * 5
     assert all(len(t.seconds) == 3 and min(t.seconds) > 0 for t in timings.values())
+
+
+def test_rounds_are_timed_by_the_clock_that_is_given():
+    ticks = iter(range(100))
+    timings = measure.interleaved({"a": lambda: next(ticks), "b": int}, 2, 0, clock=lambda: next(ticks))
+    assert timings["a"].seconds == (2, 2) and timings["b"].seconds == (1, 1)
+
+
+def test_the_interval_of_a_median_is_between_two_order_statistics():
+    assert measure.median_interval([*range(201)][::-1]) == (85, 115)
+    assert measure.median_interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
+    draws = np.random.default_rng(0).exponential(size=(2_000, 101))
+    low, high = np.transpose([measure.median_interval(x) for x in draws.tolist()])
+    assert 0.94 < ((low < np.log(2)) & (np.log(2) < high)).mean() < 0.98
 
 
 def test_ratios_are_taken_within_a_round():

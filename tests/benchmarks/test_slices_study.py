@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.slices import _difference, _spearman, diagnosis
+from benchmarks.slices import _spearman, diagnosis, difference
 from jaxrec.config.loading import load_file
 from jaxrec.core.errors import InputError
 from jaxrec.evaluation.slices.slicing import Slicing
@@ -43,7 +43,7 @@ def test_the_dataset_of_a_slice_is_prepared_after_the_one_that_it_continues(tmp_
 def test_differences_are_means_of_users_over_the_seeds():
     user, own = np.array([0, 0, 1, 2]), np.array([True, True, True, False])
     by_seed = [np.array([1.0, 0.0, 0.0, 9.0]), np.array([0.0, 0.0, -0.5, 9.0])]
-    of_group = _difference(user, own, by_seed)
+    of_group = difference(user, own, by_seed)
     assert of_group["users"] == 2
     assert of_group["mean"] == pytest.approx(np.mean([[0.5, 0.0], [0.0, -0.5]]))
     assert of_group["seeds"]["n"] == 2 and of_group["low"] <= of_group["mean"] <= of_group["high"]

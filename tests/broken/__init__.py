@@ -30,6 +30,7 @@ from tests.broken import (
     simulator,
     sources,
     target_sets,
+    tokens,
     training,
     wiring,
 )
@@ -68,5 +69,6 @@ AREAS = (
     live_events,
     live_slates,
     target_sets,
+    tokens,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)

@@ -184,7 +184,7 @@ LINES = (
     ),
     Line(
         "ids of categories are sorted",
-        "jaxrec/data/events/vocabulary.py",
+        "jaxrec/data/columns/category_codes.py",
         "values = earlier + sorted(self._code.keys() - set(earlier))\n",
         "values = earlier + [x for x in self._code if x not in earlier]\n",
         ("tests/data/events/test_vocabulary.py",),
@@ -205,7 +205,7 @@ LINES = (
     ),
     Line(
         "a missing code is unknown",
-        "jaxrec/data/events/vocabulary.py",
+        "jaxrec/data/columns/category_codes.py",
         "remap = np.full(len(self._code) + 1, UNKNOWN, np.int32)",
         "remap = np.full(len(self._code) + 1, UNKNOWN + 1, np.int32)",
         ("tests/data/events/test_vocabulary.py",),

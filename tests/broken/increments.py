@@ -73,8 +73,8 @@ LINES = (
     Line(
         "plays before `since` are no targets of sequences",
         "jaxrec/data/examples/next_item.py",
-        '"label_known", "selected")',
-        '"label_known", "title")',
+        '"label_known", "selected", "shown")  # of',
+        '"label_known", "title", "shown")  # of',
         (f"{_DAYS}::test_sequences_mark_the_targets_since_a_day",),
     ),
     Line(

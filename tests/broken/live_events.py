@@ -114,6 +114,13 @@ LINES = (
         (f"{_FLEET}::test_every_fault_ends_with_all_devices_updated_and_no_spoiler",),
     ),
     Line(
+        "a gateway that is down refuses devices",
+        "jaxrec/live_events/fleet/broadcast.py",
+        "np.flatnonzero(times < up)",
+        "np.flatnonzero(times < at)",
+        (f"{_FLEET}::test_gateways_that_are_down_refuse_devices",),
+    ),
+    Line(
         "each request of a cut batch is as likely to be taken",
         "jaxrec/live_events/fleet/cohorts.py",
         'part = rng.multivariate_hypergeometric(batch, count, method="marginals")',

@@ -89,8 +89,15 @@ LINES = (
     Line(
         "what is after the end is withheld",
         "jaxrec/service/live/stream.py",
-        "return stage == ENDED and event not in self._ended",
+        "return stage == ENDED and (message is None or message.state != ENDED)",
         "return False",
+        (f"{_ROUTES}::test_what_is_after_the_end_is_withheld_until_a_message_states_it",),
+    ),
+    Line(
+        "a planned end reveals nothing",
+        "jaxrec/service/live/stream.py",
+        "message = in_force(self._messages.get(event, ()), time.time())",
+        'message = in_force(self._messages.get(event, ()), float("inf"))',
         (f"{_ROUTES}::test_what_is_after_the_end_is_withheld_until_a_message_states_it",),
     ),
     Line(

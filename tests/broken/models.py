@@ -224,11 +224,57 @@ LINES = (
     Line(
         "the query of the last play is not that of a request",
         "jaxrec/serving/requests.py",
-        'names = {f.name for f in self._layout.of("context") if f.kind != "text"}',
+        'names = {f.name for f in self._layout.of("context")} - self._own',
         'names = {f.name for f in self._layout.of("context")}',
         (
             "tests/data/runners/test_text_preparation.py::"
             "test_requests_have_their_own_query_and_not_that_of_the_last_play",
+        ),
+    ),
+    Line(
+        "a request takes the rule of its missing contexts",
+        "jaxrec/serving/requests.py",
+        "stored = self._contexts.imputed(at_request.categories, ~at_request.has_category)",
+        "stored = at_request.categories",
+        ("tests/data/runners/test_context_titles.py::test_requests_have_the_values_of_rows",),
+    ),
+    Line(
+        "a missing query is the name of the source",
+        "jaxrec/data/columns/context_values.py",
+        "text[without] = self.name_ids[out[without, title]]",
+        "pass",
+        (
+            "tests/data/runners/test_context_titles.py::test_rows_hold_title_ids_and_values_for_missing_contexts",
+        ),
+    ),
+    Line(
+        "a context without a title has a vector of its own",
+        "jaxrec/models/features/source_title.py",
+        "is_present = (id_B > PAD)[:, None]",
+        "is_present = (id_B >= PAD)[:, None]",
+        ("tests/models/test_source_titles.py::test_a_source_is_its_projected_vector_and_none_is_learned",),
+    ),
+    Line(
+        "cached projections hold those of sources",
+        "jaxrec/models/ranker.py",
+        "kernels |= self.sources.kernels if self.sources is not None else {}",
+        "pass",
+        ("tests/models/test_source_titles.py::test_scores_read_the_source_and_cached_projections_hold_it",),
+    ),
+    Line(
+        "titles that match a query are unseen",
+        "jaxrec/data/text/named_titles.py",
+        "is_new = ~_has_seen(universe, user[query], rank)",
+        "is_new = np.ones(len(rank), bool)",
+        ("tests/data/text/test_named_titles.py::test_matches_are_those_of_a_loop",),
+    ),
+    Line(
+        "titles that match take the places of drawn ones",
+        "jaxrec/tasks/inputs/pool_negatives.py",
+        "last = jnp.where(matching != PAD, matching, negative[:, kept:])",
+        "last = matching",
+        (
+            "tests/tasks/test_matching_negatives.py::test_matching_titles_come_first_and_the_pools_fill_the_rest",
         ),
     ),
     Line(

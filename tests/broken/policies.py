@@ -7,6 +7,7 @@ _LOSSES = "tests/losses/test_preference.py"
 _TASK = "tests/tasks/test_preference_task.py"
 _ACTIONS = "tests/models/test_actions.py"
 _COMPARED = "tests/tasks/test_compared_policies.py"
+_SHOWN = "tests/tasks/test_shown_choices.py"
 _STUDY = "tests/studies/test_policy_results.py"
 _WHOLE = "tests/end_to_end/test_policy_value_runs.py"
 
@@ -140,6 +141,47 @@ LINES = (
         "means = [np.mean([point.validation for point in points[row].values()]) for row in rows]",
         "means = [np.mean([point.value for point in points[row].values()]) for row in rows]",
         (f"{_STUDY}::test_the_best_row_is_chosen_on_validation_and_compared_at_equal_kl",),
+    ),
+    Line(
+        "methods are compared at the KL of the one that goes less far",
+        "jaxrec/studies/policies/premises.py",
+        "kl = min(points[better[0]][seed].kl, points[worse[0]][seed].kl)",
+        "kl = max(points[better[0]][seed].kl, points[worse[0]][seed].kl)",
+        (f"{_STUDY}::test_methods_are_compared_at_their_best_rows_and_at_equal_kl",),
+    ),
+    Line(
+        "the chosen title of a slate has its reward as weight",
+        "jaxrec/losses/preference.py",
+        "weight = jnp.where(is_chosen, jax.lax.stop_gradient(x.reward)[..., None], 1.0)",
+        "weight = jnp.ones(x.log_odds.shape)",
+        (
+            f"{_LOSSES}::test_binary_classification_of_what_was_shown_by_hand",
+            f"{_LOSSES}::test_a_shown_title_goes_to_the_odds_of_its_choice_times_its_mean_reward",
+        ),
+    ),
+    Line(
+        "a title that was played before is no shown choice",
+        "jaxrec/tasks/preference/inputs.py",
+        "has_target_BxL[..., None] & ~was_played",
+        "has_target_BxL[..., None]",
+        (f"{_SHOWN}::test_a_position_has_what_was_shown_with_its_next_title_and_not_played_before",),
+    ),
+    Line(
+        "the offset of a state is in the log-odds of what was shown",
+        "jaxrec/tasks/preference/task.py",
+        "Slates(log_pi + offset_BxL[..., None], ids > 0,",
+        "Slates(log_pi, ids > 0,",
+        (f"{_SHOWN}::test_the_loss_of_what_was_shown_by_brute_force",),
+    ),
+    Line(
+        "a chosen title is not among those that were shown with it",
+        "jaxrec/data/examples/next_item.py",
+        "served_pool(shown, log, states, event, log.rank[event][:, None], key, width)",
+        "served_pool(shown, log, states, event, log.rank[event][:, None] - 1, key, width)",
+        (
+            "tests/data/examples/test_shown_sequences.py::"
+            "test_each_play_of_a_training_row_has_titles_of_its_slate",
+        ),
     ),
     Line(
         "a run of pairs waits for its pairs",

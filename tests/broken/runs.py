@@ -144,7 +144,7 @@ LINES = (
     ),
     Line(
         "a layout with the names of FORMAT 2 is read",
-        "jaxrec/core/row_format.py",
+        "jaxrec/core/formats/old_layouts.py",
         "{RENAMED.get(name, name): value for name, value in tree.items()}",
         "dict(tree)",
         ("tests/data/storage/test_format_2.py::test_a_layout_with_old_names_is_the_layout",),

@@ -69,7 +69,7 @@ LINES = (
     Line(
         "missing served negatives are padding",
         "jaxrec/tasks/inputs/pool_negatives.py",
-        "jnp.where(j < served, jnp.take_along_axis(pool, column, axis=1), PAD)",
+        "jnp.where(j < present, jnp.take_along_axis(pool, column, axis=1), PAD)",
         "jnp.take_along_axis(pool, column, axis=1)",
         (f"{_NEGATIVES}::test_served_negatives_rotate_and_end_with_padding",),
     ),

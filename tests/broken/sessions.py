@@ -41,8 +41,8 @@ LINES = (
     Line(
         "requests have the sessions of their signals",
         "jaxrec/serving/requests.py",
-        "return SessionEvents(log, records, config.signals",
-        "return SessionEvents(log, records[:0], config.signals",
+        "sessions = SessionEvents(log, records, declared",
+        "sessions = SessionEvents(log, records[:0], declared",
         (f"{_ROWS}::test_rows_of_raw_histories_and_signals_are_the_rows_of_the_dataset",),
     ),
     Line(

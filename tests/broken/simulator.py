@@ -10,7 +10,31 @@ _PREPARED = (
     "tests/data/runners/test_simulated_signals.py::test_the_truth_of_test_queries_is_stored_by_title_id"
 )
 
+_CANVASES = "tests/sources/simulator/test_canvases.py"
+_ON_CANVASES = f"{_CANVASES}::test_densities_agree_with_frequencies_on_each_canvas"
+
 LINES = (
+    Line(
+        "the oracle has the kinship of a page",
+        "jaxrec/sources/simulator/service.py",
+        "return nats + np.float32(c.kinship) * canvases.kinship(self.plays.source[play], title)",
+        "return nats",
+        (_ON_CANVASES,),
+    ),
+    Line(
+        "the oracle has the query of a search",
+        "jaxrec/sources/simulator/service.py",
+        "out[searched] *= query_probability(self.config, self.catalogue.canvases, *of_plays)",
+        "pass",
+        (f"{_CANVASES}::test_the_choice_of_a_search_is_restricted_to_the_titles_that_match",),
+    ),
+    Line(
+        "a genre is drawn among all genres of a title",
+        "jaxrec/sources/simulator/canvases/titles.py",
+        "np.repeat(1.0 / lengths, lengths)",
+        "np.repeat(1.0 + 0 * lengths, lengths)",
+        (f"{_CANVASES}::test_queries_are_prefixes_or_genres_with_one_wrong_letter_in_twenty",),
+    ),
     Line(
         "the oracle knows what is launched and licensed",
         "jaxrec/sources/simulator/oracle/following.py",
@@ -21,8 +45,8 @@ LINES = (
     Line(
         "the oracle knows novelty and trends",
         "jaxrec/sources/simulator/service.py",
-        "return appeal + self.catalogue.change.utility(self.plays.day[play], title)",
-        "return appeal + 0 * self.catalogue.change.utility(self.plays.day[play], title)",
+        "nats = appeal + self.catalogue.change.utility(self.plays.day[play], title)",
+        "nats = appeal + 0 * self.catalogue.change.utility(self.plays.day[play], title)",
         (_EXACT,),
     ),
     Line(

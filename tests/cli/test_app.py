@@ -232,7 +232,7 @@ FILES = [f"{p.name}{a}" for p in sorted((ROOT / "configs").glob("*.py")) for a i
 PLAIN = (
     "tiny.py", "kuairand.py", "kuairand_signals.py", "kuairand_labels.py",
     "kuairand_impressions.py", "own_data.py", "study", "sequences.py", "delayed.py", "policy.py", "daily.py",
-    "onerec.py", "session.py", "foundation.py", "live.py",
+    "onerec.py", "session.py", "foundation.py", "live.py", "unicorn.py",
 )  # fmt: skip
 
 

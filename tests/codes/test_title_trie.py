@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrec.codes.residual_codes import random_codes
-from jaxrec.codes.trie import DENSE_LEVELS, allow, build_trie, nbytes
+from jaxrec.codes.trie import DENSE_LEVELS, allow, build_trie, nbytes, trie_from_arrays, trie_to_arrays
 from jaxrec.runtime.private_apis import compiled_programs
 
 FIRST = 2  # id of the first title
@@ -40,6 +40,15 @@ def walk(trie, level=0, node=0):
 def test_the_arrays_are_a_trie_of_dicts(seed):
     tokens, trie = made(seed=seed)
     assert walk(trie) == in_dicts(tokens)
+
+
+def test_arrays_by_name_are_the_trie():
+    _, trie = made()
+    arrays = trie_to_arrays(trie)
+    assert {"title", "node", "0/dense", "3/token"} < set(arrays) and "2/dense" not in arrays
+    again = trie_from_arrays(dict(reversed(arrays.items())))
+    assert jax.tree.structure(again) == jax.tree.structure(trie)
+    assert jax.tree.all(jax.tree.map(np.array_equal, again, trie))
 
 
 def test_every_level_by_hand():

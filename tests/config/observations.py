@@ -30,6 +30,7 @@ from jaxrec.codes.folder import read_codes
 from jaxrec.codes.residual_codes import random_codes
 from jaxrec.config.loading import load_config
 from jaxrec.config.rules.declared.labels import check_rules
+from jaxrec.config.rules.declared.tokens import token_kinds
 from jaxrec.config.schema import Config, Expert, Feature, Gate, Objective, Post, Sampling
 from jaxrec.config.serialization import digest, to_json
 from jaxrec.config.validation import check
@@ -37,8 +38,9 @@ from jaxrec.core import rewards
 from jaxrec.core.batch import Batch, Outcome
 from jaxrec.core.errors import InputError
 from jaxrec.core.row_format import FeatureSpec, Layout
+from jaxrec.core.rows.sequence_fields import parse_kinds
 from jaxrec.core.tables import Lists
-from jaxrec.data.events.event_log import Log
+from jaxrec.data.events.event_log import Log, TitleStats, event_states
 from jaxrec.data.examples import user_pools
 from jaxrec.data.labels.of_targets import LabelInputs, PartitionLabels
 from jaxrec.data.labels.tables import LabelTitles
@@ -49,6 +51,7 @@ from jaxrec.data.runners.partition_job import layout_of
 from jaxrec.data.signals.records import record_dtype
 from jaxrec.data.storage import writer
 from jaxrec.data.storage.dataset import Dataset
+from jaxrec.data.tokens.merging import TokenEvents, merged_tokens
 from jaxrec.evaluation import correction, evaluator, scorers
 from jaxrec.evaluation.details import full_catalogue
 from jaxrec.losses import next_item as losses
@@ -69,6 +72,7 @@ from jaxrec.tasks.heads import page_of, specs_of, with_labels
 from jaxrec.tasks.inputs import pool_negatives
 from jaxrec.tasks.inputs.title_tables import empty_table
 from jaxrec.tasks.loading import LoadedCheckpoint, build_task
+from jaxrec.tasks.outputs import PolicyInputs
 from jaxrec.tasks.preference import inputs
 from jaxrec.training import optimizer, starting, trainer
 from jaxrec.training.inputs import input_pipeline, resident_rows
@@ -203,6 +207,22 @@ def labels(config: Config):
     return repr((names, values.y.tolist(), values.known.tolist()))
 
 
+def tokens(config: Config) -> int:
+    """Return the number of tokens of a play of an hour and of an event 5 minutes after its end."""
+    none = np.zeros((1, 0))
+    log = Log(
+        np.array([7], np.uint64), np.zeros(1, np.int8), np.zeros(1, np.int64), np.zeros(1, np.int64),
+        np.zeros(1, np.int64), np.array([3_600_000]), none, none, none, none,
+    )  # fmt: skip
+    records = np.zeros(1, record_dtype(config.signals))
+    records["user"], records["time"] = 7, 3_900_000
+    ids, kinds = np.array([2], np.int32), parse_kinds(token_kinds(config))
+    catalogue = TitleStats(np.full(1, 90.0), ids, 1, np.zeros(1, np.uint64))
+    events = TokenEvents(records, config.signals, ids, kinds)
+    made = merged_tokens(log, event_states(log, catalogue.runtime), catalogue, events, config.data)
+    return len(made.time)
+
+
 def stored_fields(config: Config) -> str:
     """Return the fields of training and held-out rows."""
     specs = tuple(FeatureSpec(f.name, f.kind, f.where, 4, size=3) for f in config.features)
@@ -256,9 +276,9 @@ def pages(config: Config) -> str:
 
 
 def features(config: Config):
-    """Return names, kinds, places, sizes and columns of the features of a dataset."""
+    """Return names, kinds, places, sizes, columns and imputed values of the features of a dataset."""
     specs = dataset_of(config).layout.features
-    return [(s.name, s.kind, s.where, s.size, s.columns) for s in specs]
+    return [(s.name, s.kind, s.where, s.size, s.columns, s.imputed) for s in specs]
 
 
 def partitions(config: Config) -> set[int]:
@@ -404,7 +424,8 @@ def pair_candidates(config: Config) -> str:
 
     def run(params, host, table, key):
         x = inputs.training(host.words, task.layout, config, task.size, key)
-        return preference_pairs.candidates(task, config.post, params, table, x, key)
+        positions = PolicyInputs(x.windows.window, x.played)
+        return task.pair_candidates(params, table, positions, key, config.post)
 
     key = jnp.zeros((config.train.batch_size, 2), jnp.uint32)
     return program(run, _shapes(config, task), _host(config, task), table, key)
@@ -831,6 +852,13 @@ def evaluation(name: str):
         return _once(evaluated, config)[name]
 
     return observe
+
+
+def delays(config: Config) -> list[float]:
+    """Return the delays that an evaluation without flags measures."""
+    queries = SimpleNamespace(loaded=SimpleNamespace(config=config))
+    with mock.patch.object(evaluator, "evaluate_delays", lambda _, hours, *__: ([*hours], {})):
+        return evaluator._of_changed_rows(queries, evaluator.EvaluationOptions())[0].get("delay", [])
 
 
 def queries_of_a_step(config: Config) -> int:

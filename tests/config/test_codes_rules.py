@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from jaxrec.config.loading import load_config
+from jaxrec.config.schema import Feature
 from jaxrec.config.serialization import digest
 from jaxrec.config.validation import check
 from jaxrec.core.errors import InputError
@@ -63,8 +64,20 @@ def test_the_reward_of_sessions_is_one_of_the_config():
         check(config)
 
 
+def test_only_titles_have_codes():
+    config = load_config(str(Path(ONEREC).with_name("tiny.py")))
+    config.features += (Feature("codes", "codes", "user", width=8),)
+    with pytest.raises(InputError, match=r"features\[\d+\].where='user' must be title with kind='codes'"):
+        check(config)
+    config.features[-1].where = "title"
+    check(config)
+    config.codes.beam = 8
+    with pytest.raises(InputError, match=r"codes.beam=8 must be 32 with task.name='ranking'"):
+        check(config)
+
+
 def test_the_configs_of_onerec_load_and_share_a_dataset():
-    configs = {name: load_config(f"{ONEREC}:{name}") for name in ("title", "small", "mixture")}
+    configs = {name: load_config(f"{ONEREC}:{name}") for name in ("title", "small", "mixture", "coded_title")}
     for config in configs.values():
         check(config)
     assert len({digest(config) for config in configs.values()}) == 1

@@ -11,7 +11,8 @@ from jaxrec.config.loading import load_config
 from jaxrec.config.validation import check
 from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.core.errors import InputError
-from jaxrec.core.row_format import FeatureSpec, Layout
+from jaxrec.core.row_format import FeatureSpec
+from jaxrec.data.runners.partition_job import layout_of
 from jaxrec.runtime.mesh import AXIS
 from jaxrec.tasks.next_item import NextItemTask
 from jaxrec.training.train_state import StateInit
@@ -25,21 +26,25 @@ def test_it_passes_its_checks_and_a_step_traces_in_its_shapes(name):
     config = load_config(f"{FILE}:{name}")
     check(config)
     width = config.model.width
-    feature = FeatureSpec("title_id", "category", "title", width, 1002)
-    layout = Layout(1002, config.data.max_history, 1, (4, 4, 4, 4), 20, (feature,), "next_item")
+    specs = tuple(
+        FeatureSpec(f.name, f.kind, f.where, f.width, 1002, max(f.most, 1)) for f in config.features
+    )
+    layout = layout_of(config, 1000, specs)
     task = NextItemTask(config, layout, 0.5, 10, 100)
     table = TitleTable(
-        jax.ShapeDtypeStruct((1002, 0), jnp.int32), jax.ShapeDtypeStruct((1002, 0), jnp.float32)
+        jax.ShapeDtypeStruct((1002, layout.columns("title", "category")), jnp.int32),
+        jax.ShapeDtypeStruct((1002, 0), jnp.float32),
     )
     words = jax.ShapeDtypeStruct((8, layout.row_dtype().itemsize // 4), jnp.uint32)
     host = HostBatch(words, jax.ShapeDtypeStruct((8,), jnp.bool_))
     state = StateInit(task).abstract()
     step = TrainStep(task).gradients
     gradients, sums = jax.make_jaxpr(step, axis_env=[(AXIS, 1)], return_shape=True)(state, host, table)[1]
-    assert set(sums) == {"loss"}
+    heads = {f"loss_{head.name}" for head in config.objective.heads}
+    assert set(sums) == {"loss"} | heads | ({"loss_next_item"} if heads else set())
     shapes = {x.shape for x in jax.tree.leaves(gradients)}
     assert (1002, width) in shapes and (config.model.experts[0].max_len, width) in shapes
-    assert config.name == f"foundation-{name}"
+    assert config.name == f"foundation-{name.replace('_', '-')}"
 
 
 def test_the_windows_are_mixed_and_the_targets_of_three_days():
@@ -56,5 +61,7 @@ def test_the_windows_are_mixed_and_the_targets_of_three_days():
 
 
 def test_an_unknown_argument_of_long_histories_lists_those_there_are():
-    with pytest.raises(InputError, match=r"foundation.py:large: the argument must be one of small, tiny"):
+    with pytest.raises(
+        InputError, match=r"foundation.py:large: the argument must be one of small, tokens, tiny, tiny_tokens"
+    ):
         get_config("large")

@@ -151,11 +151,13 @@ def _simulator() -> dict[str, list[Case]]:
         taste=0.5, interest=0.5, interest_moves=0.5, mood=0.5, popularity=0.5, appeal=0.5, satisfaction=0.5,
         clickbait=0.5, match=0.5, patience=0.5, interruptions=0.5, replay_watched=0.5, replay_abandoned=0.5,
         habit=0.5, launches=0.5, novelty=2.0, trend=0.5, countries=3, mood_moves=0.5, regimes=1.0,
+        search=0.5, similar=0.5,
     )  # fmt: skip
     by_country = {
         name: [Case(f"source.{name}", 0.5, o.read, edits={"source.countries": 2})]
         for name in ("country_taste", "unlicensed")
     }
+    by_country["kinship"] = [Case("source.kinship", 1.0, o.read, edits={"source.similar": 0.5})]
     signals = dict(
         surprise=0.0, thumbs=0.5, leniency=0.0, ratings=0.5, lists=0.5, impressions_logged=0.5,
         test_impressions_logged=0.5, trailers=0.5,
@@ -217,9 +219,10 @@ FEATURE_CASES = {
     "width": [Case("features", ("width", 3), o.params, "one_expert")],
     "most": [Case("features", ("most", 2), o.features)],
     "available": [Case("features", ("available", "after"), o.refused_online, edits={"offline": True})],
+    "impute": [Case("features", ("impute", "most_frequent"), o.features)],
 }
 # Index in the features of configs/smoe.py that each change of a feature is made at.
-FEATURE_AT = {"name": 4, "kind": 7, "where": 2, "width": 0, "most": 1, "available": 2}
+FEATURE_AT = {"name": 4, "kind": 7, "where": 2, "width": 0, "most": 1, "available": 2, "impute": 6}
 
 EXPOSURES = {
     "signals": (Signal("impression", column="*"),), "data.num_targets": 1, "evaluate.next_k": (1,),
@@ -234,6 +237,14 @@ COUNTS = READS_SESSION | {
     "model.experts": (schema.Expert(8, 1, 2, 1.0, 0.1), schema.Expert(8, 1, 2, 1.0, 0.1, "session_counts")),
 }
 SERVED = {"signals": (Signal("impression"),), "data.served": 20}
+SEARCHED = {
+    "source.search": 0.5,
+    "features": (
+        *o.ranking().features,
+        schema.Feature("name", "text", "title", 4),
+        schema.Feature("query", "text", "context", 4),
+    ),
+}
 DATA = table(
     "data", o.rows, seed=1, max_history=12, num_targets=4, abandon_threshold=0.2, targets="any",
     split="last", train_share=0.5, validation_share=0.15, hard=20, trending=36, tailing=24, random=12,
@@ -254,7 +265,11 @@ DATA = table(
     "max_invalid_fraction": [Case("data.max_invalid_fraction", 0.2, o.invalid_rows)],
     "examples": [Case("data.examples", "impressions", o.stored_fields, "tables", EXPOSURES,
                       {"objective.ctr": 0.0, "objective.ranking": 0.0})],
-    "served": [Case("data.served", 8, o.stored_fields, edits=SERVED)],
+    "served": [
+        Case("data.served", 8, o.stored_fields, edits=SERVED),
+        Case("data.served", 8, o.stored_fields, "next_item", SERVED | {"task.name": "preference"}),
+    ],
+    "matching": [Case("data.matching", 8, o.stored_fields, edits=SEARCHED)],
     "session": [Case("data.session", 8, o.stored_fields)],
     "session_gap_minutes": [Case("data.session_gap_minutes", 5.0, o.rows, edits={"data.session": 8})],
     "request_window_seconds": [Case("data.request_window_seconds", 60, o.shown, edits=SERVED)],
@@ -265,6 +280,10 @@ DATA = table(
     "only": [Case("data.only", "device=tv", o.rows)],
     "continues": [Case("data.continues", "EARLIER", o.continued)],
     "capacity": [Case("data.capacity", 64, o.rows, base) for base in ("ranking", "next_item")],
+    "tokens": [Case("data.tokens", ("play", "trailer"), o.rows, "next_item",
+                    {"signals": (Signal("trailer", "seconds"),)})],
+    "merge_minutes": [Case("data.merge_minutes", 2.0, o.tokens, "next_item",
+                           {"signals": (Signal("trailer", "seconds"),), "data.tokens": ("play", "trailer")})],
     "fold": [Case("data.fold", "2/3", o.rows, base, {"source.test_only_users": 0})
              for base in ("ranking", "next_item")],
 }  # fmt: skip
@@ -296,6 +315,7 @@ SAMPLING = {
         Case("sampling.history_keeps_abandoned", True, o.batch),
         Case("sampling.history_keeps_abandoned", True, o.scores, "one_expert"),
     ],
+    "matching": [Case("sampling.matching", 5, o.loss, "one_expert", SEARCHED | {"data.matching": 8})],
     "context_dropout": [
         Case(
             "sampling.context_dropout", 0.3, o.loss, "one_expert", {"model.features": ("title_id", "device")}
@@ -367,6 +387,7 @@ MODEL = table(
         Case("model.intent_of", "form", o.params, edits=COUNTS),
     ],
     "cross": [Case("model.cross", 1, o.params)],
+    "cross_rank": [Case("model.cross_rank", 3, o.params, edits={"model.cross": 1})],
     "trunk": [Case("model.trunk", kind, o.params) for kind in ("mmoe", "ple")],
     "trunk_experts": [Case("model.trunk_experts", 2, o.params, edits={"model.trunk": "mmoe"})],
     "trunk_width": [Case("model.trunk_width", 8, o.params, edits={"model.trunk": "mmoe"})],
@@ -381,9 +402,11 @@ MODEL = table(
     "retrieval_dim": [
         Case("model.retrieval_dim", 6, o.params, "one_expert", also={"objective.retrieval": 0.5})
     ],
+    "project": [Case("model.project", 2, o.params, "next_item")],
     "attention_span": [Case("model.attention_span", 2, o.loss, "next_item")],
     "remat": [Case("model.remat", True, o.loss, base) for base in ("one_expert", "next_item")],
     "entity": [Case("model.entity", "mixed", o.params, "one_expert", METADATA)],
+    "reads_history": [Case("model.reads_history", False, o.loss, "one_expert")],
     "launch_day": [Case("model.launch_day", "runtime", o.maturity, "one_expert",
                         METADATA | {"model.entity": "mixed"})],
     "cold_masking": [Case("model.cold_masking", 0.3, o.step, "one_expert",
@@ -452,7 +475,10 @@ POST = {
 } | {
     "objective": [
         Case("post.objective", value, o.loss, "next_item", POSTED, also)
-        for value, also in (("reward", {}), ("bc", {}), ("cql", {}), ("ppo", DRAWN))
+        for value, also in (
+            ("reward", {}), ("bc", {}), ("cql", {}), ("ppo", DRAWN),
+            ("wbc", {"signals": (Signal("impression"),), "data.served": 4}),
+        )
     ],
     "beta": [
         Case("post.beta", 0.3, o.loss, "next_item", POSTED),
@@ -567,6 +593,7 @@ EVALUATE = {
     "checkpoint": [Case("evaluate.checkpoint", "last", o.evaluation("which"))],
     "next_k": [Case("evaluate.next_k", (1, 2), o.evaluation("blocks"))],
     "seen": [Case("evaluate.seen", "kept", o.evaluation("seen"))],
+    "delay_hours": [Case("evaluate.delay_hours", (0.0, 24.0), o.delays, "next_item")],
     "report": [Case("evaluate.report", False, o.evaluation("report"))],
     "report_users": [Case("evaluate.report_users", 2, o.evaluation("examples"))],
 }

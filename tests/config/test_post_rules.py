@@ -40,7 +40,7 @@ LOW = (Reward("stars", (Term("stars"),), base=-3.0, low=-2.0, high=2.0),)
 
 
 @pytest.mark.parametrize(("post", "values", "text"), [
-    (Post("dqo", "stars"), {}, "post.objective='dqo' must be one of bc, reward, exponential, cql, ppo, dpo"),
+    (Post("dqo", "stars"), {}, "post.objective='dqo' must be one of bc, reward, exponential, cql, wbc, ppo"),
     (Post("ppo", "stars", "model", reward_models=1), {}, "start.workdir='' must be the run of a policy with"),
     (Post("dpo"), {}, "start.workdir='' must be the run of a policy with post.objective='dpo'"),
     (Post("ppo", "stars"), STARTED, "post.source='observed' must be one of model, ensemble with"),
@@ -82,6 +82,8 @@ LOW = (Reward("stars", (Term("stars"),), base=-3.0, low=-2.0, high=2.0),)
     (Post("exponential", "stars"), {"next_item__loss": "bce"}, "next_item.loss='bce' must be 'softmax' with"),
     (Post("exponential", "stars"), {"next_item__personalised": True}, "next_item.personalised=True must be"),
     (Post("bc"), {"sampling__stochastic_length": 1.5}, "sampling.stochastic_length=1.5 must be 0.0 with"),
+    (Post("wbc", "stars"), {}, "data.served=0 must be above 0 with post.objective='wbc'"),
+    (Post("wbc"), {}, "post.reward='' must name a reward with post.objective='wbc'"),
     (Post("bc"), {"data__targets": "any"}, "data.targets='any' must be 'new' or 'every' with task.name='pre"),
     (Post("bc", "stars"), {"task__name": "next_item"}, "post.reward='stars' must be '' with task"),
     (Post("exponential"), {"task__name": "next_item"}, "post.objective='exponential' must be 'bc' with task"),
@@ -99,6 +101,8 @@ def test_every_objective_of_the_config_passes_and_has_the_dataset_of_its_start()
         config = load_config(f"{POLICY}:{name}")
         check(config)
         assert digest(config) == digest(small)
+    for name in ("wbc", "composite", "kuairand"):  # other rows, labels and plays
+        check(load_config(f"{POLICY}:{name}"))
     imitation = config_with(Post(), evaluate__checkpoint="best")
     check(imitation)  # the best imitation may be chosen by NDCG
 

@@ -173,7 +173,7 @@ def test_newer_fields_of_the_simulator_enter_a_digest_where_they_are_set():
     knobs = (
         "habit", "surprise", "thumbs", "leniency", "ratings", "lists", "impressions_logged",
         "test_impressions_logged", "trailers", "launches", "novelty", "trend", "countries", "country_taste",
-        "unlicensed", "mood_moves", "regimes",
+        "unlicensed", "mood_moves", "regimes", "search", "similar", "kinship",
     )  # fmt: skip
     changed = {
         digest(replace(config, source=Simulator(**{name: 2 if name == "countries" else 0.5})))

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import jaxrec.serving
 from jaxrec.analysis.tokenising import tokenise
 from jaxrec.codes.folder import RECORD, read_codes
 from jaxrec.config.loading import load_config
@@ -94,30 +95,47 @@ def test_codes_lie_in_the_checkpoint_and_the_policy_is_evaluated(coded, run):
     assert evaluation.result["truth"]["model"]["entropy"] > 1.0
 
 
-def test_recommendations_are_titles_of_the_beams(run):
-    recommender = Recommender.load(run, "last")
-    histories = {
+@pytest.fixture(scope="module")
+def recommender(run):
+    return Recommender.load(run, "last")
+
+
+@pytest.fixture(scope="module")
+def histories(recommender):
+    return {
         "user_id": np.array([1, 1, 2]),
         "title_id": recommender.titles[[3, 7, 20]],
         "time": 1_600_000_000_000 + np.arange(3) * 1000,
         "seconds_viewed": np.full(3, 4000.0),
     }
+
+
+def test_recommendations_are_titles_of_the_beams(recommender, histories):
     made = recommender.recommend(histories, k=5)
     titles, scores = made["title"], made["score"]
     assert len(titles) == 10 and len(set(titles[:5].tolist())) == 5
     assert (np.diff(scores[:5]) <= 0).all() and (scores < 0).all()
-    with pytest.raises(InputError, match="a model that generates codes cannot be exported"):
-        export.write(recommender, run / "export", ("cpu",), 5)
-    assert not (run / "export").exists()
 
 
-def test_filters_make_a_sub_trie_so_that_every_beam_counts(run):
-    recommender = Recommender.load(run, "last")
+def test_an_export_searches_the_same_beams(recommender, histories, tmp_path):
+    export.write(recommender, tmp_path / "export", ("cpu",), 8)
+    served = jaxrec.serving.load(tmp_path / "export")
     titles = recommender.titles
-    histories = {
-        "user_id": np.array([1, 1, 2]), "title_id": titles[[3, 7, 20]],
-        "time": 1_600_000_000_000 + np.arange(3) * 1000, "seconds_viewed": np.full(3, 4000.0),
-    }  # fmt: skip
+    few = Filters(deny=titles[:9].tolist(), allow=titles[:30].tolist())
+    for filters in (None, few):
+        lists = [r.recommend(histories, 8, filters) for r in (recommender, served)]
+        assert lists[0]["title"].tolist() == lists[1]["title"].tolist()
+        np.testing.assert_allclose(lists[1]["score"], lists[0]["score"], atol=1e-5)
+    assert set(lists[1]["title"].tolist()) <= {*titles[9:30].tolist()}
+    scores = [r.score(histories, titles)["score"].reshape(2, 60) for r in (recommender, served)]
+    np.testing.assert_allclose(scores[1], scores[0], atol=1e-5)
+    np.testing.assert_allclose(np.exp(scores[0]).sum(1), 1.0, atol=1e-5)  # of all titles, not of beams alone
+    best = recommender.recommend(histories, 1, Filters(watched=False, abandoned=False))
+    assert best["title"].tolist() == titles[scores[0].argmax(1)].tolist()
+
+
+def test_filters_make_a_sub_trie_so_that_every_beam_counts(recommender, histories):
+    titles = recommender.titles
     made = recommender.recommend(histories, k=8)["title"].reshape(2, 8)  # as many titles as beams
     assert not set(made[0].tolist()) & {titles[3], titles[7]} and titles[20] not in made[1]
     best = made[0].tolist()

@@ -17,7 +17,7 @@ from jaxrec.config.schema import (
 )
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import CATALOGUE, LABEL_BASELINES, LABELS
-from jaxrec.data.events.vocabulary import FIRST_VALUE
+from jaxrec.data.columns.category_codes import FIRST_VALUE
 from jaxrec.data.runners.local import prepare
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.evaluation.evaluator import Evaluator

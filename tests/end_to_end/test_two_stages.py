@@ -6,17 +6,21 @@ times; JAXREC_KILLS is another number.
 
 import copy
 import json
-import os
 import random
-import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from killed_studies import (
+    assert_same_parameters,
+    finish_study,
+    kill,
+    number_of_kills,
+    saved,
+    start_study,
+    wait_until,
+)
 from stop import Stop
 
 from jaxrec.config import Mix
@@ -24,7 +28,6 @@ from jaxrec.evaluation.evaluator import EvaluationOptions, evaluate
 from jaxrec.evaluation.results import write_result
 from jaxrec.training.trainer import train
 
-ROOT = Path(__file__).resolve().parents[2]
 STUDY = "configs/study_stages.py:tiny"
 
 
@@ -77,89 +80,25 @@ def test_the_best_checkpoint_is_that_of_the_served_list(run):
 # ---------------------------------------------------------------- kills
 
 
-def study(folder: Path) -> subprocess.Popen:
-    """Start the tiny study of one share, on the dataset beside its folder; its runs save often."""
-    words = [
-        sys.executable, "-m", "jaxrec.study", "--config", STUDY, "--seeds", "1", "--tables", "0.1",
-        "--workdir", folder, f"--config.data.directory={folder.parent / 'data'}",
-        "--config.train.duration=600 steps", "--config.train.checkpoint_every_seconds=0.3",
-    ]  # fmt: skip
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    with folder.with_suffix(".log").open("a") as log:
-        return subprocess.Popen(words, cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True)
-
-
-def saved(folder: Path) -> set[str]:
-    """Return the names of the runs of a study that have a checkpoint."""
-    return {path.parts[-4] for path in folder.glob("runs/*/seed-0/checkpoints/[0-9]*")}
-
-
-def wait_to_kill(process: subprocess.Popen, folder: Path, draws: random.Random, hit: set[str] | None) -> bool:
-    """Wait for a random moment of a study; return False if the study ends before.
-
-    Args:
-        process: The study.
-        folder: Its folder.
-        draws: Random numbers.
-        hit: Runs that have been killed in their steps. The moment comes up to two seconds after the first
-            checkpoint of another run. None: up to 45 seconds after the start.
-    """
-    seconds, since = draws.uniform(5, 45) if hit is None else draws.uniform(0, 2), time.monotonic()
-    while process.poll() is None:
-        if hit is not None and saved(folder) <= hit:
-            since = time.monotonic()
-        if time.monotonic() - since >= seconds:
-            return True
-        time.sleep(0.02)
-    return False
-
-
-def kill(process: subprocess.Popen) -> list[int]:
-    """Kill a study and its jobs at once, none of which can react; return the ids of the jobs."""
-    process.send_signal(signal.SIGSTOP)  # no further job starts
-    task = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    jobs = [int(pid) for pid in task.read_text().split()]
-    for pid in jobs:
-        os.kill(pid, signal.SIGKILL)
-    process.kill()
-    process.wait()
-    return jobs
-
-
-def final_parameters(folder: Path) -> dict[str, tuple[int, list[np.ndarray]]]:
-    """Return the last step and the parameters of each run of a study."""
-    import jax
-
-    from jaxrec.tasks.loading import load_checkpoint
-
-    out = {}
-    for workdir in sorted(folder.glob("runs/*/seed-0")):
-        loaded = load_checkpoint(workdir, "last")
-        out[workdir.parent.name] = (loaded.step, jax.tree.leaves(jax.device_get(loaded.params)))
-    return out
-
-
 @pytest.mark.timeout(3600)
 @pytest.mark.slow  # a dozen starts of a study; the short form is the kill of a run, in test_resume.py
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the jobs of a study in /proc")
 def test_a_study_of_two_stages_that_is_killed_ends_in_the_same_parameters(tmp_path):
+    """Kill at random moments: after the first checkpoint of another run, and after the start."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert study(whole).wait(1800) == 0, whole.with_suffix(".log").read_text()[-3000:]
-    draws, kills, jobs = random.Random(0), int(os.environ.get("JAXREC_KILLS", "10")), 0
+    settings = STUDY, "0.1", "--config.train.duration=600 steps"
+    finish_study(start_study(whole, *settings), whole)
+    draws, kills, jobs = random.Random(0), number_of_kills(), 0
     hit: set[str] = set()
     for number in range(kills):
-        process = study(cut)
+        process = start_study(cut, *settings)
         in_steps = number % 2 == 0 and len(hit) < 5
-        if not wait_to_kill(process, cut, draws, hit if in_steps else None):
+        seconds = draws.uniform(0, 2) if in_steps else draws.uniform(5, 45)
+        if not wait_until(process, lambda: not in_steps or not saved(cut) <= hit, seconds):  # noqa: B023
             break  # the study has ended: nothing is left to kill
         jobs += len(kill(process))
         hit |= saved(cut) if in_steps else set()
         print(f"kill {number + 1}: {', '.join(sorted(saved(cut))) or 'no run'} with a checkpoint", flush=True)
     assert jobs >= min(kills, 3)
-    assert study(cut).wait(1800) == 0, cut.with_suffix(".log").read_text()[-3000:]
-    expected, got = final_parameters(whole), final_parameters(cut)
-    assert {*got} == {"pools", "first_stage", "served_0.1", "mixed_0.1", "then_0.1"}
-    for name, (step, leaves) in expected.items():
-        assert got[name][0] == step
-        for ours, theirs in zip(got[name][1], leaves, strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+    finish_study(start_study(cut, *settings), cut)
+    assert_same_parameters(cut, whole, {"pools", "first_stage", "served_0.1", "mixed_0.1", "then_0.1"})

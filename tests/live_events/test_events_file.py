@@ -84,9 +84,17 @@ def test_a_title_is_of_the_catalogue_or_has_metadata(tmp_path):
         check_titles(read(tmp_path, unknown), "e.json", np.array([17, 3]))
 
 
-def test_a_file_that_is_no_json_is_refused(tmp_path):
-    (tmp_path / "e.json").write_text("{")
-    with pytest.raises(InputError, match=r"--events=.*e.json: "):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "Expecting value"), (b"{", "Expecting property name"), (b"[" * 9_999, "nested too deeply"),
+        (b"\xff", "invalid start byte"), (b'{"events": [NaN]}', ".*not JSON compliant"),
+        (b'{"events": ["\\ud800"]}', "surrogates not allowed"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_json_is_refused(tmp_path, content, message):
+    (tmp_path / "e.json").write_bytes(content)
+    with pytest.raises(InputError, match=rf"--events=.*e.json: {message}.*; allowed: a file of JSON"):
         read_events(str(tmp_path / "e.json"), 40)
     with pytest.raises(InputError, match="No such file"):
         read_events(str(tmp_path / "none.json"), 40)

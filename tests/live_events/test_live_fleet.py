@@ -9,7 +9,7 @@ from jaxrec.config.loading import load_file
 from jaxrec.core.live.states import DELAYED, STATES, DeviceState, advance, apply, store_content, view
 from jaxrec.live_events import equations as eq
 from jaxrec.live_events.fleet import displays, prefetching, requests
-from jaxrec.live_events.fleet.broadcast import deliver
+from jaxrec.live_events.fleet.broadcast import DROP_S, deliver
 from jaxrec.live_events.fleet.prefetching import poisson_counts, prefetch, refresh_times
 from jaxrec.live_events.fleet.requests import BIN_S, Calendar, run_service
 from jaxrec.live_events.fleet.results import past_capacity, quantile, summary, table, updated_by
@@ -307,3 +307,19 @@ def test_a_quantile_counts_devices_that_are_never_updated():
 def test_reconnections_fit_the_gateways():
     config = small()
     assert eq.reconnection_seconds(config) == pytest.approx(1.1 * 0.4 * 0.45 / 0.01)
+    config.retries.window_s = 3.0
+    assert eq.reconnection_seconds(config) == 3.0
+
+
+def test_gateways_that_are_down_refuse_devices(simulated):
+    """Those that tried within the 30 s come back by their backoff: later, and not all at once."""
+    config, simulation = simulated
+    config = with_faults(config, "its gateways refuse for 10 s")
+    config.faults.gateway_down_s = 30.0
+    devices, timeline = online_list(config), make_timeline(config)
+    deliveries = deliver(config, timeline, simulation.plan.shards, devices)
+    since_drop = deliveries.down[1, np.isfinite(deliveries.down[1])] - DROP_S
+    assert len(since_drop) == pytest.approx(0.45 * len(devices), rel=0.05)
+    assert since_drop.min() >= 30 and 30 < np.median(since_drop) < 60 < since_drop.max() < 120
+    per_second = np.bincount(since_drop.astype(int))
+    assert per_second.max() <= 1.1 * config.audience.devices * config.capacity.reconnections

@@ -11,6 +11,7 @@ from jaxrec.losses.preference import (
     Choices,
     Draws,
     Pairs,
+    Slates,
     advantages,
     preference_loss,
     soft_value_loss,
@@ -54,6 +55,41 @@ def test_conservative_q_learning_by_hand():
     objective = preference_loss(x, Post("cql", "r", alpha=0.5))
     assert objective.weight.tolist() == [[1.0, 1.0], [0.0, 0.0]]
     np.testing.assert_allclose(objective.total, 0.5 + 0.5 + 0.5 * (LN2 + 2 * LN2), rtol=1e-6)
+
+
+def shown(log_odds, reward=4.0, known=True, present=True):
+    """Return one position of a chosen title and those that were shown with it."""
+    odds, one = jnp.asarray([[log_odds]]), (1, 1)
+    present = jnp.broadcast_to(jnp.asarray(present), odds.shape)
+    return Slates(odds, present, jnp.full(one, reward), jnp.full(one, known))
+
+
+def test_binary_classification_of_what_was_shown_by_hand():
+    """The chosen title has the odds 1, of two others one has the odds 3, and the third is padding."""
+    x = shown([0.0, np.log(3.0), np.nan], present=[[[True, True, False]]])
+    objective = preference_loss(x, Post("wbc", "r"))
+    np.testing.assert_allclose(objective.total, 4 * LN2 + 2 * LN2, rtol=1e-6)
+    assert objective.weight.tolist() == [[5.0]] and objective.clipped.tolist() == [[False]]
+    of_odds = jax.grad(lambda odds: preference_loss(x._replace(log_odds=odds), Post("wbc", "r")).total)(
+        x.log_odds
+    )
+    np.testing.assert_allclose(of_odds, [[[-4 * 0.5, 0.75, 0.0]]], rtol=1e-6)
+    unknown = preference_loss(x._replace(known=jnp.asarray([[False]])), Post("wbc", "r"))
+    assert float(unknown.total) == 0.0 and unknown.weight.tolist() == [[0.0]]
+
+
+def test_a_shown_title_goes_to_the_odds_of_its_choice_times_its_mean_reward():
+    """A title is chosen at 3 of 10 requests at which it is shown, with the rewards 1, 1 and 4."""
+    odds = np.log(2.0 * 0.3 / 0.7)
+
+    def total(z):
+        chosen = [preference_loss(shown([z], r), Post("wbc", "r")).total for r in (1.0, 1.0, 4.0)]
+        others = preference_loss(shown([50.0, z]), Post("wbc", "r")).total  # as good as certain
+        return sum(chosen) + 7 * others
+
+    slope = jax.grad(total)
+    np.testing.assert_allclose(slope(odds), 0.0, atol=1e-5)
+    assert slope(odds - 0.1) < -0.1 and slope(odds + 0.1) > 0.1
 
 
 def draws(log_pi=((0.0, LN2), (-LN2, 0.0)), advantage=((2.0, 2.0), (-3.0, -3.0))):

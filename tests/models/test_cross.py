@@ -25,7 +25,8 @@ def naive(p, u, vectors, x, layers):
             x0 = np.concatenate([u[b] if u.ndim == 2 else u[b, c], vectors[IDS[b, c]], x[b, c]])
             xl = x0
             for layer in range(layers):
-                w, bias = p[f"kernel_{layer}"], p[f"bias_{layer}"]
+                w = p[f"down_{layer}"] @ p[f"up_{layer}"] if "up_0" in p else p[f"kernel_{layer}"]
+                bias = p[f"bias_{layer}"]
                 xl = np.array([
                     x0[i] * (sum(w[j, i] * xl[j] for j in range(len(xl))) + bias[i]) + xl[i]
                     for i in range(len(x0))
@@ -38,10 +39,16 @@ def naive(p, u, vectors, x, layers):
     return out
 
 
-def inputs(layers, per_candidate, product):
+def inputs(layers, per_candidate, product, rank=0):
     r = np.random.default_rng(7)
     D = U + F + X * product
-    shapes = {f"kernel_{i}": (D, D) for i in range(layers)} | {f"bias_{i}": (D,) for i in range(layers)}
+    shapes = {f"bias_{i}": (D,) for i in range(layers)}
+    if rank:
+        shapes |= {f"down_{i}": (D, rank) for i in range(layers)} | {
+            f"up_{i}": (rank, D) for i in range(layers)
+        }
+    else:
+        shapes |= {f"kernel_{i}": (D, D) for i in range(layers)}
     shapes |= {"kernel_out": (D, H), "bias_out": (H,), "kernel_hidden": (H, H), "bias_hidden": (H,)}
     p = {name: r.normal(0, 0.5, shape) for name, shape in (shapes | {"kernel_residual": (H, H)}).items()}
     u = r.normal(size=(B, C, U) if per_candidate else (B, U))
@@ -49,11 +56,12 @@ def inputs(layers, per_candidate, product):
 
 
 @pytest.mark.parametrize(
-    ("layers", "per_candidate", "product"), [(1, False, True), (2, True, True), (2, False, False)]
+    ("layers", "per_candidate", "product", "rank"),
+    [(1, False, True, 0), (2, True, True, 0), (2, False, False, 0), (2, False, True, 3)],
 )
-def test_values_and_gradients_are_those_of_the_loop(layers, per_candidate, product):
-    *arguments, weight = inputs(layers, per_candidate, product)
-    network = CrossNetwork("float32", U, F, X * product, layers, H)
+def test_values_and_gradients_are_those_of_the_loop(layers, per_candidate, product, rank):
+    *arguments, weight = inputs(layers, per_candidate, product, rank)
+    network = CrossNetwork("float32", U, F, X * product, layers, H, rank)
 
     def total(p, u, vectors, x, titles):
         return network.apply({"params": p}, u, titles(vectors, p), x if product else None)

@@ -72,7 +72,7 @@ def test_padding_changes_nothing_bit_for_bit(kind):
 def test_rows_are_independent(kind):
     m, variables = started(kind)
     both = window(np.random.default_rng(2).integers(2, V, (2, L)))
-    alone = ItemWindow(*(x[1:] for x in both))
+    alone = jax.tree.map(lambda x: x[1:], both)
     np.testing.assert_allclose(
         outputs(m, variables, both)[1], outputs(m, variables, alone)[0], rtol=1e-5, atol=1e-6
     )
@@ -133,7 +133,7 @@ def test_hstu_is_its_equations_written_as_loops():
             bias[name] = rng.normal(size=bias[name].shape)
     variables = {"params": jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), p)}
     some = window([[0, 3, 4, 4, 9, 6]])
-    titles, at, until = (np.asarray(x)[0] for x in some)
+    titles, at, until = (np.asarray(x)[0] for x in some[:3])
     of_title = p["title"]["vectors"]["title_id"]["embedding"]
     x = [
         of_title[t] * np.sqrt(D) + p["position"][L - 1 - i] if t else np.zeros(D)
@@ -212,3 +212,22 @@ def test_dropout_is_of_training_and_of_each_rows_key(kind):
 def test_another_kind_is_refused():
     with pytest.raises(ValueError, match="kind='transformer'"):
         started("transformer")
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_projected_scores_are_products_of_projected_outputs_and_titles(cosine):
+    plain, some = model("sasrec"), window([[0, 2, 3, 4, 5, 6]])
+    projected, variables = started("sasrec", project=4, cosine=cosine)
+    params = variables["params"]
+    catalogue = projected.apply(variables, TABLE, method="catalogue")
+    inner = {name: x for name, x in params.items() if not name.endswith("_projection")}
+    h_BxLxD = plain.apply({"params": inner}, some, catalogue)
+    of_user, of_title = (params[f"{name}_projection"]["kernel"] for name in ("user", "title"))
+    assert of_user.shape == of_title.shape == (D, 4)
+    users, titles = np.asarray(h_BxLxD @ of_user), np.asarray(catalogue[0] @ of_title)
+    if cosine:
+        lengths = (np.linalg.norm(x, axis=-1, keepdims=True) for x in (users, titles))
+        users, titles = (x / np.maximum(n, 1e-6) for x, n in zip((users, titles), lengths, strict=True))
+    np.testing.assert_allclose(projected.apply(variables, some, catalogue), users, rtol=1e-5, atol=1e-6)
+    made = projected.apply(variables, catalogue, method="candidates")
+    np.testing.assert_allclose(made, titles, rtol=1e-5, atol=1e-6)

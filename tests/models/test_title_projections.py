@@ -16,6 +16,7 @@ KINDS = {
     "no product": {"matcher_product": False, "tasks": ("ranking",)},
     "dot": {"head": "dot", "tasks": ("ranking",)},
     "cross": {"tasks": ("ctr", "ranking"), "cross": 2},
+    "cross of rank 3": {"tasks": ("ctr",), "cross": 2, "cross_rank": 3},
     "cross without a product": {"tasks": ("ranking",), "cross": 1, "matcher_product": False},
     "ple": {
         "tasks": ("ctr", "ranking"),

@@ -248,8 +248,8 @@ def test_an_error_that_no_handler_answers_is_counted_as_500():
 def test_answers_fit_the_openapi_description(client, plays):
     description = client.get("/openapi.json").json()
     assert set(description["paths"]) == {
-        "/v1/recommend", "/v1/score", "/v1/similar", "/v1/titles", "/v1/manifest", "/healthz", "/readyz",
-        "/metrics",
+        "/v1/recommend", "/v1/search", "/v1/score", "/v1/similar", "/v1/titles", "/v1/manifest", "/healthz",
+        "/readyz", "/metrics",
     }  # fmt: skip
     for path, methods in description["paths"].items():
         for method, operation in methods.items():
@@ -257,6 +257,9 @@ def test_answers_fit_the_openapi_description(client, plays):
             if method == "post":
                 options["json"] = operation["requestBody"]["content"]["application/json"]["example"]
             response = client.request(method.upper(), path, **options)
+            if path == "/v1/search":  # `test_search.py` has a model that reads queries
+                assert response.status_code == 422 and "reads no query" in response.text
+                continue
             assert response.status_code == 200, (path, response.text)
             if path != "/metrics":
                 schema = operation["responses"]["200"]["content"]["application/json"]["schema"]

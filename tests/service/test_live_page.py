@@ -78,6 +78,35 @@ def test_the_page_loads_nothing_else():
     assert {*re.findall(r'fetch\("([^"]+)"', PAGE)} == {"/v1/slates", "/v1/live"}
 
 
+# A browser's objects, as far as the page reads them; timers are noted and never fire.
+BROWSER = """
+const waits = [], paths = [];
+const element = () => ({ value: "", textContent: "", replaceChildren() {} }), elements = {};
+globalThis.document = { getElementById: (id) => elements[id] ??= element(), createElement: element };
+globalThis.setInterval = () => {};
+globalThis.setTimeout = (_, wait) => { waits.push(wait); };
+globalThis.fetch = (path) => { paths.push(path); return new Promise(() => {}); };
+Math.random = () => 0.25;
+"""
+RECAP = """
+catalogue = { events: [{ id: "a", stages: ["ended"] }] };
+const ended = { event: "a", seq: [1, 1], ts: 1, state: "ended", not_before: 0 };
+receive(`id: 1\\ndata: ${JSON.stringify(ended)}`);
+draw();
+console.log(JSON.stringify([waits, paths]));
+"""
+
+
+@pytest.mark.skipif(NODE is None, reason="needs node")
+def test_a_device_fetches_a_slate_that_all_devices_lack_within_a_window():
+    """The recap is withheld until the end: without a window all devices would ask for it at that moment."""
+    script = re.search(r"<script>(.*)</script>", PAGE, re.DOTALL)[1]
+    done = subprocess.run([NODE, "-e", BROWSER + script + RECAP], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    waits, paths = json.loads(done.stdout)
+    assert waits == [2_500] and paths == ["/v1/slates"]  # the list of events alone; once for two draws
+
+
 @pytest.mark.skipif(NODE is None, reason="needs node")
 def test_the_script_of_the_page_is_valid(tmp_path):
     (tmp_path / "page.js").write_text(re.search(r"<script>(.*)</script>", PAGE, re.DOTALL)[1])

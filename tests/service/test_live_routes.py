@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import time
 
 import numpy as np
 import pytest
 
-from benchmarks.live_wire import Wire, run_scenario
+from benchmarks.live_devices import Wire
+from benchmarks.live_wire import RESTARTED, comparison, run_once, run_scenario
 from jaxrec.core.errors import InputError
 from jaxrec.core.live.states import message_of
 from jaxrec.live_events.slates.folder import write_slates
@@ -123,10 +125,14 @@ def test_what_is_after_the_end_is_withheld_until_a_message_states_it(wired):
     client, log = wired
     path = "/v1/slates/0?event=fight&stage=ended&region=us"
     refused = client.get(path)
-    assert refused.status_code == 404 and "withheld until a message states it" in refused.json()["error"]
+    assert refused.status_code == 404 and "withheld until a message that states" in refused.json()["error"]
     assert client.get(path.replace("ended", "live")).status_code == 200
-    sent = [publish_action(log, "fight", action, 100.0)[0] for action in ("pre", "start", "end")]
+    sent = [publish_action(log, "fight", action, 100.0)[0] for action in ("pre", "start")]
+    publish_action(log, "fight", "end", 100.0, time.time() + 3_600)
     client._runner.run(asyncio.sleep(0.2))  # the stream looks every 0.05 s
+    assert client.get(path).status_code == 404  # the end is planned, and not in force
+    sent += publish_action(log, "fight", "end", 100.0)
+    client._runner.run(asyncio.sleep(0.2))
     assert client.get(path).status_code == 200
     rows = read_stream(client, 3)
     assert [message_of(document) for _, document in rows] == sent
@@ -180,6 +186,26 @@ def test_a_silent_stream_has_heartbeats_and_a_slow_device_is_cut_off(tmp_path, m
     asyncio.run(scenario())
 
 
+def test_messages_of_one_look_come_in_one_piece(tmp_path):
+    """A delay and its new start: the second message would cost a device as much as the first."""
+
+    async def scenario():
+        path = tmp_path / "live.sqlite"
+        stream = LiveStream(str(path), 1, 5.0, lambda: False)
+        device = stream.events("")
+        await anext(device)
+        with MessageLog(path) as log:
+            publish_action(log, "fight", "delay", 100.0, 200.0)
+        stream.start()
+        piece = (await anext(device)).decode()
+        await device.aclose()
+        await stream.stop()
+        return piece
+
+    piece = asyncio.run(scenario())
+    assert piece.count("\ndata: ") == 2 and piece.index("delayed") < piece.index('"live"')
+
+
 def test_a_service_without_live_events_has_no_such_routes(client):
     assert client.get("/v1/live").status_code == 404 and client.get("/v1/slates/0").status_code == 404
 
@@ -193,21 +219,28 @@ async def scenario_on_a_wire(folder, export, slates, devices, delay):
     wire = Wire(str(export), str(slates), str(folder))
     wire.start()
     try:
-        return await run_scenario(wire, devices, "fight", delay)
+        return await run_scenario(wire, devices, "fight", delay, window=0.5)
     finally:
         await wire.close()
         wire.stop()
 
 
-@pytest.mark.parametrize(
-    "devices, delay", [(30, 0.5), pytest.param(2000, 20.0, marks=pytest.mark.slow)], ids=["short", "long"]
-)
-def test_no_message_is_lost_and_nothing_is_shown_early_on_real_connections(
-    export_folder, slates, tmp_path, devices, delay
-):
-    """A delay, a mistake while all connections are dropped, a restart of the service, and the end."""
-    result = asyncio.run(scenario_on_a_wire(tmp_path, export_folder, slates, devices, delay))
+def check_the_wire(result, devices):
+    """Check that each device reconnected twice and got every message, none of them early."""
     assert result["lost"] == result["spoilers"] == result["status"] == 0
     assert result["devices"] == devices and result["reconnected"] == 2
     assert result["received"] >= 7 * devices
     assert min(min(times.values()) for times in result["seconds"].values()) >= 0
+
+
+def test_no_message_is_lost_and_nothing_is_shown_early_on_real_connections(export_folder, slates, tmp_path):
+    """A delay, a mistake while all connections are dropped, a restart of the service, and the end."""
+    check_the_wire(asyncio.run(scenario_on_a_wire(tmp_path, export_folder, slates, 30, 0.5)), 30)
+
+
+@pytest.mark.slow
+def test_the_wire_of_two_thousand_devices_beside_its_prediction(export_folder, slates):
+    result = asyncio.run(run_once(str(export_folder), str(slates), "fight", 2_000, 20.0))
+    check_the_wire(result, 2_000)
+    assert result["predicted"][RESTARTED]["99%"] > result["wire"]["start_s"] > 0
+    assert len(comparison([result]).splitlines()) == 2 + 2 * len(result["seconds"])

@@ -83,8 +83,10 @@ def test_a_claim_on_an_auc_is_tested_over_users_and_over_seeds(write_run, tiny_c
     assert [one["verdict"] for one in gauc["parts"]] == ["not significant", "shown"]
     assert gauc["verdict"] == "not significant"
     # The page shows it, also after a round of JSON, in which NaN is null.
-    tree = {"study": "s", "date": "d", "machine": "m", "seeds": [0], "runs": 1, "done": 1, "tables": {},
-            "premises": [], "gates": {}, "policies": {"curves": []}, "claims": [auc, gauc]}  # fmt: skip
+    tree = {
+        "study": "s", "date": "d", "machine": "m", "seeds": [0], "runs": 1, "done": 1, "tables": {},
+        "premises": [], "gates": {}, "policies": {"curves": [], "measured": {}}, "claims": [auc, gauc],
+    }  # fmt: skip
     for result in (tree, json.loads(dumps(tree))):
         markdown.write(tmp_path, result)
         text = (tmp_path / "study.md").read_text()
@@ -136,7 +138,7 @@ def test_a_margin_makes_a_claim_of_non_inferiority(write_run, tiny_config, tmp_p
     single = {row: {0: of_seed[0]} for row, of_seed in runs.items()}
     assert verdict(0.5, single)[0] == "not significant"
     tree = {"study": "s", "date": "d", "machine": "m", "seeds": [0], "runs": 1, "done": 1, "tables": {},
-            "premises": [], "gates": {}, "policies": {"curves": []},
+            "premises": [], "gates": {}, "policies": {"curves": [], "measured": {}},
             "claims": [verdict(0.0013)[1], verdict(0.5, single)[1]]}  # fmt: skip
     markdown.write(tmp_path, json.loads(dumps(tree)))
     text = (tmp_path / "study.md").read_text()

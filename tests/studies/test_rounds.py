@@ -41,6 +41,18 @@ def test_rounds_start_from_one_another_and_share_codes_and_reward_models(study, 
         assert len(paths) == 3 and all(path.endswith(f"seed-{seed}") for path in paths)
 
 
+def test_the_reduced_study_has_the_claims_of_its_rows(tmp_path):
+    reduced = load_file(f"{ROOT / 'configs/study_onerec.py'}:reduced", Study)
+    rows = [run.name for run in every_run(reduced, reduced.default, 1, tmp_path)]
+    assert rows == [
+        "title", "vectors", "random", "vectors_round_1", "title_round_1", "vectors_round_2", "title_round_2",
+    ]  # fmt: skip
+    assert len(reduced.claims) == 5 and {n for c in reduced.claims for p in c.pairs for n in p} < {*rows}
+    assert [run.name for run in every_run(reduced, ("codes",), 1, tmp_path)] == rows[:3]
+    with pytest.raises(InputError, match=r"study_onerec.py:large: the argument must be one of small"):
+        load_file(f"{ROOT / 'configs/study_onerec.py'}:large", Study)
+
+
 def test_codes_are_written_once_before_the_run_that_reads_them(study, tmp_path):
     by_name = {run.name: run for run in every_run(study, study.default, 1, tmp_path)}
     codes = runs.codes_job(by_name["vectors"])

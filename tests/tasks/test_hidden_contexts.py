@@ -16,6 +16,7 @@ FEATURES = (
     FeatureSpec("device", "category", "context", 2, 9),
     FeatureSpec("length", "number", "context", 2),
     FeatureSpec("query", "text", "context", 4, 99, 3),
+    FeatureSpec("page", "title", "context", 4, 99),
     FeatureSpec("hour", "category", "context", 2, 9),
 )
 
@@ -23,13 +24,14 @@ FEATURES = (
 def test_a_hidden_value_is_a_missing_one_and_features_are_hidden_apart():
     B, rate = 4000, 0.3
     key = rng.row_keys(0, 1, jnp.arange(B))
-    ids, numbers = jnp.full((B, 5), 7), jnp.full((B, 1), 2.0)
+    ids, numbers = jnp.full((B, 6), 7), jnp.full((B, 1), 2.0)
     hidden_ids, hidden_numbers = jax.jit(lambda k: hide_contexts(ids, numbers, FEATURES, rate, k))(key)
     ids_BxC, numbers_B = np.asarray(hidden_ids), np.asarray(hidden_numbers)[:, 0]
-    assert {*ids_BxC[:, 0].tolist()} == {*ids_BxC[:, 4].tolist()} == {1, 7}
+    assert {*ids_BxC[:, 0].tolist()} == {*ids_BxC[:, 5].tolist()} == {1, 7}
+    assert {*ids_BxC[:, 4].tolist()} == {0, 7}  # no title
     assert {*map(tuple, ids_BxC[:, 1:4].tolist())} == {(0, 0, 0), (7, 7, 7)}  # all n-grams or none
     assert {*numbers_B.tolist()} == {0.0, 2.0}
-    hidden = np.stack([ids_BxC[:, 0] == 1, numbers_B == 0, ids_BxC[:, 1] == 0, ids_BxC[:, 4] == 1], axis=1)
+    hidden = np.stack([ids_BxC[:, 0] == 1, numbers_B == 0, ids_BxC[:, 1] == 0, ids_BxC[:, 5] == 1], axis=1)
     se = (rate * (1 - rate) / B) ** 0.5
     assert (abs(hidden.mean(axis=0) - rate) < 4 * se).all()
     both = (hidden.T.astype(float) @ hidden / B)[np.triu_indices(4, 1)]

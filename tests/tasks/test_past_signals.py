@@ -13,6 +13,7 @@ from jaxrec.core.batch import HostBatch
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.data.events.event_log import Log, TitleStats
 from jaxrec.data.examples import requests
+from jaxrec.data.examples.histories import BesidePlays
 from jaxrec.data.signals.past_values import PastSignals
 from jaxrec.data.signals.records import record_dtype, sort_events
 from jaxrec.data.storage.dataset import as_words
@@ -55,7 +56,9 @@ def scored(tiny, tiny_config):
             records[i] = USER, of_title, NOW + after, kind, value
         records, _ = sort_events(records, log.hash, len(SIGNALS))
         signals = PastSignals(layout.history_signals, SIGNALS, records, log, np.arange(titles))
-        rows, _ = requests.build(log, catalogue, layout, Data(), np.array([NOW]), context, signals)
+        rows, _ = requests.build(
+            log, catalogue, layout, Data(), np.array([NOW]), context, BesidePlays(signals)
+        )
         return rows, run(rows)
 
     def run(rows):

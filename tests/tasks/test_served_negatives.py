@@ -28,10 +28,7 @@ def task_of(config, dataset, mix):
 
 def test_served_negatives_rotate_and_end_with_padding():
     pool = np.array([[5, 6, 7, 0, 0], [8, 9, 10, 11, 12], [0, 0, 0, 0, 0]], np.int32)
-    chosen = [
-        np.asarray(pool_negatives._served_negatives({"pool_served": jnp.asarray(pool)}, 4, jnp.int32(epoch)))
-        for epoch in (0, 1)
-    ]
+    chosen = [np.asarray(pool_negatives._rotated(jnp.asarray(pool), 4, jnp.int32(epoch))) for epoch in (0, 1)]
     np.testing.assert_array_equal(chosen[0], [[5, 6, 7, 0], [8, 9, 10, 11], [0, 0, 0, 0]])
     np.testing.assert_array_equal(chosen[1], [[6, 7, 5, 0], [12, 8, 9, 10], [0, 0, 0, 0]])
 

@@ -43,6 +43,7 @@ def test_two_functions_turn_an_outcome_into_known_input():
         ("jaxrec/core/batch.py", "PastOutcome", 1),  # in `after`
         ("jaxrec/tasks/ranking_inputs.py", "after", 1),  # the outcomes of a stored history
         ("jaxrec/tasks/inputs/session.py", "after", 1),  # the events of a session
+        ("jaxrec/tasks/inputs/tokens.py", "after", 1),  # the tokens of a window
         ("jaxrec/core/batch.py", "ObservedOutcome", 1),  # in `observed`
         ("jaxrec/tasks/ranking_inputs.py", "observed", 1),  # early labels, in offline runs
     }

@@ -91,7 +91,7 @@ def mix(
         return _write_average(members, loaded, target)
     gate_features(loaded[0].task.layout, by)
     corrections = [
-        load_or_fit_correction(member, one, replicate(one.arrays.title_table()), dataset)
+        load_or_fit_correction(member, one, replicate(one.task.title_table(one.arrays)), dataset)
         for member, one in zip(members, loaded, strict=True)
     ]
     rows = dataset.rows("validation").all()
@@ -183,7 +183,7 @@ def _log_probabilities(
         np.empty((len(rows), len(lists), len(loaded))),
     )
     for m, one in enumerate(loaded):
-        scorer = ListScorer(one.task, replicate(one.arrays.title_table()), False, 1)
+        scorer = ListScorer(one.task, replicate(one.task.title_table(one.arrays)), False, 1)
         scores = scorer(one.params, dataset.rows("validation")).scores
         for l, name in enumerate(lists):
             present = candidates(rows, name)[:, 0] > 0
@@ -210,7 +210,7 @@ class _TargetRunner(QueryRunner):
     def __init__(self, loaded: LoadedCheckpoint) -> None:
         task = loaded.task
         queries = max(_PAIRS // task.layout.num_titles, 1)
-        table = replicate(loaded.arrays.title_table())
+        table = replicate(loaded.task.title_table(loaded.arrays))
         super().__init__(task, table, _target_step(task), queries, lambda params: params)
 
     def __call__(self, params: Any, rows: Any) -> np.ndarray:

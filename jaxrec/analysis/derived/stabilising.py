@@ -15,6 +15,7 @@ from jaxrec.core.paths import AnyPath, as_path
 from jaxrec.core.row_format import Layout
 from jaxrec.data.storage.arrays import split_columns
 from jaxrec.data.storage.dataset import Dataset, Rows, SelectedRows
+from jaxrec.data.tokens.merging import REQUEST
 from jaxrec.evaluation.correction import read_correction, write_correction
 from jaxrec.evaluation.scorers import QueryRunner
 from jaxrec.runtime.mesh import AXIS, as_global_arrays, replicate
@@ -228,7 +229,7 @@ class _UserVectors(QueryRunner):
 
 def _vectors(loaded: LoadedCheckpoint, head: str, users: int = USERS) -> _Vectors:
     """Return the vectors of all titles, and of the first training rows, whose order is that of a hash."""
-    table = replicate(loaded.arrays.title_table())
+    table = replicate(loaded.task.title_table(loaded.arrays))
     titles = jax.jit(lambda params: loaded.task.dot_titles(params, table, head))(loaded.params)
     of_titles = np.asarray(jax.device_get(titles), np.float32)[: loaded.task.layout.num_titles]
     if not users:
@@ -250,10 +251,12 @@ def training_queries(dataset: Dataset, most: int) -> np.ndarray:
     rows = dataset.rows("train").head(most).all()[:most]
     out = np.zeros(len(rows), layout.query_dtype())
     if layout.rows == "next_item":
-        length = layout.max_history
-        for name in ("title", "time"):
-            out[f"history_{name}"] = rows[name][:, -length - 1 : -1]
+        length, prefix = layout.max_history, "history_"
+        for name in (n for n in out.dtype.names or () if n.startswith(prefix)):
+            out[name] = rows[name.removeprefix(prefix)][:, -length - 1 : -1]
         out["target"][:, 0], out["target_time"] = rows["title"][:, -1], rows["time"][:, -1]
+        for name in (n for n in REQUEST if f"target_{n}" in (out.dtype.names or ())):
+            out[f"target_{name}"] = rows[name][:, -1]
         return out
     for name in set(rows.dtype.names or ()) & set(out.dtype.names or ()):
         out[name] = rows[name]
@@ -291,7 +294,7 @@ def _with_maps(stored: dict[str, Any], config: Any) -> dict[str, Any]:
 
 def _score_error(loaded: LoadedCheckpoint, task: Task, params: Any, head: str) -> float:
     """Return the largest absolute difference of scores of some training users and all titles."""
-    table = replicate(loaded.arrays.title_table())
+    table = replicate(loaded.task.title_table(loaded.arrays))
     rows = SelectedRows(training_queries(open_dataset(loaded, None), _CHECKED))
     placed = replicate(jax.tree.map(np.asarray, params))
     scores = []

@@ -22,11 +22,11 @@ from jaxrec.analysis.rewritten.rewriting import (
     content_digest,
     copied_manifest,
     evaluation_of,
+    parameters_digest,
     rewrite,
 )
-from jaxrec.config.schema import Config, Post
+from jaxrec.config.schema import Config
 from jaxrec.config.serialization import dataset_directory, declarations_for_digest
-from jaxrec.core.batch import TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.hashing import uniform
 from jaxrec.core.ids import FIRST_TITLE, SPLITS
@@ -39,10 +39,10 @@ from jaxrec.data.storage.row_blocks import row_blocks
 from jaxrec.data.storage.writer import DatasetWriter
 from jaxrec.models.layers import rng
 from jaxrec.runtime.mesh import replicate
-from jaxrec.tasks.generative.task import GenerativeTask
 from jaxrec.tasks.loading import LoadedCheckpoint, check_same_catalogue, default_checkpoint, load_checkpoint
-from jaxrec.tasks.preference import compared, inputs
-from jaxrec.tasks.preference.compared import Encoded, FixedPolicy
+from jaxrec.tasks.next_item import NextItemTask
+from jaxrec.tasks.outputs import PolicyInputs
+from jaxrec.tasks.preference import inputs
 from jaxrec.tasks.preference.task import PreferenceTask
 
 LEAST_MODELS = 2  # a single reward model has no bounds
@@ -95,11 +95,11 @@ class PairDrawer:
     def __init__(
         self, policy: LoadedCheckpoint, models: LoadedCheckpoint, config: Config, layout: Layout
     ) -> None:
-        assert isinstance(policy.task, PreferenceTask | GenerativeTask)
-        assert isinstance(models.task, PreferenceTask)
+        assert isinstance(policy.task, NextItemTask)  # it reads windows
+        assert isinstance(models.task, PreferenceTask)  # it has reward models
         self._policy, self._models = policy.task, models.task
         self._size = min(policy.task.size, models.task.size)
-        self._salt = int(content_digest(policy)[:16], 16)  # other users in each round
+        self._salt = int(parameters_digest(policy)[:16], 16)  # other users in each round
         self._layout, self._config = layout, dataclasses.replace(
             config, sampling=dataclasses.replace(config.sampling, window="latest", id_dropout=0.0)
         )  # fmt: skip
@@ -127,8 +127,11 @@ class PairDrawer:
     def _pairs(self, params: Any, tables: Any, words: jax.Array, row_B: jax.Array) -> RowPairs:
         key_Bx2 = rng.row_keys(self._config.train.seed, 0, row_B)
         x = inputs.training(words, self._layout, self._config, self._size, key_Bx2)
-        title_BxLxn = candidates(self._policy, self._config.post, params[0], tables[0], x, key_Bx2)
-        of_models = _encode(self._models, params[1], tables[1], x)
+        positions = PolicyInputs(x.windows.window, x.played)
+        title_BxLxn = self._policy.pair_candidates(
+            params[0], tables[0], positions, key_Bx2, self._config.post
+        )
+        of_models = self._models.encode_fixed(params[1], tables[1], x.windows.window)
         own = {"params": params[1]}
         drawn = of_models.title[title_BxLxn]
         reward: Any = self._models.model.apply(own, of_models.state, drawn, method="rewards_of_titles")
@@ -154,47 +157,11 @@ def chosen_users(user: np.ndarray, config: Config, salt: int) -> np.ndarray:
     return uniform(config.train.seed, _USERS, salt, user) < config.post.pair_users
 
 
-def candidates(
-    policy: PreferenceTask | GenerativeTask, post: Post, params: Any, table: TitleTable,
-    x: inputs.RewardWindows, key_Bx2: jax.Array,
-) -> jax.Array:  # fmt: skip
-    """Return the titles [B, L, n] among which pairs are found, 0 for none.
-
-    Args:
-        policy: Task of the policy.
-        post: Settings of the pairs.
-        params: Parameters of the policy.
-        table: Features of all titles.
-        x: Windows, with the titles that were played before each target.
-        key_Bx2: uint32 keys of the rows, for draws.
-    """
-    if isinstance(policy, GenerativeTask):
-        return policy.beams_at(params, x.windows.window, table, x.played, post.samples).id_BxW
-    encoded, settings = _encode(policy, params, table, x), policy.config.next_item
-    if post.candidates == "best":
-        return compared.best(encoded, x.played, post.samples, settings)
-    return compared.draw(encoded, x.played, key_Bx2, post.samples, settings)[0]
-
-
-def _encode(task: PreferenceTask, params: Any, table: TitleTable, x: inputs.RewardWindows) -> Encoded:
-    """Return the outputs of a policy at the positions of windows."""
-    fixed = FixedPolicy(params, task.project_titles(params, table), task.candidates(table))
-    return compared.encode_fixed(task.model, fixed, x.windows.window)
-
-
 def _check(config: Config, dataset: Dataset, policy: LoadedCheckpoint, models: LoadedCheckpoint) -> None:
     """Raise InputError unless pairs of both runs can be drawn at the sequences of the dataset."""
-    for name, loaded, tasks in (
-        ("checkpoint", policy, (PreferenceTask, GenerativeTask)), ("rewards", models, (PreferenceTask,)),
-    ):  # fmt: skip
-        if not isinstance(loaded.task, tasks):
-            names = " or ".join(("'preference'", "'generative'")[: len(tasks)])
-            raise InputError(
-                f"{name}: the run {loaded.config.name!r} has task.name={loaded.config.task.name!r}; allowed: "
-                f"a run of the task {names}"
-            )
+    for loaded in (policy, models):
         check_same_catalogue(dataset, loaded)
-    _check_beams(config, policy)
+    _check_candidates(config, policy)
     if dataset.layout.pairs:
         raise InputError(
             f"dataset {dataset.directory}: has pairs already; allowed: the dataset that it was made from"
@@ -211,15 +178,16 @@ def _check(config: Config, dataset: Dataset, policy: LoadedCheckpoint, models: L
         )
 
 
-def _check_beams(config: Config, policy: LoadedCheckpoint) -> None:
-    """Raise InputError unless the candidates can be found: beams of single titles, at most all titles."""
-    post, codes, titles = config.post, policy.config.codes, policy.task.layout.num_titles - FIRST_TITLE
-    if isinstance(policy.task, GenerativeTask) and (post.candidates != "best" or codes.titles > 1):
+def _check_candidates(config: Config, policy: LoadedCheckpoint) -> None:
+    """Raise InputError unless the policy can find the candidates, which are at most all titles."""
+    post, known = config.post, policy.task.protocols().candidates
+    if post.candidates not in known:
+        allowed = f"one of {', '.join(known)}" if known else "a run of a policy over single titles"
         raise InputError(
-            f"checkpoint: the run {policy.config.name!r} generates codes, with post.candidates="
-            f"{post.candidates!r} and codes.titles={codes.titles}; allowed: 'best' and 1, pairs of beams of "
-            "single titles"
+            f"checkpoint: the run {policy.config.name!r}, of task.name={policy.config.task.name!r}, finds no "
+            f"pairs with post.candidates={post.candidates!r}; allowed: {allowed}"
         )
+    titles = policy.task.layout.num_titles - FIRST_TITLE
     if post.candidates == "best" and post.samples > titles:
         raise InputError(f"post.samples={post.samples}; allowed: at most the {titles:,} titles")
 

@@ -61,12 +61,21 @@ def copied_manifest(dataset: Dataset) -> dict[str, Any]:
 
 def content_digest(loaded: LoadedCheckpoint) -> str:
     """Return the hex sha256 of the config and the parameters of a checkpoint."""
-    hashed = hashlib.sha256(json.dumps(loaded.meta["config"], sort_keys=True).encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(loaded.params):
+    config = json.dumps(loaded.meta["config"], sort_keys=True).encode()
+    return hashlib.sha256(config + _bytes_of(loaded.params)).hexdigest()
+
+
+def parameters_digest(loaded: LoadedCheckpoint) -> str:
+    """Return the hex sha256 of the parameters of a checkpoint, whatever folders its config names."""
+    return hashlib.sha256(_bytes_of(loaded.params)).hexdigest()
+
+
+def _bytes_of(params: Any) -> bytes:
+    parts = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         array = np.ascontiguousarray(jax.device_get(leaf))
-        hashed.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        hashed.update(array.tobytes())
-    return hashed.hexdigest()
+        parts += [f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode(), array.tobytes()]
+    return b"".join(parts)
 
 
 def evaluation_of(dataset: Dataset) -> EvaluationArrays | None:

@@ -3,8 +3,10 @@
 from datetime import date
 
 from jaxrec.config.rules.declared.availability import check_availability
+from jaxrec.config.rules.declared.contexts import check_context_kinds
 from jaxrec.config.rules.declared.labels import check_stored_labels, check_watch_times
 from jaxrec.config.rules.declared.signals import check_signals
+from jaxrec.config.rules.declared.tokens import PLAYS_ALONE, check_tokens
 from jaxrec.config.rules.examples import check_fold, check_impressions, check_served
 from jaxrec.config.rules.increments import check_increments
 from jaxrec.config.rules.sessions import check_sessions
@@ -119,8 +121,7 @@ def _check_features(config: Config) -> None:
         require(feature.width >= 1, f"{key}.width", feature.width, "be at least 1")
         if feature.where == "interaction":
             _check_interaction(key, feature, config)
-        if feature.kind == "text":
-            _check_text(key, feature, config)
+        check_context_kinds(key, feature, config)
         if feature.kind == "categories":
             require(
                 feature.where == "title", f"{key}.where", feature.where, "be title: only titles have lists"
@@ -130,16 +131,6 @@ def _check_features(config: Config) -> None:
             require(feature.most == 0, f"{key}.most", feature.most, "be 0 unless kind is categories")
     titles = [f for f in config.features if f.where == "title"]
     require(bool(titles), "features", tuple(sorted(seen)), "hold at least one of where='title'")
-
-
-def _check_text(key: str, feature: Feature, config: Config) -> None:
-    """Check a feature of text: where it is, and its width, since all of them share one table."""
-    allowed = "be title or context with kind='text': names of titles, and queries"
-    require(feature.where in ("title", "context"), f"{key}.where", feature.where, allowed)
-    require(feature.width >= 2, f"{key}.width", feature.width, "be at least 2: the last column is presence")
-    first = next(f for f in config.features if f.kind == "text")
-    allowed = f"be {first.width}, as of feature {first.name!r}: all text features share one table"
-    require(feature.width == first.width, f"{key}.width", feature.width, allowed)
 
 
 def _check_interaction(key: str, feature: Feature, config: Config) -> None:
@@ -222,12 +213,14 @@ def _check_examples(config: Config) -> None:
         data.num_targets,
         f"be 1 where task.name is {config.task.name!r}",
     )
+    places = ("title",) if data.tokens == PLAYS_ALONE else ("title", "context")
     for i, feature in enumerate(config.features):
         allowed = (
-            f"be title where task.name is {config.task.name!r}: their positions have features of titles alone"
+            f"be {' or '.join(places)} where task.name is {config.task.name!r}: their positions have "
+            f"features of {'titles alone' if len(places) == 1 else 'titles, and of the context of requests'}"
         )
         selects = data.only.startswith(f"{feature.name}=")  # read in preparation, not by the model
-        require(feature.where == "title" or selects, f"features[{i}].where", feature.where, allowed)
+        require(feature.where in places or selects, f"features[{i}].where", feature.where, allowed)
     reason = "for sequences keep seconds since 1970 in 32 bits"
     first, last = date.fromisoformat(data.earliest), date.fromisoformat(data.latest)
     require(first >= _FIRST_DAY, "data.earliest", data.earliest, f"be {_FIRST_DAY} or later, {reason}")
@@ -237,5 +230,5 @@ def _check_examples(config: Config) -> None:
 DATA_RULES = (
     _check_source, _check_features, check_signals, check_stored_labels, check_availability, _check_data,
     _check_split, check_fold, check_increments, _check_examples, check_served, check_sessions,
-    check_impressions,
+    check_impressions, check_tokens,
 )  # fmt: skip

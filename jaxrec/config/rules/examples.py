@@ -2,6 +2,7 @@
 
 import re
 
+from jaxrec.config.rules.post import PREFERENCE
 from jaxrec.config.schema import Config, Data, Simulator
 from jaxrec.config.tree import require
 
@@ -81,14 +82,15 @@ def check_impressions(config: Config) -> None:
 
 
 def check_served(config: Config) -> None:
-    """Raise InputError for titles served at requests without their impressions, or without requests."""
+    """Raise InputError for served titles without impressions, or in rows that hold none."""
     data = config.data
     if not data.served:
         window, allowed = data.request_window_seconds, "be 0 with data.served=0: no impression is joined"
         require(not window, "data.request_window_seconds", window, allowed)
         return
-    allowed = f"be 0 where task.name is {config.task.name!r}: requests are rows of the task ranking"
-    require(config.rows == "ranking", "data.served", data.served, allowed)
+    name = config.task.name
+    allowed = f"be 0 where task.name is {name!r}: titles are served at requests, or at plays of a policy"
+    require(config.rows == "ranking" or name == PREFERENCE, "data.served", data.served, allowed)
     allowed = "be 0 with data.examples='impressions': an exposure has no negatives"
     require(data.examples == "requests", "data.served", data.served, allowed)
     shown = any((signal.name, signal.about) == (IMPRESSION, "title") for signal in config.signals)

@@ -9,6 +9,7 @@ from jaxrec.config.tree import among, require
 
 PREFERENCE = "preference"
 PAIRS = ("dpo", "ipo")  # objectives that learn from pairs, and read no reward
+SHOWN = "wbc"  # objective that learns from what was shown
 # Field -> the objectives that read it.
 _READ_BY = {
     "baseline": ("exponential", "ppo"), "beta": ("exponential", *PAIRS), "clip": ("exponential",),
@@ -61,10 +62,12 @@ def _check_reward(config: Config) -> None:
     require(bool(post.reward) or not weighs, "post.reward", post.reward, allowed)
     allowed = "be 0 without post.reward: a reward model learns a reward"
     require(bool(post.reward) or not post.reward_models, "post.reward_models", post.reward_models, allowed)
-    if post.objective == "reward":
+    if post.objective in ("reward", SHOWN):
         low = next(reward.low for reward in config.rewards if reward.name == post.reward)
         allowed = f"be the name of a reward of low >= 0, not {low!r}: rewards are weights"
         require(low >= 0, "post.reward", post.reward, allowed)
+    allowed = f"be above 0 with post.objective={SHOWN!r}: the objective learns from what was shown"
+    require(post.objective != SHOWN or config.data.served > 0, "data.served", config.data.served, allowed)
     least = {"observed": 0, "model": 1, "ensemble": 2}[post.source]
     allowed = f"be at least {least} with post.source={post.source!r}"
     require(post.reward_models >= least, "post.reward_models", post.reward_models, allowed)

@@ -1,5 +1,7 @@
 """Rules of windows and targets of sequences, beside those of every task on sequences."""
 
+import math
+
 from jaxrec.config.schema import Config
 from jaxrec.config.tree import require
 from jaxrec.core.registry import BLOCK_LOCAL_ENCODERS
@@ -26,6 +28,28 @@ def check_attention_span(config: Config) -> None:
     require(expert.encoder in BLOCK_LOCAL_ENCODERS, key, span, allowed)
     allowed = f"divide model.experts[0].max_len={expert.max_len}"
     require(expert.max_len % span == 0, key, span, allowed)
+
+
+def check_delay_hours(config: Config) -> None:
+    """Raise InputError for delays that no score can have, or of a task without times of plays."""
+    hours, key = config.evaluate.delay_hours, "evaluate.delay_hours"
+    allowed = f"be empty with task.name={config.task.name!r}: rows of sequences hold times"
+    require(config.rows == "next_item" or not hours, key, hours, allowed)
+    for i, value in enumerate(hours):
+        require(0 <= value < math.inf, f"{key}[{i}]", value, "be a finite number, at least 0")
+        require(hours.index(value) == i, f"{key}[{i}]", value, "be unlike the delays before it")
+
+
+def check_projection(config: Config) -> None:
+    """Raise InputError for projections of outputs and titles that no score has."""
+    width, key = config.model.project, "model.project"
+    require(width >= 0, key, width, "be at least 0")
+    if not width:
+        return
+    allowed = f"be 0 with task.name={config.task.name!r}: projections are of next_item and preference"
+    require(config.task.name in ("next_item", "preference"), key, width, allowed)
+    allowed = "be 0 with model.output_maps=True: its matrices are of the model's width"
+    require(not config.model.output_maps, key, width, allowed)
 
 
 def check_horizon(config: Config) -> None:

@@ -4,11 +4,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.core.ids import TITLE_ID, UNKNOWN
+from jaxrec.core.ids import FIRST_TITLE, PAD, TITLE_ID, UNKNOWN
 from jaxrec.core.row_format import FeatureSpec, Layout
 from jaxrec.core.tables import Lists
+from jaxrec.data.columns.category_codes import FIRST_VALUE, is_missing
+from jaxrec.data.events.history_columns import TitleIndex
 from jaxrec.data.events.title_features import pad_lists
-from jaxrec.data.events.vocabulary import FIRST_VALUE, is_missing, standardise, text_ids
+from jaxrec.data.events.vocabulary import standardise, text_ids
 
 
 class EncodedColumns(NamedTuple):
@@ -42,10 +44,14 @@ class StoredVocabulary:
     Args:
         layout: Layout with the features.
         categories: Values of each categorical feature in the order of their ids, as in a manifest.
+        title_key: [T] keys of the titles by id, which contexts of kind "title" name; None: none.
     """
 
-    def __init__(self, layout: Layout, categories: dict[str, list]) -> None:
+    def __init__(
+        self, layout: Layout, categories: dict[str, list], title_key: np.ndarray | None = None
+    ) -> None:
         self._layout = layout
+        self._titles = TitleIndex(np.empty(0, np.int64) if title_key is None else title_key)
         self._ids = {
             name: {_text(value): FIRST_VALUE + i for i, value in enumerate(values)}
             for name, values in categories.items()
@@ -77,6 +83,8 @@ class StoredVocabulary:
         if spec.kind == "text":
             ids = np.zeros((rows, spec.columns), np.int32) if column is None else text_ids(column)
             return ids, np.repeat(ids.any(axis=1, keepdims=True), spec.columns, axis=1)
+        if spec.kind == "title":
+            return self._encode_titles_of(column, rows)
         if column is None:
             return np.full(rows, UNKNOWN, np.int32), np.zeros(rows, bool)
         unique, inverse = np.unique(column, return_inverse=True)
@@ -84,6 +92,14 @@ class StoredVocabulary:
         # The loop is over the distinct values of a chunk, not over its rows.
         ids = np.array([known.get(_text(value), UNKNOWN) for value in unique.tolist()], np.int32)
         return ids[inverse], ~is_missing(column)
+
+    def _encode_titles_of(self, column: np.ndarray | None, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids [rows] of the titles that contexts name, and where there is one."""
+        if column is None:
+            return np.full(rows, PAD, np.int32), np.zeros(rows, bool)
+        present, row = ~is_missing(column), self._titles.rows(column)
+        ids = np.where(row < 0, UNKNOWN, row + FIRST_TITLE)
+        return np.where(present, ids, PAD).astype(np.int32), present
 
     def encode_titles(
         self, columns: dict[str, np.ndarray | Lists], rows: int
@@ -96,7 +112,7 @@ class StoredVocabulary:
         ids, numbers = [], []
         for spec in self._layout.of("title"):
             column = columns.get(spec.name)
-            if spec.name == TITLE_ID:
+            if spec.name == TITLE_ID or spec.kind == "codes":
                 continue
             if spec.kind == "number":
                 assert not isinstance(column, Lists)

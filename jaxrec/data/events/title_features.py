@@ -9,14 +9,8 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import TITLE_ID, UNKNOWN
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.core.tables import Lists
-from jaxrec.data.events.vocabulary import (
-    FIRST_VALUE,
-    CategoryCodes,
-    KnownColumn,
-    Moments,
-    standardise,
-    text_ids,
-)
+from jaxrec.data.columns.category_codes import FIRST_VALUE, CategoryCodes, KnownColumn
+from jaxrec.data.events.vocabulary import Moments, standardise, text_ids
 from jaxrec.data.text.ngrams import text_spec
 
 

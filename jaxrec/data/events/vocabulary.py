@@ -9,27 +9,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxrec.config.rules.declared.contexts import MOST_FREQUENT
 from jaxrec.config.schema import Feature
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import MISSING, UNKNOWN
 from jaxrec.core.row_format import FeatureSpec
+from jaxrec.data.columns.category_codes import (
+    FIRST_VALUE,
+    CategoryCodes,
+    CountedCodes,
+    KnownColumn,
+    is_missing,
+)
 from jaxrec.data.text.ngrams import code_columns, ngram_ids, text_spec
-
-FIRST_VALUE = UNKNOWN + 1
-
-
-def is_missing(values: np.ndarray) -> np.ndarray:
-    """Return a mask [N] bool of the missing entries of a raw column [N].
-
-    NaN, the empty string and core.ids.MISSING are missing.
-    """
-    if values.dtype.kind == "f":
-        return np.isnan(values)
-    if values.dtype.kind == "i":
-        return values == MISSING
-    if values.dtype.kind in "US":
-        return values == values.dtype.type()
-    return np.zeros(len(values), bool)
 
 
 def text_ids(values: np.ndarray) -> np.ndarray:
@@ -37,81 +28,6 @@ def text_ids(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind != "U":
         values = np.where(is_missing(values), "", values.astype(str))
     return ngram_ids(values)
-
-
-class KnownColumn(NamedTuple):
-    """Vocabulary or moments of a column in an earlier dataset, which stay.
-
-    Attributes:
-        dataset: Name of the dataset, for messages.
-        values: Values of a category, in the order of their ids.
-        moments: Mean and standard deviation of a number.
-    """
-
-    dataset: str
-    values: tuple
-    moments: tuple[float, float]
-
-
-class CategoryCodes:
-    """Codes of a categorical column: provisional by chunk, final at the end."""
-
-    def __init__(self) -> None:
-        self._code: dict = {}
-
-    def encode(self, values: np.ndarray) -> np.ndarray:
-        """Return provisional codes [N] int32 of a chunk's column [N], -1 where missing."""
-        unique, inverse = np.unique(values, return_inverse=True)
-        missing = is_missing(unique)
-        # The loop is over the distinct values of a chunk, not over its rows.
-        codes = np.array(
-            [
-                -1 if absent else self._code.setdefault(value, len(self._code))
-                for value, absent in zip(unique.tolist(), missing, strict=True)
-            ],
-            np.int32,
-        )
-        return codes[inverse]
-
-    def add(self, values: list) -> None:
-        """Add values, none of them missing, in this order."""
-        for value in values:
-            self._code.setdefault(value, len(self._code))
-
-    def codes_of(self, values: list) -> np.ndarray:
-        """Return the provisional codes [number of values] int32 of values encoded before."""
-        return np.array([self._code[value] for value in values], np.int32)
-
-    def values(self) -> list:
-        """Return the values in the order of their provisional codes."""
-        return list(self._code)
-
-    def finish(self, name: str = "", known: KnownColumn | None = None) -> tuple[list, np.ndarray]:
-        """Return the values in final order, and the map from codes to final ids.
-
-        The map is [codes + 1] int32, indexed by code + 1: index 0 is for missing values. Values of an earlier
-        dataset come first, in their order.
-
-        Args:
-            name: Feature name for the error message.
-            known: The column in an earlier dataset; None: there is none.
-
-        Raises:
-            InputError: The values are of another type than those of the earlier dataset.
-        """
-        earlier = [] if known is None else [*known.values]
-        if known is not None and earlier and self._code:
-            types = type(earlier[0]), type(next(iter(self._code)))
-            if types[0] is not types[1]:
-                kinds = ["text" if t is str else "whole numbers" for t in types]
-                there = f"{known.dataset}: feature {name} holds {kinds[0]} there and {kinds[1]} here"
-                raise InputError(f"{there}; allowed: values of the same type")
-        values = earlier + sorted(self._code.keys() - set(earlier))
-        remap = np.full(len(self._code) + 1, UNKNOWN, np.int32)
-        for index, value in enumerate(values):
-            if value in self._code:
-                remap[self._code[value] + 1] = FIRST_VALUE + index
-        return values, remap
 
 
 class Sums(NamedTuple):
@@ -194,6 +110,7 @@ class FittedColumn:
     def __init__(self) -> None:
         self.values: dict[str, set] = {}  # by categorical feature
         self.sums: dict[str, dict[Any, Sums]] = {}  # by numeric feature, then by chunk id
+        self.counts: dict[str, dict[Any, int]] = {}  # by counted categorical feature, then by value
 
     def add(self, other: "FittedColumn") -> None:
         """Merge the values and sums of other chunks."""
@@ -201,6 +118,9 @@ class FittedColumn:
             self.values.setdefault(name, set()).update(values)
         for name, sums in other.sums.items():
             self.sums.setdefault(name, {}).update(sums)
+        for name, counts in other.counts.items():
+            total = self.counts.setdefault(name, {})
+            total |= {value: total.get(value, 0) + count for value, count in counts.items()}
 
 
 class FeatureColumns:
@@ -221,9 +141,7 @@ class FeatureColumns:
         self.features = [f for f in features if f.where == where]
         self.where, self._known = where, known or {}
         self._state: dict[str, CategoryCodes | Moments] = {  # text has none: its ids are final at once
-            f.name: Moments() if f.kind == "number" else CategoryCodes()
-            for f in self.features
-            if f.kind != "text"
+            f.name: _empty_state(f) for f in self.features if f.kind != "text"
         }
         self.specs: tuple[FeatureSpec, ...] = ()
         self.values: dict[str, list] = {}
@@ -268,6 +186,8 @@ class FeatureColumns:
                 out.sums[name] = {chunk_id: state.sums()}
             else:
                 out.values[name] = set(state.values())
+            if isinstance(state, CountedCodes):
+                out.counts[name] = state.counts()
         return out
 
     def finish_from(self, fitted: FittedColumn) -> None:
@@ -282,6 +202,8 @@ class FeatureColumns:
                     state.add_sums(sums)
             else:
                 state.add(sorted(fitted.values.get(name, ())))
+            if isinstance(state, CountedCodes):
+                state.add_counts(fitted.counts.get(name, {}))
         self.finish()
 
     def recode(self, chunk: "FeatureColumns", categories: np.ndarray) -> np.ndarray:
@@ -320,7 +242,9 @@ class FeatureColumns:
                 values, remap = state.finish(f.name, self._known.get(f.name))
                 self.values[f.name] = values
                 self._remap.append(remap)
-                specs.append(FeatureSpec(f.name, f.kind, f.where, f.width, size=FIRST_VALUE + len(values)))
+                imputed = state.most_frequent(values) if isinstance(state, CountedCodes) else 0
+                size = FIRST_VALUE + len(values)
+                specs.append(FeatureSpec(f.name, f.kind, f.where, f.width, size=size, imputed=imputed))
         self.specs = tuple(specs)
 
     def encode(self, categories: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -339,6 +263,12 @@ class FeatureColumns:
         kinds = [s for s in self.specs if s.kind == "number"]
         scaled = [standardise(numbers[:, i], s) for i, s in enumerate(kinds)]
         return ids, _stack(scaled, len(categories), np.float32)
+
+
+def _empty_state(feature: Feature) -> CategoryCodes | Moments:
+    if feature.kind == "number":
+        return Moments()
+    return CountedCodes() if feature.impute == MOST_FREQUENT else CategoryCodes()
 
 
 def _stack(columns: list[np.ndarray], rows: int, dtype: type) -> np.ndarray:

@@ -9,6 +9,8 @@ from jaxrec.data.examples.user_pools import ShownTitles
 from jaxrec.data.labels.timeline import Timeline
 from jaxrec.data.sessions.events import SessionEvents
 from jaxrec.data.signals.past_values import PastSignals
+from jaxrec.data.text.named_titles import NamedTitles
+from jaxrec.data.tokens.merging import TokenEvents
 
 
 class BesidePlays(NamedTuple):
@@ -18,11 +20,15 @@ class BesidePlays(NamedTuple):
         signals: Signals of the plays.
         shown: Titles shown to the users.
         sessions: Sessions of the users.
+        tokens: Events of signals for tokens.
+        names: Titles by the n-grams of their names.
     """
 
     signals: PastSignals | None = None
     shown: ShownTitles | None = None
     sessions: SessionEvents | None = None
+    tokens: TokenEvents | None = None
+    names: NamedTitles | None = None
 
 
 class Past(NamedTuple):

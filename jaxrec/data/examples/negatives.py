@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrec.core.hashing import extend, mix
+from jaxrec.data.events.event_log import Log, TitleStats
 
 _ROUNDS = 4
 _BLOCK = 65_536  # elements permuted at once: their working set stays in a core's cache
@@ -148,6 +149,15 @@ def negative_universe(
     shifted = user.astype(np.int64) * (titles + 1) + (rank - number)
     seen = np.bincount(user[rank < trending], minlength=users)
     return NegativeUniverse(titles, trending, shifted, start, seen)
+
+
+def universe_of(
+    log: Log, catalogue: TitleStats, events: np.ndarray | slice = slice(None)
+) -> NegativeUniverse:
+    """Return the titles that each user of a log did not meet in `events`."""
+    titles = len(catalogue.runtime)
+    pair = np.unique(log.user[events] * titles + log.rank[events])
+    return negative_universe(pair // titles, pair % titles, len(log.hash), titles, catalogue.trending)
 
 
 class DrawnNegatives(NamedTuple):

@@ -21,6 +21,7 @@ from jaxrec.data.increments.selection import TargetSelection
 from jaxrec.data.labels.of_targets import PartitionLabels, TargetLabels
 from jaxrec.data.sessions.events import SessionEvents
 from jaxrec.data.signals.past_values import PastSignals
+from jaxrec.data.text.named_titles import NamedTitles
 
 _TRAIN_DRAW = 0  # salts of the draws; list l of next title k has 1 + l * num_targets + k
 TOO_FEW = "{split} examples with too few titles left"  # a count
@@ -64,6 +65,7 @@ class _Partition(NamedTuple):
     signals: PastSignals | None
     shown: ShownTitles | None
     sessions: SessionEvents | None
+    names: NamedTitles | None
 
 
 class _SplitUsers(NamedTuple):
@@ -146,13 +148,16 @@ def build(
         The rows, and the universe of negatives of the whole log, for the densities of the oracle.
     """
     states = event_states(log, catalogue.runtime)
-    full_universe = _universe(log, catalogue)
+    full_universe = negatives.universe_of(log, catalogue)
     query = targets(log, states, data)
     position = np.arange(len(query)) - np.searchsorted(log.user[query], log.user[query])
     split = target_splits(log, query, catalogue.hash, data)
     upcoming = _upcoming_targets(log.user[query], split, query, layout.num_targets)
     queries = _Queries(query, position, upcoming)
-    partition = _Partition(log, states, catalogue.id_of_rank, layout, data, *(beside or BesidePlays()))
+    own = beside or BesidePlays()
+    partition = _Partition(
+        log, states, catalogue.id_of_rank, layout, data, own.signals, own.shown, own.sessions, own.names
+    )
     label_values = labels.at(query, split) if labels and layout.labels else None
     out, (kept_target, kept_user) = Examples({}, {}, {}), _selected(log, query, split, catalogue, selection)
     for s, name in enumerate(SPLITS):
@@ -163,7 +168,7 @@ def build(
             users = np.isin(np.arange(len(log.hash)), log.user[query[selected]])
             if name == "train":  # a title that is never a negative would reveal that it is held out
                 training = splits.training_events(data, log.split, log.user, log.time, query, split)
-                universe = _universe(log, catalogue, training)
+                universe = negatives.universe_of(log, catalogue, training)
         split_users = _SplitUsers(name, np.cumsum(users) - 1, universe)
         rows = np.zeros(len(selected), layout.row_dtype() if name == "train" else layout.query_dtype())
         enough = np.ones(len(selected), bool)
@@ -206,17 +211,6 @@ def _fill_labels(rows: np.ndarray, labels: TargetLabels, query: np.ndarray, upco
     rows["label"][row, k], rows["label_known"][row, k] = labels.y[at], labels.known[at]
 
 
-def _universe(
-    log: Log, catalogue: TitleStats, events: np.ndarray | slice = slice(None)
-) -> negatives.NegativeUniverse:
-    """Return the titles that each user did not meet in `events`."""
-    titles = len(catalogue.runtime)
-    pair = np.unique(log.user[events] * titles + log.rank[events])
-    return negatives.negative_universe(
-        pair // titles, pair % titles, len(log.hash), titles, catalogue.trending
-    )
-
-
 def _upcoming_targets(user: np.ndarray, split: np.ndarray, query: np.ndarray, k: int) -> np.ndarray:
     """Return the user's next k targets of each query's split, as events [Q, k].
 
@@ -235,7 +229,7 @@ def _fill_rows(
 
     The rows are initially zero. The result [Q] is False where too few titles remain.
     """
-    log, states, id_of_rank, layout, data, signals, _, sessions = partition
+    log, states, id_of_rank, layout, data, signals, _, sessions, names = partition
     query, position, upcoming = queries
     user = log.user[query]
     key = mix(data.seed, log.hash[user], position)
@@ -248,6 +242,9 @@ def _fill_rows(
         rows["pool_hard_filled"] = drawn.hard_filled
         if partition.shown:
             rows["pool_served"] = _served_ids(partition, query, rank, key, layout.pools[-1])
+        if names is not None:
+            ranks = names.best(log.context_categories[query], user, users.universe, layout.matching)
+            rows["pool_matching"] = np.where(ranks >= 0, id_of_rank[ranks], 0)
         _add_counts(counts, {**drawn.fills, "hard columns": drawn.hard_filled.size,
                         "hard columns filled": int(drawn.hard_filled.sum())})  # fmt: skip
         enough = drawn.enough

@@ -15,8 +15,8 @@ from jaxrec.config.schema import Data
 from jaxrec.core.row_format import Layout
 from jaxrec.data.events.event_log import EventState, Log, TitleStats, event_states
 from jaxrec.data.examples import histories, next_item
-from jaxrec.data.sessions.events import SessionEvents
-from jaxrec.data.signals.past_values import PastSignals
+from jaxrec.data.examples.histories import BesidePlays
+from jaxrec.data.tokens.merging import TokenEvents, merged_tokens
 
 
 class PlayedTitles(NamedTuple):
@@ -40,8 +40,7 @@ class RequestRows(NamedTuple):
 
 def build(
     log: Log, catalogue: TitleStats, layout: Layout, data: Data, time: np.ndarray,
-    context: tuple[np.ndarray, np.ndarray], signals: PastSignals | None = None,
-    sessions: SessionEvents | None = None,
+    context: tuple[np.ndarray, np.ndarray], beside: BesidePlays,
 ) -> RequestRows:  # fmt: skip
     """Build one row for each user of a log.
 
@@ -53,8 +52,7 @@ def build(
         data: Settings of the dataset.
         time: [U] milliseconds; plays strictly earlier are the history.
         context: Ids [U, columns] and standardised numbers [U, columns] of the requests.
-        signals: Signals of the plays, where the layout has some.
-        sessions: Sessions of the users, where the layout has some.
+        beside: Signals of the plays, sessions, or events for tokens, where the layout has them.
     """
     states = event_states(log, catalogue.runtime)
     users = len(log.hash)
@@ -64,19 +62,33 @@ def build(
     rows["user"] = np.arange(users)
     if layout.rows == "next_item":
         sequences = next_item.sequences_of(log, states, catalogue, data)
-        is_past = log.time[sequences.event] < time[sequences.user]
+        begin = log.time[sequences.event]
+        if beside.tokens is not None:
+            tokens = merged_tokens(log, states, catalogue, _before(beside.tokens, log, time), data)
+            sequences, begin = next_item.with_tokens(sequences, tokens), tokens.time
+            for column, values in zip(("categories", "numbers"), context, strict=True):
+                if f"target_{column}" in (rows.dtype.names or ()):
+                    rows[f"target_{column}"] = values
+        is_past = begin < time[sequences.user]
         earlier = np.bincount(sequences.user[is_past], minlength=users)
         next_item.copy_plays(rows, "history_", sequences, sequences.first, sequences.first + earlier)
         rows["target_time"] = time // 1000
     else:
         past = histories.Past(start, first, time)
-        if sessions is not None:
-            past = histories.fill_session(rows, sessions, log, states, past, np.arange(users))
+        if beside.sessions is not None:
+            past = histories.fill_session(rows, beside.sessions, log, states, past, np.arange(users))
         histories.fill_history(
-            rows, log, states, catalogue.id_of_rank, past, layout.max_history, data.abandon_threshold, signals
-        )
+            rows, log, states, catalogue.id_of_rank, past, layout.max_history, data.abandon_threshold,
+            beside.signals,
+        )  # fmt: skip
         histories.fill_features(rows, (log.user_categories, log.user_numbers), context)
     return RequestRows(rows, _played_titles(log, states, start))
+
+
+def _before(events: TokenEvents, log: Log, time: np.ndarray) -> TokenEvents:
+    """Return the events before the requests at the times [U], so that no token reaches past its request."""
+    user = np.searchsorted(log.hash, events.records["user"])
+    return events._replace(records=events.records[events.records["time"] < time[user]])
 
 
 def _played_titles(log: Log, states: EventState, start: np.ndarray) -> PlayedTitles:

@@ -9,7 +9,7 @@ from jaxrec.config.schema import Config
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.core.row_format import Layout
-from jaxrec.data.events.vocabulary import KnownColumn
+from jaxrec.data.columns.category_codes import KnownColumn
 from jaxrec.data.storage.dataset import Dataset
 
 
@@ -73,7 +73,7 @@ def _check_layout(what: str, config: Config, layout: Layout) -> None:
         earlier = "requests" if layout.has_candidates else "impressions"
     if kind != earlier:
         raise InputError(f"{what}: holds rows of {earlier}, not of {kind}; allowed: rows of the same kind")
-    features = [(f.name, f.kind, f.where, f.most) for f in config.features if f.where != "label"]
+    features = [(f.name, f.kind, f.where, f.most) for f in config.stored_features]
     stored = [(s.name, s.kind, s.where, s.columns if s.kind == "categories" else 0) for s in layout.features]
     for i in range(max(len(features), len(stored))):
         now, then = (x[i] if i < len(x) else None for x in (features, stored))

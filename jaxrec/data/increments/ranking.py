@@ -5,11 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxrec.config.rules.declared.contexts import NULL
 from jaxrec.config.schema import Config
 from jaxrec.core.hashing import of_keys
 from jaxrec.core.ids import TITLE_ID
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.core.tables import Lists, Titles
+from jaxrec.data.columns.context_values import context_values
 from jaxrec.data.events.title_features import title_columns
 from jaxrec.data.events.vocabulary import FeatureColumns
 from jaxrec.data.increments.catalogue import catalogue_arrays
@@ -18,6 +20,7 @@ from jaxrec.data.increments.log_end import end_of_log, titles_at
 from jaxrec.data.increments.selection import selection_of
 from jaxrec.data.runners import partition_job
 from jaxrec.data.storage.dataset import Arrays
+from jaxrec.data.text.named_titles import named_titles
 
 
 class TitleColumns(NamedTuple):
@@ -63,10 +66,10 @@ def encode_titles(
     check_keys(earlier, titles.key)
     known = known_columns(earlier)
     if present is None:
-        return TitleColumns(*title_columns(titles.features, config.features, len(titles.key), known))
+        return TitleColumns(*title_columns(titles.features, config.stored_features, len(titles.key), known))
     rows = np.flatnonzero(present)
     features = {name: _select(column, rows) for name, column in titles.features.items()}
-    part = TitleColumns(*title_columns(features, config.features, len(rows), known))
+    part = TitleColumns(*title_columns(features, config.stored_features, len(rows), known))
     wide, tall = (np.zeros((len(present), x.shape[1]), x.dtype) for x in part[:2])
     wide[rows], tall[rows] = part.categories, part.numbers
     return part._replace(categories=wide, numbers=tall)
@@ -109,11 +112,23 @@ def rank_titles(
     )  # fmt: skip
     ids = len(arrays.rank_of_id)
     of_ids = tuple(replace(s, size=ids) if s.name == TITLE_ID else s for s in of_titles.specs)
-    specs = (of_ids, columns.users.specs, columns.context.specs)
+    of_contexts = tuple(replace(s, size=ids) if s.kind == "title" else s for s in columns.context.specs)
+    specs = (of_ids, columns.users.specs, of_contexts)
     layout = partition_job.layout_of(config, len(arrays.title_key), *specs)
     values = {**of_titles.values, **columns.users.values, **columns.context.values}
+    conversion = None
+    if any(f.kind == "title" or f.impute != NULL for f in config.features):
+        of_ids_or_keys = arrays.title_categories, values, arrays.title_key
+        conversion = context_values(config.features, layout, *of_ids_or_keys)
+        values = {name: of for name, of in values.items() if name not in _named_titles(config)}
     selection = selection_of(config, layout, values)
     ranked = partition_job.rank(
         order, trending, arrays, of_keys(titles.key), layout, config, counted.end, selection
     )
-    return ranked, arrays, values
+    names = named_titles(layout, arrays.title_categories[arrays.id_of_rank]) if layout.matching else None
+    return ranked._replace(contexts=conversion, names=names), arrays, values
+
+
+def _named_titles(config: Config) -> set[str]:
+    """Return the names of the features of kind "title", whose values are ids of titles."""
+    return {f.name for f in config.features if f.kind == "title"}

@@ -13,10 +13,10 @@ from jaxrec.config.schema import Config
 from jaxrec.core.errors import InputError
 from jaxrec.core.hashing import uniform
 from jaxrec.core.row_format import Layout
+from jaxrec.data.columns.category_codes import FIRST_VALUE
 from jaxrec.data.events.cleaning import milliseconds_of
 from jaxrec.data.events.event_log import Log
 from jaxrec.data.events.splits import TRAIN
-from jaxrec.data.events.vocabulary import FIRST_VALUE
 
 _REPLAY_DRAW = 0x4E91
 

@@ -23,6 +23,8 @@ def counts_of(rows: np.ndarray, layout: Layout) -> dict[str, int]:
     if not layout.labels:
         return {}
     present = rows["target" if "target" in (rows.dtype.names or ()) else "title"] > 0
+    if layout.token_kinds:
+        present &= rows["selected"] > 0  # other tokens are no targets
     y, bits = rows["label"][present], rows["label_known"][present]
     counts: dict[str, int] = {}
     for i, name in enumerate(layout.labels):

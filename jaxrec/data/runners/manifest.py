@@ -10,8 +10,9 @@ import numpy as np
 
 from jaxrec.config.schema import Config
 from jaxrec.config.serialization import declarations_for_digest, digest
+from jaxrec.core.formats.old_layouts import old_layout
 from jaxrec.core.ids import SPLITS
-from jaxrec.core.row_format import Layout, old_layout
+from jaxrec.core.row_format import Layout
 from jaxrec.core.tables import Drops
 from jaxrec.data.examples.ranking import Examples
 from jaxrec.data.increments.earlier import EarlierDataset

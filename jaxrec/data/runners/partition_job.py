@@ -11,12 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxrec.config.rules.declared.tokens import token_kinds
 from jaxrec.config.rules.sessions import PLAY
 from jaxrec.config.schema import Config
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE, SPLITS, UNKNOWN
 from jaxrec.core.row_format import FeatureSpec, Layout
+from jaxrec.core.rows.sequence_fields import parse_kinds
 from jaxrec.core.tables import Truth
+from jaxrec.data.columns.context_values import ContextValues
 from jaxrec.data.events import splits
 from jaxrec.data.events.cleaning import drop_copies
 from jaxrec.data.events.event_log import Log, TitleStats, event_states
@@ -36,6 +39,8 @@ from jaxrec.data.signals.past_values import PastSignals
 from jaxrec.data.signals.records import counts_of, sort_events
 from jaxrec.data.storage.dataset import Arrays
 from jaxrec.data.storage.evaluation_arrays import DailyPlays
+from jaxrec.data.text.named_titles import NamedTitles
+from jaxrec.data.tokens.merging import TokenEvents
 
 # Counts for the notes; ONLY_NOTED do not enter the manifest and its fingerprint.
 KNOWN_USERS = "users of the log in the users table"
@@ -73,6 +78,8 @@ class RankedTitles(NamedTuple):
         rank_of_id: [ids] rank of each id; the number of ids for an id without a title.
         labels: Inputs of the labels; None where rows have neither labels nor impressions.
         selection: Targets that become rows; None: all.
+        contexts: Conversion of the ids of contexts; None where rows store those of the vocabularies.
+        names: Titles by the n-grams of their names; None where rows hold no titles that match a text.
     """
 
     order: np.ndarray
@@ -82,6 +89,8 @@ class RankedTitles(NamedTuple):
     layout: Layout
     labels: LabelInputs | None = None
     selection: TargetSelection | None = None
+    contexts: ContextValues | None = None
+    names: NamedTitles | None = None
 
     def row_of_id(self) -> np.ndarray:
         """Return the row [V] of the catalogue of each title id from FIRST_TITLE on; -1: it has none."""
@@ -177,22 +186,27 @@ def build(
     }
     labels = PartitionLabels(tables.config, log, events.signals, ranked.labels) if ranked.labels else None
     catalogue, layout = ranked.catalogue, ranked.layout
-    is_ranking, signals = layout.rows == "ranking", None
+    is_ranking, signals, shown = layout.rows == "ranking", None, None
     if layout.history_signals:
         declared = tables.config.signals
         signals = PastSignals(layout.history_signals, declared, events.signals, log, ranked.order)
+    if labels and data.served:
+        shown = ShownTitles.of_partition(tables.config, log, events.signals, labels.inputs.rank_of_row)
     if not is_ranking:
-        examples = next_item.build(log, catalogue, layout, data, labels, ranked.selection)
+        of_tokens = None
+        if layout.token_kinds:
+            kinds, declared = parse_kinds(layout.token_kinds), tables.config.signals
+            of_tokens = TokenEvents(events.signals, declared, ranked.id_of_row(), kinds)
+        of_targets = next_item.BesideTargets(labels if layout.labels else None, shown, of_tokens)
+        examples = next_item.build(log, catalogue, layout, data, of_targets, ranked.selection)
     elif labels and data.examples == "impressions":
         examples = impressions.build(log, catalogue, layout, labels, signals, ranked.selection)
     else:
-        shown = sessions = None
+        sessions = None
         if layout.session:
             title_ids = catalogue.id_of_rank, ranked.id_of_row()
             sessions = SessionEvents(log, events.signals, tables.config.signals, *title_ids, data)
-        if labels and layout.has_served:
-            shown = ShownTitles.of_partition(tables.config, log, events.signals, labels.inputs.rank_of_row)
-        beside = BesidePlays(signals, shown, sessions)
+        beside = BesidePlays(signals, shown, sessions, names=ranked.names)
         examples, universe = ranking.build(log, catalogue, layout, data, labels, beside, ranked.selection)
         titles = truth_queries.ListedTitles(ranked.order, ranked.rank_of_id, layout)
         truth_queries.fill_oracle(examples, log, universe, user_keys, titles, truth, data.targets == "every")
@@ -264,7 +278,7 @@ def layout_of(config: Config, titles: int, *groups: tuple[FeatureSpec, ...]) -> 
         titles: Number of titles with an id.
         *groups: Feature specs of each table.
     """
-    data, features = config.data, [f for f in config.features if f.where != "label"]
+    data, features = config.data, config.stored_features
     interaction_specs = tuple(
         FeatureSpec(f.name, f.kind, f.where, f.width) for f in features if f.where == "interaction"
     )
@@ -273,13 +287,16 @@ def layout_of(config: Config, titles: int, *groups: tuple[FeatureSpec, ...]) -> 
     labels = tuple(label.name for label in config.labels)
     has_gaps = data.capacity > 1 or bool(data.continues)
     if config.rows == "next_item" or data.examples == "impressions":
-        selects = config.rows == "next_item" and bool(data.since)
+        kinds = token_kinds(config)
+        selects = config.rows == "next_item" and (bool(data.since) or bool(kinds))
         layout = Layout(ids, data.max_history, 1, (0, 0, 0, 0), 0, declared, config.rows, labels)
-        return replace(layout, has_gaps=has_gaps, selects_targets=selects)
+        layout = replace(layout, has_gaps=has_gaps, selects_targets=selects)
+        return replace(layout, token_kinds=kinds, shown=data.served)
     pools = (data.hard, data.trending, data.tailing, data.random, *([data.served] if data.served else []))
     kinds = (PLAY, *(signal.name for signal in config.signals)) if data.session else ()
     layout = Layout(ids, data.max_history, data.num_targets, pools, data.negatives, declared, labels=labels)
-    return replace(layout, has_gaps=has_gaps, session=data.session, session_kinds=kinds)
+    layout = replace(layout, has_gaps=has_gaps, session=data.session, session_kinds=kinds)
+    return replace(layout, matching=data.matching)
 
 
 def _training_events(log: Log, tables: PreparationInputs) -> np.ndarray:
@@ -324,8 +341,9 @@ def _log(records: np.ndarray, tables: PreparationInputs, ranked: RankedTitles) -
     numbers = np.zeros((len(log.hash), layout.columns("user", "number")), np.float32)
     categories[known], numbers[known] = users.categories[at[known]], users.numbers[at[known]]
     context = tables.context.encode(records["categories"], records["numbers"])
+    stored = context[0] if ranked.contexts is None else ranked.contexts.stored(context[0])
     return log._replace(
-        context_categories=context[0],
+        context_categories=stored,
         context_numbers=context[1],
         user_categories=categories,
         user_numbers=numbers,

@@ -90,7 +90,7 @@ def _prepare(
 
 
 def _open(config: Config) -> Source:
-    return open_source(config.source, config.features, config.data.path, config.signals)
+    return open_source(config.source, config.stored_features, config.data.path, config.signals)
 
 
 def _check_earlier(config: Config, directory: str | AnyPath, fingerprint: str) -> None:

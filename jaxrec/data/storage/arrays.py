@@ -11,6 +11,8 @@ from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.core.row_format import FeatureSpec, Layout
 
+NO_CODE = -1  # tokens of an id without a code
+
 
 @dataclass(frozen=True)
 class Arrays:
@@ -27,8 +29,9 @@ class Arrays:
         id_of_rank: [<= T] int32 id at each popularity rank.
         title_categories: [V, columns] int32 ids.
         title_numbers: [V, columns] float32, standardised.
-        title_codes: [V, levels + 1] int32 tokens of each title, 0 for padding and unknown; None: the titles
-            have no codes. A dataset has none, a checkpoint has those that its model generates.
+        title_codes: [V, levels + 1] int32 tokens of each title, 0 for padding and unknown, NO_CODE for ids
+            without a code; None: the titles have no codes. A dataset has none, a checkpoint has those that
+            its model generates or reads.
     """
 
     title_key: np.ndarray
@@ -47,7 +50,8 @@ class Arrays:
     def _trie(self) -> TitleTrie | None:
         if self.title_codes is None:
             return None
-        tokens, ids = self.title_codes[FIRST_TITLE:], np.arange(FIRST_TITLE, len(self.title_codes))
+        ids = FIRST_TITLE + np.flatnonzero(self.title_codes[FIRST_TITLE:, 0] != NO_CODE)
+        tokens = self.title_codes[ids]
         return build_trie(tokens, ids, len(self.title_codes), int(tokens.max(initial=0)) + 1)
 
     def stored(self) -> dict[str, np.ndarray]:
@@ -57,6 +61,14 @@ class Arrays:
 
 # Names of the arrays that every dataset and every checkpoint has.
 CATALOGUE_ARRAYS = tuple(name for name in Arrays.__dataclass_fields__ if name != "title_codes")
+
+
+def grown_codes(title_codes: np.ndarray | None, titles: int) -> np.ndarray | None:
+    """Return the codes of a catalogue with more title ids V, those after the old ones without a code."""
+    if title_codes is None:
+        return None
+    new = np.full((titles - len(title_codes), title_codes.shape[1]), NO_CODE, np.int32)
+    return np.concatenate([title_codes, new])
 
 
 def check_lengths(arrays: Arrays, layout: Layout, what: str, advice: str) -> None:

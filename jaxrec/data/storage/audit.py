@@ -187,7 +187,7 @@ class _Checker:
         if self._layout.session:
             self._check_session(split, start, rows)
         target = rows["target"]
-        candidates = [*(f"pool_{name}" for name in POOLS), *(f"list_{name}" for name in LISTS)]
+        candidates = [*(f"pool_{name}" for name in (*POOLS, "matching")), *(f"list_{name}" for name in LISTS)]
         for name in (name for name in candidates if name in _names(rows)):
             titles = rows[name]
             self._ids(titles.reshape(len(rows), -1), name, split, start)
@@ -227,7 +227,7 @@ class _Checker:
         self._no(known.any(axis=1), "list_disabled holds a title that the user played", split, start)
 
     def _check_sequence(self, split: str, start: int, rows: np.ndarray, prefix: str) -> None:
-        """Check the times of a sequence of plays."""
+        """Check the times of a sequence of plays, and the titles that were shown with them."""
         played, time = rows[f"{prefix}title"] > 0, rows[f"{prefix}time"].astype(np.int64)
         back = (np.diff(time, axis=1) < 0) & played[:, :-1]
         self._no(back.any(axis=1), "plays out of order", split, start)
@@ -236,6 +236,11 @@ class _Checker:
             self._no(late.any(axis=1), "history after its target", split, start)
         else:
             self._fraction(rows["completion"], "completion", split, start)
+        if "shown" in _names(rows):
+            shown, title = rows["shown"], rows["title"][..., None]
+            self._ids(shown.reshape(len(rows), -1), "shown", split, start)
+            same = ((shown == title) & (title > 0)).any(axis=(1, 2))
+            self._no(same, "shown holds the title that was played", split, start)
 
     def _ids(self, titles: np.ndarray, name: str, split: str, start: int) -> None:
         wrong = (titles < 0) | (titles >= self._layout.num_titles)

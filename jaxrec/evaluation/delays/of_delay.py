@@ -6,14 +6,14 @@ earlier. The target, the titles left out and the queries are the same for all de
 paired.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import PAD
+from jaxrec.core.ids import DELAYED, PAD
 from jaxrec.data.loading.left_out import Seen, left_out_titles
 from jaxrec.data.storage.dataset import SelectedRows
 from jaxrec.evaluation import metrics
@@ -43,7 +43,8 @@ def check_delays(hours: Sequence[float], rows: np.dtype) -> None:
 def delayed(rows: np.ndarray, hours: float) -> np.ndarray:
     """Return a copy of query rows as they were `hours` before the request.
 
-    Plays after that time are cut, and the plays before move to the right.
+    Plays after that time are cut, and the plays before move to the right. Of tokens, the first one with an
+    event after that time and all later ones are cut, so that no outcome after it is left.
 
     Args:
         rows: [Q] rows of sequences, of `Layout.query_dtype`.
@@ -52,11 +53,15 @@ def delayed(rows: np.ndarray, hours: float) -> np.ndarray:
     out, until = rows.copy(), rows["target_time"].astype(np.int64) - round(hours * _HOUR)
     title = rows[f"{_PREFIX}title"]
     is_cut = (title != PAD) & (rows[f"{_PREFIX}time"] > until[:, None])
+    if f"{_PREFIX}end" in (rows.dtype.names or ()):
+        is_cut |= (title != PAD) & (rows[f"{_PREFIX}end"] > until[:, None])
+        is_cut = np.maximum.accumulate(is_cut, axis=1)
     index = np.arange(title.shape[1]) - is_cut.sum(1)[:, None]  # plays are in the order of time
     for name in rows.dtype.names or ():
         if name.startswith(_PREFIX):
-            moved = np.take_along_axis(rows[name], np.maximum(index, 0), axis=1)
-            out[name] = np.where(index >= 0, moved, 0)
+            at = index.reshape(*index.shape, *[1] * (rows[name].ndim - 2))
+            moved = np.take_along_axis(rows[name], np.maximum(at, 0), axis=1)
+            out[name] = np.where(at >= 0, moved, 0)
     out["target_time"] = np.maximum(until, 0)
     return out
 
@@ -104,7 +109,7 @@ def evaluate_delays(
     Returns:
         JSON values: "metrics" delay -> metric -> [mean, half of the 95% interval over users], "differences"
         the same of each other delay less the first, "queries", "users" and "left_out"; and the columns
-        "delay/<hours>" -> ranks [Q] uint32, 0 for a query that does not count.
+        "delay/<hours>" -> ranks [Q] uint32, 0 for a query that does not count, and of `value_columns`.
     """
     ranks, is_counted = delayed_ranks(queries, hours, split, seen)
     means = GroupedMeans(queries.rows["user"], np.where(is_counted, 0, -1), 1)
@@ -126,4 +131,27 @@ def evaluate_delays(
         "left_out": int((~is_counted).sum()),
     }
     columns = {f"{COLUMN}{h:g}": np.where(is_counted, rank, 0).astype(np.uint32) for h, rank in ranks.items()}
-    return result, columns
+    return result, columns | value_columns(values, first, is_counted)
+
+
+def value_columns(
+    values: Mapping[float, Mapping[str, np.ndarray]], first: float, is_counted: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the metrics [Q] of each delay, "delay_48/ndcg@10", and of its difference, "delay_48-0/ndcg@10".
+
+    A difference is that of a delay less the first one. The values of two models are compared query by query,
+    and their differences too: a difference in differences. NaN is a query that does not count.
+
+    Args:
+        values: Delay -> metric -> values [Q].
+        first: First delay.
+        is_counted: [Q] bool.
+    """
+    columns = {}
+    for h, of_metrics in values.items():
+        for metric, value in of_metrics.items():
+            columns[f"{DELAYED}{h:g}/{metric}"] = np.where(is_counted, value, np.nan)
+            if h != first:
+                lost = value - values[first][metric]
+                columns[f"{DELAYED}{h:g}-{first:g}/{metric}"] = np.where(is_counted, lost, np.nan)
+    return columns

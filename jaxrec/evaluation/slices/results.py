@@ -12,6 +12,7 @@ from jaxrec.data.storage.dataset import Dataset
 from jaxrec.evaluation import baselines, metrics
 from jaxrec.evaluation.evaluator import EvaluationOptions, evaluate
 from jaxrec.evaluation.labels.bootstrap import counts_of_users
+from jaxrec.evaluation.references.orders import catalogue_orders, means_by_slice
 from jaxrec.evaluation.results import EvaluationResult, model_ranks
 from jaxrec.evaluation.slices.causes import causes, new_targets
 from jaxrec.evaluation.slices.slicing import Slicing, slice_queries
@@ -50,12 +51,14 @@ def with_slices(
         other = query_values(evaluate(against, options, data=dataset.directory))
     shown = loaded.config.sampling.history_keeps_abandoned
     truth = oracle_values(rows, evaluation.lists, shown)
-    is_new = _new_targets(evaluation, dataset, loaded)
+    is_new, orders = _new_targets(evaluation, dataset, loaded), catalogue_orders(evaluation, dataset, loaded)
     parts = {}
     for slicing in slicings:
         parts[slicing.name] = _of_slicing(slicing, rows["user"], values, other, truth) | {
             "why": causes(slicing, rows, loaded.arrays, is_new, evaluation.scores, shown)
         }
+        if orders:
+            parts[slicing.name]["orders"] = means_by_slice(slicing.group, len(slicing.names), orders)
     _flag(parts)
     result = {"against": str(against) if against is not None else None, "by": parts}
     return evaluation._replace(result=evaluation.result | {SLICES: result})

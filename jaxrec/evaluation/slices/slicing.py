@@ -68,7 +68,7 @@ def sliceable(layout: Layout, dtype: np.dtype) -> list[FeatureSpec]:
         f
         for where in ("user", "context")
         for f in layout.of(where)
-        if f.kind not in ("categories", "text")
+        if f.kind not in ("categories", "text", "title")
         and f"{where}_{'numbers' if f.kind == 'number' else 'categories'}" in stored
     ]
 

@@ -2,9 +2,9 @@
 
 A node sends to one device after another, at its rate. It sends again to devices that did not acknowledge,
 until all did: at least once. A newer message of the event takes the place of an older one. Devices whose
-sockets dropped reconnect by backoff, and the gateway replays the compacted log to them. A router that is down
-keeps the producer's messages until it is up, and then sends its whole log. Times, losses and order of the
-wire are simulated; no bytes are sent.
+sockets dropped reconnect by backoff, and the gateway replays the compacted log to them; a gateway that is
+down refuses them. A router that is down keeps the producer's messages until it is up, and then sends its
+whole log. Times, losses and order of the wire are simulated; no bytes are sent.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import numpy as np
 from jaxrec.live_events import equations as eq
 from jaxrec.live_events.fleet.draws import Drawn, draw
 from jaxrec.live_events.fleet.prefetching import regions_of
-from jaxrec.live_events.fleet.requests import Calendar, ServiceLog, run_service
+from jaxrec.live_events.fleet.requests import Calendar, ServiceLog, backoff, run_service
 from jaxrec.live_events.fleet.timeline import EventTimeline
 from jaxrec.live_events.scenario import LiveConfig
 
@@ -157,7 +157,11 @@ def _disconnections(
     attempts = np.zeros(len(dropped), np.int64)
     # Devices spread their first attempt over the window that the gateways bear.
     first = eq.reconnection_seconds(config) * draw(config.seed, Drawn.RECONNECTION, devices[dropped])
-    calendar.push(at + first, dropped, attempts)
+    times, up = at + first, at + config.faults.gateway_down_s
+    while len(early := np.flatnonzero(times < up)):  # refused at once
+        times[early] += backoff(config.retries, config.seed, dropped[early], attempts[early])
+        attempts[early] += 1
+    calendar.push(times, dropped, attempts)
 
     def connect(times: np.ndarray, who: np.ndarray) -> None:
         down[1, who] = times

@@ -32,6 +32,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "duplicates": {"duplicates": 0.1},
     "reordering to 30 s": {"reorder_s": 30.0},
     "a region drops": {"drop": "*"},
+    "its gateways refuse for 10 s": {"drop": "*", "gateway_down_s": 10.0},
     "router down 10 s": {"router_down_s": 10.0},
     "repeated seq": {"repeated_seq": True},
     "start 20 min late": {"late_s": 1_200.0},

@@ -8,9 +8,9 @@ import numpy as np
 from jaxrec.core.errors import InputError
 from jaxrec.core.row_format import Layout
 from jaxrec.evaluation.slices.slicing import TIMES, slice_queries, sliceable
+from jaxrec.live_events.scenario import MOST_SEGMENTS
 
 FEATURE, KMEANS, ONE, USER = "feature", "kmeans", "one", "user"
-MOST_CLUSTERS = 65_536
 _ALLOWED = f"{FEATURE}:NAME,NAME, {KMEANS}:K, {ONE} or {USER}"
 OTHER = "other"  # users whose value is unknown
 
@@ -45,10 +45,10 @@ def parse_rule(text: str) -> Rule:
     names = tuple(rest.split(","))
     if kind == FEATURE and all(names):
         return Rule(FEATURE, names)
-    if kind == KMEANS and rest.isdecimal() and 1 <= int(rest) <= MOST_CLUSTERS:
+    if kind == KMEANS and rest.isdecimal() and len(rest) < 10 and 1 <= int(rest) <= MOST_SEGMENTS:
         return Rule(KMEANS, clusters=int(rest))
-    end = f", K from 1 to {MOST_CLUSTERS}" if kind == KMEANS else ""
-    raise InputError(f"--segments={text}; allowed: {_ALLOWED}{end}")
+    end = f", K from 1 to {MOST_SEGMENTS}" if kind == KMEANS else ""
+    raise InputError(f"--segments={text:.100}; allowed: {_ALLOWED}{end}")
 
 
 def by_features(

@@ -46,8 +46,9 @@ def as_queries(rows: np.ndarray, layout: Layout) -> np.ndarray:
     queries = np.zeros(len(rows), layout.query_dtype())
     if layout.rows == "next_item":
         queries["user"] = rows["user"]
-        queries["history_title"] = rows["title"][:, -layout.max_history :]
-        queries["history_time"] = rows["time"][:, -layout.max_history :]
+        prefix = "history_"
+        for name in (n for n in queries.dtype.names or () if n.startswith(prefix)):
+            queries[name] = rows[name.removeprefix(prefix)][:, -layout.max_history :]
         queries["target_time"] = rows["time"][:, -1]
         return queries
     targets = ("target", "target_completion")

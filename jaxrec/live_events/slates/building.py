@@ -171,14 +171,20 @@ def _eligible(
 
 
 def _held_out(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Return the keys [Q] and the last queries [Q] of all held-out users."""
+    """Return the keys [Q] and the last queries [Q] of all held-out users, each once.
+
+    Of a user of both splits, as with data.split="last", the query of the later split counts.
+    """
     keys, queries = [], []
     for split in SPLITS[1:]:
         rows = dataset.rows(split).all()
         last = np.append(rows["user"][1:] != rows["user"][:-1], True) if len(rows) else np.empty(0, bool)
         keys.append(dataset.user_keys(split)[rows["user"][last]])
         queries.append(rows[last])
-    return np.concatenate(keys), np.concatenate(queries)
+    every = np.concatenate(keys)
+    _, from_the_end = np.unique(every[::-1], return_index=True)
+    kept = np.sort(len(every) - 1 - from_the_end)
+    return every[kept], np.concatenate(queries)[kept]
 
 
 def _rank_for_segments(

@@ -13,6 +13,7 @@
 `regions` are all regions. The stages may be left out: all five then have their defaults.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -114,8 +115,11 @@ def read_events(path: str, titles: int) -> tuple[Event, ...]:
     """
     try:
         tree = parse_json(Path(path).read_bytes())
+        # Payloads are JSON for every device: NaN in metadata and halves of characters are refused.
+        json.dumps(tree, allow_nan=False, ensure_ascii=False).encode()
     except (OSError, ValueError) as error:
-        raise InputError(f"--events={path}: {getattr(error, 'strerror', None) or error}") from None
+        reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or error
+        raise InputError(f"--events={path}: {reason}; allowed: a file of JSON") from None
     _keys(tree, path, ("events",))
     if not isinstance(tree["events"], list) or not tree["events"]:
         raise InputError(f"{path}: events={tree['events']!r:.60}; allowed: a list of at least one event")

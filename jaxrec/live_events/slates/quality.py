@@ -27,7 +27,7 @@ from jaxrec.runtime.mesh import replicate
 from jaxrec.tasks.loading import LoadedCheckpoint, load_checkpoint, open_dataset
 
 SEGMENTS = "segments"  # key of the result
-KAPPAS = (1, 4, 16, 64, 256, 1024)
+KAPPAS = (1, 4, 16, 64, 256, 1024, 4096)
 SHARE_OF = 64  # segments whose share of the way to user slates is printed
 NO_RANK = np.int64(2**31)
 _SHOWN = metrics.SHOWN

@@ -8,12 +8,11 @@ from typing import Any, NamedTuple, Protocol
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrec.config.schema import Expert
-from jaxrec.models.layers.attention import KeysValues
-from jaxrec.models.layers.dense import (
-    Parameters,
-)
+from jaxrec.models.layers.attention import EarlierKeys, KeysValues
+from jaxrec.models.layers.dense import Parameters, embedding_lookup
 from jaxrec.models.layers.rng import fold_in
 
 
@@ -43,6 +42,19 @@ def causal_mask(example_RxL: jax.Array) -> jax.Array:
     """
     same_RxLxL = example_RxL[:, :, None] == example_RxL[:, None, :]
     return same_RxLxL & jnp.tri(example_RxL.shape[1], dtype=bool)
+
+
+def take_positions(titles: PackedTitles, index_RxL: jax.Array) -> PackedTitles:
+    """Gather titles by flat indices into the rows; padding if out of range."""
+    x_NxD, example_N = titles.x_RxLxD.reshape(-1, titles.x_RxLxD.shape[-1]), titles.example_RxL.reshape(-1)
+    x = embedding_lookup(x_NxD, index_RxL, mode="fill", fill=0)
+    # The example index of padding is larger than that of any example, so padding belongs to no example.
+    example = example_N.at[index_RxL].get(mode="fill", fill_value=np.iinfo(np.int32).max)
+    age = jnp.take(titles.age_RxL.reshape(-1), index_RxL, mode="fill", fill_value=0)
+    key = titles.key_RxLx2
+    if key is not None:
+        key = jnp.take(key.reshape(-1, 2), index_RxL, axis=0, mode="clip")
+    return PackedTitles(x, example, age, key)
 
 
 def append_candidates(titles: PackedTitles, x_BxCxD: jax.Array, key_BxCx2: jax.Array | None) -> PackedTitles:
@@ -144,6 +156,20 @@ class SequencePositions(NamedTuple):
         return jnp.where(self.present_BxL, jnp.arange(rows)[:, None], rows)
 
 
+class EncodedPositions(NamedTuple):
+    """Outputs of positions, with what later positions read of them.
+
+    Attributes:
+        h_BxLxD: Outputs.
+        layers: Keys and values [B, L, H, d] of each layer.
+        means: Summaries [B, n, H, d] of the chunks, of each layer; empty with dense attention.
+    """
+
+    h_BxLxD: jax.Array
+    layers: tuple[KeysValues, ...]
+    means: tuple[KeysValues, ...] = ()
+
+
 class PositionEncoder(Protocol):
     """Causal encoder of whole sequences, with an output for every position.
 
@@ -154,6 +180,15 @@ class PositionEncoder(Protocol):
     def __call__(
         self, dtype: str, fields: Expert, attention: str, path: tuple[str, ...], positions: SequencePositions
     ) -> jax.Array: ...
+
+
+class CachedEncoder(Protocol):
+    """Position encoder whose keys and values are cached: `models.sequences.position_cache`."""
+
+    def __call__(
+        self, dtype: str, fields: Expert, attention: str, positions: SequencePositions,
+        earlier: EarlierKeys | None = None,
+    ) -> EncodedPositions: ...  # fmt: skip
 
 
 class SequenceEncoder(Parameters):

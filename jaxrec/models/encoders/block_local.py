@@ -13,6 +13,7 @@ model (TechBlog 2025).
 Axis letters: B sequences of L positions, n chunks of w positions each, R = B n rows, M = n + 2w keys.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxrec.models.encoders.base import SequencePositions
+from jaxrec.models.encoders.base import EncodedPositions, SequencePositions
 from jaxrec.models.layers.attention import Before, KeysValues, scores
 from jaxrec.models.layers.dense import Parameters, at_least_float32
 from jaxrec.models.layers.history_encoder import elapsed_bucket
@@ -126,7 +127,6 @@ class ChunkSummary(Parameters):
 
     rows: int
 
-    @nn.compact
     def __call__(self, present_Rxw: jax.Array, k_RxwxHxd: jax.Array, v_RxwxHxd: jax.Array) -> KeysValues:
         """Return keys and values [R, n + w, H, d].
 
@@ -135,6 +135,16 @@ class ChunkSummary(Parameters):
             k_RxwxHxd: Keys of the chunks.
             v_RxwxHxd: Values of the chunks.
         """
+        means = self.means(present_Rxw, k_RxwxHxd, v_RxwxHxd)
+        k, v = (
+            jnp.concatenate([of_all_chunks(mean, self.rows), before_chunks(x, self.rows)], axis=1)
+            for mean, x in zip(means, (k_RxwxHxd, v_RxwxHxd), strict=True)
+        )
+        return k, v
+
+    @nn.compact
+    def means(self, present_Rxw: jax.Array, k_RxwxHxd: jax.Array, v_RxwxHxd: jax.Array) -> KeysValues:
+        """Return the mean keys and values [R, H, d] of chunks; the arguments are those of a call."""
         chex.assert_equal_shape([k_RxwxHxd, v_RxwxHxd], custom_message="k_RxwxHxd, v_RxwxHxd")
         heads, d = k_RxwxHxd.shape[2:]
         query = self.weight("query", nn.initializers.zeros, heads, d) * d**-0.5
@@ -143,32 +153,54 @@ class ChunkSummary(Parameters):
         s_RxHx1xw = jnp.where(present_Rxw[:, None, None], s_RxHx1xw, -1e9)
         p_RxwxH = jax.nn.softmax(s_RxHx1xw, axis=-1)[:, :, 0].transpose(0, 2, 1)
         p_RxwxH = jnp.where(present_Rxw[..., None], p_RxwxH, 0.0)
-        means = []
-        for x in (k_RxwxHxd, v_RxwxHxd):
-            wide = at_least_float32(x.dtype)
-            mean_RxHxd = jnp.einsum("rwh,rwhd->rhd", p_RxwxH.astype(x.dtype), x, preferred_element_type=wide)
-            means.append(of_all_chunks(mean_RxHxd.astype(x.dtype), self.rows))
         k, v = (
-            jnp.concatenate([mean, before_chunks(x, self.rows)], axis=1)
-            for mean, x in zip(means, (k_RxwxHxd, v_RxwxHxd), strict=True)
+            jnp.einsum(
+                "rwh,rwhd->rhd", p_RxwxH.astype(x.dtype), x, preferred_element_type=at_least_float32(x.dtype)
+            ).astype(x.dtype)
+            for x in (k_RxwxHxd, v_RxwxHxd)
         )
         return k, v
 
 
-def keys_of_other_chunks(
-    dtype: str, layers: int, positions: SequencePositions, chunks: Chunks
-) -> tuple[Before, ...]:
-    """Return a function for each layer from keys and values of chunks to those of the chunks before.
-
-    The calling module owns the parameters of the summaries.
+def chunk_summaries(dtype: str, layers: int, rows: int) -> tuple[ChunkSummary, ...]:
+    """Return the summaries of each layer; the calling module owns their parameters.
 
     Args:
         dtype: Compute dtype.
         layers: Number of layers.
-        positions: Whole sequences.
+        rows: Number of sequences.
+    """
+    return tuple(ChunkSummary(dtype, rows, name=f"summary_{i}") for i in range(layers))
+
+
+def keys_of_other_chunks(summaries: Sequence[ChunkSummary], chunks: Chunks) -> tuple[Before, ...]:
+    """Return a function for each layer from keys and values of chunks to those of the chunks before.
+
+    Args:
+        summaries: From `chunk_summaries`.
         chunks: From `chunks_of`.
     """
-    rows = len(positions.present_BxL)
-    return tuple(
-        partial(ChunkSummary(dtype, rows, name=f"summary_{i}"), chunks.present_Rxw) for i in range(layers)
-    )
+    return tuple(partial(summary, chunks.present_Rxw) for summary in summaries)
+
+
+def encoded_chunks(
+    h_RxwxD: jax.Array, layers: Sequence[KeysValues], summaries: Sequence[ChunkSummary], chunks: Chunks,
+    length: int,
+) -> EncodedPositions:  # fmt: skip
+    """Return the newest `length` positions of chunks, with their keys and the means of all chunks.
+
+    Args:
+        h_RxwxD: Outputs.
+        layers: Keys and values [R, w, H, d] of each layer.
+        summaries: From `chunk_summaries`.
+        chunks: From `chunks_of`.
+        length: Number of positions L.
+    """
+    rows = summaries[0].rows
+    means, keys = list[KeysValues](), list[KeysValues]()
+    for summary, (k, v) in zip(summaries, layers, strict=True):
+        k_mean, v_mean = (x.reshape(rows, -1, *x.shape[1:]) for x in summary.means(chunks.present_Rxw, k, v))
+        means.append((k_mean, v_mean))
+        k, v = (x.reshape(rows, -1, *x.shape[2:])[:, -length:] for x in (k, v))
+        keys.append((k, v))
+    return EncodedPositions(from_chunks(h_RxwxD, rows, length), tuple(keys), tuple(means))

@@ -87,6 +87,7 @@ class FuxiBlock(HstuBlock):
 
 
 encode_positions = partial(hstu.encode_positions, kind=FuxiBlock)
+encode_with_keys = partial(hstu.encode_with_keys, kind=FuxiBlock)
 
 
 class Fuxi(hstu.Hstu):

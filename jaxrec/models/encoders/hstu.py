@@ -21,6 +21,7 @@ from flax import linen as nn
 from jaxrec.config.schema import Expert
 from jaxrec.models.encoders import block_local
 from jaxrec.models.encoders.base import (
+    EncodedPositions,
     KVCache,
     PackedTitles,
     SequenceEncoder,
@@ -29,9 +30,9 @@ from jaxrec.models.encoders.base import (
     causal_mask,
     is_present,
 )
-from jaxrec.models.layers.attention import Before, KeysValues, append_keys_values, scores
+from jaxrec.models.layers.attention import Before, EarlierKeys, KeysValues, append_keys_values, scores
 from jaxrec.models.layers.dense import Dense, Parameters, broadcast, embedding_lookup, uniform_init
-from jaxrec.models.layers.history_encoder import TIME_GAP_BUCKETS, time_gap_bucket
+from jaxrec.models.layers.history_encoder import TIME_GAP_BUCKETS, elapsed_bucket, time_gap_bucket
 from jaxrec.models.layers.normalization import LayerNorm
 from jaxrec.models.layers.pooling import LastPosition
 from jaxrec.models.layers.rng import dropout, dropout_mask, layer_id
@@ -199,6 +200,42 @@ def through(
     return modules[1](h_RxLxD), tuple(block_keys_values)
 
 
+def encode_with_keys(
+    dtype: str,
+    fields: Expert,
+    attention: str,
+    positions: SequencePositions,
+    earlier: EarlierKeys | None = None,
+    kind: type[HstuBlock] = HstuBlock,
+) -> EncodedPositions:
+    """Encode every position of whole sequences, or one position more; see `encoders.base.CachedEncoder`.
+
+    Args:
+        dtype: Compute dtype.
+        fields: Config of the encoder.
+        attention: Not used.
+        positions: B sequences of L positions; of one position with `earlier`.
+        earlier: Keys and values of earlier positions; None: there are none.
+        kind: Class of the blocks.
+    """
+    modules, key = layers(dtype, fields, kind), positions.key_BxLx2
+    if earlier is not None:
+        gaps_Bx1xM1 = elapsed_bucket(positions.until_BxL, earlier.time_BxM1)
+        visible = VisiblePositions(earlier.seen_Bx1xM1, gaps_Bx1xM1, earlier.apart_1xM1)
+        return EncodedPositions(*through(modules, positions.x_BxLxD, visible, key, earlier.layers))
+    if block_local.has_chunks(positions):
+        chunks = block_local.chunks_of(positions)
+        (B, L), R = positions.present_BxL.shape, len(chunks.x_RxwxD)
+        distances = block_local.chunk_distances(positions.span, R // B)
+        seen = VisiblePositions(chunks.seen_RxwxM, block_local.chunk_gaps(positions), distances)
+        summaries = block_local.chunk_summaries(dtype, fields.num_layers, B)
+        others = block_local.keys_of_other_chunks(summaries, chunks)
+        h_RxwxD, keys = through(modules, chunks.x_RxwxD, seen, chunks.key_Rxwx2, others)
+        return block_local.encoded_chunks(h_RxwxD, keys, summaries, chunks, L)
+    visible = visible_positions(causal_mask(positions.example_BxL), positions.time_gaps_BxLxL)
+    return EncodedPositions(*through(modules, positions.x_BxLxD, visible, key))
+
+
 def encode_positions(
     dtype: str,
     fields: Expert,
@@ -207,30 +244,11 @@ def encode_positions(
     positions: SequencePositions,
     kind: type[HstuBlock] = HstuBlock,
 ) -> jax.Array:
-    """Encode every position of whole sequences; see `encoders.base.PositionEncoder`.
+    """Encode every position of whole sequences, [B, L, D]; see `encoders.base.PositionEncoder`.
 
-    Args:
-        dtype: Compute dtype.
-        fields: Config of the encoder.
-        attention: Not used.
-        path: Not used.
-        positions: B sequences of L positions.
-        kind: Class of the blocks.
-
-    Returns:
-        Outputs [B, L, D].
+    `path` is not used; the other arguments are those of `encode_with_keys`.
     """
-    if block_local.has_chunks(positions):
-        chunks = block_local.chunks_of(positions)
-        (B, L), R = positions.present_BxL.shape, len(chunks.x_RxwxD)
-        distances = block_local.chunk_distances(positions.span, R // B)
-        seen = VisiblePositions(chunks.seen_RxwxM, block_local.chunk_gaps(positions), distances)
-        others = block_local.keys_of_other_chunks(dtype, fields.num_layers, positions, chunks)
-        modules = layers(dtype, fields, kind)
-        h_RxwxD, _ = through(modules, chunks.x_RxwxD, seen, chunks.key_Rxwx2, others)
-        return block_local.from_chunks(h_RxwxD, B, L)
-    visible = visible_positions(causal_mask(positions.example_BxL), positions.time_gaps_BxLxL)
-    return through(layers(dtype, fields, kind), positions.x_BxLxD, visible, positions.key_BxLx2)[0]
+    return encode_with_keys(dtype, fields, attention, positions, kind=kind).h_BxLxD
 
 
 class Hstu(SequenceEncoder):

@@ -52,6 +52,7 @@ class LigrBlock(TransformerBlock):
 
 
 encode_positions = partial(sasrec.encode_positions, kind=LigrBlock)
+encode_with_keys = partial(sasrec.encode_with_keys, kind=LigrBlock)
 
 
 class Ligr(sasrec.SasRec):

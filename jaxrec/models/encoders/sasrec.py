@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxrec.config.schema import Expert
 from jaxrec.models.encoders import block_local
 from jaxrec.models.encoders.base import (
+    EncodedPositions,
     KVCache,
     PackedTitles,
     SequenceEncoder,
@@ -21,6 +22,7 @@ from jaxrec.models.encoders.base import (
     is_present,
 )
 from jaxrec.models.encoders.transformer import TransformerBlock, TransformerStack
+from jaxrec.models.layers.attention import EarlierKeys
 from jaxrec.models.layers.pooling import LastPosition
 
 
@@ -40,6 +42,39 @@ def causal_stack(
     )
 
 
+def encode_with_keys(
+    dtype: str,
+    fields: Expert,
+    attention: str,
+    positions: SequencePositions,
+    earlier: EarlierKeys | None = None,
+    kind: Callable[..., Any] = TransformerBlock,
+) -> EncodedPositions:
+    """Encode every position of whole sequences, or one position more; see `encoders.base.CachedEncoder`.
+
+    Args:
+        dtype: Compute dtype.
+        fields: Config of the encoder.
+        attention: "auto" or one of `attention.FORMS`.
+        positions: B sequences of L positions; of one position with `earlier`.
+        earlier: Keys and values of earlier positions; None: there are none.
+        kind: Class of the blocks, as in `TransformerStack`.
+    """
+    stack = causal_stack(dtype, fields, attention, kind)
+    if earlier is not None:
+        return EncodedPositions(
+            *stack.with_keys(positions.x_BxLxD, earlier.seen_Bx1xM1, positions.key_BxLx2, earlier.layers)
+        )
+    if block_local.has_chunks(positions):
+        (B, L), chunks = positions.present_BxL.shape, block_local.chunks_of(positions)
+        summaries = block_local.chunk_summaries(dtype, fields.num_layers, B)
+        others = block_local.keys_of_other_chunks(summaries, chunks)
+        h_RxwxD, layers = stack.with_keys(chunks.x_RxwxD, chunks.seen_RxwxM, chunks.key_Rxwx2, others)
+        return block_local.encoded_chunks(h_RxwxD, layers, summaries, chunks, L)
+    mask = causal_mask(positions.example_BxL)
+    return EncodedPositions(*stack.with_keys(positions.x_BxLxD, mask, positions.key_BxLx2))
+
+
 def encode_positions(
     dtype: str,
     fields: Expert,
@@ -48,26 +83,11 @@ def encode_positions(
     positions: SequencePositions,
     kind: Callable[..., Any] = TransformerBlock,
 ) -> jax.Array:
-    """Encode every position of whole sequences; see `encoders.base.PositionEncoder`.
+    """Encode every position of whole sequences, [B, L, D]; see `encoders.base.PositionEncoder`.
 
-    Args:
-        dtype: Compute dtype.
-        fields: Config of the encoder.
-        attention: "auto" or one of `attention.FORMS`.
-        path: Not used.
-        positions: B sequences of L positions.
-        kind: Class of the blocks, as in `TransformerStack`.
-
-    Returns:
-        Outputs [B, L, D].
+    `path` is not used; the other arguments are those of `encode_with_keys`.
     """
-    stack = causal_stack(dtype, fields, attention, kind)
-    if block_local.has_chunks(positions):
-        chunks = block_local.chunks_of(positions)
-        others = block_local.keys_of_other_chunks(dtype, fields.num_layers, positions, chunks)
-        h_RxwxD, _ = stack.with_keys(chunks.x_RxwxD, chunks.seen_RxwxM, chunks.key_Rxwx2, others)
-        return block_local.from_chunks(h_RxwxD, *positions.present_BxL.shape)
-    return stack(positions.x_BxLxD, causal_mask(positions.example_BxL), positions.key_BxLx2)
+    return encode_with_keys(dtype, fields, attention, positions, kind=kind).h_BxLxD
 
 
 class SasRec(SequenceEncoder):

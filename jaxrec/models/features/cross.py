@@ -5,6 +5,10 @@ title vector and the product features. A layer is x_{l+1} = x_0 * (W_l x_l + b_l
 The output is x(u, t) + c + K_2 relu(K_1 c + a) with c = P x_L + p. The heads read it in place of x(u, t): the
 network is shared, so that its cost does not grow with the number of heads.
 
+A rank r below D replaces W_l by V_l U_l with V_l [D, r] and U_l [r, D] (Section 3.3 of the paper): 2 r D
+products of a pair in place of D^2. The exact product of the second layer does not split into parts of u and
+of t, since x_1 holds products of both.
+
 The first layer W_0 x_0 is a sum as in `models.heads`: the part of u is computed once per user, and that of t
 once per title or per candidate, whichever is fewer rows.
 
@@ -33,6 +37,7 @@ class CrossNetwork(Parameters):
         product: Width X of the product features, which is H; 0 without.
         layers: Number of cross layers, at least 1.
         out: Width H of the output.
+        rank: Rank of the matrices of the layers; 0: full.
     """
 
     user: int
@@ -40,11 +45,16 @@ class CrossNetwork(Parameters):
     product: int
     layers: int
     out: int
+    rank: int = 0
 
     def setup(self):
         """Create the parameters."""
         D, zeros = self.user + self.title + self.product, nn.initializers.zeros
-        kernels = [self.weight(f"kernel_{i}", kernel_init, D, D) for i in range(self.layers)]
+        if self.rank:
+            kernels = [self.weight(f"down_{i}", kernel_init, D, self.rank) for i in range(self.layers)]
+            self.ups = [self.weight(f"up_{i}", kernel_init, self.rank, D) for i in range(self.layers)]
+        else:
+            kernels = [self.weight(f"kernel_{i}", kernel_init, D, D) for i in range(self.layers)]
         biases = [self.weight(f"bias_{i}", zeros, D) for i in range(self.layers)]
         self.of_user, of_title, self.of_product = jnp.split(kernels[0], [self.user, self.user + self.title])
         # A cached projection replaces the title's vector, so the projection holds the vector too.
@@ -69,17 +79,23 @@ class CrossNetwork(Parameters):
         projected = titles.through(CROSS_KERNEL, self.of_title)
         t_BxCxF, first_BxCxD = projected[..., : self.title], projected[..., self.title :]
         of_user = u @ self.of_user
-        of_user = per_candidate(of_user + broadcast(self.first_bias, of_user.shape))
+        if not self.rank:
+            of_user = of_user + broadcast(self.first_bias, of_user.shape)
+        of_user = per_candidate(of_user)
         pairs = jnp.broadcast_shapes(of_user.shape[:-1], t_BxCxF.shape[:-1])
         wide = [broadcast(per_candidate(u), (*pairs, self.user)), broadcast(t_BxCxF, (*pairs, self.title))]
         linear = broadcast(of_user, (*pairs, of_user.shape[-1])) + first_BxCxD
         if x is not None:
             wide.append(x)
             linear = linear + x @ self.of_product
+        if self.rank:
+            linear = linear @ self.ups[0]
+            linear = linear + broadcast(self.first_bias, linear.shape)
         x0_BxCxD = jnp.concatenate(wide, axis=-1)
         xl_BxCxD = x0_BxCxD * linear + x0_BxCxD
-        for kernel, bias in self.later:
+        for i, (kernel, bias) in enumerate(self.later, start=1):
             linear = xl_BxCxD @ kernel
+            linear = linear @ self.ups[i] if self.rank else linear
             xl_BxCxD = x0_BxCxD * (linear + broadcast(bias, linear.shape)) + xl_BxCxD
         c_BxCxH = xl_BxCxD @ self.out_kernel
         c_BxCxH = c_BxCxH + broadcast(self.out_bias, c_BxCxH.shape)

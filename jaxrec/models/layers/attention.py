@@ -27,6 +27,22 @@ KeysValues = tuple[jax.Array, jax.Array]  # k and v of a layer, [R, M, H, d] eac
 Before = KeysValues | Callable[[jax.Array, jax.Array], KeysValues]
 
 
+class EarlierKeys(NamedTuple):
+    """Keys of earlier columns, as one position reads them; M of them, then its own.
+
+    Attributes:
+        layers: Keys and values [B, M, H, d] of each block.
+        seen_Bx1xM1: Bool, True where attention is allowed; the last one is the position's own key.
+        time_BxM1: uint32 seconds since 1970 of the keys and of the position.
+        apart_1xM1: int32 distances in columns to the keys.
+    """
+
+    layers: tuple[KeysValues, ...]
+    seen_Bx1xM1: jax.Array
+    time_BxM1: jax.Array
+    apart_1xM1: jax.Array
+
+
 def append_keys_values(cache: Before | None, k_RxLxHxd: jax.Array, v_RxLxHxd: jax.Array) -> KeysValues:
     """Append keys and values of L positions to N earlier ones: [R, N + L, H, d]."""
     chex.assert_equal_shape([k_RxLxHxd, v_RxLxHxd], custom_message="k_RxLxHxd, v_RxLxHxd")

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrec.core.row_format import FeatureSpec
+from jaxrec.models.features.codes import CodeEmbedding
 from jaxrec.models.layers.dense import (
     Dense,
     Parameters,
@@ -58,7 +59,8 @@ class CategoryEmbedding(Parameters):
 class FeatureEncoder(Parameters):
     """Concatenated vectors of features, in the order of `features`.
 
-    Features not in `feature_names` are skipped. Without selected features the result is [..., 0].
+    Features not in `feature_names`, and those of kind "title", are skipped. Without selected features the
+    result is [..., 0].
 
     Attributes:
         feature_names: Names of the selected features; empty: all.
@@ -95,7 +97,10 @@ class FeatureEncoder(Parameters):
                 if f in selected and f.kind == "text":
                     assert self.text is not None
                     vectors.append(self.text(ids))
-                elif f in selected:
+                elif f in selected and f.kind == "codes":
+                    embed = CodeEmbedding(self.dtype, f.size, f.width, self.init_std, name=f.name)
+                    vectors.append(embed(ids))
+                elif f in selected and f.kind != "title":  # of `models.features.source_title`
                     vectors.append(
                         CategoryEmbedding(self.dtype, f.size, f.width, self.init_std, name=f.name)(ids)
                     )

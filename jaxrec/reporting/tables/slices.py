@@ -34,6 +34,8 @@ def slice_lines(slices: Mapping[str, Any]) -> list[str]:
     for name, part in slices["by"].items():
         for column in shown_columns(slices):
             lines += ["", *_table(name, part, column, slices["against"])]
+        if part.get("orders"):
+            lines += ["", *_orders(name, part)]
         lines += ["", *_why(name, part)]
     return lines[1:]
 
@@ -59,6 +61,16 @@ def _table(name: str, part: Mapping[str, Any], column: str, against: str | None)
         yield line + f"{_cell(smallest['visible'][i]):>9}"
     if against:
         yield f"regret: {against} minus this run; worse, better: at a false discovery rate of 5%"
+
+
+def _orders(name: str, part: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the table of all orders of the catalogue, one line for each slice and order."""
+    columns = next(iter(part["orders"].values()))
+    yield f"{f'{CATALOGUE} by {name}':<{_MOST_NAME}}{'order':<20}" + "".join(f"{x:>10}" for x in columns)
+    for i, label in enumerate(part["slices"]):
+        for order, values in part["orders"].items():
+            cells = "".join(f"{_cell(values[column][i]):>10}" for column in columns)
+            yield f"{label[: _MOST_NAME - 1]:<{_MOST_NAME}}{order:<20}{cells}"
 
 
 def _why(name: str, part: Mapping[str, Any]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.core.row_format import Layout
 from jaxrec.core.tables import Interactions, Users
 from jaxrec.service.answers.columns import finite, join_plays, numbered, raw_column, without_title
+from jaxrec.service.answers.search import CANVAS, SearchColumns
 from jaxrec.service.options import ServiceError, ServiceOptions
 from jaxrec.service.schemas import RequestSchemas, request_schemas
 from jaxrec.serving.exclusions import Exclusions
@@ -41,6 +42,7 @@ class AnswerJob:
     k: int = 0  # of a list; 0: score `ids`
     filter: TitleFilter | None = None
     explain: bool = False
+    query: str | None = None  # of a search
     ids: np.ndarray = dataclasses.field(default_factory=lambda: _NO_TITLES)
 
 
@@ -68,6 +70,8 @@ class ServedModel:
             recommender.manifest["columns"], self.titles[:2],
             dataclasses.replace(options, max_k=self.max_k),
         )  # fmt: skip
+        canvases = recommender.context_values(CANVAS)
+        self._search = SearchColumns(self.schemas.features, canvases)
         self._time_column = [column.name for column in self.schemas.plays if column.role == "time"]
         self._filters = {
             (watched, abandoned): self._filter(Filters(watched, abandoned))
@@ -119,6 +123,17 @@ class ServedModel:
         job.filter = self._filters[settings]
         if request.allow is not None or request.deny:
             job.filter = self._filter(Filters(*settings, allow=request.allow, deny=request.deny))
+        return job
+
+    def search_job(self, request: Any) -> AnswerJob:
+        """Return the job of a SearchRequest.
+
+        Raises:
+            InputError: A value cannot be parsed.
+            ServiceError: k is too large, or the model reads no query.
+        """
+        job = self.recommend_job(request)
+        job.features, job.query = self._search.fill(job.features, request.query), request.query
         return job
 
     def score_job(self, request: Any) -> AnswerJob:
@@ -255,7 +270,9 @@ class ServedModel:
             if job.explain and len(ids):
                 for title, reasons in zip(titles, self._reasons(job, ids), strict=True):
                     title["reasons"] = reasons
-            results.append({"titles": titles, "order": POPULARITY if popular[i] else TOP_PICKS})
+            query = {} if job.query is None else {"query": job.query}
+            order = POPULARITY if popular[i] else TOP_PICKS
+            results.append({"titles": titles, "order": order, **query})
         return results
 
     def _scores(self, jobs: Sequence[AnswerJob], made: Requests) -> list[dict[str, Any]]:

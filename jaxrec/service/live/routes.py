@@ -51,7 +51,9 @@ def _add_slates(app: FastAPI, slates: LiveSlates, stream: LiveStream | None) -> 
         """Return the slate of a segment in a stage of an event; its ETag is the hash of its content."""
         name, content = slates.find(segment, event, stage, region)
         if stream is not None and stream.is_withheld(event, stage):
-            raise ServiceError(404, f"stage={stage!r} of {event} is withheld until a message states it")
+            raise ServiceError(
+                404, f"stage={stage!r} of {event} is withheld until a message that states it is in force"
+            )
         headers = slates.headers(name)
         if headers["ETag"] in if_none_match:
             return Response(status_code=304, headers=headers)

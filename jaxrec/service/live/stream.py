@@ -9,16 +9,17 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import AsyncIterator, Callable
 
 from jaxrec.core.errors import InputError
 from jaxrec.core.json_io import dumps
-from jaxrec.core.live.states import ENDED, Message
+from jaxrec.core.live.states import ENDED, Message, Messages, in_force, join_all
 from jaxrec.live_events.wire.message_log import MessageLog
 from jaxrec.service.options import ServiceError
 
 _POLL = 0.05  # seconds between two looks at the log, which take some 20 microseconds
-_MOST_WAITING = 256  # messages of a slow device, which is then cut off and replays
+_MOST_WAITING = 256  # pieces for a slow device, which is then cut off and replays
 _RETRY = (1000, 5000)  # milliseconds until a device reconnects: spread, so that no storm of them follows
 _log = logging.getLogger(__name__)
 
@@ -40,7 +41,8 @@ class LiveStream:
         self._log, self._most, self._heartbeat = MessageLog(path), most, heartbeat
         self._is_stopping = is_stopping
         self._devices: set[asyncio.Queue[bytes | None]] = set()
-        self._position, self._ended = 0, set[str]()
+        self._position = 0
+        self._messages: Messages = {}
         self._task: asyncio.Task | None = None
         self._read()
 
@@ -61,8 +63,9 @@ class LiveStream:
         self._log.close()
 
     def is_withheld(self, event: str, stage: str) -> bool:
-        """Return True for what no message of the event has revealed yet: the content after its end."""
-        return stage == ENDED and event not in self._ended
+        """Return True for what no message in force has revealed: the content after the end of an event."""
+        message = in_force(self._messages.get(event, ()), time.time())
+        return stage == ENDED and (message is None or message.state != ENDED)
 
     async def events(self, last_id: str) -> AsyncIterator[bytes]:
         """Yield the bytes of a stream for one device.
@@ -110,7 +113,7 @@ class LiveStream:
         rows = self._log.since(self._position)
         if rows:
             self._position = rows[-1][0]
-            self._ended |= {message.event for _, message in rows if message.state == ENDED}
+            self._messages = join_all(self._messages, (message for _, message in rows))
         return rows
 
     async def _poll(self) -> None:
@@ -121,8 +124,8 @@ class LiveStream:
             except InputError as error:  # devices stay connected, and the next look may do
                 _log.warning("live messages: %s", error)
                 continue
-            for position, message in rows:
-                self._send(self._encode(position, message))
+            if rows:  # in one piece: a device costs as much for two messages as for one
+                self._send(b"".join(self._encode(position, message) for position, message in rows))
         self._end_streams()
 
     def _send(self, content: bytes) -> None:

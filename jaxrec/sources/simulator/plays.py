@@ -1,10 +1,13 @@
 """Plays of the simulated service: sittings, choices from slates, replays."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from jaxrec.config.schema import Simulator
 from jaxrec.core import hashing
 from jaxrec.core.errors import InputError
+from jaxrec.sources.simulator.canvases.queries import HOME, SIMILAR, draw_canvases
 from jaxrec.sources.simulator.change import can_lack_titles
 from jaxrec.sources.simulator.draws import Draw
 from jaxrec.sources.simulator.world import (
@@ -44,9 +47,10 @@ def make_plays(c: Simulator, catalogue: SimulatedCatalogue, latents: LatentState
     """
     start, mood, begin = _sittings(c, latents)
     day = (begin - EPOCH_MS) // DAY_MS
-    title, match = _choices(c, catalogue, latents, day, mood)
-    row, n = np.nonzero(title >= 0)
-    key, title, match = latents.key[row], title[row, n], match[row, n]
+    choices = _choices(c, catalogue, latents, day, mood)
+    row, n = np.nonzero(choices.title >= 0)
+    title, match, canvas, source = (column[row, n] for column in choices)
+    key = latents.key[row]
     watched = _watch(c, catalogue, latents.patience[row], key, n, title, match)
     length = np.zeros(mood.shape, np.int64)
     length[row, n] = np.ceil(watched["seconds"] * 1000).astype(np.int64)
@@ -58,6 +62,8 @@ def make_plays(c: Simulator, catalogue: SimulatedCatalogue, latents: LatentState
         day=day[row, n],
         mood=mood[row, n],
         index=n,
+        canvas=canvas,
+        source=source,
         **_later_sessions(c, catalogue, key, n, title, time, watched),
     )
 
@@ -108,24 +114,32 @@ def _times(
 # ---------------------------------------------------------------- titles
 
 
+class _Choices(NamedTuple):
+    """Choices of the plays of U users, N plays each."""
+
+    title: np.ndarray  # [U, N] int64 row of the title, -1 for none
+    match: np.ndarray  # [U, N] float32 dot product of preference and title
+    canvas: np.ndarray  # [U, N] int8 row of CANVASES
+    source: np.ndarray  # [U, N] int64 title on whose page the choice is made, -1 for none
+
+
 def _choices(
     c: Simulator, catalogue: SimulatedCatalogue, latents: LatentStates, day: np.ndarray, mood: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the title and the match of each play.
+) -> _Choices:
+    """Return the choice of each play.
 
     The slots of a slate are filled from the exposure with replacement. Titles played before, and titles that
     are unavailable on the day in the country, have weight 0. One slot is chosen by softmax of
-    preference . taste of the title + appeal + change of the utility by the day.
-
-    Returns:
-        titles: [U, N] int64 row of the title, -1 for none.
-        matches: [U, N] float32 dot product of preference and title.
+    preference . taste of the title + appeal + change of the utility by the day + kinship on a title's page.
     """
     order = np.argsort(-latents.plays, kind="stable")  # the users who still play are a prefix of this order
     num_active = np.searchsorted(-latents.plays[order], -np.arange(mood.shape[1]), side="left")
     played = np.zeros((len(order), len(catalogue.exposure)), bool)
-    titles = np.full(mood.shape, -1, np.int64)
-    matches = np.zeros(mood.shape, np.float32)
+    out = _Choices(
+        np.full(mood.shape, -1, np.int64), np.zeros(mood.shape, np.float32),
+        np.full(mood.shape, HOME, np.int8), np.full(mood.shape, -1, np.int64),
+    )  # fmt: skip
+    liked = np.full(len(order), -1)  # last title of each of `order` that was watched and not abandoned
     before = np.full(len(order), -1)  # main genre of the last title of each of `order`
     genre = main_genre(catalogue, np.arange(len(catalogue.exposure)))
     attraction = np.float32(c.appeal * APPEAL) * catalogue.appeal
@@ -140,6 +154,11 @@ def _choices(
         match = preference(c, latents, users, today // 7, mood[users, n], before[:active]) @ basis
         flat = slate + (index * match.shape[1])[:, None]
         utility = match.ravel()[flat] + attraction[slate] + catalogue.change.utility(today, slate)
+        if catalogue.canvases is not None:
+            canvas = draw_canvases(c, latents.key[users], n, liked[:active])
+            out.canvas[users, n] = canvas
+            out.source[users, n] = source = np.where(canvas == SIMILAR, liked[:active], -1)
+            utility += np.float32(c.kinship) * catalogue.canvases.kinship(source, slate)
         weight = np.exp(utility - utility.max(axis=1, keepdims=True))
         weight[played.ravel()[flat]] = 0.0
         if can_lack_titles(c):
@@ -150,10 +169,14 @@ def _choices(
         chosen = slate[index, slot].astype(np.int64)
         possible = ends[:, -1] > 0
         played[index[possible], chosen[possible]] = True
-        titles[users[possible], n] = chosen[possible]
-        matches[users, n] = match[index, chosen]
+        out.title[users[possible], n] = chosen[possible]
+        out.match[users, n] = match[index, chosen]
         before[index[possible]] = genre[chosen[possible]]
-    return titles, matches
+        if c.similar:
+            of_play = latents.key[users], np.full(active, n), chosen, out.match[users, n]
+            completion = _watch(c, catalogue, latents.patience[users], *of_play)["completion"]
+            liked[:active] = np.where(possible & (completion >= ABANDON_BELOW), chosen, liked[:active])
+    return out
 
 
 def slate_titles(c: Simulator, shelf: np.ndarray, key: np.ndarray, n: int | np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxrec.config.schema import Simulator
 from jaxrec.core import hashing
+from jaxrec.sources.simulator.canvases.queries import SEARCH, query_probability
 from jaxrec.sources.simulator.change import can_lack_titles
 from jaxrec.sources.simulator.draws import Draw
 from jaxrec.sources.simulator.enjoyment import enjoyment_odds, leniency
@@ -52,8 +53,22 @@ class SimulatedService(NamedTuple):
 
     def attraction(self, play: np.ndarray, title: np.ndarray) -> np.ndarray:
         """Return the nats [N, C] beside the match that titles [N, C] or [C] have at the time of plays."""
-        appeal = np.float32(self.config.appeal * APPEAL) * self.catalogue.appeal[title]
-        return appeal + self.catalogue.change.utility(self.plays.day[play], title)
+        c, canvases = self.config, self.catalogue.canvases
+        appeal = np.float32(c.appeal * APPEAL) * self.catalogue.appeal[title]
+        nats = appeal + self.catalogue.change.utility(self.plays.day[play], title)
+        if canvases is None:
+            return nats
+        return nats + np.float32(c.kinship) * canvases.kinship(self.plays.source[play], title)
+
+    def restricted(self, density: np.ndarray, play: np.ndarray) -> np.ndarray:
+        """Return densities [N, V] of plays times the probabilities of their queries."""
+        searched = np.flatnonzero(self.plays.canvas[play] == SEARCH)
+        if self.catalogue.canvases is None or not len(searched):
+            return density
+        at, out = play[searched], density.copy()
+        of_plays = self.key[at], self.plays.index[at], self.plays.title[at]
+        out[searched] *= query_probability(self.config, self.catalogue.canvases, *of_plays)
+        return out
 
     def is_offered(self, play: np.ndarray, title: np.ndarray) -> np.ndarray:
         """Return whether titles [N, C] or [C] are launched and licensed at plays; [N, C] or [1, 1]."""

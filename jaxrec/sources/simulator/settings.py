@@ -24,13 +24,14 @@ def check(c: Simulator) -> None:
     limits |= {name: (0.0, 10.0) for name in ("taste", "interest", "mood", "appeal", "satisfaction", "match")}
     limits |= {name: (0.0, 10.0) for name in ("surprise", "leniency", "regimes")}
     limits |= {
-        name: (0.0, 5.0) for name in ("popularity", "clickbait", "patience", "novelty", "country_taste")
+        name: (0.0, 5.0)
+        for name in ("popularity", "clickbait", "patience", "novelty", "country_taste", "kinship")
     }
     limits |= {"trend": (0.0, 2.0), "launches": (0.0, 0.9), "unlicensed": (0.0, 0.5)}
     limits["countries"] = (1, len(COUNTRIES))
     rates = (
         "interest_moves", "interruptions", "replay_watched", "replay_abandoned", "habit", "thumbs", "ratings",
-        "lists", "impressions_logged", "mood_moves",
+        "lists", "impressions_logged", "mood_moves", "search", "similar",
     )  # fmt: skip
     limits |= {name: (0.0, 1.0) for name in rates}
     if c.test_impressions_logged is not None:
@@ -43,3 +44,5 @@ def check(c: Simulator) -> None:
         if getattr(c, name) and c.countries == 1:
             value = getattr(c, name)
             raise InputError(f"source.{name}={value} must be 0 with source.countries=1")
+    if c.search + c.similar > 1:
+        raise InputError(f"source.search={c.search} and source.similar={c.similar} must add to at most 1")

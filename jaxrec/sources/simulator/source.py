@@ -6,9 +6,10 @@ that some titles are clickbait. Users have a long-term taste, an interest that m
 that lasts a sitting. A play is a choice from a slate. The completion of a play depends on satisfaction and
 match, with interruptions that are independent of the title.
 
-`world.py` has the catalogue and the latent states, `change.py` what differs by day and country, `plays.py`
-the plays, `enjoyment.py` what users like, `signals.py` the events beside plays, `truth.py` the truth,
-`oracle/` the densities and expectations of the truth. No dependency other than NumPy is imported.
+`world.py` has the catalogue and the latent states, `change.py` what differs by day and country, `canvases/`
+names, queries and pages of titles, `plays.py` the plays, `enjoyment.py` what users like, `signals.py` the
+events beside plays, `truth.py` the truth, `oracle/` the densities and expectations of the truth. No
+dependency other than NumPy is imported.
 """
 
 import itertools
@@ -18,7 +19,9 @@ import numpy as np
 
 from jaxrec.config.schema import Feature, Signal, Simulator
 from jaxrec.core import hashing
+from jaxrec.core.ids import MISSING
 from jaxrec.core.tables import Drops, Interactions, Lists, Signals, Titles, Users
+from jaxrec.sources.simulator.canvases.queries import CANVASES, HOME, SEARCH, queries
 from jaxrec.sources.simulator.change import COUNTRIES, TENURES, tenures_of
 from jaxrec.sources.simulator.draws import Draw
 from jaxrec.sources.simulator.plays import make_plays
@@ -30,6 +33,7 @@ from jaxrec.sources.simulator.world import (
     DEVICES,
     EPOCH_MS,
     FORMS,
+    GENRES,
     HOUR_MS,
     REGIMES,
     LatentStates,
@@ -51,7 +55,8 @@ class SimulatorSource:
     Title features: genres (list of names), runtime (minutes), form, and launch_day (days since 1970) where
     `launches`, `novelty` or `trend` is above 0. User features: segment, segment2, regime where `regimes` is
     above 0, and country and tenure where there are several countries. Context features: device, hour (0 to
-    23, UTC).
+    23, UTC). With `search` or `similar` above 0, titles have the feature name, and the context has canvas
+    (home, similar or search), query (text) with `search`, and source (key of a title) with `similar`.
     """
 
     has_completion = True
@@ -86,12 +91,18 @@ class SimulatorSource:
             "runtime": catalogue.runtime,
             "form": FORMS[catalogue.film.astype(np.int64)],
         }
+        if catalogue.canvases is not None:
+            features["name"] = catalogue.canvases.name
         launched = None
         if c.launches or c.novelty or c.trend:
             launched = catalogue.change.launch * DAY_MS + EPOCH_MS
             features["launch_day"] = (launched // DAY_MS).astype(np.float64)
-        key = _FIRST_KEY + _KEY_STEP * np.arange(c.titles, dtype=np.int64)
-        return Titles(key=key, runtime=catalogue.runtime, features=features, launched=launched)
+        return Titles(
+            key=_keys(np.arange(c.titles, dtype=np.int64)),
+            runtime=catalogue.runtime,
+            features=features,
+            launched=launched,
+        )
 
     def _blocks(self) -> Iterator[np.ndarray]:
         """Yield the user keys in blocks."""
@@ -120,7 +131,8 @@ class SimulatorSource:
         """Yield one chunk per block of users, in order of time within a chunk."""
         for key in itertools.islice(self._blocks(), part, None if part is None else part + 1):
             latents = make_latents(self.config, key)
-            yield to_interactions(self.config, latents, make_plays(self.config, self.catalogue, latents))
+            plays = make_plays(self.config, self.catalogue, latents)
+            yield to_interactions(self.config, self.catalogue, latents, plays)
 
     def signal_parts(self) -> tuple[int, ...]:
         """Return the indices of the blocks of users; none without signals."""
@@ -143,7 +155,9 @@ class SimulatorSource:
         return []
 
 
-def to_interactions(c: Simulator, latents: LatentStates, plays: SimulatedPlays) -> Interactions:
+def to_interactions(
+    c: Simulator, catalogue: SimulatedCatalogue, latents: LatentStates, plays: SimulatedPlays
+) -> Interactions:
     """Convert plays to watch events in order of time, milliseconds since 1970.
 
     The events are the first sessions, the later sessions and the replays of the plays.
@@ -160,8 +174,41 @@ def to_interactions(c: Simulator, latents: LatentStates, plays: SimulatedPlays) 
         title=plays.title[play],
         time=time,
         seconds=np.maximum(np.round(seconds[kept], 3), 0.001),
-        context={"device": DEVICES[_device(c, user, time, hour)], "hour": hour},
+        context={"device": DEVICES[_device(c, user, time, hour)], "hour": hour}
+        | _canvas_context(c, catalogue, plays, user, np.where(kept == play, play, -1)),
     )
+
+
+def _keys(title: np.ndarray) -> np.ndarray:
+    """Return the keys [...] int64 of titles by row; MISSING for the row -1."""
+    return np.where(title >= 0, _FIRST_KEY + _KEY_STEP * title, MISSING)
+
+
+def _canvas_context(
+    c: Simulator, catalogue: SimulatedCatalogue, plays: SimulatedPlays, user: np.ndarray, first: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the canvas, the query and the source of events; those of one canvas have none.
+
+    Args:
+        c: Settings of the simulator.
+        catalogue: Titles of the service.
+        plays: Plays of some users.
+        user: [N] keys of the users of events.
+        first: [N] play that an event is the first session of; -1 for a later session or a replay, which
+            begins at home.
+    """
+    if catalogue.canvases is None:
+        return {}
+    canvas = np.where(first >= 0, plays.canvas[first], HOME)
+    out = {"canvas": CANVASES[canvas]}
+    if c.search:
+        at, query = np.flatnonzero(canvas == SEARCH), np.full(len(first), "", GENRES.dtype)
+        of_plays = user[at], plays.index[first[at]], plays.title[first[at]]
+        query[at] = queries(c, catalogue.canvases, GENRES, *of_plays)
+        out["query"] = query
+    if c.similar:
+        out["source"] = _keys(np.where(first >= 0, plays.source[first], -1))
+    return out
 
 
 def _device(c: Simulator, user: np.ndarray, time: np.ndarray, hour: np.ndarray) -> np.ndarray:

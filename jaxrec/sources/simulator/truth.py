@@ -5,6 +5,9 @@ mood) and the inputs of a model (titles played and not abandoned before the exam
 before the example, the oracle uses the number and the latent states, not the titles. (Approximation: where
 the replay of an abandoned title succeeded, the first play of that title still counts as a play of an unknown
 title. One play in a hundred is affected.)
+
+Where a play was searched for, its densities are those of the titles that match the query. The queries of
+earlier plays are left out, as in the inputs of a model; the canvases of earlier plays are latent states.
 """
 
 import dataclasses
@@ -113,7 +116,7 @@ class SimulatorTruth:
         out = np.empty((len(user), self.config.titles), np.float32)
         for examples, at, service in self._plays_of(user, time):
             weight, arrival = slots(service, at, unplayed(service, at))
-            chosen = choices.choice_density(weight, arrival, self.config.slate)
+            chosen = service.restricted(choices.choice_density(weight, arrival, self.config.slate), at)
             out[examples] = chosen / np.maximum(chosen.sum(axis=1, keepdims=True), choices.TINY)
         return out
 
@@ -122,15 +125,19 @@ class SimulatorTruth:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the densities of kept plays, plays and impressions, as in `core.tables.Truth`.
 
-        The approximation is that of `shown_density`; errors as of `choice`.
+        The approximation is that of `shown_density`; errors as of `choice`. Impressions are those of the
+        slate, whatever the query.
         """
         c = self.config
         kept, chosen, shown = (np.empty(title.shape, np.float32) for _ in range(3))
         for examples, at, service in self._plays_of(user, time):
             free, of = unplayed(service, at), title[examples]
             p, abandoned = choice_and_abandonment(service, at, free)
-            kept[examples] = choices.take_normalised(p * (1 - final_abandon_probability(c, abandoned)), of)
-            chosen[examples] = choices.take_normalised(p, of)
+            searched = service.restricted(p, at)
+            kept[examples] = choices.take_normalised(
+                searched * (1 - final_abandon_probability(c, abandoned)), of
+            )
+            chosen[examples] = choices.take_normalised(searched, of)
             q = choices.shown_density(p, slots(service, at, free)[1], c.slate, OTHERS)
             shown[examples] = np.take_along_axis(q, of, axis=1)
         return kept, chosen, shown
@@ -205,7 +212,9 @@ class SimulatorTruth:
         """Return the densities [N, V] of plays, by their indices, among all available titles."""
         every = np.arange(self.config.titles)
         utility = service.matches(at) + service.attraction(at, every)
-        return choices.luce_density(utility, self.catalogue.exposure * service.is_offered(at, every))
+        density = choices.luce_density(utility, self.catalogue.exposure * service.is_offered(at, every))
+        searched = service.restricted(density, at)
+        return density if searched is density else searched / searched.sum(axis=1, keepdims=True)
 
     def _user_blocks(self, user: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, SimulatedService]]:
         """Yield the users in blocks of bounded size.

@@ -17,6 +17,7 @@ import numpy as np
 from jaxrec.config.schema import Simulator
 from jaxrec.core import hashing
 from jaxrec.core.tables import Lists
+from jaxrec.sources.simulator.canvases.titles import CanvasTitles, has_canvases, make_titles
 from jaxrec.sources.simulator.change import (
     Change,
     countries_of,
@@ -65,6 +66,7 @@ class SimulatedCatalogue:
         exposure: [V] float64, probability of the title in a slot of a slate; sums to 1.
         shelf: [2**20] int32 inverse distribution function of exposure: title of each equal step.
         change: Launches, trends and licences.
+        canvases: Names and kinship; None where all plays are from one canvas.
     """
 
     taste: np.ndarray
@@ -76,6 +78,7 @@ class SimulatedCatalogue:
     exposure: np.ndarray
     shelf: np.ndarray
     change: Change
+    canvases: CanvasTitles | None
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,8 @@ class SimulatedPlays:
         replay: [P] float64 seconds of the replay, 0 for none.
         replay_time: [P] int64 milliseconds.
         seen_from: [P] int64 milliseconds from which the title is not abandoned; largest int64 if never.
+        canvas: [P] int8 row of `canvases.queries.CANVASES`.
+        source: [P] int64 title on whose page the play began; -1 on other canvases.
     """
 
     row: np.ndarray
@@ -136,6 +141,8 @@ class SimulatedPlays:
     replay: np.ndarray
     replay_time: np.ndarray
     seen_from: np.ndarray
+    canvas: np.ndarray
+    source: np.ndarray
 
     @property
     def week(self) -> np.ndarray:
@@ -167,15 +174,17 @@ def make_catalogue(c: Simulator) -> SimulatedCatalogue:
     promise -= BAIT * BAIT_SHARE
     film = u(c.seed, Draw.FORM, row) < 0.4
     span = u(c.seed, Draw.RUNTIME, row)
+    genres = Lists(GENRES[first[kept]], np.concatenate([[0], np.cumsum(count)]).astype(np.int64))
     return SimulatedCatalogue(
         taste=on_grid(taste),
-        genres=Lists(GENRES[first[kept]], np.concatenate([[0], np.cumsum(count)]).astype(np.int64)),
+        genres=genres,
         runtime=np.where(film, 80.0 + np.floor(span * 71), 20.0 + np.floor(span * 41)),
         film=film,
         appeal=(quality + c.clickbait * promise).astype(np.float32),
         satisfaction=(quality - c.clickbait * promise).astype(np.float32),
         **_exposure(c, row),
         change=make_change(c),
+        canvases=make_titles(c, taste, genres, GENRES) if has_canvases(c) else None,
     )
 
 

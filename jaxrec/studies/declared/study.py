@@ -66,7 +66,9 @@ class Claim:
     Attributes:
         name: The statement.
         pairs: (higher row, lower row) pairs.
-        lists: Candidate lists; ("catalogue",) for metrics of all titles, such as "hr@10".
+        lists: Candidate lists; ("catalogue",) for metrics of all titles, such as "hr@10". "delay_48" is the
+            same with scores of 48 hours before, and "delay_48-0" the difference of both, so that a claim on
+            it is of a difference in differences.
         next_k: Values of K, the number of next titles.
         metric: Metric of the lists, one of TRUTH_METRICS, or "auc/<head>" or "gauc/<head>" of labels.
         margin: Above 0, the claim is non-inferiority: the first row is not lower by `margin` or more.
@@ -100,6 +102,37 @@ class Premise:
     values: tuple[float, ...] = (0.0, 1.0, 2.0)
     metric: str = "ndcg@1"
 
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Rows that are run at each value."""
+        return self.better, self.worse
+
+
+@dataclass(frozen=True)
+class CurvePremise:
+    """Gain in value of one method over another at several values of a simulator setting.
+
+    Each method has its best row by the value at validation queries, and both are compared at equal KL too.
+
+    Attributes:
+        name: Name of the premise.
+        key: Dotted config key of the setting.
+        better: Name of the first method, and its rows in the order of a setting.
+        worse: Name of the second method, and its rows.
+        values: Values of the simulator setting.
+    """
+
+    name: str
+    key: str
+    better: tuple[str, tuple[str, ...]]
+    worse: tuple[str, tuple[str, ...]]
+    values: tuple[float, ...] = (0.0, 1.0, 2.0)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Rows that are run at each value."""
+        return self.better[1] + self.worse[1]
+
 
 @dataclass(frozen=True)
 class Policies:
@@ -111,11 +144,15 @@ class Policies:
         measured_by: Row whose reward models measure the policies of all rows, with the same seed. Empty: no
             policy is measured by reward models.
         percent_of: Row that the measures of reward models are compared with, in percent.
+        measured_in: Tables whose policies are measured by reward models. Empty: all tables.
+        premises: Premises on methods, which run where --tables contains `premise`.
     """
 
     curves: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     measured_by: str = ""
     percent_of: str = ""
+    measured_in: tuple[str, ...] = ()
+    premises: tuple[CurvePremise, ...] = ()
 
 
 @dataclass
@@ -129,7 +166,7 @@ class Study:
         tables: Tables that --tables can select.
         default: Names of the tables that run where --tables is empty.
         claims: Claims to test.
-        premises: Premises, which run where --tables contains `premise`.
+        premises: Premises on rows, which run where --tables contains `premise`.
         folds: Folds of the users, one for each seed in turn (`data.fold`), so that as many seeds test every
             user once; 0: all seeds are trained and tested on the users of the base config.
         policies: Comparison of policies.

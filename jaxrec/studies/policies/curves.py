@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxrec.core.ids import REWARDS, TRUTH
 from jaxrec.evaluation.per_user import PerUserResults
-from jaxrec.studies.comparisons import RowResults
+from jaxrec.studies.comparisons import Comparisons, RowResults
 from jaxrec.studies.declared.study import Policies
 from jaxrec.studies.policies.values import summary
 
@@ -28,29 +28,43 @@ class Point(NamedTuple):
     validation: float
 
 
-def policy_curves(policies: Policies, row_results: RowResults) -> dict[str, Any]:
+Points = Mapping[str, Mapping[int, Point]]  # row -> seed -> point
+
+
+def points_of(row_results: RowResults) -> Points:
+    """Return the points of all rows whose runs have values under the truth."""
+    return {
+        row: {seed: _point(run.result[TRUTH]) for seed, run in runs.items() if TRUTH in run.result}
+        for row, runs in row_results.items()
+    }
+
+
+def policy_curves(
+    policies: Policies, row_results: RowResults, comparisons: Comparisons
+) -> dict[str, Any]:  # fmt: skip
     """Return the curves of a study, comparisons at equal KL, the frontier and measures of reward models.
 
     Args:
         policies: Declaration.
         row_results: Row -> seed -> per-user results; a row without results is left out.
+        comparisons: Comparisons of the study.
 
     Returns:
         JSON values; V is a mean reward, KL is in nats.
     """
-    points = {
-        row: {seed: _point(run.result[TRUTH]) for seed, run in runs.items() if TRUTH in run.result}
-        for row, runs in row_results.items()
-    }
+    points = points_of(row_results)
     curves = {
         name: [row for row in rows if points.get(row)] for name, rows in policies.curves.items()
     }  # fmt: skip
     curves = {name: rows for name, rows in curves.items() if rows}
-    best = {name: _best(rows, points) for name, rows in curves.items()}
+    best = {name: best_row(rows, points) for name, rows in curves.items()}
     return {
         "curves": [
-            {"curve": name, "best": best[name], "rows": [_row(row, points[row]) for row in rows]}
+            {"curve": name, "best": best[name], "rows": [curve_point(row, points[row]) for row in rows]}
             for name, rows in curves.items()
+        ],
+        "ends": [
+            _ends(name, best[name], rows, comparisons) for name, rows in curves.items() if len(rows) > 2
         ],
         "equal_kl": [
             line
@@ -70,30 +84,54 @@ def _point(truth: Mapping[str, Any]) -> Point:
     return Point(truth["model"]["kl"], truth["model"]["value"], validation)
 
 
-def _best(rows: Sequence[str], points: Mapping[str, Mapping[int, Point]]) -> str:
+def best_row(rows: Sequence[str], points: Points) -> str:
     """Return the row of the highest mean value at validation queries; the first without a truth of them."""
     means = [np.mean([point.validation for point in points[row].values()]) for row in rows]
     return rows[int(np.argmax(np.nan_to_num(means, nan=-np.inf)))]
 
 
-def _row(row: str, points: Mapping[int, Point]) -> dict[str, Any]:
+def curve_point(row: str, points: Mapping[int, Point]) -> dict[str, Any]:
     columns = {name: [getattr(point, name) for point in points.values()] for name in Point._fields}
     return {"row": row} | {name: summary(values) for name, values in columns.items()}
 
 
+def _ends(name: str, best: str, rows: Sequence[str], comparisons: Comparisons) -> dict[str, Any]:
+    """Return the best row of a curve less the rows at both ends of its setting.
+
+    The optimum lies within the range where both differences are shown.
+    """
+    parts = [
+        {"end": end, "difference": comparisons.compare(best, end, TRUTH, 1, "", "value")}
+        for end in (rows[0], rows[-1])
+        if end != best
+    ]
+    return {"curve": name, "best": best, "parts": [part for part in parts if part["difference"]]}
+
+
+def common_seeds(rows: Sequence[str], points: Points) -> list[int]:
+    """Return the seeds that all rows have."""
+    return sorted(set.intersection(*(set(points.get(row, {})) for row in rows)))
+
+
+def value_at(kl: float, rows: Sequence[str], seed: int, points: Points) -> float | None:
+    """Return the value of a curve at a KL, interpolated between its rows; None where it does not reach it."""
+    curve = sorted(points[row][seed][:2] for row in rows)
+    at, values = (np.array(column) for column in zip(*curve, strict=True))
+    return float(np.interp(kl, at, values)) if at[0] <= kl <= at[-1] else None
+
+
 def _at_equal_kl(
-    name: str, best: str, other: str, rows: Sequence[str], points: Mapping[str, Mapping[int, Point]]
+    name: str, best: str, other: str, rows: Sequence[str], points: Points
 ) -> dict[str, Any] | None:
     """Return the best row of a curve less another curve at its KL; None where the curve does not reach it."""
-    seeds = sorted(set.intersection(*(set(points[row]) for row in (best, *rows))))
+    seeds = common_seeds((best, *rows), points)
     differences = []
     for seed in seeds:
         kl, value, _ = points[best][seed]
-        curve = sorted(points[row][seed][:2] for row in rows)
-        at, values = (np.array(column) for column in zip(*curve, strict=True))
-        if not at[0] <= kl <= at[-1]:
+        of_other = value_at(kl, rows, seed, points)
+        if of_other is None:
             return None
-        differences.append(value - float(np.interp(kl, at, values)))
+        differences.append(value - of_other)
     if not differences:
         return None
     return {"curve": name, "row": best, "other": other, "seeds": seeds, "difference": summary(differences)}
@@ -115,6 +153,10 @@ def _measured(policies: Policies, row_results: RowResults) -> dict[str, Any]:
     first = measured.get(policies.percent_of)
     if not first:
         return {}
+    of_users = Comparisons({
+        row: {seed: run.measured for seed, run in runs.items() if run.measured}
+        for row, runs in row_results.items()
+    })  # fmt: skip
     r2 = [row_results[policies.percent_of][seed].result[REWARDS]["r2"] for seed in first]
     lines = []
     for row, by_seed in measured.items():
@@ -124,7 +166,9 @@ def _measured(policies: Policies, row_results: RowResults) -> dict[str, Any]:
             for name in next(iter(by_seed.values()))
         }
         value = summary([by_seed[seed]["value"] for seed in seeds])
-        lines.append({"row": row, "value": value, "percent": percent})
+        difference = of_users.compare(row, policies.percent_of, REWARDS, 1, "", "value")
+        lines.append({"row": row, "value": value, "percent": percent,
+                      "difference": difference if row != policies.percent_of else None})  # fmt: skip
     return {
         "measured_by": policies.measured_by,
         "percent_of": policies.percent_of,

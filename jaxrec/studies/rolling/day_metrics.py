@@ -17,7 +17,8 @@ from jaxrec.checkpoints.state_tree import slashed_leaves
 from jaxrec.checkpoints.warm_start import WarmStart
 from jaxrec.core.ids import FIRST_TITLE, TITLE_ID
 from jaxrec.data.loading.left_out import left_out_titles
-from jaxrec.data.storage.arrays import Arrays, split_columns
+from jaxrec.data.loading.title_codes import with_code_features
+from jaxrec.data.storage.arrays import Arrays, grown_codes, split_columns
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.evaluation import metrics
 from jaxrec.evaluation.popularity import recent_popularity_ranks
@@ -69,7 +70,8 @@ def evaluate_day(loaded: LoadedCheckpoint, dataset: Dataset, rows: str, split: s
         split: "validation" or "test".
     """
     queries = dataset.rows(split)
-    stored, task = queries.all(), replace(loaded.task, layout=dataset.layout)
+    layout = with_code_features(dataset.layout, loaded.config)
+    stored, task = queries.all(), replace(loaded.task, layout=layout)
     known = len(loaded.arrays.title_key)
     arrays = _as_of_training(loaded.arrays, dataset.arrays)
     table = task.title_table(arrays)
@@ -104,12 +106,14 @@ def _as_of_training(trained: Arrays, now: Arrays) -> Arrays:
     id_of_rank = now.id_of_rank[np.argsort(-plays[now.id_of_rank], kind="stable")]
     rank_of_id = np.full_like(now.rank_of_id, len(now.rank_of_id))
     rank_of_id[id_of_rank] = np.arange(len(id_of_rank))
+    now = replace(now, title_codes=grown_codes(trained.title_codes, len(plays)))
     return replace(now, title_plays=plays, id_of_rank=id_of_rank, rank_of_id=rank_of_id)
 
 
 def _grown(loaded: LoadedCheckpoint, dataset: Dataset, rows: str) -> object:
     """Return the parameters of a checkpoint with rows for the titles of a later dataset."""
-    task, arrays = replace(loaded.task, layout=dataset.layout), dataset.arrays
+    layout = with_code_features(dataset.layout, loaded.config)
+    task, arrays = replace(loaded.task, layout=layout), dataset.arrays
     shapes = {name: x.shape for name, x in slashed_leaves(task.abstract_params).items()}
     warm = WarmStart(
         "the model of the day before",

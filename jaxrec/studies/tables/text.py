@@ -35,6 +35,12 @@ def interval(test: Mapping[str, Any], form: str = "+.4f") -> str:
     return "[{}, {}]".format(*(number(value, form) for value in test["interval"]))
 
 
+def of_seeds(seeds: Mapping[str, Any]) -> str:
+    """Return the mean and deviation of a difference over seeds, with the p-value and their number."""
+    spread_text = f"{number(seeds['mean'], '+.4f')} ± {number(seeds['sd'])}"
+    return f"{spread_text} ({p(seeds['p'])}, {seeds['n']})"
+
+
 def line(*cells: str) -> str:
     """Return a line of a Markdown table."""
     return f"| {' | '.join(cells)} |"

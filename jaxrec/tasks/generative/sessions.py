@@ -96,14 +96,11 @@ def after_positions(
         size: Number of positions of a window.
         key: [B, 2] uint32, one key for each row.
     """
-    sampling, rows = config.sampling, decode(words, layout.row_dtype())
-    random = next_item_inputs.random_share(sampling)
-    windows = next_item_inputs.training(words, layout, size, random, sampling.id_dropout, key)
-    index = next_item_inputs.window_index(rows["title"], size, random, key)[:, 1:]
+    windows, rows, index = next_item_inputs.row_windows(words, layout, config.sampling, size, key)
     of_rows = row_rewards(rows, config, layout, config.codes.reward)
     rewards = (
-        jnp.take_along_axis(of_rows.reward, index, axis=1),
-        jnp.take_along_axis(of_rows.known, index, axis=1),
+        jnp.take_along_axis(of_rows.reward, index[:, 1:], axis=1),
+        jnp.take_along_axis(of_rows.known, index[:, 1:], axis=1),
     )
     time_BxL = windows.window.until_BxL
     return windows, sessions_of(windows.target, time_BxL, rewards, config.codes.titles, _gap(config))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxrec.codes.trie import allow
 from jaxrec.config.rules.post import PAIRS
+from jaxrec.config.schema import Post
 from jaxrec.core.batch import HostBatch, TitleTable, TitleTrie
 from jaxrec.core.ids import CATALOGUE, FIRST_TITLE
 from jaxrec.models.generative.beam_search import FoundSessions, FoundTitles
@@ -21,7 +22,7 @@ from jaxrec.tasks import next_item_inputs
 from jaxrec.tasks.generative import pairs, sessions
 from jaxrec.tasks.generative.places import Places, draw_places
 from jaxrec.tasks.next_item import NextItemTask
-from jaxrec.tasks.outputs import KeptParameters, Protocols, Sums, TitleScores
+from jaxrec.tasks.outputs import KeptParameters, PolicyInputs, Protocols, Sums, TitleScores
 from jaxrec.tasks.preference.compared import FixedPolicy
 from jaxrec.tasks.preference.inputs import check_labels, check_pairs
 
@@ -54,7 +55,14 @@ class GenerativeTask(NextItemTask):
 
     def protocols(self) -> Protocols:
         """Return ranking among all titles, by NDCG@10; with rewards the truth is among the usual lists."""
-        return Protocols((), (CATALOGUE, "ndcg@10"), is_policy=True, usual_truth=bool(self.config.rewards))
+        finds = ("best",) if self.config.codes.titles == 1 else ()  # pairs are of single titles
+        return Protocols(
+            (),
+            (CATALOGUE, "ndcg@10"),
+            is_policy=True,
+            usual_truth=bool(self.config.rewards),
+            candidates=finds,
+        )
 
     @property
     def kept_parameters(self) -> KeptParameters:
@@ -120,10 +128,7 @@ class GenerativeTask(NextItemTask):
         """
         sampling, codes, valid_Bx1 = self.config.sampling, self.config.codes, jnp.asarray(host.valid)[:, None]
         if least is None:
-            random = next_item_inputs.random_share(sampling)
-            windows = next_item_inputs.training(
-                host.words, self.layout, self.size, random, sampling.id_dropout, key
-            )
+            windows, *_ = next_item_inputs.row_windows(host.words, self.layout, sampling, self.size, key)
             return windows, draw_places(jnp.where(valid_Bx1, windows.target, 0), codes.places, key), {}
         windows, following = sessions.after_positions(host.words, self.layout, self.config, self.size, key)
         is_session = valid_Bx1 & (windows.target > 0)
@@ -195,6 +200,12 @@ class GenerativeTask(NextItemTask):
         return applied(Generator.beams_at, self.model, params)(
             window, projections, without, played_BxLxP, width
         )
+
+    def pair_candidates(
+        self, params: Any, table: TitleTable, x: PolicyInputs, key_Bx2: jax.Array, post: Post
+    ) -> jax.Array:
+        """Return the titles [B, L, n] of the best beams; see `Task`."""
+        return self.beams_at(params, x.window, table, x.played_BxLxP, post.samples).id_BxW
 
     def sessions(self, params: Any, host: HostBatch, table: TitleTable) -> FoundSessions:
         """Return the sessions of `codes.titles` titles of `codes.beam` beams of queries."""

@@ -3,7 +3,7 @@
 `data.loading.packing.Packer` makes the same `Packing` on the host, for rows that are transferred.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,8 @@ from jaxrec.core.ids import PAD
 from jaxrec.tasks.ranking_inputs import decode
 
 
-class DevicePacking(NamedTuple):
+@dataclass(frozen=True)
+class DevicePacking:
     """Packing of the shards of a device.
 
     Attributes:
@@ -56,7 +57,7 @@ class DevicePacking(NamedTuple):
         total_Sx1 = newer_SxH[:, :1] + 1
         stored_SxH = jnp.arange(S * H, dtype=jnp.int32).reshape(S, H)
         source_SxH = stored_SxH * width + newer_SxH
-        packed, slots = [], self.rows[0] * width
+        packed, slots = list[jax.Array](), self.rows[0] * width
         for start_S, rows, w in zip(plan.starts, self.rows, self.windows, strict=True):
             older_SxH = jnp.minimum(total_Sx1, w) - 1 - newer_SxH  # older titles of the example in the window
             slot_SxH = start_S[:, None] + older_SxH

@@ -15,7 +15,8 @@ def hide_contexts(
 ) -> tuple[jax.Array, jax.Array]:
     """Replace the values of each feature by those of a missing one, with a probability, each by itself.
 
-    A missing category is the unknown one, missing text has no n-gram, and a missing number is the mean, 0.
+    A missing category is the unknown one, missing text has no n-gram, a missing title is the padding, and a
+    missing number is the mean, 0.
 
     Args:
         categories: [B, columns] ids.
@@ -27,7 +28,7 @@ def hide_contexts(
     hidden_BxF = rng.uniform((len(features),), key, _DRAW) < rate
     of_ids = [i for i, f in enumerate(features) if f.kind != "number" for _ in range(f.columns)]
     of_numbers = [i for i, f in enumerate(features) if f.kind == "number" for _ in range(f.columns)]
-    missing = [PAD if features[i].kind == "text" else UNKNOWN for i in of_ids]
+    missing = [PAD if features[i].kind in ("text", "title") else UNKNOWN for i in of_ids]
     return (
         jnp.where(hidden_BxF[:, jnp.array(of_ids, int)], jnp.array(missing, categories.dtype), categories),
         jnp.where(hidden_BxF[:, jnp.array(of_numbers, int)], jnp.zeros((), numbers.dtype), numbers),

@@ -12,6 +12,7 @@ from jaxrec.config.schema import Config, Model
 from jaxrec.core.batch import TitleTable
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.core.row_format import Layout
+from jaxrec.data.loading.title_codes import table_with_codes
 from jaxrec.data.loading.title_maturity import maturity_of, reads_maturity
 from jaxrec.data.storage.arrays import Arrays
 from jaxrec.models.layers import rng
@@ -28,7 +29,7 @@ def title_table(arrays: Arrays, layout: Layout, config: Config) -> TitleTable:
         layout: Layout of the rows.
         config: Config of the run.
     """
-    table = arrays.title_table()
+    table = table_with_codes(arrays, config)
     if not reads_maturity(config):
         return table
     return table._replace(maturity=maturity_of(arrays, layout, config))

@@ -24,7 +24,7 @@ def gate_features(layout: Layout, by: Sequence[str]) -> list[FeatureSpec | None]
         f.name: f
         for where in ("user", "context")
         for f in layout.of(where)
-        if f.kind not in ("categories", "text") and _field(f) in stored
+        if f.kind not in ("categories", "text", "title") and _field(f) in stored
     }
     for i, name in enumerate(by):
         if name != HISTORY and name not in features:

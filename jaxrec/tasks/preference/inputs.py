@@ -10,13 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.config.heads import REWARD, head_values, labels_read
-from jaxrec.config.rules.post import PAIRS
+from jaxrec.config.rules.post import PAIRS, SHOWN
 from jaxrec.config.schema import Config
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import PAD
 from jaxrec.core.row_format import Layout
 from jaxrec.tasks import next_item_inputs
-from jaxrec.tasks.ranking_inputs import decode
 
 
 class RowRewards(NamedTuple):
@@ -45,6 +44,8 @@ class RewardWindows(NamedTuple):
         play: [B, L] int32 index of the target among the stored plays.
         winner: [B, L] int32 title that is preferred at the position, 0 for none; None without pairs.
         loser: [B, L] int32 title that the winner is preferred to; None without pairs.
+        shown: [B, L, n] int32 titles that were shown with the target and could have been chosen, 0 for none;
+            None but for the objective "wbc".
     """
 
     windows: next_item_inputs.TargetWindows
@@ -57,6 +58,7 @@ class RewardWindows(NamedTuple):
     play: jax.Array
     winner: jax.Array | None = None
     loser: jax.Array | None = None
+    shown: jax.Array | None = None
 
 
 def check_labels(
@@ -89,6 +91,15 @@ def check_pairs(config: Config, layout: Layout) -> None:
         )
 
 
+def check_shown(config: Config, layout: Layout) -> None:
+    """Raise InputError if the objective learns from what was shown and rows hold nothing of it."""
+    if config.post.objective == SHOWN and not layout.shown:
+        raise InputError(
+            f"post.objective={SHOWN!r} learns from what was shown, but the dataset's rows hold no such "
+            "titles; allowed: a dataset of data.served above 0"
+        )
+
+
 def row_rewards(rows: dict[str, jax.Array], config: Config, layout: Layout, reward: str) -> RowRewards:
     """Return the rewards of a declared name of decoded rows; none is known with an empty name."""
     present_BxP = rows["title"] != PAD
@@ -115,10 +126,7 @@ def training(words: Any, layout: Layout, config: Config, size: int, key: jax.Arr
         size: Number of positions of a window.
         key: [B, 2] uint32, one key for each row.
     """
-    sampling, rows = config.sampling, decode(words, layout.row_dtype())
-    random = next_item_inputs.random_share(sampling)
-    windows = next_item_inputs.training(words, layout, size, random, sampling.id_dropout, key)
-    index = next_item_inputs.window_index(rows["title"], size, random, key)
+    windows, rows, index = next_item_inputs.row_windows(words, layout, config.sampling, size, key)
     rewards = row_rewards(rows, config, layout, config.post.reward)
 
     def at_targets(x_BxP: jax.Array) -> jax.Array:
@@ -127,13 +135,16 @@ def training(words: Any, layout: Layout, config: Config, size: int, key: jax.Arr
     def before_targets(x_BxP: jax.Array) -> jax.Array:
         return jnp.take_along_axis(jnp.cumsum(x_BxP, axis=1), index[:, :-1], axis=1)
 
-    has_target_BxL, pairs = windows.target != PAD, {}
+    has_target_BxL, more = windows.target != PAD, {}
     if layout.pairs:
-        pairs = {
-            n: jnp.where(has_target_BxL, at_targets(rows[f"pair_{n}"]), PAD) for n in ("winner", "loser")
-        }
+        more = {n: jnp.where(has_target_BxL, at_targets(rows[f"pair_{n}"]), PAD) for n in ("winner", "loser")}
     stored = rows["title"].shape[1]
     is_before_BxLxP = jnp.arange(stored) <= index[:, :-1, None]
+    played_BxLxP = jnp.where(is_before_BxLxP, rows["title"][:, None], PAD)
+    if config.post.objective == SHOWN:
+        shown_BxLxn = jnp.take_along_axis(rows["shown"], index[:, 1:, None], axis=1)
+        was_played = (shown_BxLxn[..., None] == played_BxLxP[:, :, None]).any(-1)
+        more["shown"] = jnp.where(has_target_BxL[..., None] & ~was_played, shown_BxLxn, PAD)
     return RewardWindows(
         windows,
         rows["user"],
@@ -141,7 +152,7 @@ def training(words: Any, layout: Layout, config: Config, size: int, key: jax.Arr
         at_targets(rewards.known) & has_target_BxL,
         before_targets(rewards.reward),
         before_targets(rewards.known.astype(jnp.float32)),
-        jnp.where(is_before_BxLxP, rows["title"][:, None], PAD),
+        played_BxLxP,
         index[:, 1:],
-        **pairs,
+        **more,
     )

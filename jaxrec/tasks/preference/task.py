@@ -7,39 +7,29 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrec.config.rules.post import PAIRS
+from jaxrec.config.rules.post import PAIRS, SHOWN
+from jaxrec.config.schema import Post
 from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.losses.full_softmax import softmax
-from jaxrec.losses.preference import Choices, Draws, Objective, advantages, preference_loss
+from jaxrec.losses.preference import (
+    Choices,
+    Draws,
+    Objective,
+    Slates,
+    advantages,
+    preference_loss,
+)
 from jaxrec.models.generative.policy import Facts, Heads, Policy
-from jaxrec.runtime.mesh import AXIS
+from jaxrec.models.next_item import ItemWindow
 from jaxrec.tasks.next_item import NextItemTask
-from jaxrec.tasks.outputs import KeptParameters, Protocols, Sums
+from jaxrec.tasks.outputs import KeptParameters, PolicyInputs, Protocols, Sums
 from jaxrec.tasks.preference import compared, inputs
 from jaxrec.tasks.preference.compared import Encoded, FixedPolicy
+from jaxrec.tasks.preference.context import BatchContext, reward_context
 from jaxrec.tasks.preference.head_losses import head_losses, metrics_of
-from jaxrec.tasks.ranking_inputs import decode
 
 _PRIOR = 3.0  # rewards that the mean of all users counts as, in the mean of a user
 _TITLES = 64  # titles whose rewards are predicted at a time
-
-
-class BatchContext(NamedTuple):
-    """Rewards of the global batch, and fixed policies.
-
-    Attributes:
-        mean: Mean reward.
-        soft: beta log of the mean of exp(reward / beta).
-        has_title: [V] bool, True for ids with a title; None: all from FIRST_TITLE on.
-        reference: Policy that the training started with; None unless the objective reads it.
-        old: Policy that draws titles; None unless the objective is "ppo".
-    """
-
-    mean: jax.Array
-    soft: jax.Array
-    has_title: jax.Array | None = None
-    reference: FixedPolicy | None = None
-    old: FixedPolicy | None = None
 
 
 class _Heads(NamedTuple):
@@ -73,11 +63,12 @@ class PreferenceTask(NextItemTask):
         """Raise InputError if the rows lack a label of the reward or pairs, or know the label nowhere."""
         post = self.config.post
         inputs.check_pairs(self.config, self.layout)
+        inputs.check_shown(self.config, self.layout)
         inputs.check_labels("post.reward", post.reward, self.config, self.layout, self.label_shares)
 
     def protocols(self) -> Protocols:
         """Return the protocols of `NextItemTask`, and the truth among the usual lists."""
-        return super().protocols()._replace(usual_truth=True)
+        return super().protocols()._replace(usual_truth=True, candidates=("drawn", "best"))
 
     @property
     def baseline(self) -> str:
@@ -107,7 +98,8 @@ class PreferenceTask(NextItemTask):
     def model(self) -> Policy:
         """Policy of the config, on the dataset's features."""
         m, name = self.config.model, self.baseline
-        heads = Heads(name in ("value", "soft"), name == "title", self.config.post.reward_models)
+        of_state = name in ("value", "soft") or self.config.post.objective == SHOWN
+        heads = Heads(of_state, name == "title", self.config.post.reward_models)
         return Policy(m.dtype, self.layout.features, self.layout.num_titles, m, heads=heads)
 
     def divisor(self, count: jax.Array) -> jax.Array:
@@ -118,26 +110,7 @@ class PreferenceTask(NextItemTask):
         self, task_state: Any, step: jax.Array, host: HostBatch, table: TitleTable
     ) -> BatchContext:
         """Return the mean reward of the global batch, around which values and reward models predict."""
-        rows = decode(host.words, self.layout.row_dtype())
-        rewards, post = (
-            inputs.row_rewards(rows, self.config, self.layout, self.config.post.reward),
-            self.config.post,
-        )
-        known = rewards.known & jnp.asarray(host.valid)[:, None]
-        high = jax.lax.pmax(jnp.where(known, rewards.reward, -jnp.inf).max(), AXIS)
-        high = jnp.where(jnp.isfinite(high), high, 0.0)
-        total, exponential, count = jax.lax.psum(
-            (
-                jnp.where(known, rewards.reward, 0.0).sum(),
-                jnp.where(known, jnp.exp((rewards.reward - high) / post.beta), 0.0).sum(),
-                known.sum(),
-            ),
-            AXIS,
-        )
-        count = jnp.maximum(count, 1)
-        tiny = jnp.finfo(exponential.dtype).tiny
-        soft = high + post.beta * jnp.log(jnp.maximum(exponential / count, tiny))
-        return BatchContext(total / count, soft, self.candidates(table))
+        return reward_context(host, self.layout, self.config, self.candidates(table))
 
     def loss(
         self, params: Any, host: HostBatch, table: TitleTable, task_state: Any, step: jax.Array,
@@ -160,6 +133,11 @@ class PreferenceTask(NextItemTask):
         if context.reference is not None:
             objective, of_pairs = self._objective_of_pairs(x, out, context.reference)
             sums |= of_pairs
+        elif x.shown is not None:
+            offset_BxL = self._of_state(params, out.encoded.state, x, context)
+            objective = self._objective_of_shown(
+                x, x.shown, out, self._with_source(choices, out.rewards), offset_BxL
+            )
         else:
             objective = preference_loss(self._with_source(choices, out.rewards), self.config.post)
         return objective.total + of_heads, metrics_of(objective, choices) | sums
@@ -179,6 +157,18 @@ class PreferenceTask(NextItemTask):
         log_p = out.log_pi[..., None] + logits - logits[..., :1]
         metrics = compared.pair_metrics(pairs, log_p[..., 1], log_p[..., 2])
         return preference_loss(pairs, self.config.post), metrics
+
+    def _objective_of_shown(
+        self, x: inputs.RewardWindows, shown_BxLxn: jax.Array, out: _Heads, choices: Choices,
+        offset_BxL: jax.Array,
+    ) -> Objective:  # fmt: skip
+        """Return the objective of the titles that were shown at the positions of windows."""
+        ids = jnp.concatenate([x.windows.target[..., None], shown_BxLxn], axis=-1)
+        logits = out.encoded.logits(ids) / self.config.next_item.temperature
+        log_pi = out.log_pi[..., None] + logits - logits[..., :1]
+        known = choices.known & (shown_BxLxn > 0).any(-1)
+        shown = Slates(log_pi + offset_BxL[..., None], ids > 0, choices.reward, known)
+        return preference_loss(shown, self.config.post)
 
     def _loss_of_draws(
         self, params: Any, x: inputs.RewardWindows, projections: Any, key: jax.Array, context: BatchContext
@@ -218,6 +208,20 @@ class PreferenceTask(NextItemTask):
             sums["kl"] = jnp.where(present, by.kl, 0.0).sum(), present.sum()
         return objective.total + of_value, metrics_of(objective, choices) | sums
 
+    def pair_candidates(
+        self, params: Any, table: TitleTable, x: PolicyInputs, key_Bx2: jax.Array, post: Post
+    ) -> jax.Array:
+        """Return the titles [B, L, n] that the policy draws, or its best ones; see `Task`."""
+        encoded, settings = self.encode_fixed(params, table, x.window), self.config.next_item
+        if post.candidates == "best":
+            return compared.best(encoded, x.played_BxLxP, post.samples, settings)
+        return compared.draw(encoded, x.played_BxLxP, key_Bx2, post.samples, settings)[0]
+
+    def encode_fixed(self, params: Any, table: TitleTable, window: ItemWindow) -> Encoded:
+        """Return the outputs of the policy at the positions of windows, without dropout."""
+        fixed = FixedPolicy(params, self.project_titles(params, table), self.candidates(table))
+        return compared.encode_fixed(self.model, fixed, window)
+
     def _shallow(self, x: jax.Array) -> jax.Array:
         """Return the input of a value or of a reward model, through which the encoder gets no gradient."""
         return x if self.config.post.reward_gradient else jax.lax.stop_gradient(x)
@@ -226,12 +230,16 @@ class PreferenceTask(NextItemTask):
         self, params: Any, state_BxLxD: jax.Array, x: inputs.RewardWindows, context: BatchContext
     ) -> jax.Array:
         """Return the value [B, L] of states, expected or soft."""
-        mean_BxL = _user_means(x, context)
-        facts = Facts(mean_BxL - context.mean, x.earlier_count)
-        of_state: Any = self.model.apply(
-            {"params": params}, self._shallow(state_BxLxD), facts, method="value"
-        )
+        of_state = self._of_state(params, state_BxLxD, x, context)
         return of_state + (context.soft if self.baseline == "soft" else context.mean)
+
+    def _of_state(
+        self, params: Any, state_BxLxD: jax.Array, x: inputs.RewardWindows, context: BatchContext
+    ) -> jax.Array:
+        """Return the output [B, L] of the head "value" on states and earlier rewards."""
+        facts = Facts(_user_means(x, context) - context.mean, x.earlier_count)
+        out: Any = self.model.apply({"params": params}, self._shallow(state_BxLxD), facts, method="value")
+        return out
 
     def _heads(
         self,

@@ -9,8 +9,9 @@ from jaxrec.config.schema import Feature
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import MISSING
 from jaxrec.core.tables import Lists
+from jaxrec.data.columns.category_codes import CategoryCodes, is_missing
 from jaxrec.data.events.title_features import pad_lists, title_columns
-from jaxrec.data.events.vocabulary import CategoryCodes, FeatureColumns, FittedColumn, Moments, is_missing
+from jaxrec.data.events.vocabulary import FeatureColumns, FittedColumn, Moments
 from jaxrec.sources import open_source
 
 DEVICE = Feature("device", "category", "context", 4)

@@ -12,6 +12,7 @@ from jaxrec.core.row_format import FeatureSpec, Layout
 from jaxrec.core.tables import Lists
 from jaxrec.data.events.event_log import TitleStats
 from jaxrec.data.examples import next_item, ranking
+from jaxrec.data.examples.next_item import BesideTargets
 from jaxrec.data.labels import counts as label_counts
 from jaxrec.data.labels import of_targets
 from jaxrec.data.labels.of_targets import LabelInputs, PartitionLabels, TargetLabels
@@ -60,7 +61,9 @@ def build(config, labels=None):
     )
     data, log = config.data, make_log()
     if config.rows == "next_item":
-        return next_item.build(log, catalogue, layout_of(config, 1), data, labels).rows["train"]
+        return next_item.build(log, catalogue, layout_of(config, 1), data, BesideTargets(labels)).rows[
+            "train"
+        ]
     data.hard, data.trending, data.tailing, data.random = 4, 4, 4, 2
     return ranking.build(log, catalogue, layout_of(config), data, labels)[0].rows["train"]
 
@@ -110,7 +113,9 @@ def test_a_query_of_sequences_has_the_label_of_its_target():
     catalogue = TitleStats(
         np.full(TITLES, 100.0), np.arange(2, TITLES + 2), 10, np.arange(TITLES, dtype=np.uint64)
     )
-    examples = next_item.build(labels.log, catalogue, layout_of(config, 1), config.data, labels)
+    examples = next_item.build(
+        labels.log, catalogue, layout_of(config, 1), config.data, BesideTargets(labels)
+    )
     [query] = examples.rows["test"]
     assert query["target"].tolist() == [7] and query["label"].tolist() == [Y[3]]
     # Training ends at hour 6, the time of the test's target, where the window of title 4 is over.

@@ -114,7 +114,7 @@ def test_a_device_packs_as_the_host(shards, keeps):
     longest = np.sort(packer_.lengths(as_words(rows)), kind="stable")[shards - 1 :: shards]
     on_device = DevicePacking(packer_.dtype, WINDOWS, packer_.rows, keeps)
     assert packer_.kept_titles(as_words(rows)).sum(axis=1).max() > WINDOWS[0]
-    actual = jax.jit(lambda *arguments: on_device(*arguments))(as_words(rows), packer_.plan(longest))
+    actual = jax.jit(on_device)(as_words(rows), packer_.plan(longest))
     jax.tree.map(np.testing.assert_array_equal, actual, packing)
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from jaxrec.config.serialization import digest
+from jaxrec.core.formats.old_layouts import old_layout
 from jaxrec.core.ids import POOLS
-from jaxrec.core.row_format import Layout, old_layout
+from jaxrec.core.row_format import Layout
 from jaxrec.data.examples.sampling_density import count_negatives
 from jaxrec.data.storage.audit import verify_dataset
 from jaxrec.evaluation import baselines, metrics

@@ -1,5 +1,6 @@
 """Scores that were computed hours before the request: what is cut, what stays, and the numbers."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -51,6 +52,20 @@ def queries_of(run, rows):
     return Queries(loaded, SimpleNamespace(), table, SelectedRows(rows), rows)
 
 
+def test_a_token_with_an_event_after_the_delay_is_cut():
+    kinds = ("play:play", "thumb:sign")
+    rows = np.zeros(1, replace(LAYOUT, token_kinds=kinds, selects_targets=True).query_dtype())
+    rows["target_time"] = 1000 * HOUR
+    rows["history_title"][0, -4:] = [3, 4, 5, 6]
+    rows["history_time"][0, -4:] = [x * HOUR for x in (900, 950, 960, 990)]
+    rows["history_end"][0, -4:] = [x * HOUR for x in (901, 977, 961, 990)]
+    rows["history_values"][0, -4:, 0] = [1, -1, 1, 1]
+    assert delayed(rows, 20)["history_title"][0].tolist() == [0] * 5 + [3, 4, 5]
+    out = delayed(rows, 24)  # the thumb of 4 comes an hour after it
+    assert out["history_title"][0].tolist() == [0] * 7 + [3]
+    assert out["history_values"][0, -2:, 0].tolist() == [0, 1]
+
+
 def test_plays_after_the_delay_are_cut_and_the_others_move():
     rows = make_rows([[3, 4, 5], [6, 7]], [[50, 24, 23], [2, 1]])
     out = delayed(rows, 24)
@@ -99,10 +114,16 @@ def test_the_table_has_intervals_over_users_and_paired_differences(run):
     result, columns = evaluate_delays(queries_of(run, rows), (0.0, 24.0, 48.0), "test", "kept")
     assert [*result["metrics"]] == ["0", "24", "48"] and [*result["differences"]] == ["24 - 0", "48 - 0"]
     assert (result["queries"], result["users"], result["left_out"]) == (20, 20, 0)
-    for name, rank in columns.items():
-        mean, half = result["metrics"][name.removeprefix("delay/")]["mrr@100"]
-        assert mean == pytest.approx((1 / rank).mean()) and half > 0
+    for hours in ("0", "24", "48"):
+        mean, half = result["metrics"][hours]["mrr@100"]
+        assert mean == pytest.approx((1 / columns[f"delay/{hours}"]).mean()) and half > 0
+        assert columns[f"delay_{hours}/mrr@100"].mean() == pytest.approx(mean)
     change = 1 / columns["delay/48"] - 1 / columns["delay/0"]
+    np.testing.assert_allclose(columns["delay_48-0/mrr@100"], change)
+    rows["history_time"][:2] = 999 * HOUR  # no play before the longest delay
+    _, columns = evaluate_delays(queries_of(run, rows), (0.0, 48.0), "test", "kept")
+    for name in ("delay_0/hr@10", "delay_48/hr@10", "delay_48-0/hr@10"):
+        assert np.isnan(columns[name]).tolist() == [True] * 2 + [False] * 18
     assert result["differences"]["48 - 0"]["mrr@100"] == pytest.approx(
         [change.mean(), 1.959964 * change.std(ddof=1) / 20**0.5]
     )

@@ -85,7 +85,7 @@ def test_chunks_end_at_the_newest_position(encoder):
     """Padding on the left of a sequence, a part chunk of it or whole ones, changes no output."""
     expected = encode(encoder, SPAN, window(), inputs())
     for more in (1, SPAN, SPAN + 2):
-        wide = ItemWindow(*(jnp.pad(x, ((0, 0), (more, 0))) for x in window()))
+        wide = jax.tree.map(lambda x, more=more: jnp.pad(x, ((0, 0), (more, 0))), window())
         x = jnp.pad(inputs(), ((0, 0), (more, 0), (0, 0)), constant_values=7.0)
         actual = encode(encoder, SPAN, wide, x)
         assert actual.shape == (B, L + more, D)
@@ -96,7 +96,7 @@ def test_chunks_end_at_the_newest_position(encoder):
 
 
 def positions():
-    some = ItemWindow(*map(jnp.asarray, window()))
+    some = jax.tree.map(jnp.asarray, window())
     key = jnp.zeros((B, L, 2), jnp.uint32)
     gaps = time_since_previous(some)
     return SequencePositions(inputs(), some.title_BxL > 0, gaps, key, some.time_BxL, some.until_BxL, SPAN)

@@ -316,7 +316,7 @@ def outcomes(c, catalogue, latents, plays, made):
 
     Observed values are NaN where a label is unknown.
     """
-    log = to_interactions(c, latents, plays)
+    log = to_interactions(c, catalogue, latents, plays)
 
     def ordered(user, title, time, kind, value):
         order = np.lexsort((time, title, user))

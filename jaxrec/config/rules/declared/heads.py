@@ -5,7 +5,7 @@ import zlib
 from typing import Any
 
 from jaxrec.config.declarations import Blend, BlendTerm, Head
-from jaxrec.config.heads import REWARD, TITLE, reward_of
+from jaxrec.config.heads import KIND, REWARD, TITLE, reward_of
 from jaxrec.config.rules.declared.labels import WIDE_VALUES, check_names
 from jaxrec.config.schema import Config
 from jaxrec.config.tree import among, require
@@ -28,8 +28,8 @@ def check_heads(config: Config) -> None:
     """Raise InputError for the first invalid head or blend, or if nothing orders the titles."""
     heads, blends, evaluate = config.objective.heads, config.evaluate.blends, config.evaluate
     if config.rows == "next_item":
+        _check_heads_of_sequences(heads, config)
         allowed = f"be empty with task.name={config.task.name!r}: its only score is that of the next title"
-        require(not heads, "objective.heads", tuple(head.name for head in heads), allowed)
         require(not blends, "evaluate.blends", tuple(blend.name for blend in blends), allowed)
         require(evaluate.ranking_head in ("auto", "ranking", "ctr"), "evaluate.ranking_head",
                 evaluate.ranking_head, f"be auto with task.name={config.task.name!r}")  # fmt: skip
@@ -52,6 +52,21 @@ def check_heads(config: Config) -> None:
     allowed = f"be auto, or a head with a weight or a blend: {', '.join(orders)}"
     require(evaluate.ranking_head in ("auto", *orders), "evaluate.ranking_head", evaluate.ranking_head,
             allowed)  # fmt: skip
+
+
+def _check_heads_of_sequences(heads: tuple[Head, ...], config: Config) -> None:
+    """Check the heads of a task on sequences: on the states of positions, and of the task next_item."""
+    allowed = f"be empty with task.name={config.task.name!r}: its only score is that of the next title"
+    has_states = config.task.name == "next_item"
+    require(has_states or not heads, "objective.heads", tuple(head.name for head in heads), allowed)
+    check_names("objective.heads", [head.name for head in heads], _TAKEN)
+    for i, head in enumerate(heads):
+        key = f"objective.heads[{i}]"
+        allowed = "be state with task.name='next_item': the score of a title is that of the next one"
+        require(head.on == "state", f"{key}.on", head.on, allowed)
+        allowed = "be False with task.name='next_item': next_item.personalised weighs its titles"
+        require(not head.personalised, f"{key}.personalised", head.personalised, allowed)
+        _check_head(key, head, config)
 
 
 def _check_orders(pairs: tuple[str, ...], config: Config) -> None:
@@ -108,6 +123,12 @@ def _check_head(key: str, head: Head, config: Config) -> None:
     if head.on == "state":
         allowed = "be pair with model.target_in_sequence=True: a user has a state for each candidate"
         require(not config.model.target_in_sequence, f"{key}.on", head.on, allowed)
+    if head.of == KIND:
+        kinds = config.data.tokens
+        allowed = "not be of tokens unless data.tokens holds several kinds"
+        require(config.rows == "next_item" and len(kinds) > 1, f"{key}.of", head.of, allowed)
+        require(head.loss == "softmax", f"{key}.loss", head.loss, f"be softmax with of={head.of!r}")
+        return
     if head.of.startswith(TITLE):
         names = [f.name for f in config.features if f.where == "title" and f.kind in _CATEGORIES]
         among(f"{key}.of", head.of, [TITLE + name for name in names if name != TITLE_ID])

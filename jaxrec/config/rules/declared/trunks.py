@@ -9,7 +9,10 @@ def check_cross(config: Config) -> None:
     """Raise InputError if there can be no cross network of `model.cross` layers."""
     model = config.model
     require(model.cross >= 0, "model.cross", model.cross, "be at least 0")
+    rank = model.cross_rank
+    require(rank >= 0, "model.cross_rank", rank, "be at least 0")
     if not model.cross:
+        require(not rank, "model.cross_rank", rank, "be 0 with model.cross=0: there is no cross layer")
         return
     allowed = f"be 0 with task.name={config.task.name!r}: it has no heads on user and title"
     require(config.rows == "ranking", "model.cross", model.cross, allowed)

@@ -56,9 +56,8 @@ def follow(
         chosen, abandoned = choice_and_abandonment(service, play, free[users])
         examples = np.nonzero(nth == n)[0]
         index = np.searchsorted(users, row[examples])
-        p[examples] = choices.take_normalised(
-            chosen[index] * (1 - final_abandon_probability(c, abandoned[index])), title[examples]
-        )
+        kept = chosen[index] * (1 - final_abandon_probability(c, abandoned[index]))
+        p[examples] = choices.take_normalised(service.restricted(kept, play[index]), title[examples])
         taken = not_shown[row[examples]] - free[row[examples]]
         a[examples] = choices.take_normalised(
             np.where(taken.any(axis=1, keepdims=True), taken, not_shown[row[examples]]), title[examples]

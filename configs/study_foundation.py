@@ -1,0 +1,89 @@
+"""Study of models of long histories: later targets, windows, heads on tokens, metadata, narrow scores.
+
+python -m jaxrec.study --config configs/study_foundation.py --seeds 3 --jobs 1 --workdir S
+python -m jaxrec.study --config configs/study_foundation.py:tiny --seeds 1 --tables delay,tokens --workdir S
+
+Every run is evaluated with scores of 0, 6, 24 and 48 hours before the request. The claim of later targets is
+a difference in differences: what `multi` loses in 48 hours less what `next` loses. A second claim is that
+`multi` is not below `next` by .0013 (1% of NDCG@10) with scores of the request.
+
+| table | rows |
+|---|---|
+| delay | the next title alone, and targets of 72 hours with a half-life of 6, 24 and 72 hours |
+| windows | windows that are the latest, mixed, or anywhere |
+| tokens | plays alone, tokens, and tokens with heads on what comes next; the datasets differ |
+| narrow | scores by projections an eighth as wide as the model |
+| launches | a catalogue of which 30% is launched: ids alone, ids mixed with genres, cold masking |
+"""
+
+from configs import foundation
+from jaxrec.config import Config, Feature
+from jaxrec.core.errors import InputError
+from jaxrec.studies.plan import Claim, ResultTable, Row, Study
+
+DELAY, WINDOWS, TOKENS, NARROW, LAUNCHES = "delay", "windows", "tokens", "narrow", "launches"
+HOURS = (0.0, 6.0, 24.0, 48.0)
+ONE_PERCENT = 0.0013  # of the NDCG@10 of one run, .1271 (benchmarks/results/foundation.md)
+
+
+def rows(base: Config) -> tuple[Row, ...]:
+    """Return the rows of the study."""
+    half_life, window = "next_item.half_life_hours", "sampling.window"
+    tokens = foundation.with_tokens(Config(features=base.features[:1]))
+    of_tokens = {
+        "signals": tokens.signals, "data.tokens": tokens.data.tokens, "features": tokens.features,
+        "model.features": tokens.model.features, "labels": tokens.labels,
+    }  # fmt: skip
+    launched = {"source.launches": 0.3}
+    metadata = launched | {"model.features": ("title_id", "genres"), "model.entity": "mixed"}
+    cold = metadata | {"model.cold_masking": 0.02, "model.cold_masking_new": 0.5}
+    latest = {window: "latest", "sampling.latest_share": 0.5}
+    return (
+        Row("next", {"next_item.horizon_hours": 0.0}, {DELAY: "next title"}),
+        Row("half_6", {half_life: 6.0}, {DELAY: "72 hours, half-life 6"}),
+        Row("multi", {}, {DELAY: "72 hours, half-life 24", WINDOWS: "mixed", TOKENS: "plays",
+                          NARROW: "whole"}),
+        Row("half_72", {half_life: 72.0}, {DELAY: "72 hours, half-life 72"}),
+        Row("latest", latest, {WINDOWS: "latest"}, against="multi"),
+        Row("random", latest | {window: "random"}, {WINDOWS: "anywhere"}, against="multi"),
+        Row("tokens", of_tokens, {TOKENS: "tokens"}),
+        Row("heads", of_tokens | {"objective.heads": tokens.objective.heads}, {TOKENS: "tokens, heads"},
+            against="tokens"),
+        Row("narrow", {"model.project": max(base.model.width // 8, 2)}, {NARROW: "an eighth"},
+            against="multi"),
+        Row("ids", launched, {LAUNCHES: "ids"}),
+        Row("mixed_entity", metadata, {LAUNCHES: "ids and genres"}, against="ids"),
+        Row("cold", cold, {LAUNCHES: "ids and genres, cold masking"}, against="mixed_entity"),
+    )  # fmt: skip
+
+
+def _claims() -> tuple[Claim, ...]:
+    ranked = {"lists": ("catalogue",), "metric": "ndcg@10"}
+    return (
+        Claim("later targets lose less in 48 hours", (("multi", "next"),), ("delay_48-0",), metric="ndcg@10"),
+        Claim("later targets lose 1% at most at once", (("multi", "next"),), ("delay_0",), metric="ndcg@10",
+              margin=ONE_PERCENT),
+        Claim("mixed windows beat the latest", (("multi", "latest"),), **ranked),
+        Claim("heads on what comes next help", (("heads", "tokens"),), **ranked),
+        Claim("genres help ids", (("mixed_entity", "ids"),), **ranked),
+        Claim("cold masking helps", (("cold", "mixed_entity"),), **ranked),
+    )  # fmt: skip
+
+
+def get_config(scale: str = "small") -> Study:
+    """Return the study for "small" or "tiny"."""
+    if scale not in ("small", "tiny"):
+        raise InputError(f"configs/study_foundation.py:{scale}: the argument must be small or tiny")
+    config = foundation.get_config(scale)
+    width = config.features[0].width
+    config.features = (*config.features, Feature("genres", "categories", "title", width // 4, most=3))
+    config.model.features = ("title_id",)
+    config.evaluate.delay_hours, config.evaluate.report = HOURS, False
+    tables = (
+        ResultTable(DELAY, "Later targets, by hours from the scores to the request"),
+        ResultTable(WINDOWS, "Windows of long rows"),
+        ResultTable(TOKENS, "Tokens of several kinds"),
+        ResultTable(NARROW, "Narrow scores"),
+        ResultTable(LAUNCHES, "Ids, metadata and cold masking of a changing catalogue"),
+    )
+    return Study(f"foundation-{scale}", config, rows, tables, (DELAY,), _claims())

@@ -1,0 +1,78 @@
+"""Study of one ranker for three canvases: against a model a canvas, without its parts, and in three stages.
+
+python -m benchmarks.unicorn --config configs/study_unicorn.py:small --seeds 5 --workdir S
+python -m benchmarks.unicorn --config configs/study_unicorn.py:tiny --seeds 1 --workdir S
+
+`unified` is configs/unicorn.py. `single_<canvas>` is the same model, trained on the requests of a canvas
+alone for as many epochs: as many steps of that canvas. `third_<canvas>` is a third of its width. `no_impute`
+reads no name of the page's title in place of a missing query, `no_canvas` no canvas, `no_dropout` hides no
+context in training, and `no_cross` has no cross layers. `nobody` reads nothing of the user, `segments` the
+segments, and `unified` the history too. `benchmarks.unicorn` trains the rows and prints their metrics by
+canvas over all titles, beside orders by text, by popularity and by the truth.
+"""
+
+from dataclasses import replace
+
+from configs import unicorn
+from jaxrec.config import Config, Evaluate, Simulator, Train
+from jaxrec.config.serialization import dataset_directory
+from jaxrec.core.errors import InputError
+from jaxrec.studies.plan import ResultTable, Row, Study
+
+UNIFIED, ROWS, ONLY = "unified", "rows", "canvases"  # a row, and tables
+CANVASES = ("home", "similar", "search")
+SEGMENTS = ("segment", "segment2")
+
+
+def rows(base: Config) -> tuple[Row, ...]:
+    """Return the rows of the study."""
+    names = tuple(f.name for f in base.features)
+    plain = tuple(replace(f, impute="null") for f in base.features)
+    without_user = {"model.reads_history": False}
+    nobody = tuple(name for name in names if name not in SEGMENTS)
+    out = [
+        Row(UNIFIED, {}, {ROWS: "one model"}),
+        Row("no_impute", {"features": plain}, {ROWS: "no imputation"}),
+        Row("no_canvas", {"model.features": _without(names, unicorn.CANVAS)}, {ROWS: "no canvas id"}),
+        Row("no_dropout", {"sampling.context_dropout": 0.0}, {ROWS: "no context dropout"}),
+        Row("no_cross", {"model.cross": 0}, {ROWS: "no cross layers"}),
+        Row("nobody", without_user | {"model.features": nobody}, {ROWS: "no user"}),
+        Row("segments", without_user, {ROWS: "segments alone"}),
+    ]
+    # A dataset of one canvas continues that of all, so that ids mean the same.
+    whole = {"data.continues": dataset_directory(base)}
+    for canvas in CANVASES:
+        only = whole | {"data.only": f"{unicorn.CANVAS}={canvas}"}
+        out.append(Row(f"single_{canvas}", only, {ONLY: f"{canvas} alone"}))
+        out.append(Row(f"third_{canvas}", only | _third(base), {ONLY: f"{canvas} alone, a third the width"}))
+    return tuple(out)
+
+
+def _without(names: tuple[str, ...], left_out: str) -> tuple[str, ...]:
+    return tuple(name for name in names if name != left_out)
+
+
+def _third(base: Config) -> dict[str, object]:
+    """Return the edits of a model with a third of the width, and so of the embeddings' parameters."""
+    width = max(base.model.width // 3, 4)
+    experts = tuple(replace(e, num_heads=2 if width % 2 == 0 else 1) for e in base.model.experts)
+    features = tuple(replace(f, width=max(f.width // 3, 2)) for f in base.features)
+    return {"features": features, "model.width": width, "model.experts": experts, "data.continues": ""}
+
+
+def get_config(scale: str = "small") -> Study:
+    """Return the study for "small" or "tiny"."""
+    if scale not in ("small", "tiny"):
+        raise InputError(f"configs/study_unicorn.py:{scale}: the argument must be small or tiny")
+    config = unicorn.get_config(scale)
+    if scale == "small":
+        config.source = replace(config.source, users=6_000, test_only_users=6_000, titles=500)
+        config.train = Train(duration="4 epochs", batch_size=256)
+        config.evaluate = Evaluate(batch_size=1024)
+    else:
+        config.train.duration = "1 epoch"
+    assert isinstance(config.source, Simulator)
+    config.name = f"unicorn-{scale}"
+    config.evaluate.next_k, config.evaluate.report, config.evaluate.report_users = (1,), False, 0
+    tables = (ResultTable(ROWS, "One model and its parts"), ResultTable(ONLY, "A model for each canvas"))
+    return Study(config.name, config, rows, tables, (ROWS,))

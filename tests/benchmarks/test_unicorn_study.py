@@ -1,0 +1,45 @@
+"""The study of one ranker: its rows, and differences on the queries of two models."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.unicorn import _Ranks, differences
+from configs.study_unicorn import CANVASES
+from jaxrec.config.loading import load_file
+from jaxrec.core.errors import InputError
+from jaxrec.studies.plan import Study, variants
+
+FILE = str(Path(__file__).resolve().parents[2] / "configs/study_unicorn.py")
+
+
+def test_the_rows_lack_a_part_each():
+    study = load_file(f"{FILE}:tiny", Study)
+    rows = {name: row.config for name, row in variants(study, ("rows", "canvases")).items()}
+    assert len(rows) == 7 + 2 * len(CANVASES)
+    assert {f.impute for f in rows["no_impute"].features} == {"null"}
+    assert "canvas" not in rows["no_canvas"].model.features and not rows["unified"].model.features
+    assert rows["no_cross"].model.cross == 0 and rows["no_dropout"].sampling.context_dropout == 0
+    assert not rows["segments"].model.reads_history and not rows["nobody"].model.reads_history
+    assert "segment" not in rows["nobody"].model.features and rows["unified"].model.reads_history
+    single, third = rows["single_search"], rows["third_search"]
+    assert single.data.only == third.data.only == "canvas=search" and single.data.continues
+    assert single.features == rows["unified"].features
+    assert third.model.width == rows["unified"].model.width // 3
+    with pytest.raises(InputError, match="must be small or tiny"):
+        load_file(f"{FILE}:huge", Study)
+
+
+def test_differences_are_of_the_queries_of_both():
+    def ranks(keys, of_model, canvas):
+        user = np.array([key.split()[0] for key in keys])
+        return _Ranks(np.array(keys), user, np.array(canvas), {"model": np.array(of_model, float)})
+
+    unified = ranks(["a 0", "a 1", "b 0", "c 0"], [1, 2, 1, 5], ["home", "search", "search", "home"])
+    single = ranks(["b 0", "a 1"], [3, 1], ["search", "search"])
+    out = differences({"unified": [unified], "single": [single]}, "ndcg@1")
+    assert [*out] == ["single"] and [*out["single"]] == ["search"]
+    assert out["single"]["search"]["mean"] == 0 and out["single"]["search"]["users"] == 2  # +1 and -1
+    worse = ranks(["b 0", "a 1"], [3, 2], ["search", "search"])
+    assert differences({"unified": [unified], "x": [worse]}, "ndcg@1")["x"]["search"]["mean"] == -0.5

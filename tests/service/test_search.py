@@ -1,0 +1,143 @@
+"""Searches over HTTP: the model with the query as a context, its documented limits, and the demo page."""
+
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+
+from jaxrec.config.loading import load_config
+from jaxrec.models.outputs import Correction
+from jaxrec.service.answers.search import SearchColumns
+from jaxrec.service.options import ServiceError
+from jaxrec.service.schemas import Column
+from jaxrec.serving import export
+from jaxrec.serving.recommender import Recommender
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def searching(once):
+    """An export of a model with canvases after a few steps of training."""
+    from jaxrec.data.runners.run import ensure_dataset
+    from jaxrec.data.storage.dataset import Dataset
+    from jaxrec.runtime.preemption import PreemptionHandler
+    from jaxrec.tasks.loading import default_checkpoint, load_checkpoint
+    from jaxrec.training.trainer import train
+
+    def make(folder):
+        config = load_config(str(ROOT / "configs/unicorn.py:tiny"))
+        config.source.search = config.source.similar = 0.3
+        config.train.duration, config.evaluate.report, config.model.cross = "20 steps", False, 1
+        config.model.experts = config.model.experts[:1]
+        ensure_dataset(config, folder / "data")
+        train(config, Dataset(str(folder / "data")), folder / "run", PreemptionHandler())
+        loaded = load_checkpoint(folder / "run", default_checkpoint(folder / "run"))
+        log_q = np.zeros(loaded.task.layout.num_titles, np.float32)
+        export.write(Recommender(loaded, Correction("ranking", 1.0, log_q)), folder / "export", ("cpu",), 20)
+
+    return once("searching", make) / "export"
+
+
+@pytest.fixture(scope="module")
+def search_client(make_client, searching):
+    return make_client(searching, max_batch=2)
+
+
+def play(client, i):
+    titles = client.service.holder.model.titles
+    return {"title_id": titles[i], "time": 1_735_689_600_000 + i, "seconds_viewed": 3000.0}
+
+
+def test_a_search_is_a_request_with_a_query_on_the_canvas_of_searches(search_client):
+    model = search_client.service.holder.model
+    assert model.names is not None and all(model.names)
+    query, history = str(model.names[3])[:2], [play(search_client, i) for i in (5, 9)]
+    body = {"history": history, "k": 5}
+    answer = search_client.post("/v1/search", body | {"query": query}).json()
+    assert answer["query"] == query and len(answer["titles"]) == 5 and not answer["empty_history"]
+    features = {"canvas": "search", "query": query}
+    same = search_client.post(
+        "/v1/recommend", body | {"features": features, "filter_watched": False, "filter_abandoned": False}
+    ).json()
+    assert answer["titles"] == same["titles"]
+    other = search_client.post("/v1/search", body | {"query": str(model.names[40])[:4]}).json()
+    scores = [[t["score"] for t in a["titles"]] for a in (answer, other)]
+    assert scores[0] != scores[1]
+    on_page = {"features": {"canvas": "similar", "source": model.titles[7]}}
+    paged = search_client.post("/v1/search", body | {"query": query} | on_page).json()
+    assert [t["score"] for t in paged["titles"]] != scores[0]  # the canvas of the request comes first
+
+
+@pytest.mark.parametrize(
+    "query", ["", "b", "ba", "x" * 10_000, "поиск", "\U0001f600\U0001f525", "a\0b", "  ", "北京"]
+)
+def test_any_query_is_answered_for_nobody(search_client, query):
+    response = search_client.post("/v1/search", {"query": query, "k": 3})
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    assert answer["query"] == query and len(answer["titles"]) == 3 and answer["empty_history"]
+    assert answer["order"] == "top picks" and all(np.isfinite(t["score"]) for t in answer["titles"])
+
+
+def test_an_empty_query_is_none_and_later_characters_are_not_read(search_client):
+    def titles(query, **body):
+        return search_client.post("/v1/search", {"query": query, "k": 5} | body).json()["titles"]
+
+    assert titles("") == titles("   ")
+    assert titles("ba" * 64 + "zzz") == titles("ba" * 64)
+    assert titles("BA") == titles("ba")
+    model = search_client.service.holder.model
+    source = model.titles[11]
+    page = {"features": {"source": source}}
+    named = titles(str(model.names[11]), **page)
+    assert titles("", **page) == named  # the name of the page's title stands for no query
+    unknown = titles("ba", features={"source": "nowhere"})
+    assert unknown != titles("ba")  # the vector of the unknown title is not that of none
+
+
+@pytest.mark.parametrize(
+    "body, status, message",
+    [
+        ({}, 422, "query: Field required"),
+        ({"query": 3}, 422, "query=3: Input should be a valid string"),
+        ({"query": "ba", "k": 0}, 422, "k=0"),
+        ({"query": "ba", "k": 100}, 422, "k=100: Input should be less than or equal to 20"),
+        ({"query": "b" * 70_000}, 422, "at most 65536 characters"),
+        ({"query": "ba", "page": 1}, 422, "page"),
+    ],
+)
+def test_a_body_that_does_not_fit_is_refused(search_client, body, status, message):
+    response = search_client.post("/v1/search", body)
+    assert response.status_code == status and message in response.json()["error"]
+    assert len(response.json()["error"].splitlines()) == 1
+
+
+def test_the_description_has_the_route_and_its_example_is_answered(search_client):
+    description = search_client.get("/openapi.json").json()
+    operation = description["paths"]["/v1/search"]["post"]
+    body = operation["requestBody"]["content"]["application/json"]["example"]
+    assert body["query"] == "ba"
+    answer = search_client.post("/v1/search", body)
+    schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
+    jsonschema.validate(answer.json(), schema | {"components": description["components"]})
+    assert {"400", "401", "413", "422", "503"} <= set(operation["responses"])
+
+
+def test_the_page_has_a_search_box_where_the_model_reads_queries(search_client):
+    columns = search_client.get("/v1/manifest").json()["columns"]
+    assert [c["name"] for c in columns.values() if c["kind"] == "free text"] == ["query"]
+    page = search_client.get("/").text
+    assert 'id="query"' in page and '"/v1/search"' in page and 'id="searching" hidden' in page
+
+
+def test_a_model_without_queries_refuses_a_search():
+    columns = (Column("feature_0", "device", "category", "device"),)
+    with pytest.raises(ServiceError, match="this model reads no query"):
+        SearchColumns(columns, []).fill({}, "ba")
+    text, canvas = Column("f1", "q", "free text", "query"), Column("f2", "c", "category", "canvas")
+    filled = SearchColumns((*columns, text, canvas), ["home", "search"])
+    assert filled.fill({"c": ["home"]}, "ba") == {"c": ["home"], "q": ["ba"]}
+    assert filled.fill({}, "ba") == {"c": ["search"], "q": ["ba"]}
+    assert SearchColumns((text, canvas), ["home"]).fill({}, "ba") == {"q": ["ba"]}
