@@ -58,7 +58,7 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
 
 def interleaved(
     rivals: dict[str, Callable[[], Any]], rounds: int, warmup: int = 1,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, Timing]:  # fmt: skip
     """Time each rival once per round, in turn; `warmup` rounds are not counted.
 
@@ -68,8 +68,10 @@ def interleaved(
         rivals: Name -> function that does the work.
         rounds: Number of rounds.
         warmup: Number of rounds before them.
-        clock: Clock in seconds; `time.process_time` does not count other processes of a busy machine.
+        clock: Clock in seconds, such as `time.process_time`, which does not count other processes of a busy
+            machine; None: `time.perf_counter`.
     """
+    clock = clock or time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
     for _ in range(warmup):
         for run in rivals.values():

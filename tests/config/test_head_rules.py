@@ -134,11 +134,11 @@ def test_what_orders_the_titles(config):
         refused(config, f"evaluate.ranking_head={name!r} must be auto, or a head with a weight or a blend")
 
 
-def test_sequences_have_no_declared_heads(config):
+def test_sequences_have_no_declared_heads_of_titles(config):
     config.task.name, config.objective.heads = "next_item", (Head("x", "finished"),)
     config.features = (Feature("title_id", "category", "title", 8),)
     config.model.experts = (Expert(encoder="sasrec"),)
-    with pytest.raises(InputError, match=r"objective.heads=\('x',\) must be empty with task.name"):
+    with pytest.raises(InputError, match=r"objective.heads\[0\].on='pair' must be state with task.name"):
         check_heads(config)
 
 

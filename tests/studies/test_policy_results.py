@@ -189,7 +189,7 @@ def test_the_best_row_is_chosen_on_validation_and_compared_at_equal_kl(tmp_path)
 
 
 def test_measures_of_reward_models_need_no_curve(tmp_path):
-    block = policy_curves(Policies(measured_by="raters", percent_of="b1"), made_up_curves())
+    block = policy_curves(Policies(measured_by="raters", percent_of="b1"), made_up_curves(), NO_COMPARISONS)
     lines = curve_lines(block, tmp_path)
     assert lines[1] == "## Under the reward models of `raters`"
     assert any(line.startswith("| a2 | 3.1500 ± .2121 | +30.0 ± 28.3 | +30.0") for line in lines)

@@ -127,7 +127,7 @@ def test_a_masked_title_has_no_gradient_in_inputs_and_targets_of_the_next_item_t
     rows["title"] = rng.integers(2, V, rows["title"].shape)
     rows["time"] = np.sort(rng.integers(1e9, 1.1e9, rows["time"].shape))
     host = HostBatch(as_words(rows), np.ones(16, bool))
-    table = SimpleNamespace(title_plays=np.arange(V))
+    table = SimpleNamespace(title_plays=np.arange(V), title_codes=None)
     table.title_table = lambda: empty_table(task.layout, task.config)._replace(
         maturity=None, categories=np.arange(V, dtype=np.int32)[:, None] % 5
     )

@@ -27,21 +27,28 @@ def policy_block(
         row_results: Row -> seed -> per-user results.
         comparisons: Comparisons of the study.
     """
-    runs_of = {row.name: [*row_results.get(row.name, {}).values()] for row in rows}
-    having = [row for row in rows if runs_of[row.name] and TRUTH in runs_of[row.name][0].result]
+    runs_of, having = rows_with(rows, row_results, TRUTH)
     if not having:
         return {}
     names, first = [row.name for row in having], runs_of[having[0].name][0].result[TRUTH]
     return {
         "rows": [
-            _line(row, table, _against(row, names), runs_of[row.name], comparisons) for row in having
+            _line(row, table, against(row, names), runs_of[row.name], comparisons) for row in having
         ],
         "choice": first["choice"], "queries": first["queries"], "users": first["users"],
     }  # fmt: skip
 
 
-def _against(row: Row, names: Sequence[str]) -> str:
-    """Return the row that a row is compared with: its own where it has a policy, otherwise the first."""
+def rows_with(
+    rows: Sequence[Row], row_results: RowResults, part: str
+) -> tuple[dict[str, list[PerUserResults]], list[Row]]:
+    """Return the runs of all rows by name, and the rows whose results have a part."""
+    runs_of = {row.name: [*row_results.get(row.name, {}).values()] for row in rows}
+    return runs_of, [row for row in rows if runs_of[row.name] and part in runs_of[row.name][0].result]
+
+
+def against(row: Row, names: Sequence[str]) -> str:
+    """Return the row that a row is compared with: its own where it is among `names`, otherwise the first."""
     return row.against if row.against in names else names[0]
 
 
