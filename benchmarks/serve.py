@@ -119,6 +119,8 @@ class Connections:
 
     async def post(self, body: bytes) -> int:
         """Send a request, read its answer and return the status."""
+        # A server closes a connection that is idle for seconds, which happens at low rates.
+        self._idle = [idle for idle in self._idle if not idle[0].at_eof()]
         if self._idle:
             reader, writer = self._idle.pop()
         else:
