@@ -64,16 +64,12 @@ class Curve:
     def __init__(self, config: LiveConfig) -> None:
         a = config.audience
         lead = config.times.start_hour - a.peak_hour
-        self._before, self._rate, self._sum = _rates(a.sessions_per_day, a.evening_peak, lead)
-        self._largest = np.maximum.accumulate(self._rate)
+        self._before, rate, self._sum = _rates(a.sessions_per_day, a.evening_peak, lead)
+        self._largest = np.maximum.accumulate(rate)
 
     def sessions(self, window_s: float) -> float:
         """Return the expected sessions of a device in the last `window_s` seconds before the start."""
         return float(np.interp(window_s, self._before, self._sum))
-
-    def rate_at(self, before_s: np.ndarray | float) -> np.ndarray:
-        """Return mu [N], sessions a second, at times [N] before the start, seconds."""
-        return np.interp(before_s, self._before, self._rate)
 
     def largest_rate(self, window_s: float) -> float:
         """Return the largest mu of a window before the start, sessions a second."""

@@ -48,7 +48,7 @@ class IndexedBatches:
         lengths = None if self._lengths is None else self._lengths[rows]
         rows, longest = self._order.by_length(rows, lengths)
         plan = self._packer.plan(longest) if self._packer else None
-        valid = np.ones(len(self._order.of_process(rows)), bool)
+        valid = np.ones(self._order.process_batch, bool)
         if plan is not None:
             plan = PackingPlan(tuple(np.tile(start, self._copies) for start in plan.starts))
         return IndexBatch(np.tile(self._order.of_shards(rows), self._copies), valid, plan)

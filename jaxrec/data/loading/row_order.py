@@ -78,6 +78,7 @@ class RowOrder:
         rows_of_shard = np.arange(batch_size).reshape(-1, self._num_shards).T  # [shards, batch / shards]
         self._shard_order = rows_of_shard.reshape(-1)
         self._process_rows = np.split(rows_of_shard, shards.processes)[shards.process].reshape(-1)
+        self.process_batch = len(self._process_rows)  # examples of this process in a global batch
         self._epochs: dict[int, _Epoch] = {}
 
     def epoch(self, epoch: int) -> _Epoch:
