@@ -12,7 +12,7 @@ begin "$0" "$@"
 python_with test,cuda,tpu
 unset JAX_DISABLE_MOST_OPTIMIZATIONS # the programs are those of training
 note "ran: $(versions jax jaxlib libtpu)"
-cd "$ROOT"
+cd "$ROOT" || exit
 
 CONFIGS=(tiny.py smoe.py:small best.py sasrec.py gru4rec.py hstu.py bst.py vmoe.py sequences.py:simulated policy.py:small
   foundation.py:small session.py unicorn.py:small)
