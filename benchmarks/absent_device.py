@@ -20,7 +20,7 @@ from jaxrec.core.errors import InputError
 
 @dataclass(frozen=True)
 class Accelerator:
-    """A GPU as XLA's compiler knows it, with figures of NVIDIA's data sheets.
+    """A GPU as described to XLA's compiler, with figures of NVIDIA's data sheets.
 
     Attributes:
         capability: Compute capability, major and minor.
@@ -135,13 +135,13 @@ def absent_devices(name: str) -> AbsentDevices:
     if kind in GPUS:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
         gpu = GPUS[kind]
-        found = topologies.get_topology_desc(
+        topology = topologies.get_topology_desc(
             platform="cuda", target_config=gpu.target(kind), topology=f"1x1x{shape or 1}"
         )
-        return AbsentDevices("gpu", tuple(found.devices), gpu.bandwidth)
+        return AbsentDevices("gpu", tuple(topology.devices), gpu.bandwidth)
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # the metadata server of a TPU's machine
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=name)
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=name)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"--device={name}: {str(error).splitlines()[0]}") from error
-    return AbsentDevices("tpu", tuple(found.devices), TPUS[kind])
+    return AbsentDevices("tpu", tuple(topology.devices), TPUS[kind])

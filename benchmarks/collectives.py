@@ -81,8 +81,8 @@ def run_counts(hlo_text: str, callers: Collection[str] = ()) -> dict[str, int | 
         if not callers or one.opcode in callers:
             for callee, times in _calls(one.line, one.opcode):
                 calls[callee].append((one.computation, times))
-    times = _times(entry, calls)
-    return {name: times(name) for name in [entry, *calls]}
+    count = _times(entry, calls)
+    return {name: count(name) for name in [entry, *calls]}
 
 
 def _elements(shape: str) -> list[str]:

@@ -108,15 +108,15 @@ def main(args: flags.FlagValues) -> Report:
     for one in collectives(text):
         sent[one.kind] += one.bytes * (1 if one.times is None else one.times)
     lines += [(f"sent by {kind}", f"{num_bytes / 1e6:,.2f} MB", "") for kind, num_bytes in sent.items()]
-    held, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     lines.append((
-        "memory of a device", f"{(held + temporary) / 2**30:.2f} GiB",
-        f"{held / 2**30:.2f} of them state, title table and batch",
+        "memory of a device", f"{(arguments + temporary) / 2**30:.2f} GiB",
+        f"{arguments / 2**30:.2f} of them state, title table and batch",
     ))  # fmt: skip
     figures = {
         "config": args.config, "device": args.device, "devices": len(devices.devices), "batch": args.batch,
         "dtype": args.dtype, "parts": {part: spent._asdict() for part, spent in parts.items()}, "sent": sent,
-        "held": held, "temporary": temporary,
+        "held": arguments, "temporary": temporary,
     }  # fmt: skip
     return Report(f"{args.config} at batch {args.batch}, {args.dtype}, for {args.device}", figures, lines)
 

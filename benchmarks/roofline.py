@@ -65,15 +65,15 @@ class Spent(NamedTuple):
 def kernels_of_computations(text: str) -> dict[str, dict[str, Kernel]]:
     """Return computation -> the instructions in it by their name in a device's profile."""
     types: dict[str, str] = {}
-    found: dict[str, dict[str, Kernel]] = collections.defaultdict(dict)
+    by_computation: dict[str, dict[str, Kernel]] = collections.defaultdict(dict)
     for one in hlo.instructions(text):
         types[one.name] = one.result
         operands = {*_OPERAND.findall(one.line[one.operands : one.line.find(")", one.operands)])}
         num_bytes = hlo.bytes_of(one.result) + sum(hlo.bytes_of(types.get(name, "")) for name in operands)
         path = _PATH.search(one.line)
         name = re.sub(r"[.\-]", "_", one.name)
-        found[one.computation][name] = Kernel(one.opcode, num_bytes, path[1] if path else "")
-    return found
+        by_computation[one.computation][name] = Kernel(one.opcode, num_bytes, path[1] if path else "")
+    return by_computation
 
 
 def kernels(text: str) -> dict[str, Kernel]:

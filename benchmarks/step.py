@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from absl import flags
@@ -62,7 +62,9 @@ def _flags() -> None:
     flags.DEFINE_integer("users", 20_000, "users of the simulated service, where it is the source")
 
 
-def settings(spec: str, directory: str, dtype: str, users: int, **edits: Any) -> Config:
+def settings(
+    spec: str, directory: str, dtype: Literal["float32", "bfloat16"], users: int, **edits: Any
+) -> Config:
     """Return the config to measure.
 
     Args:

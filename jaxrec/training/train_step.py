@@ -85,9 +85,7 @@ class TrainStep:
         stops = config.train.on_nonfinite == "stop"
         return plain and float32 and stops and pallas.is_available(jax.default_backend(), "float32")
 
-    def _fused_update(
-        self, state: TrainState, host: HostBatch, table: TitleTable
-    ) -> tuple[TrainState, Sums]:
+    def _fused_update(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[TrainState, Sums]:
         """Return what `__call__` returns, with an update by few kernels."""
         gradient_sums, sums, examples = self._gradient_sums(state, host, table)
         params, optimizer_state, squares = optimizer.fused_step(

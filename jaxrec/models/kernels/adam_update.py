@@ -1,7 +1,7 @@
 """Adam's update of many parameters by few Pallas kernels, for the Triton compiler.
 
-XLA makes a kernel for each parameter, since an update has three results and its gradient's norm: 87 of the 591
-kernels of a step of Table 3's model on an H200, and a kernel takes two to three microseconds at least. A
+XLA makes a kernel for each parameter, since an update has three results and its gradient's norm: 87 of the
+591 kernels of a step of Table 3's model on an H200, and a kernel takes two to three microseconds at least. A
 kernel here updates up to `_MAX_LEAVES` parameters: each program has a block of numbers of one of them.
 """
 
@@ -124,7 +124,8 @@ def fused_adam(
         leaves: The parameters with gradient sums and moments.
         decays: Weight decay of each parameter.
     """
-    after, squares = Leaves(leaves.gradients, [], [], []), [jnp.float32(0)]
+    after: tuple[list[jax.Array], ...] = ([], [], [])  # parameters, first and second moments
+    squares = [jnp.float32(0)]
     numbers = jnp.stack([jnp.asarray(x, jnp.float32) for x in scalars])
     for start in range(0, len(leaves.params), _MAX_LEAVES):
         part = slice(start, start + _MAX_LEAVES)
@@ -138,7 +139,7 @@ def fused_adam(
             numbers, *(x.reshape(-1) for kind in leaves for x in kind[part]),
             aliases={1 + n + i: i for i in range(3 * n)},
         )  # fmt: skip
-        for kind, results in enumerate(after[1:]):
+        for kind, results in enumerate(after):
             results.extend(x.reshape(p.shape) for x, p in zip(arrays[kind * n :], like, strict=False))
         squares.append(sums.sum())
-    return after, sum(squares[1:], squares[0])
+    return Leaves(leaves.gradients, *after), sum(squares[1:], squares[0])
