@@ -16,6 +16,7 @@ import jax
 from jax.experimental import topologies
 
 from jaxrec.core.errors import InputError
+from jaxrec.runtime import mesh
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ gpu_device_info {{
 platform_name: "CUDA"
 dnn_version_info {{ major: 9 minor: 8 }}
 runtime_version {{ major: 12 minor: 8 }}
-device_description_str: "{name}"
+device_description_str: "NVIDIA {name.upper()}"
 """
 
 
@@ -98,6 +99,8 @@ class AbsentDevices:
         with contextlib.ExitStack() as stack:
             for name, function in replaced.items():
                 stack.enter_context(unittest.mock.patch.object(jax, name, function))
+            # From jax 0.11 on, Pallas asks this mesh for the kind of GPU.
+            stack.enter_context(jax.sharding.use_abstract_mesh(mesh.mesh().abstract_mesh))
             yield
 
 
