@@ -125,9 +125,9 @@ def absent_devices(name: str) -> AbsentDevices:
     Raises:
         InputError: The name is unknown, or the compiler of its kind is not installed.
     """
-    kind, _, shape = name.partition(":")
-    counts_gpus = kind in GPUS and (not shape or (shape.isdecimal() and int(shape) > 0))
-    if not counts_gpus and not (kind in TPUS and shape):
+    kind, colon, shape = name.partition(":")
+    is_gpu = kind in GPUS and (not colon or (shape.isdecimal() and int(shape) > 0))
+    if not is_gpu and not (kind in TPUS and shape):
         raise InputError(
             f"--device={name}: allowed: {', '.join(GPUS)}, with the number of them as in h200:4, "
             f"or the topology of a TPU ({', '.join(TPUS)}) as in v5e:2x2"
@@ -142,7 +142,8 @@ def absent_devices(name: str) -> AbsentDevices:
             platform="cuda", target_config=gpu.target(kind), topology=f"1x1x{shape or 1}"
         )
         return AbsentDevices("gpu", tuple(topology.devices), gpu.bandwidth)
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # the metadata server of a TPU's machine
+    # No metadata server of a TPU's machine, and no lock: several processes may compile.
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     try:
         topology = topologies.get_topology_desc(platform="tpu", topology_name=name)
     except (RuntimeError, ValueError) as error:
