@@ -5,9 +5,10 @@ python -m jaxrec.study --config configs/study_hydra.py:kuairand --config.source.
     --seeds 5 --jobs 2 --workdir S
 python -m jaxrec.study --config configs/study_hydra.py --tables delayed --workdir S
 
-The simulated service has the tasks play (click), finished, thumb (up, where there is a thumb) and returned; the
-labels of the last three are known for plays alone. `kuairand` has the feedback on exposures, and its five seeds are five folds, so
-that every user is tested once. `tiny` is the simulated study at the size of configs/tiny.py.
+The simulated service has the tasks play (click), finished, thumb (up, where there is a thumb) and
+returned; the labels of the last three are known for plays alone. `kuairand` has the feedback on exposures,
+and its five seeds are five folds, so that every user is tested once. `tiny` is the simulated study at the
+size of configs/tiny.py.
 
 The table `delayed` has the offline models of configs/delayed.py, which predict from labels of the first day
 whether a title is finished within 30 days. They are trained and tested on fewer users.
