@@ -266,8 +266,8 @@ def load_or_fit_correction(
     """Return the correction of a checkpoint; fit it and keep it in the workdir on first use.
 
     The correction is fitted on the dataset of the training. If that dataset is not there, the scores are not
-    corrected, a warning is logged, and nothing is kept. For a checkpoint with the titles of a later dataset it
-    is the correction of the training, extended.
+    corrected, a warning is logged, and nothing is kept. For a checkpoint with the titles of a later dataset
+    it is the correction of the training, extended.
 
     Args:
         workdir: Folder of the run.

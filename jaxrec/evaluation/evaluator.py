@@ -92,10 +92,10 @@ def evaluate(
 
     Raises:
         InputError: the layout, the titles or the categories of the dataset are neither those of the
-            checkpoint nor grown from them; the run is offline and predicts no labels; there is no such blend; a list that the
-            model does not rank; K larger than the dataset stores; `retrieve` without a retrieval head;
-            `diversity` outside 0 to 1 or without CATALOGUE; `gradients` of a single head; `session` of a
-            model that reads none; `delay_hours` below 0 or of a model that ranks lists.
+            checkpoint nor grown from them; the run is offline and predicts no labels; there is no such
+            blend; a list that the model does not rank; K larger than the dataset stores; `retrieve` without a
+            retrieval head; `diversity` outside 0 to 1 or without CATALOGUE; `gradients` of a single head;
+            `session` of a model that reads none; `delay_hours` below 0 or of a model that ranks lists.
     """
     started = time.perf_counter()
     workdir = as_path(workdir)

@@ -56,7 +56,7 @@ def test_a_later_day_is_evaluated_on_lists_and_on_all_its_titles(days):
 
 
 def test_the_correction_of_a_new_title_is_the_least_of_the_training(days, loaded, tmp_path):
-    """Ids without a title have a log density too, which no title has: the log density is not that of a title."""
+    """An id without a title has a log density too, which is not that of a title."""
     _, before, after = days
     later = grown(loaded, after, "mean")
     table = replicate(later.task.title_table(later.arrays))
@@ -137,7 +137,7 @@ def test_only_a_dataset_that_continues_the_training_has_grown(days, loaded):
 
 
 def test_a_mixture_and_an_earlier_day_are_refused_in_one_line(days, loaded):
-    folder, before, after = days
+    _, before, after = days
     of_mixture = replace(loaded, meta=loaded.meta | {MIXTURE: {}})
     with pytest.raises(InputError, match="has titles or categories that the members of the mixture lack"):
         open_later_dataset(of_mixture, after.directory)

@@ -78,6 +78,11 @@ def test_new_titles_are_ranked_by_rows_like_those_of_known_titles(days):
     day = 20_098  # 2025-01-10
     assert (result.age == day - launch_days(after)[rows["target"][:, 0]]).all() and result.age.min() >= 0
     assert set(result.user) <= set(range(300))
+    target = rows["target"][:, 0]
+    assert (result.title == after.arrays.title_key[target - 2]).all()
+    assert ((result.known == 0) == (before.arrays.title_plays[target] == 0)).all() and (
+        result.known == 0
+    ).any()
     again = evaluate_day(loaded, after, "metadata", "test")
     assert not np.array_equal(again.ndcg, result.ndcg)
 
@@ -109,7 +114,7 @@ def test_a_masked_model_ranks_new_titles_by_the_unknown_row_and_plays_of_its_tra
 
 
 def test_evaluate_ranks_the_day_after_as_the_study_does(days, tmp_path):
-    """Of one checkpoint on one day, `evaluate --data` and the study have the same NDCG@10, also of popularity."""
+    """Of a checkpoint and a day, `evaluate --data` and the study have one NDCG@10, also of popularity."""
     config, before, after = days
     config = copy.deepcopy(config)
     config.train.duration = "30 steps"

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.data.loading.left_out import left_out_titles
 from jaxrec.data.storage.arrays import split_columns
 from jaxrec.data.storage.dataset import Dataset
@@ -26,13 +27,17 @@ class DayMetrics(NamedTuple):
 
     Attributes:
         user: Key of the user.
+        title: Key of the title.
         age: Age of the title in days, on the day of the play.
+        known: Plays of the title by training users before the training of the model ended.
         ndcg: NDCG@10 of the model.
         popular: NDCG@10 of the plays of the 7 days before.
     """
 
     user: np.ndarray
+    title: np.ndarray
     age: np.ndarray
+    known: np.ndarray
     ndcg: np.ndarray
     popular: np.ndarray
 
@@ -44,10 +49,12 @@ class DayMetrics(NamedTuple):
         temporary.replace(path)
 
     @classmethod
-    def load(cls, path: Path) -> "DayMetrics":
-        """Read the arrays of a file."""
+    def load(cls, path: Path) -> "DayMetrics | None":
+        """Read the arrays of a file; None where there is no file, or one with other arrays."""
+        if not path.exists():
+            return None
         with np.load(path, allow_pickle=False) as arrays:
-            return cls(**arrays)
+            return cls(**arrays) if set(arrays) == set(cls._fields) else None
 
 
 def evaluate_day(loaded: LoadedCheckpoint, dataset: Dataset, rows: str, split: str) -> DayMetrics:
@@ -72,7 +79,12 @@ def evaluate_day(loaded: LoadedCheckpoint, dataset: Dataset, rows: str, split: s
     popular, _ = recent_popularity_ranks(target, seen.query_time, daily, later.arrays, left_out, 0)
     age = seen.query_time.astype(np.int64) // _SECONDS_PER_DAY - launch_days(dataset)[target]
     return DayMetrics(
-        dataset.user_keys(split)[stored["user"]], age, metrics.ndcg(ranks, K), metrics.ndcg(popular, K)
+        dataset.user_keys(split)[stored["user"]],
+        dataset.arrays.title_key[target - FIRST_TITLE],
+        age,
+        later.arrays.title_plays[target],
+        metrics.ndcg(ranks, K),
+        metrics.ndcg(popular, K),
     )
 
 
