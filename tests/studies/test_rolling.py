@@ -36,11 +36,13 @@ ROWS = (
 
 @pytest.mark.parametrize(("size", "retrained"), [("", 4), (":small", 1), (":tiny", 4)])
 def test_every_size_of_the_study_has_a_plan(size, retrained, tmp_path):
-    """Four models of day 0, three times 13 daily updates, 4 of every third day, 30 of a week, and more."""
+    """Four models of day 0, three times 13 daily updates, 4 of every third day, 42 of a week, and more."""
     study = load_file(STUDY.replace(":tiny", size), RollingStudy)
     check_study(study, ())
     plan = Plan(study, (), 1, tmp_path)
-    assert len(plan.runs) == 4 + 39 + 4 + 30 + retrained
+    assert len(plan.runs) == 4 + 39 + 4 + 42 + retrained
+    rates = {run.name: run.config.optimizer.learning_rate for run in plan.runs}
+    assert rates["week_concat_mean"] == 1e-3 and rates["week_concat_mean_fast"] == 3e-3
     assert len({run.workdir for run in plan.runs}) == len(plan.runs)
     selected = {row.name for row in study.rows} | {POPULAR}
     assert {name for c in study.comparisons for name in (c.better, c.worse)} <= selected
@@ -167,7 +169,10 @@ def test_the_report_has_the_means_and_the_differences(two_rows):
     # Row a: day 1 (1 + 0 + .5 + .5 + .5 + .5) / 6, day 2 1; all 7 / 10; new 3.5 / 4; old 1.5 / 4. The new
     # titles: 1.5 / 2 without plays, and 1.
     assert "| A | 0.7000 | 0.8750 | 0.8750 | 0.7500 | 0.3750 | 0.5000 | 1.0000 |" in text
-    assert "| popularity of the 7 days before |" + " 0.2500 |" * 7 in text
+    of_popular = (
+        "| popularity of the 7 days before | 0.2500 | 0.2500 | 0.2500 |  | 0.2500 | 0.2500 | 0.2500 |"
+    )
+    assert of_popular in text  # `unplayed` is of the training of a model
     assert "| plays | | | | | | 3 | 2 |" in text
     assert "| a less b | 1 to 2 | 5, 2 | 0.7000, 0.2500 | +0.5000 [" in text and "| +0.4688 [" in text
 

@@ -77,5 +77,5 @@ def _costs(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _figure(value: float) -> str:
-    return f"{value:.4f}"
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

@@ -29,7 +29,7 @@ def compute_results(plan: Plan, test: Evaluations, validation: Evaluations) -> d
         "days": plan.study.days,
         "seeds": list(plan.seeds),
         "rows": [_row_json(plan, row, test, validation) for row in plan.rows],
-        "popular": _row_means(plan, plan.rows[0], test, "popular"),
+        "popular": _row_means(plan, plan.rows[0], test, "popular") | {"unplayed": None},
         "plays": {
             day: len(test[first, plan.seeds[0], day].user) for day in evaluated_days(plan.study, plan.rows[0])
         },
