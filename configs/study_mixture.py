@@ -51,12 +51,12 @@ CLAIMS = (
     Claim("so does a mixture of equal experts", ((f"equal_{TOLD}", f"bst_{TOLD}"),)),
     Claim("the mixture beats one expert where the regime is hidden", ((f"smoe_{HIDDEN}", f"bst_{HIDDEN}"),)),
 )
-# The service has the regime of a user as a feature only where the strength is above 0: .01 is as good as none.
+# The service has the regime as a user feature only where the strength is above 0; .01 is as good as none.
 STRENGTHS = (0.01, 1.0, REGIMES)
 PREMISES = tuple(
-    Premise(f"the mixture's gain with the strength of the regimes, {told}", "source.regimes", f"smoe_{told}",
-            f"bst_{told}", values=STRENGTHS)
-    for told in (TOLD, HIDDEN)
+    Premise(f"the mixture's gain with the strength of the regimes, {table}", "source.regimes",
+            f"smoe_{table}", f"bst_{table}", values=STRENGTHS)
+    for table in (TOLD, HIDDEN)
 )  # fmt: skip
 
 

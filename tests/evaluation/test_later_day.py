@@ -45,7 +45,7 @@ def test_a_later_day_is_evaluated_on_lists_and_on_all_its_titles(days):
     assert len(evaluation.rows) == len(rows) and (rows["target"][:, 0] >= known).any()
     ranks = evaluation.ranked.by_order["model"].ranks
     assert ranks.max() <= len(after.arrays.id_of_rank) and np.isfinite(evaluation.scores).any()
-    # By popularity of the training, which knows no play of a new title, all of them come last.
+    # The training had no play of a new title, so that by its popularity all of them come last.
     of_new = rows["target"][:, 0] >= known
     popular = evaluation.ranked.by_order["popularity"].ranks
     seen = after.seen_titles("test").num_titles

@@ -114,7 +114,7 @@ def test_a_masked_model_ranks_new_titles_by_the_unknown_row_and_plays_of_its_tra
 
 
 def test_evaluate_ranks_the_day_after_as_the_study_does(days, tmp_path):
-    """Of a checkpoint and a day, `evaluate --data` and the study have one NDCG@10, also of popularity."""
+    """Compare `evaluate --data` with the study on a checkpoint and a day: the NDCG@10 is the same."""
     config, before, after = days
     config = copy.deepcopy(config)
     config.train.duration = "30 steps"
