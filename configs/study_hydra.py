@@ -5,8 +5,8 @@ python -m jaxrec.study --config configs/study_hydra.py:kuairand --config.source.
     --seeds 5 --jobs 2 --workdir S
 python -m jaxrec.study --config configs/study_hydra.py --tables delayed --workdir S
 
-The simulated service has the tasks play (click), finished, thumb and returned; the labels of the last three
-are known for plays alone. `kuairand` has the feedback on exposures, and its five seeds are five folds, so
+The simulated service has the tasks play (click), finished, thumb (up, where there is a thumb) and returned; the
+labels of the last three are known for plays alone. `kuairand` has the feedback on exposures, and its five seeds are five folds, so
 that every user is tested once. `tiny` is the simulated study at the size of configs/tiny.py.
 
 The table `delayed` has the offline models of configs/delayed.py, which predict from labels of the first day
@@ -21,7 +21,7 @@ from jaxrec.studies.plan import Claim, ResultTable, Row, Study
 
 LABELS = (
     Label("finished", "at_least", hours=24, at=0.9, of_drawn="unknown"),
-    Label("thumb", "happened", "thumb", hours=24, of_drawn="unknown"),
+    Label("thumb", "positive", "thumb", hours=24, of_drawn="unknown"),
     Label("returned", "returned", hours=72, of_drawn="unknown"),
 )
 TASKS = tuple(label.name for label in LABELS)
