@@ -28,13 +28,9 @@ from jaxrec.evaluation.scorers import CatalogueRanks
 from jaxrec.evaluation.sessions.of_session import check_session, evaluate_sessions
 from jaxrec.evaluation.truth.of_policy import TruthEvaluation, evaluate_policy, stored_truth
 from jaxrec.runtime.mesh import replicate
+from jaxrec.tasks.growth.later_catalogue import open_later_dataset
 from jaxrec.tasks.inputs.session import reads_session
-from jaxrec.tasks.loading import (
-    LoadedCheckpoint,
-    default_checkpoint,
-    load_checkpoint,
-    open_dataset,
-)
+from jaxrec.tasks.loading import LoadedCheckpoint, default_checkpoint, load_checkpoint
 
 
 class EvaluationOptions(NamedTuple):
@@ -92,21 +88,21 @@ def evaluate(
         workdir: folder of the run.
         options: split, candidate lists and heads.
         which: "best" or "last" checkpoint. None: the value of the config; "last" if there is no best.
-        data: folder of the dataset. None: the dataset of the training.
+        data: folder of the dataset, which may continue that of the training. None: that of the training.
 
     Raises:
-        InputError: the layout, the titles or the categories of the dataset are not those of the
-            checkpoint; the run is offline and predicts no labels; there is no such blend; a list that the
-            model does not rank; K larger than the dataset stores; `retrieve` without a retrieval head;
-            `diversity` outside 0 to 1 or without CATALOGUE; `gradients` of a single head; `session` of a
-            model that reads none; `delay_hours` below 0 or of a model that ranks lists.
+        InputError: the layout, the titles or the categories of the dataset are neither those of the
+            checkpoint nor grown from them; the run is offline and predicts no labels; there is no such
+            blend; a list that the model does not rank; K larger than the dataset stores; `retrieve` without a
+            retrieval head; `diversity` outside 0 to 1 or without CATALOGUE; `gradients` of a single head;
+            `session` of a model that reads none; `delay_hours` below 0 or of a model that ranks lists.
     """
     started = time.perf_counter()
     workdir = as_path(workdir)
     which = which or default_checkpoint(workdir)
     loaded = load_checkpoint(workdir, which, options.blend)
     check_session(options.session, reads_session(loaded.config))
-    dataset = open_dataset(loaded, data)
+    loaded, dataset = open_later_dataset(loaded, data)
     protocols, rows = loaded.task.protocols(), dataset.rows(options.split).all()
     usual = _usual_lists(loaded, dataset, options.split, rows)
     lists = _checked_lists(options, loaded, usual, rows)
