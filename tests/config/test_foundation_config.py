@@ -7,18 +7,21 @@ import jax.numpy as jnp
 import pytest
 
 from configs.foundation import ARGUMENTS, get_config
-from jaxrec.config.loading import load_config
+from configs.study_foundation import ONE_PERCENT, SCALES
+from jaxrec.config.loading import load_config, load_file
 from jaxrec.config.validation import check
 from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.data.runners.partition_job import layout_of
 from jaxrec.runtime.mesh import AXIS
+from jaxrec.studies.plan import Study, every_run
 from jaxrec.tasks.next_item import NextItemTask
 from jaxrec.training.train_state import StateInit
 from jaxrec.training.train_step import TrainStep
 
 FILE = Path(__file__).resolve().parents[2] / "configs" / "foundation.py"
+STUDY = FILE.with_name("study_foundation.py")
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
@@ -65,3 +68,22 @@ def test_an_unknown_argument_of_long_histories_lists_those_there_are():
         InputError, match=r"foundation.py:large: the argument must be one of small, tokens, tiny, tiny_tokens"
     ):
         get_config("large")
+
+
+def test_the_study_has_its_claims_at_every_scale(tmp_path):
+    of_scale = {scale: load_file(f"{STUDY}:{scale}", Study) for scale in SCALES}
+    for scale, study in of_scale.items():
+        assert study.name == f"foundation-{scale}"
+        runs = every_run(study, study.default, 2, tmp_path)
+        assert [run.name for run in runs] == 2 * ["next", "half_6", "multi", "half_72"]
+        claims = [
+            claim for claim in study.claims if claim.metric == "ndcg@10" and claim.lists != ("catalogue",)
+        ]
+        assert [claim.lists for claim in claims] == 3 * [("delay_48-0",)] + 3 * [("delay_0",)]
+        assert all(claim.pairs[0][1] == "next" for claim in claims)
+        assert [claim.margin for claim in claims] == 3 * [0.0] + 3 * [ONE_PERCENT]
+    small, reduced = of_scale["small"].base, of_scale["reduced"].base
+    assert reduced.source == small.source and reduced.evaluate == small.evaluate
+    assert 2 * reduced.model.width == small.model.width
+    with pytest.raises(InputError, match=r"study_foundation.py:large: the argument must be one of small"):
+        load_file(f"{STUDY}:large", Study)
