@@ -225,6 +225,56 @@ def test_heads_on_states_equal_a_loop_over_positions():
     np.testing.assert_allclose(sums["loss"][0], expected, rtol=1e-4)
 
 
+def query_rows(seed=1):
+    """Return B query rows with the histories of `stored_rows`, targets, and labels, some of them known."""
+    r, rows, of_training = np.random.default_rng(seed), np.zeros(B, LAYOUT.query_dtype()), stored_rows()
+    for name in (n for n in rows.dtype.names if n.startswith("history_")):
+        rows[name] = of_training[name.removeprefix("history_")][:, -L:]
+    rows["user"], rows["target"][:, 0] = np.arange(B), [8, 6, 3, 4]  # the genre of 6 is 0, of none
+    rows["target_time"] = of_training["time"][:, -1] + 100
+    rows["label"][:, 0, 0], rows["label_known"][:, 0] = r.integers(0, 2, B), [1, 1, 0, 1]
+    return rows
+
+
+def test_states_of_queries_are_scored_by_their_heads():
+    task, rows = task_of(heads=HEADS, layers=1), query_rows()
+    assert task.label_heads == ("back",) and task.category_heads == ("genre",)  # the next token is a play
+    assert task.head_loss("back") == "bce" and task.protocols().best == ("catalogue", "ndcg@10")
+    params = jax.tree.map(lambda x: x + 0.1, StateInit(task).init().params)
+    valid = np.array([True, True, True, False])
+    score = jax.jit(lambda words: task.score_states(params, HostBatch(words, valid), TABLE))
+    scores = jax.device_get(score(as_words(rows)))
+    window, _ = next_item_inputs.queries(as_words(rows), LAYOUT, L)
+    h_BxD = np.asarray(outputs_of(task, params, window)[:, -1], np.float64)
+    layers = {name: jax.tree.map(np.asarray, params[f"head_{name}"]) for name in ("genre", "back")}
+    by_hand = {name: h_BxD @ layer["kernel"] + layer["bias"] for name, layer in layers.items()}
+    prediction, label, known = scores.labels["back"]
+    np.testing.assert_allclose(prediction, by_hand["back"][:, 0], rtol=1e-4)
+    np.testing.assert_array_equal(label[known], rows["label"][:, 0, 0][known])
+    assert known.tolist() == [True, True, False, False]
+    log_p, category, known = scores.categories["genre"]
+    np.testing.assert_allclose(log_p, jax.nn.log_softmax(by_hand["genre"]), rtol=1e-4)
+    assert category[:, 0].tolist() == [2, 0, 3, 0] and known.tolist() == [True, False, True, False]
+    terms = -(log_p[0, 2] + log_p[2, 3]), (np.logaddexp(0, prediction) - label * prediction)[:2].sum() / 0.5
+    for name, term in zip(("genre", "back"), terms, strict=True):
+        np.testing.assert_allclose(scores.sums[f"loss_{name}"][0], term, rtol=1e-4)
+    np.testing.assert_allclose(scores.sums["loss"][0], 0.5 * terms[0] + 2.0 * terms[1], rtol=1e-4)
+    assert int(scores.sums["loss"][1]) == 3
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25])
+def test_titles_weigh_as_declared_beside_heads(weight):
+    task, rows, valid = task_of(heads=HEADS, layers=1), stored_rows(), np.arange(B) != 2
+    params = StateInit(task).init().params
+    whole = loss_of(task, params)(rows, valid)
+    task.config.next_item.weight = weight
+    sums, heads = loss_of(task, params)(rows, valid), whole["loss"][0] - whole["loss_next_item"][0]
+    expected = heads + weight * whole["loss_next_item"][0]
+    np.testing.assert_allclose(sums["loss"][0], expected, rtol=1e-4)
+    assert ("loss_next_item" in sums) == (weight > 0)
+    assert task.protocols().best == (("catalogue", "ndcg@10") if weight else ("labels", "auc"))
+
+
 def test_rows_that_are_padding_teach_no_kind_and_short_windows_teach_each_once():
     task, rows = task_of(heads=HEADS[:1], layers=1, stochastic_length=1.5), stored_rows()
     run = loss_of(task, StateInit(task).init().params)
