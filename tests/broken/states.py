@@ -31,7 +31,7 @@ LINES = (
         _CACHE,
         "index = jnp.maximum(cache.length // span - 2, 0)",
         "index = jnp.maximum(cache.length // span - 1, 0)",
-        (f"{_ONE_BY_ONE}[sasrec-4]",),
+        (f"{_ONE_BY_ONE}[hstu-4]",),
     ),
     Line(
         "distances count from the first of the two chunks",
@@ -39,13 +39,6 @@ LINES = (
         "jnp.concatenate([ends, (length // span - 1) * span + columns])",
         "jnp.concatenate([ends, (length // span) * span + columns])",
         (f"{_ONE_BY_ONE}[hstu-4]",),
-    ),
-    Line(
-        "padding is not seen from the cache",
-        _CACHE,
-        "made = Keys(tuple(means), recent.present_BxC[:, :span].any(1)",
-        "made = Keys(tuple(means), recent.present_BxC[:, :span].all(1)",
-        (f"{_ONE_BY_ONE}[sasrec-4]",),
     ),
     Line(
         "an index of positions has no cache",
