@@ -15,10 +15,15 @@ claims are that such a row is not below `next` by 1% of NDCG@10 with scores of t
 | tokens | plays alone, tokens, and tokens with heads on what comes next; the datasets differ |
 | narrow | scores by projections an eighth as wide as the model |
 | launches | a catalogue of which 30% is launched: ids alone, ids mixed with genres, cold masking |
+| uses | one model for four uses: fine-tuned, its encoder frozen, and each use alone |
+| scaling | four widths by three numbers of users, for `python -m benchmarks.scaling_law` |
 
 `reduced` has the same users and tables, and a model of half the width, with 2 of 3 layers and half the
 window. Its learning rate is four times that of `small`, so that 12 epochs suffice.
 """
+
+import copy
+from dataclasses import replace
 
 from configs import foundation
 from jaxrec.config import Config, Expert, Feature
@@ -26,6 +31,9 @@ from jaxrec.core.errors import InputError
 from jaxrec.studies.plan import Claim, ResultTable, Row, Study
 
 DELAY, WINDOWS, TOKENS, NARROW, LAUNCHES = "delay", "windows", "tokens", "narrow", "launches"
+USES, SCALING = "uses", "scaling"
+WIDTHS, SHARES = (16, 32, 64, 128), (0.25, 0.5, 1.0)  # of the model, and of the users
+ENCODER = ("title/*", "layers/*", "tokens/*", "position")  # parameters below the heads
 HOURS = (0.0, 6.0, 24.0, 48.0)
 SCALES = ("small", "reduced", "tiny")
 ONE_PERCENT = (
@@ -50,14 +58,65 @@ def _base(scale: str) -> Config:
     return config
 
 
+def _of_tokens(config: Config) -> dict[str, object]:
+    """Return the edits of the tokens of a config."""
+    return {
+        "signals": config.signals, "data.tokens": config.data.tokens, "features": config.features,
+        "model.features": config.model.features, "labels": config.labels,
+    }  # fmt: skip
+
+
+def rows_of_uses(base: Config) -> tuple[Row, ...]:
+    """Return the rows of one model for four uses, and of a model of each use alone.
+
+    Fine-tuning has a third of the learning rate and of the epochs. With a frozen encoder the head of a use is
+    trained, and of `country` new projections of users and titles.
+    """
+    config = Config(source=copy.deepcopy(base.source), features=base.features[:1])
+    config = foundation.with_uses(config)
+    source, data = config.source, config.data
+    of_uses = _of_tokens(config) | {
+        "source.countries": source.countries, "source.country_taste": source.country_taste,
+        "data.split": data.split, "data.validation_from": data.validation_from,
+        "data.test_from": data.test_from, "evaluate.delay_hours": (),
+    }  # fmt: skip
+    epochs = int(base.train.duration.split()[0])
+    shorter = {
+        "optimizer.learning_rate": base.optimizer.learning_rate / 3,
+        "train.duration": f"{max(epochs // 3, 1)} epochs",
+    }
+    frozen = {"start.take": ENCODER, "start.freeze": ENCODER}
+    out = [Row(USES, of_uses | {"objective.heads": config.objective.heads}, {USES: "for all uses"})]
+    for use in foundation.USES:
+        edits = of_uses | foundation.edits_of_use(config, use)
+        above = {"model.project": max(base.model.width // 2, 2)} if use == "country" else {}
+        out += [
+            Row(f"{use}_alone", edits, {USES: f"{use} alone"}),
+            Row(f"{use}_tuned", edits | shorter, {USES: f"{use}, fine-tuned"}, against=f"{use}_alone",
+                after=USES),
+            Row(f"{use}_frozen", edits | shorter | frozen | above, {USES: f"{use}, frozen encoder"},
+                against=f"{use}_alone", after=USES),
+        ]  # fmt: skip
+    return tuple(out)
+
+
+def rows_of_scaling(base: Config) -> tuple[Row, ...]:
+    """Return the rows of four widths by three numbers of users, with the targets of the base."""
+    out = []
+    for width in WIDTHS:
+        features = tuple(replace(f, width=f.width * width // base.model.width) for f in base.features)
+        for share in SHARES:
+            users = int(base.source.users * share)
+            edits = {"source.users": users, "features": features, "model.width": width}
+            out.append(Row(f"d{width}_u{users}", edits, {SCALING: f"width {width}, {users:,} users"}))
+    return tuple(out)
+
+
 def rows(base: Config) -> tuple[Row, ...]:
     """Return the rows of the study."""
     half_life, window = "next_item.half_life_hours", "sampling.window"
     tokens = foundation.with_tokens(Config(features=base.features[:1]))
-    of_tokens = {
-        "signals": tokens.signals, "data.tokens": tokens.data.tokens, "features": tokens.features,
-        "model.features": tokens.model.features, "labels": tokens.labels,
-    }  # fmt: skip
+    of_tokens = _of_tokens(tokens)
     launched = {"source.launches": 0.3}
     metadata = launched | {"model.features": ("title_id", "genres"), "model.entity": "mixed"}
     cold = metadata | {"model.cold_masking": 0.02, "model.cold_masking_new": 0.5}
@@ -78,6 +137,8 @@ def rows(base: Config) -> tuple[Row, ...]:
         Row("ids", launched, {LAUNCHES: "ids"}),
         Row("mixed_entity", metadata, {LAUNCHES: "ids and genres"}, against="ids"),
         Row("cold", cold, {LAUNCHES: "ids and genres, cold masking"}, against="mixed_entity"),
+        *rows_of_uses(base),
+        *rows_of_scaling(base),
     )  # fmt: skip
 
 
@@ -93,6 +154,11 @@ def _claims() -> tuple[Claim, ...]:
         Claim("heads on what comes next help", (("heads", "tokens"),), **ranked),
         Claim("genres help ids", (("mixed_entity", "ids"),), **ranked),
         Claim("cold masking helps", (("cold", "mixed_entity"),), **ranked),
+        *(Claim(f"fine-tuned from a model for all uses, {use} beats {use} alone",
+                ((f"{use}_tuned", f"{use}_alone"),), metric=f"auc/{label}")
+          for use, label in foundation.LABELS_OF_USES.items()),
+        Claim("fine-tuned from a model for all uses, country beats country alone",
+              (("country_tuned", "country_alone"),), **ranked),
     )  # fmt: skip
 
 
@@ -108,6 +174,8 @@ def get_config(scale: str = "small") -> Study:
         ResultTable(TOKENS, "Tokens of several kinds"),
         ResultTable(NARROW, "Narrow scores"),
         ResultTable(LAUNCHES, "Ids, metadata and cold masking of a changing catalogue"),
+        ResultTable(USES, "One model for several uses"),
+        ResultTable(SCALING, "Widths and numbers of users"),
     )
     base = _base(scale)
     return Study(base.name, base, rows, tables, (DELAY,), _claims())
