@@ -5,16 +5,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.config.schema import Config, Expert, Feature, Head, Label, Model, NextItem, Sampling, Task, Train
+from jaxrec.checkpoints.state_tree import slashed_leaves
+from jaxrec.config.schema import (
+    Config,
+    Expert,
+    Feature,
+    Head,
+    Label,
+    Model,
+    NextItem,
+    Sampling,
+    Start,
+    Task,
+    Train,
+)  # fmt: skip
 from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.core.row_format import FeatureSpec, Layout
 from jaxrec.data.storage.dataset import as_words
 from jaxrec.models.next_item import NextItemModel
+from jaxrec.runtime.device_batch import transfer
+from jaxrec.runtime.mesh import replicate
+from jaxrec.runtime.parallel_step import parallelize_step
 from jaxrec.tasks import next_item_inputs
 from jaxrec.tasks.inputs.state_terms import next_kinds
 from jaxrec.tasks.negative_sampling import NegativePool
 from jaxrec.tasks.next_item import NextItemTask
 from jaxrec.training.train_state import StateInit
+from jaxrec.training.train_step import TrainStep
 
 V, L, B, AT = 30, 8, 4, 4  # AT: the position whose scores are compared
 FEATURES = (
@@ -260,6 +277,20 @@ def test_states_of_queries_are_scored_by_their_heads():
         np.testing.assert_allclose(scores.sums[f"loss_{name}"][0], term, rtol=1e-4)
     np.testing.assert_allclose(scores.sums["loss"][0], 0.5 * terms[0] + 2.0 * terms[1], rtol=1e-4)
     assert int(scores.sums["loss"][1]) == 3
+
+
+def test_a_frozen_encoder_stays_as_it_is_and_its_new_head_learns():
+    task, rows = task_of(heads=HEADS[2:], layers=1), stored_rows()
+    frozen = ("title/*", "layers/*", "tokens/*", "position")
+    task.config.start, task.config.next_item.weight = Start("w", freeze=frozen), 0.0
+    state = replicate(StateInit(task).init())
+    before = {name: np.asarray(x) for name, x in slashed_leaves(state.params).items()}
+    step = parallelize_step(TrainStep(task))
+    for _ in range(2):
+        state, _ = step(state, transfer(HostBatch(as_words(rows), np.ones(B, bool))), replicate(TABLE))
+    for name, x in slashed_leaves(state.params).items():
+        moved = (np.asarray(x) != before[name]).any()
+        assert moved == name.startswith("head_back/"), name
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.25])
