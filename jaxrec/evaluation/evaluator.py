@@ -243,10 +243,10 @@ def _checked_lists(
     protocols = loaded.task.protocols()
     check_delays(options.delay_hours, rows.dtype)
     if protocols.best[0] == LABELS:
-        for name, asked in (("lists", options.lists), ("delay_hours", options.delay_hours)):
-            if asked:
+        for name, values in (("lists", options.lists), ("delay_hours", options.delay_hours)):
+            if values:
                 raise InputError(
-                    f"{name}={','.join(map(str, asked))}; allowed: none, for the model of "
+                    f"{name}={','.join(map(str, values))}; allowed: none, for the model of "
                     f"{loaded.config.name!r} ranks no titles: it is measured by the labels that its heads "
                     "predict"
                 )
