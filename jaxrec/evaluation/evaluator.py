@@ -164,7 +164,7 @@ def _score_lists(
     if task.protocols().lists:
         return evaluate_lists(queries, tuple(name for name in lists if name in LISTS), ks, options.heads)
     scored, user = ListEvaluation(np.empty((len(queries.rows), 0)), {}, {}, {}, {}, {}), queries.rows["user"]
-    if task.rows == "next_item" and (task.label_heads or task.category_heads):
+    if task.layout.rows == "next_item" and (task.label_heads or task.category_heads):
         states = StateScorer(task, queries.table)(params, queries.on_disk)
         result: dict[str, Any] = {}
         if states.labels:

@@ -32,7 +32,7 @@ def label_scorer(task: Task, table: TitleTable, with_loss: bool) -> ListScorer |
         table: Title features on the devices.
         with_loss: True to compute the sums of the validation loss.
     """
-    if task.rows == "next_item":
+    if task.layout.rows == "next_item":
         return StateScorer(task, table)
     return ListScorer(task, table, with_loss, next_k=1, other_heads=task.label_heads)
 
