@@ -21,6 +21,7 @@ from jaxrec.evaluation.details.gradients import HeadGradients
 from jaxrec.evaluation.details.of_report import measure_for_report
 from jaxrec.evaluation.labels.observed import observed_labels, observed_metrics
 from jaxrec.evaluation.labels.of_heads import predict_labels
+from jaxrec.evaluation.labels.of_states import CATEGORIES, StateScorer, category_metrics
 from jaxrec.evaluation.labels.predictions import label_metrics
 from jaxrec.evaluation.labels.rates import baseline_metrics
 from jaxrec.evaluation.results import EvaluationResult, lists_of_queries, write_result
@@ -154,16 +155,23 @@ def _of_changed_rows(
 def _score_lists(
     queries: Queries, lists: tuple[str, ...], ks: tuple[int, ...], options: EvaluationOptions
 ) -> ListEvaluation:
-    """Score the frozen lists, or predict the labels of a model that is measured by labels alone."""
+    """Score the frozen lists, or predict labels: of a model without lists, and of heads on states."""
     task, params = queries.loaded.task, queries.loaded.params
     if task.protocols().lists:
         return evaluate_lists(queries, tuple(name for name in lists if name in LISTS), ks, options.heads)
-    scored = ListEvaluation(np.empty((len(queries.rows), 0)), {}, {}, {}, {}, {})
+    scored, user = ListEvaluation(np.empty((len(queries.rows), 0)), {}, {}, {}, {}, {}), queries.rows["user"]
+    if task.layout.rows == "next_item" and (task.label_heads or task.category_heads):
+        states = StateScorer(task, queries.table)(params, queries.on_disk)
+        result: dict[str, Any] = {}
+        if states.labels:
+            result[LABELS] = label_metrics(states.labels, user)
+        if states.categories:
+            result[CATEGORIES] = category_metrics(states.categories, user)
+        return scored._replace(result=result, labels=states.labels)
     if lists:
         return scored
     labels = predict_labels(task, params, queries.table, queries.on_disk)
-    of_heads = {LABELS: label_metrics(labels, queries.rows["user"])}
-    return scored._replace(result=of_heads, labels=labels)
+    return scored._replace(result={LABELS: label_metrics(labels, user)}, labels=labels)
 
 
 def _queries(
@@ -231,11 +239,13 @@ def _checked_lists(
     protocols = loaded.task.protocols()
     check_delays(options.delay_hours, rows.dtype)
     if protocols.best[0] == LABELS:
-        if options.lists:
-            raise InputError(
-                f"lists={','.join(options.lists)}; allowed: none, for the model of {loaded.config.name!r} "
-                "ranks no titles: it is measured by the labels that its heads predict"
-            )
+        for name, values in (("lists", options.lists), ("delay_hours", options.delay_hours)):
+            if values:
+                raise InputError(
+                    f"{name}={','.join(map(str, values))}; allowed: none, for the model of "
+                    f"{loaded.config.name!r} ranks no titles: it is measured by the labels that its heads "
+                    "predict"
+                )
         return ()
     check_ranks_titles(loaded.config)
     lists = options.lists or usual
