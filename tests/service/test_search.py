@@ -6,38 +6,11 @@ import jsonschema
 import numpy as np
 import pytest
 
-from jaxrec.config.loading import load_config
-from jaxrec.models.outputs import Correction
 from jaxrec.service.answers.search import SearchColumns
 from jaxrec.service.options import ServiceError
 from jaxrec.service.schemas import Column
-from jaxrec.serving import export
-from jaxrec.serving.recommender import Recommender
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def searching(once):
-    """An export of a model with canvases after a few steps of training."""
-    from jaxrec.data.runners.run import ensure_dataset
-    from jaxrec.data.storage.dataset import Dataset
-    from jaxrec.runtime.preemption import PreemptionHandler
-    from jaxrec.tasks.loading import default_checkpoint, load_checkpoint
-    from jaxrec.training.trainer import train
-
-    def make(folder):
-        config = load_config(str(ROOT / "configs/unicorn.py:tiny"))
-        config.source.search = config.source.similar = 0.3
-        config.train.duration, config.evaluate.report, config.model.cross = "20 steps", False, 1
-        config.model.experts = config.model.experts[:1]
-        ensure_dataset(config, folder / "data")
-        train(config, Dataset(str(folder / "data")), folder / "run", PreemptionHandler())
-        loaded = load_checkpoint(folder / "run", default_checkpoint(folder / "run"))
-        log_q = np.zeros(loaded.task.layout.num_titles, np.float32)
-        export.write(Recommender(loaded, Correction("ranking", 1.0, log_q)), folder / "export", ("cpu",), 20)
-
-    return once("searching", make) / "export"
 
 
 @pytest.fixture(scope="module")
