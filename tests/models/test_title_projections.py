@@ -80,7 +80,9 @@ def test_scores_are_the_plain_forms(case, kind, users, monkeypatch):
 def test_one_request_costs_no_tile(case, kind):
     """A served request is one user, and the program `scores` of an export has one title at a time."""
     c = case(**KINDS[kind])
-    encoded = jax.eval_shape(lambda v: c.model.apply(v, c.history, c.table, 1.0, method="encode"), c.variables)
+    encoded = jax.eval_shape(
+        lambda v: c.model.apply(v, c.history, c.table, 1.0, method="encode"), c.variables
+    )
 
     def flops(users):
         user = UserEncoding(*(jax.ShapeDtypeStruct((users, *x.shape[1:]), x.dtype) for x in encoded[:3]))

@@ -69,11 +69,11 @@ def search_and_pick(page, address):
 
 def hold_back(page, address):
     """See that the answer of an earlier letter, which comes later, does not replace that of the last one."""
-    held = []
+    waiting = []
 
     def hold(route):
         if sent(route.request)["query"] == "c":
-            held.append(route)
+            waiting.append(route)
         else:
             route.continue_()
 
@@ -81,7 +81,7 @@ def hold_back(page, address):
     page.locator("#query").fill("c")
     last = type_text(page, "co")
     with page.expect_response(lambda r: is_search(r, "c")):
-        held[0].continue_()
+        waiting[0].continue_()
     page.wait_for_timeout(100)  # the page would have drawn the late answer
     assert matches(page) == last
     page.unroute(f"{address}{PATH}")
