@@ -248,9 +248,8 @@ def main(args: flags.FlagValues) -> Report:
                 what = f"{name} less {against}, {canvas}, {metric}, {len(two[name])} seeds"
                 figures["differences"][what] = d | {"verdict": conclusion}
                 interval = f"[{d['low']:+.4f}, {d['high']:+.4f}], visible {d['visible']:.4f}"
-                interval += (
-                    f", over seeds [{d['seeds']['low']:+.4f}, {d['seeds']['high']:+.4f}]; {conclusion}"
-                )
+                low, high = d["seeds"]["interval"]
+                interval += f", over seeds [{low:+.4f}, {high:+.4f}]; {conclusion}"
                 table.append((what, f"{d['mean']:+.4f}", interval))
     names = source_of(study.base).titles().features["name"]
     figures["collisions"] = alike = collisions(np.asarray(names))
