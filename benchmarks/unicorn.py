@@ -11,6 +11,7 @@ smallest difference that these users show. Finished parts of the workdir are rea
 """
 
 import copy
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -195,6 +196,10 @@ def _means(ranks: list[np.ndarray]) -> dict[str, float]:
     }
 
 
+def _seeds(of_each: Sized) -> str:
+    return f"{len(of_each)} seed" + "s" * (len(of_each) > 1)
+
+
 def _line(what: str, means: dict[str, float]) -> tuple[str, str, str]:
     shown = ", ".join(f"{m} {means[m]:.4f}" for m in METRICS)
     return f"{what} ({means['queries']:,} queries)", shown, ""
@@ -210,7 +215,7 @@ def means_by_canvas(models: dict[str, _BySeed]) -> dict[str, dict[str, dict[str,
         for name, by_seed in models.items():
             ranks = [x.ranks[_MODEL][x.canvas == canvas] for x in by_seed.values()]
             if len(ranks[0]):
-                of_canvas[f"{name}, {len(ranks)} seeds"] = _means(ranks)
+                of_canvas[f"{name}, {_seeds(ranks)}"] = _means(ranks)
         own = first.canvas == canvas
         for name in orders:
             known = own & ~np.isnan(first.ranks[name])
@@ -245,12 +250,13 @@ def main(args: flags.FlagValues) -> Report:
             two = {row: models[row] for row in (name, against)}
             for canvas, d in differences(two, metric, against).get(name, {}).items():
                 conclusion = verdict(name, d)
-                what = f"{name} less {against}, {canvas}, {metric}, {len(two[name])} seeds"
+                what = f"{name} less {against}, {canvas}, {metric}, {_seeds(two[name])}"
                 figures["differences"][what] = d | {"verdict": conclusion}
                 interval = f"[{d['low']:+.4f}, {d['high']:+.4f}], visible {d['visible']:.4f}"
                 low, high = d["seeds"]["interval"]
-                interval += f", over seeds [{low:+.4f}, {high:+.4f}]; {conclusion}"
-                table.append((what, f"{d['mean']:+.4f}", interval))
+                if d["seeds"]["n"] > 1:
+                    interval += f", over seeds [{low:+.4f}, {high:+.4f}]"
+                table.append((what, f"{d['mean']:+.4f}", f"{interval}; {conclusion}"))
     names = source_of(study.base).titles().features["name"]
     figures["collisions"] = alike = collisions(np.asarray(names))
     what = f"names, of {alike['names']:,}, whose n-grams are those of another"
